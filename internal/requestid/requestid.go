@@ -1,0 +1,43 @@
+// Package requestid carries the id of a request, the one value besides the
+// deadline that travels in a context: it ties together the client's answer, the
+// log lines and the audit records of one request.
+package requestid
+
+import (
+	"context"
+	"crypto/rand"
+)
+
+type key struct{}
+
+// MaxLength is the longest client-made id that is kept, in bytes.
+const MaxLength = 64
+
+// New makes an id: 26 letters and digits, 130 random bits.
+func New() string { return rand.Text() }
+
+// Harmless reports whether a client's own id may be echoed and logged: 1 to
+// MaxLength bytes of letters, digits, '-', '_' and '.'.
+func Harmless(id string) bool {
+	if id == "" || len(id) > MaxLength {
+		return false
+	}
+	for i := range len(id) {
+		c := id[i]
+		switch {
+		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
+		default:
+			return false
+		}
+	}
+	return true
+}
+
+// With returns a context that carries id.
+func With(ctx context.Context, id string) context.Context { return context.WithValue(ctx, key{}, id) }
+
+// From is the id that ctx carries, or "" where there is none.
+func From(ctx context.Context) string {
+	id, _ := ctx.Value(key{}).(string)
+	return id
+}

@@ -1,0 +1,64 @@
+// Package setting holds what the configuration structs of all packages share:
+// the list that collects every fault of a configuration with its path, and the
+// value types that the loader treats specially.
+package setting
+
+import (
+	"fmt"
+	"strings"
+)
+
+// Faults collects what is wrong with a configuration. Each package's
+// Config.Check adds to it and goes on, so that a person reads all faults at once.
+type Faults struct{ list []string }
+
+// Add records one fault: path as a person would write it (`issuers[3].audience`),
+// then what is wrong and what is expected. It never takes a secret's value.
+func (f *Faults) Add(path, format string, args ...any) {
+	f.list = append(f.list, path+": "+fmt.Sprintf(format, args...))
+}
+
+// Len is the number of faults so far.
+func (f *Faults) Len() int { return len(f.list) }
+
+// Err is nil without faults; otherwise a *FaultError with all of them.
+func (f *Faults) Err() error {
+	if len(f.list) == 0 {
+		return nil
+	}
+	return &FaultError{Faults: f.list}
+}
+
+// FaultError is a configuration that can't be used: one line a fault, in the
+// order of the document's sections.
+type FaultError struct{ Faults []string }
+
+func (e *FaultError) Error() string { return strings.Join(e.Faults, "\n") }
+
+// Path is a file or folder. The loader makes a relative one relative to the
+// folder of the configuration file, so what a package sees is absolute or
+// relative to the working directory of the process.
+type Path string
+
+// KeyRef names a private key for ca/kms: `file:issuing.key.pem`, or the URI of
+// a KMS key. The loader resolves the path of a relative `file:` reference as it does a [Path].
+type KeyRef string
+
+// Secret says where a secret is: in an environment variable or a file. It never
+// holds the secret itself, so a configuration can be printed.
+type Secret struct {
+	// Env is the name of an environment variable that holds the secret.
+	Env string `yaml:"env,omitempty"`
+	// File is a file that holds the secret; one final new line is cut off.
+	File Path `yaml:"file,omitempty"`
+}
+
+// IsZero reports whether no secret is named.
+func (s Secret) IsZero() bool { return s == Secret{} }
+
+// Check adds a fault when both places are named.
+func (s Secret) Check(path string, f *Faults) {
+	if s.Env != "" && s.File != "" {
+		f.Add(path, "names both env and file; keep one")
+	}
+}
