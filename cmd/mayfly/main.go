@@ -1,0 +1,86 @@
+// Command mayfly is a certificate authority that speaks the Fulcio API, and
+// the client and tools that go with it.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// streams are a command's standard input and outputs. A command prints its
+// answer to Out and everything said on the way to Err.
+type streams struct {
+	In       io.Reader
+	Out, Err io.Writer
+}
+
+func main() { os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})) }
+
+// run executes one command line and returns its exit code. The context of a
+// command ends at the first SIGINT or SIGTERM; a second signal ends the process.
+func run(args []string, io streams) int {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	// Once the context has ended the signals get their default effect back.
+	defer context.AfterFunc(ctx, stop)()
+
+	root, began := newRootCommand(io)
+	root.SetArgs(args)
+	err := root.ExecuteContext(ctx)
+	if err != nil && !*began {
+		err = &failure{code: exitUsage, mend: "run `mayfly help` or add --help to the command", err: err}
+	}
+	return report(io.Err, err)
+}
+
+// commands are the constructors of every subcommand, in the order of the help.
+var commands = []func(streams) *cobra.Command{
+	newRequestCommand,
+	newCertCommand,
+	newVersionCommand,
+	newHealthcheckCommand,
+}
+
+// newRootCommand builds the command tree. The second result becomes true when
+// a command's own code starts: an error before that is a wrong command line.
+func newRootCommand(io streams) (*cobra.Command, *bool) {
+	root := &cobra.Command{
+		Use:   "mayfly",
+		Short: "A certificate authority for signatures that outlive their keys",
+		Long: `Mayfly is a certificate authority that speaks the Fulcio API. A client shows an
+OpenID Connect token and proves that it holds a fresh key; Mayfly answers with a
+code-signing certificate that lives ten minutes and is in a transparency log.`,
+		SilenceErrors: true, // run prints them, with the next step
+		SilenceUsage:  true,
+		Args:          cobra.NoArgs,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+	}
+	root.SetIn(io.In)
+	root.SetOut(io.Out)
+	root.SetErr(io.Err)
+	began := new(bool)
+	for _, command := range commands {
+		root.AddCommand(command(io))
+	}
+	markBegin(root, began)
+	root.AddCommand(newExitCodesTopic())
+	return root, began
+}
+
+// markBegin makes every command of the tree set began before its own code runs.
+func markBegin(cmd *cobra.Command, began *bool) {
+	if runE := cmd.RunE; runE != nil {
+		cmd.RunE = func(c *cobra.Command, args []string) error {
+			*began = true
+			return runE(c, args)
+		}
+	}
+	for _, sub := range cmd.Commands() {
+		markBegin(sub, began)
+	}
+}
