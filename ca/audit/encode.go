@@ -1,0 +1,186 @@
+package audit
+
+import (
+	"strconv"
+	"sync/atomic"
+	"time"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Limits of the strings of a record, in bytes before escaping.
+const (
+	maxLong  = 2048 // issuer, subject, SAN, message
+	maxShort = 256  // all else
+)
+
+// maxRecord bounds an encoded record: 4 long and 12 short strings, each byte
+// escaped to six at most, and the envelope.
+const maxRecord = 6*(4*maxLong+12*maxShort) + 2048
+
+// envelope writes the CloudEvents attributes that all records share.
+// CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
+type envelope struct {
+	source []byte // `"source":"…"`, encoded once
+	run    string // begins every id
+	now    func() time.Time
+	last   atomic.Uint64
+}
+
+func newEnvelope(source, run string, now func() time.Time) *envelope {
+	return &envelope{source: appendField(nil, "source", source, maxLong), run: run, now: now}
+}
+
+// begin appends an event's attributes up to `"data":{`.
+func (v *envelope) begin(b []byte, typePrefix, kind string, at time.Time, subject string) []byte {
+	if at.IsZero() {
+		at = v.now()
+	}
+	b = append(b, `{"specversion":"1.0","id":"`...)
+	b = append(b, v.run...)
+	b = append(b, '-')
+	b = strconv.AppendUint(b, v.last.Add(1), 10)
+	b = append(b, `",`...)
+	b = append(b, v.source...)
+	b = append(b, `"type":"`...)
+	b = append(b, typePrefix...)
+	b = append(b, kind...)
+	b = append(b, `",`...)
+	b = appendField(b, "subject", subject, maxShort)
+	b = appendTime(b, "time", at)
+	return append(b, `"datacontenttype":"application/json","data":{`...)
+}
+
+// end closes the data and the event, and ends the line.
+func end(b []byte) []byte {
+	if b[len(b)-1] == ',' {
+		b = b[:len(b)-1]
+	}
+	return append(b, "}}\n"...)
+}
+
+// event appends e as one line.
+func (v *envelope) event(b []byte, e *Event) []byte {
+	b = v.begin(b, typePrefix, string(e.Type), e.Time, e.Serial)
+	b = appendField(b, "request_id", e.RequestID, maxShort)
+	b = appendField(b, "serial", e.Serial, maxShort)
+	b = appendField(b, "issuer", e.Issuer, maxLong)
+	b = appendField(b, "issuer_type", e.IssuerType, maxShort)
+	b = appendField(b, "subject", e.Subject, maxLong)
+	b = appendField(b, "san", e.SAN, maxLong)
+	b = appendField(b, "san_type", e.SANType, maxShort)
+	b = appendField(b, "key_algorithm", e.KeyAlgorithm, maxShort)
+	b = appendField(b, "key_fingerprint", e.KeyFingerprint, maxShort)
+	b = appendTime(b, "not_before", e.NotBefore)
+	b = appendTime(b, "not_after", e.NotAfter)
+	b = appendField(b, "fingerprint", e.Fingerprint, maxShort)
+	b = appendField(b, "authority", e.Authority, maxShort)
+	b = appendField(b, "log_id", e.LogID, maxShort)
+	if e.LogIndex != nil {
+		b = append(b, `"log_index":`...)
+		b = strconv.AppendUint(b, *e.LogIndex, 10)
+		b = append(b, ',')
+	}
+	b = appendTime(b, "sct_timestamp", e.SCTTimestamp)
+	b = appendField(b, "reason", string(e.Reason), maxShort)
+	b = appendField(b, "message", e.Message, maxLong)
+	b = appendField(b, "remote_addr", e.RemoteAddr, maxShort)
+	b = appendField(b, "method", e.Method, maxShort)
+	return end(b)
+}
+
+// mark appends the record that follows a storage failure: how many records
+// failed since the last success, and the cut line, if there was one.
+func (v *envelope) mark(b []byte, failed uint64, torn []byte) []byte {
+	b = v.begin(b, recoveredType, "", time.Time{}, "")
+	b = append(b, `"failed_records":`...)
+	b = strconv.AppendUint(b, failed, 10)
+	b = append(b, ',')
+	b = appendField(b, "torn_line", string(torn), maxLong)
+	return end(b)
+}
+
+// appendField appends `"key":"value",`, or nothing for an empty value.
+func appendField(b []byte, key, value string, limit int) []byte {
+	if value == "" {
+		return b
+	}
+	b = append(b, '"')
+	b = append(b, key...)
+	b = append(b, `":"`...)
+	b = appendEscaped(b, value, limit)
+	return append(b, `",`...)
+}
+
+// appendTime appends `"key":"RFC 3339 time in UTC",`, or nothing for the zero time.
+func appendTime(b []byte, key string, t time.Time) []byte {
+	if t.IsZero() {
+		return b
+	}
+	b = append(b, '"')
+	b = append(b, key...)
+	b = append(b, `":"`...)
+	b = t.UTC().AppendFormat(b, time.RFC3339Nano)
+	return append(b, `",`...)
+}
+
+const hexDigits = "0123456789abcdef"
+
+// appendEscaped appends s as the inside of a JSON string (RFC 8259 §7). Beyond
+// what JSON asks, it escapes every character that doesn't print (bidirectional
+// overrides, terminal controls), so that a line shown on a screen can't deceive;
+// invalid UTF-8 becomes U+FFFD. What is over limit bytes is cut at a character.
+func appendEscaped(b []byte, s string, limit int) []byte {
+	cut := false
+	if len(s) > limit {
+		for limit > 0 && !utf8.RuneStart(s[limit]) {
+			limit--
+		}
+		s, cut = s[:limit], true
+	}
+	start := 0
+	for i := 0; i < len(s); {
+		c := s[i]
+		if c < utf8.RuneSelf {
+			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
+				i++
+				continue
+			}
+			b = append(b, s[start:i]...)
+			if c == '"' || c == '\\' {
+				b = append(b, '\\', c)
+			} else {
+				b = appendUnit(b, uint16(c))
+			}
+			i++
+			start = i
+			continue
+		}
+		r, size := utf8.DecodeRuneInString(s[i:])
+		if r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
+			b = append(b, s[start:i]...)
+			b = appendRune(b, r)
+			start = i + size
+		}
+		i += size
+	}
+	b = append(b, s[start:]...)
+	if cut {
+		b = append(b, "…"...)
+	}
+	return b
+}
+
+// appendRune appends \uXXXX, twice for a character outside the basic plane.
+func appendRune(b []byte, r rune) []byte {
+	if r >= 0x10000 {
+		r -= 0x10000
+		b = appendUnit(b, 0xd800+uint16(r>>10))
+		return appendUnit(b, 0xdc00+uint16(r&0x3ff))
+	}
+	return appendUnit(b, uint16(r))
+}
+
+func appendUnit(b []byte, u uint16) []byte {
+	return append(b, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&0xf], hexDigits[u>>4&0xf], hexDigits[u&0xf])
+}

@@ -1,0 +1,90 @@
+// Package audit is the audit trail: one line of JSON for every certificate that
+// Mayfly is about to sign, has signed, or has refused, durable before the caller goes on.
+//
+// A line is a CloudEvents 1.0 event in structured JSON form. Two files are kept,
+// so that nobody without a valid token can push the record of a certificate out
+// of retention: the trail itself (what carries a serial: intent, issued, and
+// failures after the intent) and, beside it, the refusals (all else).
+package audit
+
+import (
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Type says what happened; it ends the CloudEvents type.
+type Type string
+
+// The types of event. Each has its own CloudEvents type, "dev.mayfly.certificate." + Type.
+const (
+	// Intent is written before the issuing key is used: no record, no signature.
+	Intent Type = "intent"
+	// Issued is written before the certificate leaves.
+	Issued Type = "issued"
+	// Denied is a refusal that is the client's matter.
+	Denied Type = "denied"
+	// Failed is a failure of ours or of a dependency, after an intent or without one.
+	Failed Type = "failed"
+)
+
+// recovered marks the place in a file where an earlier write failed or was cut
+// short by a crash. It is written by the package itself, never through Record.
+const recovered = "recovered"
+
+// typePrefix begins the CloudEvents type of every record about a certificate.
+const typePrefix = "dev.mayfly.certificate."
+
+// recoveredType is the CloudEvents type of the mark that follows a storage failure.
+const recoveredType = "dev.mayfly.audit." + recovered
+
+// valid reports whether t is one of the four types that callers may record.
+func (t Type) valid() bool {
+	switch t {
+	case Intent, Issued, Denied, Failed:
+		return true
+	}
+	return false
+}
+
+// Event is one record. A zero field is left out of the line. No field may hold a
+// token, a key or a secret; strings longer than their limit are cut and end in "…".
+type Event struct {
+	Type Type
+	// Time is when it happened; zero means now.
+	Time time.Time
+	// RequestID ties the record to the client's answer and the log lines.
+	RequestID string
+	// Serial is the certificate's serial number in hexadecimal. It decides the
+	// file: a Failed event without a serial counts as a refusal.
+	Serial string
+	// Issuer, IssuerType and Subject come from the verified token.
+	Issuer, IssuerType, Subject string
+	// SAN is the certified identity and SANType its kind: email, uri or username.
+	SAN, SANType string
+	// KeyAlgorithm names the client's key ("ECDSA-P256") and KeyFingerprint is
+	// the SHA-256 of its SubjectPublicKeyInfo in hexadecimal.
+	KeyAlgorithm, KeyFingerprint string
+	// NotBefore and NotAfter bound the certificate's validity.
+	NotBefore, NotAfter time.Time
+	// Fingerprint is the SHA-256 of the certificate's DER in hexadecimal.
+	Fingerprint string
+	// Authority names the issuing authority.
+	Authority string
+	// LogID is the log's id in hexadecimal, LogIndex the entry's position where
+	// the SCT tells it, SCTTimestamp the SCT's time.
+	LogID        string
+	LogIndex     *uint64
+	SCTTimestamp time.Time
+	// Reason and Message say why a request was refused or failed.
+	Reason  fault.Reason
+	Message string
+	// RemoteAddr is the client's address and Method the API method.
+	RemoteAddr, Method string
+}
+
+// refusal reports whether e belongs in the file of refusals: it concerns no
+// certificate, so anybody can cause it.
+func (e *Event) refusal() bool {
+	return e.Type == Denied || e.Type == Failed && e.Serial == ""
+}

@@ -1,0 +1,121 @@
+package audit
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// refusedPace is the least time between two commits of the file of refusals, so
+// that a flood of bad tokens can't take the disk's flushes from issuance.
+const refusedPace = 10 * time.Millisecond
+
+// Options are what Open needs besides the configuration.
+type Options struct {
+	// Source is the CloudEvents source, a URI reference that names this
+	// instance; empty means "mayfly".
+	Source string
+	// Now is the clock of events without a time; nil means time.Now.
+	Now func() time.Time
+	// Logger hears of storage failures and recoveries; nil discards.
+	Logger *slog.Logger
+	// Metrics registers the package's metrics; nil leaves them out.
+	Metrics prometheus.Registerer
+}
+
+// File is an audit trail on disk. It is safe for concurrent use. Open starts two
+// goroutines, one for each file, which Close ends.
+type File struct {
+	lock    io.Closer
+	trail   *stream
+	refused *stream
+}
+
+// Open opens or creates the trail and its file of refusals. A last line that a
+// crash cut short is set aside: it is quoted in a record of type
+// dev.mayfly.audit.recovered, so that every line of the file parses.
+//
+// It fails when the folder is missing, a path isn't a regular file, or another
+// process holds the trail.
+func Open(c Config, o Options) (*File, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Source == "" {
+		o.Source = "mayfly"
+	}
+	m, err := newMetrics(o.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("registering the metrics of the audit trail: %w", err)
+	}
+	path := string(c.Path)
+	if path == "" {
+		return nil, errors.New("the audit trail has no path")
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil {
+		return nil, fmt.Errorf("the folder of the audit trail: %w", err)
+	} else if !info.IsDir() {
+		return nil, fmt.Errorf("the folder of the audit trail: %s is not a folder", filepath.Dir(path))
+	}
+	lock, err := acquire(path + ".lock")
+	if err != nil {
+		return nil, err
+	}
+	f := &File{lock: lock}
+	// The random part makes ids unique across restarts, the counter within a run.
+	envelope := newEnvelope(o.Source, rand.Text()[:16], o.Now)
+	f.trail, err = openStream("trail", path, c.Rotation, 0, envelope, m, o.Logger)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	f.refused, err = openStream("refused", refusedPath(path), c.RefusedRotation, refusedPace, envelope, m, o.Logger)
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// Record writes e and returns when it is durable: written and flushed to the disk.
+//
+// An error is a *fault.Error: AUDIT_UNAVAILABLE when the storage failed, too
+// many records wait, or the trail is closed; DEADLINE_EXCEEDED or CLIENT_GONE
+// when ctx ended first; INTERNAL for an unknown type. After an error the record may
+// still be, or come to be, in the file: "failed", and "failed after it took effect".
+func (f *File) Record(ctx context.Context, e Event) error {
+	if !e.Type.valid() {
+		return fault.From(fmt.Errorf("audit event of unknown type %q", e.Type))
+	}
+	if e.refusal() {
+		return f.refused.record(ctx, &e)
+	}
+	return f.trail.record(ctx, &e)
+}
+
+// Ready is nil when the trail can be written as far as is known. After a storage
+// failure it tries the storage again, so that the service recovers without traffic.
+func (f *File) Ready(ctx context.Context) error { return f.trail.ready(ctx) }
+
+// Close makes what was accepted durable, ends the goroutines and closes the
+// files. Record fails from then on. A second Close does nothing.
+func (f *File) Close() error {
+	var errs []error
+	for _, s := range []*stream{f.trail, f.refused} {
+		if s != nil {
+			errs = append(errs, s.close())
+		}
+	}
+	return errors.Join(append(errs, f.lock.Close())...)
+}

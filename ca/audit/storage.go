@@ -1,0 +1,167 @@
+package audit
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/DeRuina/timberjack"
+)
+
+// fileMode is the mode of every file that the package creates.
+const fileMode = 0o600
+
+// maxTorn bounds how far back a cut line is looked for; a batch is never longer.
+const maxTorn = maxBatch + maxRecord
+
+// storage is what the rotating library gives, and where tests put faults.
+// Rotation happens only at the start of a Write, so Sync flushes all of the last one.
+type storage interface {
+	Write(p []byte) (int, error)
+	Sync() error
+	Close() error
+}
+
+// disk is one rotated file. It is used by one goroutine.
+type disk struct {
+	path    string
+	open    func() storage
+	current storage     // nil before the first write and after a failure
+	known   os.FileInfo // the file whose folder entry is durable
+}
+
+// newDisk refuses a path that isn't a regular file, where there is one: a device
+// or a pipe can't be made durable.
+func newDisk(path string, r Rotation) (*disk, error) {
+	info, err := os.Stat(path)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+	case err != nil:
+		return nil, fmt.Errorf("the audit trail: %w", err)
+	case !info.Mode().IsRegular():
+		return nil, fmt.Errorf("the audit trail %s is not a regular file; its records could not be made durable", path)
+	}
+	return &disk{path: path, open: func() storage { return rotating(path, r) }}, nil
+}
+
+// rotating is the library's writer. Compressed or not, only size rotates, so the
+// library starts no goroutine but the one that prunes, which its Close ends.
+func rotating(path string, r Rotation) storage {
+	compression := "none"
+	if r.Compress {
+		compression = "gzip"
+	}
+	return &timberjack.Logger{
+		Filename: path, MaxSize: r.MaxSizeMB, MaxBackups: r.MaxBackups, MaxAge: r.MaxAgeDays,
+		Compression: compression, FileMode: fileMode,
+	}
+}
+
+// append makes p durable. After an error some of p may be in the file; the next
+// step is repair.
+func (d *disk) append(p []byte) error {
+	if d.current == nil {
+		d.current = d.open()
+	}
+	if n, err := d.current.Write(p); err != nil {
+		return fmt.Errorf("writing the audit trail: %w", err)
+	} else if n != len(p) {
+		return fmt.Errorf("writing the audit trail: %w", io.ErrShortWrite)
+	}
+	if err := d.current.Sync(); err != nil {
+		return fmt.Errorf("flushing the audit trail: %w", err)
+	}
+	return d.settle()
+}
+
+// settle makes the folder's entries durable when the file at path is a new one,
+// created or rotated since the last time.
+func (d *disk) settle() error {
+	info, err := os.Stat(d.path)
+	if err != nil {
+		return fmt.Errorf("looking at the audit trail: %w", err)
+	}
+	if d.known != nil && os.SameFile(d.known, info) {
+		return nil
+	}
+	if err := syncFolder(filepath.Dir(d.path)); err != nil {
+		return err
+	}
+	d.known = info
+	return nil
+}
+
+func syncFolder(path string) error {
+	folder, err := os.Open(path) // #nosec G304 -- the folder of the operator's own path
+	if err != nil {
+		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
+	}
+	err = folder.Sync()
+	if err = errors.Join(err, folder.Close()); err != nil {
+		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
+	}
+	return nil
+}
+
+// repair closes what is open and cuts the file after its last whole line. It
+// gives the cut-off bytes, which no caller was told are durable.
+//
+// The writer is closed first because it may hold the file without O_APPEND: its
+// next write would leave a hole after a cut.
+func (d *disk) repair() (torn []byte, err error) {
+	if err := d.close(); err != nil {
+		return nil, err
+	}
+	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("repairing the audit trail: %w", err)
+	}
+	torn, err = cutTail(f)
+	if err = errors.Join(err, f.Close()); err != nil {
+		return nil, fmt.Errorf("repairing the audit trail: %w", err)
+	}
+	return torn, nil
+}
+
+// cutTail cuts f after its last new line and gives what followed it.
+func cutTail(f *os.File) ([]byte, error) {
+	info, err := f.Stat()
+	if err != nil || info.Size() == 0 {
+		return nil, err
+	}
+	from := max(0, info.Size()-maxTorn)
+	tail := make([]byte, info.Size()-from)
+	if _, err := f.ReadAt(tail, from); err != nil {
+		return nil, err
+	}
+	whole := bytes.LastIndexByte(tail, '\n') + 1
+	if whole == 0 && from > 0 {
+		return nil, fmt.Errorf("no end of a line in the last %d bytes: is this an audit trail?", len(tail))
+	}
+	if whole == len(tail) {
+		return nil, nil
+	}
+	if err := f.Truncate(from + int64(whole)); err != nil {
+		return nil, err
+	}
+	return tail[whole:], f.Sync()
+}
+
+// close ends the writer. What was appended is durable already.
+func (d *disk) close() error {
+	if d.current == nil {
+		return nil
+	}
+	err := d.current.Close()
+	d.current = nil
+	if err != nil {
+		return fmt.Errorf("closing the audit trail: %w", err)
+	}
+	return nil
+}
