@@ -1,0 +1,189 @@
+// Package extension holds the certificate extensions that carry an identity's
+// provenance: Sigstore's OIDs 1.3.6.1.4.1.57264.1.N, which verifiers match
+// against a policy. One table says each extension's number, names and encoding.
+package extension
+
+import (
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"fmt"
+	"unicode/utf8"
+)
+
+// Set is the values of all extensions of one certificate. An empty value is
+// left out of the certificate. The comment of each field is its number.
+type Set struct {
+	Issuer                     string // 1 (raw) and 8 (UTF8String), always written
+	GitHubTrigger              string // 2
+	GitHubSHA                  string // 3
+	GitHubWorkflow             string // 4
+	GitHubRepository           string // 5
+	GitHubRef                  string // 6
+	BuildSignerURI             string // 9
+	BuildSignerDigest          string // 10
+	RunnerEnvironment          string // 11
+	SourceRepositoryURI        string // 12
+	SourceRepositoryDigest     string // 13
+	SourceRepositoryRef        string // 14
+	SourceRepositoryID         string // 15
+	SourceRepositoryOwnerURI   string // 16
+	SourceRepositoryOwnerID    string // 17
+	BuildConfigURI             string // 18
+	BuildConfigDigest          string // 19
+	BuildTrigger               string // 20
+	RunInvocationURI           string // 21
+	SourceRepositoryVisibility string // 22
+	DeploymentEnvironment      string // 23
+	TokenSubject               string // 24, always written
+}
+
+// maxValue is the longest value that is written, in bytes: its length fits the
+// two-byte form of DER (X.690 §8.1.3.5).
+const maxValue = 0xffff
+
+// Extensions encodes s in the table's order, none critical. It fails when the
+// issuer or the token's subject is empty, or a value is not UTF-8 or is longer
+// than 65,535 bytes. The extensions share the table's OIDs: don't change them.
+func (s Set) Extensions() ([]pkix.Extension, error) {
+	size, count := 0, 0
+	for i := range table {
+		r := &table[i]
+		v := *r.value(&s)
+		switch {
+		case v == "" && r.required:
+			return nil, fmt.Errorf("extension %d (%s) has no value and is always written", r.arc, r.name)
+		case v == "":
+			continue
+		case len(v) > maxValue:
+			return nil, fmt.Errorf("extension %d (%s) is %d bytes long; at most %d are written", r.arc, r.name, len(v), maxValue)
+		case !utf8.ValidString(v):
+			return nil, fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
+		}
+		count++
+		size += len(v) + 4 // tag and at most three bytes of length
+	}
+	// One buffer holds every value, since this runs once a certificate.
+	buf := make([]byte, 0, size)
+	out := make([]pkix.Extension, 0, count)
+	for i := range table {
+		r := &table[i]
+		v := *r.value(&s)
+		if v == "" {
+			continue
+		}
+		start := len(buf)
+		if r.encoding == utf8String {
+			buf = appendHeader(buf, len(v))
+		}
+		buf = append(buf, v...)
+		out = append(out, pkix.Extension{Id: r.oid, Value: buf[start:len(buf):len(buf)]})
+	}
+	return out, nil
+}
+
+// appendHeader writes the tag of UTF8String and a definite, minimal length
+// (X.690 §8.1.3, §10.1).
+func appendHeader(b []byte, n int) []byte {
+	b = append(b, asn1.TagUTF8String)
+	switch {
+	case n < 0x80:
+		return append(b, byte(n))
+	case n <= 0xff:
+		return append(b, 0x81, byte(n))
+	default:
+		return append(b, 0x82, byte(n>>8), byte(n))
+	}
+}
+
+// Named is one extension in words.
+type Named struct {
+	Number int    // the last arc of the OID
+	Name   string // for people, such as "Source Repository URI"
+	Value  string
+}
+
+// Parse reads back what [Set.Extensions] wrote out of all extensions of a
+// certificate. Others, and numbers that the table doesn't hold, are passed
+// over. It fails on a repeated or critical extension of ours, on a value that
+// is empty or not in its encoding, and when the two issuers differ. A missing
+// extension is no error: other authorities write fewer.
+func Parse(extensions []pkix.Extension) (Set, error) {
+	var s Set
+	err := read(extensions, func(r *row, v string) error {
+		place := r.value(&s)
+		if *place != "" && *place != v {
+			return fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
+		}
+		*place = v
+		return nil
+	})
+	if err != nil {
+		return Set{}, err
+	}
+	return s, nil
+}
+
+// Name lists a certificate's own extensions in words, in the table's order, with
+// the rules and errors of [Parse].
+func Name(extensions []pkix.Extension) ([]Named, error) {
+	if _, err := Parse(extensions); err != nil {
+		return nil, err
+	}
+	values := make(map[int]string, len(extensions))
+	if err := read(extensions, func(r *row, v string) error { values[r.arc] = v; return nil }); err != nil {
+		return nil, err
+	}
+	out := make([]Named, 0, len(values))
+	for i := range table {
+		if v, ok := values[table[i].arc]; ok {
+			out = append(out, Named{Number: table[i].arc, Name: table[i].name, Value: v})
+		}
+	}
+	return out, nil
+}
+
+func read(extensions []pkix.Extension, each func(*row, string) error) error {
+	var seen [32]bool
+	for _, e := range extensions {
+		if len(e.Id) != len(arc)+1 || !e.Id[:len(arc)].Equal(arc) {
+			continue
+		}
+		r := rowFor(e.Id[len(arc)])
+		if r == nil {
+			continue
+		}
+		if seen[r.arc] {
+			return fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
+		}
+		seen[r.arc] = true
+		if e.Critical {
+			return fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
+		}
+		v, err := decode(r, e.Value)
+		if err != nil {
+			return err
+		}
+		if err := each(r, v); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func decode(r *row, value []byte) (string, error) {
+	if r.encoding == utf8String {
+		var v asn1.RawValue
+		rest, err := asn1.Unmarshal(value, &v)
+		if err != nil || len(rest) > 0 || v.Class != asn1.ClassUniversal || v.Tag != asn1.TagUTF8String || v.IsCompound {
+			return "", fmt.Errorf("extension %d (%s) is not one DER UTF8String", r.arc, r.name)
+		}
+		value = v.Bytes
+	}
+	if len(value) == 0 {
+		return "", fmt.Errorf("extension %d (%s) is empty", r.arc, r.name)
+	}
+	if !utf8.Valid(value) {
+		return "", fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
+	}
+	return string(value), nil
+}

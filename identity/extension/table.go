@@ -1,0 +1,115 @@
+package extension
+
+import "encoding/asn1"
+
+// encoding says how a value lies inside its extension.
+type encoding uint8
+
+const (
+	raw        encoding = iota // the bytes themselves, as the first six were defined
+	utf8String                 // a DER UTF8String (X.690 §8.23)
+)
+
+// row is one extension: the last arc of its OID, its names, and its place in a Set.
+type row struct {
+	arc      int
+	name     string // for people
+	field    string // for presets and JSON
+	encoding encoding
+	required bool
+	value    func(*Set) *string
+	oid      asn1.ObjectIdentifier // filled in from arc
+}
+
+// arc is the parent of every OID here: 1.3.6.1.4.1.57264.1, Sigstore's arc for Fulcio.
+var arc = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1}
+
+// OtherNameOID is the type of the otherName SAN that carries a username. It
+// occurs only inside the SAN, never as an extension.
+var OtherNameOID = under(7)
+
+// table is every extension in the order in which they are written: by arc.
+// The issuer is written twice, raw and as UTF8String; both rows read one field.
+var table = withOIDs([]row{
+	{arc: 1, name: "Issuer", field: "", encoding: raw, required: true, value: func(s *Set) *string { return &s.Issuer }},
+	{arc: 2, name: "GitHub Workflow Trigger", field: "github_trigger", encoding: raw, value: func(s *Set) *string { return &s.GitHubTrigger }},
+	{arc: 3, name: "GitHub Workflow SHA", field: "github_sha", encoding: raw, value: func(s *Set) *string { return &s.GitHubSHA }},
+	{arc: 4, name: "GitHub Workflow Name", field: "github_workflow", encoding: raw, value: func(s *Set) *string { return &s.GitHubWorkflow }},
+	{arc: 5, name: "GitHub Workflow Repository", field: "github_repository", encoding: raw, value: func(s *Set) *string { return &s.GitHubRepository }},
+	{arc: 6, name: "GitHub Workflow Ref", field: "github_ref", encoding: raw, value: func(s *Set) *string { return &s.GitHubRef }},
+	{arc: 8, name: "Issuer (v2)", field: "", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.Issuer }},
+	{arc: 9, name: "Build Signer URI", field: "build_signer_uri", encoding: utf8String, value: func(s *Set) *string { return &s.BuildSignerURI }},
+	{arc: 10, name: "Build Signer Digest", field: "build_signer_digest", encoding: utf8String, value: func(s *Set) *string { return &s.BuildSignerDigest }},
+	{arc: 11, name: "Runner Environment", field: "runner_environment", encoding: utf8String, value: func(s *Set) *string { return &s.RunnerEnvironment }},
+	{arc: 12, name: "Source Repository URI", field: "source_repository_uri", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryURI }},
+	{arc: 13, name: "Source Repository Digest", field: "source_repository_digest", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryDigest }},
+	{arc: 14, name: "Source Repository Ref", field: "source_repository_ref", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryRef }},
+	{arc: 15, name: "Source Repository Identifier", field: "source_repository_id", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryID }},
+	{arc: 16, name: "Source Repository Owner URI", field: "source_repository_owner_uri", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryOwnerURI }},
+	{arc: 17, name: "Source Repository Owner Identifier", field: "source_repository_owner_id", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryOwnerID }},
+	{arc: 18, name: "Build Config URI", field: "build_config_uri", encoding: utf8String, value: func(s *Set) *string { return &s.BuildConfigURI }},
+	{arc: 19, name: "Build Config Digest", field: "build_config_digest", encoding: utf8String, value: func(s *Set) *string { return &s.BuildConfigDigest }},
+	{arc: 20, name: "Build Trigger", field: "build_trigger", encoding: utf8String, value: func(s *Set) *string { return &s.BuildTrigger }},
+	{arc: 21, name: "Run Invocation URI", field: "run_invocation_uri", encoding: utf8String, value: func(s *Set) *string { return &s.RunInvocationURI }},
+	{arc: 22, name: "Source Repository Visibility At Signing", field: "source_repository_visibility", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryVisibility }},
+	{arc: 23, name: "Deployment Environment", field: "deployment_environment", encoding: utf8String, value: func(s *Set) *string { return &s.DeploymentEnvironment }},
+	{arc: 24, name: "Token Subject", field: "", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.TokenSubject }},
+})
+
+func withOIDs(rows []row) []row {
+	for i := range rows {
+		rows[i].oid = under(rows[i].arc)
+	}
+	return rows
+}
+
+func under(last int) asn1.ObjectIdentifier {
+	return append(append(asn1.ObjectIdentifier(nil), arc...), last)
+}
+
+// OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
+// It is a copy, and nil for a number outside the table.
+func OID(number int) asn1.ObjectIdentifier {
+	if r := rowFor(number); r != nil {
+		return append(asn1.ObjectIdentifier(nil), r.oid...)
+	}
+	return nil
+}
+
+// rowFor finds the row of an arc. The table lies in order with one gap, at 7.
+func rowFor(number int) *row {
+	i := number - 1
+	if number > 7 {
+		i--
+	}
+	if number == 7 || i < 0 || i >= len(table) {
+		return nil
+	}
+	return &table[i]
+}
+
+// Fields lists the names that [Set.Field] knows, in the table's order. The
+// issuer and the token's subject are not among them: they come from the
+// verified token alone, so no rule may set them.
+func Fields() []string {
+	names := make([]string, 0, len(table))
+	for _, r := range table {
+		if r.field != "" {
+			names = append(names, r.field)
+		}
+	}
+	return names
+}
+
+// Field gives the place of a named value in s, or nil for an unknown name.
+func (s *Set) Field(name string) *string {
+	if name == "" {
+		return nil
+	}
+	for i := range table {
+		if table[i].field == name {
+			return table[i].value(s)
+		}
+	}
+	return nil
+}

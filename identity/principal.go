@@ -1,0 +1,79 @@
+package identity
+
+import (
+	"slices"
+
+	"github.com/mayfly-ca/mayfly/identity/extension"
+)
+
+// Principal is a verified identity: who the token's issuer vouched for, and
+// what a certificate says about it. Only a [Verifier] makes one; the zero
+// Principal is nobody, and every consumer refuses it.
+type Principal struct {
+	issuer     string
+	issuerType Type
+	subject    string
+	audience   string
+	san        SAN
+	extensions extension.Set
+	challenges []string
+}
+
+// IsZero reports whether p is the zero Principal, which no Verifier returns
+// without an error.
+func (p Principal) IsZero() bool { return p.subject == "" || p.issuer == "" || p.san.Value == "" }
+
+// Issuer is the issuer that the certificate records: the token's own, or the
+// value of the configured issuer claim where a broker vouches for others.
+func (p Principal) Issuer() string { return p.issuer }
+
+// IssuerType is the configured type of the issuer, a bounded metric label.
+func (p Principal) IssuerType() string { return string(p.issuerType) }
+
+// Subject is the token's `sub`.
+func (p Principal) Subject() string { return p.subject }
+
+// Audience is the configured audience that the token named.
+func (p Principal) Audience() string { return p.audience }
+
+// SAN is the name that the certificate carries.
+func (p Principal) SAN() SAN { return p.san }
+
+// Extensions is what the certificate says beside the name, issuer and subject included.
+func (p Principal) Extensions() extension.Set { return p.extensions }
+
+// Challenges is the texts that a proof of possession may be a signature over:
+// the token's email, where it has one, then its subject. Clients sign the
+// email whenever the token has one, whatever the issuer's type.
+func (p Principal) Challenges() []string { return slices.Clone(p.challenges) }
+
+// SANKind is the form of a subject alternative name.
+type SANKind uint8
+
+// The kinds of name; the zero SANKind is none.
+const (
+	Email    SANKind = iota + 1 // rfc822Name
+	URI                         // uniformResourceIdentifier
+	Username                    // otherName of type extension.OtherNameOID
+)
+
+// String is "email", "uri", "username", or "" for no kind.
+func (k SANKind) String() string {
+	switch k {
+	case Email:
+		return "email"
+	case URI:
+		return "uri"
+	case Username:
+		return "username"
+	default:
+		return ""
+	}
+}
+
+// SAN is the one name of a certificate. Value is printable ASCII that Go and
+// OpenSSL read alike: it goes into the certificate byte for byte.
+type SAN struct {
+	Kind  SANKind
+	Value string
+}
