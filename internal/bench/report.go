@@ -1,0 +1,103 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+	"time"
+)
+
+// report collects the figures of one run.
+type report struct {
+	machine string
+	plan    plan
+
+	bare                        bareFigures
+	fsync                       time.Duration
+	rest, grpc, solo, restNoLog figure
+	resident, binarySize        int64
+	soaked                      int
+	start                       time.Duration
+}
+
+// step says on standard error what is being measured.
+func (r *report) step(format string, args ...any) {
+	fmt.Fprintf(os.Stderr, "bench: "+format+"\n", args...)
+}
+
+// markdown is the document. Targets stand beside what was measured, met or not.
+func (r *report) markdown() string {
+	bare := r.bare.perCertificate()
+	rows := []struct{ what, target, value string }{
+		{"CPU a certificate ÷ bare cryptography, REST, embedded log", "≤ 2.0", ratio(r.rest.cpu, bare)},
+		{"CPU of REST ÷ CPU of gRPC", "≤ 1.25", ratio(r.rest.cpu, r.grpc.cpu)},
+		{"CPU with the log ÷ without, REST", "–", ratio(r.rest.cpu, r.restNoLog.cpu)},
+		{fmt.Sprintf("Certificates a second, %d callers, REST", r.plan.callers), "≥ 1,000", fmt.Sprintf("%.0f", r.rest.perSecond())},
+		{"The same over gRPC", "–", fmt.Sprintf("%.0f", r.grpc.perSecond())},
+		{"The same over REST without the log", "–", fmt.Sprintf("%.0f", r.restNoLog.perSecond())},
+		{fmt.Sprintf("Latency at %d callers, median / p99", r.plan.callers), "–", micros(r.rest.p50) + " / " + micros(r.rest.p99)},
+		{"Latency of one caller, median / p99", "median < 25 ms", micros(r.solo.p50) + " / " + micros(r.solo.p99)},
+		{"One write of 1 kB with fsync on the same disk, median", "–", micros(r.fsync)},
+		{"Start to first certificate, existing CA", "< 1 s", r.start.Round(time.Millisecond).String()},
+		{fmt.Sprintf("Resident memory after %d certificates", r.soaked), "< 80 MB", fmt.Sprintf("%.1f MB", float64(r.resident)/1e6)},
+		{"Binary", "< 60 MB", fmt.Sprintf("%.1f MB", float64(r.binarySize)/1e6)},
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, `# Performance
+
+Written by %s, all figures from one run. CPU is what the operating system
+charged to the server's process, user and system, divided by the certificates
+issued; the load generator runs beside it on the same cores. Compare ratios, not
+absolute times: they survive a change of machine.
+
+Machine: %s.
+
+| Figure | Target | Measured |
+|---|---|---|
+`, "`make bench`", r.machine)
+	for _, row := range rows {
+		fmt.Fprintf(&b, "| %s | %s | %s |\n", row.what, row.target, row.value)
+	}
+	fmt.Fprintf(&b, `
+| CPU time | |
+|---|---|
+| RS256 (2048 bits) verification | %s |
+| P-256 verification | %s |
+| P-256 signature | %s |
+| Bare cryptography of one issuance (1 RS256 and 2 P-256 verifications, 3 P-256 signatures) | %s |
+| One certificate, REST, embedded log | %s |
+| One certificate, gRPC, embedded log | %s |
+| One certificate, REST, no log (and so one signature less of the log, and no SCT verification) | %s |
+`, micros(r.bare.rs256Verify), micros(r.bare.p256Verify), micros(r.bare.p256Sign), micros(bare),
+		micros(r.rest.cpu), micros(r.grpc.cpu), micros(r.restNoLog.cpu))
+	return b.String()
+}
+
+func ratio(a, b time.Duration) string {
+	if b == 0 {
+		return "not measured"
+	}
+	return fmt.Sprintf("%.2f", float64(a)/float64(b))
+}
+
+func micros(d time.Duration) string {
+	if d >= 10*time.Millisecond {
+		return fmt.Sprintf("%.1f ms", d.Seconds()*1e3)
+	}
+	return fmt.Sprintf("%.0f µs", d.Seconds()*1e6)
+}
+
+// describeMachine names what the figures depend on.
+func describeMachine() string {
+	model := "unknown processor"
+	if text, err := os.ReadFile("/proc/cpuinfo"); err == nil {
+		for line := range strings.Lines(string(text)) {
+			if name, ok := strings.CutPrefix(line, "model name"); ok {
+				model = strings.TrimSpace(strings.TrimLeft(name, "\t :"))
+				break
+			}
+		}
+	}
+	return fmt.Sprintf("%d cores of %s, %s, %s/%s", runtime.NumCPU(), model, runtime.Version(), runtime.GOOS, runtime.GOARCH)
+}
