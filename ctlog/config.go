@@ -1,0 +1,257 @@
+package ctlog
+
+import (
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Mode is where certificates are logged.
+type Mode string
+
+// The modes.
+const (
+	ModeEmbedded Mode = "embedded" // in the log inside this process
+	ModeExternal Mode = "external" // in one of the logs listed
+	ModeNone     Mode = "none"     // nowhere
+)
+
+// Config says where certificates are logged before they leave.
+type Config struct {
+	// Mode is `embedded` (the log inside this process, for one machine),
+	// `external` (the first of `logs` that answers) or `none`. Required.
+	Mode Mode `yaml:"mode"`
+	// AcceptUnlogged must be true for the mode `none`, and only there: nobody can
+	// tell later what such a CA has issued, and most clients refuse its certificates.
+	AcceptUnlogged bool `yaml:"accept_unlogged,omitempty"`
+	// Embedded is the log inside this process; for the mode `embedded`.
+	Embedded EmbeddedConfig `yaml:"embedded,omitempty"`
+	// Logs are the logs to ask, the preferred first; for the mode `external`.
+	Logs []ExternalConfig `yaml:"logs,omitempty"`
+	// Stagger is how long a silent log is waited for before the next is asked too.
+	Stagger time.Duration `yaml:"stagger,omitempty"`
+	// Timeout is how long all logs together have to answer a submission.
+	Timeout time.Duration `yaml:"timeout,omitempty"`
+}
+
+// EmbeddedConfig is the log inside this process.
+type EmbeddedConfig struct {
+	// Directory holds the log: tiles, checkpoint and state. Only one process may use it.
+	Directory setting.Path `yaml:"directory"`
+	// MarkFile remembers how large the log has been, so that an old copy of the
+	// directory is noticed. It must be outside the directory, best on another
+	// disk, and must never be restored from a backup together with it.
+	MarkFile setting.Path `yaml:"mark_file"`
+	// URL is where the log is served, without a final slash:
+	// `https://ca.example.com/ctlog/2027`. Host and path are the log's name in its
+	// checkpoints, and can't change over the log's life.
+	URL string `yaml:"url"`
+	// Key is the log's own private key: ECDSA on P-256, used for nothing else.
+	Key setting.KeyRef `yaml:"key"`
+	// Passphrase unlocks the key where it is an encrypted file.
+	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
+	// Operator is who runs the log, as the trust root states it.
+	Operator string `yaml:"operator,omitempty"`
+	// Start is the moment from which the log is used; it goes into the trust root.
+	Start time.Time `yaml:"start,omitempty"`
+	// End is the moment from which the log is not used any more.
+	End time.Time `yaml:"end,omitempty"`
+	// CheckpointInterval is how often a grown log publishes a checkpoint; an entry
+	// is readable after two intervals at most. At least 100ms.
+	CheckpointInterval time.Duration `yaml:"checkpoint_interval,omitempty"`
+	// Submission serves add-chain and add-pre-chain to everyone for certificates
+	// under this CA's roots. Off by default: the CA itself doesn't need it.
+	Submission bool `yaml:"submission,omitempty"`
+}
+
+// ExternalConfig is a log that somebody runs elsewhere.
+type ExternalConfig struct {
+	// URL is the submission prefix, without a final slash; `/ct/v1/add-pre-chain` is appended.
+	URL string `yaml:"url"`
+	// MonitoringURL is where the log is read, when that is another place (static-ct logs).
+	MonitoringURL string `yaml:"monitoring_url,omitempty"`
+	// KeyFile holds the log's public key in PEM. Mandatory: without it no SCT can be verified.
+	KeyFile setting.Path `yaml:"key_file"`
+	// Operator is who runs the log, as the trust root states it.
+	Operator string `yaml:"operator,omitempty"`
+	// Start is the moment from which the log is used; it goes into the trust root.
+	Start time.Time `yaml:"start,omitempty"`
+	// End is the moment from which the log is not used any more.
+	End time.Time `yaml:"end,omitempty"`
+	// CAFile holds the PEM certificates that the log's TLS certificate is verified
+	// with, instead of the system's.
+	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// Token is sent as a bearer token with every request to the log; only over https.
+	Token setting.Secret `yaml:"token,omitempty"`
+	// MaxInFlight is how many submissions may wait for this log at once.
+	MaxInFlight int `yaml:"max_in_flight,omitempty"`
+	// AllowHTTP permits an http URL to a host that is not this machine.
+	AllowHTTP bool `yaml:"allow_http,omitempty"`
+}
+
+// DefaultCheckpointInterval is how often a grown embedded log publishes a checkpoint.
+const DefaultCheckpointInterval = time.Second
+
+// MinCheckpointInterval is the shortest interval that the storage takes.
+const MinCheckpointInterval = 100 * time.Millisecond
+
+// DefaultMaxInFlight bounds the submissions that wait for one external log.
+const DefaultMaxInFlight = 256
+
+// DefaultConfig names no mode: where certificates are logged is the operator's decision.
+func DefaultConfig() Config {
+	return Config{
+		Embedded: EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval},
+		Stagger:  DefaultStagger,
+		Timeout:  DefaultTimeout,
+	}
+}
+
+// Check adds every fault of the configuration. It reads no file.
+func (c *Config) Check(path string, f *setting.Faults) {
+	if c.AcceptUnlogged && c.Mode != ModeNone {
+		f.Add(join(path, "accept_unlogged"), "only goes with the mode none")
+	}
+	if c.Stagger < 0 || c.Timeout < 0 {
+		f.Add(path, "stagger and timeout can't be negative")
+	}
+	if c.Mode != ModeExternal && len(c.Logs) > 0 {
+		f.Add(join(path, "logs"), "only goes with the mode external")
+	}
+	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
+		f.Add(join(path, "embedded"), "only goes with the mode embedded")
+	}
+	switch c.Mode {
+	case ModeEmbedded:
+		c.Embedded.Check(join(path, "embedded"), f)
+	case ModeExternal:
+		c.checkLogs(join(path, "logs"), f)
+	case ModeNone:
+		if !c.AcceptUnlogged {
+			f.Add(join(path, "accept_unlogged"), "must be true for the mode none: certificates would leave without a trace")
+		}
+	case "":
+		f.Add(join(path, "mode"), "required: embedded, external or none")
+	default:
+		f.Add(join(path, "mode"), "unknown mode %q: embedded, external or none", string(c.Mode))
+	}
+}
+
+func (c *Config) checkLogs(path string, f *setting.Faults) {
+	if len(c.Logs) == 0 {
+		f.Add(path, "required for the mode external: at least one log")
+	}
+	seen := make(map[string]int, len(c.Logs))
+	for i := range c.Logs {
+		at := index(path, i)
+		c.Logs[i].Check(at, f)
+		name := strings.TrimSuffix(c.Logs[i].URL, "/")
+		if first, twice := seen[name]; twice && name != "" {
+			f.Add(join(at, "url"), "the same log as %s", index(path, first))
+		} else {
+			seen[name] = i
+		}
+	}
+}
+
+// Check adds every fault of the embedded log's configuration.
+func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
+	for _, required := range []struct{ field, value string }{
+		{"directory", string(c.Directory)}, {"mark_file", string(c.MarkFile)}, {"url", c.URL}, {"key", string(c.Key)},
+	} {
+		if required.value == "" {
+			f.Add(join(path, required.field), "required")
+		}
+	}
+	if c.Directory != "" && c.MarkFile != "" && inside(string(c.Directory), string(c.MarkFile)) {
+		f.Add(join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
+	}
+	if c.URL != "" {
+		checkURL(join(path, "url"), c.URL, true, f)
+	}
+	c.Passphrase.Check(join(path, "passphrase"), f)
+	if c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval {
+		f.Add(join(path, "checkpoint_interval"), "at least %s", MinCheckpointInterval)
+	}
+	checkWindow(path, c.Start, c.End, f)
+}
+
+// Origin is the log's name in its checkpoints: its URL without scheme
+// (c2sp.org/static-ct-api).
+func (c *EmbeddedConfig) Origin() string {
+	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
+	if err != nil {
+		return ""
+	}
+	return u.Host + u.Path
+}
+
+// Check adds every fault of an external log's configuration.
+func (c *ExternalConfig) Check(path string, f *setting.Faults) {
+	if c.URL == "" {
+		f.Add(join(path, "url"), "required")
+	} else {
+		checkURL(join(path, "url"), c.URL, c.AllowHTTP, f)
+	}
+	if c.MonitoringURL != "" {
+		checkURL(join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
+	}
+	if c.KeyFile == "" {
+		f.Add(join(path, "key_file"), "required: without the log's key no SCT can be verified")
+	}
+	c.Token.Check(join(path, "token"), f)
+	if !c.Token.IsZero() && strings.HasPrefix(c.URL, "http:") {
+		f.Add(join(path, "token"), "is only sent over https")
+	}
+	if c.MaxInFlight < 0 {
+		f.Add(join(path, "max_in_flight"), "can't be negative")
+	}
+	checkWindow(path, c.Start, c.End, f)
+}
+
+func checkWindow(path string, start, end time.Time, f *setting.Faults) {
+	if !end.IsZero() && !end.After(start) {
+		f.Add(join(path, "end"), "must be after start")
+	}
+}
+
+// checkURL wants an absolute URL without query, user or fragment; https unless
+// plain http is allowed or stays on this machine.
+func checkURL(path, raw string, allowHTTP bool, f *setting.Faults) {
+	u, err := url.Parse(raw)
+	switch {
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		f.Add(path, "%q is not an http or https URL", raw)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		f.Add(path, "can't have user, query or fragment")
+	case u.Host != strings.ToLower(u.Host):
+		f.Add(path, "must have its host in lower case")
+	case u.Scheme == "http" && !allowHTTP && !loopback(u.Hostname()):
+		f.Add(path, "must be https")
+	}
+}
+
+func loopback(host string) bool {
+	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.")
+}
+
+// inside reports whether file is dir or below it, by name.
+func inside(dir, file string) bool {
+	rel, err := filepath.Rel(filepath.Clean(dir), filepath.Clean(file))
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
+
+// join names a field as a person would: `ctlog.mode`.
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+// index names an element of a list: `ctlog.logs[2]`.
+func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

@@ -1,0 +1,81 @@
+package ctlog
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// outcome is how a submission ended: a metric label from a closed list.
+type outcome string
+
+const (
+	outcomeLogged   outcome = "logged"
+	outcomeDown     outcome = "unavailable" // the log is down, slow or overloaded
+	outcomeCanceled outcome = "canceled"    // another log was faster, or the caller went away
+	outcomeFailed   outcome = "failed"      // anything else
+	outcomeBad      outcome = "bad_sct"     // the log broke its word
+)
+
+func outcomeOf(err error) outcome {
+	var f *fault.Error
+	switch {
+	case errors.Is(err, context.Canceled):
+		return outcomeCanceled
+	case errors.As(err, &f) && f.Kind() == fault.Unavailable, errors.Is(err, context.DeadlineExceeded):
+		return outcomeDown
+	default:
+		return outcomeFailed
+	}
+}
+
+type metrics struct {
+	submissions *prometheus.CounterVec
+	seconds     *prometheus.HistogramVec
+	bad         *prometheus.CounterVec
+}
+
+// newMetrics registers the metrics with a series for every log, so that an
+// alarm on a bad SCT has a zero to rise from.
+func newMetrics(r prometheus.Registerer, urls []string) (*metrics, error) {
+	m := &metrics{
+		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_submissions_total",
+			Help: "Submissions to a transparency log by outcome.",
+		}, []string{"log", "outcome"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "mayfly_ctlog_submission_seconds",
+			Help:    "Time from a submission to its verified SCT or its failure.",
+			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"log"}),
+		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_bad_sct_total",
+			Help: "SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.",
+		}, []string{"log", "flaw"}),
+	}
+	for _, url := range urls {
+		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
+			m.bad.WithLabelValues(url, string(f))
+		}
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.submissions, m.seconds, m.bad} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("ctlog: registering metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) submission(url string, o outcome, took time.Duration) {
+	m.submissions.WithLabelValues(url, string(o)).Inc()
+	m.seconds.WithLabelValues(url).Observe(took.Seconds())
+}
+
+func (m *metrics) badSCT(url string, f flaw) { m.bad.WithLabelValues(url, string(f)).Inc() }

@@ -1,0 +1,311 @@
+package ctlog
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// How the policy waits where [Options] says nothing.
+const (
+	DefaultStagger = 2 * time.Second // a log that is silent for so long gets company
+	DefaultTimeout = 8 * time.Second // all logs together have so long
+)
+
+// What an SCT's timestamp may be. A log that knows the entry already answers
+// with its first timestamp, so the past reaches further than the future.
+const (
+	maxAge  = 10 * time.Minute
+	maxLead = time.Minute
+)
+
+// retryAfter is what a client is told when no log answered.
+const retryAfter = 5 * time.Second
+
+// Options are what a [Policy] needs besides its members.
+type Options struct {
+	Stagger time.Duration         // zero: DefaultStagger
+	Timeout time.Duration         // zero: DefaultTimeout
+	Now     func() time.Time      // nil: time.Now
+	Logger  *slog.Logger          // nil: nothing is logged
+	Metrics prometheus.Registerer // nil: nothing is registered
+}
+
+// Policy asks logs for an SCT in their order, and verifies what they answer. It
+// holds no goroutine between submissions.
+type Policy struct {
+	members []member
+	o       Options
+	metrics *metrics
+}
+
+// member is a log with its key parsed once.
+type member struct {
+	Member
+	about Description
+	key   *ecdsa.PublicKey
+}
+
+// errBadSCT marks what a log must never answer. It is deliberately no
+// *fault.Error: the client reads "internal error", the operator gets an alarm.
+var errBadSCT = errors.New("ctlog: a log answered with an SCT that does not hold")
+
+// NewPolicy makes a policy of one or more logs, the preferred first. A log
+// without a P-256 key, or one whose id is not its key's hash, is an error.
+func NewPolicy(members []Member, o Options) (*Policy, error) {
+	if len(members) == 0 {
+		return nil, errors.New("ctlog: a policy needs at least one log")
+	}
+	if o.Stagger <= 0 {
+		o.Stagger = DefaultStagger
+	}
+	if o.Timeout <= 0 {
+		o.Timeout = DefaultTimeout
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	p := &Policy{o: o}
+	seen := make(map[[32]byte]bool, len(members))
+	urls := make([]string, 0, len(members))
+	for _, m := range members {
+		about := m.Description()
+		key, err := ParseKey(about.SPKI)
+		if err != nil {
+			return nil, fmt.Errorf("ctlog: the log %s: %w", about.URL, err)
+		}
+		if about.ID != sha256.Sum256(about.SPKI) {
+			return nil, fmt.Errorf("ctlog: the log %s: its id is not the SHA-256 of its key", about.URL)
+		}
+		if seen[about.ID] {
+			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", about.URL)
+		}
+		seen[about.ID] = true
+		urls = append(urls, about.URL)
+		p.members = append(p.members, member{Member: m, about: about, key: key})
+	}
+	var err error
+	if p.metrics, err = newMetrics(o.Metrics, urls); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// ParseKey reads a log's key from a DER SubjectPublicKeyInfo. Logs here have
+// ECDSA keys on P-256 (RFC 6962 §2.1.4), which every client takes.
+func ParseKey(spki []byte) (*ecdsa.PublicKey, error) {
+	parsed, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return nil, fmt.Errorf("parsing the log's key: %w", err)
+	}
+	key, ok := parsed.(*ecdsa.PublicKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, errors.New("the log's key is not ECDSA on P-256")
+	}
+	return key, nil
+}
+
+// Descriptions are the logs of the policy, in their order.
+func (p *Policy) Descriptions() []Description {
+	out := make([]Description, 0, len(p.members))
+	for _, m := range p.members {
+		out = append(out, m.about)
+	}
+	return out
+}
+
+// Ready is nil when at least one log can take submissions.
+func (p *Policy) Ready(ctx context.Context) error {
+	now := p.o.Now()
+	var failures []error
+	for _, m := range p.members {
+		if !m.about.Holds(now) {
+			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.about.URL))
+			continue
+		}
+		err := m.Ready(ctx)
+		if err == nil {
+			return nil
+		}
+		failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err))
+	}
+	return errors.Join(failures...)
+}
+
+// answer is what one log said.
+type answer struct {
+	sct SCT
+	err error
+}
+
+// Submit returns one verified SCT from the first log in order that gives one.
+// The next log is asked when one fails, or is silent for the stagger time; all
+// of them together have the policy's timeout.
+//
+// Errors: a *fault.Error with reason LogUnavailable when no log answered in
+// time; an unclassified error when a log broke its word (a wrong SCT); the
+// context's error when the caller went away. The chain may be logged even so.
+func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
+	if len(chain.Precertificate) == 0 || len(chain.TBS) == 0 || len(chain.Issuers) == 0 {
+		return nil, errors.New("ctlog: nothing can be logged without a precertificate, its TBS and its issuers")
+	}
+	bounded, cancel := context.WithTimeout(ctx, p.o.Timeout)
+	defer cancel() // a slower log stops working for us as soon as we have an answer
+
+	eligible := p.eligible()
+	answers := make(chan answer, len(eligible)) // never blocks a late log
+	started, running := 0, 0
+	start := func() {
+		m := eligible[started]
+		started++
+		running++
+		go func() {
+			sct, err := p.ask(bounded, m, chain)
+			answers <- answer{sct, err}
+		}()
+	}
+	stagger := time.NewTimer(p.o.Stagger)
+	defer stagger.Stop()
+
+	var failures []error
+	for {
+		if running == 0 {
+			if started == len(eligible) {
+				return nil, p.refusal(ctx, failures)
+			}
+			start()
+			stagger.Reset(p.o.Stagger)
+		}
+		select {
+		case a := <-answers:
+			running--
+			if a.err == nil {
+				return []SCT{a.sct}, nil
+			}
+			failures = append(failures, a.err)
+			if started < len(eligible) {
+				start()
+				stagger.Reset(p.o.Stagger)
+			}
+		case <-stagger.C:
+			if started < len(eligible) {
+				start()
+				stagger.Reset(p.o.Stagger)
+			}
+		case <-bounded.Done():
+			return nil, p.refusal(ctx, append(failures, context.Cause(bounded)))
+		}
+	}
+}
+
+func (p *Policy) eligible() []member {
+	now := p.o.Now()
+	out := make([]member, 0, len(p.members))
+	for _, m := range p.members {
+		if m.about.Holds(now) {
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+// ask submits to one log and verifies what it answers.
+func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
+	begin := time.Now() // a duration, not the time of day: the injected clock has no say
+	sct, err := m.Submit(ctx, chain)
+	if err != nil {
+		p.metrics.submission(m.about.URL, outcomeOf(err), time.Since(begin))
+		if !errors.Is(err, context.Canceled) {
+			p.o.Logger.WarnContext(ctx, "log gave no SCT", slog.String("log", m.about.URL), slog.Any("error", err))
+		}
+		return SCT{}, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err)
+	}
+	if flaw, err := m.check(sct, chain, p.o.Now()); err != nil {
+		p.metrics.submission(m.about.URL, outcomeBad, time.Since(begin))
+		p.metrics.badSCT(m.about.URL, flaw)
+		p.o.Logger.ErrorContext(ctx, "log answered with a bad SCT; nothing was issued on it",
+			slog.String("log", m.about.URL), slog.String("flaw", string(flaw)), slog.Any("error", err))
+		return SCT{}, fmt.Errorf("%w: the log %s: %w", errBadSCT, m.about.URL, err)
+	}
+	p.metrics.submission(m.about.URL, outcomeLogged, time.Since(begin))
+	return sct, nil
+}
+
+// flaw is why an SCT is bad: a metric label from a closed list.
+type flaw string
+
+const (
+	flawLogID      flaw = "log_id"
+	flawTime       flaw = "timestamp"
+	flawExtensions flaw = "extensions"
+	flawSignature  flaw = "signature"
+)
+
+// check verifies all that an SCT claims, the cheap claims first. The log id is
+// not signed, so its comparison is as needful as the signature's.
+func (m member) check(s SCT, chain Chain, now time.Time) (flaw, error) {
+	if s.LogID != m.about.ID {
+		return flawLogID, errors.New("the SCT names another log")
+	}
+	earliest, latest := now.Add(-maxAge).UnixMilli(), now.Add(maxLead).UnixMilli()
+	if s.Timestamp < uint64(max(earliest, 0)) || s.Timestamp > uint64(max(latest, 0)) { //nolint:gosec // not negative
+		return flawTime, fmt.Errorf("the SCT's timestamp %d is not within %s before and %s after now, %d", s.Timestamp, maxAge, maxLead, now.UnixMilli())
+	}
+	if err := s.CheckExtensions(); err != nil {
+		return flawExtensions, err
+	}
+	if err := s.Verify(m.key, chain); err != nil {
+		return flawSignature, err
+	}
+	return "", nil
+}
+
+// refusal sums up why there is no SCT. A broken promise outweighs an outage:
+// trying again won't mend it, and somebody has to look.
+func (p *Policy) refusal(ctx context.Context, failures []error) error {
+	cause := errors.Join(failures...)
+	switch {
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("ctlog: the caller went away: %w", ctx.Err())
+	case slices.ContainsFunc(failures, ours):
+		// Flattened, so that no classified error beside it decides the answer.
+		return fmt.Errorf("ctlog: no SCT that holds: %s", cause) //nolint:errorlint // on purpose: see above
+	case cause == nil:
+		cause = errors.New("ctlog: every log is outside its window")
+	}
+	return fault.New(fault.LogUnavailable, "the transparency log gave no answer; nothing was issued; try again").
+		With("dependency", "ctlog").After(after(cause)).Because(cause)
+}
+
+// ours reports whether an attempt failed for a reason that time won't mend: a
+// bad SCT, or a log that understood the submission and refused it.
+func ours(err error) bool {
+	switch outcomeOf(err) {
+	case outcomeDown, outcomeCanceled:
+		return false
+	default:
+		return true
+	}
+}
+
+// after is the wait that a log asked for, or the usual one.
+func after(cause error) time.Duration {
+	var f *fault.Error
+	if errors.As(cause, &f) && f.RetryAfter > 0 {
+		return f.RetryAfter
+	}
+	return retryAfter
+}
