@@ -1,0 +1,79 @@
+# Everything that a developer or an operator does with this tree. `make` lists it.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+PREFIX  ?= /usr/local
+DIST    ?= dist
+
+# How long each target of `make fuzz` runs, and how often `make kill-test` kills.
+FUZZTIME ?= 30s
+KILLS    ?= 200
+
+# The version comes from these flags and from nowhere else, so that a build
+# needs no .git and is the same from any folder.
+LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
+PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+TOOL := go tool -modfile=internal/tools/go.mod
+BUF  := go tool -modfile=internal/tools/buf/go.mod buf
+
+.DEFAULT_GOAL := help
+.PHONY: help run demo build install test check bench generate baseline fuzz \
+	kill-test conformance release-snapshot clean
+
+help: ## list these targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
+
+run: build ## a CA of your own on this machine, with one certificate to look at (Ctrl-C ends it)
+	@internal/tools/packages.sh ca-certificates curl
+	@internal/demo/run.sh bin/mayfly
+
+demo: build ## the same in a folder that is thrown away, then exit
+	@internal/tools/packages.sh ca-certificates curl
+	@internal/demo/run.sh --exit bin/mayfly
+
+build: ## bin/mayfly, static
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/mayfly ./cmd/mayfly
+
+install: build ## bin/mayfly into $(PREFIX)/bin
+	install -D -m 0755 bin/mayfly $(DESTDIR)$(PREFIX)/bin/mayfly
+
+test: ## every test of the product, with the race detector
+	@internal/tools/packages.sh ca-certificates gcc openssl systemd
+	go test -race ./...
+
+check: ## all that must hold before a change is taken in
+	@internal/tools/check.sh $(STEPS)
+
+conformance: build ## cosign, sigstore-go, sigstore-js, openssl and others against a running mayfly
+	@internal/conformance/run.sh
+
+bench: build ## measure, and write docs/performance.md
+	go run ./internal/bench -mayfly bin/mayfly -out docs/performance.md
+
+generate: ## write all generated code again
+	$(BUF) generate
+	go generate ./...
+
+baseline: ## take today's API as the one that must not break (at a release)
+	$(BUF) build --path proto/dev --exclude-source-info --output proto/baseline.binpb
+
+fuzz: ## every fuzz target for FUZZTIME each
+	@internal/tools/fuzz.sh $(FUZZTIME)
+
+kill-test: ## kill a log that is being written to KILLS times: nothing acknowledged may be lost
+	MAYFLY_KILLS=$(KILLS) go test -count=1 -timeout=60m -run 'Kill' -v ./ctlog/embedded/...
+
+release-snapshot: ## static binaries of every platform, what they are made of, and checksums, into $(DIST)
+	@rm -rf $(DIST) && mkdir -p $(DIST)
+	@set -e; for platform in $(PLATFORMS); do \
+		name=mayfly-$(VERSION)-$$(echo $$platform | tr / -); \
+		echo "$(DIST)/$$name"; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build $(BUILDFLAGS) -o $(DIST)/$$name ./cmd/mayfly; \
+		go version -m $(DIST)/$$name >$(DIST)/$$name.modules.txt; \
+	done
+	@cd $(DIST) && sha256sum * >SHA256SUMS && cat SHA256SUMS
+
+clean: ## remove what was built here (never ./mayfly-data)
+	rm -rf bin $(DIST)

@@ -1,0 +1,134 @@
+#!/usr/bin/env bash
+# make check: everything that must hold before a change is taken in, short of
+# the foreign clients (make conformance). Every step runs even if one before it
+# failed; the summary at the end says what ran, failed and did not run.
+#
+#   check.sh [STEP…]     e.g. check.sh lint vulnerabilities; all of them by default
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+. internal/tools/steps.sh
+
+# Every module of this repository, the product's first.
+modules=(. internal/conformance internal/tools internal/tools/buf)
+fuzztime=${FUZZTIME:-5s}
+
+tool() { go tool -modfile=internal/tools/go.mod "$@"; }
+buf() { go tool -modfile=internal/tools/buf/go.mod buf "$@"; }
+
+# The files of this tree that are, or would be, committed and are there.
+tree() {
+  git ls-files -z --cached --others --exclude-standard "$@" |
+    while IFS= read -r -d '' file; do
+      [ -e "$file" ] && printf '%s\0' "$file"
+    done
+}
+
+packages() {
+  internal/tools/packages.sh ca-certificates curl gcc openssl shellcheck systemd
+}
+
+format() {
+  local unformatted
+  unformatted=$(tree '*.go' | xargs -0 gofmt -l) || return 1
+  [ -z "$unformatted" ] && return 0
+  echo "gofmt would change (mend with gofmt -w):"
+  echo "$unformatted"
+  return 1
+}
+
+# go.mod and go.sum say exactly what is used, and what is used is what the
+# checksums say.
+modules_tidy() {
+  local module status=0
+  for module in "${modules[@]}"; do
+    (cd "$module" && go mod tidy -diff && go mod verify) || {
+      echo "$module: mend with (cd $module && go mod tidy)"
+      status=1
+    }
+  done
+  return $status
+}
+
+# Generated code is what the generators write today. They run on a copy, so
+# that changes that aren't committed yet neither hide nor count.
+generated() {
+  local copy status=0
+  copy=$(mktemp -d) || return 1
+  tree | tar --create --null --files-from=- | tar --extract --directory "$copy"
+  make -s -C "$copy" generate || status=1
+  if [ $status -eq 0 ]; then
+    tree | while IFS= read -r -d '' file; do
+      cmp -s "$file" "$copy/$file" || echo "$file"
+    done | tee "$copy.changed"
+    [ -s "$copy.changed" ] && {
+      echo "make generate changes the files above: run it and commit them"
+      status=1
+    }
+    rm -f "$copy.changed"
+  fi
+  rm -rf "$copy"
+  return $status
+}
+
+api() {
+  buf lint && buf format --diff --exit-code --exclude-path proto/third_party &&
+    buf breaking --against proto/baseline.binpb
+}
+
+vet() {
+  local module
+  for module in . internal/conformance; do
+    (cd "$module" && go vet ./...) || return 1
+  done
+}
+
+lint() {
+  tool golangci-lint run ./... || return 1
+  (cd internal/conformance && go tool -modfile=../tools/go.mod golangci-lint run --config ../../.golangci.yaml ./...)
+}
+
+shell() {
+  tree '*.sh' .ci/run | xargs -0 shellcheck --external-sources
+}
+
+# A database of vulnerabilities that can't be reached is said in the summary; a
+# vulnerability that is found fails.
+vulnerabilities() {
+  local log status
+  log=$(mktemp)
+  tool govulncheck ./... >"$log" 2>&1
+  status=$?
+  cat "$log"
+  if [ $status -ne 0 ] && grep -q '^govulncheck: fetching vulnerabilities:' "$log"; then
+    rm -f "$log"
+    absent vulnerabilities "govulncheck (its database can't be reached)"
+    return
+  fi
+  rm -f "$log"
+  step vulnerabilities test $status -eq 0
+}
+
+run_step() {
+  case $1 in
+    packages) step "packages" packages ;;
+    format) step "format" format ;;
+    modules) step "modules" modules_tidy ;;
+    generated) step "generated" generated ;;
+    api) step "api" api ;;
+    vet) step "vet" vet ;;
+    lint) step "lint" lint ;;
+    shell) step "shell" shell ;;
+    vulnerabilities) vulnerabilities ;;
+    fuzz) step "fuzz" internal/tools/fuzz.sh "$fuzztime" ;;
+    test) step "test" make -s test ;;
+    *) step "$1" false ;;
+  esac
+}
+
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] ||
+  steps=(packages format modules generated api vet lint shell vulnerabilities fuzz test)
+for name in "${steps[@]}"; do
+  run_step "$name"
+done
+summary
