@@ -1,7 +1,123 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"runtime"
+	"runtime/debug"
+	"strings"
+
+	"github.com/spf13/cobra"
+)
+
+// Set by the Makefile with -ldflags "-X main.version=… -X main.commit=… -X
+// main.date=…"; otherwise what the Go tool recorded is used. commit ends in
+// "-dirty" when it was built from a changed tree.
+var version, commit, date string
+
+// buildInfo is the answer of `mayfly version --json`.
+type buildInfo struct {
+	Version      string       `json:"version"`
+	Commit       string       `json:"commit,omitempty"`
+	Date         string       `json:"date,omitempty"` // of the commit, RFC 3339
+	Dirty        bool         `json:"dirty"`          // built from a tree with uncommitted changes
+	Go           string       `json:"go"`
+	Platform     string       `json:"platform"`
+	Dependencies []dependency `json:"dependencies"`
+}
+
+// dependency is one module that is linked in.
+type dependency struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+}
 
 func newVersionCommand(streams) *cobra.Command {
-	return &cobra.Command{Use: "version", Short: "Print the version of this build and of what it is made of"}
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "version",
+		Short: "Print the version of this build and of what it is made of",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			info, _ := debug.ReadBuildInfo()
+			b := describeBuild(info, version, commit, date)
+			if asJSON {
+				return writeJSON(cmd.OutOrStdout(), b)
+			}
+			return b.print(cmd.OutOrStdout())
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// describeBuild joins what the linker was told with what the Go tool recorded;
+// the former wins. info may be nil.
+func describeBuild(info *debug.BuildInfo, version, commit, date string) buildInfo {
+	b := buildInfo{
+		Version: version, Commit: commit, Date: date,
+		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Dependencies: []dependency{},
+	}
+	if clean, found := strings.CutSuffix(b.Commit, "-dirty"); found {
+		b.Commit, b.Dirty = clean, true
+	}
+	if info != nil {
+		if b.Version == "" && info.Main.Version != "(devel)" {
+			b.Version = info.Main.Version
+		}
+		for _, s := range info.Settings {
+			switch {
+			case s.Key == "vcs.revision" && b.Commit == "":
+				b.Commit = s.Value
+			case s.Key == "vcs.time" && b.Date == "":
+				b.Date = s.Value
+			case s.Key == "vcs.modified" && s.Value == "true":
+				b.Dirty = true
+			}
+		}
+		for _, m := range info.Deps {
+			if m.Replace != nil {
+				m = m.Replace
+			}
+			b.Dependencies = append(b.Dependencies, dependency{m.Path, m.Version})
+		}
+	}
+	if b.Version == "" {
+		b.Version = "devel"
+	}
+	return b
+}
+
+func (b buildInfo) print(w io.Writer) error {
+	var s strings.Builder
+	fmt.Fprintf(&s, "mayfly %s\n", b.Version)
+	if b.Commit != "" {
+		dirty := ""
+		if b.Dirty {
+			dirty = " with uncommitted changes"
+		}
+		fmt.Fprintf(&s, "commit   %s%s\n", b.Commit, dirty)
+	}
+	if b.Date != "" {
+		fmt.Fprintf(&s, "date     %s\n", b.Date)
+	}
+	fmt.Fprintf(&s, "go       %s\nplatform %s\n", b.Go, b.Platform)
+	if len(b.Dependencies) > 0 {
+		s.WriteString("\ndependencies:\n")
+	}
+	for _, d := range b.Dependencies {
+		fmt.Fprintf(&s, "  %s %s\n", d.Path, d.Version)
+	}
+	_, err := io.WriteString(w, s.String())
+	return err
+}
+
+// writeJSON prints v indented, with a final new line and without HTML escapes.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
 }

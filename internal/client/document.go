@@ -1,0 +1,56 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"strings"
+)
+
+// FetchTrust gets a trusted root from a URL and parses it. The document is only
+// as trustworthy as the host that serves it. The bytes are returned too, for
+// the person to compare or keep.
+func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (*Trust, []byte, error) {
+	body, err := get(ctx, hc, retry, "the trusted root's host", url)
+	if err != nil {
+		return nil, nil, err
+	}
+	trust, err := ParseTrust(body)
+	return trust, body, err
+}
+
+// Issuers asks the CA which issuers it accepts: their exact URLs, in its order.
+func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]string, error) {
+	body, err := get(ctx, hc, retry, "the CA", strings.TrimRight(ca, "/")+"/api/v2/configuration")
+	if err != nil {
+		return nil, err
+	}
+	var configuration struct {
+		Issuers []struct {
+			URL string `json:"issuerUrl"`
+		} `json:"issuers"`
+	}
+	if err := json.Unmarshal(body, &configuration); err != nil {
+		return nil, unreadable("its configuration is not JSON")
+	}
+	var urls []string
+	for _, i := range configuration.Issuers {
+		if i.URL != "" {
+			urls = append(urls, i.URL)
+		}
+	}
+	return urls, nil
+}
+
+func get(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {
+	answer, err := exchange(ctx, hc, retry, what, func(ctx context.Context) (*http.Request, error) {
+		return http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	})
+	if err != nil {
+		return nil, err
+	}
+	if answer.status != http.StatusOK {
+		return nil, answer.fault(what)
+	}
+	return answer.body, nil
+}

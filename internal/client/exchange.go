@@ -1,0 +1,224 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Retry bounds how often a request is sent. Only what may pass is sent again:
+// HTTP 5xx and 429, and their gRPC equals. The zero Retry is usable.
+type Retry struct {
+	// Attempts is the number of times a request is sent at most; 0 means 4.
+	Attempts int
+	// Wait waits for d or until ctx ends; nil waits by the clock.
+	Wait func(ctx context.Context, d time.Duration) error
+	// Say is told why and how long it waits; nil is silent.
+	Say func(line string)
+	// Now reads the clock for a Retry-After that is a date; nil is time.Now.
+	Now func() time.Time
+}
+
+const (
+	firstWait    = 500 * time.Millisecond // doubled each time, with jitter
+	longestWait  = 30 * time.Second       // a Retry-After beyond it ends the attempts
+	usualRetries = 4
+)
+
+// again decides after attempt n (from 1) has failed with cause, whose
+// Retry-After is after (0 when it has none). It waits and reports whether to
+// send once more; false leaves the failure to the caller.
+func (r Retry) again(ctx context.Context, n int, after time.Duration, cause string) bool {
+	attempts := r.Attempts
+	if attempts == 0 {
+		attempts = usualRetries
+	}
+	if n >= attempts || after > longestWait {
+		return false
+	}
+	d := after
+	if d <= 0 {
+		d = firstWait << (n - 1)
+		d = d/2 + rand.N(d/2+1) // #nosec G404 -- jitter
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	if r.Say != nil {
+		r.Say(fmt.Sprintf("%s; trying again in %s (%d of %d)", cause, d.Round(10*time.Millisecond), n+1, attempts))
+	}
+	wait := r.Wait
+	if wait == nil {
+		wait = sleep
+	}
+	return wait(ctx, d) == nil
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-t.C:
+		return nil
+	}
+}
+
+// retryAfter reads the header (RFC 9110 §10.2.3): seconds or a date. 0 for none.
+func (r Retry) retryAfter(h http.Header) time.Duration {
+	v := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	now := r.Now
+	if now == nil {
+		now = time.Now
+	}
+	if at, err := http.ParseTime(v); err == nil {
+		return max(at.Sub(now()), 0)
+	}
+	return 0
+}
+
+// httpAnswer is an HTTP answer whose body was read whole.
+type httpAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// exchange sends the request that build makes until an answer is final, and
+// reads it. what names the other side in errors. Network failures are
+// Unavailable and not sent again: whether the first arrived isn't known.
+func exchange(ctx context.Context, hc *http.Client, retry Retry, what string,
+	build func(context.Context) (*http.Request, error),
+) (*httpAnswer, error) {
+	for n := 1; ; n++ {
+		req, err := build(ctx)
+		if err != nil {
+			return nil, problem(Failed, "", "making the request to %s", what).because(err)
+		}
+		answer, err := roundTrip(hc, req)
+		if err != nil {
+			return nil, unreachable(ctx, what, err)
+		}
+		passing := answer.status >= 500 || answer.status == http.StatusTooManyRequests
+		cause := fmt.Sprintf("%s answered %d", what, answer.status)
+		if !passing || !retry.again(ctx, n, retry.retryAfter(answer.header), cause) {
+			return answer, nil
+		}
+	}
+}
+
+func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close() //nolint:errcheck // only read from
+	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	if err == nil && len(body) > maxAnswer {
+		err = &http.MaxBytesError{Limit: maxAnswer}
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return &httpAnswer{status: resp.StatusCode, header: resp.Header, body: body}, nil
+}
+
+// unreachable classifies a failure to get any answer.
+func unreachable(ctx context.Context, what string, err error) error {
+	var tooLarge *http.MaxBytesError
+	switch {
+	case errors.As(err, &tooLarge):
+		return problem(Failed, "check the URL", "%s answered with more than %d bytes", what, maxAnswer)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem(Unavailable, "try again, or give a longer --timeout", "%s did not answer in time", what)
+	default:
+		return problem(Unavailable, "check the URL and that the service runs", "%s is unreachable", what).because(err)
+	}
+}
+
+// rpcStatus is the JSON of google.rpc.Status with the details this client reads.
+type rpcStatus struct {
+	Code    int    `json:"code"`
+	Message string `json:"message"`
+	Details []struct {
+		Reason    string `json:"reason"`    // google.rpc.ErrorInfo
+		RequestID string `json:"requestId"` // google.rpc.RequestInfo
+	} `json:"details"`
+}
+
+// fault makes the error for an answer that isn't a success: the other side's
+// message, its reason and the request id that its operator can look up.
+func (a *httpAnswer) fault(what string) error {
+	if a.status >= 300 && a.status < 400 {
+		return problem(Refused, "give the final URL; a token is never sent on to another place",
+			"%s answered with a redirect to %q", what, a.header.Get("Location"))
+	}
+	id := a.header.Get("X-Request-Id")
+	var s rpcStatus
+	reason := ""
+	if json.Unmarshal(a.body, &s) == nil {
+		for _, d := range s.Details {
+			if d.Reason != "" {
+				reason = d.Reason
+			}
+			if id == "" {
+				id = d.RequestID
+			}
+		}
+	}
+	message := s.Message
+	if message == "" {
+		message = excerpt(a.body)
+	}
+	return refusal(what, fmt.Sprintf("HTTP %d", a.status), message, reason, id,
+		a.status >= 500 || a.status == http.StatusTooManyRequests)
+}
+
+// refusal is the one form in which another side's error is shown.
+func refusal(what, code, message, reason, id string, passing bool) error {
+	text := fmt.Sprintf("%s refused the request (%s)", what, label(code, reason))
+	kind, mend := Refused, ""
+	if passing {
+		text = fmt.Sprintf("%s could not answer (%s)", what, label(code, reason))
+		kind, mend = Unavailable, "try again later"
+	}
+	if message != "" {
+		text += ": " + message
+	}
+	if id != "" {
+		text += "\nrequest id " + oneLine(id)
+	}
+	return problem(kind, mend, "%s", text)
+}
+
+func label(code, reason string) string {
+	if reason == "" {
+		return code
+	}
+	return code + ", " + oneLine(reason)
+}
+
+// excerpt is the start of a body that nobody understands.
+func excerpt(body []byte) string {
+	s := oneLine(strings.TrimSpace(string(body)))
+	if len(s) > maxTrouble {
+		s = s[:maxTrouble] + "…"
+	}
+	return strings.ToValidUTF8(s, "�")
+}
+
+// oneLine puts s on one line.
+func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }

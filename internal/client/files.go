@@ -1,0 +1,107 @@
+package client
+
+import (
+	"bytes"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// Files is where the key and the certificate chain go.
+type Files struct {
+	Key         string // PKCS#8 PEM, mode 0600
+	Certificate string // PEM, leaf first, root last, mode 0644
+	Force       bool   // replace what is there; without it nothing is overwritten
+}
+
+// Check finds out before anything is asked of a CA whether Write may work. A
+// file that appears in between is still not overwritten.
+func (f Files) Check() error {
+	if f.Key == "" || f.Certificate == "" || filepath.Clean(f.Key) == filepath.Clean(f.Certificate) {
+		return problem(Misused, "name two files with --output-key and --output-certificate", "the key and the certificate need a file each")
+	}
+	for _, path := range []string{f.Key, f.Certificate} {
+		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
+			return problem(Failed, "create it first", "the folder of %s is not there", path)
+		}
+		_, err := os.Lstat(path)
+		switch {
+		case err == nil && !f.Force:
+			return exists(path)
+		case err != nil && !errors.Is(err, fs.ErrNotExist):
+			return problem(Failed, "", "looking for %s", path).because(err)
+		}
+	}
+	return nil
+}
+
+func exists(path string) *Error {
+	return problem(Failed, "name another file, or replace it with --force", "%s exists already", path)
+}
+
+// Write writes both files, the key first; when the second can't be written the
+// first is taken away again, unless it replaced another.
+func (f Files) Write(key *Key, chain []*x509.Certificate) error {
+	keyPEM, err := key.PKCS8()
+	if err != nil {
+		return err
+	}
+	if err := f.write(f.Key, keyPEM, 0o600); err != nil {
+		return err
+	}
+	if err := f.write(f.Certificate, ChainPEM(chain), 0o644); err != nil {
+		if !f.Force {
+			err = errors.Join(err, os.Remove(f.Key))
+		}
+		return err
+	}
+	return nil
+}
+
+// ChainPEM is the chain in PEM, in its order.
+func ChainPEM(chain []*x509.Certificate) []byte {
+	var b bytes.Buffer
+	for _, c := range chain {
+		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
+	}
+	return b.Bytes()
+}
+
+// write makes the file under another name and gives it its own only when it is
+// whole: by link, which never replaces, or by rename where replacing is wanted.
+func (f Files) write(path string, content []byte, mode fs.FileMode) (err error) {
+	temp, err := os.CreateTemp(filepath.Dir(path), ".mayfly-*") // 0600 from the first moment
+	if err != nil {
+		return problem(Failed, "", "writing %s", path).because(err)
+	}
+	defer func() {
+		if removed := os.Remove(temp.Name()); removed != nil && !errors.Is(removed, fs.ErrNotExist) && err == nil {
+			err = removed
+		}
+	}()
+	_, err = temp.Write(content)
+	if err == nil {
+		err = temp.Chmod(mode)
+	}
+	if err == nil {
+		err = temp.Sync()
+	}
+	if err = errors.Join(err, temp.Close()); err != nil {
+		return problem(Failed, "", "writing %s", path).because(err)
+	}
+	if f.Force {
+		err = os.Rename(temp.Name(), path)
+	} else {
+		err = os.Link(temp.Name(), path)
+	}
+	switch {
+	case errors.Is(err, fs.ErrExist):
+		return exists(path)
+	case err != nil:
+		return problem(Failed, "", "writing %s", path).because(err)
+	}
+	return nil
+}

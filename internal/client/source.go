@@ -1,0 +1,186 @@
+package client
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/url"
+	"os"
+)
+
+// Source is one place where an identity token may come from.
+type Source struct {
+	Name string
+	// Fetch returns the raw token; an *Absent error when the source isn't
+	// there, so that the next may be tried; any other error ends the search.
+	Fetch func(ctx context.Context) (string, error)
+}
+
+// Absent says that a source isn't there, and why.
+type Absent struct{ Reason string }
+
+func (a *Absent) Error() string { return a.Reason }
+
+// Attempt is what came of one source.
+type Attempt struct {
+	Source  string
+	Outcome string
+}
+
+// FindToken takes the first token that a source gives, in order. A source that
+// is there but fails ends the search: falling through to another identity
+// would surprise. The attempts are returned in every case.
+func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error) {
+	var attempts []Attempt
+	for _, s := range sources {
+		raw, err := s.Fetch(ctx)
+		var absent *Absent
+		if errors.As(err, &absent) {
+			attempts = append(attempts, Attempt{s.Name, absent.Reason})
+			continue
+		}
+		var token *Token
+		if err == nil {
+			token, err = ParseToken(raw)
+		}
+		if err != nil {
+			attempts = append(attempts, Attempt{s.Name, "failed"})
+			return nil, attempts, &tokenError{source: s.Name, err: err}
+		}
+		return token, append(attempts, Attempt{s.Name, "used"}), nil
+	}
+	return nil, attempts, problem(Misused,
+		"give one of --token-file FILE, --token-env NAME, --token-stdin, --browser or --device (the last two with --issuer URL)",
+		"no identity token was found%s", tried(attempts))
+}
+
+// tokenError says which source failed and keeps the kind and mend of the cause.
+type tokenError struct {
+	source string
+	err    error
+}
+
+func (e *tokenError) Error() string {
+	return "the identity token from " + e.source + ": " + e.err.Error()
+}
+func (e *tokenError) Unwrap() error { return e.err }
+
+func tried(attempts []Attempt) string {
+	text := ""
+	for _, a := range attempts {
+		text += fmt.Sprintf("\n%s: %s", a.Source, a.Outcome)
+	}
+	return text
+}
+
+// TokenFile reads the token from a file.
+func TokenFile(path string) Source {
+	return Source{Name: "the file " + path, Fetch: func(context.Context) (string, error) {
+		f, err := os.Open(path) // #nosec G304 -- the user names the file
+		if err != nil {
+			return "", problem(Failed, "", "opening it").because(err)
+		}
+		defer f.Close() //nolint:errcheck // only read from
+		return readToken(f)
+	}}
+}
+
+// TokenReader reads the token from r, which name describes.
+func TokenReader(name string, r io.Reader) Source {
+	return Source{Name: name, Fetch: func(context.Context) (string, error) { return readToken(r) }}
+}
+
+func readToken(r io.Reader) (string, error) {
+	b, err := io.ReadAll(io.LimitReader(r, maxToken+1))
+	if err != nil {
+		return "", problem(Failed, "", "reading it").because(err)
+	}
+	return string(b), nil // ParseToken refuses what is too long
+}
+
+// TokenEnv reads the token from the environment variable that the user named:
+// it is an error when that one is not set.
+func TokenEnv(name string, getenv func(string) string) Source {
+	return Source{Name: "the environment variable " + name, Fetch: func(context.Context) (string, error) {
+		if v := getenv(name); v != "" {
+			return v, nil
+		}
+		return "", problem(Failed, "export the token under that name", "the variable is not set or empty")
+	}}
+}
+
+// SigstoreEnv is the variable that Sigstore clients agree on for a ready token.
+const SigstoreEnv = "SIGSTORE_ID_TOKEN"
+
+// Ambient lists the sources that need no flag, in order: GitLab CI's id_tokens,
+// SIGSTORE_ID_TOKEN, GitHub Actions. The audience is asked of GitHub only: the
+// others' tokens have theirs already.
+func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience string) []Source {
+	inGitLab := getenv("GITLAB_CI") == "true"
+	return []Source{
+		{Name: "GitLab CI", Fetch: func(context.Context) (string, error) {
+			if !inGitLab {
+				return "", &Absent{"not a GitLab job (GITLAB_CI is not true)"}
+			}
+			if v := getenv(SigstoreEnv); v != "" {
+				return v, nil
+			}
+			return "", &Absent{"the job has no `id_tokens: {" + SigstoreEnv + ": {aud: " + audience + "}}`"}
+		}},
+		{Name: SigstoreEnv, Fetch: func(context.Context) (string, error) {
+			if v := getenv(SigstoreEnv); v != "" {
+				return v, nil
+			}
+			return "", &Absent{"not set"}
+		}},
+		{Name: "GitHub Actions", Fetch: func(ctx context.Context) (string, error) {
+			at, bearer := getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
+			switch {
+			case at != "" && bearer != "":
+				return gitHubToken(ctx, hc, retry, at, bearer, audience)
+			case getenv("GITHUB_ACTIONS") == "true":
+				return "", &Absent{"the job has no `permissions: {id-token: write}`"}
+			default:
+				return "", &Absent{"not a GitHub job (ACTIONS_ID_TOKEN_REQUEST_URL is not set)"}
+			}
+		}},
+	}
+}
+
+// gitHubToken asks the runner's token service, whose URL and bearer the
+// workflow's environment holds, for a token with the audience.
+func gitHubToken(ctx context.Context, hc *http.Client, retry Retry, at, bearer, audience string) (string, error) {
+	u, err := url.Parse(at)
+	if err != nil || (u.Scheme != "https" && !IsLoopback(u.Hostname())) {
+		return "", problem(Failed, "", "ACTIONS_ID_TOKEN_REQUEST_URL is not an https URL")
+	}
+	q := u.Query()
+	q.Set("audience", audience)
+	u.RawQuery = q.Encode()
+
+	send := func(ctx context.Context) (*http.Request, error) {
+		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
+		if err == nil {
+			req.Header.Set("Authorization", "Bearer "+bearer)
+			req.Header.Set("Accept", "application/json")
+		}
+		return req, err
+	}
+	answer, err := exchange(ctx, hc, retry, "GitHub's token service", send)
+	if err != nil {
+		return "", err
+	}
+	if answer.status != http.StatusOK {
+		return "", answer.fault("GitHub's token service")
+	}
+	var body struct {
+		Value string `json:"value"`
+	}
+	if err := json.Unmarshal(answer.body, &body); err != nil || body.Value == "" {
+		return "", problem(Failed, "", "GitHub's token service answered without a token")
+	}
+	return body.Value, nil
+}

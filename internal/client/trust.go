@@ -1,0 +1,203 @@
+package client
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// Trust is what a trusted root says: the authorities and logs that count, each
+// with the window in which it does.
+type Trust struct {
+	Authorities []TrustedAuthority
+	Logs        []TrustedLog
+}
+
+// TrustedAuthority is one chain of certificates, issuing certificate first and
+// self-signed root last.
+type TrustedAuthority struct {
+	Chain  []*x509.Certificate
+	Window Window
+}
+
+// TrustedLog is one log's key.
+type TrustedLog struct {
+	ID     [32]byte // SHA-256 of the SubjectPublicKeyInfo
+	Key    *ecdsa.PublicKey
+	URL    string
+	Window Window
+}
+
+// Window is a span of time with both ends in it; a zero end is unbounded.
+type Window struct{ Start, End time.Time }
+
+// Holds reports whether t lies in the window.
+func (w Window) Holds(t time.Time) bool {
+	return !t.Before(w.Start) && (w.End.IsZero() || !t.After(w.End))
+}
+
+// VerifyChain verifies the leaf for code signing, at its own notBefore, to the
+// root of an authority whose window holds that moment, using certificates of
+// the trusted root alone. It returns the verified chain, leaf first and root
+// last. Every error is Unverified.
+func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error) {
+	at := leaf.NotBefore
+	if leaf.IsCA {
+		return nil, problem(Unverified, "", "the certificate is a CA certificate, not a signer's")
+	}
+	// A SAN that holds nothing but an OtherName is critical and unknown to
+	// crypto/x509; it is read by package inspect instead.
+	checked := *leaf
+	checked.UnhandledCriticalExtensions = nil
+	for _, oid := range leaf.UnhandledCriticalExtensions {
+		if !oid.Equal(oidSAN) {
+			checked.UnhandledCriticalExtensions = append(checked.UnhandledCriticalExtensions, oid)
+		}
+	}
+	last := errors.New("it lists no authority for that time")
+	for _, authority := range t.Authorities {
+		if len(authority.Chain) == 0 || !authority.Window.Holds(at) {
+			continue
+		}
+		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+		roots.AddCert(authority.Chain[len(authority.Chain)-1])
+		for _, c := range authority.Chain[:len(authority.Chain)-1] {
+			intermediates.AddCert(c)
+		}
+		chains, err := checked.Verify(x509.VerifyOptions{
+			Roots: roots, Intermediates: intermediates, CurrentTime: at,
+			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		})
+		if err == nil {
+			return append([]*x509.Certificate{leaf}, chains[0][1:]...), nil
+		}
+		last = err
+	}
+	return nil, problem(Unverified, "check that the trusted root is that of this CA",
+		"the certificate does not chain to the trusted root").because(last)
+}
+
+// SCTResult is one SCT of a certificate and what verifying it came to.
+type SCTResult struct {
+	SCT ctlog.SCT
+	Log *TrustedLog // nil when no listed log has the id
+	Err error       // nil: verified
+}
+
+// VerifySCTs verifies each embedded SCT with the key of the listed log that has
+// its id, whose window must hold the SCT's time. issuer is the certificate that
+// signed the leaf; verify the chain first. The error is for a list that can't be
+// read; a certificate without SCTs has no results.
+func (t *Trust) VerifySCTs(leaf, issuer *x509.Certificate) ([]SCTResult, error) {
+	scts, err := EmbeddedSCTs(leaf)
+	if err != nil || len(scts) == 0 {
+		return nil, err
+	}
+	tbs, err := tbsWithoutSCTs(leaf)
+	if err != nil {
+		return nil, err
+	}
+	entry := ctlog.Chain{IssuerKeyHash: sha256.Sum256(issuer.RawSubjectPublicKeyInfo), TBS: tbs}
+	results := make([]SCTResult, 0, len(scts))
+	for _, sct := range scts {
+		r := SCTResult{SCT: sct}
+		r.Log, r.Err = t.logFor(sct)
+		if r.Err == nil {
+			r.Err = sct.Verify(r.Log.Key, entry)
+		}
+		results = append(results, r)
+	}
+	return results, nil
+}
+
+// logFor finds the log of an SCT. A log may be listed with several windows.
+func (t *Trust) logFor(sct ctlog.SCT) (*TrustedLog, error) {
+	at, ok := SCTTime(sct)
+	if !ok {
+		return nil, errors.New("its time is out of range")
+	}
+	var known *TrustedLog
+	for i := range t.Logs {
+		if t.Logs[i].ID != sct.LogID {
+			continue
+		}
+		known = &t.Logs[i]
+		if known.Window.Holds(at) {
+			return known, nil
+		}
+	}
+	if known == nil {
+		return nil, errors.New("the trusted root lists no log with this id")
+	}
+	return known, errors.New("its time is outside the window in which the trusted root accepts the log")
+}
+
+// SCTTime is the SCT's time; false when it is beyond the year 9999, which no
+// format of this program can write.
+func SCTTime(sct ctlog.SCT) (time.Time, bool) {
+	const beyond = 253402300800000 // 10000-01-01 in ms
+	if sct.Timestamp >= beyond {
+		return time.Time{}, false
+	}
+	return time.UnixMilli(int64(sct.Timestamp)).UTC(), true // #nosec G115 -- bounded above
+}
+
+// Verified is a certificate that passed.
+type Verified struct {
+	Chain []*x509.Certificate // leaf first, root last, as verified: only the leaf is from the answer
+	SCTs  []SCTResult         // at least one verified, unless unlogged was allowed
+}
+
+// Verify checks an answer of the CA: the leaf holds our key, chains to the
+// trusted root, names the token's subject, and at least one SCT of a listed
+// log is right. unlogged allows a certificate without SCTs, never a wrong one.
+func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged bool) (*Verified, error) {
+	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	if !ok || !public.Equal(key.Public()) {
+		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate is for another key")
+	}
+	chain, err := t.VerifyChain(leaf)
+	if err != nil {
+		return nil, err
+	}
+	if err := checkSubject(leaf, token); err != nil {
+		return nil, err
+	}
+	results, err := t.VerifySCTs(leaf, chain[1])
+	if err != nil {
+		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate's SCTs can't be read").because(err)
+	}
+	verified := &Verified{Chain: chain, SCTs: results}
+	if len(results) == 0 {
+		if unlogged {
+			return verified, nil
+		}
+		return nil, problem(Unverified, "configure a log at the CA, or accept such certificates with --accept-unlogged",
+			"the certificate carries no SCT: it is in no transparency log that verifiers know of")
+	}
+	var reasons []error
+	for _, r := range results {
+		if r.Err == nil {
+			return verified, nil
+		}
+		reasons = append(reasons, fmt.Errorf("SCT of the log %x: %w", r.SCT.LogID[:6], r.Err))
+	}
+	return nil, problem(Unverified, "check that the trusted root is the CA's current one",
+		"no SCT of the certificate could be verified").because(errors.Join(reasons...))
+}
+
+// checkLogKey is the key as a log's: ECDSA P-256 (what RFC 6962 logs here use).
+func checkLogKey(key any) (*ecdsa.PublicKey, error) {
+	pub, ok := key.(*ecdsa.PublicKey)
+	if !ok || pub.Curve != elliptic.P256() {
+		return nil, errors.New("a log's key is not ECDSA P-256")
+	}
+	return pub, nil
+}
