@@ -1,0 +1,104 @@
+#!/bin/sh
+# A private CA on this machine in one command: starts `mayfly dev`, obtains one
+# certificate through its development issuer over HTTP, and shows it.
+#
+#   run.sh [--exit] MAYFLY     MAYFLY is the binary
+#
+# The service then runs until Ctrl-C; with --exit it works in a folder that is
+# thrown away, on whatever ports are free, and ends at once. MAYFLY_DIR names
+# another folder than ./mayfly-data, EMAIL another identity, and MAYFLY_FLAGS
+# adds flags of `mayfly dev`.
+set -eu
+
+stay=yes
+if [ "${1-}" = --exit ]; then
+  stay=
+  shift
+fi
+mayfly=${1:?usage: run.sh [--exit] MAYFLY}
+email=${EMAIL:-you@example.com}
+flags=${MAYFLY_FLAGS:-}
+work=$(mktemp -d)
+if [ -n "$stay" ]; then
+  dir=${MAYFLY_DIR:-./mayfly-data}
+else
+  dir=$work/data
+  for listener in http grpc issuer metrics; do
+    flags="--$listener-address 127.0.0.1:0 $flags"
+  done
+fi
+
+service=
+finish() {
+  status=$?
+  trap - INT TERM EXIT
+  if [ -n "$service" ]; then
+    kill -TERM "$service" 2>/dev/null || true
+    wait "$service" || status=$?
+  fi
+  rm -rf "$work"
+  exit "$status"
+}
+trap finish EXIT
+# The terminal's Ctrl-C reaches the service too: it ends by itself, and so do we.
+trap 'exit 0' INT TERM
+
+say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+fetch() {
+  if command -v curl >/dev/null 2>&1; then
+    curl --fail --silent --show-error "$1"
+  else
+    wget --quiet --output-document=- "$1"
+  fi
+}
+# endpoint NAME reads one of the addresses that the service chose.
+endpoint() { sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p' "$dir/endpoints.json"; }
+
+say "1. Start a certificate authority, its log and a development issuer (data: $dir)"
+rm -f "$dir/endpoints.json"
+# shellcheck disable=SC2086 # flags are words
+"$mayfly" dev --dir "$dir" $flags >"$work/log" 2>&1 &
+service=$!
+until [ -s "$dir/endpoints.json" ]; do
+  if ! kill -0 "$service" 2>/dev/null; then
+    cat "$work/log" >&2
+    exit 1
+  fi
+  sleep 0.1
+done
+http=$(endpoint http)
+grpc=$(endpoint grpc)
+issuer=$(endpoint issuer)
+metrics=$(endpoint metrics)
+echo "REST      $http"
+echo "gRPC      $grpc"
+echo "issuer    $issuer"
+echo "metrics   $metrics/metrics"
+
+say "2. Obtain a certificate for $email"
+fetch "$http/trusted_root.json" >"$work/trusted_root.json"
+fetch "$issuer/dev/token?email=$email" >"$work/token"
+"$mayfly" request --url "$http" --token-file "$work/token" \
+  --trusted-root "$work/trusted_root.json" --key "$work/key.pem" --certificate "$work/cert.pem"
+
+say "3. Read it"
+"$mayfly" cert show --trusted-root "$work/trusted_root.json" "$work/cert.pem"
+
+say "4. Sign a file with cosign v3 and verify the signature"
+cat <<TEXT
+  curl -sO $http/trusted_root.json
+  curl -sO $http/signing_config.json
+  date > hello.txt
+  cosign sign-blob --yes --signing-config signing_config.json --trusted-root trusted_root.json \\
+    --identity-token "\$(curl -s '$issuer/dev/token?email=$email')" --bundle hello.json hello.txt
+  cosign verify-blob --bundle hello.json --trusted-root trusted_root.json --insecure-ignore-tlog \\
+    --certificate-identity $email --certificate-oidc-issuer $issuer hello.txt
+TEXT
+
+[ -n "$stay" ] || exit 0
+say "Running. Ctrl-C ends it; what it says from now on follows."
+tail -n 0 -f "$work/log" &
+tail=$!
+wait "$service" || true
+service=
+kill "$tail" 2>/dev/null || true
