@@ -14,9 +14,9 @@ const (
 	maxShort = 256  // all else
 )
 
-// maxRecord bounds an encoded record: 4 long and 12 short strings, each byte
-// escaped to six at most, and the envelope.
-const maxRecord = 6*(4*maxLong+12*maxShort) + 2048
+// maxRecord bounds an encoded record: with the envelope 5 long and 13 short
+// strings, each byte escaped to six at most, and the rest.
+const maxRecord = 6*(5*maxLong+13*maxShort) + 4096
 
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).

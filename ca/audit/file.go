@@ -7,8 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -39,6 +38,7 @@ type File struct {
 	lock    io.Closer
 	trail   *stream
 	refused *stream
+	closing sync.Once
 }
 
 // Open opens or creates the trail and its file of refusals. A last line that a
@@ -62,15 +62,10 @@ func Open(c Config, o Options) (*File, error) {
 		return nil, fmt.Errorf("registering the metrics of the audit trail: %w", err)
 	}
 	path := string(c.Path)
-	if path == "" {
-		return nil, errors.New("the audit trail has no path")
+	if err := errors.Join(usable(path), usable(refusedPath(path))); err != nil {
+		return nil, err
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil {
-		return nil, fmt.Errorf("the folder of the audit trail: %w", err)
-	} else if !info.IsDir() {
-		return nil, fmt.Errorf("the folder of the audit trail: %s is not a folder", filepath.Dir(path))
-	}
-	lock, err := acquire(path + ".lock")
+	lock, err := acquire(path+".lock", lockWait)
 	if err != nil {
 		return nil, err
 	}
@@ -112,10 +107,13 @@ func (f *File) Ready(ctx context.Context) error { return f.trail.ready(ctx) }
 // files. Record fails from then on. A second Close does nothing.
 func (f *File) Close() error {
 	var errs []error
-	for _, s := range []*stream{f.trail, f.refused} {
-		if s != nil {
-			errs = append(errs, s.close())
+	f.closing.Do(func() {
+		for _, s := range []*stream{f.trail, f.refused} {
+			if s != nil {
+				errs = append(errs, s.close())
+			}
 		}
-	}
-	return errors.Join(append(errs, f.lock.Close())...)
+		errs = append(errs, f.lock.Close())
+	})
+	return errors.Join(errs...)
 }

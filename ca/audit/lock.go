@@ -17,16 +17,17 @@ const (
 	lockPoll = 50 * time.Millisecond
 )
 
-// acquire takes the lock file at path, which is created and stays. The lock is
-// separate from the trail because rotation replaces the trail's file.
-func acquire(path string) (io.Closer, error) {
+// acquire takes the lock file at path, which is created and stays, and waits for
+// it as long as told. The lock is separate from the trail because rotation
+// replaces the trail's file.
+func acquire(path string, patience time.Duration) (io.Closer, error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600) // #nosec G304 -- the operator's own path
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the audit trail: %w", err)
 	}
 	ticker := time.NewTicker(lockPoll)
 	defer ticker.Stop()
-	for tries := lockWait / lockPoll; ; tries-- {
+	for tries := patience / lockPoll; ; tries-- {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 		if err == nil {
 			return f, nil

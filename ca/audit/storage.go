@@ -15,7 +15,7 @@ import (
 const fileMode = 0o600
 
 // maxTorn bounds how far back a cut line is looked for; a batch is never longer.
-const maxTorn = maxBatch + maxRecord
+const maxTorn = maxBatch
 
 // storage is what the rotating library gives, and where tests put faults.
 // Rotation happens only at the start of a Write, so Sync flushes all of the last one.
@@ -33,18 +33,31 @@ type disk struct {
 	known   os.FileInfo // the file whose folder entry is durable
 }
 
-// newDisk refuses a path that isn't a regular file, where there is one: a device
-// or a pipe can't be made durable.
-func newDisk(path string, r Rotation) (*disk, error) {
+// usable refuses a path without a folder, and what isn't a regular file where
+// there is something: a device or a pipe can't be made durable.
+func usable(path string) error {
+	if path == "" {
+		return errors.New("the audit trail has no path")
+	}
+	if info, err := os.Stat(filepath.Dir(path)); err != nil {
+		return fmt.Errorf("the folder of the audit trail: %w", err)
+	} else if !info.IsDir() {
+		return fmt.Errorf("the folder of the audit trail: %s is not a folder", filepath.Dir(path))
+	}
 	info, err := os.Stat(path)
 	switch {
 	case errors.Is(err, os.ErrNotExist):
+		return nil
 	case err != nil:
-		return nil, fmt.Errorf("the audit trail: %w", err)
+		return fmt.Errorf("the audit trail: %w", err)
 	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("the audit trail %s is not a regular file; its records could not be made durable", path)
+		return fmt.Errorf("the audit trail %s is not a regular file; its records could not be made durable", path)
 	}
-	return &disk{path: path, open: func() storage { return rotating(path, r) }}, nil
+	return nil
+}
+
+func newDisk(path string, r Rotation) *disk {
+	return &disk{path: path, open: func() storage { return rotating(path, r) }}
 }
 
 // rotating is the library's writer. Compressed or not, only size rotates, so the
@@ -122,11 +135,28 @@ func (d *disk) repair() (torn []byte, err error) {
 	if err != nil {
 		return nil, fmt.Errorf("repairing the audit trail: %w", err)
 	}
-	torn, err = cutTail(f)
+	if err = recognise(f); err == nil {
+		torn, err = cutTail(f)
+	}
 	if err = errors.Join(err, f.Close()); err != nil {
 		return nil, fmt.Errorf("repairing the audit trail: %w", err)
 	}
 	return torn, nil
+}
+
+// recognise refuses a file that doesn't begin as a record does, before anything
+// is cut from it or added: the path may name somebody else's file by mistake.
+func recognise(f *os.File) error {
+	var first [1]byte
+	switch _, err := f.ReadAt(first[:], 0); {
+	case errors.Is(err, io.EOF):
+		return nil // empty
+	case err != nil:
+		return err
+	case first[0] != '{':
+		return fmt.Errorf("%s is not an audit trail: it doesn't begin with a record; move it away or name another path", f.Name())
+	}
+	return nil
 }
 
 // cutTail cuts f after its last new line and gives what followed it.

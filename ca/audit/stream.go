@@ -10,10 +10,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// maxBatch bounds the bytes that wait for the disk, and so the memory of the
-// queue. A batch is one write, which the rotating library refuses above the
-// file's maximum size, 1 MiB at the least: a batch and a mark stay below it.
-const maxBatch = 768 << 10
+// maxBatch bounds the bytes that wait for the disk, and so the memory of the queue.
+const maxBatch = 4 << 20
+
+// batchLimit is maxBatch, or less for small files: a batch is one write, which the
+// rotating library refuses above the file's maximum size. There is room for a mark.
+func batchLimit(r Rotation) int {
+	return min(maxBatch, r.MaxSizeMB<<20) - maxRecord
+}
 
 // batch is what one flush makes durable. Its callers wait for done, then read err.
 type batch struct {
@@ -32,7 +36,8 @@ var types = [4]Type{Intent, Issued, Denied, Failed}
 // wakes its callers, while the next batch fills. (Group commit.)
 type stream struct {
 	name     string
-	pace     time.Duration // least time between two commits; 0 for none
+	pace     time.Duration // least pause between two commits; 0 for none
+	limit    int           // of the bytes of a batch
 	envelope *envelope
 	metrics  *metrics
 	logger   *slog.Logger
@@ -55,20 +60,16 @@ type stream struct {
 }
 
 func openStream(name, path string, r Rotation, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
-	d, err := newDisk(path, r)
-	if err != nil {
-		return nil, err
-	}
-	s := newStream(name, d, pace, v, m, l)
+	s := newStream(name, newDisk(path, r), batchLimit(r), pace, v, m, l)
 	if err := s.start(); err != nil {
 		return nil, err
 	}
 	return s, nil
 }
 
-func newStream(name string, d *disk, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) *stream {
+func newStream(name string, d *disk, limit int, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) *stream {
 	return &stream{
-		name: name, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
+		name: name, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
 		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
 		open: newBatch(nil),
 	}
@@ -102,7 +103,7 @@ func (s *stream) record(ctx context.Context, e *Event) error {
 	case s.closed:
 		s.mu.Unlock()
 		return unavailable(errors.New("the audit trail is closed"))
-	case len(b.lines) > maxBatch-maxRecord:
+	case len(b.lines) > s.limit-maxRecord:
 		s.mu.Unlock()
 		s.metrics.records.WithLabelValues(string(e.Type), overflow).Inc()
 		return unavailable(errors.New("too many audit records wait for the disk"))
@@ -168,12 +169,6 @@ func unavailable(cause error) error {
 // run is the writer. It ends after close, when all that was accepted is committed.
 func (s *stream) run() {
 	defer close(s.ended)
-	var pace <-chan time.Time
-	if s.pace > 0 {
-		t := time.NewTicker(s.pace)
-		defer t.Stop()
-		pace = t.C
-	}
 	var spare []byte
 	for {
 		select {
@@ -184,9 +179,9 @@ func (s *stream) run() {
 			s.err = s.disk.close()
 			return
 		}
-		if pace != nil {
+		if s.pace > 0 {
 			select {
-			case <-pace:
+			case <-time.After(s.pace):
 			case <-s.quit:
 			}
 		}
@@ -211,7 +206,7 @@ func (s *stream) commit(b *batch) []byte {
 	}
 	lines := b.lines
 	close(b.done)
-	if cap(lines) > maxBatch+maxRecord {
+	if cap(lines) > maxBatch {
 		return nil
 	}
 	return lines
@@ -226,7 +221,7 @@ func (s *stream) store(b *batch) error {
 		if err != nil {
 			return err
 		}
-		if torn != nil {
+		if s.torn == nil {
 			s.torn = torn
 		}
 	}

@@ -1,0 +1,331 @@
+package audit
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// faulty is the real rotating writer with faults in front of it.
+type faulty struct {
+	storage
+	*faults
+}
+
+type faults struct {
+	writes, syncs atomic.Int64
+	write         atomic.Pointer[func(s storage, p []byte) (int, error)] // nil: the real one
+	sync          atomic.Pointer[func(s storage) error]
+}
+
+func (f faulty) Write(p []byte) (int, error) {
+	f.writes.Add(1)
+	if w := f.write.Load(); w != nil {
+		return (*w)(f.storage, p)
+	}
+	return f.storage.Write(p)
+}
+
+func (f faulty) Sync() error {
+	f.syncs.Add(1)
+	if s := f.sync.Load(); s != nil {
+		return (*s)(f.storage)
+	}
+	return f.storage.Sync()
+}
+
+// openFaulty opens a stream whose storage takes its faults from the second result.
+func openFaulty(t *testing.T, path string) (*stream, *faults) {
+	t.Helper()
+	r := Rotation{MaxSizeMB: 1}
+	in := &faults{}
+	d := &disk{path: path, open: func() storage { return faulty{rotating(path, r), in} }}
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newStream("trail", d, batchLimit(r), 0, newEnvelope("mayfly", "run", fixed), m, slog.New(slog.DiscardHandler))
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = s.close() })
+	return s, in
+}
+
+func intent(serial string) *Event { return &Event{Type: Intent, Serial: serial} }
+
+// blocked makes every flush wait; it reports each beginning, and release ends them all.
+func blocked(in *faults) (began chan struct{}, release func()) {
+	began, gate := make(chan struct{}, 100), make(chan struct{})
+	hold := func(s storage) error {
+		began <- struct{}{}
+		<-gate
+		return s.Sync()
+	}
+	in.sync.Store(&hold)
+	return began, sync.OnceFunc(func() { close(gate) })
+}
+
+func (s *stream) waiting() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.open.count
+}
+
+func TestRecordReturnsAfterTheFlushAndBatchesShareOne(t *testing.T) {
+	t.Parallel()
+	s, in := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	began, release := blocked(in)
+	defer release()
+	const rest = 50
+	var done atomic.Int64
+	var wg sync.WaitGroup
+	call := func(i int) {
+		wg.Go(func() {
+			if err := s.record(t.Context(), intent(fmt.Sprint(i))); err != nil {
+				t.Error(err)
+			}
+			done.Add(1)
+		})
+	}
+	call(0)
+	<-began
+	for i := range rest {
+		call(i + 1)
+	}
+	eventually(t, "all wait in one batch", func() bool { return s.waiting() == rest })
+	if n := done.Load(); n != 0 {
+		t.Errorf("%d callers returned before the flush", n)
+	}
+	release()
+	wg.Wait()
+	if w, f := in.writes.Load(), in.syncs.Load(); w != 2 || f != 2 {
+		t.Errorf("%d writes and %d flushes, want 2 and 2", w, f)
+	}
+}
+
+func TestACallerThatLeavesDoesNotTakeItsRecordAlong(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	s, in := openFaulty(t, path)
+	began, release := blocked(in)
+	defer release()
+	ctx, cancel := context.WithCancel(t.Context())
+	got := make(chan error, 1)
+	go func() { got <- s.record(ctx, intent("01")) }()
+	<-began
+	cancel()
+	wantReason(t, <-got, fault.ClientGone)
+	release()
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	if n := serials(readFile(t, path)); n["01"] != 1 {
+		t.Errorf("failed after it took effect: %v", n)
+	}
+}
+
+func TestTheQueueIsBounded(t *testing.T) {
+	t.Parallel()
+	s, in := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	began, release := blocked(in)
+	defer release()
+	var wg sync.WaitGroup
+	wg.Go(func() { _ = s.record(t.Context(), intent("first")) })
+	<-began
+	long := intent("long")
+	long.SAN = string(make([]byte, maxLong)) // six bytes each when escaped
+	overflowed := make(chan error, 1)
+	for n := 0; len(overflowed) == 0; n++ {
+		wg.Go(func() {
+			if err := s.record(t.Context(), long); err != nil {
+				select {
+				case overflowed <- err:
+				default:
+				}
+			}
+		})
+		eventually(t, "the record waits or is refused", func() bool { return s.waiting() > n || len(overflowed) > 0 })
+	}
+	wantReason(t, <-overflowed, fault.AuditUnavailable)
+	s.mu.Lock()
+	if n := len(s.open.lines); n > 1<<20-maxRecord {
+		t.Errorf("%d bytes wait", n)
+	}
+	s.mu.Unlock()
+	release()
+	wg.Wait()
+}
+
+func TestAStorageFailureFailsTheBatchAndTheNextRecovers(t *testing.T) {
+	t.Parallel()
+	tests := []struct {
+		name  string
+		fail  func(in *faults)
+		cause error
+		torn  bool // part of a line stays behind
+		after int  // times the failed record is in the file: it may have taken effect
+	}{
+		{"no space, nothing written", func(in *faults) {
+			w := func(storage, []byte) (int, error) { return 0, syscall.ENOSPC }
+			in.write.Store(&w)
+		}, syscall.ENOSPC, false, 0},
+		{"no space in the middle of a line", func(in *faults) {
+			w := func(s storage, p []byte) (int, error) {
+				n, err := s.Write(p[:20])
+				return n, errors.Join(syscall.ENOSPC, err)
+			}
+			in.write.Store(&w)
+		}, syscall.ENOSPC, true, 0},
+		{"read-only", func(in *faults) {
+			w := func(storage, []byte) (int, error) { return 0, syscall.EROFS }
+			in.write.Store(&w)
+		}, syscall.EROFS, false, 0},
+		{"the flush fails", func(in *faults) {
+			f := func(storage) error { return syscall.EIO }
+			in.sync.Store(&f)
+		}, syscall.EIO, false, 1},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			t.Parallel()
+			path := filepath.Join(t.TempDir(), "audit.jsonl")
+			s, in := openFaulty(t, path)
+			for _, serial := range []string{"01", "02"} {
+				if err := s.record(t.Context(), intent(serial)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			tt.fail(in)
+			err := s.record(t.Context(), intent("03"))
+			wantReason(t, err, fault.AuditUnavailable)
+			if !errors.Is(err, tt.cause) {
+				t.Errorf("the cause is lost: %v", err)
+			}
+			wantReason(t, s.ready(t.Context()), fault.AuditUnavailable)
+
+			in.write.Store(nil)
+			in.sync.Store(nil)
+			if err := s.ready(t.Context()); err != nil { // no traffic is needed
+				t.Fatalf("not ready again: %v", err)
+			}
+			if err := s.record(t.Context(), intent("04")); err != nil {
+				t.Fatal(err)
+			}
+			if err := s.close(); err != nil {
+				t.Fatal(err)
+			}
+			records := readFile(t, path)
+			n := serials(records)
+			if n["01"] != 1 || n["02"] != 1 || n["03"] != tt.after || n["04"] != 1 {
+				t.Errorf("records: %v", n)
+			}
+			mark := records[len(records)-2]
+			if mark.Type != recoveredType || mark.Data["failed_records"] != 1.0 || (mark.Data["torn_line"] != nil) != tt.torn {
+				t.Errorf("the mark before the first record after the failure: %+v", mark)
+			}
+		})
+	}
+}
+
+func TestAFullDeviceIsAnErrorForEveryCaller(t *testing.T) {
+	t.Parallel()
+	r := Rotation{MaxSizeMB: 1}
+	// The real device and the real library, past usable, which refuses devices.
+	d := &disk{path: "/dev/full", open: func() storage { return rotating("/dev/full", r) }}
+	if err := d.append([]byte("{}\n")); !errors.Is(err, syscall.ENOSPC) {
+		t.Errorf("append = %v, want ENOSPC", err)
+	}
+	if err := d.close(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestAMissingFolderFailsUntilItIsBack(t *testing.T) {
+	t.Parallel()
+	dir := filepath.Join(t.TempDir(), "d")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "audit.jsonl")
+	s, _ := openFaulty(t, path)
+	if err := s.record(t.Context(), intent("01")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(dir, dir+".away"); err != nil {
+		t.Fatal(err)
+	}
+	wantReason(t, s.record(t.Context(), intent("02")), fault.AuditUnavailable)
+	if err := os.Rename(dir+".away", dir); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.record(t.Context(), intent("03")); err != nil {
+		t.Fatal(err)
+	}
+	if n := serials(readFile(t, path)); n["01"] != 1 || n["03"] != 1 {
+		t.Errorf("records: %v", n)
+	}
+}
+
+func TestAClosedStreamCommitsWhatWaits(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	s, in := openFaulty(t, path)
+	began, release := blocked(in)
+	var wg sync.WaitGroup
+	for i := range 3 {
+		wg.Go(func() {
+			if err := s.record(t.Context(), intent(fmt.Sprint(i))); err != nil {
+				t.Error(err)
+			}
+		})
+		if i == 0 {
+			<-began
+		}
+	}
+	eventually(t, "two wait", func() bool { return s.waiting() == 2 })
+	closed := make(chan error, 1)
+	go func() { closed <- s.close() }()
+	release()
+	if err := <-closed; err != nil {
+		t.Fatal(err)
+	}
+	wg.Wait()
+	if n := serials(readFile(t, path)); len(n) != 3 {
+		t.Errorf("records: %v", n)
+	}
+}
+
+func TestPaceLeavesThePauseAfterACommit(t *testing.T) {
+	t.Parallel()
+	s, _ := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	if err := s.close(); err != nil {
+		t.Fatal(err)
+	}
+	s.quit, s.ended, s.closed, s.pace = make(chan struct{}), make(chan struct{}), false, time.Hour
+	if err := s.start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := s.record(t.Context(), intent("01")); err != nil {
+		t.Fatal(err)
+	}
+	got := make(chan error, 1)
+	go func() { got <- s.record(t.Context(), intent("02")) }()
+	eventually(t, "the second waits for the pause to end", func() bool { return s.waiting() == 1 })
+	if err := s.close(); err != nil { // closing doesn't wait for the pause
+		t.Fatal(err)
+	}
+	if err := <-got; err != nil {
+		t.Error(err)
+	}
+}
