@@ -12,9 +12,10 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"path/filepath"
 
 	"github.com/youmark/pkcs8"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // maxKeyFile is the largest key file that is read, in bytes; an RSA 4096 key
@@ -183,42 +184,8 @@ func GenerateFile(path string, algorithm Algorithm, passphrase []byte) (Signer, 
 	if err != nil {
 		return nil, fmt.Errorf("key file %s: encoding the key: %w", path, err)
 	}
-	if err := writeNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
+	if err := durable.WriteNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
 	return &file{key}, nil
-}
-
-// writeNew writes a file that must not exist yet, and syncs it and its folder.
-// What a failure left half-written is removed.
-func writeNew(path string, b []byte, mode os.FileMode) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // G304: the operator names the file
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, f.Close(), os.Remove(path))
-		}
-	}()
-	if _, err = f.Write(b); err != nil {
-		return err
-	}
-	if err = f.Sync(); err != nil {
-		return err
-	}
-	if err = f.Close(); err != nil {
-		return err
-	}
-	return syncFolder(filepath.Dir(path))
-}
-
-// syncFolder makes a new file's name durable: fsync(2) of the file alone
-// doesn't.
-func syncFolder(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // G304: the folder of a file that the operator names
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }

@@ -1,0 +1,181 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/sha256"
+	"crypto/x509"
+	"fmt"
+	"os"
+	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Authority is a certificate chain and the key of its first certificate, checked
+// by LoadAuthority, with all that is the same in every certificate it issues.
+// It never changes.
+type Authority struct {
+	chain               [][]byte // DER: the issuing certificate, …, the root
+	chainPEM            []string
+	issuer              *x509.Certificate // chain[0]
+	notBefore, notAfter time.Time         // where all of the chain is valid
+	signer              kms.Signer
+	hash                crypto.Hash
+
+	words              string            // the issuing certificate's subject, for records
+	keyHash            [sha256.Size]byte // SHA-256 of the issuer's SubjectPublicKeyInfo: RFC 6962 §3.2
+	name               []byte            // the issuer's name in DER, byte for byte its subject
+	signatureAlgorithm []byte            // AlgorithmIdentifier in DER
+	authorityKeyID     []byte            // the whole extension in DER
+}
+
+// where names the configuration that a fault of an authority is about.
+const where = "ca.authority"
+
+// LoadAuthority reads an authority's chain, opens its key, and checks that they
+// fit each other and may issue code-signing certificates at the time now. Its
+// error is a *setting.FaultError with every fault, each with its mend.
+func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time) (*Authority, error) {
+	var f setting.Faults
+	c.check(where, &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	chain := loadChain(string(c.Chain), now, &f)
+	signer, err := kms.Open(ctx, string(c.Key), kms.Options{Passphrase: c.Passphrase})
+	if err != nil {
+		f.Add(where+".key", "%v", err)
+	}
+	if signer != nil && len(chain) > 0 && !samePublic(chain[0].PublicKey, signer.Public()) {
+		f.Add(where+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
+			subject(chain[0]), c.Chain)
+	}
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	return newAuthority(chain, signer)
+}
+
+// loadChain reads and checks the chain file, and gives what certificates it has.
+func loadChain(path string, now time.Time, f *setting.Faults) []*x509.Certificate {
+	b, err := os.ReadFile(path) //nolint:gosec // G304: the operator's configuration names the file
+	if err != nil {
+		f.Add(where+".chain", "%v", err)
+		return nil
+	}
+	chain, err := parseChain(b)
+	if err != nil {
+		f.Add(where+".chain", "%s: %v", path, err)
+		return nil
+	}
+	checkChain(chain, now, func(format string, args ...any) {
+		f.Add(where+".chain", "%s: %s", path, fmt.Sprintf(format, args...))
+	})
+	return chain
+}
+
+// samePublic reports whether two public keys of any types are equal.
+func samePublic(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
+
+// newAuthority computes what is constant over the authority's life.
+func newAuthority(chain []*x509.Certificate, signer kms.Signer) (*Authority, error) {
+	algorithm, err := kms.AlgorithmOf(signer.Public())
+	if err != nil {
+		return nil, fmt.Errorf("ca: the authority's key: %w", err)
+	}
+	issuer := chain[0]
+	a := &Authority{
+		issuer:             issuer,
+		words:              subject(issuer),
+		notBefore:          issuer.NotBefore,
+		notAfter:           issuer.NotAfter,
+		signer:             signer,
+		hash:               algorithm.Hash(),
+		keyHash:            sha256.Sum256(issuer.RawSubjectPublicKeyInfo),
+		name:               issuer.RawSubject,
+		signatureAlgorithm: signatureAlgorithm(signer.Public(), algorithm.Hash()),
+	}
+	for _, c := range chain {
+		a.chain = append(a.chain, c.Raw)
+		a.chainPEM = append(a.chainPEM, encodePEM(c.Raw))
+		if c.NotBefore.After(a.notBefore) {
+			a.notBefore = c.NotBefore
+		}
+		if c.NotAfter.Before(a.notAfter) {
+			a.notAfter = c.NotAfter
+		}
+	}
+	var b cryptobyte.Builder
+	addExtension(&b, oidAuthority, false, func(b *cryptobyte.Builder) { // RFC 5280 §4.2.1.1
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(tagKeyID, func(b *cryptobyte.Builder) { b.AddBytes(issuer.SubjectKeyId) })
+		})
+	})
+	if a.authorityKeyID, err = b.Bytes(); err != nil {
+		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
+	}
+	return a, nil
+}
+
+// signatureAlgorithm is the AlgorithmIdentifier of the authority's signatures.
+// ECDSA has no parameters (RFC 5758 §3.2), RSA has NULL (RFC 4055 §5).
+func signatureAlgorithm(public crypto.PublicKey, hash crypto.Hash) []byte {
+	if _, ok := public.(*ecdsa.PublicKey); !ok { // sha256WithRSAEncryption 1.2.840.113549.1.1.11
+		return []byte{0x30, 0x0d, 0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05, 0x00}
+	}
+	last := byte(2) // ecdsa-with-SHA256 1.2.840.10045.4.3.2
+	switch hash {
+	case crypto.SHA384:
+		last = 3
+	case crypto.SHA512:
+		last = 4
+	}
+	return []byte{0x30, 0x0a, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, last}
+}
+
+// Chain is the chain in DER, from the issuing certificate to the self-signed
+// root. Callers must not write to it.
+func (a *Authority) Chain() [][]byte { return a.chain }
+
+// Validity is the time in which every certificate of the chain is valid, both
+// ends included.
+func (a *Authority) Validity() (notBefore, notAfter time.Time) { return a.notBefore, a.notAfter }
+
+// Name is the issuing certificate's subject in words, for records.
+func (a *Authority) Name() string { return a.words }
+
+// Signer is the authority's key: for readiness checks.
+func (a *Authority) Signer() kms.Signer { return a.signer }
+
+// covers is nil when a certificate of that validity may be issued: one must not
+// outlive any of its issuers, nor begin before them.
+func (a *Authority) covers(notBefore, notAfter time.Time) error {
+	switch {
+	case notBefore.Before(a.notBefore):
+		return fault.New(fault.SignerUnavailable, "the certificate authority isn't valid yet; try again later").
+			Because(fmt.Errorf("authority %s is valid from %v", a.Name(), a.notBefore))
+	case notAfter.After(a.notAfter):
+		return fault.New(fault.SignerUnavailable, "the certificate authority's own certificate is about to expire, or has; its operator must renew it").
+			Because(fmt.Errorf("authority %s is valid to %v", a.Name(), a.notAfter))
+	}
+	return nil
+}
+
+// subject is a certificate's subject in words.
+func subject(c *x509.Certificate) string {
+	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
+		return "no subject"
+	}
+	return c.Subject.String()
+}

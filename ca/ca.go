@@ -1,0 +1,147 @@
+// Package ca issues code-signing certificates: it builds the profile from a
+// verified principal and a proven key, lints it, records the intent, has a
+// precertificate logged, and signs and checks the certificate. [Issuer.Issue]
+// is the whole of it, read from top to bottom.
+package ca
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/big"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Log records a precertificate and answers with at least one SCT, all of them
+// verified under the logs' keys. ctlog.Policy is one. Its errors are classified
+// (*fault.Error) or the context's; it ends when ctx ends.
+type Log interface {
+	Submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, error)
+}
+
+// Auditor makes a record durable before it returns: after a crash the record
+// is there. An error says that it may not be, and the caller must not go on.
+type Auditor interface {
+	Record(ctx context.Context, e audit.Event) error
+}
+
+// Options are what an Issuer works with.
+type Options struct {
+	// Authority signs, from LoadAuthority.
+	Authority *Authority
+	// Log is nil only together with AcceptUnlogged.
+	Log Log
+	// AcceptUnlogged says that the operator wrote `mode: none` and
+	// `accept_unlogged: true`: certificates carry no SCT and no log knows them.
+	AcceptUnlogged bool
+	// Auditor is required: no record, no signature.
+	Auditor Auditor
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Random is where serial numbers come from; nil is crypto/rand.
+	Random io.Reader
+	// Logger is for the operator; nil discards.
+	Logger *slog.Logger
+	// Metrics takes the package's metrics; nil leaves them unregistered.
+	Metrics prometheus.Registerer
+}
+
+// Issuer issues certificates. It is safe for concurrent use and owns no goroutine.
+type Issuer struct {
+	lifetime time.Duration
+	active   atomic.Pointer[Authority]
+	log      Log
+	auditor  Auditor
+	now      func() time.Time
+	random   io.Reader
+	logger   *slog.Logger
+	metrics  *metrics
+}
+
+// New makes an Issuer. Without a log, it wants AcceptUnlogged; without an
+// authority or an auditor there is none.
+func New(c Config, o Options) (*Issuer, error) {
+	var f setting.Faults
+	c.Check("ca", &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	switch {
+	case o.Authority == nil:
+		return nil, errors.New("ca: no authority")
+	case o.Auditor == nil:
+		return nil, errors.New("ca: no auditor: nothing is signed without a record")
+	case o.Log == nil && !o.AcceptUnlogged:
+		return nil, errors.New("ca: no log: certificates that no log knows need `ctlog: {mode: none, accept_unlogged: true}`")
+	case o.Log != nil && o.AcceptUnlogged:
+		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
+	}
+	i := &Issuer{lifetime: c.Lifetime, log: o.Log, auditor: o.Auditor, now: o.Now, random: o.Random, logger: o.Logger}
+	if i.now == nil {
+		i.now = time.Now
+	}
+	if i.random == nil {
+		i.random = rand.Reader
+	}
+	if i.logger == nil {
+		i.logger = slog.New(slog.DiscardHandler)
+	}
+	var err error
+	if i.metrics, err = newMetrics(o.Metrics); err != nil {
+		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+	}
+	i.activate(o.Authority)
+	return i, nil
+}
+
+// activate makes a the authority that the next request is signed by.
+func (i *Issuer) activate(a *Authority) {
+	i.active.Store(a)
+	i.metrics.expiry.Set(float64(a.notAfter.Unix()))
+}
+
+// Chains are the chains that verify what this Issuer signs, each in DER from
+// the issuing certificate to the root: the trust bundle.
+func (i *Issuer) Chains() [][][]byte { return [][][]byte{i.active.Load().Chain()} }
+
+// Ready is nil when a certificate could be issued now, as far as the authority's
+// validity goes.
+func (i *Issuer) Ready(context.Context) error {
+	return i.active.Load().covers(i.validity())
+}
+
+// Certificate is an issued certificate, its chain, and what an answer needs.
+// Callers must not write to its bytes: the chain's are shared.
+type Certificate struct {
+	Leaf   []byte   // DER
+	Chain  [][]byte // DER: the issuing certificate, …, the root
+	SCTs   []ctlog.SCT
+	Serial *big.Int
+	// NotBefore and NotAfter bound the validity, both included, in whole seconds.
+	NotBefore, NotAfter time.Time
+
+	chainPEM []string
+}
+
+// PEM is the leaf and its chain in PEM: leaf, issuing certificate, …, root.
+// Each ends in a new line.
+func (c *Certificate) PEM() []string {
+	all := make([]string, 0, 1+len(c.chainPEM))
+	all = append(all, encodePEM(c.Leaf))
+	return append(all, c.chainPEM...)
+}
+
+func encodePEM(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}

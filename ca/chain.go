@@ -1,0 +1,188 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// Bounds of a chain file: real ones have two or three certificates of 1 kB.
+const (
+	maxChainFile   = 256 << 10
+	maxChainLength = 8
+)
+
+// parseChain reads the PEM of a chain file: certificates and blank lines only.
+// What stands between PEM blocks is refused, since it may be a damaged block.
+func parseChain(b []byte) ([]*x509.Certificate, error) {
+	if len(b) > maxChainFile {
+		return nil, fmt.Errorf("is larger than %d bytes: keep only the chain", maxChainFile)
+	}
+	var chain []*x509.Certificate
+	for len(bytes.TrimSpace(b)) > 0 {
+		if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN ")) {
+			return nil, fmt.Errorf("has text that isn't PEM after certificate %d: remove it", len(chain))
+		}
+		block, rest := pem.Decode(b)
+		if block == nil {
+			return nil, fmt.Errorf("certificate %d isn't whole PEM: restore the file from a copy", len(chain)+1)
+		}
+		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
+			return nil, errors.New("holds a private key: keep keys in a file of their own, and treat this one as exposed if others could read it")
+		}
+		if block.Type != "CERTIFICATE" {
+			return nil, fmt.Errorf("holds a %q: only certificates belong here", block.Type)
+		}
+		c, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d can't be read: %w", len(chain)+1, err)
+		}
+		if chain, b = append(chain, c), rest; len(chain) > maxChainLength {
+			return nil, fmt.Errorf("has more than %d certificates: keep only the chain", maxChainLength)
+		}
+	}
+	if len(chain) == 0 {
+		return nil, errors.New("holds no certificate: put the issuing certificate first and the root last, in PEM")
+	}
+	return chain, nil
+}
+
+// report takes one fault of a chain, in words, with its mend.
+type report func(format string, args ...any)
+
+// checkChain reports every reason why chain can't issue code-signing
+// certificates at the time now.
+func checkChain(chain []*x509.Certificate, now time.Time, fault report) {
+	for i, c := range chain {
+		name := fmt.Sprintf("certificate %d (%s)", i+1, subject(c))
+		checkValidity(c, name, now, fault)
+		checkMayIssue(c, name, i, fault)
+		if i == 0 {
+			checkIssuing(c, name, len(chain) > 1, fault)
+		} else if i < len(chain)-1 && !signsCode(c) {
+			fault("%s: its extended key usages exclude code signing: reissue it with codeSigning", name)
+		}
+	}
+	root := chain[len(chain)-1]
+	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
+		fault("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", subject(root))
+	}
+	checkOrder(chain, fault)
+	for _, c := range chain {
+		// Clients choose the verifier by the Organization, so it must be one.
+		if !slices.Equal(c.Subject.Organization, root.Subject.Organization) {
+			fault("the Organization of %s differs from the root's (%s): reissue it with the same", subject(c), subject(root))
+		}
+	}
+}
+
+// checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
+func checkValidity(c *x509.Certificate, name string, now time.Time, fault report) {
+	switch {
+	case now.Before(c.NotBefore):
+		fault("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, stamp(c.NotBefore), stamp(now))
+	case now.After(c.NotAfter):
+		fault("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, stamp(c.NotAfter), stamp(now))
+	case now.Add(MaxLifetime).After(c.NotAfter):
+		fault("%s: expires at %s, too soon for the certificates it would issue: renew it", name, stamp(c.NotAfter))
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
+// §4.2.1.9) at place i of the chain.
+func checkMayIssue(c *x509.Certificate, name string, i int, fault report) {
+	if !c.BasicConstraintsValid || !c.IsCA {
+		fault("%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", name)
+	} else if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < i {
+		fault("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, i)
+	}
+	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
+		fault("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
+	}
+	if _, err := kms.AlgorithmOf(c.PublicKey); err != nil {
+		fault("%s: %v", name, err)
+	}
+	switch c.SignatureAlgorithm {
+	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
+		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	default:
+		fault("%s: is signed with %v: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", name, c.SignatureAlgorithm)
+	}
+	if len(c.UnhandledCriticalExtensions) > 0 {
+		fault("%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", name, c.UnhandledCriticalExtensions)
+	}
+	if hasNameConstraints(c) {
+		fault("%s: has name constraints, which Mayfly doesn't evaluate: reissue it without", name)
+	}
+}
+
+// checkIssuing wants what the leaf certificates and their verifiers lean on.
+func checkIssuing(c *x509.Certificate, name string, intermediate bool, fault report) {
+	switch {
+	case intermediate && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
+		fault("%s: lacks the extended key usage codeSigning: reissue it with codeSigning", name)
+	case !intermediate && len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !signsCode(c):
+		fault("%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", name)
+	}
+	if len(c.SubjectKeyId) == 0 {
+		fault("%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", name)
+	}
+	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
+		fault("%s: an issuing certificate needs a name: reissue it with a subject", name)
+	}
+}
+
+// signsCode reports whether c's extended key usages leave code signing open.
+func signsCode(c *x509.Certificate) bool {
+	return len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 ||
+		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
+}
+
+func hasNameConstraints(c *x509.Certificate) bool {
+	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool {
+		return e.Id.Equal([]int{2, 5, 29, 30}) // RFC 5280 §4.2.1.10
+	})
+}
+
+// checkOrder wants each certificate to be signed by the next, and the last by itself.
+func checkOrder(chain []*x509.Certificate, fault report) {
+	root := chain[len(chain)-1]
+	if !signedBy(root, root) {
+		if len(chain) > 1 && signedBy(chain[0], chain[0]) {
+			fault("the chain is upside down: put the issuing certificate first and the root last")
+			return
+		}
+		fault("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", subject(root), root.Issuer)
+	}
+	for i, c := range chain[:len(chain)-1] {
+		next := chain[i+1]
+		switch {
+		case !bytes.Equal(c.RawIssuer, next.RawSubject):
+			fault("certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
+				i+1, subject(c), c.Issuer, subject(next))
+		case !signedBy(c, next):
+			fault("certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
+				i+1, subject(c), subject(next))
+		case len(c.AuthorityKeyId) > 0 && len(next.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, next.SubjectKeyId):
+			fault("certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
+				i+1, subject(c), subject(next))
+		}
+	}
+}
+
+// signedBy reports whether parent's key made the signature under child. What
+// parent is allowed to do is checked elsewhere.
+func signedBy(child, parent *x509.Certificate) bool {
+	return bytes.Equal(child.RawIssuer, parent.RawSubject) &&
+		parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature) == nil
+}

@@ -1,0 +1,67 @@
+package ca
+
+import (
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// The bounds of a leaf's lifetime. Signing clients use a certificate once, at
+// once, and there is no revocation to shorten what is too long.
+const (
+	MinLifetime     = time.Minute
+	DefaultLifetime = 10 * time.Minute
+	MaxLifetime     = time.Hour
+)
+
+// Config is the section `ca` of the configuration.
+type Config struct {
+	// Authority is what signs: a certificate chain and the key of its first certificate.
+	Authority AuthorityConfig `yaml:"authority"`
+	// Lifetime of a certificate, both ends included: from 1m to 1h, 10m by
+	// default, in whole seconds. Clients of the public Sigstore expect 10m.
+	Lifetime time.Duration `yaml:"lifetime"`
+}
+
+// AuthorityConfig names the files and keys of one authority.
+type AuthorityConfig struct {
+	// Chain is a PEM file with the issuing certificate first, each certificate
+	// followed by the one that signed it, and the self-signed root last. An
+	// authority that issues from its root has that one certificate.
+	Chain setting.Path `yaml:"chain"`
+	// Key is the private key of the issuing certificate: `file:PATH` of a PEM
+	// file that its owner alone may read (mode 0600).
+	Key setting.KeyRef `yaml:"key"`
+	// Passphrase decrypts the key, where it is an encrypted file.
+	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
+}
+
+// DefaultConfig is the configuration that a file is decoded over.
+func DefaultConfig() Config { return Config{Lifetime: DefaultLifetime} }
+
+// Check adds every fault of c. It reads no file: LoadAuthority does that.
+func (c *Config) Check(path string, f *setting.Faults) {
+	c.Authority.check(join(path, "authority"), f)
+	if c.Lifetime < MinLifetime || c.Lifetime > MaxLifetime {
+		f.Add(join(path, "lifetime"), "%v is out of bounds: from %v to %v", c.Lifetime, MinLifetime, MaxLifetime)
+	} else if c.Lifetime%time.Second != 0 {
+		f.Add(join(path, "lifetime"), "%v isn't in whole seconds, and certificates know nothing finer", c.Lifetime)
+	}
+}
+
+func (c *AuthorityConfig) check(path string, f *setting.Faults) {
+	if c.Chain == "" {
+		f.Add(join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
+	}
+	if c.Key == "" {
+		f.Add(join(path, "key"), "required: file:PATH of the issuing certificate's private key")
+	}
+	c.Passphrase.Check(join(path, "passphrase"), f)
+}
+
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}

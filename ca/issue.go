@@ -1,0 +1,235 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/requestid"
+)
+
+// outcomeTime is how long a failure's record may take once its request is over.
+const outcomeTime = 5 * time.Second
+
+// Issue issues a certificate for who and key, both of them verified. It is in a
+// log, its signature and its likeness to the logged precertificate are checked,
+// and its outcome is recorded, when Issue returns it.
+//
+// Errors are *fault.Error or unclassified ones, which are ours: ClaimInvalid for
+// a name that no certificate can carry; SignerUnavailable for the key or an
+// authority that ends too soon; AuditUnavailable; what the log says (usually
+// LogUnavailable); DeadlineReached and ClientGone where ctx ended. Nothing is
+// signed before the intent is on record, and no final certificate before the
+// log has answered. A retry draws a new serial number.
+func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Key) (*Certificate, error) {
+	if who.IsZero() || key.IsZero() {
+		return nil, errors.New("ca: an issuance without a verified principal and a proven key")
+	}
+	a, watch := i.active.Load(), i.stopwatch() // one authority for the whole of this request
+
+	l, err := i.profile(a, who, key)
+	if err != nil {
+		return nil, err
+	}
+	tbs, err := a.tbs(l, poisonDER)
+	if err != nil {
+		return nil, err
+	}
+	if err := lint(tbs, a, i.lifetime); err != nil {
+		return nil, err
+	}
+	watch.lap(stageProfile)
+
+	intent := event(ctx, a, l, who, key)
+	if err := i.record(ctx, intent); err != nil {
+		return nil, err
+	}
+	watch.lap(stageAudit)
+
+	cert, err := i.sign(ctx, a, l, tbs, &watch)
+	if err != nil {
+		i.recordFailure(ctx, intent, err)
+		return nil, err
+	}
+
+	if err := i.record(ctx, issued(intent, cert)); err != nil { // what isn't on record doesn't leave
+		i.recordFailure(ctx, intent, err)
+		return nil, err
+	}
+	watch.lap(stageRecord)
+	return cert, nil
+}
+
+// sign takes a linted TBSCertificate with the poison through the log to a
+// checked certificate.
+func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
+	plain, err := replaceExtension(poisoned, oidPoison, nil)
+	if err != nil {
+		return nil, err
+	}
+	final, scts := plain, []ctlog.SCT(nil)
+	if i.log != nil {
+		precertificate, err := a.sign(ctx, poisoned)
+		if err != nil {
+			return nil, err
+		}
+		watch.lap(stageSignPrecertificate)
+
+		if scts, err = i.submit(ctx, ctlog.Chain{Precertificate: precertificate, Issuers: a.chain, IssuerKeyHash: a.keyHash, TBS: plain}); err != nil {
+			return nil, err
+		}
+		watch.lap(stageLog)
+
+		list, err := sctListExtension(scts)
+		if err != nil {
+			return nil, err
+		}
+		if final, err = replaceExtension(poisoned, oidPoison, list); err != nil {
+			return nil, err
+		}
+	}
+	der, err := a.sign(ctx, final)
+	if err != nil {
+		return nil, err
+	}
+	watch.lap(stageSign)
+
+	if err := a.check(der, plain, len(scts) > 0); err != nil {
+		i.logger.ErrorContext(ctx, "a certificate failed the check after signing and was not released",
+			slog.String("request_id", requestid.From(ctx)), slog.String("serial", hex.EncodeToString(l.serial.Bytes())), slog.Any("error", err))
+		return nil, err
+	}
+	watch.lap(stageCheck)
+	return &Certificate{
+		Leaf: der, Chain: a.chain, SCTs: scts, Serial: l.serial,
+		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM,
+	}, nil
+}
+
+// submit asks the log, and takes no answer without an SCT for one.
+func (i *Issuer) submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, error) {
+	scts, err := i.log.Submit(ctx, chain)
+	if err != nil {
+		return nil, fmt.Errorf("ca: submitting the precertificate: %w", err)
+	}
+	if len(scts) == 0 {
+		return nil, errors.New("ca: the log answered without an SCT")
+	}
+	return scts, nil
+}
+
+// sign signs a TBSCertificate with the authority's key.
+func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
+	h := a.hash.New()
+	_, _ = h.Write(tbs) // a hash never fails
+	sig, err := a.signer.Sign(ctx, h.Sum(nil), a.hash)
+	switch {
+	case err == nil:
+		return a.assemble(tbs, sig)
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("ca: signing: %w", errors.Join(ctx.Err(), err))
+	default:
+		return nil, fault.New(fault.SignerUnavailable, "the certificate authority's key can't be used at the moment; try again").
+			With("dependency", "signer").Because(err)
+	}
+}
+
+// check is what stands between the key and the client: the certificate parses,
+// it says what the log was told and nothing else beside the SCT list, and its
+// signature verifies under the issuing certificate, whose own path to the root
+// was verified when the authority was loaded.
+func (a *Authority) check(der, plain []byte, logged bool) error {
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("ca: check: the certificate doesn't parse: %w", err)
+	}
+	got := c.RawTBSCertificate
+	if logged {
+		if got, err = replaceExtension(got, oidSCTList, nil); err != nil {
+			return fmt.Errorf("ca: check: SCT list: %w", err)
+		}
+	}
+	if !bytes.Equal(got, plain) {
+		return errors.New("ca: check: the certificate differs from its precertificate")
+	}
+	if err := c.CheckSignatureFrom(a.issuer); err != nil {
+		return fmt.Errorf("ca: check: the signature doesn't verify under the issuing certificate: %w", err)
+	}
+	return nil
+}
+
+// record writes an audit event and classifies its failure.
+func (i *Issuer) record(ctx context.Context, e audit.Event) error {
+	err := i.auditor.Record(ctx, e)
+	var classified *fault.Error
+	switch {
+	case err == nil:
+		return nil
+	case errors.As(err, &classified), ctx.Err() != nil:
+		return fmt.Errorf("ca: recording the %s: %w", e.Type, err)
+	default:
+		return fault.New(fault.AuditUnavailable, "the audit trail can't be written, so nothing is signed; try again later").
+			With("dependency", "audit").Because(err)
+	}
+}
+
+// recordFailure writes the outcome of an issuance that failed after its intent,
+// also where the request's own time is over.
+func (i *Issuer) recordFailure(ctx context.Context, intent audit.Event, cause error) {
+	f := fault.From(cause)
+	e := intent
+	e.Type, e.Time, e.Reason, e.Message = audit.Failed, i.now(), f.Reason, f.Public
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
+	defer cancel()
+	if err := i.auditor.Record(ctx, e); err != nil {
+		i.logger.ErrorContext(ctx, "a failed issuance has no outcome in the audit trail",
+			slog.String("request_id", e.RequestID), slog.String("serial", e.Serial), slog.Any("error", err))
+	}
+}
+
+// event is the intent to issue l.
+func event(ctx context.Context, a *Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
+	fingerprint := sha256.Sum256(l.spki)
+	return audit.Event{
+		Type:           audit.Intent,
+		RequestID:      requestid.From(ctx),
+		Serial:         hex.EncodeToString(l.serial.Bytes()),
+		Issuer:         who.Issuer(),
+		IssuerType:     who.IssuerType(),
+		Subject:        who.Subject(),
+		SAN:            l.san.Value,
+		SANType:        l.san.Kind.String(),
+		KeyAlgorithm:   key.Algorithm(),
+		KeyFingerprint: hex.EncodeToString(fingerprint[:]),
+		NotBefore:      l.notBefore,
+		NotAfter:       l.notAfter,
+		Authority:      a.words,
+	}
+}
+
+// issued is the outcome of an issuance that succeeded.
+func issued(intent audit.Event, c *Certificate) audit.Event {
+	e, fingerprint := intent, sha256.Sum256(c.Leaf)
+	e.Type = audit.Issued
+	e.Fingerprint = hex.EncodeToString(fingerprint[:])
+	if len(c.SCTs) > 0 {
+		sct := c.SCTs[0]
+		e.LogID = hex.EncodeToString(sct.LogID[:])
+		e.SCTTimestamp = time.UnixMilli(int64(sct.Timestamp)).UTC() //nolint:gosec // G115: ctlog checked that it is near now
+		if index, ok := sct.LeafIndex(); ok {
+			e.LogIndex = &index
+		}
+	}
+	return e
+}

@@ -1,0 +1,7 @@
+package ca
+
+import (
+	"time"
+)
+
+func lint(tbs []byte, a *Authority, lifetime time.Duration) error { return nil }

@@ -1,0 +1,125 @@
+package ca
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"fmt"
+	"io"
+	"math/big"
+	"net/url"
+	"strings"
+	"time"
+	"unicode/utf8"
+
+	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// profile is what the certificate for who and key will say. The lifetime is
+// inclusive of both ends (RFC 5280 §4.1.2.5), so ten minutes end one second early.
+func (i *Issuer) profile(a *Authority, who identity.Principal, key proof.Key) (*leaf, error) {
+	l := &leaf{spki: key.SPKI(), san: who.SAN()}
+	l.notBefore, l.notAfter = i.validity()
+	if err := a.covers(l.notBefore, l.notAfter); err != nil {
+		return nil, err
+	}
+	if err := checkSAN(l.san); err != nil {
+		return nil, err
+	}
+	var err error
+	if l.extensions, err = who.Extensions().Extensions(); err != nil {
+		return nil, fmt.Errorf("ca: encoding the identity's extensions: %w", err)
+	}
+	if l.keyID, err = keyID(l.spki); err != nil {
+		return nil, err
+	}
+	if l.serial, err = newSerial(i.random); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// validity is that of a certificate issued now, both ends included.
+func (i *Issuer) validity() (notBefore, notAfter time.Time) {
+	notBefore = i.now().UTC().Truncate(time.Second)
+	return notBefore, notBefore.Add(i.lifetime - time.Second)
+}
+
+// newSerial draws 159 random bits: the most that stay positive in the 20 octets
+// that RFC 5280 §4.1.2.2 allows. Collisions need 2^79 certificates.
+func newSerial(random io.Reader) (*big.Int, error) {
+	var b [20]byte
+	if _, err := io.ReadFull(random, b[:]); err != nil {
+		return nil, fmt.Errorf("ca: drawing a serial number: %w", err)
+	}
+	b[0] &= 0x7f
+	return new(big.Int).SetBytes(b[:]), nil
+}
+
+// keyID is the subject key identifier: the leftmost 160 bits of the SHA-256 of
+// the subjectPublicKey's bits (RFC 7093 §2 method 1).
+func keyID(spki []byte) ([]byte, error) {
+	input := cryptobyte.String(spki)
+	var fields cryptobyte.String
+	var bits []byte
+	if !input.ReadASN1(&fields, asn1.SEQUENCE) || !input.Empty() || !fields.SkipASN1(asn1.SEQUENCE) ||
+		!fields.ReadASN1BitStringAsBytes(&bits) || !fields.Empty() {
+		return nil, fmt.Errorf("ca: the proven key isn't a SubjectPublicKeyInfo")
+	}
+	sum := sha256.Sum256(bits)
+	return bytes.Clone(sum[:20]), nil
+}
+
+// checkSAN refuses a name that a certificate can't carry so that all verifiers
+// read it alike. identity has refused these already; this is what stands
+// between a mistake there and a signature.
+func checkSAN(san identity.SAN) error {
+	what := san.Kind.String()
+	switch {
+	case san.Value == "":
+		return unfit(what, "is empty")
+	case !utf8.ValidString(san.Value):
+		return unfit(what, "isn't UTF-8")
+	case strings.ContainsFunc(san.Value, func(r rune) bool { return r < 0x20 || r == 0x7f }):
+		return unfit(what, "has control characters")
+	}
+	switch san.Kind {
+	case identity.Email:
+		if !ascii(san.Value) { // RFC 5280 §4.2.1.6: rfc822Name is an IA5String
+			return unfit(what, "has characters outside ASCII")
+		}
+		if local, domain, ok := strings.Cut(san.Value, "@"); !ok || local == "" || domain == "" || strings.Contains(domain, "@") {
+			return unfit(what, "isn't one mailbox of the form local@domain")
+		}
+	case identity.URI:
+		if !ascii(san.Value) { // RFC 5280 §4.2.1.6: uniformResourceIdentifier is an IA5String
+			return unfit(what, "has characters outside ASCII")
+		}
+		if u, err := url.Parse(san.Value); err != nil || u.Scheme == "" || !parseableHost(u.Host) {
+			return unfit(what, "isn't an absolute URI with a well-formed host")
+		}
+	case identity.Username: // a UTF8String holds what is left
+	default:
+		return fmt.Errorf("ca: SAN of unknown kind %d", san.Kind)
+	}
+	return nil
+}
+
+func unfit(kind, why string) error {
+	return fault.New(fault.ClaimInvalid, "the identity's %s %s, so no certificate can carry it", kind, why).With("claim", kind)
+}
+
+func ascii(s string) bool {
+	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
+}
+
+// parseableHost refuses what crypto/x509 refuses to parse in a URI, so that it is
+// found before a signature and not by the check after it.
+func parseableHost(host string) bool {
+	return host == "" || host[0] != '.' && host[len(host)-1] != '.' && !strings.Contains(host, "..") &&
+		!strings.ContainsFunc(host, func(r rune) bool { return r <= 0x20 || r >= 0x7f })
+}
