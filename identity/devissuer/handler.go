@@ -1,0 +1,137 @@
+package devissuer
+
+import (
+	"encoding/json"
+	"net/http"
+	"net/url"
+	"strings"
+)
+
+// The issuer's paths.
+const (
+	pathDiscovery = "/.well-known/openid-configuration" // OpenID Connect Discovery 1.0 §4
+	pathKeys      = "/keys"
+	pathAuthorize = "/authorize"
+	pathToken     = "/token"
+	pathDeviceAPI = "/device_authorization" // RFC 8628 §3.1
+	pathDevice    = "/device"               // where a person enters the user code
+	pathDirect    = "/dev/token"
+)
+
+const (
+	// maxForm bounds the body of a request, in bytes.
+	maxForm = 32 << 10
+	// maxField bounds each value of a form or query, in bytes: room for any
+	// state or nonce, and for claims worth testing.
+	maxField = 4 << 10
+	// maxURL bounds the request's path and query, in bytes.
+	maxURL = 16 << 10
+)
+
+// Handler serves the issuer. The caller owns the server, its listener (see
+// CheckLoopback) and its timeouts.
+func (i *Issuer) Handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+pathDiscovery, i.serveDiscovery)
+	mux.HandleFunc("GET "+pathKeys, i.serveKeys)
+	mux.HandleFunc("GET "+pathAuthorize, i.showLogin)
+	mux.HandleFunc("POST "+pathAuthorize, i.finishLogin)
+	mux.HandleFunc("POST "+pathToken, i.serveToken)
+	mux.HandleFunc("POST "+pathDeviceAPI, i.startDevice)
+	mux.HandleFunc("GET "+pathDevice, i.showDevice)
+	mux.HandleFunc("POST "+pathDevice, i.finishDevice)
+	mux.HandleFunc("GET "+pathDirect, i.serveDirect)
+	mux.HandleFunc("GET /{$}", i.showIndex)
+	return local(bounded(mux))
+}
+
+// bounded sets the limits and the headers of every answer.
+func bounded(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		h := w.Header()
+		h.Set("X-Content-Type-Options", "nosniff")
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-store") // RFC 6749 §5.1
+		if len(r.URL.Path)+len(r.URL.RawQuery) > maxURL {
+			http.Error(w, "the URL is too long", http.StatusRequestURITooLong)
+			return
+		}
+		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
+		next.ServeHTTP(w, r)
+	})
+}
+
+// serveDiscovery answers with the provider's metadata (OpenID Connect Discovery
+// 1.0 §3, RFC 8414 §2, RFC 8628 §4).
+func (i *Issuer) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "public, max-age=60")
+	writeJSON(w, http.StatusOK, map[string]any{
+		"issuer":                                i.url,
+		"authorization_endpoint":                i.url + pathAuthorize,
+		"token_endpoint":                        i.url + pathToken,
+		"device_authorization_endpoint":         i.url + pathDeviceAPI,
+		"jwks_uri":                              i.url + pathKeys,
+		"response_types_supported":              []string{"code"},
+		"response_modes_supported":              []string{"query"},
+		"grant_types_supported":                 []string{grantCode, grantDevice},
+		"subject_types_supported":               []string{"public"},
+		"id_token_signing_alg_values_supported": []string{"RS256"},
+		"scopes_supported":                      []string{"openid", "email", "profile"},
+		"claims_supported":                      []string{"iss", "sub", "aud", "exp", "iat", "nbf", "nonce", "email", "email_verified", "name"},
+		"code_challenge_methods_supported":      []string{"S256"},
+		"token_endpoint_auth_methods_supported": []string{"none"},
+	})
+}
+
+// serveKeys answers with the key set (RFC 7517 §5).
+func (i *Issuer) serveKeys(w http.ResponseWriter, _ *http.Request) {
+	w.Header().Set("Cache-Control", "public, max-age=60")
+	writeJSON(w, http.StatusOK, i.keys.published())
+}
+
+// writeJSON answers with v. The values are ours, so encoding can't fail; a
+// failed write means that the client went away.
+func writeJSON(w http.ResponseWriter, status int, v any) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(v)
+}
+
+// oauthError is an error answer of OAuth (RFC 6749 §5.2 and §4.1.2.1, RFC 8628 §3.5).
+type oauthError struct {
+	Code        string `json:"error"`
+	Description string `json:"error_description,omitempty"`
+}
+
+func refuse(code, description string) *oauthError { return &oauthError{code, description} }
+
+// write answers with the error as JSON.
+func (e *oauthError) write(w http.ResponseWriter) { writeJSON(w, http.StatusBadRequest, e) }
+
+// form reads the request's parameters, from the query or the body, and refuses
+// oversized and repeated ones (RFC 6749 §3.1).
+func form(r *http.Request) (url.Values, *oauthError) {
+	if err := r.ParseForm(); err != nil {
+		return nil, refuse("invalid_request", "the form can't be read, or is too large")
+	}
+	values := r.PostForm
+	if r.Method == http.MethodGet || r.Method == http.MethodHead {
+		values = r.Form
+	}
+	for name, all := range values {
+		if len(all) > 1 || len(all[0]) > maxField || len(name) > maxField {
+			return nil, refuse("invalid_request", "a parameter is repeated or too long")
+		}
+	}
+	return values, nil
+}
+
+// hasScope reports whether the space-separated scopes hold the one asked for.
+func hasScope(scopes, want string) bool {
+	for s := range strings.FieldsSeq(scopes) {
+		if s == want {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,120 @@
+package devissuer
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"log/slog"
+	"net/http"
+	"net/url"
+)
+
+// The grant types.
+const (
+	grantCode   = "authorization_code"                           // RFC 6749 §4.1.3
+	grantDevice = "urn:ietf:params:oauth:grant-type:device_code" // RFC 8628 §3.4
+)
+
+// serveToken is the token endpoint (RFC 6749 §3.2).
+func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
+	values, problem := form(r)
+	if problem != nil {
+		problem.write(w)
+		return
+	}
+	client, problem := clientOf(r, values)
+	if problem != nil {
+		problem.write(w)
+		return
+	}
+	var done login
+	switch grant := values.Get("grant_type"); grant {
+	case grantCode:
+		done, problem = i.redeemCode(client, values)
+	case grantDevice:
+		done, problem = i.redeemDevice(client, values)
+	default:
+		problem = refuse("unsupported_grant_type", "expected authorization_code or device_code")
+	}
+	if problem != nil {
+		problem.write(w)
+		return
+	}
+	i.answer(w, r, done)
+}
+
+// clientOf is the client's id, from the body or, as some libraries send it,
+// from basic authentication (RFC 6749 §2.3.1). Clients are public: a secret
+// proves nothing and is ignored.
+func clientOf(r *http.Request, values url.Values) (string, *oauthError) {
+	client := values.Get("client_id")
+	if user, _, ok := r.BasicAuth(); ok {
+		id, err := url.QueryUnescape(user)
+		if err != nil || (client != "" && client != id) {
+			return "", refuse("invalid_request", "the client_id can't be read, or differs from the Authorization header's")
+		}
+		client = id
+	}
+	if client == "" {
+		return "", refuse("invalid_request", "the client_id is missing")
+	}
+	return client, nil
+}
+
+// redeemCode takes the code, which is gone whether or not the rest is right:
+// whoever guesses has one try.
+func (i *Issuer) redeemCode(client string, values url.Values) (login, *oauthError) {
+	l, ok := i.codes.take(values.Get("code"))
+	switch {
+	case !ok:
+		return login{}, refuse("invalid_grant", "the code is unknown, used or expired: sign in again")
+	case l.clientID != client || l.redirectURI != values.Get("redirect_uri"):
+		return login{}, refuse("invalid_grant", "client_id or redirect_uri differ from the authorization request's")
+	case !verifies(values.Get("code_verifier"), l.challenge):
+		return login{}, refuse("invalid_grant", "code_verifier does not answer the code_challenge")
+	}
+	return l, nil
+}
+
+// answer gives the tokens of a finished login (OpenID Connect Core 1.0
+// §3.1.3.3). The access token opens nothing; clients expect one.
+func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, done login) {
+	access := rand.Text()
+	claims := map[string]any{
+		"aud":     done.clientID,
+		"email":   done.email,
+		"at_hash": accessTokenHash(access),
+	}
+	if done.name != "" {
+		claims["name"] = done.name
+	}
+	if done.nonce != "" {
+		claims["nonce"] = done.nonce
+	}
+	token, err := i.Token(claims)
+	if err != nil {
+		i.fail(w, r, err)
+		return
+	}
+	i.log.InfoContext(r.Context(), "development token issued", slog.String("endpoint", pathToken))
+	writeJSON(w, http.StatusOK, map[string]any{
+		"access_token": access,
+		"token_type":   "Bearer",
+		"expires_in":   int(TokenLifetime.Seconds()),
+		"id_token":     token,
+		"scope":        "openid email profile",
+	})
+}
+
+// accessTokenHash is at_hash for RS256: the left half of the token's SHA-256
+// (OpenID Connect Core 1.0 §3.1.3.6).
+func accessTokenHash(access string) string {
+	sum := sha256.Sum256([]byte(access))
+	return base64.RawURLEncoding.EncodeToString(sum[:sha256.Size/2])
+}
+
+// fail answers a failure that is ours.
+func (i *Issuer) fail(w http.ResponseWriter, r *http.Request, err error) {
+	i.log.ErrorContext(r.Context(), "development token failed", slog.Any("error", err))
+	http.Error(w, "internal error", http.StatusInternalServerError)
+}
