@@ -5,6 +5,7 @@ package setting
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -17,6 +18,17 @@ type Faults struct{ list []string }
 func (f *Faults) Add(path, format string, args ...any) {
 	f.list = append(f.list, path+": "+fmt.Sprintf(format, args...))
 }
+
+// Join names a field as a person would, `ctlog.mode`; an empty path is the document itself.
+func Join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+// Index names an element of a list: `issuers[3]`.
+func Index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }
 
 // Len is the number of faults so far.
 func (f *Faults) Len() int { return len(f.list) }
