@@ -76,27 +76,3 @@ type IssuerConfig struct {
 	// address, for development alone.
 	AllowInsecureLoopback bool `yaml:"allow_insecure_loopback,omitempty"`
 }
-
-// Config is all issuers whose tokens are accepted.
-type Config struct {
-	// Issuers lists them; at least one is needed.
-	Issuers []IssuerConfig `yaml:"issuers"`
-}
-
-// DefaultConfig trusts nobody: there is no safe issuer to assume.
-func DefaultConfig() Config { return Config{} }
-
-// Check adds every fault of c.
-func (c *Config) Check(path string, f *setting.Faults) {
-	CheckIssuers(join(path, "issuers"), c.Issuers, f)
-}
-
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
-}
-
-// CheckIssuers adds every fault of the list at path. It does no I/O.
-func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {}

@@ -2,13 +2,21 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Options is what a Verifier needs beside its configuration.
@@ -43,23 +51,223 @@ type IssuerStatus struct {
 	KeysAge time.Duration // since the keys were fetched; zero when they never were
 }
 
-// Verifier authenticates tokens of the configured issuers.
-type Verifier struct{}
+// Verifier authenticates tokens of the configured issuers. It is safe for
+// concurrent use.
+type Verifier struct {
+	issuers  []*issuer          // in the configuration's order
+	exact    map[string]*issuer // by URL
+	patterns []*issuer          // the most specific first
+	now      func() time.Time
+	log      *slog.Logger
+	metrics  *metrics
+}
+
+// issuer is one entry of the configuration, compiled.
+type issuer struct {
+	config   IssuerConfig
+	provider provider
+	pattern  pattern  // where the entry is a pattern
+	ring     *keyring // where it is a URL
+	family   *family  // where it is a pattern
+}
 
 // NewVerifier checks the configuration, compiles it and reads the files it
-// names. It makes no request and starts nothing.
-func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) { return &Verifier{}, nil }
+// names. It makes no request and starts nothing. The error of a configuration
+// is a *setting.FaultError with every fault.
+func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
+	var f setting.Faults
+	compiled := compile("issuers", issuers, &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	v := &Verifier{issuers: compiled, exact: make(map[string]*issuer), now: o.Now, log: o.Logger, metrics: newMetrics()}
+	if v.now == nil {
+		v.now = time.Now
+	}
+	if v.log == nil {
+		v.log = slog.New(slog.DiscardHandler)
+	}
+	for _, i := range compiled {
+		if err := v.add(i, o.Transport); err != nil {
+			return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
+		}
+	}
+	// Patterns that match one issuer can be put in order (see check), and of
+	// those the one with the fewest wildcards is the most specific. The text
+	// settles the order of the others, which never matters.
+	slices.SortFunc(v.patterns, func(a, b *issuer) int {
+		return cmp.Or(cmp.Compare(a.pattern.wildcards(), b.pattern.wildcards()), cmp.Compare(a.pattern.text, b.pattern.text))
+	})
+	return v, v.register(o.Metrics)
+}
 
-// Authenticate verifies a compact JWS and says whom it vouches for.
+func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
+	fetcher, err := newFetcher(transport, i.config.CAFile, i.config.AllowInsecureLoopback)
+	if err != nil {
+		return err
+	}
+	ring := func(url string) *keyring {
+		return &keyring{issuer: url, fetcher: fetcher, now: v.now, fetched: func(url string, err error) { v.fetched(i, url, err) }}
+	}
+	if i.config.Pattern != "" {
+		i.family = newFamily(v.now, ring)
+		v.patterns = append(v.patterns, i)
+		return nil
+	}
+	i.ring = ring(i.config.URL)
+	v.exact[i.config.URL] = i
+	return nil
+}
+
+func (v *Verifier) fetched(i *issuer, url string, err error) {
+	v.metrics.fetched(i.config.Type, err)
+	if err != nil {
+		v.log.Warn("fetching the keys of an issuer failed", slog.String("issuer", url), slog.Any("error", err))
+		return
+	}
+	v.log.Debug("fetched the keys of an issuer", slog.String("issuer", url))
+}
+
+func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one of them is empty
+
+func (i *issuer) keyring(url string) (*keyring, error) {
+	if i.ring != nil {
+		return i.ring, nil
+	}
+	return i.family.keyring(url)
+}
+
+// Authenticate verifies a compact JWS and says whom it vouches for: its size
+// and form, issuer, audience, times, and then its signature with the issuer's
+// keys. Only a token of a configured issuer that passes all checks before the
+// signature can cause a request, and only to that issuer.
+//
+// The error is a *fault.Error: TokenTooLarge; of kind Unauthenticated when a
+// check of the token failed; of kind Denied when a claim that the issuer's rule
+// needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
+// had. When ctx ends while keys are fetched, it wraps ctx's error. It holds no
+// part of the token but the issuer and audience.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
-	return Principal{}, errors.New("not built")
+	t, err := peek(token)
+	if err != nil {
+		return Principal{}, err
+	}
+	iss := t.claims.Get("iss")
+	if iss.Kind() != claim.String {
+		return Principal{}, malformed("its iss must be a string")
+	}
+	url := iss.Literal()
+	i := v.match(url)
+	if i == nil {
+		return Principal{}, v.unknown(url)
+	}
+	audience, err := checkAudience(t.claims, i.config.Audiences)
+	if err != nil {
+		return Principal{}, err
+	}
+	if err := checkTimes(t.claims, v.now(), i.config.Leeway, i.config.MaxTokenLifetime); err != nil {
+		return Principal{}, err
+	}
+	if !slices.Contains(i.config.Algorithms, t.algorithm) {
+		return Principal{}, errAlgorithm(i.config.Algorithms)
+	}
+	ring, err := i.keyring(url)
+	if err != nil {
+		return Principal{}, err
+	}
+	keys, err := ring.find(ctx, t.keyID, t.algorithm)
+	if err != nil {
+		return Principal{}, err
+	}
+	payload, err := keys.VerifySignature(ctx, token)
+	if err != nil {
+		return Principal{}, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(brief(err))
+	}
+	if string(payload) != t.payload {
+		return Principal{}, errors.New("the payload that was verified is not the one that was read")
+	}
+	return i.principal(t.claims, url, audience)
+}
+
+// match finds the entry for an issuer: an exact URL first, then the most
+// specific pattern. Bytes are compared; no two spellings are the same issuer.
+func (v *Verifier) match(url string) *issuer {
+	if i := v.exact[url]; i != nil {
+		return i
+	}
+	if len(url) > maxIssuer {
+		return nil
+	}
+	for _, i := range v.patterns {
+		if i.pattern.match(url) {
+			return i
+		}
+	}
+	return nil
+}
+
+func (v *Verifier) unknown(url string) error {
+	const few = 5
+	e := fault.New(fault.IssuerUnknown, "the identity token's issuer %s is not accepted here", quote(url)).With("actual", quote(url))
+	if len(v.issuers) > few {
+		return e
+	}
+	names := make([]string, len(v.issuers))
+	for i := range v.issuers {
+		names[i] = v.issuers[i].name()
+	}
+	e.Public += "; accepted: " + strings.Join(names, ", ")
+	return e.With("expected", strings.Join(names, ", "))
+}
+
+// principal applies the issuer's rule to verified claims.
+func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error) {
+	sub, err := c.Get("sub").Text("sub") // written into every certificate
+	if err != nil {
+		return Principal{}, err
+	}
+	s, err := i.provider.subject(c)
+	if err != nil {
+		return Principal{}, err
+	}
+	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: s.SAN, extensions: s.Extensions}
+	if s.Issuer != "" {
+		p.issuer = s.Issuer
+	}
+	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
+	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {
+		p.challenges = append(p.challenges, e.Literal())
+	}
+	p.challenges = append(p.challenges, sub)
+	return p, nil
 }
 
 // Issuers describes the configured issuers in the configuration's order.
-func (v *Verifier) Issuers() []Description { return nil }
+func (v *Verifier) Issuers() []Description {
+	out := make([]Description, len(v.issuers))
+	for n, i := range v.issuers {
+		c := &i.config
+		out[n] = Description{
+			URL:                   c.URL,
+			WildcardURL:           c.Pattern,
+			Audience:              c.Audiences[0],
+			Type:                  string(c.Type),
+			ChallengeClaim:        c.ChallengeClaim,
+			SPIFFETrustDomain:     c.SPIFFETrustDomain,
+			SubjectDomain:         c.SubjectDomain,
+			SkipEmailVerification: c.SkipEmailVerification,
+		}
+	}
+	return out
+}
 
-// Status says how each exact issuer stands.
-func (v *Verifier) Status() []IssuerStatus { return nil }
-
-// Run fetches the keys of the exact issuers and keeps them fresh until ctx ends.
-func (v *Verifier) Run(ctx context.Context) error { return nil }
+// Status says how each exact issuer stands, in the configuration's order.
+func (v *Verifier) Status() []IssuerStatus {
+	var out []IssuerStatus
+	for _, i := range v.issuers {
+		if i.ring != nil {
+			out = append(out, i.ring.status())
+		}
+	}
+	return out
+}

@@ -88,7 +88,7 @@ func rowFor(number int) *row {
 	return &table[i]
 }
 
-// Fields lists the names that [Set.Field] knows, in the table's order. The
+// Fields lists the names that [Place] knows, in the table's order. The
 // issuer and the token's subject are not among them: they come from the
 // verified token alone, so no rule may set them.
 func Fields() []string {
@@ -101,14 +101,12 @@ func Fields() []string {
 	return names
 }
 
-// Field gives the place of a named value in s, or nil for an unknown name.
-func (s *Set) Field(name string) *string {
-	if name == "" {
-		return nil
-	}
+// Place says where a Set holds the value with one of the names in [Fields]; nil
+// for an unknown name. Rules ask once, when they are compiled.
+func Place(name string) func(*Set) *string {
 	for i := range table {
-		if table[i].field == name {
-			return table[i].value(s)
+		if name != "" && table[i].field == name {
+			return table[i].value
 		}
 	}
 	return nil

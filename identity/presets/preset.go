@@ -1,4 +1,114 @@
+// Package presets holds the rules from a CI vendor's claims to a certificate's
+// name and extensions. The rules are data: each built-in preset is a YAML file
+// in this folder, and adding a vendor is adding a file.
 package presets
 
+import (
+	"bytes"
+	"embed"
+	"errors"
+	"fmt"
+	"io"
+	"path"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
 // Preset is the rules of one CI vendor, as data.
-type Preset struct{}
+//
+// A template is text with names in braces: `{url}/{repository}`. A name is a
+// constant, a variable or else a claim of the token; a name that is two of
+// these is a fault, so a claim never overrides a constant. Every claim that a
+// template names must be in the token and not be empty, except in
+// optional_extensions.
+type Preset struct {
+	// Name is what an issuer's preset setting says; letters, digits and `-`.
+	Name string `yaml:"name"`
+	// Description says in a line which vendor this is.
+	Description string `yaml:"description,omitempty"`
+	// Issuers lists the vendor's public issuers, for people. It configures nothing.
+	Issuers []string `yaml:"issuers,omitempty"`
+	// Constants are fixed texts, such as the vendor's url. An issuer can replace
+	// the value of each, and add none.
+	Constants map[string]string `yaml:"constants,omitempty"`
+	// WholeNumbers lists the claims that may be a JSON number as well as a
+	// string; they are written in digits alone. Every other claim is a string.
+	WholeNumbers []string `yaml:"whole_numbers,omitempty"`
+	// Booleans lists the claims that may be a JSON boolean, read as `true` or `false`.
+	Booleans []string `yaml:"booleans,omitempty"`
+	// Variables are texts that depend on a claim. The first case that holds
+	// gives the value; where none does, the variable is missing as a claim can be.
+	Variables map[string][]Case `yaml:"variables,omitempty"`
+	// SAN is the template of the certificate's name, a URI.
+	SAN string `yaml:"san"`
+	// SANPrefix, where set, is the template of what the name must begin with:
+	// for a vendor whose claim writes the host itself.
+	SANPrefix string `yaml:"san_prefix,omitempty"`
+	// Extensions gives the template of each extension that is always written.
+	Extensions map[string]string `yaml:"extensions,omitempty"`
+	// OptionalExtensions gives the templates of those left out when one of
+	// their claims is missing or empty. A claim of a wrong type is refused all the same.
+	OptionalExtensions map[string]string `yaml:"optional_extensions,omitempty"`
+}
+
+// Case is one value that a variable may take.
+type Case struct {
+	// Claim is what the case looks at. Without it the case always holds, and is the last.
+	Claim string `yaml:"claim,omitempty"`
+	// Equals is what the claim must be; the claim must then be in the token.
+	// Without it the case holds when the claim is there and not empty.
+	Equals string `yaml:"equals,omitempty"`
+	// Value is the template of the variable; it names claims and constants.
+	Value string `yaml:"value"`
+}
+
+//go:embed *.yaml
+var files embed.FS
+
+// Names lists the built-in presets in order.
+func Names() []string {
+	entries, err := files.ReadDir(".")
+	if err != nil {
+		return nil // not possible: the folder is part of the program
+	}
+	names := make([]string, len(entries))
+	for i, e := range entries {
+		names[i] = strings.TrimSuffix(e.Name(), path.Ext(e.Name()))
+	}
+	return names
+}
+
+// ErrUnknown is [Load]'s error for a name that no built-in preset has.
+var ErrUnknown = errors.New("no built-in preset has this name")
+
+// Load reads a built-in preset. The error is [ErrUnknown] or wraps the fault of a file.
+func Load(name string) (*Preset, error) {
+	b, err := files.ReadFile(name + ".yaml")
+	if err != nil {
+		return nil, ErrUnknown
+	}
+	p, err := Decode(bytes.NewReader(b))
+	if err != nil {
+		return nil, fmt.Errorf("preset %s: %w", name, err)
+	}
+	if p.Name != name {
+		return nil, fmt.Errorf("preset %s: its name is %q", name, p.Name)
+	}
+	return p, nil
+}
+
+// Decode reads one preset strictly: an unknown or repeated field, or a second
+// document, is an error. It doesn't look at the templates; [Preset.Compile] does.
+func Decode(r io.Reader) (*Preset, error) {
+	d := yaml.NewDecoder(r)
+	d.KnownFields(true)
+	p := new(Preset)
+	if err := d.Decode(p); err != nil {
+		return nil, fmt.Errorf("reading the preset: %w", err)
+	}
+	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+		return nil, errors.New("reading the preset: the file holds more than one document")
+	}
+	return p, nil
+}

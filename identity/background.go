@@ -1,0 +1,74 @@
+package identity
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// The pace of the background: keys that are here are fetched again before
+// refreshAfter, and an issuer that fails is tried again ever more slowly.
+const (
+	refreshEvery = refreshAfter * 9 / 10
+	retryFirst   = time.Second
+	retryMost    = time.Minute
+)
+
+// Run fetches the keys of the exact issuers and keeps those, and the keys of
+// the issuers that patterns matched, fresh. It returns nil when ctx ends, with
+// nothing of its own left running. A Verifier works without it: a token then
+// waits for the first fetch of its issuer's keys.
+func (v *Verifier) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, i := range v.issuers {
+		if i.ring != nil {
+			wg.Go(func() { keepFresh(ctx, i.ring) })
+			continue
+		}
+		wg.Go(func() {
+			for pause(ctx, jitter(refreshEvery)) {
+				for _, k := range i.family.active() {
+					if ctx.Err() != nil {
+						return
+					}
+					_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return nil
+}
+
+func keepFresh(ctx context.Context, k *keyring) {
+	retry := retryFirst
+	for ctx.Err() == nil {
+		wait := refreshEvery
+		if err := k.refresh(ctx); err != nil {
+			wait, retry = retry, min(2*retry, retryMost)
+		} else {
+			retry = retryFirst
+		}
+		if !pause(ctx, jitter(wait)) {
+			return
+		}
+	}
+}
+
+// jitter shortens d by up to a tenth, so that many instances don't ask at once.
+func jitter(d time.Duration) time.Duration {
+	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // no secret depends on it
+}
+
+// pause waits for d; false means that ctx ended first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

@@ -1,0 +1,227 @@
+package identity
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+const (
+	defaultLifetime = 24 * time.Hour
+	defaultLeeway   = 60 * time.Second
+	mostLeeway      = 10 * time.Minute
+	maxIssuer       = 1024 // bytes of an issuer's URL or pattern
+	maxAudience     = 512  // bytes
+)
+
+// Config is all issuers whose tokens are accepted.
+type Config struct {
+	// Issuers lists them; at least one is needed.
+	Issuers []IssuerConfig `yaml:"issuers"`
+}
+
+// DefaultConfig trusts nobody: there is no issuer that is safe to assume.
+func DefaultConfig() Config { return Config{} }
+
+// Check adds every fault of c to f. It does no I/O.
+func (c *Config) Check(path string, f *setting.Faults) {
+	CheckIssuers(join(path, "issuers"), c.Issuers, f)
+}
+
+// Check adds every fault of c by itself to f. It does no I/O. [CheckIssuers]
+// adds those that only show beside other issuers.
+func (c *IssuerConfig) Check(path string, f *setting.Faults) { compileOne(path, c, f) }
+
+// CheckIssuers adds every fault of the list at path to f. It does no I/O.
+func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
+	compile(path, issuers, f)
+}
+
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+// compile checks the list and makes what a Verifier runs on: the same code, so
+// that what was checked is what runs. The result is good when f stayed empty.
+func compile(path string, issuers []IssuerConfig, f *setting.Faults) []*issuer {
+	if len(issuers) == 0 {
+		f.Add(path, "required: at least one issuer whose tokens are accepted")
+	}
+	compiled := make([]*issuer, len(issuers))
+	for i := range issuers {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		compiled[i] = compileOne(at, &issuers[i], f)
+		for j := range i {
+			checkPair(at, fmt.Sprintf("%s[%d]", path, j), compiled[i], compiled[j], f)
+		}
+	}
+	return compiled
+}
+
+// checkPair refuses two entries of which a token couldn't tell which is meant.
+func checkPair(at, other string, a, b *issuer, f *setting.Faults) {
+	if a.config.URL != "" && a.config.URL == b.config.URL {
+		f.Add(at+".url", "is the same as %s.url; keep one", other)
+	}
+	if a.pattern.labels == nil || b.pattern.labels == nil {
+		return
+	}
+	switch a.pattern.compare(b.pattern) {
+	case equal:
+		f.Add(at+".pattern", "matches the same issuers as %s.pattern; keep one", other)
+	case crossing:
+		f.Add(at+".pattern", "matches some issuers that %s.pattern matches too, and neither is the more specific; write one of them more narrowly", other)
+	}
+}
+
+func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
+	i := &issuer{config: *c}
+	switch {
+	case c.URL == "" && c.Pattern == "":
+		f.Add(path+".url", "required: the issuer as its tokens write it, or a pattern")
+	case c.URL != "" && c.Pattern != "":
+		f.Add(path+".url", "is set beside pattern; keep one")
+	case c.URL != "":
+		if err := checkIssuerURL(c.URL, c.AllowInsecureLoopback); err != nil {
+			f.Add(path+".url", "%s", err)
+		}
+	default:
+		p, err := compilePattern(c.Pattern)
+		if err != nil {
+			f.Add(path+".pattern", "%s", err)
+		}
+		i.pattern = p
+	}
+	checkAudiences(path+".audiences", c.Audiences, f)
+	if c.Type == "" {
+		f.Add(path+".type", "required: one of %s", types())
+	} else if make := providers[c.Type]; make == nil {
+		f.Add(path+".type", "%q is unknown; the types are %s", c.Type, types())
+	} else {
+		i.provider = make(&i.config, path, f)
+		checkUnused(path, c, f)
+	}
+	i.config.limits(path, f)
+	return i
+}
+
+// checkIssuerURL accepts what an issuer may be (OpenID Connect Core §2: https
+// with a host, and without query and fragment) in its one normal spelling.
+func checkIssuerURL(s string, loopback bool) error {
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.String() != s || u.Host == "" || u.Opaque != "" || !all(s, uriByte) || len(s) > maxIssuer:
+		return errors.New("must be a URL with a host, such as https://accounts.example.com")
+	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
+		return errors.New("must have no user, query or fragment")
+	case u.Scheme == "http" && loopback && !isLoopback(u.Hostname()):
+		return errors.New("must be https: allow_insecure_loopback is for localhost, 127.0.0.1 and [::1] alone")
+	case u.Scheme == "http" && !loopback && isLoopback(u.Hostname()):
+		return errors.New("must be https; for development, allow_insecure_loopback accepts http on a loopback address")
+	case u.Scheme != "https" && u.Scheme != "http", u.Scheme == "http" && !loopback:
+		return errors.New("must be https")
+	case u.Host != strings.ToLower(u.Host):
+		return errors.New("must have its host in lower case")
+	case u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" || strings.HasSuffix(u.Host, ":"):
+		return errors.New("must leave out the default port")
+	case dotSegments(u.EscapedPath()):
+		return errors.New("must have no path segment `.` or `..`")
+	}
+	return nil
+}
+
+func checkAudiences(path string, audiences []string, f *setting.Faults) {
+	if len(audiences) == 0 {
+		f.Add(path, "required: at least one, such as sigstore")
+	}
+	for i, a := range audiences {
+		at := fmt.Sprintf("%s[%d]", path, i)
+		switch {
+		case a == "":
+			f.Add(at, "must not be empty")
+		case len(a) > maxAudience || claim.Fit("aud", a) != nil:
+			f.Add(at, "must be at most %d bytes without control characters", maxAudience)
+		case slices.Index(audiences, a) < i:
+			f.Add(at, "is listed twice")
+		}
+	}
+}
+
+// checkUnused refuses settings that the type's rule doesn't read: they would
+// look like a restriction and be none.
+func checkUnused(path string, c *IssuerConfig, f *setting.Faults) {
+	for _, s := range []struct {
+		field string
+		set   bool
+		types []Type
+	}{
+		{"subject_domain", c.SubjectDomain != "", []Type{TypeURI, TypeUsername}},
+		{"spiffe_trust_domain", c.SPIFFETrustDomain != "", []Type{TypeSPIFFE}},
+		{"skip_email_verification", c.SkipEmailVerification, []Type{TypeEmail}},
+		{"issuer_claim", c.IssuerClaim != "", []Type{TypeEmail}},
+		{"preset", c.Preset != "", []Type{TypeCI}},
+		{"inline_preset", c.InlinePreset != nil, []Type{TypeCI}},
+		{"preset_constants", len(c.PresetConstants) > 0, []Type{TypeCI}},
+	} {
+		if s.set && !slices.Contains(s.types, c.Type) {
+			f.Add(path+"."+s.field, "has no meaning for the type %s", c.Type)
+		}
+	}
+	if c.Pattern != "" && c.AllowInsecureLoopback {
+		f.Add(path+".allow_insecure_loopback", "has no meaning for a pattern, which is always https")
+	}
+}
+
+// limits checks what any type may set, and fills in the defaults.
+func (c *IssuerConfig) limits(path string, f *setting.Faults) {
+	switch c.ChallengeClaim {
+	case "email", "sub":
+	case "":
+		c.ChallengeClaim = "sub"
+		if c.Type == TypeEmail {
+			c.ChallengeClaim = "email"
+		}
+	default:
+		f.Add(path+".challenge_claim", "must be email or sub")
+	}
+	if len(c.Algorithms) == 0 {
+		c.Algorithms = defaultAlgorithms
+	}
+	for i, a := range c.Algorithms {
+		if !slices.Contains(defaultAlgorithms, a) {
+			f.Add(fmt.Sprintf("%s.algorithms[%d]", path, i), "%q is not accepted; the algorithms are %s", a, strings.Join(defaultAlgorithms, ", "))
+		}
+	}
+	if c.MaxTokenLifetime < 0 {
+		f.Add(path+".max_token_lifetime", "must not be negative")
+	}
+	if c.Leeway < 0 || c.Leeway > mostLeeway {
+		f.Add(path+".leeway", "must be from 0 to %s", mostLeeway)
+	}
+	// The caller keeps its lists; these are ours.
+	c.Audiences, c.Algorithms = slices.Clone(c.Audiences), slices.Clone(c.Algorithms)
+	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
+	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
+}
+
+// checkOrigin accepts a scheme and host, and nothing else.
+func checkOrigin(s string) error {
+	u, err := url.Parse(s)
+	switch {
+	case s == "":
+		return errors.New("required for the type uri, such as https://example.com")
+	case err != nil || u.Scheme == "" || u.Host == "" || u.Scheme+"://"+u.Host != s || !domainName(u.Hostname()) || s != strings.ToLower(s):
+		return errors.New("must be a scheme and host in lower case and nothing else, such as https://example.com")
+	}
+	return nil
+}

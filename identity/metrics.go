@@ -1,0 +1,66 @@
+package identity
+
+import (
+	"fmt"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// metrics are the verifier's own. Their labels are bounded by the
+// configuration: an issuer that a pattern matched is never a label.
+type metrics struct {
+	fetches *prometheus.CounterVec // by issuer_type and result
+}
+
+func newMetrics() *metrics {
+	return &metrics{fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_identity_key_fetches_total",
+		Help: "Fetches of issuers' signing keys, by the type of issuer and result (ok, error).",
+	}, []string{"issuer_type", "result"})}
+}
+
+func (m *metrics) fetched(t Type, err error) {
+	result := "ok"
+	if err != nil {
+		result = "error"
+	}
+	m.fetches.WithLabelValues(string(t), result).Inc()
+}
+
+var (
+	readyDesc = prometheus.NewDesc("mayfly_identity_issuer_ready",
+		"1 when the keys of a configured issuer are here and not too old.", []string{"issuer"}, nil)
+	ageDesc = prometheus.NewDesc("mayfly_identity_issuer_keys_age_seconds",
+		"Age of the keys of a configured issuer.", []string{"issuer"}, nil)
+)
+
+// collector reads each exact issuer's status when it is scraped.
+type collector struct{ verifier *Verifier }
+
+func (c collector) Describe(ch chan<- *prometheus.Desc) {
+	ch <- readyDesc
+	ch <- ageDesc
+}
+
+func (c collector) Collect(ch chan<- prometheus.Metric) {
+	for _, s := range c.verifier.Status() {
+		ready := 0.0
+		if s.Ready {
+			ready = 1
+		}
+		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, ready, s.Name)
+		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
+	}
+}
+
+func (v *Verifier) register(r prometheus.Registerer) error {
+	if r == nil {
+		return nil
+	}
+	for _, c := range []prometheus.Collector{v.metrics.fetches, collector{v}} {
+		if err := r.Register(c); err != nil {
+			return fmt.Errorf("registering the metrics of identity: %w", err)
+		}
+	}
+	return nil
+}

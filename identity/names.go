@@ -1,0 +1,118 @@
+package identity
+
+import (
+	"net/url"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+)
+
+// Limits of a mail address (RFC 5321 §4.5.3.1), of a domain's label (RFC 1035
+// §2.3.4) and of the other names.
+const (
+	maxLocalPart = 64
+	maxDomain    = 255
+	maxLabel     = 63
+	maxUsername  = 255
+)
+
+// atext is what a mail address's local part may hold beside letters and digits (RFC 5322 §3.2.3).
+const atext = "!#$%&'*+-/=?^_`{|}~"
+
+// checkEmail accepts a Mailbox whose local part is a Dot-string (RFC 5321
+// §4.1.2) and whose domain is of letters, digits and hyphens: what RFC 5280
+// §4.2.1.6 lets an rfc822Name be, and no quoting that two readers may read in
+// two ways.
+func checkEmail(name, s string) error {
+	local, domain, found := strings.Cut(s, "@")
+	switch {
+	case !found || local == "" || domain == "":
+		return claim.Invalid(name, "is not a mail address: one local part, @ and a domain are expected")
+	case len(local) > maxLocalPart || len(domain) > maxDomain:
+		return claim.Invalid(name, "is longer than a mail address can be")
+	}
+	for _, atom := range splitDots(local) {
+		if atom == "" || !all(atom, func(c byte) bool { return alphanumeric(c) || strings.IndexByte(atext, c) >= 0 }) {
+			return claim.Invalid(name, "is not a mail address in plain form: letters, digits and "+atext+" are accepted before the @, with single dots between them")
+		}
+	}
+	if !domainName(domain) {
+		return claim.Invalid(name, "is not a mail address in plain form: after its one @ a domain of letters, digits and hyphens is expected")
+	}
+	return nil
+}
+
+func splitDots(s string) []string { return strings.Split(s, ".") }
+
+func alphanumeric(c byte) bool {
+	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
+}
+
+// domainName accepts letters, digits and inner hyphens in labels of at most 63
+// bytes (RFC 1123 §2.1), in either case.
+func domainName(s string) bool {
+	if s == "" || len(s) > maxDomain {
+		return false
+	}
+	for _, l := range splitDots(s) {
+		if l == "" || len(l) > maxLabel || l[0] == '-' || l[len(l)-1] == '-' ||
+			!all(l, func(c byte) bool { return alphanumeric(c) || c == '-' }) {
+			return false
+		}
+	}
+	return true
+}
+
+// checkUsername accepts printable ASCII without space, comma, `!` and `@`: what
+// comes before the `!` can then be told from the domain, and from a mail address.
+func checkUsername(name, s string) error {
+	switch {
+	case len(s) > maxUsername:
+		return claim.Invalid(name, "is longer than a username can be")
+	case strings.Contains(s, "@"):
+		return claim.Invalid(name, "must be a username and looks like a mail address")
+	case !all(s, func(c byte) bool { return c > ' ' && c < 0x7f && c != '!' && c != ',' }):
+		return claim.Invalid(name, "must be a username of printable ASCII without space, comma and exclamation mark")
+	}
+	return nil
+}
+
+// checkURI accepts an absolute URI in the characters of RFC 3986 §2 that goes
+// into a certificate byte for byte: with a host, without user, and without dot
+// segments in any spelling.
+func checkURI(name, s string) error {
+	if !all(s, uriByte) {
+		return claim.Invalid(name, "gives a name with a character that a URI can't hold")
+	}
+	u, err := url.Parse(s)
+	switch {
+	case err != nil || u.String() != s:
+		return claim.Invalid(name, "doesn't give a well-formed URI")
+	case u.Host == "" || u.User != nil:
+		return claim.Invalid(name, "must give a URI with a host and without user")
+	case dotSegments(u.EscapedPath()):
+		return claim.Invalid(name, "gives a URI whose path has a segment `.` or `..`")
+	}
+	return nil
+}
+
+// uriByte is the unreserved, reserved and percent characters of RFC 3986 §2.
+func uriByte(c byte) bool {
+	return alphanumeric(c) || strings.IndexByte("-._~:/?#[]@!$&'()*+,;=%", c) >= 0
+}
+
+// dotSegments looks for `.` and `..` in a path, also where dots or slashes are
+// percent-encoded: some reader decodes them.
+func dotSegments(path string) bool {
+	if strings.Contains(path, "%") {
+		path = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/").Replace(path)
+	}
+	for path != "" {
+		segment, rest, _ := strings.Cut(path, "/")
+		if segment == "." || segment == ".." {
+			return true
+		}
+		path = rest
+	}
+	return false
+}

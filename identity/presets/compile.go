@@ -1,0 +1,196 @@
+package presets
+
+import (
+	"maps"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Rules is a compiled preset: immutable, and safe for concurrent use.
+type Rules struct {
+	san        template
+	sanPrefix  template
+	extensions []rule
+	variables  []variable
+	numbers    map[string]bool
+	booleans   map[string]bool
+}
+
+type rule struct {
+	place    func(*extension.Set) *string
+	template template
+	optional bool
+}
+
+type variable struct {
+	name  string
+	cases []choice
+}
+
+type choice struct {
+	claim    string
+	equals   string
+	template template
+}
+
+// Compile turns p into rules, with some constants replaced. All faults of p go
+// to f under path, and those of the replacements under constantsPath; the
+// rules are only good when there was none.
+func (p *Preset) Compile(path string, constants map[string]string, constantsPath string, f *setting.Faults) *Rules {
+	c := compiler{preset: p, path: path, faults: f, constants: maps.Clone(p.Constants)}
+	if c.constants == nil {
+		c.constants = map[string]string{}
+	}
+	c.replace(constants, constantsPath)
+	if p.Name == "" {
+		f.Add(path+".name", "required")
+	}
+	for _, name := range slices.Sorted(maps.Keys(p.Variables)) {
+		c.names = append(c.names, name)
+	}
+	c.checkNames()
+	r := &Rules{numbers: set(p.WholeNumbers), booleans: set(p.Booleans)}
+	for _, name := range c.names {
+		r.variables = append(r.variables, c.variable(name, p.Variables[name]))
+	}
+	r.san = c.template(path+".san", p.SAN, true)
+	if p.SANPrefix != "" {
+		r.sanPrefix = c.template(path+".san_prefix", p.SANPrefix, true)
+	}
+	c.rules(r)
+	return r
+}
+
+type compiler struct {
+	preset    *Preset
+	path      string
+	faults    *setting.Faults
+	constants map[string]string
+	names     []string // of the variables, in order
+}
+
+// replace puts an issuer's own constants in place of the preset's.
+func (c *compiler) replace(constants map[string]string, path string) {
+	for _, name := range slices.Sorted(maps.Keys(constants)) {
+		value, at := constants[name], path+"."+name
+		original, known := c.preset.Constants[name]
+		switch {
+		case !known:
+			c.faults.Add(at, "the preset %s has no such constant; it has %s", c.preset.Name, list(slices.Sorted(maps.Keys(c.preset.Constants))))
+		case strings.HasPrefix(original, "https://") && !plainURL(value):
+			c.faults.Add(at, "must be an https URL without query, fragment, user or final slash, such as %s", original)
+		default:
+			c.constants[name] = value
+		}
+	}
+}
+
+func plainURL(s string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Scheme == "https" && u.Host != "" && u.User == nil && u.RawQuery == "" && !u.ForceQuery &&
+		u.Fragment == "" && !strings.HasSuffix(s, "/") && !strings.HasSuffix(s, "#") && u.String() == s
+}
+
+func (c *compiler) checkNames() {
+	for _, name := range slices.Sorted(maps.Keys(c.preset.Constants)) {
+		if err := checkName(name); err != nil {
+			c.faults.Add(c.path+".constants."+name, "%s", err)
+		}
+		if c.preset.Constants[name] == "" || strings.ContainsAny(c.preset.Constants[name], "{}") {
+			c.faults.Add(c.path+".constants."+name, "must be text without braces")
+		}
+	}
+	for _, name := range c.names {
+		if err := checkName(name); err != nil {
+			c.faults.Add(c.path+".variables."+name, "%s", err)
+		}
+		if _, both := c.constants[name]; both {
+			c.faults.Add(c.path+".variables."+name, "is a constant too; a name means one thing")
+		}
+	}
+}
+
+func (c *compiler) variable(name string, cases []Case) variable {
+	path := c.path + ".variables." + name
+	v := variable{name: name}
+	if len(cases) == 0 {
+		c.faults.Add(path, "needs at least one case")
+	}
+	for i, one := range cases {
+		if one.Claim == "" && (one.Equals != "" || i < len(cases)-1) {
+			c.faults.Add(path, "a case without a claim always holds, so it has no equals and is the last")
+		}
+		if one.Claim != "" {
+			if err := checkName(one.Claim); err != nil {
+				c.faults.Add(path, "%s", err)
+			}
+			if _, constant := c.constants[one.Claim]; constant || slices.Contains(c.names, one.Claim) {
+				c.faults.Add(path, "a case looks at a claim, and %q is a constant or variable", one.Claim)
+			}
+		}
+		v.cases = append(v.cases, choice{claim: one.Claim, equals: one.Equals, template: c.template(path, one.Value, false)})
+	}
+	return v
+}
+
+// template compiles one template. Constants become fixed text here, so no
+// claim of the same name can ever be asked for.
+func (c *compiler) template(path, text string, variables bool) template {
+	t, err := parseTemplate(text, func(name string) (part, error) {
+		if constant, ok := c.constants[name]; ok {
+			return part{literal: constant}, nil
+		}
+		if i := slices.Index(c.names, name); i >= 0 {
+			if !variables {
+				return part{}, errNested
+			}
+			return part{variable: i + 1}, nil
+		}
+		return part{claim: name}, nil
+	})
+	if err != nil {
+		c.faults.Add(path, "%s", err)
+	}
+	return t
+}
+
+func (c *compiler) rules(r *Rules) {
+	known := extension.Fields()
+	for _, section := range []struct {
+		name      string
+		templates map[string]string
+		optional  bool
+	}{{"extensions", c.preset.Extensions, false}, {"optional_extensions", c.preset.OptionalExtensions, true}} {
+		path := c.path + "." + section.name + "."
+		for _, field := range slices.Sorted(maps.Keys(section.templates)) {
+			if !slices.Contains(known, field) {
+				c.faults.Add(path+field, "is no extension; the extensions are %s", list(known))
+				continue
+			}
+			if _, both := c.preset.Extensions[field]; both && section.optional {
+				c.faults.Add(path+field, "is among the extensions too; keep one")
+			}
+			t := c.template(path+field, section.templates[field], true)
+			r.extensions = append(r.extensions, rule{place: extension.Place(field), template: t, optional: section.optional})
+		}
+	}
+}
+
+func set(names []string) map[string]bool {
+	m := make(map[string]bool, len(names))
+	for _, n := range names {
+		m[n] = true
+	}
+	return m
+}
+
+func list(names []string) string {
+	if len(names) == 0 {
+		return "none"
+	}
+	return strings.Join(names, ", ")
+}

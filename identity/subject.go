@@ -1,0 +1,246 @@
+package identity
+
+import (
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/spiffe/go-spiffe/v2/spiffeid"
+
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/presets"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Subject is what a type's rule makes of a token's claims.
+type Subject struct {
+	SAN        SAN
+	Issuer     string        // to record in place of the token's own; empty for that
+	Extensions extension.Set // without issuer and token subject, which the verifier fills in
+}
+
+// provider is the rule of one issuer: pure, without I/O. A claim that it needs
+// and that is missing, empty or unfit gives a *fault.Error of kind Denied that
+// names the claim.
+type provider interface {
+	subject(c claim.Set) (Subject, error)
+}
+
+// providers makes the rule of each type, and adds the faults of the settings
+// that the rule reads to f under path.
+var providers = map[Type]func(c *IssuerConfig, path string, f *setting.Faults) provider{
+	TypeEmail:      newEmail,
+	TypeURI:        newURI,
+	TypeUsername:   newUsername,
+	TypeSPIFFE:     newSPIFFE,
+	TypeKubernetes: func(*IssuerConfig, string, *setting.Faults) provider { return kubernetes{} },
+	TypeCI:         newCI,
+}
+
+// types lists the types in order, for texts.
+func types() string {
+	var names []string
+	for _, t := range slices.Sorted(maps.Keys(providers)) {
+		names = append(names, string(t))
+	}
+	return strings.Join(names, ", ")
+}
+
+// email names a person by a verified address.
+type email struct {
+	unverified bool     // take an address without email_verified
+	issuer     []string // path of the claim with the issuer to record
+}
+
+func newEmail(c *IssuerConfig, path string, f *setting.Faults) provider {
+	e := email{unverified: c.SkipEmailVerification}
+	if c.IssuerClaim != "" {
+		steps, err := parseClaimPath(c.IssuerClaim)
+		if err != nil {
+			f.Add(path+".issuer_claim", "%s", err)
+		}
+		e.issuer = steps
+	}
+	return e
+}
+
+func (e email) subject(c claim.Set) (Subject, error) {
+	address, err := c.Get("email").Text("email")
+	if err != nil {
+		return Subject{}, err
+	}
+	// OpenID Connect Core §5.1 has a boolean; some issuers send a string.
+	if v := c.Get("email_verified"); !e.unverified && !isTrue(v) {
+		return Subject{}, fault.New(fault.EmailUnverified, "the token's claim \"email_verified\" is not true; confirm the mail address with the identity provider and sign in again").
+			With("claim", "email_verified")
+	}
+	if err := checkEmail("email", address); err != nil {
+		return Subject{}, err
+	}
+	s := Subject{SAN: SAN{Email, address}}
+	if e.issuer != nil {
+		name := strings.Join(e.issuer, ".")
+		if s.Issuer, err = claimAt(c, e.issuer).Text(name); err != nil {
+			return Subject{}, err
+		}
+	}
+	return s, nil
+}
+
+func isTrue(v claim.Value) bool {
+	return (v.Kind() == claim.Bool || v.Kind() == claim.String) && v.Literal() == "true" ||
+		v.Kind() == claim.String && v.Literal() == "True"
+}
+
+// uri takes the subject as it is, under one scheme and host.
+type uri struct{ origin string }
+
+func newURI(c *IssuerConfig, path string, f *setting.Faults) provider {
+	if err := checkOrigin(c.SubjectDomain); err != nil {
+		f.Add(path+".subject_domain", "%s", err)
+	}
+	return uri{origin: c.SubjectDomain}
+}
+
+func (u uri) subject(c claim.Set) (Subject, error) {
+	sub, err := c.Get("sub").Text("sub")
+	if err != nil {
+		return Subject{}, err
+	}
+	// Bytes are compared, so another case, a port or a user is another origin.
+	rest, ok := strings.CutPrefix(sub, u.origin)
+	if !ok || rest != "" && rest[0] != '/' {
+		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a URI that begins with %s/", u.origin).
+			With("claim", "sub").With("expected", u.origin)
+	}
+	if err := checkURI("sub", sub); err != nil {
+		return Subject{}, err
+	}
+	return Subject{SAN: SAN{URI, sub}}, nil
+}
+
+// username puts a domain after the subject.
+type username struct{ domain string }
+
+func newUsername(c *IssuerConfig, path string, f *setting.Faults) provider {
+	switch {
+	case c.SubjectDomain == "":
+		f.Add(path+".subject_domain", "required for the type username, such as example.com")
+	case !domainName(c.SubjectDomain):
+		f.Add(path+".subject_domain", "must be a domain such as example.com")
+	}
+	return username{domain: c.SubjectDomain}
+}
+
+func (u username) subject(c claim.Set) (Subject, error) {
+	sub, err := c.Get("sub").Text("sub")
+	if err != nil {
+		return Subject{}, err
+	}
+	if err := checkUsername("sub", sub); err != nil {
+		return Subject{}, err
+	}
+	return Subject{SAN: SAN{Username, sub + "!" + u.domain}}, nil
+}
+
+// spiffe takes a workload's SPIFFE ID in one trust domain.
+type spiffe struct{ domain spiffeid.TrustDomain }
+
+func newSPIFFE(c *IssuerConfig, path string, f *setting.Faults) provider {
+	if c.SPIFFETrustDomain == "" {
+		f.Add(path+".spiffe_trust_domain", "required for the type spiffe, such as example.org")
+		return spiffe{}
+	}
+	domain, err := spiffeid.TrustDomainFromString(c.SPIFFETrustDomain)
+	if err != nil || domain.Name() != c.SPIFFETrustDomain {
+		f.Add(path+".spiffe_trust_domain", "must be the name of a trust domain, such as example.org")
+	}
+	return spiffe{domain: domain}
+}
+
+func (s spiffe) subject(c claim.Set) (Subject, error) {
+	sub, err := c.Get("sub").Text("sub")
+	if err != nil {
+		return Subject{}, err
+	}
+	id, err := spiffeid.FromString(sub)
+	if err != nil {
+		return Subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
+	}
+	if !id.MemberOf(s.domain) {
+		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a SPIFFE ID in the trust domain %s", s.domain.Name()).
+			With("claim", "sub").With("expected", s.domain.Name())
+	}
+	return Subject{SAN: SAN{URI, id.String()}}, nil
+}
+
+// kubernetes names a service account.
+type kubernetes struct{}
+
+func (kubernetes) subject(c claim.Set) (Subject, error) {
+	info := c.Get("kubernetes.io")
+	switch info.Kind() {
+	case claim.Object:
+	case claim.Missing, claim.Null:
+		_, err := info.Text("kubernetes.io")
+		return Subject{}, err
+	default:
+		return Subject{}, claim.Invalid("kubernetes.io", "must be an object and is "+info.Kind().String())
+	}
+	const namespaceClaim, accountClaim = "kubernetes.io.namespace", "kubernetes.io.serviceaccount.name"
+	namespace, err := info.Get("namespace").Text(namespaceClaim)
+	if err != nil {
+		return Subject{}, err
+	}
+	account, err := info.Get("serviceaccount").Get("name").Text(accountClaim)
+	if err != nil {
+		return Subject{}, err
+	}
+	// Kubernetes names namespaces by RFC 1123 labels and service accounts by
+	// RFC 1123 subdomains, in lower case.
+	if strings.Contains(namespace, ".") || !kubernetesName(namespace) {
+		return Subject{}, claim.Invalid(namespaceClaim, "is not the name of a namespace")
+	}
+	if !kubernetesName(account) {
+		return Subject{}, claim.Invalid(accountClaim, "is not the name of a service account")
+	}
+	return Subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
+}
+
+func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLower(s) }
+
+// ci applies a vendor's preset.
+type ci struct{ rules *presets.Rules }
+
+func newCI(c *IssuerConfig, path string, f *setting.Faults) provider {
+	preset, at := c.InlinePreset, path+".inline_preset"
+	switch {
+	case c.Preset == "" && preset == nil:
+		f.Add(path+".preset", "required for the type ci-provider: one of %s, or an inline_preset", strings.Join(presets.Names(), ", "))
+		return ci{}
+	case c.Preset != "" && preset != nil:
+		f.Add(path+".preset", "is set beside inline_preset; keep one")
+		return ci{}
+	case preset == nil:
+		at = path + ".preset"
+		var err error
+		if preset, err = presets.Load(c.Preset); err != nil {
+			f.Add(at, "%q: %s; the built-in presets are %s", c.Preset, err, strings.Join(presets.Names(), ", "))
+			return ci{}
+		}
+	}
+	return ci{rules: preset.Compile(at, c.PresetConstants, path+".preset_constants", f)}
+}
+
+func (p ci) subject(c claim.Set) (Subject, error) {
+	san, extensions, err := p.rules.Apply(c)
+	if err != nil {
+		return Subject{}, err
+	}
+	if err := checkURI(p.rules.NamedAfter(), san); err != nil {
+		return Subject{}, err
+	}
+	return Subject{SAN: SAN{URI, san}, Extensions: extensions}, nil
+}

@@ -1,0 +1,140 @@
+package identity
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// maxNumericDate is the end of the year 9999, in seconds since 1970.
+const maxNumericDate = 253402300799
+
+// checkTimes checks exp, nbf and iat (RFC 7519 §4.1.4–6) with a leeway for the
+// issuer's clock. exp is required. The lifetime counts from iat, or from now
+// where the token has none.
+func checkTimes(c claim.Set, now time.Time, leeway, maxLifetime time.Duration) error {
+	exp, present, err := numericDate(c, "exp")
+	if err != nil {
+		return err
+	}
+	if !present {
+		return malformed("it has no exp; a token without an end is not accepted")
+	}
+	if !now.Before(exp.Add(leeway)) {
+		return fault.New(fault.TokenExpired, "the identity token expired %s ago; get a new one", now.Sub(exp).Round(time.Second))
+	}
+	start := now
+	for _, name := range []string{"nbf", "iat"} {
+		t, present, err := numericDate(c, name)
+		if err != nil {
+			return err
+		}
+		if !present {
+			continue
+		}
+		if t.After(now.Add(leeway)) {
+			return fault.New(fault.TokenNotYetValid, "the identity token's %s is %s in the future; check the clocks", name, t.Sub(now).Round(time.Second))
+		}
+		if name == "iat" {
+			start = t
+		}
+	}
+	if lifetime := exp.Sub(start); lifetime > maxLifetime {
+		return fault.New(fault.TokenLifetime, "the identity token is valid for %s; at most %s is accepted from this issuer", lifetime.Round(time.Second), maxLifetime)
+	}
+	return nil
+}
+
+// numericDate is a time in seconds since 1970, a fraction cut off (RFC 7519 §2).
+func numericDate(c claim.Set, name string) (t time.Time, present bool, err error) {
+	v := c.Get(name)
+	if v.Kind() == claim.Missing {
+		return time.Time{}, false, nil
+	}
+	if v.Kind() != claim.Number {
+		return time.Time{}, true, malformed("its " + name + " must be a number and is " + v.Kind().String())
+	}
+	seconds, err := strconv.ParseFloat(v.Literal(), 64)
+	if err != nil || math.Signbit(seconds) || seconds > maxNumericDate {
+		return time.Time{}, true, malformed("its " + name + " is out of range")
+	}
+	return time.Unix(int64(seconds), 0), true, nil
+}
+
+// checkAudience finds the first of the accepted audiences that the token
+// names. `aud` is one string or an array of them (RFC 7519 §4.1.3). An array
+// is accepted when it holds one of ours, exactly, whatever else it holds: a
+// token is often for several services. That leaves the holder of any of them
+// able to present it here, so ours should be an audience that no other service
+// shares; a check of `azp` (OpenID Connect Core §3.1.3.7) would belong here.
+func checkAudience(c claim.Set, accepted []string) (string, error) {
+	aud := c.Get("aud")
+	var named []claim.Value
+	switch aud.Kind() {
+	case claim.String:
+		named = []claim.Value{aud}
+	case claim.Array:
+		named = aud.Elements()
+	case claim.Missing:
+	default:
+		return "", malformed("its aud must be a string or an array of strings")
+	}
+	found := ""
+	for _, v := range named {
+		if v.Kind() != claim.String {
+			return "", malformed("its aud must be a string or an array of strings")
+		}
+		if found == "" && slices.Contains(accepted, v.Literal()) {
+			found = v.Literal()
+		}
+	}
+	if found == "" {
+		expected, actual := quoteList(accepted), quoteValues(named)
+		return "", fault.New(fault.TokenAudience, "the identity token is for the audience %s; expected %s", actual, expected).
+			With("expected", expected).With("actual", actual)
+	}
+	return found, nil
+}
+
+func quoteValues(values []claim.Value) string {
+	texts := make([]string, len(values))
+	for i, v := range values {
+		texts[i] = v.Literal()
+	}
+	return quoteList(texts)
+}
+
+// quoteList shows a few texts safely: escaped, and cut where they are long.
+func quoteList(texts []string) string {
+	const most = 4
+	if len(texts) == 0 {
+		return "none"
+	}
+	var b strings.Builder
+	for i, s := range texts {
+		if i == most {
+			fmt.Fprintf(&b, " and %d more", len(texts)-most)
+			break
+		}
+		if i > 0 {
+			b.WriteString(", ")
+		}
+		b.WriteString(quote(s))
+	}
+	return b.String()
+}
+
+// quote shows a text from outside in ASCII, escaped, and cut at 200 bytes.
+func quote(s string) string {
+	const most = 200
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}
