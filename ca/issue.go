@@ -46,7 +46,7 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	if err != nil {
 		return nil, err
 	}
-	if err := lint(tbs, a, i.lifetime); err != nil {
+	if err := lint(tbs, l, a, i.lifetime); err != nil {
 		return nil, err
 	}
 	watch.lap(stageProfile)

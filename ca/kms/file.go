@@ -169,7 +169,7 @@ var encryption = &pkcs8.Opts{
 // GenerateFile makes a private key and writes it as PKCS #8 PEM to a new file
 // of mode 0600, on disk when it returns. A file that exists is never touched:
 // the error then wraps os.ErrExist. An empty passphrase leaves the key plain.
-func GenerateFile(path string, algorithm Algorithm, passphrase []byte) (Signer, error) {
+func GenerateFile(path string, algorithm Algorithm, passphrase []byte) (crypto.Signer, error) {
 	key, err := algorithm.generate()
 	if err != nil {
 		return nil, err
@@ -187,5 +187,5 @@ func GenerateFile(path string, algorithm Algorithm, passphrase []byte) (Signer, 
 	if err := durable.WriteNew(path, pem.EncodeToMemory(block), 0o600); err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}
-	return &file{key}, nil
+	return key, nil
 }

@@ -65,7 +65,7 @@ func trustedRoot(in Input) (*rootpb.TrustedRoot, error) {
 	authorities := slices.Clone(in.Authorities)
 	slices.SortStableFunc(authorities, func(a, b Authority) int { return a.Start.Compare(b.Start) })
 	for _, a := range authorities {
-		chain, err := a.parse()
+		chain, err := a.parse(true)
 		if err != nil {
 			return nil, err
 		}

@@ -65,7 +65,7 @@ func (in *Input) check() error {
 		return errors.New("trustroot: no authority: clients could verify nothing")
 	}
 	for i, a := range in.Authorities {
-		if _, err := a.parse(); err != nil {
+		if _, err := a.parse(true); err != nil {
 			return fmt.Errorf("trustroot: authority %d: %w", i, err)
 		}
 		if !a.End.IsZero() && a.End.Before(a.Start) {
@@ -94,8 +94,9 @@ func (in *Input) check() error {
 }
 
 // parse reads an authority's chain and wants it to end in a self-signed root,
-// each certificate signed by the next, one Organization throughout.
-func (a *Authority) parse() ([]*x509.Certificate, error) {
+// each certificate signed by the next, and where oneOrganization is set (gh
+// picks the verifier by it), one Organization throughout.
+func (a *Authority) parse(oneOrganization bool) ([]*x509.Certificate, error) {
 	if len(a.Chain) == 0 {
 		return nil, errors.New("has no certificates")
 	}
@@ -112,7 +113,7 @@ func (a *Authority) parse() ([]*x509.Certificate, error) {
 		if err := c.CheckSignatureFrom(parent); err != nil {
 			return nil, fmt.Errorf("certificate %d isn't signed by the next, or the last by itself: %w", i, err)
 		}
-		if !slices.Equal(c.Subject.Organization, chain[0].Subject.Organization) {
+		if oneOrganization && !slices.Equal(c.Subject.Organization, chain[0].Subject.Organization) {
 			return nil, fmt.Errorf("certificate %d names another Organization than the first", i)
 		}
 	}
