@@ -1,7 +1,265 @@
 package main
 
-import "github.com/spf13/cobra"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
 
-func newRequestCommand(streams) *cobra.Command {
-	return &cobra.Command{Use: "request", Short: "Obtain a certificate for a fresh key and verify it"}
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+// requestOptions is the command line of `mayfly request`. No flag takes a
+// secret: a command line is seen by every process of the machine.
+type requestOptions struct {
+	ca        string
+	grpc      string
+	allowHTTP bool
+	timeout   time.Duration
+
+	keyType string
+	csr     bool
+
+	tokenFile  string
+	tokenEnv   string
+	tokenStdin bool
+	browser    bool
+	device     bool
+
+	issuer       string
+	clientID     string
+	clientSecret string // a file
+	redirectURL  string
+	noBrowser    bool
+
+	trustedRoot    string
+	trustedRootURL string
+	acceptUnlogged bool
+
+	files client.Files
+	json  bool
+}
+
+const requestLong = `Makes an ephemeral key, gets an identity token, proves possession of the key,
+asks the CA for a certificate, verifies the answer against a trusted root, and
+writes the key (mode 0600) and the certificate chain (leaf first).
+
+The token comes from the one place that is named: --token-file, --token-env,
+--token-stdin, --browser or --device. Without any of them these are tried in
+order: GitLab CI (id_tokens: SIGSTORE_ID_TOKEN), the environment variable
+SIGSTORE_ID_TOKEN, GitHub Actions (permissions: id-token: write), and, at a
+terminal, a login in the browser. A login needs --issuer, unless the CA is on
+this machine and accepts a single issuer.
+
+The trusted root comes from --trusted-root FILE. --trusted-root-url fetches it,
+and a CA on this machine is asked for its own where neither is given: that shows
+that the answer is consistent, not who made it.
+
+SSL_CERT_FILE adds trusted TLS roots; HTTPS_PROXY is honoured.
+Exit codes: mayfly help exit-codes.`
+
+func newRequestCommand(streams streams) *cobra.Command {
+	o := requestOptions{files: client.Files{}}
+	cmd := &cobra.Command{
+		Use:   "request",
+		Short: "Obtain a certificate for a fresh key and verify it",
+		Long:  requestLong,
+		Example: `  mayfly request --browser
+  mayfly request --ca https://ca.example.com --trusted-root trusted_root.json --token-file token.jwt
+  mayfly request --grpc 127.0.0.1:5554 --token-env MY_TOKEN --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
+			defer cancel()
+			return classify(newRequest(o, streams).run(ctx))
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.ca, "ca", "http://127.0.0.1:5555", "base URL of the CA")
+	f.StringVar(&o.grpc, "grpc", "", "ask over gRPC at this host:port instead of REST (TLS, or plaintext on loopback)")
+	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
+	f.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for everything, a person's login included")
+	f.StringVar(&o.keyType, "key-type", string(client.DefaultKeyType), strings.Join(client.KeyTypes(), ", "))
+	f.BoolVar(&o.csr, "csr", false, "prove possession with a certificate signing request instead of a signature")
+	f.StringVar(&o.tokenFile, "token-file", "", "read the identity token from a file")
+	f.StringVar(&o.tokenEnv, "token-env", "", "read the identity token from the environment variable of this name")
+	f.BoolVar(&o.tokenStdin, "token-stdin", false, "read the identity token from standard input")
+	f.BoolVar(&o.browser, "browser", false, "log in with a browser")
+	f.BoolVar(&o.device, "device", false, "log in with a code on another device")
+	f.StringVar(&o.issuer, "issuer", "", "OpenID Connect issuer to log in at")
+	f.StringVar(&o.clientID, "client-id", "sigstore", "OAuth client to log in as; the audience of the token")
+	f.StringVar(&o.clientSecret, "client-secret-file", "", "file with the OAuth client's secret, where it has one")
+	f.StringVar(&o.redirectURL, "redirect-url", client.DefaultRedirectURL, "where the browser comes back to; port 0 is any")
+	f.BoolVar(&o.noBrowser, "no-browser", false, "print the address to log in at instead of opening it")
+	f.StringVar(&o.trustedRoot, "trusted-root", "", "verify against this trusted_root.json")
+	f.StringVar(&o.trustedRootURL, "trusted-root-url", "", "fetch the trusted root from here, trusting the host")
+	f.BoolVar(&o.acceptUnlogged, "accept-unlogged", false, "accept a certificate without SCT, of a CA that has no log")
+	f.StringVar(&o.files.Key, "output-key", "mayfly.key.pem", "file for the private key (PKCS#8 PEM, mode 0600)")
+	f.StringVar(&o.files.Certificate, "output-certificate", "mayfly.crt.pem", "file for the certificate chain (PEM)")
+	f.BoolVar(&o.files.Force, "force", false, "replace the files if they are there")
+	f.BoolVar(&o.json, "json", false, "print everything as JSON")
+	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "browser", "device")
+	cmd.MarkFlagsMutuallyExclusive("trusted-root", "trusted-root-url")
+	return cmd
+}
+
+// request is one run of the command.
+type request struct {
+	requestOptions
+	streams
+	http        *http.Client
+	retry       client.Retry
+	getenv      func(string) string
+	open        func(url string) error // shows a URL in a browser
+	interactive bool                   // a person is there to log in
+}
+
+func newRequest(o requestOptions, io streams) *request {
+	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient(), getenv: os.Getenv, open: openBrowser}
+	r.retry = client.Retry{Say: r.say}
+	if f, ok := io.Err.(*os.File); ok {
+		r.interactive = term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
+	}
+	return r
+}
+
+// say tells the person something on the way.
+func (r *request) say(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
+
+// run reads top to bottom what the command does.
+func (r *request) run(ctx context.Context) error {
+	defer r.http.CloseIdleConnections()
+	if err := r.check(); err != nil {
+		return err
+	}
+	trust, origin, err := r.trust(ctx)
+	if err != nil {
+		return err
+	}
+	token, source, err := r.token(ctx)
+	if err != nil {
+		return err
+	}
+	key, err := client.GenerateKey(client.KeyType(r.keyType))
+	if err != nil {
+		return err
+	}
+	submission, err := client.Submit(token, key, r.csr)
+	if err != nil {
+		return err
+	}
+	answer, err := r.certificate(ctx, submission)
+	if err != nil {
+		return err
+	}
+	verified, err := trust.Verify(answer[0], key, token, r.acceptUnlogged)
+	if err != nil {
+		return err
+	}
+	if err := r.files.Write(key, verified.Chain); err != nil {
+		return err
+	}
+	return newOutcome(r, token, source, origin, key, verified).print(r.Out, r.json, time.Now())
+}
+
+// check refuses what can't work before anything is asked of anybody.
+func (r *request) check() error {
+	if _, err := client.CheckURL("the CA", r.ca, r.allowHTTP); err != nil {
+		return err
+	}
+	if r.issuer != "" {
+		if _, err := client.CheckURL("the issuer", r.issuer, r.allowHTTP); err != nil {
+			return err
+		}
+	}
+	if err := client.CheckKeyType(r.keyType); err != nil {
+		return err
+	}
+	return r.files.Check()
+}
+
+// certificate asks over REST, or gRPC where an address is given.
+func (r *request) certificate(ctx context.Context, s client.Submission) (chain chain, err error) {
+	var ca client.CA = &client.REST{URL: r.ca, HTTP: r.http, Retry: r.retry}
+	at := r.ca
+	if r.grpc != "" {
+		dialed, problem := client.DialGRPC(r.grpc, r.allowHTTP, r.retry)
+		if problem != nil {
+			return nil, problem
+		}
+		defer func() { err = errors.Join(err, dialed.Close()) }()
+		ca, at = dialed, "gRPC "+r.grpc
+	}
+	r.say("asking the CA at " + at)
+	return ca.Certificate(ctx, s)
+}
+
+// trust finds the trusted root and says where it is from.
+func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
+	if r.trustedRoot != "" {
+		trust, err := readTrust(r.trustedRoot)
+		return trust, r.trustedRoot, err
+	}
+	at, warning := r.trustedRootURL, "it is as trustworthy as its host; keep it in a file and give --trusted-root from now on"
+	if at == "" {
+		u, err := url.Parse(r.ca)
+		if err != nil || !client.IsLoopback(u.Hostname()) || !r.loopbackGRPC() {
+			return nil, "", usage("give --trusted-root FILE with the trusted_root.json that the CA's operator published",
+				"no trusted root was named to verify the certificate with")
+		}
+		at, warning = strings.TrimRight(r.ca, "/")+"/trusted_root.json", "fetched from the CA itself: proves consistency, not authenticity"
+	} else if _, err := client.CheckURL("the trusted root", at, r.allowHTTP); err != nil {
+		return nil, "", err
+	}
+	trust, digest, err := client.FetchTrust(ctx, r.http, r.retry, at)
+	if err != nil {
+		return nil, "", err
+	}
+	r.say(fmt.Sprintf("trusted root %s (SHA-256 %s)", at, digest))
+	r.say("  " + warning)
+	return trust, at, nil
+}
+
+// loopbackGRPC is false when the certificate comes from another machine than
+// the documents.
+func (r *request) loopbackGRPC() bool {
+	if r.grpc == "" {
+		return true
+	}
+	_, host, found := strings.Cut(r.grpc, "://")
+	if !found {
+		host = r.grpc
+	}
+	u := url.URL{Host: host}
+	return client.IsLoopback(u.Hostname())
+}
+
+// classify gives an error of package client its exit code.
+func classify(err error) error {
+	var e *client.Error
+	if !errors.As(err, &e) {
+		return err
+	}
+	code := exitFailed
+	switch e.Kind {
+	case client.Misused:
+		code = exitUsage
+	case client.Refused:
+		code = exitRefused
+	case client.Unavailable:
+		code = exitUnavailable
+	case client.Unverified:
+		code = exitUnverified
+	case client.Failed:
+	}
+	return &failure{code: code, mend: e.Mend, err: err}
 }

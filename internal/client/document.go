@@ -2,21 +2,25 @@ package client
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"strings"
 )
 
 // FetchTrust gets a trusted root from a URL and parses it. The document is only
-// as trustworthy as the host that serves it. The bytes are returned too, for
-// the person to compare or keep.
-func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (*Trust, []byte, error) {
+// as trustworthy as the host that serves it; its SHA-256 in hexadecimal is for
+// the person to compare.
+func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (trust *Trust, digest string, err error) {
 	body, err := get(ctx, hc, retry, "the trusted root's host", url)
 	if err != nil {
-		return nil, nil, err
+		return nil, "", err
 	}
-	trust, err := ParseTrust(body)
-	return trust, body, err
+	if trust, err = ParseTrust(body); err != nil {
+		return nil, "", err
+	}
+	return trust, fmt.Sprintf("%x", sha256.Sum256(body)), nil
 }
 
 // Issuers asks the CA which issuers it accepts: their exact URLs, in its order.

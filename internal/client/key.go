@@ -12,6 +12,7 @@ import (
 	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -60,6 +61,14 @@ func KeyTypes() []string {
 	return names
 }
 
+// CheckKeyType returns the error that GenerateKey would for an unknown type.
+func CheckKeyType(t string) error {
+	if slices.Contains(KeyTypes(), t) {
+		return nil
+	}
+	return problem(Misused, "use one of "+strings.Join(KeyTypes(), ", "), "%q is not a type of key", t)
+}
+
 // Key is a fresh private key that only this process holds until it is written.
 type Key struct {
 	signer crypto.Signer
@@ -78,7 +87,7 @@ func GenerateKey(t KeyType) (*Key, error) {
 		}
 		return &Key{signer: signer, typ: typ}, nil
 	}
-	return nil, problem(Misused, "use one of "+strings.Join(KeyTypes(), ", "), "%q is not a type of key", string(t))
+	return nil, CheckKeyType(string(t))
 }
 
 // Type is the type that the key was made with.

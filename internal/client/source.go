@@ -52,7 +52,7 @@ func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error)
 		}
 		return token, append(attempts, Attempt{s.Name, "used"}), nil
 	}
-	return nil, attempts, problem(Misused,
+	return nil, attempts, problem(Failed,
 		"give one of --token-file FILE, --token-env NAME, --token-stdin, --browser or --device (the last two with --issuer URL)",
 		"no identity token was found%s", tried(attempts))
 }

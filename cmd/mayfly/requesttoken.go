@@ -1,0 +1,121 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os/exec"
+	"runtime"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/client"
+)
+
+// token finds the identity token, prints what came of each source, and returns
+// the name of the one that gave it.
+func (r *request) token(ctx context.Context) (*client.Token, string, error) {
+	token, attempts, err := client.FindToken(ctx, r.sources())
+	if len(attempts) > 1 || err == nil {
+		r.say("identity token:")
+		for _, a := range attempts {
+			r.say(fmt.Sprintf("  %-18s %s", a.Source, a.Outcome))
+		}
+	}
+	if err != nil {
+		return nil, "", err
+	}
+	r.say(fmt.Sprintf("  says %q, by %q", token.Challenge(), token.Issuer))
+	return token, attempts[len(attempts)-1].Source, nil
+}
+
+// sources is the one source that the command line names, or all that may be
+// there without being named.
+func (r *request) sources() []client.Source {
+	browser := client.Source{Name: "browser login", Fetch: r.login((*client.Login).Browser)}
+	switch {
+	case r.tokenFile != "":
+		return []client.Source{client.TokenFile(r.tokenFile)}
+	case r.tokenEnv != "":
+		return []client.Source{client.TokenEnv(r.tokenEnv, r.getenv)}
+	case r.tokenStdin:
+		return []client.Source{client.TokenReader("standard input", r.In)}
+	case r.device:
+		return []client.Source{{Name: "device login", Fetch: r.login((*client.Login).Device)}}
+	case r.browser:
+		return []client.Source{browser}
+	}
+	if !r.interactive {
+		browser.Fetch = func(context.Context) (string, error) {
+			return "", &client.Absent{Reason: "not at a terminal (give --browser or --device to log in all the same)"}
+		}
+	}
+	return append(client.Ambient(r.getenv, r.http, r.retry, r.clientID), browser)
+}
+
+// login makes a source of a flow at the issuer.
+func (r *request) login(flow func(*client.Login, context.Context) (string, error)) func(context.Context) (string, error) {
+	return func(ctx context.Context) (string, error) {
+		issuer, err := r.loginIssuer(ctx)
+		if err != nil {
+			return "", err
+		}
+		l := &client.Login{
+			Issuer: issuer, ClientID: r.clientID, RedirectURL: r.redirectURL,
+			HTTP: r.http, Plaintext: r.allowHTTP, Say: r.say,
+		}
+		if !r.noBrowser {
+			l.Open = r.open
+		}
+		if r.clientSecret != "" {
+			secret, err := readLimited(r.clientSecret)
+			if err != nil {
+				return "", err
+			}
+			l.ClientSecret = strings.TrimRight(string(secret), "\r\n")
+		}
+		return flow(l, ctx)
+	}
+}
+
+// loginIssuer is --issuer, or the single one that a CA on this machine accepts:
+// a CA elsewhere doesn't choose where a person types a password.
+func (r *request) loginIssuer(ctx context.Context) (string, error) {
+	if r.issuer != "" {
+		return r.issuer, nil
+	}
+	issuers, err := client.Issuers(ctx, r.http, r.retry, r.ca)
+	if err != nil {
+		return "", fmt.Errorf("asking the CA for its issuers, since no --issuer was given: %w", err)
+	}
+	u, err := url.Parse(r.ca)
+	if err == nil && client.IsLoopback(u.Hostname()) && len(issuers) == 1 {
+		if _, err := client.CheckURL("the issuer", issuers[0], r.allowHTTP); err != nil {
+			return "", err
+		}
+		r.say("issuer " + issuers[0] + ", the one that the CA accepts")
+		return issuers[0], nil
+	}
+	return "", usage("give --issuer URL with one of the CA's issuers that you trust to log you in",
+		"no issuer to log in at was given; the CA accepts:\n%s", strings.Join(issuers, "\n"))
+}
+
+// openBrowser shows the URL, which is http or https, in the person's browser.
+func openBrowser(url string) error {
+	name, args := "xdg-open", []string{url}
+	switch runtime.GOOS {
+	case "darwin":
+		name = "open"
+	case "windows":
+		name, args = "rundll32", []string{"url.dll,FileProtocolHandler", url}
+	}
+	path, err := exec.LookPath(name)
+	if err != nil {
+		return errors.New(name + " is not installed")
+	}
+	cmd := exec.Command(path, args...) // #nosec G204 -- no shell; the client has checked the scheme
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	return cmd.Process.Release() // the browser outlives this command
+}

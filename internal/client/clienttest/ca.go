@@ -1,0 +1,404 @@
+// Package clienttest is a small CA for tests of the client: real certificates,
+// real SCTs, no policy at all, and knobs to make it answer wrongly. It is
+// written apart from package ca, so that it is a second opinion on the bytes.
+package clienttest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// Knobs are ways to answer wrongly. The zero Knobs answers rightly.
+type Knobs struct {
+	OtherKey     bool                                              // certify another key than the one that was sent
+	NoSCT        bool                                              // leave the SCT list out
+	BadSCT       bool                                              // sign the SCT over something else
+	UnknownLog   bool                                              // an SCT of a log that the trusted root doesn't list
+	SCTTime      time.Time                                         // the SCT's time, instead of the start
+	Subject      string                                            // the recorded token subject, instead of the token's
+	Username     string                                            // a username SAN instead of the email
+	NoEKU        bool                                              // no codeSigning
+	IsCA         bool                                              // a CA certificate
+	Detached     bool                                              // answer in the detached form
+	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
+	LogEnd       time.Time                                         // the end of the log's window
+	AuthorityEnd time.Time                                         // the end of the authority's window
+}
+
+// CA is the running CA.
+type CA struct {
+	URL   string
+	Start time.Time // of every certificate
+
+	mu       sync.Mutex
+	Knobs    Knobs
+	Issuers  []string // what GET /api/v2/configuration lists
+	requests int
+
+	chain  []*x509.Certificate // intermediate, root
+	signer *ecdsa.PrivateKey
+	log    *ecdsa.PrivateKey
+}
+
+// New starts a CA on loopback that ends with the test.
+func New(t testing.TB) *CA {
+	t.Helper()
+	c := &CA{Start: time.Now().Add(-time.Minute).UTC().Truncate(time.Second), log: newKey(t), signer: newKey(t)}
+	rootKey := newKey(t)
+	root := certificate(t, &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"clienttest"}, CommonName: "root"},
+		NotBefore: c.Start.Add(-time.Hour), NotAfter: c.Start.AddDate(10, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}, nil, rootKey.Public(), rootKey)
+	intermediate := certificate(t, &x509.Certificate{
+		SerialNumber: big.NewInt(2), Subject: pkix.Name{Organization: []string{"clienttest"}, CommonName: "intermediate"},
+		NotBefore: c.Start.Add(-time.Hour), NotAfter: c.Start.AddDate(5, 0, 0),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}, root, c.signer.Public(), rootKey)
+	c.chain = []*x509.Certificate{intermediate, root}
+
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /api/v2/signingCert", c.serveCertificate)
+	mux.HandleFunc("GET /api/v2/configuration", c.serveConfiguration)
+	mux.HandleFunc("GET /trusted_root.json", func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(c.TrustedRoot()) })
+	server := httptest.NewServer(mux)
+	t.Cleanup(server.Close)
+	c.URL = server.URL
+	return c
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func certificate(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+	t.Helper()
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return cert
+}
+
+// Set changes the knobs.
+func (c *CA) Set(k Knobs) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Knobs = k
+}
+
+// Accept says which issuers the configuration lists.
+func (c *CA) Accept(issuers ...string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.Issuers = issuers
+}
+
+// Requests is how often a certificate was asked for.
+func (c *CA) Requests() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.requests
+}
+
+// Chain is the intermediate and the root.
+func (c *CA) Chain() []*x509.Certificate { return c.chain }
+
+// TrustedRoot is the trusted_root.json of this CA.
+func (c *CA) TrustedRoot() []byte {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	spki, err := x509.MarshalPKIXPublicKey(c.log.Public())
+	if err != nil {
+		return nil // a P-256 key always encodes
+	}
+	id := sha256.Sum256(spki)
+	span := func(end time.Time) map[string]string {
+		w := map[string]string{"start": c.Start.Add(-time.Hour).Format(time.RFC3339)}
+		if !end.IsZero() {
+			w["end"] = end.UTC().Format(time.RFC3339)
+		}
+		return w
+	}
+	type object = map[string]any
+	document, err := json.Marshal(object{
+		"mediaType": "application/vnd.dev.sigstore.trustedroot+json;version=0.1",
+		"certificateAuthorities": []object{{
+			"uri":      "https://ca.example.com",
+			"subject":  object{"organization": "clienttest", "commonName": "root"},
+			"validFor": span(c.Knobs.AuthorityEnd),
+			"certChain": object{"certificates": []object{
+				{"rawBytes": c.chain[0].Raw}, {"rawBytes": c.chain[1].Raw},
+			}},
+		}},
+		"ctlogs": []object{{
+			"baseUrl": "https://log.example.com", "hashAlgorithm": "SHA2_256",
+			"publicKey": object{"rawBytes": spki, "keyDetails": "PKIX_ECDSA_P256_SHA_256", "validFor": span(c.Knobs.LogEnd)},
+			"logId":     object{"keyId": id[:]},
+		}},
+	})
+	if err != nil {
+		return nil // plain data always encodes
+	}
+	return append(document, '\n')
+}
+
+func (c *CA) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	type issuer struct {
+		URL string `json:"issuerUrl"`
+	}
+	list := []issuer{}
+	for _, u := range c.Issuers {
+		list = append(list, issuer{u})
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"issuers": list})
+}
+
+func (c *CA) serveCertificate(w http.ResponseWriter, r *http.Request) {
+	c.mu.Lock()
+	c.requests++
+	knobs := c.Knobs
+	c.mu.Unlock()
+	if knobs.Answer != nil && knobs.Answer(w, r) {
+		return
+	}
+	var body struct {
+		Credentials struct {
+			Token string `json:"oidcIdentityToken"`
+		} `json:"credentials"`
+		Key struct {
+			Public struct {
+				Content string `json:"content"`
+			} `json:"publicKey"`
+			Proof []byte `json:"proofOfPossession"`
+		} `json:"publicKeyRequest"`
+		CSR []byte `json:"certificateSigningRequest"`
+	}
+	err := json.NewDecoder(r.Body).Decode(&body)
+	var chain []string
+	if err == nil {
+		chain, err = c.Issue(body.Credentials.Token, []byte(body.Key.Public.Content), body.Key.Proof, body.CSR)
+	}
+	if err != nil {
+		w.WriteHeader(http.StatusBadRequest)
+		_ = json.NewEncoder(w).Encode(map[string]any{"code": 3, "message": err.Error(), "details": []any{}})
+		return
+	}
+	form := "signedCertificateEmbeddedSct"
+	if knobs.Detached {
+		form = "signedCertificateDetachedSct"
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{form: map[string]any{"chain": map[string]any{"certificates": chain}}})
+}
+
+// Issue makes the chain for a request, leaf first, in PEM. The proof is
+// verified, the token is not.
+func (c *CA) Issue(token string, spki, proof, csr []byte) ([]string, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	claims, err := readClaims(token)
+	if err != nil {
+		return nil, err
+	}
+	public, err := proven(claims, spki, proof, csr)
+	if err != nil {
+		return nil, err
+	}
+	if c.Knobs.OtherKey {
+		other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		public = other.Public()
+	}
+	leaf, err := c.sign(claims, public)
+	if err != nil {
+		return nil, err
+	}
+	chain := []string{encode(leaf)}
+	for _, cert := range c.chain {
+		chain = append(chain, encode(cert.Raw))
+	}
+	return chain, nil
+}
+
+func encode(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+type claims struct{ Issuer, Subject, Email string }
+
+func (c claims) challenge() string {
+	if c.Email != "" {
+		return c.Email
+	}
+	return c.Subject
+}
+
+func readClaims(token string) (claims, error) {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return claims{}, fmt.Errorf("the token has %d parts", len(parts))
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return claims{}, err
+	}
+	var c struct {
+		Iss   string `json:"iss"`
+		Sub   string `json:"sub"`
+		Email string `json:"email"`
+	}
+	err = json.Unmarshal(payload, &c)
+	return claims{c.Iss, c.Sub, c.Email}, err
+}
+
+// Token makes an unsigned token that this CA takes: only its claims count.
+func Token(t testing.TB, values map[string]any) string {
+	t.Helper()
+	payload, err := json.Marshal(values)
+	if err != nil {
+		t.Fatal(err)
+	}
+	part := base64.RawURLEncoding.EncodeToString
+	return part([]byte(`{"alg":"none"}`)) + "." + part(payload) + "." + part([]byte("clienttest-secret"))
+}
+
+// proven is the public key whose possession was shown.
+func proven(who claims, spki, proof, csr []byte) (crypto.PublicKey, error) {
+	if len(csr) > 0 {
+		block, _ := pem.Decode(csr)
+		if block == nil {
+			return nil, fmt.Errorf("the CSR is not PEM")
+		}
+		request, err := x509.ParseCertificateRequest(block.Bytes)
+		if err != nil {
+			return nil, err
+		}
+		return request.PublicKey, request.CheckSignature()
+	}
+	block, _ := pem.Decode(spki)
+	if block == nil {
+		return nil, fmt.Errorf("the key is not PEM")
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, err
+	}
+	return public, CheckProof(public, []byte(who.challenge()), proof)
+}
+
+// sign issues the leaf in one step: the log signs the TBS of a first version
+// without an SCT list, which is put into the second.
+func (c *CA) sign(who claims, public crypto.PublicKey) ([]byte, error) {
+	template, err := c.template(who)
+	if err != nil {
+		return nil, err
+	}
+	first, err := x509.CreateCertificate(rand.Reader, template, c.chain[0], public, c.signer)
+	if err != nil || c.Knobs.NoSCT {
+		return first, err
+	}
+	parsed, err := x509.ParseCertificate(first)
+	if err != nil {
+		return nil, err
+	}
+	list, err := c.sctList(parsed.RawTBSCertificate)
+	if err != nil {
+		return nil, err
+	}
+	template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: ctlog.OIDSCTList, Value: list})
+	return x509.CreateCertificate(rand.Reader, template, c.chain[0], public, c.signer)
+}
+
+func (c *CA) template(who claims) (*x509.Certificate, error) {
+	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 158))
+	if err != nil {
+		return nil, err
+	}
+	subject := who.Subject
+	if c.Knobs.Subject != "" {
+		subject = c.Knobs.Subject
+	}
+	v2, err1 := asn1.MarshalWithParams(who.Issuer, "utf8")
+	sub, err2 := asn1.MarshalWithParams(subject, "utf8")
+	if err1 != nil || err2 != nil {
+		return nil, fmt.Errorf("encoding the extensions: %w, %w", err1, err2)
+	}
+	arc := func(n int) asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n} }
+	t := &x509.Certificate{
+		SerialNumber: serial, NotBefore: c.Start, NotAfter: c.Start.Add(10*time.Minute - time.Second),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		ExtraExtensions: []pkix.Extension{{Id: arc(1), Value: []byte(who.Issuer)}, {Id: arc(8), Value: v2}, {Id: arc(24), Value: sub}},
+	}
+	if c.Knobs.NoEKU {
+		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}
+	if c.Knobs.IsCA {
+		t.IsCA, t.BasicConstraintsValid = true, true
+	}
+	switch u, err := url.Parse(who.Subject); {
+	case c.Knobs.Username != "":
+		san, err := usernameSAN(c.Knobs.Username)
+		if err != nil {
+			return nil, err
+		}
+		t.ExtraExtensions = append(t.ExtraExtensions, san)
+	case who.Email != "":
+		t.EmailAddresses = []string{who.Email}
+	case err == nil && u.Scheme != "":
+		t.URIs = []*url.URL{u}
+	default:
+		t.EmailAddresses = []string{who.Subject}
+	}
+	return t, nil
+}
+
+// usernameSAN is a critical SAN with one OtherName 1.3.6.1.4.1.57264.1.7.
+func usernameSAN(name string) (pkix.Extension, error) {
+	type otherName struct {
+		ID    asn1.ObjectIdentifier
+		Value string `asn1:"utf8,explicit,tag:0"`
+	}
+	der, err := asn1.MarshalWithParams(otherName{asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}, name}, "tag:0")
+	if err != nil {
+		return pkix.Extension{}, err
+	}
+	value, err := asn1.Marshal([]asn1.RawValue{{FullBytes: der}})
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: value}, err
+}
