@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# make conformance: installs the foreign programs, builds mayfly unless
+# MAYFLY_BIN names a binary, runs them against it, and ends with a line for
+# each client: ran, failed or did not run.
+set -uo pipefail
+cd "$(dirname "$0")/../.." || exit 1
+root=$PWD
+. internal/tools/steps.sh
+
+packages() { internal/tools/packages.sh ca-certificates openssl nodejs; }
+step "packages (conformance)" packages
+
+tools=$(mktemp)
+install_tools() { internal/conformance/tools.sh >"$tools"; }
+step "foreign programs" install_tools
+# shellcheck source=/dev/null
+. "$tools"
+rm -f "$tools"
+
+export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
+export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-}
+log=$(mktemp)
+clients() { (cd internal/conformance && go test -count=1 -timeout=10m -v ./... 2>&1) | tee "$log"; }
+step "conformance" clients
+
+# One line for each client, from go test's own.
+sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z]*\/\([^ ]*\) (\([0-9.]*\)s)$/\1 \2 \3/p' "$log" |
+  while read -r result name seconds; do
+    case $result in
+      PASS) result=ran ;;
+      FAIL) result=failed ;;
+      *) result="did not run" ;;
+    esac
+    record "$result" "  $name" "$seconds s"
+  done
+rm -f "$log"
+absent "  gitsign" "it signs only with a Rekor transparency log beside the CA"
+summary

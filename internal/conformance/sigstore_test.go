@@ -1,0 +1,127 @@
+package conformance
+
+import (
+	"bytes"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/sign"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+)
+
+// testSigstoreGo signs as the Go library does, verifies within the
+// certificate's life, and with a time stamp.
+func testSigstoreGo(t *testing.T, m *mayfly, tsa *timestampAuthority) {
+	for _, test := range []struct {
+		name        string
+		trustedRoot string
+		stamps      []*sign.TimestampAuthority
+		when        verify.VerifierOption
+	}{
+		{"now", m.trustedRoot, nil, verify.WithCurrentTime()},
+		{
+			"timestamp", tsa.trustedRoot,
+			[]*sign.TimestampAuthority{sign.NewTimestampAuthority(&sign.TimestampAuthorityOptions{URL: tsa.url})},
+			verify.WithSignedTimestamps(1),
+		},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			trust, err := root.NewTrustedRootFromPath(test.trustedRoot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			keypair, err := sign.NewEphemeralKeypair(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			content := []byte("signed by " + t.Name())
+			signed, err := sign.Bundle(&sign.PlainData{Data: content}, keypair, sign.BundleOptions{
+				CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: m.HTTP, Timeout: 10 * time.Second}),
+				CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: m.token(t)},
+				TimestampAuthorities:       test.stamps,
+				Context:                    t.Context(),
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			entity, err := bundle.NewBundle(signed)
+			if err != nil {
+				t.Fatal(err)
+			}
+			verifier, err := verify.NewVerifier(trust, verify.WithSignedCertificateTimestamps(1), test.when)
+			if err != nil {
+				t.Fatal(err)
+			}
+			by := func(email string) verify.PolicyOption {
+				identity, err := verify.NewShortCertificateIdentity(m.Issuer, "", email, "")
+				if err != nil {
+					t.Fatal(err)
+				}
+				return verify.WithCertificateIdentity(identity)
+			}
+			result, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by(aliceEmail)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := result.Signature.Certificate; got.SubjectAlternativeName != aliceEmail || got.Extensions.Issuer != m.Issuer {
+				t.Errorf("signed by %q of %q", got.SubjectAlternativeName, got.Extensions.Issuer)
+			}
+			if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by("mallory@example.com"))); err == nil {
+				t.Error("accepted for another identity")
+			}
+			if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(strings.NewReader("other")), by(aliceEmail))); err == nil {
+				t.Error("accepted for other bytes")
+			}
+		})
+	}
+}
+
+// testSigstoreJS lets sigstore-js sign and verify, which asks for a time stamp.
+func testSigstoreJS(t *testing.T, m *mayfly, tsa *timestampAuthority) {
+	dir := t.TempDir()
+	request := map[string]string{
+		"fulcioURL":   m.HTTP,
+		"tsaURL":      strings.TrimSuffix(tsa.url, "/api/v1/timestamp"),
+		"token":       m.token(t),
+		"file":        artifact(t),
+		"trustedRoot": tsa.trustedRoot,
+		"bundle":      filepath.Join(dir, "bundle.json"),
+		"identity":    aliceEmail,
+		"issuer":      m.Issuer,
+	}
+	content, err := json.Marshal(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "request.json")
+	write(t, path, content)
+	output := command(t, nil, node(t), filepath.Join(setting(t, "CONFORMANCE_NODE"), "sign.mjs"), path)
+	if !strings.Contains(output, aliceEmail) || !strings.Contains(output, "attested") {
+		t.Errorf("sigstore-js said %s", output)
+	}
+	if _, err := os.Stat(request["bundle"]); err != nil {
+		t.Error(err)
+	}
+	// What one client signed, another verifies.
+	verifyArgs := []string{
+		"verify-blob", "--bundle", request["bundle"], "--trusted-root", tsa.trustedRoot,
+		"--insecure-ignore-tlog", "--use-signed-timestamps",
+	}
+	command(t, nil, cosign(t, cosign3), append(append(verifyArgs, m.signedAs(aliceEmail)...), request["file"])...)
+}
+
+func node(t *testing.T) string {
+	t.Helper()
+	path, err := exec.LookPath("node")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return path
+}

@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# Installs the foreign programs that Mayfly is tested with, each at a fixed
+# version, into the folder that is printed last. What is there is kept: cosign
+# takes some minutes to build. The version is part of the name, so a change of
+# version installs anew.
+set -euo pipefail
+
+cache=${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-conformance
+bin=$cache/bin
+mkdir -p "$bin"
+
+# install_go NAME PACKAGE VERSION
+install_go() {
+  local began=$SECONDS
+  [ -x "$bin/$1-$3" ] && return 0
+  echo "building $1 $3" >&2
+  mkdir -p "$bin/.new"
+  GOBIN=$bin/.new CGO_ENABLED=0 GOFLAGS=-buildvcs=false go install "$2@$3" >&2
+  mv "$bin/.new/$(basename "$2")" "$bin/$1-$3"
+  echo "built $1 $3 in $((SECONDS - began)) s" >&2
+}
+
+# The newest of each that builds with the Go version of this project.
+install_go cosign github.com/sigstore/cosign/v3/cmd/cosign v3.1.3
+install_go cosign github.com/sigstore/cosign/v2/cmd/cosign v2.6.5
+install_go timestamp-server github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server v2.1.3
+
+# Node packages, exactly those of the lock file.
+here=$(cd "$(dirname "$0")" && pwd)
+lock=$(cksum <"$here/node/package-lock.json" | tr ' ' -)
+node=$cache/node-$lock
+if [ ! -e "$node/.complete" ]; then
+  echo "installing the Node packages" >&2
+  rm -rf "$node"
+  mkdir -p "$node"
+  cp "$here/node/package.json" "$here/node/package-lock.json" "$here/node/.npmrc" "$node/"
+  (cd "$node" && npm ci --no-progress >&2)
+  touch "$node/.complete"
+fi
+# Node looks for packages beside the script that imports them.
+cp "$here"/node/*.mjs "$node/"
+
+printf 'BIN=%s\nNODE=%s\n' "$bin" "$node"
