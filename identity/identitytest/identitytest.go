@@ -1,0 +1,203 @@
+// Package identitytest runs a real OpenID Connect issuer on loopback HTTP for
+// tests, and hands out tokens and principals that a real identity.Verifier has
+// verified. Its faults are told at run time: an endpoint that is down, slow or
+// huge, rotated keys, and tokens forged byte by byte (see [Issuer.Sign]).
+//
+// An issuer ends with its test. RSA keys are shared by the process, so an
+// issuer is cheap, but no two live issuers have the same key.
+package identitytest
+
+import (
+	"crypto/rsa"
+	"maps"
+	"net/http"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/devissuer"
+)
+
+// The defaults of the tokens that Token and Principal make.
+const (
+	Email    = "alice@example.com"
+	Subject  = "alice"
+	Audience = devissuer.DefaultAudience
+)
+
+// The paths that Break and Requests take.
+const (
+	Discovery = "/.well-known/openid-configuration"
+	Keys      = "/keys"
+)
+
+// Issuer is a running issuer. It is safe for concurrent use.
+type Issuer struct {
+	// URL is the issuer as its tokens write it in iss.
+	URL string
+
+	dev  *devissuer.Issuer
+	now  func() time.Time
+	done chan struct{} // closed when the test ends
+
+	mu       sync.Mutex
+	key      *rsa.PrivateKey
+	broken   map[string]http.Handler
+	requests map[string]int
+}
+
+// Option changes how New sets an issuer up.
+type Option func(*settings)
+
+type settings struct {
+	now func() time.Time
+	key *rsa.PrivateKey
+}
+
+// WithClock makes the issuer, and the verifiers made from it, live by the clock.
+func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
+
+// WithKey makes the issuer sign with the key, so that two may share one.
+func WithKey(key *rsa.PrivateKey) Option { return func(s *settings) { s.key = key } }
+
+// New starts an issuer that ends with the test.
+func New(t testing.TB, options ...Option) *Issuer {
+	t.Helper()
+	s := settings{now: time.Now}
+	for _, o := range options {
+		o(&s)
+	}
+	if s.key == nil {
+		s.key = borrowKey(t)
+	}
+	server := httptest.NewUnstartedServer(nil)
+	url := "http://" + server.Listener.Addr().String()
+	dev, err := devissuer.New(devissuer.Options{URL: url, Key: s.key, Now: s.now})
+	if err != nil {
+		t.Fatalf("identitytest: %v", err)
+	}
+	i := &Issuer{
+		URL: url, dev: dev, now: s.now, key: s.key,
+		done: make(chan struct{}), broken: make(map[string]http.Handler), requests: make(map[string]int),
+	}
+	server.Config.Handler = i.handler()
+	server.Start()
+	t.Cleanup(func() {
+		close(i.done)
+		server.Close()
+	})
+	return i
+}
+
+// handler counts the requests, and gives the broken paths to what broke them.
+func (i *Issuer) handler() http.Handler {
+	next := i.dev.Handler()
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		i.mu.Lock()
+		i.requests[r.URL.Path]++
+		broken := i.broken[r.URL.Path]
+		i.mu.Unlock()
+		if broken != nil {
+			broken.ServeHTTP(w, r)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// Token makes a token: Email, Subject and Audience unless the claims say
+// otherwise, and what devissuer.Issuer.Token fills in. A nil value leaves a
+// claim out.
+func (i *Issuer) Token(t testing.TB, claims map[string]any) string {
+	t.Helper()
+	full := map[string]any{"email": Email, "sub": Subject, "aud": Audience}
+	maps.Copy(full, claims)
+	token, err := i.dev.Token(full)
+	if err != nil {
+		t.Fatalf("identitytest: %v", err)
+	}
+	return token
+}
+
+// Config is the issuer's configuration for identity.NewVerifier, of type email.
+func (i *Issuer) Config() identity.IssuerConfig {
+	return identity.IssuerConfig{
+		URL:                   i.URL,
+		Audiences:             []string{Audience},
+		Type:                  identity.TypeEmail,
+		AllowInsecureLoopback: true,
+	}
+}
+
+// Verifier makes a verifier that trusts the issuer, as Config says or, when any
+// are given, as the configurations say.
+func (i *Issuer) Verifier(t testing.TB, configs ...identity.IssuerConfig) *identity.Verifier {
+	t.Helper()
+	if len(configs) == 0 {
+		configs = []identity.IssuerConfig{i.Config()}
+	}
+	v, err := identity.NewVerifier(configs, identity.Options{Now: i.now})
+	if err != nil {
+		t.Fatalf("identitytest: %v", err)
+	}
+	return v
+}
+
+// Principal is who a real verifier says that Token's token speaks of.
+func (i *Issuer) Principal(t testing.TB, claims map[string]any) identity.Principal {
+	t.Helper()
+	return i.PrincipalAs(t, i.Config(), claims)
+}
+
+// PrincipalAs is Principal with the issuer configured otherwise, for the other
+// types of issuer.
+func (i *Issuer) PrincipalAs(t testing.TB, config identity.IssuerConfig, claims map[string]any) identity.Principal {
+	t.Helper()
+	who, err := i.Verifier(t, config).Authenticate(t.Context(), i.Token(t, claims))
+	if err != nil {
+		t.Fatalf("identitytest: a genuine token was refused: %v", err)
+	}
+	return who
+}
+
+// Principal starts an issuer, and is who a real verifier says that its token
+// with the claims speaks of.
+func Principal(t testing.TB, claims map[string]any) identity.Principal {
+	t.Helper()
+	return New(t).Principal(t, claims)
+}
+
+// Handler is the issuer's HTTP interface without faults, for a server of the
+// test's own.
+func (i *Issuer) Handler() http.Handler { return i.dev.Handler() }
+
+// keyPool lends the process's RSA keys to issuers.
+var keyPool struct {
+	sync.Mutex
+	free []*rsa.PrivateKey
+}
+
+// borrowKey lends a key that no other live issuer has, until the test ends.
+func borrowKey(t testing.TB) *rsa.PrivateKey {
+	t.Helper()
+	var key *rsa.PrivateKey
+	keyPool.Lock()
+	if last := len(keyPool.free) - 1; last >= 0 {
+		key, keyPool.free = keyPool.free[last], keyPool.free[:last]
+	}
+	keyPool.Unlock()
+	if key == nil {
+		var err error
+		if key, err = devissuer.GenerateKey(); err != nil {
+			t.Fatalf("identitytest: %v", err)
+		}
+	}
+	t.Cleanup(func() {
+		keyPool.Lock()
+		defer keyPool.Unlock()
+		keyPool.free = append(keyPool.free, key)
+	})
+	return key
+}
