@@ -1,0 +1,174 @@
+// Package ctlogtest is what tests of logs share: a small CA that makes real
+// precertificate chains, a log key, members that fail in every way a log can, and
+// the conformance suite that each kind of log passes.
+package ctlogtest
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"math/big"
+	"net/url"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// CA is a root and an intermediate that issues precertificates. It is safe for
+// concurrent use.
+type CA struct {
+	Root         *x509.Certificate
+	Intermediate *x509.Certificate
+	key          *ecdsa.PrivateKey
+	leaf         *ecdsa.PrivateKey
+	serial       atomic.Int64
+	now          func() time.Time
+}
+
+// NewCA makes a CA whose certificates are valid around the present.
+func NewCA(t testing.TB) *CA {
+	t.Helper()
+	ca := &CA{key: newKey(t), leaf: newKey(t), now: time.Now}
+	rootKey := newKey(t)
+	authority := func(name string, pathLen int) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: big.NewInt(ca.serial.Add(1)), Subject: pkix.Name{CommonName: name},
+			NotBefore: ca.now().Add(-time.Hour), NotAfter: ca.now().Add(24 * time.Hour),
+			IsCA: true, BasicConstraintsValid: true, MaxPathLen: pathLen, MaxPathLenZero: pathLen == 0,
+			KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		}
+	}
+	root := authority("ctlogtest root", 1)
+	ca.Root = create(t, root, root, rootKey.Public(), rootKey)
+	ca.Intermediate = create(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
+	return ca
+}
+
+// Chain issues a precertificate with a serial of its own.
+func (ca *CA) Chain(t testing.TB) ctlog.Chain {
+	t.Helper()
+	precertificate := create(t, ca.template(true), ca.Intermediate, ca.leaf.Public(), ca.key)
+	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Intermediate.Raw, ca.Root.Raw})
+	if err != nil {
+		t.Fatalf("making a chain: %v", err)
+	}
+	return chain
+}
+
+// Certificate issues a certificate without poison: DER, leaf first.
+func (ca *CA) Certificate(t testing.TB) [][]byte {
+	t.Helper()
+	leaf := create(t, ca.template(false), ca.Intermediate, ca.leaf.Public(), ca.key)
+	return [][]byte{leaf.Raw, ca.Intermediate.Raw, ca.Root.Raw}
+}
+
+// Issue issues what the template says, after edit changed it.
+func (ca *CA) Issue(t testing.TB, precertificate bool, edit func(*x509.Certificate)) []byte {
+	t.Helper()
+	template := ca.template(precertificate)
+	edit(template)
+	return create(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
+}
+
+func (ca *CA) template(poisoned bool) *x509.Certificate {
+	c := &x509.Certificate{
+		SerialNumber: big.NewInt(ca.serial.Add(1)),
+		NotBefore:    ca.now().Add(-time.Minute), NotAfter: ca.now().Add(9 * time.Minute),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+		URIs: []*url.URL{{Scheme: "https", Host: "example.com", Path: "/workflow"}},
+	}
+	if poisoned {
+		c.ExtraExtensions = []pkix.Extension{{Id: ctlog.OIDPoison, Critical: true, Value: asn1.NullBytes}}
+	}
+	return c
+}
+
+func create(t testing.TB, template, parent *x509.Certificate, pub, signer any) *x509.Certificate {
+	t.Helper()
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, signer)
+	if err != nil {
+		t.Fatalf("issuing: %v", err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatalf("parsing what was issued: %v", err)
+	}
+	return c
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatalf("making a key: %v", err)
+	}
+	return key
+}
+
+// Signer is a log's key in memory. It counts its signatures.
+type Signer struct {
+	Key   *ecdsa.PrivateKey
+	Calls atomic.Int64
+}
+
+// NewSigner makes a P-256 key.
+func NewSigner(t testing.TB) *Signer {
+	t.Helper()
+	return &Signer{Key: newKey(t)}
+}
+
+// Public is the public key.
+func (s *Signer) Public() crypto.PublicKey { return s.Key.Public() }
+
+// Sign makes a DER signature.
+func (s *Signer) Sign(_ context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.Calls.Add(1)
+	return s.Key.Sign(rand.Reader, digest, opts)
+}
+
+// SPKI is the public key in DER.
+func (s *Signer) SPKI(t testing.TB) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(s.Key.Public())
+	if err != nil {
+		t.Fatalf("encoding a key: %v", err)
+	}
+	return der
+}
+
+// PEM is the public key in PEM, as operators publish it.
+func (s *Signer) PEM(t testing.TB) []byte {
+	t.Helper()
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: s.SPKI(t)})
+}
+
+// SCT signs an SCT for the chain with the key.
+func (s *Signer) SCT(t testing.TB, chain ctlog.Chain, at time.Time, extensions []byte) ctlog.SCT {
+	t.Helper()
+	sct, err := s.sign(chain, at, extensions)
+	if err != nil {
+		t.Fatalf("signing an SCT: %v", err)
+	}
+	sct.LogID = sha256.Sum256(s.SPKI(t))
+	return sct
+}
+
+func (s *Signer) sign(chain ctlog.Chain, at time.Time, extensions []byte) (ctlog.SCT, error) {
+	sct := ctlog.SCT{Timestamp: uint64(max(at.UnixMilli(), 0)), Extensions: extensions} //nolint:gosec // not negative
+	signed, err := chain.SignedBytes(sct.Timestamp, extensions)
+	if err != nil {
+		return ctlog.SCT{}, err
+	}
+	digest := sha256.Sum256(signed)
+	sct.Signature, err = s.Key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	return sct, err
+}

@@ -1,0 +1,253 @@
+package ctlogtest
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"errors"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/google/certificate-transparency-go/client"
+	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+)
+
+// patience bounds every wait for a condition in the suite.
+const patience = 30 * time.Second
+
+// Fixture is a fresh log under test.
+type Fixture struct {
+	Member ctlog.Member
+	CA     *CA          // whose chains the log takes
+	URL    string       // where the log's RFC 6962 reads are; empty: not checked
+	Client *http.Client // for URL
+}
+
+// Run is the conformance suite of [ctlog.Member]. Each part gets its own log
+// from open, which cleans up with t.Cleanup.
+func Run(t *testing.T, open func(t *testing.T) Fixture) {
+	for name, part := range map[string]func(*testing.T, Fixture){
+		"description": testDescription,
+		"one":         testOne,
+		"concurrent":  testConcurrent,
+		"again":       testAgain,
+		"canceled":    testCanceled,
+		"readable":    testReadable,
+	} {
+		t.Run(name, func(t *testing.T) { part(t, open(t)) })
+	}
+}
+
+func testDescription(t *testing.T, f Fixture) {
+	about := f.Member.Description()
+	if about.ID != sha256.Sum256(about.SPKI) {
+		t.Error("the log id is not the SHA-256 of the key")
+	}
+	if about.URL == "" {
+		t.Error("the log has no URL")
+	}
+	if err := f.Member.Ready(t.Context()); err != nil {
+		t.Errorf("a fresh log isn't ready: %v", err)
+	}
+}
+
+func policy(t *testing.T, f Fixture) *ctlog.Policy {
+	t.Helper()
+	p, err := ctlog.NewPolicy([]ctlog.Member{f.Member}, ctlog.Options{})
+	if err != nil {
+		t.Fatalf("NewPolicy: %v", err)
+	}
+	return p
+}
+
+func testOne(t *testing.T, f Fixture) {
+	scts, err := policy(t, f).Submit(t.Context(), f.CA.Chain(t))
+	if err != nil {
+		t.Fatalf("Submit: %v", err)
+	}
+	if len(scts) != 1 {
+		t.Fatalf("got %d SCTs, want 1", len(scts))
+	}
+}
+
+func testConcurrent(t *testing.T, f Fixture) {
+	p := policy(t, f)
+	const callers, each = 16, 8
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	positions := make(map[uint64]bool)
+	for range callers {
+		wg.Go(func() {
+			for range each {
+				scts, err := p.Submit(t.Context(), f.CA.Chain(t))
+				if err != nil {
+					t.Errorf("Submit: %v", err)
+					return
+				}
+				index, ok := scts[0].LeafIndex()
+				mu.Lock()
+				if ok && positions[index] {
+					t.Errorf("two certificates got the index %d", index)
+				}
+				positions[index] = true
+				mu.Unlock()
+			}
+		})
+	}
+	wg.Wait()
+}
+
+func testAgain(t *testing.T, f Fixture) {
+	p, chain := policy(t, f), f.CA.Chain(t)
+	for range 2 {
+		if _, err := p.Submit(t.Context(), chain); err != nil {
+			t.Fatalf("Submit: %v", err)
+		}
+	}
+}
+
+func testCanceled(t *testing.T, f Fixture) {
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := f.Member.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
+		t.Errorf("a canceled submission ended with %v, want context.Canceled", err)
+	}
+}
+
+// testReadable reads the log with certificate-transparency-go's client: what was
+// promised is there, and tree heads are consistent.
+func testReadable(t *testing.T, f Fixture) {
+	if f.URL == "" {
+		t.Log("the fixture has no URL to read from")
+		return
+	}
+	p := policy(t, f)
+	var promised []ctlog.SCT
+	var chains []ctlog.Chain
+	submit := func(n int) {
+		for range n {
+			chain := f.CA.Chain(t)
+			scts, err := p.Submit(t.Context(), chain)
+			if err != nil {
+				t.Fatalf("Submit: %v", err)
+			}
+			promised, chains = append(promised, scts[0]), append(chains, chain)
+		}
+	}
+	reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
+	submit(3)
+	first := reader.await(t, 3)
+	submit(5)
+	second := reader.await(t, 8)
+	reader.Consistent(t, first, second)
+	for i, sct := range promised {
+		reader.Holds(t, sct, chains[i], second)
+	}
+}
+
+// Reader reads a log over RFC 6962 as a monitor does.
+type Reader struct{ client *client.LogClient }
+
+// Head is a verified tree head.
+type Head struct {
+	Size uint64
+	Root []byte
+}
+
+// NewReader makes a reader that verifies with the log's key.
+func NewReader(t testing.TB, about ctlog.Description, url string, c *http.Client) *Reader {
+	t.Helper()
+	if c == nil {
+		c = http.DefaultClient
+	}
+	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: about.SPKI})
+	if err != nil {
+		t.Fatalf("making a reader: %v", err)
+	}
+	return &Reader{client: lc}
+}
+
+// Head is the log's tree head, its signature verified.
+func (r *Reader) Head(t testing.TB) Head {
+	t.Helper()
+	sth, err := r.client.GetSTH(t.Context())
+	if err != nil {
+		t.Fatalf("get-sth: %v", err)
+	}
+	return Head{Size: sth.TreeSize, Root: sth.SHA256RootHash[:]}
+}
+
+// Await waits until the published tree has at least size entries.
+func (r *Reader) Await(t testing.TB, size uint64) Head { t.Helper(); return r.await(t, size) }
+
+func (r *Reader) await(t testing.TB, size uint64) Head {
+	t.Helper()
+	deadline := time.Now().Add(patience)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if h := r.Head(t); h.Size >= size {
+			return h
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("the log published no tree of size %d within %s", size, patience)
+		}
+		<-tick.C
+	}
+}
+
+// Consistent verifies that second continues first.
+func (r *Reader) Consistent(t testing.TB, first, second Head) {
+	t.Helper()
+	if first.Size == 0 || first.Size == second.Size {
+		return
+	}
+	path, err := r.client.GetSTHConsistency(t.Context(), first.Size, second.Size)
+	if err != nil {
+		t.Fatalf("get-sth-consistency: %v", err)
+	}
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, first.Size, second.Size, path, first.Root, second.Root); err != nil {
+		t.Errorf("from %d to %d: %v", first.Size, second.Size, err)
+	}
+}
+
+// Holds verifies that the log keeps the promise of an SCT in the tree head: the
+// entry is there at its index, is this certificate, and is included.
+func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) {
+	t.Helper()
+	index, ok := sct.LeafIndex()
+	if !ok {
+		t.Fatal("the SCT has no leaf index")
+	}
+	leaf, err := chain.SignedBytes(sct.Timestamp, sct.Extensions) // the same bytes as the MerkleTreeLeaf
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.client.GetRawEntries(t.Context(), int64(index), int64(index)) //nolint:gosec // small
+	if err != nil {
+		t.Fatalf("get-entries: %v", err)
+	}
+	if len(got.Entries) == 0 || !bytes.Equal(got.Entries[0].LeafInput, leaf) {
+		t.Fatalf("entry %d is not what its SCT promised", index)
+	}
+	entries, err := r.client.GetEntries(t.Context(), int64(index), int64(index)) //nolint:gosec // small
+	if err != nil {
+		t.Fatalf("get-entries, parsed: %v", err)
+	}
+	if p := entries[0].Precert; p == nil || !bytes.Equal(p.Submitted.Data, chain.Precertificate) || len(entries[0].Chain) != len(chain.Issuers) {
+		t.Errorf("entry %d has another precertificate or chain", index)
+	}
+	hash := rfc6962.DefaultHasher.HashLeaf(leaf)
+	path, err := r.client.GetProofByHash(t.Context(), hash, in.Size)
+	if err != nil {
+		t.Fatalf("get-proof-by-hash: %v", err)
+	}
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(path.LeafIndex), in.Size, hash, path.AuditPath, in.Root); err != nil { //nolint:gosec // not negative
+		t.Errorf("entry %d: %v", index, err)
+	}
+}

@@ -1,0 +1,104 @@
+package embedded
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync"
+)
+
+// tempPrefix starts the names of our unfinished files; they are swept at open.
+const tempPrefix = ".tmp-"
+
+// issuers keeps the certificates above the entries, each once, under its
+// SHA-256 (c2sp.org/static-ct-api: issuer/<fingerprint>).
+type issuers struct {
+	dir   string
+	mu    sync.Mutex // one writer
+	known sync.Map   // [32]byte → []byte, DER
+}
+
+// keep stores the certificates that are new, durably, and returns all fingerprints.
+func (s *issuers) keep(chain [][]byte) ([][32]byte, error) {
+	out := make([][32]byte, len(chain))
+	for i, der := range chain {
+		out[i] = sha256.Sum256(der)
+		if _, ok := s.known.Load(out[i]); ok {
+			continue
+		}
+		if err := s.write(out[i], der); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// get reads a certificate by its fingerprint; os.ErrNotExist when there is none.
+func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
+	if der, ok := s.known.Load(fingerprint); ok {
+		return der.([]byte), nil //nolint:forcetypeassert // only write and get store, and only that
+	}
+	der, err := os.ReadFile(s.path(fingerprint))
+	if err != nil {
+		return nil, fmt.Errorf("reading an issuer: %w", err)
+	}
+	if sha256.Sum256(der) != fingerprint {
+		return nil, fmt.Errorf("the issuer %x is damaged: its hash is another", fingerprint)
+	}
+	s.known.Store(fingerprint, der)
+	return der, nil
+}
+
+func (s *issuers) path(fingerprint [32]byte) string {
+	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
+}
+
+func (s *issuers) write(fingerprint [32]byte, der []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, err := s.get(fingerprint); err == nil {
+		return nil
+	}
+	if err := os.MkdirAll(s.dir, 0o755); err != nil { //nolint:gosec // the log is public
+		return fmt.Errorf("storing an issuer: %w", err)
+	}
+	if err := syncDir(filepath.Dir(s.dir)); err != nil {
+		return err
+	}
+	if err := writeDurably(s.path(fingerprint), der); err != nil {
+		return fmt.Errorf("storing an issuer: %w", err)
+	}
+	s.known.Store(fingerprint, der)
+	return nil
+}
+
+// writeDurably writes a file that is whole and on disk when it returns, or not there.
+func writeDurably(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, tempPrefix)
+	if err != nil {
+		return fmt.Errorf("creating a file in %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644) // the log is public
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return syncDir(dir)
+}

@@ -1,0 +1,83 @@
+package embedded_test
+
+import (
+	"context"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) {
+	if worker() { // this binary is its own victim: see kill_test.go
+		return
+	}
+	goleak.VerifyTestMain(m)
+}
+
+// bench is a log's surroundings: directory, mark, key and CA, without the log.
+type bench struct {
+	config embedded.Config
+	o      embedded.Options
+	ca     *ctlogtest.CA
+	key    *ctlogtest.Signer
+}
+
+func newBench(t testing.TB) *bench {
+	t.Helper()
+	root := t.TempDir()
+	b := &bench{ca: ctlogtest.NewCA(t), key: ctlogtest.NewSigner(t)}
+	b.config = embedded.Config{
+		Directory: setting.Path(filepath.Join(root, "log")), MarkFile: setting.Path(filepath.Join(root, "mark")),
+		URL: "https://log.example/2027", CheckpointInterval: 100 * time.Millisecond,
+	}
+	b.o = embedded.Options{
+		Signer: b.key, Create: true, LockWait: time.Millisecond,
+		Roots: [][]byte{b.ca.Root.Raw},
+	}
+	return b
+}
+
+// open opens the log and closes it when the test ends, unless the test has.
+func (b *bench) open(t testing.TB) *embedded.Log {
+	t.Helper()
+	l, err := embedded.Open(t.Context(), b.config, b.o)
+	if err != nil {
+		t.Fatalf("Open: %v", err)
+	}
+	t.Cleanup(func() { closeLog(t, l) })
+	return l
+}
+
+func closeLog(t testing.TB, l *embedded.Log) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(t.Context()), 30*time.Second)
+	defer cancel()
+	if err := l.Close(ctx); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+}
+
+// serve puts the log's handler on a real port, below its prefix.
+func serve(t testing.TB, l *embedded.Log) (url string, c *http.Client) {
+	t.Helper()
+	s := httptest.NewServer(http.StripPrefix(l.Prefix(), l.Handler()))
+	t.Cleanup(s.Close)
+	return s.URL + l.Prefix(), s.Client()
+}
+
+func TestConformance(t *testing.T) {
+	t.Parallel()
+	ctlogtest.Run(t, func(t *testing.T) ctlogtest.Fixture {
+		b := newBench(t)
+		l := b.open(t)
+		url, c := serve(t, l)
+		return ctlogtest.Fixture{Member: l, CA: b.ca, URL: url, Client: c}
+	})
+}

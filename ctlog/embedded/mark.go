@@ -1,0 +1,163 @@
+package embedded
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// The mark is a file of two slots that are written in turn: whatever happens to
+// one write, the other slot still holds the mark before it.
+const (
+	markSlot   = 512
+	markSlots  = 2
+	markHeader = "mayfly log mark v1"
+)
+
+// markFile is the high-water mark: the largest tree of which an SCT may have
+// been released. It lives outside the log's directory, so that an older copy of
+// the directory is noticed.
+type markFile struct {
+	file *os.File
+	id   [32]byte
+	next int // the slot to write
+}
+
+// encodeMark makes one slot: readable lines, the last a checksum of those
+// before, filled up with new lines.
+func encodeMark(id [32]byte, t tree) []byte {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n", markHeader, id, t.size, base64.StdEncoding.EncodeToString(t.root))
+	sum := sha256.Sum256(b.Bytes())
+	fmt.Fprintf(&b, "%x\n", sum)
+	return append(b.Bytes(), bytes.Repeat([]byte("\n"), markSlot-b.Len())...)
+}
+
+// parseMark reads one slot.
+func parseMark(slot []byte) (id [32]byte, t tree, err error) {
+	lines := strings.Split(string(bytes.TrimRight(slot, "\n")), "\n")
+	if len(lines) != 5 || lines[0] != markHeader {
+		return id, t, errors.New("not a mark")
+	}
+	body := strings.Join(lines[:4], "\n") + "\n"
+	if sum := sha256.Sum256([]byte(body)); lines[4] != hex.EncodeToString(sum[:]) {
+		return id, t, errors.New("the checksum is wrong")
+	}
+	raw, err := hex.DecodeString(lines[1])
+	if err != nil || len(raw) != len(id) {
+		return id, t, errors.New("the log id is malformed")
+	}
+	copy(id[:], raw)
+	if t.size, err = strconv.ParseUint(lines[2], 10, 64); err != nil {
+		return id, t, errors.New("the size is malformed")
+	}
+	if t.root, err = base64.StdEncoding.DecodeString(lines[3]); err != nil || len(t.root) != sha256.Size {
+		return id, t, errors.New("the root is malformed")
+	}
+	return id, t, nil
+}
+
+// createMark makes the file of a log, durable when it returns. It never
+// overwrites one.
+func createMark(path string, id [32]byte, t tree) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("making the folder of the mark: %w", err)
+	}
+	content := bytes.Repeat(encodeMark(id, t), markSlots)
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return fmt.Errorf("creating the mark: %w", err)
+	}
+	if _, err = file.Write(content); err == nil {
+		err = file.Sync()
+	}
+	if err = errors.Join(err, file.Close()); err != nil {
+		return fmt.Errorf("creating the mark: %w", errors.Join(err, os.Remove(path)))
+	}
+	return syncDir(dir)
+}
+
+// openMark reads the mark of the log with the id. os.ErrNotExist when there is none.
+func openMark(path string, id [32]byte) (*markFile, tree, error) {
+	// O_DSYNC: a write is durable when it returns, without the file's times.
+	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DSYNC, 0)
+	if err != nil {
+		return nil, tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
+	}
+	m := &markFile{file: file, id: id}
+	latest, err := m.latest()
+	if err != nil {
+		return nil, tree{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
+	}
+	return m, latest, nil
+}
+
+// latest is the greater of the readable slots; the other one is written next.
+func (m *markFile) latest() (tree, error) {
+	var (
+		best     tree
+		found    bool
+		failures []error
+	)
+	for i := range markSlots {
+		slot := make([]byte, markSlot)
+		if _, err := m.file.ReadAt(slot, int64(i*markSlot)); err != nil && !errors.Is(err, io.EOF) {
+			failures = append(failures, fmt.Errorf("slot %d: %w", i, err))
+			continue
+		}
+		id, t, err := parseMark(slot)
+		if err != nil {
+			failures = append(failures, fmt.Errorf("slot %d: %w", i, err))
+			continue
+		}
+		if id != m.id {
+			return tree{}, errors.New("it belongs to another log")
+		}
+		if !found || t.size > best.size {
+			best, found, m.next = t, true, (i+1)%markSlots
+		}
+	}
+	if !found {
+		return tree{}, fmt.Errorf("damaged, nothing in it can be read: %w", errors.Join(failures...))
+	}
+	return best, nil
+}
+
+// advance writes a new mark, durable when it returns.
+func (m *markFile) advance(t tree) error {
+	if _, err := m.file.WriteAt(encodeMark(m.id, t), int64(m.next*markSlot)); err != nil {
+		return fmt.Errorf("writing the log's high-water mark: %w", err)
+	}
+	m.next = (m.next + 1) % markSlots
+	return nil
+}
+
+func (m *markFile) close() error {
+	if err := m.file.Close(); err != nil {
+		return fmt.Errorf("closing the log's high-water mark: %w", err)
+	}
+	return nil
+}
+
+// syncDir makes the names in a folder durable.
+func syncDir(dir string) error {
+	d, err := os.Open(dir)
+	if err != nil {
+		return fmt.Errorf("opening %s: %w", dir, err)
+	}
+	if err := errors.Join(d.Sync(), d.Close()); err != nil {
+		return fmt.Errorf("syncing %s: %w", dir, err)
+	}
+	return nil
+}

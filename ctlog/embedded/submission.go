@@ -1,0 +1,207 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/transparency-dev/tessera/ctonly"
+)
+
+// Limits of the submission API.
+const (
+	maxSubmission  = 512 << 10 // bytes of a request's body
+	maxChainLength = 10        // certificates in it
+	recentEntries  = 1 << 16   // how many entries are known for their duplicates
+)
+
+// addChainBody and sctBody are RFC 6962 §4.1.
+type (
+	addChainBody struct {
+		Chain [][]byte `json:"chain"`
+	}
+	sctBody struct {
+		Version    uint8  `json:"sct_version"`
+		ID         []byte `json:"id"`
+		Timestamp  uint64 `json:"timestamp"`
+		Extensions []byte `json:"extensions"`
+		Signature  []byte `json:"signature"`
+	}
+)
+
+// addChain is RFC 6962 §4.1.
+func (l *Log) addChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, false) }
+
+// addPreChain is RFC 6962 §4.2.
+func (l *Log) addPreChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, true) }
+
+func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error {
+	chain, err := l.readChain(w, r, precert)
+	if err != nil {
+		return err
+	}
+	sct, err := l.log(r.Context(), chain, precert)
+	var f *fault.Error
+	switch {
+	case errors.As(err, &f) && f.Kind() == fault.Unavailable:
+		l.o.Logger.WarnContext(r.Context(), "submission refused", "error", err)
+		return &refusal{status: http.StatusServiceUnavailable, text: f.Public, retryAfter: max(1, int(f.RetryAfter/time.Second))}
+	case err != nil:
+		return err
+	}
+	// RFC 6962 §4.1: signature is a DigitallySigned, with its algorithms and length before it.
+	signature := append([]byte{hashSHA256, signatureECDSA, byte(len(sct.Signature) >> 8), byte(len(sct.Signature))}, sct.Signature...)
+	return writeJSON(w, "no-store", sctBody{
+		Version: versionV1, ID: sct.LogID[:], Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: signature,
+	})
+}
+
+// readChain reads a request and verifies that it is a code-signing certificate,
+// or precertificate, under one of our roots. The chain returned ends in that root.
+func (l *Log) readChain(w http.ResponseWriter, r *http.Request, precert bool) ([]*x509.Certificate, error) {
+	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, &refusal{status: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("a submission has at most %d bytes", maxSubmission)}
+	}
+	if err != nil {
+		return nil, badRequest("the body can't be read")
+	}
+	var body addChainBody
+	if err := json.Unmarshal(raw, &body); err != nil || len(body.Chain) == 0 || len(body.Chain) > maxChainLength {
+		return nil, badRequest("want JSON with a chain of 1 to %d certificates in base64", maxChainLength)
+	}
+	submitted := make([]*x509.Certificate, 0, len(body.Chain))
+	for i, der := range body.Chain {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, badRequest("chain[%d] is not a certificate", i)
+		}
+		submitted = append(submitted, c)
+	}
+	if poisoned := isPrecertificate(submitted[0]); poisoned != precert {
+		return nil, badRequest("add-pre-chain takes precertificates, add-chain takes certificates")
+	}
+	return l.trusted(submitted)
+}
+
+// trusted verifies the chain to one of our roots, at the time of its issuance: a
+// certificate may be logged after it has expired.
+func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error) {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	for _, der := range l.o.Roots {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return nil, fmt.Errorf("parsing one of the log's roots: %w", err)
+		}
+		roots.AddCert(c)
+	}
+	for _, c := range submitted[1:] {
+		intermediates.AddCert(c)
+	}
+	subject := *submitted[0]
+	subject.UnhandledCriticalExtensions = slices.DeleteFunc(
+		slices.Clone(subject.UnhandledCriticalExtensions), ctlog.OIDPoison.Equal)
+	chains, err := subject.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: subject.NotBefore.Add(time.Second),
+		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	})
+	if err != nil {
+		return nil, badRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
+	}
+	chain := chains[0]
+	if len(chain) < 2 {
+		return nil, badRequest("the log takes no root as an entry")
+	}
+	for i, c := range submitted { // RFC 6962 §3.1: in order, each certified by the next
+		if i >= len(chain) || !bytes.Equal(c.Raw, chain[i].Raw) {
+			return nil, badRequest("chain[%d] is not the certificate that certifies the one before it", i)
+		}
+	}
+	return chain, nil
+}
+
+func isPrecertificate(c *x509.Certificate) bool {
+	for _, e := range c.Extensions {
+		if e.Id.Equal(ctlog.OIDPoison) {
+			return e.Critical && bytes.Equal(e.Value, asn1.NullBytes)
+		}
+	}
+	return false
+}
+
+// log records a submitted chain once: the second time it promises the first
+// entry again.
+func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) (ctlog.SCT, error) {
+	identity := sha256.Sum256(chain[0].Raw)
+	if known, ok := l.seen.get(identity); ok {
+		return l.promise(ctx, known.entry, known.index)
+	}
+	upper := make([][]byte, 0, len(chain)-1)
+	for _, c := range chain[1:] {
+		upper = append(upper, c.Raw)
+	}
+	fingerprints, err := l.issuers.keep(upper)
+	if err != nil {
+		return ctlog.SCT{}, unavailable(err)
+	}
+	entry := &ctonly.Entry{Timestamp: millis(l.o.Now()), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
+	if precert {
+		tbs, err := ctlog.PrecertificateTBS(chain[0].Raw)
+		if err != nil {
+			return ctlog.SCT{}, badRequest("the precertificate can't be read")
+		}
+		hash := sha256.Sum256(chain[1].RawSubjectPublicKeyInfo)
+		entry.Certificate, entry.Precertificate, entry.IssuerKeyHash = tbs, chain[0].Raw, hash[:]
+	}
+	index, err := l.place(ctx, entry)
+	if err != nil {
+		return ctlog.SCT{}, err
+	}
+	l.seen.put(identity, position{entry: entry, index: index})
+	return l.promise(ctx, entry, index)
+}
+
+// position is an entry that is in the log.
+type position struct {
+	entry *ctonly.Entry
+	index uint64
+}
+
+// recent remembers the last submissions from outside, in two generations of
+// which the older is dropped when the younger is full.
+type recent struct {
+	mu           sync.Mutex
+	young, older map[[32]byte]position
+}
+
+func (r *recent) get(identity [32]byte) (position, bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	p, ok := r.young[identity]
+	if !ok {
+		p, ok = r.older[identity]
+	}
+	return p, ok
+}
+
+func (r *recent) put(identity [32]byte, p position) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.young == nil || len(r.young) >= recentEntries/2 {
+		r.young, r.older = make(map[[32]byte]position), r.young
+	}
+	r.young[identity] = p
+}

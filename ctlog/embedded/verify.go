@@ -1,0 +1,219 @@
+package embedded
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/transparency-dev/tessera/fsck"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// VerifyOptions are what a full check may be told.
+type VerifyOptions struct {
+	// Key is the log's key, DER SubjectPublicKeyInfo; empty: the one that the
+	// directory states, which shows that the log is whole, but not whose it is.
+	Key []byte
+	// MarkFile is the high-water mark to compare with; empty: not compared.
+	MarkFile string
+	// Progress is called with entries done and all entries, from one goroutine; may be nil.
+	Progress func(done, total uint64)
+	// Workers read tiles at the same time; zero: 2.
+	Workers uint
+}
+
+// Report is what a full check found in a log that is whole.
+type Report struct {
+	Origin      string
+	LogID       [32]byte
+	Size        uint64 // entries that the published checkpoint covers
+	Root        []byte
+	Unpublished uint64 // entries that are stored, but not published yet
+	Precerts    uint64
+	Certs       uint64
+	Issuers     int    // certificates above the entries
+	MarkSize    uint64 // when a mark was compared
+	FirstEntry  uint64 // milliseconds; 0 when empty
+	LastEntry   uint64
+}
+
+// Verify checks everything in the log of a directory that its published
+// checkpoint covers: the checkpoint's signature, each entry (its form, leaf index
+// = position, the precertificate's TBS and issuer key, its issuers present and
+// whole), and with Tessera's own checker each tile and the root. It only reads,
+// so the log may be in use meanwhile. An error says what is damaged.
+func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
+	s := store{dir: dir}
+	a, err := s.about()
+	if err != nil {
+		return Report{}, err
+	}
+	if len(o.Key) > 0 && !bytes.Equal(o.Key, a.Key) {
+		return Report{}, errors.New("the log was made with another key than the one given")
+	}
+	key, err := ctlog.ParseKey(a.Key)
+	if err != nil {
+		return Report{}, err
+	}
+	verifier, err := newVerifier(a.Description, key)
+	if err != nil {
+		return Report{}, err
+	}
+	raw, err := s.ReadCheckpoint(ctx)
+	if err != nil {
+		return Report{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	h, err := openCheckpoint(raw, verifier)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Origin: a.Description, LogID: sha256.Sum256(a.Key), Size: h.size, Root: h.root}
+	if err := s.verifyGrowth(ctx, h.tree, o.MarkFile, &report); err != nil {
+		return report, err
+	}
+	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, keys: make(map[[32]byte][32]byte), report: &report}
+	for index := uint64(0); index*layout.EntryBundleWidth < h.size; index++ {
+		if err := v.bundle(ctx, index, h.size); err != nil {
+			return report, err
+		}
+		if o.Progress != nil {
+			o.Progress(min(h.size, (index+1)*layout.EntryBundleWidth), h.size)
+		}
+	}
+	report.Issuers = len(v.keys)
+	return report, s.fsck(ctx, raw, a.Description, verifier, max(o.Workers, 2))
+}
+
+// verifyGrowth checks that the stored tree continues the published one, and is
+// not behind the mark.
+func (s store) verifyGrowth(ctx context.Context, published tree, markPath string, report *Report) error {
+	var mark tree
+	if markPath != "" {
+		m, high, err := openMark(markPath, report.LogID)
+		if err != nil {
+			return err
+		}
+		if err := m.close(); err != nil {
+			return err
+		}
+		mark, report.MarkSize = high, high.size
+	}
+	now, err := s.treeState()
+	if err != nil {
+		return err
+	}
+	for _, earlier := range []tree{published, mark} {
+		if err := s.grewFrom(ctx, earlier, now); err != nil {
+			return err
+		}
+	}
+	report.Unpublished = now.size - published.size
+	return nil
+}
+
+// fsck runs Tessera's checker over the checkpoint that was read. It comes last:
+// what it finds damaged is told better by the checks before it.
+func (s store) fsck(ctx context.Context, checkpoint []byte, origin string, v note.Verifier, workers uint) error {
+	if err := fsck.New(origin, v, frozen{store: s, checkpoint: checkpoint}, bundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
+		return fmt.Errorf("tessera's check of tiles and root: %w", err)
+	}
+	return nil
+}
+
+// frozen is a store whose checkpoint stays the one that the check began with.
+type frozen struct {
+	store
+	checkpoint []byte
+}
+
+func (f frozen) ReadCheckpoint(context.Context) ([]byte, error) { return f.checkpoint, nil }
+
+// entryVerifier checks entries one by one.
+type entryVerifier struct {
+	store   store
+	issuers *issuers
+	keys    map[[32]byte][32]byte // fingerprint of a direct issuer → hash of its key
+	report  *Report
+}
+
+func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("checking the log: %w", err)
+	}
+	if err := v.store.rehash(ctx, index, size); err != nil {
+		return err
+	}
+	leaves, err := v.store.bundle(ctx, index, size)
+	if err != nil {
+		return err
+	}
+	for i, l := range leaves {
+		if err := v.entry(l); err != nil {
+			return fmt.Errorf("entry %d: %w", index*layout.EntryBundleWidth+uint64(i), err) //nolint:gosec // i < 256
+		}
+	}
+	return nil
+}
+
+func (v *entryVerifier) entry(l leaf) error {
+	if v.report.Precerts+v.report.Certs == 0 {
+		v.report.FirstEntry = l.timestamp
+	}
+	v.report.LastEntry = l.timestamp
+	if len(l.fingerprints) == 0 {
+		return errors.New("no issuer is recorded")
+	}
+	var direct [32]byte
+	for i, f := range l.fingerprints {
+		hash, err := v.issuer([32]byte(f))
+		if err != nil {
+			return err
+		}
+		if i == 0 {
+			direct = hash
+		}
+	}
+	if !l.precert {
+		v.report.Certs++
+		return nil
+	}
+	v.report.Precerts++
+	if !bytes.Equal(l.issuerKeyHash, direct[:]) {
+		return errors.New("the issuer key hash is not that of the recorded issuer")
+	}
+	tbs, err := ctlog.PrecertificateTBS(l.precertificate)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(tbs, l.certificate) {
+		return errors.New("the logged TBSCertificate is not the precertificate's")
+	}
+	return nil
+}
+
+// issuer is the hash of an issuer's key; it reads each issuer once.
+func (v *entryVerifier) issuer(fingerprint [32]byte) ([32]byte, error) {
+	if hash, ok := v.keys[fingerprint]; ok {
+		return hash, nil
+	}
+	der, err := v.issuers.get(fingerprint)
+	if errors.Is(err, os.ErrNotExist) {
+		return [32]byte{}, fmt.Errorf("the issuer %x is missing", fingerprint)
+	}
+	if err != nil {
+		return [32]byte{}, err
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return [32]byte{}, fmt.Errorf("the issuer %x: %w", fingerprint, err)
+	}
+	hash := sha256.Sum256(c.RawSubjectPublicKeyInfo)
+	v.keys[fingerprint] = hash
+	return hash, nil
+}
