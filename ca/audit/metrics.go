@@ -8,9 +8,9 @@ import (
 
 // Outcomes of a record, the second label of mayfly_audit_records_total.
 const (
-	durable  = "durable"  // written and flushed
-	failed   = "failed"   // the storage refused it
-	overflow = "overflow" // too many records were waiting
+	outcomeDurable  = "durable"  // written and flushed
+	outcomeFailed   = "failed"   // the storage refused it
+	outcomeOverflow = "overflow" // too many records were waiting
 )
 
 // metrics counts what the package does. Labels are closed lists: 4 types × 3

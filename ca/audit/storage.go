@@ -9,6 +9,8 @@ import (
 	"path/filepath"
 
 	"github.com/DeRuina/timberjack"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // fileMode is the mode of every file that the package creates.
@@ -100,22 +102,10 @@ func (d *disk) settle() error {
 	if d.known != nil && os.SameFile(d.known, info) {
 		return nil
 	}
-	if err := syncFolder(filepath.Dir(d.path)); err != nil {
-		return err
+	if err := durable.SyncFolder(filepath.Dir(d.path)); err != nil {
+		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
 	}
 	d.known = info
-	return nil
-}
-
-func syncFolder(path string) error {
-	folder, err := os.Open(path) // #nosec G304 -- the folder of the operator's own path
-	if err != nil {
-		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
-	}
-	err = folder.Sync()
-	if err = errors.Join(err, folder.Close()); err != nil {
-		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
-	}
 	return nil
 }
 

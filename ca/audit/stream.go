@@ -105,7 +105,7 @@ func (s *stream) record(ctx context.Context, e *Event) error {
 		return unavailable(errors.New("the audit trail is closed"))
 	case len(b.lines) > s.limit-maxRecord:
 		s.mu.Unlock()
-		s.metrics.records.WithLabelValues(string(e.Type), overflow).Inc()
+		s.metrics.records.WithLabelValues(string(e.Type), outcomeOverflow).Inc()
 		return unavailable(errors.New("too many audit records wait for the disk"))
 	}
 	b.lines = s.envelope.event(b.lines, e)
@@ -234,10 +234,10 @@ func (s *stream) store(b *batch) error {
 
 // settle keeps the books after a commit.
 func (s *stream) settle(b *batch, took time.Duration) {
-	outcome := durable
+	outcome := outcomeDurable
 	switch {
 	case b.err != nil:
-		outcome = failed
+		outcome = outcomeFailed
 		s.failed += uint64(b.count)
 		if !s.broken {
 			s.logger.Error("the audit trail can't be written; nothing is issued until it can", "file", s.name, "error", b.err)

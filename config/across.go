@@ -1,0 +1,36 @@
+package config
+
+import (
+	"path/filepath"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// across adds the faults that no section can see alone.
+func (c *Config) across(f *setting.Faults) {
+	if c.CTLog.Mode != ctlog.ModeNone && c.CTLog.Timeout >= c.Server.RequestTimeout {
+		f.Add("ctlog.timeout", "%v leaves no time of server.request_timeout, %v, for the certificate itself; make it shorter",
+			c.CTLog.Timeout, c.Server.RequestTimeout)
+	}
+	if c.CTLog.Mode != ctlog.ModeEmbedded {
+		return
+	}
+	log := &c.CTLog.Embedded
+	if c.CA.Authority.Key != "" && c.CA.Authority.Key == log.Key {
+		f.Add("ctlog.embedded.key", "is the authority's key too; a log has a key of its own")
+	}
+	if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
+		f.Add("audit.path", "is inside the log's directory, which the log alone may write")
+	}
+	if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
+		f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")
+	}
+}
+
+// inside reports whether file is folder or below it, by name.
+func inside(folder, file string) bool {
+	rel, err := filepath.Rel(filepath.Clean(folder), filepath.Clean(file))
+	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}

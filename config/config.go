@@ -1,0 +1,129 @@
+// Package config reads Mayfly's one configuration file. It composes the
+// configuration of every package, decodes strictly, and reports all faults at
+// once, each with its path and line. It reads no file but the one it is told,
+// touches no network, and looks at no environment variable.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+//go:generate go run ../internal/configdoc -out ../docs/configuration.md
+
+// Config is the whole configuration. Relative paths in it begin at the folder of the file.
+type Config struct {
+	// Server is where the service listens and what it lets a client use.
+	Server server.Config `yaml:"server"`
+	// Issuers lists the OpenID Connect issuers whose tokens are accepted; at least one.
+	Issuers []identity.IssuerConfig `yaml:"issuers"`
+	// CA is the authority that signs, and its profile.
+	CA ca.Config `yaml:"ca"`
+	// CTLog is the Certificate Transparency log that every certificate goes into.
+	CTLog ctlog.Config `yaml:"ctlog"`
+	// Audit is the audit trail.
+	Audit audit.Config `yaml:"audit"`
+	// Logging is the service's own log, on standard error.
+	Logging Logging `yaml:"logging"`
+}
+
+// Default is the configuration that a file is decoded over. It can't be used as
+// it is: issuers, keys, log and audit trail have no safe default.
+func Default() *Config {
+	return &Config{
+		Server:  server.DefaultConfig(),
+		CA:      ca.DefaultConfig(),
+		CTLog:   ctlog.DefaultConfig(),
+		Audit:   audit.DefaultConfig(),
+		Logging: Logging{Level: "info", Format: "json"},
+	}
+}
+
+// Load reads the file at path. The error is an *Error with all faults; when the
+// file can't be read it wraps the cause, such as fs.ErrNotExist.
+func Load(path string) (*Config, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	c, err := Parse(data, filepath.Dir(path))
+	var faults *Error
+	if errors.As(err, &faults) {
+		faults.File = path
+	}
+	return c, err
+}
+
+func read(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("the configuration file is missing: %w; name one with --config, or make one with mayfly init", err)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	defer f.Close()
+	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading the configuration: %w", err)
+	}
+	return data, nil
+}
+
+// Parse decodes and checks a document whose relative paths begin at folder; an
+// empty folder leaves them as they are. The error is an *Error.
+func Parse(data []byte, folder string) (*Config, error) {
+	d := &decoder{folder: folder, lines: map[string]int{}}
+	c := Default()
+	root := d.document(data)
+	if root == nil {
+		return nil, &Error{Faults: sorted(d.faults)}
+	}
+	d.value("", root, reflect.ValueOf(c).Elem())
+	if root.Kind != yaml.MappingNode {
+		return nil, &Error{Faults: sorted(d.faults)} // the checks would only repeat it
+	}
+	all := d.faults
+	for _, f := range c.check() {
+		path, text, _ := strings.Cut(f, ": ")
+		if !d.faulty(path) {
+			all = append(all, Fault{Path: path, Line: d.line(path), Text: text})
+		}
+	}
+	if len(all) > 0 {
+		return nil, &Error{Faults: sorted(all)}
+	}
+	return c, nil
+}
+
+// check collects what every section, and the sections together, find wrong.
+func (c *Config) check() []string {
+	f := new(setting.Faults)
+	c.Server.Check("server", f)
+	identity.CheckIssuers("issuers", c.Issuers, f)
+	c.CA.Check("ca", f)
+	c.CTLog.Check("ctlog", f)
+	c.Audit.Check("audit", f)
+	c.Logging.Check("logging", f)
+	c.across(f)
+	var faults *setting.FaultError
+	if errors.As(f.Err(), &faults) {
+		return faults.Faults
+	}
+	return nil
+}
