@@ -41,27 +41,20 @@ func DefaultConfig() Config { return Config{Lifetime: DefaultLifetime} }
 
 // Check adds every fault of c. It reads no file: LoadAuthority does that.
 func (c *Config) Check(path string, f *setting.Faults) {
-	c.Authority.check(join(path, "authority"), f)
+	c.Authority.check(setting.Join(path, "authority"), f)
 	if c.Lifetime < MinLifetime || c.Lifetime > MaxLifetime {
-		f.Add(join(path, "lifetime"), "%v is out of bounds: from %v to %v", c.Lifetime, MinLifetime, MaxLifetime)
+		f.Add(setting.Join(path, "lifetime"), "%v is out of bounds: from %v to %v", c.Lifetime, MinLifetime, MaxLifetime)
 	} else if c.Lifetime%time.Second != 0 {
-		f.Add(join(path, "lifetime"), "%v isn't in whole seconds, and certificates know nothing finer", c.Lifetime)
+		f.Add(setting.Join(path, "lifetime"), "%v isn't in whole seconds, and certificates know nothing finer", c.Lifetime)
 	}
 }
 
 func (c *AuthorityConfig) check(path string, f *setting.Faults) {
 	if c.Chain == "" {
-		f.Add(join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
+		f.Add(setting.Join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
 	}
 	if c.Key == "" {
-		f.Add(join(path, "key"), "required: file:PATH of the issuing certificate's private key")
+		f.Add(setting.Join(path, "key"), "required: file:PATH of the issuing certificate's private key")
 	}
-	c.Passphrase.Check(join(path, "passphrase"), f)
-}
-
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
+	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 }
