@@ -29,6 +29,8 @@ const (
 	Unavailable                  // a dependency is down or slow; RetryAfter says when
 	DeadlineExceeded             // the request's time ran out
 	Canceled                     // the client went away
+	NotFound                     // nothing is served at this path
+	NotAllowed                   // the path is served, but not with this method
 )
 
 // Reason is the machine-readable cause: google.rpc.ErrorInfo.reason on the
@@ -40,6 +42,8 @@ const (
 	ReasonInternal Reason = "INTERNAL"
 
 	RequestMalformed Reason = "REQUEST_MALFORMED"
+	RouteUnknown     Reason = "ROUTE_UNKNOWN"
+	MethodNotAllowed Reason = "METHOD_NOT_ALLOWED"
 	KeyMalformed     Reason = "KEY_MALFORMED"
 	KeyUnsupported   Reason = "KEY_UNSUPPORTED"
 	KeyWeak          Reason = "KEY_WEAK"
@@ -105,6 +109,8 @@ var kinds = map[Reason]Kind{
 	AuditUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,
+
+	RouteUnknown: NotFound, MethodNotAllowed: NotAllowed,
 }
 
 // Kind is the kind that the reason belongs to; Internal for a reason outside the list.

@@ -1,0 +1,215 @@
+package server
+
+import (
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Config is where the service listens and what it lets a client use.
+type Config struct {
+	// HTTPAddress is where REST is served (`127.0.0.1:5555`). With tls it also
+	// speaks gRPC on the same port; without, gRPC clients with prior knowledge
+	// (h2c) may use it too. Port 0 takes a free port.
+	HTTPAddress string `yaml:"http_address"`
+	// GRPCAddress is where gRPC alone is served. Empty serves none there.
+	GRPCAddress string `yaml:"grpc_address"`
+	// MetricsAddress is where /metrics is served, apart from the API. Empty serves none.
+	MetricsAddress string `yaml:"metrics_address"`
+	// PublicURL is the URL under which clients reach REST, as written into the
+	// documents they fetch (`https://ca.example.com`).
+	PublicURL string `yaml:"public_url,omitempty"`
+	// TLS is the certificate of the API listeners. Without it they speak plain
+	// text, which is right only on loopback or behind a proxy that ends TLS:
+	// requests carry identity tokens.
+	TLS TLSConfig `yaml:"tls,omitempty"`
+	// RequestTimeout is how long one API request may take, the log and the
+	// signer included.
+	RequestTimeout time.Duration `yaml:"request_timeout"`
+	// ShutdownDelay is how long the service goes on answering new requests with
+	// 503 after it was told to stop, so that load balancers notice first.
+	ShutdownDelay time.Duration `yaml:"shutdown_delay"`
+	// ShutdownGrace is how long requests in flight may take to finish, after
+	// which they are cut off.
+	ShutdownGrace time.Duration `yaml:"shutdown_grace"`
+	// CORSOrigins are the origins whose pages may read the API (`https://app.example.com`).
+	// `*` alone means all: nothing here is authorised by a cookie.
+	CORSOrigins []string `yaml:"cors_origins"`
+	// Limits bound what a client can make the service spend.
+	Limits Limits `yaml:"limits"`
+}
+
+// TLSConfig names the certificate of the API listeners. Both files are read
+// again when they change; a pair that doesn't fit leaves the old one in force.
+type TLSConfig struct {
+	// CertFile is the certificate followed by its intermediates, in PEM.
+	CertFile setting.Path `yaml:"cert_file,omitempty"`
+	// KeyFile is its private key in PEM, not readable by others.
+	KeyFile setting.Path `yaml:"key_file,omitempty"`
+}
+
+// Enabled reports whether the listeners speak TLS.
+func (t TLSConfig) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
+
+// Limits bound what a client can make the service spend. Each is checked
+// before the thing it limits is parsed.
+type Limits struct {
+	// BodyBytes is the largest request body.
+	BodyBytes int `yaml:"body_bytes"`
+	// HeaderBytes is the largest request head; a token may come in it.
+	HeaderBytes int `yaml:"header_bytes"`
+	// TokenBytes is the largest identity token.
+	TokenBytes int `yaml:"token_bytes"`
+	// Issuances is how many certificates may be in the making at once; more are
+	// answered with 503 OVERLOADED.
+	Issuances int `yaml:"issuances"`
+	// Connections is how many connections each listener keeps. When there are
+	// more, the one that has been quiet longest is closed.
+	Connections int `yaml:"connections"`
+	// Streams is how many HTTP/2 requests one connection may have open.
+	Streams int `yaml:"streams"`
+	// HeaderTimeout is how long a request's head may take to arrive.
+	HeaderTimeout time.Duration `yaml:"header_timeout"`
+	// ReadTimeout is how long a whole request may take to arrive.
+	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// IdleTimeout is how long a connection may wait between requests.
+	IdleTimeout time.Duration `yaml:"idle_timeout"`
+}
+
+// DefaultConfig listens on loopback alone, with limits that suit two cores and
+// 256 MB.
+func DefaultConfig() Config {
+	return Config{
+		HTTPAddress:    "127.0.0.1:5555",
+		GRPCAddress:    "127.0.0.1:5554",
+		MetricsAddress: "127.0.0.1:2112",
+		RequestTimeout: 10 * time.Second,
+		ShutdownGrace:  20 * time.Second,
+		CORSOrigins:    []string{"*"},
+		Limits: Limits{
+			BodyBytes:     64 << 10,
+			HeaderBytes:   64 << 10,
+			TokenBytes:    16 << 10,
+			Issuances:     256,
+			Connections:   2048,
+			Streams:       128,
+			HeaderTimeout: 5 * time.Second,
+			ReadTimeout:   10 * time.Second,
+			IdleTimeout:   time.Minute,
+		},
+	}
+}
+
+// Check adds every fault of c.
+func (c *Config) Check(path string, f *setting.Faults) {
+	checkAddress(join(path, "http_address"), c.HTTPAddress, true, f)
+	checkAddress(join(path, "grpc_address"), c.GRPCAddress, false, f)
+	checkAddress(join(path, "metrics_address"), c.MetricsAddress, false, f)
+	c.checkClashes(path, f)
+	if c.PublicURL != "" {
+		checkOrigin(join(path, "public_url"), c.PublicURL, true, f)
+	}
+	switch {
+	case c.TLS.CertFile != "" && c.TLS.KeyFile == "":
+		f.Add(join(path, "tls.key_file"), "required with cert_file")
+	case c.TLS.CertFile == "" && c.TLS.KeyFile != "":
+		f.Add(join(path, "tls.cert_file"), "required with key_file")
+	}
+	checkDuration(join(path, "request_timeout"), c.RequestTimeout, 100*time.Millisecond, 5*time.Minute, f)
+	checkDuration(join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
+	checkDuration(join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
+	for i, o := range c.CORSOrigins {
+		if o == "*" {
+			if len(c.CORSOrigins) > 1 {
+				f.Add(index(join(path, "cors_origins"), i), "`*` already means all: remove it or the others")
+			}
+			continue
+		}
+		checkOrigin(index(join(path, "cors_origins"), i), o, false, f)
+	}
+	c.Limits.check(join(path, "limits"), f)
+}
+
+// checkClashes adds a fault for two listeners on one fixed address.
+func (c *Config) checkClashes(path string, f *setting.Faults) {
+	taken := map[string]string{}
+	for _, a := range []struct{ field, address string }{
+		{"http_address", c.HTTPAddress}, {"grpc_address", c.GRPCAddress}, {"metrics_address", c.MetricsAddress},
+	} {
+		_, port, err := net.SplitHostPort(a.address)
+		if err != nil || port == "0" {
+			continue
+		}
+		if other, ok := taken[a.address]; ok {
+			f.Add(join(path, a.field), "is the address of %s too; give each its own port", other)
+		}
+		taken[a.address] = a.field
+	}
+}
+
+func (l *Limits) check(path string, f *setting.Faults) {
+	for _, n := range []struct {
+		field       string
+		value       int
+		least, most int
+	}{
+		{"body_bytes", l.BodyBytes, 4 << 10, 1 << 20},
+		{"header_bytes", l.HeaderBytes, 4 << 10, 1 << 20},
+		{"token_bytes", l.TokenBytes, 1 << 10, 64 << 10},
+		{"issuances", l.Issuances, 1, 1 << 16},
+		{"connections", l.Connections, 1, 1 << 20},
+		{"streams", l.Streams, 1, 1 << 16},
+	} {
+		if n.value < n.least || n.value > n.most {
+			f.Add(join(path, n.field), "%d is outside %d to %d", n.value, n.least, n.most)
+		}
+	}
+	checkDuration(join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
+	checkDuration(join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
+	checkDuration(join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+}
+
+func checkAddress(path, address string, required bool, f *setting.Faults) {
+	if address == "" {
+		if required {
+			f.Add(path, "required: host:port, such as 127.0.0.1:5555")
+		}
+		return
+	}
+	_, port, err := net.SplitHostPort(address)
+	if err != nil {
+		f.Add(path, "%q is not host:port, such as 127.0.0.1:5555", address)
+		return
+	}
+	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+		f.Add(path, "port %q is not a number from 0 to 65535", port)
+	}
+}
+
+// checkOrigin wants http(s)://host[:port], with a path only where allowed.
+func checkOrigin(path, text string, pathAllowed bool, f *setting.Faults) {
+	u, err := url.Parse(text)
+	bad := err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
+		u.RawQuery != "" || u.Fragment != "" || !pathAllowed && u.Path != ""
+	if bad {
+		f.Add(path, "%q is not a URL such as https://ca.example.com", text)
+	}
+}
+
+func checkDuration(path string, d, least, most time.Duration, f *setting.Faults) {
+	if d < least || d > most {
+		f.Add(path, "%s is outside %s to %s", d, least, most)
+	}
+}
+
+func join(path, field string) string {
+	if path == "" {
+		return field
+	}
+	return path + "." + field
+}
+
+func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

@@ -1,0 +1,164 @@
+package server
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+
+	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/genproto/googleapis/api/httpbody"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+)
+
+// codec is how REST reads and writes messages. It is lenient where clients
+// differ and nothing is at stake (unknown fields, both spellings of a name, any
+// `algorithm`), and writes unpopulated fields because some clients require them.
+type codec struct{}
+
+var (
+	_ runtime.Marshaler = codec{}
+
+	jsonIn  = protojson.UnmarshalOptions{DiscardUnknown: true}
+	jsonOut = protojson.MarshalOptions{EmitUnpopulated: true}
+
+	// position finds where protojson stumbled; the rest of its text quotes the
+	// body, which holds a token.
+	position = regexp.MustCompile(`\(line (\d+):(\d+)\)`)
+
+	errNotMessage = errors.New("server: not a protobuf message")
+)
+
+// ContentType is JSON, but for a body that says what it is.
+func (codec) ContentType(v any) string {
+	if b, ok := v.(*httpbody.HttpBody); ok {
+		return b.GetContentType()
+	}
+	return "application/json"
+}
+
+// Marshal writes v as JSON, or the bytes of an HttpBody as they are.
+func (codec) Marshal(v any) ([]byte, error) {
+	switch m := v.(type) {
+	case *httpbody.HttpBody:
+		return m.GetData(), nil
+	case proto.Message:
+		return jsonOut.Marshal(m)
+	}
+	return nil, errNotMessage
+}
+
+// Unmarshal reads the JSON of a message. Its error says where the JSON is wrong
+// and never quotes it.
+func (codec) Unmarshal(data []byte, v any) error {
+	m, ok := v.(proto.Message)
+	if !ok {
+		return errNotMessage
+	}
+	err := jsonIn.Unmarshal(data, m)
+	if err == nil {
+		return nil
+	}
+	// The one field that clients fill with anything: judged only when it may be
+	// to blame, so that nobody else pays for it.
+	if blanked, ok := blankAlgorithm(data); ok {
+		proto.Reset(m)
+		if err = jsonIn.Unmarshal(blanked, m); err == nil {
+			return nil
+		}
+	}
+	if at := position.FindStringSubmatch(err.Error()); at != nil {
+		return fmt.Errorf("the body is not the JSON of this request: see line %s, column %s, and /openapi.json", at[1], at[2])
+	}
+	return errors.New("the body is not the JSON of this request: see /openapi.json")
+}
+
+// blankAlgorithm is data with the value of each member called "algorithm" made
+// null, which protojson takes for any field. It is false when there is none, or
+// data isn't JSON.
+func blankAlgorithm(data []byte) ([]byte, bool) {
+	if !bytes.Contains(data, []byte(`"algorithm"`)) {
+		return nil, false
+	}
+	var (
+		out   []byte
+		done  int64 // how much of data is in out
+		keys  []bool
+		isKey bool // whether the next token is a member's name
+	)
+	d := json.NewDecoder(bytes.NewReader(data))
+	d.UseNumber()
+	for {
+		token, err := d.Token()
+		if errors.Is(err, io.EOF) {
+			return append(out, data[done:]...), done > 0
+		}
+		if err != nil {
+			return nil, false
+		}
+		switch t := token.(type) {
+		case json.Delim:
+			if t == '{' || t == '[' {
+				keys = append(keys, t == '{')
+			} else {
+				keys = keys[:len(keys)-1]
+			}
+		case string:
+			if isKey && t == "algorithm" {
+				var value json.RawMessage
+				if err := d.Decode(&value); err != nil {
+					return nil, false
+				}
+				end := d.InputOffset()
+				out = append(append(out, data[done:end-int64(len(value))]...), "null"...)
+				done = end
+				break // the next token is again a name, or the end
+			}
+			if isKey {
+				isKey = false
+				continue
+			}
+		}
+		isKey = len(keys) > 0 && keys[len(keys)-1]
+	}
+}
+
+// NewDecoder reads one message, the whole of r.
+func (c codec) NewDecoder(r io.Reader) runtime.Decoder {
+	return runtime.DecoderFunc(func(v any) error {
+		if b, ok := r.(*body); ok { // already read, within its limit
+			return c.Unmarshal(b.data, v)
+		}
+		data, err := io.ReadAll(r)
+		if err != nil {
+			return errors.New("the body could not be read")
+		}
+		return c.Unmarshal(data, v)
+	})
+}
+
+// NewEncoder writes messages to w.
+func (c codec) NewEncoder(w io.Writer) runtime.Encoder {
+	return runtime.EncoderFunc(func(v any) error {
+		b, err := c.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(b)
+		return err
+	})
+}
+
+// body is a request body that was read whole, within its limit.
+type body struct {
+	*bytes.Reader
+	data []byte
+}
+
+func newBody(data []byte) *body { return &body{bytes.NewReader(data), data} }
+
+// Close is of io.ReadCloser.
+func (*body) Close() error { return nil }

@@ -1,0 +1,191 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"google.golang.org/grpc/health"
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/mayfly-ca/mayfly/internal/requestid"
+	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+)
+
+const (
+	// checkTimeout bounds the check of all dependencies.
+	checkTimeout = 2 * time.Second
+	// checkValid is how long a result answers further probes, so that probing
+	// can't burden a dependency.
+	checkValid = time.Second
+	// checkInterval is how often gRPC's health state is brought up to date.
+	checkInterval = 2 * time.Second
+)
+
+// readiness knows which dependencies work, for /readyz and grpc.health.v1.
+type readiness struct {
+	dependencies []Dependency
+	gate         *gate
+	now          func() time.Time
+	logger       *slog.Logger
+	health       *health.Server
+
+	mu     sync.Mutex // held during a check: probes that come meanwhile share its result
+	at     time.Time
+	states []state
+}
+
+// state is how one dependency stands.
+type state struct {
+	name string
+	ok   bool
+}
+
+func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logger *slog.Logger) (*readiness, error) {
+	seen := map[string]bool{}
+	for _, d := range dependencies {
+		if d.Name == "" || d.Check == nil || seen[d.Name] {
+			return nil, fmt.Errorf("server: dependency %q has no name of its own or no check", d.Name)
+		}
+		seen[d.Name] = true
+	}
+	r := &readiness{dependencies: dependencies, gate: g, now: now, logger: logger, health: health.NewServer()}
+	r.publish(false) // until the first check
+	return r, nil
+}
+
+// check asks every dependency, at once, and publishes the result.
+func (r *readiness) check(ctx context.Context) []state {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.states != nil && r.now().Sub(r.at) < checkValid {
+		return r.states
+	}
+	// A probe that goes away early must not spoil the result for others.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
+	defer cancel()
+	before := r.states
+	states := make([]state, len(r.dependencies))
+	errs := make([]error, len(r.dependencies))
+	var wg sync.WaitGroup
+	for i, d := range r.dependencies {
+		wg.Go(func() {
+			errs[i] = guardedCheck(ctx, d)
+			states[i] = state{d.Name, errs[i] == nil}
+		})
+	}
+	wg.Wait()
+	ready := true
+	for i, s := range states {
+		ready = ready && s.ok
+		if was := before == nil || before[i].ok; was != s.ok {
+			r.logChange(ctx, s, errs[i])
+		}
+	}
+	r.states, r.at = states, r.now()
+	r.publish(ready && !r.gate.draining())
+	return states
+}
+
+// guardedCheck asks d; a panic in it is a failure.
+func guardedCheck(ctx context.Context, d Dependency) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v", p)
+		}
+	}()
+	return d.Check(ctx)
+}
+
+func (r *readiness) logChange(ctx context.Context, s state, err error) {
+	if s.ok {
+		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.name))
+		return
+	}
+	r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.name), slog.Any("error", err))
+}
+
+// publish sets what grpc.health.v1 says, of the whole and of each service.
+func (r *readiness) publish(ready bool) {
+	status := healthpb.HealthCheckResponse_NOT_SERVING
+	if ready {
+		status = healthpb.HealthCheckResponse_SERVING
+	}
+	for _, service := range []string{"", fulciov2.CA_ServiceDesc.ServiceName, fulciov1beta.CA_ServiceDesc.ServiceName} {
+		r.health.SetServingStatus(service, status)
+	}
+}
+
+// watch keeps grpc.health.v1 up to date until ctx ends.
+func (r *readiness) watch(ctx context.Context) {
+	tick := time.NewTicker(checkInterval)
+	defer tick.Stop()
+	for {
+		r.check(ctx)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// shutdown says NOT_SERVING from now on, whatever the dependencies say.
+func (r *readiness) shutdown() { r.health.Shutdown() }
+
+// errNotReady is why a readiness probe failed; the names are in the answer.
+var errNotReady = errors.New("not ready")
+
+// live is /healthz: the process answers.
+func (s *Server) live(w http.ResponseWriter, r *http.Request) {
+	writePlain(w, http.StatusOK, "ok\n")
+	s.page(r, "/healthz", http.StatusOK, nil)
+}
+
+// readyPage is /readyz: 200, or 503 with the names of what fails; with
+// `?verbose` every dependency by name.
+func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) {
+	var text strings.Builder
+	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
+	line := func(name string, ok bool) {
+		switch {
+		case !ok:
+			code = http.StatusServiceUnavailable
+			fmt.Fprintf(&text, "%s: failing\n", name)
+		case verbose:
+			fmt.Fprintf(&text, "%s: ok\n", name)
+		}
+	}
+	for _, d := range s.ready.check(r.Context()) {
+		line(d.name, d.ok)
+	}
+	if s.gate.draining() {
+		line("shutdown", false)
+	}
+	if code == http.StatusOK && !verbose {
+		text.WriteString("ok\n")
+	}
+	writePlain(w, code, text.String())
+	s.page(r, "/readyz", code, nil)
+	if code != http.StatusOK {
+		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
+			slog.String("request_id", requestid.From(r.Context())), slog.Any("error", errNotReady))
+	}
+}
+
+func writePlain(w http.ResponseWriter, code int, text string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("Cache-Control", "no-store")
+	if code == http.StatusServiceUnavailable {
+		h.Set("Retry-After", "5")
+	}
+	w.WriteHeader(code)
+	_, _ = w.Write([]byte(text))
+}

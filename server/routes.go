@@ -1,0 +1,180 @@
+package server
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"slices"
+	"sort"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/proto"
+)
+
+// Media types of the documents (sigstore/protobuf-specs).
+const (
+	mediaTrustedRoot   = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
+	mediaSigningConfig = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
+	mediaTrustConfig   = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
+)
+
+// route is one path, or one prefix, of the REST port.
+type route struct {
+	name     string // of the log and the metrics
+	allow    string // the value of Allow
+	cors     bool
+	handlers map[string]http.HandlerFunc // by method
+}
+
+// routes are all there is on the REST port: a fixed table, so that its names
+// are the only values of the metrics' route label.
+type routes struct {
+	exact    map[string]*route
+	prefixes []prefix
+	unknown  *route
+}
+
+type prefix struct {
+	path  string
+	route *route
+}
+
+// methodOf is the API's method at a REST path.
+func methodOf(path string) method {
+	return map[string]method{
+		"/api/v2/signingCert": createV2, "/api/v2/trustBundle": trustBundle, "/api/v2/configuration": configuration,
+		"/api/v1/signingCert": createV1, "/api/v1/rootCert": rootCertificate,
+	}[path]
+}
+
+// newRoutes makes the table.
+func (s *Server) newRoutes(d Documents, mounts map[string]http.Handler) (*routes, error) {
+	gateway, err := s.newGateway()
+	if err != nil {
+		return nil, err
+	}
+	t := &routes{exact: map[string]*route{}, unknown: &route{name: "unknown"}}
+	for _, path := range []string{"/api/v2/signingCert", "/api/v1/signingCert"} {
+		t.add(path, true, http.MethodPost, s.call(methodOf(path), gateway))
+	}
+	for _, path := range []string{"/api/v2/trustBundle", "/api/v2/configuration", "/api/v1/rootCert"} {
+		t.read(path, true, s.cached(s.call(methodOf(path), gateway)))
+	}
+	for path, doc := range map[string]struct {
+		media string
+		data  []byte
+	}{
+		"/openapi.json":        {"application/json", proto.OpenAPI},
+		"/trusted_root.json":   {mediaTrustedRoot, d.TrustedRoot},
+		"/signing_config.json": {mediaSigningConfig, d.SigningConfig},
+		"/trust_config.json":   {mediaTrustConfig, d.TrustConfig},
+	} {
+		if len(doc.data) > 0 {
+			t.read(path, true, s.document(path, doc.media, doc.data))
+		}
+	}
+	t.read("/healthz", false, s.live)
+	t.read("/readyz", false, s.readyPage)
+	for path, handler := range mounts {
+		if err := t.mount(path, s.mounted(path, handler)); err != nil {
+			return nil, err
+		}
+	}
+	t.read("/", false, s.document("/", "text/plain; charset=utf-8", t.index()))
+	return t, nil
+}
+
+// find is the route of a path; the unknown one when there is none.
+func (t *routes) find(path string) *route {
+	if r, ok := t.exact[path]; ok {
+		return r
+	}
+	for _, p := range t.prefixes {
+		if strings.HasPrefix(path, p.path) {
+			return p.route
+		}
+	}
+	return t.unknown
+}
+
+func (t *routes) add(path string, cors bool, methodName string, h http.HandlerFunc) {
+	t.exact[path] = &route{name: path, cors: cors, allow: methodName + ", OPTIONS", handlers: map[string]http.HandlerFunc{methodName: h}}
+}
+
+// read adds a route for GET and HEAD; net/http cuts the body of an answer to HEAD.
+func (t *routes) read(path string, cors bool, h http.HandlerFunc) {
+	t.exact[path] = readRoute(path, cors, h)
+}
+
+func readRoute(name string, cors bool, h http.HandlerFunc) *route {
+	return &route{name: name, cors: cors, allow: "GET, HEAD, OPTIONS",
+		handlers: map[string]http.HandlerFunc{http.MethodGet: h, http.MethodHead: h}}
+}
+
+// mount adds a prefix; of two that match, the longer wins.
+func (t *routes) mount(path string, h http.HandlerFunc) error {
+	if len(path) < 3 || path[0] != '/' || path[len(path)-1] != '/' || strings.HasPrefix(path, "/api/") {
+		return fmt.Errorf("server: %q can't be mounted: a prefix such as /ctlog/, outside /api/, is needed", path)
+	}
+	if slices.ContainsFunc(t.prefixes, func(p prefix) bool { return p.path == path }) {
+		return errors.New("server: two handlers for " + path)
+	}
+	t.prefixes = append(t.prefixes, prefix{path, readRoute(path, true, h)})
+	sort.Slice(t.prefixes, func(i, j int) bool { return len(t.prefixes[i].path) > len(t.prefixes[j].path) })
+	return nil
+}
+
+// index lists what is served, for a person who opens the URL.
+func (t *routes) index() []byte {
+	var lines []string
+	for path, r := range t.exact {
+		lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
+	}
+	for _, p := range t.prefixes {
+		lines = append(lines, fmt.Sprintf("%-5s %s…", "GET", p.path))
+	}
+	sort.Slice(lines, func(i, j int) bool { return lines[i][5:] < lines[j][5:] })
+	return []byte("Mayfly, a certificate authority for short-lived code-signing certificates.\n\n" + strings.Join(lines, "\n") + "\n")
+}
+
+// mounted serves another handler under a prefix, behind the gate.
+func (s *Server) mounted(name string, h http.Handler) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if f := s.gate.enter(false); f != nil {
+			s.refusePage(w, r, name, f)
+			return
+		}
+		defer s.gate.leave(false)
+		seen := &observed{ResponseWriter: w, code: http.StatusOK}
+		h.ServeHTTP(seen, r)
+		var f *fault.Error
+		if seen.code >= http.StatusInternalServerError {
+			f = fault.New(fault.ReasonInternal, "the handler answered %d", seen.code)
+		}
+		s.page(r, name, bounded(seen.code), f)
+	}
+}
+
+// bounded keeps a handler's own status within a closed set for the metrics.
+func bounded(code int) int {
+	if http.StatusText(code) == "" {
+		return http.StatusInternalServerError
+	}
+	return code
+}
+
+// observed remembers the status that was written.
+type observed struct {
+	http.ResponseWriter
+	code int
+}
+
+// WriteHeader remembers code.
+func (o *observed) WriteHeader(code int) {
+	o.code = code
+	o.ResponseWriter.WriteHeader(code)
+}
+
+// Unwrap lets http.ResponseController reach what is beneath.
+func (o *observed) Unwrap() http.ResponseWriter { return o.ResponseWriter }

@@ -1,0 +1,162 @@
+// Package server is the edge of Mayfly: the Fulcio v2 and v1beta API over gRPC
+// and REST, health, and the documents that clients fetch. It decodes, limits,
+// and answers; who the caller is, what a key is worth and what a certificate
+// says is decided by the packages it calls.
+//
+// Every API request, whichever edge it came by, goes through one chain
+// (serve.go) and, for a certificate, one function (issue, in handler.go). REST
+// is served in process: nothing is dialled.
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Identity verifies tokens. identity.Verifier is one.
+type Identity interface {
+	// Authenticate returns a verified principal, or a *fault.Error.
+	Authenticate(ctx context.Context, token string) (identity.Principal, error)
+	// Issuers lists the accepted issuers, in a stable order.
+	Issuers() []identity.Description
+}
+
+// Keys verifies possession of keys. proof.Policy is one.
+type Keys interface {
+	// Signature returns the key of spki (PEM or DER) if sig is by it over a
+	// challenge of who; otherwise a *fault.Error.
+	Signature(spki, sig []byte, who identity.Principal) (proof.Key, error)
+	// CSR returns the key of a certificate signing request that it has signed;
+	// otherwise a *fault.Error.
+	CSR(pem []byte) (proof.Key, error)
+}
+
+// CA issues certificates. ca.Issuer is one.
+type CA interface {
+	// Issue returns a logged and checked certificate, or an error that
+	// fault.From classifies. It records in the audit trail what it begins.
+	Issue(ctx context.Context, who identity.Principal, key proof.Key) (*ca.Certificate, error)
+	// Chains are all chains that certificates may verify with, each in DER from
+	// the issuing certificate to the root; the first is the active one.
+	Chains() [][][]byte
+}
+
+// Auditor records refusals. Record returns when the event is durable; it is safe
+// for concurrent use.
+type Auditor interface {
+	Record(ctx context.Context, e audit.Event) error
+}
+
+// Dependency is something that must work for certificates to be issued.
+type Dependency struct {
+	// Name is what /readyz calls it.
+	Name string
+	// Check is nil when it works. It ends when ctx ends. Its error goes to the
+	// log, never to the client.
+	Check func(ctx context.Context) error
+}
+
+// Documents are what clients fetch to trust and to find the service, as JSON.
+// An empty one isn't served.
+type Documents struct {
+	TrustedRoot, SigningConfig, TrustConfig []byte
+}
+
+// Options are what a Server works with. Identity, Keys, CA and Auditor are required.
+type Options struct {
+	Identity  Identity
+	Keys      Keys
+	CA        CA
+	Auditor   Auditor
+	Documents Documents
+	// Dependencies decide readiness. Names are unique.
+	Dependencies []Dependency
+	// Mounts are further read-only handlers, by path prefix ("/ctlog/"). They see
+	// the whole path, and only GET and HEAD.
+	Mounts map[string]http.Handler
+	// Logger takes one line a request; nil discards.
+	Logger *slog.Logger
+	// Metrics is registered with and served at /metrics; nil serves a registry of its own.
+	Metrics *prometheus.Registry
+	// Now is the clock of logs, records and durations; nil is time.Now.
+	Now func() time.Time
+}
+
+// Server serves the API. New makes one, Listen opens its addresses, Serve runs it.
+type Server struct {
+	config   Config
+	identity Identity
+	keys     Keys
+	ca       CA
+	auditor  Auditor
+	logger   *slog.Logger
+	metrics  *metrics
+	registry *prometheus.Registry
+	now      func() time.Time
+
+	gate      *gate
+	ready     *readiness
+	routes    *routes
+	listeners listeners
+
+	grpcNative *grpc.Server // on its own port
+	grpcShared *grpc.Server // behind the REST port; never listens
+}
+
+// New makes a Server. It opens nothing and starts nothing.
+func New(c Config, o Options) (*Server, error) {
+	var f setting.Faults
+	c.Check("server", &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil {
+		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
+	}
+	s := &Server{
+		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
+		logger: o.Logger, registry: o.Metrics, now: o.Now, gate: newGate(c.Limits.Issuances),
+	}
+	if s.logger == nil {
+		s.logger = slog.New(slog.DiscardHandler)
+	}
+	if s.registry == nil {
+		s.registry = prometheus.NewRegistry()
+	}
+	if s.now == nil {
+		s.now = time.Now
+	}
+	var err error
+	if s.metrics, err = newMetrics(s.registry, s.gate); err != nil {
+		return nil, fmt.Errorf("server: registering metrics: %w", err)
+	}
+	if s.ready, err = newReadiness(o.Dependencies, s.gate, s.now, s.logger); err != nil {
+		return nil, err
+	}
+	if s.routes, err = s.newRoutes(o.Documents, o.Mounts); err != nil {
+		return nil, err
+	}
+	s.grpcNative, s.grpcShared = s.newGRPC(), s.newGRPC()
+	return s, nil
+}
+
+// Handler is the REST edge with everything on it, for tests and for embedding.
+func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
+
+// Addresses are where the Server listens, once Listen has returned. A listener
+// that the configuration leaves out is nil.
+type Addresses struct{ HTTP, GRPC, Metrics net.Addr }

@@ -1,0 +1,161 @@
+package server
+
+import (
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"strconv"
+	"time"
+
+	"google.golang.org/genproto/googleapis/rpc/errdetails"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// domain is google.rpc.ErrorInfo.domain: whose list the reasons belong to.
+const domain = "mayfly.dev"
+
+// outcome is what a kind of failure looks like on both edges.
+type outcome struct {
+	code codes.Code
+	http int
+	// fixed, when not empty, replaces the failure's own text and metadata.
+	fixed string
+	// retry is the Retry-After of a failure that names none; zero sends none.
+	retry time.Duration
+}
+
+// statusClientGone is what logs and metrics say of a request whose client went
+// away; nobody reads it on the wire. The number is nginx's.
+const statusClientGone = 499
+
+// outcomes is the one table from kind to gRPC code and HTTP status.
+var outcomes = map[fault.Kind]outcome{
+	fault.Internal:         {code: codes.Internal, http: http.StatusInternalServerError, fixed: "internal error"},
+	fault.Malformed:        {code: codes.InvalidArgument, http: http.StatusBadRequest},
+	fault.TooLarge:         {code: codes.InvalidArgument, http: http.StatusRequestEntityTooLarge},
+	fault.Unauthenticated:  {code: codes.Unauthenticated, http: http.StatusUnauthorized},
+	fault.Denied:           {code: codes.PermissionDenied, http: http.StatusForbidden},
+	fault.RateLimited:      {code: codes.ResourceExhausted, http: http.StatusTooManyRequests, retry: 5 * time.Second},
+	fault.Unavailable:      {code: codes.Unavailable, http: http.StatusServiceUnavailable, retry: 5 * time.Second},
+	fault.DeadlineExceeded: {code: codes.DeadlineExceeded, http: http.StatusGatewayTimeout, fixed: "the request's time ran out; try again"},
+	fault.Canceled:         {code: codes.Canceled, http: statusClientGone, fixed: "the client went away"},
+	fault.NotFound:         {code: codes.NotFound, http: http.StatusNotFound},
+	fault.NotAllowed:       {code: codes.Unimplemented, http: http.StatusMethodNotAllowed},
+}
+
+// answer is a failure as the client reads it, on either edge.
+type answer struct {
+	outcome
+	reason   fault.Reason
+	message  string
+	metadata map[string]string
+	retry    time.Duration
+	id       string
+}
+
+// answerTo says what the client with request id reads about f. What is ours
+// has fixed text: nothing of the failure itself gets out.
+func answerTo(f *fault.Error, id string) answer {
+	o := outcomes[f.Kind()]
+	a := answer{outcome: o, reason: f.Reason, message: f.Public, metadata: f.Metadata, retry: o.retry, id: id}
+	if f.Kind() == fault.Internal {
+		a.reason = fault.ReasonInternal
+	}
+	if o.fixed != "" {
+		a.message, a.metadata = o.fixed, nil
+	}
+	if o.retry > 0 && f.RetryAfter > 0 {
+		a.retry = f.RetryAfter
+	}
+	return a
+}
+
+// retrySeconds is the value of Retry-After: whole seconds, rounded up.
+func (a answer) retrySeconds() int64 { return int64((a.retry + time.Second - 1) / time.Second) }
+
+// grpc is the answer as a gRPC status error.
+func (a answer) grpc() error {
+	s := status.New(a.code, a.message)
+	info := &errdetails.ErrorInfo{Reason: string(a.reason), Domain: domain, Metadata: a.metadata}
+	request := &errdetails.RequestInfo{RequestId: a.id}
+	var (
+		detailed *status.Status
+		err      error
+	)
+	if a.retry > 0 {
+		detailed, err = s.WithDetails(info, request, &errdetails.RetryInfo{RetryDelay: durationpb.New(a.retry)})
+	} else {
+		detailed, err = s.WithDetails(info, request)
+	}
+	if err != nil { // a metadata value that isn't UTF-8: the status alone must do
+		return s.Err()
+	}
+	return detailed.Err()
+}
+
+// The JSON form of google.rpc.Status and of the details sent in it
+// (proto3 JSON mapping of google.protobuf.Any).
+type (
+	statusJSON struct {
+		Code    codes.Code `json:"code"`
+		Message string     `json:"message"`
+		Details []any      `json:"details"`
+	}
+	errorInfoJSON struct {
+		Type     string            `json:"@type"`
+		Reason   fault.Reason      `json:"reason"`
+		Domain   string            `json:"domain"`
+		Metadata map[string]string `json:"metadata"`
+	}
+	requestInfoJSON struct {
+		Type        string `json:"@type"`
+		RequestID   string `json:"requestId"`
+		ServingData string `json:"servingData"`
+	}
+	retryInfoJSON struct {
+		Type       string `json:"@type"`
+		RetryDelay string `json:"retryDelay"`
+	}
+)
+
+// body is the answer as the JSON of a google.rpc.Status.
+func (a answer) body() []byte {
+	metadata := a.metadata
+	if metadata == nil {
+		metadata = map[string]string{}
+	}
+	s := statusJSON{Code: a.code, Message: a.message, Details: []any{
+		errorInfoJSON{"type.googleapis.com/google.rpc.ErrorInfo", a.reason, domain, metadata},
+		requestInfoJSON{Type: "type.googleapis.com/google.rpc.RequestInfo", RequestID: a.id},
+	}}
+	if a.retry > 0 {
+		s.Details = append(s.Details, retryInfoJSON{"type.googleapis.com/google.rpc.RetryInfo", fmt.Sprintf("%.3fs", a.retry.Seconds())})
+	}
+	b, err := json.Marshal(s)
+	if err != nil { // can't be: strings, numbers and a map of strings
+		return []byte(`{"code":13,"message":"internal error","details":[]}`)
+	}
+	return b
+}
+
+// write sends the answer over HTTP.
+func (a answer) write(w http.ResponseWriter) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-store")
+	h.Del("ETag")
+	if a.retry > 0 {
+		h.Set("Retry-After", strconv.FormatInt(a.retrySeconds(), 10))
+	}
+	if a.code == codes.Unauthenticated { // RFC 9110 §11.6.1
+		h.Set("WWW-Authenticate", `Bearer realm="mayfly"`)
+	}
+	b := a.body()
+	h.Set("Content-Length", strconv.Itoa(len(b)))
+	w.WriteHeader(a.http)
+	_, _ = w.Write(b) // the client may be gone; nobody else would read it
+}
