@@ -3,44 +3,50 @@ package client
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // Trust is what a trusted root says: the authorities and logs that count, each
 // with the window in which it does.
 type Trust struct {
-	Authorities []TrustedAuthority
-	Logs        []TrustedLog
+	authorities []trustroot.Issuer
+	logs        map[[32]byte]TrustedLog // by SHA-256 of the SubjectPublicKeyInfo
 }
 
-// TrustedAuthority is one chain of certificates, issuing certificate first and
-// self-signed root last.
-type TrustedAuthority struct {
-	Chain  []*x509.Certificate
-	Window Window
-}
-
-// TrustedLog is one log's key.
+// TrustedLog is a log with its key.
 type TrustedLog struct {
-	ID     [32]byte // SHA-256 of the SubjectPublicKeyInfo
-	Key    *ecdsa.PublicKey
-	URL    string
-	Window Window
+	ctlog.Description
+	key *ecdsa.PublicKey
 }
 
-// Window is a span of time with both ends in it; a zero end is unbounded.
-type Window struct{ Start, End time.Time }
-
-// Holds reports whether t lies in the window.
-func (w Window) Holds(t time.Time) bool {
-	return !t.Before(w.Start) && (w.End.IsZero() || !t.After(w.End))
+// ParseTrust reads a trusted_root.json. Logs whose key isn't ECDSA P-256 are
+// passed over: their SCTs count as those of unknown logs.
+func ParseTrust(document []byte) (*Trust, error) {
+	const mend = "give the trusted_root.json of the CA"
+	root, err := trustroot.Parse(document)
+	if err != nil {
+		return nil, problem(Failed, mend, "the trusted root can't be used").because(err)
+	}
+	trust := &Trust{authorities: root.Authorities, logs: make(map[[32]byte]TrustedLog, len(root.Logs))}
+	for id, log := range root.Logs {
+		public, err := x509.ParsePKIXPublicKey(log.SPKI)
+		if err != nil {
+			return nil, problem(Failed, mend, "the trusted root has a malformed log key").because(err)
+		}
+		key, ok := public.(*ecdsa.PublicKey)
+		if !ok || id != sha256.Sum256(log.SPKI) {
+			return nil, problem(Failed, mend, "the trusted root has a log whose key and id don't fit")
+		}
+		trust.logs[id] = TrustedLog{Description: log, key: key}
+	}
+	return trust, nil
 }
 
 // VerifyChain verifies the leaf for code signing, at its own notBefore, to the
@@ -62,8 +68,8 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 		}
 	}
 	last := errors.New("it lists no authority for that time")
-	for _, authority := range t.Authorities {
-		if len(authority.Chain) == 0 || !authority.Window.Holds(at) {
+	for _, authority := range t.authorities {
+		if len(authority.Chain) == 0 || !authority.Holds(at) {
 			continue
 		}
 		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
@@ -110,33 +116,28 @@ func (t *Trust) VerifySCTs(leaf, issuer *x509.Certificate) ([]SCTResult, error) 
 		r := SCTResult{SCT: sct}
 		r.Log, r.Err = t.logFor(sct)
 		if r.Err == nil {
-			r.Err = sct.Verify(r.Log.Key, entry)
+			r.Err = sct.Verify(r.Log.key, entry)
 		}
 		results = append(results, r)
 	}
 	return results, nil
 }
 
-// logFor finds the log of an SCT. A log may be listed with several windows.
+// logFor finds the log of an SCT, whose window must hold the SCT's time.
 func (t *Trust) logFor(sct ctlog.SCT) (*TrustedLog, error) {
 	at, ok := SCTTime(sct)
 	if !ok {
 		return nil, errors.New("its time is out of range")
 	}
-	var known *TrustedLog
-	for i := range t.Logs {
-		if t.Logs[i].ID != sct.LogID {
-			continue
-		}
-		known = &t.Logs[i]
-		if known.Window.Holds(at) {
-			return known, nil
-		}
-	}
-	if known == nil {
+	log, known := t.logs[sct.LogID]
+	switch {
+	case !known:
 		return nil, errors.New("the trusted root lists no log with this id")
+	case !log.Holds(at):
+		return &log, errors.New("its time is outside the window in which the trusted root accepts the log")
+	default:
+		return &log, nil
 	}
-	return known, errors.New("its time is outside the window in which the trusted root accepts the log")
 }
 
 // SCTTime is the SCT's time; false when it is beyond the year 9999, which no
@@ -191,13 +192,4 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 	}
 	return nil, problem(Unverified, "check that the trusted root is the CA's current one",
 		"no SCT of the certificate could be verified").because(errors.Join(reasons...))
-}
-
-// checkLogKey is the key as a log's: ECDSA P-256 (what RFC 6962 logs here use).
-func checkLogKey(key any) (*ecdsa.PublicKey, error) {
-	pub, ok := key.(*ecdsa.PublicKey)
-	if !ok || pub.Curve != elliptic.P256() {
-		return nil, errors.New("a log's key is not ECDSA P-256")
-	}
-	return pub, nil
 }
