@@ -44,7 +44,7 @@ func (s *Server) issue(ctx context.Context, c *call, o order) (*ca.Certificate, 
 
 // proven is the key of o, if who holds it.
 func (s *Server) proven(o order, who identity.Principal) (proof.Key, error) {
-	if o.csr != nil {
+	if len(o.csr) > 0 {
 		return s.keys.CSR(o.csr)
 	}
 	return s.keys.Signature(o.spki, o.proof, who)

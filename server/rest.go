@@ -5,10 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
-	"runtime/debug"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -52,9 +50,7 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 		if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as it does
 			panic(p)
 		}
-		s.metrics.panics.Inc()
-		s.logger.LogAttrs(r.Context(), slog.LevelError, "panic", slog.String("request_id", requestid.From(r.Context())),
-			slog.String("route", t.name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+		s.panicked(r.Context(), t.name, p)
 		s.refusePage(w, r, t.name, fault.From(fmt.Errorf("panic: %v", p)))
 	}()
 	if t.cors {
