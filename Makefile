@@ -1,7 +1,8 @@
 # Everything that a developer or an operator does with this tree. `make` lists it.
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
-COMMIT  ?= $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+COMMIT  ?= $(shell git describe --always --abbrev=40 --exclude='*' --dirty 2>/dev/null)
+DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 PREFIX  ?= /usr/local
 DIST    ?= dist
 
@@ -11,7 +12,7 @@ KILLS    ?= 200
 
 # The version comes from these flags and from nowhere else, so that a build
 # needs no .git and is the same from any folder.
-LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT)
+LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 

@@ -14,8 +14,8 @@ func testOpenSSL(t *testing.T, m *mayfly, _ *timestampAuthority) {
 	dir := t.TempDir()
 	token, key, certificate := filepath.Join(dir, "token"), filepath.Join(dir, "key.pem"), filepath.Join(dir, "cert.pem")
 	write(t, token, []byte(m.token(t)))
-	command(t, nil, setting(t, "MAYFLY_BIN"), "request", "--url", m.HTTP, "--token-file", token,
-		"--trusted-root", m.trustedRoot, "--key", key, "--certificate", certificate)
+	command(t, nil, setting(t, "MAYFLY_BIN"), "request", "--ca", m.HTTP, "--token-file", token,
+		"--trusted-root", m.trustedRoot, "--output-key", key, "--output-certificate", certificate)
 
 	chain := m.chain(t)
 	var intermediates, root []byte

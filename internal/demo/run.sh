@@ -78,8 +78,8 @@ echo "metrics   $metrics/metrics"
 say "2. Obtain a certificate for $email"
 fetch "$http/trusted_root.json" >"$work/trusted_root.json"
 fetch "$issuer/dev/token?email=$email" >"$work/token"
-"$mayfly" request --url "$http" --token-file "$work/token" \
-  --trusted-root "$work/trusted_root.json" --key "$work/key.pem" --certificate "$work/cert.pem"
+"$mayfly" request --ca "$http" --token-file "$work/token" --trusted-root "$work/trusted_root.json" \
+  --output-key "$work/key.pem" --output-certificate "$work/cert.pem"
 
 say "3. Read it"
 "$mayfly" cert show --trusted-root "$work/trusted_root.json" "$work/cert.pem"

@@ -1,0 +1,88 @@
+package deploy
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+const unit = "mayfly.service"
+
+// maxExposure is the most that systemd-analyze may count against the unit, on
+// its scale from 0 (nothing exposed) to 10.
+const maxExposure = 1.5
+
+// systemd runs systemd-analyze, which `make test` installs where it is missing.
+func systemd(t *testing.T, args ...string) string {
+	t.Helper()
+	output, err := exec.CommandContext(t.Context(), "systemd-analyze", args...).CombinedOutput()
+	if err != nil {
+		t.Fatalf("systemd-analyze %s: %v (run `make test`, or install systemd)\n%s", strings.Join(args, " "), err, output)
+	}
+	return string(output)
+}
+
+func TestUnitIsSandboxed(t *testing.T) {
+	t.Parallel()
+	said := systemd(t, "security", "--offline=true", "--no-pager", unit)
+	found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(said)
+	if found == nil {
+		t.Fatalf("no exposure level in:\n%s", said)
+	}
+	exposure, err := strconv.ParseFloat(found[1], 64)
+	if err != nil || exposure > maxExposure {
+		t.Errorf("exposure %s, want at most %v (%v):\n%s", found[1], maxExposure, err, said)
+	}
+}
+
+// systemd reads every line of the unit without a complaint.
+func TestUnitIsUnderstood(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The binary, which is not installed here, gives way to one that is.
+	mayfly, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), unit)
+	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(content), "/usr/bin/mayfly", mayfly)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	said := systemd(t, "verify", "--man=no", path)
+	for line := range strings.Lines(said) {
+		if strings.Contains(line, unit) {
+			t.Error(line)
+		}
+	}
+}
+
+// systemd waits longer than the service drains.
+func TestUnitLetsTheServiceDrain(t *testing.T) {
+	t.Parallel()
+	content, err := os.ReadFile(unit)
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindSubmatch(content)
+	if found == nil {
+		t.Fatal("no TimeoutStopSec")
+	}
+	patience, err := time.ParseDuration(string(found[1]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := server.DefaultConfig()
+	if drain := defaults.ShutdownDelay + defaults.ShutdownGrace; patience <= drain {
+		t.Errorf("TimeoutStopSec=%v, but draining may take %v", patience, drain)
+	}
+}
