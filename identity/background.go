@@ -38,6 +38,9 @@ func (v *Verifier) Run(ctx context.Context) error {
 		})
 	}
 	wg.Wait()
+	for _, i := range v.issuers {
+		i.fetcher.client.CloseIdleConnections()
+	}
 	return nil
 }
 

@@ -105,10 +105,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 	checkAudiences(path+".audiences", c.Audiences, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
-	} else if make := providers[c.Type]; make == nil {
+	} else if rule := providers[c.Type]; rule == nil {
 		f.Add(path+".type", "%q is unknown; the types are %s", c.Type, types())
 	} else {
-		i.provider = make(&i.config, path, f)
+		i.provider = rule(&i.config, path, f)
 		checkUnused(path, c, f)
 	}
 	i.config.limits(path, f)
@@ -135,7 +135,7 @@ func checkIssuerURL(s string, loopback bool) error {
 	case u.Port() == "443" && u.Scheme == "https" || u.Port() == "80" && u.Scheme == "http" || strings.HasSuffix(u.Host, ":"):
 		return errors.New("must leave out the default port")
 	case dotSegments(u.EscapedPath()):
-		return errors.New("must have no path segment `.` or `..`")
+		return errors.New("must have no path segment `.` or `..`, and no encoded dot or slash")
 	}
 	return nil
 }

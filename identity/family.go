@@ -20,7 +20,7 @@ const (
 
 // family is the key rings of the issuers that one pattern matched so far.
 type family struct {
-	make    func(issuer string) *keyring
+	open    func(issuer string) *keyring
 	now     func() time.Time
 	limiter *rate.Limiter
 
@@ -28,8 +28,8 @@ type family struct {
 	members map[string]*keyring
 }
 
-func newFamily(now func() time.Time, make func(issuer string) *keyring) *family {
-	return &family{make: make, now: now, limiter: rate.NewLimiter(newMemberRate, newMemberMost), members: map[string]*keyring{}}
+func newFamily(now func() time.Time, open func(issuer string) *keyring) *family {
+	return &family{open: open, now: now, limiter: rate.NewLimiter(newMemberRate, newMemberMost), members: map[string]*keyring{}}
 }
 
 // keyring finds or makes the ring of an issuer that the pattern matches.
@@ -46,7 +46,7 @@ func (f *family) keyring(issuer string) (*keyring, error) {
 	if len(f.members) >= maxMembers {
 		f.evict()
 	}
-	k := f.make(issuer)
+	k := f.open(issuer)
 	k.used.Store(now.Unix())
 	f.members[issuer] = k
 	return k, nil

@@ -109,6 +109,13 @@ func (c capped) RoundTrip(req *http.Request) (*http.Response, error) {
 	return res, err
 }
 
+// CloseIdleConnections passes on what http.Client asks for.
+func (c capped) CloseIdleConnections() {
+	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
 type cappedBody struct {
 	io.ReadCloser
 	left int64

@@ -2,6 +2,7 @@ package identity
 
 import (
 	"net/url"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -91,7 +92,7 @@ func checkURI(name, s string) error {
 	case u.Host == "" || u.User != nil:
 		return claim.Invalid(name, "must give a URI with a host and without user")
 	case dotSegments(u.EscapedPath()):
-		return claim.Invalid(name, "gives a URI whose path has a segment `.` or `..`")
+		return claim.Invalid(name, "gives a URI whose path has a segment `.` or `..`, or an encoded dot or slash")
 	}
 	return nil
 }
@@ -101,11 +102,18 @@ func uriByte(c byte) bool {
 	return alphanumeric(c) || strings.IndexByte("-._~:/?#[]@!$&'()*+,;=%", c) >= 0
 }
 
-// dotSegments looks for `.` and `..` in a path, also where dots or slashes are
-// percent-encoded: some reader decodes them.
+// dotSegments looks for the segments `.` and `..` in a path, and for dots and
+// slashes that are percent-encoded: some reader decodes them.
 func dotSegments(path string) bool {
-	if strings.Contains(path, "%") {
-		path = strings.NewReplacer("%2e", ".", "%2E", ".", "%2f", "/", "%2F", "/", "%5c", "/", "%5C", "/").Replace(path)
+	for rest := path; ; {
+		_, after, found := strings.Cut(rest, "%")
+		if !found {
+			break
+		}
+		if len(after) >= 2 && slices.Contains(hidden, strings.ToLower(after[:2])) {
+			return true
+		}
+		rest = after
 	}
 	for path != "" {
 		segment, rest, _ := strings.Cut(path, "/")
@@ -116,3 +124,6 @@ func dotSegments(path string) bool {
 	}
 	return false
 }
+
+// hidden is the codes of a dot, a slash and a backslash.
+var hidden = []string{"2e", "2f", "5c"}

@@ -66,6 +66,7 @@ type Verifier struct {
 type issuer struct {
 	config   IssuerConfig
 	provider provider
+	fetcher  *fetcher
 	pattern  pattern  // where the entry is a pattern
 	ring     *keyring // where it is a URL
 	family   *family  // where it is a pattern
@@ -106,6 +107,7 @@ func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
 	if err != nil {
 		return err
 	}
+	i.fetcher = fetcher
 	ring := func(url string) *keyring {
 		return &keyring{issuer: url, fetcher: fetcher, now: v.now, fetched: func(url string, err error) { v.fetched(i, url, err) }}
 	}
