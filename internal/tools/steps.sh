@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # Sourced by the scripts that check Mayfly: runs named steps, goes on after one
 # that failed, and ends with a summary that leaves nothing out.
 #
