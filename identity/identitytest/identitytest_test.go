@@ -1,0 +1,173 @@
+package identitytest_test
+
+import (
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func TestPrincipal(t *testing.T) {
+	t.Parallel()
+	who := identitytest.Principal(t, nil)
+	if who.IsZero() || who.SAN().Value != identitytest.Email || who.Subject() != identitytest.Subject || who.Audience() != identitytest.Audience {
+		t.Errorf("principal %+v", who)
+	}
+	other := identitytest.Principal(t, map[string]any{"email": "bob@example.com", "sub": "bob"})
+	if got := other.Challenges(); len(got) != 2 || got[0] != "bob@example.com" || got[1] != "bob" {
+		t.Errorf("challenges %q", got)
+	}
+}
+
+// Live issuers have keys of their own, so that one's token is refused by another.
+func TestIssuersDiffer(t *testing.T) {
+	t.Parallel()
+	one, two := identitytest.New(t), identitytest.New(t)
+	if one.Key().Equal(two.Key()) {
+		t.Fatal("two live issuers share a key")
+	}
+	forged := one.Sign(t, map[string]any{"kid": identitytest.KeyID(t, two.Key().Public())}, claims(t, two), one.Key())
+	if _, err := two.Verifier(t).Authenticate(t.Context(), forged); err == nil {
+		t.Error("a token signed by another issuer's key was accepted")
+	}
+	shared := identitytest.New(t, identitytest.WithKey(one.Key()))
+	if !shared.Key().Equal(one.Key()) {
+		t.Error("WithKey was ignored")
+	}
+}
+
+// claims is the payload of a good token.
+func claims(t *testing.T, i *identitytest.Issuer) []byte {
+	t.Helper()
+	jws, err := jose.ParseSignedCompact(i.Token(t, nil), []jose.SignatureAlgorithm{jose.RS256})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return jws.UnsafePayloadWithoutVerification()
+}
+
+// Sign's tokens are well-made where they should be: the issuer's own is
+// accepted, and go-jose verifies each kind of signature.
+func TestSign(t *testing.T) {
+	t.Parallel()
+	i := identitytest.New(t)
+	if _, err := i.Verifier(t).Authenticate(t.Context(), i.Sign(t, nil, claims(t, i), nil)); err != nil {
+		t.Errorf("the issuer's own token was refused: %v", err)
+	}
+	ec, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for alg, keys := range map[jose.SignatureAlgorithm][2]any{
+		jose.RS512: {i.Key(), i.Key().Public()},
+		jose.PS256: {i.Key(), i.Key().Public()},
+		jose.ES384: {ec, ec.Public()},
+		jose.HS256: {[]byte("0123456789abcdef0123456789abcdef"), []byte("0123456789abcdef0123456789abcdef")},
+	} {
+		token := i.Sign(t, map[string]any{"alg": alg, "kid": nil}, []byte(`{"a":1}`), keys[0])
+		jws, err := jose.ParseSignedCompact(token, []jose.SignatureAlgorithm{alg})
+		if err != nil {
+			t.Errorf("%s: %v", alg, err)
+			continue
+		}
+		if payload, err := jws.Verify(keys[1]); err != nil || string(payload) != `{"a":1}` {
+			t.Errorf("%s: %q, %v", alg, payload, err)
+		}
+	}
+	if token := i.Sign(t, map[string]any{"alg": "none"}, []byte(`{}`), []byte{}); !strings.HasSuffix(token, ".") {
+		t.Errorf("an empty signature is %q", token)
+	}
+}
+
+// The faults do what they say, and are counted.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	i := identitytest.New(t)
+	get := func(ctx context.Context) (*http.Response, string, error) {
+		request, err := http.NewRequestWithContext(ctx, http.MethodGet, i.URL+identitytest.Keys, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := http.DefaultClient.Do(request)
+		if err != nil {
+			return nil, "", err
+		}
+		defer func() { _ = response.Body.Close() }()
+		body, err := io.ReadAll(response.Body)
+		return response, string(body), err
+	}
+	i.Break(identitytest.Keys, identitytest.Status(http.StatusBadGateway))
+	if r, _, err := get(t.Context()); err != nil || r.StatusCode != http.StatusBadGateway {
+		t.Errorf("status: %v, %v", r, err)
+	}
+	i.Break(identitytest.Keys, identitytest.Huge(3<<20))
+	if _, body, err := get(t.Context()); err != nil || len(body) != 3<<20+2 || !json.Valid([]byte(body)) {
+		t.Errorf("huge: %d bytes, %v", len(body), err)
+	}
+	i.Break(identitytest.Keys, identitytest.Body(`{"keys":[]}`))
+	if _, body, err := get(t.Context()); err != nil || body != `{"keys":[]}` {
+		t.Errorf("body: %q, %v", body, err)
+	}
+	for name, h := range map[string]http.Handler{"hang": i.Hang(), "drip": i.Drip()} {
+		i.Break(identitytest.Keys, h)
+		ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+		if _, _, err := get(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("%s: %v", name, err)
+		}
+		cancel()
+	}
+	i.Break(identitytest.Keys, nil)
+	if _, body, err := get(t.Context()); err != nil || !strings.Contains(body, identitytest.KeyID(t, i.Key().Public())) {
+		t.Errorf("mended: %q, %v", body, err)
+	}
+	if i.Requests(identitytest.Keys) != 6 || i.Requests(identitytest.Discovery) != 0 || i.TotalRequests() != 6 {
+		t.Errorf("counted %d, %d, %d", i.Requests(identitytest.Keys), i.Requests(identitytest.Discovery), i.TotalRequests())
+	}
+}
+
+// With the keys down and none in memory, the verifier says so; a rotation is followed.
+func TestVerifierSeesFaults(t *testing.T) {
+	t.Parallel()
+	i := identitytest.New(t)
+	i.Break(identitytest.Keys, identitytest.Status(http.StatusServiceUnavailable))
+	_, err := i.Verifier(t).Authenticate(t.Context(), i.Token(t, nil))
+	if f := fault.From(err); f == nil || f.Reason != fault.IssuerUnavailable {
+		t.Errorf("with the keys down: %v", err)
+	}
+	i.Break(identitytest.Keys, nil)
+	i.Rotate(t)
+	if _, err := i.Verifier(t).Authenticate(t.Context(), i.Token(t, nil)); err != nil {
+		t.Errorf("after a rotation: %v", err)
+	}
+}
+
+// The issuer and its verifiers live by one clock.
+func TestClock(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2040, 5, 6, 7, 8, 9, 0, time.UTC)
+	i := identitytest.New(t, identitytest.WithClock(func() time.Time { return now }))
+	if who := i.Principal(t, nil); who.IsZero() {
+		t.Error("zero")
+	}
+}
+
+func BenchmarkPrincipal(b *testing.B) {
+	for b.Loop() {
+		identitytest.New(b).Principal(b, nil)
+	}
+}
