@@ -245,3 +245,12 @@ func clientKey(t testing.TB, algorithm kms.Algorithm) (key crypto.Signer, hash c
 	}
 	return key, hash
 }
+
+func mustSPKI(t testing.TB, public crypto.PublicKey) []byte {
+	t.Helper()
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return spki
+}
