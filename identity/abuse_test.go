@@ -198,8 +198,8 @@ func TestA4_Memory(t *testing.T) {
 		token string
 		most  uint64 // bytes
 	}{
-		"4 MiB of dots":   {strings.Repeat(".", 4<<20), 4 << 10},
-		"16 KiB of dots":  {strings.Repeat(".", 16<<10), 4 << 10},
+		"4 MiB of dots":   {strings.Repeat(".", 4<<20), 64 << 10},
+		"16 KiB of dots":  {strings.Repeat(".", 16<<10), 64 << 10},
 		"16 KiB, nested":  {parts[0] + "." + b64(strings.Repeat("[", 11<<10)) + "." + parts[2], 64 << 10},
 		"16 KiB, objects": {parts[0] + "." + b64(`{"a":[`+strings.TrimSuffix(strings.Repeat("{},", 3600), ",")+"]}") + "." + parts[2], 3 << 20},
 	} {

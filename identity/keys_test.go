@@ -1,0 +1,478 @@
+package identity
+
+import (
+	"bytes"
+	"compress/gzip"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/big"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/go-jose/go-jose/v4"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// clocked makes a verifier on the clock of a synctest bubble.
+func clocked(t *testing.T, issuers ...IssuerConfig) (*Verifier, *world, *authority) {
+	t.Helper()
+	w := new(world)
+	a := found(w, "https://issuer.example", "issuer.example")
+	if issuers == nil {
+		issuers = []IssuerConfig{emailIssuer()}
+	}
+	v, err := NewVerifier(issuers, Options{Transport: w, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v, w, a
+}
+
+// fresh is a token of now, by key i under kid.
+func fresh(t *testing.T, i int, kid string) string {
+	t.Helper()
+	now := time.Now()
+	return sign(t, key(i), `{"alg":"RS256","kid":"`+kid+`"}`, encode(t, claims(map[string]any{"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix()})))
+}
+
+func TestC1_KeysUnreachable(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		other := emailIssuer()
+		other.URL = "https://other.example"
+		v, w, a := clocked(t, emailIssuer(), other)
+		found(w, other.URL, "other.example")
+
+		a.setDown(true)
+		e := wantFault(t, v, "cold", fresh(t, 0, "k0"), fault.IssuerUnavailable)
+		if e.Kind() != fault.Unavailable || e.RetryAfter <= 0 || e.RetryAfter > fetchInterval || e.Cause == nil {
+			t.Errorf("%v, retry after %s, cause %v", e.Kind(), e.RetryAfter, e.Cause)
+		}
+		for range 100 {
+			wantFault(t, v, "still cold", fresh(t, 0, "k0"), fault.IssuerUnavailable)
+		}
+		if w.count() != 1 {
+			t.Errorf("%d requests within the interval, want 1", w.count())
+		}
+		now := time.Now()
+		if _, err := v.Authenticate(t.Context(), sign(t, key(0), plainHeader, encode(t, claims(map[string]any{"iss": other.URL, "iat": now.Unix(), "nbf": nil, "exp": now.Add(time.Hour).Unix()})))); err != nil {
+			t.Errorf("another issuer is affected: %v", err)
+		}
+
+		a.setDown(false)
+		time.Sleep(fetchInterval)
+		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
+			t.Fatalf("after it is back: %v", err)
+		}
+		a.setDown(true)
+		time.Sleep(maxKeysAge - time.Second)
+		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
+			t.Errorf("warm, up to the stated age: %v", err)
+		}
+		synctest.Wait() // the refresh that the old age caused
+		wantFault(t, v, "unknown key while the issuer is down", fresh(t, 1, "k1"), fault.IssuerUnavailable)
+		time.Sleep(time.Second)
+		wantFault(t, v, "past the stated age", fresh(t, 0, "k0"), fault.IssuerUnavailable)
+		if s := v.Status()[0]; s.Ready || s.Err == nil || s.KeysAge < maxKeysAge {
+			t.Errorf("status %+v", s)
+		}
+	})
+}
+
+func TestC2_RotationAndUnknownKeys(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		v, w, a := clocked(t)
+		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Minute)
+		before := w.count()
+		a.publish(jose.JSONWebKey{Key: key(1).Public(), KeyID: "k1"})
+		tokens := make([]string, 1000)
+		for i := range tokens {
+			tokens[i] = fresh(t, 0, fmt.Sprintf("unknown-%d", i))
+		}
+		var wg sync.WaitGroup
+		for _, tok := range tokens {
+			wg.Go(func() { wantFault(t, v, "unknown kid", tok, fault.TokenSignature) })
+		}
+		wg.Wait()
+		if got := w.count() - before; got != 1 {
+			t.Errorf("%d requests for 1,000 unknown kids at once, want 1", got)
+		}
+		if _, err := v.Authenticate(t.Context(), fresh(t, 1, "k1")); err != nil {
+			t.Errorf("the new key: %v", err)
+		}
+		wantFault(t, v, "the removed key", fresh(t, 0, "k0"), fault.TokenSignature)
+		for range 60 { // a minute of unknown kids
+			wantFault(t, v, "unknown kid", fresh(t, 0, "nope"), fault.TokenSignature)
+			time.Sleep(time.Second)
+		}
+		if got := w.count() - before; got > 1+6 {
+			t.Errorf("%d requests in a minute, want at most one an interval", got)
+		}
+		for range 100 { // a bad signature of a known key asks nobody
+			wantFault(t, v, "bad signature", fresh(t, 0, "k1"), fault.TokenSignature)
+		}
+
+		// Without Run too, a removed key stops working within refreshAfter of its removal.
+		a.publish(jose.JSONWebKey{Key: key(0).Public(), KeyID: "k0"})
+		time.Sleep(refreshAfter)
+		_, _ = v.Authenticate(t.Context(), fresh(t, 1, "k1")) // serves, and causes a refresh
+		synctest.Wait()
+		wantFault(t, v, "the key that is removed again", fresh(t, 1, "k1"), fault.TokenSignature)
+	})
+}
+
+func TestWaitingForKeysEndsWithTheRequest(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		v, w, a := clocked(t)
+		w.serve("issuer.example", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			time.Sleep(3 * time.Second)
+			a.ServeHTTP(rw, r)
+		}))
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		_, err := v.Authenticate(ctx, fresh(t, 0, "k0"))
+		if fault.From(err).Reason != fault.DeadlineReached || time.Since(began) != time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		synctest.Wait()
+		time.Sleep(fetchTimeout) // the fetch goes on for others, but not for longer than this
+		synctest.Wait()
+	})
+}
+
+func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		family := IssuerConfig{Pattern: "https://*.family.example.com", Type: TypeEmail, Audiences: []string{"sigstore"}}
+		v, w, a := clocked(t, emailIssuer(), family)
+		found(w, "https://one.family.example.com", "one.family.example.com")
+		a.setDown(true)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		time.Sleep(10 * time.Second)
+		if s := v.Status(); len(s) != 1 || s[0].Ready || s[0].Err == nil || s[0].Name != "https://issuer.example" {
+			t.Errorf("status while it is down: %+v", s)
+		}
+		a.setDown(false)
+		time.Sleep(retryMost)
+		if s := v.Status()[0]; !s.Ready || s.Err != nil {
+			t.Errorf("status after it is back: %+v", s)
+		}
+		before := w.count()
+		if _, err := v.Authenticate(ctx, fresh(t, 0, "k0")); err != nil {
+			t.Error(err)
+		}
+		now := time.Now()
+		member := encode(t, claims(map[string]any{"iss": "https://one.family.example.com", "iat": now.Unix(), "nbf": nil, "exp": now.Add(24 * time.Hour).Unix()}))
+		if _, err := v.Authenticate(ctx, sign(t, key(0), plainHeader, member)); err != nil {
+			t.Error(err)
+		}
+		if got := w.count() - before; got != 2 {
+			t.Errorf("%d requests, want 2: warm keys are not fetched again, a new member is discovered", got)
+		}
+		for range 6 {
+			time.Sleep(refreshAfter)
+			if s := v.Status()[0]; s.KeysAge > refreshAfter {
+				t.Errorf("keys are %s old", s.KeysAge)
+			}
+		}
+		time.Sleep(memberIdle)
+		synctest.Wait()
+		if n := len(v.patterns[0].family.members); n != 0 {
+			t.Errorf("%d idle members are kept", n)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+	})
+}
+
+func TestFamilyIsBounded(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		f := newFamily(time.Now, func(issuer string) *keyring { return &keyring{issuer: issuer} })
+		warm, err := f.keyring("warm")
+		if err != nil {
+			t.Fatal(err)
+		}
+		warm.keys.Store(newKeyset(nil, time.Now()))
+		refused := 0
+		for i := range 2 * maxMembers {
+			if _, err := f.keyring(fmt.Sprint(i)); err != nil {
+				if e := fault.From(err); e.Reason != fault.IssuerUnavailable || e.RetryAfter == 0 {
+					t.Fatal(err)
+				}
+				refused++
+			}
+			if i >= 100 {
+				time.Sleep(time.Second / newMemberRate)
+			}
+		}
+		if len(f.members) != maxMembers || refused < 50 || f.members["warm"] != warm {
+			t.Errorf("%d members, %d refused, the warm one kept: %v", len(f.members), refused, f.members["warm"] == warm)
+		}
+	})
+}
+
+func TestKeysThatAreNotUsed(t *testing.T) {
+	t.Parallel()
+	// Only its size is looked at, so any modulus of 1024 bits will do.
+	small := &rsa.PublicKey{N: new(big.Int).Lsh(big.NewInt(1), 1023), E: 65537}
+	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	pub, _, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, c := range map[string]struct {
+		key  jose.JSONWebKey
+		want int
+	}{
+		"RSA":               {jose.JSONWebKey{Key: key(0).Public()}, 6},
+		"RSA for one":       {jose.JSONWebKey{Key: key(0).Public(), Algorithm: "PS384"}, 1},
+		"RSA to encrypt":    {jose.JSONWebKey{Key: key(0).Public(), Use: "enc"}, 0},
+		"RSA, an EC name":   {jose.JSONWebKey{Key: key(0).Public(), Algorithm: "ES256"}, 0},
+		"RSA, 1024 bits":    {jose.JSONWebKey{Key: small}, 0},
+		"RSA, private":      {jose.JSONWebKey{Key: key(0)}, 0},
+		"symmetric":         {jose.JSONWebKey{Key: []byte("secret"), Algorithm: "HS256"}, 0},
+		"P-224":             {jose.JSONWebKey{Key: p224.Public()}, 0},
+		"P-256":             {jose.JSONWebKey{Key: ecKey(t).Public()}, 1},
+		"P-256 for another": {jose.JSONWebKey{Key: ecKey(t).Public(), Algorithm: "ES384"}, 0},
+		"Ed25519":           {jose.JSONWebKey{Key: pub, Use: "sig"}, 1},
+	} {
+		if got := algorithmsOf(&c.key); len(got) != c.want {
+			t.Errorf("%s: %v, want %d", name, got, c.want)
+		}
+	}
+	good := encode(t, jose.JSONWebKey{Key: key(0).Public(), KeyID: "k0"})
+	if keys, err := parseKeys([]byte(`{"keys":[{"kty":"new"},{"kty":"oct","k":"AA"},5,` + good + `]}`)); err != nil || len(keys) != 1 {
+		t.Errorf("beside unknown ones: %v, %v", keys, err)
+	}
+	for _, doc := range []string{``, `[]`, `{}`, `{"keys":[]}`, `{"keys":[{"kty":"oct","k":"AA"}]}`, `{"keys":[` + strings.TrimSuffix(strings.Repeat(good+",", maxKeys+1), ",") + `]}`} {
+		if keys, err := parseKeys([]byte(doc)); err == nil {
+			t.Errorf("%.40s: %d keys", doc, len(keys))
+		}
+	}
+}
+
+// secure serves an issuer over real TLS and gives the configuration that trusts it.
+func secure(t *testing.T, h func(self string) http.Handler) (IssuerConfig, *httptest.Server) {
+	t.Helper()
+	var handler http.Handler
+	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
+	t.Cleanup(s.Close)
+	handler = h(s.URL)
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c := emailIssuer()
+	c.URL, c.CAFile = s.URL, setting.Path(ca)
+	return c, s
+}
+
+func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
+	t.Parallel()
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect to another origin was followed") }))
+	t.Cleanup(elsewhere.Close)
+	document := func(self, jwks string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": self, "jwks_uri": jwks, "authorization_endpoint": self, "token_endpoint": self})
+		}
+	}
+	mux := func(self string, keys http.HandlerFunc) http.Handler {
+		m := http.NewServeMux()
+		m.Handle("/.well-known/openid-configuration", document(self, self+"/keys"))
+		m.Handle("/keys", keys)
+		return m
+	}
+	redirect := func(to string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) { http.Redirect(w, r, to, http.StatusFound) }
+	}
+	keys := func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key(0).Public(), KeyID: "k0"}}})
+	}
+	for name, c := range map[string]struct {
+		handler func(self string) http.Handler
+		cause   string // "" for an issuer that works
+	}{
+		"good": {func(self string) http.Handler { return mux(self, keys) }, ""},
+		"redirect on its origin": {func(self string) http.Handler {
+			m := http.NewServeMux()
+			m.Handle("/", mux(self, redirect(self+"/moved")))
+			m.HandleFunc("/moved", keys)
+			return m
+		}, ""},
+		"redirect elsewhere": {func(self string) http.Handler { return mux(self, redirect(elsewhere.URL)) }, "another origin"},
+		"redirect to http":   {func(self string) http.Handler { return mux(self, redirect(strings.Replace(self, "https", "http", 1))) }, "another origin"},
+		"redirect with a user": {func(self string) http.Handler {
+			return mux(self, redirect(strings.Replace(self, "https://", "https://u@", 1)))
+		}, "another origin"},
+		"redirect loop": {func(self string) http.Handler { return mux(self, redirect(self+"/keys")) }, "too many redirects"},
+		"more than 1 MiB": {func(self string) http.Handler {
+			return mux(self, func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, maxBody+1)) })
+		}, "longer than"},
+		"gzip bomb": {func(self string) http.Handler {
+			return mux(self, func(w http.ResponseWriter, _ *http.Request) {
+				var b bytes.Buffer
+				z := gzip.NewWriter(&b)
+				_, _ = z.Write(make([]byte, 64<<20))
+				_ = z.Close()
+				w.Header().Set("Content-Encoding", "gzip")
+				_, _ = w.Write(b.Bytes())
+			})
+		}, "longer than"},
+		"keys over http": {func(self string) http.Handler { return document(self, strings.Replace(self, "https", "http", 1)) }, "jwks_uri is not https"},
+		"keys in a file": {func(self string) http.Handler { return document(self, "file:///etc/passwd") }, "jwks_uri is not"},
+		"no jwks_uri":    {func(self string) http.Handler { return document(self, "") }, "jwks_uri is not"},
+		"another issuer": {func(self string) http.Handler { return document("https://evil.example", self+"/keys") }, "issuer"},
+		"not found":      {func(string) http.Handler { return http.NotFoundHandler() }, "404"},
+		"keys not found": {func(self string) http.Handler { return mux(self, http.NotFound) }, "404"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			config, _ := secure(t, c.handler)
+			v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+			tok := token(t, map[string]any{"iss": config.URL})
+			if c.cause == "" {
+				if _, err := v.Authenticate(t.Context(), tok); err != nil {
+					t.Error(err)
+				}
+				return
+			}
+			e := wantFault(t, v, name, tok, fault.IssuerUnavailable)
+			if e.Cause == nil || !strings.Contains(e.Cause.Error(), c.cause) || len(e.Cause.Error()) > 400 {
+				t.Errorf("cause %v, want %q", e.Cause, c.cause)
+			}
+			if strings.Contains(e.Public, e.Cause.Error()) {
+				t.Errorf("the cause is in the public text %q", e.Public)
+			}
+		})
+	}
+
+	t.Run("wrong CA", func(t *testing.T) {
+		t.Parallel()
+		config, _ := secure(t, func(self string) http.Handler { return mux(self, keys) })
+		config.CAFile = ""
+		v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment})
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+		e := wantFault(t, v, "wrong CA", token(t, map[string]any{"iss": config.URL}), fault.IssuerUnavailable)
+		if e.Cause == nil || !strings.Contains(e.Cause.Error(), "certificate") {
+			t.Errorf("cause %v", e.Cause)
+		}
+	})
+	for name, content := range map[string]string{"missing": "", "not PEM": "x"} {
+		config := emailIssuer()
+		config.CAFile = setting.Path(filepath.Join(t.TempDir(), "ca.pem"))
+		if content != "" {
+			if err := os.WriteFile(string(config.CAFile), []byte(content), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := NewVerifier([]IssuerConfig{config}, Options{}); err == nil || !strings.Contains(err.Error(), "https://issuer.example") {
+			t.Errorf("%s CA file: %v", name, err)
+		}
+	}
+}
+
+func TestLoopbackIssuerOverHTTP(t *testing.T) {
+	t.Parallel()
+	var self string
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.URL.Path == "/keys" {
+			_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key(0).Public(), KeyID: "k0"}}})
+			return
+		}
+		_ = json.NewEncoder(w).Encode(map[string]string{"issuer": self, "jwks_uri": self + "/keys"})
+	}))
+	t.Cleanup(s.Close)
+	self = s.URL
+	c := emailIssuer()
+	c.URL, c.AllowInsecureLoopback = self, true
+	v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+	if _, err := v.Authenticate(t.Context(), token(t, map[string]any{"iss": self})); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestMetrics(t *testing.T) {
+	t.Parallel()
+	w := new(world)
+	found(w, "https://issuer.example", "issuer.example")
+	r := prometheus.NewPedanticRegistry()
+	v, err := NewVerifier([]IssuerConfig{emailIssuer()}, Options{Now: atMoment, Transport: w, Metrics: r})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := NewVerifier([]IssuerConfig{emailIssuer()}, Options{Transport: w, Metrics: r}); err == nil {
+		t.Error("registered twice")
+	}
+	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
+		t.Fatal(err)
+	}
+	got, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := fmt.Sprint(got)
+	for _, want := range []string{"mayfly_identity_key_fetches_total", "mayfly_identity_issuer_ready", "mayfly_identity_issuer_keys_age_seconds", "https://issuer.example"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+}
+
+func TestBriefKeepsTheCause(t *testing.T) {
+	t.Parallel()
+	long := errors.New(strings.Repeat("é\xff", 1000))
+	if err := brief(long); !errors.Is(err, long) || len(err.Error()) > 310 {
+		t.Errorf("%d bytes", len(err.Error()))
+	}
+}
