@@ -1,0 +1,140 @@
+package identity
+
+import (
+	"errors"
+	"net/url"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// FuzzPeek reads arbitrary tokens: each is refused with a classified error, or
+// gives an algorithm of the list.
+func FuzzPeek(f *testing.F) {
+	f.Add("a.b.c")
+	f.Add(b64(plainHeader) + "." + b64(`{"iss":"https://issuer.example","aud":"sigstore","exp":1}`) + ".AAAA")
+	f.Add(b64(`{"alg":"none"}`) + ".e30.")
+	f.Add("....")
+	f.Fuzz(func(t *testing.T, token string) {
+		u, err := peek(token)
+		if err != nil {
+			if e := new(fault.Error); !errors.As(err, &e) || e.Kind() != fault.Unauthenticated && e.Kind() != fault.TooLarge {
+				t.Fatalf("unclassified: %v", err)
+			}
+			return
+		}
+		if !strings.Contains(strings.Join(defaultAlgorithms, " "), u.algorithm) || u.algorithm == "" {
+			t.Fatalf("algorithm %q", u.algorithm)
+		}
+	})
+}
+
+// FuzzClaims applies every type's rule, and the checks before it, to arbitrary
+// claims: what comes out is a name that a certificate can hold.
+func FuzzClaims(f *testing.F) {
+	for _, doc := range []string{
+		`{"sub":"alice","email":"alice@example.com","email_verified":true,"exp":1,"aud":["sigstore"]}`, `{"sub":"https://allowed.example/a"}`,
+		`{"sub":"spiffe://example.org/a"}`, `{"sub":"x","kubernetes.io":{"namespace":"a","serviceaccount":{"name":"b"}}}`,
+		`{"sub":"x","a":"y","exp":1e400}`, `{"sub":"x","a":"../y"}`,
+	} {
+		f.Add(doc)
+	}
+	var faults setting.Faults
+	var rules []*issuer
+	for i, c := range []IssuerConfig{
+		{Type: TypeEmail}, {Type: TypeURI, SubjectDomain: "https://allowed.example"}, {Type: TypeUsername, SubjectDomain: "example.com"},
+		{Type: TypeSPIFFE, SPIFFETrustDomain: "example.org"}, {Type: TypeKubernetes}, {Type: TypeCI, Preset: "gitlab"},
+	} {
+		c.URL, c.Audiences = "https://issuer.example", []string{"sigstore"}
+		rules = append(rules, compileOne(strings.Repeat("i", i+1), &c, &faults))
+	}
+	if err := faults.Err(); err != nil {
+		f.Fatal(err)
+	}
+	f.Fuzz(func(t *testing.T, doc string) {
+		c, err := claim.Parse(doc)
+		if err != nil {
+			return
+		}
+		_, audErr := checkAudience(c, []string{"sigstore"})
+		classified(t, audErr)
+		classified(t, checkTimes(c, moment, defaultLeeway, defaultLifetime))
+		for _, r := range rules {
+			p, err := r.principal(c, "https://issuer.example", "sigstore")
+			classified(t, err)
+			if err != nil {
+				continue
+			}
+			if strings.IndexFunc(p.san.Value, func(r rune) bool { return r <= ' ' || r > '~' }) >= 0 || p.IsZero() {
+				t.Fatalf("%s: name %q", r.config.Type, p.san.Value)
+			}
+			if u, err := url.Parse(p.san.Value); p.san.Kind == URI && (err != nil || u.String() != p.san.Value || u.Host == "" || u.User != nil) {
+				t.Fatalf("%s: URI %q", r.config.Type, p.san.Value)
+			}
+			if _, err := p.Extensions().Extensions(); err != nil {
+				t.Fatal(err)
+			}
+		}
+	})
+}
+
+func classified(t *testing.T, err error) {
+	t.Helper()
+	if e := new(fault.Error); err != nil && !errors.As(err, &e) {
+		t.Fatalf("unclassified: %v", err)
+	}
+}
+
+// FuzzPattern matches arbitrary issuers: what matches is a URL whose host ends
+// as the pattern says, and the order of two patterns agrees with what they match.
+func FuzzPattern(f *testing.F) {
+	f.Add("https://*.k8s.example.com/id/*", "https://*.k8s.example.com/*/*", "https://eu.k8s.example.com/id/A")
+	f.Add("https://*.k8s.example.com/", "https://*.k8s.example.com", "https://evil#.k8s.example.com/")
+	f.Fuzz(func(t *testing.T, a, b, issuer string) {
+		p, err := compilePattern(a)
+		if err != nil || !p.match(issuer) {
+			return
+		}
+		u, err := url.Parse(issuer)
+		if err != nil || u.Scheme != "https" || u.User != nil || u.Port() != "" || u.RawQuery != "" || u.Fragment != "" || u.String() != issuer {
+			t.Fatalf("%q matches %q", a, issuer)
+		}
+		if end := p.labels[len(p.labels)-2] + "." + p.labels[len(p.labels)-1]; len(p.labels) > 1 && !strings.HasSuffix(u.Hostname(), end) {
+			t.Fatalf("%q matches the host %q", a, u.Hostname())
+		}
+		q, err := compilePattern(b)
+		if err != nil || !q.match(issuer) {
+			return
+		}
+		switch p.compare(q) {
+		case disjoint:
+			t.Fatalf("%q and %q both match %q and are held to be disjoint", a, b, issuer)
+		case narrower:
+			if p.wildcards() >= q.wildcards() || q.compare(p) != wider {
+				t.Fatalf("%q and %q are in no order", a, b)
+			}
+		}
+	})
+}
+
+func FuzzClaimPath(f *testing.F) {
+	f.Add("$.a['b.c'].d")
+	f.Add("$[''']")
+	f.Fuzz(func(t *testing.T, s string) {
+		steps, err := parseClaimPath(s)
+		if err != nil {
+			return
+		}
+		for _, step := range steps {
+			if step == "" {
+				t.Fatalf("%q has an empty step", s)
+			}
+		}
+		if len(steps) == 0 || claimAt(claim.Set{}, steps).Kind() != claim.Missing {
+			t.Fatalf("%q is read as %q", s, steps)
+		}
+	})
+}
