@@ -181,7 +181,7 @@ func TestF1(t *testing.T) {
 func TestF1EveryFaultAtOnceInTheOrderOfLines(t *testing.T) {
 	t.Parallel()
 	_, err := Parse([]byte(`server:
-  http_adress: 127.0.0.1:1
+  http_addr: 127.0.0.1:1
   request_timeout: soon
 issuers: nobody
 ca:
@@ -200,7 +200,7 @@ logging:
 		path string
 		line int
 	}{
-		{"audit.path", 0}, {"server.http_adress", 2}, {"server.request_timeout", 3}, {"issuers", 4},
+		{"audit.path", 0}, {"server.http_addr", 2}, {"server.request_timeout", 3}, {"issuers", 4},
 		{"ca.authority.chain", 6}, {"ca.lifetime", 7}, {"ctlog.mode", 9}, {"logging.level", 11},
 	}
 	if len(e.Faults) != len(want) {

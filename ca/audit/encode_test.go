@@ -108,7 +108,7 @@ func TestARecordIsBounded(t *testing.T) {
 	}
 }
 
-// TestRecordAllocates bounds the encoder at no allocation once the batch's buffer has grown.
+// TestEncodingAllocatesNothing bounds the encoder at no allocation once the batch's buffer has grown.
 func TestEncodingAllocatesNothing(t *testing.T) {
 	v := newEnvelope("https://ca.example", "run", fixed)
 	e := full()
