@@ -105,32 +105,32 @@ func DefaultConfig() Config {
 
 // Check adds every fault of c.
 func (c *Config) Check(path string, f *setting.Faults) {
-	checkAddress(join(path, "http_address"), c.HTTPAddress, true, f)
-	checkAddress(join(path, "grpc_address"), c.GRPCAddress, false, f)
-	checkAddress(join(path, "metrics_address"), c.MetricsAddress, false, f)
+	checkAddress(setting.Join(path, "http_address"), c.HTTPAddress, true, f)
+	checkAddress(setting.Join(path, "grpc_address"), c.GRPCAddress, false, f)
+	checkAddress(setting.Join(path, "metrics_address"), c.MetricsAddress, false, f)
 	c.checkClashes(path, f)
 	if c.PublicURL != "" {
-		checkOrigin(join(path, "public_url"), c.PublicURL, true, f)
+		checkOrigin(setting.Join(path, "public_url"), c.PublicURL, true, f)
 	}
 	switch {
 	case c.TLS.CertFile != "" && c.TLS.KeyFile == "":
-		f.Add(join(path, "tls.key_file"), "required with cert_file")
+		f.Add(setting.Join(path, "tls.key_file"), "required with cert_file")
 	case c.TLS.CertFile == "" && c.TLS.KeyFile != "":
-		f.Add(join(path, "tls.cert_file"), "required with key_file")
+		f.Add(setting.Join(path, "tls.cert_file"), "required with key_file")
 	}
-	checkDuration(join(path, "request_timeout"), c.RequestTimeout, 100*time.Millisecond, 5*time.Minute, f)
-	checkDuration(join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
-	checkDuration(join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
+	checkDuration(setting.Join(path, "request_timeout"), c.RequestTimeout, 100*time.Millisecond, 5*time.Minute, f)
+	checkDuration(setting.Join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
+	checkDuration(setting.Join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
 	for i, o := range c.CORSOrigins {
 		if o == "*" {
 			if len(c.CORSOrigins) > 1 {
-				f.Add(index(join(path, "cors_origins"), i), "`*` already means all: remove it or the others")
+				f.Add(setting.Index(setting.Join(path, "cors_origins"), i), "`*` already means all: remove it or the others")
 			}
 			continue
 		}
-		checkOrigin(index(join(path, "cors_origins"), i), o, false, f)
+		checkOrigin(setting.Index(setting.Join(path, "cors_origins"), i), o, false, f)
 	}
-	c.Limits.check(join(path, "limits"), f)
+	c.Limits.check(setting.Join(path, "limits"), f)
 }
 
 // checkClashes adds a fault for two listeners on one fixed address.
@@ -144,7 +144,7 @@ func (c *Config) checkClashes(path string, f *setting.Faults) {
 			continue
 		}
 		if other, ok := taken[a.address]; ok {
-			f.Add(join(path, a.field), "is the address of %s too; give each its own port", other)
+			f.Add(setting.Join(path, a.field), "is the address of %s too; give each its own port", other)
 		}
 		taken[a.address] = a.field
 	}
@@ -164,12 +164,12 @@ func (l *Limits) check(path string, f *setting.Faults) {
 		{"streams", l.Streams, 1, 1 << 16},
 	} {
 		if n.value < n.least || n.value > n.most {
-			f.Add(join(path, n.field), "%d is outside %d to %d", n.value, n.least, n.most)
+			f.Add(setting.Join(path, n.field), "%d is outside %d to %d", n.value, n.least, n.most)
 		}
 	}
-	checkDuration(join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
-	checkDuration(join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
-	checkDuration(join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+	checkDuration(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
+	checkDuration(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
+	checkDuration(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
 }
 
 func checkAddress(path, address string, required bool, f *setting.Faults) {
@@ -204,12 +204,3 @@ func checkDuration(path string, d, least, most time.Duration, f *setting.Faults)
 		f.Add(path, "%s is outside %s to %s", d, least, most)
 	}
 }
-
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
-}
-
-func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

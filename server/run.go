@@ -41,19 +41,21 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 	}()
 	for _, open := range []struct {
 		address string
+		bound   net.Listener
 		into    *net.Listener
-		crowded bool
 	}{
-		{s.config.HTTPAddress, &l.http, true},
-		{s.config.GRPCAddress, &l.grpc, true},
-		{s.config.MetricsAddress, &l.metrics, true},
+		{s.config.HTTPAddress, s.bound, &l.http},
+		{s.config.GRPCAddress, nil, &l.grpc},
+		{s.config.MetricsAddress, nil, &l.metrics},
 	} {
-		if open.address == "" {
+		opened := open.bound
+		if opened == nil && open.address == "" {
 			continue
 		}
-		opened, err := new(net.ListenConfig).Listen(ctx, "tcp", open.address)
-		if err != nil {
-			return fmt.Errorf("server: %w", err)
+		if opened == nil {
+			if opened, err = new(net.ListenConfig).Listen(ctx, "tcp", open.address); err != nil {
+				return fmt.Errorf("server: %w", err)
+			}
 		}
 		*open.into = newCrowd(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
 	}

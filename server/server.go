@@ -88,6 +88,10 @@ type Options struct {
 	// Mounts are further read-only handlers, by path prefix ("/ctlog/"). They see
 	// the whole path, and only GET and HEAD.
 	Mounts map[string]http.Handler
+	// HTTPListener takes the place of http_address for a caller that must know
+	// the port before the documents can be written; nil opens the address. The
+	// Server closes it.
+	HTTPListener net.Listener
 	// Logger takes one line a request; nil discards.
 	Logger *slog.Logger
 	// Metrics is registered with and served at /metrics; nil serves a registry of its own.
@@ -111,6 +115,7 @@ type Server struct {
 	gate      *gate
 	ready     *readiness
 	routes    *routes
+	bound     net.Listener // Options.HTTPListener
 	listeners listeners
 
 	grpcNative *grpc.Server // on its own port
@@ -129,7 +134,7 @@ func New(c Config, o Options) (*Server, error) {
 	}
 	s := &Server{
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
-		logger: o.Logger, registry: o.Metrics, now: o.Now, gate: newGate(c.Limits.Issuances),
+		logger: o.Logger, registry: o.Metrics, now: o.Now, bound: o.HTTPListener, gate: newGate(c.Limits.Issuances),
 	}
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)

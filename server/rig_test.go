@@ -1,0 +1,378 @@
+package server
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// rig is a Server over a real issuer, verifier, key policy, CA and log.
+type rig struct {
+	server   *Server
+	issuer   *identitytest.Issuer
+	verifier *identity.Verifier
+	ca       *gatedCA
+	log      *countedLog
+	audit    *trail
+	lines    *lines
+	registry *prometheus.Registry
+	key      *ecdsa.PrivateKey
+	spki     string // PEM of key's public half
+}
+
+type rigOption func(*Config, *Options)
+
+func newRig(t testing.TB, options ...rigOption) *rig {
+	t.Helper()
+	r := &rig{issuer: identitytest.New(t), audit: &trail{}, lines: &lines{}, registry: prometheus.NewRegistry()}
+	r.verifier = r.issuer.Verifier(t)
+	r.key, r.spki = newKey(t)
+	r.log = newLog(t)
+	r.ca = &gatedCA{Issuer: newCA(t, r.log, r.audit)}
+	keys, err := proof.NewPolicy()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := DefaultConfig()
+	c.HTTPAddress, c.GRPCAddress, c.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	o := Options{
+		Identity: r.verifier, Keys: keys, CA: r.ca, Auditor: r.audit, Metrics: r.registry,
+		Documents: Documents{TrustedRoot: []byte(`{"mediaType":"root"}`), SigningConfig: []byte(`{"mediaType":"signing"}`), TrustConfig: []byte(`{"mediaType":"trust"}`)},
+		Logger:    slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug})),
+	}
+	for _, option := range options {
+		option(&c, &o)
+	}
+	if r.server, err = New(c, o); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func newKey(t testing.TB) (*ecdsa.PrivateKey, string) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key, spkiPEM(t, key.Public())
+}
+
+func spkiPEM(t testing.TB, public crypto.PublicKey) string {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
+}
+
+func newCA(t testing.TB, log ctlog.Member, auditor ca.Auditor) *ca.Issuer {
+	t.Helper()
+	made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(t.TempDir(), "ca"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := ca.DefaultConfig()
+	c.Authority = ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
+	authority, err := ca.LoadAuthority(t.Context(), c.Authority, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	policy, err := ctlog.NewPolicy([]ctlog.Member{log}, ctlog.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	issuer, err := ca.New(c, ca.Options{Authority: authority, Log: policy, Auditor: auditor})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return issuer
+}
+
+// countedLog counts what is appended.
+type countedLog struct {
+	ctlogtest.Honest
+	entries atomic.Int64
+}
+
+func newLog(t testing.TB) *countedLog {
+	t.Helper()
+	signer := ctlogtest.NewSigner(t)
+	spki := signer.SPKI(t)
+	return &countedLog{Honest: ctlogtest.Honest{Signer: signer, About: ctlog.Description{
+		ID: sha256.Sum256(spki), SPKI: spki, URL: "http://log.test", Start: time.Now().Add(-time.Hour),
+	}}}
+}
+
+func (l *countedLog) Submit(ctx context.Context, c ctlog.Chain) (ctlog.SCT, error) {
+	l.entries.Add(1)
+	return l.Honest.Submit(ctx, c)
+}
+
+// gatedCA is a real CA that a test can hold up, break, or count.
+type gatedCA struct {
+	*ca.Issuer
+	calls  atomic.Int64
+	before func(ctx context.Context) error
+}
+
+func (g *gatedCA) Issue(ctx context.Context, who identity.Principal, key proof.Key) (*ca.Certificate, error) {
+	g.calls.Add(1)
+	if g.before != nil {
+		if err := g.before(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return g.Issuer.Issue(ctx, who, key)
+}
+
+// trail is an audit trail in memory.
+type trail struct {
+	mu     sync.Mutex
+	events []audit.Event
+	broken error
+}
+
+func (a *trail) Record(_ context.Context, e audit.Event) error {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.broken != nil {
+		return a.broken
+	}
+	a.events = append(a.events, e)
+	return nil
+}
+
+func (a *trail) of(kind audit.Type) (found []audit.Event) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, e := range a.events {
+		if e.Type == kind {
+			found = append(found, e)
+		}
+	}
+	return found
+}
+
+// lines collects the log.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// prove signs a challenge with the rig's key.
+func (r *rig) prove(t testing.TB, challenge string) []byte {
+	t.Helper()
+	digest := sha256.Sum256([]byte(challenge))
+	sig, err := ecdsa.SignASN1(rand.Reader, r.key, digest[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
+// bodyV2 is a good v2 request with the token in it.
+func (r *rig) bodyV2(t testing.TB) map[string]any {
+	t.Helper()
+	return map[string]any{
+		"credentials": map[string]any{"oidcIdentityToken": r.issuer.Token(t, nil)},
+		"publicKeyRequest": map[string]any{
+			"publicKey":         map[string]any{"algorithm": "ECDSA", "content": r.spki},
+			"proofOfPossession": r.prove(t, identitytest.Email),
+		},
+	}
+}
+
+// bodyV1 is a good v1 request; the token goes in the header.
+func (r *rig) bodyV1(t testing.TB) map[string]any {
+	t.Helper()
+	return map[string]any{
+		"publicKey":          map[string]any{"algorithm": "ecdsa", "content": []byte(r.spki)},
+		"signedEmailAddress": r.prove(t, identitytest.Email),
+	}
+}
+
+func asJSON(t testing.TB, v any) []byte {
+	t.Helper()
+	if b, ok := v.([]byte); ok {
+		return b
+	}
+	b, err := json.Marshal(v)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// send makes one REST request in memory.
+func (r *rig) send(t testing.TB, method, path string, body any, header ...string) *http.Response {
+	t.Helper()
+	var reader io.Reader
+	if body != nil {
+		reader = bytes.NewReader(asJSON(t, body))
+	}
+	request := httptest.NewRequestWithContext(t.Context(), method, path, reader)
+	for i := 0; i+1 < len(header); i += 2 {
+		request.Header.Add(header[i], header[i+1])
+	}
+	answer := httptest.NewRecorder()
+	r.server.Handler().ServeHTTP(answer, request)
+	return answer.Result()
+}
+
+func text(t testing.TB, answer *http.Response) string {
+	t.Helper()
+	b, err := io.ReadAll(answer.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := answer.Body.Close(); err != nil {
+		t.Fatal(err)
+	}
+	return string(b)
+}
+
+// chainOf is the certificates of a v2 answer.
+func chainOf(t testing.TB, answer *http.Response) []string {
+	t.Helper()
+	body := text(t, answer)
+	if answer.StatusCode != http.StatusOK {
+		t.Fatalf("status %d: %s", answer.StatusCode, body)
+	}
+	var v struct {
+		SignedCertificateEmbeddedSct struct {
+			Chain struct{ Certificates []string }
+		}
+	}
+	if err := json.Unmarshal([]byte(body), &v); err != nil {
+		t.Fatal(err)
+	}
+	return v.SignedCertificateEmbeddedSct.Chain.Certificates
+}
+
+func parseCertificate(t testing.TB, text string) *x509.Certificate {
+	t.Helper()
+	block, rest := pem.Decode([]byte(text))
+	if block == nil || len(bytes.TrimSpace(rest)) > 0 {
+		t.Fatalf("not one PEM block: %q", text)
+	}
+	c, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// errorBody is the JSON of a refusal.
+type errorBody struct {
+	Code    int
+	Message string
+	Details []struct {
+		Type       string `json:"@type"`
+		Reason     string
+		Domain     string
+		Metadata   map[string]string
+		RequestID  string `json:"requestId"`
+		RetryDelay string `json:"retryDelay"`
+	}
+}
+
+// refused is the common oracle: the status and reason; nothing signed, nothing
+// logged, at most one record of it, no secret in any line.
+func (r *rig) refused(t testing.TB, answer *http.Response, status int, reason fault.Reason, secrets ...string) errorBody {
+	t.Helper()
+	b := readRefusal(t, answer, status, reason)
+	r.untouched(t)
+	if denied := r.audit.of(audit.Denied); len(denied) != 1 || denied[0].Reason != reason || denied[0].RequestID != answer.Header.Get("X-Request-Id") {
+		t.Errorf("audit: %+v, want one denied record with %s", denied, reason)
+	}
+	r.discreet(t, secrets...)
+	return b
+}
+
+// untouched fails when anything was signed or logged: no signature is made
+// without an intent on record.
+func (r *rig) untouched(t testing.TB) {
+	t.Helper()
+	if n := len(r.audit.of(audit.Intent)); n != 0 {
+		t.Errorf("%d intents on record, want none", n)
+	}
+	if n := r.log.entries.Load(); n != 0 {
+		t.Errorf("%d entries in the log, want none", n)
+	}
+}
+
+// discreet fails when a secret is in the log.
+func (r *rig) discreet(t testing.TB, secrets ...string) {
+	t.Helper()
+	for _, secret := range secrets {
+		if secret != "" && strings.Contains(r.lines.String(), secret) {
+			t.Errorf("the log holds %.20q…", secret)
+		}
+	}
+}
+
+func readRefusal(t testing.TB, answer *http.Response, status int, reason fault.Reason) errorBody {
+	t.Helper()
+	body := text(t, answer)
+	var b errorBody
+	if err := json.Unmarshal([]byte(body), &b); err != nil {
+		t.Fatalf("status %d, body %q: %v", answer.StatusCode, body, err)
+	}
+	if answer.StatusCode != status || len(b.Details) < 2 || b.Details[0].Reason != string(reason) {
+		t.Fatalf("status %d, want %d and %s: %s", answer.StatusCode, status, reason, body)
+	}
+	id := answer.Header.Get("X-Request-Id")
+	if id == "" || b.Details[1].RequestID != id {
+		t.Errorf("request id %q in the header, %q in the body", id, b.Details[1].RequestID)
+	}
+	return b
+}
+
+var errBroken = errors.New("broken by a test: secret-cause")
