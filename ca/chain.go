@@ -61,6 +61,10 @@ type report func(format string, args ...any)
 // checkChain reports every reason why chain can't issue code-signing
 // certificates at the time now.
 func checkChain(chain []*x509.Certificate, now time.Time, fault report) {
+	if root := chain[len(chain)-1]; len(chain) > 1 && signedBy(chain[0], chain[0]) && !signedBy(root, root) {
+		fault("the chain is upside down: put the issuing certificate first and the root last")
+		return // what else could be said would be said of the wrong certificate
+	}
 	for i, c := range chain {
 		name := fmt.Sprintf("certificate %d (%s)", i+1, subject(c))
 		checkValidity(c, name, now, fault)
@@ -158,10 +162,6 @@ func hasNameConstraints(c *x509.Certificate) bool {
 func checkOrder(chain []*x509.Certificate, fault report) {
 	root := chain[len(chain)-1]
 	if !signedBy(root, root) {
-		if len(chain) > 1 && signedBy(chain[0], chain[0]) {
-			fault("the chain is upside down: put the issuing certificate first and the root last")
-			return
-		}
 		fault("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", subject(root), root.Issuer)
 	}
 	for i, c := range chain[:len(chain)-1] {

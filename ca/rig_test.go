@@ -10,6 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"math/big"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -253,4 +254,13 @@ func mustSPKI(t testing.TB, public crypto.PublicKey) []byte {
 		t.Fatal(err)
 	}
 	return spki
+}
+
+func newSerialFor(t testing.TB) *big.Int {
+	t.Helper()
+	serial, err := newSerial(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serial
 }
