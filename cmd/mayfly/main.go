@@ -40,8 +40,13 @@ func run(args []string, io streams) int {
 
 // commands are the constructors of every subcommand, in the order of the help.
 var commands = []func(streams) *cobra.Command{
+	newDevCommand,
+	newServeCommand,
+	newInitCommand,
+	newCheckCommand,
 	newRequestCommand,
 	newCertCommand,
+	newLogCommand,
 	newVersionCommand,
 	newHealthcheckCommand,
 }

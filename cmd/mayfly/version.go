@@ -40,8 +40,7 @@ func newVersionCommand(streams) *cobra.Command {
 		Short: "Print the version of this build and of what it is made of",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			info, _ := debug.ReadBuildInfo()
-			b := describeBuild(info, version, commit, date)
+			b := thisBuild()
 			if asJSON {
 				return writeJSON(cmd.OutOrStdout(), b)
 			}
@@ -50,6 +49,12 @@ func newVersionCommand(streams) *cobra.Command {
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
+}
+
+// thisBuild describes the running binary.
+func thisBuild() buildInfo {
+	info, _ := debug.ReadBuildInfo()
+	return describeBuild(info, version, commit, date)
 }
 
 // describeBuild joins what the linker was told with what the Go tool recorded;

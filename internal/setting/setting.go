@@ -19,6 +19,9 @@ func (f *Faults) Add(path, format string, args ...any) {
 	f.list = append(f.list, path+": "+fmt.Sprintf(format, args...))
 }
 
+// AddAll takes over the faults of an error that another collection made.
+func (f *Faults) AddAll(e *FaultError) { f.list = append(f.list, e.Faults...) }
+
 // Join names a field as a person would, `ctlog.mode`; an empty path is the document itself.
 func Join(path, field string) string {
 	if path == "" {

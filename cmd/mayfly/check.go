@@ -1,0 +1,39 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+)
+
+func newCheckCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "check",
+		Short: "Report every fault of a configuration",
+		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
+issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
+may run beside a service. The exit status is 1 when there is any fault.`,
+		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			e := environment{now: time.Now, logger: slog.New(slog.DiscardHandler)}
+			p, err := loadParts(cmd.Context(), c, e)
+			if err != nil {
+				return startFailure(err)
+			}
+			_, end := p.authority.Validity()
+			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
+				file, p.authority.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}

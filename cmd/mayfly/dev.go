@@ -1,0 +1,233 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/devissuer"
+)
+
+// The files that `mayfly dev` adds to a CA's folder.
+const (
+	issuerKeyName     = "issuer.key.pem"
+	endpointsName     = "endpoints.json"
+	trustedRootName   = "trusted_root.json"
+	signingConfigName = "signing_config.json"
+)
+
+// devIssuerURL stands for the development issuer in the configuration on disk:
+// the URL that it really has, with its port, takes the place of this one.
+const devIssuerURL = "http://127.0.0.1:5556"
+
+// devOptions say where `mayfly dev` keeps its state and listens.
+type devOptions struct {
+	dir                         string
+	http, grpc, issuer, metrics string
+}
+
+// endpoints is what endpoints.json says once everything answers.
+type endpoints struct {
+	HTTP          string `json:"http"`
+	GRPC          string `json:"grpc"` // host:port
+	Issuer        string `json:"issuer"`
+	Metrics       string `json:"metrics"`
+	CTLog         string `json:"ctlog,omitempty"`
+	TrustedRoot   string `json:"trusted_root"`
+	SigningConfig string `json:"signing_config"`
+	Dir           string `json:"dir"`
+}
+
+const devLong = `Runs a whole certificate authority on this machine: a private CA and its log in
+DIR, made on the first start and kept from then on, and a development issuer
+that gives anybody on this machine a token for any identity. It listens on
+loopback alone. Port 0 takes a free port; DIR/endpoints.json then says which,
+and is written when everything answers.
+
+DIR/mayfly.yaml is an ordinary configuration: edit it to try an option out.`
+
+func newDevCommand(streams streams) *cobra.Command {
+	var o devOptions
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run everything on loopback, with a development issuer",
+		Long:  devLong,
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for _, address := range []string{o.http, o.grpc, o.issuer, o.metrics} {
+				if err := devissuer.CheckLoopback(address); err != nil {
+					return usage("`mayfly serve` is for other addresses", "%w", err)
+				}
+			}
+			return dev(cmd.Context(), o, streams)
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.dir, "dir", "./mayfly-data", "folder for keys, log, audit trail and configuration")
+	flags.StringVar(&o.http, "http-address", "127.0.0.1:5555", "where REST listens")
+	flags.StringVar(&o.grpc, "grpc-address", "127.0.0.1:5554", "where gRPC listens")
+	flags.StringVar(&o.issuer, "issuer-address", "127.0.0.1:5556", "where the development issuer listens")
+	flags.StringVar(&o.metrics, "metrics-address", "127.0.0.1:2112", "where metrics listen")
+	return cmd
+}
+
+// dev makes what is missing, starts the issuer and the CA, and runs until ctx ends.
+func dev(ctx context.Context, o devOptions, streams streams) error {
+	frugal()
+	if err := ensureDevCA(ctx, o.dir, streams); err != nil {
+		return err
+	}
+	c, err := loadConfig(filepath.Join(o.dir, configName))
+	if err != nil {
+		return err
+	}
+	if err := os.Remove(filepath.Join(o.dir, endpointsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	key, err := devissuer.LoadOrCreateKey(filepath.Join(o.dir, issuerKeyName))
+	if err != nil {
+		return err
+	}
+	rest, err := new(net.ListenConfig).Listen(ctx, "tcp", o.http)
+	if err != nil {
+		return portFailure("--http-address", err)
+	}
+	atIssuer, err := new(net.ListenConfig).Listen(ctx, "tcp", o.issuer)
+	if err != nil {
+		return errors.Join(portFailure("--issuer-address", err), rest.Close())
+	}
+	locate(c, o, "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String())
+	logger := c.Logging.Logger(streams.Err)
+	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
+	if err != nil {
+		return errors.Join(err, rest.Close(), atIssuer.Close())
+	}
+	e := environment{now: time.Now, logger: logger}
+	at := located{http: rest, logURL: logURL(c)}
+	s, err := open(ctx, c, e, newRegistry(), at)
+	if err != nil {
+		return errors.Join(startFailure(err), rest.Close(), atIssuer.Close())
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return serveIssuer(ctx, atIssuer, issuer.Handler()) })
+	group.Go(func() error { return s.run(ctx) })
+	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), at.logURL, streams) })
+	return ignoreEnd(group.Wait())
+}
+
+// ensureDevCA makes the CA on the first start.
+func ensureDevCA(ctx context.Context, dir string, streams streams) error {
+	if _, err := os.Stat(filepath.Join(dir, configName)); err == nil {
+		return nil
+	}
+	fmt.Fprintf(streams.Err, "creating a CA and a log in %s\n", dir)
+	return createCA(ctx, initOptions{
+		dir: dir, organization: "Mayfly development", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
+		logging: config.Logging{Level: "info", Format: "text"},
+		issuers: []identity.IssuerConfig{{
+			URL: devIssuerURL, Type: identity.TypeEmail, Audiences: []string{devissuer.DefaultAudience}, AllowInsecureLoopback: true,
+		}},
+	}, time.Now())
+}
+
+// locate puts the addresses of this run into the configuration.
+func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
+	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = o.http, o.grpc, o.metrics
+	c.Server.PublicURL = publicURL
+	for i := range c.Issuers {
+		if c.Issuers[i].URL == devIssuerURL {
+			c.Issuers[i].URL = issuerURL
+		}
+	}
+}
+
+// logURL is where the embedded log is served in this run; its name stays what it was made with.
+func logURL(c *config.Config) string {
+	u, err := url.Parse(c.CTLog.Embedded.URL)
+	if err != nil || u.Path == "" {
+		return ""
+	}
+	return c.Server.PublicURL + u.Path
+}
+
+func portFailure(flag string, err error) error {
+	return &failure{code: exitFailed, mend: "give another address with " + flag + "; port 0 takes a free one", err: err}
+}
+
+// serveIssuer serves the development issuer until ctx ends.
+func serveIssuer(ctx context.Context, l net.Listener, h http.Handler) error {
+	srv := &http.Server{Handler: h, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: 10 * time.Second, IdleTimeout: time.Minute}
+	stopped := make(chan error, 1)
+	defer context.AfterFunc(ctx, func() {
+		grace, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
+		defer cancel()
+		stopped <- srv.Shutdown(grace)
+	})()
+	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return <-stopped
+}
+
+// announce writes the endpoints and the documents once the service is ready,
+// and says what to try.
+func announce(ctx context.Context, dir string, s *service, issuer, logURL string, streams streams) error {
+	if err := s.awaitReady(ctx); err != nil {
+		return ignoreEnd(err)
+	}
+	at := s.server.Addresses()
+	e := endpoints{
+		HTTP: s.publicURL(), GRPC: at.GRPC.String(), Issuer: issuer, Metrics: "http://" + at.Metrics.String(),
+		CTLog: logURL, TrustedRoot: s.publicURL() + "/trusted_root.json", SigningConfig: s.publicURL() + "/signing_config.json", Dir: dir,
+	}
+	text, err := json.MarshalIndent(e, "", "  ")
+	if err != nil {
+		return err
+	}
+	for _, file := range []struct {
+		name string
+		data []byte
+	}{
+		{trustedRootName, s.documents.TrustedRoot}, {signingConfigName, s.documents.SigningConfig},
+		{endpointsName, append(text, '\n')}, // last: it says that everything answers
+	} {
+		if err := replaceFile(filepath.Join(dir, file.name), file.data); err != nil {
+			return err
+		}
+	}
+	fmt.Fprintf(streams.Out, `Mayfly is ready. Everything is on this machine alone; state is in %[1]s.
+
+  REST      %[2]s
+  gRPC      %[3]s
+  issuer    %[4]s
+  metrics   %[5]s/metrics
+  log       %[6]s
+
+Try it:
+  curl -s '%[4]s/dev/token?email=alice@example.com' | mayfly request --ca %[2]s --token-stdin
+Ctrl-C ends it.
+`, dir, e.HTTP, e.GRPC, e.Issuer, e.Metrics, e.CTLog)
+	return nil
+}
+
+// replaceFile writes a file that a reader sees whole or not at all.
+func replaceFile(path string, data []byte) error {
+	temporary := path + ".new"
+	if err := os.WriteFile(temporary, data, 0o644); err != nil { //nolint:gosec // public documents
+		return err
+	}
+	return os.Rename(temporary, path)
+}

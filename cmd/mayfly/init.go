@@ -1,0 +1,257 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// The files of a CA's folder, by the names that its configuration uses.
+const (
+	configName    = "mayfly.yaml"
+	authorityName = "authority"
+	logKeyName    = "ctlog.key.pem"
+	logName       = "ctlog"
+	markName      = "ctlog.mark"
+	auditName     = "audit"
+)
+
+// initOptions say what kind of CA `mayfly init` makes.
+type initOptions struct {
+	dir          string
+	organization string
+	publicURL    string
+	algorithm    string
+	passphrase   setting.Secret
+	issuers      []identity.IssuerConfig
+	logging      config.Logging // the zero value leaves the default
+}
+
+const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
+intermediate (P-256, five years), the key of an embedded log, the empty log, and
+mayfly.yaml, which names them all. The folder appears whole or not at all, and
+one that has something in it is never touched.
+
+A passphrase encrypts every private key. It comes from an environment variable
+or a file, and the configuration then names that place; without one the keys are
+plain files that only their owner may read.`
+
+func newInitCommand(streams streams) *cobra.Command {
+	var o initOptions
+	var issuer, issuerType, audience string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Create a private CA with keys in files",
+		Long:  initLong,
+		Example: `  mayfly init --dir ca --organization "Example, Inc." --url https://ca.example.com \
+    --issuer https://accounts.google.com`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if issuer != "" {
+				o.issuers = []identity.IssuerConfig{{URL: issuer, Type: identity.Type(issuerType), Audiences: []string{audience}}}
+			}
+			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
+				return err
+			}
+			printCreated(streams, o)
+			return nil
+		},
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&o.dir, "dir", "", "folder to create (required)")
+	flags.StringVar(&o.organization, "organization", "Mayfly private CA", "the organization in the CA's certificates")
+	flags.StringVar(&o.publicURL, "url", "http://127.0.0.1:5555", "the URL under which clients reach this CA; the log's name begins with it and never changes")
+	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+algorithmNames())
+	flags.StringVar(&o.passphrase.Env, "passphrase-env", "", "environment variable with a passphrase for the private keys")
+	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
+	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
+	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
+	flags.StringVar(&audience, "audience", "sigstore", "the audience its tokens must have")
+	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
+	return cmd
+}
+
+func algorithmNames() string {
+	var names []string
+	for _, a := range kms.Algorithms() {
+		names = append(names, string(a))
+	}
+	return strings.Join(names, ", ")
+}
+
+// createCA makes the folder under another name and renames it when all is on
+// disk. An error that the folder is in the way wraps os.ErrExist.
+func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
+	dir, err := filepath.Abs(o.dir)
+	if err != nil {
+		return err
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return &failure{
+			code: exitFailed, mend: "choose another folder, or move this one away: a CA is never overwritten",
+			err: fmt.Errorf("%s: %w and isn't empty", o.dir, os.ErrExist),
+		}
+	}
+	var passphrase []byte
+	if !o.passphrase.IsZero() {
+		if passphrase, err = o.passphrase.Read(); err != nil {
+			return fmt.Errorf("the passphrase: %w", err)
+		}
+	}
+	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temporary))
+		}
+	}()
+	if err := fillCA(ctx, temporary, o, passphrase, now); err != nil {
+		return err
+	}
+	if err := os.Rename(temporary, dir); err != nil {
+		return err
+	}
+	return durable.SyncFolder(filepath.Dir(dir))
+}
+
+// fillCA writes keys, certificates, the empty log and the configuration.
+func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, now time.Time) error {
+	c, comments, err := initialConfig(o, now)
+	if err != nil {
+		return err
+	}
+	text, err := config.Marshal(c, comments)
+	if err != nil {
+		return err
+	}
+	created, err := ca.CreateFileAuthority(ca.CreateOptions{
+		Dir: filepath.Join(dir, authorityName), Organization: o.organization,
+		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now,
+	})
+	if err != nil {
+		return err
+	}
+	if _, err := kms.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
+		return err
+	}
+	for _, sub := range []string{logName, auditName} {
+		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
+			return err
+		}
+	}
+	// Read back as `serve` will: a CA that can't be used is never left behind.
+	authority, err := ca.LoadAuthority(ctx, ca.AuthorityConfig{
+		Chain: setting.Path(created.Chain), Key: setting.KeyRef("file:" + created.IssuingKey), Passphrase: o.passphrase,
+	}, now)
+	if err != nil {
+		return err
+	}
+	if err := createLog(ctx, dir, c.CTLog.Embedded, authority); err != nil {
+		return err
+	}
+	return durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
+}
+
+// createLog makes the empty log, so that `serve` never has to make one: there
+// an empty folder means that a disk isn't mounted.
+func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authority *ca.Authority) error {
+	c.Directory = setting.Path(filepath.Join(dir, logName))
+	c.MarkFile = setting.Path(filepath.Join(dir, markName))
+	signer, err := kms.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
+	if err != nil {
+		return err
+	}
+	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: rootsOf(authority)})
+}
+
+// rootsOf is what a log must accept to log what authority issues.
+func rootsOf(authority *ca.Authority) [][]byte {
+	chain := authority.Chain()
+	return chain[len(chain)-1:]
+}
+
+// initialConfig is the configuration of a new CA, with paths relative to its folder.
+func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]string, error) {
+	public, err := url.Parse(strings.TrimSuffix(o.publicURL, "/"))
+	if err != nil || public.Host == "" || public.Scheme != "http" && public.Scheme != "https" {
+		return nil, nil, usage("write it like https://ca.example.com", "--url %q isn't an http or https URL", o.publicURL)
+	}
+	c := config.Default()
+	c.Server.PublicURL = public.String()
+	if o.logging != (config.Logging{}) {
+		c.Logging = o.logging
+	}
+	c.CA.Authority = ca.AuthorityConfig{
+		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),
+		Key:        setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
+		Passphrase: o.passphrase,
+	}
+	c.CTLog.Mode = ctlog.ModeEmbedded
+	c.CTLog.Embedded.Directory = logName
+	c.CTLog.Embedded.MarkFile = markName
+	c.CTLog.Embedded.URL = fmt.Sprintf("%s/ctlog/%d", public, now.UTC().Year())
+	c.CTLog.Embedded.Key = "file:" + logKeyName
+	c.CTLog.Embedded.Passphrase = o.passphrase
+	c.CTLog.Embedded.Operator = o.organization
+	c.CTLog.Embedded.Start = now.UTC().Truncate(time.Second)
+	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
+	if len(o.issuers) > 0 {
+		var f setting.Faults
+		if identity.CheckIssuers("--issuer", o.issuers, &f); f.Len() > 0 {
+			return nil, nil, usage("where a type needs more than a URL, leave --issuer out and write it into "+configName, "%w", f.Err())
+		}
+		c.Issuers = o.issuers
+	}
+	comments := map[string]string{
+		"":                "A Mayfly certificate authority, made by `mayfly init`. Only what differs from\nthe defaults is written here; docs/configuration.md lists every option.",
+		"issuers":         "Whose tokens are accepted. At least one is needed.",
+		"ca":              "The authority that signs. Its root's key is not used: keep it offline.",
+		"ctlog":           "The embedded log. Its URL is its name and can't change over its life.",
+		"server":          "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
+		"ctlog.mark_file": "How large the log has been: never restore it from a backup together with the log.",
+	}
+	return c, comments, nil
+}
+
+// printCreated says what is where, what to take offline and what comes next.
+func printCreated(streams streams, o initOptions) {
+	in := func(names ...string) string { return filepath.Join(append([]string{o.dir}, names...)...) }
+	fmt.Fprintf(streams.Out, `A private CA is in %s.
+
+  %-34s what `+"`mayfly serve`"+` reads
+  %-34s the issuing key and its chain
+  %-34s the log, its key and its high-water mark
+
+Take offline now, onto media that you keep in two places, and delete here:
+  %s
+
+Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json):
+  %s
+
+`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authorityName, "root.key.pem"),
+		strings.TrimSuffix(o.publicURL, "/"), in(authorityName, "root.pem"))
+	if len(o.issuers) == 0 {
+		fmt.Fprintf(streams.Out, "Next: add an issuer under `issuers:` in %s, then run\n", in(configName))
+	} else {
+		fmt.Fprintln(streams.Out, "Next:")
+	}
+	fmt.Fprintf(streams.Out, "  mayfly check --config %s\n  mayfly serve --config %s\n", in(configName), in(configName))
+}

@@ -1,0 +1,107 @@
+package main
+
+import (
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+	"golang.org/x/term"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+)
+
+const logVerifyLong = `Reads an embedded log from the first entry to the last: the checkpoint's
+signature, every entry's form, index and issuers, every tile, and the root. It
+writes nothing, so the log may be in use.
+
+With --mark it also compares the log with its high-water mark, which shows that
+this copy is not an old one.`
+
+// newLogCommand groups what there is to do with an embedded log.
+func newLogCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "log", Short: "Work on an embedded log", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
+	cmd.AddCommand(newLogVerifyCommand(streams))
+	return cmd
+}
+
+func newLogVerifyCommand(streams streams) *cobra.Command {
+	var dir, mark string
+	cmd := &cobra.Command{
+		Use:     "verify",
+		Short:   "Check an embedded log from the first entry to the last",
+		Long:    logVerifyLong,
+		Example: "  mayfly log verify --dir ca/ctlog --mark ca/ctlog.mark",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if _, err := os.Stat(dir); err != nil {
+				return &failure{code: exitFailed, mend: "name the log's own directory: ctlog.embedded.directory of the configuration", err: err}
+			}
+			progress := newProgress(streams.Err)
+			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Progress: progress.show})
+			progress.done()
+			if err != nil {
+				return &failure{
+					code: exitUnverified, mend: "stop the CA, keep the directory as it is, and restore the log from a copy that verifies",
+					err: fmt.Errorf("the log in %s is damaged: %w", dir, err),
+				}
+			}
+			printReport(streams.Out, report, mark != "")
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&dir, "dir", "", "the log's directory (required)")
+	cmd.Flags().StringVar(&mark, "mark", "", "the log's high-water mark, to compare with")
+	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
+	return cmd
+}
+
+func printReport(w io.Writer, r embedded.Report, marked bool) {
+	fmt.Fprintf(w, "The log is whole.\n\n  %-12s %s\n  %-12s %x\n  %-12s %d (%d precertificates, %d certificates, %d issuers)\n  %-12s %x\n",
+		"origin", r.Origin, "log id", r.LogID, "entries", r.Size, r.Precerts, r.Certs, r.Issuers, "root", r.Root)
+	if r.Size > 0 {
+		fmt.Fprintf(w, "  %-12s %s to %s\n", "logged", millis(r.FirstEntry), millis(r.LastEntry))
+	}
+	if r.Unpublished > 0 {
+		fmt.Fprintf(w, "  %-12s %d, in no checkpoint yet\n", "stored", r.Unpublished)
+	}
+	if marked {
+		fmt.Fprintf(w, "  %-12s %d entries, part of this log\n", "mark", r.MarkSize)
+	}
+}
+
+func millis(ms uint64) string {
+	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339) //nolint:gosec // a timestamp that Verify has bounded
+}
+
+// progress shows on a terminal how far a long piece of work has come, on one
+// line that it writes over; elsewhere it is silent.
+type progress struct {
+	w     io.Writer
+	last  time.Time
+	shown bool
+}
+
+func newProgress(w io.Writer) *progress {
+	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+		return &progress{w: w}
+	}
+	return &progress{}
+}
+
+func (p *progress) show(done, total uint64) {
+	if p.w == nil || total == 0 || time.Since(p.last) < 100*time.Millisecond {
+		return
+	}
+	p.last, p.shown = time.Now(), true
+	fmt.Fprintf(p.w, "\r%d of %d entries (%d %%)\x1b[K", done, total, 100*done/total)
+}
+
+// done clears the line.
+func (p *progress) done() {
+	if p.shown {
+		fmt.Fprint(p.w, "\r\x1b[K")
+	}
+}

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/external"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// environment is what every part of a service works with.
+type environment struct {
+	now      func() time.Time
+	logger   *slog.Logger
+	registry prometheus.Registerer // nil leaves metrics unregistered
+}
+
+// parts are what a configuration names, read and checked but neither locked,
+// written nor connected: all that `mayfly check` can look at while a service runs.
+type parts struct {
+	authority *ca.Authority
+	verifier  *identity.Verifier
+	keys      *proof.Policy
+	logKey    kms.Signer // of the embedded log; nil without one
+	external  []*external.Log
+}
+
+// loadParts reads everything that c names and reports all faults at once, as a
+// *setting.FaultError.
+func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, error) {
+	var p parts
+	var f setting.Faults
+	var err error
+	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now()); err != nil {
+		addFaults(&f, "ca.authority", err)
+	}
+	if p.verifier, err = identity.NewVerifier(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
+		addFaults(&f, "issuers", err)
+	}
+	if p.keys, err = proof.NewPolicy(); err != nil {
+		return nil, err
+	}
+	if c.CTLog.Mode == ctlog.ModeEmbedded {
+		log := c.CTLog.Embedded
+		if p.logKey, err = kms.Open(ctx, string(log.Key), kms.Options{Passphrase: log.Passphrase}); err != nil {
+			addFaults(&f, "ctlog.embedded.key", err)
+		}
+	}
+	for i, log := range c.CTLog.Logs {
+		member, err := external.New(log, external.Options{Now: e.now, Logger: e.logger})
+		if err != nil {
+			addFaults(&f, setting.Index("ctlog.logs", i), err)
+			continue
+		}
+		p.external = append(p.external, member)
+	}
+	if t := c.Server.TLS; t.Enabled() {
+		if _, err := tls.LoadX509KeyPair(string(t.CertFile), string(t.KeyFile)); err != nil {
+			addFaults(&f, "server.tls", err)
+		}
+	}
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	return &p, nil
+}
+
+// addFaults adds err under path, or as it is when it knows its own paths.
+func addFaults(f *setting.Faults, path string, err error) {
+	var known *setting.FaultError
+	if errors.As(err, &known) {
+		f.AddAll(known)
+		return
+	}
+	f.Add(path, "%v", err)
+}
+
+// members are the configured logs in their order, after the embedded one.
+func (p *parts) members() []ctlog.Member {
+	all := make([]ctlog.Member, len(p.external))
+	for i, l := range p.external {
+		all[i] = l
+	}
+	return all
+}
+
+// checkRoots asks every external log whether it takes what the authority issues.
+// It needs the network, so it is for the start of a service, not for `check`.
+func (p *parts) checkRoots(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	var errs []error
+	for _, l := range p.external {
+		if err := l.CheckRoots(ctx, p.authority.Chain()); err != nil {
+			errs = append(errs, fmt.Errorf("ctlog: %s: %w", l.Description().URL, err))
+		}
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+func newServeCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "serve",
+		Short: "Run a certificate authority from a configuration",
+		Long: `Runs a certificate authority. Nothing is implied and nothing created: every key,
+certificate and folder that the configuration names has to be there, and all that
+is wrong is reported at once. SIGTERM or Ctrl-C drains: new requests are refused
+with 503, those in flight finish.`,
+		Example: "  mayfly serve --config /etc/mayfly/mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			return serve(cmd.Context(), c, streams)
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+// configFlag adds the required --config.
+func configFlag(cmd *cobra.Command, file *string) {
+	cmd.Flags().StringVar(file, "config", "", "the configuration file (required)")
+	cobra.CheckErr(cmd.MarkFlagRequired("config"))
+}
+
+func loadConfig(file string) (*config.Config, error) {
+	c, err := config.Load(file)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, &failure{code: exitFailed, err: err}
+	case err != nil:
+		return nil, &failure{code: exitFailed, mend: "docs/configuration.md lists every option", err: err}
+	}
+	return c, nil
+}
+
+// serve opens a service and runs it until ctx ends.
+func serve(ctx context.Context, c *config.Config, streams streams) error {
+	frugal()
+	e := environment{now: time.Now, logger: c.Logging.Logger(streams.Err)}
+	s, err := open(ctx, c, e, newRegistry(), located{})
+	if err != nil {
+		return startFailure(err)
+	}
+	at := s.server.Addresses()
+	attrs := []slog.Attr{
+		slog.String("version", thisBuild().Version), slog.String("http", at.HTTP.String()),
+		slog.String("authority", s.authority.Name()), slog.Int("issuers", len(c.Issuers)), slog.String("log", string(c.CTLog.Mode)),
+	}
+	if at.GRPC != nil {
+		attrs = append(attrs, slog.String("grpc", at.GRPC.String()))
+	}
+	if at.Metrics != nil {
+		attrs = append(attrs, slog.String("metrics", at.Metrics.String()))
+	}
+	e.logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
+	if err := s.run(ctx); err != nil {
+		return err
+	}
+	e.logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
+	return nil
+}
+
+// startFailure puts what is wrong with what a configuration names into words.
+func startFailure(err error) error {
+	var faults *setting.FaultError
+	if errors.As(err, &faults) {
+		return &failure{code: exitFailed, mend: "mend each line and run `mayfly check --config FILE`", err: faultList{faults.Faults}}
+	}
+	return err
+}
+
+// faultList prints faults under one heading.
+type faultList struct{ faults []string }
+
+func (l faultList) Error() string {
+	text := "the configuration can't be used:"
+	for _, f := range l.faults {
+		text += "\n" + f
+	}
+	return text
+}

@@ -1,0 +1,301 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"runtime/debug"
+	"strings"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// closeTimeout bounds how long the log may take to finish its last batch.
+const closeTimeout = 15 * time.Second
+
+// service is one running CA, wired from one configuration. What it holds open
+// is closed in the opposite order of its opening.
+type service struct {
+	environment
+	parts
+	config    *config.Config
+	documents trustroot.Documents
+	audit     *audit.File
+	log       *embedded.Log // nil with external logs or none
+	needs     []server.Dependency
+	server    *server.Server
+}
+
+// errNotFetched is how an issuer stands before the first answer.
+var errNotFetched = errors.New("its keys have not been fetched yet")
+
+// newRegistry makes the metrics registry of a process.
+func newRegistry() *prometheus.Registry {
+	r := prometheus.NewRegistry()
+	r.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return r
+}
+
+// located is what a caller that chose the port itself knows better than the
+// configuration.
+type located struct {
+	http   net.Listener // in place of server.http_address
+	logURL string       // where the embedded log is served, for the trust root
+}
+
+// open wires a service and opens what it holds: audit trail, log and listeners.
+// On an error nothing stays open.
+func open(ctx context.Context, c *config.Config, e environment, registry *prometheus.Registry, at located) (_ *service, err error) {
+	e.registry = registry
+	loaded, err := loadParts(ctx, c, e)
+	if err != nil {
+		return nil, err
+	}
+	s := &service{environment: e, parts: *loaded, config: c}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close(ctx))
+		}
+	}()
+	if err := s.checkRoots(ctx); err != nil {
+		return nil, err
+	}
+	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
+		return nil, fmt.Errorf("audit: %w", err)
+	}
+	policy, err := s.openLogs(ctx)
+	if err != nil {
+		return nil, err
+	}
+	issuer, err := s.newIssuer(policy)
+	if err != nil {
+		return nil, err
+	}
+	if s.documents, err = s.renderDocuments(policy, at.logURL); err != nil {
+		return nil, err
+	}
+	s.needs = s.dependencies(issuer, policy)
+	s.server, err = server.New(c.Server, server.Options{
+		Identity: s.verifier, Keys: s.keys, CA: issuer, Auditor: s.audit,
+		Documents:    server.Documents(s.documents),
+		Dependencies: s.needs,
+		Mounts:       s.mounts(),
+		HTTPListener: at.http,
+		Logger:       e.logger, Metrics: registry, Now: e.now,
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := s.server.Listen(ctx); err != nil {
+		s.server = nil
+		return nil, err
+	}
+	return s, nil
+}
+
+// openLogs opens the embedded log, where there is one, and puts a policy before
+// all logs; nil when the operator accepted certificates that no log knows.
+func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
+	c := s.config.CTLog
+	members := s.members()
+	switch c.Mode {
+	case ctlog.ModeNone:
+		return nil, nil //nolint:nilnil // the one mode without a log, which the operator wrote twice
+	case ctlog.ModeEmbedded:
+		log, err := embedded.Open(ctx, c.Embedded, embedded.Options{
+			Signer: s.logKey, Roots: rootsOf(s.authority), Now: s.now, Logger: s.logger, Metrics: s.registry,
+		})
+		if err != nil {
+			return nil, fmt.Errorf("ctlog.embedded: %w", err)
+		}
+		s.log = log
+		members = append([]ctlog.Member{log}, members...)
+	case ctlog.ModeExternal:
+	}
+	return ctlog.NewPolicy(members, ctlog.Options{
+		Stagger: c.Stagger, Timeout: c.Timeout, Now: s.now, Logger: s.logger, Metrics: s.registry,
+	})
+}
+
+func (s *service) newIssuer(policy *ctlog.Policy) (*ca.Issuer, error) {
+	o := ca.Options{
+		Authority: s.authority, Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
+		Now: s.now, Logger: s.logger, Metrics: s.registry,
+	}
+	if policy != nil {
+		o.Log = policy
+	}
+	return ca.New(s.config.CA, o)
+}
+
+// renderDocuments writes what clients need to trust and to find this CA.
+func (s *service) renderDocuments(policy *ctlog.Policy, logURL string) (trustroot.Documents, error) {
+	start, end := s.authority.Validity()
+	in := trustroot.Input{
+		Authorities: []trustroot.Authority{{Chain: s.authority.Chain(), URL: s.publicURL(), Start: start, End: end}},
+		CA:          []trustroot.Service{{URL: s.publicURL(), Operator: s.operator(), Start: start}},
+	}
+	if policy != nil {
+		in.Logs = policy.Descriptions()
+	}
+	if s.log != nil && logURL != "" {
+		in.Logs[0].URL = logURL
+	}
+	for _, i := range s.config.Issuers {
+		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
+			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
+		}
+	}
+	return trustroot.Render(in)
+}
+
+// publicURL is where clients reach REST.
+func (s *service) publicURL() string {
+	if s.config.Server.PublicURL != "" {
+		return s.config.Server.PublicURL
+	}
+	scheme := "http"
+	if s.config.Server.TLS.Enabled() {
+		scheme = "https"
+	}
+	return scheme + "://" + s.config.Server.HTTPAddress
+}
+
+// operator names who runs this CA in the documents.
+func (s *service) operator() string {
+	if o := s.config.CTLog.Embedded.Operator; o != "" {
+		return o
+	}
+	if u, err := url.Parse(s.publicURL()); err == nil {
+		return u.Hostname()
+	}
+	return "mayfly"
+}
+
+// dependencies are what must work for a certificate to be issued.
+func (s *service) dependencies(issuer *ca.Issuer, policy *ctlog.Policy) []server.Dependency {
+	all := []server.Dependency{
+		{Name: "authority", Check: issuer.Ready},
+		{Name: "audit", Check: s.audit.Ready},
+		{Name: "issuers", Check: s.anyIssuer},
+	}
+	if policy != nil {
+		all = append(all, server.Dependency{Name: "log", Check: policy.Ready})
+	}
+	return all
+}
+
+// anyIssuer fails when not one issuer's keys could be fetched: then nobody can
+// get a certificate. One issuer of several that is down is no reason to send
+// everybody else away.
+func (s *service) anyIssuer(context.Context) error {
+	var errs []error
+	for _, i := range s.verifier.Status() {
+		if i.Ready {
+			return nil
+		}
+		err := i.Err
+		if err == nil {
+			err = errNotFetched
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+// awaitReady returns when a certificate could be issued, or ctx has ended.
+func (s *service) awaitReady(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s.ready(ctx) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// ready reports whether every dependency works.
+func (s *service) ready(ctx context.Context) bool {
+	for _, d := range s.needs {
+		if d.Check(ctx) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// mounts are the reads of the embedded log, at the path of its URL.
+func (s *service) mounts() map[string]http.Handler {
+	if s.log == nil {
+		return nil
+	}
+	prefix := strings.TrimSuffix(s.log.Prefix(), "/")
+	return map[string]http.Handler{prefix + "/": http.StripPrefix(prefix, s.log.Handler())}
+}
+
+// run serves until ctx ends, drains, and closes everything.
+func (s *service) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return ignoreEnd(s.verifier.Run(ctx)) })
+	group.Go(func() error { return s.server.Serve(ctx) })
+	err := group.Wait()
+	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
+}
+
+// close closes what is open, the server's listeners first. ctx gives values, not time.
+func (s *service) close(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	var errs []error
+	if s.server != nil {
+		s.server.Close()
+	}
+	if s.log != nil {
+		errs = append(errs, s.log.Close(ctx))
+	}
+	for _, l := range s.external {
+		l.Close()
+	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// ignoreEnd is err, but nil when it only says that the context ended.
+func ignoreEnd(err error) error {
+	if errors.Is(err, context.Canceled) {
+		return nil
+	}
+	return err
+}
+
+// frugal sets the garbage collector's memory limit for a process that has none:
+// a CA's live memory is small, and letting it grow saves CPU up to here.
+func frugal() {
+	const limit = 64 << 20 // bytes
+	if debug.SetMemoryLimit(-1) > 1<<60 {
+		debug.SetMemoryLimit(limit)
+		debug.SetGCPercent(400)
+	}
+}
