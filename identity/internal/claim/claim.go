@@ -33,6 +33,12 @@ func (k Kind) String() string {
 type Value struct {
 	kind     Kind
 	text     string // of a string, the content; of a number or boolean, the literal
+	contents *contents
+}
+
+// contents is what an array or object holds. It lies apart since most claims
+// are scalars, and all lie in one slice.
+type contents struct {
 	elements []Value
 	members  []member
 }
@@ -61,10 +67,20 @@ func find(members []member, name string) Value {
 func (v Value) Kind() Kind { return v.kind }
 
 // Get is the member of an object, or a missing Value; also for what is no object.
-func (v Value) Get(name string) Value { return find(v.members, name) }
+func (v Value) Get(name string) Value {
+	if v.contents == nil {
+		return Value{}
+	}
+	return find(v.contents.members, name)
+}
 
 // Elements is the elements of an array, and nothing for what is no array.
-func (v Value) Elements() []Value { return v.elements }
+func (v Value) Elements() []Value {
+	if v.contents == nil {
+		return nil
+	}
+	return v.contents.elements
+}
 
 // Literal is the content of a string, or the literal of a number or boolean.
 func (v Value) Literal() string { return v.text }

@@ -208,14 +208,14 @@ func same(t *testing.T, v Value, want any) {
 	case string:
 		ok = v.kind == String && v.text == w
 	case []any:
-		if ok = v.kind == Array && len(v.elements) == len(w); ok {
+		if ok = v.kind == Array && len(v.Elements()) == len(w); ok {
 			for i := range w {
-				same(t, v.elements[i], w[i])
+				same(t, v.Elements()[i], w[i])
 			}
 		}
 	case map[string]any:
-		if ok = v.kind == Object && len(v.members) == len(w); ok {
-			for _, m := range v.members {
+		if ok = v.kind == Object && len(v.contents.members) == len(w); ok {
+			for _, m := range v.contents.members {
 				same(t, m.value, w[m.name])
 			}
 		}

@@ -95,10 +95,10 @@ func (p *parser) value(depth int) (Value, error) {
 		return Value{kind: String, text: s}, err
 	case c == '{':
 		m, err := p.object(depth + 1)
-		return Value{kind: Object, members: m}, err
+		return Value{kind: Object, contents: &contents{members: m}}, err
 	case c == '[':
 		e, err := p.array(depth + 1)
-		return Value{kind: Array, elements: e}, err
+		return Value{kind: Array, contents: &contents{elements: e}}, err
 	case c == '-' || c >= '0' && c <= '9':
 		return p.number()
 	case strings.HasPrefix(p.s[p.i:], "true"):
@@ -126,7 +126,8 @@ func (p *parser) object(depth int) ([]member, error) {
 	}
 	var members []member
 	if depth == 1 {
-		members = make([]member, 0, 32) // most tokens have fewer claims
+		// A guess that is seldom too small: 24 bytes a member, 48 members.
+		members = make([]member, 0, min(len(p.s)/24+1, 48))
 	}
 	for {
 		if p.next() != '"' {
