@@ -165,9 +165,3 @@ func TestClock(t *testing.T) {
 		t.Error("zero")
 	}
 }
-
-func BenchmarkPrincipal(b *testing.B) {
-	for b.Loop() {
-		identitytest.New(b).Principal(b, nil)
-	}
-}

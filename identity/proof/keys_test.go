@@ -5,11 +5,11 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"embed"
 	encodingasn1 "encoding/asn1"
 	"encoding/pem"
 	"errors"
@@ -34,32 +34,29 @@ type testKey struct {
 	signer    crypto.Signer
 }
 
-// acceptedKeys makes one pair of each accepted kind, once a process.
+//go:embed testdata/keys
+var keyFiles embed.FS
+
+// acceptedKeys is one pair of each accepted kind. They are fixed, so that what
+// the fuzzer finds can be found again; they are used nowhere but in these tests.
 var acceptedKeys = sync.OnceValue(func() []testKey {
-	made := func(signer crypto.Signer, err error) crypto.Signer {
+	var keys []testKey
+	for _, algorithm := range []string{"ECDSA-P256", "ECDSA-P384", "ECDSA-P521", "RSA-2048", "RSA-3072", "RSA-4096", "Ed25519"} {
+		text, err := keyFiles.ReadFile("testdata/keys/" + algorithm + ".pem")
 		if err != nil {
 			panic(err)
 		}
-		return signer
+		block, _ := pem.Decode(text)
+		key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+		if err != nil {
+			panic(err)
+		}
+		keys = append(keys, testKey{algorithm, key.(crypto.Signer)})
 	}
-	ec := func(c elliptic.Curve) crypto.Signer {
-		key, err := ecdsa.GenerateKey(c, rand.Reader)
-		return made(key, err)
-	}
-	rs := func(bits int) crypto.Signer { key, err := rsa.GenerateKey(rand.Reader, bits); return made(key, err) }
-	_, ed, err := ed25519.GenerateKey(rand.Reader)
-	return []testKey{
-		{"ECDSA-P256", ec(elliptic.P256())},
-		{"ECDSA-P384", ec(elliptic.P384())},
-		{"ECDSA-P521", ec(elliptic.P521())},
-		{"RSA-2048", rs(2048)},
-		{"RSA-3072", rs(3072)},
-		{"RSA-4096", rs(4096)},
-		{"Ed25519", made(ed, err)},
-	}
+	return keys
 })
 
-// accepted finds a pair by its algorithm.
+// acceptedKey finds a pair by its algorithm.
 func acceptedKey(t testing.TB, algorithm string) crypto.Signer {
 	t.Helper()
 	for _, k := range acceptedKeys() {
