@@ -421,7 +421,7 @@ func secretsIn(in []byte) []string {
 // canonical encoding is the input.
 func TestParserAgreesWithStandardLibrary(t *testing.T) {
 	t.Parallel()
-	policy := newPolicy(t)
+	policy := &Policy{factored: func(*rsa.PublicKey) error { return nil }} // the parser alone
 	for _, k := range acceptedKeys() {
 		der := spkiOf(t, k.signer.Public())
 		for i := range der {
