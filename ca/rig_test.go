@@ -46,7 +46,7 @@ type rigOption func(*Config, *Options)
 // behind the real submission policy.
 func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	t.Helper()
-	r := &rig{authority: testAuthority(t, algorithm), log: newTestLog(t), audit: &recorder{}}
+	r := &rig{authority: sharedAuthority(t, algorithm), log: newTestLog(t), audit: &recorder{}}
 	r.signer = &watchedSigner{Signer: r.authority.signer}
 	r.authority.signer = r.signer
 	policy, err := ctlog.NewPolicy([]ctlog.Member{r.log}, ctlog.Options{Now: clock})
@@ -63,6 +63,28 @@ func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// shared holds one authority of each algorithm for the whole run: RSA keys are
+// slow to make.
+var shared struct {
+	sync.Mutex
+	authorities map[kms.Algorithm]*Authority
+}
+
+// sharedAuthority is a copy of the shared authority, for the test to watch and break.
+func sharedAuthority(t testing.TB, algorithm kms.Algorithm) *Authority {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.authorities == nil {
+		shared.authorities = make(map[kms.Algorithm]*Authority)
+	}
+	if shared.authorities[algorithm] == nil {
+		shared.authorities[algorithm] = testAuthority(t, algorithm)
+	}
+	a := *shared.authorities[algorithm]
+	return &a
 }
 
 // testAuthority makes a private CA in files and loads it.

@@ -158,12 +158,12 @@ func parseKey(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// encryption is how GenerateFile encrypts: PBKDF2 with HMAC-SHA-256 and the
-// iterations that NIST SP 800-132 leaves to us and OWASP's password storage
-// guide puts at 600,000; AES-256-CBC. OpenSSL reads it.
+// encryption is how GenerateFile encrypts: scrypt (RFC 7914) at the strength of
+// OWASP's password storage guide, N=2^14, r=8, p=5, and AES-256-CBC. A larger N
+// would need more than the 32 MiB that OpenSSL allows when it reads the file.
 var encryption = &pkcs8.Opts{
 	Cipher:  pkcs8.AES256CBC,
-	KDFOpts: pkcs8.PBKDF2Opts{SaltSize: 16, IterationCount: 600_000, HMACHash: crypto.SHA256},
+	KDFOpts: pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 14, BlockSize: 8, ParallelizationParameter: 5},
 }
 
 // GenerateFile makes a private key and writes it as PKCS #8 PEM to a new file
