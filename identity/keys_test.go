@@ -311,6 +311,11 @@ func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect to another origin was followed") }))
 	t.Cleanup(elsewhere.Close)
+	var bomb bytes.Buffer // 16 MiB in a few kilobytes
+	z := gzip.NewWriter(&bomb)
+	if _, err := z.Write(make([]byte, 16*maxBody)); err != nil || z.Close() != nil {
+		t.Fatal("no bomb")
+	}
 	document := func(self, jwks string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			_ = json.NewEncoder(w).Encode(map[string]string{"issuer": self, "jwks_uri": jwks, "authorization_endpoint": self, "token_endpoint": self})
@@ -350,12 +355,8 @@ func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
 		}, "longer than"},
 		"gzip bomb": {func(self string) http.Handler {
 			return mux(self, func(w http.ResponseWriter, _ *http.Request) {
-				var b bytes.Buffer
-				z := gzip.NewWriter(&b)
-				_, _ = z.Write(make([]byte, 64<<20))
-				_ = z.Close()
 				w.Header().Set("Content-Encoding", "gzip")
-				_, _ = w.Write(b.Bytes())
+				_, _ = w.Write(bomb.Bytes())
 			})
 		}, "longer than"},
 		"keys over http": {func(self string) http.Handler { return document(self, strings.Replace(self, "https", "http", 1)) }, "jwks_uri is not https"},
