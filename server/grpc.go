@@ -9,8 +9,11 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/credentials"
+	"google.golang.org/grpc/encoding"
+	protocodec "google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 	"google.golang.org/grpc/keepalive"
+	"google.golang.org/grpc/mem"
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
@@ -45,6 +48,7 @@ func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
 		grpc.ConnectionTimeout(l.HeaderTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: keepaliveTime, Timeout: keepaliveWait}),
+		grpc.ForceServerCodecV2(arrivals{encoding.GetCodecV2(protocodec.Name)}),
 		grpc.InTapHandle(s.limitArrival),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
@@ -66,29 +70,68 @@ func register(g *grpc.Server, desc *grpc.ServiceDesc, service any, wrap func(int
 	g.RegisterService(&own, service)
 }
 
-// readable accounts for requests that can't be decoded, which gRPC would answer
-// for us as an internal error. methods are in the order of the service.
+// readable accounts for requests that can't be read, which gRPC would answer
+// for us: as an internal error, when they aren't the message that they should
+// be. methods are in the order of the service.
 func (s *Server) readable(methods ...method) func(int, grpc.MethodDesc) grpc.MethodDesc {
 	return func(i int, desc grpc.MethodDesc) grpc.MethodDesc {
 		handle := desc.Handler
 		desc.Handler = func(service any, ctx context.Context, decode func(any) error, icept grpc.UnaryServerInterceptor) (any, error) {
-			bad := false
+			var f *fault.Error
 			out, err := handle(service, ctx, func(v any) error {
-				err := decode(v)
-				bad = err != nil
-				return err
+				in := arrival{message: v}
+				if err := decode(&in); err != nil {
+					f = s.unread(err)
+					return err
+				}
+				if in.err != nil { // its text could quote the request
+					f = fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method")
+				}
+				return in.err
 			}, icept)
-			if !bad {
+			if f == nil {
 				return out, err
 			}
 			ctx = identify(ctx)
-			// The decoder's own text could quote the request.
-			f := fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method")
 			s.refuse(ctx, methods[i], edgeGRPC, f)
 			return nil, answerTo(f, requestid.From(ctx)).grpc()
 		}
 		return desc
 	}
+}
+
+// unread classifies a message that did not arrive. The client has gRPC's own
+// status for it already.
+func (s *Server) unread(err error) *fault.Error {
+	switch status.Code(err) {
+	case codes.ResourceExhausted:
+		return tooLarge(fault.BodyTooLarge, "the request", s.config.Limits.BodyBytes)
+	case codes.DeadlineExceeded:
+		return fault.From(context.DeadlineExceeded)
+	case codes.Canceled:
+		return fault.From(context.Canceled)
+	default:
+		return fault.New(fault.RequestMalformed, "the request ended early")
+	}
+}
+
+// arrival receives a message together with what was wrong with it, so that the
+// answer to that is ours to give.
+type arrival struct {
+	message any
+	err     error
+}
+
+// arrivals is gRPC's protobuf codec, but for arrival.
+type arrivals struct{ encoding.CodecV2 }
+
+// Unmarshal keeps the error of an arrival in it.
+func (c arrivals) Unmarshal(data mem.BufferSlice, v any) error {
+	if in, ok := v.(*arrival); ok {
+		in.err = c.CodecV2.Unmarshal(data, in.message)
+		return nil
+	}
+	return c.CodecV2.Unmarshal(data, v)
 }
 
 // limitArrival bounds how long a message may take to arrive and be answered, for

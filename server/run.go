@@ -168,6 +168,9 @@ func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
 	}
 }
 
+// flushTime is how long answers that are already made may take to be sent.
+const flushTime = time.Second
+
 // drain ends both edges within the grace period.
 func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
 	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
@@ -178,11 +181,13 @@ func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
 	defer cancel()
 	err := s.awaitIdle(grace, idle)
 	// Streams such as health watches have no end of their own: once no request
-	// is in flight, they are closed.
+	// is in flight and the last answers are out, they are closed.
 	stopped := make(chan struct{})
 	go func() {
 		defer close(stopped)
-		stopGRPC(grace, s.grpcNative)
+		flush, cancel := context.WithTimeout(grace, flushTime)
+		defer cancel()
+		stopGRPC(flush, s.grpcNative)
 	}()
 	s.grpcShared.Stop()
 	if shutdownErr := api.Shutdown(grace); shutdownErr != nil {
