@@ -11,6 +11,7 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/certificate-transparency-go/client"
@@ -30,13 +31,7 @@ func testCTClient(t *testing.T, m *mayfly, _ *timestampAuthority) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	head, err := reader.GetSTH(t.Context()) // verifies the log's signature
-	if err != nil {
-		t.Fatal(err)
-	}
-	if head.TreeSize == 0 {
-		t.Fatal("the log is empty after the clients")
-	}
+	head := headWith(t, reader, m.leaf)
 	roots, err := reader.GetAcceptedRoots(t.Context())
 	if err != nil || len(roots) == 0 {
 		t.Fatalf("accepted roots: %d, %v", len(roots), err)
@@ -56,6 +51,29 @@ func testCTClient(t *testing.T, m *mayfly, _ *timestampAuthority) {
 		}
 	}
 	t.Logf("%d entries", head.TreeSize)
+}
+
+// headWith waits until the log has signed a tree with this leaf: what was logged
+// is published a little later.
+func headWith(t *testing.T, reader *client.LogClient, leaf uint64) *ct.SignedTreeHead {
+	t.Helper()
+	deadline := time.After(startWithin)
+	tick := time.NewTicker(50 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		head, err := reader.GetSTH(t.Context()) // verifies the log's signature
+		if err != nil {
+			t.Fatal(err)
+		}
+		if head.TreeSize > leaf {
+			return head
+		}
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("leaf %d is not in a signed tree after %v: size %d", leaf, startWithin, head.TreeSize)
+		}
+	}
 }
 
 func testInclusion(t *testing.T, reader *client.LogClient, head *ct.SignedTreeHead, entry ct.LogEntry) {

@@ -48,12 +48,15 @@ type mayfly struct {
 	dir           string // the service's data
 	trustedRoot   string // path of trusted_root.json
 	signingConfig string // path of signing_config.json
+
+	// leaf is the index in the log of the last certificate that tells it.
+	leaf uint64
 }
 
 // startDev runs the binary under test until the test ends, on free ports.
 func startDev(t *testing.T) *mayfly {
 	t.Helper()
-	m := &mayfly{dir: t.TempDir()}
+	m := &mayfly{dir: filepath.Join(t.TempDir(), "mayfly-data")}
 	args := []string{"dev", "--dir", m.dir}
 	for _, listener := range []string{"http", "grpc", "issuer", "metrics"} {
 		args = append(args, "--"+listener+"-address", "127.0.0.1:0")
@@ -102,6 +105,21 @@ func get(t *testing.T, url string) []byte {
 		t.Fatalf("GET %s: %s %v\n%s", url, response.Status, err, body)
 	}
 	return body
+}
+
+// answers reports whether a URL is answered with 200.
+func answers(t *testing.T, url string) bool {
+	t.Helper()
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.DefaultClient.Do(request)
+	if err != nil {
+		return false
+	}
+	defer response.Body.Close()
+	return response.StatusCode == http.StatusOK
 }
 
 func write(t *testing.T, path string, content []byte) {

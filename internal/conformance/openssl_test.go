@@ -1,6 +1,7 @@
 package conformance
 
 import (
+	"encoding/json"
 	"encoding/pem"
 	"path/filepath"
 	"regexp"
@@ -16,6 +17,8 @@ func testOpenSSL(t *testing.T, m *mayfly, _ *timestampAuthority) {
 	write(t, token, []byte(m.token(t)))
 	command(t, nil, setting(t, "MAYFLY_BIN"), "request", "--ca", m.HTTP, "--token-file", token,
 		"--trusted-root", m.trustedRoot, "--output-key", key, "--output-certificate", certificate)
+
+	m.leaf = leafIndex(t, m, certificate)
 
 	chain := m.chain(t)
 	var intermediates, root []byte
@@ -66,4 +69,20 @@ func testOpenSSL(t *testing.T, m *mayfly, _ *timestampAuthority) {
 	if ofCertificate := command(t, nil, "openssl", "x509", "-in", certificate, "-noout", "-pubkey"); ofKey != ofCertificate {
 		t.Errorf("key and certificate differ:\n%s\n%s", ofKey, ofCertificate)
 	}
+}
+
+// leafIndex reads where in the log a certificate stands from its SCT.
+func leafIndex(t *testing.T, m *mayfly, certificate string) uint64 {
+	t.Helper()
+	said := command(t, nil, setting(t, "MAYFLY_BIN"), "cert", "show", "--json", "--trusted-root", m.trustedRoot, certificate)
+	var shown struct {
+		SCTs []struct {
+			LeafIndex uint64 `json:"leafIndex"`
+			Verified  bool   `json:"verified"`
+		} `json:"scts"`
+	}
+	if err := json.Unmarshal([]byte(said), &shown); err != nil || len(shown.SCTs) != 1 || !shown.SCTs[0].Verified {
+		t.Fatalf("want one verified SCT: %v\n%s", err, said)
+	}
+	return shown.SCTs[0].LeafIndex
 }

@@ -1,14 +1,18 @@
 package conformance
 
 import (
+	"bytes"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/cookiejar"
 	"net/url"
+	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -130,8 +134,86 @@ func startProvider(t *testing.T) string {
 	return issuer
 }
 
-func TestProviderAlone(t *testing.T) {
-	issuer := startProvider(t)
-	t.Log(foreignToken(t, issuer))
+// startServe runs `mayfly serve` with a new CA that accepts this issuer alone.
+func startServe(t *testing.T, issuer string) *mayfly {
+	t.Helper()
+	binary, dir := setting(t, "MAYFLY_BIN"), filepath.Join(t.TempDir(), "ca")
+	command(t, nil, binary, "init", "--dir", dir, "--organization", "Conformance")
+	path := filepath.Join(dir, "mayfly.yaml")
+	content, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// The development issuer is https everywhere but here.
+	config := strings.Replace(string(content), "\nserver:\n", `
+server:
+  http_address: 127.0.0.1:0
+  grpc_address: 127.0.0.1:0
+  metrics_address: ""
+`, 1) + `
+issuers:
+  - url: ` + issuer + `
+    type: email
+    audiences: [sigstore]
+    allow_insecure_loopback: true
+`
+	write(t, path, []byte(config))
+	command(t, nil, binary, "check", "--config", path)
+
+	p := start(t, binary, "serve", "--config", path)
+	m := &mayfly{endpoints: endpoints{Issuer: issuer}, dir: dir}
+	p.until(t, "it says that it serves", func() bool {
+		for line := range strings.Lines(p.output.String()) {
+			var record struct{ Msg, HTTP, GRPC string }
+			if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" {
+				m.HTTP, m.GRPC = "http://"+record.HTTP, record.GRPC
+				return true
+			}
+		}
+		return false
+	})
+	p.until(t, "it is ready", func() bool { return answers(t, m.HTTP+"/readyz") })
+	m.trustedRoot = m.download(t, t.TempDir(), "/trusted_root.json")
+	return m
 }
-func testOIDCProvider(t *testing.T, m *mayfly, _ *timestampAuthority) {}
+
+// testOIDCProvider has Mayfly accept an identity that a foreign, certified
+// OpenID provider vouches for, over REST and gRPC.
+func testOIDCProvider(t *testing.T, _ *mayfly, _ *timestampAuthority) {
+	issuer := startProvider(t)
+	m := startServe(t, issuer)
+	dir := t.TempDir()
+	for name, endpoint := range map[string][]string{"rest": {"--ca", m.HTTP}, "grpc": {"--grpc", m.GRPC}} {
+		t.Run(name, func(t *testing.T) {
+			token, certificate := filepath.Join(dir, name+".token"), filepath.Join(dir, name+".crt")
+			write(t, token, []byte(foreignToken(t, issuer)))
+			command(t, nil, setting(t, "MAYFLY_BIN"), append([]string{
+				"request", "--token-file", token, "--trusted-root", m.trustedRoot,
+				"--output-key", filepath.Join(dir, name+".key"), "--output-certificate", certificate,
+			}, endpoint...)...)
+			said := command(t, nil, setting(t, "MAYFLY_BIN"), "cert", "show", "--trusted-root", m.trustedRoot, certificate)
+			for _, want := range []string{aliceEmail, issuer} {
+				if !strings.Contains(said, want) {
+					t.Errorf("the certificate does not say %s:\n%s", want, said)
+				}
+			}
+		})
+	}
+	t.Run("refuses a changed token", func(t *testing.T) {
+		token := filepath.Join(dir, "changed.token")
+		parts := strings.Split(foreignToken(t, issuer), ".")
+		claims, err := base64.RawURLEncoding.DecodeString(parts[1])
+		if err != nil {
+			t.Fatal(err)
+		}
+		parts[1] = base64.RawURLEncoding.EncodeToString(bytes.ReplaceAll(claims, []byte("alice@"), []byte("mallory@")))
+		write(t, token, []byte(strings.Join(parts, ".")))
+		said, err := attempt(t, nil, setting(t, "MAYFLY_BIN"), "request", "--ca", m.HTTP, "--token-file", token,
+			"--trusted-root", m.trustedRoot, "--output-key", filepath.Join(dir, "changed.key"),
+			"--output-certificate", filepath.Join(dir, "changed.crt"))
+		const refused = 3 // the exit code of a refusal by the CA
+		if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) || exit.ExitCode() != refused {
+			t.Errorf("ended with %v, want exit code %d:\n%s", err, refused, said)
+		}
+	})
+}
