@@ -155,9 +155,6 @@ func (a *Authority) Validity() (notBefore, notAfter time.Time) { return a.notBef
 // Name is the issuing certificate's subject in words, for records.
 func (a *Authority) Name() string { return a.words }
 
-// Signer is the authority's key: for readiness checks.
-func (a *Authority) Signer() kms.Signer { return a.signer }
-
 // covers is nil when a certificate of that validity may be issued: one must not
 // outlive any of its issuers, nor begin before them.
 func (a *Authority) covers(notBefore, notAfter time.Time) error {

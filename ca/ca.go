@@ -19,6 +19,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -115,10 +116,18 @@ func (i *Issuer) activate(a *Authority) {
 // the issuing certificate to the root: the trust bundle.
 func (i *Issuer) Chains() [][][]byte { return [][][]byte{i.active.Load().Chain()} }
 
-// Ready is nil when a certificate could be issued now, as far as the authority's
-// validity goes.
-func (i *Issuer) Ready(context.Context) error {
-	return i.active.Load().covers(i.validity())
+// Ready is nil when a certificate could be issued now: the authority covers its
+// validity and the key signs. It makes a signature, so callers that are asked
+// often remember the answer for a while.
+func (i *Issuer) Ready(ctx context.Context) error {
+	a := i.active.Load()
+	if err := a.covers(i.validity()); err != nil {
+		return err
+	}
+	if err := kms.Try(ctx, a.signer); err != nil {
+		return signerFault(ctx, err)
+	}
+	return nil
 }
 
 // Certificate is an issued certificate, its chain, and what an answer needs.

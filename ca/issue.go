@@ -134,15 +134,20 @@ func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
 	h := a.hash.New()
 	_, _ = h.Write(tbs) // a hash never fails
 	sig, err := a.signer.Sign(ctx, h.Sum(nil), a.hash)
-	switch {
-	case err == nil:
-		return a.assemble(tbs, sig)
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("ca: signing: %w", errors.Join(ctx.Err(), err))
-	default:
-		return nil, fault.New(fault.SignerUnavailable, "the certificate authority's key can't be used at the moment; try again").
-			With("dependency", "signer").Because(err)
+	if err != nil {
+		return nil, signerFault(ctx, err)
 	}
+	return a.assemble(tbs, sig)
+}
+
+// signerFault classifies what a signer answered: the request's own end, or a
+// key that is out of reach.
+func signerFault(ctx context.Context, err error) error {
+	if ctx.Err() != nil {
+		return fmt.Errorf("ca: signing: %w", errors.Join(ctx.Err(), err))
+	}
+	return fault.New(fault.SignerUnavailable, "the certificate authority's key can't be used at the moment; try again").
+		With("dependency", "signer").Because(err)
 }
 
 // check is what stands between the key and the client: the certificate parses,

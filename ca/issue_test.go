@@ -428,6 +428,11 @@ func TestReady(t *testing.T) {
 	if err := r.issuer.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
+	r.signer.answer = func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return []byte("bad"), nil }
+	if err := r.issuer.Ready(t.Context()); fault.From(err).Reason != fault.SignerUnavailable {
+		t.Errorf("E1: a signer with bad signatures is ready: %v", err)
+	}
+	r.signer.answer = nil
 	r.authority.notAfter = noon
 	if err := r.issuer.Ready(t.Context()); fault.From(err).Reason != fault.SignerUnavailable {
 		t.Errorf("an expired authority is ready: %v", err)

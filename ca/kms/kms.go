@@ -63,15 +63,15 @@ func Open(ctx context.Context, uri string, o Options) (Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := try(ctx, s); err != nil {
+	if err := Try(ctx, s); err != nil {
 		return nil, fmt.Errorf("key %s: trial signature: %w", uri, err)
 	}
 	return s, nil
 }
 
-// try signs a fixed digest as certificates will be signed and verifies it, so
-// that a key which can't sign is found when it is opened.
-func try(ctx context.Context, s Signer) error {
+// Try signs a fixed digest as certificates are signed and verifies the signature
+// locally, so that a key which can't sign is found before it is needed.
+func Try(ctx context.Context, s Signer) error {
 	a, err := AlgorithmOf(s.Public())
 	if err != nil {
 		return err
