@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
 )
@@ -111,6 +112,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	}
 	locate(c, o, "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String())
 	logger := c.Logging.Logger(streams.Err)
+	embedded.RedirectStorageLog(logger)
 	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
 	if err != nil {
 		return errors.Join(err, rest.Close(), atIssuer.Close())

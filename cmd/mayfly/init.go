@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -179,6 +180,7 @@ func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authorit
 	if err != nil {
 		return err
 	}
+	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: rootsOf(authority)})
 }
 

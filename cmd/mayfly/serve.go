@@ -10,6 +10,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -57,6 +58,7 @@ func loadConfig(file string) (*config.Config, error) {
 func serve(ctx context.Context, c *config.Config, streams streams) error {
 	frugal()
 	e := environment{now: time.Now, logger: c.Logging.Logger(streams.Err)}
+	embedded.RedirectStorageLog(e.logger)
 	s, err := open(ctx, c, e, newRegistry(), located{})
 	if err != nil {
 		return startFailure(err)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // endpoints is what `mayfly dev` writes to endpoints.json.
@@ -34,18 +36,19 @@ type server struct {
 // until it is ready.
 func startServer(ctx context.Context, binary, dir string, withLog bool) (*server, error) {
 	file := filepath.Join(dir, "endpoints.json")
-	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, err
-	}
 	args := []string{"dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
 		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"}
 	if !withLog {
-		args = append(args, "--without-log")
+		if err := withoutLog(ctx, binary, dir); err != nil {
+			return nil, err
+		}
+	}
+	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
 	}
 	cmd := exec.CommandContext(ctx, binary, args...) //nolint:gosec // the binary under test, named by the person at the keyboard
 	var said strings.Builder
 	cmd.Stderr = &said
-	cmd.Env = append(os.Environ(), "MAYFLY_LOG_LEVEL=warn")
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -69,6 +72,30 @@ func startServer(ctx context.Context, binary, dir string, withLog bool) (*server
 			return s, nil
 		}
 	}
+}
+
+// withoutLog makes a CA in dir as `mayfly dev` does, whose configuration then
+// says that certificates go into no log.
+func withoutLog(ctx context.Context, binary, dir string) error {
+	s, err := startServer(ctx, binary, dir, true)
+	if err != nil {
+		return err
+	}
+	s.stop()
+	file := filepath.Join(dir, "mayfly.yaml")
+	text, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	var doc map[string]any
+	if err := yaml.Unmarshal(text, &doc); err != nil {
+		return err
+	}
+	doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
+	if text, err = yaml.Marshal(doc); err != nil {
+		return err
+	}
+	return os.WriteFile(file, text, 0o600)
 }
 
 // stop ends the server as an operator would and waits for it.
