@@ -1,0 +1,262 @@
+// Package external submits to Certificate Transparency logs that somebody runs
+// elsewhere, over RFC 6962's add-pre-chain, which static-ct logs speak as well.
+//
+// The HTTP exchange is certificate-transparency-go's; when to try again, when to
+// give up and what to believe are ours. Its client's own retries lose the cause,
+// hammer a log that answers 408, and slow down for life, so each attempt is one
+// request of a fresh client over the log's own transport.
+package external
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Config is an external log's part of the configuration.
+type Config = ctlog.ExternalConfig
+
+// Options are what a log needs besides its configuration.
+type Options struct {
+	Now       func() time.Time  // nil: time.Now; for the breaker
+	Logger    *slog.Logger      // nil: nothing is logged
+	Transport http.RoundTripper // nil: one of the log's own, with the configuration's CA file and the environment's proxy
+}
+
+// How the log is spoken to.
+const (
+	dialTimeout     = 5 * time.Second
+	answerTimeout   = 8 * time.Second // from the request's end to the answer's start
+	maxAnswer       = 64 << 10        // bytes of an answer to a submission
+	maxRoots        = 16 << 20        // bytes of a get-roots answer: public logs list thousands
+	maxRefusal      = 200             // bytes of a log's own words that reach our log
+	userAgent       = "mayfly (+https://github.com/mayfly-ca/mayfly)"
+	breakerFailures = 5                // outages in a row that open the breaker
+	breakerPause    = 10 * time.Second // how long it stays open before one submission tries again
+)
+
+// Log is an external log. It is a [ctlog.Member], safe for concurrent use, and
+// holds no goroutine; [Log.Close] drops its idle connections.
+type Log struct {
+	about     ctlog.Description
+	url       string
+	transport http.RoundTripper
+	token     string
+	o         Options
+	inFlight  chan struct{}
+	breaker   *breaker
+	cut       atomic.Int64 // how many certificates of a chain are sent; 0: all
+}
+
+var _ ctlog.Member = (*Log)(nil)
+
+// New makes a log from its configuration: it reads the key, CA and token files,
+// and sends nothing.
+func New(c Config, o Options) (*Log, error) {
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	spki, err := readKey(string(c.KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("the log %s: %w", c.URL, err)
+	}
+	l := &Log{
+		url: strings.TrimSuffix(c.URL, "/"), o: o,
+		breaker: &breaker{now: o.Now},
+	}
+	l.about = ctlog.Description{
+		ID: sha256.Sum256(spki), SPKI: spki, URL: l.url,
+		Operator: c.Operator, Start: c.Start, End: c.End,
+	}
+	if c.MaxInFlight <= 0 {
+		c.MaxInFlight = ctlog.DefaultMaxInFlight
+	}
+	l.inFlight = make(chan struct{}, c.MaxInFlight)
+	if !c.Token.IsZero() {
+		token, err := c.Token.Read()
+		if err != nil {
+			return nil, fmt.Errorf("the log %s: its token: %w", c.URL, err)
+		}
+		l.token = "Bearer " + string(token)
+	}
+	if l.transport = o.Transport; l.transport == nil {
+		if l.transport, err = newTransport(string(c.CAFile)); err != nil {
+			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
+		}
+	}
+	return l, nil
+}
+
+// newTransport is one log's own: a connection that hangs is no other log's trouble.
+func newTransport(caFile string) (http.RoundTripper, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if caFile != "" {
+		raw, err := os.ReadFile(caFile)
+		if err != nil {
+			return nil, fmt.Errorf("reading the CA file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM", caFile)
+		}
+	}
+	return &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxAnswer,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		ForceAttemptHTTP2:      true,
+	}, nil
+}
+
+// readKey reads one PEM public key, P-256.
+func readKey(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading its key: %w", err)
+	}
+	block, rest := pem.Decode(raw)
+	if block == nil || block.Type != "PUBLIC KEY" || len(strings.TrimSpace(string(rest))) > 0 {
+		return nil, fmt.Errorf("%s does not hold exactly one PUBLIC KEY in PEM", path)
+	}
+	if _, err := ctlog.ParseKey(block.Bytes); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return block.Bytes, nil
+}
+
+// Description is what the trust root says of the log.
+func (l *Log) Description() ctlog.Description { return l.about }
+
+// Close drops the idle connections.
+func (l *Log) Close() { l.client(0).CloseIdleConnections() }
+
+// Ready is nil unless the log has failed so often that it is left alone for now.
+// It sends nothing.
+func (l *Log) Ready(context.Context) error { return l.breaker.ready() }
+
+// Submit asks the log for an SCT, and again after an outage, until ctx ends. The
+// SCT is not verified: that is the policy's.
+//
+// Errors: a *fault.Error with reason LogUnavailable when the log is down, slow,
+// overloaded or left alone after outages; an unclassified error when it refused
+// the chain or its answer makes no sense; the context's error when that ends first.
+func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
+	if err := l.breaker.enter(); err != nil {
+		return ctlog.SCT{}, err
+	}
+	select {
+	case l.inFlight <- struct{}{}:
+		defer func() { <-l.inFlight }()
+	default:
+		l.breaker.abandon()
+		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "too many submissions wait for the transparency log; try again").
+			With("dependency", "ctlog").After(time.Second)
+	}
+	sct, err := l.retry(ctx, l.request(chain))
+	l.settle(err)
+	return sct, err
+}
+
+// settle tells the breaker how it went. A caller that went away says nothing about the log.
+func (l *Log) settle(err error) {
+	var f *fault.Error
+	switch {
+	case err == nil:
+		l.breaker.succeeded()
+	case errors.Is(err, context.Canceled):
+		l.breaker.abandon()
+	case errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):
+		l.breaker.failed()
+	default:
+		l.breaker.succeeded() // it answered, if only to refuse
+	}
+}
+
+// request is the body of add-pre-chain: the precertificate and what is above it,
+// up to the certificate that the log accepts.
+func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
+	issuers := chain.Issuers
+	if cut := int(l.cut.Load()); cut > 0 && cut < len(issuers) {
+		issuers = issuers[:cut]
+	}
+	return &ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)}
+}
+
+// CheckRoots asks the log for the certificates that it accepts and cuts all later
+// chains at the first of them. chain is the CA's: issuing certificate first, root
+// last. It is an error when the log accepts none: it would refuse every certificate.
+func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
+	var body ct.GetRootsResponse
+	client, err := l.fresh(maxRoots)
+	if err != nil {
+		return err
+	}
+	if _, _, err := client.GetAndParse(ctx, ct.GetRootsPath, nil, &body); err != nil {
+		return fmt.Errorf("asking the log %s for its roots: %w", l.url, flatten(err))
+	}
+	accepted := make(map[[32]byte]bool, len(body.Certificates))
+	for _, text := range body.Certificates {
+		der, err := decodeBase64(text)
+		if err != nil {
+			return fmt.Errorf("the log %s lists a root that isn't base64: %w", l.url, err)
+		}
+		accepted[sha256.Sum256(der)] = true
+	}
+	for i, der := range chain {
+		if accepted[sha256.Sum256(der)] {
+			l.cut.Store(int64(i + 1))
+			return nil
+		}
+	}
+	return fmt.Errorf("the log %s accepts none of this CA's %d certificates; ask its operator to add the root", l.url, len(chain))
+}
+
+// fresh is a client for one request: it has no memory of earlier outages. It gets
+// no key, because its verification overlooks log id and time; the policy does all.
+func (l *Log) fresh(limit int64) (*jsonclient.JSONClient, error) {
+	c, err := jsonclient.New(l.url, l.client(limit), jsonclient.Options{
+		UserAgent: userAgent, Authorization: l.token, Logger: silent{},
+	})
+	if err != nil {
+		return nil, fmt.Errorf("making a client for the log: %w", err)
+	}
+	return c, nil
+}
+
+// client reads at most limit bytes of an answer, over the log's one transport.
+func (l *Log) client(limit int64) *http.Client {
+	return &http.Client{
+		Transport: capped{next: l.transport, limit: limit},
+		// A redirect would carry the submission, and its token, to a place that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
+}
+
+// silent keeps certificate-transparency-go from writing to standard error.
+type silent struct{}
+
+func (silent) Printf(string, ...any) {}

@@ -1,0 +1,204 @@
+package external
+
+import (
+	"context"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	ct "github.com/google/certificate-transparency-go"
+	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// How long is waited between attempts: a random time up to a bound that doubles.
+const (
+	minWait = 100 * time.Millisecond
+	maxWait = 2 * time.Second
+)
+
+// outage is a failure that another attempt may mend. after is how long the log
+// asked to be left alone; zero: it didn't say.
+type outage struct {
+	cause error
+	after time.Duration
+}
+
+func (o *outage) Error() string { return o.cause.Error() }
+func (o *outage) Unwrap() error { return o.cause }
+
+// retry attempts until the log answers, refuses, or ctx ends.
+func (l *Log) retry(ctx context.Context, request *ct.AddChainRequest) (ctlog.SCT, error) {
+	bound := minWait
+	for {
+		sct, err := l.attempt(ctx, request)
+		var o *outage
+		if !errors.As(err, &o) {
+			return sct, err
+		}
+		wait := minWait + rand.N(bound) //nolint:gosec // jitter, not a secret
+		wait = max(min(wait, maxWait), o.after)
+		if deadline, ok := ctx.Deadline(); ctx.Err() == nil && ok && time.Until(deadline) <= wait {
+			return ctlog.SCT{}, l.unavailable(o, wait) // no time for another: say so now, with the cause
+		}
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			if errors.Is(ctx.Err(), context.Canceled) {
+				return ctlog.SCT{}, fmt.Errorf("submitting to the log: %w (last: %w)", ctx.Err(), o.cause)
+			}
+			return ctlog.SCT{}, l.unavailable(o, wait)
+		}
+		bound = min(2*bound, maxWait)
+	}
+}
+
+func (l *Log) unavailable(o *outage, after time.Duration) error {
+	return fault.New(fault.LogUnavailable, "the transparency log is unavailable; nothing was issued; try again").
+		With("dependency", "ctlog").After(max(after, time.Second)).Because(o.cause)
+}
+
+// attempt makes one request.
+func (l *Log) attempt(ctx context.Context, request *ct.AddChainRequest) (ctlog.SCT, error) {
+	client, err := l.fresh(maxAnswer)
+	if err != nil {
+		return ctlog.SCT{}, err
+	}
+	var body ct.AddChainResponse
+	response, raw, err := client.PostAndParse(ctx, ct.AddPreChainPath, request, &body)
+	if err != nil {
+		return ctlog.SCT{}, classify(ctx, err)
+	}
+	if response.StatusCode != http.StatusOK {
+		return ctlog.SCT{}, statusError(response, raw, l.o.Now())
+	}
+	return decode(body)
+}
+
+// classify tells an outage from an answer that makes no sense.
+func classify(ctx context.Context, err error) error {
+	var (
+		answered jsonclient.RspError
+		syntax   *json.SyntaxError
+	)
+	switch {
+	case errors.Is(err, errTooLong):
+		return flatten(err)
+	case errors.As(err, &answered), errors.As(err, &syntax):
+		return fmt.Errorf("the log's answer can't be read: %w", flatten(err))
+	case errors.Is(ctx.Err(), context.Canceled):
+		return fmt.Errorf("submitting to the log: %w", ctx.Err())
+	default:
+		return &outage{cause: err}
+	}
+}
+
+// statusError classifies a status. Never again after 400: the log has understood
+// and refused. Again after 408, 429 and 5xx, and the log may say when.
+func statusError(r *http.Response, body []byte, now time.Time) error {
+	said := fmt.Errorf("the log answered %s: %q", r.Status, words(body))
+	switch {
+	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
+		return &outage{cause: said, after: retryAfter(r.Header.Get("Retry-After"), now)}
+	default:
+		return said
+	}
+}
+
+// retryAfter reads Retry-After: seconds or a date (RFC 9110 §10.2.3).
+func retryAfter(header string, now time.Time) time.Duration {
+	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+	}
+	if at, err := http.ParseTime(header); err == nil {
+		return max(0, at.Sub(now))
+	}
+	return 0
+}
+
+// decode takes the SCT out of an answer: version 1, ECDSA with SHA-256, nothing
+// behind it.
+func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
+	var (
+		sct             = ctlog.SCT{Timestamp: body.Timestamp}
+		hash, algorithm uint8
+		signature       cryptobyte.String
+		signed          = cryptobyte.String(body.Signature)
+	)
+	if body.SCTVersion != ct.V1 || len(body.ID) != len(sct.LogID) {
+		return ctlog.SCT{}, errors.New("the log's answer is not a version 1 SCT")
+	}
+	copy(sct.LogID[:], body.ID)
+	// RFC 5246 §4.7: hash sha256(4), signature ecdsa(3).
+	if !signed.ReadUint8(&hash) || !signed.ReadUint8(&algorithm) || hash != 4 || algorithm != 3 ||
+		!signed.ReadUint16LengthPrefixed(&signature) || !signed.Empty() {
+		return ctlog.SCT{}, errors.New("the log's signature is not ECDSA with SHA-256")
+	}
+	sct.Signature = signature
+	var err error
+	if sct.Extensions, err = decodeBase64(body.Extensions); err != nil {
+		return ctlog.SCT{}, fmt.Errorf("the SCT's extensions are not base64: %w", err)
+	}
+	return sct, nil
+}
+
+func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
+
+// words are the beginning of what a log said, on one line.
+func words(body []byte) string {
+	return strings.Join(strings.Fields(string(body[:min(len(body), maxRefusal)])), " ")
+}
+
+// flatten keeps an error's text and drops the body that jsonclient hangs on it.
+func flatten(err error) error { return errors.New(words([]byte(err.Error()))) }
+
+// errTooLong ends the reading of an answer that is longer than any honest one.
+var errTooLong = errors.New("the log's answer is too long")
+
+// capped is a transport whose bodies end with errTooLong after limit bytes:
+// jsonclient reads a body to its end, however far that is.
+type capped struct {
+	next  http.RoundTripper
+	limit int64
+}
+
+func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
+	response, err := c.next.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	response.Body = &cappedBody{ReadCloser: response.Body, left: c.limit}
+	return response, nil
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
+func (c capped) CloseIdleConnections() {
+	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+type cappedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+func (b *cappedBody) Read(p []byte) (int, error) {
+	if b.left <= 0 {
+		return 0, errTooLong
+	}
+	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
+	b.left -= int64(n)
+	return n, err
+}
