@@ -19,6 +19,9 @@ type Config struct {
 	GRPCAddress string `yaml:"grpc_address"`
 	// MetricsAddress is where /metrics is served, apart from the API. Empty serves none.
 	MetricsAddress string `yaml:"metrics_address"`
+	// Profiling serves Go's profiles at /debug/pprof/ beside /metrics, for
+	// whoever can reach that listener.
+	Profiling bool `yaml:"profiling,omitempty"`
 	// PublicURL is the URL under which clients reach REST, as written into the
 	// documents they fetch (`https://ca.example.com`).
 	PublicURL string `yaml:"public_url,omitempty"`

@@ -30,6 +30,7 @@ var (
 	position = regexp.MustCompile(`\(line (\d+):(\d+)\)`)
 
 	errNotMessage = errors.New("server: not a protobuf message")
+	errNotRead    = errors.New("server: a body that was not read within its limit")
 )
 
 // ContentType is JSON, but for a body that says what it is.
@@ -126,17 +127,18 @@ func blankAlgorithm(data []byte) ([]byte, bool) {
 	}
 }
 
-// NewDecoder reads one message, the whole of r.
+// NewDecoder reads one message, the whole of r; its error is io.EOF where r is
+// empty, which the gateway takes for an empty message.
 func (c codec) NewDecoder(r io.Reader) runtime.Decoder {
 	return runtime.DecoderFunc(func(v any) error {
-		if b, ok := r.(*body); ok { // already read, within its limit
-			return c.Unmarshal(b.data, v)
+		b, ok := r.(*body) // read already, within its limit
+		if !ok {
+			return errNotRead
 		}
-		data, err := io.ReadAll(r)
-		if err != nil {
-			return errors.New("the body could not be read")
+		if len(bytes.TrimSpace(b.data)) == 0 {
+			return io.EOF
 		}
-		return c.Unmarshal(data, v)
+		return c.Unmarshal(b.data, v)
 	})
 }
 

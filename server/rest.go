@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
@@ -155,7 +156,7 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *faul
 	switch {
 	case errors.As(err, &exceeded):
 		return nil, tooLarge(fault.BodyTooLarge, "the request's body", limit)
-	case err != nil && r.Context().Err() != nil:
+	case err != nil && r.Context().Err() != nil && !errors.Is(err, os.ErrDeadlineExceeded):
 		return nil, fault.From(r.Context().Err())
 	case err != nil:
 		return nil, fault.New(fault.RequestMalformed, "the request's body ended early or came too slowly").Because(err)
