@@ -32,17 +32,22 @@ type server struct {
 	failure error         // how it ended; read after exited
 }
 
-// startServer starts `mayfly dev` on free ports with its state in dir and waits
-// until it is ready.
+// startServer starts a CA with its state in dir, made when it isn't there.
 func startServer(ctx context.Context, binary, dir string, withLog bool) (*server, error) {
-	file := filepath.Join(dir, "endpoints.json")
-	args := []string{"dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
-		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"}
-	if !withLog {
-		if err := withoutLog(ctx, binary, dir); err != nil {
+	if _, err := os.Stat(filepath.Join(dir, "mayfly.yaml")); err != nil {
+		if err := prepare(ctx, binary, dir, withLog); err != nil {
 			return nil, err
 		}
 	}
+	return launch(ctx, binary, dir)
+}
+
+// launch starts `mayfly dev` on free ports with its state in dir and waits
+// until it is ready.
+func launch(ctx context.Context, binary, dir string) (*server, error) {
+	file := filepath.Join(dir, "endpoints.json")
+	args := []string{"dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
+		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"}
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
@@ -74,10 +79,10 @@ func startServer(ctx context.Context, binary, dir string, withLog bool) (*server
 	}
 }
 
-// withoutLog makes a CA in dir as `mayfly dev` does, whose configuration then
-// says that certificates go into no log.
-func withoutLog(ctx context.Context, binary, dir string) error {
-	s, err := startServer(ctx, binary, dir, true)
+// prepare makes a CA in dir as `mayfly dev` does and adds to its configuration
+// what is measured with: profiles, and whether certificates go into a log.
+func prepare(ctx context.Context, binary, dir string, withLog bool) error {
+	s, err := launch(ctx, binary, dir)
 	if err != nil {
 		return err
 	}
@@ -91,7 +96,11 @@ func withoutLog(ctx context.Context, binary, dir string) error {
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return err
 	}
-	doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
+	doc["server"].(map[string]any)["profiling"] = true
+	doc["logging"] = map[string]any{"level": "warn"}
+	if !withLog {
+		doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
+	}
 	if text, err = yaml.Marshal(doc); err != nil {
 		return err
 	}
