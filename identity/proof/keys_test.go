@@ -92,7 +92,7 @@ func toPEM(label string, der []byte) []byte {
 	return pem.EncodeToMemory(&pem.Block{Type: label, Bytes: der})
 }
 
-// hashOf is the hash that wire rule 12 prescribes for the key, written down
+// hashOf is the hash that the wire contract prescribes for the key, written down
 // here anew.
 func hashOf(t testing.TB, public crypto.PublicKey) crypto.Hash {
 	t.Helper()

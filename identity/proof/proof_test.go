@@ -229,7 +229,7 @@ func sequence(t testing.TB, elements ...encodingasn1.RawValue) []byte {
 	return der
 }
 
-// Rule 12: each key has one hash and one scheme, and no other is read.
+// Each key has one hash and one scheme, and no other is read.
 func TestB1_OtherSchemes(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
