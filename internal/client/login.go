@@ -126,10 +126,19 @@ func (l *Login) discover(ctx context.Context) (*oidc.Provider, *oauth2.Config, e
 		Endpoint: provider.Endpoint(), Scopes: []string{oidc.ScopeOpenID, "email"},
 	}
 	var offered struct {
-		Scopes []string `json:"scopes_supported"`
+		Scopes  []string `json:"scopes_supported"`
+		Methods []string `json:"token_endpoint_auth_methods_supported"`
 	}
-	if err := provider.Claims(&offered); err == nil && len(offered.Scopes) > 0 && !slices.Contains(offered.Scopes, "email") {
+	if err := provider.Claims(&offered); err != nil {
+		return nil, nil, problem(Unverified, "report it to the operator of the issuer", "the issuer's discovery document is malformed").because(err)
+	}
+	if len(offered.Scopes) > 0 && !slices.Contains(offered.Scopes, "email") {
 		config.Scopes = []string{oidc.ScopeOpenID}
+	}
+	// Finding the style out by trial would send a code, which works once, twice.
+	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
+	if l.ClientSecret != "" && (len(offered.Methods) == 0 || slices.Contains(offered.Methods, "client_secret_basic")) {
+		config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader // OpenID Connect Discovery §3: the default
 	}
 	return provider, config, l.checkEndpoint("token", config.Endpoint.TokenURL)
 }

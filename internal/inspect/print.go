@@ -108,6 +108,9 @@ func (d Description) printChain(b *strings.Builder) {
 		}
 	}
 	for i, l := range d.Chain {
+		if l.Subject == "" {
+			l.Subject = "(no subject)"
+		}
 		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Escape(l.Subject), stamp(l.NotAfter), l.SHA256)
 	}
 }
