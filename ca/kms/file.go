@@ -78,7 +78,7 @@ func readPrivate(path string) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("key file: no path: write file:PATH")
 	}
-	f, err := os.Open(path) //nolint:gosec // G304: the operator's configuration names the file
+	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("key file: %w", err)
 	}

@@ -11,7 +11,7 @@ import (
 // os.ErrExist) and syncs it and its folder. What a failure left half-written is
 // removed.
 func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode) //nolint:gosec // G304: callers name their own files
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
 // SyncFolder makes the names in a folder durable: fsync(2) of a file alone
 // doesn't reach its name.
 func SyncFolder(dir string) error {
-	d, err := os.Open(dir) //nolint:gosec // G304: callers name their own folders
+	d, err := os.Open(dir)
 	if err != nil {
 		return err
 	}
