@@ -63,7 +63,7 @@ The trusted root comes from --trusted-root FILE. --trusted-root-url fetches it,
 and a CA on this machine is asked for its own where neither is given: that shows
 that the answer is consistent, not who made it.
 
-SSL_CERT_FILE adds trusted TLS roots; HTTPS_PROXY is honoured.
+SSL_CERT_FILE names other trusted TLS roots; HTTPS_PROXY is honoured.
 Exit codes: mayfly help exit-codes.`
 
 func newRequestCommand(streams streams) *cobra.Command {

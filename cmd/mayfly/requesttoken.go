@@ -16,7 +16,8 @@ import (
 // the name of the one that gave it.
 func (r *request) token(ctx context.Context) (*client.Token, string, error) {
 	token, attempts, err := client.FindToken(ctx, r.sources())
-	if len(attempts) > 1 || err == nil {
+	failed := len(attempts) > 0 && attempts[len(attempts)-1].Outcome == client.OutcomeFailed
+	if err == nil || (failed && len(attempts) > 1) { // otherwise the error tells the same
 		r.say("identity token:")
 		for _, a := range attempts {
 			r.say(fmt.Sprintf("  %-18s %s", a.Source, a.Outcome))

@@ -30,6 +30,12 @@ type Attempt struct {
 	Outcome string
 }
 
+// The outcomes of the last source; the others' say why they are absent.
+const (
+	OutcomeUsed   = "used"
+	OutcomeFailed = "failed"
+)
+
 // FindToken takes the first token that a source gives, in order. A source that
 // is there but fails ends the search: falling through to another identity
 // would surprise. The attempts are returned in every case.
@@ -47,10 +53,10 @@ func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error)
 			token, err = ParseToken(raw)
 		}
 		if err != nil {
-			attempts = append(attempts, Attempt{s.Name, "failed"})
+			attempts = append(attempts, Attempt{s.Name, OutcomeFailed})
 			return nil, attempts, &tokenError{source: s.Name, err: err}
 		}
-		return token, append(attempts, Attempt{s.Name, "used"}), nil
+		return token, append(attempts, Attempt{s.Name, OutcomeUsed}), nil
 	}
 	return nil, attempts, problem(Failed,
 		"give one of --token-file FILE, --token-env NAME, --token-stdin, --browser or --device (the last two with --issuer URL)",

@@ -1,0 +1,200 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"runtime/debug"
+	"strings"
+	"testing"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/internal/client"
+)
+
+var update = flag.Bool("update", false, "write the golden files")
+
+func golden(t *testing.T, name, got string) {
+	t.Helper()
+	path := filepath.Join("testdata", "golden", name)
+	if *update {
+		if err := os.WriteFile(path, []byte(got), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path) // #nosec G304 -- a test's own file
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got != string(want) {
+		t.Errorf("%s differs; got:\n%s\nwant:\n%s", name, got, want)
+	}
+}
+
+// mayfly runs one command line in this process.
+func mayfly(t *testing.T, in string, args ...string) (code int, out, err string) {
+	t.Helper()
+	var o, e bytes.Buffer
+	code = run(args, streams{strings.NewReader(in), &o, &e})
+	return code, o.String(), e.String()
+}
+
+func TestCommandLines(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		args string
+		code int
+		err  string // in the error output
+	}{
+		{"", exitOK, ""},
+		{"help", exitOK, ""},
+		{"help exit-codes", exitOK, ""},
+		{"cert", exitOK, ""},
+		{"completion bash", exitOK, ""},
+		{"frobnicate", exitUsage, `mayfly: unknown command "frobnicate"`},
+		{"--frob", exitUsage, "mayfly: unknown flag: --frob"},
+		{"version extra", exitUsage, "mayfly: unknown command"},
+		{"version --json=maybe", exitUsage, "invalid argument"},
+		{"cert show", exitUsage, "accepts 1 arg(s)"},
+		{"request --token-file a --token-stdin", exitUsage, "[token-file token-stdin] were all set"},
+		{"request --timeout tomorrow", exitUsage, "invalid argument"},
+	} {
+		code, _, errText := mayfly(t, "", strings.Fields(c.args)...)
+		if code != c.code || !strings.Contains(errText, c.err) {
+			t.Errorf("mayfly %s: exit code %d, said %q", c.args, code, errText)
+		}
+		if code == exitUsage && !strings.Contains(errText, "\n  to mend: ") {
+			t.Errorf("mayfly %s: no next step in %q", c.args, errText)
+		}
+	}
+}
+
+func TestHelpTexts(t *testing.T) {
+	t.Parallel()
+	for _, topic := range []string{"exit-codes", "request", "cert show", "healthcheck"} {
+		code, out, _ := mayfly(t, "", append([]string{"help"}, strings.Fields(topic)...)...)
+		if code != exitOK {
+			t.Errorf("help %s: exit code %d", topic, code)
+		}
+		golden(t, "help-"+strings.ReplaceAll(topic, " ", "-")+".txt", out)
+	}
+}
+
+// Every command has a short description, and no flag takes a secret.
+func TestEveryCommandIsDescribed(t *testing.T) {
+	t.Parallel()
+	root, _ := newRootCommand(streams{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}})
+	var walk func(*cobra.Command)
+	walk = func(c *cobra.Command) {
+		if c.Short == "" || strings.HasSuffix(c.Short, ".") {
+			t.Errorf("%s: Short is %q", c.CommandPath(), c.Short)
+		}
+		for _, secret := range []string{"token", "client-secret", "password", "passphrase"} {
+			if f := c.Flags().Lookup(secret); f != nil && f.Value.Type() == "string" {
+				t.Errorf("%s takes a secret: --%s", c.CommandPath(), secret)
+			}
+		}
+		for _, sub := range c.Commands() {
+			walk(sub)
+		}
+	}
+	walk(root)
+}
+
+func TestReport(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		err  error
+		code int
+		want string
+	}{
+		{nil, exitOK, ""},
+		{errors.New("plain"), exitFailed, "mayfly: plain\n"},
+		{errors.New("two\nlines\n"), exitFailed, "mayfly: two\n  lines\n"},
+		{errors.New("esc\x1b[2J \u202e"), exitFailed, `mayfly: esc\x1b[2J \u202e` + "\n"},
+		{fmt.Errorf("over: %w", &failure{code: exitRefused, mend: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  to mend: do this\n"},
+		{usage("read it", "bad %s", "flag"), exitUsage, "mayfly: bad flag\n  to mend: read it\n"},
+		{fmt.Errorf("asking: %w", context.Canceled), exitFailed, "mayfly: interrupted\n"},
+		{classify(&client.Error{Kind: client.Failed, Text: "x"}), exitFailed, "mayfly: x\n"},
+		{classify(&client.Error{Kind: client.Misused, Text: "x"}), exitUsage, "mayfly: x\n"},
+		{classify(&client.Error{Kind: client.Refused, Text: "x"}), exitRefused, "mayfly: x\n"},
+		{classify(&client.Error{Kind: client.Unavailable, Text: "x"}), exitUnavailable, "mayfly: x\n"},
+		{classify(&client.Error{Kind: client.Unverified, Text: "x", Mend: "y"}), exitUnverified, "mayfly: x\n  to mend: y\n"},
+	} {
+		var b bytes.Buffer
+		if code := report(&b, c.err); code != c.code || b.String() != c.want {
+			t.Errorf("%v: code %d, %q", c.err, code, b.String())
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	t.Parallel()
+	info := &debug.BuildInfo{
+		Main:     debug.Module{Path: "m", Version: "v1.2.3"},
+		Deps:     []*debug.Module{{Path: "example.com/a", Version: "v0.1.0"}, {Path: "example.com/b", Version: "v1.0.0", Replace: &debug.Module{Path: "example.com/c", Version: "v2.0.0"}}},
+		Settings: []debug.BuildSetting{{Key: "vcs.revision", Value: "abc"}, {Key: "vcs.time", Value: "2026-01-02T03:04:05Z"}, {Key: "vcs.modified", Value: "true"}},
+	}
+	b := describeBuild(info, "", "", "")
+	b.Go, b.Platform = "go1.99", "linux/amd64"
+	var text bytes.Buffer
+	if err := b.print(&text); err != nil {
+		t.Fatal(err)
+	}
+	golden(t, "version.txt", text.String())
+
+	linked := describeBuild(nil, "v9", "def-dirty", "today")
+	if linked.Version != "v9" || linked.Commit != "def" || !linked.Dirty || linked.Date != "today" {
+		t.Errorf("the linker's values: %+v", linked)
+	}
+	if none := describeBuild(nil, "", "", ""); none.Version != "devel" {
+		t.Errorf("nothing known: %+v", none)
+	}
+	code, out, _ := mayfly(t, "", "version", "--json")
+	var got buildInfo
+	if err := json.Unmarshal([]byte(out), &got); code != exitOK || err != nil || got.Go == "" || got.Version == "" {
+		t.Errorf("code %d, %v, %s", code, err, out)
+	}
+}
+
+func TestHealthcheck(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		status int
+		body   string
+		code   int
+		out    string
+		err    string
+	}{
+		"ready":     {200, "log: ok\n", exitOK, "ready\nlog: ok\n", ""},
+		"not ready": {503, "log: the disk is full\x1b[0m", exitFailed, "", "mayfly: not ready: URL answered 503\n  log: the disk is full\\x1b[0m\n"},
+		"no page":   {404, "", exitFailed, "", "mayfly: not ready: URL answered 404\n"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+				w.WriteHeader(c.status)
+				_, _ = w.Write([]byte(c.body))
+			}))
+			defer server.Close()
+			code, out, errText := mayfly(t, "", "healthcheck", "--url", server.URL)
+			if code != c.code || out != c.out || errText != strings.ReplaceAll(c.err, "URL", server.URL) {
+				t.Errorf("code %d, %q, %q", code, out, errText)
+			}
+		})
+	}
+	if code, _, errText := mayfly(t, "", "healthcheck", "--url", "http://127.0.0.1:1/readyz"); code != exitFailed || !strings.Contains(errText, "not ready") {
+		t.Errorf("nobody there: code %d, %q", code, errText)
+	}
+	if code, _, _ := mayfly(t, "", "healthcheck", "--url", ":"); code != exitUsage {
+		t.Errorf("not a URL: code %d", code)
+	}
+}
