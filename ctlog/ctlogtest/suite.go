@@ -251,3 +251,22 @@ func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) 
 		t.Errorf("entry %d: %v", index, err)
 	}
 }
+
+// LeafHashes reads all entries and hashes them as the tree does.
+func (r *Reader) LeafHashes(t testing.TB, size uint64) [][]byte {
+	t.Helper()
+	hashes := make([][]byte, 0, size)
+	for uint64(len(hashes)) < size {
+		got, err := r.client.GetRawEntries(t.Context(), int64(len(hashes)), int64(size-1)) //nolint:gosec // small
+		if err != nil {
+			t.Fatalf("get-entries: %v", err)
+		}
+		if len(got.Entries) == 0 {
+			t.Fatal("get-entries gave none")
+		}
+		for _, e := range got.Entries {
+			hashes = append(hashes, rfc6962.DefaultHasher.HashLeaf(e.LeafInput))
+		}
+	}
+	return hashes
+}

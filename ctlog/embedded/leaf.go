@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 
@@ -94,6 +95,22 @@ func (l leaf) merkleTreeLeaf() []byte {
 }
 
 func (l leaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
+
+// checkPrecertificate compares the logged TBSCertificate, which the tree commits
+// to, with the precertificate, which it doesn't.
+func (l leaf) checkPrecertificate() error {
+	if !l.precert {
+		return nil
+	}
+	tbs, err := ctlog.PrecertificateTBS(l.precertificate)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(tbs, l.certificate) {
+		return errors.New("the logged TBSCertificate is not the precertificate's")
+	}
+	return nil
+}
 
 // extraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
 // and before it the precertificate where there is one.

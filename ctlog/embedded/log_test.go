@@ -2,6 +2,7 @@ package embedded_test
 
 import (
 	"context"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -15,6 +16,7 @@ import (
 )
 
 func TestMain(m *testing.M) {
+	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	if worker() { // this binary is its own victim: see kill_test.go
 		return
 	}

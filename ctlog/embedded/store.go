@@ -205,6 +205,9 @@ func (s store) rehash(ctx context.Context, index, size uint64) error {
 		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
 	}
 	for i, l := range leaves {
+		if err := l.checkPrecertificate(); err != nil {
+			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err) //nolint:gosec // i < 256
+		}
 		if !bytes.Equal(l.hash(), hashes[i*width:(i+1)*width]) {
 			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i)) //nolint:gosec // i < 256
 		}

@@ -187,13 +187,6 @@ func (v *entryVerifier) entry(l leaf) error {
 	if !bytes.Equal(l.issuerKeyHash, direct[:]) {
 		return errors.New("the issuer key hash is not that of the recorded issuer")
 	}
-	tbs, err := ctlog.PrecertificateTBS(l.precertificate)
-	if err != nil {
-		return err
-	}
-	if !bytes.Equal(tbs, l.certificate) {
-		return errors.New("the logged TBSCertificate is not the precertificate's")
-	}
 	return nil
 }
 

@@ -1,0 +1,111 @@
+package embedded_test
+
+import (
+	"os"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"golang.org/x/sys/unix"
+)
+
+// load submits n chains from 32 callers.
+func (b *bench) load(t testing.TB, l *embedded.Log, n int) {
+	t.Helper()
+	work := make(chan struct{}, n)
+	for range n {
+		work <- struct{}{}
+	}
+	close(work)
+	var wg sync.WaitGroup
+	for range 32 {
+		wg.Go(func() {
+			for range work {
+				if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+					t.Errorf("Submit: %v", err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// BenchmarkSubmit measures submissions from 1 and 64 callers, the SCT verified
+// as in an issuance, beside the time of one bare fsync on the same disk.
+func BenchmarkSubmit(b *testing.B) {
+	for _, callers := range []int{1, 64} {
+		b.Run(strconv.Itoa(callers), func(b *testing.B) {
+			bench := newBench(b)
+			bench.config.CheckpointInterval = time.Second
+			l := bench.open(b)
+			p, err := ctlog.NewPolicy([]ctlog.Member{l}, ctlog.Options{})
+			if err != nil {
+				b.Fatal(err)
+			}
+			chains := make([]ctlog.Chain, b.N)
+			for i := range chains {
+				if chains[i], err = quickChain(bench.ca.Root.Raw); err != nil {
+					b.Fatal(err)
+				}
+			}
+			var next atomic.Int64
+			var wg sync.WaitGroup
+			cpu := cpuTime(b)
+			b.ResetTimer()
+			for range callers {
+				wg.Go(func() {
+					for {
+						i := next.Add(1) - 1
+						if i >= int64(len(chains)) {
+							return
+						}
+						if _, err := p.Submit(b.Context(), chains[i]); err != nil {
+							b.Error(err)
+							return
+						}
+					}
+				})
+			}
+			wg.Wait()
+			b.StopTimer()
+			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certs/s")
+			b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(b.N), "cpu-µs/cert")
+			b.ReportMetric(float64(fsyncTime(b).Microseconds()), "fsync-µs")
+		})
+	}
+}
+
+// fsyncTime is the mean of a small write with fsync.
+func fsyncTime(b *testing.B) time.Duration {
+	b.Helper()
+	f, err := os.Create(filepath.Join(b.TempDir(), "fsync"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	const n = 50
+	begin := time.Now()
+	for range n {
+		if _, err := f.Write(make([]byte, 4096)); err != nil {
+			b.Fatal(err)
+		}
+		if err := f.Sync(); err != nil {
+			b.Fatal(err)
+		}
+	}
+	return time.Since(begin) / n
+}
+
+func cpuTime(b *testing.B) time.Duration {
+	b.Helper()
+	var u unix.Rusage
+	if err := unix.Getrusage(unix.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
