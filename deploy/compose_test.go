@@ -1,6 +1,8 @@
 package deploy
 
 import (
+	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -10,15 +12,13 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/config"
 )
 
-// compose is every key that compose.yaml may have: decoding is strict.
+// compose is every key that compose.yaml has: decoding is strict.
 type compose struct {
 	Name     string             `yaml:"name"`
 	Services map[string]service `yaml:"services"`
-	Volumes  map[string]struct {
-	} `yaml:"volumes"`
 }
 
 type service struct {
@@ -69,24 +69,66 @@ func TestCompose(t *testing.T) {
 	if s.PidsLimit == 0 || s.MemLimit == "" {
 		t.Error("without limits")
 	}
-	for _, port := range s.Ports {
-		if !strings.HasPrefix(port, "127.0.0.1:") {
-			t.Errorf("port %s is open to the network", port)
+
+	const config = "mayfly.container.yaml"
+	settings := load(t, config)
+	var published []string
+	for _, address := range []string{settings.Server.HTTPAddress, settings.Server.GRPCAddress, settings.Server.MetricsAddress} {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			t.Fatal(err)
 		}
+		published = append(published, "127.0.0.1:"+port+":"+port)
 	}
+	if !slices.Equal(s.Ports, published) {
+		t.Errorf("ports %q; %s listens so that on this host's loopback they are %q", s.Ports, config, published)
+	}
+	writable := map[string]bool{}
 	for _, volume := range s.Volumes {
-		switch {
-		case volume.Type == "bind" && !volume.ReadOnly:
-			t.Errorf("%s can be written to", volume.Target)
-		case volume.Type == "volume":
-			if _, declared := c.Volumes[volume.Source]; !declared {
-				t.Errorf("volume %s is not declared", volume.Source)
-			}
+		writable[volume.Target] = !volume.ReadOnly
+	}
+	if want := map[string]bool{"/etc/mayfly": false, "/var/lib/mayfly": true}; !maps.Equal(writable, want) {
+		t.Errorf("writable folders: %v, want %v", writable, want)
+	}
+	checkPlaces(t, settings, "/etc/mayfly/", "/var/lib/mayfly/")
+
+	patience, err := time.ParseDuration(s.StopGracePeriod)
+	if drain := settings.Server.ShutdownDelay + settings.Server.ShutdownGrace; err != nil || patience <= drain {
+		t.Errorf("stop_grace_period %v (%v), but draining may take %v", patience, err, drain)
+	}
+}
+
+// load reads a configuration of this folder as `mayfly serve` would.
+func load(t *testing.T, name string) *config.Config {
+	t.Helper()
+	settings, err := config.Load(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return settings
+}
+
+// checkPlaces sees to it that what is only read is below readable, and that
+// what the service writes is below one of writable.
+func checkPlaces(t *testing.T, c *config.Config, readable string, writable ...string) {
+	t.Helper()
+	log := c.CTLog.Embedded
+	for what, path := range map[string]string{
+		"ca.authority.chain": string(c.CA.Authority.Chain),
+		"ca.authority.key":   strings.TrimPrefix(string(c.CA.Authority.Key), "file:"),
+		"ctlog.embedded.key": strings.TrimPrefix(string(log.Key), "file:"),
+	} {
+		if !strings.HasPrefix(path, readable) {
+			t.Errorf("%s: %s is not below %s", what, path, readable)
 		}
 	}
-	patience, err := time.ParseDuration(s.StopGracePeriod)
-	defaults := server.DefaultConfig()
-	if drain := defaults.ShutdownDelay + defaults.ShutdownGrace; err != nil || patience <= drain {
-		t.Errorf("stop_grace_period %v (%v), but draining may take %v", patience, err, drain)
+	for what, path := range map[string]string{
+		"ctlog.embedded.directory": string(log.Directory),
+		"ctlog.embedded.mark_file": string(log.MarkFile),
+		"audit.path":               string(c.Audit.Path),
+	} {
+		if !slices.ContainsFunc(writable, func(folder string) bool { return strings.HasPrefix(path, folder) }) {
+			t.Errorf("%s: %s is not below any of %q, which alone can be written to", what, path, writable)
+		}
 	}
 }

@@ -1,6 +1,7 @@
 package deploy
 
 import (
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,8 +10,6 @@ import (
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 const unit = "mayfly.service"
@@ -66,23 +65,33 @@ func TestUnitIsUnderstood(t *testing.T) {
 	}
 }
 
-// systemd waits longer than the service drains.
-func TestUnitLetsTheServiceDrain(t *testing.T) {
+// The unit and the annotated configuration fit together: ports, folders, and
+// the time that systemd waits for the service to drain.
+func TestUnitFitsTheExample(t *testing.T) {
 	t.Parallel()
 	content, err := os.ReadFile(unit)
 	if err != nil {
 		t.Fatal(err)
 	}
+	settings := load(t, "mayfly.example.yaml")
+	server := settings.Server
+	for _, address := range []string{server.HTTPAddress, server.GRPCAddress, server.MetricsAddress} {
+		_, port, err := net.SplitHostPort(address)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(content), "\nSocketBindAllow=tcp:"+port+"\n") {
+			t.Errorf("the unit does not let the service listen on port %s", port)
+		}
+	}
+	checkPlaces(t, settings, "/etc/mayfly/", "/var/lib/mayfly/", "/var/log/mayfly/")
+
 	found := regexp.MustCompile(`(?m)^TimeoutStopSec=(\S+)$`).FindSubmatch(content)
 	if found == nil {
 		t.Fatal("no TimeoutStopSec")
 	}
 	patience, err := time.ParseDuration(string(found[1]))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defaults := server.DefaultConfig()
-	if drain := defaults.ShutdownDelay + defaults.ShutdownGrace; patience <= drain {
-		t.Errorf("TimeoutStopSec=%v, but draining may take %v", patience, drain)
+	if drain := server.ShutdownDelay + server.ShutdownGrace; err != nil || patience <= drain {
+		t.Errorf("TimeoutStopSec=%v (%v), but draining may take %v", patience, err, drain)
 	}
 }

@@ -70,8 +70,8 @@ func testSigstoreGo(t *testing.T, m *mayfly, tsa *timestampAuthority) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if got := result.Signature.Certificate; got.SubjectAlternativeName != aliceEmail || got.Extensions.Issuer != m.Issuer {
-				t.Errorf("signed by %q of %q", got.SubjectAlternativeName, got.Extensions.Issuer)
+			if got := result.Signature.Certificate; got.SubjectAlternativeName != aliceEmail || got.Issuer != m.Issuer {
+				t.Errorf("signed by %q of %q", got.SubjectAlternativeName, got.Issuer)
 			}
 			if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by("mallory@example.com"))); err == nil {
 				t.Error("accepted for another identity")
