@@ -26,7 +26,7 @@ import (
 
 // hurried makes the time limits short enough to wait for.
 func hurried(c *Config, _ *Options) {
-	c.Limits.HeaderTimeout, c.Limits.ReadTimeout = 100*time.Millisecond, 300*time.Millisecond
+	c.Limits.HeaderTimeout, c.Limits.ReadTimeout = 300*time.Millisecond, 600*time.Millisecond
 }
 
 // honest fails unless a request is answered within a second, as abuse goes on.
@@ -311,7 +311,7 @@ func TestG4_GraceEnds(t *testing.T) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		answer, err := http.Post(r.url(v2Path), "application/json", bytes.NewReader(body)) //nolint:noctx // ended by the server
+		answer, err := http.Post(r.url(v2Path), "application/json", bytes.NewReader(body))
 		if err == nil {
 			_ = answer.Body.Close()
 			t.Errorf("status %d", answer.StatusCode)

@@ -425,7 +425,7 @@ func TestCertificatesReload(t *testing.T) {
 	if got := name(); got != "third" {
 		t.Errorf("after mending: %s", got)
 	}
-	if err := os.Chmod(string(key), 0o644); err != nil { //nolint:gosec // the fault under test
+	if err := os.Chmod(string(key), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := loadCertificates(TLSConfig{CertFile: cert, KeyFile: key}, r.server.logger); err == nil {

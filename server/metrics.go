@@ -20,6 +20,7 @@ const (
 // metrics are the Server's own. Every label value comes from a closed list, so
 // that no client can make series.
 type metrics struct {
+	now       func() time.Time
 	requests  *prometheus.CounterVec
 	stages    map[string]prometheus.Observer
 	panics    prometheus.Counter
@@ -27,13 +28,14 @@ type metrics struct {
 	evicted   prometheus.Counter
 }
 
-func newMetrics(r prometheus.Registerer, g *gate) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metrics, error) {
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_request_seconds",
 		Help:    "Time spent in each stage of issuing requests; total is of every API request.",
 		Buckets: []float64{.0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 	}, []string{"stage"})
 	m := &metrics{
+		now: now,
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_requests_total",
 			Help: "Requests by route, edge (grpc, rest), HTTP status of the result, reason of a refusal (OK when none), and type of issuer.",
@@ -64,8 +66,8 @@ func newMetrics(r prometheus.Registerer, g *gate) (*metrics, error) {
 
 // stage begins to time a stage; the function it returns ends it.
 func (m *metrics) stage(name string) func() {
-	begun := time.Now()
-	return func() { m.stages[name].Observe(time.Since(begun).Seconds()) }
+	begun := m.now()
+	return func() { m.stages[name].Observe(m.now().Sub(begun).Seconds()) }
 }
 
 // request counts the end of an API request.

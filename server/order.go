@@ -18,7 +18,7 @@ import (
 // Metadata keys that may hold a token, besides the request itself.
 const (
 	metadataAuthorization = "authorization"     // RFC 6750 §2.1; also the REST header
-	metadataToken         = "oidcidentitytoken" //nolint:gosec // a key's name, of older gRPC clients, who send the bare token
+	metadataToken         = "oidcidentitytoken" // of older gRPC clients, who send the bare token
 )
 
 // orderV2 reads a v2 request: its token, else one in the metadata, and one key.

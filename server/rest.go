@@ -48,8 +48,8 @@ func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
 		if p == nil {
 			return
 		}
-		if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as it does
-			panic(p)
+		if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as net/http does
+			panic(p) //nolint:forbidigo // how a handler tells net/http to drop the connection
 		}
 		s.panicked(r.Context(), t.name, p)
 		s.refusePage(w, r, t.name, fault.From(fmt.Errorf("panic: %v", p)))
@@ -82,11 +82,11 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 		runtime.WithDisablePathLengthFallback(),
 		runtime.WithWriteContentLength(),
 	)
-	// The registrations keep nothing of their context.
-	if err := fulciov2.RegisterCAHandlerServer(context.TODO(), mux, fulcioV2{server: s, edge: edgeREST}); err != nil {
+	unused := context.TODO() //nolint:forbidigo // the registrations ask for a context and make no use of it
+	if err := fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	if err := fulciov1beta.RegisterCAHandlerServer(context.TODO(), mux, fulcioV1Beta{server: s, edge: edgeREST}); err != nil {
+	if err := fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	return mux, nil

@@ -146,7 +146,7 @@ func New(c Config, o Options) (*Server, error) {
 		s.now = time.Now
 	}
 	var err error
-	if s.metrics, err = newMetrics(s.registry, s.gate); err != nil {
+	if s.metrics, err = newMetrics(s.registry, s.gate, s.now); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
 	if s.ready, err = newReadiness(o.Dependencies, s.gate, s.now, s.logger); err != nil {
