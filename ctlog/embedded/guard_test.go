@@ -274,3 +274,10 @@ func TestClose(t *testing.T) {
 		t.Error("Create over a log")
 	}
 }
+
+func makeDir(t *testing.T, path string) {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Join(path, "x"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+}

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
@@ -42,6 +43,8 @@ func BenchmarkSubmit(b *testing.B) {
 		b.Run(strconv.Itoa(callers), func(b *testing.B) {
 			bench := newBench(b)
 			bench.config.CheckpointInterval = time.Second
+			registry := prometheus.NewRegistry()
+			bench.o.Metrics = registry
 			l := bench.open(b)
 			p, err := ctlog.NewPolicy([]ctlog.Member{l}, ctlog.Options{})
 			if err != nil {
@@ -75,6 +78,7 @@ func BenchmarkSubmit(b *testing.B) {
 			b.StopTimer()
 			b.ReportMetric(float64(b.N)/b.Elapsed().Seconds(), "certs/s")
 			b.ReportMetric(float64((cpuTime(b)-cpu).Microseconds())/float64(b.N), "cpu-µs/cert")
+			b.ReportMetric(float64(b.N)/batches(b, registry), "certs/batch")
 			b.ReportMetric(float64(fsyncTime(b).Microseconds()), "fsync-µs")
 		})
 	}
@@ -108,4 +112,19 @@ func cpuTime(b *testing.B) time.Duration {
 		b.Fatal(err)
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
+}
+
+func batches(b *testing.B, r *prometheus.Registry) float64 {
+	b.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		b.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == "mayfly_ctlog_batch_entries" {
+			return float64(f.GetMetric()[0].GetHistogram().GetSampleCount())
+		}
+	}
+	b.Fatal("no metric")
+	return 0
 }

@@ -1,0 +1,228 @@
+package embedded_test
+
+import (
+	"bytes"
+	"compress/gzip"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"crypto/sha256"
+
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+)
+
+// get fetches a path and checks the status.
+func get(t *testing.T, c *http.Client, url string, want int) (http.Header, []byte) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Accept-Encoding", "gzip")
+	response, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	body, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.StatusCode != want {
+		t.Errorf("GET %s: %d, want %d: %s", url, response.StatusCode, want, body)
+	}
+	return response.Header, body
+}
+
+// TestStaticReads: the paths of the static API, and only those, with their headers.
+func TestStaticReads(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.open(t)
+	b.load(t, l, 300)
+	url, c := serve(t, l)
+	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 300)
+	if h, body := get(t, c, url+"/checkpoint", 200); h.Get("Cache-Control") != "no-cache" || !strings.HasPrefix(string(body), "log.example/2027\n300\n") {
+		t.Errorf("checkpoint %q, cache %q", body, h.Get("Cache-Control"))
+	}
+	for path, length := range map[string]int{
+		"/tile/0/000": 256 * 32, "/tile/0/001.p/44": 44 * 32, "/tile/0/001.p/3": 3 * 32, "/tile/1/000.p/1": 32, "/tile/0/000.p/7": 7 * 32,
+	} {
+		h, body := get(t, c, url+path, 200)
+		if len(body) != length || !strings.Contains(h.Get("Cache-Control"), "immutable") {
+			t.Errorf("%s: %d bytes, want %d; cache %q", path, len(body), length, h.Get("Cache-Control"))
+		}
+	}
+	h, body := get(t, c, url+"/tile/data/000", 200)
+	if h.Get("Content-Encoding") != "gzip" || h.Get("Vary") != "Accept-Encoding" {
+		t.Errorf("headers of a data tile: %v", h)
+	}
+	z, err := gzip.NewReader(bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	full, err := io.ReadAll(z)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if raw := read(t, b.path("tile", "data", "000")); !bytes.Equal(full, raw) {
+		t.Error("the data tile is not the one on disk")
+	}
+	issuer := sha256.Sum256(b.ca.Intermediate.Raw)
+	if _, body := get(t, c, url+"/issuer/"+hex.EncodeToString(issuer[:]), 200); !bytes.Equal(body, b.ca.Intermediate.Raw) {
+		t.Error("another issuer")
+	}
+	for _, path := range []string{
+		"/", "/LOCK", "/.state/treeState", "/tile/0/002", "/tile/0/001", "/tile/0/001.p/45", "/tile/0/0", "/tile/0/x000/000", "/tile/6/000",
+		"/tile/00/000", "/tile/0/001.p/0", "/tile/0/001.p/044", "/tile/0/001.p/256", "/tile/0/001.p/", "/tile/0/001.p", "/tile/data/000123",
+		"/tile/entries/000", "/issuer/" + strings.Repeat("0", 64), "/issuer/" + strings.ToUpper(hex.EncodeToString(issuer[:])),
+		"/issuer/..%2fLOCK", "/tile/data/..%2f..%2fLOCK", "/ct/v1/add-chain-x", "/checkpoint123",
+	} {
+		get(t, c, url+path, 404)
+	}
+	for _, path := range []string{
+		"get-entries", "get-entries?start=5&end=3", "get-entries?start=300&end=301", "get-entries?start=-1&end=3", "get-entries?start=1&start=2&end=3",
+		"get-sth-consistency?first=5&second=301", "get-sth-consistency?first=5&second=3", "get-proof-by-hash?hash=AA&tree_size=3",
+		"get-entry-and-proof?leaf_index=300&tree_size=300",
+	} {
+		get(t, c, url+"/ct/v1/"+path, 400)
+	}
+}
+
+func post(t *testing.T, c *http.Client, url string, body []byte) (int, []byte) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url, bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, err := c.Do(r)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = response.Body.Close() }()
+	out, err := io.ReadAll(response.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.StatusCode, out
+}
+
+func chainBody(t *testing.T, chain ...[]byte) []byte {
+	t.Helper()
+	raw, err := json.Marshal(map[string]any{"chain": chain})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return raw
+}
+
+// TestSubmission: off by default; on, it takes code-signing certificates under our
+// roots, once each, and nothing else.
+func TestSubmission(t *testing.T) {
+	t.Parallel()
+	off := newBench(t)
+	url, c := serve(t, off.open(t))
+	if status, _ := post(t, c, url+"/ct/v1/add-chain", chainBody(t, off.ca.Certificate(t)...)); status != http.StatusNotFound && status != http.StatusMethodNotAllowed {
+		t.Errorf("submission is off, got %d", status)
+	}
+
+	b := newBench(t)
+	b.config.Submission = true
+	url, c = serve(t, b.open(t))
+	chain := b.ca.Chain(t)
+	pre := append([][]byte{chain.Precertificate}, chain.Issuers...)
+	server := b.ca.Issue(t, false, func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} })
+	stranger := ctlogtest.NewCA(t).Certificate(t)
+	cert := b.ca.Certificate(t)
+	for name, tt := range map[string]struct {
+		path string
+		body []byte
+		want int
+	}{
+		"precertificate":      {"add-pre-chain", chainBody(t, pre...), 200},
+		"without root":        {"add-pre-chain", chainBody(t, pre[:2]...), 200},
+		"certificate":         {"add-chain", chainBody(t, cert...), 200},
+		"wrong endpoint":      {"add-chain", chainBody(t, pre...), 400},
+		"no poison":           {"add-pre-chain", chainBody(t, cert...), 400},
+		"not code signing":    {"add-chain", chainBody(t, server, chain.Issuers[0], chain.Issuers[1]), 400},
+		"strangers":           {"add-chain", chainBody(t, stranger...), 400},
+		"no intermediate":     {"add-chain", chainBody(t, cert[0], cert[2]), 400},
+		"out of order":        {"add-chain", chainBody(t, cert[0], cert[2], cert[1]), 400},
+		"a root":              {"add-chain", chainBody(t, cert[2]), 400},
+		"empty":               {"add-chain", chainBody(t), 400},
+		"not JSON":            {"add-chain", []byte("x"), 400},
+		"not a certificate":   {"add-chain", chainBody(t, []byte("x")), 400},
+		"513 KiB":             {"add-chain", bytes.Repeat([]byte(" "), 513<<10), 413},
+		"eleven certificates": {"add-chain", chainBody(t, append([][]byte{cert[0]}, bytes.Split(bytes.Repeat([]byte("x"), 10), nil)...)...), 400},
+	} {
+		if got, text := post(t, c, url+"/ct/v1/"+tt.path, tt.body); got != tt.want {
+			t.Errorf("%s: %d, want %d: %s", name, got, tt.want, text)
+		}
+	}
+	type answer struct {
+		Timestamp  uint64
+		Extensions []byte
+	}
+	var first, second answer
+	for _, a := range []*answer{&first, &second} {
+		_, raw := post(t, c, url+"/ct/v1/add-chain", chainBody(t, cert...))
+		if err := json.Unmarshal(raw, a); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if first.Timestamp != second.Timestamp || !bytes.Equal(first.Extensions, second.Extensions) {
+		t.Error("a duplicate became another entry")
+	}
+}
+
+// TestD5Obstacle: a log whose directory can't be written releases nothing, and
+// goes on by itself when it can. Root writes anywhere, so the obstacle is one that
+// stops root too: a directory where a file belongs.
+func TestD5Obstacle(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.open(t)
+	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+		t.Fatal(err)
+	}
+	obstacle := b.path("tile", "0", "000.p", "2")
+	makeDir(t, obstacle)
+	before := b.key.Calls.Load()
+	for range 3 {
+		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
+			t.Fatal("an SCT for what isn't durable")
+		}
+	}
+	if err := embeddedReady(t, l); err != nil {
+		t.Errorf("the disk itself is well, want ready to try again: %v", err)
+	}
+	if signed := b.key.Calls.Load() - before; signed > 1 { // a checkpoint may be signed meanwhile
+		t.Errorf("%d signatures for entries that aren't durable", signed)
+	}
+	remove(t, obstacle)
+	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+		t.Errorf("with the obstacle gone: %v", err)
+	}
+	url, c := serve(t, l)
+	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 2)
+	if report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != 2 {
+		t.Errorf("Verify: %+v, %v", report, err)
+	}
+}
+
+func embeddedReady(t *testing.T, l *embedded.Log) error {
+	t.Helper()
+	deadline := time.Now().Add(10 * time.Second)
+	err := l.Ready(t.Context())
+	for err != nil && time.Now().Before(deadline) {
+		err = l.Ready(t.Context())
+	}
+	return err
+}

@@ -1,0 +1,220 @@
+package ctlog_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"errors"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// faulty makes a member with a key of its own.
+func faulty(t *testing.T, url string, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
+	t.Helper()
+	key := ctlogtest.NewSigner(t)
+	spki := key.SPKI(t)
+	honest := &ctlogtest.Honest{Signer: key, About: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: url}}
+	return ctlogtest.NewFaulty(honest, key, ca.Chain(t), f)
+}
+
+func newPolicy(t *testing.T, o ctlog.Options, members ...ctlog.Member) *ctlog.Policy {
+	t.Helper()
+	p, err := ctlog.NewPolicy(members, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func counter(t *testing.T, r *prometheus.Registry, name string) (sum float64) {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			for _, m := range f.GetMetric() {
+				sum += m.GetCounter().GetValue()
+			}
+		}
+	}
+	return sum
+}
+
+// TestD1Policy: every outage of the only log is a 503 with a time to come back,
+// within the deadline.
+func TestD1Policy(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	for _, f := range ctlogtest.Outages() {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			p := newPolicy(t, ctlog.Options{Timeout: 200 * time.Millisecond}, faulty(t, "https://a", ca, f))
+			_, err := p.Submit(t.Context(), ca.Chain(t))
+			if got := fault.From(err); got.Reason != fault.LogUnavailable || got.RetryAfter <= 0 {
+				t.Errorf("got %v, want LOG_UNAVAILABLE with Retry-After", err)
+			}
+		})
+	}
+}
+
+// TestD2Policy: no lie gets through; it is our failure, and raises the alarm.
+func TestD2Policy(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	for _, f := range ctlogtest.Lies() {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			registry := prometheus.NewRegistry()
+			liar := faulty(t, "https://a", ca, f)
+			p := newPolicy(t, ctlog.Options{Metrics: registry}, liar)
+			_, err := p.Submit(t.Context(), ca.Chain(t))
+			if got := fault.From(err); err == nil || got.Kind() != fault.Internal {
+				t.Errorf("got %v, want an internal error", err)
+			}
+			if got := counter(t, registry, "mayfly_ctlog_bad_sct_total"); got != 1 {
+				t.Errorf("alarm metric is %v, want 1", got)
+			}
+			honest := newPolicy(t, ctlog.Options{}, liar, faulty(t, "https://b", ca, ctlogtest.None))
+			if _, err := honest.Submit(t.Context(), ca.Chain(t)); err != nil {
+				t.Errorf("the next log is honest: %v", err)
+			}
+		})
+	}
+}
+
+// TestFailover: the order decides, then the stagger.
+func TestFailover(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	for name, tt := range map[string]struct {
+		faults []ctlogtest.Fault
+		want   int // which member's SCT
+		calls  []int64
+	}{
+		"first":         {[]ctlogtest.Fault{ctlogtest.None, ctlogtest.None}, 0, []int64{1, 0}},
+		"second":        {[]ctlogtest.Fault{ctlogtest.Down, ctlogtest.None}, 1, []int64{1, 1}},
+		"refused":       {[]ctlogtest.Fault{ctlogtest.Refusing, ctlogtest.None}, 1, []int64{1, 1}},
+		"after silence": {[]ctlogtest.Fault{ctlogtest.Slow, ctlogtest.None}, 1, []int64{1, 1}},
+		"third":         {[]ctlogtest.Fault{ctlogtest.Slow, ctlogtest.Broken, ctlogtest.None}, 2, []int64{1, 1, 1}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			var logs []*ctlogtest.Faulty
+			var members []ctlog.Member
+			for i, f := range tt.faults {
+				logs = append(logs, faulty(t, "https://"+string(rune('a'+i)), ca, f))
+				members = append(members, logs[i])
+			}
+			p := newPolicy(t, ctlog.Options{Stagger: 20 * time.Millisecond}, members...)
+			scts, err := p.Submit(t.Context(), ca.Chain(t))
+			if err != nil || len(scts) != 1 || scts[0].LogID != logs[tt.want].Description().ID {
+				t.Fatalf("got %v, %v; want one SCT of log %d", scts, err, tt.want)
+			}
+			for i, want := range tt.calls {
+				if got := logs[i].Calls.Load(); got != want {
+					t.Errorf("log %d was asked %d times, want %d", i, got, want)
+				}
+			}
+		})
+	}
+}
+
+// TestRefusals: what the caller reads when nothing worked.
+func TestRefusals(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	both := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Down), faulty(t, "https://b", ca, ctlogtest.WrongTime))
+	if _, err := both.Submit(t.Context(), ca.Chain(t)); fault.From(err).Kind() != fault.Internal {
+		t.Errorf("an outage hides a lie: %v", err)
+	}
+	slow := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Slow))
+	ctx, cancel := context.WithCancel(t.Context())
+	time.AfterFunc(10*time.Millisecond, cancel)
+	if _, err := slow.Submit(ctx, ca.Chain(t)); !errors.Is(err, context.Canceled) || fault.From(err).Reason != fault.ClientGone {
+		t.Errorf("got %v, want the caller gone", err)
+	}
+	if _, err := slow.Submit(t.Context(), ctlog.Chain{}); err == nil {
+		t.Error("an empty chain was submitted")
+	}
+	closed := faulty(t, "https://a", ca, ctlogtest.None)
+	closed.Member.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
+	over := newPolicy(t, ctlog.Options{}, closed)
+	if _, err := over.Submit(t.Context(), ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable || closed.Calls.Load() != 0 {
+		t.Errorf("a log after its window: %v, asked %d times", err, closed.Calls.Load())
+	}
+	if err := over.Ready(t.Context()); err == nil {
+		t.Error("ready with no log in its window")
+	}
+}
+
+// TestNewPolicy: a log that can't be verified is refused at start.
+func TestNewPolicy(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	a := faulty(t, "https://a", ca, ctlogtest.None)
+	stranger := faulty(t, "https://b", ca, ctlogtest.None)
+	stranger.Member.(*ctlogtest.Honest).About.ID[0] ^= 1 //nolint:forcetypeassert // see faulty
+	keyless := faulty(t, "https://c", ca, ctlogtest.None)
+	keyless.Member.(*ctlogtest.Honest).About.SPKI = nil //nolint:forcetypeassert // see faulty
+	for name, members := range map[string][]ctlog.Member{
+		"none": {}, "no key": {keyless}, "id is not the key's": {stranger}, "twice": {a, a},
+	} {
+		if _, err := ctlog.NewPolicy(members, ctlog.Options{}); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestConfig: all faults at once, with their paths.
+func TestConfig(t *testing.T) {
+	t.Parallel()
+	embedded := ctlog.EmbeddedConfig{Directory: "/log", MarkFile: "/mark", URL: "https://log.example/2027", Key: "file:k"}
+	for name, tt := range map[string]struct {
+		c    ctlog.Config
+		want []string // paths of the faults
+	}{
+		"embedded":  {c: ctlog.Config{Mode: ctlog.ModeEmbedded, Embedded: embedded}},
+		"none":      {c: ctlog.Config{Mode: ctlog.ModeNone, AcceptUnlogged: true}},
+		"external":  {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{{URL: "https://a", KeyFile: "k"}}}},
+		"nothing":   {want: []string{"ctlog.mode"}},
+		"typo":      {c: ctlog.Config{Mode: "embeded"}, want: []string{"ctlog.mode"}},
+		"unlogged":  {c: ctlog.Config{Mode: ctlog.ModeNone}, want: []string{"ctlog.accept_unlogged"}},
+		"no fields": {c: ctlog.Config{Mode: ctlog.ModeEmbedded}, want: []string{"ctlog.embedded.directory", "ctlog.embedded.mark_file", "ctlog.embedded.url", "ctlog.embedded.key"}},
+		"mark inside": {c: ctlog.Config{Mode: ctlog.ModeEmbedded, Embedded: ctlog.EmbeddedConfig{
+			Directory: "/log", MarkFile: "/log/../log/mark", URL: "https://log.example", Key: "k"}}, want: []string{"ctlog.embedded.mark_file"}},
+		"logs": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
+			{URL: "https://a", KeyFile: "k"}, {URL: "https://a/"}, {URL: "http://b.example", KeyFile: "k"}, {URL: "https://u:p@c", KeyFile: "k"},
+		}}, want: []string{"ctlog.logs[1].key_file", "ctlog.logs[1].url", "ctlog.logs[2].url", "ctlog.logs[3].url"}},
+		"no logs": {c: ctlog.Config{Mode: ctlog.ModeExternal}, want: []string{"ctlog.logs"}},
+	} {
+		var f setting.Faults
+		tt.c.Check("ctlog", &f)
+		var got []string
+		var faults *setting.FaultError
+		if errors.As(f.Err(), &faults) {
+			for _, line := range faults.Faults {
+				path, _, _ := strings.Cut(line, ": ")
+				got = append(got, path)
+			}
+		}
+		if !slices.Equal(got, tt.want) {
+			t.Errorf("%s: faults at %q, want %q", name, got, tt.want)
+		}
+	}
+	if origin := embedded.Origin(); origin != "log.example/2027" {
+		t.Errorf("origin %q", origin)
+	}
+}
