@@ -61,7 +61,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		*open.into = newCrowd(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
 	}
 	s.listeners = l
-	if l.certificates == nil && !(loopback(l.http) && loopback(l.grpc)) {
+	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
