@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -39,10 +38,10 @@ type keyset struct {
 	ids     map[string]bool
 	// named finds the keys that a token's header may mean: those with its kid
 	// that can make its algorithm, all of this issuer.
-	named map[keyName]*oidc.StaticKeySet
+	named map[keyName]*candidates
 	// unnamed is for tokens without kid: allowed where there is one key only
 	// (OpenID Connect Core §10.1).
-	unnamed map[string]*oidc.StaticKeySet
+	unnamed map[string]*candidates
 }
 
 type keyName struct{ id, algorithm string }
@@ -51,8 +50,8 @@ func newKeyset(keys []jose.JSONWebKey, fetched time.Time) *keyset {
 	s := &keyset{
 		fetched: fetched,
 		ids:     make(map[string]bool, len(keys)),
-		named:   make(map[keyName]*oidc.StaticKeySet),
-		unnamed: make(map[string]*oidc.StaticKeySet),
+		named:   make(map[keyName]*candidates),
+		unnamed: make(map[string]*candidates),
 	}
 	for i := range keys {
 		k := &keys[i]
@@ -60,13 +59,13 @@ func newKeyset(keys []jose.JSONWebKey, fetched time.Time) *keyset {
 		for _, algorithm := range algorithmsOf(k) {
 			name := keyName{k.KeyID, algorithm}
 			if s.named[name] == nil {
-				s.named[name] = new(oidc.StaticKeySet)
+				s.named[name] = &candidates{algorithm: algorithm}
 			}
-			s.named[name].PublicKeys = append(s.named[name].PublicKeys, k.Key)
+			s.named[name].keys = append(s.named[name].keys, k.Key)
 			if s.unnamed[algorithm] == nil {
-				s.unnamed[algorithm] = new(oidc.StaticKeySet)
+				s.unnamed[algorithm] = &candidates{algorithm: algorithm}
 			}
-			s.unnamed[algorithm].PublicKeys = append(s.unnamed[algorithm].PublicKeys, k.Key)
+			s.unnamed[algorithm].keys = append(s.unnamed[algorithm].keys, k.Key)
 		}
 	}
 	return s
@@ -74,10 +73,10 @@ func newKeyset(keys []jose.JSONWebKey, fetched time.Time) *keyset {
 
 // find gives the keys to try. known is false when the set has none with the
 // token's kid, so that a newer set may have.
-func (s *keyset) find(id, algorithm string) (keys *oidc.StaticKeySet, known bool, err error) {
+func (s *keyset) find(id, algorithm string) (keys *candidates, known bool, err error) {
 	if id == "" {
 		keys := s.unnamed[algorithm]
-		if keys != nil && len(keys.PublicKeys) > 1 {
+		if keys != nil && len(keys.keys) > 1 {
 			return nil, true, fault.New(fault.TokenSignature, "the identity token's header has no kid and its issuer has several keys; its signature can't be checked")
 		}
 		return keys, keys != nil, nil
@@ -153,7 +152,7 @@ type flight struct {
 // makes no request and waits for nothing. The errors are *fault.Error: of kind
 // Unauthenticated when the issuer has no such key, and IssuerUnavailable when
 // that can't be known; or ctx's own.
-func (k *keyring) find(ctx context.Context, id, algorithm string) (*oidc.StaticKeySet, error) {
+func (k *keyring) find(ctx context.Context, id, algorithm string) (*candidates, error) {
 	now := k.now()
 	k.used.Store(now.Unix())
 	s := k.keys.Load()
@@ -177,7 +176,7 @@ func (k *keyring) find(ctx context.Context, id, algorithm string) (*oidc.StaticK
 }
 
 // again looks once more, after a fetch or when it is too soon for one.
-func (k *keyring) again(id, algorithm string) (*oidc.StaticKeySet, error) {
+func (k *keyring) again(id, algorithm string) (*candidates, error) {
 	now := k.now()
 	s := k.keys.Load()
 	k.mu.Lock()

@@ -19,6 +19,8 @@ type unverified struct {
 	keyID     string
 	payload   string // the decoded JSON
 	claims    claim.Set
+	input     string // what the signature is over: header and payload as they were sent
+	signature string // in base64url
 }
 
 // defaultAlgorithms is every asymmetric algorithm that is accepted (RFC 7518
@@ -42,7 +44,7 @@ func peek(token string) (unverified, error) {
 	case len(token) > MaxTokenBytes:
 		return unverified{}, fault.New(fault.TokenTooLarge, "the identity token is longer than %d bytes", MaxTokenBytes).With("limit", "16384")
 	}
-	header, payload, err := split(token)
+	header, payload, signature, err := split(token)
 	if err != nil {
 		return unverified{}, err
 	}
@@ -50,7 +52,11 @@ func peek(token string) (unverified, error) {
 	if err != nil {
 		return unverified{}, err
 	}
-	u := unverified{algorithm: h.Get("alg").Literal()}
+	u := unverified{
+		algorithm: h.Get("alg").Literal(),
+		input:     token[:len(token)-len(signature)-1],
+		signature: signature,
+	}
 	if h.Get("alg").Kind() != claim.String || !slices.Contains(defaultAlgorithms, u.algorithm) {
 		return unverified{}, errAlgorithm(defaultAlgorithms)
 	}
@@ -80,29 +86,35 @@ func malformed(what string) *fault.Error {
 	return fault.New(fault.TokenMalformed, "the identity token can't be read: %s", what)
 }
 
+// base64url marks the bytes of the alphabet of RFC 4648 §5.
+var base64url = func() (t [256]bool) {
+	for _, c := range []byte("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_") {
+		t[c] = true
+	}
+	return t
+}()
+
 // split takes exactly three parts of unpadded base64url, none of them empty.
-func split(token string) (header, payload string, err error) {
+func split(token string) (header, payload, signature string, err error) {
 	dots := [2]int{}
 	n := 0
 	for i := range len(token) {
-		c := token[i]
-		switch {
-		case alphanumeric(c) || c == '-' || c == '_':
+		switch c := token[i]; {
+		case base64url[c]:
 		case c == '.' && n < 2:
 			dots[n] = i
 			n++
 		default:
-			return "", "", malformed("a compact JWS of three base64url parts is expected")
+			return "", "", "", malformed("a compact JWS of three base64url parts is expected")
 		}
 	}
-	header, payload = token[:dots[0]], ""
 	if n == 2 {
-		payload = token[dots[0]+1 : dots[1]]
+		header, payload, signature = token[:dots[0]], token[dots[0]+1:dots[1]], token[dots[1]+1:]
 	}
-	if header == "" || payload == "" || dots[1] == len(token)-1 {
-		return "", "", malformed("a compact JWS of three base64url parts is expected")
+	if header == "" || payload == "" || signature == "" {
+		return "", "", "", malformed("a compact JWS of three base64url parts is expected")
 	}
-	return header, payload, nil
+	return header, payload, signature, nil
 }
 
 func decode(part, encoded string) (string, claim.Set, error) {

@@ -4,7 +4,6 @@ package identity
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -181,12 +180,8 @@ func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, e
 	if err != nil {
 		return Principal{}, err
 	}
-	payload, err := keys.VerifySignature(ctx, token)
-	if err != nil {
-		return Principal{}, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(brief(err))
-	}
-	if string(payload) != t.payload {
-		return Principal{}, errors.New("the payload that was verified is not the one that was read")
+	if err := keys.check(t); err != nil {
+		return Principal{}, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
 	}
 	return i.principal(t.claims, url, audience)
 }
