@@ -18,7 +18,7 @@ const tempPrefix = ".tmp-"
 type issuers struct {
 	dir   string
 	mu    sync.Mutex // one writer
-	known sync.Map   // [32]byte → []byte, DER
+	known sync.Map   // [32]byte → []byte: DER that this process has made durable
 }
 
 // keep stores the certificates that are new, durably, and returns all fingerprints.
@@ -39,7 +39,7 @@ func (s *issuers) keep(chain [][]byte) ([][32]byte, error) {
 // get reads a certificate by its fingerprint; os.ErrNotExist when there is none.
 func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 	if der, ok := s.known.Load(fingerprint); ok {
-		return der.([]byte), nil //nolint:forcetypeassert // only write and get store, and only that
+		return der.([]byte), nil //nolint:forcetypeassert // only write stores, and only that
 	}
 	der, err := os.ReadFile(s.path(fingerprint))
 	if err != nil {
@@ -48,7 +48,6 @@ func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 	if sha256.Sum256(der) != fingerprint {
 		return nil, fmt.Errorf("the issuer %x is damaged: its hash is another", fingerprint)
 	}
-	s.known.Store(fingerprint, der)
 	return der, nil
 }
 
@@ -59,8 +58,8 @@ func (s *issuers) path(fingerprint [32]byte) string {
 func (s *issuers) write(fingerprint [32]byte, der []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if _, err := s.get(fingerprint); err == nil {
-		return nil
+	if _, ok := s.known.Load(fingerprint); ok {
+		return nil // another submission was faster
 	}
 	if err := os.MkdirAll(s.dir, 0o755); err != nil { //nolint:gosec // the log is public
 		return fmt.Errorf("storing an issuer: %w", err)

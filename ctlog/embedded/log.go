@@ -40,14 +40,14 @@ type Options struct {
 
 	LockWait time.Duration // how long a taken lock is tried; zero: 5 s
 	MaxQueue int           // entries that may wait; more are refused; zero: 4096
-	Linger   time.Duration // how long a batch waits for company; zero: 2 ms
+	Linger   time.Duration // how long a batch waits for its callers to come back; zero: 4 ms
 }
 
 // What an Options that says nothing means.
 const (
 	defaultLockWait = 5 * time.Second
 	defaultMaxQueue = 4096
-	defaultLinger   = 2 * time.Millisecond
+	defaultLinger   = 4 * time.Millisecond
 )
 
 // Log is an open log. It is a [ctlog.Member], and safe for concurrent use.
