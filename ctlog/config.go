@@ -172,6 +172,10 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 	}
 	if c.URL != "" {
 		checkURL(join(path, "url"), c.URL, true, f)
+		if _, name, _ := strings.Cut(c.URL, "://"); name != strings.ToLower(name) {
+			// Readers derive the log's name from its URL in lower case.
+			f.Add(join(path, "url"), "must be in lower case")
+		}
 	}
 	c.Passphrase.Check(join(path, "passphrase"), f)
 	if c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval {

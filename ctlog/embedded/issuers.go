@@ -19,6 +19,7 @@ type issuers struct {
 	dir   string
 	mu    sync.Mutex // one writer
 	known sync.Map   // [32]byte → []byte: DER that this process has made durable
+	cache sync.Map   // the same, for what was only read
 }
 
 // keep stores the certificates that are new, durably, and returns all fingerprints.
@@ -41,6 +42,9 @@ func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 	if der, ok := s.known.Load(fingerprint); ok {
 		return der.([]byte), nil //nolint:forcetypeassert // only write stores, and only that
 	}
+	if der, ok := s.cache.Load(fingerprint); ok {
+		return der.([]byte), nil //nolint:forcetypeassert // only this function stores, and only that
+	}
 	der, err := os.ReadFile(s.path(fingerprint))
 	if err != nil {
 		return nil, fmt.Errorf("reading an issuer: %w", err)
@@ -48,6 +52,7 @@ func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 	if sha256.Sum256(der) != fingerprint {
 		return nil, fmt.Errorf("the issuer %x is damaged: its hash is another", fingerprint)
 	}
+	s.cache.Store(fingerprint, der)
 	return der, nil
 }
 
