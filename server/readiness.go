@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -21,11 +22,18 @@ import (
 const (
 	// checkTimeout bounds the check of all dependencies.
 	checkTimeout = 2 * time.Second
-	// checkValid is how long a result answers further probes, so that probing
-	// can't burden a dependency.
-	checkValid = time.Second
-	// checkInterval is how often gRPC's health state is brought up to date.
-	checkInterval = 2 * time.Second
+	// checkValid is how long a good result answers further probes, so that
+	// probing can't burden a dependency. A bad one is soon asked about again: a
+	// service that works must not be passed over because it just began to.
+	checkValid  = time.Second
+	failedValid = 50 * time.Millisecond
+	// checkInterval is how often gRPC's health state is brought up to date while
+	// all is well, and failedInterval while it isn't.
+	checkInterval  = 2 * time.Second
+	failedInterval = 100 * time.Millisecond
+	// startTime is how long after the first check a dependency that has never
+	// worked is starting, not failing, in the log's eyes.
+	startTime = 3 * time.Second
 )
 
 // readiness knows which dependencies work, for /readyz and grpc.health.v1.
@@ -37,6 +45,7 @@ type readiness struct {
 	health       *health.Server
 
 	mu     sync.Mutex // held during a check: probes that come meanwhile share its result
+	began  time.Time  // the first check
 	at     time.Time
 	states []state
 }
@@ -45,7 +54,17 @@ type readiness struct {
 type state struct {
 	name string
 	ok   bool
+	told verdict // what the log was last told of it
 }
+
+// verdict is what the log says of a dependency: only a change is worth a line.
+type verdict int
+
+const (
+	untold verdict = iota // nothing yet: it is starting
+	failing
+	working
+)
 
 func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logger *slog.Logger) (*readiness, error) {
 	seen := map[string]bool{}
@@ -64,12 +83,15 @@ func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logg
 func (r *readiness) check(ctx context.Context) []state {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.states != nil && r.now().Sub(r.at) < checkValid {
+	if r.states != nil && r.now().Sub(r.at) < r.valid() {
 		return r.states
 	}
 	// A probe that goes away early must not spoil the result for others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 	defer cancel()
+	if r.states == nil {
+		r.began = r.now()
+	}
 	before := r.states
 	states := make([]state, len(r.dependencies))
 	errs := make([]error, len(r.dependencies))
@@ -77,20 +99,31 @@ func (r *readiness) check(ctx context.Context) []state {
 	for i, d := range r.dependencies {
 		wg.Go(func() {
 			errs[i] = guardedCheck(ctx, d)
-			states[i] = state{d.Name, errs[i] == nil}
+			states[i] = state{name: d.Name, ok: errs[i] == nil}
 		})
 	}
 	wg.Wait()
-	ready := true
-	for i, s := range states {
-		ready = ready && s.ok
-		if was := before == nil || before[i].ok; was != s.ok {
-			r.logChange(ctx, s, errs[i])
+	for i := range states {
+		if before != nil {
+			states[i].told = before[i].told
 		}
+		r.tell(ctx, &states[i], errs[i])
 	}
 	r.states, r.at = states, r.now()
-	r.publish(ready && !r.gate.draining())
+	r.publish(allWork(states) && !r.gate.draining())
 	return states
+}
+
+// valid is how long the last result may be used.
+func (r *readiness) valid() time.Duration {
+	if allWork(r.states) {
+		return checkValid
+	}
+	return failedValid
+}
+
+func allWork(states []state) bool {
+	return !slices.ContainsFunc(states, func(s state) bool { return !s.ok })
 }
 
 // guardedCheck asks d; a panic in it is a failure.
@@ -103,12 +136,22 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 	return d.Check(ctx)
 }
 
-func (r *readiness) logChange(ctx context.Context, s state, err error) {
-	if s.ok {
-		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.name))
-		return
+// tell writes a line when a dependency begins to fail, and when one that failed
+// works again. What has never worked gets some time to start before it counts.
+func (r *readiness) tell(ctx context.Context, s *state, err error) {
+	was := s.told
+	switch {
+	case s.ok:
+		s.told = working
+	case was != untold || r.now().Sub(r.began) >= startTime:
+		s.told = failing
 	}
-	r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.name), slog.Any("error", err))
+	switch {
+	case s.told == failing && was != failing:
+		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.name), slog.Any("error", err))
+	case s.told == working && was == failing:
+		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.name))
+	}
 }
 
 // publish sets what grpc.health.v1 says, of the whole and of each service.
@@ -124,15 +167,19 @@ func (r *readiness) publish(ready bool) {
 
 // watch keeps grpc.health.v1 up to date until ctx ends.
 func (r *readiness) watch(ctx context.Context) {
-	tick := time.NewTicker(checkInterval)
-	defer tick.Stop()
+	wait := time.NewTimer(0)
+	defer wait.Stop()
 	for {
-		r.check(ctx)
 		select {
 		case <-ctx.Done():
 			return
-		case <-tick.C:
+		case <-wait.C:
 		}
+		next := checkInterval
+		if !allWork(r.check(ctx)) {
+			next = failedInterval
+		}
+		wait.Reset(next)
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"time"
 
@@ -39,6 +40,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			if _, err := os.Stat(dir); err != nil {
 				return &failure{code: exitFailed, mend: "name the log's own directory: ctlog.embedded.directory of the configuration", err: err}
 			}
+			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
 			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Progress: progress.show})
 			progress.done()
