@@ -129,6 +129,9 @@ func crowd(tb testing.TB, exact, patterns int) *Verifier {
 	for i := range patterns {
 		c := emailIssuer()
 		c.URL, c.Pattern = "", fmt.Sprintf("https://*.cluster-%d.example.com/id/*", i)
+		if i%2 == 1 { // half of them look like the token's own until the last part
+			c.Pattern = fmt.Sprintf("https://*.k8s.example.com/id-%d/*", i)
+		}
 		issuers = append(issuers, c)
 	}
 	v, _, _ := verifier(tb, issuers...)

@@ -58,26 +58,33 @@ func compilePattern(text string) (pattern, error) {
 
 // match reports whether the whole of issuer has p's form.
 func (p pattern) match(issuer string) bool {
-	rest, ok := strings.CutPrefix(issuer, "https://")
+	host, path, hasPath, ok := hostAndPath(issuer)
 	if !ok {
 		return false
 	}
-	host, path, hasPath := strings.Cut(rest, "/")
-	return hasPath == (p.segments != nil) &&
-		matchParts(p.labels, host, ".", hostByte) &&
-		(!hasPath || matchParts(p.segments, path, "/", segmentByte))
+	var segments []string
+	if hasPath {
+		segments = strings.Split(path, "/")
+	}
+	return p.matchParts(strings.Split(host, "."), segments)
 }
 
-func matchParts(parts []string, s, separator string, accept func(byte) bool) bool {
-	for i, want := range parts {
-		got, rest, more := strings.Cut(s, separator)
-		if more != (i < len(parts)-1) {
+// matchParts is match for an issuer that is split already.
+func (p *pattern) matchParts(labels, segments []string) bool {
+	return len(labels) == len(p.labels) && len(segments) == len(p.segments) &&
+		matchAll(p.labels, labels, hostByte) && matchAll(p.segments, segments, segmentByte)
+}
+
+func matchAll(want, got []string, accept func(byte) bool) bool {
+	for i := range want {
+		if want[i] != wildcard && got[i] != want[i] {
 			return false
 		}
-		if want == wildcard && (got == "" || !all(got, accept)) || want != wildcard && got != want {
+	}
+	for i := range want { // what costs more comes last
+		if want[i] == wildcard && (got[i] == "" || !all(got[i], accept)) {
 			return false
 		}
-		s = rest
 	}
 	return true
 }

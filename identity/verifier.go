@@ -2,7 +2,6 @@
 package identity
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -55,7 +54,8 @@ type IssuerStatus struct {
 type Verifier struct {
 	issuers  []*issuer          // in the configuration's order
 	exact    map[string]*issuer // by URL
-	patterns []*issuer          // the most specific first
+	patterns []*issuer          // in the configuration's order
+	index    patternIndex       // of patterns
 	now      func() time.Time
 	log      *slog.Logger
 	metrics  *metrics
@@ -92,12 +92,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 			return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
 		}
 	}
-	// Patterns that match one issuer can be put in order (see check), and of
-	// those the one with the fewest wildcards is the most specific. The text
-	// settles the order of the others, which never matters.
-	slices.SortFunc(v.patterns, func(a, b *issuer) int {
-		return cmp.Or(cmp.Compare(a.pattern.wildcards(), b.pattern.wildcards()), cmp.Compare(a.pattern.text, b.pattern.text))
-	})
+	v.index = newPatternIndex(v.patterns)
 	return v, v.register(o.Metrics)
 }
 
@@ -195,12 +190,7 @@ func (v *Verifier) match(url string) *issuer {
 	if len(url) > maxIssuer {
 		return nil
 	}
-	for _, i := range v.patterns {
-		if i.pattern.match(url) {
-			return i
-		}
-	}
-	return nil
+	return v.index.find(url)
 }
 
 func (v *Verifier) unknown(url string) error {

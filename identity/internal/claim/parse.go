@@ -165,11 +165,18 @@ func (p *parser) object(depth int) ([]member, error) {
 // simple case folding, under which the Kelvin sign is a k.
 func duplicate(members []member, name string, fold bool) bool {
 	for i := range members {
-		if members[i].name == name || fold && strings.EqualFold(members[i].name, name) {
+		other := members[i].name
+		if other == name || fold && mayFold(other, name) && strings.EqualFold(other, name) {
 			return true
 		}
 	}
 	return false
+}
+
+// mayFold tells most different names apart by their first byte: two of ASCII
+// that aren't one letter in two cases never fold to the same.
+func mayFold(a, b string) bool {
+	return a != "" && b != "" && (a[0]|0x20 == b[0]|0x20 || a[0]|b[0] >= utf8.RuneSelf)
 }
 
 func (p *parser) array(depth int) ([]Value, error) {
