@@ -38,15 +38,9 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	a, watch := i.active.Load(), i.stopwatch() // one authority for the whole of this request
 
-	l, err := i.profile(a, who, key)
+	l, tbs, err := i.prepare(a, who, key)
 	if err != nil {
-		return nil, err
-	}
-	tbs, err := a.tbs(l, poisonDER)
-	if err != nil {
-		return nil, err
-	}
-	if err := lint(tbs, l, a, i.lifetime); err != nil {
+		i.recordUnbegun(ctx, a, who, key, err)
 		return nil, err
 	}
 	watch.lap(stageProfile)
@@ -69,6 +63,19 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	watch.lap(stageRecord)
 	return cert, nil
+}
+
+// prepare builds the profile and its TBSCertificate with the poison, and lints it.
+func (i *Issuer) prepare(a *Authority, who identity.Principal, key proof.Key) (*leaf, []byte, error) {
+	l, err := i.profile(a, who, key)
+	if err != nil {
+		return nil, nil, err
+	}
+	tbs, err := a.tbs(l, poisonDER)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l, tbs, lint(tbs, l, a, i.lifetime)
 }
 
 // sign takes a linted TBSCertificate with the poison through the log to a
@@ -203,22 +210,38 @@ func (i *Issuer) recordFailure(ctx context.Context, intent audit.Event, cause er
 	}
 }
 
+// recordUnbegun writes that an issuance failed before its intent, where the
+// failure is ours. What is the client's to mend the server records as denied.
+func (i *Issuer) recordUnbegun(ctx context.Context, a *Authority, who identity.Principal, key proof.Key, cause error) {
+	switch fault.From(cause).Kind() {
+	case fault.Internal, fault.Unavailable, fault.DeadlineExceeded, fault.Canceled:
+		i.recordFailure(ctx, asked(ctx, a, who, key), cause)
+	default:
+	}
+}
+
 // event is the intent to issue l.
 func event(ctx context.Context, a *Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
-	fingerprint := sha256.Sum256(l.spki)
+	e := asked(ctx, a, who, key)
+	e.Type = audit.Intent
+	e.Serial = hex.EncodeToString(l.serial.Bytes())
+	e.NotBefore, e.NotAfter = l.notBefore, l.notAfter
+	return e
+}
+
+// asked is what every record of an issuance says: who asked, with which key, of
+// which authority.
+func asked(ctx context.Context, a *Authority, who identity.Principal, key proof.Key) audit.Event {
+	fingerprint := sha256.Sum256(key.SPKI())
 	return audit.Event{
-		Type:           audit.Intent,
 		RequestID:      requestid.From(ctx),
-		Serial:         hex.EncodeToString(l.serial.Bytes()),
 		Issuer:         who.Issuer(),
 		IssuerType:     who.IssuerType(),
 		Subject:        who.Subject(),
-		SAN:            l.san.Value,
-		SANType:        l.san.Kind.String(),
+		SAN:            who.SAN().Value,
+		SANType:        who.SAN().Kind.String(),
 		KeyAlgorithm:   key.Algorithm(),
 		KeyFingerprint: hex.EncodeToString(fingerprint[:]),
-		NotBefore:      l.notBefore,
-		NotAfter:       l.notAfter,
 		Authority:      a.words,
 	}
 }

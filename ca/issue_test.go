@@ -171,10 +171,10 @@ func TestFailures(t *testing.T) {
 		{"D2 a wrong signature", wrongSCT(func(s *ctlog.SCT) { s.Signature = flip(s.Signature) }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
 		{"D2 an hour off", wrongSCT(func(s *ctlog.SCT) { s.Timestamp -= 3_600_000 }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
 		{"the log answers with nothing", func(r *rig) { r.issuer.log = silentLog{} }, fault.ReasonInternal, 1, 0, []audit.Type{audit.Intent, audit.Failed}},
-		{"the random source is broken", func(r *rig) { r.issuer.random = strings.NewReader("short") }, fault.ReasonInternal, 0, 0, nil},
-		{"the random source is stuck", func(r *rig) { r.issuer.random = stuck{} }, fault.ReasonInternal, 0, 0, nil},
-		{"the authority ends too soon", func(r *rig) { r.authority.notAfter = noon.Add(5 * time.Minute) }, fault.SignerUnavailable, 0, 0, nil},
-		{"the authority hasn't begun", func(r *rig) { r.authority.notBefore = noon.Add(time.Minute) }, fault.SignerUnavailable, 0, 0, nil},
+		{"the random source is broken", func(r *rig) { r.issuer.random = strings.NewReader("short") }, fault.ReasonInternal, 0, 0, []audit.Type{audit.Failed}},
+		{"the random source is stuck", func(r *rig) { r.issuer.random = stuck{} }, fault.ReasonInternal, 0, 0, []audit.Type{audit.Failed}},
+		{"the authority ends too soon", func(r *rig) { r.authority.notAfter = noon.Add(5 * time.Minute) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
+		{"the authority hasn't begun", func(r *rig) { r.authority.notBefore = noon.Add(time.Minute) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
