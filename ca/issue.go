@@ -254,7 +254,7 @@ func issued(intent audit.Event, c *Certificate) audit.Event {
 	if len(c.SCTs) > 0 {
 		sct := c.SCTs[0]
 		e.LogID = hex.EncodeToString(sct.LogID[:])
-		e.SCTTimestamp = time.UnixMilli(int64(sct.Timestamp)).UTC() //nolint:gosec // G115: ctlog checked that it is near now
+		e.SCTTimestamp = time.UnixMilli(int64(sct.Timestamp)).UTC()
 		if index, ok := sct.LeafIndex(); ok {
 			e.LogIndex = &index
 		}

@@ -261,7 +261,7 @@ func (m member) check(s SCT, chain Chain, now time.Time) (flaw, error) {
 		return flawLogID, errors.New("the SCT names another log")
 	}
 	earliest, latest := now.Add(-maxAge).UnixMilli(), now.Add(maxLead).UnixMilli()
-	if s.Timestamp < uint64(max(earliest, 0)) || s.Timestamp > uint64(max(latest, 0)) { //nolint:gosec // not negative
+	if s.Timestamp < uint64(max(earliest, 0)) || s.Timestamp > uint64(max(latest, 0)) {
 		return flawTime, fmt.Errorf("the SCT's timestamp %d is not within %s before and %s after now, %d", s.Timestamp, maxAge, maxLead, now.UnixMilli())
 	}
 	if err := s.CheckExtensions(); err != nil {

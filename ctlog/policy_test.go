@@ -190,7 +190,7 @@ func TestConfig(t *testing.T) {
 		"none":      {c: ctlog.Config{Mode: ctlog.ModeNone, AcceptUnlogged: true}},
 		"external":  {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{{URL: "https://a", KeyFile: "k"}}}},
 		"nothing":   {want: []string{"ctlog.mode"}},
-		"typo":      {c: ctlog.Config{Mode: "embeded"}, want: []string{"ctlog.mode"}},
+		"typo":      {c: ctlog.Config{Mode: "embbedded"}, want: []string{"ctlog.mode"}},
 		"unlogged":  {c: ctlog.Config{Mode: ctlog.ModeNone}, want: []string{"ctlog.accept_unlogged"}},
 		"no fields": {c: ctlog.Config{Mode: ctlog.ModeEmbedded}, want: []string{"ctlog.embedded.directory", "ctlog.embedded.mark_file", "ctlog.embedded.url", "ctlog.embedded.key"}},
 		"mark inside": {c: ctlog.Config{Mode: ctlog.ModeEmbedded, Embedded: ctlog.EmbeddedConfig{

@@ -102,7 +102,7 @@ func TestA3_KeyIDs(t *testing.T) {
 	t.Parallel()
 	other := emailIssuer()
 	other.URL = "https://other.example"
-	v, w, a := verifier(t, emailIssuer(), other)
+	v, w, _ := verifier(t, emailIssuer(), other)
 	b := found(w, "https://other.example", "other.example")
 	b.publish(jose.JSONWebKey{Key: key(1).Public(), KeyID: "k1"}, jose.JSONWebKey{Key: key(1).Public(), KeyID: "k0"})
 	if _, err := v.Authenticate(t.Context(), sign(t, key(1), `{"alg":"RS256","kid":"k1"}`, encode(t, claims(map[string]any{"iss": other.URL})))); err != nil {
@@ -119,7 +119,7 @@ func TestA3_KeyIDs(t *testing.T) {
 	}
 
 	// Two keys with one kid: both are tried, whichever comes first.
-	v, _, a = verifier(t)
+	v, _, a := verifier(t)
 	a.publish(jose.JSONWebKey{Key: key(1).Public(), KeyID: "k0"}, jose.JSONWebKey{Key: key(0).Public(), KeyID: "k0"})
 	for i := range 2 {
 		if _, err := v.Authenticate(t.Context(), sign(t, key(i), plainHeader, encode(t, claims(nil)))); err != nil {

@@ -43,8 +43,8 @@ func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
 		// Between the limit and twice the limit a request is refused in our own
 		// words (checkSize); beyond, unread, in gRPC's.
 		grpc.MaxRecvMsgSize(2 * l.BodyBytes),
-		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)), //nolint:gosec // at most 1 MiB by Config.Check
-		grpc.MaxConcurrentStreams(uint32(l.Streams)),  //nolint:gosec // at most 65536 by Config.Check
+		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
+		grpc.MaxConcurrentStreams(uint32(l.Streams)),
 		grpc.ConnectionTimeout(l.HeaderTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: keepaliveTime, Timeout: keepaliveWait}),

@@ -52,7 +52,7 @@ func checkHealth(ctx context.Context, out io.Writer, url string) error {
 	case err != nil:
 		return fmt.Errorf("not ready: %w", err)
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHealth))
 	if err != nil {
 		return fmt.Errorf("not ready: reading the answer: %w", err)

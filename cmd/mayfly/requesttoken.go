@@ -114,7 +114,7 @@ func openBrowser(url string) error {
 	if err != nil {
 		return errors.New(name + " is not installed")
 	}
-	cmd := exec.Command(path, args...) // #nosec G204 -- no shell; the client has checked the scheme
+	cmd := exec.Command(path, args...) //nolint:gosec,noctx // no shell, and the client has checked the scheme; the browser outlives us
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -163,7 +163,7 @@ func (s *Signer) SCT(t testing.TB, chain ctlog.Chain, at time.Time, extensions [
 }
 
 func (s *Signer) sign(chain ctlog.Chain, at time.Time, extensions []byte) (ctlog.SCT, error) {
-	sct := ctlog.SCT{Timestamp: uint64(max(at.UnixMilli(), 0)), Extensions: extensions} //nolint:gosec // not negative
+	sct := ctlog.SCT{Timestamp: uint64(max(at.UnixMilli(), 0)), Extensions: extensions}
 	signed, err := chain.SignedBytes(sct.Timestamp, extensions)
 	if err != nil {
 		return ctlog.SCT{}, err

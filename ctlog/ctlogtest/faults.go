@@ -86,7 +86,7 @@ func (f *Faulty) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, erro
 }
 
 func (f *Faulty) twist(what Fault, chain ctlog.Chain, sct ctlog.SCT) (ctlog.SCT, error) {
-	at, extensions := time.UnixMilli(int64(sct.Timestamp)), sct.Extensions //nolint:gosec // a time
+	at, extensions := time.UnixMilli(int64(sct.Timestamp)), sct.Extensions
 	switch what {
 	case WrongLogID:
 		sct.LogID[0] ^= 1

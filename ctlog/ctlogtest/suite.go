@@ -228,14 +228,14 @@ func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	got, err := r.client.GetRawEntries(t.Context(), int64(index), int64(index)) //nolint:gosec // small
+	got, err := r.client.GetRawEntries(t.Context(), int64(index), int64(index))
 	if err != nil {
 		t.Fatalf("get-entries: %v", err)
 	}
 	if len(got.Entries) == 0 || !bytes.Equal(got.Entries[0].LeafInput, leaf) {
 		t.Fatalf("entry %d is not what its SCT promised", index)
 	}
-	entries, err := r.client.GetEntries(t.Context(), int64(index), int64(index)) //nolint:gosec // small
+	entries, err := r.client.GetEntries(t.Context(), int64(index), int64(index))
 	if err != nil {
 		t.Fatalf("get-entries, parsed: %v", err)
 	}
@@ -247,7 +247,7 @@ func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) 
 	if err != nil {
 		t.Fatalf("get-proof-by-hash: %v", err)
 	}
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(path.LeafIndex), in.Size, hash, path.AuditPath, in.Root); err != nil { //nolint:gosec // not negative
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, uint64(path.LeafIndex), in.Size, hash, path.AuditPath, in.Root); err != nil {
 		t.Errorf("entry %d: %v", index, err)
 	}
 }
@@ -257,7 +257,7 @@ func (r *Reader) LeafHashes(t testing.TB, size uint64) [][]byte {
 	t.Helper()
 	hashes := make([][]byte, 0, size)
 	for uint64(len(hashes)) < size {
-		got, err := r.client.GetRawEntries(t.Context(), int64(len(hashes)), int64(size-1)) //nolint:gosec // small
+		got, err := r.client.GetRawEntries(t.Context(), int64(len(hashes)), int64(size-1))
 		if err != nil {
 			t.Fatalf("get-entries: %v", err)
 		}

@@ -135,7 +135,7 @@ func (l *Log) commit(ctx context.Context, batch []*submission) {
 		err = unavailable(err)
 	}
 	for i, s := range batch {
-		s.done <- placed{index: first + uint64(i), err: err} //nolint:gosec // i is not negative
+		s.done <- placed{index: first + uint64(i), err: err}
 	}
 }
 
@@ -184,7 +184,7 @@ func (l *Log) integrate(ctx context.Context, batch []*submission) error {
 	var failures []error
 	for i, future := range futures {
 		got, err := future()
-		want := l.tree.size + uint64(i) //nolint:gosec // i is not negative
+		want := l.tree.size + uint64(i)
 		switch {
 		case err != nil:
 			failures = append(failures, err)

@@ -156,7 +156,7 @@ func (b *bench) worker(t *testing.T, before ...string) *exec.Cmd {
 		t.Fatal(err)
 	}
 	args := append(before, exe)
-	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...) //nolint:gosec // ourselves
+	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
 	cmd.Env = append(os.Environ(), workerEnv+"="+b.job(t))
 	return cmd
 }

@@ -54,7 +54,7 @@ func tryLock(path string) (*dirLock, error) {
 		return nil, fmt.Errorf("opening the log's lock: %w", err)
 	}
 	l := &dirLock{file: file, path: path}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB) //nolint:gosec // a file descriptor is a small number
+	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
 	switch {
 	case err == nil:
 		if err = l.held(); err == nil {

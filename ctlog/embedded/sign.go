@@ -92,7 +92,7 @@ func (s *checkpointSigner) Sign(text []byte) ([]byte, error) {
 	s.last, s.timestamp = t, timestamp
 	out := binary.BigEndian.AppendUint64(nil, timestamp)
 	out = append(out, hashSHA256, signatureECDSA)
-	out = binary.BigEndian.AppendUint16(out, uint16(len(signature))) //nolint:gosec // bounded above
+	out = binary.BigEndian.AppendUint16(out, uint16(len(signature)))
 	return append(out, signature...), nil
 }
 
@@ -153,4 +153,4 @@ func openCheckpoint(raw []byte, v note.Verifier) (head, error) {
 }
 
 // millis is a time as RFC 6962 writes it; before 1970 it is zero.
-func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) } //nolint:gosec // not negative
+func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }

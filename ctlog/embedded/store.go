@@ -206,10 +206,10 @@ func (s store) rehash(ctx context.Context, index, size uint64) error {
 	}
 	for i, l := range leaves {
 		if err := l.checkPrecertificate(); err != nil {
-			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err) //nolint:gosec // i < 256
+			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
 		}
 		if !bytes.Equal(l.hash(), hashes[i*width:(i+1)*width]) {
-			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i)) //nolint:gosec // i < 256
+			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
 		}
 	}
 	return nil

@@ -82,7 +82,7 @@ func parseTileIndex(s string) (uint64, bool) {
 
 // within reports whether all of the tile is in a log of the size given.
 func (t tilePath) within(size uint64) bool {
-	level := uint64(max(t.level, 0)) //nolint:gosec // not negative
+	level := uint64(max(t.level, 0))
 	have := size >> (layout.TileHeight * level)
 	width := uint64(t.width)
 	if width == 0 {

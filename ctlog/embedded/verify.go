@@ -155,7 +155,7 @@ func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	}
 	for i, l := range leaves {
 		if err := v.entry(l); err != nil {
-			return fmt.Errorf("entry %d: %w", index*layout.EntryBundleWidth+uint64(i), err) //nolint:gosec // i < 256
+			return fmt.Errorf("entry %d: %w", index*layout.EntryBundleWidth+uint64(i), err)
 		}
 	}
 	return nil

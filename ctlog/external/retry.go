@@ -119,7 +119,7 @@ func statusError(r *http.Response, body []byte, now time.Time) error {
 // retryAfter reads Retry-After: seconds or a date (RFC 9110 §10.2.3).
 func retryAfter(header string, now time.Time) time.Duration {
 	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second //nolint:gosec // 31 bits
+		return time.Duration(seconds) * time.Second
 	}
 	if at, err := http.ParseTime(header); err == nil {
 		return max(0, at.Sub(now))

@@ -175,7 +175,7 @@ func sendBack(w http.ResponseWriter, r *http.Request, redirect string, add url.V
 		}
 	}
 	u.RawQuery = query.Encode()
-	http.Redirect(w, r, u.String(), http.StatusSeeOther)
+	http.Redirect(w, r, u.String(), http.StatusSeeOther) //nolint:gosec // G710: a redirect URI of the client, checked before
 }
 
 // optional is no value for "", so that a parameter is left out.

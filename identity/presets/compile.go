@@ -49,9 +49,7 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	if p.Name == "" {
 		f.Add(path+".name", "required")
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Variables)) {
-		c.names = append(c.names, name)
-	}
+	c.names = append(c.names, slices.Sorted(maps.Keys(p.Variables))...)
 	c.checkNames()
 	r := &Rules{numbers: set(p.WholeNumbers), booleans: set(p.Booleans)}
 	for _, name := range c.names {

@@ -72,7 +72,7 @@ func checkName(name string) error {
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', strings.IndexByte("_-./:", c) >= 0:
 		default:
-			return fmt.Errorf("the name %q has a character other than letters, digits and _-./:", name)
+			return fmt.Errorf("the name %q has a character other than letters, digits, _, -, ., / and colon", name)
 		}
 	}
 	return nil

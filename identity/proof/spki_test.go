@@ -190,7 +190,7 @@ func TestB3_OtherKeys(t *testing.T) {
 		"off the curve":        {ecSPKI(t, name, off), fault.KeyMalformed, "not a point"},
 		"coordinates over p":   {ecSPKI(t, name, allOnes), fault.KeyMalformed, "not a point"},
 		"of the wrong curve":   {ecSPKI(t, curves[1].oid, point), fault.KeyMalformed, "not a point"},
-		"compressed":           {ecSPKI(t, name, elliptic.MarshalCompressed(p256.Curve, p256.X, p256.Y)), fault.KeyUnsupported, "compressed"},
+		"compressed":           {ecSPKI(t, name, elliptic.MarshalCompressed(p256.Curve, p256.X, p256.Y)), fault.KeyUnsupported, "compressed"}, //nolint:staticcheck // SA1019: nothing else writes a compressed point
 		"hybrid":               {ecSPKI(t, name, append([]byte{6}, point[1:]...)), fault.KeyMalformed, "not a point"},
 		"no point":             {ecSPKI(t, name, nil), fault.KeyMalformed, "not a point"},
 		"DSA":                  {writeSPKI(t, encodingasn1.ObjectIdentifier{1, 2, 840, 10040, 4, 1}, none, []byte{2, 1, 5}), fault.KeyUnsupported, "DSA"},

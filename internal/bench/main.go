@@ -77,7 +77,7 @@ func run(ctx context.Context, p plan, out, profile string) error {
 	if out == "" {
 		return nil
 	}
-	return os.WriteFile(out, []byte(text), 0o644) //nolint:gosec // a document that everybody may read
+	return os.WriteFile(out, []byte(text), 0o644)
 }
 
 // measureServer fills in the figures of one server: with the embedded log all

@@ -61,7 +61,7 @@ func TestCertificateOverRESTAndGRPC(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer over.Close() //nolint:errcheck // a test
+	defer over.Close()
 	for name, c := range map[string]CA{"REST": &REST{URL: ca.URL + "/", HTTP: newHTTP(t)}, "gRPC": over} {
 		for _, csr := range []bool{false, true} {
 			token, key, s := alice(t, csr)
@@ -201,7 +201,7 @@ func TestUnreachable(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer over.Close() //nolint:errcheck // a test
+	defer over.Close()
 	for name, ca := range map[string]CA{"REST": &REST{URL: "http://" + address, HTTP: newHTTP(t)}, "gRPC": over} {
 		var e *Error
 		if _, err := ca.Certificate(t.Context(), s); !errors.As(err, &e) || e.Kind != Unavailable {
@@ -306,7 +306,7 @@ func TestGRPCFaults(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer over.Close() //nolint:errcheck // a test
+			defer over.Close()
 			_, _, s := alice(t, false)
 			_, err = over.Certificate(t.Context(), s)
 			var e *Error

@@ -123,7 +123,7 @@ func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer resp.Body.Close() //nolint:errcheck // only read from
+	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
 	if err == nil && len(body) > maxAnswer {
 		err = &http.MaxBytesError{Limit: maxAnswer}

@@ -77,7 +77,7 @@ func fetch(t *testing.T, hc *http.Client, method, at string, form url.Values) fe
 		t.Error(err)
 		return fetched{}
 	}
-	defer resp.Body.Close() //nolint:errcheck // a test
+	defer resp.Body.Close()
 	body, err := io.ReadAll(resp.Body)
 	if err != nil {
 		t.Error(err)

@@ -89,7 +89,7 @@ func TokenFile(path string) Source {
 		if err != nil {
 			return "", problem(Failed, "", "opening it").because(err)
 		}
-		defer f.Close() //nolint:errcheck // only read from
+		defer f.Close()
 		return readToken(f)
 	}}
 }

@@ -23,8 +23,8 @@ func tbsWithoutSCTs(cert *x509.Certificate) ([]byte, error) {
 	var before, kept []byte
 	for !fields.Empty() && !fields.PeekASN1Tag(tag) {
 		var field cryptobyte.String
-		var any cbasn1.Tag
-		if !fields.ReadAnyASN1Element(&field, &any) {
+		var of cbasn1.Tag
+		if !fields.ReadAnyASN1Element(&field, &of) {
 			return nil, errMalformed
 		}
 		before = append(before, field...)

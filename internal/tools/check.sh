@@ -8,8 +8,6 @@ set -uo pipefail
 cd "$(dirname "$0")/../.." || exit 1
 . internal/tools/steps.sh
 
-# Every module of this repository, the product's first.
-modules=(. internal/conformance internal/tools internal/tools/buf)
 fuzztime=${FUZZTIME:-5s}
 
 tool() { go tool -modfile=internal/tools/go.mod "$@"; }
@@ -40,12 +38,13 @@ format() {
 # checksums say.
 modules_tidy() {
   local module status=0
-  for module in "${modules[@]}"; do
+  while IFS= read -r -d '' module; do
+    module=$(dirname "$module")
     (cd "$module" && go mod tidy -diff && go mod verify) || {
       echo "$module: mend with (cd $module && go mod tidy)"
       status=1
     }
-  done
+  done < <(tree go.mod '*/go.mod')
   return $status
 }
 
@@ -76,10 +75,7 @@ api() {
 }
 
 vet() {
-  local module
-  for module in . internal/conformance; do
-    (cd "$module" && go vet ./...) || return 1
-  done
+  go vet ./... && (cd internal/conformance && go vet ./...)
 }
 
 lint() {
