@@ -26,7 +26,7 @@ may run beside a service. The exit status is 1 when there is any fault.`,
 			e := environment{now: time.Now, logger: slog.New(slog.DiscardHandler)}
 			p, err := loadParts(cmd.Context(), c, e)
 			if err != nil {
-				return startFailure(err)
+				return startFailure(err, "")
 			}
 			_, end := p.authority.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",

@@ -56,7 +56,7 @@ const devLong = `Runs a whole certificate authority on this machine: a private C
 DIR, made on the first start and kept from then on, and a development issuer
 that gives anybody on this machine a token for any identity. It listens on
 loopback alone. Port 0 takes a free port; DIR/endpoints.json then says which,
-and is written when everything answers.
+is written when everything answers, and goes when it doesn't any more.
 
 DIR/mayfly.yaml is an ordinary configuration: edit it to try an option out.`
 
@@ -95,7 +95,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
-	if err := os.Remove(filepath.Join(o.dir, endpointsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
 		return err
 	}
 	key, err := devissuer.LoadOrCreateKey(filepath.Join(o.dir, issuerKeyName))
@@ -108,26 +108,45 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	}
 	atIssuer, err := new(net.ListenConfig).Listen(ctx, "tcp", o.issuer)
 	if err != nil {
-		return errors.Join(portFailure("--issuer-address", err), rest.Close())
+		return errors.Join(portFailure("--issuer-address", err), closeListeners(rest))
 	}
 	locate(c, o, "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String())
 	logger := c.Logging.Logger(streams.Err)
 	embedded.RedirectStorageLog(logger)
 	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
 	if err != nil {
-		return errors.Join(err, rest.Close(), atIssuer.Close())
+		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	e := environment{now: time.Now, logger: logger}
 	at := located{http: rest, logURL: logURL(c)}
 	s, err := open(ctx, c, e, newRegistry(), at)
 	if err != nil {
-		return errors.Join(startFailure(err), rest.Close(), atIssuer.Close())
+		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveIssuer(ctx, atIssuer, issuer.Handler()) })
 	group.Go(func() error { return s.run(ctx) })
 	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), at.logURL, streams) })
-	return ignoreEnd(group.Wait())
+	return errors.Join(ignoreEnd(group.Wait()), removeEndpoints(o.dir))
+}
+
+// removeEndpoints takes back what says that everything answers.
+func removeEndpoints(dir string) error {
+	if err := os.Remove(filepath.Join(dir, endpointsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	return nil
+}
+
+// closeListeners closes those that nobody has closed before.
+func closeListeners(all ...net.Listener) error {
+	var errs []error
+	for _, l := range all {
+		if err := l.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
+		}
+	}
+	return errors.Join(errs...)
 }
 
 // ensureDevCA makes the CA on the first start.
@@ -166,7 +185,11 @@ func logURL(c *config.Config) string {
 }
 
 func portFailure(flag string, err error) error {
-	return &failure{code: exitFailed, mend: "give another address with " + flag + "; port 0 takes a free one", err: err}
+	return &failure{code: exitFailed, mend: otherAddress(flag), err: err}
+}
+
+func otherAddress(flag string) string {
+	return "give another address with " + flag + "; port 0 takes a free one"
 }
 
 // serveIssuer serves the development issuer until ctx ends.

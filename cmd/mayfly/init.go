@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
 	"net/url"
 	"os"
@@ -115,6 +116,13 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 			return fmt.Errorf("the passphrase: %w", err)
 		}
 	}
+	if file := string(o.passphrase.File); file != "" { // the configuration's relative paths begin at its folder, a flag's don't
+		absolute, err := filepath.Abs(file)
+		if err != nil {
+			return err
+		}
+		o.passphrase.File = setting.Path(absolute)
+	}
 	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
 	if err != nil {
 		return err
@@ -125,6 +133,9 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		}
 	}()
 	if err := fillCA(ctx, temporary, o, passphrase, now); err != nil {
+		return err
+	}
+	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty, or this fails
 		return err
 	}
 	if err := os.Rename(temporary, dir); err != nil {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"log/slog"
+	"net"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -61,7 +62,7 @@ func serve(ctx context.Context, c *config.Config, streams streams) error {
 	embedded.RedirectStorageLog(e.logger)
 	s, err := open(ctx, c, e, newRegistry(), located{})
 	if err != nil {
-		return startFailure(err)
+		return startFailure(err, "mend server.http_address, grpc_address or metrics_address, or end what listens there")
 	}
 	at := s.server.Addresses()
 	attrs := []slog.Attr{
@@ -82,10 +83,15 @@ func serve(ctx context.Context, c *config.Config, streams streams) error {
 	return nil
 }
 
-// startFailure puts what is wrong with what a configuration names into words.
-func startFailure(err error) error {
+// startFailure puts what is wrong with what a configuration names into words;
+// listen is the mend for an address that can't be listened on.
+func startFailure(err error, listen string) error {
 	var faults *setting.FaultError
-	if errors.As(err, &faults) {
+	var address *net.OpError
+	switch {
+	case errors.As(err, &address) && address.Op == "listen":
+		return &failure{code: exitFailed, mend: listen, err: err}
+	case errors.As(err, &faults):
 		return &failure{code: exitFailed, mend: "mend each line and run `mayfly check --config FILE`", err: faultList{faults.Faults}}
 	}
 	return err
