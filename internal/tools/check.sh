@@ -117,13 +117,14 @@ run_step() {
     vulnerabilities) vulnerabilities ;;
     fuzz) step "fuzz" internal/tools/fuzz.sh "$fuzztime" ;;
     test) step "test" make -s test ;;
+    demo) step "demo" make -s demo ;;
     *) step "$1" false ;;
   esac
 }
 
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] ||
-  steps=(packages format modules generated api vet lint shell vulnerabilities fuzz test)
+  steps=(packages format modules generated api vet lint shell vulnerabilities fuzz demo test)
 for name in "${steps[@]}"; do
   run_step "$name"
 done
