@@ -118,7 +118,10 @@ run_step() {
     fuzz) step "fuzz" internal/tools/fuzz.sh "$fuzztime" ;;
     test) step "test" make -s test ;;
     demo) step "demo" make -s demo ;;
-    *) step "$1" false ;;
+    *)
+      echo "no step is called $1"
+      step "$1" false
+      ;;
   esac
 }
 
