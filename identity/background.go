@@ -7,12 +7,13 @@ import (
 	"time"
 )
 
-// The pace of the background: keys that are here are fetched again before
-// refreshAfter, and an issuer that fails is tried again ever more slowly.
+// The pace of the background: keys that are here are fetched again before a
+// token finds them old, and an issuer that fails is tried again ever more slowly.
 const (
-	refreshEvery = refreshAfter * 9 / 10
-	retryFirst   = time.Second
-	retryMost    = time.Minute
+	retryFirst = time.Second
+	retryMost  = time.Minute
+	// familyEvery is how often the issuers of a pattern are looked over.
+	familyEvery = minFresh / 2
 )
 
 // Run fetches the keys of the exact issuers and keeps those, and the keys of
@@ -27,19 +28,23 @@ func (v *Verifier) Run(ctx context.Context) error {
 			continue
 		}
 		wg.Go(func() {
-			for pause(ctx, jitter(refreshEvery)) {
+			for pause(ctx, jitter(familyEvery)) {
 				for _, k := range i.family.active() {
 					if ctx.Err() != nil {
 						return
 					}
-					_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
+					if k.due() == 0 {
+						_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
+					}
 				}
 			}
 		})
 	}
 	wg.Wait()
 	for _, i := range v.issuers {
-		i.fetcher.client.CloseIdleConnections()
+		if i.fetcher != nil {
+			i.fetcher.client.CloseIdleConnections()
+		}
 	}
 	return nil
 }
@@ -47,11 +52,11 @@ func (v *Verifier) Run(ctx context.Context) error {
 func keepFresh(ctx context.Context, k *keyring) {
 	retry := retryFirst
 	for ctx.Err() == nil {
-		wait := refreshEvery
+		var wait time.Duration
 		if err := k.refresh(ctx); err != nil {
 			wait, retry = retry, min(2*retry, retryMost)
 		} else {
-			retry = retryFirst
+			wait, retry = k.due(), retryFirst
 		}
 		if !pause(ctx, jitter(wait)) {
 			return

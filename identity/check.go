@@ -112,6 +112,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		checkUnused(path, c, f)
 	}
 	i.config.limits(path, f)
+	i.config.sources(path, f)
 	return i
 }
 
@@ -210,6 +211,7 @@ func (c *IssuerConfig) limits(path string, f *setting.Faults) {
 	}
 	// The caller keeps its lists; these are ours.
 	c.Audiences, c.Algorithms = slices.Clone(c.Audiences), slices.Clone(c.Algorithms)
+	c.hygiene(path, f)
 	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
 	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
 }

@@ -61,18 +61,58 @@ type IssuerConfig struct {
 	// GitHub Enterprise Server or of a self-hosted GitLab.
 	PresetConstants map[string]string `yaml:"preset_constants,omitempty"`
 	// CAFile is a PEM file with the certificate authorities that the issuer's
-	// server certificate must chain to, in place of the system's.
+	// server certificate must chain to, in place of the system's. It is read
+	// again when it changes.
 	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// AllowNetworks lists networks that the issuer's servers may be in beside
+	// the public Internet, as in `10.20.0.0/16`. Connections to private,
+	// loopback, link-local and other special addresses are refused otherwise,
+	// whatever name leads there. An HTTP proxy that the environment names
+	// (HTTPS_PROXY, NO_PROXY) may be anywhere, and resolves names by itself: it
+	// needs a policy of its own.
+	AllowNetworks []string `yaml:"allow_networks,omitempty"`
+	// JWKSHosts lists hosts, each with a port unless it is 443, where the
+	// issuer's discovery may say that its keys are. Its own host needn't be
+	// listed, nor www.googleapis.com for https://accounts.google.com.
+	JWKSHosts []string `yaml:"jwks_hosts,omitempty"`
+	// JWKSURL is where the issuer's keys are, in place of discovery: for a
+	// Kubernetes API server whose discovery names another host,
+	// `https://kubernetes.default.svc/openid/v1/jwks`.
+	JWKSURL string `yaml:"jwks_url,omitempty"`
+	// JWKSFile is a JSON Web Key Set with the issuer's keys, in place of
+	// fetching them, for a place without a way to the issuer. It is read again
+	// every few seconds.
+	JWKSFile setting.Path `yaml:"jwks_file,omitempty"`
+	// BearerTokenFile holds a token that is sent with the requests to the
+	// issuer's own host, and to no other: for a Kubernetes API server
+	// `/var/run/secrets/kubernetes.io/serviceaccount/token`. It is read at each request.
+	BearerTokenFile setting.Path `yaml:"bearer_token_file,omitempty"`
+	// MaxKeysAge is how long the issuer's keys are used while fetching them
+	// again keeps failing. The default is 6h, the least is 1m, the most is 168h.
+	MaxKeysAge time.Duration `yaml:"max_keys_age,omitempty"`
 	// Algorithms narrows the signature algorithms that are accepted. Empty
 	// means all of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
 	// ES512 and EdDSA.
 	Algorithms []string `yaml:"algorithms,omitempty"`
 	// MaxTokenLifetime is the longest time from `iat` to `exp`. The default is 24h.
 	MaxTokenLifetime time.Duration `yaml:"max_token_lifetime,omitempty"`
+	// MaxTokenAge is the longest time since `iat`, which every token then needs.
+	// The default is no limit but max_token_lifetime.
+	MaxTokenAge time.Duration `yaml:"max_token_age,omitempty"`
+	// AuthorizedParties lists values of `azp`, the party that a token was issued
+	// to, beside the audiences. A token for several audiences that has an `azp`
+	// needs one of either. When any is listed, such a token must have an `azp`,
+	// and the `azp` of a token for one audience is checked too.
+	AuthorizedParties []string `yaml:"authorized_parties,omitempty"`
+	// OneTime accepts each token once: a token that was good is refused from
+	// then on, also when its request failed later, so a client that tries again
+	// needs a new one. Tokens are remembered in the memory of the process, until
+	// they expire; replicas don't share it.
+	OneTime bool `yaml:"one_time,omitempty"`
 	// Leeway is how far the issuer's clock may differ from ours. The default is
 	// 60s, the most is 10m.
 	Leeway time.Duration `yaml:"leeway,omitempty"`
 	// AllowInsecureLoopback accepts an issuer url with http on a loopback
-	// address, for development alone.
+	// address, for development alone, and connections to loopback addresses.
 	AllowInsecureLoopback bool `yaml:"allow_insecure_loopback,omitempty"`
 }

@@ -2,8 +2,6 @@ package identity
 
 import (
 	"context"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,14 +10,12 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
-
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Limits on what an issuer may answer.
@@ -32,26 +28,36 @@ const (
 )
 
 // fetcher makes every request that identity makes: an issuer's discovery
-// document and its keys. All limits on outbound traffic belong here; a policy
-// on addresses goes into the dialer that newTransport makes.
+// document and its keys.
 type fetcher struct {
 	client *http.Client
 	// loopback lets keys be fetched with http from a loopback address.
 	loopback bool
+	hosts    []string // where keys may be, beside the issuer's own host
 }
 
-// newFetcher makes the client of one issuer. A nil transport means our own,
-// which trusts the certificates in caFile, or the system's.
-func newFetcher(transport http.RoundTripper, caFile setting.Path, loopback bool) (*fetcher, error) {
+// newFetcher makes the client of one issuer entry. A nil transport means our
+// own, hardened one.
+func newFetcher(c *IssuerConfig, transport http.RoundTripper) (*fetcher, error) {
 	if transport == nil {
-		t, err := newTransport(caFile)
+		policy, err := c.addressPolicy()
 		if err != nil {
 			return nil, err
 		}
-		transport = t
+		if transport, err = newTransport(policy, c.CAFile); err != nil {
+			return nil, err
+		}
+	}
+	if c.BearerTokenFile != "" {
+		own, err := url.Parse(c.URL)
+		if err != nil {
+			return nil, fmt.Errorf("the issuer's url: %w", err)
+		}
+		transport = &bearer{next: transport, scheme: own.Scheme, host: own.Host, file: c.BearerTokenFile}
 	}
 	return &fetcher{
-		loopback: loopback,
+		loopback: c.AllowInsecureLoopback,
+		hosts:    slices.Concat(c.JWKSHosts, wellKnownKeyHosts[c.URL]),
 		client: &http.Client{
 			Transport:     capped{transport},
 			CheckRedirect: sameOrigin,
@@ -60,31 +66,10 @@ func newFetcher(transport http.RoundTripper, caFile setting.Path, loopback bool)
 	}, nil
 }
 
-func newTransport(caFile setting.Path) (*http.Transport, error) {
-	dialer := &net.Dialer{Timeout: fetchTimeout}
-	t := &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            dialer.DialContext,
-		ForceAttemptHTTP2:      true,
-		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12},
-		TLSHandshakeTimeout:    fetchTimeout,
-		ResponseHeaderTimeout:  fetchTimeout,
-		MaxResponseHeaderBytes: maxHeaderBytes,
-		MaxIdleConnsPerHost:    1,
-		IdleConnTimeout:        30 * time.Second,
-	}
-	if caFile == "" {
-		return t, nil
-	}
-	pem, err := os.ReadFile(string(caFile))
-	if err != nil {
-		return nil, fmt.Errorf("reading the issuer's certificate authorities: %w", err)
-	}
-	t.TLSClientConfig.RootCAs = x509.NewCertPool()
-	if !t.TLSClientConfig.RootCAs.AppendCertsFromPEM(pem) {
-		return nil, fmt.Errorf("%s holds no certificate in PEM", caFile)
-	}
-	return t, nil
+// wellKnownKeyHosts are public issuers that publish their keys on another host
+// of their own.
+var wellKnownKeyHosts = map[string][]string{
+	"https://accounts.google.com": {"www.googleapis.com"},
 }
 
 // sameOrigin follows a redirect only where it stays on scheme, host and port.
@@ -110,11 +95,7 @@ func (c capped) RoundTrip(req *http.Request) (*http.Response, error) {
 }
 
 // CloseIdleConnections passes on what http.Client asks for.
-func (c capped) CloseIdleConnections() {
-	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
-}
+func (c capped) CloseIdleConnections() { closeIdleConnections(c.next) }
 
 type cappedBody struct {
 	io.ReadCloser
@@ -150,22 +131,44 @@ func (f *fetcher) discover(ctx context.Context, issuer string) (jwksURL string, 
 	if err := p.Claims(&document); err != nil {
 		return "", fmt.Errorf("discovery: %w", err)
 	}
-	if err := f.checkKeysURL(document.JWKSURI); err != nil {
+	if err := f.checkKeysURL(document.JWKSURI, issuer); err != nil {
 		return "", fmt.Errorf("discovery: jwks_uri %w", err)
 	}
 	return document.JWKSURI, nil
 }
 
-func (f *fetcher) checkKeysURL(s string) error {
+// checkKeysURL accepts https, on the issuer's own host or one that is listed.
+func (f *fetcher) checkKeysURL(s, issuer string) error {
 	u, err := url.Parse(s)
-	switch {
-	case err != nil || u.Host == "" || u.User != nil:
+	if err != nil || u.Host == "" || u.User != nil {
 		return errors.New("is not a URL with a host and without user")
-	case u.Scheme == "https", u.Scheme == "http" && f.loopback && isLoopback(u.Hostname()):
-		return nil
-	default:
+	}
+	if u.Scheme != "https" && (u.Scheme != "http" || !f.loopback || !isLoopback(u.Hostname())) {
 		return errors.New("is not https")
 	}
+	own, err := url.Parse(issuer)
+	if err != nil {
+		return fmt.Errorf("the issuer is no URL: %w", err)
+	}
+	if host := hostPort(u); host != hostPort(own) && !slices.ContainsFunc(f.hosts, func(h string) bool {
+		return host == hostPort(&url.URL{Scheme: "https", Host: h})
+	}) {
+		return fmt.Errorf("is on another host, %s; list it in jwks_hosts if the issuer's keys belong there", quote(u.Host))
+	}
+	return nil
+}
+
+// hostPort is a URL's host in lower case, with its port written out.
+func hostPort(u *url.URL) string {
+	port := u.Port()
+	switch {
+	case port != "":
+	case u.Scheme == "http":
+		port = "80"
+	default:
+		port = "443"
+	}
+	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
 func isLoopback(host string) bool {
@@ -178,25 +181,26 @@ func isLoopback(host string) bool {
 
 // keys fetches a JWK set (RFC 7517 §5) and parses it, once for all tokens. A
 // key that we can't use is passed over: issuers publish others beside them.
-func (f *fetcher) keys(ctx context.Context, jwksURL string) ([]jose.JSONWebKey, error) {
+func (f *fetcher) keys(ctx context.Context, jwksURL string) (published, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, jwksURL, nil)
 	if err != nil {
-		return nil, fmt.Errorf("keys: %w", err)
+		return published{}, fmt.Errorf("keys: %w", err)
 	}
 	req.Header.Set("Accept", "application/json, application/jwk-set+json")
 	res, err := f.client.Do(req)
 	if err != nil {
-		return nil, fmt.Errorf("keys: %w", err)
+		return published{}, fmt.Errorf("keys: %w", err)
 	}
 	defer func() { _ = res.Body.Close() }() // only read from
 	if res.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("keys: the issuer answered %d", res.StatusCode)
+		return published{}, fmt.Errorf("keys: the issuer answered %d", res.StatusCode)
 	}
 	body, err := io.ReadAll(res.Body)
 	if err != nil {
-		return nil, fmt.Errorf("keys: %w", err)
+		return published{}, fmt.Errorf("keys: %w", err)
 	}
-	return parseKeys(body)
+	keys, err := parseKeys(body)
+	return published{keys, freshness(res.Header)}, err
 }
 
 func parseKeys(body []byte) ([]jose.JSONWebKey, error) {

@@ -32,6 +32,8 @@ var (
 		"1 when the keys of a configured issuer are here and not too old.", []string{"issuer"}, nil)
 	ageDesc = prometheus.NewDesc("mayfly_identity_issuer_keys_age_seconds",
 		"Age of the keys of a configured issuer.", []string{"issuer"}, nil)
+	failingDesc = prometheus.NewDesc("mayfly_identity_issuer_fetch_failing",
+		"1 when the last fetch of the keys of a configured issuer failed.", []string{"issuer"}, nil)
 )
 
 // collector reads each exact issuer's status when it is scraped.
@@ -40,17 +42,22 @@ type collector struct{ verifier *Verifier }
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- readyDesc
 	ch <- ageDesc
+	ch <- failingDesc
 }
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.verifier.Status() {
-		ready := 0.0
-		if s.Ready {
-			ready = 1
-		}
-		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, ready, s.Name)
+		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, one(s.Ready), s.Name)
+		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, one(s.Err != nil), s.Name)
 		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
 	}
+}
+
+func one(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 func (v *Verifier) register(r prometheus.Registerer) error {

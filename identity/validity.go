@@ -51,6 +51,25 @@ func checkTimes(c claim.Set, now time.Time, leeway, maxLifetime time.Duration) e
 	return nil
 }
 
+// checkAge refuses a token that was issued too long ago, or that doesn't say
+// when, where most limits it.
+func checkAge(c claim.Set, now time.Time, leeway, most time.Duration) error {
+	if most == 0 {
+		return nil
+	}
+	iat, present, err := numericDate(c, "iat")
+	if err != nil {
+		return err
+	}
+	if !present {
+		return malformed("it has no iat, which this issuer's tokens need")
+	}
+	if age := now.Sub(iat); age > most+leeway {
+		return fault.New(fault.TokenExpired, "the identity token was issued %s ago; at most %s is accepted from this issuer; get a new one", age.Round(time.Second), most)
+	}
+	return nil
+}
+
 // numericDate is a time in seconds since 1970, a fraction cut off (RFC 7519 §2).
 func numericDate(c claim.Set, name string) (t time.Time, present bool, err error) {
 	v := c.Get(name)
@@ -70,9 +89,8 @@ func numericDate(c claim.Set, name string) (t time.Time, present bool, err error
 // checkAudience finds the first of the accepted audiences that the token
 // names. `aud` is one string or an array of them (RFC 7519 §4.1.3). An array
 // is accepted when it holds one of ours, exactly, whatever else it holds: a
-// token is often for several services. That leaves the holder of any of them
-// able to present it here, so ours should be an audience that no other service
-// shares; a check of `azp` (OpenID Connect Core §3.1.3.7) would belong here.
+// token is often for several services. Any of those could present it here, so
+// ours should be an audience that no other service shares; see checkParty.
 func checkAudience(c claim.Set, accepted []string) (string, error) {
 	aud := c.Get("aud")
 	var named []claim.Value
@@ -100,6 +118,34 @@ func checkAudience(c claim.Set, accepted []string) (string, error) {
 			With("expected", expected).With("actual", actual)
 	}
 	return found, nil
+}
+
+// checkParty checks `azp`, the party that a token was issued to (OpenID Connect
+// Core §3.1.3.7, steps 4 and 5), where a token is for several audiences: it is
+// an accepted audience itself, or listed. Where parties are listed, such a
+// token must name one, and the one that another token names counts as well.
+func checkParty(c claim.Set, audiences, parties []string) error {
+	several := len(c.Get("aud").Elements()) > 1
+	if !several && len(parties) == 0 {
+		return nil
+	}
+	azp := c.Get("azp")
+	switch azp.Kind() {
+	case claim.Missing:
+		if !several || len(parties) == 0 {
+			return nil
+		}
+		return fault.New(fault.TokenAudience, "the identity token is for several audiences and has no azp, which this issuer's tokens then need")
+	case claim.String:
+		if party := azp.Literal(); slices.Contains(audiences, party) || slices.Contains(parties, party) {
+			return nil
+		}
+		expected, actual := quoteList(slices.Concat(audiences, parties)), quote(azp.Literal())
+		return fault.New(fault.TokenAudience, "the identity token was issued to the party %s (azp); expected %s", actual, expected).
+			With("expected", expected).With("actual", actual)
+	default:
+		return malformed("its azp must be a string")
+	}
 }
 
 func quoteValues(values []claim.Value) string {

@@ -25,8 +25,12 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics takes the verifier's metrics; nil registers none.
 	Metrics prometheus.Registerer
-	// Transport replaces the hardened HTTP transport, ca_file included; nil is right outside tests.
+	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
+	// included; nil is right outside tests.
 	Transport http.RoundTripper
+	// Replay remembers the tokens of issuers with one_time; nil means
+	// NewMemoryReplay.
+	Replay Replay
 }
 
 // Description is one configured issuer, as GetConfiguration tells it.
@@ -57,6 +61,7 @@ type Verifier struct {
 	patterns []*issuer          // in the configuration's order
 	index    patternIndex       // of patterns
 	now      func() time.Time
+	replay   Replay
 	log      *slog.Logger
 	metrics  *metrics
 }
@@ -65,7 +70,7 @@ type Verifier struct {
 type issuer struct {
 	config   IssuerConfig
 	provider provider
-	fetcher  *fetcher
+	fetcher  *fetcher // nil where the keys are in a file
 	pattern  pattern  // where the entry is a pattern
 	ring     *keyring // where it is a URL
 	family   *family  // where it is a pattern
@@ -80,9 +85,12 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	v := &Verifier{issuers: compiled, exact: make(map[string]*issuer), now: o.Now, log: o.Logger, metrics: newMetrics()}
+	v := &Verifier{issuers: compiled, exact: make(map[string]*issuer), now: o.Now, replay: o.Replay, log: o.Logger, metrics: newMetrics()}
 	if v.now == nil {
 		v.now = time.Now
+	}
+	if v.replay == nil {
+		v.replay = NewMemoryReplay(v.now)
 	}
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
@@ -97,20 +105,33 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 }
 
 func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
-	fetcher, err := newFetcher(transport, i.config.CAFile, i.config.AllowInsecureLoopback)
-	if err != nil {
+	ring := func(url string, from source) *keyring {
+		return &keyring{
+			issuer: url, source: from, now: v.now, maxAge: i.config.MaxKeysAge,
+			fetched: func(url string, err error) { v.fetched(i, url, err) },
+		}
+	}
+	if i.config.JWKSFile != "" {
+		from := file{i.config.JWKSFile}
+		got, err := from.read()
+		if err != nil {
+			return err
+		}
+		i.ring = ring(i.config.URL, from)
+		i.ring.keys.Store(newKeyset(got.keys, v.now(), got.fresh))
+		v.exact[i.config.URL] = i
+		return nil
+	}
+	var err error
+	if i.fetcher, err = newFetcher(&i.config, transport); err != nil {
 		return err
 	}
-	i.fetcher = fetcher
-	ring := func(url string) *keyring {
-		return &keyring{issuer: url, fetcher: fetcher, now: v.now, fetched: func(url string, err error) { v.fetched(i, url, err) }}
-	}
 	if i.config.Pattern != "" {
-		i.family = newFamily(v.now, ring)
+		i.family = newFamily(v.now, func(url string) *keyring { return ring(url, newRemote(i.fetcher, url, "", v.now)) })
 		v.patterns = append(v.patterns, i)
 		return nil
 	}
-	i.ring = ring(i.config.URL)
+	i.ring = ring(i.config.URL, newRemote(i.fetcher, i.config.URL, i.config.JWKSURL, v.now))
 	v.exact[i.config.URL] = i
 	return nil
 }
@@ -141,7 +162,7 @@ func (i *issuer) keyring(url string) (*keyring, error) {
 // The error is a *fault.Error: TokenTooLarge; of kind Unauthenticated when a
 // check of the token failed; of kind Denied when a claim that the issuer's rule
 // needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
-// had. When ctx ends while keys are fetched, it wraps ctx's error. It holds no
+// had; where tokens are accepted once, TokenReplayed, or what the Replay says. When ctx ends while keys are fetched, it wraps ctx's error. It holds no
 // part of the token but the issuer and audience.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
 	t, err := peek(token)
@@ -161,7 +182,14 @@ func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, e
 	if err != nil {
 		return Principal{}, err
 	}
-	if err := checkTimes(t.claims, v.now(), i.config.Leeway, i.config.MaxTokenLifetime); err != nil {
+	if err := checkParty(t.claims, i.config.Audiences, i.config.AuthorizedParties); err != nil {
+		return Principal{}, err
+	}
+	now := v.now()
+	if err := checkTimes(t.claims, now, i.config.Leeway, i.config.MaxTokenLifetime); err != nil {
+		return Principal{}, err
+	}
+	if err := checkAge(t.claims, now, i.config.Leeway, i.config.MaxTokenAge); err != nil {
 		return Principal{}, err
 	}
 	if !slices.Contains(i.config.Algorithms, t.algorithm) {
@@ -178,7 +206,14 @@ func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, e
 	if err := keys.check(t); err != nil {
 		return Principal{}, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
 	}
-	return i.principal(t.claims, url, audience)
+	p, err := i.principal(t.claims, url, audience)
+	if err != nil || !i.config.OneTime {
+		return p, err
+	}
+	if err := once(ctx, v.replay, url, &t, i.config.Leeway); err != nil {
+		return Principal{}, err
+	}
+	return p, nil
 }
 
 // match finds the entry for an issuer: an exact URL first, then the most

@@ -1,0 +1,187 @@
+package identity
+
+import (
+	"bytes"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+	"net/url"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/net/http/httpproxy"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// transport is the way to the servers of one issuer entry. Without a proxy it
+// connects to what the address policy allows. A proxy is the operator's own, at
+// any address, and resolves names for itself: which of them it connects to is
+// its policy, and ours judges addresses that a URL spells out.
+type transport struct {
+	policy addressPolicy
+	dialer *net.Dialer
+	proxy  func(*url.URL) (*url.URL, error)
+	caFile setting.Path
+
+	mu      sync.Mutex
+	pem     []byte // what the certificate authorities were read from
+	direct  *http.Transport
+	proxied *http.Transport
+}
+
+// newTransport reads the file of certificate authorities, and the proxy from
+// the environment: HTTPS_PROXY and NO_PROXY, or in lower case.
+func newTransport(policy addressPolicy, caFile setting.Path) (*transport, error) {
+	t := &transport{
+		policy: policy,
+		dialer: policy.dialer(fetchTimeout),
+		proxy:  httpproxy.FromEnvironment().ProxyFunc(),
+		caFile: caFile,
+	}
+	_, _, err := t.ways()
+	return t, err
+}
+
+// RoundTrip makes one request.
+func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
+	direct, proxied, err := t.ways()
+	if err != nil {
+		return nil, err
+	}
+	proxy, err := t.proxy(req.URL)
+	if err != nil {
+		return nil, fmt.Errorf("the proxy that the environment names: %w", err)
+	}
+	if proxy == nil {
+		return direct.RoundTrip(req)
+	}
+	if a, err := netip.ParseAddr(req.URL.Hostname()); err == nil {
+		if err := t.policy.check(a); err != nil {
+			return nil, fmt.Errorf("asking the proxy for %s: %w", a, err)
+		}
+	}
+	return proxied.RoundTrip(req)
+}
+
+// CloseIdleConnections passes on what http.Client asks for.
+func (t *transport) CloseIdleConnections() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.closeIdle()
+}
+
+func (t *transport) closeIdle() {
+	for _, h := range []*http.Transport{t.direct, t.proxied} {
+		if h != nil {
+			h.CloseIdleConnections()
+		}
+	}
+}
+
+// ways gives both transports, made anew when the file of certificate
+// authorities has changed. A file that can't be read is an error: to trust what
+// it no longer holds would be the worse surprise.
+func (t *transport) ways() (direct, proxied *http.Transport, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var pem []byte
+	var roots *x509.CertPool
+	if t.caFile != "" {
+		if pem, err = readFile(t.caFile, maxBody); err != nil {
+			return nil, nil, fmt.Errorf("reading the issuer's certificate authorities: %w", err)
+		}
+	}
+	if t.direct != nil && bytes.Equal(pem, t.pem) {
+		return t.direct, t.proxied, nil
+	}
+	if t.caFile != "" {
+		roots = x509.NewCertPool()
+		if !roots.AppendCertsFromPEM(pem) {
+			return nil, nil, fmt.Errorf("%s holds no certificate in PEM", t.caFile)
+		}
+	}
+	t.closeIdle()
+	t.pem = pem
+	t.direct = newHTTPTransport(t.dialer, roots, nil)
+	t.proxied = newHTTPTransport(&net.Dialer{Timeout: fetchTimeout}, roots, t.proxy)
+	return t.direct, t.proxied, nil
+}
+
+func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.URL) (*url.URL, error)) *http.Transport {
+	t := &http.Transport{
+		DialContext:            dialer.DialContext,
+		ForceAttemptHTTP2:      true,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:    fetchTimeout,
+		ResponseHeaderTimeout:  fetchTimeout,
+		MaxResponseHeaderBytes: maxHeaderBytes,
+		MaxIdleConnsPerHost:    1,
+		IdleConnTimeout:        30 * time.Second,
+	}
+	if proxy != nil {
+		t.Proxy = func(req *http.Request) (*url.URL, error) { return proxy(req.URL) }
+	}
+	return t
+}
+
+// bearer sends a token with the requests to one origin, and with no other. The
+// file is read each time, so a token that was renewed is used at once.
+type bearer struct {
+	next         http.RoundTripper
+	scheme, host string
+	file         setting.Path
+}
+
+const maxBearer = 16 << 10 // bytes
+
+var errBearer = errors.New("the bearer token file is empty or holds something other than a token")
+
+func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.URL.Scheme != b.scheme || req.URL.Host != b.host {
+		return b.next.RoundTrip(req)
+	}
+	token, err := readFile(b.file, maxBearer)
+	if err != nil {
+		return nil, fmt.Errorf("reading the bearer token: %w", err)
+	}
+	token = bytes.TrimSpace(token)
+	if len(token) == 0 || bytes.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		return nil, errBearer
+	}
+	req = req.Clone(req.Context()) // a RoundTripper doesn't change what it is given
+	req.Header.Set("Authorization", "Bearer "+string(token))
+	return b.next.RoundTrip(req)
+}
+
+// CloseIdleConnections passes on what http.Client asks for.
+func (b *bearer) CloseIdleConnections() { closeIdleConnections(b.next) }
+
+func closeIdleConnections(t http.RoundTripper) {
+	if t, ok := t.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}
+
+// readFile reads a whole file of at most that many bytes.
+func readFile(path setting.Path, most int64) ([]byte, error) {
+	f, err := os.Open(string(path))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }() // only read from
+	content, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err != nil {
+		return nil, err
+	}
+	if int64(len(content)) > most {
+		return nil, fmt.Errorf("%s is longer than %d bytes", path, most)
+	}
+	return content, nil
+}
