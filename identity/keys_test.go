@@ -291,6 +291,16 @@ func TestKeysThatAreNotUsed(t *testing.T) {
 	}
 }
 
+// certificateFile is a server's certificate in a file.
+func certificateFile(t *testing.T, s *httptest.Server) setting.Path {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return setting.Path(path)
+}
+
 // secure serves an issuer over real TLS and gives the configuration that trusts it.
 func secure(t *testing.T, h func(self string) http.Handler) (IssuerConfig, *httptest.Server) {
 	t.Helper()
@@ -298,12 +308,8 @@ func secure(t *testing.T, h func(self string) http.Handler) (IssuerConfig, *http
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	t.Cleanup(s.Close)
 	handler = h(s.URL)
-	ca := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(ca, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: s.Certificate().Raw}), 0o600); err != nil {
-		t.Fatal(err)
-	}
 	c := emailIssuer()
-	c.URL, c.CAFile, c.AllowNetworks = s.URL, setting.Path(ca), []string{"127.0.0.0/8"}
+	c.URL, c.CAFile, c.AllowNetworks = s.URL, certificateFile(t, s), []string{"127.0.0.0/8"}
 	return c, s
 }
 
