@@ -42,15 +42,17 @@ const where = "ca.authority"
 
 // LoadAuthority reads an authority's chain, opens its key, and checks that they
 // fit each other and may issue code-signing certificates at the time now. Its
-// error is a *setting.FaultError with every fault, each with its mend.
-func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time) (*Authority, error) {
+// error is a *setting.FaultError with every fault, each with its mend. o has what
+// the key's backend works with; its Passphrase and Access are c's.
+func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.Options) (*Authority, error) {
 	var f setting.Faults
 	c.check(where, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
 	chain := loadChain(string(c.Chain), now, &f)
-	signer, err := kms.Open(ctx, string(c.Key), kms.Options{Passphrase: c.Passphrase})
+	o.Passphrase, o.Access = c.Passphrase, c.Access
+	signer, err := kms.Open(ctx, string(c.Key), o)
 	if err != nil {
 		f.Add(where+".key", "%v", err)
 	}
@@ -59,6 +61,7 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time) (*Auth
 			subject(chain[0]), c.Chain)
 	}
 	if err := f.Err(); err != nil {
+		kms.Close(signer)
 		return nil, err
 	}
 	return newAuthority(chain, signer)

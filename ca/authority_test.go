@@ -191,7 +191,7 @@ func TestE2Authorities(t *testing.T) {
 			t.Parallel()
 			l := newLineage(t)
 			tt.wrong(t, l)
-			a, err := LoadAuthority(t.Context(), l.write(t), noon)
+			a, err := LoadAuthority(t.Context(), l.write(t), noon, kms.Options{})
 			wantFaults(t, err, tt.want)
 			if (a == nil) != (len(tt.want) > 0) {
 				t.Errorf("authority %v with error %v", a, err)
@@ -244,7 +244,7 @@ func TestE2WeakSignature(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(chain), Key: setting.KeyRef("file:" + key)}, certs[0].NotBefore)
+	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(chain), Key: setting.KeyRef("file:" + key)}, certs[0].NotBefore, kms.Options{})
 	if err == nil || !strings.Contains(err.Error(), "is signed with SHA1-RSA: reissue it with") {
 		t.Errorf("error %v", err)
 	}
@@ -252,10 +252,10 @@ func TestE2WeakSignature(t *testing.T) {
 
 func TestLoadAuthorityNamesEveryMissingThing(t *testing.T) {
 	t.Parallel()
-	_, err := LoadAuthority(t.Context(), AuthorityConfig{}, noon)
+	_, err := LoadAuthority(t.Context(), AuthorityConfig{}, noon, kms.Options{})
 	wantFaults(t, err, []string{"ca.authority.chain: required", "ca.authority.key: required"})
 	dir := t.TempDir()
-	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(dir + "/chain.pem"), Key: setting.KeyRef("file:" + dir + "/key.pem")}, noon)
+	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(dir + "/chain.pem"), Key: setting.KeyRef("file:" + dir + "/key.pem")}, noon, kms.Options{})
 	wantFaults(t, err, []string{"chain.pem: no such file", "key.pem: no such file"})
 }
 
@@ -263,7 +263,7 @@ func TestRootAuthorityIssues(t *testing.T) {
 	t.Parallel()
 	l := newLineage(t)
 	l.order, l.keyFile = func(_, root string) string { return root }, l.rootKey
-	a, err := LoadAuthority(t.Context(), l.write(t), noon)
+	a, err := LoadAuthority(t.Context(), l.write(t), noon, kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -19,7 +19,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
-	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -68,6 +67,7 @@ type Issuer struct {
 	random   io.Reader
 	logger   *slog.Logger
 	metrics  *metrics
+	health   health
 }
 
 // New makes an Issuer. Without a log, it wants AcceptUnlogged; without an
@@ -117,14 +117,14 @@ func (i *Issuer) activate(a *Authority) {
 func (i *Issuer) Chains() [][][]byte { return [][][]byte{i.active.Load().Chain()} }
 
 // Ready is nil when a certificate could be issued now: the authority covers its
-// validity and the key signs. It makes a signature, so callers that are asked
-// often remember the answer for a while.
+// validity and the key can sign. A key that can tell without a signature is
+// asked once every few seconds; of any other, a signature is made.
 func (i *Issuer) Ready(ctx context.Context) error {
 	a := i.active.Load()
 	if err := a.covers(i.validity()); err != nil {
 		return err
 	}
-	if err := kms.Try(ctx, a.signer); err != nil {
+	if err := i.health.check(ctx, a, i.now); err != nil {
 		return signerFault(ctx, err)
 	}
 	return nil

@@ -3,6 +3,7 @@ package ca
 import (
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -30,10 +31,13 @@ type AuthorityConfig struct {
 	// authority that issues from its root has that one certificate.
 	Chain setting.Path `yaml:"chain"`
 	// Key is the private key of the issuing certificate: `file:PATH` of a PEM
-	// file that its owner alone may read (mode 0600).
+	// file that its owner alone may read (mode 0600), or a key in a KMS as the
+	// vendor's console shows it, such as an AWS key ARN or an Azure key identifier.
 	Key setting.KeyRef `yaml:"key"`
 	// Passphrase decrypts the key, where it is an encrypted file.
 	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
+	// Access says how a key in a KMS is reached.
+	kms.Access `yaml:",inline"`
 }
 
 // DefaultConfig is the configuration that a file is decoded over.
@@ -54,7 +58,8 @@ func (c *AuthorityConfig) check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
 	}
 	if c.Key == "" {
-		f.Add(setting.Join(path, "key"), "required: file:PATH of the issuing certificate's private key")
+		f.Add(setting.Join(path, "key"), "required: the issuing certificate's private key, file:PATH or a key in a KMS")
 	}
+	c.Access.Check(path, c.Key, f)
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 }

@@ -41,7 +41,7 @@ func TestCreateFileAuthority(t *testing.T) {
 
 	a, err := LoadAuthority(t.Context(), AuthorityConfig{
 		Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey), Passphrase: setting.Secret{File: setting.Path(passphrase)},
-	}, noon)
+	}, noon, kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

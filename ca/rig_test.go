@@ -96,7 +96,7 @@ func testAuthority(t testing.TB, algorithm kms.Algorithm) *Authority {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a, err := LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}, noon)
+	a, err := LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}, noon, kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

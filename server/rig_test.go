@@ -28,6 +28,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -68,6 +69,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	}
 	c := DefaultConfig()
 	c.HTTPAddress, c.GRPCAddress, c.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.RateLimits = RateLimits{} // but for the tests of them
 	o := Options{
 		Identity: r.verifier, Keys: keys, CA: r.ca, Auditor: r.audit, Metrics: r.registry,
 		Documents: Documents{TrustedRoot: []byte(`{"mediaType":"root"}`), SigningConfig: []byte(`{"mediaType":"signing"}`), TrustConfig: []byte(`{"mediaType":"trust"}`)},
@@ -108,7 +110,7 @@ func newCA(t testing.TB, log ctlog.Member, auditor ca.Auditor) *ca.Issuer {
 	}
 	c := ca.DefaultConfig()
 	c.Authority = ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
-	authority, err := ca.LoadAuthority(t.Context(), c.Authority, time.Now())
+	authority, err := ca.LoadAuthority(t.Context(), c.Authority, time.Now(), kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

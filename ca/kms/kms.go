@@ -1,6 +1,6 @@
-// Package kms opens the private keys that authorities sign with. The scheme of
-// a key's URI picks the backend; each backend is one file and one line in the
-// table of [Open], and passes the suite of kmstest.
+// Package kms opens the private keys that authorities sign with. The form of a
+// key's reference picks the backend; each backend is one file and one line in
+// the table of backends, and passes the suite of kmstest.
 package kms
 
 import (
@@ -8,9 +8,12 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
-	"maps"
-	"slices"
-	"strings"
+	"io"
+	"log/slog"
+	"os"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -33,40 +36,128 @@ type Signer interface {
 // hash that no backend signs (SHA-256, SHA-384 and SHA-512 are).
 var ErrDigest = errors.New("digest doesn't fit its hash")
 
-// Options are what a backend may need beside the URI.
+// ErrScheme is wrapped by errors about a hash or padding that the key doesn't
+// sign with, though another key would. What a key signs with is fixed at Open.
+var ErrScheme = errors.New("the key doesn't sign that")
+
+// Healthy is a Signer that can say whether its key could sign now, at no cost
+// in signatures. Health's error is what Sign would fail with; after a Sign that
+// failed, Health may make one signature now and then to see the key recover.
+type Healthy interface {
+	Signer
+	Health(ctx context.Context) error
+}
+
+// Options are what a backend may need beside the reference.
 type Options struct {
-	// Passphrase decrypts the key of a file; a plain file refuses one.
+	// Passphrase decrypts the key of a file, or is the PIN of a token; a plain
+	// file refuses one.
 	Passphrase setting.Secret
+	// Access says how a key in a KMS is reached.
+	Access Access
+	// Logger is for the operator: whose credential was taken, a failover; nil discards.
+	Logger *slog.Logger
+	// Metrics takes the package's metrics, shared by all keys; nil leaves them unregistered.
+	Metrics prometheus.Registerer
+	// Now is the clock; nil is time.Now.
+	Now func() time.Time
+	// Getenv reads the environment; nil is os.Getenv.
+	Getenv func(name string) string
+	// Watch is told of every step of an Open as it ends; nil if nobody asks.
+	Watch func(Step)
+
+	metrics *metrics
 }
 
-// openers is the table of backends.
-var openers = map[string]func(ctx context.Context, rest string, o Options) (Signer, error){
-	"file": openFile,
+// Step is one step of an Open.
+type Step struct {
+	Name    string        // "reference", "credential", "token", "key", "sign", …
+	Detail  string        // what was found: the canonical reference, the principal, the pinned key
+	Elapsed time.Duration // what it took
+	Err     error         // why it failed
 }
 
-// Schemes are the supported schemes in alphabetical order.
-func Schemes() []string { return slices.Sorted(maps.Keys(openers)) }
+// filled is o with its defaults.
+func (o Options) filled() (Options, error) {
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Getenv == nil {
+		o.Getenv = os.Getenv
+	}
+	if o.Watch == nil {
+		o.Watch = func(Step) {}
+	}
+	var err error
+	o.metrics, err = newMetrics(o.Metrics)
+	return o, err
+}
 
-// Open opens the key that uri names (`file:issuing.key.pem`), signs a fixed
-// digest with it and verifies that signature locally. Its errors are for the
-// operator: they name the key, what is wrong with it and the mend.
-func Open(ctx context.Context, uri string, o Options) (Signer, error) {
-	scheme, rest, ok := strings.Cut(uri, ":")
-	if !ok {
-		return nil, fmt.Errorf("key %q has no scheme: write file:PATH (supported: %s)", uri, strings.Join(Schemes(), ", "))
+// step runs one part of an Open and tells whoever watches.
+func (o Options) step(name string, do func() (detail string, err error)) error {
+	began := o.Now()
+	detail, err := do()
+	o.Watch(Step{Name: name, Detail: detail, Elapsed: o.Now().Sub(began), Err: err})
+	return err
+}
+
+// Open opens the key that ref names (`file:issuing.key.pem`, or as a vendor's
+// console shows it: see Canonical), signs a fixed digest with it and verifies
+// that signature locally. It takes at most 15 s. With replicas, each of them is
+// opened; one that can't be reached is opened later, one with another public key
+// is an error. Its errors are for the operator: they name the key, what is wrong
+// with it and the mend.
+func Open(ctx context.Context, ref string, o Options) (Signer, error) {
+	o, err := o.filled()
+	if err != nil {
+		return nil, fmt.Errorf("kms: registering metrics: %w", err)
 	}
-	open, ok := openers[strings.ToLower(scheme)] // RFC 3986 §3.1: schemes are case-insensitive
-	if !ok {
-		return nil, fmt.Errorf("key scheme %q isn't supported (supported: %s)", scheme, strings.Join(Schemes(), ", "))
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
+	defer cancel()
+	if len(o.Access.Replicas) > 0 {
+		return openReplicas(ctx, ref, o)
 	}
-	s, err := open(ctx, rest, o)
+	return openOne(ctx, ref, o)
+}
+
+// openOne opens one reference and tries it.
+func openOne(ctx context.Context, ref string, o Options) (Signer, error) {
+	var b *backend
+	var r reference
+	err := o.step("reference", func() (string, error) {
+		var err error
+		if b, r, err = parse(ref, o.Access); err != nil {
+			return "", err
+		}
+		return r.String(), nil
+	})
 	if err != nil {
 		return nil, err
 	}
-	if err := Try(ctx, s); err != nil {
-		return nil, fmt.Errorf("key %s: trial signature: %w", uri, err)
+	if err := b.takes(o.Access.Credential); err != nil {
+		return nil, fmt.Errorf("key %s: %w", r, err)
+	}
+	s, err := r.open(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	err = o.step("sign", func() (string, error) { return "trial signature verified", Try(ctx, s) })
+	if err != nil {
+		Close(s)
+		return nil, fmt.Errorf("key %s: trial signature: %w", ref, err)
 	}
 	return s, nil
+}
+
+// Close releases what s holds: idle connections, sessions. s must not be used
+// after it. A process that ends needs no Close.
+func Close(s Signer) {
+	if c, ok := s.(io.Closer); ok {
+		_ = c.Close() // nothing is kept that could be lost
+	}
 }
 
 // Try signs a fixed digest as certificates are signed and verifies the signature

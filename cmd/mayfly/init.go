@@ -68,6 +68,7 @@ func newInitCommand(streams streams) *cobra.Command {
 			if issuer != "" {
 				o.issuers = []identity.IssuerConfig{{URL: issuer, Type: identity.Type(issuerType), Audiences: []string{audience}}}
 			}
+			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
 				return err
 			}
@@ -172,7 +173,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	// Read back as `serve` will: a CA that can't be used is never left behind.
 	authority, err := ca.LoadAuthority(ctx, ca.AuthorityConfig{
 		Chain: setting.Path(created.Chain), Key: setting.KeyRef("file:" + created.IssuingKey), Passphrase: o.passphrase,
-	}, now)
+	}, now, kms.Options{})
 	if err != nil {
 		return err
 	}
@@ -191,7 +192,6 @@ func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authorit
 	if err != nil {
 		return err
 	}
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: rootsOf(authority)})
 }
 

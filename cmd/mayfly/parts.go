@@ -43,7 +43,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	var p parts
 	var f setting.Faults
 	var err error
-	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now()); err != nil {
+	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
 		addFaults(&f, "ca.authority", err)
 	}
 	if p.verifier, err = identity.NewVerifier(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
@@ -54,7 +54,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	}
 	if c.CTLog.Mode == ctlog.ModeEmbedded {
 		log := c.CTLog.Embedded
-		if p.logKey, err = kms.Open(ctx, string(log.Key), kms.Options{Passphrase: log.Passphrase}); err != nil {
+		if p.logKey, err = kms.Open(ctx, string(log.Key), kms.Options{Passphrase: log.Passphrase, Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
 			addFaults(&f, "ctlog.embedded.key", err)
 		}
 	}

@@ -21,7 +21,8 @@ every fault at once with its path and line. Anchors, aliases and tags are refuse
 filled in from the environment.
 
 - A **path** that is relative begins at the folder of the configuration file.
-- A **key** is ` + "`file:PATH`" + `, the private key in a PEM file with mode 0600.
+- A **key** is ` + "`file:PATH`" + `, the private key in a PEM file with mode 0600, or a key in a KMS
+  as the vendor's console shows it.
 - A **secret** says where it is: ` + "`{env: VARIABLE}` or `{file: PATH}`" + `, never the secret itself.
 - A **duration** has its unit: ` + "`500ms`, `10s`, `24h`" + `.
 
@@ -59,11 +60,24 @@ func table(page *bytes.Buffer, known *comments, s section) ([]section, error) {
 	} else {
 		fmt.Fprintf(page, "\n## `%s`\n\n| option | kind | default | |\n|---|---|---|---|\n", s.path)
 	}
+	return rows(page, known, s)
+}
+
+// rows writes the options of a struct; those of an inlined one are its own.
+func rows(page *bytes.Buffer, known *comments, s section) ([]section, error) {
 	var subsections []section
 	for i := range s.value.NumField() {
 		field := s.value.Type().Field(i)
-		name, _, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+		name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
 		if !field.IsExported() || name == "-" {
+			continue
+		}
+		if options == "inline" {
+			inner, err := rows(page, known, section{s.path, s.value.Field(i), s.defaults})
+			if err != nil {
+				return nil, err
+			}
+			subsections = append(subsections, inner...)
 			continue
 		}
 		text, err := known.of(s.value.Type(), field.Name)

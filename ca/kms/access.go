@@ -1,0 +1,142 @@
+package kms
+
+import (
+	"net"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Credential names where the right to use a key comes from. Only the one that
+// is named is looked at.
+type Credential string
+
+// The credentials. Not every backend has each.
+const (
+	CredentialEnv      Credential = "env"              // environment variables of the vendor's own names
+	CredentialWorkload Credential = "workload"         // a token that the platform mounts: Kubernetes, ECS
+	CredentialManaged  Credential = "managed-identity" // the machine's, from the cloud's metadata address
+	CredentialProfile  Credential = "profile"          // a profile in the vendor's configuration file
+	CredentialCLI      Credential = "cli"              // what the vendor's command line is logged in as
+	CredentialAuto     Credential = "auto"             // the first of the others that is set up
+)
+
+// credentials are all of them, in the order that errors list them.
+var credentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialAuto}
+
+// Access says how a key is reached, beside its reference. The zero value is
+// enough for `file:`.
+type Access struct {
+	// Credential names where the right to use a key in a KMS comes from: `env`,
+	// `workload` (a token that Kubernetes or ECS mounts), `managed-identity` (the
+	// machine's), `profile`, `cli`, or `auto`, which takes the first that is set
+	// up and logs which. Required for a KMS; nothing else than what is named is tried.
+	Credential Credential `yaml:"credential,omitempty"`
+	// Profile is the profile of `credential: profile` in the vendor's
+	// configuration file; `default` if empty.
+	Profile string `yaml:"profile,omitempty"`
+	// Identity is the client ID of a user-assigned managed identity, where the
+	// machine has several.
+	Identity string `yaml:"identity,omitempty"`
+	// Region is the AWS region of a key that isn't named by an ARN; if empty,
+	// AWS_REGION. One that contradicts the ARN is a fault.
+	Region string `yaml:"region,omitempty"`
+	// Cloud is the Azure cloud: `public`, `usgovernment` or `china`. It completes
+	// a short vault name, and one that contradicts a full name is a fault.
+	Cloud string `yaml:"cloud,omitempty"`
+	// Endpoint is the URL of the KMS where it isn't the vendor's usual one, such
+	// as a private endpoint: https, or http on this machine's loopback interface.
+	Endpoint string `yaml:"endpoint,omitempty"`
+	// IdentityEndpoint is where identities come from where that isn't the
+	// vendor's usual URL: AWS STS, or Azure's authority host.
+	IdentityEndpoint string `yaml:"identity_endpoint,omitempty"`
+	// CAFile is a PEM file of the certificate authorities that the KMS's own
+	// certificate is verified by, in place of the system's.
+	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// Replicas are further references to the same key (AWS multi-Region keys,
+	// Managed HSM regions). All must show one public key; when one fails, the
+	// next is used, and that is logged.
+	Replicas []Replica `yaml:"replicas,omitempty"`
+}
+
+// Replica is one more place of a key.
+type Replica struct {
+	// Key is the reference, in the same form as the key's own.
+	Key setting.KeyRef `yaml:"key"`
+	// Region is this replica's, as the key's own `region`.
+	Region string `yaml:"region,omitempty"`
+	// Endpoint is this replica's, as the key's own `endpoint`.
+	Endpoint string `yaml:"endpoint,omitempty"`
+}
+
+// at is the access to one replica: its own place, everything else as for the key.
+func (a Access) at(r Replica) Access {
+	a.Region, a.Endpoint, a.Replicas = r.Region, r.Endpoint, nil
+	return a
+}
+
+// Check adds every fault of a as the access to key, whose own path is path+".key".
+// It reads nothing, not even the environment.
+func (a *Access) Check(path string, key setting.KeyRef, f *setting.Faults) {
+	if a.Credential != "" && !slices.Contains(credentials, a.Credential) {
+		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(credentials))
+	}
+	if a.Profile != "" && a.Credential != CredentialProfile {
+		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
+	}
+	checkEndpoint(setting.Join(path, "endpoint"), a.Endpoint, f)
+	checkEndpoint(setting.Join(path, "identity_endpoint"), a.IdentityEndpoint, f)
+	if key != "" {
+		a.checkKey(path, key, f)
+	}
+	for i, r := range a.Replicas {
+		at := setting.Index(setting.Join(path, "replicas"), i)
+		checkEndpoint(setting.Join(at, "endpoint"), r.Endpoint, f)
+		replica := a.at(r)
+		replica.checkKey(at, r.Key, f)
+	}
+}
+
+// checkKey adds the faults of one reference.
+func (a *Access) checkKey(path string, key setting.KeyRef, f *setting.Faults) {
+	b, _, err := parse(string(key), *a)
+	switch {
+	case err != nil:
+		f.Add(setting.Join(path, "key"), "%v", err)
+	case len(b.credentials) > 0 && a.Credential == "":
+		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.title, credentialNames(b.credentials))
+	case a.Credential != "" && slices.Contains(credentials, a.Credential) && !slices.Contains(b.credentials, a.Credential):
+		f.Add(setting.Join(path, "credential"), "%v", b.refuses(a.Credential))
+	}
+}
+
+func credentialNames(all []Credential) string {
+	names := make([]string, len(all))
+	for i, c := range all {
+		names[i] = string(c)
+	}
+	return strings.Join(names, ", ")
+}
+
+// checkEndpoint wants https, so that neither digests nor tokens travel in the
+// clear; loopback is where tests and sidecars listen.
+func checkEndpoint(path, endpoint string, f *setting.Faults) {
+	if endpoint == "" {
+		return
+	}
+	u, err := url.Parse(endpoint)
+	switch {
+	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
+		f.Add(path, "isn't the URL of a service: write https://HOST[:PORT]")
+	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
+	default:
+		f.Add(path, "must be https: plain http is for this machine's loopback interface alone")
+	}
+}
+
+func loopback(host string) bool {
+	ip := net.ParseIP(host)
+	return host == "localhost" || ip != nil && ip.IsLoopback()
+}
