@@ -23,30 +23,37 @@ const (
 func (v *Verifier) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	for _, i := range v.issuers {
-		if i.ring != nil {
-			wg.Go(func() { keepFresh(ctx, i.ring) })
-			continue
-		}
-		wg.Go(func() {
-			for pause(ctx, jitter(familyEvery)) {
-				for _, k := range i.family.active() {
-					if ctx.Err() != nil {
-						return
-					}
-					if k.due() == 0 {
-						_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
-					}
-				}
-			}
-		})
+		wg.Go(func() { i.keepFresh(ctx) })
 	}
 	wg.Wait()
-	for _, i := range v.issuers {
-		if i.fetcher != nil {
-			i.fetcher.client.CloseIdleConnections()
+	return nil
+}
+
+// keepFresh keeps the keys of one entry fresh until ctx ends, and then closes
+// its connections.
+func (i *issuer) keepFresh(ctx context.Context) {
+	if i.ring != nil {
+		keepFresh(ctx, i.ring)
+	} else {
+		i.family.keepFresh(ctx)
+	}
+	if i.fetcher != nil {
+		i.fetcher.client.CloseIdleConnections()
+	}
+}
+
+// keepFresh looks over the issuers that the pattern matched so far.
+func (f *family) keepFresh(ctx context.Context) {
+	for pause(ctx, jitter(familyEvery)) {
+		for _, k := range f.active() {
+			if ctx.Err() != nil {
+				return
+			}
+			if k.due() == 0 {
+				_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
+			}
 		}
 	}
-	return nil
 }
 
 func keepFresh(ctx context.Context, k *keyring) {

@@ -37,7 +37,7 @@ var (
 )
 
 // collector reads each exact issuer's status when it is scraped.
-type collector struct{ verifier *Verifier }
+type collector struct{ status func() []IssuerStatus }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- readyDesc
@@ -46,7 +46,7 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 }
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range c.verifier.Status() {
+	for _, s := range c.status() {
 		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, one(s.Ready), s.Name)
 		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, one(s.Err != nil), s.Name)
 		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
@@ -60,11 +60,12 @@ func one(b bool) float64 {
 	return 0
 }
 
-func (v *Verifier) register(r prometheus.Registerer) error {
+// register registers m, and the status of the issuers, with r, which may be nil.
+func (m *metrics) register(r prometheus.Registerer, status func() []IssuerStatus) error {
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{v.metrics.fetches, collector{v}} {
+	for _, c := range []prometheus.Collector{m.fetches, collector{status}} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("registering the metrics of identity: %w", err)
 		}

@@ -80,6 +80,16 @@ type issuer struct {
 // names. It makes no request and starts nothing. The error of a configuration
 // is a *setting.FaultError with every fault.
 func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
+	v, err := newVerifier(issuers, o, nil)
+	if err != nil {
+		return nil, err
+	}
+	return v, v.metrics.register(o.Metrics, v.Status)
+}
+
+// newVerifier is NewVerifier without registering metrics. The keys of issuers
+// that before, which may be nil, fetches in the same way are shared with it.
+func newVerifier(issuers []IssuerConfig, o Options, before *Verifier) (*Verifier, error) {
 	var f setting.Faults
 	compiled := compile("issuers", issuers, &f)
 	if err := f.Err(); err != nil {
@@ -95,16 +105,23 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 	if v.log == nil {
 		v.log = slog.New(slog.DiscardHandler)
 	}
+	if before != nil {
+		v.metrics, v.replay = before.metrics, before.replay
+	}
 	for _, i := range compiled {
-		if err := v.add(i, o.Transport); err != nil {
+		if err := v.add(i, o.Transport, before); err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
 		}
 	}
 	v.index = newPatternIndex(v.patterns)
-	return v, v.register(o.Metrics)
+	return v, nil
 }
 
-func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
+func (v *Verifier) add(i *issuer, transport http.RoundTripper, before *Verifier) error {
+	if before.lendKeys(i) {
+		v.place(i)
+		return nil
+	}
 	ring := func(url string, from source) *keyring {
 		return &keyring{
 			issuer: url, source: from, now: v.now, maxAge: i.config.MaxKeysAge,
@@ -119,7 +136,7 @@ func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
 		}
 		i.ring = ring(i.config.URL, from)
 		i.ring.keys.Store(newKeyset(got.keys, v.now(), got.fresh))
-		v.exact[i.config.URL] = i
+		v.place(i)
 		return nil
 	}
 	var err error
@@ -128,12 +145,20 @@ func (v *Verifier) add(i *issuer, transport http.RoundTripper) error {
 	}
 	if i.config.Pattern != "" {
 		i.family = newFamily(v.now, func(url string) *keyring { return ring(url, newRemote(i.fetcher, url, "", v.now)) })
-		v.patterns = append(v.patterns, i)
-		return nil
+	} else {
+		i.ring = ring(i.config.URL, newRemote(i.fetcher, i.config.URL, i.config.JWKSURL, v.now))
 	}
-	i.ring = ring(i.config.URL, newRemote(i.fetcher, i.config.URL, i.config.JWKSURL, v.now))
-	v.exact[i.config.URL] = i
+	v.place(i)
 	return nil
+}
+
+// place lets match find i.
+func (v *Verifier) place(i *issuer) {
+	if i.config.Pattern != "" {
+		v.patterns = append(v.patterns, i)
+		return
+	}
+	v.exact[i.config.URL] = i
 }
 
 func (v *Verifier) fetched(i *issuer, url string, err error) {
