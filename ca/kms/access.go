@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"errors"
 	"net"
 	"net/url"
 	"slices"
@@ -24,15 +25,15 @@ const (
 )
 
 // credentials are all of them, in the order that errors list them.
-var credentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialAuto}
+var credentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
 
 // Access says how a key is reached, beside its reference. The zero value is
 // enough for `file:`.
 type Access struct {
 	// Credential names where the right to use a key in a KMS comes from: `env`,
 	// `workload` (a token that Kubernetes or ECS mounts), `managed-identity` (the
-	// machine's), `profile`, `cli`, or `auto`, which takes the first that is set
-	// up and logs which. Required for a KMS; nothing else than what is named is tried.
+	// machine's), `profile`, `cli`, `file` (Vault's), or `auto`, which takes the
+	// first that is set up and logs which. Required for a KMS; nothing else than what is named is tried.
 	Credential Credential `yaml:"credential,omitempty"`
 	// Profile is the profile of `credential: profile` in the vendor's
 	// configuration file; `default` if empty.
@@ -55,6 +56,8 @@ type Access struct {
 	// CAFile is a PEM file of the certificate authorities that the KMS's own
 	// certificate is verified by, in place of the system's.
 	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// Vault is what only HashiCorp Vault and OpenBao have.
+	Vault VaultAccess `yaml:"vault,omitempty"`
 	// Replicas are further references to the same key (AWS multi-Region keys,
 	// Managed HSM regions). All must show one public key; when one fails, the
 	// next is used, and that is logged.
@@ -88,6 +91,7 @@ func (a *Access) Check(path string, key setting.KeyRef, f *setting.Faults) {
 	}
 	checkEndpoint(setting.Join(path, "endpoint"), a.Endpoint, f)
 	checkEndpoint(setting.Join(path, "identity_endpoint"), a.IdentityEndpoint, f)
+	a.Vault.check(setting.Join(path, "vault"), a.Credential, f)
 	if key != "" {
 		a.checkKey(path, key, f)
 	}
@@ -120,19 +124,26 @@ func credentialNames(all []Credential) string {
 	return strings.Join(names, ", ")
 }
 
-// checkEndpoint wants https, so that neither digests nor tokens travel in the
-// clear; loopback is where tests and sidecars listen.
 func checkEndpoint(path, endpoint string, f *setting.Faults) {
 	if endpoint == "" {
 		return
 	}
+	if err := endpointFault(endpoint); err != nil {
+		f.Add(path, "%v", err)
+	}
+}
+
+// endpointFault wants https, so that neither digests nor tokens travel in the
+// clear; loopback is where tests and sidecars listen.
+func endpointFault(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		f.Add(path, "isn't the URL of a service: write https://HOST[:PORT]")
+		return errors.New("isn't the URL of a service: write https://HOST[:PORT]")
 	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
+		return nil
 	default:
-		f.Add(path, "must be https: plain http is for this machine's loopback interface alone")
+		return errors.New("must be https: plain http is for this machine's loopback interface alone")
 	}
 }
 

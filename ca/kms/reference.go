@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -57,7 +58,7 @@ func (b *backend) takes(c Credential) error {
 }
 
 // backends is the table of backends; each is one file.
-var backends = []*backend{fileBackend}
+var backends = []*backend{fileBackend, pkcs11Backend, vaultBackend}
 
 // Schemes are the supported schemes in alphabetical order.
 func Schemes() []string {
@@ -118,9 +119,13 @@ func find(ref string) (b *backend, rest string, err error) {
 	return nil, "", fmt.Errorf("key scheme %q isn't supported (supported: %s)", abridged(scheme), supported)
 }
 
-// abridged keeps an error readable whatever the reference holds.
+// pinValue is a PIN in a PKCS #11 URI, which is refused there.
+var pinValue = regexp.MustCompile(`(?i)pin-value=[^&;]*`)
+
+// abridged keeps an error readable whatever the reference holds, and free of a PIN.
 func abridged(s string) string {
 	const most = 120
+	s = pinValue.ReplaceAllString(s, "pin-value=…")
 	if len(s) > most {
 		return s[:most] + "…"
 	}
