@@ -12,12 +12,12 @@ import (
 
 // certificates is the listeners' certificate, read again when its files change.
 type certificates struct {
-	cert, key string
-	logger    *slog.Logger
+	logger *slog.Logger
 
-	mu      sync.Mutex
-	current *tls.Certificate
-	seen    [2]fileState // of the pair that was last tried
+	mu        sync.Mutex
+	cert, key string
+	current   *tls.Certificate
+	seen      [2]fileState // of the pair that was last tried
 }
 
 // fileState tells one version of a file from another, links followed.
@@ -93,6 +93,13 @@ func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	t.current = fresh
 	t.logReload(hello.Context())
 	return t.current, nil
+}
+
+// become serves what fresh, which nobody else uses, has read.
+func (t *certificates) become(fresh *certificates) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.cert, t.key, t.current, t.seen = fresh.cert, fresh.key, fresh.current, fresh.seen
 }
 
 func (t *certificates) logReload(ctx context.Context) {

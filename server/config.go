@@ -2,6 +2,7 @@ package server
 
 import (
 	"net"
+	"net/netip"
 	"net/url"
 	"strconv"
 	"time"
@@ -43,6 +44,13 @@ type Config struct {
 	CORSOrigins []string `yaml:"cors_origins"`
 	// Limits bound what a client can make the service spend.
 	Limits Limits `yaml:"limits"`
+	// RateLimits bound how often a client may ask for certificates.
+	RateLimits RateLimits `yaml:"rate_limits"`
+	// TrustedProxies are the networks (`10.0.0.0/8`) whose proxies are believed
+	// in X-Forwarded-For, which then says whom the limit per address, the log and
+	// the audit trail mean. Without the proxy in front in this list, all clients
+	// behind it count as one address.
+	TrustedProxies []string `yaml:"trusted_proxies,omitempty"`
 }
 
 // TLSConfig names the certificate of the API listeners. Both files are read
@@ -103,6 +111,7 @@ func DefaultConfig() Config {
 			ReadTimeout:   10 * time.Second,
 			IdleTimeout:   time.Minute,
 		},
+		RateLimits: defaultRateLimits(),
 	}
 }
 
@@ -134,6 +143,21 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		checkOrigin(setting.Index(setting.Join(path, "cors_origins"), i), o, false, f)
 	}
 	c.Limits.check(setting.Join(path, "limits"), f)
+	c.RateLimits.check(setting.Join(path, "rate_limits"), f)
+	for i, p := range c.TrustedProxies {
+		if _, err := parseNetwork(p); err != nil {
+			f.Add(setting.Index(setting.Join(path, "trusted_proxies"), i), "%q is not a network such as 10.0.0.0/8 or fd00::/8", p)
+		}
+	}
+}
+
+// parseNetwork reads a prefix, or a single address.
+func parseNetwork(text string) (netip.Prefix, error) {
+	if a, err := netip.ParseAddr(text); err == nil {
+		return a.Prefix(a.BitLen())
+	}
+	p, err := netip.ParsePrefix(text)
+	return p.Masked(), err
 }
 
 // checkClashes adds a fault for two listeners on one fixed address.

@@ -65,6 +65,14 @@ func (g *gate) close() <-chan struct{} {
 	return g.idle
 }
 
+// limit sets how many issuances may be in the making from now on. Those that are
+// go on.
+func (g *gate) limit(issuances int) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	g.most = issuances
+}
+
 // draining reports whether the gate is closed.
 func (g *gate) draining() bool {
 	g.mu.Lock()

@@ -77,6 +77,10 @@ func (s *Server) readable(methods ...method) func(int, grpc.MethodDesc) grpc.Met
 	return func(i int, desc grpc.MethodDesc) grpc.MethodDesc {
 		handle := desc.Handler
 		desc.Handler = func(service any, ctx context.Context, decode func(any) error, icept grpc.UnaryServerInterceptor) (any, error) {
+			ctx, client := s.locatedGRPC(ctx)
+			if f := s.admit(methods[i], client); f != nil {
+				return nil, s.refuseGRPC(ctx, methods[i], f)
+			}
 			var f *fault.Error
 			out, err := handle(service, ctx, func(v any) error {
 				in := arrival{message: v}
@@ -92,12 +96,18 @@ func (s *Server) readable(methods ...method) func(int, grpc.MethodDesc) grpc.Met
 			if f == nil {
 				return out, err
 			}
-			ctx = identify(ctx)
-			s.refuse(ctx, methods[i], edgeGRPC, f)
-			return nil, answerTo(f, requestid.From(ctx)).grpc()
+			return nil, s.refuseGRPC(ctx, methods[i], f)
 		}
 		return desc
 	}
+}
+
+// refuseGRPC accounts for a request that never reached its handler, and is the
+// answer to it.
+func (s *Server) refuseGRPC(ctx context.Context, m method, f *fault.Error) error {
+	ctx = identify(ctx)
+	s.refuse(ctx, m, edgeGRPC, f)
+	return answerTo(f, requestid.From(ctx)).grpc()
 }
 
 // unread classifies a message that did not arrive. The client has gRPC's own

@@ -27,6 +27,9 @@ func (s *Server) issue(ctx context.Context, c *call, o order) (*ca.Certificate, 
 		return nil, err
 	}
 	c.who = who
+	if f := s.metrics.limited(s.terms.Load().limiters.allow(who, s.now())); f != nil {
+		return nil, f
+	}
 
 	stop = s.metrics.stage(stageProve)
 	key, err := s.proven(o, who)

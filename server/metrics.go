@@ -26,6 +26,7 @@ type metrics struct {
 	panics    prometheus.Counter
 	unaudited prometheus.Counter
 	evicted   prometheus.Counter
+	shed      *prometheus.CounterVec
 }
 
 func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metrics, error) {
@@ -51,6 +52,12 @@ func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metric
 			Name: "mayfly_connections_evicted_total", Help: "Quiet connections closed to make room for new ones.",
 		}),
 	}
+	m.shed = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
+	}, []string{"limit"})
+	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer} {
+		m.shed.WithLabelValues(limit)
+	}
 	for _, stage := range []string{stageAuthenticate, stageProve, stageIssue, stageTotal} {
 		m.stages[stage] = seconds.WithLabelValues(stage)
 	}
@@ -58,7 +65,7 @@ func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metric
 		Name: "mayfly_requests_in_flight", Help: "Requests being served.",
 	}, g.inFlight)
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, inFlight} {
+	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.shed, inFlight} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)
@@ -68,6 +75,14 @@ func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metric
 func (m *metrics) stage(name string) func() {
 	begun := m.now()
 	return func() { m.stages[name].Observe(m.now().Sub(begun).Seconds()) }
+}
+
+// limited counts f, a rate limit's refusal, if it is one, and returns it.
+func (m *metrics) limited(f *fault.Error) *fault.Error {
+	if f != nil {
+		m.shed.WithLabelValues(f.Metadata["limit"]).Inc()
+	}
+	return f
 }
 
 // request counts the end of an API request.

@@ -66,12 +66,13 @@ func (s *Server) checkSize(r proto.Message) error {
 // checkOrder refuses what is missing or too large before anything is parsed.
 // fields names the ways to give a key.
 func (s *Server) checkOrder(o order, fields string) error {
+	most := s.terms.Load().tokenBytes
 	switch {
 	case o.token == "":
 		return fault.New(fault.TokenMissing,
 			"no identity token: send one in credentials.oidcIdentityToken or in the header `Authorization: Bearer`")
-	case len(o.token) > s.config.Limits.TokenBytes:
-		return tooLarge(fault.TokenTooLarge, "the identity token", s.config.Limits.TokenBytes)
+	case len(o.token) > most:
+		return tooLarge(fault.TokenTooLarge, "the identity token", most)
 	case len(o.csr) > proofs.MaxCSRBytes:
 		return tooLarge(fault.KeyTooLarge, "the certificate signing request", proofs.MaxCSRBytes)
 	case len(o.spki) > proofs.MaxKeyBytes:

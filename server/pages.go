@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync/atomic"
 )
 
 // cacheControl lets a document be kept for five minutes, and revalidated by its
@@ -16,14 +17,29 @@ const cacheControl = "public, max-age=300"
 
 // document serves data, which doesn't change.
 func (s *Server) document(name, media string, data []byte) http.HandlerFunc {
-	tag := etag(data)
+	var page atomic.Pointer[published]
+	page.Store(newPublished(data))
+	return s.publication(name, media, &page)
+}
+
+// published is one version of a document.
+type published struct {
+	data []byte
+	tag  string
+}
+
+func newPublished(data []byte) *published { return &published{data, etag(data)} }
+
+// publication serves the version of a document that is in force.
+func (s *Server) publication(name, media string, page *atomic.Pointer[published]) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		if f := s.gate.enter(false); f != nil {
 			s.refusePage(w, r, name, f)
 			return
 		}
 		defer s.gate.leave(false)
-		s.page(r, name, writeTagged(w, r, media, tag, data), nil)
+		p := page.Load()
+		s.page(r, name, writeTagged(w, r, media, p.tag, p.data), nil)
 	}
 }
 

@@ -52,7 +52,7 @@ type readiness struct {
 
 // state is how one dependency stands.
 type state struct {
-	name string
+	Dependency
 	ok   bool
 	told verdict // what the log was last told of it
 }
@@ -99,7 +99,7 @@ func (r *readiness) check(ctx context.Context) []state {
 	for i, d := range r.dependencies {
 		wg.Go(func() {
 			errs[i] = guardedCheck(ctx, d)
-			states[i] = state{name: d.Name, ok: errs[i] == nil}
+			states[i] = state{Dependency: d, ok: errs[i] == nil}
 		})
 	}
 	wg.Wait()
@@ -123,7 +123,7 @@ func (r *readiness) valid() time.Duration {
 }
 
 func allWork(states []state) bool {
-	return !slices.ContainsFunc(states, func(s state) bool { return !s.ok })
+	return !slices.ContainsFunc(states, func(s state) bool { return !s.ok && !s.Informational })
 }
 
 // guardedCheck asks d; a panic in it is a failure.
@@ -139,6 +139,9 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 // tell writes a line when a dependency begins to fail, and when one that failed
 // works again. What has never worked gets some time to start before it counts.
 func (r *readiness) tell(ctx context.Context, s *state, err error) {
+	if s.Informational {
+		return
+	}
 	was := s.told
 	switch {
 	case s.ok:
@@ -148,9 +151,9 @@ func (r *readiness) tell(ctx context.Context, s *state, err error) {
 	}
 	switch {
 	case s.told == failing && was != failing:
-		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.name), slog.Any("error", err))
+		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.Name), slog.Any("error", err))
 	case s.told == working && was == failing:
-		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.name))
+		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.Name))
 	}
 }
 
@@ -196,24 +199,29 @@ func (s *Server) live(w http.ResponseWriter, r *http.Request) {
 }
 
 // readyPage is /readyz: 200, or 503 with the names of what fails; with
-// `?verbose` every dependency by name.
+// `?verbose` every dependency by name, with its detail.
 func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
-	line := func(name string, ok bool) {
+	for _, d := range s.ready.check(r.Context()) {
 		switch {
-		case !ok:
+		case !d.ok && !d.Informational:
 			code = http.StatusServiceUnavailable
-			fmt.Fprintf(&text, "%s: failing\n", name)
+			fmt.Fprintf(&text, "%s: failing\n", d.Name)
+		case verbose && !d.ok:
+			fmt.Fprintf(&text, "%s: failing, but certificates can be issued\n", d.Name)
 		case verbose:
-			fmt.Fprintf(&text, "%s: ok\n", name)
+			fmt.Fprintf(&text, "%s: ok\n", d.Name)
+		}
+		if verbose && d.Detail != nil {
+			for _, line := range d.Detail() {
+				fmt.Fprintf(&text, "  %s\n", line)
+			}
 		}
 	}
-	for _, d := range s.ready.check(r.Context()) {
-		line(d.name, d.ok)
-	}
 	if s.gate.draining() {
-		line("shutdown", false)
+		code = http.StatusServiceUnavailable
+		text.WriteString("shutdown: failing\n")
 	}
 	if code == http.StatusOK && !verbose {
 		text.WriteString("ok\n")

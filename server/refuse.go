@@ -4,6 +4,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"net/netip"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -19,6 +20,15 @@ func undecodable(err error) *fault.Error {
 		return fault.New(fault.RequestMalformed, "%s", st.Message())
 	}
 	return fault.From(err)
+}
+
+// admit refuses a request for a certificate, before anything of it is read, when
+// there are too many from its address.
+func (s *Server) admit(m method, client netip.Addr) *fault.Error {
+	if !m.issues {
+		return nil
+	}
+	return s.metrics.limited(s.terms.Load().limiters.admit(client, s.now()))
 }
 
 // refuse accounts for an API request that could not be read, and so never

@@ -37,6 +37,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	ctx := requestid.With(r.Context(), id)
 	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr)})
+	ctx, _ = s.located(ctx, r.Header.Values(headerForwarded))
 	s.dispatch(w, r.WithContext(ctx))
 }
 
@@ -115,7 +116,11 @@ func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtim
 // call answers the API's method m at its route.
 func (s *Server) call(m method, gateway http.Handler) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		data, f := s.readBody(w, r)
+		f := s.admit(m, addressOf(r.Context()))
+		var data []byte
+		if f == nil {
+			data, f = s.readBody(w, r)
+		}
 		if f != nil {
 			s.refuse(r.Context(), m, edgeREST, f)
 			w.Header().Set("Connection", "close") // the rest of the body is not waited for

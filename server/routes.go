@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sort"
 	"strings"
+	"sync/atomic"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/proto"
@@ -33,6 +34,7 @@ type routes struct {
 	exact    map[string]*route
 	prefixes []prefix
 	unknown  *route
+	pages    map[string]*atomic.Pointer[published] // the documents of the trust root, by path
 }
 
 type prefix struct {
@@ -48,30 +50,50 @@ func methodOf(path string) method {
 	}[path]
 }
 
+// documentMedia are the media types of the documents, by path.
+var documentMedia = map[string]string{
+	"/trusted_root.json":   mediaTrustedRoot,
+	"/signing_config.json": mediaSigningConfig,
+	"/trust_config.json":   mediaTrustConfig,
+}
+
+// paths are the documents by path.
+func (d Documents) paths() map[string][]byte {
+	return map[string][]byte{
+		"/trusted_root.json": d.TrustedRoot, "/signing_config.json": d.SigningConfig, "/trust_config.json": d.TrustConfig,
+	}
+}
+
+// publish serves d from now on, where a document was served before. An empty
+// one leaves the old.
+func (t *routes) publish(d Documents) {
+	for path, data := range d.paths() {
+		if page := t.pages[path]; page != nil && len(data) > 0 {
+			page.Store(newPublished(data))
+		}
+	}
+}
+
 // newRoutes makes the table.
 func (s *Server) newRoutes(d Documents, mounts map[string]http.Handler) (*routes, error) {
 	gateway, err := s.newGateway()
 	if err != nil {
 		return nil, err
 	}
-	t := &routes{exact: map[string]*route{}, unknown: &route{name: "unknown"}}
+	t := &routes{exact: map[string]*route{}, unknown: &route{name: "unknown"}, pages: map[string]*atomic.Pointer[published]{}}
 	for _, path := range []string{"/api/v2/signingCert", "/api/v1/signingCert"} {
 		t.add(path, true, http.MethodPost, s.call(methodOf(path), gateway))
 	}
 	for _, path := range []string{"/api/v2/trustBundle", "/api/v2/configuration", "/api/v1/rootCert"} {
 		t.read(path, true, s.cached(s.call(methodOf(path), gateway)))
 	}
-	for path, doc := range map[string]struct {
-		media string
-		data  []byte
-	}{
-		"/openapi.json":        {"application/json", proto.OpenAPI},
-		"/trusted_root.json":   {mediaTrustedRoot, d.TrustedRoot},
-		"/signing_config.json": {mediaSigningConfig, d.SigningConfig},
-		"/trust_config.json":   {mediaTrustConfig, d.TrustConfig},
-	} {
-		if len(doc.data) > 0 {
-			t.read(path, true, s.document(path, doc.media, doc.data))
+	t.read("/openapi.json", true, s.document("/openapi.json", "application/json", proto.OpenAPI))
+	for path, data := range d.paths() {
+		if len(data) > 0 {
+			page := new(atomic.Pointer[published])
+			page.Store(newPublished(data))
+			t.pages[path] = page
+			t.read(path, true, s.publication(path, documentMedia[path], page))
 		}
 	}
 	t.read("/healthz", false, s.live)

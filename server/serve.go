@@ -126,7 +126,7 @@ func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
 
 // audit records a refusal. Two kinds are left out: failures after the key was
 // proven that aren't the client's, because ca.Issue records what it began; and
-// load that was shed unread, which must stay cheaper than it was to send. A
+// load that was shed, which must stay cheaper than it was to send. A
 // record that can't be written changes nothing for the client, whom the refusal
 // stands against either way: told to try again, it would only be refused again.
 func (s *Server) audit(ctx context.Context, c *call, f *fault.Error) {
@@ -134,7 +134,7 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error) {
 	if oursToMend(f.Kind()) || f.Kind() == fault.Canceled && begun {
 		kind = audit.Failed
 	}
-	if kind == audit.Failed && begun || f.Reason == fault.Overloaded || f.Reason == fault.ShuttingDown {
+	if kind == audit.Failed && begun || c.shed(f) {
 		return
 	}
 	a := answerTo(f, "")
@@ -158,6 +158,12 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error) {
 	}
 }
 
+// shed reports whether f turned the request away for load alone, before anybody
+// knew whose it is.
+func (c *call) shed(f *fault.Error) bool {
+	return f.Reason == fault.Overloaded || f.Reason == fault.ShuttingDown || f.Reason == fault.RateExceeded && c.who.IsZero()
+}
+
 // oursToMend reports whether a failure is ours or a dependency's, not the client's.
 func oursToMend(k fault.Kind) bool {
 	return k == fault.Internal || k == fault.Unavailable || k == fault.DeadlineExceeded
@@ -169,8 +175,11 @@ func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, took t
 	if f != nil {
 		a := answerTo(f, "")
 		state, code = string(a.reason), a.http
-		if oursToMend(f.Kind()) {
+		switch {
+		case oursToMend(f.Kind()):
 			level = slog.LevelError
+		case c.shed(f):
+			level = slog.LevelDebug // the metric counts them; a line each would help the flood
 		}
 	}
 	if !s.logger.Enabled(ctx, level) {

@@ -15,6 +15,7 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -68,6 +69,12 @@ type Dependency struct {
 	// Check is nil when it works. It ends when ctx ends. Its error goes to the
 	// log, never to the client.
 	Check func(ctx context.Context) error
+	// Detail, if there is one, gives the lines that `/readyz?verbose` has below
+	// the name. Anybody may read them.
+	Detail func() []string
+	// Informational is for what `/readyz?verbose` tells and no certificate needs:
+	// its failing doesn't decide readiness, and whoever watches it logs it.
+	Informational bool
 }
 
 // Documents are what clients fetch to trust and to find the service, as JSON.
@@ -112,6 +119,7 @@ type Server struct {
 	registry *prometheus.Registry
 	now      func() time.Time
 
+	terms     atomic.Pointer[terms]
 	gate      *gate
 	ready     *readiness
 	routes    *routes
@@ -136,6 +144,7 @@ func New(c Config, o Options) (*Server, error) {
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
 		logger: o.Logger, registry: o.Metrics, now: o.Now, bound: o.HTTPListener, gate: newGate(c.Limits.Issuances),
 	}
+	s.terms.Store(newTerms(c, nil))
 	if s.logger == nil {
 		s.logger = slog.New(slog.DiscardHandler)
 	}
