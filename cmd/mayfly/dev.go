@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -155,6 +156,7 @@ func ensureDevCA(ctx context.Context, dir string, streams streams) error {
 		return nil
 	}
 	fmt.Fprintf(streams.Err, "creating a CA and a log in %s\n", dir)
+	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 	return createCA(ctx, initOptions{
 		dir: dir, organization: "Mayfly development", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
 		logging: config.Logging{Level: "info", Format: "text"},

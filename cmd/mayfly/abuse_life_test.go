@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"io/fs"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/metadata"
+	reflectionpb "google.golang.org/grpc/reflection/grpc_reflection_v1"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+	"google.golang.org/protobuf/types/dynamicpb"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Rows about a service's life: its start, its end, its routes.
+
+// ready is what /readyz?verbose says.
+func (r *rig) readiness(t *testing.T) (int, string) {
+	t.Helper()
+	code, text, err := get(t.Context(), r.url+"/readyz?verbose")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return code, string(text)
+}
+
+func (r *rig) awaitReadiness(t *testing.T, want string) {
+	t.Helper()
+	if err := (*process)(nil).until(want, func() (bool, error) {
+		_, text := r.readiness(t)
+		return text == want, nil
+	}); err != nil {
+		_, text := r.readiness(t)
+		t.Fatalf("%v; it says %q", err, text)
+	}
+}
+
+func TestC6_IssuerUnreachableAtStart(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, func(r *rig, _ *config.Config) {
+		r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
+	})
+	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: failing\nlog: ok\n")
+	if code, _ := r.readiness(t); code != http.StatusServiceUnavailable {
+		t.Errorf("/readyz answers %d", code)
+	}
+	if code, _, err := get(t.Context(), r.url+"/healthz"); err != nil || code != http.StatusOK {
+		t.Errorf("/healthz: %d, %v", code, err)
+	}
+	r.refuses(t, "no keys yet", r.order(t, r.token(t, nil)), fault.IssuerUnavailable)
+	r.issuer.Break(identitytest.Discovery, nil)
+	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
+	r.issues(t, "recovered", r.order(t, r.token(t, nil)))
+}
+
+// One issuer that is down is no reason to send the others' clients away.
+func TestC6_OneOfTwoIssuersUnreachable(t *testing.T) {
+	t.Parallel()
+	down := identitytest.New(t)
+	down.Break(identitytest.Discovery, down.Hang())
+	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, down.Config()) })
+	if code, text := r.readiness(t); code != http.StatusOK {
+		t.Errorf("/readyz: %d %q", code, text)
+	}
+	r.issues(t, "of the issuer that is up", r.order(t, r.token(t, nil)))
+}
+
+// A service that is told to stop under load finishes what it began: a client
+// has its certificate or a refusal, and each certificate is on record and in the
+// log, which the verdict counts.
+func TestG4_StopUnderLoad(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	o := r.order(t, r.token(t, nil))
+	var inFlight, served, shed sync.WaitGroup
+	var done, refused, gone atomic.Int64
+	served.Add(16) // the load is on when this many certificates were issued
+	for worker := range 8 {
+		inFlight.Go(func() {
+			for n := 0; ; n++ {
+				e := edges[(worker+n)%len(edges)]
+				a := e.ask(t.Context(), r, o, r.nextID(e))
+				switch {
+				case a.failed == nil && a.reason == "":
+					r.issued.Add(1)
+					if len(a.chain) != 3 {
+						t.Errorf("%s: half a chain", e.name)
+					}
+					if done.Add(1) <= 16 {
+						served.Done()
+					}
+				case a.failed == nil && a.reason == fault.ShuttingDown:
+					refused.Add(1)
+					if a.retry == 0 {
+						t.Errorf("%s: shutting down, without a time to try again", e.name)
+					}
+					return
+				case a.failed != nil && connectionGone(a.failed):
+					gone.Add(1)
+					return
+				default:
+					t.Errorf("%s: %s %q, %v", e.name, a.reason, a.message, a.failed)
+					return
+				}
+			}
+		})
+	}
+	served.Wait()
+	shed.Go(func() {
+		if err := r.stop(); err != nil {
+			t.Errorf("the service ended with %v", err)
+		}
+	})
+	inFlight.Wait()
+	shed.Wait()
+	t.Logf("%d issued, %d refused, %d found nobody", done.Load(), refused.Load(), gone.Load())
+	if !strings.Contains(r.lines.String(), "shutting down") {
+		t.Error("the log doesn't say that it was told to stop")
+	}
+}
+
+// connectionGone reports whether nobody was there to take the request: it was
+// never read, or the connection was closed before an answer began.
+func connectionGone(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) || errors.Is(err, io.EOF) || strings.Contains(err.Error(), "EOF") || status.Code(err) == codes.Unavailable
+}
+
+// snapshot is all that a certificate or a change would leave on the disk.
+func (r *rig) snapshot(t *testing.T) map[string]string {
+	t.Helper()
+	files := map[string]string{}
+	err := filepath.WalkDir(r.dir, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir(), path == r.refused(), strings.HasSuffix(path, ".lock"), d.Name() == "LOCK":
+			return nil
+		}
+		data, err := os.ReadFile(path) // #nosec G304 G122 -- a test's own file
+		files[path] = string(data)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return files
+}
+
+// Every route that there is, with every method and no token.
+func TestG5_RoutesWithoutToken(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	before := r.snapshot(t)
+	_, index, err := get(t.Context(), r.url+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	paths := []string{"/", "/nothing"}
+	for line := range strings.Lines(string(index)) {
+		if f := strings.Fields(line); len(f) == 2 && strings.HasPrefix(f[1], "/") {
+			paths = append(paths, strings.TrimSuffix(f[1], "…"))
+		}
+	}
+	if len(paths) < 13 {
+		t.Errorf("the index lists %v", paths)
+	}
+	for _, path := range paths {
+		if prefix, found := strings.CutSuffix(path, "/"); found && prefix != "" {
+			for _, below := range []string{"ct/v1/add-chain", "ct/v1/add-pre-chain", "checkpoint", "ct/v1/get-sth", "issuer/x"} {
+				r.everyMethod(t, path+below)
+			}
+			continue
+		}
+		r.everyMethod(t, path)
+	}
+	r.everyRPC(t)
+	after := r.snapshot(t)
+	for path, text := range after {
+		if before[path] != text {
+			t.Errorf("%s has changed", path)
+		}
+	}
+}
+
+func (r *rig) everyMethod(t *testing.T, path string) {
+	t.Helper()
+	body := asBody(t, r.order(t, ""))
+	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} {
+		request, err := http.NewRequestWithContext(t.Context(), method, r.url+path, bytes.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		response, err := r.http.Do(request)
+		if err != nil {
+			t.Errorf("%s %s: %v", method, path, err)
+			continue
+		}
+		text, err := io.ReadAll(response.Body)
+		if err := errors.Join(err, response.Body.Close()); err != nil {
+			t.Errorf("%s %s: %v", method, path, err)
+		}
+		reads := method == "GET" || method == "HEAD" || method == "OPTIONS"
+		switch {
+		case response.StatusCode >= 500:
+			t.Errorf("%s %s: %d", method, path, response.StatusCode)
+		case !reads && response.StatusCode < 300:
+			t.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
+		case method == "POST" && strings.HasSuffix(path, "/signingCert") && response.StatusCode != 401:
+			t.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
+		}
+	}
+}
+
+// asBody is a v2 order without a token; the v1 routes read of it what they know.
+func asBody(t *testing.T, o order) []byte {
+	t.Helper()
+	return []byte(`{"publicKeyRequest":{"publicKey":{"content":"x"},"proofOfPossession":"AA=="},"certificateSigningRequest":"","publicKey":{"content":"` +
+		strings.ReplaceAll(b64(o.spki), "-", "+") + `"},"signedEmailAddress":"AA=="}`)
+}
+
+// everyRPC calls each unary method of each service that reflection lists.
+func (r *rig) everyRPC(t *testing.T) {
+	t.Helper()
+	stream, err := reflectionpb.NewServerReflectionClient(r.grpc).ServerReflectionInfo(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ask := &reflectionpb.ServerReflectionRequest{MessageRequest: &reflectionpb.ServerReflectionRequest_ListServices{}}
+	if err := stream.Send(ask); err != nil {
+		t.Fatal(err)
+	}
+	listed, err := stream.Recv()
+	if err := errors.Join(err, stream.CloseSend()); err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, s := range listed.GetListServicesResponse().GetService() {
+		names = append(names, s.GetName())
+		found, err := protoregistry.GlobalFiles.FindDescriptorByName(protoreflect.FullName(s.GetName()))
+		if err != nil {
+			t.Error(err)
+			continue
+		}
+		methods := found.(protoreflect.ServiceDescriptor).Methods()
+		for i := range methods.Len() {
+			r.rpc(t, methods.Get(i))
+		}
+	}
+	for _, want := range []string{"dev.sigstore.fulcio.v2.CA", "dev.sigstore.fulcio.v1beta.CA", "grpc.health.v1.Health"} {
+		if !slices.Contains(names, want) {
+			t.Errorf("reflection doesn't list %s: %v", want, names)
+		}
+	}
+}
+
+func (r *rig) rpc(t *testing.T, m protoreflect.MethodDescriptor) {
+	t.Helper()
+	if m.IsStreamingClient() || m.IsStreamingServer() {
+		return // health watches and reflection, which only read
+	}
+	name := "/" + string(m.Parent().FullName()) + "/" + string(m.Name())
+	var header metadata.MD
+	var in, out proto.Message = dynamicpb.NewMessage(m.Input()), dynamicpb.NewMessage(m.Output())
+	err := r.grpc.Invoke(t.Context(), name, in, out, grpc.Header(&header))
+	if makes := m.Name() == "CreateSigningCertificate"; makes && status.Code(err) != codes.Unauthenticated || !makes && err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}

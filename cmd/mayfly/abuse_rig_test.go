@@ -1,0 +1,250 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
+)
+
+// canary is a claim's value in every token of a rig: no output may hold it.
+const canary = "canary-4ad1c0ffee"
+
+// rig is a whole service in this process: what `mayfly serve` runs, over a CA
+// that `mayfly init` made, with real files, a real issuer and real listeners.
+type rig struct {
+	*service
+	issuer *identitytest.Issuer
+	dir    string
+	lines  *lines // the service's log, from debug
+	proven *prometheus.Registry
+	key    *ecdsa.PrivateKey
+
+	url     string
+	metrics string
+	http    *http.Client
+	grpc    *grpc.ClientConn
+
+	stop func() error // ends the service as SIGTERM does; its error is run's
+
+	mu      sync.Mutex
+	answers []answer
+	tokens  []string
+	private []string // what else must appear nowhere
+	asked   atomic.Int64
+	issued  atomic.Int64
+}
+
+// newRig starts a service that is ready, and holds it to the common oracle when
+// the test ends: what was refused left no trace but its record.
+func newRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
+	t.Helper()
+	r := startRig(t, edit)
+	if err := r.awaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// startRig doesn't wait.
+func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
+	t.Helper()
+	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry(), private: []string{canary}}
+	r.key = newKey(t)
+	c := r.configuration(t)
+	if edit != nil {
+		edit(r, c)
+	}
+	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
+	e := environment{now: time.Now, logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	s, err := open(ctx, c, e, r.proven, located{})
+	if err != nil {
+		cancel()
+		t.Fatal(err)
+	}
+	r.service = s
+	ended := make(chan error, 1)
+	go func() { ended <- s.run(ctx) }()
+	r.stop = sync.OnceValue(func() error { cancel(); return <-ended })
+	at := s.server.Addresses()
+	r.url, r.metrics = "http://"+at.HTTP.String(), "http://"+at.Metrics.String()+"/metrics"
+	r.http = &http.Client{Transport: &http.Transport{}, Timeout: patience}
+	if r.grpc, err = grpc.NewClient(at.GRPC.String(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { r.verdict(t) })
+	return r
+}
+
+// configuration is that of a CA made by mayfly init, with free ports.
+func (r *rig) configuration(t *testing.T) *config.Config {
+	t.Helper()
+	err := createCA(t.Context(), initOptions{
+		dir: r.dir, organization: "Example", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
+		issuers: []identity.IssuerConfig{r.issuer.Config()},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(filepath.Join(r.dir, configName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	c.CTLog.Embedded.CheckpointInterval = ctlog.MinCheckpointInterval
+	return c
+}
+
+// lines collects a log.
+type lines struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *lines) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func newKey(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+func toPEM(label string, der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: label, Bytes: der}))
+}
+
+func spkiOf(t testing.TB, public crypto.PublicKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
+// prove signs the challenge with SHA-256.
+func prove(t testing.TB, key crypto.Signer, challenge string) []byte {
+	t.Helper()
+	digest := sha256.Sum256([]byte(challenge))
+	sig, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return sig
+}
+
+// token is the issuer's genuine token with the canary in it.
+func (r *rig) token(t testing.TB, claims map[string]any) string {
+	t.Helper()
+	with := map[string]any{"canary": canary}
+	for name, value := range claims {
+		with[name] = value
+	}
+	return r.issuer.Token(t, with)
+}
+
+// order is a good order with the token given.
+func (r *rig) order(t testing.TB, token string) order {
+	t.Helper()
+	return order{token: token, spki: toPEM("PUBLIC KEY", spkiOf(t, r.key.Public())), proof: prove(t, r.key, identitytest.Email)}
+}
+
+// issues fails the test unless the order is answered with a certificate by
+// every edge, and gives the leaves.
+func (r *rig) issues(t *testing.T, name string, o order) []*x509.Certificate {
+	t.Helper()
+	var leaves []*x509.Certificate
+	for _, e := range edges {
+		a := r.ask(t, e, o)
+		if a.reason != "" || len(a.chain) != 3 {
+			t.Errorf("%s, %s: %s %q, %d certificates", name, e.name, a.reason, a.message, len(a.chain))
+			continue
+		}
+		leaves = append(leaves, a.chain[0])
+	}
+	return leaves
+}
+
+// counts is how often each stage of an issuance was gone through. A stage
+// counts where its work was done, so that "sign_precertificate" and "sign" are
+// the signatures that the CA's key has made.
+func (r *rig) counts(t testing.TB) map[string]uint64 {
+	t.Helper()
+	families, err := r.proven.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	found := map[string]uint64{}
+	for _, f := range families {
+		if f.GetName() == "mayfly_ca_issuance_seconds" {
+			for _, m := range f.GetMetric() {
+				found[m.GetLabel()[0].GetValue()] = m.GetHistogram().GetSampleCount()
+			}
+		}
+	}
+	if len(found) == 0 {
+		t.Fatal("no metric counts the stages of an issuance")
+	}
+	return found
+}
+
+// sum adds up a counter over the labels given.
+func (r *rig) sum(t testing.TB, name string, labels map[string]string) (sum float64) {
+	t.Helper()
+	families, err := r.proven.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() != name {
+			continue
+		}
+	next:
+		for _, m := range f.GetMetric() {
+			for _, l := range m.GetLabel() {
+				if want, ok := labels[l.GetName()]; ok && want != l.GetValue() {
+					continue next
+				}
+			}
+			sum += m.GetCounter().GetValue()
+		}
+	}
+	return sum
+}
+
+func (r *rig) nextID(e edge) string { return fmt.Sprintf("abuse-%s-%d", e.id, r.asked.Add(1)) }
