@@ -166,6 +166,23 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 	defer cancel() // a slower log stops working for us as soon as we have an answer
 
 	eligible := p.eligible()
+	if len(eligible) == 1 { // nobody to hand over to: no goroutine, no timer
+		sct, err := p.ask(bounded, eligible[0], chain)
+		if err != nil {
+			return nil, p.refusal(ctx, []error{err})
+		}
+		return []SCT{sct}, nil
+	}
+	sct, err := p.race(ctx, bounded, eligible, chain)
+	if err != nil {
+		return nil, err
+	}
+	return []SCT{sct}, nil
+}
+
+// race asks the logs in their order until one gives an SCT. ctx is the caller's,
+// bounded the same with the policy's timeout.
+func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Chain) (SCT, error) {
 	answers := make(chan answer, len(eligible)) // never blocks a late log
 	started, running := 0, 0
 	start := func() {
@@ -184,7 +201,7 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 	for {
 		if running == 0 {
 			if started == len(eligible) {
-				return nil, p.refusal(ctx, failures)
+				return SCT{}, p.refusal(ctx, failures)
 			}
 			start()
 			stagger.Reset(p.o.Stagger)
@@ -193,7 +210,7 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 		case a := <-answers:
 			running--
 			if a.err == nil {
-				return []SCT{a.sct}, nil
+				return a.sct, nil
 			}
 			failures = append(failures, a.err)
 			if started < len(eligible) {
@@ -206,13 +223,16 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 				stagger.Reset(p.o.Stagger)
 			}
 		case <-bounded.Done():
-			return nil, p.refusal(ctx, append(failures, context.Cause(bounded)))
+			return SCT{}, p.refusal(ctx, append(failures, context.Cause(bounded)))
 		}
 	}
 }
 
 func (p *Policy) eligible() []member {
 	now := p.o.Now()
+	if len(p.members) == 1 && p.members[0].about.Holds(now) {
+		return p.members
+	}
 	out := make([]member, 0, len(p.members))
 	for _, m := range p.members {
 		if m.about.Holds(now) {

@@ -3,6 +3,7 @@ package ctlog
 import (
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -21,6 +22,10 @@ const (
 
 	leafIndexLength = 5         // c2sp.org/static-ct-api: uint40
 	maxLeafIndex    = 1<<40 - 1 // what a uint40 holds
+	maxVector16     = 1<<16 - 1 // RFC 6962 §3.2: CtExtensions
+	maxVector24     = 1<<24 - 1 // RFC 6962 §3.1: TBSCertificate
+
+	signedOverhead = 2 + 8 + 2 + 32 + 3 + 2 // RFC 6962 §3.2: all but the TBSCertificate and the extensions
 )
 
 // MaxListBytes is the length of the longest list that [ParseList] reads: two
@@ -199,19 +204,18 @@ func parseExtensions(data []byte) (index uint64, found bool, err error) {
 // SignedBytes is what a log signs for the chain's precertificate entry at a time
 // in milliseconds since 1970: the digitally-signed struct of RFC 6962 §3.2.
 func (c Chain) SignedBytes(timestamp uint64, extensions []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(c.TBS)+len(extensions)))
-	b.AddUint8(versionV1)
-	b.AddUint8(certificateTimestamp)
-	b.AddUint64(timestamp)
-	b.AddUint16(entryPrecert)
-	b.AddBytes(c.IssuerKeyHash[:])
-	b.AddUint24LengthPrefixed(func(tbs *cryptobyte.Builder) { tbs.AddBytes(c.TBS) })
-	addVector16(b, extensions)
-	out, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("ctlog: encoding what the log signs: %w", err)
+	if len(c.TBS) > maxVector24 || len(extensions) > maxVector16 {
+		return nil, errors.New("ctlog: the certificate or the extensions are too long for a log")
 	}
-	return out, nil
+	b := make([]byte, 0, signedOverhead+len(c.TBS)+len(extensions))
+	b = append(b, versionV1, certificateTimestamp)
+	b = binary.BigEndian.AppendUint64(b, timestamp)
+	b = binary.BigEndian.AppendUint16(b, entryPrecert)
+	b = append(b, c.IssuerKeyHash[:]...)
+	b = append(b, byte(len(c.TBS)>>16), byte(len(c.TBS)>>8), byte(len(c.TBS)))
+	b = append(b, c.TBS...)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(extensions)))
+	return append(b, extensions...), nil
 }
 
 func addVector16(b *cryptobyte.Builder, value []byte) {

@@ -21,6 +21,9 @@ const maxBatch = 512
 // gathered the batch by then, so this only has to outlast handing it over.
 const tesseraAge = 500 * time.Microsecond
 
+// maxLingers bounds how long a batch waits for callers that keep coming, in linger times.
+const maxLingers = 5
+
 // submission is an entry on its way into the log.
 type submission struct {
 	entry *ctonly.Entry
@@ -68,55 +71,57 @@ func (l *Log) enqueue(ctx context.Context, s *submission) error {
 // for the next batch. It ends when the queue is closed and empty.
 //
 // A batch costs the same few milliseconds of file system work whether it has one
-// entry or a hundred. So it waits, for the linger time at most, until as many have
-// come as came for the last one: those callers are likely to come again. A lone
-// caller waits for nobody.
+// entry or a hundred. So it waits until as many have come as came for the last one:
+// those callers are likely to come again. It goes without them when none came for
+// the linger time, and after maxLingers of it in any case. A lone caller waits for
+// nobody.
 func (l *Log) commitBatches() {
 	defer close(l.drained)
 	linger := time.NewTimer(l.o.Linger)
 	defer linger.Stop()
 	last, overlap := 0, false
 	for first := range l.queue {
-		batch := l.gather([]*submission{first}, maxBatch, closedTimer)
+		batch := l.take([]*submission{first}, maxBatch)
 		expected := last
 		if overlap { // these came during the last commit; those it answered come on top
 			expected += len(batch)
 		}
-		linger.Reset(l.o.Linger)
-		batch = l.gather(batch, min(expected, maxBatch), linger.C)
+		batch = l.gather(batch, min(expected, maxBatch), linger)
 		l.commit(l.life, batch)
 		last, overlap = len(batch), len(l.queue) > 0
 	}
 }
 
-// closedTimer never waits.
-var closedTimer = func() <-chan time.Time {
-	c := make(chan time.Time)
-	close(c)
-	return c
-}()
-
-// gather adds what is queued, or comes before the time is up, until the batch
-// has as many entries as wanted.
-func (l *Log) gather(batch []*submission, want int, timeUp <-chan time.Time) []*submission {
-	for len(batch) < want {
-		select { // what is there already goes before the time
-		case s, open := <-l.queue:
-			if !open {
-				return batch
-			}
-			batch = append(batch, s)
-			continue
-		default:
-		}
+// take adds what is queued already, up to max entries.
+func (l *Log) take(batch []*submission, max int) []*submission {
+	for len(batch) < max {
 		select {
 		case s, open := <-l.queue:
 			if !open {
 				return batch
 			}
 			batch = append(batch, s)
-		case <-timeUp:
+		default:
 			return batch
+		}
+	}
+	return batch
+}
+
+// gather adds what comes until the batch has as many entries as wanted, or
+// nobody has come for the linger time.
+func (l *Log) gather(batch []*submission, want int, linger *time.Timer) []*submission {
+	latest := time.Now().Add(maxLingers * l.o.Linger)
+	for len(batch) < want {
+		linger.Reset(min(l.o.Linger, time.Until(latest)))
+		select {
+		case s, open := <-l.queue:
+			if !open {
+				return batch
+			}
+			batch = l.take(append(batch, s), maxBatch)
+		case <-linger.C:
+			return l.take(batch, maxBatch)
 		}
 	}
 	return batch

@@ -2,12 +2,14 @@ package embedded
 
 import (
 	"bytes"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -92,6 +94,19 @@ func (l leaf) merkleTreeLeaf() []byte {
 	b = appendVector24(b, l.certificate)
 	b = append(b, byte(len(l.extensions)>>8), byte(len(l.extensions)))
 	return append(b, l.extensions...)
+}
+
+// signedBytes is what the SCT of an entry signs (RFC 6962 §3.2). It is the leaf's
+// bytes (RFC 6962 §3.4) too: both start with version v1 and a zero.
+func signedBytes(e *ctonly.Entry, extensions []byte) []byte {
+	head := make([]byte, 0, 8+2)
+	head = binary.BigEndian.AppendUint64(head, e.Timestamp)
+	kind := uint16(entryX509)
+	if e.IsPrecert {
+		kind = entryPrecert
+	}
+	head = binary.BigEndian.AppendUint16(head, kind)
+	return leaf{raw: head, issuerKeyHash: e.IssuerKeyHash, certificate: e.Certificate, extensions: extensions}.merkleTreeLeaf()
 }
 
 func (l leaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }

@@ -215,9 +215,7 @@ func (l *Log) promise(ctx context.Context, entry *ctonly.Entry, index uint64) (c
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	// The leaf without its first two bytes is what an SCT signs without its first
-	// two bytes (RFC 6962 §3.2 and §3.4): both start with version v1 and a zero.
-	digest := sha256.Sum256(entry.MerkleTreeLeaf(index))
+	digest := sha256.Sum256(signedBytes(entry, extensions))
 	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
