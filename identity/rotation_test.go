@@ -35,10 +35,11 @@ func TestC2_HonestRotationNeverFails(t *testing.T) {
 		for generation := range 60 {
 			kid := fmt.Sprintf("g%d", generation)
 			a.publish(jose.JSONWebKey{Key: key(generation % 2).Public(), KeyID: kid})
+			tok := fresh(t, generation%2, kid)
 			for range 20 {
 				clients.Go(func() {
 					began := time.Now()
-					if _, err := v.Authenticate(ctx, fresh(t, generation%2, kid)); err != nil {
+					if _, err := v.Authenticate(ctx, tok); err != nil {
 						t.Errorf("%s: %v", kid, err)
 					}
 					if took := time.Since(began); took > demandGap+time.Second {
@@ -128,8 +129,9 @@ func TestC1_FailuresAreSlowedDown(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v, w, a := clocked(t)
 		a.setDown(true)
+		tok := fresh(t, 0, "k0")
 		for range 600 { // a minute
-			wantFault(t, v, "down", fresh(t, 0, "k0"), fault.IssuerUnavailable)
+			wantFault(t, v, "down", tok, fault.IssuerUnavailable)
 			time.Sleep(100 * time.Millisecond)
 		}
 		if n := w.count(); n < 6 || n > 10 {
