@@ -476,7 +476,7 @@ func TestMetrics(t *testing.T) {
 		t.Fatal(err)
 	}
 	text := fmt.Sprint(got)
-	for _, want := range []string{"mayfly_identity_key_fetches_total", "mayfly_identity_issuer_ready", "mayfly_identity_issuer_keys_age_seconds", "https://issuer.example"} {
+	for _, want := range []string{"mayfly_identity_key_fetches_total", "mayfly_identity_issuer_ready", "mayfly_identity_issuer_keys_age_seconds", "mayfly_identity_issuer_fetch_failing", "https://issuer.example"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %s in %s", want, text)
 		}
