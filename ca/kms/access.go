@@ -24,8 +24,8 @@ const (
 	CredentialAuto     Credential = "auto"             // the first of the others that is set up
 )
 
-// credentials are all of them, in the order that errors list them.
-var credentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
+// knownCredentials are all of them, in the order that errors list them.
+var knownCredentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
 
 // Access says how a key is reached, beside its reference. The zero value is
 // enough for `file:`.
@@ -83,8 +83,8 @@ func (a Access) at(r Replica) Access {
 // Check adds every fault of a as the access to key, whose own path is path+".key".
 // It reads nothing, not even the environment.
 func (a *Access) Check(path string, key setting.KeyRef, f *setting.Faults) {
-	if a.Credential != "" && !slices.Contains(credentials, a.Credential) {
-		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(credentials))
+	if a.Credential != "" && !slices.Contains(knownCredentials, a.Credential) {
+		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(knownCredentials))
 	}
 	if a.Profile != "" && a.Credential != CredentialProfile {
 		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
@@ -111,7 +111,7 @@ func (a *Access) checkKey(path string, key setting.KeyRef, f *setting.Faults) {
 		f.Add(setting.Join(path, "key"), "%v", err)
 	case len(b.credentials) > 0 && a.Credential == "":
 		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.title, credentialNames(b.credentials))
-	case a.Credential != "" && slices.Contains(credentials, a.Credential) && !slices.Contains(b.credentials, a.Credential):
+	case a.Credential != "" && slices.Contains(knownCredentials, a.Credential) && !slices.Contains(b.credentials, a.Credential):
 		f.Add(setting.Join(path, "credential"), "%v", b.refuses(a.Credential))
 	}
 }

@@ -274,3 +274,15 @@ func (p *progress) place(kms, operation string) (host, step string) {
 		return host, operation
 	}
 }
+
+// unusableError is a key that was found and can't be used as it stands.
+type unusableError struct{ text string }
+
+func (e *unusableError) Error() string { return e.text }
+
+// tokenError is a credential that gives no token.
+type tokenError struct{ cause error }
+
+func (e *tokenError) Error() string { return "the credential gives no token: " + e.cause.Error() }
+
+func (e *tokenError) Unwrap() error { return e.cause }
