@@ -63,6 +63,10 @@ type EmbeddedConfig struct {
 	// CheckpointInterval is how often a grown log publishes a checkpoint; an entry
 	// is readable after two intervals at most. At least 100ms.
 	CheckpointInterval time.Duration `yaml:"checkpoint_interval,omitempty"`
+	// MinFreeMB is how much of the log's disk has to be free, in MiB, for the CA to
+	// be ready; 0 sets no floor. An entry takes about 3.2 kB: the default leaves
+	// room for some 80,000 while somebody makes more.
+	MinFreeMB int `yaml:"min_free_mb,omitempty"`
 	// Submission serves add-chain and add-pre-chain to everyone for certificates
 	// under this CA's roots. Off by default: the CA itself doesn't need it.
 	Submission bool `yaml:"submission,omitempty"`
@@ -99,13 +103,16 @@ const DefaultCheckpointInterval = time.Second
 // MinCheckpointInterval is the shortest interval that the storage takes.
 const MinCheckpointInterval = 100 * time.Millisecond
 
+// DefaultMinFreeMB is the floor of free space under an embedded log, in MiB.
+const DefaultMinFreeMB = 256
+
 // DefaultMaxInFlight bounds the submissions that wait for one external log.
 const DefaultMaxInFlight = 256
 
 // DefaultConfig names no mode: where certificates are logged is the operator's decision.
 func DefaultConfig() Config {
 	return Config{
-		Embedded: EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval},
+		Embedded: EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB},
 		Stagger:  DefaultStagger,
 		Timeout:  DefaultTimeout,
 	}
@@ -181,8 +188,14 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 	if c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval {
 		f.Add(join(path, "checkpoint_interval"), "at least %s", MinCheckpointInterval)
 	}
+	if c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB {
+		f.Add(join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
+	}
 	checkWindow(path, c.Start, c.End, f)
 }
+
+// maxFreeMB bounds MinFreeMB, so that the size in bytes can't overflow.
+const maxFreeMB = 1 << 30
 
 // Origin is the log's name in its checkpoints: its URL without scheme
 // (c2sp.org/static-ct-api).

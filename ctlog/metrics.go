@@ -37,11 +37,12 @@ type metrics struct {
 	submissions *prometheus.CounterVec
 	seconds     *prometheus.HistogramVec
 	bad         *prometheus.CounterVec
+	end         *prometheus.GaugeVec
 }
 
 // newMetrics registers the metrics with a series for every log, so that an
 // alarm on a bad SCT has a zero to rise from.
-func newMetrics(r prometheus.Registerer, urls []string) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
 	m := &metrics{
 		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_submissions_total",
@@ -51,21 +52,28 @@ func newMetrics(r prometheus.Registerer, urls []string) (*metrics, error) {
 			Name:    "mayfly_ctlog_submission_seconds",
 			Help:    "Time from a submission to its verified SCT or its failure.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"log", "outcome"}),
+		end: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+			Name: "mayfly_ctlog_end_timestamp_seconds",
+			Help: "When a transparency log stops being used, in seconds since 1970; logs without an end are left out.",
 		}, []string{"log"}),
 		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_bad_sct_total",
 			Help: "SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.",
 		}, []string{"log", "flaw"}),
 	}
-	for _, url := range urls {
+	for _, one := range members {
 		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
-			m.bad.WithLabelValues(url, string(f))
+			m.bad.WithLabelValues(one.about.URL, string(f))
+		}
+		if end := one.about.End; !end.IsZero() {
+			m.end.WithLabelValues(one.about.URL).Set(float64(end.Unix()))
 		}
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.submissions, m.seconds, m.bad} {
+	for _, c := range []prometheus.Collector{m.submissions, m.seconds, m.bad, m.end} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("ctlog: registering metrics: %w", err)
 		}
@@ -75,7 +83,7 @@ func newMetrics(r prometheus.Registerer, urls []string) (*metrics, error) {
 
 func (m *metrics) submission(url string, o outcome, took time.Duration) {
 	m.submissions.WithLabelValues(url, string(o)).Inc()
-	m.seconds.WithLabelValues(url).Observe(took.Seconds())
+	m.seconds.WithLabelValues(url, string(o)).Observe(took.Seconds())
 }
 
 func (m *metrics) badSCT(url string, f flaw) { m.bad.WithLabelValues(url, string(f)).Inc() }

@@ -80,7 +80,6 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 	}
 	p := &Policy{o: o}
 	seen := make(map[[32]byte]bool, len(members))
-	urls := make([]string, 0, len(members))
 	for _, m := range members {
 		about := m.Description()
 		key, err := ParseKey(about.SPKI)
@@ -94,11 +93,10 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", about.URL)
 		}
 		seen[about.ID] = true
-		urls = append(urls, about.URL)
 		p.members = append(p.members, member{Member: m, about: about, key: key})
 	}
 	var err error
-	if p.metrics, err = newMetrics(o.Metrics, urls); err != nil {
+	if p.metrics, err = newMetrics(o.Metrics, p.members); err != nil {
 		return nil, err
 	}
 	return p, nil

@@ -59,7 +59,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 		}
 	}
 	for i, log := range c.CTLog.Logs {
-		member, err := external.New(log, external.Options{Now: e.now, Logger: e.logger})
+		member, err := external.New(log, external.Options{Now: e.now, Logger: e.logger, Metrics: e.registry})
 		if err != nil {
 			addFaults(&f, setting.Index("ctlog.logs", i), err)
 			continue

@@ -41,6 +41,9 @@ type Options struct {
 	LockWait time.Duration // how long a taken lock is tried; zero: 5 s
 	MaxQueue int           // entries that may wait; more are refused; zero: 4096
 	Linger   time.Duration // how long a batch waits for its callers to come back; zero: 4 ms
+
+	// Free is how many bytes are free on the disk of a path; nil asks the file system.
+	Free func(path string) (uint64, error)
 }
 
 // What an Options that says nothing means.
@@ -174,6 +177,9 @@ func withDefaults(o Options) Options {
 	if o.Linger <= 0 {
 		o.Linger = defaultLinger
 	}
+	if o.Free == nil {
+		o.Free = freeBytes
+	}
 	return o
 }
 
@@ -224,8 +230,9 @@ func (l *Log) promise(ctx context.Context, entry *ctonly.Entry, index uint64) (c
 	return ctlog.SCT{LogID: l.about.ID, Timestamp: entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
-// Ready is nil when the log takes entries. After a storage error it tries
-// whether the disk holds again, so that a log without callers recovers as well.
+// Ready is nil when the log takes entries and its disk has more room than the
+// configured floor. After a storage error it tries whether the disk holds again, so
+// that a log without callers recovers as well.
 func (l *Log) Ready(ctx context.Context) error {
 	l.closing.RLock()
 	closed := l.closed
@@ -234,6 +241,9 @@ func (l *Log) Ready(ctx context.Context) error {
 		return errors.New("the log is closed")
 	}
 	if _, err := l.head(ctx); err != nil {
+		return err
+	}
+	if err := l.room(); err != nil {
 		return err
 	}
 	if !l.state.TryLock() {

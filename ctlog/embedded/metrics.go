@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"fmt"
+	"math"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,12 +36,41 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 	queued := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "mayfly_ctlog_queued_entries", Help: "Entries that wait for the next batch.", ConstLabels: labels,
 	}, func() float64 { return float64(len(l.queue)) })
-	for _, c := range []prometheus.Collector{m.entries, m.seconds, m.failed, queued} {
+	collectors := append([]prometheus.Collector{m.entries, m.seconds, m.failed, queued}, l.gauges(labels)...)
+	for _, c := range collectors {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the log's metrics: %w", err)
 		}
 	}
 	return m, nil
+}
+
+// gauges read the log when they are scraped. What can't be read is NaN, which
+// no alarm mistakes for a healthy value.
+func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
+	gauge := func(name, help string, read func() (float64, error)) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
+			value, err := read()
+			if err != nil {
+				return math.NaN()
+			}
+			return value
+		})
+	}
+	return []prometheus.Collector{
+		gauge("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", func() (float64, error) {
+			h, err := l.headNow()
+			return float64(h.size), err
+		}),
+		gauge("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.", func() (float64, error) {
+			h, err := l.headNow()
+			return l.o.Now().Sub(time.UnixMilli(int64(h.timestamp))).Seconds(), err //nolint:gosec // milliseconds of this era
+		}),
+		gauge("mayfly_ctlog_free_bytes", "Free space on the log's disk.", func() (float64, error) {
+			free, err := l.o.Free(l.store.dir)
+			return float64(free), err
+		}),
+	}
 }
 
 func (m *metrics) batch(entries int, took time.Duration, err error) {

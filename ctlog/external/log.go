@@ -27,6 +27,7 @@ import (
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config is an external log's part of the configuration.
@@ -37,6 +38,8 @@ type Options struct {
 	Now       func() time.Time  // nil: time.Now; for the breaker
 	Logger    *slog.Logger      // nil: nothing is logged
 	Transport http.RoundTripper // nil: one of the log's own, with the configuration's CA file and the environment's proxy
+
+	Metrics prometheus.Registerer // nil: nothing is registered
 }
 
 // How the log is spoken to.
@@ -103,7 +106,26 @@ func New(c Config, o Options) (*Log, error) {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}
 	}
+	if o.Metrics == nil {
+		return l, nil
+	}
+	if err := o.Metrics.Register(l.breakerGauge()); err != nil {
+		return nil, fmt.Errorf("the log %s: registering metrics: %w", c.URL, err)
+	}
 	return l, nil
+}
+
+// breakerGauge shows whether the log is left alone at the moment.
+func (l *Log) breakerGauge() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_ctlog_breaker_open", Help: "1 while an external log is left alone after repeated failures, else 0.",
+		ConstLabels: prometheus.Labels{"log": l.url},
+	}, func() float64 {
+		if l.breaker.ready() != nil {
+			return 1
+		}
+		return 0
+	})
 }
 
 // newTransport is one log's own: a connection that hangs is no other log's trouble.
