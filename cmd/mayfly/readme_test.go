@@ -1,0 +1,297 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)```\n")
+
+// blocks are the README's commands that a test has to run, by their marks.
+func blocks(t *testing.T) map[string]string {
+	t.Helper()
+	found := map[string]string{}
+	for _, m := range markedBlock.FindAllStringSubmatch(readme(t), -1) {
+		found[m[1]] += m[2]
+	}
+	for _, want := range []string{"dev", "serve"} {
+		if found[want] == "" {
+			t.Fatalf("the README has no block marked <!-- run: %s -->", want)
+		}
+	}
+	if len(found) != 2 {
+		t.Errorf("the README marks blocks that no test runs: %v", found)
+	}
+	return found
+}
+
+// workshop is a folder with bin/mayfly in it, as after `make build`.
+func workshop(t *testing.T) string {
+	t.Helper()
+	program, err := exec.LookPath("mayfly")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(program, filepath.Join(dir, "bin", "mayfly")); err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
+// shell runs commands in dir, and fails the test with what they said.
+func shell(t *testing.T, dir, script string) string {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "sh", "-euc", script) // #nosec G204 -- the README's own commands
+	cmd.Dir = dir
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%s\n%s: %v", script, out, err)
+	}
+	return string(out)
+}
+
+// start launches the program of a workshop, and ends it with the test.
+func start(t *testing.T, dir, name string, args ...string) *process {
+	t.Helper()
+	p, err := launch(dir, name, os.Environ(), filepath.Join(dir, "bin", "mayfly"), args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	return p
+}
+
+func TestReadmeDev(t *testing.T) {
+	t.Parallel()
+	block, dir := blocks(t)["dev"], workshop(t)
+	p := start(t, dir, "dev", append([]string{"dev", "--dir", "mayfly-data"}, freePorts()...)...)
+	e, err := p.endpoints(filepath.Join(dir, "mayfly-data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block = strings.NewReplacer("http://127.0.0.1:5555", e.HTTP, "http://127.0.0.1:5556", e.Issuer, "127.0.0.1:5554", e.GRPC).Replace(block)
+	if strings.Contains(block, "127.0.0.1:55") {
+		t.Errorf("an address that isn't of dev: %s", block)
+	}
+	if out := shell(t, dir, block); !strings.Contains(out, "alice@example.com (email)") || !strings.Contains(out, "verified for code signing") {
+		t.Errorf("the commands say\n%s", out)
+	}
+	if err := p.end(); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestReadmeServe(t *testing.T) {
+	t.Parallel()
+	dir := workshop(t)
+	served := false
+	for line := range strings.Lines(blocks(t)["serve"]) {
+		args := strings.Fields(line)
+		if len(args) < 2 || args[0] != "bin/mayfly" || args[1] != "serve" {
+			shell(t, dir, line)
+			if args[1] == "init" {
+				if err := useFreePorts(filepath.Join(dir, "ca", configName)); err != nil {
+					t.Fatal(err)
+				}
+			}
+			continue
+		}
+		p := start(t, dir, "serve", args[1:]...)
+		e, err := p.serving()
+		if err != nil {
+			t.Fatal(err)
+		}
+		code, _, err := get(t.Context(), e.HTTP+"/healthz")
+		if err != nil || code != 200 {
+			t.Errorf("/healthz: %d, %v", code, err)
+		}
+		if err := p.end(); err != nil {
+			t.Error(err)
+		}
+		served = true
+	}
+	if !served {
+		t.Error("nothing is served")
+	}
+}
+
+// table gives the cells of the README's table whose first heading is the one given.
+func table(t *testing.T, heading string) [][]string {
+	t.Helper()
+	_, after, found := strings.Cut(readme(t), "\n| "+heading+" |")
+	if !found {
+		t.Fatalf("the README has no table headed %s", heading)
+	}
+	var rows [][]string
+	for line := range strings.Lines(after[strings.IndexByte(after, '\n')+1:]) {
+		if !strings.HasPrefix(line, "|") {
+			break
+		}
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if !strings.HasPrefix(cells[0], "---") {
+			rows = append(rows, cells)
+		}
+	}
+	if len(rows) < 5 {
+		t.Fatalf("the table headed %s has %d rows", heading, len(rows))
+	}
+	return rows
+}
+
+var quoted = regexp.MustCompile("`([^`]+)`")
+
+func quotedIn(cell string) (all []string) {
+	for _, m := range quoted.FindAllStringSubmatch(cell, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
+// Every command of the README is one, with the flags it names, and every command is there.
+func TestReadmeCommands(t *testing.T) {
+	t.Parallel()
+	root, _ := newRootCommand(streams{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}})
+	root.InitDefaultCompletionCmd()
+	named := map[string]bool{}
+	for _, row := range table(t, "Command") {
+		for _, line := range quotedIn(row[0]) {
+			words := strings.Fields(line)
+			cmd, rest, err := root.Find(words[1:])
+			if words[0] != "mayfly" || err != nil || cmd == root {
+				t.Errorf("`%s` is no command: %v", line, err)
+				continue
+			}
+			named[cmd.CommandPath()] = true
+			for _, word := range rest {
+				if flag, found := strings.CutPrefix(word, "--"); found && cmd.Flags().Lookup(flag) == nil {
+					t.Errorf("`%s`: there is no flag --%s", line, flag)
+				}
+			}
+		}
+	}
+	for _, cmd := range root.Commands() {
+		path := cmd.CommandPath()
+		for _, sub := range cmd.Commands() {
+			if cmd.Name() != "completion" {
+				path = sub.CommandPath()
+			}
+		}
+		if !named[path] && cmd.Name() != "help" && cmd.Runnable() {
+			t.Errorf("the README doesn't name `%s`", path)
+		}
+	}
+}
+
+// Every endpoint of the README is served as it says, and every route is there.
+func TestReadmeEndpoints(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	_, index, err := get(t.Context(), r.url+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]string{}
+	for line := range strings.Lines(string(index)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) != 2 || !strings.HasPrefix(f[1], "/"):
+		case strings.HasPrefix(f[1], "/ctlog/"): // the log's path has the year in it
+			served["/ctlog/…"] = f[0]
+		default:
+			served[f[1]] = f[0]
+		}
+	}
+	for _, row := range table(t, "Endpoint") {
+		method := ""
+		for _, name := range quotedIn(row[0]) {
+			path := name
+			if m, p, found := strings.Cut(name, " "); found {
+				method, path = m, p
+			}
+			switch {
+			case strings.HasPrefix(path, "?"): // a query of the path before
+			case path == "/metrics":
+				if code, text, err := get(t.Context(), r.metrics); err != nil || code != 200 || !bytes.Contains(text, []byte("mayfly_")) {
+					t.Errorf("%s: %d, %v", r.metrics, code, err)
+				}
+			case served[path] != method:
+				t.Errorf("the README says %s %s, the service %q", method, path, served[path])
+			}
+			delete(served, path)
+		}
+		for _, name := range quotedIn(row[1]) {
+			checkRPC(t, strings.Replace(name, "…", "dev.sigstore.fulcio.", 1))
+		}
+	}
+	for path, method := range served {
+		t.Errorf("the README doesn't name %s %s", method, path)
+	}
+}
+
+// checkRPC wants a service, or a method of one.
+func checkRPC(t *testing.T, name string) {
+	t.Helper()
+	full := protoreflect.FullName(strings.ReplaceAll(name, "/", "."))
+	if _, err := protoregistry.GlobalFiles.FindDescriptorByName(full); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+// The README's reasons are the closed list, each beside its status.
+func TestReadmeReasons(t *testing.T) {
+	t.Parallel()
+	left := fault.Reasons()
+	for _, row := range table(t, "Status") {
+		for _, name := range quotedIn(row[2]) {
+			at := slices.Index(left, fault.Reason(name))
+			if at < 0 {
+				t.Errorf("%s is no reason, or is there twice", name)
+				continue
+			}
+			want := wire[left[at].Kind()]
+			if !strings.Contains(row[0], strconv.Itoa(want.status)) || !slices.Contains(codesIn(row[1]), want.code) {
+				t.Errorf("%s is %d, %v; it stands beside %s,%s", name, want.status, want.code, row[0], row[1])
+			}
+			left = slices.Delete(left, at, at+1)
+		}
+	}
+	if len(left) > 0 {
+		slices.Sort(left)
+		t.Errorf("the README doesn't name %v", left)
+	}
+}
+
+func codesIn(cell string) (found []codes.Code) {
+	for code := codes.OK; code <= codes.Unauthenticated; code++ {
+		if slices.Contains(strings.FieldsFunc(cell, func(c rune) bool { return c == ',' || c == ' ' }), code.String()) {
+			found = append(found, code)
+		}
+	}
+	return found
+}

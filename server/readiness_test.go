@@ -1,0 +1,44 @@
+package server
+
+import (
+	"context"
+	"log/slog"
+	"strings"
+	"testing"
+	"time"
+)
+
+// A dependency that has never worked is starting for a while, which is no error
+// in the log; one that goes on failing, or fails after it worked, is.
+func TestReadinessTellsStartingFromFailing(t *testing.T) {
+	t.Parallel()
+	now, err := time.Now(), errBroken
+	out := &lines{}
+	r, problem := newReadiness([]Dependency{{Name: "issuers", Check: func(context.Context) error { return err }}},
+		newGate(1), func() time.Time { return now }, slog.New(slog.NewTextHandler(out, nil)))
+	if problem != nil {
+		t.Fatal(problem)
+	}
+	at := func(after time.Duration, with error, failures, mended int) {
+		t.Helper()
+		now, err = now.Add(after), with
+		if states := r.check(t.Context()); states[0].ok != (with == nil) {
+			t.Errorf("ok is %v with %v: an old result", states[0].ok, with)
+		}
+		text := out.String()
+		if f, m := strings.Count(text, "a dependency fails"), strings.Count(text, "works again"); f != failures || m != mended {
+			t.Errorf("%d failures and %d recoveries in the log, want %d and %d:\n%s", f, m, failures, mended, text)
+		}
+	}
+	at(0, errBroken, 0, 0)
+	at(failedValid, errBroken, 0, 0)
+	at(failedValid, nil, 0, 0) // soon asked about again, and nothing was said
+	at(checkValid, errBroken, 1, 0)
+	at(failedValid, errBroken, 1, 0)
+	at(failedValid, nil, 1, 1)
+
+	r.states, out.text = nil, lines{}.text // a service that never gets there
+	at(0, errBroken, 0, 0)
+	at(startTime, errBroken, 1, 0)
+	at(failedValid, nil, 1, 1)
+}
