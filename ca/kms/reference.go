@@ -58,7 +58,7 @@ func (b *backend) takes(c Credential) error {
 }
 
 // backends is the table of backends; each is one file.
-var backends = []*backend{fileBackend, awsBackend, azureBackend, pkcs11Backend, vaultBackend}
+var backends = []*backend{fileBackend, awsBackend, azureBackend, pkcs11Backend, vaultBackend, gcpBackend}
 
 // Schemes are the supported schemes in alphabetical order.
 func Schemes() []string {

@@ -52,9 +52,9 @@ func (a *VaultAccess) check(path string, c Credential, f *setting.Faults) {
 
 const (
 	vaultServiceAccount = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-	// maxVaultToken bounds a token's file, and maxVaultAnswer an answer: a key of
-	// hundreds of versions shows a public key for each.
-	maxVaultToken  = 64 << 10
+	// maxCredential bounds a file with a token or key of ours, and maxVaultAnswer
+	// an answer: a key of hundreds of versions shows a public key for each.
+	maxCredential  = 64 << 10
 	maxVaultAnswer = 4 << 20
 )
 
@@ -155,24 +155,31 @@ func tokenFile(path string) func(context.Context, bool) (string, error) {
 }
 
 func readToken(path string) (string, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return "", fmt.Errorf("token file: %w", err)
-	}
-	defer f.Close() //nolint:errcheck // only read from
-	b, err := io.ReadAll(io.LimitReader(f, maxVaultToken+1))
+	b, err := readBounded(path)
 	token := strings.TrimSpace(string(b))
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("token file: %w", err)
-	case len(b) > maxVaultToken:
-		return "", fmt.Errorf("token file %s: larger than %d bytes", path, maxVaultToken)
 	case token == "":
 		return "", fmt.Errorf("token file %s: is empty", path)
 	case strings.ContainsAny(token, "\r\n"):
 		return "", fmt.Errorf("token file %s: has more than one line", path)
 	}
 	return token, nil
+}
+
+// readBounded reads a file of credentials.
+func readBounded(path string) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close() //nolint:errcheck // only read from
+	b, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
+	if err == nil && len(b) > maxCredential {
+		err = fmt.Errorf("%s: larger than %d bytes", path, maxCredential)
+	}
+	return b, err
 }
 
 // vaultLogin is a token from Vault's Kubernetes login, had again before it expires.
@@ -327,8 +334,11 @@ func (v *vault) judge(err error) (verdict, bool) {
 	if !errors.As(err, &said) {
 		return verdict{}, false
 	}
-	sealed := strings.Contains(strings.ToLower(strings.Join(said.texts, " ")), "sealed")
+	words := strings.ToLower(strings.Join(said.texts, " "))
+	sealed := strings.Contains(words, "sealed")
 	switch {
+	case strings.Contains(words, "less than the minimum encryption key version"): // with HTTP 500
+		return verdict{outcomeUnusable, false, "this version of the key may no longer sign, since min_encryption_version was raised: lower it, or move to a newer version"}, true
 	case said.status == http.StatusForbidden:
 		return verdict{outcomeDenied, false, fmt.Sprintf("permission denied, which Vault says of both: the token is wrong or has expired, or its policy lacks `read` on %[1]s/keys/%[2]s and `update` on %[1]s/sign/%[2]s (in the right namespace)",
 			v.key.mount, v.key.name)}, true
