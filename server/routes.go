@@ -75,7 +75,7 @@ func (t *routes) publish(d Documents) {
 }
 
 // newRoutes makes the table.
-func (s *Server) newRoutes(d Documents, mounts map[string]http.Handler) (*routes, error) {
+func (s *Server) newRoutes(o Options) (*routes, error) {
 	gateway, err := s.newGateway()
 	if err != nil {
 		return nil, err
@@ -88,7 +88,7 @@ func (s *Server) newRoutes(d Documents, mounts map[string]http.Handler) (*routes
 		t.read(path, true, s.cached(s.call(methodOf(path), gateway)))
 	}
 	t.read("/openapi.json", true, s.document("/openapi.json", "application/json", proto.OpenAPI))
-	for path, data := range d.paths() {
+	for path, data := range o.Documents.paths() {
 		if len(data) > 0 {
 			page := new(atomic.Pointer[published])
 			page.Store(newPublished(data))
@@ -98,10 +98,16 @@ func (s *Server) newRoutes(d Documents, mounts map[string]http.Handler) (*routes
 	}
 	t.read("/healthz", false, s.live)
 	t.read("/readyz", false, s.readyPage)
-	for path, handler := range mounts {
+	for path, handler := range o.Mounts {
 		if err := t.mount(path, s.mounted(path, handler)); err != nil {
 			return nil, err
 		}
+	}
+	for path, handler := range o.Posts {
+		if t.exact[path] != nil || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/api/") {
+			return nil, fmt.Errorf("server: %q can't take submissions: an own path outside /api/ is needed", path)
+		}
+		t.add(path, false, http.MethodPost, s.limited(path, s.mounted(path, handler)))
 	}
 	t.read("/", false, s.document("/", "text/plain; charset=utf-8", t.index()))
 	return t, nil
@@ -175,6 +181,17 @@ func (s *Server) mounted(name string, h http.Handler) http.HandlerFunc {
 			f = fault.New(fault.ReasonInternal, "the handler answered %d", seen.code)
 		}
 		s.page(r, name, bounded(seen.code), f)
+	}
+}
+
+// limited is next for addresses that keep to their rate.
+func (s *Server) limited(name string, next http.HandlerFunc) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		if f := s.metrics.limited(s.terms.Load().limiters.admit(addressOf(r.Context()), s.now())); f != nil {
+			s.refusePage(w, r, name, f)
+			return
+		}
+		next(w, r)
 	}
 }
 

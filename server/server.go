@@ -95,6 +95,10 @@ type Options struct {
 	// Mounts are further read-only handlers, by path prefix ("/ctlog/"). They see
 	// the whole path, and only GET and HEAD.
 	Mounts map[string]http.Handler
+	// Posts are handlers that anybody may POST to, by exact path, such as those
+	// of a log that takes submissions. They count towards an address's rate
+	// limit, and bound their bodies themselves. Usually there is none.
+	Posts map[string]http.Handler
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -161,7 +165,7 @@ func New(c Config, o Options) (*Server, error) {
 	if s.ready, err = newReadiness(o.Dependencies, s.gate, s.now, s.logger); err != nil {
 		return nil, err
 	}
-	if s.routes, err = s.newRoutes(o.Documents, o.Mounts); err != nil {
+	if s.routes, err = s.newRoutes(o); err != nil {
 		return nil, err
 	}
 	s.grpcNative, s.grpcShared = s.newGRPC(), s.newGRPC()

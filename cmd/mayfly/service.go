@@ -95,6 +95,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 		Documents:    server.Documents(s.documents),
 		Dependencies: s.needs,
 		Mounts:       s.mounts(),
+		Posts:        s.posts(),
 		HTTPListener: at.http,
 		Logger:       e.logger, Metrics: registry, Now: e.now,
 	})
@@ -251,6 +252,20 @@ func (s *service) mounts() map[string]http.Handler {
 	}
 	prefix := strings.TrimSuffix(s.log.Prefix(), "/")
 	return map[string]http.Handler{prefix + "/": http.StripPrefix(prefix, s.log.Handler())}
+}
+
+// posts are what the embedded log takes from everyone, where its configuration
+// says so.
+func (s *service) posts() map[string]http.Handler {
+	if s.log == nil {
+		return nil
+	}
+	prefix := strings.TrimSuffix(s.log.Prefix(), "/")
+	all := make(map[string]http.Handler)
+	for _, path := range s.log.Submissions() {
+		all[prefix+path] = http.StripPrefix(prefix, s.log.Handler())
+	}
+	return all
 }
 
 // run serves until ctx ends, drains, and closes everything.

@@ -182,6 +182,30 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
+// TestSubmissionRate: a flood from outside (DigiCert, 2025) is refused, and the
+// CA's own submissions go on.
+func TestSubmissionRate(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.config.Submission = true
+	now := time.Now()
+	b.o.Now = func() time.Time { return now }
+	l := b.open(t)
+	url, c := serve(t, l)
+	refused := 0
+	for range 210 {
+		if status, _ := post(t, c, url+"/ct/v1/add-chain", []byte("x")); status == http.StatusTooManyRequests {
+			refused++
+		}
+	}
+	if refused != 10 {
+		t.Errorf("%d of 210 refused, want the 10 over the burst of 200", refused)
+	}
+	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+		t.Errorf("the CA's own submission: %v", err)
+	}
+}
+
 // TestD5Obstacle: a log whose directory can't be written releases nothing, and
 // goes on by itself when it can. Root writes anywhere, so the obstacle is one that
 // stops root too: a directory where a file belongs.

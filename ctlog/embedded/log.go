@@ -18,6 +18,7 @@ import (
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/time/rate"
 )
 
 // Config is the log's part of the configuration.
@@ -85,6 +86,7 @@ type Log struct {
 	published published
 	index     hashIndex
 	seen      recent
+	strangers *rate.Limiter // of the submission API
 }
 
 var _ ctlog.Member = (*Log)(nil)
@@ -152,7 +154,7 @@ func prepare(c Config, o Options) (*Log, error) {
 		origin: c.Origin(), prefix: u.Path, o: o, config: c, store: s, verifier: verifier,
 		issuers: &issuers{dir: s.path(issuerDir)},
 		queue:   make(chan *submission, o.MaxQueue),
-		drained: make(chan struct{}),
+		drained: make(chan struct{}), strangers: rate.NewLimiter(submissionRate, submissionBurst),
 	}
 	l.published.open = func(raw []byte) (head, error) { return openCheckpoint(raw, verifier) }
 	if l.metrics, err = newMetrics(o.Metrics, l); err != nil {

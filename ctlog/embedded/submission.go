@@ -25,6 +25,10 @@ const (
 	maxSubmission  = 512 << 10 // bytes of a request's body
 	maxChainLength = 10        // certificates in it
 	recentEntries  = 1 << 16   // how many entries are known for their duplicates
+
+	// A stranger's submissions must not crowd out the CA's own.
+	submissionRate  = 20  // a second, of everybody together
+	submissionBurst = 200 // at once, after a quiet time
 )
 
 // addChainBody and sctBody are RFC 6962 §4.1.
@@ -41,6 +45,15 @@ type (
 	}
 )
 
+// Submissions are the paths below [Log.Prefix] that take a POST; none unless the
+// configuration turns the submission API on.
+func (l *Log) Submissions() []string {
+	if !l.config.Submission {
+		return nil
+	}
+	return []string{"/ct/v1/add-chain", "/ct/v1/add-pre-chain"}
+}
+
 // addChain is RFC 6962 §4.1.
 func (l *Log) addChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, false) }
 
@@ -48,6 +61,9 @@ func (l *Log) addChain(w http.ResponseWriter, r *http.Request) error { return l.
 func (l *Log) addPreChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, true) }
 
 func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error {
+	if !l.strangers.AllowN(l.o.Now(), 1) {
+		return &refusal{status: http.StatusTooManyRequests, text: "too many submissions; try again later", retryAfter: 1}
+	}
 	chain, err := l.readChain(w, r, precert)
 	if err != nil {
 		return err

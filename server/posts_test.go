@@ -1,0 +1,40 @@
+package server
+
+import (
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// TestPosts: what takes submissions takes them at its own path only, with POST
+// only, and within the limit on an address.
+func TestPosts(t *testing.T) {
+	t.Parallel()
+	const path = "/ctlog/2027/ct/v1/add-chain"
+	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
+	r := newRig(t, func(c *Config, o *Options) {
+		c.RateLimits.PerAddress = Rate{Rate: 0.001, Burst: 2}
+		o.Mounts = map[string]http.Handler{"/ctlog/2027/": echo}
+		o.Posts = map[string]http.Handler{path: echo}
+	})
+	if answer := r.send(t, http.MethodPost, path, []byte("hello")); answer.StatusCode != 200 || text(t, answer) != "hello" {
+		t.Errorf("POST: %d", answer.StatusCode)
+	}
+	readRefusal(t, r.send(t, http.MethodGet, path, nil), 405, fault.MethodNotAllowed)
+	readRefusal(t, r.send(t, http.MethodPost, "/ctlog/2027/ct/v1/add-pre-chain", []byte("x")), 405, fault.MethodNotAllowed)
+	_ = r.send(t, http.MethodPost, path, []byte("2"))
+	readRefusal(t, r.send(t, http.MethodPost, path, []byte("3")), 429, fault.RateExceeded)
+}
+
+func TestPostsAreApart(t *testing.T) {
+	t.Parallel()
+	for _, path := range []string{"/api/v2/signingCert", "/healthz", "ctlog", "/api/x"} {
+		r := newRig(t)
+		if _, err := r.server.newRoutes(Options{Posts: map[string]http.Handler{path: http.NotFoundHandler()}}); err == nil || !strings.Contains(err.Error(), path) {
+			t.Errorf("%s: %v", path, err)
+		}
+	}
+}
