@@ -121,7 +121,7 @@ func (i *Issuer) Chains() [][][]byte { return [][][]byte{i.active.Load().Chain()
 // asked once every few seconds; of any other, a signature is made.
 func (i *Issuer) Ready(ctx context.Context) error {
 	a := i.active.Load()
-	if err := a.covers(i.validity()); err != nil {
+	if err := a.covers(i.validity(i.lifetime)); err != nil {
 		return err
 	}
 	if err := i.health.check(ctx, a, i.now); err != nil {

@@ -75,7 +75,7 @@ func (i *Issuer) prepare(a *Authority, who identity.Principal, key proof.Key) (*
 	if err != nil {
 		return nil, nil, err
 	}
-	return l, tbs, lint(tbs, l, a, i.lifetime)
+	return l, tbs, lint(tbs, l, a, l.lifetime)
 }
 
 // sign takes a linted TBSCertificate with the poison through the log to a

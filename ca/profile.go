@@ -2,6 +2,7 @@ package ca
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 	"io"
@@ -23,7 +24,8 @@ import (
 // inclusive of both ends (RFC 5280 §4.1.2.5), so ten minutes end one second early.
 func (i *Issuer) profile(a *Authority, who identity.Principal, key proof.Key) (*leaf, error) {
 	l := &leaf{spki: key.SPKI(), san: who.SAN()}
-	l.notBefore, l.notAfter = i.validity()
+	l.lifetime = i.lifetimeFor(who)
+	l.notBefore, l.notAfter = i.validity(l.lifetime)
 	if err := a.covers(l.notBefore, l.notAfter); err != nil {
 		return nil, err
 	}
@@ -43,10 +45,21 @@ func (i *Issuer) profile(a *Authority, who identity.Principal, key proof.Key) (*
 	return l, nil
 }
 
+// lifetimeFor is what the issuer's policy chose for who, and the configured
+// lifetime where it chose none; never longer than the issuer's bound, and never
+// outside of ours.
+func (i *Issuer) lifetimeFor(who identity.Principal) time.Duration {
+	chosen := cmp.Or(who.Lifetime(), i.lifetime)
+	if most := who.MaxLifetime(); most > 0 {
+		chosen = min(chosen, most)
+	}
+	return min(max(chosen, MinLifetime), MaxLifetime)
+}
+
 // validity is that of a certificate issued now, both ends included.
-func (i *Issuer) validity() (notBefore, notAfter time.Time) {
+func (i *Issuer) validity(lifetime time.Duration) (notBefore, notAfter time.Time) {
 	notBefore = i.now().UTC().Truncate(time.Second)
-	return notBefore, notBefore.Add(i.lifetime - time.Second)
+	return notBefore, notBefore.Add(lifetime - time.Second)
 }
 
 // newSerial draws 159 random bits: the most that stay positive in the 20 octets

@@ -20,8 +20,9 @@ import (
 type leaf struct {
 	serial              *big.Int
 	notBefore, notAfter time.Time // whole seconds, both included
-	spki                []byte    // DER SubjectPublicKeyInfo, as the client sent it
-	keyID               []byte    // subjectKeyIdentifier
+	lifetime            time.Duration
+	spki                []byte // DER SubjectPublicKeyInfo, as the client sent it
+	keyID               []byte // subjectKeyIdentifier
 	san                 identity.SAN
 	extensions          []pkix.Extension // extension.Set's
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -32,6 +33,9 @@ type Config struct {
 	Server server.Config `yaml:"server"`
 	// Issuers lists the OpenID Connect issuers whose tokens are accepted; at least one.
 	Issuers []identity.IssuerConfig `yaml:"issuers"`
+	// Deny lists named rules that refuse requests of any issuer, above the
+	// issuers' own conditions: for the hour after a compromise.
+	Deny []policy.Deny `yaml:"deny,omitempty"`
 	// CA is the authority that signs, and its profile.
 	CA ca.Config `yaml:"ca"`
 	// CTLog is the Certificate Transparency log that every certificate goes into.
@@ -116,6 +120,7 @@ func (c *Config) check() []string {
 	f := new(setting.Faults)
 	c.Server.Check("server", f)
 	identity.CheckIssuers("issuers", c.Issuers, f)
+	identity.CheckDeny("deny", c.Deny, f)
 	c.CA.Check("ca", f)
 	c.CTLog.Check("ctlog", f)
 	c.Audit.Check("audit", f)

@@ -58,7 +58,7 @@ func TestA10_NamesThatReadInTwoWays(t *testing.T) {
 		wantFault(t, v, fmt.Sprintf("sub %.20q", sub), token(t, map[string]any{"sub": sub}), fault.ClaimMissing, fault.ClaimInvalid)
 	}
 
-	c := IssuerConfig{URL: "https://issuer.example", Type: TypeUsername, SubjectDomain: "example.com", Audiences: []string{"sigstore"}}
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeUsername, Allow: "true", SubjectDomain: "example.com", Audiences: []string{"sigstore"}}
 	users, _, _ := verifier(t, c)
 	for _, sub := range []string{"a!b", "alice@example.com", "a b", " a", "a,b", "ä", "a\tb", strings.Repeat("a", 256)} {
 		wantFault(t, users, fmt.Sprintf("username %.20q", sub), token(t, map[string]any{"sub": sub}), fault.ClaimInvalid)
@@ -71,7 +71,7 @@ func TestA10_NamesThatReadInTwoWays(t *testing.T) {
 
 func TestA11_URISubjects(t *testing.T) {
 	t.Parallel()
-	c := IssuerConfig{URL: "https://issuer.example", Type: TypeURI, SubjectDomain: "https://allowed.example", Audiences: []string{"sigstore"}}
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeURI, Allow: "true", SubjectDomain: "https://allowed.example", Audiences: []string{"sigstore"}}
 	v, _, _ := verifier(t, c)
 	for sub, want := range map[string]fault.Reason{
 		"https://allowed@evil/": fault.SubjectDomain, "https://allowed.example@evil/": fault.SubjectDomain, "https://allowed.example.evil": fault.SubjectDomain,
@@ -96,7 +96,7 @@ func TestA11_URISubjects(t *testing.T) {
 		}
 	}
 
-	c = IssuerConfig{URL: "https://issuer.example", Type: TypeSPIFFE, SPIFFETrustDomain: "example.org", Audiences: []string{"sigstore"}}
+	c = IssuerConfig{URL: "https://issuer.example", Type: TypeSPIFFE, Allow: "true", SPIFFETrustDomain: "example.org", Audiences: []string{"sigstore"}}
 	workloads, _, _ := verifier(t, c)
 	for sub, want := range map[string]fault.Reason{
 		"spiffe://other.org/x": fault.SubjectDomain, "spiffe://example.org.evil/x": fault.SubjectDomain, "spiffe://sub.example.org/x": fault.SubjectDomain,
@@ -113,7 +113,7 @@ func TestA11_URISubjects(t *testing.T) {
 
 func TestA12_Kubernetes(t *testing.T) {
 	t.Parallel()
-	c := IssuerConfig{URL: "https://issuer.example", Type: TypeKubernetes, Audiences: []string{"sigstore"}}
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeKubernetes, Allow: "true", Audiences: []string{"sigstore"}}
 	v, _, _ := verifier(t, c)
 	account := func(namespace, name any) map[string]any {
 		return map[string]any{"kubernetes.io": map[string]any{"namespace": namespace, "serviceaccount": map[string]any{"name": name, "uid": "x"}}}
@@ -152,7 +152,7 @@ func TestA12_Kubernetes(t *testing.T) {
 // TestA12_CI holds the whole path to what presets are held to one by one.
 func TestA12_CI(t *testing.T) {
 	t.Parallel()
-	c := IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Preset: "gitlab", Audiences: []string{"sigstore"}}
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Allow: "true", Preset: "gitlab", Audiences: []string{"sigstore"}}
 	v, _, _ := verifier(t, c)
 	good := map[string]any{
 		"ci_config_ref_uri": "gitlab.com/g/p//.gitlab-ci.yml@refs/heads/main", "ci_config_sha": "a", "runner_environment": "gitlab-hosted", "project_path": "g/p", "sha": "b",
@@ -179,7 +179,7 @@ func TestA13_OverlappingPatterns(t *testing.T) {
 	config := func(patterns ...string) []IssuerConfig {
 		var out []IssuerConfig
 		for _, p := range patterns {
-			out = append(out, IssuerConfig{Pattern: p, Type: TypeKubernetes, Audiences: []string{"sigstore"}})
+			out = append(out, IssuerConfig{Pattern: p, Type: TypeKubernetes, Allow: "true", Audiences: []string{"sigstore"}})
 		}
 		return out
 	}
@@ -207,7 +207,11 @@ func TestA13_OverlappingPatterns(t *testing.T) {
 		{"https://a.*.example.com/*", "https://*.b.example.com/*"}, {"https://*.example.com/*/b", "https://*.example.com/a/*"},
 		{"https://*.example.com/*", "https://*.example.com/*"},
 	} {
-		if _, err := NewVerifier(config(crossed...), Options{}); err == nil || !strings.Contains(err.Error(), "issuers[1].pattern: matches") {
+		want := "issuers[1].pattern: matches"
+		if crossed[0] == crossed[1] {
+			want = "issuers[1].audiences[0]: "
+		}
+		if _, err := NewVerifier(config(crossed...), Options{}); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%v: %v", crossed, err)
 		}
 	}

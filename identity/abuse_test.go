@@ -315,7 +315,7 @@ func TestA6_Audience(t *testing.T) {
 
 func TestA7_IssuerSpellings(t *testing.T) {
 	t.Parallel()
-	family := IssuerConfig{Pattern: "https://oidc.eks.*.amazonaws.com/id/*", Type: TypeKubernetes, Audiences: []string{"sigstore"}}
+	family := IssuerConfig{Pattern: "https://oidc.eks.*.amazonaws.com/id/*", Type: TypeKubernetes, Allow: "true", Audiences: []string{"sigstore"}}
 	v, w, _ := verifier(t, emailIssuer(), family)
 	for _, iss := range []string{
 		"", "https://issuer.example/", "https://Issuer.example", "HTTPS://issuer.example", "https://issuer.example:443", "https://user@issuer.example",

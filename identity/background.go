@@ -22,8 +22,12 @@ const (
 // waits for the first fetch of its issuer's keys.
 func (v *Verifier) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
+	begun := map[any]bool{} // entries for one issuer share its keys
 	for _, i := range v.issuers {
-		wg.Go(func() { i.keepFresh(ctx) })
+		if id := i.background(); !begun[id] {
+			begun[id] = true
+			wg.Go(func() { i.keepFresh(ctx) })
+		}
 	}
 	wg.Wait()
 	return nil

@@ -63,7 +63,7 @@ func warmCases(tb testing.TB) map[string]struct {
 		claims map[string]any
 	}{
 		"email":  {emailIssuer(), nil},
-		"github": {IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Preset: "github", Audiences: []string{"sigstore"}}, ci},
+		"github": {IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Allow: "true", Preset: "github", Audiences: []string{"sigstore"}}, ci},
 	}
 }
 
@@ -133,7 +133,7 @@ func TestAuthenticateAllocates(t *testing.T) {
 // crowd is a verifier with many issuers, and one token's issuer of each kind.
 func crowd(tb testing.TB, exact, patterns int) *Verifier {
 	tb.Helper()
-	issuers := []IssuerConfig{emailIssuer(), {Pattern: "https://*.k8s.example.com/id/*", Type: TypeEmail, Audiences: []string{"sigstore"}}}
+	issuers := []IssuerConfig{emailIssuer(), {Pattern: "https://*.k8s.example.com/id/*", Type: TypeEmail, Allow: "true", Audiences: []string{"sigstore"}}}
 	for i := range exact {
 		c := emailIssuer()
 		c.URL = fmt.Sprintf("https://issuer-%d.example/realms/main", i)

@@ -5,11 +5,14 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -25,6 +28,8 @@ const (
 type Config struct {
 	// Issuers lists them; at least one is needed.
 	Issuers []IssuerConfig `yaml:"issuers"`
+	// Deny lists the rules that refuse requests of any issuer.
+	Deny []policy.Deny `yaml:"deny,omitempty"`
 }
 
 // DefaultConfig trusts nobody: there is no issuer that is safe to assume.
@@ -33,6 +38,34 @@ func DefaultConfig() Config { return Config{} }
 // Check adds every fault of c to f. It does no I/O.
 func (c *Config) Check(path string, f *setting.Faults) {
 	CheckIssuers(join(path, "issuers"), c.Issuers, f)
+	CheckDeny(join(path, "deny"), c.Deny, f)
+}
+
+// CheckDeny adds every fault of the deny rules at path to f. It does no I/O.
+func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) {
+	compileDeny(path, deny, f)
+}
+
+// language is what policies are compiled with: one for the process, for it is
+// immutable and takes longer to make than a policy.
+var language = sync.OnceValues(policy.NewEnv)
+
+func compileDeny(path string, deny []policy.Deny, f *setting.Faults) []policy.Rule {
+	env, err := language()
+	if err != nil {
+		f.Add(path, "%s", err)
+		return nil
+	}
+	return env.Rules(path, deny, f)
+}
+
+func compilePolicy(path string, c *IssuerConfig, f *setting.Faults) *policy.Policy {
+	env, err := language()
+	if err != nil {
+		f.Add(path+".allow", "%s", err)
+		return nil
+	}
+	return env.Policy(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
 }
 
 // Check adds every fault of c by itself to f. It does no I/O. [CheckIssuers]
@@ -68,10 +101,26 @@ func compile(path string, issuers []IssuerConfig, f *setting.Faults) []*issuer {
 	return compiled
 }
 
+// checkTwins accepts a second entry for an issuer when the audience always
+// tells the two apart, and they don't differ in how its keys are had.
+func checkTwins(at, other string, a, b *IssuerConfig, f *setting.Faults) {
+	for i, audience := range a.Audiences {
+		if slices.Contains(b.Audiences, audience) {
+			f.Add(setting.Index(at+".audiences", i), "%s is among the audiences of %s too, which is for the same issuer; keep one", quote(audience), other)
+		}
+	}
+	mine, theirs := fetching(*a), fetching(*b)
+	mine.Type, theirs.Type = "", ""
+	if !reflect.DeepEqual(mine, theirs) {
+		f.Add(at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
+	}
+}
+
 // checkPair refuses two entries of which a token couldn't tell which is meant.
 func checkPair(at, other string, a, b *issuer, f *setting.Faults) {
-	if a.config.URL != "" && a.config.URL == b.config.URL {
-		f.Add(at+".url", "is the same as %s.url; keep one", other)
+	if a.name() == b.name() && a.name() != "" {
+		checkTwins(at, other, &a.config, &b.config, f)
+		return
 	}
 	if a.pattern.labels == nil || b.pattern.labels == nil {
 		return
@@ -111,6 +160,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		i.provider = rule(&i.config, path, f)
 		checkUnused(path, c, f)
 	}
+	i.policy = compilePolicy(path, &i.config, f)
 	i.config.limits(path, f)
 	i.config.sources(path, f)
 	return i

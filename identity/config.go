@@ -3,6 +3,7 @@ package identity
 import (
 	"time"
 
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/identity/presets"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -18,6 +19,8 @@ const (
 	TypeSPIFFE     Type = "spiffe"      // the name is `sub`, a SPIFFE ID in spiffe_trust_domain
 	TypeKubernetes Type = "kubernetes"  // the name is the service account's URI
 	TypeCI         Type = "ci-provider" // the name and the extensions come from a preset
+	// TypeChainguard names an identity of Chainguard's by issuer and subject.
+	TypeChainguard Type = "chainguard-identity"
 )
 
 // IssuerConfig is one OpenID Connect issuer, or one family of issuers, whose
@@ -32,9 +35,29 @@ type IssuerConfig struct {
 	// of two patterns the one with a fixed text where the other has `*` wins.
 	Pattern string `yaml:"pattern,omitempty"`
 	// Audiences lists the values of `aud` that are accepted; a token needs one
-	// of them, exactly, and may name others beside it.
+	// of them, exactly, and may name others beside it. Several entries may have
+	// the same url or pattern when no audience is in two of them: the audience
+	// then decides which of them a token is for, and a token for two is refused.
 	Audiences []string `yaml:"audiences"`
-	// Type is one of email, uri, username, spiffe, kubernetes, ci-provider.
+	// Allow is the condition under which a token of this issuer gets a
+	// certificate: an expression in CEL over the token's `claims`, over
+	// `principal.san`, `.san_type`, `.subject`, `.issuer`, `.type` and
+	// `.audience`, and `request.time`, as in
+	// `claims.repository_owner == "acme" && principal.san.startsWith("https://github.com/acme/")`.
+	// Where it can't be decided, as when it reads a claim that the token lacks,
+	// the request is refused. Required: `"true"` lets everybody whom the issuer
+	// vouches for have one.
+	Allow string `yaml:"allow"`
+	// Lifetime of this issuer's certificates, from 1m to max_lifetime, in whole
+	// seconds. The default is ca.lifetime.
+	Lifetime time.Duration `yaml:"lifetime,omitempty"`
+	// MaxLifetime is the longest lifetime of this issuer's certificates, at most
+	// 1h. The default is 10m, which then doesn't bound ca.lifetime.
+	MaxLifetime time.Duration `yaml:"max_lifetime,omitempty"`
+	// Profiles choose another lifetime by conditions; the first that holds counts.
+	Profiles []policy.Profile `yaml:"profiles,omitempty"`
+	// Type is one of email, uri, username, spiffe, kubernetes, ci-provider,
+	// chainguard-identity.
 	Type Type `yaml:"type"`
 	// SubjectDomain is for uri the scheme and host that every subject begins
 	// with (`https://example.com`), and for username the domain that is put

@@ -38,7 +38,7 @@ func TestF1_IssuerFaults(t *testing.T) {
 		"empty audience":      {func(c *IssuerConfig) { c.Audiences = []string{""} }, "i.audiences[0]: must not be empty"},
 		"audience twice":      {func(c *IssuerConfig) { c.Audiences = []string{"a", "a"} }, "i.audiences[1]: is listed twice"},
 		"hostile audience":    {func(c *IssuerConfig) { c.Audiences = []string{"a\n"} }, "i.audiences[0]: must be at most"},
-		"no type":             {func(c *IssuerConfig) { c.Type = "" }, "i.type: required: one of ci-provider, email, kubernetes, spiffe, uri, username"},
+		"no type":             {func(c *IssuerConfig) { c.Type = "" }, "i.type: required: one of chainguard-identity, ci-provider, email, kubernetes, spiffe, uri, username"},
 		"unknown type":        {func(c *IssuerConfig) { c.Type = "mail" }, `i.type: "mail" is unknown`},
 		"uri without domain":  {func(c *IssuerConfig) { c.Type = TypeURI }, "i.subject_domain: required"},
 		"uri, a bare domain":  {func(c *IssuerConfig) { c.Type, c.SubjectDomain = TypeURI, "example.com" }, "i.subject_domain: must be a scheme and host"},
@@ -111,8 +111,10 @@ func TestF1_AllFaultsAtOnce(t *testing.T) {
 	var f setting.Faults
 	c.Check("", &f)
 	want := []string{
-		"issuers[1].url: is the same as issuers[0].url; keep one", "issuers[2].url: required: the issuer as its tokens write it, or a pattern",
-		"issuers[2].audiences: required: at least one, such as sigstore", "issuers[2].type: required: one of ci-provider, email, kubernetes, spiffe, uri, username",
+		`issuers[1].audiences[0]: "sigstore" is among the audiences of issuers[0] too, which is for the same issuer; keep one`,
+		"issuers[2].url: required: the issuer as its tokens write it, or a pattern",
+		"issuers[2].audiences: required: at least one, such as sigstore", "issuers[2].type: required: one of chainguard-identity, ci-provider, email, kubernetes, spiffe, uri, username",
+		`issuers[2].allow: required: the condition under which a token of this issuer gets a certificate, such as claims.repository_owner == "acme"; "true" lets all of them`,
 	}
 	if got := strings.Split(f.Err().Error(), "\n"); !reflect.DeepEqual(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -175,8 +177,8 @@ func TestIssuersAreDescribed(t *testing.T) {
 	t.Parallel()
 	configs := []IssuerConfig{
 		emailIssuer(),
-		{Pattern: "https://*.b.example.com", Type: TypeSPIFFE, SPIFFETrustDomain: "example.org", Audiences: []string{"b", "c"}},
-		{URL: "https://u.example", Type: TypeUsername, SubjectDomain: "example.com", Audiences: []string{"sigstore"}, ChallengeClaim: "email"},
+		{Pattern: "https://*.b.example.com", Type: TypeSPIFFE, Allow: "true", SPIFFETrustDomain: "example.org", Audiences: []string{"b", "c"}},
+		{URL: "https://u.example", Type: TypeUsername, Allow: "true", SubjectDomain: "example.com", Audiences: []string{"sigstore"}, ChallengeClaim: "email"},
 	}
 	v, _, _ := verifier(t, configs...)
 	want := []Description{

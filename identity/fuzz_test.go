@@ -46,9 +46,9 @@ func FuzzClaims(f *testing.F) {
 	var rules []*issuer
 	for i, c := range []IssuerConfig{
 		{Type: TypeEmail}, {Type: TypeURI, SubjectDomain: "https://allowed.example"}, {Type: TypeUsername, SubjectDomain: "example.com"},
-		{Type: TypeSPIFFE, SPIFFETrustDomain: "example.org"}, {Type: TypeKubernetes}, {Type: TypeCI, Preset: "gitlab"},
+		{Type: TypeSPIFFE, SPIFFETrustDomain: "example.org"}, {Type: TypeKubernetes}, {Type: TypeChainguard}, {Type: TypeCI, Preset: "gitlab"},
 	} {
-		c.URL, c.Audiences = "https://issuer.example", []string{"sigstore"}
+		c.URL, c.Allow, c.Audiences = "https://issuer.example", "true", []string{"sigstore"}
 		rules = append(rules, compileOne(strings.Repeat("i", i+1), &c, &faults))
 	}
 	if err := faults.Err(); err != nil {

@@ -182,7 +182,7 @@ func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
-		family := IssuerConfig{Pattern: "https://*.family.example.com", Type: TypeEmail, Audiences: []string{"sigstore"}}
+		family := IssuerConfig{Pattern: "https://*.family.example.com", Type: TypeEmail, Allow: "true", Audiences: []string{"sigstore"}}
 		v, w, a := clocked(t, emailIssuer(), family)
 		found(w, "https://one.family.example.com", "one.family.example.com")
 		a.setDown(true)

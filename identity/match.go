@@ -4,6 +4,9 @@ import (
 	"cmp"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
 // patternIndex finds the entry whose pattern an issuer has the form of. Its
@@ -32,7 +35,8 @@ func newPatternIndex(patterns []*issuer) patternIndex {
 			at = len(x)
 			x = append(x, shape{labels: labels, segments: segments, wildcards: i.pattern.wildcards(), members: map[string]*issuer{}})
 		}
-		x[at].members[string(x[at].key(nil, i.pattern.labels, i.pattern.segments))] = i
+		key := string(x[at].key(nil, i.pattern.labels, i.pattern.segments))
+		x[at].members[key] = x[at].members[key].join(i)
 	}
 	slices.SortStableFunc(x, func(a, b shape) int { return cmp.Compare(a.wildcards, b.wildcards) })
 	return x
@@ -73,6 +77,50 @@ func (x patternIndex) find(url string) *issuer {
 		}
 	}
 	return nil
+}
+
+// join puts i behind the entries for the same issuer, of which head, which may
+// be nil, is the first, and returns the first.
+func (head *issuer) join(i *issuer) *issuer {
+	if head == nil {
+		return i
+	}
+	last := head
+	for last.next != nil {
+		last = last.next
+	}
+	last.next = i
+	return head
+}
+
+// forAudience finds, among the entries for the token's issuer, the one that
+// accepts an audience of the token, and that audience. A token that two of them
+// accept is refused: which rules it is under would be anybody's choice.
+func (head *issuer) forAudience(c claim.Set) (*issuer, string, error) {
+	if head.next == nil {
+		audience, err := checkAudience(c, head.config.Audiences)
+		return head, audience, err
+	}
+	var found *issuer
+	var audience string
+	var all []string
+	for i := head; i != nil; i = i.next {
+		all = append(all, i.config.Audiences...)
+		a, err := checkAudience(c, i.config.Audiences)
+		switch {
+		case err != nil:
+		case found != nil:
+			return nil, "", fault.New(fault.TokenAudience, "the identity token is for the audiences %s and %s, which stand for different rules here; get one that is for either alone",
+				quote(audience), quote(a))
+		default:
+			found, audience = i, a
+		}
+	}
+	if found == nil {
+		_, err := checkAudience(c, all)
+		return nil, "", err
+	}
+	return found, audience, nil
 }
 
 // key is what the parts say where the shape has no wildcard. No part holds the

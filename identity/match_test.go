@@ -79,7 +79,7 @@ func TestA13_TheMostSpecificWins(t *testing.T) {
 	}
 	var f setting.Faults
 	CheckIssuers("issuers", []IssuerConfig{
-		{Pattern: texts[1], Type: TypeEmail, Audiences: []string{"a"}}, {Pattern: texts[3], Type: TypeEmail, Audiences: []string{"a"}},
+		{Pattern: texts[1], Type: TypeEmail, Allow: "true", Audiences: []string{"a"}}, {Pattern: texts[3], Type: TypeEmail, Allow: "true", Audiences: []string{"a"}},
 	}, &f)
 	if f.Len() != 1 || !strings.Contains(f.Err().Error(), "neither is the more specific") {
 		t.Errorf("crossing patterns: %v", f.Err())

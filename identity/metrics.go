@@ -10,13 +10,17 @@ import (
 // configuration: an issuer that a pattern matched is never a label.
 type metrics struct {
 	fetches *prometheus.CounterVec // by issuer_type and result
+	denials *prometheus.CounterVec // by rule
 }
 
 func newMetrics() *metrics {
 	return &metrics{fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_identity_key_fetches_total",
 		Help: "Fetches of issuers' signing keys, by the type of issuer and result (ok, error).",
-	}, []string{"issuer_type", "result"})}
+	}, []string{"issuer_type", "result"}), denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_identity_denials_total",
+		Help: "Genuine tokens that policy refused, by the deny rule, or allow for the condition of the token's issuer.",
+	}, []string{"rule"})}
 }
 
 func (m *metrics) fetched(t Type, err error) {
@@ -65,7 +69,7 @@ func (m *metrics) register(r prometheus.Registerer, status func() []IssuerStatus
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.fetches, collector{status}} {
+	for _, c := range []prometheus.Collector{m.fetches, m.denials, collector{status}} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("registering the metrics of identity: %w", err)
 		}

@@ -2,8 +2,10 @@ package identity
 
 import (
 	"slices"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 )
 
 // Principal is a verified identity: who the token's issuer vouched for, and
@@ -17,6 +19,7 @@ type Principal struct {
 	san        SAN
 	extensions extension.Set
 	challenges []string
+	choice     policy.Choice
 }
 
 // IsZero reports whether p is the zero Principal, which no Verifier returns
@@ -46,6 +49,16 @@ func (p Principal) Extensions() extension.Set { return p.extensions }
 // the token's email, where it has one, then its subject. Clients sign the
 // email whenever the token has one, whatever the issuer's type.
 func (p Principal) Challenges() []string { return slices.Clone(p.challenges) }
+
+// Profile is the name of the policy's profile that chose the lifetime, or "".
+func (p Principal) Profile() string { return p.choice.Profile }
+
+// Lifetime is how long the issuer's policy says that the certificate lives;
+// zero leaves it to the CA.
+func (p Principal) Lifetime() time.Duration { return p.choice.Lifetime }
+
+// MaxLifetime bounds the lifetime, the CA's own included; zero doesn't.
+func (p Principal) MaxLifetime() time.Duration { return p.choice.Most }
 
 // SANKind is the form of a subject alternative name.
 type SANKind uint8

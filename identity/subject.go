@@ -37,6 +37,7 @@ var providers = map[Type]func(c *IssuerConfig, path string, f *setting.Faults) p
 	TypeSPIFFE:     newSPIFFE,
 	TypeKubernetes: func(*IssuerConfig, string, *setting.Faults) provider { return kubernetes{} },
 	TypeCI:         newCI,
+	TypeChainguard: func(*IssuerConfig, string, *setting.Faults) provider { return chainguard{} },
 }
 
 // types lists the types in order, for texts.
@@ -210,6 +211,37 @@ func (kubernetes) subject(c claim.Set) (Subject, error) {
 }
 
 func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLower(s) }
+
+// chainguard names an identity by its issuer and its subject, `<iss>/<sub>`. A
+// token says in `act` who acts for the identity; one without was not made by
+// assuming it.
+type chainguard struct{}
+
+func (chainguard) subject(c claim.Set) (Subject, error) {
+	sub, err := c.Get("sub").Text("sub")
+	if err != nil {
+		return Subject{}, err
+	}
+	switch act := c.Get("act"); act.Kind() {
+	case claim.Object:
+	case claim.Missing, claim.Null:
+		_, err := act.Text("act")
+		return Subject{}, err
+	default:
+		return Subject{}, claim.Invalid("act", "must be an object and is "+act.Kind().String())
+	}
+	// The subject is path segments below the issuer, and never leads out of it.
+	for _, segment := range strings.Split(sub, "/") {
+		if segment == "" || strings.ContainsAny(segment, "?#%") {
+			return Subject{}, claim.Invalid("sub", "is not the path of an identity")
+		}
+	}
+	name := strings.TrimSuffix(c.Get("iss").Literal(), "/") + "/" + sub
+	if err := checkURI("sub", name); err != nil {
+		return Subject{}, err
+	}
+	return Subject{SAN: SAN{URI, name}}, nil
+}
 
 // ci applies a vendor's preset.
 type ci struct{ rules *presets.Rules }

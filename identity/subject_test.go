@@ -38,7 +38,7 @@ func TestPrincipalOfAPerson(t *testing.T) {
 
 func TestChallenges(t *testing.T) {
 	t.Parallel()
-	v, _, _ := verifier(t, IssuerConfig{URL: "https://issuer.example", Type: TypeUsername, SubjectDomain: "example.com", Audiences: []string{"sigstore"}})
+	v, _, _ := verifier(t, IssuerConfig{URL: "https://issuer.example", Type: TypeUsername, Allow: "true", SubjectDomain: "example.com", Audiences: []string{"sigstore"}})
 	for name, c := range map[string]struct {
 		email any
 		want  []string

@@ -129,5 +129,6 @@ func fetching(c IssuerConfig) IssuerConfig {
 	c.SkipEmailVerification, c.OneTime = false, false
 	c.Preset, c.InlinePreset, c.PresetConstants = "", nil, nil
 	c.MaxTokenLifetime, c.MaxTokenAge, c.Leeway = 0, 0, 0
+	c.Allow, c.Lifetime, c.MaxLifetime, c.Profiles = "", 0, 0, nil
 	return c
 }

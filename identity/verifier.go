@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -31,6 +32,8 @@ type Options struct {
 	// Replay remembers the tokens of issuers with one_time; nil means
 	// NewMemoryReplay.
 	Replay Replay
+	// Deny are the rules that refuse requests of any issuer.
+	Deny []policy.Deny
 }
 
 // Description is one configured issuer, as GetConfiguration tells it.
@@ -60,6 +63,7 @@ type Verifier struct {
 	exact    map[string]*issuer // by URL
 	patterns []*issuer          // in the configuration's order
 	index    patternIndex       // of patterns
+	deny     []*denial
 	now      func() time.Time
 	replay   Replay
 	log      *slog.Logger
@@ -74,6 +78,8 @@ type issuer struct {
 	pattern  pattern  // where the entry is a pattern
 	ring     *keyring // where it is a URL
 	family   *family  // where it is a pattern
+	policy   *policy.Policy
+	next     *issuer // another entry for the same issuer, with other audiences
 }
 
 // NewVerifier checks the configuration, compiles it and reads the files it
@@ -92,6 +98,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 func newVerifier(issuers []IssuerConfig, o Options, before *Verifier) (*Verifier, error) {
 	var f setting.Faults
 	compiled := compile("issuers", issuers, &f)
+	rules := compileDeny("deny", o.Deny, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
@@ -108,6 +115,7 @@ func newVerifier(issuers []IssuerConfig, o Options, before *Verifier) (*Verifier
 	if before != nil {
 		v.metrics, v.replay = before.metrics, before.replay
 	}
+	v.setDeny(rules)
 	for _, i := range compiled {
 		if err := v.add(i, o.Transport, before); err != nil {
 			return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
@@ -118,7 +126,7 @@ func newVerifier(issuers []IssuerConfig, o Options, before *Verifier) (*Verifier
 }
 
 func (v *Verifier) add(i *issuer, transport http.RoundTripper, before *Verifier) error {
-	if before.lendKeys(i) {
+	if before.lendKeys(i) || v.shareKeys(i) {
 		v.place(i)
 		return nil
 	}
@@ -158,7 +166,19 @@ func (v *Verifier) place(i *issuer) {
 		v.patterns = append(v.patterns, i)
 		return
 	}
-	v.exact[i.config.URL] = i
+	v.exact[i.config.URL] = v.exact[i.config.URL].join(i)
+}
+
+// shareKeys gives i the keys of an entry for the same issuer that was added
+// before; false when there is none. Both fetch in the same way (see checkTwins).
+func (v *Verifier) shareKeys(i *issuer) bool {
+	for _, other := range v.issuers {
+		if other.name() == i.name() && (other.ring != nil || other.family != nil) {
+			i.fetcher, i.ring, i.family = other.fetcher, other.ring, other.family
+			return true
+		}
+	}
+	return false
 }
 
 func (v *Verifier) fetched(i *issuer, url string, err error) {
@@ -187,58 +207,86 @@ func (i *issuer) keyring(url string) (*keyring, error) {
 // The error is a *fault.Error: TokenTooLarge; of kind Unauthenticated when a
 // check of the token failed; of kind Denied when a claim that the issuer's rule
 // needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
-// had; where tokens are accepted once, TokenReplayed, or what the Replay says. When ctx ends while keys are fetched, it wraps ctx's error. It holds no
-// part of the token but the issuer and audience.
+// had; PolicyDenied when a deny rule or the issuer's policy refuses; where tokens
+// are accepted once, TokenReplayed, or what the Replay says. When ctx ends while
+// keys are fetched, it wraps ctx's error. It holds no part of the token but the
+// issuer and audience.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
+	return v.authenticate(ctx, token, nil)
+}
+
+// authenticate is Authenticate and tells the trace, which may be nil, about
+// every step on the way.
+func (v *Verifier) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
 	t, err := peek(token)
+	if tr.check(stepForm, err) != nil {
+		return Principal{}, err
+	}
+	tr.reads(t)
+	i, url, audience, err := v.route(t.claims, tr)
 	if err != nil {
 		return Principal{}, err
 	}
-	iss := t.claims.Get("iss")
-	if iss.Kind() != claim.String {
-		return Principal{}, malformed("its iss must be a string")
-	}
-	url := iss.Literal()
-	i := v.match(url)
-	if i == nil {
-		return Principal{}, v.unknown(url)
-	}
-	audience, err := checkAudience(t.claims, i.config.Audiences)
-	if err != nil {
-		return Principal{}, err
-	}
-	if err := checkParty(t.claims, i.config.Audiences, i.config.AuthorizedParties); err != nil {
+	if err := tr.check(stepParty, checkParty(t.claims, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
 	now := v.now()
-	if err := checkTimes(t.claims, now, i.config.Leeway, i.config.MaxTokenLifetime); err != nil {
+	if err := tr.check(stepTimes, checkTimes(t.claims, now, i.config.Leeway, i.config.MaxTokenLifetime)); err != nil {
 		return Principal{}, err
 	}
-	if err := checkAge(t.claims, now, i.config.Leeway, i.config.MaxTokenAge); err != nil {
+	if err := tr.check(stepAge, checkAge(t.claims, now, i.config.Leeway, i.config.MaxTokenAge)); err != nil {
 		return Principal{}, err
 	}
-	if !slices.Contains(i.config.Algorithms, t.algorithm) {
-		return Principal{}, errAlgorithm(i.config.Algorithms)
-	}
-	ring, err := i.keyring(url)
-	if err != nil {
+	if err := tr.check(stepSignature, i.verify(ctx, &t, url)); err != nil {
 		return Principal{}, err
 	}
-	keys, err := ring.find(ctx, t.keyID, t.algorithm)
-	if err != nil {
-		return Principal{}, err
-	}
-	if err := keys.check(t); err != nil {
-		return Principal{}, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
-	}
-	p, err := i.principal(t.claims, url, audience)
-	if err != nil || !i.config.OneTime {
+	p, err := v.judge(i, t.claims, url, audience, tr)
+	if err != nil || !i.config.OneTime || tr != nil { // looking at a token doesn't use it
 		return p, err
 	}
 	if err := once(ctx, v.replay, url, &t, i.config.Leeway); err != nil {
 		return Principal{}, err
 	}
 	return p, nil
+}
+
+// route finds the entry that a token is for, by its issuer and its audience.
+func (v *Verifier) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
+	iss := c.Get("iss")
+	if iss.Kind() != claim.String {
+		return nil, "", "", tr.check(stepIssuer, malformed("its iss must be a string"))
+	}
+	url = iss.Literal()
+	head := v.match(url)
+	if head == nil {
+		return nil, "", "", tr.check(stepIssuer, v.unknown(url))
+	}
+	tr.enters(head)
+	_ = tr.check(stepIssuer, nil)
+	i, audience, err = head.forAudience(c)
+	if err == nil {
+		tr.enters(i)
+	}
+	return i, url, audience, tr.check(stepAudience, err)
+}
+
+// verify checks the signature with the keys of the issuer at url.
+func (i *issuer) verify(ctx context.Context, t *unverified, url string) error {
+	if !slices.Contains(i.config.Algorithms, t.algorithm) {
+		return errAlgorithm(i.config.Algorithms)
+	}
+	ring, err := i.keyring(url)
+	if err != nil {
+		return err
+	}
+	keys, err := ring.find(ctx, t.keyID, t.algorithm)
+	if err != nil {
+		return err
+	}
+	if err := keys.check(*t); err != nil {
+		return fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
+	}
+	return nil
 }
 
 // match finds the entry for an issuer: an exact URL first, then the most
@@ -311,8 +359,10 @@ func (v *Verifier) Issuers() []Description {
 // Status says how each exact issuer stands, in the configuration's order.
 func (v *Verifier) Status() []IssuerStatus {
 	var out []IssuerStatus
+	seen := make(map[*keyring]bool, len(v.issuers))
 	for _, i := range v.issuers {
-		if i.ring != nil {
+		if i.ring != nil && !seen[i.ring] {
+			seen[i.ring] = true
 			out = append(out, i.ring.status())
 		}
 	}

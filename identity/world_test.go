@@ -164,7 +164,7 @@ func token(tb testing.TB, changes map[string]any) string {
 }
 
 func emailIssuer() IssuerConfig {
-	return IssuerConfig{URL: "https://issuer.example", Type: TypeEmail, Audiences: []string{"sigstore"}}
+	return IssuerConfig{URL: "https://issuer.example", Type: TypeEmail, Allow: "true", Audiences: []string{"sigstore"}}
 }
 
 // verifier makes one in a world with the ordinary issuer.

@@ -139,7 +139,7 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error) {
 	}
 	a := answerTo(f, "")
 	e := audit.Event{
-		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message,
+		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
 		RemoteAddr: remote(ctx), Method: c.method.name,
 	}
 	if !c.who.IsZero() {

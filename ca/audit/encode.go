@@ -14,9 +14,9 @@ const (
 	maxShort = 256  // all else
 )
 
-// maxRecord bounds an encoded record: with the envelope 5 long and 13 short
+// maxRecord bounds an encoded record: with the envelope 5 long and 14 short
 // strings, each byte escaped to six at most, and the rest.
-const maxRecord = 6*(5*maxLong+13*maxShort) + 4096
+const maxRecord = 6*(5*maxLong+14*maxShort) + 4096
 
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
@@ -82,6 +82,7 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 		b = append(b, ',')
 	}
 	b = appendTime(b, "sct_timestamp", e.SCTTimestamp)
+	b = appendField(b, "rule", e.Rule, maxShort)
 	b = appendField(b, "reason", string(e.Reason), maxShort)
 	b = appendField(b, "message", e.Message, maxLong)
 	b = appendField(b, "remote_addr", e.RemoteAddr, maxShort)

@@ -76,6 +76,8 @@ type Event struct {
 	LogID        string
 	LogIndex     *uint64
 	SCTTimestamp time.Time
+	// Rule names the rule of a policy that refused the request.
+	Rule string
 	// Reason and Message say why a request was refused or failed.
 	Reason  fault.Reason
 	Message string

@@ -59,7 +59,8 @@ that gives anybody on this machine a token for any identity. It listens on
 loopback alone. Port 0 takes a free port; DIR/endpoints.json then says which,
 is written when everything answers, and goes when it doesn't any more.
 
-DIR/mayfly.yaml is an ordinary configuration: edit it to try an option out.`
+DIR/mayfly.yaml is an ordinary configuration: edit it to try an option out, while
+it runs where that is possible.`
 
 func newDevCommand(streams streams) *cobra.Command {
 	var o devOptions
@@ -111,7 +112,8 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return errors.Join(portFailure("--issuer-address", err), closeListeners(rest))
 	}
-	locate(c, o, "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String())
+	publicURL, issuerURL := "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String()
+	locate(c, o, publicURL, issuerURL)
 	logger := c.Logging.Logger(streams.Err)
 	embedded.RedirectStorageLog(logger)
 	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
@@ -119,7 +121,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	e := environment{now: time.Now, logger: logger}
-	at := located{http: rest, logURL: logURL(c)}
+	at := located{http: rest, logURL: logURL(c), source: devSource(o, publicURL, issuerURL)}
 	s, err := open(ctx, c, e, newRegistry(), at)
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
@@ -150,6 +152,18 @@ func closeListeners(all ...net.Listener) error {
 	return errors.Join(errs...)
 }
 
+// devSource reads DIR/mayfly.yaml again as this run reads it.
+func devSource(o devOptions, publicURL, issuerURL string) source {
+	file := filepath.Join(o.dir, configName)
+	return source{file: file, load: func() (*config.Config, error) {
+		c, err := config.Load(file)
+		if err == nil {
+			locate(c, o, publicURL, issuerURL)
+		}
+		return c, err
+	}}
+}
+
 // ensureDevCA makes the CA on the first start.
 func ensureDevCA(ctx context.Context, dir string, streams streams) error {
 	if _, err := os.Stat(filepath.Join(dir, configName)); err == nil {
@@ -159,9 +173,10 @@ func ensureDevCA(ctx context.Context, dir string, streams streams) error {
 	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 	return createCA(ctx, initOptions{
 		dir: dir, organization: "Mayfly development", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
-		logging: config.Logging{Level: "info", Format: "text"},
+		logging:   config.Logging{Level: "info", Format: "text"},
+		unlimited: true, // everybody here is one address, and often one identity
 		issuers: []identity.IssuerConfig{{
-			URL: devIssuerURL, Type: identity.TypeEmail, Audiences: []string{devissuer.DefaultAudience}, AllowInsecureLoopback: true,
+			URL: devIssuerURL, Type: identity.TypeEmail, Audiences: []string{devissuer.DefaultAudience}, AllowInsecureLoopback: true, Allow: "true",
 		}},
 	}, time.Now())
 }

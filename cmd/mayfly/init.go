@@ -43,6 +43,7 @@ type initOptions struct {
 	passphrase   setting.Secret
 	issuers      []identity.IssuerConfig
 	logging      config.Logging // the zero value leaves the default
+	unlimited    bool           // no rate limits
 }
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
@@ -54,19 +55,24 @@ A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
 plain files that only their owner may read.`
 
+const allowMend = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
+
 func newInitCommand(streams streams) *cobra.Command {
 	var o initOptions
-	var issuer, issuerType, audience string
+	var issuer, issuerType, audience, allow string
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Create a private CA with keys in files",
 		Long:  initLong,
 		Example: `  mayfly init --dir ca --organization "Example, Inc." --url https://ca.example.com \
-    --issuer https://accounts.google.com`,
+    --issuer https://accounts.google.com --allow 'principal.san.endsWith("@example.com")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if issuer != "" && allow == "" {
+				return usage(allowMend, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
+			}
 			if issuer != "" {
-				o.issuers = []identity.IssuerConfig{{URL: issuer, Type: identity.Type(issuerType), Audiences: []string{audience}}}
+				o.issuers = []identity.IssuerConfig{{URL: issuer, Type: identity.Type(issuerType), Audiences: []string{audience}, Allow: allow}}
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
@@ -86,6 +92,7 @@ func newInitCommand(streams streams) *cobra.Command {
 	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
 	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
 	flags.StringVar(&audience, "audience", "sigstore", "the audience its tokens must have")
+	flags.StringVar(&allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 	return cmd
 }
@@ -211,6 +218,10 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.Server.PublicURL = public.String()
 	if o.logging != (config.Logging{}) {
 		c.Logging = o.logging
+	}
+	if o.unlimited {
+		limits := &c.Server.RateLimits
+		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate = 0, 0, 0
 	}
 	c.CA.Authority = ca.AuthorityConfig{
 		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),

@@ -31,7 +31,7 @@ type environment struct {
 // written nor connected: all that `mayfly check` can look at while a service runs.
 type parts struct {
 	authority *ca.Authority
-	verifier  *identity.Verifier
+	verifier  *identity.Succession
 	keys      *proof.Policy
 	logKey    kms.Signer // of the embedded log; nil without one
 	external  []*external.Log
@@ -46,7 +46,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
 		addFaults(&f, "ca.authority", err)
 	}
-	if p.verifier, err = identity.NewVerifier(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
+	if p.verifier, err = identity.NewSuccession(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}); err != nil {
 		addFaults(&f, "issuers", err)
 	}
 	if p.keys, err = proof.NewPolicy(); err != nil {

@@ -127,6 +127,7 @@ func (i *Issuer) Config() identity.IssuerConfig {
 		URL:                   i.URL,
 		Audiences:             []string{Audience},
 		Type:                  identity.TypeEmail,
+		Allow:                 "true",
 		AllowInsecureLoopback: true,
 	}
 }

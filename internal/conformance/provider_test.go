@@ -155,6 +155,7 @@ issuers:
   - url: ` + issuer + `
     type: email
     audiences: [sigstore]
+    allow: "true"
     allow_insecure_loopback: true
 `
 	write(t, path, []byte(config))

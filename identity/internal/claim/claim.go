@@ -3,6 +3,7 @@
 package claim
 
 import (
+	"iter"
 	"strconv"
 	"strings"
 	"unicode"
@@ -51,6 +52,20 @@ type member struct {
 // Set is the members of a token's header or payload. It is immutable.
 type Set struct{ members []member }
 
+// All iterates over the members in the document's order.
+func (s Set) All() iter.Seq2[string, Value] {
+	return func(yield func(string, Value) bool) {
+		for i := range s.members {
+			if !yield(s.members[i].name, s.members[i].value) {
+				return
+			}
+		}
+	}
+}
+
+// Len is the number of members.
+func (s Set) Len() int { return len(s.members) }
+
 // Get is the claim with exactly this name, or a missing Value.
 func (s Set) Get(name string) Value { return find(s.members, name) }
 
@@ -72,6 +87,14 @@ func (v Value) Get(name string) Value {
 		return Value{}
 	}
 	return find(v.contents.members, name)
+}
+
+// Members is the members of an object, and nothing for what is no object.
+func (v Value) Members() Set {
+	if v.contents == nil {
+		return Set{}
+	}
+	return Set{members: v.contents.members}
 }
 
 // Elements is the elements of an array, and nothing for what is no array.

@@ -1,0 +1,292 @@
+package identity
+
+import (
+	"context"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// The steps of an authentication, by the names that an explanation gives them.
+const (
+	stepForm      = "form"
+	stepIssuer    = "issuer"
+	stepAudience  = "audience"
+	stepParty     = "authorized party"
+	stepTimes     = "times"
+	stepAge       = "age"
+	stepSignature = "signature"
+	stepSubject   = "name"
+	stepDeny      = "deny rule"
+	stepAllow     = "allow"
+	stepLifetime  = "lifetime"
+)
+
+// Finding is what one step of an authentication found. It may hold values of
+// the token: it is for the token's owner and the CA's operator.
+type Finding struct {
+	Step     string   `json:"step"`
+	OK       bool     `json:"ok"`
+	Expected string   `json:"expected,omitempty"`
+	Actual   string   `json:"actual,omitempty"`
+	Notes    []string `json:"notes,omitempty"`
+}
+
+// Explanation is how an authentication went. It is no [Principal]: nothing is
+// issued for it.
+type Explanation struct {
+	Findings []Finding
+	// Refusal is why nothing would be issued; nil when a certificate would be.
+	Refusal *fault.Error
+	// Rule is the policy line that decided: allow, or the name of a deny rule;
+	// "" when it didn't come to that.
+	Rule string
+	// Entry is the configured url or pattern that the token is for, or "".
+	Entry string
+	// The rest is what the certificate would say, as far as it was decided.
+	Issuer, Subject, Audience string
+	SAN                       SAN
+	Extensions                extension.Set
+	Profile                   string
+	Lifetime, MaxLifetime     time.Duration // zero as in Principal
+}
+
+// Explain authenticates token as [Verifier.Authenticate] does, by the same
+// code, and says how each step went. It uses up no one-time token, and counts
+// nothing.
+func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
+	tr := &trace{verifier: v}
+	p, err := v.authenticate(ctx, token, tr)
+	return tr.explain(p, err)
+}
+
+// ExplainClaims says what [Verifier.Authenticate] would of a genuine token with
+// these claims, a JSON object, at any time within its validity: which entry it
+// is for, what name it gives, and what the policies say of it.
+func (v *Verifier) ExplainClaims(claims string) *Explanation {
+	tr := &trace{verifier: v}
+	p, err := v.authenticateClaims(claims, tr)
+	return tr.explain(p, err)
+}
+
+func (v *Verifier) authenticateClaims(claims string, tr *trace) (Principal, error) {
+	set, err := claim.Parse(claims)
+	if err != nil {
+		return Principal{}, tr.check(stepForm, malformed("its claims can't be read: "+err.Error()))
+	}
+	tr.token.claims = set
+	i, url, audience, err := v.route(set, tr)
+	if err != nil {
+		return Principal{}, err
+	}
+	if err := tr.check(stepParty, checkParty(set, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
+		return Principal{}, err
+	}
+	return v.judge(i, set, url, audience, tr)
+}
+
+// trace takes down the steps of one authentication. A nil trace takes nothing,
+// and costs a comparison a step.
+type trace struct {
+	verifier *Verifier
+	token    unverified
+	entry    *issuer
+	rule     string
+	findings []Finding
+}
+
+// check takes down a step that ended with err, and returns err.
+func (tr *trace) check(step string, err error) error {
+	if tr == nil {
+		return err
+	}
+	f := Finding{Step: step, OK: err == nil}
+	f.Expected, f.Actual = tr.facts(step)
+	if e := fault.From(err); e != nil {
+		f.Notes = append(f.Notes, e.Public)
+		if e.Cause != nil {
+			f.Notes = append(f.Notes, "because: "+e.Cause.Error())
+		}
+	}
+	if step == stepIssuer {
+		f.Notes = append(f.Notes, tr.others()...)
+	}
+	if step != stepForm || err != nil {
+		tr.findings = append(tr.findings, f)
+	}
+	return err
+}
+
+// reads is told the token once its form is good.
+func (tr *trace) reads(t unverified) {
+	if tr == nil {
+		return
+	}
+	tr.token = t
+	tr.findings = append(tr.findings, Finding{Step: stepForm, OK: true, Actual: "compact JWS, alg " + t.algorithm + ", kid " + quote(t.keyID)})
+}
+
+// enters is told the entry for the token's issuer, and again that for its audience.
+func (tr *trace) enters(i *issuer) {
+	if tr != nil {
+		tr.entry = i
+	}
+}
+
+// facts is what a step expects, and what the token has.
+func (tr *trace) facts(step string) (expected, actual string) {
+	c := tr.token.claims
+	if step == stepIssuer {
+		if tr.entry != nil {
+			expected = tr.entry.name()
+		}
+		return expected, show(c.Get("iss"))
+	}
+	if tr.entry == nil {
+		return "", ""
+	}
+	config := &tr.entry.config
+	switch step {
+	case stepAudience:
+		var all []string
+		for i := tr.entry; i != nil; i = i.next {
+			all = append(all, i.config.Audiences...)
+		}
+		return quoteList(all), show(c.Get("aud"))
+	case stepParty:
+		if len(config.AuthorizedParties) > 0 {
+			expected = quoteList(slices.Concat(config.Audiences, config.AuthorizedParties))
+		}
+		return expected, show(c.Get("azp"))
+	case stepTimes:
+		now := tr.verifier.now()
+		return "now, " + now.UTC().Format(time.RFC3339) + ", within ±" + config.Leeway.String() + ", and at most " + config.MaxTokenLifetime.String() + " in all",
+			"iat " + showTime(c, "iat") + ", nbf " + showTime(c, "nbf") + ", exp " + showTime(c, "exp")
+	case stepAge:
+		if config.MaxTokenAge > 0 {
+			expected = "at most " + config.MaxTokenAge.String() + " since iat"
+		}
+		return expected, "iat " + showTime(c, "iat")
+	case stepSignature:
+		return "one of " + strings.Join(config.Algorithms, ", "), tr.token.algorithm + ", kid " + quote(tr.token.keyID)
+	default:
+		return "", ""
+	}
+}
+
+// others says of every other entry why the token isn't for it.
+func (tr *trace) others() []string {
+	iss := tr.token.claims.Get("iss")
+	url := iss.Literal()
+	var notes []string
+	for _, i := range tr.verifier.issuers {
+		switch {
+		case tr.entry != nil && i.name() == tr.entry.name():
+		case iss.Kind() != claim.String:
+		case i.config.URL != "" && strings.EqualFold(strings.TrimSuffix(i.config.URL, "/"), strings.TrimSuffix(url, "/")):
+			notes = append(notes, i.name()+": differs in case or a final slash, and every byte counts")
+		case i.config.URL != "":
+			notes = append(notes, i.name()+": is another issuer")
+		case i.pattern.match(url):
+			notes = append(notes, i.name()+": matches too, and is less specific")
+		default:
+			notes = append(notes, i.name()+": doesn't match")
+		}
+	}
+	return notes
+}
+
+// names is told the principal before the policies are asked.
+func (tr *trace) names(p Principal) {
+	if tr == nil {
+		return
+	}
+	last := &tr.findings[len(tr.findings)-1]
+	last.Actual = p.san.Kind.String() + " " + p.san.Value
+}
+
+// ruled is told what a rule says: ok when it lets the token pass.
+func (tr *trace) ruled(step, rule, text string, ok bool, why error) {
+	if tr == nil {
+		return
+	}
+	f := Finding{Step: step, OK: ok, Expected: text}
+	if step == stepDeny {
+		f.Step, f.Expected = step+" "+rule, "not "+text
+	}
+	if why != nil {
+		f.Notes = append(f.Notes, why.Error())
+	}
+	if !ok || step == stepAllow {
+		tr.rule = rule
+	}
+	tr.findings = append(tr.findings, f)
+}
+
+// ended is told a deny rule that has ended.
+func (tr *trace) ended(d *denial) {
+	if tr != nil {
+		tr.findings = append(tr.findings, Finding{Step: stepDeny + " " + d.Name, OK: true, Notes: []string{"ended at " + d.Until.UTC().Format(time.RFC3339) + ", and is ignored"}})
+	}
+}
+
+// chose is told what the policy chose for the certificate.
+func (tr *trace) chose(c policy.Choice) {
+	if tr == nil {
+		return
+	}
+	f := Finding{Step: stepLifetime, OK: true, Actual: "the CA's own"}
+	if c.Lifetime > 0 {
+		f.Actual = c.Lifetime.String()
+	}
+	if c.Profile != "" {
+		f.Actual += " by the profile " + c.Profile
+	}
+	if c.Most > 0 {
+		f.Expected = "at most " + c.Most.String()
+	}
+	tr.findings = append(tr.findings, f)
+}
+
+func (tr *trace) explain(p Principal, err error) *Explanation {
+	x := &Explanation{
+		Findings: tr.findings, Refusal: fault.From(err), Rule: tr.rule, Issuer: p.issuer, Subject: p.subject, Audience: p.audience,
+		SAN: p.san, Extensions: p.extensions, Profile: p.choice.Profile, Lifetime: p.choice.Lifetime, MaxLifetime: p.choice.Most,
+	}
+	if tr.entry != nil {
+		x.Entry = tr.entry.name()
+	}
+	return x
+}
+
+// show puts a claim into a few words.
+func show(v claim.Value) string {
+	switch v.Kind() {
+	case claim.String:
+		return quote(v.Literal())
+	case claim.Array:
+		return quoteValues(v.Elements())
+	case claim.Bool, claim.Number:
+		return v.Literal()
+	default:
+		return v.Kind().String()
+	}
+}
+
+func showTime(c claim.Set, name string) string {
+	t, present, err := numericDate(c, name)
+	switch {
+	case err != nil:
+		return strconv.Quote(c.Get(name).Literal())
+	case !present:
+		return "missing"
+	default:
+		return t.UTC().Format(time.RFC3339)
+	}
+}

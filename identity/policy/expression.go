@@ -1,0 +1,186 @@
+package policy
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+
+	"cel.dev/cel-go/cel"
+	"cel.dev/cel-go/checker"
+	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/ext"
+	"cel.dev/cel-go/interpreter"
+)
+
+// The bounds of one expression. Costs are CEL's own units, about one a step of
+// the evaluation and one for ten characters of text that it looks at.
+const (
+	maxExpression = 4096    // characters
+	maxEstimate   = 500_000 // worst case with the largest token: some milliseconds
+	maxCost       = 500_000 // the same bound again, counted while an expression runs
+
+	// A token is at most 16 KiB, of which base64 takes a quarter and a value's
+	// quotes or comma at least one more byte.
+	maxTextBytes = 12 << 10
+	maxElements  = 6 << 10
+)
+
+// The names that an expression reads beside claims. Each is a variable of its
+// own, so that a misspelt one is a fault when the configuration is read.
+const (
+	nameIssuer   = "principal.issuer"
+	nameSubject  = "principal.subject"
+	nameSAN      = "principal.san"
+	nameSANType  = "principal.san_type"
+	nameType     = "principal.type"
+	nameAudience = "principal.audience"
+	nameTime     = "request.time"
+	nameClaims   = "claims"
+)
+
+// Names lists what an expression can read, for texts.
+func Names() []string {
+	return []string{nameClaims, nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience, nameTime}
+}
+
+// Env is the language of the expressions; it is immutable, and made once.
+type Env struct{ env *cel.Env }
+
+// NewEnv makes the language: CEL's standard functions, those of its strings
+// library (version 4: no formatting), and the names of [Names].
+func NewEnv() (*Env, error) {
+	options := []cel.EnvOption{
+		cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)),
+		cel.Variable(nameTime, cel.TimestampType),
+		cel.ParserExpressionSizeLimit(maxExpression),
+		cel.ParserRecursionLimit(64),
+		ext.Strings(ext.StringsVersion(4)),
+	}
+	for _, name := range []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience} {
+		options = append(options, cel.Variable(name, cel.StringType))
+	}
+	env, err := cel.NewEnv(options...)
+	if err != nil {
+		return nil, fmt.Errorf("policy: making the expression language: %w", err)
+	}
+	return &Env{env: env}, nil
+}
+
+// Expression is a compiled condition; it is immutable and safe for concurrent use.
+type Expression struct {
+	text    string
+	program cel.Program // nil for the expression true, which needs none
+}
+
+// Text is the expression as it was written.
+func (e *Expression) Text() string { return e.text }
+
+// Compile reads one expression, which must be of type bool and cheap whatever
+// token it meets. The error is for the person who wrote it.
+func (e *Env) Compile(text string) (*Expression, error) {
+	switch {
+	case strings.TrimSpace(text) == "":
+		return nil, errors.New("is empty; write a condition, or true")
+	case len(text) > maxExpression:
+		return nil, fmt.Errorf("is longer than %d characters", maxExpression)
+	}
+	ast, issues := e.env.Compile(text)
+	if err := issues.Err(); err != nil {
+		return nil, fmt.Errorf("doesn't compile: %s; it can read %s", oneLine(issues), strings.Join(Names(), ", "))
+	}
+	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
+		return nil, fmt.Errorf("is of type %s; a condition is of type bool, as in claims.x == \"y\"", cel.FormatCELType(t))
+	}
+	cost, err := e.env.EstimateCost(ast, sizes{})
+	if err != nil {
+		return nil, fmt.Errorf("its cost can't be estimated: %w", err)
+	}
+	if cost.Max > maxEstimate {
+		return nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
+	}
+	if text == "true" {
+		return &Expression{text: text}, nil
+	}
+	program, err := e.env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	if err != nil {
+		return nil, fmt.Errorf("doesn't compile: %w", err)
+	}
+	return &Expression{text: text, program: program}, nil
+}
+
+// oneLine is the first thing wrong with an expression, with its place.
+func oneLine(issues *cel.Issues) string {
+	first := issues.Errors()[0]
+	text := first.Message
+	if n := len(issues.Errors()) - 1; n > 0 {
+		text += fmt.Sprintf(" (and %d more)", n)
+	}
+	return fmt.Sprintf("line %d, column %d: %s", first.Location.Line(), first.Location.Column()+1, text)
+}
+
+// sizes bounds what the claims can hold, for the estimate of a cost.
+type sizes struct{}
+
+func (sizes) EstimateSize(n checker.AstNode) *checker.SizeEstimate {
+	switch kind := n.Type().Kind(); kind {
+	case types.ListKind, types.MapKind:
+		return &checker.SizeEstimate{Min: 0, Max: maxElements}
+	case types.DynKind, types.AnyKind, types.StringKind, types.BytesKind:
+		return &checker.SizeEstimate{Min: 0, Max: maxTextBytes}
+	default:
+		return nil
+	}
+}
+
+func (sizes) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+	return nil
+}
+
+// errNotBool can't happen to what Compile has let through.
+var errNotBool = errors.New("the expression gave no boolean")
+
+// noKey is how CEL's text for a key that a map doesn't have begins.
+const noKey = "no such key: "
+
+// Holds evaluates the expression. When it can't be decided the error says why:
+// it is an *Undecided where a claim that the expression reads isn't there.
+func (e *Expression) Holds(in *Input) (bool, error) {
+	if e.program == nil {
+		return true, nil
+	}
+	got, _, err := e.program.Eval(in)
+	if err == nil {
+		if b, ok := got.(types.Bool); ok {
+			return bool(b), nil
+		}
+		return false, errNotBool
+	}
+	if claim, absent := strings.CutPrefix(err.Error(), noKey); absent {
+		return false, &Undecided{Claim: e.mentions(claim)}
+	}
+	var cancelled interpreter.EvalCancelledError
+	if errors.As(err, &cancelled) {
+		return false, fmt.Errorf("the expression took more than %d steps", maxCost)
+	}
+	// CEL's own texts may repeat a value of the token.
+	return false, errors.New("the expression met a value of a kind that it can't work with")
+}
+
+// mentions is the name of a claim where the expression writes it out; a name
+// that a value of the token gave is left out.
+func (e *Expression) mentions(claim string) string {
+	if strings.Contains(e.text, claim) {
+		return claim
+	}
+	return ""
+}
+
+// Undecided is an evaluation that met a claim that the token doesn't have.
+type Undecided struct{ Claim string } // its name, or "" where the token chose the name
+
+func (u *Undecided) Error() string {
+	if u.Claim == "" {
+		return "the token lacks a claim that the expression reads"
+	}
+	return fmt.Sprintf("the token has no claim %q, which the expression reads", u.Claim)
+}

@@ -1,0 +1,158 @@
+package policy
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+)
+
+func env(tb testing.TB) *Env {
+	tb.Helper()
+	e, err := NewEnv()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return e
+}
+
+func input(tb testing.TB, claims string) *Input {
+	tb.Helper()
+	set, err := claim.Parse(claims)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return &Input{
+		Claims: set, Issuer: "https://issuer.example", Subject: "alice", SAN: "https://github.com/acme/app/.github/workflows/x.yml@refs/heads/main",
+		SANType: "uri", Type: "ci-provider", Audience: "sigstore", Time: time.Date(2026, 5, 4, 3, 2, 1, 0, time.UTC),
+	}
+}
+
+const someClaims = `{"sub":"alice","repository_owner":"acme","run_id":7,"ratio":0.5,"big":123456789012345678901234567890,"yes":true,"nothing":null,
+	"groups":["dev","ops"],"act":{"name":"bot","deep":{"x":[1,2]}},"a.b/c":"dotted"}`
+
+func TestHolds(t *testing.T) {
+	t.Parallel()
+	for _, c := range []struct {
+		text string
+		want bool
+	}{
+		{`true`, true},
+		{`false`, false},
+		{`claims.repository_owner == "acme" && principal.san.startsWith("https://github.com/acme/")`, true},
+		{`claims.repository_owner == "Acme"`, false},
+		{`claims["a.b/c"] == "dotted"`, true},
+		{`claims.run_id == 7 && claims.run_id > 6`, true},
+		{`claims.run_id == "7"`, false},
+		{`claims.ratio < 1.0 && claims.big > 1.0`, true},
+		{`claims.yes && claims.nothing == null`, true},
+		{`"ops" in claims.groups && !("root" in claims.groups)`, true},
+		{`claims.groups.exists(g, g.startsWith("de")) && size(claims.groups) == 2`, true},
+		{`claims.act.name == "bot" && claims.act.deep.x[1] == 2`, true},
+		{`claims.act == {"name": "bot", "deep": {"x": [1, 2]}}`, true},
+		{`{"name": "bot", "deep": {"x": [1, 2]}} == claims.act && claims.act == claims.act`, true},
+		{`claims.all(name, name != "admin") && size(claims) == 10 && "sub" in claims`, true},
+		{`has(claims.environment)`, false},
+		{`!has(claims.environment) || claims.environment == "production"`, true},
+		{`claims.absent == "x" || true`, true}, // CEL: an error beside what decides is no error
+		{`principal.issuer == "https://issuer.example" && principal.subject == "alice" && principal.audience == "sigstore"`, true},
+		{`principal.san_type == "uri" && principal.type == "ci-provider"`, true},
+		{`request.time < timestamp("2027-01-01T00:00:00Z") && request.time.getDayOfWeek("UTC") == 1`, true},
+		{`claims.repository_owner.matches("^ac.e$") && claims.sub.upperAscii() == "ALICE"`, true},
+	} {
+		x, err := env(t).Compile(c.text)
+		if err != nil {
+			t.Errorf("%s: %v", c.text, err)
+			continue
+		}
+		if got, err := x.Holds(input(t, someClaims)); err != nil || got != c.want {
+			t.Errorf("%s: %v, %v; want %v", c.text, got, err, c.want)
+		}
+		if x.Text() != c.text {
+			t.Errorf("%s: its text is %q", c.text, x.Text())
+		}
+	}
+}
+
+func TestUndecided(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`claims.environment == "production"`: "environment",
+		`claims.act.other == "x"`:            "other",
+		`claims[claims.sub] == "x"`:          "", // never a value of the token
+	} {
+		x, err := env(t).Compile(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var undecided *Undecided
+		holds, err := x.Holds(input(t, someClaims))
+		if holds || !errors.As(err, &undecided) || undecided.Claim != want || strings.Contains(err.Error(), "alice") {
+			t.Errorf("%s: %v, %v", text, holds, err)
+		}
+	}
+	for _, text := range []string{
+		`claims.run_id.startsWith("7")`, `claims.sub > 3`, `claims.groups[9] == "x"`, `claims.sub`, `int(claims.sub) == 1`,
+		`!has(claims.absent) && claims.run_id.startsWith("7")`,
+	} {
+		x, err := env(t).Compile(text + ` == true`)
+		if text == `claims.sub` {
+			x, err = env(t).Compile(`claims.sub && true`)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		var undecided *Undecided
+		if holds, err := x.Holds(input(t, someClaims)); holds || err == nil || errors.As(err, &undecided) || strings.Contains(err.Error(), "alice") {
+			t.Errorf("%s: %v, %v", text, holds, err)
+		}
+	}
+}
+
+func TestCompileRefuses(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		"":                      "is empty",
+		" \n":                   "is empty",
+		`claims.x ==`:           "line 1, column",
+		`claim.x == "y"`:        "undeclared reference to 'claim'",
+		`principal.sann == "y"`: "it can read claims, principal.issuer",
+		`"yes"`:                 "is of type string",
+		`claims.x`:              "is of type dyn",
+		`1 + 1`:                 "is of type int",
+		`principal.san == 1`:    "no matching overload",
+		`claims.x == "` + strings.Repeat("a", 4096):                           "is longer than",
+		`claims.a.all(a, claims.b.all(b, claims.c.all(c, a == b && b == c)))`: "costs too much",
+		`claims.a.all(a, claims.b.exists(b, b == a))`:                         "costs too much",
+		strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100):          "doesn't compile",
+	} {
+		if _, err := env(t).Compile(text); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%.40s: %v; want %q", text, err, want)
+		}
+	}
+}
+
+// BenchmarkHolds is what one condition costs a request.
+func BenchmarkHolds(b *testing.B) {
+	in := input(b, someClaims)
+	for name, text := range map[string]string{
+		"true":  `true`,
+		"two":   `claims.repository_owner == "acme" && principal.san.startsWith("https://github.com/acme/")`,
+		"group": `"ops" in claims.groups || claims.groups.exists(g, g == "x")`,
+	} {
+		x, err := env(b).Compile(text)
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if ok, err := x.Holds(in); !ok || err != nil {
+					b.Fatal(ok, err)
+				}
+			}
+		})
+	}
+}

@@ -1,0 +1,201 @@
+// Package policy decides by expressions over a verified token whether its
+// bearer gets a certificate, and for how long. It is pure: it reads no file,
+// no clock and no network.
+//
+// An expression is written in the Common Expression Language (CEL). It is
+// compiled and checked once, when the configuration is read: its type, the
+// names that it uses, and what it can cost with the largest token.
+package policy
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Allow is the name that stands for an issuer's allow expression where a rule
+// is named: in a refusal, the audit trail and the metric.
+const Allow = "allow"
+
+// Deny is a named condition under which nobody gets a certificate, whichever
+// issuer vouches: for the hour after a compromise.
+type Deny struct {
+	// Name is what the refusal, the audit trail and the metric
+	// mayfly_identity_denials_total call the rule: lower-case letters, digits
+	// and `-`, at most 64.
+	Name string `yaml:"name"`
+	// When is the condition, an expression as in an issuer's allow. A token
+	// without a claim that it reads isn't meant; `has(claims.x)` asks for one.
+	// Where it fails otherwise, the rule holds.
+	When string `yaml:"when"`
+	// Until is when the rule ends, as in `2027-01-01T00:00:00Z`. Without it the
+	// rule holds until it is removed.
+	Until time.Time `yaml:"until,omitempty"`
+}
+
+// Profile is a lifetime for the certificates that a condition selects.
+type Profile struct {
+	// Name is what `mayfly token explain` calls the profile: lower-case
+	// letters, digits and `-`, at most 64.
+	Name string `yaml:"name"`
+	// When is the condition, an expression as in the issuer's allow. A token
+	// for which it can't be decided isn't meant.
+	When string `yaml:"when"`
+	// Lifetime of the certificates, from 1m to the issuer's max_lifetime, in
+	// whole seconds.
+	Lifetime time.Duration `yaml:"lifetime"`
+}
+
+// The bounds of a lifetime that a policy can choose, and the bound of an issuer
+// that states none.
+const (
+	MinLifetime     = time.Minute
+	MaxLifetime     = time.Hour
+	DefaultLifetime = 10 * time.Minute
+)
+
+// Settings is the policy of one issuer, as it is configured.
+type Settings struct {
+	Allow       string
+	Lifetime    time.Duration // zero for the CA's own
+	MaxLifetime time.Duration // zero for none stated
+	Profiles    []Profile
+}
+
+// Policy is the compiled policy of one issuer.
+type Policy struct {
+	allow    *Expression
+	profiles []profile
+	lifetime time.Duration
+	most     time.Duration
+}
+
+type profile struct {
+	name     string
+	when     *Expression
+	lifetime time.Duration
+}
+
+// Policy checks and compiles the policy of one issuer. It adds every fault of s
+// to f, under path; what it returns is good when there was none.
+func (e *Env) Policy(path string, s Settings, f *setting.Faults) *Policy {
+	p := &Policy{lifetime: s.Lifetime, most: s.MaxLifetime}
+	if s.Allow == "" {
+		f.Add(path+".allow", "required: the condition under which a token of this issuer gets a certificate, such as claims.repository_owner == \"acme\"; \"true\" lets all of them")
+	} else {
+		p.allow = e.compile(path+".allow", s.Allow, f)
+	}
+	bound := p.most
+	if bound == 0 {
+		bound = DefaultLifetime
+	} else {
+		checkLifetime(path+".max_lifetime", bound, MaxLifetime, f)
+	}
+	if s.Lifetime != 0 {
+		checkLifetime(path+".lifetime", s.Lifetime, bound, f)
+	}
+	names := map[string]bool{}
+	for i, one := range s.Profiles {
+		at := setting.Index(path+".profiles", i)
+		checkName(at+".name", one.Name, names, f)
+		checkLifetime(at+".lifetime", one.Lifetime, bound, f)
+		p.profiles = append(p.profiles, profile{one.Name, e.compile(at+".when", one.When, f), one.Lifetime})
+	}
+	return p
+}
+
+// Rules checks and compiles deny rules. It adds every fault to f, under path;
+// what it returns is good when there was none.
+func (e *Env) Rules(path string, all []Deny, f *setting.Faults) []Rule {
+	var rules []Rule
+	names := map[string]bool{}
+	for i, one := range all {
+		at := setting.Index(path, i)
+		checkName(at+".name", one.Name, names, f)
+		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: e.compile(at+".when", one.When, f)})
+	}
+	return rules
+}
+
+func (e *Env) compile(path, text string, f *setting.Faults) *Expression {
+	x, err := e.Compile(text)
+	if err != nil {
+		f.Add(path, "%s", err)
+	}
+	return x
+}
+
+func checkLifetime(path string, d, most time.Duration, f *setting.Faults) {
+	switch {
+	case d < MinLifetime || d > most && most == MaxLifetime:
+		f.Add(path, "%s is out of bounds: from %s to %s", d, MinLifetime, most)
+	case d > most:
+		f.Add(path, "%s is out of bounds: from %s to the issuer's max_lifetime, %s", d, MinLifetime, most)
+	case d%time.Second != 0:
+		f.Add(path, "%s isn't in whole seconds, and certificates know nothing finer", d)
+	}
+}
+
+// checkName accepts what is fit for a metric label and an audit record.
+func checkName(path, name string, seen map[string]bool, f *setting.Faults) {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	switch {
+	case name == "" || len(name) > 64 || strings.Trim(name, letters) != "":
+		f.Add(path, "must be of lower-case letters, digits and -, at most 64")
+	case name == Allow:
+		f.Add(path, "%s is the name of every issuer's own condition; take another", Allow)
+	case seen[name]:
+		f.Add(path, "%s is the name of another one; each has its own", name)
+	}
+	seen[name] = true
+}
+
+// Allows reports whether the issuer's condition holds. Where it can't be
+// decided it doesn't, and the error says why.
+func (p *Policy) Allows(in *Input) (bool, error) { return p.allow.Holds(in) }
+
+// Condition is the allow expression as it was written.
+func (p *Policy) Condition() string { return p.allow.Text() }
+
+// Choice is what a policy chose for a certificate.
+type Choice struct {
+	Profile  string        // its name, or "" where none holds
+	Lifetime time.Duration // zero leaves it to the CA
+	Most     time.Duration // the issuer's bound where one is stated, or zero
+}
+
+// Choose takes the first profile that holds, and the issuer's own lifetime
+// where none does.
+func (p *Policy) Choose(in *Input) Choice {
+	for i := range p.profiles {
+		one := &p.profiles[i]
+		if holds, err := one.when.Holds(in); err == nil && holds {
+			return Choice{Profile: one.name, Lifetime: one.lifetime, Most: p.most}
+		}
+	}
+	return Choice{Lifetime: p.lifetime, Most: p.most}
+}
+
+// Rule is a compiled Deny.
+type Rule struct {
+	Name  string
+	Until time.Time
+	when  *Expression
+}
+
+// Expired reports whether the rule has ended at now.
+func (r *Rule) Expired(now time.Time) bool { return !r.Until.IsZero() && !now.Before(r.Until) }
+
+// Holds reports whether the rule refuses the request. The error says why a rule
+// that couldn't be decided does or doesn't: one that reads a claim that isn't
+// there doesn't, and any other does.
+func (r *Rule) Holds(in *Input) (bool, error) {
+	holds, err := r.when.Holds(in)
+	var undecided *Undecided
+	return holds || err != nil && !errors.As(err, &undecided), err
+}
+
+// Text is the rule's condition as it was written.
+func (r *Rule) Text() string { return r.when.Text() }
