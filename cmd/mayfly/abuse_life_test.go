@@ -47,7 +47,7 @@ func (r *rig) awaitReadiness(t *testing.T, want string) {
 	t.Helper()
 	if err := (*process)(nil).until(want, func() (bool, error) {
 		_, text := r.readiness(t)
-		return text == want, nil
+		return deciding(text) == want, nil
 	}); err != nil {
 		_, text := r.readiness(t)
 		t.Fatalf("%v; it says %q", err, text)

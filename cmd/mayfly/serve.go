@@ -6,6 +6,9 @@ import (
 	"io/fs"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -23,15 +26,22 @@ func newServeCommand(streams streams) *cobra.Command {
 		Long: `Runs a certificate authority. Nothing is implied and nothing created: every key,
 certificate and folder that the configuration names has to be there, and all that
 is wrong is reported at once. SIGTERM or Ctrl-C drains: new requests are refused
-with 503, those in flight finish.`,
+with 503, those in flight finish. When the configuration changes, or a file that
+it names for issuers and TLS, and at SIGHUP, it is read again: a good one is in
+force at once, a bad one leaves the old in force.`,
 		Example: "  mayfly serve --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			// From the first moment: until somebody listens, the signal ends the process.
+			hangup := make(chan os.Signal, 1)
+			signal.Notify(hangup, syscall.SIGHUP)
+			defer signal.Stop(hangup)
 			c, err := loadConfig(file)
 			if err != nil {
 				return err
 			}
-			return serve(cmd.Context(), c, streams)
+			load := func() (*config.Config, error) { return config.Load(file) }
+			return serve(cmd.Context(), c, source{file: file, load: load, hangup: hangup}, streams)
 		},
 	}
 	configFlag(cmd, &file)
@@ -56,11 +66,11 @@ func loadConfig(file string) (*config.Config, error) {
 }
 
 // serve opens a service and runs it until ctx ends.
-func serve(ctx context.Context, c *config.Config, streams streams) error {
+func serve(ctx context.Context, c *config.Config, from source, streams streams) error {
 	frugal()
 	e := environment{now: time.Now, logger: c.Logging.Logger(streams.Err)}
 	embedded.RedirectStorageLog(e.logger)
-	s, err := open(ctx, c, e, newRegistry(), located{})
+	s, err := open(ctx, c, e, newRegistry(), located{source: from})
 	if err != nil {
 		return startFailure(err, "mend server.http_address, grpc_address or metrics_address, or end what listens there")
 	}

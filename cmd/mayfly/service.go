@@ -33,10 +33,13 @@ const closeTimeout = 15 * time.Second
 type service struct {
 	environment
 	parts
-	config    *config.Config
+	config    *config.Config // that it started with
+	policy    *ctlog.Policy  // nil without logs
+	logURL    string         // of the embedded log, if not the configured one
 	documents trustroot.Documents
 	audit     *audit.File
 	log       *embedded.Log // nil with external logs or none
+	reloader  *reloader
 	needs     []server.Dependency
 	server    *server.Server
 }
@@ -52,10 +55,11 @@ func newRegistry() *prometheus.Registry {
 }
 
 // located is what a caller that chose the port itself knows better than the
-// configuration.
+// configuration, and where the configuration came from.
 type located struct {
 	http   net.Listener // in place of server.http_address
 	logURL string       // where the embedded log is served, for the trust root
+	source source       // the zero value is never read again
 }
 
 // open wires a service and opens what it holds: audit trail, log and listeners.
@@ -66,7 +70,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err != nil {
 		return nil, err
 	}
-	s := &service{environment: e, parts: *loaded, config: c}
+	s := &service{environment: e, parts: *loaded, config: c, logURL: at.logURL}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx))
@@ -78,18 +82,20 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
 	}
-	policy, err := s.openLogs(ctx)
+	if s.policy, err = s.openLogs(ctx); err != nil {
+		return nil, err
+	}
+	issuer, err := s.newIssuer()
 	if err != nil {
 		return nil, err
 	}
-	issuer, err := s.newIssuer(policy)
-	if err != nil {
+	if s.documents, err = s.renderDocuments(c); err != nil {
 		return nil, err
 	}
-	if s.documents, err = s.renderDocuments(policy, at.logURL); err != nil {
+	if s.reloader, err = newReloader(s, at.source); err != nil {
 		return nil, err
 	}
-	s.needs = s.dependencies(issuer, policy)
+	s.needs = s.dependencies(issuer)
 	s.server, err = server.New(c.Server, server.Options{
 		Identity: s.verifier, Keys: s.keys, CA: issuer, Auditor: s.audit,
 		Documents:    server.Documents(s.documents),
@@ -133,31 +139,32 @@ func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
 	})
 }
 
-func (s *service) newIssuer(policy *ctlog.Policy) (*ca.Issuer, error) {
+func (s *service) newIssuer() (*ca.Issuer, error) {
 	o := ca.Options{
 		Authority: s.authority, Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
 		Now: s.now, Logger: s.logger, Metrics: s.registry,
 	}
-	if policy != nil {
-		o.Log = policy
+	if s.policy != nil {
+		o.Log = s.policy
 	}
 	return ca.New(s.config.CA, o)
 }
 
-// renderDocuments writes what clients need to trust and to find this CA.
-func (s *service) renderDocuments(policy *ctlog.Policy, logURL string) (trustroot.Documents, error) {
+// renderDocuments writes what clients need to trust and to find this CA, with
+// the issuers of c.
+func (s *service) renderDocuments(c *config.Config) (trustroot.Documents, error) {
 	start, end := s.authority.Validity()
 	in := trustroot.Input{
 		Authorities: []trustroot.Authority{{Chain: s.authority.Chain(), URL: s.publicURL(), Start: start, End: end}},
 		CA:          []trustroot.Service{{URL: s.publicURL(), Operator: s.operator(), Start: start}},
 	}
-	if policy != nil {
-		in.Logs = policy.Descriptions()
+	if s.policy != nil {
+		in.Logs = s.policy.Descriptions()
 	}
-	if s.log != nil && logURL != "" {
-		in.Logs[0].URL = logURL
+	if s.log != nil && s.logURL != "" {
+		in.Logs[0].URL = s.logURL
 	}
-	for _, i := range s.config.Issuers {
+	for _, i := range c.Issuers {
 		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
 			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
 		}
@@ -189,14 +196,15 @@ func (s *service) operator() string {
 }
 
 // dependencies are what must work for a certificate to be issued.
-func (s *service) dependencies(issuer *ca.Issuer, policy *ctlog.Policy) []server.Dependency {
+func (s *service) dependencies(issuer *ca.Issuer) []server.Dependency {
 	all := []server.Dependency{
 		{Name: "authority", Check: issuer.Ready},
 		{Name: "audit", Check: s.audit.Ready},
-		{Name: "issuers", Check: s.anyIssuer},
+		{Name: "issuers", Check: s.anyIssuer, Detail: s.eachIssuer},
+		{Name: "configuration", Check: s.reloader.check, Detail: s.reloader.detail, Informational: true},
 	}
-	if policy != nil {
-		all = append(all, server.Dependency{Name: "log", Check: policy.Ready})
+	if s.policy != nil {
+		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready})
 	}
 	return all
 }
@@ -219,6 +227,33 @@ func (s *service) anyIssuer(context.Context) error {
 	return errors.Join(errs...)
 }
 
+// maxIssuerLines bounds what /readyz?verbose says of the issuers.
+const maxIssuerLines = 200
+
+// eachIssuer says how every issuer stands, in words that anybody may read: their
+// URLs are public anyway.
+func (s *service) eachIssuer() []string {
+	var lines []string
+	all := s.verifier.Status()
+	for n, i := range all {
+		if n == maxIssuerLines {
+			return append(lines, fmt.Sprintf("and %d more", len(all)-n))
+		}
+		line := i.Name + ": no keys yet"
+		switch {
+		case i.Ready:
+			line = fmt.Sprintf("%s: keys are %s old", i.Name, i.KeysAge.Truncate(time.Second))
+		case i.KeysAge > 0:
+			line = fmt.Sprintf("%s: keys are %s old, which is too old", i.Name, i.KeysAge.Truncate(time.Second))
+		}
+		if c := i.Category(); c != "" {
+			line += "; the last attempt failed: " + c
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
 // awaitReady returns when a certificate could be issued, or ctx has ended.
 func (s *service) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
@@ -238,7 +273,7 @@ func (s *service) awaitReady(ctx context.Context) error {
 // ready reports whether every dependency works.
 func (s *service) ready(ctx context.Context) bool {
 	for _, d := range s.needs {
-		if d.Check(ctx) != nil {
+		if !d.Informational && d.Check(ctx) != nil {
 			return false
 		}
 	}
@@ -273,6 +308,7 @@ func (s *service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreEnd(s.verifier.Run(ctx)) })
 	group.Go(func() error { return s.server.Serve(ctx) })
+	group.Go(func() error { return s.reloader.run(ctx) })
 	err := group.Wait()
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }

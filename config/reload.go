@@ -1,0 +1,97 @@
+package config
+
+import (
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// movable are the settings, with all below them, that a running service takes.
+// What isn't here needs a restart: addresses, keys, log and audit trail are held
+// open for the life of the process.
+var movable = []string{
+	"issuers", "deny",
+	"server.tls.cert_file", "server.tls.key_file",
+	"server.rate_limits", "server.trusted_proxies",
+	"server.limits.issuances", "server.limits.token_bytes",
+}
+
+// CheckReload adds a fault for every setting in which next differs from c, the
+// configuration of a running service, and that only a restart can change.
+func (c *Config) CheckReload(next *Config, f *setting.Faults) {
+	differ("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem(), func(path string) {
+		if !isMovable(path) {
+			f.Add(path, "can't change while the service runs; restart it, or put the old value back")
+		}
+	})
+	if c.Server.TLS.Enabled() != next.Server.TLS.Enabled() {
+		f.Add("server.tls", "can't be turned on or off while the service runs; restart it")
+	}
+}
+
+func isMovable(path string) bool {
+	return slices.ContainsFunc(movable, func(m string) bool { return path == m || strings.HasPrefix(path, m+".") })
+}
+
+// differ tells the path of every setting in which a and b, of one type, differ.
+// Lists and maps are one setting each.
+func differ(path string, a, b reflect.Value, tell func(path string)) {
+	if a.Kind() != reflect.Struct || a.Type() == timeType {
+		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
+			tell(path)
+		}
+		return
+	}
+	there := fields(b)
+	for name, field := range fields(a) {
+		differ(join(path, name), field, there[name], tell)
+	}
+}
+
+// readOnUse are files that whoever needs them reads again each time.
+var readOnUse = []string{"bearer_token_file"}
+
+// Files are the files named by settings that a running service takes: when one
+// of them changes, the configuration has to be looked at again.
+func (c *Config) Files() []string {
+	var all []string
+	add := func(path setting.Path) {
+		if path != "" {
+			all = append(all, string(path))
+		}
+	}
+	paths(reflect.ValueOf(c.Issuers), add)
+	paths(reflect.ValueOf(c.Server.TLS), add)
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// paths tells every path in v but those of readOnUse.
+func paths(v reflect.Value, tell func(setting.Path)) {
+	if p, ok := v.Interface().(setting.Path); ok {
+		tell(p)
+		return
+	}
+	switch v.Kind() {
+	case reflect.Struct:
+		for name, field := range fields(v) {
+			if !slices.Contains(readOnUse, name) {
+				paths(field, tell)
+			}
+		}
+	case reflect.Slice:
+		for i := range v.Len() {
+			paths(v.Index(i), tell)
+		}
+	case reflect.Map:
+		for _, key := range v.MapKeys() {
+			paths(v.MapIndex(key), tell)
+		}
+	case reflect.Pointer:
+		if !v.IsNil() {
+			paths(v.Elem(), tell)
+		}
+	}
+}
