@@ -46,7 +46,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
 		addFaults(&f, "ca.authority", err)
 	}
-	if p.verifier, err = identity.NewSuccession(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
+	if p.verifier, err = identity.NewSuccession(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}); err != nil {
 		addFaults(&f, "issuers", err)
 	}
 	if p.keys, err = proof.NewPolicy(); err != nil {

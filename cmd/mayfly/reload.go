@@ -135,7 +135,7 @@ func (r *reloader) apply(next *config.Config) error {
 	s := r.service
 	var f setting.Faults
 	r.config.CheckReload(next, &f)
-	verifier, err := s.verifier.Prepare(next.Issuers, identity.Options{Now: s.now, Logger: s.logger})
+	verifier, err := s.verifier.Prepare(next.Issuers, identity.Options{Now: s.now, Logger: s.logger, Deny: next.Deny})
 	if err != nil {
 		addFaults(&f, "issuers", err)
 	}
