@@ -140,7 +140,8 @@ func TestG4_StopUnderLoad(t *testing.T) {
 // never read, or the connection was closed before an answer began.
 func connectionGone(err error) bool {
 	var op *net.OpError
-	return errors.As(err, &op) || errors.Is(err, io.EOF) || strings.Contains(err.Error(), "EOF") || status.Code(err) == codes.Unavailable
+	return errors.As(err, &op) || errors.Is(err, io.EOF) || status.Code(err) == codes.Unavailable ||
+		strings.Contains(err.Error(), "EOF") || strings.Contains(err.Error(), "server closed idle connection")
 }
 
 // snapshot is all that a certificate or a change would leave on the disk.

@@ -68,7 +68,7 @@ func workshop(t *testing.T) string {
 func shell(t *testing.T, dir, script string) string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), "sh", "-euc", script) // #nosec G204 -- the README's own commands
-	cmd.Dir = dir
+	cmd.Dir, cmd.Env = dir, append(os.Environ(), "GORACE="+quickExit)
 	out, err := cmd.CombinedOutput()
 	if err != nil {
 		t.Fatalf("%s\n%s: %v", script, out, err)
@@ -111,7 +111,7 @@ func TestReadmeServe(t *testing.T) {
 	t.Parallel()
 	dir := workshop(t)
 	served := false
-	for line := range strings.Lines(blocks(t)["serve"]) {
+	for line := range strings.Lines(strings.ReplaceAll(blocks(t)["serve"], "\\\n", "")) {
 		args := strings.Fields(line)
 		if len(args) < 2 || args[0] != "bin/mayfly" || args[1] != "serve" {
 			shell(t, dir, line)

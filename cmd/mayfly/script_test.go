@@ -59,6 +59,7 @@ func TestScripts(t *testing.T) {
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Values[processesKey{}] = &processes{running: map[string]*process{}}
+			e.Setenv("GORACE", quickExit)
 			return nil
 		},
 	})
