@@ -10,12 +10,16 @@ import (
 
 func newCheckCommand(streams streams) *cobra.Command {
 	var file string
+	var online bool
 	cmd := &cobra.Command{
 		Use:   "check",
 		Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
 issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
-may run beside a service. The exit status is 1 when there is any fault.`,
+may run beside a service. The exit status is 1 when there is any fault.
+
+--online also asks the others: each issuer that has a URL for its discovery
+document and its keys, and each external log for the roots that it accepts.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -31,9 +35,13 @@ may run beside a service. The exit status is 1 when there is any fault.`,
 			_, end := p.authority.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
 				file, p.authority.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+			if online {
+				return checkOnline(cmd.Context(), p, streams.Out)
+			}
 			return nil
 		},
 	}
+	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers and the logs")
 	configFlag(cmd, &file)
 	return cmd
 }

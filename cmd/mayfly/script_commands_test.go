@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
@@ -74,6 +75,10 @@ func cmdServing(ts *testscript.TestScript, _ bool, args []string) {
 }
 
 func cmdEnd(ts *testscript.TestScript, _ bool, args []string) { ts.Check(running(ts, args[0]).end()) }
+
+func cmdHangup(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(running(ts, args[0]).cmd.Process.Signal(syscall.SIGHUP))
+}
 
 func cmdExit(ts *testscript.TestScript, _ bool, args []string) {
 	want, err := strconv.Atoi(args[0])

@@ -40,6 +40,7 @@ func (u unleaking) Run() int {
 //	endpoints DIR             waits for DIR/endpoints.json, and sets HTTP, GRPC, ISSUER, METRICS, CTLOG
 //	serving NAME              waits for its line "serving", and sets HTTP, GRPC, METRICS
 //	end NAME                  SIGTERM; it has to exit with 0 in time
+//	hangup NAME               SIGHUP
 //	exit CODE ARGS…           runs a program that has to exit with CODE
 //	fetch URL FILE            GET; 200 is expected
 //	await URL PATTERN         GET until it answers 200 with a match in the body
@@ -53,13 +54,12 @@ func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script",
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
-			"launch": cmdLaunch, "endpoints": cmdEndpoints, "serving": cmdServing, "end": cmdEnd, "exit": cmdExit,
+			"launch": cmdLaunch, "endpoints": cmdEndpoints, "serving": cmdServing, "end": cmdEnd, "hangup": cmdHangup, "exit": cmdExit,
 			"fetch": cmdFetch, "await": cmdAwait, "answers": cmdAnswers,
 			"mode": cmdMode, "flip": cmdFlip, "config": cmdConfig, "authority": cmdAuthority,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Values[processesKey{}] = &processes{running: map[string]*process{}}
-			e.Setenv("GORACE", quickExit)
 			return nil
 		},
 	})
