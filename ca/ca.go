@@ -141,6 +141,7 @@ type Certificate struct {
 	NotBefore, NotAfter time.Time
 
 	chainPEM []string
+	leafHash [32]byte // of the log's entry
 }
 
 // PEM is the leaf and its chain in PEM: leaf, issuing certificate, …, root.

@@ -86,6 +86,7 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 		return nil, err
 	}
 	final, scts := plain, []ctlog.SCT(nil)
+	var leafHash [32]byte
 	if i.log != nil {
 		precertificate, err := a.sign(ctx, poisoned)
 		if err != nil {
@@ -93,7 +94,11 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 		}
 		watch.lap(stageSignPrecertificate)
 
-		if scts, err = i.submit(ctx, ctlog.Chain{Precertificate: precertificate, Issuers: a.chain, IssuerKeyHash: a.keyHash, TBS: plain}); err != nil {
+		chain := ctlog.Chain{Precertificate: precertificate, Issuers: a.chain, IssuerKeyHash: a.keyHash, TBS: plain}
+		if scts, err = i.submit(ctx, chain); err != nil {
+			return nil, err
+		}
+		if leafHash, err = chain.LeafHash(scts[0]); err != nil {
 			return nil, err
 		}
 		watch.lap(stageLog)
@@ -120,7 +125,7 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 	watch.lap(stageCheck)
 	return &Certificate{
 		Leaf: der, Chain: a.chain, SCTs: scts, Serial: l.serial,
-		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM,
+		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM, leafHash: leafHash,
 	}, nil
 }
 
@@ -254,6 +259,7 @@ func issued(intent audit.Event, c *Certificate) audit.Event {
 	if len(c.SCTs) > 0 {
 		sct := c.SCTs[0]
 		e.LogID = hex.EncodeToString(sct.LogID[:])
+		e.LeafHash = hex.EncodeToString(c.leafHash[:])
 		e.SCTTimestamp = time.UnixMilli(int64(sct.Timestamp)).UTC()
 		if index, ok := sct.LeafIndex(); ok {
 			e.LogIndex = &index

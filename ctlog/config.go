@@ -93,6 +93,9 @@ type ExternalConfig struct {
 	Token setting.Secret `yaml:"token,omitempty"`
 	// MaxInFlight is how many submissions may wait for this log at once.
 	MaxInFlight int `yaml:"max_in_flight,omitempty"`
+	// MMD is the log's maximum merge delay: an issued certificate that can't be
+	// read there after half of it raises an alarm. 24h unless configured.
+	MMD time.Duration `yaml:"mmd,omitempty"`
 	// AllowHTTP permits an http URL to a host that is not this machine.
 	AllowHTTP bool `yaml:"allow_http,omitempty"`
 }
@@ -223,6 +226,9 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	c.Token.Check(join(path, "token"), f)
 	if !c.Token.IsZero() && strings.HasPrefix(c.URL, "http:") {
 		f.Add(join(path, "token"), "is only sent over https")
+	}
+	if c.MMD < 0 {
+		f.Add(join(path, "mmd"), "can't be negative")
 	}
 	if c.MaxInFlight < 0 {
 		f.Add(join(path, "max_in_flight"), "can't be negative")

@@ -20,6 +20,7 @@ const (
 	signatureECDSA       = 3 // RFC 5246 §7.4.1.4.1: SignatureAlgorithm ecdsa
 	extensionLeafIndex   = 0 // c2sp.org/static-ct-api: ExtensionType leaf_index
 
+	leafPrefix      = 0         // RFC 6962 §2.1: MTH({d(0)}) = SHA-256(0x00 || d(0))
 	leafIndexLength = 5         // c2sp.org/static-ct-api: uint40
 	maxLeafIndex    = 1<<40 - 1 // what a uint40 holds
 	maxVector16     = 1<<16 - 1 // RFC 6962 §3.2: CtExtensions
@@ -216,6 +217,18 @@ func (c Chain) SignedBytes(timestamp uint64, extensions []byte) ([]byte, error) 
 	b = append(b, c.TBS...)
 	b = binary.BigEndian.AppendUint16(b, uint16(len(extensions)))
 	return append(b, extensions...), nil
+}
+
+// LeafHash is the hash under which a log's tree holds the chain's precertificate
+// entry, for the SCT that the log gave it (RFC 6962 §2.1 and §3.4).
+func (c Chain) LeafHash(s SCT) ([32]byte, error) {
+	// A MerkleTreeLeaf has the bytes that the SCT signs: both start with version v1
+	// and a zero for their type.
+	leaf, err := c.SignedBytes(s.Timestamp, s.Extensions)
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return sha256.Sum256(append([]byte{leafPrefix}, leaf...)), nil
 }
 
 func addVector16(b *cryptobyte.Builder, value []byte) {

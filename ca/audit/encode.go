@@ -82,6 +82,7 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 		b = append(b, ',')
 	}
 	b = appendTime(b, "sct_timestamp", e.SCTTimestamp)
+	b = appendField(b, "leaf_hash", e.LeafHash, maxShort)
 	b = appendField(b, "rule", e.Rule, maxShort)
 	b = appendField(b, "reason", string(e.Reason), maxShort)
 	b = appendField(b, "message", e.Message, maxLong)

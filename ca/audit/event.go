@@ -76,6 +76,9 @@ type Event struct {
 	LogID        string
 	LogIndex     *uint64
 	SCTTimestamp time.Time
+	// LeafHash is the entry's hash in the log's tree, in hexadecimal: with it
+	// anybody can ask the log for the entry.
+	LeafHash string
 	// Rule names the rule of a policy that refused the request.
 	Rule string
 	// Reason and Message say why a request was refused or failed.

@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -40,6 +41,7 @@ type service struct {
 	audit     *audit.File
 	log       *embedded.Log // nil with external logs or none
 	reloader  *reloader
+	promises  *inclusion.Monitor // nil without logs
 	needs     []server.Dependency
 	server    *server.Server
 }
@@ -90,6 +92,9 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 		return nil, err
 	}
 	if s.documents, err = s.renderDocuments(c); err != nil {
+		return nil, err
+	}
+	if s.promises, err = s.newMonitor(); err != nil {
 		return nil, err
 	}
 	if s.reloader, err = newReloader(s, at.source); err != nil {
@@ -308,6 +313,9 @@ func (s *service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreEnd(s.verifier.Run(ctx)) })
 	group.Go(func() error { return s.server.Serve(ctx) })
+	if s.promises != nil {
+		group.Go(func() error { return s.promises.Run(ctx) })
+	}
 	group.Go(func() error { return s.reloader.run(ctx) })
 	err := group.Wait()
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))

@@ -54,6 +54,10 @@ const (
 	defaultLinger   = 4 * time.Millisecond
 )
 
+// MMD is the log's maximum merge delay (RFC 6962 §3). Entries are readable after
+// two checkpoint intervals; this leaves room for a machine that is busy.
+const MMD = time.Minute
+
 // Log is an open log. It is a [ctlog.Member], and safe for concurrent use.
 type Log struct {
 	about    ctlog.Description

@@ -173,6 +173,10 @@ func readKey(path string) ([]byte, error) {
 // Description is what the trust root says of the log.
 func (l *Log) Description() ctlog.Description { return l.about }
 
+// Reader is a client for reading the log: over its own transport, and without the
+// token, which reads don't need.
+func (l *Log) Reader() *http.Client { return l.client(maxRoots) }
+
 // Close drops the idle connections.
 func (l *Log) Close() { l.client(0).CloseIdleConnections() }
 

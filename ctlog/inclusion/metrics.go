@@ -1,0 +1,54 @@
+package inclusion
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+type metrics struct {
+	pending, overdue, broken, oldest *prometheus.GaugeVec
+	done                             *prometheus.CounterVec
+}
+
+// newMetrics registers the metrics with a series for every log.
+func newMetrics(r prometheus.Registerer, logs []Log) (*metrics, error) {
+	gauge := func(name, help string) *prometheus.GaugeVec {
+		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"log"})
+	}
+	m := &metrics{
+		pending: gauge("mayfly_ctlog_promises_pending", "Issued certificates whose entry in the log has not been seen yet."),
+		overdue: gauge("mayfly_ctlog_promises_overdue", "Pending certificates older than half of the log's merge delay. Anything above 0 needs a person."),
+		broken:  gauge("mayfly_ctlog_promises_broken", "Pending certificates whose SCT was shown to be false. Anything above 0 needs a person."),
+		oldest:  gauge("mayfly_ctlog_promise_oldest_seconds", "Age of the oldest pending certificate's SCT."),
+		done: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_promises_kept_total", Help: "Issued certificates whose entry was found and proven to be in the log.",
+		}, []string{"log"}),
+	}
+	for _, l := range logs {
+		m.done.WithLabelValues(l.About.URL)
+		for _, g := range []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest} {
+			g.WithLabelValues(l.About.URL)
+		}
+	}
+	if r == nil {
+		return m, nil
+	}
+	for _, c := range []prometheus.Collector{m.pending, m.overdue, m.broken, m.oldest, m.done} {
+		if err := r.Register(c); err != nil {
+			return nil, fmt.Errorf("inclusion: registering metrics: %w", err)
+		}
+	}
+	return m, nil
+}
+
+func (m *metrics) kept(url string) { m.done.WithLabelValues(url).Inc() }
+
+func (m *metrics) stand(w *watched, oldest time.Duration) {
+	url := w.reader.about.URL
+	m.pending.WithLabelValues(url).Set(float64(len(w.pending)))
+	m.overdue.WithLabelValues(url).Set(float64(w.overdue))
+	m.broken.WithLabelValues(url).Set(float64(w.broken))
+	m.oldest.WithLabelValues(url).Set(oldest.Seconds())
+}

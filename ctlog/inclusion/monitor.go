@@ -1,0 +1,237 @@
+// Package inclusion checks that logs keep their promises: an SCT says that a
+// certificate will be in the log within the log's maximum merge delay (MMD, RFC
+// 6962 §3), and the monitor reads the log, as anybody can, until it is.
+//
+// What was promised is taken from the audit trail, where every issued certificate
+// is on record before it leaves: the backlog is on disk without a second write, and
+// survives a restart. A file beside the trail remembers how far all is well.
+package inclusion
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// What Options that say nothing mean.
+const (
+	DefaultMMD      = 24 * time.Hour   // what public RFC 6962 logs promise
+	defaultInterval = 10 * time.Second // between two looks
+)
+
+// Bounds of what one look does.
+const (
+	maxPending  = 100_000          // promises in memory; more stay in the trail for later
+	passTimeout = time.Minute      // of reading one log
+	overlap     = time.Minute      // the trail's records are in order but for this
+	lookBack    = 2 * DefaultMMD   // how far the first start reads the trail
+	maxBody     = 16 << 20         // bytes of an answer
+	userAgent   = "mayfly-monitor" // RFC 9110 §10.1.5
+)
+
+// Log is a log to be read.
+type Log struct {
+	About  ctlog.Description
+	URL    string        // where it is read, without a final slash; empty: About.URL
+	Client *http.Client  // nil: http.DefaultClient
+	MMD    time.Duration // zero: DefaultMMD
+}
+
+// Options are what a Monitor works with.
+type Options struct {
+	Trail    string // the file of the audit trail
+	State    string // the file that remembers how far all is well
+	Logs     []Log
+	Interval time.Duration         // zero: ten seconds
+	Now      func() time.Time      // nil: time.Now
+	Logger   *slog.Logger          // nil: nothing is logged
+	Metrics  prometheus.Registerer // nil: nothing is registered
+}
+
+// Monitor follows the audit trail and reads the logs. Run does the work.
+type Monitor struct {
+	o       Options
+	logs    map[[32]byte]*watched
+	trail   *trail
+	state   state
+	metrics *metrics
+}
+
+// watched is a log with what it still owes.
+type watched struct {
+	reader  reader
+	mmd     time.Duration
+	pending []promise
+	overdue int // of them, older than half of the MMD at the last look
+	broken  int // of them, shown to be false
+}
+
+// promise is one SCT in a certificate that was issued.
+type promise struct {
+	serial   string
+	leaf     [32]byte
+	index    *uint64   // nil from a log without leaf indices
+	promised time.Time // the SCT's timestamp
+	recorded time.Time
+	broken   bool
+}
+
+// New makes a monitor. It reads the state file, and no log.
+func New(o Options) (*Monitor, error) {
+	if o.Interval <= 0 {
+		o.Interval = defaultInterval
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	m := &Monitor{o: o, logs: make(map[[32]byte]*watched, len(o.Logs))}
+	for _, l := range o.Logs {
+		r, err := newReader(l)
+		if err != nil {
+			return nil, fmt.Errorf("inclusion: the log %s: %w", l.About.URL, err)
+		}
+		if l.MMD <= 0 {
+			l.MMD = DefaultMMD
+		}
+		m.logs[l.About.ID] = &watched{reader: r, mmd: l.MMD}
+	}
+	var err error
+	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
+		return nil, err
+	}
+	if m.metrics, err = newMetrics(o.Metrics, o.Logs); err != nil {
+		return nil, err
+	}
+	m.trail = &trail{path: o.Trail, since: m.state.Until}
+	return m, nil
+}
+
+// Run looks at trail and logs until ctx ends. It returns nil.
+func (m *Monitor) Run(ctx context.Context) error {
+	tick := time.NewTicker(m.o.Interval)
+	defer tick.Stop()
+	defer m.trail.close()
+	for {
+		if err := m.Look(ctx); err != nil && ctx.Err() == nil {
+			m.o.Logger.WarnContext(ctx, "checking what logs promised", slog.Any("error", err))
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// Look reads what is new in the trail, asks the logs for all that is pending, and
+// remembers how far all is well. An error says what could not be read; the next look
+// tries again. It must not be called beside Run.
+func (m *Monitor) Look(ctx context.Context) error {
+	var errs []error
+	latest, err := m.trail.read(maxPending-m.pending(), m.take)
+	errs = append(errs, err)
+	for _, w := range m.logs {
+		errs = append(errs, m.ask(ctx, w))
+		m.judge(ctx, w)
+	}
+	return errors.Join(append(errs, m.remember(latest))...)
+}
+
+// take adds a promise, when it is of a log that is watched.
+func (m *Monitor) take(id [32]byte, p promise) {
+	if w := m.logs[id]; w != nil {
+		w.pending = append(w.pending, p)
+	}
+}
+
+func (m *Monitor) pending() int {
+	n := 0
+	for _, w := range m.logs {
+		n += len(w.pending)
+	}
+	return n
+}
+
+// ask reads the log once and takes off what it holds.
+func (m *Monitor) ask(ctx context.Context, w *watched) error {
+	if len(w.pending) == 0 {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	defer cancel()
+	look := w.reader.look()
+	var left []promise
+	var failure error
+	for i, p := range w.pending {
+		held, err := look.holds(ctx, p)
+		switch wrong := (*brokenError)(nil); {
+		case errors.As(err, &wrong):
+			if !p.broken {
+				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
+					slog.String("log", w.reader.about.URL), slog.String("serial", p.serial), slog.Any("error", err))
+			}
+			p.broken = true
+		case err != nil:
+			failure = fmt.Errorf("reading the log %s: %w", w.reader.about.URL, err)
+		}
+		if held {
+			m.metrics.kept(w.reader.about.URL)
+			continue
+		}
+		left = append(left, p)
+		if failure != nil { // the log can't be read now: the rest waits
+			left = append(left, w.pending[i+1:]...)
+			break
+		}
+	}
+	w.pending = left
+	return failure
+}
+
+// judge counts what is late or false, and says so when it becomes more.
+func (m *Monitor) judge(ctx context.Context, w *watched) {
+	now, before := m.o.Now(), w.overdue
+	w.overdue, w.broken = 0, 0
+	oldest := time.Duration(0)
+	for _, p := range w.pending {
+		age := now.Sub(p.promised)
+		oldest = max(oldest, age)
+		if age > w.mmd/2 {
+			w.overdue++
+		}
+		if p.broken {
+			w.broken++
+		}
+	}
+	if w.overdue > before {
+		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
+			slog.String("log", w.reader.about.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
+	}
+	m.metrics.stand(w, oldest)
+}
+
+// remember writes the time before which every promise was kept, when it moved.
+func (m *Monitor) remember(latest time.Time) error {
+	until := latest
+	for _, w := range m.logs {
+		for _, p := range w.pending {
+			if p.recorded.Before(until) {
+				until = p.recorded
+			}
+		}
+	}
+	if until = until.Add(-overlap); !until.After(m.state.Until) {
+		return nil
+	}
+	m.state.Until = until
+	return writeState(m.o.State, m.state)
+}

@@ -1,0 +1,188 @@
+package inclusion
+
+import (
+	"bytes"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// chunk is how much of the trail is read at once. No line is nearly as long.
+const chunk = 1 << 20
+
+// issuedType marks the records that carry promises.
+const issuedType = "dev.mayfly.certificate.issued"
+
+// trail reads the audit trail from a time on, and goes on reading as it grows
+// and rotates. Files that were compressed are not read.
+type trail struct {
+	path   string
+	since  time.Time
+	file   *os.File
+	offset int64
+	latest time.Time
+}
+
+// record is what the monitor reads of a line of the trail.
+type record struct {
+	Type string    `json:"type"`
+	Time time.Time `json:"time"`
+	Data struct {
+		Serial       string    `json:"serial"`
+		LogID        string    `json:"log_id"`
+		LeafHash     string    `json:"leaf_hash"`
+		LogIndex     *uint64   `json:"log_index"`
+		SCTTimestamp time.Time `json:"sct_timestamp"`
+	} `json:"data"`
+}
+
+// read yields at least the promises of the lines that are there, or those of the
+// first lines that have more than limit, and returns the time of the last record read.
+func (t *trail) read(limit int, yield func(log [32]byte, p promise)) (time.Time, error) {
+	if err := t.open(); err != nil {
+		return t.latest, err
+	}
+	buffer := make([]byte, chunk)
+	for count := 0; count < limit && t.file != nil; {
+		n, err := t.file.ReadAt(buffer, t.offset)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return t.latest, fmt.Errorf("inclusion: reading the audit trail: %w", err)
+		}
+		end := bytes.LastIndexByte(buffer[:n], '\n') + 1
+		if end == 0 { // nothing more, or a line that is being written
+			moved, err := t.next()
+			if err != nil || !moved {
+				return t.latest, err
+			}
+			continue
+		}
+		t.offset += int64(end)
+		for line := range bytes.Lines(buffer[:end]) {
+			if id, p, ok := t.parse(line); ok {
+				yield(id, p)
+				count++
+			}
+		}
+	}
+	return t.latest, nil
+}
+
+// parse takes a promise out of a line; false when there is none, or it is from
+// before the time that the trail is read from.
+func (t *trail) parse(line []byte) (id [32]byte, p promise, ok bool) {
+	if !bytes.Contains(line, []byte(issuedType)) {
+		return id, p, false
+	}
+	var r record
+	if json.Unmarshal(line, &r) != nil || r.Type != issuedType || r.Time.Before(t.since) {
+		return id, p, false
+	}
+	if r.Time.After(t.latest) {
+		t.latest = r.Time
+	}
+	log, err := hex.DecodeString(r.Data.LogID)
+	leaf, err2 := hex.DecodeString(r.Data.LeafHash)
+	if err != nil || err2 != nil || len(log) != len(id) || len(leaf) != len(p.leaf) {
+		return id, p, false // not logged, or recorded before leaf hashes were
+	}
+	return [32]byte(log), promise{
+		serial: r.Data.Serial, leaf: [32]byte(leaf), index: r.Data.LogIndex, promised: r.Data.SCTTimestamp, recorded: r.Time,
+	}, true
+}
+
+// open opens the oldest file that has something from the time on; nothing when
+// there is no trail yet. A file that got shorter was repaired: its end is read from.
+func (t *trail) open() error {
+	if t.file != nil {
+		info, err := t.file.Stat()
+		if err == nil && info.Size() < t.offset {
+			t.offset = info.Size()
+		}
+		return err
+	}
+	files, err := t.files()
+	if err != nil {
+		return err
+	}
+	for _, f := range files {
+		info, err := os.Stat(f)
+		if f == t.path || err == nil && !info.ModTime().Before(t.since) {
+			return t.use(f)
+		}
+	}
+	return nil
+}
+
+// use reads from the beginning of a file from now on.
+func (t *trail) use(path string) error {
+	f, err := os.Open(path) //nolint:gosec // the configured trail
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("inclusion: opening the audit trail: %w", err)
+	}
+	t.close()
+	t.file, t.offset = f, 0
+	return nil
+}
+
+// next goes to the file that follows the one being read, if that was rotated.
+func (t *trail) next() (bool, error) {
+	current, err := t.file.Stat()
+	if err != nil {
+		return false, fmt.Errorf("inclusion: reading the audit trail: %w", err)
+	}
+	live, err := os.Stat(t.path)
+	if err != nil || os.SameFile(current, live) { // not there: it is being rotated
+		return false, nil //nolint:nilerr // the next look finds it
+	}
+	if current.Size() > t.offset {
+		return false, nil // it grew before it was rotated
+	}
+	files, err := t.files()
+	if err != nil {
+		return false, err
+	}
+	for i, f := range files {
+		if info, err := os.Stat(f); err == nil && os.SameFile(info, current) && i+1 < len(files) {
+			return true, t.use(files[i+1])
+		}
+	}
+	return true, t.use(t.path) // it was removed or compressed meanwhile
+}
+
+// files are the parts of the trail, the oldest first: rotated ones have the time
+// of their rotation in the name.
+func (t *trail) files() ([]string, error) {
+	dir, base := filepath.Split(t.path)
+	extension := filepath.Ext(base)
+	prefix := strings.TrimSuffix(base, extension) + "-"
+	entries, err := os.ReadDir(filepath.Clean(dir + "."))
+	if err != nil {
+		return nil, fmt.Errorf("inclusion: reading the audit trail's folder: %w", err)
+	}
+	var rotated []string
+	for _, e := range entries {
+		if name := e.Name(); strings.HasPrefix(name, prefix) && strings.HasSuffix(name, extension) {
+			rotated = append(rotated, filepath.Join(dir, name))
+		}
+	}
+	slices.Sort(rotated)
+	return append(rotated, t.path), nil
+}
+
+func (t *trail) close() {
+	if t.file != nil {
+		_ = t.file.Close() // it was only read
+		t.file = nil
+	}
+}
