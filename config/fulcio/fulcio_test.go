@@ -1,0 +1,131 @@
+package fulcio_test
+
+import (
+	"maps"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/config/fulcio"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+func convert(t *testing.T, file string) (*fulcio.Import, map[string]identity.IssuerConfig) {
+	t.Helper()
+	data, err := os.ReadFile("testdata/" + file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := fulcio.Convert(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var f setting.Faults
+	if identity.CheckIssuers("issuers", got.Issuers, &f); f.Len() > 0 {
+		t.Errorf("the result doesn't load: %v", f.Err())
+	}
+	byName := map[string]identity.IssuerConfig{}
+	for _, i := range got.Issuers {
+		if i.Allow != "true" || !reflect.DeepEqual(i.Audiences, []string{"sigstore"}) {
+			t.Errorf("%+v", i)
+		}
+		byName[i.URL+i.Pattern] = i
+	}
+	return got, byName
+}
+
+func TestYAML(t *testing.T) {
+	t.Parallel()
+	got, issuers := convert(t, "config.yaml")
+	for name, want := range map[string]struct{ kind, preset string }{
+		"https://accounts.google.com":                   {"email", ""},
+		"https://dex.example.com/auth":                  {"email", ""},
+		"https://token.actions.githubusercontent.com":   {"ci-provider", "github"},
+		"https://token.actions.githubusercontent.com/*": {"ci-provider", "github"},
+		"https://gitlab.com":                            {"ci-provider", "gitlab"},
+		"https://ci.example.com":                        {"ci-provider", ""},
+		"https://issuer.enforce.dev":                    {"chainguard-identity", ""},
+		"https://oidc.eks.*.amazonaws.com/id/*":         {"kubernetes", ""},
+	} {
+		i, ok := issuers[name]
+		if !ok || string(i.Type) != want.kind || i.Preset != want.preset {
+			t.Errorf("%s: %+v", name, i)
+		}
+		delete(issuers, name)
+	}
+	if len(issuers) != 0 {
+		t.Errorf("also %v", slices.Sorted(maps.Keys(issuers)))
+	}
+	text := strings.Join(got.Decisions, "\n")
+	for _, want := range []string{
+		"https://dex.example.com/auth: colour has no counterpart", `https://nobody.example.com: ci-issuer-metadata has no "not-there": left out`,
+		"https://gitlab.com: the templates of gitlab-pipeline are those of our preset gitlab", "https://ci.example.com: the templates of own-ci are taken over as an inline_preset",
+		`https://accounts.google.com: allow: "true"`,
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no decision %q in\n%s", want, text)
+		}
+	}
+}
+
+// TestInlinePreset runs converted templates.
+func TestInlinePreset(t *testing.T) {
+	t.Parallel()
+	_, issuers := convert(t, "config.yaml")
+	v, err := identity.NewVerifier([]identity.IssuerConfig{issuers["https://ci.example.com"]}, identity.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for shared, want := range map[string]string{`"true"`: "shared", `true`: "shared", `"no"`: "own"} {
+		x := v.ExplainClaims(`{"iss":"https://ci.example.com","aud":"sigstore","sub":"s","pipeline":"p/7","own/repo":"acme/app","shared":` + shared + `}`)
+		if x.Refusal != nil || x.SAN.Value != "https://ci.example.com/p/7" || x.Extensions.SourceRepositoryURI != "https://ci.example.com/acme/app" ||
+			x.Extensions.RunnerEnvironment != want {
+			t.Errorf("%s: %v %+v", shared, x.Refusal, x)
+		}
+	}
+}
+
+func TestJSON(t *testing.T) {
+	t.Parallel()
+	got, issuers := convert(t, "config.json")
+	if len(got.Issuers) != 6 || issuers["https://token.actions.githubusercontent.com"].Preset != "github" ||
+		issuers["https://spire.example.com"].SPIFFETrustDomain != "example.com" || issuers["https://users.example.com"].SubjectDomain != "example.com" ||
+		issuers["https://kubernetes.default.svc"].BearerTokenFile == "" ||
+		issuers["https://container.googleapis.com/v1/projects/*/locations/*/clusters/*"].Type != identity.TypeKubernetes {
+		t.Errorf("%+v", got.Issuers)
+	}
+}
+
+func TestRefuses(t *testing.T) {
+	t.Parallel()
+	for _, text := range []string{"", "[]", "a: [", "oidc-issuers: 5", "oidc-issuers: {a: b}", "issuers: []", "oidc-issuers: {https://a.example: {type: email}}",
+		"oidc-issuers: {https://a.example: {type: oracle, client-id: x}}", "ci-issuer-metadata: 3", strings.Repeat("#", fulcio.MaxBytes+1),
+		"oidc-issuers: {https://a.example: {type: ci-provider, client-id: x, ci-provider: c}}\nci-issuer-metadata: {c: {subject-alternative-name-template: '{{ .a | html }}'}}",
+		"oidc-issuers: {https://a.example: {type: ci-provider, client-id: x, ci-provider: c}}\nci-issuer-metadata: {c: {subject-alternative-name-template: '{{range .a}}{{end}}'}}",
+	} {
+		if got, err := fulcio.Convert([]byte(text)); err == nil {
+			t.Errorf("%.60q: %+v", text, got)
+		}
+	}
+}
+
+func FuzzConvert(f *testing.F) {
+	for _, file := range []string{"config.yaml", "config.json"} {
+		data, err := os.ReadFile("testdata/" + file)
+		if err != nil {
+			f.Fatal(err)
+		}
+		f.Add(data)
+	}
+	f.Fuzz(func(_ *testing.T, data []byte) {
+		got, err := fulcio.Convert(data)
+		if err != nil {
+			return
+		}
+		var faults setting.Faults
+		identity.CheckIssuers("issuers", got.Issuers, &faults)
+	})
+}

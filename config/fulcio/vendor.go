@@ -1,0 +1,235 @@
+package fulcio
+
+import (
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strconv"
+	"strings"
+	"text/template/parse"
+
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/presets"
+)
+
+// otherNames is the extensions whose names differ in more than separators.
+var otherNames = map[string]string{
+	"githubworkflowtrigger": "github_trigger", "githubworkflowsha": "github_sha", "githubworkflowname": "github_workflow",
+	"githubworkflowrepository": "github_repository", "githubworkflowref": "github_ref",
+	"sourcerepositoryidentifier": "source_repository_id", "sourcerepositoryowneridentifier": "source_repository_owner_id",
+	"sourcerepositoryvisibilityatsigning": "source_repository_visibility",
+}
+
+// vendor gives i the rules of a CI vendor: our preset where the configuration's
+// templates are the vendor's usual ones, and otherwise a preset of their own.
+func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
+	metadata, known := c.vendors[name]
+	if !known {
+		if preset := vendorTypes[name]; preset != "" {
+			i.Preset = preset
+			c.decide(url, "ci-issuer-metadata has no %s; our preset %s is taken", name, preset)
+			return true
+		}
+		c.decide(url, "ci-issuer-metadata has no %q: left out", name)
+		return false
+	}
+	inline, err := c.preset(name, metadata)
+	if err != nil {
+		c.decide(url, "the templates of %s can't be taken over (%s): left out", name, err)
+		return false
+	}
+	if preset := vendorTypes[name]; preset != "" && alike(preset, inline) {
+		i.Preset = preset
+		c.decide(url, "the templates of %s are those of our preset %s, which is taken", name, preset)
+		return true
+	}
+	i.InlinePreset = inline
+	c.decide(url, "the templates of %s are taken over as an inline_preset; its default-template-values are constants, which no claim overrides", name)
+	return true
+}
+
+// preset turns the metadata of one vendor into a preset.
+func (c *converter) preset(name string, metadata section) (*presets.Preset, error) {
+	b := builder{preset: &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
+		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}, optional: map[string]bool{}, claims: map[string]bool{}}
+	defaults, _ := metadata["defaulttemplatevalues"].(map[string]any)
+	for key, value := range defaults {
+		text, isText := value.(string)
+		switch {
+		case !isText:
+			return nil, fmt.Errorf("default-template-values.%s isn't text", key)
+		case text == "":
+			b.optional[key] = true // an empty default is how a claim is made optional
+		default:
+			b.preset.Constants[key] = text
+		}
+	}
+	templates, _ := metadata["extensiontemplates"].(map[string]any)
+	for _, key := range slices.Sorted(maps.Keys(templates)) {
+		text, isText := templates[key].(string)
+		field := field(key)
+		if !isText || field == "" {
+			return nil, fmt.Errorf("extension-templates.%s isn't known", key)
+		}
+		converted, optional, err := b.template(text)
+		if err != nil {
+			return nil, fmt.Errorf("extension-templates.%s: %w", key, err)
+		}
+		if optional {
+			b.preset.OptionalExtensions[field] = converted
+		} else {
+			b.preset.Extensions[field] = converted
+		}
+	}
+	san, optional, err := b.template(metadata.text("subjectalternativenametemplate"))
+	if err != nil || optional || san == "" {
+		return nil, errors.New("subject-alternative-name-template: must be a template of claims that are always there")
+	}
+	b.preset.SAN = san
+	// Fulcio writes any JSON number or boolean as text.
+	b.preset.WholeNumbers = slices.Sorted(maps.Keys(b.claims))
+	b.preset.Booleans = b.preset.WholeNumbers
+	return b.preset, nil
+}
+
+func field(key string) string {
+	if name := otherNames[plain(key)]; name != "" {
+		return name
+	}
+	for _, name := range extension.Fields() {
+		if plain(name) == plain(key) {
+			return name
+		}
+	}
+	return ""
+}
+
+type builder struct {
+	preset   *presets.Preset
+	optional map[string]bool
+	claims   map[string]bool
+}
+
+// template converts one Go template; text without braces is a claim's name.
+func (b *builder) template(text string) (converted string, optional bool, err error) {
+	if !strings.Contains(text, "{{") {
+		name, opt := b.name(text)
+		return name, opt, nil
+	}
+	trees, err := parse.Parse("t", text, "", "", map[string]any{"eq": true, "index": true})
+	if err != nil {
+		return "", false, errors.New("isn't a template that could be read")
+	}
+	return b.nodes(trees["t"].Root.Nodes)
+}
+
+func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
+	var out strings.Builder
+	optional := false
+	for _, n := range nodes {
+		var text string
+		var opt bool
+		var err error
+		switch n := n.(type) {
+		case *parse.TextNode:
+			text = string(n.Text)
+			if strings.ContainsAny(text, "{}") {
+				err = errors.New("has a brace")
+			}
+		case *parse.ActionNode:
+			var name string
+			if name, err = operand(n.Pipe); err == nil {
+				text, opt = b.name(name)
+			}
+		case *parse.IfNode:
+			text, opt, err = b.condition(n)
+		default:
+			err = errors.New("uses more of the template language than names and if")
+		}
+		if err != nil {
+			return "", false, err
+		}
+		out.WriteString(text)
+		optional = optional || opt
+	}
+	return out.String(), optional, nil
+}
+
+// name is a claim or constant in braces, and whether it may be missing.
+func (b *builder) name(name string) (string, bool) {
+	if _, constant := b.preset.Constants[name]; !constant {
+		b.claims[name] = true
+	}
+	return "{" + name + "}", b.optional[name]
+}
+
+// operand is the claim that `.name` or `index . "name"` names.
+func operand(p *parse.PipeNode) (string, error) {
+	if len(p.Decl) > 0 || len(p.Cmds) != 1 {
+		return "", errors.New("uses a pipeline")
+	}
+	return argument(p.Cmds[0].Args)
+}
+
+func argument(args []parse.Node) (string, error) {
+	if len(args) == 1 {
+		switch a := args[0].(type) {
+		case *parse.FieldNode:
+			if len(a.Ident) == 1 {
+				return a.Ident[0], nil
+			}
+		case *parse.PipeNode:
+			return operand(a)
+		}
+	}
+	if len(args) == 3 && args[0].String() == "index" && args[1].String() == "." {
+		if s, ok := args[2].(*parse.StringNode); ok {
+			return s.Text, nil
+		}
+	}
+	return "", errors.New("uses more of the template language than names and if")
+}
+
+// condition turns an if over one claim into a variable.
+func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
+	if len(n.Pipe.Cmds) != 1 {
+		return "", false, errors.New("uses a pipeline")
+	}
+	args := n.Pipe.Cmds[0].Args
+	one := presets.Case{}
+	var err error
+	if len(args) == 3 && args[0].String() == "eq" {
+		s, isText := args[2].(*parse.StringNode)
+		if !isText {
+			return "", false, errors.New("compares with something else than text")
+		}
+		one.Equals = s.Text
+		one.Claim, err = argument(args[1:2])
+	} else {
+		one.Claim, err = argument(args)
+	}
+	if err != nil {
+		return "", false, err
+	}
+	b.claims[one.Claim] = true
+	if one.Value, _, err = b.nodes(n.List.Nodes); err != nil {
+		return "", false, err
+	}
+	cases := []presets.Case{one}
+	otherwise := ""
+	if n.ElseList != nil {
+		if otherwise, _, err = b.nodes(n.ElseList.Nodes); err != nil {
+			return "", false, err
+		}
+	}
+	// An else of two quotes is CircleCI's slip for nothing.
+	absent := otherwise == "" || otherwise == `""`
+	if !absent {
+		cases = append(cases, presets.Case{Value: otherwise})
+	}
+	name := "choice_" + strconv.Itoa(len(b.preset.Variables)+1)
+	b.preset.Variables[name] = cases
+	return "{" + name + "}", absent, nil
+}
