@@ -161,7 +161,7 @@ func (r *request) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	verified, err := trust.Verify(answer[0], key, token, r.acceptUnlogged)
+	verified, err := trust.Verify(answer[0], key, token, r.acceptUnlogged, time.Now())
 	if err != nil {
 		return err
 	}

@@ -69,7 +69,7 @@ func TestCertificateOverRESTAndGRPC(t *testing.T) {
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}
-			v, err := trustOf(t, ca).Verify(chain[0], key, token, false)
+			v, err := trustOf(t, ca).Verify(chain[0], key, token, false, time.Now())
 			if err != nil {
 				t.Fatalf("%s: %v", name, err)
 			}

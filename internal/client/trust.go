@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -57,6 +58,10 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 	at := leaf.NotBefore
 	if leaf.IsCA {
 		return nil, problem(Unverified, "", "the certificate is a CA certificate, not a signer's")
+	}
+	// crypto/x509 takes a leaf without any extended key usage for one with all of them.
+	if !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) {
+		return nil, problem(Unverified, "", "the certificate is not for code signing")
 	}
 	// A SAN that holds nothing but an OtherName is critical and unknown to
 	// crypto/x509; it is read by package inspect instead.
@@ -156,13 +161,22 @@ type Verified struct {
 	SCTs  []SCTResult         // at least one verified, unless unlogged was allowed
 }
 
-// Verify checks an answer of the CA: the leaf holds our key, chains to the
-// trusted root, names the token's subject, and at least one SCT of a listed
-// log is right. unlogged allows a certificate without SCTs, never a wrong one.
-func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged bool) (*Verified, error) {
+// clockSkew is how far this machine's clock may be off for a certificate that
+// begins or ends about now.
+const clockSkew = 5 * time.Minute
+
+// Verify checks an answer of the CA: the leaf holds our key, is valid at now,
+// chains to the trusted root, names the token's identity, and at least one SCT
+// of a listed log is right. unlogged allows a certificate without SCTs, never a
+// wrong one.
+func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged bool, now time.Time) (*Verified, error) {
 	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
 	if !ok || !public.Equal(key.Public()) {
 		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate is for another key")
+	}
+	if now.Add(clockSkew).Before(leaf.NotBefore) || now.Add(-clockSkew).After(leaf.NotAfter) {
+		return nil, problem(Unverified, "check this machine's clock; if it is right, report it to the operator of the CA",
+			"the certificate is valid from %s to %s, which is not now", leaf.NotBefore.UTC().Format(time.RFC3339), leaf.NotAfter.UTC().Format(time.RFC3339))
 	}
 	chain, err := t.VerifyChain(leaf)
 	if err != nil {

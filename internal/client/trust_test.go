@@ -25,7 +25,18 @@ func TestVerification(t *testing.T) {
 		"another subject":        {knobs: clienttest.Knobs{Subject: "mallory"}, want: "another subject"},
 		"another CA's root":      {stranger: true, want: "does not chain"},
 		"authority ended":        {knobs: clienttest.Knobs{AuthorityEnd: time.Now().Add(-30 * time.Minute)}, want: "no authority for that time"},
-		"no codeSigning":         {knobs: clienttest.Knobs{NoEKU: true}, want: "does not chain"},
+		"no codeSigning":         {knobs: clienttest.Knobs{NoEKU: true}, want: "not for code signing"},
+		"no usage, thus any":     {knobs: clienttest.Knobs{AnyUse: true}, want: "not for code signing"},
+		"another address":        {knobs: clienttest.Knobs{Email: "mallory@example.com"}, want: "another mail address"},
+		"another case":           {knobs: clienttest.Knobs{Email: "Alice@example.com"}, want: "another mail address"},
+		"two names":              {knobs: clienttest.Knobs{TwoNames: true}, want: "one identity"},
+		"another username":       {knobs: clienttest.Knobs{Username: "alice2!example.com"}, want: "another username"},
+		"no domain":              {knobs: clienttest.Knobs{Username: "alice!"}, want: "another username"},
+		"a broker's issuer":      {knobs: clienttest.Knobs{Issuer: "https://accounts.example.com"}},
+		"another issuer":         {knobs: clienttest.Knobs{Username: "alice!example.com", Issuer: "https://other.example.com"}, want: "another issuer"},
+		"expired":                {knobs: clienttest.Knobs{Begin: -20 * time.Minute}, want: "which is not now"},
+		"not yet valid":          {knobs: clienttest.Knobs{Begin: 10 * time.Minute}, want: "which is not now"},
+		"a clock a little off":   {knobs: clienttest.Knobs{Begin: 4 * time.Minute}},
 		"a CA certificate":       {knobs: clienttest.Knobs{IsCA: true}, want: "CA certificate"},
 		"no SCT":                 {knobs: clienttest.Knobs{NoSCT: true}, want: "carries no SCT"},
 		"no SCT, allowed":        {knobs: clienttest.Knobs{NoSCT: true}, unlogged: true},
@@ -50,7 +61,7 @@ func TestVerification(t *testing.T) {
 			if c.stranger {
 				trust = trustOf(t, clienttest.New(t))
 			}
-			_, err = trust.Verify(chain[0], key, token, c.unlogged)
+			_, err = trust.Verify(chain[0], key, token, c.unlogged, time.Now())
 			var e *Error
 			switch {
 			case c.want == "" && err != nil:
@@ -72,7 +83,7 @@ func TestVerifiedChainIsTheTrustedRoots(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	v, err := trustOf(t, ca).Verify(chain[0], key, token, false)
+	v, err := trustOf(t, ca).Verify(chain[0], key, token, false, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -153,7 +153,7 @@ func TestVerifiedCertificate(t *testing.T) {
 		"no trust":       {clienttest.Knobs{}, false, []string{"not verified: " + NoTrust, "leaf index  258"}},
 		"wrong SCT":      {clienttest.Knobs{BadSCT: true}, true, []string{"not verified: ctlog: the SCT's signature", "verified for code signing"}},
 		"unknown log":    {clienttest.Knobs{UnknownLog: true}, true, []string{"not verified: the trusted root lists no log with this id"}},
-		"no codeSigning": {clienttest.Knobs{NoEKU: true}, true, []string{"not verified: the certificate does not chain", "not verified: the certificate's chain is not verified"}},
+		"no codeSigning": {clienttest.Knobs{NoEKU: true}, true, []string{"not verified: the certificate is not for code signing", "not verified: the certificate's chain is not verified"}},
 		"username":       {clienttest.Knobs{Username: "alice!example.com"}, true, []string{"alice!example.com (username)", "verified for code signing"}},
 		"no SCT":         {clienttest.Knobs{NoSCT: true}, true, []string{"timestamps\n  none"}},
 	} {

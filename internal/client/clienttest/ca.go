@@ -37,7 +37,12 @@ type Knobs struct {
 	SCTTime      time.Time                                         // the SCT's time, instead of the start
 	Subject      string                                            // the recorded token subject, instead of the token's
 	Username     string                                            // a username SAN instead of the email
-	NoEKU        bool                                              // no codeSigning
+	NoEKU        bool                                              // another extended key usage than codeSigning
+	AnyUse       bool                                              // no extended key usage at all
+	Email        string                                            // a mail address in the SAN instead of the token's
+	Issuer       string                                            // the recorded issuer, instead of the token's
+	TwoNames     bool                                              // a second name in the SAN
+	Begin        time.Duration                                     // added to the start of the validity
 	IsCA         bool                                              // a CA certificate
 	Detached     bool                                              // answer in the detached form
 	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
@@ -355,6 +360,13 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	if c.Knobs.Subject != "" {
 		subject = c.Knobs.Subject
 	}
+	if c.Knobs.Issuer != "" {
+		who.Issuer = c.Knobs.Issuer
+	}
+	if c.Knobs.Email != "" {
+		who.Email = c.Knobs.Email
+	}
+	begin := c.Start.Add(c.Knobs.Begin)
 	v2, err1 := asn1.MarshalWithParams(who.Issuer, "utf8")
 	sub, err2 := asn1.MarshalWithParams(subject, "utf8")
 	if err1 != nil || err2 != nil {
@@ -362,12 +374,18 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	}
 	arc := func(n int) asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n} }
 	t := &x509.Certificate{
-		SerialNumber: serial, NotBefore: c.Start, NotAfter: c.Start.Add(10*time.Minute - time.Second),
+		SerialNumber: serial, NotBefore: begin, NotAfter: begin.Add(10*time.Minute - time.Second),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		ExtraExtensions: []pkix.Extension{{Id: arc(1), Value: []byte(who.Issuer)}, {Id: arc(8), Value: v2}, {Id: arc(24), Value: sub}},
 	}
 	if c.Knobs.NoEKU {
 		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	}
+	if c.Knobs.AnyUse {
+		t.ExtKeyUsage = nil
+	}
+	if c.Knobs.TwoNames {
+		t.URIs = append(t.URIs, &url.URL{Scheme: "https", Host: "other.example.com"})
 	}
 	if c.Knobs.IsCA {
 		t.IsCA, t.BasicConstraintsValid = true, true
