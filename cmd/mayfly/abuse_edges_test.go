@@ -159,7 +159,7 @@ func (r *rig) post(ctx context.Context, path string, body any, id, bearer string
 	if err != nil {
 		return answer{failed: err}, nil
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	if text, err = io.ReadAll(response.Body); err != nil {
 		return answer{failed: err}, nil
 	}

@@ -91,7 +91,7 @@ func TestB1_Proofs(t *testing.T) {
 // number is odd and has exactly so many bits.
 func number(t testing.TB, bits int) *big.Int {
 	t.Helper()
-	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1))) //nolint:gosec // small
+	n, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), uint(bits-1)))
 	if err != nil {
 		t.Fatal(err)
 	}

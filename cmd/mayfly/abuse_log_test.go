@@ -75,7 +75,7 @@ func newRemoteLog(t *testing.T, r *rig, c *config.Config) *remoteLog {
 	if err := os.WriteFile(string(key), l.signer.PEM(t), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	c.CTLog = ctlog.Config{Mode: ctlog.ModeExternal, Stagger: time.Second, Timeout: 500 * time.Millisecond,
+	c.CTLog = ctlog.Config{Mode: ctlog.ModeExternal, Stagger: time.Second, Timeout: 3 * time.Second,
 		Logs: []ctlog.ExternalConfig{{URL: s.URL + log.Prefix(), KeyFile: key}}}
 	return l
 }
@@ -232,7 +232,7 @@ func TestD2_LyingLog(t *testing.T) {
 
 // signatureOf is a DigitallySigned (RFC 5246 §4.7): SHA-256, ECDSA, vector.
 func signatureOf(s ctlog.SCT) []byte {
-	return append([]byte{4, 3, byte(len(s.Signature) >> 8), byte(len(s.Signature))}, s.Signature...) //nolint:gosec // short
+	return append([]byte{4, 3, byte(len(s.Signature) >> 8), byte(len(s.Signature))}, s.Signature...)
 }
 
 func extensionsOf(t *testing.T, sct map[string]any) []byte {
@@ -271,7 +271,7 @@ func TestD3_ReplyLost(t *testing.T) {
 		}
 		return report.Size + report.Unpublished
 	}
-	if n, most := entries(), uint64(2*len(edges)); n < uint64(r.issued.Load()) || n > most { //nolint:gosec // small
+	if n, most := entries(), uint64(2*len(edges)); n < uint64(r.issued.Load()) || n > most {
 		t.Errorf("%d entries, for %d certificates and %d lost ones", n, r.issued.Load(), len(edges))
 	}
 }

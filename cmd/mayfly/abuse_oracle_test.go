@@ -107,7 +107,7 @@ func records(t testing.TB, path string) (all []record) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	scanner := bufio.NewScanner(f)
 	scanner.Buffer(nil, 1<<20)
 	for scanner.Scan() {
@@ -168,7 +168,7 @@ func (r *rig) published(t *testing.T) string {
 // clients were given: there is one of each for each, and no other.
 func (r *rig) untouched(t *testing.T) {
 	t.Helper()
-	issued := uint64(r.issued.Load()) //nolint:gosec // a small count
+	issued := uint64(r.issued.Load())
 	if r.config.CTLog.Mode != ctlog.ModeEmbedded {
 		return // tests of other logs look for themselves
 	}
