@@ -204,6 +204,9 @@ func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
 	for _, d := range s.ready.check(r.Context()) {
+		if d.Informational && verbose { // not as it was a moment ago: its detail isn't either
+			d.ok = guardedCheck(r.Context(), d.Dependency) == nil
+		}
 		switch {
 		case !d.ok && !d.Informational:
 			code = http.StatusServiceUnavailable

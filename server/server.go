@@ -73,7 +73,8 @@ type Dependency struct {
 	// the name. Anybody may read them.
 	Detail func() []string
 	// Informational is for what `/readyz?verbose` tells and no certificate needs:
-	// its failing doesn't decide readiness, and whoever watches it logs it.
+	// its failing doesn't decide readiness, and whoever watches it logs it. Its
+	// Check costs nothing, since every such request makes it.
 	Informational bool
 }
 

@@ -71,6 +71,12 @@ func newRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 // startRig doesn't wait.
 func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 	t.Helper()
+	return startRigFrom(t, edit, source{})
+}
+
+// startRigFrom is startRig with a place to read the configuration from again.
+func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from source) *rig {
+	t.Helper()
 	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry(), private: []string{canary}}
 	r.key = newKey(t)
 	c := r.configuration(t)
@@ -79,7 +85,7 @@ func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
 	e := environment{now: time.Now, logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug}))}
-	s, err := open(ctx, c, e, r.proven, located{})
+	s, err := open(ctx, c, e, r.proven, located{source: from})
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -186,7 +186,7 @@ func (r *reloader) detail() []string {
 	defer r.mu.Unlock()
 	lines := []string{"in force since " + r.since.UTC().Format(time.RFC3339)}
 	if r.err != nil {
-		lines = append(lines, fmt.Sprintf("what came after it was refused at %s for %d faults, which the log lists",
+		lines = append(lines, fmt.Sprintf("what came after it was refused at %s; faults: %d, which the log lists",
 			r.refused.UTC().Format(time.RFC3339), len(faultsOf(r.err))))
 	}
 	return lines
