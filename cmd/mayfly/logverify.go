@@ -24,12 +24,16 @@ this copy is not an old one.`
 func newLogCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "log", Short: "Work on an embedded log", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newLogVerifyCommand(streams))
+	cmd.AddCommand(
+		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
+		newLogBackupCommand(streams), newLogRestoreCommand(streams),
+	)
 	return cmd
 }
 
 func newLogVerifyCommand(streams streams) *cobra.Command {
 	var dir, mark string
+	var backup bool
 	cmd := &cobra.Command{
 		Use:     "verify",
 		Short:   "Check an embedded log from the first entry to the last",
@@ -42,7 +46,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
-			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Progress: progress.show})
+			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
 			if err != nil {
 				return &failure{
@@ -54,9 +58,9 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			return nil
 		},
 	}
-	cmd.Flags().StringVar(&dir, "dir", "", "the log's directory (required)")
+	logDirFlag(cmd, &dir)
 	cmd.Flags().StringVar(&mark, "mark", "", "the log's high-water mark, to compare with")
-	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
+	cmd.Flags().BoolVar(&backup, "backup", false, "the directory is one that mayfly log backup wrote")
 	return cmd
 }
 

@@ -136,7 +136,7 @@ func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
 	if !t.within(h.size) {
 		return errNotFound
 	}
-	data, err := l.tile(r.Context(), t, h.size)
+	data, err := l.store.tile(r.Context(), t, h.size)
 	if err != nil {
 		return err
 	}
@@ -153,16 +153,16 @@ func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
 }
 
 // tile reads the tile as it is in a log of the size given, cut to its width.
-func (l *Log) tile(ctx context.Context, t tilePath, size uint64) ([]byte, error) {
+func (s store) tile(ctx context.Context, t tilePath, size uint64) ([]byte, error) {
 	if t.level != dataLevel {
 		level := uint64(t.level)
-		data, err := l.store.ReadTile(ctx, level, t.index, layout.PartialTileSize(level, t.index, size))
+		data, err := s.ReadTile(ctx, level, t.index, layout.PartialTileSize(level, t.index, size))
 		if want := int(t.width) * 32; err == nil && t.width > 0 && len(data) >= want {
 			data = data[:want]
 		}
 		return data, err
 	}
-	data, err := l.store.ReadEntryBundle(ctx, t.index, layout.PartialTileSize(0, t.index, size))
+	data, err := s.ReadEntryBundle(ctx, t.index, layout.PartialTileSize(0, t.index, size))
 	if err != nil || t.width == 0 {
 		return data, err
 	}

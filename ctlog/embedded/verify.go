@@ -22,6 +22,8 @@ type VerifyOptions struct {
 	Key []byte
 	// MarkFile is the high-water mark to compare with; empty: not compared.
 	MarkFile string
+	// Backup says that the directory was written by Backup: it has no state.
+	Backup bool
 	// Progress is called with entries done and all entries, from one goroutine; may be nil.
 	Progress func(done, total uint64)
 	// Workers read tiles at the same time; zero: 2.
@@ -74,7 +76,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		return Report{}, err
 	}
 	report := Report{Origin: a.Description, LogID: sha256.Sum256(a.Key), Size: h.size, Root: h.root}
-	if err := s.verifyGrowth(ctx, h.tree, o.MarkFile, &report); err != nil {
+	if err := s.verifyGrowth(ctx, h.tree, o, &report); err != nil {
 		return report, err
 	}
 	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, keys: make(map[[32]byte][32]byte), report: &report}
@@ -92,10 +94,10 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 
 // verifyGrowth checks that the stored tree continues the published one, and is
 // not behind the mark.
-func (s store) verifyGrowth(ctx context.Context, published tree, markPath string, report *Report) error {
+func (s store) verifyGrowth(ctx context.Context, published tree, o VerifyOptions, report *Report) error {
 	var mark tree
-	if markPath != "" {
-		m, high, err := openMark(markPath, report.LogID)
+	if o.MarkFile != "" {
+		m, high, err := openMark(o.MarkFile, report.LogID)
 		if err != nil {
 			return err
 		}
@@ -104,9 +106,12 @@ func (s store) verifyGrowth(ctx context.Context, published tree, markPath string
 		}
 		mark, report.MarkSize = high, high.size
 	}
-	now, err := s.treeState()
-	if err != nil {
-		return err
+	now := published
+	if !o.Backup {
+		var err error
+		if now, err = s.treeState(); err != nil {
+			return err
+		}
 	}
 	for _, earlier := range []tree{published, mark} {
 		if err := s.grewFrom(ctx, earlier, now); err != nil {

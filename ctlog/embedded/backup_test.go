@@ -1,0 +1,138 @@
+package embedded_test
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"math/big"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// TestBackup: a backup taken under load is whole, grows with the next one, and
+// becomes a log again only where nothing was promised after it.
+func TestBackup(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.openNow(t)
+	b.load(t, l, 300)
+	to := filepath.Join(t.TempDir(), "backup")
+	loaded := make(chan struct{})
+	go func() { defer close(loaded); b.load(t, l, 200) }()
+	first, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{})
+	<-loaded
+	if err != nil {
+		t.Fatalf("under load: %v", err)
+	}
+	restored, mark := filepath.Join(t.TempDir(), "log"), string(b.config.MarkFile)
+	if first.Size < 500 {
+		if _, err := embedded.Restore(t.Context(), to, restored, mark, embedded.VerifyOptions{}); !errors.Is(err, embedded.ErrBehind) {
+			t.Errorf("restoring what is behind the mark: %v", err)
+		}
+	}
+	closeLog(t, l)
+	last, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{})
+	if err != nil || last.Size != 500 {
+		t.Fatalf("the second backup: %+v, %v", last, err)
+	}
+	before := b.config.Directory
+	b.config.Directory = setting.Path(to)
+	if l, err := embedded.Open(t.Context(), b.config, b.o); err == nil {
+		closeLog(t, l)
+		t.Error("a log opened on a backup")
+	}
+	b.config.Directory = before
+	if _, err := embedded.Restore(t.Context(), to, b.path(), mark, embedded.VerifyOptions{}); err == nil {
+		t.Error("restored over a log")
+	}
+	if _, err := embedded.Restore(t.Context(), to, restored, mark+"2", embedded.VerifyOptions{}); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("without the mark: %v", err)
+	}
+	if _, err := embedded.Restore(t.Context(), to, restored, mark, embedded.VerifyOptions{}); err != nil {
+		t.Fatalf("Restore: %v", err)
+	}
+	b.config.Directory = setting.Path(restored)
+	b.write(t, 3)
+	if r, err := embedded.Verify(t.Context(), restored, embedded.VerifyOptions{MarkFile: mark}); err != nil || r.Size != 503 {
+		t.Errorf("the restored log: %+v, %v", r, err)
+	}
+}
+
+func TestBackupRefusals(t *testing.T) {
+	t.Parallel()
+	b, other := newBench(t), newBench(t)
+	b.write(t, 3)
+	other.write(t, 3)
+	to := filepath.Join(t.TempDir(), "backup")
+	if _, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for name, err := range map[string]error{
+		"another's":  second(embedded.Backup(t.Context(), other.path(), to, embedded.VerifyOptions{})),
+		"onto a log": second(embedded.Backup(t.Context(), b.path(), other.path(), embedded.VerifyOptions{})),
+		"no log":     second(embedded.Backup(t.Context(), t.TempDir(), to, embedded.VerifyOptions{})),
+	} {
+		if err == nil {
+			t.Errorf("%s: no error", name)
+		}
+	}
+	flip(t, filepath.Join(to, "tile", "data", "000.p", "3"))
+	if _, err := embedded.Restore(t.Context(), to, t.TempDir(), string(b.config.MarkFile), embedded.VerifyOptions{}); err == nil {
+		t.Error("restored a damaged backup")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := embedded.Backup(ctx, b.path(), filepath.Join(t.TempDir(), "x"), embedded.VerifyOptions{}); !errors.Is(err, context.Canceled) {
+		t.Errorf("canceled: %v", err)
+	}
+}
+
+func second[T any](_ T, err error) error { return err }
+
+// TestEntry: entries are found by index and by serial number, each with a proof.
+func TestEntry(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.openNow(t)
+	b.load(t, l, 258)
+	chain := b.ca.Chain(t)
+	sct, err := l.Submit(t.Context(), chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	c, err := x509.ParseCertificate(chain.Precertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	want, err := chain.LeafHash(sct)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e, err := embedded.FindEntry(t.Context(), b.path(), c.SerialNumber)
+	if err != nil || e.LeafHash != want || e.Timestamp != sct.Timestamp || !e.Precert {
+		t.Errorf("by serial: %+v, %v", e, err)
+	}
+	if index, _ := sct.LeafIndex(); e.Index != index || e.Size != 259 {
+		t.Errorf("index %d of %d, the SCT says %d", e.Index, e.Size, index)
+	}
+	if p := string(e.Proof()); !strings.HasPrefix(p, "c2sp.org/tlog-proof@v1\nindex 258\n") || !strings.Contains(p, "\n\nlog.example/2027\n259\n") {
+		t.Errorf("proof: %s", p)
+	}
+	if e, err := embedded.ReadEntry(t.Context(), b.path(), 7); err != nil || e.Index != 7 {
+		t.Errorf("by index: %+v, %v", e, err)
+	}
+	for name, err := range map[string]error{
+		"index":  second(embedded.ReadEntry(t.Context(), b.path(), 259)),
+		"serial": second(embedded.FindEntry(t.Context(), b.path(), big.NewInt(1))),
+	} {
+		if !errors.Is(err, embedded.ErrNoEntry) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
