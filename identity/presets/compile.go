@@ -41,7 +41,7 @@ type choice struct {
 // to f under path, and those of the replacements under constantsPath; the
 // rules are only good when there was none.
 func (p *Preset) Compile(path string, constants map[string]string, constantsPath string, f *setting.Faults) *Rules {
-	c := compiler{preset: p, path: path, faults: f, constants: maps.Clone(p.Constants)}
+	c := compiler{preset: p, path: path, faults: f, constants: maps.Clone(p.Constants), used: map[string]bool{}}
 	if c.constants == nil {
 		c.constants = map[string]string{}
 	}
@@ -60,7 +60,35 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 		r.sanPrefix = c.template(path+".san_prefix", p.SANPrefix, true)
 	}
 	c.rules(r)
+	c.checkUnused()
 	return r
+}
+
+// checkUnused refuses names that no template reads: each is a slip, or looks
+// like a rule and is none.
+func (c *compiler) checkUnused() {
+	for _, name := range slices.Sorted(maps.Keys(c.preset.Constants)) {
+		if !c.used[name] {
+			c.faults.Add(c.path+".constants."+name, "is used by no template")
+		}
+	}
+	for _, name := range c.names {
+		if !c.used[name] {
+			c.faults.Add(c.path+".variables."+name, "is used by no template")
+		}
+	}
+	for _, list := range []struct {
+		field  string
+		claims []string
+	}{{"whole_numbers", c.preset.WholeNumbers}, {"booleans", c.preset.Booleans}} {
+		for i, name := range list.claims {
+			if at := setting.Index(c.path+"."+list.field, i); !c.used[name] {
+				c.faults.Add(at, "%q is a claim that no template uses", name)
+			} else if slices.Index(list.claims, name) < i {
+				c.faults.Add(at, "%q is listed twice", name)
+			}
+		}
+	}
 }
 
 type compiler struct {
@@ -69,6 +97,7 @@ type compiler struct {
 	faults    *setting.Faults
 	constants map[string]string
 	names     []string // of the variables, in order
+	used      map[string]bool
 }
 
 // replace puts an issuer's own constants in place of the preset's.
@@ -126,6 +155,7 @@ func (c *compiler) variable(name string, cases []Case) variable {
 			if err := checkName(one.Claim); err != nil {
 				c.faults.Add(path, "%s", err)
 			}
+			c.used[one.Claim] = true
 			if _, constant := c.constants[one.Claim]; constant || slices.Contains(c.names, one.Claim) {
 				c.faults.Add(path, "a case looks at a claim, and %q is a constant or variable", one.Claim)
 			}
@@ -139,6 +169,7 @@ func (c *compiler) variable(name string, cases []Case) variable {
 // claim of the same name can ever be asked for.
 func (c *compiler) template(path, text string, variables bool) template {
 	t, err := parseTemplate(text, func(name string) (part, error) {
+		c.used[name] = true
 		if constant, ok := c.constants[name]; ok {
 			return part{literal: constant}, nil
 		}

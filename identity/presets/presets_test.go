@@ -252,6 +252,21 @@ func TestCompileFaults(t *testing.T) {
 			t.Errorf("no fault %q in\n%s", want, text)
 		}
 	}
+	p.WholeNumbers, p.Booleans, p.Constants["spare"] = []string{"unused", "x", "x"}, []string{"unused"}, "v"
+	p.Variables["spare_too"] = []Case{{Value: "v"}}
+	var unused setting.Faults
+	p.Compile("p", nil, "k", &unused)
+	for _, want := range []string{
+		"p.constants.spare: is used by no template", "p.variables.spare_too: is used by no template", `p.whole_numbers[0]: "unused" is a claim that no`,
+		`p.whole_numbers[2]: "x" is listed twice`, `p.booleans[0]: "unused" is a claim that no`,
+	} {
+		if !strings.Contains(unused.Err().Error(), want) {
+			t.Errorf("no fault %q in\n%s", want, unused.Err())
+		}
+	}
+	p.WholeNumbers, p.Booleans = nil, nil
+	delete(p.Constants, "spare")
+	delete(p.Variables, "spare_too")
 	var again setting.Faults
 	p.Compile("p", map[string]string{"nope": "x", "url": "http://x"}, "k", &again)
 	if again.Err().Error() != text {
