@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"crypto/tls"
 	"fmt"
 	"net/http"
 	"net/http/httptest"
@@ -362,5 +363,47 @@ func BenchmarkAdmit(b *testing.B) {
 	for b.Loop() {
 		n++
 		l.admit(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now)
+	}
+}
+
+// Another pair of files is served as soon as it is applied; one that can't be
+// used is refused, and changes nothing.
+func TestPrepareTLS(t *testing.T) {
+	t.Parallel()
+	dir, other := t.TempDir(), t.TempDir()
+	cert, key, _ := selfSigned(t, dir, "first")
+	r := run(t, func(c *Config, _ *Options) { c.TLS = TLSConfig{CertFile: cert, KeyFile: key} })
+	name := func() string {
+		t.Helper()
+		conn, err := tls.Dial("tcp", r.server.Addresses().HTTP.String(), &tls.Config{InsecureSkipVerify: true}) // #nosec G402 -- only its name is asked for
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+	}
+	if got := name(); got != "first" {
+		t.Fatal(got)
+	}
+	next := r.server.config
+	next.TLS.CertFile, next.TLS.KeyFile, _ = selfSigned(t, other, "second")
+	apply, err := r.server.Prepare(Change{Config: next})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := name(); got != "first" {
+		t.Errorf("%s before it is applied", got)
+	}
+	apply()
+	if got := name(); got != "second" {
+		t.Errorf("%s after it was applied", got)
+	}
+	next.TLS.KeyFile = key
+	if _, err := r.server.Prepare(Change{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
+		t.Errorf("a key of another certificate was taken: %v", err)
+	}
+	selfSigned(t, other, "third") // the new files are watched as the old ones were
+	if got := name(); got != "third" {
+		t.Errorf("%s after a change", got)
 	}
 }
