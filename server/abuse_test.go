@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"testing"
@@ -368,4 +369,30 @@ func TestG5_NoRouteIssuesWithoutAToken(t *testing.T) {
 	if n := r.ca.calls.Load(); n != 0 {
 		t.Errorf("the CA was called %d times", n)
 	}
+}
+
+// TestG1_AnnouncedBodies announces bodies and sends none of them: what is
+// announced alone must not take memory.
+func TestG1_AnnouncedBodies(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	for _, announced := range []int64{int64(r.server.config.Limits.BodyBytes), 100, -1} {
+		body := &silentBody{}
+		request := httptest.NewRequest(http.MethodPost, "/api/v2/signingCert", body)
+		request.ContentLength = announced
+		if _, f := r.server.readBody(httptest.NewRecorder(), request); f == nil || f.Reason != fault.RequestMalformed {
+			t.Errorf("%d bytes announced: %v", announced, f)
+		}
+		if body.room > firstRoom+1 {
+			t.Errorf("%d bytes announced, none sent: room for %d", announced, body.room)
+		}
+	}
+}
+
+// silentBody ends without a byte, and remembers how much room it was offered.
+type silentBody struct{ room int }
+
+func (b *silentBody) Read(p []byte) (int, error) {
+	b.room = max(b.room, len(p))
+	return 0, io.ErrUnexpectedEOF
 }

@@ -146,13 +146,18 @@ func gatewayHeader(h http.Header) http.Header {
 	return out
 }
 
+// firstRoom is the memory, in bytes, that a body gets for its announced length
+// alone: most requests fit in. More is only for what has arrived, or a request of
+// fifty bytes that never sends its body would hold a thousand times as much.
+const firstRoom = 4 << 10
+
 // readBody reads the body within its limit, before anything is made of it.
 func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *fault.Error) {
 	limit := s.config.Limits.BodyBytes
 	if r.ContentLength > int64(limit) {
 		return nil, tooLarge(fault.BodyTooLarge, "the request's body", limit)
 	}
-	size := r.ContentLength
+	size := min(r.ContentLength, firstRoom)
 	if size < 0 {
 		size = 512
 	}
