@@ -62,6 +62,9 @@ func (e *CallError) Error() string {
 	return fmt.Sprintf("%s: %s: %s (%s, %v)", e.Host, e.Step, e.Text, attempts, e.Elapsed.Round(time.Millisecond))
 }
 
+// Temporary reports whether the same call may work later.
+func (e *CallError) Temporary() bool { return e.temporary }
+
 // Unwrap gives the cause.
 func (e *CallError) Unwrap() error { return e.Err }
 
@@ -195,11 +198,24 @@ func networkVerdict(err error, at *progress) verdict {
 		return verdict{outcomeCanceled, false, ""}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
 		return verdict{outcomeTimeout, true, "no answer in time"}
-	case errors.As(err, &network), at.reached():
+	case errors.As(err, &network):
 		return verdict{outcomeUnavailable, true, networkText(err)}
+	case at.reached(): // an SDK that hides the cause
+		text, ok := stepTexts[at.before()]
+		if !ok {
+			text = err.Error()
+		}
+		return verdict{outcomeUnavailable, at.before() != stepTLS, text}
 	default:
 		return verdict{outcomeOther, false, ""} // before any request: not the network's fault
 	}
+}
+
+// stepTexts says what went wrong where nothing but the step is known.
+var stepTexts = map[string]string{
+	stepDNS:     "the name isn't known: check it",
+	stepConnect: "no connection",
+	stepTLS:     "the handshake failed: set ca_file if the service has a certificate authority of its own",
 }
 
 // networkText is the part of an error that says what happened: an SDK's wrapping
@@ -256,6 +272,13 @@ func (p *progress) reached() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.hostPort != ""
+}
+
+// before is the step before the request that failed; "" after a connection.
+func (p *progress) before() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.step
 }
 
 // place names the host and the step of an attempt at an operation of kms.

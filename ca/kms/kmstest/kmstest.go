@@ -31,13 +31,13 @@ func Run(t *testing.T, open func(t *testing.T, a kms.Algorithm) kms.Signer, algo
 			t.Parallel()
 			s := open(t, a)
 			t.Run("names its algorithm", func(t *testing.T) { algorithm(t, s, a) })
-			t.Run("each hash and scheme verifies", func(t *testing.T) { signs(t, s) })
+			t.Run("each hash and scheme verifies", func(t *testing.T) { signs(t, s, a) })
 			t.Run("wrong digest length", func(t *testing.T) { digestLength(t, s) })
 			t.Run("unsupported hash", func(t *testing.T) { unsupported(t, s) })
 			t.Run("scheme of another key type", func(t *testing.T) { otherScheme(t, s) })
 			t.Run("context that has ended", func(t *testing.T) { ended(t, s) })
 			t.Run("concurrent use", func(t *testing.T) { concurrent(t, s, a) })
-			t.Run("caller's digest stays", func(t *testing.T) { digestStays(t, s) })
+			t.Run("caller's digest stays", func(t *testing.T) { digestStays(t, s, a) })
 		})
 	}
 }
@@ -62,10 +62,15 @@ func schemes(s kms.Signer) map[string]crypto.SignerOpts {
 	return all
 }
 
-func signs(t *testing.T, s kms.Signer) {
+// signs wants the scheme of certificates, and of every other a signature or
+// ErrScheme: a KMS may fix what a key signs with.
+func signs(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	for name, opts := range schemes(s) {
 		d := digest(t, opts.HashFunc().Size())
 		sig, err := s.Sign(t.Context(), d, opts)
+		if opts != a.Hash() && errors.Is(err, kms.ErrScheme) && sig == nil {
+			continue
+		}
 		if err != nil {
 			t.Errorf("%s: Sign: %v", name, err)
 			continue
@@ -136,10 +141,10 @@ func concurrent(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	}
 }
 
-func digestStays(t *testing.T, s kms.Signer) {
-	d := digest(t, 32)
+func digestStays(t *testing.T, s kms.Signer, a kms.Algorithm) {
+	d := digest(t, a.Hash().Size())
 	before := string(d)
-	if _, err := s.Sign(t.Context(), d, crypto.SHA256); err != nil {
+	if _, err := s.Sign(t.Context(), d, a.Hash()); err != nil {
 		t.Fatal(err)
 	}
 	if string(d) != before {
