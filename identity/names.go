@@ -89,8 +89,8 @@ func checkURI(name, s string) error {
 	switch {
 	case err != nil || u.String() != s:
 		return claim.Invalid(name, "doesn't give a well-formed URI")
-	case u.Host == "" || u.User != nil:
-		return claim.Invalid(name, "must give a URI with a host and without user")
+	case u.Scheme == "" || u.Host == "" || u.User != nil:
+		return claim.Invalid(name, "must give a URI with a scheme and a host and without user")
 	case dotSegments(u.EscapedPath()):
 		return claim.Invalid(name, "gives a URI whose path has a segment `.` or `..`, or an encoded dot or slash")
 	}

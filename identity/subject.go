@@ -271,6 +271,9 @@ func (p ci) subject(c claim.Set) (Subject, error) {
 	if err != nil {
 		return Subject{}, err
 	}
+	if !p.rules.FixesScheme() && !strings.HasPrefix(san, "https://") {
+		return Subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
+	}
 	if err := checkURI(p.rules.NamedAfter(), san); err != nil {
 		return Subject{}, err
 	}

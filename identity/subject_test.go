@@ -91,3 +91,33 @@ func TestIssuerClaim(t *testing.T) {
 		}
 	}
 }
+
+// TestSchemeOfACIName gives Codefresh's rule, in which a claim may say where the
+// platform is, other schemes than https, and none.
+func TestSchemeOfACIName(t *testing.T) {
+	t.Parallel()
+	v, _, _ := verifier(t, IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Preset: "codefresh", Allow: "true", Audiences: []string{"sigstore"}})
+	for platform, want := range map[string]string{
+		"":                      "https://g.codefresh.io/acme/build:a1/p1",
+		"https://ci.example":    "https://ci.example/acme/build:a1/p1",
+		"http://ci.example":     "",
+		"HTTPS://ci.example":    "",
+		"spiffe://example.org":  "",
+		"javascript://example":  "",
+		"//ci.example":          "",
+		"ci.example":            "",
+		"https://u@ci.example":  "",
+		"https://ci.example/..": "",
+	} {
+		p, err := v.Authenticate(t.Context(), token(t, map[string]any{
+			"platform_url": platform, "account_name": "acme", "account_id": "a1", "pipeline_name": "build", "pipeline_id": "p1",
+			"workflow_id": "w1", "scm_repo_url": "https://git.example/acme/build",
+		}))
+		switch e := fault.From(err); {
+		case want == "" && (e == nil || e.Reason != fault.ClaimInvalid):
+			t.Errorf("%q: %+v, %v", platform, p.SAN(), err)
+		case want != "" && (err != nil || p.SAN() != (SAN{URI, want})):
+			t.Errorf("%q: %+v, %v; want %s", platform, p.SAN(), err, want)
+		}
+	}
+}

@@ -121,5 +121,11 @@ func (r *Rules) claim(name string, c claim.Set) (string, error) {
 	}
 }
 
+// FixesScheme reports whether the rule itself writes the name's scheme, so that
+// no claim can choose another, such as spiffe, whose names mean something else.
+func (r *Rules) FixesScheme() bool {
+	return len(r.san) > 0 && strings.Contains(r.san[0].literal, "://")
+}
+
 // NamedAfter is the claim that the name is chiefly made of, for an error about the name.
 func (r *Rules) NamedAfter() string { return firstClaim(r.san) }
