@@ -21,7 +21,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench generate baseline fuzz \
-	kill-test conformance release-snapshot clean
+	kill-test conformance conformance-vault release-snapshot clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -41,14 +41,18 @@ install: build ## bin/mayfly into $(PREFIX)/bin
 	install -D -m 0755 bin/mayfly $(DESTDIR)$(PREFIX)/bin/mayfly
 
 test: ## every test of the product, with the race detector
-	@internal/tools/packages.sh ca-certificates gcc openssl systemd
+	@internal/tools/packages.sh ca-certificates gcc openssl systemd softhsm2 opensc libnss3-tools
 	go test -race ./...
+	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...
 
 check: ## all that must hold before a change is taken in
 	@internal/tools/check.sh $(STEPS)
 
 conformance: build ## cosign, sigstore-go, sigstore-js, openssl and others against a running mayfly
 	@internal/conformance/run.sh
+
+conformance-vault: ## HashiCorp Vault itself as the key's keeper; builds it once, in 7 minutes or more
+	@internal/conformance/vault.sh
 
 bench: build ## measure, and write docs/performance.md
 	go run ./internal/bench -mayfly bin/mayfly -out docs/performance.md

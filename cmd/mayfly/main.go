@@ -50,6 +50,7 @@ var commands = []func(streams) *cobra.Command{
 	newPolicyCommand,
 	newConfigCommand,
 	newLogCommand,
+	newKMSCommand,
 	newVersionCommand,
 	newHealthcheckCommand,
 }

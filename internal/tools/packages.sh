@@ -13,6 +13,9 @@ provided() {
     gcc) printf '#include <stdlib.h>\n' | cc -E - >/dev/null 2>&1 ;; # with the C library's headers: go test -race links them
     curl) command -v curl || command -v wget ;;
     nodejs) command -v node ;;
+    libnss3-tools) command -v certutil ;;
+    opensc) command -v pkcs11-tool ;;
+    softhsm2) command -v softhsm2-util ;;
     systemd) command -v systemd-analyze ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1

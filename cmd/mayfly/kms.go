@@ -1,0 +1,162 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+func newKMSCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "kms", Short: "Try and make signing keys, in files, KMSs and HSMs", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cmd.Help()
+	}}
+	cmd.AddCommand(newKMSCheckCommand(streams), newKMSKeygenCommand(streams))
+	return cmd
+}
+
+// kmsAccess is how a key is reached, as flags say it.
+type kmsAccess struct {
+	passphrase setting.Secret
+	access     kms.Access
+}
+
+func (a *kmsAccess) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&a.passphrase.Env, "passphrase-env", "", "environment variable with the passphrase of a file or the PIN of a token")
+	f.StringVar((*string)(&a.passphrase.File), "passphrase-file", "", "file with the passphrase of a file or the PIN of a token")
+	f.StringVar((*string)(&a.access.Credential), "credential", "", "where the right to use the key comes from: env, workload, managed-identity, profile, cli, file or auto")
+	f.StringVar(&a.access.Profile, "profile", "", "the profile of --credential profile")
+	f.StringVar(&a.access.Identity, "identity", "", "which of the machine's identities, for --credential managed-identity")
+	f.StringVar(&a.access.Region, "region", "", "AWS region of a key that isn't named by an ARN")
+	f.StringVar(&a.access.Cloud, "cloud", "", "Azure cloud: public, usgovernment or china")
+	f.StringVar(&a.access.Endpoint, "endpoint", "", "URL of the KMS, where it isn't the vendor's usual one")
+	f.StringVar((*string)(&a.access.CAFile), "ca-file", "", "PEM file that the KMS's certificate is verified by")
+	f.StringVar(&a.access.Vault.Namespace, "vault-namespace", "", "Vault's namespace")
+	f.StringVar((*string)(&a.access.Vault.TokenFile), "vault-token-file", "", "file with Vault's token, for --credential file")
+	f.StringVar(&a.access.Vault.Role, "vault-role", "", "role of Vault's Kubernetes login, for --credential workload")
+}
+
+// options are a's, or what is wrong with them.
+func (a *kmsAccess) options(ref string) (kms.Options, error) {
+	var f setting.Faults
+	a.passphrase.Check("passphrase", &f)
+	a.access.Check("", setting.KeyRef(ref), &f)
+	if err := f.Err(); err != nil {
+		return kms.Options{}, &failure{code: exitUsage, mend: "see `mayfly kms check --help`", err: err}
+	}
+	return kms.Options{Passphrase: a.passphrase, Access: a.access, Logger: slog.New(slog.DiscardHandler)}, nil
+}
+
+func newKMSCheckCommand(streams streams) *cobra.Command {
+	var a kmsAccess
+	cmd := &cobra.Command{
+		Use:   "check REF",
+		Short: "Open a key step by step, and say what fails and what to do",
+		Long: `Opens a key as the service would, and prints each step with its outcome and the
+time that it took: the reference, the credential, the key with its pinned
+version, and a trial signature, which is verified. It changes nothing; in a KMS
+it costs one signature. The first step that fails ends it, with exit code 1, or
+4 where the KMS can't be reached or is overloaded.`,
+		Example: `  mayfly kms check file:issuing.key.pem
+  mayfly kms check hashivault://transit/keys/issuing --credential env --endpoint https://vault.example.com:8200
+  mayfly kms check 'pkcs11:token=ca;object=issuing?module-path=/usr/lib/softhsm/libsofthsm2.so' --passphrase-file pin`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.check(cmd.Context(), streams.Out, args[0]) },
+	}
+	a.flags(cmd)
+	return cmd
+}
+
+func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string) error {
+	o, err := a.options(ref)
+	if err != nil {
+		return err
+	}
+	failed := ""
+	o.Watch = func(s kms.Step) {
+		outcome, detail := "ok", s.Detail
+		if s.Err != nil {
+			outcome, detail, failed = "FAILED", "", s.Name
+		}
+		line := fmt.Sprintf("%-6s  %-10s  %8s  %s", outcome, s.Name, s.Elapsed.Round(time.Millisecond), detail)
+		fmt.Fprintln(out, terminal.Line(strings.TrimRight(line, " ")))
+	}
+	began := time.Now()
+	s, err := kms.Open(ctx, ref, o)
+	if err != nil {
+		return kmsFailure(failed, err)
+	}
+	defer kms.Close(s)
+	algorithm, err := kms.AlgorithmOf(s.Public())
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "the key signs: %s, opened in %v\n", algorithm, time.Since(began).Round(time.Millisecond))
+	return nil
+}
+
+// kmsMends say what to look at first where a step fails; the error says more.
+var kmsMends = map[string]string{
+	"reference":  "write the reference as the message says",
+	"credential": "set up the credential that --credential names, or name another",
+	"token":      "check that the library, the token and its PIN are those of the reference",
+	"key":        "check that the key is there and enabled, and that the credential may read it",
+	"sign":       "check that the credential may sign with the key, and that the key is made for signing",
+}
+
+// kmsFailure is the error of a command that ended at a step.
+func kmsFailure(step string, err error) error {
+	code := exitFailed
+	var call *kms.CallError
+	if errors.As(err, &call) && call.Temporary() || errors.Is(err, context.DeadlineExceeded) {
+		code = exitUnavailable
+	}
+	return &failure{code: code, mend: kmsMends[step], err: err}
+}
+
+func newKMSKeygenCommand(streams streams) *cobra.Command {
+	var a kmsAccess
+	algorithm := string(kms.ECDSAP256)
+	cmd := &cobra.Command{
+		Use:   "keygen REF",
+		Short: "Make a signing key in a file, a KMS or an HSM",
+		Long: `Makes a new key where REF says and prints the reference to open it by. The
+private key never leaves a KMS or an HSM. What is there already is never touched.`,
+		Example: `  mayfly kms keygen file:root.key.pem --algorithm ECDSA-P384 --passphrase-file passphrase
+  mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := a.options(args[0])
+			if err != nil {
+				return err
+			}
+			ref, err := kms.Generate(cmd.Context(), args[0], kms.Algorithm(algorithm), o)
+			if err != nil {
+				return kmsFailure("", err)
+			}
+			fmt.Fprintln(streams.Out, ref)
+			return nil
+		},
+	}
+	a.flags(cmd)
+	cmd.Flags().StringVar(&algorithm, "algorithm", algorithm, "kind of key: "+kmsAlgorithms())
+	return cmd
+}
+
+func kmsAlgorithms() string {
+	var names []string
+	for _, a := range kms.Algorithms() {
+		names = append(names, string(a))
+	}
+	return strings.Join(names, ", ")
+}
