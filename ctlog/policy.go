@@ -282,6 +282,10 @@ func (m member) check(s SCT, chain Chain, now time.Time) (flaw, error) {
 	if s.Timestamp < uint64(max(earliest, 0)) || s.Timestamp > uint64(max(latest, 0)) {
 		return flawTime, fmt.Errorf("the SCT's timestamp %d is not within %s before and %s after now, %d", s.Timestamp, maxAge, maxLead, now.UnixMilli())
 	}
+	if at := time.UnixMilli(int64(s.Timestamp)); !m.about.Holds(at) { // bounded above
+		// Clients judge an SCT by its own time, not by when it was asked for.
+		return flawTime, fmt.Errorf("the SCT's timestamp %d is outside the log's window", s.Timestamp)
+	}
 	if err := s.CheckExtensions(); err != nil {
 		return flawExtensions, err
 	}

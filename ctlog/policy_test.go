@@ -160,6 +160,33 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
+// TestWindow: an SCT whose own time is outside the log's window is none, though
+// the log was asked within it: clients that know the window refuse it.
+func TestWindow(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	now := time.Now()
+	for name, c := range map[string]struct {
+		start, end, asked, signed time.Time
+		good                      bool
+	}{
+		"within":                      {now.Add(-time.Hour), now.Add(time.Hour), now, now, true},
+		"open":                        {time.Time{}, time.Time{}, now, now, true},
+		"the log's clock is behind":   {now, time.Time{}, now.Add(time.Second), now.Add(-5 * time.Second), false},
+		"the log's clock is ahead":    {time.Time{}, now, now.Add(-time.Second), now.Add(5 * time.Second), false},
+		"at the end, which is not in": {time.Time{}, now.Truncate(time.Millisecond), now.Add(-time.Second), now, false},
+	} {
+		log := faulty(t, "https://a", ca, ctlogtest.None)
+		honest := log.Member.(*ctlogtest.Honest) //nolint:forcetypeassert // see faulty
+		honest.About.Start, honest.About.End, honest.Now = c.start, c.end, func() time.Time { return c.signed }
+		p := newPolicy(t, ctlog.Options{Now: func() time.Time { return c.asked }}, log)
+		scts, err := p.Submit(t.Context(), ca.Chain(t))
+		if good := err == nil && len(scts) == 1; good != c.good || !good && fault.From(err).Kind() != fault.Internal {
+			t.Errorf("%s: %d SCTs, %v", name, len(scts), err)
+		}
+	}
+}
+
 // TestNewPolicy: a log that can't be verified is refused at start.
 func TestNewPolicy(t *testing.T) {
 	t.Parallel()
