@@ -70,13 +70,13 @@ func serveAWS(t *testing.T, c *cloud, w http.ResponseWriter, r *http.Request) {
 	}
 	target := r.Header.Get("X-Amz-Target")
 	if target == "" { // STS speaks AWS's query protocol
-		if _, ok := c.begin(w, r, "GetCallerIdentity"); ok {
+		if _, ok := c.begin(r, "GetCallerIdentity"); ok {
 			fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`)
 		}
 		return
 	}
 	operation := strings.TrimPrefix(target, "TrentService.")
-	f, ok := c.begin(w, r, operation)
+	f, ok := c.begin(r, operation)
 	if !ok {
 		return
 	}

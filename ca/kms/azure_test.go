@@ -46,6 +46,7 @@ func newAzure(t *testing.T, a kms.Algorithm) *standIn {
 	}))
 	certificate, caFile := serverCertificate(t, host)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
+	server.EnableHTTP2 = true // one handshake for 64 callers
 	server.StartTLS()
 	c.closing(t, server)
 	return &standIn{
@@ -94,7 +95,7 @@ func serveEntra(c *cloud, w http.ResponseWriter, r *http.Request) {
 		fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, base+"/v2.0", base+"/oauth2/v2.0/authorize", base+"/oauth2/v2.0/token")
 		return
 	}
-	f, ok := c.begin(w, r, "token")
+	f, ok := c.begin(r, "token")
 	switch {
 	case !ok:
 	case f.status != 0:
@@ -123,7 +124,7 @@ func serveVault(t *testing.T, c *cloud, w http.ResponseWriter, r *http.Request) 
 			t.Errorf("signature at %s: not the pinned version", r.URL.Path)
 		}
 	}
-	f, ok := c.begin(w, r, operation)
+	f, ok := c.begin(r, operation)
 	if !ok {
 		return
 	}

@@ -85,7 +85,7 @@ func (c *cloud) count(operation string) int {
 }
 
 // begin counts a call and does the fault's waiting; false when there is no answer.
-func (c *cloud) begin(w http.ResponseWriter, r *http.Request, operation string) (fault, bool) {
+func (c *cloud) begin(r *http.Request, operation string) (fault, bool) {
 	c.mu.Lock()
 	c.calls[operation]++
 	var f fault
@@ -107,11 +107,7 @@ func (c *cloud) begin(w http.ResponseWriter, r *http.Request, operation string) 
 		case <-c.done:
 		}
 	case f.drop:
-		connection, _, err := w.(http.Hijacker).Hijack()
-		if err == nil {
-			_ = connection.Close()
-		}
-		return f, false
+		panic(http.ErrAbortHandler) // the way to close a connection, HTTP/2's too
 	}
 	return f, true
 }
