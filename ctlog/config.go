@@ -32,6 +32,10 @@ type Config struct {
 	Embedded EmbeddedConfig `yaml:"embedded,omitempty"`
 	// Logs are the logs to ask, the preferred first; for the mode `external`.
 	Logs []ExternalConfig `yaml:"logs,omitempty"`
+	// Frozen are logs that are not submitted to: earlier ones, whose certificates
+	// have to verify for years, and the next one, before its first SCT. The trust
+	// root lists them, and those with a directory are served as well.
+	Frozen []FrozenConfig `yaml:"frozen,omitempty"`
 	// Stagger is how long a silent log is waited for before the next is asked too.
 	Stagger time.Duration `yaml:"stagger,omitempty"`
 	// Timeout is how long all logs together have to answer a submission.
@@ -70,6 +74,36 @@ type EmbeddedConfig struct {
 	// Submission serves add-chain and add-pre-chain to everyone for certificates
 	// under this CA's roots. Off by default: the CA itself doesn't need it.
 	Submission bool `yaml:"submission,omitempty"`
+}
+
+// FrozenConfig is a log that takes no submissions of this CA.
+type FrozenConfig struct {
+	// URL is the log's, as it was when it was in use.
+	URL string `yaml:"url"`
+	// KeyFile holds the log's public key in PEM.
+	KeyFile setting.Path `yaml:"key_file"`
+	// Directory holds the embedded log as it was left, or a backup of it, to be
+	// served at the path of the URL. Without it the log is only in the trust root.
+	Directory setting.Path `yaml:"directory,omitempty"`
+	// Operator is who runs the log, as the trust root states it.
+	Operator string `yaml:"operator,omitempty"`
+	// Start is the moment from which the log is used; it goes into the trust root.
+	Start time.Time `yaml:"start,omitempty"`
+	// End is the moment from which the log is not used any more.
+	End time.Time `yaml:"end,omitempty"`
+}
+
+// Check adds every fault of a frozen log's configuration.
+func (c *FrozenConfig) Check(path string, f *setting.Faults) {
+	if c.URL == "" {
+		f.Add(join(path, "url"), "required")
+	} else {
+		checkURL(join(path, "url"), c.URL, true, f)
+	}
+	if c.KeyFile == "" {
+		f.Add(join(path, "key_file"), "required: the log's public key in PEM")
+	}
+	checkWindow(path, c.Start, c.End, f)
 }
 
 // ExternalConfig is a log that somebody runs elsewhere.
@@ -134,6 +168,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	}
 	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
 		f.Add(join(path, "embedded"), "only goes with the mode embedded")
+	}
+	for i := range c.Frozen {
+		c.Frozen[i].Check(index(join(path, "frozen"), i), f)
 	}
 	switch c.Mode {
 	case ModeEmbedded:

@@ -26,7 +26,7 @@ func newLogCommand(streams streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
 		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
-		newLogBackupCommand(streams), newLogRestoreCommand(streams),
+		newLogBackupCommand(streams), newLogRestoreCommand(streams), newLogCreateCommand(streams),
 	)
 	return cmd
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -41,6 +42,7 @@ type service struct {
 	audit     *audit.File
 	log       *embedded.Log // nil with external logs or none
 	reloader  *reloader
+	frozen    frozenLogs
 	promises  *inclusion.Monitor // nil without logs
 	needs     []server.Dependency
 	server    *server.Server
@@ -89,6 +91,9 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	}
 	issuer, err := s.newIssuer()
 	if err != nil {
+		return nil, err
+	}
+	if s.frozen, err = s.openFrozen(ctx); err != nil {
 		return nil, err
 	}
 	if s.documents, err = s.renderDocuments(c); err != nil {
@@ -169,6 +174,7 @@ func (s *service) renderDocuments(c *config.Config) (trustroot.Documents, error)
 	if s.log != nil && s.logURL != "" {
 		in.Logs[0].URL = s.logURL
 	}
+	in.Logs = append(in.Logs, s.frozen.about...)
 	for _, i := range c.Issuers {
 		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
 			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
@@ -285,13 +291,15 @@ func (s *service) ready(ctx context.Context) bool {
 	return true
 }
 
-// mounts are the reads of the embedded log, at the path of its URL.
+// mounts are the reads of the embedded log and of frozen ones, at the paths of
+// their URLs.
 func (s *service) mounts() map[string]http.Handler {
-	if s.log == nil {
-		return nil
+	all := maps.Clone(s.frozen.mounts)
+	if s.log != nil {
+		prefix := strings.TrimSuffix(s.log.Prefix(), "/")
+		all[prefix+"/"] = http.StripPrefix(prefix, s.log.Handler())
 	}
-	prefix := strings.TrimSuffix(s.log.Prefix(), "/")
-	return map[string]http.Handler{prefix + "/": http.StripPrefix(prefix, s.log.Handler())}
+	return all
 }
 
 // posts are what the embedded log takes from everyone, where its configuration

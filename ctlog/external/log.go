@@ -128,6 +128,18 @@ func (l *Log) breakerGauge() prometheus.Collector {
 	})
 }
 
+// Describe reads the key of a log that is only named in the trust root.
+func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
+	spki, err := readKey(string(c.KeyFile))
+	if err != nil {
+		return ctlog.Description{}, fmt.Errorf("the log %s: %w", c.URL, err)
+	}
+	return ctlog.Description{
+		ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"),
+		Operator: c.Operator, Start: c.Start, End: c.End,
+	}, nil
+}
+
 // newTransport is one log's own: a connection that hangs is no other log's trouble.
 func newTransport(caFile string) (http.RoundTripper, error) {
 	config := &tls.Config{MinVersion: tls.VersionTLS12}

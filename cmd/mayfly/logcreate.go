@@ -1,0 +1,49 @@
+package main
+
+import (
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+)
+
+const logCreateLong = `Makes the empty log that a configuration names as its embedded one, after a
+rotation: mayfly serve makes none, because there an empty folder means that a disk
+isn't mounted. A directory that holds a log, and a mark of one, are never touched.`
+
+func newLogCreateCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "create",
+		Short:   "Make the empty log that a configuration names",
+		Long:    logCreateLong,
+		Example: "  mayfly log create --config /etc/mayfly/mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			if c.CTLog.Mode != ctlog.ModeEmbedded {
+				return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
+			}
+			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
+			p, err := loadParts(cmd.Context(), c, environment{now: time.Now, logger: slog.New(slog.DiscardHandler)})
+			if err != nil {
+				return startFailure(err, "")
+			}
+			log := c.CTLog.Embedded
+			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.logKey, Roots: rootsOf(p.authority)}); err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}

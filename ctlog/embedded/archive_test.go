@@ -1,0 +1,52 @@
+package embedded_test
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+)
+
+// TestArchive: a log that is frozen is read as before, from its directory and
+// from a backup, and takes nothing.
+func TestArchive(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.openNow(t)
+	about := l.Description()
+	b.load(t, l, 300)
+	chain := b.ca.Chain(t)
+	sct, err := l.Submit(t.Context(), chain)
+	if err != nil {
+		t.Fatal(err)
+	}
+	closeLog(t, l)
+	backup := filepath.Join(t.TempDir(), "backup")
+	if _, err := embedded.Backup(t.Context(), b.path(), backup, embedded.VerifyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	for _, dir := range []string{b.path(), backup} {
+		a, err := embedded.OpenArchive(t.Context(), dir, about, embedded.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		s := httptest.NewServer(http.StripPrefix(a.Prefix(), a.Handler()))
+		t.Cleanup(s.Close)
+		r := ctlogtest.NewReader(t, about, s.URL+a.Prefix(), s.Client())
+		r.Holds(t, sct, chain, r.Await(t, 301))
+		get(t, s.Client(), s.URL+a.Prefix()+"/tile/data/001.p/45", 200)
+		if status, _ := post(t, s.Client(), s.URL+a.Prefix()+"/ct/v1/add-chain", []byte("x")); status < 400 {
+			t.Errorf("a frozen log took a submission: %d", status)
+		}
+	}
+	spki := ctlogtest.NewSigner(t).SPKI(t)
+	stranger := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: about.URL}
+	if _, err := embedded.OpenArchive(t.Context(), backup, stranger, embedded.Options{}); err == nil {
+		t.Error("opened with another key")
+	}
+}
