@@ -59,12 +59,13 @@ func (t *certificates) stat() (states [2]fileState, err error) {
 	return states, nil
 }
 
-// othersMayRead is the permission that a private key must not have.
-const othersMayRead = 0o004
+// othersMayUse are the permissions that a private key must not have: to be read
+// or replaced by everybody.
+const othersMayUse = 0o006
 
 func (t *certificates) load(seen [2]fileState) (*tls.Certificate, error) {
-	if seen[1].info.Mode().Perm()&othersMayRead != 0 {
-		return nil, fmt.Errorf("%s may be read by everybody: chmod o-r it", t.key)
+	if seen[1].info.Mode().Perm()&othersMayUse != 0 {
+		return nil, fmt.Errorf("%s may be read or written by everybody: chmod o= it", t.key)
 	}
 	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
 	if err != nil {
