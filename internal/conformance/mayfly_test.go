@@ -148,8 +148,15 @@ type process struct {
 // start runs a program until the test ends.
 func start(t *testing.T, name string, args ...string) *process {
 	t.Helper()
+	return startIn(t, nil, name, args...)
+}
+
+// startIn adds to the environment of the program.
+func startIn(t *testing.T, environment []string, name string, args ...string) *process {
+	t.Helper()
 	p := &process{output: new(lockedBuffer), ended: make(chan error, 1)}
 	p.command = exec.Command(name, args...)
+	p.command.Env = append(os.Environ(), environment...)
 	p.command.Stdout, p.command.Stderr = p.output, p.output
 	stdin, err := p.command.StdinPipe()
 	if err != nil {
