@@ -14,6 +14,7 @@ provided() {
     curl) command -v curl || command -v wget ;;
     nodejs) command -v node ;;
     libnss3-tools) command -v certutil ;;
+    python3-venv) python3 -c 'import ensurepip, venv' ;;
     opensc) command -v pkcs11-tool ;;
     softhsm2) command -v softhsm2-util ;;
     systemd) command -v systemd-analyze ;;
