@@ -60,6 +60,6 @@ func (c *AuthorityConfig) check(path string, f *setting.Faults) {
 	if c.Key == "" {
 		f.Add(setting.Join(path, "key"), "required: the issuing certificate's private key, file:PATH or a key in a KMS")
 	}
-	c.Access.Check(path, c.Key, f)
+	c.Access.Check(path, c.Key, f) //nolint:staticcheck // QF1008: the reader sees whose Check it is
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 }

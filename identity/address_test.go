@@ -154,13 +154,13 @@ func direct(t *testing.T, v *Verifier) *transport {
 	if !ok {
 		t.Fatalf("%T", v.issuers[0].fetcher.client.Transport)
 	}
-	real, ok := c.next.(*transport)
+	base, ok := c.next.(*transport)
 	if !ok {
 		t.Fatalf("%T", c.next)
 	}
-	real.proxy = func(*url.URL) (*url.URL, error) { return nil, nil } // whatever the environment has
-	t.Cleanup(real.CloseIdleConnections)
-	return real
+	base.proxy = func(*url.URL) (*url.URL, error) { return nil, nil } // whatever the environment has
+	t.Cleanup(base.CloseIdleConnections)
+	return base
 }
 
 func TestC4_RefusedAtTheDial(t *testing.T) {

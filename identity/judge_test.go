@@ -137,7 +137,7 @@ func TestPolicyFaults(t *testing.T) {
 		"profile's name": {func(c *IssuerConfig) {
 			c.Profiles = []policy.Profile{{Name: "A b", When: "true", Lifetime: time.Minute}}
 		}, "i[0].profiles[0].name: "},
-		"profile's conditon": {func(c *IssuerConfig) { c.Profiles = []policy.Profile{{Name: "a", Lifetime: time.Minute}} }, "i[0].profiles[0].when: is empty"},
+		"profile's condition": {func(c *IssuerConfig) { c.Profiles = []policy.Profile{{Name: "a", Lifetime: time.Minute}} }, "i[0].profiles[0].when: is empty"},
 	} {
 		config := emailIssuer()
 		c.change(&config)

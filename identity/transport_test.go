@@ -90,10 +90,10 @@ func TestC3_OneByteASecond(t *testing.T) {
 			go func() { served <- server.Serve(network) }()
 			c := emailIssuer()
 			c.URL, c.AllowInsecureLoopback = self, true
-			real := newHTTPTransport(&net.Dialer{}, nil, nil)
-			real.DialContext = nil
-			real.Dial = func(string, string) (net.Conn, error) { return network.dial() } //nolint:staticcheck // a pipe needs no context
-			v, err := NewVerifier([]IssuerConfig{c}, Options{Transport: real, Logger: slog.New(slog.DiscardHandler)})
+			base := newHTTPTransport(&net.Dialer{}, nil, nil)
+			base.DialContext = nil
+			base.Dial = func(string, string) (net.Conn, error) { return network.dial() } //nolint:staticcheck // a pipe needs no context
+			v, err := NewVerifier([]IssuerConfig{c}, Options{Transport: base, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,7 +153,7 @@ func TestC5_ProxyFromTheEnvironment(t *testing.T) {
 			http.Error(w, "tunnels only", http.StatusBadRequest)
 			return
 		}
-		up, err := net.Dial("tcp", upstream) //nolint:noctx // ends with the test
+		up, err := net.Dial("tcp", upstream)
 		if err != nil {
 			http.Error(w, "no upstream", http.StatusBadGateway)
 			return
@@ -220,11 +220,11 @@ func TestC5_ProxyFromTheEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	real, ok := v.issuers[0].fetcher.client.Transport.(capped).next.(*transport)
+	base, ok := v.issuers[0].fetcher.client.Transport.(capped).next.(*transport)
 	if !ok {
 		t.Fatal("not our transport")
 	}
-	real.dialer.Resolver = names(func(string) [4]byte { return [4]byte{127, 0, 0, 1} })
+	base.dialer.Resolver = names(func(string) [4]byte { return [4]byte{127, 0, 0, 1} })
 	wantFault(t, v, "around the proxy", token(t, map[string]any{"iss": c.URL}), fault.IssuerUnavailable)
 	if got := taken(); len(got) != 0 {
 		t.Errorf("the proxy was asked for %q", got)

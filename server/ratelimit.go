@@ -185,10 +185,10 @@ func (b *buckets[K]) take(caller K, now time.Time) (wait time.Duration) {
 func (b *buckets[K]) of(caller K) *rate.Limiter {
 	if e, ok := b.known[caller]; ok {
 		b.recent.MoveToFront(e)
-		return e.Value.(*bucket[K]).tokens //nolint:errcheck,forcetypeassert // the list holds nothing else
+		return e.Value.(*bucket[K]).tokens
 	}
 	if b.recent.Len() >= maxCallers {
-		out := b.recent.Remove(b.recent.Back()).(*bucket[K]) //nolint:errcheck,forcetypeassert // the list holds nothing else
+		out := b.recent.Remove(b.recent.Back()).(*bucket[K])
 		delete(b.known, out.caller)
 	}
 	fresh := &bucket[K]{caller: caller, tokens: rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)}

@@ -22,14 +22,14 @@ import (
 // The variables of AWS's SDKs: SDKs and Tools reference guide, "Settings reference".
 const (
 	awsEnvKeyID         = "AWS_ACCESS_KEY_ID"
-	awsEnvSecret        = "AWS_SECRET_ACCESS_KEY" //nolint:gosec // G101: the name of a variable
-	awsEnvSession       = "AWS_SESSION_TOKEN"     //nolint:gosec // G101: the name of a variable
+	awsEnvSecret        = "AWS_SECRET_ACCESS_KEY"
+	awsEnvSession       = "AWS_SESSION_TOKEN"
 	awsEnvRole          = "AWS_ROLE_ARN"
-	awsEnvToken         = "AWS_WEB_IDENTITY_TOKEN_FILE" //nolint:gosec // G101: the name of a variable
+	awsEnvToken         = "AWS_WEB_IDENTITY_TOKEN_FILE"
 	awsEnvSessionName   = "AWS_ROLE_SESSION_NAME"
 	awsEnvContainer     = "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI"
 	awsEnvContainerFull = "AWS_CONTAINER_CREDENTIALS_FULL_URI"
-	awsEnvContainerAuth = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" //nolint:gosec // G101: the name of a variable
+	awsEnvContainerAuth = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE"
 	awsEnvProfile       = "AWS_PROFILE"
 	awsEnvConfig        = "AWS_CONFIG_FILE"
 	awsEnvShared        = "AWS_SHARED_CREDENTIALS_FILE"

@@ -68,7 +68,7 @@ func parseAWS(ref string, a Access) (reference, error) {
 func awsReferenceOf(id string) (awsReference, error) {
 	switch {
 	case id == "":
-		return awsReference{}, errors.New("names no key: " + awsForms)
+		return awsReference{}, errors.New("names no key: " + awsForms) //nolint:staticcheck // ST1005: the scheme ends in its colon
 	case strings.HasPrefix(id, "arn:"):
 		return awsReferenceOfARN(id)
 	case strings.HasPrefix(id, "alias/"):
@@ -83,7 +83,7 @@ func awsReferenceOf(id string) (awsReference, error) {
 			return awsReference{}, fmt.Errorf("names the endpoint %s: write awskms:%s and set the endpoint apart", host, rest)
 		}
 	}
-	return awsReference{}, errors.New("isn't a key of AWS KMS: " + awsForms)
+	return awsReference{}, errors.New("isn't a key of AWS KMS: " + awsForms) //nolint:staticcheck // ST1005: the scheme ends in its colon
 }
 
 func awsReferenceOfARN(arn string) (awsReference, error) {

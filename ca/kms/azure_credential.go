@@ -20,10 +20,10 @@ import (
 const (
 	azureEnvTenant   = "AZURE_TENANT_ID"
 	azureEnvClient   = "AZURE_CLIENT_ID"
-	azureEnvSecret   = "AZURE_CLIENT_SECRET" //nolint:gosec // G101: the name of a variable
+	azureEnvSecret   = "AZURE_CLIENT_SECRET"
 	azureEnvCert     = "AZURE_CLIENT_CERTIFICATE_PATH"
-	azureEnvCertPass = "AZURE_CLIENT_CERTIFICATE_PASSWORD" //nolint:gosec // G101: the name of a variable
-	azureEnvToken    = "AZURE_FEDERATED_TOKEN_FILE"        //nolint:gosec // G101: the name of a variable
+	azureEnvCertPass = "AZURE_CLIENT_CERTIFICATE_PASSWORD"
+	azureEnvToken    = "AZURE_FEDERATED_TOKEN_FILE"
 )
 
 // azureCredential is the one credential that was named.

@@ -125,7 +125,7 @@ func azureHost(host string, a Access) (string, *azurePlace, error) {
 		vault, ok := strings.CutSuffix(host, place.suffix)
 		switch {
 		case !ok:
-		case !azureVaultName.MatchString(vault) && !(strings.HasPrefix(place.suffix, ".managedhsm") && azureHSMRegion.MatchString(vault)):
+		case !azureVaultName.MatchString(vault) && (!strings.HasPrefix(place.suffix, ".managedhsm") || !azureHSMRegion.MatchString(vault)):
 			return "", nil, fmt.Errorf("%q isn't a vault's name: 3 to 24 letters, digits and '-'", abridged(vault))
 		case a.Cloud != "" && a.Cloud != place.cloud:
 			return "", nil, fmt.Errorf("%s is in the cloud %s, but the cloud is set to %s: remove it", host, place.cloud, a.Cloud)

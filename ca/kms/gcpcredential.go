@@ -155,7 +155,7 @@ func (m *gcpMetadata) get(ctx context.Context, what string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer response.Body.Close() //nolint:errcheck // only read from
+	defer response.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
 	switch {
 	case err != nil:
@@ -196,7 +196,7 @@ func (t *gcpTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 func gcpTokenVerdict(err error) (verdict, bool) {
 	var refused *auth.Error
 	var metadata *gcpTokenError
-	status := 0
+	var status int
 	switch {
 	case errors.As(err, &metadata):
 		status = metadata.status

@@ -491,7 +491,7 @@ var generated = func() func(a kms.Algorithm) crypto.Signer {
 		if bits[a] == 0 {
 			k, err := ecdsa.GenerateKey(curveOf[a], rand.Reader)
 			if err != nil {
-				panic(err) //nolint:forbidigo // no randomness, no tests
+				panic(err)
 			}
 			return k
 		}
@@ -500,7 +500,7 @@ var generated = func() func(a kms.Algorithm) crypto.Signer {
 		if made[a] == nil {
 			k, err := rsa.GenerateKey(rand.Reader, bits[a])
 			if err != nil {
-				panic(err) //nolint:forbidigo // no randomness, no tests
+				panic(err)
 			}
 			made[a] = k
 		}

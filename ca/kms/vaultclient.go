@@ -174,7 +174,7 @@ func readBounded(path string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close() //nolint:errcheck // only read from
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
 	if err == nil && len(b) > maxCredential {
 		err = fmt.Errorf("%s: larger than %d bytes", path, maxCredential)
@@ -289,7 +289,7 @@ func (v *vault) send(ctx context.Context, method, path, token string, in, out an
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close() //nolint:errcheck // read to its end, or given up
+	defer response.Body.Close()
 	answer, err := io.ReadAll(io.LimitReader(response.Body, maxVaultAnswer+1))
 	if err != nil {
 		return err

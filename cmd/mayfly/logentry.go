@@ -116,7 +116,7 @@ func printEntry(w io.Writer, e embedded.Entry, withPEM bool) error {
 	for _, line := range [][2]string{
 		{"entry", fmt.Sprintf("%d, in the checkpoint of %d entries", e.Index, e.Size)},
 		{"kind", kind},
-		{"logged", time.UnixMilli(int64(e.Timestamp)).UTC().Format(time.RFC3339Nano)}, //nolint:gosec // milliseconds of this era
+		{"logged", time.UnixMilli(int64(e.Timestamp)).UTC().Format(time.RFC3339Nano)},
 		{"leaf hash", fmt.Sprintf("%x", e.LeafHash)},
 		{"serial", fmt.Sprintf("%x", c.SerialNumber.Bytes())},
 		{"issuer", c.Issuer.String()},

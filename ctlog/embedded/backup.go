@@ -81,11 +81,11 @@ func (s store) copyTo(ctx context.Context, d store, size uint64, progress func(d
 		return err
 	}
 	for level := dataLevel; level <= maxLevel; level++ {
-		entries := size >> (layout.TileHeight * max(level, 0)) //nolint:gosec // levels are few
+		entries := size >> (layout.TileHeight * max(level, 0))
 		for index := uint64(0); index*layout.TileWidth < entries; index++ {
 			t := tilePath{level: level, index: index}
 			if left := entries - index*layout.TileWidth; left < layout.TileWidth {
-				t.width = uint8(left) //nolint:gosec // less than 256
+				t.width = uint8(left)
 			}
 			if err := s.copyTile(ctx, d, t, size); err != nil {
 				return err
@@ -105,7 +105,7 @@ func (s store) copyTile(ctx context.Context, d store, t tilePath, size uint64) e
 	}
 	name := dataTilePath(t.index, t.width)
 	if t.level != dataLevel {
-		name = layout.TilePath(uint64(t.level), t.index, t.width) //nolint:gosec // never negative here
+		name = layout.TilePath(uint64(t.level), t.index, t.width)
 	}
 	if t.width == 0 && d.exists(name) { // the same for ever; Verify looks into it
 		return nil

@@ -66,7 +66,7 @@ func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) 
 		for i := len(leaves) - 1; i >= 0; i-- {
 			c, err := x509.ParseCertificate(leaves[i].logged())
 			if err == nil && c.SerialNumber.Cmp(serial) == 0 {
-				return s.prove(ctx, (bundle-1)*layout.EntryBundleWidth+uint64(i), h) //nolint:gosec // never negative
+				return s.prove(ctx, (bundle-1)*layout.EntryBundleWidth+uint64(i), h)
 			}
 		}
 	}

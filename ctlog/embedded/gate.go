@@ -92,9 +92,9 @@ func (l *Log) commitBatches() {
 	}
 }
 
-// take adds what is queued already, up to max entries.
-func (l *Log) take(batch []*submission, max int) []*submission {
-	for len(batch) < max {
+// take adds what is queued already, up to most entries.
+func (l *Log) take(batch []*submission, most int) []*submission {
+	for len(batch) < most {
 		select {
 		case s, open := <-l.queue:
 			if !open {

@@ -13,7 +13,7 @@ func freeBytes(path string) (uint64, error) {
 	if err := unix.Statfs(path, &s); err != nil {
 		return 0, fmt.Errorf("asking how much of the log's disk is free: %w", err)
 	}
-	return s.Bavail * uint64(s.Bsize), nil //nolint:gosec // a block size is never negative
+	return s.Bavail * uint64(s.Bsize), nil
 }
 
 // room is an error when less of the log's disk is free than the configuration's

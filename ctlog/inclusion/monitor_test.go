@@ -112,7 +112,7 @@ func (b *bench) line(t *testing.T, sct ctlog.SCT, leaf [32]byte, indexed bool) [
 	t.Helper()
 	data := map[string]any{
 		"serial": "0a", "log_id": hex.EncodeToString(sct.LogID[:]), "leaf_hash": hex.EncodeToString(leaf[:]),
-		"sct_timestamp": time.UnixMilli(int64(sct.Timestamp)).UTC(), //nolint:gosec // of this era
+		"sct_timestamp": time.UnixMilli(int64(sct.Timestamp)).UTC(),
 	}
 	if index, ok := sct.LeafIndex(); ok && indexed {
 		data["log_index"] = index
@@ -232,7 +232,7 @@ func TestLate(t *testing.T) {
 	}
 	b.now = b.now.Add(29 * time.Minute)
 	b.restart(t)
-	_ = b.monitor.Look(t.Context()) //nolint:errcheck // it is down
+	_ = b.monitor.Look(t.Context())
 	if got := b.value(t, "mayfly_ctlog_promises_overdue"); got != 4 {
 		t.Errorf("%v overdue after more than half an hour, want 4", got)
 	}

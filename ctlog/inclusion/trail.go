@@ -123,7 +123,7 @@ func (t *trail) open() error {
 
 // use reads from the beginning of a file from now on.
 func (t *trail) use(path string) error {
-	f, err := os.Open(path) //nolint:gosec // the configured trail
+	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}

@@ -6,7 +6,7 @@ import (
 	"strings"
 
 	"cel.dev/cel-go/cel"
-	"cel.dev/cel-go/checker"
+	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
@@ -121,18 +121,18 @@ func oneLine(issues *cel.Issues) string {
 // sizes bounds what the claims can hold, for the estimate of a cost.
 type sizes struct{}
 
-func (sizes) EstimateSize(n checker.AstNode) *checker.SizeEstimate {
+func (sizes) EstimateSize(n cost.AstNode) *cost.SizeEstimate {
 	switch kind := n.Type().Kind(); kind {
 	case types.ListKind, types.MapKind:
-		return &checker.SizeEstimate{Min: 0, Max: maxElements}
+		return &cost.SizeEstimate{Min: 0, Max: maxElements}
 	case types.DynKind, types.AnyKind, types.StringKind, types.BytesKind:
-		return &checker.SizeEstimate{Min: 0, Max: maxTextBytes}
+		return &cost.SizeEstimate{Min: 0, Max: maxTextBytes}
 	default:
 		return nil
 	}
 }
 
-func (sizes) EstimateCallCost(string, string, *checker.AstNode, []checker.AstNode) *checker.CallEstimate {
+func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *cost.CallEstimate {
 	return nil
 }
 
