@@ -114,11 +114,3 @@ func (d *decoder) faulty(path string) bool {
 func parent(path string) string {
 	return path[:max(strings.LastIndexAny(path, ".["), 0)]
 }
-
-// join appends a field to the path of its section.
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
-}

@@ -24,10 +24,10 @@ var levels = map[string]slog.Level{
 // Check adds every fault of l.
 func (l *Logging) Check(path string, f *setting.Faults) {
 	if _, ok := levels[l.Level]; !ok {
-		f.Add(join(path, "level"), "%q is unknown; debug, info, warn or error is expected", l.Level)
+		f.Add(setting.Join(path, "level"), "%q is unknown; debug, info, warn or error is expected", l.Level)
 	}
 	if l.Format != "json" && l.Format != "text" {
-		f.Add(join(path, "format"), "%q is unknown; json or text is expected", l.Format)
+		f.Add(setting.Join(path, "format"), "%q is unknown; json or text is expected", l.Format)
 	}
 }
 

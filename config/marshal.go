@@ -6,6 +6,8 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Marshal writes c as a document that Parse reads back: only what differs from
@@ -83,7 +85,7 @@ func comment(path string, n *yaml.Node, comments map[string]string) {
 	switch n.Kind {
 	case yaml.MappingNode:
 		for i := 0; i+1 < len(n.Content); i += 2 {
-			at := join(path, n.Content[i].Value)
+			at := setting.Join(path, n.Content[i].Value)
 			n.Content[i].HeadComment = comments[at]
 			comment(at, n.Content[i+1], comments)
 		}

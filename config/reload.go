@@ -46,7 +46,7 @@ func differ(path string, a, b reflect.Value, tell func(path string)) {
 	}
 	there := fields(b)
 	for name, field := range fields(a) {
-		differ(join(path, name), field, there[name], tell)
+		differ(setting.Join(path, name), field, there[name], tell)
 	}
 }
 

@@ -100,7 +100,7 @@ func (d *decoder) each(path string, n *yaml.Node, do func(name, at string, key, 
 			d.fault(path, key.Line, "a name is expected as the key of each entry, as plain text")
 			continue
 		}
-		at := join(path, printable(key.Value))
+		at := setting.Join(path, printable(key.Value))
 		if line, twice := first[key.Value]; twice {
 			d.fault(at, key.Line, "duplicate key; it is on line %d already", line)
 			continue

@@ -3,7 +3,6 @@ package ctlog
 import (
 	"net/url"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
 
@@ -96,12 +95,12 @@ type FrozenConfig struct {
 // Check adds every fault of a frozen log's configuration.
 func (c *FrozenConfig) Check(path string, f *setting.Faults) {
 	if c.URL == "" {
-		f.Add(join(path, "url"), "required")
+		f.Add(setting.Join(path, "url"), "required")
 	} else {
-		checkURL(join(path, "url"), c.URL, true, f)
+		checkURL(setting.Join(path, "url"), c.URL, true, f)
 	}
 	if c.KeyFile == "" {
-		f.Add(join(path, "key_file"), "required: the log's public key in PEM")
+		f.Add(setting.Join(path, "key_file"), "required: the log's public key in PEM")
 	}
 	checkWindow(path, c.Start, c.End, f)
 }
@@ -158,33 +157,33 @@ func DefaultConfig() Config {
 // Check adds every fault of the configuration. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
 	if c.AcceptUnlogged && c.Mode != ModeNone {
-		f.Add(join(path, "accept_unlogged"), "only goes with the mode none")
+		f.Add(setting.Join(path, "accept_unlogged"), "only goes with the mode none")
 	}
 	if c.Stagger < 0 || c.Timeout < 0 {
 		f.Add(path, "stagger and timeout can't be negative")
 	}
 	if c.Mode != ModeExternal && len(c.Logs) > 0 {
-		f.Add(join(path, "logs"), "only goes with the mode external")
+		f.Add(setting.Join(path, "logs"), "only goes with the mode external")
 	}
 	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
-		f.Add(join(path, "embedded"), "only goes with the mode embedded")
+		f.Add(setting.Join(path, "embedded"), "only goes with the mode embedded")
 	}
 	for i := range c.Frozen {
-		c.Frozen[i].Check(index(join(path, "frozen"), i), f)
+		c.Frozen[i].Check(setting.Index(setting.Join(path, "frozen"), i), f)
 	}
 	switch c.Mode {
 	case ModeEmbedded:
-		c.Embedded.Check(join(path, "embedded"), f)
+		c.Embedded.Check(setting.Join(path, "embedded"), f)
 	case ModeExternal:
-		c.checkLogs(join(path, "logs"), f)
+		c.checkLogs(setting.Join(path, "logs"), f)
 	case ModeNone:
 		if !c.AcceptUnlogged {
-			f.Add(join(path, "accept_unlogged"), "must be true for the mode none: certificates would leave without a trace")
+			f.Add(setting.Join(path, "accept_unlogged"), "must be true for the mode none: certificates would leave without a trace")
 		}
 	case "":
-		f.Add(join(path, "mode"), "required: embedded, external or none")
+		f.Add(setting.Join(path, "mode"), "required: embedded, external or none")
 	default:
-		f.Add(join(path, "mode"), "unknown mode %q: embedded, external or none", string(c.Mode))
+		f.Add(setting.Join(path, "mode"), "unknown mode %q: embedded, external or none", string(c.Mode))
 	}
 }
 
@@ -194,11 +193,11 @@ func (c *Config) checkLogs(path string, f *setting.Faults) {
 	}
 	seen := make(map[string]int, len(c.Logs))
 	for i := range c.Logs {
-		at := index(path, i)
+		at := setting.Index(path, i)
 		c.Logs[i].Check(at, f)
 		name := strings.TrimSuffix(c.Logs[i].URL, "/")
 		if first, twice := seen[name]; twice && name != "" {
-			f.Add(join(at, "url"), "the same log as %s", index(path, first))
+			f.Add(setting.Join(at, "url"), "the same log as %s", setting.Index(path, first))
 		} else {
 			seen[name] = i
 		}
@@ -211,25 +210,25 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 		{"directory", string(c.Directory)}, {"mark_file", string(c.MarkFile)}, {"url", c.URL}, {"key", string(c.Key)},
 	} {
 		if required.value == "" {
-			f.Add(join(path, required.field), "required")
+			f.Add(setting.Join(path, required.field), "required")
 		}
 	}
 	if c.Directory != "" && c.MarkFile != "" && inside(string(c.Directory), string(c.MarkFile)) {
-		f.Add(join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
+		f.Add(setting.Join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
 	}
 	if c.URL != "" {
-		checkURL(join(path, "url"), c.URL, true, f)
+		checkURL(setting.Join(path, "url"), c.URL, true, f)
 		if _, name, _ := strings.Cut(c.URL, "://"); name != strings.ToLower(name) {
 			// Readers derive the log's name from its URL in lower case.
-			f.Add(join(path, "url"), "must be in lower case")
+			f.Add(setting.Join(path, "url"), "must be in lower case")
 		}
 	}
-	c.Passphrase.Check(join(path, "passphrase"), f)
+	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 	if c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval {
-		f.Add(join(path, "checkpoint_interval"), "at least %s", MinCheckpointInterval)
+		f.Add(setting.Join(path, "checkpoint_interval"), "at least %s", MinCheckpointInterval)
 	}
 	if c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB {
-		f.Add(join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
+		f.Add(setting.Join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
 	}
 	checkWindow(path, c.Start, c.End, f)
 }
@@ -250,32 +249,32 @@ func (c *EmbeddedConfig) Origin() string {
 // Check adds every fault of an external log's configuration.
 func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	if c.URL == "" {
-		f.Add(join(path, "url"), "required")
+		f.Add(setting.Join(path, "url"), "required")
 	} else {
-		checkURL(join(path, "url"), c.URL, c.AllowHTTP, f)
+		checkURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
 	}
 	if c.MonitoringURL != "" {
-		checkURL(join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
+		checkURL(setting.Join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
 	}
 	if c.KeyFile == "" {
-		f.Add(join(path, "key_file"), "required: without the log's key no SCT can be verified")
+		f.Add(setting.Join(path, "key_file"), "required: without the log's key no SCT can be verified")
 	}
-	c.Token.Check(join(path, "token"), f)
+	c.Token.Check(setting.Join(path, "token"), f)
 	if !c.Token.IsZero() && strings.HasPrefix(c.URL, "http:") {
-		f.Add(join(path, "token"), "is only sent over https")
+		f.Add(setting.Join(path, "token"), "is only sent over https")
 	}
 	if c.MMD < 0 {
-		f.Add(join(path, "mmd"), "can't be negative")
+		f.Add(setting.Join(path, "mmd"), "can't be negative")
 	}
 	if c.MaxInFlight < 0 {
-		f.Add(join(path, "max_in_flight"), "can't be negative")
+		f.Add(setting.Join(path, "max_in_flight"), "can't be negative")
 	}
 	checkWindow(path, c.Start, c.End, f)
 }
 
 func checkWindow(path string, start, end time.Time, f *setting.Faults) {
 	if !end.IsZero() && !end.After(start) {
-		f.Add(join(path, "end"), "must be after start")
+		f.Add(setting.Join(path, "end"), "must be after start")
 	}
 }
 
@@ -304,14 +303,3 @@ func inside(dir, file string) bool {
 	rel, err := filepath.Rel(filepath.Clean(dir), filepath.Clean(file))
 	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }
-
-// join names a field as a person would: `ctlog.mode`.
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
-}
-
-// index names an element of a list: `ctlog.logs[2]`.
-func index(path string, i int) string { return path + "[" + strconv.Itoa(i) + "]" }

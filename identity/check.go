@@ -37,8 +37,8 @@ func DefaultConfig() Config { return Config{} }
 
 // Check adds every fault of c to f. It does no I/O.
 func (c *Config) Check(path string, f *setting.Faults) {
-	CheckIssuers(join(path, "issuers"), c.Issuers, f)
-	CheckDeny(join(path, "deny"), c.Deny, f)
+	CheckIssuers(setting.Join(path, "issuers"), c.Issuers, f)
+	CheckDeny(setting.Join(path, "deny"), c.Deny, f)
 }
 
 // CheckDeny adds every fault of the deny rules at path to f. It does no I/O.
@@ -75,13 +75,6 @@ func (c *IssuerConfig) Check(path string, f *setting.Faults) { compileOne(path, 
 // CheckIssuers adds every fault of the list at path to f. It does no I/O.
 func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
 	compile(path, issuers, f)
-}
-
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
 }
 
 // compile checks the list and makes what a Verifier runs on: the same code, so

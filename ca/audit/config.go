@@ -52,32 +52,24 @@ func DefaultConfig() Config {
 func (c *Config) Check(path string, f *setting.Faults) {
 	switch {
 	case c.Path == "":
-		f.Add(join(path, "path"), "required: the file that the audit trail is written to")
+		f.Add(setting.Join(path, "path"), "required: the file that the audit trail is written to")
 	case strings.HasSuffix(string(c.Path), string(filepath.Separator)):
-		f.Add(join(path, "path"), "names a folder; a file is expected, for example audit.jsonl")
+		f.Add(setting.Join(path, "path"), "names a folder; a file is expected, for example audit.jsonl")
 	}
-	c.Rotation.check(join(path, "rotation"), f)
-	c.RefusedRotation.check(join(path, "refused_rotation"), f)
+	c.Rotation.check(setting.Join(path, "rotation"), f)
+	c.RefusedRotation.check(setting.Join(path, "refused_rotation"), f)
 }
 
 func (r *Rotation) check(path string, f *setting.Faults) {
 	if r.MaxSizeMB < 1 || r.MaxSizeMB > maxSizeMB {
-		f.Add(join(path, "max_size_mb"), "is %d; 1 to %d (MiB) is expected", r.MaxSizeMB, maxSizeMB)
+		f.Add(setting.Join(path, "max_size_mb"), "is %d; 1 to %d (MiB) is expected", r.MaxSizeMB, maxSizeMB)
 	}
 	if r.MaxBackups < 0 {
-		f.Add(join(path, "max_backups"), "is negative; a number of files is expected, 0 keeps all")
+		f.Add(setting.Join(path, "max_backups"), "is negative; a number of files is expected, 0 keeps all")
 	}
 	if r.MaxAgeDays < 0 {
-		f.Add(join(path, "max_age_days"), "is negative; a number of days is expected, 0 keeps all")
+		f.Add(setting.Join(path, "max_age_days"), "is negative; a number of days is expected, 0 keeps all")
 	}
-}
-
-// join appends a field to the path of its section.
-func join(path, field string) string {
-	if path == "" {
-		return field
-	}
-	return path + "." + field
 }
 
 // refusedPath is the file of refusals beside the trail at path. The part before
