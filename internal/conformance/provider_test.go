@@ -84,6 +84,8 @@ server:
   http_address: 127.0.0.1:0
   grpc_address: 127.0.0.1:0
   metrics_address: ""
+  rate_limits:
+    per_principal: {rate: 0, burst: 0} # one person asks for a thousand certificates
 `, 1) + "\nissuers:\n" + issuers
 	write(t, path, []byte(config))
 	command(t, nil, binary, "check", "--config", path)
