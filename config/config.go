@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -36,6 +37,8 @@ type Config struct {
 	// Deny lists named rules that refuse requests of any issuer, above the
 	// issuers' own conditions: for the hour after a compromise.
 	Deny []policy.Deny `yaml:"deny,omitempty"`
+	// Replay is where used tokens of issuers with one_time are remembered.
+	Replay replay.Config `yaml:"replay"`
 	// CA is the authority that signs, and its profile.
 	CA ca.Config `yaml:"ca"`
 	// CTLog is the Certificate Transparency log that every certificate goes into.
@@ -51,6 +54,7 @@ type Config struct {
 func Default() *Config {
 	return &Config{
 		Server:  server.DefaultConfig(),
+		Replay:  replay.DefaultConfig(),
 		CA:      ca.DefaultConfig(),
 		CTLog:   ctlog.DefaultConfig(),
 		Audit:   audit.DefaultConfig(),
@@ -121,6 +125,7 @@ func (c *Config) check() []string {
 	c.Server.Check("server", f)
 	identity.CheckIssuers("issuers", c.Issuers, f)
 	identity.CheckDeny("deny", c.Deny, f)
+	c.Replay.Check("replay", f)
 	c.CA.Check("ca", f)
 	c.CTLog.Check("ctlog", f)
 	c.Audit.Check("audit", f)

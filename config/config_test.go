@@ -89,7 +89,7 @@ func TestF1(t *testing.T) {
 		{"empty file", "", []string{"the file is empty; "}},
 		{"only comments", "# nothing\n", []string{"the file is empty; "}},
 		{"only a separator", "---\n", []string{"the file is empty; "}},
-		{"a list", "- a\n", []string{"a mapping is expected (audit, ca, ctlog, deny, issuers, logging, server), not a list (line 1)"}},
+		{"a list", "- a\n", []string{"a mapping is expected (audit, ca, ctlog, deny, issuers, logging, replay, server), not a list (line 1)"}},
 		{"not YAML", "issuers: [\n", []string{"isn't YAML: "}},
 		{"trailing document", valid + "---\nca: {}\n", []string{"a second document begins here; the file must hold one (line 20)"}},
 		{"trailing bytes", valid + "...\n}\n", []string{"isn't YAML: "}},
@@ -145,6 +145,8 @@ func TestF1(t *testing.T) {
 		{"bad logging", valid + "logging: {level: loud, format: xml}\n", []string{
 			`logging.level: "loud" is unknown; debug, info, warn or error is expected (line 20)`,
 			`logging.format: "xml" is unknown; json or text is expected (line 20)`}},
+		{"a shared memory of nothing", valid + "replay: {redis: {username: mayfly, key_prefix: \"a b\"}}\n", []string{
+			"replay.redis.address: required with the other settings", "replay.redis.password: required with a username", "replay.redis.key_prefix: "}},
 		{"two issuers with one URL", replace("ca:\n", "  - url: https://accounts.example.com\n    audiences: [sigstore]\n    type: email\n    allow: \"true\"\nca:\n"),
 			[]string{`issuers[1].audiences[0]: "sigstore" is among the audiences of issuers[0] too`}},
 		{"an issuer without an audience", replace("    audiences: [sigstore]\n", ""), []string{"issuers[0].audiences: required"}},

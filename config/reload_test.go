@@ -30,8 +30,9 @@ func TestCheckReload(t *testing.T) {
 			c.CTLog.Embedded.Start = time.Unix(1, 0)
 			c.Audit.Path = "other"
 			c.Logging.Level = "debug"
+			c.Replay.Redis.Address = "redis:6379"
 		}, []string{
-			"audit.path", "ca.authority.key", "ctlog.embedded.start", "logging.level",
+			"audit.path", "ca.authority.key", "ctlog.embedded.start", "logging.level", "replay.redis.address",
 			"server.http_address", "server.limits.connections",
 		}},
 	} {

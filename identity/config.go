@@ -129,8 +129,9 @@ type IssuerConfig struct {
 	AuthorizedParties []string `yaml:"authorized_parties,omitempty"`
 	// OneTime accepts each token once: a token that was good is refused from
 	// then on, also when its request failed later, so a client that tries again
-	// needs a new one. Tokens are remembered in the memory of the process, until
-	// they expire; replicas don't share it.
+	// needs a new one. Tokens are remembered until they expire: in the server that
+	// `replay` names, or else in the memory of the process, which replicas don't
+	// share and a restart empties.
 	OneTime bool `yaml:"one_time,omitempty"`
 	// Leeway is how far the issuer's clock may differ from ours. The default is
 	// 60s, the most is 10m.

@@ -54,6 +54,9 @@ func (s *Succession) Authenticate(ctx context.Context, token string) (Principal,
 // Issuers is [Verifier.Issuers] of the verifier in force.
 func (s *Succession) Issuers() []Description { return s.current.Load().Issuers() }
 
+// AcceptsOnce is [Verifier.AcceptsOnce] of the verifier in force.
+func (s *Succession) AcceptsOnce() bool { return s.current.Load().AcceptsOnce() }
+
 // Status is [Verifier.Status] of the verifier in force.
 func (s *Succession) Status() []IssuerStatus { return s.current.Load().Status() }
 

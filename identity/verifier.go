@@ -356,6 +356,12 @@ func (v *Verifier) Issuers() []Description {
 	return out
 }
 
+// AcceptsOnce reports whether any issuer's tokens are accepted once: whether the
+// Replay is asked.
+func (v *Verifier) AcceptsOnce() bool {
+	return slices.ContainsFunc(v.issuers, func(i *issuer) bool { return i.config.OneTime })
+}
+
 // Status says how each exact issuer stands, in the configuration's order.
 func (v *Verifier) Status() []IssuerStatus {
 	var out []IssuerStatus

@@ -19,7 +19,8 @@ issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
 may run beside a service. The exit status is 1 when there is any fault.
 
 --online also asks the others: each issuer that has a URL for its discovery
-document and its keys, and each external log for the roots that it accepts.`,
+document and its keys, the store of used tokens for a write, and each external
+log for the roots that it accepts.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -41,7 +42,7 @@ document and its keys, and each external log for the roots that it accepts.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers and the logs")
+	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens and the logs")
 	configFlag(cmd, &file)
 	return cmd
 }

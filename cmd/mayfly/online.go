@@ -14,7 +14,7 @@ import (
 const onlineTimeout = time.Minute
 
 // checkOnline tries what a service would ask others: discovery and keys of each
-// exact issuer, and whether each external log takes the authority's
+// exact issuer, whether the store of used tokens can be written, and whether each external log takes the authority's
 // certificates. It prints every step; the error says how many failed.
 func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
@@ -36,6 +36,9 @@ func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
 	for _, s := range p.verifier.Probe(ctx) {
 		line(s.Issuer, s.Name, s.Detail, s.Err)
 	}
+	if p.replay != nil {
+		line("replay", "write", "", p.replay.Ready(ctx))
+	}
 	for _, l := range p.external {
 		line(l.Description().URL, "get-roots", "", l.CheckRoots(ctx, p.authority.Chain()))
 	}
@@ -43,7 +46,7 @@ func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
 		return nil
 	}
 	return &failure{
-		code: exitFailed, mend: "each step above says what failed; the service starts without an issuer that is down, but not without its logs",
+		code: exitFailed, mend: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
 		err: fmt.Errorf("%d of %d steps failed", failed, all),
 	}
 }

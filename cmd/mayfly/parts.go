@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -33,7 +34,8 @@ type parts struct {
 	authority *ca.Authority
 	verifier  *identity.Succession
 	keys      *proof.Policy
-	logKey    kms.Signer // of the embedded log; nil without one
+	replay    *replay.Store // nil where a process remembers used tokens by itself
+	logKey    kms.Signer    // of the embedded log; nil without one
 	external  []*external.Log
 }
 
@@ -46,7 +48,15 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
 		addFaults(&f, "ca.authority", err)
 	}
-	if p.verifier, err = identity.NewSuccession(c.Issuers, identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}); err != nil {
+	o := identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}
+	if c.Replay.Enabled() {
+		if p.replay, err = replay.New(c.Replay, e.now); err != nil {
+			addFaults(&f, "replay.redis", err)
+		} else {
+			o.Replay = p.replay
+		}
+	}
+	if p.verifier, err = identity.NewSuccession(c.Issuers, o); err != nil {
 		addFaults(&f, "issuers", err)
 	}
 	if p.keys, err = proof.NewPolicy(); err != nil {

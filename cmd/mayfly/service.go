@@ -214,10 +214,22 @@ func (s *service) dependencies(issuer *ca.Issuer) []server.Dependency {
 		{Name: "issuers", Check: s.anyIssuer, Detail: s.eachIssuer},
 		{Name: "configuration", Check: s.reloader.check, Detail: s.reloader.detail, Informational: true},
 	}
+	if s.replay != nil {
+		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
+	}
 	if s.policy != nil {
 		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready})
 	}
 	return all
+}
+
+// replayReady fails when an issuer's tokens are accepted once and the store that
+// the replicas share can't tell which were used.
+func (s *service) replayReady(ctx context.Context) error {
+	if !s.verifier.AcceptsOnce() {
+		return nil
+	}
+	return s.replay.Ready(ctx)
 }
 
 // anyIssuer fails when not one issuer's keys could be fetched: then nobody can
@@ -342,6 +354,9 @@ func (s *service) close(ctx context.Context) error {
 	}
 	for _, l := range s.external {
 		l.Close()
+	}
+	if s.replay != nil {
+		errs = append(errs, s.replay.Close())
 	}
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())

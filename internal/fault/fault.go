@@ -80,6 +80,7 @@ const (
 	SignerUnavailable Reason = "SIGNER_UNAVAILABLE"
 	LogUnavailable    Reason = "LOG_UNAVAILABLE"
 	AuditUnavailable  Reason = "AUDIT_UNAVAILABLE"
+	ReplayUnavailable Reason = "REPLAY_UNAVAILABLE"
 	Overloaded        Reason = "OVERLOADED"
 	ShuttingDown      Reason = "SHUTTING_DOWN"
 
@@ -106,7 +107,7 @@ var kinds = map[Reason]Kind{
 	RateExceeded: RateLimited,
 
 	IssuerUnavailable: Unavailable, SignerUnavailable: Unavailable, LogUnavailable: Unavailable,
-	AuditUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
+	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,
 
