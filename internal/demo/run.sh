@@ -29,19 +29,30 @@ else
 fi
 
 service=
+tail=
+interrupted=
 finish() {
   status=$?
   trap - INT TERM EXIT
   if [ -n "$service" ]; then
+    # A second signal would cut its end short, so it gets two seconds for that.
+    tries=0
+    while [ -n "$interrupted" ] && [ "$tries" -lt 20 ] && kill -0 "$service" 2>/dev/null; do
+      sleep 0.1
+      tries=$((tries + 1))
+    done
     kill -TERM "$service" 2>/dev/null || true
     wait "$service" || status=$?
   fi
+  # Ctrl-C doesn't end what a shell runs in the background.
+  [ -z "$tail" ] || kill "$tail" 2>/dev/null || true
   rm -rf "$work"
   exit "$status"
 }
 trap finish EXIT
 # The terminal's Ctrl-C reaches the service too: it ends by itself, and so do we.
-trap 'exit 0' INT TERM
+trap 'interrupted=yes; exit 0' INT
+trap 'exit 0' TERM
 
 say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
 fetch() {
@@ -62,6 +73,9 @@ service=$!
 until [ -s "$dir/endpoints.json" ]; do
   if ! kill -0 "$service" 2>/dev/null; then
     cat "$work/log" >&2
+    if grep -q 'address already in use' "$work/log"; then
+      echo "  flags are given like this: make run MAYFLY_FLAGS='--metrics-address 127.0.0.1:0'" >&2
+    fi
     exit 1
   fi
   sleep 0.1
@@ -84,6 +98,10 @@ fetch "$issuer/dev/token?email=$email" >"$work/token"
 say "3. Read it"
 "$mayfly" cert show --trusted-root "$work/trusted_root.json" "$work/cert.pem"
 
+if [ -z "$stay" ]; then
+  say "That was all. \`make run\` keeps one up, and says how to sign a file with cosign."
+  exit 0
+fi
 say "4. Sign a file with cosign v3 and verify the signature"
 cat <<TEXT
   curl -sO $http/trusted_root.json
@@ -95,10 +113,10 @@ cat <<TEXT
     --certificate-identity $email --certificate-oidc-issuer $issuer hello.txt
 TEXT
 
-[ -n "$stay" ] || exit 0
 say "Running. Ctrl-C ends it; what it says from now on follows."
 tail -n 0 -f "$work/log" &
 tail=$!
-wait "$service" || true
+code=0
+wait "$service" || code=$?
 service=
-kill "$tail" 2>/dev/null || true
+[ "$code" -eq 0 ] || exit "$code"
