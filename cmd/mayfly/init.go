@@ -208,6 +208,12 @@ func rootsOf(authority *ca.Authority) [][]byte {
 	return chain[len(chain)-1:]
 }
 
+// issuerFlags turns the names of an issuer's options into those of the flags.
+var issuerFlags = strings.NewReplacer(
+	"--issuer[0].url", "--issuer", "--issuer[0].type", "--issuer-type",
+	"--issuer[0].audiences", "--audience", "--issuer[0].allow", "--allow",
+)
+
 // initialConfig is the configuration of a new CA, with paths relative to its folder.
 func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]string, error) {
 	public, err := url.Parse(strings.TrimSuffix(o.publicURL, "/"))
@@ -240,7 +246,8 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	if len(o.issuers) > 0 {
 		var f setting.Faults
 		if identity.CheckIssuers("--issuer", o.issuers, &f); f.Len() > 0 {
-			return nil, nil, usage("where a type needs more than a URL, leave --issuer out and write it into "+configName, "%w", f.Err())
+			return nil, nil, usage("docs/configuration.md explains each under issuers; where a type needs more than a URL, leave --issuer out and write it into "+configName,
+				"%s", issuerFlags.Replace(f.Err().Error()))
 		}
 		c.Issuers = o.issuers
 	}

@@ -95,7 +95,7 @@ func lookUp(ctx context.Context, dir, name string) (embedded.Entry, error) {
 	digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(name), "0x"))
 	serial, ok := new(big.Int).SetString(digits, 16)
 	if !ok || serial.Sign() < 0 {
-		return embedded.Entry{}, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither", name)
+		return embedded.Entry{}, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither an index nor a serial number", name)
 	}
 	return embedded.FindEntry(ctx, dir, serial)
 }

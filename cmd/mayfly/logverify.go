@@ -1,10 +1,13 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -41,7 +44,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 		Example: "  mayfly log verify --dir ca/ctlog --mark ca/ctlog.mark",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if _, err := os.Stat(dir); err != nil {
+			if err := holdsLog(dir); err != nil {
 				return &failure{code: exitFailed, mend: "name the log's own directory: ctlog.embedded.directory of the configuration", err: err}
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
@@ -49,8 +52,12 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
 			if err != nil {
+				mend := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
+				if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has
+					mend = "add --backup if `mayfly log backup` wrote this directory; else " + mend
+				}
 				return &failure{
-					code: exitUnverified, mend: "stop the CA, keep the directory as it is, and restore the log from a copy that verifies",
+					code: exitUnverified, mend: mend,
 					err: fmt.Errorf("the log in %s is damaged: %w", dir, err),
 				}
 			}
@@ -62,6 +69,26 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 	cmd.Flags().StringVar(&mark, "mark", "", "the log's high-water mark, to compare with")
 	cmd.Flags().BoolVar(&backup, "backup", false, "the directory is one that mayfly log backup wrote")
 	return cmd
+}
+
+// holdsLog is an error where nothing in dir is of a log, so that another folder
+// isn't taken for a damaged one.
+func holdsLog(dir string) error {
+	if _, err := os.Stat(dir); err != nil {
+		return err
+	}
+	for _, part := range []string{"log.v3.json", "checkpoint", "tile", ".state"} {
+		if exists(filepath.Join(dir, part)) {
+			return nil
+		}
+	}
+	return fmt.Errorf("there is no log in %s", dir)
+}
+
+// exists says whether something is at path, or may be.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func printReport(w io.Writer, r embedded.Report, marked bool) {

@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/spf13/cobra"
@@ -78,7 +80,24 @@ code-signing certificate that lives ten minutes and is in a transparency log.`,
 	}
 	markBegin(root, began)
 	root.AddCommand(newExitCodesTopic())
+	refuseUnknownTopics(root)
 	return root, began
+}
+
+// refuseUnknownTopics makes `mayfly help TOPIC` an error where there is no such
+// command or topic; cobra would print the help of the last that it knows.
+func refuseUnknownTopics(root *cobra.Command) {
+	root.InitDefaultHelpCmd()
+	for _, cmd := range root.Commands() {
+		if cmd.Name() == "help" {
+			cmd.Args = func(_ *cobra.Command, topic []string) error {
+				if _, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
+					return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
+				}
+				return nil
+			}
+		}
+	}
 }
 
 // markBegin makes every command of the tree set began before its own code runs.

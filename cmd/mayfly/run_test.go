@@ -57,6 +57,8 @@ func TestCommandLines(t *testing.T) {
 		{"", exitOK, ""},
 		{"help", exitOK, ""},
 		{"help exit-codes", exitOK, ""},
+		{"help cert show", exitOK, ""},
+		{"help frobnicate", exitUsage, `mayfly: unknown help topic "frobnicate"`},
 		{"cert", exitOK, ""},
 		{"completion bash", exitOK, ""},
 		{"frobnicate", exitUsage, `mayfly: unknown command "frobnicate"`},
