@@ -227,11 +227,14 @@ func (o *overload) flood(t *testing.T, all []*wanted) <-chan struct{} {
 // are turned away meanwhile, and lets the CA finish.
 func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 	t.Helper()
-	for held := 0; held < capacity; {
+	for held, turned := 0, 0; held < capacity; {
 		select {
 		case <-o.making:
 			held++
 		case <-o.shed:
+			if turned++; turned == 50_000 { // by far more than the time of any check
+				t.Fatalf("the CA has %d orders, and nothing else comes through: something holds the rest of its capacity", held)
+			}
 		case <-done:
 			t.Fatalf("the CA has %d orders, and no more come", held)
 		}

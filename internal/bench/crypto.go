@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -70,47 +71,69 @@ func bareCryptography(d time.Duration) (bareFigures, error) {
 	return b, nil
 }
 
-// everywhere is the mean CPU time of op with one thread a core running it.
+// everywhere is the CPU time of one op with every core running it, its share of
+// the collection of garbage included.
 func everywhere(d time.Duration, op func() error) (time.Duration, error) {
-	each := make([]time.Duration, runtime.NumCPU())
+	if _, err := onEveryCore(0, op); err != nil { // warm caches and the CPU's frequency
+		return 0, err
+	}
+	cpu := processCPU()
+	n, err := onEveryCore(d, op)
+	if err != nil {
+		return 0, err
+	}
+	return (processCPU() - cpu) / time.Duration(n), nil
+}
+
+// onEveryCore runs op on every core for d, and a hundred times at least. It says
+// how often it did in all.
+func onEveryCore(d time.Duration, op func() error) (int64, error) {
+	var total atomic.Int64
 	var group errgroup.Group
-	for i := range each {
-		group.Go(func() (err error) {
-			each[i], err = cpuPerOperation(d, op)
-			return err
+	for range runtime.NumCPU() {
+		group.Go(func() error {
+			const batch = 100 // between looks at the clock
+			for begin, n := time.Now(), 0; n == 0 || time.Since(begin) < d; n++ {
+				for range batch {
+					if err := op(); err != nil {
+						return err
+					}
+				}
+				total.Add(batch)
+			}
+			return nil
 		})
 	}
 	err := group.Wait()
-	var sum time.Duration
-	for _, one := range each {
-		sum += one
-	}
-	return sum / time.Duration(len(each)), err
+	return total.Load(), err
 }
 
-// cpuPerOperation is the CPU time that one run of op costs this thread.
-func cpuPerOperation(d time.Duration, op func() error) (time.Duration, error) {
-	runtime.LockOSThread()
-	defer runtime.UnlockOSThread()
-	for range 200 { // warm caches and the CPU's frequency
-		if err := op(); err != nil {
-			return 0, err
+// byTurns is everywhere for several operations whose times are compared: each
+// has its d in many parts, between those of the others, so that what else the
+// machine does burdens all of them. It gives the medians.
+func byTurns(d time.Duration, ops ...func() error) ([]time.Duration, error) {
+	const turns = 21
+	times := make([][]time.Duration, len(ops))
+	for range turns {
+		for i, op := range ops {
+			one, err := everywhere(d/turns, op)
+			if err != nil {
+				return nil, err
+			}
+			times[i] = append(times[i], one)
 		}
 	}
-	n, begin, cpu := 0, time.Now(), threadCPU()
-	for ; n%100 != 0 || time.Since(begin) < d; n++ {
-		if err := op(); err != nil {
-			return 0, err
-		}
+	medians := make([]time.Duration, len(ops))
+	for i := range ops {
+		medians[i] = quantile(times[i], 0.5)
 	}
-	return (threadCPU() - cpu) / time.Duration(n), nil
+	return medians, nil
 }
 
-// threadCPU is the CPU time of the calling thread, user and system.
-func threadCPU() time.Duration {
-	const rusageThread = 1 // getrusage(2), RUSAGE_THREAD
+// processCPU is the CPU time of this process, user and system.
+func processCPU() time.Duration {
 	var u syscall.Rusage
-	if err := syscall.Getrusage(rusageThread, &u); err != nil {
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
 		return 0
 	}
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())

@@ -183,28 +183,29 @@ func (l *load) measure(ctx context.Context, s *server, c call, callers, n int) (
 
 // profile loads the server over REST while its own pprof endpoint records it.
 func (l *load) profile(ctx context.Context, s *server, dir string, callers, n int) error {
-	type answer struct {
-		profile []byte
-		err     error
-	}
-	got := make(chan answer, 1)
+	got := make(chan error, 1)
 	go func() {
-		p, err := fetch(ctx, http.DefaultClient, s.Metrics+"/debug/pprof/profile?seconds=5")
-		got <- answer{p, err}
+		got <- save(ctx, s.Metrics+"/debug/pprof/profile?seconds=5", filepath.Join(dir, "mayfly.pprof"))
 	}()
 	for {
 		if _, err := l.measure(ctx, s, l.rest, callers, n/10); err != nil {
 			return err
 		}
 		select {
-		case a := <-got:
-			if a.err != nil {
-				return a.err
-			}
-			return os.WriteFile(filepath.Join(dir, "mayfly.pprof"), a.profile, 0o600)
+		case err := <-got:
+			return err
 		default:
 		}
 	}
+}
+
+// save writes what url answers with to a file.
+func save(ctx context.Context, url, file string) error {
+	b, err := fetch(ctx, http.DefaultClient, url)
+	if err != nil {
+		return err
+	}
+	return os.WriteFile(file, b, 0o600)
 }
 
 func fetch(ctx context.Context, c *http.Client, url string) ([]byte, error) {

@@ -59,6 +59,10 @@ func run(ctx context.Context, p plan, out, profile string) error {
 	if r.bare, err = bareCryptography(2 * time.Second); err != nil {
 		return err
 	}
+	r.step("authentication")
+	if r.identity, err = authentication(ctx, dir, time.Second); err != nil {
+		return err
+	}
 	r.step("fsync")
 	if r.fsync, err = fsyncTime(dir, 300); err != nil {
 		return err
@@ -129,6 +133,11 @@ func measureServer(ctx context.Context, r *report, dir string, withLog bool, pro
 		return err
 	}
 	r.soaked = load.issued()
+	if profile != "" {
+		if err := save(ctx, s.Metrics+"/debug/pprof/heap", filepath.Join(profile, "mayfly-heap.pprof")); err != nil {
+			return err
+		}
+	}
 	s.stop()
 
 	r.step("start to first certificate, with an existing CA")

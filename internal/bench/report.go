@@ -14,6 +14,7 @@ type report struct {
 	plan    plan
 
 	bare                        bareFigures
+	identity                    identityFigures
 	fsync                       time.Duration
 	rest, grpc, solo, restNoLog figure
 	resident, binarySize        int64
@@ -33,6 +34,10 @@ func (r *report) markdown() string {
 		{"CPU a certificate ÷ bare cryptography, REST, embedded log", "≤ 2.0", ratio(r.rest.cpu, bare)},
 		{"CPU of REST ÷ CPU of gRPC", "≤ 1.25", ratio(r.rest.cpu, r.grpc.cpu)},
 		{"CPU with the log ÷ without, REST", "–", ratio(r.rest.cpu, r.restNoLog.cpu)},
+		{"CPU of authentication ÷ its RS256 verification alone, type email", "≤ 1.5", ratio(r.identity.email.all, r.identity.email.signature)},
+		{"The same with the GitHub preset", "≤ 1.5", ratio(r.identity.github.all, r.identity.github.signature)},
+		{fmt.Sprintf("Finding one of %d issuers and %d patterns rather than of a few", manyIssuers, manyPatterns), "+ 1 or 2 µs", more(r.identity.exact)},
+		{"The same, an issuer that only a pattern matches", "+ 1 or 2 µs", more(r.identity.pattern)},
 		{fmt.Sprintf("Certificates a second, %d callers, REST", r.plan.callers), "≥ 1,000", fmt.Sprintf("%.0f", r.rest.perSecond())},
 		{"The same over gRPC", "–", fmt.Sprintf("%.0f", r.grpc.perSecond())},
 		{"The same over REST without the log", "–", fmt.Sprintf("%.0f", r.restNoLog.perSecond())},
@@ -63,13 +68,16 @@ Machine: %s.
 | CPU time | |
 |---|---|
 | RS256 (2048 bits) verification | %s |
+| Authentication of a token, type email, with a condition in CEL; its signature alone | %s; %s |
+| The same, GitHub preset | %s; %s |
 | P-256 verification | %s |
 | P-256 signature | %s |
 | Bare cryptography of one issuance (1 RS256 and 2 P-256 verifications, 3 P-256 signatures) | %s |
 | One certificate, REST, embedded log | %s |
 | One certificate, gRPC, embedded log | %s |
 | One certificate, REST, no log (and so one signature less of the log, and no SCT verification) | %s |
-`, micros(r.bare.rs256Verify), micros(r.bare.p256Verify), micros(r.bare.p256Sign), micros(bare),
+`, micros(r.bare.rs256Verify), micros(r.identity.email.all), micros(r.identity.email.signature),
+		micros(r.identity.github.all), micros(r.identity.github.signature), micros(r.bare.p256Verify), micros(r.bare.p256Sign), micros(bare),
 		micros(r.rest.cpu), micros(r.grpc.cpu), micros(r.restNoLog.cpu))
 	return b.String()
 }
@@ -79,6 +87,12 @@ func ratio(a, b time.Duration) string {
 		return "not measured"
 	}
 	return fmt.Sprintf("%.2f", float64(a)/float64(b))
+}
+
+// more is what the second time has over the first, and both of them.
+func more(t [2]time.Duration) string {
+	us := func(d time.Duration) float64 { return float64(d) / float64(time.Microsecond) }
+	return fmt.Sprintf("%+.2f µs (%.2f → %.2f µs)", us(t[1]-t[0]), us(t[0]), us(t[1]))
 }
 
 func micros(d time.Duration) string {
