@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"os"
 	"runtime/debug"
 	"strings"
 	"time"
@@ -372,12 +373,13 @@ func ignoreEnd(err error) error {
 	return err
 }
 
-// frugal sets the garbage collector's memory limit for a process that has none:
-// a CA's live memory is small, and letting it grow saves CPU up to here.
+// frugal sets how far the heap may grow over what is live, where the operator
+// hasn't (GOGC): what is live is a few megabytes, so a collection half as often
+// saves CPU and costs little memory. There is no fixed limit: a log with millions
+// of entries keeps more, and a limit below that would collect without end.
 func frugal() {
-	const limit = 64 << 20 // bytes
-	if debug.SetMemoryLimit(-1) > 1<<60 {
-		debug.SetMemoryLimit(limit)
-		debug.SetGCPercent(400)
+	const growth = 200 // percent
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(growth)
 	}
 }
