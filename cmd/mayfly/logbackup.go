@@ -47,7 +47,8 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 
 const logRestoreLong = `Makes a log of a backup again, in a directory that is empty or missing. The
 backup is checked from the first entry to the last, and against the log's
-high-water mark.
+high-water mark. Stop the service of the old log first, and never start it again
+on the old directory: two logs that grow with one key contradict each other.
 
 A backup that is behind the mark is refused: certificates hold SCTs for entries
 that it lacks, and a log that went on from it would contradict them. So is one
