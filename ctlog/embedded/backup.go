@@ -157,7 +157,7 @@ var ErrBehind = errors.New("the backup is older than the log was: it can be serv
 // the backup first, whole and against the log's high-water mark. It refuses one
 // that is behind the mark (ErrBehind), or when the mark is lost: then the key may have
 // signed more than the backup knows, and the log has to be followed by another one.
-func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions) (Report, error) {
+func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions) (_ Report, err error) {
 	from := store{dir: backup}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return Report{}, fmt.Errorf("%s isn't empty: a log is never overwritten", dir)
@@ -174,13 +174,14 @@ func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions)
 	if err != nil {
 		return Report{}, err
 	}
-	mark, high, err := openMark(markFile, [32]byte(a.LogID))
-	if err != nil {
+	mark, high, err := takeMark(ctx, markFile, [32]byte(a.LogID), time.Second)
+	switch {
+	case errors.Is(err, ErrLocked):
+		return Report{}, fmt.Errorf("the log whose mark is %s is running: end it before a copy takes its place: %w", markFile, err)
+	case err != nil:
 		return Report{}, fmt.Errorf("without the log's mark nobody knows what else the log promised: %w", err)
 	}
-	if err := mark.close(); err != nil {
-		return Report{}, err
-	}
+	defer func() { err = errors.Join(err, mark.close()) }()
 	if high.size > size {
 		return Report{}, fmt.Errorf("%w: it has %d entries, the log had %d", ErrBehind, size, high.size)
 	}

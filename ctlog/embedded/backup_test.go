@@ -30,12 +30,12 @@ func TestBackup(t *testing.T) {
 		t.Fatalf("under load: %v", err)
 	}
 	restored, mark := filepath.Join(t.TempDir(), "log"), string(b.config.MarkFile)
+	closeLog(t, l)
 	if first.Size < 500 {
 		if _, err := embedded.Restore(t.Context(), to, restored, mark, embedded.VerifyOptions{}); !errors.Is(err, embedded.ErrBehind) {
 			t.Errorf("restoring what is behind the mark: %v", err)
 		}
 	}
-	closeLog(t, l)
 	last, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{})
 	if err != nil || last.Size != 500 {
 		t.Fatalf("the second backup: %+v, %v", last, err)

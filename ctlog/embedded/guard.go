@@ -99,7 +99,7 @@ func (l *Log) start(ctx context.Context) error {
 		return err
 	}
 	if fresh {
-		if err := l.adoptMark(emptyTree()); err != nil {
+		if err := l.adoptMark(ctx, emptyTree()); err != nil {
 			return errors.Join(err, l.abandon(ctx))
 		}
 		l.tree = emptyTree()
@@ -136,7 +136,7 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if err := l.checkAbout(); err != nil {
 		return err
 	}
-	mark, high, err := openMark(string(l.config.MarkFile), l.about.ID)
+	mark, high, err := takeMark(ctx, string(l.config.MarkFile), l.about.ID, l.o.LockWait)
 	missing := errors.Is(err, os.ErrNotExist)
 	if err != nil && !missing {
 		return err
@@ -166,16 +166,16 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if now.size > 0 && !l.o.AcceptMissingMark {
 		return fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
 	}
-	return l.adoptMark(now)
+	return l.adoptMark(ctx, now)
 }
 
 // adoptMark makes the mark file and opens it.
-func (l *Log) adoptMark(t tree) error {
+func (l *Log) adoptMark(ctx context.Context, t tree) error {
 	if err := createMark(string(l.config.MarkFile), l.about.ID, t); err != nil {
 		return err
 	}
 	var err error
-	l.mark, _, err = openMark(string(l.config.MarkFile), l.about.ID)
+	l.mark, _, err = takeMark(ctx, string(l.config.MarkFile), l.about.ID, l.o.LockWait)
 	return err
 }
 

@@ -169,6 +169,35 @@ func TestD6SameProcess(t *testing.T) {
 	b.write(t, 1)
 }
 
+// TestD6Copies: of two copies of a log, each with a lock of its own, only the one
+// that has the mark is written to, and no backup takes its place meanwhile.
+func TestD6Copies(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, 3)
+	copied, backup := filepath.Join(t.TempDir(), "copy"), filepath.Join(t.TempDir(), "backup")
+	if err := os.CopyFS(copied, os.DirFS(string(b.config.Directory))); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := embedded.Backup(t.Context(), string(b.config.Directory), backup, embedded.VerifyOptions{}); err != nil {
+		t.Fatal(err)
+	}
+	l := b.openNow(t)
+	other := b.config
+	other.Directory = setting.Path(copied)
+	if _, err := embedded.Open(t.Context(), other, b.o); !errors.Is(err, embedded.ErrLocked) {
+		t.Errorf("a copy beside the running log: %v, want ErrLocked", err)
+	}
+	restored := filepath.Join(t.TempDir(), "restored")
+	if _, err := embedded.Restore(t.Context(), backup, restored, string(b.config.MarkFile), embedded.VerifyOptions{}); !errors.Is(err, embedded.ErrLocked) {
+		t.Errorf("a backup restored beside the running log: %v, want ErrLocked", err)
+	}
+	closeLog(t, l)
+	if _, err := embedded.Restore(t.Context(), backup, restored, string(b.config.MarkFile), embedded.VerifyOptions{}); err != nil {
+		t.Errorf("a backup restored after the log has ended: %v", err)
+	}
+}
+
 // TestD6StolenLock: without its lock file a log takes nothing any more.
 func TestD6StolenLock(t *testing.T) {
 	t.Parallel()

@@ -27,25 +27,45 @@ type dirLock struct {
 
 // lockDir takes the lock of the directory, trying for as long as wait: the lock
 // of a process that was killed can outlive it for a moment.
-func lockDir(ctx context.Context, dir string, wait time.Duration) (*dirLock, error) {
-	path := filepath.Join(dir, lockName)
+func lockDir(ctx context.Context, dir string, wait time.Duration) (l *dirLock, err error) {
+	err = untilFree(ctx, dir, wait, func() (err error) {
+		l, err = tryLock(filepath.Join(dir, lockName))
+		return err
+	})
+	return l, err
+}
+
+// untilFree tries a lock until it is taken, fails for another reason than being
+// held, or the time is over. what names it in the error.
+func untilFree(ctx context.Context, what string, wait time.Duration, try func() error) error {
 	deadline := time.NewTimer(wait)
 	defer deadline.Stop()
 	retry := time.NewTicker(lockPoll)
 	defer retry.Stop()
 	for {
-		l, err := tryLock(path)
-		if err == nil || !errors.Is(err, ErrLocked) {
-			return l, err
+		if err := try(); !errors.Is(err, ErrLocked) {
+			return err
 		}
 		select {
 		case <-retry.C:
 		case <-deadline.C:
-			return nil, fmt.Errorf("%s: %w", dir, ErrLocked)
+			return fmt.Errorf("%s: %w", what, ErrLocked)
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the log's lock: %w", ctx.Err())
+			return fmt.Errorf("waiting for the log's lock: %w", ctx.Err())
 		}
 	}
+}
+
+// flock takes the exclusive lock of an open file, or answers ErrLocked.
+func flock(file *os.File) error {
+	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	switch {
+	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EINTR):
+		return ErrLocked
+	case err != nil:
+		return fmt.Errorf("locking %s: %w", file.Name(), err)
+	}
+	return nil
 }
 
 func tryLock(path string) (*dirLock, error) {
@@ -54,17 +74,11 @@ func tryLock(path string) (*dirLock, error) {
 		return nil, fmt.Errorf("opening the log's lock: %w", err)
 	}
 	l := &dirLock{file: file, path: path}
-	err = unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case err == nil:
+	if err = flock(file); err == nil {
 		if err = l.held(); err == nil {
 			return l, nil
 		}
 		err = ErrLocked // the file was replaced between open and lock
-	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EINTR):
-		err = ErrLocked
-	default:
-		err = fmt.Errorf("locking %s: %w", path, err)
 	}
 	return nil, errors.Join(err, file.Close())
 }

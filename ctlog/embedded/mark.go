@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"encoding/hex"
@@ -12,6 +13,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -88,15 +90,37 @@ func createMark(path string, id [32]byte, t tree) error {
 	return syncDir(dir)
 }
 
-// openMark reads the mark of the log with the id. os.ErrNotExist when there is none.
-func openMark(path string, id [32]byte) (*markFile, tree, error) {
+// readMark reads the mark of the log with the id, also while the log is open.
+// os.ErrNotExist when there is none.
+func readMark(path string, id [32]byte) (tree, error) {
+	m, latest, err := openMark(path, id, func(*os.File) error { return nil })
+	if err != nil {
+		return tree{}, err
+	}
+	return latest, m.close()
+}
+
+// takeMark opens the mark of the log with the id for writing, alone: of two
+// copies of a log, each locked in its own directory, only one can have the mark.
+// It tries for as long as wait. os.ErrNotExist when there is none.
+func takeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*markFile, tree, error) {
+	return openMark(path, id, func(file *os.File) error {
+		return untilFree(ctx, path, wait, func() error { return flock(file) })
+	})
+}
+
+// openMark opens the mark and reads it once lock has been called.
+func openMark(path string, id [32]byte, lock func(*os.File) error) (*markFile, tree, error) {
 	// O_DSYNC: a write is durable when it returns, without the file's times.
 	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DSYNC, 0)
 	if err != nil {
 		return nil, tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
 	m := &markFile{file: file, id: id}
-	latest, err := m.latest()
+	var latest tree
+	if err = lock(file); err == nil {
+		latest, err = m.latest()
+	}
 	if err != nil {
 		return nil, tree{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
 	}
