@@ -1,0 +1,143 @@
+package fulcio_test
+
+import (
+	"bytes"
+	"encoding/asn1"
+	"encoding/json"
+	"maps"
+	"os"
+	"strings"
+	"testing"
+	"text/template"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+)
+
+// fulcioMetadata is what a Fulcio configuration says of a CI vendor.
+type fulcioMetadata struct {
+	Defaults   map[string]string `yaml:"default-template-values"`
+	Extensions map[string]string `yaml:"extension-templates"`
+	SAN        string            `yaml:"subject-alternative-name-template"`
+}
+
+// arcs are the numbers of 1.3.6.1.4.1.57264.1 by the names in a Fulcio configuration.
+var arcs = map[string]int{
+	"github-workflow-trigger": 2, "github-workflow-sha": 3, "github-workflow-name": 4, "github-workflow-repository": 5, "github-workflow-ref": 6,
+	"build-signer-uri": 9, "build-signer-digest": 10, "runner-environment": 11,
+	"source-repository-uri": 12, "source-repository-digest": 13, "source-repository-ref": 14, "source-repository-identifier": 15,
+	"source-repository-owner-uri": 16, "source-repository-owner-identifier": 17, "build-config-uri": 18, "build-config-digest": 19,
+	"build-trigger": 20, "run-invocation-uri": 21, "source-repository-visibility-at-signing": 22, "deployment-environment": 23,
+}
+
+// render does what Fulcio does: a name alone is a claim or a default, anything
+// with braces a Go template over both.
+func (m fulcioMetadata) render(t *testing.T, text string, claims map[string]any) string {
+	t.Helper()
+	all := map[string]any{}
+	for k, v := range m.Defaults {
+		all[k] = v
+	}
+	for k, v := range claims {
+		all[k] = v
+	}
+	if !strings.Contains(text, "{{") {
+		s, _ := all[text].(string)
+		return s
+	}
+	var b strings.Builder
+	if err := template.Must(template.New("").Option("missingkey=error").Parse(text)).Execute(&b, all); err != nil {
+		t.Fatal(err)
+	}
+	return b.String()
+}
+
+// TestSameBytes evaluates Fulcio's own templates with the library that Fulcio
+// uses, and holds the converted issuers' names and encoded extensions to them,
+// byte for byte, for a token of each vendor.
+func TestSameBytes(t *testing.T) {
+	t.Parallel()
+	raw, err := os.ReadFile("testdata/config.yaml")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var doc struct {
+		Metadata map[string]fulcioMetadata `yaml:"ci-issuer-metadata"`
+	}
+	if err := yaml.Unmarshal(raw, &doc); err != nil {
+		t.Fatal(err)
+	}
+	_, issuers := convert(t, "config.yaml")
+	for _, vendor := range []struct{ url, metadata, claims string }{
+		{"https://token.actions.githubusercontent.com", "github-workflow", "github"},
+		{"https://gitlab.com", "gitlab-pipeline", "gitlab"},
+	} {
+		v, err := identity.NewVerifier([]identity.IssuerConfig{issuers[vendor.url]}, identity.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		token, err := os.ReadFile("../../identity/presets/testdata/" + vendor.claims + ".json")
+		if err != nil {
+			t.Fatal(err)
+		}
+		var claims map[string]any
+		if err := json.Unmarshal(token, &claims); err != nil {
+			t.Fatal(err)
+		}
+		claims["iss"] = vendor.url
+		// The fixtures carry a claim that no vendor sends, which tries to replace a
+		// preset's constant: here it can't, in Fulcio it would.
+		delete(claims, "url")
+		token, err = json.Marshal(claims)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := doc.Metadata[vendor.metadata]
+		subject, _ := claims["sub"].(string)
+		want := map[string][]byte{
+			extension.OID(1).String(): []byte(vendor.url), extension.OID(8).String(): utf8(t, vendor.url), extension.OID(24).String(): utf8(t, subject),
+		}
+		for name, text := range m.Extensions {
+			arc, value := arcs[name], m.render(t, text, claims)
+			switch {
+			case arc == 0:
+				t.Fatalf("no extension is called %s", name)
+			case value == "":
+			case arc <= 6:
+				want[extension.OID(arc).String()] = []byte(value)
+			default:
+				want[extension.OID(arc).String()] = utf8(t, value)
+			}
+		}
+		got := v.ExplainClaims(string(token))
+		if got.Refusal != nil {
+			t.Fatalf("%s: %v", vendor.url, got.Refusal)
+		}
+		if san := m.render(t, m.SAN, claims); got.SAN.Value != san {
+			t.Errorf("%s: the name is %s; Fulcio's is %s", vendor.url, got.SAN.Value, san)
+		}
+		ours, err := got.Extensions.Extensions()
+		if err != nil {
+			t.Fatal(err)
+		}
+		have := map[string][]byte{}
+		for _, e := range ours {
+			have[e.Id.String()] = e.Value
+		}
+		if !maps.EqualFunc(have, want, bytes.Equal) {
+			t.Errorf("%s: the extensions are\n%q\nFulcio's are\n%q", vendor.url, have, want)
+		}
+	}
+}
+
+// utf8 is the DER UTF8String of the extensions from .8 on.
+func utf8(t *testing.T, s string) []byte {
+	t.Helper()
+	der, err := asn1.MarshalWithParams(s, "utf8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
