@@ -1,7 +1,6 @@
 package ca
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -14,6 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -50,21 +50,21 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	chain := loadChain(string(c.Chain), now, &f)
+	certs := loadChain(string(c.Chain), now, &f)
 	o.Passphrase, o.Access = c.Passphrase, c.Access
 	signer, err := kms.Open(ctx, string(c.Key), o)
 	if err != nil {
 		f.Add(where+".key", "%v", err)
 	}
-	if signer != nil && len(chain) > 0 && !samePublic(chain[0].PublicKey, signer.Public()) {
+	if signer != nil && len(certs) > 0 && !samePublic(certs[0].PublicKey, signer.Public()) {
 		f.Add(where+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
-			subject(chain[0]), c.Chain)
+			chain.Subject(certs[0]), c.Chain)
 	}
 	if err := f.Err(); err != nil {
 		kms.Close(signer)
 		return nil, err
 	}
-	return newAuthority(chain, signer)
+	return newAuthority(certs, signer)
 }
 
 // loadChain reads and checks the chain file, and gives what certificates it has.
@@ -74,15 +74,15 @@ func loadChain(path string, now time.Time, f *setting.Faults) []*x509.Certificat
 		f.Add(where+".chain", "%v", err)
 		return nil
 	}
-	chain, err := parseChain(b)
+	certs, err := chain.Parse(b)
 	if err != nil {
 		f.Add(where+".chain", "%s: %v", path, err)
 		return nil
 	}
-	checkChain(chain, now, func(format string, args ...any) {
+	chain.Check(certs, chain.Need{Now: now, Lifetime: MaxLifetime}, func(format string, args ...any) {
 		f.Add(where+".chain", "%s: %s", path, fmt.Sprintf(format, args...))
 	})
-	return chain
+	return certs
 }
 
 // samePublic reports whether two public keys of any types are equal.
@@ -92,15 +92,15 @@ func samePublic(a, b crypto.PublicKey) bool {
 }
 
 // newAuthority computes what is constant over the authority's life.
-func newAuthority(chain []*x509.Certificate, signer kms.Signer) (*Authority, error) {
+func newAuthority(certs []*x509.Certificate, signer kms.Signer) (*Authority, error) {
 	algorithm, err := kms.AlgorithmOf(signer.Public())
 	if err != nil {
 		return nil, fmt.Errorf("ca: the authority's key: %w", err)
 	}
-	issuer := chain[0]
+	issuer := certs[0]
 	a := &Authority{
 		issuer:             issuer,
-		words:              subject(issuer),
+		words:              chain.Subject(issuer),
 		notBefore:          issuer.NotBefore,
 		notAfter:           issuer.NotAfter,
 		signer:             signer,
@@ -109,7 +109,7 @@ func newAuthority(chain []*x509.Certificate, signer kms.Signer) (*Authority, err
 		name:               issuer.RawSubject,
 		signatureAlgorithm: signatureAlgorithm(signer.Public(), algorithm.Hash()),
 	}
-	for _, c := range chain {
+	for _, c := range certs {
 		a.chain = append(a.chain, c.Raw)
 		a.chainPEM = append(a.chainPEM, encodePEM(c.Raw))
 		if c.NotBefore.After(a.notBefore) {
@@ -170,12 +170,4 @@ func (a *Authority) covers(notBefore, notAfter time.Time) error {
 			Because(fmt.Errorf("authority %s is valid to %v", a.Name(), a.notAfter))
 	}
 	return nil
-}
-
-// subject is a certificate's subject in words.
-func subject(c *x509.Certificate) string {
-	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
-		return "no subject"
-	}
-	return c.Subject.String()
 }

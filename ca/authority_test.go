@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -184,7 +185,7 @@ func TestE2Authorities(t *testing.T) {
 		{"empty", func(_ *testing.T, l *lineage) { l.order = func(_, _ string) string { return "\n" } }, []string{"holds no certificate"}},
 		{"too long", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + strings.Repeat(r, 9) } }, []string{"has more than 8 certificates"}},
 		{"too large", func(_ *testing.T, l *lineage) {
-			l.order = func(_, _ string) string { return strings.Repeat("\n", maxChainFile+1) }
+			l.order = func(_, _ string) string { return strings.Repeat("\n", chain.MaxBytes+1) }
 		}, []string{"is larger than 262144 bytes"}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
@@ -232,19 +233,19 @@ func TestE2WeakSignature(t *testing.T) {
 	if _, err := kms.GenerateFile(key, kms.RSA2048, nil); err != nil {
 		t.Fatal(err)
 	}
-	chain := filepath.Join(dir, "chain.pem")
-	if out, err := exec.Command("openssl", "req", "-x509", "-key", key, "-sha1", "-subj", "/O=Example/CN=old", "-days", "3650", "-out", chain).CombinedOutput(); err != nil {
+	file := filepath.Join(dir, "chain.pem")
+	if out, err := exec.Command("openssl", "req", "-x509", "-key", key, "-sha1", "-subj", "/O=Example/CN=old", "-days", "3650", "-out", file).CombinedOutput(); err != nil {
 		t.Fatalf("openssl req: %v\n%s", err, out)
 	}
-	pemBytes, err := os.ReadFile(chain)
+	pemBytes, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	certs, err := parseChain(pemBytes)
+	certs, err := chain.Parse(pemBytes)
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(chain), Key: setting.KeyRef("file:" + key)}, certs[0].NotBefore, kms.Options{})
+	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(file), Key: setting.KeyRef("file:" + key)}, certs[0].NotBefore, kms.Options{})
 	if err == nil || !strings.Contains(err.Error(), "is signed with SHA1-RSA: reissue it with") {
 		t.Errorf("error %v", err)
 	}
@@ -316,31 +317,4 @@ func TestConfigCheck(t *testing.T) {
 			}
 		}
 	}
-}
-
-// FuzzChain: a chain file of any bytes is read or refused, and what is read is
-// checked without a panic.
-func FuzzChain(f *testing.F) {
-	l := newLineage(f)
-	b, err := os.ReadFile(string(l.write(f).Chain))
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Add(b[:len(b)/2])
-	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		chain, err := parseChain(b)
-		if err != nil {
-			return
-		}
-		if len(chain) == 0 || len(chain) > maxChainLength {
-			t.Errorf("%d certificates", len(chain))
-		}
-		checkChain(chain, noon, func(format string, _ ...any) {
-			if format == "" {
-				t.Error("a fault without words")
-			}
-		})
-	})
 }

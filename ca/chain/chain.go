@@ -1,4 +1,7 @@
-package ca
+// Package chain reads the certificate chain of an authority, issuing certificate
+// first and self-signed root last, and says what keeps it from issuing
+// code-signing certificates. The service and the ceremonies ask the same.
+package chain
 
 import (
 	"bytes"
@@ -16,15 +19,16 @@ import (
 
 // Bounds of a chain file: real ones have two or three certificates of 1 kB.
 const (
-	maxChainFile   = 256 << 10
-	maxChainLength = 8
+	MaxBytes  = 256 << 10
+	MaxLength = 8
 )
 
-// parseChain reads the PEM of a chain file: certificates and blank lines only.
-// What stands between PEM blocks is refused, since it may be a damaged block.
-func parseChain(b []byte) ([]*x509.Certificate, error) {
-	if len(b) > maxChainFile {
-		return nil, fmt.Errorf("is larger than %d bytes: keep only the chain", maxChainFile)
+// Parse reads the PEM of a chain file: certificates and blank lines only. What
+// stands between PEM blocks is refused, since it may be a damaged block. The
+// error continues a sentence that begins with the file's name.
+func Parse(b []byte) ([]*x509.Certificate, error) {
+	if len(b) > MaxBytes {
+		return nil, fmt.Errorf("is larger than %d bytes: keep only the chain", MaxBytes)
 	}
 	var chain []*x509.Certificate
 	for len(bytes.TrimSpace(b)) > 0 {
@@ -45,8 +49,8 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 		if err != nil {
 			return nil, fmt.Errorf("certificate %d can't be read: %w", len(chain)+1, err)
 		}
-		if chain, b = append(chain, c), rest; len(chain) > maxChainLength {
-			return nil, fmt.Errorf("has more than %d certificates: keep only the chain", maxChainLength)
+		if chain, b = append(chain, c), rest; len(chain) > MaxLength {
+			return nil, fmt.Errorf("has more than %d certificates: keep only the chain", MaxLength)
 		}
 	}
 	if len(chain) == 0 {
@@ -55,20 +59,29 @@ func parseChain(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// report takes one fault of a chain, in words, with its mend.
-type report func(format string, args ...any)
+// Report takes one fault of a chain, in words, with its mend.
+type Report func(format string, args ...any)
 
-// checkChain reports every reason why chain can't issue code-signing
-// certificates at the time now.
-func checkChain(chain []*x509.Certificate, now time.Time, fault report) {
+// Need is what a chain is wanted for.
+type Need struct {
+	Now time.Time
+	// Lifetime is that of the certificates to be issued: the chain must last for one more.
+	Lifetime time.Duration
+	// Below is how many CA certificates come below the first of the chain: none
+	// where it issues leaves, one where it certifies short-lived issuing CAs.
+	Below int
+}
+
+// Check reports every reason why the chain can't do what is needed of it.
+func Check(chain []*x509.Certificate, need Need, fault Report) {
 	if root := chain[len(chain)-1]; len(chain) > 1 && signedBy(chain[0], chain[0]) && !signedBy(root, root) {
 		fault("the chain is upside down: put the issuing certificate first and the root last")
 		return // what else could be said would be said of the wrong certificate
 	}
 	for i, c := range chain {
-		name := fmt.Sprintf("certificate %d (%s)", i+1, subject(c))
-		checkValidity(c, name, now, fault)
-		checkMayIssue(c, name, i, fault)
+		name := fmt.Sprintf("certificate %d (%s)", i+1, Subject(c))
+		checkValidity(c, name, need, fault)
+		checkMayIssue(c, name, i+need.Below, fault)
 		if i == 0 {
 			checkIssuing(c, name, len(chain) > 1, fault)
 		} else if i < len(chain)-1 && !signsCode(c) {
@@ -77,25 +90,26 @@ func checkChain(chain []*x509.Certificate, now time.Time, fault report) {
 	}
 	root := chain[len(chain)-1]
 	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
-		fault("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", subject(root))
+		fault("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
 	}
 	checkOrder(chain, fault)
 	for _, c := range chain {
 		// Clients choose the verifier by the Organization, so it must be one.
 		if !slices.Equal(c.Subject.Organization, root.Subject.Organization) {
-			fault("the Organization of %s differs from the root's (%s): reissue it with the same", subject(c), subject(root))
+			fault("the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
 		}
 	}
 }
 
 // checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
-func checkValidity(c *x509.Certificate, name string, now time.Time, fault report) {
+func checkValidity(c *x509.Certificate, name string, need Need, fault Report) {
+	now := need.Now
 	switch {
 	case now.Before(c.NotBefore):
 		fault("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, stamp(c.NotBefore), stamp(now))
 	case now.After(c.NotAfter):
 		fault("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, stamp(c.NotAfter), stamp(now))
-	case now.Add(MaxLifetime).After(c.NotAfter):
+	case now.Add(need.Lifetime).After(c.NotAfter):
 		fault("%s: expires at %s, too soon for the certificates it would issue: renew it", name, stamp(c.NotAfter))
 	}
 }
@@ -103,12 +117,12 @@ func checkValidity(c *x509.Certificate, name string, now time.Time, fault report
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
-// §4.2.1.9) at place i of the chain.
-func checkMayIssue(c *x509.Certificate, name string, i int, fault report) {
+// §4.2.1.9) that has below other CA certificates below it.
+func checkMayIssue(c *x509.Certificate, name string, below int, fault Report) {
 	if !c.BasicConstraintsValid || !c.IsCA {
 		fault("%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", name)
-	} else if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < i {
-		fault("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, i)
+	} else if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < below {
+		fault("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, below)
 	}
 	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
 		fault("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
@@ -131,7 +145,7 @@ func checkMayIssue(c *x509.Certificate, name string, i int, fault report) {
 }
 
 // checkIssuing wants what the leaf certificates and their verifiers lean on.
-func checkIssuing(c *x509.Certificate, name string, intermediate bool, fault report) {
+func checkIssuing(c *x509.Certificate, name string, intermediate bool, fault Report) {
 	switch {
 	case intermediate && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
 		fault("%s: lacks the extended key usage codeSigning: reissue it with codeSigning", name)
@@ -159,25 +173,33 @@ func hasNameConstraints(c *x509.Certificate) bool {
 }
 
 // checkOrder wants each certificate to be signed by the next, and the last by itself.
-func checkOrder(chain []*x509.Certificate, fault report) {
+func checkOrder(chain []*x509.Certificate, fault Report) {
 	root := chain[len(chain)-1]
 	if !signedBy(root, root) {
-		fault("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", subject(root), root.Issuer)
+		fault("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
 	}
 	for i, c := range chain[:len(chain)-1] {
 		next := chain[i+1]
 		switch {
 		case !bytes.Equal(c.RawIssuer, next.RawSubject):
 			fault("certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
-				i+1, subject(c), c.Issuer, subject(next))
+				i+1, Subject(c), c.Issuer, Subject(next))
 		case !signedBy(c, next):
 			fault("certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
-				i+1, subject(c), subject(next))
+				i+1, Subject(c), Subject(next))
 		case len(c.AuthorityKeyId) > 0 && len(next.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, next.SubjectKeyId):
 			fault("certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
-				i+1, subject(c), subject(next))
+				i+1, Subject(c), Subject(next))
 		}
 	}
+}
+
+// Subject is a certificate's subject in words.
+func Subject(c *x509.Certificate) string {
+	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
+		return "no subject"
+	}
+	return c.Subject.String()
 }
 
 // signedBy reports whether parent's key made the signature under child. What

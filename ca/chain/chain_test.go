@@ -1,0 +1,86 @@
+package chain
+
+import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"fmt"
+	"math/big"
+	"strings"
+	"testing"
+	"time"
+)
+
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
+
+// TestNeed: a chain that issues leaves may have no room for one more CA below it.
+func TestNeed(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		pathLength, below int
+		want              string
+	}{
+		{0, 0, ""},
+		{1, 1, ""},
+		{0, 1, "its path length 0 forbids the 1 CA certificates below it"},
+	} {
+		root := root(t, tt.pathLength)
+		var faults []string
+		Check([]*x509.Certificate{root}, Need{Now: noon, Lifetime: time.Hour, Below: tt.below}, func(format string, args ...any) {
+			faults = append(faults, fmt.Sprintf(format, args...))
+		})
+		if got := strings.Join(faults, "; "); (tt.want == "") != (got == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("path length %d, %d below: %q; want %q", tt.pathLength, tt.below, got, tt.want)
+		}
+	}
+}
+
+// root is a self-signed root.
+func root(t testing.TB, pathLength int) *x509.Certificate {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "root", Organization: []string{"Example"}},
+		NotBefore: noon.AddDate(-1, 0, 0), NotAfter: noon.AddDate(1, 0, 0), KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+		BasicConstraintsValid: true, IsCA: true, MaxPathLen: pathLength, MaxPathLenZero: pathLength == 0,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return c
+}
+
+// FuzzChain: a chain file of any bytes is read or refused, and what is read is
+// checked without a panic.
+func FuzzChain(f *testing.F) {
+	b := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: root(f, 0).Raw})
+	f.Add(b)
+	f.Add(append(b, b...))
+	f.Add(b[:len(b)/2])
+	f.Add([]byte("-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		chain, err := Parse(b)
+		if err != nil {
+			return
+		}
+		if len(chain) == 0 || len(chain) > MaxLength {
+			t.Errorf("%d certificates", len(chain))
+		}
+		Check(chain, Need{Now: noon, Lifetime: time.Hour}, func(format string, _ ...any) {
+			if format == "" {
+				t.Error("a fault without words")
+			}
+		})
+	})
+}
