@@ -6,9 +6,11 @@ DATE    ?= $(shell git log -1 --format=%cI 2>/dev/null)
 PREFIX  ?= /usr/local
 DIST    ?= dist
 
-# How long each target of `make fuzz` runs, and how often `make kill-test` kills.
+# How long each target of `make fuzz` runs, and how often `make kill-test`
+# kills and `make powerloss-test` cuts the power.
 FUZZTIME ?= 30s
 KILLS    ?= 200
+LOSSES   ?= 27
 
 # The version comes from these flags and from nowhere else, so that a build
 # needs no .git and is the same from any folder.
@@ -21,7 +23,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench generate baseline fuzz \
-	kill-test conformance conformance-vault release-snapshot clean
+	kill-test powerloss-test conformance conformance-vault release-snapshot clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -69,6 +71,9 @@ fuzz: ## every fuzz target for FUZZTIME each
 
 kill-test: ## kill a log that is being written to KILLS times: nothing acknowledged may be lost
 	MAYFLY_KILLS=$(KILLS) go test -count=1 -timeout=60m -run 'Kill' -v ./ctlog/embedded/...
+
+powerloss-test: ## cut the power of a log's disk LOSSES times (root, ext4 on a loop device); without fsync it must lose something
+	MAYFLY_LOSSES=$(LOSSES) go test -count=1 -timeout=60m -run 'PowerLoss' -v ./ctlog/embedded/...
 
 release-snapshot: ## static binaries of every platform, what they are made of, and checksums, into $(DIST)
 	@rm -rf $(DIST) && mkdir -p $(DIST)
