@@ -104,10 +104,10 @@ type tree struct {
 type look struct {
 	*reader
 	checkpoint, sth *tree
-	tiles           map[string][]byte
+	tiles           map[string]*tile
 }
 
-func (r *reader) look() *look { return &look{reader: r, tiles: make(map[string][]byte)} }
+func (r *reader) look() *look { return &look{reader: r, tiles: make(map[string]*tile)} }
 
 // holds reports whether the log shows the entry, with a proof up to a tree head
 // that it signed. The error is a *brokenError when it shows something else.
@@ -189,52 +189,55 @@ const (
 // node is the hash over the 2^level entries from index·2^level on, all of them in the tree.
 func (l *look) node(ctx context.Context, level uint, index uint64) ([]byte, error) {
 	tileLevel, rest := level/tileHeight, level%tileHeight
-	first := index << rest
-	tile := first / tileWidth
-	data, err := l.tile(ctx, tileLevel, tile)
+	number := (index << rest) / tileWidth
+	t, err := l.tile(ctx, tileLevel, number)
 	if err != nil {
 		return nil, err
 	}
-	begin := (first % tileWidth) * sha256.Size
-	end := begin + (uint64(1)<<rest)*sha256.Size
-	if uint64(len(data)) < end {
-		return nil, fmt.Errorf("tile %d of level %d is cut short", tile, tileLevel)
+	row, place := t.row(rest), index%(tileWidth>>rest)
+	if uint64(len(row)) < (place+1)*sha256.Size {
+		return nil, fmt.Errorf("tile %d of level %d is cut short", number, tileLevel)
 	}
-	var row [][]byte
-	for hash := range bytesOf(data[begin:end], sha256.Size) {
-		row = append(row, hash)
-	}
-	for ; len(row) > 1; row = row[:len(row)/2] {
-		for i := range len(row) / 2 {
-			row[i] = rfc6962.DefaultHasher.HashChildren(row[2*i], row[2*i+1])
-		}
-	}
-	return row[0], nil
+	return row[place*sha256.Size:][:sha256.Size], nil
 }
 
-// bytesOf cuts data into pieces of a size.
-func bytesOf(data []byte, size int) func(func([]byte) bool) {
-	return func(yield func([]byte) bool) {
-		for ; len(data) >= size && yield(data[:size]); data = data[size:] {
-		}
+// tile is a hash tile with the rows of the tree above its own, as far as they
+// were asked for: of the many proofs of one look, each would hash most of a tile.
+type tile struct{ rows [tileHeight][]byte }
+
+// row holds the hashes of the level'th row, the tile's own being 0, of all
+// subtrees that are whole.
+func (t *tile) row(level uint) []byte {
+	if level == 0 || t.rows[level] != nil {
+		return t.rows[level]
 	}
+	below := t.row(level - 1)
+	row := make([]byte, 0, len(below)/2)
+	pair := [1 + 2*sha256.Size]byte{rfc6962.RFC6962NodeHashPrefix}
+	for ; len(below) >= 2*sha256.Size; below = below[2*sha256.Size:] {
+		copy(pair[1:], below)
+		hash := sha256.Sum256(pair[:])
+		row = append(row, hash[:]...)
+	}
+	t.rows[level] = row
+	return row
 }
 
 // tile fetches a hash tile as wide as the tree makes it.
-func (l *look) tile(ctx context.Context, level uint, index uint64) ([]byte, error) {
+func (l *look) tile(ctx context.Context, level uint, index uint64) (*tile, error) {
 	path := "/tile/" + strconv.FormatUint(uint64(level), 10) + "/" + tileName(index)
 	if width := (l.checkpoint.size >> (tileHeight * level)) - index*tileWidth; width < tileWidth {
 		path += ".p/" + strconv.FormatUint(width, 10)
 	}
-	if data, ok := l.tiles[path]; ok {
-		return data, nil
+	if known := l.tiles[path]; known != nil {
+		return known, nil
 	}
 	data, err := l.get(ctx, path)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	l.tiles[path] = data
-	return data, nil
+	l.tiles[path] = &tile{rows: [tileHeight][]byte{data}}
+	return l.tiles[path], nil
 }
 
 // tileName writes an index in groups of three digits (c2sp.org/tlog-tiles): x001/x234/067.
