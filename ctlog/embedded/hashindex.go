@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"fmt"
+	"slices"
 	"sync"
 
 	"github.com/transparency-dev/tessera/api/layout"
@@ -11,58 +12,83 @@ import (
 
 // hashIndex finds an entry by its leaf hash, for get-proof-by-hash. It is made
 // from the tiles when it is first asked, and only grows with later questions:
-// about 30 bytes an entry, and nothing for a log that nobody asks. Nothing of it
-// is stored, so it can't disagree with the log for longer than a process lives.
+// eight bytes an entry, and nothing for a log that nobody asks. Nothing of it is
+// stored, so it can't disagree with the log for longer than a process lives.
 type hashIndex struct {
 	mu   sync.Mutex
 	size uint64
-	// The first eight bytes of a hash are enough to find a candidate; two entries
-	// that share them are both kept.
-	first map[uint64]uint64
-	more  map[uint64][]uint64
+	// runs are sorted, each more than twice as long as the next: there are few of
+	// them, and an entry is copied only a few times however long the log grows.
+	runs [][]pair
+}
+
+// pair is the first four bytes of a leaf hash and, in its lower half, the entry's
+// index: enough to find the few candidates, which are compared with the log itself.
+type pair uint64
+
+// maxIndexed is how many entries a pair's lower half can tell apart: a shard of a
+// year has fewer, and what comes after is not found.
+const maxIndexed = 1 << 32
+
+func makePair(hash [32]byte, index uint64) pair {
+	return pair(uint64(binary.BigEndian.Uint32(hash[:]))<<32 | index)
 }
 
 // find looks for the hash among the first size entries.
 func (x *hashIndex) find(ctx context.Context, s store, hash [32]byte, size uint64) (uint64, bool, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.grow(ctx, s, size); err != nil {
+	if err := x.grow(ctx, s, min(size, maxIndexed)); err != nil {
 		return 0, false, err
 	}
-	key := binary.BigEndian.Uint64(hash[:])
-	candidates := x.more[key]
-	if index, ok := x.first[key]; ok {
-		candidates = append([]uint64{index}, candidates...)
-	}
-	for _, index := range candidates {
-		if index >= size {
-			continue
-		}
-		match := false
-		err := s.leafHashes(ctx, index, index+1, size, func(_ uint64, got [32]byte) { match = got == hash })
-		if err != nil {
-			return 0, false, err
-		}
-		if match {
-			return index, true, nil
+	from, to := makePair(hash, 0), makePair(hash, maxIndexed-1)
+	for _, pairs := range x.runs {
+		at, _ := slices.BinarySearch(pairs, from)
+		for ; at < len(pairs) && pairs[at] <= to; at++ {
+			index := uint64(pairs[at]) % maxIndexed
+			if index >= size {
+				continue
+			}
+			match := false
+			err := s.leafHashes(ctx, index, index+1, size, func(_ uint64, got [32]byte) { match = got == hash })
+			if err != nil || match {
+				return index, match, err
+			}
 		}
 	}
 	return 0, false, nil
 }
 
+// grow reads the entries up to size. What was read before an error stays.
 func (x *hashIndex) grow(ctx context.Context, s store, size uint64) error {
-	if x.first == nil {
-		x.first, x.more = make(map[uint64]uint64), make(map[uint64][]uint64)
+	if size <= x.size {
+		return nil
 	}
-	return s.leafHashes(ctx, x.size, size, size, func(index uint64, hash [32]byte) {
-		key := binary.BigEndian.Uint64(hash[:])
-		if _, taken := x.first[key]; taken {
-			x.more[key] = append(x.more[key], index)
-		} else {
-			x.first[key] = index
-		}
+	added := make([]pair, 0, size-x.size)
+	err := s.leafHashes(ctx, x.size, size, size, func(index uint64, hash [32]byte) {
+		added = append(added, makePair(hash, index))
 		x.size = index + 1
 	})
+	slices.Sort(added)
+	x.runs = append(x.runs, added)
+	for last := len(x.runs) - 1; last > 0 && len(x.runs[last-1]) <= 2*len(x.runs[last]); last-- {
+		x.runs[last-1] = merge(x.runs[last-1], x.runs[last])
+		x.runs = x.runs[:last]
+	}
+	return err
+}
+
+// merge is the sorted union of two sorted lists.
+func merge(a, b []pair) []pair {
+	all := make([]pair, 0, len(a)+len(b))
+	for len(a) > 0 && len(b) > 0 {
+		if a[0] <= b[0] {
+			all, a = append(all, a[0]), a[1:]
+		} else {
+			all, b = append(all, b[0]), b[1:]
+		}
+	}
+	return append(append(all, a...), b...)
 }
 
 // leafHashes calls yield with the leaf hashes of [from, to), read from the lowest
