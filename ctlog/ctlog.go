@@ -14,11 +14,13 @@ import (
 )
 
 // Chain is what a log is asked to record: a precertificate, the path from it to
-// the root, and the two values that the log's signature covers.
+// the root, and the two values that the log's signature covers. The path begins
+// with a precertificate signing certificate where one signed (RFC 6962 §3.1);
+// the two values are then still those of the issuer of the final certificate.
 type Chain struct {
 	Precertificate []byte   // DER, with the poison extension
 	Issuers        [][]byte // DER: the certificate that signed the precertificate, …, the root
-	IssuerKeyHash  [32]byte // SHA-256 of the direct issuer's SubjectPublicKeyInfo
+	IssuerKeyHash  [32]byte // SHA-256 of the SubjectPublicKeyInfo of the final certificate's issuer
 	TBS            []byte   // DER of the TBSCertificate without poison and SCT list: what the log signs (RFC 6962 §3.2)
 }
 

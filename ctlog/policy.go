@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -176,6 +177,42 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 		return nil, err
 	}
 	return []SCT{sct}, nil
+}
+
+// ErrRefused marks the error of a log that understood a chain and refused it, or
+// answered for another entry than the chain's: time won't mend it.
+var ErrRefused = errors.New("ctlog: a log refuses the chain")
+
+// Accepts submits the chain to every log of the policy that holds now, and verifies
+// each SCT. It is nil when all take the chain. An error that wraps [ErrRefused]
+// means that a log doesn't; any other, that one could not be asked.
+func (p *Policy) Accepts(ctx context.Context, chain Chain) error {
+	bounded, cancel := context.WithTimeout(ctx, p.o.Timeout)
+	defer cancel()
+	eligible := p.eligible()
+	errs := make([]error, len(eligible))
+	var wg sync.WaitGroup
+	for i, m := range eligible {
+		wg.Go(func() {
+			sct, err := m.Submit(bounded, chain)
+			switch {
+			case err == nil:
+				// Not as bad as after Submit: nothing was to be issued on this SCT.
+				if _, err = m.check(sct, chain, p.o.Now()); err != nil {
+					errs[i] = fmt.Errorf("%w: %s: its SCT does not hold: %w", ErrRefused, m.about.URL, err)
+				}
+			case ours(err):
+				errs[i] = fmt.Errorf("%w: %s: %w", ErrRefused, m.about.URL, err)
+			default:
+				errs[i] = fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err)
+			}
+		})
+	}
+	wg.Wait()
+	if len(eligible) == 0 {
+		return errors.New("ctlog: every log is outside its window")
+	}
+	return errors.Join(errs...)
 }
 
 // race asks the logs in their order until one gives an SCT. ctx is the caller's,

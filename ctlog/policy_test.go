@@ -70,6 +70,33 @@ func TestD1Policy(t *testing.T) {
 	}
 }
 
+// TestAccepts: a chain is accepted when every log takes it; a log that refuses or
+// lies is told from one that can't be asked, and nothing raises the alarm for SCTs
+// that something was to be issued on.
+func TestAccepts(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	refusals := append(ctlogtest.Lies(), ctlogtest.Refusing, ctlogtest.Unclassified)
+	for _, f := range slices.Concat([]ctlogtest.Fault{ctlogtest.None}, ctlogtest.Outages(), refusals) {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			registry := prometheus.NewRegistry()
+			healthy, other := faulty(t, "https://a", ca, ctlogtest.None), faulty(t, "https://b", ca, f)
+			p := newPolicy(t, ctlog.Options{Timeout: 200 * time.Millisecond, Metrics: registry}, healthy, other)
+			err := p.Accepts(t.Context(), ca.Chain(t))
+			if want := slices.Contains(refusals, f); errors.Is(err, ctlog.ErrRefused) != want || (err == nil) != (f == ctlogtest.None) {
+				t.Errorf("got %v; a refusal: %t", err, want)
+			}
+			if healthy.Calls.Load() != 1 || other.Calls.Load() != 1 {
+				t.Errorf("asked %d and %d times, want once each", healthy.Calls.Load(), other.Calls.Load())
+			}
+			if n := counter(t, registry, "mayfly_ctlog_bad_sct_total"); n != 0 {
+				t.Errorf("%v alarms", n)
+			}
+		})
+	}
+}
+
 // TestD2Policy: no lie gets through; it is our failure, and raises the alarm.
 func TestD2Policy(t *testing.T) {
 	t.Parallel()

@@ -2,6 +2,7 @@ package ctlog_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"testing"
 	"time"
@@ -141,7 +142,7 @@ func TestPrecertificateTBS(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours, err := ctlog.PrecertificateTBS(precert)
+	ours, err := ctlog.PrecertificateTBS(precert, ca.Intermediate)
 	if err != nil || !bytes.Equal(ours, theirs) {
 		t.Errorf("another TBS than certificate-transparency-go's (%v)", err)
 	}
@@ -152,7 +153,7 @@ func TestPrecertificateTBS(t *testing.T) {
 		"trailing":   append(bytes.Clone(precert), 0),
 		"empty":      nil,
 	} {
-		if _, err := ctlog.PrecertificateTBS(der); err == nil {
+		if _, err := ctlog.PrecertificateTBS(der, nil); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}
@@ -183,15 +184,89 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
+// TestPresignedTBS: of a precertificate that a precertificate signing certificate
+// signed, the TBS is that of the final certificate, byte for byte, and
+// certificate-transparency-go derives the same (RFC 6962 §3.2).
+func TestPresignedTBS(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	chain, final := ca.Presigned(t)
+	certificate, err := ctx509.ParseCertificate(final(ctlog.SCT{}))
+	if certificate == nil || ctx509.IsFatal(err) {
+		t.Fatal(err)
+	}
+	want, err := ctx509.RemoveSCTList(certificate.RawTBSCertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(chain.TBS, want) {
+		t.Error("the TBS that the log signs is not the final certificate's")
+	}
+	precert, err := ctx509.ParseCertificate(chain.Precertificate)
+	if precert == nil || ctx509.IsFatal(err) {
+		t.Fatal(err)
+	}
+	presigner, err := ctx509.ParseCertificate(ca.Presigner.Raw)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs, err := ctx509.BuildPrecertTBS(precert.RawTBSCertificate, presigner)
+	if err != nil || !bytes.Equal(chain.TBS, theirs) {
+		t.Errorf("another TBS than certificate-transparency-go's (%v)", err)
+	}
+	if chain.IssuerKeyHash != sha256.Sum256(ca.Intermediate.RawSubjectPublicKeyInfo) {
+		t.Error("the issuer key hash is not the final issuer's")
+	}
+	keyless := *ca.Presigner
+	keyless.Extensions = nil
+	for name, try := range map[string]func() error{
+		"without its issuer": func() error {
+			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.Presigner.Raw})
+			return err
+		},
+		"with another issuer": func() error {
+			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.Presigner.Raw, ca.Root.Raw})
+			return err
+		},
+		"of another signer": func() error {
+			_, err := ctlog.PrecertificateTBS(ca.Chain(t).Precertificate, ca.Presigner)
+			return err
+		},
+		"a signer without an authority key identifier": func() error {
+			_, err := ctlog.PrecertificateTBS(chain.Precertificate, &keyless)
+			return err
+		},
+	} {
+		if try() == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
 func FuzzPrecertificateTBS(f *testing.F) {
 	f.Add([]byte{0x30, 0})
 	ca := ctlogtest.NewCA(f)
+	presigned, _ := ca.Presigned(f)
 	f.Add(ca.Chain(f).Precertificate)
+	f.Add(presigned.Precertificate)
 	f.Add(ca.Certificate(f)[0])
+	presigner, err := ctx509.ParseCertificate(ca.Presigner.Raw)
+	if err != nil {
+		f.Fatal(err)
+	}
 	f.Fuzz(func(t *testing.T, der []byte) {
-		tbs, err := ctlog.PrecertificateTBS(der)
+		tbs, err := ctlog.PrecertificateTBS(der, nil)
 		if err == nil && len(tbs) >= len(der) {
 			t.Error("the TBS without poison is longer than the certificate")
+		}
+		// Where both readers take it, they derive the same.
+		tbs, err = ctlog.PrecertificateTBS(der, ca.Presigner)
+		parsed, _ := ctx509.ParseCertificate(der)
+		if err != nil || parsed == nil {
+			return
+		}
+		if theirs, err := ctx509.BuildPrecertTBS(parsed.RawTBSCertificate, presigner); err == nil && !bytes.Equal(tbs, theirs) {
+			t.Errorf("another TBS than certificate-transparency-go's: %x, want %x", tbs, theirs)
 		}
 	})
 }

@@ -28,7 +28,9 @@ import (
 type CA struct {
 	Root         *x509.Certificate
 	Intermediate *x509.Certificate
+	Presigner    *x509.Certificate // signs precertificates in the intermediate's place (RFC 6962 §3.1)
 	key          *ecdsa.PrivateKey
+	presignerKey *ecdsa.PrivateKey
 	leaf         *ecdsa.PrivateKey
 	serial       atomic.Int64
 	now          func() time.Time
@@ -37,7 +39,7 @@ type CA struct {
 // NewCA makes a CA whose certificates are valid around the present.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
-	ca := &CA{key: newKey(t), leaf: newKey(t), now: time.Now}
+	ca := &CA{key: newKey(t), presignerKey: newKey(t), leaf: newKey(t), now: time.Now}
 	rootKey := newKey(t)
 	authority := func(name string, pathLen int) *x509.Certificate {
 		return &x509.Certificate{
@@ -50,6 +52,9 @@ func NewCA(t testing.TB) *CA {
 	root := authority("ctlogtest root", 1)
 	ca.Root = create(t, root, root, rootKey.Public(), rootKey)
 	ca.Intermediate = create(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
+	presigner := authority("ctlogtest precertificates", 0) // below a path length of 0: logs take it even so
+	presigner.ExtKeyUsage, presigner.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}
+	ca.Presigner = create(t, presigner, ca.Intermediate, ca.presignerKey.Public(), ca.key)
 	return ca
 }
 
@@ -62,6 +67,42 @@ func (ca *CA) Chain(t testing.TB) ctlog.Chain {
 		t.Fatalf("making a chain: %v", err)
 	}
 	return chain
+}
+
+// Presigned issues a precertificate that the presigner signed. final is the
+// certificate that the intermediate would sign after it, with SCTs.
+func (ca *CA) Presigned(t testing.TB) (chain ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
+	t.Helper()
+	template := ca.template(true)
+	precertificate := create(t, template, ca.Presigner, ca.leaf.Public(), ca.presignerKey)
+	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw})
+	if err != nil {
+		t.Fatalf("making a chain: %v", err)
+	}
+	return chain, func(scts ...ctlog.SCT) []byte {
+		list, err := ctlog.MarshalList(scts)
+		if err != nil {
+			t.Fatalf("encoding SCTs: %v", err)
+		}
+		value, err := asn1.Marshal(list)
+		if err != nil {
+			t.Fatalf("encoding SCTs: %v", err)
+		}
+		template.ExtraExtensions = []pkix.Extension{{Id: ctlog.OIDSCTList, Value: value}}
+		return create(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
+	}
+}
+
+// PresignedBy issues, after edit, a signing certificate for precertificates and a
+// precertificate that it signed: DER, leaf first.
+func (ca *CA) PresignedBy(t testing.TB, edit func(leaf, signer *x509.Certificate)) [][]byte {
+	t.Helper()
+	leaf, signer := ca.template(true), *ca.Presigner
+	signer.RawSubject, signer.ExtraExtensions = nil, nil
+	edit(leaf, &signer)
+	presigner := create(t, &signer, ca.Intermediate, ca.presignerKey.Public(), ca.key)
+	precertificate := create(t, leaf, presigner, ca.leaf.Public(), ca.presignerKey)
+	return [][]byte{precertificate.Raw, presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw}
 }
 
 // Certificate issues a certificate without poison: DER, leaf first.

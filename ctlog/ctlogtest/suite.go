@@ -11,7 +11,10 @@ import (
 	"time"
 
 	"github.com/google/certificate-transparency-go/client"
+	"github.com/google/certificate-transparency-go/ctutil"
 	"github.com/google/certificate-transparency-go/jsonclient"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
+	ctx509util "github.com/google/certificate-transparency-go/x509util"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -37,6 +40,7 @@ func Run(t *testing.T, open func(t *testing.T) Fixture) {
 		"concurrent":  testConcurrent,
 		"again":       testAgain,
 		"canceled":    testCanceled,
+		"presigned":   testPresigned,
 		"readable":    testReadable,
 	} {
 		t.Run(name, func(t *testing.T) { part(t, open(t)) })
@@ -116,6 +120,43 @@ func testCanceled(t *testing.T, f Fixture) {
 	cancel()
 	if _, err := f.Member.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a canceled submission ended with %v, want context.Canceled", err)
+	}
+}
+
+// testPresigned: a log takes a precertificate of a precertificate signing
+// certificate (RFC 6962 §3.1), promises the final certificate that the issuer
+// itself signs, as certificate-transparency-go verifies it, and keeps the promise.
+func testPresigned(t *testing.T, f Fixture) {
+	p := policy(t, f)
+	probe, _ := f.CA.Presigned(t)
+	if err := p.Accepts(t.Context(), probe); err != nil {
+		t.Fatalf("Accepts: %v", err)
+	}
+	chain, final := f.CA.Presigned(t)
+	scts, err := p.Submit(t.Context(), chain)
+	if err != nil {
+		t.Fatalf("Submit: %v", err)
+	}
+	path := make([]*ctx509.Certificate, 2)
+	for i, der := range [][]byte{final(scts...), f.CA.Intermediate.Raw} {
+		if path[i], err = ctx509.ParseCertificate(der); path[i] == nil || ctx509.IsFatal(err) {
+			t.Fatalf("certificate-transparency-go can't parse certificate %d: %v", i, err)
+		}
+	}
+	key, err := ctlog.ParseKey(f.Member.Description().SPKI)
+	if err != nil {
+		t.Fatal(err)
+	}
+	embedded, err := ctx509util.ParseSCTsFromCertificate(path[0].Raw)
+	if err != nil || len(embedded) != 1 {
+		t.Fatalf("%d embedded SCTs, %v; want 1", len(embedded), err)
+	}
+	if err := ctutil.VerifySCT(key, path, embedded[0], true); err != nil {
+		t.Errorf("certificate-transparency-go, on the final certificate: %v", err)
+	}
+	if f.URL != "" {
+		reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
+		reader.Holds(t, scts[0], chain, reader.await(t, 2))
 	}
 }
 

@@ -14,6 +14,7 @@ import (
 
 	"crypto/sha256"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
@@ -179,6 +180,70 @@ func TestSubmission(t *testing.T) {
 	}
 	if first.Timestamp != second.Timestamp || !bytes.Equal(first.Extensions, second.Extensions) {
 		t.Error("a duplicate became another entry")
+	}
+}
+
+// TestPresignedSubmission: a precertificate of a precertificate signing certificate
+// (RFC 6962 §3.1) is taken with the issuer of the final certificate after it, and
+// such a certificate signs nothing else. The log that results verifies.
+func TestPresignedSubmission(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.config.Submission = true
+	l := b.open(t)
+	url, c := serve(t, l)
+	chain, final := b.ca.Presigned(t)
+	pre := append([][]byte{chain.Precertificate}, chain.Issuers...)
+	stranger, _ := ctlogtest.NewCA(t).Presigned(t)
+	issue := func(edit func(leaf, signer *x509.Certificate)) []byte {
+		return chainBody(t, b.ca.PresignedBy(t, edit)...)
+	}
+	server := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
+	for name, tt := range map[string]struct {
+		path string
+		body []byte
+		want int
+	}{
+		"whole":                      {"add-pre-chain", chainBody(t, pre...), 200},
+		"without root":               {"add-pre-chain", chainBody(t, pre[:3]...), 200},
+		"made anew":                  {"add-pre-chain", issue(func(_, _ *x509.Certificate) {}), 200},
+		"without its issuer":         {"add-pre-chain", chainBody(t, pre[:2]...), 400},
+		"without the signer":         {"add-pre-chain", chainBody(t, pre[0], pre[2], pre[3]), 400},
+		"of another issuer":          {"add-pre-chain", chainBody(t, pre[0], pre[1], pre[3]), 400},
+		"another signer":             {"add-pre-chain", chainBody(t, pre[0], stranger.Issuers[0], pre[2], pre[3]), 400},
+		"strangers":                  {"add-pre-chain", chainBody(t, append([][]byte{stranger.Precertificate}, stranger.Issuers...)...), 400},
+		"no poison":                  {"add-chain", issue(func(leaf, _ *x509.Certificate) { leaf.ExtraExtensions = nil }), 400},
+		"not code signing":           {"add-pre-chain", issue(func(leaf, _ *x509.Certificate) { leaf.ExtKeyUsage = server }), 400},
+		"a signer with other usages": {"add-pre-chain", issue(func(_, signer *x509.Certificate) { signer.ExtKeyUsage = server }), 400},
+		"a signer that is no CA": {"add-pre-chain", issue(func(_, signer *x509.Certificate) {
+			signer.IsCA, signer.MaxPathLen, signer.MaxPathLenZero = false, -1, false
+		}), 400},
+		"a signer that had ended":     {"add-pre-chain", issue(func(leaf, signer *x509.Certificate) { signer.NotAfter = leaf.NotBefore }), 400},
+		"a CA below the signer":       {"add-pre-chain", issue(func(leaf, _ *x509.Certificate) { leaf.IsCA, leaf.BasicConstraintsValid = true, true }), 400},
+		"the signer as the entry":     {"add-chain", chainBody(t, pre[1:]...), 400},
+		"the final certificate":       {"add-chain", chainBody(t, final(ctlog.SCT{}), pre[2], pre[3]), 200},
+		"the final one, signer above": {"add-chain", chainBody(t, final(ctlog.SCT{}), pre[1], pre[2], pre[3]), 400},
+	} {
+		if got, text := post(t, c, url+"/ct/v1/"+tt.path, tt.body); got != tt.want {
+			t.Errorf("%s: %d, want %d: %s", name, got, tt.want, text)
+		}
+	}
+	if _, err := l.Submit(t.Context(), chain); err != nil {
+		t.Fatal(err)
+	}
+	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 4)
+	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{})
+	if err != nil || report.Precerts != 3 || report.Certs != 1 {
+		t.Errorf("Verify: %+v, %v; want 3 precertificates and 1 certificate", report, err)
+	}
+	wrong := chain // a log that believed its CA in this would have a damaged entry
+	wrong.TBS = b.ca.Chain(t).TBS
+	if _, err := l.Submit(t.Context(), wrong); err != nil {
+		t.Fatal(err)
+	}
+	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 5)
+	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{}); err == nil {
+		t.Error("Verify passed over an entry whose TBSCertificate is another precertificate's")
 	}
 }
 

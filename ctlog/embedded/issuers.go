@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -54,6 +55,22 @@ func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 	}
 	s.cache.Store(fingerprint, der)
 	return der, nil
+}
+
+// signer reads the certificate that signed an entry.
+func (s *issuers) signer(l leaf) (*x509.Certificate, error) {
+	if len(l.fingerprints) == 0 {
+		return nil, errors.New("no issuer is recorded")
+	}
+	der, err := s.get([32]byte(l.fingerprints[0]))
+	if err != nil {
+		return nil, err
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("the issuer %x: %w", l.fingerprints[0], err)
+	}
+	return c, nil
 }
 
 func (s *issuers) path(fingerprint [32]byte) string {

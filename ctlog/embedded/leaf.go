@@ -2,6 +2,7 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -112,12 +113,29 @@ func signedBytes(e *ctonly.Entry, extensions []byte) []byte {
 func (l leaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
 
 // checkPrecertificate compares the logged TBSCertificate, which the tree commits
-// to, with the precertificate, which it doesn't.
-func (l leaf) checkPrecertificate() error {
+// to, with the precertificate, which it doesn't. signer gives the certificate that
+// signed it, and is asked only where the issuer itself didn't.
+func (l leaf) checkPrecertificate(signer func() (*x509.Certificate, error)) error {
 	if !l.precert {
 		return nil
 	}
-	tbs, err := ctlog.PrecertificateTBS(l.precertificate)
+	tbs, err := ctlog.PrecertificateTBS(l.precertificate, nil)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(tbs, l.certificate) {
+		return nil
+	}
+	c, err := signer()
+	if err != nil {
+		return err
+	}
+	return l.checkSignedBy(c)
+}
+
+// checkSignedBy is checkPrecertificate where the signer is known.
+func (l leaf) checkSignedBy(signer *x509.Certificate) error {
+	tbs, err := ctlog.PrecertificateTBS(l.precertificate, signer)
 	if err != nil {
 		return err
 	}

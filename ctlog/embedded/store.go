@@ -3,6 +3,7 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -204,8 +205,9 @@ func (s store) rehash(ctx context.Context, index, size uint64) error {
 	if len(hashes) < len(leaves)*width {
 		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
 	}
+	above := issuers{dir: s.path(issuerDir)} // reads each file once
 	for i, l := range leaves {
-		if err := l.checkPrecertificate(); err != nil {
+		if err := l.checkPrecertificate(func() (*x509.Certificate, error) { return above.signer(l) }); err != nil {
 			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
 		}
 		if !bytes.Equal(l.hash(), hashes[i*width:(i+1)*width]) {

@@ -127,6 +127,9 @@ func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error
 	for _, c := range submitted[1:] {
 		intermediates.AddCert(c)
 	}
+	if len(submitted) > 1 && ctlog.SignsPrecertificates(submitted[1]) {
+		return presigned(submitted, roots, intermediates)
+	}
 	subject := *submitted[0]
 	subject.UnhandledCriticalExtensions = slices.DeleteFunc(
 		slices.Clone(subject.UnhandledCriticalExtensions), ctlog.OIDPoison.Equal)
@@ -141,7 +144,49 @@ func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error
 	if len(chain) < 2 {
 		return nil, badRequest("the log takes no root as an entry")
 	}
-	for i, c := range submitted { // RFC 6962 §3.1: in order, each certified by the next
+	return inOrder(submitted, chain)
+}
+
+// presigned is trusted for a precertificate that a precertificate signing
+// certificate signed. That certificate's extended key usage excludes code signing,
+// and the issuer's path length may exclude any CA below it, so the path ends for
+// the usual checks with the issuer of the final certificate (RFC 6962 §3.1).
+func presigned(submitted []*x509.Certificate, roots, intermediates *x509.CertPool) ([]*x509.Certificate, error) {
+	if len(submitted) < 3 {
+		return nil, badRequest("a precertificate signing certificate is followed by the issuer of the final certificate")
+	}
+	leaf, signer, issuer := submitted[0], submitted[1], submitted[2]
+	at := leaf.NotBefore.Add(time.Second)
+	switch {
+	case !isPrecertificate(leaf) || leaf.IsCA || !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
+		return nil, badRequest("chain[0] is not a precertificate for code signing, which is all that chain[1] may sign")
+	case len(signer.ExtKeyUsage) > 0 || len(signer.UnknownExtKeyUsage) != 1:
+		return nil, badRequest("chain[1] has further key usages beside the signing of precertificates")
+	case at.Before(signer.NotBefore) || at.After(signer.NotAfter):
+		return nil, badRequest("chain[1] was not valid when chain[0] was issued")
+	case !certifies(signer, leaf):
+		return nil, badRequest("chain[1] is not the certificate that certifies the one before it")
+	case !certifies(issuer, signer):
+		return nil, badRequest("chain[2] is not the certificate that certifies the one before it")
+	}
+	chains, err := issuer.Verify(x509.VerifyOptions{
+		Roots: roots, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	})
+	if err != nil {
+		return nil, badRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
+	}
+	return inOrder(submitted, append([]*x509.Certificate{leaf, signer}, chains[0]...))
+}
+
+// certifies reports whether parent is a CA that signed child.
+func certifies(parent, child *x509.Certificate) bool {
+	return bytes.Equal(child.RawIssuer, parent.RawSubject) && child.CheckSignatureFrom(parent) == nil
+}
+
+// inOrder is the chain, if it begins with what was submitted (RFC 6962 §3.1: in
+// order, each certified by the next).
+func inOrder(submitted, chain []*x509.Certificate) ([]*x509.Certificate, error) {
+	for i, c := range submitted {
 		if i >= len(chain) || !bytes.Equal(c.Raw, chain[i].Raw) {
 			return nil, badRequest("chain[%d] is not the certificate that certifies the one before it", i)
 		}
@@ -175,12 +220,11 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	}
 	entry := &ctonly.Entry{Timestamp: millis(l.o.Now()), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
 	if precert {
-		tbs, err := ctlog.PrecertificateTBS(chain[0].Raw)
+		c, err := ctlog.NewChain(chain[0].Raw, upper)
 		if err != nil {
 			return ctlog.SCT{}, badRequest("the precertificate can't be read")
 		}
-		hash := sha256.Sum256(chain[1].RawSubjectPublicKeyInfo)
-		entry.Certificate, entry.Precertificate, entry.IssuerKeyHash = tbs, chain[0].Raw, hash[:]
+		entry.Certificate, entry.Precertificate, entry.IssuerKeyHash = c.TBS, c.Precertificate, c.IssuerKeyHash[:]
 	}
 	index, err := l.place(ctx, entry)
 	if err != nil {

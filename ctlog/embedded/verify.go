@@ -79,7 +79,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if err := s.verifyGrowth(ctx, h.tree, o, &report); err != nil {
 		return report, err
 	}
-	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, keys: make(map[[32]byte][32]byte), report: &report}
+	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, known: make(map[[32]byte]*x509.Certificate), report: &report}
 	for index := uint64(0); index*layout.EntryBundleWidth < h.size; index++ {
 		if err := v.bundle(ctx, index, h.size); err != nil {
 			return report, err
@@ -88,7 +88,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 			o.Progress(min(h.size, (index+1)*layout.EntryBundleWidth), h.size)
 		}
 	}
-	report.Issuers = len(v.keys)
+	report.Issuers = len(v.known)
 	return report, s.fsck(ctx, raw, a.Description, verifier, max(o.Workers, 2))
 }
 
@@ -140,7 +140,7 @@ func (f frozen) ReadCheckpoint(context.Context) ([]byte, error) { return f.check
 type entryVerifier struct {
 	store   store
 	issuers *issuers
-	keys    map[[32]byte][32]byte // fingerprint of a direct issuer → hash of its key
+	known   map[[32]byte]*x509.Certificate // by fingerprint
 	report  *Report
 }
 
@@ -171,14 +171,11 @@ func (v *entryVerifier) entry(l leaf) error {
 	if len(l.fingerprints) == 0 {
 		return errors.New("no issuer is recorded")
 	}
-	var direct [32]byte
+	above := make([]*x509.Certificate, len(l.fingerprints))
 	for i, f := range l.fingerprints {
-		hash, err := v.issuer([32]byte(f))
-		if err != nil {
+		var err error
+		if above[i], err = v.issuer([32]byte(f)); err != nil {
 			return err
-		}
-		if i == 0 {
-			direct = hash
 		}
 	}
 	if !l.precert {
@@ -186,29 +183,38 @@ func (v *entryVerifier) entry(l leaf) error {
 		return nil
 	}
 	v.report.Precerts++
-	if !bytes.Equal(l.issuerKeyHash, direct[:]) {
+	issuer := above[0]
+	if ctlog.SignsPrecertificates(issuer) { // RFC 6962 §3.2: the final certificate's issuer is the next
+		if err := l.checkSignedBy(issuer); err != nil {
+			return err
+		}
+		if len(above) < 2 {
+			return errors.New("a precertificate signing certificate is recorded without its issuer")
+		}
+		issuer = above[1]
+	}
+	if hash := sha256.Sum256(issuer.RawSubjectPublicKeyInfo); !bytes.Equal(l.issuerKeyHash, hash[:]) {
 		return errors.New("the issuer key hash is not that of the recorded issuer")
 	}
 	return nil
 }
 
-// issuer is the hash of an issuer's key; it reads each issuer once.
-func (v *entryVerifier) issuer(fingerprint [32]byte) ([32]byte, error) {
-	if hash, ok := v.keys[fingerprint]; ok {
-		return hash, nil
+// issuer reads a certificate above an entry, each once.
+func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) {
+	if c, ok := v.known[fingerprint]; ok {
+		return c, nil
 	}
 	der, err := v.issuers.get(fingerprint)
 	if errors.Is(err, os.ErrNotExist) {
-		return [32]byte{}, fmt.Errorf("the issuer %x is missing", fingerprint)
+		return nil, fmt.Errorf("the issuer %x is missing", fingerprint)
 	}
 	if err != nil {
-		return [32]byte{}, err
+		return nil, err
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return [32]byte{}, fmt.Errorf("the issuer %x: %w", fingerprint, err)
+		return nil, fmt.Errorf("the issuer %x: %w", fingerprint, err)
 	}
-	hash := sha256.Sum256(c.RawSubjectPublicKeyInfo)
-	v.keys[fingerprint] = hash
-	return hash, nil
+	v.known[fingerprint] = c
+	return c, nil
 }

@@ -20,7 +20,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
-	"sync/atomic"
+	"sync"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -64,7 +64,7 @@ type Log struct {
 	o         Options
 	inFlight  chan struct{}
 	breaker   *breaker
-	cut       atomic.Int64 // how many certificates of a chain are sent; 0: all
+	roots     sync.Map // [32]byte → true: certificates of ours that the log accepts, where chains are cut
 }
 
 var _ ctlog.Member = (*Log)(nil)
@@ -238,8 +238,11 @@ func (l *Log) settle(err error) {
 // up to the certificate that the log accepts.
 func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
 	issuers := chain.Issuers
-	if cut := int(l.cut.Load()); cut > 0 && cut < len(issuers) {
-		issuers = issuers[:cut]
+	for i, der := range issuers {
+		if _, ok := l.roots.Load(sha256.Sum256(der)); ok {
+			issuers = issuers[:i+1]
+			break
+		}
 	}
 	return &ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)}
 }
@@ -264,9 +267,9 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 		}
 		accepted[sha256.Sum256(der)] = true
 	}
-	for i, der := range chain {
+	for _, der := range chain {
 		if accepted[sha256.Sum256(der)] {
-			l.cut.Store(int64(i + 1))
+			l.roots.Store(sha256.Sum256(der), true)
 			return nil
 		}
 	}
