@@ -36,12 +36,21 @@ func main() {
 	flag.IntVar(&p.soak, "soak", 100_000, "certificates before resident memory is read")
 	flag.IntVar(&p.callers, "callers", 64, "concurrent callers")
 	flag.IntVar(&p.solo, "solo", 500, "requests of the single caller")
+	log := flag.Bool("log", false, "measure the embedded log alone instead")
+	var lp logPlan
+	flag.DurationVar(&lp.window, "log-window", 4*time.Second, "with -log: time of each figure")
+	flag.Uint64Var(&lp.entries, "log-entries", 1_000_000, "with -log: entries of the long log")
+	flag.StringVar(&lp.memory, "log-memory", "", "with -log: folder on a disk of memory for the long log; empty leaves it out")
 	profile := flag.String("profile", "", "folder that receives a CPU profile of the server under REST load")
 	flag.Parse()
 
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
-	if err := run(ctx, p, *out, *profile); err != nil {
+	measure := func() error { return run(ctx, p, *out, *profile) }
+	if *log {
+		measure = func() error { return measureLog(ctx, lp, *out) }
+	}
+	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
