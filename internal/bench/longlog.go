@@ -83,7 +83,7 @@ func measureLong(ctx context.Context, p logPlan, source *chainSource) (*longLog,
 		return nil, err
 	}
 	result.start = time.Since(begin)
-	if err := result.proofs(l, p.entries+1, last, lastSCT); err != nil {
+	if err := result.proofs(ctx, l, p.entries+1, last, lastSCT); err != nil {
 		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
 	}
 	if result.disk, err = sizeOf(dir); err != nil {
@@ -93,7 +93,7 @@ func measureLong(ctx context.Context, p logPlan, source *chainSource) (*longLog,
 }
 
 // proofs asks twice for the proof of the last entry.
-func (r *longLog) proofs(l *embedded.Log, size uint64, last ctlog.Chain, sct ctlog.SCT) error {
+func (r *longLog) proofs(ctx context.Context, l *embedded.Log, size uint64, last ctlog.Chain, sct ctlog.SCT) error {
 	signed, err := last.SignedBytes(sct.Timestamp, sct.Extensions)
 	if err != nil {
 		return err
@@ -104,7 +104,7 @@ func (r *longLog) proofs(l *embedded.Log, size uint64, last ctlog.Chain, sct ctl
 	for _, took := range []*time.Duration{&r.first, &r.second} {
 		begin := time.Now()
 		answer := httptest.NewRecorder()
-		l.Handler().ServeHTTP(answer, httptest.NewRequest(http.MethodGet, path, nil))
+		l.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
 		if *took = time.Since(begin); answer.Code != http.StatusOK {
 			return fmt.Errorf("get-proof-by-hash answered %d: %s", answer.Code, answer.Body)
 		}
