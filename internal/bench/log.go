@@ -243,7 +243,7 @@ func newChainSource() (*chainSource, error) {
 func (s *chainSource) next() ctlog.Chain {
 	number := fmt.Appendf(nil, "%020d", s.count.Add(1))
 	precertificate := bytes.Replace(s.precertificate, s.serial, number, 1)
-	tbs, err := ctlog.PrecertificateTBS(precertificate)
+	tbs, err := ctlog.PrecertificateTBS(precertificate, nil)
 	if err != nil {
 		tbs = nil // never: only digits changed
 	}
