@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"syscall"
 )
 
 // WriteNew writes a file that must not exist yet (the error then wraps
@@ -40,4 +41,56 @@ func SyncFolder(dir string) error {
 		return err
 	}
 	return errors.Join(d.Sync(), d.Close())
+}
+
+// Replace puts b in the place of the file at path, which must exist, and syncs it
+// and its folder. A reader sees the old content or the new one, never a part; the
+// file keeps its mode and its owner. A symbolic link is replaced, not followed.
+// After an error the old content stands, unless only the last sync failed.
+func Replace(path string, b []byte) (err error) {
+	old, err := os.Lstat(path)
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			if removed := os.Remove(f.Name()); !errors.Is(removed, os.ErrNotExist) {
+				err = errors.Join(err, removed)
+			}
+		}
+	}()
+	_, err = f.Write(b)
+	if err == nil {
+		err = likeness(f, old)
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(f.Name(), path); err != nil {
+		return err
+	}
+	return SyncFolder(filepath.Dir(path))
+}
+
+// likeness gives f the owner and the mode of another file.
+func likeness(f *os.File, other os.FileInfo) error {
+	own, err := f.Stat()
+	if err != nil {
+		return err
+	}
+	is, ok := own.Sys().(*syscall.Stat_t)
+	want, known := other.Sys().(*syscall.Stat_t)
+	if ok && known && (is.Uid != want.Uid || is.Gid != want.Gid) {
+		if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+			return err
+		}
+	}
+	return f.Chmod(other.Mode().Perm())
 }
