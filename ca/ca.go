@@ -140,8 +140,8 @@ type Certificate struct {
 	// NotBefore and NotAfter bound the validity, both included, in whole seconds.
 	NotBefore, NotAfter time.Time
 
-	chainPEM []string
-	leafHash [32]byte // of the log's entry
+	chainPEM   []string
+	leafHashes [][32]byte // of the entry in the log of each SCT
 }
 
 // PEM is the leaf and its chain in PEM: leaf, issuing certificate, …, root.

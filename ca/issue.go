@@ -86,7 +86,7 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 		return nil, err
 	}
 	final, scts := plain, []ctlog.SCT(nil)
-	var leafHash [32]byte
+	var leafHashes [][32]byte
 	if i.log != nil {
 		precertificate, err := a.sign(ctx, poisoned)
 		if err != nil {
@@ -98,8 +98,12 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 		if scts, err = i.submit(ctx, chain); err != nil {
 			return nil, err
 		}
-		if leafHash, err = chain.LeafHash(scts[0]); err != nil {
-			return nil, err
+		for _, sct := range scts {
+			hash, err := chain.LeafHash(sct)
+			if err != nil {
+				return nil, err
+			}
+			leafHashes = append(leafHashes, hash)
 		}
 		watch.lap(stageLog)
 
@@ -125,7 +129,7 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 	watch.lap(stageCheck)
 	return &Certificate{
 		Leaf: der, Chain: a.chain, SCTs: scts, Serial: l.serial,
-		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM, leafHash: leafHash,
+		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM, leafHashes: leafHashes,
 	}, nil
 }
 
@@ -256,14 +260,19 @@ func issued(intent audit.Event, c *Certificate) audit.Event {
 	e, fingerprint := intent, sha256.Sum256(c.Leaf)
 	e.Type = audit.Issued
 	e.Fingerprint = hex.EncodeToString(fingerprint[:])
-	if len(c.SCTs) > 0 {
-		sct := c.SCTs[0]
-		e.LogID = hex.EncodeToString(sct.LogID[:])
-		e.LeafHash = hex.EncodeToString(c.leafHash[:])
-		e.SCTTimestamp = time.UnixMilli(int64(sct.Timestamp)).UTC()
-		if index, ok := sct.LeafIndex(); ok {
-			e.LogIndex = &index
+	for n, sct := range c.SCTs {
+		logged := audit.SCT{
+			LogID: hex.EncodeToString(sct.LogID[:]), Timestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
+			LeafHash: hex.EncodeToString(c.leafHashes[n][:]),
 		}
+		if index, ok := sct.LeafIndex(); ok {
+			logged.LogIndex = &index
+		}
+		if n == 0 {
+			e.LogID, e.LogIndex, e.SCTTimestamp, e.LeafHash = logged.LogID, logged.LogIndex, logged.Timestamp, logged.LeafHash
+			continue
+		}
+		e.FurtherSCTs = append(e.FurtherSCTs, logged)
 	}
 	return e
 }

@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -103,6 +104,43 @@ func checkRecords(t *testing.T, r *rig, cert *Certificate) {
 	}
 	if done.LogIndex == nil || *done.LogIndex != 0 || done.SCTTimestamp.UnixMilli() != noon.UnixMilli() {
 		t.Errorf("log index %v, SCT time %v", done.LogIndex, done.SCTTimestamp)
+	}
+}
+
+// TestSeveralSCTs: a certificate of several logs carries all their SCTs, and its
+// record has what it takes to find it in each.
+func TestSeveralSCTs(t *testing.T) {
+	t.Parallel()
+	logs := []*testLog{newTestLog(t), newTestLog(t), newTestLog(t)}
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
+		p, err := ctlog.NewPolicy([]ctlog.Member{logs[0], logs[1], logs[2]}, ctlog.Options{SCTs: 3, Now: clock})
+		if err != nil {
+			t.Fatal(err)
+		}
+		o.Log = p
+	})
+	who, key := alice(t)
+	cert, err := r.issuer.Issue(t.Context(), who, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	list, err := sctListExtension(cert.SCTs)
+	if err != nil || len(cert.SCTs) != 3 || !bytes.Contains(cert.Leaf, list) {
+		t.Fatalf("%d SCTs, %v; want 3, all in the certificate", len(cert.SCTs), err)
+	}
+	done := r.audit.events[1]
+	recorded := append([]audit.SCT{{LogID: done.LogID, LogIndex: done.LogIndex, Timestamp: done.SCTTimestamp, LeafHash: done.LeafHash}}, done.FurtherSCTs...)
+	if len(recorded) != 3 {
+		t.Fatalf("%d SCTs are on record", len(recorded))
+	}
+	for i, l := range logs {
+		leaf, err := l.entries()[0].LeafHash(cert.SCTs[i])
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := recorded[i]; got.LogID != hex.EncodeToString(l.about.ID[:]) || got.LeafHash != hex.EncodeToString(leaf[:]) || got.LogIndex == nil || got.Timestamp.UnixMilli() != noon.UnixMilli() {
+			t.Errorf("SCT %d is on record as %+v", i, got)
+		}
 	}
 }
 

@@ -1,6 +1,7 @@
 package ctlog
 
 import (
+	"net"
 	"net/url"
 	"path/filepath"
 	"strings"
@@ -35,6 +36,13 @@ type Config struct {
 	// have to verify for years, and the next one, before its first SCT. The trust
 	// root lists them, and those with a directory are served as well.
 	Frozen []FrozenConfig `yaml:"frozen,omitempty"`
+	// SCTs is how many of the logs record a certificate before it leaves, each with
+	// an SCT in it. 1 unless configured, and many clients take no more: see
+	// docs/ctlog.md. For the mode `external`.
+	SCTs int `yaml:"scts,omitempty"`
+	// Operators is by how many different operators those logs are run at least.
+	// Above 1 each log has to name its `operator`.
+	Operators int `yaml:"operators,omitempty"`
 	// Stagger is how long a silent log is waited for before the next is asked too.
 	Stagger time.Duration `yaml:"stagger,omitempty"`
 	// Timeout is how long all logs together have to answer a submission.
@@ -119,9 +127,17 @@ type ExternalConfig struct {
 	Start time.Time `yaml:"start,omitempty"`
 	// End is the moment from which the log is not used any more.
 	End time.Time `yaml:"end,omitempty"`
+	// Address is the `host:port` to connect to in place of the URL's host, where the
+	// log isn't reached under its own name: `10.0.0.7:443`. Requests and TLS still
+	// name the URL's host, which is part of the log's name.
+	Address string `yaml:"address,omitempty"`
 	// CAFile holds the PEM certificates that the log's TLS certificate is verified
 	// with, instead of the system's.
 	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// Proxy is the URL of the HTTP proxy to go through: `http://proxy.example:3128`.
+	// `none` goes through none. Without it the environment's HTTPS_PROXY, HTTP_PROXY
+	// and NO_PROXY decide, as they do for issuers.
+	Proxy string `yaml:"proxy,omitempty"`
 	// Token is sent as a bearer token with every request to the log; only over https.
 	Token setting.Secret `yaml:"token,omitempty"`
 	// MaxInFlight is how many submissions may wait for this log at once.
@@ -145,6 +161,9 @@ const DefaultMinFreeMB = 256
 // DefaultMaxInFlight bounds the submissions that wait for one external log.
 const DefaultMaxInFlight = 256
 
+// MaxSCTs bounds the SCTs of one certificate.
+const MaxSCTs = 8
+
 // DefaultConfig names no mode: where certificates are logged is the operator's decision.
 func DefaultConfig() Config {
 	return Config{
@@ -159,6 +178,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if c.AcceptUnlogged && c.Mode != ModeNone {
 		f.Add(setting.Join(path, "accept_unlogged"), "only goes with the mode none")
 	}
+	c.checkQuorum(path, f)
 	if c.Stagger < 0 || c.Timeout < 0 {
 		f.Add(path, "stagger and timeout can't be negative")
 	}
@@ -184,6 +204,35 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "mode"), "required: embedded, external or none")
 	default:
 		f.Add(setting.Join(path, "mode"), "unknown mode %q: embedded, external or none", string(c.Mode))
+	}
+}
+
+// checkQuorum adds the faults of how many SCTs are asked for.
+func (c *Config) checkQuorum(path string, f *setting.Faults) {
+	scts, operators := max(c.SCTs, 1), max(c.Operators, 1)
+	logs := max(len(c.Logs), 1)
+	switch {
+	case c.SCTs < 0 || c.Operators < 0:
+		f.Add(path, "scts and operators can't be negative")
+	case scts > MaxSCTs:
+		f.Add(setting.Join(path, "scts"), "is %d; at most %d fit a certificate that clients read", scts, MaxSCTs)
+	case scts > logs:
+		f.Add(setting.Join(path, "scts"), "is %d, of %d logs", scts, logs)
+	case operators > scts:
+		f.Add(setting.Join(path, "operators"), "is %d, of %d SCTs (scts)", operators, scts)
+	}
+	if operators == 1 {
+		return
+	}
+	names := make(map[string]bool, len(c.Logs))
+	for i, l := range c.Logs {
+		if l.Operator == "" {
+			f.Add(setting.Join(setting.Index(setting.Join(path, "logs"), i), "operator"), "required where ctlog.operators is above 1")
+		}
+		names[l.Operator] = true
+	}
+	if operators > len(names) {
+		f.Add(setting.Join(path, "operators"), "is %d, of %d operators of the logs", operators, len(names))
 	}
 }
 
@@ -259,6 +308,7 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	if c.KeyFile == "" {
 		f.Add(setting.Join(path, "key_file"), "required: without the log's key no SCT can be verified")
 	}
+	c.checkWay(path, f)
 	c.Token.Check(setting.Join(path, "token"), f)
 	if !c.Token.IsZero() && strings.HasPrefix(c.URL, "http:") {
 		f.Add(setting.Join(path, "token"), "is only sent over https")
@@ -270,6 +320,29 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "max_in_flight"), "can't be negative")
 	}
 	checkWindow(path, c.Start, c.End, f)
+}
+
+// ProxyNone is the proxy of a log that none leads to, whatever the environment says.
+const ProxyNone = "none"
+
+// checkWay adds the faults of how the log is connected to.
+func (c *ExternalConfig) checkWay(path string, f *setting.Faults) {
+	if c.Address != "" {
+		if host, port, err := net.SplitHostPort(c.Address); err != nil || host == "" || port == "" {
+			f.Add(setting.Join(path, "address"), "%q is not host:port", c.Address)
+		}
+	}
+	if c.Proxy == "" || c.Proxy == ProxyNone {
+		return
+	}
+	if c.Address != "" {
+		f.Add(setting.Join(path, "proxy"), "doesn't go with address: a proxy looks up names by itself")
+	}
+	// The proxy's own password would be in the configuration; nothing here needs one yet.
+	u, err := url.Parse(c.Proxy)
+	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
+		f.Add(setting.Join(path, "proxy"), "expected http://host:port, https://host:port or none")
+	}
 }
 
 func checkWindow(path string, start, end time.Time, f *setting.Faults) {

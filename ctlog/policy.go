@@ -35,17 +35,20 @@ const retryAfter = 5 * time.Second
 
 // Options are what a [Policy] needs besides its members.
 type Options struct {
-	Stagger time.Duration         // zero: DefaultStagger
-	Timeout time.Duration         // zero: DefaultTimeout
-	Now     func() time.Time      // nil: time.Now
-	Logger  *slog.Logger          // nil: nothing is logged
-	Metrics prometheus.Registerer // nil: nothing is registered
+	SCTs      int                   // how many logs a certificate is in, each with its SCT; zero: 1
+	Operators int                   // by how many operators those logs are run at least; zero: 1
+	Stagger   time.Duration         // zero: DefaultStagger
+	Timeout   time.Duration         // zero: DefaultTimeout
+	Now       func() time.Time      // nil: time.Now
+	Logger    *slog.Logger          // nil: nothing is logged
+	Metrics   prometheus.Registerer // nil: nothing is registered
 }
 
 // Policy asks logs for an SCT in their order, and verifies what they answer. It
 // holds no goroutine between submissions.
 type Policy struct {
 	members []member
+	quorum  quorum
 	o       Options
 	metrics *metrics
 }
@@ -79,7 +82,7 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	p := &Policy{o: o}
+	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}}
 	seen := make(map[[32]byte]bool, len(members))
 	for _, m := range members {
 		about := m.Description()
@@ -95,6 +98,9 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 		}
 		seen[about.ID] = true
 		p.members = append(p.members, member{Member: m, about: about, key: key})
+	}
+	if !p.suffices(p.members) {
+		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(members))
 	}
 	var err error
 	if p.metrics, err = newMetrics(o.Metrics, p.members); err != nil {
@@ -126,35 +132,46 @@ func (p *Policy) Descriptions() []Description {
 	return out
 }
 
-// Ready is nil when at least one log can take submissions.
+// suffices reports whether a certificate could get its SCTs from the members.
+func (p *Policy) suffices(members []member) bool {
+	all := having(make([]standing, len(members)), unasked)
+	return p.quorum.choose(all, func(i int) string { return members[i].about.Operator }) != nil
+}
+
+// Ready is nil when as many logs as a certificate needs can take submissions.
 func (p *Policy) Ready(ctx context.Context) error {
 	now := p.o.Now()
+	var ready []member
 	var failures []error
 	for _, m := range p.members {
 		if !m.about.Holds(now) {
 			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.about.URL))
 			continue
 		}
-		err := m.Ready(ctx)
-		if err == nil {
+		if err := m.Ready(ctx); err != nil {
+			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err))
+			continue
+		}
+		if ready = append(ready, m); p.suffices(ready) {
 			return nil
 		}
-		failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err))
 	}
 	return errors.Join(failures...)
 }
 
 // answer is what one log said.
 type answer struct {
+	log int // its place among those that were eligible
 	sct SCT
 	err error
 }
 
-// Submit returns one verified SCT from the first log in order that gives one.
-// The next log is asked when one fails, or is silent for the stagger time; all
-// of them together have the policy's timeout.
+// Submit returns the verified SCTs that the policy wants, one unless it says
+// otherwise, from the first logs in order that give them. The next log is asked
+// when one fails, or is silent for the stagger time; all of them together have the
+// policy's timeout. The SCTs are in the order of the logs.
 //
-// Errors: a *fault.Error with reason LogUnavailable when no log answered in
+// Errors: a *fault.Error with reason LogUnavailable when too few logs answered in
 // time; an unclassified error when a log broke its word (a wrong SCT); the
 // context's error when the caller went away. The chain may be logged even so.
 func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
@@ -165,6 +182,10 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 	defer cancel() // a slower log stops working for us as soon as we have an answer
 
 	eligible := p.eligible()
+	if !p.suffices(eligible) {
+		return nil, p.refusal(ctx, []error{fault.New(fault.LogUnavailable, "too few transparency logs are in use now; nothing was issued").
+			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.members)))})
+	}
 	if len(eligible) == 1 { // nobody to hand over to: no goroutine, no timer
 		sct, err := p.ask(bounded, eligible[0], chain)
 		if err != nil {
@@ -172,11 +193,7 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 		}
 		return []SCT{sct}, nil
 	}
-	sct, err := p.race(ctx, bounded, eligible, chain)
-	if err != nil {
-		return nil, err
-	}
-	return []SCT{sct}, nil
+	return p.race(ctx, bounded, eligible, chain)
 }
 
 // ErrRefused marks the error of a log that understood a chain and refused it, or
@@ -215,50 +232,52 @@ func (p *Policy) Accepts(ctx context.Context, chain Chain) error {
 	return errors.Join(errs...)
 }
 
-// race asks the logs in their order until one gives an SCT. ctx is the caller's,
-// bounded the same with the policy's timeout.
-func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Chain) (SCT, error) {
+// race asks the logs in their order until enough have given an SCT. ctx is the
+// caller's, bounded the same with the policy's timeout.
+func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Chain) ([]SCT, error) {
 	answers := make(chan answer, len(eligible)) // never blocks a late log
-	started, running := 0, 0
-	start := func() {
-		m := eligible[started]
-		started++
-		running++
-		go func() {
-			sct, err := p.ask(bounded, m, chain)
-			answers <- answer{sct, err}
-		}()
-	}
+	stands, scts := make([]standing, len(eligible)), make([]SCT, len(eligible))
+	operator := func(i int) string { return eligible[i].about.Operator }
 	stagger := time.NewTimer(p.o.Stagger)
 	defer stagger.Stop()
 
 	var failures []error
 	for {
-		if running == 0 {
-			if started == len(eligible) {
-				return SCT{}, p.refusal(ctx, failures)
+		if chosen := p.quorum.choose(having(stands, answered), operator); chosen != nil {
+			out := make([]SCT, len(chosen))
+			for i, log := range chosen {
+				out[i] = scts[log]
 			}
-			start()
+			return out, nil
+		}
+		plan := p.quorum.choose(prefer(stands), operator)
+		if plan == nil { // too many have failed
+			return nil, p.refusal(ctx, failures)
+		}
+		for _, log := range plan {
+			if stands[log] != unasked {
+				continue
+			}
+			stands[log] = asked
 			stagger.Reset(p.o.Stagger)
+			go func() {
+				sct, err := p.ask(bounded, eligible[log], chain)
+				answers <- answer{log, sct, err}
+			}()
 		}
 		select {
 		case a := <-answers:
-			running--
-			if a.err == nil {
-				return a.sct, nil
-			}
-			failures = append(failures, a.err)
-			if started < len(eligible) {
-				start()
-				stagger.Reset(p.o.Stagger)
+			stands[a.log], scts[a.log] = answered, a.sct
+			if a.err != nil {
+				stands[a.log] = failed
+				failures = append(failures, a.err)
 			}
 		case <-stagger.C:
-			if started < len(eligible) {
-				start()
-				stagger.Reset(p.o.Stagger)
+			for _, log := range having(stands, asked) {
+				stands[log] = silent
 			}
 		case <-bounded.Done():
-			return SCT{}, p.refusal(ctx, append(failures, context.Cause(bounded)))
+			return nil, p.refusal(ctx, append(failures, context.Cause(bounded)))
 		}
 	}
 }
@@ -342,8 +361,6 @@ func (p *Policy) refusal(ctx context.Context, failures []error) error {
 	case slices.ContainsFunc(failures, ours):
 		// Flattened, so that no classified error beside it decides the answer.
 		return fmt.Errorf("ctlog: no SCT that holds: %s", cause) //nolint:errorlint // on purpose: see above
-	case cause == nil:
-		cause = errors.New("ctlog: every log is outside its window")
 	}
 	return fault.New(fault.LogUnavailable, "the transparency log gave no answer; nothing was issued; try again").
 		With("dependency", "ctlog").After(after(cause)).Because(cause)

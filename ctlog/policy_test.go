@@ -252,6 +252,14 @@ func TestConfig(t *testing.T) {
 		"logs": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
 			{URL: "https://a", KeyFile: "k"}, {URL: "https://a/"}, {URL: "http://b.example", KeyFile: "k"}, {URL: "https://u:p@c", KeyFile: "k"},
 		}}, want: []string{"ctlog.logs[1].key_file", "ctlog.logs[1].url", "ctlog.logs[2].url", "ctlog.logs[3].url"}},
+		"ways": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
+			{URL: "https://a", KeyFile: "k", Address: "10.0.0.7:443", Proxy: "none"},
+			{URL: "https://b", KeyFile: "k", Address: "10.0.0.7"},
+			{URL: "https://c", KeyFile: "k", Proxy: "proxy.example:3128"},
+			{URL: "https://d", KeyFile: "k", Proxy: "http://u:p@proxy.example:3128"},
+			{URL: "https://e", KeyFile: "k", Proxy: "http://proxy.example:3128", Address: "10.0.0.7:443"},
+			{URL: "https://f", KeyFile: "k", Proxy: "http://proxy.example:3128"},
+		}}, want: []string{"ctlog.logs[1].address", "ctlog.logs[2].proxy", "ctlog.logs[3].proxy", "ctlog.logs[4].proxy"}},
 		"no logs": {c: ctlog.Config{Mode: ctlog.ModeExternal}, want: []string{"ctlog.logs"}},
 	} {
 		var f setting.Faults

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bytes"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -14,9 +15,13 @@ const (
 	maxShort = 256  // all else
 )
 
+// maxFurtherSCTs bounds the SCTs of a record after the first (ctlog.MaxSCTs).
+const maxFurtherSCTs = 7
+
 // maxRecord bounds an encoded record: with the envelope 5 long and 14 short
-// strings, each byte escaped to six at most, and the rest.
-const maxRecord = 6*(5*maxLong+14*maxShort) + 4096
+// strings and two short ones for each further SCT, each byte escaped to six at
+// most, and the rest.
+const maxRecord = 6*(5*maxLong+(14+2*maxFurtherSCTs)*maxShort) + 4096
 
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
@@ -75,20 +80,33 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 	b = appendTime(b, "not_after", e.NotAfter)
 	b = appendField(b, "fingerprint", e.Fingerprint, maxShort)
 	b = appendField(b, "authority", e.Authority, maxShort)
-	b = appendField(b, "log_id", e.LogID, maxShort)
-	if e.LogIndex != nil {
-		b = append(b, `"log_index":`...)
-		b = strconv.AppendUint(b, *e.LogIndex, 10)
-		b = append(b, ',')
+	b = appendSCT(b, SCT{LogID: e.LogID, LogIndex: e.LogIndex, Timestamp: e.SCTTimestamp, LeafHash: e.LeafHash})
+	if len(e.FurtherSCTs) > 0 {
+		b = append(b, `"further_scts":[`...)
+		for _, sct := range e.FurtherSCTs[:min(len(e.FurtherSCTs), maxFurtherSCTs)] {
+			b = appendSCT(append(b, '{'), sct)
+			b = append(bytes.TrimSuffix(b, []byte(",")), "},"...)
+		}
+		b = append(bytes.TrimSuffix(b, []byte(",")), "],"...)
 	}
-	b = appendTime(b, "sct_timestamp", e.SCTTimestamp)
-	b = appendField(b, "leaf_hash", e.LeafHash, maxShort)
 	b = appendField(b, "rule", e.Rule, maxShort)
 	b = appendField(b, "reason", string(e.Reason), maxShort)
 	b = appendField(b, "message", e.Message, maxLong)
 	b = appendField(b, "remote_addr", e.RemoteAddr, maxShort)
 	b = appendField(b, "method", e.Method, maxShort)
 	return end(b)
+}
+
+// appendSCT appends the fields of one SCT.
+func appendSCT(b []byte, s SCT) []byte {
+	b = appendField(b, "log_id", s.LogID, maxShort)
+	if s.LogIndex != nil {
+		b = append(b, `"log_index":`...)
+		b = strconv.AppendUint(b, *s.LogIndex, 10)
+		b = append(b, ',')
+	}
+	b = appendTime(b, "sct_timestamp", s.Timestamp)
+	return appendField(b, "leaf_hash", s.LeafHash, maxShort)
 }
 
 // mark appends the record that follows a storage failure: how many records

@@ -3,6 +3,8 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -18,7 +20,8 @@ func full() Event {
 		SAN: "alice@example.com", SANType: "email",
 		KeyAlgorithm: "ECDSA-P256", KeyFingerprint: "aa", NotBefore: noon, NotAfter: noon,
 		Fingerprint: "bb", Authority: "2026a", LogID: "cc", LogIndex: &index, SCTTimestamp: noon,
-		Reason: fault.LogUnavailable, Message: "m", RemoteAddr: "192.0.2.1", Method: "CreateSigningCertificate",
+		FurtherSCTs: []SCT{{LogID: "dd", LogIndex: &index, Timestamp: noon, LeafHash: "ee"}, {LogID: "ff"}},
+		Reason:      fault.LogUnavailable, Message: "m", RemoteAddr: "192.0.2.1", Method: "CreateSigningCertificate",
 	}
 }
 
@@ -40,6 +43,13 @@ func TestEventIsACloudEventWithEveryField(t *testing.T) {
 		"reason": "LOG_UNAVAILABLE", "message": "m", "remote_addr": "192.0.2.1", "method": "CreateSigningCertificate",
 		"not_before": r.Time, "not_after": r.Time, "sct_timestamp": r.Time,
 	}
+	further := fmt.Sprint([]any{
+		map[string]any{"log_id": "dd", "log_index": 42.0, "sct_timestamp": r.Time, "leaf_hash": "ee"}, map[string]any{"log_id": "ff"},
+	})
+	if got := fmt.Sprint(r.Data["further_scts"]); got != further {
+		t.Errorf("further SCTs %s, want %s", got, further)
+	}
+	delete(r.Data, "further_scts")
 	for name, value := range want {
 		if r.Data[name] != value {
 			t.Errorf("%s = %v, want %v", name, r.Data[name], value)
@@ -99,6 +109,7 @@ func TestARecordIsBounded(t *testing.T) {
 		*s = worst
 	}
 	e.Reason = fault.Reason(worst)
+	e.FurtherSCTs = slices.Repeat([]SCT{{LogID: worst, LeafHash: worst}}, 100)
 	v := newEnvelope(worst, "0123456789abcdef", fixed)
 	if n := len(v.event(nil, &e)); n > maxRecord {
 		t.Errorf("a record of %d bytes, the bound is %d", n, maxRecord)

@@ -79,6 +79,9 @@ type Event struct {
 	// LeafHash is the entry's hash in the log's tree, in hexadecimal: with it
 	// anybody can ask the log for the entry.
 	LeafHash string
+	// FurtherSCTs are those of a certificate that is in several logs, after the
+	// first one, which the fields above have.
+	FurtherSCTs []SCT
 	// Rule names the rule of a policy that refused the request.
 	Rule string
 	// Reason and Message say why a request was refused or failed.
@@ -86,6 +89,14 @@ type Event struct {
 	Message string
 	// RemoteAddr is the client's address and Method the API method.
 	RemoteAddr, Method string
+}
+
+// SCT is what an event says of one SCT, as the event's fields of these names do.
+type SCT struct {
+	LogID     string
+	LogIndex  *uint64
+	Timestamp time.Time
+	LeafHash  string
 }
 
 // refusal reports whether e belongs in the file of refusals: it concerns no

@@ -20,7 +20,8 @@ may run beside a service. The exit status is 1 when there is any fault.
 
 --online also asks the others: each issuer that has a URL for its discovery
 document and its keys, the store of used tokens for a write, and each external
-log for the roots that it accepts.`,
+log for the roots that it accepts and a tree head under the configured key. Nothing
+is submitted. The embedded log's checkpoint is verified in its directory.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -37,7 +38,7 @@ log for the roots that it accepts.`,
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
 				file, p.authority.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 			if online {
-				return checkOnline(cmd.Context(), p, streams.Out)
+				return checkOnline(cmd.Context(), c, p, streams.Out)
 			}
 			return nil
 		},

@@ -7,6 +7,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -14,9 +18,10 @@ import (
 const onlineTimeout = time.Minute
 
 // checkOnline tries what a service would ask others: discovery and keys of each
-// exact issuer, whether the store of used tokens can be written, and whether each external log takes the authority's
-// certificates. It prints every step; the error says how many failed.
-func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
+// exact issuer, whether the store of used tokens can be written, and of each log
+// whether it can be read, signs with the configured key and takes the authority's
+// certificates. It submits nothing, prints every step, and the error says how many failed.
+func checkOnline(ctx context.Context, c *config.Config, p *parts, w io.Writer) error {
 	ctx, cancel := context.WithTimeout(ctx, onlineTimeout)
 	defer cancel()
 	all, failed, at := 0, 0, ""
@@ -39,8 +44,15 @@ func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
 	if p.replay != nil {
 		line("replay", "write", "", p.replay.Ready(ctx))
 	}
-	for _, l := range p.external {
-		line(l.Description().URL, "get-roots", "", l.CheckRoots(ctx, p.authority.Chain()))
+	for i, l := range p.external {
+		at := l.Description().URL
+		line(at, "get-roots", "", l.CheckRoots(ctx, p.authority.Chain()))
+		head, err := inclusion.ReadHead(ctx, watchedLog(l, c.CTLog.Logs[i]))
+		line(at, "tree head", describeHead(head), err)
+	}
+	if c.CTLog.Mode == ctlog.ModeEmbedded {
+		size, signed, err := embedded.Published(ctx, c.CTLog.Embedded, p.logKey.Public())
+		line(c.CTLog.Embedded.URL, "tree head", describeHead(inclusion.Head{Size: size, Signed: signed, Static: true}), err)
 	}
 	if failed == 0 {
 		return nil
@@ -49,4 +61,13 @@ func checkOnline(ctx context.Context, p *parts, w io.Writer) error {
 		code: exitFailed, mend: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
 		err: fmt.Errorf("%d of %d steps failed", failed, all),
 	}
+}
+
+// describeHead puts what a log signed into words.
+func describeHead(h inclusion.Head) string {
+	api := "static-ct"
+	if !h.Static {
+		api = "RFC 6962"
+	}
+	return fmt.Sprintf("%s, %d entries, signed %s", api, h.Size, h.Signed.UTC().Format(time.RFC3339))
 }

@@ -146,7 +146,7 @@ func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
 	case ctlog.ModeExternal:
 	}
 	return ctlog.NewPolicy(members, ctlog.Options{
-		Stagger: c.Stagger, Timeout: c.Timeout, Now: s.now, Logger: s.logger, Metrics: s.registry,
+		SCTs: c.SCTs, Operators: c.Operators, Stagger: c.Stagger, Timeout: c.Timeout, Now: s.now, Logger: s.logger, Metrics: s.registry,
 	})
 }
 
@@ -219,7 +219,7 @@ func (s *service) dependencies(issuer *ca.Issuer) []server.Dependency {
 		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
 	}
 	if s.policy != nil {
-		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready})
+		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.eachLog})
 	}
 	return all
 }
@@ -336,6 +336,9 @@ func (s *service) run(ctx context.Context) error {
 	group.Go(func() error { return s.server.Serve(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
+	}
+	for _, l := range s.external {
+		group.Go(func() error { return l.WatchRoots(ctx, s.authority.Chain) })
 	}
 	group.Go(func() error { return s.reloader.run(ctx) })
 	err := group.Wait()

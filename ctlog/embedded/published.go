@@ -3,9 +3,11 @@ package embedded
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"fmt"
 	"os"
 	"sync"
+	"time"
 )
 
 // published remembers the last checkpoint that was verified, so that a read
@@ -44,4 +46,23 @@ func (l *Log) headNow() (head, error) {
 		l.published.last = h
 	}
 	return h, nil
+}
+
+// Published reads the checkpoint in a log's directory and verifies it under the
+// log's key, with nothing else of the log opened: how many entries it covers, and
+// when it was signed.
+func Published(ctx context.Context, c Config, key crypto.PublicKey) (size uint64, signed time.Time, err error) {
+	verifier, err := newVerifier(c.Origin(), key)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	raw, err := store{dir: string(c.Directory)}.ReadCheckpoint(ctx)
+	if err != nil {
+		return 0, time.Time{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	h, err := openCheckpoint(raw, verifier)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	return h.size, time.UnixMilli(int64(h.timestamp)), nil
 }

@@ -10,20 +10,15 @@ package external
 import (
 	"context"
 	"crypto/sha256"
-	"crypto/tls"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"os"
 	"strings"
-	"sync"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -37,7 +32,7 @@ type Config = ctlog.ExternalConfig
 type Options struct {
 	Now       func() time.Time  // nil: time.Now; for the breaker
 	Logger    *slog.Logger      // nil: nothing is logged
-	Transport http.RoundTripper // nil: one of the log's own, with the configuration's CA file and the environment's proxy
+	Transport http.RoundTripper // nil: one of the log's own, as the configuration describes the way
 
 	Metrics prometheus.Registerer // nil: nothing is registered
 }
@@ -64,7 +59,7 @@ type Log struct {
 	o         Options
 	inFlight  chan struct{}
 	breaker   *breaker
-	roots     sync.Map // [32]byte → true: certificates of ours that the log accepts, where chains are cut
+	roots     roots
 }
 
 var _ ctlog.Member = (*Log)(nil)
@@ -102,30 +97,46 @@ func New(c Config, o Options) (*Log, error) {
 		l.token = "Bearer " + string(token)
 	}
 	if l.transport = o.Transport; l.transport == nil {
-		if l.transport, err = newTransport(string(c.CAFile)); err != nil {
+		if l.transport, err = newTransport(c); err != nil {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}
 	}
 	if o.Metrics == nil {
 		return l, nil
 	}
-	if err := o.Metrics.Register(l.breakerGauge()); err != nil {
-		return nil, fmt.Errorf("the log %s: registering metrics: %w", c.URL, err)
+	for _, c := range l.gauges() {
+		if err := o.Metrics.Register(c); err != nil {
+			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.url, err)
+		}
 	}
 	return l, nil
 }
 
-// breakerGauge shows whether the log is left alone at the moment.
-func (l *Log) breakerGauge() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_ctlog_breaker_open", Help: "1 while an external log is left alone after repeated failures, else 0.",
-		ConstLabels: prometheus.Labels{"log": l.url},
-	}, func() float64 {
-		if l.breaker.ready() != nil {
-			return 1
-		}
-		return 0
-	})
+// gauges show how the log stands at the moment.
+func (l *Log) gauges() []prometheus.Collector {
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.url}}, read)
+	}
+	return []prometheus.Collector{
+		gauge("mayfly_ctlog_breaker_open", "1 while an external log is left alone after repeated failures, else 0.", func() float64 {
+			if l.breaker.ready() != nil {
+				return 1
+			}
+			return 0
+		}),
+		gauge("mayfly_ctlog_roots_refused", "1 when an external log's list of roots has none of this CA's certificates any more, else 0.", func() float64 {
+			if l.Roots().Refused {
+				return 1
+			}
+			return 0
+		}),
+		gauge("mayfly_ctlog_roots_checked_timestamp_seconds", "When an external log last said which roots it accepts, in seconds since 1970; 0 before that.", func() float64 {
+			if at := l.Roots().Checked; !at.IsZero() {
+				return float64(at.Unix())
+			}
+			return 0
+		}),
+	}
 }
 
 // Describe reads the key of a log that is only named in the trust root.
@@ -137,32 +148,6 @@ func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
 	return ctlog.Description{
 		ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"),
 		Operator: c.Operator, Start: c.Start, End: c.End,
-	}, nil
-}
-
-// newTransport is one log's own: a connection that hangs is no other log's trouble.
-func newTransport(caFile string) (http.RoundTripper, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if caFile != "" {
-		raw, err := os.ReadFile(caFile)
-		if err != nil {
-			return nil, fmt.Errorf("reading the CA file: %w", err)
-		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(raw) {
-			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM", caFile)
-		}
-	}
-	return &http.Transport{
-		Proxy:                  http.ProxyFromEnvironment,
-		DialContext:            (&net.Dialer{Timeout: dialTimeout}).DialContext,
-		TLSClientConfig:        config,
-		TLSHandshakeTimeout:    dialTimeout,
-		ResponseHeaderTimeout:  answerTimeout,
-		MaxResponseHeaderBytes: maxAnswer,
-		MaxIdleConnsPerHost:    64,
-		IdleConnTimeout:        90 * time.Second,
-		ForceAttemptHTTP2:      true,
 	}, nil
 }
 
@@ -185,9 +170,15 @@ func readKey(path string) ([]byte, error) {
 // Description is what the trust root says of the log.
 func (l *Log) Description() ctlog.Description { return l.about }
 
-// Reader is a client for reading the log: over its own transport, and without the
-// token, which reads don't need.
-func (l *Log) Reader() *http.Client { return l.client(maxRoots) }
+// Reader is a client for reading the log: over its own transport. What is below the
+// log's URL is asked for with the token; a monitoring URL elsewhere never sees it.
+func (l *Log) Reader() *http.Client {
+	c := l.client(maxRoots)
+	if l.token != "" {
+		c.Transport = bearer{next: c.Transport, below: l.url + "/", token: l.token}
+	}
+	return c
+}
 
 // Close drops the idle connections.
 func (l *Log) Close() { l.client(0).CloseIdleConnections() }
@@ -232,48 +223,6 @@ func (l *Log) settle(err error) {
 	default:
 		l.breaker.succeeded() // it answered, if only to refuse
 	}
-}
-
-// request is the body of add-pre-chain: the precertificate and what is above it,
-// up to the certificate that the log accepts.
-func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
-	issuers := chain.Issuers
-	for i, der := range issuers {
-		if _, ok := l.roots.Load(sha256.Sum256(der)); ok {
-			issuers = issuers[:i+1]
-			break
-		}
-	}
-	return &ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)}
-}
-
-// CheckRoots asks the log for the certificates that it accepts and cuts all later
-// chains at the first of them. chain is the CA's: issuing certificate first, root
-// last. It is an error when the log accepts none: it would refuse every certificate.
-func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
-	var body ct.GetRootsResponse
-	client, err := l.fresh(maxRoots)
-	if err != nil {
-		return err
-	}
-	if _, _, err := client.GetAndParse(ctx, ct.GetRootsPath, nil, &body); err != nil {
-		return fmt.Errorf("asking the log %s for its roots: %w", l.url, flatten(err))
-	}
-	accepted := make(map[[32]byte]bool, len(body.Certificates))
-	for _, text := range body.Certificates {
-		der, err := decodeBase64(text)
-		if err != nil {
-			return fmt.Errorf("the log %s lists a root that isn't base64: %w", l.url, err)
-		}
-		accepted[sha256.Sum256(der)] = true
-	}
-	for _, der := range chain {
-		if accepted[sha256.Sum256(der)] {
-			l.roots.Store(sha256.Sum256(der), true)
-			return nil
-		}
-	}
-	return fmt.Errorf("the log %s accepts none of this CA's %d certificates; ask its operator to add the root", l.url, len(chain))
 }
 
 // fresh is a client for one request: it has no memory of earlier outages. It gets

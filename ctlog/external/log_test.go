@@ -490,4 +490,37 @@ func TestToken(t *testing.T) {
 			t.Errorf("headers %q", got)
 		}
 	})
+	t.Run("read", func(t *testing.T) {
+		// Both are one server: what decides is the URL.
+		var seen sync.Map
+		server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { seen.Store(r.URL.Path, r.Header.Get("Authorization")) }))
+		defer server.Close()
+		dir := t.TempDir()
+		for name, content := range map[string][]byte{"key.pem": ctlogtest.NewSigner(t).PEM(t), "token": []byte("s3cret")} {
+			if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		l, err := external.New(external.Config{
+			URL: server.URL + "/2027", KeyFile: setting.Path(filepath.Join(dir, "key.pem")), Token: setting.Secret{File: setting.Path(filepath.Join(dir, "token"))},
+		}, external.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer l.Close()
+		for path, want := range map[string]string{"/2027/checkpoint": "Bearer s3cret", "/20270/checkpoint": "", "/tiles/checkpoint": ""} {
+			request, err := http.NewRequestWithContext(t.Context(), http.MethodGet, server.URL+path, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			response, err := l.Reader().Do(request)
+			if err != nil {
+				t.Fatal(err)
+			}
+			_ = response.Body.Close()
+			if got, _ := seen.Load(path); got != want {
+				t.Errorf("%s was asked for with %q, want %q", path, got, want)
+			}
+		}
+	})
 }

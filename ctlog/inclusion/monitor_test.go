@@ -201,6 +201,31 @@ func TestKept(t *testing.T) {
 	}
 }
 
+// TestFurther: each SCT of a certificate in several logs is followed.
+func TestFurther(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	lines := bytes.Split(bytes.TrimSpace(b.submit(t, 3, true)), []byte("\n"))
+	var records [3]struct {
+		Type string         `json:"type"`
+		Time time.Time      `json:"time"`
+		Data map[string]any `json:"data"`
+	}
+	for i, line := range lines {
+		if err := json.Unmarshal(line, &records[i]); err != nil {
+			t.Fatal(err)
+		}
+	}
+	records[0].Data["further_scts"] = []any{records[1].Data, records[2].Data, map[string]any{"log_id": "a stranger's"}}
+	raw, err := json.Marshal(records[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, append(raw, '\n'))
+	b.settle(t)
+	b.kept(t, 3)
+}
+
 // TestPartialLine: half a line is no record, and none is lost.
 func TestPartialLine(t *testing.T) {
 	t.Parallel()

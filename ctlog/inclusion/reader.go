@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	formats "github.com/transparency-dev/formats/note"
@@ -96,8 +97,9 @@ func (r *reader) get(ctx context.Context, path string) ([]byte, error) {
 
 // tree is a tree head that the log signed.
 type tree struct {
-	size uint64
-	root []byte
+	size   uint64
+	root   []byte
+	signed time.Time
 }
 
 // look is one reading of a log: the heads are fetched once, tiles as needed.
@@ -108,6 +110,34 @@ type look struct {
 }
 
 func (r *reader) look() *look { return &look{reader: r, tiles: make(map[string]*tile)} }
+
+// Head is what a log says of itself under its key.
+type Head struct {
+	Size   uint64
+	Signed time.Time
+	Static bool // read through the static-ct API; else through RFC 6962
+}
+
+// ReadHead fetches the log's checkpoint or, where it has none, its signed tree head,
+// from where the monitor reads, and verifies it under the log's key. The error says
+// what failed: the way to the log, or the signature.
+func ReadHead(ctx context.Context, l Log) (Head, error) {
+	r, err := newReader(l)
+	if err != nil {
+		return Head{}, err
+	}
+	head, err := r.look().readCheckpoint(ctx)
+	if err == nil {
+		return Head{Size: head.size, Signed: head.signed, Static: true}, nil
+	}
+	if !errors.Is(err, errAbsent) {
+		return Head{}, err
+	}
+	if head, err = r.look().readSTH(ctx); err != nil {
+		return Head{}, err
+	}
+	return Head{Size: head.size, Signed: head.signed}, nil
+}
 
 // holds reports whether the log shows the entry, with a proof up to a tree head
 // that it signed. The error is a *brokenError when it shows something else.
@@ -270,7 +300,21 @@ func (l *look) readCheckpoint(ctx context.Context) (tree, error) {
 	if err != nil || len(root) != sha256.Size {
 		return tree{}, errors.New("the checkpoint's root is malformed")
 	}
-	return tree{size: size, root: root}, nil
+	at, err := signedAt(n.Sigs[0])
+	if err != nil {
+		return tree{}, err
+	}
+	return tree{size: size, root: root, signed: at}, nil
+}
+
+// signedAt is the time in an RFC6962NoteSignature (c2sp.org/static-ct-api): behind
+// the four bytes of the key's hash.
+func signedAt(s note.Signature) (time.Time, error) {
+	raw, err := base64.StdEncoding.DecodeString(s.Base64)
+	if err != nil || len(raw) < 12 {
+		return time.Time{}, errors.New("the checkpoint's signature is malformed")
+	}
+	return time.UnixMilli(int64(binary.BigEndian.Uint64(raw[4:]))), nil
 }
 
 // readSTH is RFC 6962 §4.3.
@@ -288,10 +332,11 @@ func (l *look) readSTH(ctx context.Context) (tree, error) {
 	if err != nil {
 		return tree{}, fmt.Errorf("reading the signed tree head: %w", err)
 	}
-	if err := verifyTreeHead(l.key, body.Timestamp, tree{body.Size, body.Root}, body.Signature); err != nil {
+	head := tree{size: body.Size, root: body.Root, signed: time.UnixMilli(int64(body.Timestamp))} // a time beyond int64 only fails to look right
+	if err := verifyTreeHead(l.key, body.Timestamp, head, body.Signature); err != nil {
 		return tree{}, err
 	}
-	return tree{body.Size, body.Root}, nil
+	return head, nil
 }
 
 // verifyTreeHead verifies a DigitallySigned (RFC 5246 §4.7) over a tree head (RFC 6962 §3.5).

@@ -36,12 +36,18 @@ type record struct {
 	Type string    `json:"type"`
 	Time time.Time `json:"time"`
 	Data struct {
-		Serial       string    `json:"serial"`
-		LogID        string    `json:"log_id"`
-		LeafHash     string    `json:"leaf_hash"`
-		LogIndex     *uint64   `json:"log_index"`
-		SCTTimestamp time.Time `json:"sct_timestamp"`
+		Serial string `json:"serial"`
+		recordSCT
+		Further []recordSCT `json:"further_scts"`
 	} `json:"data"`
+}
+
+// recordSCT is what a record says of one SCT.
+type recordSCT struct {
+	LogID        string    `json:"log_id"`
+	LeafHash     string    `json:"leaf_hash"`
+	LogIndex     *uint64   `json:"log_index"`
+	SCTTimestamp time.Time `json:"sct_timestamp"`
 }
 
 // read yields at least the promises of the lines that are there, or those of the
@@ -66,36 +72,37 @@ func (t *trail) read(limit int, yield func(log [32]byte, p promise)) (time.Time,
 		}
 		t.offset += int64(end)
 		for line := range bytes.Lines(buffer[:end]) {
-			if id, p, ok := t.parse(line); ok {
-				yield(id, p)
-				count++
-			}
+			count += t.parse(line, yield)
 		}
 	}
 	return t.latest, nil
 }
 
-// parse takes a promise out of a line; false when there is none, or it is from
-// before the time that the trail is read from.
-func (t *trail) parse(line []byte) (id [32]byte, p promise, ok bool) {
+// parse yields the promises of a line, and returns how many: none when it has
+// none, or is from before the time that the trail is read from.
+func (t *trail) parse(line []byte, yield func(log [32]byte, p promise)) (count int) {
 	if !bytes.Contains(line, []byte(issuedType)) {
-		return id, p, false
+		return 0
 	}
 	var r record
 	if json.Unmarshal(line, &r) != nil || r.Type != issuedType || r.Time.Before(t.since) {
-		return id, p, false
+		return 0
 	}
 	if r.Time.After(t.latest) {
 		t.latest = r.Time
 	}
-	log, err := hex.DecodeString(r.Data.LogID)
-	leaf, err2 := hex.DecodeString(r.Data.LeafHash)
-	if err != nil || err2 != nil || len(log) != len(id) || len(leaf) != len(p.leaf) {
-		return id, p, false // not logged, or recorded before leaf hashes were
+	for _, sct := range append([]recordSCT{r.Data.recordSCT}, r.Data.Further...) {
+		log, err := hex.DecodeString(sct.LogID)
+		leaf, err2 := hex.DecodeString(sct.LeafHash)
+		if err != nil || err2 != nil || len(log) != 32 || len(leaf) != 32 {
+			continue // not logged, or recorded before leaf hashes were
+		}
+		yield([32]byte(log), promise{
+			serial: r.Data.Serial, leaf: [32]byte(leaf), index: sct.LogIndex, promised: sct.SCTTimestamp, recorded: r.Time,
+		})
+		count++
 	}
-	return [32]byte(log), promise{
-		serial: r.Data.Serial, leaf: [32]byte(leaf), index: r.Data.LogIndex, promised: r.Data.SCTTimestamp, recorded: r.Time,
-	}, true
+	return count
 }
 
 // open opens the oldest file that has something from the time on; nothing when

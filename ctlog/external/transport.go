@@ -1,0 +1,112 @@
+package external
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"fmt"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+)
+
+// newTransport is one log's own: a connection that hangs is no other log's trouble.
+func newTransport(c Config) (*http.Transport, error) {
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if c.CAFile != "" {
+		raw, err := os.ReadFile(string(c.CAFile))
+		if err != nil {
+			return nil, fmt.Errorf("reading the CA file: %w", err)
+		}
+		config.RootCAs = x509.NewCertPool()
+		if !config.RootCAs.AppendCertsFromPEM(raw) {
+			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM", c.CAFile)
+		}
+	}
+	proxy, err := proxyOf(c.Proxy)
+	if err != nil {
+		return nil, err
+	}
+	dial, err := dialer(c)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Transport{
+		Proxy:                  proxy,
+		DialContext:            dial,
+		TLSClientConfig:        config,
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxAnswer,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		ForceAttemptHTTP2:      true,
+	}, nil
+}
+
+// proxyOf is the way that the option proxy says.
+func proxyOf(option string) (func(*http.Request) (*url.URL, error), error) {
+	switch option {
+	case "":
+		return http.ProxyFromEnvironment, nil
+	case ctlog.ProxyNone:
+		return nil, nil //nolint:nilnil // http.Transport's way to say that there is no proxy
+	}
+	u, err := url.Parse(option)
+	if err != nil {
+		return nil, fmt.Errorf("its proxy: %w", err)
+	}
+	return http.ProxyURL(u), nil
+}
+
+// dialer connects to the option address in place of the URL's own host, so that
+// Host and TLS name the log as it names itself, wherever it is reached. Where the
+// log is read at another host, that one is found by its own name.
+func dialer(c Config) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	d := &net.Dialer{Timeout: dialTimeout}
+	if c.Address == "" {
+		return d.DialContext, nil
+	}
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("its URL: %w", err)
+	}
+	port := u.Port()
+	if port == "" {
+		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	}
+	own := net.JoinHostPort(u.Hostname(), port)
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if strings.EqualFold(address, own) {
+			address = c.Address
+		}
+		return d.DialContext(ctx, network, address)
+	}, nil
+}
+
+// bearer adds the token to what is asked for below a URL.
+type bearer struct {
+	next         http.RoundTripper
+	below, token string
+}
+
+// RoundTrip makes one request.
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(r.URL.String(), b.below) {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", b.token)
+	}
+	return b.next.RoundTrip(r)
+}
+
+// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
+func (b bearer) CloseIdleConnections() {
+	if t, ok := b.next.(interface{ CloseIdleConnections() }); ok {
+		t.CloseIdleConnections()
+	}
+}

@@ -1,0 +1,81 @@
+package ctlog
+
+import "slices"
+
+// quorum is how many SCTs a certificate gets, and of how many operators.
+type quorum struct{ scts, operators int }
+
+// choose picks as many logs as SCTs are wanted, of as many operators, the earlier
+// in the list the better; nil when the list doesn't have them. Operators are given
+// by log; logs that name none are of one operator.
+func (q quorum) choose(logs []int, operator func(log int) string) []int {
+	var chosen []int
+	seen := make(map[string]bool, q.scts)
+	for i, log := range logs {
+		if len(chosen) == q.scts {
+			break
+		}
+		after := q.scts - len(chosen) - 1 // places left when this one is taken
+		missing := q.operators - len(seen)
+		if !seen[operator(log)] {
+			missing--
+		}
+		// An operator's further log is no good where each place left needs a new one.
+		if missing > after || missing > others(logs[i+1:], operator, seen, operator(log)) {
+			continue
+		}
+		chosen = append(chosen, log)
+		seen[operator(log)] = true
+	}
+	if len(chosen) < q.scts || len(seen) < q.operators {
+		return nil
+	}
+	return chosen
+}
+
+// others counts the operators of the logs that are neither seen nor the one given.
+func others(logs []int, operator func(int) string, seen map[string]bool, except string) int {
+	found := make(map[string]bool, len(logs))
+	for _, log := range logs {
+		if o := operator(log); !seen[o] && o != except {
+			found[o] = true
+		}
+	}
+	return len(found)
+}
+
+// standing is what is known of each log during one submission.
+type standing int
+
+const (
+	unasked standing = iota
+	asked
+	silent // asked, and without an answer for the stagger time
+	answered
+	failed
+)
+
+// prefer lists the logs that may still give an SCT, or have: those that did first,
+// silent ones last, else in their order.
+func prefer(all []standing) []int {
+	var list []int
+	for _, wanted := range [][]standing{{answered}, {unasked, asked}, {silent}} {
+		for log, s := range all {
+			if slices.Contains(wanted, s) {
+				list = append(list, log)
+			}
+		}
+	}
+	return list
+}
+
+// having lists the logs that stand so.
+func having(all []standing, wanted standing) []int {
+	var list []int
+	for log, s := range all {
+		if s == wanted {
+			list = append(list, log)
+		}
+	}
+	return list
+}

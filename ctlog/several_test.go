@@ -1,0 +1,174 @@
+package ctlog_test
+
+import (
+	"fmt"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// run makes a log of an operator.
+func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
+	t.Helper()
+	log := faulty(t, fmt.Sprintf("https://log%d", i), ca, f)
+	log.Member.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
+	return log
+}
+
+// TestSeveral: which logs are asked, in which order and how long it takes, and
+// whose SCTs come out, where a policy wants several.
+func TestSeveral(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	const (
+		good, down, slow = ctlogtest.None, ctlogtest.Down, ctlogtest.Slow
+		stagger          = 2 * time.Second
+	)
+	for name, tt := range map[string]struct {
+		scts, operators int
+		operator        string // a letter a log
+		faults          []ctlogtest.Fault
+		want            []int // whose SCTs
+		calls           []int64
+		took            time.Duration
+	}{
+		"two of three":              {2, 1, "aaa", []ctlogtest.Fault{good, good, good}, []int{0, 1}, []int64{1, 1, 0}, 0},
+		"the first is down":         {2, 1, "aaa", []ctlogtest.Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
+		"the second is silent":      {2, 1, "aaa", []ctlogtest.Fault{good, slow, good}, []int{0, 2}, []int64{1, 1, 1}, stagger},
+		"both are silent":           {2, 1, "aaaa", []ctlogtest.Fault{slow, slow, good, good}, []int{2, 3}, []int64{1, 1, 1, 1}, stagger},
+		"silent, then down":         {2, 1, "aaaa", []ctlogtest.Fault{slow, good, down, good}, []int{1, 3}, []int64{1, 1, 1, 1}, stagger},
+		"two operators":             {2, 2, "aab", []ctlogtest.Fault{good, good, good}, []int{0, 2}, []int64{1, 0, 1}, 0},
+		"the other one is down":     {2, 2, "abac", []ctlogtest.Fault{good, down, good, good}, []int{0, 3}, []int64{1, 1, 0, 1}, 0},
+		"the first operator's":      {2, 2, "aab", []ctlogtest.Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
+		"three of two operators":    {3, 2, "aaab", []ctlogtest.Fault{good, good, good, good}, []int{0, 1, 3}, []int64{1, 1, 0, 1}, 0},
+		"only one operator is left": {2, 2, "aab", []ctlogtest.Fault{good, good, down}, nil, []int64{1, 0, 1}, 0},
+		"one is too few":            {2, 1, "ab", []ctlogtest.Fault{good, down}, nil, []int64{1, 1}, 0},
+		"one is silent for ever":    {2, 1, "ab", []ctlogtest.Fault{good, slow}, nil, []int64{1, 1}, 8 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				var logs []*ctlogtest.Faulty
+				var members []ctlog.Member
+				for i, f := range tt.faults {
+					logs = append(logs, run(t, tt.operator[i:i+1], i, ca, f))
+					members = append(members, logs[i])
+				}
+				p := newPolicy(t, ctlog.Options{SCTs: tt.scts, Operators: tt.operators, Stagger: stagger, Timeout: 8 * time.Second}, members...)
+				begin := time.Now()
+				scts, err := p.Submit(t.Context(), ca.Chain(t))
+				if took := time.Since(begin); took != tt.took {
+					t.Errorf("took %v, want %v", took, tt.took)
+				}
+				var got []int
+				for _, sct := range scts {
+					got = append(got, slices.IndexFunc(logs, func(l *ctlogtest.Faulty) bool { return l.Description().ID == sct.LogID }))
+				}
+				if !slices.Equal(got, tt.want) {
+					t.Errorf("SCTs of %v, want %v; %v", got, tt.want, err)
+				}
+				if tt.want == nil && fault.From(err).Reason != fault.LogUnavailable {
+					t.Errorf("got %v, want LOG_UNAVAILABLE", err)
+				}
+				synctest.Wait() // those that were not waited for
+				for i, want := range tt.calls {
+					if got := logs[i].Calls.Load(); got != want {
+						t.Errorf("log %d was asked %d times, want %d", i, got, want)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestSeveralFaults holds D1 to D3 where two SCTs are wanted: an outage of one log
+// is a 503 without a third, and nothing with it; a lie is never among the SCTs, and
+// is an internal error when nobody makes up for it.
+func TestSeveralFaults(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	for _, f := range slices.Concat(ctlogtest.Outages(), ctlogtest.Lies()) {
+		t.Run(string(f), func(t *testing.T) {
+			t.Parallel()
+			synctest.Test(t, func(t *testing.T) {
+				bad := run(t, "b", 1, ca, f)
+				honest := []*ctlogtest.Faulty{run(t, "a", 0, ca, ctlogtest.None), run(t, "c", 2, ca, ctlogtest.None)}
+				o := ctlog.Options{SCTs: 2, Operators: 2}
+				_, err := newPolicy(t, o, honest[0], bad).Submit(t.Context(), ca.Chain(t))
+				want := fault.ReasonInternal
+				if slices.Contains(ctlogtest.Outages(), f) {
+					want = fault.LogUnavailable
+				}
+				if err == nil || fault.From(err).Reason != want {
+					t.Errorf("got %v, want %s", err, want)
+				}
+				scts, err := newPolicy(t, o, honest[0], bad, honest[1]).Submit(t.Context(), ca.Chain(t))
+				if err != nil || len(scts) != 2 || scts[0].LogID != honest[0].Description().ID || scts[1].LogID != honest[1].Description().ID {
+					t.Errorf("with a third log: %d SCTs, %v", len(scts), err)
+				}
+				synctest.Wait()
+			})
+		})
+	}
+}
+
+// TestSeveralReady: ready is what can issue.
+func TestSeveralReady(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	a, b := run(t, "a", 0, ca, ctlogtest.None), run(t, "b", 1, ca, ctlogtest.None)
+	p := newPolicy(t, ctlog.Options{SCTs: 2}, a, b)
+	if err := p.Ready(t.Context()); err != nil {
+		t.Error(err)
+	}
+	b.Member.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
+	p = newPolicy(t, ctlog.Options{SCTs: 2}, a, b)
+	if err := p.Ready(t.Context()); err == nil {
+		t.Error("ready with one of two logs")
+	}
+	if _, err := p.Submit(t.Context(), ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable || a.Calls.Load() != 0 {
+		t.Errorf("with one of two logs: %v, %d submissions", err, a.Calls.Load())
+	}
+	for name, o := range map[string]ctlog.Options{"three of two": {SCTs: 3}, "two operators of one": {SCTs: 2, Operators: 2}} {
+		if _, err := ctlog.NewPolicy([]ctlog.Member{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
+			t.Errorf("%s: accepted", name)
+		}
+	}
+}
+
+// TestSeveralConfig: what can't be kept is refused at start.
+func TestSeveralConfig(t *testing.T) {
+	t.Parallel()
+	logs := func(operators ...string) (all []ctlog.ExternalConfig) {
+		for i, o := range operators {
+			all = append(all, ctlog.ExternalConfig{URL: fmt.Sprintf("https://log%d", i), KeyFile: "k", Operator: o})
+		}
+		return all
+	}
+	for name, tt := range map[string]struct {
+		c    ctlog.Config
+		want int
+	}{
+		"two":                {ctlog.Config{SCTs: 2, Logs: logs("", "")}, 0},
+		"two operators":      {ctlog.Config{SCTs: 2, Operators: 2, Logs: logs("a", "a", "b")}, 0},
+		"more than logs":     {ctlog.Config{SCTs: 3, Logs: logs("", "")}, 1},
+		"more than SCTs":     {ctlog.Config{Operators: 2, Logs: logs("a", "b")}, 1},
+		"nameless operators": {ctlog.Config{SCTs: 2, Operators: 2, Logs: logs("a", "")}, 1},
+		"one operator":       {ctlog.Config{SCTs: 2, Operators: 2, Logs: logs("a", "a")}, 1},
+		"negative":           {ctlog.Config{SCTs: -1, Logs: logs("a")}, 1},
+		"too many":           {ctlog.Config{SCTs: 9, Logs: logs("a", "b", "c", "d", "e", "f", "g", "h", "i")}, 1},
+	} {
+		tt.c.Mode = ctlog.ModeExternal
+		var f setting.Faults
+		tt.c.Check("ctlog", &f)
+		if f.Len() != tt.want {
+			t.Errorf("%s: %v, want %d faults", name, f.Err(), tt.want)
+		}
+	}
+}
