@@ -1,7 +1,11 @@
 // Package conformance holds the tests of Mayfly with programs that this project
 // did not write: the signing clients cosign (v3 and v2), sigstore-go and
-// sigstore-js, two OpenID providers, a timestamp authority, openssl, and two
-// readers of the log. Everything runs on this machine's loopback interface.
+// sigstore-js, two OpenID providers, a timestamp authority, openssl, and the
+// readers of the log: certificate-transparency-go's client and its program ctclient,
+// Sunlight's client and Tessera's fsck (whose program reads tlog-tiles alone, so that
+// it is its library that reads our static-ct log). A disk that fails with EIO is here
+// too, because it is made of somebody else's FUSE library. Everything runs on this
+// machine's loopback interface.
 //
 // It is a module of its own, so that none of these becomes a dependency of the
 // product. `make conformance` installs what is needed and runs it.

@@ -5,7 +5,9 @@ module github.com/mayfly-ca/mayfly/internal/conformance
 go 1.26.0
 
 require (
+	filippo.io/sunlight v0.8.0
 	github.com/google/certificate-transparency-go v1.4.0
+	github.com/hanwen/go-fuse/v2 v2.12.1
 	github.com/sigstore/sigstore-go v1.3.0
 	github.com/transparency-dev/formats v0.1.1
 	github.com/transparency-dev/merkle v0.0.2
@@ -16,6 +18,7 @@ require (
 
 require (
 	filippo.io/mldsa v0.0.0-20260215214346-43d0283efc3e // indirect
+	filippo.io/torchwood v0.8.0 // indirect
 	github.com/asaskevich/govalidator v0.0.0-20230301143203-a9d515a09cc2 // indirect
 	github.com/blang/semver v3.5.1+incompatible // indirect
 	github.com/cenkalti/backoff/v5 v5.0.3 // indirect

@@ -45,6 +45,7 @@ type endpoints struct {
 // mayfly is a running `mayfly dev` and the documents that clients need.
 type mayfly struct {
 	endpoints
+	process       *process
 	dir           string // the service's data
 	trustedRoot   string // path of trusted_root.json
 	signingConfig string // path of signing_config.json
@@ -62,6 +63,7 @@ func startDev(t *testing.T) *mayfly {
 		args = append(args, "--"+listener+"-address", "127.0.0.1:0")
 	}
 	p := start(t, setting(t, "MAYFLY_BIN"), args...)
+	m.process = p
 	written := filepath.Join(m.dir, "endpoints.json")
 	p.until(t, "endpoints.json is written", func() bool {
 		content, err := os.ReadFile(written)

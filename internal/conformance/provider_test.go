@@ -68,9 +68,12 @@ func freePort(t *testing.T) string {
 	return port
 }
 
+// change edits the configuration of a CA in a folder before it first runs.
+type change func(t *testing.T, dir, config string) string
+
 // startServe runs `mayfly serve` with a new CA that accepts these issuers
 // alone, the entries of a YAML list.
-func startServe(t *testing.T, issuers string) *mayfly {
+func startServe(t *testing.T, issuers string, changes ...change) *mayfly {
 	t.Helper()
 	binary, dir := setting(t, "MAYFLY_BIN"), filepath.Join(t.TempDir(), "ca")
 	command(t, nil, binary, "init", "--dir", dir, "--organization", "Conformance")
@@ -85,13 +88,17 @@ server:
   grpc_address: 127.0.0.1:0
   metrics_address: ""
   rate_limits:
-    per_principal: {rate: 0, burst: 0} # one person asks for a thousand certificates
+    per_address: {rate: 0, burst: 0} # one person asks for thousands of certificates
+    per_principal: {rate: 0, burst: 0}
 `, 1) + "\nissuers:\n" + issuers
+	for _, change := range changes {
+		config = change(t, dir, config)
+	}
 	write(t, path, []byte(config))
 	command(t, nil, binary, "check", "--config", path)
 
 	p := start(t, binary, "serve", "--config", path)
-	m := &mayfly{dir: dir}
+	m := &mayfly{dir: dir, process: p}
 	p.until(t, "it says that it serves", func() bool {
 		for line := range strings.Lines(p.output.String()) {
 			var record struct{ Msg, HTTP, GRPC string }
@@ -104,7 +111,20 @@ server:
 	})
 	p.until(t, "it is ready", func() bool { return answers(t, m.HTTP+"/readyz") })
 	m.trustedRoot = m.download(t, t.TempDir(), "/trusted_root.json")
+	m.CTLog = m.HTTP + logPath(t, config)
 	return m
+}
+
+// logPath is where below the CA its embedded log is served: the path of the log's
+// URL, which names it and has a port that isn't the one listened on.
+func logPath(t *testing.T, config string) string {
+	t.Helper()
+	for line := range strings.Lines(config) {
+		if text, ok := strings.CutPrefix(strings.TrimSpace(line), "url: "); ok && strings.Contains(text, "/ctlog/") {
+			return text[strings.Index(text, "/ctlog/"):]
+		}
+	}
+	return ""
 }
 
 // testOIDCProvider and testZitadel have Mayfly accept identities that foreign,
@@ -172,6 +192,13 @@ func testProvider(t *testing.T, alice account, name, before, after, entry string
 			t.Errorf("ended with %v, want exit code %d:\n%s", err, refused, said)
 		}
 	})
+}
+
+// asIssuer is the entry that accepts the development issuer's Alice.
+func (m *mayfly) asIssuer() string {
+	return issuerEntry(account{issuer: m.Issuer, client: "sigstore"}, `
+    type: email
+    allow: principal.san == "`+aliceEmail+`"`)
 }
 
 // issuerEntry is the configuration that accepts the accounts of a provider.

@@ -26,6 +26,8 @@ install_go cosign github.com/sigstore/cosign/v2/cmd/cosign v2.6.5
 install_go timestamp-server github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server v2.1.3
 # The example server of an OpenID-certified library, an identity provider.
 install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17
+# The command-line client of certificate-transparency-go.
+install_go ctclient github.com/google/certificate-transparency-go/client/ctclient v1.4.0
 
 # Node packages, exactly those of the lock file.
 here=$(cd "$(dirname "$0")" && pwd)
