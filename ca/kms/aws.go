@@ -64,17 +64,34 @@ type awsKey struct {
 
 // openAWS names the credential, finds the key and pins it by its ARN.
 func openAWS(ctx context.Context, r awsReference, o Options) (Signer, error) {
-	k := &awsKey{id: r.id}
-	region, host, err := awsPlace(ctx, r, o)
+	k, err := connectAWS(ctx, r, o, judgeAWS)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", r, err)
 	}
-	if k.service, err = newService(awsBackend, host, o, judgeAWS); err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
-	if err := k.open(ctx, r, region, o); err != nil {
+	err = o.step("key", func() (string, error) {
+		err := k.call(ctx, operationKey, k.find)
+		return k.name, err
+	})
+	if err != nil {
 		Close(k)
 		return nil, fmt.Errorf("key %s: %w", r, err)
+	}
+	return k, nil
+}
+
+// connectAWS makes the client of a key, with the credential that is named.
+func connectAWS(ctx context.Context, r awsReference, o Options, judge func(error) (verdict, bool)) (*awsKey, error) {
+	k := &awsKey{id: r.id}
+	region, host, err := awsPlace(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	if k.service, err = newService(awsBackend, host, o, judge); err != nil {
+		return nil, err
+	}
+	if err := k.connect(ctx, region, o); err != nil {
+		Close(k)
+		return nil, err
 	}
 	return k, nil
 }
@@ -107,7 +124,7 @@ func optional(s string) *string {
 	return &s
 }
 
-func (k *awsKey) open(ctx context.Context, r awsReference, region string, o Options) error {
+func (k *awsKey) connect(ctx context.Context, region string, o Options) error {
 	var credential *awsCredential
 	err := o.step("credential", func() (string, error) {
 		var err error
@@ -123,13 +140,7 @@ func (k *awsKey) open(ctx context.Context, r awsReference, region string, o Opti
 		Region: region, BaseEndpoint: optional(o.Access.Endpoint), HTTPClient: k.client,
 		Credentials: credential.provider, Retryer: aws.NopRetryer{}, // k.call has the one budget
 	})
-	if err := k.identify(ctx, region, credential, o); err != nil {
-		return err
-	}
-	return o.step("key", func() (string, error) {
-		err := k.call(ctx, operationKey, k.find)
-		return k.name, err
-	})
+	return k.identify(ctx, region, credential, o)
 }
 
 // identify logs whose credential it is. Where STS can't be reached, as behind a
@@ -172,7 +183,7 @@ func (k *awsKey) identify(ctx context.Context, region string, credential *awsCre
 
 // find describes the key and fetches its public key.
 func (k *awsKey) find(ctx context.Context) error {
-	found, err := k.metadata(ctx)
+	found, err := k.metadata(ctx, types.KeyUsageTypeSignVerify)
 	if err != nil {
 		return err
 	}
@@ -203,8 +214,8 @@ func (k *awsKey) find(ctx context.Context) error {
 	return nil
 }
 
-// metadata is the description of a key that may sign now.
-func (k *awsKey) metadata(ctx context.Context) (*types.KeyMetadata, error) {
+// metadata is the description of a key that may be used that way now.
+func (k *awsKey) metadata(ctx context.Context, usage types.KeyUsageType) (*types.KeyMetadata, error) {
 	answer, err := k.api.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &k.id})
 	if err != nil {
 		return nil, err
@@ -212,8 +223,8 @@ func (k *awsKey) metadata(ctx context.Context) (*types.KeyMetadata, error) {
 	switch found := answer.KeyMetadata; {
 	case found == nil || found.Arn == nil:
 		return nil, errors.New("its description is empty")
-	case found.KeyUsage != types.KeyUsageTypeSignVerify:
-		return nil, &unusableError{fmt.Sprintf("its usage is %s: make one of the usage SIGN_VERIFY", found.KeyUsage)}
+	case found.KeyUsage != usage:
+		return nil, &unusableError{fmt.Sprintf("its usage is %s: make one of the usage %s", found.KeyUsage, usage)}
 	case found.KeyState != types.KeyStateEnabled:
 		return nil, &unusableError{fmt.Sprintf("its state is %s: enable it (or cancel its deletion)", found.KeyState)}
 	default:
@@ -222,7 +233,7 @@ func (k *awsKey) metadata(ctx context.Context) (*types.KeyMetadata, error) {
 }
 
 func (k *awsKey) stands(ctx context.Context) error {
-	_, err := k.metadata(ctx)
+	_, err := k.metadata(ctx, types.KeyUsageTypeSignVerify)
 	return err
 }
 
@@ -240,7 +251,7 @@ func (k *awsKey) sign(ctx context.Context, algorithm string, digest []byte) ([]b
 // awsVerdicts says what AWS's error codes mean: KMS API reference, "Common
 // errors" and those of each action. Several are generic, so codes are matched.
 var awsVerdicts = map[string]verdict{
-	"AccessDeniedException":       {outcomeDenied, false, "the principal may not: allow it kms:DescribeKey, kms:GetPublicKey and kms:Sign"},
+	"AccessDeniedException":       {outcomeDenied, false, "the principal may not: " + awsRights.signing},
 	"AccessDenied":                {outcomeDenied, false, "the principal may not"},
 	"UnrecognizedClientException": {outcomeDenied, false, "AWS doesn't know the credential: check it"},
 	"InvalidClientTokenId":        {outcomeDenied, false, "AWS doesn't know the credential: check it"},
@@ -250,8 +261,8 @@ var awsVerdicts = map[string]verdict{
 	"ExpiredToken":                {outcomeDenied, false, "the credential has expired"},
 	"NotFoundException":           {outcomeUnusable, false, "there is no such key in this region and account"},
 	"DisabledException":           {outcomeUnusable, false, "the key is disabled: enable it"},
-	"KMSInvalidStateException":    {outcomeUnusable, false, "the key's state doesn't let it sign: enable it, or cancel its deletion"},
-	"InvalidKeyUsageException":    {outcomeUnusable, false, "the key isn't for that: its usage must be SIGN_VERIFY"},
+	"KMSInvalidStateException":    {outcomeUnusable, false, "the key's state doesn't let it be used: enable it, or cancel its deletion"},
+	"InvalidKeyUsageException":    {outcomeUnusable, false, "the key's usage isn't for that"},
 	"KeyUnavailableException":     {outcomeUnavailable, true, "the key isn't available at the moment"},
 	"DependencyTimeoutException":  {outcomeUnavailable, true, "the service timed out within itself"},
 	"KMSInternalException":        {outcomeUnavailable, true, "the service failed within itself"},

@@ -60,19 +60,36 @@ type azureKey struct {
 
 // openAzure names the credential, finds the key and pins its version.
 func openAzure(ctx context.Context, r azureReference, o Options) (Signer, error) {
-	k := &azureKey{host: r.host, keyName: r.name, vers: r.version}
-	var err error
-	if k.service, err = newService(azureBackend, r.host, o, judgeAzure); err != nil {
+	k, err := connectAzure(ctx, r, o, judgeAzure)
+	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", r, err)
 	}
-	if err := k.open(ctx, r, o); err != nil {
+	err = o.step("key", func() (string, error) {
+		err := k.call(ctx, operationKey, k.find)
+		return k.name, err
+	})
+	if err != nil {
 		Close(k)
 		return nil, fmt.Errorf("key %s: %w", r, err)
 	}
 	return k, nil
 }
 
-func (k *azureKey) open(ctx context.Context, r azureReference, o Options) error {
+// connectAzure makes the client of a key, with the credential that is named.
+func connectAzure(ctx context.Context, r azureReference, o Options, judge func(error) (verdict, bool)) (*azureKey, error) {
+	k := &azureKey{host: r.host, keyName: r.name, vers: r.version}
+	var err error
+	if k.service, err = newService(azureBackend, r.host, o, judge); err != nil {
+		return nil, err
+	}
+	if err := k.connect(ctx, r, o); err != nil {
+		Close(k)
+		return nil, err
+	}
+	return k, nil
+}
+
+func (k *azureKey) connect(ctx context.Context, r azureReference, o Options) error {
 	if err := redial(k.client, r.host, o.Access.Endpoint); err != nil {
 		return err
 	}
@@ -96,13 +113,7 @@ func (k *azureKey) open(ctx context.Context, r azureReference, o Options) error 
 	if k.api, err = azkeys.NewClient("https://"+r.host, credential, &azkeys.ClientOptions{ClientOptions: client}); err != nil {
 		return err
 	}
-	if err := k.identify(ctx, r, credential, o); err != nil {
-		return err
-	}
-	return o.step("key", func() (string, error) {
-		err := k.call(ctx, operationKey, k.find)
-		return k.name, err
-	})
+	return k.identify(ctx, r, credential, o)
 }
 
 // redial sends what is for the vault's host to the endpoint, under the vault's
@@ -157,8 +168,11 @@ func (k *azureKey) identify(ctx context.Context, r azureReference, credential *a
 
 // find fetches the key and pins its version.
 func (k *azureKey) find(ctx context.Context) error {
-	found, err := k.bundle(ctx)
+	found, err := k.bundle(ctx, azkeys.KeyOperationSign)
 	if err != nil {
+		return err
+	}
+	if err := k.pin(found); err != nil {
 		return err
 	}
 	public, err := azurePublic(found.Key)
@@ -169,19 +183,24 @@ func (k *azureKey) find(ctx context.Context) error {
 	if err != nil {
 		return &unusableError{err.Error()}
 	}
-	if version := found.Key.KID.Version(); azureVersion.MatchString(version) {
-		k.vers = version
-	} else {
-		return fmt.Errorf("the vault names no version of the key (%q)", oneLine(string(*found.Key.KID)))
-	}
-	k.name = "https://" + k.host + "/keys/" + k.keyName + "/" + k.vers
 	k.public, k.key, k.algorithms = public, algorithm, azureSchemes(algorithm)
 	k.remote.sign, k.describe = k.sign, k.stands
 	return nil
 }
 
-// bundle is the description of a key that may sign now.
-func (k *azureKey) bundle(ctx context.Context) (azkeys.GetKeyResponse, error) {
+// pin keeps the version that was found.
+func (k *azureKey) pin(found azkeys.GetKeyResponse) error {
+	version := found.Key.KID.Version()
+	if !azureVersion.MatchString(version) {
+		return fmt.Errorf("the vault names no version of the key (%q)", oneLine(string(*found.Key.KID)))
+	}
+	k.vers = version
+	k.name = "https://" + k.host + "/keys/" + k.keyName + "/" + k.vers
+	return nil
+}
+
+// bundle is the description of a key that may do that now.
+func (k *azureKey) bundle(ctx context.Context, operations ...azkeys.KeyOperation) (azkeys.GetKeyResponse, error) {
 	found, err := k.api.GetKey(ctx, k.keyName, k.vers, nil)
 	if err != nil {
 		return found, err
@@ -189,9 +208,10 @@ func (k *azureKey) bundle(ctx context.Context) (azkeys.GetKeyResponse, error) {
 	if found.Key == nil || found.Key.KID == nil || found.Key.Kty == nil {
 		return found, errors.New("its description is empty")
 	}
-	sign := azkeys.KeyOperationSign
-	if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == sign }) {
-		return found, &unusableError{"its permitted operations lack sign: allow it"}
+	for _, wanted := range operations {
+		if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }) {
+			return found, &unusableError{fmt.Sprintf("its permitted operations lack %s: allow it", wanted)}
+		}
 	}
 	if a := found.Attributes; a != nil {
 		now := k.now()
@@ -208,7 +228,7 @@ func (k *azureKey) bundle(ctx context.Context) (azkeys.GetKeyResponse, error) {
 }
 
 func (k *azureKey) stands(ctx context.Context) error {
-	_, err := k.bundle(ctx)
+	_, err := k.bundle(ctx, azkeys.KeyOperationSign)
 	return err
 }
 
@@ -311,7 +331,7 @@ func azureVerdict(answered *azcore.ResponseError) verdict {
 	case status == http.StatusUnauthorized:
 		v = verdict{outcomeDenied, false, "the vault doesn't take the token: check the tenant"}
 	case status == http.StatusForbidden:
-		v = verdict{outcomeDenied, false, "the principal may not, or the key or the network is barred: allow it get and sign (Key Vault Crypto User)"}
+		v = verdict{outcomeDenied, false, "the principal may not, or the key or the network is barred: " + azureRights.signing}
 	case status == http.StatusNotFound:
 		v = verdict{outcomeUnusable, false, "there is no such key or version in this vault"}
 	case status == http.StatusConflict:

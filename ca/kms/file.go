@@ -22,8 +22,12 @@ import (
 // takes about 3,300.
 const maxKeyFile = 64 << 10
 
-// file is a key in memory, read from a PEM file.
+// file is a key in memory, usually read from a PEM file.
 type file struct{ key crypto.Signer }
+
+// InMemory is the Signer of a key that is in memory already. Its algorithm is
+// for the caller to check.
+func InMemory(key crypto.Signer) Signer { return &file{key} }
 
 func (f *file) Public() crypto.PublicKey { return f.key.Public() }
 

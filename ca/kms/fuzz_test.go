@@ -1,8 +1,10 @@
 package kms
 
 import (
+	"bytes"
 	"crypto/x509"
 	"encoding/pem"
+	"strings"
 	"testing"
 )
 
@@ -32,6 +34,33 @@ func FuzzKeyFile(f *testing.F) {
 		}
 		if _, err := AlgorithmOf(key.Public()); err == nil && key.Public() == nil {
 			t.Error("an algorithm without a key")
+		}
+	})
+}
+
+// FuzzSealedKey: a sealed key's file of any bytes is read or refused. What is
+// read is encoded as it stood, and names one KMS key.
+func FuzzSealedKey(f *testing.F) {
+	k := sealedKey{
+		Format: sealedFormat, KMSKey: "hashivault://transit/keys/sealing?version=1", Algorithm: ECDSAP256,
+		SPKI: strings.Repeat("ab", 32), DataKey: []byte("data key"), Nonce: make([]byte, 12), Key: make([]byte, 64),
+	}
+	good, err := k.encode()
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(good)
+	f.Add(bytes.Replace(good, []byte("hashivault"), []byte("awskms"), 1))
+	f.Add(bytes.Replace(good, []byte("nonce"), []byte("NONCE"), 1))
+	f.Add([]byte("{}\n"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		k, by, err := parseSealedKey(b)
+		if err != nil {
+			return
+		}
+		again, err := k.encode()
+		if err != nil || !bytes.Equal(again, b) || by.String() != k.KMSKey || checkAbout(k.about()) != nil {
+			t.Errorf("%s: %v, %v", b, by, err)
 		}
 	})
 }

@@ -254,7 +254,7 @@ func (g *gcp) judge(err error) (verdict, bool) {
 	case code == http.StatusUnauthorized:
 		return verdict{outcomeDenied, false, "the credential isn't accepted: " + text}, true
 	case code == http.StatusForbidden:
-		return verdict{outcomeDenied, false, "permission denied: grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer on the key: " + text}, true
+		return verdict{outcomeDenied, false, "permission denied: " + gcpRights.signing + " on the key: " + text}, true
 	case code == http.StatusNotFound:
 		return verdict{outcomeUnusable, false, "there is no such key: " + text}, true
 	case code == http.StatusTooManyRequests:

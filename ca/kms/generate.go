@@ -21,7 +21,9 @@ type generator interface {
 // Generate makes a new key where ref says and returns the reference to open it
 // by, which may name what ref didn't: a version, an id. It takes at most 15 s,
 // but for a token that makes keys slowly as long as ctx. A key that is there
-// already is never touched: the error then wraps ErrKeyExists.
+// already is never touched: the error then wraps ErrKeyExists. With a SealedKey,
+// the key is made here and written to that file, encrypted by the key that ref
+// names, whose reference it then returns.
 func Generate(ctx context.Context, ref string, a Algorithm, o Options) (string, error) {
 	if a.Hash() == 0 {
 		return "", fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
@@ -29,6 +31,9 @@ func Generate(ctx context.Context, ref string, a Algorithm, o Options) (string, 
 	o, err := o.filled()
 	if err != nil {
 		return "", fmt.Errorf("kms: registering metrics: %w", err)
+	}
+	if o.SealedKey != "" {
+		return generateSealed(ctx, ref, a, o)
 	}
 	b, r, err := parse(ref, o.Access)
 	if err != nil {

@@ -55,6 +55,9 @@ type Options struct {
 	Passphrase setting.Secret
 	// Access says how a key in a KMS is reached.
 	Access Access
+	// SealedKey is the file of a private key that the referenced key decrypts at
+	// Open, or that Generate is to make; "" where the referenced key itself signs.
+	SealedKey setting.Path
 	// Logger is for the operator: whose credential was taken, a failover; nil discards.
 	Logger *slog.Logger
 	// Metrics takes the package's metrics, shared by all keys; nil leaves them unregistered.
@@ -108,8 +111,9 @@ func (o Options) step(name string, do func() (detail string, err error)) error {
 // console shows it: see Canonical), signs a fixed digest with it and verifies
 // that signature locally. It takes at most 15 s. With replicas, each of them is
 // opened; one that can't be reached is opened later, one with another public key
-// is an error. Its errors are for the operator: they name the key, what is wrong
-// with it and the mend.
+// is an error. With a SealedKey, ref's key decrypts that file, once, and the key
+// from it signs in memory. Its errors are for the operator: they name the key,
+// what is wrong with it and the mend.
 func Open(ctx context.Context, ref string, o Options) (Signer, error) {
 	o, err := o.filled()
 	if err != nil {
@@ -117,6 +121,9 @@ func Open(ctx context.Context, ref string, o Options) (Signer, error) {
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
 	defer cancel()
+	if o.SealedKey != "" {
+		return openSealed(ctx, ref, o)
+	}
 	if len(o.Access.Replicas) > 0 {
 		return openReplicas(ctx, ref, o)
 	}

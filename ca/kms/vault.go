@@ -155,6 +155,15 @@ func (k *vaultKey) public(version int) (crypto.PublicKey, Algorithm, error) {
 	return public, a, err
 }
 
+// rights are capabilities of a policy.
+func (r *vaultReference) rights() rights {
+	const read = "its policy lacks `read` on %[1]s/keys/%[2]s and `update` on %[1]s/"
+	return rights{
+		signing: fmt.Sprintf(read+"sign/%[2]s", r.mount, r.name),
+		sealing: fmt.Sprintf(read+"decrypt/%[2]s, and on %[1]s/encrypt/%[2]s to make a sealed key,", r.mount, r.name),
+	}
+}
+
 // vaultHashes are Vault's names of the hashes.
 var vaultHashes = map[crypto.Hash]string{crypto.SHA256: "sha2-256", crypto.SHA384: "sha2-384", crypto.SHA512: "sha2-512"}
 

@@ -340,8 +340,8 @@ func (v *vault) judge(err error) (verdict, bool) {
 	case strings.Contains(words, "less than the minimum encryption key version"): // with HTTP 500
 		return verdict{outcomeUnusable, false, "this version of the key may no longer sign, since min_encryption_version was raised: lower it, or move to a newer version"}, true
 	case said.status == http.StatusForbidden:
-		return verdict{outcomeDenied, false, fmt.Sprintf("permission denied, which Vault says of both: the token is wrong or has expired, or its policy lacks `read` on %[1]s/keys/%[2]s and `update` on %[1]s/sign/%[2]s (in the right namespace)",
-			v.key.mount, v.key.name)}, true
+		return verdict{outcomeDenied, false, "permission denied, which Vault says of both: the token is wrong or has expired, or " +
+			v.key.rights().signing + " (in the right namespace)"}, true
 	case said.status == http.StatusNotFound:
 		return verdict{outcomeUnusable, false, fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", v.key.name, v.key.mount)}, true
 	case said.status == http.StatusTooManyRequests:

@@ -28,12 +28,14 @@ func newKMSCommand(streams streams) *cobra.Command {
 type kmsAccess struct {
 	passphrase setting.Secret
 	access     kms.Access
+	sealedKey  string
 }
 
 func (a *kmsAccess) flags(cmd *cobra.Command) {
 	f := cmd.Flags()
 	f.StringVar(&a.passphrase.Env, "passphrase-env", "", "environment variable with the passphrase of a file or the PIN of a token")
 	f.StringVar((*string)(&a.passphrase.File), "passphrase-file", "", "file with the passphrase of a file or the PIN of a token")
+	f.StringVar(&a.sealedKey, "sealed-key", "", "file of a private key that the key REF encrypts and decrypts, in place of signing itself")
 	f.StringVar((*string)(&a.access.Credential), "credential", "", "where the right to use the key comes from: env, workload, managed-identity, profile, cli, file or auto")
 	f.StringVar(&a.access.Profile, "profile", "", "the profile of --credential profile")
 	f.StringVar(&a.access.Identity, "identity", "", "which of the machine's identities, for --credential managed-identity")
@@ -51,14 +53,20 @@ func (a *kmsAccess) options(ref string) (kms.Options, error) {
 	var f setting.Faults
 	a.passphrase.Check("passphrase", &f)
 	a.access.Check("", setting.KeyRef(ref), &f)
+	if a.sealedKey != "" {
+		if err := kms.CheckSealing(ref, a.access); err != nil {
+			f.Add("sealed-key", "%v", err)
+		}
+	}
 	if err := f.Err(); err != nil {
 		return kms.Options{}, &failure{code: exitUsage, mend: "see `mayfly kms check --help`", err: err}
 	}
-	return kms.Options{Passphrase: a.passphrase, Access: a.access, Logger: slog.New(slog.DiscardHandler)}, nil
+	return kms.Options{Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey), Logger: slog.New(slog.DiscardHandler)}, nil
 }
 
 func newKMSCheckCommand(streams streams) *cobra.Command {
 	var a kmsAccess
+	var sealing bool
 	cmd := &cobra.Command{
 		Use:   "check REF",
 		Short: "Open a key step by step, and say what fails and what to do",
@@ -66,18 +74,26 @@ func newKMSCheckCommand(streams streams) *cobra.Command {
 time that it took: the reference, the credential, the key with its pinned
 version, and a trial signature, which is verified. It changes nothing; in a KMS
 it costs one signature. The first step that fails ends it, with exit code 1, or
-4 where the KMS can't be reached or is overloaded.`,
+4 where the KMS can't be reached or is overloaded.
+
+With --sealed-key the key REF decrypts that file, and the key in it makes the
+trial signature. With --sealing the key REF encrypts and decrypts a few bytes.`,
 		Example: `  mayfly kms check file:issuing.key.pem
   mayfly kms check hashivault://transit/keys/issuing --credential env --endpoint https://vault.example.com:8200
+  mayfly kms check arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab --credential env --sealed-key issuing.json
   mayfly kms check 'pkcs11:token=ca;object=issuing?module-path=/usr/lib/softhsm/libsofthsm2.so' --passphrase-file pin`,
 		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.check(cmd.Context(), streams.Out, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			return a.check(cmd.Context(), streams.Out, args[0], sealing)
+		},
 	}
 	a.flags(cmd)
+	cmd.Flags().BoolVar(&sealing, "sealing", false, "try encryption and decryption, as of a key that is to seal others")
+	cmd.MarkFlagsMutuallyExclusive("sealing", "sealed-key")
 	return cmd
 }
 
-func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string) error {
+func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string, sealing bool) error {
 	o, err := a.options(ref)
 	if err != nil {
 		return err
@@ -92,6 +108,17 @@ func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string) error 
 		fmt.Fprintln(out, terminal.Line(strings.TrimRight(line, " ")))
 	}
 	began := time.Now()
+	if sealing {
+		s, err := kms.OpenSealer(ctx, ref, o)
+		if err == nil {
+			failed, err = "seal", kms.TrySealer(ctx, s)
+		}
+		if err != nil {
+			return kmsFailure(failed, err)
+		}
+		fmt.Fprintf(out, "the key seals: %s, tried in %v\n", terminal.Line(s.String()), time.Since(began).Round(time.Millisecond))
+		return nil
+	}
 	s, err := kms.Open(ctx, ref, o)
 	if err != nil {
 		return kmsFailure(failed, err)
@@ -110,6 +137,9 @@ var kmsMends = map[string]string{
 	"reference":  "write the reference as the message says",
 	"credential": "set up the credential that --credential names, or name another",
 	"token":      "check that the library, the token and its PIN are those of the reference",
+	"sealed key": "name the file that `mayfly kms keygen --sealed-key` wrote, or restore it from a copy",
+	"unseal":     "check that REF is the key that sealed the file, and that the credential may decrypt with it",
+	"seal":       "check that the credential may encrypt and decrypt with the key, and that the key is made for it",
 	"key":        "check that the key is there and enabled, and that the credential may read it",
 	"sign":       "check that the credential may sign with the key, and that the key is made for signing",
 }
@@ -131,9 +161,14 @@ func newKMSKeygenCommand(streams streams) *cobra.Command {
 		Use:   "keygen REF",
 		Short: "Make a signing key in a file, a KMS or an HSM",
 		Long: `Makes a new key where REF says and prints the reference to open it by. The
-private key never leaves a KMS or an HSM. What is there already is never touched.`,
+private key never leaves a KMS or an HSM. What is there already is never touched.
+
+With --sealed-key the key is made on this machine, for an authority of the mode
+sealed: it is written to that file, encrypted by the key REF, which must exist
+and is what the configuration names as key. Keep a copy of the file.`,
 		Example: `  mayfly kms keygen file:root.key.pem --algorithm ECDSA-P384 --passphrase-file passphrase
-  mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env`,
+  mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env
+  mayfly kms keygen hashivault://transit/keys/sealing --credential env --sealed-key issuing.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := a.options(args[0])

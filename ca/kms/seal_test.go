@@ -1,0 +1,350 @@
+package kms_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// eachSealer runs a test with every vendor's stand-in.
+func eachSealer(t *testing.T, run func(t *testing.T, s *sealingStandIn)) {
+	t.Helper()
+	for name, make := range sealers {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			run(t, make(t))
+		})
+	}
+}
+
+func openedSealer(t *testing.T, ref string, o kms.Options) kms.Sealer {
+	t.Helper()
+	s, err := kms.OpenSealer(t.Context(), ref, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// sealed makes a sealed key of the algorithm and gives the options to open it.
+func (s *sealingStandIn) sealed(t *testing.T, a kms.Algorithm) kms.Options {
+	t.Helper()
+	o := s.options
+	o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.sealed.json"))
+	ref, err := kms.Generate(t.Context(), s.ref, a, o)
+	if err != nil || ref != s.pinned {
+		t.Fatalf("%q, %v; want %q", ref, err, s.pinned)
+	}
+	return o
+}
+
+func TestSealerConformance(t *testing.T) {
+	t.Parallel()
+	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+		sealer := openedSealer(t, s.ref, s.options)
+		if sealer.String() != s.pinned {
+			t.Errorf("pinned %s; want %s", sealer, s.pinned)
+		}
+		kmstest.RunSealer(t, sealer, openedSealer(t, s.other, s.options), s.authenticates)
+	})
+}
+
+// TestSealedKeyConformance: a sealed key signs as any other, in memory: the KMS
+// is asked once, at Open, and can be gone after it.
+func TestSealedKeyConformance(t *testing.T) {
+	t.Parallel()
+	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+		kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+			signer := opened(t, s.ref, s.sealed(t, a))
+			return signer
+		}, kms.ECDSAP256, kms.RSA3072)
+	})
+}
+
+func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
+	t.Parallel()
+	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+		o := s.sealed(t, kms.ECDSAP256)
+		before := s.count(s.unseal)
+		signer := opened(t, s.ref, o)
+		if got := s.count(s.unseal) - before; got != 1 {
+			t.Errorf("%d times unsealed at Open", got)
+		}
+		calls := s.total()
+		s.breaks(func(string, int) fault { return fault{drop: true} })
+		for range 100 {
+			if err := kms.Try(t.Context(), signer); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if got := s.total() - calls; got != 0 {
+			t.Errorf("%d calls to the KMS for 100 signatures", got)
+		}
+		began := time.Now()
+		_, err := kms.Open(within(t, 2*time.Second), s.ref, o)
+		var call *kms.CallError
+		if !errors.As(err, &call) || call.Host == "" || call.Step == "" || time.Since(began) > 3*time.Second {
+			t.Errorf("a start without the KMS: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+func (c *cloud) total() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	n := 0
+	for _, calls := range c.calls {
+		n += calls
+	}
+	return n
+}
+
+// TestSealedKeyFaults: what the KMS says at the start, with host and step.
+func TestSealedKeyFaults(t *testing.T) {
+	t.Parallel()
+	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+		registry := prometheus.NewRegistry()
+		o := s.sealed(t, kms.ECDSAP256)
+		o.Metrics = registry
+		for name, attempts := range map[string]int{"throttled": 3, "denied": 1, "disabled": 1, "internal": 3} {
+			s.always(s.unseal, s.codes[name])
+			_, err := kms.Open(t.Context(), s.ref, o)
+			var call *kms.CallError
+			if !errors.As(err, &call) || call.Step != "unseal" || call.Attempts != attempts {
+				t.Errorf("%s: %v", name, err)
+			}
+			wantError(t, err, "sealed key "+string(o.SealedKey)+": decrypting with "+s.pinned)
+			if name == "denied" && !strings.Contains(err.Error(), s.denied) {
+				t.Errorf("%v; want %q", err, s.denied)
+			}
+		}
+		s.breaks(nil)
+		opened(t, s.ref, o) // it comes back by itself
+		if got := calls(t, registry, "unseal", "denied"); got < 1 {
+			t.Errorf("mayfly_kms_calls_total{operation=unseal,outcome=denied} = %v", got)
+		}
+		if _, err := kms.OpenSealer(t.Context(), s.wrong, s.options); err == nil {
+			t.Error("a signing key is taken for one that seals")
+		} else if strings.Contains(err.Error(), "do-not-log-me") {
+			t.Error("a secret is in the error")
+		}
+	})
+}
+
+// calls is mayfly_kms_calls_total of an operation and outcome.
+func calls(t *testing.T, r prometheus.Gatherer, operation, outcome string) float64 {
+	t.Helper()
+	families, err := r.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, family := range families {
+		for _, m := range family.GetMetric() {
+			labels := make(map[string]string)
+			for _, l := range m.GetLabel() {
+				labels[l.GetName()] = l.GetValue()
+			}
+			if family.GetName() == "mayfly_kms_calls_total" && labels["operation"] == operation && labels["outcome"] == outcome {
+				return m.GetCounter().GetValue()
+			}
+		}
+	}
+	return 0
+}
+
+// TestSealedKeyFile: every change of the file is found, and says what to do.
+func TestSealedKeyFile(t *testing.T) {
+	t.Parallel()
+	s := newSealingVault(t)
+	o := s.sealed(t, kms.ECDSAP384)
+	good, err := os.ReadFile(string(o.SealedKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if info, err := os.Stat(string(o.SealedKey)); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v; want mode 0600", info.Mode(), err)
+	}
+	o2 := s.sealed(t, kms.ECDSAP384)
+	second, err := os.ReadFile(string(o2.SealedKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	edit := func(field string, value any) func(map[string]any) {
+		return func(m map[string]any) { m[field] = value }
+	}
+	from := func(field string) func(map[string]any) {
+		var other map[string]any
+		if err := json.Unmarshal(second, &other); err != nil {
+			t.Fatal(err)
+		}
+		return edit(field, other[field])
+	}
+	for name, tt := range map[string]struct {
+		change func(map[string]any)
+		want   string
+	}{
+		"a newer format":          {edit("format", "mayfly-sealed-key/2"), `has the format "mayfly-sealed-key/2", and this Mayfly reads "mayfly-sealed-key/1"`},
+		"another KMS key":         {edit("kms_key", "hashivault://transit/keys/other?version=3"), "was sealed by the key hashivault://transit/keys/other?version=3, not by hashivault://transit/keys/sealing"},
+		"another version":         {edit("kms_key", "hashivault://transit/keys/sealing?version=2"), "another key encrypted it, or it was changed since: restore the file from a copy"},
+		"no KMS key":              {edit("kms_key", "hashivault://"), "names no KMS key that is one"},
+		"another algorithm":       {edit("algorithm", "ECDSA-P256"), "another key encrypted it, or it was changed since: restore the file from a copy"},
+		"no algorithm":            {edit("algorithm", "Ed25519"), "is damaged"},
+		"another fingerprint":     {from("spki_sha256"), "message authentication failed"}, // Vault authenticates it
+		"another data key":        {from("data_key"), "message authentication failed"},
+		"another nonce":           {from("nonce"), "another key encrypted it, or it was changed since"},
+		"another key":             {from("private_key"), "another key encrypted it, or it was changed since"},
+		"a short nonce":           {edit("nonce", "AAAA"), "is damaged"},
+		"a field that isn't":      {edit("comment", "x"), "isn't a sealed key"},
+		"a field of another kind": {edit("nonce", 7), "isn't a sealed key"},
+	} {
+		var m map[string]any
+		if err := json.Unmarshal(good, &m); err != nil {
+			t.Fatal(err)
+		}
+		tt.change(m)
+		if err := s.openWith(t, canonical(t, m)); err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v; want %q", name, err, tt.want)
+		}
+	}
+	for name, tt := range map[string]struct {
+		file []byte
+		want string
+	}{
+		"empty":             {nil, "isn't a sealed key"},
+		"a PEM key":         {[]byte("-----BEGIN PRIVATE KEY-----\n"), "isn't a sealed key"},
+		"trailing bytes":    {append(bytes.Clone(good), '\n'), "was changed since Mayfly wrote it"},
+		"Windows' line end": {bytes.ReplaceAll(good, []byte("\n"), []byte("\r\n")), "was changed since Mayfly wrote it"},
+		"a field twice":     {bytes.Replace(good, []byte("{\n"), []byte("{\n  \"nonce\": \"AAAA\",\n"), 1), "was changed since Mayfly wrote it"},
+		"half of it":        {good[:len(good)/2], "isn't a sealed key"},
+	} {
+		err := s.openWith(t, tt.file)
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v; want %q", name, err, tt.want)
+		}
+	}
+	if err := s.openWith(t, good); err != nil {
+		t.Errorf("untouched: %v", err)
+	}
+}
+
+// canonical is m as the file's fields stand.
+func canonical(t *testing.T, m map[string]any) []byte {
+	t.Helper()
+	var lines []string
+	for _, name := range []string{"format", "kms_key", "algorithm", "spki_sha256", "data_key", "nonce", "private_key", "comment"} {
+		if v, ok := m[name]; ok {
+			b, err := json.Marshal(v)
+			if err != nil {
+				t.Fatal(err)
+			}
+			lines = append(lines, "  \""+name+"\": "+string(b))
+		}
+	}
+	return []byte("{\n" + strings.Join(lines, ",\n") + "\n}\n")
+}
+
+// openWith opens a sealed key's file of these bytes.
+func (s *sealingStandIn) openWith(t *testing.T, b []byte) error {
+	t.Helper()
+	o := s.options
+	o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "key.json"))
+	if err := os.WriteFile(string(o.SealedKey), b, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	signer, err := kms.Open(t.Context(), s.ref, o)
+	if err == nil {
+		kms.Close(signer)
+	}
+	return err
+}
+
+// TestSealedKeyIsNeverOverwritten, nor readable by others.
+func TestSealedKeyIsNeverOverwritten(t *testing.T) {
+	t.Parallel()
+	s := newSealingAWS(t)
+	o := s.sealed(t, kms.ECDSAP256)
+	before, err := os.ReadFile(string(o.SealedKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := kms.Generate(t.Context(), s.ref, kms.ECDSAP256, o); !errors.Is(err, kms.ErrKeyExists) {
+		t.Errorf("%v; want ErrKeyExists", err)
+	}
+	if after, err := os.ReadFile(string(o.SealedKey)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("the file was touched: %v", err)
+	}
+	if err := os.Chmod(string(o.SealedKey), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	_, err = kms.Open(t.Context(), s.ref, o)
+	wantError(t, err, "others may read it (mode 0644): chmod 600")
+}
+
+// TestSealedKeyReferences: which references open what a key sealed.
+func TestSealedKeyReferences(t *testing.T) {
+	t.Parallel()
+	aws, azure, vault := newSealingAWS(t), newSealingAzure(t), newSealingVault(t)
+	aws.options.Access.Region = "eu-central-1"
+	mrk := "arn:aws:kms:eu-central-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
+	for _, tt := range []struct {
+		s         *sealingStandIn
+		ref, want string
+	}{
+		{aws, "alias/sealing", ""},
+		{aws, awsSealing, ""},
+		{aws, awsOther, "was sealed by the key " + awsSealing + ", not by " + awsOther + ": name that key, or another file"},
+		{aws, mrk, "was sealed by the key"},
+		{aws, "file:key.pem", "a file can't seal"},
+		{aws, awsSigning, "was sealed by the key"},
+		{azure, azure.pinned, ""},
+		{azure, azure.ref + "/" + strings.Repeat("f", 32), "was sealed by the key"},
+		{azure, azure.other, "was sealed by the key"},
+		{vault, vault.pinned, ""},
+		{vault, vault.ref + "?version=2", "was sealed by the key"},
+	} {
+		o := tt.s.sealed(t, kms.ECDSAP256)
+		switch _, err := kms.Open(t.Context(), tt.ref, o); {
+		case tt.want == "" && err != nil:
+			t.Errorf("%s: %v", tt.ref, err)
+		case tt.want != "":
+			wantError(t, err, tt.want)
+		}
+	}
+	o := newSealingGCP(t)
+	_, err := kms.OpenSealer(t.Context(), o.ref+"/cryptoKeyVersions/1", o.options)
+	wantError(t, err, "a key that seals is named without a version")
+}
+
+// TestSealedKeyReplicas: the second place opens what the first can't at the moment.
+func TestSealedKeyReplicas(t *testing.T) {
+	t.Parallel()
+	s, dead := newSealingAWS(t), newSealingAWS(t)
+	o := s.sealed(t, kms.ECDSAP256)
+	dead.breaks(func(string, int) fault { return fault{drop: true} })
+	endpoint := o.Access.Endpoint
+	o.Access.Endpoint = dead.options.Access.Endpoint
+	o.Access.Replicas = []kms.Replica{{Key: awsSealing, Endpoint: endpoint}}
+	if err := kms.Try(t.Context(), opened(t, s.ref, o)); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestGCPSealerChecksums(t *testing.T) {
+	t.Parallel()
+	s := newSealingGCP(t)
+	o := s.sealed(t, kms.ECDSAP256)
+	s.always("decrypt", fault{corrupt: true})
+	_, err := kms.Open(t.Context(), s.ref, o)
+	wantError(t, err, "a checksum (CRC32C) or name doesn't match")
+}
