@@ -1,24 +1,16 @@
 package ca
 
 import (
-	"crypto/rand"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
-)
-
-// Validities of a new private CA. The root is kept offline and outlives two
-// intermediates; clients trust what it signs by its window in the trust root.
-const (
-	rootLifetime         = 10 * 365 * 24 * time.Hour
-	intermediateLifetime = 5 * 365 * 24 * time.Hour
 )
 
 // CreateOptions say what CreateFileAuthority makes.
@@ -33,6 +25,8 @@ type CreateOptions struct {
 	Algorithm kms.Algorithm
 	// Now is when both certificates begin.
 	Now time.Time
+	// Host and Tool are for the records: the machine's name, the program and its version.
+	Host, Tool string
 }
 
 // Created are the files of a new authority.
@@ -44,8 +38,9 @@ type Created struct {
 }
 
 // CreateFileAuthority makes a private CA with keys in files: a P-384 root of ten
-// years and an issuing intermediate of five. The folder appears whole or not at
-// all; when it exists, the error wraps os.ErrExist and nothing is touched.
+// years and an issuing intermediate of five, each beside the record of its
+// ceremony. The folder appears whole or not at all; when it exists, the error
+// wraps os.ErrExist and nothing is touched.
 func CreateFileAuthority(o CreateOptions) (_ Created, err error) {
 	if o.Organization == "" {
 		return Created{}, errors.New("ca: a new authority needs the name of its organization")
@@ -87,7 +82,7 @@ func files(dir string) Created {
 	}
 }
 
-// create makes keys and certificates and writes them.
+// create makes keys and certificates, and writes them with the records of how.
 func create(to Created, o CreateOptions) error {
 	rootKey, err := kms.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
 	if err != nil {
@@ -97,50 +92,32 @@ func create(to Created, o CreateOptions) error {
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
-	root, err := caTemplate(o, "root", rootLifetime)
-	if err != nil {
-		return err
-	}
-	intermediate, err := caTemplate(o, "intermediate", intermediateLifetime)
-	if err != nil {
-		return err
-	}
-	intermediate.MaxPathLenZero = true // it signs leaves alone: RFC 5280 §4.2.1.9
-	intermediate.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-
-	rootDER, err := x509.CreateCertificate(rand.Reader, root, root, rootKey.Public(), rootKey)
+	at := ceremony.Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
+	// The keys lie beside the records, wherever the folder goes.
+	signer := ceremony.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
+	root, err := certify(nil, ceremony.Profile{Organization: o.Organization, PathLength: ceremony.Unlimited}, at, signer, signer, to.Root)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
 	}
-	parent, err := x509.ParseCertificate(rootDER)
-	if err != nil {
-		return fmt.Errorf("ca: the root: %w", err)
-	}
-	intermediateDER, err := x509.CreateCertificate(rand.Reader, intermediate, parent, issuingKey.Public(), rootKey)
-	if err != nil {
+	issuing := ceremony.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
+	if _, err := certify(root, ceremony.Profile{}, at, issuing, signer, to.Chain); err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
-	rootPEM, chainPEM := encodePEM(rootDER), encodePEM(intermediateDER)+encodePEM(rootDER)
-	return errors.Join(
-		durable.WriteNew(to.Root, []byte(rootPEM), 0o644),
-		durable.WriteNew(to.Chain, []byte(chainPEM), 0o644),
-	)
+	return nil
 }
 
-// caTemplate is what the two certificates have in common.
-func caTemplate(o CreateOptions, name string, lifetime time.Duration) (*x509.Certificate, error) {
-	serial, err := newSerial(rand.Reader)
+// certify holds one ceremony, and gives the chain that it wrote.
+func certify(parent []*x509.Certificate, p ceremony.Profile, at ceremony.Circumstances, key, issuer ceremony.Key, file string) ([]*x509.Certificate, error) {
+	c, err := ceremony.New(parent, p, at)
 	if err != nil {
 		return nil, err
 	}
-	notBefore := o.Now.UTC().Truncate(time.Second)
-	return &x509.Certificate{
-		SerialNumber:          serial,
-		Subject:               pkix.Name{Organization: []string{o.Organization}, CommonName: o.Organization + " " + name},
-		NotBefore:             notBefore,
-		NotAfter:              notBefore.Add(lifetime - time.Second),
-		BasicConstraintsValid: true,
-		IsCA:                  true,
-		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}, nil
+	if err := c.For(key.Public(), key.Ref); err != nil {
+		return nil, err
+	}
+	made, err := c.Sign(issuer)
+	if err != nil {
+		return nil, err
+	}
+	return made.Chain, made.Write(ceremony.Beside(file))
 }

@@ -162,9 +162,10 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err != nil {
 		return err
 	}
+	at := circumstances(now)
 	created, err := ca.CreateFileAuthority(ca.CreateOptions{
 		Dir: filepath.Join(dir, authorityName), Organization: o.organization,
-		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now,
+		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now, Host: at.Host, Tool: at.Tool,
 	})
 	if err != nil {
 		return err

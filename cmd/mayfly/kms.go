@@ -29,37 +29,50 @@ type kmsAccess struct {
 	passphrase setting.Secret
 	access     kms.Access
 	sealedKey  string
+	cmd        *cobra.Command
+	prefix     string // of the flags
 }
 
-func (a *kmsAccess) flags(cmd *cobra.Command) {
+// flags adds the flags; where a command has several keys, prefix tells them
+// apart and of says whose they are.
+func (a *kmsAccess) flags(cmd *cobra.Command, prefix, of string) {
+	a.cmd, a.prefix = cmd, prefix
 	f := cmd.Flags()
-	f.StringVar(&a.passphrase.Env, "passphrase-env", "", "environment variable with the passphrase of a file or the PIN of a token")
-	f.StringVar((*string)(&a.passphrase.File), "passphrase-file", "", "file with the passphrase of a file or the PIN of a token")
-	f.StringVar(&a.sealedKey, "sealed-key", "", "file of a private key that the key REF encrypts and decrypts, in place of signing itself")
-	f.StringVar((*string)(&a.access.Credential), "credential", "", "where the right to use the key comes from: env, workload, managed-identity, profile, cli, file or auto")
-	f.StringVar(&a.access.Profile, "profile", "", "the profile of --credential profile")
-	f.StringVar(&a.access.Identity, "identity", "", "which of the machine's identities, for --credential managed-identity")
-	f.StringVar(&a.access.Region, "region", "", "AWS region of a key that isn't named by an ARN")
-	f.StringVar(&a.access.Cloud, "cloud", "", "Azure cloud: public, usgovernment or china")
-	f.StringVar(&a.access.Endpoint, "endpoint", "", "URL of the KMS, where it isn't the vendor's usual one")
-	f.StringVar((*string)(&a.access.CAFile), "ca-file", "", "PEM file that the KMS's certificate is verified by")
-	f.StringVar(&a.access.Vault.Namespace, "vault-namespace", "", "Vault's namespace")
-	f.StringVar((*string)(&a.access.Vault.TokenFile), "vault-token-file", "", "file with Vault's token, for --credential file")
-	f.StringVar(&a.access.Vault.Role, "vault-role", "", "role of Vault's Kubernetes login, for --credential workload")
+	text := func(v *string, name, usage string) {
+		if prefix != "" {
+			usage = "as --" + name + ", for " + of
+		}
+		f.StringVar(v, prefix+name, "", usage)
+	}
+	text(&a.passphrase.Env, "passphrase-env", "environment variable with the passphrase of a file or the PIN of a token")
+	text((*string)(&a.passphrase.File), "passphrase-file", "file with the passphrase of a file or the PIN of a token")
+	text(&a.sealedKey, "sealed-key", "file of a private key that the key in the KMS encrypts and decrypts, in place of signing itself")
+	text((*string)(&a.access.Credential), "credential", "where the right to use the key comes from: env, workload, managed-identity, profile, cli, file or auto")
+	text(&a.access.Profile, "profile", "the profile of --credential profile")
+	text(&a.access.Identity, "identity", "which of the machine's identities, for --credential managed-identity")
+	text(&a.access.Region, "region", "AWS region of a key that isn't named by an ARN")
+	text(&a.access.Cloud, "cloud", "Azure cloud: public, usgovernment or china")
+	text(&a.access.Endpoint, "endpoint", "URL of the KMS, where it isn't the vendor's usual one")
+	text(&a.access.IdentityEndpoint, "identity-endpoint", "URL of AWS STS or of Azure's authority host, where it isn't the vendor's usual one")
+	text((*string)(&a.access.CAFile), "ca-file", "PEM file that the KMS's certificate is verified by")
+	text(&a.access.Vault.Namespace, "vault-namespace", "Vault's namespace")
+	text((*string)(&a.access.Vault.TokenFile), "vault-token-file", "file with Vault's token, for --credential file")
+	text(&a.access.Vault.Role, "vault-role", "role of Vault's Kubernetes login, for --credential workload")
 }
 
 // options are a's, or what is wrong with them.
 func (a *kmsAccess) options(ref string) (kms.Options, error) {
 	var f setting.Faults
-	a.passphrase.Check("passphrase", &f)
-	a.access.Check("", setting.KeyRef(ref), &f)
+	path := strings.TrimSuffix(a.prefix, "-")
+	a.passphrase.Check(setting.Join(path, "passphrase"), &f)
+	a.access.Check(path, setting.KeyRef(ref), &f)
 	if a.sealedKey != "" {
 		if err := kms.CheckSealing(ref, a.access); err != nil {
-			f.Add("sealed-key", "%v", err)
+			f.Add(setting.Join(path, "sealed-key"), "%v", err)
 		}
 	}
 	if err := f.Err(); err != nil {
-		return kms.Options{}, &failure{code: exitUsage, mend: "see `mayfly kms check --help`", err: err}
+		return kms.Options{}, &failure{code: exitUsage, mend: "see `" + a.cmd.CommandPath() + " --help`", err: err}
 	}
 	return kms.Options{Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey), Logger: slog.New(slog.DiscardHandler)}, nil
 }
@@ -87,7 +100,7 @@ trial signature. With --sealing the key REF encrypts and decrypts a few bytes.`,
 			return a.check(cmd.Context(), streams.Out, args[0], sealing)
 		},
 	}
-	a.flags(cmd)
+	a.flags(cmd, "", "")
 	cmd.Flags().BoolVar(&sealing, "sealing", false, "try encryption and decryption, as of a key that is to seal others")
 	cmd.MarkFlagsMutuallyExclusive("sealing", "sealed-key")
 	return cmd
@@ -183,7 +196,7 @@ and is what the configuration names as key. Keep a copy of the file.`,
 			return nil
 		},
 	}
-	a.flags(cmd)
+	a.flags(cmd, "", "")
 	cmd.Flags().StringVar(&algorithm, "algorithm", algorithm, "kind of key: "+kmsAlgorithms())
 	return cmd
 }

@@ -96,6 +96,18 @@ func (p *Policy) signature(spki, sig []byte, challenges []string) (Key, error) {
 		public.scheme())
 }
 
+// Strong is nil for a public key, as SubjectPublicKeyInfo in DER, that p would
+// accept with a proof. It shows nothing about who has the key.
+//
+// Errors: KEY_MALFORMED, KEY_UNSUPPORTED, KEY_WEAK, KEY_TOO_LARGE.
+func (p *Policy) Strong(spki []byte) error {
+	if len(spki) > MaxKeyBytes {
+		return tooLarge(fault.KeyTooLarge, "the public key", MaxKeyBytes)
+	}
+	_, err := p.parseKey(spki)
+	return err
+}
+
 // publicKey decodes PEM or DER and parses the key in it.
 func (p *Policy) publicKey(spki []byte) (publicKey, error) {
 	der, err := decodeKey(spki)

@@ -1,0 +1,182 @@
+package ceremony
+
+import (
+	"context"
+	"crypto"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+
+	"golang.org/x/crypto/cryptobyte"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Using is s as a crypto.Signer, for as long as ctx lasts.
+func Using(ctx context.Context, s kms.Signer) crypto.Signer { return signing{ctx, s} }
+
+type signing struct {
+	ctx context.Context
+	kms.Signer
+}
+
+// Sign implements crypto.Signer; the KMS has randomness of its own.
+func (s signing) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	return s.Signer.Sign(s.ctx, digest, opts)
+}
+
+// NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever
+// asks has the key. The name is for the person who reads it.
+func NewRequest(key Key, organization, commonName string) ([]byte, error) {
+	if _, err := fit(key.Public()); err != nil {
+		return nil, err
+	}
+	var f faults
+	name := pkix.Name{CommonName: commonName}
+	checkName("the common name", commonName, &f)
+	if organization != "" {
+		checkName("the organization", organization, &f)
+		name.Organization = []string{organization}
+	}
+	if err := f.err(); err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: name}, key)
+	if err != nil {
+		return nil, fmt.Errorf("signing the request with %s: %w", key.Ref, err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	if _, err := ParseRequest(text); err != nil { // what couldn't be used isn't carried over
+		return nil, fmt.Errorf("the request that %s signed isn't good: %w", key.Ref, err)
+	}
+	return text, nil
+}
+
+// Request is a certificate request whose signature verified: proof that whoever
+// made it has the key. Nothing else in it counts.
+type Request struct {
+	SHA256  [sha256.Size]byte // of the request in DER
+	Subject string            // the name that it asks for, in words
+	Asks    []string          // what else it asks for, in words
+
+	public    crypto.PublicKey
+	spki      []byte
+	algorithm string
+}
+
+// maxAsks bounds what is told about a request that asks for a lot.
+const maxAsks = 32
+
+// ParseRequest reads a request from outside, in PEM. It refuses what isn't
+// exactly one request, whose signature doesn't verify or isn't ECDSA with the
+// curve's own hash or RSA PKCS #1 v1.5 with SHA-256, SHA-384 or SHA-512, and
+// keys that are weak or that clients don't take. Its subject, extensions and
+// attributes are told and not used.
+func ParseRequest(text []byte) (*Request, error) {
+	policy, err := proof.NewPolicy()
+	if err != nil {
+		return nil, err
+	}
+	key, err := policy.CSR(text)
+	if err != nil {
+		return nil, plain(err)
+	}
+	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(text)
+	if block == nil {
+		return nil, errors.New("the certificate request is not PEM")
+	}
+	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate request can't be read whole, make it anew with `mayfly ca csr`: %w", err)
+	}
+	r := &Request{
+		SHA256: sha256.Sum256(block.Bytes), Subject: parsed.Subject.String(),
+		public: key.Public(), spki: key.SPKI(), algorithm: key.Algorithm(),
+	}
+	for _, e := range parsed.Extensions {
+		r.asks("extension " + named(e.Id))
+	}
+	for _, id := range attributes(parsed.RawTBSCertificateRequest) {
+		if !id.Equal(oidExtensionRequest) {
+			r.asks("attribute " + named(id))
+		}
+	}
+	return r, nil
+}
+
+func (r *Request) asks(what string) {
+	switch len(r.Asks) {
+	case maxAsks + 1:
+	case maxAsks:
+		r.Asks = append(r.Asks, "and more")
+	default:
+		r.Asks = append(r.Asks, what)
+	}
+}
+
+// oidExtensionRequest is the attribute that holds extensions (RFC 2985 §5.4.2).
+var oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+
+// attributes are the types of a CertificationRequestInfo's attributes (RFC 2986
+// §4.1), as far as they can be read.
+func attributes(info []byte) (ids []asn1.ObjectIdentifier) {
+	input := cryptobyte.String(info)
+	var fields, list cryptobyte.String
+	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.INTEGER) ||
+		!fields.SkipASN1(cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.SEQUENCE) ||
+		!fields.ReadASN1(&list, cryptobyteasn1.Tag(0).ContextSpecific().Constructed()) {
+		return nil
+	}
+	for !list.Empty() {
+		var attribute cryptobyte.String
+		var id asn1.ObjectIdentifier
+		if !list.ReadASN1(&attribute, cryptobyteasn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) {
+			return ids
+		}
+		ids = append(ids, id)
+	}
+	return ids
+}
+
+// names are those of what requests and CA certificates usually hold.
+var names = map[string]string{
+	"2.5.29.14":            "subject key identifier", // RFC 5280 §4.2.1
+	"2.5.29.15":            "key usage",
+	"2.5.29.17":            "subject alternative name",
+	"2.5.29.19":            "basic constraints",
+	"2.5.29.30":            "name constraints",
+	"2.5.29.31":            "CRL distribution points",
+	"2.5.29.32":            "certificate policies",
+	"2.5.29.35":            "authority key identifier",
+	"2.5.29.37":            "extended key usage",
+	"1.3.6.1.5.5.7.1.1":    "authority information access",
+	"1.2.840.113549.1.9.7": "challenge password", // RFC 2985 §5.4.1
+}
+
+func named(id asn1.ObjectIdentifier) string {
+	if name, ok := names[id.String()]; ok {
+		return name
+	}
+	return id.String()
+}
+
+// plain is a refusal in the words for a person, without its reason.
+func plain(err error) error {
+	var f *fault.Error
+	if errors.As(err, &f) {
+		return errors.New(f.Public)
+	}
+	return err
+}
