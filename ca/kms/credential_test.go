@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -18,7 +19,7 @@ func TestCredentialHalfSet(t *testing.T) {
 		want       string
 	}{
 		{"aws", kms.CredentialEnv, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY isn't: set both"},
-		{"aws", kms.CredentialEnv, []string{"AWS_SECRET_ACCESS_KEY", "do-not-log-me"}, "AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID isn't"},
+		{"aws", kms.CredentialEnv, []string{"AWS_SECRET_ACCESS_KEY", kmstest.Secret}, "AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID isn't"},
 		{"aws", kms.CredentialAuto, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "credential env: AWS_ACCESS_KEY_ID is set, but"},
 		{"aws", kms.CredentialWorkload, []string{"AWS_ROLE_ARN", "arn:aws:iam::1:role/x"}, "AWS_ROLE_ARN is set, but AWS_WEB_IDENTITY_TOKEN_FILE isn't"},
 		{"aws", kms.CredentialWorkload, []string{"AWS_ACCESS_KEY_ID", "AKIA", "AWS_SECRET_ACCESS_KEY", "x"}, "none is mounted here"},
@@ -28,13 +29,13 @@ func TestCredentialHalfSet(t *testing.T) {
 		{"aws", kms.CredentialCLI, nil, `AWS KMS has no credential "cli"`},
 		{"azure", kms.CredentialEnv, []string{"AZURE_TENANT_ID", "t", "AZURE_CLIENT_ID", "c"}, "half of it is set: AZURE_CLIENT_SECRET is missing"},
 		{"azure", kms.CredentialAuto, []string{"AZURE_TENANT_ID", "t", "AZURE_CLIENT_ID", "c"}, "credential env: half of it is set"},
-		{"azure", kms.CredentialEnv, []string{"AZURE_CLIENT_SECRET", "do-not-log-me", "AZURE_CLIENT_CERTIFICATE_PATH", "/x"}, "are both set: keep one"},
+		{"azure", kms.CredentialEnv, []string{"AZURE_CLIENT_SECRET", kmstest.Secret, "AZURE_CLIENT_CERTIFICATE_PATH", "/x"}, "are both set: keep one"},
 		{"azure", kms.CredentialWorkload, []string{"AZURE_TENANT_ID", "t", "AZURE_CLIENT_ID", "c"}, "AZURE_FEDERATED_TOKEN_FILE is missing"},
 		{"azure", kms.CredentialProfile, nil, `Azure Key Vault has no credential "profile"`},
 	} {
-		s := vendors[tt.vendor](t, kms.ECDSAP256)
-		s.options.Access.Credential, s.options.Getenv = tt.credential, environment(tt.env...)
-		_, err := kms.Open(t.Context(), s.ref, s.options)
+		s := standIn(t, tt.vendor, kms.ECDSAP256)
+		s.Options.Access.Credential, s.Options.Getenv = tt.credential, kmstest.Environment(tt.env...)
+		_, err := kms.Open(t.Context(), s.Ref, s.Options)
 		wantError(t, err, tt.want)
 	}
 }

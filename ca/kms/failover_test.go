@@ -1,52 +1,46 @@
 package kms_test
 
 import (
-	"crypto"
 	"strings"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // twoRegions are two stand-ins of one key, the second as the first's replica.
-func twoRegions(t *testing.T) (first, second *standIn, log *lockedLog) {
+func twoRegions(t *testing.T) (first, second *kmstest.StandIn, log *lockedLog) {
 	t.Helper()
-	first, second, log = newAWS(t, kms.ECDSAP256), newAWS(t, kms.ECDSAP256), new(lockedLog)
-	first.options.Logger = log.logger()
-	first.options.Access.Replicas = []kms.Replica{{Key: setting.KeyRef(second.ref), Endpoint: second.options.Access.Endpoint}}
+	first, second, log = standIn(t, "aws", kms.ECDSAP256), standIn(t, "aws", kms.ECDSAP256), new(lockedLog)
+	first.Options.Logger = log.logger()
+	first.Options.Access.Replicas = []kms.Replica{{Key: setting.KeyRef(second.Ref), Endpoint: second.Options.Access.Endpoint}}
 	return first, second, log
-}
-
-func sign(t *testing.T, s kms.Signer) error {
-	t.Helper()
-	_, err := s.Sign(t.Context(), digestOf(t, crypto.SHA256), crypto.SHA256)
-	return err
 }
 
 func TestFailover(t *testing.T) {
 	t.Parallel()
 	first, second, log := twoRegions(t)
-	signer := first.open(t)
-	before := second.count("Sign")
-	if err := sign(t, signer); err != nil || second.count("Sign") != before {
+	signer := first.Open(t)
+	before := second.Count("Sign")
+	if _, err := sign(t, t.Context(), signer); err != nil || second.Count("Sign") != before {
 		t.Fatalf("the first replica isn't the first: %v", err)
 	}
-	for what, f := range map[string]fault{"denied": first.codes["denied"], "corrupted": {corrupt: true}, "another key": {other: true}} {
-		first.always("Sign", f)
-		if err := sign(t, signer); err != nil {
+	for what, f := range map[string]kmstest.Fault{"denied": first.Codes["denied"], "corrupted": {Corrupt: true}, "another key": {Other: true}} {
+		first.Always(f, "Sign")
+		if _, err := sign(t, t.Context(), signer); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
 	if !strings.Contains(log.String(), "a replica of the key failed; the next is used") {
 		t.Errorf("the log doesn't say so:\n%s", log.String())
 	}
-	second.always("Sign", second.codes["denied"])
-	if err := sign(t, signer); err == nil {
+	second.Always(second.Codes["denied"], "Sign")
+	if _, err := sign(t, t.Context(), signer); err == nil {
 		t.Error("signed by none")
 	}
-	first.breaks(nil)
-	if err := sign(t, signer); err != nil {
+	first.Mend()
+	if _, err := sign(t, t.Context(), signer); err != nil {
 		t.Errorf("not recovered: %v", err)
 	}
 	healthy, ok := signer.(kms.Healthy)
@@ -63,14 +57,14 @@ func TestFailover(t *testing.T) {
 func TestReplicaDownAtOpen(t *testing.T) {
 	t.Parallel()
 	first, second, log := twoRegions(t)
-	first.breaks(func(string, int) fault { return fault{drop: true} })
-	signer := first.open(t)
+	first.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+	signer := first.Open(t)
 	if !strings.Contains(log.String(), "can't be reached") {
 		t.Errorf("the log doesn't say so:\n%s", log.String())
 	}
-	first.breaks(nil)
-	second.breaks(func(string, int) fault { return fault{drop: true} })
-	if err := sign(t, signer); err != nil {
+	first.Mend()
+	second.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+	if _, err := sign(t, t.Context(), signer); err != nil {
 		t.Errorf("the first wasn't opened when it was needed: %v", err)
 	}
 }
@@ -78,16 +72,15 @@ func TestReplicaDownAtOpen(t *testing.T) {
 func TestReplicaOfAnotherKey(t *testing.T) {
 	t.Parallel()
 	first, second, _ := twoRegions(t)
-	second.change(func() { second.key = testKey(t, kms.RSA2048) })
-	second.algorithm = kms.RSA2048
-	_, err := kms.Open(t.Context(), first.ref, first.options)
+	second.Change(second.Name, 1, func(v *kmstest.Version) { v.Key = kmstest.Key(t, kms.RSA2048) })
+	_, err := kms.Open(t.Context(), first.Ref, first.Options)
 	wantError(t, err, "is another key than its replicas")
 }
 
 func TestReplicaThatCannotWork(t *testing.T) {
 	t.Parallel()
 	first, second, _ := twoRegions(t)
-	second.always("DescribeKey", second.codes["denied"])
-	_, err := kms.Open(t.Context(), first.ref, first.options)
+	second.Always(second.Codes["denied"], "DescribeKey")
+	_, err := kms.Open(t.Context(), first.Ref, first.Options)
 	wantError(t, err, "the principal may not")
 }

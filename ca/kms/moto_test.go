@@ -27,14 +27,14 @@ func TestMotoConformance(t *testing.T) {
 	})
 	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		made, err := api.CreateKey(t.Context(), &awskms.CreateKeyInput{
-			KeySpec: types.KeySpec(awsKeySpecs[a]), KeyUsage: types.KeyUsageTypeSignVerify,
+			KeySpec: types.KeySpec(kmstest.AWSSpecs[a]), KeyUsage: types.KeyUsageTypeSignVerify,
 		})
 		if err != nil {
 			t.Fatal(err)
 		}
 		s, err := kms.Open(t.Context(), aws.ToString(made.KeyMetadata.Arn), kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: endpoint, IdentityEndpoint: endpoint},
-			Getenv: environment("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY", "secret"),
+			Getenv: kmstest.Environment("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY", "secret"),
 		})
 		if err != nil {
 			t.Fatal(err)

@@ -7,6 +7,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
+const azureVersion = "0123456789abcdef0123456789abcdef"
+
 const (
 	uuid  = "1234abcd-12ab-34cd-56ef-1234567890ab"
 	mrk   = "mrk-1234abcd12ab34cd56ef1234567890ab"

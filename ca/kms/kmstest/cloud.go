@@ -1,0 +1,324 @@
+package kmstest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// Fault is what a stand-in does with a request in place of answering it. The
+// zero value answers.
+type Fault struct {
+	Hang    bool
+	Slow    time.Duration    // wait before the answer
+	Drop    bool             // close the connection
+	Answer  http.HandlerFunc // something else answers
+	Status  int              // refuse, with this HTTP status
+	Code    string           // and the vendor's own error code or words
+	Other   bool             // sign with another key
+	Corrupt bool             // break the signature
+}
+
+// Version is one version of a key in a stand-in.
+type Version struct {
+	Key      crypto.Signer
+	Disabled bool
+	Pending  bool // being made, until it is looked at
+}
+
+// Cloud is what all stand-ins have in common: real keys and signatures, faults
+// on demand, and a count of what was asked.
+type Cloud struct {
+	URL string // with the address that it listens on
+
+	t        testing.TB
+	server   *http.Server
+	secure   bool
+	listener net.Listener
+
+	mu    sync.Mutex
+	keys  map[string][]*Version // by name; version 1 first
+	fault func(operation string, call int) Fault
+	calls map[string]int
+	open  map[net.Conn]struct{}
+	done  chan struct{} // closed when the test ends: what hangs goes on
+}
+
+// protocol is how one vendor's service is spoken to.
+type protocol interface {
+	// operation names what a request asks for.
+	operation(r *http.Request) string
+	// refuse answers with f's status and code.
+	refuse(w http.ResponseWriter, f Fault)
+	// answer does what a request asks for.
+	answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault)
+}
+
+func newCloud(t testing.TB) *Cloud {
+	return &Cloud{t: t, keys: make(map[string][]*Version), calls: make(map[string]int), open: make(map[net.Conn]struct{}), done: make(chan struct{})}
+}
+
+// start serves p on a free port of the loopback interface until the test ends,
+// over TLS with a configuration.
+func (c *Cloud) start(p protocol, config *tls.Config) {
+	c.t.Helper()
+	c.server = &http.Server{
+		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.serve(p, w, r) }), TLSConfig: config,
+		ReadHeaderTimeout: time.Minute, ConnState: c.track, ErrorLog: log.New(io.Discard, "", 0), // of handshakes that a test breaks off
+	}
+	c.URL, c.secure = "http://", config != nil
+	if c.secure {
+		c.URL = "https://"
+	}
+	c.listen("127.0.0.1:0")
+	c.URL += c.listener.Addr().String()
+	c.t.Cleanup(func() {
+		close(c.done)
+		if err := c.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+			c.t.Error(err)
+		}
+	})
+}
+
+func (c *Cloud) listen(address string) {
+	c.t.Helper()
+	var err error
+	for began := time.Now(); time.Since(began) < 5*time.Second; { // the port may be in use for a moment
+		if c.listener, err = net.Listen("tcp", address); err == nil { //nolint:noctx // on this machine
+			break
+		}
+	}
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	go func(l net.Listener) {
+		if c.secure {
+			_ = c.server.ServeTLS(l, "", "") // until l or the server is closed
+			return
+		}
+		_ = c.server.Serve(l)
+	}(c.listener)
+}
+
+func (c *Cloud) track(conn net.Conn, state http.ConnState) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch state {
+	case http.StateNew:
+		c.open[conn] = struct{}{}
+	case http.StateClosed, http.StateHijacked:
+		delete(c.open, conn)
+	default:
+	}
+}
+
+// Down closes every connection and refuses new ones, until Up.
+func (c *Cloud) Down() {
+	c.t.Helper()
+	if err := c.listener.Close(); err != nil {
+		c.t.Error(err)
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for conn := range c.open {
+		_ = conn.Close() // its client may have been first
+	}
+}
+
+// Up listens again, where it did before.
+func (c *Cloud) Up() { c.listen(c.listener.Addr().String()) }
+
+// serve counts a request and does its fault, or what it asks for.
+func (c *Cloud) serve(p protocol, w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body) // all of it, or the server doesn't see its client go
+	if err != nil {
+		return // the client went away
+	}
+	operation := p.operation(r)
+	f := c.begin(operation)
+	switch {
+	case f.Hang:
+		c.wait(r, time.Hour)
+		return
+	case f.Drop:
+		panic(http.ErrAbortHandler) // net/http's way to close a connection, HTTP/2's too
+	case f.Slow > 0 && !c.wait(r, f.Slow):
+		return
+	case f.Answer != nil:
+		f.Answer(w, r)
+	case f.Status != 0:
+		p.refuse(w, f)
+	default:
+		p.answer(w, r, operation, body, f)
+	}
+}
+
+// begin counts an operation and decides on its fault.
+func (c *Cloud) begin(operation string) Fault {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.calls[operation]++
+	if c.fault == nil {
+		return Fault{}
+	}
+	return c.fault(operation, c.calls[operation])
+}
+
+// wait is false when the client went away first, or the test ended.
+func (c *Cloud) wait(r *http.Request, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-r.Context().Done():
+	case <-c.done:
+	}
+	return false
+}
+
+// Break sets what goes wrong from now on; nil for nothing.
+func (c *Cloud) Break(f func(operation string, call int) Fault) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fault = f
+}
+
+// Always breaks the operations, every time.
+func (c *Cloud) Always(f Fault, operations ...string) {
+	c.Break(func(asked string, _ int) Fault {
+		for _, operation := range operations {
+			if asked == operation {
+				return f
+			}
+		}
+		return Fault{}
+	})
+}
+
+// Mend ends what Break began.
+func (c *Cloud) Mend() { c.Break(nil) }
+
+// Count is how often an operation was asked for.
+func (c *Cloud) Count(operation string) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.calls[operation]
+}
+
+// Add makes a new version of a key, and gives its number.
+func (c *Cloud) Add(name string, key crypto.Signer) int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.keys[name] = append(c.keys[name], &Version{Key: key})
+	return len(c.keys[name])
+}
+
+// Remove takes a key away, and gives what puts it back.
+func (c *Cloud) Remove(name string) (restore func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	kept := c.keys[name]
+	delete(c.keys, name)
+	return func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		c.keys[name] = kept
+	}
+}
+
+// Change does something to a version while nobody looks at it.
+func (c *Cloud) Change(name string, version int, f func(*Version)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	f(c.keys[name][version-1])
+}
+
+// versions are copies of a key's versions; none when there is no such key.
+func (c *Cloud) versions(name string) []Version {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var all []Version
+	for _, v := range c.keys[name] {
+		all = append(all, *v)
+	}
+	return all
+}
+
+// at is a copy of a version; false when there is none.
+func (c *Cloud) at(name string, version int) (Version, bool) {
+	all := c.versions(name)
+	if version < 1 || version > len(all) {
+		return Version{}, false
+	}
+	return all[version-1], true
+}
+
+// signature is one as the real service would make it, or as f says.
+func (c *Cloud) signature(f Fault, key crypto.Signer, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if f.Other {
+		another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+		if err != nil {
+			return nil, err
+		}
+		key = another
+	}
+	sig, err := key.Sign(rand.Reader, digest, opts)
+	if f.Corrupt && err == nil {
+		sig[len(sig)-1] ^= 1
+	}
+	return sig, err
+}
+
+// pssOr is PSS with a salt of the hash's length, or PKCS #1 v1.5 and ECDSA.
+func pssOr(pss bool, hash crypto.Hash) crypto.SignerOpts {
+	if pss {
+		return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
+	}
+	return hash
+}
+
+// made are the keys of Key, one an algorithm: RSA keys take their time.
+var made sync.Map
+
+// Key is a key of an algorithm, the same for every caller.
+func Key(t testing.TB, a kms.Algorithm) crypto.Signer {
+	t.Helper()
+	once, _ := made.LoadOrStore(a, sync.OnceValues(func() (crypto.Signer, error) { return NewKey(a) }))
+	key, err := once.(func() (crypto.Signer, error))()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key
+}
+
+// NewKey makes a key of an algorithm.
+func NewKey(a kms.Algorithm) (crypto.Signer, error) {
+	switch a {
+	case kms.ECDSAP256:
+		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	case kms.ECDSAP384:
+		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	case kms.ECDSAP521:
+		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
+	case kms.RSA3072:
+		return rsa.GenerateKey(rand.Reader, 3072)
+	case kms.RSA4096:
+		return rsa.GenerateKey(rand.Reader, 4096)
+	default:
+		return rsa.GenerateKey(rand.Reader, 2048)
+	}
+}

@@ -1,0 +1,281 @@
+package kmstest
+
+import (
+	"crypto"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cloud.google.com/go/kms/apiv1/kmspb"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+const (
+	// GCPRing is the key ring of the stand-in.
+	GCPRing = "projects/mayfly-test/locations/europe-west3/keyRings/ca"
+	// GCPToken is what its metadata server gives out.
+	GCPToken = "ya29." + Secret
+)
+
+// gcp is Google's service, on Google's own types.
+type gcp struct {
+	*Cloud
+	spoil func(*kmspb.AsymmetricSignResponse)
+}
+
+// gcpAlgorithms are what versions of the kinds of key sign.
+var gcpAlgorithms = map[kms.Algorithm]kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm{
+	kms.ECDSAP256: kmspb.CryptoKeyVersion_EC_SIGN_P256_SHA256,
+	kms.ECDSAP384: kmspb.CryptoKeyVersion_EC_SIGN_P384_SHA384,
+	kms.RSA2048:   kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_2048_SHA256,
+	kms.RSA3072:   kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_3072_SHA256,
+	kms.RSA4096:   kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_4096_SHA256,
+}
+
+// NewGCP is a stand-in for Google Cloud KMS, and for the metadata server.
+func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
+	t.Helper()
+	c := &gcp{Cloud: newCloud(t)}
+	c.start(c, nil)
+	name := GCPRing + "/cryptoKeys/issuing"
+	c.Add(name, key)
+	host := strings.TrimPrefix(c.URL, "http://")
+	return &StandIn{
+		Cloud: c.Cloud, protocol: c, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
+		Host: host, Get: "get", Sign: "asymmetricSign",
+		Options: kms.Options{
+			Access: kms.Access{Credential: kms.CredentialManaged, Endpoint: c.URL},
+			Getenv: Environment("GCE_METADATA_HOST", host),
+		},
+		Codes: map[string]Fault{
+			"throttled": {Status: 429, Code: codes.ResourceExhausted.String()},
+			"denied":    {Status: 403, Code: codes.PermissionDenied.String()},
+			"disabled":  {Status: 400, Code: codes.FailedPrecondition.String()},
+			"deleted":   {Status: 404, Code: codes.NotFound.String()},
+			"internal":  {Status: 500, Code: codes.Internal.String()},
+		},
+	}
+}
+
+// Spoil changes what a stand-in of Google's answers to AsymmetricSign; nil leaves it.
+func (s *StandIn) Spoil(how func(*kmspb.AsymmetricSignResponse)) {
+	c, ok := s.protocol.(*gcp)
+	if !ok {
+		s.t.Fatal("only Google has that")
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.spoil = how
+}
+
+const gcpAccounts = "/computeMetadata/v1/instance/service-accounts/default/"
+
+// operation is the method, by the REST binding of google/cloud/kms/v1/service.proto.
+func (c *gcp) operation(r *http.Request) string {
+	path := r.URL.Path
+	switch {
+	case strings.HasPrefix(path, "/computeMetadata/"):
+		return "token"
+	case strings.HasSuffix(path, ":asymmetricSign"):
+		return "asymmetricSign"
+	case strings.HasSuffix(path, "/publicKey"):
+		return "publicKey"
+	case strings.HasSuffix(path, "/cryptoKeyVersions"):
+		return "list"
+	case strings.HasSuffix(path, "/cryptoKeys"):
+		return "create"
+	default:
+		return "get"
+	}
+}
+
+// refuse is an error in the form of Google's REST APIs: AIP-193.
+func (c *gcp) refuse(w http.ResponseWriter, f Fault) {
+	c.error(w, f.Status, f.Code, "as the test says")
+}
+
+func (c *gcp) error(w http.ResponseWriter, code int, name, message string) {
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(code)
+	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"code": code, "message": message, "status": name}})
+}
+
+// gcpStatus are the HTTP statuses of Google's codes.
+var gcpStatus = map[codes.Code]int{
+	codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.Unauthenticated: 401, codes.PermissionDenied: 403,
+	codes.NotFound: 404, codes.AlreadyExists: 409, codes.ResourceExhausted: 429, codes.Internal: 500, codes.Unavailable: 503,
+}
+
+func (c *gcp) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
+	if operation == "token" {
+		c.metadata(w, r)
+		return
+	}
+	var answer proto.Message
+	err := status.Error(codes.Unauthenticated, "no token")
+	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
+		answer, err = c.do(operation, strings.TrimPrefix(r.URL.Path, "/v1/"), r, body, f)
+	}
+	if err != nil {
+		s := status.Convert(err)
+		c.error(w, gcpStatus[s.Code()], s.Code().String(), s.Message())
+		return
+	}
+	b, err := protojson.Marshal(answer)
+	if err != nil {
+		c.t.Error(err)
+	}
+	_, _ = w.Write(b) //nolint:gosec // G705: to a test; the client may have gone
+}
+
+func (c *gcp) metadata(w http.ResponseWriter, r *http.Request) {
+	w.Header().Set("Metadata-Flavor", "Google")
+	if r.URL.Path == gcpAccounts+"email" {
+		_, _ = io.WriteString(w, "ca@mayfly-test.iam.gserviceaccount.com")
+		return
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": GCPToken, "expires_in": 3600, "token_type": "Bearer"})
+}
+
+func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) (proto.Message, error) {
+	switch operation {
+	case "asymmetricSign":
+		in := new(kmspb.AsymmetricSignRequest)
+		if err := protojson.Unmarshal(body, in); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return c.sign(strings.TrimSuffix(path, ":asymmetricSign"), in, f)
+	case "publicKey":
+		return c.public(strings.TrimSuffix(path, "/publicKey"))
+	case "list":
+		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), r.URL.Query().Get("filter"))
+	case "create":
+		in := new(kmspb.CryptoKey)
+		if err := protojson.Unmarshal(body, in); err != nil {
+			return nil, status.Error(codes.InvalidArgument, err.Error())
+		}
+		return c.create(path+"/"+r.URL.Query().Get("cryptoKeyId"), in)
+	default:
+		v, err := c.version(path)
+		if err != nil {
+			return nil, err
+		}
+		out := &kmspb.CryptoKeyVersion{Name: path, State: gcpState(v), Algorithm: gcpAlgorithms[algorithmOf(c.t, v.Key)]}
+		if v.Pending {
+			key, number, _ := strings.Cut(path, "/cryptoKeyVersions/")
+			n, _ := strconv.Atoi(number)
+			c.Change(key, n, func(v *Version) { v.Pending = false }) // by the next look
+		}
+		return out, nil
+	}
+}
+
+// version finds a version by its resource name.
+func (c *gcp) version(name string) (Version, error) {
+	key, number, _ := strings.Cut(name, "/cryptoKeyVersions/")
+	n, err := strconv.Atoi(number)
+	v, ok := c.at(key, n)
+	if err != nil || !ok {
+		return v, status.Errorf(codes.NotFound, "CryptoKeyVersion %s not found.", name)
+	}
+	return v, nil
+}
+
+func gcpState(v Version) kmspb.CryptoKeyVersion_CryptoKeyVersionState {
+	switch {
+	case v.Pending:
+		return kmspb.CryptoKeyVersion_PENDING_GENERATION
+	case v.Disabled:
+		return kmspb.CryptoKeyVersion_DISABLED
+	default:
+		return kmspb.CryptoKeyVersion_ENABLED
+	}
+}
+
+func (c *gcp) create(name string, in *kmspb.CryptoKey) (proto.Message, error) {
+	for a, algorithm := range gcpAlgorithms {
+		if algorithm != in.GetVersionTemplate().GetAlgorithm() {
+			continue
+		}
+		if len(c.versions(name)) > 0 {
+			return nil, status.Errorf(codes.AlreadyExists, "CryptoKey %s already exists.", name)
+		}
+		c.Change(name, c.Add(name, Key(c.t, a)), func(v *Version) { v.Pending = true }) // as for an HSM
+		return &kmspb.CryptoKey{Name: name}, nil
+	}
+	return nil, status.Error(codes.InvalidArgument, "algorithm")
+}
+
+func (c *gcp) list(key, filter string) (proto.Message, error) {
+	if filter != "state=ENABLED" {
+		return nil, status.Error(codes.InvalidArgument, "filter")
+	}
+	out := &kmspb.ListCryptoKeyVersionsResponse{}
+	for i, v := range c.versions(key) {
+		if state := gcpState(v); state == kmspb.CryptoKeyVersion_ENABLED {
+			out.CryptoKeyVersions = append(out.CryptoKeyVersions, &kmspb.CryptoKeyVersion{
+				Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", key, i+1), State: state, Algorithm: gcpAlgorithms[algorithmOf(c.t, v.Key)],
+			})
+		}
+	}
+	return out, nil
+}
+
+func (c *gcp) public(name string) (proto.Message, error) {
+	v, err := c.version(name)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
+	if err != nil {
+		return nil, err
+	}
+	b := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	return &kmspb.PublicKey{Name: name, Pem: string(b), Algorithm: gcpAlgorithms[algorithmOf(c.t, v.Key)], PemCrc32C: GCPSum(b)}, nil
+}
+
+func (c *gcp) sign(name string, in *kmspb.AsymmetricSignRequest, f Fault) (proto.Message, error) {
+	v, err := c.version(name)
+	if err != nil {
+		return nil, err
+	}
+	if state := gcpState(v); state != kmspb.CryptoKeyVersion_ENABLED {
+		return nil, status.Errorf(codes.FailedPrecondition, "%s is not enabled, current state is: %v.", name, state)
+	}
+	digest, hash := in.GetDigest().GetSha256(), crypto.SHA256
+	if algorithmOf(c.t, v.Key) == kms.ECDSAP384 {
+		digest, hash = in.GetDigest().GetSha384(), crypto.SHA384
+	}
+	if len(digest) != hash.Size() || in.GetDigestCrc32C().GetValue() != GCPSum(digest).GetValue() {
+		return nil, status.Error(codes.InvalidArgument, "digest")
+	}
+	sig, err := c.signature(f, v.Key, digest, hash)
+	if err != nil {
+		return nil, err
+	}
+	out := &kmspb.AsymmetricSignResponse{Name: name, Signature: sig, SignatureCrc32C: GCPSum(sig), VerifiedDigestCrc32C: true}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spoil != nil {
+		c.spoil(out)
+	}
+	return out, nil
+}
+
+// GCPSum is the checksum of all of Google's answers.
+func GCPSum(b []byte) *wrapperspb.Int64Value {
+	return wrapperspb.Int64(int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
+}
