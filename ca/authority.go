@@ -21,7 +21,7 @@ import (
 
 // Authority is a certificate chain and the key of its first certificate, checked
 // by LoadAuthority, with all that is the same in every certificate it issues.
-// It never changes.
+// Nothing that it says ever changes.
 type Authority struct {
 	chain               [][]byte // DER: the issuing certificate, …, the root
 	chainPEM            []string
@@ -35,6 +35,9 @@ type Authority struct {
 	name               []byte            // the issuer's name in DER, byte for byte its subject
 	signatureAlgorithm []byte            // AlgorithmIdentifier in DER
 	authorityKeyID     []byte            // the whole extension in DER
+
+	quota      *quota      // of signer; nil: none
+	presigning *presigning // nil: the authority's key signs precertificates itself
 }
 
 // where names the configuration that a fault of an authority is about.
@@ -64,7 +67,15 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 		kms.Close(signer)
 		return nil, err
 	}
-	return newAuthority(certs, signer)
+	a, err := newAuthority(certs, signer)
+	if err != nil {
+		return nil, err
+	}
+	a.quota = newQuota(c.SigningQuota)
+	if c.PrecertificateSigner == PresignOn || c.PrecertificateSigner != PresignOff && !kms.Local(signer) {
+		a.presigning = &presigning{required: c.PrecertificateSigner == PresignOn}
+	}
+	return a, nil
 }
 
 // loadChain reads and checks the chain file, and gives what certificates it has.
@@ -119,16 +130,25 @@ func newAuthority(certs []*x509.Certificate, signer kms.Signer) (*Authority, err
 			a.notAfter = c.NotAfter
 		}
 	}
-	var b cryptobyte.Builder
-	addExtension(&b, oidAuthority, false, func(b *cryptobyte.Builder) { // RFC 5280 §4.2.1.1
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(tagKeyID, func(b *cryptobyte.Builder) { b.AddBytes(issuer.SubjectKeyId) })
-		})
-	})
-	if a.authorityKeyID, err = b.Bytes(); err != nil {
-		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
+	if a.authorityKeyID, err = authorityKeyID(issuer.SubjectKeyId); err != nil {
+		return nil, err
 	}
 	return a, nil
+}
+
+// authorityKeyID is the extension that names an issuer's key (RFC 5280 §4.2.1.1).
+func authorityKeyID(keyID []byte) ([]byte, error) {
+	var b cryptobyte.Builder
+	addExtension(&b, oidAuthority, false, func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(tagKeyID, func(b *cryptobyte.Builder) { b.AddBytes(keyID) })
+		})
+	})
+	der, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
+	}
+	return der, nil
 }
 
 // signatureAlgorithm is the AlgorithmIdentifier of the authority's signatures.

@@ -21,6 +21,8 @@ type fixedLog struct{ scts []ctlog.SCT }
 
 func (l fixedLog) Submit(context.Context, ctlog.Chain) ([]ctlog.SCT, error) { return l.scts, nil }
 
+func (l fixedLog) Accepts(context.Context, ctlog.Chain) error { return nil }
+
 type deafAuditor struct{}
 
 func (deafAuditor) Record(context.Context, audit.Event) error { return nil }

@@ -28,6 +28,10 @@ import (
 // (*fault.Error) or the context's; it ends when ctx ends.
 type Log interface {
 	Submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, error)
+	// Accepts is nil when everybody who may be asked by Submit takes the chain. Its
+	// error wraps ctlog.ErrRefused where somebody refuses it, and doesn't where
+	// somebody couldn't be asked.
+	Accepts(ctx context.Context, chain ctlog.Chain) error
 }
 
 // Auditor makes a record durable before it returns: after a crash the record
@@ -57,7 +61,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 }
 
-// Issuer issues certificates. It is safe for concurrent use and owns no goroutine.
+// Issuer issues certificates. It is safe for concurrent use and owns no
+// goroutine: [Issuer.Run] is for the caller to run.
 type Issuer struct {
 	lifetime time.Duration
 	active   atomic.Pointer[Authority]
@@ -68,6 +73,7 @@ type Issuer struct {
 	logger   *slog.Logger
 	metrics  *metrics
 	health   health
+	woken    chan struct{} // has Run look again
 }
 
 // New makes an Issuer. Without a log, it wants AcceptUnlogged; without an
@@ -88,7 +94,7 @@ func New(c Config, o Options) (*Issuer, error) {
 	case o.Log != nil && o.AcceptUnlogged:
 		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
 	}
-	i := &Issuer{lifetime: c.Lifetime, log: o.Log, auditor: o.Auditor, now: o.Now, random: o.Random, logger: o.Logger}
+	i := &Issuer{lifetime: c.Lifetime, log: o.Log, auditor: o.Auditor, now: o.Now, random: o.Random, logger: o.Logger, woken: make(chan struct{}, 1)}
 	if i.now == nil {
 		i.now = time.Now
 	}
@@ -103,12 +109,16 @@ func New(c Config, o Options) (*Issuer, error) {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
 	i.activate(o.Authority)
+	if err := i.registerForm(o.Metrics); err != nil {
+		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+	}
 	return i, nil
 }
 
 // activate makes a the authority that the next request is signed by.
 func (i *Issuer) activate(a *Authority) {
 	i.active.Store(a)
+	i.wake()
 	i.metrics.expiry.Set(float64(a.notAfter.Unix()))
 }
 

@@ -24,6 +24,19 @@ type Config struct {
 	Lifetime time.Duration `yaml:"lifetime"`
 }
 
+// Presign says when precertificates have a signer of their own.
+type Presign string
+
+// The values of precertificate_signer; empty is auto.
+const (
+	PresignAuto Presign = "auto"
+	PresignOn   Presign = "on"
+	PresignOff  Presign = "off"
+)
+
+// maxQuota bounds signing_quota: no key signs as fast.
+const maxQuota = 1_000_000
+
 // AuthorityConfig names the files and keys of one authority.
 type AuthorityConfig struct {
 	// Chain is a PEM file with the issuing certificate first, each certificate
@@ -36,6 +49,16 @@ type AuthorityConfig struct {
 	Key setting.KeyRef `yaml:"key"`
 	// Passphrase decrypts the key, where it is an encrypted file.
 	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
+	// SigningQuota is how many signatures a second this process may ask of the key; 0,
+	// the default, is without end. What is asked beyond it is refused with 503 before
+	// anything is signed. Replicas share a KMS's own quota: give each its part, and
+	// leave room for whoever else uses it.
+	SigningQuota int `yaml:"signing_quota,omitempty"`
+	// PrecertificateSigner says whether precertificates are signed by a certificate of
+	// their own, with a key in memory (RFC 6962 §3.1), so that a certificate costs one
+	// signature of the key and not two: `auto` (the default: for a key in a KMS or HSM
+	// whose logs take it), `on` (refuse to start where a log doesn't) or `off`.
+	PrecertificateSigner Presign `yaml:"precertificate_signer,omitempty"`
 	// Access says how a key in a KMS is reached.
 	kms.Access `yaml:",inline"`
 }
@@ -62,4 +85,12 @@ func (c *AuthorityConfig) check(path string, f *setting.Faults) {
 	}
 	c.Access.Check(path, c.Key, f) //nolint:staticcheck // QF1008: the reader sees whose Check it is
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
+	if c.SigningQuota < 0 || c.SigningQuota > maxQuota {
+		f.Add(setting.Join(path, "signing_quota"), "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	}
+	switch c.PrecertificateSigner {
+	case "", PresignAuto, PresignOn, PresignOff:
+	default:
+		f.Add(setting.Join(path, "precertificate_signer"), "%q is none of auto, on, off", c.PrecertificateSigner)
+	}
 }

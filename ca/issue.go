@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -45,13 +46,20 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	watch.lap(stageProfile)
 
+	p := a.presigner(l.notBefore, l.notAfter)
+	if err := a.quota.admit(ctx, i.signatures(p)); err != nil {
+		i.recordUnbegun(ctx, a, who, key, err)
+		return nil, err
+	}
+	watch.lap(stageAdmission)
+
 	intent := event(ctx, a, l, who, key)
 	if err := i.record(ctx, intent); err != nil {
 		return nil, err
 	}
 	watch.lap(stageAudit)
 
-	cert, err := i.sign(ctx, a, l, tbs, &watch)
+	cert, err := i.sign(ctx, a, p, l, tbs, &watch)
 	if err != nil {
 		i.recordFailure(ctx, intent, err)
 		return nil, err
@@ -79,8 +87,8 @@ func (i *Issuer) prepare(a *Authority, who identity.Principal, key proof.Key) (*
 }
 
 // sign takes a linted TBSCertificate with the poison through the log to a
-// checked certificate.
-func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
+// checked certificate. p signs the precertificate, or the authority where it is nil.
+func (i *Issuer) sign(ctx context.Context, a *Authority, p *presigner, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
 	plain, err := replaceExtension(poisoned, oidPoison, nil)
 	if err != nil {
 		return nil, err
@@ -88,14 +96,16 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, l *leaf, poisoned []byt
 	final, scts := plain, []ctlog.SCT(nil)
 	var leafHashes [][32]byte
 	if i.log != nil {
-		precertificate, err := a.sign(ctx, poisoned)
+		chain, err := a.precertify(ctx, p, poisoned, plain)
 		if err != nil {
 			return nil, err
 		}
 		watch.lap(stageSignPrecertificate)
 
-		chain := ctlog.Chain{Precertificate: precertificate, Issuers: a.chain, IssuerKeyHash: a.keyHash, TBS: plain}
 		if scts, err = i.submit(ctx, chain); err != nil {
+			if p != nil && errors.Is(err, ctlog.ErrRefused) {
+				a.presigning.doubt(i)
+			}
 			return nil, err
 		}
 		for _, sct := range scts {
@@ -149,11 +159,23 @@ func (i *Issuer) submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, er
 func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
 	h := a.hash.New()
 	_, _ = h.Write(tbs) // a hash never fails
-	sig, err := a.signer.Sign(ctx, h.Sum(nil), a.hash)
+	sig, err := a.signDigest(ctx, h.Sum(nil), a.hash)
+	if err != nil {
+		return nil, err
+	}
+	return a.assemble(tbs, sig)
+}
+
+// signDigest is the one place where an authority's key is used for a certificate.
+func (a *Authority) signDigest(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
+	if err := a.quota.pace(ctx); err != nil {
+		return nil, fmt.Errorf("ca: signing: %w", err)
+	}
+	sig, err := a.signer.Sign(ctx, digest, hash)
 	if err != nil {
 		return nil, signerFault(ctx, err)
 	}
-	return a.assemble(tbs, sig)
+	return sig, nil
 }
 
 // signerFault classifies what a signer answered: the request's own end, or a
@@ -211,6 +233,9 @@ func (i *Issuer) recordFailure(ctx context.Context, intent audit.Event, cause er
 	f := fault.From(cause)
 	e := intent
 	e.Type, e.Time, e.Reason, e.Message = audit.Failed, i.now(), f.Reason, f.Public
+	if f.Reason == fault.SigningQuota { // nothing failed: it was our decision
+		e.Type = audit.Denied
+	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
 	defer cancel()
 	if err := i.auditor.Record(ctx, e); err != nil {

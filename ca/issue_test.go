@@ -247,6 +247,8 @@ type silentLog struct{}
 
 func (silentLog) Submit(context.Context, ctlog.Chain) ([]ctlog.SCT, error) { return nil, nil }
 
+func (silentLog) Accepts(context.Context, ctlog.Chain) error { return nil }
+
 type stuck struct{}
 
 func (stuck) Read(b []byte) (int, error) { clear(b); return len(b), nil }

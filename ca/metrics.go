@@ -10,8 +10,9 @@ import (
 type stage int
 
 const (
-	stageProfile stage = iota // profile and lint
-	stageAudit                // the intent made durable
+	stageProfile   stage = iota // profile and lint
+	stageAdmission              // the turn at the signing quota
+	stageAudit                  // the intent made durable
 	stageSignPrecertificate
 	stageLog
 	stageSign
@@ -21,7 +22,7 @@ const (
 )
 
 // stageNames are the values of the label `stage`: all that there ever are.
-var stageNames = [stages]string{"profile", "audit", "sign_precertificate", "log", "sign", "check", "record"}
+var stageNames = [stages]string{"profile", "admission", "audit", "sign_precertificate", "log", "sign", "check", "record"}
 
 type metrics struct {
 	stages [stages]prometheus.Observer // looked up once: a lookup hashes its labels each time

@@ -49,15 +49,18 @@ func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	r := &rig{authority: sharedAuthority(t, algorithm), log: newTestLog(t), audit: &recorder{}}
 	r.signer = &watchedSigner{Signer: r.authority.signer}
 	r.authority.signer = r.signer
-	policy, err := ctlog.NewPolicy([]ctlog.Member{r.log}, ctlog.Options{Now: clock})
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := DefaultConfig()
 	c.Authority = AuthorityConfig{Chain: "chain.pem", Key: "file:key.pem"}
-	o := Options{Authority: r.authority, Log: policy, Auditor: r.audit, Now: clock}
+	o := Options{Authority: r.authority, Auditor: r.audit, Now: clock}
 	for _, option := range options {
 		option(&c, &o)
+	}
+	var err error
+	if o.Log == nil && !o.AcceptUnlogged {
+		r.log.now = o.Now
+		if o.Log, err = ctlog.NewPolicy([]ctlog.Member{r.log}, ctlog.Options{Now: o.Now}); err != nil {
+			t.Fatal(err)
+		}
 	}
 	if r.issuer, err = New(c, o); err != nil {
 		t.Fatal(err)
@@ -125,6 +128,8 @@ type testLog struct {
 	key   *ecdsa.PrivateKey
 	about ctlog.Description
 	wrong func(ctx context.Context, s *ctlog.SCT) error
+	take  func(c ctlog.Chain) error // nil: everything
+	now   func() time.Time          // nil: noon
 
 	mu     sync.Mutex
 	chains []ctlog.Chain
@@ -147,6 +152,11 @@ func (l *testLog) Description() ctlog.Description { return l.about }
 func (l *testLog) Ready(context.Context) error    { return nil }
 
 func (l *testLog) Submit(ctx context.Context, c ctlog.Chain) (ctlog.SCT, error) {
+	if l.take != nil {
+		if err := l.take(c); err != nil {
+			return ctlog.SCT{}, err
+		}
+	}
 	l.mu.Lock()
 	l.chains = append(l.chains, c)
 	index := uint64(len(l.chains) - 1)
@@ -155,7 +165,11 @@ func (l *testLog) Submit(ctx context.Context, c ctlog.Chain) (ctlog.SCT, error) 
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	s := ctlog.SCT{LogID: l.about.ID, Timestamp: uint64(noon.UnixMilli()), Extensions: extensions}
+	now := noon
+	if l.now != nil {
+		now = l.now()
+	}
+	s := ctlog.SCT{LogID: l.about.ID, Timestamp: uint64(now.UnixMilli()), Extensions: extensions}
 	signed, err := c.SignedBytes(s.Timestamp, s.Extensions)
 	if err != nil {
 		return ctlog.SCT{}, err

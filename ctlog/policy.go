@@ -360,7 +360,7 @@ func (p *Policy) refusal(ctx context.Context, failures []error) error {
 		return fmt.Errorf("ctlog: the caller went away: %w", ctx.Err())
 	case slices.ContainsFunc(failures, ours):
 		// Flattened, so that no classified error beside it decides the answer.
-		return fmt.Errorf("ctlog: no SCT that holds: %s", cause) //nolint:errorlint // on purpose: see above
+		return fmt.Errorf("%w: no SCT that holds: %s", ErrRefused, cause) //nolint:errorlint // on purpose: see above
 	}
 	return fault.New(fault.LogUnavailable, "the transparency log gave no answer; nothing was issued; try again").
 		With("dependency", "ctlog").After(after(cause)).Because(cause)

@@ -18,10 +18,10 @@ const (
 // maxFurtherSCTs bounds the SCTs of a record after the first (ctlog.MaxSCTs).
 const maxFurtherSCTs = 7
 
-// maxRecord bounds an encoded record: with the envelope 5 long and 14 short
+// maxRecord bounds an encoded record: with the envelope 5 long and 15 short
 // strings and two short ones for each further SCT, each byte escaped to six at
 // most, and the rest.
-const maxRecord = 6*(5*maxLong+(14+2*maxFurtherSCTs)*maxShort) + 4096
+const maxRecord = 6*(5*maxLong+(15+2*maxFurtherSCTs)*maxShort) + 4096
 
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
@@ -69,6 +69,7 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 	b = v.begin(b, typePrefix, string(e.Type), e.Time, e.Serial)
 	b = appendField(b, "request_id", e.RequestID, maxShort)
 	b = appendField(b, "serial", e.Serial, maxShort)
+	b = appendField(b, "purpose", e.Purpose, maxShort)
 	b = appendField(b, "issuer", e.Issuer, maxLong)
 	b = appendField(b, "issuer_type", e.IssuerType, maxShort)
 	b = appendField(b, "subject", e.Subject, maxLong)

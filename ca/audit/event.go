@@ -26,6 +26,9 @@ const (
 	Denied Type = "denied"
 	// Failed is a failure of ours or of a dependency, after an intent or without one.
 	Failed Type = "failed"
+	// Probed is the outcome of an intent whose Purpose is PurposeProbe: logs were shown
+	// a precertificate, and no certificate follows.
+	Probed Type = "probed"
 )
 
 // recovered marks the place in a file where an earlier write failed or was cut
@@ -38,10 +41,20 @@ const typePrefix = "dev.mayfly.certificate."
 // recoveredType is the CloudEvents type of the mark that follows a storage failure.
 const recoveredType = "dev.mayfly.audit." + recovered
 
-// valid reports whether t is one of the four types that callers may record.
+// What a certificate is for, where it isn't a client's: Purpose's values.
+const (
+	// PurposePresigner is a certificate of the CA itself that signs precertificates
+	// (RFC 6962 §3.1).
+	PurposePresigner = "precertificate_signer"
+	// PurposeProbe is a precertificate of nobody: it shows whether the logs take what
+	// such a certificate signs.
+	PurposeProbe = "probe"
+)
+
+// valid reports whether t is one of the types that callers may record.
 func (t Type) valid() bool {
 	switch t {
-	case Intent, Issued, Denied, Failed:
+	case Intent, Issued, Denied, Failed, Probed:
 		return true
 	}
 	return false
@@ -58,6 +71,8 @@ type Event struct {
 	// Serial is the certificate's serial number in hexadecimal. It decides the
 	// file: a Failed event without a serial counts as a refusal.
 	Serial string
+	// Purpose says what the certificate is for; empty: a client asked for it.
+	Purpose string
 	// Issuer, IssuerType and Subject come from the verified token.
 	Issuer, IssuerType, Subject string
 	// SAN is the certified identity and SANType its kind: email, uri or username.

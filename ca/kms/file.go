@@ -31,6 +31,13 @@ func InMemory(key crypto.Signer) Signer { return &file{key} }
 
 func (f *file) Public() crypto.PublicKey { return f.key.Public() }
 
+// Local reports whether s signs within this process, where a signature costs CPU
+// time and nothing else.
+func Local(s Signer) bool {
+	_, ok := s.(*file)
+	return ok
+}
+
 func (f *file) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("signing with a key file: %w", err)

@@ -78,6 +78,7 @@ const (
 
 	IssuerUnavailable Reason = "ISSUER_UNAVAILABLE"
 	SignerUnavailable Reason = "SIGNER_UNAVAILABLE"
+	SigningQuota      Reason = "SIGNING_QUOTA_EXCEEDED"
 	LogUnavailable    Reason = "LOG_UNAVAILABLE"
 	AuditUnavailable  Reason = "AUDIT_UNAVAILABLE"
 	ReplayUnavailable Reason = "REPLAY_UNAVAILABLE"
@@ -106,7 +107,7 @@ var kinds = map[Reason]Kind{
 
 	RateExceeded: RateLimited,
 
-	IssuerUnavailable: Unavailable, SignerUnavailable: Unavailable, LogUnavailable: Unavailable,
+	IssuerUnavailable: Unavailable, SignerUnavailable: Unavailable, SigningQuota: Unavailable, LogUnavailable: Unavailable,
 	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,

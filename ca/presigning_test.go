@@ -1,0 +1,407 @@
+package ca
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/certificate-transparency-go/ctutil"
+	ctx509 "github.com/google/certificate-transparency-go/x509"
+	ctx509util "github.com/google/certificate-transparency-go/x509util"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// presigned makes a rig's authority one that wants a precertificate signing certificate.
+func presigned(required bool) rigOption {
+	return func(_ *Config, o *Options) { o.Authority.presigning = &presigning{required: required} }
+}
+
+// mustIssue issues so many certificates and gives the last.
+func mustIssue(t *testing.T, r *rig, n int) *Certificate {
+	t.Helper()
+	who, key := alice(t)
+	var cert *Certificate
+	for range n {
+		var err error
+		if cert, err = r.issuer.Issue(t.Context(), who, key); err != nil {
+			t.Fatalf("Issue: %v", err)
+		}
+	}
+	return cert
+}
+
+// TestPresigned: with a precertificate signing certificate a certificate costs one
+// signature of the authority's key, whatever its algorithm, and every reader that
+// knows the issuing certificate alone verifies certificate and SCT.
+func TestPresigned(t *testing.T) {
+	t.Parallel()
+	for _, algorithm := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.ECDSAP521, kms.RSA2048} {
+		t.Run(string(algorithm), func(t *testing.T) {
+			t.Parallel()
+			registry := prometheus.NewPedanticRegistry()
+			r := newRig(t, algorithm, presigned(true), func(_ *Config, o *Options) { o.Metrics = registry })
+			if err := r.issuer.Settle(t.Context()); err != nil {
+				t.Fatalf("Settle: %v", err)
+			}
+			if got := r.signer.calls.Load(); got != 1 {
+				t.Errorf("%d signatures for the precertificate signing certificate, want 1", got)
+			}
+			const certificates = 3
+			cert := mustIssue(t, r, certificates)
+			if got := r.signer.calls.Load(); got != 1+certificates {
+				t.Errorf("%d signatures for %d certificates, want one each", got-1, certificates)
+			}
+			checkPresigner(t, r)
+			entries := r.log.entries()
+			checkPromise(t, r, cert, entries[len(entries)-1])
+			want := []audit.Type{audit.Intent, audit.Issued, audit.Intent, audit.Probed}
+			if got := r.audit.types()[:4]; !slices.Equal(got, want) {
+				t.Errorf("records %v, want %v first", got, want)
+			}
+			if got := gauge(t, registry, "mayfly_ca_signatures_per_certificate"); got != 1 {
+				t.Errorf("signatures a certificate, as the metric has it: %v", got)
+			}
+			if form := r.issuer.SigningForm(); !strings.HasPrefix(form, "1: ") {
+				t.Errorf("form %q", form)
+			}
+		})
+	}
+}
+
+// checkPresigner holds the rig's presigner to RFC 6962 §3.1.
+func checkPresigner(t *testing.T, r *rig) {
+	t.Helper()
+	c := r.authority.presigning.current.Load().certificate
+	if !c.IsCA || !c.BasicConstraintsValid || !c.MaxPathLenZero || len(c.ExtKeyUsage) != 0 || len(c.UnknownExtKeyUsage) != 1 ||
+		!c.UnknownExtKeyUsage[0].Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4}) || c.KeyUsage != x509.KeyUsageCertSign {
+		t.Errorf("not a precertificate signing certificate alone: %+v", c)
+	}
+	if err := c.CheckSignatureFrom(r.authority.issuer); err != nil {
+		t.Error(err)
+	}
+	if life := c.NotAfter.Sub(c.NotBefore); life > 4*24*time.Hour || c.NotAfter.After(r.authority.notAfter) {
+		t.Errorf("valid for %v, to %v", life, c.NotAfter)
+	}
+	if !slices.Equal(c.Subject.Organization, r.authority.issuer.Subject.Organization) || bytes.Equal(c.RawSubject, c.RawIssuer) {
+		t.Errorf("subject %s", c.Subject)
+	}
+}
+
+// checkPromise verifies the last certificate as those do who see only it and its
+// issuer: certificate-transparency-go and crypto/x509.
+func checkPromise(t *testing.T, r *rig, cert *Certificate, logged ctlog.Chain) {
+	t.Helper()
+	derived, err := ctlog.NewChain(logged.Precertificate, logged.Issuers)
+	if err != nil || !bytes.Equal(derived.TBS, logged.TBS) || derived.IssuerKeyHash != logged.IssuerKeyHash {
+		t.Errorf("a log derives another entry than was promised on (%v)", err)
+	}
+	if got := sha256.Sum256(r.authority.issuer.RawSubjectPublicKeyInfo); logged.IssuerKeyHash != got {
+		t.Error("the issuer key hash isn't the issuing certificate's")
+	}
+	precertificate, err := x509.ParseCertificate(logged.Precertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	presigner := r.authority.presigning.current.Load().certificate
+	if err := precertificate.CheckSignatureFrom(presigner); err != nil || !bytes.Equal(precertificate.AuthorityKeyId, presigner.SubjectKeyId) {
+		t.Errorf("the precertificate isn't the presigner's: %v", err)
+	}
+	if len(cert.Chain) != 2 || bytes.Equal(cert.Chain[0], presigner.Raw) {
+		t.Error("the client is shown the precertificate signing certificate")
+	}
+	path := make([]*ctx509.Certificate, 2)
+	for i, der := range [][]byte{cert.Leaf, cert.Chain[0]} {
+		if path[i], err = ctx509.ParseCertificate(der); path[i] == nil || ctx509.IsFatal(err) {
+			t.Fatal(err)
+		}
+	}
+	scts, err := ctx509util.ParseSCTsFromCertificate(cert.Leaf)
+	if err != nil || len(scts) != 1 {
+		t.Fatalf("%d SCTs, %v", len(scts), err)
+	}
+	if err := ctutil.VerifySCT(&r.log.key.PublicKey, path, scts[0], true); err != nil {
+		t.Errorf("certificate-transparency-go: %v", err)
+	}
+}
+
+func gauge(t *testing.T, registry *prometheus.Registry, name string) float64 {
+	t.Helper()
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range families {
+		if f.GetName() == name {
+			return f.GetMetric()[0].GetGauge().GetValue()
+		}
+	}
+	t.Fatalf("no metric %s", name)
+	return 0
+}
+
+// ofPresigner reports whether a chain was signed by a precertificate signing certificate.
+func ofPresigner(c ctlog.Chain) bool {
+	signer, err := x509.ParseCertificate(c.Issuers[0])
+	return err == nil && ctlog.SignsPrecertificates(signer)
+}
+
+// TestPresignedFallback: where a log refuses the form or can't be asked, where the
+// key or the audit trail fails, a certificate costs two signatures and is issued all the same;
+// only a log that refuses stops the start of a service that insists.
+func TestPresignedFallback(t *testing.T) {
+	t.Parallel()
+	broken := errors.New("broken")
+	refusing := func(r *rig) { r.log.take = refuse(broken) }
+	for name, tt := range map[string]struct {
+		required bool
+		breaks   func(*rig)
+		mends    func(*rig)
+		refused  bool // Settle fails
+		form     string
+		calls    int64 // of the key, in Settle
+	}{
+		"auto, a log that refuses": {breaks: refusing, form: "2: a log refuses", calls: 1},
+		"on, a log that refuses":   {required: true, breaks: refusing, refused: true, form: "2: a log refuses", calls: 1},
+		"auto, a log that is down": {breaks: func(r *rig) { r.log.take = refuse(fault.New(fault.LogUnavailable, "down")) }, form: "2: the logs or the key", calls: 1},
+		"on, a log that is down":   {required: true, breaks: func(r *rig) { r.log.take = refuse(fault.New(fault.LogUnavailable, "down")) }, form: "2: the logs or the key", calls: 1},
+		"auto, a log that promises else": {breaks: func(r *rig) {
+			r.log.wrong = func(_ context.Context, s *ctlog.SCT) error { s.Signature[9] ^= 1; return nil }
+		}, mends: func(r *rig) { r.log.wrong = nil }, form: "2: a log refuses", calls: 1},
+		"on, a key that is out of reach": {required: true, breaks: func(r *rig) {
+			r.signer.answer = func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, broken }
+		}, mends: func(r *rig) { r.signer.answer = nil }, form: "2: the logs or the key", calls: 1},
+		"on, no audit": {required: true, breaks: func(r *rig) { r.audit.fail = func(audit.Event) error { return broken } },
+			mends: func(r *rig) { r.audit.fail = nil }, form: "2: the logs or the key"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newRig(t, kms.ECDSAP256, presigned(tt.required))
+			tt.breaks(r)
+			if err := r.issuer.Settle(t.Context()); (err != nil) != tt.refused {
+				t.Errorf("Settle: %v; want an error: %t", err, tt.refused)
+			}
+			if got := r.signer.calls.Load(); got != tt.calls {
+				t.Errorf("%d signatures in Settle, want %d", got, tt.calls)
+			}
+			if form := r.issuer.SigningForm(); !strings.HasPrefix(form, tt.form) {
+				t.Errorf("form %q, want %q", form, tt.form)
+			}
+			if tt.mends != nil {
+				tt.mends(r)
+			}
+			before := r.signer.calls.Load()
+			mustIssue(t, r, 1)
+			if got := r.signer.calls.Load() - before; got != 2 {
+				t.Errorf("%d signatures for the certificate, want 2", got)
+			}
+		})
+	}
+}
+
+// refuse is a log's answer to what a presigner signed.
+func refuse(err error) func(ctlog.Chain) error {
+	return func(c ctlog.Chain) error {
+		if ofPresigner(c) {
+			return err
+		}
+		return nil
+	}
+}
+
+// moving is a clock that begins at noon and moves with the bubble's.
+func moving() func() time.Time {
+	begin := time.Now()
+	return func() time.Time { return noon.Add(time.Since(begin)) }
+}
+
+// TestPresignerRenewal: in twelve days of issuing, the presigner is replaced each
+// day and every certificate lies within the one that it was issued under. While it
+// can't be replaced the old one serves to its end; after that the authority's key
+// signs twice, and nothing fails.
+func TestPresignerRenewal(t *testing.T) {
+	t.Parallel()
+	who, key := alice(t)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, kms.ECDSAP256, presigned(false), func(_ *Config, o *Options) { o.Now = moving() })
+		var stuck atomic.Bool
+		r.audit.fail = func(e audit.Event) error {
+			if stuck.Load() && e.Purpose == audit.PurposePresigner {
+				return errors.New("stuck")
+			}
+			return nil
+		}
+		if err := r.issuer.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.issuer.Run(ctx) }()
+		const hours = 12 * 24
+		costs := make([]int64, hours)
+		for hour := range hours {
+			stuck.Store(hour >= 4*24-1 && hour < 9*24)
+			before := r.signer.calls.Load()
+			if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
+				t.Fatalf("hour %d: %v", hour, err)
+			}
+			costs[hour] = r.signer.calls.Load() - before
+			time.Sleep(time.Hour)
+		}
+		cancel()
+		if err := <-done; err != nil {
+			t.Errorf("Run: %v", err)
+		}
+		// Replaced last at hour 72, which serves to hour 144; mended after hour 216.
+		for hour, cost := range costs {
+			want := int64(1)
+			if hour >= 144 && hour <= 216 {
+				want = 2
+			}
+			if cost != want && hour != 143 && hour != 144 && hour != 216 && hour != 217 {
+				t.Errorf("hour %d: %d signatures, want %d", hour, cost, want)
+			}
+		}
+		presigners := make(map[string]bool)
+		for _, c := range r.log.entries() {
+			if !ofPresigner(c) {
+				continue
+			}
+			presigners[string(c.Issuers[0])] = true
+			checkWithin(t, c)
+		}
+		if len(presigners) != 7 { // at 0, 24, 48, 72, then 216, 240, 264 hours
+			t.Errorf("%d presigners in twelve days with five of trouble, want 7", len(presigners))
+		}
+	})
+}
+
+// checkWithin wants a precertificate within its signer's validity.
+func checkWithin(t *testing.T, c ctlog.Chain) {
+	t.Helper()
+	signer, err := x509.ParseCertificate(c.Issuers[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := x509.ParseCertificate(c.Precertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if leaf.NotBefore.Before(signer.NotBefore) || leaf.NotAfter.After(signer.NotAfter) {
+		t.Errorf("a precertificate to %v of a signer to %v", leaf.NotAfter, signer.NotAfter)
+	}
+}
+
+// TestPresignedRefusedLater: a log that stops taking the form costs the requests of
+// a moment; the one that takes it again gets it again.
+func TestPresignedRefusedLater(t *testing.T) {
+	t.Parallel()
+	who, key := alice(t)
+	synctest.Test(t, func(t *testing.T) {
+		var refuses atomic.Bool
+		r := newRig(t, kms.ECDSAP256, presigned(true), func(_ *Config, o *Options) { o.Now = moving() })
+		r.log.take = func(c ctlog.Chain) error {
+			if refuses.Load() {
+				return refuse(errors.New("not any more"))(c)
+			}
+			return nil
+		}
+		if err := r.issuer.Settle(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- r.issuer.Run(ctx) }()
+		refuses.Store(true)
+		if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Kind() != fault.Internal {
+			t.Errorf("Issue at a log that refuses: %v", err)
+		}
+		time.Sleep(2 * suspectPause)
+		before := r.signer.calls.Load()
+		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
+			t.Errorf("Issue after the fallback: %v", err)
+		}
+		if got := r.signer.calls.Load() - before; got != 2 {
+			t.Errorf("%d signatures, want 2", got)
+		}
+		refuses.Store(false)
+		time.Sleep(2 * presignerRenewal)
+		before = r.signer.calls.Load()
+		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
+			t.Error(err)
+		}
+		if got := r.signer.calls.Load() - before; got != 1 {
+			t.Errorf("%d signatures after the log takes the form again, want 1", got)
+		}
+		cancel()
+		<-done
+	})
+}
+
+// TestProbe: what the logs are shown names nobody, and no certificate follows it.
+func TestProbe(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, kms.ECDSAP256, presigned(true))
+	if err := r.issuer.Settle(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	entries := r.log.entries()
+	if len(entries) != 1 {
+		t.Fatalf("%d entries, want 1", len(entries))
+	}
+	c, err := x509.ParseCertificate(entries[0].Precertificate)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(c.URIs) != 1 || c.URIs[0].String() != probeName || len(c.EmailAddresses) != 0 {
+		t.Errorf("the probe names %v", c.URIs)
+	}
+	for _, e := range c.Extensions {
+		if strings.HasPrefix(e.Id.String(), "1.3.6.1.4.1.57264.") {
+			t.Errorf("the probe has the identity extension %v", e.Id)
+		}
+	}
+	var purposes []string
+	for _, e := range r.audit.events {
+		purposes = append(purposes, string(e.Type)+" "+e.Purpose)
+	}
+	want := []string{"intent precertificate_signer", "issued precertificate_signer", "intent probe", "probed probe"}
+	if !slices.Equal(purposes, want) {
+		t.Errorf("records %v, want %v", purposes, want)
+	}
+}
+
+func FuzzReplaceIssuer(f *testing.F) {
+	a := testAuthority(f, kms.ECDSAP256)
+	f.Add(a.issuer.RawTBSCertificate, []byte(a.issuer.RawIssuer))
+	f.Add([]byte{0x30, 0}, []byte{0x30, 0})
+	f.Fuzz(func(t *testing.T, tbs, name []byte) {
+		out, err := replaceIssuer(tbs, name)
+		if err != nil {
+			return
+		}
+		if got := len(out) - len(name); got > len(tbs)+8 || len(name) == 0 && len(out) >= len(tbs) {
+			t.Errorf("%d bytes of %d, with a name of %d", len(out), len(tbs), len(name))
+		}
+		c, err := x509.ParseCertificate(a.issuer.Raw)
+		if err != nil || !bytes.Equal(tbs, c.RawTBSCertificate) {
+			return
+		}
+		if back, err := replaceIssuer(out, c.RawIssuer); err == nil && len(name) > 1 && name[0] == 0x30 && int(name[1]) == len(name)-2 && !bytes.Equal(back, tbs) {
+			t.Error("the issuer put back gives another TBSCertificate")
+		}
+	})
+}

@@ -1,0 +1,250 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"runtime"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// kmsTime is what a signature of the slow key takes.
+const kmsTime = 20 * time.Millisecond
+
+// slowKey makes the rig's key take its time, and remembers when it was asked.
+func slowKey(r *rig) (asked func() []time.Time) {
+	var mu sync.Mutex
+	var times []time.Time
+	r.signer.answer = func(ctx context.Context, _ int64, sign func() ([]byte, error)) ([]byte, error) {
+		mu.Lock()
+		times = append(times, time.Now())
+		mu.Unlock()
+		if err := until(ctx, kmsTime); err != nil {
+			return nil, err
+		}
+		return sign()
+	}
+	return func() []time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return slices.Clone(times)
+	}
+}
+
+// most is the largest number of times within any second.
+func most(times []time.Time) int {
+	slices.SortFunc(times, time.Time.Compare)
+	largest := 0
+	for first, last := 0, 0; last < len(times); last++ {
+		for times[last].Sub(times[first]) >= time.Second {
+			first++
+		}
+		largest = max(largest, last-first+1)
+	}
+	return largest
+}
+
+// TestQuota: at three times the quota the key never sees more than the quota in any
+// second, what is issued is what the quota allows, and who is refused is told so at
+// once, with a time to come back, a record and no trace elsewhere. A log that
+// holds everybody up for a while changes nothing of this.
+func TestQuota(t *testing.T) {
+	t.Parallel()
+	who, key := alice(t)
+	const perSecond, seconds = 100, 5
+	for name, tt := range map[string]struct {
+		presigned bool
+		cost      int
+		stall     time.Duration // of the log, in the middle
+	}{
+		"two signatures":             {cost: 2},
+		"one signature":              {cost: 1, presigned: true},
+		"one, a log that stalls":     {cost: 1, presigned: true, stall: time.Second},
+		"two, and a log that stalls": {cost: 2, stall: time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
+					o.Authority.quota = newQuota(perSecond)
+					if tt.presigned {
+						o.Authority.presigning = &presigning{}
+					}
+				})
+				asked := slowKey(r)
+				begin := time.Now()
+				r.log.take = func(ctlog.Chain) error {
+					if at := time.Since(begin); tt.stall > 0 && at > 2*time.Second && at < 2*time.Second+tt.stall {
+						time.Sleep(2*time.Second + tt.stall - at)
+					}
+					return nil
+				}
+				if err := r.issuer.Settle(t.Context()); err != nil {
+					t.Fatal(err)
+				}
+				own := len(r.log.entries()) // the probe's
+				var issued, refused int
+				var slowest, latest time.Duration
+				var mu sync.Mutex
+				var wait sync.WaitGroup
+				offered := 3 * perSecond / tt.cost * seconds
+				for n := range offered {
+					time.Sleep(begin.Add(time.Duration(n) * seconds * time.Second / time.Duration(offered)).Sub(time.Now()))
+					wait.Go(func() {
+						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
+						defer cancel()
+						start := time.Now()
+						_, err := r.issuer.Issue(ctx, who, key)
+						took := time.Since(start)
+						mu.Lock()
+						defer mu.Unlock()
+						f := fault.From(err)
+						switch {
+						case err == nil:
+							issued++
+							slowest = max(slowest, took)
+						case f.Reason == fault.SigningQuota && f.Kind() == fault.Unavailable && f.RetryAfter >= time.Second:
+							refused++
+							latest = max(latest, took)
+						default:
+							t.Errorf("%v", err)
+						}
+					})
+				}
+				wait.Wait()
+				if got := most(asked()); got > perSecond {
+					t.Errorf("the key was asked %d times within a second, and its quota is %d", got, perSecond)
+				}
+				could := perSecond / tt.cost * seconds
+				if least := could*95/100 - int(tt.stall.Seconds()*perSecond); issued < least || issued > could+perSecond/2 {
+					t.Errorf("%d certificates in %d s, the quota allows %d", issued, seconds, could)
+				}
+				if issued+refused != offered || latest > 0 {
+					t.Errorf("%d issued, %d refused of %d; a refusal took up to %v", issued, refused, offered, latest)
+				}
+				if allowed := r.authority.quota.patience + 2*(kmsTime+r.authority.quota.interval) + 2*tt.stall; slowest > allowed {
+					t.Errorf("a certificate took %v, want at most %v", slowest, allowed)
+				}
+				if got := len(r.log.entries()) - own; got != issued {
+					t.Errorf("%d entries in the log for %d certificates", got, issued)
+				}
+				checkDenials(t, r, refused)
+			})
+		})
+	}
+}
+
+// checkDenials wants one record of each refusal, which says no more than that.
+func checkDenials(t *testing.T, r *rig, refused int) {
+	t.Helper()
+	denied, intents := 0, 0
+	for _, e := range r.audit.events {
+		switch {
+		case e.Type == audit.Denied && e.Reason == fault.SigningQuota && e.Serial == "" && e.Subject != "":
+			denied++
+		case e.Type == audit.Denied, e.Type == audit.Failed:
+			t.Errorf("record %+v", e)
+		case e.Type == audit.Intent:
+			intents++
+		}
+	}
+	if denied != refused {
+		t.Errorf("%d denials on record of %d", denied, refused)
+	}
+	if outcomes := len(r.audit.events) - denied - intents; outcomes != intents {
+		t.Errorf("%d intents, %d outcomes", intents, outcomes)
+	}
+}
+
+// TestQuotaBurst: a short burst passes, in the order of asking, with nobody waiting
+// longer than the patience, and no goroutine stays.
+func TestQuotaBurst(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		for _, perSecond := range []int{1, 25, 200, 1000} {
+			q := newQuota(perSecond)
+			if q.patience < leastPatience || q.patience > mostPatience {
+				t.Errorf("%d a second: a patience of %v", perSecond, q.patience)
+			}
+			burst := int(q.patience/q.interval) + 1
+			before := runtime.NumGoroutine()
+			var order []int
+			var mu sync.Mutex
+			var wait sync.WaitGroup
+			begin, refused := time.Now(), 0
+			for n := range 2 * burst {
+				wait.Go(func() {
+					err := q.admit(t.Context(), 1)
+					mu.Lock()
+					defer mu.Unlock()
+					if err != nil {
+						refused++
+						return
+					}
+					order = append(order, n)
+					if at, want := time.Since(begin), time.Duration(len(order)-1)*q.interval; at != want {
+						t.Errorf("%d a second: admission %d after %v, want %v", perSecond, len(order), at, want)
+					}
+				})
+				synctest.Wait() // each has asked before the next does
+			}
+			wait.Wait()
+			if len(order) != burst || refused != burst || !slices.IsSorted(order) {
+				t.Errorf("%d a second: admitted %v, %d refused; want the first %d in their order", perSecond, order, refused, burst)
+			}
+			synctest.Wait()
+			if after := runtime.NumGoroutine(); after > before {
+				t.Errorf("%d goroutines, %d before", after, before)
+			}
+			time.Sleep(2 * time.Second)
+		}
+	})
+}
+
+// TestQuotaEnds: who goes away while waiting is told so, and a signature that can't
+// come before the request's end leaves its turn to another.
+func TestQuotaEnds(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		q := newQuota(1)
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancel()
+		if err := q.admit(ctx, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := q.admit(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("admit: %v", err)
+		}
+		again, cancelAgain := context.WithTimeout(t.Context(), time.Second/2)
+		defer cancelAgain()
+		if err := q.pace(again); err != nil {
+			t.Fatal(err)
+		}
+		signed := q.signed
+		if err := q.pace(again); !errors.Is(err, context.DeadlineExceeded) || q.signed != signed {
+			t.Errorf("pace: %v; the next signature is due at %v, was %v", err, q.signed, signed)
+		}
+	})
+}
+
+// TestQuotaReadiness: a readiness probe takes nothing of the quota, also where it
+// costs a signature.
+func TestQuotaReadiness(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authority.quota = newQuota(1) })
+	for range 20 {
+		if err := r.issuer.Ready(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if q := r.authority.quota; !q.admitted.IsZero() || !q.signed.IsZero() {
+		t.Error("a probe took a turn")
+	}
+}
