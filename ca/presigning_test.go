@@ -259,7 +259,7 @@ func TestPresignerRenewal(t *testing.T) {
 				t.Fatalf("hour %d: %v", hour, err)
 			}
 			costs[hour] = r.signer.calls.Load() - before
-			time.Sleep(time.Hour)
+			pass(t, time.Hour)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -329,7 +329,7 @@ func TestPresignedRefusedLater(t *testing.T) {
 		if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Kind() != fault.Internal {
 			t.Errorf("Issue at a log that refuses: %v", err)
 		}
-		time.Sleep(2 * suspectPause)
+		pass(t, 2*suspectPause)
 		before := r.signer.calls.Load()
 		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
 			t.Errorf("Issue after the fallback: %v", err)
@@ -338,7 +338,7 @@ func TestPresignedRefusedLater(t *testing.T) {
 			t.Errorf("%d signatures, want 2", got)
 		}
 		refuses.Store(false)
-		time.Sleep(2 * presignerRenewal)
+		pass(t, 2*presignerRenewal)
 		before = r.signer.calls.Load()
 		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
 			t.Error(err)
@@ -386,7 +386,7 @@ func TestProbe(t *testing.T) {
 
 func FuzzReplaceIssuer(f *testing.F) {
 	a := testAuthority(f, kms.ECDSAP256)
-	f.Add(a.issuer.RawTBSCertificate, []byte(a.issuer.RawIssuer))
+	f.Add(a.issuer.RawTBSCertificate, a.issuer.RawIssuer)
 	f.Add([]byte{0x30, 0}, []byte{0x30, 0})
 	f.Fuzz(func(t *testing.T, tbs, name []byte) {
 		out, err := replaceIssuer(tbs, name)

@@ -42,6 +42,7 @@ type service struct {
 	documents trustroot.Documents
 	audit     *audit.File
 	log       *embedded.Log // nil with external logs or none
+	issuer    *ca.Issuer
 	reloader  *reloader
 	frozen    frozenLogs
 	promises  *inclusion.Monitor // nil without logs
@@ -90,8 +91,10 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.policy, err = s.openLogs(ctx); err != nil {
 		return nil, err
 	}
-	issuer, err := s.newIssuer()
-	if err != nil {
+	if s.issuer, err = s.newIssuer(); err != nil {
+		return nil, err
+	}
+	if err := s.issuer.Settle(ctx); err != nil {
 		return nil, err
 	}
 	if s.frozen, err = s.openFrozen(ctx); err != nil {
@@ -106,9 +109,9 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.reloader, err = newReloader(s, at.source); err != nil {
 		return nil, err
 	}
-	s.needs = s.dependencies(issuer)
+	s.needs = s.dependencies()
 	s.server, err = server.New(c.Server, server.Options{
-		Identity: s.verifier, Keys: s.keys, CA: issuer, Auditor: s.audit,
+		Identity: s.verifier, Keys: s.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    server.Documents(s.documents),
 		Dependencies: s.needs,
 		Mounts:       s.mounts(),
@@ -208,9 +211,9 @@ func (s *service) operator() string {
 }
 
 // dependencies are what must work for a certificate to be issued.
-func (s *service) dependencies(issuer *ca.Issuer) []server.Dependency {
+func (s *service) dependencies() []server.Dependency {
 	all := []server.Dependency{
-		{Name: "authority", Check: issuer.Ready},
+		{Name: "authority", Check: s.issuer.Ready, Detail: s.signingForm},
 		{Name: "audit", Check: s.audit.Ready},
 		{Name: "issuers", Check: s.anyIssuer, Detail: s.eachIssuer},
 		{Name: "configuration", Check: s.reloader.check, Detail: s.reloader.detail, Informational: true},
@@ -222,6 +225,11 @@ func (s *service) dependencies(issuer *ca.Issuer) []server.Dependency {
 		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.eachLog})
 	}
 	return all
+}
+
+// signingForm says what a certificate costs of the authority's key, and why.
+func (s *service) signingForm() []string {
+	return []string{"signatures a certificate: " + s.issuer.SigningForm()}
 }
 
 // replayReady fails when an issuer's tokens are accepted once and the store that
@@ -334,6 +342,7 @@ func (s *service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return ignoreEnd(s.verifier.Run(ctx)) })
 	group.Go(func() error { return s.server.Serve(ctx) })
+	group.Go(func() error { return s.issuer.Run(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}
