@@ -76,7 +76,7 @@ func serve(t testing.TB, l *embedded.Log) (url string, c *http.Client) {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	ctlogtest.Run(t, func(t *testing.T) ctlogtest.Fixture {
+	ctlogtest.Run(t, "embedded, in process", func(t *testing.T) ctlogtest.Fixture {
 		b := newBench(t)
 		l := b.open(t)
 		url, c := serve(t, l)

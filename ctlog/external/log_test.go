@@ -87,7 +87,7 @@ func open(t *testing.T, before front, edit func(*external.Config)) fixture {
 
 func TestConformance(t *testing.T) {
 	t.Parallel()
-	ctlogtest.Run(t, func(t *testing.T) ctlogtest.Fixture {
+	ctlogtest.Run(t, "embedded, over HTTP", func(t *testing.T) ctlogtest.Fixture {
 		f := open(t, nil, nil)
 		return ctlogtest.Fixture{Member: f, CA: f.ca, URL: f.url}
 	})

@@ -32,54 +32,59 @@ func testSigstoreGo(t *testing.T, m *mayfly, tsa *timestampAuthority) {
 			verify.WithSignedTimestamps(1),
 		},
 	} {
-		t.Run(test.name, func(t *testing.T) {
-			trust, err := root.NewTrustedRootFromPath(test.trustedRoot)
-			if err != nil {
-				t.Fatal(err)
-			}
-			keypair, err := sign.NewEphemeralKeypair(nil)
-			if err != nil {
-				t.Fatal(err)
-			}
-			content := []byte("signed by " + t.Name())
-			signed, err := sign.Bundle(&sign.PlainData{Data: content}, keypair, sign.BundleOptions{
-				CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: m.HTTP, Timeout: 10 * time.Second}),
-				CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: m.token(t)},
-				TimestampAuthorities:       test.stamps,
-				Context:                    t.Context(),
-			})
-			if err != nil {
-				t.Fatal(err)
-			}
-			entity, err := bundle.NewBundle(signed)
-			if err != nil {
-				t.Fatal(err)
-			}
-			verifier, err := verify.NewVerifier(trust, verify.WithSignedCertificateTimestamps(1), test.when)
-			if err != nil {
-				t.Fatal(err)
-			}
-			by := func(email string) verify.PolicyOption {
-				identity, err := verify.NewShortCertificateIdentity(m.Issuer, "", email, "")
-				if err != nil {
-					t.Fatal(err)
-				}
-				return verify.WithCertificateIdentity(identity)
-			}
-			result, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by(aliceEmail)))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := result.Signature.Certificate; got.SubjectAlternativeName != aliceEmail || got.Issuer != m.Issuer {
-				t.Errorf("signed by %q of %q", got.SubjectAlternativeName, got.Issuer)
-			}
-			if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by("mallory@example.com"))); err == nil {
-				t.Error("accepted for another identity")
-			}
-			if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(strings.NewReader("other")), by(aliceEmail))); err == nil {
-				t.Error("accepted for other bytes")
-			}
-		})
+		t.Run(test.name, func(t *testing.T) { signAndVerify(t, m, test.trustedRoot, test.stamps, test.when) })
+	}
+}
+
+// signAndVerify signs some bytes with sigstore-go, and verifies that they are
+// Alice's and nobody else's.
+func signAndVerify(t *testing.T, m *mayfly, trustedRoot string, stamps []*sign.TimestampAuthority, when verify.VerifierOption) {
+	t.Helper()
+	trust, err := root.NewTrustedRootFromPath(trustedRoot)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keypair, err := sign.NewEphemeralKeypair(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	content := []byte("signed by " + t.Name())
+	signed, err := sign.Bundle(&sign.PlainData{Data: content}, keypair, sign.BundleOptions{
+		CertificateProvider:        sign.NewFulcio(&sign.FulcioOptions{BaseURL: m.HTTP, Timeout: 10 * time.Second}),
+		CertificateProviderOptions: &sign.CertificateProviderOptions{IDToken: m.token(t)},
+		TimestampAuthorities:       stamps,
+		Context:                    t.Context(),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	entity, err := bundle.NewBundle(signed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	verifier, err := verify.NewVerifier(trust, verify.WithSignedCertificateTimestamps(1), when)
+	if err != nil {
+		t.Fatal(err)
+	}
+	by := func(email string) verify.PolicyOption {
+		identity, err := verify.NewShortCertificateIdentity(m.Issuer, "", email, "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return verify.WithCertificateIdentity(identity)
+	}
+	result, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by(aliceEmail)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := result.Signature.Certificate; got.SubjectAlternativeName != aliceEmail || got.Issuer != m.Issuer {
+		t.Errorf("signed by %q of %q", got.SubjectAlternativeName, got.Issuer)
+	}
+	if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), by("mallory@example.com"))); err == nil {
+		t.Error("accepted for another identity")
+	}
+	if _, err := verifier.Verify(entity, verify.NewPolicy(verify.WithArtifact(strings.NewReader("other")), by(aliceEmail))); err == nil {
+		t.Error("accepted for other bytes")
 	}
 }
 

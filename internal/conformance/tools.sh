@@ -26,8 +26,15 @@ install_go cosign github.com/sigstore/cosign/v2/cmd/cosign v2.6.5
 install_go timestamp-server github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server v2.1.3
 # The example server of an OpenID-certified library, an identity provider.
 install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17
-# The command-line client of certificate-transparency-go.
-install_go ctclient github.com/google/certificate-transparency-go/client/ctclient v1.4.0
+# certificate-transparency-go's command-line client and its log, and the Trillian
+# that the log needs: 4 minutes of CPU.
+# shellcheck source=internal/conformance/versions.sh
+. "$(dirname "$0")/versions.sh"
+install_go ctclient github.com/google/certificate-transparency-go/client/ctclient "$CT_GO"
+install_go ct_server github.com/google/certificate-transparency-go/trillian/ctfe/ct_server "$CT_GO"
+for program in createtree trillian_log_server trillian_log_signer; do
+  install_go "$program" "github.com/google/trillian/cmd/$program" "$TRILLIAN"
+done
 
 # Node packages, exactly those of the lock file.
 here=$(cd "$(dirname "$0")" && pwd)

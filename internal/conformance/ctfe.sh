@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# Starts one log of certificate-transparency-go (CTFE) on the Trillian of
+# trillian.sh, with a tree and a key of its own, and becomes it:
+#
+#   ctfe.sh FOLDER ROOTS.pem ADDRESS
+#
+# The log is at http://ADDRESS/log. It writes its key to FOLDER/log.pub.pem.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+bin=${CONFORMANCE_BIN:?run this with make conformance}
+# shellcheck source=internal/conformance/versions.sh
+. "$here/versions.sh"
+folder=$1 roots=$2 address=$3
+
+tree=$("$bin/createtree-$TRILLIAN" --admin_server="$TRILLIAN_RPC" 2>"$folder/createtree.log") ||
+  { cat "$folder/createtree.log" >&2; exit 1; }
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$folder/log.key.pem"
+openssl pkey -in "$folder/log.key.pem" -pubout -out "$folder/log.pub.pem"
+# octal: a file's bytes as a text-format protocol buffer has them.
+octal() { od -An -v -to1 | tr -d '\n' | sed 's/ /\\/g'; }
+cat >"$folder/log.cfg" <<CONFIG
+config {
+  log_id: $tree
+  prefix: "log"
+  roots_pem_file: "$roots"
+  private_key: {
+    [type.googleapis.com/keyspb.PrivateKey] {
+      der: "$(openssl pkey -in "$folder/log.key.pem" -outform DER | octal)"
+    }
+  }
+  public_key: { der: "$(openssl pkey -in "$folder/log.key.pem" -pubout -outform DER | octal)" }
+  ext_key_usages: "CodeSigning"
+  max_merge_delay_sec: 86400
+  expected_merge_delay_sec: 1
+}
+CONFIG
+exec "$bin/ct_server-$CT_GO" --log_config="$folder/log.cfg" --log_rpc_server="$TRILLIAN_RPC" \
+  --http_endpoint="$address" --metrics_endpoint= --logtostderr

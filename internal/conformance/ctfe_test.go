@@ -1,0 +1,55 @@
+package conformance
+
+import (
+	"bytes"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/google/certificate-transparency-go/client"
+	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+)
+
+// TestCTFE has a whole Mayfly issue through a log of certificate-transparency-go
+// on a Trillian with a real database; foreign clients sign with it and verify.
+// internal/conformance/logs.sh runs it, beside a Trillian.
+func TestCTFE(t *testing.T) {
+	if os.Getenv("CTFE") == "" {
+		t.Skip("run by internal/conformance/logs.sh")
+	}
+	program := setting(t, "CTFE")
+	issuer, port, log := startDev(t), freePort(t), t.TempDir()
+	m := startServe(t, issuer.asIssuer(), func(t *testing.T, dir, config string) string {
+		address := "127.0.0.1:" + port
+		p := start(t, program, log, filepath.Join(dir, "authority", "root.pem"), address)
+		p.until(t, "it has a tree head", func() bool { return answers(t, "http://"+address+"/log/ct/v1/get-sth") })
+		before, rest, _ := strings.Cut(config, "\nctlog:\n")
+		_, after, found := strings.Cut(rest, "\naudit:\n")
+		if !found {
+			t.Fatalf("the configuration has another form: %s", config)
+		}
+		return before + "\nctlog:\n  mode: external\n  logs:\n    - url: http://" + address + "/log\n      key_file: " +
+			filepath.Join(log, "log.pub.pem") + "\naudit:\n" + after
+	})
+	m.Issuer, m.CTLog = issuer.Issuer, "http://127.0.0.1:"+port+"/log"
+	m.signingConfig = m.download(t, t.TempDir(), "/signing_config.json")
+	content, err := os.ReadFile(m.signingConfig) // names public_url, whose port isn't the one listened on
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, m.signingConfig, bytes.ReplaceAll(content, []byte("http://127.0.0.1:5555"), []byte(m.HTTP)))
+
+	t.Run("cosign-v3-through-ctfe", func(t *testing.T) { testCosign3(t, m, nil) })
+	t.Run("sigstore-go-through-ctfe", func(t *testing.T) { signAndVerify(t, m, m.trustedRoot, nil, verify.WithCurrentTime()) })
+	t.Run("ct-go-reads-ctfe", func(t *testing.T) {
+		reader, err := client.New(m.CTLog, http.DefaultClient, jsonclient.Options{PublicKeyDER: m.logKey(t)})
+		if err != nil {
+			t.Fatal(err)
+		}
+		headWith(t, reader, 1) // cosign's and sigstore-go's
+		readAll(t, m, 1)
+	})
+}
