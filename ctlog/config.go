@@ -78,6 +78,8 @@ type EmbeddedConfig struct {
 	// be ready; 0 sets no floor. An entry takes about 3.2 kB: the default leaves
 	// room for some 80,000 while somebody makes more.
 	MinFreeMB int `yaml:"min_free_mb,omitempty"`
+	// Witnesses cosign the log's checkpoints; none unless configured.
+	Witnesses WitnessesConfig `yaml:"witnesses,omitempty"`
 	// Submission serves add-chain and add-pre-chain to everyone for certificates
 	// under this CA's roots. Off by default: the CA itself doesn't need it.
 	Submission bool `yaml:"submission,omitempty"`
@@ -279,6 +281,7 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 	if c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB {
 		f.Add(setting.Join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
 	}
+	c.Witnesses.Check(setting.Join(path, "witnesses"), f)
 	checkWindow(path, c.Start, c.End, f)
 }
 

@@ -2,7 +2,13 @@ package embedded
 
 import (
 	"bytes"
+	"crypto/rand"
+	"encoding/base64"
 	"testing"
+	"time"
+
+	formats "github.com/transparency-dev/formats/note"
+	"golang.org/x/mod/sumdb/note"
 )
 
 func FuzzParseBundle(f *testing.F) {
@@ -47,6 +53,45 @@ func FuzzParseTilePath(f *testing.F) {
 		}
 		if p.level == dataLevel && path != dataTilePath(p.index, p.width) {
 			t.Errorf("%q is another way to write %q", path, dataTilePath(p.index, p.width))
+		}
+	})
+}
+
+// FuzzCosignature: whatever a witness answers, what is taken of it is one signature
+// line that verifies behind the checkpoint.
+func FuzzCosignature(f *testing.F) {
+	secret, public, err := note.GenerateKey(rand.Reader, "witness.example")
+	if err != nil {
+		f.Fatal(err)
+	}
+	signer, err := formats.NewSignerForCosignatureV1(secret)
+	if err != nil {
+		f.Fatal(err)
+	}
+	verifier, err := formats.NewVerifierForCosignatureV1(public)
+	if err != nil {
+		f.Fatal(err)
+	}
+	text := "log.example\n1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n"
+	signed, err := note.Sign(&note.Note{Text: text}, signer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	good := signed[len(text)+1:]
+	checkpoint := append([]byte(text+"\n"), "\u2014 log.example AAAAAAAA\n"...)
+	f.Add(good)
+	f.Add(append([]byte("\u2014 other AAAAAAAA\n"), good...))
+	f.Add([]byte("\n\n"))
+	f.Fuzz(func(t *testing.T, answer []byte) {
+		line, err := cosignature(checkpoint, answer, verifier, time.Now())
+		if err != nil {
+			return
+		}
+		if bytes.Count(line, []byte("\n")) != 1 {
+			t.Fatalf("more than a line: %q", line)
+		}
+		if n, err := note.Open(append(bytes.Clone(checkpoint), line...), note.VerifierList(verifier)); err != nil || len(n.Sigs) != 1 {
+			t.Fatalf("%q does not hold: %v", line, err)
 		}
 	})
 }

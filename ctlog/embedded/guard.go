@@ -252,7 +252,7 @@ func (l *Log) startTessera(ctx context.Context) error {
 		l.end()
 		return fmt.Errorf("starting the storage: %w", err)
 	}
-	signer := &checkpointSigner{verifier: l.verifier, signer: l.o.Signer, now: l.o.Now, life: l.life}
+	signer := &checkpointSigner{verifier: l.verifier, signer: l.o.Signer, now: l.o.Now, life: l.life, release: l.release}
 	options := tessera.NewAppendOptions().WithCTLayout().
 		WithCheckpointSigner(signer).
 		WithCheckpointInterval(l.config.CheckpointInterval).

@@ -90,6 +90,7 @@ type Log struct {
 	suspect error      // why the disk must be read again before the next batch
 
 	published published
+	witnesses *witnesses
 	index     hashIndex
 	seen      recent
 	strangers *rate.Limiter // of the submission API
@@ -164,6 +165,9 @@ func prepare(c Config, o Options) (*Log, error) {
 	}
 	l.published.open = func(raw []byte) (head, error) { return openCheckpoint(raw, verifier) }
 	if l.metrics, err = newMetrics(o.Metrics, l); err != nil {
+		return nil, err
+	}
+	if l.witnesses, err = newWitnesses(l, c.Witnesses); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -291,6 +295,7 @@ func (l *Log) Close(ctx context.Context) error {
 		err = fmt.Errorf("answering the last submissions: %w", ctx.Err())
 	}
 	l.end()
+	l.witnesses.close()
 	return errors.Join(err, l.releaseFiles())
 }
 

@@ -5,6 +5,7 @@ import (
 	"math"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -12,6 +13,12 @@ type metrics struct {
 	entries prometheus.Histogram
 	seconds prometheus.Histogram
 	failed  prometheus.Counter
+
+	// Of the witnesses; nil without any.
+	offers *prometheus.CounterVec
+	rounds *prometheus.HistogramVec
+	sizes  *prometheus.GaugeVec
+	cosigs prometheus.Gauge
 }
 
 func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
@@ -30,6 +37,7 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 			ConstLabels: labels,
 		}),
 	}
+	m.watch(l.config.Witnesses, labels)
 	if r == nil {
 		return m, nil
 	}
@@ -37,6 +45,9 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 		Name: "mayfly_ctlog_queued_entries", Help: "Entries that wait for the next batch.", ConstLabels: labels,
 	}, func() float64 { return float64(len(l.queue)) })
 	collectors := append([]prometheus.Collector{m.entries, m.seconds, m.failed, queued}, l.gauges(labels)...)
+	if m.offers != nil {
+		collectors = append(collectors, m.offers, m.rounds, m.sizes, m.cosigs)
+	}
 	for _, c := range collectors {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("registering the log's metrics: %w", err)
@@ -81,3 +92,47 @@ func (m *metrics) batch(entries int, took time.Duration, err error) {
 	m.entries.Observe(float64(entries))
 	m.seconds.Observe(took.Seconds())
 }
+
+// watch makes the metrics of the witnesses, with a series for every outcome.
+func (m *metrics) watch(c ctlog.WitnessesConfig, labels prometheus.Labels) {
+	if len(c.List) == 0 {
+		return
+	}
+	m.offers = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_ctlog_witness_offers_total", Help: "Checkpoints by what each witness made of them.", ConstLabels: labels,
+	}, []string{"witness", "outcome"})
+	m.rounds = prometheus.NewHistogramVec(prometheus.HistogramOpts{
+		Name: "mayfly_ctlog_witness_seconds", Help: "Time from offering a checkpoint to a witness to its answer or its failure.",
+		ConstLabels: labels, Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+	}, []string{"witness"})
+	m.sizes = prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "mayfly_ctlog_witness_tree_size", Help: "Entries of the last checkpoint that each witness cosigned for this process.", ConstLabels: labels,
+	}, []string{"witness"})
+	m.cosigs = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.", ConstLabels: labels,
+	})
+	for i := range c.List {
+		v, err := c.List[i].Verifier()
+		if err != nil {
+			continue // newWitnesses refuses it
+		}
+		for _, o := range witnessOutcomes() {
+			m.offers.WithLabelValues(v.Name(), string(o))
+		}
+		m.rounds.WithLabelValues(v.Name())
+		m.sizes.WithLabelValues(v.Name())
+	}
+}
+
+func (m *metrics) witnessed(name string, o witnessOutcome, took time.Duration) {
+	m.offers.WithLabelValues(name, string(o)).Inc()
+	if o != witnessResting {
+		m.rounds.WithLabelValues(name).Observe(took.Seconds())
+	}
+}
+
+func (m *metrics) witnessSize(name string, size uint64) {
+	m.sizes.WithLabelValues(name).Set(float64(size))
+}
+
+func (m *metrics) cosignatures(count int) { m.cosigs.Set(float64(count)) }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"fmt"
+	"log/slog"
 	"os"
 	"sync"
 	"time"
@@ -15,7 +16,34 @@ import (
 type published struct {
 	open func(raw []byte) (head, error)
 	mu   sync.Mutex
-	last head
+	file []byte // of the last one: what was read
+	last head   // with the cosignatures that were added
+	// next and before are the last two checkpoints with their cosignatures. The file
+	// has the one or the other, until it is read again.
+	next, before []byte
+}
+
+// release has the witnesses cosign a checkpoint and keeps what they gave, before
+// the checkpoint is published.
+func (l *Log) release(ctx context.Context, checkpoint []byte, t tree) error {
+	if l.witnesses == nil {
+		return nil
+	}
+	cosigned, err := l.witnesses.cosign(ctx, checkpoint, t)
+	if err != nil {
+		return err
+	}
+	l.published.mu.Lock()
+	l.published.before, l.published.next = l.published.next, cosigned
+	l.published.mu.Unlock()
+	if len(cosigned) == len(checkpoint) {
+		return nil
+	}
+	if err := writeDurably(l.store.path(witnessedName), cosigned); err != nil {
+		// Only a restart would miss them.
+		l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.String("log", l.about.URL), slog.Any("error", err))
+	}
+	return nil
 }
 
 // head is the published checkpoint. All reads are answered from it and from
@@ -35,17 +63,28 @@ func (l *Log) headNow() (head, error) {
 	}
 	l.published.mu.Lock()
 	defer l.published.mu.Unlock()
-	if bytes.Equal(raw, l.published.last.raw) {
+	if bytes.Equal(raw, l.published.file) {
 		return l.published.last, nil
 	}
-	h, err := l.published.open(raw)
+	h, err := l.published.open(l.published.cosigned(raw, l.store))
 	if err != nil {
 		return head{}, err
 	}
 	if h.size >= l.published.last.size { // a slower reader doesn't turn back the clock
-		l.published.last = h
+		l.published.last, l.published.file = h, raw
 	}
 	return h, nil
+}
+
+// cosigned is a checkpoint with its cosignatures: those of this process, or those
+// that an earlier one kept.
+func (p *published) cosigned(raw []byte, s store) []byte {
+	for _, known := range [][]byte{p.next, p.before} {
+		if bytes.HasPrefix(known, raw) {
+			return known
+		}
+	}
+	return s.witnessed(raw)
 }
 
 // Published reads the checkpoint in a log's directory and verifies it under the

@@ -42,6 +42,9 @@ type checkpointSigner struct {
 	signer   ctlog.Signer
 	now      func() time.Time
 	life     context.Context //nolint:containedctx // note.Signer has no context; this is the log's life, ended by Close
+	// release is called with each signed checkpoint before anybody gets to see it. Its
+	// error keeps the checkpoint from being published; the next one is tried anew.
+	release func(ctx context.Context, checkpoint []byte, t tree) error
 
 	mu        sync.Mutex
 	last      tree
@@ -73,6 +76,23 @@ func (s *checkpointSigner) Sign(text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	signature, err := s.sign(t)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.release(s.life, s.note(text, signature), t); err != nil {
+		return nil, err
+	}
+	return signature, nil
+}
+
+// note is the checkpoint as it is published (c2sp.org/signed-note).
+func (s *checkpointSigner) note(text, signature []byte) []byte {
+	keyed := append(binary.BigEndian.AppendUint32(nil, s.KeyHash()), signature...)
+	return fmt.Appendf(nil, "%s\n\u2014 %s %s\n", text, s.Name(), base64.StdEncoding.EncodeToString(keyed))
+}
+
+func (s *checkpointSigner) sign(t tree) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if t.size < s.last.size || (t.size == s.last.size && s.last.root != nil && !bytes.Equal(t.root, s.last.root)) {

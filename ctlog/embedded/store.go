@@ -15,6 +15,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
+	"golang.org/x/mod/sumdb/note"
 )
 
 // Names in a log's directory. Tessera chose those of the state.
@@ -27,6 +28,7 @@ const (
 	treeStateLock  = "treeState.lock"
 	lockName       = "LOCK"
 	aboutName      = "log.v3.json"
+	witnessedName  = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
 )
 
 // store reads the files of a log. It holds nothing open and writes nothing.
@@ -71,9 +73,28 @@ func (s store) treeState() (tree, error) {
 	return tree{size: state.Size, root: state.Root}, nil
 }
 
-// ReadCheckpoint is the published checkpoint; os.ErrNotExist when there is none.
+// ReadCheckpoint is the published checkpoint, with its cosignatures; os.ErrNotExist
+// when there is none.
 func (s store) ReadCheckpoint(context.Context) ([]byte, error) {
-	return os.ReadFile(s.path(checkpointName))
+	raw, err := os.ReadFile(s.path(checkpointName))
+	if err != nil {
+		return nil, err
+	}
+	return s.witnessed(raw), nil
+}
+
+// witnessed is the checkpoint with the cosignatures that are kept beside it. Those
+// that are damaged, or are of another checkpoint, are left out.
+func (s store) witnessed(checkpoint []byte) []byte {
+	cosigned, err := os.ReadFile(s.path(witnessedName))
+	if err != nil || !bytes.HasPrefix(cosigned, checkpoint) {
+		return checkpoint
+	}
+	var wellFormed *note.UnverifiedNoteError
+	if _, err := note.Open(cosigned, nil); !errors.As(err, &wellFormed) {
+		return checkpoint
+	}
+	return cosigned
 }
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
