@@ -46,7 +46,7 @@ const where = "ca.authority"
 // LoadAuthority reads an authority's chain, opens its key, and checks that they
 // fit each other and may issue code-signing certificates at the time now. Its
 // error is a *setting.FaultError with every fault, each with its mend. o has what
-// the key's backend works with; its Passphrase and Access are c's.
+// the key's backend works with; what c says of the key takes its place.
 func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.Options) (*Authority, error) {
 	var f setting.Faults
 	c.check(where, &f)
@@ -54,8 +54,7 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 		return nil, err
 	}
 	certs := loadChain(string(c.Chain), now, &f)
-	o.Passphrase, o.Access = c.Passphrase, c.Access
-	signer, err := kms.Open(ctx, string(c.Key), o)
+	signer, err := kms.Open(ctx, string(c.Key), c.options(o))
 	if err != nil {
 		f.Add(where+".key", "%v", err)
 	}

@@ -2,6 +2,7 @@ package kms_test
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"os"
@@ -18,9 +19,9 @@ import (
 )
 
 // eachSealer runs a test with every vendor's stand-in.
-func eachSealer(t *testing.T, run func(t *testing.T, s *sealingStandIn)) {
+func eachSealer(t *testing.T, run func(t *testing.T, s *kmstest.Sealing)) {
 	t.Helper()
-	for name, make := range sealers {
+	for name, make := range kmstest.Sealings {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			run(t, make(t))
@@ -38,25 +39,25 @@ func openedSealer(t *testing.T, ref string, o kms.Options) kms.Sealer {
 }
 
 // sealed makes a sealed key of the algorithm and gives the options to open it.
-func (s *sealingStandIn) sealed(t *testing.T, a kms.Algorithm) kms.Options {
+func sealed(t *testing.T, s *kmstest.Sealing, a kms.Algorithm) kms.Options {
 	t.Helper()
-	o := s.options
+	o := s.Options
 	o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.sealed.json"))
-	ref, err := kms.Generate(t.Context(), s.ref, a, o)
-	if err != nil || ref != s.pinned {
-		t.Fatalf("%q, %v; want %q", ref, err, s.pinned)
+	ref, err := kms.Generate(t.Context(), s.Ref, a, o)
+	if err != nil || ref != s.Pinned {
+		t.Fatalf("%q, %v; want %q", ref, err, s.Pinned)
 	}
 	return o
 }
 
 func TestSealerConformance(t *testing.T) {
 	t.Parallel()
-	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
-		sealer := openedSealer(t, s.ref, s.options)
-		if sealer.String() != s.pinned {
-			t.Errorf("pinned %s; want %s", sealer, s.pinned)
+	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
+		sealer := openedSealer(t, s.Ref, s.Options)
+		if sealer.String() != s.Pinned {
+			t.Errorf("pinned %s; want %s", sealer, s.Pinned)
 		}
-		kmstest.RunSealer(t, sealer, openedSealer(t, s.other, s.options), s.authenticates)
+		kmstest.RunSealer(t, sealer, openedSealer(t, s.Other, s.Options), s.Authenticates)
 	})
 }
 
@@ -64,9 +65,9 @@ func TestSealerConformance(t *testing.T) {
 // is asked once, at Open, and can be gone after it.
 func TestSealedKeyConformance(t *testing.T) {
 	t.Parallel()
-	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
 		kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
-			signer := opened(t, s.ref, s.sealed(t, a))
+			signer := opened(t, s.Ref, sealed(t, s, a))
 			return signer
 		}, kms.ECDSAP256, kms.RSA3072)
 	})
@@ -74,25 +75,27 @@ func TestSealedKeyConformance(t *testing.T) {
 
 func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 	t.Parallel()
-	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
-		o := s.sealed(t, kms.ECDSAP256)
-		before := s.count(s.unseal)
-		signer := opened(t, s.ref, o)
-		if got := s.count(s.unseal) - before; got != 1 {
+	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
+		o := sealed(t, s, kms.ECDSAP256)
+		before := s.Count(s.Unseal)
+		signer := opened(t, s.Ref, o)
+		if got := s.Count(s.Unseal) - before; got != 1 {
 			t.Errorf("%d times unsealed at Open", got)
 		}
-		calls := s.total()
-		s.breaks(func(string, int) fault { return fault{drop: true} })
+		calls := s.Count("")
+		s.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 		for range 100 {
 			if err := kms.Try(t.Context(), signer); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if got := s.total() - calls; got != 0 {
+		if got := s.Count("") - calls; got != 0 {
 			t.Errorf("%d calls to the KMS for 100 signatures", got)
 		}
 		began := time.Now()
-		_, err := kms.Open(within(t, 2*time.Second), s.ref, o)
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
+		defer cancel()
+		_, err := kms.Open(ctx, s.Ref, o)
 		var call *kms.CallError
 		if !errors.As(err, &call) || call.Host == "" || call.Step == "" || time.Since(began) > 3*time.Second {
 			t.Errorf("a start without the KMS: %v after %v", err, time.Since(began))
@@ -100,41 +103,31 @@ func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 	})
 }
 
-func (c *cloud) total() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	n := 0
-	for _, calls := range c.calls {
-		n += calls
-	}
-	return n
-}
-
 // TestSealedKeyFaults: what the KMS says at the start, with host and step.
 func TestSealedKeyFaults(t *testing.T) {
 	t.Parallel()
-	eachSealer(t, func(t *testing.T, s *sealingStandIn) {
+	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
 		registry := prometheus.NewRegistry()
-		o := s.sealed(t, kms.ECDSAP256)
+		o := sealed(t, s, kms.ECDSAP256)
 		o.Metrics = registry
 		for name, attempts := range map[string]int{"throttled": 3, "denied": 1, "disabled": 1, "internal": 3} {
-			s.always(s.unseal, s.codes[name])
-			_, err := kms.Open(t.Context(), s.ref, o)
+			s.Always(s.Unseal, s.Codes[name])
+			_, err := kms.Open(t.Context(), s.Ref, o)
 			var call *kms.CallError
 			if !errors.As(err, &call) || call.Step != "unseal" || call.Attempts != attempts {
 				t.Errorf("%s: %v", name, err)
 			}
-			wantError(t, err, "sealed key "+string(o.SealedKey)+": decrypting with "+s.pinned)
-			if name == "denied" && !strings.Contains(err.Error(), s.denied) {
-				t.Errorf("%v; want %q", err, s.denied)
+			wantError(t, err, "sealed key "+string(o.SealedKey)+": decrypting with "+s.Pinned)
+			if name == "denied" && !strings.Contains(err.Error(), s.Denied) {
+				t.Errorf("%v; want %q", err, s.Denied)
 			}
 		}
-		s.breaks(nil)
-		opened(t, s.ref, o) // it comes back by itself
+		s.Breaks(nil)
+		opened(t, s.Ref, o) // it comes back by itself
 		if got := calls(t, registry, "unseal", "denied"); got < 1 {
 			t.Errorf("mayfly_kms_calls_total{operation=unseal,outcome=denied} = %v", got)
 		}
-		if _, err := kms.OpenSealer(t.Context(), s.wrong, s.options); err == nil {
+		if _, err := kms.OpenSealer(t.Context(), s.Wrong, s.Options); err == nil {
 			t.Error("a signing key is taken for one that seals")
 		} else if strings.Contains(err.Error(), "do-not-log-me") {
 			t.Error("a secret is in the error")
@@ -166,8 +159,8 @@ func calls(t *testing.T, r prometheus.Gatherer, operation, outcome string) float
 // TestSealedKeyFile: every change of the file is found, and says what to do.
 func TestSealedKeyFile(t *testing.T) {
 	t.Parallel()
-	s := newSealingVault(t)
-	o := s.sealed(t, kms.ECDSAP384)
+	s := kmstest.NewSealingVault(t)
+	o := sealed(t, s, kms.ECDSAP384)
 	good, err := os.ReadFile(string(o.SealedKey))
 	if err != nil {
 		t.Fatal(err)
@@ -175,7 +168,7 @@ func TestSealedKeyFile(t *testing.T) {
 	if info, err := os.Stat(string(o.SealedKey)); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("%v, %v; want mode 0600", info.Mode(), err)
 	}
-	o2 := s.sealed(t, kms.ECDSAP384)
+	o2 := sealed(t, s, kms.ECDSAP384)
 	second, err := os.ReadFile(string(o2.SealedKey))
 	if err != nil {
 		t.Fatal(err)
@@ -213,7 +206,7 @@ func TestSealedKeyFile(t *testing.T) {
 			t.Fatal(err)
 		}
 		tt.change(m)
-		if err := s.openWith(t, canonical(t, m)); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if err := openWith(t, s, canonical(t, m)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
 	}
@@ -228,12 +221,12 @@ func TestSealedKeyFile(t *testing.T) {
 		"a field twice":     {bytes.Replace(good, []byte("{\n"), []byte("{\n  \"nonce\": \"AAAA\",\n"), 1), "was changed since Mayfly wrote it"},
 		"half of it":        {good[:len(good)/2], "isn't a sealed key"},
 	} {
-		err := s.openWith(t, tt.file)
+		err := openWith(t, s, tt.file)
 		if err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
 	}
-	if err := s.openWith(t, good); err != nil {
+	if err := openWith(t, s, good); err != nil {
 		t.Errorf("untouched: %v", err)
 	}
 }
@@ -255,14 +248,14 @@ func canonical(t *testing.T, m map[string]any) []byte {
 }
 
 // openWith opens a sealed key's file of these bytes.
-func (s *sealingStandIn) openWith(t *testing.T, b []byte) error {
+func openWith(t *testing.T, s *kmstest.Sealing, b []byte) error {
 	t.Helper()
-	o := s.options
+	o := s.Options
 	o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "key.json"))
 	if err := os.WriteFile(string(o.SealedKey), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := kms.Open(t.Context(), s.ref, o)
+	signer, err := kms.Open(t.Context(), s.Ref, o)
 	if err == nil {
 		kms.Close(signer)
 	}
@@ -272,13 +265,13 @@ func (s *sealingStandIn) openWith(t *testing.T, b []byte) error {
 // TestSealedKeyIsNeverOverwritten, nor readable by others.
 func TestSealedKeyIsNeverOverwritten(t *testing.T) {
 	t.Parallel()
-	s := newSealingAWS(t)
-	o := s.sealed(t, kms.ECDSAP256)
+	s := kmstest.NewSealingAWS(t)
+	o := sealed(t, s, kms.ECDSAP256)
 	before, err := os.ReadFile(string(o.SealedKey))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.Generate(t.Context(), s.ref, kms.ECDSAP256, o); !errors.Is(err, kms.ErrKeyExists) {
+	if _, err := kms.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); !errors.Is(err, kms.ErrKeyExists) {
 		t.Errorf("%v; want ErrKeyExists", err)
 	}
 	if after, err := os.ReadFile(string(o.SealedKey)); err != nil || !bytes.Equal(before, after) {
@@ -287,33 +280,33 @@ func TestSealedKeyIsNeverOverwritten(t *testing.T) {
 	if err := os.Chmod(string(o.SealedKey), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = kms.Open(t.Context(), s.ref, o)
+	_, err = kms.Open(t.Context(), s.Ref, o)
 	wantError(t, err, "others may read it (mode 0644): chmod 600")
 }
 
 // TestSealedKeyReferences: which references open what a key sealed.
 func TestSealedKeyReferences(t *testing.T) {
 	t.Parallel()
-	aws, azure, vault := newSealingAWS(t), newSealingAzure(t), newSealingVault(t)
-	aws.options.Access.Region = "eu-central-1"
+	aws, azure, vault := kmstest.NewSealingAWS(t), kmstest.NewSealingAzure(t), kmstest.NewSealingVault(t)
+	aws.Options.Access.Region = "eu-central-1"
 	mrk := "arn:aws:kms:eu-central-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
 	for _, tt := range []struct {
-		s         *sealingStandIn
+		s         *kmstest.Sealing
 		ref, want string
 	}{
 		{aws, "alias/sealing", ""},
-		{aws, awsSealing, ""},
-		{aws, awsOther, "was sealed by the key " + awsSealing + ", not by " + awsOther + ": name that key, or another file"},
+		{aws, kmstest.AWSSealing, ""},
+		{aws, kmstest.AWSOther, "was sealed by the key " + kmstest.AWSSealing + ", not by " + kmstest.AWSOther + ": name that key, or another file"},
 		{aws, mrk, "was sealed by the key"},
 		{aws, "file:key.pem", "a file can't seal"},
-		{aws, awsSigning, "was sealed by the key"},
-		{azure, azure.pinned, ""},
-		{azure, azure.ref + "/" + strings.Repeat("f", 32), "was sealed by the key"},
-		{azure, azure.other, "was sealed by the key"},
-		{vault, vault.pinned, ""},
-		{vault, vault.ref + "?version=2", "was sealed by the key"},
+		{aws, aws.Wrong, "was sealed by the key"},
+		{azure, azure.Pinned, ""},
+		{azure, azure.Ref + "/" + strings.Repeat("f", 32), "was sealed by the key"},
+		{azure, azure.Other, "was sealed by the key"},
+		{vault, vault.Pinned, ""},
+		{vault, vault.Ref + "?version=2", "was sealed by the key"},
 	} {
-		o := tt.s.sealed(t, kms.ECDSAP256)
+		o := sealed(t, tt.s, kms.ECDSAP256)
 		switch _, err := kms.Open(t.Context(), tt.ref, o); {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", tt.ref, err)
@@ -321,30 +314,30 @@ func TestSealedKeyReferences(t *testing.T) {
 			wantError(t, err, tt.want)
 		}
 	}
-	o := newSealingGCP(t)
-	_, err := kms.OpenSealer(t.Context(), o.ref+"/cryptoKeyVersions/1", o.options)
+	o := kmstest.NewSealingGCP(t)
+	_, err := kms.OpenSealer(t.Context(), o.Ref+"/cryptoKeyVersions/1", o.Options)
 	wantError(t, err, "a key that seals is named without a version")
 }
 
 // TestSealedKeyReplicas: the second place opens what the first can't at the moment.
 func TestSealedKeyReplicas(t *testing.T) {
 	t.Parallel()
-	s, dead := newSealingAWS(t), newSealingAWS(t)
-	o := s.sealed(t, kms.ECDSAP256)
-	dead.breaks(func(string, int) fault { return fault{drop: true} })
+	s, dead := kmstest.NewSealingAWS(t), kmstest.NewSealingAWS(t)
+	o := sealed(t, s, kms.ECDSAP256)
+	dead.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 	endpoint := o.Access.Endpoint
-	o.Access.Endpoint = dead.options.Access.Endpoint
-	o.Access.Replicas = []kms.Replica{{Key: awsSealing, Endpoint: endpoint}}
-	if err := kms.Try(t.Context(), opened(t, s.ref, o)); err != nil {
+	o.Access.Endpoint = dead.Options.Access.Endpoint
+	o.Access.Replicas = []kms.Replica{{Key: kmstest.AWSSealing, Endpoint: endpoint}}
+	if err := kms.Try(t.Context(), opened(t, s.Ref, o)); err != nil {
 		t.Error(err)
 	}
 }
 
 func TestGCPSealerChecksums(t *testing.T) {
 	t.Parallel()
-	s := newSealingGCP(t)
-	o := s.sealed(t, kms.ECDSAP256)
-	s.always("decrypt", fault{corrupt: true})
-	_, err := kms.Open(t.Context(), s.ref, o)
+	s := kmstest.NewSealingGCP(t)
+	o := sealed(t, s, kms.ECDSAP256)
+	s.Always("decrypt", kmstest.Trouble{Corrupt: true})
+	_, err := kms.Open(t.Context(), s.Ref, o)
 	wantError(t, err, "a checksum (CRC32C) or name doesn't match")
 }
