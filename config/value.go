@@ -118,6 +118,9 @@ func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
 	}
 	all := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
+		if entry, ok := all.Index(i).Addr().Interface().(interface{ SetDefaults() }); ok {
+			entry.SetDefaults()
+		}
 		d.value(fmt.Sprintf("%s[%d]", path, i), item, all.Index(i))
 	}
 	v.Set(all)

@@ -30,11 +30,18 @@ type Config struct {
 	AcceptUnlogged bool `yaml:"accept_unlogged,omitempty"`
 	// Embedded is the log inside this process; for the mode `embedded`.
 	Embedded EmbeddedConfig `yaml:"embedded,omitempty"`
+	// Shards are the logs inside this process that follow `embedded`, or stand in its
+	// place: each begins at the moment when the one before it ends. `mayfly log
+	// rotate` adds one; a running service takes it up.
+	Shards []EmbeddedConfig `yaml:"shards,omitempty"`
+	// Propagation is how long clients get to fetch a trusted root with a new log in
+	// it before the log is used: `mayfly log rotate` keeps to it.
+	Propagation time.Duration `yaml:"propagation,omitempty"`
 	// Logs are the logs to ask, the preferred first; for the mode `external`.
 	Logs []ExternalConfig `yaml:"logs,omitempty"`
 	// Frozen are logs that are not submitted to: earlier ones, whose certificates
-	// have to verify for years, and the next one, before its first SCT. The trust
-	// root lists them, and those with a directory are served as well.
+	// have to verify for years. The trust root lists them, and those with a directory
+	// are served as well. `mayfly log freeze` moves a log here.
 	Frozen []FrozenConfig `yaml:"frozen,omitempty"`
 	// SCTs is how many of the logs record a certificate before it leaves, each with
 	// an SCT in it. 1 unless configured, and many clients take no more: see
@@ -169,9 +176,10 @@ const MaxSCTs = 8
 // DefaultConfig names no mode: where certificates are logged is the operator's decision.
 func DefaultConfig() Config {
 	return Config{
-		Embedded: EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB},
-		Stagger:  DefaultStagger,
-		Timeout:  DefaultTimeout,
+		Embedded:    EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB},
+		Propagation: DefaultPropagation,
+		Stagger:     DefaultStagger,
+		Timeout:     DefaultTimeout,
 	}
 }
 
@@ -187,6 +195,12 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if c.Mode != ModeExternal && len(c.Logs) > 0 {
 		f.Add(setting.Join(path, "logs"), "only goes with the mode external")
 	}
+	if c.Mode != ModeEmbedded && len(c.Shards) > 0 {
+		f.Add(setting.Join(path, "shards"), "only goes with the mode embedded")
+	}
+	if c.Propagation < 0 {
+		f.Add(setting.Join(path, "propagation"), "can't be negative")
+	}
 	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
 		f.Add(setting.Join(path, "embedded"), "only goes with the mode embedded")
 	}
@@ -195,7 +209,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	}
 	switch c.Mode {
 	case ModeEmbedded:
-		c.Embedded.Check(setting.Join(path, "embedded"), f)
+		c.checkOwn(path, f)
 	case ModeExternal:
 		c.checkLogs(setting.Join(path, "logs"), f)
 	case ModeNone:

@@ -62,14 +62,7 @@ func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
 			Help: "SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.",
 		}, []string{"log", "flaw"}),
 	}
-	for _, one := range members {
-		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
-			m.bad.WithLabelValues(one.about.URL, string(f))
-		}
-		if end := one.about.End; !end.IsZero() {
-			m.end.WithLabelValues(one.about.URL).Set(float64(end.Unix()))
-		}
-	}
+	m.follow(nil, members)
 	if r == nil {
 		return m, nil
 	}
@@ -79,6 +72,22 @@ func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// follow gives the logs that are in use now their series. Those that are no longer
+// keep what was counted, but have no end to come.
+func (m *metrics) follow(before, now []member) {
+	for _, one := range before {
+		m.end.DeleteLabelValues(one.about.URL)
+	}
+	for _, one := range now {
+		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
+			m.bad.WithLabelValues(one.about.URL, string(f))
+		}
+		if end := one.about.End; !end.IsZero() {
+			m.end.WithLabelValues(one.about.URL).Set(float64(end.Unix()))
+		}
+	}
 }
 
 func (m *metrics) submission(url string, o outcome, took time.Duration) {

@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -47,7 +48,7 @@ type Options struct {
 // Policy asks logs for an SCT in their order, and verifies what they answer. It
 // holds no goroutine between submissions.
 type Policy struct {
-	members []member
+	inUse   atomic.Pointer[[]member]
 	quorum  quorum
 	o       Options
 	metrics *metrics
@@ -83,6 +84,34 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}}
+	known, err := p.admit(members)
+	if err != nil {
+		return nil, err
+	}
+	p.inUse.Store(&known)
+	p.metrics, err = newMetrics(o.Metrics, known)
+	return p, err
+}
+
+// Use puts other members in the place of those that the policy has. What is under
+// way goes on with the old ones. The errors are those of [NewPolicy], and leave all
+// as it is.
+func (p *Policy) Use(members []Member) error {
+	known, err := p.admit(members)
+	if err != nil {
+		return err
+	}
+	p.metrics.follow(p.members(), known)
+	p.inUse.Store(&known)
+	return nil
+}
+
+// members are the logs in their order.
+func (p *Policy) members() []member { return *p.inUse.Load() }
+
+// admit reads the members' keys.
+func (p *Policy) admit(members []Member) ([]member, error) {
+	known := make([]member, 0, len(members))
 	seen := make(map[[32]byte]bool, len(members))
 	for _, m := range members {
 		about := m.Description()
@@ -97,16 +126,12 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", about.URL)
 		}
 		seen[about.ID] = true
-		p.members = append(p.members, member{Member: m, about: about, key: key})
+		known = append(known, member{Member: m, about: about, key: key})
 	}
-	if !p.suffices(p.members) {
+	if !p.suffices(known) {
 		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(members))
 	}
-	var err error
-	if p.metrics, err = newMetrics(o.Metrics, p.members); err != nil {
-		return nil, err
-	}
-	return p, nil
+	return known, nil
 }
 
 // ParseKey reads a log's key from a DER SubjectPublicKeyInfo. Logs here have
@@ -125,8 +150,9 @@ func ParseKey(spki []byte) (*ecdsa.PublicKey, error) {
 
 // Descriptions are the logs of the policy, in their order.
 func (p *Policy) Descriptions() []Description {
-	out := make([]Description, 0, len(p.members))
-	for _, m := range p.members {
+	members := p.members()
+	out := make([]Description, 0, len(members))
+	for _, m := range members {
 		out = append(out, m.about)
 	}
 	return out
@@ -143,7 +169,7 @@ func (p *Policy) Ready(ctx context.Context) error {
 	now := p.o.Now()
 	var ready []member
 	var failures []error
-	for _, m := range p.members {
+	for _, m := range p.members() {
 		if !m.about.Holds(now) {
 			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.about.URL))
 			continue
@@ -181,10 +207,25 @@ func (p *Policy) Submit(ctx context.Context, chain Chain) ([]SCT, error) {
 	bounded, cancel := context.WithTimeout(ctx, p.o.Timeout)
 	defer cancel() // a slower log stops working for us as soon as we have an answer
 
+	scts, err := p.submit(ctx, bounded, chain)
+	if errors.Is(err, ErrOutsideWindow) {
+		// A log's time ended between the choice and its answer: the next one has begun.
+		scts, err = p.submit(ctx, bounded, chain)
+	}
+	return scts, err
+}
+
+// ErrOutsideWindow is in the error of a log that was asked in its time and would
+// have answered after it.
+var ErrOutsideWindow = errors.New("ctlog: the log's time has ended")
+
+// submit asks the logs that hold now. ctx is the caller's, bounded the same with
+// the policy's timeout.
+func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error) {
 	eligible := p.eligible()
 	if !p.suffices(eligible) {
 		return nil, p.refusal(ctx, []error{fault.New(fault.LogUnavailable, "too few transparency logs are in use now; nothing was issued").
-			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.members)))})
+			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.members())))})
 	}
 	if len(eligible) == 1 { // nobody to hand over to: no goroutine, no timer
 		sct, err := p.ask(bounded, eligible[0], chain)
@@ -282,18 +323,39 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 	}
 }
 
-func (p *Policy) eligible() []member {
-	now := p.o.Now()
-	if len(p.members) == 1 && p.members[0].about.Holds(now) {
-		return p.members
+func (p *Policy) eligible() []member { return holding(p.members(), p.o.Now()) }
+
+// holding are the members that may be used at the time t.
+func holding(members []member, t time.Time) []member {
+	if len(members) == 1 && members[0].about.Holds(t) {
+		return members
 	}
-	out := make([]member, 0, len(p.members))
-	for _, m := range p.members {
-		if m.about.Holds(now) {
+	out := make([]member, 0, len(members))
+	for _, m := range members {
+		if m.about.Holds(t) {
 			out = append(out, m)
 		}
 	}
 	return out
+}
+
+// CoveredUntil is the moment from which the logs that are known now don't suffice
+// any more; zero when there is none.
+func (p *Policy) CoveredUntil() time.Time {
+	members, t := p.members(), p.o.Now()
+	for p.suffices(holding(members, t)) {
+		var next time.Time
+		for _, m := range members {
+			if end := m.about.End; end.After(t) && (next.IsZero() || end.Before(next)) {
+				next = end
+			}
+		}
+		if next.IsZero() {
+			return next
+		}
+		t = next
+	}
+	return t
 }
 
 // ask submits to one log and verifies what it answers.
@@ -307,7 +369,13 @@ func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
 		}
 		return SCT{}, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err)
 	}
-	if flaw, err := m.check(sct, chain, p.o.Now()); err != nil {
+	now := p.o.Now()
+	flaw, err := m.check(sct, chain, now)
+	if flaw == flawTime && !m.about.Holds(now) { // it did when it was asked
+		p.metrics.submission(m.about.URL, outcomeDown, time.Since(begin))
+		return SCT{}, Late(m.about.URL)
+	}
+	if err != nil {
 		p.metrics.submission(m.about.URL, outcomeBad, time.Since(begin))
 		p.metrics.badSCT(m.about.URL, flaw)
 		p.o.Logger.ErrorContext(ctx, "log answered with a bad SCT; nothing was issued on it",
@@ -316,6 +384,12 @@ func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
 	}
 	p.metrics.submission(m.about.URL, outcomeLogged, time.Since(begin))
 	return sct, nil
+}
+
+// Late is the error of a log whose time ended while it was asked.
+func Late(url string) error {
+	return fault.New(fault.LogUnavailable, "a transparency log's time has just ended; try again").
+		With("dependency", "ctlog").Because(fmt.Errorf("%s: %w", url, ErrOutsideWindow))
 }
 
 // flaw is why an SCT is bad: a metric label from a closed list.

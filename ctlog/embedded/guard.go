@@ -115,6 +115,9 @@ func (l *Log) abandon(ctx context.Context) error {
 
 // inspect decides whether a new log may be made here, before anything is written.
 func (l *Log) inspect() (fresh bool, err error) {
+	if l.store.exists(frozenName) {
+		return false, ErrFrozen
+	}
 	if l.store.exists(stateDir, treeStateName) {
 		return false, nil
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -74,6 +75,8 @@ type Log struct {
 	verifier note.Verifier
 	metrics  *metrics
 
+	until atomic.Pointer[time.Time] // when the log's time ends; in about it stays what Open was told
+
 	add      func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	shutdown func(context.Context) error
 	life     context.Context //nolint:containedctx // the life of Tessera's goroutines; ended by Close
@@ -108,9 +111,11 @@ func Open(ctx context.Context, c Config, o Options) (*Log, error) {
 		return nil, err
 	}
 	if err := l.acquire(ctx); err != nil {
+		l.metrics.end()
 		return nil, fmt.Errorf("opening the log in %s: %w", c.Directory, err)
 	}
 	if err := l.start(ctx); err != nil {
+		l.metrics.end()
 		return nil, fmt.Errorf("opening the log in %s: %w", c.Directory, errors.Join(err, l.releaseFiles()))
 	}
 	go l.commitBatches()
@@ -196,7 +201,17 @@ func withDefaults(o Options) Options {
 }
 
 // Description is what the trust root says of the log.
-func (l *Log) Description() ctlog.Description { return l.about }
+func (l *Log) Description() ctlog.Description {
+	d := l.about
+	if end := l.until.Load(); end != nil {
+		d.End = *end
+	}
+	return d
+}
+
+// SetEnd moves the moment from which the log takes nothing more, the one thing
+// about a log that may change in its life: when a successor is named.
+func (l *Log) SetEnd(end time.Time) { l.until.Store(&end) }
 
 // Prefix is the path of the log's URL, under which [Log.Handler] is to be mounted.
 func (l *Log) Prefix() string { return l.prefix }
@@ -205,15 +220,19 @@ func (l *Log) Prefix() string { return l.prefix }
 // promises is on disk.
 //
 // Errors: a *fault.Error with reason Overloaded when the queue is full,
-// ShuttingDown after Close, LogUnavailable when the storage fails; the context's
-// error when it ends first, in which case the entry may be logged later.
+// ShuttingDown after Close, LogUnavailable when the storage fails, or (with
+// ctlog.ErrOutsideWindow) when it isn't the log's time; the context's error when it ends first, in which case the entry may be logged later.
 func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
 	fingerprints, err := l.issuers.keep(chain.Issuers)
 	if err != nil {
 		return ctlog.SCT{}, unavailable(err)
 	}
+	now := l.o.Now()
+	if !l.Description().Holds(now) { // clients judge an SCT by the time in it
+		return ctlog.SCT{}, ctlog.Late(l.about.URL)
+	}
 	entry := &ctonly.Entry{
-		Timestamp:         millis(l.o.Now()),
+		Timestamp:         millis(now),
 		IsPrecert:         true,
 		Certificate:       chain.TBS,
 		Precertificate:    chain.Precertificate,
@@ -296,6 +315,7 @@ func (l *Log) Close(ctx context.Context) error {
 	}
 	l.end()
 	l.witnesses.close()
+	l.metrics.end()
 	return errors.Join(err, l.releaseFiles())
 }
 

@@ -15,10 +15,12 @@ type metrics struct {
 	failed  prometheus.Counter
 
 	// Of the witnesses; nil without any.
-	offers *prometheus.CounterVec
-	rounds *prometheus.HistogramVec
-	sizes  *prometheus.GaugeVec
-	cosigs prometheus.Gauge
+	offers     *prometheus.CounterVec
+	rounds     *prometheus.HistogramVec
+	sizes      *prometheus.GaugeVec
+	cosigs     prometheus.Gauge
+	registry   prometheus.Registerer
+	registered []prometheus.Collector
 }
 
 func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
@@ -48,12 +50,23 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 	if m.offers != nil {
 		collectors = append(collectors, m.offers, m.rounds, m.sizes, m.cosigs)
 	}
+	m.registry = r
 	for _, c := range collectors {
 		if err := r.Register(c); err != nil {
+			m.end()
 			return nil, fmt.Errorf("registering the log's metrics: %w", err)
 		}
+		m.registered = append(m.registered, c)
 	}
 	return m, nil
+}
+
+// end takes the metrics of a log that is closed out of the registry: a service may
+// go on without it, or open it again.
+func (m *metrics) end() {
+	for _, c := range m.registered {
+		m.registry.Unregister(c)
+	}
 }
 
 // gauges read the log when they are scraped. What can't be read is NaN, which

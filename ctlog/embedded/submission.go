@@ -206,6 +206,10 @@ func isPrecertificate(c *x509.Certificate) bool {
 // log records a submitted chain once: the second time it promises the first
 // entry again.
 func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) (ctlog.SCT, error) {
+	now := l.o.Now()
+	if !l.Description().Holds(now) {
+		return ctlog.SCT{}, &refusal{status: http.StatusForbidden, text: "the log takes no entries at this time"}
+	}
 	identity := sha256.Sum256(chain[0].Raw)
 	if known, ok := l.seen.get(identity); ok {
 		return l.promise(ctx, known.entry, known.index)
@@ -218,7 +222,7 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	if err != nil {
 		return ctlog.SCT{}, unavailable(err)
 	}
-	entry := &ctonly.Entry{Timestamp: millis(l.o.Now()), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
+	entry := &ctonly.Entry{Timestamp: millis(now), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
 	if precert {
 		c, err := ctlog.NewChain(chain[0].Raw, upper)
 		if err != nil {

@@ -1,0 +1,159 @@
+package ctlog
+
+import (
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// DefaultPropagation is how long clients get to fetch a trusted root with a new
+// log in it before the log's first SCT.
+const DefaultPropagation = 24 * time.Hour
+
+// Own are the logs inside this process in the order in which they follow each
+// other: the one under `embedded`, then `shards`. It is empty in other modes.
+func (c *Config) Own() []EmbeddedConfig {
+	if c.Mode != ModeEmbedded {
+		return nil
+	}
+	if c.Embedded.named() {
+		return append([]EmbeddedConfig{c.Embedded}, c.Shards...)
+	}
+	return c.Shards
+}
+
+// OwnPath is where the configuration has the log that is i in [Config.Own], as faults state it.
+func (c *Config) OwnPath(path string, i int) string {
+	if c.Embedded.named() {
+		if i == 0 {
+			return setting.Join(path, "embedded")
+		}
+		i--
+	}
+	return setting.Index(setting.Join(path, "shards"), i)
+}
+
+// named reports whether a log is configured here at all, well or not.
+func (c *EmbeddedConfig) named() bool {
+	return c.Directory != "" || c.MarkFile != "" || c.URL != "" || c.Key != ""
+}
+
+// SetDefaults fills in what a shard in a list means without saying it.
+func (c *EmbeddedConfig) SetDefaults() {
+	c.CheckpointInterval, c.MinFreeMB = DefaultCheckpointInterval, DefaultMinFreeMB
+}
+
+// checkOwn adds the faults of each of our logs, and of how they follow each other.
+func (c *Config) checkOwn(path string, f *setting.Faults) {
+	if !c.Embedded.named() && len(c.Shards) == 0 {
+		c.Embedded.Check(setting.Join(path, "embedded"), f)
+		return
+	}
+	own := c.Own()
+	for i := range own {
+		at := c.OwnPath(path, i)
+		own[i].Check(at, f)
+		if i > 0 {
+			checkSequel(at, c.OwnPath(path, i-1), &own[i-1], &own[i], f)
+		}
+		for j := range i {
+			checkApart(at, c.OwnPath(path, j), &own[j], &own[i], f)
+		}
+	}
+}
+
+// checkSequel wants a log to begin at the moment when the one before it ends: two at
+// once would leave open which one an SCT is from, none would stop the CA.
+func checkSequel(at, earlier string, before, after *EmbeddedConfig, f *setting.Faults) {
+	const layout = time.RFC3339
+	switch {
+	case after.Start.IsZero():
+		f.Add(setting.Join(at, "start"), "required: the moment when it follows %s", earlier)
+	case before.End.IsZero():
+		f.Add(setting.Join(earlier, "end"), "required: %s follows it at %s", at, after.Start.Format(layout))
+	case after.Start.Before(before.End):
+		f.Add(setting.Join(at, "start"), "is before the end of %s, %s; at each moment one log takes certificates", earlier, before.End.Format(layout))
+	case after.Start.After(before.End):
+		f.Add(setting.Join(at, "start"), "is after the end of %s, %s; between them no certificate could be issued", earlier, before.End.Format(layout))
+	}
+}
+
+// checkApart wants two logs to share nothing.
+func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
+	for _, s := range []struct {
+		field string
+		same  bool
+	}{
+		{"url", b.URL != "" && trimmed(a.URL) == trimmed(b.URL)},
+		{"key", b.Key != "" && a.Key == b.Key},
+		{"mark_file", b.MarkFile != "" && clean(a.MarkFile) == clean(b.MarkFile)},
+		{"directory", a.Directory != "" && b.Directory != "" &&
+			(inside(string(a.Directory), string(b.Directory)) || inside(string(b.Directory), string(a.Directory)))},
+	} {
+		if s.same {
+			f.Add(setting.Join(at, s.field), "is that of %s; each log has its own", other)
+		}
+	}
+	for _, s := range []struct {
+		dir  *EmbeddedConfig
+		mark *EmbeddedConfig
+	}{{a, b}, {b, a}} {
+		if s.dir.Directory != "" && s.mark.MarkFile != "" && inside(string(s.dir.Directory), string(s.mark.MarkFile)) {
+			f.Add(setting.Join(at, "mark_file"), "or that of %s is inside the other log's directory", other)
+		}
+	}
+}
+
+func trimmed(url string) string { return strings.TrimSuffix(url, "/") }
+
+func clean(p setting.Path) string { return filepath.Clean(string(p)) }
+
+// CheckReload adds a fault for each way in which the logs of next can't follow
+// those of c in a running service. They can in these: a log is added that begins
+// later; the end of a log moves, from one moment to come to another; a log that has
+// ended becomes a frozen one. Frozen logs may come and go.
+func (c *Config) CheckReload(path string, next *Config, now time.Time, f *setting.Faults) {
+	if c.Mode != ModeEmbedded || next.Mode != ModeEmbedded {
+		return // the comparison of single settings says it all
+	}
+	was := make(map[string]EmbeddedConfig)
+	for _, log := range c.Own() {
+		was[trimmed(log.URL)] = log
+	}
+	for i, log := range next.Own() {
+		at := next.OwnPath(path, i)
+		old, known := was[trimmed(log.URL)]
+		delete(was, trimmed(log.URL))
+		if !known {
+			if !log.Start.After(now) {
+				f.Add(setting.Join(at, "start"), "is past; a log that a running service takes up begins later, when clients know it")
+			}
+			continue
+		}
+		if !old.End.Equal(log.End) && (ended(old.End, now) || ended(log.End, now)) {
+			f.Add(setting.Join(at, "end"), "can't move from or to a moment that is past: it would leave SCTs outside of the log's time")
+		}
+		old.End = log.End
+		if !old.Start.Equal(log.Start) || !reflect.DeepEqual(normal(old), normal(log)) {
+			f.Add(at, "can't change while the service runs, but for its end; restart it, or put the old values back")
+		}
+	}
+	for url, log := range was {
+		frozen := slices.ContainsFunc(next.Frozen, func(l FrozenConfig) bool { return trimmed(l.URL) == url })
+		if !frozen || !ended(log.End, now) {
+			f.Add(path, "the log %s can't go while the service runs: only one that has ended does, to ctlog.frozen", log.URL)
+		}
+	}
+}
+
+// normal is c without what reads the same in another form.
+func normal(c EmbeddedConfig) EmbeddedConfig {
+	c.Start, c.End, c.URL = time.Time{}, time.Time{}, trimmed(c.URL)
+	return c
+}
+
+func ended(end, now time.Time) bool { return !end.IsZero() && !end.After(now) }
