@@ -233,9 +233,6 @@ func (i *Issuer) recordFailure(ctx context.Context, intent audit.Event, cause er
 	f := fault.From(cause)
 	e := intent
 	e.Type, e.Time, e.Reason, e.Message = audit.Failed, i.now(), f.Reason, f.Public
-	if f.Reason == fault.SigningQuota { // nothing failed: it was our decision
-		e.Type = audit.Denied
-	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
 	defer cancel()
 	if err := i.auditor.Record(ctx, e); err != nil {

@@ -31,7 +31,7 @@ const (
 	presignTimeout = 30 * time.Second // of one attempt: a signature and an answer of every log
 	leastPause     = 30 * time.Second // after a failure; it doubles
 	mostPause      = 10 * time.Minute
-	suspectPause   = time.Minute // between two looks at a presigner whose precertificates a log refused
+	suspectPause   = time.Minute // between two looks at a presigner whose precertificates a log refuses
 	longestSleep   = time.Hour   // the machine's clock may jump meanwhile
 )
 
@@ -50,7 +50,7 @@ type presigning struct {
 
 	mu     sync.Mutex // one attempt at a time
 	latest *presigner // in force once every log takes what it signs
-	asked  time.Time  // when the logs were asked last
+	doubts time.Time  // when the logs were asked last for being suspect
 	next   time.Time  // when there is something to do; zero: now
 	pause  time.Duration
 	told   string // what the operator was told last
@@ -139,7 +139,7 @@ func (s *presigning) wait(now time.Time) time.Duration {
 
 // due is when the logs are asked next.
 func (s *presigning) due() time.Time {
-	if again := s.asked.Add(suspectPause); s.suspect.Load() && again.Before(s.next) {
+	if again := s.doubts.Add(suspectPause); s.suspect.Load() && again.Before(s.next) {
 		return again
 	}
 	return s.next
@@ -158,6 +158,9 @@ func (i *Issuer) presign(ctx context.Context, a *Authority) error {
 	if a.notAfter.Sub(now) < 2*MaxLifetime { // another would hardly begin before its end
 		s.next = never
 		return nil
+	}
+	if s.suspect.Load() {
+		s.doubts = now
 	}
 	bounded, cancel := context.WithTimeout(ctx, presignTimeout)
 	defer cancel()
@@ -235,7 +238,6 @@ func (i *Issuer) renewPresigner(ctx context.Context, a *Authority) error {
 		}
 		s.latest = p
 	}
-	s.asked = now
 	return i.probe(ctx, a, s.latest)
 }
 

@@ -142,30 +142,30 @@ func TestQuota(t *testing.T) {
 				if got := len(r.log.entries()) - own; got != issued {
 					t.Errorf("%d entries in the log for %d certificates", got, issued)
 				}
-				checkDenials(t, r, refused)
+				checkRefusals(t, r, refused)
 			})
 		})
 	}
 }
 
-// checkDenials wants one record of each refusal, which says no more than that.
-func checkDenials(t *testing.T, r *rig, refused int) {
+// checkRefusals wants one record of each refusal, which says no more than that.
+func checkRefusals(t *testing.T, r *rig, refused int) {
 	t.Helper()
-	denied, intents := 0, 0
+	found, intents := 0, 0
 	for _, e := range r.audit.events {
 		switch {
-		case e.Type == audit.Denied && e.Reason == fault.SigningQuota && e.Serial == "" && e.Subject != "":
-			denied++
+		case e.Type == audit.Failed && e.Reason == fault.SigningQuota && e.Serial == "" && e.Subject != "":
+			found++
 		case e.Type == audit.Denied, e.Type == audit.Failed:
 			t.Errorf("record %+v", e)
 		case e.Type == audit.Intent:
 			intents++
 		}
 	}
-	if denied != refused {
-		t.Errorf("%d denials on record of %d", denied, refused)
+	if found != refused {
+		t.Errorf("%d refusals on record of %d", found, refused)
 	}
-	if outcomes := len(r.audit.events) - denied - intents; outcomes != intents {
+	if outcomes := len(r.audit.events) - found - intents; outcomes != intents {
 		t.Errorf("%d intents, %d outcomes", intents, outcomes)
 	}
 }

@@ -87,6 +87,7 @@ type record struct {
 		RequestID string       `json:"request_id"`
 		Reason    fault.Reason `json:"reason"`
 		Serial    string
+		Purpose   string
 		LogIndex  *uint64 `json:"log_index"`
 	}
 }
@@ -173,20 +174,45 @@ func (r *rig) untouched(t *testing.T) {
 		return // tests of other logs look for themselves
 	}
 	for stage, n := range r.counts(t) {
-		if n != issued {
+		want := issued
+		if stage == "profile" { // what the quota refuses has gone through it, and through nothing else
+			want += r.overQuota()
+		}
+		if n != want {
 			t.Errorf("stage %s was gone through %d times, for %d certificates", stage, n, issued)
+		}
+	}
+	var clients, probes uint64
+	for _, one := range records(t, r.trail()) {
+		switch {
+		case one.Data.Purpose == "":
+			clients++
+		case one.kind() == "probed":
+			probes++
 		}
 	}
 	report, err := embedded.Verify(context.WithoutCancel(t.Context()), string(r.config.CTLog.Embedded.Directory), embedded.VerifyOptions{MarkFile: string(r.config.CTLog.Embedded.MarkFile)})
 	if err != nil {
 		t.Errorf("the log: %v", err)
 	}
-	if report.Size+report.Unpublished != issued {
-		t.Errorf("%d entries in the log, for %d certificates", report.Size+report.Unpublished, issued)
+	if report.Size+report.Unpublished != issued+probes {
+		t.Errorf("%d entries in the log, for %d certificates and %d probes", report.Size+report.Unpublished, issued, probes)
 	}
-	if got := records(t, r.trail()); uint64(len(got)) != 2*issued {
-		t.Errorf("%d records in the trail, want an intent and an outcome for each of %d certificates", len(got), issued)
+	if clients != 2*issued {
+		t.Errorf("%d records in the trail, want an intent and an outcome for each of %d certificates", clients, issued)
 	}
+}
+
+// overQuota is how many requests the signing quota refused.
+func (r *rig) overQuota() (n uint64) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	for _, a := range r.answers {
+		if a.reason == fault.SigningQuota {
+			n++
+		}
+	}
+	return n
 }
 
 // recorded finds each refusal once, as it was answered.
