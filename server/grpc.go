@@ -199,13 +199,15 @@ func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.Stream
 	return translated(handle(service, stream), requestid.From(ctx))
 }
 
-// translated is err with the status of the one table. What is a status already
-// comes from gRPC's own services, and stays.
+// translated is err with the status of the one table. What is a status itself
+// comes from gRPC's own services, and stays; one that is wrapped in an error of
+// ours is what a KMS or a log answered us, and none of the client's business.
 func translated(err error, id string) error {
 	if err == nil {
 		return nil
 	}
-	if st, ok := status.FromError(err); ok && st.Code() != codes.Unknown {
+	own, ok := err.(interface{ GRPCStatus() *status.Status }) // not what it wraps
+	if ok && own.GRPCStatus().Code() != codes.Unknown {
 		return err
 	}
 	return answerTo(fault.From(err), id).grpc()

@@ -47,6 +47,10 @@ type rig struct {
 	http    *http.Client
 	grpc    *grpc.ClientConn
 
+	now    func() time.Time
+	getenv func(string) string // of the keys' credentials
+	broken bool                // the test breaks the CA itself, and counts by itself what was begun
+
 	stop func() error // ends the service as SIGTERM does; its error is run's
 
 	mu      sync.Mutex
@@ -77,14 +81,14 @@ func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 // startRigFrom is startRig with a place to read the configuration from again.
 func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from source) *rig {
 	t.Helper()
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry(), private: []string{canary}}
+	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry(), now: time.Now, private: []string{canary}}
 	r.key = newKey(t)
 	c := r.configuration(t)
 	if edit != nil {
 		edit(r, c)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	e := environment{now: time.Now, logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+	e := environment{now: r.now, getenv: r.getenv, logger: r.logger()}
 	s, err := open(ctx, c, e, r.proven, located{source: from})
 	if err != nil {
 		cancel()
@@ -102,6 +106,11 @@ func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from source) *r
 	}
 	t.Cleanup(func() { r.verdict(t) })
 	return r
+}
+
+// logger keeps every line, from debug.
+func (r *rig) logger() *slog.Logger {
+	return slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
 // configuration is that of a CA made by mayfly init, with free ports.

@@ -26,6 +26,7 @@ type environment struct {
 	now      func() time.Time
 	logger   *slog.Logger
 	registry prometheus.Registerer // nil leaves metrics unregistered
+	getenv   func(string) string   // of the keys' credentials; nil is os.Getenv
 }
 
 // parts are what a configuration names, read and checked but neither locked,
@@ -45,7 +46,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	var p parts
 	var f setting.Faults
 	var err error
-	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
+	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv}); err != nil {
 		addFaults(&f, "ca.authority", err)
 	}
 	o := identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}
