@@ -28,6 +28,7 @@ type Authority struct {
 	issuer              *x509.Certificate // chain[0]
 	notBefore, notAfter time.Time         // where all of the chain is valid
 	signer              kms.Signer
+	lease               *lease
 	hash                crypto.Hash
 
 	words              string            // the issuing certificate's subject, for records
@@ -114,6 +115,7 @@ func newAuthority(certs []*x509.Certificate, signer kms.Signer) (*Authority, err
 		notBefore:          issuer.NotBefore,
 		notAfter:           issuer.NotAfter,
 		signer:             signer,
+		lease:              newLease(signer),
 		hash:               algorithm.Hash(),
 		keyHash:            sha256.Sum256(issuer.RawSubjectPublicKeyInfo),
 		name:               issuer.RawSubject,

@@ -268,7 +268,7 @@ func TestRootAuthorityIssues(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authority = a })
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
 	who, key := alice(t)
 	cert, err := r.issuer.Issue(t.Context(), who, key)
 	if err != nil {

@@ -13,6 +13,7 @@ import (
 	"io"
 	"log/slog"
 	"math/big"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,8 +43,9 @@ type Auditor interface {
 
 // Options are what an Issuer works with.
 type Options struct {
-	// Authority signs, from LoadAuthority.
-	Authority *Authority
+	// Authorities are what signs and what clients are to trust. The Issuer owns
+	// them from then on.
+	Authorities *Authorities
 	// Log is nil only together with AcceptUnlogged.
 	Log Log
 	// AcceptUnlogged says that the operator wrote `mode: none` and
@@ -65,7 +67,8 @@ type Options struct {
 // goroutine: [Issuer.Run] is for the caller to run.
 type Issuer struct {
 	lifetime time.Duration
-	active   atomic.Pointer[Authority]
+	using    sync.Mutex // serialises Use
+	current  atomic.Pointer[Authorities]
 	log      Log
 	auditor  Auditor
 	now      func() time.Time
@@ -85,7 +88,7 @@ func New(c Config, o Options) (*Issuer, error) {
 		return nil, err
 	}
 	switch {
-	case o.Authority == nil:
+	case o.Authorities == nil || o.Authorities.Active == nil:
 		return nil, errors.New("ca: no authority")
 	case o.Auditor == nil:
 		return nil, errors.New("ca: no auditor: nothing is signed without a record")
@@ -108,29 +111,22 @@ func New(c Config, o Options) (*Issuer, error) {
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
-	i.activate(o.Authority)
+	i.Use(o.Authorities)
 	if err := i.registerForm(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
 	return i, nil
 }
 
-// activate makes a the authority that the next request is signed by.
-func (i *Issuer) activate(a *Authority) {
-	i.active.Store(a)
-	i.wake()
-	i.metrics.expiry.Set(float64(a.notAfter.Unix()))
-}
-
-// Chains are the chains that verify what this Issuer signs, each in DER from
-// the issuing certificate to the root: the trust bundle.
-func (i *Issuer) Chains() [][][]byte { return [][][]byte{i.active.Load().Chain()} }
-
 // Ready is nil when a certificate could be issued now: the authority covers its
 // validity and the key can sign. A key that can tell without a signature is
 // asked once every few seconds; of any other, a signature is made.
 func (i *Issuer) Ready(ctx context.Context) error {
-	a := i.active.Load()
+	a, err := i.acquire()
+	if err != nil {
+		return err
+	}
+	defer a.release()
 	if err := a.covers(i.validity(i.lifetime)); err != nil {
 		return err
 	}

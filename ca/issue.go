@@ -37,7 +37,12 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	if who.IsZero() || key.IsZero() {
 		return nil, errors.New("ca: an issuance without a verified principal and a proven key")
 	}
-	a, watch := i.active.Load(), i.stopwatch() // one authority for the whole of this request
+	watch := i.stopwatch()
+	a, err := i.acquire() // one authority for the whole of this request
+	if err != nil {
+		return nil, err
+	}
+	defer a.release()
 
 	l, tbs, err := i.prepare(a, who, key)
 	if err != nil {

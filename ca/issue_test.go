@@ -327,7 +327,7 @@ func TestNewRefuses(t *testing.T) {
 	a, log, good := testAuthority(t, kms.ECDSAP256), silentLog{}, DefaultConfig()
 	good.Authority = AuthorityConfig{Chain: "c", Key: "file:k"}
 	taken := prometheus.NewRegistry()
-	if _, err := New(good, Options{Authority: a, Log: log, Auditor: &recorder{}, Metrics: taken}); err != nil {
+	if _, err := New(good, Options{Authorities: One(a), Log: log, Auditor: &recorder{}, Metrics: taken}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -336,12 +336,12 @@ func TestNewRefuses(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{"zero config", Config{}, Options{Authority: a, Log: log, Auditor: &recorder{}}, "ca.lifetime: 0s is out of bounds"},
+		{"zero config", Config{}, Options{Authorities: One(a), Log: log, Auditor: &recorder{}}, "ca.lifetime: 0s is out of bounds"},
 		{"no authority", good, Options{Log: log, Auditor: &recorder{}}, "no authority"},
-		{"no auditor", good, Options{Authority: a, Log: log}, "no auditor"},
-		{"no log", good, Options{Authority: a, Auditor: &recorder{}}, "accept_unlogged: true"},
-		{"log and unlogged", good, Options{Authority: a, Log: log, AcceptUnlogged: true, Auditor: &recorder{}}, "contradict"},
-		{"metrics taken", good, Options{Authority: a, Log: log, Auditor: &recorder{}, Metrics: taken}, "registering metrics"},
+		{"no auditor", good, Options{Authorities: One(a), Log: log}, "no auditor"},
+		{"no log", good, Options{Authorities: One(a), Auditor: &recorder{}}, "accept_unlogged: true"},
+		{"log and unlogged", good, Options{Authorities: One(a), Log: log, AcceptUnlogged: true, Auditor: &recorder{}}, "contradict"},
+		{"metrics taken", good, Options{Authorities: One(a), Log: log, Auditor: &recorder{}, Metrics: taken}, "registering metrics"},
 	} {
 		if _, err := New(tt.c, tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
@@ -387,7 +387,7 @@ func TestConcurrentIssuance(t *testing.T) {
 		wait.Go(func() {
 			for n := range each {
 				if n == each/2 {
-					r.issuer.activate(next)
+					r.issuer.Use(One(next))
 				}
 				cert, err := r.issuer.Issue(t.Context(), who, key)
 				if err != nil {

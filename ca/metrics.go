@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"bytes"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -26,7 +27,8 @@ var stageNames = [stages]string{"profile", "admission", "audit", "sign_precertif
 
 type metrics struct {
 	stages [stages]prometheus.Observer // looked up once: a lookup hashes its labels each time
-	expiry prometheus.Gauge
+	expiry *prometheus.GaugeVec
+	active *prometheus.GaugeVec
 }
 
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
@@ -35,22 +37,39 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		Help:    "Time that each stage of an issuance took, in seconds; a stage that failed isn't counted.",
 		Buckets: []float64{25e-6, 50e-6, 100e-6, 250e-6, 500e-6, 1e-3, 2.5e-3, 5e-3, 10e-3, 25e-3, 50e-3, .1, .25, .5, 1, 2.5, 5, 10},
 	}, []string{"stage"})
-	m := &metrics{expiry: prometheus.NewGauge(prometheus.GaugeOpts{
+	m := &metrics{expiry: prometheus.NewGaugeVec(prometheus.GaugeOpts{
 		Name: "mayfly_ca_authority_expiry_timestamp_seconds",
-		Help: "When the first certificate of the active authority's chain ends, in Unix seconds.",
-	})}
+		Help: "When the first certificate of a listed authority's chain ends, in Unix seconds, by the authority's configured name.",
+	}, []string{"authority"}), active: prometheus.NewGaugeVec(prometheus.GaugeOpts{
+		Name: "mayfly_ca_authority_active",
+		Help: "1 for the listed authority that signs, 0 for the others, by the authority's configured name.",
+	}, []string{"authority"})}
 	for i, name := range stageNames {
 		m.stages[i] = seconds.WithLabelValues(name)
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{seconds, m.expiry} {
+	for _, c := range []prometheus.Collector{seconds, m.expiry, m.active} {
 		if err := r.Register(c); err != nil {
 			return nil, err
 		}
 	}
 	return m, nil
+}
+
+// list shows the listed authorities, and no other ones any more.
+func (m *metrics) list(a *Authorities) {
+	m.expiry.Reset()
+	m.active.Reset()
+	for _, l := range a.Listed {
+		m.expiry.WithLabelValues(l.Name).Set(float64(l.NotAfter.Unix()))
+		signs := 0.0
+		if bytes.Equal(l.Chain[0], a.Active.chain[0]) {
+			signs = 1
+		}
+		m.active.WithLabelValues(l.Name).Set(signs)
+	}
 }
 
 // stopwatch times the stages of one issuance.

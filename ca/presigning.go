@@ -95,7 +95,7 @@ func (i *Issuer) wake() {
 // for one. What can't be found out now Run asks again. The error, for the
 // operator, says that the configuration insists on what a log refuses; or ctx ended.
 func (i *Issuer) Settle(ctx context.Context) error {
-	a := i.active.Load()
+	a := i.current.Load().Active
 	if i.log == nil || a.presigning == nil {
 		return nil
 	}
@@ -114,7 +114,7 @@ func (i *Issuer) Settle(ctx context.Context) error {
 func (i *Issuer) Run(ctx context.Context) error {
 	for {
 		sleep := longestSleep
-		if a := i.active.Load(); i.log != nil && a.presigning != nil {
+		if a := i.current.Load().Active; i.log != nil && a.presigning != nil {
 			_ = i.presign(ctx, a) // it has told the operator
 			sleep = min(a.presigning.wait(i.now()), longestSleep)
 		}
@@ -148,6 +148,10 @@ func (s *presigning) due() time.Time {
 // presign makes a's presigner and asks the logs where it is time to. The error is
 // why there is no new one; ErrRefused in it means that there can't be.
 func (i *Issuer) presign(ctx context.Context, a *Authority) error {
+	if !a.lease.take() { // another took its place meanwhile
+		return nil
+	}
+	defer a.release()
 	s := a.presigning
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,7 +214,7 @@ func (i *Issuer) tell(ctx context.Context, a *Authority, err error) {
 // SigningForm says what a certificate costs of the active authority's key, and
 // why, in words that anybody may read.
 func (i *Issuer) SigningForm() string {
-	a := i.active.Load()
+	a := i.current.Load().Active
 	if i.log == nil {
 		return "1: there are no precertificates without a log"
 	}
@@ -329,7 +333,7 @@ func (i *Issuer) registerForm(r prometheus.Registerer) error {
 	if r == nil {
 		return nil
 	}
-	inForce := func() *presigner { return i.active.Load().presigner(i.validity(i.lifetime)) }
+	inForce := func() *presigner { return i.current.Load().Active.presigner(i.validity(i.lifetime)) }
 	return errors.Join(
 		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_ca_signatures_per_certificate",

@@ -27,7 +27,7 @@ import (
 
 // presigned makes a rig's authority one that wants a precertificate signing certificate.
 func presigned(required bool) rigOption {
-	return func(_ *Config, o *Options) { o.Authority.presigning = &presigning{required: required} }
+	return func(_ *Config, o *Options) { o.Authorities.Active.presigning = &presigning{required: required} }
 }
 
 // mustIssue issues so many certificates and gives the last.

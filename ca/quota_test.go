@@ -80,9 +80,9 @@ func TestQuota(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
-					o.Authority.quota = newQuota(perSecond)
+					o.Authorities.Active.quota = newQuota(perSecond)
 					if tt.presigned {
-						o.Authority.presigning = &presigning{}
+						o.Authorities.Active.presigning = &presigning{}
 					}
 				})
 				asked := slowKey(r)
@@ -240,7 +240,7 @@ func TestQuotaEnds(t *testing.T) {
 // costs a signature.
 func TestQuotaReadiness(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authority.quota = newQuota(1) })
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities.Active.quota = newQuota(1) })
 	for range 20 {
 		if err := r.issuer.Ready(t.Context()); err != nil {
 			t.Fatal(err)

@@ -51,7 +51,7 @@ func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	r.authority.signer = r.signer
 	c := DefaultConfig()
 	c.Authority = AuthorityConfig{Chain: "chain.pem", Key: "file:key.pem"}
-	o := Options{Authority: r.authority, Auditor: r.audit, Now: clock}
+	o := Options{Authorities: One(r.authority), Auditor: r.audit, Now: clock}
 	for _, option := range options {
 		option(&c, &o)
 	}
@@ -87,6 +87,7 @@ func sharedAuthority(t testing.TB, algorithm kms.Algorithm) *Authority {
 		shared.authorities[algorithm] = testAuthority(t, algorithm)
 	}
 	a := *shared.authorities[algorithm]
+	a.lease = newLease(a.signer) // or the first test to replace it would close it for all
 	return &a
 }
 

@@ -118,7 +118,7 @@ func newCA(t testing.TB, log ctlog.Member, auditor ca.Auditor) *ca.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := ca.New(c, ca.Options{Authority: authority, Log: policy, Auditor: auditor})
+	issuer, err := ca.New(c, ca.Options{Authorities: ca.One(authority), Log: policy, Auditor: auditor})
 	if err != nil {
 		t.Fatal(err)
 	}

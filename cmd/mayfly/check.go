@@ -34,9 +34,9 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			if err != nil {
 				return startFailure(err, "")
 			}
-			_, end := p.authority.Validity()
+			_, end := p.authorities.Active.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
-				file, p.authority.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+				file, p.authorities.Active.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 			if online {
 				return checkOnline(cmd.Context(), c, p, streams.Out)
 			}

@@ -46,7 +46,7 @@ func (s *service) openFrozen(ctx context.Context) (frozenLogs, error) {
 		if c.Directory == "" {
 			continue
 		}
-		archive, err := embedded.OpenArchive(ctx, string(c.Directory), d, embedded.Options{Roots: rootsOf(s.authority), Now: s.now, Logger: s.logger})
+		archive, err := embedded.OpenArchive(ctx, string(c.Directory), d, embedded.Options{Roots: s.authorities.Roots(), Now: s.now, Logger: s.logger})
 		if err != nil {
 			return f, fmt.Errorf("%s: %w", at, err)
 		}

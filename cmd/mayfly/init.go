@@ -200,13 +200,7 @@ func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authorit
 	if err != nil {
 		return err
 	}
-	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: rootsOf(authority)})
-}
-
-// rootsOf is what a log must accept to log what authority issues.
-func rootsOf(authority *ca.Authority) [][]byte {
-	chain := authority.Chain()
-	return chain[len(chain)-1:]
+	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: ca.One(authority).Roots()})
 }
 
 // issuerFlags turns the names of an issuer's options into those of the flags.

@@ -37,7 +37,7 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 				return startFailure(err, "")
 			}
 			log := c.CTLog.Embedded
-			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.logKey, Roots: rootsOf(p.authority)}); err != nil {
+			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.logKey, Roots: p.authorities.Roots()}); err != nil {
 				return err
 			}
 			fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)

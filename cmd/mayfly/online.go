@@ -46,7 +46,7 @@ func checkOnline(ctx context.Context, c *config.Config, p *parts, w io.Writer) e
 	}
 	for i, l := range p.external {
 		at := l.Description().URL
-		line(at, "get-roots", "", l.CheckRoots(ctx, p.authority.Chain()))
+		line(at, "get-roots", "", l.CheckRoots(ctx, p.authorities.Active.Chain()))
 		head, err := inclusion.ReadHead(ctx, watchedLog(l, c.CTLog.Logs[i]))
 		line(at, "tree head", describeHead(head), err)
 	}

@@ -32,12 +32,12 @@ type environment struct {
 // parts are what a configuration names, read and checked but neither locked,
 // written nor connected: all that `mayfly check` can look at while a service runs.
 type parts struct {
-	authority *ca.Authority
-	verifier  *identity.Succession
-	keys      *proof.Policy
-	replay    *replay.Store // nil where a process remembers used tokens by itself
-	logKey    kms.Signer    // of the embedded log; nil without one
-	external  []*external.Log
+	authorities *ca.Authorities
+	verifier    *identity.Succession
+	keys        *proof.Policy
+	replay      *replay.Store // nil where a process remembers used tokens by itself
+	logKey      kms.Signer    // of the embedded log; nil without one
+	external    []*external.Log
 }
 
 // loadParts reads everything that c names and reports all faults at once, as a
@@ -46,8 +46,8 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	var p parts
 	var f setting.Faults
 	var err error
-	if p.authority, err = ca.LoadAuthority(ctx, c.CA.Authority, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv}); err != nil {
-		addFaults(&f, "ca.authority", err)
+	if p.authorities, err = ca.LoadAuthorities(ctx, c.CA, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv}); err != nil {
+		addFaults(&f, "ca", err)
 	}
 	o := identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}
 	if c.Replay.Enabled() {
@@ -114,7 +114,7 @@ func (p *parts) checkRoots(ctx context.Context) error {
 	defer cancel()
 	var errs []error
 	for _, l := range p.external {
-		if err := l.CheckRoots(ctx, p.authority.Chain()); err != nil {
+		if err := l.CheckRoots(ctx, p.authorities.Active.Chain()); err != nil {
 			errs = append(errs, fmt.Errorf("ctlog: %s: %w", l.Description().URL, err))
 		}
 	}

@@ -139,7 +139,7 @@ func (r *reloader) apply(next *config.Config) error {
 	if err != nil {
 		addFaults(&f, "issuers", err)
 	}
-	documents, err := s.renderDocuments(next)
+	documents, err := s.renderDocuments(next, s.authorities)
 	if err != nil {
 		f.Add("issuers", "%v", err)
 	}

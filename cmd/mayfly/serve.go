@@ -77,7 +77,7 @@ func serve(ctx context.Context, c *config.Config, from source, streams streams) 
 	at := s.server.Addresses()
 	attrs := []slog.Attr{
 		slog.String("version", thisBuild().Version), slog.String("http", at.HTTP.String()),
-		slog.String("authority", s.authority.Name()), slog.Int("issuers", len(c.Issuers)), slog.String("log", string(c.CTLog.Mode)),
+		slog.String("authority", s.authorities.Active.Name()), slog.Int("issuers", len(c.Issuers)), slog.String("log", string(c.CTLog.Mode)),
 	}
 	if at.GRPC != nil {
 		attrs = append(attrs, slog.String("grpc", at.GRPC.String()))

@@ -100,7 +100,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.frozen, err = s.openFrozen(ctx); err != nil {
 		return nil, err
 	}
-	if s.documents, err = s.renderDocuments(c); err != nil {
+	if s.documents, err = s.renderDocuments(c, s.authorities); err != nil {
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(); err != nil {
@@ -139,7 +139,7 @@ func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
 		return nil, nil //nolint:nilnil // the one mode without a log, which the operator wrote twice
 	case ctlog.ModeEmbedded:
 		log, err := embedded.Open(ctx, c.Embedded, embedded.Options{
-			Signer: s.logKey, Roots: rootsOf(s.authority), Now: s.now, Logger: s.logger, Metrics: s.registry,
+			Signer: s.logKey, Roots: s.authorities.Roots(), Now: s.now, Logger: s.logger, Metrics: s.registry,
 		})
 		if err != nil {
 			return nil, fmt.Errorf("ctlog.embedded: %w", err)
@@ -155,7 +155,7 @@ func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
 
 func (s *service) newIssuer() (*ca.Issuer, error) {
 	o := ca.Options{
-		Authority: s.authority, Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
+		Authorities: s.authorities, Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
 		Now: s.now, Logger: s.logger, Metrics: s.registry,
 	}
 	if s.policy != nil {
@@ -165,12 +165,12 @@ func (s *service) newIssuer() (*ca.Issuer, error) {
 }
 
 // renderDocuments writes what clients need to trust and to find this CA, with
-// the issuers of c.
-func (s *service) renderDocuments(c *config.Config) (trustroot.Documents, error) {
-	start, end := s.authority.Validity()
-	in := trustroot.Input{
-		Authorities: []trustroot.Authority{{Chain: s.authority.Chain(), URL: s.publicURL(), Start: start, End: end}},
-		CA:          []trustroot.Service{{URL: s.publicURL(), Operator: s.operator(), Start: start}},
+// the issuers of c and all authorities that are listed.
+func (s *service) renderDocuments(c *config.Config, a *ca.Authorities) (trustroot.Documents, error) {
+	start := a.Listed[0].Start
+	in := trustroot.Input{CA: []trustroot.Service{{URL: s.publicURL(), Operator: s.operator(), Start: start}}}
+	for _, l := range a.Listed {
+		in.Authorities = append(in.Authorities, trustroot.Authority{Chain: l.Chain, URL: s.publicURL(), Start: l.Start, End: l.End})
 	}
 	if s.policy != nil {
 		in.Logs = s.policy.Descriptions()
@@ -337,6 +337,9 @@ func (s *service) posts() map[string]http.Handler {
 	return all
 }
 
+// activeChain is that of the authority which signs now.
+func (s *service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain() }
+
 // run serves until ctx ends, drains, and closes everything.
 func (s *service) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
@@ -347,7 +350,7 @@ func (s *service) run(ctx context.Context) error {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}
 	for _, l := range s.external {
-		group.Go(func() error { return l.WatchRoots(ctx, s.authority.Chain) })
+		group.Go(func() error { return l.WatchRoots(ctx, s.activeChain) })
 	}
 	group.Go(func() error { return s.reloader.run(ctx) })
 	err := group.Wait()
