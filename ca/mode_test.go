@@ -71,7 +71,7 @@ func TestSealedIssues(t *testing.T) {
 				if got := s.Count(s.Unseal) - before; got != 1 {
 					t.Errorf("the KMS was asked %d times to decrypt", got)
 				}
-				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authority = a })
+				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
 				s.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 				before = s.Count("")
 				who, key := alice(t)

@@ -82,7 +82,7 @@ func TestSignaturesOfTheKMS(t *testing.T) {
 					key := kmstest.Key(t, algorithm)
 					s := start(t, key)
 					a := vendorAuthority(t, s, key.Public(), tt.form)
-					r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authority = a })
+					r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
 					r.authority = a
 					if err := r.issuer.Settle(t.Context()); err != nil {
 						t.Fatal(err)
