@@ -1,6 +1,7 @@
 package server
 
 import (
+	"net/http"
 	"net/netip"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -37,6 +38,8 @@ func newTerms(c Config, before *terms) *terms {
 type Change struct {
 	Config    Config
 	Documents Documents
+	// Mounts and Posts take the place of those in Options; where both are nil, those stay.
+	Mounts, Posts map[string]http.Handler
 }
 
 // Prepare checks c and reads its certificate. The function that it returns puts
@@ -51,6 +54,12 @@ func (s *Server) Prepare(c Change) (apply func(), err error) {
 			f.Add("server.tls", "%v", err)
 		}
 	}
+	var fresher *mounts
+	if c.Mounts != nil || c.Posts != nil {
+		if fresher, err = s.newMounts(s.routes, c.Mounts, c.Posts); err != nil {
+			f.Add("server", "%v", err)
+		}
+	}
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
@@ -58,6 +67,9 @@ func (s *Server) Prepare(c Change) (apply func(), err error) {
 		s.terms.Store(newTerms(c.Config, s.terms.Load()))
 		s.gate.limit(c.Config.Limits.Issuances)
 		s.routes.publish(c.Documents)
+		if fresher != nil {
+			s.routes.mount(fresher)
+		}
 		if current := s.listeners.certificates; current != nil && fresh != nil {
 			current.become(fresh)
 		}

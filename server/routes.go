@@ -1,10 +1,8 @@
 package server
 
 import (
-	"errors"
 	"fmt"
 	"net/http"
-	"slices"
 	"sort"
 	"strings"
 	"sync/atomic"
@@ -28,13 +26,19 @@ type route struct {
 	handlers map[string]http.HandlerFunc // by method
 }
 
-// routes are all there is on the REST port: a fixed table, so that its names
-// are the only values of the metrics' route label.
+// routes are all there is on the REST port: a table whose names are the only
+// values of the metrics' route label.
 type routes struct {
+	exact   map[string]*route
+	unknown *route
+	pages   map[string]*atomic.Pointer[published] // the documents of the trust root and the index, by path
+	mounted atomic.Pointer[mounts]
+}
+
+// mounts are the routes of Options.Mounts and Options.Posts. They are replaced whole.
+type mounts struct {
 	exact    map[string]*route
 	prefixes []prefix
-	unknown  *route
-	pages    map[string]*atomic.Pointer[published] // the documents of the trust root, by path
 }
 
 type prefix struct {
@@ -98,19 +102,41 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 	}
 	t.read("/healthz", false, s.live)
 	t.read("/readyz", false, s.readyPage)
-	for path, handler := range o.Mounts {
-		if err := t.mount(path, s.mounted(path, handler)); err != nil {
-			return nil, err
-		}
+	index := new(atomic.Pointer[published])
+	t.pages["/"] = index
+	t.read("/", false, s.publication("/", "text/plain; charset=utf-8", index))
+	m, err := s.newMounts(t, o.Mounts, o.Posts)
+	if err != nil {
+		return nil, err
 	}
-	for path, handler := range o.Posts {
+	t.mount(m)
+	return t, nil
+}
+
+// newMounts makes the routes of handlers that don't belong to the server.
+func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mounts, error) {
+	m := &mounts{exact: map[string]*route{}}
+	for path, handler := range reads {
+		if len(path) < 3 || path[0] != '/' || path[len(path)-1] != '/' || strings.HasPrefix(path, "/api/") {
+			return nil, fmt.Errorf("server: %q can't be mounted: a prefix such as /ctlog/, outside /api/, is needed", path)
+		}
+		m.prefixes = append(m.prefixes, prefix{path, readRoute(path, true, s.mounted(path, handler))})
+	}
+	// Of two that match, the longer wins.
+	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].path) > len(m.prefixes[j].path) })
+	for path, handler := range posts {
 		if t.exact[path] != nil || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/api/") {
 			return nil, fmt.Errorf("server: %q can't take submissions: an own path outside /api/ is needed", path)
 		}
-		t.add(path, false, http.MethodPost, s.limited(path, s.mounted(path, handler)))
+		m.exact[path] = onlyRoute(path, false, http.MethodPost, s.limited(path, s.mounted(path, handler)))
 	}
-	t.read("/", false, s.document("/", "text/plain; charset=utf-8", t.index()))
-	return t, nil
+	return m, nil
+}
+
+// mount serves m from now on, in the place of what was mounted before.
+func (t *routes) mount(m *mounts) {
+	t.mounted.Store(m)
+	t.pages["/"].Store(newPublished(t.index(m)))
 }
 
 // find is the route of a path; the unknown one when there is none.
@@ -118,7 +144,11 @@ func (t *routes) find(path string) *route {
 	if r, ok := t.exact[path]; ok {
 		return r
 	}
-	for _, p := range t.prefixes {
+	m := t.mounted.Load()
+	if r, ok := m.exact[path]; ok {
+		return r
+	}
+	for _, p := range m.prefixes {
 		if strings.HasPrefix(path, p.path) {
 			return p.route
 		}
@@ -127,7 +157,11 @@ func (t *routes) find(path string) *route {
 }
 
 func (t *routes) add(path string, cors bool, methodName string, h http.HandlerFunc) {
-	t.exact[path] = &route{name: path, cors: cors, allow: methodName + ", OPTIONS", handlers: map[string]http.HandlerFunc{methodName: h}}
+	t.exact[path] = onlyRoute(path, cors, methodName, h)
+}
+
+func onlyRoute(name string, cors bool, methodName string, h http.HandlerFunc) *route {
+	return &route{name: name, cors: cors, allow: methodName + ", OPTIONS", handlers: map[string]http.HandlerFunc{methodName: h}}
 }
 
 // read adds a route for GET and HEAD; net/http cuts the body of an answer to HEAD.
@@ -140,26 +174,15 @@ func readRoute(name string, cors bool, h http.HandlerFunc) *route {
 		handlers: map[string]http.HandlerFunc{http.MethodGet: h, http.MethodHead: h}}
 }
 
-// mount adds a prefix; of two that match, the longer wins.
-func (t *routes) mount(path string, h http.HandlerFunc) error {
-	if len(path) < 3 || path[0] != '/' || path[len(path)-1] != '/' || strings.HasPrefix(path, "/api/") {
-		return fmt.Errorf("server: %q can't be mounted: a prefix such as /ctlog/, outside /api/, is needed", path)
-	}
-	if slices.ContainsFunc(t.prefixes, func(p prefix) bool { return p.path == path }) {
-		return errors.New("server: two handlers for " + path)
-	}
-	t.prefixes = append(t.prefixes, prefix{path, readRoute(path, true, h)})
-	sort.Slice(t.prefixes, func(i, j int) bool { return len(t.prefixes[i].path) > len(t.prefixes[j].path) })
-	return nil
-}
-
 // index lists what is served, for a person who opens the URL.
-func (t *routes) index() []byte {
+func (t *routes) index(m *mounts) []byte {
 	var lines []string
-	for path, r := range t.exact {
-		lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
+	for _, exact := range []map[string]*route{t.exact, m.exact} {
+		for path, r := range exact {
+			lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
+		}
 	}
-	for _, p := range t.prefixes {
+	for _, p := range m.prefixes {
 		lines = append(lines, fmt.Sprintf("%-5s %s…", "GET", p.path))
 	}
 	sort.Slice(lines, func(i, j int) bool { return lines[i][5:] < lines[j][5:] })

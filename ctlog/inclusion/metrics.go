@@ -12,8 +12,8 @@ type metrics struct {
 	done                             *prometheus.CounterVec
 }
 
-// newMetrics registers the metrics with a series for every log.
-func newMetrics(r prometheus.Registerer, logs []Log) (*metrics, error) {
+// newMetrics registers the metrics.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	gauge := func(name, help string) *prometheus.GaugeVec {
 		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"log"})
 	}
@@ -26,12 +26,6 @@ func newMetrics(r prometheus.Registerer, logs []Log) (*metrics, error) {
 			Name: "mayfly_ctlog_promises_kept_total", Help: "Issued certificates whose entry was found and proven to be in the log.",
 		}, []string{"log"}),
 	}
-	for _, l := range logs {
-		m.done.WithLabelValues(l.About.URL)
-		for _, g := range []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest} {
-			g.WithLabelValues(l.About.URL)
-		}
-	}
 	if r == nil {
 		return m, nil
 	}
@@ -41,6 +35,25 @@ func newMetrics(r prometheus.Registerer, logs []Log) (*metrics, error) {
 		}
 	}
 	return m, nil
+}
+
+// follow gives each log that is watched a series, and takes the gauges of the others.
+func (m *metrics) follow(before, now map[[32]byte]*watched) {
+	gauges := []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest}
+	for id, w := range before {
+		if now[id] != nil {
+			continue
+		}
+		for _, g := range gauges {
+			g.DeleteLabelValues(w.reader.about.URL)
+		}
+	}
+	for _, w := range now {
+		m.done.WithLabelValues(w.reader.about.URL)
+		for _, g := range gauges {
+			g.WithLabelValues(w.reader.about.URL)
+		}
+	}
 }
 
 func (m *metrics) kept(url string) { m.done.WithLabelValues(url).Inc() }

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -57,6 +58,7 @@ type Options struct {
 // Monitor follows the audit trail and reads the logs. Run does the work.
 type Monitor struct {
 	o       Options
+	mu      sync.Mutex // held for a look, and to replace logs
 	logs    map[[32]byte]*watched
 	trail   *trail
 	state   state
@@ -93,26 +95,45 @@ func New(o Options) (*Monitor, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	m := &Monitor{o: o, logs: make(map[[32]byte]*watched, len(o.Logs))}
-	for _, l := range o.Logs {
-		r, err := newReader(l)
-		if err != nil {
-			return nil, fmt.Errorf("inclusion: the log %s: %w", l.About.URL, err)
-		}
-		if l.MMD <= 0 {
-			l.MMD = DefaultMMD
-		}
-		m.logs[l.About.ID] = &watched{reader: r, mmd: l.MMD}
-	}
+	m := &Monitor{o: o}
 	var err error
-	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
+	if m.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
 	}
-	if m.metrics, err = newMetrics(o.Metrics, o.Logs); err != nil {
+	if err := m.Follow(o.Logs); err != nil {
+		return nil, err
+	}
+	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
 	m.trail = &trail{path: o.Trail, since: m.state.Until}
 	return m, nil
+}
+
+// Follow watches these logs from now on, in place of those it had. What is pending
+// of a log that stays, stays; a log that goes is not asked again, so it should owe
+// nothing. An error leaves all as it was.
+func (m *Monitor) Follow(logs []Log) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	next := make(map[[32]byte]*watched, len(logs))
+	for _, l := range logs {
+		r, err := newReader(l)
+		if err != nil {
+			return fmt.Errorf("inclusion: the log %s: %w", l.About.URL, err)
+		}
+		if l.MMD <= 0 {
+			l.MMD = DefaultMMD
+		}
+		w := &watched{reader: r, mmd: l.MMD}
+		if before := m.logs[l.About.ID]; before != nil {
+			w.pending, w.overdue, w.broken = before.pending, before.overdue, before.broken
+		}
+		next[l.About.ID] = w
+	}
+	m.metrics.follow(m.logs, next)
+	m.logs = next
+	return nil
 }
 
 // Run looks at trail and logs until ctx ends. It returns nil.
@@ -136,6 +157,8 @@ func (m *Monitor) Run(ctx context.Context) error {
 // remembers how far all is well. An error says what could not be read; the next look
 // tries again. It must not be called beside Run.
 func (m *Monitor) Look(ctx context.Context) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
 	var errs []error
 	latest, err := m.trail.read(maxPending-m.pending(), m.take)
 	errs = append(errs, err)
