@@ -103,7 +103,7 @@ func TestQuota(t *testing.T) {
 				var wait sync.WaitGroup
 				offered := 3 * perSecond / tt.cost * seconds
 				for n := range offered {
-					pass(t, begin.Add(time.Duration(n)*seconds*time.Second/time.Duration(offered)).Sub(time.Now()))
+					pass(t, time.Until(begin.Add(time.Duration(n)*seconds*time.Second/time.Duration(offered))))
 					wait.Go(func() {
 						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 						defer cancel()

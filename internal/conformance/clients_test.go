@@ -25,6 +25,7 @@ func TestClients(t *testing.T) {
 		{"openssl", testOpenSSL},
 		{"ct-go", testCTClient},
 		{"tessera-fsck", testFsck},
+		{"precertificate-signer", testPresigned},
 	} {
 		t.Run(client.name, func(t *testing.T) { client.test(t, m, tsa) })
 	}

@@ -57,14 +57,20 @@ type mayfly struct {
 // startDev runs the binary under test until the test ends, on free ports.
 func startDev(t *testing.T) *mayfly {
 	t.Helper()
-	m := &mayfly{dir: filepath.Join(t.TempDir(), "mayfly-data")}
+	return startDevIn(t, filepath.Join(t.TempDir(), "mayfly-data"))
+}
+
+// startDevIn is startDev with the service's data in a folder.
+func startDevIn(t *testing.T, dir string) *mayfly {
+	t.Helper()
+	m := &mayfly{dir: dir}
 	args := []string{"dev", "--dir", m.dir}
 	for _, listener := range []string{"http", "grpc", "issuer", "metrics"} {
 		args = append(args, "--"+listener+"-address", "127.0.0.1:0")
 	}
 	p := start(t, setting(t, "MAYFLY_BIN"), args...)
 	m.process = p
-	written := filepath.Join(m.dir, "endpoints.json")
+	written := filepath.Join(m.dir, "endpoints.json") // another's is gone: see stopDev
 	p.until(t, "endpoints.json is written", func() bool {
 		content, err := os.ReadFile(written)
 		return err == nil && json.Unmarshal(content, &m.endpoints) == nil
@@ -74,6 +80,15 @@ func startDev(t *testing.T) *mayfly {
 	m.trustedRoot = m.download(t, documents, "/trusted_root.json")
 	m.signingConfig = m.download(t, documents, "/signing_config.json")
 	return m
+}
+
+// stopDev ends the program, so that another can be started in its folder.
+func (m *mayfly) stopDev(t *testing.T) {
+	t.Helper()
+	m.process.stop(t)
+	if err := os.Remove(filepath.Join(m.dir, "endpoints.json")); err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
 }
 
 // token asks the development issuer for an ID token of Alice's.
@@ -181,7 +196,8 @@ func (p *process) stop(t *testing.T) {
 		t.Error(err)
 	}
 	select {
-	case <-p.ended:
+	case err := <-p.ended:
+		p.ended <- err // for whoever stops it again
 	case <-time.After(startWithin):
 		_ = p.command.Process.Kill()
 		t.Errorf("%s did not end within %v of SIGTERM", p.command, startWithin)
