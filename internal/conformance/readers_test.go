@@ -19,6 +19,7 @@ import (
 	"filippo.io/sunlight"
 	"github.com/google/certificate-transparency-go/client"
 	"github.com/google/certificate-transparency-go/jsonclient"
+	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/sync/errgroup"
 )
 
@@ -30,11 +31,13 @@ const (
 )
 
 // TestReaders lets programs of others read, over HTTP, the log of a running
-// mayfly that has issued ten thousand certificates. Its first tree head is from
-// before them, for proofs that the log only grew.
+// mayfly that has issued ten thousand certificates, with a real witness that cosigns
+// what they read. Its first tree head is from before them, for proofs that the log
+// only grew.
 func TestReaders(t *testing.T) {
 	issuer := startDev(t)
-	m := startServe(t, issuer.asIssuer())
+	var witness note.Verifier
+	m := startServe(t, issuer.asIssuer(), withWitness(&witness))
 	o := newOrderer(t, m, issuer.token(t))
 	o.must(t)
 	early := m.head(t)
@@ -43,6 +46,7 @@ func TestReaders(t *testing.T) {
 	t.Logf("%d certificates in %v", logged, time.Since(began).Round(time.Second))
 	m.leaf = logged // the first one came before
 
+	t.Run("omniwitness-10000", func(t *testing.T) { testWitness(t, m, witness) })
 	t.Run("ct-go-10000", func(t *testing.T) {
 		readAll(t, m, sampled)
 		m.logHolds(t, sample)

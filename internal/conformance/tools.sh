@@ -26,6 +26,8 @@ install_go cosign github.com/sigstore/cosign/v2/cmd/cosign v2.6.5
 install_go timestamp-server github.com/sigstore/timestamp-authority/v2/cmd/timestamp-server v2.1.3
 # The example server of an OpenID-certified library, an identity provider.
 install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17
+# A witness of logs (c2sp.org/tlog-witness).
+install_go omniwitness github.com/transparency-dev/witness/cmd/omniwitness v0.0.0-20260720115447-2e1c6971d19e
 # certificate-transparency-go's command-line client and its log, and the Trillian
 # that the log needs: 4 minutes of CPU.
 # shellcheck source=internal/conformance/versions.sh
