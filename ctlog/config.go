@@ -85,6 +85,9 @@ type EmbeddedConfig struct {
 	// be ready; 0 sets no floor. An entry takes about 3.2 kB: the default leaves
 	// room for some 80,000 while somebody makes more.
 	MinFreeMB int `yaml:"min_free_mb,omitempty"`
+	// VerifyInterval is how often the whole log is checked in the background, from the
+	// first entry to the last, at some 10 MB/s; 0 never does.
+	VerifyInterval time.Duration `yaml:"verify_interval,omitempty"`
 	// Witnesses cosign the log's checkpoints; none unless configured.
 	Witnesses WitnessesConfig `yaml:"witnesses,omitempty"`
 	// Submission serves add-chain and add-pre-chain to everyone for certificates
@@ -167,6 +170,9 @@ const MinCheckpointInterval = 100 * time.Millisecond
 // DefaultMinFreeMB is the floor of free space under an embedded log, in MiB.
 const DefaultMinFreeMB = 256
 
+// DefaultVerifyInterval is how often an embedded log is checked as a whole.
+const DefaultVerifyInterval = 24 * time.Hour
+
 // DefaultMaxInFlight bounds the submissions that wait for one external log.
 const DefaultMaxInFlight = 256
 
@@ -176,7 +182,7 @@ const MaxSCTs = 8
 // DefaultConfig names no mode: where certificates are logged is the operator's decision.
 func DefaultConfig() Config {
 	return Config{
-		Embedded:    EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB},
+		Embedded:    EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB, VerifyInterval: DefaultVerifyInterval},
 		Propagation: DefaultPropagation,
 		Stagger:     DefaultStagger,
 		Timeout:     DefaultTimeout,
@@ -294,6 +300,9 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 	}
 	if c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB {
 		f.Add(setting.Join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
+	}
+	if c.VerifyInterval < 0 {
+		f.Add(setting.Join(path, "verify_interval"), "can't be negative; 0 never checks")
 	}
 	c.Witnesses.Check(setting.Join(path, "witnesses"), f)
 	checkWindow(path, c.Start, c.End, f)

@@ -44,6 +44,10 @@ type Options struct {
 	MaxQueue int           // entries that may wait; more are refused; zero: 4096
 	Linger   time.Duration // how long a batch waits for its callers to come back; zero: DefaultLinger
 
+	// Sleep waits between two checks of the whole log, until ctx ends, whose error it
+	// then returns; nil waits as long as it is told.
+	Sleep func(ctx context.Context, d time.Duration) error
+
 	// Free is how many bytes are free on the disk of a path; nil asks the file system.
 	Free func(path string) (uint64, error)
 }
@@ -94,6 +98,7 @@ type Log struct {
 
 	published published
 	witnesses *witnesses
+	patrol    patrol
 	index     hashIndex
 	seen      recent
 	strangers *rate.Limiter // of the submission API
@@ -194,6 +199,9 @@ func withDefaults(o Options) Options {
 	if o.Linger <= 0 {
 		o.Linger = DefaultLinger
 	}
+	if o.Sleep == nil {
+		o.Sleep = sleep
+	}
 	if o.Free == nil {
 		o.Free = freeBytes
 	}
@@ -261,8 +269,8 @@ func (l *Log) promise(ctx context.Context, entry *ctonly.Entry, index uint64) (c
 	return ctlog.SCT{LogID: l.about.ID, Timestamp: entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
-// Ready is nil when the log takes entries and its disk has more room than the
-// configured floor. After a storage error it tries whether the disk holds again, so
+// Ready is nil when the log takes entries, its disk has more room than the
+// configured floor, and no check of it has found damage. After a storage error it tries whether the disk holds again, so
 // that a log without callers recovers as well.
 func (l *Log) Ready(ctx context.Context) error {
 	l.closing.RLock()
@@ -275,6 +283,9 @@ func (l *Log) Ready(ctx context.Context) error {
 		return err
 	}
 	if err := l.room(); err != nil {
+		return err
+	}
+	if err := l.damage(); err != nil {
 		return err
 	}
 	if !l.state.TryLock() {

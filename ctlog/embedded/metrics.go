@@ -47,6 +47,7 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 		Name: "mayfly_ctlog_queued_entries", Help: "Entries that wait for the next batch.", ConstLabels: labels,
 	}, func() float64 { return float64(len(l.queue)) })
 	collectors := append([]prometheus.Collector{m.entries, m.seconds, m.failed, queued}, l.gauges(labels)...)
+	collectors = append(collectors, l.patrolGauges(labels)...)
 	if m.offers != nil {
 		collectors = append(collectors, m.offers, m.rounds, m.sizes, m.cosigs)
 	}

@@ -28,6 +28,9 @@ type VerifyOptions struct {
 	Progress func(done, total uint64)
 	// Workers read tiles at the same time; zero: 2.
 	Workers uint
+	// Pace is called before each tile and data tile is read, and may wait. Its error
+	// ends the check. Nil: nothing waits.
+	Pace func(ctx context.Context) error
 }
 
 // Report is what a full check found in a log that is whole.
@@ -79,7 +82,10 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if err := s.verifyGrowth(ctx, h.tree, o, &report); err != nil {
 		return report, err
 	}
-	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, known: make(map[[32]byte]*x509.Certificate), report: &report}
+	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, known: make(map[[32]byte]*x509.Certificate), report: &report, pace: o.Pace}
+	if v.pace == nil {
+		v.pace = func(context.Context) error { return nil }
+	}
 	for index := uint64(0); index*layout.EntryBundleWidth < h.size; index++ {
 		if err := v.bundle(ctx, index, h.size); err != nil {
 			return report, err
@@ -89,7 +95,11 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		}
 	}
 	report.Issuers = len(v.known)
-	return report, s.fsck(ctx, raw, a.Description, verifier, max(o.Workers, 2))
+	workers := o.Workers
+	if workers == 0 {
+		workers = 2
+	}
+	return report, s.fsck(ctx, frozen{store: s, checkpoint: raw, pace: v.pace}, a.Description, verifier, workers)
 }
 
 // verifyGrowth checks that the stored tree continues the published one, and is
@@ -121,8 +131,8 @@ func (s store) verifyGrowth(ctx context.Context, published tree, o VerifyOptions
 
 // fsck runs Tessera's checker over the checkpoint that was read. It comes last:
 // what it finds damaged is told better by the checks before it.
-func (s store) fsck(ctx context.Context, checkpoint []byte, origin string, v note.Verifier, workers uint) error {
-	if err := fsck.New(origin, v, frozen{store: s, checkpoint: checkpoint}, bundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
+func (s store) fsck(ctx context.Context, from frozen, origin string, v note.Verifier, workers uint) error {
+	if err := fsck.New(origin, v, from, bundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
 		return fmt.Errorf("tessera's check of tiles and root: %w", err)
 	}
 	return nil
@@ -132,9 +142,24 @@ func (s store) fsck(ctx context.Context, checkpoint []byte, origin string, v not
 type frozen struct {
 	store
 	checkpoint []byte
+	pace       func(ctx context.Context) error
 }
 
 func (f frozen) ReadCheckpoint(context.Context) ([]byte, error) { return f.checkpoint, nil }
+
+func (f frozen) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
+	if err := f.pace(ctx); err != nil {
+		return nil, err
+	}
+	return f.store.ReadTile(ctx, level, index, partial)
+}
+
+func (f frozen) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
+	if err := f.pace(ctx); err != nil {
+		return nil, err
+	}
+	return f.store.ReadEntryBundle(ctx, index, partial)
+}
 
 // entryVerifier checks entries one by one.
 type entryVerifier struct {
@@ -142,10 +167,14 @@ type entryVerifier struct {
 	issuers *issuers
 	known   map[[32]byte]*x509.Certificate // by fingerprint
 	report  *Report
+	pace    func(ctx context.Context) error
 }
 
 func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("checking the log: %w", err)
+	}
+	if err := v.pace(ctx); err != nil {
 		return fmt.Errorf("checking the log: %w", err)
 	}
 	if err := v.store.rehash(ctx, index, size); err != nil {
