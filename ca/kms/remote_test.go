@@ -142,6 +142,24 @@ func TestE1Down(t *testing.T) {
 	})
 }
 
+// TestE1ForgottenConnection: a connection that a firewall has forgotten costs one
+// attempt, and the next has a new one, over HTTP/2 too.
+func TestE1ForgottenConnection(t *testing.T) {
+	t.Parallel()
+	eachVendor(t, func(t *testing.T, vendor string) {
+		s := standIn(t, vendor, kms.ECDSAP256)
+		signer := s.Open(t)
+		s.Freeze()
+		began := time.Now()
+		if _, err := sign(t, t.Context(), signer); err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took > 8*time.Second {
+			t.Errorf("took %v", took)
+		}
+	})
+}
+
 // TestE1SignHangs: a service that never answers costs the request's own time and
 // no more, and the error names host and step.
 func TestE1SignHangs(t *testing.T) {

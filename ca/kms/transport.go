@@ -17,6 +17,11 @@ const (
 	tlsTimeout     = 3 * time.Second  // the handshake
 	attemptTimeout = 5 * time.Second  // one request and its answer, from DNS on
 	openTimeout    = 15 * time.Second // the whole of Open
+	// An HTTP/2 connection on which nothing came for pingAfter is asked for a sign
+	// of life, and closed without one within pingTimeout: what a firewall has
+	// forgotten would else hang every request until TCP gives up, minutes later.
+	pingAfter   = 2 * time.Second
+	pingTimeout = time.Second
 )
 
 var errOpenTimeout = fmt.Errorf("the key couldn't be opened within %v", openTimeout)
@@ -42,6 +47,7 @@ func newHTTPClient(a Access) (*http.Client, error) {
 		MaxIdleConnsPerHost:   maxIdle,
 		IdleConnTimeout:       90 * time.Second,
 		ExpectContinueTimeout: time.Second,
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}
 	return &http.Client{
 		Transport:     t,

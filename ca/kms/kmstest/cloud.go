@@ -13,6 +13,7 @@ import (
 	"net"
 	"net/http"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -53,7 +54,7 @@ type Cloud struct {
 	keys  map[string][]*Version // by name; version 1 first
 	fault func(operation string, call int) Fault
 	calls map[string]int
-	open  map[net.Conn]struct{}
+	open  map[*conn]struct{}
 	done  chan struct{} // closed when the test ends: what hangs goes on
 }
 
@@ -68,7 +69,7 @@ type protocol interface {
 }
 
 func newCloud(t testing.TB) *Cloud {
-	return &Cloud{t: t, keys: make(map[string][]*Version), calls: make(map[string]int), open: make(map[net.Conn]struct{}), done: make(chan struct{})}
+	return &Cloud{t: t, keys: make(map[string][]*Version), calls: make(map[string]int), open: make(map[*conn]struct{}), done: make(chan struct{})}
 }
 
 // start serves p on a free port of the loopback interface until the test ends,
@@ -77,7 +78,7 @@ func (c *Cloud) start(p protocol, config *tls.Config) {
 	c.t.Helper()
 	c.server = &http.Server{
 		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.serve(p, w, r) }), TLSConfig: config,
-		ReadHeaderTimeout: time.Minute, ConnState: c.track, ErrorLog: log.New(io.Discard, "", 0), // of handshakes that a test breaks off
+		ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), // of handshakes that a test breaks off
 	}
 	c.URL, c.secure = "http://", config != nil
 	if c.secure {
@@ -105,6 +106,7 @@ func (c *Cloud) listen(address string) {
 		c.t.Fatal(err)
 	}
 	go func(l net.Listener) {
+		l = listener{l, c}
 		if c.secure {
 			_ = c.server.ServeTLS(l, "", "") // until l or the server is closed
 			return
@@ -113,15 +115,63 @@ func (c *Cloud) listen(address string) {
 	}(c.listener)
 }
 
-func (c *Cloud) track(conn net.Conn, state http.ConnState) {
+// conn is a connection that a test may break.
+type conn struct {
+	net.Conn
+
+	cloud  *Cloud
+	frozen atomic.Bool
+}
+
+// listener hands out connections of the kind.
+type listener struct {
+	net.Listener
+
+	cloud *Cloud
+}
+
+func (l listener) Accept() (net.Conn, error) {
+	accepted, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	c := &conn{Conn: accepted, cloud: l.cloud}
+	l.cloud.mu.Lock()
+	defer l.cloud.mu.Unlock()
+	l.cloud.open[c] = struct{}{}
+	return c, nil
+}
+
+func (c *conn) Read(b []byte) (int, error) {
+	for {
+		n, err := c.Conn.Read(b)
+		if err != nil || !c.frozen.Load() {
+			return n, err
+		}
+	}
+}
+
+func (c *conn) Write(b []byte) (int, error) {
+	if c.frozen.Load() {
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+func (c *conn) Close() error {
+	c.cloud.mu.Lock()
+	delete(c.cloud.open, c)
+	c.cloud.mu.Unlock()
+	return c.Conn.Close()
+}
+
+// Freeze leaves every connection open, and nothing comes through any more, as
+// when a firewall has forgotten them. New ones work.
+func (c *Cloud) Freeze() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	switch state {
-	case http.StateNew:
-		c.open[conn] = struct{}{}
-	case http.StateClosed, http.StateHijacked:
-		delete(c.open, conn)
-	default:
+	for one := range c.open {
+		one.frozen.Store(true)
 	}
 }
 
@@ -133,8 +183,8 @@ func (c *Cloud) Down() {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for conn := range c.open {
-		_ = conn.Close() // its client may have been first
+	for one := range c.open {
+		_ = one.Conn.Close() // its client may have been first
 	}
 }
 
