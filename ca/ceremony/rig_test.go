@@ -2,10 +2,6 @@ package ceremony
 
 import (
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"os"
@@ -21,6 +17,7 @@ import (
 	zlintlint "github.com/zmap/zlint/v3/lint"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
 var (
@@ -43,32 +40,13 @@ func keyOf(t testing.TB, a kms.Algorithm, n int) Key {
 		keys.of = map[kms.Algorithm][]crypto.Signer{}
 	}
 	for len(keys.of[a]) <= n {
-		keys.of[a] = append(keys.of[a], newKey(t, a))
+		key, err := kmstest.NewKey(a)
+		if err != nil {
+			t.Fatal(err)
+		}
+		keys.of[a] = append(keys.of[a], key)
 	}
 	return Key{Signer: keys.of[a][n], Ref: "file:" + string(a)}
-}
-
-func newKey(t testing.TB, a kms.Algorithm) (key crypto.Signer) {
-	t.Helper()
-	var err error
-	switch a {
-	case kms.ECDSAP256:
-		key, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case kms.ECDSAP384:
-		key, err = ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case kms.ECDSAP521:
-		key, err = ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case kms.RSA2048:
-		key, err = rsa.GenerateKey(rand.Reader, 2048)
-	case kms.RSA3072:
-		key, err = rsa.GenerateKey(rand.Reader, 3072)
-	case kms.RSA4096:
-		key, err = rsa.GenerateKey(rand.Reader, 4096)
-	}
-	if err != nil || key == nil {
-		t.Fatalf("%s: %v", a, err)
-	}
-	return key
 }
 
 // made holds a ceremony from beginning to end.
