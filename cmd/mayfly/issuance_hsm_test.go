@@ -14,13 +14,13 @@ import (
 )
 
 func init() {
-	issuingKeys["softhsm"], issuingKeys["nss"] = softHSMKey, nssKey
+	backendKeys["softhsm"], backendKeys["nss"] = softHSMKey, nssKey
 }
 
 const hsmPIN = "7351-correct"
 
 // softHSMKey is a key to be made on a token of SoftHSM.
-func softHSMKey(t *testing.T, a kms.Algorithm) issuingKey {
+func softHSMKey(t *testing.T, a kms.Algorithm) backendKey {
 	dir := t.TempDir()
 	tokens := filepath.Join(dir, "tokens")
 	if err := os.Mkdir(tokens, 0o700); err != nil {
@@ -36,7 +36,7 @@ func softHSMKey(t *testing.T, a kms.Algorithm) issuingKey {
 }
 
 // nssKey is a key to be made in a database of NSS.
-func nssKey(t *testing.T, a kms.Algorithm) issuingKey {
+func nssKey(t *testing.T, a kms.Algorithm) backendKey {
 	dir := t.TempDir()
 	k := hsmKey(t, a, dir, "")
 	database := filepath.Join(dir, "nss")
@@ -51,10 +51,10 @@ func nssKey(t *testing.T, a kms.Algorithm) issuingKey {
 	return k
 }
 
-func hsmKey(t *testing.T, a kms.Algorithm, dir, ref string, env ...string) issuingKey {
+func hsmKey(t *testing.T, a kms.Algorithm, dir, ref string, env ...string) backendKey {
 	t.Helper()
 	pin := writeFile(t, filepath.Join(dir, "pin"), hsmPIN+"\n")
-	return issuingKey{ref: ref, algo: a, env: env, access: [][2]string{{"passphrase-file", pin}}, secrets: []string{hsmPIN}}
+	return backendKey{ref: ref, algo: a, env: env, access: [][2]string{{"passphrase-file", pin}}, secrets: []string{hsmPIN}}
 }
 
 // hsmLibrary finds a shared library where Debian and Fedora put it.

@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
-// issuingKey is a key in some backend, as commands and configuration name it.
-type issuingKey struct {
+// backendKey is a key in some backend, as commands and configuration name it.
+type backendKey struct {
 	ref     string
 	access  [][2]string   // options of the configuration, which are flags too
 	env     []string      // what the backend reads from the environment
@@ -25,10 +25,10 @@ type issuingKey struct {
 	algo    kms.Algorithm // to generate
 }
 
-// issuingKeys make a key in each backend; PKCS #11 adds its own where it is built in.
-var issuingKeys = map[string]func(t *testing.T, a kms.Algorithm) issuingKey{
-	"file": func(t *testing.T, a kms.Algorithm) issuingKey {
-		return issuingKey{
+// backendKeys make a key in each backend; PKCS #11 adds its own where it is built in.
+var backendKeys = map[string]func(t *testing.T, a kms.Algorithm) backendKey{
+	"file": func(t *testing.T, a kms.Algorithm) backendKey {
+		return backendKey{
 			ref: "file:" + filepath.Join(t.TempDir(), "issuing.key.pem"), algo: a,
 			access: [][2]string{{"passphrase-env", "ISSUING_PASS"}}, env: []string{"ISSUING_PASS=correct horse"}, secrets: []string{"correct horse"},
 		}
@@ -37,14 +37,14 @@ var issuingKeys = map[string]func(t *testing.T, a kms.Algorithm) issuingKey{
 }
 
 // vendorKey is a key in a vendor's stand-in.
-func vendorKey(vendor string) func(*testing.T, kms.Algorithm) issuingKey {
-	return func(t *testing.T, a kms.Algorithm) issuingKey {
+func vendorKey(vendor string) func(*testing.T, kms.Algorithm) backendKey {
+	return func(t *testing.T, a kms.Algorithm) backendKey {
 		key, err := kmstest.NewKey(a)
 		if err != nil {
 			t.Fatal(err)
 		}
 		s := kmstest.Vendors[vendor](t, key)
-		k := issuingKey{ref: s.Ref, made: true, signed: func() int { return s.Count(s.Sign) }, secrets: []string{kmstest.Secret}}
+		k := backendKey{ref: s.Ref, made: true, signed: func() int { return s.Count(s.Sign) }, secrets: []string{kmstest.Secret}}
 		for name, value := range map[string]string{
 			"credential": string(s.Options.Access.Credential), "region": s.Options.Access.Region, "endpoint": s.Options.Access.Endpoint,
 			"identity-endpoint": s.Options.Access.IdentityEndpoint, "ca-file": string(s.Options.Access.CAFile),
@@ -66,7 +66,7 @@ func vendorKey(vendor string) func(*testing.T, kms.Algorithm) issuingKey {
 }
 
 // flags reach the key from the command line.
-func (k issuingKey) flags() []string {
+func (k backendKey) flags() []string {
 	all := []string{"--key", k.ref}
 	for _, o := range k.access {
 		all = append(all, "--"+o[0], o[1])
@@ -75,7 +75,7 @@ func (k issuingKey) flags() []string {
 }
 
 // yaml reaches the key from a configuration's ca.authority.
-func (k issuingKey) yaml() string {
+func (k backendKey) yaml() string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "    key: '%s'\n", strings.ReplaceAll(k.ref, "'", "''"))
 	for _, o := range k.access {
@@ -149,7 +149,7 @@ func TestWholeIssuance(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Run("of", func(t *testing.T) {
-		for backend, newKey := range issuingKeys {
+		for backend, newKey := range backendKeys {
 			for _, a := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.RSA3072} {
 				t.Run(backend+"/"+string(a), func(t *testing.T) {
 					t.Parallel()
@@ -163,7 +163,7 @@ func TestWholeIssuance(t *testing.T) {
 var fingerprintOf = regexp.MustCompile(`--fingerprint ([0-9a-f]{64})\n`)
 
 // wholeIssuance is one of them.
-func wholeIssuance(t *testing.T, root commandLine, issuer string, k issuingKey, a kms.Algorithm, backend string) {
+func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, a kms.Algorithm, backend string) {
 	c := newCommands(t, k.env...)
 	// The ceremony: a request where the key is, signed at the root's machine.
 	args := append([]string{"ca", "csr", "--out", "issuing.csr.pem"}, k.flags()...)
@@ -224,7 +224,7 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k issuingKey, 
 	c.leave(backend, a)
 }
 
-func (k issuingKey) count() int {
+func (k backendKey) count() int {
 	if k.signed == nil {
 		return 0
 	}
@@ -233,7 +233,7 @@ func (k issuingKey) count() int {
 
 // configure puts the chain and the key of a ceremony in the place of those that
 // mayfly init made, and the issuer of tokens in that of the example.
-func (c commandLine) configure(issuer string, k issuingKey) {
+func (c commandLine) configure(issuer string, k backendKey) {
 	c.t.Helper()
 	file := c.path("ca/mayfly.yaml")
 	if err := useFreePorts(file); err != nil {
