@@ -237,6 +237,11 @@ func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error
 	return p.race(ctx, bounded, eligible, chain)
 }
 
+// ErrOutrun is the cause with which a submission's context ends when the log was
+// silent for the stagger time, and another one asked after it has answered. The log
+// may take that for a failure of its own.
+var ErrOutrun = errors.New("ctlog: another log was asked later and answered first")
+
 // ErrRefused marks the error of a log that understood a chain and refused it, or
 // answered for another entry than the chain's: time won't mend it.
 var ErrRefused = errors.New("ctlog: a log refuses the chain")
@@ -278,6 +283,7 @@ func (p *Policy) Accepts(ctx context.Context, chain Chain) error {
 func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Chain) ([]SCT, error) {
 	answers := make(chan answer, len(eligible)) // never blocks a late log
 	stands, scts := make([]standing, len(eligible)), make([]SCT, len(eligible))
+	leave := make([]context.CancelCauseFunc, len(eligible)) // those that were asked
 	operator := func(i int) string { return eligible[i].about.Operator }
 	stagger := time.NewTimer(p.o.Stagger)
 	defer stagger.Stop()
@@ -288,6 +294,9 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 			out := make([]SCT, len(chosen))
 			for i, log := range chosen {
 				out[i] = scts[log]
+			}
+			for _, log := range having(stands, silent) {
+				leave[log](ErrOutrun)
 			}
 			return out, nil
 		}
@@ -301,8 +310,10 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 			}
 			stands[log] = asked
 			stagger.Reset(p.o.Stagger)
+			var alone context.Context
+			alone, leave[log] = context.WithCancelCause(bounded)
 			go func() {
-				sct, err := p.ask(bounded, eligible[log], chain)
+				sct, err := p.ask(alone, eligible[log], chain)
 				answers <- answer{log, sct, err}
 			}()
 		}

@@ -247,8 +247,8 @@ func TestPresignedSubmission(t *testing.T) {
 	}
 }
 
-// TestSubmissionRate: a flood from outside (DigiCert, 2025) is refused, and the
-// CA's own submissions go on.
+// TestSubmissionRate: outsiders have a rate that the CA's own submissions don't
+// count for. See TestIncident_DigiCert2025Flood.
 func TestSubmissionRate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -268,41 +268,6 @@ func TestSubmissionRate(t *testing.T) {
 	}
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 		t.Errorf("the CA's own submission: %v", err)
-	}
-}
-
-// TestD5Obstacle: a log whose directory can't be written releases nothing, and
-// goes on by itself when it can. Root writes anywhere, so the obstacle is one that
-// stops root too: a directory where a file belongs.
-func TestD5Obstacle(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	l := b.open(t)
-	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
-		t.Fatal(err)
-	}
-	obstacle := b.path("tile", "0", "000.p", "2")
-	makeDir(t, obstacle)
-	before := b.key.Calls.Load()
-	for range 3 {
-		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
-			t.Fatal("an SCT for what isn't durable")
-		}
-	}
-	if err := embeddedReady(t, l); err != nil {
-		t.Errorf("the disk itself is well, want ready to try again: %v", err)
-	}
-	if signed := b.key.Calls.Load() - before; signed > 1 { // a checkpoint may be signed meanwhile
-		t.Errorf("%d signatures for entries that aren't durable", signed)
-	}
-	remove(t, obstacle)
-	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
-		t.Errorf("with the obstacle gone: %v", err)
-	}
-	url, c := serve(t, l)
-	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 2)
-	if report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != 2 {
-		t.Errorf("Verify: %+v, %v", report, err)
 	}
 }
 

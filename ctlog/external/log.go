@@ -41,6 +41,8 @@ type Options struct {
 const (
 	dialTimeout     = 5 * time.Second
 	answerTimeout   = 8 * time.Second // from the request's end to the answer's start
+	pingAfter       = 5 * time.Second // an HTTP/2 connection that is silent for so long is asked whether it lives
+	pingTimeout     = 3 * time.Second // and given up when it says nothing for so long
 	maxAnswer       = 64 << 10        // bytes of an answer to a submission
 	maxRoots        = 16 << 20        // bytes of a get-roots answer: public logs list thousands
 	maxRefusal      = 200             // bytes of a log's own words that reach our log
@@ -206,16 +208,19 @@ func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) 
 			With("dependency", "ctlog").After(time.Second)
 	}
 	sct, err := l.retry(ctx, l.request(chain))
-	l.settle(err)
+	l.settle(ctx, err)
 	return sct, err
 }
 
-// settle tells the breaker how it went. A caller that went away says nothing about the log.
-func (l *Log) settle(err error) {
+// settle tells the breaker how it went. A caller that went away says nothing about
+// the log; one that went because another log was faster does.
+func (l *Log) settle(ctx context.Context, err error) {
 	var f *fault.Error
 	switch {
 	case err == nil:
 		l.breaker.succeeded()
+	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrOutrun):
+		l.breaker.failed()
 	case errors.Is(err, context.Canceled):
 		l.breaker.abandon()
 	case errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):

@@ -46,6 +46,9 @@ func newTransport(c Config) (*http.Transport, error) {
 		MaxIdleConnsPerHost:    64,
 		IdleConnTimeout:        90 * time.Second,
 		ForceAttemptHTTP2:      true,
+		// A connection that a firewall forgot takes requests and answers none, until TCP
+		// gives up after a quarter of an hour.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
 	}, nil
 }
 

@@ -24,7 +24,7 @@ clients() { (cd internal/conformance && go test -count=1 -timeout=10m -skip '^Te
 step "conformance" clients
 
 # One line for each client, from go test's own.
-sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z]*\/\([^ ]*\) (\([0-9.]*\)s)$/\1 \2 \3/p' "$log" |
+sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*\)s)$/\1 \2 \3/p' "$log" |
   while read -r result name seconds; do
     case $result in
       PASS) result=ran ;;

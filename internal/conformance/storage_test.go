@@ -20,16 +20,29 @@ import (
 // onceAt is up to which of its calls a single fault is tried.
 const onceAt = 10
 
-// TestLogDisk runs mayfly on a disk that fails.
+// failingCalls are those of which a log's writes and reads are made.
+var failingCalls = []string{"create", "write", "fsync", "fsync of a folder", "rename", "read"}
+
+// TestLogDisk lets the disk under the log of a running mayfly fail with EIO, one
+// kind of call after the other. While it fails there is no certificate, and /readyz
+// says so; when the fault ends, the log reads its state again and goes on by itself;
+// and every certificate that ever came out is in the log.
 func TestLogDisk(t *testing.T) {
-	t.Run("log-disk-errors", testStorageFaults)
+	t.Run("log-disk-errors", func(t *testing.T) { onFailingDisk(t, (*mayfly).lasting) })
 }
 
-// testStorageFaults lets the disk under the log of a running mayfly fail with EIO,
-// call by call. While it fails there is no certificate, and /readyz says so; when
-// the fault ends, the log reads its state again and goes on by itself; and every
-// certificate that ever came out is in the log.
-func testStorageFaults(t *testing.T) {
+// TestIncident_CloudflareRaio2025TransientStorageError: Cloudflare's Raio went on in a
+// bad state after a transient error of its storage. Here each single call of an
+// issuance fails once, the ones after the state was written too, so that what is on
+// the disk isn't what the log remembers.
+func TestIncident_CloudflareRaio2025TransientStorageError(t *testing.T) {
+	t.Run("log-disk-error-once", func(t *testing.T) { onFailingDisk(t, (*mayfly).passing) })
+}
+
+// onFailingDisk runs mayfly with its log on a disk that fails as asked, and
+// verifies in the end that each certificate is in the log.
+func onFailingDisk(t *testing.T, with func(m *mayfly, t *testing.T, o *orderer, disk *faultDisk, call string) [][]byte) {
+	t.Helper()
 	issuer := startDev(t)
 	var disk *faultDisk
 	m := startServe(t, issuer.asIssuer(), func(t *testing.T, dir, config string) string {
@@ -50,10 +63,9 @@ func testStorageFaults(t *testing.T) {
 	})
 	o := newOrderer(t, m, issuer.token(t))
 	issued := [][]byte{o.must(t)}
-	for _, call := range []string{"create", "write", "fsync", "fsync of a folder", "rename", "read"} {
+	for _, call := range failingCalls {
 		t.Run(strings.ReplaceAll(call, " ", "-"), func(t *testing.T) {
-			issued = append(issued, m.lasting(t, o, disk, call)...)
-			issued = append(issued, m.passing(t, o, disk, call)...)
+			issued = append(issued, with(m, t, o, disk, call)...)
 		})
 	}
 	t.Run("verified", func(t *testing.T) {
