@@ -169,6 +169,7 @@ func (r *rig) snapshot(t *testing.T) map[string]string {
 func TestG5_RoutesWithoutToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
+	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
 	before := r.snapshot(t)
 	_, index, err := get(t.Context(), r.url+"/")
 	if err != nil {
@@ -221,7 +222,7 @@ func (r *rig) everyMethod(t *testing.T, path string) {
 		reads := method == "GET" || method == "HEAD" || method == "OPTIONS"
 		switch {
 		case response.StatusCode >= 500:
-			t.Errorf("%s %s: %d", method, path, response.StatusCode)
+			t.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
 		case !reads && response.StatusCode < 300:
 			t.Errorf("%s %s: %d %s", method, path, response.StatusCode, text)
 		case method == "POST" && strings.HasSuffix(path, "/signingCert") && response.StatusCode != 401:
