@@ -44,7 +44,7 @@ func (c *EmbeddedConfig) named() bool {
 
 // SetDefaults fills in what a shard in a list means without saying it.
 func (c *EmbeddedConfig) SetDefaults() {
-	c.CheckpointInterval, c.MinFreeMB = DefaultCheckpointInterval, DefaultMinFreeMB
+	c.CheckpointInterval, c.MinFreeMB, c.VerifyInterval = DefaultCheckpointInterval, DefaultMinFreeMB, DefaultVerifyInterval
 }
 
 // checkOwn adds the faults of each of our logs, and of how they follow each other.

@@ -29,7 +29,8 @@ type remoteLog struct {
 	signer *ctlogtest.Signer
 	dir    string
 	fault  atomic.Pointer[logFault]
-	posts  atomic.Int64 // submissions that arrived
+	posts  atomic.Int64        // submissions that arrived
+	reads  func(*http.Request) // is told of all else; nil: nobody is
 }
 
 // logFault decides about one submission before the log sees it.
@@ -67,6 +68,9 @@ func newRemoteLog(t *testing.T, r *rig, c *config.Config) *remoteLog {
 				(*f)(w, r, honest)
 				return
 			}
+		}
+		if r.Method != http.MethodPost && l.reads != nil {
+			l.reads(r)
 		}
 		honest.ServeHTTP(w, r)
 	}))

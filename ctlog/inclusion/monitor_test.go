@@ -243,12 +243,23 @@ func TestPartialLine(t *testing.T) {
 // not, and is done with when the log has it.
 func TestLate(t *testing.T) {
 	t.Parallel()
+	// The read paths of static-ct logs, and of those whose SCTs have no index.
+	for name, indexed := range map[string]bool{"static-ct": true, "RFC 6962": false} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			testLate(t, indexed)
+		})
+	}
+}
+
+func testLate(t *testing.T, indexed bool) {
+	t.Helper()
 	b := newBench(t)
-	b.write(t, b.submit(t, 3, true))
+	b.write(t, b.submit(t, 3, indexed))
 	b.settle(t)
 	b.down.Store(true)
 	b.now = b.now.Add(3 * time.Minute) // past what is read twice after a restart
-	b.write(t, b.submit(t, 4, true))
+	b.write(t, b.submit(t, 4, indexed))
 	if err := b.monitor.Look(t.Context()); err == nil {
 		t.Error("a log that is down is no news")
 	}
