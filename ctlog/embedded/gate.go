@@ -87,8 +87,7 @@ func (l *Log) commitBatches() {
 			expected += len(batch)
 		}
 		batch = l.gather(batch, min(expected, maxBatch), linger)
-		l.commit(l.life, batch)
-		last, overlap = len(batch), len(l.queue) > 0
+		last, overlap = len(batch), l.commit(l.life, batch)
 	}
 }
 
@@ -127,8 +126,9 @@ func (l *Log) gather(batch []*submission, want int, linger *time.Timer) []*submi
 	return batch
 }
 
-// commit makes a batch durable and answers everyone in it.
-func (l *Log) commit(ctx context.Context, batch []*submission) {
+// commit makes a batch durable and answers everyone in it. It reports whether
+// others came meanwhile.
+func (l *Log) commit(ctx context.Context, batch []*submission) (overlap bool) {
 	l.state.Lock()
 	defer l.state.Unlock()
 	begin := time.Now()
@@ -139,9 +139,11 @@ func (l *Log) commit(ctx context.Context, batch []*submission) {
 			slog.String("log", l.about.URL), slog.Int("entries", len(batch)), slog.Any("error", err))
 		err = unavailable(err)
 	}
+	overlap = len(l.queue) > 0 // not those that are answered now: a lone caller would wait for itself
 	for i, s := range batch {
 		s.done <- placed{index: first + uint64(i), err: err}
 	}
+	return overlap
 }
 
 // append hands the batch to Tessera, waits until it is durable, checks what

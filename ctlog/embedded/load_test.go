@@ -140,7 +140,7 @@ func cpuTime(b *testing.B) time.Duration {
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-func batches(b *testing.B, r *prometheus.Registry) float64 {
+func batches(b testing.TB, r *prometheus.Registry) float64 {
 	b.Helper()
 	families, err := r.Gather()
 	if err != nil {
