@@ -7,7 +7,7 @@ cd "$(dirname "$0")/../.." || exit 1
 root=$PWD
 . internal/tools/steps.sh
 
-packages() { internal/tools/packages.sh ca-certificates openssl nodejs python3-venv mariadb-server; }
+packages() { internal/tools/packages.sh ca-certificates openssl nodejs python3-venv mariadb-server gcc softhsm2 libnss3-tools; }
 step "packages (conformance)" packages
 
 tools=$(mktemp)
@@ -20,8 +20,10 @@ rm -f "$tools"
 export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
 export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-}
 log=$(mktemp)
-clients() { (cd internal/conformance && go test -count=1 -timeout=10m -skip '^TestCTFE$' -v ./... 2>&1) | tee "$log"; }
+clients() { (cd internal/conformance && go test -count=1 -timeout=10m -skip '^(TestCTFE|TestWholeIssuance)$' -v ./... 2>&1) | tee "$log"; }
 step "conformance" clients
+issuances() { internal/conformance/issuances.sh 2>&1 | tee -a "$log"; }
+step "whole issuances, by the issuing key" issuances
 
 # One line for each client, from go test's own.
 sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*\)s)$/\1 \2 \3/p' "$log" |
