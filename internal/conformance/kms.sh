@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs moto, a stand-in for AWS KMS, at a fixed version outside the checkout,
-# and runs the conformance suite of ca/kms against it.
+# runs the conformance suite of ca/kms against it, and has it hold an issuing key.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -24,5 +24,6 @@ for _ in $(seq 300); do
 done
 [ -n "$url" ] || { cat "$log" >&2; exit 1; }
 
-MAYFLY_MOTO=$url AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null \
-  go test -count=1 -timeout=5m -tags conformance -run 'Moto' -v ./ca/kms
+export MAYFLY_MOTO=$url AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
+go test -count=1 -timeout=5m -tags conformance -run 'Moto' -v ./ca/kms
+internal/conformance/issuances.sh '^moto$'

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# make conformance-vault: builds HashiCorp Vault, unless it is there, and holds
-# the transit backend to it. Vault is a peer for tests and never part of Mayfly.
-# Its build takes about 11 minutes of CPU, which is why `make conformance` only
+# make conformance-vault: builds HashiCorp Vault, unless it is there, holds the
+# transit backend to it, and has it hold an issuing key. Vault is a peer for tests
+# and never part of Mayfly. Its build takes about 11 minutes of CPU, which is why `make conformance` only
 # says that it did not run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
@@ -18,4 +18,6 @@ if [ ! -x "$vault" ]; then
   mv "$vault.new" "$vault"
   echo "built vault $version in $((SECONDS - began)) s" >&2
 fi
-VAULT_BIN=$vault go test -count=1 -timeout=10m -v -tags conformance -run RealVault ./ca/kms/...
+export VAULT_BIN=$vault
+go test -count=1 -timeout=10m -v -tags conformance -run RealVault ./ca/kms/...
+internal/conformance/issuances.sh '^real-vault$'

@@ -1,0 +1,54 @@
+//go:build conformance
+
+package main
+
+import (
+	"os"
+	"testing"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awscredentials "github.com/aws/aws-sdk-go-v2/credentials"
+	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
+)
+
+// The servers that others wrote, where they are: VAULT_BIN, MAYFLY_MOTO.
+func init() {
+	if os.Getenv("VAULT_BIN") != "" {
+		backendKeys["real-vault"] = realVaultKey
+	}
+	if os.Getenv("MAYFLY_MOTO") != "" {
+		backendKeys["moto"] = motoKey
+	}
+}
+
+// realVaultKey is a key to be made in a HashiCorp Vault of its own.
+func realVaultKey(t *testing.T, a kms.Algorithm) backendKey {
+	v := kmstest.StartVault(t)
+	return backendKey{
+		ref: "hashivault://transit/keys/issuing", algo: a, access: [][2]string{{"credential", "env"}, {"endpoint", v.URL}},
+		env: []string{"VAULT_TOKEN=" + v.Token}, secrets: []string{v.Token},
+	}
+}
+
+// motoKey is a key in moto's AWS KMS.
+func motoKey(t *testing.T, a kms.Algorithm) backendKey {
+	endpoint := os.Getenv("MAYFLY_MOTO")
+	api := awskms.New(awskms.Options{
+		Region: "eu-central-1", BaseEndpoint: &endpoint,
+		Credentials: awscredentials.NewStaticCredentialsProvider("AKIAEXAMPLE", kmstest.Secret, ""),
+	})
+	spec := map[kms.Algorithm]types.KeySpec{kms.ECDSAP256: types.KeySpecEccNistP256, kms.ECDSAP384: types.KeySpecEccNistP384, kms.RSA3072: types.KeySpecRsa3072}[a]
+	made, err := api.CreateKey(t.Context(), &awskms.CreateKeyInput{KeySpec: spec, KeyUsage: types.KeyUsageTypeSignVerify})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return backendKey{
+		ref: aws.ToString(made.KeyMetadata.Arn), made: true,
+		access: [][2]string{{"credential", "env"}, {"endpoint", endpoint}, {"identity-endpoint", endpoint}},
+		env:    []string{"AWS_ACCESS_KEY_ID=AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY=" + kmstest.Secret}, secrets: []string{kmstest.Secret},
+	}
+}
