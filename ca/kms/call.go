@@ -40,6 +40,11 @@ const (
 	stepToken   = "token" // the credential, from another host than the KMS
 )
 
+// Unreached reports whether there was no connection to the host at all.
+func (e *CallError) Unreached() bool {
+	return e.Step == stepDNS || e.Step == stepConnect || e.Step == stepTLS
+}
+
 // CallError is a call to a KMS that failed: where, at which step, after what.
 // Its text holds no secret and is bounded.
 type CallError struct {
@@ -178,6 +183,9 @@ func (s *service) verdict(err error, at *progress) verdict {
 
 // networkVerdict is for errors that don't come from the service itself.
 func networkVerdict(err error, at *progress) verdict {
+	if hidden := at.failure(); hidden != nil {
+		err = errors.Join(err, hidden) // some SDKs keep no more than a text of it
+	}
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
 	var record tls.RecordHeaderError
@@ -200,22 +208,11 @@ func networkVerdict(err error, at *progress) verdict {
 		return verdict{outcomeTimeout, true, "no answer in time"}
 	case errors.As(err, &network):
 		return verdict{outcomeUnavailable, true, networkText(err)}
-	case at.reached(): // an SDK that hides the cause
-		text, ok := stepTexts[at.before()]
-		if !ok {
-			text = err.Error()
-		}
-		return verdict{outcomeUnavailable, at.before() != stepTLS, text}
+	case at.reached():
+		return verdict{outcomeUnavailable, true, ""}
 	default:
 		return verdict{outcomeOther, false, ""} // before any request: not the network's fault
 	}
-}
-
-// stepTexts says what went wrong where nothing but the step is known.
-var stepTexts = map[string]string{
-	stepDNS:     "the name isn't known: check it",
-	stepConnect: "no connection",
-	stepTLS:     "the handshake failed: set ca_file if the service has a certificate authority of its own",
 }
 
 // networkText is the part of an error that says what happened: an SDK's wrapping
@@ -244,16 +241,39 @@ type progress struct {
 	mu       sync.Mutex
 	hostPort string // of the request under way
 	step     string // before the request; "" once there is a connection
+	failed   error  // of that step
 }
 
 func (p *progress) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
 		GetConn:           func(hostPort string) { p.set(hostPort, stepConnect) },
 		DNSStart:          func(httptrace.DNSStartInfo) { p.set("", stepDNS) },
+		DNSDone:           func(info httptrace.DNSDoneInfo) { p.fail(info.Err) },
 		ConnectStart:      func(string, string) { p.set("", stepConnect) },
+		ConnectDone:       func(_, _ string, err error) { p.fail(err) },
 		TLSHandshakeStart: func() { p.set("", stepTLS) },
+		TLSHandshakeDone:  func(_ tls.ConnectionState, err error) { p.fail(err) },
 		GotConn:           func(httptrace.GotConnInfo) { p.set("", "") },
 	}
+}
+
+// fail keeps why the step that was begun last failed.
+func (p *progress) fail(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err != nil {
+		p.failed = err
+	}
+}
+
+// failure is why there is no connection; nil where there is one, or nobody said.
+func (p *progress) failure() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.step == "" {
+		return nil
+	}
+	return p.failed
 }
 
 func (p *progress) set(hostPort, step string) {
@@ -264,7 +284,7 @@ func (p *progress) set(hostPort, step string) {
 	} else if p.hostPort == "" {
 		return // the trace of a request that was given up
 	}
-	p.step = step
+	p.step, p.failed = step, nil
 }
 
 // reached reports whether a request was begun.
@@ -272,13 +292,6 @@ func (p *progress) reached() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.hostPort != ""
-}
-
-// before is the step before the request that failed; "" after a connection.
-func (p *progress) before() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.step
 }
 
 // place names the host and the step of an attempt at an operation of kms.

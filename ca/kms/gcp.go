@@ -27,8 +27,10 @@ const gcpEndpoint = "https://cloudkms.googleapis.com"
 // failed, and keep a connection that hangs for longer than one attempt.
 type gcp struct {
 	service
-	key    *gcpReference
-	client *gcpkms.KeyManagementClient
+	key        *gcpReference
+	authorized *http.Client // adds tokens
+	endpoint   string
+	client     *gcpkms.KeyManagementClient
 }
 
 // gcpAlgorithms are the algorithms of key versions that sign certificates, each
@@ -102,17 +104,41 @@ func newGCP(ctx context.Context, r *gcpReference, o Options) (*gcp, error) {
 	if g.service, err = newService(gcpBackend, at.Host, o, g.judge); err != nil {
 		return nil, err
 	}
-	authorized, err := g.authenticate(ctx, o)
-	if err != nil {
+	g.endpoint = endpoint
+	if g.authorized, err = g.authenticate(ctx, o); err != nil {
 		return nil, err
 	}
-	// The context is for credentials that the library would find by itself.
-	g.client, err = gcpkms.NewKeyManagementRESTClient(ctx, option.WithHTTPClient(authorized), option.WithEndpoint(endpoint))
+	g.client, err = g.rest(ctx, g.authorized)
+	return g, err
+}
+
+// rest is a client of Google's over c. ctx is for credentials that the library
+// would find by itself.
+func (g *gcp) rest(ctx context.Context, c *http.Client) (*gcpkms.KeyManagementClient, error) {
+	client, err := gcpkms.NewKeyManagementRESTClient(ctx, option.WithHTTPClient(c), option.WithEndpoint(g.endpoint))
 	if err != nil {
 		return nil, fmt.Errorf("making the client: %w", err)
 	}
-	*g.client.CallOptions = gcpkms.KeyManagementCallOptions{} // no retries but ours
-	return g, nil
+	*client.CallOptions = gcpkms.KeyManagementCallOptions{} // no retries but ours
+	return client, nil
+}
+
+// within is a client whose requests end with ctx, for the methods that lists come
+// from: the library makes their requests without the caller's context.
+func (g *gcp) within(ctx context.Context) (*gcpkms.KeyManagementClient, error) {
+	bound := *g.authorized
+	bound.Transport = boundTransport{ctx, g.authorized.Transport}
+	return g.rest(ctx, &bound)
+}
+
+// boundTransport sends requests within one context.
+type boundTransport struct {
+	ctx  context.Context
+	base http.RoundTripper
+}
+
+func (t boundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	return t.base.RoundTrip(r.WithContext(t.ctx))
 }
 
 // newest is the number of the newest version that is enabled. Keys that sign
@@ -122,7 +148,11 @@ func (g *gcp) newest(ctx context.Context) (version string, err error) {
 	newest := 0
 	err = g.call(ctx, operationKey, func(ctx context.Context) error {
 		newest = 0
-		all := g.client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: g.key.keyName(), Filter: "state=ENABLED"})
+		client, err := g.within(ctx)
+		if err != nil {
+			return err
+		}
+		all := client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: g.key.keyName(), Filter: "state=ENABLED"})
 		for range most {
 			v, err := all.Next()
 			if errors.Is(err, iterator.Done) {

@@ -159,12 +159,19 @@ var kmsMends = map[string]string{
 
 // kmsFailure is the error of a command that ended at a step.
 func kmsFailure(step string, err error) error {
-	code := exitFailed
+	code, mend := exitFailed, kmsMends[step]
 	var call *kms.CallError
 	if errors.As(err, &call) && call.Temporary() || errors.Is(err, context.DeadlineExceeded) {
 		code = exitUnavailable
 	}
-	return &failure{code: code, mend: kmsMends[step], err: err}
+	switch {
+	case call == nil:
+	case call.Unreached():
+		mend = "check the host's name and the way to it: resolver, routes, firewall, proxy, certificates"
+	case step == "token": // of a credential, and not that of a PKCS #11 library
+		mend = kmsMends["credential"]
+	}
+	return &failure{code: code, mend: mend, err: err}
 }
 
 func newKMSKeygenCommand(streams streams) *cobra.Command {
