@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -162,12 +163,25 @@ func readChain(in io.Reader, path string) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
+// makes is the file of a key that is to be made in one, or "".
+func (k *caKey) makes() string {
+	if path, isFile := strings.CutPrefix(k.ref, "file:"); isFile && k.generate != "" {
+		return path
+	}
+	return ""
+}
+
 // free is nil when all outputs of a command could be written, each to a file of
-// its own.
-func free(paths ...string) error {
+// its own that isn't to be a key's.
+func free(paths []string, keys ...*caKey) error {
 	for i, path := range paths {
 		if path == "" {
 			return usage("name the file to write with --out", "no output is named")
+		}
+		for _, k := range keys {
+			if made := k.makes(); made != "" && filepath.Clean(made) == filepath.Clean(path) {
+				return usage("name a file for each", "%s would hold a key and a certificate", path)
+			}
 		}
 		if slices.ContainsFunc(paths[:i], func(p string) bool { return filepath.Clean(p) == filepath.Clean(path) }) {
 			return usage("name a file for each", "%s would be written twice", path)

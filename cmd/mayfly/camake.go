@@ -62,7 +62,7 @@ func (c *caInit) run(ctx context.Context, io streams) error {
 			return err
 		}
 	}
-	if err := free(outputs...); err != nil {
+	if err := free(outputs, &c.key, &c.intermediateKey); err != nil {
 		return err
 	}
 	p, err := c.root.profile()
@@ -207,7 +207,7 @@ func (c *caIntermediate) run(ctx context.Context, io streams) error {
 	if err := errors.Join(c.key.check(), c.issuer.key.check()); err != nil {
 		return err
 	}
-	if err := free(to.Certificate, to.Record); err != nil {
+	if err := free([]string{to.Certificate, to.Record}, &c.key); err != nil {
 		return err
 	}
 	p, err := c.profile.profile()

@@ -35,7 +35,7 @@ printed: it is compared there, so that no other request is signed in its place.`
 			if err := key.check(); err != nil {
 				return err
 			}
-			if err := free(out); err != nil {
+			if err := free([]string{out}, &key); err != nil {
 				return err
 			}
 			k, signer, err := key.open(cmd.Context(), streams.Out)
@@ -113,7 +113,7 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	if err := c.issuer.key.check(); err != nil {
 		return err
 	}
-	if err := free(to.Certificate, to.Record); err != nil {
+	if err := free([]string{to.Certificate, to.Record}); err != nil {
 		return err
 	}
 	p, err := c.profile.profile()

@@ -27,7 +27,7 @@ func StartVault(t testing.TB) RealVault {
 	if binary == "" {
 		t.Fatal("VAULT_BIN isn't set: run this with `make conformance-vault`")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on this machine
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func StartVault(t testing.TB) RealVault {
 	v := RealVault{URL: "http://" + address, Token: "root-" + rand.Text()}
 	var output bytes.Buffer
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	c := exec.CommandContext(ctx, binary, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+v.Token)
+	c := exec.CommandContext(ctx, binary, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+v.Token) // #nosec G204 -- a test's own program
 	c.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
 	c.Stdout, c.Stderr = &output, &output
 	if err := c.Start(); err != nil {
