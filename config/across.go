@@ -17,15 +17,17 @@ func (c *Config) across(f *setting.Faults) {
 	if c.CTLog.Mode != ctlog.ModeEmbedded {
 		return
 	}
-	log := &c.CTLog.Embedded
-	if c.CA.Authority.Key != "" && c.CA.Authority.Key == log.Key {
-		f.Add("ctlog.embedded.key", "is the authority's key too; a log has a key of its own")
-	}
-	if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
-		f.Add("audit.path", "is inside the log's directory, which the log alone may write")
-	}
-	if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
-		f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")
+	for i, log := range c.CTLog.Own() {
+		at := c.CTLog.OwnPath("ctlog", i)
+		if c.CA.Authority.Key != "" && c.CA.Authority.Key == log.Key {
+			f.Add(setting.Join(at, "key"), "is the authority's key too; a log has a key of its own")
+		}
+		if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
+			f.Add("audit.path", "is inside the log's directory, which the log alone may write")
+		}
+		if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
+			f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -16,16 +17,19 @@ var movable = []string{
 	"server.tls.cert_file", "server.tls.key_file",
 	"server.rate_limits", "server.trusted_proxies",
 	"server.limits.issuances", "server.limits.token_bytes",
+	"ctlog.propagation", "ctlog.frozen",
+	"ctlog.embedded", "ctlog.shards", // within what ctlog.Config.CheckReload says
 }
 
 // CheckReload adds a fault for every setting in which next differs from c, the
 // configuration of a running service, and that only a restart can change.
-func (c *Config) CheckReload(next *Config, f *setting.Faults) {
+func (c *Config) CheckReload(next *Config, now time.Time, f *setting.Faults) {
 	differ("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem(), func(path string) {
 		if !isMovable(path) {
 			f.Add(path, "can't change while the service runs; restart it, or put the old value back")
 		}
 	})
+	c.CTLog.CheckReload("ctlog", &next.CTLog, now, f)
 	if c.Server.TLS.Enabled() != next.Server.TLS.Enabled() {
 		f.Add("server.tls", "can't be turned on or off while the service runs; restart it")
 	}

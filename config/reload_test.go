@@ -27,12 +27,12 @@ func TestCheckReload(t *testing.T) {
 			c.Server.HTTPAddress = "127.0.0.1:1"
 			c.Server.Limits.Connections++
 			c.CA.Authority.Key = "file:other"
-			c.CTLog.Embedded.Start = time.Unix(1, 0)
+			c.CTLog.Timeout = time.Second
 			c.Audit.Path = "other"
 			c.Logging.Level = "debug"
 			c.Replay.Redis.Address = "redis:6379"
 		}, []string{
-			"audit.path", "ca.authority.key", "ctlog.embedded.start", "logging.level", "replay.redis.address",
+			"audit.path", "ca.authority.key", "ctlog.timeout", "logging.level", "replay.redis.address",
 			"server.http_address", "server.limits.connections",
 		}},
 	} {
@@ -42,7 +42,7 @@ func TestCheckReload(t *testing.T) {
 		}
 		c.change(next)
 		var f setting.Faults
-		old.CheckReload(next, &f)
+		old.CheckReload(next, time.Unix(0, 0), &f)
 		var faults *setting.FaultError
 		var got []string
 		if errors.As(f.Err(), &faults) {

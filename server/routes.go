@@ -179,6 +179,9 @@ func (t *routes) index(m *mounts) []byte {
 	var lines []string
 	for _, exact := range []map[string]*route{t.exact, m.exact} {
 		for path, r := range exact {
+			if path == "/" {
+				continue
+			}
 			lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
 		}
 	}

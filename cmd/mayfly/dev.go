@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
@@ -121,7 +122,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	e := environment{now: time.Now, logger: logger}
-	at := located{http: rest, logURL: logURL(c), source: devSource(o, publicURL, issuerURL)}
+	at := located{http: rest, logBase: publicURL, source: devSource(o, publicURL, issuerURL)}
 	s, err := open(ctx, c, e, newRegistry(), at)
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
@@ -129,7 +130,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveIssuer(ctx, atIssuer, issuer.Handler()) })
 	group.Go(func() error { return s.run(ctx) })
-	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), at.logURL, streams) })
+	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, e.now()), streams) })
 	return errors.Join(ignoreEnd(group.Wait()), removeEndpoints(o.dir))
 }
 
@@ -192,13 +193,16 @@ func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
 	}
 }
 
-// logURL is where the embedded log is served in this run; its name stays what it was made with.
-func logURL(c *config.Config) string {
-	u, err := url.Parse(c.CTLog.Embedded.URL)
-	if err != nil || u.Path == "" {
-		return ""
+// logURL is where the log that takes certificates now is served in this run; its
+// name stays what it was made with.
+func logURL(c *config.Config, now time.Time) string {
+	for _, log := range c.CTLog.Own() {
+		u, err := url.Parse(log.URL)
+		if window := (ctlog.Description{Start: log.Start, End: log.End}); err == nil && window.Holds(now) {
+			return c.Server.PublicURL + u.Path
+		}
 	}
-	return c.Server.PublicURL + u.Path
+	return ""
 }
 
 func portFailure(flag string, err error) error {

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -11,8 +13,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
-const logCreateLong = `Makes the empty log that a configuration names as its embedded one, after a
-rotation: mayfly serve makes none, because there an empty folder means that a disk
+const logCreateLong = `Makes the empty logs that a configuration names under ctlog.embedded and
+ctlog.shards and that aren't there yet: mayfly serve makes none, because there an empty folder means that a disk
 isn't mounted. A directory that holds a log, and a mark of one, are never touched.`
 
 func newLogCreateCommand(streams streams) *cobra.Command {
@@ -36,14 +38,29 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 			if err != nil {
 				return startFailure(err, "")
 			}
-			log := c.CTLog.Embedded
-			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.logKey, Roots: p.authorities.Roots()}); err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
-			return nil
+			return createLogs(cmd.Context(), c.CTLog.Own(), p, streams)
 		},
 	}
 	configFlag(cmd, &file)
 	return cmd
+}
+
+// createLogs makes those of the logs of which nothing is there. It is an error when
+// there is none to make.
+func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, p *parts, streams streams) error {
+	made := 0
+	for i, log := range logs {
+		if len(logs) > 1 && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
+			continue
+		}
+		if err := embedded.Create(ctx, log, embedded.Options{Signer: p.logKeys[i], Roots: p.authorities.Roots()}); err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
+		made++
+	}
+	if made == 0 {
+		return errors.New("every log that the configuration names is there already")
+	}
+	return nil
 }

@@ -6,7 +6,6 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 )
@@ -14,15 +13,7 @@ import (
 // newMonitor makes the monitor that reads all logs until they hold what they
 // promised; nil without logs. Its state is beside the audit trail.
 func (s *service) newMonitor() (*inclusion.Monitor, error) {
-	var logs []inclusion.Log
-	if s.log != nil {
-		logs = append(logs, inclusion.Log{
-			About: s.log.Description(), URL: "http://embedded", Client: inclusion.Local(s.log.Handler()), MMD: embedded.MMD,
-		})
-	}
-	for i, l := range s.external {
-		logs = append(logs, watchedLog(l, s.config.CTLog.Logs[i]))
-	}
+	logs := s.watched()
 	if len(logs) == 0 {
 		return nil, nil //nolint:nilnil // without logs there is nothing to check
 	}

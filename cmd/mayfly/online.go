@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -50,9 +49,9 @@ func checkOnline(ctx context.Context, c *config.Config, p *parts, w io.Writer) e
 		head, err := inclusion.ReadHead(ctx, watchedLog(l, c.CTLog.Logs[i]))
 		line(at, "tree head", describeHead(head), err)
 	}
-	if c.CTLog.Mode == ctlog.ModeEmbedded {
-		size, signed, err := embedded.Published(ctx, c.CTLog.Embedded, p.logKey.Public())
-		line(c.CTLog.Embedded.URL, "tree head", describeHead(inclusion.Head{Size: size, Signed: signed, Static: true}), err)
+	for i, log := range c.CTLog.Own() {
+		size, signed, err := embedded.Published(ctx, log, p.logKeys[i].Public())
+		line(log.URL, "tree head", describeHead(inclusion.Head{Size: size, Signed: signed, Static: true}), err)
 	}
 	if failed == 0 {
 		return nil

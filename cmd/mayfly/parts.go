@@ -13,7 +13,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
@@ -36,7 +35,7 @@ type parts struct {
 	verifier    *identity.Succession
 	keys        *proof.Policy
 	replay      *replay.Store // nil where a process remembers used tokens by itself
-	logKey      kms.Signer    // of the embedded log; nil without one
+	logKeys     []kms.Signer  // of our logs, in the order of ctlog.Config.Own
 	external    []*external.Log
 }
 
@@ -63,11 +62,12 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	if p.keys, err = proof.NewPolicy(); err != nil {
 		return nil, err
 	}
-	if c.CTLog.Mode == ctlog.ModeEmbedded {
-		log := c.CTLog.Embedded
-		if p.logKey, err = kms.Open(ctx, string(log.Key), kms.Options{Passphrase: log.Passphrase, Logger: e.logger, Metrics: e.registry, Now: e.now}); err != nil {
-			addFaults(&f, "ctlog.embedded.key", err)
+	for i, log := range c.CTLog.Own() {
+		key, err := openLogKey(ctx, log, e)
+		if err != nil {
+			addFaults(&f, setting.Join(c.CTLog.OwnPath("ctlog", i), "key"), err)
 		}
+		p.logKeys = append(p.logKeys, key)
 	}
 	for i, log := range c.CTLog.Logs {
 		member, err := external.New(log, external.Options{Now: e.now, Logger: e.logger, Metrics: e.registry})
@@ -96,15 +96,6 @@ func addFaults(f *setting.Faults, path string, err error) {
 		return
 	}
 	f.Add(path, "%v", err)
-}
-
-// members are the configured logs in their order, after the embedded one.
-func (p *parts) members() []ctlog.Member {
-	all := make([]ctlog.Member, len(p.external))
-	for i, l := range p.external {
-		all[i] = l
-	}
-	return all
 }
 
 // checkRoots asks every external log whether it takes what the authority issues.

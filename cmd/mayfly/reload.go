@@ -108,7 +108,7 @@ func (r *reloader) reload(ctx context.Context, cause string) {
 	next, err := r.load()
 	if err == nil {
 		r.watcher.also(next.Files())
-		err = r.apply(next)
+		err = r.apply(ctx, next)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -131,27 +131,38 @@ func (r *reloader) reload(ctx context.Context, cause string) {
 
 // apply makes all that next asks for and, when nothing is wrong with any of it,
 // puts it in force. The error is a *setting.FaultError.
-func (r *reloader) apply(next *config.Config) error {
+func (r *reloader) apply(ctx context.Context, next *config.Config) error {
 	s := r.service
 	var f setting.Faults
-	r.config.CheckReload(next, &f)
+	r.config.CheckReload(next, s.now(), &f)
 	verifier, err := s.verifier.Prepare(next.Issuers, identity.Options{Now: s.now, Logger: s.logger, Deny: next.Deny})
 	if err != nil {
 		addFaults(&f, "issuers", err)
 	}
-	documents, err := s.renderDocuments(next, s.authorities)
+	var own ownLogs
+	if f.Len() == 0 { // nothing is opened for a configuration that is refused anyway
+		if own, err = s.openOwn(ctx, next, nil, s.own); err != nil {
+			addFaults(&f, "ctlog", err)
+		}
+	}
+	documents, err := s.renderDocuments(next, s.authorities, own)
 	if err != nil {
 		f.Add("issuers", "%v", err)
 	}
-	change, err := s.server.Prepare(server.Change{Config: next.Server, Documents: server.Documents(documents)})
+	change, err := s.server.Prepare(server.Change{
+		Config: next.Server, Documents: server.Documents(documents), Mounts: own.mounts, Posts: own.posts,
+	})
 	if err != nil {
 		addFaults(&f, "server", err)
 	}
 	if err := f.Err(); err != nil {
-		return err
+		return errors.Join(err, closeAll(ctx, own.fresh))
 	}
 	s.verifier.Follow(verifier)
 	change()
+	if err := s.use(ctx, own); err != nil { // all that could be checked before was
+		s.logger.ErrorContext(ctx, "putting the logs in force", slog.Any("error", err))
+	}
 	return nil
 }
 

@@ -4,13 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"net"
-	"net/http"
 	"net/url"
 	"os"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -22,7 +19,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/server"
@@ -38,13 +34,12 @@ type service struct {
 	parts
 	config    *config.Config // that it started with
 	policy    *ctlog.Policy  // nil without logs
-	logURL    string         // of the embedded log, if not the configured one
+	logBase   string         // where our logs are served, if not at their own URLs' hosts
 	documents trustroot.Documents
 	audit     *audit.File
-	log       *embedded.Log // nil with external logs or none
+	own       ownLogs
 	issuer    *ca.Issuer
 	reloader  *reloader
-	frozen    frozenLogs
 	promises  *inclusion.Monitor // nil without logs
 	needs     []server.Dependency
 	server    *server.Server
@@ -63,9 +58,9 @@ func newRegistry() *prometheus.Registry {
 // located is what a caller that chose the port itself knows better than the
 // configuration, and where the configuration came from.
 type located struct {
-	http   net.Listener // in place of server.http_address
-	logURL string       // where the embedded log is served, for the trust root
-	source source       // the zero value is never read again
+	http    net.Listener // in place of server.http_address
+	logBase string       // in place of scheme and host of our logs' URLs in the trust root
+	source  source       // the zero value is never read again
 }
 
 // open wires a service and opens what it holds: audit trail, log and listeners.
@@ -76,7 +71,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err != nil {
 		return nil, err
 	}
-	s := &service{environment: e, parts: *loaded, config: c, logURL: at.logURL}
+	s := &service{environment: e, parts: *loaded, config: c, logBase: at.logBase}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx))
@@ -97,10 +92,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err := s.issuer.Settle(ctx); err != nil {
 		return nil, err
 	}
-	if s.frozen, err = s.openFrozen(ctx); err != nil {
-		return nil, err
-	}
-	if s.documents, err = s.renderDocuments(c, s.authorities); err != nil {
+	if s.documents, err = s.renderDocuments(c, s.authorities, s.own); err != nil {
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(); err != nil {
@@ -114,8 +106,8 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 		Identity: s.verifier, Keys: s.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    server.Documents(s.documents),
 		Dependencies: s.needs,
-		Mounts:       s.mounts(),
-		Posts:        s.posts(),
+		Mounts:       s.own.mounts,
+		Posts:        s.own.posts,
 		HTTPListener: at.http,
 		Logger:       e.logger, Metrics: registry, Now: e.now,
 	})
@@ -129,28 +121,20 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	return s, nil
 }
 
-// openLogs opens the embedded log, where there is one, and puts a policy before
-// all logs; nil when the operator accepted certificates that no log knows.
-func (s *service) openLogs(ctx context.Context) (*ctlog.Policy, error) {
+// openLogs opens our own logs, where there are any, and puts a policy before all
+// logs; nil when the operator accepted certificates that no log knows.
+func (s *service) openLogs(ctx context.Context) (_ *ctlog.Policy, err error) {
 	c := s.config.CTLog
-	members := s.members()
-	switch c.Mode {
-	case ctlog.ModeNone:
-		return nil, nil //nolint:nilnil // the one mode without a log, which the operator wrote twice
-	case ctlog.ModeEmbedded:
-		log, err := embedded.Open(ctx, c.Embedded, embedded.Options{
-			Signer: s.logKey, Roots: s.authorities.Roots(), Now: s.now, Logger: s.logger, Metrics: s.registry,
-		})
-		if err != nil {
-			return nil, fmt.Errorf("ctlog.embedded: %w", err)
-		}
-		s.log = log
-		members = append([]ctlog.Member{log}, members...)
-	case ctlog.ModeExternal:
+	if s.own, err = s.openOwn(ctx, s.config, s.logKeys, ownLogs{}); err != nil {
+		return nil, err
 	}
-	return ctlog.NewPolicy(members, ctlog.Options{
+	if c.Mode == ctlog.ModeNone {
+		return nil, nil //nolint:nilnil // the one mode without a log, which the operator wrote twice
+	}
+	p, err := ctlog.NewPolicy(s.members(), ctlog.Options{
 		SCTs: c.SCTs, Operators: c.Operators, Stagger: c.Stagger, Timeout: c.Timeout, Now: s.now, Logger: s.logger, Metrics: s.registry,
 	})
+	return p, err
 }
 
 func (s *service) newIssuer() (*ca.Issuer, error) {
@@ -165,20 +149,14 @@ func (s *service) newIssuer() (*ca.Issuer, error) {
 }
 
 // renderDocuments writes what clients need to trust and to find this CA, with
-// the issuers of c and all authorities that are listed.
-func (s *service) renderDocuments(c *config.Config, a *ca.Authorities) (trustroot.Documents, error) {
+// the issuers of c, all authorities that are listed, and our logs as given.
+func (s *service) renderDocuments(c *config.Config, a *ca.Authorities, own ownLogs) (trustroot.Documents, error) {
 	start := a.Listed[0].Start
 	in := trustroot.Input{CA: []trustroot.Service{{URL: s.publicURL(), Operator: s.operator(), Start: start}}}
 	for _, l := range a.Listed {
 		in.Authorities = append(in.Authorities, trustroot.Authority{Chain: l.Chain, URL: s.publicURL(), Start: l.Start, End: l.End})
 	}
-	if s.policy != nil {
-		in.Logs = s.policy.Descriptions()
-	}
-	if s.log != nil && s.logURL != "" {
-		in.Logs[0].URL = s.logURL
-	}
-	in.Logs = append(in.Logs, s.frozen.about...)
+	in.Logs = s.descriptions(own, s.logBase)
 	for _, i := range c.Issuers {
 		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
 			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
@@ -201,8 +179,10 @@ func (s *service) publicURL() string {
 
 // operator names who runs this CA in the documents.
 func (s *service) operator() string {
-	if o := s.config.CTLog.Embedded.Operator; o != "" {
-		return o
+	for _, log := range s.config.CTLog.Own() {
+		if log.Operator != "" {
+			return log.Operator
+		}
 	}
 	if u, err := url.Parse(s.publicURL()); err == nil {
 		return u.Hostname()
@@ -222,7 +202,8 @@ func (s *service) dependencies() []server.Dependency {
 		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
 	}
 	if s.policy != nil {
-		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.eachLog})
+		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.eachLog},
+			server.Dependency{Name: "next log", Check: s.nextLog, Detail: s.eachShard, Informational: true})
 	}
 	return all
 }
@@ -312,31 +293,6 @@ func (s *service) ready(ctx context.Context) bool {
 	return true
 }
 
-// mounts are the reads of the embedded log and of frozen ones, at the paths of
-// their URLs.
-func (s *service) mounts() map[string]http.Handler {
-	all := maps.Clone(s.frozen.mounts)
-	if s.log != nil {
-		prefix := strings.TrimSuffix(s.log.Prefix(), "/")
-		all[prefix+"/"] = http.StripPrefix(prefix, s.log.Handler())
-	}
-	return all
-}
-
-// posts are what the embedded log takes from everyone, where its configuration
-// says so.
-func (s *service) posts() map[string]http.Handler {
-	if s.log == nil {
-		return nil
-	}
-	prefix := strings.TrimSuffix(s.log.Prefix(), "/")
-	all := make(map[string]http.Handler)
-	for _, path := range s.log.Submissions() {
-		all[prefix+path] = http.StripPrefix(prefix, s.log.Handler())
-	}
-	return all
-}
-
 // activeChain is that of the authority which signs now.
 func (s *service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain() }
 
@@ -356,6 +312,7 @@ func (s *service) run(ctx context.Context) error {
 		group.Go(func() error { return l.WatchRoots(ctx, s.activeChain) })
 	}
 	group.Go(func() error { return s.reloader.run(ctx) })
+	group.Go(func() error { return s.tellOfEnd(ctx) })
 	err := group.Wait()
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }
@@ -368,9 +325,7 @@ func (s *service) close(ctx context.Context) error {
 	if s.server != nil {
 		s.server.Close()
 	}
-	if s.log != nil {
-		errs = append(errs, s.log.Close(ctx))
-	}
+	errs = append(errs, closeAll(ctx, s.own.shards))
 	for _, l := range s.external {
 		l.Close()
 	}
