@@ -181,12 +181,9 @@ const MaxSCTs = 8
 
 // DefaultConfig names no mode: where certificates are logged is the operator's decision.
 func DefaultConfig() Config {
-	return Config{
-		Embedded:    EmbeddedConfig{CheckpointInterval: DefaultCheckpointInterval, MinFreeMB: DefaultMinFreeMB, VerifyInterval: DefaultVerifyInterval},
-		Propagation: DefaultPropagation,
-		Stagger:     DefaultStagger,
-		Timeout:     DefaultTimeout,
-	}
+	c := Config{Propagation: DefaultPropagation, Stagger: DefaultStagger, Timeout: DefaultTimeout}
+	c.Embedded.SetDefaults()
+	return c
 }
 
 // Check adds every fault of the configuration. It reads no file.

@@ -42,7 +42,7 @@ func (c *EmbeddedConfig) named() bool {
 	return c.Directory != "" || c.MarkFile != "" || c.URL != "" || c.Key != ""
 }
 
-// SetDefaults fills in what a shard in a list means without saying it.
+// SetDefaults fills in what a log means without saying it.
 func (c *EmbeddedConfig) SetDefaults() {
 	c.CheckpointInterval, c.MinFreeMB, c.VerifyInterval = DefaultCheckpointInterval, DefaultMinFreeMB, DefaultVerifyInterval
 }

@@ -191,12 +191,16 @@ func (r *rig) untouched(t *testing.T) {
 			probes++
 		}
 	}
-	report, err := embedded.Verify(context.WithoutCancel(t.Context()), string(r.config.CTLog.Embedded.Directory), embedded.VerifyOptions{MarkFile: string(r.config.CTLog.Embedded.MarkFile)})
-	if err != nil {
-		t.Errorf("the log: %v", err)
+	var entries uint64
+	for _, log := range append(r.config.CTLog.Own(), r.further...) {
+		report, err := embedded.Verify(context.WithoutCancel(t.Context()), string(log.Directory), embedded.VerifyOptions{MarkFile: string(log.MarkFile)})
+		if err != nil {
+			t.Errorf("the log %s: %v", log.URL, err)
+		}
+		entries += report.Size + report.Unpublished
 	}
-	if report.Size+report.Unpublished != issued+probes {
-		t.Errorf("%d entries in the log, for %d certificates and %d probes", report.Size+report.Unpublished, issued, probes)
+	if entries != issued+probes {
+		t.Errorf("%d entries in the logs, for %d certificates and %d probes", entries, issued, probes)
 	}
 	if clients != 2*issued {
 		t.Errorf("%d records in the trail, want an intent and an outcome for each of %d certificates", clients, issued)

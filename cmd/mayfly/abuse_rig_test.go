@@ -36,11 +36,12 @@ const canary = "canary-4ad1c0ffee"
 // that `mayfly init` made, with real files, a real issuer and real listeners.
 type rig struct {
 	*service
-	issuer *identitytest.Issuer
-	dir    string
-	lines  *lines // the service's log, from debug
-	proven *prometheus.Registry
-	key    *ecdsa.PrivateKey
+	issuer  *identitytest.Issuer
+	dir     string
+	lines   *lines // the service's log, from debug
+	proven  *prometheus.Registry
+	further []ctlog.EmbeddedConfig // logs of its own that it didn't begin with
+	key     *ecdsa.PrivateKey
 
 	url     string
 	metrics string

@@ -305,8 +305,8 @@ func (s *service) run(ctx context.Context) error {
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}
-	if s.log != nil {
-		group.Go(func() error { return s.log.Patrol(ctx) })
+	for _, one := range s.own.shards {
+		one.patrol(ctx)
 	}
 	for _, l := range s.external {
 		group.Go(func() error { return l.WatchRoots(ctx, s.activeChain) })

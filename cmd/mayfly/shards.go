@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -22,6 +24,18 @@ import (
 type shard struct {
 	config ctlog.EmbeddedConfig
 	log    *embedded.Log
+	stop   func() // ends the patrol and waits for it; nil before there is one
+}
+
+// patrol checks the log now and then until ctx ends or the shard is closed.
+func (s *shard) patrol(ctx context.Context) {
+	ctx, cancel := context.WithCancel(ctx)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = s.log.Patrol(ctx) // it returns nil, and tells in log and metrics what it finds
+	}()
+	s.stop = func() { cancel(); <-done }
 }
 
 // about is what the trust root says of the log, with the end that its configuration has.
@@ -57,19 +71,21 @@ func (s *service) openOwn(ctx context.Context, c *config.Config, keys []kms.Sign
 			err = errors.Join(err, closeAll(ctx, o.fresh))
 		}
 	}()
-	open := make(map[string]*embedded.Log)
+	open := make(map[string]*shard)
 	for _, one := range before.shards {
-		open[strings.TrimSuffix(one.config.URL, "/")] = one.log
+		open[strings.TrimSuffix(one.config.URL, "/")] = one
 	}
 	for i, log := range c.CTLog.Own() {
-		one := &shard{config: log, log: open[strings.TrimSuffix(log.URL, "/")]}
-		if one.log == nil {
-			if one.log, err = s.openShard(ctx, log, keys, i); err != nil {
-				return o, fmt.Errorf("%s: %w", c.CTLog.OwnPath("ctlog", i), err)
-			}
-			o.fresh = append(o.fresh, one)
-		}
+		one := &shard{config: log}
 		o.shards = append(o.shards, one)
+		if known := open[strings.TrimSuffix(log.URL, "/")]; known != nil {
+			one.log, one.stop = known.log, known.stop
+			continue
+		}
+		if one.log, err = s.openShard(ctx, log, keys, i); err != nil {
+			return o, fmt.Errorf("%s: %w", c.CTLog.OwnPath("ctlog", i), err)
+		}
+		o.fresh = append(o.fresh, one)
 	}
 	if err := o.mount(); err != nil {
 		return o, err
@@ -157,6 +173,9 @@ func (s *service) use(ctx context.Context, next ownLogs) error {
 		one.log.SetEnd(one.config.End)
 		delete(gone, one.log)
 	}
+	for _, one := range next.fresh {
+		one.patrol(ctx)
+	}
 	next.fresh = nil
 	s.own = next
 	var errs []error
@@ -178,6 +197,9 @@ func closeAll(ctx context.Context, shards []*shard) error {
 	defer cancel()
 	var errs []error
 	for _, one := range shards {
+		if one.stop != nil {
+			one.stop()
+		}
 		errs = append(errs, one.log.Close(ctx))
 	}
 	return errors.Join(errs...)
@@ -292,4 +314,9 @@ func window(d ctlog.Description) string {
 		text += ", until " + d.End.UTC().Format(time.RFC3339)
 	}
 	return text
+}
+
+// writePublicKey writes a log's key in PEM to a file that isn't there yet.
+func writePublicKey(path string, spki []byte) error {
+	return durable.WriteNew(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644)
 }
