@@ -35,7 +35,7 @@ const (
 )
 
 // maxQuota bounds signing_quota: no key signs as fast.
-const maxQuota = 1_000_000
+const maxQuota = 100_000
 
 // AuthorityConfig names the files and keys of one authority.
 type AuthorityConfig struct {

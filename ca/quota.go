@@ -25,9 +25,9 @@ const quotaRetry = time.Second
 var errQuota = errors.New("more certificates are asked for than signing_quota allows")
 
 // quota keeps the signatures of a key under a rate, its own and not the KMS's: an
-// issuance is admitted before anything is signed, in the order of asking, or
-// refused at once; and each signature is made at its own time, so that no second
-// sees more than the quota however the log in between holds issuances up. It holds
+// issuance is admitted before anything is signed, in the order of asking and at
+// even distances, or refused at once; and a signature waits where it would be one
+// too many within a second, as when the log held several issuances up. It holds
 // nobody but who is admitted, each for [quota.patience] at most. A nil quota
 // admits all.
 //
@@ -37,8 +37,9 @@ type quota struct {
 	patience time.Duration
 
 	mu       sync.Mutex
-	admitted time.Time // from when on the next issuance's signatures are free
-	signed   time.Time // from when on the next signature may be made
+	admitted time.Time   // from when on the next issuance's signatures are free
+	signed   []time.Time // when the last signatures were due, as many as a second may see
+	oldest   int         // of them
 }
 
 // newQuota is a quota of so many signatures a second; nil for 0.
@@ -47,8 +48,15 @@ func newQuota(perSecond int) *quota {
 		return nil
 	}
 	interval := time.Second / time.Duration(perSecond)
-	return &quota{interval: interval, patience: min(max(patientTurns*interval, leastPatience), mostPatience)}
+	return &quota{
+		interval: interval, patience: min(max(patientTurns*interval, leastPatience), mostPatience),
+		signed: make([]time.Time, perSecond),
+	}
 }
+
+// free is from when on the next signature may be made: a second after the one that
+// it must not share a second with.
+func (q *quota) free() time.Time { return q.signed[q.oldest].Add(time.Second) }
 
 // admit takes so many signatures of the quota and returns when it is their turn.
 // Its errors are a *fault.Error with reason SigningQuota, or the context's.
@@ -59,7 +67,7 @@ func (q *quota) admit(ctx context.Context, signatures int) error {
 	now := time.Now()
 	q.mu.Lock()
 	due := later(q.admitted, now)
-	if wait := later(due, q.signed).Sub(now); wait > q.patience {
+	if wait := later(due, q.free()).Sub(now); wait > q.patience {
 		q.mu.Unlock()
 		return fault.New(fault.SigningQuota, "more certificates are asked for at the moment than the certificate authority's key may sign; try again later").
 			With("dependency", "signer").After(quotaRetry).
@@ -78,12 +86,12 @@ func (q *quota) pace(ctx context.Context) error {
 	}
 	now := time.Now()
 	q.mu.Lock()
-	due := later(q.signed, now)
+	due := later(q.free(), now)
 	if deadline, ok := ctx.Deadline(); ok && deadline.Before(due) { // it would never be made: leave the turn to another
 		q.mu.Unlock()
 		return fmt.Errorf("%w before its turn to sign, in %v", context.DeadlineExceeded, due.Sub(now))
 	}
-	q.signed = due.Add(q.interval)
+	q.signed[q.oldest], q.oldest = due, (q.oldest+1)%len(q.signed)
 	q.mu.Unlock()
 	return until(ctx, due.Sub(now))
 }

@@ -25,7 +25,8 @@ type plan struct {
 	certificates int // for each throughput figure
 	soak         int // certificates before resident memory is read
 	callers      int
-	solo         int // requests of the one caller whose median is reported
+	solo         int           // requests of the one caller whose median is reported
+	direct       time.Duration // of each figure of a CA whose key is in a KMS
 }
 
 func main() {
@@ -36,6 +37,9 @@ func main() {
 	flag.IntVar(&p.soak, "soak", 100_000, "certificates before resident memory is read")
 	flag.IntVar(&p.callers, "callers", 64, "concurrent callers")
 	flag.IntVar(&p.solo, "solo", 500, "requests of the single caller")
+	flag.DurationVar(&p.direct, "direct", 10*time.Second, "time of each figure of a CA whose key is in a KMS")
+	keys := flag.Bool("keys", false, "measure keys in a KMS alone, and write nothing")
+	standIn := flag.String("stand-in", "", "be a vendor's service, for another of these programs")
 	log := flag.Bool("log", false, "measure the embedded log alone instead")
 	var lp logPlan
 	flag.DurationVar(&lp.window, "log-window", 4*time.Second, "with -log: time of each figure")
@@ -49,6 +53,12 @@ func main() {
 	measure := func() error { return run(ctx, p, *out, *profile) }
 	if *log {
 		measure = func() error { return measureLog(ctx, lp, *out) }
+	}
+	if *standIn != "" {
+		measure = func() error { return serveStandIn(*standIn) }
+	}
+	if *keys {
+		measure = func() error { return runKeys(ctx, p) }
 	}
 	if err := measure(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
@@ -85,12 +95,43 @@ func run(ctx context.Context, p plan, out, profile string) error {
 			return err
 		}
 	}
+	if err := measureKeys(ctx, &r, dir); err != nil {
+		return err
+	}
 	text := r.markdown()
 	fmt.Println(text)
 	if out == "" {
 		return nil
 	}
 	return os.WriteFile(out, []byte(text), 0o644)
+}
+
+// runKeys measures what costs what with the key in a KMS, and nothing else.
+func runKeys(ctx context.Context, p plan) error {
+	dir, err := os.MkdirTemp("", "mayfly-bench-")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	r := report{machine: describeMachine(), plan: p}
+	if r.bare, err = bareCryptography(time.Second); err != nil {
+		return err
+	}
+	if err := measureKeys(ctx, &r, dir); err != nil {
+		return err
+	}
+	fmt.Println(r.keys())
+	return nil
+}
+
+// measureKeys fills in the figures of keys in a KMS.
+func measureKeys(ctx context.Context, r *report, dir string) error {
+	r.step("adapters")
+	var err error
+	if r.adapters, err = measureAdapters(ctx, dir, 2*time.Second); err != nil {
+		return err
+	}
+	return measureDirect(ctx, r, dir, r.plan.direct)
 }
 
 // measureServer fills in the figures of one server: with the embedded log all

@@ -20,6 +20,8 @@ type report struct {
 	resident, binarySize        int64
 	soaked                      int
 	start                       time.Duration
+	adapters                    []adapterFigures
+	direct                      []directFigures
 }
 
 // step says on standard error what is being measured.
@@ -79,6 +81,45 @@ Machine: %s.
 `, micros(r.bare.rs256Verify), micros(r.identity.email.all), micros(r.identity.email.signature),
 		micros(r.identity.github.all), micros(r.identity.github.signature), micros(r.bare.p256Verify), micros(r.bare.p256Sign), micros(bare),
 		micros(r.rest.cpu), micros(r.grpc.cpu), micros(r.restNoLog.cpu))
+	b.WriteString(r.keys())
+	return b.String()
+}
+
+// keys are the tables of keys in a KMS.
+func (r *report) keys() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, `
+## Keys in a KMS
+
+Mode `+"`direct`"+` over a stand-in for Vault on this machine that takes %v a signature, with
+`+"`signing_quota: %d`"+` and the embedded log. Callers who are refused come back when `+"`Retry-After`"+`
+says. Latency is that of answers with a certificate, less the KMS's own part in it;
+the wait for a turn is part of it, and at most %v here. The KMS counts its signatures.
+
+| Callers | precertificate_signer | Certificates a second | of what the quota allows | Refused a second | Latency over the KMS's own, median / p99 | Wait for a turn, mean | KMS signatures a certificate |
+|---|---|---|---|---|---|---|---|
+`, kmsLatency, kmsQuota, quotaWait)
+	for _, f := range r.direct {
+		most := kmsQuota / max(f.signatures, 1)
+		fmt.Fprintf(&b, "| %d | %s | %.1f | %.0f %% | %.0f | %s / %s | %s | %.2f |\n", f.callers, f.form, f.perSecond, 100*f.perSecond/most,
+			f.refused, micros(f.overKMS(f.p50)), micros(f.overKMS(f.p99)), micros(f.waited), f.signatures)
+	}
+	fmt.Fprintf(&b, `
+CPU time of one P-256 signature in this process, by each backend and by what it is
+made over alone, against a stand-in for the vendor's service in another process. A
+backend that reaches its key over a network verifies each signature (%s of it).
+
+| Backend | Over | Alone | Backend | Ratio | without the verification |
+|---|---|---|---|---|---|
+`, micros(r.bare.p256Verify))
+	for _, f := range r.adapters {
+		verify := r.bare.p256Verify
+		if f.vendor == "file" {
+			verify = 0
+		}
+		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", f.vendor, f.over, micros(f.bare), micros(f.adapter),
+			ratio(f.adapter, f.bare), ratio(f.adapter-verify, f.bare))
+	}
 	return b.String()
 }
 

@@ -87,6 +87,17 @@ func prepare(ctx context.Context, binary, dir string, withLog bool) error {
 		return err
 	}
 	s.stop()
+	return edit(dir, func(doc map[string]any) {
+		doc["server"].(map[string]any)["profiling"] = true
+		doc["logging"] = map[string]any{"level": "warn"}
+		if !withLog {
+			doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
+		}
+	})
+}
+
+// edit changes the configuration in dir.
+func edit(dir string, change func(doc map[string]any)) error {
 	file := filepath.Join(dir, "mayfly.yaml")
 	text, err := os.ReadFile(file)
 	if err != nil {
@@ -96,11 +107,7 @@ func prepare(ctx context.Context, binary, dir string, withLog bool) error {
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return err
 	}
-	doc["server"].(map[string]any)["profiling"] = true
-	doc["logging"] = map[string]any{"level": "warn"}
-	if !withLog {
-		doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
-	}
+	change(doc)
 	if text, err = yaml.Marshal(doc); err != nil {
 		return err
 	}
