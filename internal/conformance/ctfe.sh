@@ -14,25 +14,27 @@ folder=$1 roots=$2 address=$3
 
 tree=$("$bin/createtree-$TRILLIAN" --admin_server="$TRILLIAN_RPC" 2>"$folder/createtree.log") ||
   { cat "$folder/createtree.log" >&2; exit 1; }
-openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out "$folder/log.key.pem"
-openssl pkey -in "$folder/log.key.pem" -pubout -out "$folder/log.pub.pem"
-# octal: a file's bytes as a text-format protocol buffer has them.
-octal() { od -An -v -to1 | tr -d '\n' | sed 's/ /\\/g'; }
-cat >"$folder/log.cfg" <<CONFIG
+# CTFE reads a key file only when it has a password, in PEM's own encryption.
+password=conformance
+openssl ecparam -name prime256v1 -genkey -noout |
+  openssl ec -aes256 -passout "pass:$password" -out "$folder/log.key.pem" 2>"$folder/openssl.log" ||
+  { cat "$folder/openssl.log" >&2; exit 1; }
+openssl pkey -in "$folder/log.key.pem" -passin "pass:$password" -pubout -out "$folder/log.pub.pem"
+cat >"$folder/ctfe.cfg" <<CONFIG
 config {
   log_id: $tree
   prefix: "log"
   roots_pem_file: "$roots"
   private_key: {
-    [type.googleapis.com/keyspb.PrivateKey] {
-      der: "$(openssl pkey -in "$folder/log.key.pem" -outform DER | octal)"
+    [type.googleapis.com/keyspb.PEMKeyFile] {
+      path: "$folder/log.key.pem"
+      password: "$password"
     }
   }
-  public_key: { der: "$(openssl pkey -in "$folder/log.key.pem" -pubout -outform DER | octal)" }
   ext_key_usages: "CodeSigning"
   max_merge_delay_sec: 86400
   expected_merge_delay_sec: 1
 }
 CONFIG
-exec "$bin/ct_server-$CT_GO" --log_config="$folder/log.cfg" --log_rpc_server="$TRILLIAN_RPC" \
-  --http_endpoint="$address" --metrics_endpoint= --logtostderr
+exec "$bin/ct_server-$CT_GO" --log_config="$folder/ctfe.cfg" --log_rpc_server="$TRILLIAN_RPC" \
+  --http_endpoint="$address" --metrics_endpoint= --mask_internal_errors --logtostderr

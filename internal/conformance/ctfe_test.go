@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
@@ -51,5 +52,58 @@ func TestCTFE(t *testing.T) {
 		}
 		headWith(t, reader, 1) // cosign's and sigstore-go's
 		readAll(t, m, 1)
+	})
+}
+
+var (
+	shellBlock = regexp.MustCompile("(?s)```sh\n(.*?)```")
+	longFlag   = regexp.MustCompile(` --([a-z_]+)`)
+	configKey  = regexp.MustCompile(`(?m)^ +([a-z_]+): `)
+)
+
+// TestCTFEFlags compares what docs/ctlog.md tells to run and to configure with the
+// programs themselves and with the configuration that runs here.
+func TestCTFEFlags(t *testing.T) {
+	t.Run("ctfe-documented-flags", func(t *testing.T) {
+		content, err := os.ReadFile("../../docs/ctlog.md")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, section, found := strings.Cut(string(content), "\n### CTFE\n")
+		if !found {
+			t.Fatal("docs/ctlog.md has no section on CTFE")
+		}
+		programs := map[string]string{
+			"ct_server": "v1.4.0", "createtree": "v1.7.2", "trillian_log_server": "v1.7.2", "trillian_log_signer": "v1.7.2",
+		}
+		flags := 0
+		for line := range strings.Lines(shellBlock.FindStringSubmatch(section)[1]) {
+			name, _, _ := strings.Cut(line, " ")
+			version, ours := programs[name]
+			if !ours {
+				continue
+			}
+			delete(programs, name)
+			help, _ := attempt(t, nil, filepath.Join(setting(t, "CONFORMANCE_BIN"), name+"-"+version), "-help")
+			for _, flag := range longFlag.FindAllStringSubmatch(line, -1) {
+				if flags++; !regexp.MustCompile(`(?m)^ +-` + flag[1] + `\b`).MatchString(help) {
+					t.Errorf("%s %s has no flag --%s", name, version, flag[1])
+				}
+			}
+		}
+		if len(programs) > 0 || flags < 10 {
+			t.Errorf("%d flags were looked at; not documented: %v", flags, programs)
+		}
+		runs, err := os.ReadFile("ctfe.sh")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, config, _ := strings.Cut(section, "\nconfig {\n")
+		config, _, _ = strings.Cut(config, "```")
+		for _, key := range configKey.FindAllStringSubmatch(config, -1) {
+			if !strings.Contains(string(runs), " "+key[1]+": ") {
+				t.Errorf("%s is documented, and not what runs here", key[1])
+			}
+		}
 	})
 }
