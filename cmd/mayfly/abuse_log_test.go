@@ -29,8 +29,8 @@ type remoteLog struct {
 	signer *ctlogtest.Signer
 	dir    string
 	fault  atomic.Pointer[logFault]
-	posts  atomic.Int64        // submissions that arrived
-	reads  func(*http.Request) // is told of all else; nil: nobody is
+	posts  atomic.Int64             // submissions that arrived
+	reads  atomic.Pointer[logFault] // as fault, for all else
 }
 
 // logFault decides about one submission before the log sees it.
@@ -38,6 +38,12 @@ type logFault func(w http.ResponseWriter, r *http.Request, honest http.Handler)
 
 // newRemoteLog starts the log for the CA of r, and puts it into c.
 func newRemoteLog(t *testing.T, r *rig, c *config.Config) *remoteLog {
+	t.Helper()
+	return newRemoteLogAt(t, "log.example", r, c)
+}
+
+// newRemoteLogAt gives the log's name another host.
+func newRemoteLogAt(t *testing.T, host string, r *rig, c *config.Config) *remoteLog {
 	t.Helper()
 	text, err := os.ReadFile(filepath.Join(r.dir, authorityName, "root.pem"))
 	if err != nil {
@@ -48,7 +54,7 @@ func newRemoteLog(t *testing.T, r *rig, c *config.Config) *remoteLog {
 	l := &remoteLog{signer: ctlogtest.NewSigner(t), dir: filepath.Join(dir, "log")}
 	log, err := embedded.Open(t.Context(), embedded.Config{
 		Directory: setting.Path(l.dir), MarkFile: setting.Path(filepath.Join(dir, "mark")),
-		URL: "https://log.example/2027", CheckpointInterval: ctlog.MinCheckpointInterval, Submission: true,
+		URL: "https://" + host + "/2027", CheckpointInterval: ctlog.MinCheckpointInterval, Submission: true,
 	}, embedded.Options{Signer: l.signer, Create: true, Roots: [][]byte{root.Bytes}})
 	if err != nil {
 		t.Fatal(err)
@@ -69,8 +75,9 @@ func newRemoteLog(t *testing.T, r *rig, c *config.Config) *remoteLog {
 				return
 			}
 		}
-		if r.Method != http.MethodPost && l.reads != nil {
-			l.reads(r)
+		if f := l.reads.Load(); f != nil && r.Method != http.MethodPost {
+			(*f)(w, r, honest)
+			return
 		}
 		honest.ServeHTTP(w, r)
 	}))

@@ -118,7 +118,7 @@ func TestPromisesMetrics(t *testing.T) {
 		}, own},
 		"external": {func(r *rig, c *config.Config) {
 			newRemoteLog(t, r, c)
-			named(t, &c.CTLog.Logs[0])
+			named(t, "log.example", &c.CTLog.Logs[0])
 			c.CTLog.Logs[0].End = end
 		}, elsewhere},
 	} {
@@ -146,13 +146,13 @@ func TestPromisesMetrics(t *testing.T) {
 
 // named reaches a remote log of the rig under its own name, which proofs of its
 // entries need.
-func named(t *testing.T, l *ctlog.ExternalConfig) {
+func named(t *testing.T, as string, l *ctlog.ExternalConfig) {
 	t.Helper()
 	host, path, ok := strings.Cut(strings.TrimPrefix(l.URL, "http://"), "/")
 	if !ok {
 		t.Fatal(l.URL)
 	}
-	l.URL, l.Address, l.AllowHTTP = "http://log.example/"+path, host, true
+	l.URL, l.Address, l.AllowHTTP = "http://"+as+"/"+path, host, true
 }
 
 // TestPromisesMonitoringURL: a log that is read elsewhere is read there alone.
@@ -161,18 +161,20 @@ func TestPromisesMonitoringURL(t *testing.T) {
 	var reads, foreign atomic.Int64
 	r := newRig(t, func(r *rig, c *config.Config) {
 		l := newRemoteLog(t, r, c)
-		named(t, &c.CTLog.Logs[0])
+		named(t, "log.example", &c.CTLog.Logs[0])
 		tiles := httptest.NewServer(http.StripPrefix("/tiles", http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			reads.Add(1)
 			http.ServeFileFS(w, r, os.DirFS(l.dir), strings.TrimPrefix(r.URL.Path, "/"))
 		})))
 		t.Cleanup(tiles.Close)
 		c.CTLog.Logs[0].MonitoringURL = tiles.URL + "/tiles"
-		l.reads = func(r *http.Request) {
+		count := logFault(func(w http.ResponseWriter, r *http.Request, honest http.Handler) {
 			if r.URL.Path != "/2027/ct/v1/get-roots" {
 				foreign.Add(1)
 			}
-		}
+			honest.ServeHTTP(w, r)
+		})
+		l.reads.Store(&count)
 	})
 	r.issues(t, "one", r.order(t, r.token(t, nil)))
 	r.until(t, "mayfly_ctlog_promises_kept_total", func(n float64) bool { return n == float64(len(edges)) })
