@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"os"
 	"time"
@@ -39,6 +40,7 @@ type Authority struct {
 
 	quota      *quota      // of signer; nil: none
 	presigning *presigning // nil: the authority's key signs precertificates itself
+	certifier  *certifier  // nil but for an authority that certifies ephemeral issuing CAs and signs no leaf
 }
 
 // where names the configuration that a fault of an authority is about.
@@ -54,7 +56,11 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	certs := loadChain(string(c.Chain), now, &f)
+	certs := loadChain(c, now, &f)
+	var ephemeral *certifier
+	if c.mode() == ModeEphemeral && len(certs) > 0 {
+		ephemeral = newCertifier(c.Ephemeral, certs, where, &f)
+	}
 	signer, err := kms.Open(ctx, string(c.Key), c.options(o))
 	if err != nil {
 		f.Add(where+".key", "%v", err)
@@ -72,6 +78,9 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 		return nil, err
 	}
 	a.quota = newQuota(c.SigningQuota)
+	if a.certifier = ephemeral; ephemeral != nil {
+		return a, nil
+	}
 	if c.PrecertificateSigner == PresignOn || c.PrecertificateSigner != PresignOff && !kms.Local(signer) {
 		a.presigning = &presigning{required: c.PrecertificateSigner == PresignOn}
 	}
@@ -79,7 +88,11 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 }
 
 // loadChain reads and checks the chain file, and gives what certificates it has.
-func loadChain(path string, now time.Time, f *setting.Faults) []*x509.Certificate {
+func loadChain(c AuthorityConfig, now time.Time, f *setting.Faults) []*x509.Certificate {
+	path, need := string(c.Chain), chain.Need{Now: now, Lifetime: MaxLifetime}
+	if c.mode() == ModeEphemeral {
+		need.Below = 1
+	}
 	b, err := os.ReadFile(path)
 	if err != nil {
 		f.Add(where+".chain", "%v", err)
@@ -90,7 +103,7 @@ func loadChain(path string, now time.Time, f *setting.Faults) []*x509.Certificat
 		f.Add(where+".chain", "%s: %v", path, err)
 		return nil
 	}
-	chain.Check(certs, chain.Need{Now: now, Lifetime: MaxLifetime}, func(format string, args ...any) {
+	chain.Check(certs, need, func(format string, args ...any) {
 		f.Add(where+".chain", "%s: %s", path, fmt.Sprintf(format, args...))
 	})
 	return certs
@@ -183,9 +196,11 @@ func (a *Authority) Name() string { return a.words }
 // outlive any of its issuers, nor begin before them.
 func (a *Authority) covers(notBefore, notAfter time.Time) error {
 	switch {
+	case a.certifier != nil:
+		return errors.New("ca: a signing CA was asked for a leaf")
 	case notBefore.Before(a.notBefore):
 		return fault.New(fault.SignerUnavailable, "the certificate authority isn't valid yet; try again later").
-			Because(fmt.Errorf("authority %s is valid from %v", a.Name(), a.notBefore))
+			Because(fmt.Errorf("authority %s issues from %v", a.Name(), a.notBefore))
 	case notAfter.After(a.notAfter):
 		return fault.New(fault.SignerUnavailable, "the certificate authority's own certificate is about to expire, or has; its operator must renew it").
 			Because(fmt.Errorf("authority %s is valid to %v", a.Name(), a.notAfter))

@@ -41,21 +41,27 @@ const maxQuota = 100_000
 type AuthorityConfig struct {
 	// Chain is a PEM file with the issuing certificate first, each certificate
 	// followed by the one that signed it, and the self-signed root last. An
-	// authority that issues from its root has that one certificate.
+	// authority that issues from its root has that one certificate. With `mode:
+	// ephemeral` it begins with the signing CA: a root, or one of path length 1 or more.
 	Chain setting.Path `yaml:"chain"`
 	// Mode says where the key is that signs certificates: `direct` (the default:
-	// `key` itself signs them), or `sealed` (a key in memory signs, which is stored
-	// only as `key` encrypted it). docs/keys.md says what each risks and costs.
+	// `key` itself signs them), `sealed` (a key in memory signs, which is stored only
+	// as `key` encrypted it), or `ephemeral` (keys in memory sign, stored nowhere,
+	// each of which `key` certifies for a few days). docs/keys.md says what each
+	// risks and costs.
 	Mode Mode `yaml:"mode,omitempty"`
 	// Key is the private key of the issuing certificate: `file:PATH` of a PEM
 	// file that its owner alone may read (mode 0600), or a key in a KMS as the
 	// vendor's console shows it, such as an AWS key ARN or an Azure key identifier.
-	// With `mode: sealed`, the key in a KMS that decrypts `sealed_key`.
+	// With `mode: sealed`, the key in a KMS that decrypts `sealed_key`. With `mode:
+	// ephemeral`, the key of the signing CA.
 	Key setting.KeyRef `yaml:"key"`
 	// SealedKey is the file of the issuing certificate's private key with `mode:
 	// sealed`, as `mayfly kms keygen KEY --sealed-key FILE` writes it. It is decrypted
 	// once, at the start.
 	SealedKey setting.Path `yaml:"sealed_key,omitempty"`
+	// Ephemeral says how issuing certificates are renewed with `mode: ephemeral`.
+	Ephemeral EphemeralConfig `yaml:"ephemeral,omitempty"`
 	// Passphrase decrypts the key, where it is an encrypted file.
 	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
 	// SigningQuota is how many signatures a second this process may ask of the key; 0,

@@ -62,13 +62,17 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 func (m *metrics) list(a *Authorities) {
 	m.expiry.Reset()
 	m.active.Reset()
-	for _, l := range a.Listed {
+	show := func(l Listed, signs float64) {
 		m.expiry.WithLabelValues(l.Name).Set(float64(l.NotAfter.Unix()))
-		signs := 0.0
-		if bytes.Equal(l.Chain[0], a.Active.chain[0]) {
-			signs = 1
-		}
 		m.active.WithLabelValues(l.Name).Set(signs)
+	}
+	for _, l := range a.Listed {
+		show(l, 0)
+	}
+	for _, l := range a.Listed { // last, since issuing certificates of one ephemeral authority have one name
+		if bytes.Equal(l.Chain[0], a.Active.chain[0]) {
+			show(l, 1)
+		}
 	}
 }
 

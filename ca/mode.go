@@ -33,8 +33,16 @@ func (c *AuthorityConfig) mode() Mode {
 func (c *AuthorityConfig) checkMode(path string, f *setting.Faults) {
 	switch c.mode() {
 	case ModeDirect, ModeSealed:
+	case ModeEphemeral:
+		c.Ephemeral.check(setting.Join(path, "ephemeral"), f)
+		if c.PrecertificateSigner == PresignOn {
+			f.Add(setting.Join(path, "precertificate_signer"), "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
+		}
 	default:
-		f.Add(setting.Join(path, "mode"), "%q is none of direct, sealed", c.Mode)
+		f.Add(setting.Join(path, "mode"), "%q is none of direct, sealed, ephemeral", c.Mode)
+	}
+	if c.mode() != ModeEphemeral && c.Ephemeral != (EphemeralConfig{}) {
+		f.Add(setting.Join(path, "ephemeral"), "belongs to `mode: ephemeral`: set that, or remove it")
 	}
 	sealed := setting.Join(path, "sealed_key")
 	if c.mode() != ModeSealed {

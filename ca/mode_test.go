@@ -72,7 +72,7 @@ func TestSealedIssues(t *testing.T) {
 					t.Errorf("the KMS was asked %d times to decrypt", got)
 				}
 				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
-				s.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+				s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 				before = s.Count("")
 				who, key := alice(t)
 				const many = 20
@@ -152,7 +152,7 @@ func TestSealedRefusals(t *testing.T) {
 	}{
 		"no file named":          {func(c *AuthorityConfig) { c.SealedKey = "" }, "ca.authority.sealed_key: required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes"},
 		"no mode":                {func(c *AuthorityConfig) { c.Mode = "" }, "ca.authority.sealed_key: belongs to `mode: sealed`: set that, or remove it"},
-		"another mode":           {func(c *AuthorityConfig) { c.Mode = "magic" }, `ca.authority.mode: "magic" is none of direct, sealed`},
+		"another mode":           {func(c *AuthorityConfig) { c.Mode = "magic" }, `ca.authority.mode: "magic" is none of direct, sealed, ephemeral`},
 		"a key that can't seal":  {func(c *AuthorityConfig) { c.Key, c.Access = "file:a.pem", kms.Access{} }, "ca.authority.key: key file:a.pem: a file can't seal: name a key in a KMS"},
 		"another KMS key":        {func(c *AuthorityConfig) { c.Key = setting.KeyRef(s.Other) }, "was sealed by the key " + s.Pinned + ", not by " + s.Other + ": name that key, or another file"},
 		"another's certificate":  {func(c *AuthorityConfig) { c.Chain = another.Chain }, "ca.authority.key: isn't the key of the first certificate"},

@@ -42,6 +42,10 @@ type Change struct {
 	Mounts, Posts map[string]http.Handler
 }
 
+// Publish puts other documents in the place of those that are served, and leaves
+// everything else as it is.
+func (s *Server) Publish(d Documents) { s.routes.publish(d) }
+
 // Prepare checks c and reads its certificate. The function that it returns puts
 // c in force, all at once, and can't fail; until it is called nothing has
 // changed. The error is a *setting.FaultError.

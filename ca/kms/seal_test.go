@@ -83,7 +83,7 @@ func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 			t.Errorf("%d times unsealed at Open", got)
 		}
 		calls := s.Count("")
-		s.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+		s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 		for range 100 {
 			if err := kms.Try(t.Context(), signer); err != nil {
 				t.Fatal(err)
@@ -122,7 +122,7 @@ func TestSealedKeyFaults(t *testing.T) {
 				t.Errorf("%v; want %q", err, s.Denied)
 			}
 		}
-		s.Breaks(nil)
+		s.Break(nil)
 		opened(t, s.Ref, o) // it comes back by itself
 		if got := calls(t, registry, "unseal", "denied"); got < 1 {
 			t.Errorf("mayfly_kms_calls_total{operation=unseal,outcome=denied} = %v", got)
@@ -324,7 +324,7 @@ func TestSealedKeyReplicas(t *testing.T) {
 	t.Parallel()
 	s, dead := kmstest.NewSealingAWS(t), kmstest.NewSealingAWS(t)
 	o := sealed(t, s, kms.ECDSAP256)
-	dead.Breaks(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+	dead.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 	endpoint := o.Access.Endpoint
 	o.Access.Endpoint = dead.Options.Access.Endpoint
 	o.Access.Replicas = []kms.Replica{{Key: kmstest.AWSSealing, Endpoint: endpoint}}

@@ -50,6 +50,7 @@ type rig struct {
 
 	now    func() time.Time
 	getenv func(string) string // of the keys' credentials
+	wake   <-chan time.Time    // when ephemeral issuing certificates are looked at, beside their own times
 	broken bool                // the test breaks the CA itself, and counts by itself what was begun
 
 	stop func() error // ends the service as SIGTERM does; its error is run's
@@ -89,7 +90,7 @@ func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from source) *r
 		edit(r, c)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	e := environment{now: r.now, getenv: r.getenv, logger: r.logger()}
+	e := environment{now: r.now, getenv: r.getenv, wake: r.wake, logger: r.logger()}
 	s, err := open(ctx, c, e, r.proven, located{source: from})
 	if err != nil {
 		cancel()

@@ -26,6 +26,7 @@ type environment struct {
 	logger   *slog.Logger
 	registry prometheus.Registerer // nil leaves metrics unregistered
 	getenv   func(string) string   // of the keys' credentials; nil is os.Getenv
+	wake     <-chan time.Time      // when ephemeral issuing certificates are looked at, beside their own times; nil for never
 }
 
 // parts are what a configuration names, read and checked but neither locked,

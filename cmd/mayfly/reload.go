@@ -44,6 +44,8 @@ type reloader struct {
 	reloads *prometheus.CounterVec
 	good    prometheus.Gauge
 
+	applying sync.Mutex // held by whoever changes what is in force
+
 	mu      sync.Mutex
 	config  *config.Config // in force
 	since   time.Time      // when it was put in force
@@ -106,6 +108,8 @@ func (r *reloader) reload(ctx context.Context, cause string) {
 	// Files are looked at before they are read: what changes from here on is a change.
 	r.watcher.watch(r.files(r.config))
 	next, err := r.load()
+	r.applying.Lock()
+	defer r.applying.Unlock()
 	if err == nil {
 		r.watcher.also(next.Files())
 		err = r.apply(ctx, next)
@@ -145,7 +149,7 @@ func (r *reloader) apply(ctx context.Context, next *config.Config) error {
 			addFaults(&f, "ctlog", err)
 		}
 	}
-	documents, err := s.renderDocuments(next, s.authorities, own)
+	documents, err := s.renderDocuments(next, s.inForce(), own)
 	if err != nil {
 		f.Add("issuers", "%v", err)
 	}
@@ -164,6 +168,13 @@ func (r *reloader) apply(ctx context.Context, next *config.Config) error {
 		s.logger.ErrorContext(ctx, "putting the logs in force", slog.Any("error", err))
 	}
 	return nil
+}
+
+// inForce is the configuration in force.
+func (r *reloader) inForce() *config.Config {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.config
 }
 
 // faultsOf is what is wrong, one entry a fault.

@@ -39,6 +39,7 @@ type service struct {
 	audit     *audit.File
 	own       ownLogs
 	issuer    *ca.Issuer
+	ephemeral *ca.Ephemeral // nil but with an authority of the mode ephemeral
 	reloader  *reloader
 	promises  *inclusion.Monitor // nil without logs
 	needs     []server.Dependency
@@ -86,13 +87,16 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.policy, err = s.openLogs(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.startEphemeral(ctx); err != nil {
+		return nil, err
+	}
 	if s.issuer, err = s.newIssuer(); err != nil {
 		return nil, err
 	}
 	if err := s.issuer.Settle(ctx); err != nil {
 		return nil, err
 	}
-	if s.documents, err = s.renderDocuments(c, s.authorities, s.own); err != nil {
+	if s.documents, err = s.renderDocuments(c, s.inForce(), s.own); err != nil {
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(); err != nil {
@@ -139,7 +143,7 @@ func (s *service) openLogs(ctx context.Context) (_ *ctlog.Policy, err error) {
 
 func (s *service) newIssuer() (*ca.Issuer, error) {
 	o := ca.Options{
-		Authorities: s.authorities, Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
+		Authorities: s.inForce(), Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
 		Now: s.now, Logger: s.logger, Metrics: s.registry,
 	}
 	if s.policy != nil {
@@ -200,6 +204,9 @@ func (s *service) dependencies() []server.Dependency {
 	}
 	if s.replay != nil {
 		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
+	}
+	if s.ephemeral != nil {
+		all = append(all, server.Dependency{Name: "renewal", Check: s.ephemeral.Ready, Detail: s.ephemeral.Detail, Informational: true})
 	}
 	if s.policy != nil {
 		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.eachLog},
@@ -313,6 +320,9 @@ func (s *service) run(ctx context.Context) error {
 	}
 	group.Go(func() error { return s.reloader.run(ctx) })
 	group.Go(func() error { return s.tellOfEnd(ctx) })
+	if s.ephemeral != nil {
+		group.Go(func() error { return s.ephemeral.Run(ctx, s.relist) })
+	}
 	err := group.Wait()
 	return errors.Join(err, s.close(context.WithoutCancel(ctx)))
 }

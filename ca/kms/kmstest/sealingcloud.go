@@ -78,8 +78,8 @@ func newSealingCloud(t testing.TB, serve func(c *sealingCloud, w http.ResponseWr
 	return c, server
 }
 
-// Breaks sets what goes wrong from now on; nil for nothing.
-func (c *sealingCloud) Breaks(f func(operation string) Trouble) {
+// Break sets what goes wrong from now on; nil for nothing.
+func (c *sealingCloud) Break(f func(operation string) Trouble) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.trouble = f
@@ -87,7 +87,7 @@ func (c *sealingCloud) Breaks(f func(operation string) Trouble) {
 
 // Always breaks one operation, every time.
 func (c *sealingCloud) Always(operation string, f Trouble) {
-	c.Breaks(func(asked string) Trouble {
+	c.Break(func(asked string) Trouble {
 		if asked == operation {
 			return f
 		}

@@ -1,0 +1,326 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"log/slog"
+	"net/http"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// The modes of issuing through the whole service: the root's key in every KMS, or
+// the issuing key sealed by one.
+
+// rootKey is the root's key and certificate that `mayfly init` has made.
+func rootKey(t *testing.T, dir string) (crypto.Signer, []*x509.Certificate) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, authorityName, "root.key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, err = os.ReadFile(filepath.Join(dir, authorityName, "root.pem")); err != nil {
+		t.Fatal(err)
+	}
+	root, err := cachain.Parse(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(crypto.Signer), root
+}
+
+// ephemeralBy makes the configured authority one of the mode ephemeral, with the
+// root's key in a vendor's stand-in.
+func ephemeralBy(t *testing.T, vendor string, r *rig, c *config.Config) *kmstest.StandIn {
+	t.Helper()
+	key, _ := rootKey(t, r.dir)
+	s := kmstest.Vendors[vendor](t, key)
+	c.CA.Authority = ca.AuthorityConfig{
+		Mode: ca.ModeEphemeral, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+		Chain:     setting.Path(filepath.Join(r.dir, authorityName, "root.pem")),
+		Ephemeral: ca.EphemeralConfig{History: setting.Path(filepath.Join(r.dir, "history")), AcceptUnlisted: true},
+	}
+	r.getenv = s.Options.Getenv
+	r.private = append(r.private, kmstest.Secret)
+	return s
+}
+
+// listed are the issuing certificates in the trusted root that is served.
+func (r *rig) listed(t *testing.T) (all []*x509.Certificate) {
+	t.Helper()
+	status, text, err := get(t.Context(), r.url+"/trusted_root.json")
+	if err != nil || status != http.StatusOK {
+		t.Fatalf("HTTP %d, %v", status, err)
+	}
+	var root struct {
+		Authorities []struct {
+			Chain struct {
+				Certificates []struct {
+					Raw string `json:"rawBytes"`
+				} `json:"certificates"`
+			} `json:"certChain"`
+		} `json:"certificateAuthorities"`
+	}
+	if err := json.Unmarshal(text, &root); err != nil {
+		t.Fatal(err)
+	}
+	for _, a := range root.Authorities {
+		der, err := base64.StdEncoding.DecodeString(a.Chain.Certificates[0].Raw)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, c)
+	}
+	return all
+}
+
+// TestEphemeralService: certificates come from an issuing CA that the trusted
+// root lists, at no signature of the KMS, which may be down; past ones stay listed
+// over a restart; /readyz tells how things stand.
+func TestEphemeralService(t *testing.T) {
+	t.Parallel()
+	for vendor := range kmstest.Vendors {
+		t.Run(vendor, func(t *testing.T) {
+			t.Parallel()
+			var s *kmstest.StandIn
+			var of ca.AuthorityConfig
+			r := newRig(t, func(r *rig, c *config.Config) {
+				s = ephemeralBy(t, vendor, r, c)
+				of = c.CA.Authority
+			})
+			before := s.Count(s.Sign)
+			if before != 2 { // the trial at the start, and the issuing certificate
+				t.Errorf("%d signatures of the KMS at the start", before)
+			}
+			s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+			leaves := r.issues(t, "with the KMS down", r.order(t, r.token(t, nil)))
+			if got := s.Count(s.Sign) - before; got != 0 {
+				t.Errorf("%d signatures of the KMS for %d certificates", got, len(leaves))
+			}
+			if status, page := r.readiness(t); status != http.StatusOK || !strings.Contains(page, "renewal") || !strings.Contains(page, "issues from") {
+				t.Errorf("HTTP %d: %s", status, page)
+			}
+			all := r.listed(t)
+			for _, leaf := range leaves {
+				if len(all) != 1 || leaf.CheckSignatureFrom(all[0]) != nil || leaf.NotAfter.After(all[0].NotAfter) {
+					t.Errorf("the trusted root lists %d, none of which issued %s", len(all), leaf.SerialNumber)
+				}
+			}
+			s.Break(nil)
+
+			// Another replica, or this one again: it has another key, and lists both.
+			again := newRig(t, func(again *rig, c *config.Config) {
+				c.CA.Authority = of
+				again.getenv = r.getenv
+				again.private = append(again.private, kmstest.Secret)
+				if err := os.RemoveAll(filepath.Join(again.dir, authorityName)); err != nil {
+					t.Error(err)
+				}
+			})
+			both := again.listed(t)
+			if len(both) != 2 || !slices.ContainsFunc(both, all[0].Equal) || both[0].Equal(both[1]) {
+				t.Errorf("the second lists %d", len(both))
+			}
+			for _, leaf := range again.issues(t, "the second", again.order(t, again.token(t, nil))) {
+				if !slices.ContainsFunc(both, func(c *x509.Certificate) bool { return leaf.CheckSignatureFrom(c) == nil && !c.Equal(all[0]) }) {
+					t.Error("a leaf of an issuer that isn't listed")
+				}
+			}
+		})
+	}
+}
+
+// TestSealedService: certificates come from a key that a KMS has decrypted at the
+// start, and which is asked for nothing after it.
+func TestSealedService(t *testing.T) {
+	t.Parallel()
+	for vendor, make := range kmstest.Sealings {
+		t.Run(vendor, func(t *testing.T) {
+			t.Parallel()
+			s := make(t)
+			r := newRig(t, func(r *rig, c *config.Config) {
+				key, root := rootKey(t, r.dir)
+				o := s.Options
+				o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
+				if _, err := kms.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
+					t.Fatal(err)
+				}
+				c.CA.Authority = ca.AuthorityConfig{
+					Mode: ca.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+					Chain: certify(t, r.dir, s.Ref, o, root, key),
+				}
+				r.getenv = s.Options.Getenv
+				r.private = append(r.private, "do-not-log-me")
+			})
+			s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+			before := s.Count("")
+			leaves := r.issues(t, "with the KMS down", r.order(t, r.token(t, nil)))
+			if got := s.Count("") - before; got != 0 {
+				t.Errorf("%d calls to the KMS for %d certificates", got, len(leaves))
+			}
+			all := r.listed(t)
+			for _, leaf := range leaves {
+				if len(all) != 1 || leaf.CheckSignatureFrom(all[0]) != nil {
+					t.Errorf("the trusted root lists %d, none of which issued %s", len(all), leaf.SerialNumber)
+				}
+			}
+			if status, page := r.readiness(t); status != http.StatusOK {
+				t.Errorf("HTTP %d: %s", status, page)
+			}
+		})
+	}
+}
+
+// certify makes an intermediate for a sealed key, as `mayfly ca intermediate` does.
+func certify(t *testing.T, dir, ref string, o kms.Options, root []*x509.Certificate, key crypto.Signer) setting.Path {
+	t.Helper()
+	sealed, err := kms.Open(t.Context(), ref, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ceremony.New(root, ceremony.Profile{CommonName: "Sealed"}, ceremony.Circumstances{Now: time.Now()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := c.For(sealed.Public(), ref); err != nil {
+		t.Fatal(err)
+	}
+	made, err := c.Sign(ceremony.Key{Signer: key, Ref: "the root's"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(dir, "sealed.chain.pem")
+	if err := os.WriteFile(path, made.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return setting.Path(path)
+}
+
+// TestEphemeralWaits: without accept_unlisted a start lists its certificate and
+// issues nothing, and says when it will.
+func TestEphemeralWaits(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, func(r *rig, c *config.Config) {
+		ephemeralBy(t, "vault", r, c)
+		c.CA.Authority.Ephemeral.AcceptUnlisted = false
+		r.broken = true
+	})
+	if got := r.listed(t); len(got) != 1 {
+		t.Errorf("%d are listed", len(got))
+	}
+	if status, page := r.readiness(t); status != http.StatusServiceUnavailable || !strings.Contains(page, "issues from "+time.Now().UTC().Add(24*time.Hour).Format("2006-01-02T")) {
+		t.Errorf("HTTP %d: %s", status, page)
+	}
+	if !strings.Contains(r.lines.String(), "`accept_unlisted: true` would issue at once") {
+		t.Error("the log doesn't say why nothing is issued")
+	}
+}
+
+// TestEphemeralStartFails: a KMS that is down at the start is named, with the step.
+func TestEphemeralStartFails(t *testing.T) {
+	t.Parallel()
+	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry()}
+	r.issuer = newRig(t, nil).issuer
+	c := r.configuration(t)
+	s := ephemeralBy(t, "aws", r, c)
+	calls := 0
+	s.Break(func(operation string, _ int) kmstest.Fault {
+		if operation == s.Sign {
+			if calls++; calls > 1 { // the trial of kms.Open passes
+				return s.Codes["denied"]
+			}
+		}
+		return kmstest.Fault{}
+	})
+	e := environment{now: time.Now, getenv: r.getenv, logger: slog.New(slog.NewJSONHandler(r.lines, nil))}
+	opened, err := open(t.Context(), c, e, r.proven, located{})
+	if err == nil {
+		t.Fatal("it started", opened.close(t.Context()))
+	}
+	for _, want := range []string{"the first ephemeral issuing certificate: signing with", s.Host + ": sign: the principal may not"} {
+		if !strings.Contains(err.Error(), want) {
+			t.Errorf("%v; want %q", err, want)
+		}
+	}
+	if bytes.Contains([]byte(err.Error()), []byte(kmstest.Secret)) {
+		t.Error("a secret is in the error")
+	}
+}
+
+// TestEphemeralRelists: what another replica adds to the history is served by this
+// one, and a reload keeps it.
+func TestEphemeralRelists(t *testing.T) {
+	t.Parallel()
+	wake := make(chan time.Time)
+	var of ca.AuthorityConfig
+	r := &reloading{hangup: make(chan os.Signal), ticks: make(chan time.Time), file: filepath.Join(t.TempDir(), "mayfly.yaml")}
+	r.write(t, "1")
+	r.rig = startRigFrom(t, func(first *rig, c *config.Config) {
+		first.wake = wake
+		ephemeralBy(t, "vault", first, c)
+		of = c.CA.Authority
+	}, source{file: r.file, load: r.load, hangup: r.hangup, ticks: r.ticks})
+	if err := r.awaitReady(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.offer(nil)
+	a, err := ca.LoadAuthority(t.Context(), of, time.Now(), kms.Options{Getenv: r.getenv})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ca.StartEphemeral(t.Context(), a, ca.EphemeralOptions{Lifetime: 10 * time.Minute, Now: time.Now, Logger: r.logger()}); err != nil {
+		t.Fatal(err)
+	}
+	if got := r.listed(t); len(got) != 1 {
+		t.Errorf("%d are listed before a look", len(got))
+	}
+	for range 2 { // the second begins when the first has been done
+		select {
+		case wake <- time.Now():
+		case <-time.After(patience):
+			t.Fatal("nobody looks")
+		}
+	}
+	if got := r.listed(t); len(got) != 2 {
+		t.Errorf("%d are listed after a look", len(got))
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	for range 2 {
+		select {
+		case r.hangup <- os.Interrupt:
+		case <-ctx.Done():
+			t.Fatal("nobody reloads")
+		}
+	}
+	if got := r.listed(t); len(got) != 2 {
+		t.Errorf("%d are listed after a reload", len(got))
+	}
+	r.issues(t, "after all of it", r.order(t, r.token(t, nil)))
+}
