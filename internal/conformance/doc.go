@@ -3,9 +3,9 @@
 // sigstore-js, two OpenID providers, a timestamp authority, openssl, and the
 // readers of the log: certificate-transparency-go's client and its program ctclient,
 // Sunlight's client and Tessera's fsck (whose program reads tlog-tiles alone, so that
-// it is its library that reads our static-ct log). A disk that fails with EIO is here
-// too, because it is made of somebody else's FUSE library. Everything runs on this
-// machine's loopback interface.
+// it is its library that reads our static-ct log). The disks that fail with EIO and
+// that lose what wasn't flushed are here too, because they are made of somebody
+// else's FUSE library. Everything runs on this machine's loopback interface.
 //
 // It is a module of its own, so that none of these becomes a dependency of the
 // product. `make conformance` installs what is needed and runs it.

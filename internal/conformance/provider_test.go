@@ -96,8 +96,13 @@ server:
 	}
 	write(t, path, []byte(config))
 	command(t, nil, binary, "check", "--config", path)
+	return serve(t, dir, path)
+}
 
-	p := start(t, binary, "serve", "--config", path)
+// serve runs `mayfly serve` with a configuration, until it is ready.
+func serve(t *testing.T, dir, path string) *mayfly {
+	t.Helper()
+	p := start(t, setting(t, "MAYFLY_BIN"), "serve", "--config", path)
 	m := &mayfly{dir: dir, process: p}
 	p.until(t, "it says that it serves", func() bool {
 		for line := range strings.Lines(p.output.String()) {
@@ -111,7 +116,11 @@ server:
 	})
 	p.until(t, "it is ready", func() bool { return answers(t, m.HTTP+"/readyz") })
 	m.trustedRoot = m.download(t, t.TempDir(), "/trusted_root.json")
-	m.CTLog = m.HTTP + logPath(t, config)
+	config, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.CTLog = m.HTTP + logPath(t, string(config))
 	return m
 }
 
