@@ -33,6 +33,7 @@ const (
 	mostPause      = 10 * time.Minute
 	suspectPause   = time.Minute // between two looks at a presigner whose precertificates a log refuses
 	longestSleep   = time.Hour   // the machine's clock may jump meanwhile
+	shortestSleep  = time.Second // what is to be done at once wakes Run
 )
 
 // never is when what lasts to the authority's end is replaced.
@@ -82,6 +83,14 @@ func (s *presigning) doubt(i *Issuer) {
 	i.wake()
 }
 
+// AskLogs has Run ask soon whether the logs take what the precertificate signing
+// certificate signs: they are others than before.
+func (i *Issuer) AskLogs() {
+	if a := i.current.Load().Active; a.presigning != nil {
+		a.presigning.doubt(i)
+	}
+}
+
 // wake has Run look again.
 func (i *Issuer) wake() {
 	select {
@@ -116,7 +125,7 @@ func (i *Issuer) Run(ctx context.Context) error {
 		sleep := longestSleep
 		if a := i.current.Load().Active; i.log != nil && a.presigning != nil {
 			_ = i.presign(ctx, a) // it has told the operator
-			sleep = min(a.presigning.wait(i.now()), longestSleep)
+			sleep = min(max(a.presigning.wait(i.now()), shortestSleep), longestSleep)
 		}
 		timer := time.NewTimer(sleep)
 		select {

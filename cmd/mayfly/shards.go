@@ -83,14 +83,17 @@ func (s *service) openOwn(ctx context.Context, c *config.Config, keys []kms.Sign
 			continue
 		}
 		if one.log, err = s.openShard(ctx, log, keys, i); err != nil {
-			return o, fmt.Errorf("%s: %w", c.CTLog.OwnPath("ctlog", i), err)
+			return ownLogs{}, fmt.Errorf("%s: %w", c.CTLog.OwnPath("ctlog", i), err)
 		}
 		o.fresh = append(o.fresh, one)
 	}
 	if err := o.mount(); err != nil {
-		return o, err
+		return ownLogs{}, err
 	}
-	return o, s.openFrozen(ctx, c, &o)
+	if err := s.openFrozen(ctx, c, &o); err != nil {
+		return ownLogs{}, err
+	}
+	return o, nil
 }
 
 // openShard opens the log that is i in the configuration's order. Its key may be
@@ -181,6 +184,7 @@ func (s *service) use(ctx context.Context, next ownLogs) error {
 	var errs []error
 	if s.policy != nil {
 		errs = append(errs, s.policy.Use(s.members()))
+		s.issuer.AskLogs() // a log that is new hasn't seen how precertificates are signed
 	}
 	if s.promises != nil {
 		errs = append(errs, s.promises.Follow(s.watched()))
