@@ -423,7 +423,9 @@ func TestEphemeralUnderLoad(t *testing.T) {
 		t.Fatal(err)
 	}
 	base := One(r.signing)
-	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities, o.Now, o.Log, o.AcceptUnlogged = r.Authorities(base), now, nil, true })
+	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
+		o.Authorities, o.Now, o.Log, o.AcceptUnlogged = r.Authorities(base), now, nil, true
+	})
 	who, key := alice(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

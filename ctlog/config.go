@@ -141,7 +141,7 @@ type ExternalConfig struct {
 	End time.Time `yaml:"end,omitempty"`
 	// Address is the `host:port` to connect to in place of the URL's host, where the
 	// log isn't reached under its own name: `10.0.0.7:443`. Requests and TLS still
-	// name the URL's host, which is part of the log's name.
+	// name the URL's host, which is part of the log's name. No proxy is used then.
 	Address string `yaml:"address,omitempty"`
 	// CAFile holds the PEM certificates that the log's TLS certificate is verified
 	// with, instead of the system's.

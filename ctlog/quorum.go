@@ -11,7 +11,7 @@ type quorum struct{ scts, operators int }
 func (q quorum) choose(logs []int, operator func(log int) string) []int {
 	var chosen []int
 	seen := make(map[string]bool, q.scts)
-	for i, log := range logs {
+	for _, log := range logs {
 		if len(chosen) == q.scts {
 			break
 		}
@@ -21,7 +21,7 @@ func (q quorum) choose(logs []int, operator func(log int) string) []int {
 			missing--
 		}
 		// An operator's further log is no good where each place left needs a new one.
-		if missing > after || missing > others(logs[i+1:], operator, seen, operator(log)) {
+		if missing > after {
 			continue
 		}
 		chosen = append(chosen, log)
@@ -31,17 +31,6 @@ func (q quorum) choose(logs []int, operator func(log int) string) []int {
 		return nil
 	}
 	return chosen
-}
-
-// others counts the operators of the logs that are neither seen nor the one given.
-func others(logs []int, operator func(int) string, seen map[string]bool, except string) int {
-	found := make(map[string]bool, len(logs))
-	for _, log := range logs {
-		if o := operator(log); !seen[o] && o != except {
-			found[o] = true
-		}
-	}
-	return len(found)
 }
 
 // standing is what is known of each log during one submission.

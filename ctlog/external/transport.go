@@ -28,7 +28,7 @@ func newTransport(c Config) (*http.Transport, error) {
 			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM", c.CAFile)
 		}
 	}
-	proxy, err := proxyOf(c.Proxy)
+	proxy, err := proxyOf(c)
 	if err != nil {
 		return nil, err
 	}
@@ -52,15 +52,16 @@ func newTransport(c Config) (*http.Transport, error) {
 	}, nil
 }
 
-// proxyOf is the way that the option proxy says.
-func proxyOf(option string) (func(*http.Request) (*url.URL, error), error) {
-	switch option {
-	case "":
-		return http.ProxyFromEnvironment, nil
-	case ctlog.ProxyNone:
+// proxyOf is the way that the option proxy says. A proxy looks up names by itself,
+// so none is asked where the address is given.
+func proxyOf(c Config) (func(*http.Request) (*url.URL, error), error) {
+	switch {
+	case c.Proxy == ctlog.ProxyNone, c.Address != "":
 		return nil, nil //nolint:nilnil // http.Transport's way to say that there is no proxy
+	case c.Proxy == "":
+		return http.ProxyFromEnvironment, nil
 	}
-	u, err := url.Parse(option)
+	u, err := url.Parse(c.Proxy)
 	if err != nil {
 		return nil, fmt.Errorf("its proxy: %w", err)
 	}

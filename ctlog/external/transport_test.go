@@ -3,6 +3,7 @@ package external_test
 import (
 	"encoding/json"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -40,6 +41,10 @@ func TestWays(t *testing.T) {
 	// A proxy that leads every name to the log, as one with its own resolver may.
 	proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		tunnels.Store(r.Method + " " + r.Host)
+		if r.Method == http.MethodConnect {
+			tunnel(t, w, secure.Listener.Addr().String())
+			return
+		}
 		answer(w, r)
 	}))
 	defer proxy.Close()
@@ -63,6 +68,7 @@ func TestWays(t *testing.T) {
 		"another name":             {c: external.Config{URL: "https://log.other.example/2027", Address: secureAt, CAFile: trust}, failure: "certificate"},
 		"plain":                    {c: external.Config{URL: "http://log.invalid:" + port, Address: plainAt}, host: "log.invalid:" + port},
 		"proxy":                    {c: external.Config{URL: "http://log.invalid", Proxy: proxy.URL}, host: "log.invalid", tunnel: "GET log.invalid"},
+		"https proxy":              {c: external.Config{URL: "https://example.com", Proxy: proxy.URL, CAFile: trust}, host: "example.com", tunnel: "CONNECT example.com:443"},
 		"no proxy":                 {c: external.Config{URL: "http://log.invalid", Proxy: "none"}, failure: "lookup log.invalid"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -86,4 +92,28 @@ func TestWays(t *testing.T) {
 			}
 		})
 	}
+}
+
+// tunnel joins a client of a proxy with a server (RFC 9110 §9.3.6).
+func tunnel(t *testing.T, w http.ResponseWriter, address string) {
+	server, err := new(net.Dialer).DialContext(t.Context(), "tcp", address)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	client, _, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	_, err = io.WriteString(client, "HTTP/1.1 200 OK\r\n\r\n")
+	if err != nil {
+		t.Error(err)
+	}
+	go func() {
+		_, _ = io.Copy(server, client) // either end may go first
+		_ = server.Close()
+	}()
+	_, _ = io.Copy(client, server)
+	_ = client.Close()
 }
