@@ -131,6 +131,9 @@ func measureKeys(ctx context.Context, r *report, dir string) error {
 	if r.adapters, err = measureAdapters(ctx, dir, 2*time.Second); err != nil {
 		return err
 	}
+	if err := measureModes(ctx, r, dir); err != nil {
+		return err
+	}
 	return measureDirect(ctx, r, dir, r.plan.direct)
 }
 

@@ -22,6 +22,7 @@ type report struct {
 	start                       time.Duration
 	adapters                    []adapterFigures
 	direct                      []directFigures
+	modes                       []modeFigures
 }
 
 // step says on standard error what is being measured.
@@ -120,6 +121,7 @@ backend that reaches its key over a network verifies each signature (%s of it).
 		fmt.Fprintf(&b, "| %s | %s | %s | %s | %s | %s |\n", f.vendor, f.over, micros(f.bare), micros(f.adapter),
 			ratio(f.adapter, f.bare), ratio(f.adapter-verify, f.bare))
 	}
+	b.WriteString(r.modesTable())
 	return b.String()
 }
 
