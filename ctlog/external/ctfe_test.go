@@ -22,7 +22,7 @@ import (
 // TestCTFE holds a log of certificate-transparency-go, on a Trillian with a real
 // database, to the same suite as ours. internal/conformance/logs.sh runs it.
 func TestCTFE(t *testing.T) {
-	ctlogtest.Run(t, os.Getenv("CTFE_KIND"), openCTFE)
+	t.Run("suite-on-ctfe", func(t *testing.T) { ctlogtest.Run(t, os.Getenv("CTFE_KIND"), openCTFE) })
 }
 
 func openCTFE(t *testing.T) ctlogtest.Fixture {

@@ -24,6 +24,8 @@ clients() { (cd internal/conformance && go test -count=1 -timeout=10m -skip '^(T
 step "conformance" clients
 issuances() { internal/conformance/issuances.sh 2>&1 | tee -a "$log"; }
 step "whole issuances, by the issuing key" issuances
+logs() { internal/conformance/logs.sh 2>&1 | tee -a "$log"; }
+step "logs, CTFE among them" logs
 
 # One line for each client, from go test's own.
 sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*\)s)$/\1 \2 \3/p' "$log" |
@@ -36,7 +38,6 @@ sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*
     record "$result" "  $name" "$seconds s"
   done
 rm -f "$log"
-step "logs, CTFE among them" internal/conformance/logs.sh
 absent "  TesseraCT" "its module can't be fetched: the checksum database doesn't know it"
 absent "  Sunlight, as a log" "it takes certificates for server authentication alone"
 step "  moto (AWS KMS)" internal/conformance/kms.sh
