@@ -23,7 +23,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-log generate baseline fuzz \
-	kill-test powerloss-test conformance conformance-vault release-snapshot clean
+	kill-test powerloss-test conformance conformance-keys release-snapshot clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -54,8 +54,9 @@ check: ## all that must hold before a change is taken in
 conformance: build ## cosign, sigstore-go, sigstore-js, openssl and others against a running mayfly
 	@internal/conformance/run.sh
 
-conformance-vault: ## HashiCorp Vault itself as the key's keeper; builds it once, in 7 minutes or more
-	@internal/conformance/vault.sh
+conformance-keys: build ## the part of it about keys in a KMS or HSM; writes the table in docs/keys.md
+	@internal/tools/packages.sh ca-certificates gcc iproute2 libnss3-tools opensc python3-venv softhsm2
+	@MAYFLY_BIN=$${MAYFLY_BIN:-$(CURDIR)/bin/mayfly} internal/conformance/keys.sh --write
 
 bench: build ## measure, and write docs/performance.md
 	go run ./internal/bench -mayfly bin/mayfly -out docs/performance.md

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/aws-sdk-go-v2/config"
 	awscredentials "github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
@@ -178,12 +179,28 @@ func awsProfile(ctx context.Context, o Options, region string, client *http.Clie
 	}
 	files := awsFiles(o)
 	loaded, err := config.LoadDefaultConfig(ctx, config.WithSharedConfigProfile(name), config.WithRegion(region),
-		config.WithHTTPClient(client), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
+		config.WithHTTPClient(awsClient(client)), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithSharedConfigFiles(files[:1]), config.WithSharedCredentialsFiles(files[1:]))
 	if err != nil {
 		return nil, fmt.Errorf("profile %s: %w", name, err)
 	}
 	return &awsCredential{source: "profile " + name, provider: loaded.Credentials}, nil
+}
+
+// awsClient is client in the one form to which AWS's configuration adds the
+// authorities of AWS_CA_BUNDLE, where that is set: without it, it gives up.
+func awsClient(client *http.Client) aws.HTTPClient {
+	ours, ok := client.Transport.(*http.Transport)
+	if !ok {
+		return client
+	}
+	return awshttp.NewBuildableClient().WithTimeout(client.Timeout).WithTransportOptions(func(t *http.Transport) {
+		t.Proxy, t.DialContext, t.TLSHandshakeTimeout, t.HTTP2 = ours.Proxy, ours.DialContext, ours.TLSHandshakeTimeout, ours.HTTP2
+		t.TLSClientConfig = ours.TLSClientConfig.Clone()
+		if roots := t.TLSClientConfig.RootCAs; roots != nil {
+			t.TLSClientConfig.RootCAs = roots.Clone() // the KMS's own certificate is verified by ca_file alone
+		}
+	})
 }
 
 // awsFiles are the configuration and the credentials file.

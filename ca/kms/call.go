@@ -30,6 +30,7 @@ const (
 	operationIdentity = "identity" // whose credential it is
 	operationKey      = "key"      // describe it, fetch its public key
 	operationSign     = "sign"
+	operationMake     = "make" // a key, or a name of it
 )
 
 // The steps before a service has the request.
@@ -96,6 +97,16 @@ type service struct {
 // attemptTimeout each, within ctx. Its error is a *CallError; when ctx ended it
 // wraps ctx.Err() too.
 func (s *service) call(ctx context.Context, operation string, do func(ctx context.Context) error) error {
+	return s.tries(ctx, operation, callAttempts, do)
+}
+
+// once is call for what must not be done twice: the making of a key, of which an
+// answer that was lost would leave another behind.
+func (s *service) once(ctx context.Context, operation string, do func(ctx context.Context) error) error {
+	return s.tries(ctx, operation, 1, do)
+}
+
+func (s *service) tries(ctx context.Context, operation string, attempts int, do func(ctx context.Context) error) error {
 	began := s.now()
 	var failed *CallError
 	for attempt := 1; ; attempt++ {
@@ -107,7 +118,7 @@ func (s *service) call(ctx context.Context, operation string, do func(ctx contex
 		v := s.verdict(err, at)
 		failed = &CallError{Attempts: attempt, Elapsed: s.now().Sub(began), Err: err, outcome: v.outcome, temporary: v.retry, Text: v.text}
 		failed.Host, failed.Step = at.place(s.host, operation)
-		if !v.retry || attempt == callAttempts || !pause(ctx, attempt) {
+		if !v.retry || attempt == attempts || !pause(ctx, attempt) {
 			break
 		}
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,22 +15,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
-
-func TestGCPGenerate(t *testing.T) {
-	t.Parallel()
-	s := standIn(t, "gcp", kms.ECDSAP256)
-	const name = kmstest.GCPRing + "/cryptoKeys/root"
-	if got, err := kms.Generate(t.Context(), name, kms.ECDSAP256, s.Options); err != nil || got != "gcpkms://"+name+"/cryptoKeyVersions/1" {
-		t.Fatalf("%q, %v", got, err)
-	}
-	opened(t, name, s.Options)
-	if _, err := kms.Generate(t.Context(), name, kms.ECDSAP256, s.Options); !errors.Is(err, kms.ErrKeyExists) {
-		t.Errorf("%v; want ErrKeyExists", err)
-	}
-	if _, err := kms.Generate(t.Context(), name+"2", kms.ECDSAP521, s.Options); err == nil || !strings.Contains(err.Error(), "Google Cloud KMS has no keys of ECDSA-P521") {
-		t.Errorf("P-521: %v", err)
-	}
-}
 
 // TestGCPNewestEnabled is taken at the start, where no version is named.
 func TestGCPNewestEnabled(t *testing.T) {

@@ -27,19 +27,22 @@ func (r *gcpReference) generate(ctx context.Context, a Algorithm, o Options) (st
 		return "", fmt.Errorf("key %s: %w", r, err)
 	}
 	defer g.service.client.CloseIdleConnections()
-	_, err = g.client.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
-		Parent: r.ringName(), CryptoKeyId: r.key,
-		CryptoKey: &kmspb.CryptoKey{
-			Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
-			VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithm, ProtectionLevel: kmspb.ProtectionLevel_HSM},
-		},
+	err = g.once(ctx, operationMake, func(ctx context.Context) error {
+		_, err := g.client.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
+			Parent: r.ringName(), CryptoKeyId: r.key,
+			CryptoKey: &kmspb.CryptoKey{
+				Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
+				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithm, ProtectionLevel: kmspb.ProtectionLevel_HSM},
+			},
+		})
+		return err
 	})
 	var said *apierror.APIError
 	if errors.As(err, &said) && said.HTTPCode() == http.StatusConflict {
 		return "", fmt.Errorf("key %s: %w", r, ErrKeyExists)
 	}
-	if err != nil { // once, and not again: an answer that was lost leaves a key behind
-		return "", fmt.Errorf("key %s: %s: %s", r, g.host, g.verdict(err, new(progress)).text)
+	if err != nil {
+		return "", fmt.Errorf("key %s: %w", r, err)
 	}
 	pinned := *r
 	pinned.version = "1"

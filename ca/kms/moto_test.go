@@ -3,43 +3,38 @@
 package kms_test
 
 import (
+	"errors"
 	"os"
+	"strings"
 	"testing"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	awscredentials "github.com/aws/aws-sdk-go-v2/credentials"
-	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
-// TestMotoConformance runs the suite against moto, which internal/conformance/kms.sh starts.
+// TestMotoConformance runs the suite against moto, which internal/conformance/kms.sh
+// starts, with keys that are made there by their aliases.
 func TestMotoConformance(t *testing.T) {
 	endpoint := os.Getenv("MAYFLY_MOTO")
 	if endpoint == "" {
 		t.Fatal("MAYFLY_MOTO is not set: run internal/conformance/kms.sh")
 	}
-	api := awskms.New(awskms.Options{
-		Region: "eu-central-1", BaseEndpoint: &endpoint,
-		Credentials: awscredentials.NewStaticCredentialsProvider("AKIAEXAMPLE", "secret", ""),
-	})
+	o := kms.Options{
+		Access: kms.Access{Credential: kms.CredentialEnv, Region: "eu-central-1", Endpoint: endpoint, IdentityEndpoint: endpoint},
+		Getenv: kmstest.Environment("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY", "secret"),
+	}
 	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
-		made, err := api.CreateKey(t.Context(), &awskms.CreateKeyInput{
-			KeySpec: types.KeySpec(kmstest.AWSSpecs[a]), KeyUsage: types.KeyUsageTypeSignVerify,
-		})
+		alias := "alias/" + strings.ToLower(string(a))
+		arn, err := kms.Generate(t.Context(), alias, a, o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		s, err := kms.Open(t.Context(), aws.ToString(made.KeyMetadata.Arn), kms.Options{
-			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: endpoint, IdentityEndpoint: endpoint},
-			Getenv: kmstest.Environment("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY", "secret"),
-		})
-		if err != nil {
-			t.Fatal(err)
+		if _, err := kms.Generate(t.Context(), alias, a, o); !errors.Is(err, kms.ErrKeyExists) {
+			t.Errorf("made again: %v; want ErrKeyExists", err)
 		}
-		t.Cleanup(func() { kms.Close(s) })
-		return s
+		if got, ok := opened(t, alias, o).(interface{ String() string }); !ok || got.String() != arn {
+			t.Errorf("the alias opens %v; want %s", got, arn)
+		}
+		return opened(t, arn, o)
 	})
 }

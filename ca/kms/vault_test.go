@@ -2,7 +2,6 @@ package kms_test
 
 import (
 	"bytes"
-	"errors"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -15,22 +14,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
-
-func TestVaultGenerateNeverOverwrites(t *testing.T) {
-	t.Parallel()
-	s := standIn(t, "vault", kms.ECDSAP256)
-	const ref = "hashivault://transit/keys/root"
-	if got, err := kms.Generate(t.Context(), ref, kms.ECDSAP256, s.Options); err != nil || got != ref+"?version=1" {
-		t.Fatalf("%q, %v", got, err)
-	}
-	opened(t, ref, s.Options)
-	if _, err := kms.Generate(t.Context(), ref, kms.ECDSAP256, s.Options); !errors.Is(err, kms.ErrKeyExists) {
-		t.Fatalf("%v; want ErrKeyExists", err)
-	}
-	if n := s.Count("create"); n != 1 {
-		t.Errorf("%d keys were made", n)
-	}
-}
 
 // TestVaultRetired: a version that may no longer sign says so.
 func TestVaultRetired(t *testing.T) {

@@ -239,7 +239,7 @@ func expose(t *testing.T, namespace string, s *kmstest.StandIn, caFile setting.P
 
 func forward(from net.Conn, to string) {
 	defer from.Close()
-	conn, err := net.Dial("tcp", to) //nolint:noctx // ends with the test's servers
+	conn, err := net.Dial("tcp", to)
 	if err != nil {
 		return
 	}
@@ -268,7 +268,7 @@ func listenIn(t *testing.T, namespace, address string) net.Listener {
 		var l net.Listener
 		err := unix.Setns(int(there.Fd()), unix.CLONE_NEWNET)
 		if err == nil {
-			l, err = net.Listen("tcp", address) //nolint:noctx // an address of its own
+			l, err = net.Listen("tcp", address)
 		}
 		done <- made{l, err}
 	}()

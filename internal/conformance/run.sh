@@ -40,8 +40,6 @@ sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*
 rm -f "$log"
 absent "  TesseraCT" "its module can't be fetched: the checksum database doesn't know it"
 absent "  Sunlight, as a log" "it takes certificates for server authentication alone"
-step "  moto (AWS KMS)" internal/conformance/kms.sh
-absent "  Vault" "its build takes 11 minutes of CPU: make conformance-vault"
-absent "  lowkey-vault (Azure Key Vault)" "it needs Java; ca/kms has a stand-in of its own"
+step "keys, by backend" internal/conformance/keys.sh
 absent "  gitsign" "it signs only with a Rekor transparency log beside the CA"
 summary

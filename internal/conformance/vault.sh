@@ -1,8 +1,7 @@
 #!/usr/bin/env bash
-# make conformance-vault: builds HashiCorp Vault, unless it is there, holds the
-# transit backend to it, and has it hold an issuing key. Vault is a peer for tests
-# and never part of Mayfly. Its build takes about 11 minutes of CPU, which is why
-# `make conformance` only says that it did not run.
+# Builds HashiCorp Vault, unless it is there, holds the transit backend to it, and
+# has it hold an issuing key. Vault is a peer for tests and never part of Mayfly.
+# Its build takes about 11 minutes of CPU, once.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 

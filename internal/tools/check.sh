@@ -37,7 +37,7 @@ format() {
 # go.mod and go.sum say exactly what is used, and what is used is what the
 # checksums say. Not for internal/conformance/vault: it has no package to tidy
 # by, and says with which modules a foreign program is built; its dependencies
-# are hundreds, and only `make conformance-vault` downloads them.
+# are hundreds, and only internal/conformance/vault.sh downloads them.
 modules_tidy() {
   local module status=0
   while IFS= read -r -d '' module; do
@@ -77,7 +77,8 @@ api() {
 }
 
 vet() {
-  go vet ./... && (cd internal/conformance && go vet ./...)
+  go vet ./... && go vet -tags pkcs11 ./ca/kms/... ./cmd/mayfly && go vet -tags conformance ./... &&
+    (cd internal/conformance && go vet ./...)
 }
 
 lint() {

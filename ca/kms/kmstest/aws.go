@@ -58,7 +58,7 @@ func (c *aws) operation(r *http.Request) string {
 	if target := r.Header.Get("X-Amz-Target"); target != "" {
 		return strings.TrimPrefix(target, "TrentService.")
 	}
-	return "GetCallerIdentity" // STS speaks AWS's query protocol
+	return r.FormValue("Action") // STS speaks AWS's query protocol
 }
 
 func (c *aws) refuse(w http.ResponseWriter, f Fault) {
@@ -67,8 +67,12 @@ func (c *aws) refuse(w http.ResponseWriter, f Fault) {
 	fmt.Fprintf(w, `{"__type":%q,"message":"as the test says"}`, f.Code)
 }
 
-func (c *aws) answer(w http.ResponseWriter, _ *http.Request, operation string, body []byte, f Fault) {
-	if operation == "GetCallerIdentity" {
+func (c *aws) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
+	switch operation {
+	case "AssumeRoleWithWebIdentity":
+		c.assume(w, r)
+		return
+	case "GetCallerIdentity":
 		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`)
 		return
 	}
@@ -118,6 +122,16 @@ func (c *aws) answer(w http.ResponseWriter, _ *http.Request, operation string, b
 		c.t.Errorf("%s isn't expected", operation)
 	}
 	_ = json.NewEncoder(w).Encode(out) // the client may have gone
+}
+
+// assume is STS's answer to a web identity.
+func (c *aws) assume(w http.ResponseWriter, r *http.Request) {
+	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
+		return
+	}
+	fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, Secret)
 }
 
 // awsRequest holds the members of all requests.

@@ -1,6 +1,7 @@
 package kmstest
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -197,6 +198,7 @@ func (c *Cloud) serve(p protocol, w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return // the client went away
 	}
+	r.Body = io.NopCloser(bytes.NewReader(body)) // for who reads a form
 	operation := p.operation(r)
 	f := c.begin(operation)
 	switch {
