@@ -14,8 +14,9 @@ import (
 )
 
 const logCreateLong = `Makes the empty logs that a configuration names under ctlog.embedded and
-ctlog.shards and that aren't there yet: mayfly serve makes none, because there an empty folder means that a disk
-isn't mounted. A directory that holds a log, and a mark of one, are never touched.`
+ctlog.shards and that aren't there yet: mayfly serve makes none, because there an
+empty folder means that a disk isn't mounted. A directory that holds a log, and a
+mark of one, are never touched. mayfly log rotate makes the log that follows.`
 
 func newLogCreateCommand(streams streams) *cobra.Command {
 	var file string

@@ -30,6 +30,7 @@ func newLogCommand(streams streams) *cobra.Command {
 	cmd.AddCommand(
 		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
 		newLogBackupCommand(streams), newLogRestoreCommand(streams), newLogCreateCommand(streams),
+		newLogListCommand(streams), newLogRotateCommand(streams), newLogFreezeCommand(streams),
 	)
 	return cmd
 }

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"path/filepath"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -19,7 +17,7 @@ func (s *service) newMonitor() (*inclusion.Monitor, error) {
 	}
 	trail := string(s.config.Audit.Path)
 	return inclusion.New(inclusion.Options{
-		Trail: trail, State: strings.TrimSuffix(trail, filepath.Ext(trail)) + ".inclusion.json",
+		Trail: trail, State: inclusionState(trail),
 		Logs: logs, Now: s.now, Logger: s.logger, Metrics: s.registry,
 	})
 }

@@ -90,6 +90,9 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err := s.startEphemeral(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.gaugeOfEnd(); err != nil {
+		return nil, err
+	}
 	if s.issuer, err = s.newIssuer(); err != nil {
 		return nil, err
 	}

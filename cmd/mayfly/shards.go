@@ -5,10 +5,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/config"
@@ -64,11 +67,12 @@ func openLogKey(ctx context.Context, c ctlog.EmbeddedConfig, e environment) (kms
 
 // openOwn opens the logs that c names: those of before that c names too stay open,
 // and nothing of them has changed yet. On an error what it opened is closed again.
-func (s *service) openOwn(ctx context.Context, c *config.Config, keys []kms.Signer, before ownLogs) (_ ownLogs, err error) {
-	o := ownLogs{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
+func (s *service) openOwn(ctx context.Context, c *config.Config, keys []kms.Signer, before ownLogs) (o ownLogs, err error) {
+	o = ownLogs{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, closeAll(ctx, o.fresh))
+			o = ownLogs{}
 		}
 	}()
 	open := make(map[string]*shard)
@@ -265,6 +269,23 @@ func (s *service) nextLog(context.Context) error {
 		return nil
 	}
 	return fmt.Errorf("no log takes certificates from %s on; add the next one: mayfly log rotate, or ctlog.logs", until.UTC().Format(time.RFC3339))
+}
+
+// gaugeOfEnd tells when no log takes certificates any more. +Inf is never.
+func (s *service) gaugeOfEnd() error {
+	if s.policy == nil || s.registry == nil {
+		return nil
+	}
+	return s.registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_ctlog_covered_until_timestamp_seconds",
+		Help: "From when on no transparency log takes certificates unless another is added, in seconds since 1970; +Inf is never.",
+	}, func() float64 {
+		until := s.policy.CoveredUntil()
+		if until.IsZero() {
+			return math.Inf(1)
+		}
+		return float64(until.Unix())
+	}))
 }
 
 // tellOfEnd logs that the end of the last log is near, once a day.

@@ -1,6 +1,7 @@
 package inclusion
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -45,4 +46,43 @@ func writeState(path string, s state) error {
 		return fmt.Errorf("inclusion: writing the monitor's state: %w", err)
 	}
 	return nil
+}
+
+// Owed reads the whole trail that is there, as far back as since, and the one log of
+// o, and returns the serial numbers of certificates that the log promised and doesn't
+// hold yet, or never will. It writes nothing. An error says what could not be read.
+func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
+	known, err := readState(o.State, since)
+	if err != nil {
+		return nil, err
+	}
+	o.State, o.Metrics = "", nil
+	m, err := New(o)
+	if err != nil {
+		return nil, err
+	}
+	if known.Until.Before(since) { // what is from before the log's time is of no interest
+		known.Until = since
+	}
+	m.trail.since = known.Until
+	defer m.trail.close()
+	var owed []string
+	for {
+		before := m.trail.place()
+		if _, err := m.trail.read(maxPending, m.take); err != nil {
+			return nil, err
+		}
+		for _, w := range m.logs {
+			if err := m.ask(ctx, w); err != nil {
+				return nil, err
+			}
+			for _, p := range w.pending {
+				owed = append(owed, p.serial)
+			}
+			w.pending = nil
+		}
+		if m.trail.place() == before {
+			return owed, nil
+		}
+	}
 }

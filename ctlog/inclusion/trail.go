@@ -193,3 +193,11 @@ func (t *trail) close() {
 		t.file = nil
 	}
 }
+
+// place tells how far the trail was read: it stays the same when nothing is left.
+func (t *trail) place() string {
+	if t.file == nil {
+		return ""
+	}
+	return fmt.Sprint(t.file.Name(), "\n", t.offset)
+}

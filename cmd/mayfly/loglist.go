@@ -1,0 +1,136 @@
+package main
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/external"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+const logListLong = `Prints every log of a configuration in the order in which they follow each other:
+frozen ones, those of this CA, and those of others. A log is next before its
+start, active until its end, then ended, and frozen once mayfly log freeze has
+moved it. Of logs in a directory it prints how many entries the published
+checkpoint covers, and how old that is. It only reads, so a service may run.`
+
+func newLogListCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "Print the logs of a configuration and how they stand",
+		Long:    logListLong,
+		Example: "  mayfly log list --config /etc/mayfly/mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, err := loadConfig(file)
+			if err != nil {
+				return err
+			}
+			return printLogs(cmd.Context(), streams.Out, c, time.Now())
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+// listed is one log as it is printed.
+type listed struct {
+	state string
+	about ctlog.Description
+	dir   string
+	err   error // why the key isn't known
+}
+
+// listLogs are all logs of a configuration.
+func listLogs(c *config.Config, now time.Time) []listed {
+	var all []listed
+	add := func(state, url string, start, end time.Time, dir setting.Path, spki []byte, err error) {
+		d := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(url, "/"), Start: start, End: end}
+		if state == "" {
+			state = standing(d, now)
+		}
+		all = append(all, listed{state, d, string(dir), err})
+	}
+	for _, log := range c.CTLog.Frozen {
+		d, err := external.Describe(log)
+		add("frozen", log.URL, log.Start, log.End, log.Directory, d.SPKI, err)
+	}
+	for _, log := range c.CTLog.Own() {
+		spki, err := embedded.KeyOf(string(log.Directory))
+		add("", log.URL, log.Start, log.End, log.Directory, spki, err)
+	}
+	for _, log := range c.CTLog.Logs {
+		spki, err := readPublicKey(string(log.KeyFile))
+		add("", log.URL, log.Start, log.End, "", spki, err)
+	}
+	return all
+}
+
+func readPublicKey(path string) ([]byte, error) {
+	raw, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	block, _ := pem.Decode(raw)
+	if block == nil {
+		return nil, errors.New("no PEM")
+	}
+	return block.Bytes, nil
+}
+
+func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time) error {
+	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "STATE\tLOG\tSTART\tEND\tENTRIES\tCHECKPOINT\tKEY ID\tDIRECTORY")
+	for _, l := range listLogs(c, now) {
+		id, entries, age := "unknown", "-", "-"
+		if l.err == nil {
+			id = fmt.Sprintf("%x", l.about.ID)
+		}
+		if l.dir != "" && l.err == nil {
+			size, signed, err := l.published(ctx)
+			if entries, age = fmt.Sprint(size), now.Sub(signed).Truncate(time.Second).String(); err != nil {
+				entries, age = "?", "unreadable"
+			}
+		}
+		dir := l.dir
+		if dir == "" {
+			dir = "-"
+		}
+		fmt.Fprintln(table, strings.Join([]string{
+			l.state, terminal.Line(l.about.URL), moment(l.about.Start), moment(l.about.End), entries, age, id, terminal.Line(dir),
+		}, "\t"))
+	}
+	return table.Flush()
+}
+
+// published reads the checkpoint in the log's directory.
+func (l listed) published(ctx context.Context) (uint64, time.Time, error) {
+	key, err := x509.ParsePKIXPublicKey(l.about.SPKI)
+	if err != nil {
+		return 0, time.Time{}, err
+	}
+	return embedded.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
+}
+
+func moment(t time.Time) string {
+	if t.IsZero() {
+		return "-"
+	}
+	return t.UTC().Format(time.RFC3339)
+}
