@@ -421,6 +421,39 @@ func TestWitnessClosed(t *testing.T) {
 	}
 }
 
+// TestWitnessClosedShutdown: what couldn't be published before the end is published
+// by the next start. The end says so, and comes in time.
+func TestWitnessClosedShutdown(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	ws := b.witnessed(t, "witness.example/one")
+	b.config.Witnesses.Mode = ctlog.WitnessClosed
+	ws[0].breaks(hang)
+	l := b.openNow(t)
+	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+	defer cancel()
+	begin := time.Now()
+	if err := l.Close(ctx); err == nil || !strings.Contains(err.Error(), "publishing the last checkpoint") {
+		t.Errorf("Close: %v", err)
+	}
+	if took := time.Since(begin); took > 10*time.Second {
+		t.Errorf("Close took %v", took)
+	}
+	ws[0].breaks(nil)
+	l = b.open(t)
+	for deadline := time.Now().Add(30 * time.Second); ; <-time.After(5 * time.Millisecond) {
+		if size, cosigned, _ := b.checkpoint(t, l, ws); size == 1 && len(cosigned) == 1 {
+			break
+		}
+		if time.Now().After(deadline) {
+			t.Fatal("the entry isn't published after the restart")
+		}
+	}
+}
+
 // TestWitnessConfig: all faults at once.
 func TestWitnessConfig(t *testing.T) {
 	t.Parallel()

@@ -1,0 +1,67 @@
+package inclusion_test
+
+import (
+	"crypto/sha256"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+)
+
+// TestReadHead: a log's head is read through the API that it has, and is worth
+// something only under its key.
+func TestReadHead(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, b.submit(t, 3, true))
+	b.settle(t) // all is published
+	about := b.log.Description()
+	stranger := about
+	stranger.SPKI = ctlogtest.NewSigner(t).SPKI(t)
+	stranger.ID = sha256.Sum256(stranger.SPKI)
+	renamed := about
+	renamed.URL = "https://another.example/2027"
+
+	without := func(path string, code int) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if strings.HasPrefix(r.URL.Path, path) {
+				http.Error(w, "no", code)
+				return
+			}
+			b.log.Handler().ServeHTTP(w, r)
+		})
+	}
+	for name, tt := range map[string]struct {
+		log    inclusion.Log
+		reads  http.Handler
+		static bool
+		fails  string
+	}{
+		"static-ct":          {inclusion.Log{About: about}, b.log.Handler(), true, ""},
+		"RFC 6962":           {inclusion.Log{About: about}, without("/checkpoint", http.StatusNotFound), false, ""},
+		"neither":            {inclusion.Log{About: about}, without("/", http.StatusNotFound), false, "404"},
+		"an error is no 404": {inclusion.Log{About: about}, without("/checkpoint", http.StatusBadGateway), false, "502"},
+		"another key":        {inclusion.Log{About: stranger}, b.log.Handler(), false, "not signed by the log"},
+		"another key's STH":  {inclusion.Log{About: stranger}, without("/checkpoint", http.StatusNotFound), false, "not signed by the log"},
+		"another name":       {inclusion.Log{About: renamed}, b.log.Handler(), false, "not signed by the log"},
+		"an STH has no name": {inclusion.Log{About: renamed}, without("/checkpoint", http.StatusNotFound), false, ""},
+	} {
+		server := httptest.NewServer(tt.reads)
+		tt.log.URL = server.URL
+		head, err := inclusion.ReadHead(t.Context(), tt.log)
+		server.Close()
+		if tt.fails != "" {
+			if err == nil || !strings.Contains(err.Error(), tt.fails) {
+				t.Errorf("%s: %v, want %q", name, err, tt.fails)
+			}
+			continue
+		}
+		if err != nil || head.Size != 3 || head.Static != tt.static || time.Since(head.Signed).Abs() > time.Minute {
+			t.Errorf("%s: %+v, %v", name, head, err)
+		}
+	}
+}
