@@ -1,13 +1,13 @@
 package ca
 
 import (
-	"context"
 	"errors"
 	"slices"
 	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 )
 
 // DefaultName is the name of the authority of a configuration that has only one
@@ -23,6 +23,9 @@ type Authorities struct {
 	// Listed are what the trust bundle and the trusted root show, in the order of
 	// their start. Active is among them; distrusted ones are not.
 	Listed []Listed
+	// Records are the states that they were loaded by; none where the configuration
+	// has only one authority.
+	Records []lifecycle.Entry
 }
 
 // Listed is one authority as the documents for clients show it.
@@ -36,6 +39,8 @@ type Listed struct {
 	Start, End time.Time
 	// NotBefore and NotAfter bound when all of the chain is valid.
 	NotBefore, NotAfter time.Time
+	// Renewed says that it is followed by another without anybody's doing.
+	Renewed bool
 }
 
 // One are the authorities of a CA that has only a: listed for as long as its
@@ -146,15 +151,4 @@ func (i *Issuer) Chains() [][][]byte {
 		chains = append(chains, l.Chain)
 	}
 	return chains
-}
-
-// LoadAuthorities loads what c names: the key and the chain of the authority
-// that signs, and the chains of all that are listed. Its error is a
-// *setting.FaultError with every fault.
-func LoadAuthorities(ctx context.Context, c Config, now time.Time, o kms.Options) (*Authorities, error) {
-	a, err := LoadAuthority(ctx, c.Authority, now, o)
-	if err != nil {
-		return nil, err
-	}
-	return One(a), nil
 }

@@ -32,6 +32,8 @@ type Authority struct {
 	lease               *lease
 	hash                crypto.Hash
 
+	path               string            // of the configuration that it was loaded from
+	config             AuthorityConfig   // and what that said
 	words              string            // the issuing certificate's subject, for records
 	keyHash            [sha256.Size]byte // SHA-256 of the issuer's SubjectPublicKeyInfo: RFC 6962 §3.2
 	name               []byte            // the issuer's name in DER, byte for byte its subject
@@ -43,31 +45,34 @@ type Authority struct {
 	certifier  *certifier  // nil but for an authority that certifies ephemeral issuing CAs and signs no leaf
 }
 
-// where names the configuration that a fault of an authority is about.
-const where = "ca.authority"
+// single is the path of the configuration's one authority.
+const single = "ca.authority"
 
 // LoadAuthority reads an authority's chain, opens its key, and checks that they
 // fit each other and may issue code-signing certificates at the time now. Its
 // error is a *setting.FaultError with every fault, each with its mend. o has what
 // the key's backend works with; what c says of the key takes its place.
 func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.Options) (*Authority, error) {
+	return loadAuthority(ctx, single, c, chain.Need{Now: now, Lifetime: MaxLifetime}, o)
+}
+
+// loadAuthority is LoadAuthority for the authority at path of the configuration.
+func loadAuthority(ctx context.Context, path string, c AuthorityConfig, need chain.Need, o kms.Options) (*Authority, error) {
 	var f setting.Faults
-	c.check(where, &f)
+	c.check(path, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	certs := loadChain(c, now, &f)
+	certs := loadChain(path, c, need, &f)
 	var ephemeral *certifier
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
-		ephemeral = newCertifier(c.Ephemeral, certs, where, &f)
+		ephemeral = newCertifier(c.Ephemeral, certs, path, &f)
 	}
 	signer, err := kms.Open(ctx, string(c.Key), c.options(o))
 	if err != nil {
-		f.Add(where+".key", "%v", err)
-	}
-	if signer != nil && len(certs) > 0 && !samePublic(certs[0].PublicKey, signer.Public()) {
-		f.Add(where+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
-			chain.Subject(certs[0]), c.Chain)
+		f.Add(path+".key", "%v", err)
+	} else {
+		checkKey(path, c, certs, signer, &f)
 	}
 	if err := f.Err(); err != nil {
 		kms.Close(signer)
@@ -77,6 +82,7 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 	if err != nil {
 		return nil, err
 	}
+	a.path, a.config = path, c
 	a.quota = newQuota(c.SigningQuota)
 	if a.certifier = ephemeral; ephemeral != nil {
 		return a, nil
@@ -87,26 +93,53 @@ func LoadAuthority(ctx context.Context, c AuthorityConfig, now time.Time, o kms.
 	return a, nil
 }
 
-// loadChain reads and checks the chain file, and gives what certificates it has.
-func loadChain(c AuthorityConfig, now time.Time, f *setting.Faults) []*x509.Certificate {
-	path, need := string(c.Chain), chain.Need{Now: now, Lifetime: MaxLifetime}
+// checkKey wants the key to be that of the first certificate.
+func checkKey(path string, c AuthorityConfig, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
+	if len(certs) > 0 && !samePublic(certs[0].PublicKey, signer.Public()) {
+		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
+			chain.Subject(certs[0]), c.Chain)
+	}
+}
+
+// loadChain reads and checks the chain file of the authority at path of the
+// configuration, and gives what certificates it has. Without a time in need, it is
+// held to the time when all of it began.
+func loadChain(path string, c AuthorityConfig, need chain.Need, f *setting.Faults) []*x509.Certificate {
+	file := string(c.Chain)
 	if c.mode() == ModeEphemeral {
 		need.Below = 1
 	}
-	b, err := os.ReadFile(path)
+	b, err := os.ReadFile(file)
 	if err != nil {
-		f.Add(where+".chain", "%v", err)
+		f.Add(path+".chain", "%v", err)
 		return nil
 	}
 	certs, err := chain.Parse(b)
 	if err != nil {
-		f.Add(where+".chain", "%s: %v", path, err)
+		f.Add(path+".chain", "%s: %v", file, err)
 		return nil
 	}
+	if need.Now.IsZero() {
+		need.Now, _ = window(certs)
+	}
 	chain.Check(certs, need, func(format string, args ...any) {
-		f.Add(where+".chain", "%s: %s", path, fmt.Sprintf(format, args...))
+		f.Add(path+".chain", "%s: %s", file, fmt.Sprintf(format, args...))
 	})
 	return certs
+}
+
+// window is when all certificates of a chain are valid.
+func window(certs []*x509.Certificate) (notBefore, notAfter time.Time) {
+	notBefore, notAfter = certs[0].NotBefore, certs[0].NotAfter
+	for _, c := range certs {
+		if c.NotBefore.After(notBefore) {
+			notBefore = c.NotBefore
+		}
+		if c.NotAfter.Before(notAfter) {
+			notAfter = c.NotAfter
+		}
+	}
+	return notBefore, notAfter
 }
 
 // samePublic reports whether two public keys of any types are equal.
@@ -125,8 +158,6 @@ func newAuthority(certs []*x509.Certificate, signer kms.Signer) (*Authority, err
 	a := &Authority{
 		issuer:             issuer,
 		words:              chain.Subject(issuer),
-		notBefore:          issuer.NotBefore,
-		notAfter:           issuer.NotAfter,
 		signer:             signer,
 		lease:              newLease(signer),
 		hash:               algorithm.Hash(),
@@ -134,15 +165,10 @@ func newAuthority(certs []*x509.Certificate, signer kms.Signer) (*Authority, err
 		name:               issuer.RawSubject,
 		signatureAlgorithm: signatureAlgorithm(signer.Public(), algorithm.Hash()),
 	}
+	a.notBefore, a.notAfter = window(certs)
 	for _, c := range certs {
 		a.chain = append(a.chain, c.Raw)
 		a.chainPEM = append(a.chainPEM, encodePEM(c.Raw))
-		if c.NotBefore.After(a.notBefore) {
-			a.notBefore = c.NotBefore
-		}
-		if c.NotAfter.Before(a.notAfter) {
-			a.notAfter = c.NotAfter
-		}
 	}
 	if a.authorityKeyID, err = authorityKeyID(issuer.SubjectKeyId); err != nil {
 		return nil, err

@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -17,11 +18,33 @@ const (
 
 // Config is the section `ca` of the configuration.
 type Config struct {
-	// Authority is what signs: a certificate chain and the key of its first certificate.
+	// Authority is what signs: a certificate chain and the key of its first
+	// certificate. It is always active; an authority that is to be followed by
+	// another stands under `authorities`.
 	Authority AuthorityConfig `yaml:"authority"`
+	// Authorities are several authorities in their states, in place of `authority`:
+	// exactly one is active and signs; docs/authorities.md says how one follows another.
+	Authorities []NamedAuthority `yaml:"authorities,omitempty"`
+	// StateFile is where `mayfly authority` keeps the states of `authorities`.
+	// Without it they stand in this configuration itself, which replicas share.
+	StateFile setting.Path `yaml:"state_file,omitempty"`
+	// Propagation is how long the trusted root must have listed an authority before
+	// it may sign after another: from 0s to 720h, 24h by default. Clients that fetch
+	// the trusted root less often refuse its certificates.
+	Propagation time.Duration `yaml:"propagation"`
 	// Lifetime of a certificate, both ends included: from 1m to 1h, 10m by
 	// default, in whole seconds. Clients of the public Sigstore expect 10m.
 	Lifetime time.Duration `yaml:"lifetime"`
+}
+
+// NamedAuthority is one of several authorities.
+type NamedAuthority struct {
+	// Name is for people, metrics and `mayfly authority`: letters a-z, digits and
+	// hyphens, 32 at most. It never changes and isn't used again.
+	Name            string `yaml:"name"`
+	AuthorityConfig `yaml:",inline"`
+	// Record is the state, where no state file keeps it.
+	lifecycle.Record `yaml:",inline"`
 }
 
 // Presign says when precertificates have a signer of their own.
@@ -79,11 +102,20 @@ type AuthorityConfig struct {
 }
 
 // DefaultConfig is the configuration that a file is decoded over.
-func DefaultConfig() Config { return Config{Lifetime: DefaultLifetime} }
+func DefaultConfig() Config {
+	return Config{Lifetime: DefaultLifetime, Propagation: DefaultPropagation}
+}
 
 // Check adds every fault of c. It reads no file: LoadAuthority does that.
 func (c *Config) Check(path string, f *setting.Faults) {
-	c.Authority.check(setting.Join(path, "authority"), f)
+	if len(c.Authorities) > 0 {
+		c.checkAuthorities(path, f)
+	} else {
+		c.Authority.check(setting.Join(path, "authority"), f)
+		if c.StateFile != "" {
+			f.Add(setting.Join(path, "state_file"), "belongs to `authorities`: write the authority as the first of that list, or remove it")
+		}
+	}
 	if c.Lifetime < MinLifetime || c.Lifetime > MaxLifetime {
 		f.Add(setting.Join(path, "lifetime"), "%v is out of bounds: from %v to %v", c.Lifetime, MinLifetime, MaxLifetime)
 	} else if c.Lifetime%time.Second != 0 {

@@ -403,7 +403,7 @@ func (e *Ephemeral) Authorities(base *Authorities) *Authorities {
 
 // listed is an issuing certificate as the documents show it, for as long as it is valid.
 func (m *certifier) listed(name string, c *x509.Certificate) Listed {
-	l := Listed{Name: name, Chain: [][]byte{c.Raw}, NotBefore: c.NotBefore, NotAfter: c.NotAfter}
+	l := Listed{Name: name, Chain: [][]byte{c.Raw}, NotBefore: c.NotBefore, NotAfter: c.NotAfter, Renewed: true}
 	for _, p := range m.parent {
 		l.Chain = append(l.Chain, p.Raw)
 	}

@@ -113,7 +113,7 @@ func (i *Issuer) Settle(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if a.presigning.required && errors.Is(err, ctlog.ErrRefused) {
-		return fmt.Errorf("%s.precertificate_signer: is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %w", where, err)
+		return fmt.Errorf("%s.precertificate_signer: is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %w", a.path, err)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package config
 
 import (
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -17,10 +18,14 @@ func (c *Config) across(f *setting.Faults) {
 	if c.CTLog.Mode != ctlog.ModeEmbedded {
 		return
 	}
+	keys := []setting.KeyRef{c.CA.Authority.Key}
+	for _, a := range c.CA.Authorities {
+		keys = append(keys, a.Key)
+	}
 	for i, log := range c.CTLog.Own() {
 		at := c.CTLog.OwnPath("ctlog", i)
-		if c.CA.Authority.Key != "" && c.CA.Authority.Key == log.Key {
-			f.Add(setting.Join(at, "key"), "is the authority's key too; a log has a key of its own")
+		if log.Key != "" && slices.Contains(keys, log.Key) {
+			f.Add(setting.Join(at, "key"), "is an authority's key too; a log has a key of its own")
 		}
 		if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
 			f.Add("audit.path", "is inside the log's directory, which the log alone may write")

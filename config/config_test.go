@@ -135,7 +135,7 @@ func TestF1(t *testing.T) {
 		{"an unlogged CA that nobody accepted", valid[:strings.Index(valid, "ctlog:")] + "ctlog: {mode: none}\naudit: {path: a}\n",
 			[]string{"ctlog.accept_unlogged: "}},
 		{"the log's time isn't within the request's", valid + "server: {request_timeout: 8s}\n", []string{"ctlog.timeout: "}},
-		{"one key for two", replace("file:log.key.pem", "file:issuing.key.pem"), []string{"ctlog.embedded.key: is the authority's key too"}},
+		{"one key for two", replace("file:log.key.pem", "file:issuing.key.pem"), []string{"ctlog.embedded.key: is an authority's key too"}},
 		{"audit in the log", replace("/var/log/audit.jsonl", "log/audit.jsonl"), []string{"audit.path: is inside the log's directory"}},
 		{"audit as mark", replace("/var/log/audit.jsonl", "mark"), []string{"audit.path: is the log's mark_file too"}},
 		{"audit names a folder", replace("/var/log/audit.jsonl", "audit/"), []string{"audit.path: names a folder"}},

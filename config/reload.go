@@ -19,6 +19,7 @@ var movable = []string{
 	"server.limits.issuances", "server.limits.token_bytes",
 	"ctlog.propagation", "ctlog.frozen",
 	"ctlog.embedded", "ctlog.shards", // within what ctlog.Config.CheckReload says
+	"ca.authorities", "ca.propagation",
 }
 
 // CheckReload adds a fault for every setting in which next differs from c, the
@@ -68,6 +69,8 @@ func (c *Config) Files() []string {
 	}
 	paths(reflect.ValueOf(c.Issuers), add)
 	paths(reflect.ValueOf(c.Server.TLS), add)
+	paths(reflect.ValueOf(c.CA.Authorities), add)
+	add(c.CA.StateFile)
 	slices.Sort(all)
 	return slices.Compact(all)
 }

@@ -20,13 +20,13 @@ func (s *service) startEphemeral(ctx context.Context) error {
 	return err
 }
 
-// inForce are the configured authorities with the issuing certificates of the
-// mode ephemeral, where there are any.
-func (s *service) inForce() *ca.Authorities {
+// inForce are configured authorities with the issuing certificates of the mode
+// ephemeral, where there are any.
+func (s *service) inForce(configured *ca.Authorities) *ca.Authorities {
 	if s.ephemeral == nil {
-		return s.authorities
+		return configured
 	}
-	return s.ephemeral.Authorities(s.authorities)
+	return s.ephemeral.Authorities(configured)
 }
 
 // relist puts changed issuing certificates in force: what clients read first,
@@ -34,7 +34,7 @@ func (s *service) inForce() *ca.Authorities {
 func (s *service) relist(context.Context) error {
 	s.reloader.applying.Lock()
 	defer s.reloader.applying.Unlock()
-	next, c := s.inForce(), s.reloader.inForce()
+	next, c := s.inForce(s.authorities), s.reloader.inForce()
 	documents, err := s.renderDocuments(c, next, s.own)
 	if err != nil {
 		return err

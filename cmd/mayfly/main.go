@@ -53,6 +53,7 @@ var commands = []func(streams) *cobra.Command{
 	newConfigCommand,
 	newLogCommand,
 	newKMSCommand,
+	newAuthorityCommand,
 	newCACommand,
 	newVersionCommand,
 	newHealthcheckCommand,

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -46,7 +45,7 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	var p parts
 	var f setting.Faults
 	var err error
-	if p.authorities, err = ca.LoadAuthorities(ctx, c.CA, e.now(), kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv}); err != nil {
+	if p.authorities, err = ca.LoadAuthorities(ctx, c.CA, e.loading(c, nil)); err != nil {
 		addFaults(&f, "ca", err)
 	}
 	o := identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}
@@ -99,16 +98,22 @@ func addFaults(f *setting.Faults, path string, err error) {
 	f.Add(path, "%v", err)
 }
 
-// checkRoots asks every external log whether it takes what the authority issues.
-// It needs the network, so it is for the start of a service, not for `check`.
-func (p *parts) checkRoots(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	var errs []error
-	for _, l := range p.external {
-		if err := l.CheckRoots(ctx, p.authorities.Active.Chain()); err != nil {
-			errs = append(errs, fmt.Errorf("ctlog: %s: %w", l.Description().URL, err))
+// loading is what c's authorities are loaded with, after those in force.
+func (e environment) loading(c *config.Config, before *ca.Authorities) ca.LoadOptions {
+	return ca.LoadOptions{
+		Now: e.now(), Lifetime: longest(c), Before: before,
+		KMS: kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv},
+	}
+}
+
+// longest is the longest lifetime that any issuer's policy may give a certificate.
+func longest(c *config.Config) time.Duration {
+	most := c.CA.Lifetime
+	for _, i := range c.Issuers {
+		most = max(most, i.Lifetime)
+		for _, p := range i.Profiles {
+			most = max(most, p.Lifetime)
 		}
 	}
-	return errors.Join(errs...)
+	return min(most, ca.MaxLifetime)
 }

@@ -135,7 +135,7 @@ func (r *reloader) reload(ctx context.Context, cause string) {
 
 // apply makes all that next asks for and, when nothing is wrong with any of it,
 // puts it in force. The error is a *setting.FaultError.
-func (r *reloader) apply(ctx context.Context, next *config.Config) error {
+func (r *reloader) apply(ctx context.Context, next *config.Config) (err error) {
 	s := r.service
 	var f setting.Faults
 	r.config.CheckReload(next, s.now(), &f)
@@ -143,13 +143,24 @@ func (r *reloader) apply(ctx context.Context, next *config.Config) error {
 	if err != nil {
 		addFaults(&f, "issuers", err)
 	}
+	authorities := s.authorities
+	if succession, err := s.nextAuthorities(ctx, next); err != nil {
+		addFaults(&f, "ca", err)
+	} else {
+		authorities = succession
+		defer func() {
+			if err != nil {
+				s.discard(authorities)
+			}
+		}()
+	}
 	var own ownLogs
 	if f.Len() == 0 { // nothing is opened for a configuration that is refused anyway
 		if own, err = s.openOwn(ctx, next, nil, s.own); err != nil {
 			addFaults(&f, "ctlog", err)
 		}
 	}
-	documents, err := s.renderDocuments(next, s.inForce(), own)
+	documents, err := s.renderDocuments(next, s.inForce(authorities), own)
 	if err != nil {
 		f.Add("issuers", "%v", err)
 	}
@@ -163,10 +174,11 @@ func (r *reloader) apply(ctx context.Context, next *config.Config) error {
 		return errors.Join(err, closeAll(ctx, own.fresh))
 	}
 	s.verifier.Follow(verifier)
-	change()
+	change()                                // clients are told of an authority before it signs
 	if err := s.use(ctx, own); err != nil { // all that could be checked before was
 		s.logger.ErrorContext(ctx, "putting the logs in force", slog.Any("error", err))
 	}
+	s.useAuthorities(ctx, authorities)
 	return nil
 }
 

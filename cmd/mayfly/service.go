@@ -41,6 +41,7 @@ type service struct {
 	issuer    *ca.Issuer
 	ephemeral *ca.Ephemeral // nil but with an authority of the mode ephemeral
 	reloader  *reloader
+	appeared  appearances
 	promises  *inclusion.Monitor // nil without logs
 	needs     []server.Dependency
 	server    *server.Server
@@ -72,13 +73,13 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err != nil {
 		return nil, err
 	}
-	s := &service{environment: e, parts: *loaded, config: c, logBase: at.logBase}
+	s := &service{environment: e, parts: *loaded, config: c, logBase: at.logBase, appeared: appearances{}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx))
 		}
 	}()
-	if err := s.checkRoots(ctx); err != nil {
+	if err := s.checkRoots(ctx, s.authorities.Active.Chain()); err != nil {
 		return nil, err
 	}
 	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: e.now, Logger: e.logger, Metrics: e.registry}); err != nil {
@@ -99,7 +100,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if err := s.issuer.Settle(ctx); err != nil {
 		return nil, err
 	}
-	if s.documents, err = s.renderDocuments(c, s.inForce(), s.own); err != nil {
+	if s.documents, err = s.renderDocuments(c, s.inForce(s.authorities), s.own); err != nil {
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(); err != nil {
@@ -146,7 +147,7 @@ func (s *service) openLogs(ctx context.Context) (_ *ctlog.Policy, err error) {
 
 func (s *service) newIssuer() (*ca.Issuer, error) {
 	o := ca.Options{
-		Authorities: s.inForce(), Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
+		Authorities: s.inForce(s.authorities), Auditor: s.audit, AcceptUnlogged: s.config.CTLog.AcceptUnlogged,
 		Now: s.now, Logger: s.logger, Metrics: s.registry,
 	}
 	if s.policy != nil {
@@ -200,7 +201,7 @@ func (s *service) operator() string {
 // dependencies are what must work for a certificate to be issued.
 func (s *service) dependencies() []server.Dependency {
 	all := []server.Dependency{
-		{Name: "authority", Check: s.issuer.Ready, Detail: s.signingForm},
+		{Name: "authority", Check: s.issuer.Ready, Detail: s.eachAuthority},
 		{Name: "audit", Check: s.audit.Ready},
 		{Name: "issuers", Check: s.anyIssuer, Detail: s.eachIssuer},
 		{Name: "configuration", Check: s.reloader.check, Detail: s.reloader.detail, Informational: true},
@@ -216,11 +217,6 @@ func (s *service) dependencies() []server.Dependency {
 			server.Dependency{Name: "next log", Check: s.nextLog, Detail: s.eachShard, Informational: true})
 	}
 	return all
-}
-
-// signingForm says what a certificate costs of the authority's key, and why.
-func (s *service) signingForm() []string {
-	return []string{"signatures a certificate: " + s.issuer.SigningForm()}
 }
 
 // replayReady fails when an issuer's tokens are accepted once and the store that
@@ -312,6 +308,7 @@ func (s *service) run(ctx context.Context) error {
 	group.Go(func() error { return ignoreEnd(s.verifier.Run(ctx)) })
 	group.Go(func() error { return s.server.Serve(ctx) })
 	group.Go(func() error { return s.issuer.Run(ctx) })
+	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}

@@ -67,6 +67,7 @@ const MMD = time.Minute
 
 // Log is an open log. It is a [ctlog.Member], and safe for concurrent use.
 type Log struct {
+	roots    atomic.Pointer[[][]byte] // in place of the options', once they have changed
 	about    ctlog.Description
 	origin   string
 	prefix   string

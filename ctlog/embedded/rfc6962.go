@@ -180,7 +180,7 @@ func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
 
 // getRoots is RFC 6962 §4.7.
 func (l *Log) getRoots(w http.ResponseWriter, _ *http.Request) error {
-	return writeJSON(w, cacheNever, rootsBody{Certificates: orEmpty(l.o.Roots)})
+	return writeJSON(w, cacheNever, rootsBody{Certificates: orEmpty(l.acceptedRoots())})
 }
 
 // entry puts an entry into the form of get-entries, with its chain.

@@ -113,11 +113,22 @@ func (l *Log) readChain(w http.ResponseWriter, r *http.Request, precert bool) ([
 	return l.trusted(submitted)
 }
 
+// AcceptRoots puts roots, in DER, in the place of those that get-roots lists and
+// the submission API accepts: the CA's authorities have changed.
+func (l *Log) AcceptRoots(roots [][]byte) { l.roots.Store(&roots) }
+
+func (l *Log) acceptedRoots() [][]byte {
+	if roots := l.roots.Load(); roots != nil {
+		return *roots
+	}
+	return l.o.Roots
+}
+
 // trusted verifies the chain to one of our roots, at the time of its issuance: a
 // certificate may be logged after it has expired.
 func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error) {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	for _, der := range l.o.Roots {
+	for _, der := range l.acceptedRoots() {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("parsing one of the log's roots: %w", err)

@@ -1,0 +1,165 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Action is what a person does to an authority.
+type Action string
+
+// The actions.
+const (
+	Prepare  Action = "prepare"
+	Publish  Action = "publish"
+	Activate Action = "activate"
+	Retire   Action = "retire"
+	Distrust Action = "distrust"
+)
+
+// step is one way from a state to another.
+type step struct {
+	action   Action
+	from, to State
+	// key says that the key must open and fit, and the chain be fit to issue.
+	key bool
+	// guard says that clients must have been told for the propagation time.
+	guard bool
+}
+
+// steps are all that there are. A retired authority can sign again only through
+// published: clients that read the trusted root meanwhile know its window as
+// closed, and have to be told first, as of a new one. The active one can be
+// neither retired nor distrusted by itself, since nothing would sign then:
+// activating another retires it.
+var steps = []step{
+	{action: Prepare, from: "", to: Prepared, key: true},
+	{action: Publish, from: Prepared, to: Published, key: true},
+	{action: Publish, from: Retired, to: Published, key: true}, // its window is open again
+	{action: Activate, from: Published, to: Active, key: true, guard: true},
+	{action: Retire, from: Published, to: Retired}, // withdrawn
+	{action: Retire, from: Retired, to: Retired},   // its window ends later
+	{action: Distrust, from: Prepared, to: Distrusted},
+	{action: Distrust, from: Published, to: Distrusted},
+	{action: Distrust, from: Retired, to: Distrusted},
+}
+
+// Terms are what a step is taken under.
+type Terms struct {
+	Now         time.Time
+	Propagation time.Duration
+	// Force overrides the propagation guard.
+	Force bool
+}
+
+// ErrTooSoon is in the error of an activation that the propagation guard stopped.
+var ErrTooSoon = errors.New("clients may not know it yet")
+
+// Find is the place of a name in all, or -1.
+func Find(all []Entry, name string) int {
+	return slices.IndexFunc(all, func(e Entry) bool { return e.Name == name })
+}
+
+// find is the step, or why there is none.
+func find(e Entry, action Action) (step, error) {
+	for _, s := range steps {
+		if s.action == action && s.from == e.State {
+			return s, nil
+		}
+	}
+	switch {
+	case e.State == Active && action == Activate:
+		return step{}, fmt.Errorf("%s is active already", e.Name)
+	case e.State == Active:
+		return step{}, fmt.Errorf("%s is active: activate another authority first, which retires this one", e.Name)
+	}
+	state := e.State
+	if state == "" {
+		state = "in no state yet"
+	}
+	legal := "nothing follows; remove it from the configuration"
+	if next := Next(e.Record); len(next) > 0 {
+		legal = "what can follow is: " + join(next)
+	}
+	return step{}, fmt.Errorf("%s is %s, so it can't %s; %s", e.Name, state, action, legal)
+}
+
+// Next are the actions that can follow.
+func Next(r Record) []Action {
+	var all []Action
+	for _, s := range steps {
+		if s.from == r.State {
+			all = append(all, s.action)
+		}
+	}
+	return all
+}
+
+func join(all []Action) string {
+	words := make([]string, len(all))
+	for i, a := range all {
+		words[i] = string(a)
+	}
+	return strings.Join(words, ", ")
+}
+
+// NeedsKey reports whether the step demands that the authority's key opens and its
+// chain is fit to issue. The error is that there is no such step.
+func NeedsKey(e Entry, action Action) (bool, error) {
+	s, err := find(e, action)
+	return s.key, err
+}
+
+// Wait is how long the propagation guard still holds all[i] back; 0 when it
+// doesn't.
+func Wait(all []Entry, i int, t Terms) time.Duration {
+	if first(all, i) {
+		return 0
+	}
+	return max(0, all[i].Published.Add(t.Propagation).Sub(t.Now))
+}
+
+// Do takes a step with the authority called name and gives all records after it:
+// whole, in one piece. all stays as it is. The error says why there is no such
+// step, or wraps [ErrTooSoon].
+func Do(all []Entry, name string, action Action, t Terms) ([]Entry, error) {
+	i := Find(all, name)
+	if i < 0 {
+		return nil, fmt.Errorf("there is no authority %q", name)
+	}
+	s, err := find(all[i], action)
+	if err != nil {
+		return nil, err
+	}
+	now := t.Now.UTC().Truncate(time.Second)
+	next := slices.Clone(all)
+	e := &next[i]
+	e.State = s.to
+	switch s.action {
+	case Prepare:
+		e.Prepared = now
+	case Publish:
+		e.Published, e.Retired, e.Forced = now, time.Time{}, ""
+	case Activate:
+		if wait := Wait(all, i, t); wait > 0 && !t.Force {
+			return nil, fmt.Errorf("%s was published at %s: %w; they are given %v, until %s",
+				name, stamp(e.Published), ErrTooSoon, t.Propagation, stamp(e.Published.Add(t.Propagation)))
+		} else if wait > 0 {
+			e.Forced = fmt.Sprintf("%s: activated %v after it was published, of %v", stamp(now), now.Sub(e.Published), t.Propagation)
+		}
+		for j := range next {
+			if j != i && next[j].State == Active {
+				next[j].State, next[j].Retired = Retired, now
+			}
+		}
+		e.Activated = now
+	case Retire:
+		e.Retired = now
+	case Distrust:
+		e.Distrusted = now
+	}
+	return next, nil
+}

@@ -1,0 +1,233 @@
+package main
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+const authorityLong = `Takes certificate authorities through their life: prepared, published, active,
+retired, distrusted. Exactly one is active and signs. The trust bundle and the
+trusted root list every published, active and retired one with its window.
+
+The states are kept in ca.state_file, or in the configuration itself where there
+is none. A running service takes a change up by itself. docs/authorities.md goes
+through a whole rotation.`
+
+func newAuthorityCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "authority", Short: "Let one certificate authority follow another", Long: authorityLong, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cmd.Help()
+	}}
+	cmd.AddCommand(newAuthorityListCommand(streams), newAuthorityPrepareCommand(streams), newAuthorityActivateCommand(streams))
+	for _, s := range authoritySteps {
+		cmd.AddCommand(newAuthorityStepCommand(streams, s))
+	}
+	return cmd
+}
+
+// authorityStep is a command that only takes a step.
+type authorityStep struct {
+	action            lifecycle.Action
+	short, long, done string
+}
+
+var authoritySteps = []authorityStep{
+	{
+		action: lifecycle.Publish, short: "Tell clients to trust an authority that will sign",
+		long: `Checks key and chain again and lists the authority in the trust bundle and the
+trusted root. It signs nothing yet: that is for ` + "`mayfly authority activate`" + `, once
+clients had ca.propagation to fetch the trusted root. A retired authority is
+published again before it can sign again, since clients know its window as closed.`,
+		done: "is published",
+	},
+	{
+		action: lifecycle.Retire, short: "Withdraw a published authority, or move the end of a retired one's window",
+		long: `Ends the window of a published authority that isn't to sign after all, or moves
+the end of a retired one's: it ends an hour from now. The active one is retired by
+activating another.`,
+		done: "is retired; what it signed stays trusted",
+	},
+	{
+		action: lifecycle.Distrust, short: "Take an authority out of the trusted root",
+		long: `Takes a prepared, published or retired authority out of the trust bundle and the
+trusted root: clients that fetch them refuse everything that it ever signed. This
+can't be taken back. The active one can't be distrusted: activate another first.`,
+		done: "is distrusted: clients refuse what it signed once they have fetched the trusted root",
+	},
+}
+
+func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
+		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := openLedger(file)
+			if err != nil {
+				return err
+			}
+			defer l.close()
+			t := lifecycle.Terms{Now: time.Now(), Propagation: l.config.CA.Propagation}
+			if err := l.step(cmd.Context(), args[0], s.action, t); err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "%s %s.\n", args[0], s.done)
+			if i := lifecycle.Find(l.records, args[0]); s.action == lifecycle.Publish {
+				fmt.Fprintf(streams.Out, "next: %s\n", l.next(i, t.Now))
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+func newAuthorityPrepareCommand(streams streams) *cobra.Command {
+	var file, chain, key string
+	var a kmsAccess
+	cmd := &cobra.Command{
+		Use:   "prepare NAME",
+		Short: "Check the key and the chain of a new authority, and take it up",
+		Long: `Opens the key, has it sign, and checks that the chain is its own and fit to issue.
+With --chain and --key the authority is first added to ca.authorities of the
+configuration; without them it has to stand there. No client hears of it yet.`,
+		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := openLedger(file)
+			if err != nil {
+				return err
+			}
+			defer func() { l.close() }()
+			if chain != "" || key != "" {
+				named, err := newAuthority(args[0], chain, key, a)
+				if err != nil {
+					return err
+				}
+				if l, err = l.add(cmd.Context(), named); err != nil {
+					return err
+				}
+			}
+			if err := l.step(cmd.Context(), args[0], lifecycle.Prepare, lifecycle.Terms{Now: time.Now()}); err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "%s is prepared: its key signs, and its chain fits.\nnext: publish\n", args[0])
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	cmd.Flags().StringVar(&chain, "chain", "", "PEM file with its chain: issuing certificate first, root last")
+	cmd.Flags().StringVar(&key, "key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
+	a.flags(cmd, "", "the key")
+	return cmd
+}
+
+// newAuthority is the entry for the configuration. A flag's path begins at the
+// working folder, the configuration's at its own.
+func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, error) {
+	var f setting.Faults
+	if ca.CheckName("NAME", name, &f); f.Len() > 0 {
+		return ca.NamedAuthority{}, usage("choose another name", "%v", f.Err())
+	}
+	if chain == "" || key == "" {
+		return ca.NamedAuthority{}, usage("give both, or neither where the configuration names them", "--chain and --key belong together")
+	}
+	absolute, err := filepath.Abs(chain)
+	if err != nil {
+		return ca.NamedAuthority{}, err
+	}
+	if path, ok := strings.CutPrefix(key, "file:"); ok {
+		if path, err = filepath.Abs(path); err != nil {
+			return ca.NamedAuthority{}, err
+		}
+		key = "file:" + path
+	}
+	return ca.NamedAuthority{Name: name, AuthorityConfig: ca.AuthorityConfig{
+		Chain: setting.Path(absolute), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access,
+	}}, nil
+}
+
+const forceRisk = `%s was forced. Clients that haven't fetched the trusted root since it was published
+refuse every certificate from now on until they do.
+`
+
+func newAuthorityActivateCommand(streams streams) *cobra.Command {
+	var file, url string
+	var force bool
+	cmd := &cobra.Command{
+		Use:   "activate NAME",
+		Short: "Let a published authority sign, and retire the one that did",
+		Long: `Lets a published authority sign, and retires the active one in the same step: what
+that one signed stays trusted, and its window in the trusted root ends an hour
+later. The propagation guard holds this back until the authority has been
+published for ca.propagation; --url also looks at the trusted root that clients
+are given. --force overrides both, says so in the state and in the service's log,
+and makes every client that hasn't fetched the trusted root since refuse what is
+signed. It is for the hour after a key was stolen.`,
+		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			l, err := openLedger(file)
+			if err != nil {
+				return err
+			}
+			defer l.close()
+			t := lifecycle.Terms{Now: time.Now(), Propagation: l.config.CA.Propagation, Force: force}
+			if url != "" && !force {
+				if err := l.published(cmd.Context(), url, args[0], t.Now); err != nil {
+					return err
+				}
+			}
+			if err := l.step(cmd.Context(), args[0], lifecycle.Activate, t); err != nil {
+				return err
+			}
+			if l.records[lifecycle.Find(l.records, args[0])].Forced != "" {
+				fmt.Fprintf(streams.Err, forceRisk, args[0])
+			}
+			fmt.Fprintf(streams.Out, "%s is active.\n", args[0])
+			for _, e := range l.records {
+				if e.State == lifecycle.Retired && e.Retired.Equal(t.Now.UTC().Truncate(time.Second)) {
+					fmt.Fprintf(streams.Out, "%s is retired; its window ends at %s.\n", e.Name, e.WindowEnd().UTC().Format(time.RFC3339))
+				}
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	cmd.Flags().StringVar(&url, "url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
+	cmd.Flags().BoolVar(&force, "force", false, "activate although clients may not know it yet; they then refuse its certificates")
+	return cmd
+}
+
+func newAuthorityListCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:     "list",
+		Short:   "Show every authority's state, window, end, key and next steps",
+		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			l, err := openLedger(file)
+			if err != nil {
+				return err
+			}
+			defer l.close()
+			w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
+			fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
+			for i, e := range l.records {
+				fmt.Fprintln(w, l.row(i, e, time.Now()))
+			}
+			return w.Flush()
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}

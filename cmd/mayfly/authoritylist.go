@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+// row is one line of `mayfly authority list`, its columns apart by tabs.
+func (l *ledger) row(i int, e lifecycle.Entry, now time.Time) string {
+	state, since, window, end := string(e.State), "-", "-", "unreadable"
+	if state == "" {
+		state = "-"
+	}
+	if t := e.Since(); !t.IsZero() {
+		since = t.UTC().Format(time.RFC3339)
+	}
+	if certs, err := l.chainOf(i); err == nil {
+		start, stop := certs[0].NotBefore, certs[0].NotAfter
+		end = stop.UTC().Format(time.DateOnly)
+		if closed := e.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
+			stop = closed
+		}
+		if e.Listed() {
+			window = start.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
+		}
+	}
+	columns := []string{e.Name, state, since, window, end, string(l.config.CA.Authorities[i].Key), l.next(i, now)}
+	for i := range columns {
+		columns[i] = terminal.Line(columns[i])
+	}
+	return strings.Join(columns, "\t")
+}
+
+// chainOf reads an authority's chain, issuing certificate first.
+func (l *ledger) chainOf(i int) ([]*x509.Certificate, error) {
+	file := string(l.config.CA.Authorities[i].Chain)
+	b, err := os.ReadFile(file)
+	if err != nil {
+		return nil, err
+	}
+	certs, err := cachain.Parse(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", file, err)
+	}
+	return certs, nil
+}
+
+// next says what can follow, and from when.
+func (l *ledger) next(i int, now time.Time) string {
+	e := l.records[i]
+	var words []string
+	for _, a := range lifecycle.Next(e.Record) {
+		word := string(a)
+		if a == lifecycle.Activate {
+			if wait := lifecycle.Wait(l.records, i, lifecycle.Terms{Now: now, Propagation: l.config.CA.Propagation}); wait > 0 {
+				word += " after " + now.Add(wait).UTC().Format(time.RFC3339)
+			}
+		}
+		words = append(words, word)
+	}
+	if e.State == lifecycle.Active {
+		words = append(words, "activate another")
+	}
+	if e.Forced != "" {
+		words = append(words, "(forced "+e.Forced+")")
+	}
+	if len(words) == 0 {
+		return "-"
+	}
+	return strings.Join(words, ", ")
+}
+
+// publishedTimeout bounds the look at what clients are given.
+const publishedTimeout = 10 * time.Second
+
+// published is nil when the trusted root at url lists the authority at the time now.
+func (l *ledger) published(ctx context.Context, url, name string, now time.Time) error {
+	i := lifecycle.Find(l.records, name)
+	if i < 0 {
+		return nil // the step says so
+	}
+	certs, err := l.chainOf(i)
+	if err != nil {
+		return err
+	}
+	root, err := fetchTrustedRoot(ctx, strings.TrimSuffix(url, "/")+"/trusted_root.json")
+	if err != nil {
+		return &failure{code: exitUnavailable, mend: "give --url as clients reach this CA, or leave it out", err: err}
+	}
+	for _, a := range root.Authorities {
+		if bytes.Equal(a.Chain[0].Raw, certs[0].Raw) && a.Holds(now) {
+			return nil
+		}
+	}
+	return &failure{
+		code: exitFailed, mend: "see in the service's log and at /readyz?verbose that it took the change up, and wait for ca.propagation from then",
+		err: fmt.Errorf("the trusted root at %s doesn't list %s: %w", url, name, lifecycle.ErrTooSoon),
+	}
+}
+
+// fetchTrustedRoot reads what clients read.
+func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.Root, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishedTimeout)
+	defer cancel()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return nil, err
+	}
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode != http.StatusOK {
+		return nil, fmt.Errorf("%s answers %s", url, resp.Status)
+	}
+	b, err := io.ReadAll(io.LimitReader(resp.Body, trustroot.MaxDocument+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", url, err)
+	}
+	return trustroot.Parse(b)
+}
