@@ -2,6 +2,7 @@ package inclusion_test
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/hex"
 	"encoding/json"
@@ -198,6 +199,52 @@ func TestKept(t *testing.T) {
 			b.settle(t)
 			b.kept(t, 35)
 		})
+	}
+}
+
+// TestPacked: promises in compressed parts of the trail are kept in mind, over a
+// restart and when parts are compressed faster than the monitor looks.
+func TestPacked(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	rotate := func(i int) {
+		t.Helper()
+		to := filepath.Join(b.dir, fmt.Sprintf("audit-2026-11-22T12-00-0%d.000-size.jsonl", i))
+		content, err := os.ReadFile(b.trail)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		_, err = w.Write(content)
+		if err = errors.Join(err, w.Close(), os.WriteFile(to+".gz", z.Bytes(), 0o600), os.Chtimes(to+".gz", b.now, b.now), os.Remove(b.trail)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b.write(t, b.submit(t, 2, true))
+	b.settle(t)
+	b.now = b.now.Add(3 * time.Minute) // past what is read twice
+	b.down.Store(true)
+	b.write(t, b.submit(t, 3, true))
+	rotate(1)
+	b.write(t, b.submit(t, 4, true))
+	rotate(2) // nobody has seen it by this name
+	b.write(t, b.submit(t, 5, true))
+	_ = b.monitor.Look(t.Context())
+	_ = b.monitor.Look(t.Context())
+	if got := b.value(t, "mayfly_ctlog_promises_pending"); got < 12 { // those of the part that was open may be there twice
+		t.Errorf("%v are pending, want 12", got)
+	}
+	b.restart(t)
+	_ = b.monitor.Look(t.Context())
+	if got := b.value(t, "mayfly_ctlog_promises_pending"); got != 12 {
+		t.Errorf("after a restart %v are pending, want 12", got)
+	}
+	b.down.Store(false)
+	b.settle(t)
+	b.kept(t, 12)
+	if left, err := filepath.Glob(filepath.Join(b.dir, ".unpacked-*")); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %q, %v", left, err)
 	}
 }
 

@@ -2,6 +2,7 @@ package inclusion
 
 import (
 	"bytes"
+	"compress/gzip"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
@@ -21,10 +22,14 @@ const chunk = 1 << 20
 // issuedType marks the records that carry promises.
 const issuedType = "dev.mayfly.certificate.issued"
 
-// trail reads the audit trail from a time on, and goes on reading as it grows
-// and rotates. Files that were compressed are not read.
+// packed is what a compressed file's name ends with.
+const packed = ".gz"
+
+// trail reads the audit trail from a time on, and goes on reading as it grows,
+// rotates and is compressed.
 type trail struct {
 	path   string
+	name   string // of the file that is read, as it is called uncompressed
 	since  time.Time
 	file   *os.File
 	offset int64
@@ -134,12 +139,36 @@ func (t *trail) use(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	if err == nil && strings.HasSuffix(path, packed) {
+		f, err = unpack(f)
+	}
 	if err != nil {
 		return fmt.Errorf("inclusion: opening the audit trail: %w", err)
 	}
 	t.close()
-	t.file, t.offset = f, 0
+	t.file, t.offset, t.name = f, 0, strings.TrimSuffix(path, packed)
 	return nil
+}
+
+// unpack puts what is in a compressed file into one that nobody else sees.
+func unpack(from *os.File) (_ *os.File, err error) {
+	defer func() { _ = from.Close() }() // it was only read
+	z, err := gzip.NewReader(from)
+	if err != nil {
+		return nil, err
+	}
+	to, err := os.CreateTemp(filepath.Dir(from.Name()), ".unpacked-") // there is room for the trail, and nowhere else may be
+	if err != nil {
+		return nil, err
+	}
+	err = os.Remove(to.Name()) // it lives for as long as it is open
+	if err == nil {
+		_, err = io.Copy(to, z) //nolint:gosec // G110: our own trail, as long as its rotation makes it
+	}
+	if err != nil {
+		return nil, errors.Join(err, to.Close())
+	}
+	return to, nil
 }
 
 // next goes to the file that follows the one being read, if that was rotated.
@@ -160,11 +189,18 @@ func (t *trail) next() (bool, error) {
 		return false, err
 	}
 	for i, f := range files {
-		if info, err := os.Stat(f); err == nil && os.SameFile(info, current) && i+1 < len(files) {
+		info, err := os.Stat(f)
+		if i+1 < len(files) && (strings.TrimSuffix(f, packed) == t.name || err == nil && os.SameFile(info, current)) {
 			return true, t.use(files[i+1])
 		}
 	}
-	return true, t.use(t.path) // it was removed or compressed meanwhile
+	// It was removed or compressed before its new name was seen, and more may have been
+	// since. What is found twice is asked for twice, and nothing is left out.
+	t.close()
+	if since := t.latest.Add(-overlap); since.After(t.since) {
+		t.since = since
+	}
+	return true, t.open()
 }
 
 // files are the parts of the trail, the oldest first: rotated ones have the time
@@ -179,9 +215,13 @@ func (t *trail) files() ([]string, error) {
 	}
 	var rotated []string
 	for _, e := range entries {
-		if name := e.Name(); strings.HasPrefix(name, prefix) && strings.HasSuffix(name, extension) {
-			rotated = append(rotated, filepath.Join(dir, name))
+		// While a file is compressed both are there, in this order.
+		whole := strings.TrimSuffix(e.Name(), packed)
+		if !strings.HasPrefix(whole, prefix) || !strings.HasSuffix(whole, extension) ||
+			len(rotated) > 0 && rotated[len(rotated)-1] == filepath.Join(dir, whole) {
+			continue
 		}
+		rotated = append(rotated, filepath.Join(dir, e.Name()))
 	}
 	slices.Sort(rotated)
 	return append(rotated, t.path), nil
