@@ -188,7 +188,7 @@ func (a *Authority) signDigest(ctx context.Context, digest []byte, hash crypto.H
 // spared is what a key that doesn't answer leaves of its request's time: with it
 // the client is told that the key is out of reach, which is worth another try,
 // and not only that the time is over.
-const spared = 250 * time.Millisecond
+const spared = 500 * time.Millisecond
 
 // sparing ends spared before ctx does, but leaves at least nine tenths of the time.
 func sparing(ctx context.Context) (context.Context, context.CancelFunc) {
