@@ -202,7 +202,7 @@ func (i *Issuer) presign(ctx context.Context, a *Authority) error {
 // tell writes a line when it changes what signs precertificates, and why.
 func (i *Issuer) tell(ctx context.Context, a *Authority, err error) {
 	s := a.presigning
-	words, level := i.SigningForm(), slog.LevelInfo
+	words, level := i.signingForm(a), slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
 	}
@@ -222,8 +222,9 @@ func (i *Issuer) tell(ctx context.Context, a *Authority, err error) {
 
 // SigningForm says what a certificate costs of the active authority's key, and
 // why, in words that anybody may read.
-func (i *Issuer) SigningForm() string {
-	a := i.current.Load().Active
+func (i *Issuer) SigningForm() string { return i.signingForm(i.current.Load().Active) }
+
+func (i *Issuer) signingForm(a *Authority) string {
 	if i.log == nil {
 		return "1: there are no precertificates without a log"
 	}
