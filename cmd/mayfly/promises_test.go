@@ -95,6 +95,7 @@ func TestPromisesMetrics(t *testing.T) {
 	both := map[string]func(float64) bool{
 		"mayfly_ctlog_promises_overdue": none, "mayfly_ctlog_promises_broken": none, "mayfly_ctlog_promises_pending": none,
 		"mayfly_ctlog_bad_sct_total": none, "mayfly_ctlog_submission_seconds": positive, "mayfly_ctlog_end_timestamp_seconds": positive,
+		"mayfly_ctlog_covered_until_timestamp_seconds": positive,
 	}
 	own := map[string]func(float64) bool{
 		"mayfly_ctlog_tree_size": positive, "mayfly_ctlog_checkpoint_age_seconds": func(age float64) bool { return age < 900 },
