@@ -90,6 +90,13 @@ func TestRequestAsks(t *testing.T) {
 			t.Errorf("lacks %q:\n%s", want, b.String())
 		}
 	}
+	if strings.Contains(b.String(), oidExtensionRequest.String()) {
+		t.Errorf("the attribute that holds the extensions is listed beside them:\n%s", b.String())
+	}
+	attribute := opensslCSR(t, key, "-sha256", "-config", writeTemporary(t, "[req]\nprompt=no\ndistinguished_name=dn\nattributes=at\n[dn]\nCN=name\n[at]\nchallengePassword=secret\n"))
+	if r, err = ParseRequest(attribute); err != nil || len(r.Asks) != 1 || r.Asks[0] != "attribute challenge password" {
+		t.Errorf("a request with a challenge password: %q, %v", r.Asks, err)
+	}
 	for i := range 100 {
 		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 5, i}, Value: []byte{5, 0}})
 	}
@@ -184,21 +191,27 @@ func spkiOf(t testing.TB, public crypto.PublicKey) []byte {
 }
 
 // opensslCSR has OpenSSL make a request that Go wouldn't.
-func opensslCSR(t testing.TB, key any, digest string) []byte {
+func opensslCSR(t testing.TB, key any, more ...string) []byte {
 	t.Helper()
 	if k, ok := key.(Key); ok {
 		key = k.Signer
 	}
 	der := must(x509.MarshalPKCS8PrivateKey(key))(t)
-	file := filepath.Join(t.TempDir(), "key.pem")
-	if err := os.WriteFile(file, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.Command("openssl", "req", "-new", "-key", file, digest, "-subj", "/CN=old").Output()
+	file := writeTemporary(t, string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+	out, err := exec.Command("openssl", append([]string{"req", "-new", "-key", file, "-subj", "/CN=old"}, more...)...).Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	return out
+}
+
+func writeTemporary(t testing.TB, text string) string {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "file")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return file
 }
 
 // FuzzRequest: no request panics, and none is accepted whose signature the
