@@ -483,6 +483,7 @@ func TestEphemeralRefusals(t *testing.T) {
 		"a leaf issuer":     {func(c *AuthorityConfig) { c.Chain, c.Key = zero.Chain, zero.Key }, "its path length 0 forbids the 1 CA certificates below it: reissue it with a longer one"},
 		"a sealed key":      {func(c *AuthorityConfig) { c.SealedKey = "x" }, "ca.authority.sealed_key: belongs to `mode: sealed`"},
 		"precertificates":   {func(c *AuthorityConfig) { c.PrecertificateSigner = PresignOn }, "ca.authority.precertificate_signer: is for a key in a KMS"},
+		"a quota":           {func(c *AuthorityConfig) { c.SigningQuota = 5 }, "ca.authority.signing_quota: is for a key that signs certificates"},
 		"a file as history": {func(c *AuthorityConfig) { c.Ephemeral.History = c.Chain }, "not a directory"},
 	} {
 		c := good

@@ -35,6 +35,9 @@ func (c *AuthorityConfig) checkMode(path string, f *setting.Faults) {
 	case ModeDirect, ModeSealed:
 	case ModeEphemeral:
 		c.Ephemeral.check(setting.Join(path, "ephemeral"), f)
+		if c.SigningQuota != 0 {
+			f.Add(setting.Join(path, "signing_quota"), "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
+		}
 		if c.PrecertificateSigner == PresignOn {
 			f.Add(setting.Join(path, "precertificate_signer"), "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
 		}
