@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"net/http"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -23,32 +24,58 @@ const (
 	cacheNever   = "no-cache"
 )
 
+// serving is one read or submission; its error becomes the answer.
+type serving func(http.ResponseWriter, *http.Request) error
+
 // Handler serves the log below its prefix, which http.StripPrefix has taken off
 // with [Log.Prefix]: static-ct reads (checkpoint, tile/…, issuer/…,
 // log.v3.json), RFC 6962 reads (ct/v1/get-…), and, when the configuration turns
-// it on, submission (ct/v1/add-chain, add-pre-chain). Everything else is 404.
+// it on, submission (ct/v1/add-chain, add-pre-chain). Everything else is 404, another
+// way to write one of these paths too: each thing has one.
 func (l *Log) Handler() http.Handler {
-	mux := http.NewServeMux()
-	for path, serve := range map[string]func(http.ResponseWriter, *http.Request) error{
+	reads := map[string]serving{
 		"/" + checkpointName:         l.serveCheckpoint,
 		"/" + aboutName:              l.serveAbout,
-		"/" + tileDir + "/{path...}": l.serveTile,
-		"/" + issuerDir + "/{hash}":  l.serveIssuer,
 		"/ct/v1/get-sth":             l.getSTH,
 		"/ct/v1/get-sth-consistency": l.getConsistency,
 		"/ct/v1/get-proof-by-hash":   l.getProofByHash,
 		"/ct/v1/get-entries":         l.getEntries,
 		"/ct/v1/get-entry-and-proof": l.getEntryAndProof,
 		"/ct/v1/get-roots":           l.getRoots,
-	} {
-		mux.Handle("GET "+path, l.answer(serve))
 	}
+	posts := map[string]serving{}
 	if l.config.Submission {
-		mux.Handle("POST /ct/v1/add-chain", l.answer(l.addChain))
-		mux.Handle("POST /ct/v1/add-pre-chain", l.answer(l.addPreChain))
+		posts["/ct/v1/add-chain"], posts["/ct/v1/add-pre-chain"] = l.addChain, l.addPreChain
 	}
-	return mux
+	find := func(path string) (serve serving, methods string) {
+		switch {
+		case posts[path] != nil:
+			return posts[path], http.MethodPost
+		case reads[path] != nil:
+			return reads[path], readMethods
+		case strings.HasPrefix(path, "/"+tileDir+"/"):
+			return l.serveTile, readMethods
+		case strings.HasPrefix(path, "/"+issuerDir+"/"):
+			return l.serveIssuer, readMethods
+		}
+		return nil, ""
+	}
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		// No path of the grammar has a byte that could be escaped.
+		serve, methods := find(r.URL.EscapedPath())
+		switch {
+		case serve == nil:
+			serve = func(http.ResponseWriter, *http.Request) error { return errNotFound }
+		case !slices.Contains(strings.Split(methods, ", "), r.Method):
+			w.Header().Set("Allow", methods)
+			serve = func(http.ResponseWriter, *http.Request) error { return errMethod }
+		}
+		l.answer(w, r, serve)
+	})
 }
+
+// readMethods are what reads are asked with; net/http cuts the body of an answer to HEAD.
+const readMethods = http.MethodGet + ", " + http.MethodHead
 
 // refusal is an answer that is the reader's own doing: status and fixed text.
 type refusal struct {
@@ -63,33 +90,34 @@ func badRequest(format string, args ...any) error {
 	return &refusal{status: http.StatusBadRequest, text: fmt.Sprintf(format, args...)}
 }
 
-var errNotFound = &refusal{status: http.StatusNotFound, text: "not in this log, or not yet published"}
+var (
+	errNotFound = &refusal{status: http.StatusNotFound, text: "not in this log, or not yet published"}
+	errMethod   = &refusal{status: http.StatusMethodNotAllowed, text: "this method isn't allowed here"}
+)
 
 // answer turns an error into a status: a refusal's own, 404 for what is not
 // there, and for all else 500 with fixed text and the cause in the log only.
-func (l *Log) answer(serve func(http.ResponseWriter, *http.Request) error) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		w.Header().Set("X-Content-Type-Options", "nosniff")
-		err := serve(w, r)
-		if err == nil {
-			return
+func (l *Log) answer(w http.ResponseWriter, r *http.Request, serve serving) {
+	w.Header().Set("X-Content-Type-Options", "nosniff")
+	err := serve(w, r)
+	if err == nil {
+		return
+	}
+	w.Header().Set("Cache-Control", "no-store")
+	var known *refusal
+	switch {
+	case errors.As(err, &known):
+		if known.retryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(known.retryAfter))
 		}
-		w.Header().Set("Cache-Control", "no-store")
-		var known *refusal
-		switch {
-		case errors.As(err, &known):
-			if known.retryAfter > 0 {
-				w.Header().Set("Retry-After", strconv.Itoa(known.retryAfter))
-			}
-			http.Error(w, known.text, known.status)
-		case errors.Is(err, os.ErrNotExist):
-			http.Error(w, errNotFound.text, errNotFound.status)
-		case r.Context().Err() != nil: // nobody reads it
-		default:
-			l.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
-			http.Error(w, "internal error", http.StatusInternalServerError)
-		}
-	})
+		http.Error(w, known.text, known.status)
+	case errors.Is(err, os.ErrNotExist):
+		http.Error(w, errNotFound.text, errNotFound.status)
+	case r.Context().Err() != nil: // nobody reads it
+	default:
+		l.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
+		http.Error(w, "internal error", http.StatusInternalServerError)
+	}
 }
 
 func (l *Log) serveCheckpoint(w http.ResponseWriter, r *http.Request) error {
@@ -109,7 +137,7 @@ func (l *Log) serveAbout(w http.ResponseWriter, _ *http.Request) error {
 }
 
 func (l *Log) serveIssuer(w http.ResponseWriter, r *http.Request) error {
-	name := r.PathValue("hash")
+	name := strings.TrimPrefix(r.URL.Path, "/"+issuerDir+"/")
 	raw, err := hex.DecodeString(name)
 	if err != nil || len(raw) != 32 || name != strings.ToLower(name) {
 		return errNotFound
@@ -125,7 +153,7 @@ func (l *Log) serveIssuer(w http.ResponseWriter, r *http.Request) error {
 // out of the present one, so a reader with an older checkpoint gets its tile even
 // after the file has gone.
 func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
-	t, ok := parseTilePath(tileDir + "/" + r.PathValue("path"))
+	t, ok := parseTilePath(strings.TrimPrefix(r.URL.Path, "/"))
 	if !ok {
 		return errNotFound
 	}
@@ -143,7 +171,7 @@ func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
 	if t.level == dataLevel {
 		w.Header().Set("Vary", "Accept-Encoding")
 		if acceptsGzip(r) {
-			if data, err = compress(data); err != nil {
+			if data, err = l.packed.get(t, data); err != nil {
 				return err
 			}
 			w.Header().Set("Content-Encoding", "gzip")

@@ -101,6 +101,7 @@ type Log struct {
 	witnesses *witnesses
 	patrol    patrol
 	index     hashIndex
+	packed    packed
 	seen      recent
 	strangers *rate.Limiter // of the submission API
 }
