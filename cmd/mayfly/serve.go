@@ -27,7 +27,7 @@ func newServeCommand(streams streams) *cobra.Command {
 certificate and folder that the configuration names has to be there, and all that
 is wrong is reported at once. SIGTERM or Ctrl-C drains: new requests are refused
 with 503, those in flight finish. When the configuration changes, or a file that
-it names for issuers and TLS, and at SIGHUP, it is read again: a good one is in
+it names for issuers, TLS and authorities, and at SIGHUP, it is read again: a good one is in
 force at once, a bad one leaves the old in force.`,
 		Example: "  mayfly serve --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
