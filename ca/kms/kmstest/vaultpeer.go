@@ -38,7 +38,7 @@ func StartVault(t testing.TB) RealVault {
 	v := RealVault{URL: "http://" + address, Token: "root-" + rand.Text()}
 	var output bytes.Buffer
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
-	c := exec.CommandContext(ctx, binary, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+v.Token) // #nosec G204 -- a test's own program
+	c := exec.CommandContext(ctx, binary, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+v.Token) // #nosec G204 G702 -- a test's own program
 	c.Env = []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH")}
 	c.Stdout, c.Stderr = &output, &output
 	if err := c.Start(); err != nil {
