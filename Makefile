@@ -46,7 +46,7 @@ test: ## every test of the product, with the race detector
 	@internal/tools/packages.sh ca-certificates gcc openssl systemd softhsm2 opensc libnss3-tools redis-server
 	go test -race ./...
 	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...
-	go test -race -tags pkcs11 -run 'HSM|WholeIssuance/of/(softhsm|nss)' ./cmd/mayfly
+	go test -race -tags pkcs11 -run 'HSM|WholeIssuance/of/(softhsm|nss)|RootInEveryBackend/(softhsm|nss)' ./cmd/mayfly
 
 check: ## all that must hold before a change is taken in
 	@internal/tools/check.sh $(STEPS)

@@ -65,11 +65,11 @@ func vendorKey(vendor string) func(*testing.T, kms.Algorithm) backendKey {
 	}
 }
 
-// flags reach the key from the command line.
-func (k backendKey) flags() []string {
-	all := []string{"--key", k.ref}
+// flags reach the key from the command line, by flags with a prefix or none.
+func (k backendKey) flags(prefix string) []string {
+	all := []string{"--" + prefix + "key", k.ref}
 	for _, o := range k.access {
-		all = append(all, "--"+o[0], o[1])
+		all = append(all, "--"+prefix+o[0], o[1])
 	}
 	return all
 }
@@ -160,13 +160,16 @@ func TestWholeIssuance(t *testing.T) {
 	})
 }
 
-var fingerprintOf = regexp.MustCompile(`--fingerprint ([0-9a-f]{64})\n`)
+var (
+	fingerprintOf = regexp.MustCompile(`--fingerprint ([0-9a-f]{64})\n`)
+	madeKey       = regexp.MustCompile(`(?m)^made the key (.*)$`)
+)
 
 // wholeIssuance is one of them.
 func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, a kms.Algorithm, backend string) {
 	c := newCommands(t, k.env...)
 	// The ceremony: a request where the key is, signed at the root's machine.
-	args := append([]string{"ca", "csr", "--out", "issuing.csr.pem"}, k.flags()...)
+	args := append([]string{"ca", "csr", "--out", "issuing.csr.pem"}, k.flags("")...)
 	if !k.made {
 		args = append(args, "--generate", string(k.algo))
 	}
@@ -175,7 +178,7 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, 
 	if fingerprint == nil {
 		t.Fatalf("no fingerprint in %s", said)
 	}
-	if made := regexp.MustCompile(`(?m)^made the key (.*)$`).FindStringSubmatch(said); made != nil {
+	if made := madeKey.FindStringSubmatch(said); made != nil {
 		k.ref = made[1]
 	}
 	signer := root
@@ -183,7 +186,7 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, 
 	chain := c.path("chain.pem")
 	signer.mayfly("ca", "sign-csr", c.path("issuing.csr.pem"), "--issuer", "root.pem", "--issuer-key", "file:root.key.pem",
 		"--name", "Issuing with "+backend+" "+string(a), "--out", chain, "--fingerprint", fingerprint[1])
-	c.mayfly(append([]string{"ca", "verify", "chain.pem", "--root", root.path("root.pem")}, k.flags()...)...)
+	c.mayfly(append([]string{"ca", "verify", "chain.pem", "--root", root.path("root.pem")}, k.flags("")...)...)
 
 	// A Mayfly whose issuing key is that one.
 	c.mayfly("init", "--dir", "ca", "--issuer", "https://accounts.google.com", "--allow", "true")
@@ -222,6 +225,36 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, 
 	}
 	c.keepsSecret(k.secrets)
 	c.leave(backend, a)
+}
+
+// TestRootInEveryBackend has the root's key in each backend sign itself and an
+// intermediate, by command.
+func TestRootInEveryBackend(t *testing.T) {
+	t.Parallel()
+	for backend, newKey := range backendKeys {
+		t.Run(backend, func(t *testing.T) {
+			t.Parallel()
+			k := newKey(t, kms.ECDSAP384)
+			c := newCommands(t, k.env...)
+			args := append([]string{"ca", "init", "--organization", "Example", "--out", "root.pem"}, k.flags("")...)
+			if !k.made {
+				args = append(args, "--generate", string(k.algo))
+			}
+			said := c.mayfly(args...)
+			if made := madeKey.FindStringSubmatch(said); made != nil {
+				k.ref = made[1]
+			}
+			c.mayfly(append([]string{"ca", "intermediate", "--issuer", "root.pem", "--key", "file:issuing.key.pem", "--generate", "ECDSA-P256", "--out", "chain.pem"}, k.flags("issuer-")...)...)
+			c.mayfly("ca", "verify", "chain.pem", "--root", "root.pem", "--key", "file:issuing.key.pem")
+			if said := c.run("openssl", "verify", "-x509_strict", "-no-CApath", "-no-CAstore", "-CAfile", "root.pem", "chain.pem"); !strings.Contains(said, "chain.pem: OK") {
+				t.Errorf("openssl verify: %s", said)
+			}
+			if record := c.read("chain.record.txt"); !strings.Contains(record, "signed by") || !strings.Contains(record, "certified             file:issuing.key.pem") {
+				t.Errorf("the record:\n%s", record)
+			}
+			c.keepsSecret(k.secrets)
+		})
+	}
 }
 
 func (k backendKey) count() int {
