@@ -169,3 +169,17 @@ func TestSealedRefusals(t *testing.T) {
 		}
 	}
 }
+
+// TestModesHaveWords: a mode is written as the documentation writes it.
+func TestModesHaveWords(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "docs", "keys.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range []Mode{ModeDirect, ModeSealed, ModeEphemeral} {
+		if !bytes.Contains(text, []byte("`"+string(m)+"`")) {
+			t.Errorf("docs/keys.md says nothing of %s", m)
+		}
+	}
+}
