@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/url"
 	"slices"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -143,6 +144,10 @@ func (k *awsKey) connect(ctx context.Context, region string, o Options) error {
 	return k.identify(ctx, region, credential, o)
 }
 
+// identityTimeout is how long STS may take to say whose a credential is: that is
+// for the log alone, and the time for the key goes with it.
+const identityTimeout = 3 * time.Second
+
 // identify logs whose credential it is. Where STS can't be reached, as behind a
 // private endpoint for KMS alone, the key is used all the same: AWS itself says
 // who may.
@@ -154,10 +159,18 @@ func (k *awsKey) identify(ctx context.Context, region string, credential *awsCre
 	})
 	var principal string
 	err := o.step("identity", func() (string, error) {
-		err := k.call(ctx, operationIdentity, func(ctx context.Context) error {
+		err := k.call(ctx, stepToken, func(ctx context.Context) error {
 			if _, err := credential.provider.Retrieve(ctx); err != nil {
 				return &tokenError{err}
 			}
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+		ctx, cancel := context.WithTimeout(ctx, identityTimeout)
+		defer cancel()
+		err = k.once(ctx, operationIdentity, func(ctx context.Context) error {
 			who, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 			if err != nil {
 				return err

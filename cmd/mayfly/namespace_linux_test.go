@@ -81,12 +81,12 @@ func TestNamespaceCheck(t *testing.T) {
 		args []string
 		want string // what the last line says, as a regular expression
 	}{
-		// The principal is asked for first; then what is left of the 15 s is the key's.
-		"black hole aws":   {[]string{"arn:aws:kms:eu-central-1" + aws}, `kms\.eu-central-1\.amazonaws\.com: connect: the key couldn't be opened within 15s \(\d attempts, [3-6](\.\d+)?s\)`},
+		// The principal is asked for first, and for 3 s only: the log alone needs it.
+		"black hole aws":   {[]string{"arn:aws:kms:eu-central-1" + aws}, `kms\.eu-central-1\.amazonaws\.com: connect: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"black hole azure": {[]string{"https://demo.vault.azure.net/keys/issuing"}, `login\.microsoftonline\.com: connect: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"black hole gcp":   {[]string{gcp}, `cloudkms\.googleapis\.com: connect: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"black hole vault": {[]string{"hashivault://transit/keys/ca", "--endpoint", "https://vault.hole.test:8200"}, `vault\.hole\.test:8200: connect: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
-		"dead DNS aws":     {[]string{"arn:aws:kms:eu-west-1" + aws}, `kms\.eu-west-1\.amazonaws\.com: DNS: the key couldn't be opened within 15s \(\d attempts, [3-6](\.\d+)?s\)`},
+		"dead DNS aws":     {[]string{"arn:aws:kms:eu-west-1" + aws}, `kms\.eu-west-1\.amazonaws\.com: DNS: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"dead DNS azure":   {[]string{"https://demo.vault.usgovcloudapi.net/keys/issuing"}, `login\.microsoftonline\.us: DNS: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"dead DNS gcp":     {[]string{gcp, "--endpoint", "https://cloudkms.europe-west3.rep.googleapis.com"}, `cloudkms\.europe-west3\.rep\.googleapis\.com: DNS: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
 		"dead DNS vault":   {[]string{"hashivault://transit/keys/ca", "--endpoint", "https://vault.dead.test:8200"}, `vault\.dead\.test:8200: DNS: no answer in time \(3 attempts, (9|1[0-2])(\.\d+)?s\)`},
