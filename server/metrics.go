@@ -55,7 +55,7 @@ func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metric
 	m.shed = prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
 	}, []string{"limit"})
-	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer} {
+	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer, limitReads} {
 		m.shed.WithLabelValues(limit)
 	}
 	for _, stage := range []string{stageAuthenticate, stageProve, stageIssue, stageTotal} {

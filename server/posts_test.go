@@ -38,3 +38,27 @@ func TestPostsAreApart(t *testing.T) {
 		}
 	}
 }
+
+// TestLogReads: what is mounted is read within a limit of its own, by address.
+func TestLogReads(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(c *Config, o *Options) {
+		c.RateLimits.LogReads = Rate{Rate: 0.001, Burst: 2}
+		o.Mounts = map[string]http.Handler{"/ctlog/2027/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "tile") })}
+	})
+	for range 2 {
+		if answer := r.send(t, http.MethodGet, "/ctlog/2027/checkpoint", nil); answer.StatusCode != 200 || text(t, answer) != "tile" {
+			t.Errorf("GET: %d", answer.StatusCode)
+		}
+	}
+	refused := r.send(t, http.MethodGet, "/ctlog/2027/checkpoint", nil)
+	if refused.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	if b := readRefusal(t, refused, 429, fault.RateExceeded); b.Details[0].Metadata["limit"] != limitReads {
+		t.Errorf("the limit is %q", b.Details[0].Metadata["limit"])
+	}
+	if answer := r.send(t, http.MethodGet, "/healthz", nil); answer.StatusCode != 200 {
+		t.Errorf("another page: %d", answer.StatusCode)
+	}
+}

@@ -27,6 +27,10 @@ type RateLimits struct {
 	// PerIssuer is for all tokens of one issuer together, once verified. Off by
 	// default: where there is one issuer it would be a limit on everybody.
 	PerIssuer Rate `yaml:"per_issuer"`
+	// LogReads is for what one client address (IPv6: one /64) reads of the logs that
+	// are served here. A monitor that reads a million entries for the first time asks
+	// for some 8,000 tiles, and stays within the default's burst.
+	LogReads Rate `yaml:"log_reads"`
 }
 
 // Rate is a token bucket.
@@ -44,6 +48,7 @@ func defaultRateLimits() RateLimits {
 		PerAddress:   Rate{Rate: 200, Burst: 2000},
 		PerPrincipal: Rate{Rate: 20, Burst: 500},
 		PerIssuer:    Rate{Rate: 0, Burst: 5000},
+		LogReads:     Rate{Rate: 500, Burst: 10000},
 	}
 }
 
@@ -52,7 +57,7 @@ func (l *RateLimits) check(path string, f *setting.Faults) {
 	for _, r := range []struct {
 		field string
 		rate  Rate
-	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}} {
+	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"log_reads", l.LogReads}} {
 		at := setting.Join(path, r.field)
 		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
 			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
@@ -68,6 +73,7 @@ const (
 	limitAddress   = "address"
 	limitPrincipal = "principal"
 	limitIssuer    = "issuer"
+	limitReads     = "log_reads"
 )
 
 // maxCallers is how many callers of one kind are remembered. Whoever is
@@ -78,6 +84,7 @@ const maxCallers = 16 << 10
 // limiters are the rate limits in force, and how much of them each caller has used.
 type limiters struct {
 	address   *buckets[netip.Prefix]
+	reads     *buckets[netip.Prefix]
 	principal *buckets[uint64] // by a keyed hash: subjects may be long
 	issuer    *buckets[uint64]
 	seed      maphash.Seed
@@ -91,6 +98,7 @@ func newLimiters(c RateLimits, before *limiters) *limiters {
 	}
 	return &limiters{
 		address:   before.address.as(c.PerAddress),
+		reads:     before.reads.as(c.LogReads),
 		principal: before.principal.as(c.PerPrincipal),
 		issuer:    before.issuer.as(c.PerIssuer),
 		seed:      before.seed,
@@ -100,6 +108,11 @@ func newLimiters(c RateLimits, before *limiters) *limiters {
 // admit takes one request of an address from its limit, or says why not.
 func (l *limiters) admit(client netip.Addr, now time.Time) *fault.Error {
 	return exceeded(limitAddress, "this network address", l.address.take(network(client), now))
+}
+
+// read takes one read of an address from its limit, or says why not.
+func (l *limiters) read(client netip.Addr, now time.Time) *fault.Error {
+	return exceeded(limitReads, "this network address", l.reads.take(network(client), now))
 }
 
 // allow takes one request of a principal from its limit and its issuer's, or says why not.

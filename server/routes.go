@@ -3,9 +3,11 @@ package server
 import (
 	"fmt"
 	"net/http"
+	"net/netip"
 	"sort"
 	"strings"
 	"sync/atomic"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/proto"
@@ -120,7 +122,7 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mo
 		if len(path) < 3 || path[0] != '/' || path[len(path)-1] != '/' || strings.HasPrefix(path, "/api/") {
 			return nil, fmt.Errorf("server: %q can't be mounted: a prefix such as /ctlog/, outside /api/, is needed", path)
 		}
-		m.prefixes = append(m.prefixes, prefix{path, readRoute(path, true, s.mounted(path, handler))})
+		m.prefixes = append(m.prefixes, prefix{path, readRoute(path, true, s.limited(path, (*limiters).read, s.mounted(path, handler)))})
 	}
 	// Of two that match, the longer wins.
 	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].path) > len(m.prefixes[j].path) })
@@ -128,7 +130,7 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mo
 		if t.exact[path] != nil || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/api/") {
 			return nil, fmt.Errorf("server: %q can't take submissions: an own path outside /api/ is needed", path)
 		}
-		m.exact[path] = onlyRoute(path, false, http.MethodPost, s.limited(path, s.mounted(path, handler)))
+		m.exact[path] = onlyRoute(path, false, http.MethodPost, s.limited(path, (*limiters).admit, s.mounted(path, handler)))
 	}
 	return m, nil
 }
@@ -210,10 +212,10 @@ func (s *Server) mounted(name string, h http.Handler) http.HandlerFunc {
 	}
 }
 
-// limited is next for addresses that keep to their rate.
-func (s *Server) limited(name string, next http.HandlerFunc) http.HandlerFunc {
+// limited is next for addresses that keep to their rate, which take takes from.
+func (s *Server) limited(name string, take func(*limiters, netip.Addr, time.Time) *fault.Error, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		if f := s.metrics.limited(s.terms.Load().limiters.admit(addressOf(r.Context()), s.now())); f != nil {
+		if f := s.metrics.limited(take(s.terms.Load().limiters, addressOf(r.Context()), s.now())); f != nil {
 			s.refusePage(w, r, name, f)
 			return
 		}
