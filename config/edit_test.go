@@ -118,7 +118,10 @@ func TestEditRefuses(t *testing.T) {
 		"past the end":       {valid, []Change{Set("issuers[4].type", "uri")}, "it isn't in the file"},
 		"no path":            {valid, []Change{Set("issuers[x]", 1)}, "is not the path of a setting"},
 		"the whole document": {"logging: {level: info}\n", []Change{Remove("logging")}, "it has faults already"},
-		"a first key":        {valid, []Change{Remove("issuers[0].url")}, "only a person can edit"},
+		// Only the proof notices that the blank lines are part of the value before.
+		"blank lines that count": {strings.Replace(valid, "ctlog:\n", "ctlog:\n  frozen:\n  - url: https://b.example\n    key_file: |+\n      b.pem\n\n\n", 1),
+			[]Change{Append("ctlog.frozen", retired)}, "only a person can edit"},
+		"a first key": {valid, []Change{Remove("issuers[0].url")}, "only a person can edit"},
 	} {
 		path := write(t, c.text)
 		err := Edit(path, c.changes...)
