@@ -79,6 +79,17 @@ func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logg
 	return r, nil
 }
 
+// Ready reports whether every dependency that counts works now. Unlike a probe it
+// takes no earlier failure for an answer, and what it finds probes are told too.
+func (s *Server) Ready(ctx context.Context) bool {
+	s.ready.mu.Lock()
+	if !allWork(s.ready.states) {
+		s.ready.at = time.Time{}
+	}
+	s.ready.mu.Unlock()
+	return allWork(s.ready.check(ctx))
+}
+
 // check asks every dependency, at once, and publishes the result.
 func (r *readiness) check(ctx context.Context) []state {
 	r.mu.Lock()

@@ -43,7 +43,6 @@ type service struct {
 	reloader  *reloader
 	appeared  appearances
 	promises  *inclusion.Monitor // nil without logs
-	needs     []server.Dependency
 	server    *server.Server
 }
 
@@ -109,11 +108,10 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.reloader, err = newReloader(s, at.source); err != nil {
 		return nil, err
 	}
-	s.needs = s.dependencies()
 	s.server, err = server.New(c.Server, server.Options{
 		Identity: s.verifier, Keys: s.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    server.Documents(s.documents),
-		Dependencies: s.needs,
+		Dependencies: s.dependencies(),
 		Mounts:       s.own.mounts,
 		Posts:        s.own.posts,
 		HTTPListener: at.http,
@@ -278,7 +276,7 @@ func (s *service) awaitReady(ctx context.Context) error {
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
-		if s.ready(ctx) {
+		if s.server.Ready(ctx) {
 			return nil
 		}
 		select {
@@ -287,16 +285,6 @@ func (s *service) awaitReady(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
-}
-
-// ready reports whether every dependency works.
-func (s *service) ready(ctx context.Context) bool {
-	for _, d := range s.needs {
-		if !d.Informational && d.Check(ctx) != nil {
-			return false
-		}
-	}
-	return true
 }
 
 // activeChain is that of the authority which signs now.
