@@ -82,6 +82,12 @@ func FuzzCosignature(f *testing.F) {
 	f.Add(good)
 	f.Add(append([]byte("\u2014 other AAAAAAAA\n"), good...))
 	f.Add([]byte("\n\n"))
+	// A note's text ends at its last empty line: this makes the log's signature text.
+	longer, err := note.Sign(&note.Note{Text: string(checkpoint)}, signer)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(longer[len(checkpoint):])
 	f.Fuzz(func(t *testing.T, answer []byte) {
 		line, err := cosignature(checkpoint, answer, verifier, time.Now())
 		if err != nil {

@@ -69,6 +69,9 @@ func (x *hashIndex) grow(ctx context.Context, s store, size uint64) error {
 		added = append(added, makePair(hash, index))
 		x.size = index + 1
 	})
+	if err != nil { // the room that was meant for the rest is given back
+		added = slices.Clone(added)
+	}
 	slices.Sort(added)
 	x.runs = append(x.runs, added)
 	for last := len(x.runs) - 1; last > 0 && len(x.runs[last-1]) <= 2*len(x.runs[last]); last-- {

@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"context"
 	"crypto/sha256"
 	"encoding/binary"
 	"os"
@@ -69,5 +70,41 @@ func TestHashIndex_Grows(t *testing.T) {
 	// A reader whose checkpoint is older sees no later entry.
 	if got, found, err := x.find(t.Context(), s, leafHash(2999), 700); err != nil || found {
 		t.Errorf("at size 700: found %d (%v)", got, err)
+	}
+}
+
+// goneAfter is the context of a reader who goes away once it was asked so often.
+type goneAfter struct {
+	context.Context //nolint:containedctx // it is one
+	asked           int
+}
+
+func (c *goneAfter) Err() error {
+	if c.asked--; c.asked < 0 {
+		return context.Canceled
+	}
+	return nil
+}
+
+// What a reader who went away has left of the index takes no more room than it has entries.
+func TestHashIndex_Abandoned(t *testing.T) {
+	s := store{dir: t.TempDir()}
+	const size = 64 * layout.TileWidth
+	hashTiles(t, s, size)
+	var x hashIndex
+	for _, tiles := range []int{0, 3, 0, 1, 0} {
+		if _, _, err := x.find(&goneAfter{t.Context(), tiles}, s, leafHash(0), size); err == nil {
+			t.Fatal("the reader who went away got an answer")
+		}
+	}
+	room := 0
+	for _, run := range x.runs {
+		room += cap(run)
+	}
+	if x.size != 4*layout.TileWidth || room > 2*int(x.size) {
+		t.Errorf("%d entries are known, with room for %d", x.size, room)
+	}
+	if got, found, err := x.find(t.Context(), s, leafHash(size-1), size); err != nil || !found || got != size-1 {
+		t.Errorf("after that: got %d, %v, %v", got, found, err)
 	}
 }

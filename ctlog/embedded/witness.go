@@ -292,6 +292,11 @@ func cosignature(checkpoint, answer []byte, v note.Verifier, now time.Time) ([]b
 	if err != nil {
 		return nil, witnessFault(witnessInvalid, "its cosignature does not hold: %w", err)
 	}
+	// A note's text ends at its last empty line: one in the answer makes the log's
+	// signature part of the text, and the cosignature one over something else.
+	if text, _, _ := bytes.Cut(checkpoint, []byte("\n\n")); n.Text != string(text)+"\n" {
+		return nil, witnessFault(witnessInvalid, "its cosignature is over another text than the checkpoint's")
+	}
 	at, err := formats.CoSigV1Timestamp(n.Sigs[0])
 	if err != nil {
 		return nil, witnessFault(witnessInvalid, "its cosignature does not hold: %w", err)
