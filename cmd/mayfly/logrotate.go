@@ -268,6 +268,13 @@ func (r rotation) carryOut(ctx context.Context, file string) (err error) {
 	if err != nil {
 		return err
 	}
+	if err := os.MkdirAll(filepath.Dir(string(r.next.Directory)), 0o755); err != nil { //nolint:gosec // the log is public
+		return err
+	}
+	// Whoever makes the folder makes the log: the other one of two at once has nothing to take away.
+	if err := os.Mkdir(string(r.next.Directory), 0o755); err != nil { //nolint:gosec // the log is public
+		return err
+	}
 	made = append(made, string(r.next.Directory), string(r.next.MarkFile))
 	if err := embedded.Create(ctx, r.next, embedded.Options{Signer: signer}); err != nil {
 		return err

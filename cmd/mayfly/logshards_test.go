@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -119,6 +120,46 @@ func TestRotateLeavesNothing(t *testing.T) {
 	}
 	if kept, err := os.ReadFile(string(r.next.MarkFile)); err != nil || string(kept) != "precious" {
 		t.Errorf("a file in the way became %q, %v", kept, err)
+	}
+}
+
+// TestRotateTwice: of two rotations at once one makes the log, and the other takes
+// nothing of it away.
+func TestRotateTwice(t *testing.T) {
+	t.Parallel()
+	dir, file := shardedCA(t)
+	key := filepath.Join(dir, "given.pem") // as in a KMS: nothing of it is made here
+	if _, err := kms.GenerateFile(key, kms.ECDSAP256, nil); err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := planRotation(c, rotateOptions{file: file, yearly: true, key: "file:" + key}, time.Date(2040, 6, 1, 0, 0, 0, 0, time.UTC))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 10 {
+		errs := make(chan error, 2)
+		for range 2 {
+			go func() { errs <- r.carryOut(t.Context(), file) }()
+		}
+		if err, other := <-errs, <-errs; (err == nil) == (other == nil) {
+			t.Fatalf("%v and %v, want one error", err, other)
+		}
+		if _, err := embedded.Verify(t.Context(), string(r.next.Directory), embedded.VerifyOptions{MarkFile: string(r.next.MarkFile)}); err != nil {
+			t.Fatalf("the log that was made: %v", err)
+		}
+		for _, err := range []error{os.RemoveAll(string(r.next.Directory)), os.Remove(string(r.next.MarkFile)), os.WriteFile(file, text, 0o600)} {
+			if err != nil {
+				t.Fatal(err)
+			}
+		}
 	}
 }
 
