@@ -32,7 +32,7 @@ const (
 	passTimeout = time.Minute      // of reading one log
 	overlap     = time.Minute      // the trail's records are in order but for this
 	lookBack    = 2 * DefaultMMD   // how far the first start reads the trail
-	maxBody     = 16 << 20         // bytes of an answer
+	maxBody     = 1 << 20          // bytes of an answer
 	userAgent   = "mayfly-monitor" // RFC 9110 §10.1.5
 )
 
@@ -105,6 +105,9 @@ func New(o Options) (*Monitor, error) {
 	}
 	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
+	}
+	if m.state.Until.After(o.Now()) { // the clock went back, and records began again at an earlier time
+		m.state.Until = o.Now().Add(-lookBack)
 	}
 	m.trail = &trail{path: o.Trail, since: m.state.Until}
 	return m, nil
@@ -242,17 +245,19 @@ func (m *Monitor) judge(ctx context.Context, w *watched) {
 	m.metrics.stand(w, oldest)
 }
 
-// remember writes the time before which every promise was kept, when it moved.
+// remember writes the time before which every promise was kept, when it moved. It
+// moves back only where something from before it is owed: the clock went back.
 func (m *Monitor) remember(latest time.Time) error {
-	until := latest
+	until, owed := latest, false
 	for _, w := range m.logs {
 		for _, p := range w.pending {
 			if p.recorded.Before(until) {
 				until = p.recorded
 			}
+			owed = owed || p.recorded.Before(m.state.Until)
 		}
 	}
-	if until = until.Add(-overlap); !until.After(m.state.Until) {
+	if until = until.Add(-overlap); !until.After(m.state.Until) && !(owed && until.Before(m.state.Until)) {
 		return nil
 	}
 	m.state.Until = until

@@ -69,8 +69,8 @@ func newReader(l Log) (reader, error) {
 	return r, nil
 }
 
-// get fetches a path below the log's URL.
-func (r *reader) get(ctx context.Context, path string) ([]byte, error) {
+// get fetches a path below the log's URL: at most limit bytes.
+func (r *reader) get(ctx context.Context, path string, limit int64) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, r.url+path, nil)
 	if err != nil {
 		return nil, err
@@ -81,7 +81,7 @@ func (r *reader) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, err
 	}
 	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(response.Body, maxBody+1))
+	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
 	switch {
 	case err != nil:
 		return nil, fmt.Errorf("reading %s: %w", path, err)
@@ -89,8 +89,8 @@ func (r *reader) get(ctx context.Context, path string) ([]byte, error) {
 		return nil, errAbsent
 	case response.StatusCode != http.StatusOK:
 		return nil, fmt.Errorf("reading %s: the log answered %d", path, response.StatusCode)
-	case len(body) > maxBody:
-		return nil, fmt.Errorf("reading %s: more than %d bytes", path, maxBody)
+	case int64(len(body)) > limit:
+		return nil, fmt.Errorf("reading %s: more than %d bytes", path, limit)
 	}
 	return body, nil
 }
@@ -160,7 +160,7 @@ func (l *look) holds(ctx context.Context, p promise) (bool, error) {
 		Path  [][]byte `json:"audit_path"`
 	}
 	raw, err := l.get(ctx, "/ct/v1/get-proof-by-hash?hash="+url.QueryEscape(base64.StdEncoding.EncodeToString(p.leaf[:]))+
-		"&tree_size="+strconv.FormatUint(l.sth.size, 10))
+		"&tree_size="+strconv.FormatUint(l.sth.size, 10), maxBody)
 	if errors.Is(err, errAbsent) {
 		return false, nil
 	}
@@ -214,6 +214,7 @@ func (l *look) holdsAt(ctx context.Context, leaf [32]byte, index uint64) (bool, 
 const (
 	tileHeight = 8
 	tileWidth  = 1 << tileHeight
+	maxTiles   = 1 << 10 // in memory: some 16 MB with the rows above them
 )
 
 // node is the hash over the 2^level entries from index·2^level on, all of them in the tree.
@@ -262,9 +263,12 @@ func (l *look) tile(ctx context.Context, level uint, index uint64) (*tile, error
 	if known := l.tiles[path]; known != nil {
 		return known, nil
 	}
-	data, err := l.get(ctx, path)
+	data, err := l.get(ctx, path, tileWidth*sha256.Size)
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
+	}
+	if len(l.tiles) >= maxTiles { // a log chooses the indices of its SCTs, and so the tiles that are read
+		clear(l.tiles)
 	}
 	l.tiles[path] = &tile{rows: [tileHeight][]byte{data}}
 	return l.tiles[path], nil
@@ -280,7 +284,7 @@ func tileName(index uint64) string {
 }
 
 func (l *look) readCheckpoint(ctx context.Context) (tree, error) {
-	raw, err := l.get(ctx, "/checkpoint")
+	raw, err := l.get(ctx, "/checkpoint", maxBody)
 	if err != nil {
 		return tree{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
@@ -325,7 +329,7 @@ func (l *look) readSTH(ctx context.Context) (tree, error) {
 		Root      []byte `json:"sha256_root_hash"`
 		Signature []byte `json:"tree_head_signature"`
 	}
-	raw, err := l.get(ctx, "/ct/v1/get-sth")
+	raw, err := l.get(ctx, "/ct/v1/get-sth", maxBody)
 	if err == nil {
 		err = json.Unmarshal(raw, &body)
 	}
