@@ -50,7 +50,10 @@ func testShards(t *testing.T) {
 				mu.Lock()
 				issued = append(issued, leaf)
 				mu.Unlock()
-				time.Sleep(pause) // a machine has other things to do
+				select { // a machine has other things to do
+				case <-ctx.Done():
+				case <-time.After(pause):
+				}
 			}
 			return nil
 		})
