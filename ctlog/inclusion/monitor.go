@@ -257,7 +257,7 @@ func (m *Monitor) remember(latest time.Time) error {
 			owed = owed || p.recorded.Before(m.state.Until)
 		}
 	}
-	if until = until.Add(-overlap); !until.After(m.state.Until) && !(owed && until.Before(m.state.Until)) {
+	if until = until.Add(-overlap); until.Equal(m.state.Until) || until.Before(m.state.Until) && !owed {
 		return nil
 	}
 	m.state.Until = until
