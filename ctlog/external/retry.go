@@ -24,6 +24,9 @@ import (
 const (
 	minWait = 100 * time.Millisecond
 	maxWait = 2 * time.Second
+
+	// maxAfter bounds what a log may have our clients wait: they would go on when it is well again.
+	maxAfter = 10 * time.Minute
 )
 
 // outage is a failure that another attempt may mend. after is how long the log
@@ -100,17 +103,17 @@ func classify(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("submitting to the log: %w", ctx.Err())
 	default:
-		return &outage{cause: err}
+		return &outage{cause: brief{err}}
 	}
 }
 
 // statusError classifies a status. Never again after 400: the log has understood
 // and refused. Again after 408, 429 and 5xx, and the log may say when.
 func statusError(r *http.Response, body []byte, now time.Time) error {
-	said := fmt.Errorf("the log answered %s: %q", r.Status, words(body))
+	said := fmt.Errorf("the log answered %s: %q", words([]byte(r.Status)), words(body))
 	switch {
 	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
-		return &outage{cause: said, after: retryAfter(r.Header.Get("Retry-After"), now)}
+		return &outage{cause: said, after: min(retryAfter(r.Header.Get("Retry-After"), now), maxAfter)}
 	default:
 		return said
 	}
@@ -162,6 +165,19 @@ func words(body []byte) string {
 
 // flatten keeps an error's text and drops the body that jsonclient hangs on it.
 func flatten(err error) error { return errors.New(words([]byte(err.Error()))) }
+
+// brief is an error whose text may hold a line of the log's.
+type brief struct{ error }
+
+func (b brief) Error() string {
+	text := b.error.Error()
+	if len(text) > 2*maxRefusal {
+		text = text[:2*maxRefusal] + "…"
+	}
+	return text
+}
+
+func (b brief) Unwrap() error { return b.error }
 
 // errTooLong ends the reading of an answer that is longer than any honest one.
 var errTooLong = errors.New("the log's answer is too long")

@@ -1,0 +1,59 @@
+package external_test
+
+import (
+	"bufio"
+	"context"
+	"net"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/external"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// TestWordy: a log's own words don't flood our log, whichever line they are on, and
+// what it asks our clients to wait is bounded.
+func TestWordy(t *testing.T) {
+	t.Parallel()
+	for name, first := range map[string]string{
+		"status": "HTTP/1.1 503 " + strings.Repeat("a", 30<<10), "refusal": "HTTP/1.1 400 " + strings.Repeat("a", 30<<10),
+		"no HTTP": strings.Repeat("a", 30<<10), "no code": "HTTP/1.1 " + strings.Repeat("a", 30<<10),
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			listener, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			done := make(chan struct{})
+			go func() {
+				defer close(done)
+				for {
+					c, err := listener.Accept()
+					if err != nil {
+						return
+					}
+					_, _ = bufio.NewReader(c).ReadString('}')
+					_, _ = c.Write([]byte(first + "\r\nRetry-After: 2000000000\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"))
+					_ = c.Close()
+				}
+			}()
+			t.Cleanup(func() { _ = listener.Close(); <-done })
+			f := open(t, nil, func(c *external.Config) { c.URL = "http://" + listener.Addr().String() })
+			ctx, cancel := context.WithTimeout(t.Context(), 500*time.Millisecond)
+			defer cancel()
+			_, err = f.Submit(ctx, ctlogtest.NewCA(t).Chain(t))
+			if err == nil {
+				t.Fatal("no error")
+			}
+			if text := err.Error(); len(text) > 2<<10 {
+				t.Errorf("an error of %d bytes: %.300s", len(text), text)
+			}
+			if wait := fault.From(err).RetryAfter; wait > time.Hour {
+				t.Errorf("clients are told to wait %s", wait)
+			}
+		})
+	}
+}
