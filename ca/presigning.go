@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // probeName is whom a probe's precertificate names. The top-level domain can't
@@ -99,12 +100,12 @@ func (i *Issuer) wake() {
 	}
 }
 
-// Settle finds out, before the first request, whether the logs take precertificates
+// Settle finds out, before a's first request, whether the logs take precertificates
 // of a precertificate signing certificate where the authority's configuration asks
-// for one. What can't be found out now Run asks again. The error, for the
-// operator, says that the configuration insists on what a log refuses; or ctx ended.
-func (i *Issuer) Settle(ctx context.Context) error {
-	a := i.current.Load().Active
+// for one. a may be active or about to be. What can't be found out now Run asks
+// again. The error, a *setting.FaultError, says that the configuration insists on
+// what a log refuses; or ctx ended.
+func (i *Issuer) Settle(ctx context.Context, a *Authority) error {
 	if i.log == nil || a.presigning == nil {
 		return nil
 	}
@@ -113,7 +114,9 @@ func (i *Issuer) Settle(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if a.presigning.required && errors.Is(err, ctlog.ErrRefused) {
-		return fmt.Errorf("%s.precertificate_signer: is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %w", a.path, err)
+		var f setting.Faults
+		f.Add(setting.Join(a.path, "precertificate_signer"), "is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %v", err)
+		return f.Err()
 	}
 	return nil
 }

@@ -56,7 +56,7 @@ func TestPresigned(t *testing.T) {
 			t.Parallel()
 			registry := prometheus.NewPedanticRegistry()
 			r := newRig(t, algorithm, presigned(true), func(_ *Config, o *Options) { o.Metrics = registry })
-			if err := r.issuer.Settle(t.Context()); err != nil {
+			if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 				t.Fatalf("Settle: %v", err)
 			}
 			if got := r.signer.calls.Load(); got != 1 {
@@ -193,7 +193,7 @@ func TestPresignedFallback(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, kms.ECDSAP256, presigned(tt.required))
 			tt.breaks(r)
-			if err := r.issuer.Settle(t.Context()); (err != nil) != tt.refused {
+			if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); (err != nil) != tt.refused {
 				t.Errorf("Settle: %v; want an error: %t", err, tt.refused)
 			}
 			if got := r.signer.calls.Load(); got != tt.calls {
@@ -246,7 +246,7 @@ func TestPresignerRenewal(t *testing.T) {
 			}
 			return nil
 		}
-		if err := r.issuer.Settle(t.Context()); err != nil {
+		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -322,7 +322,7 @@ func TestPresignedRefusedLater(t *testing.T) {
 			}
 			return nil
 		}
-		if err := r.issuer.Settle(t.Context()); err != nil {
+		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -363,7 +363,7 @@ func TestPresignerRotation(t *testing.T) {
 	next.presigning = &presigning{}
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(t, kms.ECDSAP256, presigned(true), func(_ *Config, o *Options) { o.Now = moving() })
-		if err := r.issuer.Settle(t.Context()); err != nil {
+		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -399,7 +399,7 @@ func TestPresignerRotation(t *testing.T) {
 func TestProbe(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, kms.ECDSAP256, presigned(true))
-	if err := r.issuer.Settle(t.Context()); err != nil {
+	if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 		t.Fatal(err)
 	}
 	entries := r.log.entries()

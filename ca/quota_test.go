@@ -93,7 +93,7 @@ func TestQuota(t *testing.T) {
 					}
 					return nil
 				}
-				if err := r.issuer.Settle(t.Context()); err != nil {
+				if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 					t.Fatal(err)
 				}
 				own := len(r.log.entries()) // the probe's

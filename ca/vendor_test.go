@@ -84,7 +84,7 @@ func TestSignaturesOfTheKMS(t *testing.T) {
 					a := vendorAuthority(t, s, key.Public(), tt.form)
 					r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
 					r.authority = a
-					if err := r.issuer.Settle(t.Context()); err != nil {
+					if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
 						t.Fatal(err)
 					}
 					const certificates = 5

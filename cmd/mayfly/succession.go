@@ -52,6 +52,8 @@ func (s *service) nextAuthorities(ctx context.Context, next *config.Config) (*ca
 	if f.Len() == 0 && all.Active != now.Active {
 		if err := s.checkRoots(ctx, all.Active.Chain()); err != nil {
 			f.Add("ca.authorities", "the new active authority can't sign: %v", err)
+		} else if err := s.issuer.Settle(ctx, all.Active); err != nil {
+			addFaults(&f, "ca.authorities", err)
 		}
 	}
 	if err := f.Err(); err != nil {

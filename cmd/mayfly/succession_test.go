@@ -26,17 +26,42 @@ type rotating struct {
 	records []lifecycle.Entry
 }
 
-func newRotating(t *testing.T) *rotating {
+func newRotating(t *testing.T) *rotating { return newRotatingTo(t, newRootAndIssuer, nil) }
+
+// newRootAndIssuer is a CA with a root of its own.
+func newRootAndIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
+	t.Helper()
+	made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(r.dir, "next"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
+}
+
+// newIssuer is another issuing CA under the first one's root.
+func newIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
+	t.Helper()
+	in := func(name string) string { return filepath.Join(r.dir, authorityName, name) }
+	code, _, text := mayfly(t, "", "ca", "intermediate", "--issuer", in("root.pem"), "--issuer-key", "file:"+in("root.key.pem"),
+		"--generate", "ECDSA-P256", "--key", "file:"+in("next.key.pem"), "--name", "Example next", "--out", in("next.pem"))
+	if code != 0 {
+		t.Fatal(text)
+	}
+	return ca.AuthorityConfig{Chain: setting.Path(in("next.pem")), Key: setting.KeyRef("file:" + in("next.key.pem"))}
+}
+
+// newRotatingTo is newRotating with a `next` of another making, and a
+// configuration that edit has changed.
+func newRotatingTo(t *testing.T, next func(*testing.T, *rig) ca.AuthorityConfig, edit func(*rig, *config.Config)) *rotating {
 	t.Helper()
 	r := &rotating{records: []lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Active}}, {Name: "next"}}}
 	r.reloading = newReloading(t, func(rig *rig, c *config.Config) {
-		made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(rig.dir, "next"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
-		if err != nil {
-			t.Fatal(err)
-		}
 		r.list = []ca.NamedAuthority{
 			{Name: "old", AuthorityConfig: c.CA.Authority},
-			{Name: "next", AuthorityConfig: ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}},
+			{Name: "next", AuthorityConfig: next(t, rig)},
+		}
+		if edit != nil {
+			edit(rig, c)
 		}
 		c.CA.Authority = ca.AuthorityConfig{}
 		c.CA.Authorities = r.with(r.records)
@@ -213,4 +238,33 @@ func TestPropagationGuardHoldsAgainstConfigurations(t *testing.T) {
 	if code, _ := r.readiness(t); code != http.StatusOK {
 		t.Errorf("not ready: %d", code)
 	}
+}
+
+// TestSuccessionAsksLogs: an authority that must have a precertificate signing
+// certificate isn't activated where the log refuses what that signs; where the log
+// takes it, its first certificate costs one signature already.
+func TestSuccessionAsksLogs(t *testing.T) {
+	t.Parallel()
+	var l *remoteLog
+	r := newRotatingTo(t, newIssuer, func(rig *rig, c *config.Config) { l = newRemoteLog(t, rig, c) })
+	r.list[1].PrecertificateSigner = ca.PresignOn
+	r.do(t, "next", lifecycle.Prepare)
+	r.do(t, "next", lifecycle.Publish)
+	l.breaks(refusePresigned(t))
+	before := r.records
+	r.do(t, "next", lifecycle.Activate)
+	const want = "ca.authorities[1].precertificate_signer: is on, but a log refuses what such a certificate signs"
+	if !strings.Contains(r.lines.String(), want) {
+		t.Errorf("no line of the log has %q", want)
+	}
+	if _, page := r.readiness(t); !strings.Contains(page, "  old: active") || !strings.Contains(page, "configuration: failing, but") {
+		t.Errorf("refused, but /readyz?verbose says %q", page)
+	}
+	l.fault.Store(nil)
+	r.records = before
+	r.do(t, "next", lifecycle.Activate)
+	if _, page := r.readiness(t); !strings.Contains(page, "signatures a certificate: 1:") || !strings.Contains(page, "  next: active") {
+		t.Errorf("/readyz?verbose says %q", page)
+	}
+	r.issues(t, "the new one signs", r.order(t, r.token(t, nil)))
 }
