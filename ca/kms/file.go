@@ -137,7 +137,7 @@ func parseKey(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
 	switch block.Type {
 	case "ENCRYPTED PRIVATE KEY":
 		if passphrase == nil {
-			return nil, errors.New("is encrypted: set the passphrase (env or file)")
+			return nil, errors.New("is encrypted: set the passphrase (`passphrase` in a configuration; --passphrase-file or --passphrase-env of this key on a command line)")
 		}
 		if key, err = pkcs8.ParsePKCS8PrivateKey(block.Bytes, passphrase); err != nil {
 			return nil, fmt.Errorf("can't be decrypted: check the passphrase: %w", err)

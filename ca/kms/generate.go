@@ -9,7 +9,7 @@ import (
 
 // ErrKeyExists is wrapped by the error for a key that was to be made and is
 // there already.
-var ErrKeyExists = errors.New("a key of this name exists, and is never replaced")
+var ErrKeyExists = errors.New("a key of this name exists, and is never replaced: use that one, or choose another name")
 
 // generator is a reference whose backend can make a key of that name.
 type generator interface {

@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -83,9 +84,14 @@ type vaultKey struct {
 	// MinEncryption is the least version that signs; 0 is the latest alone...
 	// which Vault applies only where no version is asked for.
 	MinEncryption int `json:"min_encryption_version"`
-	Keys          map[string]struct {
-		PublicKey string `json:"public_key"`
-	} `json:"keys"`
+	// Keys are by version: a [vaultVersion] each, or the time when it was made of
+	// a key without a public half.
+	Keys map[string]json.RawMessage `json:"keys"`
+}
+
+// vaultVersion is one version of a key that has a public half, in PEM.
+type vaultVersion struct {
+	PublicKey string `json:"public_key"`
 }
 
 // open authenticates, reads the key and pins its version.
@@ -139,10 +145,12 @@ func (k *vaultKey) public(version int) (crypto.PublicKey, Algorithm, error) {
 	if k.Signing != nil && !*k.Signing {
 		return nil, "", fmt.Errorf("a key of type %q doesn't sign: make one of type ecdsa-p256 or rsa-3072, say", oneLine(k.Type))
 	}
-	held, ok := k.Keys[strconv.Itoa(version)]
+	raw, ok := k.Keys[strconv.Itoa(version)]
 	if !ok {
 		return nil, "", fmt.Errorf("version %d isn't there: the latest is %d", version, k.Latest)
 	}
+	var held vaultVersion
+	_ = json.Unmarshal(raw, &held) // what isn't one has no public key, as found next
 	block, rest := pem.Decode([]byte(held.PublicKey))
 	if block == nil || len(strings.TrimSpace(string(rest))) > 0 {
 		return nil, "", fmt.Errorf("a key of type %q isn't one to sign certificates with: make one of type ecdsa-p256 or rsa-3072, say", oneLine(k.Type))

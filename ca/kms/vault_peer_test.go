@@ -59,12 +59,14 @@ path "transit/sign/life" { capabilities = ["update"] }`}, nil)
 		t.Errorf("no recovery: %v", err)
 	}
 
+	v.Post(t, "transit/keys/symmetric", map[string]any{"type": "aes256-gcm96"}, nil)
 	for name, tt := range map[string]struct{ ref, token, want string }{
-		"no such key":   {"hashivault://transit/keys/none", v.Token, "there is no key none in a transit engine at transit"},
-		"no such mount": {"hashivault://none/keys/life", v.Token, "there is no key life in a transit engine at none"},
-		"not allowed":   {"hashivault://transit/keys/ecdsa-p256", made.Auth.ClientToken, "permission denied, which Vault says of both"},
-		"wrong token":   {ref, "hvs.wrong", "permission denied, which Vault says of both"},
-		"no version":    {ref + "?version=9", v.Token, "version 9 isn't there: the latest is 2"},
+		"one that seals": {"hashivault://transit/keys/symmetric", v.Token, `a key of type "aes256-gcm96" doesn't sign`},
+		"no such key":    {"hashivault://transit/keys/none", v.Token, "there is no key none in a transit engine at transit"},
+		"no such mount":  {"hashivault://none/keys/life", v.Token, "there is no key life in a transit engine at none (in this namespace): nothing is mounted there"},
+		"not allowed":    {"hashivault://transit/keys/ecdsa-p256", made.Auth.ClientToken, "permission denied, which Vault says of both"},
+		"wrong token":    {ref, "hvs.wrong", "permission denied, which Vault says of both"},
+		"no version":     {ref + "?version=9", v.Token, "version 9 isn't there: the latest is 2"},
 	} {
 		if _, err := kms.Open(t.Context(), tt.ref, v.Options(tt.token)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)

@@ -342,6 +342,8 @@ func (v *vault) judge(err error) (verdict, bool) {
 	case said.status == http.StatusForbidden:
 		return verdict{outcomeDenied, false, "permission denied, which Vault says of both: the token is wrong or has expired, or " +
 			v.key.rights().signing + " (in the right namespace)"}, true
+	case said.status == http.StatusNotFound && strings.Contains(words, "no handler for route"):
+		return verdict{outcomeUnusable, false, fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace): nothing is mounted there; vault secrets enable -path=%[2]s transit", v.key.name, v.key.mount)}, true
 	case said.status == http.StatusNotFound:
 		return verdict{outcomeUnusable, false, fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", v.key.name, v.key.mount)}, true
 	case said.status == http.StatusTooManyRequests:

@@ -84,7 +84,7 @@ func find(e Entry, action Action) (step, error) {
 	if next := Next(e.Record); len(next) > 0 {
 		legal = "what can follow is: " + join(next)
 	}
-	return step{}, fmt.Errorf("%s is %s, so it can't %s; %s", e.Name, state, action, legal)
+	return step{}, fmt.Errorf("%s is %s, and %s can't follow that; %s", e.Name, state, action, legal)
 }
 
 // Next are the actions that can follow.

@@ -140,19 +140,27 @@ func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, erro
 	if chain == "" || key == "" {
 		return ca.NamedAuthority{}, usage("give both, or neither where the configuration names them", "--chain and --key belong together")
 	}
-	absolute, err := filepath.Abs(chain)
-	if err != nil {
-		return ca.NamedAuthority{}, err
+	path, isFile := strings.CutPrefix(key, "file:")
+	c := ca.AuthorityConfig{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
+	if c.SealedKey != "" {
+		c.Mode = ca.ModeSealed
 	}
-	if path, ok := strings.CutPrefix(key, "file:"); ok {
-		if path, err = filepath.Abs(path); err != nil {
+	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
+		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
+		if *p == "" || (p == &path && !isFile) {
+			continue
+		}
+		absolute, err := filepath.Abs(*p)
+		if err != nil {
 			return ca.NamedAuthority{}, err
 		}
+		*p = absolute
+	}
+	if isFile {
 		key = "file:" + path
 	}
-	return ca.NamedAuthority{Name: name, AuthorityConfig: ca.AuthorityConfig{
-		Chain: setting.Path(absolute), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access,
-	}}, nil
+	c.Key = setting.KeyRef(key)
+	return ca.NamedAuthority{Name: name, AuthorityConfig: c}, nil
 }
 
 const forceRisk = `%s was forced. Clients that haven't fetched the trusted root since it was published

@@ -73,13 +73,14 @@ func (l *ledger) next(i int, now time.Time) string {
 	if e.State == lifecycle.Active {
 		words = append(words, "activate another")
 	}
+	text := strings.Join(words, ", ")
+	if text == "" {
+		text = "-"
+	}
 	if e.Forced != "" {
-		words = append(words, "(forced "+e.Forced+")")
+		text += " (forced " + e.Forced + ")"
 	}
-	if len(words) == 0 {
-		return "-"
-	}
-	return strings.Join(words, ", ")
+	return text
 }
 
 // publishedTimeout bounds the look at what clients are given.

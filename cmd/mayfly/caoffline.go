@@ -55,7 +55,7 @@ printed: it is compared there, so that no other request is signed in its place.`
 				return err
 			}
 			r.Print(streams.Out)
-			fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --fingerprint %x\n", out, out, r.SHA256)
+			fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", out, out, r.SHA256)
 			return nil
 		},
 	}

@@ -134,7 +134,6 @@ func (c *caVerify) run(ctx context.Context, io streams, path string) error {
 		return err
 	}
 	faults = append(faults, more...)
-	faults = append(faults, more...)
 	keyFault := c.checkKey(ctx, io, certs[0])
 	if len(faults) == 0 {
 		return keyFault

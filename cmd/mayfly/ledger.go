@@ -71,6 +71,9 @@ func (l *ledger) add(ctx context.Context, named ca.NamedAuthority) (*ledger, err
 	c := l.config.CA
 	c.Authorities = append(c.Authorities[:len(c.Authorities):len(c.Authorities)], named)
 	if err := checkAuthority(ctx, c, named.Name); err != nil {
+		if f := (*failure)(nil); errors.As(err, &f) {
+			f.mend = "correct --chain, --key or what belongs to the key; the configuration is as it was"
+		}
 		return l, err
 	}
 	if err := config.Edit(l.file, config.Append("ca.authorities", named)); err != nil {

@@ -27,6 +27,9 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 		Example: "  mayfly log backup --dir ca/ctlog --to /backup/ctlog-2027",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := holdsLog(dir); err != nil {
+				return err
+			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			progress := newProgress(streams.Err)
 			report, err := embedded.Backup(cmd.Context(), dir, to, embedded.VerifyOptions{Progress: progress.show})

@@ -81,6 +81,9 @@ func logDirFlag(cmd *cobra.Command, dir *string) {
 
 // findEntry finds an entry by what a person knows of it.
 func findEntry(ctx context.Context, dir, name string) (embedded.Entry, error) {
+	if err := holdsLog(dir); err != nil {
+		return embedded.Entry{}, err
+	}
 	e, err := lookUp(ctx, dir, name)
 	if errors.Is(err, embedded.ErrNoEntry) {
 		return e, &failure{code: exitFailed, mend: "an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", err: err}

@@ -93,7 +93,10 @@ func (f *freezing) find(names []string) error {
 		f.log, f.path = log, f.config.CTLog.OwnPath("ctlog", i)
 		return nil
 	}
-	return &failure{code: exitFailed, mend: "see mayfly log list", err: errors.New("there is no such log that has ended and isn't frozen")}
+	if len(names) > 0 {
+		return &failure{code: exitFailed, mend: "`mayfly log list` shows the URLs; name one of this CA's that isn't frozen", err: fmt.Errorf("there is no log %s to freeze", names[0])}
+	}
+	return &failure{code: exitFailed, mend: "`mayfly log list` shows when each ends; `mayfly log rotate` gives the last one an end", err: errors.New("there is no such log that has ended and isn't frozen")}
 }
 
 // check finds out whether the log is complete.

@@ -23,9 +23,13 @@ writes nothing, so the log may be in use.
 With --mark it also compares the log with its high-water mark, which shows that
 this copy is not an old one.`
 
+const logLong = `Works on the logs of a configuration (--config): list, create, rotate, freeze; and
+on the directory of an embedded log (--dir): show, proof, verify, backup, restore.
+All but restore may run beside the service. docs/ctlog.md goes through them.`
+
 // newLogCommand groups what there is to do with an embedded log.
 func newLogCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "log", Short: "Work on an embedded log", Args: cobra.NoArgs,
+	cmd := &cobra.Command{Use: "log", Short: "Work on an embedded log, and on the logs that follow each other", Long: logLong, Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(
 		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
@@ -46,7 +50,11 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := holdsLog(dir); err != nil {
-				return &failure{code: exitFailed, mend: "name the log's own directory: ctlog.embedded.directory of the configuration", err: err}
+				return err
+			}
+			if mark != "" && !exists(mark) {
+				return &failure{code: exitFailed, mend: "name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
+					err: fmt.Errorf("there is no mark %s", mark)}
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
@@ -75,15 +83,16 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 // holdsLog is an error where nothing in dir is of a log, so that another folder
 // isn't taken for a damaged one.
 func holdsLog(dir string) error {
+	const mend = "name the log's own directory: ctlog.embedded.directory of the configuration"
 	if _, err := os.Stat(dir); err != nil {
-		return err
+		return &failure{code: exitFailed, mend: mend, err: err}
 	}
 	for _, part := range []string{"log.v3.json", "checkpoint", "tile", ".state"} {
 		if exists(filepath.Join(dir, part)) {
 			return nil
 		}
 	}
-	return fmt.Errorf("there is no log in %s", dir)
+	return &failure{code: exitFailed, mend: mend, err: fmt.Errorf("there is no log in %s", dir)}
 }
 
 // exists says whether something is at path, or may be.

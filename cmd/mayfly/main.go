@@ -33,11 +33,19 @@ func run(args []string, io streams) int {
 
 	root, began := newRootCommand(io)
 	root.SetArgs(args)
-	err := root.ExecuteContext(ctx)
+	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !*began {
-		err = &failure{code: exitUsage, mend: "run `mayfly help` or add --help to the command", err: err}
+		err = &failure{code: exitUsage, mend: usageMend(cmd), err: err}
 	}
 	return report(io.Err, err)
+}
+
+// usageMend says how the command is written that a wrong command line meant.
+func usageMend(cmd *cobra.Command) string {
+	if cmd.HasSubCommands() || !cmd.HasParent() {
+		return "run `mayfly help` or add --help to the command"
+	}
+	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
 }
 
 // commands are the constructors of every subcommand, in the order of the help.

@@ -36,6 +36,9 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 			return Report{}, errors.Join(fmt.Errorf("%s holds another log's backup", to), err)
 		}
 	}
+	if entries, err := os.ReadDir(to); err == nil && len(entries) > 0 && !d.exists(aboutName) { // which a backup has first of all
+		return Report{}, fmt.Errorf("%s holds something else than a backup of this log: name a new folder", to)
+	}
 	size, err := checkpointSize(raw, a)
 	if err != nil {
 		return Report{}, err

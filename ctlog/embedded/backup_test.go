@@ -72,10 +72,15 @@ func TestBackupRefusals(t *testing.T) {
 	if _, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
+	used := t.TempDir()
+	if err := os.WriteFile(filepath.Join(used, "mayfly.yaml"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	for name, err := range map[string]error{
-		"another's":  second(embedded.Backup(t.Context(), other.path(), to, embedded.VerifyOptions{})),
-		"onto a log": second(embedded.Backup(t.Context(), b.path(), other.path(), embedded.VerifyOptions{})),
-		"no log":     second(embedded.Backup(t.Context(), t.TempDir(), to, embedded.VerifyOptions{})),
+		"another's":       second(embedded.Backup(t.Context(), other.path(), to, embedded.VerifyOptions{})),
+		"onto a log":      second(embedded.Backup(t.Context(), b.path(), other.path(), embedded.VerifyOptions{})),
+		"among something": second(embedded.Backup(t.Context(), b.path(), used, embedded.VerifyOptions{})),
+		"no log":          second(embedded.Backup(t.Context(), t.TempDir(), to, embedded.VerifyOptions{})),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", name)

@@ -25,7 +25,7 @@ func (d Description) Print(w io.Writer, now time.Time) error {
 		field("vouched by", terminal.Escape(d.RecordedIssuer))
 	}
 	if d.Subject != "" {
-		field("subject", terminal.Escape(d.Subject))
+		field("subject", terminal.Line(d.Subject))
 	}
 	field("validity", Validity(d.NotBefore, d.NotAfter, now))
 	field("key", d.Key.Algorithm+", SHA-256 "+d.Key.SHA256)
@@ -34,7 +34,7 @@ func (d Description) Print(w io.Writer, now time.Time) error {
 		field("", "a CA certificate")
 	}
 	field("serial", d.Serial)
-	field("signed by", terminal.Escape(d.Issuer)+" ("+d.Signature+")")
+	field("signed by", terminal.Line(d.Issuer)+" ("+d.Signature+")")
 	field("fingerprint", "SHA-256 "+d.SHA256)
 	field("", "SHA-1   "+d.SHA1)
 	d.printExtensions(&b)
@@ -111,7 +111,7 @@ func (d Description) printChain(b *strings.Builder) {
 		if l.Subject == "" {
 			l.Subject = "(no subject)"
 		}
-		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Escape(l.Subject), stamp(l.NotAfter), l.SHA256)
+		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Line(l.Subject), stamp(l.NotAfter), l.SHA256)
 	}
 }
 
