@@ -56,6 +56,7 @@ type ownLogs struct {
 	shards []*shard
 	fresh  []*shard // of them, those that weren't open before
 	frozen []ctlog.Description
+	served []inclusion.Log // of the frozen ones those that are served here
 	mounts map[string]http.Handler // reads, by path prefix
 	posts  map[string]http.Handler // submissions from everyone, by path
 }
@@ -165,6 +166,7 @@ func (s *service) openFrozen(ctx context.Context, c *config.Config, o *ownLogs) 
 			return fmt.Errorf("%s: another log is served at %s", at, archive.Prefix())
 		}
 		o.mounts[archive.Prefix()+"/"] = http.StripPrefix(archive.Prefix(), archive.Handler())
+		o.served = append(o.served, watchedHere(d, archive.Handler()))
 	}
 	return nil
 }
@@ -225,14 +227,19 @@ func (s *service) members() []ctlog.Member {
 	return all
 }
 
-// watched are the logs that have to keep promises.
+// watchedHere is a log of this process as it is read.
+func watchedHere(d ctlog.Description, reads http.Handler) inclusion.Log {
+	return inclusion.Log{About: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
+}
+
+// watched are the logs that have to keep promises. A frozen one is among them: a
+// submission may have crossed its end, and a copy in its place may lack its last entries.
 func (s *service) watched() []inclusion.Log {
 	var logs []inclusion.Log
 	for _, one := range s.own.shards {
-		logs = append(logs, inclusion.Log{
-			About: one.about(), URL: "http://embedded", Client: inclusion.Local(one.log.Handler()), MMD: embedded.MMD,
-		})
+		logs = append(logs, watchedHere(one.about(), one.log.Handler()))
 	}
+	logs = append(logs, s.own.served...)
 	for i, l := range s.external {
 		logs = append(logs, watchedLog(l, s.config.CTLog.Logs[i]))
 	}
