@@ -56,7 +56,7 @@ type ownLogs struct {
 	shards []*shard
 	fresh  []*shard // of them, those that weren't open before
 	frozen []ctlog.Description
-	served []inclusion.Log // of the frozen ones those that are served here
+	served []inclusion.Log         // of the frozen ones those that are served here
 	mounts map[string]http.Handler // reads, by path prefix
 	posts  map[string]http.Handler // submissions from everyone, by path
 }

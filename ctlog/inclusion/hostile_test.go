@@ -1,6 +1,7 @@
 package inclusion_test
 
 import (
+	"context"
 	"io"
 	"net/http"
 	"path/filepath"
@@ -75,5 +76,39 @@ func TestClockBack(t *testing.T) {
 		}
 		b.down.Store(false)
 		b.settle(t)
+	}
+}
+
+// TestFollowWhileHanging: what a service puts in force doesn't wait for a log that hangs.
+func TestFollowWhileHanging(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	b.write(t, b.submit(t, 1, true))
+	asked := make(chan struct{}, 1)
+	logs := []inclusion.Log{{About: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		asked <- struct{}{}
+		<-r.Context().Done()
+		return nil, r.Context().Err()
+	})}}}
+	monitor, err := inclusion.New(inclusion.Options{Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Logs: logs})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	ended, followed := make(chan error, 1), make(chan error, 1)
+	go func() { ended <- monitor.Run(ctx) }()
+	<-asked
+	go func() { followed <- monitor.Follow(logs) }()
+	select {
+	case err := <-followed:
+		if err != nil {
+			t.Error(err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Error("Follow waits for the log")
+	}
+	cancel()
+	if err := <-ended; err != nil {
+		t.Error(err)
 	}
 }

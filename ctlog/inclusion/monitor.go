@@ -58,7 +58,8 @@ type Options struct {
 // Monitor follows the audit trail and reads the logs. Run does the work.
 type Monitor struct {
 	o       Options
-	mu      sync.Mutex // held for a look, and to replace logs
+	mu      sync.Mutex            // guards coming, and is never held while a log is read
+	coming  map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   *trail
 	state   state
@@ -103,6 +104,7 @@ func New(o Options) (*Monitor, error) {
 	if err := m.Follow(o.Logs); err != nil {
 		return nil, err
 	}
+	m.takeUp()
 	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
@@ -113,12 +115,10 @@ func New(o Options) (*Monitor, error) {
 	return m, nil
 }
 
-// Follow watches these logs from now on, in place of those it had. What is pending
-// of a log that stays, stays; a log that goes is not asked again, so it should owe
-// nothing. An error leaves all as it was.
+// Follow watches these logs from the next look on, in place of those it had. What is
+// pending of a log that stays, stays; a log that goes is not asked again, so it should
+// owe nothing. An error leaves all as it was.
 func (m *Monitor) Follow(logs []Log) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
 	next := make(map[[32]byte]*watched, len(logs))
 	for _, l := range logs {
 		r, err := newReader(l)
@@ -128,15 +128,30 @@ func (m *Monitor) Follow(logs []Log) error {
 		if l.MMD <= 0 {
 			l.MMD = DefaultMMD
 		}
-		w := &watched{reader: r, mmd: l.MMD}
-		if before := m.logs[l.About.ID]; before != nil {
+		next[l.About.ID] = &watched{reader: r, mmd: l.MMD}
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.coming = next
+	return nil
+}
+
+// takeUp puts what Follow was told last in force.
+func (m *Monitor) takeUp() {
+	m.mu.Lock()
+	next := m.coming
+	m.coming = nil
+	m.mu.Unlock()
+	if next == nil {
+		return
+	}
+	for id, w := range next {
+		if before := m.logs[id]; before != nil {
 			w.pending, w.overdue, w.broken = before.pending, before.overdue, before.broken
 		}
-		next[l.About.ID] = w
 	}
 	m.metrics.follow(m.logs, next)
 	m.logs = next
-	return nil
 }
 
 // Run looks at trail and logs until ctx ends. It returns nil.
@@ -160,8 +175,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 // remembers how far all is well. An error says what could not be read; the next look
 // tries again. It must not be called beside Run.
 func (m *Monitor) Look(ctx context.Context) error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
+	m.takeUp()
 	var errs []error
 	latest, err := m.trail.read(maxPending-m.pending(), m.take)
 	errs = append(errs, err)
