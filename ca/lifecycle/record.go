@@ -136,7 +136,7 @@ func Check(all []Entry, propagation time.Duration) []Fault {
 		}
 	}
 	if active != 1 {
-		faults = append(faults, Fault{-1, "", fmt.Sprintf("%d authorities are active; exactly one must be", active)})
+		faults = append(faults, Fault{-1, "", fmt.Sprintf("%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)})
 	}
 	return faults
 }

@@ -134,6 +134,9 @@ func (o rotateOptions) start(end, now time.Time, propagation time.Duration) (tim
 	earliest := now.Add(propagation).Truncate(time.Minute).Add(time.Minute).UTC()
 	start := earliest
 	switch {
+	case o.force && o.at == "" && !o.yearly && !end.After(now):
+		return start, usage("say when with --at, such as --at "+now.Add(2*time.Minute).UTC().Truncate(time.Second).Format(time.RFC3339),
+			"--force alone changes nothing: a log begins when clients can know it, unless it is told when")
 	case o.at != "":
 		var err error
 		if start, err = time.Parse(time.DateOnly, o.at); err != nil {

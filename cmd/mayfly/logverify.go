@@ -60,6 +60,9 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			progress := newProgress(streams.Err)
 			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
+			if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
+				return &failure{code: exitFailed, mend: "run it as the user of the service", err: err}
+			}
 			if err != nil {
 				mend := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
 				if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has

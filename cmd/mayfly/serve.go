@@ -59,6 +59,8 @@ func loadConfig(file string) (*config.Config, error) {
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &failure{code: exitFailed, err: err}
+	case errors.Is(err, fs.ErrPermission):
+		return nil, &failure{code: exitFailed, mend: "run it as the user of the service, or let this one read the file", err: err}
 	case err != nil:
 		return nil, &failure{code: exitFailed, mend: "docs/configuration.md lists every option", err: err}
 	}

@@ -93,7 +93,7 @@ func createMark(path string, id [32]byte, t tree) error {
 // readMark reads the mark of the log with the id, also while the log is open.
 // os.ErrNotExist when there is none.
 func readMark(path string, id [32]byte) (tree, error) {
-	m, latest, err := openMark(path, id, func(*os.File) error { return nil })
+	m, latest, err := openMark(path, os.O_RDONLY, id, func(*os.File) error { return nil })
 	if err != nil {
 		return tree{}, err
 	}
@@ -104,15 +104,15 @@ func readMark(path string, id [32]byte) (tree, error) {
 // copies of a log, each locked in its own directory, only one can have the mark.
 // It tries for as long as wait. os.ErrNotExist when there is none.
 func takeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*markFile, tree, error) {
-	return openMark(path, id, func(file *os.File) error {
+	// O_DSYNC: a write is durable when it returns, without the file's times.
+	return openMark(path, os.O_RDWR|unix.O_DSYNC, id, func(file *os.File) error {
 		return untilFree(ctx, path, wait, func() error { return flock(file) })
 	})
 }
 
-// openMark opens the mark and reads it once lock has been called.
-func openMark(path string, id [32]byte, lock func(*os.File) error) (*markFile, tree, error) {
-	// O_DSYNC: a write is durable when it returns, without the file's times.
-	file, err := os.OpenFile(path, os.O_RDWR|unix.O_DSYNC, 0)
+// openMark opens the mark with the flags and reads it once lock has been called.
+func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*markFile, tree, error) {
+	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {
 		return nil, tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
