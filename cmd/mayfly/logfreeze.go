@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -138,8 +139,26 @@ func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	return nil
 }
 
+// locate finds where the configuration has the log by now: the check takes hours in a
+// large log, and meanwhile other commands move it.
+func (f *freezing) locate() error {
+	c, err := loadConfig(f.file)
+	if err != nil {
+		return err
+	}
+	at := slices.IndexFunc(c.CTLog.Own(), func(l ctlog.EmbeddedConfig) bool { return l.URL == f.log.URL && l.End.Equal(f.log.End) })
+	if at < 0 {
+		return &failure{code: exitFailed, mend: "see mayfly log list, and run it again", err: fmt.Errorf("the log %s was changed in the configuration meanwhile", f.log.URL)}
+	}
+	f.path = c.CTLog.OwnPath("ctlog", at)
+	return nil
+}
+
 // carryOut writes the key, the configuration and, last, the end into the directory.
 func (f *freezing) carryOut() error {
+	if err := f.locate(); err != nil {
+		return err
+	}
 	f.keyFile = string(f.log.Directory) + ".pub.pem"
 	if file, ok := strings.CutPrefix(string(f.log.Key), "file:"); ok {
 		f.keyFile = strings.TrimSuffix(strings.TrimSuffix(file, ".pem"), ".key") + ".pub.pem"
