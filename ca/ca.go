@@ -70,7 +70,7 @@ type Issuer struct {
 	using    sync.Mutex // serialises Use
 	current  atomic.Pointer[Authorities]
 	log      Log
-	auditor  Auditor
+	trail    trail
 	now      func() time.Time
 	random   io.Reader
 	logger   *slog.Logger
@@ -97,7 +97,7 @@ func New(c Config, o Options) (*Issuer, error) {
 	case o.Log != nil && o.AcceptUnlogged:
 		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
 	}
-	i := &Issuer{lifetime: c.Lifetime, log: o.Log, auditor: o.Auditor, now: o.Now, random: o.Random, logger: o.Logger, woken: make(chan struct{}, 1)}
+	i := &Issuer{lifetime: c.Lifetime, log: o.Log, now: o.Now, random: o.Random, logger: o.Logger, woken: make(chan struct{}, 1)}
 	if i.now == nil {
 		i.now = time.Now
 	}
@@ -107,6 +107,7 @@ func New(c Config, o Options) (*Issuer, error) {
 	if i.logger == nil {
 		i.logger = slog.New(slog.DiscardHandler)
 	}
+	i.trail = trail{o.Auditor, i.now, i.logger}
 	var err error
 	if i.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)

@@ -3,9 +3,6 @@ package ca
 import (
 	"bytes"
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -16,8 +13,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
-	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -111,8 +106,10 @@ func (a *Authority) IsEphemeral() bool { return a.certifier != nil }
 type EphemeralOptions struct {
 	// Lifetime is that of the leaves.
 	Lifetime time.Duration
-	Now      func() time.Time
-	Logger   *slog.Logger
+	// Auditor is required: no record, no signature.
+	Auditor Auditor
+	Now     func() time.Time
+	Logger  *slog.Logger
 	// Metrics takes the package's metrics; nil leaves them unregistered.
 	Metrics prometheus.Registerer
 	// Wake makes Run look at what is due, beside the times that it knows; may be nil.
@@ -127,6 +124,7 @@ type Ephemeral struct {
 	*certifier
 
 	signing *Authority // the signing CA
+	trail   trail
 	leaf    time.Duration
 	now     func() time.Time
 	logger  *slog.Logger
@@ -138,13 +136,6 @@ type Ephemeral struct {
 	next    *generation // nil until the next is made
 	renewal failures
 	listing error // of the history, or of putting it in force
-}
-
-// generation is one issuing certificate whose key is in this process's memory.
-type generation struct {
-	certificate *x509.Certificate
-	authority   *Authority
-	from, until time.Time // when it signs leaves, both included
 }
 
 // failures are the attempts at one thing that failed since the last success.
@@ -168,7 +159,11 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	if !a.IsEphemeral() {
 		return nil, errors.New("ca: an authority that isn't ephemeral can't be started as one")
 	}
+	if o.Auditor == nil {
+		return nil, errors.New("ca: no auditor: nothing is signed without a record")
+	}
 	e := &Ephemeral{certifier: a.certifier, signing: a, leaf: o.Lifetime, now: o.Now, logger: o.Logger, wake: o.Wake}
+	e.trail = trail{o.Auditor, o.Now, o.Logger}
 	var err error
 	if e.metrics, err = newEphemeralMetrics(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
@@ -206,50 +201,6 @@ func (e *Ephemeral) few() error {
 		return fmt.Errorf("ca: %d ephemeral issuing certificates are valid already, and each start lists another: find out why this service starts over and over, or use mode sealed", valid)
 	}
 	return nil
-}
-
-// make makes an issuing certificate, checks it and keeps it in the history. It
-// signs leaves once wait has passed.
-func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*generation, error) {
-	ctx, cancel := context.WithTimeout(ctx, renewalTime)
-	defer cancel()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		return nil, err
-	}
-	now := e.now().UTC().Truncate(time.Second)
-	lifetime := e.config.lifetime()
-	if left := e.signing.notAfter.Sub(now).Truncate(time.Second); left < lifetime { // the signing CA's last days
-		lifetime = left
-	}
-	c, err := ceremony.New(e.parent, ceremony.Profile{
-		CommonName: "Issuing " + now.Format("20060102T150405Z") + " " + rand.Text()[:8], Lifetime: lifetime,
-	}, ceremony.Circumstances{Now: now})
-	if err != nil {
-		return nil, err
-	}
-	if err := c.For(key.Public(), "in memory"); err != nil {
-		return nil, err
-	}
-	made, err := c.Sign(ceremony.Key{Signer: ceremony.Using(ctx, e.signing.signer), Ref: "the signing CA's key"})
-	if err != nil {
-		return nil, err
-	}
-	a, err := newAuthority(made.Chain, kms.InMemory(key))
-	if err != nil {
-		return nil, err
-	}
-	if err := kms.Try(ctx, a.signer); err != nil {
-		return nil, err
-	}
-	if err := e.history.add(made.Chain[0]); err != nil { // what isn't kept is never used
-		return nil, fmt.Errorf("keeping it in the history: %w", err)
-	}
-	g := &generation{certificate: made.Chain[0], authority: a, from: now.Add(wait), until: a.notAfter.Add(time.Second - e.leaf)}
-	a.notBefore = g.from // it isn't shared yet
-	e.logger.InfoContext(ctx, "a new issuing certificate", slog.String("subject", a.words), slog.String("sha256", ceremony.SHA256(g.certificate)),
-		slog.Time("not_after", a.notAfter), slog.Time("issues_from", g.from))
-	return g, nil
 }
 
 // renewAt is when the next certificate is made.
@@ -316,13 +267,6 @@ func (e *Ephemeral) set(change func()) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	change()
-}
-
-// starting is g with another beginning.
-func (g *generation) starting(from time.Time) *generation {
-	a := *g.authority
-	a.notBefore = from
-	return &generation{certificate: g.certificate, authority: &a, from: from, until: g.until}
 }
 
 // due is when step has something to do by itself.

@@ -11,6 +11,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -18,8 +19,10 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -73,8 +76,9 @@ func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityCon
 // ephemeralRig is an ephemeral authority at work, and what a client of it sees.
 type ephemeralRig struct {
 	*Ephemeral
-	ca  *signingCA
-	put func(context.Context) error
+	ca      *signingCA
+	records recorder
+	put     func(context.Context) error
 
 	mu     sync.Mutex
 	listed map[string]time.Time // since when, by fingerprint
@@ -91,7 +95,7 @@ func startEphemeral(t *testing.T, c AuthorityConfig, now func() time.Time) (*eph
 	}
 	r := &ephemeralRig{ca: &signingCA{Signer: a.signer}, listed: make(map[string]time.Time)}
 	a.signer = r.ca
-	r.Ephemeral, err = StartEphemeral(t.Context(), a, EphemeralOptions{Lifetime: testLeaf, Now: now, Logger: slog.New(slog.DiscardHandler)})
+	r.Ephemeral, err = StartEphemeral(t.Context(), a, EphemeralOptions{Lifetime: testLeaf, Auditor: &r.records, Now: now, Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		return nil, err
 	}
@@ -196,6 +200,17 @@ func TestEphemeralWeeks(t *testing.T) {
 		}
 		if got := len(r.certificates()); got < len(seen) {
 			t.Errorf("%d of %d are still listed", got, len(seen))
+		}
+		var want []audit.Type
+		for range r.ca.signs.Load() {
+			want = append(want, audit.Intent, audit.Issued)
+		}
+		if got := r.records.types(); !slices.Equal(got, want) {
+			t.Errorf("on record: %v; want an intent and an outcome for each of %d signatures", got, r.ca.signs.Load())
+		}
+		first, last := r.records.events[0], r.records.events[len(want)-1]
+		if first.Purpose != audit.PurposeIssuing || first.KeyFingerprint == "" || last.Serial == "" || last.Fingerprint == "" || last.NotAfter.IsZero() {
+			t.Errorf("the first intent is %+v, the last outcome %+v", first, last)
 		}
 	})
 }
@@ -493,13 +508,24 @@ func TestEphemeralRefusals(t *testing.T) {
 		}
 	}
 
+	unrecorded, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	counting := &signingCA{Signer: unrecorded.signer}
+	unrecorded.signer = counting
+	full := &recorder{fail: func(audit.Event) error { return errors.New("the disk is full") }}
+	if _, err := StartEphemeral(t.Context(), unrecorded, EphemeralOptions{Lifetime: testLeaf, Auditor: full, Now: clock, Logger: slog.New(slog.DiscardHandler)}); fault.From(err).Reason != fault.AuditUnavailable || counting.signs.Load() != 0 {
+		t.Errorf("without a record: %v, %d signatures", err, counting.signs.Load())
+	}
+
 	down, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
 	down.signer = &signingCA{Signer: down.signer}
 	down.signer.(*signingCA).down.Store(true)
-	o := EphemeralOptions{Lifetime: testLeaf, Now: clock, Logger: slog.New(slog.DiscardHandler)}
+	o := EphemeralOptions{Lifetime: testLeaf, Auditor: &recorder{}, Now: clock, Logger: slog.New(slog.DiscardHandler)}
 	if _, err := StartEphemeral(t.Context(), down, o); !errors.Is(err, errDown) || !strings.Contains(err.Error(), "the first ephemeral issuing certificate: signing with the signing CA's key") {
 		t.Errorf("%v", err)
 	}

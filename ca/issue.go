@@ -20,9 +20,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 )
 
-// outcomeTime is how long a failure's record may take once its request is over.
-const outcomeTime = 5 * time.Second
-
 // Issue issues a certificate for who and key, both of them verified. It is in a
 // log, its signature and its likeness to the logged precertificate are checked,
 // and its outcome is recorded, when Issue returns it.
@@ -59,19 +56,19 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	watch.lap(stageAdmission)
 
 	intent := event(ctx, a, l, who, key)
-	if err := i.record(ctx, intent); err != nil {
+	if err := i.trail.record(ctx, intent); err != nil {
 		return nil, err
 	}
 	watch.lap(stageAudit)
 
 	cert, err := i.sign(ctx, a, p, l, tbs, &watch)
 	if err != nil {
-		i.recordFailure(ctx, intent, err)
+		i.trail.failed(ctx, intent, err)
 		return nil, err
 	}
 
-	if err := i.record(ctx, issued(intent, cert)); err != nil { // what isn't on record doesn't leave
-		i.recordFailure(ctx, intent, err)
+	if err := i.trail.record(ctx, issued(intent, cert)); err != nil { // what isn't on record doesn't leave
+		i.trail.failed(ctx, intent, err)
 		return nil, err
 	}
 	watch.lap(stageRecord)
@@ -233,41 +230,12 @@ func (a *Authority) check(der, plain []byte, logged bool) error {
 	return nil
 }
 
-// record writes an audit event and classifies its failure.
-func (i *Issuer) record(ctx context.Context, e audit.Event) error {
-	err := i.auditor.Record(ctx, e)
-	var classified *fault.Error
-	switch {
-	case err == nil:
-		return nil
-	case errors.As(err, &classified), ctx.Err() != nil:
-		return fmt.Errorf("ca: recording the %s: %w", e.Type, err)
-	default:
-		return fault.New(fault.AuditUnavailable, "the audit trail can't be written, so nothing is signed; try again later").
-			With("dependency", "audit").Because(err)
-	}
-}
-
-// recordFailure writes the outcome of an issuance that failed after its intent,
-// also where the request's own time is over.
-func (i *Issuer) recordFailure(ctx context.Context, intent audit.Event, cause error) {
-	f := fault.From(cause)
-	e := intent
-	e.Type, e.Time, e.Reason, e.Message = audit.Failed, i.now(), f.Reason, f.Public
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), outcomeTime)
-	defer cancel()
-	if err := i.auditor.Record(ctx, e); err != nil {
-		i.logger.ErrorContext(ctx, "a failed issuance has no outcome in the audit trail",
-			slog.String("request_id", e.RequestID), slog.String("serial", e.Serial), slog.Any("error", err))
-	}
-}
-
 // recordUnbegun writes that an issuance failed before its intent, where the
 // failure is ours. What is the client's to mend the server records as denied.
 func (i *Issuer) recordUnbegun(ctx context.Context, a *Authority, who identity.Principal, key proof.Key, cause error) {
 	switch fault.From(cause).Kind() {
 	case fault.Internal, fault.Unavailable, fault.DeadlineExceeded, fault.Canceled:
-		i.recordFailure(ctx, asked(ctx, a, who, key), cause)
+		i.trail.failed(ctx, asked(ctx, a, who, key), cause)
 	default:
 	}
 }

@@ -275,17 +275,17 @@ func (i *Issuer) makePresigner(ctx context.Context, a *Authority, now time.Time)
 	}
 	intent := own(audit.PurposePresigner, a, spki)
 	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(serial.Bytes()), template.NotBefore, template.NotAfter
-	if err := i.record(ctx, intent); err != nil {
+	if err := i.trail.record(ctx, intent); err != nil {
 		return nil, err
 	}
 	p, err := a.newPresigner(ctx, template, key, now)
 	if err != nil {
-		i.recordFailure(ctx, intent, err)
+		i.trail.failed(ctx, intent, err)
 		return nil, err
 	}
 	done, fingerprint := intent, sha256.Sum256(p.certificate.Raw)
 	done.Type, done.Fingerprint = audit.Issued, hex.EncodeToString(fingerprint[:])
-	return p, i.record(ctx, done)
+	return p, i.trail.record(ctx, done)
 }
 
 // probe submits a precertificate of nobody, signed by p, to every log. It says
@@ -317,7 +317,7 @@ func (i *Issuer) probe(ctx context.Context, a *Authority, p *presigner) error {
 	intent := own(audit.PurposeProbe, a, l.spki)
 	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(l.serial.Bytes()), l.notBefore, l.notAfter
 	intent.SAN, intent.SANType = l.san.Value, l.san.Kind.String()
-	if err := i.record(ctx, intent); err != nil {
+	if err := i.trail.record(ctx, intent); err != nil {
 		return err
 	}
 	chain, err := a.precertify(ctx, p, poisoned, plain)
@@ -325,12 +325,12 @@ func (i *Issuer) probe(ctx context.Context, a *Authority, p *presigner) error {
 		err = i.log.Accepts(ctx, chain)
 	}
 	if err != nil {
-		i.recordFailure(ctx, intent, err)
+		i.trail.failed(ctx, intent, err)
 		return err
 	}
 	done := intent
 	done.Type = audit.Probed
-	return i.record(ctx, done)
+	return i.trail.record(ctx, done)
 }
 
 // own is the record of something of the CA's own.

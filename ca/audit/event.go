@@ -46,6 +46,9 @@ const (
 	// PurposePresigner is a certificate of the CA itself that signs precertificates
 	// (RFC 6962 §3.1).
 	PurposePresigner = "precertificate_signer"
+	// PurposeIssuing is a short-lived issuing CA's certificate (mode ephemeral). Its
+	// intent has no serial number yet, but the key's fingerprint.
+	PurposeIssuing = "issuing_certificate"
 	// PurposeProbe is a precertificate of nobody: it shows whether the logs take what
 	// such a certificate signs.
 	PurposeProbe = "probe"

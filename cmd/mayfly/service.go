@@ -96,7 +96,7 @@ func open(ctx context.Context, c *config.Config, e environment, registry *promet
 	if s.issuer, err = s.newIssuer(); err != nil {
 		return nil, err
 	}
-	if err := s.issuer.Settle(ctx, s.authorities.Active); err != nil {
+	if err := s.issuer.Settle(ctx, s.inForce(s.authorities).Active); err != nil {
 		return nil, err
 	}
 	if s.documents, err = s.renderDocuments(c, s.inForce(s.authorities), s.own); err != nil {
