@@ -48,6 +48,10 @@ func Free(path string) error {
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".mayfly-*")
 	if err != nil {
+		var at *fs.PathError
+		if errors.As(err, &at) { // of a file whose name says nothing to anybody
+			err = fmt.Errorf("its folder %s: %w", filepath.Dir(path), at.Err)
+		}
 		return fmt.Errorf("%s can't be written: %w", path, err)
 	}
 	return errors.Join(f.Close(), os.Remove(f.Name()))

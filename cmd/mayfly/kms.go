@@ -187,8 +187,8 @@ With --sealed-key the key is made on this machine, for an authority of the mode
 sealed: it is written to that file, encrypted by the key REF, which must exist
 and is what the configuration names as key. Keep a copy of the file.`,
 		Example: `  mayfly kms keygen file:root.key.pem --algorithm ECDSA-P384 --passphrase-file passphrase
-  mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env
-  mayfly kms keygen hashivault://transit/keys/sealing --credential env --sealed-key issuing.json`,
+  mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env --endpoint https://vault.example.com:8200
+  mayfly kms keygen hashivault://transit/keys/sealing --credential env --endpoint https://vault.example.com:8200 --sealed-key issuing.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := a.options(args[0])
