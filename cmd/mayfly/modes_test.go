@@ -294,7 +294,7 @@ func TestEphemeralRelists(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ca.StartEphemeral(t.Context(), a, ca.EphemeralOptions{Lifetime: 10 * time.Minute, Auditor: r.service.audit, Now: time.Now, Logger: r.logger()}); err != nil {
+	if _, err := ca.StartEphemeral(t.Context(), a, ca.EphemeralOptions{Lifetime: 10 * time.Minute, Auditor: r.audit, Now: time.Now, Logger: r.logger()}); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.listed(t); len(got) != 1 {
