@@ -328,7 +328,7 @@ func (e *Ephemeral) Authorities(base *Authorities) *Authorities {
 	e.mu.Lock()
 	current := e.current.authority
 	e.mu.Unlock()
-	next := &Authorities{Active: base.Active}
+	next := &Authorities{Active: base.Active, Records: base.Records}
 	if base.Active.certifier == e.certifier {
 		next.Active = current
 	}

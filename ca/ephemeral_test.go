@@ -15,6 +15,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -620,6 +621,49 @@ func TestHistory(t *testing.T) {
 	}
 	if _, err := LoadAuthority(t.Context(), c, noon, kms.Options{}); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestHistoryPipe: what nobody writes to doesn't hold a look at the folder up.
+func TestHistoryPipe(t *testing.T) {
+	t.Parallel()
+	dir := t.TempDir()
+	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.pem"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() {
+		_, err := (&history{dir: dir}).refresh()
+		done <- err
+	}()
+	select {
+	case err := <-done:
+		if err == nil || !strings.Contains(err.Error(), "isn't a plain file") {
+			t.Errorf("%v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it hangs")
+	}
+}
+
+// TestHistoryGone: a folder that isn't there any more takes nothing out of what clients are told.
+func TestHistoryGone(t *testing.T) {
+	t.Parallel()
+	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
+	r, err := startEphemeral(t, c, clock)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := startEphemeral(t, c, clock); err != nil { // a replica
+		t.Fatal(err)
+	}
+	r.step(t.Context())
+	if err := os.RemoveAll(string(c.Ephemeral.History)); err != nil {
+		t.Fatal(err)
+	}
+	r.step(t.Context())
+	if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 2 {
+		t.Errorf("lists %d, %v", len(r.certificates()), err)
 	}
 }
 

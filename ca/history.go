@@ -16,6 +16,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/durable"
@@ -74,15 +75,15 @@ func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Cert
 }
 
 // refresh reads what is new in the folder, and reports whether what it holds has
-// changed. A folder that isn't there is empty. An error names the file; what was
-// known stays so.
+// changed. A folder that was never there is empty. An error names the file; what
+// was known stays so.
 func (h *history) refresh() (changed bool, err error) {
 	entries, err := os.ReadDir(h.dir)
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return false, err
-	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if err != nil && (len(h.known) > 0 || !errors.Is(err, fs.ErrNotExist)) {
+		return false, err
+	}
 	next := make(map[string]*x509.Certificate, len(h.known))
 	for _, e := range entries {
 		if strings.HasPrefix(e.Name(), ".") { // one that is being written, or was when the power went
@@ -106,11 +107,14 @@ func (h *history) refresh() (changed bool, err error) {
 
 func (h *history) read(name string) (*x509.Certificate, error) {
 	path := filepath.Join(h.dir, name)
-	f, err := os.Open(path)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold this up
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s: isn't a plain file: move it elsewhere", path), err)
+	}
 	b, err := io.ReadAll(io.LimitReader(f, maxHistoryFile+1))
 	if err != nil {
 		return nil, err

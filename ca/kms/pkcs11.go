@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"math/big"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -42,6 +43,7 @@ type pkcs11Key struct {
 	// badPIN is set by the first wrong PIN: tokens lock after a few, so none is
 	// tried again.
 	badPIN atomic.Bool
+	closed sync.Once
 }
 
 // pkcs11Worker is one session, opened when it is first needed. Who took it from
@@ -72,6 +74,7 @@ func openPKCS11(ctx context.Context, u *pkcs11URI, o Options) (Signer, error) {
 			return string(detail), err
 		})
 		if err != nil {
+			_ = k.Close()
 			return nil, fmt.Errorf("key %s: %w", u, err)
 		}
 	}
@@ -173,6 +176,19 @@ func (k *pkcs11Key) end(w *pkcs11Worker) {
 		_ = k.module.context.CloseSession(w.handle) // it may be what is broken
 		w.open = false
 	}
+}
+
+// Close ends every worker's session once its call is over: a token has few, and
+// each reload may open a key anew. It doesn't wait, since the library may hang.
+func (k *pkcs11Key) Close() error {
+	k.closed.Do(func() {
+		go func() {
+			for range k.workers {
+				k.end(<-k.idle)
+			}
+		}()
+	})
+	return nil
 }
 
 func (k *pkcs11Key) Public() crypto.PublicKey { return k.public }

@@ -15,6 +15,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/miekg/pkcs11"
+
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -73,6 +75,7 @@ func TestPKCS11(t *testing.T) {
 			}
 		}
 	})
+	t.Run("closing ends the sessions", func(t *testing.T) { pkcs11Closes(t, nss) })
 	t.Run("keys of other programs", func(t *testing.T) { pkcs11Foreign(t, soft) })
 	t.Run("faults", func(t *testing.T) { pkcs11Faults(t, dir, soft) })
 }
@@ -176,6 +179,43 @@ func pkcs11Foreign(t *testing.T, soft pkcs11Token) {
 }
 
 // pkcs11Faults: E1, with a library whose C_Sign fails on demand.
+// pkcs11Closes: a token has few sessions, so a key that was closed leaves none open.
+func pkcs11Closes(t *testing.T, token pkcs11Token) {
+	ref := token.generate(t, "closing", kms.ECDSAP256)
+	path, _, _ := strings.Cut(strings.TrimPrefix(token.library, "module-path="), "&")
+	library := pkcs11.New(path) // the key's has initialized it
+	defer library.Destroy()
+	sessions := func() (open uint) {
+		slots, err := library.GetSlotList(true)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, slot := range slots {
+			info, err := library.GetTokenInfo(slot)
+			if err != nil {
+				t.Fatal(err)
+			}
+			open += info.SessionCount
+		}
+		return open
+	}
+	before := sessions()
+	s, err := kms.Open(t.Context(), ref, token.options())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if sessions() <= before {
+		t.Fatal("an open key has no session of its own: this test shows nothing")
+	}
+	kms.Close(s)
+	kms.Close(s)
+	for deadline := time.Now().Add(10 * time.Second); sessions() > before; time.Sleep(time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatalf("%d sessions are open, %d were before", sessions(), before)
+		}
+	}
+}
+
 func pkcs11Faults(t *testing.T, dir string, soft pkcs11Token) {
 	shim, fault := filepath.Join(dir, "faulty.so"), filepath.Join(dir, "fault")
 	run(t, "gcc", "-shared", "-fPIC", "-O1", "-o", shim, "testdata/pkcs11/faulty.c", "-ldl")

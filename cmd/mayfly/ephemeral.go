@@ -15,7 +15,8 @@ func (s *service) startEphemeral(ctx context.Context) error {
 	}
 	var err error
 	s.ephemeral, err = ca.StartEphemeral(ctx, s.authorities.Active, ca.EphemeralOptions{
-		Lifetime: s.config.CA.Lifetime, Auditor: s.audit, Now: s.now, Logger: s.logger, Metrics: s.registry, Wake: s.wake,
+		// The longest of all: issuers have lifetimes of their own, and a reload may raise them.
+		Lifetime: ca.MaxLifetime, Auditor: s.audit, Now: s.now, Logger: s.logger, Metrics: s.registry, Wake: s.wake,
 	})
 	return err
 }

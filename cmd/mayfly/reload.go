@@ -144,8 +144,8 @@ func (r *reloader) apply(ctx context.Context, next *config.Config) (err error) {
 		addFaults(&f, "issuers", err)
 	}
 	authorities := s.authorities
-	if succession, err := s.nextAuthorities(ctx, next); err != nil {
-		addFaults(&f, "ca", err)
+	if succession, fault := s.nextAuthorities(ctx, next); fault != nil {
+		addFaults(&f, "ca", fault)
 	} else {
 		authorities = succession
 		defer func() {

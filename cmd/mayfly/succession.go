@@ -76,6 +76,10 @@ func (s *service) checkSuccession(before, next *ca.Authorities, propagation time
 			continue
 		}
 		r, at := next.Records[i], setting.Index(list, i)
+		if !r.Listed() && r.State != lifecycle.Distrusted {
+			f.Add(at+".state", "%s is no more listed, but clients are told to trust it: put its state back, or distrust it first", l.Name)
+			continue
+		}
 		if signed := bytes.Equal(l.Chain[0], before.Active.Chain()[0]); signed && r.State == lifecycle.Distrusted {
 			f.Add(at+".state", "%s signs in this service: activate another first, then distrust it", l.Name)
 		} else if end := r.WindowEnd(); signed && !end.IsZero() && end.Before(s.now()) {

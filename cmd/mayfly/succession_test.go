@@ -217,14 +217,15 @@ func TestPropagationGuardHoldsAgainstConfigurations(t *testing.T) {
 		records []lifecycle.Entry
 		says    string
 	}{
-		"never published":      {[]lifecycle.Entry{retired, active(time.Time{}, now)}, "ca.authorities[1].published: required of an active authority"},
-		"too soon":             {[]lifecycle.Entry{retired, active(now.Add(-time.Hour), now)}, "ca.authorities[1].activated: "},
-		"a lie":                {[]lifecycle.Entry{retired, active(now.Add(-48*time.Hour), now)}, "ca.authorities[1].published: this service has listed next for 0s, whatever is written"},
-		"in the future":        {[]lifecycle.Entry{retired, active(now, now.Add(24*time.Hour))}, "ca.authorities[1].activated: "},
-		"two active":           {[]lifecycle.Entry{old, active(now.Add(-48*time.Hour), now)}, "2 authorities are active"},
-		"none":                 {[]lifecycle.Entry{retired, {Name: "next"}}, "0 authorities are active"},
-		"the active one goes":  {[]lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Distrusted, Distrusted: now}}, active(now.Add(-48*time.Hour), now)}, "ca.authorities[0].state: old signs in this service"},
-		"it ended long before": {[]lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Retired, Retired: now.Add(-2 * time.Hour)}}, active(now.Add(-48*time.Hour), now)}, "ca.authorities[0].retired: old signed in this service until now"},
+		"never published":                  {[]lifecycle.Entry{retired, active(time.Time{}, now)}, "ca.authorities[1].published: required of an active authority"},
+		"too soon":                         {[]lifecycle.Entry{retired, active(now.Add(-time.Hour), now)}, "ca.authorities[1].activated: "},
+		"a lie":                            {[]lifecycle.Entry{retired, active(now.Add(-48*time.Hour), now)}, "ca.authorities[1].published: this service has listed next for 0s, whatever is written"},
+		"in the future":                    {[]lifecycle.Entry{retired, active(now, now.Add(24*time.Hour))}, "ca.authorities[1].activated: "},
+		"two active":                       {[]lifecycle.Entry{old, active(now.Add(-48*time.Hour), now)}, "2 authorities are active"},
+		"none":                             {[]lifecycle.Entry{retired, {Name: "next"}}, "0 authorities are active"},
+		"the active one goes":              {[]lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Distrusted, Distrusted: now}}, active(now.Add(-48*time.Hour), now)}, "ca.authorities[0].state: old signs in this service"},
+		"the active one is no more listed": {[]lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Prepared, Prepared: now}}, active(now.Add(-48*time.Hour), now)}, "ca.authorities[0].state: old is no more listed"},
+		"it ended long before":             {[]lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Retired, Retired: now.Add(-2 * time.Hour)}}, active(now.Add(-48*time.Hour), now)}, "ca.authorities[0].retired: old signed in this service until now"},
 	} {
 		r.put(c.records)
 		if !strings.Contains(r.lines.String(), c.says) {
