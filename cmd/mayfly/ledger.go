@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,11 +24,11 @@ type ledger struct {
 	file    string
 	config  *config.Config
 	records []lifecycle.Entry
-	lock    *os.File // of the state file's folder; nil where there is none
+	lock    *os.File // of the folder of what has the states
 }
 
 // openLedger reads a configuration and its states. Of two commands on one state
-// file the second is refused.
+// file, or on one configuration that has the states itself, the second is refused.
 func openLedger(file string) (_ *ledger, err error) {
 	c, err := loadConfig(file)
 	if err != nil {
@@ -40,15 +41,20 @@ func openLedger(file string) (_ *ledger, err error) {
 		}
 	}
 	l := &ledger{file: file, config: c}
-	if state := string(c.CA.StateFile); state != "" {
-		if l.lock, err = os.Open(filepath.Dir(state)); err != nil {
+	state := cmp.Or(string(c.CA.StateFile), file)
+	if l.lock, err = os.Open(filepath.Dir(state)); err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		return nil, errors.Join(fmt.Errorf("%s: another command is changing it: %w", state, err), l.lock.Close())
+	}
+	if c.CA.StateFile == "" { // the states may have changed before the lock was taken
+		if l.config, err = loadConfig(file); err != nil {
+			l.close()
 			return nil, err
 		}
-		if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
-			return nil, errors.Join(fmt.Errorf("%s: another command is changing it: %w", state, err), l.lock.Close())
-		}
 	}
-	if l.records, err = c.CA.Records(); err != nil {
+	if l.records, err = l.config.CA.Records(); err != nil {
 		l.close()
 		return nil, startFailure(err, "")
 	}
