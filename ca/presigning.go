@@ -173,6 +173,9 @@ func (i *Issuer) presign(ctx context.Context, a *Authority) error {
 	}
 	if a.notAfter.Sub(now) < 2*MaxLifetime { // another would hardly begin before its end
 		s.next = never
+		if s.suspect.Swap(false) { // and there is nobody left to ask about this one
+			s.current.Store(nil)
+		}
 		return nil
 	}
 	if s.suspect.Load() {

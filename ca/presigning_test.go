@@ -354,6 +354,35 @@ func TestPresignedRefusedLater(t *testing.T) {
 	})
 }
 
+// TestPresignedRefusedAtTheEnd: in an authority's last hours no other presigner is
+// made; one that a log begins to refuse then gives way to the authority's own key.
+func TestPresignedRefusedAtTheEnd(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, kms.ECDSAP256, presigned(true))
+	a := r.issuer.Authorities().Active
+	if err := r.issuer.Settle(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	a.notAfter = clock().Add(MaxLifetime)
+	r.log.take = refuse(errors.New("not any more"))
+	who, key := alice(t)
+	if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Kind() != fault.Internal {
+		t.Errorf("Issue at a log that refuses: %v", err)
+	}
+	if err := r.issuer.Settle(t.Context(), a); err != nil {
+		t.Error(err)
+	}
+	if wait := a.presigning.wait(clock()); wait < longestSleep {
+		t.Errorf("there is something to do again in %v", wait)
+	}
+	before := r.signer.calls.Load()
+	r.log.take = nil
+	mustIssue(t, r, 1)
+	if got := r.signer.calls.Load() - before; got != 2 {
+		t.Errorf("%d signatures, want 2", got)
+	}
+}
+
 // TestPresignerRotation: with another authority comes another presigner, without a
 // moment in which nothing is issued, and none signs for another's authority.
 func TestPresignerRotation(t *testing.T) {
