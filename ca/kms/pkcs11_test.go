@@ -209,7 +209,7 @@ func pkcs11Closes(t *testing.T, token pkcs11Token) {
 	}
 	kms.Close(s)
 	kms.Close(s)
-	for deadline := time.Now().Add(10 * time.Second); sessions() > before; time.Sleep(time.Millisecond) {
+	for deadline := time.Now().Add(10 * time.Second); sessions() > before; <-time.After(time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d sessions are open, %d were before", sessions(), before)
 		}

@@ -18,9 +18,6 @@ import (
 // on a Trillian with a real database; foreign clients sign with it and verify.
 // internal/conformance/logs.sh runs it, beside a Trillian.
 func TestCTFE(t *testing.T) {
-	if os.Getenv("CTFE") == "" {
-		t.Skip("run by internal/conformance/logs.sh")
-	}
 	program := setting(t, "CTFE")
 	issuer, port, log := startDev(t), freePort(t), t.TempDir()
 	m := startServe(t, issuer.asIssuer(), func(t *testing.T, dir, config string) string {

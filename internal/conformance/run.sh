@@ -37,6 +37,9 @@ sed -n 's/^    --- \(PASS\|FAIL\|SKIP\): Test[A-Za-z0-9_]*\/\([^ ]*\) (\([0-9.]*
     esac
     record "$result" "  $name" "$seconds s"
   done
+# A test that skips as a whole has no such line of a client.
+sed -n 's/^--- SKIP: \([^ ]*\) .*/\1/p' "$log" |
+  while read -r name; do absent "  $name" "it skipped: its reason is above"; done
 rm -f "$log"
 absent "  TesseraCT" "its module can't be fetched: the checksum database doesn't know it"
 absent "  Sunlight, as a log" "it takes certificates for server authentication alone"
