@@ -57,7 +57,7 @@ func (f *foreign) chain(t testing.TB) []*x509.Certificate {
 }
 
 // extension sets an extension's bytes and drops what the template says of it.
-func extension(id asn1.ObjectIdentifier, critical bool, value ...byte) []pkix.Extension {
+func withExtension(id asn1.ObjectIdentifier, critical bool, value ...byte) []pkix.Extension {
 	return []pkix.Extension{{Id: id, Critical: critical, Value: value}}
 }
 
@@ -79,15 +79,15 @@ func TestFaults(t *testing.T) {
 		{"expired", func(f *foreign) { f.need.Now = noon.Add(2 * Day) }, []string{"certificate 1 (CN=issuing,O=Example): expired", "certificate 2", "certificate 3"}},
 		{"long serial", func(f *foreign) { f.templates[1].SerialNumber = new(big.Int).Lsh(big.NewInt(1), 159) }, []string{"certificate 2 (CN=policy,O=Example): its serial number"}},
 		{"basic constraints not critical", func(f *foreign) {
-			f.templates[1].ExtraExtensions = extension(oidBasicConstraints, false, 0x30, 3, 1, 1, 0xff)
+			f.templates[1].ExtraExtensions = withExtension(oidBasicConstraints, false, 0x30, 3, 1, 1, 0xff)
 		}, []string{"its basic constraints aren't critical"}},
-		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = extension(oidKeyUsage, false, 3, 2, 1, 6) }, []string{"certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
+		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension(oidKeyUsage, false, 3, 2, 1, 6) }, []string{"certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
 		{"no cRLSign", func(f *foreign) { f.templates[0].KeyUsage = x509.KeyUsageCertSign }, []string{"lacks the key usage cRLSign"}},
 		{"no keyCertSign", func(f *foreign) { f.templates[1].KeyUsage = x509.KeyUsageCRLSign }, []string{"lacks the key usage keyCertSign"}},
 		{"keyEncipherment", func(f *foreign) { f.templates[0].KeyUsage |= x509.KeyUsageKeyEncipherment }, []string{"has key usages beyond"}},
-		{"no key id", func(f *foreign) { f.templates[2].ExtraExtensions = extension([]int{2, 5, 29, 14}, false, 4, 0) }, []string{"certificate 3 (CN=root,O=Example): has no subject key identifier"}},
+		{"no key id", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension([]int{2, 5, 29, 14}, false, 4, 0) }, []string{"certificate 3 (CN=root,O=Example): has no subject key identifier"}},
 		{"another authority's key id", func(f *foreign) {
-			f.templates[0].ExtraExtensions = extension([]int{2, 5, 29, 35}, false, 0x30, 3, 0x80, 1, 7)
+			f.templates[0].ExtraExtensions = withExtension([]int{2, 5, 29, 35}, false, 0x30, 3, 0x80, 1, 7)
 		}, []string{"names another issuer key", "has no authority key identifier, or another"}},
 		{"serverAuth too", func(f *foreign) {
 			f.templates[1].ExtKeyUsage = append(f.templates[1].ExtKeyUsage, x509.ExtKeyUsageServerAuth)

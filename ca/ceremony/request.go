@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -17,6 +18,7 @@ import (
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
@@ -150,26 +152,15 @@ func attributes(info []byte) (ids []asn1.ObjectIdentifier) {
 	return ids
 }
 
-// names are those of what requests and CA certificates usually hold.
-var names = map[string]string{
-	"2.5.29.14":            "subject key identifier", // RFC 5280 §4.2.1
-	"2.5.29.15":            "key usage",
-	"2.5.29.17":            "subject alternative name",
-	"2.5.29.19":            "basic constraints",
-	"2.5.29.30":            "name constraints",
-	"2.5.29.31":            "CRL distribution points",
-	"2.5.29.32":            "certificate policies",
-	"2.5.29.35":            "authority key identifier",
-	"2.5.29.37":            "extended key usage",
-	"1.3.6.1.5.5.7.1.1":    "authority information access",
-	"1.2.840.113549.1.9.7": "challenge password", // RFC 2985 §5.4.1
-}
+// challengePassword is an attribute of requests (RFC 2985 §5.4.1).
+const challengePassword = "1.2.840.113549.1.9.7"
 
 func named(id asn1.ObjectIdentifier) string {
-	if name, ok := names[id.String()]; ok {
-		return name
+	oid := id.String()
+	if oid == challengePassword {
+		return "challenge password"
 	}
-	return id.String()
+	return cmp.Or(extension.Standard(oid), oid)
 }
 
 // plain is a refusal in the words for a person, without its reason.

@@ -20,7 +20,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/client"
 )
@@ -226,7 +225,7 @@ func extensions(cert *x509.Certificate) ([]Extension, []Other) {
 	for _, e := range cert.Extensions {
 		oid := e.Id.String()
 		if !strings.HasPrefix(oid, arc) {
-			others = append(others, Other{OID: oid, Name: known[oid], Critical: e.Critical})
+			others = append(others, Other{OID: oid, Name: extension.Standard(oid), Critical: e.Critical})
 			continue
 		}
 		x := Extension{OID: oid}
@@ -242,30 +241,6 @@ func extensions(cert *x509.Certificate) ([]Extension, []Other) {
 		ours = append(ours, x)
 	}
 	return ours, others
-}
-
-// known names the other extensions that occur in such certificates.
-var known = map[string]string{
-	"2.5.29.14":               "subject key identifier", // RFC 5280 §4.2.1
-	"2.5.29.15":               "key usage",
-	"2.5.29.17":               "subject alternative name",
-	"2.5.29.19":               "basic constraints",
-	"2.5.29.30":               "name constraints",
-	"2.5.29.31":               "CRL distribution points",
-	"2.5.29.32":               "certificate policies",
-	"2.5.29.35":               "authority key identifier",
-	"2.5.29.37":               "extended key usage",
-	"1.3.6.1.5.5.7.1.1":       "authority information access",
-	ctlog.OIDSCTList.String(): "signed certificate timestamps",
-	ctlog.OIDPoison.String():  "precertificate poison",
-	"2.5.29.9":                "subject directory attributes",
-	"2.5.29.16":               "private key usage period",
-	"2.5.29.18":               "issuer alternative name",
-	"2.5.29.33":               "policy mappings",
-	"2.5.29.36":               "policy constraints",
-	"2.5.29.46":               "freshest CRL",
-	"2.5.29.54":               "inhibit any-policy",
-	"1.3.6.1.5.5.7.1.11":      "subject information access",
 }
 
 var keyUsages = []struct {
