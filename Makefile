@@ -23,7 +23,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-log generate baseline fuzz \
-	kill-test powerloss-test conformance conformance-keys release-snapshot clean
+	kill-test powerloss-test conformance conformance-keys compare release-snapshot clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -79,6 +79,9 @@ kill-test: ## kill a log that is being written to KILLS times: nothing acknowled
 
 powerloss-test: ## cut the power of a log's disk LOSSES times (root, ext4 on a loop device); without fsync it must lose something
 	MAYFLY_LOSSES=$(LOSSES) go test -count=1 -timeout=60m -run 'PowerLoss' -v ./ctlog/embedded/...
+
+compare: build ## what differs to the outside between another binary and this one: make compare OLD=path/to/mayfly
+	@python3 internal/tools/compare/compare.py $(OLD) bin/mayfly
 
 release-snapshot: ## static binaries of every platform, what they are made of, and checksums, into $(DIST)
 	@rm -rf $(DIST) && mkdir -p $(DIST)
