@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -385,13 +386,9 @@ func checkURL(path, raw string, allowHTTP bool, f *setting.Faults) {
 		f.Add(path, "can't have user, query or fragment")
 	case u.Host != strings.ToLower(u.Host):
 		f.Add(path, "must have its host in lower case")
-	case u.Scheme == "http" && !allowHTTP && !loopback(u.Hostname()):
+	case u.Scheme == "http" && !allowHTTP && !loopback.Host(u.Hostname()):
 		f.Add(path, "must be https")
 	}
-}
-
-func loopback(host string) bool {
-	return host == "localhost" || host == "::1" || strings.HasPrefix(host, "127.")
 }
 
 // inside reports whether file is dir or below it, by name.

@@ -260,6 +260,9 @@ func TestConfig(t *testing.T) {
 			{URL: "https://e", KeyFile: "k", Proxy: "http://proxy.example:3128", Address: "10.0.0.7:443"},
 			{URL: "https://f", KeyFile: "k", Proxy: "http://proxy.example:3128"},
 		}}, want: []string{"ctlog.logs[1].address", "ctlog.logs[2].proxy", "ctlog.logs[3].proxy", "ctlog.logs[4].proxy"}},
+		"plain http to this machine alone": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
+			{URL: "http://127.0.0.1:6962", KeyFile: "k"}, {URL: "http://127.example.net", KeyFile: "k"}, {URL: "http://log.localhost", KeyFile: "k"},
+		}}, want: []string{"ctlog.logs[1].url", "ctlog.logs[2].url"}},
 		"no logs": {c: ctlog.Config{Mode: ctlog.ModeExternal}, want: []string{"ctlog.logs"}},
 	} {
 		var f setting.Faults

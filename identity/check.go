@@ -13,6 +13,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -161,18 +162,18 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 
 // checkIssuerURL accepts what an issuer may be (OpenID Connect Core §2: https
 // with a host, and without query and fragment) in its one normal spelling.
-func checkIssuerURL(s string, loopback bool) error {
+func checkIssuerURL(s string, insecure bool) error {
 	u, err := url.Parse(s)
 	switch {
 	case err != nil || u.String() != s || u.Host == "" || u.Opaque != "" || !all(s, uriByte) || len(s) > maxIssuer:
 		return errors.New("must be a URL with a host, such as https://accounts.example.com")
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || strings.Contains(s, "#"):
 		return errors.New("must have no user, query or fragment")
-	case u.Scheme == "http" && loopback && !isLoopback(u.Hostname()):
+	case u.Scheme == "http" && insecure && !loopback.Host(u.Hostname()):
 		return errors.New("must be https: allow_insecure_loopback is for localhost, 127.0.0.1 and [::1] alone")
-	case u.Scheme == "http" && !loopback && isLoopback(u.Hostname()):
+	case u.Scheme == "http" && !insecure && loopback.Host(u.Hostname()):
 		return errors.New("must be https; for development, allow_insecure_loopback accepts http on a loopback address")
-	case u.Scheme != "https" && u.Scheme != "http", u.Scheme == "http" && !loopback:
+	case u.Scheme != "https" && u.Scheme != "http", u.Scheme == "http" && !insecure:
 		return errors.New("must be https")
 	case u.Host != strings.ToLower(u.Host):
 		return errors.New("must have its host in lower case")

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -34,7 +35,7 @@ func (c *IssuerConfig) sources(path string, f *setting.Faults) {
 	}
 	if c.JWKSURL != "" {
 		u, err := url.Parse(c.JWKSURL)
-		if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !c.AllowInsecureLoopback || !isLoopback(u.Hostname())) {
+		if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !c.AllowInsecureLoopback || !loopback.Host(u.Hostname())) {
 			f.Add(path+".jwks_url", "must be an https URL with a host, and without user and fragment")
 		}
 	}

@@ -8,7 +8,6 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"slices"
 	"strings"
@@ -16,6 +15,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // Limits on what an issuer may answer.
@@ -143,7 +144,7 @@ func (f *fetcher) checkKeysURL(s, issuer string) error {
 	if err != nil || u.Host == "" || u.User != nil {
 		return errors.New("is not a URL with a host and without user")
 	}
-	if u.Scheme != "https" && (u.Scheme != "http" || !f.loopback || !isLoopback(u.Hostname())) {
+	if u.Scheme != "https" && (u.Scheme != "http" || !f.loopback || !loopback.Host(u.Hostname())) {
 		return errors.New("is not https")
 	}
 	own, err := url.Parse(issuer)
@@ -169,14 +170,6 @@ func hostPort(u *url.URL) string {
 		port = "443"
 	}
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
-}
-
-func isLoopback(host string) bool {
-	if host == "localhost" {
-		return true
-	}
-	a, err := netip.ParseAddr(host)
-	return err == nil && a.IsLoopback()
 }
 
 // keys fetches a JWK set (RFC 7517 §5) and parses it, once for all tokens. A

@@ -2,11 +2,11 @@ package kms
 
 import (
 	"errors"
-	"net"
 	"net/url"
 	"slices"
 	"strings"
 
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -140,14 +140,9 @@ func endpointFault(endpoint string) error {
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
 		return errors.New("isn't the URL of a service: write https://HOST[:PORT]")
-	case u.Scheme == "https", u.Scheme == "http" && loopback(u.Hostname()):
+	case u.Scheme == "https", u.Scheme == "http" && loopback.Host(u.Hostname()):
 		return nil
 	default:
 		return errors.New("must be https: plain http is for this machine's loopback interface alone")
 	}
-}
-
-func loopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }

@@ -18,6 +18,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // The variables of AWS's SDKs: SDKs and Tools reference guide, "Settings reference".
@@ -161,7 +163,7 @@ func checkAWSContainer(endpoint string) error {
 		return fmt.Errorf("%s isn't a URL", awsEnvContainerFull)
 	}
 	switch host := u.Hostname(); {
-	case u.Scheme == "https", loopback(host), host == "169.254.170.2", host == "169.254.170.23", host == "fd00:ec2::23":
+	case u.Scheme == "https", loopback.Host(host), host == "169.254.170.2", host == "169.254.170.23", host == "fd00:ec2::23":
 		return nil
 	}
 	return fmt.Errorf("%s names %s over %s: https is expected", awsEnvContainerFull, u.Host, u.Scheme)

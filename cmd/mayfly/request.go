@@ -14,6 +14,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -212,7 +213,7 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 	at, warning := r.trustedRootURL, "it is as trustworthy as its host; keep it in a file and give --trusted-root from now on"
 	if at == "" {
 		u, err := url.Parse(r.ca)
-		if err != nil || !client.IsLoopback(u.Hostname()) || !r.loopbackGRPC() {
+		if err != nil || !loopback.Host(u.Hostname()) || !r.loopbackGRPC() {
 			return nil, "", usage("give --trusted-root FILE with the trusted_root.json that the CA's operator published",
 				"no trusted root was named to verify the certificate with")
 		}
@@ -240,7 +241,7 @@ func (r *request) loopbackGRPC() bool {
 		host = r.grpc
 	}
 	u := url.URL{Host: host}
-	return client.IsLoopback(u.Hostname())
+	return loopback.Host(u.Hostname())
 }
 
 // classify gives an error of package client its exit code.

@@ -10,6 +10,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // token finds the identity token, prints what came of each source, and returns
@@ -90,7 +91,7 @@ func (r *request) loginIssuer(ctx context.Context) (string, error) {
 		return "", fmt.Errorf("asking the CA for its issuers, since no --issuer was given: %w", err)
 	}
 	u, err := url.Parse(r.ca)
-	if err == nil && client.IsLoopback(u.Hostname()) && len(issuers) == 1 {
+	if err == nil && loopback.Host(u.Hostname()) && len(issuers) == 1 {
 		if _, err := client.CheckURL("the issuer", issuers[0], r.allowHTTP); err != nil {
 			return "", err
 		}

@@ -24,6 +24,8 @@ import (
 	"net/url"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 const (
@@ -65,7 +67,7 @@ func New(o Options) (*Issuer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("devissuer: the issuer URL: %w", err)
 	}
-	if u.Scheme != "http" || !isLoopbackHost(u.Hostname()) || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" {
+	if u.Scheme != "http" || !loopback.Host(u.Hostname()) || u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.Path != "" {
 		return nil, fmt.Errorf("devissuer: the issuer URL %q: expected http://HOST:PORT with a loopback host and no path", u.Redacted())
 	}
 	if o.Now == nil {

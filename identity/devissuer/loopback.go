@@ -4,9 +4,10 @@ import (
 	"fmt"
 	"net"
 	"net/http"
-	"net/netip"
 	"net/url"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // CheckLoopback refuses a listen address that others could reach: anything but
@@ -17,21 +18,10 @@ func CheckLoopback(addr string) error {
 	if err != nil {
 		return fmt.Errorf("the development issuer's address %q: expected HOST:PORT: %w", addr, err)
 	}
-	if !isLoopbackHost(host) {
+	if !loopback.Host(host) {
 		return fmt.Errorf("the development issuer's address %q is not loopback: it vouches for anybody, so bind it to 127.0.0.1 or [::1]", addr)
 	}
 	return nil
-}
-
-// isLoopbackHost reports whether a host, without port and brackets, is
-// `localhost` (RFC 6761 §6.3) or a loopback address literal. Other names are
-// refused even when they resolve to loopback: what they resolve to can change.
-func isLoopbackHost(host string) bool {
-	if strings.EqualFold(host, "localhost") {
-		return true
-	}
-	addr, err := netip.ParseAddr(host)
-	return err == nil && addr.Unmap().IsLoopback()
 }
 
 // hostOf is the host of a Host header or an address, without port and brackets.
@@ -49,9 +39,9 @@ func local(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection() // for POST: Sec-Fetch-Site, else Origin
 	return crossOriginErrors(crossOrigin, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !isLoopbackHost(hostOf(r.RemoteAddr)):
+		case !loopback.Host(hostOf(r.RemoteAddr)):
 			http.Error(w, "the development issuer answers this machine alone", http.StatusForbidden)
-		case !isLoopbackHost(hostOf(r.Host)):
+		case !loopback.Host(hostOf(r.Host)):
 			// RFC 9110 §15.5.20. A page under another name that now resolves
 			// to loopback is of that name's origin, so it could read the answer.
 			http.Error(w, "the Host is not loopback: use localhost, 127.0.0.1 or [::1]", http.StatusMisdirectedRequest)
@@ -93,6 +83,6 @@ func acceptedRedirect(uri string) bool {
 		return true
 	}
 	u, err := url.Parse(uri)
-	return err == nil && u.Scheme == "http" && isLoopbackHost(u.Hostname()) &&
+	return err == nil && u.Scheme == "http" && loopback.Host(u.Hostname()) &&
 		u.User == nil && u.Fragment == "" && !strings.Contains(uri, "#")
 }

@@ -12,6 +12,8 @@ import (
 	"net/http"
 	"net/url"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // Kind says whose failure it is, which decides the exit code of the command.
@@ -107,19 +109,9 @@ func CheckURL(what, raw string, plaintext bool) (*url.URL, error) {
 	if u.User != nil || u.RawQuery != "" || u.Fragment != "" {
 		return nil, problem(Misused, "give the plain base URL", "the URL of %s has userinfo, a query or a fragment", what)
 	}
-	if u.Scheme == "http" && !IsLoopback(u.Hostname()) && !plaintext {
+	if u.Scheme == "http" && !loopback.Host(u.Hostname()) && !plaintext {
 		return nil, problem(Misused, "use https, or add --allow-http where the network is trusted",
 			"%s at %s would be spoken to without encryption", what, u.Host)
 	}
 	return u, nil
-}
-
-// IsLoopback reports whether host (a name or address without a port) is this
-// machine: localhost, a name under it (RFC 6761 §6.3) or a loopback address.
-func IsLoopback(host string) bool {
-	if host == "localhost" || (len(host) > 10 && host[len(host)-10:] == ".localhost") {
-		return true
-	}
-	ip := net.ParseIP(host)
-	return ip != nil && ip.IsLoopback()
 }

@@ -17,6 +17,7 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
@@ -41,7 +42,7 @@ func DialGRPC(address string, plaintext bool, retry Retry) (*GRPC, error) {
 	}
 	if scheme == "" {
 		scheme = "https"
-		if IsLoopback(name) {
+		if loopback.Host(name) {
 			scheme = "http"
 		}
 	}

@@ -15,6 +15,8 @@ import (
 
 	"github.com/coreos/go-oidc/v3/oidc"
 	"golang.org/x/oauth2"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // Login gets a token from a person's login at an OpenID Connect issuer.
@@ -147,7 +149,7 @@ func (l *Login) discover(ctx context.Context) (*oidc.Provider, *oauth2.Config, e
 // scheme that a browser or a shell would act on, or over plaintext.
 func (l *Login) checkEndpoint(what, endpoint string) error {
 	u, err := url.Parse(endpoint)
-	if err == nil && u.Host != "" && (u.Scheme == "https" || (u.Scheme == "http" && (l.Plaintext || IsLoopback(u.Hostname())))) {
+	if err == nil && u.Host != "" && (u.Scheme == "https" || (u.Scheme == "http" && (l.Plaintext || loopback.Host(u.Hostname())))) {
 		return nil
 	}
 	return problem(Unverified, "report it to the operator of the issuer",
@@ -209,7 +211,7 @@ func listenForCode(ctx context.Context, redirect string) (*callback, error) {
 		redirect = DefaultRedirectURL
 	}
 	u, err := url.Parse(redirect)
-	if err != nil || u.Scheme != "http" || !IsLoopback(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
+	if err != nil || u.Scheme != "http" || !loopback.Host(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, problem(Misused, "use something like "+DefaultRedirectURL, "the redirect URL is not a plain http URL on a loopback address")
 	}
 	address, port := u.Hostname(), u.Port()

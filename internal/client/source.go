@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"net/url"
 	"os"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // Source is one place where an identity token may come from.
@@ -160,7 +162,7 @@ func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience 
 // workflow's environment holds, for a token with the audience.
 func gitHubToken(ctx context.Context, hc *http.Client, retry Retry, at, bearer, audience string) (string, error) {
 	u, err := url.Parse(at)
-	if err != nil || (u.Scheme != "https" && !IsLoopback(u.Hostname())) {
+	if err != nil || (u.Scheme != "https" && !loopback.Host(u.Hostname())) {
 		return "", problem(Failed, "", "ACTIONS_ID_TOKEN_REQUEST_URL is not an https URL")
 	}
 	q := u.Query()

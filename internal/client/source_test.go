@@ -182,7 +182,7 @@ func TestCheckURL(t *testing.T) {
 		{"http://127.0.0.1:5555", false, true},
 		{"http://[::1]:5555", false, true},
 		{"http://localhost:5555", false, true},
-		{"http://ca.localhost", false, true},
+		{"http://ca.localhost", false, false},
 		{"http://ca.example.com", false, false},
 		{"http://ca.example.com", true, true},
 		{"http://127.0.0.1.example.com", false, false},
