@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // The bounds of an ephemeral issuing certificate's life: long enough to be
@@ -291,15 +292,8 @@ const historyInterval = time.Minute
 func (e *Ephemeral) Run(ctx context.Context, put func(context.Context) error) error {
 	pending := false
 	for {
-		wait := max(0, min(historyInterval, e.due().Sub(e.now())))
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if wait.OrWoken(ctx, min(historyInterval, e.due().Sub(e.now())), e.wake) != nil {
 			return nil
-		case <-t.C:
-		case <-e.wake:
-			t.Stop()
 		}
 		if !e.step(ctx) && !pending {
 			continue

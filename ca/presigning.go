@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // probeName is whom a probe's precertificate names. The top-level domain can't
@@ -130,14 +131,8 @@ func (i *Issuer) Run(ctx context.Context) error {
 			_ = i.presign(ctx, a) // it has told the operator
 			sleep = min(max(a.presigning.wait(i.now()), shortestSleep), longestSleep)
 		}
-		timer := time.NewTimer(sleep)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if wait.OrWoken(ctx, sleep, i.woken) != nil {
 			return nil
-		case <-i.woken:
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
 }

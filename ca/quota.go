@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // How long an issuance waits for its turn at most: long enough that a short burst
@@ -75,7 +76,7 @@ func (q *quota) admit(ctx context.Context, signatures int) error {
 	}
 	q.admitted = due.Add(time.Duration(signatures) * q.interval)
 	q.mu.Unlock()
-	return until(ctx, due.Sub(now))
+	return wait.For(ctx, due.Sub(now))
 }
 
 // pace returns when a signature may be made. The wait is that of the signatures
@@ -93,7 +94,7 @@ func (q *quota) pace(ctx context.Context) error {
 	}
 	q.signed[q.oldest], q.oldest = due, (q.oldest+1)%len(q.signed)
 	q.mu.Unlock()
-	return until(ctx, due.Sub(now))
+	return wait.For(ctx, due.Sub(now))
 }
 
 func later(a, b time.Time) time.Time {
@@ -101,19 +102,4 @@ func later(a, b time.Time) time.Time {
 		return a
 	}
 	return b
-}
-
-// until waits for d, or the context's end.
-func until(ctx context.Context, d time.Duration) error {
-	if d <= 0 {
-		return ctx.Err()
-	}
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

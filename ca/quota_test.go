@@ -13,12 +13,13 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // pass lets time pass in a bubble.
 func pass(t *testing.T, d time.Duration) {
 	t.Helper()
-	if err := until(t.Context(), d); err != nil {
+	if err := wait.For(t.Context(), d); err != nil {
 		t.Error(err)
 	}
 }
@@ -34,7 +35,7 @@ func slowKey(r *rig) (asked func() []time.Time) {
 		mu.Lock()
 		times = append(times, time.Now())
 		mu.Unlock()
-		if err := until(ctx, kmsTime); err != nil {
+		if err := wait.For(ctx, kmsTime); err != nil {
 			return nil, err
 		}
 		return sign()

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"sync"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // The pace of the background: keys that are here are fetched again before a
@@ -48,7 +50,7 @@ func (i *issuer) keepFresh(ctx context.Context) {
 
 // keepFresh looks over the issuers that the pattern matched so far.
 func (f *family) keepFresh(ctx context.Context) {
-	for pause(ctx, jitter(familyEvery)) {
+	for wait.For(ctx, jitter(familyEvery)) == nil {
 		for _, k := range f.active() {
 			if ctx.Err() != nil {
 				return
@@ -63,13 +65,13 @@ func (f *family) keepFresh(ctx context.Context) {
 func keepFresh(ctx context.Context, k *keyring) {
 	retry := retryFirst
 	for ctx.Err() == nil {
-		var wait time.Duration
+		var next time.Duration
 		if err := k.refresh(ctx); err != nil {
-			wait, retry = retry, min(2*retry, retryMost)
+			next, retry = retry, min(2*retry, retryMost)
 		} else {
-			wait, retry = k.due(), retryFirst
+			next, retry = k.due(), retryFirst
 		}
-		if !pause(ctx, jitter(wait)) {
+		if wait.For(ctx, jitter(next)) != nil {
 			return
 		}
 	}
@@ -78,16 +80,4 @@ func keepFresh(ctx context.Context, k *keyring) {
 // jitter shortens d by up to a tenth, so that many instances don't ask at once.
 func jitter(d time.Duration) time.Duration {
 	return d - time.Duration(rand.Int64N(int64(d)/10+1)) //nolint:gosec // no secret depends on it
-}
-
-// pause waits for d; false means that ctx ended first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

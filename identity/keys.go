@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // The pace of the fetches that tokens cause: those whose key isn't known, and
@@ -189,9 +190,7 @@ func (k *keyring) start(ctx context.Context, f *flight, delay time.Duration) *fl
 }
 
 func (k *keyring) fly(ctx context.Context, f *flight, delay time.Duration) {
-	if delay > 0 {
-		pause(ctx, delay)
-	}
+	_ = wait.For(ctx, delay) // a fetch whose ctx has ended says so
 	k.mu.Lock()
 	f.began = k.now()
 	k.mu.Unlock()

@@ -15,6 +15,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/mayfly-ca/mayfly/internal/requestid"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
@@ -181,19 +182,11 @@ func (r *readiness) publish(ready bool) {
 
 // watch keeps grpc.health.v1 up to date until ctx ends.
 func (r *readiness) watch(ctx context.Context) {
-	wait := time.NewTimer(0)
-	defer wait.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-wait.C:
-		}
-		next := checkInterval
+	for next := time.Duration(0); wait.For(ctx, next) == nil; {
+		next = checkInterval
 		if !allWork(r.check(ctx)) {
 			next = failedInterval
 		}
-		wait.Reset(next)
 	}
 }
 

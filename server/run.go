@@ -14,6 +14,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // listeners are the open addresses between Listen and the end of Serve.
@@ -217,12 +219,7 @@ func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
 
 // awaitIdle waits for the delay and then for the last request in flight.
 func (s *Server) awaitIdle(ctx context.Context, idle <-chan struct{}) error {
-	delay := time.NewTimer(s.config.ShutdownDelay)
-	defer delay.Stop()
-	select {
-	case <-delay.C:
-	case <-ctx.Done():
-	}
+	_ = wait.For(ctx, s.config.ShutdownDelay)
 	select {
 	case <-idle:
 		return nil

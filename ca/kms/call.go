@@ -14,6 +14,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // callAttempts is how often one call is tried. Every call that is made here may
@@ -149,19 +151,12 @@ func (e *CallError) ended(ctx context.Context) {
 
 // pause waits before the next attempt, and is false when ctx ends first.
 func pause(ctx context.Context, attempt int) bool {
-	wait := backoff << (attempt - 1)
-	wait += time.Duration(rand.Int64N(int64(wait / 2))) //nolint:gosec // G404: jitter is no secret
-	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= wait {
+	d := backoff << (attempt - 1)
+	d += time.Duration(rand.Int64N(int64(d / 2))) //nolint:gosec // G404: jitter is no secret
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
 		return false
 	}
-	t := time.NewTimer(wait)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
+	return wait.For(ctx, d) == nil
 }
 
 // attempt does the operation once and reports how far it came.

@@ -122,15 +122,3 @@ func (l *Log) patrolGauges(labels prometheus.Labels) []prometheus.Collector {
 		gauge("mayfly_ctlog_verify_seconds", "How long the last check of the whole log took.", func(p *patrol) float64 { return p.took.Seconds() }),
 	}
 }
-
-// sleep waits, or ends with the context and its error.
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
-}

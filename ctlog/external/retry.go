@@ -17,6 +17,7 @@ import (
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -48,20 +49,15 @@ func (l *Log) retry(ctx context.Context, request *ct.AddChainRequest) (ctlog.SCT
 		if !errors.As(err, &o) {
 			return sct, err
 		}
-		wait := minWait + rand.N(bound) //nolint:gosec // jitter, not a secret
-		wait = max(min(wait, maxWait), o.after)
-		if deadline, ok := ctx.Deadline(); ctx.Err() == nil && ok && time.Until(deadline) <= wait {
-			return ctlog.SCT{}, l.unavailable(o, wait) // no time for another: say so now, with the cause
+		pause := minWait + rand.N(bound) //nolint:gosec // jitter, not a secret
+		pause = max(min(pause, maxWait), o.after)
+		if deadline, ok := ctx.Deadline(); ctx.Err() == nil && ok && time.Until(deadline) <= pause {
+			return ctlog.SCT{}, l.unavailable(o, pause) // no time for another: say so now, with the cause
 		}
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			if errors.Is(ctx.Err(), context.Canceled) {
-				return ctlog.SCT{}, fmt.Errorf("submitting to the log: %w (last: %w)", ctx.Err(), o.cause)
-			}
-			return ctlog.SCT{}, l.unavailable(o, wait)
+		if err := wait.For(ctx, pause); errors.Is(err, context.Canceled) {
+			return ctlog.SCT{}, fmt.Errorf("submitting to the log: %w (last: %w)", err, o.cause)
+		} else if err != nil {
+			return ctlog.SCT{}, l.unavailable(o, pause)
 		}
 		bound = min(2*bound, maxWait)
 	}

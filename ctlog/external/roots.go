@@ -11,6 +11,7 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // How often a log is asked which roots it accepts.
@@ -124,16 +125,9 @@ func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
 // log that stops accepting it is an alarm: the metric and the log say so, and
 // Roots; submissions go on, since the log itself is the judge. It returns nil.
 func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
-	wait := time.NewTimer(rootsInterval)
-	defer wait.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-wait.C:
-		}
+	for next := rootsInterval; wait.For(ctx, next) == nil; {
+		next = rootsInterval
 		refused := l.Roots().Refused
-		next := rootsInterval
 		var none *RootsError
 		switch err := l.checkRootsNow(ctx, chain()); {
 		case ctx.Err() != nil:
@@ -149,8 +143,8 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		case refused:
 			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.url))
 		}
-		wait.Reset(next)
 	}
+	return nil
 }
 
 func (l *Log) checkRootsNow(ctx context.Context, chain [][]byte) error {

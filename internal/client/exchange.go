@@ -11,6 +11,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Retry bounds how often a request is sent. Only what may pass is sent again:
@@ -54,22 +56,11 @@ func (r Retry) again(ctx context.Context, n int, after time.Duration, cause stri
 	if r.Say != nil {
 		r.Say(fmt.Sprintf("%s; trying again in %s (%d of %d)", cause, d.Round(10*time.Millisecond), n+1, attempts))
 	}
-	wait := r.Wait
-	if wait == nil {
-		wait = sleep
+	waiting := r.Wait
+	if waiting == nil {
+		waiting = wait.For
 	}
-	return wait(ctx, d) == nil
-}
-
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-t.C:
-		return nil
-	}
+	return waiting(ctx, d) == nil
 }
 
 // retryAfter reads the header (RFC 9110 §10.2.3): seconds or a date. 0 for none.
