@@ -10,9 +10,9 @@ import (
 	"strings"
 
 	"go.yaml.in/yaml/v3"
-	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
 
 // Change is one change of a configuration file; [Set], [Append] and [Remove] make it.
@@ -132,7 +132,7 @@ func openEditable(file string) (_ *os.File, _ []byte, err error) {
 			err = errors.Join(err, f.Close())
 		}
 	}()
-	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Take(f); err != nil {
 		return nil, nil, fmt.Errorf("another command is changing it: %w", err)
 	}
 	// Whoever held the lock before may have put another file in its place.

@@ -1,21 +1,18 @@
 package audit
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
 
-// How long Open waits for another process to let go of the trail, and how often
-// it looks: the lock of a killed process can outlive it for a moment.
-const (
-	lockWait = 5 * time.Second
-	lockPoll = 50 * time.Millisecond
-)
+// lockWait is how long Open waits for another process to let go of the trail.
+const lockWait = 5 * time.Second
 
 // acquire takes the lock file at path, which is created and stays, and waits for
 // it as long as told. The lock is separate from the trail because rotation
@@ -25,20 +22,13 @@ func acquire(path string, patience time.Duration) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the audit trail: %w", err)
 	}
-	ticker := time.NewTicker(lockPoll)
-	defer ticker.Stop()
-	for tries := patience / lockPoll; ; tries-- {
-		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-		if err == nil {
-			return f, nil
-		}
-		busy := errors.Is(err, unix.EWOULDBLOCK)
-		if !busy && !errors.Is(err, unix.EINTR) || tries <= 0 {
-			if busy {
-				err = errors.New("another process writes this audit trail; give each its own path")
-			}
-			return nil, errors.Join(fmt.Errorf("locking %s: %w", path, err), f.Close())
-		}
-		<-ticker.C
+	// Open has no context: it waits for a bounded time, before anything runs.
+	err = filelock.Retry(context.Background(), patience, func() error { return filelock.Take(f) })
+	if err == nil {
+		return f, nil
 	}
+	if errors.Is(err, filelock.ErrHeld) {
+		err = fmt.Errorf("locking %s: another process writes this audit trail; give each its own path", path)
+	}
+	return nil, errors.Join(err, f.Close())
 }

@@ -10,12 +10,11 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -45,7 +44,7 @@ func openLedger(file string) (_ *ledger, err error) {
 	if l.lock, err = os.Open(filepath.Dir(state)); err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(l.lock.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Take(l.lock); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: another command is changing it: %w", state, err), l.lock.Close())
 	}
 	if c.CA.StateFile == "" { // the states may have changed before the lock was taken

@@ -8,25 +8,20 @@ import (
 	"path/filepath"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
-
-// lockPoll is how often a taken lock is tried again.
-const lockPoll = 25 * time.Millisecond
 
 // ErrLocked means that another process, or this one, has the log open.
 var ErrLocked = errors.New("the log's directory is in use by another process; only one may write to a log")
 
-// dirLock is an exclusive lock on a log's directory. The kernel drops it when
-// the process dies. It excludes a second opener in this process too, because
-// flock belongs to the open file.
+// dirLock is an exclusive lock on a log's directory. It excludes a second opener
+// in this process too.
 type dirLock struct {
 	file *os.File
 	path string
 }
 
-// lockDir takes the lock of the directory, trying for as long as wait: the lock
-// of a process that was killed can outlive it for a moment.
+// lockDir takes the lock of the directory, trying for as long as wait.
 func lockDir(ctx context.Context, dir string, wait time.Duration) (l *dirLock, err error) {
 	err = untilFree(ctx, dir, wait, func() (err error) {
 		l, err = tryLock(filepath.Join(dir, lockName))
@@ -35,37 +30,14 @@ func lockDir(ctx context.Context, dir string, wait time.Duration) (l *dirLock, e
 	return l, err
 }
 
-// untilFree tries a lock until it is taken, fails for another reason than being
-// held, or the time is over. what names it in the error.
+// untilFree tries a lock for as long as wait. what names it in the error, which is
+// ErrLocked where the lock is held to the end.
 func untilFree(ctx context.Context, what string, wait time.Duration, try func() error) error {
-	deadline := time.NewTimer(wait)
-	defer deadline.Stop()
-	retry := time.NewTicker(lockPoll)
-	defer retry.Stop()
-	for {
-		if err := try(); !errors.Is(err, ErrLocked) {
-			return err
-		}
-		select {
-		case <-retry.C:
-		case <-deadline.C:
-			return fmt.Errorf("%s: %w", what, ErrLocked)
-		case <-ctx.Done():
-			return fmt.Errorf("waiting for the log's lock: %w", ctx.Err())
-		}
+	err := filelock.Retry(ctx, wait, try)
+	if errors.Is(err, filelock.ErrHeld) {
+		return fmt.Errorf("%s: %w", what, ErrLocked)
 	}
-}
-
-// flock takes the exclusive lock of an open file, or answers ErrLocked.
-func flock(file *os.File) error {
-	err := unix.Flock(int(file.Fd()), unix.LOCK_EX|unix.LOCK_NB)
-	switch {
-	case errors.Is(err, unix.EWOULDBLOCK), errors.Is(err, unix.EINTR):
-		return ErrLocked
-	case err != nil:
-		return fmt.Errorf("locking %s: %w", file.Name(), err)
-	}
-	return nil
+	return err
 }
 
 func tryLock(path string) (*dirLock, error) {
@@ -74,11 +46,11 @@ func tryLock(path string) (*dirLock, error) {
 		return nil, fmt.Errorf("opening the log's lock: %w", err)
 	}
 	l := &dirLock{file: file, path: path}
-	if err = flock(file); err == nil {
+	if err = filelock.Take(file); err == nil {
 		if err = l.held(); err == nil {
 			return l, nil
 		}
-		err = ErrLocked // the file was replaced between open and lock
+		err = filelock.ErrHeld // the file was replaced between open and lock
 	}
 	return nil, errors.Join(err, file.Close())
 }

@@ -16,6 +16,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
 
 // The mark is a file of two slots that are written in turn: whatever happens to
@@ -106,7 +108,7 @@ func readMark(path string, id [32]byte) (tree, error) {
 func takeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*markFile, tree, error) {
 	// O_DSYNC: a write is durable when it returns, without the file's times.
 	return openMark(path, os.O_RDWR|unix.O_DSYNC, id, func(file *os.File) error {
-		return untilFree(ctx, path, wait, func() error { return flock(file) })
+		return untilFree(ctx, path, wait, func() error { return filelock.Take(file) })
 	})
 }
 
