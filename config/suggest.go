@@ -5,7 +5,8 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"unicode"
+
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
 // suggest names the known field nearest to an unknown one, or all fields when
@@ -68,16 +69,4 @@ func distance(a, b string) int {
 }
 
 // printable keeps a strange key from writing on the reader's terminal, and short.
-func printable(name string) string {
-	const most = 64
-	clean := strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return '\ufffd'
-		}
-		return r
-	}, name)
-	if runes := []rune(clean); len(runes) > most {
-		return string(runes[:most]) + "…"
-	}
-	return clean
-}
+func printable(name string) string { return oneline.Of(name, 64) }

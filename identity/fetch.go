@@ -17,6 +17,7 @@ import (
 	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
 // Limits on what an issuer may answer.
@@ -220,17 +221,4 @@ func parseKeys(body []byte) ([]jose.JSONWebKey, error) {
 }
 
 // brief keeps an answer that a dependency put into its error from filling the log.
-func brief(err error) error { return &briefError{err} }
-
-type briefError struct{ error }
-
-func (e *briefError) Error() string {
-	const most = 300
-	s := strings.ToValidUTF8(e.error.Error(), "?")
-	if len(s) > most {
-		s = strings.ToValidUTF8(s[:most], "") + "…"
-	}
-	return s
-}
-
-func (e *briefError) Unwrap() error { return e.error }
+func brief(err error) error { return oneline.Error(err, 300) }

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -232,14 +233,7 @@ func networkText(err error) string {
 }
 
 // oneLine bounds a text that others wrote, for logs.
-func oneLine(text string) string {
-	const most = 300
-	text = strings.Join(strings.Fields(text), " ")
-	if len(text) > most {
-		return text[:most] + "…"
-	}
-	return text
-}
+func oneLine(text string) string { return oneline.Of(text, 300) }
 
 // progress is how far one attempt came. An SDK may have several requests in one
 // attempt, of which the last counts.

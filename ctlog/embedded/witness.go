@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	formats "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
 )
@@ -240,7 +241,7 @@ func (w *witnesses) ask(ctx context.Context, one *witness, checkpoint []byte, t 
 			}
 			one.size = size
 		default:
-			return nil, witnessFault(witnessRefused, "it answered %d: %q", status, words(answer))
+			return nil, witnessFault(witnessRefused, "it answered %d: %q", status, oneline.Of(string(answer), 200))
 		}
 	}
 	return nil, witnessFault(witnessRefused, "it named another size %d times", witnessAttempts)
@@ -305,10 +306,4 @@ func cosignature(checkpoint, answer []byte, v note.Verifier, now time.Time) ([]b
 		return nil, witnessFault(witnessInvalid, "its cosignature is from %s, more than %v from now", at.UTC().Format(time.RFC3339), maxCosignatureSkew)
 	}
 	return fmt.Appendf(nil, "\u2014 %s %s\n", n.Sigs[0].Name, n.Sigs[0].Base64), nil
-}
-
-// words are the beginning of what a witness said, on one line.
-func words(body []byte) string {
-	const most = 200
-	return strings.Join(strings.Fields(string(body[:min(len(body), most)])), " ")
 }

@@ -10,13 +10,13 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"golang.org/x/crypto/cryptobyte"
 )
@@ -99,14 +99,14 @@ func classify(ctx context.Context, err error) error {
 	case errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("submitting to the log: %w", ctx.Err())
 	default:
-		return &outage{cause: brief{err}}
+		return &outage{cause: oneline.Error(err, 2*maxRefusal)} // it may hold a line of the log's
 	}
 }
 
 // statusError classifies a status. Never again after 400: the log has understood
 // and refused. Again after 408, 429 and 5xx, and the log may say when.
 func statusError(r *http.Response, body []byte, now time.Time) error {
-	said := fmt.Errorf("the log answered %s: %q", words([]byte(r.Status)), words(body))
+	said := fmt.Errorf("the log answered %s: %q", words(r.Status), words(string(body)))
 	switch {
 	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
 		return &outage{cause: said, after: min(retryAfter(r.Header.Get("Retry-After"), now), maxAfter)}
@@ -155,25 +155,10 @@ func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
 func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
 
 // words are the beginning of what a log said, on one line.
-func words(body []byte) string {
-	return strings.Join(strings.Fields(string(body[:min(len(body), maxRefusal)])), " ")
-}
+func words(said string) string { return oneline.Of(said, maxRefusal) }
 
 // flatten keeps an error's text and drops the body that jsonclient hangs on it.
-func flatten(err error) error { return errors.New(words([]byte(err.Error()))) }
-
-// brief is an error whose text may hold a line of the log's.
-type brief struct{ error }
-
-func (b brief) Error() string {
-	text := b.error.Error()
-	if len(text) > 2*maxRefusal {
-		text = text[:2*maxRefusal] + "…"
-	}
-	return text
-}
-
-func (b brief) Unwrap() error { return b.error }
+func flatten(err error) error { return errors.New(words(err.Error())) }
 
 // errTooLong ends the reading of an answer that is longer than any honest one.
 var errTooLong = errors.New("the log's answer is too long")

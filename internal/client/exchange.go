@@ -9,9 +9,9 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -172,7 +172,7 @@ func (a *httpAnswer) fault(what string) error {
 	}
 	message := s.Message
 	if message == "" {
-		message = excerpt(a.body)
+		message = oneLine(string(a.body))
 	}
 	return refusal(what, fmt.Sprintf("HTTP %d", a.status), message, reason, id,
 		a.status >= 500 || a.status == http.StatusTooManyRequests)
@@ -202,14 +202,5 @@ func label(code, reason string) string {
 	return code + ", " + oneLine(reason)
 }
 
-// excerpt is the start of a body that nobody understands.
-func excerpt(body []byte) string {
-	s := oneLine(strings.TrimSpace(string(body)))
-	if len(s) > maxTrouble {
-		s = s[:maxTrouble] + "…"
-	}
-	return strings.ToValidUTF8(s, "�")
-}
-
-// oneLine puts s on one line.
-func oneLine(s string) string { return strings.Join(strings.Fields(s), " ") }
+// oneLine is what another side wrote, bounded.
+func oneLine(s string) string { return oneline.Of(s, maxTrouble) }

@@ -1,0 +1,51 @@
+// Package oneline bounds text that others wrote, such as an error page or the
+// name of a principal, so that it fits into one line of a log or of an error.
+package oneline
+
+import (
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+// Of is text on one line of at most so many bytes: white space becomes one space
+// or, at both ends, nothing; what doesn't print and bytes that aren't UTF-8 become
+// U+FFFD; a text that was cut, between two characters, ends in "…" beyond them.
+func Of(text string, most int) string {
+	var b strings.Builder
+	space := false
+	for _, r := range text {
+		if unicode.IsSpace(r) {
+			space = b.Len() > 0
+			continue
+		}
+		if !unicode.IsPrint(r) {
+			r = utf8.RuneError
+		}
+		size := utf8.RuneLen(r)
+		if space {
+			size++
+		}
+		if b.Len()+size > most {
+			return b.String() + "…"
+		}
+		if space {
+			b.WriteByte(' ')
+			space = false
+		}
+		b.WriteRune(r)
+	}
+	return b.String()
+}
+
+// Error is err with its text as [Of] gives it: a dependency may have put a whole
+// answer into it.
+func Error(err error, most int) error { return &bounded{err, most} }
+
+type bounded struct {
+	error
+	most int
+}
+
+func (b *bounded) Error() string { return Of(b.error.Error(), b.most) }
+func (b *bounded) Unwrap() error { return b.error }
