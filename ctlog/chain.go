@@ -11,6 +11,8 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // OIDPoison marks a precertificate (RFC 6962 §3.1); critical, its value is NULL.
@@ -25,9 +27,6 @@ var OIDPrecertificateSigning = asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2,
 
 // oidAuthorityKeyID is the authority key identifier (RFC 5280 §4.2.1.1).
 var oidAuthorityKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
-
-// tagExtensions is that of a certificate's extensions, [3] (RFC 5280 §4.1).
-var tagExtensions = cryptobyteasn1.Tag(3).Constructed().ContextSpecific()
 
 // SignsPrecertificates reports whether c is a precertificate signing certificate:
 // what it signs is logged as if c's own issuer had signed it (RFC 6962 §3.1).
@@ -79,24 +78,15 @@ func NewChain(precertificate []byte, issuers [][]byte) (Chain, error) {
 // (RFC 6962 §3.2). A certificate without exactly one critical poison is an error, and so is
 // an authority key identifier that only one of the two has.
 func PrecertificateTBS(precertificate []byte, signer *x509.Certificate) ([]byte, error) {
-	var certificate, tbs, explicit, extensions cryptobyte.String
+	var certificate, element cryptobyte.String
 	input := cryptobyte.String(precertificate)
 	if !input.ReadASN1(&certificate, cryptobyteasn1.SEQUENCE) || !input.Empty() ||
-		!certificate.ReadASN1(&tbs, cryptobyteasn1.SEQUENCE) {
+		!certificate.ReadASN1Element(&element, cryptobyteasn1.SEQUENCE) {
 		return nil, errors.New("ctlog: the precertificate is not a DER certificate")
 	}
-	all := tbs
-	for !tbs.Empty() && !tbs.PeekASN1Tag(tagExtensions) {
-		var field cryptobyte.String
-		var tag cryptobyteasn1.Tag
-		if !tbs.ReadAnyASN1Element(&field, &tag) {
-			return nil, errors.New("ctlog: the precertificate's TBSCertificate is malformed")
-		}
-	}
-	before := []byte(all[:len(all)-len(tbs)])
-	if !tbs.ReadASN1(&explicit, tagExtensions) || !tbs.Empty() ||
-		!explicit.ReadASN1(&extensions, cryptobyteasn1.SEQUENCE) || !explicit.Empty() {
-		return nil, errors.New("ctlog: the precertificate has no extensions")
+	before, extensions, err := tbs.Split(element)
+	if err != nil {
+		return nil, fmt.Errorf("ctlog: the precertificate: %w", err)
 	}
 	kept, err := withoutPoison(extensions)
 	if err != nil {
@@ -110,7 +100,11 @@ func PrecertificateTBS(precertificate []byte, signer *x509.Certificate) ([]byte,
 			return nil, err
 		}
 	}
-	return buildTBS(before, kept)
+	out, err := tbs.Join(before, kept)
+	if err != nil {
+		return nil, fmt.Errorf("ctlog: %w", err)
+	}
+	return out, nil
 }
 
 // withIssuerOf replaces the issuer, which must be the signer, by the signer's
@@ -132,14 +126,14 @@ func withIssuerOf(before []byte, signer *x509.Certificate) ([]byte, error) {
 
 // withKeyIDOf replaces the content of the authority key identifier by that of the
 // signer's own, in the bytes of an extension list.
-func withKeyIDOf(extensions cryptobyte.String, signer *x509.Certificate) ([]byte, error) {
+func withKeyIDOf(extensions []byte, signer *x509.Certificate) ([]byte, error) {
 	var want []byte
 	for _, e := range signer.Extensions {
 		if e.Id.Equal(oidAuthorityKeyID) {
 			want = e.Value
 		}
 	}
-	out, found, err := eachOf(extensions, oidAuthorityKeyID, func(rest cryptobyte.String) ([]byte, error) {
+	out, found, err := tbs.Replace(extensions, oidAuthorityKeyID, func(rest cryptobyte.String) ([]byte, error) {
 		var value cryptobyte.String
 		if !rest.ReadASN1(&value, cryptobyteasn1.OCTET_STRING) || !rest.Empty() { // RFC 5280 §4.2.1.1: never critical
 			return nil, errors.New("ctlog: the precertificate's authority key identifier is malformed")
@@ -160,27 +154,9 @@ func withKeyIDOf(extensions cryptobyte.String, signer *x509.Certificate) ([]byte
 	return out, nil
 }
 
-func buildTBS(before, extensions []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(before)+len(extensions)+16))
-	b.AddASN1(cryptobyteasn1.SEQUENCE, func(tbs *cryptobyte.Builder) {
-		tbs.AddBytes(before)
-		if len(extensions) == 0 { // RFC 5280 §4.1: SIZE (1..MAX), so none is left out
-			return
-		}
-		tbs.AddASN1(tagExtensions, func(explicit *cryptobyte.Builder) {
-			explicit.AddASN1(cryptobyteasn1.SEQUENCE, func(list *cryptobyte.Builder) { list.AddBytes(extensions) })
-		})
-	})
-	out, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("ctlog: encoding the TBSCertificate: %w", err)
-	}
-	return out, nil
-}
-
 // withoutPoison cuts the one poison extension out of the bytes of an extension list.
-func withoutPoison(extensions cryptobyte.String) ([]byte, error) {
-	kept, poisons, err := eachOf(extensions, OIDPoison, func(rest cryptobyte.String) ([]byte, error) {
+func withoutPoison(extensions []byte) ([]byte, error) {
+	kept, poisons, err := tbs.Replace(extensions, OIDPoison, func(rest cryptobyte.String) ([]byte, error) {
 		var critical bool
 		var value cryptobyte.String
 		if !rest.ReadASN1Boolean(&critical) || !critical ||
@@ -196,31 +172,4 @@ func withoutPoison(extensions cryptobyte.String) ([]byte, error) {
 		return nil, fmt.Errorf("ctlog: the certificate has %d poison extensions, a precertificate has one", poisons)
 	}
 	return kept, nil
-}
-
-// eachOf copies the bytes of an extension list with each extension of the type
-// oid replaced by what with makes of the rest of its fields, and counts these.
-func eachOf(extensions cryptobyte.String, oid asn1.ObjectIdentifier, with func(rest cryptobyte.String) ([]byte, error)) (out []byte, found int, err error) {
-	out = make([]byte, 0, len(extensions))
-	for !extensions.Empty() {
-		var element, fields cryptobyte.String
-		var id asn1.ObjectIdentifier
-		if !extensions.ReadASN1Element(&element, cryptobyteasn1.SEQUENCE) {
-			return nil, 0, errors.New("ctlog: the precertificate's extensions are malformed")
-		}
-		whole := element
-		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1ObjectIdentifier(&id) {
-			return nil, 0, errors.New("ctlog: an extension of the precertificate is malformed")
-		}
-		if !id.Equal(oid) {
-			out = append(out, element...)
-			continue
-		}
-		instead, err := with(fields)
-		if err != nil {
-			return nil, 0, err
-		}
-		out, found = append(out, instead...), found+1
-	}
-	return out, found, nil
 }
