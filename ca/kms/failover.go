@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -78,7 +79,7 @@ func (m *member) open(ctx context.Context, all *replicas) error {
 	}
 	if all.public == nil {
 		all.public = s.Public()
-	} else if !samePublic(all.public, s.Public()) {
+	} else if !pubkey.Equal(all.public, s.Public()) {
 		Close(s)
 		return fmt.Errorf("key %s is another key than its replicas: name references to one and the same key", m.ref)
 	}
@@ -236,9 +237,4 @@ func share(ctx context.Context, left int) (context.Context, context.CancelFunc) 
 		part = min(part, time.Until(deadline)/time.Duration(left))
 	}
 	return context.WithTimeout(ctx, part)
-}
-
-func samePublic(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
 }

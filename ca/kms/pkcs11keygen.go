@@ -11,6 +11,8 @@ import (
 	"maps"
 
 	"github.com/miekg/pkcs11"
+
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // generatePKCS11 makes a key pair on the token, which never gives the private
@@ -93,9 +95,9 @@ func pkcs11Generation(a Algorithm) (*pkcs11.Mechanism, []*pkcs11.Attribute, erro
 				pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
 			}, nil
 		}
-		for _, c := range pkcs11Curves {
-			if c.curve == known.curve {
-				oid, err := asn1.Marshal(c.oid)
+		for _, c := range pubkey.Curves {
+			if c.Curve == known.curve {
+				oid, err := asn1.Marshal(c.OID)
 				if err != nil {
 					return nil, nil, fmt.Errorf("curve of %s: %w", a, err)
 				}

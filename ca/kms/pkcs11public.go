@@ -5,7 +5,6 @@ package kms
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/asn1"
@@ -13,17 +12,9 @@ import (
 	"math/big"
 
 	"github.com/miekg/pkcs11"
-)
 
-// pkcs11Curves are the named curves of CKA_EC_PARAMS: RFC 5480 §2.1.1.1.
-var pkcs11Curves = []struct {
-	curve elliptic.Curve
-	oid   asn1.ObjectIdentifier
-}{
-	{elliptic.P256(), asn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}},
-	{elliptic.P384(), asn1.ObjectIdentifier{1, 3, 132, 0, 34}},
-	{elliptic.P521(), asn1.ObjectIdentifier{1, 3, 132, 0, 35}},
-}
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+)
 
 // public reads the public key of a private one, from where tokens keep it: the
 // private key itself, the public key of the same id or label, or a certificate.
@@ -91,15 +82,13 @@ func parsePKCS11Point(parameters, point []byte) *ecdsa.PublicKey {
 	if rest, err := asn1.Unmarshal(point, &inner); err == nil && len(rest) == 0 {
 		point = inner
 	}
-	for _, known := range pkcs11Curves {
-		if !known.oid.Equal(oid) {
-			continue
-		}
-		public, err := ecdsa.ParseUncompressedPublicKey(known.curve, point)
-		if err != nil {
-			return nil
-		}
-		return public
+	curve, ok := pubkey.NamedCurve(oid)
+	if !ok {
+		return nil
 	}
-	return nil
+	public, err := ecdsa.ParseUncompressedPublicKey(curve.Curve, point)
+	if err != nil {
+		return nil
+	}
+	return public
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // makeCSR is a request by the standard library, in DER.
@@ -276,7 +277,7 @@ func TestSignatureAndCSRAgreeOnKeys(t *testing.T) {
 		"ROCA":       rsaSPKI(t, rocaModulus(t), e),
 		"P-224":      spkiOf(t, p224.Public()),
 		"secp256k1":  opensslKey(t, "EC", "ec_paramgen_curve:secp256k1"),
-		"infinity":   ecSPKI(t, curves[0].oid, []byte{0}),
+		"infinity":   ecSPKI(t, pubkey.Curves[0].OID, []byte{0}),
 		"X25519":     opensslKey(t, "X25519"),
 		"Ed25519 0":  writeSPKI(t, oidEd25519, encodingasn1.RawValue{}, make([]byte, 32)),
 		"no key":     {0x30, 0},

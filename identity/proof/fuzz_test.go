@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // FuzzSPKI: no input panics; what parses is what the standard library reads,
@@ -19,7 +20,7 @@ func FuzzSPKI(f *testing.F) {
 		f.Add(toPEM("PUBLIC KEY", der))
 		f.Add(toPEM("PRIVATE KEY", der))
 	}
-	f.Add(ecSPKI(f, curves[0].oid, []byte{0}))
+	f.Add(ecSPKI(f, pubkey.Curves[0].OID, []byte{0}))
 	f.Add([]byte{0x30, 0})
 	f.Fuzz(func(t *testing.T, in []byte) {
 		der, err := decodeKey(in)

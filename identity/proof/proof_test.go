@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Every accepted kind of key, in both encodings, over either challenge.
@@ -198,9 +199,9 @@ func TestB1_ECDSAEncoding(t *testing.T) {
 
 func curveOrder(t *testing.T, algorithm string) *big.Int {
 	t.Helper()
-	for _, c := range curves {
-		if c.algorithm == algorithm {
-			return c.curve.Params().N
+	for _, c := range pubkey.Curves {
+		if c.Algorithm == algorithm {
+			return c.Params().N
 		}
 	}
 	t.Fatalf("no curve %s", algorithm)

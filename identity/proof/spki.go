@@ -5,17 +5,16 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	encodingasn1 "encoding/asn1"
 	"math/big"
-	"slices"
 	"strconv"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // publicKey is a key that parsed and is strong, of which nothing is proven yet.
@@ -50,20 +49,6 @@ var refused = map[string]string{
 	"2.16.840.1.101.3.4.3.17": "ML-DSA-44",
 	"2.16.840.1.101.3.4.3.18": "ML-DSA-65",
 	"2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-
-// curve is a row of the table of accepted curves.
-type curve struct {
-	oid       encodingasn1.ObjectIdentifier // RFC 5480 §2.1.1.1
-	curve     elliptic.Curve
-	algorithm string
-	hash      crypto.Hash
-}
-
-var curves = []curve{
-	{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 3, 1, 7}, elliptic.P256(), "ECDSA-P256", crypto.SHA256},
-	{encodingasn1.ObjectIdentifier{1, 3, 132, 0, 34}, elliptic.P384(), "ECDSA-P384", crypto.SHA384},
-	{encodingasn1.ObjectIdentifier{1, 3, 132, 0, 35}, elliptic.P521(), "ECDSA-P521", crypto.SHA512},
 }
 
 // refusedCurves names the curves that people do send.
@@ -150,8 +135,8 @@ func parseEC(parameters cryptobyte.String, point []byte) (publicKey, error) {
 	if !parameters.ReadASN1ObjectIdentifier(&oid) || !parameters.Empty() {
 		return publicKey{}, fault.New(fault.KeyMalformed, "the key names no curve; %s", accepted)
 	}
-	i := slices.IndexFunc(curves, func(c curve) bool { return oid.Equal(c.oid) })
-	if i < 0 {
+	curve, ok := pubkey.NamedCurve(oid)
+	if !ok {
 		if name, ok := refusedCurves[oid.String()]; ok {
 			return publicKey{}, fault.New(fault.KeyUnsupported, "the curve %s is not accepted; %s", name, accepted)
 		}
@@ -163,11 +148,11 @@ func parseEC(parameters cryptobyte.String, point []byte) (publicKey, error) {
 	case len(point) > 0 && (point[0] == 2 || point[0] == 3):
 		return publicKey{}, fault.New(fault.KeyUnsupported, "compressed points are not accepted: send the uncompressed point")
 	}
-	public, err := ecdsa.ParseUncompressedPublicKey(curves[i].curve, point)
+	public, err := ecdsa.ParseUncompressedPublicKey(curve.Curve, point)
 	if err != nil {
 		return publicKey{}, fault.New(fault.KeyMalformed, "the key is not a point on its curve").Because(err)
 	}
-	return publicKey{public: public, algorithm: curves[i].algorithm, hash: curves[i].hash}, nil
+	return publicKey{public: public, algorithm: curve.Algorithm, hash: curve.Hash}, nil
 }
 
 // parseRSA reads an RSA key (RFC 3279 §2.3.1) of an accepted size and exponent

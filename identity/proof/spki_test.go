@@ -17,6 +17,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // bits is an odd number of exactly so many bits.
@@ -169,7 +170,7 @@ func TestB3_OtherKeys(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	name := curves[0].oid
+	name := pubkey.Curves[0].OID
 	allOnes := append([]byte{4}, bytes.Repeat([]byte{0xff}, 64)...)
 	ed := acceptedKey(t, "Ed25519").Public().(ed25519.PublicKey)
 	none := encodingasn1.RawValue{}
@@ -189,7 +190,7 @@ func TestB3_OtherKeys(t *testing.T) {
 		"(0, 0)":               {ecSPKI(t, name, append([]byte{4}, make([]byte, 64)...)), fault.KeyMalformed, "not a point"},
 		"off the curve":        {ecSPKI(t, name, off), fault.KeyMalformed, "not a point"},
 		"coordinates over p":   {ecSPKI(t, name, allOnes), fault.KeyMalformed, "not a point"},
-		"of the wrong curve":   {ecSPKI(t, curves[1].oid, point), fault.KeyMalformed, "not a point"},
+		"of the wrong curve":   {ecSPKI(t, pubkey.Curves[1].OID, point), fault.KeyMalformed, "not a point"},
 		"compressed":           {ecSPKI(t, name, elliptic.MarshalCompressed(p256.Curve, p256.X, p256.Y)), fault.KeyUnsupported, "compressed"}, //nolint:staticcheck // SA1019: nothing else writes a compressed point
 		"hybrid":               {ecSPKI(t, name, append([]byte{6}, point[1:]...)), fault.KeyMalformed, "not a point"},
 		"no point":             {ecSPKI(t, name, nil), fault.KeyMalformed, "not a point"},

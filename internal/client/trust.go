@@ -1,7 +1,6 @@
 package client
 
 import (
-	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
@@ -12,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Trust is what a trusted root says: the authorities and logs that count, each
@@ -170,8 +170,7 @@ const clockSkew = 5 * time.Minute
 // of a listed log is right. unlogged allows a certificate without SCTs, never a
 // wrong one.
 func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged bool, now time.Time) (*Verified, error) {
-	public, ok := leaf.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	if !ok || !public.Equal(key.Public()) {
+	if !pubkey.Equal(leaf.PublicKey, key.Public()) {
 		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate is for another key")
 	}
 	if now.Add(clockSkew).Before(leaf.NotBefore) || now.Add(-clockSkew).After(leaf.NotAfter) {
