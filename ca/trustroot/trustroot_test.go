@@ -2,21 +2,17 @@ package trustroot
 
 import (
 	"bytes"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/json"
-	"math/big"
 	"slices"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
@@ -25,35 +21,17 @@ var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 func chain(t testing.TB, intermediateOrg, rootOrg string) [][]byte {
 	t.Helper()
 	ca := func(org, name string) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{org}, CommonName: name},
-			NotBefore: epoch, NotAfter: epoch.AddDate(5, 0, 0), BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign,
-		}
+		return catest.Authority(org, name, epoch, epoch.AddDate(5, 0, 0))
 	}
-	rootKey, key := newKey(t), newKey(t)
-	root, intermediate := ca(rootOrg, "root"), ca(intermediateOrg, "intermediate")
-	sign := func(c *x509.Certificate, public *ecdsa.PublicKey) []byte {
-		der, err := x509.CreateCertificate(rand.Reader, c, root, public, rootKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return der
-	}
-	return [][]byte{sign(intermediate, &key.PublicKey), sign(root, &rootKey.PublicKey)}
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
+	rootKey := catest.Key(t)
+	root := catest.Sign(t, ca(rootOrg, "root"), nil, rootKey.Public(), rootKey)
+	intermediate := catest.Sign(t, ca(intermediateOrg, "intermediate"), root, catest.Key(t).Public(), rootKey)
+	return [][]byte{intermediate.Raw, root.Raw}
 }
 
 func newLog(t testing.TB) ctlog.Description {
 	t.Helper()
-	spki, err := x509.MarshalPKIXPublicKey(&newKey(t).PublicKey)
+	spki, err := x509.MarshalPKIXPublicKey(&catest.Key(t).PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,6 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -21,6 +20,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 // CA is a root and an intermediate that issues precertificates. It is safe for
@@ -39,8 +39,8 @@ type CA struct {
 // NewCA makes a CA whose certificates are valid around the present.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
-	ca := &CA{key: newKey(t), presignerKey: newKey(t), leaf: newKey(t), now: time.Now}
-	rootKey := newKey(t)
+	ca := &CA{key: catest.Key(t), presignerKey: catest.Key(t), leaf: catest.Key(t), now: time.Now}
+	rootKey := catest.Key(t)
 	authority := func(name string, pathLen int) *x509.Certificate {
 		return &x509.Certificate{
 			SerialNumber: big.NewInt(ca.serial.Add(1)), Subject: pkix.Name{CommonName: name},
@@ -50,18 +50,18 @@ func NewCA(t testing.TB) *CA {
 		}
 	}
 	root := authority("ctlogtest root", 1)
-	ca.Root = create(t, root, root, rootKey.Public(), rootKey)
-	ca.Intermediate = create(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
+	ca.Root = catest.Sign(t, root, nil, rootKey.Public(), rootKey)
+	ca.Intermediate = catest.Sign(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
 	presigner := authority("ctlogtest precertificates", 0) // below a path length of 0: logs take it even so
 	presigner.ExtKeyUsage, presigner.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}
-	ca.Presigner = create(t, presigner, ca.Intermediate, ca.presignerKey.Public(), ca.key)
+	ca.Presigner = catest.Sign(t, presigner, ca.Intermediate, ca.presignerKey.Public(), ca.key)
 	return ca
 }
 
 // Chain issues a precertificate with a serial of its own.
 func (ca *CA) Chain(t testing.TB) ctlog.Chain {
 	t.Helper()
-	precertificate := create(t, ca.template(true), ca.Intermediate, ca.leaf.Public(), ca.key)
+	precertificate := catest.Sign(t, ca.template(true), ca.Intermediate, ca.leaf.Public(), ca.key)
 	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Intermediate.Raw, ca.Root.Raw})
 	if err != nil {
 		t.Fatalf("making a chain: %v", err)
@@ -74,7 +74,7 @@ func (ca *CA) Chain(t testing.TB) ctlog.Chain {
 func (ca *CA) Presigned(t testing.TB) (chain ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
 	t.Helper()
 	template := ca.template(true)
-	precertificate := create(t, template, ca.Presigner, ca.leaf.Public(), ca.presignerKey)
+	precertificate := catest.Sign(t, template, ca.Presigner, ca.leaf.Public(), ca.presignerKey)
 	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw})
 	if err != nil {
 		t.Fatalf("making a chain: %v", err)
@@ -89,7 +89,7 @@ func (ca *CA) Presigned(t testing.TB) (chain ctlog.Chain, final func(scts ...ctl
 			t.Fatalf("encoding SCTs: %v", err)
 		}
 		template.ExtraExtensions = []pkix.Extension{{Id: ctlog.OIDSCTList, Value: value}}
-		return create(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
+		return catest.Sign(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
 	}
 }
 
@@ -100,15 +100,15 @@ func (ca *CA) PresignedBy(t testing.TB, edit func(leaf, signer *x509.Certificate
 	leaf, signer := ca.template(true), *ca.Presigner
 	signer.RawSubject, signer.ExtraExtensions = nil, nil
 	edit(leaf, &signer)
-	presigner := create(t, &signer, ca.Intermediate, ca.presignerKey.Public(), ca.key)
-	precertificate := create(t, leaf, presigner, ca.leaf.Public(), ca.presignerKey)
+	presigner := catest.Sign(t, &signer, ca.Intermediate, ca.presignerKey.Public(), ca.key)
+	precertificate := catest.Sign(t, leaf, presigner, ca.leaf.Public(), ca.presignerKey)
 	return [][]byte{precertificate.Raw, presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw}
 }
 
 // Certificate issues a certificate without poison: DER, leaf first.
 func (ca *CA) Certificate(t testing.TB) [][]byte {
 	t.Helper()
-	leaf := create(t, ca.template(false), ca.Intermediate, ca.leaf.Public(), ca.key)
+	leaf := catest.Sign(t, ca.template(false), ca.Intermediate, ca.leaf.Public(), ca.key)
 	return [][]byte{leaf.Raw, ca.Intermediate.Raw, ca.Root.Raw}
 }
 
@@ -117,7 +117,7 @@ func (ca *CA) Issue(t testing.TB, precertificate bool, edit func(*x509.Certifica
 	t.Helper()
 	template := ca.template(precertificate)
 	edit(template)
-	return create(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
+	return catest.Sign(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
 }
 
 func (ca *CA) template(poisoned bool) *x509.Certificate {
@@ -133,28 +133,6 @@ func (ca *CA) template(poisoned bool) *x509.Certificate {
 	return c
 }
 
-func create(t testing.TB, template, parent *x509.Certificate, pub, signer any) *x509.Certificate {
-	t.Helper()
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, pub, signer)
-	if err != nil {
-		t.Fatalf("issuing: %v", err)
-	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatalf("parsing what was issued: %v", err)
-	}
-	return c
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatalf("making a key: %v", err)
-	}
-	return key
-}
-
 // Signer is a log's key in memory. It counts its signatures.
 type Signer struct {
 	Key   *ecdsa.PrivateKey
@@ -164,7 +142,7 @@ type Signer struct {
 // NewSigner makes a P-256 key.
 func NewSigner(t testing.TB) *Signer {
 	t.Helper()
-	return &Signer{Key: newKey(t)}
+	return &Signer{Key: catest.Key(t)}
 }
 
 // Public is the public key.

@@ -160,7 +160,7 @@ func azureSealer(t testing.TB, host string, isRSA bool) *Sealing {
 			t.Fatal(err)
 		}
 	}
-	certificate, caFile := sealingCertificate(t, host)
+	certificate, caFile := Certificate(t, host)
 	server.TLS = &tls.Config{Certificates: []tls.Certificate{certificate}}
 	server.EnableHTTP2 = true
 	server.StartTLS()

@@ -26,6 +26,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 // Knobs are ways to answer wrongly. The zero Knobs answers rightly.
@@ -68,19 +69,12 @@ type CA struct {
 // New starts a CA on loopback that ends with the test.
 func New(t testing.TB) *CA {
 	t.Helper()
-	c := &CA{Start: time.Now().Add(-time.Minute).UTC().Truncate(time.Second), log: newKey(t), signer: newKey(t)}
-	rootKey := newKey(t)
-	root := certificate(t, &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"clienttest"}, CommonName: "root"},
-		NotBefore: c.Start.Add(-time.Hour), NotAfter: c.Start.AddDate(10, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-	}, nil, rootKey.Public(), rootKey)
-	intermediate := certificate(t, &x509.Certificate{
-		SerialNumber: big.NewInt(2), Subject: pkix.Name{Organization: []string{"clienttest"}, CommonName: "intermediate"},
-		NotBefore: c.Start.Add(-time.Hour), NotAfter: c.Start.AddDate(5, 0, 0),
-		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	}, root, c.signer.Public(), rootKey)
+	c := &CA{Start: time.Now().Add(-time.Minute).UTC().Truncate(time.Second), log: catest.Key(t), signer: catest.Key(t)}
+	rootKey := catest.Key(t)
+	root := catest.Sign(t, catest.Authority("clienttest", "root", c.Start.Add(-time.Hour), c.Start.AddDate(10, 0, 0)), nil, rootKey.Public(), rootKey)
+	template := catest.Authority("clienttest", "intermediate", c.Start.Add(-time.Hour), c.Start.AddDate(5, 0, 0))
+	template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	intermediate := catest.Sign(t, template, root, c.signer.Public(), rootKey)
 	c.chain = []*x509.Certificate{intermediate, root}
 
 	mux := http.NewServeMux()
@@ -91,31 +85,6 @@ func New(t testing.TB) *CA {
 	t.Cleanup(server.Close)
 	c.URL = server.URL
 	return c
-}
-
-func newKey(t testing.TB) *ecdsa.PrivateKey {
-	t.Helper()
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return key
-}
-
-func certificate(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
-	t.Helper()
-	if parent == nil {
-		parent = template
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cert, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return cert
 }
 
 // Set changes the knobs.

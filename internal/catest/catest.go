@@ -1,0 +1,78 @@
+// Package catest makes keys and certificates for tests. It imports nothing of ours,
+// so that tests of any package can use it.
+package catest
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/pem"
+	"math/big"
+	"net"
+	"testing"
+	"time"
+)
+
+// Key makes a P-256 key.
+func Key(t testing.TB) *ecdsa.PrivateKey {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatalf("making a key: %v", err)
+	}
+	return key
+}
+
+// Authority is the template of a CA certificate with a serial number of its own.
+func Authority(organization, name string, notBefore, notAfter time.Time) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: serial(), Subject: pkix.Name{Organization: []string{organization}, CommonName: name},
+		NotBefore: notBefore, NotAfter: notAfter,
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+}
+
+func serial() *big.Int { return new(big.Int).SetBytes([]byte(rand.Text()[:16])) }
+
+// Sign makes the certificate of a template and a public key. signer is the key of
+// parent, or where parent is nil the certificate's own.
+func Sign(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
+	t.Helper()
+	if parent == nil {
+		parent = template
+	}
+	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
+	if err != nil {
+		t.Fatalf("signing a certificate: %v", err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatalf("parsing what was signed: %v", err)
+	}
+	return c
+}
+
+// Server makes a TLS server's certificate, good for an hour, for the hosts and
+// 127.0.0.1. Clients verify it with Leaf, which signed itself.
+func Server(t testing.TB, hosts ...string) tls.Certificate {
+	t.Helper()
+	key := Key(t)
+	template := Authority("Example", "server", time.Now().Add(-time.Hour), time.Now().Add(time.Hour))
+	template.DNSNames, template.IPAddresses = hosts, []net.IP{net.IPv4(127, 0, 0, 1)}
+	template.KeyUsage |= x509.KeyUsageDigitalSignature
+	c := Sign(t, template, nil, key.Public(), key)
+	return tls.Certificate{Certificate: [][]byte{c.Raw}, PrivateKey: key, Leaf: c}
+}
+
+// PEM encodes certificates one after the other.
+func PEM(certificates ...*x509.Certificate) []byte {
+	var text []byte
+	for _, c := range certificates {
+		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return text
+}
