@@ -63,21 +63,7 @@ func (c *Config) checkAuthorities(path string, f *setting.Faults) {
 		}
 	}
 	if c.StateFile == "" {
-		addRecordFaults(list, lifecycle.Check(c.records(), c.Propagation), f)
-	}
-}
-
-// addRecordFaults puts faults of records under the list at path.
-func addRecordFaults(path string, faults []lifecycle.Fault, f *setting.Faults) {
-	for _, r := range faults {
-		at := path
-		if r.Entry >= 0 {
-			at = setting.Index(path, r.Entry)
-		}
-		if r.Field != "" {
-			at = setting.Join(at, r.Field)
-		}
-		f.Add(at, "%s", r.Text)
+		lifecycle.AddFaults(list, lifecycle.Check(c.records(), c.Propagation), f)
 	}
 }
 
@@ -154,7 +140,7 @@ func LoadAuthorities(ctx context.Context, c Config, o LoadOptions) (*Authorities
 	}
 	var f setting.Faults
 	const list = "ca.authorities"
-	addRecordFaults(list, append(lifecycle.Check(records, c.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
+	lifecycle.AddFaults(list, append(lifecycle.Check(records, c.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}

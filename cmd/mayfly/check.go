@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"io"
 	"log/slog"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 func newCheckCommand(streams streams) *cobra.Command {
@@ -29,16 +36,15 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			if err != nil {
 				return err
 			}
-			e := environment{now: time.Now, logger: slog.New(slog.DiscardHandler)}
-			p, err := loadParts(cmd.Context(), c, e)
+			loaded, err := service.Load(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return startFailure(err, "")
 			}
-			_, end := p.authorities.Active.Validity()
+			_, end := loaded.Authorities.Active.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
-				file, p.authorities.Active.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+				file, loaded.Authorities.Active.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 			if online {
-				return checkOnline(cmd.Context(), c, p, streams.Out)
+				return checkOnline(cmd.Context(), c, loaded, streams.Out)
 			}
 			return nil
 		},
@@ -46,4 +52,30 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens and the logs")
 	configFlag(cmd, &file)
 	return cmd
+}
+
+// checkOnline prints what a service would be told by others, step by step; the
+// error says how many steps failed.
+func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) error {
+	all, failed, whose := 0, 0, ""
+	loaded.Probe(ctx, c, func(p service.Probed) {
+		if p.Whose != whose {
+			fmt.Fprintf(w, "  %s\n", terminal.Escape(p.Whose))
+			whose = p.Whose
+		}
+		all++
+		result := strings.TrimSuffix("ok, "+p.Detail, ", ")
+		if p.Err != nil {
+			failed++
+			result = "failed: " + p.Err.Error()
+		}
+		fmt.Fprintf(w, "    %-10s %s\n", p.Name, terminal.Line(result))
+	})
+	if failed == 0 {
+		return nil
+	}
+	return &failure{
+		code: exitFailed, mend: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
+		err: fmt.Errorf("%d of %d steps failed", failed, all),
+	}
 }

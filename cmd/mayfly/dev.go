@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -90,7 +91,7 @@ func newDevCommand(streams streams) *cobra.Command {
 
 // dev makes what is missing, starts the issuer and the CA, and runs until ctx ends.
 func dev(ctx context.Context, o devOptions, streams streams) error {
-	frugal()
+	tuneGC()
 	if err := ensureDevCA(ctx, o.dir, streams); err != nil {
 		return err
 	}
@@ -121,17 +122,16 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
-	e := environment{now: time.Now, logger: logger}
-	at := located{http: rest, logBase: publicURL, source: devSource(o, publicURL, issuerURL)}
-	s, err := open(ctx, c, e, newRegistry(), at)
+	overrides := service.Overrides{HTTPListener: rest, LogBase: publicURL}
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, overrides, devSource(o, publicURL, issuerURL))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}
 	group, ctx := errgroup.WithContext(ctx)
 	group.Go(func() error { return serveIssuer(ctx, atIssuer, issuer.Handler()) })
-	group.Go(func() error { return s.run(ctx) })
-	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, e.now()), streams) })
-	return errors.Join(ignoreEnd(group.Wait()), removeEndpoints(o.dir))
+	group.Go(func() error { return s.Run(ctx) })
+	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, time.Now()), streams) })
+	return errors.Join(group.Wait(), removeEndpoints(o.dir))
 }
 
 // removeEndpoints takes back what says that everything answers.
@@ -154,9 +154,9 @@ func closeListeners(all ...net.Listener) error {
 }
 
 // devSource reads DIR/mayfly.yaml again as this run reads it.
-func devSource(o devOptions, publicURL, issuerURL string) source {
+func devSource(o devOptions, publicURL, issuerURL string) service.Source {
 	file := filepath.Join(o.dir, configName)
-	return source{file: file, load: func() (*config.Config, error) {
+	return service.Source{File: file, Load: func() (*config.Config, error) {
 		c, err := config.Load(file)
 		if err == nil {
 			locate(c, o, publicURL, issuerURL)
@@ -230,14 +230,14 @@ func serveIssuer(ctx context.Context, l net.Listener, h http.Handler) error {
 
 // announce writes the endpoints and the documents once the service is ready,
 // and says what to try.
-func announce(ctx context.Context, dir string, s *service, issuer, logURL string, streams streams) error {
-	if err := s.awaitReady(ctx); err != nil {
-		return ignoreEnd(err)
+func announce(ctx context.Context, dir string, s *service.Service, issuer, logURL string, streams streams) error {
+	if s.AwaitReady(ctx) != nil {
+		return nil //nolint:nilerr // it was told to stop before it was ready
 	}
-	at := s.server.Addresses()
+	at, documents := s.Addresses(), s.Documents()
 	e := endpoints{
-		HTTP: s.publicURL(), GRPC: at.GRPC.String(), Issuer: issuer, Metrics: "http://" + at.Metrics.String(),
-		CTLog: logURL, TrustedRoot: s.publicURL() + "/trusted_root.json", SigningConfig: s.publicURL() + "/signing_config.json", Dir: dir,
+		HTTP: s.PublicURL(), GRPC: at.GRPC.String(), Issuer: issuer, Metrics: "http://" + at.Metrics.String(),
+		CTLog: logURL, TrustedRoot: s.PublicURL() + "/trusted_root.json", SigningConfig: s.PublicURL() + "/signing_config.json", Dir: dir,
 	}
 	text, err := json.MarshalIndent(e, "", "  ")
 	if err != nil {
@@ -247,7 +247,7 @@ func announce(ctx context.Context, dir string, s *service, issuer, logURL string
 		name string
 		data []byte
 	}{
-		{trustedRootName, s.documents.TrustedRoot}, {signingConfigName, s.documents.SigningConfig},
+		{trustedRootName, documents.TrustedRoot}, {signingConfigName, documents.SigningConfig},
 		{endpointsName, append(text, '\n')}, // last: it says that everything answers
 	} {
 		if err := replaceFile(filepath.Join(dir, file.name), file.data); err != nil {

@@ -6,14 +6,24 @@ import (
 	"testing"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/config"
 )
 
 // TestLedgerLocksConfiguration: of two commands on states in the configuration
 // itself the second is refused, as both would write what they make of one reading.
 func TestLedgerLocksConfiguration(t *testing.T) {
 	t.Parallel()
-	r := newRotating(t)
-	text, err := yaml.Marshal(r.config)
+	_, made := shardedCA(t)
+	c, err := config.Load(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.CA.Authorities = []ca.NamedAuthority{{Name: "old", AuthorityConfig: c.CA.Authority, Record: lifecycle.Record{State: lifecycle.Active}}}
+	c.CA.Authority = ca.AuthorityConfig{}
+	text, err := yaml.Marshal(c)
 	if err != nil {
 		t.Fatal(err)
 	}

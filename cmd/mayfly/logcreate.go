@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
@@ -35,7 +36,7 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 				return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
-			p, err := loadParts(cmd.Context(), c, environment{now: time.Now, logger: slog.New(slog.DiscardHandler)})
+			p, err := service.Load(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return startFailure(err, "")
 			}
@@ -48,13 +49,13 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 
 // createLogs makes those of the logs of which nothing is there. It is an error when
 // there is none to make.
-func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, p *parts, streams streams) error {
+func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, p *service.Components, streams streams) error {
 	made := 0
 	for i, log := range logs {
 		if len(logs) > 1 && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
 			continue
 		}
-		if err := embedded.Create(ctx, log, embedded.Options{Signer: p.logKeys[i], Roots: p.authorities.Roots()}); err != nil {
+		if err := embedded.Create(ctx, log, embedded.Options{Signer: p.LogKeys[i], Roots: p.Authorities.Roots()}); err != nil {
 			return err
 		}
 		fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)

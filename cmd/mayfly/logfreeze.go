@@ -4,11 +4,11 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -124,7 +125,7 @@ func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	}
 	trail := string(f.config.Audit.Path)
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
-		Trail: trail, State: inclusionState(trail),
+		Trail: trail, State: inclusion.StateFile(trail),
 		Logs: []inclusion.Log{{About: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
 	}, f.log.Start)
 	if err != nil {
@@ -183,7 +184,7 @@ func (f *freezing) carryOut() error {
 	return embedded.Freeze(string(f.log.Directory), f.report, f.now)
 }
 
-// inclusionState is where the monitor of promises keeps how far all is well.
-func inclusionState(trail string) string {
-	return strings.TrimSuffix(trail, filepath.Ext(trail)) + ".inclusion.json"
+// writePublicKey writes a log's key in PEM to a file that isn't there yet.
+func writePublicKey(path string, spki []byte) error {
+	return durable.WriteNew(path, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}), 0o644)
 }

@@ -15,6 +15,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -63,7 +64,7 @@ func listLogs(c *config.Config, now time.Time) []listed {
 	add := func(state, url string, start, end time.Time, dir setting.Path, spki []byte, err error) {
 		d := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(url, "/"), Start: start, End: end}
 		if state == "" {
-			state = standing(d, now)
+			state = service.LogPhase(d, now)
 		}
 		all = append(all, listed{state, d, string(dir), err})
 	}

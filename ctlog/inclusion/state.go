@@ -7,6 +7,8 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -14,6 +16,11 @@ import (
 // the trail again, never a promise.
 type state struct {
 	Until time.Time `json:"until"` // what was recorded before is in its log
+}
+
+// StateFile is where the monitor of the trail keeps its state: beside it.
+func StateFile(trail string) string {
+	return strings.TrimSuffix(trail, filepath.Ext(trail)) + ".inclusion.json"
 }
 
 // readState reads the file; without one the state begins at the time given.

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -136,7 +136,7 @@ func (k *kmsRig) refusesAll(t *testing.T, name string) (asked int) {
 	before, first := k.kms.Count(k.kms.Sign), len(k.answers)
 	k.refuses(t, name, k.order(t, k.token(t, nil)), fault.SignerUnavailable)
 	for _, a := range k.answers[first:] {
-		if a.took > k.config.Server.RequestTimeout+time.Second { // the machine may be loaded
+		if a.took > k.started.Server.RequestTimeout+time.Second { // the machine may be loaded
 			t.Errorf("%s, %s: took %v", name, a.edge, a.took)
 		}
 	}
@@ -317,7 +317,7 @@ func TestE2_KMS(t *testing.T) {
 				s := kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
 				e2.spoil(t, s)
 				c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(s.Ref), s.Options.Access
-				_, err := loadParts(t.Context(), c, environment{now: time.Now, getenv: s.Options.Getenv, logger: r.logger()})
+				_, err := Load(t.Context(), c, Dependencies{Now: time.Now, getenv: s.Options.Getenv, Logger: r.logger()})
 				if err == nil || !strings.Contains(err.Error(), e2.want) || strings.Contains(err.Error(), kmstest.Secret) {
 					t.Errorf("%v; want %q in it", err, e2.want)
 				}

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bytes"
@@ -45,13 +45,22 @@ func (r *rig) readiness(t *testing.T) (int, string) {
 
 func (r *rig) awaitReadiness(t *testing.T, want string) {
 	t.Helper()
-	if err := (*process)(nil).until(want, func() (bool, error) {
+	poll(t, want, func() bool {
 		_, text := r.readiness(t)
-		return deciding(text) == want, nil
-	}); err != nil {
-		_, text := r.readiness(t)
-		t.Fatalf("%v; it says %q", err, text)
+		return deciding(text) == want
+	})
+}
+
+// deciding is /readyz?verbose without what only informs: the details, and the
+// lines about the configuration and the log to come.
+func deciding(page string) string {
+	var kept strings.Builder
+	for line := range strings.Lines(page) {
+		if !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "configuration: ") && !strings.HasPrefix(line, "next log: ") {
+			kept.WriteString(line)
+		}
 	}
+	return kept.String()
 }
 
 func TestC6_IssuerUnreachableAtStart(t *testing.T) {

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bytes"
@@ -144,7 +144,7 @@ func TestD1_LogDown(t *testing.T) {
 				if bytes.Contains([]byte(a.raw), []byte("log-internal-words")) {
 					t.Errorf("%s: the log's own words are in the answer: %s", a.edge, a.raw)
 				}
-				if a.took > r.config.Server.RequestTimeout {
+				if a.took > r.started.Server.RequestTimeout {
 					t.Errorf("%s: took %v", a.edge, a.took)
 				}
 			}

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"crypto/x509"
@@ -101,7 +101,7 @@ func TestRootsDropped(t *testing.T) {
 		_ = json.NewEncoder(w).Encode(map[string]any{"certificates": []string{}}) // the client may have gone
 	})
 	l.reads.Store(&empty)
-	if err := r.external[0].CheckRoots(t.Context(), r.activeChain()); err == nil {
+	if err := r.loaded.external[0].CheckRoots(t.Context(), r.activeChain()); err == nil {
 		t.Fatal("an empty list of roots has ours")
 	}
 	if got := r.scrape(t)["mayfly_ctlog_roots_refused"]; got != 1 {

@@ -1,11 +1,10 @@
-package main
+package service
 
 import (
 	"bytes"
 	"crypto/x509"
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -49,15 +48,7 @@ func TestSigningQuota(t *testing.T) {
 	if said[""] == 0 || said[fault.SigningQuota] < callers/2 || said[""]+said[fault.SigningQuota] != callers {
 		t.Errorf("%d at once at one signature a second: %v", callers, said)
 	}
-	r.eventually(t, "there is room again", func() bool { return r.ask(t, edges[0], o).reason == "" })
-}
-
-// eventually waits for a condition.
-func (r *rig) eventually(t *testing.T, what string, so func() bool) {
-	t.Helper()
-	if err := (*process)(nil).until(what, func() (bool, error) { return so(), nil }); err != nil {
-		t.Fatal(err)
-	}
+	poll(t, "there is room again", func() bool { return r.ask(t, edges[0], o).reason == "" })
 }
 
 // TestPrecertificateSigner: where a log refuses what a precertificate signing
@@ -86,8 +77,8 @@ func TestPrecertificateSigner(t *testing.T) {
 			if tt.refuses {
 				l.breaks(refusePresigned(t))
 				r.ask(t, edges[0], o) // one learns of it
-				r.eventually(t, "the service learns of it", func() bool {
-					return strings.HasPrefix(r.service.issuer.SigningForm(), "2: a log refuses")
+				poll(t, "the service learns of it", func() bool {
+					return strings.HasPrefix(r.Service.issuer.SigningForm(), "2: a log refuses")
 				})
 				r.issues(t, "with two signatures", o)
 			}
@@ -102,14 +93,13 @@ func TestPrecertificateSigner(t *testing.T) {
 // signing certificate doesn't start where a log refuses what that signs.
 func TestPrecertificateSignerRefused(t *testing.T) {
 	t.Parallel()
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry()}
+	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
 	c := r.configuration(t)
 	newRemoteLog(t, r, c).breaks(refusePresigned(t))
 	c.CA.Authority.PrecertificateSigner = ca.PresignOn
-	e := environment{now: time.Now, logger: slog.New(slog.NewJSONHandler(r.lines, nil))}
-	s, err := open(t.Context(), c, e, r.proven, located{})
+	s, err := Open(t.Context(), c, Dependencies{Now: time.Now, Logger: r.logger()}, Overrides{}, Source{})
 	if err == nil {
-		t.Error("it started", s.close(t.Context()))
+		t.Error("it started", s.Close(t.Context()))
 	}
 	const want = "ca.authority.precertificate_signer: is on, but a log refuses what such a certificate signs"
 	if err == nil || !strings.Contains(err.Error(), want) {

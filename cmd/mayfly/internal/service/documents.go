@@ -1,46 +1,59 @@
-package main
+package service
 
 import (
 	"context"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// startEphemeral makes the first issuing certificate, where the active authority
-// is of the mode ephemeral.
-func (s *service) startEphemeral(ctx context.Context) error {
-	if !s.authorities.Active.IsEphemeral() {
-		return nil
+// render writes what clients need to trust and to find this CA: st's issuers, all
+// authorities that are listed, and all logs.
+func (s *Service) render(st *state) (trustroot.Documents, error) {
+	start := st.authorities.Listed[0].Start
+	in := trustroot.Input{CA: []trustroot.Service{{URL: s.PublicURL(), Operator: s.operator(), Start: start}}}
+	for _, l := range st.authorities.Listed {
+		in.Authorities = append(in.Authorities, trustroot.Authority{Chain: l.Chain, URL: s.PublicURL(), Start: l.Start, End: l.End})
 	}
-	var err error
-	s.ephemeral, err = ca.StartEphemeral(ctx, s.authorities.Active, ca.EphemeralOptions{
-		// The longest of all: issuers have lifetimes of their own, and a reload may raise them.
-		Lifetime: ca.MaxLifetime, Auditor: s.audit, Now: s.now, Logger: s.logger, Metrics: s.registry, Wake: s.wake,
+	in.Logs = s.logDescriptions(st.logs)
+	for _, i := range st.config.Issuers {
+		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
+			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
+		}
+	}
+	return trustroot.Render(in)
+}
+
+// prepareDocuments renders the documents of the next state.
+func (s *Service) prepareDocuments(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
+	next.documents, err = s.render(next)
+	return nil, nil, err
+}
+
+// prepareServer has the server serve what next has, with its settings.
+func (s *Service) prepareServer(_ context.Context, next *state) (func(context.Context), func(), error) {
+	change, err := s.server.Prepare(server.Change{
+		Config: next.config.Server, Documents: server.Documents(next.documents), Mounts: next.logs.mounts, Posts: next.logs.posts,
 	})
-	return err
-}
-
-// inForce are configured authorities with the issuing certificates of the mode
-// ephemeral, where there are any.
-func (s *service) inForce(configured *ca.Authorities) *ca.Authorities {
-	if s.ephemeral == nil {
-		return configured
-	}
-	return s.ephemeral.Authorities(configured)
-}
-
-// relist puts changed issuing certificates in force: what clients read first,
-// then who signs.
-func (s *service) relist(context.Context) error {
-	s.reloader.applying.Lock()
-	defer s.reloader.applying.Unlock()
-	next, c := s.inForce(s.authorities), s.reloader.inForce()
-	documents, err := s.renderDocuments(c, next, s.own)
 	if err != nil {
+		return nil, nil, err
+	}
+	return func(context.Context) { change() }, nil, nil
+}
+
+// relist puts changed issuing certificates of the mode ephemeral in force: what
+// clients read first, then who signs.
+func (s *Service) relist(context.Context) (err error) {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	next := *s.state()
+	next.authorities = s.withEphemeral(next.configured)
+	if next.documents, err = s.render(&next); err != nil {
 		return err
 	}
-	s.server.Publish(server.Documents(documents))
-	s.issuer.Use(next)
+	s.server.Publish(server.Documents(next.documents))
+	s.issuer.Use(next.authorities)
+	s.current.Store(&next)
 	return nil
 }

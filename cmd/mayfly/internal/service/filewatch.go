@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"maps"
@@ -6,68 +6,57 @@ import (
 	"slices"
 )
 
-// sighting is how a file looked, links followed: enough to tell one version of
+// fileVersion is how a file looks, links followed: enough to tell one version of
 // it from the next, whether it was written in place, renamed over, or reached by
 // a link that now leads elsewhere.
-type sighting struct {
+type fileVersion struct {
 	info os.FileInfo // nil where there is no such file, or it can't be reached
 }
 
-func (s sighting) same(other sighting) bool {
-	if s.info == nil || other.info == nil {
-		return s.info == nil && other.info == nil
+func (v fileVersion) same(other fileVersion) bool {
+	if v.info == nil || other.info == nil {
+		return v.info == nil && other.info == nil
 	}
-	return os.SameFile(s.info, other.info) && s.info.ModTime().Equal(other.info.ModTime()) &&
-		s.info.Size() == other.info.Size() && s.info.Mode() == other.info.Mode()
+	return os.SameFile(v.info, other.info) && v.info.ModTime().Equal(other.info.ModTime()) &&
+		v.info.Size() == other.info.Size() && v.info.Mode() == other.info.Mode()
 }
 
-// view is how files looked at one moment, by name.
-type view map[string]sighting
+// snapshot is how files look at one moment, by name.
+type snapshot map[string]fileVersion
 
-func look(files []string) view {
-	v := make(view, len(files))
+func stat(files []string) snapshot {
+	s := make(snapshot, len(files))
 	for _, f := range files {
 		info, err := os.Stat(f)
 		if err != nil {
 			info = nil
 		}
-		v[f] = sighting{info}
+		s[f] = fileVersion{info}
 	}
-	return v
+	return s
 }
 
-// same reports whether the files of v look the same in other. Those that only
-// one of them knows make a difference too.
-func (v view) same(other view) bool {
-	if len(v) != len(other) {
-		return false
-	}
-	for f, s := range v {
-		o, known := other[f]
-		if !known || !s.same(o) {
-			return false
-		}
-	}
-	return true
-}
+// same reports whether the files look the same in both. One that only one of them
+// knows makes a difference too.
+func (s snapshot) same(other snapshot) bool { return maps.EqualFunc(s, other, fileVersion.same) }
 
 // watcher notices that files have changed, by looking at them now and then.
 type watcher struct {
-	settled view // when they were last taken up
-	latest  view // at the last look
+	settled snapshot // when they were last taken up
+	latest  snapshot // at the last look
 }
 
 // watch begins, or begins anew, with what the files look like now.
 func (w *watcher) watch(files []string) {
-	w.settled = look(files)
+	w.settled = stat(files)
 	w.latest = maps.Clone(w.settled)
 }
 
 // also watches further files, and leaves those that are watched already.
 func (w *watcher) also(files []string) {
-	for f, s := range look(files) {
+	for f, v := range stat(files) {
 		if _, known := w.settled[f]; !known {
-			w.settled[f], w.latest[f] = s, s
+			w.settled[f], w.latest[f] = v, v
 		}
 	}
 }
@@ -76,7 +65,7 @@ func (w *watcher) also(files []string) {
 // waits until two looks in a row see the same: whoever writes them may be in the
 // middle of one, or between two that belong together.
 func (w *watcher) changed() bool {
-	now := look(slices.Collect(maps.Keys(w.settled)))
+	now := stat(slices.Collect(maps.Keys(w.settled)))
 	quiet := now.same(w.latest)
 	w.latest = now
 	if !quiet || now.same(w.settled) {

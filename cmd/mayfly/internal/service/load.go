@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -8,10 +8,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
@@ -19,64 +21,63 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// environment is what every part of a service works with.
-type environment struct {
-	now      func() time.Time
-	logger   *slog.Logger
-	registry prometheus.Registerer // nil leaves metrics unregistered
-	getenv   func(string) string   // of the keys' credentials; nil is os.Getenv
-	wake     <-chan time.Time      // when ephemeral issuing certificates are looked at, beside their own times; nil for never
+// Dependencies are what every component works with.
+type Dependencies struct {
+	Now    func() time.Time
+	Logger *slog.Logger
+	// Registry takes the metrics; nil makes a new one.
+	Registry *prometheus.Registry
+
+	// Tests set these.
+	getenv func(string) string // for the keys' credentials; nil is os.Getenv
+	wake   <-chan time.Time    // when ephemeral issuing certificates are looked at, beside their own times
 }
 
-// parts are what a configuration names, read and checked but neither locked,
-// written nor connected: all that `mayfly check` can look at while a service runs.
-type parts struct {
-	authorities *ca.Authorities
+// withRegistry is d with a registry.
+func (d Dependencies) withRegistry() Dependencies {
+	if d.Registry == nil {
+		d.Registry = prometheus.NewRegistry()
+		d.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	}
+	return d
+}
+
+// Components are what a configuration names, read and checked but neither locked,
+// written nor connected: all that can be looked at while a service runs.
+type Components struct {
+	Authorities *ca.Authorities
+	LogKeys     []kms.Signer // of our logs, in the order of ctlog.Config.Own
 	verifier    *identity.Succession
 	keys        *proof.Policy
 	replay      *replay.Store // nil where a process remembers used tokens by itself
-	logKeys     []kms.Signer  // of our logs, in the order of ctlog.Config.Own
 	external    []*external.Log
 }
 
-// loadParts reads everything that c names and reports all faults at once, as a
+// Load reads everything that c names and reports all faults at once, as a
 // *setting.FaultError.
-func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, error) {
-	var p parts
+func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, error) {
+	d = d.withRegistry()
+	var loaded Components
 	var f setting.Faults
 	var err error
-	if p.authorities, err = ca.LoadAuthorities(ctx, c.CA, e.loading(c, nil)); err != nil {
+	if loaded.Authorities, err = ca.LoadAuthorities(ctx, c.CA, d.authorityOptions(c, nil)); err != nil {
 		addFaults(&f, "ca", err)
 	}
-	o := identity.Options{Now: e.now, Logger: e.logger, Metrics: e.registry, Deny: c.Deny}
+	o := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny}
 	if c.Replay.Enabled() {
-		if p.replay, err = replay.New(c.Replay, e.now); err != nil {
+		if loaded.replay, err = replay.New(c.Replay, d.Now); err != nil {
 			addFaults(&f, "replay.redis", err)
 		} else {
-			o.Replay = p.replay
+			o.Replay = loaded.replay
 		}
 	}
-	if p.verifier, err = identity.NewSuccession(c.Issuers, o); err != nil {
+	if loaded.verifier, err = identity.NewSuccession(c.Issuers, o); err != nil {
 		addFaults(&f, "issuers", err)
 	}
-	if p.keys, err = proof.NewPolicy(); err != nil {
+	if loaded.keys, err = proof.NewPolicy(); err != nil {
 		return nil, err
 	}
-	for i, log := range c.CTLog.Own() {
-		key, err := openLogKey(ctx, log, e)
-		if err != nil {
-			addFaults(&f, setting.Join(c.CTLog.OwnPath("ctlog", i), "key"), err)
-		}
-		p.logKeys = append(p.logKeys, key)
-	}
-	for i, log := range c.CTLog.Logs {
-		member, err := external.New(log, external.Options{Now: e.now, Logger: e.logger, Metrics: e.registry})
-		if err != nil {
-			addFaults(&f, setting.Index("ctlog.logs", i), err)
-			continue
-		}
-		p.external = append(p.external, member)
-	}
+	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := tls.LoadX509KeyPair(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)
@@ -85,7 +86,26 @@ func loadParts(ctx context.Context, c *config.Config, e environment) (*parts, er
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	return &p, nil
+	return &loaded, nil
+}
+
+// loadLogs opens the keys of our logs, and reads what others' logs are called and sign with.
+func (l *Components) loadLogs(ctx context.Context, c ctlog.Config, d Dependencies, f *setting.Faults) {
+	for i, log := range c.Own() {
+		key, err := d.openLogKey(ctx, log)
+		if err != nil {
+			addFaults(f, setting.Join(c.OwnPath("ctlog", i), "key"), err)
+		}
+		l.LogKeys = append(l.LogKeys, key)
+	}
+	for i, log := range c.Logs {
+		opened, err := external.New(log, external.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry})
+		if err != nil {
+			addFaults(f, setting.Index("ctlog.logs", i), err)
+			continue
+		}
+		l.external = append(l.external, opened)
+	}
 }
 
 // addFaults adds err under path, or as it is when it knows its own paths.
@@ -98,22 +118,30 @@ func addFaults(f *setting.Faults, path string, err error) {
 	f.Add(path, "%v", err)
 }
 
-// loading is what c's authorities are loaded with, after those in force.
-func (e environment) loading(c *config.Config, before *ca.Authorities) ca.LoadOptions {
-	return ca.LoadOptions{
-		Now: e.now(), Lifetime: longest(c), Before: before,
-		KMS: kms.Options{Logger: e.logger, Metrics: e.registry, Now: e.now, Getenv: e.getenv},
-	}
+// authorityOptions are what c's authorities are loaded with, after those in force.
+func (d Dependencies) authorityOptions(c *config.Config, before *ca.Authorities) ca.LoadOptions {
+	return ca.LoadOptions{Now: d.Now(), Lifetime: longestLifetime(c), Before: before, KMS: d.kmsOptions()}
 }
 
-// longest is the longest lifetime that any issuer's policy may give a certificate.
-func longest(c *config.Config) time.Duration {
-	most := c.CA.Lifetime
+func (d Dependencies) kmsOptions() kms.Options {
+	return kms.Options{Logger: d.Logger, Metrics: d.Registry, Now: d.Now, Getenv: d.getenv}
+}
+
+// openLogKey opens the key of one of our logs.
+func (d Dependencies) openLogKey(ctx context.Context, c ctlog.EmbeddedConfig) (kms.Signer, error) {
+	o := d.kmsOptions()
+	o.Passphrase = c.Passphrase
+	return kms.Open(ctx, string(c.Key), o)
+}
+
+// longestLifetime is the longest that any issuer's policy may give a certificate.
+func longestLifetime(c *config.Config) time.Duration {
+	longest := c.CA.Lifetime
 	for _, i := range c.Issuers {
-		most = max(most, i.Lifetime)
+		longest = max(longest, i.Lifetime)
 		for _, p := range i.Profiles {
-			most = max(most, p.Lifetime)
+			longest = max(longest, p.Lifetime)
 		}
 	}
-	return min(most, ca.MaxLifetime)
+	return min(longest, ca.MaxLifetime)
 }

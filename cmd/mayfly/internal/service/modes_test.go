@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bytes"
@@ -8,7 +8,6 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -177,7 +176,7 @@ func TestSealedService(t *testing.T) {
 				}
 				c.CA.Authority = ca.AuthorityConfig{
 					Mode: ca.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
-					Chain: certify(t, r.dir, s.Ref, o, root, key),
+					Chain: certify(t, "Sealed", filepath.Join(r.dir, "sealed.chain.pem"), s.Ref, o, root, key),
 				}
 				r.getenv = s.Options.Getenv
 				r.private = append(r.private, "do-not-log-me")
@@ -201,25 +200,24 @@ func TestSealedService(t *testing.T) {
 	}
 }
 
-// certify makes an intermediate for a sealed key, as `mayfly ca intermediate` does.
-func certify(t *testing.T, dir, ref string, o kms.Options, root []*x509.Certificate, key crypto.Signer) setting.Path {
+// certify makes an intermediate for a key, in a file called path, as `mayfly ca intermediate` does.
+func certify(t *testing.T, name, path, ref string, o kms.Options, root []*x509.Certificate, key crypto.Signer) setting.Path {
 	t.Helper()
-	sealed, err := kms.Open(t.Context(), ref, o)
+	signer, err := kms.Open(t.Context(), ref, o)
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceremony.New(root, ceremony.Profile{CommonName: "Sealed"}, ceremony.Circumstances{Now: time.Now()})
+	c, err := ceremony.New(root, ceremony.Profile{CommonName: name}, ceremony.Circumstances{Now: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.For(sealed.Public(), ref); err != nil {
+	if err := c.For(signer.Public(), ref); err != nil {
 		t.Fatal(err)
 	}
 	made, err := c.Sign(ceremony.Key{Signer: key, Ref: "the root's"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(dir, "sealed.chain.pem")
 	if err := os.WriteFile(path, made.PEM(), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -249,7 +247,7 @@ func TestEphemeralWaits(t *testing.T) {
 // TestEphemeralStartFails: a KMS that is down at the start is named, with the step.
 func TestEphemeralStartFails(t *testing.T) {
 	t.Parallel()
-	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry()}
+	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
 	r.issuer = newRig(t, nil).issuer
 	c := r.configuration(t)
 	s := ephemeralBy(t, "aws", r, c)
@@ -262,10 +260,9 @@ func TestEphemeralStartFails(t *testing.T) {
 		}
 		return kmstest.Fault{}
 	})
-	e := environment{now: time.Now, getenv: r.getenv, logger: slog.New(slog.NewJSONHandler(r.lines, nil))}
-	opened, err := open(t.Context(), c, e, r.proven, located{})
+	opened, err := Open(t.Context(), c, Dependencies{Now: time.Now, getenv: r.getenv, Logger: r.logger()}, Overrides{}, Source{})
 	if err == nil {
-		t.Fatal("it started", opened.close(t.Context()))
+		t.Fatal("it started", opened.Close(t.Context()))
 	}
 	for _, want := range []string{"the first ephemeral issuing certificate: signing with", s.Host + ": sign: the principal may not"} {
 		if !strings.Contains(err.Error(), want) {
@@ -289,8 +286,8 @@ func TestEphemeralRelists(t *testing.T) {
 		first.wake = wake
 		ephemeralBy(t, "vault", first, c)
 		of = c.CA.Authority
-	}, source{file: r.file, load: r.load, hangup: r.hangup, ticks: r.ticks})
-	if err := r.awaitReady(t.Context()); err != nil {
+	}, Source{File: r.file, Load: r.load, Hangup: r.hangup, ticks: r.ticks})
+	if err := r.AwaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.offer(nil)

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bufio"
@@ -39,7 +39,7 @@ func (r *rig) refuses(t *testing.T, name string, o order, reasons ...fault.Reaso
 	t.Helper()
 	var all sync.WaitGroup
 	for _, e := range edges {
-		if !e.carries(o, r.config.Server.Limits) {
+		if !e.carries(o, r.started.Server.Limits) {
 			continue
 		}
 		all.Go(func() {
@@ -170,7 +170,7 @@ func (r *rig) published(t *testing.T) string {
 func (r *rig) untouched(t *testing.T) {
 	t.Helper()
 	issued := uint64(r.issued.Load())
-	if r.config.CTLog.Mode != ctlog.ModeEmbedded || r.broken {
+	if r.started.CTLog.Mode != ctlog.ModeEmbedded || r.broken {
 		return // tests of other logs, and of what fails within, look for themselves
 	}
 	for stage, n := range r.counts(t) {
@@ -192,7 +192,7 @@ func (r *rig) untouched(t *testing.T) {
 		}
 	}
 	var entries uint64
-	for _, log := range append(r.config.CTLog.Own(), r.further...) {
+	for _, log := range append(r.started.CTLog.Own(), r.further...) {
 		report, err := embedded.Verify(context.WithoutCancel(t.Context()), string(log.Directory), embedded.VerifyOptions{MarkFile: string(log.MarkFile)})
 		if err != nil {
 			t.Errorf("the log %s: %v", log.URL, err)

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"io"
@@ -73,7 +73,7 @@ func (r *rig) until(t *testing.T, name string, wanted func(value float64) bool) 
 // documented are the metrics that docs/ctlog.md tells operators to watch.
 func documented(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "ctlog.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "docs", "ctlog.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,12 +1,12 @@
-package main
+package service
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"sync"
+	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -14,19 +14,19 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 // reloadInterval is how often the files are looked at. A change is in force
 // after two looks; what Kubernetes mounts takes up to a minute to get there anyway.
 const reloadInterval = time.Second
 
-// source is where a running service gets a new configuration from.
-type source struct {
-	file   string
-	load   func() (*config.Config, error)
-	hangup <-chan os.Signal // asks for a reload at once; nil never does
-	ticks  <-chan time.Time // when to look at the files; nil is every reloadInterval
+// Source is where a running service gets a new configuration from.
+type Source struct {
+	File   string
+	Load   func() (*config.Config, error)
+	Hangup <-chan os.Signal // asks for a reload at once; nil never does
+
+	ticks <-chan time.Time // when to look at the files; nil is every reloadInterval. Tests set it.
 }
 
 // What became of a reload: the label of mayfly_config_reloads_total.
@@ -35,55 +35,76 @@ const (
 	reloadRefused = "refused"
 )
 
-// reloader puts a configuration that changed in force while a service runs: all
-// of it or, when it has any fault, nothing.
-type reloader struct {
-	source
-	service *service
-	watcher watcher
-	reloads *prometheus.CounterVec
-	good    prometheus.Gauge
-
-	applying sync.Mutex // held by whoever changes what is in force
-
-	mu      sync.Mutex
-	config  *config.Config // in force
-	since   time.Time      // when it was put in force
-	refused time.Time      // when what came after it was refused; zero when it wasn't
-	err     error          // why
+// reloads is how a service takes configurations up while it runs.
+type reloads struct {
+	Source
+	steps   []reloadStep
+	watcher watcher                 // of the goroutine that Run starts
+	refused atomic.Pointer[refusal] // nil while what was read last is in force
+	total   *prometheus.CounterVec
+	success prometheus.Gauge
 }
 
-// newReloader makes the reloader of s, whose configuration was read from the source.
-func newReloader(s *service, from source) (*reloader, error) {
-	r := &reloader{
-		source: from, service: s, config: s.config, since: s.now(),
-		reloads: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_config_reloads_total", Help: "Configurations read while the service runs, by what became of them (applied, refused).",
-		}, []string{"outcome"}),
-		good: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mayfly_config_last_reload_success", Help: "0 when the configuration on disk was refused and an older one is in force, else 1.",
-		}),
+// refusal is a configuration that wasn't put in force.
+type refusal struct {
+	at  time.Time
+	err error
+}
+
+// reloadStep is how one component follows a configuration.
+type reloadStep struct {
+	settings string // whose faults these are, where the error doesn't know
+	opens    bool   // it opens something: skipped for a configuration that is refused anyway
+	// prepare makes what next's configuration asks for and adds it to next, where
+	// later steps read it. Nothing that is in force changes before commit, which
+	// can't fail; rollback closes what prepare opened. Either may be nil. After an
+	// error nothing is open.
+	prepare func(ctx context.Context, next *state) (commit func(context.Context), rollback func(), err error)
+}
+
+// reloadSteps are in the order in which they are prepared and committed, and in the
+// opposite order of their rollback. Authorities and logs are loaded first and used
+// last: clients are told of them, by documents and server, before anything is
+// signed by the one or submitted to the other.
+func (s *Service) reloadSteps() []reloadStep {
+	return []reloadStep{
+		{settings: "", prepare: s.prepareSettings},
+		{settings: "issuers", prepare: s.prepareIdentity},
+		{settings: "ca", prepare: s.prepareAuthorities},
+		{settings: "ctlog", prepare: s.prepareLogs, opens: true},
+		{settings: "issuers", prepare: s.prepareDocuments},
+		{settings: "server", prepare: s.prepareServer},
+		{settings: "ctlog", prepare: s.prepareSubmission},
+		{settings: "ca", prepare: s.prepareSigning},
 	}
-	r.good.Set(1)
-	r.reloads.WithLabelValues(reloadApplied)
-	r.reloads.WithLabelValues(reloadRefused)
-	r.watcher.watch(r.files(s.config))
-	if s.registry == nil {
-		return r, nil
-	}
-	return r, errors.Join(s.registry.Register(r.reloads), s.registry.Register(r.good))
+}
+
+// start watches the files of the source and of the first state.
+func (r *reloads) start(s *Service, first *state, from Source) error {
+	r.Source, r.steps = from, s.reloadSteps()
+	r.total = prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_config_reloads_total", Help: "Configurations read while the service runs, by what became of them (applied, refused).",
+	}, []string{"outcome"})
+	r.success = prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "mayfly_config_last_reload_success", Help: "0 when the configuration on disk was refused and an older one is in force, else 1.",
+	})
+	r.success.Set(1)
+	r.total.WithLabelValues(reloadApplied)
+	r.total.WithLabelValues(reloadRefused)
+	r.watcher.watch(r.files(first.config))
+	return errors.Join(s.Registry.Register(r.total), s.Registry.Register(r.success))
 }
 
 // files are what a change of which is a reason to reload: the configuration
 // itself and what it names.
-func (r *reloader) files(c *config.Config) []string { return append(c.Files(), r.file) }
+func (r *reloads) files(c *config.Config) []string { return append(c.Files(), r.File) }
 
-// run reloads when files change, or at a hangup, until ctx ends.
-func (r *reloader) run(ctx context.Context) error {
-	if r.load == nil {
+// watchConfiguration reloads when files change, or at a hangup, until ctx ends.
+func (s *Service) watchConfiguration(ctx context.Context) error {
+	if s.reloads.Load == nil {
 		return nil
 	}
-	ticks := r.ticks
+	ticks := s.reloads.ticks
 	if ticks == nil {
 		ticker := time.NewTicker(reloadInterval)
 		defer ticker.Stop()
@@ -93,100 +114,94 @@ func (r *reloader) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-r.hangup:
-			r.reload(ctx, "SIGHUP")
+		case <-s.reloads.Hangup:
+			s.reload(ctx, "SIGHUP")
 		case <-ticks:
-			if r.watcher.changed() {
-				r.reload(ctx, "file")
+			if s.reloads.watcher.changed() {
+				s.reload(ctx, "file")
 			}
 		}
 	}
 }
 
 // reload reads the configuration and puts it in force if nothing is wrong with it.
-func (r *reloader) reload(ctx context.Context, cause string) {
+func (s *Service) reload(ctx context.Context, cause string) {
+	r := &s.reloads
 	// Files are looked at before they are read: what changes from here on is a change.
-	r.watcher.watch(r.files(r.config))
-	next, err := r.load()
-	r.applying.Lock()
-	defer r.applying.Unlock()
+	r.watcher.watch(r.files(s.state().config))
+	next, err := r.Load()
 	if err == nil {
 		r.watcher.also(next.Files())
-		err = r.apply(ctx, next)
+		err = s.apply(ctx, next)
 	}
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	logger, now := r.service.logger, r.service.now()
 	if err != nil {
-		r.refused, r.err = now, err
-		r.reloads.WithLabelValues(reloadRefused).Inc()
-		r.good.Set(0)
-		logger.LogAttrs(ctx, slog.LevelError, "the new configuration can't be used; the old one stays in force",
-			slog.String("cause", cause), slog.String("file", r.file), slog.Any("faults", faultsOf(err)))
+		r.refused.Store(&refusal{s.Now(), err})
+		r.total.WithLabelValues(reloadRefused).Inc()
+		r.success.Set(0)
+		s.Logger.LogAttrs(ctx, slog.LevelError, "the new configuration can't be used; the old one stays in force",
+			slog.String("cause", cause), slog.String("file", r.File), slog.Any("faults", faultsOf(err)))
 		return
 	}
-	r.config, r.since = next, now
-	r.refused, r.err = time.Time{}, nil
-	r.reloads.WithLabelValues(reloadApplied).Inc()
-	r.good.Set(1)
-	logger.LogAttrs(ctx, slog.LevelInfo, "the configuration was read again and is in force",
-		slog.String("cause", cause), slog.String("file", r.file), slog.Int("issuers", len(next.Issuers)))
+	r.refused.Store(nil)
+	r.total.WithLabelValues(reloadApplied).Inc()
+	r.success.Set(1)
+	s.Logger.LogAttrs(ctx, slog.LevelInfo, "the configuration was read again and is in force",
+		slog.String("cause", cause), slog.String("file", r.File), slog.Int("issuers", len(next.Issuers)))
 }
 
-// apply makes all that next asks for and, when nothing is wrong with any of it,
-// puts it in force. The error is a *setting.FaultError.
-func (r *reloader) apply(ctx context.Context, next *config.Config) (err error) {
-	s := r.service
+// apply makes all that c asks for and, when nothing is wrong with any of it, puts
+// it in force. The error is a *setting.FaultError with the faults of every step.
+func (s *Service) apply(ctx context.Context, c *config.Config) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
+	next := *s.state()
+	next.config = c
 	var f setting.Faults
-	r.config.CheckReload(next, s.now(), &f)
-	verifier, err := s.verifier.Prepare(next.Issuers, identity.Options{Now: s.now, Logger: s.logger, Deny: next.Deny})
-	if err != nil {
-		addFaults(&f, "issuers", err)
-	}
-	authorities := s.authorities
-	if succession, fault := s.nextAuthorities(ctx, next); fault != nil {
-		addFaults(&f, "ca", fault)
-	} else {
-		authorities = succession
-		defer func() {
-			if err != nil {
-				s.discard(authorities)
-			}
-		}()
-	}
-	var own ownLogs
-	if f.Len() == 0 { // nothing is opened for a configuration that is refused anyway
-		if own, err = s.openOwn(ctx, next, nil, s.own); err != nil {
-			addFaults(&f, "ctlog", err)
+	var commits []func(context.Context)
+	var rollbacks []func()
+	for _, step := range s.reloads.steps {
+		if step.opens && f.Len() > 0 {
+			continue
+		}
+		commit, rollback, err := step.prepare(ctx, &next)
+		if err != nil {
+			addFaults(&f, step.settings, err)
+		}
+		if commit != nil {
+			commits = append(commits, commit)
+		}
+		if rollback != nil {
+			rollbacks = append(rollbacks, rollback)
 		}
 	}
-	documents, err := s.renderDocuments(next, s.inForce(authorities), own)
-	if err != nil {
-		f.Add("issuers", "%v", err)
-	}
-	change, err := s.server.Prepare(server.Change{
-		Config: next.Server, Documents: server.Documents(documents), Mounts: own.mounts, Posts: own.posts,
-	})
-	if err != nil {
-		addFaults(&f, "server", err)
-	}
 	if err := f.Err(); err != nil {
-		return errors.Join(err, closeAll(ctx, own.fresh))
+		for _, rollback := range slices.Backward(rollbacks) {
+			rollback()
+		}
+		return err
 	}
-	s.verifier.Follow(verifier)
-	change()                                // clients are told of an authority before it signs
-	if err := s.use(ctx, own); err != nil { // all that could be checked before was
-		s.logger.ErrorContext(ctx, "putting the logs in force", slog.Any("error", err))
+	for _, commit := range commits {
+		commit(ctx)
 	}
-	s.useAuthorities(ctx, authorities)
+	next.since = s.Now()
+	s.current.Store(&next)
 	return nil
 }
 
-// inForce is the configuration in force.
-func (r *reloader) inForce() *config.Config {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.config
+// prepareSettings refuses what only a restart can change.
+func (s *Service) prepareSettings(_ context.Context, next *state) (func(context.Context), func(), error) {
+	var f setting.Faults
+	s.state().config.CheckReload(next.config, s.Now(), &f)
+	return nil, nil, f.Err()
+}
+
+// prepareIdentity has tokens verified by next's issuers.
+func (s *Service) prepareIdentity(_ context.Context, next *state) (func(context.Context), func(), error) {
+	verifier, err := s.loaded.verifier.Prepare(next.config.Issuers, identity.Options{Now: s.Now, Logger: s.Logger, Deny: next.config.Deny})
+	if err != nil {
+		return nil, nil, err
+	}
+	return func(context.Context) { s.loaded.verifier.Follow(verifier) }, nil, nil
 }
 
 // faultsOf is what is wrong, one entry a fault.
@@ -205,23 +220,4 @@ func faultsOf(err error) []string {
 	default:
 		return []string{err.Error()}
 	}
-}
-
-// check fails while a configuration on disk was refused.
-func (r *reloader) check(context.Context) error {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.err
-}
-
-// detail is what anybody may know of it.
-func (r *reloader) detail() []string {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	lines := []string{"in force since " + r.since.UTC().Format(time.RFC3339)}
-	if r.err != nil {
-		lines = append(lines, fmt.Sprintf("what came after it was refused at %s; faults: %d, which the log lists",
-			r.refused.UTC().Format(time.RFC3339), len(faultsOf(r.err))))
-	}
-	return lines
 }

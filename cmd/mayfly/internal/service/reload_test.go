@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -43,8 +43,8 @@ func newReloading(t *testing.T, edit func(*rig, *config.Config)) *reloading {
 	t.Helper()
 	r := &reloading{hangup: make(chan os.Signal), ticks: make(chan time.Time), file: filepath.Join(t.TempDir(), "mayfly.yaml")}
 	r.write(t, "1")
-	r.rig = startRigFrom(t, edit, source{file: r.file, load: r.load, hangup: r.hangup, ticks: r.ticks})
-	if err := r.awaitReady(t.Context()); err != nil {
+	r.rig = startRigFrom(t, edit, Source{File: r.file, Load: r.load, Hangup: r.hangup, ticks: r.ticks})
+	if err := r.AwaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	r.offer(nil)
@@ -64,7 +64,7 @@ func (r *reloading) offer(edit func(*config.Config)) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.next = func() (*config.Config, error) {
-		c := *r.config
+		c := *r.started
 		c.Issuers = slices.Clone(c.Issuers)
 		if edit != nil {
 			edit(&c)
@@ -133,7 +133,7 @@ func TestF2_HangupWithBadConfiguration(t *testing.T) {
 	}
 	var code int
 	var page string
-	r.eventually(t, "the page is not from before the first keys", func() bool {
+	poll(t, "the page is not from before the first keys", func() bool {
 		code, page = r.readiness(t)
 		return !strings.Contains(page, "issuers: failing")
 	})
@@ -269,9 +269,7 @@ func TestReloadUnderLoad(t *testing.T) {
 		})
 		before := done.Load()
 		r.hup()
-		if err := (*process)(nil).until("requests go on", func() (bool, error) { return done.Load() >= before+4 || t.Failed(), nil }); err != nil {
-			t.Fatal(err)
-		}
+		poll(t, "requests go on", func() bool { return done.Load() >= before+4 || t.Failed() })
 	}
 	stop()
 	load.Wait()

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"bytes"
@@ -11,35 +11,44 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
+
+func TestMain(m *testing.M) {
+	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
+	goleak.VerifyTestMain(m)
+}
 
 // canary is a claim's value in every token of a rig: no output may hold it.
 const canary = "canary-4ad1c0ffee"
 
-// rig is a whole service in this process: what `mayfly serve` runs, over a CA
-// that `mayfly init` made, with real files, a real issuer and real listeners.
+// rig is a whole service in this process: what `mayfly serve` runs, over a CA as
+// `mayfly init` makes it, with real files, a real issuer and real listeners.
 type rig struct {
-	*service
+	*Service
 	issuer  *identitytest.Issuer
 	dir     string
-	lines   *lines // the service's log, from debug
-	proven  *prometheus.Registry
+	lines   *lines                 // the service's log, from debug
 	further []ctlog.EmbeddedConfig // logs of its own that it didn't begin with
 	key     *ecdsa.PrivateKey
 
@@ -68,7 +77,7 @@ type rig struct {
 func newRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 	t.Helper()
 	r := startRig(t, edit)
-	if err := r.awaitReady(t.Context()); err != nil {
+	if err := r.AwaitReady(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -77,30 +86,29 @@ func newRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 // startRig doesn't wait.
 func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 	t.Helper()
-	return startRigFrom(t, edit, source{})
+	return startRigFrom(t, edit, Source{})
 }
 
 // startRigFrom is startRig with a place to read the configuration from again.
-func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from source) *rig {
+func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from Source) *rig {
 	t.Helper()
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, proven: newRegistry(), now: time.Now, private: []string{canary}}
+	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, now: time.Now, private: []string{canary}}
 	r.key = newKey(t)
 	c := r.configuration(t)
 	if edit != nil {
 		edit(r, c)
 	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(t.Context()))
-	e := environment{now: r.now, getenv: r.getenv, wake: r.wake, logger: r.logger()}
-	s, err := open(ctx, c, e, r.proven, located{source: from})
+	s, err := Open(ctx, c, Dependencies{Now: r.now, getenv: r.getenv, wake: r.wake, Logger: r.logger()}, Overrides{}, from)
 	if err != nil {
 		cancel()
 		t.Fatal(err)
 	}
-	r.service = s
+	r.Service = s
 	ended := make(chan error, 1)
-	go func() { ended <- s.run(ctx) }()
+	go func() { ended <- s.Run(ctx) }()
 	r.stop = sync.OnceValue(func() error { cancel(); return <-ended })
-	at := s.server.Addresses()
+	at := s.Addresses()
 	r.url, r.metrics = "http://"+at.HTTP.String(), "http://"+at.Metrics.String()+"/metrics"
 	r.http = &http.Client{Transport: &http.Transport{}, Timeout: patience}
 	if r.grpc, err = grpc.NewClient(at.GRPC.String(), grpc.WithTransportCredentials(insecure.NewCredentials())); err != nil {
@@ -115,23 +123,88 @@ func (r *rig) logger() *slog.Logger {
 	return slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-// configuration is that of a CA made by mayfly init, with free ports.
+// The files of a CA's folder, as `mayfly init` calls them.
+const (
+	configName    = "mayfly.yaml"
+	authorityName = "authority"
+	auditName     = "audit"
+)
+
+// configuration is that of a new CA with keys in files and an embedded log, as
+// `mayfly init` writes it, with free ports.
 func (r *rig) configuration(t *testing.T) *config.Config {
 	t.Helper()
-	err := createCA(t.Context(), initOptions{
-		dir: r.dir, organization: "Example", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
-		issuers: []identity.IssuerConfig{r.issuer.Config()},
-	}, time.Now())
-	if err != nil {
+	now := time.Now()
+	for _, dir := range []string{r.dir, filepath.Join(r.dir, auditName)} {
+		if err := os.Mkdir(dir, 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(r.dir, authorityName), Organization: "Example", Now: now}); err != nil {
 		t.Fatal(err)
 	}
-	c, err := config.Load(filepath.Join(r.dir, configName))
-	if err != nil {
-		t.Fatal(err)
-	}
+	c := config.Default()
+	c.Issuers = []identity.IssuerConfig{r.issuer.Config()}
+	c.Server.PublicURL = "http://127.0.0.1:5555"
 	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	c.CTLog.Embedded.CheckpointInterval = ctlog.MinCheckpointInterval
-	return c
+	c.CA.Authority = ca.AuthorityConfig{
+		Chain: setting.Path(filepath.Join(authorityName, "chain.pem")),
+		Key:   setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
+	}
+	c.CTLog.Mode = ctlog.ModeEmbedded
+	c.CTLog.Embedded = newShard(t, r.dir, now.UTC().Format("2006"), now.UTC().Truncate(time.Second))
+	c.CTLog.Embedded.Operator = "Example"
+	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
+	text, err := config.Marshal(c, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	file := filepath.Join(r.dir, configName)
+	if err := os.WriteFile(file, text, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	read, err := config.Load(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read
+}
+
+// patience is how long a test waits for what takes a moment: enough for a
+// loaded machine under the race detector.
+const patience = 30 * time.Second
+
+// get asks once, on a connection of its own.
+func get(ctx context.Context, url string) (int, []byte, error) {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
+	if err != nil {
+		return 0, nil, err
+	}
+	response, err := (&http.Client{Transport: &http.Transport{DisableKeepAlives: true}}).Do(request)
+	if err != nil {
+		return 0, nil, err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	return response.StatusCode, body, err
+}
+
+// poll waits for a condition, with a bound.
+func poll(t *testing.T, what string, holds func() bool) {
+	t.Helper()
+	deadline := time.NewTimer(patience)
+	defer deadline.Stop()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !holds() {
+		select {
+		case <-deadline.C:
+			t.Fatalf("waited %s for %s", patience, what)
+		case <-tick.C:
+		}
+	}
 }
 
 // lines collects a log.
@@ -222,7 +295,7 @@ func (r *rig) issues(t *testing.T, name string, o order) []*x509.Certificate {
 // the signatures that the CA's key has made.
 func (r *rig) counts(t testing.TB) map[string]uint64 {
 	t.Helper()
-	families, err := r.proven.Gather()
+	families, err := r.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,10 +313,10 @@ func (r *rig) counts(t testing.TB) map[string]uint64 {
 	return found
 }
 
-// sum adds up a counter over the labels given.
+// sum adds up a counter or gauge over the labels given.
 func (r *rig) sum(t testing.TB, name string, labels map[string]string) (sum float64) {
 	t.Helper()
-	families, err := r.proven.Gather()
+	families, err := r.Registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -258,7 +331,7 @@ func (r *rig) sum(t testing.TB, name string, labels map[string]string) (sum floa
 					continue next
 				}
 			}
-			sum += m.GetCounter().GetValue()
+			sum += m.GetCounter().GetValue() + m.GetGauge().GetValue()
 		}
 	}
 	return sum

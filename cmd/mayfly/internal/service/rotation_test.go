@@ -1,10 +1,12 @@
-package main
+package service
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
 	"net/http"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -122,22 +125,6 @@ func (l *load) end() []*x509.Certificate {
 	return l.leaves
 }
 
-// poll waits for a condition, with a bound.
-func poll(t *testing.T, what string, holds func() bool) {
-	t.Helper()
-	deadline := time.NewTimer(patience)
-	defer deadline.Stop()
-	tick := time.NewTicker(5 * time.Millisecond)
-	defer tick.Stop()
-	for !holds() {
-		select {
-		case <-deadline.C:
-			t.Fatalf("waited %s for %s", patience, what)
-		case <-tick.C:
-		}
-	}
-}
-
 // TestRotationUnderLoad: a service goes from one log to the next by the clock,
 // without a restart and without losing a request. Each SCT is of the log whose time
 // it is, the trusted root lists the new log before its first SCT, and the old one is
@@ -146,7 +133,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	t.Parallel()
 	var clock jumping
 	r := newReloading(t, func(r *rig, _ *config.Config) { r.now = clock.now })
-	first := r.config.CTLog.Embedded
+	first := r.started.CTLog.Embedded
 	at := time.Now().Add(3 * time.Minute).UTC().Truncate(time.Second)
 	second := newShard(t, r.dir, "next", at)
 	l := newLoad(t, r.rig, 8)
@@ -171,11 +158,11 @@ func TestRotationUnderLoad(t *testing.T) {
 	l.more(t, 20)
 
 	ids := map[[32]byte]int{}
-	for _, one := range r.own.shards {
-		ids[one.about().ID] = 0
+	for _, one := range r.state().logs.shards {
+		ids[one.description().ID] = 0
 	}
-	firstID, secondID := r.own.shards[0].about().ID, r.own.shards[1].about().ID
-	frozen := r.freeze(t, first, at)
+	firstID, secondID := r.state().logs.shards[0].description().ID, r.state().logs.shards[1].description().ID
+	frozen := freeze(t, r.dir, first, at)
 	r.offer(func(c *config.Config) {
 		rotated(c)
 		c.CTLog.Shards = []ctlog.EmbeddedConfig{second}
@@ -204,13 +191,13 @@ func TestRotationUnderLoad(t *testing.T) {
 	if err != nil || !slices.Contains(strings.Split(string(checkpoint), "\n"), fmt.Sprint(ids[firstID])) {
 		t.Errorf("the frozen log's checkpoint isn't over its %d entries: %q, %v", ids[firstID], checkpoint, err)
 	}
-	if log, err := embedded.Open(t.Context(), first, embedded.Options{Signer: r.logKeys[0]}); err == nil {
+	if log, err := embedded.Open(t.Context(), first, embedded.Options{Signer: r.loaded.LogKeys[0]}); err == nil {
 		t.Errorf("a frozen log opens again: %v", log.Close(t.Context()))
 	}
 }
 
 // freeze does to the log what log freeze does, but for the configuration.
-func (r *reloading) freeze(t *testing.T, log ctlog.EmbeddedConfig, end time.Time) ctlog.FrozenConfig {
+func freeze(t *testing.T, dir string, log ctlog.EmbeddedConfig, end time.Time) ctlog.FrozenConfig {
 	t.Helper()
 	var report embedded.Report
 	poll(t, "the last checkpoint", func() (whole bool) {
@@ -225,9 +212,47 @@ func (r *reloading) freeze(t *testing.T, log ctlog.EmbeddedConfig, end time.Time
 	if err != nil {
 		t.Fatal(err)
 	}
-	key := setting.Path(filepath.Join(r.dir, "old.pub.pem"))
-	if err := writePublicKey(string(key), spki); err != nil {
+	key := setting.Path(filepath.Join(dir, "old.pub.pem"))
+	if err := os.WriteFile(string(key), []byte(toPEM("PUBLIC KEY", spki)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return ctlog.FrozenConfig{URL: log.URL, KeyFile: key, Directory: log.Directory, Start: log.Start, End: end}
+}
+
+// TestFrozenLogIsHeldToItsPromises: a certificate whose submission crossed the log's
+// end is on record after the check that froze it, and a backup in a lost log's place
+// may not have what was promised last.
+func TestFrozenLogIsHeldToItsPromises(t *testing.T) {
+	t.Parallel()
+	end := time.Now().Add(time.Minute).UTC().Truncate(time.Second)
+	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	c := r.configuration(t)
+	old := c.CTLog.Embedded
+	c.CTLog.Embedded = newShard(t, r.dir, "next", end)
+	frozen := freeze(t, r.dir, old, end)
+	c.CTLog.Frozen = []ctlog.FrozenConfig{frozen}
+	spki, err := embedded.KeyOf(string(old.Directory))
+	if err != nil {
+		t.Fatal(err)
+	}
+	line := fmt.Sprintf(`{"type":"dev.mayfly.certificate.issued","time":%q,"data":{"serial":"5e41a1","log_id":"%x","leaf_hash":"%x","log_index":0,"sct_timestamp":%[1]q}}`+"\n",
+		end.Add(-time.Second).Format(time.RFC3339Nano), sha256.Sum256(spki), sha256.Sum256(nil))
+	if err := os.WriteFile(string(c.Audit.Path), []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	now := func() time.Time { return end.Add(10 * time.Minute) }
+	if r.Service, err = Open(t.Context(), c, Dependencies{Now: now, Logger: r.logger()}, Overrides{}, Source{}); err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if err := r.Close(t.Context()); err != nil {
+			t.Error(err)
+		}
+	}()
+	if err := r.promises.Look(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if n := r.sum(t, "mayfly_ctlog_promises_overdue", map[string]string{"log": old.URL}); n != 1 {
+		t.Errorf("%v certificates are overdue in the frozen log; want 1", n)
+	}
 }

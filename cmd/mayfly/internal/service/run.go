@@ -1,51 +1,35 @@
-package main
+package service
 
 import (
-	"time"
+	"context"
+	"errors"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/external"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"golang.org/x/sync/errgroup"
 )
 
-// newMonitor makes the monitor that reads all logs until they hold what they
-// promised; nil without logs. Its state is beside the audit trail.
-func (s *service) newMonitor() (*inclusion.Monitor, error) {
-	logs := s.watched()
-	if len(logs) == 0 {
-		return nil, nil //nolint:nilnil // without logs there is nothing to check
+// Run serves until ctx ends, drains, and closes everything.
+func (s *Service) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return s.loaded.verifier.Run(ctx) })
+	group.Go(func() error { return s.server.Serve(ctx) })
+	group.Go(func() error { return s.issuer.Run(ctx) })
+	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
+	if s.promises != nil {
+		group.Go(func() error { return s.promises.Run(ctx) })
 	}
-	trail := string(s.config.Audit.Path)
-	return inclusion.New(inclusion.Options{
-		Trail: trail, State: inclusionState(trail),
-		Logs: logs, Now: s.now, Logger: s.logger, Metrics: s.registry,
-	})
-}
-
-// watchedLog is an external log as it is read.
-func watchedLog(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
-	return inclusion.Log{About: l.Description(), URL: readURL(c), Client: l.Reader(), MMD: c.MMD}
-}
-
-// readURL is where an external log is read.
-func readURL(c ctlog.ExternalConfig) string {
-	if c.MonitoringURL != "" {
-		return c.MonitoringURL
+	s.changing.Lock()
+	for _, one := range s.state().logs.shards {
+		one.scrub.start(ctx, one.log)
 	}
-	return c.URL
-}
-
-// eachLog says how every log stands that needs a word, for anybody to read.
-func (s *service) eachLog() []string {
-	var lines []string
-	for _, l := range s.external {
-		url, roots := l.Description().URL, l.Roots()
-		switch {
-		case roots.Refused:
-			lines = append(lines, url+": accepts none of this CA's certificates any more")
-		case roots.Err != nil:
-			lines = append(lines, url+": which roots it accepts is known from "+roots.Checked.UTC().Format(time.RFC3339)+"; the last attempt to ask failed")
-		}
+	s.changing.Unlock()
+	for _, l := range s.loaded.external {
+		group.Go(func() error { return l.WatchRoots(ctx, s.activeChain) })
 	}
-	return lines
+	group.Go(func() error { return s.watchConfiguration(ctx) })
+	group.Go(func() error { return s.warnBeforeLastLogEnds(ctx) })
+	if s.ephemeral != nil {
+		group.Go(func() error { return s.ephemeral.Run(ctx, s.relist) })
+	}
+	err := group.Wait()
+	return errors.Join(err, s.close(ctx, s.state().logs))
 }

@@ -1,4 +1,4 @@
-package main
+package service
 
 import (
 	"context"
@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
@@ -42,12 +43,12 @@ func newRootAndIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
 func newIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
 	t.Helper()
 	in := func(name string) string { return filepath.Join(r.dir, authorityName, name) }
-	code, _, text := mayfly(t, "", "ca", "intermediate", "--issuer", in("root.pem"), "--issuer-key", "file:"+in("root.key.pem"),
-		"--generate", "ECDSA-P256", "--key", "file:"+in("next.key.pem"), "--name", "Example next", "--out", in("next.pem"))
-	if code != 0 {
-		t.Fatal(text)
+	if _, err := kms.GenerateFile(in("next.key.pem"), kms.ECDSAP256, nil); err != nil {
+		t.Fatal(err)
 	}
-	return ca.AuthorityConfig{Chain: setting.Path(in("next.pem")), Key: setting.KeyRef("file:" + in("next.key.pem"))}
+	key, root := rootKey(t, r.dir)
+	ref := "file:" + in("next.key.pem")
+	return ca.AuthorityConfig{Chain: certify(t, "Example next", in("next.pem"), ref, kms.Options{}, root, key), Key: setting.KeyRef(ref)}
 }
 
 // newRotatingTo is newRotating with a `next` of another making, and a
@@ -148,9 +149,7 @@ func TestSuccessionUnderLoad(t *testing.T) {
 	goOn := func() {
 		t.Helper()
 		before := done.Load()
-		if err := (*process)(nil).until("requests go on", func() (bool, error) { return done.Load() >= before+8 || t.Failed(), nil }); err != nil {
-			t.Fatal(err)
-		}
+		poll(t, "requests go on", func() bool { return done.Load() >= before+8 || t.Failed() })
 	}
 	for _, s := range []struct {
 		name   string

@@ -1,0 +1,45 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"time"
+)
+
+// closeTimeout bounds how long a log may take to finish its last batch.
+const closeTimeout = 15 * time.Second
+
+// Close closes a service that doesn't run; [Service.Run] closes one that did.
+func (s *Service) Close(ctx context.Context) error { return s.close(ctx, s.state().logs) }
+
+// close closes what is open, the server's listeners first: what it holds open in
+// the opposite order of its opening. ctx gives values, not time.
+func (s *Service) close(ctx context.Context, logs *logSet) error {
+	var errs []error
+	if s.server != nil {
+		s.server.Close()
+	}
+	errs = append(errs, closeShards(ctx, logs.shards))
+	for _, l := range s.loaded.external {
+		l.Close()
+	}
+	if s.loaded.replay != nil {
+		errs = append(errs, s.loaded.replay.Close())
+	}
+	if s.audit != nil {
+		errs = append(errs, s.audit.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// closeShards closes logs. ctx gives values, not time.
+func closeShards(ctx context.Context, shards []*shard) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
+	defer cancel()
+	var errs []error
+	for _, one := range shards {
+		one.scrub.stop()
+		errs = append(errs, one.log.Close(ctx))
+	}
+	return errors.Join(errs...)
+}

@@ -1,0 +1,245 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// readiness is what must work for a certificate to be issued, and what only informs.
+func (s *Service) readiness() []server.Dependency {
+	all := []server.Dependency{
+		{Name: "authority", Check: s.issuer.Ready, Detail: s.authorityStatus},
+		{Name: "audit", Check: s.audit.Ready},
+		{Name: "issuers", Check: s.anyIssuer, Detail: s.issuerStatus},
+		{Name: "configuration", Check: s.lastReload, Detail: s.configurationStatus, Informational: true},
+	}
+	if s.loaded.replay != nil {
+		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
+	}
+	if s.ephemeral != nil {
+		all = append(all, server.Dependency{Name: "renewal", Check: s.ephemeral.Ready, Detail: s.ephemeral.Detail, Informational: true})
+	}
+	if s.policy != nil {
+		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.rootsStatus},
+			server.Dependency{Name: "next log", Check: s.nextLog, Detail: s.logStatus, Informational: true})
+	}
+	return all
+}
+
+// AwaitReady returns when a certificate could be issued, or ctx has ended.
+func (s *Service) AwaitReady(ctx context.Context) error {
+	tick := time.NewTicker(10 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if s.server.Ready(ctx) {
+			return nil
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-tick.C:
+		}
+	}
+}
+
+// maxStatusLines bounds what /readyz?verbose says of issuers, and of authorities.
+const maxStatusLines = 200
+
+// authorityStatus says how every authority stands, in words that anybody may read.
+func (s *Service) authorityStatus() []string {
+	all := s.issuer.Authorities()
+	now := s.Now()
+	lines := []string{"signatures a certificate: " + s.issuer.SigningForm()}
+	for n, l := range all.Listed {
+		if n == maxStatusLines {
+			return append(lines, fmt.Sprintf("and %d more", len(all.Listed)-n))
+		}
+		state := lifecycle.Active
+		if i := lifecycle.Find(all.Records, l.Name); i >= 0 {
+			state = all.Records[i].State
+		}
+		line := fmt.Sprintf("%s: %s, valid to %s", l.Name, state, l.NotAfter.UTC().Format(time.RFC3339))
+		if w := l.Expiry(now); w != "" {
+			line += "; " + w
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// errNotFetched is how an issuer stands before the first answer.
+var errNotFetched = errors.New("its keys have not been fetched yet")
+
+// anyIssuer fails when not one issuer's keys could be fetched: then nobody can
+// get a certificate. One issuer of several that is down is no reason to send
+// everybody else away.
+func (s *Service) anyIssuer(context.Context) error {
+	var errs []error
+	for _, i := range s.loaded.verifier.Status() {
+		if i.Ready {
+			return nil
+		}
+		err := i.Err
+		if err == nil {
+			err = errNotFetched
+		}
+		errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
+	}
+	return errors.Join(errs...)
+}
+
+// issuerStatus says how every issuer stands, in words that anybody may read: their
+// URLs are public anyway.
+func (s *Service) issuerStatus() []string {
+	var lines []string
+	all := s.loaded.verifier.Status()
+	for n, i := range all {
+		if n == maxStatusLines {
+			return append(lines, fmt.Sprintf("and %d more", len(all)-n))
+		}
+		line := i.Name + ": no keys yet"
+		switch {
+		case i.Ready:
+			line = fmt.Sprintf("%s: keys are %s old", i.Name, i.KeysAge.Truncate(time.Second))
+		case i.KeysAge > 0:
+			line = fmt.Sprintf("%s: keys are %s old, which is too old", i.Name, i.KeysAge.Truncate(time.Second))
+		}
+		if c := i.Category(); c != "" {
+			line += "; the last attempt failed: " + c
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// lastReload fails while the configuration that was read last is refused.
+func (s *Service) lastReload(context.Context) error {
+	if r := s.reloads.refused.Load(); r != nil {
+		return r.err
+	}
+	return nil
+}
+
+// configurationStatus is what anybody may know of it.
+func (s *Service) configurationStatus() []string {
+	refused := s.reloads.refused.Load()
+	lines := []string{"in force since " + s.state().since.UTC().Format(time.RFC3339)}
+	if refused != nil {
+		lines = append(lines, fmt.Sprintf("what came after it was refused at %s; faults: %d, which the log lists",
+			refused.at.UTC().Format(time.RFC3339), len(faultsOf(refused.err))))
+	}
+	return lines
+}
+
+// replayReady fails when an issuer's tokens are accepted once and the store that
+// the replicas share can't tell which were used.
+func (s *Service) replayReady(ctx context.Context) error {
+	if !s.loaded.verifier.AcceptsOnce() {
+		return nil
+	}
+	return s.loaded.replay.Ready(ctx)
+}
+
+// rootsStatus says which external log's accepted roots need a word, for anybody to read.
+func (s *Service) rootsStatus() []string {
+	var lines []string
+	for _, l := range s.loaded.external {
+		url, roots := l.Description().URL, l.Roots()
+		switch {
+		case roots.Refused:
+			lines = append(lines, url+": accepts none of this CA's certificates any more")
+		case roots.Err != nil:
+			lines = append(lines, url+": which roots it accepts is known from "+roots.Checked.UTC().Format(time.RFC3339)+"; the last attempt to ask failed")
+		}
+	}
+	return lines
+}
+
+// When the end of the last log is told of.
+const (
+	endIsNear     = 30 * 24 * time.Hour // before it
+	endIsRepeated = 24 * time.Hour      // once in so long
+)
+
+// nextLog fails when the end of the last log is near, and no other is named.
+func (s *Service) nextLog(context.Context) error {
+	until := s.policy.CoveredUntil()
+	if until.IsZero() || until.Sub(s.Now()) > endIsNear {
+		return nil
+	}
+	return fmt.Errorf("no log takes certificates from %s on; add the next one: mayfly log rotate, or ctlog.logs", until.UTC().Format(time.RFC3339))
+}
+
+// warnBeforeLastLogEnds logs that the end of the last log is near, once a day.
+func (s *Service) warnBeforeLastLogEnds(ctx context.Context) error {
+	if s.policy == nil {
+		return nil
+	}
+	tick := time.NewTicker(endIsRepeated)
+	defer tick.Stop()
+	for {
+		if err := s.nextLog(ctx); err != nil {
+			s.Logger.WarnContext(ctx, "the last log's time ends soon, and then nothing can be issued", "error", err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// registerCoverageGauge tells when no log takes certificates any more. +Inf is never.
+func (s *Service) registerCoverageGauge() error {
+	if s.policy == nil {
+		return nil
+	}
+	return s.Registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_ctlog_covered_until_timestamp_seconds",
+		Help: "From when on no transparency log takes certificates unless another is added, in seconds since 1970; +Inf is never.",
+	}, func() float64 {
+		until := s.policy.CoveredUntil()
+		if until.IsZero() {
+			return math.Inf(1)
+		}
+		return float64(until.Unix())
+	}))
+}
+
+// logStatus says which log takes certificates when, for anybody to read.
+func (s *Service) logStatus() []string {
+	now := s.Now()
+	var lines []string
+	for _, d := range s.policy.Descriptions() {
+		line := fmt.Sprintf("%s: %s", d.URL, LogPhase(d, now))
+		if !d.Start.IsZero() {
+			line += ", from " + d.Start.UTC().Format(time.RFC3339)
+		}
+		if !d.End.IsZero() {
+			line += ", until " + d.End.UTC().Format(time.RFC3339)
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}
+
+// LogPhase is where a log is in its life: "next", "active" or "ended".
+func LogPhase(d ctlog.Description, now time.Time) string {
+	switch {
+	case d.Holds(now):
+		return "active"
+	case now.Before(d.Start):
+		return "next"
+	default:
+		return "ended"
+	}
+}

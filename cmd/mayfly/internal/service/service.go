@@ -1,0 +1,94 @@
+// Package service is the running CA: what `mayfly serve` and `mayfly dev` run and
+// what `mayfly check` reads. It wires the packages that do the work from one
+// configuration and decides nothing that one of them could.
+//
+// [Load] reads and checks what a configuration names. [Open] opens what has to be
+// held open, [Service.Run] serves until its context ends, takes other
+// configurations up meanwhile, and closes everything. What is in force is one
+// state, which never changes: readers take it by one pointer, and whoever puts
+// another in its place holds one mutex.
+package service
+
+import (
+	"net/url"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// Service is one running CA. Its fields but for current are set when it is opened.
+type Service struct {
+	Dependencies
+	loaded    *Components
+	started   *config.Config // that it was opened with: for settings that need a restart
+	logBase   string         // where our logs are served, if not at their own URLs' hosts
+	policy    *ctlog.Policy  // nil without logs
+	audit     *audit.File
+	issuer    *ca.Issuer
+	ephemeral *ca.Ephemeral      // nil but with an authority of the mode ephemeral
+	promises  *inclusion.Monitor // nil without logs
+	server    *server.Server
+	reloads   reloads
+
+	changing sync.Mutex // held by whoever makes the next state and puts it in force
+	current  atomic.Pointer[state]
+}
+
+// state is what is in force. It never changes: a reload, and a new issuing
+// certificate of the mode ephemeral, put another in its place.
+type state struct {
+	config      *config.Config
+	since       time.Time       // when config was put in force
+	configured  *ca.Authorities // as config has them
+	authorities *ca.Authorities // with the issuing certificates of the mode ephemeral
+	firstListed firstListed
+	logs        *logSet
+	documents   trustroot.Documents
+}
+
+func (s *Service) state() *state { return s.current.Load() }
+
+// Addresses are where it listens.
+func (s *Service) Addresses() server.Addresses { return s.server.Addresses() }
+
+// Documents are what clients are given now.
+func (s *Service) Documents() trustroot.Documents { return s.state().documents }
+
+// ActiveAuthority is the name of the authority which signs now.
+func (s *Service) ActiveAuthority() string { return s.state().configured.Active.Name() }
+
+// activeChain is the chain of the authority which signs now.
+func (s *Service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain() }
+
+// PublicURL is where clients reach REST.
+func (s *Service) PublicURL() string {
+	if s.started.Server.PublicURL != "" {
+		return s.started.Server.PublicURL
+	}
+	scheme := "http"
+	if s.started.Server.TLS.Enabled() {
+		scheme = "https"
+	}
+	return scheme + "://" + s.started.Server.HTTPAddress
+}
+
+// operator names who runs this CA in the documents.
+func (s *Service) operator() string {
+	for _, log := range s.started.CTLog.Own() {
+		if log.Operator != "" {
+			return log.Operator
+		}
+	}
+	if u, err := url.Parse(s.PublicURL()); err == nil {
+		return u.Hostname()
+	}
+	return "mayfly"
+}
