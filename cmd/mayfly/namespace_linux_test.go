@@ -5,6 +5,11 @@ package main
 import (
 	"bytes"
 	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
@@ -27,6 +32,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -165,15 +171,26 @@ const hiddenTimeout = 4 * time.Second
 // namespace.
 type hidden struct {
 	vendor string
-	rig    *rig // its issuer, keys and files
+	issuer *identitytest.Issuer
 	url    string
 }
 
 func newHidden(t *testing.T, namespace, vendor string) *hidden {
 	t.Helper()
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, key: newKey(t)}
-	c := r.configuration(t)
-	s := kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
+	issuer, dir := identitytest.New(t), filepath.Join(t.TempDir(), "ca")
+	err := createCA(t.Context(), initOptions{
+		dir: dir, organization: "Example", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
+		issuers: []identity.IssuerConfig{issuer.Config()},
+	}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := config.Load(filepath.Join(dir, configName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
+	s := kmstest.Vendors[vendor](t, issuingKey(t, dir))
 	access := &s.Options.Access
 	// Who gives tokens stays where it is: tokens are kept, and a KMS can vanish alone.
 	access.Endpoint, access.CAFile = expose(t, namespace, s, access.CAFile)
@@ -183,7 +200,7 @@ func newHidden(t *testing.T, namespace, vendor string) *hidden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	file := filepath.Join(r.dir, "hidden.yaml")
+	file := filepath.Join(dir, "hidden.yaml")
 	if err := os.WriteFile(file, text, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -193,7 +210,7 @@ func newHidden(t *testing.T, namespace, vendor string) *hidden {
 			env = append(env, name+"="+value)
 		}
 	}
-	p, err := launch(r.dir, "mayfly", env, os.Getenv("MAYFLY_BIN"), "serve", "--config", file)
+	p, err := launch(dir, "mayfly", env, os.Getenv("MAYFLY_BIN"), "serve", "--config", file)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -206,7 +223,22 @@ func newHidden(t *testing.T, namespace, vendor string) *hidden {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &hidden{vendor: vendor, rig: r, url: at.HTTP}
+	return &hidden{vendor: vendor, issuer: issuer, url: at.HTTP}
+}
+
+// issuingKey is the key that `mayfly init` has made.
+func issuingKey(t *testing.T, dir string) crypto.Signer {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(dir, authorityName, "issuing.key.pem"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(text)
+	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return key.(crypto.Signer)
 }
 
 // expose makes a stand-in reachable at an address of the KMS's namespace, over TLS.
@@ -309,10 +341,25 @@ func (h *hidden) awaits(t *testing.T, path string, want int) {
 // ask asks for a certificate.
 func (h *hidden) ask(t *testing.T) (status int, retry string, took time.Duration) {
 	t.Helper()
-	o := h.rig.order(t, h.rig.token(t, nil))
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte(identitytest.Email))
+	proof, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
 	body, err := json.Marshal(map[string]any{
-		"credentials":      map[string]any{"oidcIdentityToken": o.token},
-		"publicKeyRequest": map[string]any{"publicKey": map[string]any{"content": o.spki}, "proofOfPossession": o.proof},
+		"credentials": map[string]any{"oidcIdentityToken": h.issuer.Token(t, nil)},
+		"publicKeyRequest": map[string]any{
+			"publicKey":         map[string]any{"content": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))},
+			"proofOfPossession": proof,
+		},
 	})
 	if err != nil {
 		t.Fatal(err)

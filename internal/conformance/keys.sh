@@ -79,7 +79,7 @@ for one in "${stand_ins_of[@]}"; do
   row "${one%%|*}" 'kmstest' "${one#*|}" "$faults" "$outcome"
 done
 
-service() { go test -count=1 -timeout=10m -run '^TestE[12]_KMS' ./cmd/mayfly; }
+service() { go test -count=1 -timeout=10m -run '^TestKMS' ./cmd/mayfly/internal/service; }
 held 'all of the network' 'the whole service' 'stand-ins behind it' 'E1 and E2: 503 in time, /readyz, recovery' service
 if [ "$(id -u)" = 0 ] && ip netns add "mayfly-probe-$$" 2>/dev/null; then
   ip netns del "mayfly-probe-$$"

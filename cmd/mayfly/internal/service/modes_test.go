@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -28,26 +27,18 @@ import (
 // The modes of issuing through the whole service: the root's key in every KMS, or
 // the issuing key sealed by one.
 
-// rootKey is the root's key and certificate that `mayfly init` has made.
+// rootKey is the root's key and certificate of a new CA.
 func rootKey(t *testing.T, dir string) (crypto.Signer, []*x509.Certificate) {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, authorityName, "root.key.pem"))
+	text, err := os.ReadFile(filepath.Join(dir, authorityName, "root.pem"))
 	if err != nil {
-		t.Fatal(err)
-	}
-	block, _ := pem.Decode(text)
-	key, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text, err = os.ReadFile(filepath.Join(dir, authorityName, "root.pem")); err != nil {
 		t.Fatal(err)
 	}
 	root, err := cachain.Parse(text)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return key.(crypto.Signer), root
+	return readKey(t, filepath.Join(dir, authorityName, "root.key.pem")), root
 }
 
 // ephemeralBy makes the configured authority one of the mode ephemeral, with the

@@ -99,9 +99,9 @@ func (r *reloading) expect(t *testing.T, when string, applied, refused float64) 
 	}
 }
 
-// F2, by SIGHUP: the old configuration stays in force whatever is wrong with
+// TestHangupWithBadConfiguration: the old configuration stays in force whatever is wrong with
 // the new one, and says so in metric, log and page.
-func TestF2_HangupWithBadConfiguration(t *testing.T) {
+func TestHangupWithBadConfiguration(t *testing.T) {
 	t.Parallel()
 	r := newReloading(t, nil)
 	bad := map[string]struct {
@@ -149,9 +149,9 @@ func TestF2_HangupWithBadConfiguration(t *testing.T) {
 	}
 }
 
-// F2, by file: written in place, renamed over, and reached by a link that is
+// TestFileChangeIsNoticed: written in place, renamed over, and reached by a link that is
 // swapped. A change counts when two looks see the same.
-func TestF2_FileChange(t *testing.T) {
+func TestFileChangeIsNoticed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	version := func(name, text string) {
@@ -198,7 +198,7 @@ func TestF2_FileChange(t *testing.T) {
 	}
 }
 
-func TestF2_FileChangeReloads(t *testing.T) {
+func TestFileChangeReloads(t *testing.T) {
 	t.Parallel()
 	r := newReloading(t, nil)
 	r.look(3)

@@ -337,4 +337,4 @@ func (r *rig) sum(t testing.TB, name string, labels map[string]string) (sum floa
 	return sum
 }
 
-func (r *rig) nextID(e edge) string { return fmt.Sprintf("abuse-%s-%d", e.id, r.asked.Add(1)) }
+func (r *rig) nextID(e edge) string { return fmt.Sprintf("request-%s-%d", e.id, r.asked.Add(1)) }

@@ -14,9 +14,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// Rows about names.
+// Names in tokens and certificates.
 
-func TestA10_Names(t *testing.T) {
+func TestNamesInCertificates(t *testing.T) {
 	t.Parallel()
 	people := identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {
@@ -63,7 +63,7 @@ func opensslName(t *testing.T, leaf *x509.Certificate) string {
 	return strings.TrimSpace(name)
 }
 
-func TestA11_Subjects(t *testing.T) {
+func TestSubjectsInCertificates(t *testing.T) {
 	t.Parallel()
 	services := identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {

@@ -31,7 +31,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// Rows about a service's life: its start, its end, its routes.
+// A service's life: its start, its end, its routes.
 
 // ready is what /readyz?verbose says.
 func (r *rig) readiness(t *testing.T) (int, string) {
@@ -63,7 +63,7 @@ func deciding(page string) string {
 	return kept.String()
 }
 
-func TestC6_IssuerUnreachableAtStart(t *testing.T) {
+func TestIssuerUnreachableAtStart(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, func(r *rig, _ *config.Config) {
 		r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
@@ -82,7 +82,7 @@ func TestC6_IssuerUnreachableAtStart(t *testing.T) {
 }
 
 // One issuer that is down is no reason to send the others' clients away.
-func TestC6_OneOfTwoIssuersUnreachable(t *testing.T) {
+func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 	t.Parallel()
 	down := identitytest.New(t)
 	down.Break(identitytest.Discovery, down.Hang())
@@ -94,7 +94,7 @@ func TestC6_OneOfTwoIssuersUnreachable(t *testing.T) {
 // A service that is told to stop under load finishes what it began: a client
 // has its certificate or a refusal, and each certificate is on record and in the
 // log, which the verdict counts.
-func TestG4_StopUnderLoad(t *testing.T) {
+func TestStopUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	o := r.order(t, r.token(t, nil))
@@ -175,7 +175,7 @@ func (r *rig) snapshot(t *testing.T) map[string]string {
 }
 
 // Every route that there is, with every method and no token.
-func TestG5_RoutesWithoutToken(t *testing.T) {
+func TestRoutesWithoutToken(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")

@@ -22,7 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// Rows about a log elsewhere that fails or lies.
+// A log elsewhere that fails or lies.
 
 // remoteLog is an honest log behind HTTP, with a fault in front of it.
 type remoteLog struct {
@@ -128,7 +128,7 @@ func takeAndDrop(_ http.ResponseWriter, r *http.Request, honest http.Handler) {
 	panic(http.ErrAbortHandler)
 }
 
-func TestD1_LogDown(t *testing.T) {
+func TestLogDown(t *testing.T) {
 	t.Parallel()
 	for name, f := range map[string]logFault{
 		"500": answerWith(500), "429": answerWith(429), "503": answerWith(503), "silent": silence, "no answer": drop,
@@ -152,8 +152,8 @@ func TestD1_LogDown(t *testing.T) {
 	}
 }
 
-// TestD1_LogComesBack issues again when the log does.
-func TestD1_LogComesBack(t *testing.T) {
+// TestLogComesBack issues again when the log does.
+func TestLogComesBack(t *testing.T) {
 	t.Parallel()
 	var l *remoteLog
 	r := newRig(t, func(r *rig, c *config.Config) { l = newRemoteLog(t, r, c) })
@@ -201,7 +201,7 @@ func (l *remoteLog) lie(t *testing.T, change func(sct map[string]any, chain ctlo
 	}
 }
 
-func TestD2_LyingLog(t *testing.T) {
+func TestLyingLog(t *testing.T) {
 	t.Parallel()
 	var l *remoteLog
 	r := newRig(t, func(r *rig, c *config.Config) { l = newRemoteLog(t, r, c) })
@@ -259,7 +259,7 @@ func extensionsOf(t *testing.T, sct map[string]any) []byte {
 	return v.Extensions
 }
 
-func TestD3_ReplyLost(t *testing.T) {
+func TestLogReplyLost(t *testing.T) {
 	t.Parallel()
 	var l *remoteLog
 	r := newRig(t, func(r *rig, c *config.Config) { l = newRemoteLog(t, r, c) })

@@ -22,7 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// Rows about keys and proofs.
+// Keys and proofs that are refused.
 
 // withProof is a good order but for the proof.
 func (r *rig) withProof(t testing.TB, proof []byte) order {
@@ -56,7 +56,7 @@ func der(t testing.TB, v any) []byte {
 	return b
 }
 
-func TestB1_Proofs(t *testing.T) {
+func TestBadProofsAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	good := prove(t, r.key, identitytest.Email)
@@ -113,7 +113,7 @@ func rsaWith(t testing.TB, n, e *big.Int) string {
 	return spkiWith(t, algorithm, der(t, struct{ N, E *big.Int }{n, e}))
 }
 
-func TestB2_RSA(t *testing.T) {
+func TestBadRSAKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	e := big.NewInt(65537)
@@ -143,7 +143,7 @@ func TestB2_RSA(t *testing.T) {
 	}
 }
 
-func TestB3_OtherKeys(t *testing.T) {
+func TestBadKeysOfOtherKindsAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	p224, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
@@ -187,7 +187,7 @@ func TestB3_OtherKeys(t *testing.T) {
 	}
 }
 
-func TestB4_NotAKey(t *testing.T) {
+func TestWhatIsNoKeyIsRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	public := toPEM("PUBLIC KEY", spkiOf(t, r.key.Public()))
@@ -215,7 +215,7 @@ func TestB4_NotAKey(t *testing.T) {
 	r.refuses(t, "nothing", o, fault.RequestMalformed)
 }
 
-func TestB5_RequestsForSignature(t *testing.T) {
+func TestBadCertificateSigningRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	request := func(template *x509.CertificateRequest, key crypto.Signer) []byte {

@@ -23,7 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// Rows about an issuing key in a KMS that fails or lies, through the whole
+// An issuing key in a KMS that fails or lies, through the whole
 // service and for every backend that is reached over a network.
 
 // kmsRig is a rig whose issuing key is in a vendor's stand-in.
@@ -49,10 +49,16 @@ func newKMSRig(t *testing.T, vendor string, timeout time.Duration) *kmsRig {
 	return k
 }
 
-// issuingKey is the key that `mayfly init` has made.
+// issuingKey is the key of a new CA.
 func issuingKey(t *testing.T, dir string) crypto.Signer {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join(dir, authorityName, "issuing.key.pem"))
+	return readKey(t, filepath.Join(dir, authorityName, "issuing.key.pem"))
+}
+
+// readKey reads a plain key from a file.
+func readKey(t *testing.T, path string) crypto.Signer {
+	t.Helper()
+	text, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -210,10 +216,10 @@ func eachKMS(t *testing.T, f func(t *testing.T, vendor string)) {
 	all.Wait()
 }
 
-// TestE1_KMS: whatever the KMS does, a client gets 503 in time, nothing that
+// TestKMSFaults: whatever the KMS does, a client gets 503 in time, nothing that
 // doesn't verify leaves, /readyz names the authority while /healthz is fine, and
 // all of it ends by itself.
-func TestE1_KMS(t *testing.T) {
+func TestKMSFaults(t *testing.T) {
 	t.Parallel()
 	eachKMS(t, func(t *testing.T, vendor string) {
 		k := newKMSRig(t, vendor, 3*time.Second)
@@ -237,8 +243,8 @@ func TestE1_KMS(t *testing.T) {
 	})
 }
 
-// TestE1_KMSThrottlesOneInTen: nobody notices.
-func TestE1_KMSThrottlesOneInTen(t *testing.T) {
+// TestKMSThrottlesOneInTen: nobody notices.
+func TestKMSThrottlesOneInTen(t *testing.T) {
 	t.Parallel()
 	eachKMS(t, func(t *testing.T, vendor string) {
 		k := newKMSRig(t, vendor, 5*time.Second)
@@ -260,8 +266,8 @@ func TestE1_KMSThrottlesOneInTen(t *testing.T) {
 	})
 }
 
-// TestE1_KMSRotated: a new version of the key under us changes nothing.
-func TestE1_KMSRotated(t *testing.T) {
+// TestKMSKeyRotated: a new version of the key under us changes nothing.
+func TestKMSKeyRotated(t *testing.T) {
 	t.Parallel()
 	eachKMS(t, func(t *testing.T, vendor string) {
 		k := newKMSRig(t, vendor, 5*time.Second)
@@ -271,9 +277,9 @@ func TestE1_KMSRotated(t *testing.T) {
 	})
 }
 
-// TestE1_KMSFiveSecondsSlow: an attempt that takes 5 s is given up and there is one
+// TestKMSFiveSecondsSlow: an attempt that takes 5 s is given up and there is one
 // more, as the default time of a request allows. This takes 10 s of real time.
-func TestE1_KMSFiveSecondsSlow(t *testing.T) {
+func TestKMSFiveSecondsSlow(t *testing.T) {
 	t.Parallel()
 	eachKMS(t, func(t *testing.T, vendor string) {
 		k := newKMSRig(t, vendor, 10*time.Second)
@@ -287,11 +293,11 @@ func TestE1_KMSFiveSecondsSlow(t *testing.T) {
 	})
 }
 
-// TestE2_KMS: a key that can't issue is refused at the start, and the line says
+// TestKMSKeyThatCantIssueIsRefusedAtStart: a key that can't issue is refused at the start, and the line says
 // what to do.
-func TestE2_KMS(t *testing.T) {
+func TestKMSKeyThatCantIssueIsRefusedAtStart(t *testing.T) {
 	t.Parallel()
-	for name, e2 := range map[string]struct {
+	for name, tt := range map[string]struct {
 		spoil func(t *testing.T, s *kmstest.StandIn)
 		want  string
 	}{
@@ -315,11 +321,11 @@ func TestE2_KMS(t *testing.T) {
 				r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, issuer: identitytest.New(t)}
 				c := r.configuration(t)
 				s := kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
-				e2.spoil(t, s)
+				tt.spoil(t, s)
 				c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(s.Ref), s.Options.Access
 				_, err := Load(t.Context(), c, Dependencies{Now: time.Now, getenv: s.Options.Getenv, Logger: r.logger()})
-				if err == nil || !strings.Contains(err.Error(), e2.want) || strings.Contains(err.Error(), kmstest.Secret) {
-					t.Errorf("%v; want %q in it", err, e2.want)
+				if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), kmstest.Secret) {
+					t.Errorf("%v; want %q in it", err, tt.want)
 				}
 			})
 		})

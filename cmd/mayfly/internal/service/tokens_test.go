@@ -26,9 +26,9 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// The tests here and in the files beside are rows of the abuse table, by their
-// ids, on the whole service. Every order goes over REST and gRPC, v2 and v1, and
-// the rig's verdict holds each to the common oracle.
+// Tokens that are refused. In the tests here and in the files beside every order
+// goes over REST and gRPC, v2 and v1, of a whole service, and the rig's verdict
+// holds each to the common oracle.
 
 func b64(s string) string { return base64.RawURLEncoding.EncodeToString([]byte(s)) }
 
@@ -58,7 +58,7 @@ func (r *rig) signed(t testing.TB, changes map[string]any) string {
 	return r.issuer.Sign(t, nil, r.claims(t, changes), nil)
 }
 
-// Without abuse every edge issues, and the oracle sees it: the other tests
+// TestGoodOrders: without abuse every edge issues, and the oracle sees it: the other tests
 // would pass on a service that refuses everything.
 func TestGoodOrders(t *testing.T) {
 	t.Parallel()
@@ -71,7 +71,7 @@ func TestGoodOrders(t *testing.T) {
 	r.issues(t, "by hand", r.order(t, r.signed(t, nil)))
 }
 
-func TestA1_Algorithms(t *testing.T) {
+func TestTokenAlgorithms(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	payload := r.claims(t, nil)
@@ -111,7 +111,7 @@ func trap(t *testing.T) (url string, asked *atomic.Int64) {
 	return s.URL, asked
 }
 
-func TestA2_HeadersThatBringKeys(t *testing.T) {
+func TestTokenHeadersThatBringKeys(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	url, asked := trap(t)
@@ -130,7 +130,7 @@ func TestA2_HeadersThatBringKeys(t *testing.T) {
 	}
 }
 
-func TestA3_KeyIDs(t *testing.T) {
+func TestTokenKeyIDs(t *testing.T) {
 	t.Parallel()
 	other := identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, other.Config()) })
@@ -150,7 +150,7 @@ func TestA3_KeyIDs(t *testing.T) {
 	}
 }
 
-func TestA4_FormAndSize(t *testing.T) {
+func TestTokenFormAndSize(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	before := r.issuer.TotalRequests()
@@ -199,7 +199,7 @@ func TestA4_FormAndSize(t *testing.T) {
 	}
 }
 
-func TestA5_Times(t *testing.T) {
+func TestTokenTimes(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	now := time.Now()
@@ -224,7 +224,7 @@ func TestA5_Times(t *testing.T) {
 	r.issues(t, "within the leeway", r.order(t, r.signed(t, map[string]any{"exp": unix(0), "iat": unix(-time.Hour)})))
 }
 
-func TestA6_Audience(t *testing.T) {
+func TestTokenAudience(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	for name, aud := range map[string]any{
@@ -237,7 +237,7 @@ func TestA6_Audience(t *testing.T) {
 	r.issues(t, "ours among others", r.order(t, r.signed(t, map[string]any{"aud": []string{"other", "sigstore"}})))
 }
 
-func TestA7_Issuers(t *testing.T) {
+func TestTokenIssuers(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	url, asked := trap(t)
@@ -255,7 +255,7 @@ func TestA7_Issuers(t *testing.T) {
 	}
 }
 
-func TestA8_DuplicateMembers(t *testing.T) {
+func TestDuplicateMembersInTokens(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	good := string(r.claims(t, nil))
@@ -275,7 +275,7 @@ func TestA8_DuplicateMembers(t *testing.T) {
 	r.refusesToken(t, "alg twice", token, fault.TokenMalformed)
 }
 
-func TestA9_EmailVerified(t *testing.T) {
+func TestEmailVerified(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	for _, value := range []any{1, "1", json.RawMessage("null"), nil, false, "false", "TRUE", []any{true}} {
@@ -286,7 +286,7 @@ func TestA9_EmailVerified(t *testing.T) {
 	}
 }
 
-func TestA12_Claims(t *testing.T) {
+func TestHostileClaims(t *testing.T) {
 	t.Parallel()
 	cluster, ci := identitytest.New(t), identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {

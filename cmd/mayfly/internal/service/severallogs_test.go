@@ -14,7 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// Rows about several logs elsewhere, of which a certificate needs more than one.
+// Several logs elsewhere, of which a certificate needs more than one.
 
 // newSeveralLogs is a service that wants the SCTs of two of its logs.
 func newSeveralLogs(t *testing.T, n int) (*rig, []*remoteLog) {
@@ -35,10 +35,10 @@ func newSeveralLogs(t *testing.T, n int) (*rig, []*remoteLog) {
 	return r, logs
 }
 
-// TestD1_OneOfTwoLogsDown: with two SCTs wanted, one log that fails costs nothing
+// TestOneOfSeveralLogsDown: with two SCTs wanted, one log that fails costs nothing
 // while a third is there, and the certificate where none is. What was signed is a
 // precertificate alone.
-func TestD1_OneOfTwoLogsDown(t *testing.T) {
+func TestOneOfSeveralLogsDown(t *testing.T) {
 	t.Parallel()
 	r, logs := newSeveralLogs(t, 3)
 	for name, f := range map[string]logFault{"500": answerWith(500), "silent": silence, "no answer": drop, "reply lost": takeAndDrop} {
