@@ -12,8 +12,8 @@ const closeTimeout = 15 * time.Second
 // Close closes a service that doesn't run; [Service.Run] closes one that did.
 func (s *Service) Close(ctx context.Context) error { return s.close(ctx, s.state().logs) }
 
-// close closes what is open, the server's listeners first: what it holds open in
-// the opposite order of its opening. ctx gives values, not time.
+// close closes what is open: first what takes requests, last the audit trail that
+// they are recorded in. ctx gives values, not time.
 func (s *Service) close(ctx context.Context, logs *logSet) error {
 	var errs []error
 	if s.server != nil {

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"net/http"
@@ -198,6 +199,35 @@ func TestSuccessionUnderLoad(t *testing.T) {
 	_, roots, err := get(t.Context(), r.url+"/ctlog/"+time.Now().UTC().Format("2006")+"/ct/v1/get-roots")
 	if err != nil || strings.Count(string(roots), `"MII`) != 1 {
 		t.Errorf("the embedded log accepts %.300s, %v; want the new root", roots, err)
+	}
+}
+
+// TestClientsAreToldOfAnAuthorityBeforeItSigns: with the old one still signing, the
+// trusted root has the new one already.
+func TestClientsAreToldOfAnAuthorityBeforeItSigns(t *testing.T) {
+	t.Parallel()
+	r := newRotating(t)
+	signer, looked := r.activeChain()[0], false
+	look := func(context.Context) {
+		looked = true
+		if n := len(r.root(t).Authorities); n != 2 || !bytes.Equal(r.activeChain()[0], signer) {
+			t.Errorf("%d authorities are in the trusted root; does another sign already? %t", n, !bytes.Equal(r.activeChain()[0], signer))
+		}
+	}
+	r.changing.Lock()
+	last := len(r.reloads.steps) - 1
+	r.reloads.steps = slices.Insert(r.reloads.steps, last, reloadStep{prepare: func(context.Context, *state) (func(context.Context), func(), error) {
+		return look, nil, nil
+	}})
+	r.changing.Unlock()
+	now := time.Now().UTC().Truncate(time.Second)
+	r.put([]lifecycle.Entry{
+		{Name: "old", Record: lifecycle.Record{State: lifecycle.Retired, Retired: now}},
+		{Name: "next", Record: lifecycle.Record{State: lifecycle.Active, Published: now, Activated: now, Forced: "a test"}},
+	})
+	r.expect(t, "activated", 1, 0)
+	if !looked || bytes.Equal(r.activeChain()[0], signer) {
+		t.Errorf("nobody looked, or the old one signs: %t", looked)
 	}
 }
 
