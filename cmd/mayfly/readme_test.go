@@ -10,16 +10,9 @@ import (
 	"testing"
 
 	"github.com/spf13/cobra"
-)
 
-func readme(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/readmetest"
+)
 
 var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)```\n")
 
@@ -27,7 +20,7 @@ var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)``
 func blocks(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for _, m := range markedBlock.FindAllStringSubmatch(readme(t), -1) {
+	for _, m := range markedBlock.FindAllStringSubmatch(readmetest.Text(t), -1) {
 		found[m[1]] += m[2]
 	}
 	for _, want := range []string{"dev", "serve"} {
@@ -135,46 +128,14 @@ func TestReadmeServe(t *testing.T) {
 	}
 }
 
-// table gives the cells of the README's table whose first heading is the one given.
-func table(t *testing.T, heading string) [][]string {
-	t.Helper()
-	_, after, found := strings.Cut(readme(t), "\n| "+heading+" |")
-	if !found {
-		t.Fatalf("the README has no table headed %s", heading)
-	}
-	var rows [][]string
-	for line := range strings.Lines(after[strings.IndexByte(after, '\n')+1:]) {
-		if !strings.HasPrefix(line, "|") {
-			break
-		}
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if !strings.HasPrefix(cells[0], "---") {
-			rows = append(rows, cells)
-		}
-	}
-	if len(rows) < 5 {
-		t.Fatalf("the table headed %s has %d rows", heading, len(rows))
-	}
-	return rows
-}
-
-var quoted = regexp.MustCompile("`([^`]+)`")
-
-func quotedIn(cell string) (all []string) {
-	for _, m := range quoted.FindAllStringSubmatch(cell, -1) {
-		all = append(all, m[1])
-	}
-	return all
-}
-
 // Every command of the README is one, with the flags it names, and every command is there.
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	root, _ := newRootCommand(streams{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}})
 	root.InitDefaultCompletionCmd()
 	named := map[string]bool{}
-	for _, row := range table(t, "Command") {
-		for _, line := range quotedIn(row[0]) {
+	for _, row := range readmetest.Table(t, "Command") {
+		for _, line := range readmetest.Quoted(row[0]) {
 			words := strings.Fields(line)
 			cmd, rest, err := root.Find(words[1:])
 			if words[0] != "mayfly" || err != nil || cmd == root {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -37,18 +38,12 @@ func (s *Service) readiness() []server.Dependency {
 
 // AwaitReady returns when a certificate could be issued, or ctx has ended.
 func (s *Service) AwaitReady(ctx context.Context) error {
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	for {
-		if s.server.Ready(ctx) {
-			return nil
-		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
+	for !s.server.Ready(ctx) {
+		if err := wait.For(ctx, 10*time.Millisecond); err != nil {
+			return err
 		}
 	}
+	return nil
 }
 
 // maxStatusLines bounds what /readyz?verbose says of issuers, and of authorities.
@@ -184,16 +179,12 @@ func (s *Service) warnBeforeLastLogEnds(ctx context.Context) error {
 	if s.policy == nil {
 		return nil
 	}
-	tick := time.NewTicker(endIsRepeated)
-	defer tick.Stop()
 	for {
 		if err := s.nextLog(ctx); err != nil {
 			s.Logger.WarnContext(ctx, "the last log's time ends soon, and then nothing can be issued", "error", err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+		if wait.For(ctx, endIsRepeated) != nil {
+			return nil //nolint:nilerr // the service ends
 		}
 	}
 }

@@ -2,9 +2,6 @@ package service
 
 import (
 	"bytes"
-	"os"
-	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,49 +11,9 @@ import (
 	"google.golang.org/protobuf/reflect/protoreflect"
 	"google.golang.org/protobuf/reflect/protoregistry"
 
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/readmetest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
-
-func readme(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "..", "..", "README.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-// table gives the cells of the README's table whose first heading is the one given.
-func table(t *testing.T, heading string) [][]string {
-	t.Helper()
-	_, after, found := strings.Cut(readme(t), "\n| "+heading+" |")
-	if !found {
-		t.Fatalf("the README has no table headed %s", heading)
-	}
-	var rows [][]string
-	for line := range strings.Lines(after[strings.IndexByte(after, '\n')+1:]) {
-		if !strings.HasPrefix(line, "|") {
-			break
-		}
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if !strings.HasPrefix(cells[0], "---") {
-			rows = append(rows, cells)
-		}
-	}
-	if len(rows) < 5 {
-		t.Fatalf("the table headed %s has %d rows", heading, len(rows))
-	}
-	return rows
-}
-
-var quoted = regexp.MustCompile("`([^`]+)`")
-
-func quotedIn(cell string) (all []string) {
-	for _, m := range quoted.FindAllStringSubmatch(cell, -1) {
-		all = append(all, m[1])
-	}
-	return all
-}
 
 // Every endpoint of the README is served as it says, and every route is there.
 func TestReadmeEndpoints(t *testing.T) {
@@ -77,9 +34,9 @@ func TestReadmeEndpoints(t *testing.T) {
 			served[f[1]] = f[0]
 		}
 	}
-	for _, row := range table(t, "Endpoint") {
+	for _, row := range readmetest.Table(t, "Endpoint") {
 		method := ""
-		for _, name := range quotedIn(row[0]) {
+		for _, name := range readmetest.Quoted(row[0]) {
 			path := name
 			if m, p, found := strings.Cut(name, " "); found {
 				method, path = m, p
@@ -95,7 +52,7 @@ func TestReadmeEndpoints(t *testing.T) {
 			}
 			delete(served, path)
 		}
-		for _, name := range quotedIn(row[1]) {
+		for _, name := range readmetest.Quoted(row[1]) {
 			checkRPC(t, strings.Replace(name, "…", "dev.sigstore.fulcio.", 1))
 		}
 	}
@@ -117,8 +74,8 @@ func checkRPC(t *testing.T, name string) {
 func TestReadmeReasons(t *testing.T) {
 	t.Parallel()
 	left := fault.Reasons()
-	for _, row := range table(t, "Status") {
-		for _, name := range quotedIn(row[2]) {
+	for _, row := range readmetest.Table(t, "Status") {
+		for _, name := range readmetest.Quoted(row[2]) {
 			at := slices.Index(left, fault.Reason(name))
 			if at < 0 {
 				t.Errorf("%s is no reason, or is there twice", name)
