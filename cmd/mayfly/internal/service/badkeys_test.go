@@ -24,25 +24,25 @@ import (
 
 // Keys and proofs that are refused.
 
-// withProof is a good order but for the proof.
-func (r *rig) withProof(t testing.TB, proof []byte) order {
+// withProof is a good request but for the proof.
+func (r *rig) withProof(t testing.TB, proof []byte) signingRequest {
 	t.Helper()
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	o.proof = proof
 	return o
 }
 
-// withKey is a good order but for the key, proven by the rig's own.
-func (r *rig) withKey(t testing.TB, spki string) order {
+// withKey is a good request but for the key, proven by the rig's own.
+func (r *rig) withKey(t testing.TB, spki string) signingRequest {
 	t.Helper()
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	o.spki = spki
 	return o
 }
 
-func (r *rig) withCSR(t testing.TB, csr []byte) order {
+func (r *rig) withCSR(t testing.TB, csr []byte) signingRequest {
 	t.Helper()
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	o.csr = csr
 	return o
 }
@@ -210,7 +210,7 @@ func TestWhatIsNoKeyIsRefused(t *testing.T) {
 	} {
 		r.refuses(t, name, r.withKey(t, spki), fault.KeyMalformed, fault.KeyUnsupported)
 	}
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	o.spki = ""
 	r.refuses(t, "nothing", o, fault.RequestMalformed)
 }

@@ -15,6 +15,8 @@ func (s *Service) Close(ctx context.Context) error { return s.close(ctx, s.state
 // close closes what is open: first what takes requests, last the audit trail that
 // they are recorded in. ctx gives values, not time.
 func (s *Service) close(ctx context.Context, logs *logSet) error {
+	s.changing.Lock()
+	defer s.changing.Unlock()
 	var errs []error
 	if s.server != nil {
 		s.server.Close()

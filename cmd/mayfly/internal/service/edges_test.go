@@ -26,8 +26,8 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// order is what a client asks with.
-type order struct {
+// signingRequest is what a client asks with.
+type signingRequest struct {
 	token string
 	spki  string // PEM, as v2 sends it
 	proof []byte
@@ -54,7 +54,7 @@ type answer struct {
 type edge struct {
 	name, id string
 	header   bool // the token travels in a header
-	ask      func(ctx context.Context, r *rig, o order, id string) answer
+	ask      func(ctx context.Context, r *rig, o signingRequest, id string) answer
 }
 
 var edges = []edge{
@@ -64,11 +64,11 @@ var edges = []edge{
 	{"gRPC v1", "grpc-v1", true, askGRPCv1},
 }
 
-// carries reports whether the edge can carry the order as it is to the service:
+// carries reports whether the edge can carry the request as it is to the service:
 // a header can't have control characters or spaces at its ends, nor be of any
 // size; a protobuf string is UTF-8; and gRPC itself refuses, unread, a message
 // that is larger than twice a body.
-func (e edge) carries(o order, l server.Limits) bool {
+func (e edge) carries(o signingRequest, l server.Limits) bool {
 	if e.header && (len(o.token) >= l.HeaderBytes || strings.IndexFunc(o.token, func(c rune) bool { return c <= ' ' || c > '~' }) >= 0) {
 		return false
 	}
@@ -79,7 +79,7 @@ func (e edge) carries(o order, l server.Limits) bool {
 }
 
 // ask asks once and remembers the answer for the verdict.
-func (r *rig) ask(t testing.TB, e edge, o order) answer {
+func (r *rig) ask(t testing.TB, e edge, o signingRequest) answer {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), patience)
 	defer cancel()
@@ -104,7 +104,7 @@ func (r *rig) ask(t testing.TB, e edge, o order) answer {
 	return a
 }
 
-func askRESTv2(ctx context.Context, r *rig, o order, id string) answer {
+func askRESTv2(ctx context.Context, r *rig, o signingRequest, id string) answer {
 	body := map[string]any{"credentials": map[string]any{"oidcIdentityToken": o.token}}
 	if o.csr != nil {
 		body["certificateSigningRequest"] = o.csr
@@ -126,7 +126,7 @@ func askRESTv2(ctx context.Context, r *rig, o order, id string) answer {
 	return a
 }
 
-func askRESTv1(ctx context.Context, r *rig, o order, id string) answer {
+func askRESTv1(ctx context.Context, r *rig, o signingRequest, id string) answer {
 	body := map[string]any{}
 	if o.csr != nil {
 		body["certificateSigningRequest"] = o.csr
@@ -186,7 +186,7 @@ func (r *rig) post(ctx context.Context, path string, body any, id, bearer string
 	return a, nil
 }
 
-func askGRPCv2(ctx context.Context, r *rig, o order, id string) answer {
+func askGRPCv2(ctx context.Context, r *rig, o signingRequest, id string) answer {
 	in := &fulciov2.CreateSigningCertificateRequest{Credentials: &fulciov2.Credentials{
 		Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: o.token}}}
 	if o.csr != nil {
@@ -204,7 +204,7 @@ func askGRPCv2(ctx context.Context, r *rig, o order, id string) answer {
 	return a
 }
 
-func askGRPCv1(ctx context.Context, r *rig, o order, id string) answer {
+func askGRPCv1(ctx context.Context, r *rig, o signingRequest, id string) answer {
 	in := &fulciov1beta.CreateSigningCertificateRequest{CertificateSigningRequest: o.csr}
 	if o.csr == nil {
 		in.PublicKey, in.SignedEmailAddress = &fulciov1beta.PublicKey{Content: []byte(o.spki)}, o.proof

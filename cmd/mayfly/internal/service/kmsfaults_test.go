@@ -131,7 +131,7 @@ func (k *kmsRig) awaits(t *testing.T, name string, want int) {
 // works issues over every edge.
 func (k *kmsRig) works(t *testing.T, name string) {
 	t.Helper()
-	k.issues(t, name, k.order(t, k.token(t, nil)))
+	k.issues(t, name, k.signingRequest(t, k.token(t, nil)))
 }
 
 // refusesAll asks over every edge at once: each answer is a 503 that asks to try
@@ -140,7 +140,7 @@ func (k *kmsRig) works(t *testing.T, name string) {
 func (k *kmsRig) refusesAll(t *testing.T, name string) (asked int) {
 	t.Helper()
 	before, first := k.kms.Count(k.kms.Sign), len(k.answers)
-	k.refuses(t, name, k.order(t, k.token(t, nil)), fault.SignerUnavailable)
+	k.refuses(t, name, k.signingRequest(t, k.token(t, nil)), fault.SignerUnavailable)
 	for _, a := range k.answers[first:] {
 		if a.took > k.started.Server.RequestTimeout+time.Second { // the machine may be loaded
 			t.Errorf("%s, %s: took %v", name, a.edge, a.took)

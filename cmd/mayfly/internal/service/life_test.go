@@ -75,10 +75,10 @@ func TestIssuerUnreachableAtStart(t *testing.T) {
 	if code, _, err := get(t.Context(), r.url+"/healthz"); err != nil || code != http.StatusOK {
 		t.Errorf("/healthz: %d, %v", code, err)
 	}
-	r.refuses(t, "no keys yet", r.order(t, r.token(t, nil)), fault.IssuerUnavailable)
+	r.refuses(t, "no keys yet", r.signingRequest(t, r.token(t, nil)), fault.IssuerUnavailable)
 	r.issuer.Break(identitytest.Discovery, nil)
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
-	r.issues(t, "recovered", r.order(t, r.token(t, nil)))
+	r.issues(t, "recovered", r.signingRequest(t, r.token(t, nil)))
 }
 
 // One issuer that is down is no reason to send the others' clients away.
@@ -88,7 +88,7 @@ func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 	down.Break(identitytest.Discovery, down.Hang())
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, down.Config()) })
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
-	r.issues(t, "of the issuer that is up", r.order(t, r.token(t, nil)))
+	r.issues(t, "of the issuer that is up", r.signingRequest(t, r.token(t, nil)))
 }
 
 // A service that is told to stop under load finishes what it began: a client
@@ -97,7 +97,7 @@ func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 func TestStopUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	var inFlight, served, shed sync.WaitGroup
 	var done, refused, gone atomic.Int64
 	served.Add(16) // the load is on when this many certificates were issued
@@ -213,7 +213,7 @@ func TestRoutesWithoutToken(t *testing.T) {
 
 func (r *rig) everyMethod(t *testing.T, path string) {
 	t.Helper()
-	body := withoutToken(t, path, r.order(t, ""))
+	body := withoutToken(t, path, r.signingRequest(t, ""))
 	for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "PROPFIND"} {
 		request, err := http.NewRequestWithContext(t.Context(), method, r.url+path, bytes.NewReader(body))
 		if err != nil {
@@ -240,8 +240,8 @@ func (r *rig) everyMethod(t *testing.T, path string) {
 	}
 }
 
-// withoutToken is a good order for the path but for the token.
-func withoutToken(t *testing.T, path string, o order) []byte {
+// withoutToken is a good request for the path but for the token.
+func withoutToken(t *testing.T, path string, o signingRequest) []byte {
 	t.Helper()
 	body := map[string]any{"publicKeyRequest": map[string]any{"publicKey": map[string]any{"content": o.spki}, "proofOfPossession": o.proof}}
 	if strings.HasPrefix(path, "/api/v1/") {

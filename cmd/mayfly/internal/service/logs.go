@@ -48,7 +48,7 @@ func (s *shard) prefix() string { return strings.TrimSuffix(s.log.Prefix(), "/")
 
 // scrub checks a log now and then in the background.
 type scrub struct {
-	end func() // ends it and waits for it; nil before it began. Service.changing guards it.
+	end func() // ends it and waits for it; nil before it began. Service.changing guards it once the service runs.
 }
 
 // start checks the log until ctx ends or stop is called.

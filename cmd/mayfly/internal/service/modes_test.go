@@ -109,7 +109,7 @@ func TestEphemeralService(t *testing.T) {
 				t.Errorf("%d signatures of the KMS at the start", before)
 			}
 			s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
-			leaves := r.issues(t, "with the KMS down", r.order(t, r.token(t, nil)))
+			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
 			if got := s.Count(s.Sign) - before; got != 0 {
 				t.Errorf("%d signatures of the KMS for %d certificates", got, len(leaves))
 			}
@@ -141,7 +141,7 @@ func TestEphemeralService(t *testing.T) {
 			if len(both) != 2 || !slices.ContainsFunc(both, all[0].Equal) || both[0].Equal(both[1]) {
 				t.Errorf("the second lists %d", len(both))
 			}
-			for _, leaf := range again.issues(t, "the second", again.order(t, again.token(t, nil))) {
+			for _, leaf := range again.issues(t, "the second", again.signingRequest(t, again.token(t, nil))) {
 				if !slices.ContainsFunc(both, func(c *x509.Certificate) bool { return leaf.CheckSignatureFrom(c) == nil && !c.Equal(all[0]) }) {
 					t.Error("a leaf of an issuer that isn't listed")
 				}
@@ -174,7 +174,7 @@ func TestSealedService(t *testing.T) {
 			})
 			s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
 			before := s.Count("")
-			leaves := r.issues(t, "with the KMS down", r.order(t, r.token(t, nil)))
+			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
 			if got := s.Count("") - before; got != 0 {
 				t.Errorf("%d calls to the KMS for %d certificates", got, len(leaves))
 			}
@@ -314,5 +314,5 @@ func TestEphemeralRelists(t *testing.T) {
 	if got := r.listed(t); len(got) != 2 {
 		t.Errorf("%d are listed after a reload", len(got))
 	}
-	r.issues(t, "after all of it", r.order(t, r.token(t, nil)))
+	r.issues(t, "after all of it", r.signingRequest(t, r.token(t, nil)))
 }

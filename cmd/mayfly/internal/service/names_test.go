@@ -28,7 +28,7 @@ func TestNamesInCertificates(t *testing.T) {
 		"a\rb", "a\nb", "a\x00b", "a\tb", "a,b", "a\u202eb", " a", "a ", "é", strings.Repeat("a", 9000),
 	} {
 		r.refusesToken(t, fmt.Sprintf("email %.12q", bad), r.signed(t, map[string]any{"email": bad + "@example.com"}), fault.ClaimInvalid)
-		o := r.order(t, people.Token(t, map[string]any{"sub": bad, "email": nil, "canary": canary}))
+		o := r.signingRequest(t, people.Token(t, map[string]any{"sub": bad, "email": nil, "canary": canary}))
 		o.proof = prove(t, r.key, bad)
 		r.refuses(t, fmt.Sprintf("sub %.12q", bad), o, fault.ClaimInvalid)
 	}
@@ -37,7 +37,7 @@ func TestNamesInCertificates(t *testing.T) {
 	}
 	// What is issued has the exact bytes, for Go and for OpenSSL.
 	for _, good := range []string{"a+tag@example.com", "o'brien@example.com", "A.B-c_d@EXAMPLE.com"} {
-		o := r.order(t, r.signed(t, map[string]any{"email": good}))
+		o := r.signingRequest(t, r.signed(t, map[string]any{"email": good}))
 		o.proof = prove(t, r.key, good)
 		for _, leaf := range r.issues(t, good, o) {
 			if len(leaf.EmailAddresses) != 1 || leaf.EmailAddresses[0] != good {
@@ -71,8 +71,8 @@ func TestSubjectsInCertificates(t *testing.T) {
 		u.Type, u.SubjectDomain = identity.TypeURI, "https://allowed.example"
 		c.Issuers = append(c.Issuers, u)
 	})
-	ask := func(sub string) order {
-		o := r.order(t, services.Token(t, map[string]any{"sub": sub, "email": nil, "canary": canary}))
+	ask := func(sub string) signingRequest {
+		o := r.signingRequest(t, services.Token(t, map[string]any{"sub": sub, "email": nil, "canary": canary}))
 		o.proof = prove(t, r.key, sub)
 		return o
 	}

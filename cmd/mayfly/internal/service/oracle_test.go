@@ -33,9 +33,9 @@ var wire = map[fault.Kind]struct {
 	fault.NotFound: {404, codes.NotFound}, fault.NotAllowed: {405, codes.Unimplemented},
 }
 
-// refuses sends the order over every edge that can carry it, and fails the test
+// refuses sends the request over every edge that can carry it, and fails the test
 // unless each answers with the documented status for one of the reasons, quickly.
-func (r *rig) refuses(t *testing.T, name string, o order, reasons ...fault.Reason) {
+func (r *rig) refuses(t *testing.T, name string, o signingRequest, reasons ...fault.Reason) {
 	t.Helper()
 	var all sync.WaitGroup
 	for _, e := range edges {
@@ -56,10 +56,10 @@ func (r *rig) refuses(t *testing.T, name string, o order, reasons ...fault.Reaso
 	all.Wait()
 }
 
-// refusesToken is refuses for a good order with the token.
+// refusesToken is refuses for a good request with the token.
 func (r *rig) refusesToken(t *testing.T, name, token string, reasons ...fault.Reason) {
 	t.Helper()
-	r.refuses(t, name, r.order(t, token), reasons...)
+	r.refuses(t, name, r.signingRequest(t, token), reasons...)
 }
 
 // documented holds a refusal to the table of the wire contract.

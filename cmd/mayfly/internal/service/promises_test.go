@@ -126,7 +126,7 @@ func TestPromisesMetrics(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t, kind.edit)
-			r.issues(t, "one", r.order(t, r.token(t, nil)))
+			r.issues(t, "one", r.signingRequest(t, r.token(t, nil)))
 			r.until(t, "mayfly_ctlog_promises_kept_total", func(n float64) bool { return n == float64(len(edges)) })
 			found := r.until(t, "mayfly_ctlog_promises_pending", none)
 			for _, want := range []map[string]func(float64) bool{both, kind.own} {
@@ -177,7 +177,7 @@ func TestPromisesMonitoringURL(t *testing.T) {
 		})
 		l.reads.Store(&count)
 	})
-	r.issues(t, "one", r.order(t, r.token(t, nil)))
+	r.issues(t, "one", r.signingRequest(t, r.token(t, nil)))
 	r.until(t, "mayfly_ctlog_promises_kept_total", func(n float64) bool { return n == float64(len(edges)) })
 	if reads.Load() == 0 || foreign.Load() != 0 {
 		t.Errorf("%d reads where the log is read, %d where it is submitted to", reads.Load(), foreign.Load())

@@ -112,8 +112,8 @@ func TestRefusedReloadLeavesAllAsItWas(t *testing.T) {
 				t.Errorf("%s: %s is another: %s, %v", name, path, text, err)
 			}
 		}
-		r.issues(t, name, r.order(t, r.token(t, nil)))
-		r.refuses(t, name, r.order(t, r.token(t, map[string]any{"aud": "another"})), fault.TokenAudience)
+		r.issues(t, name, r.signingRequest(t, r.token(t, nil)))
+		r.refuses(t, name, r.signingRequest(t, r.token(t, map[string]any{"aud": "another"})), fault.TokenAudience)
 		poll(t, "the key is closed", func() bool { return way.open.Load() == 0 })
 		log, err := r.openShard(t.Context(), shard, nil, nil, 0)
 		if err != nil {
@@ -163,5 +163,5 @@ func TestRefusedReloadLeavesAllAsItWas(t *testing.T) {
 	if _, page := r.readiness(t); r.state() == before || !strings.Contains(page, "  next: active") {
 		t.Errorf("nobody refused, but the page says %s", page)
 	}
-	r.issues(t, "the next one signs", r.order(t, r.token(t, map[string]any{"aud": "another"})))
+	r.issues(t, "the next one signs", r.signingRequest(t, r.token(t, map[string]any{"aud": "another"})))
 }

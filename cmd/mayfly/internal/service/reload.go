@@ -54,7 +54,9 @@ type refusal struct {
 // reloadStep is how one component follows a configuration.
 type reloadStep struct {
 	settings string // whose faults these are, where the error doesn't know
-	opens    bool   // it opens something: skipped for a configuration that is refused anyway
+	// afterNoFault is for a step that a configuration which is refused anyway does
+	// without: opening a log locks and recovers it.
+	afterNoFault bool
 	// prepare makes what next's configuration asks for and adds it to next, where
 	// later steps read it. Nothing that is in force changes before commit, which
 	// can't fail; rollback closes what prepare opened. Either may be nil. After an
@@ -71,7 +73,7 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "", prepare: s.prepareSettings},
 		{settings: "issuers", prepare: s.prepareIdentity},
 		{settings: "ca", prepare: s.prepareAuthorities},
-		{settings: "ctlog", prepare: s.prepareLogs, opens: true},
+		{settings: "ctlog", prepare: s.prepareLogs, afterNoFault: true},
 		{settings: "issuers", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
 		{settings: "ctlog", prepare: s.prepareSubmission},
@@ -160,7 +162,7 @@ func (s *Service) apply(ctx context.Context, c *config.Config) error {
 	var commits []func(context.Context)
 	var rollbacks []func()
 	for _, step := range s.reloads.steps {
-		if step.opens && f.Len() > 0 {
+		if step.afterNoFault && f.Len() > 0 {
 			continue
 		}
 		commit, rollback, err := step.prepare(ctx, &next)

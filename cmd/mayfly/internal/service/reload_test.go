@@ -140,7 +140,7 @@ func TestHangupWithBadConfiguration(t *testing.T) {
 	if code != http.StatusOK || !strings.Contains(page, "configuration: failing, but certificates can be issued\n  in force since ") {
 		t.Errorf("/readyz?verbose: %d %q", code, page)
 	}
-	r.issues(t, "by the old configuration", r.order(t, r.token(t, nil)))
+	r.issues(t, "by the old configuration", r.signingRequest(t, r.token(t, nil)))
 	r.offer(nil)
 	r.hup()
 	r.expect(t, "mended", 1, refused)
@@ -209,7 +209,7 @@ func TestFileChangeReloads(t *testing.T) {
 	r.write(t, "version 2")
 	r.look(3)
 	r.expect(t, "changed", 1, 0)
-	r.issues(t, "the new audience", r.order(t, r.token(t, map[string]any{"aud": "another"})))
+	r.issues(t, "the new audience", r.signingRequest(t, r.token(t, map[string]any{"aud": "another"})))
 	// A file that a refused configuration names is waited for.
 	keys := filepath.Join(t.TempDir(), "keys.json")
 	r.offer(func(c *config.Config) { c.Issuers[0].JWKSFile = setting.Path(keys) })
@@ -227,8 +227,8 @@ func TestFileChangeReloads(t *testing.T) {
 	}
 	r.look(3)
 	r.expect(t, "the file is there", 2, 1)
-	r.refuses(t, "the old audience list", r.order(t, r.token(t, map[string]any{"aud": "another"})), fault.TokenAudience)
-	r.issues(t, "with keys from the file", r.order(t, r.token(t, nil)))
+	r.refuses(t, "the old audience list", r.signingRequest(t, r.token(t, map[string]any{"aud": "another"})), fault.TokenAudience)
+	r.issues(t, "with keys from the file", r.signingRequest(t, r.token(t, nil)))
 }
 
 // A reload under load loses nothing: every honest request gets its certificate,
@@ -241,7 +241,7 @@ func TestReloadUnderLoad(t *testing.T) {
 	})
 	r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
 	r.issuer.Break(identitytest.Keys, identitytest.Status(http.StatusServiceUnavailable))
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var load sync.WaitGroup

@@ -98,13 +98,13 @@ func (l *remoteLog) breaks(f logFault) { l.fault.Store(&f) }
 func (r *rig) fails(t *testing.T, name string, reason fault.Reason) {
 	t.Helper()
 	before := r.counts(t)
-	r.refuses(t, name, r.order(t, r.token(t, nil)), reason)
+	r.refuses(t, name, r.signingRequest(t, r.token(t, nil)), reason)
 	after := r.counts(t)
 	if n := after["sign"] - before["sign"]; n != 0 {
 		t.Errorf("%s: %d final certificates were signed", name, n)
 	}
 	if n := after["sign_precertificate"] - before["sign_precertificate"]; n != uint64(len(edges)) {
-		t.Errorf("%s: %d precertificates were signed, for %d orders", name, n, len(edges))
+		t.Errorf("%s: %d precertificates were signed, for %d requests", name, n, len(edges))
 	}
 }
 
@@ -137,7 +137,7 @@ func TestLogDown(t *testing.T) {
 			t.Parallel()
 			var l *remoteLog
 			r := newRig(t, func(r *rig, c *config.Config) { l = newRemoteLog(t, r, c) })
-			r.issues(t, "before", r.order(t, r.token(t, nil)))
+			r.issues(t, "before", r.signingRequest(t, r.token(t, nil)))
 			l.breaks(f)
 			r.fails(t, name, fault.LogUnavailable)
 			for _, a := range r.answers {
@@ -166,7 +166,7 @@ func TestLogComesBack(t *testing.T) {
 		}
 		honest.ServeHTTP(w, req)
 	})
-	r.issues(t, "at the second attempt", r.order(t, r.token(t, nil)))
+	r.issues(t, "at the second attempt", r.signingRequest(t, r.token(t, nil)))
 }
 
 // lie is the honest log's answer, changed.
@@ -238,7 +238,7 @@ func TestLyingLog(t *testing.T) {
 		}
 	}
 	l.fault.Store(nil)
-	r.issues(t, "the truth again", r.order(t, r.token(t, nil)))
+	r.issues(t, "the truth again", r.signingRequest(t, r.token(t, nil)))
 }
 
 // signatureOf is a DigitallySigned (RFC 5246 §4.7): SHA-256, ECDSA, vector.
@@ -271,7 +271,7 @@ func TestLogReplyLost(t *testing.T) {
 		}
 		honest.ServeHTTP(w, req)
 	})
-	r.issues(t, "after a lost reply", r.order(t, r.token(t, nil)))
+	r.issues(t, "after a lost reply", r.signingRequest(t, r.token(t, nil)))
 	// Always: the log knows more than clients, never less.
 	l.breaks(takeAndDrop)
 	r.fails(t, "every reply lost", fault.LogUnavailable)

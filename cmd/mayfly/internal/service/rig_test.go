@@ -268,15 +268,15 @@ func (r *rig) token(t testing.TB, claims map[string]any) string {
 	return r.issuer.Token(t, with)
 }
 
-// order is a good order with the token given.
-func (r *rig) order(t testing.TB, token string) order {
+// signingRequest is a good request with the token given.
+func (r *rig) signingRequest(t testing.TB, token string) signingRequest {
 	t.Helper()
-	return order{token: token, spki: toPEM("PUBLIC KEY", spkiOf(t, r.key.Public())), proof: prove(t, r.key, identitytest.Email)}
+	return signingRequest{token: token, spki: toPEM("PUBLIC KEY", spkiOf(t, r.key.Public())), proof: prove(t, r.key, identitytest.Email)}
 }
 
-// issues fails the test unless the order is answered with a certificate by
+// issues fails the test unless the request is answered with a certificate by
 // every edge, and gives the leaves.
-func (r *rig) issues(t *testing.T, name string, o order) []*x509.Certificate {
+func (r *rig) issues(t *testing.T, name string, o signingRequest) []*x509.Certificate {
 	t.Helper()
 	var leaves []*x509.Certificate
 	for _, e := range edges {

@@ -88,7 +88,7 @@ type load struct {
 func newLoad(t *testing.T, r *rig, clients int) *load {
 	t.Helper()
 	l := &load{}
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	for i := range clients {
 		l.done.Go(func() {
 			for !l.stop.Load() {

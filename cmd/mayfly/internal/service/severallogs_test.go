@@ -43,7 +43,7 @@ func TestOneOfSeveralLogsDown(t *testing.T) {
 	r, logs := newSeveralLogs(t, 3)
 	for name, f := range map[string]logFault{"500": answerWith(500), "silent": silence, "no answer": drop, "reply lost": takeAndDrop} {
 		logs[0].breaks(f)
-		for _, leaf := range r.issues(t, name, r.order(t, r.token(t, nil))) {
+		for _, leaf := range r.issues(t, name, r.signingRequest(t, r.token(t, nil))) {
 			if n := countSCTs(t, leaf); n != 2 {
 				t.Errorf("%s: %d SCTs, want two", name, n)
 			}
@@ -79,7 +79,7 @@ func countSCTs(t *testing.T, leaf *x509.Certificate) int {
 func TestSeveralPromises(t *testing.T) {
 	t.Parallel()
 	r, _ := newSeveralLogs(t, 2)
-	r.issues(t, "two", r.order(t, r.token(t, nil)))
+	r.issues(t, "two", r.signingRequest(t, r.token(t, nil)))
 	issued := float64(len(edges))
 	r.until(t, "mayfly_ctlog_submission_seconds", func(n float64) bool { return n == 2*issued })
 	deadline := time.Now().Add(patience)
@@ -120,5 +120,5 @@ func TestRootsDropped(t *testing.T) {
 			t.Fatalf("not ready: %s", body)
 		}
 	}
-	r.issues(t, "still", r.order(t, r.token(t, nil)))
+	r.issues(t, "still", r.signingRequest(t, r.token(t, nil)))
 }

@@ -25,7 +25,7 @@ import (
 func TestSigningQuota(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(_ *rig, c *config.Config) { c.CA.Authority.SigningQuota = 1 }) // a certificate costs two
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	for range 10 {
 		r.readiness(t)
 	}
@@ -72,7 +72,7 @@ func TestPrecertificateSigner(t *testing.T) {
 				l = newRemoteLog(t, r, c)
 				c.CA.Authority.PrecertificateSigner = tt.form
 			})
-			o := r.order(t, r.token(t, nil))
+			o := r.signingRequest(t, r.token(t, nil))
 			r.issues(t, "at first", o)
 			if tt.refuses {
 				l.breaks(refusePresigned(t))

@@ -125,7 +125,7 @@ func trusts(root *trustroot.Root, leaf *x509.Certificate) bool {
 func TestSuccessionUnderLoad(t *testing.T) {
 	t.Parallel()
 	r := newRotating(t)
-	o := r.order(t, r.token(t, nil))
+	o := r.signingRequest(t, r.token(t, nil))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var load sync.WaitGroup
@@ -264,7 +264,7 @@ func TestPropagationGuardHoldsAgainstConfigurations(t *testing.T) {
 			t.Errorf("%s: %q", name, page)
 		}
 	}
-	r.issues(t, "the old one signs", r.order(t, r.token(t, nil)))
+	r.issues(t, "the old one signs", r.signingRequest(t, r.token(t, nil)))
 	if code, _ := r.readiness(t); code != http.StatusOK {
 		t.Errorf("not ready: %d", code)
 	}
@@ -296,5 +296,5 @@ func TestSuccessionAsksLogs(t *testing.T) {
 	if _, page := r.readiness(t); !strings.Contains(page, "signatures a certificate: 1:") || !strings.Contains(page, "  next: active") {
 		t.Errorf("/readyz?verbose says %q", page)
 	}
-	r.issues(t, "the new one signs", r.order(t, r.token(t, nil)))
+	r.issues(t, "the new one signs", r.signingRequest(t, r.token(t, nil)))
 }

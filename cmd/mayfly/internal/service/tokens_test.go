@@ -26,7 +26,7 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// Tokens that are refused. In the tests here and in the files beside every order
+// Tokens that are refused. In the tests here and in the files beside every request
 // goes over REST and gRPC, v2 and v1, of a whole service, and the rig's verdict
 // holds each to the common oracle.
 
@@ -58,17 +58,17 @@ func (r *rig) signed(t testing.TB, changes map[string]any) string {
 	return r.issuer.Sign(t, nil, r.claims(t, changes), nil)
 }
 
-// TestGoodOrders: without abuse every edge issues, and the oracle sees it: the other tests
+// TestGoodRequests: without abuse every edge issues, and the oracle sees it: the other tests
 // would pass on a service that refuses everything.
-func TestGoodOrders(t *testing.T) {
+func TestGoodRequests(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
-	for _, leaf := range r.issues(t, "good", r.order(t, r.token(t, nil))) {
+	for _, leaf := range r.issues(t, "good", r.signingRequest(t, r.token(t, nil))) {
 		if len(leaf.EmailAddresses) != 1 || leaf.EmailAddresses[0] != identitytest.Email {
 			t.Errorf("certified %v", leaf.EmailAddresses)
 		}
 	}
-	r.issues(t, "by hand", r.order(t, r.signed(t, nil)))
+	r.issues(t, "by hand", r.signingRequest(t, r.signed(t, nil)))
 }
 
 func TestTokenAlgorithms(t *testing.T) {
@@ -134,7 +134,7 @@ func TestTokenKeyIDs(t *testing.T) {
 	t.Parallel()
 	other := identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, other.Config()) })
-	r.issues(t, "the other issuer's own", r.order(t, other.Token(t, nil)))
+	r.issues(t, "the other issuer's own", r.signingRequest(t, other.Token(t, nil)))
 	kid := identitytest.KeyID(t, other.Key().Public())
 	// At once: each waits for the fetch that may know its key, and all for one.
 	var all sync.WaitGroup
@@ -221,7 +221,7 @@ func TestTokenTimes(t *testing.T) {
 	} {
 		r.refusesToken(t, name, r.signed(t, c.changes), c.want)
 	}
-	r.issues(t, "within the leeway", r.order(t, r.signed(t, map[string]any{"exp": unix(0), "iat": unix(-time.Hour)})))
+	r.issues(t, "within the leeway", r.signingRequest(t, r.signed(t, map[string]any{"exp": unix(0), "iat": unix(-time.Hour)})))
 }
 
 func TestTokenAudience(t *testing.T) {
@@ -234,7 +234,7 @@ func TestTokenAudience(t *testing.T) {
 		r.refusesToken(t, name, r.signed(t, map[string]any{"aud": aud}), fault.TokenAudience)
 	}
 	r.refusesToken(t, "number", r.signed(t, map[string]any{"aud": 1}), fault.TokenMalformed)
-	r.issues(t, "ours among others", r.order(t, r.signed(t, map[string]any{"aud": []string{"other", "sigstore"}})))
+	r.issues(t, "ours among others", r.signingRequest(t, r.signed(t, map[string]any{"aud": []string{"other", "sigstore"}})))
 }
 
 func TestTokenIssuers(t *testing.T) {
@@ -282,7 +282,7 @@ func TestEmailVerified(t *testing.T) {
 		r.refusesToken(t, fmt.Sprint(value), r.signed(t, map[string]any{"email_verified": value}), fault.EmailUnverified)
 	}
 	for _, value := range []any{true, "true", "True"} {
-		r.issues(t, fmt.Sprint(value), r.order(t, r.signed(t, map[string]any{"email_verified": value})))
+		r.issues(t, fmt.Sprint(value), r.signingRequest(t, r.signed(t, map[string]any{"email_verified": value})))
 	}
 }
 
@@ -315,10 +315,10 @@ func TestHostileClaims(t *testing.T) {
 	for _, value := range []any{nil, "", 1, map[string]any{"a": 1}, []string{"a"}} {
 		claims := github()
 		claims["repository"] = value
-		o := r.order(t, ci.Token(t, claims))
+		o := r.signingRequest(t, ci.Token(t, claims))
 		r.refuses(t, fmt.Sprintf("repository %v", value), o, fault.ClaimMissing, fault.ClaimInvalid)
 	}
-	o := r.order(t, ci.Token(t, github()))
+	o := r.signingRequest(t, ci.Token(t, github()))
 	o.proof = prove(t, r.key, identitytest.Subject)
 	for _, leaf := range r.issues(t, "all claims", o) {
 		if len(leaf.URIs) != 1 {
