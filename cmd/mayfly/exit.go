@@ -74,7 +74,7 @@ func report(w io.Writer, err error) int {
 		fmt.Fprintf(w, "  %s\n", terminal.Line(line))
 	}
 	if mend != "" {
-		fmt.Fprintf(w, "  to mend: %s\n", terminal.Line(mend))
+		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(mend))
 	}
 	return code
 }

@@ -111,7 +111,7 @@ func TestNamespaceCheck(t *testing.T) {
 				if !errors.As(err, &exit) || exit.ExitCode() != exitUnavailable {
 					t.Errorf("ended with %v; want exit code %d", err, exitUnavailable)
 				}
-				if !strings.Contains(said.String(), "to mend: check the host's name and the way to it") {
+				if !strings.Contains(said.String(), "fix: check the host's name and the way to it") {
 					t.Error("the mend isn't about the way to the host")
 				}
 				if took > 16*time.Second {

@@ -146,7 +146,7 @@ func TestRequestExitCodes(t *testing.T) {
 		want  string
 	}{
 		"refused":            {clienttest.Knobs{Answer: refuse(401)}, nil, exitRefused, "(HTTP 401, TOKEN_AUDIENCE): the audience is wrong\n  request id id-1\n"},
-		"unavailable":        {clienttest.Knobs{Answer: refuse(503)}, nil, exitUnavailable, "to mend: try again later"},
+		"unavailable":        {clienttest.Knobs{Answer: refuse(503)}, nil, exitUnavailable, "fix: try again later"},
 		"rate limited":       {clienttest.Knobs{Answer: refuse(429)}, nil, exitUnavailable, "HTTP 429"},
 		"unverified":         {clienttest.Knobs{BadSCT: true}, nil, exitUnverified, "no SCT of the certificate could be verified"},
 		"another key":        {clienttest.Knobs{OtherKey: true}, nil, exitUnverified, "another key"},

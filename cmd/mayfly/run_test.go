@@ -73,7 +73,7 @@ func TestCommandLines(t *testing.T) {
 		if code != c.code || !strings.Contains(errText, c.err) {
 			t.Errorf("mayfly %s: exit code %d, said %q", c.args, code, errText)
 		}
-		if code == exitUsage && !strings.Contains(errText, "\n  to mend: ") {
+		if code == exitUsage && !strings.Contains(errText, "\n  fix: ") {
 			t.Errorf("mayfly %s: no next step in %q", c.args, errText)
 		}
 	}
@@ -122,14 +122,14 @@ func TestReport(t *testing.T) {
 		{errors.New("plain"), exitFailed, "mayfly: plain\n"},
 		{errors.New("two\nlines\n"), exitFailed, "mayfly: two\n  lines\n"},
 		{errors.New("esc\x1b[2J \u202e"), exitFailed, `mayfly: esc\x1b[2J \u202e` + "\n"},
-		{fmt.Errorf("over: %w", &failure{code: exitRefused, mend: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  to mend: do this\n"},
-		{usage("read it", "bad %s", "flag"), exitUsage, "mayfly: bad flag\n  to mend: read it\n"},
+		{fmt.Errorf("over: %w", &failure{code: exitRefused, mend: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  fix: do this\n"},
+		{usage("read it", "bad %s", "flag"), exitUsage, "mayfly: bad flag\n  fix: read it\n"},
 		{fmt.Errorf("asking: %w", context.Canceled), exitFailed, "mayfly: interrupted\n"},
 		{classify(&client.Error{Kind: client.Failed, Text: "x"}), exitFailed, "mayfly: x\n"},
 		{classify(&client.Error{Kind: client.Misused, Text: "x"}), exitUsage, "mayfly: x\n"},
 		{classify(&client.Error{Kind: client.Refused, Text: "x"}), exitRefused, "mayfly: x\n"},
 		{classify(&client.Error{Kind: client.Unavailable, Text: "x"}), exitUnavailable, "mayfly: x\n"},
-		{classify(&client.Error{Kind: client.Unverified, Text: "x", Mend: "y"}), exitUnverified, "mayfly: x\n  to mend: y\n"},
+		{classify(&client.Error{Kind: client.Unverified, Text: "x", Mend: "y"}), exitUnverified, "mayfly: x\n  fix: y\n"},
 	} {
 		var b bytes.Buffer
 		if code := report(&b, c.err); code != c.code || b.String() != c.want {

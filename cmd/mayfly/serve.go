@@ -76,7 +76,7 @@ func serve(ctx context.Context, c *config.Config, from service.Source, streams s
 	embedded.RedirectStorageLog(logger)
 	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, service.Overrides{}, from)
 	if err != nil {
-		return startFailure(err, "mend server.http_address, grpc_address or metrics_address, or end what listens there")
+		return startFailure(err, "change server.http_address, grpc_address or metrics_address, or end what listens there")
 	}
 	at := s.Addresses()
 	attrs := []slog.Attr{
@@ -109,7 +109,7 @@ func tuneGC() {
 }
 
 // startFailure puts what is wrong with what a configuration names into words;
-// listen is the mend for an address that can't be listened on.
+// listen says what to do about an address that can't be listened on.
 func startFailure(err error, listen string) error {
 	var faults *setting.FaultError
 	var address *net.OpError
@@ -117,7 +117,7 @@ func startFailure(err error, listen string) error {
 	case errors.As(err, &address) && address.Op == "listen":
 		return &failure{code: exitFailed, mend: listen, err: err}
 	case errors.As(err, &faults):
-		return &failure{code: exitFailed, mend: "mend each line and run `mayfly check --config FILE`", err: faultList{faults.Faults}}
+		return &failure{code: exitFailed, mend: "correct each line and run `mayfly check --config FILE`", err: faultList{faults.Faults}}
 	}
 	return err
 }
