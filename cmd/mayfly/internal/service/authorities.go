@@ -27,7 +27,7 @@ func (f firstListed) with(next, before *ca.Authorities, now time.Time) firstList
 	all := maps.Clone(f)
 	for _, l := range next.Listed {
 		if !slices.ContainsFunc(before.Listed, func(b ca.Listed) bool { return bytes.Equal(b.Chain[0], l.Chain[0]) }) {
-			all[sha256.Sum256(l.Chain[0])] = now
+			all[lifecycle.ID(l.Chain[0])] = now
 		}
 	}
 	return all
