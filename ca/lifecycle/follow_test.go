@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -53,7 +54,7 @@ func TestCheckFollow(t *testing.T) {
 		var f setting.Faults
 		AddFaults("a", CheckFollow(before, c.next, c.active, Terms{Now: now, Propagation: day}), &f)
 		var got []string
-		if err, ok := f.Err().(*setting.FaultError); ok {
+		if err := (*setting.FaultError)(nil); errors.As(f.Err(), &err) {
 			got = err.Faults
 		}
 		if len(got) != len(c.want) {
