@@ -6,13 +6,27 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"google.golang.org/protobuf/reflect/protoregistry"
 
-	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/readmetest"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 )
+
+func readme(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
 
 var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)```\n")
 
@@ -20,7 +34,7 @@ var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)``
 func blocks(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for _, m := range markedBlock.FindAllStringSubmatch(readmetest.Text(t), -1) {
+	for _, m := range markedBlock.FindAllStringSubmatch(readme(t), -1) {
 		found[m[1]] += m[2]
 	}
 	for _, want := range []string{"dev", "serve"} {
@@ -128,14 +142,46 @@ func TestReadmeServe(t *testing.T) {
 	}
 }
 
+// table gives the cells of the README's table whose first heading is the one given.
+func table(t *testing.T, heading string) [][]string {
+	t.Helper()
+	_, after, found := strings.Cut(readme(t), "\n| "+heading+" |")
+	if !found {
+		t.Fatalf("the README has no table headed %s", heading)
+	}
+	var rows [][]string
+	for line := range strings.Lines(after[strings.IndexByte(after, '\n')+1:]) {
+		if !strings.HasPrefix(line, "|") {
+			break
+		}
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if !strings.HasPrefix(cells[0], "---") {
+			rows = append(rows, cells)
+		}
+	}
+	if len(rows) < 5 {
+		t.Fatalf("the table headed %s has %d rows", heading, len(rows))
+	}
+	return rows
+}
+
+var quoted = regexp.MustCompile("`([^`]+)`")
+
+func quotedIn(cell string) (all []string) {
+	for _, m := range quoted.FindAllStringSubmatch(cell, -1) {
+		all = append(all, m[1])
+	}
+	return all
+}
+
 // Every command of the README is one, with the flags it names, and every command is there.
 func TestReadmeCommands(t *testing.T) {
 	t.Parallel()
 	root, _ := newRootCommand(streams{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}})
 	root.InitDefaultCompletionCmd()
 	named := map[string]bool{}
-	for _, row := range readmetest.Table(t, "Command") {
-		for _, line := range readmetest.Quoted(row[0]) {
+	for _, row := range table(t, "Command") {
+		for _, line := range quotedIn(row[0]) {
 			words := strings.Fields(line)
 			cmd, rest, err := root.Find(words[1:])
 			if words[0] != "mayfly" || err != nil || cmd == root {
@@ -161,4 +207,108 @@ func TestReadmeCommands(t *testing.T) {
 			}
 		}
 	}
+}
+
+// Every endpoint of the README is served as it says, and every route is there.
+func TestReadmeEndpoints(t *testing.T) {
+	t.Parallel()
+	dir := workshop(t)
+	e, err := start(t, dir, "dev", append([]string{"dev", "--dir", "mayfly-data"}, freePorts()...)...).endpoints(filepath.Join(dir, "mayfly-data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, index, err := get(t.Context(), e.HTTP+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]string{}
+	for line := range strings.Lines(string(index)) {
+		f := strings.Fields(line)
+		switch {
+		case len(f) != 2 || !strings.HasPrefix(f[1], "/"):
+		case strings.HasPrefix(f[1], "/ctlog/"): // the log's path has the year in it
+			served["/ctlog/…"] = f[0]
+		default:
+			served[f[1]] = f[0]
+		}
+	}
+	for _, row := range table(t, "Endpoint") {
+		method := ""
+		for _, name := range quotedIn(row[0]) {
+			path := name
+			if m, p, found := strings.Cut(name, " "); found {
+				method, path = m, p
+			}
+			switch {
+			case strings.HasPrefix(path, "?"): // a query of the path before
+			case path == "/metrics":
+				if code, text, err := get(t.Context(), e.Metrics+path); err != nil || code != 200 || !bytes.Contains(text, []byte("mayfly_")) {
+					t.Errorf("%s%s: %d, %v", e.Metrics, path, code, err)
+				}
+			case served[path] != method:
+				t.Errorf("the README says %s %s, the service %q", method, path, served[path])
+			}
+			delete(served, path)
+		}
+		for _, name := range quotedIn(row[1]) {
+			checkRPC(t, strings.Replace(name, "…", "dev.sigstore.fulcio.", 1))
+		}
+	}
+	for path, method := range served {
+		t.Errorf("the README doesn't name %s %s", method, path)
+	}
+}
+
+// checkRPC wants a service, or a method of one.
+func checkRPC(t *testing.T, name string) {
+	t.Helper()
+	full := protoreflect.FullName(strings.ReplaceAll(name, "/", "."))
+	if _, err := protoregistry.GlobalFiles.FindDescriptorByName(full); err != nil {
+		t.Errorf("%s: %v", name, err)
+	}
+}
+
+// documentedStatus is each kind of failure on REST and on gRPC.
+var documentedStatus = map[fault.Kind]struct {
+	status int
+	code   codes.Code
+}{
+	fault.Malformed: {400, codes.InvalidArgument}, fault.TooLarge: {413, codes.InvalidArgument},
+	fault.Unauthenticated: {401, codes.Unauthenticated}, fault.Denied: {403, codes.PermissionDenied},
+	fault.RateLimited: {429, codes.ResourceExhausted}, fault.Unavailable: {503, codes.Unavailable},
+	fault.DeadlineExceeded: {504, codes.DeadlineExceeded}, fault.Canceled: {499, codes.Canceled}, fault.Internal: {500, codes.Internal},
+	fault.NotFound: {404, codes.NotFound}, fault.NotAllowed: {405, codes.Unimplemented},
+}
+
+// The README's reasons are the closed list, each beside its status.
+func TestReadmeReasons(t *testing.T) {
+	t.Parallel()
+	left := fault.Reasons()
+	for _, row := range table(t, "Status") {
+		for _, name := range quotedIn(row[2]) {
+			at := slices.Index(left, fault.Reason(name))
+			if at < 0 {
+				t.Errorf("%s is no reason, or is there twice", name)
+				continue
+			}
+			want := documentedStatus[left[at].Kind()]
+			if !strings.Contains(row[0], strconv.Itoa(want.status)) || !slices.Contains(codesIn(row[1]), want.code) {
+				t.Errorf("%s is %d, %v; it stands beside %s,%s", name, want.status, want.code, row[0], row[1])
+			}
+			left = slices.Delete(left, at, at+1)
+		}
+	}
+	if len(left) > 0 {
+		slices.Sort(left)
+		t.Errorf("the README doesn't name %v", left)
+	}
+}
+
+func codesIn(cell string) (found []codes.Code) {
+	for code := codes.OK; code <= codes.Unauthenticated; code++ {
+		if slices.Contains(strings.FieldsFunc(cell, func(c rune) bool { return c == ',' || c == ' ' }), code.String()) {
+			found = append(found, code)
+		}
+	}
+	return found
 }
