@@ -121,10 +121,10 @@ func TestG1_IdleConnections(t *testing.T) {
 		}
 	}
 	honest(t, r)
-	crowd := r.server.listeners.http.(*crowd)
-	crowd.mu.Lock()
-	defer crowd.mu.Unlock()
-	if n := len(crowd.members); n > kept {
+	limit := r.server.listeners.http.(*connectionLimit)
+	limit.mu.Lock()
+	defer limit.mu.Unlock()
+	if n := len(limit.tracked); n > kept {
 		t.Errorf("%d connections are kept", n)
 	}
 }
@@ -269,7 +269,7 @@ func TestG4_DrainUnderLoad(t *testing.T) {
 	grpcClient := dial(t, r.server.Addresses().GRPC, nil)
 	grpcClient.Connect()
 	r.stop()
-	for !r.server.gate.draining() {
+	for !r.server.inFlight.draining() {
 		if code, _ := get(t, r.url("/healthz")); code != 200 { // also the wait
 			t.Fatalf("healthz: %d", code)
 		}

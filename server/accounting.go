@@ -1,13 +1,138 @@
 package server
 
 import (
+	"context"
 	"errors"
+	"log/slog"
+	"net/http"
+	"strconv"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"google.golang.org/grpc/peer"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/requestid"
 )
+
+// auditTimeout bounds the record of a refusal, which is written even when the
+// client has gone.
+const auditTimeout = 5 * time.Second
+
+// finish accounts for the end of a request, whichever edge it came by: the audit
+// record of a refusal, the metrics, the log line. f is nil when it went well.
+// finish returns f as an error, nil for nil.
+func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
+	took := s.now().Sub(c.start)
+	a := answer{outcome: outcome{http: http.StatusOK}, reason: "OK"}
+	if f != nil {
+		a = answerTo(f, "")
+	}
+	if c.code != 0 {
+		a.http = c.code
+	}
+	if f != nil && c.issues {
+		s.audit(ctx, c, f, a)
+	}
+	s.metrics.request(c, a, took)
+	s.logRequest(ctx, c, f, a, took)
+	if f == nil {
+		return nil
+	}
+	return f
+}
+
+// audit records a refusal. Two kinds are left out: failures after the key was
+// proven that aren't the client's, because ca.Issue records what it began; and
+// load that was shed, which must stay cheaper than it was to send. A record that
+// can't be written changes nothing for the client: the refusal stands, and a
+// client that is told to try again would only be refused again.
+func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
+	kind, begun := audit.Denied, !c.key.IsZero()
+	if notTheClients(f.Kind()) || f.Kind() == fault.Canceled && begun {
+		kind = audit.Failed
+	}
+	if kind == audit.Failed && begun || c.shed(f) {
+		return
+	}
+	e := audit.Event{
+		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
+		RemoteAddr: remote(ctx), Method: c.name,
+	}
+	if !c.who.IsZero() {
+		e.Issuer, e.IssuerType, e.Subject = c.who.Issuer(), c.who.IssuerType(), c.who.Subject()
+		e.SAN, e.SANType = c.who.SAN().Value, c.who.SAN().Kind.String()
+	}
+	if begun {
+		e.KeyAlgorithm = c.key.Algorithm()
+	}
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	if err := s.auditor.Record(lasting, e); err != nil {
+		s.metrics.unaudited.Inc()
+		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
+			slog.String("request_id", e.RequestID), slog.Any("error", err))
+	}
+}
+
+// shed reports whether f turned the request away for load alone, before anybody
+// knew whose it is.
+func (c *call) shed(f *fault.Error) bool {
+	return f.Reason == fault.Overloaded || f.Reason == fault.ShuttingDown || f.Reason == fault.RateExceeded && c.who.IsZero()
+}
+
+// notTheClients reports whether a failure is ours or a dependency's.
+func notTheClients(k fault.Kind) bool {
+	return k == fault.Internal || k == fault.Unavailable || k == fault.DeadlineExceeded
+}
+
+// level is that of a request's log line. Probes and readers are many: a page that
+// went well is at debug level. So is what an address asked beyond its limit, which
+// the metric counts: a line each would help the flood.
+func (c *call) level(f *fault.Error) slog.Level {
+	switch {
+	case f == nil && c.page():
+		return slog.LevelDebug
+	case f == nil:
+		return slog.LevelInfo
+	case f.Kind() == fault.Internal || !c.page() && notTheClients(f.Kind()):
+		return slog.LevelError
+	case !c.page() && c.shed(f):
+		return slog.LevelDebug
+	}
+	return slog.LevelInfo
+}
+
+// logRequest writes the one line of a request. It never holds a token, a key or a proof.
+func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answer, took time.Duration) {
+	level := c.level(f)
+	if !s.logger.Enabled(ctx, level) {
+		return
+	}
+	attrs := make([]slog.Attr, 0, 10)
+	attrs = append(attrs, slog.String("request_id", requestid.From(ctx)), slog.String("route", c.name),
+		slog.String("edge", string(c.edge)), slog.String("status", string(a.reason)), slog.Int("code", a.http))
+	if !c.page() {
+		attrs = append(attrs, slog.Duration("duration", took))
+	}
+	attrs = append(attrs, slog.String("remote", remote(ctx)))
+	if !c.who.IsZero() {
+		attrs = append(attrs, slog.String("issuer_type", c.who.IssuerType()), slog.String("san_kind", c.who.SAN().Kind.String()))
+	}
+	if f != nil {
+		attrs = append(attrs, slog.Any("error", f))
+	}
+	s.logger.LogAttrs(ctx, level, "request", attrs...)
+}
+
+// remote is the address of the client, or "".
+func remote(ctx context.Context) string {
+	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
+		return p.Addr.String()
+	}
+	return ""
+}
 
 // Stages of a request, the label of mayfly_request_seconds.
 const (
@@ -29,7 +154,10 @@ type metrics struct {
 	shed      *prometheus.CounterVec
 }
 
-func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() time.Time) (*metrics, error) {
+	counter := func(name, help string) prometheus.Counter {
+		return prometheus.NewCounter(prometheus.CounterOpts{Name: name, Help: help})
+	}
 	seconds := prometheus.NewHistogramVec(prometheus.HistogramOpts{
 		Name:    "mayfly_request_seconds",
 		Help:    "Time spent in each stage of issuing requests; total is of every API request.",
@@ -41,31 +169,25 @@ func newMetrics(r prometheus.Registerer, g *gate, now func() time.Time) (*metric
 			Name: "mayfly_requests_total",
 			Help: "Requests by route, edge (grpc, rest), HTTP status of the result, reason of a refusal (OK when none), and type of issuer.",
 		}, []string{"route", "edge", "code", "reason", "issuer_type"}),
-		stages: map[string]prometheus.Observer{},
-		panics: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "mayfly_panics_total", Help: "Requests that ended in a panic. Each is a defect.",
-		}),
-		unaudited: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "mayfly_refusals_unaudited_total", Help: "Refusals that could not be recorded in the audit trail.",
-		}),
-		evicted: prometheus.NewCounter(prometheus.CounterOpts{
-			Name: "mayfly_connections_evicted_total", Help: "Quiet connections closed to make room for new ones.",
-		}),
+		stages:    map[string]prometheus.Observer{},
+		panics:    counter("mayfly_panics_total", "Requests that ended in a panic. Each is a defect."),
+		unaudited: counter("mayfly_refusals_unaudited_total", "Refusals that could not be recorded in the audit trail."),
+		evicted:   counter("mayfly_connections_evicted_total", "Quiet connections closed to make room for new ones."),
+		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
+		}, []string{"limit"}),
 	}
-	m.shed = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
-	}, []string{"limit"})
 	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer, limitReads} {
 		m.shed.WithLabelValues(limit)
 	}
 	for _, stage := range []string{stageAuthenticate, stageProve, stageIssue, stageTotal} {
 		m.stages[stage] = seconds.WithLabelValues(stage)
 	}
-	inFlight := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	inFlightGauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "mayfly_requests_in_flight", Help: "Requests being served.",
-	}, g.inFlight)
+	}, inFlight)
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.shed, inFlight} {
+	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.shed, inFlightGauge} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)
@@ -85,25 +207,17 @@ func (m *metrics) limited(f *fault.Error) *fault.Error {
 	return f
 }
 
-// request counts the end of an API request.
-func (m *metrics) request(c *call, f *fault.Error, took time.Duration) {
-	issuerType := "none"
+// request counts the end of a request.
+func (m *metrics) request(c *call, a answer, took time.Duration) {
+	issuerType, code := "none", "200" // the usual code, for which Itoa would allocate
 	if !c.who.IsZero() {
 		issuerType = c.who.IssuerType()
 	}
-	code, reason := "200", "OK"
-	if f != nil {
-		a := answerTo(f, "")
-		code, reason = itoa(a.http), string(a.reason)
+	if a.http != http.StatusOK {
+		code = strconv.Itoa(a.http)
 	}
-	m.requests.WithLabelValues(c.method.name, string(c.edge), code, reason, issuerType).Inc()
-	m.stages[stageTotal].Observe(took.Seconds())
-}
-
-// page counts the end of a REST request outside the API.
-func (m *metrics) page(route string, code int, reason fault.Reason) {
-	if reason == "" {
-		reason = "OK"
+	m.requests.WithLabelValues(c.name, string(c.edge), code, string(a.reason), issuerType).Inc()
+	if !c.page() {
+		m.stages[stageTotal].Observe(took.Seconds())
 	}
-	m.requests.WithLabelValues(route, string(edgeREST), itoa(code), string(reason), "none").Inc()
 }

@@ -90,6 +90,33 @@ type Limits struct {
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
 }
 
+// RateLimits bound how often certificates may be asked for. What is over a
+// limit is answered with 429 RATE_EXCEEDED and Retry-After.
+type RateLimits struct {
+	// PerAddress is for one client address (IPv6: one /64), before a request is
+	// read. A whole CI fleet may share one address behind a NAT: the default
+	// keeps a single source of rubbish from taking the service, no more. Its
+	// refusals are counted in metrics, not written to the audit trail.
+	PerAddress Rate `yaml:"per_address"`
+	// PerPrincipal is for one issuer and subject, once the token is verified.
+	PerPrincipal Rate `yaml:"per_principal"`
+	// PerIssuer is for all tokens of one issuer together, once verified. Off by
+	// default: where there is one issuer it would be a limit on everybody.
+	PerIssuer Rate `yaml:"per_issuer"`
+	// LogReads is for what one client address (IPv6: one /64) reads of the logs that
+	// are served here. A monitor that reads a million entries for the first time asks
+	// for some 8,000 tiles, and stays within the default's burst.
+	LogReads Rate `yaml:"log_reads"`
+}
+
+// Rate is a token bucket.
+type Rate struct {
+	// Rate is how many requests a second are let through in the long run; 0 sets no limit.
+	Rate float64 `yaml:"rate"`
+	// Burst is how many may come at once after a quiet time.
+	Burst int `yaml:"burst"`
+}
+
 // DefaultConfig listens on loopback alone, with limits that suit two cores and
 // 256 MB.
 func DefaultConfig() Config {
@@ -115,7 +142,18 @@ func DefaultConfig() Config {
 	}
 }
 
-// Check adds every fault of c.
+// defaultRateLimits are far above what honest clients do, and far below what
+// two cores can take.
+func defaultRateLimits() RateLimits {
+	return RateLimits{
+		PerAddress:   Rate{Rate: 200, Burst: 2000},
+		PerPrincipal: Rate{Rate: 20, Burst: 500},
+		PerIssuer:    Rate{Rate: 0, Burst: 5000},
+		LogReads:     Rate{Rate: 500, Burst: 10000},
+	}
+}
+
+// Check adds all that is wrong in c.
 func (c *Config) Check(path string, f *setting.Faults) {
 	checkAddress(setting.Join(path, "http_address"), c.HTTPAddress, true, f)
 	checkAddress(setting.Join(path, "grpc_address"), c.GRPCAddress, false, f)
@@ -197,6 +235,22 @@ func (l *Limits) check(path string, f *setting.Faults) {
 	checkDuration(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
 	checkDuration(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
 	checkDuration(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+}
+
+func (l *RateLimits) check(path string, f *setting.Faults) {
+	const mostRate, mostBurst = 1e6, 1_000_000
+	for _, r := range []struct {
+		field string
+		rate  Rate
+	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"log_reads", l.LogReads}} {
+		at := setting.Join(path, r.field)
+		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
+			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
+		}
+		if b := r.rate.Burst; r.rate.Rate > 0 && (b < 1 || b > mostBurst) {
+			f.Add(setting.Join(at, "burst"), "%d is outside 1 to %d", b, mostBurst)
+		}
+	}
 }
 
 func checkAddress(path, address string, required bool, f *setting.Faults) {

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -48,66 +49,73 @@ func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
 		grpc.ConnectionTimeout(l.HeaderTimeout),
 		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
 		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: keepaliveTime, Timeout: keepaliveWait}),
-		grpc.ForceServerCodecV2(arrivals{encoding.GetCodecV2(protocodec.Name)}),
-		grpc.InTapHandle(s.limitArrival),
+		grpc.ForceServerCodecV2(lenientCodec{encoding.GetCodecV2(protocodec.Name)}),
+		grpc.InTapHandle(s.limitTime),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	}, extra...)...)
-	register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC}, s.readable(createV2, trustBundle, configuration))
-	register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC}, s.readable(createV1, rootCertificate))
+	s.register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC})
+	s.register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC})
 	healthpb.RegisterHealthServer(g, s.ready.health)
 	reflection.Register(g)
 	return g
 }
 
-// register adds a service, each of its methods wrapped.
-func register(g *grpc.Server, desc *grpc.ServiceDesc, service any, wrap func(int, grpc.MethodDesc) grpc.MethodDesc) {
+// register adds a service of the API. A method's request begins here, is decoded,
+// and goes to the service, whose method ends in finish. What can't be decoded gRPC
+// would answer for us, as an internal error; it is finished here.
+func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 	own := *desc
-	own.Methods = make([]grpc.MethodDesc, len(desc.Methods))
-	for i, m := range desc.Methods {
-		own.Methods[i] = wrap(i, m)
+	own.Methods = slices.Clone(desc.Methods)
+	for i, d := range own.Methods {
+		m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
+		// The interceptor isn't called: it is for the services that aren't the API's.
+		own.Methods[i].Handler = func(service any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+			ctx, f := s.beginGRPC(ctx, m)
+			if f == nil {
+				out, err = d.Handler(service, ctx, func(message any) error {
+					if f = s.decode(receive, message); f != nil {
+						return f
+					}
+					sendID(ctx)
+					return nil
+				}, nil)
+			}
+			if f != nil {
+				sendID(ctx)
+				err = s.finish(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.now()}, f)
+			}
+			return out, translated(err, requestid.From(ctx))
+		}
 	}
 	g.RegisterService(&own, service)
 }
 
-// readable accounts for requests that can't be read, which gRPC would answer
-// for us: as an internal error, when they aren't the message that they should
-// be. methods are in the order of the service.
-func (s *Server) readable(methods ...method) func(int, grpc.MethodDesc) grpc.MethodDesc {
-	return func(i int, desc grpc.MethodDesc) grpc.MethodDesc {
-		handle := desc.Handler
-		desc.Handler = func(service any, ctx context.Context, decode func(any) error, icept grpc.UnaryServerInterceptor) (any, error) {
-			ctx, client := s.locatedGRPC(ctx)
-			if f := s.admit(methods[i], client); f != nil {
-				return nil, s.refuseGRPC(ctx, methods[i], f)
-			}
-			var f *fault.Error
-			out, err := handle(service, ctx, func(v any) error {
-				in := arrival{message: v}
-				if err := decode(&in); err != nil {
-					f = s.unread(err)
-					return err
-				}
-				if in.err != nil { // its text could quote the request
-					f = fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method")
-				}
-				return in.err
-			}, icept)
-			if f == nil {
-				return out, err
-			}
-			return nil, s.refuseGRPC(ctx, methods[i], f)
-		}
-		return desc
+// beginGRPC begins a gRPC request.
+func (s *Server) beginGRPC(ctx context.Context, e *endpoint) (context.Context, *fault.Error) {
+	id := ""
+	if sent := metadata.ValueFromIncomingContext(ctx, metadataRequestID); len(sent) > 0 {
+		id = sent[0]
 	}
+	return s.begin(ctx, e, id, metadata.ValueFromIncomingContext(ctx, headerForwarded))
 }
 
-// refuseGRPC accounts for a request that never reached its handler, and is the
-// answer to it.
-func (s *Server) refuseGRPC(ctx context.Context, m method, f *fault.Error) error {
-	ctx = identify(ctx)
-	s.refuse(ctx, m, edgeGRPC, f)
-	return answerTo(f, requestid.From(ctx)).grpc()
+// sendID tells the client its request's id, with the head of the answer. It fails
+// only once that has been sent, as gRPC does for a message that doesn't arrive.
+func sendID(ctx context.Context) {
+	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataRequestID, requestid.From(ctx)))
+}
+
+// decode receives a message, or says why it can't be.
+func (s *Server) decode(receive func(any) error, message any) *fault.Error {
+	in := decodeResult{message: message}
+	if err := receive(&in); err != nil {
+		return s.unread(err)
+	}
+	if in.err != nil { // its text could quote the request
+		return fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method")
+	}
+	return nil
 }
 
 // unread classifies a message that did not arrive. The client has gRPC's own
@@ -125,28 +133,28 @@ func (s *Server) unread(err error) *fault.Error {
 	}
 }
 
-// arrival receives a message together with what was wrong with it, so that the
-// answer to that is ours to give.
-type arrival struct {
+// decodeResult receives a message together with what was wrong with it, so that
+// the answer to that is ours to give.
+type decodeResult struct {
 	message any
 	err     error
 }
 
-// arrivals is gRPC's protobuf codec, but for arrival.
-type arrivals struct{ encoding.CodecV2 }
+// lenientCodec is gRPC's protobuf codec, but for a decodeResult.
+type lenientCodec struct{ encoding.CodecV2 }
 
-// Unmarshal keeps the error of an arrival in it.
-func (c arrivals) Unmarshal(data mem.BufferSlice, v any) error {
-	if in, ok := v.(*arrival); ok {
+// Unmarshal keeps the error of a decodeResult in it.
+func (c lenientCodec) Unmarshal(data mem.BufferSlice, v any) error {
+	if in, ok := v.(*decodeResult); ok {
 		in.err = c.CodecV2.Unmarshal(data, in.message)
 		return nil
 	}
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// limitArrival bounds how long a message may take to arrive and be answered, for
+// limitTime bounds how long a request may take to arrive and be answered, for
 // every method but the streams: a client that opens one and sends nothing ends here.
-func (s *Server) limitArrival(ctx context.Context, info *tap.Info) (context.Context, error) {
+func (s *Server) limitTime(ctx context.Context, info *tap.Info) (context.Context, error) {
 	if streaming(info.FullMethodName) {
 		return ctx, nil
 	}
@@ -160,48 +168,33 @@ func streaming(fullMethod string) bool {
 	return fullMethod == healthpb.Health_Watch_FullMethodName || strings.HasPrefix(fullMethod, "/grpc.reflection.")
 }
 
-// identify gives a gRPC request its id, and tells the client.
-func identify(ctx context.Context) context.Context {
-	id := ""
-	if sent := metadata.ValueFromIncomingContext(ctx, metadataRequestID); len(sent) > 0 {
-		id = sent[0]
-	}
-	if !requestid.Harmless(id) {
-		id = requestid.New()
-	}
-	// It fails only when the header has been sent, which has not been begun yet.
-	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataRequestID, id))
-	return requestid.With(ctx, id)
-}
+// gRPCsOwn is what gRPC's own services, health and reflection, are asked for. A
+// limit for their streams as a class would be this endpoint's.
+var gRPCsOwn = &endpoint{name: "grpc"}
 
-// unary gives every unary request its id, and its failure the status of the one table.
+// unary begins every unary request of gRPC's own services, and gives its failure
+// the status of the one table.
 func (s *Server) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
-	ctx = identify(ctx)
-	defer func() {
-		if p := recover(); p != nil {
-			s.panicked(ctx, info.FullMethod, p)
-			out, err = nil, answerTo(fault.From(errPanic), requestid.From(ctx)).grpc()
-		}
-	}()
-	out, err = handle(ctx, in)
+	ctx, _ = s.beginGRPC(ctx, gRPCsOwn)
+	sendID(ctx)
+	err = s.guard(ctx, info.FullMethod, func() (err error) {
+		out, err = handle(ctx, in)
+		return err
+	})
 	return out, translated(err, requestid.From(ctx))
 }
 
 // stream does the same for streams.
-func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) (err error) {
-	ctx := identify(stream.Context())
-	defer func() {
-		if p := recover(); p != nil {
-			s.panicked(ctx, info.FullMethod, p)
-			err = answerTo(fault.From(errPanic), requestid.From(ctx)).grpc()
-		}
-	}()
-	return translated(handle(service, stream), requestid.From(ctx))
+func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
+	ctx, _ := s.beginGRPC(stream.Context(), gRPCsOwn)
+	sendID(ctx)
+	err := s.guard(ctx, info.FullMethod, func() error { return handle(service, stream) })
+	return translated(err, requestid.From(ctx))
 }
 
-// translated is err with the status of the one table. What is a status itself
-// comes from gRPC's own services, and stays; one that is wrapped in an error of
-// ours is what a KMS or a log answered us, and none of the client's business.
+// translated is err with the status of the one table. An err that is a status
+// comes from gRPC's own services, and stays. A status within an error of ours is
+// what a KMS or a log answered us, and the client doesn't see it.
 func translated(err error, id string) error {
 	if err == nil {
 		return nil
@@ -225,8 +218,8 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 	s.grpcShared.ServeHTTP(w, r)
 }
 
-// transport makes the listening gRPC server speak TLS when c isn't nil.
-func transport(c *certificates) []grpc.ServerOption {
+// tlsOption makes the listening gRPC server speak TLS when c isn't nil.
+func tlsOption(c *certificates) []grpc.ServerOption {
 	if c == nil {
 		return nil
 	}

@@ -1,38 +1,57 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"encoding/base64"
+	"encoding/pem"
+	"strconv"
+	"strings"
+
+	"google.golang.org/genproto/googleapis/api/httpbody"
+	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/identity"
-	"github.com/mayfly-ca/mayfly/identity/proof"
+	proofs "github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// order is what a client asks for, decoded from either version of the API and
-// within its limits: a token, and a key with a proof or a CSR.
-type order struct {
+// signingRequest is what a client asks for, as either version of the API has it: a
+// token, and a key with a proof or a CSR.
+type signingRequest struct {
+	size        int // of the whole message, in bytes
 	token       string
 	spki, proof []byte
 	csr         []byte
+	keyFields   string // the names of the ways to give a key
 }
 
-// issue is one issuance from top to bottom: who asks, with which key, and the
-// certificate. c learns what the log line and the audit record say.
-func (s *Server) issue(ctx context.Context, c *call, o order) (*ca.Certificate, error) {
+// issue is one issuance from top to bottom: within the limits on sizes, who asks,
+// within the limits on rates, with which key, and the certificate. c learns what
+// the log line and the audit record say.
+func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Certificate, error) {
+	if f := s.checkSizes(q); f != nil {
+		return nil, f
+	}
+
 	stop := s.metrics.stage(stageAuthenticate)
-	who, err := s.identity.Authenticate(ctx, o.token)
+	who, err := s.identity.Authenticate(ctx, q.token)
 	stop()
 	if err != nil {
 		return nil, err
 	}
 	c.who = who
-	if f := s.metrics.limited(s.terms.Load().limiters.allow(who, s.now())); f != nil {
+	if f := s.metrics.limited(s.live.Load().limiters.issuance(who, s.now())); f != nil {
 		return nil, f
 	}
 
 	stop = s.metrics.stage(stageProve)
-	key, err := s.proven(o, who)
+	key, err := s.proven(q, who)
 	stop()
 	if err != nil {
 		return nil, err
@@ -45,12 +64,104 @@ func (s *Server) issue(ctx context.Context, c *call, o order) (*ca.Certificate, 
 	return cert, err
 }
 
-// proven is the key of o, if who holds it.
-func (s *Server) proven(o order, who identity.Principal) (proof.Key, error) {
-	if len(o.csr) > 0 {
-		return s.keys.CSR(o.csr)
+// proven is the key of q, if who holds it.
+func (s *Server) proven(q signingRequest, who identity.Principal) (proofs.Key, error) {
+	if len(q.csr) > 0 {
+		return s.keys.CSR(q.csr)
 	}
-	return s.keys.Signature(o.spki, o.proof, who)
+	return s.keys.Signature(q.spki, q.proof, who)
+}
+
+// Metadata keys that may hold a token, besides the request itself.
+const (
+	metadataAuthorization = "authorization"     // RFC 6750 §2.1; also the REST header
+	metadataToken         = "oidcidentitytoken" // of older gRPC clients, who send the bare token
+)
+
+// fromV2 reads a v2 request: its token, else one in the metadata, and one key.
+func fromV2(ctx context.Context, r *fulciov2.CreateSigningCertificateRequest) signingRequest {
+	q := signingRequest{
+		size: proto.Size(r), token: r.GetCredentials().GetOidcIdentityToken(), keyFields: "publicKeyRequest or certificateSigningRequest",
+	}
+	if q.token == "" {
+		q.token = bearer(ctx)
+	}
+	switch key := r.GetKey().(type) {
+	case *fulciov2.CreateSigningCertificateRequest_PublicKeyRequest:
+		q.spki = spki(key.PublicKeyRequest.GetPublicKey().GetContent())
+		q.proof = key.PublicKeyRequest.GetProofOfPossession()
+	case *fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest:
+		q.csr = key.CertificateSigningRequest
+	}
+	return q
+}
+
+// fromV1 reads a v1beta request. A CSR stands in for key and proof.
+func fromV1(ctx context.Context, r *fulciov1beta.CreateSigningCertificateRequest) signingRequest {
+	q := signingRequest{size: proto.Size(r), token: bearer(ctx), keyFields: "publicKey or certificateSigningRequest"}
+	if q.csr = r.GetCertificateSigningRequest(); len(q.csr) == 0 {
+		q.spki, q.proof = r.GetPublicKey().GetContent(), r.GetSignedEmailAddress()
+	}
+	return q
+}
+
+// checkSizes refuses what is missing or too large before anything of q is parsed.
+// The size of the whole holds gRPC to the limit that REST bodies have.
+func (s *Server) checkSizes(q signingRequest) *fault.Error {
+	mostBody, mostToken := s.config.Limits.BodyBytes, s.live.Load().tokenBytes
+	switch {
+	case q.size > mostBody:
+		return tooLarge(fault.BodyTooLarge, "the request", mostBody)
+	case q.token == "":
+		return fault.New(fault.TokenMissing,
+			"no identity token: send one in credentials.oidcIdentityToken or in the header `Authorization: Bearer`")
+	case len(q.token) > mostToken:
+		return tooLarge(fault.TokenTooLarge, "the identity token", mostToken)
+	case len(q.csr) > proofs.MaxCSRBytes:
+		return tooLarge(fault.KeyTooLarge, "the certificate signing request", proofs.MaxCSRBytes)
+	case len(q.spki) > proofs.MaxKeyBytes:
+		return tooLarge(fault.KeyTooLarge, "the public key", proofs.MaxKeyBytes)
+	case len(q.proof) > proofs.MaxProofBytes:
+		return tooLarge(fault.ProofTooLarge, "the proof of possession", proofs.MaxProofBytes)
+	case len(q.csr) == 0 && len(q.spki) == 0:
+		return fault.New(fault.RequestMalformed, "no key: send %s", q.keyFields)
+	}
+	return nil
+}
+
+func tooLarge(reason fault.Reason, what string, limit int) *fault.Error {
+	return fault.New(reason, "%s is too large: at most %d bytes are accepted", what, limit).With("limit", strconv.Itoa(limit))
+}
+
+// bearer is the token in the request's metadata, or "". A value of another
+// scheme than Bearer is not one. The scheme's case doesn't matter (RFC 9110 §11.1).
+func bearer(ctx context.Context) string {
+	for _, v := range metadata.ValueFromIncomingContext(ctx, metadataAuthorization) {
+		scheme, token, ok := strings.Cut(strings.TrimSpace(v), " ")
+		if ok && strings.EqualFold(scheme, "Bearer") {
+			return strings.TrimSpace(token)
+		}
+	}
+	for _, v := range metadata.ValueFromIncomingContext(ctx, metadataToken) {
+		if v != "" {
+			return v
+		}
+	}
+	return ""
+}
+
+// spki is the bytes of a v2 key. The field is a text, so that a key in DER can
+// only come as base64 of it; anything else is left as it is for the parser to judge.
+func spki(content string) []byte {
+	raw := []byte(content)
+	if bytes.Contains(raw, []byte("-----BEGIN")) || len(raw) > proofs.MaxKeyBytes {
+		return raw
+	}
+	const sequence = 0x30 // a SubjectPublicKeyInfo is a SEQUENCE (RFC 5280 §4.1)
+	if der, err := base64.StdEncoding.DecodeString(strings.TrimSpace(content)); err == nil && len(der) > 0 && der[0] == sequence {
+		return der
+	}
+	return raw
 }
 
 // fulcioV2 is the service dev.sigstore.fulcio.v2.CA on one edge.
@@ -63,11 +174,7 @@ type fulcioV2 struct {
 // CreateSigningCertificate answers with a certificate whose SCT is embedded.
 func (v fulcioV2) CreateSigningCertificate(ctx context.Context, r *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
 	return serve(ctx, v.server, v.edge, createV2, func(ctx context.Context, c *call) (*fulciov2.SigningCertificate, error) {
-		o, err := v.server.orderV2(ctx, r)
-		if err != nil {
-			return nil, err
-		}
-		cert, err := v.server.issue(ctx, c, o)
+		cert, err := v.server.issue(ctx, c, fromV2(ctx, r))
 		if err != nil {
 			return nil, err
 		}
@@ -113,4 +220,49 @@ func describe(d identity.Description) *fulciov2.OIDCIssuer {
 		i.Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: d.URL}
 	}
 	return i
+}
+
+// pemChain is the media type of the v1 API's answers (RFC 8555 §9.1).
+const pemChain = "application/pem-certificate-chain"
+
+// fulcioV1Beta is the service dev.sigstore.fulcio.v1beta.CA on one edge. It
+// issues by the same path as v2; only reading and writing are its own.
+type fulcioV1Beta struct {
+	fulciov1beta.UnimplementedCAServer
+	server *Server
+	edge   edge
+}
+
+// CreateSigningCertificate answers with a PEM chain, the certificate first.
+func (v fulcioV1Beta) CreateSigningCertificate(ctx context.Context, r *fulciov1beta.CreateSigningCertificateRequest) (*httpbody.HttpBody, error) {
+	return serve(ctx, v.server, v.edge, createV1, func(ctx context.Context, c *call) (*httpbody.HttpBody, error) {
+		cert, err := v.server.issue(ctx, c, fromV1(ctx, r))
+		if err != nil {
+			return nil, err
+		}
+		return pemBody(cert.PEM()), nil
+	})
+}
+
+// GetRootCertificate answers with the active chain, from the issuing certificate to the root.
+func (v fulcioV1Beta) GetRootCertificate(ctx context.Context, _ *emptypb.Empty) (*httpbody.HttpBody, error) {
+	return serve(ctx, v.server, v.edge, rootCertificate, func(context.Context, *call) (*httpbody.HttpBody, error) {
+		var active [][]byte
+		if chains := v.server.ca.Chains(); len(chains) > 0 {
+			active = chains[0]
+		}
+		return pemBody(chainPEM(active)), nil
+	})
+}
+
+func pemBody(certificates []string) *httpbody.HttpBody {
+	return &httpbody.HttpBody{ContentType: pemChain, Data: []byte(strings.Join(certificates, ""))}
+}
+
+func chainPEM(chain [][]byte) []string {
+	all := make([]string, 0, len(chain))
+	for _, der := range chain {
+		all = append(all, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+	}
+	return all
 }

@@ -11,62 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
-
-// RateLimits bound how often certificates may be asked for. What is over a
-// limit is answered with 429 RATE_EXCEEDED and Retry-After.
-type RateLimits struct {
-	// PerAddress is for one client address (IPv6: one /64), before a request is
-	// read. A whole CI fleet may share one address behind a NAT: the default
-	// keeps a single source of rubbish from taking the service, no more. Its
-	// refusals are counted in metrics, not written to the audit trail.
-	PerAddress Rate `yaml:"per_address"`
-	// PerPrincipal is for one issuer and subject, once the token is verified.
-	PerPrincipal Rate `yaml:"per_principal"`
-	// PerIssuer is for all tokens of one issuer together, once verified. Off by
-	// default: where there is one issuer it would be a limit on everybody.
-	PerIssuer Rate `yaml:"per_issuer"`
-	// LogReads is for what one client address (IPv6: one /64) reads of the logs that
-	// are served here. A monitor that reads a million entries for the first time asks
-	// for some 8,000 tiles, and stays within the default's burst.
-	LogReads Rate `yaml:"log_reads"`
-}
-
-// Rate is a token bucket.
-type Rate struct {
-	// Rate is how many requests a second are let through in the long run; 0 sets no limit.
-	Rate float64 `yaml:"rate"`
-	// Burst is how many may come at once after a quiet time.
-	Burst int `yaml:"burst"`
-}
-
-// defaultRateLimits are far above what honest clients do, and far below what
-// two cores can take.
-func defaultRateLimits() RateLimits {
-	return RateLimits{
-		PerAddress:   Rate{Rate: 200, Burst: 2000},
-		PerPrincipal: Rate{Rate: 20, Burst: 500},
-		PerIssuer:    Rate{Rate: 0, Burst: 5000},
-		LogReads:     Rate{Rate: 500, Burst: 10000},
-	}
-}
-
-func (l *RateLimits) check(path string, f *setting.Faults) {
-	const mostRate, mostBurst = 1e6, 1_000_000
-	for _, r := range []struct {
-		field string
-		rate  Rate
-	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"log_reads", l.LogReads}} {
-		at := setting.Join(path, r.field)
-		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
-			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
-		}
-		if b := r.rate.Burst; r.rate.Rate > 0 && (b < 1 || b > mostBurst) {
-			f.Add(setting.Join(at, "burst"), "%d is outside 1 to %d", b, mostBurst)
-		}
-	}
-}
 
 // What a limit is on: the label of mayfly_rate_limited_total and the metadata of a refusal.
 const (
@@ -105,18 +50,23 @@ func newLimiters(c RateLimits, before *limiters) *limiters {
 	}
 }
 
-// admit takes one request of an address from its limit, or says why not.
-func (l *limiters) admit(client netip.Addr, now time.Time) *fault.Error {
+// addressLimit takes one request of an address from one of the limiters, or says
+// why not.
+type addressLimit func(l *limiters, client netip.Addr, now time.Time) *fault.Error
+
+// request is the limit on an address's requests for certificates.
+func (l *limiters) request(client netip.Addr, now time.Time) *fault.Error {
 	return exceeded(limitAddress, "this network address", l.address.take(network(client), now))
 }
 
-// read takes one read of an address from its limit, or says why not.
-func (l *limiters) read(client netip.Addr, now time.Time) *fault.Error {
+// logRead is the limit on an address's reads of logs.
+func (l *limiters) logRead(client netip.Addr, now time.Time) *fault.Error {
 	return exceeded(limitReads, "this network address", l.reads.take(network(client), now))
 }
 
-// allow takes one request of a principal from its limit and its issuer's, or says why not.
-func (l *limiters) allow(who identity.Principal, now time.Time) *fault.Error {
+// issuance takes one request of a principal from its limit and its issuer's, or
+// says why not.
+func (l *limiters) issuance(who identity.Principal, now time.Time) *fault.Error {
 	if l.principal != nil {
 		key := maphash.Comparable(l.seed, [2]string{who.Issuer(), who.Subject()})
 		if f := exceeded(limitPrincipal, "this identity", l.principal.take(key, now)); f != nil {
@@ -207,4 +157,93 @@ func (b *buckets[K]) of(caller K) *rate.Limiter {
 	fresh := &bucket[K]{caller: caller, tokens: rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)}
 	b.known[caller] = b.recent.PushFront(fresh)
 	return fresh.tokens
+}
+
+// How long a client waits before it asks again.
+const (
+	retryShutdown = time.Second
+	retryOverload = time.Second
+)
+
+// inFlightLimit counts requests in flight, refuses what is too much, and lets a
+// drain wait for the last one.
+type inFlightLimit struct {
+	mu        sync.Mutex
+	closed    bool
+	active    int
+	issuances int
+	most      int // issuances at once
+	idle      chan struct{}
+}
+
+func newInFlightLimit(issuances int) *inFlightLimit {
+	return &inFlightLimit{most: issuances, idle: make(chan struct{})}
+}
+
+// enter admits one request, or says why not: OVERLOADED, when it asks for a
+// certificate and too many are in the making, or SHUTTING_DOWN. Every admitted
+// request leaves.
+func (l *inFlightLimit) enter(issues bool) *fault.Error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	switch {
+	case l.closed:
+		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retryShutdown)
+	case issues && l.issuances >= l.most:
+		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
+	}
+	l.active++
+	if issues {
+		l.issuances++
+	}
+	return nil
+}
+
+// leave is the end of an admitted request.
+func (l *inFlightLimit) leave(issues bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.active--
+	if issues {
+		l.issuances--
+	}
+	if l.closed && l.active == 0 {
+		close(l.idle)
+	}
+}
+
+// close refuses what comes from now on. The channel is closed when nothing is
+// in flight any more.
+func (l *inFlightLimit) close() <-chan struct{} {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.closed {
+		l.closed = true
+		if l.active == 0 {
+			close(l.idle)
+		}
+	}
+	return l.idle
+}
+
+// set says how many issuances may be in the making from now on. Those that are
+// go on.
+func (l *inFlightLimit) set(issuances int) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.most = issuances
+}
+
+// draining reports whether l is closed.
+func (l *inFlightLimit) draining() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.closed
+}
+
+// count is how many requests are being served.
+func (l *inFlightLimit) count() float64 {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return float64(l.active)
 }

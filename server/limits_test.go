@@ -195,11 +195,11 @@ func TestDefaultLimitsLetAFleetThrough(t *testing.T) {
 	t.Parallel()
 	l, now := newLimiters(defaultRateLimits(), nil), time.Now()
 	for n := range 2000 {
-		if f := l.admit(netip.MustParseAddr("192.0.2.1"), now); f != nil {
+		if f := l.request(netip.MustParseAddr("192.0.2.1"), now); f != nil {
 			t.Fatalf("job %d: %v", n, f)
 		}
 	}
-	if l.admit(netip.MustParseAddr("192.0.2.1"), now) == nil {
+	if l.request(netip.MustParseAddr("192.0.2.1"), now) == nil {
 		t.Error("no limit at all")
 	}
 }
@@ -217,7 +217,7 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	before := heap()
 	for n := range 100_000 {
-		l.admit(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now)
+		l.request(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now)
 	}
 	if got := l.address.recent.Len(); got != maxCallers || len(l.address.known) != maxCallers {
 		t.Errorf("%d are remembered, %d known", got, len(l.address.known))
@@ -228,13 +228,13 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(l)
 	six := newLimiters(RateLimits{PerAddress: Rate{Rate: 1, Burst: 1}}, nil)
-	if six.admit(netip.MustParseAddr("2001:db8::1"), now) != nil || six.admit(netip.MustParseAddr("2001:db8::ffff:2"), now) == nil {
+	if six.request(netip.MustParseAddr("2001:db8::1"), now) != nil || six.request(netip.MustParseAddr("2001:db8::ffff:2"), now) == nil {
 		t.Error("two addresses of one /64 aren't one")
 	}
-	if six.admit(netip.MustParseAddr("2001:db8:0:1::1"), now) != nil {
+	if six.request(netip.MustParseAddr("2001:db8:0:1::1"), now) != nil {
 		t.Error("another /64 is limited too")
 	}
-	if six.admit(netip.MustParseAddr("::ffff:192.0.2.1"), now) != nil || six.admit(netip.MustParseAddr("192.0.2.1"), now) == nil {
+	if six.request(netip.MustParseAddr("::ffff:192.0.2.1"), now) != nil || six.request(netip.MustParseAddr("192.0.2.1"), now) == nil {
 		t.Error("a mapped address isn't the IPv4 address")
 	}
 }
@@ -309,14 +309,14 @@ func TestPrepare(t *testing.T) {
 	next := r.server.config
 	next.Limits.TokenBytes = 4 << 10
 	next.TrustedProxies = []string{"192.0.2.1"}
-	apply, err := r.server.Prepare(Change{Config: next, Documents: Documents{TrustedRoot: []byte(`{"new":1}`)}})
+	commit, _, err := r.server.Prepare(Reload{Config: next, Documents: Documents{TrustedRoot: []byte(`{"new":1}`)}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := text(t, r.send(t, http.MethodGet, "/trusted_root.json", nil)); !strings.Contains(got, "root") {
 		t.Errorf("it changed before it was applied: %s", got)
 	}
-	apply()
+	commit()
 	if got := text(t, r.send(t, http.MethodGet, "/trusted_root.json", nil)); got != `{"new":1}` {
 		t.Errorf("the document is still %s", got)
 	}
@@ -326,15 +326,15 @@ func TestPrepare(t *testing.T) {
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`)), http.StatusTooManyRequests, fault.RateExceeded)
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`), "198.51.100.1"), http.StatusBadRequest, fault.RequestMalformed)
 	next.RateLimits = RateLimits{}
-	if apply, err = r.server.Prepare(Change{Config: next}); err != nil {
+	if commit, _, err = r.server.Prepare(Reload{Config: next}); err != nil {
 		t.Fatal(err)
 	}
-	apply()
+	commit()
 	big := r.bodyV2(t)
 	big["credentials"] = map[string]any{"oidcIdentityToken": strings.Repeat("x", 5<<10)}
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", big), http.StatusRequestEntityTooLarge, fault.TokenTooLarge)
 	next.Limits.TokenBytes = 0
-	if _, err := r.server.Prepare(Change{Config: next}); err == nil || !strings.Contains(err.Error(), "server.limits.token_bytes") {
+	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.limits.token_bytes") {
 		t.Errorf("a bad one was taken: %v", err)
 	}
 }
@@ -362,7 +362,7 @@ func BenchmarkAdmit(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		l.admit(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now)
+		l.request(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now)
 	}
 }
 
@@ -387,19 +387,19 @@ func TestPrepareTLS(t *testing.T) {
 	}
 	next := r.server.config
 	next.TLS.CertFile, next.TLS.KeyFile, _ = selfSigned(t, other, "second")
-	apply, err := r.server.Prepare(Change{Config: next})
+	commit, _, err := r.server.Prepare(Reload{Config: next})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if got := name(); got != "first" {
 		t.Errorf("%s before it is applied", got)
 	}
-	apply()
+	commit()
 	if got := name(); got != "second" {
 		t.Errorf("%s after it was applied", got)
 	}
 	next.TLS.KeyFile = key
-	if _, err := r.server.Prepare(Change{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
+	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
 		t.Errorf("a key of another certificate was taken: %v", err)
 	}
 	selfSigned(t, other, "third") // the new files are watched as the old ones were

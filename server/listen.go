@@ -1,101 +1,186 @@
 package server
 
 import (
+	"context"
+	"fmt"
+	"log/slog"
 	"net"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// crowd is a listener that keeps at most so many connections. When one more
+// listeners are the open addresses between Listen and the end of Serve.
+type listeners struct {
+	http, grpc, metrics net.Listener
+	certificates        *certificates
+}
+
+// Listen opens the configured addresses and reads the TLS certificate. On an
+// error nothing stays open. Close ends what Serve is never called for.
+func (s *Server) Listen(ctx context.Context) (err error) {
+	var l listeners
+	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
+		return err
+	}
+	defer func() {
+		if err != nil {
+			l.close()
+		}
+	}()
+	for _, open := range []struct {
+		address string
+		bound   net.Listener
+		into    *net.Listener
+	}{
+		{s.config.HTTPAddress, s.bound, &l.http},
+		{s.config.GRPCAddress, nil, &l.grpc},
+		{s.config.MetricsAddress, nil, &l.metrics},
+	} {
+		opened := open.bound
+		if opened == nil && open.address == "" {
+			continue
+		}
+		if opened == nil {
+			if opened, err = new(net.ListenConfig).Listen(ctx, "tcp", open.address); err != nil {
+				return fmt.Errorf("server: %w", err)
+			}
+		}
+		*open.into = newConnectionLimit(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
+	}
+	s.listeners = l
+	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {
+		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
+	}
+	return nil
+}
+
+// loopback reports whether l, if there is one, is for this machine alone.
+func loopback(l net.Listener) bool {
+	if l == nil {
+		return true
+	}
+	a, ok := l.Addr().(*net.TCPAddr)
+	return ok && a.IP.IsLoopback()
+}
+
+func (l *listeners) close() {
+	for _, one := range []net.Listener{l.http, l.grpc, l.metrics} {
+		if one != nil {
+			_ = one.Close() // nothing was accepted: there is nothing to lose
+		}
+	}
+}
+
+// Close ends a Server that listens but isn't being served.
+func (s *Server) Close() { s.listeners.close() }
+
+// Addresses are where the Server listens, once Listen has returned. A listener
+// that the configuration leaves out is nil.
+type Addresses struct{ HTTP, GRPC, Metrics net.Addr }
+
+// Addresses are where the Server listens.
+func (s *Server) Addresses() Addresses {
+	address := func(l net.Listener) net.Addr {
+		if l == nil {
+			return nil
+		}
+		return l.Addr()
+	}
+	return Addresses{address(s.listeners.http), address(s.listeners.grpc), address(s.listeners.metrics)}
+}
+
+// connectionLimit is a listener that keeps at most so many connections. When one more
 // comes, the one that has been quiet longest is closed, those that never sent a
 // byte first: somebody who only opens connections closes their own, and honest
 // clients still get in.
-type crowd struct {
+type connectionLimit struct {
 	net.Listener
 	most    int
 	evicted func()
 
 	mu      sync.Mutex
-	members map[*member]struct{}
+	tracked map[*trackedConn]struct{}
 }
 
-// member is a connection of a crowd.
-type member struct {
+// trackedConn is a connection that a connectionLimit counts.
+type trackedConn struct {
 	net.Conn
-	crowd  *crowd
+	limit  *connectionLimit
 	opened time.Time
-	// heard is when it last sent or was sent something, in nanoseconds since
+	// active is when it last sent or was sent something, in nanoseconds since
 	// the Unix epoch; 0 when it never sent anything.
-	heard atomic.Int64
+	active atomic.Int64
 }
 
-func newCrowd(l net.Listener, most int, evicted func()) *crowd {
-	return &crowd{Listener: l, most: most, evicted: evicted, members: make(map[*member]struct{})}
+func newConnectionLimit(l net.Listener, most int, evicted func()) *connectionLimit {
+	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: make(map[*trackedConn]struct{})}
 }
 
 // Accept waits for the next connection, and makes room for it.
-func (c *crowd) Accept() (net.Conn, error) {
-	conn, err := c.Listener.Accept()
+func (l *connectionLimit) Accept() (net.Conn, error) {
+	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	m := &member{Conn: conn, crowd: c, opened: time.Now()}
-	if out := c.admit(m); out != nil {
-		c.evicted()
+	t := &trackedConn{Conn: conn, limit: l, opened: time.Now()}
+	if out := l.track(t); out != nil {
+		l.evicted()
 		_ = out.Close() // its owner reads the error
 	}
-	return m, nil
+	return t, nil
 }
 
-// admit takes m in, and returns who has to go for it, or nil.
-func (c *crowd) admit(m *member) *member {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	var out *member
-	if len(c.members) >= c.most {
-		for other := range c.members {
+// track counts t, and returns the connection that has to go for it, or nil.
+func (l *connectionLimit) track(t *trackedConn) *trackedConn {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var out *trackedConn
+	if len(l.tracked) >= l.most {
+		for other := range l.tracked {
 			if out == nil || other.quieter(out) {
 				out = other
 			}
 		}
-		delete(c.members, out)
+		delete(l.tracked, out)
 	}
-	c.members[m] = struct{}{}
+	l.tracked[t] = struct{}{}
 	return out
 }
 
-// quieter reports whether m should go before other.
-func (m *member) quieter(other *member) bool {
-	a, b := m.heard.Load(), other.heard.Load()
+// quieter reports whether t should go before other.
+func (t *trackedConn) quieter(other *trackedConn) bool {
+	a, b := t.active.Load(), other.active.Load()
 	if a == 0 && b == 0 {
-		return m.opened.Before(other.opened)
+		return t.opened.Before(other.opened)
 	}
 	return a < b
 }
 
 // Read notes that the client is there.
-func (m *member) Read(b []byte) (int, error) {
-	n, err := m.Conn.Read(b)
-	if n > 0 {
-		m.heard.Store(time.Now().UnixNano())
-	}
+func (t *trackedConn) Read(b []byte) (int, error) {
+	n, err := t.Conn.Read(b)
+	t.note(n)
 	return n, err
 }
 
 // Write notes that the client is being answered.
-func (m *member) Write(b []byte) (int, error) {
-	n, err := m.Conn.Write(b)
-	if n > 0 {
-		m.heard.Store(time.Now().UnixNano())
-	}
+func (t *trackedConn) Write(b []byte) (int, error) {
+	n, err := t.Conn.Write(b)
+	t.note(n)
 	return n, err
 }
 
-// Close leaves the crowd.
-func (m *member) Close() error {
-	m.crowd.mu.Lock()
-	delete(m.crowd.members, m)
-	m.crowd.mu.Unlock()
-	return m.Conn.Close()
+func (t *trackedConn) note(n int) {
+	if n > 0 {
+		t.active.Store(time.Now().UnixNano())
+	}
+}
+
+// Close ends the connection, which is counted no more.
+func (t *trackedConn) Close() error {
+	t.limit.mu.Lock()
+	delete(t.limit.tracked, t)
+	t.limit.mu.Unlock()
+	return t.Conn.Close()
 }

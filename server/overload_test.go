@@ -302,7 +302,7 @@ func TestG2_TenTimesCapacity(t *testing.T) {
 		}
 	}
 	o.ca.before = nil
-	if n := o.server.gate.inFlight(); n != 0 {
+	if n := o.server.inFlight.count(); n != 0 {
 		t.Errorf("%v requests are in flight after the last answer", n)
 	}
 	served()

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
@@ -40,7 +41,7 @@ const (
 // readiness knows which dependencies work, for /readyz and grpc.health.v1.
 type readiness struct {
 	dependencies []Dependency
-	gate         *gate
+	inFlight     *inFlightLimit
 	now          func() time.Time
 	logger       *slog.Logger
 	health       *health.Server
@@ -54,20 +55,20 @@ type readiness struct {
 // state is how one dependency stands.
 type state struct {
 	Dependency
-	ok   bool
-	told verdict // what the log was last told of it
+	ok     bool
+	logged condition // what the log last said of it
 }
 
-// verdict is what the log says of a dependency: only a change is worth a line.
-type verdict int
+// condition is what the log says of a dependency: only a change is worth a line.
+type condition int
 
 const (
-	untold verdict = iota // nothing yet: it is starting
+	starting condition = iota // nothing yet
 	failing
 	working
 )
 
-func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logger *slog.Logger) (*readiness, error) {
+func newReadiness(dependencies []Dependency, inFlight *inFlightLimit, now func() time.Time, logger *slog.Logger) (*readiness, error) {
 	seen := map[string]bool{}
 	for _, d := range dependencies {
 		if d.Name == "" || d.Check == nil || seen[d.Name] {
@@ -75,7 +76,7 @@ func newReadiness(dependencies []Dependency, g *gate, now func() time.Time, logg
 		}
 		seen[d.Name] = true
 	}
-	r := &readiness{dependencies: dependencies, gate: g, now: now, logger: logger, health: health.NewServer()}
+	r := &readiness{dependencies: dependencies, inFlight: inFlight, now: now, logger: logger, health: health.NewServer()}
 	r.publish(false) // until the first check
 	return r, nil
 }
@@ -117,12 +118,12 @@ func (r *readiness) check(ctx context.Context) []state {
 	wg.Wait()
 	for i := range states {
 		if before != nil {
-			states[i].told = before[i].told
+			states[i].logged = before[i].logged
 		}
-		r.tell(ctx, &states[i], errs[i])
+		r.logChange(ctx, &states[i], errs[i])
 	}
 	r.states, r.at = states, r.now()
-	r.publish(allWork(states) && !r.gate.draining())
+	r.publish(allWork(states) && !r.inFlight.draining())
 	return states
 }
 
@@ -148,23 +149,23 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 	return d.Check(ctx)
 }
 
-// tell writes a line when a dependency begins to fail, and when one that failed
+// logChange writes a line when a dependency begins to fail, and when one that failed
 // works again. What has never worked gets some time to start before it counts.
-func (r *readiness) tell(ctx context.Context, s *state, err error) {
+func (r *readiness) logChange(ctx context.Context, s *state, err error) {
 	if s.Informational {
 		return
 	}
-	was := s.told
+	was := s.logged
 	switch {
 	case s.ok:
-		s.told = working
-	case was != untold || r.now().Sub(r.began) >= startTime:
-		s.told = failing
+		s.logged = working
+	case was != starting || r.now().Sub(r.began) >= startTime:
+		s.logged = failing
 	}
 	switch {
-	case s.told == failing && was != failing:
+	case s.logged == failing && was != failing:
 		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.Name), slog.Any("error", err))
-	case s.told == working && was == failing:
+	case s.logged == working && was == failing:
 		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.Name))
 	}
 }
@@ -196,15 +197,14 @@ func (r *readiness) shutdown() { r.health.Shutdown() }
 // errNotReady is why a readiness probe failed; the names are in the answer.
 var errNotReady = errors.New("not ready")
 
-// live is /healthz: the process answers.
-func (s *Server) live(w http.ResponseWriter, r *http.Request) {
-	writePlain(w, http.StatusOK, "ok\n")
-	s.page(r, "/healthz", http.StatusOK, nil)
+// healthPage is /healthz: the process answers.
+func healthPage(w http.ResponseWriter, _ *http.Request) (int, *fault.Error) {
+	return writePlain(w, http.StatusOK, "ok\n"), nil
 }
 
 // readyPage is /readyz: 200, or 503 with the names of what fails; with
 // `?verbose` every dependency by name, with its detail.
-func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) {
+func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
 	for _, d := range s.ready.check(r.Context()) {
@@ -226,22 +226,22 @@ func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) {
 			}
 		}
 	}
-	if s.gate.draining() {
+	if s.inFlight.draining() {
 		code = http.StatusServiceUnavailable
 		text.WriteString("shutdown: failing\n")
 	}
 	if code == http.StatusOK && !verbose {
 		text.WriteString("ok\n")
 	}
-	writePlain(w, code, text.String())
-	s.page(r, "/readyz", code, nil)
 	if code != http.StatusOK {
 		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
 			slog.String("request_id", requestid.From(r.Context())), slog.Any("error", errNotReady))
 	}
+	return writePlain(w, code, text.String()), nil
 }
 
-func writePlain(w http.ResponseWriter, code int, text string) {
+// writePlain answers with a text. It returns the status.
+func writePlain(w http.ResponseWriter, code int, text string) int {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -250,4 +250,5 @@ func writePlain(w http.ResponseWriter, code int, text string) {
 	}
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text))
+	return code
 }

@@ -15,7 +15,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	now, err := time.Now(), errBroken
 	out := &lines{}
 	r, problem := newReadiness([]Dependency{{Name: "issuers", Check: func(context.Context) error { return err }}},
-		newGate(1), func() time.Time { return now }, slog.New(slog.NewTextHandler(out, nil)))
+		newInFlightLimit(1), func() time.Time { return now }, slog.New(slog.NewTextHandler(out, nil)))
 	if problem != nil {
 		t.Fatal(problem)
 	}

@@ -7,22 +7,20 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// terms are the part of the configuration that can change while the Server runs.
-// They are replaced whole.
-type terms struct {
+// liveSettings are the part of the configuration that can change while the Server
+// runs. They are replaced whole.
+type liveSettings struct {
 	tokenBytes int
 	limiters   *limiters
 	proxies    proxies
 }
 
-// newTerms makes what c, which was checked, says; before is what it follows, or nil.
-func newTerms(c Config, before *terms) *terms {
-	l := &terms{tokenBytes: c.Limits.TokenBytes, proxies: make([]netip.Prefix, 0, len(c.TrustedProxies))}
-	var used *limiters
-	if before != nil {
-		used = before.limiters
+// newLiveSettings makes what c, which was checked, says. used are the limiters
+// that callers keep what they have used of, or nil.
+func newLiveSettings(c Config, used *limiters) *liveSettings {
+	l := &liveSettings{
+		tokenBytes: c.Limits.TokenBytes, limiters: newLimiters(c.RateLimits, used), proxies: make([]netip.Prefix, 0, len(c.TrustedProxies)),
 	}
-	l.limiters = newLimiters(c.RateLimits, used)
 	for _, text := range c.TrustedProxies {
 		if p, err := parseNetwork(text); err == nil {
 			l.proxies = append(l.proxies, p)
@@ -31,11 +29,11 @@ func newTerms(c Config, before *terms) *terms {
 	return l
 }
 
-// Change is what a running Server can take in place of what it has. Of the
+// Reload is what a running Server can take in place of what it has. Of the
 // configuration that is: tls (other files, not whether), rate_limits,
 // trusted_proxies, limits.issuances and limits.token_bytes. The rest is bound
 // when the Server starts, and has no effect here.
-type Change struct {
+type Reload struct {
 	Config    Config
 	Documents Documents
 	// Mounts and Posts take the place of those in Options; where both are nil, those stay.
@@ -46,36 +44,39 @@ type Change struct {
 // everything else as it is.
 func (s *Server) Publish(d Documents) { s.routes.publish(d) }
 
-// Prepare checks c and reads its certificate. The function that it returns puts
-// c in force, all at once, and can't fail; until it is called nothing has
-// changed. The error is a *setting.FaultError.
-func (s *Server) Prepare(c Change) (apply func(), err error) {
+// Prepare checks next and reads its certificate, and changes nothing. On an error,
+// which is a *setting.FaultError, there is nothing to undo. Without one the caller
+// calls one of the two functions, once: commit puts next in force, all at once, and
+// can't fail; rollback gives next up. Requests in flight keep what they began with.
+func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	var f setting.Faults
-	c.Config.Check("server", &f)
-	var fresh *certificates
-	if current := s.listeners.certificates; current != nil && f.Len() == 0 {
-		if fresh, err = loadCertificates(c.Config.TLS, s.logger); err != nil {
+	next.Config.Check("server", &f)
+	var pair *certificates
+	current := s.listeners.certificates
+	if current != nil && f.Len() == 0 {
+		if pair, err = loadCertificates(next.Config.TLS, s.logger); err != nil {
 			f.Add("server.tls", "%v", err)
 		}
 	}
-	var fresher *mounts
-	if c.Mounts != nil || c.Posts != nil {
-		if fresher, err = s.newMounts(s.routes, c.Mounts, c.Posts); err != nil {
+	var m *mounts
+	if next.Mounts != nil || next.Posts != nil {
+		if m, err = s.newMounts(s.routes, next.Mounts, next.Posts); err != nil {
 			f.Add("server", "%v", err)
 		}
 	}
 	if err := f.Err(); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return func() {
-		s.terms.Store(newTerms(c.Config, s.terms.Load()))
-		s.gate.limit(c.Config.Limits.Issuances)
-		s.routes.publish(c.Documents)
-		if fresher != nil {
-			s.routes.mount(fresher)
+	commit = func() {
+		s.live.Store(newLiveSettings(next.Config, s.live.Load().limiters))
+		s.inFlight.set(next.Config.Limits.Issuances)
+		s.routes.publish(next.Documents)
+		if m != nil {
+			s.routes.mount(m)
 		}
-		if current := s.listeners.certificates; current != nil && fresh != nil {
-			current.become(fresh)
+		if pair != nil {
+			current.become(pair)
 		}
-	}, nil
+	}
+	return commit, func() {}, nil // nothing was opened that would have to be closed
 }

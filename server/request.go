@@ -4,30 +4,24 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
 	"runtime/debug"
-	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/grpc/peer"
 
-	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
+	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// How long a client waits before it asks again.
-const (
-	retryShutdown = time.Second
-	retryOverload = time.Second
-)
-
-// auditTimeout bounds the record of a refusal, which is written even when the
-// client has gone.
-const auditTimeout = 5 * time.Second
-
-// edge is how a request came.
+// edge is the transport by which a request came.
 type edge string
 
 const (
@@ -35,70 +29,114 @@ const (
 	edgeREST edge = "rest"
 )
 
-// method is one method of the API.
-type method struct {
-	name   string // of the log, the metrics and the audit trail, the same on both edges
-	issues bool   // whether it makes a certificate
+// endpoint is what a request asks for: a method of the API, which both edges
+// have, or a page, which only REST has.
+type endpoint struct {
+	name       string       // of the log, the metrics and the audit trail, the same on both edges
+	rpc        string       // a method's full name in gRPC; "" for a page
+	verb, path string       // where REST has a method
+	issues     bool         // whether it makes a certificate
+	limit      addressLimit // on the client's address, taken from before anything is read; nil sets none
 }
+
+// page reports whether e is no method of the API.
+func (e *endpoint) page() bool { return e.rpc == "" }
 
 var (
-	createV2        = method{name: "v2.CreateSigningCertificate", issues: true}
-	trustBundle     = method{name: "v2.GetTrustBundle"}
-	configuration   = method{name: "v2.GetConfiguration"}
-	createV1        = method{name: "v1beta.CreateSigningCertificate", issues: true}
-	rootCertificate = method{name: "v1beta.GetRootCertificate"}
+	createV2 = &endpoint{name: "v2.CreateSigningCertificate", rpc: fulciov2.CA_CreateSigningCertificate_FullMethodName,
+		verb: http.MethodPost, path: "/api/v2/signingCert", issues: true, limit: (*limiters).request}
+	trustBundle = &endpoint{name: "v2.GetTrustBundle", rpc: fulciov2.CA_GetTrustBundle_FullMethodName,
+		verb: http.MethodGet, path: "/api/v2/trustBundle"}
+	configuration = &endpoint{name: "v2.GetConfiguration", rpc: fulciov2.CA_GetConfiguration_FullMethodName,
+		verb: http.MethodGet, path: "/api/v2/configuration"}
+	createV1 = &endpoint{name: "v1beta.CreateSigningCertificate", rpc: fulciov1beta.CA_CreateSigningCertificate_FullMethodName,
+		verb: http.MethodPost, path: "/api/v1/signingCert", issues: true, limit: (*limiters).request}
+	rootCertificate = &endpoint{name: "v1beta.GetRootCertificate", rpc: fulciov1beta.CA_GetRootCertificate_FullMethodName,
+		verb: http.MethodGet, path: "/api/v1/rootCert"}
+
+	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate}
 )
 
-// call is what becomes known of one request while it is served. Handlers fill
-// in what they learn; the chain makes the log line, the metrics and the audit
-// record of it.
-type call struct {
-	method method
-	edge   edge
-	start  time.Time
-	who    identity.Principal // zero until the token is verified
-	key    proof.Key          // zero until possession is shown
+// methodAt is the API's method with a full name in gRPC, or at a path in REST.
+func methodAt(name string) *endpoint {
+	for _, m := range methods {
+		if m.rpc == name || m.path == name {
+			return m
+		}
+	}
+	return nil
 }
 
-// serve is the one chain that every API request goes through on either edge:
-// admission, deadline, panic, and then the log line, the metrics and the audit
-// record. Its error is a *fault.Error. ctx carries the request id.
-func serve[T any](ctx context.Context, s *Server, e edge, m method, handle func(context.Context, *call) (*T, error)) (*T, error) {
-	c := &call{method: m, edge: e, start: s.now()}
-	if f := s.gate.enter(m.issues); f != nil {
+// call is what becomes known of one request while it is served. Handlers fill in
+// what they learn; finish makes the log line, the metrics and the audit record of it.
+type call struct {
+	*endpoint
+	edge  edge
+	start time.Time
+	code  int                // the HTTP status of a page that has been sent; 0 where the failure, or none, says it
+	who   identity.Principal // zero until the token is verified
+	key   proof.Key          // zero until possession is shown
+}
+
+// begin is where a request starts, whichever edge it came by. The context carries
+// from here on the request's id (sentID, if that is harmless) and the address of
+// its client. The failure is that the address is over its limit. Nothing of the
+// request but its head has been read yet.
+func (s *Server) begin(ctx context.Context, e *endpoint, sentID string, forwarded []string) (context.Context, *fault.Error) {
+	live := s.live.Load()
+	ctx = requestid.With(ctx, requestid.Choose(sentID))
+	ctx, client := live.proxies.locate(ctx, forwarded)
+	if e.limit == nil {
+		return ctx, nil
+	}
+	return ctx, s.metrics.limited(e.limit(live.limiters, client, s.now()))
+}
+
+// serve is the one chain for every method of the API, once the request is read:
+// the in-flight limit, the deadline, handle with a panic caught, and finish. Its
+// error is a *fault.Error. ctx is what begin returned.
+func serve[T any](ctx context.Context, s *Server, e edge, m *endpoint, handle func(context.Context, *call) (*T, error)) (*T, error) {
+	c := &call{endpoint: m, edge: e, start: s.now()}
+	if f := s.inFlight.enter(m.issues); f != nil {
 		return nil, s.finish(ctx, c, f)
 	}
-	defer s.gate.leave(m.issues)
+	defer s.inFlight.leave(m.issues)
 
 	limited, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
 	defer cancel()
-	out, err := guarded(limited, s, c, handle)
+	var out *T
+	err := s.guard(limited, m.name, func() (err error) {
+		out, err = handle(limited, c)
+		return err
+	})
 	if err := s.finish(ctx, c, classify(limited, err)); err != nil {
 		return nil, err
 	}
 	return out, nil
 }
 
-// guarded turns a panic in handle into an error, and logs its stack.
-func guarded[T any](ctx context.Context, s *Server, c *call, handle func(context.Context, *call) (*T, error)) (out *T, err error) {
+// guard calls do. It counts a panic in it, logs it with its stack, and makes it an
+// error. http.ErrAbortHandler, by which a handler drops its connection, is returned
+// as it is.
+func (s *Server) guard(ctx context.Context, name string, do func() error) (err error) {
 	defer func() {
-		if p := recover(); p != nil {
-			s.panicked(ctx, c.method.name, p)
-			out, err = nil, fmt.Errorf("panic: %v", p)
+		switch p := recover(); p {
+		case nil:
+		case http.ErrAbortHandler: //nolint:errorlint // net/http's own sentinel, compared as net/http does
+			err = http.ErrAbortHandler
+		default:
+			s.metrics.panics.Inc()
+			s.logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
+				slog.String("route", name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
+			err = fmt.Errorf("panic: %v", p)
 		}
 	}()
-	return handle(ctx, c)
+	return do()
 }
 
-// panicked counts and logs a panic. It is called while the stack is still there.
-func (s *Server) panicked(ctx context.Context, route string, p any) {
-	s.metrics.panics.Inc()
-	s.logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
-		slog.String("route", route), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
-}
-
-// classify makes a *fault.Error of err. What nobody classified, but happened
-// after the request's time had run out or its client had gone, is that.
+// classify makes a *fault.Error of err. An error without a class is the deadline's
+// or the client's doing where ctx has ended: DEADLINE_EXCEEDED or CLIENT_GONE, with
+// err as the cause.
 func classify(ctx context.Context, err error) *fault.Error {
 	f := fault.From(err)
 	if f != nil && f.Reason == fault.ReasonInternal && ctx.Err() != nil {
@@ -107,103 +145,93 @@ func classify(ctx context.Context, err error) *fault.Error {
 	return f
 }
 
-// finish accounts for the end of a request; f is nil when it went well. It
-// returns f as an error, nil for nil.
-func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
-	took := s.now().Sub(c.start)
-	if f == nil {
-		s.metrics.request(c, nil, took)
-		s.logRequest(ctx, c, nil, took)
-		return nil
-	}
-	if c.method.issues {
-		s.audit(ctx, c, f)
-	}
-	s.metrics.request(c, f, took)
-	s.logRequest(ctx, c, f, took)
-	return f
-}
+// headerForwarded is the header in which proxies name whom they speak for; in
+// gRPC's metadata it is in lower case.
+const headerForwarded = "X-Forwarded-For"
 
-// audit records a refusal. Two kinds are left out: failures after the key was
-// proven that aren't the client's, because ca.Issue records what it began; and
-// load that was shed, which must stay cheaper than it was to send. A
-// record that can't be written changes nothing for the client, whom the refusal
-// stands against either way: told to try again, it would only be refused again.
-func (s *Server) audit(ctx context.Context, c *call, f *fault.Error) {
-	kind, begun := audit.Denied, !c.key.IsZero()
-	if oursToMend(f.Kind()) || f.Kind() == fault.Canceled && begun {
-		kind = audit.Failed
-	}
-	if kind == audit.Failed && begun || c.shed(f) {
-		return
-	}
-	a := answerTo(f, "")
-	e := audit.Event{
-		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
-		RemoteAddr: remote(ctx), Method: c.method.name,
-	}
-	if !c.who.IsZero() {
-		e.Issuer, e.IssuerType, e.Subject = c.who.Issuer(), c.who.IssuerType(), c.who.Subject()
-		e.SAN, e.SANType = c.who.SAN().Value, c.who.SAN().Kind.String()
-	}
-	if begun {
-		e.KeyAlgorithm = c.key.Algorithm()
-	}
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
-	defer cancel()
-	if err := s.auditor.Record(lasting, e); err != nil {
-		s.metrics.unaudited.Inc()
-		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
-			slog.String("request_id", e.RequestID), slog.Any("error", err))
-	}
-}
+// maxForwarded is how many hops of headerForwarded are looked at: more proxies
+// than that stand before nobody.
+const maxForwarded = 16
 
-// shed reports whether f turned the request away for load alone, before anybody
-// knew whose it is.
-func (c *call) shed(f *fault.Error) bool {
-	return f.Reason == fault.Overloaded || f.Reason == fault.ShuttingDown || f.Reason == fault.RateExceeded && c.who.IsZero()
-}
+// proxies are the networks whose word on their clients' addresses is taken.
+type proxies []netip.Prefix
 
-// oursToMend reports whether a failure is ours or a dependency's, not the client's.
-func oursToMend(k fault.Kind) bool {
-	return k == fault.Internal || k == fault.Unavailable || k == fault.DeadlineExceeded
-}
-
-// logRequest writes the one line of a request. It never holds a token, a key or a proof.
-func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, took time.Duration) {
-	level, state, code := slog.LevelInfo, "OK", 200
-	if f != nil {
-		a := answerTo(f, "")
-		state, code = string(a.reason), a.http
-		switch {
-		case oursToMend(f.Kind()):
-			level = slog.LevelError
-		case c.shed(f):
-			level = slog.LevelDebug // the metric counts them; a line each would help the flood
+func (p proxies) trust(a netip.Addr) bool {
+	for _, network := range p {
+		if network.Contains(a) {
+			return true
 		}
 	}
-	if !s.logger.Enabled(ctx, level) {
-		return
-	}
-	attrs := make([]slog.Attr, 0, 10)
-	attrs = append(attrs, slog.String("request_id", requestid.From(ctx)), slog.String("route", c.method.name),
-		slog.String("edge", string(c.edge)), slog.String("status", state), slog.Int("code", code),
-		slog.Duration("duration", took), slog.String("remote", remote(ctx)))
-	if !c.who.IsZero() {
-		attrs = append(attrs, slog.String("issuer_type", c.who.IssuerType()), slog.String("san_kind", c.who.SAN().Kind.String()))
-	}
-	if f != nil {
-		attrs = append(attrs, slog.Any("error", f))
-	}
-	s.logger.LogAttrs(ctx, level, "request", attrs...)
+	return false
 }
 
-// remote is the address of the peer, or "".
-func remote(ctx context.Context) string {
-	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
-		return p.Addr.String()
+// locate puts the client that a trusted proxy spoke for in the place of ctx's
+// peer, which is the other end of the connection. It returns the client's
+// address; the zero one when the peer has none.
+func (p proxies) locate(ctx context.Context, forwarded []string) (context.Context, netip.Addr) {
+	from := peerAddress(ctx)
+	if len(forwarded) == 0 || !p.trust(from) {
+		return ctx, from
 	}
-	return ""
+	client := p.client(from, forwarded)
+	return peer.NewContext(ctx, &peer.Peer{Addr: address(client.String())}), client
 }
 
-func itoa(n int) string { return strconv.Itoa(n) }
+// client is who sent a request that came from the peer with the values of
+// X-Forwarded-For. Each proxy adds at the end whom it heard, so the list is read
+// from there for as long as proxies that are trusted vouch for the one before:
+// what a client writes into it himself is never reached.
+func (p proxies) client(from netip.Addr, forwarded []string) netip.Addr {
+	hops := 0
+	for i := len(forwarded) - 1; i >= 0; i-- {
+		rest := forwarded[i]
+		for rest != "" || hops == 0 {
+			if hops++; hops > maxForwarded || !p.trust(from) {
+				return from
+			}
+			at := strings.LastIndexByte(rest, ',')
+			next, ok := parseHop(rest[at+1:])
+			if !ok {
+				return from
+			}
+			from = next
+			rest = rest[:max(at, 0)]
+		}
+	}
+	return from
+}
+
+// parseHop reads one entry: an address, which some proxies write with its port.
+func parseHop(text string) (netip.Addr, bool) {
+	text = strings.TrimSpace(text)
+	if a, err := netip.ParseAddr(strings.Trim(text, "[]")); err == nil {
+		return a.Unmap().WithZone(""), true
+	}
+	if a, err := netip.ParseAddrPort(text); err == nil {
+		return a.Addr().Unmap().WithZone(""), true
+	}
+	return netip.Addr{}, false
+}
+
+// peerAddress is the address of ctx's peer.
+func peerAddress(ctx context.Context) netip.Addr {
+	p, ok := peer.FromContext(ctx)
+	if !ok || p.Addr == nil {
+		return netip.Addr{}
+	}
+	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
+		return tcp.AddrPort().Addr().Unmap().WithZone("")
+	}
+	a, _ := parseHop(p.Addr.String())
+	return a
+}
+
+// address is a net.Addr made of its text.
+type address string
+
+var _ net.Addr = address("")
+
+// Network is always tcp here.
+func (address) Network() string { return "tcp" }
+
+func (a address) String() string { return string(a) }

@@ -64,7 +64,7 @@ func TestFailuresOfOurs(t *testing.T) {
 		"classified": {func(context.Context) error {
 			return fault.New(fault.SignerUnavailable, "the signer is unavailable").Because(errBroken)
 		}, 503, fault.SignerUnavailable, "secret-cause"},
-		"panic":                  {func(context.Context) error { panic("secret-cause") }, 500, fault.ReasonInternal, "serve.go"},
+		"panic":                  {func(context.Context) error { panic("secret-cause") }, 500, fault.ReasonInternal, "request.go"},
 		"deadline":               {func(ctx context.Context) error { <-ctx.Done(); return fmt.Errorf("signing: %w", ctx.Err()) }, 504, fault.DeadlineReached, "DEADLINE_EXCEEDED"},
 		"deadline, unclassified": {func(ctx context.Context) error { <-ctx.Done(); return errBroken }, 504, fault.DeadlineReached, "secret-cause"},
 	} {
@@ -181,7 +181,7 @@ func TestPanicOutsideTheAPI(t *testing.T) {
 		o.Mounts = map[string]http.Handler{"/broken/": http.HandlerFunc(func(http.ResponseWriter, *http.Request) { panic("secret-cause") })}
 	})
 	b := readRefusal(t, r.send(t, http.MethodGet, "/broken/x", nil), 500, fault.ReasonInternal)
-	if b.Message != "internal error" || !strings.Contains(r.lines.String(), "abuse_test.go") && !strings.Contains(r.lines.String(), "serve_test.go") {
+	if b.Message != "internal error" || !strings.Contains(r.lines.String(), "abuse_test.go") && !strings.Contains(r.lines.String(), "request_test.go") {
 		t.Errorf("%+v", b)
 	}
 }

@@ -1,138 +1,94 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
+	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	"github.com/mayfly-ca/mayfly/server/internal/restjson"
 )
 
 // headerRequestID names a request, in both directions.
 const headerRequestID = "X-Request-Id"
 
-// serveHTTP is the REST port: gRPC goes to its server, everything else to its route.
+// handler answers a request at its route. It returns the status of the answer
+// that it has sent; a failure without a status is for serveHTTP to answer. Neither
+// means that the API's chain has answered, and accounted for it.
+type handler func(w http.ResponseWriter, r *http.Request) (code int, f *fault.Error)
+
+// serveHTTP is the REST port from a request's begin to its finish. gRPC goes to
+// its server, everything else to its route.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
 		s.serveGRPC(w, r)
 		return
 	}
-	id := r.Header.Get(headerRequestID)
-	if !requestid.Harmless(id) {
-		id = requestid.New()
-	}
-	w.Header().Set(headerRequestID, id)
+	route := s.routes.find(r.URL.Path)
+	to := route.target(r.Method)
+	ctx := peer.NewContext(r.Context(), &peer.Peer{Addr: address(r.RemoteAddr)})
+	ctx, f := s.begin(ctx, to.endpoint, r.Header.Get(headerRequestID), r.Header.Values(headerForwarded))
+	w.Header().Set(headerRequestID, requestid.From(ctx))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	ctx := requestid.With(r.Context(), id)
-	ctx = peer.NewContext(ctx, &peer.Peer{Addr: address(r.RemoteAddr)})
-	ctx, _ = s.located(ctx, r.Header.Values(headerForwarded))
-	s.dispatch(w, r.WithContext(ctx))
-}
-
-// dispatch finds the route of r. A panic outside the API's own chain ends here.
-func (s *Server) dispatch(w http.ResponseWriter, r *http.Request) {
-	t := s.routes.find(r.URL.Path)
-	defer func() {
-		p := recover()
-		if p == nil {
-			return
-		}
-		if p == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as net/http does
-			panic(p) //nolint:forbidigo // how a handler tells net/http to drop the connection
-		}
-		s.panicked(r.Context(), t.name, p)
-		s.refusePage(w, r, t.name, fault.From(fmt.Errorf("panic: %v", p)))
-	}()
-	if t.cors {
+	if route.cors {
 		s.allowOrigin(w, r)
 	}
-	switch handler, allowed := t.handlers[r.Method], t.allow; {
-	case handler != nil:
-		handler(w, r)
-	case r.Method == http.MethodOptions && len(t.handlers) > 0:
-		t.preflight(w, r)
-		s.page(r, t.name, http.StatusNoContent, nil)
-	case len(t.handlers) == 0:
-		s.refusePage(w, r, t.name, fault.New(fault.RouteUnknown, "nothing is served here; see / for what is"))
-	default:
-		w.Header().Set("Allow", allowed)
-		s.refusePage(w, r, t.name, fault.New(fault.MethodNotAllowed, "this method isn't allowed here; allowed: %s", allowed))
-	}
-}
-
-// newGateway translates REST into calls of the API, in process.
-func (s *Server) newGateway() (*runtime.ServeMux, error) {
-	mux := runtime.NewServeMux(
-		runtime.WithMarshalerOption(runtime.MIMEWildcard, codec{}),
-		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // Authorization comes through regardless
-		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
-		runtime.WithForwardResponseOption(created),
-		runtime.WithErrorHandler(s.gatewayError),
-		runtime.WithDisablePathLengthFallback(),
-		runtime.WithWriteContentLength(),
-	)
-	unused := context.TODO() //nolint:forbidigo // the registrations ask for a context and make no use of it
-	if err := fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}); err != nil {
-		return nil, fmt.Errorf("server: %w", err)
-	}
-	if err := fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}); err != nil {
-		return nil, fmt.Errorf("server: %w", err)
-	}
-	return mux, nil
-}
-
-// created makes the v1 answer 201: cosign v2 accepts nothing else.
-func created(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
-	if name, ok := runtime.RPCMethod(ctx); ok && name == fulciov1beta.CA_CreateSigningCertificate_FullMethodName {
-		w.WriteHeader(http.StatusCreated)
-	}
-	return nil
-}
-
-// gatewayError writes a failed call. What isn't a *fault.Error never reached
-// the API: the gateway could not decode it, in words of codec that hold nothing
-// of the body, so that it is accounted for here.
-func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
-	var f *fault.Error
-	if !errors.As(err, &f) {
-		f = undecodable(err)
-		s.refuse(ctx, methodOf(r.URL.Path), edgeREST, f)
-	}
-	answerTo(f, requestid.From(ctx)).write(w)
-}
-
-// call answers the API's method m at its route.
-func (s *Server) call(m method, gateway http.Handler) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		f := s.admit(m, addressOf(r.Context()))
-		var data []byte
-		if f == nil {
-			data, f = s.readBody(w, r)
+	code := 0
+	if f == nil {
+		err := s.guard(ctx, to.name, func() error {
+			code, f = to.handle(w, r.WithContext(ctx))
+			return nil
+		})
+		if err == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as net/http does
+			panic(err) //nolint:forbidigo // how a handler tells net/http to drop the connection
 		}
-		if f != nil {
-			s.refuse(r.Context(), m, edgeREST, f)
+		if err != nil {
+			f = fault.From(err)
+		}
+	}
+	if f == nil && code == 0 {
+		return
+	}
+	// The error is f again, which is answered below.
+	_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.now(), code: code}, f)
+	if code == 0 {
+		if !to.page() {
 			w.Header().Set("Connection", "close") // the rest of the body is not waited for
-			answerTo(f, requestid.From(r.Context())).write(w)
-			return
+		}
+		answerTo(f, requestid.From(ctx)).write(w)
+	}
+}
+
+// api hands a request of the API to the gateway, once its body is read. The
+// gateway calls the service, whose method ends in finish.
+func (s *Server) api(gateway http.Handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+		data, f := s.readBody(w, r)
+		if f != nil {
+			return 0, f
 		}
 		inner := new(http.Request)
 		*inner = *r
-		inner.Body = newBody(data)
+		inner.Body = restjson.Body(data)
 		inner.Header = gatewayHeader(r.Header)
 		w.Header().Set("Cache-Control", "no-store")
 		gateway.ServeHTTP(w, inner)
+		return 0, nil
 	}
 }
 
@@ -192,12 +148,103 @@ func readAll(r io.Reader, size int) ([]byte, error) {
 	}
 }
 
-// address is a net.Addr made of its text.
-type address string
+// newGateway translates REST into calls of the API, in process.
+func (s *Server) newGateway() (*runtime.ServeMux, error) {
+	mux := runtime.NewServeMux(
+		runtime.WithMarshalerOption(runtime.MIMEWildcard, restjson.New()),
+		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // Authorization comes through regardless
+		runtime.WithOutgoingHeaderMatcher(func(string) (string, bool) { return "", false }),
+		runtime.WithForwardResponseOption(created),
+		runtime.WithErrorHandler(s.gatewayError),
+		runtime.WithDisablePathLengthFallback(),
+		runtime.WithWriteContentLength(),
+	)
+	unused := context.TODO() //nolint:forbidigo // the registrations ask for a context and make no use of it
+	if err := fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	if err := fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
+	}
+	return mux, nil
+}
 
-var _ net.Addr = address("")
+// created makes the v1 answer 201: cosign v2 accepts nothing else.
+func created(ctx context.Context, w http.ResponseWriter, _ proto.Message) error {
+	if name, ok := runtime.RPCMethod(ctx); ok && name == createV1.rpc {
+		w.WriteHeader(http.StatusCreated)
+	}
+	return nil
+}
 
-// Network is always tcp here.
-func (address) Network() string { return "tcp" }
+// gatewayError answers a failed call. What isn't a *fault.Error never reached the
+// API: the gateway could not decode it. It is finished here, in the words of
+// restjson, which say where the request is wrong and quote nothing of it.
+func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
+	var f *fault.Error
+	if !errors.As(err, &f) {
+		f = fault.From(err)
+		if st, ok := status.FromError(err); ok && st.Code() == codes.InvalidArgument {
+			f = fault.New(fault.RequestMalformed, "%s", st.Message())
+		}
+		_ = s.finish(ctx, &call{endpoint: methodAt(r.URL.Path), edge: edgeREST, start: s.now()}, f)
+	}
+	answerTo(f, requestid.From(ctx)).write(w)
+}
 
-func (a address) String() string { return string(a) }
+// cached serves the successes of h with ETag and Cache-Control.
+func cached(h handler) handler {
+	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+		held := &recorder{header: w.Header(), code: http.StatusOK}
+		inner := new(http.Request)
+		*inner = *r
+		inner.Method = http.MethodGet // the gateway knows no HEAD
+		if _, f := h(held, inner); f != nil {
+			return 0, f
+		}
+		if held.code != http.StatusOK {
+			w.WriteHeader(held.code)
+			_, _ = w.Write(held.body.Bytes())
+			return 0, nil
+		}
+		writeTagged(w, r, w.Header().Get("Content-Type"), newVersion(held.body.Bytes()))
+		return 0, nil
+	}
+}
+
+// recorder holds an answer back, all but its header.
+type recorder struct {
+	header http.Header
+	code   int
+	body   bytes.Buffer
+}
+
+// Header is the real one.
+func (r *recorder) Header() http.Header { return r.header }
+
+// WriteHeader keeps the status.
+func (r *recorder) WriteHeader(code int) { r.code = code }
+
+// Write keeps the body.
+func (r *recorder) Write(b []byte) (int, error) { return r.body.Write(b) }
+
+// allowOrigin lets pages of the configured origins read the answer (Fetch
+// standard, CORS protocol). No route looks at cookies.
+func (s *Server) allowOrigin(w http.ResponseWriter, r *http.Request) {
+	origins := s.config.CORSOrigins
+	if len(origins) == 0 {
+		return
+	}
+	h := w.Header()
+	if origins[0] == "*" {
+		h.Set("Access-Control-Allow-Origin", "*")
+	} else {
+		h.Add("Vary", "Origin")
+		origin := r.Header.Get("Origin")
+		if !slices.Contains(origins, origin) {
+			return
+		}
+		h.Set("Access-Control-Allow-Origin", origin)
+	}
+	h.Set("Access-Control-Expose-Headers", "X-Request-Id, Retry-After, ETag")
+}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
-	"fmt"
 	"log/slog"
 	"net"
 	"net/http"
@@ -18,87 +17,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
-// listeners are the open addresses between Listen and the end of Serve.
-type listeners struct {
-	http, grpc, metrics net.Listener
-	certificates        *certificates
-}
-
 var (
-	errPanic        = errors.New("panic")
 	errNotListening = errors.New("server: Serve before Listen")
 	errGrace        = errors.New("server: requests were still in flight when the grace period ended, and were cut off")
 )
-
-// Listen opens the configured addresses and reads the TLS certificate. On an
-// error nothing stays open. Close ends what Serve is never called for.
-func (s *Server) Listen(ctx context.Context) (err error) {
-	var l listeners
-	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			l.close()
-		}
-	}()
-	for _, open := range []struct {
-		address string
-		bound   net.Listener
-		into    *net.Listener
-	}{
-		{s.config.HTTPAddress, s.bound, &l.http},
-		{s.config.GRPCAddress, nil, &l.grpc},
-		{s.config.MetricsAddress, nil, &l.metrics},
-	} {
-		opened := open.bound
-		if opened == nil && open.address == "" {
-			continue
-		}
-		if opened == nil {
-			if opened, err = new(net.ListenConfig).Listen(ctx, "tcp", open.address); err != nil {
-				return fmt.Errorf("server: %w", err)
-			}
-		}
-		*open.into = newCrowd(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
-	}
-	s.listeners = l
-	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
-	}
-	return nil
-}
-
-// loopback reports whether l, if there is one, is for this machine alone.
-func loopback(l net.Listener) bool {
-	if l == nil {
-		return true
-	}
-	a, ok := l.Addr().(*net.TCPAddr)
-	return ok && a.IP.IsLoopback()
-}
-
-func (l *listeners) close() {
-	for _, one := range []net.Listener{l.http, l.grpc, l.metrics} {
-		if one != nil {
-			_ = one.Close() // nothing was accepted: there is nothing to lose
-		}
-	}
-}
-
-// Close ends a Server that listens but isn't being served.
-func (s *Server) Close() { s.listeners.close() }
-
-// Addresses are where the Server listens.
-func (s *Server) Addresses() Addresses {
-	address := func(l net.Listener) net.Addr {
-		if l == nil {
-			return nil
-		}
-		return l.Addr()
-	}
-	return Addresses{address(s.listeners.http), address(s.listeners.grpc), address(s.listeners.metrics)}
-}
 
 // Serve answers requests until ctx ends, and then drains: readiness is false and
 // new requests get 503 from that moment; listeners close when the delay has
@@ -112,10 +34,10 @@ func (s *Server) Serve(ctx context.Context) error {
 	lasting := context.WithoutCancel(ctx)
 	api, metrics := s.newHTTP(lasting), s.newMetricsHTTP(lasting)
 	if t := s.listeners.certificates; t != nil {
-		s.grpcNative = s.newGRPC(transport(t)...)
+		s.grpcNative = s.newGRPC(tlsOption(t)...)
 	}
 	group, failed := errgroup.WithContext(ctx)
-	group.Go(func() error { return ended(api.Serve(s.wrapped())) })
+	group.Go(func() error { return ended(api.Serve(s.restListener())) })
 	if s.listeners.grpc != nil {
 		group.Go(func() error { return s.grpcNative.Serve(s.listeners.grpc) })
 	}
@@ -130,8 +52,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	return group.Wait()
 }
 
-// wrapped is the REST listener, with TLS when there is a certificate.
-func (s *Server) wrapped() net.Listener {
+// restListener is the REST listener, with TLS when there is a certificate.
+func (s *Server) restListener() net.Listener {
 	if t := s.listeners.certificates; t != nil {
 		return tls.NewListener(s.listeners.http, t.tlsConfig())
 	}
@@ -153,18 +75,10 @@ func (s *Server) newHTTP(ctx context.Context) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(s.listeners.certificates == nil)
-	return &http.Server{
-		Handler:           s.Handler(),
-		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: l.HeaderTimeout,
-		ReadTimeout:       l.ReadTimeout,
-		WriteTimeout:      l.ReadTimeout + s.config.RequestTimeout + l.HeaderTimeout,
-		IdleTimeout:       l.IdleTimeout,
-		MaxHeaderBytes:    l.HeaderBytes,
-		Protocols:         protocols,
-		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: l.Streams, PingTimeout: keepaliveWait, SendPingTimeout: keepaliveTime},
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
-	}
+	api := s.limitedHTTP(ctx, s.Handler(), l.ReadTimeout+s.config.RequestTimeout+l.HeaderTimeout)
+	api.Protocols = protocols
+	api.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: l.Streams, PingTimeout: keepaliveWait, SendPingTimeout: keepaliveTime}
+	return api
 }
 
 // newMetricsHTTP makes the server of /metrics.
@@ -176,14 +90,20 @@ func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
 		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
 		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
 	}
+	return s.limitedHTTP(ctx, mux, time.Minute)
+}
+
+// limitedHTTP makes an HTTP server within the configured limits on requests.
+func (s *Server) limitedHTTP(ctx context.Context, h http.Handler, write time.Duration) *http.Server {
+	l := s.config.Limits
 	return &http.Server{
-		Handler:           mux,
+		Handler:           h,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ReadHeaderTimeout: s.config.Limits.HeaderTimeout,
-		ReadTimeout:       s.config.Limits.ReadTimeout,
-		WriteTimeout:      time.Minute,
-		IdleTimeout:       s.config.Limits.IdleTimeout,
-		MaxHeaderBytes:    s.config.Limits.HeaderBytes,
+		ReadHeaderTimeout: l.HeaderTimeout,
+		ReadTimeout:       l.ReadTimeout,
+		WriteTimeout:      write,
+		IdleTimeout:       l.IdleTimeout,
+		MaxHeaderBytes:    l.HeaderBytes,
 		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
 	}
 }
@@ -195,7 +115,7 @@ const flushTime = time.Second
 func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
 	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
 		slog.Duration("grace", s.config.ShutdownGrace))
-	idle := s.gate.close()
+	idle := s.inFlight.close()
 	s.ready.shutdown()
 	grace, cancel := context.WithTimeout(ctx, s.config.ShutdownDelay+s.config.ShutdownGrace)
 	defer cancel()

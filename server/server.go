@@ -3,12 +3,20 @@
 // and answers; who the caller is, what a key is worth and what a certificate
 // says is decided by the packages it calls.
 //
-// Every API request, whichever edge it came by, goes through one chain
-// (serve.go) and, for a certificate, one function (issue, in handler.go). REST
-// is served in process: nothing is dialled.
+// A request comes in at one of two edges: serveHTTP (rest.go, with its table in
+// routes.go) or a method that register adds (grpc.go). Both call begin, which
+// gives it an id, its client's address and that address's limit. A method of the
+// API then goes through serve (both in request.go), with the in-flight limit and
+// the deadline, to the service and issue (issue.go). Every request ends in finish
+// (accounting.go): audit record, metrics, log line. REST is served in process:
+// nothing is dialled.
+//
+// Listen opens the addresses, Serve answers until its context ends and then
+// drains, Prepare readies other settings while requests go on.
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -78,12 +86,6 @@ type Dependency struct {
 	Informational bool
 }
 
-// Documents are what clients fetch to trust and to find the service, as JSON.
-// An empty one isn't served.
-type Documents struct {
-	TrustedRoot, SigningConfig, TrustConfig []byte
-}
-
 // Options are what a Server works with. Identity, Keys, CA and Auditor are required.
 type Options struct {
 	Identity  Identity
@@ -124,8 +126,8 @@ type Server struct {
 	registry *prometheus.Registry
 	now      func() time.Time
 
-	terms     atomic.Pointer[terms]
-	gate      *gate
+	live      atomic.Pointer[liveSettings]
+	inFlight  *inFlightLimit
 	ready     *readiness
 	routes    *routes
 	bound     net.Listener // Options.HTTPListener
@@ -147,23 +149,18 @@ func New(c Config, o Options) (*Server, error) {
 	}
 	s := &Server{
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
-		logger: o.Logger, registry: o.Metrics, now: o.Now, bound: o.HTTPListener, gate: newGate(c.Limits.Issuances),
+		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
+		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances),
 	}
-	s.terms.Store(newTerms(c, nil))
-	if s.logger == nil {
-		s.logger = slog.New(slog.DiscardHandler)
-	}
-	if s.registry == nil {
-		s.registry = prometheus.NewRegistry()
-	}
+	s.live.Store(newLiveSettings(c, nil))
 	if s.now == nil {
 		s.now = time.Now
 	}
 	var err error
-	if s.metrics, err = newMetrics(s.registry, s.gate, s.now); err != nil {
+	if s.metrics, err = newMetrics(s.registry, s.inFlight.count, s.now); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
-	if s.ready, err = newReadiness(o.Dependencies, s.gate, s.now, s.logger); err != nil {
+	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.now, s.logger); err != nil {
 		return nil, err
 	}
 	if s.routes, err = s.newRoutes(o); err != nil {
@@ -175,7 +172,3 @@ func New(c Config, o Options) (*Server, error) {
 
 // Handler is the REST edge with everything on it, for tests and for embedding.
 func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
-
-// Addresses are where the Server listens, once Listen has returned. A listener
-// that the configuration leaves out is nil.
-type Addresses struct{ HTTP, GRPC, Metrics net.Addr }

@@ -16,21 +16,21 @@ const MaxLength = 64
 // New makes an id: 26 letters and digits, 130 random bits.
 func New() string { return rand.Text() }
 
-// Harmless reports whether a client's own id may be echoed and logged: 1 to
-// MaxLength bytes of letters, digits, '-', '_' and '.'.
-func Harmless(id string) bool {
-	if id == "" || len(id) > MaxLength {
-		return false
+// Choose is the id that a client sent, if it may be echoed and logged (1 to
+// MaxLength bytes of letters, digits, '-', '_' and '.'), and else a new one.
+func Choose(sent string) string {
+	if sent == "" || len(sent) > MaxLength {
+		return New()
 	}
-	for i := range len(id) {
-		c := id[i]
+	for i := range len(sent) {
+		c := sent[i]
 		switch {
 		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
 		default:
-			return false
+			return New()
 		}
 	}
-	return true
+	return sent
 }
 
 // With returns a context that carries id.

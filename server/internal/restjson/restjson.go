@@ -1,4 +1,8 @@
-package server
+// Package restjson is how REST reads and writes messages. It is lenient where
+// clients differ and nothing is at stake (unknown fields, both spellings of a
+// name, any `algorithm`), and writes unpopulated fields because some clients
+// require them.
+package restjson
 
 import (
 	"bytes"
@@ -10,23 +14,23 @@ import (
 	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"google.golang.org/genproto/googleapis/api/httpbody"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// codec is how REST reads and writes messages. It is lenient where clients
-// differ and nothing is at stake (unknown fields, both spellings of a name, any
-// `algorithm`), and writes unpopulated fields because some clients require them.
-type codec struct{}
+// Codec is the gateway's own, which writes an HttpBody as the bytes that it holds
+// and all else as JSON, but for what is said at its methods.
+type Codec struct{ runtime.HTTPBodyMarshaler }
+
+// New makes a Codec.
+func New() *Codec {
+	return &Codec{runtime.HTTPBodyMarshaler{Marshaler: &runtime.JSONPb{MarshalOptions: protojson.MarshalOptions{EmitUnpopulated: true}}}}
+}
 
 var (
-	_ runtime.Marshaler = codec{}
-
-	jsonIn  = protojson.UnmarshalOptions{DiscardUnknown: true}
-	jsonOut = protojson.MarshalOptions{EmitUnpopulated: true}
+	jsonIn = protojson.UnmarshalOptions{DiscardUnknown: true}
 
 	// position finds where protojson stumbled; the rest of its text quotes the
 	// body, which holds a token.
@@ -36,32 +40,18 @@ var (
 	errNotRead    = errors.New("server: a body that was not read within its limit")
 )
 
-// ContentType is JSON, but for a body that says what it is.
-func (codec) ContentType(v any) string {
-	if b, ok := v.(*httpbody.HttpBody); ok {
-		return b.GetContentType()
-	}
-	return "application/json"
-}
-
 // Marshal writes v as JSON, or the bytes of an HttpBody as they are.
-func (codec) Marshal(v any) ([]byte, error) {
-	switch m := v.(type) {
-	case *httpbody.HttpBody:
-		return m.GetData(), nil
-	case *fulciov2.SigningCertificate:
+func (c *Codec) Marshal(v any) ([]byte, error) {
+	if m, ok := v.(*fulciov2.SigningCertificate); ok {
 		if b, ok := appendChain(m.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()); ok {
 			return b, nil
 		}
-		return jsonOut.Marshal(m)
-	case proto.Message:
-		return jsonOut.Marshal(m)
 	}
-	return nil, errNotMessage
+	return c.HTTPBodyMarshaler.Marshal(v)
 }
 
 // appendChain writes the one answer that is sent thousands of times a second as
-// jsonOut would, for a fifth of its time: a certificate's chain is text that
+// protojson would, for a fifth of its time: a certificate's chain is text that
 // needs no escape but for new lines. It is false for any other text, or none.
 func appendChain(certificates []string) ([]byte, bool) {
 	size := 64
@@ -90,7 +80,7 @@ func appendChain(certificates []string) ([]byte, bool) {
 
 // Unmarshal reads the JSON of a message. Its error says where the JSON is wrong
 // and never quotes it.
-func (codec) Unmarshal(data []byte, v any) error {
+func (*Codec) Unmarshal(data []byte, v any) error {
 	m, ok := v.(proto.Message)
 	if !ok {
 		return errNotMessage
@@ -99,8 +89,8 @@ func (codec) Unmarshal(data []byte, v any) error {
 	if err == nil {
 		return nil
 	}
-	// The one field that clients fill with anything: judged only when it may be
-	// to blame, so that nobody else pays for it.
+	// Clients fill one field with anything. It is blanked only when it may be to
+	// blame, so that nobody else pays for it.
 	if blanked, ok := blankAlgorithm(data); ok {
 		proto.Reset(m)
 		if err = jsonIn.Unmarshal(blanked, m); err == nil {
@@ -165,7 +155,7 @@ func blankAlgorithm(data []byte) ([]byte, bool) {
 
 // NewDecoder reads one message, the whole of r; its error is io.EOF where r is
 // empty, which the gateway takes for an empty message.
-func (c codec) NewDecoder(r io.Reader) runtime.Decoder {
+func (c *Codec) NewDecoder(r io.Reader) runtime.Decoder {
 	return runtime.DecoderFunc(func(v any) error {
 		b, ok := r.(*body) // read already, within its limit
 		if !ok {
@@ -178,25 +168,15 @@ func (c codec) NewDecoder(r io.Reader) runtime.Decoder {
 	})
 }
 
-// NewEncoder writes messages to w.
-func (c codec) NewEncoder(w io.Writer) runtime.Encoder {
-	return runtime.EncoderFunc(func(v any) error {
-		b, err := c.Marshal(v)
-		if err != nil {
-			return err
-		}
-		_, err = w.Write(b)
-		return err
-	})
-}
-
 // body is a request body that was read whole, within its limit.
 type body struct {
 	*bytes.Reader
 	data []byte
 }
 
-func newBody(data []byte) *body { return &body{bytes.NewReader(data), data} }
+// Body makes the body of a request that NewDecoder reads. data is all of it, read
+// within the limit on bodies: no other is decoded.
+func Body(data []byte) io.ReadCloser { return &body{bytes.NewReader(data), data} }
 
 // Close is of io.ReadCloser.
 func (*body) Close() error { return nil }

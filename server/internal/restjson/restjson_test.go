@@ -1,7 +1,8 @@
-package server
+package restjson
 
 import (
 	"encoding/json"
+	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/encoding/protojson"
@@ -22,7 +23,7 @@ func TestMarshalCertificate(t *testing.T) {
 		m := &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
 			SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{Chain: &fulciov2.CertificateChain{Certificates: certificates}},
 		}}
-		b, err := codec{}.Marshal(m)
+		b, err := New().Marshal(m)
 		if err != nil {
 			t.Fatalf("%s: %v", name, err)
 		}
@@ -34,7 +35,47 @@ func TestMarshalCertificate(t *testing.T) {
 			t.Errorf("%s: reads back as %v, %v; want %v", name, back, err, m)
 		}
 	}
-	if b, err := (codec{}).Marshal(&fulciov2.SigningCertificate{}); err != nil || string(b) != "{}" {
+	if b, err := New().Marshal(&fulciov2.SigningCertificate{}); err != nil || string(b) != "{}" {
 		t.Errorf("an empty answer: %s, %v", b, err)
 	}
+}
+
+// FuzzDecode holds the REST decoder to: no panic, no quoting of the body, and
+// the lenient second reading changes nothing but `algorithm`.
+func FuzzDecode(f *testing.F) {
+	for _, seed := range []string{
+		`{}`, ``, `null`, `{"credentials":{"oidcIdentityToken":"t"},"publicKeyRequest":{"publicKey":{"algorithm":5.5,"content":"c"},"proofOfPossession":"QQ=="}}`,
+		`{"public_key_request":{"public_key":{"algorithm":{"algorithm":1}}}}`, `{"algorithm":[{"algorithm":"algorithm"}],"x":1}`, `["algorithm"]`, `{"a":"algorithm"}`,
+		`{"algorithm":1,"algorithm":2}`, `{"publicKeyRequest":{"publicKey":{"algorithm":` + strings.Repeat("[", 99) + `}}}`, "\xff{\"algorithm\":1}",
+	} {
+		f.Add([]byte(seed))
+	}
+	f.Fuzz(func(t *testing.T, data []byte) {
+		var m fulciov2.CreateSigningCertificateRequest
+		err := New().Unmarshal(data, &m)
+		if err != nil && len(err.Error()) > 120 {
+			t.Errorf("a long error may quote the body: %v", err)
+		}
+		blanked, ok := blankAlgorithm(data)
+		if !ok {
+			return
+		}
+		if json.Valid(data) != json.Valid(blanked) {
+			t.Errorf("%q became %q", data, blanked)
+		}
+		// Where the first reading succeeds, blanking takes away the algorithm and nothing else.
+		var first, second fulciov2.CreateSigningCertificateRequest
+		if jsonIn.Unmarshal(data, &first) != nil {
+			return
+		}
+		if err := jsonIn.Unmarshal(blanked, &second); err != nil {
+			t.Fatalf("%q reads, %q doesn't: %v", data, blanked, err)
+		}
+		if key := first.GetPublicKeyRequest().GetPublicKey(); key != nil {
+			key.Algorithm = 0
+		}
+		if !proto.Equal(&first, &second) {
+			t.Errorf("%q and %q differ by more than the algorithm", data, blanked)
+		}
+	})
 }

@@ -33,13 +33,13 @@ func (s *Service) prepareDocuments(_ context.Context, next *state) (_ func(conte
 
 // prepareServer has the server serve what next has, with its settings.
 func (s *Service) prepareServer(_ context.Context, next *state) (func(context.Context), func(), error) {
-	change, err := s.server.Prepare(server.Change{
+	commit, rollback, err := s.server.Prepare(server.Reload{
 		Config: next.config.Server, Documents: server.Documents(next.documents), Mounts: next.logs.mounts, Posts: next.logs.posts,
 	})
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(context.Context) { change() }, nil, nil
+	return func(context.Context) { commit() }, rollback, nil
 }
 
 // relist puts changed issuing certificates of the mode ephemeral in force: what
