@@ -354,7 +354,7 @@ func TestG5_NoRouteIssuesWithoutAToken(t *testing.T) {
 		}
 	}
 	conn := dial(t, r.server.Addresses().GRPC, nil)
-	for service, info := range r.server.grpcNative.GetServiceInfo() {
+	for service, info := range r.server.grpcShared.GetServiceInfo() {
 		for _, m := range info.Methods {
 			if m.IsServerStream {
 				continue

@@ -1,13 +1,11 @@
 package server
 
 import (
-	"context"
 	"crypto/tls"
 	"fmt"
 	"log/slog"
 	"os"
 	"sync"
-	"time"
 )
 
 // certificates is the listeners' certificate, read again when its files change.
@@ -17,18 +15,12 @@ type certificates struct {
 	mu        sync.Mutex
 	cert, key string
 	current   *tls.Certificate
-	seen      [2]fileState // of the pair that was last tried
+	tried     [2]os.FileInfo // the versions of both files that were last read
 }
 
-// fileState tells one version of a file from another, links followed.
-type fileState struct {
-	info os.FileInfo
-	time time.Time
-	size int64
-}
-
-func (f fileState) same(g fileState) bool {
-	return f.time.Equal(g.time) && f.size == g.size && os.SameFile(f.info, g.info)
+// sameVersion reports whether two looks at a file, links followed, saw the same.
+func sameVersion(a, b os.FileInfo) bool {
+	return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
 }
 
 // loadCertificates reads the pair that c names; nil without one.
@@ -37,34 +29,31 @@ func loadCertificates(c TLSConfig, logger *slog.Logger) (*certificates, error) {
 		return nil, nil //nolint:nilnil // no TLS is a configuration, not a failure
 	}
 	t := &certificates{cert: string(c.CertFile), key: string(c.KeyFile), logger: logger}
-	seen, err := t.stat()
+	var err error
+	if t.tried, err = t.stat(); err == nil {
+		t.current, err = t.load()
+	}
 	if err != nil {
 		return nil, fmt.Errorf("server: tls: %w", err)
 	}
-	if t.current, err = t.load(seen); err != nil {
-		return nil, fmt.Errorf("server: tls: %w", err)
-	}
-	t.seen = seen
 	return t, nil
 }
 
-func (t *certificates) stat() (states [2]fileState, err error) {
+func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
 	for i, name := range []string{t.cert, t.key} {
-		info, err := os.Stat(name)
-		if err != nil {
-			return states, err
+		if pair[i], err = os.Stat(name); err != nil {
+			return pair, err
 		}
-		states[i] = fileState{info, info.ModTime(), info.Size()}
 	}
-	return states, nil
+	return pair, nil
 }
 
 // othersMayUse are the permissions that a private key must not have: to be read
 // or replaced by everybody.
 const othersMayUse = 0o006
 
-func (t *certificates) load(seen [2]fileState) (*tls.Certificate, error) {
-	if seen[1].info.Mode().Perm()&othersMayUse != 0 {
+func (t *certificates) load() (*tls.Certificate, error) {
+	if t.tried[1].Mode().Perm()&othersMayUse != 0 {
 		return nil, fmt.Errorf("%s may be read or written by everybody: chmod o= it", t.key)
 	}
 	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
@@ -80,19 +69,19 @@ func (t *certificates) load(seen [2]fileState) (*tls.Certificate, error) {
 func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	seen, err := t.stat()
-	if err != nil || seen[0].same(t.seen[0]) && seen[1].same(t.seen[1]) {
+	pair, err := t.stat()
+	if err != nil || sameVersion(pair[0], t.tried[0]) && sameVersion(pair[1], t.tried[1]) {
 		return t.current, nil // while they are being replaced, the old pair serves
 	}
-	t.seen = seen
-	fresh, err := t.load(seen)
+	t.tried = pair
+	fresh, err := t.load()
 	if err != nil {
 		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays",
 			slog.String("cert_file", t.cert), slog.Any("error", err))
 		return t.current, nil
 	}
 	t.current = fresh
-	t.logReload(hello.Context())
+	t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", slog.String("cert_file", t.cert))
 	return t.current, nil
 }
 
@@ -100,11 +89,7 @@ func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 func (t *certificates) become(fresh *certificates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cert, t.key, t.current, t.seen = fresh.cert, fresh.key, fresh.current, fresh.seen
-}
-
-func (t *certificates) logReload(ctx context.Context) {
-	t.logger.LogAttrs(ctx, slog.LevelInfo, "TLS certificate read again", slog.String("cert_file", t.cert))
+	t.cert, t.key, t.current, t.tried = fresh.cert, fresh.key, fresh.current, fresh.tried
 }
 
 // tlsConfig serves the certificate to HTTP/2 and HTTP/1.1 clients.

@@ -168,9 +168,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	case c.TLS.CertFile == "" && c.TLS.KeyFile != "":
 		f.Add(setting.Join(path, "tls.cert_file"), "required with key_file")
 	}
-	checkDuration(setting.Join(path, "request_timeout"), c.RequestTimeout, 100*time.Millisecond, 5*time.Minute, f)
-	checkDuration(setting.Join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
-	checkDuration(setting.Join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
+	checkRange(setting.Join(path, "request_timeout"), c.RequestTimeout, 100*time.Millisecond, 5*time.Minute, f)
+	checkRange(setting.Join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
+	checkRange(setting.Join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
 	for i, o := range c.CORSOrigins {
 		if o == "*" {
 			if len(c.CORSOrigins) > 1 {
@@ -216,25 +216,15 @@ func (c *Config) checkClashes(path string, f *setting.Faults) {
 }
 
 func (l *Limits) check(path string, f *setting.Faults) {
-	for _, n := range []struct {
-		field       string
-		value       int
-		least, most int
-	}{
-		{"body_bytes", l.BodyBytes, 4 << 10, 1 << 20},
-		{"header_bytes", l.HeaderBytes, 4 << 10, 1 << 20},
-		{"token_bytes", l.TokenBytes, 1 << 10, 64 << 10},
-		{"issuances", l.Issuances, 1, 1 << 16},
-		{"connections", l.Connections, 1, 1 << 20},
-		{"streams", l.Streams, 1, 1 << 16},
-	} {
-		if n.value < n.least || n.value > n.most {
-			f.Add(setting.Join(path, n.field), "%d is outside %d to %d", n.value, n.least, n.most)
-		}
-	}
-	checkDuration(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
-	checkDuration(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
-	checkDuration(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+	checkRange(setting.Join(path, "body_bytes"), l.BodyBytes, 4<<10, 1<<20, f)
+	checkRange(setting.Join(path, "header_bytes"), l.HeaderBytes, 4<<10, 1<<20, f)
+	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, 64<<10, f)
+	checkRange(setting.Join(path, "issuances"), l.Issuances, 1, 1<<16, f)
+	checkRange(setting.Join(path, "connections"), l.Connections, 1, 1<<20, f)
+	checkRange(setting.Join(path, "streams"), l.Streams, 1, 1<<16, f)
+	checkRange(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
+	checkRange(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
+	checkRange(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
 }
 
 func (l *RateLimits) check(path string, f *setting.Faults) {
@@ -247,8 +237,8 @@ func (l *RateLimits) check(path string, f *setting.Faults) {
 		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
 			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
 		}
-		if b := r.rate.Burst; r.rate.Rate > 0 && (b < 1 || b > mostBurst) {
-			f.Add(setting.Join(at, "burst"), "%d is outside 1 to %d", b, mostBurst)
+		if r.rate.Rate > 0 {
+			checkRange(setting.Join(at, "burst"), r.rate.Burst, 1, mostBurst, f)
 		}
 	}
 }
@@ -280,8 +270,8 @@ func checkOrigin(path, text string, pathAllowed bool, f *setting.Faults) {
 	}
 }
 
-func checkDuration(path string, d, least, most time.Duration, f *setting.Faults) {
-	if d < least || d > most {
-		f.Add(path, "%s is outside %s to %s", d, least, most)
+func checkRange[T int | time.Duration](path string, v, least, most T, f *setting.Faults) {
+	if v < least || v > most {
+		f.Add(path, "%v is outside %v to %v", v, least, most)
 	}
 }

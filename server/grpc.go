@@ -9,7 +9,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials"
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
@@ -216,12 +215,4 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 		_ = control.SetWriteDeadline(time.Time{})
 	}
 	s.grpcShared.ServeHTTP(w, r)
-}
-
-// tlsOption makes the listening gRPC server speak TLS when c isn't nil.
-func tlsOption(c *certificates) []grpc.ServerOption {
-	if c == nil {
-		return nil
-	}
-	return []grpc.ServerOption{grpc.Creds(credentials.NewTLS(c.tlsConfig()))}
 }

@@ -56,7 +56,7 @@ func (r *rig) sendFrom(t testing.TB, from string, body any, forwarded ...string)
 	request.RemoteAddr = from
 	request.Header["X-Forwarded-For"] = forwarded
 	answer := httptest.NewRecorder()
-	r.server.Handler().ServeHTTP(answer, request)
+	r.server.serveHTTP(answer, request)
 	return answer.Result()
 }
 

@@ -191,9 +191,6 @@ func (r *readiness) watch(ctx context.Context) {
 	}
 }
 
-// shutdown says NOT_SERVING from now on, whatever the dependencies say.
-func (r *readiness) shutdown() { r.health.Shutdown() }
-
 // errNotReady is why a readiness probe failed; the names are in the answer.
 var errNotReady = errors.New("not ready")
 

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"net/http"
 	"os"
@@ -160,13 +159,10 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 		runtime.WithWriteContentLength(),
 	)
 	unused := context.TODO() //nolint:forbidigo // the registrations ask for a context and make no use of it
-	if err := fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}); err != nil {
-		return nil, fmt.Errorf("server: %w", err)
-	}
-	if err := fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}); err != nil {
-		return nil, fmt.Errorf("server: %w", err)
-	}
-	return mux, nil
+	return mux, errors.Join(
+		fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}),
+		fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}),
+	)
 }
 
 // created makes the v1 answer 201: cosign v2 accepts nothing else.

@@ -264,7 +264,7 @@ func (r *rig) send(t testing.TB, method, path string, body any, header ...string
 		request.Header.Add(header[i], header[i+1])
 	}
 	answer := httptest.NewRecorder()
-	r.server.Handler().ServeHTTP(answer, request)
+	r.server.serveHTTP(answer, request)
 	return answer.Result()
 }
 

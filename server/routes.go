@@ -86,7 +86,7 @@ func (t *route) preflight(w http.ResponseWriter, _ *http.Request) (int, *fault.E
 func (s *Server) newRoutes(o Options) (*routes, error) {
 	gateway, err := s.newGateway()
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	t := &routes{exact: map[string]*route{}, unknown: &route{page: &endpoint{name: "unknown"}}, documents: map[string]*document{}}
 	for _, m := range methods {
@@ -129,12 +129,7 @@ func (t *routes) publish(d Documents) {
 // mounts are the routes of Options.Mounts and Options.Posts. They are replaced whole.
 type mounts struct {
 	exact    map[string]*route
-	prefixes []prefix
-}
-
-type prefix struct {
-	path  string
-	route *route
+	prefixes []*route // their names are the prefixes; of two that match, the first wins: the longer
 }
 
 // newMounts makes the routes of handlers that don't belong to the server.
@@ -145,10 +140,9 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mo
 			return nil, fmt.Errorf("server: %q can't be mounted: a prefix such as /ctlog/, outside /api/, is needed", path)
 		}
 		to := target{&endpoint{name: path, limit: (*limiters).logRead}, s.counted(mounted(h))}
-		m.prefixes = append(m.prefixes, prefix{path, newRoute(path, true, http.MethodGet, to)})
+		m.prefixes = append(m.prefixes, newRoute(path, true, http.MethodGet, to))
 	}
-	// Of two that match, the longer wins.
-	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].path) > len(m.prefixes[j].path) })
+	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].page.name) > len(m.prefixes[j].page.name) })
 	for path, h := range posts {
 		if t.exact[path] != nil || !strings.HasPrefix(path, "/") || strings.HasPrefix(path, "/api/") {
 			return nil, fmt.Errorf("server: %q can't take submissions: an own path outside /api/ is needed", path)
@@ -174,9 +168,9 @@ func (t *routes) find(path string) *route {
 	if r, ok := m.exact[path]; ok {
 		return r
 	}
-	for _, p := range m.prefixes {
-		if strings.HasPrefix(path, p.path) {
-			return p.route
+	for _, r := range m.prefixes {
+		if strings.HasPrefix(path, r.page.name) {
+			return r
 		}
 	}
 	return t.unknown
@@ -187,14 +181,13 @@ func (t *routes) list(m *mounts) []byte {
 	var lines []string
 	for _, exact := range []map[string]*route{t.exact, m.exact} {
 		for path, r := range exact {
-			if path == "/" {
-				continue
+			if path != "/" {
+				lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
 			}
-			lines = append(lines, fmt.Sprintf("%-5s %s", strings.SplitN(r.allow, ",", 2)[0], path))
 		}
 	}
-	for _, p := range m.prefixes {
-		lines = append(lines, fmt.Sprintf("%-5s %s…", "GET", p.path))
+	for _, r := range m.prefixes {
+		lines = append(lines, fmt.Sprintf("%-5s %s…", "GET", r.page.name))
 	}
 	sort.Slice(lines, func(i, j int) bool { return lines[i][5:] < lines[j][5:] })
 	return []byte("Mayfly, a certificate authority for short-lived code-signing certificates.\n\n" + strings.Join(lines, "\n") + "\n")

@@ -13,6 +13,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials"
 
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -32,37 +33,30 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	// What is in flight outlives ctx, to be finished.
 	lasting := context.WithoutCancel(ctx)
-	api, metrics := s.newHTTP(lasting), s.newMetricsHTTP(lasting)
+	rest, native, metrics := s.listeners.http, s.newGRPC(), s.newMetricsHTTP(lasting)
 	if t := s.listeners.certificates; t != nil {
-		s.grpcNative = s.newGRPC(tlsOption(t)...)
+		rest, native = tls.NewListener(rest, t.tlsConfig()), s.newGRPC(grpc.Creds(credentials.NewTLS(t.tlsConfig())))
 	}
+	api := s.newHTTP(lasting)
 	group, failed := errgroup.WithContext(ctx)
-	group.Go(func() error { return ended(api.Serve(s.restListener())) })
+	group.Go(func() error { return but(api.Serve(rest), http.ErrServerClosed) })
 	if s.listeners.grpc != nil {
-		group.Go(func() error { return s.grpcNative.Serve(s.listeners.grpc) })
+		group.Go(func() error { return native.Serve(s.listeners.grpc) })
 	}
 	if s.listeners.metrics != nil {
-		group.Go(func() error { return ended(metrics.Serve(s.listeners.metrics)) })
+		group.Go(func() error { return but(metrics.Serve(s.listeners.metrics), http.ErrServerClosed) })
 	}
 	group.Go(func() error { s.ready.watch(failed); return nil })
 	group.Go(func() error {
 		<-failed.Done()
-		return s.drain(lasting, api, metrics)
+		return s.drain(lasting, api, native, metrics)
 	})
 	return group.Wait()
 }
 
-// restListener is the REST listener, with TLS when there is a certificate.
-func (s *Server) restListener() net.Listener {
-	if t := s.listeners.certificates; t != nil {
-		return tls.NewListener(s.listeners.http, t.tlsConfig())
-	}
-	return s.listeners.http
-}
-
-// ended is err, but nil for a server that was told to stop.
-func ended(err error) error {
-	if errors.Is(err, http.ErrServerClosed) {
+// but is err, or nil where err is the end that was asked for.
+func but(err, asked error) error {
+	if errors.Is(err, asked) {
 		return nil
 	}
 	return err
@@ -75,7 +69,7 @@ func (s *Server) newHTTP(ctx context.Context) *http.Server {
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(s.listeners.certificates == nil)
-	api := s.limitedHTTP(ctx, s.Handler(), l.ReadTimeout+s.config.RequestTimeout+l.HeaderTimeout)
+	api := s.limitedHTTP(ctx, http.HandlerFunc(s.serveHTTP), l.ReadTimeout+s.config.RequestTimeout+l.HeaderTimeout)
 	api.Protocols = protocols
 	api.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: l.Streams, PingTimeout: keepaliveWait, SendPingTimeout: keepaliveTime}
 	return api
@@ -112,11 +106,11 @@ func (s *Server) limitedHTTP(ctx context.Context, h http.Handler, write time.Dur
 const flushTime = time.Second
 
 // drain ends both edges within the grace period.
-func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
+func (s *Server) drain(ctx context.Context, api *http.Server, native *grpc.Server, metrics *http.Server) error {
 	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
 		slog.Duration("grace", s.config.ShutdownGrace))
 	idle := s.inFlight.close()
-	s.ready.shutdown()
+	s.ready.health.Shutdown() // NOT_SERVING from now on, whatever the dependencies say
 	grace, cancel := context.WithTimeout(ctx, s.config.ShutdownDelay+s.config.ShutdownGrace)
 	defer cancel()
 	err := s.awaitIdle(grace, idle)
@@ -127,42 +121,30 @@ func (s *Server) drain(ctx context.Context, api, metrics *http.Server) error {
 		defer close(stopped)
 		flush, cancel := context.WithTimeout(grace, flushTime)
 		defer cancel()
-		stopGRPC(flush, s.grpcNative)
+		cut := context.AfterFunc(flush, native.Stop)
+		defer cut()
+		native.GracefulStop()
 	}()
 	s.grpcShared.Stop()
 	if shutdownErr := api.Shutdown(grace); shutdownErr != nil {
-		err = errors.Join(err, ignoreClosed(api.Close()))
+		err = errors.Join(err, but(api.Close(), net.ErrClosed))
 	}
 	<-stopped
-	return errors.Join(err, ignoreClosed(metrics.Close()))
+	return errors.Join(err, but(metrics.Close(), net.ErrClosed))
 }
 
 // awaitIdle waits for the delay and then for the last request in flight.
-func (s *Server) awaitIdle(ctx context.Context, idle <-chan struct{}) error {
-	_ = wait.For(ctx, s.config.ShutdownDelay)
+func (s *Server) awaitIdle(grace context.Context, idle <-chan struct{}) error {
+	_ = wait.For(grace, s.config.ShutdownDelay)
 	select {
 	case <-idle:
+		return nil
+	case <-grace.Done():
+	}
+	select {
+	case <-idle: // at the same moment
 		return nil
 	default:
-	}
-	select {
-	case <-idle:
-		return nil
-	case <-ctx.Done():
 		return errGrace
 	}
-}
-
-// stopGRPC lets g's connections end well, but not for longer than ctx.
-func stopGRPC(ctx context.Context, g *grpc.Server) {
-	cut := context.AfterFunc(ctx, g.Stop)
-	defer cut()
-	g.GracefulStop()
-}
-
-func ignoreClosed(err error) error {
-	if errors.Is(err, net.ErrClosed) {
-		return nil
-	}
-	return err
 }

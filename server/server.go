@@ -133,8 +133,7 @@ type Server struct {
 	bound     net.Listener // Options.HTTPListener
 	listeners listeners
 
-	grpcNative *grpc.Server // on its own port
-	grpcShared *grpc.Server // behind the REST port; never listens
+	grpcShared *grpc.Server // behind the REST port, whose connections net/http owns
 }
 
 // New makes a Server. It opens nothing and starts nothing.
@@ -166,9 +165,6 @@ func New(c Config, o Options) (*Server, error) {
 	if s.routes, err = s.newRoutes(o); err != nil {
 		return nil, err
 	}
-	s.grpcNative, s.grpcShared = s.newGRPC(), s.newGRPC()
+	s.grpcShared = s.newGRPC()
 	return s, nil
 }
-
-// Handler is the REST edge with everything on it, for tests and for embedding.
-func (s *Server) Handler() http.Handler { return http.HandlerFunc(s.serveHTTP) }
