@@ -55,7 +55,7 @@ func connect(t *testing.T, address net.Addr) net.Conn {
 	return conn
 }
 
-func TestG1_SlowHeads(t *testing.T) {
+func TestSlowHeadsAreCutOff(t *testing.T) {
 	t.Parallel()
 	r := run(t, hurried)
 	for range 50 {
@@ -72,7 +72,7 @@ func TestG1_SlowHeads(t *testing.T) {
 	honest(t, r)
 }
 
-func TestG1_SlowBodies(t *testing.T) {
+func TestSlowBodiesAreRefused(t *testing.T) {
 	t.Parallel()
 	r := run(t, hurried)
 	conn := connect(t, r.server.Addresses().HTTP)
@@ -80,14 +80,14 @@ func TestG1_SlowBodies(t *testing.T) {
 		t.Fatal(err)
 	}
 	honest(t, r)
-	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.refused(t, answer, 400, fault.RequestMalformed)
+	r.refused(t, response, 400, fault.RequestMalformed)
 }
 
-func TestG1_EndlessChunks(t *testing.T) {
+func TestEndlessChunksAreRefused(t *testing.T) {
 	t.Parallel()
 	r := run(t)
 	conn := connect(t, r.server.Addresses().HTTP)
@@ -104,14 +104,14 @@ func TestG1_EndlessChunks(t *testing.T) {
 			break
 		}
 	}
-	answer, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.refused(t, answer, 413, fault.BodyTooLarge)
+	r.refused(t, response, 413, fault.BodyTooLarge)
 }
 
-func TestG1_IdleConnections(t *testing.T) {
+func TestIdleConnectionsGiveWay(t *testing.T) {
 	t.Parallel()
 	const kept = 32
 	r := run(t, func(c *Config, _ *Options) { c.Limits.Connections = kept })
@@ -155,7 +155,7 @@ func newFlood(t *testing.T, address net.Addr) *flood {
 	return f
 }
 
-func TestG1_RapidReset(t *testing.T) {
+func TestRapidResetLeavesOthersServed(t *testing.T) {
 	t.Parallel()
 	r := run(t)
 	for _, address := range []net.Addr{r.server.Addresses().HTTP, r.server.Addresses().GRPC} {
@@ -174,7 +174,7 @@ func TestG1_RapidReset(t *testing.T) {
 	r.untouched(t)
 }
 
-func TestG1_ContinuationFlood(t *testing.T) {
+func TestContinuationFloodIsCutOff(t *testing.T) {
 	t.Parallel()
 	r := run(t)
 	for _, address := range []net.Addr{r.server.Addresses().HTTP, r.server.Addresses().GRPC} {
@@ -202,7 +202,7 @@ func TestG1_ContinuationFlood(t *testing.T) {
 	}
 }
 
-func TestG3_SeriesStayConstant(t *testing.T) {
+func TestClientsMakeNoSeries(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(_ *Config, o *Options) { o.Logger = nil })
 	series := func() int {
@@ -221,7 +221,7 @@ func TestG3_SeriesStayConstant(t *testing.T) {
 		r.send(t, http.MethodGet, fmt.Sprintf("/random/%d", i), nil)
 		r.send(t, fmt.Sprintf("M%d", i), "/api/v2/trustBundle", nil)
 		r.send(t, http.MethodGet, fmt.Sprintf("/api/v2/trustBundle?x=%d", i), nil, "User-Agent", fmt.Sprint(i))
-		r.send(t, http.MethodPost, v2Path, fmt.Appendf(nil, `{"credentials":{"oidcIdentityToken":"eyJhbGciOiJSUzI1NiJ9.%d.c2ln"},"certificateSigningRequest":"QQ=="}`, i))
+		r.postV2(t, fmt.Appendf(nil, `{"credentials":{"oidcIdentityToken":"eyJhbGciOiJSUzI1NiJ9.%d.c2ln"},"certificateSigningRequest":"QQ=="}`, i))
 	}
 	provoke(0)
 	before := series()
@@ -233,7 +233,7 @@ func TestG3_SeriesStayConstant(t *testing.T) {
 	}
 }
 
-func TestG4_DrainUnderLoad(t *testing.T) {
+func TestDrainFinishesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	const held = 8
 	arrived, release := make(chan struct{}, held), make(chan struct{})
@@ -255,12 +255,12 @@ func TestG4_DrainUnderLoad(t *testing.T) {
 	var flight sync.WaitGroup
 	for range held {
 		flight.Go(func() {
-			answer, err := post()
+			response, err := post()
 			if err != nil {
 				t.Error(err)
 				return
 			}
-			chainOf(t, answer)
+			chainOf(t, response)
 		})
 	}
 	for range held {
@@ -274,14 +274,14 @@ func TestG4_DrainUnderLoad(t *testing.T) {
 			t.Fatalf("healthz: %d", code)
 		}
 	}
-	answer, err := post()
+	response, err := post()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if answer.Header.Get("Retry-After") == "" {
+	if response.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
-	readRefusal(t, answer, 503, fault.ShuttingDown)
+	readRefusal(t, response, 503, fault.ShuttingDown)
 	if err := grpcClient.Invoke(t.Context(), "/dev.sigstore.fulcio.v2.CA/GetTrustBundle", []byte{}, new([]byte), grpc.ForceCodec(rawCodec{})); status.Code(err) != codes.Unavailable {
 		t.Errorf("gRPC: %v", err)
 	}
@@ -299,7 +299,7 @@ func TestG4_DrainUnderLoad(t *testing.T) {
 	}
 }
 
-func TestG4_GraceEnds(t *testing.T) {
+func TestGraceCutsOffWhatRemains(t *testing.T) {
 	t.Parallel()
 	arrived := make(chan struct{}, 1)
 	r := run(t, func(c *Config, _ *Options) { c.ShutdownGrace = 50 * time.Millisecond })
@@ -312,10 +312,10 @@ func TestG4_GraceEnds(t *testing.T) {
 	sent := make(chan struct{})
 	go func() {
 		defer close(sent)
-		answer, err := http.Post(r.url(v2Path), "application/json", bytes.NewReader(body))
+		response, err := http.Post(r.url(v2Path), "application/json", bytes.NewReader(body))
 		if err == nil {
-			_ = answer.Body.Close()
-			t.Errorf("status %d", answer.StatusCode)
+			_ = response.Body.Close()
+			t.Errorf("status %d", response.StatusCode)
 		}
 	}()
 	<-arrived
@@ -328,7 +328,7 @@ func TestG4_GraceEnds(t *testing.T) {
 	r.untouched(t)
 }
 
-func TestG5_NoRouteIssuesWithoutAToken(t *testing.T) {
+func TestNoRouteIssuesWithoutAToken(t *testing.T) {
 	t.Parallel()
 	r := run(t, func(_ *Config, o *Options) {
 		o.Mounts = map[string]http.Handler{"/ctlog/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "tile") })}
@@ -343,12 +343,12 @@ func TestG5_NoRouteIssuesWithoutAToken(t *testing.T) {
 	for _, path := range paths {
 		for _, method := range []string{"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "BREW"} {
 			for _, body := range []any{[]byte{}, complete, r.bodyV1(t)} {
-				answer := r.send(t, method, path, body, "X-HTTP-Method-Override", "POST")
-				switch code := answer.StatusCode; {
+				response := r.send(t, method, path, body, "X-HTTP-Method-Override", "POST")
+				switch code := response.StatusCode; {
 				case issuing[path] && method == "POST" && code != 401:
 					t.Errorf("%s %s: %d", method, path, code)
 				case code >= 500:
-					t.Errorf("%s %s: %d %s", method, path, code, text(t, answer))
+					t.Errorf("%s %s: %d %s", method, path, code, text(t, response))
 				}
 			}
 		}
@@ -371,9 +371,9 @@ func TestG5_NoRouteIssuesWithoutAToken(t *testing.T) {
 	}
 }
 
-// TestG1_AnnouncedBodies announces bodies and sends none of them: what is
+// TestAnnouncedBodiesTakeNoMemory announces bodies and sends none of them: what is
 // announced alone must not take memory.
-func TestG1_AnnouncedBodies(t *testing.T) {
+func TestAnnouncedBodiesTakeNoMemory(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, announced := range []int64{int64(r.server.config.Limits.BodyBytes), 100, -1} {

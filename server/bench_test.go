@@ -11,6 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/identity/proof"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // canned, cannedKeys and cannedCA answer what a real one answered before, so
@@ -34,17 +35,14 @@ func (c cannedCA) Issue(context.Context, identity.Principal, proof.Key) (*ca.Cer
 }
 func (cannedCA) Chains() [][][]byte { return nil }
 
-// BenchmarkREST is what a request costs beyond its cryptography: the real
-// issuance is replaced by an answer made before.
-func BenchmarkREST(b *testing.B) {
-	r := newRig(b, func(_ *Config, o *Options) { o.Logger = nil })
-	body := asJSON(b, r.bodyV2(b))
+// issueNothing replaces the real issuance by an answer made before.
+func (r *rig) issueNothing(b *testing.B) {
+	b.Helper()
 	who, err := r.verifier.Authenticate(b.Context(), r.issuer.Token(b, nil))
 	if err != nil {
 		b.Fatal(err)
 	}
-	keys := r.server.keys
-	key, err := keys.Signature([]byte(r.spki), r.prove(b, identitytest.Email), who)
+	key, err := r.server.keys.Signature([]byte(r.spki), r.prove(b, identitytest.Email), who)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -53,14 +51,36 @@ func BenchmarkREST(b *testing.B) {
 		b.Fatal(err)
 	}
 	r.server.identity, r.server.keys, r.server.ca = canned{who: who}, cannedKeys{key}, cannedCA{cert}
-	handler := http.HandlerFunc(r.server.serveHTTP)
+}
+
+func unlogged(_ *Config, o *Options) { o.Logger = nil }
+
+// BenchmarkREST is what a request costs beyond its cryptography.
+func BenchmarkREST(b *testing.B) {
+	r := newRig(b, unlogged)
+	body := asJSON(b, r.bodyV2(b))
+	r.issueNothing(b)
 	b.ReportAllocs()
 	for b.Loop() {
 		request := httptest.NewRequest(http.MethodPost, v2Path, bytes.NewReader(body))
-		answer := httptest.NewRecorder()
-		handler.ServeHTTP(answer, request)
-		if answer.Code != 200 {
-			b.Fatal(answer.Body.String())
+		recorder := httptest.NewRecorder()
+		r.server.serveHTTP(recorder, request)
+		if recorder.Code != 200 {
+			b.Fatal(recorder.Body.String())
+		}
+	}
+}
+
+// BenchmarkGRPC is the same over a connection, the client's part included.
+func BenchmarkGRPC(b *testing.B) {
+	r := run(b, unlogged)
+	request := r.requestV2(b, r.issuer.Token(b, nil))
+	r.issueNothing(b)
+	client := fulciov2.NewCAClient(dial(b, r.server.Addresses().GRPC, nil))
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := client.CreateSigningCertificate(b.Context(), request); err != nil {
+			b.Fatal(err)
 		}
 	}
 }

@@ -8,8 +8,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -33,10 +31,10 @@ const v2Path, v1Path = "/api/v2/signingCert", "/api/v1/signingCert"
 
 // The rules of the wire contract, each of which some client depends on.
 
-func TestRule01_TokenSources(t *testing.T) {
+func TestTokenComesInBodyOrBearerHeader(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	bob := map[string]any{"email": "bob@example.com", "sub": "bob"}
+	bob := object{"email": "bob@example.com", "sub": "bob"}
 	for name, c := range map[string]struct {
 		body   bool
 		header []string
@@ -58,14 +56,14 @@ func TestRule01_TokenSources(t *testing.T) {
 				delete(body, "credentials")
 			}
 			if c.want != "" {
-				body["publicKeyRequest"].(map[string]any)["proofOfPossession"] = r.prove(t, c.want)
+				keyIn(body)["proofOfPossession"] = r.prove(t, c.want)
 			}
-			answer := r.send(t, http.MethodPost, v2Path, body, c.header...)
+			response := r.postV2(t, body, c.header...)
 			if c.status != 200 {
-				readRefusal(t, answer, c.status, fault.TokenMissing)
+				readRefusal(t, response, c.status, fault.TokenMissing)
 				return
 			}
-			leaf := parseCertificate(t, chainOf(t, answer)[0])
+			leaf := parseCertificate(t, chainOf(t, response)[0])
 			if len(leaf.EmailAddresses) != 1 || leaf.EmailAddresses[0] != c.want {
 				t.Errorf("SAN %v, want %s", leaf.EmailAddresses, c.want)
 			}
@@ -73,21 +71,21 @@ func TestRule01_TokenSources(t *testing.T) {
 	}
 }
 
-func TestRule02_AcceptAndContentTypeAreIgnored(t *testing.T) {
+func TestAcceptAndContentTypeAreIgnored(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for _, accept := range []string{"application/pem-certificate-chain", "text/html;q=0.1", "*/*", "", "nonsense"} {
 		for _, contentType := range []string{"application/json", "application/x-www-form-urlencoded", "text/plain; charset=x", "multipart/form-data", "a/b/c;;", ""} {
-			answer := r.send(t, http.MethodPost, v2Path, r.bodyV2(t), "Accept", accept, "Content-Type", contentType)
-			if got := answer.Header.Get("Content-Type"); got != "application/json" {
+			response := r.postV2(t, r.bodyV2(t), "Accept", accept, "Content-Type", contentType)
+			if got := response.Header.Get("Content-Type"); got != "application/json" {
 				t.Errorf("Accept %q, Content-Type %q: answered %q", accept, contentType, got)
 			}
-			chainOf(t, answer)
+			chainOf(t, response)
 		}
 	}
 }
 
-func TestRule03_LenientJSON(t *testing.T) {
+func TestJSONIsReadLeniently(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	token := r.issuer.Token(t, nil)
@@ -102,23 +100,23 @@ func TestRule03_LenientJSON(t *testing.T) {
 		for _, algorithm := range []string{``, `"algorithm":"",`, `"algorithm":null,`, `"algorithm":"ECDSA",`, `"algorithm":"ecdsa",`, `"algorithm":"whatever \" it is",`, `"algorithm":2,`, `"algorithm":-1,`, `"algorithm":99999999999999999999,`, `"algorithm":1.5,`, `"algorithm":true,`, `"algorithm":{"algorithm":[1]},`, `"algorithm" : ["a" , "b"] ,`} {
 			for _, unknown := range []string{``, `,"unknown":{"algorithm":3,"deep":[[[{}]]]}`} {
 				body := fmt.Sprintf(form, algorithm, unknown)
-				answer := r.send(t, http.MethodPost, v2Path, []byte(body))
-				if answer.StatusCode != 200 {
-					t.Errorf("algorithm %q, unknown %q: %d %s", algorithm, unknown, answer.StatusCode, text(t, answer))
+				response := r.postV2(t, []byte(body))
+				if response.StatusCode != 200 {
+					t.Errorf("algorithm %q, unknown %q: %d %s", algorithm, unknown, response.StatusCode, text(t, response))
 				}
 			}
 		}
 	}
 	for _, algorithm := range []any{"", nil, 7, "ECDSA", true} {
 		body := r.bodyV1(t)
-		body["publicKey"].(map[string]any)["algorithm"] = algorithm
-		if answer := r.send(t, http.MethodPost, v1Path, body, "Authorization", "Bearer "+token); answer.StatusCode != http.StatusCreated {
-			t.Errorf("v1, algorithm %v: %d %s", algorithm, answer.StatusCode, text(t, answer))
+		body["publicKey"].(object)["algorithm"] = algorithm
+		if response := r.postV1(t, body); response.StatusCode != http.StatusCreated {
+			t.Errorf("v1, algorithm %v: %d %s", algorithm, response.StatusCode, text(t, response))
 		}
 	}
 }
 
-func TestRule03_WrongJSONIsRefusedWithoutQuotingIt(t *testing.T) {
+func TestWrongJSONIsRefusedWithoutQuotingIt(t *testing.T) {
 	t.Parallel()
 	for name, body := range map[string]string{
 		"not JSON": `secret-text`, "cut": `{"credentials":{"oidcIdentityToken":"secret-text"`,
@@ -130,7 +128,7 @@ func TestRule03_WrongJSONIsRefusedWithoutQuotingIt(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
-			b := r.refused(t, r.send(t, http.MethodPost, v2Path, []byte(body)), 400, fault.RequestMalformed, "secret-text", "12345")
+			b := r.refused(t, r.postV2(t, []byte(body)), 400, fault.RequestMalformed, "secret-text", "12345")
 			if strings.Contains(b.Message, "secret-text") || strings.Contains(b.Message, "12345") {
 				t.Errorf("the answer quotes the body: %s", b.Message)
 			}
@@ -138,7 +136,7 @@ func TestRule03_WrongJSONIsRefusedWithoutQuotingIt(t *testing.T) {
 	}
 }
 
-func TestRule04_UnpopulatedFieldsAreEmitted(t *testing.T) {
+func TestUnpopulatedFieldsAreEmitted(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	got := text(t, r.send(t, http.MethodGet, "/api/v2/configuration", nil))
@@ -153,7 +151,7 @@ func TestRule04_UnpopulatedFieldsAreEmitted(t *testing.T) {
 	}
 }
 
-func TestRule05_CSRContentIsIgnored(t *testing.T) {
+func TestCSRContentIsIgnored(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	basic, err := asn1.Marshal(struct{ CA bool }{true})
@@ -170,8 +168,8 @@ func TestRule05_CSRContentIsIgnored(t *testing.T) {
 	}
 	csr := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
 	token := r.issuer.Token(t, nil)
-	v2 := r.send(t, http.MethodPost, v2Path, map[string]any{"credentials": map[string]any{"oidcIdentityToken": token}, "certificateSigningRequest": csr})
-	v1 := r.send(t, http.MethodPost, v1Path, map[string]any{"certificateSigningRequest": csr}, "Authorization", "Bearer "+token)
+	v2 := r.postV2(t, object{"credentials": object{"oidcIdentityToken": token}, "certificateSigningRequest": csr})
+	v1 := r.postV1(t, object{"certificateSigningRequest": csr})
 	if v1.StatusCode != http.StatusCreated {
 		t.Fatalf("v1: %d %s", v1.StatusCode, text(t, v1))
 	}
@@ -191,10 +189,10 @@ func firstBlock(t testing.TB, chain string) string {
 	return string(pem.EncodeToMemory(block))
 }
 
-func TestRule06_ChainIncludesTheRoot(t *testing.T) {
+func TestChainIncludesTheRoot(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	chain := chainOf(t, r.send(t, http.MethodPost, v2Path, r.bodyV2(t)))
+	chain := chainOf(t, r.postV2(t, r.bodyV2(t)))
 	if len(chain) < 2 {
 		t.Fatalf("%d certificates", len(chain))
 	}
@@ -220,11 +218,11 @@ func TestRule06_ChainIncludesTheRoot(t *testing.T) {
 	}
 }
 
-func TestRule07_SCTIsEmbedded(t *testing.T) {
+func TestSCTIsEmbedded(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	answer := r.send(t, http.MethodPost, v2Path, r.bodyV2(t))
-	body := text(t, answer)
+	response := r.postV2(t, r.bodyV2(t))
+	body := text(t, response)
 	var out fulciov2.SigningCertificate
 	if err := protojson.Unmarshal([]byte(body), &out); err != nil {
 		t.Fatal(err)
@@ -240,14 +238,14 @@ func TestRule07_SCTIsEmbedded(t *testing.T) {
 	t.Error("no SCT list in the certificate")
 }
 
-func TestRule08_StatusOfV2AndV1(t *testing.T) {
+func TestStatusIs200ForV2And201ForV1(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
-	v2 := r.send(t, http.MethodPost, v2Path, r.bodyV2(t))
+	v2 := r.postV2(t, r.bodyV2(t))
 	if body := text(t, v2); v2.StatusCode != http.StatusOK || len(body) > 1<<20 {
 		t.Errorf("v2: %d, %d bytes", v2.StatusCode, len(body))
 	}
-	v1 := r.send(t, http.MethodPost, v1Path, r.bodyV1(t), "Authorization", "Bearer "+r.issuer.Token(t, nil))
+	v1 := r.postV1(t, r.bodyV1(t))
 	body := text(t, v1)
 	if v1.StatusCode != http.StatusCreated || v1.Header.Get("Content-Type") != "application/pem-certificate-chain" {
 		t.Errorf("v1: %d %s", v1.StatusCode, v1.Header.Get("Content-Type"))
@@ -261,48 +259,48 @@ func TestRule08_StatusOfV2AndV1(t *testing.T) {
 	}
 }
 
-func TestRule08_RetryAfterForWhatMayPass(t *testing.T) {
+func TestRetryAfterForWhatMayPass(t *testing.T) {
 	t.Parallel()
 	for reason, want := range map[fault.Reason]int{
 		fault.LogUnavailable: 503, fault.SignerUnavailable: 503, fault.IssuerUnavailable: 503, fault.AuditUnavailable: 503, fault.RateExceeded: 429,
 	} {
 		r := newRig(t)
 		r.ca.before = func(context.Context) error { return fault.New(reason, "unavailable").Because(errBroken) }
-		answer := r.send(t, http.MethodPost, v2Path, r.bodyV2(t))
-		if answer.Header.Get("Retry-After") == "" {
+		response := r.postV2(t, r.bodyV2(t))
+		if response.Header.Get("Retry-After") == "" {
 			t.Errorf("%s: no Retry-After", reason)
 		}
-		readRefusal(t, answer, want, reason)
+		readRefusal(t, response, want, reason)
 	}
 }
 
-func TestRule09_ErrorBodyAndRequestID(t *testing.T) {
+func TestErrorBodyAndRequestID(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for sent, kept := range map[string]bool{"my-id_1.2": true, "": false, "a b": false, "x\"y": false, strings.Repeat("a", 65): false} {
 		for path, method := range map[string]string{"/api/v2/trustBundle": "GET", v2Path: "POST", "/nowhere": "GET", "/healthz": "GET", "/trusted_root.json": "DELETE"} {
-			answer := r.send(t, method, path, nil, "X-Request-Id", sent)
-			got := answer.Header.Get("X-Request-Id")
+			response := r.send(t, method, path, nil, "X-Request-Id", sent)
+			got := response.Header.Get("X-Request-Id")
 			if got == "" || (got == sent) != kept {
 				t.Errorf("%s %s with id %q: got %q", method, path, sent, got)
 			}
 		}
 	}
-	b := readRefusal(t, r.send(t, http.MethodPost, v2Path, []byte(`{}`)), 401, fault.TokenMissing)
+	b := readRefusal(t, r.postV2(t, []byte(`{}`)), 401, fault.TokenMissing)
 	if b.Code != 16 || b.Message == "" || b.Details[0].Type != "type.googleapis.com/google.rpc.ErrorInfo" || b.Details[0].Domain == "" ||
 		b.Details[1].Type != "type.googleapis.com/google.rpc.RequestInfo" {
 		t.Errorf("%+v", b)
 	}
 }
 
-func TestRule11_ProofOverEmailOrSubject(t *testing.T) {
+func TestProofOverEmailOrSubject(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for challenge, want := range map[string]int{identitytest.Email: 200, identitytest.Subject: 200, "mallory@example.com": 400, "": 400, r.issuer.URL: 400} {
 		body := r.bodyV2(t)
-		body["publicKeyRequest"].(map[string]any)["proofOfPossession"] = r.prove(t, challenge)
-		if answer := r.send(t, http.MethodPost, v2Path, body); answer.StatusCode != want {
-			t.Errorf("challenge %q: %d, want %d: %s", challenge, answer.StatusCode, want, text(t, answer))
+		keyIn(body)["proofOfPossession"] = r.prove(t, challenge)
+		if response := r.postV2(t, body); response.StatusCode != want {
+			t.Errorf("challenge %q: %d, want %d: %s", challenge, response.StatusCode, want, text(t, response))
 		}
 	}
 }
@@ -333,59 +331,31 @@ func signers(t *testing.T) map[string]crypto.Signer {
 	return all
 }
 
-func sign(t *testing.T, key crypto.Signer, message string) []byte {
-	t.Helper()
-	var (
-		digest []byte
-		opts   = crypto.SHA256
-	)
-	sum := sha256.Sum256([]byte(message))
-	digest = sum[:]
-	switch k := key.(type) {
-	case ed25519.PrivateKey:
-		digest, opts = []byte(message), crypto.Hash(0)
-	case *ecdsa.PrivateKey:
-		switch k.Curve {
-		case elliptic.P384():
-			s := sha512.Sum384([]byte(message))
-			digest, opts = s[:], crypto.SHA384
-		case elliptic.P521():
-			s := sha512.Sum512([]byte(message))
-			digest, opts = s[:], crypto.SHA512
-		}
-	}
-	sig, err := key.Sign(rand.Reader, digest, opts)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return sig
-}
-
-func TestRule12And13_KeysAndProofs(t *testing.T) {
+func TestEveryAcceptedKeyProvesPossession(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	for name, key := range signers(t) {
 		body := r.bodyV2(t)
-		body["publicKeyRequest"] = map[string]any{
-			"publicKey":         map[string]any{"content": spkiPEM(t, key.Public())},
+		body["publicKeyRequest"] = object{
+			"publicKey":         object{"content": spkiPEM(t, key.Public())},
 			"proofOfPossession": sign(t, key, identitytest.Email),
 		}
-		if answer := r.send(t, http.MethodPost, v2Path, body); answer.StatusCode != 200 {
-			t.Errorf("%s: %d %s", name, answer.StatusCode, text(t, answer))
+		if response := r.postV2(t, body); response.StatusCode != 200 {
+			t.Errorf("%s: %d %s", name, response.StatusCode, text(t, response))
 		}
 	}
 	der, _ := pem.Decode([]byte(r.spki))
 	body := r.bodyV2(t)
-	body["publicKeyRequest"].(map[string]any)["publicKey"] = map[string]any{"content": base64.StdEncoding.EncodeToString(der.Bytes)}
-	chainOf(t, r.send(t, http.MethodPost, v2Path, body))
+	keyIn(body)["publicKey"] = object{"content": base64.StdEncoding.EncodeToString(der.Bytes)}
+	chainOf(t, r.postV2(t, body))
 	v1 := r.bodyV1(t)
-	v1["publicKey"] = map[string]any{"content": der.Bytes, "algorithm": "ecdsa"} // as gitsign sends it
-	if answer := r.send(t, http.MethodPost, v1Path, v1, "Authorization", "Bearer "+r.issuer.Token(t, nil)); answer.StatusCode != http.StatusCreated {
-		t.Errorf("DER: %d %s", answer.StatusCode, text(t, answer))
+	v1["publicKey"] = object{"content": der.Bytes, "algorithm": "ecdsa"} // as gitsign sends it
+	if response := r.postV1(t, v1); response.StatusCode != http.StatusCreated {
+		t.Errorf("DER: %d %s", response.StatusCode, text(t, response))
 	}
 }
 
-func TestRule13_OtherKeysAreRefused(t *testing.T) {
+func TestOtherKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	small, err := ecdsa.GenerateKey(elliptic.P224(), rand.Reader)
 	if err != nil {
@@ -402,13 +372,13 @@ func TestRule13_OtherKeysAreRefused(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			body := r.bodyV2(t)
-			body["publicKeyRequest"].(map[string]any)["publicKey"] = map[string]any{"content": c.content}
-			r.refused(t, r.send(t, http.MethodPost, v2Path, body), 400, c.reason, body["credentials"].(map[string]any)["oidcIdentityToken"].(string))
+			keyIn(body)["publicKey"] = object{"content": c.content}
+			r.refused(t, r.postV2(t, body), 400, c.reason, tokenIn(body))
 		})
 	}
 }
 
-func TestRule14_CORSAndCaching(t *testing.T) {
+func TestCORSAndCaching(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	reads := []string{"/api/v2/trustBundle", "/api/v2/configuration", "/api/v1/rootCert", "/openapi.json", "/trusted_root.json", "/signing_config.json", "/trust_config.json"}
@@ -439,7 +409,7 @@ func TestRule14_CORSAndCaching(t *testing.T) {
 			t.Errorf("preflight %s: %d %v", path, pre.StatusCode, pre.Header)
 		}
 	}
-	refused := r.send(t, http.MethodPost, v2Path, []byte(`{}`), "Origin", "https://app.example")
+	refused := r.postV2(t, []byte(`{}`), "Origin", "https://app.example")
 	if refused.Header.Get("Access-Control-Allow-Origin") != "*" || refused.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("a refusal: %v", refused.Header)
 	}
@@ -448,13 +418,13 @@ func TestRule14_CORSAndCaching(t *testing.T) {
 	}
 }
 
-func TestRule14_ConfiguredOrigins(t *testing.T) {
+func TestOnlyConfiguredOriginsMayRead(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config, _ *Options) { c.CORSOrigins = []string{"https://app.example"} })
 	for origin, want := range map[string]string{"https://app.example": "https://app.example", "https://evil.example": "", "": ""} {
-		answer := r.send(t, http.MethodGet, "/api/v2/trustBundle", nil, "Origin", origin)
-		if got := answer.Header.Get("Access-Control-Allow-Origin"); got != want || answer.Header.Get("Vary") != "Origin" {
-			t.Errorf("%q: allowed %q, Vary %q", origin, got, answer.Header.Get("Vary"))
+		response := r.send(t, http.MethodGet, "/api/v2/trustBundle", nil, "Origin", origin)
+		if got := response.Header.Get("Access-Control-Allow-Origin"); got != want || response.Header.Get("Vary") != "Origin" {
+			t.Errorf("%q: allowed %q, Vary %q", origin, got, response.Header.Get("Vary"))
 		}
 	}
 }

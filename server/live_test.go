@@ -95,7 +95,7 @@ func (r *rig) requestV2(t testing.TB, token string) *fulciov2.CreateSigningCerti
 	return q
 }
 
-func TestRule01_TokenSourcesOverGRPC(t *testing.T) {
+func TestTokenComesInRequestOrMetadata(t *testing.T) {
 	t.Parallel()
 	r := run(t)
 	client := fulciov2.NewCAClient(dial(t, r.server.Addresses().GRPC, nil))
@@ -128,7 +128,7 @@ func TestRule01_TokenSourcesOverGRPC(t *testing.T) {
 	}
 }
 
-func TestRule09_ErrorsOverGRPC(t *testing.T) {
+func TestErrorsOverGRPC(t *testing.T) {
 	t.Parallel()
 	r := run(t)
 	client := fulciov2.NewCAClient(dial(t, r.server.Addresses().GRPC, nil))
@@ -238,9 +238,9 @@ func TestHealthFollowsTheDependencies(t *testing.T) {
 	})
 	check := func(want int, wantText string, status healthpb.HealthCheckResponse_ServingStatus) {
 		t.Helper()
-		answer := r.send(t, http.MethodGet, "/readyz?verbose", nil)
-		if got := text(t, answer); answer.StatusCode != want || got != wantText {
-			t.Errorf("%d %q, want %d %q", answer.StatusCode, got, want, wantText)
+		response := r.send(t, http.MethodGet, "/readyz?verbose", nil)
+		if got := text(t, response); response.StatusCode != want || got != wantText {
+			t.Errorf("%d %q, want %d %q", response.StatusCode, got, want, wantText)
 		}
 		for _, service := range []string{"", "dev.sigstore.fulcio.v2.CA", "dev.sigstore.fulcio.v1beta.CA"} {
 			h, err := r.server.ready.health.Check(t.Context(), &healthpb.HealthCheckRequest{Service: service})
@@ -337,21 +337,21 @@ func writePair(t testing.TB, cert, key string, der []byte, private *ecdsa.Privat
 	}
 }
 
-func TestRule10_OneTLSPortServesEverything(t *testing.T) {
+func TestOneTLSPortServesEverything(t *testing.T) {
 	t.Parallel()
 	cert, key, pool := selfSigned(t, t.TempDir(), "one")
 	r := run(t, func(c *Config, _ *Options) { c.TLS = TLSConfig{CertFile: cert, KeyFile: key} })
 	url := "https://" + r.server.Addresses().HTTP.String()
 	for _, h2 := range []bool{false, true} {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: h2}}
-		answer, err := client.Post(url+v2Path, "application/json", strings.NewReader(string(asJSON(t, r.bodyV2(t)))))
+		response, err := client.Post(url+v2Path, "application/json", strings.NewReader(string(asJSON(t, r.bodyV2(t)))))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if h2 != (answer.ProtoMajor == 2) {
-			t.Errorf("HTTP/%d", answer.ProtoMajor)
+		if h2 != (response.ProtoMajor == 2) {
+			t.Errorf("HTTP/%d", response.ProtoMajor)
 		}
-		chainOf(t, answer)
+		chainOf(t, response)
 		client.CloseIdleConnections()
 	}
 	for name, address := range map[string]net.Addr{"shared port": r.server.Addresses().HTTP, "own port": r.server.Addresses().GRPC} {
@@ -381,7 +381,7 @@ func TestPlainTextPortSpeaksGRPC(t *testing.T) {
 	}
 }
 
-func TestCertificatesReload(t *testing.T) {
+func TestChangedCertificateFilesAreServed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	cert, key, _ := selfSigned(t, dir, "first")
@@ -433,15 +433,15 @@ func TestCertificatesReload(t *testing.T) {
 	}
 }
 
-func TestMetricsListener(t *testing.T) {
+func TestMetricsAreServedApart(t *testing.T) {
 	t.Parallel()
 	r := run(t)
-	chainOf(t, r.send(t, http.MethodPost, v2Path, r.bodyV2(t)))
-	answer, err := http.Get("http://" + r.server.Addresses().Metrics.String() + "/metrics")
+	chainOf(t, r.postV2(t, r.bodyV2(t)))
+	response, err := http.Get("http://" + r.server.Addresses().Metrics.String() + "/metrics")
 	if err != nil {
 		t.Fatal(err)
 	}
-	body := text(t, answer)
+	body := text(t, response)
 	for _, want := range []string{`mayfly_requests_total{code="200",edge="rest",issuer_type="email",reason="OK",route="v2.CreateSigningCertificate"} 1`, `mayfly_request_seconds_count{stage="issue"} 1`, `mayfly_requests_in_flight`} {
 		if !strings.Contains(body, want) {
 			t.Errorf("no %s in %s", want, body)
@@ -457,14 +457,14 @@ func TestMetricsListener(t *testing.T) {
 func get(t testing.TB, url string) (int, string) {
 	t.Helper()
 	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true}, Timeout: 10 * time.Second}
-	answer, err := client.Get(url)
+	response, err := client.Get(url)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer func() { _ = answer.Body.Close() }()
-	b, err := io.ReadAll(answer.Body)
+	defer func() { _ = response.Body.Close() }()
+	b, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return answer.StatusCode, string(b)
+	return response.StatusCode, string(b)
 }

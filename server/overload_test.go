@@ -95,7 +95,7 @@ type wanted struct {
 func (o *overload) order(t *testing.T, token string, reason fault.Reason) *wanted {
 	t.Helper()
 	body := o.bodyV2(t)
-	body["credentials"] = map[string]any{"oidcIdentityToken": token}
+	setToken(body, token)
 	return &wanted{asJSON(t, body), o.requestV2(t, token), reason}
 }
 
@@ -107,8 +107,8 @@ func (o *overload) orders(t *testing.T) (all []*wanted) {
 	bad := [badOrders]*wanted{
 		o.order(t, forged, fault.TokenMalformed),
 		o.order(t, stranger.Token(t, nil), fault.IssuerUnknown),
-		o.order(t, stranger.Token(t, map[string]any{"iss": o.issuer.URL}), fault.TokenSignature),
-		o.order(t, o.issuer.Token(t, map[string]any{"aud": "another"}), fault.TokenAudience),
+		o.order(t, stranger.Token(t, object{"iss": o.issuer.URL}), fault.TokenSignature),
+		o.order(t, o.issuer.Token(t, object{"aud": "another"}), fault.TokenAudience),
 	}
 	honest := o.order(t, o.issuer.Token(t, nil), "")
 	for _, one := range bad {
@@ -154,16 +154,16 @@ func (o *overload) ask(ctx context.Context, w *wanted, overGRPC bool) (reply, er
 	if err != nil {
 		return reply{}, err
 	}
-	answer, err := o.http.Do(request)
+	response, err := o.http.Do(request)
 	if err != nil {
 		return reply{}, err
 	}
-	defer answer.Body.Close()
+	defer response.Body.Close()
 	var body errorBody
-	if err := json.NewDecoder(answer.Body).Decode(&body); err != nil {
+	if err := json.NewDecoder(response.Body).Decode(&body); err != nil {
 		return reply{}, err
 	}
-	got := reply{status: answer.StatusCode, retry: answer.Header.Get("Retry-After") != ""}
+	got := reply{status: response.StatusCode, retry: response.Header.Get("Retry-After") != ""}
 	if got.status != http.StatusOK && len(body.Details) > 0 {
 		got.reason = fault.Reason(body.Details[0].Reason)
 	}
@@ -264,11 +264,11 @@ func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 	}
 }
 
-// G2: whatever is offered beyond what the service can do is turned away before
+// Whatever is offered beyond what the service can do is turned away before
 // its token is looked at, bad tokens don't take the place of good ones, and the
 // CA is never short of work: goodput is all of the capacity. Then the service is
 // as before. It isn't parallel, to see which goroutines it leaves.
-func TestG2_TenTimesCapacity(t *testing.T) {
+func TestGoodputUnderTenfoldOverload(t *testing.T) {
 	o := newOverload(t)
 	all := o.orders(t)
 	served := func() {

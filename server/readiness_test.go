@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"log/slog"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -41,4 +42,27 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at(0, errBroken, 0, 0)
 	at(startTime, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)
+}
+
+// What only informs is told and decides nothing; details are for `?verbose`.
+func TestInformationalDependencyDecidesNothing(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(_ *Config, o *Options) {
+		o.Dependencies = []Dependency{
+			{Name: "keys", Check: func(context.Context) error { return nil }, Detail: func() []string { return []string{"12s old"} }},
+			{Name: "news", Check: func(context.Context) error { return errBroken }, Informational: true},
+		}
+	})
+	for path, want := range map[string]string{
+		"/readyz":         "ok\n",
+		"/readyz?verbose": "keys: ok\n  12s old\nnews: failing, but certificates can be issued\n",
+	} {
+		response := r.send(t, http.MethodGet, path, nil)
+		if got := text(t, response); response.StatusCode != http.StatusOK || got != want {
+			t.Errorf("%s: %d %q", path, response.StatusCode, got)
+		}
+	}
+	if strings.Contains(r.lines.String(), "a dependency fails") {
+		t.Error("the log says that it fails")
+	}
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-func TestStatusTable(t *testing.T) {
+func TestEveryReasonHasOneStatusOnBothEdges(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		reason fault.Reason
@@ -52,7 +52,7 @@ func TestStatusTable(t *testing.T) {
 	}
 }
 
-func TestFailuresOfOurs(t *testing.T) {
+func TestFailuresOfOursTellNoCause(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		before func(context.Context) error
@@ -73,17 +73,17 @@ func TestFailuresOfOurs(t *testing.T) {
 			r := newRig(t, func(c *Config, _ *Options) { c.RequestTimeout = 500 * time.Millisecond })
 			r.ca.before = c.before
 			body := r.bodyV2(t)
-			answer := r.send(t, http.MethodPost, v2Path, body)
-			b := readRefusal(t, answer, c.status, c.reason)
+			response := r.postV2(t, body)
+			b := readRefusal(t, response, c.status, c.reason)
 			if strings.Contains(fmt.Sprint(b), "secret-cause") {
 				t.Errorf("the cause got out: %+v", b)
 			}
-			id := answer.Header.Get("X-Request-Id")
+			id := response.Header.Get("X-Request-Id")
 			if log := r.lines.String(); !strings.Contains(log, c.logged) || !strings.Contains(log, id) || !strings.Contains(log, `"level":"ERROR"`) {
 				t.Errorf("the log: %s", log)
 			}
 			r.untouched(t)
-			r.discreet(t, body["credentials"].(map[string]any)["oidcIdentityToken"].(string))
+			r.discreet(t, tokenIn(body))
 		})
 	}
 }
@@ -92,33 +92,33 @@ func TestRefusalsAreRecordedAndDiscreet(t *testing.T) {
 	t.Parallel()
 	big := strings.Repeat("x", 17<<10)
 	for name, c := range map[string]struct {
-		change func(r *rig, body map[string]any)
+		change func(r *rig, body object)
 		header []string
 		status int
 		reason fault.Reason
 	}{
-		"forged token": {func(_ *rig, b map[string]any) {
-			b["credentials"] = map[string]any{"oidcIdentityToken": "e30.secret-text.e30"}
+		"forged token": {func(_ *rig, b object) {
+			setToken(b, "e30.secret-text.e30")
 		}, nil, 401, fault.TokenAlgorithm},
-		"big token":  {func(_ *rig, b map[string]any) { b["credentials"] = map[string]any{"oidcIdentityToken": big} }, nil, 413, fault.TokenTooLarge},
-		"big header": {func(_ *rig, b map[string]any) { delete(b, "credentials") }, []string{"Authorization", "Bearer " + big}, 413, fault.TokenTooLarge},
-		"big key": {func(_ *rig, b map[string]any) {
-			b["publicKeyRequest"] = map[string]any{"publicKey": map[string]any{"content": big}}
+		"big token":  {func(_ *rig, b object) { setToken(b, big) }, nil, 413, fault.TokenTooLarge},
+		"big header": {func(_ *rig, b object) { delete(b, "credentials") }, []string{"Authorization", "Bearer " + big}, 413, fault.TokenTooLarge},
+		"big key": {func(_ *rig, b object) {
+			b["publicKeyRequest"] = object{"publicKey": object{"content": big}}
 		}, nil, 413, fault.KeyTooLarge},
-		"big body": {func(_ *rig, b map[string]any) { b["x"] = strings.Repeat(big, 4) }, nil, 413, fault.BodyTooLarge},
-		"big proof": {func(r *rig, b map[string]any) {
-			b["publicKeyRequest"] = map[string]any{"publicKey": map[string]any{"content": r.spki}, "proofOfPossession": []byte(big)}
+		"big body": {func(_ *rig, b object) { b["x"] = strings.Repeat(big, 4) }, nil, 413, fault.BodyTooLarge},
+		"big proof": {func(r *rig, b object) {
+			b["publicKeyRequest"] = object{"publicKey": object{"content": r.spki}, "proofOfPossession": []byte(big)}
 		}, nil, 413, fault.ProofTooLarge},
-		"no key":        {func(_ *rig, b map[string]any) { delete(b, "publicKeyRequest") }, nil, 400, fault.RequestMalformed},
-		"empty request": {func(_ *rig, b map[string]any) { clear(b) }, nil, 401, fault.TokenMissing},
+		"no key":        {func(_ *rig, b object) { delete(b, "publicKeyRequest") }, nil, 400, fault.RequestMalformed},
+		"empty request": {func(_ *rig, b object) { clear(b) }, nil, 401, fault.TokenMissing},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			r := newRig(t)
 			body := r.bodyV2(t)
-			token := body["credentials"].(map[string]any)["oidcIdentityToken"].(string)
+			token := tokenIn(body)
 			c.change(r, body)
-			r.refused(t, r.send(t, http.MethodPost, v2Path, body, c.header...), c.status, c.reason, token, "secret-text", big)
+			r.refused(t, r.postV2(t, body, c.header...), c.status, c.reason, token, "secret-text", big)
 		})
 	}
 }
@@ -127,11 +127,11 @@ func TestRefusalStandsWithoutARecord(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	r.audit.broken = errBroken
-	readRefusal(t, r.send(t, http.MethodPost, v2Path, []byte(`{}`)), 401, fault.TokenMissing)
+	readRefusal(t, r.postV2(t, []byte(`{}`)), 401, fault.TokenMissing)
 	if !strings.Contains(r.lines.String(), "could not be recorded") {
 		t.Error("the log says nothing")
 	}
-	readRefusal(t, r.send(t, http.MethodPost, v2Path, r.bodyV2(t)), 503, fault.AuditUnavailable)
+	readRefusal(t, r.postV2(t, r.bodyV2(t)), 503, fault.AuditUnavailable)
 	r.untouched(t)
 }
 
@@ -142,13 +142,13 @@ func TestOverloadIsShedUnread(t *testing.T) {
 	r.ca.before = func(context.Context) error { arrived <- struct{}{}; <-release; return nil }
 	body := r.bodyV2(t)
 	done := make(chan *http.Response)
-	go func() { done <- r.send(t, http.MethodPost, v2Path, body) }()
+	go func() { done <- r.postV2(t, body) }()
 	<-arrived
-	answer := r.send(t, http.MethodPost, v2Path, body)
-	if answer.Header.Get("Retry-After") != "1" {
-		t.Errorf("Retry-After %q", answer.Header.Get("Retry-After"))
+	response := r.postV2(t, body)
+	if response.Header.Get("Retry-After") != "1" {
+		t.Errorf("Retry-After %q", response.Header.Get("Retry-After"))
 	}
-	readRefusal(t, answer, 503, fault.Overloaded)
+	readRefusal(t, response, 503, fault.Overloaded)
 	if got := r.send(t, http.MethodGet, "/api/v2/trustBundle", nil); got.StatusCode != 200 {
 		t.Errorf("reads are refused too: %d", got.StatusCode)
 	}
@@ -164,11 +164,11 @@ func TestUnknownRoutesAndMethods(t *testing.T) {
 	r := newRig(t)
 	readRefusal(t, r.send(t, http.MethodGet, "/nowhere", nil), 404, fault.RouteUnknown)
 	for path, method := range map[string]string{v2Path: "GET", v1Path: "PUT", "/api/v2/trustBundle": "POST", "/trusted_root.json": "POST", "/readyz": "DELETE"} {
-		answer := r.send(t, method, path, nil)
-		if answer.Header.Get("Allow") == "" {
+		response := r.send(t, method, path, nil)
+		if response.Header.Get("Allow") == "" {
 			t.Errorf("%s %s: no Allow", method, path)
 		}
-		readRefusal(t, answer, 405, fault.MethodNotAllowed)
+		readRefusal(t, response, 405, fault.MethodNotAllowed)
 	}
 	if index := text(t, r.send(t, http.MethodGet, "/", nil)); !strings.Contains(index, "POST  /api/v2/signingCert") || !strings.Contains(index, "/trusted_root.json") {
 		t.Errorf("index: %s", index)
@@ -186,11 +186,11 @@ func TestPanicOutsideTheAPI(t *testing.T) {
 	}
 }
 
-func TestLogLine(t *testing.T) {
+func TestOneLogLineForARequest(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	body := r.bodyV2(t)
-	chainOf(t, r.send(t, http.MethodPost, v2Path, body, "X-Request-Id", "the-id"))
+	chainOf(t, r.postV2(t, body, "X-Request-Id", "the-id"))
 	for _, want := range []string{`"request_id":"the-id"`, `"route":"v2.CreateSigningCertificate"`, `"edge":"rest"`, `"status":"OK"`, `"duration":`, `"issuer_type":"email"`, `"san_kind":"email"`} {
 		if !strings.Contains(r.lines.String(), want) {
 			t.Errorf("no %s in %s", want, r.lines)
@@ -199,10 +199,10 @@ func TestLogLine(t *testing.T) {
 	if n := strings.Count(r.lines.String(), `"msg":"request"`); n != 1 {
 		t.Errorf("%d lines", n)
 	}
-	r.discreet(t, body["credentials"].(map[string]any)["oidcIdentityToken"].(string), "alice@example.com")
+	r.discreet(t, tokenIn(body), "alice@example.com")
 }
 
-func TestConfigCheck(t *testing.T) {
+func TestConfigCheckFindsEachFault(t *testing.T) {
 	t.Parallel()
 	good := DefaultConfig()
 	var none setting.Faults

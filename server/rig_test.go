@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/sha256"
@@ -211,33 +212,73 @@ func (l *lines) String() string {
 // prove signs a challenge with the rig's key.
 func (r *rig) prove(t testing.TB, challenge string) []byte {
 	t.Helper()
-	digest := sha256.Sum256([]byte(challenge))
-	sig, err := ecdsa.SignASN1(rand.Reader, r.key, digest[:])
+	return sign(t, r.key, challenge)
+}
+
+// sign proves possession of a key, with the hash that goes with it.
+func sign(t testing.TB, key crypto.Signer, message string) []byte {
+	t.Helper()
+	hash := crypto.SHA256
+	switch k := key.(type) {
+	case ed25519.PrivateKey:
+		hash = 0
+	case *ecdsa.PrivateKey:
+		if bits := k.Params().BitSize; bits > 256 {
+			hash = map[int]crypto.Hash{384: crypto.SHA384, 521: crypto.SHA512}[bits]
+		}
+	}
+	sig, err := crypto.SignMessage(key, rand.Reader, []byte(message), hash)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return sig
 }
 
+// object is JSON that a test changes before it is sent.
+type object = map[string]any
+
 // bodyV2 is a good v2 request with the token in it.
-func (r *rig) bodyV2(t testing.TB) map[string]any {
+func (r *rig) bodyV2(t testing.TB) object {
 	t.Helper()
-	return map[string]any{
-		"credentials": map[string]any{"oidcIdentityToken": r.issuer.Token(t, nil)},
-		"publicKeyRequest": map[string]any{
-			"publicKey":         map[string]any{"algorithm": "ECDSA", "content": r.spki},
+	return object{
+		"credentials": object{"oidcIdentityToken": r.issuer.Token(t, nil)},
+		"publicKeyRequest": object{
+			"publicKey":         object{"algorithm": "ECDSA", "content": r.spki},
 			"proofOfPossession": r.prove(t, identitytest.Email),
 		},
 	}
 }
 
+// tokenIn is the token of a v2 request, and setToken gives it another.
+func tokenIn(body object) string { return body["credentials"].(object)["oidcIdentityToken"].(string) }
+
+func setToken(body object, token string) object {
+	body["credentials"] = object{"oidcIdentityToken": token}
+	return body
+}
+
+// keyIn is the key and the proof of a v2 request, to be changed.
+func keyIn(body object) object { return body["publicKeyRequest"].(object) }
+
 // bodyV1 is a good v1 request; the token goes in the header.
-func (r *rig) bodyV1(t testing.TB) map[string]any {
+func (r *rig) bodyV1(t testing.TB) object {
 	t.Helper()
-	return map[string]any{
-		"publicKey":          map[string]any{"algorithm": "ecdsa", "content": []byte(r.spki)},
+	return object{
+		"publicKey":          object{"algorithm": "ecdsa", "content": []byte(r.spki)},
 		"signedEmailAddress": r.prove(t, identitytest.Email),
 	}
+}
+
+// postV1 sends a v1 request with a good token.
+func (r *rig) postV1(t testing.TB, body any) *http.Response {
+	t.Helper()
+	return r.send(t, http.MethodPost, v1Path, body, "Authorization", "Bearer "+r.issuer.Token(t, nil))
+}
+
+// postV2 sends a v2 request.
+func (r *rig) postV2(t testing.TB, body any, header ...string) *http.Response {
+	t.Helper()
+	return r.send(t, http.MethodPost, v2Path, body, header...)
 }
 
 func asJSON(t testing.TB, v any) []byte {
@@ -263,29 +304,29 @@ func (r *rig) send(t testing.TB, method, path string, body any, header ...string
 	for i := 0; i+1 < len(header); i += 2 {
 		request.Header.Add(header[i], header[i+1])
 	}
-	answer := httptest.NewRecorder()
-	r.server.serveHTTP(answer, request)
-	return answer.Result()
+	recorder := httptest.NewRecorder()
+	r.server.serveHTTP(recorder, request)
+	return recorder.Result()
 }
 
-func text(t testing.TB, answer *http.Response) string {
+func text(t testing.TB, response *http.Response) string {
 	t.Helper()
-	b, err := io.ReadAll(answer.Body)
+	b, err := io.ReadAll(response.Body)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := answer.Body.Close(); err != nil {
+	if err := response.Body.Close(); err != nil {
 		t.Fatal(err)
 	}
 	return string(b)
 }
 
 // chainOf is the certificates of a v2 answer.
-func chainOf(t testing.TB, answer *http.Response) []string {
+func chainOf(t testing.TB, response *http.Response) []string {
 	t.Helper()
-	body := text(t, answer)
-	if answer.StatusCode != http.StatusOK {
-		t.Fatalf("status %d: %s", answer.StatusCode, body)
+	body := text(t, response)
+	if response.StatusCode != http.StatusOK {
+		t.Fatalf("status %d: %s", response.StatusCode, body)
 	}
 	var v struct {
 		SignedCertificateEmbeddedSct struct {
@@ -327,11 +368,11 @@ type errorBody struct {
 
 // refused is the common oracle: the status and reason; nothing signed, nothing
 // logged, at most one record of it, no secret in any line.
-func (r *rig) refused(t testing.TB, answer *http.Response, status int, reason fault.Reason, secrets ...string) errorBody {
+func (r *rig) refused(t testing.TB, response *http.Response, status int, reason fault.Reason, secrets ...string) errorBody {
 	t.Helper()
-	b := readRefusal(t, answer, status, reason)
+	b := readRefusal(t, response, status, reason)
 	r.untouched(t)
-	if denied := r.audit.of(audit.Denied); len(denied) != 1 || denied[0].Reason != reason || denied[0].RequestID != answer.Header.Get("X-Request-Id") {
+	if denied := r.audit.of(audit.Denied); len(denied) != 1 || denied[0].Reason != reason || denied[0].RequestID != response.Header.Get("X-Request-Id") {
 		t.Errorf("audit: %+v, want one denied record with %s", denied, reason)
 	}
 	r.discreet(t, secrets...)
@@ -360,17 +401,17 @@ func (r *rig) discreet(t testing.TB, secrets ...string) {
 	}
 }
 
-func readRefusal(t testing.TB, answer *http.Response, status int, reason fault.Reason) errorBody {
+func readRefusal(t testing.TB, response *http.Response, status int, reason fault.Reason) errorBody {
 	t.Helper()
-	body := text(t, answer)
+	body := text(t, response)
 	var b errorBody
 	if err := json.Unmarshal([]byte(body), &b); err != nil {
-		t.Fatalf("status %d, body %q: %v", answer.StatusCode, body, err)
+		t.Fatalf("status %d, body %q: %v", response.StatusCode, body, err)
 	}
-	if answer.StatusCode != status || len(b.Details) < 2 || b.Details[0].Reason != string(reason) {
-		t.Fatalf("status %d, want %d and %s: %s", answer.StatusCode, status, reason, body)
+	if response.StatusCode != status || len(b.Details) < 2 || b.Details[0].Reason != string(reason) {
+		t.Fatalf("status %d, want %d and %s: %s", response.StatusCode, status, reason, body)
 	}
-	id := answer.Header.Get("X-Request-Id")
+	id := response.Header.Get("X-Request-Id")
 	if id == "" || b.Details[1].RequestID != id {
 		t.Errorf("request id %q in the header, %q in the body", id, b.Details[1].RequestID)
 	}

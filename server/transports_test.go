@@ -1,9 +1,7 @@
 package server
 
 import (
-	"crypto/ecdsa"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	mathrand "math/rand/v2"
@@ -28,24 +26,19 @@ type applicant struct {
 	proof, csr  []byte
 }
 
-func (r *rig) applicant(t *testing.T, claims map[string]any) applicant {
+func (r *rig) applicant(t *testing.T, claims object) applicant {
 	t.Helper()
 	key, spki := newKey(t)
 	challenge := identitytest.Email
 	if email, ok := claims["email"].(string); ok {
 		challenge = email
 	}
-	digest := sha256.Sum256([]byte(challenge))
-	sig, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		t.Fatal(err)
-	}
 	csr, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, key)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return applicant{
-		token: r.issuer.Token(t, claims), spki: spki, proof: sig,
+		token: r.issuer.Token(t, claims), spki: spki, proof: sign(t, key, challenge),
 		csr: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: csr}),
 	}
 }
@@ -56,24 +49,24 @@ var reasonOf = regexp.MustCompile(`"reason":\s*"([A-Z_]+)"`)
 // name on the certificate.
 func (r *rig) verdicts(t *testing.T, a applicant) map[string]string {
 	t.Helper()
-	credentials := map[string]any{"oidcIdentityToken": a.token}
-	rest := func(path string, body map[string]any) string {
-		answer := r.send(t, http.MethodPost, path, body, "Authorization", "Bearer "+a.token)
-		if answer.StatusCode < 300 {
-			return name(t, strings.ReplaceAll(text(t, answer), `\n`, "\n"))
+	credentials := object{"oidcIdentityToken": a.token}
+	rest := func(path string, body object) string {
+		response := r.send(t, http.MethodPost, path, body, "Authorization", "Bearer "+a.token)
+		if response.StatusCode < 300 {
+			return name(t, strings.ReplaceAll(text(t, response), `\n`, "\n"))
 		}
-		if m := reasonOf.FindStringSubmatch(text(t, answer)); m != nil {
+		if m := reasonOf.FindStringSubmatch(text(t, response)); m != nil {
 			return m[1]
 		}
-		return answer.Status
+		return response.Status
 	}
 	out := map[string]string{
-		"rest v2": rest("/api/v2/signingCert", map[string]any{"credentials": credentials, "publicKeyRequest": map[string]any{
-			"publicKey": map[string]any{"algorithm": "ECDSA", "content": a.spki}, "proofOfPossession": a.proof}}),
-		"rest v2 csr": rest("/api/v2/signingCert", map[string]any{"credentials": credentials, "certificateSigningRequest": a.csr}),
-		"rest v1": rest("/api/v1/signingCert", map[string]any{
-			"publicKey": map[string]any{"algorithm": "ecdsa", "content": []byte(a.spki)}, "signedEmailAddress": a.proof}),
-		"rest v1 csr": rest("/api/v1/signingCert", map[string]any{"certificateSigningRequest": a.csr}),
+		"rest v2": rest("/api/v2/signingCert", object{"credentials": credentials, "publicKeyRequest": object{
+			"publicKey": object{"algorithm": "ECDSA", "content": a.spki}, "proofOfPossession": a.proof}}),
+		"rest v2 csr": rest("/api/v2/signingCert", object{"credentials": credentials, "certificateSigningRequest": a.csr}),
+		"rest v1": rest("/api/v1/signingCert", object{
+			"publicKey": object{"algorithm": "ecdsa", "content": []byte(a.spki)}, "signedEmailAddress": a.proof}),
+		"rest v1 csr": rest("/api/v1/signingCert", object{"certificateSigningRequest": a.csr}),
 	}
 	v2 := func(request *fulciov2.CreateSigningCertificateRequest) string {
 		request.Credentials = &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: a.token}}
@@ -98,14 +91,14 @@ func (r *rig) verdicts(t *testing.T, a applicant) map[string]string {
 }
 
 // name is that of the first certificate in an answer, PEM within JSON or bare.
-func name(t *testing.T, answer string) string {
+func name(t *testing.T, response string) string {
 	t.Helper()
 	const begin, end = "-----BEGIN CERTIFICATE-----", "-----END CERTIFICATE-----"
-	from, to := strings.Index(answer, begin), strings.Index(answer, end)
+	from, to := strings.Index(response, begin), strings.Index(response, end)
 	if from < 0 || to < from {
-		t.Fatalf("no certificate in %.200s", answer)
+		t.Fatalf("no certificate in %.200s", response)
 	}
-	return strings.Join(parseCertificate(t, answer[from:to+len(end)]+"\n").EmailAddresses, ",")
+	return strings.Join(parseCertificate(t, response[from:to+len(end)]+"\n").EmailAddresses, ",")
 }
 
 // TestEveryPathGivesOneVerdict asks for a generated table of tokens by REST and
@@ -135,7 +128,7 @@ func TestEveryPathGivesOneVerdict(t *testing.T) {
 	order := []string{"email", "email_verified", "aud", "sub", "team", "exp"}
 	seen := map[string]int{}
 	for range 60 {
-		claims := map[string]any{}
+		claims := object{}
 		for _, name := range order {
 			if v := choices[name][random.IntN(len(choices[name]))]; v != nil {
 				claims[name] = v

@@ -9,9 +9,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// TestPosts: what takes submissions takes them at its own path only, with POST
+// TestPostsAtTheirPathOnly: what takes submissions takes them at its own path only, with POST
 // only, and within the limit on an address.
-func TestPosts(t *testing.T) {
+func TestPostsAtTheirPathOnly(t *testing.T) {
 	t.Parallel()
 	const path = "/ctlog/2027/ct/v1/add-chain"
 	echo := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { _, _ = io.Copy(w, r.Body) })
@@ -20,8 +20,8 @@ func TestPosts(t *testing.T) {
 		o.Mounts = map[string]http.Handler{"/ctlog/2027/": echo}
 		o.Posts = map[string]http.Handler{path: echo}
 	})
-	if answer := r.send(t, http.MethodPost, path, []byte("hello")); answer.StatusCode != 200 || text(t, answer) != "hello" {
-		t.Errorf("POST: %d", answer.StatusCode)
+	if response := r.send(t, http.MethodPost, path, []byte("hello")); response.StatusCode != 200 || text(t, response) != "hello" {
+		t.Errorf("POST: %d", response.StatusCode)
 	}
 	readRefusal(t, r.send(t, http.MethodGet, path, nil), 405, fault.MethodNotAllowed)
 	readRefusal(t, r.send(t, http.MethodPost, "/ctlog/2027/ct/v1/add-pre-chain", []byte("x")), 405, fault.MethodNotAllowed)
@@ -29,7 +29,7 @@ func TestPosts(t *testing.T) {
 	readRefusal(t, r.send(t, http.MethodPost, path, []byte("3")), 429, fault.RateExceeded)
 }
 
-func TestPostsAreApart(t *testing.T) {
+func TestPostsHavePathsOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/api/v2/signingCert", "/healthz", "ctlog", "/api/x"} {
 		r := newRig(t)
@@ -39,16 +39,16 @@ func TestPostsAreApart(t *testing.T) {
 	}
 }
 
-// TestLogReads: what is mounted is read within a limit of its own, by address.
-func TestLogReads(t *testing.T) {
+// TestLogReadsHaveTheirOwnLimit: what is mounted is read within a limit of its own, by address.
+func TestLogReadsHaveTheirOwnLimit(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(c *Config, o *Options) {
 		c.RateLimits.LogReads = Rate{Rate: 0.001, Burst: 2}
 		o.Mounts = map[string]http.Handler{"/ctlog/2027/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "tile") })}
 	})
 	for range 2 {
-		if answer := r.send(t, http.MethodGet, "/ctlog/2027/checkpoint", nil); answer.StatusCode != 200 || text(t, answer) != "tile" {
-			t.Errorf("GET: %d", answer.StatusCode)
+		if response := r.send(t, http.MethodGet, "/ctlog/2027/checkpoint", nil); response.StatusCode != 200 || text(t, response) != "tile" {
+			t.Errorf("GET: %d", response.StatusCode)
 		}
 	}
 	refused := r.send(t, http.MethodGet, "/ctlog/2027/checkpoint", nil)
@@ -58,7 +58,7 @@ func TestLogReads(t *testing.T) {
 	if b := readRefusal(t, refused, 429, fault.RateExceeded); b.Details[0].Metadata["limit"] != limitReads {
 		t.Errorf("the limit is %q", b.Details[0].Metadata["limit"])
 	}
-	if answer := r.send(t, http.MethodGet, "/healthz", nil); answer.StatusCode != 200 {
-		t.Errorf("another page: %d", answer.StatusCode)
+	if response := r.send(t, http.MethodGet, "/healthz", nil); response.StatusCode != 200 {
+		t.Errorf("another page: %d", response.StatusCode)
 	}
 }

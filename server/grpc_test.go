@@ -11,9 +11,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// TestOthersStatus: a status that a KMS answered us with says nothing about our
+// TestStatusOfADependencyIsNotTheClients: a status that a KMS answered us with says nothing about our
 // client's request, and its words are for our log.
-func TestOthersStatus(t *testing.T) {
+func TestStatusOfADependencyIsNotTheClients(t *testing.T) {
 	theirs := status.Error(codes.PermissionDenied, "private words")
 	for name, tt := range map[string]struct {
 		err     error
