@@ -1,12 +1,12 @@
 package server
 
 import (
-	"container/list"
 	"hash/maphash"
 	"net/netip"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"golang.org/x/time/rate"
 
 	"github.com/mayfly-ca/mayfly/identity"
@@ -107,14 +107,8 @@ func network(a netip.Addr) netip.Prefix {
 type buckets[K comparable] struct {
 	rate Rate
 
-	mu     sync.Mutex
-	known  map[K]*list.Element
-	recent *list.List // of *bucket[K], the last caller in front
-}
-
-type bucket[K comparable] struct {
-	caller K
-	tokens *rate.Limiter
+	mu      sync.Mutex
+	callers *simplelru.LRU[K, *rate.Limiter] // guarded by mu
 }
 
 // as is b if it has the rate r; else new buckets, or nil where r sets no limit.
@@ -125,38 +119,28 @@ func (b *buckets[K]) as(r Rate) *buckets[K] {
 	case b != nil && b.rate == r:
 		return b
 	}
-	return &buckets[K]{rate: r, known: make(map[K]*list.Element), recent: list.New()}
+	callers, _ := simplelru.NewLRU[K, *rate.Limiter](maxCallers, nil) // it fails for a size below 1
+	return &buckets[K]{rate: r, callers: callers}
 }
 
-// take takes one token of the caller's. Without one it says how long it takes to get one.
+// take takes one token of the caller's, whose bucket is full at first. Without one
+// it says how long it takes to get one.
 func (b *buckets[K]) take(caller K, now time.Time) (wait time.Duration) {
 	if b == nil {
 		return 0
 	}
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	tokens := b.of(caller)
+	tokens, ok := b.callers.Get(caller)
+	if !ok {
+		tokens = rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)
+		b.callers.Add(caller, tokens)
+	}
 	if tokens.AllowN(now, 1) {
 		return 0
 	}
 	missing := (1 - tokens.TokensAt(now)) / b.rate.Rate
 	return max(time.Duration(missing*float64(time.Second)), time.Millisecond)
-}
-
-// of finds the caller's bucket. A new caller's is full, and takes the place of
-// whoever came the longest ago when there are too many.
-func (b *buckets[K]) of(caller K) *rate.Limiter {
-	if e, ok := b.known[caller]; ok {
-		b.recent.MoveToFront(e)
-		return e.Value.(*bucket[K]).tokens
-	}
-	if b.recent.Len() >= maxCallers {
-		out := b.recent.Remove(b.recent.Back()).(*bucket[K])
-		delete(b.known, out.caller)
-	}
-	fresh := &bucket[K]{caller: caller, tokens: rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)}
-	b.known[caller] = b.recent.PushFront(fresh)
-	return fresh.tokens
 }
 
 // How long a client waits before it asks again.

@@ -218,8 +218,8 @@ func TestAddressesAreBounded(t *testing.T) {
 	for n := range 100_000 {
 		l.request(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now)
 	}
-	if got := l.address.recent.Len(); got != maxCallers || len(l.address.known) != maxCallers {
-		t.Errorf("%d are remembered, %d known", got, len(l.address.known))
+	if got := l.address.callers.Len(); got != maxCallers {
+		t.Errorf("%d are remembered", got)
 	}
 	const most = 16 << 20 // other tests run beside this one
 	if after := heap(); after > before+most {
