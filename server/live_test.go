@@ -2,15 +2,11 @@ package server
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"errors"
 	"io"
-	"math/big"
 	"net"
 	"net/http"
 	"os"
@@ -32,6 +28,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
@@ -298,49 +295,34 @@ func awaitHealth(t *testing.T, watch healthpb.Health_WatchClient, want healthpb.
 	}
 }
 
-// selfSigned writes a server certificate for 127.0.0.1.
-func selfSigned(t testing.TB, dir, name string) (cert, key setting.Path, pool *x509.CertPool) {
+// serverFiles writes a server certificate for 127.0.0.1 with this name.
+func serverFiles(t testing.TB, dir, name string) (TLSConfig, *x509.CertPool) {
 	t.Helper()
-	private, _ := newKey(t)
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(time.Hour),
-		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}, IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign,
-	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, private.Public(), private)
+	made := catest.Server(t, name)
+	key, err := x509.MarshalPKCS8PrivateKey(made.PrivateKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, key = setting.Path(filepath.Join(dir, "tls.crt")), setting.Path(filepath.Join(dir, "tls.key"))
-	writePair(t, string(cert), string(key), der, private)
-	parsed, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	pool = x509.NewCertPool()
-	pool.AddCert(parsed)
-	return cert, key, pool
-}
-
-func writePair(t testing.TB, cert, key string, der []byte, private *ecdsa.PrivateKey) {
-	t.Helper()
-	encoded, err := x509.MarshalPKCS8PrivateKey(private)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for name, block := range map[string]*pem.Block{cert: {Type: "CERTIFICATE", Bytes: der}, key: {Type: "PRIVATE KEY", Bytes: encoded}} {
-		if err := os.WriteFile(name+".new", pem.EncodeToMemory(block), 0o600); err != nil {
+	c := TLSConfig{CertFile: setting.Path(filepath.Join(dir, "tls.crt")), KeyFile: setting.Path(filepath.Join(dir, "tls.key"))}
+	for name, text := range map[setting.Path][]byte{
+		c.CertFile: catest.PEM(made.Leaf), c.KeyFile: pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: key}),
+	} {
+		if err := os.WriteFile(string(name)+".new", text, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := os.Rename(name+".new", name); err != nil {
+		if err := os.Rename(string(name)+".new", string(name)); err != nil {
 			t.Fatal(err)
 		}
 	}
+	pool := x509.NewCertPool()
+	pool.AddCert(made.Leaf)
+	return c, pool
 }
 
 func TestOneTLSPortServesEverything(t *testing.T) {
 	t.Parallel()
-	cert, key, pool := selfSigned(t, t.TempDir(), "one")
-	r := run(t, func(c *Config, _ *Options) { c.TLS = TLSConfig{CertFile: cert, KeyFile: key} })
+	files, pool := serverFiles(t, t.TempDir(), "one")
+	r := run(t, func(c *Config, _ *Options) { c.TLS = files })
 	url := "https://" + r.server.Addresses().HTTP.String()
 	for _, h2 := range []bool{false, true} {
 		client := &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, ForceAttemptHTTP2: h2}}
@@ -384,9 +366,9 @@ func TestPlainTextPortSpeaksGRPC(t *testing.T) {
 func TestChangedCertificateFilesAreServed(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
-	cert, key, _ := selfSigned(t, dir, "first")
+	files, _ := serverFiles(t, dir, "first")
 	r := newRig(t)
-	c, err := loadCertificates(TLSConfig{CertFile: cert, KeyFile: key}, r.server.logger)
+	c, err := loadCertificates(files, r.server.logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -400,35 +382,35 @@ func TestChangedCertificateFilesAreServed(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return parsed.Subject.CommonName
+		return parsed.DNSNames[0]
 	}
 	if got := name(); got != "first" {
 		t.Errorf("%s", got)
 	}
-	selfSigned(t, dir, "second")
+	serverFiles(t, dir, "second")
 	if got := name(); got != "second" {
 		t.Errorf("after a change: %s", got)
 	}
-	if err := os.WriteFile(string(key), []byte("not a key"), 0o600); err != nil {
+	if err := os.WriteFile(string(files.KeyFile), []byte("not a key"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	if got := name(); got != "second" {
 		t.Errorf("after a bad change: %s", got)
 	}
-	if err := os.Remove(string(cert)); err != nil {
+	if err := os.Remove(string(files.CertFile)); err != nil {
 		t.Fatal(err)
 	}
 	if got := name(); got != "second" {
 		t.Errorf("while it is away: %s", got)
 	}
-	selfSigned(t, dir, "third")
+	serverFiles(t, dir, "third")
 	if got := name(); got != "third" {
 		t.Errorf("after mending: %s", got)
 	}
-	if err := os.Chmod(string(key), 0o644); err != nil {
+	if err := os.Chmod(string(files.KeyFile), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadCertificates(TLSConfig{CertFile: cert, KeyFile: key}, r.server.logger); err == nil {
+	if _, err := loadCertificates(files, r.server.logger); err == nil {
 		t.Error("a key that everybody may read was taken")
 	}
 }

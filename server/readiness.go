@@ -40,22 +40,21 @@ const (
 
 // readiness knows which dependencies work, for /readyz and grpc.health.v1.
 type readiness struct {
-	dependencies []Dependency
-	inFlight     *inFlightLimit
-	now          func() time.Time
-	logger       *slog.Logger
-	health       *health.Server
+	inFlight *inFlightLimit
+	now      func() time.Time
+	logger   *slog.Logger
+	health   *health.Server
 
 	mu     sync.Mutex // held during a check: probes that come meanwhile share its result
 	began  time.Time  // the first check
-	at     time.Time
-	states []state
+	at     time.Time  // the last one
+	states []state    // replaced whole by each check
 }
 
 // state is how one dependency stands.
 type state struct {
 	Dependency
-	ok     bool
+	err    error     // of the last check
 	logged condition // what the log last said of it
 }
 
@@ -69,14 +68,15 @@ const (
 )
 
 func newReadiness(dependencies []Dependency, inFlight *inFlightLimit, now func() time.Time, logger *slog.Logger) (*readiness, error) {
-	seen := map[string]bool{}
+	r := &readiness{inFlight: inFlight, now: now, logger: logger, health: health.NewServer()}
+	names := map[string]bool{"": true}
 	for _, d := range dependencies {
-		if d.Name == "" || d.Check == nil || seen[d.Name] {
+		if d.Check == nil || names[d.Name] {
 			return nil, fmt.Errorf("server: dependency %q has no name of its own or no check", d.Name)
 		}
-		seen[d.Name] = true
+		names[d.Name] = true
+		r.states = append(r.states, state{Dependency: d})
 	}
-	r := &readiness{dependencies: dependencies, inFlight: inFlight, now: now, logger: logger, health: health.NewServer()}
 	r.publish(false) // until the first check
 	return r, nil
 }
@@ -96,31 +96,22 @@ func (s *Server) Ready(ctx context.Context) bool {
 func (r *readiness) check(ctx context.Context) []state {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.states != nil && r.now().Sub(r.at) < r.valid() {
+	if r.began.IsZero() {
+		r.began = r.now()
+	} else if r.now().Sub(r.at) < r.valid() {
 		return r.states
 	}
 	// A probe that goes away early must not spoil the result for others.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), checkTimeout)
 	defer cancel()
-	if r.states == nil {
-		r.began = r.now()
-	}
-	before := r.states
-	states := make([]state, len(r.dependencies))
-	errs := make([]error, len(r.dependencies))
+	states := slices.Clone(r.states)
 	var wg sync.WaitGroup
-	for i, d := range r.dependencies {
-		wg.Go(func() {
-			errs[i] = guardedCheck(ctx, d)
-			states[i] = state{Dependency: d, ok: errs[i] == nil}
-		})
+	for i := range states {
+		wg.Go(func() { states[i].err = guardedCheck(ctx, states[i].Dependency) })
 	}
 	wg.Wait()
 	for i := range states {
-		if before != nil {
-			states[i].logged = before[i].logged
-		}
-		r.logChange(ctx, &states[i], errs[i])
+		r.logChange(ctx, &states[i])
 	}
 	r.states, r.at = states, r.now()
 	r.publish(allWork(states) && !r.inFlight.draining())
@@ -136,7 +127,7 @@ func (r *readiness) valid() time.Duration {
 }
 
 func allWork(states []state) bool {
-	return !slices.ContainsFunc(states, func(s state) bool { return !s.ok && !s.Informational })
+	return !slices.ContainsFunc(states, func(s state) bool { return s.err != nil && !s.Informational })
 }
 
 // guardedCheck asks d; a panic in it is a failure.
@@ -151,20 +142,20 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 
 // logChange writes a line when a dependency begins to fail, and when one that failed
 // works again. What has never worked gets some time to start before it counts.
-func (r *readiness) logChange(ctx context.Context, s *state, err error) {
+func (r *readiness) logChange(ctx context.Context, s *state) {
 	if s.Informational {
 		return
 	}
 	was := s.logged
 	switch {
-	case s.ok:
+	case s.err == nil:
 		s.logged = working
 	case was != starting || r.now().Sub(r.began) >= startTime:
 		s.logged = failing
 	}
 	switch {
 	case s.logged == failing && was != failing:
-		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.Name), slog.Any("error", err))
+		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.Name), slog.Any("error", s.err))
 	case s.logged == working && was == failing:
 		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.Name))
 	}
@@ -206,13 +197,13 @@ func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
 	for _, d := range s.ready.check(r.Context()) {
 		if d.Informational && verbose { // not as it was a moment ago: its detail isn't either
-			d.ok = guardedCheck(r.Context(), d.Dependency) == nil
+			d.err = guardedCheck(r.Context(), d.Dependency)
 		}
 		switch {
-		case !d.ok && !d.Informational:
+		case d.err != nil && !d.Informational:
 			code = http.StatusServiceUnavailable
 			fmt.Fprintf(&text, "%s: failing\n", d.Name)
-		case verbose && !d.ok:
+		case verbose && d.err != nil:
 			fmt.Fprintf(&text, "%s: failing, but certificates can be issued\n", d.Name)
 		case verbose:
 			fmt.Fprintf(&text, "%s: ok\n", d.Name)

@@ -23,8 +23,8 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at := func(after time.Duration, with error, failures, mended int) {
 		t.Helper()
 		now, err = now.Add(after), with
-		if states := r.check(t.Context()); states[0].ok != (with == nil) {
-			t.Errorf("ok is %v with %v: an old result", states[0].ok, with)
+		if states := r.check(t.Context()); (states[0].err == nil) != (with == nil) {
+			t.Errorf("%v with %v: an old result", states[0].err, with)
 		}
 		text := out.String()
 		if f, m := strings.Count(text, "a dependency fails"), strings.Count(text, "works again"); f != failures || m != mended {
@@ -38,7 +38,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at(failedValid, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)
 
-	r.states, out.text = nil, lines{}.text // a service that never gets there
+	r.began, r.states[0].logged, out.text = time.Time{}, starting, lines{}.text // a service that never gets there
 	at(0, errBroken, 0, 0)
 	at(startTime, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)

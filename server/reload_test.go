@@ -54,8 +54,8 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 func TestReloadServesAnotherCertificate(t *testing.T) {
 	t.Parallel()
 	dir, other := t.TempDir(), t.TempDir()
-	cert, key, _ := selfSigned(t, dir, "first")
-	r := run(t, func(c *Config, _ *Options) { c.TLS = TLSConfig{CertFile: cert, KeyFile: key} })
+	first, _ := serverFiles(t, dir, "first")
+	r := run(t, func(c *Config, _ *Options) { c.TLS = first })
 	name := func() string {
 		t.Helper()
 		conn, err := tls.Dial("tcp", r.server.Addresses().HTTP.String(), &tls.Config{InsecureSkipVerify: true}) // #nosec G402 -- only its name is asked for
@@ -63,13 +63,13 @@ func TestReloadServesAnotherCertificate(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer conn.Close()
-		return conn.ConnectionState().PeerCertificates[0].Subject.CommonName
+		return conn.ConnectionState().PeerCertificates[0].DNSNames[0]
 	}
 	if got := name(); got != "first" {
 		t.Fatal(got)
 	}
 	next := r.server.config
-	next.TLS.CertFile, next.TLS.KeyFile, _ = selfSigned(t, other, "second")
+	next.TLS, _ = serverFiles(t, other, "second")
 	commit, _, err := r.server.Prepare(Reload{Config: next})
 	if err != nil {
 		t.Fatal(err)
@@ -81,11 +81,11 @@ func TestReloadServesAnotherCertificate(t *testing.T) {
 	if got := name(); got != "second" {
 		t.Errorf("%s after it was applied", got)
 	}
-	next.TLS.KeyFile = key
+	next.TLS.KeyFile = first.KeyFile
 	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
 		t.Errorf("a key of another certificate was taken: %v", err)
 	}
-	selfSigned(t, other, "third") // the new files are watched as the old ones were
+	serverFiles(t, other, "third") // the new files are watched as the old ones were
 	if got := name(); got != "third" {
 		t.Errorf("%s after a change", got)
 	}

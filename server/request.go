@@ -135,9 +135,9 @@ func (s *Server) guard(ctx context.Context, name string, do func() error) (err e
 	return do()
 }
 
-// classify makes a *fault.Error of err. An error without a class is the deadline's
-// or the client's doing where ctx has ended: DEADLINE_EXCEEDED or CLIENT_GONE, with
-// err as the cause.
+// classify makes a *fault.Error of err. Where ctx has ended, an unclassified err is
+// no defect of ours: the deadline or the client's going caused it, and is the
+// reason; err stays as the cause.
 func classify(ctx context.Context, err error) *fault.Error {
 	f := fault.From(err)
 	if f != nil && f.Reason == fault.ReasonInternal && ctx.Err() != nil {
