@@ -172,13 +172,12 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "shutdown_delay"), c.ShutdownDelay, 0, 5*time.Minute, f)
 	checkRange(setting.Join(path, "shutdown_grace"), c.ShutdownGrace, 0, 10*time.Minute, f)
 	for i, o := range c.CORSOrigins {
-		if o == "*" {
-			if len(c.CORSOrigins) > 1 {
-				f.Add(setting.Index(setting.Join(path, "cors_origins"), i), "`*` already means all: remove it or the others")
-			}
-			continue
+		switch at := setting.Index(setting.Join(path, "cors_origins"), i); {
+		case o != "*":
+			checkOrigin(at, o, false, f)
+		case len(c.CORSOrigins) > 1:
+			f.Add(at, "`*` already means all: remove it or the others")
 		}
-		checkOrigin(setting.Index(setting.Join(path, "cors_origins"), i), o, false, f)
 	}
 	c.Limits.check(setting.Join(path, "limits"), f)
 	c.RateLimits.check(setting.Join(path, "rate_limits"), f)
@@ -198,7 +197,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// checkClashes adds a fault for two listeners on one fixed address.
+// checkClashes adds what is wrong where two listeners have one fixed address.
 func (c *Config) checkClashes(path string, f *setting.Faults) {
 	taken := map[string]string{}
 	for _, a := range []struct{ field, address string }{
@@ -255,7 +254,7 @@ func checkAddress(path, address string, required bool, f *setting.Faults) {
 		f.Add(path, "%q is not host:port, such as 127.0.0.1:5555", address)
 		return
 	}
-	if n, err := strconv.ParseUint(port, 10, 16); err != nil || n > 65535 {
+	if _, err := strconv.ParseUint(port, 10, 16); err != nil {
 		f.Add(path, "port %q is not a number from 0 to 65535", port)
 	}
 }

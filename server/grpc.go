@@ -41,7 +41,7 @@ func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
 	l := s.config.Limits
 	g := grpc.NewServer(append([]grpc.ServerOption{
 		// Between the limit and twice the limit a request is refused in our own
-		// words (checkSize); beyond, unread, in gRPC's.
+		// words (checkSizes); beyond, unread, in gRPC's.
 		grpc.MaxRecvMsgSize(2 * l.BodyBytes),
 		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
 		grpc.MaxConcurrentStreams(uint32(l.Streams)),
@@ -71,14 +71,18 @@ func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 		// The interceptor isn't called: it is for the services that aren't the API's.
 		own.Methods[i].Handler = func(service any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
 			ctx, f := s.beginGRPC(ctx, m)
+			decode := func(message any) error {
+				if f = s.decode(receive, message); f != nil {
+					return f
+				}
+				sendID(ctx)
+				return nil
+			}
 			if f == nil {
-				out, err = d.Handler(service, ctx, func(message any) error {
-					if f = s.decode(receive, message); f != nil {
-						return f
-					}
-					sendID(ctx)
-					return nil
-				}, nil)
+				err = s.guard(ctx, m.rpc, func() (err error) {
+					out, err = d.Handler(service, ctx, decode, nil)
+					return err
+				})
 			}
 			if f != nil {
 				sendID(ctx)
@@ -167,28 +171,32 @@ func streaming(fullMethod string) bool {
 	return fullMethod == healthpb.Health_Watch_FullMethodName || strings.HasPrefix(fullMethod, "/grpc.reflection.")
 }
 
-// gRPCsOwn is what gRPC's own services, health and reflection, are asked for. A
-// limit for their streams as a class would be this endpoint's.
-var gRPCsOwn = &endpoint{name: "grpc"}
+// notAPI is what a request to gRPC's own services, health and reflection, asks for.
+var notAPI = &endpoint{name: "grpc"}
 
-// unary begins every unary request of gRPC's own services, and gives its failure
-// the status of the one table.
+// unary serves gRPC's own unary methods.
 func (s *Server) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
-	ctx, _ = s.beginGRPC(ctx, gRPCsOwn)
-	sendID(ctx)
-	err = s.guard(ctx, info.FullMethod, func() (err error) {
+	err = s.serveNotAPI(ctx, info.FullMethod, func(ctx context.Context) (err error) {
 		out, err = handle(ctx, in)
 		return err
 	})
-	return out, translated(err, requestid.From(ctx))
+	return out, err
 }
 
-// stream does the same for streams.
+// stream serves gRPC's own streams. A bound on streams as a class belongs here.
 func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	ctx, _ := s.beginGRPC(stream.Context(), gRPCsOwn)
+	return s.serveNotAPI(stream.Context(), info.FullMethod, func(context.Context) error { return handle(service, stream) })
+}
+
+// serveNotAPI begins a request to one of gRPC's own services, and gives its failure
+// the status of the one table. It isn't accounted for.
+func (s *Server) serveNotAPI(ctx context.Context, method string, handle func(context.Context) error) error {
+	ctx, f := s.beginGRPC(ctx, notAPI)
 	sendID(ctx)
-	err := s.guard(ctx, info.FullMethod, func() error { return handle(service, stream) })
-	return translated(err, requestid.From(ctx))
+	if f != nil {
+		return translated(f, requestid.From(ctx))
+	}
+	return translated(s.guard(ctx, method, func() error { return handle(ctx) }), requestid.From(ctx))
 }
 
 // translated is err with the status of the one table. An err that is a status

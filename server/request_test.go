@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 func TestEveryReasonHasOneStatusOnBothEdges(t *testing.T) {
@@ -183,6 +184,24 @@ func TestPanicOutsideTheAPI(t *testing.T) {
 	b := readRefusal(t, r.send(t, http.MethodGet, "/broken/x", nil), 500, fault.ReasonInternal)
 	if b.Message != "internal error" || !strings.Contains(r.lines.String(), "abuse_test.go") && !strings.Contains(r.lines.String(), "request_test.go") {
 		t.Errorf("%+v", b)
+	}
+}
+
+// brokenAuditor panics.
+type brokenAuditor struct{}
+
+func (brokenAuditor) Record(context.Context, audit.Event) error { panic("secret-cause") }
+
+func TestPanicOfTheAuditTrailIsOneRequestsFailure(t *testing.T) {
+	t.Parallel()
+	r := run(t, func(_ *Config, o *Options) { o.Auditor = brokenAuditor{} })
+	readRefusal(t, r.postV2(t, []byte(`{}`)), 500, fault.ReasonInternal)
+	client := fulciov2.NewCAClient(dial(t, r.server.Addresses().GRPC, nil))
+	if _, err := client.CreateSigningCertificate(t.Context(), r.requestV2(t, "")); status.Code(err) != codes.Internal || strings.Contains(err.Error(), "secret-cause") {
+		t.Errorf("%v", err)
+	}
+	if n := strings.Count(r.lines.String(), `"msg":"panic"`); n != 2 {
+		t.Errorf("%d panics in the log, want 2", n)
 	}
 }
 

@@ -56,8 +56,8 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		if err == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as net/http does
 			panic(err) //nolint:forbidigo // how a handler tells net/http to drop the connection
 		}
-		if err != nil {
-			f = fault.From(err)
+		if err != nil { // accounted for as a page: the audit trail may be what failed
+			to.endpoint, f = route.page, fault.From(err)
 		}
 	}
 	if f == nil && code == 0 {
