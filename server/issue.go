@@ -151,7 +151,7 @@ func bearer(ctx context.Context) string {
 }
 
 // spki is the bytes of a v2 key. The field is a text, so that a key in DER can
-// only come as base64 of it; anything else is left as it is for the parser to judge.
+// only come as base64 of it; anything else is left as it is for the parser.
 func spki(content string) []byte {
 	raw := []byte(content)
 	if bytes.Contains(raw, []byte("-----BEGIN")) || len(raw) > proofs.MaxKeyBytes {

@@ -23,14 +23,14 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// The overload: as long as there are orders left, ten times as many callers as
-// the service makes certificates at once, and one order in fifty with a bad token.
+// The overload: as long as there are requests left, ten times as many callers as
+// the service makes certificates at once, and one request in fifty with a bad token.
 const (
 	capacity  = 4
 	callers   = 10 * capacity
 	oneBadIn  = 50
-	badOrders = 4
-	good      = badOrders * (oneBadIn - 1)
+	badRequests = 4
+	good      = badRequests * (oneBadIn - 1)
 	rounds    = good / capacity // of a CA that always has all it can do
 )
 
@@ -49,7 +49,7 @@ func (c *countedIdentity) Authenticate(ctx context.Context, token string) (ident
 type overload struct {
 	*running
 	identity *countedIdentity
-	making   chan struct{} // takes one for each order that has come to the CA
+	making   chan struct{} // takes one for each request that has come to the CA
 	finish   chan struct{} // gives one for each that may be finished
 	shed     chan reply    // what was turned away; its caller waits until the test looks
 	http     *http.Client
@@ -84,7 +84,7 @@ func (o *overload) await(ctx context.Context) error {
 	}
 }
 
-// wanted is an order on its way: how it is sent over either edge, and the
+// wanted is a request on its way: how it is sent over either edge, and the
 // reason that it must be refused for.
 type wanted struct {
 	rest   []byte
@@ -92,25 +92,25 @@ type wanted struct {
 	reason fault.Reason
 }
 
-func (o *overload) order(t *testing.T, token string, reason fault.Reason) *wanted {
+func (o *overload) request(t *testing.T, token string, reason fault.Reason) *wanted {
 	t.Helper()
 	body := o.bodyV2(t)
 	setToken(body, token)
 	return &wanted{asJSON(t, body), o.requestV2(t, token), reason}
 }
 
-// orders are the good ones, and among each forty-nine of them a bad one.
-func (o *overload) orders(t *testing.T) (all []*wanted) {
+// requests are the good ones, and among each forty-nine of them a bad one.
+func (o *overload) requests(t *testing.T) (all []*wanted) {
 	t.Helper()
 	stranger := identitytest.New(t)
 	forged := o.issuer.Sign(t, nil, []byte(`{}`), nil)
-	bad := [badOrders]*wanted{
-		o.order(t, forged, fault.TokenMalformed),
-		o.order(t, stranger.Token(t, nil), fault.IssuerUnknown),
-		o.order(t, stranger.Token(t, object{"iss": o.issuer.URL}), fault.TokenSignature),
-		o.order(t, o.issuer.Token(t, object{"aud": "another"}), fault.TokenAudience),
+	bad := [badRequests]*wanted{
+		o.request(t, forged, fault.TokenMalformed),
+		o.request(t, stranger.Token(t, nil), fault.IssuerUnknown),
+		o.request(t, stranger.Token(t, object{"iss": o.issuer.URL}), fault.TokenSignature),
+		o.request(t, o.issuer.Token(t, object{"aud": "another"}), fault.TokenAudience),
 	}
-	honest := o.order(t, o.issuer.Token(t, nil), "")
+	honest := o.request(t, o.issuer.Token(t, nil), "")
 	for _, one := range bad {
 		for n := range oneBadIn {
 			if n == oneBadIn/2 {
@@ -123,7 +123,7 @@ func (o *overload) orders(t *testing.T) (all []*wanted) {
 	return all
 }
 
-// reply is the answer to an order: the reason of a refusal, its status in the
+// reply is the answer to a request: the reason of a refusal, its status in the
 // terms of the edge, and whether it says when to try again.
 type reply struct {
 	reason fault.Reason
@@ -132,7 +132,7 @@ type reply struct {
 	retry  bool
 }
 
-// ask sends an order over one edge, once.
+// ask sends a request over one edge, once.
 func (o *overload) ask(ctx context.Context, w *wanted, overGRPC bool) (reply, error) {
 	if overGRPC {
 		_, err := o.grpc.CreateSigningCertificate(ctx, w.grpc)
@@ -170,7 +170,7 @@ func (o *overload) ask(ctx context.Context, w *wanted, overGRPC bool) (reply, er
 	return got, nil
 }
 
-// persist sends an order until it isn't turned away.
+// persist sends a request until it isn't turned away.
 func (o *overload) persist(ctx context.Context, w *wanted, overGRPC bool) error {
 	for {
 		got, err := o.ask(ctx, w, overGRPC)
@@ -194,7 +194,7 @@ func (o *overload) persist(ctx context.Context, w *wanted, overGRPC bool) error 
 	}
 }
 
-// flood sends the orders from all callers at once. The channel is closed when
+// flood sends the requests from all callers at once. The channel is closed when
 // each has its answer, or one of them has failed, which cancels the others.
 func (o *overload) flood(t *testing.T, all []*wanted) <-chan struct{} {
 	t.Helper()
@@ -206,7 +206,7 @@ func (o *overload) flood(t *testing.T, all []*wanted) <-chan struct{} {
 			for n := next.Add(1); n <= int64(len(all)); n = next.Add(1) {
 				if err := o.persist(ctx, all[n-1], caller%2 == 1); err != nil {
 					if ctx.Err() == nil {
-						t.Errorf("order %d: %v", n, err)
+						t.Errorf("request %d: %v", n, err)
 					}
 					cancel()
 					return
@@ -223,7 +223,7 @@ func (o *overload) flood(t *testing.T, all []*wanted) <-chan struct{} {
 	return done
 }
 
-// round waits until the CA has all that it can do, has a look at n orders that
+// round waits until the CA has all that it can do, has a look at n requests that
 // are turned away meanwhile, and lets the CA finish.
 func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 	t.Helper()
@@ -233,10 +233,10 @@ func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 			held++
 		case <-o.shed:
 			if turned++; turned == 50_000 { // by far more than the time of any check
-				t.Fatalf("the CA has %d orders, and nothing else comes through: something holds the rest of its capacity", held)
+				t.Fatalf("the CA has %d requests, and nothing else comes through: something holds the rest of its capacity", held)
 			}
 		case <-done:
-			t.Fatalf("the CA has %d orders, and no more come", held)
+			t.Fatalf("the CA has %d requests, and no more come", held)
 		}
 	}
 	verified := o.identity.verified.Load()
@@ -247,13 +247,13 @@ func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 				t.Errorf("turned away with %+v", got)
 			}
 		case <-o.making:
-			t.Fatal("more orders in the making than the limit")
+			t.Fatal("more requests in the making than the limit")
 		case <-done:
 			t.Fatal("the callers gave up")
 		}
 	}
 	if more := o.identity.verified.Load() - verified; more != 0 {
-		t.Errorf("%d tokens were verified of orders that are turned away", more)
+		t.Errorf("%d tokens were verified of requests that are turned away", more)
 	}
 	for range capacity {
 		select {
@@ -270,7 +270,7 @@ func (o *overload) round(t *testing.T, done <-chan struct{}, n int) {
 // as before. It isn't parallel, to see which goroutines it leaves.
 func TestGoodputUnderTenfoldOverload(t *testing.T) {
 	o := newOverload(t)
-	all := o.orders(t)
+	all := o.requests(t)
 	served := func() {
 		t.Helper()
 		for _, overGRPC := range []bool{false, true} {
@@ -294,9 +294,9 @@ func TestGoodputUnderTenfoldOverload(t *testing.T) {
 	}
 	for flooded := true; flooded; {
 		select {
-		case <-o.shed: // a bad order that hasn't come through yet
+		case <-o.shed: // a bad request that hasn't come through yet
 		case <-o.making:
-			t.Fatal("the CA was asked for more than the good orders")
+			t.Fatal("the CA was asked for more than the good requests")
 		case <-done:
 			flooded = false
 		}
@@ -310,13 +310,13 @@ func TestGoodputUnderTenfoldOverload(t *testing.T) {
 	goleak.VerifyNone(t, before)
 
 	const probes = 4 // two before, two after
-	if n := o.identity.verified.Load(); n != good+badOrders+probes {
-		t.Errorf("%d tokens were verified, want %d", n, good+badOrders+probes)
+	if n := o.identity.verified.Load(); n != good+badRequests+probes {
+		t.Errorf("%d tokens were verified, want %d", n, good+badRequests+probes)
 	}
 	if calls, entries := o.ca.calls.Load(), o.log.entries.Load(); calls != good+probes || entries != good+probes {
-		t.Errorf("the CA was asked %d times, and the log %d times; %d orders were good", calls, entries, good+probes)
+		t.Errorf("the CA was asked %d times, and the log %d times; %d requests were good", calls, entries, good+probes)
 	}
-	if issued, denied, failed := len(o.audit.of(audit.Issued)), len(o.audit.of(audit.Denied)), len(o.audit.of(audit.Failed)); issued != good+probes || denied != badOrders || failed != 0 {
+	if issued, denied, failed := len(o.audit.of(audit.Issued)), len(o.audit.of(audit.Denied)), len(o.audit.of(audit.Failed)); issued != good+probes || denied != badRequests || failed != 0 {
 		t.Errorf("%d issued, %d denied and %d failed on record", issued, denied, failed)
 	}
 }

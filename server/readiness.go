@@ -77,7 +77,7 @@ func newReadiness(dependencies []Dependency, inFlight *inFlightLimit, now func()
 		names[d.Name] = true
 		r.states = append(r.states, state{Dependency: d})
 	}
-	r.publish(false) // until the first check
+	r.setHealth(false) // until the first check
 	return r, nil
 }
 
@@ -92,7 +92,7 @@ func (s *Server) Ready(ctx context.Context) bool {
 	return allWork(s.ready.check(ctx))
 }
 
-// check asks every dependency, at once, and publishes the result.
+// check asks every dependency, at once. gRPC's health follows.
 func (r *readiness) check(ctx context.Context) []state {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -114,7 +114,7 @@ func (r *readiness) check(ctx context.Context) []state {
 		r.logChange(ctx, &states[i])
 	}
 	r.states, r.at = states, r.now()
-	r.publish(allWork(states) && !r.inFlight.draining())
+	r.setHealth(allWork(states) && !r.inFlight.draining())
 	return states
 }
 
@@ -161,8 +161,8 @@ func (r *readiness) logChange(ctx context.Context, s *state) {
 	}
 }
 
-// publish sets what grpc.health.v1 says, of the whole and of each service.
-func (r *readiness) publish(ready bool) {
+// setHealth sets what grpc.health.v1 says, of the whole and of each service.
+func (r *readiness) setHealth(ready bool) {
 	status := healthpb.HealthCheckResponse_NOT_SERVING
 	if ready {
 		status = healthpb.HealthCheckResponse_SERVING

@@ -44,7 +44,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at(failedValid, nil, 1, 1)
 }
 
-// What only informs is told and decides nothing; details are for `?verbose`.
+// An informational dependency is shown and decides nothing; details are for `?verbose`.
 func TestInformationalDependencyDecidesNothing(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, func(_ *Config, o *Options) {

@@ -45,9 +45,9 @@ type Reload struct {
 func (s *Server) Publish(d Documents) { s.routes.publish(d) }
 
 // Prepare checks next and reads its certificate, and changes nothing. On an error,
-// which is a *setting.FaultError, there is nothing to undo. Without one the caller
-// calls one of the two functions, once: commit puts next in force, all at once, and
-// can't fail; rollback gives next up. Requests in flight keep what they began with.
+// which is a *setting.FaultError, there is nothing to undo. Otherwise the caller
+// calls one of the two functions, once: commit puts next in force and can't fail,
+// rollback gives next up. Requests in flight go on.
 func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	var f setting.Faults
 	next.Config.Check("server", &f)

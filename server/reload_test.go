@@ -19,12 +19,19 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 	next := r.server.config
 	next.Limits.TokenBytes = 4 << 10
 	next.TrustedProxies = []string{"192.0.2.1"}
-	commit, _, err := r.server.Prepare(Reload{Config: next, Documents: Documents{TrustedRoot: []byte(`{"new":1}`)}})
-	if err != nil {
-		t.Fatal(err)
+	prepare := func() (commit, rollback func()) {
+		t.Helper()
+		commit, rollback, err := r.server.Prepare(Reload{Config: next, Documents: Documents{TrustedRoot: []byte(`{"new":1}`)}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return commit, rollback
 	}
+	_, rollback := prepare()
+	rollback()
+	commit, _ := prepare()
 	if got := text(t, r.send(t, http.MethodGet, "/trusted_root.json", nil)); !strings.Contains(got, "root") {
-		t.Errorf("it changed before it was applied: %s", got)
+		t.Errorf("it changed before it was committed: %s", got)
 	}
 	commit()
 	if got := text(t, r.send(t, http.MethodGet, "/trusted_root.json", nil)); got != `{"new":1}` {
@@ -36,9 +43,7 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`)), http.StatusTooManyRequests, fault.RateExceeded)
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`), "198.51.100.1"), http.StatusBadRequest, fault.RequestMalformed)
 	next.RateLimits = RateLimits{}
-	if commit, _, err = r.server.Prepare(Reload{Config: next}); err != nil {
-		t.Fatal(err)
-	}
+	commit, _ = prepare()
 	commit()
 	big := r.bodyV2(t)
 	setToken(big, strings.Repeat("x", 5<<10))
@@ -49,7 +54,7 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 	}
 }
 
-// Another pair of files is served as soon as it is applied; one that can't be
+// Another pair of files is served as soon as it is committed; one that can't be
 // used is refused, and changes nothing.
 func TestReloadServesAnotherCertificate(t *testing.T) {
 	t.Parallel()
@@ -75,11 +80,11 @@ func TestReloadServesAnotherCertificate(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := name(); got != "first" {
-		t.Errorf("%s before it is applied", got)
+		t.Errorf("%s before the commit", got)
 	}
 	commit()
 	if got := name(); got != "second" {
-		t.Errorf("%s after it was applied", got)
+		t.Errorf("%s after the commit", got)
 	}
 	next.TLS.KeyFile = first.KeyFile
 	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {

@@ -46,7 +46,7 @@ type rig struct {
 	server   *Server
 	issuer   *identitytest.Issuer
 	verifier *identity.Verifier
-	ca       *gatedCA
+	ca       *heldCA
 	log      *countedLog
 	audit    *trail
 	lines    *lines
@@ -63,7 +63,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	r.verifier = r.issuer.Verifier(t)
 	r.key, r.spki = newKey(t)
 	r.log = newLog(t)
-	r.ca = &gatedCA{Issuer: newCA(t, r.log, r.audit)}
+	r.ca = &heldCA{Issuer: newCA(t, r.log, r.audit)}
 	keys, err := proof.NewPolicy()
 	if err != nil {
 		t.Fatal(err)
@@ -143,14 +143,14 @@ func (l *countedLog) Submit(ctx context.Context, c ctlog.Chain) (ctlog.SCT, erro
 	return l.Honest.Submit(ctx, c)
 }
 
-// gatedCA is a real CA that a test can hold up, break, or count.
-type gatedCA struct {
+// heldCA is a real CA that a test can hold up, break, or count.
+type heldCA struct {
 	*ca.Issuer
 	calls  atomic.Int64
 	before func(ctx context.Context) error
 }
 
-func (g *gatedCA) Issue(ctx context.Context, who identity.Principal, key proof.Key) (*ca.Certificate, error) {
+func (g *heldCA) Issue(ctx context.Context, who identity.Principal, key proof.Key) (*ca.Certificate, error) {
 	g.calls.Add(1)
 	if g.before != nil {
 		if err := g.before(ctx); err != nil {

@@ -45,9 +45,9 @@ func (r *rig) applicant(t *testing.T, claims object) applicant {
 
 var reasonOf = regexp.MustCompile(`"reason":\s*"([A-Z_]+)"`)
 
-// verdicts asks by every path, and gives the reason of each refusal, or the
+// results asks by every path, and gives the reason of each refusal, or the
 // name on the certificate.
-func (r *rig) verdicts(t *testing.T, a applicant) map[string]string {
+func (r *rig) results(t *testing.T, a applicant) map[string]string {
 	t.Helper()
 	credentials := object{"oidcIdentityToken": a.token}
 	rest := func(path string, body object) string {
@@ -101,10 +101,10 @@ func name(t *testing.T, response string) string {
 	return strings.Join(parseCertificate(t, response[from:to+len(end)]+"\n").EmailAddresses, ",")
 }
 
-// TestEveryPathGivesOneVerdict asks for a generated table of tokens by REST and
+// TestEveryPathGivesOneResult asks for a generated table of tokens by REST and
 // gRPC, in both versions, with a proof and with a CSR: the same token and key
 // get the same name, or the same refusal.
-func TestEveryPathGivesOneVerdict(t *testing.T) {
+func TestEveryPathGivesOneResult(t *testing.T) {
 	t.Parallel()
 	r := newRig(t)
 	config := r.issuer.Config()
@@ -134,7 +134,7 @@ func TestEveryPathGivesOneVerdict(t *testing.T) {
 				claims[name] = v
 			}
 		}
-		all := r.verdicts(t, r.applicant(t, claims))
+		all := r.results(t, r.applicant(t, claims))
 		want := all["rest v2"]
 		seen[want]++
 		for path, got := range all {
@@ -143,9 +143,9 @@ func TestEveryPathGivesOneVerdict(t *testing.T) {
 			}
 		}
 	}
-	for _, verdict := range []string{identitytest.Email, "POLICY_DENIED", "TOKEN_AUDIENCE", "EMAIL_UNVERIFIED"} {
-		if seen[verdict] == 0 {
-			t.Errorf("the table never gave %s: %v", verdict, seen)
+	for _, result := range []string{identitytest.Email, "POLICY_DENIED", "TOKEN_AUDIENCE", "EMAIL_UNVERIFIED"} {
+		if seen[result] == 0 {
+			t.Errorf("the table never gave %s: %v", result, seen)
 		}
 	}
 	for _, e := range r.audit.of("denied") {
