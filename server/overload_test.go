@@ -26,12 +26,12 @@ import (
 // The overload: as long as there are requests left, ten times as many callers as
 // the service makes certificates at once, and one request in fifty with a bad token.
 const (
-	capacity  = 4
-	callers   = 10 * capacity
-	oneBadIn  = 50
+	capacity    = 4
+	callers     = 10 * capacity
+	oneBadIn    = 50
 	badRequests = 4
-	good      = badRequests * (oneBadIn - 1)
-	rounds    = good / capacity // of a CA that always has all it can do
+	good        = badRequests * (oneBadIn - 1)
+	rounds      = good / capacity // of a CA that always has all it can do
 )
 
 // countedIdentity counts the tokens that are verified.

@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"time"
 )
 
@@ -118,14 +119,8 @@ var kinds = map[Reason]Kind{
 // Kind is the kind that the reason belongs to; Internal for a reason outside the list.
 func (r Reason) Kind() Kind { return kinds[r] }
 
-// Reasons iterates over the closed list, in no order.
-func Reasons() []Reason {
-	all := make([]Reason, 0, len(kinds))
-	for r := range kinds {
-		all = append(all, r)
-	}
-	return all
-}
+// Reasons is the closed list, in no order.
+func Reasons() []Reason { return slices.Collect(maps.Keys(kinds)) }
 
 // Error is a classified failure. Public and Metadata reach the client; Cause
 // reaches only the log. None of them ever holds a token, a key or a secret.

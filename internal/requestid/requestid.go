@@ -10,16 +10,16 @@ import (
 
 type key struct{}
 
-// MaxLength is the longest client-made id that is kept, in bytes.
-const MaxLength = 64
+// maxLength is the longest client-made id that is kept, in bytes.
+const maxLength = 64
 
 // New makes an id: 26 letters and digits, 130 random bits.
 func New() string { return rand.Text() }
 
 // Choose is the id that a client sent, if it may be echoed and logged (1 to
-// MaxLength bytes of letters, digits, '-', '_' and '.'), and else a new one.
+// maxLength bytes of letters, digits, '-', '_' and '.'), and else a new one.
 func Choose(sent string) string {
-	if sent == "" || len(sent) > MaxLength {
+	if sent == "" || len(sent) > maxLength {
 		return New()
 	}
 	for i := range len(sent) {
