@@ -6,29 +6,26 @@ package requestid
 import (
 	"context"
 	"crypto/rand"
+	"strings"
 )
 
 type key struct{}
 
-// maxLength is the longest client-made id that is kept, in bytes.
-const maxLength = 64
+const (
+	// maxLength is the longest client-made id that is kept, in bytes.
+	maxLength = 64
+	// harmless is what such an id may hold, since it is echoed and logged.
+	harmless = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_."
+)
 
 // New makes an id: 26 letters and digits, 130 random bits.
 func New() string { return rand.Text() }
 
-// Choose is the id that a client sent, if it may be echoed and logged (1 to
-// maxLength bytes of letters, digits, '-', '_' and '.'), and else a new one.
+// Choose is the id that a client sent, if it is harmless and not too long, and
+// else a new one.
 func Choose(sent string) string {
-	if sent == "" || len(sent) > maxLength {
+	if sent == "" || len(sent) > maxLength || strings.Trim(sent, harmless) != "" {
 		return New()
-	}
-	for i := range len(sent) {
-		c := sent[i]
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '-', c == '_', c == '.':
-		default:
-			return New()
-		}
 	}
 	return sent
 }
