@@ -123,7 +123,7 @@ func (s *Server) guard(ctx context.Context, name string, do func() error) (err e
 	defer func() {
 		switch p := recover(); p {
 		case nil:
-		case http.ErrAbortHandler: //nolint:errorlint // net/http's own sentinel, compared as net/http does
+		case http.ErrAbortHandler:
 			err = http.ErrAbortHandler
 		default:
 			s.metrics.panics.Inc()

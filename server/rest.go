@@ -42,6 +42,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	to := route.target(r.Method)
 	ctx := peer.NewContext(r.Context(), &peer.Peer{Addr: address(r.RemoteAddr)})
 	ctx, f := s.begin(ctx, to.endpoint, r.Header.Get(headerRequestID), r.Header.Values(headerForwarded))
+	r = r.WithContext(ctx)
 	w.Header().Set(headerRequestID, requestid.From(ctx))
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if route.cors {
@@ -50,7 +51,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	code := 0
 	if f == nil {
 		err := s.guard(ctx, to.name, func() error {
-			code, f = to.handle(w, r.WithContext(ctx))
+			code, f = to.handle(w, r)
 			return nil
 		})
 		if err == http.ErrAbortHandler { //nolint:errorlint // net/http's own sentinel, compared as net/http does
@@ -60,17 +61,22 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 			to.endpoint, f = route.page, fault.From(err)
 		}
 	}
-	if f == nil && code == 0 {
-		return
-	}
-	// The error is f again, which is answered below.
-	_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.now(), code: code}, f)
-	if code == 0 {
+	switch {
+	case f == nil && code == 0: // the API's chain has done the rest
+	case code != 0:
+		_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.now(), code: code}, f)
+	default:
 		if !to.page() {
 			w.Header().Set("Connection", "close") // the rest of the body is not waited for
 		}
-		answerTo(f, requestid.From(ctx)).write(w)
+		s.refuse(w, r, to.endpoint, f)
 	}
+}
+
+// refuse finishes a request that never reached the API's chain, and answers it.
+func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *fault.Error) {
+	_ = s.finish(r.Context(), &call{endpoint: e, edge: edgeREST, start: s.now()}, f) // the error is f again
+	answerTo(f, requestid.From(r.Context())).write(w)
 }
 
 // api hands a request of the API to the gateway, once its body is read. The
@@ -174,18 +180,18 @@ func created(ctx context.Context, w http.ResponseWriter, _ proto.Message) error 
 }
 
 // gatewayError answers a failed call. What isn't a *fault.Error never reached the
-// API: the gateway could not decode it. It is finished here, in the words of
+// API: the gateway could not decode it. It is refused here, in the words of
 // restjson, which say where the request is wrong and quote nothing of it.
 func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 	var f *fault.Error
-	if !errors.As(err, &f) {
-		f = fault.From(err)
-		if st, ok := status.FromError(err); ok && st.Code() == codes.InvalidArgument {
-			f = fault.New(fault.RequestMalformed, "%s", st.Message())
-		}
-		_ = s.finish(ctx, &call{endpoint: methodAt(r.URL.Path), edge: edgeREST, start: s.now()}, f)
+	switch st, ok := status.FromError(err); {
+	case errors.As(err, &f):
+		answerTo(f, requestid.From(ctx)).write(w)
+	case ok && st.Code() == codes.InvalidArgument:
+		s.refuse(w, r, methodAt(r.URL.Path), fault.New(fault.RequestMalformed, "%s", st.Message()))
+	default:
+		s.refuse(w, r, methodAt(r.URL.Path), fault.From(err))
 	}
-	answerTo(f, requestid.From(ctx)).write(w)
 }
 
 // cached serves the successes of h with ETag and Cache-Control.
