@@ -157,5 +157,5 @@ func (a answer) write(w http.ResponseWriter) {
 	b := a.body()
 	h.Set("Content-Length", strconv.Itoa(len(b)))
 	w.WriteHeader(a.http)
-	_, _ = w.Write(b) // the client may be gone; nobody else would read it
+	_, _ = w.Write(b) //nolint:gosec // G705: JSON, never HTML; the client may be gone, and nobody else would read it
 }
