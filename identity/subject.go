@@ -25,7 +25,8 @@ type Subject struct {
 // and that is missing, empty or unfit gives a *fault.Error of kind Denied that
 // names the claim.
 type provider interface {
-	subject(c claim.Set) (Subject, error)
+	// subject takes the token's `sub`, which is fit for a certificate, and all claims.
+	subject(sub string, c claim.Set) (Subject, error)
 }
 
 // providers makes the rule of each type, and adds the faults of the settings
@@ -58,16 +59,15 @@ type email struct {
 func newEmail(c *IssuerConfig, path string, f *setting.Faults) provider {
 	e := email{unverified: c.SkipEmailVerification}
 	if c.IssuerClaim != "" {
-		steps, err := parseClaimPath(c.IssuerClaim)
-		if err != nil {
+		var err error
+		if e.issuer, err = parseClaimPath(c.IssuerClaim); err != nil {
 			f.Add(path+".issuer_claim", "%s", err)
 		}
-		e.issuer = steps
 	}
 	return e
 }
 
-func (e email) subject(c claim.Set) (Subject, error) {
+func (e email) subject(_ string, c claim.Set) (Subject, error) {
 	address, err := c.Get("email").Text("email")
 	if err != nil {
 		return Subject{}, err
@@ -105,11 +105,7 @@ func newURI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return uri{origin: c.SubjectDomain}
 }
 
-func (u uri) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (u uri) subject(sub string, _ claim.Set) (Subject, error) {
 	// Bytes are compared, so another case, a port or a user is another origin.
 	rest, ok := strings.CutPrefix(sub, u.origin)
 	if !ok || rest != "" && rest[0] != '/' {
@@ -135,11 +131,7 @@ func newUsername(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return username{domain: c.SubjectDomain}
 }
 
-func (u username) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (u username) subject(sub string, _ claim.Set) (Subject, error) {
 	if err := checkUsername("sub", sub); err != nil {
 		return Subject{}, err
 	}
@@ -161,11 +153,7 @@ func newSPIFFE(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return spiffe{domain: domain}
 }
 
-func (s spiffe) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (s spiffe) subject(sub string, _ claim.Set) (Subject, error) {
 	id, err := spiffeid.FromString(sub)
 	if err != nil {
 		return Subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
@@ -180,15 +168,10 @@ func (s spiffe) subject(c claim.Set) (Subject, error) {
 // kubernetes names a service account.
 type kubernetes struct{}
 
-func (kubernetes) subject(c claim.Set) (Subject, error) {
+func (kubernetes) subject(_ string, c claim.Set) (Subject, error) {
 	info := c.Get("kubernetes.io")
-	switch info.Kind() {
-	case claim.Object:
-	case claim.Missing, claim.Null:
-		_, err := info.Text("kubernetes.io")
+	if err := object("kubernetes.io", info); err != nil {
 		return Subject{}, err
-	default:
-		return Subject{}, claim.Invalid("kubernetes.io", "must be an object and is "+info.Kind().String())
 	}
 	const namespaceClaim, accountClaim = "kubernetes.io.namespace", "kubernetes.io.serviceaccount.name"
 	namespace, err := info.Get("namespace").Text(namespaceClaim)
@@ -210,6 +193,19 @@ func (kubernetes) subject(c claim.Set) (Subject, error) {
 	return Subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
 }
 
+// object refuses the named claim where it isn't an object.
+func object(name string, v claim.Value) error {
+	switch v.Kind() {
+	case claim.Object:
+		return nil
+	case claim.Missing, claim.Null:
+		_, err := v.Text(name)
+		return err
+	default:
+		return claim.Invalid(name, "must be an object and is "+v.Kind().String())
+	}
+}
+
 func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLower(s) }
 
 // chainguard names an identity by its issuer and its subject, `<iss>/<sub>`. A
@@ -217,18 +213,9 @@ func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLowe
 // assuming it.
 type chainguard struct{}
 
-func (chainguard) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
+func (chainguard) subject(sub string, c claim.Set) (Subject, error) {
+	if err := object("act", c.Get("act")); err != nil {
 		return Subject{}, err
-	}
-	switch act := c.Get("act"); act.Kind() {
-	case claim.Object:
-	case claim.Missing, claim.Null:
-		_, err := act.Text("act")
-		return Subject{}, err
-	default:
-		return Subject{}, claim.Invalid("act", "must be an object and is "+act.Kind().String())
 	}
 	// The subject is path segments below the issuer, and never leads out of it.
 	for _, segment := range strings.Split(sub, "/") {
@@ -266,7 +253,7 @@ func newCI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return ci{rules: preset.Compile(at, c.PresetConstants, path+".preset_constants", f)}
 }
 
-func (p ci) subject(c claim.Set) (Subject, error) {
+func (p ci) subject(_ string, c claim.Set) (Subject, error) {
 	san, extensions, err := p.rules.Apply(c)
 	if err != nil {
 		return Subject{}, err

@@ -1,11 +1,8 @@
 package identity
 
 import (
-	"fmt"
 	"math"
-	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -24,7 +21,7 @@ func checkTimes(c claim.Set, now time.Time, leeway, maxLifetime time.Duration) e
 		return err
 	}
 	if !present {
-		return malformed("it has no exp; a token without an end is not accepted")
+		return claim.Malformed("it has no exp; a token without an end is not accepted")
 	}
 	if !now.Before(exp.Add(leeway)) {
 		return fault.New(fault.TokenExpired, "the identity token expired %s ago; get a new one", now.Sub(exp).Round(time.Second))
@@ -62,7 +59,7 @@ func checkAge(c claim.Set, now time.Time, leeway, most time.Duration) error {
 		return err
 	}
 	if !present {
-		return malformed("it has no iat, which this issuer's tokens need")
+		return claim.Malformed("it has no iat, which this issuer's tokens need")
 	}
 	if age := now.Sub(iat); age > most+leeway {
 		return fault.New(fault.TokenExpired, "the identity token was issued %s ago; at most %s is accepted from this issuer; get a new one", age.Round(time.Second), most)
@@ -77,110 +74,11 @@ func numericDate(c claim.Set, name string) (t time.Time, present bool, err error
 		return time.Time{}, false, nil
 	}
 	if v.Kind() != claim.Number {
-		return time.Time{}, true, malformed("its " + name + " must be a number and is " + v.Kind().String())
+		return time.Time{}, true, claim.Malformed("its " + name + " must be a number and is " + v.Kind().String())
 	}
 	seconds, err := strconv.ParseFloat(v.Literal(), 64)
 	if err != nil || math.Signbit(seconds) || seconds > maxNumericDate {
-		return time.Time{}, true, malformed("its " + name + " is out of range")
+		return time.Time{}, true, claim.Malformed("its " + name + " is out of range")
 	}
 	return time.Unix(int64(seconds), 0), true, nil
-}
-
-// checkAudience finds the first of the accepted audiences that the token
-// names. `aud` is one string or an array of them (RFC 7519 §4.1.3). An array
-// is accepted when it holds one of ours, exactly, whatever else it holds: a
-// token is often for several services. Any of those could present it here, so
-// ours should be an audience that no other service shares; see checkParty.
-func checkAudience(c claim.Set, accepted []string) (string, error) {
-	aud := c.Get("aud")
-	var named []claim.Value
-	switch aud.Kind() {
-	case claim.String:
-		named = []claim.Value{aud}
-	case claim.Array:
-		named = aud.Elements()
-	case claim.Missing:
-	default:
-		return "", malformed("its aud must be a string or an array of strings")
-	}
-	found := ""
-	for _, v := range named {
-		if v.Kind() != claim.String {
-			return "", malformed("its aud must be a string or an array of strings")
-		}
-		if found == "" && slices.Contains(accepted, v.Literal()) {
-			found = v.Literal()
-		}
-	}
-	if found == "" {
-		expected, actual := quoteList(accepted), quoteValues(named)
-		return "", fault.New(fault.TokenAudience, "the identity token is for the audience %s; expected %s", actual, expected).
-			With("expected", expected).With("actual", actual)
-	}
-	return found, nil
-}
-
-// checkParty checks `azp`, the party that a token was issued to (OpenID Connect
-// Core §3.1.3.7, steps 4 and 5), where a token is for several audiences: it is
-// an accepted audience itself, or listed. Where parties are listed, such a
-// token must name one, and the one that another token names counts as well.
-func checkParty(c claim.Set, audiences, parties []string) error {
-	several := len(c.Get("aud").Elements()) > 1
-	if !several && len(parties) == 0 {
-		return nil
-	}
-	azp := c.Get("azp")
-	switch azp.Kind() {
-	case claim.Missing:
-		if !several || len(parties) == 0 {
-			return nil
-		}
-		return fault.New(fault.TokenAudience, "the identity token is for several audiences and has no azp, which this issuer's tokens then need")
-	case claim.String:
-		if party := azp.Literal(); slices.Contains(audiences, party) || slices.Contains(parties, party) {
-			return nil
-		}
-		expected, actual := quoteList(slices.Concat(audiences, parties)), quote(azp.Literal())
-		return fault.New(fault.TokenAudience, "the identity token was issued to the party %s (azp); expected %s", actual, expected).
-			With("expected", expected).With("actual", actual)
-	default:
-		return malformed("its azp must be a string")
-	}
-}
-
-func quoteValues(values []claim.Value) string {
-	texts := make([]string, len(values))
-	for i, v := range values {
-		texts[i] = v.Literal()
-	}
-	return quoteList(texts)
-}
-
-// quoteList shows a few texts safely: escaped, and cut where they are long.
-func quoteList(texts []string) string {
-	const most = 4
-	if len(texts) == 0 {
-		return "none"
-	}
-	var b strings.Builder
-	for i, s := range texts {
-		if i == most {
-			fmt.Fprintf(&b, " and %d more", len(texts)-most)
-			break
-		}
-		if i > 0 {
-			b.WriteString(", ")
-		}
-		b.WriteString(quote(s))
-	}
-	return b.String()
-}
-
-// quote shows a text from outside in ASCII, escaped, and cut at 200 bytes.
-func quote(s string) string {
-	const most = 200
-	if len(s) > most {
-		return strconv.QuoteToASCII(s[:most]) + "…"
-	}
-	return strconv.QuoteToASCII(s)
 }

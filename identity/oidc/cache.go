@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"context"
@@ -18,42 +18,34 @@ import (
 const (
 	demandGap  = time.Second
 	failureGap = 10 * time.Second // at most
-	// gather is how long a fetch for an unknown key waits for others that want
-	// it too: it must begin after their arrival to say what they need to know.
+	// gather is how long a fetch for an unknown key waits for other tokens that
+	// want it too: only a fetch that begins after a token arrived can refuse it.
 	gather = 25 * time.Millisecond
 	// maxWaiting is how many tokens wait for a fetch to be due; more are told
 	// to come back.
 	maxWaiting = 256
 )
 
-// source is where the keys of one issuer come from. A keyring asks it one thing
-// at a time.
-type source interface {
-	// fetch gets the keys, and how long they may serve before they are asked
-	// for again.
-	fetch(ctx context.Context) (published, error)
-}
-
-// keyring holds the keys of one issuer and fetches them when they are needed:
-// one fetch at a time, however many tokens wait for it.
-type keyring struct {
+// cache holds the keys of one issuer (its JWKS) and fetches them when they are
+// needed: one fetch at a time, however many tokens wait for it.
+type cache struct {
 	issuer  string
-	source  source
+	source  jwksSource
 	now     func() time.Time
 	maxAge  time.Duration                  // older keys are not used
 	fetched func(issuer string, err error) // told of every fetch
 
-	keys atomic.Pointer[keyset]
+	keys atomic.Pointer[keySet]
 	used atomic.Int64 // Unix seconds of the last token
 
-	mu     sync.Mutex
-	flight *flight       // the fetch under way, or soon to be
-	last   *flight       // the last one that ended
-	gap    time.Duration // from when it began to the next that a token causes
+	mu      sync.Mutex    // guards what follows
+	current *fetch        // under way, or soon to be
+	last    *fetch        // the last one that ended
+	gap     time.Duration // from the last one's beginning to the next that a token causes
 }
 
-// flight is one fetch. What it brought may be read when done is closed.
-type flight struct {
+// fetch is one fetch of an issuer's keys. err may be read once done is closed.
+type fetch struct {
 	done    chan struct{}
 	paced   bool      // it waits for the gap
 	waiting int       // tokens that wait for it to begin
@@ -62,24 +54,28 @@ type flight struct {
 }
 
 // find gives the keys that may have made a token's signature. With warm keys it
-// makes no request and waits for nothing. That the issuer has no such key is
-// believed of a fetch that began after the token arrived, and of no other: the
-// issuer may have published it a moment ago. The errors are *fault.Error: of
-// kind Unauthenticated when the issuer has no such key, and IssuerUnavailable
-// when that can't be known at the moment; or ctx's own.
-func (k *keyring) find(ctx context.Context, id, algorithm string) (*candidates, error) {
-	arrived := k.now()
-	k.used.Store(arrived.Unix())
-	if s := k.usable(arrived); s != nil {
+// makes no request and waits for nothing.
+//
+// A token whose key the issuer doesn't publish is refused only after a fetch
+// that began when the token was here already: an earlier one may have missed a
+// key that the issuer has published since.
+//
+// The errors are *fault.Error: of kind Unauthenticated when the issuer has no
+// such key, and IssuerUnavailable when that can't be known at the moment; or
+// ctx's own.
+func (c *cache) find(ctx context.Context, id, algorithm string) (*candidates, error) {
+	arrived := c.now()
+	c.used.Store(arrived.Unix())
+	if s := c.usable(arrived); s != nil {
 		if keys, known, err := s.find(id, algorithm); known {
 			if arrived.Sub(s.fetched) >= s.fresh {
-				k.renew(ctx) // these keys serve until newer ones are here
+				c.renew(ctx) // these keys serve until newer ones are here
 			}
 			return keys, err
 		}
 	}
 	for {
-		f, err := k.newer(ctx, arrived)
+		f, err := c.newer(ctx, arrived)
 		if err != nil {
 			return nil, err
 		}
@@ -88,7 +84,7 @@ func (k *keyring) find(ctx context.Context, id, algorithm string) (*candidates, 
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for the issuer's keys: %w", context.Cause(ctx))
 		}
-		s := k.usable(k.now())
+		s := c.usable(c.now())
 		if s != nil {
 			if keys, known, err := s.find(id, algorithm); known {
 				return keys, err
@@ -96,7 +92,7 @@ func (k *keyring) find(ctx context.Context, id, algorithm string) (*candidates, 
 		}
 		switch {
 		case f.err != nil || s == nil:
-			return nil, unavailable(f.err, k.untilNext())
+			return nil, unavailable(f.err, c.untilDue())
 		case !f.began.Before(arrived):
 			return nil, fault.New(fault.TokenSignature, "the identity token is signed with a key that its issuer doesn't publish; get a new token")
 		}
@@ -109,8 +105,8 @@ func unavailable(cause error, after time.Duration) error {
 }
 
 // usable is the keys, if they are here and not too old.
-func (k *keyring) usable(now time.Time) *keyset {
-	if s := k.keys.Load(); s != nil && now.Sub(s.fetched) < k.maxAge {
+func (c *cache) usable(now time.Time) *keySet {
+	if s := c.keys.Load(); s != nil && now.Sub(s.fetched) < c.maxAge {
 		return s
 	}
 	return nil
@@ -119,122 +115,121 @@ func (k *keyring) usable(now time.Time) *keyset {
 // newer gives the fetch that a token that arrived then has to wait for: the
 // one under way, the last one if it began later, or a new one as soon as it is
 // due. The error is for a token that would wait for too long.
-func (k *keyring) newer(ctx context.Context, arrived time.Time) (*flight, error) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	wait := k.wait()
-	switch f := k.flight; {
+func (c *cache) newer(ctx context.Context, arrived time.Time) (*fetch, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	due := c.untilDueLocked()
+	switch f := c.current; {
 	case f != nil && f.paced && f.began.IsZero() && f.waiting >= maxWaiting:
-		return nil, unavailable(nil, wait)
+		return nil, unavailable(nil, due)
 	case f != nil:
 		f.waiting++
 		return f, nil
-	case k.last != nil && !k.last.began.Before(arrived):
-		return k.last, nil
-	case wait > 0 && k.last.err != nil: // wait is zero before the first fetch
-		return nil, unavailable(k.last.err, wait)
+	case c.last != nil && !c.last.began.Before(arrived):
+		return c.last, nil
+	case due > 0 && c.last.err != nil: // due is zero before the first fetch
+		return nil, unavailable(c.last.err, due)
 	}
-	delay := wait
-	if k.keys.Load() != nil {
+	delay := due
+	if c.keys.Load() != nil {
 		delay = max(delay, gather)
 	}
-	f := k.start(context.WithoutCancel(ctx), &flight{paced: wait > 0}, delay)
-	f.waiting++
+	f := c.startLocked(context.WithoutCancel(ctx), &fetch{paced: due > 0, waiting: 1}, delay)
 	return f, nil
 }
 
 // renew fetches in the background, if that is due.
-func (k *keyring) renew(ctx context.Context) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.flight == nil && k.wait() == 0 {
-		k.start(context.WithoutCancel(ctx), &flight{}, 0)
+func (c *cache) renew(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.current == nil && c.untilDueLocked() == 0 {
+		c.startLocked(context.WithoutCancel(ctx), new(fetch), 0)
 	}
 }
 
 // refresh fetches now, whatever the last fetch was, and waits for it. It is
 // for the background, which keeps its own pace.
-func (k *keyring) refresh(ctx context.Context) error {
-	k.mu.Lock()
-	f := k.flight
+func (c *cache) refresh(ctx context.Context) error {
+	c.mu.Lock()
+	f := c.current
 	if f == nil {
-		f = k.start(ctx, &flight{}, 0)
+		f = c.startLocked(ctx, new(fetch), 0)
 	}
-	k.mu.Unlock()
+	c.mu.Unlock()
 	<-f.done // bounded by demandGap and fetchTimeout
 	return f.err
 }
 
-// wait is how long it is until a token may cause a fetch. mu is held.
-func (k *keyring) wait() time.Duration {
-	if k.last == nil {
+// untilDueLocked is how long it is until a token may cause a fetch.
+func (c *cache) untilDueLocked() time.Duration {
+	if c.last == nil {
 		return 0
 	}
-	since := k.now().Sub(k.last.began)
-	return min(max(k.gap-since, 0), k.gap) // also when the clock was set back
+	since := c.now().Sub(c.last.began)
+	return min(max(c.gap-since, 0), c.gap) // also when the clock was set back
 }
 
-func (k *keyring) untilNext() time.Duration {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	return k.wait()
+func (c *cache) untilDue() time.Duration {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.untilDueLocked()
 }
 
-// start begins a fetch after the delay. It goes on when the request that caused
-// it is gone, since others wait for it, but at most for fetchTimeout. mu is held.
-func (k *keyring) start(ctx context.Context, f *flight, delay time.Duration) *flight {
+// startLocked begins a fetch after the delay. It goes on when the request that
+// caused it is gone, since others wait for it, but at most for fetchTimeout.
+func (c *cache) startLocked(ctx context.Context, f *fetch, delay time.Duration) *fetch {
 	f.done = make(chan struct{})
-	k.flight = f
-	go k.fly(ctx, f, delay)
+	c.current = f
+	go c.run(ctx, f, delay)
 	return f
 }
 
-func (k *keyring) fly(ctx context.Context, f *flight, delay time.Duration) {
+func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 	_ = wait.For(ctx, delay) // a fetch whose ctx has ended says so
-	k.mu.Lock()
-	f.began = k.now()
-	k.mu.Unlock()
+	c.mu.Lock()
+	f.began = c.now()
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	got, err := k.source.fetch(ctx)
+	got, err := c.source.fetch(ctx)
 	if err != nil {
-		err = brief(err)
+		err = truncated(err)
 	} else {
-		k.keys.Store(newKeyset(got.keys, f.began, got.fresh))
+		c.keys.Store(newKeySet(got.keys, f.began, got.fresh))
 	}
-	k.mu.Lock()
+	c.mu.Lock()
 	f.err = err
-	k.flight, k.last = nil, f
-	if err == nil || k.gap == 0 {
-		k.gap = demandGap
+	c.current, c.last = nil, f
+	if err == nil || c.gap == 0 {
+		c.gap = demandGap
 	} else {
-		k.gap = min(2*k.gap, failureGap)
+		c.gap = min(2*c.gap, failureGap)
 	}
-	k.mu.Unlock()
-	k.fetched(k.issuer, err)
+	c.mu.Unlock()
+	c.fetched(c.issuer, err)
 	close(f.done)
 }
 
-// due is how long it is until the keys should be fetched again, at the pace of
-// the background: a little before a token would find them old.
-func (k *keyring) due() time.Duration {
-	s := k.keys.Load()
+// refreshIn is how long it is until the background should fetch the keys again:
+// a little before a token would find them old.
+func (c *cache) refreshIn() time.Duration {
+	s := c.keys.Load()
 	if s == nil {
 		return 0
 	}
-	return max(s.fresh*9/10-k.now().Sub(s.fetched), 0)
+	return max(s.fresh*9/10-c.now().Sub(s.fetched), 0)
 }
 
-func (k *keyring) status() IssuerStatus {
-	s := IssuerStatus{Name: k.issuer}
-	k.mu.Lock()
-	if k.last != nil {
-		s.Err = k.last.err
+func (c *cache) status() Status {
+	s := Status{Name: c.issuer}
+	c.mu.Lock()
+	if c.last != nil {
+		s.Err = c.last.err
 	}
-	k.mu.Unlock()
-	if keys := k.keys.Load(); keys != nil {
-		s.KeysAge = k.now().Sub(keys.fetched)
-		s.Ready = s.KeysAge < k.maxAge
+	c.mu.Unlock()
+	if keys := c.keys.Load(); keys != nil {
+		s.KeysAge = c.now().Sub(keys.fetched)
+		s.Ready = s.KeysAge < c.maxAge
 	}
 	return s
 }

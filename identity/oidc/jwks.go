@@ -1,7 +1,8 @@
-package identity
+package oidc
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -10,57 +11,91 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// published is a key set as its issuer publishes it.
-type published struct {
-	keys  []jose.JSONWebKey
-	fresh time.Duration // how long it may serve before it is asked for again
+const (
+	maxKeys = 100 // in one JWKS
+	// rediscoverAfter is how long an issuer's word on where its keys are is taken for.
+	rediscoverAfter = time.Hour
+	fileFresh       = 10 * time.Second // for keys in a file
+)
+
+// jwksSource is where the keys of one issuer come from. A cache asks it one
+// thing at a time.
+type jwksSource interface {
+	fetch(ctx context.Context) (jwks, error)
 }
 
-// remote is an issuer's own server.
-type remote struct {
+// jwks is the keys of an issuer (RFC 7517 §5) that we can use.
+type jwks struct {
+	keys  []jose.JSONWebKey
+	fresh time.Duration // how long they may serve before they are asked for again
+}
+
+// jwksServer is an issuer's own server.
+type jwksServer struct {
 	fetcher *fetcher
 	issuer  string
 	now     func() time.Time
 
-	jwks       string    // where the keys are; empty until discovered
-	discovered time.Time // zero when jwks is configured
+	url        string    // where the keys are; empty until discovered
+	discovered time.Time // zero when url is configured
 }
 
-// rediscoverAfter is how long an issuer's word on where its keys are is taken for.
-const rediscoverAfter = time.Hour
-
-// newRemote takes the place of the keys, or "" to discover it.
-func newRemote(f *fetcher, issuer, jwks string, now func() time.Time) *remote {
-	return &remote{fetcher: f, issuer: issuer, jwks: jwks, now: now}
+// server is the way to the keys of an issuer.
+func (k *Keys) server(issuer string) *jwksServer {
+	return &jwksServer{fetcher: k.fetcher, issuer: issuer, now: k.now, url: k.config.JWKSURL}
 }
 
-func (r *remote) fetch(ctx context.Context) (published, error) {
-	configured := r.jwks != "" && r.discovered.IsZero()
-	if !configured && (r.jwks == "" || r.now().Sub(r.discovered) >= rediscoverAfter) {
-		jwks, err := r.fetcher.discover(ctx, r.issuer)
+func (s *jwksServer) fetch(ctx context.Context) (jwks, error) {
+	configured := s.url != "" && s.discovered.IsZero()
+	if !configured && (s.url == "" || s.now().Sub(s.discovered) >= rediscoverAfter) {
+		url, err := s.fetcher.discover(ctx, s.issuer)
 		if err != nil {
-			return published{}, err
+			return jwks{}, err
 		}
-		r.jwks, r.discovered = jwks, r.now()
+		s.url, s.discovered = url, s.now()
 	}
-	got, err := r.fetcher.keys(ctx, r.jwks)
+	got, err := s.fetcher.jwks(ctx, s.url)
 	if err != nil && !configured {
-		r.jwks = "" // they may have moved: discover it again
+		s.url = "" // they may have moved: discover it again
 	}
 	return got, err
 }
 
-// file is keys that the operator put there, for a place without a way to the
-// issuer. It is read again while the process runs.
-type file struct{ path setting.Path }
+// jwksFile is keys that the operator put there, for a place without a way to
+// the issuer. It is read again while the process runs.
+type jwksFile struct{ path setting.Path }
 
-func (f file) fetch(context.Context) (published, error) { return f.read() }
+func (f jwksFile) fetch(context.Context) (jwks, error) { return f.read() }
 
-func (f file) read() (published, error) {
+func (f jwksFile) read() (jwks, error) {
 	content, err := readFile(f.path, maxBody)
 	if err != nil {
-		return published{}, fmt.Errorf("keys: %w", err)
+		return jwks{}, fmt.Errorf("keys: %w", err)
 	}
-	keys, err := parseKeys(content)
-	return published{keys, fileFresh}, err
+	return parseJWKS(content, fileFresh)
+}
+
+// parseJWKS reads a JWKS, once for all tokens. A key that we can't use is passed
+// over: issuers publish others beside them.
+func parseJWKS(content []byte, fresh time.Duration) (jwks, error) {
+	var document struct {
+		Keys []json.RawMessage `json:"keys"`
+	}
+	if err := json.Unmarshal(content, &document); err != nil {
+		return jwks{}, fmt.Errorf("keys: %w", err)
+	}
+	if len(document.Keys) > maxKeys {
+		return jwks{}, fmt.Errorf("keys: the set holds %d keys; at most %d are read", len(document.Keys), maxKeys)
+	}
+	usable := jwks{fresh: fresh}
+	for _, raw := range document.Keys {
+		var k jose.JSONWebKey
+		if err := k.UnmarshalJSON(raw); err == nil && len(algorithmsOf(&k)) > 0 {
+			usable.keys = append(usable.keys, k)
+		}
+	}
+	if len(usable.keys) == 0 {
+		return jwks{}, fmt.Errorf("keys: none of the %d keys in the set can verify a signature", len(document.Keys))
+	}
+	return usable, nil
 }

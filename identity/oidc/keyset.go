@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"crypto/ecdsa"
@@ -19,64 +19,56 @@ const (
 	maxRSABits = 8192
 )
 
-// keyset is the keys of one issuer as fetched once: immutable.
-type keyset struct {
+// keySet is the keys of one issuer as they were fetched once: immutable.
+type keySet struct {
 	fetched time.Time     // when their fetch began: they are at least as new
 	fresh   time.Duration // after this they are fetched again
 	ids     map[string]bool
-	// named finds the keys that a token's header may mean: those with its kid
-	// that can make its algorithm, all of this issuer.
-	named map[keyName]*candidates
-	// unnamed is for tokens without kid: allowed where there is one key only
-	// (OpenID Connect Core §10.1).
-	unnamed map[string]*candidates
+	// byName finds the keys that a token's header may mean: those with its kid
+	// that can make its algorithm. Under the empty kid stand all keys for the
+	// algorithm.
+	byName map[keyName]*candidates
 }
 
 type keyName struct{ id, algorithm string }
 
-func newKeyset(keys []jose.JSONWebKey, fetched time.Time, fresh time.Duration) *keyset {
-	s := &keyset{
-		fetched: fetched,
-		fresh:   fresh,
-		ids:     make(map[string]bool, len(keys)),
-		named:   make(map[keyName]*candidates),
-		unnamed: make(map[string]*candidates),
+func newKeySet(keys []jose.JSONWebKey, fetched time.Time, fresh time.Duration) *keySet {
+	s := &keySet{fetched: fetched, fresh: fresh, ids: make(map[string]bool, len(keys)), byName: make(map[keyName]*candidates)}
+	add := func(id, algorithm string, k *jose.JSONWebKey) {
+		name := keyName{id, algorithm}
+		if s.byName[name] == nil {
+			s.byName[name] = &candidates{algorithm: algorithm}
+		}
+		s.byName[name].keys = append(s.byName[name].keys, k.Key)
 	}
 	for i := range keys {
 		k := &keys[i]
 		s.ids[k.KeyID] = true
 		for _, algorithm := range algorithmsOf(k) {
-			name := keyName{k.KeyID, algorithm}
-			if s.named[name] == nil {
-				s.named[name] = &candidates{algorithm: algorithm}
+			add("", algorithm, k)
+			if k.KeyID != "" {
+				add(k.KeyID, algorithm, k)
 			}
-			s.named[name].keys = append(s.named[name].keys, k.Key)
-			if s.unnamed[algorithm] == nil {
-				s.unnamed[algorithm] = &candidates{algorithm: algorithm}
-			}
-			s.unnamed[algorithm].keys = append(s.unnamed[algorithm].keys, k.Key)
 		}
 	}
 	return s
 }
 
 // find gives the keys to try. known is false when the set has none with the
-// token's kid, so that a newer set may have.
-func (s *keyset) find(id, algorithm string) (keys *candidates, known bool, err error) {
-	if id == "" {
-		keys := s.unnamed[algorithm]
-		if keys != nil && len(keys.keys) > 1 {
-			return nil, true, fault.New(fault.TokenSignature, "the identity token's header has no kid and its issuer has several keys; its signature can't be checked")
-		}
-		return keys, keys != nil, nil
-	}
-	if !s.ids[id] {
-		return nil, false, nil
-	}
-	if keys := s.named[keyName{id, algorithm}]; keys != nil {
+// token's kid, so that a newer set may have. A token without kid is accepted
+// where the issuer has one key for its algorithm (OpenID Connect Core §10.1).
+func (s *keySet) find(id, algorithm string) (keys *candidates, known bool, err error) {
+	keys = s.byName[keyName{id, algorithm}]
+	switch {
+	case id == "" && keys != nil && len(keys.keys) > 1:
+		return nil, true, fault.New(fault.TokenSignature, "the identity token's header has no kid and its issuer has several keys; its signature can't be checked")
+	case keys != nil:
 		return keys, true, nil
+	case id == "" || !s.ids[id]:
+		return nil, false, nil
+	default:
+		return nil, true, fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not the one of its key")
 	}
-	return nil, true, fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not the one of its key")
 }
 
 // algorithmsOf lists the algorithms that a key may verify: all that its type
@@ -103,12 +95,8 @@ func algorithmsOf(k *jose.JSONWebKey) []string {
 	case ed25519.PublicKey:
 		can = []string{"EdDSA"}
 	}
-	switch {
-	case k.Algorithm == "":
+	if k.Algorithm == "" {
 		return can
-	case slices.Contains(can, k.Algorithm):
-		return []string{k.Algorithm}
-	default:
-		return nil
 	}
+	return slices.DeleteFunc(can, func(a string) bool { return a != k.Algorithm })
 }

@@ -1,6 +1,9 @@
-package identity
+package oidc
 
 import (
+	"cmp"
+	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -12,79 +15,74 @@ import (
 // Bounds on the issuers of one pattern: a token may name any of them before
 // its signature is checked, so their number and pace are limited.
 const (
-	maxMembers    = 1024 // key rings kept
-	newMemberRate = 5    // new ones a second
-	newMemberMost = 20   // new ones at once
-	memberIdle    = time.Hour
+	maxIssuers    = 1024 // whose keys are kept
+	newIssuerRate = 5    // new ones a second
+	newIssuerMost = 20   // new ones at once
+	issuerIdle    = time.Hour
 )
 
-// family is the key rings of the issuers that one pattern matched so far.
-type family struct {
-	open    func(issuer string) *keyring
-	now     func() time.Time
-	limiter *rate.Limiter
+// patternKeys are the caches of the issuers that one pattern matched so far.
+type patternKeys struct {
+	newCache func(issuer string) *cache
+	now      func() time.Time
+	limiter  *rate.Limiter
 
-	mu      sync.Mutex
-	members map[string]*keyring
+	mu     sync.Mutex
+	caches map[string]*cache // by issuer
 }
 
-func newFamily(now func() time.Time, open func(issuer string) *keyring) *family {
-	return &family{open: open, now: now, limiter: rate.NewLimiter(newMemberRate, newMemberMost), members: map[string]*keyring{}}
+func newPatternKeys(now func() time.Time, newCache func(issuer string) *cache) *patternKeys {
+	return &patternKeys{newCache: newCache, now: now, limiter: rate.NewLimiter(newIssuerRate, newIssuerMost), caches: map[string]*cache{}}
 }
 
-// keyring finds or makes the ring of an issuer that the pattern matches.
-func (f *family) keyring(issuer string) (*keyring, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if k := f.members[issuer]; k != nil {
-		return k, nil
+// cache finds or makes the cache of an issuer that the pattern matches.
+func (p *patternKeys) cache(issuer string) (*cache, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if c := p.caches[issuer]; c != nil {
+		return c, nil
 	}
-	now := f.now()
-	if !f.limiter.AllowN(now, 1) {
+	now := p.now()
+	if !p.limiter.AllowN(now, 1) {
 		return nil, fault.New(fault.IssuerUnavailable, "too many new issuers at once; try again").With("dependency", "issuer").After(time.Second)
 	}
-	if len(f.members) >= maxMembers {
-		f.evict()
+	if len(p.caches) >= maxIssuers {
+		p.evictLocked()
 	}
-	k := f.open(issuer)
-	k.used.Store(now.Unix())
-	f.members[issuer] = k
-	return k, nil
+	c := p.newCache(issuer)
+	c.used.Store(now.Unix())
+	p.caches[issuer] = c
+	return c, nil
 }
 
-// evict drops the ring that is missed least: one that never got keys before one
-// that did, then the one that was used the longest ago.
-func (f *family) evict() {
-	var victim *keyring
-	worse := func(a, b *keyring) bool {
+// evictLocked drops the cache that is missed least: one that never got keys
+// before one that did, then the one that was used the longest ago.
+func (p *patternKeys) evictLocked() {
+	victim := slices.MinFunc(slices.Collect(maps.Values(p.caches)), func(a, b *cache) int {
 		if aCold, bCold := a.keys.Load() == nil, b.keys.Load() == nil; aCold != bCold {
-			return aCold
+			if aCold {
+				return -1
+			}
+			return 1
 		}
-		return a.used.Load() < b.used.Load()
-	}
-	for _, k := range f.members {
-		if victim == nil || worse(k, victim) {
-			victim = k
-		}
-	}
-	if victim != nil {
-		delete(f.members, victim.issuer)
-	}
+		return cmp.Compare(a.used.Load(), b.used.Load())
+	})
+	delete(p.caches, victim.issuer)
 }
 
-// active drops the rings that are idle and returns those that aren't.
-func (f *family) active() []*keyring {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	oldest := f.now().Add(-memberIdle).Unix()
-	var out []*keyring
-	for name, k := range f.members {
+// active drops the caches that are idle, and returns those that have keys.
+func (p *patternKeys) active() []*cache {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	oldest := p.now().Add(-issuerIdle).Unix()
+	var active []*cache
+	for issuer, c := range p.caches {
 		switch {
-		case k.used.Load() < oldest:
-			delete(f.members, name)
-		case k.keys.Load() != nil:
-			out = append(out, k)
+		case c.used.Load() < oldest:
+			delete(p.caches, issuer)
+		case c.keys.Load() != nil:
+			active = append(active, c)
 		}
 	}
-	return out
+	return active
 }

@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"context"
@@ -8,82 +8,57 @@ import (
 	"net"
 	"net/url"
 	"strconv"
-	"sync"
 	"time"
 )
 
-// Step is one step of reaching an exact issuer, as [Verifier.Probe] tried it.
-type Step struct {
+// ProbeResult is how one request on the way to an issuer's keys went.
+type ProbeResult struct {
 	Issuer string        // its URL
 	Name   string        // discovery or keys
 	Detail string        // what was found; empty after a failure
-	Took   time.Duration // by the verifier's clock
+	Took   time.Duration // by the clock of [Options]
 	Err    error         // for the operator; it may quote what the issuer answered
 }
 
-// maxProbes is how many issuers are asked at once.
-const maxProbes = 8
-
-// Probe asks every exact issuer for its discovery document and its keys, as a
-// Verifier in use would, and keeps nothing of the answers. The steps are in the
-// configuration's order; after one that failed there is no further of its issuer.
-func (v *Verifier) Probe(ctx context.Context) []Step {
-	found := make([][]Step, len(v.issuers))
-	slots := make(chan struct{}, maxProbes)
-	var wg sync.WaitGroup
-	for n, i := range v.issuers {
-		if i.ring == nil {
-			continue // which issuers a pattern will match isn't known
-		}
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
-			found[n] = i.probe(ctx, v.now)
-		})
+// Probe asks the configured issuer for its discovery document and its keys, as
+// a fetch would, and keeps nothing of the answers. After a result that failed
+// there is no further one; for a pattern, whose issuers aren't known, there is none.
+func (k *Keys) Probe(ctx context.Context) []ProbeResult {
+	if k.exact == nil {
+		return nil
 	}
-	wg.Wait()
-	var all []Step
-	for _, steps := range found {
-		all = append(all, steps...)
-	}
-	return all
-}
-
-func (i *issuer) probe(ctx context.Context, now func() time.Time) []Step {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	var steps []Step
-	try := func(name string, do func() (string, error)) bool {
-		began := now()
+	var results []ProbeResult
+	ask := func(name string, do func() (string, error)) bool {
+		began := k.now()
 		detail, err := do()
 		if err != nil {
-			err = brief(err)
+			err = truncated(err)
 		}
-		steps = append(steps, Step{Issuer: i.config.URL, Name: name, Detail: detail, Took: now().Sub(began), Err: err})
+		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.now().Sub(began), Err: err})
 		return err == nil
 	}
-	if i.fetcher != nil && i.config.JWKSURL == "" && !try("discovery", func() (string, error) {
-		return i.fetcher.discover(ctx, i.config.URL)
-	}) {
-		return steps
-	}
-	try("keys", func() (string, error) {
-		from := source(file{i.config.JWKSFile})
-		if i.fetcher != nil {
-			from = newRemote(i.fetcher, i.config.URL, i.config.JWKSURL, now)
+	from := jwksSource(jwksFile{k.config.JWKSFile})
+	if k.fetcher != nil {
+		if k.config.JWKSURL == "" && !ask("discovery", func() (string, error) { return k.fetcher.discover(ctx, k.config.URL) }) {
+			return results
 		}
+		from = k.server(k.config.URL)
+	}
+	ask("keys", func() (string, error) {
 		got, err := from.fetch(ctx)
 		if err != nil {
 			return "", err
 		}
 		return strconv.Itoa(len(got.keys)) + " usable", nil
 	})
-	return steps
+	return results
 }
 
 // Category is the kind of failure of the last fetch in one or two words out of
 // a closed list, fit for anybody to read; empty when it did not fail.
-func (s IssuerStatus) Category() string {
+func (s Status) Category() string {
 	var (
 		name        *net.DNSError
 		certificate *tls.CertificateVerificationError

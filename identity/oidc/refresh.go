@@ -1,9 +1,8 @@
-package identity
+package oidc
 
 import (
 	"context"
 	"math/rand/v2"
-	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -14,62 +13,45 @@ import (
 const (
 	retryFirst = time.Second
 	retryMost  = time.Minute
-	// familyEvery is how often the issuers of a pattern are looked over.
-	familyEvery = minFresh / 2
+	// patternEvery is how often the issuers of a pattern are looked over.
+	patternEvery = minFresh / 2
 )
 
-// Run fetches the keys of the exact issuers and keeps those, and the keys of
-// the issuers that patterns matched, fresh. It returns nil when ctx ends, with
-// nothing of its own left running. A Verifier works without it: a token then
-// waits for the first fetch of its issuer's keys.
-func (v *Verifier) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	begun := map[any]bool{} // entries for one issuer share its keys
-	for _, i := range v.issuers {
-		if id := i.background(); !begun[id] {
-			begun[id] = true
-			wg.Go(func() { i.keepFresh(ctx) })
-		}
-	}
-	wg.Wait()
-	return nil
-}
-
-// keepFresh keeps the keys of one entry fresh until ctx ends, and then closes
-// its connections.
-func (i *issuer) keepFresh(ctx context.Context) {
-	if i.ring != nil {
-		keepFresh(ctx, i.ring)
+// Run fetches the keys of the configured issuer and keeps them fresh, or those
+// of the issuers that the pattern matched so far, until ctx ends. Nothing of its
+// own is left running then, and the connections are closed.
+func (k *Keys) Run(ctx context.Context) {
+	if k.exact != nil {
+		k.exact.keepFresh(ctx)
 	} else {
-		i.family.keepFresh(ctx)
+		k.pattern.keepFresh(ctx)
 	}
-	if i.fetcher != nil {
-		i.fetcher.client.CloseIdleConnections()
+	if k.fetcher != nil {
+		k.fetcher.client.CloseIdleConnections()
 	}
 }
 
-// keepFresh looks over the issuers that the pattern matched so far.
-func (f *family) keepFresh(ctx context.Context) {
-	for wait.For(ctx, jitter(familyEvery)) == nil {
-		for _, k := range f.active() {
+func (p *patternKeys) keepFresh(ctx context.Context) {
+	for wait.For(ctx, jitter(patternEvery)) == nil {
+		for _, c := range p.active() {
 			if ctx.Err() != nil {
 				return
 			}
-			if k.due() == 0 {
-				_ = k.refresh(ctx) // told to fetched, and tried again at the next turn
+			if c.refreshIn() == 0 {
+				_ = c.refresh(ctx) // Options.Fetched is told, and the next turn tries again
 			}
 		}
 	}
 }
 
-func keepFresh(ctx context.Context, k *keyring) {
+func (c *cache) keepFresh(ctx context.Context) {
 	retry := retryFirst
 	for ctx.Err() == nil {
 		var next time.Duration
-		if err := k.refresh(ctx); err != nil {
+		if err := c.refresh(ctx); err != nil {
 			next, retry = retry, min(2*retry, retryMost)
 		} else {
-			next, retry = k.due(), retryFirst
+			next, retry = c.refreshIn(), retryFirst
 		}
 		if wait.For(ctx, jitter(next)) != nil {
 			return
