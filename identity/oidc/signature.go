@@ -5,8 +5,8 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
+	_ "crypto/sha256" // SHA-256, for crypto.Hash
+	_ "crypto/sha512" // SHA-384 and SHA-512, for crypto.Hash
 	"errors"
 	"math/big"
 )
@@ -72,17 +72,18 @@ func verifySignature(algorithm string, key crypto.PublicKey, signed string, sign
 }
 
 // hashed is a text's digest by the hash of an algorithm (RFC 7518 §3.1); EdDSA
-// has a hash of its own. The functions that sum in one call don't copy the text.
+// has a hash of its own.
 func hashed(algorithm, text string) (crypto.Hash, []byte) {
+	hash := crypto.SHA512
 	switch algorithm[2:] {
 	case "256":
-		d := sha256.Sum256([]byte(text))
-		return crypto.SHA256, d[:]
+		hash = crypto.SHA256
 	case "384":
-		d := sha512.Sum384([]byte(text))
-		return crypto.SHA384, d[:]
-	default:
-		d := sha512.Sum512([]byte(text))
-		return crypto.SHA512, d[:]
+		hash = crypto.SHA384
 	}
+	h := hash.New()
+	for piece := range pieces(text) {
+		h.Write(piece)
+	}
+	return hash, h.Sum(nil)
 }
