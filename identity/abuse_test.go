@@ -17,7 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// The tests here are rows of the abuse table, by their ids.
+// The tests here are attacks with tokens, one kind a test.
 
 func TestAlgorithmConfusionIsRefused(t *testing.T) {
 	t.Parallel()

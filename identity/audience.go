@@ -11,9 +11,7 @@ import (
 // accepts an audience of the token, and that audience. A token that two of them
 // accept is refused: which rules it is under would be anybody's choice.
 func forAudience(entries []*issuer, c claim.Set) (found *issuer, audience string, err error) {
-	var all []string
 	for _, i := range entries {
-		all = append(all, i.config.Audiences...)
 		a, err := checkAudience(c, i.config.Audiences)
 		switch {
 		case err != nil:
@@ -24,11 +22,18 @@ func forAudience(entries []*issuer, c claim.Set) (found *issuer, audience string
 			found, audience = i, a
 		}
 	}
-	if found == nil {
-		_, err := checkAudience(c, all)
-		return nil, "", err
+	if found != nil {
+		return found, audience, nil
 	}
-	return found, audience, nil
+	_, err = checkAudience(c, audiencesOf(entries))
+	return nil, "", err
+}
+
+func audiencesOf(entries []*issuer) (all []string) {
+	for _, i := range entries {
+		all = append(all, i.config.Audiences...)
+	}
+	return all
 }
 
 // checkAudience finds the first of the accepted audiences that the token

@@ -157,11 +157,7 @@ func (tr *trace) facts(step string) (expected, actual string) {
 	config := &tr.entry.config
 	switch step {
 	case stepAudience:
-		var all []string
-		for _, i := range tr.entries {
-			all = append(all, i.config.Audiences...)
-		}
-		return claim.QuoteAll(all), show(c.Get("aud"))
+		return claim.QuoteAll(audiencesOf(tr.entries)), show(c.Get("aud"))
 	case stepParty:
 		if len(config.AuthorizedParties) > 0 {
 			expected = claim.QuoteAll(slices.Concat(config.Audiences, config.AuthorizedParties))

@@ -47,11 +47,10 @@ func (c *candidates) verify(t *Token) error {
 // verifySignature takes one of [Algorithms]. A key of another type than the
 // algorithm's verifies nothing.
 func verifySignature(algorithm string, key crypto.PublicKey, signed string, signature []byte) bool {
-	family := algorithm[:2]
 	switch key := key.(type) {
 	case *rsa.PublicKey:
 		hash, digest := hashed(algorithm, signed)
-		switch family {
+		switch algorithm[:2] {
 		case "RS": // RFC 7518 §3.3
 			return rsa.VerifyPKCS1v15(key, hash, digest, signature) == nil
 		case "PS": // RFC 7518 §3.5: the salt is as long as the hash
@@ -59,7 +58,7 @@ func verifySignature(algorithm string, key crypto.PublicKey, signed string, sign
 		}
 	case *ecdsa.PublicKey:
 		size := (key.Params().BitSize + 7) / 8
-		if family != "ES" || len(signature) != 2*size { // RFC 7518 §3.4
+		if algorithm[:2] != "ES" || len(signature) != 2*size { // RFC 7518 §3.4
 			return false
 		}
 		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
