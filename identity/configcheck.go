@@ -7,7 +7,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -26,31 +25,7 @@ const (
 )
 
 // CheckDeny adds every fault of the deny rules at path to f. It does no I/O.
-func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) {
-	compileDeny(path, deny, f)
-}
-
-// language is what policies are compiled with: one for the process, for it is
-// immutable and takes longer to make than a policy.
-var language = sync.OnceValues(policy.NewEnv)
-
-func compileDeny(path string, deny []policy.Deny, f *setting.Faults) []policy.Rule {
-	env, err := language()
-	if err != nil {
-		f.Add(path, "%s", err)
-		return nil
-	}
-	return env.Rules(path, deny, f)
-}
-
-func compilePolicy(path string, c *IssuerConfig, f *setting.Faults) *policy.Policy {
-	env, err := language()
-	if err != nil {
-		f.Add(path+".allow", "%s", err)
-		return nil
-	}
-	return env.Policy(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
-}
+func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) { policy.Rules(path, deny, f) }
 
 // CheckIssuers adds every fault of the list at path to f. It does no I/O.
 func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
@@ -131,7 +106,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		i.provider = newProvider(&i.config, path, f)
 		checkUnused(path, c, f)
 	}
-	i.policy = compilePolicy(path, &i.config, f)
+	i.policy = policy.New(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
 	i.config.checkTokens(path, f)
 	i.keysConfig = c.keys()
 	i.keysConfig.Check(path, f)

@@ -125,7 +125,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit func(), err error) {
 	var f setting.Faults
 	next := &rules{Verifier: v, issuers: compile("issuers", issuers, &f), exact: make(map[string][]*issuer)}
-	denyRules := compileDeny("deny", deny, &f)
+	denyRules := policy.Rules("deny", deny, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
