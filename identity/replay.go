@@ -55,7 +55,7 @@ func once(ctx context.Context, r Replay, issuer string, t *oidc.Token, leeway ti
 // maxRemembered bounds a memory, in tokens: some 10 MiB.
 const maxRemembered = 100_000
 
-// memory is a Replay inside the process. When it is full of tokens that may
+// memory is a Replay inside the process, which replicas and restarts don't share. When it is full of tokens that may
 // still be used again, it refuses new ones: it never forgets early.
 type memory struct {
 	now  func() time.Time
@@ -66,14 +66,7 @@ type memory struct {
 	ends expiries // the same tokens, the first to end on top
 }
 
-// NewMemoryReplay makes a Replay inside the process for at most 100,000 tokens
-// at a time. Replicas and restarts don't share it. now is its clock; nil means time.Now.
-func NewMemoryReplay(now func() time.Time) Replay { return newMemory(now, maxRemembered) }
-
 func newMemory(now func() time.Time, most int) *memory {
-	if now == nil {
-		now = time.Now
-	}
 	return &memory{now: now, most: most, used: make(map[[sha256.Size]byte]struct{})}
 }
 

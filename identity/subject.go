@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// Subject is what a type's rule makes of a token's claims.
-type Subject struct {
+// subject is what a type's rule makes of a token's claims.
+type subject struct {
 	SAN        SAN
 	Issuer     string        // to record in place of the token's own; empty for that
 	Extensions extension.Set // without issuer and token subject, which the verifier fills in
@@ -26,7 +26,7 @@ type Subject struct {
 // names the claim.
 type provider interface {
 	// subject takes the token's `sub`, which is fit for a certificate, and all claims.
-	subject(sub string, c claim.Set) (Subject, error)
+	subject(sub string, c claim.Set) (subject, error)
 }
 
 // providers makes the rule of each type, and adds the faults of the settings
@@ -67,24 +67,24 @@ func newEmail(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return e
 }
 
-func (e email) subject(_ string, c claim.Set) (Subject, error) {
+func (e email) subject(_ string, c claim.Set) (subject, error) {
 	address, err := c.Get("email").Text("email")
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	// OpenID Connect Core §5.1 has a boolean; some issuers send a string.
 	if v := c.Get("email_verified"); !e.unverified && !isTrue(v) {
-		return Subject{}, fault.New(fault.EmailUnverified, "the token's claim \"email_verified\" is not true; confirm the mail address with the identity provider and sign in again").
+		return subject{}, fault.New(fault.EmailUnverified, "the token's claim \"email_verified\" is not true; confirm the mail address with the identity provider and sign in again").
 			With("claim", "email_verified")
 	}
 	if err := checkEmail("email", address); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	s := Subject{SAN: SAN{Email, address}}
+	s := subject{SAN: SAN{Email, address}}
 	if e.issuer != nil {
 		name := strings.Join(e.issuer, ".")
 		if s.Issuer, err = claimAt(c, e.issuer).Text(name); err != nil {
-			return Subject{}, err
+			return subject{}, err
 		}
 	}
 	return s, nil
@@ -105,17 +105,17 @@ func newURI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return uri{origin: c.SubjectDomain}
 }
 
-func (u uri) subject(sub string, _ claim.Set) (Subject, error) {
+func (u uri) subject(sub string, _ claim.Set) (subject, error) {
 	// Bytes are compared, so another case, a port or a user is another origin.
 	rest, ok := strings.CutPrefix(sub, u.origin)
 	if !ok || rest != "" && rest[0] != '/' {
-		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a URI that begins with %s/", u.origin).
+		return subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a URI that begins with %s/", u.origin).
 			With("claim", "sub").With("expected", u.origin)
 	}
 	if err := checkURI("sub", sub); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, sub}}, nil
+	return subject{SAN: SAN{URI, sub}}, nil
 }
 
 // username puts a domain after the subject.
@@ -131,11 +131,11 @@ func newUsername(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return username{domain: c.SubjectDomain}
 }
 
-func (u username) subject(sub string, _ claim.Set) (Subject, error) {
+func (u username) subject(sub string, _ claim.Set) (subject, error) {
 	if err := checkUsername("sub", sub); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{Username, sub + "!" + u.domain}}, nil
+	return subject{SAN: SAN{Username, sub + "!" + u.domain}}, nil
 }
 
 // spiffe takes a workload's SPIFFE ID in one trust domain.
@@ -153,44 +153,44 @@ func newSPIFFE(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return spiffe{domain: domain}
 }
 
-func (s spiffe) subject(sub string, _ claim.Set) (Subject, error) {
+func (s spiffe) subject(sub string, _ claim.Set) (subject, error) {
 	id, err := spiffeid.FromString(sub)
 	if err != nil {
-		return Subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
+		return subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
 	}
 	if !id.MemberOf(s.domain) {
-		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a SPIFFE ID in the trust domain %s", s.domain.Name()).
+		return subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a SPIFFE ID in the trust domain %s", s.domain.Name()).
 			With("claim", "sub").With("expected", s.domain.Name())
 	}
-	return Subject{SAN: SAN{URI, id.String()}}, nil
+	return subject{SAN: SAN{URI, id.String()}}, nil
 }
 
 // kubernetes names a service account.
 type kubernetes struct{}
 
-func (kubernetes) subject(_ string, c claim.Set) (Subject, error) {
+func (kubernetes) subject(_ string, c claim.Set) (subject, error) {
 	info := c.Get("kubernetes.io")
 	if err := object("kubernetes.io", info); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	const namespaceClaim, accountClaim = "kubernetes.io.namespace", "kubernetes.io.serviceaccount.name"
 	namespace, err := info.Get("namespace").Text(namespaceClaim)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	account, err := info.Get("serviceaccount").Get("name").Text(accountClaim)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	// Kubernetes names namespaces by RFC 1123 labels and service accounts by
 	// RFC 1123 subdomains, in lower case.
 	if strings.Contains(namespace, ".") || !kubernetesName(namespace) {
-		return Subject{}, claim.Invalid(namespaceClaim, "is not the name of a namespace")
+		return subject{}, claim.Invalid(namespaceClaim, "is not the name of a namespace")
 	}
 	if !kubernetesName(account) {
-		return Subject{}, claim.Invalid(accountClaim, "is not the name of a service account")
+		return subject{}, claim.Invalid(accountClaim, "is not the name of a service account")
 	}
-	return Subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
+	return subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
 }
 
 // object refuses the named claim where it isn't an object.
@@ -213,21 +213,21 @@ func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLowe
 // assuming it.
 type chainguard struct{}
 
-func (chainguard) subject(sub string, c claim.Set) (Subject, error) {
+func (chainguard) subject(sub string, c claim.Set) (subject, error) {
 	if err := object("act", c.Get("act")); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	// The subject is path segments below the issuer, and never leads out of it.
 	for _, segment := range strings.Split(sub, "/") {
 		if segment == "" || strings.ContainsAny(segment, "?#%") {
-			return Subject{}, claim.Invalid("sub", "is not the path of an identity")
+			return subject{}, claim.Invalid("sub", "is not the path of an identity")
 		}
 	}
 	name := strings.TrimSuffix(c.Get("iss").Literal(), "/") + "/" + sub
 	if err := checkURI("sub", name); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, name}}, nil
+	return subject{SAN: SAN{URI, name}}, nil
 }
 
 // ci applies a vendor's preset.
@@ -253,16 +253,16 @@ func newCI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return ci{rules: preset.Compile(at, c.PresetConstants, path+".preset_constants", f)}
 }
 
-func (p ci) subject(_ string, c claim.Set) (Subject, error) {
+func (p ci) subject(_ string, c claim.Set) (subject, error) {
 	san, extensions, err := p.rules.Apply(c)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	if !p.rules.FixesScheme() && !strings.HasPrefix(san, "https://") {
-		return Subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
+		return subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
 	}
 	if err := checkURI(p.rules.NamedAfter(), san); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, san}, Extensions: extensions}, nil
+	return subject{SAN: SAN{URI, san}, Extensions: extensions}, nil
 }

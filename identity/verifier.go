@@ -54,8 +54,8 @@ type Options struct {
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
-	// Replay remembers the tokens of issuers with one_time; nil means
-	// NewMemoryReplay.
+	// Replay remembers the tokens of issuers with one_time; nil means the memory
+	// of the process, for at most 100,000 tokens at a time.
 	Replay Replay
 	// Deny are the rules that refuse requests of any issuer.
 	Deny []policy.Deny
@@ -104,7 +104,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 		v.options.Logger = slog.New(slog.DiscardHandler)
 	}
 	if v.options.Replay == nil {
-		v.options.Replay = NewMemoryReplay(v.options.Now)
+		v.options.Replay = newMemory(v.options.Now, maxRemembered)
 	}
 	commit, err := v.Prepare(issuers, o.Deny)
 	if err != nil {

@@ -15,7 +15,7 @@ func FuzzExpression(f *testing.F) {
 		f.Add(text, someClaims)
 	}
 	f.Fuzz(func(t *testing.T, text, claims string) {
-		x, err := Compile(text)
+		x, err := compile(text)
 		if err != nil {
 			return
 		}

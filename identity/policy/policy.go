@@ -66,7 +66,7 @@ type Settings struct {
 
 // Policy is the compiled policy of one issuer.
 type Policy struct {
-	allow    *Expression
+	allow    *expression
 	profiles []profile
 	lifetime time.Duration
 	most     time.Duration
@@ -74,7 +74,7 @@ type Policy struct {
 
 type profile struct {
 	name     string
-	when     *Expression
+	when     *expression
 	lifetime time.Duration
 }
 
@@ -85,7 +85,7 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 	if s.Allow == "" {
 		f.Add(path+".allow", "required: the condition under which a token of this issuer gets a certificate, such as claims.repository_owner == \"acme\"; \"true\" lets all of them")
 	} else {
-		p.allow = compile(path+".allow", s.Allow, f)
+		p.allow = compileAt(path+".allow", s.Allow, f)
 	}
 	bound := p.most
 	if bound == 0 {
@@ -101,7 +101,7 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 		at := setting.Index(path+".profiles", i)
 		checkName(at+".name", one.Name, names, f)
 		checkLifetime(at+".lifetime", one.Lifetime, bound, f)
-		p.profiles = append(p.profiles, profile{one.Name, compile(at+".when", one.When, f), one.Lifetime})
+		p.profiles = append(p.profiles, profile{one.Name, compileAt(at+".when", one.When, f), one.Lifetime})
 	}
 	return p
 }
@@ -114,13 +114,13 @@ func Rules(path string, all []Deny, f *setting.Faults) []Rule {
 	for i, one := range all {
 		at := setting.Index(path, i)
 		checkName(at+".name", one.Name, names, f)
-		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: compile(at+".when", one.When, f)})
+		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: compileAt(at+".when", one.When, f)})
 	}
 	return rules
 }
 
-func compile(path, text string, f *setting.Faults) *Expression {
-	x, err := Compile(text)
+func compileAt(path, text string, f *setting.Faults) *expression {
+	x, err := compile(text)
 	if err != nil {
 		f.Add(path, "%s", err)
 	}
@@ -182,7 +182,7 @@ func (p *Policy) Choose(in *Input) Choice {
 type Rule struct {
 	Name  string
 	Until time.Time
-	when  *Expression
+	when  *expression
 }
 
 // Expired reports whether the rule has ended at now.

@@ -219,7 +219,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "nope", "../presets/github", "github.yaml"} {
-		if _, err := Load(name); !errors.Is(err, ErrUnknown) {
+		if _, err := Load(name); !errors.Is(err, errUnknown) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}
