@@ -198,7 +198,7 @@ func TestOverlappingPatterns(t *testing.T) {
 			"https://us.k8s.example.com/x/1": patterns[0], "https://us.k8s.example.com/id/1": patterns[1], "https://eu.k8s.example.com/id/1": patterns[2],
 			"https://eu.k8s.example.com/x/1": patterns[0], "https://eu.k8s.example.com/id": patterns[3], "https://eu.k8s.example.com/id/": patterns[4],
 		} {
-			if i := first(v.rules.Load().match(issuer)); i == nil || i.config.Pattern != want {
+			if i := first(v.current.Load().match(issuer)); i == nil || i.config.Pattern != want {
 				t.Fatalf("round %d: %s is matched by %v, want %s", round, issuer, i, want)
 			}
 		}

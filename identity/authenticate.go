@@ -23,25 +23,25 @@ import (
 // keys are fetched, it wraps ctx's error. It holds no part of the token but the
 // issuer and audience.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
-	return v.rules.Load().authenticate(ctx, token, nil)
+	return v.current.Load().authenticate(ctx, token, nil)
 }
 
 // authenticate is Authenticate and tells the trace, which may be nil, about
 // every step on the way.
-func (r *rules) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
+func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
 	t, err := oidc.ParseUnverified(token)
 	if tr.check(stepForm, err) != nil {
 		return Principal{}, err
 	}
 	tr.reads(t)
-	i, url, audience, err := r.route(t.Claims, tr)
+	i, url, audience, err := s.route(t.Claims, tr)
 	if err != nil {
 		return Principal{}, err
 	}
 	if err := tr.check(stepParty, checkParty(t.Claims, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
-	now := r.options.Now()
+	now := s.v.options.Now()
 	if err := tr.check(stepTimes, checkTimes(t.Claims, now, i.config.Leeway, i.config.MaxTokenLifetime)); err != nil {
 		return Principal{}, err
 	}
@@ -51,26 +51,26 @@ func (r *rules) authenticate(ctx context.Context, token string, tr *trace) (Prin
 	if err := tr.check(stepSignature, i.verify(ctx, &t, url)); err != nil {
 		return Principal{}, err
 	}
-	p, err := r.evaluatePolicy(i, t.Claims, url, audience, tr)
+	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
 	if err != nil || !i.config.OneTime || tr != nil { // looking at a token doesn't use it
 		return p, err
 	}
-	if err := once(ctx, r.options.Replay, url, &t, i.config.Leeway); err != nil {
+	if err := once(ctx, s.v.options.Replay, url, &t, i.config.Leeway); err != nil {
 		return Principal{}, err
 	}
 	return p, nil
 }
 
 // route finds the entry that a token is for, by its issuer and its audience.
-func (r *rules) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
+func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
 	iss := c.Get("iss")
 	if iss.Kind() != claim.String {
 		return nil, "", "", tr.check(stepIssuer, claim.Malformed("its iss must be a string"))
 	}
 	url = iss.Literal()
-	entries := r.match(url)
+	entries := s.match(url)
 	if len(entries) == 0 {
-		return nil, "", "", tr.check(stepIssuer, r.unknown(url))
+		return nil, "", "", tr.check(stepIssuer, s.unknown(url))
 	}
 	tr.enters(entries)
 	_ = tr.check(stepIssuer, nil)
@@ -91,25 +91,25 @@ func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
 
 // match finds the entries for an issuer: an exact URL first, then the most
 // specific pattern. Bytes are compared; no two spellings are the same issuer.
-func (r *rules) match(url string) []*issuer {
-	if entries := r.exact[url]; entries != nil {
+func (s *snapshot) match(url string) []*issuer {
+	if entries := s.exact[url]; entries != nil {
 		return entries
 	}
 	if len(url) > maxIssuer {
 		return nil
 	}
-	return r.patterns.find(url)
+	return s.patterns.find(url)
 }
 
-func (r *rules) unknown(url string) error {
+func (s *snapshot) unknown(url string) error {
 	const few = 5
 	e := fault.New(fault.IssuerUnknown, "the identity token's issuer %s is not accepted here", claim.Quote(url)).With("actual", claim.Quote(url))
-	if len(r.issuers) > few {
+	if len(s.issuers) > few {
 		return e
 	}
-	names := make([]string, len(r.issuers))
-	for i := range r.issuers {
-		names[i] = r.issuers[i].name()
+	names := make([]string, len(s.issuers))
+	for i := range s.issuers {
+		names[i] = s.issuers[i].name()
 	}
 	e.Public += "; accepted: " + strings.Join(names, ", ")
 	return e.With("expected", strings.Join(names, ", "))
@@ -121,13 +121,13 @@ func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error)
 	if err != nil {
 		return Principal{}, err
 	}
-	s, err := i.provider.subject(sub, c)
+	named, err := i.provider.subject(sub, c)
 	if err != nil {
 		return Principal{}, err
 	}
-	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: s.SAN, extensions: s.Extensions}
-	if s.Issuer != "" {
-		p.issuer = s.Issuer
+	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: named.SAN, extensions: named.Extensions}
+	if named.Issuer != "" {
+		p.issuer = named.Issuer
 	}
 	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
 	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {

@@ -162,7 +162,7 @@ func BenchmarkMatch(b *testing.B) {
 			b.Run(size+"/"+name, func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if i := v.rules.Load().match(url); (len(i) == 0) != (name == "unknown") {
+					if i := v.current.Load().match(url); (len(i) == 0) != (name == "unknown") {
 						b.Fatal("mismatch")
 					}
 				}

@@ -17,31 +17,31 @@ type denyRule struct {
 }
 
 // setDeny puts the rules in force.
-func (r *rules) setDeny(compiled []policy.Rule) {
-	r.metrics.denials.WithLabelValues(policy.Allow)
+func (s *snapshot) setDeny(compiled []policy.Rule) {
+	s.v.metrics.denials.WithLabelValues(policy.Allow)
 	for _, one := range compiled {
 		d := &denyRule{Rule: one}
-		r.deny = append(r.deny, d)
-		r.metrics.denials.WithLabelValues(one.Name)
-		r.inForce(d)
+		s.deny = append(s.deny, d)
+		s.v.metrics.denials.WithLabelValues(one.Name)
+		s.inForce(d)
 	}
 }
 
 // inForce reports whether the rule hasn't ended, and logs once that it has.
-func (r *rules) inForce(d *denyRule) bool {
-	if !d.Expired(r.options.Now()) {
+func (s *snapshot) inForce(d *denyRule) bool {
+	if !d.Expired(s.v.options.Now()) {
 		return true
 	}
 	if !d.ended.Swap(true) {
-		r.options.Logger.Info("a deny rule has ended and is ignored; remove it from the configuration",
+		s.v.options.Logger.Info("a deny rule has ended and is ignored; remove it from the configuration",
 			slog.String("rule", d.Name), slog.Time("until", d.Until))
 	}
 	return false
 }
 
-// evaluatePolicy makes the principal of verified claims, and asks the policies: the deny
-// rules in their order, then the issuer's own.
-func (r *rules) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr *trace) (Principal, error) {
+// evaluatePolicy makes the principal of verified claims, and asks the policies:
+// the deny rules in their order, then the issuer's own.
+func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr *trace) (Principal, error) {
 	p, err := i.principal(c, url, audience)
 	if tr.check(stepSubject, err) != nil {
 		return Principal{}, err
@@ -49,17 +49,17 @@ func (r *rules) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr 
 	tr.named(p)
 	in := &policy.Input{
 		Claims: c, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
-		Type: string(p.issuerType), Audience: p.audience, Time: r.options.Now(),
+		Type: string(p.issuerType), Audience: p.audience, Time: s.v.options.Now(),
 	}
-	for _, d := range r.deny {
-		if !r.inForce(d) {
+	for _, d := range s.deny {
+		if !s.inForce(d) {
 			tr.ended(d)
 			continue
 		}
 		holds, why := d.Holds(in)
 		tr.ruled(stepDeny, d.Name, d.Text(), !holds, why)
 		if holds {
-			return Principal{}, r.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
+			return Principal{}, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
 				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())), i)
 		}
 	}
@@ -69,9 +69,10 @@ func (r *rules) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr 
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		var undecided *policy.Undecided
 		if errors.As(why, &undecided) && undecided.Claim != "" {
-			e.Public = "the rule " + policy.Allow + " of the issuer " + claim.Quote(i.name()) + " reads the claim " + claim.Quote(undecided.Claim) + ", which the token doesn't have; ask the CA's operators"
+			e = fault.New(fault.PolicyDenied, "the rule %s of the issuer %s reads the claim %s, which the token doesn't have; ask the CA's operators",
+				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Claim))
 		}
-		return Principal{}, r.denied(tr, policy.Allow, why, e, i)
+		return Principal{}, s.denied(tr, policy.Allow, why, e, i)
 	}
 	p.choice = i.policy.Choose(in)
 	tr.chose(p.choice)
@@ -79,9 +80,9 @@ func (r *rules) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr 
 }
 
 // denied counts a refusal by a rule, and names the rule in it.
-func (r *rules) denied(tr *trace, rule string, why error, e *fault.Error, i *issuer) error {
+func (s *snapshot) denied(tr *trace, rule string, why error, e *fault.Error, i *issuer) error {
 	if tr == nil {
-		r.metrics.denials.WithLabelValues(rule).Inc()
+		s.v.metrics.denials.WithLabelValues(rule).Inc()
 	}
 	return e.With("rule", rule).With("issuer", i.name()).Because(why)
 }

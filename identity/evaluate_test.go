@@ -197,7 +197,7 @@ func TestRoutes(t *testing.T) {
 	second := pattern
 	second.Audiences = []string{"others"}
 	v = policed(t, Options{}, people, pattern, second)
-	if i := v.rules.Load().match("https://a.k8s.example.com/id/b"); len(i) != 2 || i[1].config.Audiences[0] != "others" {
+	if i := v.current.Load().match("https://a.k8s.example.com/id/b"); len(i) != 2 || i[1].config.Audiences[0] != "others" {
 		t.Errorf("two entries for one pattern: %+v", i)
 	}
 	other := machines

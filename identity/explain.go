@@ -62,8 +62,8 @@ type Explanation struct {
 // code, and says how each step went. It uses up no one-time token, and counts
 // nothing.
 func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
-	tr := &trace{rules: v.rules.Load()}
-	p, err := tr.rules.authenticate(ctx, token, tr)
+	tr := &trace{snapshot: v.current.Load()}
+	p, err := tr.snapshot.authenticate(ctx, token, tr)
 	return tr.explain(p, err)
 }
 
@@ -71,31 +71,31 @@ func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
 // these claims, a JSON object, at any time within its validity: which entry it
 // is for, what name it gives, and what the policies say of it.
 func (v *Verifier) ExplainClaims(claims string) *Explanation {
-	tr := &trace{rules: v.rules.Load()}
-	p, err := tr.rules.authenticateClaims(claims, tr)
+	tr := &trace{snapshot: v.current.Load()}
+	p, err := tr.snapshot.authenticateClaims(claims, tr)
 	return tr.explain(p, err)
 }
 
-func (r *rules) authenticateClaims(claims string, tr *trace) (Principal, error) {
+func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, error) {
 	set, err := claim.Parse(claims)
 	if err != nil {
 		return Principal{}, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error()))
 	}
 	tr.token.Claims = set
-	i, url, audience, err := r.route(set, tr)
+	i, url, audience, err := s.route(set, tr)
 	if err != nil {
 		return Principal{}, err
 	}
 	if err := tr.check(stepParty, checkParty(set, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
-	return r.evaluatePolicy(i, set, url, audience, tr)
+	return s.evaluatePolicy(i, set, url, audience, tr)
 }
 
 // trace takes down the steps of one authentication. A nil trace takes nothing,
 // and costs a comparison a step.
 type trace struct {
-	rules    *rules
+	snapshot *snapshot
 	token    oidc.Token
 	entry    *issuer
 	entries  []*issuer // those for the token's issuer, from entry on
@@ -164,7 +164,7 @@ func (tr *trace) facts(step string) (expected, actual string) {
 		}
 		return expected, show(c.Get("azp"))
 	case stepTimes:
-		now := tr.rules.options.Now()
+		now := tr.snapshot.v.options.Now()
 		return "now, " + now.UTC().Format(time.RFC3339) + ", within ±" + config.Leeway.String() + ", and at most " + config.MaxTokenLifetime.String() + " in all",
 			"iat " + showTime(c, "iat") + ", nbf " + showTime(c, "nbf") + ", exp " + showTime(c, "exp")
 	case stepAge:
@@ -184,7 +184,7 @@ func (tr *trace) others() []string {
 	iss := tr.token.Claims.Get("iss")
 	url := iss.Literal()
 	var notes []string
-	for _, i := range tr.rules.issuers {
+	for _, i := range tr.snapshot.issuers {
 		switch {
 		case tr.entry != nil && i.name() == tr.entry.name():
 		case iss.Kind() != claim.String:

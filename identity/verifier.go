@@ -66,14 +66,14 @@ type Options struct {
 type Verifier struct {
 	options Options // Deny is of no meaning after NewVerifier
 	metrics *metrics
-	rules   atomic.Pointer[rules]
-	changed chan struct{} // has room for one: Run looks at rules again
+	current atomic.Pointer[snapshot]
+	changed chan struct{} // has room for one: Run looks at current again
 }
 
-// rules is one configuration, compiled: immutable. A token is verified by the
-// rules that it met, whatever follows them meanwhile.
-type rules struct {
-	*Verifier
+// snapshot is one configuration, compiled: immutable. A token is verified by the
+// snapshot that it met, whatever follows it meanwhile.
+type snapshot struct {
+	v        *Verifier
 	issuers  []*issuer            // in the configuration's order
 	exact    map[string][]*issuer // by URL; several for one differ in their audiences
 	patterns patternIndex
@@ -124,12 +124,12 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 // changed is a reason to be here. One-time tokens stay used.
 func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit func(), err error) {
 	var f setting.Faults
-	next := &rules{Verifier: v, issuers: compile("issuers", issuers, &f), exact: make(map[string][]*issuer)}
+	next := &snapshot{v: v, issuers: compile("issuers", issuers, &f), exact: make(map[string][]*issuer)}
 	denyRules := policy.Rules("deny", deny, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	before := v.rules.Load()
+	before := v.current.Load()
 	var patterns []*issuer
 	for n, i := range next.issuers {
 		if i.keys = before.keysFor(i); i.keys == nil {
@@ -149,7 +149,7 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	next.patterns = newPatternIndex(patterns)
 	next.setDeny(denyRules)
 	return func() {
-		v.rules.Store(next)
+		v.current.Store(next)
 		select {
 		case v.changed <- struct{}{}:
 		default: // Run has yet to see an earlier change, and will see this one with it
@@ -170,12 +170,12 @@ func (v *Verifier) keysOptions(t Type) oidc.Options {
 }
 
 // keysFor is the keys of an entry that fetches the same as i in the same way, or
-// nil. r may be nil. Keys from a file aren't kept.
-func (r *rules) keysFor(i *issuer) *oidc.Keys {
-	if r == nil || i.keysConfig.JWKSFile != "" {
+// nil. s may be nil. Keys from a file aren't kept.
+func (s *snapshot) keysFor(i *issuer) *oidc.Keys {
+	if s == nil || i.keysConfig.JWKSFile != "" {
 		return nil
 	}
-	for _, old := range r.issuers { // the type is a label of the metric
+	for _, old := range s.issuers { // the type is a label of the metric
 		if old.config.Type == i.config.Type && reflect.DeepEqual(old.keysConfig, i.keysConfig) {
 			return old.keys
 		}
@@ -205,7 +205,7 @@ func (v *Verifier) Run(ctx context.Context) error {
 	running := map[*oidc.Keys]context.CancelFunc{}
 	for ctx.Err() == nil {
 		wanted := map[*oidc.Keys]bool{}
-		for _, i := range v.rules.Load().issuers {
+		for _, i := range v.current.Load().issuers {
 			wanted[i.keys] = true
 			if running[i.keys] != nil {
 				continue
@@ -243,7 +243,7 @@ type Description struct {
 // Issuers describes the configured issuers in the configuration's order.
 func (v *Verifier) Issuers() []Description {
 	var out []Description
-	for _, i := range v.rules.Load().issuers {
+	for _, i := range v.current.Load().issuers {
 		c := &i.config
 		out = append(out, Description{
 			URL:                   c.URL,
@@ -262,7 +262,7 @@ func (v *Verifier) Issuers() []Description {
 // AcceptsOnce reports whether any issuer's tokens are accepted once: whether the
 // Replay is asked.
 func (v *Verifier) AcceptsOnce() bool {
-	for _, i := range v.rules.Load().issuers {
+	for _, i := range v.current.Load().issuers {
 		if i.config.OneTime {
 			return true
 		}
@@ -274,7 +274,7 @@ func (v *Verifier) AcceptsOnce() bool {
 func (v *Verifier) Status() []oidc.Status {
 	var out []oidc.Status
 	seen := make(map[*oidc.Keys]bool)
-	for _, i := range v.rules.Load().issuers {
+	for _, i := range v.current.Load().issuers {
 		if s, ok := i.keys.Status(); ok && !seen[i.keys] {
 			seen[i.keys] = true
 			out = append(out, s)
@@ -290,7 +290,7 @@ const maxProbes = 8
 // Verifier in use would, and keeps nothing of the answers. The results are in the
 // configuration's order.
 func (v *Verifier) Probe(ctx context.Context) []oidc.ProbeResult {
-	issuers := v.rules.Load().issuers
+	issuers := v.current.Load().issuers
 	found := make([][]oidc.ProbeResult, len(issuers))
 	slots := make(chan struct{}, maxProbes)
 	var wg sync.WaitGroup
