@@ -282,19 +282,6 @@ func wantFault(t *testing.T, v *verifier, name, token string, reasons ...fault.R
 	return e
 }
 
-// ecSign makes an ES256 token.
-func ecSign(tb testing.TB, k *ecdsa.PrivateKey, header, payload string) string {
-	tb.Helper()
-	input := b64(header) + "." + b64(payload)
-	digest := sha256.Sum256([]byte(input))
-	r, s, err := ecdsa.Sign(rand.Reader, k, digest[:])
-	if err != nil {
-		tb.Fatal(err)
-	}
-	sig := append(r.FillBytes(make([]byte, 32)), s.FillBytes(make([]byte, 32))...)
-	return input + "." + b64(string(sig))
-}
-
 func ecKey(tb testing.TB) *ecdsa.PrivateKey {
 	tb.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
