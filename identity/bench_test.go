@@ -12,6 +12,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 )
 
 // bare is the cryptography that a token can't do without.
@@ -160,7 +162,7 @@ func BenchmarkMatch(b *testing.B) {
 			b.Run(size+"/"+name, func(b *testing.B) {
 				b.ReportAllocs()
 				for b.Loop() {
-					if i := v.match(url); (i == nil) != (name == "unknown") {
+					if i := v.current.Load().match(url); (len(i) == 0) != (name == "unknown") {
 						b.Fatal("mismatch")
 					}
 				}
@@ -169,11 +171,11 @@ func BenchmarkMatch(b *testing.B) {
 	}
 }
 
-func BenchmarkPeek(b *testing.B) {
+func BenchmarkParseUnverified(b *testing.B) {
 	tok := token(b, nil)
 	b.ReportAllocs()
 	for b.Loop() {
-		if _, err := peek(tok); err != nil {
+		if _, err := oidc.ParseUnverified(tok); err != nil {
 			b.Fatal(err)
 		}
 	}

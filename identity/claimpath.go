@@ -11,17 +11,17 @@ import (
 // member: `$.federated_claims.connector_id`, or `$['a.b'].c` for a name with
 // other characters than letters, digits, `_` and `-`.
 func parseClaimPath(s string) ([]string, error) {
-	fault := errors.New("must be a path such as $.federated_claims.connector_id or $['example.com/org'].name")
+	invalid := errors.New("must be a path such as $.federated_claims.connector_id or $['example.com/org'].name")
 	rest, ok := strings.CutPrefix(s, "$")
 	if !ok || rest == "" || len(s) > maxIssuer {
-		return nil, fault
+		return nil, invalid
 	}
-	var steps []string
+	var path []string
 	for rest != "" {
 		var name string
 		if after, quoted := strings.CutPrefix(rest, "['"); quoted {
 			if name, rest, ok = strings.Cut(after, "']"); !ok || strings.ContainsAny(name, `'\`) {
-				return nil, fault
+				return nil, invalid
 			}
 		} else if after, dotted := strings.CutPrefix(rest, "."); dotted {
 			end := strings.IndexAny(after, ".[")
@@ -29,22 +29,22 @@ func parseClaimPath(s string) ([]string, error) {
 				end = len(after)
 			}
 			if name, rest = after[:end], after[end:]; !all(name, segmentByte) {
-				return nil, fault
+				return nil, invalid
 			}
 		}
 		if name == "" {
-			return nil, fault
+			return nil, invalid
 		}
-		steps = append(steps, name)
+		path = append(path, name)
 	}
-	return steps, nil
+	return path, nil
 }
 
 // claimAt follows a path; what isn't there is a missing value.
-func claimAt(c claim.Set, steps []string) claim.Value {
-	v := c.Get(steps[0])
-	for _, step := range steps[1:] {
-		v = v.Get(step)
+func claimAt(c claim.Set, path []string) claim.Value {
+	v := c.Get(path[0])
+	for _, name := range path[1:] {
+		v = v.Get(name)
 	}
 	return v
 }

@@ -1,8 +1,10 @@
 package identity
 
 import (
+	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/identity/presets"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -23,7 +25,7 @@ const (
 	TypeChainguard Type = "chainguard-identity"
 )
 
-// IssuerConfig is one OpenID Connect issuer, or one family of issuers, whose
+// IssuerConfig is one OpenID Connect issuer, or many issuers of one pattern, whose
 // tokens are accepted.
 type IssuerConfig struct {
 	// URL is the issuer exactly as its tokens write it in `iss`, a final slash
@@ -139,4 +141,14 @@ type IssuerConfig struct {
 	// AllowInsecureLoopback accepts an issuer url with http on a loopback
 	// address, for development alone, and connections to loopback addresses.
 	AllowInsecureLoopback bool `yaml:"allow_insecure_loopback,omitempty"`
+}
+
+// keys is the part of c that says how the issuer's keys are fetched. The caller
+// keeps its lists.
+func (c *IssuerConfig) keys() oidc.Config {
+	return oidc.Config{
+		URL: c.URL, Pattern: c.Pattern, CAFile: c.CAFile, AllowNetworks: slices.Clone(c.AllowNetworks),
+		JWKSHosts: slices.Clone(c.JWKSHosts), JWKSURL: c.JWKSURL, JWKSFile: c.JWKSFile, BearerTokenFile: c.BearerTokenFile,
+		MaxKeysAge: c.MaxKeysAge, AllowInsecureLoopback: c.AllowInsecureLoopback,
+	}
 }

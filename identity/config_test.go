@@ -10,8 +10,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// TestF1_IssuerFaults holds each slip to one fault at its path.
-func TestF1_IssuerFaults(t *testing.T) {
+// TestEveryFaultOfAnIssuerIsFound holds each slip to one fault at its path.
+func TestEveryFaultOfAnIssuerIsFound(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*IssuerConfig)
@@ -98,18 +98,17 @@ func TestF1_IssuerFaults(t *testing.T) {
 		config := emailIssuer()
 		c.change(&config)
 		var f setting.Faults
-		config.Check("i", &f)
+		compileOne("i", &config, &f)
 		if err := f.Err(); f.Len() != 1 || !strings.HasPrefix(err.Error(), c.want) {
 			t.Errorf("%s: %v; want one fault %q", name, err, c.want)
 		}
 	}
 }
 
-func TestF1_AllFaultsAtOnce(t *testing.T) {
+func TestAllFaultsAreReportedAtOnce(t *testing.T) {
 	t.Parallel()
-	c := Config{Issuers: []IssuerConfig{emailIssuer(), emailIssuer(), {}}}
 	var f setting.Faults
-	c.Check("", &f)
+	CheckIssuers("issuers", []IssuerConfig{emailIssuer(), emailIssuer(), {}}, &f)
 	want := []string{
 		`issuers[1].audiences[0]: "sigstore" is among the audiences of issuers[0] too, which is for the same issuer; keep one`,
 		"issuers[2].url: required: the issuer as its tokens write it, or a pattern",
@@ -120,8 +119,7 @@ func TestF1_AllFaultsAtOnce(t *testing.T) {
 		t.Errorf("got  %q\nwant %q", got, want)
 	}
 	var none setting.Faults
-	empty := DefaultConfig()
-	empty.Check("x", &none)
+	CheckIssuers("x.issuers", nil, &none)
 	if none.Len() != 1 || !strings.HasPrefix(none.Err().Error(), "x.issuers: required") {
 		t.Errorf("no issuers: %v", none.Err())
 	}
@@ -136,7 +134,7 @@ func TestGoodIssuers(t *testing.T) {
 		c := emailIssuer()
 		c.URL = url
 		var f setting.Faults
-		if c.Check("i", &f); f.Len() != 0 {
+		if compileOne("i", &c, &f); f.Len() != 0 {
 			t.Errorf("%s: %v", url, f.Err())
 		}
 	}
@@ -144,7 +142,7 @@ func TestGoodIssuers(t *testing.T) {
 		c := emailIssuer()
 		c.URL, c.AllowInsecureLoopback = url, true
 		var f setting.Faults
-		if c.Check("i", &f); f.Len() != 0 {
+		if compileOne("i", &c, &f); f.Len() != 0 {
 			t.Errorf("%s: %v", url, f.Err())
 		}
 	}

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
@@ -61,8 +62,8 @@ type Explanation struct {
 // code, and says how each step went. It uses up no one-time token, and counts
 // nothing.
 func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
-	tr := &trace{verifier: v}
-	p, err := v.authenticate(ctx, token, tr)
+	tr := &trace{snapshot: v.current.Load()}
+	p, err := tr.snapshot.authenticate(ctx, token, tr)
 	return tr.explain(p, err)
 }
 
@@ -70,33 +71,34 @@ func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
 // these claims, a JSON object, at any time within its validity: which entry it
 // is for, what name it gives, and what the policies say of it.
 func (v *Verifier) ExplainClaims(claims string) *Explanation {
-	tr := &trace{verifier: v}
-	p, err := v.authenticateClaims(claims, tr)
+	tr := &trace{snapshot: v.current.Load()}
+	p, err := tr.snapshot.authenticateClaims(claims, tr)
 	return tr.explain(p, err)
 }
 
-func (v *Verifier) authenticateClaims(claims string, tr *trace) (Principal, error) {
+func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, error) {
 	set, err := claim.Parse(claims)
 	if err != nil {
-		return Principal{}, tr.check(stepForm, malformed("its claims can't be read: "+err.Error()))
+		return Principal{}, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error()))
 	}
-	tr.token.claims = set
-	i, url, audience, err := v.route(set, tr)
+	tr.token.Claims = set
+	i, url, audience, err := s.route(set, tr)
 	if err != nil {
 		return Principal{}, err
 	}
 	if err := tr.check(stepParty, checkParty(set, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
-	return v.judge(i, set, url, audience, tr)
+	return s.evaluatePolicy(i, set, url, audience, tr)
 }
 
 // trace takes down the steps of one authentication. A nil trace takes nothing,
 // and costs a comparison a step.
 type trace struct {
-	verifier *Verifier
-	token    unverified
+	snapshot *snapshot
+	token    oidc.Token
 	entry    *issuer
+	entries  []*issuer // those for the token's issuer, from entry on
 	rule     string
 	findings []Finding
 }
@@ -124,24 +126,25 @@ func (tr *trace) check(step string, err error) error {
 }
 
 // reads is told the token once its form is good.
-func (tr *trace) reads(t unverified) {
+func (tr *trace) reads(t oidc.Token) {
 	if tr == nil {
 		return
 	}
 	tr.token = t
-	tr.findings = append(tr.findings, Finding{Step: stepForm, OK: true, Actual: "compact JWS, alg " + t.algorithm + ", kid " + quote(t.keyID)})
+	tr.findings = append(tr.findings, Finding{Step: stepForm, OK: true, Actual: "compact JWS, alg " + t.Algorithm + ", kid " + claim.Quote(t.KeyID)})
 }
 
-// enters is told the entry for the token's issuer, and again that for its audience.
-func (tr *trace) enters(i *issuer) {
+// enters is told the entries for the token's issuer, and again those from the
+// one for its audience on.
+func (tr *trace) enters(entries []*issuer) {
 	if tr != nil {
-		tr.entry = i
+		tr.entry, tr.entries = entries[0], entries
 	}
 }
 
 // facts is what a step expects, and what the token has.
 func (tr *trace) facts(step string) (expected, actual string) {
-	c := tr.token.claims
+	c := tr.token.Claims
 	if step == stepIssuer {
 		if tr.entry != nil {
 			expected = tr.entry.name()
@@ -154,18 +157,14 @@ func (tr *trace) facts(step string) (expected, actual string) {
 	config := &tr.entry.config
 	switch step {
 	case stepAudience:
-		var all []string
-		for i := tr.entry; i != nil; i = i.next {
-			all = append(all, i.config.Audiences...)
-		}
-		return quoteList(all), show(c.Get("aud"))
+		return claim.QuoteAll(audiencesOf(tr.entries)), show(c.Get("aud"))
 	case stepParty:
 		if len(config.AuthorizedParties) > 0 {
-			expected = quoteList(slices.Concat(config.Audiences, config.AuthorizedParties))
+			expected = claim.QuoteAll(slices.Concat(config.Audiences, config.AuthorizedParties))
 		}
 		return expected, show(c.Get("azp"))
 	case stepTimes:
-		now := tr.verifier.now()
+		now := tr.snapshot.v.options.Now()
 		return "now, " + now.UTC().Format(time.RFC3339) + ", within ±" + config.Leeway.String() + ", and at most " + config.MaxTokenLifetime.String() + " in all",
 			"iat " + showTime(c, "iat") + ", nbf " + showTime(c, "nbf") + ", exp " + showTime(c, "exp")
 	case stepAge:
@@ -174,7 +173,7 @@ func (tr *trace) facts(step string) (expected, actual string) {
 		}
 		return expected, "iat " + showTime(c, "iat")
 	case stepSignature:
-		return "one of " + strings.Join(config.Algorithms, ", "), tr.token.algorithm + ", kid " + quote(tr.token.keyID)
+		return "one of " + strings.Join(config.Algorithms, ", "), tr.token.Algorithm + ", kid " + claim.Quote(tr.token.KeyID)
 	default:
 		return "", ""
 	}
@@ -182,10 +181,10 @@ func (tr *trace) facts(step string) (expected, actual string) {
 
 // others says of every other entry why the token isn't for it.
 func (tr *trace) others() []string {
-	iss := tr.token.claims.Get("iss")
+	iss := tr.token.Claims.Get("iss")
 	url := iss.Literal()
 	var notes []string
-	for _, i := range tr.verifier.issuers {
+	for _, i := range tr.snapshot.issuers {
 		switch {
 		case tr.entry != nil && i.name() == tr.entry.name():
 		case iss.Kind() != claim.String:
@@ -202,8 +201,8 @@ func (tr *trace) others() []string {
 	return notes
 }
 
-// names is told the principal before the policies are asked.
-func (tr *trace) names(p Principal) {
+// named is told the principal before the policies are asked.
+func (tr *trace) named(p Principal) {
 	if tr == nil {
 		return
 	}
@@ -230,7 +229,7 @@ func (tr *trace) ruled(step, rule, text string, ok bool, why error) {
 }
 
 // ended is told a deny rule that has ended.
-func (tr *trace) ended(d *denial) {
+func (tr *trace) ended(d *denyRule) {
 	if tr != nil {
 		tr.findings = append(tr.findings, Finding{Step: stepDeny + " " + d.Name, OK: true, Notes: []string{"ended at " + d.Until.UTC().Format(time.RFC3339) + ", and is ignored"}})
 	}
@@ -269,7 +268,7 @@ func (tr *trace) explain(p Principal, err error) *Explanation {
 func show(v claim.Value) string {
 	switch v.Kind() {
 	case claim.String:
-		return quote(v.Literal())
+		return claim.Quote(v.Literal())
 	case claim.Array:
 		return quoteValues(v.Elements())
 	case claim.Bool, claim.Number:

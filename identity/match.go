@@ -3,13 +3,9 @@ package identity
 import (
 	"cmp"
 	"slices"
-	"strings"
-
-	"github.com/mayfly-ca/mayfly/identity/internal/claim"
-	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// patternIndex finds the entry whose pattern an issuer has the form of. Its
+// patternIndex finds the entries whose pattern an issuer has the form of. Its
 // cost grows with the number of shapes, of which a configuration has a few,
 // and not with the number of patterns.
 type patternIndex []shape // the most specific first
@@ -17,9 +13,10 @@ type patternIndex []shape // the most specific first
 // shape is the patterns that have their wildcards at the same places: each of
 // them is one key, made of what it writes out.
 type shape struct {
-	labels, segments []bool // true where a wildcard stands
-	wildcards        int
-	members          map[string]*issuer // by key
+	open      []bool // the parts that are wildcards
+	labels    int
+	wildcards int                  // how many are open
+	entries   map[string][]*issuer // by key; several for one pattern differ in their audiences
 }
 
 // newPatternIndex orders the shapes by the number of their wildcards: patterns
@@ -29,132 +26,56 @@ type shape struct {
 func newPatternIndex(patterns []*issuer) patternIndex {
 	var x patternIndex
 	for _, i := range patterns {
-		labels, segments := wildcardsIn(i.pattern.labels), wildcardsIn(i.pattern.segments)
-		at := slices.IndexFunc(x, func(s shape) bool { return slices.Equal(s.labels, labels) && slices.Equal(s.segments, segments) })
+		s := shape{open: make([]bool, len(i.pattern.parts)), labels: i.pattern.labels, entries: map[string][]*issuer{}}
+		for n, part := range i.pattern.parts {
+			if s.open[n] = part == wildcard; s.open[n] {
+				s.wildcards++
+			}
+		}
+		at := slices.IndexFunc(x, func(o shape) bool { return o.labels == s.labels && slices.Equal(o.open, s.open) })
 		if at < 0 {
 			at = len(x)
-			x = append(x, shape{labels: labels, segments: segments, wildcards: i.pattern.wildcards(), members: map[string]*issuer{}})
+			x = append(x, s)
 		}
-		key := string(x[at].key(nil, i.pattern.labels, i.pattern.segments))
-		x[at].members[key] = x[at].members[key].join(i)
+		key := string(x[at].key(nil, i.pattern.parts))
+		x[at].entries[key] = append(x[at].entries[key], i)
 	}
 	slices.SortStableFunc(x, func(a, b shape) int { return cmp.Compare(a.wildcards, b.wildcards) })
 	return x
 }
 
-func wildcardsIn(parts []string) []bool {
-	out := make([]bool, len(parts))
-	for i, p := range parts {
-		out[i] = p == wildcard
-	}
-	return out
-}
-
-// find gives the most specific entry, or nil.
-func (x patternIndex) find(url string) *issuer {
+// find gives the entries of the most specific pattern, or none.
+func (x patternIndex) find(url string) []*issuer {
 	if len(x) == 0 {
 		return nil
 	}
-	host, path, hasPath, ok := hostAndPath(url)
+	var parts [32]string // few URLs have more parts, and those may cost memory
+	u, ok := split(url, parts[:0])
 	if !ok {
 		return nil
-	}
-	var parts [2][16]string // few URLs have more parts, and those may cost memory
-	labels := cutAll(parts[0][:0], host, ".")
-	segments := parts[1][:0]
-	if hasPath {
-		segments = cutAll(segments, path, "/")
 	}
 	var space [256]byte
 	for n := range x {
 		s := &x[n]
-		if len(s.labels) != len(labels) || len(s.segments) != len(segments) {
+		if s.labels != u.labels || len(s.open) != len(u.parts) {
 			continue
 		}
-		i := s.members[string(s.key(space[:0], labels, segments))]
-		if i != nil && i.pattern.matchParts(labels, segments) {
-			return i
+		entries := s.entries[string(s.key(space[:0], u.parts))]
+		if len(entries) > 0 && entries[0].pattern.matchParts(u) {
+			return entries
 		}
 	}
 	return nil
 }
 
-// join puts i behind the entries for the same issuer, of which head, which may
-// be nil, is the first, and returns the first.
-func (head *issuer) join(i *issuer) *issuer {
-	if head == nil {
-		return i
-	}
-	last := head
-	for last.next != nil {
-		last = last.next
-	}
-	last.next = i
-	return head
-}
-
-// forAudience finds, among the entries for the token's issuer, the one that
-// accepts an audience of the token, and that audience. A token that two of them
-// accept is refused: which rules it is under would be anybody's choice.
-func (head *issuer) forAudience(c claim.Set) (*issuer, string, error) {
-	if head.next == nil {
-		audience, err := checkAudience(c, head.config.Audiences)
-		return head, audience, err
-	}
-	var found *issuer
-	var audience string
-	var all []string
-	for i := head; i != nil; i = i.next {
-		all = append(all, i.config.Audiences...)
-		a, err := checkAudience(c, i.config.Audiences)
-		switch {
-		case err != nil:
-		case found != nil:
-			return nil, "", fault.New(fault.TokenAudience, "the identity token is for the audiences %s and %s, which stand for different rules here; get one that is for either alone",
-				quote(audience), quote(a))
-		default:
-			found, audience = i, a
-		}
-	}
-	if found == nil {
-		_, err := checkAudience(c, all)
-		return nil, "", err
-	}
-	return found, audience, nil
-}
-
 // key is what the parts say where the shape has no wildcard. No part holds the
 // separator, so parts that differ have keys that differ.
-func (s *shape) key(to []byte, labels, segments []string) []byte {
-	for i, l := range labels {
-		if !s.labels[i] {
-			to = append(to, l...)
-		}
-		to = append(to, '/')
-	}
-	for i, p := range segments {
-		if !s.segments[i] {
-			to = append(to, p...)
+func (s *shape) key(to []byte, parts []string) []byte {
+	for i, part := range parts {
+		if !s.open[i] {
+			to = append(to, part...)
 		}
 		to = append(to, '/')
 	}
 	return to
-}
-
-// hostAndPath splits an https URL; ok is false for another scheme.
-func hostAndPath(url string) (host, path string, hasPath, ok bool) {
-	rest, ok := strings.CutPrefix(url, "https://")
-	host, path, hasPath = strings.Cut(rest, "/")
-	return host, path, hasPath, ok
-}
-
-func cutAll(parts []string, s, separator string) []string {
-	for {
-		part, rest, more := strings.Cut(s, separator)
-		parts = append(parts, part)
-		if !more {
-			return parts
-		}
-		s = rest
-	}
 }

@@ -10,9 +10,26 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// TestA13_IndexAgreesWithThePatterns holds the index against trying every
+func wildcards(p pattern) (n int) {
+	for _, part := range p.parts {
+		if part == wildcard {
+			n++
+		}
+	}
+	return n
+}
+
+// first is the first entry, or nil.
+func first(entries []*issuer) *issuer {
+	if len(entries) == 0 {
+		return nil
+	}
+	return entries[0]
+}
+
+// TestIndexAgreesWithThePatterns holds the index against trying every
 // pattern in the order of the written rule, over generated ones.
-func TestA13_IndexAgreesWithThePatterns(t *testing.T) {
+func TestIndexAgreesWithThePatterns(t *testing.T) {
 	t.Parallel()
 	random := rand.New(rand.NewPCG(1, 2))
 	pick := func(from ...string) string { return from[random.IntN(len(from))] }
@@ -25,13 +42,13 @@ func TestA13_IndexAgreesWithThePatterns(t *testing.T) {
 			if err != nil {
 				continue // it has no wildcard
 			}
-			clash := slices.ContainsFunc(patterns, func(o *issuer) bool { r := o.pattern.compare(p); return r == equal || r == crossing })
+			clash := slices.ContainsFunc(patterns, func(o *issuer) bool { r := o.pattern.compare(&p); return r == equal || r == crossing })
 			if !clash {
 				patterns = append(patterns, &issuer{pattern: p})
 			}
 		}
 		index := newPatternIndex(patterns)
-		ordered := slices.SortedFunc(slices.Values(patterns), func(a, b *issuer) int { return cmp.Compare(a.pattern.wildcards(), b.pattern.wildcards()) })
+		ordered := slices.SortedFunc(slices.Values(patterns), func(a, b *issuer) int { return cmp.Compare(wildcards(a.pattern), wildcards(b.pattern)) })
 		for range 50 {
 			url := pick("https://", "http://") + pick("a", "b", "c", "*", "", "A") + "." + pick("x", "y", "*") + ".example.com" +
 				pick("", "/", "//", "/id", "/id/k", "/id/", "/q/k", "/*/*", "/id/k/", "/é", strings.Repeat("/s", 40))
@@ -40,7 +57,7 @@ func TestA13_IndexAgreesWithThePatterns(t *testing.T) {
 				want = ordered[at]
 				found++
 			}
-			if got := index.find(url); got != want {
+			if got := first(index.find(url)); got != want {
 				t.Fatalf("%s: %v, want %v", url, got, want)
 			}
 		}
@@ -50,8 +67,8 @@ func TestA13_IndexAgreesWithThePatterns(t *testing.T) {
 	}
 }
 
-// TestA13_TheMostSpecificWins, however the configuration is ordered.
-func TestA13_TheMostSpecificWins(t *testing.T) {
+// TestMostSpecificPatternWins, however the configuration is ordered.
+func TestMostSpecificPatternWins(t *testing.T) {
 	t.Parallel()
 	texts := []string{"https://*.k8s.example.com/id/*", "https://eu.k8s.example.com/id/*", "https://*.k8s.example.com/*/*", "https://*.k8s.example.com/id/own"}
 	for url, want := range map[string]string{
@@ -72,7 +89,7 @@ func TestA13_TheMostSpecificWins(t *testing.T) {
 					patterns = append(patterns, &issuer{pattern: p})
 				}
 			}
-			if got := newPatternIndex(patterns).find(url); got == nil || got.pattern.text != want {
+			if got := first(newPatternIndex(patterns).find(url)); got == nil || got.pattern.text != want {
 				t.Fatalf("%s in the order %v: %v, want %s", url, order, got, want)
 			}
 		}

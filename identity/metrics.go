@@ -4,6 +4,8 @@ import (
 	"fmt"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 )
 
 // metrics are the verifier's own. Their labels are bounded by the
@@ -41,7 +43,7 @@ var (
 )
 
 // collector reads each exact issuer's status when it is scraped.
-type collector struct{ status func() []IssuerStatus }
+type collector struct{ status func() []oidc.Status }
 
 func (c collector) Describe(ch chan<- *prometheus.Desc) {
 	ch <- readyDesc
@@ -65,7 +67,7 @@ func one(b bool) float64 {
 }
 
 // register registers m, and the status of the issuers, with r, which may be nil.
-func (m *metrics) register(r prometheus.Registerer, status func() []IssuerStatus) error {
+func (m *metrics) register(r prometheus.Registerer, status func() []oidc.Status) error {
 	if r == nil {
 		return nil
 	}

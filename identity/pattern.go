@@ -7,86 +7,100 @@ import (
 	"strings"
 )
 
-// pattern is a family of issuers: a URL in which `*` stands for one whole host
-// label or path segment. It is compiled once and matches without backtracking.
+// pattern is many issuers: a URL in which `*` stands for one whole host label or
+// path segment. It is compiled once and matches without backtracking.
 type pattern struct {
-	text   string
-	labels []string // of the host; "*" is the wildcard
-	// segments is of the path. A final slash makes an empty last one, so a
-	// pattern with it and one without are different.
-	segments []string
+	text string
+	urlParts
+}
+
+// urlParts is an https URL taken apart: the labels of its host, and behind them
+// the segments of its path. A final slash makes an empty last segment, so a URL
+// with it and one without are different.
+type urlParts struct {
+	parts  []string
+	labels int // how many of parts are labels
 }
 
 const wildcard = "*"
 
+// split takes an https URL apart, into the space given; ok is false for another
+// scheme.
+func split(url string, space []string) (u urlParts, ok bool) {
+	rest, ok := strings.CutPrefix(url, "https://")
+	host, path, hasPath := strings.Cut(rest, "/")
+	u.parts = cutAll(space, host, ".")
+	u.labels = len(u.parts)
+	if hasPath {
+		u.parts = cutAll(u.parts, path, "/")
+	}
+	return u, ok
+}
+
+func cutAll(parts []string, s, separator string) []string {
+	for {
+		part, rest, more := strings.Cut(s, separator)
+		parts = append(parts, part)
+		if !more {
+			return parts
+		}
+		s = rest
+	}
+}
+
 // compilePattern reads a pattern and refuses one that could reach a host of
 // somebody else's choosing: the last two labels are always written out.
 func compilePattern(text string) (pattern, error) {
-	rest, ok := strings.CutPrefix(text, "https://")
+	u, ok := split(text, nil)
 	if !ok {
 		return pattern{}, errors.New("must begin with https://")
 	}
 	if len(text) > maxIssuer {
 		return pattern{}, fmt.Errorf("is longer than %d bytes", maxIssuer)
 	}
-	host, path, hasPath := strings.Cut(rest, "/")
-	p := pattern{text: text, labels: strings.Split(host, ".")}
-	if hasPath {
-		p.segments = strings.Split(path, "/")
-	}
-	for i, l := range p.labels {
-		if l == wildcard && i >= len(p.labels)-2 {
+	for i, part := range u.parts {
+		switch {
+		case part == wildcard && i < u.labels && i >= u.labels-2:
 			return pattern{}, errors.New("must write out the last two labels of the host")
-		}
-		if l != wildcard && (l == "" || !all(l, hostByte)) {
+		case part == wildcard:
+		case i < u.labels && (part == "" || !all(part, hostByte)):
 			return pattern{}, errors.New("has a host label that is neither `*` nor lower-case letters, digits, `-` and `_`")
-		}
-	}
-	for i, s := range p.segments {
-		if s == wildcard || s == "" && i == len(p.segments)-1 {
-			continue
-		}
-		if s == "" || s == "." || s == ".." || !all(s, segmentLiteral) {
+		case i < u.labels, part == "" && i == len(u.parts)-1:
+		case part == "" || part == "." || part == ".." || !all(part, segmentLiteral):
 			return pattern{}, errors.New("has a path segment that is neither `*` nor letters, digits and `-_.~`")
 		}
 	}
-	if !slices.Contains(p.labels, wildcard) && !slices.Contains(p.segments, wildcard) {
+	if !slices.Contains(u.parts, wildcard) {
 		return pattern{}, errors.New("has no `*`; write it as url")
 	}
-	return p, nil
+	return pattern{text, u}, nil
 }
 
-// match reports whether the whole of issuer has p's form.
-func (p pattern) match(issuer string) bool {
-	host, path, hasPath, ok := hostAndPath(issuer)
-	if !ok {
+// match reports whether the whole of an issuer has p's form.
+func (p *pattern) match(issuer string) bool {
+	u, ok := split(issuer, nil)
+	return ok && p.matchParts(u)
+}
+
+func (p *pattern) matchParts(u urlParts) bool {
+	if len(u.parts) != len(p.parts) || u.labels != p.labels {
 		return false
 	}
-	var segments []string
-	if hasPath {
-		segments = strings.Split(path, "/")
-	}
-	return p.matchParts(strings.Split(host, "."), segments)
-}
-
-// matchParts is match for an issuer that is split already.
-func (p *pattern) matchParts(labels, segments []string) bool {
-	return len(labels) == len(p.labels) && len(segments) == len(p.segments) &&
-		matchAll(p.labels, labels, hostByte) && matchAll(p.segments, segments, segmentByte)
-}
-
-func matchAll(want, got []string, accept func(byte) bool) bool {
-	for i := range want {
-		if want[i] != wildcard && got[i] != want[i] {
-			return false
-		}
-	}
-	for i := range want { // what costs more comes last
-		if want[i] == wildcard && (got[i] == "" || !all(got[i], accept)) {
+	for i, want := range p.parts {
+		if want != u.parts[i] && want != wildcard || want == wildcard && !u.fits(i) {
 			return false
 		}
 	}
 	return true
+}
+
+// fits reports whether a wildcard may stand for part i.
+func (u urlParts) fits(i int) bool {
+	accept := segmentByte
+	if i < u.labels {
+		accept = hostByte
+	}
+	return u.parts[i] != "" && all(u.parts[i], accept)
 }
 
 // hostByte is what a wildcard takes in a host label. Upper case is left out: it
@@ -123,27 +137,21 @@ const (
 
 // compare is the written rule of precedence: where both patterns match, the one
 // that writes out every place the other does, and more, is the most specific.
-func (p pattern) compare(q pattern) relation {
-	if len(p.labels) != len(q.labels) || len(p.segments) != len(q.segments) {
+func (p *pattern) compare(q *pattern) relation {
+	if len(p.parts) != len(q.parts) || p.labels != q.labels {
 		return disjoint
 	}
 	pFixes, qFixes := false, false
-	each := func(a, b []string, accept func(byte) bool) bool {
-		for i := range a {
-			switch {
-			case a[i] == b[i]:
-			case b[i] == wildcard && a[i] != "" && all(a[i], accept):
-				pFixes = true
-			case a[i] == wildcard && b[i] != "" && all(b[i], accept):
-				qFixes = true
-			default:
-				return false
-			}
+	for i := range p.parts {
+		switch {
+		case p.parts[i] == q.parts[i]:
+		case q.parts[i] == wildcard && p.fits(i):
+			pFixes = true
+		case p.parts[i] == wildcard && q.fits(i):
+			qFixes = true
+		default:
+			return disjoint
 		}
-		return true
-	}
-	if !each(p.labels, q.labels, hostByte) || !each(p.segments, q.segments, segmentByte) {
-		return disjoint
 	}
 	switch {
 	case pFixes && qFixes:
@@ -155,18 +163,4 @@ func (p pattern) compare(q pattern) relation {
 	default:
 		return equal
 	}
-}
-
-// wildcards counts the places left open. Among patterns that match one issuer
-// and can be put in order, the most specific has the fewest.
-func (p pattern) wildcards() int {
-	n := 0
-	for _, parts := range [][]string{p.labels, p.segments} {
-		for _, s := range parts {
-			if s == wildcard {
-				n++
-			}
-		}
-	}
-	return n
 }

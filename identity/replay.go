@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -24,20 +25,20 @@ type Replay interface {
 // tokenID stands for a token of an issuer: its `jti` (RFC 7519 §4.1.7), or else
 // what its signature is over. The signature isn't part of it: an ECDSA
 // signature can be changed into another good one by anybody.
-func tokenID(issuer string, t *unverified) [sha256.Size]byte {
+func tokenID(issuer string, t *oidc.Token) [sha256.Size]byte {
 	h := sha256.New()
 	h.Write([]byte(issuer)) // holds no NUL: it was matched with the configuration
-	if jti := t.claims.Get("jti"); jti.Kind() == claim.String && jti.Literal() != "" {
+	if jti := t.Claims.Get("jti"); jti.Kind() == claim.String && jti.Literal() != "" {
 		h.Write([]byte("\x00jti\x00" + jti.Literal()))
 	} else {
-		h.Write([]byte("\x00token\x00" + t.input))
+		h.Write([]byte("\x00token\x00" + t.Signed))
 	}
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
 // once refuses a good token that was used before.
-func once(ctx context.Context, r Replay, issuer string, t *unverified, leeway time.Duration) error {
-	exp, _, err := numericDate(t.claims, "exp")
+func once(ctx context.Context, r Replay, issuer string, t *oidc.Token, leeway time.Duration) error {
+	exp, _, err := numericDate(t.Claims, "exp")
 	if err != nil {
 		return err
 	}
@@ -54,7 +55,7 @@ func once(ctx context.Context, r Replay, issuer string, t *unverified, leeway ti
 // maxRemembered bounds a memory, in tokens: some 10 MiB.
 const maxRemembered = 100_000
 
-// memory is a Replay inside the process. When it is full of tokens that may
+// memory is a Replay inside the process, which replicas and restarts don't share. When it is full of tokens that may
 // still be used again, it refuses new ones: it never forgets early.
 type memory struct {
 	now  func() time.Time
@@ -65,14 +66,7 @@ type memory struct {
 	ends expiries // the same tokens, the first to end on top
 }
 
-// NewMemoryReplay makes a Replay inside the process for at most 100,000 tokens
-// at a time. Replicas and restarts don't share it. now is its clock; nil means time.Now.
-func NewMemoryReplay(now func() time.Time) Replay { return newMemory(now, maxRemembered) }
-
 func newMemory(now func() time.Time, most int) *memory {
-	if now == nil {
-		now = time.Now
-	}
 	return &memory{now: now, most: most, used: make(map[[sha256.Size]byte]struct{})}
 }
 

@@ -14,8 +14,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// Subject is what a type's rule makes of a token's claims.
-type Subject struct {
+// subject is what a type's rule makes of a token's claims.
+type subject struct {
 	SAN        SAN
 	Issuer     string        // to record in place of the token's own; empty for that
 	Extensions extension.Set // without issuer and token subject, which the verifier fills in
@@ -25,7 +25,8 @@ type Subject struct {
 // and that is missing, empty or unfit gives a *fault.Error of kind Denied that
 // names the claim.
 type provider interface {
-	subject(c claim.Set) (Subject, error)
+	// subject takes the token's `sub`, which is fit for a certificate, and all claims.
+	subject(sub string, c claim.Set) (subject, error)
 }
 
 // providers makes the rule of each type, and adds the faults of the settings
@@ -58,33 +59,32 @@ type email struct {
 func newEmail(c *IssuerConfig, path string, f *setting.Faults) provider {
 	e := email{unverified: c.SkipEmailVerification}
 	if c.IssuerClaim != "" {
-		steps, err := parseClaimPath(c.IssuerClaim)
-		if err != nil {
+		var err error
+		if e.issuer, err = parseClaimPath(c.IssuerClaim); err != nil {
 			f.Add(path+".issuer_claim", "%s", err)
 		}
-		e.issuer = steps
 	}
 	return e
 }
 
-func (e email) subject(c claim.Set) (Subject, error) {
+func (e email) subject(_ string, c claim.Set) (subject, error) {
 	address, err := c.Get("email").Text("email")
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	// OpenID Connect Core §5.1 has a boolean; some issuers send a string.
 	if v := c.Get("email_verified"); !e.unverified && !isTrue(v) {
-		return Subject{}, fault.New(fault.EmailUnverified, "the token's claim \"email_verified\" is not true; confirm the mail address with the identity provider and sign in again").
+		return subject{}, fault.New(fault.EmailUnverified, "the token's claim \"email_verified\" is not true; confirm the mail address with the identity provider and sign in again").
 			With("claim", "email_verified")
 	}
 	if err := checkEmail("email", address); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	s := Subject{SAN: SAN{Email, address}}
+	s := subject{SAN: SAN{Email, address}}
 	if e.issuer != nil {
 		name := strings.Join(e.issuer, ".")
 		if s.Issuer, err = claimAt(c, e.issuer).Text(name); err != nil {
-			return Subject{}, err
+			return subject{}, err
 		}
 	}
 	return s, nil
@@ -105,21 +105,17 @@ func newURI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return uri{origin: c.SubjectDomain}
 }
 
-func (u uri) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (u uri) subject(sub string, _ claim.Set) (subject, error) {
 	// Bytes are compared, so another case, a port or a user is another origin.
 	rest, ok := strings.CutPrefix(sub, u.origin)
 	if !ok || rest != "" && rest[0] != '/' {
-		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a URI that begins with %s/", u.origin).
+		return subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a URI that begins with %s/", u.origin).
 			With("claim", "sub").With("expected", u.origin)
 	}
 	if err := checkURI("sub", sub); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, sub}}, nil
+	return subject{SAN: SAN{URI, sub}}, nil
 }
 
 // username puts a domain after the subject.
@@ -135,15 +131,11 @@ func newUsername(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return username{domain: c.SubjectDomain}
 }
 
-func (u username) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (u username) subject(sub string, _ claim.Set) (subject, error) {
 	if err := checkUsername("sub", sub); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{Username, sub + "!" + u.domain}}, nil
+	return subject{SAN: SAN{Username, sub + "!" + u.domain}}, nil
 }
 
 // spiffe takes a workload's SPIFFE ID in one trust domain.
@@ -161,53 +153,57 @@ func newSPIFFE(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return spiffe{domain: domain}
 }
 
-func (s spiffe) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
+func (s spiffe) subject(sub string, _ claim.Set) (subject, error) {
 	id, err := spiffeid.FromString(sub)
 	if err != nil {
-		return Subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
+		return subject{}, claim.Invalid("sub", "is not a SPIFFE ID").Because(err)
 	}
 	if !id.MemberOf(s.domain) {
-		return Subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a SPIFFE ID in the trust domain %s", s.domain.Name()).
+		return subject{}, fault.New(fault.SubjectDomain, "the token's claim \"sub\" must be a SPIFFE ID in the trust domain %s", s.domain.Name()).
 			With("claim", "sub").With("expected", s.domain.Name())
 	}
-	return Subject{SAN: SAN{URI, id.String()}}, nil
+	return subject{SAN: SAN{URI, id.String()}}, nil
 }
 
 // kubernetes names a service account.
 type kubernetes struct{}
 
-func (kubernetes) subject(c claim.Set) (Subject, error) {
+func (kubernetes) subject(_ string, c claim.Set) (subject, error) {
 	info := c.Get("kubernetes.io")
-	switch info.Kind() {
-	case claim.Object:
-	case claim.Missing, claim.Null:
-		_, err := info.Text("kubernetes.io")
-		return Subject{}, err
-	default:
-		return Subject{}, claim.Invalid("kubernetes.io", "must be an object and is "+info.Kind().String())
+	if err := object("kubernetes.io", info); err != nil {
+		return subject{}, err
 	}
 	const namespaceClaim, accountClaim = "kubernetes.io.namespace", "kubernetes.io.serviceaccount.name"
 	namespace, err := info.Get("namespace").Text(namespaceClaim)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	account, err := info.Get("serviceaccount").Get("name").Text(accountClaim)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	// Kubernetes names namespaces by RFC 1123 labels and service accounts by
 	// RFC 1123 subdomains, in lower case.
 	if strings.Contains(namespace, ".") || !kubernetesName(namespace) {
-		return Subject{}, claim.Invalid(namespaceClaim, "is not the name of a namespace")
+		return subject{}, claim.Invalid(namespaceClaim, "is not the name of a namespace")
 	}
 	if !kubernetesName(account) {
-		return Subject{}, claim.Invalid(accountClaim, "is not the name of a service account")
+		return subject{}, claim.Invalid(accountClaim, "is not the name of a service account")
 	}
-	return Subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
+	return subject{SAN: SAN{URI, "https://kubernetes.io/namespaces/" + namespace + "/serviceaccounts/" + account}}, nil
+}
+
+// object refuses the named claim where it isn't an object.
+func object(name string, v claim.Value) error {
+	switch v.Kind() {
+	case claim.Object:
+		return nil
+	case claim.Missing, claim.Null:
+		_, err := v.Text(name)
+		return err
+	default:
+		return claim.Invalid(name, "must be an object and is "+v.Kind().String())
+	}
 }
 
 func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLower(s) }
@@ -217,30 +213,21 @@ func kubernetesName(s string) bool { return domainName(s) && s == strings.ToLowe
 // assuming it.
 type chainguard struct{}
 
-func (chainguard) subject(c claim.Set) (Subject, error) {
-	sub, err := c.Get("sub").Text("sub")
-	if err != nil {
-		return Subject{}, err
-	}
-	switch act := c.Get("act"); act.Kind() {
-	case claim.Object:
-	case claim.Missing, claim.Null:
-		_, err := act.Text("act")
-		return Subject{}, err
-	default:
-		return Subject{}, claim.Invalid("act", "must be an object and is "+act.Kind().String())
+func (chainguard) subject(sub string, c claim.Set) (subject, error) {
+	if err := object("act", c.Get("act")); err != nil {
+		return subject{}, err
 	}
 	// The subject is path segments below the issuer, and never leads out of it.
 	for _, segment := range strings.Split(sub, "/") {
 		if segment == "" || strings.ContainsAny(segment, "?#%") {
-			return Subject{}, claim.Invalid("sub", "is not the path of an identity")
+			return subject{}, claim.Invalid("sub", "is not the path of an identity")
 		}
 	}
 	name := strings.TrimSuffix(c.Get("iss").Literal(), "/") + "/" + sub
 	if err := checkURI("sub", name); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, name}}, nil
+	return subject{SAN: SAN{URI, name}}, nil
 }
 
 // ci applies a vendor's preset.
@@ -266,16 +253,16 @@ func newCI(c *IssuerConfig, path string, f *setting.Faults) provider {
 	return ci{rules: preset.Compile(at, c.PresetConstants, path+".preset_constants", f)}
 }
 
-func (p ci) subject(c claim.Set) (Subject, error) {
+func (p ci) subject(_ string, c claim.Set) (subject, error) {
 	san, extensions, err := p.rules.Apply(c)
 	if err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
 	if !p.rules.FixesScheme() && !strings.HasPrefix(san, "https://") {
-		return Subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
+		return subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
 	}
 	if err := checkURI(p.rules.NamedAfter(), san); err != nil {
-		return Subject{}, err
+		return subject{}, err
 	}
-	return Subject{SAN: SAN{URI, san}, Extensions: extensions}, nil
+	return subject{SAN: SAN{URI, san}, Extensions: extensions}, nil
 }

@@ -1,4 +1,28 @@
-// Package identity turns an OpenID Connect token into a verified [Principal].
+// Package identity decides whom an OpenID Connect token vouches for and what a
+// certificate may say of them. [Verifier.Authenticate] takes a token of a
+// configured issuer and gives a [Principal], which nothing else can make: the
+// evidence that all of this was checked, in this order.
+//
+//  1. The token's form, its issuer and its audience choose one entry of the
+//     configuration (an exact issuer before a pattern, the most specific pattern
+//     before others); then its authorized party, its times and its age.
+//  2. The signature, with the issuer's keys: package identity/oidc, which fetches
+//     and holds them.
+//  3. The name and the provenance that the entry's type makes of the claims: a
+//     mail address, a URI, a username, a SPIFFE ID, a Kubernetes service account,
+//     or what a CI vendor's preset says (package identity/presets).
+//  4. The deny rules, then the entry's own condition, in CEL (package
+//     identity/policy), which may also choose the certificate's lifetime.
+//  5. Where the entry accepts tokens once, that this one wasn't used before.
+//
+// Claims are read strictly and once: no member twice, and what goes into a
+// certificate has no control characters and reads in one way. Every refusal is a
+// *fault.Error and holds nothing of the token but its issuer and audience.
+//
+// A configuration is checked ([CheckIssuers]) by the code that compiles it. A
+// Verifier takes a new one without a restart ([Verifier.Prepare]): issuers whose
+// keys are fetched as before keep them. [Verifier.Explain] runs the same code and
+// says how each step went.
 package identity
 
 import (
@@ -6,15 +30,16 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"reflect"
 	"slices"
-	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
-	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -27,13 +52,180 @@ type Options struct {
 	// Metrics takes the verifier's metrics; nil registers none.
 	Metrics prometheus.Registerer
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
-	// included; nil is right outside tests.
+	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
-	// Replay remembers the tokens of issuers with one_time; nil means
-	// NewMemoryReplay.
+	// Replay remembers the tokens of issuers with one_time; nil means the memory
+	// of the process, for at most 100,000 tokens at a time.
 	Replay Replay
 	// Deny are the rules that refuse requests of any issuer.
 	Deny []policy.Deny
+}
+
+// Verifier authenticates tokens of the configured issuers. It is safe for
+// concurrent use.
+type Verifier struct {
+	options Options // Deny is of no meaning after NewVerifier
+	metrics *metrics
+	current atomic.Pointer[snapshot]
+	changed chan struct{} // has room for one: Run looks at current again
+}
+
+// snapshot is one configuration, compiled: immutable. A token is verified by the
+// snapshot that it met, whatever follows it meanwhile.
+type snapshot struct {
+	v        *Verifier
+	issuers  []*issuer            // in the configuration's order
+	exact    map[string][]*issuer // by URL; several for one differ in their audiences
+	patterns patternIndex
+	deny     []*denyRule
+}
+
+// issuer is one entry of the configuration, compiled.
+type issuer struct {
+	config     IssuerConfig
+	keysConfig oidc.Config
+	provider   provider
+	pattern    pattern    // where the entry is a pattern
+	keys       *oidc.Keys // entries for the same issuer share them
+	policy     *policy.Policy
+}
+
+func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one of them is empty
+
+// NewVerifier checks the configuration, compiles it and reads the files it
+// names. It makes no request and starts nothing. The error of a configuration
+// is a *setting.FaultError with every fault.
+func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
+	v := &Verifier{options: o, metrics: newMetrics(), changed: make(chan struct{}, 1)}
+	if v.options.Now == nil {
+		v.options.Now = time.Now
+	}
+	if v.options.Logger == nil {
+		v.options.Logger = slog.New(slog.DiscardHandler)
+	}
+	if v.options.Replay == nil {
+		v.options.Replay = newMemory(v.options.Now, maxRemembered)
+	}
+	commit, err := v.Prepare(issuers, o.Deny)
+	if err != nil {
+		return nil, err
+	}
+	commit()
+	return v, v.metrics.register(o.Metrics, v.Status)
+}
+
+// Prepare checks and compiles a new configuration as NewVerifier does, and leaves
+// the one in force. commit puts the new one in force; it may be left out, and of
+// two that were prepared only one may be committed. The error is NewVerifier's.
+//
+// Issuers whose keys are fetched as before keep them, and what runs in the
+// background for them goes on: a token that was good a moment ago needs no
+// request that wasn't needed then. Keys from a file are read again: one that
+// changed is a reason to be here. One-time tokens stay used.
+func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit func(), err error) {
+	var f setting.Faults
+	next := &snapshot{v: v, issuers: compile("issuers", issuers, &f), exact: make(map[string][]*issuer)}
+	denyRules := policy.Rules("deny", deny, &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	before := v.current.Load()
+	var patterns []*issuer
+	for n, i := range next.issuers {
+		if i.keys = before.keysFor(i); i.keys == nil {
+			i.keys = sharedKeys(next.issuers[:n], i)
+		}
+		if i.keys == nil {
+			if i.keys, err = oidc.NewKeys(i.keysConfig, v.keysOptions(i.config.Type)); err != nil {
+				return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
+			}
+		}
+		if i.config.Pattern != "" {
+			patterns = append(patterns, i)
+		} else {
+			next.exact[i.config.URL] = append(next.exact[i.config.URL], i)
+		}
+	}
+	next.patterns = newPatternIndex(patterns)
+	next.setDeny(denyRules)
+	return func() {
+		v.current.Store(next)
+		select {
+		case v.changed <- struct{}{}:
+		default: // Run has yet to see an earlier change, and will see this one with it
+		}
+	}, nil
+}
+
+// keysOptions has the fetches of an issuer's keys counted by its type, and logged.
+func (v *Verifier) keysOptions(t Type) oidc.Options {
+	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Fetched: func(url string, err error) {
+		v.metrics.fetched(t, err)
+		if err != nil {
+			v.options.Logger.Warn("fetching the keys of an issuer failed", slog.String("issuer", url), slog.Any("error", err))
+			return
+		}
+		v.options.Logger.Debug("fetched the keys of an issuer", slog.String("issuer", url))
+	}}
+}
+
+// keysFor is the keys of an entry that fetches the same as i in the same way, or
+// nil. s may be nil. Keys from a file aren't kept.
+func (s *snapshot) keysFor(i *issuer) *oidc.Keys {
+	if s == nil || i.keysConfig.JWKSFile != "" {
+		return nil
+	}
+	for _, old := range s.issuers { // the type is a label of the metric
+		if old.config.Type == i.config.Type && reflect.DeepEqual(old.keysConfig, i.keysConfig) {
+			return old.keys
+		}
+	}
+	return nil
+}
+
+// sharedKeys is the keys of an entry for the same issuer, which is fetched in
+// the same way (see checkSameIssuer), or nil.
+func sharedKeys(entries []*issuer, i *issuer) *oidc.Keys {
+	for _, other := range entries {
+		if other.name() == i.name() {
+			return other.keys
+		}
+	}
+	return nil
+}
+
+// Run fetches the keys of the exact issuers and keeps those, and the keys of
+// the issuers that patterns matched, fresh, for whichever configuration is in
+// force. It returns nil when ctx ends, with nothing of its own left running. A
+// Verifier works without it: a token then waits for the first fetch of its
+// issuer's keys.
+func (v *Verifier) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	running := map[*oidc.Keys]context.CancelFunc{}
+	for ctx.Err() == nil {
+		wanted := map[*oidc.Keys]bool{}
+		for _, i := range v.current.Load().issuers {
+			wanted[i.keys] = true
+			if running[i.keys] != nil {
+				continue
+			}
+			one, cancel := context.WithCancel(ctx)
+			running[i.keys] = cancel
+			wg.Go(func() { i.keys.Run(one) })
+		}
+		for keys, cancel := range running {
+			if !wanted[keys] {
+				cancel()
+				delete(running, keys)
+			}
+		}
+		select {
+		case <-v.changed:
+		case <-ctx.Done():
+		}
+	}
+	return nil
 }
 
 // Description is one configured issuer, as GetConfiguration tells it.
@@ -48,301 +240,12 @@ type Description struct {
 	SkipEmailVerification bool
 }
 
-// IssuerStatus is how one exact issuer stands, for readiness in detail.
-type IssuerStatus struct {
-	Name    string        // the issuer's URL
-	Ready   bool          // its keys are here and not too old
-	Err     error         // why the last fetch failed; nil when it did not. For the log, not for clients
-	KeysAge time.Duration // since the keys were fetched; zero when they never were
-}
-
-// Verifier authenticates tokens of the configured issuers. It is safe for
-// concurrent use.
-type Verifier struct {
-	issuers  []*issuer          // in the configuration's order
-	exact    map[string]*issuer // by URL
-	patterns []*issuer          // in the configuration's order
-	index    patternIndex       // of patterns
-	deny     []*denial
-	now      func() time.Time
-	replay   Replay
-	log      *slog.Logger
-	metrics  *metrics
-}
-
-// issuer is one entry of the configuration, compiled.
-type issuer struct {
-	config   IssuerConfig
-	provider provider
-	fetcher  *fetcher // nil where the keys are in a file
-	pattern  pattern  // where the entry is a pattern
-	ring     *keyring // where it is a URL
-	family   *family  // where it is a pattern
-	policy   *policy.Policy
-	next     *issuer // another entry for the same issuer, with other audiences
-}
-
-// NewVerifier checks the configuration, compiles it and reads the files it
-// names. It makes no request and starts nothing. The error of a configuration
-// is a *setting.FaultError with every fault.
-func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
-	v, err := newVerifier(issuers, o, nil)
-	if err != nil {
-		return nil, err
-	}
-	return v, v.metrics.register(o.Metrics, v.Status)
-}
-
-// newVerifier is NewVerifier without registering metrics. The keys of issuers
-// that before, which may be nil, fetches in the same way are shared with it.
-func newVerifier(issuers []IssuerConfig, o Options, before *Verifier) (*Verifier, error) {
-	var f setting.Faults
-	compiled := compile("issuers", issuers, &f)
-	rules := compileDeny("deny", o.Deny, &f)
-	if err := f.Err(); err != nil {
-		return nil, err
-	}
-	v := &Verifier{issuers: compiled, exact: make(map[string]*issuer), now: o.Now, replay: o.Replay, log: o.Logger, metrics: newMetrics()}
-	if v.now == nil {
-		v.now = time.Now
-	}
-	if v.replay == nil {
-		v.replay = NewMemoryReplay(v.now)
-	}
-	if v.log == nil {
-		v.log = slog.New(slog.DiscardHandler)
-	}
-	if before != nil {
-		v.metrics, v.replay = before.metrics, before.replay
-	}
-	v.setDeny(rules)
-	for _, i := range compiled {
-		if err := v.add(i, o.Transport, before); err != nil {
-			return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
-		}
-	}
-	v.index = newPatternIndex(v.patterns)
-	return v, nil
-}
-
-func (v *Verifier) add(i *issuer, transport http.RoundTripper, before *Verifier) error {
-	if before.lendKeys(i) || v.shareKeys(i) {
-		v.place(i)
-		return nil
-	}
-	ring := func(url string, from source) *keyring {
-		return &keyring{
-			issuer: url, source: from, now: v.now, maxAge: i.config.MaxKeysAge,
-			fetched: func(url string, err error) { v.fetched(i, url, err) },
-		}
-	}
-	if i.config.JWKSFile != "" {
-		from := file{i.config.JWKSFile}
-		got, err := from.read()
-		if err != nil {
-			return err
-		}
-		i.ring = ring(i.config.URL, from)
-		i.ring.keys.Store(newKeyset(got.keys, v.now(), got.fresh))
-		v.place(i)
-		return nil
-	}
-	var err error
-	if i.fetcher, err = newFetcher(&i.config, transport); err != nil {
-		return err
-	}
-	if i.config.Pattern != "" {
-		i.family = newFamily(v.now, func(url string) *keyring { return ring(url, newRemote(i.fetcher, url, "", v.now)) })
-	} else {
-		i.ring = ring(i.config.URL, newRemote(i.fetcher, i.config.URL, i.config.JWKSURL, v.now))
-	}
-	v.place(i)
-	return nil
-}
-
-// place lets match find i.
-func (v *Verifier) place(i *issuer) {
-	if i.config.Pattern != "" {
-		v.patterns = append(v.patterns, i)
-		return
-	}
-	v.exact[i.config.URL] = v.exact[i.config.URL].join(i)
-}
-
-// shareKeys gives i the keys of an entry for the same issuer that was added
-// before; false when there is none. Both fetch in the same way (see checkTwins).
-func (v *Verifier) shareKeys(i *issuer) bool {
-	for _, other := range v.issuers {
-		if other.name() == i.name() && (other.ring != nil || other.family != nil) {
-			i.fetcher, i.ring, i.family = other.fetcher, other.ring, other.family
-			return true
-		}
-	}
-	return false
-}
-
-func (v *Verifier) fetched(i *issuer, url string, err error) {
-	v.metrics.fetched(i.config.Type, err)
-	if err != nil {
-		v.log.Warn("fetching the keys of an issuer failed", slog.String("issuer", url), slog.Any("error", err))
-		return
-	}
-	v.log.Debug("fetched the keys of an issuer", slog.String("issuer", url))
-}
-
-func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one of them is empty
-
-func (i *issuer) keyring(url string) (*keyring, error) {
-	if i.ring != nil {
-		return i.ring, nil
-	}
-	return i.family.keyring(url)
-}
-
-// Authenticate verifies a compact JWS and says whom it vouches for: its size
-// and form, issuer, audience, times, and then its signature with the issuer's
-// keys. Only a token of a configured issuer that passes all checks before the
-// signature can cause a request, and only to that issuer.
-//
-// The error is a *fault.Error: TokenTooLarge; of kind Unauthenticated when a
-// check of the token failed; of kind Denied when a claim that the issuer's rule
-// needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
-// had; PolicyDenied when a deny rule or the issuer's policy refuses; where tokens
-// are accepted once, TokenReplayed, or what the Replay says. When ctx ends while
-// keys are fetched, it wraps ctx's error. It holds no part of the token but the
-// issuer and audience.
-func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
-	return v.authenticate(ctx, token, nil)
-}
-
-// authenticate is Authenticate and tells the trace, which may be nil, about
-// every step on the way.
-func (v *Verifier) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
-	t, err := peek(token)
-	if tr.check(stepForm, err) != nil {
-		return Principal{}, err
-	}
-	tr.reads(t)
-	i, url, audience, err := v.route(t.claims, tr)
-	if err != nil {
-		return Principal{}, err
-	}
-	if err := tr.check(stepParty, checkParty(t.claims, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
-		return Principal{}, err
-	}
-	now := v.now()
-	if err := tr.check(stepTimes, checkTimes(t.claims, now, i.config.Leeway, i.config.MaxTokenLifetime)); err != nil {
-		return Principal{}, err
-	}
-	if err := tr.check(stepAge, checkAge(t.claims, now, i.config.Leeway, i.config.MaxTokenAge)); err != nil {
-		return Principal{}, err
-	}
-	if err := tr.check(stepSignature, i.verify(ctx, &t, url)); err != nil {
-		return Principal{}, err
-	}
-	p, err := v.judge(i, t.claims, url, audience, tr)
-	if err != nil || !i.config.OneTime || tr != nil { // looking at a token doesn't use it
-		return p, err
-	}
-	if err := once(ctx, v.replay, url, &t, i.config.Leeway); err != nil {
-		return Principal{}, err
-	}
-	return p, nil
-}
-
-// route finds the entry that a token is for, by its issuer and its audience.
-func (v *Verifier) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
-	iss := c.Get("iss")
-	if iss.Kind() != claim.String {
-		return nil, "", "", tr.check(stepIssuer, malformed("its iss must be a string"))
-	}
-	url = iss.Literal()
-	head := v.match(url)
-	if head == nil {
-		return nil, "", "", tr.check(stepIssuer, v.unknown(url))
-	}
-	tr.enters(head)
-	_ = tr.check(stepIssuer, nil)
-	i, audience, err = head.forAudience(c)
-	if err == nil {
-		tr.enters(i)
-	}
-	return i, url, audience, tr.check(stepAudience, err)
-}
-
-// verify checks the signature with the keys of the issuer at url.
-func (i *issuer) verify(ctx context.Context, t *unverified, url string) error {
-	if !slices.Contains(i.config.Algorithms, t.algorithm) {
-		return errAlgorithm(i.config.Algorithms)
-	}
-	ring, err := i.keyring(url)
-	if err != nil {
-		return err
-	}
-	keys, err := ring.find(ctx, t.keyID, t.algorithm)
-	if err != nil {
-		return err
-	}
-	if err := keys.check(*t); err != nil {
-		return fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
-	}
-	return nil
-}
-
-// match finds the entry for an issuer: an exact URL first, then the most
-// specific pattern. Bytes are compared; no two spellings are the same issuer.
-func (v *Verifier) match(url string) *issuer {
-	if i := v.exact[url]; i != nil {
-		return i
-	}
-	if len(url) > maxIssuer {
-		return nil
-	}
-	return v.index.find(url)
-}
-
-func (v *Verifier) unknown(url string) error {
-	const few = 5
-	e := fault.New(fault.IssuerUnknown, "the identity token's issuer %s is not accepted here", quote(url)).With("actual", quote(url))
-	if len(v.issuers) > few {
-		return e
-	}
-	names := make([]string, len(v.issuers))
-	for i := range v.issuers {
-		names[i] = v.issuers[i].name()
-	}
-	e.Public += "; accepted: " + strings.Join(names, ", ")
-	return e.With("expected", strings.Join(names, ", "))
-}
-
-// principal applies the issuer's rule to verified claims.
-func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error) {
-	sub, err := c.Get("sub").Text("sub") // written into every certificate
-	if err != nil {
-		return Principal{}, err
-	}
-	s, err := i.provider.subject(c)
-	if err != nil {
-		return Principal{}, err
-	}
-	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: s.SAN, extensions: s.Extensions}
-	if s.Issuer != "" {
-		p.issuer = s.Issuer
-	}
-	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
-	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {
-		p.challenges = append(p.challenges, e.Literal())
-	}
-	p.challenges = append(p.challenges, sub)
-	return p, nil
-}
-
 // Issuers describes the configured issuers in the configuration's order.
 func (v *Verifier) Issuers() []Description {
-	out := make([]Description, len(v.issuers))
-	for n, i := range v.issuers {
+	var out []Description
+	for _, i := range v.current.Load().issuers {
 		c := &i.config
-		out[n] = Description{
+		out = append(out, Description{
 			URL:                   c.URL,
 			WildcardURL:           c.Pattern,
 			Audience:              c.Audiences[0],
@@ -351,7 +254,7 @@ func (v *Verifier) Issuers() []Description {
 			SPIFFETrustDomain:     c.SPIFFETrustDomain,
 			SubjectDomain:         c.SubjectDomain,
 			SkipEmailVerification: c.SkipEmailVerification,
-		}
+		})
 	}
 	return out
 }
@@ -359,18 +262,45 @@ func (v *Verifier) Issuers() []Description {
 // AcceptsOnce reports whether any issuer's tokens are accepted once: whether the
 // Replay is asked.
 func (v *Verifier) AcceptsOnce() bool {
-	return slices.ContainsFunc(v.issuers, func(i *issuer) bool { return i.config.OneTime })
+	for _, i := range v.current.Load().issuers {
+		if i.config.OneTime {
+			return true
+		}
+	}
+	return false
 }
 
 // Status says how each exact issuer stands, in the configuration's order.
-func (v *Verifier) Status() []IssuerStatus {
-	var out []IssuerStatus
-	seen := make(map[*keyring]bool, len(v.issuers))
-	for _, i := range v.issuers {
-		if i.ring != nil && !seen[i.ring] {
-			seen[i.ring] = true
-			out = append(out, i.ring.status())
+func (v *Verifier) Status() []oidc.Status {
+	var out []oidc.Status
+	seen := make(map[*oidc.Keys]bool)
+	for _, i := range v.current.Load().issuers {
+		if s, ok := i.keys.Status(); ok && !seen[i.keys] {
+			seen[i.keys] = true
+			out = append(out, s)
 		}
 	}
 	return out
+}
+
+// maxProbes is how many issuers are asked at once.
+const maxProbes = 8
+
+// Probe asks every exact issuer for its discovery document and its keys, as a
+// Verifier in use would, and keeps nothing of the answers. The results are in the
+// configuration's order.
+func (v *Verifier) Probe(ctx context.Context) []oidc.ProbeResult {
+	issuers := v.current.Load().issuers
+	found := make([][]oidc.ProbeResult, len(issuers))
+	slots := make(chan struct{}, maxProbes)
+	var wg sync.WaitGroup
+	for n, i := range issuers {
+		wg.Go(func() {
+			slots <- struct{}{}
+			defer func() { <-slots }()
+			found[n] = i.keys.Probe(ctx)
+		})
+	}
+	wg.Wait()
+	return slices.Concat(found...)
 }

@@ -70,7 +70,6 @@ type authority struct {
 	url  string
 	mu   sync.Mutex
 	keys []jose.JSONWebKey
-	down bool
 }
 
 var rsaKeys = sync.OnceValue(func() []*rsa.PrivateKey {
@@ -100,19 +99,9 @@ func (a *authority) publish(keys ...jose.JSONWebKey) {
 	a.keys = keys
 }
 
-func (a *authority) setDown(down bool) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.down = down
-}
-
 func (a *authority) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if a.down {
-		http.Error(w, "down", http.StatusBadGateway)
-		return
-	}
 	if r.URL.Path[len(r.URL.Path)-5:] == "/keys" {
 		_ = json.NewEncoder(w).Encode(jose.JSONWebKeySet{Keys: a.keys})
 		return

@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -44,23 +45,20 @@ var authorizeParams = []string{
 
 // showLogin answers an authorization request (OpenID Connect Core 1.0 §3.1.2)
 // with the login page.
-func (i *Issuer) showLogin(w http.ResponseWriter, r *http.Request) {
-	values, ok := i.authorizeRequest(w, r)
-	if !ok {
-		return
+func (i *Issuer) showLogin(w http.ResponseWriter, r *http.Request, values url.Values) {
+	if acceptAuthorize(w, r, values) {
+		loginPage(w, http.StatusOK, values, "")
 	}
-	i.loginPage(w, http.StatusOK, values, "")
 }
 
 // finishLogin takes the filled-in page and sends the person back with a code.
-func (i *Issuer) finishLogin(w http.ResponseWriter, r *http.Request) {
-	values, ok := i.authorizeRequest(w, r)
-	if !ok {
+func (i *Issuer) finishLogin(w http.ResponseWriter, r *http.Request, values url.Values) {
+	if !acceptAuthorize(w, r, values) {
 		return
 	}
 	who, problem := readPerson(values)
 	if problem != "" {
-		i.loginPage(w, http.StatusUnprocessableEntity, values, problem)
+		loginPage(w, http.StatusUnprocessableEntity, values, problem)
 		return
 	}
 	code := rand.Text()
@@ -74,37 +72,28 @@ func (i *Issuer) finishLogin(w http.ResponseWriter, r *http.Request) {
 			Text: "Paste it where the program asks for it. It works once, within a minute."})
 		return
 	}
-	sendBack(w, r, redirect, url.Values{"code": {code}, "state": optional(values.Get("state"))})
+	sendBack(w, r, values, url.Values{"code": {code}})
 }
 
-// authorizeRequest checks an authorization request. Faults in the client or the
+// acceptAuthorize checks an authorization request. Faults in the client or the
 // redirect URI are shown to the person; the others go back to the client (RFC
 // 6749 §4.1.2.1). It answers by itself when it returns false.
-func (i *Issuer) authorizeRequest(w http.ResponseWriter, r *http.Request) (url.Values, bool) {
-	values, problem := form(r)
-	if problem != nil {
-		problemPage(w, problem.Description)
-		return nil, false
-	}
+func acceptAuthorize(w http.ResponseWriter, r *http.Request, values url.Values) bool {
 	redirect := values.Get("redirect_uri")
+	problem := checkAuthorize(values)
 	switch {
 	case values.Get("client_id") == "":
 		problemPage(w, "The client_id is missing.")
-		return nil, false
 	case !acceptedRedirect(redirect):
 		problemPage(w, "The redirect_uri is not accepted: expected http on localhost, 127.0.0.1 or [::1], any port.")
-		return nil, false
+	case problem == nil:
+		return true
+	case redirect == outOfBand:
+		problemPage(w, problem.Description)
+	default:
+		sendBack(w, r, values, url.Values{"error": {problem.Code}, "error_description": {problem.Description}})
 	}
-	if problem := checkAuthorize(values); problem != nil {
-		if redirect == outOfBand {
-			problemPage(w, problem.Description)
-			return nil, false
-		}
-		sendBack(w, r, redirect, url.Values{"error": {problem.Code},
-			"error_description": {problem.Description}, "state": optional(values.Get("state"))})
-		return nil, false
-	}
-	return values, true
+	return false
 }
 
 func checkAuthorize(values url.Values) *oauthError {
@@ -161,27 +150,18 @@ func readPerson(values url.Values) (person, string) {
 }
 
 // sendBack redirects to the client's URI, which acceptedRedirect has let pass,
-// with the parameters added to its query.
-func sendBack(w http.ResponseWriter, r *http.Request, redirect string, add url.Values) {
-	u, err := url.Parse(redirect)
+// with the parameters and the client's state added to its query.
+func sendBack(w http.ResponseWriter, r *http.Request, values, add url.Values) {
+	u, err := url.Parse(values.Get("redirect_uri"))
 	if err != nil {
 		problemPage(w, "The redirect_uri can't be read.")
 		return
 	}
 	query := u.Query()
-	for name, values := range add {
-		for _, v := range values {
-			query.Set(name, v)
-		}
+	maps.Copy(query, add)
+	if state := values.Get("state"); state != "" {
+		query.Set("state", state)
 	}
 	u.RawQuery = query.Encode()
 	http.Redirect(w, r, u.String(), http.StatusSeeOther) //nolint:gosec // G710: a redirect URI of the client, checked before
-}
-
-// optional is no value for "", so that a parameter is left out.
-func optional(v string) []string {
-	if v == "" {
-		return nil
-	}
-	return []string{v}
 }

@@ -44,12 +44,7 @@ const (
 
 // startDevice is the device authorization endpoint (RFC 8628 §3.1 and §3.2).
 // PKCE is used when the client asks for it, as Sigstore's clients do.
-func (i *Issuer) startDevice(w http.ResponseWriter, r *http.Request) {
-	values, problem := form(r)
-	if problem != nil {
-		problem.write(w)
-		return
-	}
+func (i *Issuer) startDevice(r *http.Request, values url.Values) (map[string]any, error) {
 	client, problem := clientOf(r, values)
 	if problem == nil && !hasScope(values.Get("scope"), "openid") {
 		problem = refuse("invalid_scope", "scope must hold openid")
@@ -58,13 +53,11 @@ func (i *Issuer) startDevice(w http.ResponseWriter, r *http.Request) {
 		problem = checkChallenge(values)
 	}
 	if problem != nil {
-		problem.write(w)
-		return
+		return nil, problem
 	}
 	userCode, err := newUserCode()
 	if err != nil {
-		i.fail(w, r, err)
-		return
+		return nil, err
 	}
 	deviceCode := rand.Text()
 	i.devices.put(deviceCode, device{
@@ -73,14 +66,14 @@ func (i *Issuer) startDevice(w http.ResponseWriter, r *http.Request) {
 		interval: deviceInterval,
 	})
 	shown := userCode[:userCodeLength/2] + "-" + userCode[userCodeLength/2:]
-	writeJSON(w, http.StatusOK, map[string]any{
+	return map[string]any{
 		"device_code":               deviceCode,
 		"user_code":                 shown,
 		"verification_uri":          i.url + pathDevice,
 		"verification_uri_complete": i.url + pathDevice + "?user_code=" + shown,
 		"expires_in":                int(deviceLifetime.Seconds()),
 		"interval":                  int(deviceInterval.Seconds()),
-	})
+	}, nil
 }
 
 // newUserCode makes a code that a person types: 20⁸ possibilities.
@@ -107,22 +100,12 @@ func plainUserCode(typed string) string {
 }
 
 // showDevice is the page on which a person enters the user code (RFC 8628 §3.3).
-func (i *Issuer) showDevice(w http.ResponseWriter, r *http.Request) {
-	values, problem := form(r)
-	if problem != nil {
-		problemPage(w, problem.Description)
-		return
-	}
+func showDevice(w http.ResponseWriter, _ *http.Request, values url.Values) {
 	devicePage(w, http.StatusOK, values, "")
 }
 
 // finishDevice takes the page: the person lets the device in, or refuses it.
-func (i *Issuer) finishDevice(w http.ResponseWriter, r *http.Request) {
-	values, problem := form(r)
-	if problem != nil {
-		problemPage(w, problem.Description)
-		return
-	}
+func (i *Issuer) finishDevice(w http.ResponseWriter, _ *http.Request, values url.Values) {
 	deny := values.Get("action") == "deny"
 	who, wrong := readPerson(values)
 	if wrong != "" && !deny {

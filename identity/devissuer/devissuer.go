@@ -55,7 +55,7 @@ type Issuer struct {
 	url     string
 	now     func() time.Time
 	log     *slog.Logger
-	keys    *keyRing
+	key     signingKey
 	codes   *store[login]
 	devices *store[device]
 }
@@ -76,12 +76,12 @@ func New(o Options) (*Issuer, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	keys, err := newKeyRing(o.Key, o.Now)
+	key, err := newSigningKey(o.Key)
 	if err != nil {
 		return nil, err
 	}
 	return &Issuer{
-		url: o.URL, now: o.Now, log: o.Logger, keys: keys,
+		url: o.URL, now: o.Now, log: o.Logger, key: key,
 		codes:   newStore[login](maxCodes, codeLifetime, o.Now),
 		devices: newStore[device](maxDevices, deviceLifetime, o.Now),
 	}, nil
@@ -89,10 +89,6 @@ func New(o Options) (*Issuer, error) {
 
 // URL is the issuer as its tokens write it in iss.
 func (i *Issuer) URL() string { return i.url }
-
-// Rotate makes a new signing key and returns it for the caller to keep. The old
-// key is published until every token that it signed has expired.
-func (i *Issuer) Rotate() (*rsa.PrivateKey, error) { return i.keys.rotate() }
 
 // Token signs a token with the claims given. What is absent is filled in: iss,
 // aud (DefaultAudience), iat, nbf, exp (TokenLifetime later); with an email also
@@ -103,7 +99,7 @@ func (i *Issuer) Token(claims map[string]any) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return i.keys.sign(payload)
+	return i.key.sign(payload)
 }
 
 // payload is the JSON of a token's claims.

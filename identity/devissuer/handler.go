@@ -2,8 +2,10 @@ package devissuer
 
 import (
 	"encoding/json"
+	"errors"
 	"net/http"
 	"net/url"
+	"slices"
 	"strings"
 )
 
@@ -34,12 +36,12 @@ func (i *Issuer) Handler() http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+pathDiscovery, i.serveDiscovery)
 	mux.HandleFunc("GET "+pathKeys, i.serveKeys)
-	mux.HandleFunc("GET "+pathAuthorize, i.showLogin)
-	mux.HandleFunc("POST "+pathAuthorize, i.finishLogin)
-	mux.HandleFunc("POST "+pathToken, i.serveToken)
-	mux.HandleFunc("POST "+pathDeviceAPI, i.startDevice)
-	mux.HandleFunc("GET "+pathDevice, i.showDevice)
-	mux.HandleFunc("POST "+pathDevice, i.finishDevice)
+	mux.HandleFunc("GET "+pathAuthorize, forPeople(i.showLogin))
+	mux.HandleFunc("POST "+pathAuthorize, forPeople(i.finishLogin))
+	mux.HandleFunc("POST "+pathToken, i.forPrograms(i.redeem))
+	mux.HandleFunc("POST "+pathDeviceAPI, i.forPrograms(i.startDevice))
+	mux.HandleFunc("GET "+pathDevice, forPeople(showDevice))
+	mux.HandleFunc("POST "+pathDevice, forPeople(i.finishDevice))
 	mux.HandleFunc("GET "+pathDirect, i.serveDirect)
 	mux.HandleFunc("GET /{$}", i.showIndex)
 	return local(bounded(mux))
@@ -59,6 +61,37 @@ func bounded(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, maxForm)
 		next.ServeHTTP(w, r)
 	})
+}
+
+// forPeople is a page. What is wrong with its parameters is shown on one as well.
+func forPeople(show func(http.ResponseWriter, *http.Request, url.Values)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		values, problem := form(r)
+		if problem != nil {
+			problemPage(w, problem.Description)
+			return
+		}
+		show(w, r, values)
+	}
+}
+
+// forPrograms is an endpoint that answers in JSON, with an *oauthError too.
+func (i *Issuer) forPrograms(do func(*http.Request, url.Values) (map[string]any, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		values, problem := form(r)
+		if problem != nil {
+			writeJSON(w, http.StatusBadRequest, problem)
+			return
+		}
+		switch body, err := do(r, values); {
+		case errors.As(err, &problem):
+			writeJSON(w, http.StatusBadRequest, problem)
+		case err != nil:
+			i.fail(w, r, err)
+		default:
+			writeJSON(w, http.StatusOK, body)
+		}
+	}
 }
 
 // serveDiscovery answers with the provider's metadata (OpenID Connect Discovery
@@ -83,10 +116,10 @@ func (i *Issuer) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// serveKeys answers with the key set (RFC 7517 §5).
+// serveKeys answers with the signing key.
 func (i *Issuer) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=60")
-	writeJSON(w, http.StatusOK, i.keys.published())
+	writeJSON(w, http.StatusOK, i.key.jwks())
 }
 
 // writeJSON answers with v. The values are ours, so encoding can't fail; a
@@ -105,8 +138,7 @@ type oauthError struct {
 
 func refuse(code, description string) *oauthError { return &oauthError{code, description} }
 
-// write answers with the error as JSON.
-func (e *oauthError) write(w http.ResponseWriter) { writeJSON(w, http.StatusBadRequest, e) }
+func (e *oauthError) Error() string { return e.Code }
 
 // form reads the request's parameters, from the query or the body, and refuses
 // oversized and repeated ones (RFC 6749 §3.1).
@@ -127,11 +159,4 @@ func form(r *http.Request) (url.Values, *oauthError) {
 }
 
 // hasScope reports whether the space-separated scopes hold the one asked for.
-func hasScope(scopes, want string) bool {
-	for s := range strings.FieldsSeq(scopes) {
-		if s == want {
-			return true
-		}
-	}
-	return false
-}
+func hasScope(scopes, want string) bool { return slices.Contains(strings.Fields(scopes), want) }

@@ -12,19 +12,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"sync"
-	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
 
 const (
 	keyBits = 2048
-	// keyGrace is how long a retired key stays published: the life of its last
-	// token, and what a verifier may lag behind.
-	keyGrace = TokenLifetime + 5*time.Minute
-	// maxKeys bounds what is published when keys rotate faster than they retire.
-	maxKeys = 8
 	// pemKeyType is PKCS#8, RFC 7468 §10.
 	pemKeyType = "PRIVATE KEY"
 )
@@ -107,27 +100,10 @@ func saveKey(path string, key *rsa.PrivateKey) (err error) {
 	return os.Rename(f.Name(), path)
 }
 
-// signingKey is a key with what is derived from it once.
+// signingKey signs the tokens.
 type signingKey struct {
-	signer  jose.Signer
-	public  jose.JSONWebKey
-	retires time.Time // zero for the key in use
-}
-
-// keyRing is the key in use and the retired ones that are still published.
-type keyRing struct {
-	now func() time.Time
-
-	mu   sync.RWMutex
-	keys []signingKey // the key in use is the first
-}
-
-func newKeyRing(key *rsa.PrivateKey, now func() time.Time) (*keyRing, error) {
-	first, err := newSigningKey(key)
-	if err != nil {
-		return nil, err
-	}
-	return &keyRing{now: now, keys: []signingKey{first}}, nil
+	signer jose.Signer
+	public jose.JSONWebKey
 }
 
 func newSigningKey(key *rsa.PrivateKey) (signingKey, error) {
@@ -153,12 +129,9 @@ func newSigningKey(key *rsa.PrivateKey) (signingKey, error) {
 	return signingKey{signer: signer, public: public}, nil
 }
 
-// sign makes the compact serialisation of the payload, signed by the key in use.
-func (r *keyRing) sign(payload []byte) (string, error) {
-	r.mu.RLock()
-	signer := r.keys[0].signer
-	r.mu.RUnlock()
-	jws, err := signer.Sign(payload)
+// sign makes the compact serialisation of the payload.
+func (k *signingKey) sign(payload []byte) (string, error) {
+	jws, err := k.signer.Sign(payload)
 	if err != nil {
 		return "", fmt.Errorf("devissuer: signing a token: %w", err)
 	}
@@ -169,41 +142,7 @@ func (r *keyRing) sign(payload []byte) (string, error) {
 	return token, nil
 }
 
-func (r *keyRing) rotate() (*rsa.PrivateKey, error) {
-	key, err := GenerateKey()
-	if err != nil {
-		return nil, err
-	}
-	next, err := newSigningKey(key)
-	if err != nil {
-		return nil, err
-	}
-	now := r.now()
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	keys := []signingKey{next}
-	for i, old := range r.keys {
-		if i == 0 {
-			old.retires = now.Add(keyGrace)
-		}
-		if now.Before(old.retires) && len(keys) < maxKeys {
-			keys = append(keys, old)
-		}
-	}
-	r.keys = keys
-	return key, nil
-}
-
-// published is the key set as it is served.
-func (r *keyRing) published() jose.JSONWebKeySet {
-	now := r.now()
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	set := jose.JSONWebKeySet{Keys: make([]jose.JSONWebKey, 0, len(r.keys))}
-	for i, k := range r.keys {
-		if i == 0 || now.Before(k.retires) {
-			set.Keys = append(set.Keys, k.public)
-		}
-	}
-	return set
+// jwks is the key as it is served (RFC 7517 §5).
+func (k *signingKey) jwks() jose.JSONWebKeySet {
+	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{k.public}}
 }

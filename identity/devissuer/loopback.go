@@ -37,7 +37,10 @@ func hostOf(hostport string) string {
 // come from a page of this origin or from the person themselves.
 func local(next http.Handler) http.Handler {
 	crossOrigin := http.NewCrossOriginProtection() // for POST: Sec-Fetch-Site, else Origin
-	return crossOriginErrors(crossOrigin, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+	crossOrigin.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		http.Error(w, "this request comes from a page of another origin", http.StatusForbidden)
+	}))
+	return crossOrigin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
 		case !loopback.Host(hostOf(r.RemoteAddr)):
 			http.Error(w, "the development issuer answers this machine alone", http.StatusForbidden)
@@ -49,13 +52,6 @@ func local(next http.Handler) http.Handler {
 			next.ServeHTTP(w, r)
 		}
 	}))
-}
-
-func crossOriginErrors(p *http.CrossOriginProtection, next http.Handler) http.Handler {
-	p.SetDenyHandler(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		http.Error(w, "this request comes from a page of another origin", http.StatusForbidden)
-	}))
-	return p.Handler(next)
 }
 
 // fromAnotherPage reports whether a browser sent the request for a page of

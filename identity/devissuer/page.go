@@ -47,7 +47,7 @@ type signIn struct {
 
 type field struct{ Name, Value string }
 
-func (i *Issuer) loginPage(w http.ResponseWriter, status int, values url.Values, problem string) {
+func loginPage(w http.ResponseWriter, status int, values url.Values, problem string) {
 	f := &signIn{Action: pathAuthorize, Email: values.Get("email"), Name: values.Get("name")}
 	if f.Email == "" {
 		f.Email = values.Get("login_hint") // OpenID Connect Core 1.0 §3.1.2.1

@@ -46,19 +46,6 @@ func (s *store[V]) put(key string, value V) {
 	s.entries[key] = entry[V]{value: value, expires: now.Add(s.life)}
 }
 
-// take removes the value under the key and returns it, unless it has expired.
-func (s *store[V]) take(key string) (V, bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, ok := s.entries[key]
-	delete(s.entries, key)
-	if !ok || !s.now().Before(e.expires) {
-		var none V
-		return none, false
-	}
-	return e.value, true
-}
-
 // change calls f with the value under the key, and keeps what f made of it, or
 // drops it when f returns false. It reports whether the key is known and, if
 // so, whether its value had expired, in which case f isn't called.

@@ -15,20 +15,14 @@ const (
 	grantDevice = "urn:ietf:params:oauth:grant-type:device_code" // RFC 8628 §3.4
 )
 
-// serveToken is the token endpoint (RFC 6749 §3.2).
-func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
-	values, problem := form(r)
-	if problem != nil {
-		problem.write(w)
-		return
-	}
+// redeem is the token endpoint (RFC 6749 §3.2).
+func (i *Issuer) redeem(r *http.Request, values url.Values) (map[string]any, error) {
 	client, problem := clientOf(r, values)
 	if problem != nil {
-		problem.write(w)
-		return
+		return nil, problem
 	}
 	var done login
-	switch grant := values.Get("grant_type"); grant {
+	switch values.Get("grant_type") {
 	case grantCode:
 		done, problem = i.redeemCode(client, values)
 	case grantDevice:
@@ -37,10 +31,9 @@ func (i *Issuer) serveToken(w http.ResponseWriter, r *http.Request) {
 		problem = refuse("unsupported_grant_type", "expected authorization_code or device_code")
 	}
 	if problem != nil {
-		problem.write(w)
-		return
+		return nil, problem
 	}
-	i.answer(w, r, done)
+	return i.tokens(r, done)
 }
 
 // clientOf is the client's id, from the body or, as some libraries send it,
@@ -64,9 +57,13 @@ func clientOf(r *http.Request, values url.Values) (string, *oauthError) {
 // redeemCode takes the code, which is gone whether or not the rest is right:
 // whoever guesses has one try.
 func (i *Issuer) redeemCode(client string, values url.Values) (login, *oauthError) {
-	l, ok := i.codes.take(values.Get("code"))
+	var l login
+	known, expired := i.codes.change(values.Get("code"), func(v *login) (keep bool) {
+		l = *v
+		return false
+	})
 	switch {
-	case !ok:
+	case !known || expired:
 		return login{}, refuse("invalid_grant", "the code is unknown, used or expired: sign in again")
 	case l.clientID != client || l.redirectURI != values.Get("redirect_uri"):
 		return login{}, refuse("invalid_grant", "client_id or redirect_uri differ from the authorization request's")
@@ -76,9 +73,9 @@ func (i *Issuer) redeemCode(client string, values url.Values) (login, *oauthErro
 	return l, nil
 }
 
-// answer gives the tokens of a finished login (OpenID Connect Core 1.0
-// §3.1.3.3). The access token opens nothing; clients expect one.
-func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, done login) {
+// tokens gives those of a finished login (OpenID Connect Core 1.0 §3.1.3.3). The
+// access token opens nothing; clients expect one.
+func (i *Issuer) tokens(r *http.Request, done login) (map[string]any, error) {
 	access := rand.Text()
 	claims := map[string]any{
 		"aud":     done.clientID,
@@ -93,17 +90,16 @@ func (i *Issuer) answer(w http.ResponseWriter, r *http.Request, done login) {
 	}
 	token, err := i.Token(claims)
 	if err != nil {
-		i.fail(w, r, err)
-		return
+		return nil, err
 	}
 	i.log.InfoContext(r.Context(), "development token issued", slog.String("endpoint", pathToken))
-	writeJSON(w, http.StatusOK, map[string]any{
+	return map[string]any{
 		"access_token": access,
 		"token_type":   "Bearer",
 		"expires_in":   int(TokenLifetime.Seconds()),
 		"id_token":     token,
 		"scope":        "openid email profile",
-	})
+	}, nil
 }
 
 // accessTokenHash is at_hash for RS256: the left half of the token's SHA-256

@@ -108,42 +108,28 @@ type Named struct {
 // is empty or not in its encoding, and when the two issuers differ. A missing
 // extension is no error: other authorities write fewer.
 func Parse(extensions []pkix.Extension) (Set, error) {
-	var s Set
-	err := read(extensions, func(r *row, v string) error {
-		place := r.value(&s)
-		if *place != "" && *place != v {
-			return fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
-		}
-		*place = v
-		return nil
-	})
-	if err != nil {
-		return Set{}, err
-	}
-	return s, nil
+	s, _, err := read(extensions)
+	return s, err
 }
 
 // Name lists a certificate's own extensions in words, in the table's order, with
 // the rules and errors of [Parse].
 func Name(extensions []pkix.Extension) ([]Named, error) {
-	if _, err := Parse(extensions); err != nil {
+	_, values, err := read(extensions)
+	if err != nil {
 		return nil, err
 	}
-	values := make(map[int]string, len(extensions))
-	if err := read(extensions, func(r *row, v string) error { values[r.arc] = v; return nil }); err != nil {
-		return nil, err
-	}
-	out := make([]Named, 0, len(values))
+	out := make([]Named, 0, len(table))
 	for i := range table {
-		if v, ok := values[table[i].arc]; ok {
+		if v := values[table[i].arc]; v != "" {
 			out = append(out, Named{Number: table[i].arc, Name: table[i].name, Value: v})
 		}
 	}
 	return out, nil
 }
 
-func read(extensions []pkix.Extension, each func(*row, string) error) error {
-	var seen [32]bool
+// read gives the values as a Set, and by the last arc.
+func read(extensions []pkix.Extension) (s Set, values [32]string, err error) {
 	for _, e := range extensions {
 		if len(e.Id) != len(arc)+1 || !e.Id[:len(arc)].Equal(arc) {
 			continue
@@ -152,22 +138,23 @@ func read(extensions []pkix.Extension, each func(*row, string) error) error {
 		if r == nil {
 			continue
 		}
-		if seen[r.arc] {
-			return fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
+		if values[r.arc] != "" {
+			return Set{}, values, fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
 		}
-		seen[r.arc] = true
 		if e.Critical {
-			return fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
+			return Set{}, values, fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
 		}
 		v, err := decode(r, e.Value)
 		if err != nil {
-			return err
+			return Set{}, values, err
 		}
-		if err := each(r, v); err != nil {
-			return err
+		place := r.value(&s)
+		if *place != "" && *place != v {
+			return Set{}, values, fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
 		}
+		*place, values[r.arc] = v, v // v is never empty
 	}
-	return nil
+	return s, values, nil
 }
 
 func decode(r *row, value []byte) (string, error) {

@@ -5,15 +5,9 @@ package extension
 func (s Set) Map() map[string]string {
 	m := map[string]string{}
 	for i := range table {
-		if v := *table[i].value(&s); v != "" && table[i].field != "" {
+		if v := *table[i].value(&s); v != "" {
 			m[table[i].field] = v
 		}
-	}
-	if s.Issuer != "" {
-		m["issuer"] = s.Issuer
-	}
-	if s.TokenSubject != "" {
-		m["token_subject"] = s.TokenSubject
 	}
 	return m
 }

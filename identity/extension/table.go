@@ -16,7 +16,7 @@ type row struct {
 	name     string // for people
 	field    string // for presets and JSON
 	encoding encoding
-	required bool
+	required bool // always written, from the verified token alone
 	value    func(*Set) *string
 	oid      asn1.ObjectIdentifier // filled in from arc
 }
@@ -31,13 +31,13 @@ var OtherNameOID = under(7)
 // table is every extension in the order in which they are written: by arc.
 // The issuer is written twice, raw and as UTF8String; both rows read one field.
 var table = withOIDs([]row{
-	{arc: 1, name: "Issuer", field: "", encoding: raw, required: true, value: func(s *Set) *string { return &s.Issuer }},
+	{arc: 1, name: "Issuer", field: "issuer", encoding: raw, required: true, value: func(s *Set) *string { return &s.Issuer }},
 	{arc: 2, name: "GitHub Workflow Trigger", field: "github_trigger", encoding: raw, value: func(s *Set) *string { return &s.GitHubTrigger }},
 	{arc: 3, name: "GitHub Workflow SHA", field: "github_sha", encoding: raw, value: func(s *Set) *string { return &s.GitHubSHA }},
 	{arc: 4, name: "GitHub Workflow Name", field: "github_workflow", encoding: raw, value: func(s *Set) *string { return &s.GitHubWorkflow }},
 	{arc: 5, name: "GitHub Workflow Repository", field: "github_repository", encoding: raw, value: func(s *Set) *string { return &s.GitHubRepository }},
 	{arc: 6, name: "GitHub Workflow Ref", field: "github_ref", encoding: raw, value: func(s *Set) *string { return &s.GitHubRef }},
-	{arc: 8, name: "Issuer (v2)", field: "", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.Issuer }},
+	{arc: 8, name: "Issuer (v2)", field: "issuer", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.Issuer }},
 	{arc: 9, name: "Build Signer URI", field: "build_signer_uri", encoding: utf8String, value: func(s *Set) *string { return &s.BuildSignerURI }},
 	{arc: 10, name: "Build Signer Digest", field: "build_signer_digest", encoding: utf8String, value: func(s *Set) *string { return &s.BuildSignerDigest }},
 	{arc: 11, name: "Runner Environment", field: "runner_environment", encoding: utf8String, value: func(s *Set) *string { return &s.RunnerEnvironment }},
@@ -53,7 +53,7 @@ var table = withOIDs([]row{
 	{arc: 21, name: "Run Invocation URI", field: "run_invocation_uri", encoding: utf8String, value: func(s *Set) *string { return &s.RunInvocationURI }},
 	{arc: 22, name: "Source Repository Visibility At Signing", field: "source_repository_visibility", encoding: utf8String, value: func(s *Set) *string { return &s.SourceRepositoryVisibility }},
 	{arc: 23, name: "Deployment Environment", field: "deployment_environment", encoding: utf8String, value: func(s *Set) *string { return &s.DeploymentEnvironment }},
-	{arc: 24, name: "Token Subject", field: "", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.TokenSubject }},
+	{arc: 24, name: "Token Subject", field: "token_subject", encoding: utf8String, required: true, value: func(s *Set) *string { return &s.TokenSubject }},
 })
 
 func withOIDs(rows []row) []row {
@@ -94,7 +94,7 @@ func rowFor(number int) *row {
 func Fields() []string {
 	names := make([]string, 0, len(table))
 	for _, r := range table {
-		if r.field != "" {
+		if !r.required {
 			names = append(names, r.field)
 		}
 	}
@@ -105,7 +105,7 @@ func Fields() []string {
 // for an unknown name. Rules ask once, when they are compiled.
 func Place(name string) func(*Set) *string {
 	for i := range table {
-		if name != "" && table[i].field == name {
+		if table[i].field == name && !table[i].required {
 			return table[i].value
 		}
 	}

@@ -1,7 +1,7 @@
 // Package identitytest runs a real OpenID Connect issuer on loopback HTTP for
 // tests, and hands out tokens and principals that a real identity.Verifier has
-// verified. Its faults are told at run time: an endpoint that is down, slow or
-// huge, rotated keys, and tokens forged byte by byte (see [Issuer.Sign]).
+// verified. Its faults are told at run time: an endpoint that is down or
+// never answers, and tokens forged byte by byte (see [Issuer.Sign]).
 //
 // An issuer ends with its test. RSA keys are shared by the process, so an
 // issuer is cheap, but no two live issuers have the same key.
@@ -40,47 +40,34 @@ type Issuer struct {
 
 	dev  *devissuer.Issuer
 	now  func() time.Time
+	key  *rsa.PrivateKey
 	done chan struct{} // closed when the test ends
 
 	mu       sync.Mutex
-	key      *rsa.PrivateKey
 	broken   map[string]http.Handler
 	requests map[string]int
 }
 
 // Option changes how New sets an issuer up.
-type Option func(*settings)
-
-type settings struct {
-	now func() time.Time
-	key *rsa.PrivateKey
-}
+type Option func(*Issuer)
 
 // WithClock makes the issuer, and the verifiers made from it, live by the clock.
-func WithClock(now func() time.Time) Option { return func(s *settings) { s.now = now } }
-
-// WithKey makes the issuer sign with the key, so that two may share one.
-func WithKey(key *rsa.PrivateKey) Option { return func(s *settings) { s.key = key } }
+func WithClock(now func() time.Time) Option { return func(i *Issuer) { i.now = now } }
 
 // New starts an issuer that ends with the test.
 func New(t testing.TB, options ...Option) *Issuer {
 	t.Helper()
-	s := settings{now: time.Now}
-	for _, o := range options {
-		o(&s)
-	}
-	if s.key == nil {
-		s.key = borrowKey(t)
-	}
 	server := httptest.NewUnstartedServer(nil)
-	url := "http://" + server.Listener.Addr().String()
-	dev, err := devissuer.New(devissuer.Options{URL: url, Key: s.key, Now: s.now})
-	if err != nil {
-		t.Fatalf("identitytest: %v", err)
-	}
 	i := &Issuer{
-		URL: url, dev: dev, now: s.now, key: s.key,
+		URL: "http://" + server.Listener.Addr().String(), now: time.Now, key: borrowKey(t),
 		done: make(chan struct{}), broken: make(map[string]http.Handler), requests: make(map[string]int),
+	}
+	for _, o := range options {
+		o(i)
+	}
+	var err error
+	if i.dev, err = devissuer.New(devissuer.Options{URL: i.URL, Key: i.key, Now: i.now}); err != nil {
+		t.Fatalf("identitytest: %v", err)
 	}
 	server.Config.Handler = i.handler()
 	server.Start()
@@ -169,10 +156,6 @@ func Principal(t testing.TB, claims map[string]any) identity.Principal {
 	t.Helper()
 	return New(t).Principal(t, claims)
 }
-
-// Handler is the issuer's HTTP interface without faults, for a server of the
-// test's own.
-func (i *Issuer) Handler() http.Handler { return i.dev.Handler() }
 
 // keyPool lends the process's RSA keys to issuers.
 var keyPool struct {

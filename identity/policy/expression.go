@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync"
 
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/cost"
@@ -38,17 +39,13 @@ const (
 	nameClaims   = "claims"
 )
 
-// Names lists what an expression can read, for texts.
-func Names() []string {
-	return []string{nameClaims, nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience, nameTime}
-}
+// principalNames are those of type string.
+var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience}
 
-// Env is the language of the expressions; it is immutable, and made once.
-type Env struct{ env *cel.Env }
-
-// NewEnv makes the language: CEL's standard functions, those of its strings
-// library (version 4: no formatting), and the names of [Names].
-func NewEnv() (*Env, error) {
+// language is what expressions are written in: CEL's standard functions, those of
+// its strings library (version 4: no formatting), and the names above. There is
+// one for the process, for it is immutable and takes longer to make than a policy.
+var language = sync.OnceValues(func() (*cel.Env, error) {
 	options := []cel.EnvOption{
 		cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)),
 		cel.Variable(nameTime, cel.TimestampType),
@@ -56,42 +53,42 @@ func NewEnv() (*Env, error) {
 		cel.ParserRecursionLimit(64),
 		ext.Strings(ext.StringsVersion(4)),
 	}
-	for _, name := range []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience} {
+	for _, name := range principalNames {
 		options = append(options, cel.Variable(name, cel.StringType))
 	}
-	env, err := cel.NewEnv(options...)
-	if err != nil {
-		return nil, fmt.Errorf("policy: making the expression language: %w", err)
-	}
-	return &Env{env: env}, nil
-}
+	return cel.NewEnv(options...)
+})
 
-// Expression is a compiled condition; it is immutable and safe for concurrent use.
-type Expression struct {
+// expression is a compiled condition; it is immutable and safe for concurrent use.
+type expression struct {
 	text    string
 	program cel.Program // nil for the expression true, which needs none
 }
 
 // Text is the expression as it was written.
-func (e *Expression) Text() string { return e.text }
+func (e *expression) Text() string { return e.text }
 
-// Compile reads one expression, which must be of type bool and cheap whatever
+// compile reads one expression, which must be of type bool and cheap whatever
 // token it meets. The error is for the person who wrote it.
-func (e *Env) Compile(text string) (*Expression, error) {
+func compile(text string) (*expression, error) {
 	switch {
 	case strings.TrimSpace(text) == "":
 		return nil, errors.New("is empty; write a condition, or true")
 	case len(text) > maxExpression:
 		return nil, fmt.Errorf("is longer than %d characters", maxExpression)
 	}
-	ast, issues := e.env.Compile(text)
+	env, err := language()
+	if err != nil {
+		return nil, fmt.Errorf("making the expression language: %w", err)
+	}
+	ast, issues := env.Compile(text)
 	if err := issues.Err(); err != nil {
-		return nil, fmt.Errorf("doesn't compile: %s; it can read %s", oneLine(issues), strings.Join(Names(), ", "))
+		return nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), nameClaims+", "+strings.Join(principalNames, ", ")+", "+nameTime)
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
 		return nil, fmt.Errorf("is of type %s; a condition is of type bool, as in claims.x == \"y\"", cel.FormatCELType(t))
 	}
-	cost, err := e.env.EstimateCost(ast, sizes{})
+	cost, err := env.EstimateCost(ast, sizes{})
 	if err != nil {
 		return nil, fmt.Errorf("its cost can't be estimated: %w", err)
 	}
@@ -99,17 +96,17 @@ func (e *Env) Compile(text string) (*Expression, error) {
 		return nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
 	}
 	if text == "true" {
-		return &Expression{text: text}, nil
+		return &expression{text: text}, nil
 	}
-	program, err := e.env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	program, err := env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
 	if err != nil {
 		return nil, fmt.Errorf("doesn't compile: %w", err)
 	}
-	return &Expression{text: text, program: program}, nil
+	return &expression{text: text, program: program}, nil
 }
 
-// oneLine is the first thing wrong with an expression, with its place.
-func oneLine(issues *cel.Issues) string {
+// firstIssue is the first thing wrong with an expression, with its place.
+func firstIssue(issues *cel.Issues) string {
 	first := issues.Errors()[0]
 	text := first.Message
 	if n := len(issues.Errors()) - 1; n > 0 {
@@ -136,7 +133,7 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 	return nil
 }
 
-// errNotBool can't happen to what Compile has let through.
+// errNotBool can't happen to what compile has let through.
 var errNotBool = errors.New("the expression gave no boolean")
 
 // noKey is how CEL's text for a key that a map doesn't have begins.
@@ -144,7 +141,7 @@ const noKey = "no such key: "
 
 // Holds evaluates the expression. When it can't be decided the error says why:
 // it is an *Undecided where a claim that the expression reads isn't there.
-func (e *Expression) Holds(in *Input) (bool, error) {
+func (e *expression) Holds(in *Input) (bool, error) {
 	if e.program == nil {
 		return true, nil
 	}
@@ -168,7 +165,7 @@ func (e *Expression) Holds(in *Input) (bool, error) {
 
 // mentions is the name of a claim where the expression writes it out; a name
 // that a value of the token gave is left out.
-func (e *Expression) mentions(claim string) string {
+func (e *expression) mentions(claim string) string {
 	if strings.Contains(e.text, claim) {
 		return claim
 	}

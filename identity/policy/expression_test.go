@@ -9,15 +9,6 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 )
 
-func env(tb testing.TB) *Env {
-	tb.Helper()
-	e, err := NewEnv()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	return e
-}
-
 func input(tb testing.TB, claims string) *Input {
 	tb.Helper()
 	set, err := claim.Parse(claims)
@@ -62,7 +53,7 @@ func TestHolds(t *testing.T) {
 		{`request.time < timestamp("2027-01-01T00:00:00Z") && request.time.getDayOfWeek("UTC") == 1`, true},
 		{`claims.repository_owner.matches("^ac.e$") && claims.sub.upperAscii() == "ALICE"`, true},
 	} {
-		x, err := env(t).Compile(c.text)
+		x, err := compile(c.text)
 		if err != nil {
 			t.Errorf("%s: %v", c.text, err)
 			continue
@@ -83,7 +74,7 @@ func TestUndecided(t *testing.T) {
 		`claims.act.other == "x"`:            "other",
 		`claims[claims.sub] == "x"`:          "", // never a value of the token
 	} {
-		x, err := env(t).Compile(text)
+		x, err := compile(text)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -97,9 +88,9 @@ func TestUndecided(t *testing.T) {
 		`claims.run_id.startsWith("7")`, `claims.sub > 3`, `claims.groups[9] == "x"`, `claims.sub`, `int(claims.sub) == 1`,
 		`!has(claims.absent) && claims.run_id.startsWith("7")`,
 	} {
-		x, err := env(t).Compile(text + ` == true`)
+		x, err := compile(text + ` == true`)
 		if text == `claims.sub` {
-			x, err = env(t).Compile(`claims.sub && true`)
+			x, err = compile(`claims.sub && true`)
 		}
 		if err != nil {
 			t.Fatal(err)
@@ -128,7 +119,7 @@ func TestCompileRefuses(t *testing.T) {
 		`claims.a.all(a, claims.b.exists(b, b == a))`:                         "costs too much",
 		strings.Repeat("(", 100) + "true" + strings.Repeat(")", 100):          "doesn't compile",
 	} {
-		if _, err := env(t).Compile(text); err == nil || !strings.Contains(err.Error(), want) {
+		if _, err := compile(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%.40s: %v; want %q", text, err, want)
 		}
 	}
@@ -142,7 +133,7 @@ func BenchmarkHolds(b *testing.B) {
 		"two":   `claims.repository_owner == "acme" && principal.san.startsWith("https://github.com/acme/")`,
 		"group": `"ops" in claims.groups || claims.groups.exists(g, g == "x")`,
 	} {
-		x, err := env(b).Compile(text)
+		x, err := compile(text)
 		if err != nil {
 			b.Fatal(err)
 		}

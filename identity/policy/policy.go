@@ -66,7 +66,7 @@ type Settings struct {
 
 // Policy is the compiled policy of one issuer.
 type Policy struct {
-	allow    *Expression
+	allow    *expression
 	profiles []profile
 	lifetime time.Duration
 	most     time.Duration
@@ -74,18 +74,18 @@ type Policy struct {
 
 type profile struct {
 	name     string
-	when     *Expression
+	when     *expression
 	lifetime time.Duration
 }
 
-// Policy checks and compiles the policy of one issuer. It adds every fault of s
+// New checks and compiles the policy of one issuer. It adds every fault of s
 // to f, under path; what it returns is good when there was none.
-func (e *Env) Policy(path string, s Settings, f *setting.Faults) *Policy {
+func New(path string, s Settings, f *setting.Faults) *Policy {
 	p := &Policy{lifetime: s.Lifetime, most: s.MaxLifetime}
 	if s.Allow == "" {
 		f.Add(path+".allow", "required: the condition under which a token of this issuer gets a certificate, such as claims.repository_owner == \"acme\"; \"true\" lets all of them")
 	} else {
-		p.allow = e.compile(path+".allow", s.Allow, f)
+		p.allow = compileAt(path+".allow", s.Allow, f)
 	}
 	bound := p.most
 	if bound == 0 {
@@ -101,26 +101,26 @@ func (e *Env) Policy(path string, s Settings, f *setting.Faults) *Policy {
 		at := setting.Index(path+".profiles", i)
 		checkName(at+".name", one.Name, names, f)
 		checkLifetime(at+".lifetime", one.Lifetime, bound, f)
-		p.profiles = append(p.profiles, profile{one.Name, e.compile(at+".when", one.When, f), one.Lifetime})
+		p.profiles = append(p.profiles, profile{one.Name, compileAt(at+".when", one.When, f), one.Lifetime})
 	}
 	return p
 }
 
 // Rules checks and compiles deny rules. It adds every fault to f, under path;
 // what it returns is good when there was none.
-func (e *Env) Rules(path string, all []Deny, f *setting.Faults) []Rule {
+func Rules(path string, all []Deny, f *setting.Faults) []Rule {
 	var rules []Rule
 	names := map[string]bool{}
 	for i, one := range all {
 		at := setting.Index(path, i)
 		checkName(at+".name", one.Name, names, f)
-		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: e.compile(at+".when", one.When, f)})
+		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: compileAt(at+".when", one.When, f)})
 	}
 	return rules
 }
 
-func (e *Env) compile(path, text string, f *setting.Faults) *Expression {
-	x, err := e.Compile(text)
+func compileAt(path, text string, f *setting.Faults) *expression {
+	x, err := compile(text)
 	if err != nil {
 		f.Add(path, "%s", err)
 	}
@@ -182,7 +182,7 @@ func (p *Policy) Choose(in *Input) Choice {
 type Rule struct {
 	Name  string
 	Until time.Time
-	when  *Expression
+	when  *expression
 }
 
 // Expired reports whether the rule has ended at now.

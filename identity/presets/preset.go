@@ -79,14 +79,14 @@ func Names() []string {
 	return names
 }
 
-// ErrUnknown is [Load]'s error for a name that no built-in preset has.
-var ErrUnknown = errors.New("no built-in preset has this name")
+// errUnknown is [Load]'s error for a name that no built-in preset has.
+var errUnknown = errors.New("no built-in preset has this name")
 
-// Load reads a built-in preset. The error is [ErrUnknown] or wraps the fault of a file.
+// Load reads a built-in preset. The error is that the name is unknown, or wraps the fault of a file.
 func Load(name string) (*Preset, error) {
 	b, err := files.ReadFile(name + ".yaml")
 	if err != nil {
-		return nil, ErrUnknown
+		return nil, errUnknown
 	}
 	p, err := Decode(bytes.NewReader(b))
 	if err != nil {

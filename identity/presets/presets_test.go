@@ -150,9 +150,9 @@ func TestVariations(t *testing.T) {
 	}
 }
 
-// TestA12_Presets takes each claim that a preset needs away, empties it and
+// TestUnfitClaimsOfPresetsAreRefused takes each claim that a preset needs away, empties it and
 // gives it each wrong type: each is refused by name, and no value is shown.
-func TestA12_Presets(t *testing.T) {
+func TestUnfitClaimsOfPresetsAreRefused(t *testing.T) {
 	t.Parallel()
 	required := map[string][]string{
 		"github": {"event_name", "sha", "workflow", "repository", "ref", "job_workflow_ref", "job_workflow_sha", "runner_environment",
@@ -219,7 +219,7 @@ func TestDecodeIsStrict(t *testing.T) {
 		}
 	}
 	for _, name := range []string{"", "nope", "../presets/github", "github.yaml"} {
-		if _, err := Load(name); !errors.Is(err, ErrUnknown) {
+		if _, err := Load(name); !errors.Is(err, errUnknown) {
 			t.Errorf("%q: %v", name, err)
 		}
 	}

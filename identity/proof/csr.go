@@ -2,7 +2,7 @@ package proof
 
 import (
 	"crypto"
-	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/rsa"
 	encodingasn1 "encoding/asn1"
 
@@ -89,49 +89,37 @@ func parseCSR(der []byte) (request, error) {
 	return r, nil
 }
 
-// scheme is a row of the table of accepted signature algorithms.
-type scheme struct {
+// requestAlgorithms are the accepted signature algorithms. The parameters are
+// absent; for RSA they are NULL, and absent ones are read too.
+var requestAlgorithms = []struct {
 	oid  encodingasn1.ObjectIdentifier
 	hash crypto.Hash
+	rsa  bool
+}{
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, crypto.SHA256, false}, // RFC 5758 §3.2
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, crypto.SHA384, false},
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, crypto.SHA512, false},
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, crypto.SHA256, true}, // RFC 4055 §5
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}, crypto.SHA384, true},
+	{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}, crypto.SHA512, true},
+	{oidEd25519, 0, false}, // RFC 8410 §3
 }
 
-var (
-	ecdsaSchemes = []scheme{ // RFC 5758 §3.2; the parameters are absent
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, crypto.SHA256},
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, crypto.SHA384},
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, crypto.SHA512},
-	}
-	rsaSchemes = []scheme{ // RFC 4055 §5; the parameters are NULL, and absent ones are read too
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}, crypto.SHA256},
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}, crypto.SHA384},
-		{encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}, crypto.SHA512},
-	}
-	ed25519Schemes = []scheme{{oidEd25519, 0}} // RFC 8410 §3; the parameters are absent
-)
-
 // requestHash is the hash that the request was signed with, or the refusal of
-// its signature algorithm.
+// its signature algorithm. ECDSA needs the hash of the curve's size.
 func (k publicKey) requestHash(r request) (crypto.Hash, error) {
-	var (
-		schemes  []scheme
-		shape    = r.bare
-		expected string
-	)
-	switch k.public.(type) {
-	case *ecdsa.PublicKey:
-		schemes, expected = ecdsaSchemes, "ECDSA with "+k.hash.String()
-	case *rsa.PublicKey:
-		schemes, shape, expected = rsaSchemes, r.bare || r.null, "RSA PKCS#1 v1.5 with SHA-256, SHA-384 or SHA-512"
-	default:
-		schemes, expected = ed25519Schemes, "Ed25519"
+	_, isRSA := k.public.(*rsa.PublicKey)
+	for _, a := range requestAlgorithms {
+		if a.oid.Equal(r.algorithm) && a.rsa == isRSA && (isRSA || a.hash == k.hash) && (r.bare || isRSA && r.null) {
+			return a.hash, nil
+		}
 	}
-	for _, s := range schemes {
-		if !s.oid.Equal(r.algorithm) || !shape {
-			continue
-		}
-		if _, isRSA := k.public.(*rsa.PublicKey); isRSA || s.hash == k.hash {
-			return s.hash, nil
-		}
+	expected := "ECDSA with " + k.hash.String()
+	switch k.public.(type) {
+	case *rsa.PublicKey:
+		expected = "RSA PKCS#1 v1.5 with SHA-256, SHA-384 or SHA-512"
+	case ed25519.PublicKey:
+		expected = "Ed25519"
 	}
 	return 0, fault.New(fault.CSRInvalid, "the certificate request's signature algorithm is not accepted: expected %s", expected)
 }

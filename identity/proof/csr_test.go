@@ -21,6 +21,11 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
+var (
+	ecdsaSHA256, ecdsaSHA384, ecdsaSHA512 = requestAlgorithms[0].oid, requestAlgorithms[1].oid, requestAlgorithms[2].oid
+	rsaSHA256                             = requestAlgorithms[3].oid
+)
+
 // makeCSR is a request by the standard library, in DER.
 func makeCSR(t testing.TB, signer crypto.Signer, template *x509.CertificateRequest) []byte {
 	t.Helper()
@@ -79,8 +84,8 @@ func TestCSRAccepts(t *testing.T) {
 	}
 }
 
-// Row B5: what a request asks for beside its key changes nothing about the key.
-func TestB5_ExtrasIgnored(t *testing.T) {
+// What a request asks for beside its key changes nothing about the key.
+func TestExtrasOfARequestAreIgnored(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	signer := acceptedKey(t, "ECDSA-P256")
@@ -123,8 +128,8 @@ func TestB5_ExtrasIgnored(t *testing.T) {
 	})
 }
 
-// Row B5: requests whose signature doesn't hold, or is made in a refused way.
-func TestB5_BadSignature(t *testing.T) {
+// Requests whose signature doesn't hold, or is made in a refused way.
+func TestRequestsWithABadSignatureAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	for _, k := range acceptedKeys() {
@@ -142,7 +147,7 @@ func TestB5_BadSignature(t *testing.T) {
 	t.Run("signed by another key", func(t *testing.T) {
 		t.Parallel()
 		mine, theirs := acceptedKey(t, "ECDSA-P256"), freshP256(t)
-		_, err := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spkiOf(t, mine.Public()), ecdsaSchemes[0].oid, encodingasn1.RawValue{}, theirs, crypto.SHA256)))
+		_, err := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spkiOf(t, mine.Public()), ecdsaSHA256, encodingasn1.RawValue{}, theirs, crypto.SHA256)))
 		wantFault(t, err, fault.CSRInvalid)
 	})
 }
@@ -176,8 +181,8 @@ func forgeCSR(t testing.TB, spki []byte, oid encodingasn1.ObjectIdentifier, para
 	return der
 }
 
-// Row B5: SHA-1, MD5, PSS and the hash of another curve, all genuine signatures.
-func TestB5_RefusedAlgorithms(t *testing.T) {
+// SHA-1, MD5, PSS and the hash of another curve, all genuine signatures.
+func TestRefusedAlgorithmsOfRequests(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	oid := func(arcs ...int) encodingasn1.ObjectIdentifier { return arcs }
@@ -190,18 +195,18 @@ func TestB5_RefusedAlgorithms(t *testing.T) {
 	}{
 		"ECDSA SHA-1":               {"ECDSA-P256", oid(1, 2, 840, 10045, 4, 1), none, crypto.SHA1},
 		"ECDSA SHA-224":             {"ECDSA-P256", oid(1, 2, 840, 10045, 4, 3, 1), none, crypto.SHA224},
-		"P-256 with SHA-384":        {"ECDSA-P256", ecdsaSchemes[1].oid, none, crypto.SHA384},
-		"P-256 with SHA-512":        {"ECDSA-P256", ecdsaSchemes[2].oid, none, crypto.SHA512},
-		"P-384 with SHA-256":        {"ECDSA-P384", ecdsaSchemes[0].oid, none, crypto.SHA256},
-		"P-521 with SHA-256":        {"ECDSA-P521", ecdsaSchemes[0].oid, none, crypto.SHA256},
-		"ECDSA with NULL":           {"ECDSA-P256", ecdsaSchemes[0].oid, null, crypto.SHA256},
+		"P-256 with SHA-384":        {"ECDSA-P256", ecdsaSHA384, none, crypto.SHA384},
+		"P-256 with SHA-512":        {"ECDSA-P256", ecdsaSHA512, none, crypto.SHA512},
+		"P-384 with SHA-256":        {"ECDSA-P384", ecdsaSHA256, none, crypto.SHA256},
+		"P-521 with SHA-256":        {"ECDSA-P521", ecdsaSHA256, none, crypto.SHA256},
+		"ECDSA with NULL":           {"ECDSA-P256", ecdsaSHA256, null, crypto.SHA256},
 		"RSA MD5":                   {"RSA-2048", oid(1, 2, 840, 113549, 1, 1, 4), null, crypto.MD5},
 		"RSA SHA-1":                 {"RSA-2048", oid(1, 2, 840, 113549, 1, 1, 5), null, crypto.SHA1},
 		"RSA SHA-224":               {"RSA-2048", oid(1, 2, 840, 113549, 1, 1, 14), null, crypto.SHA224},
-		"RSA with other parameters": {"RSA-2048", rsaSchemes[0].oid, encodingasn1.RawValue{FullBytes: []byte{0x30, 0}}, crypto.SHA256},
-		"RSA key, ECDSA named":      {"RSA-2048", ecdsaSchemes[0].oid, none, crypto.SHA256},
-		"ECDSA key, RSA named":      {"ECDSA-P256", rsaSchemes[0].oid, null, crypto.SHA256},
-		"Ed25519 key, ECDSA named":  {"Ed25519", ecdsaSchemes[0].oid, none, 0},
+		"RSA with other parameters": {"RSA-2048", rsaSHA256, encodingasn1.RawValue{FullBytes: []byte{0x30, 0}}, crypto.SHA256},
+		"RSA key, ECDSA named":      {"RSA-2048", ecdsaSHA256, none, crypto.SHA256},
+		"ECDSA key, RSA named":      {"ECDSA-P256", rsaSHA256, null, crypto.SHA256},
+		"Ed25519 key, ECDSA named":  {"Ed25519", ecdsaSHA256, none, 0},
 		"Ed25519 with NULL":         {"Ed25519", oidEd25519, null, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -223,14 +228,14 @@ func TestB5_RefusedAlgorithms(t *testing.T) {
 	t.Run("RSA without parameters is read", func(t *testing.T) {
 		t.Parallel()
 		signer := acceptedKey(t, "RSA-2048")
-		if _, err := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spkiOf(t, signer.Public()), rsaSchemes[0].oid, none, signer, crypto.SHA256))); err != nil {
+		if _, err := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spkiOf(t, signer.Public()), rsaSHA256, none, signer, crypto.SHA256))); err != nil {
 			t.Error(err)
 		}
 	})
 }
 
-// Row B5: what isn't a request.
-func TestB5_Malformed(t *testing.T) {
+// What isn't a request.
+func TestMalformedRequestsAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	signer := acceptedKey(t, "ECDSA-P256")
@@ -287,7 +292,7 @@ func TestSignatureAndCSRAgreeOnKeys(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			_, bySignature := policy.signature(spki, []byte{1}, challenges)
-			_, byCSR := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spki, ecdsaSchemes[0].oid, encodingasn1.RawValue{}, signer, crypto.SHA256)))
+			_, byCSR := policy.CSR(toPEM("CERTIFICATE REQUEST", forgeCSR(t, spki, ecdsaSHA256, encodingasn1.RawValue{}, signer, crypto.SHA256)))
 			wantFault(t, bySignature, fault.From(byCSR).Reason)
 			if fault.From(bySignature).Public != fault.From(byCSR).Public {
 				t.Errorf("%v, but by CSR %v", bySignature, byCSR)
@@ -304,7 +309,7 @@ func TestSignatureAndCSRAgreeOnKeys(t *testing.T) {
 }
 
 // OpenSSL makes the request.
-func TestB5_OpenSSL(t *testing.T) {
+func TestRequestsMadeByOpenSSL(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	digests := map[string]string{"ECDSA-P384": "-sha384", "ECDSA-P521": "-sha512"}

@@ -93,7 +93,7 @@ func (p *Policy) signature(spki, sig []byte, challenges []string) (Key, error) {
 	}
 	return Key{}, fault.New(fault.ProofInvalid,
 		"the proof of possession does not verify: expected %s by the private half of the key sent, over the exact bytes of the token's email claim, or of sub",
-		public.scheme())
+		public.describe())
 }
 
 // Strong is nil for a public key, as SubjectPublicKeyInfo in DER, that p would

@@ -98,8 +98,8 @@ func TestZeroValues(t *testing.T) {
 	}
 }
 
-// Row B1: proofs that prove nothing.
-func TestB1_Proof(t *testing.T) {
+// Proofs that prove nothing.
+func TestProofsThatProveNothingAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	other := map[string]crypto.Signer{}
@@ -144,8 +144,8 @@ func TestB1_Proof(t *testing.T) {
 	}
 }
 
-// Row B1: an empty challenge is never proven, and no challenge neither.
-func TestB1_EmptyChallenge(t *testing.T) {
+// An empty challenge is never proven, and no challenge neither.
+func TestEmptyChallengeIsNeverProven(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	for _, k := range acceptedKeys() {
@@ -156,8 +156,8 @@ func TestB1_EmptyChallenge(t *testing.T) {
 	}
 }
 
-// Row B1: ECDSA signatures with numbers out of range or in another encoding.
-func TestB1_ECDSAEncoding(t *testing.T) {
+// ECDSA signatures with numbers out of range or in another encoding.
+func TestECDSASignaturesInOtherEncodingsAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	for _, algorithm := range []string{"ECDSA-P256", "ECDSA-P384", "ECDSA-P521"} {
@@ -231,7 +231,7 @@ func sequence(t testing.TB, elements ...encodingasn1.RawValue) []byte {
 }
 
 // Each key has one hash and one scheme, and no other is read.
-func TestB1_OtherSchemes(t *testing.T) {
+func TestSignaturesOfOtherAlgorithmsAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	for _, k := range acceptedKeys() {

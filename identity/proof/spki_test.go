@@ -69,8 +69,8 @@ func rocaModulus(t testing.TB) *big.Int {
 	}
 }
 
-// Row B2: RSA keys that are too short, too long, odd in their exponent, or weak.
-func TestB2_RSA(t *testing.T) {
+// RSA keys that are too short, too long, odd in their exponent, or weak.
+func TestUnfitRSAKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	e := big.NewInt(65537)
@@ -122,11 +122,11 @@ func TestB2_RSA(t *testing.T) {
 	}
 }
 
-// Row B2: a key of a refused size costs next to nothing, for the checks that
+// A key of a refused size costs next to nothing, for the checks that
 // compute with it are never asked.
 //
 //nolint:paralleltest // it counts allocations
-func TestB2_HugeKeyIsCheap(t *testing.T) {
+func TestHugeKeyIsCheapToRefuse(t *testing.T) {
 	asked := 0
 	policy := &Policy{factored: func(*rsa.PublicKey) error { asked++; return nil }}
 	e := big.NewInt(65537)
@@ -151,8 +151,8 @@ func TestB2_HugeKeyIsCheap(t *testing.T) {
 	}
 }
 
-// Row B3: other curves, other points, other algorithms.
-func TestB3_OtherKeys(t *testing.T) {
+// Other curves, other points, other algorithms.
+func TestOtherCurvesAndAlgorithmsAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	p256 := acceptedKey(t, "ECDSA-P256").Public().(*ecdsa.PublicKey)
@@ -225,9 +225,9 @@ func opensslKey(t testing.TB, algorithm string, options ...string) []byte {
 	return openssl(t, dir, "pkey", "-in", "key.pem", "-pubout", "-outform", "DER")
 }
 
-// Row B3: Ed25519 points for which anybody can sign, and those that libraries
+// Ed25519 points for which anybody can sign, and those that libraries
 // read differently.
-func TestB3_Ed25519Points(t *testing.T) {
+func TestWeakEd25519PointsAreRefused(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	prime := new(big.Int).Sub(new(big.Int).Lsh(big.NewInt(1), 255), big.NewInt(19))
@@ -291,8 +291,8 @@ func orderDivides8(t *testing.T, p *big.Int, encoded []byte) bool {
 	return x.Sign() == 0 && y.Cmp(one) == 0
 }
 
-// Row B4: what people send in the public key's place.
-func TestB4_NotAPublicKey(t *testing.T) {
+// What people send in the public key's place.
+func TestWhatIsSentInAKeysPlaceIsNamed(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	signer := acceptedKey(t, "ECDSA-P256").(*ecdsa.PrivateKey)
@@ -356,9 +356,9 @@ func unusedBits(der []byte) []byte {
 	return out
 }
 
-// Row B4: a private key of any format is recognised, refused, and appears in no
+// A private key of any format is recognised, refused, and appears in no
 // error, whichever way it was sent.
-func TestB4_PrivateKey(t *testing.T) {
+func TestPrivateKeyIsRefusedAndNeverRepeated(t *testing.T) {
 	t.Parallel()
 	policy := newPolicy(t)
 	pkcs8 := func(key any) []byte {

@@ -33,8 +33,8 @@ func digest(hash crypto.Hash, message []byte) []byte {
 	return h.Sum(nil)
 }
 
-// scheme says in words how a proof by k is made.
-func (k publicKey) scheme() string {
+// describe says how a proof by k is made.
+func (k publicKey) describe() string {
 	switch k.public.(type) {
 	case *ecdsa.PublicKey:
 		return "an ASN.1 DER ECDSA signature with " + k.hash.String()

@@ -180,3 +180,34 @@ func missing(name string) error {
 func Invalid(name, what string) *fault.Error {
 	return fault.New(fault.ClaimInvalid, "the token's claim %q %s", name, what).With("claim", name)
 }
+
+// Malformed is the refusal of a token that isn't in the form of one.
+func Malformed(what string) *fault.Error {
+	return fault.New(fault.TokenMalformed, "the identity token can't be read: %s", what)
+}
+
+// Quote shows a text from outside in ASCII, escaped, and cut at 200 bytes.
+func Quote(s string) string {
+	const most = 200
+	if len(s) > most {
+		return strconv.QuoteToASCII(s[:most]) + "…"
+	}
+	return strconv.QuoteToASCII(s)
+}
+
+// QuoteAll is [Quote] for the first of several texts, and says how many follow.
+func QuoteAll(texts []string) string {
+	const most = 4
+	if len(texts) == 0 {
+		return "none"
+	}
+	shown := make([]string, 0, most)
+	for _, s := range texts[:min(len(texts), most)] {
+		shown = append(shown, Quote(s))
+	}
+	list := strings.Join(shown, ", ")
+	if more := len(texts) - most; more > 0 {
+		list += " and " + strconv.Itoa(more) + " more"
+	}
+	return list
+}

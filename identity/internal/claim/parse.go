@@ -1,6 +1,7 @@
 package claim
 
 import (
+	"strconv"
 	"strings"
 	"unicode/utf16"
 	"unicode/utf8"
@@ -315,20 +316,7 @@ func (p *parser) hex4() (rune, bool) {
 	if p.i+5 > len(p.s) {
 		return 0, false
 	}
-	var r rune
-	for _, c := range []byte(p.s[p.i+1 : p.i+5]) {
-		switch {
-		case c >= '0' && c <= '9':
-			c -= '0'
-		case c >= 'a' && c <= 'f':
-			c -= 'a' - 10
-		case c >= 'A' && c <= 'F':
-			c -= 'A' - 10
-		default:
-			return 0, false
-		}
-		r = r<<4 | rune(c)
-	}
+	r, err := strconv.ParseUint(p.s[p.i+1:p.i+5], 16, 16) // takes neither sign nor prefix
 	p.i += 5
-	return r, true
+	return rune(r), err == nil
 }

@@ -47,7 +47,7 @@ func (d Dependencies) withRegistry() Dependencies {
 type Components struct {
 	Authorities *ca.Authorities
 	LogKeys     []kms.Signer // of our logs, in the order of ctlog.Config.Own
-	verifier    *identity.Succession
+	verifier    *identity.Verifier
 	keys        *proof.Policy
 	replay      *replay.Store // nil where a process remembers used tokens by itself
 	external    []*external.Log
@@ -71,7 +71,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 			o.Replay = loaded.replay
 		}
 	}
-	if loaded.verifier, err = identity.NewSuccession(c.Issuers, o); err != nil {
+	if loaded.verifier, err = identity.NewVerifier(c.Issuers, o); err != nil {
 		addFaults(&f, "issuers", err)
 	}
 	if loaded.keys, err = proof.NewPolicy(); err != nil {

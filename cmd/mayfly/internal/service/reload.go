@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -199,11 +198,11 @@ func (s *Service) prepareSettings(_ context.Context, next *state) (func(context.
 
 // prepareIdentity has tokens verified by next's issuers.
 func (s *Service) prepareIdentity(_ context.Context, next *state) (func(context.Context), func(), error) {
-	verifier, err := s.loaded.verifier.Prepare(next.config.Issuers, identity.Options{Now: s.Now, Logger: s.Logger, Deny: next.config.Deny})
+	commitIssuers, err := s.loaded.verifier.Prepare(next.config.Issuers, next.config.Deny)
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(context.Context) { s.loaded.verifier.Follow(verifier) }, nil, nil
+	return func(context.Context) { commitIssuers() }, nil, nil
 }
 
 // faultsOf is what is wrong, one entry a fault.

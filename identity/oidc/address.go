@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"context"
@@ -50,15 +50,15 @@ var nat64 = netip.MustParsePrefix("64:ff9b::/96")
 
 var loopbackNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// addressPolicy says which addresses may be connected to: those of the public
+// dialPolicy says which addresses may be connected to: those of the public
 // Internet, and of the networks that the issuer's configuration allows.
-type addressPolicy struct{ allowed []netip.Prefix }
+type dialPolicy struct{ allowed []netip.Prefix }
 
 var errAddress = errors.New("the address is not one of the public Internet, and the issuer's allow_networks doesn't allow it")
 
 // check judges one address. An IPv4 address inside an IPv6 one is judged as
 // what it is: a connection to ::ffff:127.0.0.1 is one to 127.0.0.1.
-func (p addressPolicy) check(a netip.Addr) error {
+func (p dialPolicy) check(a netip.Addr) error {
 	zoned := a.Zone() != ""
 	a = a.WithZone("").Unmap()
 	in := func(n netip.Prefix) bool { return n.Contains(a) }
@@ -81,7 +81,7 @@ func (p addressPolicy) check(a netip.Addr) error {
 // control is for [net.Dialer]: it sees each address after the name was
 // resolved, at the moment before the connection, so no answer of a name server
 // can come between the check and its use.
-func (p addressPolicy) control(_ context.Context, network, address string, _ syscall.RawConn) error {
+func (p dialPolicy) control(_ context.Context, network, address string, _ syscall.RawConn) error {
 	if network != "tcp4" && network != "tcp6" {
 		return fmt.Errorf("connecting to %s over %s: %w", address, network, errAddress)
 	}
@@ -96,6 +96,6 @@ func (p addressPolicy) control(_ context.Context, network, address string, _ sys
 }
 
 // dialer connects to what the policy allows, and to nothing else.
-func (p addressPolicy) dialer(timeout time.Duration) *net.Dialer {
+func (p dialPolicy) dialer(timeout time.Duration) *net.Dialer {
 	return &net.Dialer{Timeout: timeout, ControlContext: p.control}
 }

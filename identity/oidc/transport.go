@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"bytes"
@@ -20,12 +20,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// transport is the way to the servers of one issuer entry. Without a proxy it
-// connects to what the address policy allows. A proxy is the operator's own, at
+// transport is the way to the servers of one configuration. Without a proxy it
+// connects to what the dial policy allows. A proxy is the operator's own, at
 // any address, and resolves names for itself: which of them it connects to is
 // its policy, and ours judges addresses that a URL spells out.
 type transport struct {
-	policy addressPolicy
+	policy dialPolicy
 	dialer *net.Dialer
 	proxy  func(*url.URL) (*url.URL, error)
 	caFile setting.Path
@@ -38,20 +38,20 @@ type transport struct {
 
 // newTransport reads the file of certificate authorities, and the proxy from
 // the environment: HTTPS_PROXY and NO_PROXY, or in lower case.
-func newTransport(policy addressPolicy, caFile setting.Path) (*transport, error) {
+func newTransport(policy dialPolicy, caFile setting.Path) (*transport, error) {
 	t := &transport{
 		policy: policy,
 		dialer: policy.dialer(fetchTimeout),
 		proxy:  httpproxy.FromEnvironment().ProxyFunc(),
 		caFile: caFile,
 	}
-	_, _, err := t.ways()
+	_, _, err := t.transports()
 	return t, err
 }
 
 // RoundTrip makes one request.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
-	direct, proxied, err := t.ways()
+	direct, proxied, err := t.transports()
 	if err != nil {
 		return nil, err
 	}
@@ -85,10 +85,10 @@ func (t *transport) closeIdle() {
 	}
 }
 
-// ways gives both transports, made anew when the file of certificate
+// transports gives both ways, made anew when the file of certificate
 // authorities has changed. A file that can't be read is an error: to trust what
 // it no longer holds would be the worse surprise.
-func (t *transport) ways() (direct, proxied *http.Transport, err error) {
+func (t *transport) transports() (direct, proxied *http.Transport, err error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	var pem []byte
@@ -131,42 +131,67 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.
 	return t
 }
 
-// bearer sends a token with the requests to one origin, and with no other. The
-// file is read each time, so a token that was renewed is used at once.
-type bearer struct {
+// guardedTransport sends the bearer token of tokenFile with the requests to the
+// issuer's own origin and with no other, and bounds every answer.
+type guardedTransport struct {
 	next         http.RoundTripper
-	scheme, host string
-	file         setting.Path
+	tokenFile    setting.Path // empty for none
+	scheme, host string       // the issuer's own origin
 }
 
 const maxBearer = 16 << 10 // bytes
 
 var errBearer = errors.New("the bearer token file is empty or holds something other than a token")
 
-func (b *bearer) RoundTrip(req *http.Request) (*http.Response, error) {
-	if req.URL.Scheme != b.scheme || req.URL.Host != b.host {
-		return b.next.RoundTrip(req)
+// RoundTrip makes one request. The file of the token is read each time, so one
+// that was renewed is used at once.
+func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
+	if g.tokenFile != "" && req.URL.Scheme == g.scheme && req.URL.Host == g.host {
+		token, err := readFile(g.tokenFile, maxBearer)
+		if err != nil {
+			return nil, fmt.Errorf("reading the bearer token: %w", err)
+		}
+		token = bytes.TrimSpace(token)
+		if len(token) == 0 || bytes.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
+			return nil, errBearer
+		}
+		req = req.Clone(req.Context()) // a RoundTripper doesn't change what it is given
+		req.Header.Set("Authorization", "Bearer "+string(token))
 	}
-	token, err := readFile(b.file, maxBearer)
-	if err != nil {
-		return nil, fmt.Errorf("reading the bearer token: %w", err)
+	res, err := g.next.RoundTrip(req)
+	if err == nil {
+		res.Body = &boundedBody{ReadCloser: res.Body, left: maxBody}
 	}
-	token = bytes.TrimSpace(token)
-	if len(token) == 0 || bytes.ContainsFunc(token, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return nil, errBearer
-	}
-	req = req.Clone(req.Context()) // a RoundTripper doesn't change what it is given
-	req.Header.Set("Authorization", "Bearer "+string(token))
-	return b.next.RoundTrip(req)
+	return res, err
 }
 
 // CloseIdleConnections passes on what http.Client asks for.
-func (b *bearer) CloseIdleConnections() { closeIdleConnections(b.next) }
-
-func closeIdleConnections(t http.RoundTripper) {
-	if t, ok := t.(interface{ CloseIdleConnections() }); ok {
+func (g guardedTransport) CloseIdleConnections() {
+	if t, ok := g.next.(interface{ CloseIdleConnections() }); ok {
 		t.CloseIdleConnections()
 	}
+}
+
+// boundedBody ends with an error once it is longer than maxBody.
+type boundedBody struct {
+	io.ReadCloser
+	left int64
+}
+
+var errBody = fmt.Errorf("the answer is longer than %d bytes", maxBody)
+
+func (b *boundedBody) Read(p []byte) (int, error) {
+	if b.left < 0 {
+		return 0, errBody
+	}
+	if int64(len(p)) > b.left+1 {
+		p = p[:b.left+1] // one more than allowed, to tell the end from too much
+	}
+	n, err := b.ReadCloser.Read(p)
+	if b.left -= int64(n); b.left < 0 {
+		return 0, errBody
+	}
+	return n, err
 }
 
 // readFile reads a whole file of at most that many bytes.

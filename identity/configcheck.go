@@ -3,15 +3,14 @@ package identity
 import (
 	"cmp"
 	"errors"
-	"fmt"
 	"net/url"
 	"reflect"
 	"slices"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -25,53 +24,8 @@ const (
 	maxAudience     = 512  // bytes
 )
 
-// Config is all issuers whose tokens are accepted.
-type Config struct {
-	// Issuers lists them; at least one is needed.
-	Issuers []IssuerConfig `yaml:"issuers"`
-	// Deny lists the rules that refuse requests of any issuer.
-	Deny []policy.Deny `yaml:"deny,omitempty"`
-}
-
-// DefaultConfig trusts nobody: there is no issuer that is safe to assume.
-func DefaultConfig() Config { return Config{} }
-
-// Check adds every fault of c to f. It does no I/O.
-func (c *Config) Check(path string, f *setting.Faults) {
-	CheckIssuers(setting.Join(path, "issuers"), c.Issuers, f)
-	CheckDeny(setting.Join(path, "deny"), c.Deny, f)
-}
-
 // CheckDeny adds every fault of the deny rules at path to f. It does no I/O.
-func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) {
-	compileDeny(path, deny, f)
-}
-
-// language is what policies are compiled with: one for the process, for it is
-// immutable and takes longer to make than a policy.
-var language = sync.OnceValues(policy.NewEnv)
-
-func compileDeny(path string, deny []policy.Deny, f *setting.Faults) []policy.Rule {
-	env, err := language()
-	if err != nil {
-		f.Add(path, "%s", err)
-		return nil
-	}
-	return env.Rules(path, deny, f)
-}
-
-func compilePolicy(path string, c *IssuerConfig, f *setting.Faults) *policy.Policy {
-	env, err := language()
-	if err != nil {
-		f.Add(path+".allow", "%s", err)
-		return nil
-	}
-	return env.Policy(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
-}
-
-// Check adds every fault of c by itself to f. It does no I/O. [CheckIssuers]
-// adds those that only show beside other issuers.
-func (c *IssuerConfig) Check(path string, f *setting.Faults) { compileOne(path, c, f) }
+func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) { policy.Rules(path, deny, f) }
 
 // CheckIssuers adds every fault of the list at path to f. It does no I/O.
 func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
@@ -86,44 +40,42 @@ func compile(path string, issuers []IssuerConfig, f *setting.Faults) []*issuer {
 	}
 	compiled := make([]*issuer, len(issuers))
 	for i := range issuers {
-		at := fmt.Sprintf("%s[%d]", path, i)
+		at := setting.Index(path, i)
 		compiled[i] = compileOne(at, &issuers[i], f)
 		for j := range i {
-			checkPair(at, fmt.Sprintf("%s[%d]", path, j), compiled[i], compiled[j], f)
+			checkPair(at, setting.Index(path, j), compiled[i], compiled[j], f)
 		}
 	}
 	return compiled
 }
 
-// checkTwins accepts a second entry for an issuer when the audience always
-// tells the two apart, and they don't differ in how its keys are had.
-func checkTwins(at, other string, a, b *IssuerConfig, f *setting.Faults) {
-	for i, audience := range a.Audiences {
-		if slices.Contains(b.Audiences, audience) {
-			f.Add(setting.Index(at+".audiences", i), "%s is among the audiences of %s too, which is for the same issuer; keep one", quote(audience), other)
-		}
-	}
-	mine, theirs := fetching(*a), fetching(*b)
-	mine.Type, theirs.Type = "", ""
-	if !reflect.DeepEqual(mine, theirs) {
-		f.Add(at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
-	}
-}
-
 // checkPair refuses two entries of which a token couldn't tell which is meant.
 func checkPair(at, other string, a, b *issuer, f *setting.Faults) {
 	if a.name() == b.name() && a.name() != "" {
-		checkTwins(at, other, &a.config, &b.config, f)
+		checkSameIssuer(at, other, a, b, f)
 		return
 	}
-	if a.pattern.labels == nil || b.pattern.labels == nil {
+	if a.pattern.parts == nil || b.pattern.parts == nil {
 		return
 	}
-	switch a.pattern.compare(b.pattern) {
+	switch a.pattern.compare(&b.pattern) {
 	case equal:
 		f.Add(at+".pattern", "matches the same issuers as %s.pattern; keep one", other)
 	case crossing:
 		f.Add(at+".pattern", "matches some issuers that %s.pattern matches too, and neither is the more specific; write one of them more narrowly", other)
+	}
+}
+
+// checkSameIssuer accepts a second entry for an issuer when the audience always
+// tells the two apart, and they don't differ in how its keys are fetched.
+func checkSameIssuer(at, other string, a, b *issuer, f *setting.Faults) {
+	for i, audience := range a.config.Audiences {
+		if slices.Contains(b.config.Audiences, audience) {
+			f.Add(setting.Index(at+".audiences", i), "%s is among the audiences of %s too, which is for the same issuer; keep one", claim.Quote(audience), other)
+		}
+	}
+	if !reflect.DeepEqual(a.keysConfig, b.keysConfig) {
+		f.Add(at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
 	}
 }
 
@@ -148,15 +100,16 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 	checkAudiences(path+".audiences", c.Audiences, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
-	} else if rule := providers[c.Type]; rule == nil {
+	} else if newProvider := providers[c.Type]; newProvider == nil {
 		f.Add(path+".type", "%q is unknown; the types are %s", c.Type, types())
 	} else {
-		i.provider = rule(&i.config, path, f)
+		i.provider = newProvider(&i.config, path, f)
 		checkUnused(path, c, f)
 	}
-	i.policy = compilePolicy(path, &i.config, f)
-	i.config.limits(path, f)
-	i.config.sources(path, f)
+	i.policy = policy.New(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
+	i.config.checkTokens(path, f)
+	i.keysConfig = c.keys()
+	i.keysConfig.Check(path, f)
 	return i
 }
 
@@ -189,17 +142,25 @@ func checkAudiences(path string, audiences []string, f *setting.Faults) {
 	if len(audiences) == 0 {
 		f.Add(path, "required: at least one, such as sigstore")
 	}
-	for i, a := range audiences {
-		at := fmt.Sprintf("%s[%d]", path, i)
-		switch {
-		case a == "":
-			f.Add(at, "must not be empty")
-		case len(a) > maxAudience || claim.Fit("aud", a) != nil:
-			f.Add(at, "must be at most %d bytes without control characters", maxAudience)
-		case slices.Index(audiences, a) < i:
+	for i, audience := range audiences {
+		at := setting.Index(path, i)
+		if checkPartyName(at, "aud", audience, f) && slices.Index(audiences, audience) < i {
 			f.Add(at, "is listed twice")
 		}
 	}
+}
+
+// checkPartyName checks a value that the named claim is compared with.
+func checkPartyName(at, claimName, party string, f *setting.Faults) bool {
+	switch {
+	case party == "":
+		f.Add(at, "must not be empty")
+	case len(party) > maxAudience || claim.Fit(claimName, party) != nil:
+		f.Add(at, "must be at most %d bytes without control characters", maxAudience)
+	default:
+		return true
+	}
+	return false
 }
 
 // checkUnused refuses settings that the type's rule doesn't read: they would
@@ -227,8 +188,9 @@ func checkUnused(path string, c *IssuerConfig, f *setting.Faults) {
 	}
 }
 
-// limits checks what any type may set, and fills in the defaults.
-func (c *IssuerConfig) limits(path string, f *setting.Faults) {
+// checkTokens checks what is asked of every token, whatever the type, and fills
+// in the defaults.
+func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 	switch c.ChallengeClaim {
 	case "email", "sub":
 	case "":
@@ -239,12 +201,10 @@ func (c *IssuerConfig) limits(path string, f *setting.Faults) {
 	default:
 		f.Add(path+".challenge_claim", "must be email or sub")
 	}
-	if len(c.Algorithms) == 0 {
-		c.Algorithms = defaultAlgorithms
-	}
+	known := oidc.Algorithms()
 	for i, a := range c.Algorithms {
-		if !slices.Contains(defaultAlgorithms, a) {
-			f.Add(fmt.Sprintf("%s.algorithms[%d]", path, i), "%q is not accepted; the algorithms are %s", a, strings.Join(defaultAlgorithms, ", "))
+		if !slices.Contains(known, a) {
+			f.Add(setting.Index(path+".algorithms", i), "%q is not accepted; the algorithms are %s", a, strings.Join(known, ", "))
 		}
 	}
 	if c.MaxTokenLifetime < 0 {
@@ -253,9 +213,17 @@ func (c *IssuerConfig) limits(path string, f *setting.Faults) {
 	if c.Leeway < 0 || c.Leeway > mostLeeway {
 		f.Add(path+".leeway", "must be from 0 to %s", mostLeeway)
 	}
+	if c.MaxTokenAge < 0 {
+		f.Add(path+".max_token_age", "must not be negative")
+	}
+	for i, party := range c.AuthorizedParties {
+		checkPartyName(setting.Index(path+".authorized_parties", i), "azp", party, f)
+	}
 	// The caller keeps its lists; these are ours.
-	c.Audiences, c.Algorithms = slices.Clone(c.Audiences), slices.Clone(c.Algorithms)
-	c.hygiene(path, f)
+	c.Audiences, c.Algorithms, c.AuthorizedParties = slices.Clone(c.Audiences), slices.Clone(c.Algorithms), slices.Clone(c.AuthorizedParties)
+	if len(c.Algorithms) == 0 {
+		c.Algorithms = known
+	}
 	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
 	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
 }

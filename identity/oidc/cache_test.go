@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"bytes"
@@ -13,7 +13,6 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"log/slog"
 	"math/big"
 	"net/http"
 	"net/http/httptest"
@@ -26,44 +25,18 @@ import (
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// clocked makes a verifier on the clock of a synctest bubble.
-func clocked(t *testing.T, issuers ...IssuerConfig) (*Verifier, *world, *authority) {
-	t.Helper()
-	w := new(world)
-	a := found(w, "https://issuer.example", "issuer.example")
-	if issuers == nil {
-		issuers = []IssuerConfig{emailIssuer()}
-	}
-	v, err := NewVerifier(issuers, Options{Transport: w, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return v, w, a
-}
-
-// fresh is a token of now, by key i under kid.
-func fresh(t *testing.T, i int, kid string) string {
-	t.Helper()
-	now := time.Now()
-	return sign(t, key(i), `{"alg":"RS256","kid":"`+kid+`"}`, encode(t, claims(map[string]any{"iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix()})))
-}
-
-func TestC1_KeysUnreachable(t *testing.T) {
+func TestUnreachableIssuerKeepsItsWarmKeys(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
-		other := emailIssuer()
+		other := ordinary()
 		other.URL = "https://other.example"
-		v, w, a := clocked(t, emailIssuer(), other)
+		v, w, a := clocked(t, ordinary(), other)
 		found(w, other.URL, "other.example")
 
 		a.setDown(true)
@@ -102,7 +75,7 @@ func TestC1_KeysUnreachable(t *testing.T) {
 	})
 }
 
-func TestC2_RotationAndUnknownKeys(t *testing.T) {
+func TestUnknownKeysCostFewRequests(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
@@ -178,12 +151,12 @@ func TestWaitingForKeysEndsWithTheRequest(t *testing.T) {
 	})
 }
 
-func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
+func TestRunKeepsKeysFreshAndRecovers(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
-		family := IssuerConfig{Pattern: "https://*.family.example.com", Type: TypeEmail, Allow: "true", Audiences: []string{"sigstore"}}
-		v, w, a := clocked(t, emailIssuer(), family)
+		pattern := Config{Pattern: "https://*.family.example.com"}
+		v, w, a := clocked(t, ordinary(), pattern)
 		found(w, "https://one.family.example.com", "one.family.example.com")
 		a.setDown(true)
 		ctx, cancel := context.WithCancel(t.Context())
@@ -203,12 +176,12 @@ func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
 			t.Error(err)
 		}
 		now := time.Now()
-		member := encode(t, claims(map[string]any{"iss": "https://one.family.example.com", "iat": now.Unix(), "nbf": nil, "exp": now.Add(24 * time.Hour).Unix()}))
-		if _, err := v.Authenticate(ctx, sign(t, key(0), plainHeader, member)); err != nil {
+		payload := encode(t, claims(map[string]any{"iss": "https://one.family.example.com", "iat": now.Unix(), "nbf": nil, "exp": now.Add(24 * time.Hour).Unix()}))
+		if _, err := v.Authenticate(ctx, sign(t, key(0), plainHeader, payload)); err != nil {
 			t.Error(err)
 		}
 		if got := w.count() - before; got != 2 {
-			t.Errorf("%d requests, want 2: warm keys are not fetched again, a new member is discovered", got)
+			t.Errorf("%d requests, want 2: warm keys are not fetched again, a new issuer is discovered", got)
 		}
 		for range 6 {
 			time.Sleep(defaultFresh)
@@ -216,10 +189,10 @@ func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
 				t.Errorf("keys are %s old", s.KeysAge)
 			}
 		}
-		time.Sleep(memberIdle)
+		time.Sleep(issuerIdle)
 		synctest.Wait()
-		if n := len(v.patterns[0].family.members); n != 0 {
-			t.Errorf("%d idle members are kept", n)
+		if n := len(v.keys[1].pattern.caches); n != 0 {
+			t.Errorf("%d idle issuers are kept", n)
 		}
 		cancel()
 		if err := <-done; err != nil {
@@ -228,29 +201,29 @@ func TestC6_RunKeepsKeysFreshAndRecovers(t *testing.T) {
 	})
 }
 
-func TestFamilyIsBounded(t *testing.T) {
+func TestPatternKeysAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		f := newFamily(time.Now, func(issuer string) *keyring { return &keyring{issuer: issuer} })
-		warm, err := f.keyring("warm")
+		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
+		warm, err := p.cache("warm")
 		if err != nil {
 			t.Fatal(err)
 		}
-		warm.keys.Store(newKeyset(nil, time.Now(), defaultFresh))
+		warm.keys.Store(newKeySet(nil, time.Now(), defaultFresh))
 		refused := 0
-		for i := range 2 * maxMembers {
-			if _, err := f.keyring(fmt.Sprint(i)); err != nil {
+		for i := range 2 * maxIssuers {
+			if _, err := p.cache(fmt.Sprint(i)); err != nil {
 				if e := fault.From(err); e.Reason != fault.IssuerUnavailable || e.RetryAfter == 0 {
 					t.Fatal(err)
 				}
 				refused++
 			}
 			if i >= 100 {
-				time.Sleep(time.Second / newMemberRate)
+				time.Sleep(time.Second / newIssuerRate)
 			}
 		}
-		if len(f.members) != maxMembers || refused < 50 || f.members["warm"] != warm {
-			t.Errorf("%d members, %d refused, the warm one kept: %v", len(f.members), refused, f.members["warm"] == warm)
+		if len(p.caches) != maxIssuers || refused < 50 || p.caches["warm"] != warm {
+			t.Errorf("%d issuers, %d refused, the warm one kept: %v", len(p.caches), refused, p.caches["warm"] == warm)
 		}
 	})
 }
@@ -288,12 +261,12 @@ func TestKeysThatAreNotUsed(t *testing.T) {
 		}
 	}
 	good := encode(t, jose.JSONWebKey{Key: key(0).Public(), KeyID: "k0"})
-	if keys, err := parseKeys([]byte(`{"keys":[{"kty":"new"},{"kty":"oct","k":"AA"},5,` + good + `]}`)); err != nil || len(keys) != 1 {
+	if keys, err := parseJWKS([]byte(`{"keys":[{"kty":"new"},{"kty":"oct","k":"AA"},5,`+good+`]}`), 0); err != nil || len(keys.keys) != 1 {
 		t.Errorf("beside unknown ones: %v, %v", keys, err)
 	}
 	for _, doc := range []string{``, `[]`, `{}`, `{"keys":[]}`, `{"keys":[{"kty":"oct","k":"AA"}]}`, `{"keys":[` + strings.TrimSuffix(strings.Repeat(good+",", maxKeys+1), ",") + `]}`} {
-		if keys, err := parseKeys([]byte(doc)); err == nil {
-			t.Errorf("%.40s: %d keys", doc, len(keys))
+		if keys, err := parseJWKS([]byte(doc), 0); err == nil {
+			t.Errorf("%.40s: %d keys", doc, len(keys.keys))
 		}
 	}
 }
@@ -309,18 +282,18 @@ func certificateFile(t *testing.T, s *httptest.Server) setting.Path {
 }
 
 // secure serves an issuer over real TLS and gives the configuration that trusts it.
-func secure(t *testing.T, h func(self string) http.Handler) (IssuerConfig, *httptest.Server) {
+func secure(t *testing.T, h func(self string) http.Handler) (Config, *httptest.Server) {
 	t.Helper()
 	var handler http.Handler
 	s := httptest.NewTLSServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { handler.ServeHTTP(w, r) }))
 	t.Cleanup(s.Close)
 	handler = h(s.URL)
-	c := emailIssuer()
+	c := ordinary()
 	c.URL, c.CAFile, c.AllowNetworks = s.URL, certificateFile(t, s), []string{"127.0.0.0/8"}
 	return c, s
 }
 
-func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
+func TestHostileIssuersOverTLS(t *testing.T) {
 	t.Parallel()
 	elsewhere := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("a redirect to another origin was followed") }))
 	t.Cleanup(elsewhere.Close)
@@ -382,11 +355,11 @@ func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			config, _ := secure(t, c.handler)
-			v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment})
+			v, err := newVerifier([]Config{config}, Options{Now: atMoment})
 			if err != nil {
 				t.Fatal(err)
 			}
-			t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+			t.Cleanup(v.closeIdle)
 			tok := token(t, map[string]any{"iss": config.URL})
 			if c.cause == "" {
 				if _, err := v.Authenticate(t.Context(), tok); err != nil {
@@ -408,25 +381,25 @@ func TestC3_C5_HostileIssuersOverTLS(t *testing.T) {
 		t.Parallel()
 		config, _ := secure(t, func(self string) http.Handler { return mux(self, keys) })
 		config.CAFile = ""
-		v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment})
+		v, err := newVerifier([]Config{config}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
-		t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+		t.Cleanup(v.closeIdle)
 		e := wantFault(t, v, "wrong CA", token(t, map[string]any{"iss": config.URL}), fault.IssuerUnavailable)
 		if e.Cause == nil || !strings.Contains(e.Cause.Error(), "certificate") {
 			t.Errorf("cause %v", e.Cause)
 		}
 	})
 	for name, content := range map[string]string{"missing": "", "not PEM": "x"} {
-		config := emailIssuer()
+		config := ordinary()
 		config.CAFile = setting.Path(filepath.Join(t.TempDir(), "ca.pem"))
 		if content != "" {
 			if err := os.WriteFile(string(config.CAFile), []byte(content), 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
-		if _, err := NewVerifier([]IssuerConfig{config}, Options{}); err == nil || !strings.Contains(err.Error(), "https://issuer.example") {
+		if _, err := newVerifier([]Config{config}, Options{}); err == nil || !strings.Contains(err.Error(), "https://issuer.example") {
 			t.Errorf("%s CA file: %v", name, err)
 		}
 	}
@@ -444,49 +417,22 @@ func TestLoopbackIssuerOverHTTP(t *testing.T) {
 	}))
 	t.Cleanup(s.Close)
 	self = s.URL
-	c := emailIssuer()
+	c := ordinary()
 	c.URL, c.AllowInsecureLoopback = self, true
-	v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+	v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(v.issuers[0].fetcher.client.CloseIdleConnections)
+	t.Cleanup(v.closeIdle)
 	if _, err := v.Authenticate(t.Context(), token(t, map[string]any{"iss": self})); err != nil {
 		t.Error(err)
 	}
 }
 
-func TestMetrics(t *testing.T) {
-	t.Parallel()
-	w := new(world)
-	found(w, "https://issuer.example", "issuer.example")
-	r := prometheus.NewPedanticRegistry()
-	v, err := NewVerifier([]IssuerConfig{emailIssuer()}, Options{Now: atMoment, Transport: w, Metrics: r})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := NewVerifier([]IssuerConfig{emailIssuer()}, Options{Transport: w, Metrics: r}); err == nil {
-		t.Error("registered twice")
-	}
-	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
-		t.Fatal(err)
-	}
-	got, err := r.Gather()
-	if err != nil {
-		t.Fatal(err)
-	}
-	text := fmt.Sprint(got)
-	for _, want := range []string{"mayfly_identity_key_fetches_total", "mayfly_identity_issuer_ready", "mayfly_identity_issuer_keys_age_seconds", "mayfly_identity_issuer_fetch_failing", "https://issuer.example"} {
-		if !strings.Contains(text, want) {
-			t.Errorf("no %s in %s", want, text)
-		}
-	}
-}
-
-func TestBriefKeepsTheCause(t *testing.T) {
+func TestTruncatedErrorKeepsItsCause(t *testing.T) {
 	t.Parallel()
 	long := errors.New(strings.Repeat("é\xff", 1000))
-	if err := brief(long); !errors.Is(err, long) || len(err.Error()) > 310 {
+	if err := truncated(long); !errors.Is(err, long) || len(err.Error()) > 310 {
 		t.Errorf("%d bytes", len(err.Error()))
 	}
 }

@@ -1,8 +1,7 @@
-package identity
+package oidc
 
 import (
 	"fmt"
-	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -17,7 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-func TestFreshness(t *testing.T) {
+func TestCacheControlWithinBounds(t *testing.T) {
 	t.Parallel()
 	for header, want := range map[string]time.Duration{
 		"":                                defaultFresh,
@@ -37,22 +36,22 @@ func TestFreshness(t *testing.T) {
 		"max-age=900, no-cache":           minFresh,
 		"s-maxage=1":                      defaultFresh,
 	} {
-		if got := freshness(http.Header{"Cache-Control": {header}}); got != want {
+		if got := freshFor(http.Header{"Cache-Control": {header}}); got != want {
 			t.Errorf("%q: %s, want %s", header, got, want)
 		}
 	}
 	for age, want := range map[string]time.Duration{"300": 10 * time.Minute, "900": minFresh, "-1": 15 * time.Minute, "x": 15 * time.Minute} {
-		if got := freshness(http.Header{"Cache-Control": {"max-age=900"}, "Age": {age}}); got != want {
+		if got := freshFor(http.Header{"Cache-Control": {"max-age=900"}, "Age": {age}}); got != want {
 			t.Errorf("age %q: %s, want %s", age, got, want)
 		}
 	}
 }
 
-func FuzzFreshness(f *testing.F) {
+func FuzzCacheControl(f *testing.F) {
 	f.Add("max-age=600", "3")
 	f.Add(`private, max-age="1", no-store`, "")
 	f.Fuzz(func(t *testing.T, control, age string) {
-		got := freshness(http.Header{"Cache-Control": {control}, "Age": {age}})
+		got := freshFor(http.Header{"Cache-Control": {control}, "Age": {age}})
 		if got < minFresh || got > maxFresh {
 			t.Fatal(got)
 		}
@@ -91,24 +90,24 @@ func TestCacheControlSetsThePace(t *testing.T) {
 func TestKeysMayBeWhereTheConfigurationSays(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
-		change func(*IssuerConfig)
+		change func(*Config)
 		jwks   string // what discovery says; empty for the issuer's own
 		want   string // "" for success, or the cause
 		asked  int
 	}{
-		"own host":                      {func(*IssuerConfig) {}, "", "", 2},
-		"own host, port written out":    {func(*IssuerConfig) {}, "https://issuer.example:443/keys", "", 2},
-		"own host, upper case":          {func(*IssuerConfig) {}, "https://ISSUER.example/keys", "", 2},
-		"another host":                  {func(*IssuerConfig) {}, "https://keys.example/keys", "jwks_hosts", 1},
-		"another port":                  {func(*IssuerConfig) {}, "https://issuer.example:8443/keys", "jwks_hosts", 1},
-		"a host under ours":             {func(*IssuerConfig) {}, "https://a.issuer.example/keys", "jwks_hosts", 1},
-		"listed":                        {func(c *IssuerConfig) { c.JWKSHosts = []string{"keys.example"} }, "https://keys.example/keys", "", 2},
-		"listed, with the default port": {func(c *IssuerConfig) { c.JWKSHosts = []string{"keys.example:443"} }, "https://keys.example/keys", "", 2},
-		"listed, on another port":       {func(c *IssuerConfig) { c.JWKSHosts = []string{"keys.example:8443"} }, "https://keys.example/keys", "jwks_hosts", 1},
-		"configured":                    {func(c *IssuerConfig) { c.JWKSURL = "https://keys.example/keys" }, "", "", 1},
-		"Google's own":                  {func(c *IssuerConfig) { c.URL = "https://accounts.google.com" }, "https://www.googleapis.com/oauth2/v3/keys", "", 2},
+		"own host":                      {func(*Config) {}, "", "", 2},
+		"own host, port written out":    {func(*Config) {}, "https://issuer.example:443/keys", "", 2},
+		"own host, upper case":          {func(*Config) {}, "https://ISSUER.example/keys", "", 2},
+		"another host":                  {func(*Config) {}, "https://keys.example/keys", "jwks_hosts", 1},
+		"another port":                  {func(*Config) {}, "https://issuer.example:8443/keys", "jwks_hosts", 1},
+		"a host under ours":             {func(*Config) {}, "https://a.issuer.example/keys", "jwks_hosts", 1},
+		"listed":                        {func(c *Config) { c.JWKSHosts = []string{"keys.example"} }, "https://keys.example/keys", "", 2},
+		"listed, with the default port": {func(c *Config) { c.JWKSHosts = []string{"keys.example:443"} }, "https://keys.example/keys", "", 2},
+		"listed, on another port":       {func(c *Config) { c.JWKSHosts = []string{"keys.example:8443"} }, "https://keys.example/keys", "jwks_hosts", 1},
+		"configured":                    {func(c *Config) { c.JWKSURL = "https://keys.example/keys" }, "", "", 1},
+		"Google's own":                  {func(c *Config) { c.URL = "https://accounts.google.com" }, "https://www.googleapis.com/oauth2/v3/keys", "", 2},
 	} {
-		config := emailIssuer()
+		config := ordinary()
 		c.change(&config)
 		w := new(world)
 		host := strings.TrimPrefix(config.URL, "https://")
@@ -125,7 +124,7 @@ func TestKeysMayBeWhereTheConfigurationSays(t *testing.T) {
 				_, _ = fmt.Fprintf(rw, `{"issuer":%q,"jwks_uri":%q}`, config.URL, c.jwks)
 			}))
 		}
-		v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment, Transport: w})
+		v, err := newVerifier([]Config{config}, Options{Now: atMoment, Transport: w})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -149,11 +148,11 @@ func TestDiscoveryIsAskedAgain(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := new(world)
 		found(w, "https://issuer.example", "issuer.example")
-		f, err := newFetcher(new(IssuerConfig), w)
+		f, err := newFetcher(new(Config), w)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := newRemote(f, "https://issuer.example", "", time.Now)
+		r := (&Keys{fetcher: f, now: time.Now}).server("https://issuer.example")
 		fetch := func(name string, requests int, fails bool) {
 			t.Helper()
 			before := w.count()
@@ -165,7 +164,7 @@ func TestDiscoveryIsAskedAgain(t *testing.T) {
 		fetch("soon after", 1, false)
 		time.Sleep(rediscoverAfter)
 		fetch("an hour later", 2, false)
-		r.jwks = "https://issuer.example/moved/keys-that-are-gone"
+		r.url = "https://issuer.example/moved/keys-that-are-gone"
 		w.serve("issuer.example", http.NotFoundHandler())
 		fetch("the keys are gone", 1, true)
 		found(w, "https://issuer.example", "issuer.example")
@@ -180,20 +179,20 @@ func TestKeysInAFile(t *testing.T) {
 		return encode(t, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{{Key: key(i).Public(), KeyID: kid}}})
 	}
 	path := setting.Path(filepath.Join(t.TempDir(), "jwks.json"))
-	config := emailIssuer()
+	config := ordinary()
 	config.JWKSFile = path
 	for name, content := range map[string]string{"missing": "", "no JSON": "x", "no keys": `{"keys":[]}`, "too long": set(0, "k0") + strings.Repeat(" ", maxBody)} {
 		if content != "" {
 			write(t, path, content)
 		}
-		if _, err := NewVerifier([]IssuerConfig{config}, Options{}); err == nil || !strings.Contains(err.Error(), "https://issuer.example") {
+		if _, err := newVerifier([]Config{config}, Options{}); err == nil || !strings.Contains(err.Error(), "https://issuer.example") {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
 	synctest.Test(t, func(t *testing.T) {
 		write(t, path, set(0, "k0"))
 		w := new(world)
-		v, err := NewVerifier([]IssuerConfig{config}, Options{Transport: w, Logger: slog.New(slog.DiscardHandler)})
+		v, err := newVerifier([]Config{config}, Options{Transport: w})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +235,7 @@ func TestMaxKeysAge(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
-		c := emailIssuer()
+		c := ordinary()
 		c.MaxKeysAge = time.Hour
 		v, _, a := clocked(t, c)
 		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {

@@ -1,9 +1,8 @@
-package identity
+package oidc
 
 import (
 	"encoding/json"
 	"io"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -59,9 +58,9 @@ func (p *pipes) dial() (net.Conn, error) {
 	}
 }
 
-// TestC3_OneByteASecond is an issuer that keeps answering, and never ends: the
+// TestAnswerThatNeverEndsIsCutOff is an issuer that keeps answering, and never ends: the
 // deadline of the whole fetch ends it, and another issuer doesn't notice.
-func TestC3_OneByteASecond(t *testing.T) {
+func TestAnswerThatNeverEndsIsCutOff(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	for _, slow := range []string{"/.well-known/openid-configuration", "/keys", "headers"} {
@@ -88,12 +87,12 @@ func TestC3_OneByteASecond(t *testing.T) {
 			})}
 			served := make(chan error, 1)
 			go func() { served <- server.Serve(network) }()
-			c := emailIssuer()
+			c := ordinary()
 			c.URL, c.AllowInsecureLoopback = self, true
 			base := newHTTPTransport(&net.Dialer{}, nil, nil)
 			base.DialContext = nil
 			base.Dial = func(string, string) (net.Conn, error) { return network.dial() } //nolint:staticcheck // a pipe needs no context
-			v, err := NewVerifier([]IssuerConfig{c}, Options{Transport: base, Logger: slog.New(slog.DiscardHandler)})
+			v, err := newVerifier([]Config{c}, Options{Transport: base})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -103,14 +102,14 @@ func TestC3_OneByteASecond(t *testing.T) {
 			if took := time.Since(now); took != fetchTimeout || e.RetryAfter <= 0 {
 				t.Errorf("%s: %s, retry after %s; want %s", slow, took, e.RetryAfter, fetchTimeout)
 			}
-			v.issuers[0].fetcher.client.CloseIdleConnections()
+			v.closeIdle()
 			_ = server.Close()
 			<-served
 		})
 	}
 }
 
-func TestC3_300MB(t *testing.T) {
+func TestHugeAnswerIsCutOff(t *testing.T) {
 	t.Parallel()
 	var written atomic.Int64
 	config, _ := secure(t, func(self string) http.Handler {
@@ -124,7 +123,7 @@ func TestC3_300MB(t *testing.T) {
 			}
 		})
 	})
-	v, err := NewVerifier([]IssuerConfig{config}, Options{Now: atMoment})
+	v, err := newVerifier([]Config{config}, Options{Now: atMoment})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -133,14 +132,14 @@ func TestC3_300MB(t *testing.T) {
 	if !strings.Contains(e.Cause.Error(), "longer than") {
 		t.Errorf("cause %v", e.Cause)
 	}
-	v.issuers[0].fetcher.client.CloseIdleConnections()
+	v.closeIdle()
 	if n := written.Load(); n > 32<<20 { // what the kernel and TLS hold beyond the limit
 		t.Errorf("%d bytes were taken", n)
 	}
 }
 
-// TestC5_ProxyFromTheEnvironment isn't parallel: it sets the environment.
-func TestC5_ProxyFromTheEnvironment(t *testing.T) {
+// TestProxyFromTheEnvironment isn't parallel: it sets the environment.
+func TestProxyFromTheEnvironment(t *testing.T) {
 	var mu sync.Mutex
 	var asked []string
 	l := listen(t, "127.0.0.1:0")
@@ -186,12 +185,12 @@ func TestC5_ProxyFromTheEnvironment(t *testing.T) {
 		asked = nil
 		return out
 	}
-	authenticate := func(c IssuerConfig) error {
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+	authenticate := func(c Config) error {
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer v.issuers[0].fetcher.client.CloseIdleConnections()
+		defer v.closeIdle()
 		_, err = v.Authenticate(t.Context(), token(t, map[string]any{"iss": c.URL}))
 		return err
 	}
@@ -216,11 +215,11 @@ func TestC5_ProxyFromTheEnvironment(t *testing.T) {
 
 	// NO_PROXY leads around it, and then the name is judged by its address.
 	t.Setenv("NO_PROXY", "example.com")
-	v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+	v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 	if err != nil {
 		t.Fatal(err)
 	}
-	base, ok := v.issuers[0].fetcher.client.Transport.(capped).next.(*transport)
+	base, ok := v.keys[0].fetcher.client.Transport.(guardedTransport).next.(*transport)
 	if !ok {
 		t.Fatal("not our transport")
 	}
@@ -247,7 +246,7 @@ func write(t *testing.T, path setting.Path, content string) {
 	}
 }
 
-func TestC5_CertificateAuthoritiesAreReadAgain(t *testing.T) {
+func TestCertificateAuthoritiesAreReadAgain(t *testing.T) {
 	t.Parallel()
 	config, _ := secure(t, func(self string) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -263,7 +262,7 @@ func TestC5_CertificateAuthoritiesAreReadAgain(t *testing.T) {
 		t.Fatal(err)
 	}
 	now, move := later()
-	v, err := NewVerifier([]IssuerConfig{config}, Options{Now: now})
+	v, err := newVerifier([]Config{config}, Options{Now: now})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -288,9 +287,9 @@ func TestC5_CertificateAuthoritiesAreReadAgain(t *testing.T) {
 	}
 }
 
-// TestC3_BearerTokenStaysHome: the token goes to the issuer's own host, never
+// TestBearerTokenStaysHome: the token goes to the issuer's own host, never
 // to where its keys are, or to where a redirect leads.
-func TestC3_BearerTokenStaysHome(t *testing.T) {
+func TestBearerTokenStaysHome(t *testing.T) {
 	t.Parallel()
 	w := new(world)
 	a := found(w, "https://issuer.example", "issuer.example")
@@ -315,12 +314,12 @@ func TestC3_BearerTokenStaysHome(t *testing.T) {
 	w.serve("issuer.example", spy(a))
 	w.serve("keys.example", spy(a))
 	w.serve("issuer.example:8443", spy(a))
-	c := emailIssuer()
+	c := ordinary()
 	c.BearerTokenFile = setting.Path(filepath.Join(t.TempDir(), "token"))
 	c.JWKSHosts = []string{"keys.example", "issuer.example:8443"}
 	try := func() error {
 		sent = map[string][]string{}
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment, Transport: w})
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment, Transport: w})
 		if err != nil {
 			t.Fatal(err)
 		}

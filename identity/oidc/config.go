@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"cmp"
@@ -6,12 +6,9 @@ import (
 	"fmt"
 	"net/netip"
 	"net/url"
-	"slices"
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/identity/internal/claim"
-	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -21,38 +18,60 @@ const (
 	mostKeysAge    = 7 * 24 * time.Hour
 )
 
-// sources checks where an issuer's keys come from, and fills in the defaults.
-func (c *IssuerConfig) sources(path string, f *setting.Faults) {
+// Config is where the keys of an issuer, or of each issuer of a pattern, come
+// from. The fields are those of identity.IssuerConfig, where they are explained.
+// Two configurations that are equal fetch the same in the same way.
+type Config struct {
+	URL     string // the issuer; or else Pattern
+	Pattern string
+
+	CAFile                setting.Path
+	AllowNetworks         []string
+	JWKSHosts             []string
+	JWKSURL               string
+	JWKSFile              setting.Path
+	BearerTokenFile       setting.Path
+	MaxKeysAge            time.Duration
+	AllowInsecureLoopback bool
+}
+
+// hostCharacters is what jwks_hosts may hold (RFC 3986 §3.2.2 and §3.2.3), in
+// lower case.
+const hostCharacters = "abcdefghijklmnopqrstuvwxyz0123456789-._~%!$&'()*+,;=[]:"
+
+// Check adds every fault of c to f, and fills in the defaults. It does no I/O.
+// path is where the issuer's settings are.
+func (c *Config) Check(path string, f *setting.Faults) {
 	for i, n := range c.AllowNetworks {
 		if _, err := parseNetwork(n); err != nil {
 			f.Add(setting.Index(path+".allow_networks", i), "%s", err)
 		}
 	}
 	for i, h := range c.JWKSHosts {
-		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || h == "" || h != strings.ToLower(h) || strings.HasSuffix(h, ":") || !all(h, uriByte) {
+		if u, err := url.Parse("https://" + h); err != nil || u.Host != h || h == "" || strings.HasSuffix(h, ":") || strings.Trim(h, hostCharacters) != "" {
 			f.Add(setting.Index(path+".jwks_hosts", i), "must be a host in lower case, with a port unless it is 443, such as keys.example.com")
 		}
 	}
 	if c.JWKSURL != "" {
 		u, err := url.Parse(c.JWKSURL)
-		if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || u.Scheme != "https" && (u.Scheme != "http" || !c.AllowInsecureLoopback || !loopback.Host(u.Hostname())) {
+		if err != nil || u.Host == "" || u.User != nil || u.Fragment != "" || !secureURL(u, c.AllowInsecureLoopback) {
 			f.Add(path+".jwks_url", "must be an https URL with a host, and without user and fragment")
 		}
 	}
 	if c.MaxKeysAge != 0 && (c.MaxKeysAge < leastKeysAge || c.MaxKeysAge > mostKeysAge) {
 		f.Add(path+".max_keys_age", "must be from %s to %s", leastKeysAge, mostKeysAge)
 	}
-	c.AllowNetworks, c.JWKSHosts = slices.Clone(c.AllowNetworks), slices.Clone(c.JWKSHosts)
 	c.MaxKeysAge = cmp.Or(c.MaxKeysAge, defaultKeysAge)
-	c.uselessSources(path, f)
+	c.checkUnused(path, f)
 }
 
-// uselessSources refuses settings that nothing would read.
-func (c *IssuerConfig) uselessSources(path string, f *setting.Faults) {
+// checkUnused refuses settings that nothing would read.
+func (c *Config) checkUnused(path string, f *setting.Faults) {
 	for _, s := range []struct {
-		field       string
-		set, remote bool // remote settings are about requests
-		pattern     bool // a pattern may have it
+		field     string
+		set       bool
+		requests  bool // it is about requests
+		inPattern bool // a pattern may have it
 	}{
 		{"jwks_file", c.JWKSFile != "", false, false},
 		{"jwks_url", c.JWKSURL != "", true, false},
@@ -63,29 +82,14 @@ func (c *IssuerConfig) uselessSources(path string, f *setting.Faults) {
 	} {
 		switch {
 		case !s.set:
-		case c.Pattern != "" && !s.pattern:
+		case c.Pattern != "" && !s.inPattern:
 			f.Add(path+"."+s.field, "has no meaning for a pattern, whose issuers each have keys of their own; write the issuer as url")
-		case c.JWKSFile != "" && s.remote:
+		case c.JWKSFile != "" && s.requests:
 			f.Add(path+"."+s.field, "has no meaning beside jwks_file: nothing is fetched")
 		case c.JWKSURL != "" && s.field == "jwks_hosts":
 			f.Add(path+".jwks_hosts", "has no meaning beside jwks_url: nothing is discovered")
 		}
 	}
-}
-
-// hygiene checks what is asked of every token of an issuer.
-func (c *IssuerConfig) hygiene(path string, f *setting.Faults) {
-	if c.MaxTokenAge < 0 {
-		f.Add(path+".max_token_age", "must not be negative")
-	}
-	for i, party := range c.AuthorizedParties {
-		if at := setting.Index(path+".authorized_parties", i); party == "" {
-			f.Add(at, "must not be empty")
-		} else if len(party) > maxAudience || claim.Fit("azp", party) != nil {
-			f.Add(at, "must be at most %d bytes without control characters", maxAudience)
-		}
-	}
-	c.AuthorizedParties = slices.Clone(c.AuthorizedParties)
 }
 
 // parseNetwork reads a CIDR whose address bits beyond its length are zero.
@@ -102,9 +106,9 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// addressPolicy is what may be connected to. The configuration was checked.
-func (c *IssuerConfig) addressPolicy() (addressPolicy, error) {
-	var p addressPolicy
+// dialPolicy is what may be connected to. c was checked.
+func (c *Config) dialPolicy() (dialPolicy, error) {
+	var p dialPolicy
 	for _, s := range c.AllowNetworks {
 		n, err := parseNetwork(s)
 		if err != nil {

@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"context"
@@ -15,9 +15,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// TestC2_HonestRotationNeverFails rotates keys at every moment around a fetch,
+// TestHonestRotationNeverFails rotates keys at every moment around a fetch,
 // with clients that use the new key at once, and a network that takes its time.
-func TestC2_HonestRotationNeverFails(t *testing.T) {
+func TestHonestRotationNeverFails(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
@@ -52,7 +52,7 @@ func TestC2_HonestRotationNeverFails(t *testing.T) {
 			// ended, or long ago; and now and then the background's is near.
 			time.Sleep(time.Duration(generation%7) * 30 * time.Millisecond)
 			if generation%10 == 9 {
-				time.Sleep(v.issuers[0].ring.due() - 50*time.Millisecond)
+				time.Sleep(v.keys[0].exact.refreshIn() - 50*time.Millisecond)
 			}
 		}
 		cancel()
@@ -62,9 +62,9 @@ func TestC2_HonestRotationNeverFails(t *testing.T) {
 	})
 }
 
-// TestC2_RotationDuringAFetch: the fetch that is under way read the keys before
+// TestRotationDuringAFetch: the fetch that is under way read the keys before
 // the new one was there; the token is not refused by what it brings.
-func TestC2_RotationDuringAFetch(t *testing.T) {
+func TestRotationDuringAFetch(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
@@ -90,9 +90,9 @@ func TestC2_RotationDuringAFetch(t *testing.T) {
 	})
 }
 
-// TestC2_WaitingIsBounded: of a flood of unknown keys right after a fetch, few
+// TestWaitingIsBounded: of a flood of unknown keys right after a fetch, few
 // wait for the next, and the others are told when to come back.
-func TestC2_WaitingIsBounded(t *testing.T) {
+func TestWaitingIsBounded(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
@@ -122,8 +122,8 @@ func TestC2_WaitingIsBounded(t *testing.T) {
 	})
 }
 
-// TestC1_FailuresAreSlowedDown: an issuer that is down is asked ever less often.
-func TestC1_FailuresAreSlowedDown(t *testing.T) {
+// TestFailingIssuerIsAskedLessOften: an issuer that is down is asked ever less often.
+func TestFailingIssuerIsAskedLessOften(t *testing.T) {
 	t.Parallel()
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {

@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"net/http"
@@ -14,12 +14,11 @@ const (
 	minFresh     = time.Minute
 	defaultFresh = 10 * time.Minute
 	maxFresh     = 30 * time.Minute
-	fileFresh    = 10 * time.Second // for keys in a file
 )
 
-// freshness reads how long an answer may be kept (RFC 9111 §4.2.1 and §5.2.2)
+// freshFor reads how long an answer may be kept (RFC 9111 §4.2.1 and §5.2.2)
 // by one that isn't a shared cache, less the age that it came with (§5.1).
-func freshness(h http.Header) time.Duration {
+func freshFor(h http.Header) time.Duration {
 	fresh := defaultFresh
 	for _, directive := range strings.Split(strings.Join(h.Values("Cache-Control"), ","), ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")

@@ -32,7 +32,7 @@ func checkEmail(name, s string) error {
 	case len(local) > maxLocalPart || len(domain) > maxDomain:
 		return claim.Invalid(name, "is longer than a mail address can be")
 	}
-	for _, atom := range splitDots(local) {
+	for _, atom := range strings.Split(local, ".") {
 		if atom == "" || !all(atom, func(c byte) bool { return alphanumeric(c) || strings.IndexByte(atext, c) >= 0 }) {
 			return claim.Invalid(name, "is not a mail address in plain form: letters, digits and "+atext+" are accepted before the @, with single dots between them")
 		}
@@ -42,8 +42,6 @@ func checkEmail(name, s string) error {
 	}
 	return nil
 }
-
-func splitDots(s string) []string { return strings.Split(s, ".") }
 
 func alphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
@@ -55,7 +53,7 @@ func domainName(s string) bool {
 	if s == "" || len(s) > maxDomain {
 		return false
 	}
-	for _, l := range splitDots(s) {
+	for _, l := range strings.Split(s, ".") {
 		if l == "" || len(l) > maxLabel || l[0] == '-' || l[len(l)-1] == '-' ||
 			!all(l, func(c byte) bool { return alphanumeric(c) || c == '-' }) {
 			return false

@@ -1,4 +1,4 @@
-package identity
+package oidc
 
 import (
 	"context"
@@ -19,9 +19,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-func TestC4_Addresses(t *testing.T) {
+func TestSpecialAddressesAreRefused(t *testing.T) {
 	t.Parallel()
-	public := addressPolicy{}
+	public := dialPolicy{}
 	for _, a := range []string{
 		"127.0.0.1", "127.255.255.254", "::1", "0.0.0.0", "0.1.2.3", "::", "10.1.2.3", "172.16.0.1", "172.31.255.255", "192.168.1.1",
 		"169.254.169.254", "169.254.0.1", "100.64.0.1", "100.100.100.200", "192.0.0.192", "168.63.129.16", "224.0.0.1", "239.1.1.1", "255.255.255.255", "240.0.0.1",
@@ -41,7 +41,7 @@ func TestC4_Addresses(t *testing.T) {
 			t.Errorf("%s: %v", a, err)
 		}
 	}
-	own, err := (&IssuerConfig{AllowNetworks: []string{"10.20.0.0/16", "fd00:1::/32"}, AllowInsecureLoopback: true}).addressPolicy()
+	own, err := (&Config{AllowNetworks: []string{"10.20.0.0/16", "fd00:1::/32"}, AllowInsecureLoopback: true}).dialPolicy()
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func listen(t *testing.T, address string) *counted {
 
 // issuerAt serves an issuer over TLS at a listener, and gives its configuration
 // under a name for which the certificate is good.
-func issuerAt(t *testing.T, l net.Listener, jwks func(self string) string) IssuerConfig {
+func issuerAt(t *testing.T, l net.Listener, jwks func(self string) string) Config {
 	t.Helper()
 	_, port, err := net.SplitHostPort(l.Addr().String())
 	if err != nil {
@@ -142,17 +142,17 @@ func issuerAt(t *testing.T, l net.Listener, jwks func(self string) string) Issue
 	s.Listener = l
 	s.StartTLS()
 	t.Cleanup(s.Close)
-	c := emailIssuer()
+	c := ordinary()
 	c.URL, c.CAFile = self, certificateFile(t, s)
 	return c
 }
 
 // direct is the real transport of a verifier's first issuer.
-func direct(t *testing.T, v *Verifier) *transport {
+func direct(t *testing.T, v *verifier) *transport {
 	t.Helper()
-	c, ok := v.issuers[0].fetcher.client.Transport.(capped)
+	c, ok := v.keys[0].fetcher.client.Transport.(guardedTransport)
 	if !ok {
-		t.Fatalf("%T", v.issuers[0].fetcher.client.Transport)
+		t.Fatalf("%T", v.keys[0].fetcher.client.Transport)
 	}
 	base, ok := c.next.(*transport)
 	if !ok {
@@ -163,7 +163,7 @@ func direct(t *testing.T, v *Verifier) *transport {
 	return base
 }
 
-func TestC4_RefusedAtTheDial(t *testing.T) {
+func TestAddressesAreRefusedAtTheDial(t *testing.T) {
 	t.Parallel()
 	inside := func(t *testing.T) (l *counted, jwks string) {
 		l = listen(t, "127.0.0.2:0")
@@ -180,7 +180,7 @@ func TestC4_RefusedAtTheDial(t *testing.T) {
 		t.Parallel()
 		l := listen(t, "127.0.0.1:0")
 		c := issuerAt(t, l, func(self string) string { return self + "/keys" })
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,7 +197,7 @@ func TestC4_RefusedAtTheDial(t *testing.T) {
 		t.Parallel()
 		c := issuerAt(t, listen(t, "127.0.0.1:0"), func(self string) string { return self + "/keys" })
 		c.AllowNetworks = []string{"127.0.0.1/32"}
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestC4_RefusedAtTheDial(t *testing.T) {
 		other := listen(t, "127.0.0.2:"+port)
 		c := issuerAt(t, l, func(self string) string { return self + "/keys" })
 		c.AllowNetworks = []string{"127.0.0.1/32"}
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -236,7 +236,7 @@ func TestC4_RefusedAtTheDial(t *testing.T) {
 			if listed {
 				c.JWKSHosts = []string{host}
 			}
-			v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+			v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -250,10 +250,10 @@ func TestC4_RefusedAtTheDial(t *testing.T) {
 	t.Run("localhost, by the machine's own resolver", func(t *testing.T) {
 		t.Parallel()
 		l, host := inside(t)
-		c := emailIssuer()
+		c := ordinary()
 		_, port, _ := net.SplitHostPort(host)
 		c.URL = "https://localhost:" + port
-		v, err := NewVerifier([]IssuerConfig{c}, Options{Now: atMoment})
+		v, err := newVerifier([]Config{c}, Options{Now: atMoment})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -271,7 +271,7 @@ func FuzzAddress(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, s string) {
 		a, err := netip.ParseAddr(s)
-		if err != nil || (addressPolicy{}).check(a) != nil {
+		if err != nil || (dialPolicy{}).check(a) != nil {
 			return
 		}
 		// A second opinion on what passes.

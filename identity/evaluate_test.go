@@ -192,19 +192,19 @@ func TestRoutes(t *testing.T) {
 	if s := v.Status(); len(s) != 1 || s[0].Name != "https://issuer.example" {
 		t.Errorf("its keys are had %d times", len(s))
 	}
-	family := machines
-	family.URL, family.Pattern = "", "https://*.k8s.example.com/id/*"
-	twin := family
-	twin.Audiences = []string{"others"}
-	v = policed(t, Options{}, people, family, twin)
-	if i := v.match("https://a.k8s.example.com/id/b"); i == nil || i.next == nil || i.next.config.Audiences[0] != "others" {
-		t.Errorf("twin patterns: %+v", i)
+	pattern := machines
+	pattern.URL, pattern.Pattern = "", "https://*.k8s.example.com/id/*"
+	second := pattern
+	second.Audiences = []string{"others"}
+	v = policed(t, Options{}, people, pattern, second)
+	if i := v.current.Load().match("https://a.k8s.example.com/id/b"); len(i) != 2 || i[1].config.Audiences[0] != "others" {
+		t.Errorf("two entries for one pattern: %+v", i)
 	}
 	other := machines
 	other.MaxKeysAge = time.Hour
 	var f setting.Faults
 	if CheckIssuers("i", []IssuerConfig{people, other}, &f); f.Len() != 1 || !strings.Contains(f.Err().Error(), "such settings must be the same in both") {
-		t.Errorf("twins that fetch otherwise: %v", f.Err())
+		t.Errorf("two entries that fetch otherwise: %v", f.Err())
 	}
 }
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"reflect"
 	"slices"
@@ -16,22 +15,26 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-func newSuccession(t *testing.T, w http.RoundTripper, issuers ...IssuerConfig) *Succession {
+// network is a transport that a test can replace.
+type network struct{ http.RoundTripper }
+
+func reloadable(t *testing.T, w http.RoundTripper, issuers ...IssuerConfig) (*Verifier, *network) {
 	t.Helper()
-	s, err := NewSuccession(issuers, Options{Now: atMoment, Transport: w})
+	n := &network{w}
+	v, err := NewVerifier(issuers, Options{Now: atMoment, Transport: n})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return v, n
 }
 
-func follow(t *testing.T, s *Succession, w http.RoundTripper, issuers ...IssuerConfig) {
+func reload(t *testing.T, v *Verifier, issuers ...IssuerConfig) {
 	t.Helper()
-	next, err := s.Prepare(issuers, Options{Now: atMoment, Transport: w})
+	commit, err := v.Prepare(issuers, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.Follow(next)
+	commit()
 }
 
 // broken answers nothing: a verifier that asks it for keys has lost its own.
@@ -41,28 +44,29 @@ type roundTrip func(*http.Request) (*http.Response, error)
 
 func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
 
-func TestFollowKeepsKeys(t *testing.T) {
+func TestReloadKeepsKeys(t *testing.T) {
 	t.Parallel()
 	w := new(world)
 	found(w, "https://issuer.example", "issuer.example")
-	s := newSuccession(t, w, emailIssuer())
-	if _, err := s.Authenticate(t.Context(), token(t, nil)); err != nil {
+	v, n := reloadable(t, w, emailIssuer())
+	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
 		t.Fatal(err)
 	}
 	claims := emailIssuer()
 	claims.Audiences = append([]string{"another"}, claims.Audiences...)
 	claims.MaxTokenLifetime = time.Hour * 23
-	follow(t, s, broken, claims)
-	if _, err := s.Authenticate(t.Context(), token(t, nil)); err != nil {
+	n.RoundTripper = broken
+	reload(t, v, claims)
+	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
 		t.Errorf("the keys were lost: %v", err)
 	}
-	if got := s.Issuers()[0].Audience; got != "another" {
+	if got := v.Issuers()[0].Audience; got != "another" {
 		t.Errorf("the audience is %s: the old configuration is in force", got)
 	}
 	elsewhere := claims
 	elsewhere.JWKSHosts = []string{"keys.example"}
-	follow(t, s, broken, elsewhere)
-	if _, err := s.Authenticate(t.Context(), token(t, nil)); err == nil {
+	reload(t, v, elsewhere)
+	if _, err := v.Authenticate(t.Context(), token(t, nil)); err == nil {
 		t.Error("an issuer that is fetched in another way kept its keys")
 	}
 }
@@ -71,51 +75,51 @@ func TestPrepareLeavesTheOldInForce(t *testing.T) {
 	t.Parallel()
 	w := new(world)
 	found(w, "https://issuer.example", "issuer.example")
-	s := newSuccession(t, w, emailIssuer())
-	if _, err := s.Prepare(nil, Options{}); err == nil {
+	v, _ := reloadable(t, w, emailIssuer())
+	if _, err := v.Prepare(nil, nil); err == nil {
 		t.Error("no issuers at all were taken")
 	}
 	other := emailIssuer()
 	other.URL = "https://other.example"
-	if _, err := s.Prepare([]IssuerConfig{other}, Options{Transport: w}); err != nil {
+	if _, err := v.Prepare([]IssuerConfig{other}, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := s.Authenticate(t.Context(), token(t, nil)); err != nil {
+	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
 		t.Error(err)
 	}
 }
 
 // A one-time token stays used, whatever is reloaded.
-func TestFollowKeepsReplay(t *testing.T) {
+func TestReloadKeepsUsedTokens(t *testing.T) {
 	t.Parallel()
 	w := new(world)
 	found(w, "https://issuer.example", "issuer.example")
 	once := emailIssuer()
 	once.OneTime = true
-	s := newSuccession(t, w, once)
+	v, _ := reloadable(t, w, once)
 	used := token(t, nil)
-	if _, err := s.Authenticate(t.Context(), used); err != nil {
+	if _, err := v.Authenticate(t.Context(), used); err != nil {
 		t.Fatal(err)
 	}
-	follow(t, s, w, once)
-	if _, err := s.Authenticate(t.Context(), used); err == nil {
+	reload(t, v, once)
+	if _, err := v.Authenticate(t.Context(), used); err == nil {
 		t.Error("a token was accepted twice")
 	}
 }
 
 // The status, and so the metrics, are those of the verifier in force.
-func TestFollowMovesStatus(t *testing.T) {
+func TestReloadMovesStatus(t *testing.T) {
 	t.Parallel()
 	w := new(world)
 	r := prometheus.NewPedanticRegistry()
-	s, err := NewSuccession([]IssuerConfig{emailIssuer()}, Options{Now: atMoment, Transport: w, Metrics: r})
+	v, err := NewVerifier([]IssuerConfig{emailIssuer()}, Options{Now: atMoment, Transport: w, Metrics: r})
 	if err != nil {
 		t.Fatal(err)
 	}
 	other := emailIssuer()
 	other.URL = "https://other.example"
-	follow(t, s, w, emailIssuer(), other)
-	if n := len(s.Status()); n != 2 {
+	reload(t, v, emailIssuer(), other)
+	if n := len(v.Status()); n != 2 {
 		t.Errorf("%d issuers", n)
 	}
 	if _, err := r.Gather(); err != nil {
@@ -125,7 +129,7 @@ func TestFollowMovesStatus(t *testing.T) {
 
 // Run goes with the verifier in force: what stays isn't fetched again, what is
 // new is fetched, and what is gone isn't asked any more.
-func TestSuccessionRun(t *testing.T) {
+func TestRunFollowsReload(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		var mu sync.Mutex
@@ -150,18 +154,18 @@ func TestSuccessionRun(t *testing.T) {
 			c.URL = "https://" + host
 			return c
 		}
-		family := emailIssuer()
-		family.URL, family.Pattern = "", "https://*.family.example"
-		s := newSuccession(t, counted, entry("a.example"), entry("b.example"), family)
+		pattern := emailIssuer()
+		pattern.URL, pattern.Pattern = "", "https://*.family.example"
+		v, _ := reloadable(t, counted, entry("a.example"), entry("b.example"), pattern)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan error)
-		go func() { done <- s.Run(ctx) }()
+		go func() { done <- v.Run(ctx) }()
 		synctest.Wait()
 		before := count("a.example")
 		if before == 0 || count("b.example") == 0 {
 			t.Fatalf("asked %v", asked)
 		}
-		follow(t, s, counted, entry("a.example"), entry("c.example"), family)
+		reload(t, v, entry("a.example"), entry("c.example"), pattern)
 		synctest.Wait()
 		if count("a.example") != before || count("c.example") == 0 {
 			t.Errorf("asked %v", asked)
@@ -179,41 +183,37 @@ func TestSuccessionRun(t *testing.T) {
 }
 
 // Every setting of an issuer is known to be about its keys or about claims: one
-// that is new belongs into this list or into fetching.
-func TestFetchingKnowsEverySetting(t *testing.T) {
+// that is new belongs into keys or into the list here.
+func TestEverySettingIsAboutKeysOrClaims(t *testing.T) {
 	t.Parallel()
-	keys := []string{
-		"URL", "Pattern", "Type" /* a label of the fetches' metric */, "CAFile", "AllowNetworks", "JWKSHosts", "JWKSURL", "JWKSFile",
-		"BearerTokenFile", "MaxKeysAge", "AllowInsecureLoopback",
+	claims := []string{
+		"Audiences", "Allow", "Lifetime", "MaxLifetime", "Profiles", "Type", "SubjectDomain", "SPIFFETrustDomain", "ChallengeClaim",
+		"SkipEmailVerification", "IssuerClaim", "Preset", "InlinePreset", "PresetConstants", "Algorithms", "MaxTokenLifetime", "MaxTokenAge",
+		"AuthorizedParties", "OneTime", "Leeway",
 	}
-	var full IssuerConfig
-	v := reflect.ValueOf(&full).Elem()
-	for i := range v.NumField() {
-		f := v.Field(i)
-		switch f.Kind() {
+	all := reflect.TypeFor[IssuerConfig]()
+	for i := range all.NumField() {
+		var c IssuerConfig
+		field := reflect.ValueOf(&c).Elem().Field(i)
+		switch field.Kind() {
 		case reflect.String:
-			f.SetString("x")
+			field.SetString("x")
 		case reflect.Bool:
-			f.SetBool(true)
+			field.SetBool(true)
 		case reflect.Slice:
-			f.Set(reflect.MakeSlice(f.Type(), 1, 1))
+			field.Set(reflect.MakeSlice(field.Type(), 1, 1))
 		case reflect.Map:
-			f.Set(reflect.MakeMap(f.Type()))
+			field.Set(reflect.MakeMap(field.Type()))
 		case reflect.Pointer:
-			f.Set(reflect.New(f.Type().Elem()))
+			field.Set(reflect.New(field.Type().Elem()))
 		case reflect.Int, reflect.Int64:
-			f.SetInt(1)
-		case reflect.Float64:
-			f.SetFloat(1)
+			field.SetInt(1)
 		default:
-			t.Fatalf("%s is of a kind that this test doesn't know", v.Type().Field(i).Name)
+			t.Fatalf("%s is of a kind that this test doesn't know", all.Field(i).Name)
 		}
-	}
-	left := reflect.ValueOf(fetching(full))
-	for i := range left.NumField() {
-		name := left.Type().Field(i).Name
-		if kept := !left.Field(i).IsZero(); kept != slices.Contains(keys, name) {
-			t.Errorf("%s: fetching keeps it: %v", name, kept)
+		aboutKeys := !reflect.ValueOf(c.keys()).IsZero()
+		if name := all.Field(i).Name; aboutKeys == slices.Contains(claims, name) {
+			t.Errorf("%s is about keys: %v", name, aboutKeys)
 		}
 	}
 }
@@ -224,9 +224,9 @@ func TestProbe(t *testing.T) {
 	found(w, "https://issuer.example", "issuer.example")
 	down := emailIssuer()
 	down.URL = "https://down.example"
-	family := emailIssuer()
-	family.URL, family.Pattern = "", "https://*.family.example"
-	v, err := NewVerifier([]IssuerConfig{emailIssuer(), family, down}, Options{Now: atMoment, Transport: w})
+	pattern := emailIssuer()
+	pattern.URL, pattern.Pattern = "", "https://*.family.example"
+	v, err := NewVerifier([]IssuerConfig{emailIssuer(), pattern, down}, Options{Now: atMoment, Transport: w})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -240,21 +240,5 @@ func TestProbe(t *testing.T) {
 	}
 	if s := v.Status()[0]; s.Ready {
 		t.Error("a probe left its keys")
-	}
-}
-
-func TestCategory(t *testing.T) {
-	t.Parallel()
-	for want, err := range map[string]error{
-		"":                nil,
-		"timeout":         fmt.Errorf("keys: %w", context.DeadlineExceeded),
-		"name not found":  &net.OpError{Err: &net.DNSError{}},
-		"no connection":   &net.OpError{Err: errors.New("refused")},
-		"address refused": &net.OpError{Err: errAddress},
-		"bad answer":      errors.New("keys: the issuer answered 500"),
-	} {
-		if got := (IssuerStatus{Err: err}).Category(); got != want {
-			t.Errorf("%v: %q, want %q", err, got, want)
-		}
 	}
 }

@@ -1,0 +1,138 @@
+package identity
+
+import (
+	"context"
+	"slices"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Authenticate verifies a compact JWS and says whom it vouches for: its size
+// and form, issuer, audience, times, and then its signature with the issuer's
+// keys. Only a token of a configured issuer that passes all checks before the
+// signature can cause a request, and only to that issuer.
+//
+// The error is a *fault.Error: TokenTooLarge; of kind Unauthenticated when a
+// check of the token failed; of kind Denied when a claim that the issuer's rule
+// needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
+// had; PolicyDenied when a deny rule or the issuer's policy refuses; where tokens
+// are accepted once, TokenReplayed, or what the Replay says. When ctx ends while
+// keys are fetched, it wraps ctx's error. It holds no part of the token but the
+// issuer and audience.
+func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
+	return v.current.Load().authenticate(ctx, token, nil)
+}
+
+// authenticate is Authenticate and tells the trace, which may be nil, about
+// every step on the way.
+func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
+	t, err := oidc.ParseUnverified(token)
+	if tr.check(stepForm, err) != nil {
+		return Principal{}, err
+	}
+	tr.reads(t)
+	i, url, audience, err := s.route(t.Claims, tr)
+	if err != nil {
+		return Principal{}, err
+	}
+	if err := tr.check(stepParty, checkParty(t.Claims, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
+		return Principal{}, err
+	}
+	now := s.v.options.Now()
+	if err := tr.check(stepTimes, checkTimes(t.Claims, now, i.config.Leeway, i.config.MaxTokenLifetime)); err != nil {
+		return Principal{}, err
+	}
+	if err := tr.check(stepAge, checkAge(t.Claims, now, i.config.Leeway, i.config.MaxTokenAge)); err != nil {
+		return Principal{}, err
+	}
+	if err := tr.check(stepSignature, i.verify(ctx, &t, url)); err != nil {
+		return Principal{}, err
+	}
+	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
+	if err != nil || !i.config.OneTime || tr != nil { // looking at a token doesn't use it
+		return p, err
+	}
+	if err := once(ctx, s.v.options.Replay, url, &t, i.config.Leeway); err != nil {
+		return Principal{}, err
+	}
+	return p, nil
+}
+
+// route finds the entry that a token is for, by its issuer and its audience.
+func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
+	iss := c.Get("iss")
+	if iss.Kind() != claim.String {
+		return nil, "", "", tr.check(stepIssuer, claim.Malformed("its iss must be a string"))
+	}
+	url = iss.Literal()
+	entries := s.match(url)
+	if len(entries) == 0 {
+		return nil, "", "", tr.check(stepIssuer, s.unknown(url))
+	}
+	tr.enters(entries)
+	_ = tr.check(stepIssuer, nil)
+	i, audience, err = forAudience(entries, c)
+	if err == nil {
+		tr.enters(entries[slices.Index(entries, i):])
+	}
+	return i, url, audience, tr.check(stepAudience, err)
+}
+
+// verify checks the signature with the keys of the issuer at url.
+func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
+	if err := t.CheckAlgorithm(i.config.Algorithms); err != nil {
+		return err
+	}
+	return i.keys.Verify(ctx, t, url)
+}
+
+// match finds the entries for an issuer: an exact URL first, then the most
+// specific pattern. Bytes are compared; no two spellings are the same issuer.
+func (s *snapshot) match(url string) []*issuer {
+	if entries := s.exact[url]; entries != nil {
+		return entries
+	}
+	if len(url) > maxIssuer {
+		return nil
+	}
+	return s.patterns.find(url)
+}
+
+func (s *snapshot) unknown(url string) error {
+	const few = 5
+	e := fault.New(fault.IssuerUnknown, "the identity token's issuer %s is not accepted here", claim.Quote(url)).With("actual", claim.Quote(url))
+	if len(s.issuers) > few {
+		return e
+	}
+	names := make([]string, len(s.issuers))
+	for i := range s.issuers {
+		names[i] = s.issuers[i].name()
+	}
+	e.Public += "; accepted: " + strings.Join(names, ", ")
+	return e.With("expected", strings.Join(names, ", "))
+}
+
+// principal applies the issuer's rule to verified claims.
+func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error) {
+	sub, err := c.Get("sub").Text("sub") // written into every certificate
+	if err != nil {
+		return Principal{}, err
+	}
+	named, err := i.provider.subject(sub, c)
+	if err != nil {
+		return Principal{}, err
+	}
+	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: named.SAN, extensions: named.Extensions}
+	if named.Issuer != "" {
+		p.issuer = named.Issuer
+	}
+	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
+	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {
+		p.challenges = append(p.challenges, e.Literal())
+	}
+	p.challenges = append(p.challenges, sub)
+	return p, nil
+}

@@ -1,0 +1,88 @@
+package identity
+
+import (
+	"errors"
+	"log/slog"
+	"sync/atomic"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// denyRule is a compiled deny rule, and whether it was logged that it has ended.
+type denyRule struct {
+	policy.Rule
+	ended atomic.Bool
+}
+
+// setDeny puts the rules in force.
+func (s *snapshot) setDeny(compiled []policy.Rule) {
+	s.v.metrics.denials.WithLabelValues(policy.Allow)
+	for _, one := range compiled {
+		d := &denyRule{Rule: one}
+		s.deny = append(s.deny, d)
+		s.v.metrics.denials.WithLabelValues(one.Name)
+		s.inForce(d)
+	}
+}
+
+// inForce reports whether the rule hasn't ended, and logs once that it has.
+func (s *snapshot) inForce(d *denyRule) bool {
+	if !d.Expired(s.v.options.Now()) {
+		return true
+	}
+	if !d.ended.Swap(true) {
+		s.v.options.Logger.Info("a deny rule has ended and is ignored; remove it from the configuration",
+			slog.String("rule", d.Name), slog.Time("until", d.Until))
+	}
+	return false
+}
+
+// evaluatePolicy makes the principal of verified claims, and asks the policies:
+// the deny rules in their order, then the issuer's own.
+func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr *trace) (Principal, error) {
+	p, err := i.principal(c, url, audience)
+	if tr.check(stepSubject, err) != nil {
+		return Principal{}, err
+	}
+	tr.named(p)
+	in := &policy.Input{
+		Claims: c, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
+		Type: string(p.issuerType), Audience: p.audience, Time: s.v.options.Now(),
+	}
+	for _, d := range s.deny {
+		if !s.inForce(d) {
+			tr.ended(d)
+			continue
+		}
+		holds, why := d.Holds(in)
+		tr.ruled(stepDeny, d.Name, d.Text(), !holds, why)
+		if holds {
+			return Principal{}, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
+				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())), i)
+		}
+	}
+	allowed, why := i.policy.Allows(in)
+	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), allowed, why)
+	if !allowed {
+		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
+		var undecided *policy.Undecided
+		if errors.As(why, &undecided) && undecided.Claim != "" {
+			e = fault.New(fault.PolicyDenied, "the rule %s of the issuer %s reads the claim %s, which the token doesn't have; ask the CA's operators",
+				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Claim))
+		}
+		return Principal{}, s.denied(tr, policy.Allow, why, e, i)
+	}
+	p.choice = i.policy.Choose(in)
+	tr.chose(p.choice)
+	return p, nil
+}
+
+// denied counts a refusal by a rule, and names the rule in it.
+func (s *snapshot) denied(tr *trace, rule string, why error, e *fault.Error, i *issuer) error {
+	if tr == nil {
+		s.v.metrics.denials.WithLabelValues(rule).Inc()
+	}
+	return e.With("rule", rule).With("issuer", i.name()).Because(why)
+}

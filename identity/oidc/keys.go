@@ -1,0 +1,122 @@
+// Package oidc checks who signed an OpenID Connect token: it reads the token
+// ([ParseUnverified]), finds where the issuer publishes its keys, fetches and
+// holds them ([Keys]), and verifies the signature with them ([Keys.Verify]).
+// What a token's claims mean is for package identity, which imports this one.
+//
+// An issuer's keys come from its own server, by discovery (OpenID Connect
+// Discovery §4) or from a configured URL, or from a file. A token may name any
+// issuer of a pattern before its signature is checked, so all that a token can
+// cause is bounded: one fetch at a time for an issuer, one a second at the most,
+// 5 seconds and 1 MiB each; so many issuers of a pattern, and so many tokens
+// that wait. Keys serve for as long as the issuer's Cache-Control says, within
+// bounds, and are renewed in the background ([Keys.Run]) before a token finds
+// them old.
+//
+// Where a request may go is decided for each address at the moment of the
+// connection: the public Internet, and the networks that the configuration
+// allows. Redirects stay on their origin, and keys on the issuer's host or one
+// that is configured.
+package oidc
+
+import (
+	"context"
+	"net/http"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// Options is what Keys need beside their configuration.
+type Options struct {
+	// Now is the clock; required.
+	Now func() time.Time
+	// Fetched is told of every fetch that has ended, and why it failed; required.
+	Fetched func(issuer string, err error)
+	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
+	// included; nil doesn't.
+	Transport http.RoundTripper
+}
+
+// Keys are the keys of one issuer, or of each issuer that one pattern matches.
+// They are safe for concurrent use.
+type Keys struct {
+	config  Config
+	now     func() time.Time
+	fetcher *fetcher     // nil where the keys are in a file
+	exact   *cache       // where the configuration has a URL
+	pattern *patternKeys // where it has a pattern
+}
+
+// NewKeys reads the files that c names, which was checked, and makes no request.
+func NewKeys(c Config, o Options) (*Keys, error) {
+	k := &Keys{config: c, now: o.Now}
+	newCache := func(issuer string, from jwksSource) *cache {
+		return &cache{issuer: issuer, source: from, now: o.Now, maxAge: c.MaxKeysAge, fetched: o.Fetched}
+	}
+	if c.JWKSFile != "" {
+		from := jwksFile{c.JWKSFile}
+		got, err := from.read()
+		if err != nil {
+			return nil, err
+		}
+		k.exact = newCache(c.URL, from)
+		k.exact.keys.Store(newKeySet(got.keys, o.Now(), got.fresh))
+		return k, nil
+	}
+	var err error
+	if k.fetcher, err = newFetcher(&c, o.Transport); err != nil {
+		return nil, err
+	}
+	if c.Pattern != "" {
+		k.pattern = newPatternKeys(o.Now, func(issuer string) *cache { return newCache(issuer, k.server(issuer)) })
+	} else {
+		k.exact = newCache(c.URL, k.server(c.URL))
+	}
+	return k, nil
+}
+
+// Config is what the keys were made with.
+func (k *Keys) Config() Config { return k.config }
+
+// Verify checks the signature of a token of the issuer, which is the configured
+// one or one that the pattern matches. The errors are *fault.Error: of kind
+// Unauthenticated, or IssuerUnavailable when the keys can't be had at the
+// moment; when ctx ends before they are here, its error is wrapped.
+func (k *Keys) Verify(ctx context.Context, t *Token, issuer string) error {
+	c, err := k.cache(issuer)
+	if err != nil {
+		return err
+	}
+	keys, err := c.find(ctx, t.KeyID, t.Algorithm)
+	if err != nil {
+		return err
+	}
+	if err := keys.verify(t); err != nil {
+		return fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
+	}
+	return nil
+}
+
+func (k *Keys) cache(issuer string) (*cache, error) {
+	if k.exact != nil {
+		return k.exact, nil
+	}
+	return k.pattern.cache(issuer)
+}
+
+// Status is how the keys of one issuer stand.
+type Status struct {
+	Name    string        // the issuer's URL
+	Ready   bool          // its keys are here and not too old
+	Err     error         // why the last fetch failed; nil when it did not. For the log, not for clients
+	KeysAge time.Duration // since the keys were fetched; zero when they never were
+}
+
+// Status says how the keys stand; ok is false for a pattern, whose issuers
+// aren't known beforehand.
+func (k *Keys) Status() (s Status, ok bool) {
+	if k.exact == nil {
+		return Status{}, false
+	}
+	return k.exact.status(), true
+}

@@ -1,0 +1,86 @@
+package oidc
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+	"net/url"
+	"strconv"
+	"time"
+)
+
+// ProbeResult is how one request on the way to an issuer's keys went.
+type ProbeResult struct {
+	Issuer string        // its URL
+	Name   string        // discovery or keys
+	Detail string        // what was found; empty after a failure
+	Took   time.Duration // by the clock of [Options]
+	Err    error         // for the operator; it may quote what the issuer answered
+}
+
+// Probe asks the configured issuer for its discovery document and its keys, as
+// a fetch would, and keeps nothing of the answers. After a result that failed
+// there is no further one; for a pattern, whose issuers aren't known, there is none.
+func (k *Keys) Probe(ctx context.Context) []ProbeResult {
+	if k.exact == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
+	defer cancel()
+	var results []ProbeResult
+	ask := func(name string, do func() (string, error)) bool {
+		began := k.now()
+		detail, err := do()
+		if err != nil {
+			err = truncated(err)
+		}
+		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.now().Sub(began), Err: err})
+		return err == nil
+	}
+	from := jwksSource(jwksFile{k.config.JWKSFile})
+	if k.fetcher != nil {
+		if k.config.JWKSURL == "" && !ask("discovery", func() (string, error) { return k.fetcher.discover(ctx, k.config.URL) }) {
+			return results
+		}
+		from = k.server(k.config.URL)
+	}
+	ask("keys", func() (string, error) {
+		got, err := from.fetch(ctx)
+		if err != nil {
+			return "", err
+		}
+		return strconv.Itoa(len(got.keys)) + " usable", nil
+	})
+	return results
+}
+
+// Category is the kind of failure of the last fetch in one or two words out of
+// a closed list, fit for anybody to read; empty when it did not fail.
+func (s Status) Category() string {
+	var (
+		name        *net.DNSError
+		certificate *tls.CertificateVerificationError
+		record      tls.RecordHeaderError
+		authority   x509.UnknownAuthorityError
+		network     *net.OpError
+		address     *url.Error
+	)
+	switch err := s.Err; {
+	case err == nil:
+		return ""
+	case errors.Is(err, errAddress):
+		return "address refused"
+	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &address) && address.Timeout():
+		return "timeout"
+	case errors.As(err, &name):
+		return "name not found"
+	case errors.As(err, &certificate), errors.As(err, &record), errors.As(err, &authority):
+		return "TLS"
+	case errors.As(err, &network):
+		return "no connection"
+	default:
+		return "bad answer"
+	}
+}

@@ -1,0 +1,144 @@
+package oidc
+
+import (
+	"encoding/base64"
+	"iter"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// maxTokenBytes is the longest token that is looked at.
+const maxTokenBytes = 16 << 10
+
+// Token is what a compact JWS says. Until [Keys.Verify] has checked its
+// signature nothing in it may be believed: it serves to find the key, and to
+// refuse early.
+type Token struct {
+	Algorithm string
+	KeyID     string // empty where the header has none
+	Claims    claim.Set
+	Signed    string // what the signature is over: header and payload as they were sent
+	signature string // in base64url
+}
+
+// algorithms is every signature algorithm that is accepted: the asymmetric ones
+// of RFC 7518 §3.1 and RFC 8037 §3.1, but for ES256K. `none` and those with a
+// shared secret can't be configured.
+var algorithms = []string{
+	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+}
+
+// Algorithms lists the signature algorithms that an issuer may be configured with.
+func Algorithms() []string { return slices.Clone(algorithms) }
+
+// refusedHeaders are the header parameters that bring a key or an extension
+// along (RFC 7515 §4.1, RFC 7797 §3). An ID token should use none of the first
+// four (OpenID Connect Core §2), and we know no extension.
+var refusedHeaders = []string{"jku", "jwk", "x5u", "x5c", "crit", "b64"}
+
+// ParseUnverified reads a compact JWS (RFC 7515 §7.1) and checks all but its
+// signature. Cheap checks come first, and nothing is allocated before the size
+// is known. The errors are *fault.Error.
+func ParseUnverified(token string) (Token, error) {
+	switch {
+	case token == "":
+		return Token{}, fault.New(fault.TokenMissing, "no identity token was sent; send one as credentials.oidcIdentityToken or in the header Authorization: Bearer")
+	case len(token) > maxTokenBytes:
+		return Token{}, fault.New(fault.TokenTooLarge, "the identity token is longer than %d bytes", maxTokenBytes).With("limit", "16384")
+	}
+	header, rest, _ := strings.Cut(token, ".")
+	payload, signature, _ := strings.Cut(rest, ".")
+	if header == "" || payload == "" || signature == "" || strings.Contains(signature, ".") || strings.Trim(token, base64url+".") != "" {
+		return Token{}, claim.Malformed("a compact JWS of three base64url parts is expected")
+	}
+	h, err := decode("header", header)
+	if err != nil {
+		return Token{}, err
+	}
+	t := Token{
+		Algorithm: h.Get("alg").Literal(),
+		Signed:    token[:len(token)-len(signature)-1],
+		signature: signature,
+	}
+	if h.Get("alg").Kind() != claim.String || !slices.Contains(algorithms, t.Algorithm) {
+		return Token{}, refuseAlgorithm(algorithms)
+	}
+	for _, name := range refusedHeaders {
+		if h.Get(name).Kind() != claim.Missing {
+			return Token{}, fault.New(fault.TokenMalformed, "the identity token's header has %q, which is not accepted", name)
+		}
+	}
+	switch kid := h.Get("kid"); kid.Kind() {
+	case claim.String:
+		t.KeyID = kid.Literal()
+	case claim.Missing:
+	default:
+		return Token{}, claim.Malformed("its header's kid must be a string")
+	}
+	t.Claims, err = decode("payload", payload)
+	return t, err
+}
+
+// CheckAlgorithm refuses a token whose algorithm isn't among those accepted.
+func (t *Token) CheckAlgorithm(accepted []string) error {
+	if slices.Contains(accepted, t.Algorithm) {
+		return nil
+	}
+	return refuseAlgorithm(accepted)
+}
+
+func refuseAlgorithm(accepted []string) error {
+	return fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not accepted; accepted: %s", strings.Join(accepted, ", "))
+}
+
+// base64url is the alphabet of RFC 4648 §5. A token is held to it before it is
+// decoded, since encoding/base64 skips line breaks.
+const base64url = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+
+// strict refuses bits that are left over, so that a token has one spelling.
+var strict = base64.RawURLEncoding.Strict()
+
+// decode reads the JSON object in the named part of a token.
+func decode(part, encoded string) (claim.Set, error) {
+	var text strings.Builder
+	text.Grow(base64.RawURLEncoding.DecodedLen(len(encoded)))
+	var decoded [pieceSize / 4 * 3]byte
+	for piece := range pieces(encoded) {
+		n, err := strict.Decode(decoded[:], piece)
+		if err != nil {
+			return claim.Set{}, claim.Malformed("its " + part + " is not base64url")
+		}
+		text.Write(decoded[:n])
+	}
+	s, err := claim.Parse(text.String())
+	if err != nil {
+		return claim.Set{}, claim.Malformed("its " + part + ": " + err.Error())
+	}
+	return s, nil
+}
+
+const pieceSize = 1024 // a multiple of 4, so that base64 has no byte in two pieces
+
+var buffers = sync.Pool{New: func() any { return new([pieceSize]byte) }}
+
+// pieces gives a text as bytes, piece by piece in one buffer: a token is read
+// twice, and copying it whole each time would show in what a request costs.
+func pieces(text string) iter.Seq[[]byte] {
+	return func(yield func([]byte) bool) {
+		buffer, ok := buffers.Get().(*[pieceSize]byte)
+		if !ok {
+			buffer = new([pieceSize]byte)
+		}
+		defer buffers.Put(buffer)
+		for text != "" {
+			n := copy(buffer[:], text)
+			if text = text[n:]; !yield(buffer[:n]) {
+				return
+			}
+		}
+	}
+}
