@@ -2,7 +2,7 @@
 // timestamp (SCT): the promise of a Certificate Transparency log that what
 // Mayfly is about to issue is, or soon will be, in public view (RFC 6962).
 //
-// A log is a [Member]; [Policy] asks the members in their order and lets
+// A log is a [Log]; [Policy] asks the members in their order and lets
 // nothing pass that it has not verified itself. The members are in
 // ctlog/embedded (our own log) and ctlog/external (anybody else's).
 package ctlog
@@ -40,8 +40,8 @@ func (d Description) Holds(t time.Time) bool {
 	return !t.Before(d.Start) && (d.End.IsZero() || t.Before(d.End))
 }
 
-// Member is one log. Its answers are unverified: only [Policy] vouches for an SCT.
-type Member interface {
+// Log is one log. Its answers are unverified: only [Policy] vouches for an SCT.
+type Log interface {
 	// Submit asks the log to record the chain. It ends when ctx ends, at the latest.
 	// The chain may be in the log even where Submit returns an error. An error that
 	// another log or a later attempt may mend is a *fault.Error of kind Unavailable.

@@ -56,7 +56,7 @@ type Policy struct {
 
 // member is a log with its key parsed once.
 type member struct {
-	Member
+	Log
 	about Description
 	key   *ecdsa.PublicKey
 }
@@ -67,7 +67,7 @@ var errBadSCT = errors.New("ctlog: a log answered with an SCT that does not hold
 
 // NewPolicy makes a policy of one or more logs, the preferred first. A log
 // without a P-256 key, or one whose id is not its key's hash, is an error.
-func NewPolicy(members []Member, o Options) (*Policy, error) {
+func NewPolicy(members []Log, o Options) (*Policy, error) {
 	if len(members) == 0 {
 		return nil, errors.New("ctlog: a policy needs at least one log")
 	}
@@ -96,7 +96,7 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 // Use puts other members in the place of those that the policy has. What is under
 // way goes on with the old ones. The errors are those of [NewPolicy], and leave all
 // as it is.
-func (p *Policy) Use(members []Member) error {
+func (p *Policy) Use(members []Log) error {
 	known, err := p.admit(members)
 	if err != nil {
 		return err
@@ -110,7 +110,7 @@ func (p *Policy) Use(members []Member) error {
 func (p *Policy) members() []member { return *p.inUse.Load() }
 
 // admit reads the members' keys.
-func (p *Policy) admit(members []Member) ([]member, error) {
+func (p *Policy) admit(members []Log) ([]member, error) {
 	known := make([]member, 0, len(members))
 	seen := make(map[[32]byte]bool, len(members))
 	for _, m := range members {
@@ -126,7 +126,7 @@ func (p *Policy) admit(members []Member) ([]member, error) {
 			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", about.URL)
 		}
 		seen[about.ID] = true
-		known = append(known, member{Member: m, about: about, key: key})
+		known = append(known, member{Log: m, about: about, key: key})
 	}
 	if !p.suffices(known) {
 		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(members))
@@ -237,10 +237,10 @@ func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error
 	return p.race(ctx, bounded, eligible, chain)
 }
 
-// ErrOutrun is the cause with which a submission's context ends when the log was
+// ErrSuperseded is the cause with which a submission's context ends when the log was
 // silent for the stagger time, and another one asked after it has answered. The log
 // may take that for a failure of its own.
-var ErrOutrun = errors.New("ctlog: another log was asked later and answered first")
+var ErrSuperseded = errors.New("ctlog: another log was asked later and answered first")
 
 // ErrRefused marks the error of a log that understood a chain and refused it, or
 // answered for another entry than the chain's: time won't mend it.
@@ -296,7 +296,7 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 				out[i] = scts[log]
 			}
 			for _, log := range having(stands, silent) {
-				leave[log](ErrOutrun)
+				leave[log](ErrSuperseded)
 			}
 			return out, nil
 		}
@@ -384,7 +384,7 @@ func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
 	flaw, err := m.check(sct, chain, now)
 	if flaw == flawTime && !m.about.Holds(now) { // it did when it was asked
 		p.metrics.submission(m.about.URL, outcomeDown, time.Since(begin))
-		return SCT{}, Late(m.about.URL)
+		return SCT{}, LogEnded(m.about.URL)
 	}
 	if err != nil {
 		p.metrics.submission(m.about.URL, outcomeBad, time.Since(begin))
@@ -397,8 +397,8 @@ func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
 	return sct, nil
 }
 
-// Late is the error of a log whose time ended while it was asked.
-func Late(url string) error {
+// LogEnded is the error of a log whose time ended while it was asked.
+func LogEnded(url string) error {
 	return fault.New(fault.LogUnavailable, "a transparency log's time has just ended; try again").
 		With("dependency", "ctlog").Because(fmt.Errorf("%s: %w", url, ErrOutsideWindow))
 }

@@ -17,7 +17,7 @@ import (
 func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
 	t.Helper()
 	log := faulty(t, fmt.Sprintf("https://log%d", i), ca, f)
-	log.Member.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
+	log.Log.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
 	return log
 }
 
@@ -55,7 +55,7 @@ func TestSeveral(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var logs []*ctlogtest.Faulty
-				var members []ctlog.Member
+				var members []ctlog.Log
 				for i, f := range tt.faults {
 					logs = append(logs, run(t, tt.operator[i:i+1], i, ca, f))
 					members = append(members, logs[i])
@@ -127,7 +127,7 @@ func TestSeveralReady(t *testing.T) {
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	b.Member.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
+	b.Log.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
 	p = newPolicy(t, ctlog.Options{SCTs: 2}, a, b)
 	if err := p.Ready(t.Context()); err == nil {
 		t.Error("ready with one of two logs")
@@ -136,7 +136,7 @@ func TestSeveralReady(t *testing.T) {
 		t.Errorf("with one of two logs: %v, %d submissions", err, a.Calls.Load())
 	}
 	for name, o := range map[string]ctlog.Options{"three of two": {SCTs: 3}, "two operators of one": {SCTs: 2, Operators: 2}} {
-		if _, err := ctlog.NewPolicy([]ctlog.Member{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
+		if _, err := ctlog.NewPolicy([]ctlog.Log{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

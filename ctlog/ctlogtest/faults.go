@@ -41,7 +41,7 @@ func Lies() []Fault {
 
 // Faulty is a member that fails as its Fault says, and is honest without one.
 type Faulty struct {
-	ctlog.Member
+	ctlog.Log
 	Signer *Signer     // the log's key: a lie is properly signed
 	Other  ctlog.Chain // for WrongChain
 	Calls  atomic.Int64
@@ -49,8 +49,8 @@ type Faulty struct {
 }
 
 // NewFaulty wraps an honest member.
-func NewFaulty(m ctlog.Member, key *Signer, other ctlog.Chain, f Fault) *Faulty {
-	out := &Faulty{Member: m, Signer: key, Other: other}
+func NewFaulty(m ctlog.Log, key *Signer, other ctlog.Chain, f Fault) *Faulty {
+	out := &Faulty{Log: m, Signer: key, Other: other}
 	out.Set(f)
 	return out
 }
@@ -71,14 +71,14 @@ func (f *Faulty) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, erro
 	case Refusing, Unclassified:
 		return ctlog.SCT{}, errors.New("the log answered " + string(what))
 	case ReplyLost:
-		if _, err := f.Member.Submit(ctx, chain); err != nil {
+		if _, err := f.Log.Submit(ctx, chain); err != nil {
 			return ctlog.SCT{}, err
 		}
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the reply was lost")
 	case WrongChain:
-		return f.Member.Submit(ctx, f.Other)
+		return f.Log.Submit(ctx, f.Other)
 	}
-	sct, err := f.Member.Submit(ctx, chain)
+	sct, err := f.Log.Submit(ctx, chain)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}

@@ -25,7 +25,7 @@ const patience = 30 * time.Second
 
 // Fixture is a fresh log under test.
 type Fixture struct {
-	Member ctlog.Member
+	Log    ctlog.Log
 	CA     *CA          // whose chains the log takes
 	URL    string       // where the log's RFC 6962 reads are; empty: not checked
 	Client *http.Client // for URL
@@ -45,7 +45,7 @@ var parts = []struct {
 	{"readable", testReadable},
 }
 
-// Run is the conformance suite of [ctlog.Member] for one kind of log. Each part
+// Run is the conformance suite of [ctlog.Log] for one kind of log. Each part
 // gets its own log from open, which cleans up with t.Cleanup. How it went is a row
 // in the table of what ran: see [TableEnv].
 func Run(t *testing.T, kind string, open func(t *testing.T) Fixture) {
@@ -71,21 +71,21 @@ func Run(t *testing.T, kind string, open func(t *testing.T) Fixture) {
 }
 
 func testDescription(t *testing.T, f Fixture) {
-	about := f.Member.Description()
+	about := f.Log.Description()
 	if about.ID != sha256.Sum256(about.SPKI) {
 		t.Error("the log id is not the SHA-256 of the key")
 	}
 	if about.URL == "" {
 		t.Error("the log has no URL")
 	}
-	if err := f.Member.Ready(t.Context()); err != nil {
+	if err := f.Log.Ready(t.Context()); err != nil {
 		t.Errorf("a fresh log isn't ready: %v", err)
 	}
 }
 
 func policy(t *testing.T, f Fixture) *ctlog.Policy {
 	t.Helper()
-	p, err := ctlog.NewPolicy([]ctlog.Member{f.Member}, ctlog.Options{})
+	p, err := ctlog.NewPolicy([]ctlog.Log{f.Log}, ctlog.Options{})
 	if err != nil {
 		t.Fatalf("NewPolicy: %v", err)
 	}
@@ -141,7 +141,7 @@ func testAgain(t *testing.T, f Fixture) {
 func testCanceled(t *testing.T, f Fixture) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.Member.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
+	if _, err := f.Log.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a canceled submission ended with %v, want context.Canceled", err)
 	}
 }
@@ -166,7 +166,7 @@ func testPresigned(t *testing.T, f Fixture) {
 			t.Fatalf("certificate-transparency-go can't parse certificate %d: %v", i, err)
 		}
 	}
-	key, err := ctlog.ParseKey(f.Member.Description().SPKI)
+	key, err := ctlog.ParseKey(f.Log.Description().SPKI)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +178,7 @@ func testPresigned(t *testing.T, f Fixture) {
 		t.Errorf("certificate-transparency-go, on the final certificate: %v", err)
 	}
 	if f.URL != "" {
-		reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
+		reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
 		reader.Holds(t, scts[0], chain, reader.await(t, 2))
 	}
 }
@@ -202,7 +202,7 @@ func testReadable(t *testing.T, f Fixture) {
 			promised, chains = append(promised, scts[0]), append(chains, chain)
 		}
 	}
-	reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
+	reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
 	submit(3)
 	first := reader.await(t, 3)
 	submit(5)

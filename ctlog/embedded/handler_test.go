@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 )
 
 // get fetches a path and checks the status.
@@ -73,7 +74,7 @@ func TestStaticReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if raw := read(t, b.path("tile", "data", "000")); !bytes.Equal(full, raw) {
+	if raw := readFile(t, b.path("tile", "data", "000")); !bytes.Equal(full, raw) {
 		t.Error("the data tile is not the one on disk")
 	}
 	issuer := sha256.Sum256(b.ca.Intermediate.Raw)
@@ -232,7 +233,7 @@ func TestPresignedSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 4)
-	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{})
+	report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{})
 	if err != nil || report.Precerts != 3 || report.Certs != 1 {
 		t.Errorf("Verify: %+v, %v; want 3 precertificates and 1 certificate", report, err)
 	}
@@ -242,7 +243,7 @@ func TestPresignedSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 5)
-	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{}); err == nil {
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{}); err == nil {
 		t.Error("Verify passed over an entry whose TBSCertificate is another precertificate's")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -63,7 +64,7 @@ func TestIncident_SectigoMammoth2024DiskFull(t *testing.T) {
 		t.Errorf("with room: %v", err)
 	}
 	closeLog(t, l)
-	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)})
+	report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)})
 	if err != nil || report.Size < logged+1 {
 		t.Errorf("Verify: %+v, %v; %d SCTs were released", report, err, logged+1)
 	}
@@ -121,7 +122,7 @@ func TestIncident_CloudflareRaio2025TransientStorageError(t *testing.T) {
 	}
 	url, c := serve(t, l)
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 2)
-	if report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != 2 {
+	if report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != 2 {
 		t.Errorf("Verify: %+v, %v", report, err)
 	}
 }
@@ -148,21 +149,21 @@ func TestIncident_LetsEncryptOak2022LostRows(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			backup, moved, mark := filepath.Join(dir, "backup"), filepath.Join(dir, "moved"), filepath.Join(dir, "mark")
-			if err := os.WriteFile(mark, read(t, string(b.config.MarkFile)), 0o600); err != nil {
+			if err := os.WriteFile(mark, readFile(t, string(b.config.MarkFile)), 0o600); err != nil {
 				t.Fatal(err)
 			}
 			take := func() error {
-				_, err := embedded.Backup(t.Context(), b.path(), backup, embedded.VerifyOptions{})
+				_, err := maintain.Backup(t.Context(), b.path(), backup, maintain.VerifyOptions{})
 				return err
 			}
 			if err := take(); err != nil {
 				t.Fatal(err)
 			}
 			remove(t, filepath.Join(backup, filepath.FromSlash(lost)))
-			if _, err := embedded.Verify(t.Context(), backup, embedded.VerifyOptions{Backup: true}); err == nil {
+			if _, err := maintain.Verify(t.Context(), backup, maintain.VerifyOptions{Backup: true}); err == nil {
 				t.Error("Verify finds nothing missing")
 			}
-			if _, err := embedded.Restore(t.Context(), backup, moved, mark, embedded.VerifyOptions{}); err == nil {
+			if _, err := maintain.Restore(t.Context(), backup, moved, mark, maintain.VerifyOptions{}); err == nil {
 				t.Error("restored without it")
 			}
 			there := *b
@@ -175,7 +176,7 @@ func TestIncident_LetsEncryptOak2022LostRows(t *testing.T) {
 			if err := take(); err != nil {
 				t.Fatalf("the backup, taken again: %v", err)
 			}
-			if r, err := embedded.Restore(t.Context(), backup, moved, mark, embedded.VerifyOptions{}); err != nil || r.Size != 600 {
+			if r, err := maintain.Restore(t.Context(), backup, moved, mark, maintain.VerifyOptions{}); err != nil || r.Size != 600 {
 				t.Fatalf("Restore: %+v, %v", r, err)
 			}
 			there.write(t, 1)
@@ -234,7 +235,7 @@ func TestIncident_DigiCert2025Flood(t *testing.T) {
 		reader.Holds(t, sct, chains[i], head)
 	}
 	closeLog(t, l)
-	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)})
+	report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)})
 	if err != nil || report.Size != uint64(taken.Load())+ours {
 		t.Errorf("Verify: %+v, %v; want %d entries", report, err, taken.Load()+ours)
 	}

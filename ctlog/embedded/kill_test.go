@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -71,7 +72,7 @@ func work(path string) error {
 		return err
 	}
 	ctx := context.Background()
-	l, err := embedded.Open(ctx, j.Config, embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true, LockWait: 5 * time.Second})
+	l, err := embedded.Open(ctx, j.Config, embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true})
 	if err != nil {
 		return err
 	}
@@ -178,7 +179,7 @@ func kills(t *testing.T) int {
 // is in the log at its index as promised, and each tree continues the one before.
 func TestD4Kill(t *testing.T) {
 	b := newBench(t)
-	b.o.LockWait = 5 * time.Second
+	b.o.SetLockWait(5 * time.Second)
 	promised := make(map[uint64]string)
 	var before ctlogtest.Head
 	n := kills(t)
@@ -193,7 +194,7 @@ func TestD4Kill(t *testing.T) {
 		before = checkPromises(t, b, l, promised, before)
 		closeLog(t, l)
 	}
-	report, err := embedded.Verify(t.Context(), string(b.config.Directory), embedded.VerifyOptions{})
+	report, err := maintain.Verify(t.Context(), string(b.config.Directory), maintain.VerifyOptions{})
 	if err != nil {
 		t.Errorf("Verify: %v", err)
 	}

@@ -10,6 +10,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -86,7 +87,7 @@ func TestD6Refusals(t *testing.T) {
 				_ = os.Remove(mark)
 			}
 			b.write(t, 2)
-			kept := read(t, string(b.config.MarkFile))
+			kept := readFile(t, string(b.config.MarkFile))
 			b.swap(t, old)
 			remove(t, string(b.config.MarkFile))
 			b.o.AcceptMissingMark = true
@@ -135,12 +136,12 @@ func (b *bench) stealMark(t *testing.T) {
 	t.Helper()
 	other := newBench(t)
 	other.write(t, 1)
-	if err := os.WriteFile(string(b.config.MarkFile), read(t, string(other.config.MarkFile)), 0o600); err != nil {
+	if err := os.WriteFile(string(b.config.MarkFile), readFile(t, string(other.config.MarkFile)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 }
 
-func read(t *testing.T, path string) []byte {
+func readFile(t *testing.T, path string) []byte {
 	t.Helper()
 	raw, err := os.ReadFile(path)
 	if err != nil {
@@ -179,7 +180,7 @@ func TestD6Copies(t *testing.T) {
 	if err := os.CopyFS(copied, os.DirFS(string(b.config.Directory))); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := embedded.Backup(t.Context(), string(b.config.Directory), backup, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Backup(t.Context(), string(b.config.Directory), backup, maintain.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	l := b.openNow(t)
@@ -189,11 +190,11 @@ func TestD6Copies(t *testing.T) {
 		t.Errorf("a copy beside the running log: %v, want ErrLocked", err)
 	}
 	restored := filepath.Join(t.TempDir(), "restored")
-	if _, err := embedded.Restore(t.Context(), backup, restored, string(b.config.MarkFile), embedded.VerifyOptions{}); !errors.Is(err, embedded.ErrLocked) {
+	if _, err := maintain.Restore(t.Context(), backup, restored, string(b.config.MarkFile), maintain.VerifyOptions{}); !errors.Is(err, embedded.ErrLocked) {
 		t.Errorf("a backup restored beside the running log: %v, want ErrLocked", err)
 	}
 	closeLog(t, l)
-	if _, err := embedded.Restore(t.Context(), backup, restored, string(b.config.MarkFile), embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Restore(t.Context(), backup, restored, string(b.config.MarkFile), maintain.VerifyOptions{}); err != nil {
 		t.Errorf("a backup restored after the log has ended: %v", err)
 	}
 }
@@ -235,7 +236,7 @@ func TestSweep(t *testing.T) {
 	if _, err := os.Stat(keep); err != nil {
 		t.Errorf("a file that is none of ours: %v", err)
 	}
-	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
 		t.Errorf("Verify: %v", err)
 	}
 }
@@ -251,7 +252,7 @@ func TestVerify(t *testing.T) {
 	url, c := serve(t, l)
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, entries)
 	var last, all uint64
-	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{
+	report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{
 		Key: b.key.SPKI(t), MarkFile: string(b.config.MarkFile),
 		Progress: func(done, total uint64) { last, all = done, total },
 	})
@@ -265,9 +266,9 @@ func TestVerify(t *testing.T) {
 		b.path("tile", "data", "001"), b.path("tile", "0", "000"), b.path("checkpoint"), b.path("tile", "1", "000.p", "2"),
 		filepath.Join(b.path("issuer"), first(t, b.path("issuer"))),
 	} {
-		whole := read(t, victim)
+		whole := readFile(t, victim)
 		flip(t, victim)
-		if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{}); err == nil {
+		if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{}); err == nil {
 			t.Errorf("%s: a flipped bit went unseen", victim)
 		}
 		if err := os.WriteFile(victim, whole, 0o600); err != nil {
@@ -298,7 +299,7 @@ func TestClose(t *testing.T) {
 	if err := l.Ready(t.Context()); err == nil {
 		t.Error("ready after Close")
 	}
-	b.o.LockWait = time.Second
+	b.o.SetLockWait(time.Second)
 	if err := embedded.Create(t.Context(), b.config, b.o); err == nil {
 		t.Error("Create over a log")
 	}

@@ -8,7 +8,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
@@ -63,7 +63,7 @@ func TestCanceledInFlight(t *testing.T) {
 		t.Errorf("the next entry is %d, want 2: after the one that nobody waited for", index)
 	}
 	closeLog(t, l)
-	if r, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || r.Size != 3 {
+	if r, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || r.Size != 3 {
 		t.Errorf("Verify: %+v, %v", r, err)
 	}
 }
@@ -73,7 +73,8 @@ func TestCanceledInFlight(t *testing.T) {
 func TestQueue(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.o.MaxQueue = 8
+	const queue = 8
+	b.o.SetMaxQueue(queue)
 	l := b.openNow(t)
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 		t.Fatal(err)
@@ -81,7 +82,7 @@ func TestQueue(t *testing.T) {
 	resume := b.stall(t)
 	defer resume()
 	// The batch that hangs holds at most 512, the queue 8.
-	const callers, most = 600, 512 + 8
+	const callers, most = 600, 512 + queue
 	outcomes := make(chan error, callers)
 	for range callers {
 		chain, err := quickChain(b.ca.Root.Raw)
@@ -110,11 +111,11 @@ func TestQueue(t *testing.T) {
 			t.Errorf("with the disk well: %v", err)
 		}
 	}
-	if taken < b.o.MaxQueue {
-		t.Errorf("%d callers got an SCT, want those of the queue at least: %d", taken, b.o.MaxQueue)
+	if taken < queue {
+		t.Errorf("%d callers got an SCT, want those of the queue at least: %d", taken, queue)
 	}
 	closeLog(t, l)
-	if r, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{}); err != nil || r.Size != uint64(taken)+1 {
+	if r, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{}); err != nil || r.Size != uint64(taken)+1 {
 		t.Errorf("Verify: %+v, %v; %d SCTs were given", r, err, taken+1)
 	}
 }

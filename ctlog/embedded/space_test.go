@@ -19,7 +19,7 @@ func TestD5Floor(t *testing.T) {
 	var free atomic.Uint64
 	free.Store(1 << 30)
 	b.config.MinFreeMB = 100
-	b.o.Free = func(string) (uint64, error) { return free.Load(), nil }
+	b.o.SetFree(func(string) (uint64, error) { return free.Load(), nil })
 	registry := prometheus.NewRegistry()
 	b.o.Metrics = registry
 	l := b.open(t)

@@ -17,6 +17,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/prometheus/client_golang/prometheus"
 	formats "github.com/transparency-dev/formats/note"
@@ -132,17 +134,17 @@ func TestWitnesses(t *testing.T) {
 	if size, _ := ws[0].stands(); size != 315 {
 		t.Errorf("the witness is at %d entries", size)
 	}
-	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
 		t.Error(err)
 	}
 	backup := filepath.Join(t.TempDir(), "backup")
-	if _, err := embedded.Backup(t.Context(), b.path(), backup, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Backup(t.Context(), b.path(), backup, maintain.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if raw := read(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
+	if raw := readFile(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
 		t.Errorf("the backup's checkpoint is\n%s, want\n%s", raw, cosigned)
 	}
-	archive, err := embedded.OpenArchive(t.Context(), b.path(), l.Description(), embedded.Options{})
+	archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -176,7 +178,7 @@ func TestCosignaturesDamaged(t *testing.T) {
 		if err := os.WriteFile(b.path("checkpoint.witnessed"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		archive, err := embedded.OpenArchive(t.Context(), b.path(), l.Description(), embedded.Options{})
+		archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

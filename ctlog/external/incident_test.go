@@ -330,14 +330,14 @@ func newLog(t *testing.T, key *ctlogtest.Signer, url string, ca *x509.Certificat
 }
 
 // healthy is a log that answers at once.
-func healthy(t *testing.T) ctlog.Member {
+func healthy(t *testing.T) ctlog.Log {
 	t.Helper()
 	key := ctlogtest.NewSigner(t)
 	spki := key.SPKI(t)
 	return &ctlogtest.Honest{Signer: key, About: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: "https://healthy.example"}}
 }
 
-func incidentPolicy(t *testing.T, members ...ctlog.Member) *ctlog.Policy {
+func incidentPolicy(t *testing.T, members ...ctlog.Log) *ctlog.Policy {
 	t.Helper()
 	p, err := ctlog.NewPolicy(members, ctlog.Options{Stagger: incidentStagger, Timeout: incidentTimeout})
 	if err != nil {
@@ -347,7 +347,7 @@ func incidentPolicy(t *testing.T, members ...ctlog.Member) *ctlog.Policy {
 }
 
 // submitted submits a chain, and answers whose SCT came back.
-func submitted(t *testing.T, p *ctlog.Policy, ca *ctlogtest.CA, members ...ctlog.Member) ctlog.Description {
+func submitted(t *testing.T, p *ctlog.Policy, ca *ctlogtest.CA, members ...ctlog.Log) ctlog.Description {
 	t.Helper()
 	scts, err := p.Submit(t.Context(), ca.Chain(t))
 	if err != nil {

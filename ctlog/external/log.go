@@ -51,7 +51,7 @@ const (
 	breakerPause    = 10 * time.Second // how long it stays open before one submission tries again
 )
 
-// Log is an external log. It is a [ctlog.Member], safe for concurrent use, and
+// Log is an external log. It is a [ctlog.Log], safe for concurrent use, and
 // holds no goroutine; [Log.Close] drops its idle connections.
 type Log struct {
 	about     ctlog.Description
@@ -64,7 +64,7 @@ type Log struct {
 	roots     roots
 }
 
-var _ ctlog.Member = (*Log)(nil)
+var _ ctlog.Log = (*Log)(nil)
 
 // New makes a log from its configuration: it reads the key, CA and token files,
 // and sends nothing.
@@ -219,7 +219,7 @@ func (l *Log) settle(ctx context.Context, err error) {
 	switch {
 	case err == nil:
 		l.breaker.succeeded()
-	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrOutrun):
+	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
 		l.breaker.failed()
 	case errors.Is(err, context.Canceled):
 		l.breaker.abandon()

@@ -89,7 +89,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	ctlogtest.Run(t, "embedded, over HTTP", func(t *testing.T) ctlogtest.Fixture {
 		f := open(t, nil, nil)
-		return ctlogtest.Fixture{Member: f, CA: f.ca, URL: f.url}
+		return ctlogtest.Fixture{Log: f, CA: f.ca, URL: f.url}
 	})
 }
 
@@ -225,7 +225,7 @@ func TestD3ReplyLost(t *testing.T) {
 		drop(w, r, nil)
 	}, nil)
 	chain := f.ca.Chain(t)
-	p, err := ctlog.NewPolicy([]ctlog.Member{f}, ctlog.Options{})
+	p, err := ctlog.NewPolicy([]ctlog.Log{f}, ctlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -281,7 +281,7 @@ func TestD2Lies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			p, err := ctlog.NewPolicy([]ctlog.Member{l}, ctlog.Options{})
+			p, err := ctlog.NewPolicy([]ctlog.Log{l}, ctlog.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -1,247 +1,254 @@
-package embedded
+// Package logdir is the directory of an embedded log: the names, forms and proofs of
+// what Tessera and we keep there, the lock that one writer holds, and the high-water
+// mark beside it. It decides nothing: package embedded writes a log, package read
+// serves it, and package maintain checks, copies and freezes it.
+package logdir
 
 import (
 	"bytes"
 	"context"
-	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/proof"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
-	"github.com/transparency-dev/tessera/client"
 	"golang.org/x/mod/sumdb/note"
 )
 
 // Names in a log's directory. Tessera chose those of the state.
 const (
-	checkpointName = layout.CheckpointPath
-	tileDir        = "tile"
-	issuerDir      = "issuer"
-	stateDir       = ".state"
-	treeStateName  = "treeState"
-	treeStateLock  = "treeState.lock"
-	lockName       = "LOCK"
-	aboutName      = "log.v3.json"
-	witnessedName  = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
+	CheckpointName = layout.CheckpointPath
+	TileDir        = "tile"
+	IssuerDir      = "issuer"
+	StateDir       = ".state"
+	TreeStateName  = "treeState"
+	TreeStateLock  = "treeState.lock"
+	OwnerName      = "log.v3.json"
+	FrozenName     = "frozen.json" // the log is complete, and nothing opens it for writing
+
+	cosignedName = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
+	lockName     = "LOCK"
+	tempPrefix   = ".tmp-" // our unfinished files, swept at open
 )
 
-// store reads the files of a log. It holds nothing open and writes nothing.
-type store struct{ dir string }
+// Dir is the directory of a log. Its methods hold nothing open.
+type Dir string
 
-// tree is a state of the log: how many entries, and the root over them.
-type tree struct {
-	size uint64
-	root []byte
+// EmptyTree is where each log starts (RFC 6962 §2.1: the hash of the empty string).
+func EmptyTree() checkpoint.Tree { return checkpoint.Tree{Root: rfc6962.DefaultHasher.EmptyRoot()} }
+
+// Path is the path of a name in the directory.
+func (d Dir) Path(names ...string) string {
+	return filepath.Join(append([]string{string(d)}, names...)...)
 }
 
-// emptyTree is where each log starts (RFC 6962 §2.1: the hash of the empty string).
-func emptyTree() tree { return tree{root: rfc6962.DefaultHasher.EmptyRoot()} }
-
-func (s store) path(names ...string) string {
-	return filepath.Join(append([]string{s.dir}, names...)...)
-}
-
-// exists reports whether something is there under the name; an error that is
+// Exists reports whether something is there under the name; an error that is
 // not "no such file" counts as something.
-func (s store) exists(names ...string) bool {
-	_, err := os.Lstat(s.path(names...))
+func (d Dir) Exists(names ...string) bool {
+	_, err := os.Lstat(d.Path(names...))
 	return !errors.Is(err, os.ErrNotExist)
 }
 
-// treeState is the state that the storage itself goes on from.
-func (s store) treeState() (tree, error) {
-	raw, err := os.ReadFile(s.path(stateDir, treeStateName))
+// Make makes the directory, if it isn't there.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(string(d), 0o755); err != nil { //nolint:gosec // the log is public
+		return fmt.Errorf("making the directory: %w", err)
+	}
+	return nil
+}
+
+// Put writes a file and its folders. The file is whole and on disk when Put
+// returns, or not there.
+func (d Dir) Put(data []byte, names ...string) error {
+	path := d.Path(names...)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // the log is public
+		return err
+	}
+	return writeDurably(path, data)
+}
+
+func writeDurably(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, tempPrefix)
 	if err != nil {
-		return tree{}, fmt.Errorf("reading the log's state: %w", err)
+		return fmt.Errorf("creating a file in %s: %w", dir, err)
 	}
-	var state struct {
-		Size uint64 `json:"size"`
-		Root []byte `json:"root"`
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644) // the log is public
 	}
-	if err := json.Unmarshal(raw, &state); err != nil {
-		return tree{}, fmt.Errorf("reading the log's state: %w", err)
+	if err == nil {
+		err = f.Sync()
 	}
-	if len(state.Root) != rfc6962.DefaultHasher.Size() {
-		return tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	return tree{size: state.Size, root: state.Root}, nil
+	if err = os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return durable.SyncFolder(dir)
+}
+
+// Probe writes a file to the log's disk and removes it again.
+func (d Dir) Probe() error {
+	path := d.Path(StateDir, tempPrefix+"probe")
+	if err := writeDurably(path, make([]byte, 4096)); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing the probe: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes what a crash left unfinished, and counts it: files whose names are
+// not those of a log. They were never part of the log, and never served.
+func (d Dir) Sweep() (removed int, err error) {
+	err = filepath.WalkDir(string(d), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(string(d), path)
+		if err != nil || entry.IsDir() || !Unfinished(name) {
+			return err
+		}
+		removed++
+		return os.Remove(path) //nolint:gosec // G122: nobody else writes in the log's own folder
+	})
+	if err != nil {
+		return removed, fmt.Errorf("sweeping unfinished files: %w", err)
+	}
+	return removed, nil
+}
+
+// Owner is the file that says whose log a directory holds. It is served, so that a
+// reader of the log finds its key.
+type Owner struct {
+	Origin string `json:"description"`
+	LogID  []byte `json:"log_id"`
+	Key    []byte `json:"key"` // DER SubjectPublicKeyInfo
+	URL    string `json:"url"`
+}
+
+// Owner reads whose log it is. It shows what is there, not that it is right.
+func (d Dir) Owner() (Owner, error) {
+	raw, err := os.ReadFile(d.Path(OwnerName))
+	if err != nil {
+		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
+	}
+	var o Owner
+	if err := json.Unmarshal(raw, &o); err != nil {
+		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
+	}
+	return o, nil
+}
+
+// PutOwner writes whose log it is.
+func (d Dir) PutOwner(o Owner) error {
+	raw, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return fmt.Errorf("describing the log: %w", err)
+	}
+	return d.Put(append(raw, '\n'), OwnerName)
+}
+
+// Verifier is of the checkpoints that the key signs under the name.
+func (o Owner) Verifier() (note.Verifier, error) {
+	key, err := ctlog.ParseKey(o.Key)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.NewVerifier(o.Origin, key)
+}
+
+// Head is the published checkpoint, verified with the key that the directory states.
+func (d Dir) Head(ctx context.Context) (checkpoint.Head, error) {
+	owner, err := d.Owner()
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	verifier, err := owner.Verifier()
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	return d.OpenCheckpoint(ctx, verifier)
+}
+
+// OpenCheckpoint reads the published checkpoint and verifies it.
+func (d Dir) OpenCheckpoint(ctx context.Context, v note.Verifier) (checkpoint.Head, error) {
+	raw, err := d.ReadCheckpoint(ctx)
+	if err != nil {
+		return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	return checkpoint.Open(raw, v)
 }
 
 // ReadCheckpoint is the published checkpoint, with its cosignatures; os.ErrNotExist
 // when there is none.
-func (s store) ReadCheckpoint(context.Context) ([]byte, error) {
-	raw, err := os.ReadFile(s.path(checkpointName))
+func (d Dir) ReadCheckpoint(context.Context) ([]byte, error) {
+	raw, err := os.ReadFile(d.Path(CheckpointName))
 	if err != nil {
 		return nil, err
 	}
-	return s.witnessed(raw), nil
+	return d.Cosigned(raw), nil
 }
 
-// witnessed is the checkpoint with the cosignatures that are kept beside it. Those
+// Cosigned is the checkpoint with the cosignatures that are kept beside it. Those
 // that are damaged, or are of another checkpoint, are left out.
-func (s store) witnessed(checkpoint []byte) []byte {
-	cosigned, err := os.ReadFile(s.path(witnessedName))
-	if err != nil || !bytes.HasPrefix(cosigned, checkpoint) {
-		return checkpoint
+func (d Dir) Cosigned(raw []byte) []byte {
+	cosigned, err := os.ReadFile(d.Path(cosignedName))
+	if err != nil || !bytes.HasPrefix(cosigned, raw) {
+		return raw
 	}
 	var wellFormed *note.UnverifiedNoteError
 	if _, err := note.Open(cosigned, nil); !errors.As(err, &wellFormed) {
-		return checkpoint
+		return raw
 	}
 	return cosigned
 }
 
-// ReadTile is a hash tile; the full one where the partial one is gone.
-func (s store) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	return s.read(partial, func(p uint8) string { return layout.TilePath(level, index, p) })
+// PutCosigned keeps a checkpoint with its cosignatures.
+func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
+
+// treeState is the file that Tessera goes on from.
+type treeState struct {
+	Size uint64 `json:"size"`
+	Root []byte `json:"root"`
 }
 
-// ReadEntryBundle is a data tile (c2sp.org/static-ct-api); the full one where the partial one is gone.
-func (s store) ReadEntryBundle(_ context.Context, index uint64, partial uint8) ([]byte, error) {
-	return s.read(partial, func(p uint8) string { return dataTilePath(index, p) })
-}
-
-func dataTilePath(index uint64, partial uint8) string {
-	return tileDir + "/data/" + layout.NWithSuffix(0, index, partial)
-}
-
-func (s store) read(partial uint8, path func(uint8) string) ([]byte, error) {
-	data, err := os.ReadFile(s.path(path(partial)))
-	if partial > 0 && errors.Is(err, os.ErrNotExist) {
-		return os.ReadFile(s.path(path(0)))
-	}
-	return data, err
-}
-
-// bundle reads and parses the entries [index*256, …) of a log of the size given.
-func (s store) bundle(ctx context.Context, index, size uint64) ([]leaf, error) {
-	partial := layout.PartialTileSize(0, index, size)
-	want := int(partial)
-	if want == 0 {
-		want = layout.EntryBundleWidth
-	}
-	data, err := s.ReadEntryBundle(ctx, index, partial)
+// Tree is the state that the storage goes on from.
+func (d Dir) Tree() (checkpoint.Tree, error) {
+	raw, err := os.ReadFile(d.Path(StateDir, TreeStateName))
 	if err != nil {
-		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
 	}
-	leaves, err := parseBundle(data, index*layout.EntryBundleWidth)
-	if err != nil {
-		return nil, fmt.Errorf("data tile %d: %w", index, err)
+	var state treeState
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
 	}
-	if len(leaves) < want {
-		return nil, fmt.Errorf("data tile %d has %d entries, want %d", index, len(leaves), want)
+	if len(state.Root) != rfc6962.DefaultHasher.Size() {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())
 	}
-	return leaves[:want], nil
+	return checkpoint.Tree{Size: state.Size, Root: state.Root}, nil
 }
 
-// root computes the root over the first size entries from the tiles.
-func (s store) root(ctx context.Context, size uint64) ([]byte, error) {
-	if size == 0 {
-		return rfc6962.DefaultHasher.EmptyRoot(), nil
-	}
-	nodes, err := client.FetchRangeNodes(ctx, size, s.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("reading the tree of size %d: %w", size, err)
-	}
-	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
-	r, err := factory.NewRange(0, size, nodes)
-	if err != nil {
-		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
-	}
-	root, err := r.GetRootHash(nil)
-	if err != nil {
-		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
-	}
-	return root, nil
-}
-
-// grewFrom verifies that the tree now has old as its beginning: the consistency
-// proof of RFC 6962 §2.1.2, made from the tiles.
-func (s store) grewFrom(ctx context.Context, old, now tree) error {
-	switch {
-	case old.size > now.size:
-		return fmt.Errorf("the log has %d entries, but had %d before: an older copy", now.size, old.size)
-	case old.size == 0:
-		return nil
-	case old.size == now.size:
-		if !bytes.Equal(old.root, now.root) {
-			return fmt.Errorf("the log of %d entries has another root than before: it was forked", now.size)
-		}
-		return nil
-	}
-	hashes, err := s.consistency(ctx, old.size, now.size, now.size)
+// PutTree writes the state that the storage goes on from.
+func (d Dir) PutTree(t checkpoint.Tree) error {
+	raw, err := json.Marshal(treeState(t))
 	if err != nil {
 		return err
 	}
-	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, old.size, now.size, hashes, old.root, now.root); err != nil {
-		return fmt.Errorf("the log of %d entries does not continue that of %d: it was forked: %w", now.size, old.size, err)
-	}
-	return nil
-}
-
-// consistency is the proof between two sizes, read from the tiles of a log of the size given.
-func (s store) consistency(ctx context.Context, first, second, size uint64) ([][]byte, error) {
-	builder, err := client.NewProofBuilder(ctx, size, s.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
-	}
-	hashes, err := builder.ConsistencyProof(ctx, first, second)
-	if err != nil {
-		return nil, fmt.Errorf("making the consistency proof from %d to %d: %w", first, second, err)
-	}
-	return hashes, nil
-}
-
-// inclusion is the audit path of an entry in the first size entries (RFC 6962 §2.1.1).
-func (s store) inclusion(ctx context.Context, index, size uint64) ([][]byte, error) {
-	builder, err := client.NewProofBuilder(ctx, size, s.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
-	}
-	hashes, err := builder.InclusionProof(ctx, index)
-	if err != nil {
-		return nil, fmt.Errorf("making the inclusion proof of %d: %w", index, err)
-	}
-	return hashes, nil
-}
-
-// rehash compares the entries of a data tile with the hashes over it in the
-// tree: a bit that flips on disk would otherwise be copied on when the tile grows.
-func (s store) rehash(ctx context.Context, index, size uint64) error {
-	leaves, err := s.bundle(ctx, index, size)
-	if err != nil {
-		return err
-	}
-	hashes, err := s.ReadTile(ctx, 0, index, layout.PartialTileSize(0, index, size))
-	if err != nil {
-		return fmt.Errorf("reading hash tile %d: %w", index, err)
-	}
-	width := rfc6962.DefaultHasher.Size()
-	if len(hashes) < len(leaves)*width {
-		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
-	}
-	above := issuers{dir: s.path(issuerDir)} // reads each file once
-	for i, l := range leaves {
-		if err := l.checkPrecertificate(func() (*x509.Certificate, error) { return above.signer(l) }); err != nil {
-			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
-		}
-		if !bytes.Equal(l.hash(), hashes[i*width:(i+1)*width]) {
-			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
-		}
-	}
-	return nil
-}
-
-// rehashEdge is rehash for the last data tile of the log.
-func (s store) rehashEdge(ctx context.Context, size uint64) error {
-	if size == 0 {
-		return nil
-	}
-	return s.rehash(ctx, (size-1)/layout.EntryBundleWidth, size)
+	return d.Put(raw, StateDir, TreeStateName)
 }

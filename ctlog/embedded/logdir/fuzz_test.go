@@ -1,27 +1,23 @@
-package embedded
+package logdir
 
 import (
 	"bytes"
-	"crypto/rand"
-	"encoding/base64"
 	"testing"
-	"time"
 
-	formats "github.com/transparency-dev/formats/note"
-	"golang.org/x/mod/sumdb/note"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 )
 
-func FuzzParseBundle(f *testing.F) {
+func FuzzParseLeaves(f *testing.F) {
 	f.Add([]byte{})
 	f.Add(append(append(make([]byte, 8), 0, 0, 0, 0, 1, 'c', 0, 8), 0, 0, 5, 0, 0, 0, 0, 0, 0, 0))
 	f.Fuzz(func(t *testing.T, data []byte) {
-		leaves, err := parseBundle(data, 0)
+		leaves, err := ParseLeaves(data, 0)
 		if err != nil {
 			return
 		}
 		var back []byte
 		for _, l := range leaves {
-			back = append(back, l.raw...)
+			back = append(back, l.Raw...)
 		}
 		if !bytes.Equal(back, data) {
 			t.Error("the entries don't add up to the tile")
@@ -30,7 +26,7 @@ func FuzzParseBundle(f *testing.F) {
 }
 
 func FuzzParseMark(f *testing.F) {
-	f.Add(encodeMark([32]byte{1}, tree{size: 7, root: make([]byte, 32)}))
+	f.Add(encodeMark([32]byte{1}, checkpoint.Tree{Size: 7, Root: make([]byte, 32)}))
 	f.Fuzz(func(t *testing.T, slot []byte) {
 		id, got, err := parseMark(slot)
 		if err == nil && !bytes.Equal(bytes.TrimRight(encodeMark(id, got), "\n"), bytes.TrimRight(slot, "\n")) {
@@ -44,60 +40,15 @@ func FuzzParseTilePath(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, path string) {
-		p, ok := parseTilePath(path)
+		p, ok := ParseTilePath(path)
 		if !ok {
 			return
 		}
 		if bytes.Contains([]byte(path), []byte("..")) {
 			t.Error("a path that climbs")
 		}
-		if p.level == dataLevel && path != dataTilePath(p.index, p.width) {
-			t.Errorf("%q is another way to write %q", path, dataTilePath(p.index, p.width))
-		}
-	})
-}
-
-// FuzzCosignature: whatever a witness answers, what is taken of it is one signature
-// line that verifies behind the checkpoint.
-func FuzzCosignature(f *testing.F) {
-	secret, public, err := note.GenerateKey(rand.Reader, "witness.example")
-	if err != nil {
-		f.Fatal(err)
-	}
-	signer, err := formats.NewSignerForCosignatureV1(secret)
-	if err != nil {
-		f.Fatal(err)
-	}
-	verifier, err := formats.NewVerifierForCosignatureV1(public)
-	if err != nil {
-		f.Fatal(err)
-	}
-	text := "log.example\n1\n" + base64.StdEncoding.EncodeToString(make([]byte, 32)) + "\n"
-	signed, err := note.Sign(&note.Note{Text: text}, signer)
-	if err != nil {
-		f.Fatal(err)
-	}
-	good := signed[len(text)+1:]
-	checkpoint := append([]byte(text+"\n"), "\u2014 log.example AAAAAAAA\n"...)
-	f.Add(good)
-	f.Add(append([]byte("\u2014 other AAAAAAAA\n"), good...))
-	f.Add([]byte("\n\n"))
-	// A note's text ends at its last empty line: this makes the log's signature text.
-	longer, err := note.Sign(&note.Note{Text: string(checkpoint)}, signer)
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(longer[len(checkpoint):])
-	f.Fuzz(func(t *testing.T, answer []byte) {
-		line, err := cosignature(checkpoint, answer, verifier, time.Now())
-		if err != nil {
-			return
-		}
-		if bytes.Count(line, []byte("\n")) != 1 {
-			t.Fatalf("more than a line: %q", line)
-		}
-		if n, err := note.Open(append(bytes.Clone(checkpoint), line...), note.VerifierList(verifier)); err != nil || len(n.Sigs) != 1 {
-			t.Fatalf("%q does not hold: %v", line, err)
+		if p.Level == DataLevel && path != p.Name() {
+			t.Errorf("%q is another way to write %q", path, p.Name())
 		}
 	})
 }

@@ -1,4 +1,4 @@
-package embedded
+package logdir
 
 import (
 	"crypto/sha256"
@@ -9,22 +9,24 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
-// tempPrefix starts the names of our unfinished files; they are swept at open.
-const tempPrefix = ".tmp-"
-
-// issuers keeps the certificates above the entries, each once, under its
+// Issuers keeps the certificates above the entries, each once, under its
 // SHA-256 (c2sp.org/static-ct-api: issuer/<fingerprint>).
-type issuers struct {
+type Issuers struct {
 	dir   string
 	mu    sync.Mutex // one writer
 	known sync.Map   // [32]byte → []byte: DER that this process has made durable
 	cache sync.Map   // the same, for what was only read
 }
 
-// keep stores the certificates that are new, durably, and returns all fingerprints.
-func (s *issuers) keep(chain [][]byte) ([][32]byte, error) {
+// Issuers are those of the log.
+func (d Dir) Issuers() *Issuers { return &Issuers{dir: d.Path(IssuerDir)} }
+
+// Keep stores the certificates that are new, durably, and returns all fingerprints.
+func (s *Issuers) Keep(chain [][]byte) ([][32]byte, error) {
 	out := make([][32]byte, len(chain))
 	for i, der := range chain {
 		out[i] = sha256.Sum256(der)
@@ -38,8 +40,8 @@ func (s *issuers) keep(chain [][]byte) ([][32]byte, error) {
 	return out, nil
 }
 
-// get reads a certificate by its fingerprint; os.ErrNotExist when there is none.
-func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
+// Get reads a certificate by its fingerprint; os.ErrNotExist when there is none.
+func (s *Issuers) Get(fingerprint [32]byte) ([]byte, error) {
 	if der, ok := s.known.Load(fingerprint); ok {
 		return der.([]byte), nil //nolint:forcetypeassert // only write stores, and only that
 	}
@@ -58,26 +60,26 @@ func (s *issuers) get(fingerprint [32]byte) ([]byte, error) {
 }
 
 // signer reads the certificate that signed an entry.
-func (s *issuers) signer(l leaf) (*x509.Certificate, error) {
-	if len(l.fingerprints) == 0 {
+func (s *Issuers) signer(l Leaf) (*x509.Certificate, error) {
+	if len(l.Fingerprints) == 0 {
 		return nil, errors.New("no issuer is recorded")
 	}
-	der, err := s.get([32]byte(l.fingerprints[0]))
+	der, err := s.Get([32]byte(l.Fingerprints[0]))
 	if err != nil {
 		return nil, err
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("the issuer %x: %w", l.fingerprints[0], err)
+		return nil, fmt.Errorf("the issuer %x: %w", l.Fingerprints[0], err)
 	}
 	return c, nil
 }
 
-func (s *issuers) path(fingerprint [32]byte) string {
+func (s *Issuers) path(fingerprint [32]byte) string {
 	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
 }
 
-func (s *issuers) write(fingerprint [32]byte, der []byte) error {
+func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.known.Load(fingerprint); ok {
@@ -86,7 +88,7 @@ func (s *issuers) write(fingerprint [32]byte, der []byte) error {
 	if err := os.MkdirAll(s.dir, 0o755); err != nil { //nolint:gosec // the log is public
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
-	if err := syncDir(filepath.Dir(s.dir)); err != nil {
+	if err := durable.SyncFolder(filepath.Dir(s.dir)); err != nil {
 		return err
 	}
 	if err := writeDurably(s.path(fingerprint), der); err != nil {
@@ -94,32 +96,4 @@ func (s *issuers) write(fingerprint [32]byte, der []byte) error {
 	}
 	s.known.Store(fingerprint, der)
 	return nil
-}
-
-// writeDurably writes a file that is whole and on disk when it returns, or not there.
-func writeDurably(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, tempPrefix)
-	if err != nil {
-		return fmt.Errorf("creating a file in %s: %w", dir, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644) // the log is public
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return syncDir(dir)
 }

@@ -1,4 +1,4 @@
-package embedded
+package logdir
 
 import (
 	"bytes"
@@ -20,24 +20,24 @@ const (
 	entryPrecert = 1
 )
 
-// leaf is one entry as a data tile holds it (c2sp.org/static-ct-api, TileLeaf).
+// Leaf is one entry as a data tile holds it (c2sp.org/static-ct-api, TileLeaf).
 // Its slices point into the tile.
-type leaf struct {
-	timestamp      uint64
-	precert        bool
-	issuerKeyHash  []byte // precert only
-	certificate    []byte // the certificate, or the TBSCertificate of a precertificate
-	extensions     []byte
-	precertificate []byte // precert only
-	fingerprints   [][]byte
-	raw            []byte // the whole entry
+type Leaf struct {
+	Timestamp      uint64 // milliseconds since 1970
+	Precert        bool
+	IssuerKeyHash  []byte // precert only
+	Certificate    []byte // the certificate, or the TBSCertificate of a precertificate
+	Extensions     []byte
+	Precertificate []byte   // precert only
+	Fingerprints   [][]byte // SHA-256 of each certificate above it
+	Raw            []byte   // the whole entry
 }
 
-// parseBundle reads a data tile whose first entry has the index first. An entry
+// ParseLeaves reads a data tile whose first entry has the index first. An entry
 // whose leaf index is not its position is an error.
-func parseBundle(data []byte, first uint64) ([]leaf, error) {
+func ParseLeaves(data []byte, first uint64) ([]Leaf, error) {
 	input := cryptobyte.String(data)
-	leaves := make([]leaf, 0, layout.EntryBundleWidth)
+	leaves := make([]Leaf, 0, layout.EntryBundleWidth)
 	for !input.Empty() {
 		position := first + uint64(len(leaves))
 		if len(leaves) == layout.EntryBundleWidth {
@@ -47,7 +47,7 @@ func parseBundle(data []byte, first uint64) ([]leaf, error) {
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", position, err)
 		}
-		if index, ok := (ctlog.SCT{Extensions: l.extensions}).LeafIndex(); !ok || index != position {
+		if index, ok := (ctlog.SCT{Extensions: l.Extensions}).LeafIndex(); !ok || index != position {
 			return nil, fmt.Errorf("entry %d: its leaf index is not its position", position)
 		}
 		leaves = append(leaves, l)
@@ -55,51 +55,51 @@ func parseBundle(data []byte, first uint64) ([]leaf, error) {
 	return leaves, nil
 }
 
-func parseLeaf(input *cryptobyte.String) (leaf, error) {
+func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 	var (
-		l                                leaf
+		l                                Leaf
 		kind                             uint16
 		certificate, extensions, precert cryptobyte.String
 		fingerprints                     cryptobyte.String
 		whole                            = *input
 	)
-	if !input.ReadUint64(&l.timestamp) || !input.ReadUint16(&kind) {
-		return leaf{}, errors.New("cut short")
+	if !input.ReadUint64(&l.Timestamp) || !input.ReadUint16(&kind) {
+		return Leaf{}, errors.New("cut short")
 	}
 	if kind != entryX509 && kind != entryPrecert {
-		return leaf{}, fmt.Errorf("unknown entry type %d", kind)
+		return Leaf{}, fmt.Errorf("unknown entry type %d", kind)
 	}
-	l.precert = kind == entryPrecert
-	if l.precert && !input.ReadBytes(&l.issuerKeyHash, 32) {
-		return leaf{}, errors.New("cut short")
+	l.Precert = kind == entryPrecert
+	if l.Precert && !input.ReadBytes(&l.IssuerKeyHash, 32) {
+		return Leaf{}, errors.New("cut short")
 	}
 	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) ||
-		(l.precert && !input.ReadUint24LengthPrefixed(&precert)) ||
+		(l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
 		!input.ReadUint16LengthPrefixed(&fingerprints) || len(fingerprints)%32 != 0 {
-		return leaf{}, errors.New("cut short")
+		return Leaf{}, errors.New("cut short")
 	}
-	l.certificate, l.extensions, l.precertificate = certificate, extensions, precert
+	l.Certificate, l.Extensions, l.Precertificate = certificate, extensions, precert
 	for ; len(fingerprints) > 0; fingerprints = fingerprints[32:] {
-		l.fingerprints = append(l.fingerprints, fingerprints[:32])
+		l.Fingerprints = append(l.Fingerprints, fingerprints[:32])
 	}
-	l.raw = whole[:len(whole)-len(*input)]
+	l.Raw = whole[:len(whole)-len(*input)]
 	return l, nil
 }
 
-// merkleTreeLeaf is the structure that the tree commits to (RFC 6962 §3.4).
-func (l leaf) merkleTreeLeaf() []byte {
-	b := make([]byte, 0, 64+len(l.certificate)+len(l.extensions))
+// MerkleTreeLeaf is the structure that the tree commits to (RFC 6962 §3.4).
+func (l Leaf) MerkleTreeLeaf() []byte {
+	b := make([]byte, 0, 64+len(l.Certificate)+len(l.Extensions))
 	b = append(b, 0, 0) // version v1, leaf type timestamped_entry
-	b = append(b, l.raw[:8+2]...)
-	b = append(b, l.issuerKeyHash...)
-	b = appendVector24(b, l.certificate)
-	b = append(b, byte(len(l.extensions)>>8), byte(len(l.extensions)))
-	return append(b, l.extensions...)
+	b = append(b, l.Raw[:8+2]...)
+	b = append(b, l.IssuerKeyHash...)
+	b = appendVector24(b, l.Certificate)
+	b = append(b, byte(len(l.Extensions)>>8), byte(len(l.Extensions)))
+	return append(b, l.Extensions...)
 }
 
-// signedBytes is what the SCT of an entry signs (RFC 6962 §3.2). It is the leaf's
+// SignedBytes is what the SCT of an entry signs (RFC 6962 §3.2). It is the leaf's
 // bytes (RFC 6962 §3.4) too: both start with version v1 and a zero.
-func signedBytes(e *ctonly.Entry, extensions []byte) []byte {
+func SignedBytes(e *ctonly.Entry, extensions []byte) []byte {
 	head := make([]byte, 0, 8+2)
 	head = binary.BigEndian.AppendUint64(head, e.Timestamp)
 	kind := uint16(entryX509)
@@ -107,50 +107,59 @@ func signedBytes(e *ctonly.Entry, extensions []byte) []byte {
 		kind = entryPrecert
 	}
 	head = binary.BigEndian.AppendUint16(head, kind)
-	return leaf{raw: head, issuerKeyHash: e.IssuerKeyHash, certificate: e.Certificate, extensions: extensions}.merkleTreeLeaf()
+	return Leaf{Raw: head, IssuerKeyHash: e.IssuerKeyHash, Certificate: e.Certificate, Extensions: extensions}.MerkleTreeLeaf()
 }
 
-func (l leaf) hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.merkleTreeLeaf()) }
+// Hash is the hash under which the tree holds the entry (RFC 6962 §2.1).
+func (l Leaf) Hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.MerkleTreeLeaf()) }
 
 // checkPrecertificate compares the logged TBSCertificate, which the tree commits
 // to, with the precertificate, which it doesn't. signer gives the certificate that
 // signed it, and is asked only where the issuer itself didn't.
-func (l leaf) checkPrecertificate(signer func() (*x509.Certificate, error)) error {
-	if !l.precert {
+func (l Leaf) checkPrecertificate(signer func() (*x509.Certificate, error)) error {
+	if !l.Precert {
 		return nil
 	}
-	tbs, err := ctlog.PrecertificateTBS(l.precertificate, nil)
+	tbs, err := ctlog.PrecertificateTBS(l.Precertificate, nil)
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(tbs, l.certificate) {
+	if bytes.Equal(tbs, l.Certificate) {
 		return nil
 	}
 	c, err := signer()
 	if err != nil {
 		return err
 	}
-	return l.checkSignedBy(c)
+	return l.CheckSignedBy(c)
 }
 
-// checkSignedBy is checkPrecertificate where the signer is known.
-func (l leaf) checkSignedBy(signer *x509.Certificate) error {
-	tbs, err := ctlog.PrecertificateTBS(l.precertificate, signer)
+// CheckSignedBy is checkPrecertificate where the signer is known.
+func (l Leaf) CheckSignedBy(signer *x509.Certificate) error {
+	tbs, err := ctlog.PrecertificateTBS(l.Precertificate, signer)
 	if err != nil {
 		return err
 	}
-	if !bytes.Equal(tbs, l.certificate) {
+	if !bytes.Equal(tbs, l.Certificate) {
 		return errors.New("the logged TBSCertificate is not the precertificate's")
 	}
 	return nil
 }
 
-// extraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
+// Logged is what was submitted.
+func (l Leaf) Logged() []byte {
+	if l.Precert {
+		return l.Precertificate
+	}
+	return l.Certificate
+}
+
+// ExtraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
 // and before it the precertificate where there is one.
-func (l leaf) extraData(chain [][]byte) []byte {
+func (l Leaf) ExtraData(chain [][]byte) []byte {
 	var b []byte
-	if l.precert {
-		b = appendVector24(b, l.precertificate)
+	if l.Precert {
+		b = appendVector24(b, l.Precertificate)
 	}
 	var list []byte
 	for _, c := range chain {
@@ -159,8 +168,8 @@ func (l leaf) extraData(chain [][]byte) []byte {
 	return appendVector24(b, list)
 }
 
-// bundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.
-func bundleHashes(data []byte) ([][]byte, error) {
+// BundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.
+func BundleHashes(data []byte) ([][]byte, error) {
 	input := cryptobyte.String(data)
 	var hashes [][]byte
 	for !input.Empty() {
@@ -168,7 +177,7 @@ func bundleHashes(data []byte) ([][]byte, error) {
 		if err != nil {
 			return nil, err
 		}
-		hashes = append(hashes, l.hash())
+		hashes = append(hashes, l.Hash())
 	}
 	return hashes, nil
 }

@@ -1,11 +1,10 @@
-package embedded
+package logdir
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/filelock"
@@ -14,17 +13,18 @@ import (
 // ErrLocked means that another process, or this one, has the log open.
 var ErrLocked = errors.New("the log's directory is in use by another process; only one may write to a log")
 
-// dirLock is an exclusive lock on a log's directory. It excludes a second opener
-// in this process too.
-type dirLock struct {
+// Lock is an exclusive lock on a log's directory. It excludes a second opener in
+// this process too.
+type Lock struct {
 	file *os.File
 	path string
 }
 
-// lockDir takes the lock of the directory, trying for as long as wait.
-func lockDir(ctx context.Context, dir string, wait time.Duration) (l *dirLock, err error) {
-	err = untilFree(ctx, dir, wait, func() (err error) {
-		l, err = tryLock(filepath.Join(dir, lockName))
+// Lock takes the lock of the directory, trying for as long as wait. The error is
+// ErrLocked where the lock is held to the end.
+func (d Dir) Lock(ctx context.Context, wait time.Duration) (l *Lock, err error) {
+	err = untilFree(ctx, string(d), wait, func() (err error) {
+		l, err = tryLock(d.Path(lockName))
 		return err
 	})
 	return l, err
@@ -40,14 +40,14 @@ func untilFree(ctx context.Context, what string, wait time.Duration, try func() 
 	return err
 }
 
-func tryLock(path string) (*dirLock, error) {
+func tryLock(path string) (*Lock, error) {
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		return nil, fmt.Errorf("opening the log's lock: %w", err)
 	}
-	l := &dirLock{file: file, path: path}
+	l := &Lock{file: file, path: path}
 	if err = filelock.Take(file); err == nil {
-		if err = l.held(); err == nil {
+		if err = l.Held(); err == nil {
 			return l, nil
 		}
 		err = filelock.ErrHeld // the file was replaced between open and lock
@@ -55,9 +55,9 @@ func tryLock(path string) (*dirLock, error) {
 	return nil, errors.Join(err, file.Close())
 }
 
-// held is an error when the file was removed or replaced, so that another
+// Held is an error when the file was removed or replaced, so that another
 // process could have locked the new one.
-func (l *dirLock) held() error {
+func (l *Lock) Held() error {
 	ours, err := l.file.Stat()
 	if err != nil {
 		return fmt.Errorf("checking the log's lock: %w", err)
@@ -72,7 +72,8 @@ func (l *dirLock) held() error {
 	return nil
 }
 
-func (l *dirLock) release() error {
+// Release lets others take the lock.
+func (l *Lock) Release() error {
 	if err := l.file.Close(); err != nil {
 		return fmt.Errorf("releasing the log's lock: %w", err)
 	}

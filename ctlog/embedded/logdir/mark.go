@@ -1,4 +1,4 @@
-package embedded
+package logdir
 
 import (
 	"bytes"
@@ -15,9 +15,10 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/filelock"
+	"golang.org/x/sys/unix"
 )
 
 // The mark is a file of two slots that are written in turn: whatever happens to
@@ -28,10 +29,10 @@ const (
 	markHeader = "mayfly log mark v1"
 )
 
-// markFile is the high-water mark: the largest tree of which an SCT may have
+// Mark is an open high-water mark: the largest tree of which an SCT may have
 // been released. It lives outside the log's directory, so that an older copy of
 // the directory is noticed.
-type markFile struct {
+type Mark struct {
 	file *os.File
 	id   [32]byte
 	next int // the slot to write
@@ -39,16 +40,16 @@ type markFile struct {
 
 // encodeMark makes one slot: readable lines, the last a checksum of those
 // before, filled up with new lines.
-func encodeMark(id [32]byte, t tree) []byte {
+func encodeMark(id [32]byte, t checkpoint.Tree) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n", markHeader, id, t.size, base64.StdEncoding.EncodeToString(t.root))
+	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n", markHeader, id, t.Size, base64.StdEncoding.EncodeToString(t.Root))
 	sum := sha256.Sum256(b.Bytes())
 	fmt.Fprintf(&b, "%x\n", sum)
 	return append(b.Bytes(), bytes.Repeat([]byte("\n"), markSlot-b.Len())...)
 }
 
 // parseMark reads one slot.
-func parseMark(slot []byte) (id [32]byte, t tree, err error) {
+func parseMark(slot []byte) (id [32]byte, t checkpoint.Tree, err error) {
 	lines := strings.Split(string(bytes.TrimRight(slot, "\n")), "\n")
 	if len(lines) != 5 || lines[0] != markHeader {
 		return id, t, errors.New("not a mark")
@@ -62,50 +63,41 @@ func parseMark(slot []byte) (id [32]byte, t tree, err error) {
 		return id, t, errors.New("the log id is malformed")
 	}
 	copy(id[:], raw)
-	if t.size, err = strconv.ParseUint(lines[2], 10, 64); err != nil {
+	if t.Size, err = strconv.ParseUint(lines[2], 10, 64); err != nil {
 		return id, t, errors.New("the size is malformed")
 	}
-	if t.root, err = base64.StdEncoding.DecodeString(lines[3]); err != nil || len(t.root) != sha256.Size {
+	if t.Root, err = base64.StdEncoding.DecodeString(lines[3]); err != nil || len(t.Root) != sha256.Size {
 		return id, t, errors.New("the root is malformed")
 	}
 	return id, t, nil
 }
 
-// createMark makes the file of a log, durable when it returns. It never
+// CreateMark makes the file of a log, durable when it returns. It never
 // overwrites one.
-func createMark(path string, id [32]byte, t tree) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
+func CreateMark(path string, id [32]byte, t checkpoint.Tree) error {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("making the folder of the mark: %w", err)
 	}
-	content := bytes.Repeat(encodeMark(id, t), markSlots)
-	file, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
-	if err != nil {
+	if err := durable.WriteNew(path, bytes.Repeat(encodeMark(id, t), markSlots), 0o600); err != nil {
 		return fmt.Errorf("creating the mark: %w", err)
 	}
-	if _, err = file.Write(content); err == nil {
-		err = file.Sync()
-	}
-	if err = errors.Join(err, file.Close()); err != nil {
-		return fmt.Errorf("creating the mark: %w", errors.Join(err, os.Remove(path)))
-	}
-	return syncDir(dir)
+	return nil
 }
 
-// readMark reads the mark of the log with the id, also while the log is open.
+// ReadMark reads the mark of the log with the id, also while the log is open.
 // os.ErrNotExist when there is none.
-func readMark(path string, id [32]byte) (tree, error) {
+func ReadMark(path string, id [32]byte) (checkpoint.Tree, error) {
 	m, latest, err := openMark(path, os.O_RDONLY, id, func(*os.File) error { return nil })
 	if err != nil {
-		return tree{}, err
+		return checkpoint.Tree{}, err
 	}
-	return latest, m.close()
+	return latest, m.Close()
 }
 
-// takeMark opens the mark of the log with the id for writing, alone: of two
+// TakeMark opens the mark of the log with the id for writing, alone: of two
 // copies of a log, each locked in its own directory, only one can have the mark.
 // It tries for as long as wait. os.ErrNotExist when there is none.
-func takeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*markFile, tree, error) {
+func TakeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*Mark, checkpoint.Tree, error) {
 	// O_DSYNC: a write is durable when it returns, without the file's times.
 	return openMark(path, os.O_RDWR|unix.O_DSYNC, id, func(file *os.File) error {
 		return untilFree(ctx, path, wait, func() error { return filelock.Take(file) })
@@ -113,26 +105,26 @@ func takeMark(ctx context.Context, path string, id [32]byte, wait time.Duration)
 }
 
 // openMark opens the mark with the flags and reads it once lock has been called.
-func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*markFile, tree, error) {
+func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*Mark, checkpoint.Tree, error) {
 	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {
-		return nil, tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
+		return nil, checkpoint.Tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
-	m := &markFile{file: file, id: id}
-	var latest tree
+	m := &Mark{file: file, id: id}
+	var latest checkpoint.Tree
 	if err = lock(file); err == nil {
 		latest, err = m.latest()
 	}
 	if err != nil {
-		return nil, tree{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
+		return nil, checkpoint.Tree{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
 	}
 	return m, latest, nil
 }
 
 // latest is the greater of the readable slots; the other one is written next.
-func (m *markFile) latest() (tree, error) {
+func (m *Mark) latest() (checkpoint.Tree, error) {
 	var (
-		best     tree
+		best     checkpoint.Tree
 		found    bool
 		failures []error
 	)
@@ -148,20 +140,20 @@ func (m *markFile) latest() (tree, error) {
 			continue
 		}
 		if id != m.id {
-			return tree{}, errors.New("it belongs to another log")
+			return checkpoint.Tree{}, errors.New("it belongs to another log")
 		}
-		if !found || t.size > best.size {
+		if !found || t.Size > best.Size {
 			best, found, m.next = t, true, (i+1)%markSlots
 		}
 	}
 	if !found {
-		return tree{}, fmt.Errorf("damaged, nothing in it can be read: %w", errors.Join(failures...))
+		return checkpoint.Tree{}, fmt.Errorf("damaged, nothing in it can be read: %w", errors.Join(failures...))
 	}
 	return best, nil
 }
 
-// advance writes a new mark, durable when it returns.
-func (m *markFile) advance(t tree) error {
+// Advance writes a new mark, durable when it returns.
+func (m *Mark) Advance(t checkpoint.Tree) error {
 	if _, err := m.file.WriteAt(encodeMark(m.id, t), int64(m.next*markSlot)); err != nil {
 		return fmt.Errorf("writing the log's high-water mark: %w", err)
 	}
@@ -169,21 +161,10 @@ func (m *markFile) advance(t tree) error {
 	return nil
 }
 
-func (m *markFile) close() error {
+// Close gives up the file and its lock.
+func (m *Mark) Close() error {
 	if err := m.file.Close(); err != nil {
 		return fmt.Errorf("closing the log's high-water mark: %w", err)
-	}
-	return nil
-}
-
-// syncDir makes the names in a folder durable.
-func syncDir(dir string) error {
-	d, err := os.Open(dir)
-	if err != nil {
-		return fmt.Errorf("opening %s: %w", dir, err)
-	}
-	if err := errors.Join(d.Sync(), d.Close()); err != nil {
-		return fmt.Errorf("syncing %s: %w", dir, err)
 	}
 	return nil
 }

@@ -1,30 +1,31 @@
-package embedded
+package logdir
 
 import (
+	"path/filepath"
 	"strconv"
 	"strings"
 
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
-// dataLevel stands for `data` where a hash tile has its level.
-const dataLevel = -1
+// DataLevel stands for `data` where a hash tile has its level.
+const DataLevel = -1
 
-// maxLevel is the highest level of hash tiles in a path (c2sp.org/static-ct-api).
-const maxLevel = 5
+// MaxLevel is the highest level of hash tiles in a path (c2sp.org/static-ct-api).
+const MaxLevel = 5
 
-// tilePath is a path of the tile grammar: tile/<level>/<index>[.p/<width>].
-type tilePath struct {
-	level int    // 0 … 5, or dataLevel
-	index uint64 // which tile of the level
-	width uint8  // entries of a partial tile; 0: a full one
+// TilePath is a path of the tile grammar: tile/<level>/<index>[.p/<width>].
+type TilePath struct {
+	Level int    // 0 … 5, or DataLevel
+	Index uint64 // which tile of the level
+	Width uint8  // entries of a partial tile; 0: a full one
 }
 
-// parseTilePath reads a path. Each tile has exactly one: no leading zeros, no
+// ParseTilePath reads a path. Each tile has exactly one: no leading zeros, no
 // empty or dot parts, no width of a full tile.
-func parseTilePath(path string) (tilePath, bool) {
-	var t tilePath
-	rest, ok := strings.CutPrefix(path, tileDir+"/")
+func ParseTilePath(path string) (TilePath, bool) {
+	var t TilePath
+	rest, ok := strings.CutPrefix(path, TileDir+"/")
 	if !ok {
 		return t, false
 	}
@@ -33,9 +34,9 @@ func parseTilePath(path string) (tilePath, bool) {
 	case !ok:
 		return t, false
 	case level == "data":
-		t.level = dataLevel
-	case len(level) == 1 && level[0] >= '0' && level[0] <= '0'+maxLevel:
-		t.level = int(level[0] - '0')
+		t.Level = DataLevel
+	case len(level) == 1 && level[0] >= '0' && level[0] <= '0'+MaxLevel:
+		t.Level = int(level[0] - '0')
 	default:
 		return t, false
 	}
@@ -45,10 +46,10 @@ func parseTilePath(path string) (tilePath, bool) {
 		if err != nil || w == 0 || width[0] == '0' || width[0] == '+' {
 			return t, false
 		}
-		t.width = uint8(w)
+		t.Width = uint8(w)
 	}
 	index, ok := parseTileIndex(number)
-	t.index = index
+	t.Index = index
 	return t, ok
 }
 
@@ -80,13 +81,50 @@ func parseTileIndex(s string) (uint64, bool) {
 	return index, true
 }
 
-// within reports whether all of the tile is in a log of the size given.
-func (t tilePath) within(size uint64) bool {
-	level := uint64(max(t.level, 0))
+// Within reports whether all of the tile is in a log of the size given.
+func (t TilePath) Within(size uint64) bool {
+	level := uint64(max(t.Level, 0))
 	have := size >> (layout.TileHeight * level)
-	width := uint64(t.width)
+	width := uint64(t.Width)
 	if width == 0 {
 		width = layout.TileWidth
 	}
-	return t.index <= have/layout.TileWidth && t.index*layout.TileWidth+width <= have
+	return t.Index <= have/layout.TileWidth && t.Index*layout.TileWidth+width <= have
+}
+
+// Name is the path below the log's directory and its URL.
+func (t TilePath) Name() string {
+	if t.Level == DataLevel {
+		return dataTilePath(t.Index, t.Width)
+	}
+	return layout.TilePath(uint64(t.Level), t.Index, t.Width)
+}
+
+func dataTilePath(index uint64, partial uint8) string {
+	return TileDir + "/data/" + layout.NWithSuffix(0, index, partial)
+}
+
+// Unfinished reports whether a file is one that its writer would have renamed or
+// removed: a known name with digits after it (Tessera's), or our own prefix.
+func Unfinished(name string) bool {
+	dir, base := filepath.Split(name)
+	if strings.HasPrefix(base, tempPrefix) {
+		return true
+	}
+	for _, known := range []string{
+		CheckpointName, StateDir + "/" + TreeStateName, StateDir + "/gcState", StateDir + "/version",
+	} {
+		if rest, ok := strings.CutPrefix(name, known); ok && digits(rest) {
+			return true
+		}
+	}
+	if !strings.HasPrefix(dir, TileDir+"/") || !digits(base) {
+		return false
+	}
+	_, ok := ParseTilePath(name)
+	return !ok
+}
+
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
 }

@@ -1,4 +1,4 @@
-package embedded
+package maintain
 
 import (
 	"encoding/json"
@@ -7,14 +7,9 @@ import (
 	"os"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
-
-// frozenName is the file in a log's directory that says that the log is complete.
-const frozenName = "frozen.json"
-
-// ErrFrozen is the error of Open on a log that was frozen.
-var ErrFrozen = errors.New("the log is frozen: it takes nothing any more; list it under ctlog.frozen")
 
 // frozenAt is what the file says, for people.
 type frozenAt struct {
@@ -34,7 +29,7 @@ func Freeze(dir string, r Report, now time.Time) error {
 	if err != nil {
 		return fmt.Errorf("freezing the log: %w", err)
 	}
-	err = durable.WriteNew(store{dir: dir}.path(frozenName), append(raw, '\n'), 0o644)
+	err = durable.WriteNew(logdir.Dir(dir).Path(logdir.FrozenName), append(raw, '\n'), 0o644)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("freezing the log: %w", err)
 	}
@@ -44,6 +39,6 @@ func Freeze(dir string, r Report, now time.Time) error {
 // KeyOf is the key that the log in a directory states as its own, in DER
 // (SubjectPublicKeyInfo). It shows what is there, not that it is right.
 func KeyOf(dir string) ([]byte, error) {
-	a, err := store{dir: dir}.about()
-	return a.Key, err
+	owner, err := logdir.Dir(dir).Owner()
+	return owner.Key, err
 }

@@ -1,4 +1,7 @@
-package embedded
+// Package maintain checks the directory of an embedded log, copies it, makes a log of
+// the copy again, and freezes it. Only [Restore] and [Freeze] change a log, and
+// neither one that is open.
+package maintain
 
 import (
 	"bytes"
@@ -10,9 +13,10 @@ import (
 	"os"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/fsck"
-	"golang.org/x/mod/sumdb/note"
 )
 
 // VerifyOptions are what a full check may be told.
@@ -54,44 +58,37 @@ type Report struct {
 // whole), and with Tessera's own checker each tile and the root. It only reads,
 // so the log may be in use meanwhile. An error says what is damaged.
 func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
-	s := store{dir: dir}
-	a, err := s.about()
+	d := logdir.Dir(dir)
+	owner, err := d.Owner()
 	if err != nil {
 		return Report{}, err
 	}
-	if len(o.Key) > 0 && !bytes.Equal(o.Key, a.Key) {
+	if len(o.Key) > 0 && !bytes.Equal(o.Key, owner.Key) {
 		return Report{}, errors.New("the log was made with another key than the one given")
 	}
-	key, err := ctlog.ParseKey(a.Key)
+	verifier, err := owner.Verifier()
 	if err != nil {
 		return Report{}, err
 	}
-	verifier, err := newVerifier(a.Description, key)
+	head, err := d.OpenCheckpoint(ctx, verifier)
 	if err != nil {
 		return Report{}, err
 	}
-	raw, err := s.ReadCheckpoint(ctx)
-	if err != nil {
-		return Report{}, fmt.Errorf("reading the checkpoint: %w", err)
-	}
-	h, err := openCheckpoint(raw, verifier)
-	if err != nil {
-		return Report{}, err
-	}
-	report := Report{Origin: a.Description, LogID: sha256.Sum256(a.Key), Size: h.size, Root: h.root}
-	if err := s.verifyGrowth(ctx, h.tree, o, &report); err != nil {
+	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Size: head.Size, Root: head.Root}
+	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
 		return report, err
 	}
-	v := entryVerifier{store: s, issuers: &issuers{dir: s.path(issuerDir)}, known: make(map[[32]byte]*x509.Certificate), report: &report, pace: o.Pace}
-	if v.pace == nil {
-		v.pace = func(context.Context) error { return nil }
+	pace := o.Pace
+	if pace == nil {
+		pace = func(context.Context) error { return nil }
 	}
-	for index := uint64(0); index*layout.EntryBundleWidth < h.size; index++ {
-		if err := v.bundle(ctx, index, h.size); err != nil {
+	v := entryVerifier{dir: d, issuers: d.Issuers(), known: make(map[[32]byte]*x509.Certificate), report: &report, pace: pace}
+	for index := range logdir.Bundles(head.Size) {
+		if err := v.bundle(ctx, index, head.Size); err != nil {
 			return report, err
 		}
 		if o.Progress != nil {
-			o.Progress(min(h.size, (index+1)*layout.EntryBundleWidth), h.size)
+			o.Progress(min(head.Size, (index+1)*layout.EntryBundleWidth), head.Size)
 		}
 	}
 	report.Issuers = len(v.known)
@@ -99,72 +96,70 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if workers == 0 {
 		workers = 2
 	}
-	return report, s.fsck(ctx, frozen{store: s, checkpoint: raw, pace: v.pace}, a.Description, verifier, workers)
+	// Tessera's own checker comes last: what it finds damaged is told better by the
+	// checks before it.
+	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: pace}
+	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
+		return report, fmt.Errorf("tessera's check of tiles and root: %w", err)
+	}
+	return report, nil
 }
 
 // verifyGrowth checks that the stored tree continues the published one, and is
 // not behind the mark.
-func (s store) verifyGrowth(ctx context.Context, published tree, o VerifyOptions, report *Report) error {
-	var mark tree
+func verifyGrowth(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o VerifyOptions, report *Report) error {
+	var mark checkpoint.Tree
 	if o.MarkFile != "" {
-		high, err := readMark(o.MarkFile, report.LogID)
+		high, err := logdir.ReadMark(o.MarkFile, report.LogID)
 		if err != nil {
 			return err
 		}
-		mark, report.MarkSize = high, high.size
+		mark, report.MarkSize = high, high.Size
 	}
 	now := published
 	if !o.Backup {
 		var err error
-		if now, err = s.treeState(); err != nil {
+		if now, err = d.Tree(); err != nil {
 			return err
 		}
 	}
-	for _, earlier := range []tree{published, mark} {
-		if err := s.grewFrom(ctx, earlier, now); err != nil {
+	for _, earlier := range []checkpoint.Tree{published, mark} {
+		if err := d.GrewFrom(ctx, earlier, now); err != nil {
 			return err
 		}
 	}
-	report.Unpublished = now.size - published.size
+	report.Unpublished = now.Size - published.Size
 	return nil
 }
 
-// fsck runs Tessera's checker over the checkpoint that was read. It comes last:
-// what it finds damaged is told better by the checks before it.
-func (s store) fsck(ctx context.Context, from frozen, origin string, v note.Verifier, workers uint) error {
-	if err := fsck.New(origin, v, from, bundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
-		return fmt.Errorf("tessera's check of tiles and root: %w", err)
-	}
-	return nil
-}
-
-// frozen is a store whose checkpoint stays the one that the check began with.
-type frozen struct {
-	store
+// pacedDir is a directory that is read at the pace of the check, and whose checkpoint
+// stays the one that the check began with.
+type pacedDir struct {
+	logdir.Dir
 	checkpoint []byte
 	pace       func(ctx context.Context) error
 }
 
-func (f frozen) ReadCheckpoint(context.Context) ([]byte, error) { return f.checkpoint, nil }
+func (p pacedDir) ReadCheckpoint(context.Context) ([]byte, error) { return p.checkpoint, nil }
 
-func (f frozen) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	if err := f.pace(ctx); err != nil {
+func (p pacedDir) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
+	if err := p.pace(ctx); err != nil {
 		return nil, err
 	}
-	return f.store.ReadTile(ctx, level, index, partial)
+	return p.Dir.ReadTile(ctx, level, index, partial)
 }
 
-func (f frozen) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
-	if err := f.pace(ctx); err != nil {
+func (p pacedDir) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
+	if err := p.pace(ctx); err != nil {
 		return nil, err
 	}
-	return f.store.ReadEntryBundle(ctx, index, partial)
+	return p.Dir.ReadEntryBundle(ctx, index, partial)
 }
 
 // entryVerifier checks entries one by one.
 type entryVerifier struct {
-	store   store
-	issuers *issuers
+	dir     logdir.Dir
+	issuers *logdir.Issuers
 	known   map[[32]byte]*x509.Certificate // by fingerprint
 	report  *Report
 	pace    func(ctx context.Context) error
@@ -177,10 +172,10 @@ func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	if err := v.pace(ctx); err != nil {
 		return fmt.Errorf("checking the log: %w", err)
 	}
-	if err := v.store.rehash(ctx, index, size); err != nil {
+	if err := v.dir.Rehash(ctx, index, size); err != nil {
 		return err
 	}
-	leaves, err := v.store.bundle(ctx, index, size)
+	leaves, err := v.dir.Bundle(ctx, index, size)
 	if err != nil {
 		return err
 	}
@@ -192,29 +187,29 @@ func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	return nil
 }
 
-func (v *entryVerifier) entry(l leaf) error {
+func (v *entryVerifier) entry(l logdir.Leaf) error {
 	if v.report.Precerts+v.report.Certs == 0 {
-		v.report.FirstEntry = l.timestamp
+		v.report.FirstEntry = l.Timestamp
 	}
-	v.report.LastEntry = l.timestamp
-	if len(l.fingerprints) == 0 {
+	v.report.LastEntry = l.Timestamp
+	if len(l.Fingerprints) == 0 {
 		return errors.New("no issuer is recorded")
 	}
-	above := make([]*x509.Certificate, len(l.fingerprints))
-	for i, f := range l.fingerprints {
+	above := make([]*x509.Certificate, len(l.Fingerprints))
+	for i, f := range l.Fingerprints {
 		var err error
 		if above[i], err = v.issuer([32]byte(f)); err != nil {
 			return err
 		}
 	}
-	if !l.precert {
+	if !l.Precert {
 		v.report.Certs++
 		return nil
 	}
 	v.report.Precerts++
 	issuer := above[0]
 	if ctlog.SignsPrecertificates(issuer) { // RFC 6962 §3.2: the final certificate's issuer is the next
-		if err := l.checkSignedBy(issuer); err != nil {
+		if err := l.CheckSignedBy(issuer); err != nil {
 			return err
 		}
 		if len(above) < 2 {
@@ -222,7 +217,7 @@ func (v *entryVerifier) entry(l leaf) error {
 		}
 		issuer = above[1]
 	}
-	if hash := sha256.Sum256(issuer.RawSubjectPublicKeyInfo); !bytes.Equal(l.issuerKeyHash, hash[:]) {
+	if hash := sha256.Sum256(issuer.RawSubjectPublicKeyInfo); !bytes.Equal(l.IssuerKeyHash, hash[:]) {
 		return errors.New("the issuer key hash is not that of the recorded issuer")
 	}
 	return nil
@@ -233,7 +228,7 @@ func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) 
 	if c, ok := v.known[fingerprint]; ok {
 		return c, nil
 	}
-	der, err := v.issuers.get(fingerprint)
+	der, err := v.issuers.Get(fingerprint)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("the issuer %x is missing", fingerprint)
 	}

@@ -1,53 +1,58 @@
-package embedded
+package read
 
 import (
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
 // Archive serves a log that nothing is added to any more: its directory as the
 // log left it, or a backup of it. It writes nothing, and holds nothing open.
-type Archive struct{ log *Log }
+type Archive struct {
+	api    *API
+	prefix string
+}
 
-// OpenArchive verifies whose log the directory holds, and its checkpoint. Of the
-// options it takes Roots, Now and Logger.
-func OpenArchive(ctx context.Context, dir string, about ctlog.Description, o Options) (*Archive, error) {
-	key, err := ctlog.ParseKey(about.SPKI)
+// OpenArchive verifies whose log the directory holds, and its checkpoint. get-roots
+// lists the roots, in DER; without a logger nothing is logged.
+func OpenArchive(ctx context.Context, dir string, description ctlog.Description, roots [][]byte, logger *slog.Logger) (*Archive, error) {
+	key, err := ctlog.ParseKey(description.SPKI)
 	if err != nil {
 		return nil, err
 	}
-	u, err := url.Parse(about.URL)
+	u, err := url.Parse(description.URL)
 	if err != nil {
 		return nil, fmt.Errorf("the log's URL: %w", err)
 	}
-	verifier, err := newVerifier(u.Host+u.Path, key)
+	verifier, err := checkpoint.NewVerifier(u.Host+u.Path, key)
 	if err != nil {
 		return nil, err
 	}
-	if about.ID != sha256.Sum256(about.SPKI) {
+	if description.ID != sha256.Sum256(description.SPKI) {
 		return nil, errors.New("the log's id is not its key's hash")
 	}
-	s := store{dir: dir}
-	l := &Log{
-		about: about, prefix: strings.TrimSuffix(u.Path, "/"), o: withDefaults(o), store: s,
-		issuers: &issuers{dir: s.path(issuerDir)}, verifier: verifier,
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
 	}
-	l.published.open = func(raw []byte) (head, error) { return openCheckpoint(raw, verifier) }
-	if _, err := l.head(ctx); err != nil {
+	d := logdir.Dir(dir)
+	api := New(Options{Dir: d, Issuers: d.Issuers(), Verifier: verifier, Roots: func() [][]byte { return roots }, Logger: logger})
+	if _, err := api.Head(ctx); err != nil {
 		return nil, fmt.Errorf("the frozen log in %s: %w", dir, err)
 	}
-	return &Archive{l}, nil
+	return &Archive{api: api, prefix: strings.TrimSuffix(u.Path, "/")}, nil
 }
 
-// Handler serves the reads of [Log.Handler].
-func (a *Archive) Handler() http.Handler { return a.log.Handler() }
+// Handler serves the reads of [API.Handler].
+func (a *Archive) Handler() http.Handler { return a.api.Handler(nil) }
 
 // Prefix is the path of the log's URL.
-func (a *Archive) Prefix() string { return a.log.prefix }
+func (a *Archive) Prefix() string { return a.prefix }

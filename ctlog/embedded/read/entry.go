@@ -1,4 +1,4 @@
-package embedded
+package read
 
 import (
 	"context"
@@ -10,7 +10,8 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
@@ -32,93 +33,64 @@ type Entry struct {
 // ErrNoEntry means that the published log has no such entry.
 var ErrNoEntry = errors.New("no such entry in the published log")
 
-// ReadEntry finds an entry by its index and proves that the log holds it. It
+// EntryAt finds an entry by its index and proves that the log holds it. It
 // only reads, so the log may be in use.
-func ReadEntry(ctx context.Context, dir string, index uint64) (Entry, error) {
-	s := store{dir: dir}
-	h, err := s.publishedHead(ctx)
+func EntryAt(ctx context.Context, dir string, index uint64) (Entry, error) {
+	d := logdir.Dir(dir)
+	h, err := d.Head(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	if index >= h.size {
-		return Entry{}, fmt.Errorf("%w: it has %d entries", ErrNoEntry, h.size)
+	if index >= h.Size {
+		return Entry{}, fmt.Errorf("%w: it has %d entries", ErrNoEntry, h.Size)
 	}
-	return s.prove(ctx, index, h)
+	return prove(ctx, d, index, h)
 }
 
-// FindEntry is ReadEntry for the newest entry of a certificate with a serial
+// FindEntry is EntryAt for the newest entry of a certificate with a serial
 // number. It reads the log from its end, so it takes time in proportion to how long
 // ago the certificate was logged.
 func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) {
-	s := store{dir: dir}
-	h, err := s.publishedHead(ctx)
+	d := logdir.Dir(dir)
+	h, err := d.Head(ctx)
 	if err != nil {
 		return Entry{}, err
 	}
-	for bundle := (h.size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth; bundle > 0; bundle-- {
+	for bundle := logdir.Bundles(h.Size); bundle > 0; bundle-- {
 		if err := ctx.Err(); err != nil {
 			return Entry{}, err
 		}
-		leaves, err := s.bundle(ctx, bundle-1, h.size)
+		leaves, err := d.Bundle(ctx, bundle-1, h.Size)
 		if err != nil {
 			return Entry{}, err
 		}
 		for i := len(leaves) - 1; i >= 0; i-- {
-			c, err := x509.ParseCertificate(leaves[i].logged())
+			c, err := x509.ParseCertificate(leaves[i].Logged())
 			if err == nil && c.SerialNumber.Cmp(serial) == 0 {
-				return s.prove(ctx, (bundle-1)*layout.EntryBundleWidth+uint64(i), h)
+				return prove(ctx, d, (bundle-1)*layout.EntryBundleWidth+uint64(i), h)
 			}
 		}
 	}
-	return Entry{}, fmt.Errorf("%w: none of its %d entries has this serial number", ErrNoEntry, h.size)
-}
-
-// logged is what was submitted.
-func (l leaf) logged() []byte {
-	if l.precert {
-		return l.precertificate
-	}
-	return l.certificate
-}
-
-// publishedHead is the checkpoint, verified with the key that the directory states.
-func (s store) publishedHead(ctx context.Context) (head, error) {
-	a, err := s.about()
-	if err != nil {
-		return head{}, err
-	}
-	key, err := ctlog.ParseKey(a.Key)
-	if err != nil {
-		return head{}, err
-	}
-	verifier, err := newVerifier(a.Description, key)
-	if err != nil {
-		return head{}, err
-	}
-	raw, err := s.ReadCheckpoint(ctx)
-	if err != nil {
-		return head{}, fmt.Errorf("reading the checkpoint: %w", err)
-	}
-	return openCheckpoint(raw, verifier)
+	return Entry{}, fmt.Errorf("%w: none of its %d entries has this serial number", ErrNoEntry, h.Size)
 }
 
 // prove reads the entry and verifies its proof.
-func (s store) prove(ctx context.Context, index uint64, h head) (Entry, error) {
-	leaves, err := s.bundle(ctx, index/layout.EntryBundleWidth, h.size)
+func prove(ctx context.Context, d logdir.Dir, index uint64, h checkpoint.Head) (Entry, error) {
+	leaves, err := d.Bundle(ctx, index/layout.EntryBundleWidth, h.Size)
 	if err != nil {
 		return Entry{}, err
 	}
 	l := leaves[index%layout.EntryBundleWidth]
-	path, err := s.inclusion(ctx, index, h.size)
+	path, err := d.Inclusion(ctx, index, h.Size)
 	if err != nil {
 		return Entry{}, err
 	}
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, h.size, l.hash(), path, h.root); err != nil {
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, index, h.Size, l.Hash(), path, h.Root); err != nil {
 		return Entry{}, fmt.Errorf("the log is damaged: entry %d doesn't lead to the checkpoint's root: %w", index, err)
 	}
 	return Entry{
-		Index: index, Timestamp: l.timestamp, Precert: l.precert, Certificate: l.logged(), LeafHash: [32]byte(l.hash()),
-		Size: h.size, Path: path, Checkpoint: h.raw,
+		Index: index, Timestamp: l.Timestamp, Precert: l.Precert, Certificate: l.Logged(), LeafHash: [32]byte(l.Hash()),
+		Size: h.Size, Path: path, Checkpoint: h.Raw,
 	}, nil
 }
 

@@ -1,9 +1,10 @@
-package embedded
+// Package read serves a log in its two forms, static-ct (c2sp.org/static-ct-api) and
+// RFC 6962, out of its directory. Everything is answered from the published checkpoint
+// and nothing beyond it. It writes nothing, so a log may be served while another
+// goroutine adds to it, and for years after it has ended.
+package read
 
 import (
-	"bytes"
-	"compress/gzip"
-	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -14,8 +15,29 @@ import (
 	"strconv"
 	"strings"
 
-	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"golang.org/x/mod/sumdb/note"
 )
+
+// Options are what an API reads from.
+type Options struct {
+	Dir      logdir.Dir
+	Issuers  *logdir.Issuers // of the directory
+	Verifier note.Verifier   // of the log's checkpoints
+	Roots    func() [][]byte // DER: what get-roots lists
+	Logger   *slog.Logger
+}
+
+// API answers the reads of one log. It is safe for concurrent use.
+type API struct {
+	o           Options
+	checkpoints checkpointCache
+	hashes      hashIndex
+	gzip        gzipCache
+}
+
+// New makes the API of a log. It reads nothing yet.
+func New(o Options) *API { return &API{o: o} }
 
 // Cache lifetimes. What a tile or an issuer holds never changes; a checkpoint
 // is the one thing that does.
@@ -24,39 +46,35 @@ const (
 	cacheNever   = "no-cache"
 )
 
-// serving is one read or submission; its error becomes the answer.
-type serving func(http.ResponseWriter, *http.Request) error
+// HandlerFunc serves one path. Its error becomes the answer: a *Refusal as it says,
+// os.ErrNotExist as 404, all else as 500 with the cause in the log alone.
+type HandlerFunc func(http.ResponseWriter, *http.Request) error
 
-// Handler serves the log below its prefix, which http.StripPrefix has taken off
-// with [Log.Prefix]: static-ct reads (checkpoint, tile/…, issuer/…,
-// log.v3.json), RFC 6962 reads (ct/v1/get-…), and, when the configuration turns
-// it on, submission (ct/v1/add-chain, add-pre-chain). Everything else is 404, another
+// Handler serves the log below its prefix, which http.StripPrefix has taken off:
+// static-ct reads (checkpoint, tile/…, issuer/…, log.v3.json), RFC 6962 reads
+// (ct/v1/get-…), and what the log itself takes by POST. Everything else is 404, another
 // way to write one of these paths too: each thing has one.
-func (l *Log) Handler() http.Handler {
-	reads := map[string]serving{
-		"/" + checkpointName:         l.serveCheckpoint,
-		"/" + aboutName:              l.serveAbout,
-		"/ct/v1/get-sth":             l.getSTH,
-		"/ct/v1/get-sth-consistency": l.getConsistency,
-		"/ct/v1/get-proof-by-hash":   l.getProofByHash,
-		"/ct/v1/get-entries":         l.getEntries,
-		"/ct/v1/get-entry-and-proof": l.getEntryAndProof,
-		"/ct/v1/get-roots":           l.getRoots,
+func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
+	reads := map[string]HandlerFunc{
+		"/" + logdir.CheckpointName:  a.serveCheckpoint,
+		"/" + logdir.OwnerName:       a.serveOwner,
+		"/ct/v1/get-sth":             a.query(cacheNever, a.getSTH),
+		"/ct/v1/get-sth-consistency": a.query(cacheForever, a.getConsistency, "first", "second"),
+		"/ct/v1/get-proof-by-hash":   a.getProofByHash,
+		"/ct/v1/get-entries":         a.query(cacheNever, a.getEntries, "start", "end"),
+		"/ct/v1/get-entry-and-proof": a.query(cacheForever, a.getEntryAndProof, "leaf_index", "tree_size"),
+		"/ct/v1/get-roots":           a.getRoots,
 	}
-	posts := map[string]serving{}
-	if l.config.Submission {
-		posts["/ct/v1/add-chain"], posts["/ct/v1/add-pre-chain"] = l.addChain, l.addPreChain
-	}
-	find := func(path string) (serve serving, methods string) {
+	find := func(path string) (serve HandlerFunc, methods string) {
 		switch {
 		case posts[path] != nil:
 			return posts[path], http.MethodPost
 		case reads[path] != nil:
 			return reads[path], readMethods
-		case strings.HasPrefix(path, "/"+tileDir+"/"):
-			return l.serveTile, readMethods
-		case strings.HasPrefix(path, "/"+issuerDir+"/"):
-			return l.serveIssuer, readMethods
+		case strings.HasPrefix(path, "/"+logdir.TileDir+"/"):
+			return a.serveTile, readMethods
+		case strings.HasPrefix(path, "/"+logdir.IssuerDir+"/"):
+			return a.serveIssuer, readMethods
 		}
 		return nil, ""
 	}
@@ -70,142 +88,113 @@ func (l *Log) Handler() http.Handler {
 			w.Header().Set("Allow", methods)
 			serve = func(http.ResponseWriter, *http.Request) error { return errMethod }
 		}
-		l.answer(w, r, serve)
+		a.answer(w, r, serve)
 	})
 }
 
 // readMethods are what reads are asked with; net/http cuts the body of an answer to HEAD.
 const readMethods = http.MethodGet + ", " + http.MethodHead
 
-// refusal is an answer that is the reader's own doing: status and fixed text.
-type refusal struct {
-	status     int
-	text       string
-	retryAfter int // seconds; 0: not said
+// Refusal is an answer that is the client's own doing: status and fixed text.
+type Refusal struct {
+	Status     int
+	Text       string
+	RetryAfter int // seconds; 0: not said
 }
 
-func (r *refusal) Error() string { return r.text }
+func (r *Refusal) Error() string { return r.Text }
 
-func badRequest(format string, args ...any) error {
-	return &refusal{status: http.StatusBadRequest, text: fmt.Sprintf(format, args...)}
+// BadRequest refuses with the status 400.
+func BadRequest(format string, args ...any) error {
+	return &Refusal{Status: http.StatusBadRequest, Text: fmt.Sprintf(format, args...)}
 }
 
 var (
-	errNotFound = &refusal{status: http.StatusNotFound, text: "not in this log, or not yet published"}
-	errMethod   = &refusal{status: http.StatusMethodNotAllowed, text: "this method isn't allowed here"}
+	errNotFound = &Refusal{Status: http.StatusNotFound, Text: "not in this log, or not yet published"}
+	errMethod   = &Refusal{Status: http.StatusMethodNotAllowed, Text: "this method isn't allowed here"}
 )
 
 // answer turns an error into a status: a refusal's own, 404 for what is not
 // there, and for all else 500 with fixed text and the cause in the log only.
-func (l *Log) answer(w http.ResponseWriter, r *http.Request, serve serving) {
+func (a *API) answer(w http.ResponseWriter, r *http.Request, serve HandlerFunc) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	err := serve(w, r)
 	if err == nil {
 		return
 	}
 	w.Header().Set("Cache-Control", "no-store")
-	var known *refusal
+	var known *Refusal
 	switch {
 	case errors.As(err, &known):
-		if known.retryAfter > 0 {
-			w.Header().Set("Retry-After", strconv.Itoa(known.retryAfter))
+		if known.RetryAfter > 0 {
+			w.Header().Set("Retry-After", strconv.Itoa(known.RetryAfter))
 		}
-		http.Error(w, known.text, known.status)
+		http.Error(w, known.Text, known.Status)
 	case errors.Is(err, os.ErrNotExist):
-		http.Error(w, errNotFound.text, errNotFound.status)
+		http.Error(w, errNotFound.Text, errNotFound.Status)
 	case r.Context().Err() != nil: // nobody reads it
 	default:
-		l.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
+		a.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
 		http.Error(w, "internal error", http.StatusInternalServerError)
 	}
 }
 
-func (l *Log) serveCheckpoint(w http.ResponseWriter, r *http.Request) error {
-	h, err := l.head(r.Context())
+func (a *API) serveCheckpoint(w http.ResponseWriter, r *http.Request) error {
+	h, err := a.Head(r.Context())
 	if err != nil {
 		return err
 	}
-	return write(w, "text/plain; charset=utf-8", cacheNever, h.raw)
+	return write(w, "text/plain; charset=utf-8", cacheNever, h.Raw)
 }
 
-func (l *Log) serveAbout(w http.ResponseWriter, _ *http.Request) error {
-	raw, err := os.ReadFile(l.store.path(aboutName))
+func (a *API) serveOwner(w http.ResponseWriter, _ *http.Request) error {
+	raw, err := os.ReadFile(a.o.Dir.Path(logdir.OwnerName))
 	if err != nil {
 		return fmt.Errorf("reading whose log this is: %w", err)
 	}
 	return write(w, "application/json", cacheNever, raw)
 }
 
-func (l *Log) serveIssuer(w http.ResponseWriter, r *http.Request) error {
-	name := strings.TrimPrefix(r.URL.Path, "/"+issuerDir+"/")
+func (a *API) serveIssuer(w http.ResponseWriter, r *http.Request) error {
+	name := strings.TrimPrefix(r.URL.Path, "/"+logdir.IssuerDir+"/")
 	raw, err := hex.DecodeString(name)
 	if err != nil || len(raw) != 32 || name != strings.ToLower(name) {
 		return errNotFound
 	}
-	der, err := l.issuers.get([32]byte(raw))
+	der, err := a.o.Issuers.Get([32]byte(raw))
 	if err != nil {
 		return err
 	}
 	return write(w, "application/pkix-cert", cacheForever, der)
 }
 
-// serveTile serves what the published checkpoint covers. A partial tile is cut
-// out of the present one, so a reader with an older checkpoint gets its tile even
-// after the file has gone.
-func (l *Log) serveTile(w http.ResponseWriter, r *http.Request) error {
-	t, ok := parseTilePath(strings.TrimPrefix(r.URL.Path, "/"))
+// serveTile serves what the published checkpoint covers.
+func (a *API) serveTile(w http.ResponseWriter, r *http.Request) error {
+	t, ok := logdir.ParseTilePath(strings.TrimPrefix(r.URL.Path, "/"))
 	if !ok {
 		return errNotFound
 	}
-	h, err := l.head(r.Context())
+	h, err := a.Head(r.Context())
 	if err != nil {
 		return err
 	}
-	if !t.within(h.size) {
+	if !t.Within(h.Size) {
 		return errNotFound
 	}
-	data, err := l.store.tile(r.Context(), t, h.size)
+	data, err := a.o.Dir.Tile(r.Context(), t, h.Size)
 	if err != nil {
 		return err
 	}
-	if t.level == dataLevel {
+	if t.Level == logdir.DataLevel {
 		w.Header().Set("Vary", "Accept-Encoding")
 		if acceptsGzip(r) {
-			if data, err = l.packed.get(t, data); err != nil {
+			if data, err = a.gzip.get(t, data); err != nil {
 				return err
 			}
 			w.Header().Set("Content-Encoding", "gzip")
 		}
 	}
 	return write(w, "application/octet-stream", cacheForever, data)
-}
-
-// tile reads the tile as it is in a log of the size given, cut to its width.
-func (s store) tile(ctx context.Context, t tilePath, size uint64) ([]byte, error) {
-	if t.level != dataLevel {
-		level := uint64(t.level)
-		data, err := s.ReadTile(ctx, level, t.index, layout.PartialTileSize(level, t.index, size))
-		if want := int(t.width) * 32; err == nil && t.width > 0 && len(data) >= want {
-			data = data[:want]
-		}
-		return data, err
-	}
-	data, err := s.ReadEntryBundle(ctx, t.index, layout.PartialTileSize(0, t.index, size))
-	if err != nil || t.width == 0 {
-		return data, err
-	}
-	leaves, err := parseBundle(data, t.index*layout.EntryBundleWidth)
-	if err != nil {
-		return nil, fmt.Errorf("data tile %d: %w", t.index, err)
-	}
-	if len(leaves) < int(t.width) {
-		return nil, fmt.Errorf("data tile %d has %d entries, want %d", t.index, len(leaves), t.width)
-	}
-	end := 0
-	for _, one := range leaves[:t.width] {
-		end += len(one.raw)
-	}
-	return data[:end], nil
 }
 
 func write(w http.ResponseWriter, contentType, cache string, body []byte) error {
@@ -225,19 +214,4 @@ func acceptsGzip(r *http.Request) bool {
 		}
 	}
 	return false
-}
-
-func compress(data []byte) ([]byte, error) {
-	var b bytes.Buffer
-	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
-	if err == nil {
-		_, err = z.Write(data)
-	}
-	if err == nil {
-		err = z.Close()
-	}
-	if err != nil {
-		return nil, fmt.Errorf("compressing a tile: %w", err)
-	}
-	return b.Bytes(), nil
 }

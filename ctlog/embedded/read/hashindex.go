@@ -1,13 +1,12 @@
-package embedded
+package read
 
 import (
 	"context"
 	"encoding/binary"
-	"fmt"
 	"slices"
 	"sync"
 
-	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
 // hashIndex finds an entry by its leaf hash, for get-proof-by-hash. It is made
@@ -35,10 +34,10 @@ func makePair(hash [32]byte, index uint64) pair {
 }
 
 // find looks for the hash among the first size entries.
-func (x *hashIndex) find(ctx context.Context, s store, hash [32]byte, size uint64) (uint64, bool, error) {
+func (x *hashIndex) find(ctx context.Context, d logdir.Dir, hash [32]byte, size uint64) (uint64, bool, error) {
 	x.mu.Lock()
 	defer x.mu.Unlock()
-	if err := x.grow(ctx, s, min(size, maxIndexed)); err != nil {
+	if err := x.grow(ctx, d, min(size, maxIndexed)); err != nil {
 		return 0, false, err
 	}
 	from, to := makePair(hash, 0), makePair(hash, maxIndexed-1)
@@ -50,7 +49,7 @@ func (x *hashIndex) find(ctx context.Context, s store, hash [32]byte, size uint6
 				continue
 			}
 			match := false
-			err := s.leafHashes(ctx, index, index+1, size, func(_ uint64, got [32]byte) { match = got == hash })
+			err := d.LeafHashes(ctx, index, index+1, size, func(_ uint64, got [32]byte) { match = got == hash })
 			if err != nil || match {
 				return index, match, err
 			}
@@ -60,12 +59,12 @@ func (x *hashIndex) find(ctx context.Context, s store, hash [32]byte, size uint6
 }
 
 // grow reads the entries up to size. What was read before an error stays.
-func (x *hashIndex) grow(ctx context.Context, s store, size uint64) error {
+func (x *hashIndex) grow(ctx context.Context, d logdir.Dir, size uint64) error {
 	if size <= x.size {
 		return nil
 	}
 	added := make([]pair, 0, size-x.size)
-	err := s.leafHashes(ctx, x.size, size, size, func(index uint64, hash [32]byte) {
+	err := d.LeafHashes(ctx, x.size, size, size, func(index uint64, hash [32]byte) {
 		added = append(added, makePair(hash, index))
 		x.size = index + 1
 	})
@@ -92,28 +91,4 @@ func merge(a, b []pair) []pair {
 		}
 	}
 	return append(append(all, a...), b...)
-}
-
-// leafHashes calls yield with the leaf hashes of [from, to), read from the lowest
-// hash tiles of a log of the size given.
-func (s store) leafHashes(ctx context.Context, from, to, size uint64, yield func(index uint64, hash [32]byte)) error {
-	for from < to {
-		if err := ctx.Err(); err != nil {
-			return fmt.Errorf("reading leaf hashes: %w", err)
-		}
-		tile := from / layout.TileWidth
-		raw, err := s.ReadTile(ctx, 0, tile, layout.PartialTileSize(0, tile, size))
-		if err != nil {
-			return fmt.Errorf("reading hash tile %d: %w", tile, err)
-		}
-		end := min(to, (tile+1)*layout.TileWidth)
-		for ; from < end; from++ {
-			at := (from % layout.TileWidth) * 32
-			if uint64(len(raw)) < at+32 {
-				return fmt.Errorf("hash tile %d is cut short", tile)
-			}
-			yield(from, [32]byte(raw[at:at+32]))
-		}
-	}
-	return nil
 }

@@ -1,4 +1,4 @@
-package embedded
+package read
 
 import (
 	"context"
@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
@@ -23,7 +24,7 @@ func leafHash(index uint64) [32]byte {
 }
 
 // hashTiles writes the lowest hash tiles of a log of the size given.
-func hashTiles(t *testing.T, s store, size uint64) {
+func hashTiles(t *testing.T, d logdir.Dir, size uint64) {
 	t.Helper()
 	for tile := range (size + layout.TileWidth - 1) / layout.TileWidth {
 		var data []byte
@@ -31,7 +32,7 @@ func hashTiles(t *testing.T, s store, size uint64) {
 			hash := leafHash(index)
 			data = append(data, hash[:]...)
 		}
-		path := s.path(layout.TilePath(0, tile, layout.PartialTileSize(0, tile, size)))
+		path := d.Path(layout.TilePath(0, tile, layout.PartialTileSize(0, tile, size)))
 		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
 			t.Fatal(err)
 		}
@@ -43,18 +44,18 @@ func hashTiles(t *testing.T, s store, size uint64) {
 
 // Each entry is found at each size at which the log was asked, and none that
 // isn't there yet; the index stays a few sorted runs of eight bytes an entry.
-func TestHashIndex_Grows(t *testing.T) {
-	s := store{dir: t.TempDir()}
+func TestHashIndexFindsEveryEntryAsTheLogGrows(t *testing.T) {
+	d := logdir.Dir(t.TempDir())
 	var x hashIndex
 	for _, size := range []uint64{1, 2, 10, 255, 256, 257, 300, 301, 302, 303, 700, 1024, 3000} {
-		hashTiles(t, s, size)
+		hashTiles(t, d, size)
 		for index := range size {
-			got, found, err := x.find(t.Context(), s, leafHash(index), size)
+			got, found, err := x.find(t.Context(), d, leafHash(index), size)
 			if err != nil || !found || got != index {
 				t.Fatalf("size %d: entry %d: got %d, %v, %v", size, index, got, found, err)
 			}
 		}
-		if got, found, err := x.find(t.Context(), s, leafHash(size), size); err != nil || found {
+		if got, found, err := x.find(t.Context(), d, leafHash(size), size); err != nil || found {
 			t.Fatalf("size %d: found %d, which isn't there yet (%v)", size, got, err)
 		}
 		pairs := 0
@@ -68,7 +69,7 @@ func TestHashIndex_Grows(t *testing.T) {
 		}
 	}
 	// A reader whose checkpoint is older sees no later entry.
-	if got, found, err := x.find(t.Context(), s, leafHash(2999), 700); err != nil || found {
+	if got, found, err := x.find(t.Context(), d, leafHash(2999), 700); err != nil || found {
 		t.Errorf("at size 700: found %d (%v)", got, err)
 	}
 }
@@ -87,13 +88,13 @@ func (c *goneAfter) Err() error {
 }
 
 // What a reader who went away has left of the index takes no more room than it has entries.
-func TestHashIndex_Abandoned(t *testing.T) {
-	s := store{dir: t.TempDir()}
+func TestHashIndexKeepsWhatAReaderWhoWentAwayHadRead(t *testing.T) {
+	d := logdir.Dir(t.TempDir())
 	const size = 64 * layout.TileWidth
-	hashTiles(t, s, size)
+	hashTiles(t, d, size)
 	var x hashIndex
 	for _, tiles := range []int{0, 3, 0, 1, 0} {
-		if _, _, err := x.find(&goneAfter{t.Context(), tiles}, s, leafHash(0), size); err == nil {
+		if _, _, err := x.find(&goneAfter{t.Context(), tiles}, d, leafHash(0), size); err == nil {
 			t.Fatal("the reader who went away got an answer")
 		}
 	}
@@ -104,7 +105,7 @@ func TestHashIndex_Abandoned(t *testing.T) {
 	if x.size != 4*layout.TileWidth || room > 2*int(x.size) {
 		t.Errorf("%d entries are known, with room for %d", x.size, room)
 	}
-	if got, found, err := x.find(t.Context(), s, leafHash(size-1), size); err != nil || !found || got != size-1 {
+	if got, found, err := x.find(t.Context(), d, leafHash(size-1), size); err != nil || !found || got != size-1 {
 		t.Errorf("after that: got %d, %v, %v", got, found, err)
 	}
 }

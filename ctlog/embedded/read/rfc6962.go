@@ -1,6 +1,7 @@
-package embedded
+package read
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -9,6 +10,8 @@ import (
 	"os"
 	"strconv"
 
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
@@ -43,151 +46,131 @@ type (
 	}
 )
 
+// answerer makes the body of an answer from the published checkpoint and the
+// numbers that were asked with.
+type answerer func(ctx context.Context, head checkpoint.Head, numbers []uint64) (body any, err error)
+
+// query is a read with decimal parameters, each of which must be there once.
+func (a *API) query(cache string, answer answerer, parameters ...string) HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error {
+		numbers := make([]uint64, len(parameters))
+		for i, name := range parameters {
+			values := r.URL.Query()[name]
+			if len(values) != 1 {
+				return BadRequest("%s: required, once", name)
+			}
+			var err error
+			if numbers[i], err = strconv.ParseUint(values[0], 10, 63); err != nil {
+				return BadRequest("%s: want a decimal number", name)
+			}
+		}
+		head, err := a.Head(r.Context())
+		if err != nil {
+			return err
+		}
+		body, err := answer(r.Context(), head, numbers)
+		if err != nil {
+			return err
+		}
+		return WriteJSON(w, cache, body)
+	}
+}
+
 // getSTH is RFC 6962 §4.3, from the same checkpoint that the static API serves:
 // its note signature is the tree head's.
-func (l *Log) getSTH(w http.ResponseWriter, r *http.Request) error {
-	h, err := l.head(r.Context())
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, cacheNever, sthBody{TreeSize: h.size, Timestamp: h.timestamp, RootHash: h.root, Signature: h.signature})
+func (a *API) getSTH(_ context.Context, head checkpoint.Head, _ []uint64) (any, error) {
+	return sthBody{TreeSize: head.Size, Timestamp: head.Timestamp, RootHash: head.Root, Signature: head.Signature}, nil
 }
 
 // getConsistency is RFC 6962 §4.4.
-func (l *Log) getConsistency(w http.ResponseWriter, r *http.Request) error {
-	first, err := number(r, "first")
-	if err != nil {
-		return err
+func (a *API) getConsistency(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+	first, second := numbers[0], numbers[1]
+	if first > second || second > head.Size {
+		return nil, BadRequest("want first <= second <= the published tree size, %d", head.Size)
 	}
-	second, err := number(r, "second")
-	if err != nil {
-		return err
+	if first == 0 || first == second { // RFC 6962 §2.1.2: the proof is empty
+		return consistencyBody{Consistency: [][]byte{}}, nil
 	}
-	h, err := l.head(r.Context())
-	if err != nil {
-		return err
-	}
-	if first > second || second > h.size {
-		return badRequest("want first <= second <= the published tree size, %d", h.size)
-	}
-	body := consistencyBody{Consistency: [][]byte{}}
-	if first > 0 && first < second { // RFC 6962 §2.1.2: else the proof is empty
-		if body.Consistency, err = l.store.consistency(r.Context(), first, second, h.size); err != nil {
-			return err
-		}
-	}
-	return writeJSON(w, cacheForever, body)
+	path, err := a.o.Dir.Consistency(ctx, first, second, head.Size)
+	return consistencyBody{Consistency: path}, err
 }
 
 // getProofByHash is RFC 6962 §4.5.
-func (l *Log) getProofByHash(w http.ResponseWriter, r *http.Request) error {
+func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request) error {
 	hash, err := base64.StdEncoding.DecodeString(r.URL.Query().Get("hash"))
 	if err != nil || len(hash) != 32 {
-		return badRequest("hash: want the base64 of 32 bytes")
+		return BadRequest("hash: want the base64 of 32 bytes")
 	}
-	size, err := number(r, "tree_size")
-	if err != nil {
-		return err
-	}
-	h, err := l.head(r.Context())
-	if err != nil {
-		return err
-	}
-	if size == 0 || size > h.size {
-		return badRequest("want 1 <= tree_size <= the published tree size, %d", h.size)
-	}
-	index, found, err := l.index.find(r.Context(), l.store, [32]byte(hash), h.size)
-	if err != nil {
-		return err
-	}
-	if !found || index >= size {
-		return errNotFound
-	}
-	path, err := l.store.inclusion(r.Context(), index, size)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, cacheForever, proofBody{LeafIndex: index, AuditPath: orEmpty(path)})
+	return a.query(cacheForever, func(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+		size := numbers[0]
+		if size == 0 || size > head.Size {
+			return nil, BadRequest("want 1 <= tree_size <= the published tree size, %d", head.Size)
+		}
+		index, found, err := a.hashes.find(ctx, a.o.Dir, [32]byte(hash), head.Size)
+		if err != nil {
+			return nil, err
+		}
+		if !found || index >= size {
+			return nil, errNotFound
+		}
+		path, err := a.o.Dir.Inclusion(ctx, index, size)
+		return proofBody{LeafIndex: index, AuditPath: orEmpty(path)}, err
+	}, "tree_size")(w, r)
 }
 
 // getEntries is RFC 6962 §4.6. An answer ends with a data tile, so it may hold
 // fewer entries than were asked for.
-func (l *Log) getEntries(w http.ResponseWriter, r *http.Request) error {
-	start, err := number(r, "start")
-	if err != nil {
-		return err
-	}
-	end, err := number(r, "end")
-	if err != nil {
-		return err
-	}
-	h, err := l.head(r.Context())
-	if err != nil {
-		return err
-	}
-	if start > end || start >= h.size {
-		return badRequest("want start <= end and start < the published tree size, %d", h.size)
+func (a *API) getEntries(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+	start, end := numbers[0], numbers[1]
+	if start > end || start >= head.Size {
+		return nil, BadRequest("want start <= end and start < the published tree size, %d", head.Size)
 	}
 	tile := start / layout.EntryBundleWidth
 	first := tile * layout.EntryBundleWidth
-	end = min(end, h.size-1, first+layout.EntryBundleWidth-1)
-	leaves, err := l.store.bundle(r.Context(), tile, h.size)
+	end = min(end, head.Size-1, first+layout.EntryBundleWidth-1)
+	leaves, err := a.o.Dir.Bundle(ctx, tile, head.Size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	body := entriesBody{Entries: make([]entryBody, 0, end-start+1)}
-	for _, one := range leaves[start-first : end-first+1] {
-		e, err := l.entry(one)
+	for _, leaf := range leaves[start-first : end-first+1] {
+		e, err := a.entry(leaf)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		body.Entries = append(body.Entries, e)
 	}
-	return writeJSON(w, cacheNever, body)
+	return body, nil
 }
 
 // getEntryAndProof is RFC 6962 §4.8.
-func (l *Log) getEntryAndProof(w http.ResponseWriter, r *http.Request) error {
-	index, err := number(r, "leaf_index")
+func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+	index, size := numbers[0], numbers[1]
+	if index >= size || size > head.Size {
+		return nil, BadRequest("want leaf_index < tree_size <= the published tree size, %d", head.Size)
+	}
+	path, err := a.o.Dir.Inclusion(ctx, index, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	size, err := number(r, "tree_size")
+	leaves, err := a.o.Dir.Bundle(ctx, index/layout.EntryBundleWidth, head.Size)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	h, err := l.head(r.Context())
-	if err != nil {
-		return err
-	}
-	if index >= size || size > h.size {
-		return badRequest("want leaf_index < tree_size <= the published tree size, %d", h.size)
-	}
-	path, err := l.store.inclusion(r.Context(), index, size)
-	if err != nil {
-		return err
-	}
-	leaves, err := l.store.bundle(r.Context(), index/layout.EntryBundleWidth, h.size)
-	if err != nil {
-		return err
-	}
-	e, err := l.entry(leaves[index%layout.EntryBundleWidth])
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, cacheForever, entryAndProofBody{entryBody: e, AuditPath: orEmpty(path)})
+	e, err := a.entry(leaves[index%layout.EntryBundleWidth])
+	return entryAndProofBody{entryBody: e, AuditPath: orEmpty(path)}, err
 }
 
 // getRoots is RFC 6962 §4.7.
-func (l *Log) getRoots(w http.ResponseWriter, _ *http.Request) error {
-	return writeJSON(w, cacheNever, rootsBody{Certificates: orEmpty(l.acceptedRoots())})
+func (a *API) getRoots(w http.ResponseWriter, _ *http.Request) error {
+	return WriteJSON(w, cacheNever, rootsBody{Certificates: orEmpty(a.o.Roots())})
 }
 
 // entry puts an entry into the form of get-entries, with its chain.
-func (l *Log) entry(one leaf) (entryBody, error) {
-	chain := make([][]byte, 0, len(one.fingerprints))
-	for _, f := range one.fingerprints {
-		der, err := l.issuers.get([32]byte(f))
+func (a *API) entry(leaf logdir.Leaf) (entryBody, error) {
+	chain := make([][]byte, 0, len(leaf.Fingerprints))
+	for _, f := range leaf.Fingerprints {
+		der, err := a.o.Issuers.Get([32]byte(f))
 		if errors.Is(err, os.ErrNotExist) { // ours, not the reader's: no 404
 			err = fmt.Errorf("the issuer %x of an entry is missing", f)
 		}
@@ -196,20 +179,7 @@ func (l *Log) entry(one leaf) (entryBody, error) {
 		}
 		chain = append(chain, der)
 	}
-	return entryBody{LeafInput: one.merkleTreeLeaf(), ExtraData: one.extraData(chain)}, nil
-}
-
-// number reads a decimal parameter that must be there once.
-func number(r *http.Request, name string) (uint64, error) {
-	values := r.URL.Query()[name]
-	if len(values) != 1 {
-		return 0, badRequest("%s: required, once", name)
-	}
-	n, err := strconv.ParseUint(values[0], 10, 63)
-	if err != nil {
-		return 0, badRequest("%s: want a decimal number", name)
-	}
-	return n, nil
+	return entryBody{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain)}, nil
 }
 
 func orEmpty(list [][]byte) [][]byte {
@@ -219,7 +189,8 @@ func orEmpty(list [][]byte) [][]byte {
 	return list
 }
 
-func writeJSON(w http.ResponseWriter, cache string, body any) error {
+// WriteJSON answers with a body in JSON.
+func WriteJSON(w http.ResponseWriter, cache string, body any) error {
 	raw, err := json.Marshal(body)
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)

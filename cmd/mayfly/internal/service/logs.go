@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -57,7 +58,7 @@ func (s *scrub) start(ctx context.Context, log *embedded.Log) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = log.Patrol(ctx) // it returns nil, and tells in log and metrics what it finds
+		log.Scrub(ctx)
 	}()
 	s.end = func() { cancel(); <-done }
 }
@@ -173,7 +174,7 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 		if log.Directory == "" {
 			continue
 		}
-		archive, err := embedded.OpenArchive(ctx, string(log.Directory), d, embedded.Options{Roots: next.configured.Roots(), Now: s.Now, Logger: s.Logger})
+		archive, err := read.OpenArchive(ctx, string(log.Directory), d, next.configured.Roots(), s.Logger)
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
@@ -230,8 +231,8 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (func(contex
 }
 
 // submittedTo are the logs to submit to in their order: ours, then those of others.
-func (s *Service) submittedTo(own *logSet) []ctlog.Member {
-	var all []ctlog.Member
+func (s *Service) submittedTo(own *logSet) []ctlog.Log {
+	var all []ctlog.Log
 	for _, one := range own.shards {
 		all = append(all, one.log)
 	}
