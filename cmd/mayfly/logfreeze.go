@@ -128,7 +128,7 @@ func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	trail := string(f.config.Audit.Path)
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
 		Trail: trail, State: inclusion.StateFile(trail),
-		Logs: []inclusion.Log{{About: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
+		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
 	}, f.log.Start)
 	if err != nil {
 		return err

@@ -38,10 +38,10 @@ const (
 
 // Log is a log to be read.
 type Log struct {
-	About  ctlog.Description
-	URL    string        // where it is read, without a final slash; empty: About.URL
-	Client *http.Client  // nil: http.DefaultClient
-	MMD    time.Duration // zero: DefaultMMD
+	Description ctlog.Description
+	URL         string        // where it is read, without a final slash; empty: Description.URL
+	Client      *http.Client  // nil: http.DefaultClient
+	MMD         time.Duration // zero: DefaultMMD
 }
 
 // Options are what a Monitor works with.
@@ -123,12 +123,12 @@ func (m *Monitor) Follow(logs []Log) error {
 	for _, l := range logs {
 		r, err := newReader(l)
 		if err != nil {
-			return fmt.Errorf("inclusion: the log %s: %w", l.About.URL, err)
+			return fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
 		if l.MMD <= 0 {
 			l.MMD = DefaultMMD
 		}
-		next[l.About.ID] = &watched{reader: r, mmd: l.MMD}
+		next[l.Description.ID] = &watched{reader: r, mmd: l.MMD}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -217,14 +217,14 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 		case errors.As(err, &wrong):
 			if !p.broken {
 				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
-					slog.String("log", w.reader.about.URL), slog.String("serial", p.serial), slog.Any("error", err))
+					slog.String("log", w.reader.description.URL), slog.String("serial", p.serial), slog.Any("error", err))
 			}
 			p.broken = true
 		case err != nil:
-			failure = fmt.Errorf("reading the log %s: %w", w.reader.about.URL, err)
+			failure = fmt.Errorf("reading the log %s: %w", w.reader.description.URL, err)
 		}
 		if held {
-			m.metrics.kept(w.reader.about.URL)
+			m.metrics.kept(w.reader.description.URL)
 			continue
 		}
 		left = append(left, p)
@@ -254,7 +254,7 @@ func (m *Monitor) judge(ctx context.Context, w *watched) {
 	}
 	if w.overdue > before {
 		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
-			slog.String("log", w.reader.about.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
+			slog.String("log", w.reader.description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
 	}
 	m.metrics.stand(w, oldest)
 }

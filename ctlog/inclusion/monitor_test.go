@@ -73,7 +73,7 @@ func (b *bench) restart(t *testing.T) {
 	b.monitor, err = inclusion.New(inclusion.Options{
 		Trail: b.trail, State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
 		Now: func() time.Time { return b.now }, Metrics: b.registry,
-		Logs: []inclusion.Log{{About: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			if b.down.Load() {
 				return nil, errors.New("down")
 			}

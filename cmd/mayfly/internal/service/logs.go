@@ -258,7 +258,7 @@ func (s *Service) monitored(st *state) []inclusion.Log {
 
 // monitoredHere is a log of this process as it is read.
 func monitoredHere(d ctlog.Description, reads http.Handler) inclusion.Log {
-	return inclusion.Log{About: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
+	return inclusion.Log{Description: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
 }
 
 // monitoredElsewhere is an external log as it is read.
@@ -267,7 +267,7 @@ func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
 	if c.MonitoringURL != "" {
 		read = c.MonitoringURL
 	}
-	return inclusion.Log{About: l.Description(), URL: read, Client: l.Reader(), MMD: c.MMD}
+	return inclusion.Log{Description: l.Description(), URL: read, Client: l.Reader(), MMD: c.MMD}
 }
 
 // logDescriptions are the logs for the trust root: those in use, those to come, and
