@@ -1,5 +1,5 @@
 // Package ctlogtest is what tests of logs share: a small CA that makes real
-// precertificate chains, a log key, members that fail in every way a log can, and
+// precertificate chains, a log key, logs that fail in every way a log can, and
 // the conformance suite that each kind of log passes.
 package ctlogtest
 

@@ -39,7 +39,7 @@ func Lies() []Fault {
 	return []Fault{WrongLogID, WrongSignature, WrongChain, WrongTime, EarlyTime, BadExtension}
 }
 
-// Faulty is a member that fails as its Fault says, and is honest without one.
+// Faulty is a log that fails as its Fault says, and is honest without one.
 type Faulty struct {
 	ctlog.Log
 	Signer *Signer     // the log's key: a lie is properly signed
@@ -48,14 +48,14 @@ type Faulty struct {
 	fault  atomic.Value // Fault
 }
 
-// NewFaulty wraps an honest member.
+// NewFaulty wraps an honest log.
 func NewFaulty(m ctlog.Log, key *Signer, other ctlog.Chain, f Fault) *Faulty {
 	out := &Faulty{Log: m, Signer: key, Other: other}
 	out.Set(f)
 	return out
 }
 
-// Set changes the fault while the member is in use.
+// Set changes the fault while the log is in use.
 func (f *Faulty) Set(to Fault) { f.fault.Store(to) }
 
 // Submit fails, lies or passes on.

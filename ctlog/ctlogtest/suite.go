@@ -71,11 +71,11 @@ func Run(t *testing.T, kind string, open func(t *testing.T) Fixture) {
 }
 
 func testDescription(t *testing.T, f Fixture) {
-	about := f.Log.Description()
-	if about.ID != sha256.Sum256(about.SPKI) {
+	description := f.Log.Description()
+	if description.ID != sha256.Sum256(description.SPKI) {
 		t.Error("the log id is not the SHA-256 of the key")
 	}
-	if about.URL == "" {
+	if description.URL == "" {
 		t.Error("the log has no URL")
 	}
 	if err := f.Log.Ready(t.Context()); err != nil {
@@ -223,12 +223,12 @@ type Head struct {
 }
 
 // NewReader makes a reader that verifies with the log's key.
-func NewReader(t testing.TB, about ctlog.Description, url string, c *http.Client) *Reader {
+func NewReader(t testing.TB, description ctlog.Description, url string, c *http.Client) *Reader {
 	t.Helper()
 	if c == nil {
 		c = http.DefaultClient
 	}
-	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: about.SPKI})
+	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: description.SPKI})
 	if err != nil {
 		t.Fatalf("making a reader: %v", err)
 	}

@@ -54,14 +54,14 @@ const (
 // Log is an external log. It is a [ctlog.Log], safe for concurrent use, and
 // holds no goroutine; [Log.Close] drops its idle connections.
 type Log struct {
-	about     ctlog.Description
-	url       string
-	transport http.RoundTripper
-	token     string
-	o         Options
-	inFlight  chan struct{}
-	breaker   *breaker
-	roots     roots
+	description ctlog.Description
+	url         string
+	transport   http.RoundTripper
+	token       string
+	o           Options
+	inFlight    chan struct{}
+	breaker     *breaker
+	roots       roots
 }
 
 var _ ctlog.Log = (*Log)(nil)
@@ -83,7 +83,7 @@ func New(c Config, o Options) (*Log, error) {
 		url: strings.TrimSuffix(c.URL, "/"), o: o,
 		breaker: &breaker{now: o.Now},
 	}
-	l.about = ctlog.Description{
+	l.description = ctlog.Description{
 		ID: sha256.Sum256(spki), SPKI: spki, URL: l.url,
 		Operator: c.Operator, Start: c.Start, End: c.End,
 	}
@@ -170,7 +170,7 @@ func readKey(path string) ([]byte, error) {
 }
 
 // Description is what the trust root says of the log.
-func (l *Log) Description() ctlog.Description { return l.about }
+func (l *Log) Description() ctlog.Description { return l.description }
 
 // Reader is a client for reading the log: over its own transport. What is below the
 // log's URL is asked for with the token; a monitoring URL elsewhere never sees it.
