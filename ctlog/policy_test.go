@@ -53,9 +53,9 @@ func counter(t *testing.T, r *prometheus.Registry, name string) (sum float64) {
 	return sum
 }
 
-// TestD1Policy: every outage of the only log is a 503 with a time to come back,
+// TestOutageOfTheOnlyLogIsRefusedInTime: every outage of the only log is a 503 with a time to come back,
 // within the deadline.
-func TestD1Policy(t *testing.T) {
+func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	for _, f := range ctlogtest.Outages() {
@@ -97,8 +97,8 @@ func TestAccepts(t *testing.T) {
 	}
 }
 
-// TestD2Policy: no lie gets through; it is our failure, and raises the alarm.
-func TestD2Policy(t *testing.T) {
+// TestFalseSCTIsNeverPassedOn: no lie gets through; it is our failure, and raises the alarm.
+func TestFalseSCTIsNeverPassedOn(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	for _, f := range ctlogtest.Lies() {

@@ -184,10 +184,10 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
-// TestPresignedTBS: of a precertificate that a precertificate signing certificate
+// TestTBSUnderAPrecertificateSigningCertificate: of a precertificate that a precertificate signing certificate
 // signed, the TBS is that of the final certificate, byte for byte, and
 // certificate-transparency-go derives the same (RFC 6962 §3.2).
-func TestPresignedTBS(t *testing.T) {
+func TestTBSUnderAPrecertificateSigningCertificate(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	chain, final := ca.Presigned(t)

@@ -21,9 +21,9 @@ func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f ctlogtest.Fau
 	return log
 }
 
-// TestSeveral: which logs are asked, in which order and how long it takes, and
+// TestSeveralSCTs: which logs are asked, in which order and how long it takes, and
 // whose SCTs come out, where a policy wants several.
-func TestSeveral(t *testing.T) {
+func TestSeveralSCTs(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	const (
@@ -87,7 +87,7 @@ func TestSeveral(t *testing.T) {
 	}
 }
 
-// TestSeveralFaults holds D1 to D3 where two SCTs are wanted: an outage of one log
+// TestSeveralFaults holds outages and lies where two SCTs are wanted: an outage of one log
 // is a 503 without a third, and nothing with it; a lie is never among the SCTs, and
 // is an internal error when nobody makes up for it.
 func TestSeveralFaults(t *testing.T) {

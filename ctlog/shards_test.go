@@ -190,9 +190,9 @@ func TestSwitchesByTheClock(t *testing.T) {
 	}
 }
 
-// TestLateIsNoLie: an SCT from outside of a log's window is a lie while the log's
+// TestEndOfALogIsNoFalseSCT: an SCT from outside of a log's window is a lie while the log's
 // time goes on, whatever the time in it.
-func TestLateIsNoLie(t *testing.T) {
+func TestEndOfALogIsNoFalseSCT(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	now := func() time.Time { return year2028.Add(-time.Second) }

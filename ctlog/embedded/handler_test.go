@@ -184,10 +184,10 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
-// TestPresignedSubmission: a precertificate of a precertificate signing certificate
+// TestSubmissionByAPrecertificateSigningCertificate: a precertificate of a precertificate signing certificate
 // (RFC 6962 §3.1) is taken with the issuer of the final certificate after it, and
 // such a certificate signs nothing else. The log that results verifies.
-func TestPresignedSubmission(t *testing.T) {
+func TestSubmissionByAPrecertificateSigningCertificate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.config.Submission = true
@@ -249,7 +249,7 @@ func TestPresignedSubmission(t *testing.T) {
 }
 
 // TestSubmissionRate: outsiders have a rate that the CA's own submissions don't
-// count for. See TestIncident_DigiCert2025Flood.
+// count for. See TestFloodFromOutsideLeavesTheCAItsPlace.
 func TestSubmissionRate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

@@ -25,7 +25,7 @@ import (
 // A full disk corrupted the database of Sectigo's Mammoth. Here a real file system
 // fills: no SCT is released for what isn't on it, the log goes on by itself when
 // there is room, and is whole.
-func TestIncident_SectigoMammoth2024DiskFull(t *testing.T) {
+func TestFullDiskReleasesNothingAndRecovers(t *testing.T) {
 	b := newBench(t)
 	b.small(t)
 	l := b.open(t)
@@ -73,7 +73,7 @@ func TestIncident_SectigoMammoth2024DiskFull(t *testing.T) {
 // One flipped bit ended DigiCert's Yeti 2022. Here a bit flips in the last, partial
 // data tile and is copied on as the tile grows. It is found before the tile is final:
 // no SCT for what completes it, and no log that goes on.
-func TestIncident_DigiCertYeti2022FlippedBit(t *testing.T) {
+func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.open(t)
@@ -95,7 +95,7 @@ func TestIncident_DigiCertYeti2022FlippedBit(t *testing.T) {
 // whole. Root writes anywhere, so the obstacle is one that stops root too: a directory
 // where a file belongs. The conformance test of this name lets each single call of
 // the kernel fail once, on a disk that answers EIO.
-func TestIncident_CloudflareRaio2025TransientStorageError(t *testing.T) {
+func TestTransientStorageErrorReleasesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.open(t)
@@ -130,7 +130,7 @@ func TestIncident_CloudflareRaio2025TransientStorageError(t *testing.T) {
 // A migration lost rows of Let's Encrypt's Oak 2022. Here a log moves by way of a
 // backup that loses something on the way: whatever it is, no log comes of it, and the
 // backup that is taken again is whole.
-func TestIncident_LetsEncryptOak2022LostRows(t *testing.T) {
+func TestBackupThatLostSomethingMakesNoLog(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.openNow(t)
@@ -188,7 +188,7 @@ func TestIncident_LetsEncryptOak2022LostRows(t *testing.T) {
 // Here outsiders flood the submission API with honest, different certificates: most
 // are told to come later, the CA's own submissions go on, and every SCT that anybody
 // got is kept well within the merge delay.
-func TestIncident_DigiCert2025Flood(t *testing.T) {
+func TestFloodFromOutsideLeavesTheCAItsPlace(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.config.Submission = true

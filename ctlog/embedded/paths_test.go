@@ -7,9 +7,9 @@ import (
 	"testing"
 )
 
-// TestOnePathEach: whatever isn't written as the grammar has it is 404, never a way
+// TestEachThingHasOnePath: whatever isn't written as the grammar has it is 404, never a way
 // to somewhere else; another method than a path has is 405.
-func TestOnePathEach(t *testing.T) {
+func TestEachThingHasOnePath(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.open(t)

@@ -67,8 +67,8 @@ func flip(t *testing.T, path string) {
 	}
 }
 
-// TestD6Refusals: what a log is not opened on, and what the operator reads.
-func TestD6Refusals(t *testing.T) {
+// TestOpenRefuses: what a log is not opened on, and what the operator reads.
+func TestOpenRefuses(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		harm func(t *testing.T, b *bench)
@@ -157,9 +157,9 @@ func ruin(t *testing.T, path string) {
 	}
 }
 
-// TestD6SameProcess: the second opener in one process is refused too; after the
+// TestSecondOpenerInOneProcessIsRefused: the second opener in one process is refused too; after the
 // first has closed, it isn't.
-func TestD6SameProcess(t *testing.T) {
+func TestSecondOpenerInOneProcessIsRefused(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.openNow(t)
@@ -170,9 +170,9 @@ func TestD6SameProcess(t *testing.T) {
 	b.write(t, 1)
 }
 
-// TestD6Copies: of two copies of a log, each with a lock of its own, only the one
+// TestOnlyTheCopyWithTheMarkIsWrittenTo: of two copies of a log, each with a lock of its own, only the one
 // that has the mark is written to, and no backup takes its place meanwhile.
-func TestD6Copies(t *testing.T) {
+func TestOnlyTheCopyWithTheMarkIsWrittenTo(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.write(t, 3)
@@ -199,8 +199,8 @@ func TestD6Copies(t *testing.T) {
 	}
 }
 
-// TestD6StolenLock: without its lock file a log takes nothing any more.
-func TestD6StolenLock(t *testing.T) {
+// TestLogWithoutItsLockFileTakesNothing: without its lock file a log takes nothing any more.
+func TestLogWithoutItsLockFileTakesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.open(t)
@@ -213,8 +213,8 @@ func TestD6StolenLock(t *testing.T) {
 	}
 }
 
-// TestSweep: what a crash left is removed, and nothing else.
-func TestSweep(t *testing.T) {
+// TestSweepRemovesWhatACrashLeft: what a crash left is removed, and nothing else.
+func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.write(t, 3)
@@ -286,8 +286,8 @@ func first(t *testing.T, dir string) string {
 	return entries[0].Name()
 }
 
-// TestClose: a closed log refuses, and closing twice is harmless.
-func TestClose(t *testing.T) {
+// TestClosedLogRefuses: a closed log refuses, and closing twice is harmless.
+func TestClosedLogRefuses(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.openNow(t)

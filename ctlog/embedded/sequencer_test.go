@@ -33,10 +33,10 @@ func (b *bench) stall(t *testing.T) (resume func()) {
 	})
 }
 
-// TestCanceledInFlight: whoever waits for a disk that hangs goes when its context
+// TestCallerLeavesADiskThatHangs: whoever waits for a disk that hangs goes when its context
 // ends, though Tessera's own wait has none. What was handed over gets into the log
 // late, without an SCT, and harms nobody.
-func TestCanceledInFlight(t *testing.T) {
+func TestCallerLeavesADiskThatHangs(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.openNow(t)
@@ -68,9 +68,9 @@ func TestCanceledInFlight(t *testing.T) {
 	}
 }
 
-// TestQueue: a disk that hangs fills the queue and no more; who comes after that is
+// TestFullQueueRefusesAtOnce: a disk that hangs fills the queue and no more; who comes after that is
 // told to come later, at once. When the disk goes on, everyone in the queue gets an SCT.
-func TestQueue(t *testing.T) {
+func TestFullQueueRefusesAtOnce(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	const queue = 8
@@ -120,8 +120,8 @@ func TestQueue(t *testing.T) {
 	}
 }
 
-// TestGroupCommit: what arrives while the disk is busy becomes durable together.
-func TestGroupCommit(t *testing.T) {
+// TestCallersTogetherShareABatch: what arrives while the disk is busy becomes durable together.
+func TestCallersTogetherShareABatch(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	registry := prometheus.NewRegistry()
@@ -152,9 +152,9 @@ func TestGroupCommit(t *testing.T) {
 	}
 }
 
-// TestLoneCaller: who comes alone waits for nobody, where Tessera's own batches wait
+// TestLoneCallerWaitsForNobody: who comes alone waits for nobody, where Tessera's own batches wait
 // for a timer.
-func TestLoneCaller(t *testing.T) {
+func TestLoneCallerWaitsForNobody(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.o.Linger = time.Minute

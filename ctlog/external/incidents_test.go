@@ -133,7 +133,7 @@ func (r *relay) freeze() {
 // Here a log's established connection dies silently under load, as in a firewall
 // that forgot it. Every submission gets the other log's SCT without delay, and the
 // dead connection is noticed and replaced, though nothing ever closes it.
-func TestIncident_Boulder3821HangingHTTP2(t *testing.T) {
+func TestSilentHTTP2ConnectionIsReplaced(t *testing.T) {
 	t.Parallel()
 	f := open(t, nil, nil)
 	behind, err := url.Parse(strings.TrimSuffix(f.url, "/2027"))
@@ -198,7 +198,7 @@ func TestIncident_Boulder3821HangingHTTP2(t *testing.T) {
 // through, in each way that networks do: the other log gives the SCT in time, the
 // one that blocks is asked a bounded number of times and left alone after that, and
 // alone it costs a refusal in time rather than a hanging service.
-func TestIncident_2018BlockedAddresses(t *testing.T) {
+func TestBlockingNetworkCostsABoundedWait(t *testing.T) {
 	t.Parallel()
 	for name, block := range map[string]func(t *testing.T) (address string, asked func() int64){
 		"silently dropped": dropping,
