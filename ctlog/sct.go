@@ -94,6 +94,14 @@ func ParseSCT(data []byte) (SCT, error) {
 	return s, nil
 }
 
+// AppendSignature appends an ECDSA signature with SHA-256, of at most 65,535 bytes, as
+// a DigitallySigned (RFC 5246 §4.7): with its algorithms and length before it.
+func AppendSignature(b, signature []byte) []byte {
+	b = append(b, hashSHA256, signatureECDSA)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(signature)))
+	return append(b, signature...)
+}
+
 // MarshalList encodes a SignedCertificateTimestampList (RFC 6962 §3.3), the
 // bytes that the extension 1.3.6.1.4.1.11129.2.4.2 holds in an OCTET STRING.
 // An empty list is an error: the syntax has none.

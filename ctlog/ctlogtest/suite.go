@@ -179,7 +179,7 @@ func testPresigned(t *testing.T, f Fixture) {
 	}
 	if f.URL != "" {
 		reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
-		reader.Holds(t, scts[0], chain, reader.await(t, 2))
+		reader.Holds(t, scts[0], chain, reader.Await(t, 2))
 	}
 }
 
@@ -204,9 +204,9 @@ func testReadable(t *testing.T, f Fixture) {
 	}
 	reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
 	submit(3)
-	first := reader.await(t, 3)
+	first := reader.Await(t, 3)
 	submit(5)
-	second := reader.await(t, 8)
+	second := reader.Await(t, 8)
 	reader.Consistent(t, first, second)
 	for i, sct := range promised {
 		reader.Holds(t, sct, chains[i], second)
@@ -246,9 +246,7 @@ func (r *Reader) Head(t testing.TB) Head {
 }
 
 // Await waits until the published tree has at least size entries.
-func (r *Reader) Await(t testing.TB, size uint64) Head { t.Helper(); return r.await(t, size) }
-
-func (r *Reader) await(t testing.TB, size uint64) Head {
+func (r *Reader) Await(t testing.TB, size uint64) Head {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)

@@ -17,11 +17,6 @@ import (
 	"golang.org/x/mod/sumdb/note"
 )
 
-const (
-	hashSHA256     = 4 // RFC 5246 §7.4.1.4.1
-	signatureECDSA = 3 // RFC 5246 §7.4.1.4.1
-)
-
 // signTimeout bounds the signature over a checkpoint, whose interface carries no
 // context of a caller's.
 const signTimeout = 10 * time.Second
@@ -83,10 +78,7 @@ func (s *checkpointSigner) sign(t checkpoint.Tree) ([]byte, error) {
 		return nil, errors.New("signing the checkpoint: the signature is too long")
 	}
 	s.last, s.timestamp = t, timestamp
-	out := binary.BigEndian.AppendUint64(nil, timestamp)
-	out = append(out, hashSHA256, signatureECDSA)
-	out = binary.BigEndian.AppendUint16(out, uint16(len(signature)))
-	return append(out, signature...), nil
+	return ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), nil
 }
 
 // release has the witnesses cosign a checkpoint and keeps what they gave, before

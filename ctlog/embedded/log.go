@@ -255,42 +255,55 @@ func (l *Log) Handler() http.Handler {
 // ctlog.ErrOutsideWindow) when it isn't the log's time; the context's error when it
 // ends first, in which case the entry may be logged later.
 func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
-	fingerprints, err := l.issuers.Keep(chain.Issuers)
-	if err != nil {
-		return ctlog.SCT{}, unavailable(err)
-	}
 	now := l.o.Now()
 	if !l.Description().Holds(now) { // clients judge an SCT by the time in it
 		return ctlog.SCT{}, ctlog.LogEnded(l.description.URL)
 	}
-	entry := &ctonly.Entry{
-		Timestamp:         millis(now),
-		IsPrecert:         true,
-		Certificate:       chain.TBS,
-		Precertificate:    chain.Precertificate,
-		IssuerKeyHash:     chain.IssuerKeyHash[:],
-		FingerprintsChain: fingerprints,
-	}
-	index, err := l.place(ctx, entry)
+	p, err := l.record(ctx, precertEntry(chain, now), chain.Issuers)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	return l.promise(ctx, entry, index)
+	return l.promise(ctx, p)
+}
+
+func precertEntry(chain ctlog.Chain, now time.Time) *ctonly.Entry {
+	return &ctonly.Entry{
+		Timestamp: millis(now), IsPrecert: true, Certificate: chain.TBS,
+		Precertificate: chain.Precertificate, IssuerKeyHash: chain.IssuerKeyHash[:],
+	}
+}
+
+// position is an entry that is in the log.
+type position struct {
+	entry *ctonly.Entry
+	index uint64
+}
+
+// record stores the certificates above an entry, and then puts it into the log.
+func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (position, error) {
+	var err error
+	if entry.FingerprintsChain, err = l.issuers.Keep(issuers); err != nil {
+		return position{}, unavailable(err)
+	}
+	index, err := l.place(ctx, entry)
+	return position{entry: entry, index: index}, err
 }
 
 // promise signs the SCT of an entry that is in the log.
-func (l *Log) promise(ctx context.Context, entry *ctonly.Entry, index uint64) (ctlog.SCT, error) {
-	extensions, err := ctlog.LeafIndexExtension(index)
+func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
+	extensions, err := ctlog.LeafIndexExtension(p.index)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	digest := sha256.Sum256(logdir.SignedBytes(entry, extensions))
+	// A MerkleTreeLeaf (RFC 6962 §3.4) has the bytes that the SCT signs (§3.2): both
+	// start with version v1 and a zero for their type.
+	digest := sha256.Sum256(p.entry.MerkleTreeLeaf(p.index))
 	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
 	}
-	return ctlog.SCT{LogID: l.description.ID, Timestamp: entry.Timestamp, Extensions: extensions, Signature: signature}, nil
+	return ctlog.SCT{LogID: l.description.ID, Timestamp: p.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
 // Ready is nil when the log takes entries, its disk has more room than the

@@ -83,11 +83,8 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error
 	case err != nil:
 		return err
 	}
-	// RFC 6962 §4.1: signature is a DigitallySigned, with its algorithms and length before it.
-	signature := append([]byte{hashSHA256, signatureECDSA, byte(len(sct.Signature) >> 8), byte(len(sct.Signature))}, sct.Signature...)
-	return read.WriteJSON(w, "no-store", sctBody{
-		Version: 0, // RFC 6962 §3.2: v1
-		ID:      sct.LogID[:], Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: signature,
+	return read.WriteJSON(w, "no-store", sctBody{ // RFC 6962 §4.1: version v1 is 0, the signature a DigitallySigned
+		ID: sct.LogID[:], Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: ctlog.AppendSignature(nil, sct.Signature),
 	})
 }
 
@@ -140,14 +137,10 @@ func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error
 	subject := *submitted[0]
 	subject.UnhandledCriticalExtensions = slices.DeleteFunc(
 		slices.Clone(subject.UnhandledCriticalExtensions), ctlog.OIDPoison.Equal)
-	chains, err := subject.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: subject.NotBefore.Add(time.Second),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	})
+	chain, err := pathOf(&subject, roots, intermediates, subject.NotBefore.Add(time.Second))
 	if err != nil {
-		return nil, read.BadRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
+		return nil, err
 	}
-	chain := chains[0]
 	if len(chain) < 2 {
 		return nil, read.BadRequest("the log takes no root as an entry")
 	}
@@ -176,13 +169,22 @@ func delegated(submitted []*x509.Certificate, roots, intermediates *x509.CertPoo
 	case !certifies(issuer, signer):
 		return nil, read.BadRequest("chain[2] is not the certificate that certifies the one before it")
 	}
-	chains, err := issuer.Verify(x509.VerifyOptions{
+	path, err := pathOf(issuer, roots, intermediates, at)
+	if err != nil {
+		return nil, err
+	}
+	return inOrder(submitted, append([]*x509.Certificate{leaf, signer}, path...))
+}
+
+// pathOf is the path of a certificate for code signing to one of the roots.
+func pathOf(c *x509.Certificate, roots, intermediates *x509.CertPool, at time.Time) ([]*x509.Certificate, error) {
+	paths, err := c.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	})
 	if err != nil {
 		return nil, read.BadRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
 	}
-	return inOrder(submitted, append([]*x509.Certificate{leaf, signer}, chains[0]...))
+	return paths[0], nil
 }
 
 // certifies reports whether parent is a CA that signed child.
@@ -219,36 +221,26 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	}
 	identity := sha256.Sum256(chain[0].Raw)
 	if known, ok := l.dedup.get(identity); ok {
-		return l.promise(ctx, known.entry, known.index)
+		return l.promise(ctx, known)
 	}
-	upper := make([][]byte, 0, len(chain)-1)
+	issuers := make([][]byte, 0, len(chain)-1)
 	for _, c := range chain[1:] {
-		upper = append(upper, c.Raw)
+		issuers = append(issuers, c.Raw)
 	}
-	fingerprints, err := l.issuers.Keep(upper)
-	if err != nil {
-		return ctlog.SCT{}, unavailable(err)
-	}
-	entry := &ctonly.Entry{Timestamp: millis(now), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
+	entry := &ctonly.Entry{Timestamp: millis(now), Certificate: chain[0].Raw}
 	if precert {
-		c, err := ctlog.NewChain(chain[0].Raw, upper)
+		c, err := ctlog.NewChain(chain[0].Raw, issuers)
 		if err != nil {
 			return ctlog.SCT{}, read.BadRequest("the precertificate can't be read")
 		}
-		entry.Certificate, entry.Precertificate, entry.IssuerKeyHash = c.TBS, c.Precertificate, c.IssuerKeyHash[:]
+		entry = precertEntry(c, now)
 	}
-	index, err := l.place(ctx, entry)
+	p, err := l.record(ctx, entry, issuers)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	l.dedup.put(identity, position{entry: entry, index: index})
-	return l.promise(ctx, entry, index)
-}
-
-// position is an entry that is in the log.
-type position struct {
-	entry *ctonly.Entry
-	index uint64
+	l.dedup.put(identity, p)
+	return l.promise(ctx, p)
 }
 
 // dedup remembers the last submissions from outside, in two generations of

@@ -183,7 +183,7 @@ func (l *Log) Reader() *http.Client {
 }
 
 // Close drops the idle connections.
-func (l *Log) Close() { l.client(0).CloseIdleConnections() }
+func (l *Log) Close() { (&http.Client{Transport: l.transport}).CloseIdleConnections() }
 
 // Ready is nil unless the log has failed so often that it is left alone for now.
 // It sends nothing.

@@ -179,13 +179,6 @@ func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
 	return response, nil
 }
 
-// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
-func (c capped) CloseIdleConnections() {
-	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
-}
-
 type cappedBody struct {
 	io.ReadCloser
 	left int64

@@ -3,14 +3,12 @@ package logdir
 import (
 	"bytes"
 	"crypto/x509"
-	"encoding/binary"
 	"errors"
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
-	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/crypto/cryptobyte"
 )
 
@@ -95,19 +93,6 @@ func (l Leaf) MerkleTreeLeaf() []byte {
 	b = appendVector24(b, l.Certificate)
 	b = append(b, byte(len(l.Extensions)>>8), byte(len(l.Extensions)))
 	return append(b, l.Extensions...)
-}
-
-// SignedBytes is what the SCT of an entry signs (RFC 6962 §3.2). It is the leaf's
-// bytes (RFC 6962 §3.4) too: both start with version v1 and a zero.
-func SignedBytes(e *ctonly.Entry, extensions []byte) []byte {
-	head := make([]byte, 0, 8+2)
-	head = binary.BigEndian.AppendUint64(head, e.Timestamp)
-	kind := uint16(entryX509)
-	if e.IsPrecert {
-		kind = entryPrecert
-	}
-	head = binary.BigEndian.AppendUint16(head, kind)
-	return Leaf{Raw: head, IssuerKeyHash: e.IssuerKeyHash, Certificate: e.Certificate, Extensions: extensions}.MerkleTreeLeaf()
 }
 
 // Hash is the hash under which the tree holds the entry (RFC 6962 §2.1).
