@@ -41,7 +41,7 @@ var parts = []struct {
 	{"concurrent", testConcurrent},
 	{"again", testAgain},
 	{"canceled", testCanceled},
-	{"presigned", testPresigned},
+	{"precertificate signer", testPrecertificateSigner},
 	{"readable", testReadable},
 }
 
@@ -146,16 +146,16 @@ func testCanceled(t *testing.T, f Fixture) {
 	}
 }
 
-// testPresigned: a log takes a precertificate of a precertificate signing
+// testPrecertificateSigner: a log takes a precertificate of a precertificate signing
 // certificate (RFC 6962 §3.1), promises the final certificate that the issuer
 // itself signs, as certificate-transparency-go verifies it, and keeps the promise.
-func testPresigned(t *testing.T, f Fixture) {
+func testPrecertificateSigner(t *testing.T, f Fixture) {
 	p := policy(t, f)
-	probe, _ := f.CA.Presigned(t)
+	probe, _ := f.CA.ChainOfSigner(t)
 	if err := p.Accepts(t.Context(), probe); err != nil {
 		t.Fatalf("Accepts: %v", err)
 	}
-	chain, final := f.CA.Presigned(t)
+	chain, final := f.CA.ChainOfSigner(t)
 	scts, err := p.Submit(t.Context(), chain)
 	if err != nil {
 		t.Fatalf("Submit: %v", err)

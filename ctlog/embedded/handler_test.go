@@ -193,11 +193,11 @@ func TestSubmissionByAPrecertificateSigningCertificate(t *testing.T) {
 	b.config.Submission = true
 	l := b.open(t)
 	url, c := serve(t, l)
-	chain, final := b.ca.Presigned(t)
+	chain, final := b.ca.ChainOfSigner(t)
 	pre := append([][]byte{chain.Precertificate}, chain.Issuers...)
-	stranger, _ := ctlogtest.NewCA(t).Presigned(t)
+	stranger, _ := ctlogtest.NewCA(t).ChainOfSigner(t)
 	issue := func(edit func(leaf, signer *x509.Certificate)) []byte {
-		return chainBody(t, b.ca.PresignedBy(t, edit)...)
+		return chainBody(t, b.ca.ChainOfSignerAfter(t, edit)...)
 	}
 	server := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for name, tt := range map[string]struct {

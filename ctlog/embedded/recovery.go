@@ -97,7 +97,7 @@ func (l *Log) start(ctx context.Context) error {
 		return err
 	}
 	if fresh {
-		if err := l.adoptMark(ctx, logdir.EmptyTree()); err != nil {
+		if err := l.newMark(ctx, logdir.EmptyTree()); err != nil {
 			return errors.Join(err, l.abandon(ctx))
 		}
 		l.tree = logdir.EmptyTree()
@@ -131,8 +131,9 @@ func (l *Log) inspect() (fresh bool, err error) {
 	return true, nil
 }
 
-// verifyDisk is the guard of an existing log: same key and name, not smaller
-// than the mark, the same history as mark and checkpoint, an undamaged right edge.
+// verifyDisk refuses an existing log unless it has the same key and name, isn't
+// smaller than the mark, continues what mark and checkpoint have seen, and has an
+// undamaged right edge.
 func (l *Log) verifyDisk(ctx context.Context) error {
 	if err := l.checkOwner(); err != nil {
 		return err
@@ -163,11 +164,11 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if now.Size > 0 && !l.o.AcceptMissingMark {
 		return fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
 	}
-	return l.adoptMark(ctx, now)
+	return l.newMark(ctx, now)
 }
 
-// adoptMark makes the mark file and opens it.
-func (l *Log) adoptMark(ctx context.Context, t checkpoint.Tree) error {
+// newMark makes the mark file and opens it.
+func (l *Log) newMark(ctx context.Context, t checkpoint.Tree) error {
 	if err := logdir.CreateMark(string(l.config.MarkFile), l.description.ID, t); err != nil {
 		return err
 	}

@@ -55,7 +55,6 @@ const (
 // holds no goroutine; [Log.Close] drops its idle connections.
 type Log struct {
 	description ctlog.Description
-	url         string
 	transport   http.RoundTripper
 	token       string
 	o           Options
@@ -75,18 +74,11 @@ func New(c Config, o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	spki, err := readKey(string(c.KeyFile))
+	description, err := Describe(ctlog.FrozenConfig{URL: c.URL, KeyFile: c.KeyFile, Operator: c.Operator, Start: c.Start, End: c.End})
 	if err != nil {
-		return nil, fmt.Errorf("the log %s: %w", c.URL, err)
+		return nil, err
 	}
-	l := &Log{
-		url: strings.TrimSuffix(c.URL, "/"), o: o,
-		breaker: &breaker{now: o.Now},
-	}
-	l.description = ctlog.Description{
-		ID: sha256.Sum256(spki), SPKI: spki, URL: l.url,
-		Operator: c.Operator, Start: c.Start, End: c.End,
-	}
+	l := &Log{description: description, o: o, breaker: &breaker{now: o.Now}}
 	if c.MaxInFlight <= 0 {
 		c.MaxInFlight = ctlog.DefaultMaxInFlight
 	}
@@ -108,16 +100,16 @@ func New(c Config, o Options) (*Log, error) {
 	}
 	for _, c := range l.gauges() {
 		if err := o.Metrics.Register(c); err != nil {
-			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.url, err)
+			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.description.URL, err)
 		}
 	}
 	return l, nil
 }
 
-// gauges show how the log stands at the moment.
+// gauges show the state of the breaker and what the log said of its roots.
 func (l *Log) gauges() []prometheus.Collector {
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.url}}, read)
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.description.URL}}, read)
 	}
 	return []prometheus.Collector{
 		gauge("mayfly_ctlog_breaker_open", "1 while an external log is left alone after repeated failures, else 0.", func() float64 {
@@ -141,7 +133,7 @@ func (l *Log) gauges() []prometheus.Collector {
 	}
 }
 
-// Describe reads the key of a log that is only named in the trust root.
+// Describe is what the trust root says of a log: it reads the key file.
 func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
 	spki, err := readKey(string(c.KeyFile))
 	if err != nil {
@@ -177,7 +169,7 @@ func (l *Log) Description() ctlog.Description { return l.description }
 func (l *Log) Reader() *http.Client {
 	c := l.client(maxRoots)
 	if l.token != "" {
-		c.Transport = bearer{next: c.Transport, below: l.url + "/", token: l.token}
+		c.Transport = bearer{next: c.Transport, below: l.description.URL + "/", token: l.token}
 	}
 	return c
 }
@@ -233,7 +225,7 @@ func (l *Log) settle(ctx context.Context, err error) {
 // fresh is a client for one request: it has no memory of earlier outages. It gets
 // no key, because its verification overlooks log id and time; the policy does all.
 func (l *Log) fresh(limit int64) (*jsonclient.JSONClient, error) {
-	c, err := jsonclient.New(l.url, l.client(limit), jsonclient.Options{
+	c, err := jsonclient.New(l.description.URL, l.client(limit), jsonclient.Options{
 		UserAgent: userAgent, Authorization: l.token, Logger: silent{},
 	})
 	if err != nil {

@@ -70,7 +70,7 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 	l.roots.stand = Roots{Checked: l.o.Now()}
 	if cut(accepted, chain) == 0 {
 		l.roots.stand.Refused = true
-		l.roots.stand.Err = &RootsError{URL: l.url, Chain: len(chain)}
+		l.roots.stand.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
 	}
 	return l.roots.stand.Err
 }
@@ -83,13 +83,13 @@ func (l *Log) askRoots(ctx context.Context) (map[[32]byte]bool, error) {
 		return nil, err
 	}
 	if _, _, err := client.GetAndParse(ctx, ct.GetRootsPath, nil, &body); err != nil {
-		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.url, flatten(err))
+		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.description.URL, flatten(err))
 	}
 	accepted := make(map[[32]byte]bool, len(body.Certificates))
 	for _, text := range body.Certificates {
 		der, err := decodeBase64(text)
 		if err != nil {
-			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.url, err)
+			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.description.URL, err)
 		}
 		accepted[sha256.Sum256(der)] = true
 	}
@@ -135,13 +135,13 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		case errors.As(err, &none):
 			next = rootsAgain
 			if !refused {
-				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.url), slog.Any("error", err))
+				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.description.URL), slog.Any("error", err))
 			}
 		case err != nil:
 			next = rootsAgain
-			l.o.Logger.WarnContext(ctx, "a log can't be asked for its roots", slog.String("log", l.url), slog.Any("error", err))
+			l.o.Logger.WarnContext(ctx, "a log can't be asked for its roots", slog.String("log", l.description.URL), slog.Any("error", err))
 		case refused:
-			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.url))
+			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.description.URL))
 		}
 	}
 	return nil

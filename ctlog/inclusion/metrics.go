@@ -58,7 +58,7 @@ func (m *metrics) follow(before, now map[[32]byte]*watched) {
 
 func (m *metrics) kept(url string) { m.done.WithLabelValues(url).Inc() }
 
-func (m *metrics) stand(w *watched, oldest time.Duration) {
+func (m *metrics) show(w *watched, oldest time.Duration) {
 	url := w.reader.description.URL
 	m.pending.WithLabelValues(url).Set(float64(len(w.pending)))
 	m.overdue.WithLabelValues(url).Set(float64(w.overdue))

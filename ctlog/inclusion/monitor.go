@@ -58,8 +58,8 @@ type Options struct {
 // Monitor follows the audit trail and reads the logs. Run does the work.
 type Monitor struct {
 	o       Options
-	mu      sync.Mutex            // guards coming, and is never held while a log is read
-	coming  map[[32]byte]*watched // the logs of the next look, where they are others; else nil
+	mu      sync.Mutex            // guards next, and is never held while a log is read
+	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   *trail
 	state   state
@@ -104,7 +104,7 @@ func New(o Options) (*Monitor, error) {
 	if err := m.Follow(o.Logs); err != nil {
 		return nil, err
 	}
-	m.takeUp()
+	m.adopt()
 	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
@@ -132,15 +132,15 @@ func (m *Monitor) Follow(logs []Log) error {
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.coming = next
+	m.next = next
 	return nil
 }
 
-// takeUp puts what Follow was told last in force.
-func (m *Monitor) takeUp() {
+// adopt puts what Follow was told last in force.
+func (m *Monitor) adopt() {
 	m.mu.Lock()
-	next := m.coming
-	m.coming = nil
+	next := m.next
+	m.next = nil
 	m.mu.Unlock()
 	if next == nil {
 		return
@@ -175,13 +175,13 @@ func (m *Monitor) Run(ctx context.Context) error {
 // remembers how far all is well. An error says what could not be read; the next look
 // tries again. It must not be called beside Run.
 func (m *Monitor) Look(ctx context.Context) error {
-	m.takeUp()
+	m.adopt()
 	var errs []error
 	latest, err := m.trail.read(maxPending-m.pending(), m.take)
 	errs = append(errs, err)
 	for _, w := range m.logs {
 		errs = append(errs, m.ask(ctx, w))
-		m.judge(ctx, w)
+		m.tally(ctx, w)
 	}
 	return errors.Join(append(errs, m.remember(latest))...)
 }
@@ -237,8 +237,8 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 	return failure
 }
 
-// judge counts what is late or false, and says so when it becomes more.
-func (m *Monitor) judge(ctx context.Context, w *watched) {
+// tally counts what is late or false, and says so when it becomes more.
+func (m *Monitor) tally(ctx context.Context, w *watched) {
 	now, before := m.o.Now(), w.overdue
 	w.overdue, w.broken = 0, 0
 	oldest := time.Duration(0)
@@ -256,7 +256,7 @@ func (m *Monitor) judge(ctx context.Context, w *watched) {
 		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
 			slog.String("log", w.reader.description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
 	}
-	m.metrics.stand(w, oldest)
+	m.metrics.show(w, oldest)
 }
 
 // remember writes the time before which every promise was kept, when it moved. It
