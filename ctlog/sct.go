@@ -29,10 +29,6 @@ const (
 	signedOverhead = 2 + 8 + 2 + 32 + 3 + 2 // RFC 6962 §3.2: all but the TBSCertificate and the extensions
 )
 
-// MaxListBytes is the length of the longest list that [ParseList] reads: two
-// bytes of length and what they can count (RFC 6962 §3.3).
-const MaxListBytes = 2 + 1<<16 - 1
-
 // ErrSignature is returned by [SCT.Verify] when the signature is not the log's
 // over this chain.
 var ErrSignature = errors.New("ctlog: the SCT's signature is not the log's over this certificate")

@@ -30,11 +30,11 @@ type Config = ctlog.ExternalConfig
 
 // Options are what a log needs besides its configuration.
 type Options struct {
-	Now       func() time.Time  // nil: time.Now; for the breaker
-	Logger    *slog.Logger      // nil: nothing is logged
-	Transport http.RoundTripper // nil: one of the log's own, as the configuration describes the way
-
+	Now     func() time.Time      // nil: time.Now; for the breaker
+	Logger  *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is registered
+
+	transport http.RoundTripper // nil but in tests: one of the log's own, as the configuration describes the way
 }
 
 // How the log is spoken to.
@@ -90,7 +90,7 @@ func New(c Config, o Options) (*Log, error) {
 		}
 		l.token = "Bearer " + string(token)
 	}
-	if l.transport = o.Transport; l.transport == nil {
+	if l.transport = o.transport; l.transport == nil {
 		if l.transport, err = newTransport(c); err != nil {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}

@@ -78,7 +78,7 @@ func (s *Scrub) Run(ctx context.Context) {
 func (s *Scrub) check(ctx context.Context) (Report, error) {
 	limiter := rate.NewLimiter(scrubTiles, 1)
 	return Verify(ctx, s.o.Dir, VerifyOptions{
-		Key: s.o.Key, MarkFile: s.o.MarkFile, Workers: scrubReaders, Pace: limiter.Wait,
+		Key: s.o.Key, MarkFile: s.o.MarkFile, workers: scrubReaders, pace: limiter.Wait,
 	})
 }
 

@@ -30,11 +30,9 @@ type VerifyOptions struct {
 	Backup bool
 	// Progress is called with entries done and all entries, from one goroutine; may be nil.
 	Progress func(done, total uint64)
-	// Workers read tiles at the same time; zero: 2.
-	Workers uint
-	// Pace is called before each tile and data tile is read, and may wait. Its error
-	// ends the check. Nil: nothing waits.
-	Pace func(ctx context.Context) error
+
+	workers uint                            // read tiles at the same time; zero: 2
+	pace    func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
 }
 
 // Report is what a full check found in a log that is whole.
@@ -78,11 +76,10 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
 		return report, err
 	}
-	pace := o.Pace
-	if pace == nil {
-		pace = func(context.Context) error { return nil }
+	if o.pace == nil {
+		o.pace = func(context.Context) error { return nil }
 	}
-	v := entryVerifier{dir: d, issuers: d.Issuers(), known: make(map[[32]byte]*x509.Certificate), report: &report, pace: pace}
+	v := entryVerifier{dir: d, issuers: d.Issuers(), known: make(map[[32]byte]*x509.Certificate), report: &report, pace: o.pace}
 	for index := range logdir.Bundles(head.Size) {
 		if err := v.bundle(ctx, index, head.Size); err != nil {
 			return report, err
@@ -92,14 +89,13 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		}
 	}
 	report.Issuers = len(v.known)
-	workers := o.Workers
-	if workers == 0 {
-		workers = 2
+	if o.workers == 0 {
+		o.workers = 2
 	}
 	// Tessera's own checker comes last: what it finds damaged is told better by the
 	// checks before it.
-	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: pace}
-	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: workers}).Check(ctx); err != nil {
+	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: o.pace}
+	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: o.workers}).Check(ctx); err != nil {
 		return report, fmt.Errorf("tessera's check of tiles and root: %w", err)
 	}
 	return report, nil
