@@ -130,8 +130,7 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		refused := l.Roots().Refused
 		var none *RootsError
 		switch err := l.checkRootsNow(ctx, chain()); {
-		case ctx.Err() != nil:
-			return nil
+		case ctx.Err() != nil: // it was cut off, and says nothing
 		case errors.As(err, &none):
 			next = rootsAgain
 			if !refused {
