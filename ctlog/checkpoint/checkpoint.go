@@ -10,10 +10,12 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog"
 	formats "github.com/transparency-dev/formats/note"
 	"golang.org/x/mod/sumdb/note"
 )
@@ -63,6 +65,19 @@ func NewVerifier(origin string, key crypto.PublicKey) (note.Verifier, error) {
 		return nil, fmt.Errorf("describing the log's key: %w", err)
 	}
 	return verifier{v}, nil
+}
+
+// VerifierOf is the verifier of a log's checkpoints, as the trust root describes it.
+func VerifierOf(d ctlog.Description) (note.Verifier, error) {
+	key, err := ctlog.ParseKey(d.SPKI)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(d.URL)
+	if err != nil {
+		return nil, fmt.Errorf("the log's URL: %w", err)
+	}
+	return NewVerifier(u.Host+u.Path, key)
 }
 
 // Open verifies a checkpoint and takes the tree head out of it.

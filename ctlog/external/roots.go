@@ -35,10 +35,10 @@ func (e *RootsError) Error() string {
 type roots struct {
 	mu       sync.RWMutex
 	accepted map[[32]byte]bool // SHA-256 of each certificate; nil: it was never asked
-	stand    Roots
+	last     Roots
 }
 
-// Roots is how a log stands to the CA's chain.
+// Roots is what a log said of the CA's chain.
 type Roots struct {
 	Checked time.Time // of the last answer; zero: none yet
 	Refused bool      // that answer had none of the CA's certificates
@@ -49,7 +49,7 @@ type Roots struct {
 func (l *Log) Roots() Roots {
 	l.roots.mu.RLock()
 	defer l.roots.mu.RUnlock()
-	return l.roots.stand
+	return l.roots.last
 }
 
 // CheckRoots asks the log for the certificates that it accepts; all later chains
@@ -63,16 +63,16 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 	l.roots.mu.Lock()
 	defer l.roots.mu.Unlock()
 	if err != nil {
-		l.roots.stand.Err = err
+		l.roots.last.Err = err
 		return err
 	}
 	l.roots.accepted = accepted
-	l.roots.stand = Roots{Checked: l.o.Now()}
+	l.roots.last = Roots{Checked: l.o.Now()}
 	if cut(accepted, chain) == 0 {
-		l.roots.stand.Refused = true
-		l.roots.stand.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
+		l.roots.last.Refused = true
+		l.roots.last.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
 	}
-	return l.roots.stand.Err
+	return l.roots.last.Err
 }
 
 // askRoots is get-roots (RFC 6962 §4.7).

@@ -40,15 +40,7 @@ type reader struct {
 }
 
 func newReader(l Log) (reader, error) {
-	key, err := ctlog.ParseKey(l.Description.SPKI)
-	if err != nil {
-		return reader{}, err
-	}
-	name, err := url.Parse(l.Description.URL)
-	if err != nil {
-		return reader{}, fmt.Errorf("its URL: %w", err)
-	}
-	verifier, err := checkpoint.NewVerifier(name.Host+name.Path, key)
+	verifier, err := checkpoint.VerifierOf(l.Description)
 	if err != nil {
 		return reader{}, err
 	}

@@ -173,17 +173,27 @@ func (o Owner) Verifier() (note.Verifier, error) {
 	return checkpoint.NewVerifier(o.Origin, key)
 }
 
-// Head is the published checkpoint, verified with the key that the directory states.
-func (d Dir) Head(ctx context.Context) (checkpoint.Head, error) {
+// Open verifies a checkpoint with the key that the directory states.
+func (o Owner) Open(raw []byte) (checkpoint.Head, error) {
+	verifier, err := o.Verifier()
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	return checkpoint.Open(raw, verifier)
+}
+
+// Head is the published checkpoint, and whose it is as the directory states it.
+func (d Dir) Head(ctx context.Context) (Owner, checkpoint.Head, error) {
 	owner, err := d.Owner()
 	if err != nil {
-		return checkpoint.Head{}, err
+		return Owner{}, checkpoint.Head{}, err
 	}
-	verifier, err := owner.Verifier()
+	raw, err := d.ReadCheckpoint(ctx)
 	if err != nil {
-		return checkpoint.Head{}, err
+		return Owner{}, checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	return d.OpenCheckpoint(ctx, verifier)
+	head, err := owner.Open(raw)
+	return owner, head, err
 }
 
 // OpenCheckpoint reads the published checkpoint and verifies it.

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"os"
 
-	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 )
@@ -38,7 +37,7 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 	if entries, err := os.ReadDir(to); err == nil && len(entries) > 0 && !copied.Exists(logdir.OwnerName) { // which a backup has first of all
 		return Report{}, fmt.Errorf("%s holds something else than a backup of this log: name a new folder", to)
 	}
-	head, err := openHead(owner, raw)
+	head, err := owner.Open(raw)
 	if err != nil {
 		return Report{}, err
 	}
@@ -50,15 +49,6 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 	}
 	o.Backup, o.Progress = true, nil
 	return Verify(ctx, to, o)
-}
-
-// openHead verifies a checkpoint with the key that the directory states.
-func openHead(owner logdir.Owner, raw []byte) (checkpoint.Head, error) {
-	verifier, err := owner.Verifier()
-	if err != nil {
-		return checkpoint.Head{}, err
-	}
-	return checkpoint.Open(raw, verifier)
 }
 
 // copyLog copies owner, issuers and tiles of the first size entries.

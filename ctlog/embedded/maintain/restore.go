@@ -28,15 +28,7 @@ func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions)
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return Report{}, fmt.Errorf("%s isn't empty: a log is never overwritten", dir)
 	}
-	owner, err := from.Owner()
-	if err != nil {
-		return Report{}, err
-	}
-	raw, err := from.ReadCheckpoint(ctx)
-	if err != nil {
-		return Report{}, fmt.Errorf("reading the checkpoint: %w", err)
-	}
-	head, err := openHead(owner, raw)
+	owner, head, err := from.Head(ctx)
 	if err != nil {
 		return Report{}, err
 	}

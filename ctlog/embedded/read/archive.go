@@ -25,17 +25,13 @@ type Archive struct {
 // OpenArchive verifies whose log the directory holds, and its checkpoint. get-roots
 // lists the roots, in DER; without a logger nothing is logged.
 func OpenArchive(ctx context.Context, dir string, description ctlog.Description, roots [][]byte, logger *slog.Logger) (*Archive, error) {
-	key, err := ctlog.ParseKey(description.SPKI)
+	verifier, err := checkpoint.VerifierOf(description)
 	if err != nil {
 		return nil, err
 	}
 	u, err := url.Parse(description.URL)
 	if err != nil {
 		return nil, fmt.Errorf("the log's URL: %w", err)
-	}
-	verifier, err := checkpoint.NewVerifier(u.Host+u.Path, key)
-	if err != nil {
-		return nil, err
 	}
 	if description.ID != sha256.Sum256(description.SPKI) {
 		return nil, errors.New("the log's id is not its key's hash")
