@@ -58,7 +58,7 @@ func prefer(all []attemptState) []int {
 	return list
 }
 
-// having lists the logs that stand so.
+// having lists the logs in a state.
 func having(all []attemptState, wanted attemptState) []int {
 	var list []int
 	for log, s := range all {
