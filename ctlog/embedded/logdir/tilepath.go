@@ -2,7 +2,6 @@ package logdir
 
 import (
 	"path/filepath"
-	"strconv"
 	"strings"
 
 	"github.com/transparency-dev/tessera/api/layout"
@@ -24,61 +23,22 @@ type TilePath struct {
 // ParseTilePath reads a path. Each tile has exactly one: no leading zeros, no
 // empty or dot parts, no width of a full tile.
 func ParseTilePath(path string) (TilePath, bool) {
+	rest, below := strings.CutPrefix(path, TileDir+"/")
+	level, number, found := strings.Cut(rest, "/")
+	if !below || !found {
+		return TilePath{}, false
+	}
 	var t TilePath
-	rest, ok := strings.CutPrefix(path, TileDir+"/")
-	if !ok {
-		return t, false
-	}
-	level, rest, ok := strings.Cut(rest, "/")
-	switch {
-	case !ok:
-		return t, false
-	case level == "data":
+	var err error
+	if level == "data" {
 		t.Level = DataLevel
-	case len(level) == 1 && level[0] >= '0' && level[0] <= '0'+MaxLevel:
-		t.Level = int(level[0] - '0')
-	default:
-		return t, false
+		t.Index, t.Width, err = layout.ParseTileIndexPartial(number)
+	} else {
+		var l uint64
+		l, t.Index, t.Width, err = layout.ParseTileLevelIndexPartial(level, number)
+		t.Level = int(l)
 	}
-	number, width, partial := strings.Cut(rest, ".p/")
-	if partial {
-		w, err := strconv.ParseUint(width, 10, 8)
-		if err != nil || w == 0 || width[0] == '0' || width[0] == '+' {
-			return t, false
-		}
-		t.Width = uint8(w)
-	}
-	index, ok := parseTileIndex(number)
-	t.Index = index
-	return t, ok
-}
-
-// parseTileIndex reads groups of three digits, each but the last with an x
-// before it: x001/x234/067.
-func parseTileIndex(s string) (uint64, bool) {
-	groups := strings.Split(s, "/")
-	if len(groups) > 5 { // 2^40 entries need no more
-		return 0, false
-	}
-	var index uint64
-	for i, g := range groups {
-		last := i == len(groups)-1
-		if !last {
-			var marked bool
-			if g, marked = strings.CutPrefix(g, "x"); !marked {
-				return 0, false
-			}
-		}
-		if len(g) != 3 || !digits(g) || (i == 0 && !last && g == "000") {
-			return 0, false
-		}
-		n, err := strconv.ParseUint(g, 10, 16)
-		if err != nil {
-			return 0, false
-		}
-		index = index*1000 + n
-	}
-	return index, true
+	return t, err == nil && t.Level <= MaxLevel && t.Name() == path
 }
 
 // Within reports whether all of the tile is in a log of the size given.
