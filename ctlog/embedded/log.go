@@ -14,6 +14,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -242,7 +243,7 @@ func (l *Log) Prefix() string { return l.prefix }
 func (l *Log) Handler() http.Handler {
 	posts := make(map[string]read.HandlerFunc)
 	for _, path := range l.Submissions() {
-		posts[path] = l.addChain(path == addPreChainPath)
+		posts[path] = l.addChain(path == ct.AddPreChainPath)
 	}
 	return l.reads.Handler(posts)
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -32,33 +34,13 @@ const (
 	submissionBurst = 200 // at once, after a quiet time
 )
 
-// addChainBody and sctBody are RFC 6962 §4.1.
-type (
-	addChainBody struct {
-		Chain [][]byte `json:"chain"`
-	}
-	sctBody struct {
-		Version    uint8  `json:"sct_version"`
-		ID         []byte `json:"id"`
-		Timestamp  uint64 `json:"timestamp"`
-		Extensions []byte `json:"extensions"`
-		Signature  []byte `json:"signature"`
-	}
-)
-
-// Paths of RFC 6962 §4.1 and §4.2.
-const (
-	addChainPath    = "/ct/v1/add-chain"
-	addPreChainPath = "/ct/v1/add-pre-chain"
-)
-
 // Submissions are the paths below [Log.Prefix] that take a POST; none unless the
 // configuration turns the submission API on.
 func (l *Log) Submissions() []string {
 	if !l.config.Submission {
 		return nil
 	}
-	return []string{addChainPath, addPreChainPath}
+	return []string{ct.AddChainPath, ct.AddPreChainPath}
 }
 
 // addChain takes certificates, or precertificates.
@@ -83,8 +65,9 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error
 	case err != nil:
 		return err
 	}
-	return read.WriteJSON(w, "no-store", sctBody{ // RFC 6962 §4.1: version v1 is 0, the signature a DigitallySigned
-		ID: sct.LogID[:], Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: ctlog.AppendSignature(nil, sct.Signature),
+	return read.WriteJSON(w, "no-store", ct.AddChainResponse{ // RFC 6962 §4.1: the signature is a DigitallySigned
+		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
+		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: ctlog.AppendSignature(nil, sct.Signature),
 	})
 }
 
@@ -99,7 +82,7 @@ func (l *Log) readChain(w http.ResponseWriter, r *http.Request, precert bool) ([
 	if err != nil {
 		return nil, read.BadRequest("the body can't be read")
 	}
-	var body addChainBody
+	var body ct.AddChainRequest
 	if err := json.Unmarshal(raw, &body); err != nil || len(body.Chain) == 0 || len(body.Chain) > maxChainLength {
 		return nil, read.BadRequest("want JSON with a chain of 1 to %d certificates in base64", maxChainLength)
 	}

@@ -15,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"golang.org/x/mod/sumdb/note"
 )
@@ -56,14 +57,14 @@ type HandlerFunc func(http.ResponseWriter, *http.Request) error
 // way to write one of these paths too: each thing has one.
 func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
 	reads := map[string]HandlerFunc{
-		"/" + logdir.CheckpointName:  a.serveCheckpoint,
-		"/" + logdir.OwnerName:       a.serveOwner,
-		"/ct/v1/get-sth":             a.query(cacheNever, a.getSTH),
-		"/ct/v1/get-sth-consistency": a.query(cacheForever, a.getConsistency, "first", "second"),
-		"/ct/v1/get-proof-by-hash":   a.getProofByHash,
-		"/ct/v1/get-entries":         a.query(cacheNever, a.getEntries, "start", "end"),
-		"/ct/v1/get-entry-and-proof": a.query(cacheForever, a.getEntryAndProof, "leaf_index", "tree_size"),
-		"/ct/v1/get-roots":           a.getRoots,
+		"/" + logdir.CheckpointName: a.serveCheckpoint,
+		"/" + logdir.OwnerName:      a.serveOwner,
+		ct.GetSTHPath:               a.query(cacheNever, a.getSTH),
+		ct.GetSTHConsistencyPath:    a.query(cacheForever, a.getConsistency, "first", "second"),
+		ct.GetProofByHashPath:       a.getProofByHash,
+		ct.GetEntriesPath:           a.query(cacheNever, a.getEntries, "start", "end"),
+		ct.GetEntryAndProofPath:     a.query(cacheForever, a.getEntryAndProof, "leaf_index", "tree_size"),
+		ct.GetRootsPath:             a.getRoots,
 	}
 	find := func(path string) (serve HandlerFunc, methods string) {
 		switch {

@@ -10,41 +10,16 @@ import (
 	"os"
 	"strconv"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
-// The bodies of RFC 6962 §4.3 to §4.8. A []byte is base64 in JSON.
-type (
-	sthBody struct {
-		TreeSize  uint64 `json:"tree_size"`
-		Timestamp uint64 `json:"timestamp"`
-		RootHash  []byte `json:"sha256_root_hash"`
-		Signature []byte `json:"tree_head_signature"`
-	}
-	consistencyBody struct {
-		Consistency [][]byte `json:"consistency"`
-	}
-	proofBody struct {
-		LeafIndex uint64   `json:"leaf_index"`
-		AuditPath [][]byte `json:"audit_path"`
-	}
-	entryBody struct {
-		LeafInput []byte `json:"leaf_input"`
-		ExtraData []byte `json:"extra_data"`
-	}
-	entriesBody struct {
-		Entries []entryBody `json:"entries"`
-	}
-	entryAndProofBody struct {
-		entryBody
-		AuditPath [][]byte `json:"audit_path"`
-	}
-	rootsBody struct {
-		Certificates [][]byte `json:"certificates"`
-	}
-)
+// rootsBody is RFC 6962 §4.7; a []byte is base64 in JSON.
+type rootsBody struct {
+	Certificates [][]byte `json:"certificates"`
+}
 
 // answerer makes the body of an answer from the published checkpoint and the
 // numbers that were asked with.
@@ -79,7 +54,7 @@ func (a *API) query(cache string, answer answerer, parameters ...string) Handler
 // getSTH is RFC 6962 §4.3, from the same checkpoint that the static API serves:
 // its note signature is the tree head's.
 func (a *API) getSTH(_ context.Context, head checkpoint.Head, _ []uint64) (any, error) {
-	return sthBody{TreeSize: head.Size, Timestamp: head.Timestamp, RootHash: head.Root, Signature: head.Signature}, nil
+	return ct.GetSTHResponse{TreeSize: head.Size, Timestamp: head.Timestamp, SHA256RootHash: head.Root, TreeHeadSignature: head.Signature}, nil
 }
 
 // getConsistency is RFC 6962 §4.4.
@@ -89,10 +64,10 @@ func (a *API) getConsistency(ctx context.Context, head checkpoint.Head, numbers 
 		return nil, BadRequest("want first <= second <= the published tree size, %d", head.Size)
 	}
 	if first == 0 || first == second { // RFC 6962 §2.1.2: the proof is empty
-		return consistencyBody{Consistency: [][]byte{}}, nil
+		return ct.GetSTHConsistencyResponse{Consistency: [][]byte{}}, nil
 	}
 	path, err := a.o.Dir.Consistency(ctx, first, second, head.Size)
-	return consistencyBody{Consistency: path}, err
+	return ct.GetSTHConsistencyResponse{Consistency: path}, err
 }
 
 // getProofByHash is RFC 6962 §4.5.
@@ -114,7 +89,7 @@ func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request) error {
 			return nil, errNotFound
 		}
 		path, err := a.o.Dir.Inclusion(ctx, index, size)
-		return proofBody{LeafIndex: index, AuditPath: orEmpty(path)}, err
+		return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: orEmpty(path)}, err
 	}, "tree_size")(w, r)
 }
 
@@ -132,7 +107,7 @@ func (a *API) getEntries(ctx context.Context, head checkpoint.Head, numbers []ui
 	if err != nil {
 		return nil, err
 	}
-	body := entriesBody{Entries: make([]entryBody, 0, end-start+1)}
+	body := ct.GetEntriesResponse{Entries: make([]ct.LeafEntry, 0, end-start+1)}
 	for _, leaf := range leaves[start-first : end-first+1] {
 		e, err := a.entry(leaf)
 		if err != nil {
@@ -158,7 +133,7 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 		return nil, err
 	}
 	e, err := a.entry(leaves[index%layout.EntryBundleWidth])
-	return entryAndProofBody{entryBody: e, AuditPath: orEmpty(path)}, err
+	return ct.GetEntryAndProofResponse{LeafInput: e.LeafInput, ExtraData: e.ExtraData, AuditPath: orEmpty(path)}, err
 }
 
 // getRoots is RFC 6962 §4.7.
@@ -167,7 +142,7 @@ func (a *API) getRoots(w http.ResponseWriter, _ *http.Request) error {
 }
 
 // entry puts an entry into the form of get-entries, with its chain.
-func (a *API) entry(leaf logdir.Leaf) (entryBody, error) {
+func (a *API) entry(leaf logdir.Leaf) (ct.LeafEntry, error) {
 	chain := make([][]byte, 0, len(leaf.Fingerprints))
 	for _, f := range leaf.Fingerprints {
 		der, err := a.o.Issuers.Get([32]byte(f))
@@ -175,11 +150,11 @@ func (a *API) entry(leaf logdir.Leaf) (entryBody, error) {
 			err = fmt.Errorf("the issuer %x of an entry is missing", f)
 		}
 		if err != nil {
-			return entryBody{}, err
+			return ct.LeafEntry{}, err
 		}
 		chain = append(chain, der)
 	}
-	return entryBody{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain)}, nil
+	return ct.LeafEntry{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain)}, nil
 }
 
 func orEmpty(list [][]byte) [][]byte {
