@@ -80,10 +80,10 @@ func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
 		return nil, ""
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		// No path of the grammar has a byte that could be escaped.
-		serve, methods := find(r.URL.EscapedPath())
+		path := r.URL.EscapedPath()
+		serve, methods := find(path)
 		switch {
-		case serve == nil:
+		case serve == nil, path != r.URL.Path: // no path of the grammar has a byte that needs escaping
 			serve = func(http.ResponseWriter, *http.Request) error { return errNotFound }
 		case !slices.Contains(strings.Split(methods, ", "), r.Method):
 			w.Header().Set("Allow", methods)
