@@ -15,6 +15,7 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -104,8 +105,8 @@ type Log struct {
 	tree       checkpoint.Tree // what is on disk, and in the mark
 	unverified error           // why the disk must be read again before the next batch
 
-	dedup           dedup
-	submissionLimit *rate.Limiter // of the submission API
+	submissionLimit *rate.Limiter                  // of the submission API
+	dedup           *lru.Cache[[32]byte, position] // its last entries by the SHA-256 of their certificates
 }
 
 var _ ctlog.Log = (*Log)(nil)
@@ -175,6 +176,9 @@ func prepare(c Config, o Options) (*Log, error) {
 		},
 		queue: make(chan *submission, o.maxQueue), drained: make(chan struct{}),
 		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
+	}
+	if l.dedup, err = lru.New[[32]byte, position](dedupEntries); err != nil {
+		return nil, err
 	}
 	l.AcceptRoots(o.Roots)
 	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger})

@@ -13,7 +13,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -27,7 +26,7 @@ import (
 const (
 	maxSubmission  = 512 << 10 // bytes of a request's body
 	maxChainLength = 10        // certificates in it
-	dedupEntries   = 1 << 16   // how many entries are known for their duplicates
+	dedupEntries   = 1 << 16   // how many of the entries are known for their duplicates
 
 	// Submissions from outside must not crowd out the CA's own.
 	submissionRate  = 20  // a second, of everybody together
@@ -203,7 +202,7 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 		return ctlog.SCT{}, &read.Refusal{Status: http.StatusForbidden, Text: "the log takes no entries at this time"}
 	}
 	identity := sha256.Sum256(chain[0].Raw)
-	if known, ok := l.dedup.get(identity); ok {
+	if known, ok := l.dedup.Get(identity); ok {
 		return l.promise(ctx, known)
 	}
 	issuers := make([][]byte, 0, len(chain)-1)
@@ -222,32 +221,6 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	l.dedup.put(identity, p)
+	l.dedup.Add(identity, p)
 	return l.promise(ctx, p)
-}
-
-// dedup remembers the last submissions from outside, in two generations of
-// which the older is dropped when the younger is full.
-type dedup struct {
-	mu           sync.Mutex
-	young, older map[[32]byte]position
-}
-
-func (d *dedup) get(identity [32]byte) (position, bool) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	p, ok := d.young[identity]
-	if !ok {
-		p, ok = d.older[identity]
-	}
-	return p, ok
-}
-
-func (d *dedup) put(identity [32]byte, p position) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.young == nil || len(d.young) >= dedupEntries/2 {
-		d.young, d.older = make(map[[32]byte]position), d.young
-	}
-	d.young[identity] = p
 }
