@@ -113,7 +113,7 @@ func TestSeveralSCTs(t *testing.T) {
 	t.Parallel()
 	logs := []*testLog{newTestLog(t), newTestLog(t), newTestLog(t)}
 	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
-		p, err := ctlog.NewPolicy([]ctlog.Member{logs[0], logs[1], logs[2]}, ctlog.Options{SCTs: 3, Now: clock})
+		p, err := ctlog.NewPolicy([]ctlog.Log{logs[0], logs[1], logs[2]}, ctlog.Options{SCTs: 3, Now: clock})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -58,7 +58,7 @@ func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	var err error
 	if o.Log == nil && !o.AcceptUnlogged {
 		r.log.now = o.Now
-		if o.Log, err = ctlog.NewPolicy([]ctlog.Member{r.log}, ctlog.Options{Now: o.Now}); err != nil {
+		if o.Log, err = ctlog.NewPolicy([]ctlog.Log{r.log}, ctlog.Options{Now: o.Now}); err != nil {
 			t.Fatal(err)
 		}
 	}

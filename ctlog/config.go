@@ -115,11 +115,7 @@ type FrozenConfig struct {
 
 // Check adds every fault of a frozen log's configuration.
 func (c *FrozenConfig) Check(path string, f *setting.Faults) {
-	if c.URL == "" {
-		f.Add(setting.Join(path, "url"), "required")
-	} else {
-		checkURL(setting.Join(path, "url"), c.URL, true, f)
-	}
+	checkURL(setting.Join(path, "url"), c.URL, true, f)
 	if c.KeyFile == "" {
 		f.Add(setting.Join(path, "key_file"), "required: the log's public key in PEM")
 	}
@@ -321,11 +317,7 @@ func (c *EmbeddedConfig) Origin() string {
 
 // Check adds every fault of an external log's configuration.
 func (c *ExternalConfig) Check(path string, f *setting.Faults) {
-	if c.URL == "" {
-		f.Add(setting.Join(path, "url"), "required")
-	} else {
-		checkURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
-	}
+	checkURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
 	if c.MonitoringURL != "" {
 		checkURL(setting.Join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
 	}
@@ -380,6 +372,8 @@ func checkWindow(path string, start, end time.Time, f *setting.Faults) {
 func checkURL(path, raw string, allowHTTP bool, f *setting.Faults) {
 	u, err := url.Parse(raw)
 	switch {
+	case raw == "":
+		f.Add(path, "required")
 	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
 		f.Add(path, "%q is not an http or https URL", raw)
 	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:

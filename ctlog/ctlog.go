@@ -2,9 +2,9 @@
 // timestamp (SCT): the promise of a Certificate Transparency log that what
 // Mayfly is about to issue is, or soon will be, in public view (RFC 6962).
 //
-// A log is a [Member]; [Policy] asks the members in their order and lets
-// nothing pass that it has not verified itself. The members are in
-// ctlog/embedded (our own log) and ctlog/external (anybody else's).
+// A log is a [Log]: our own is in ctlog/embedded, anybody else's in ctlog/external.
+// [Policy] asks the logs in their order, and lets nothing pass that it has not
+// verified itself.
 package ctlog
 
 import (
@@ -40,13 +40,13 @@ func (d Description) Holds(t time.Time) bool {
 	return !t.Before(d.Start) && (d.End.IsZero() || t.Before(d.End))
 }
 
-// Member is one log. Its answers are unverified: only [Policy] vouches for an SCT.
-type Member interface {
+// Log takes submissions. Its answers are unverified: only [Policy] vouches for an SCT.
+type Log interface {
 	// Submit asks the log to record the chain. It ends when ctx ends, at the latest.
 	// The chain may be in the log even where Submit returns an error. An error that
 	// another log or a later attempt may mend is a *fault.Error of kind Unavailable.
 	Submit(ctx context.Context, chain Chain) (SCT, error)
-	// Description never changes over the member's life.
+	// Description is the log's as the trust root states it. Only its end may move.
 	Description() Description
 	// Ready is nil when the log is able to take submissions now.
 	Ready(ctx context.Context) error

@@ -42,7 +42,7 @@ type metrics struct {
 
 // newMetrics registers the metrics with a series for every log, so that an
 // alarm on a bad SCT has a zero to rise from.
-func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
+func newMetrics(r prometheus.Registerer, logs []knownLog) (*metrics, error) {
 	m := &metrics{
 		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_submissions_total",
@@ -62,7 +62,7 @@ func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
 			Help: "SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.",
 		}, []string{"log", "flaw"}),
 	}
-	m.follow(nil, members)
+	m.follow(nil, logs)
 	if r == nil {
 		return m, nil
 	}
@@ -76,16 +76,16 @@ func newMetrics(r prometheus.Registerer, members []member) (*metrics, error) {
 
 // follow gives the logs that are in use now their series. Those that are no longer
 // keep what was counted, but have no end to come.
-func (m *metrics) follow(before, now []member) {
+func (m *metrics) follow(before, now []knownLog) {
 	for _, one := range before {
-		m.end.DeleteLabelValues(one.about.URL)
+		m.end.DeleteLabelValues(one.description.URL)
 	}
 	for _, one := range now {
 		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
-			m.bad.WithLabelValues(one.about.URL, string(f))
+			m.bad.WithLabelValues(one.description.URL, string(f))
 		}
-		if end := one.about.End; !end.IsZero() {
-			m.end.WithLabelValues(one.about.URL).Set(float64(end.Unix()))
+		if end := one.description.End; !end.IsZero() {
+			m.end.WithLabelValues(one.description.URL).Set(float64(end.Unix()))
 		}
 	}
 }

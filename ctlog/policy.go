@@ -34,7 +34,7 @@ const (
 // retryAfter is what a client is told when no log answered.
 const retryAfter = 5 * time.Second
 
-// Options are what a [Policy] needs besides its members.
+// Options are what a [Policy] needs besides its logs.
 type Options struct {
 	SCTs      int                   // how many logs a certificate is in, each with its SCT; zero: 1
 	Operators int                   // by how many operators those logs are run at least; zero: 1
@@ -48,17 +48,17 @@ type Options struct {
 // Policy asks logs for an SCT in their order, and verifies what they answer. It
 // holds no goroutine between submissions.
 type Policy struct {
-	inUse   atomic.Pointer[[]member]
+	inUse   atomic.Pointer[[]knownLog]
 	quorum  quorum
 	o       Options
 	metrics *metrics
 }
 
-// member is a log with its key parsed once.
-type member struct {
-	Member
-	about Description
-	key   *ecdsa.PublicKey
+// knownLog is a log with its key parsed once.
+type knownLog struct {
+	Log
+	description Description
+	key         *ecdsa.PublicKey
 }
 
 // errBadSCT marks what a log must never answer. It is deliberately no
@@ -67,8 +67,8 @@ var errBadSCT = errors.New("ctlog: a log answered with an SCT that does not hold
 
 // NewPolicy makes a policy of one or more logs, the preferred first. A log
 // without a P-256 key, or one whose id is not its key's hash, is an error.
-func NewPolicy(members []Member, o Options) (*Policy, error) {
-	if len(members) == 0 {
+func NewPolicy(logs []Log, o Options) (*Policy, error) {
+	if len(logs) == 0 {
 		return nil, errors.New("ctlog: a policy needs at least one log")
 	}
 	if o.Stagger <= 0 {
@@ -84,7 +84,7 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}}
-	known, err := p.admit(members)
+	known, err := p.admit(logs)
 	if err != nil {
 		return nil, err
 	}
@@ -93,43 +93,43 @@ func NewPolicy(members []Member, o Options) (*Policy, error) {
 	return p, err
 }
 
-// Use puts other members in the place of those that the policy has. What is under
+// Use puts other logs in the place of those that the policy has. What is under
 // way goes on with the old ones. The errors are those of [NewPolicy], and leave all
 // as it is.
-func (p *Policy) Use(members []Member) error {
-	known, err := p.admit(members)
+func (p *Policy) Use(logs []Log) error {
+	known, err := p.admit(logs)
 	if err != nil {
 		return err
 	}
-	p.metrics.follow(p.members(), known)
+	p.metrics.follow(p.logs(), known)
 	p.inUse.Store(&known)
 	return nil
 }
 
-// members are the logs in their order.
-func (p *Policy) members() []member { return *p.inUse.Load() }
+// logs are the logs in their order.
+func (p *Policy) logs() []knownLog { return *p.inUse.Load() }
 
-// admit reads the members' keys.
-func (p *Policy) admit(members []Member) ([]member, error) {
-	known := make([]member, 0, len(members))
-	seen := make(map[[32]byte]bool, len(members))
-	for _, m := range members {
-		about := m.Description()
-		key, err := ParseKey(about.SPKI)
+// admit reads the logs' keys.
+func (p *Policy) admit(logs []Log) ([]knownLog, error) {
+	known := make([]knownLog, 0, len(logs))
+	seen := make(map[[32]byte]bool, len(logs))
+	for _, m := range logs {
+		description := m.Description()
+		key, err := ParseKey(description.SPKI)
 		if err != nil {
-			return nil, fmt.Errorf("ctlog: the log %s: %w", about.URL, err)
+			return nil, fmt.Errorf("ctlog: the log %s: %w", description.URL, err)
 		}
-		if about.ID != sha256.Sum256(about.SPKI) {
-			return nil, fmt.Errorf("ctlog: the log %s: its id is not the SHA-256 of its key", about.URL)
+		if description.ID != sha256.Sum256(description.SPKI) {
+			return nil, fmt.Errorf("ctlog: the log %s: its id is not the SHA-256 of its key", description.URL)
 		}
-		if seen[about.ID] {
-			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", about.URL)
+		if seen[description.ID] {
+			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", description.URL)
 		}
-		seen[about.ID] = true
-		known = append(known, member{Member: m, about: about, key: key})
+		seen[description.ID] = true
+		known = append(known, knownLog{Log: m, description: description, key: key})
 	}
 	if !p.suffices(known) {
-		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(members))
+		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(logs))
 	}
 	return known, nil
 }
@@ -150,32 +150,32 @@ func ParseKey(spki []byte) (*ecdsa.PublicKey, error) {
 
 // Descriptions are the logs of the policy, in their order.
 func (p *Policy) Descriptions() []Description {
-	members := p.members()
-	out := make([]Description, 0, len(members))
-	for _, m := range members {
-		out = append(out, m.about)
+	logs := p.logs()
+	out := make([]Description, 0, len(logs))
+	for _, m := range logs {
+		out = append(out, m.description)
 	}
 	return out
 }
 
-// suffices reports whether a certificate could get its SCTs from the members.
-func (p *Policy) suffices(members []member) bool {
-	all := having(make([]standing, len(members)), unasked)
-	return p.quorum.choose(all, func(i int) string { return members[i].about.Operator }) != nil
+// suffices reports whether a certificate could get its SCTs from the logs.
+func (p *Policy) suffices(logs []knownLog) bool {
+	all := having(make([]attemptState, len(logs)), unasked)
+	return p.quorum.choose(all, func(i int) string { return logs[i].description.Operator }) != nil
 }
 
 // Ready is nil when as many logs as a certificate needs can take submissions.
 func (p *Policy) Ready(ctx context.Context) error {
 	now := p.o.Now()
-	var ready []member
+	var ready []knownLog
 	var failures []error
-	for _, m := range p.members() {
-		if !m.about.Holds(now) {
-			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.about.URL))
+	for _, m := range p.logs() {
+		if !m.description.Holds(now) {
+			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.description.URL))
 			continue
 		}
 		if err := m.Ready(ctx); err != nil {
-			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err))
+			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err))
 			continue
 		}
 		if ready = append(ready, m); p.suffices(ready) {
@@ -225,7 +225,7 @@ func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error
 	eligible := p.eligible()
 	if !p.suffices(eligible) {
 		return nil, p.refusal(ctx, []error{fault.New(fault.LogUnavailable, "too few transparency logs are in use now; nothing was issued").
-			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.members())))})
+			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.logs())))})
 	}
 	if len(eligible) == 1 { // nobody to hand over to: no goroutine, no timer
 		sct, err := p.ask(bounded, eligible[0], chain)
@@ -237,10 +237,10 @@ func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error
 	return p.race(ctx, bounded, eligible, chain)
 }
 
-// ErrOutrun is the cause with which a submission's context ends when the log was
+// ErrSuperseded is the cause with which a submission's context ends when the log was
 // silent for the stagger time, and another one asked after it has answered. The log
 // may take that for a failure of its own.
-var ErrOutrun = errors.New("ctlog: another log was asked later and answered first")
+var ErrSuperseded = errors.New("ctlog: another log was asked later and answered first")
 
 // ErrRefused marks the error of a log that understood a chain and refused it, or
 // answered for another entry than the chain's: time won't mend it.
@@ -262,12 +262,12 @@ func (p *Policy) Accepts(ctx context.Context, chain Chain) error {
 			case err == nil:
 				// Not as bad as after Submit: nothing was to be issued on this SCT.
 				if _, err = m.check(sct, chain, p.o.Now()); err != nil {
-					errs[i] = fmt.Errorf("%w: %s: its SCT does not hold: %w", ErrRefused, m.about.URL, err)
+					errs[i] = fmt.Errorf("%w: %s: its SCT does not hold: %w", ErrRefused, m.description.URL, err)
 				}
 			case ours(err):
-				errs[i] = fmt.Errorf("%w: %s: %w", ErrRefused, m.about.URL, err)
+				errs[i] = fmt.Errorf("%w: %s: %w", ErrRefused, m.description.URL, err)
 			default:
-				errs[i] = fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err)
+				errs[i] = fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err)
 			}
 		})
 	}
@@ -280,35 +280,35 @@ func (p *Policy) Accepts(ctx context.Context, chain Chain) error {
 
 // race asks the logs in their order until enough have given an SCT. ctx is the
 // caller's, bounded the same with the policy's timeout.
-func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Chain) ([]SCT, error) {
+func (p *Policy) race(ctx, bounded context.Context, eligible []knownLog, chain Chain) ([]SCT, error) {
 	answers := make(chan answer, len(eligible)) // never blocks a late log
-	stands, scts := make([]standing, len(eligible)), make([]SCT, len(eligible))
+	states, scts := make([]attemptState, len(eligible)), make([]SCT, len(eligible))
 	leave := make([]context.CancelCauseFunc, len(eligible)) // those that were asked
-	operator := func(i int) string { return eligible[i].about.Operator }
+	operator := func(i int) string { return eligible[i].description.Operator }
 	stagger := time.NewTimer(p.o.Stagger)
 	defer stagger.Stop()
 
 	var failures []error
 	for {
-		if chosen := p.quorum.choose(having(stands, answered), operator); chosen != nil {
+		if chosen := p.quorum.choose(having(states, answered), operator); chosen != nil {
 			out := make([]SCT, len(chosen))
 			for i, log := range chosen {
 				out[i] = scts[log]
 			}
-			for _, log := range having(stands, silent) {
-				leave[log](ErrOutrun)
+			for _, log := range having(states, silent) {
+				leave[log](ErrSuperseded)
 			}
 			return out, nil
 		}
-		plan := p.quorum.choose(prefer(stands), operator)
+		plan := p.quorum.choose(prefer(states), operator)
 		if plan == nil { // too many have failed
 			return nil, p.refusal(ctx, failures)
 		}
 		for _, log := range plan {
-			if stands[log] != unasked {
+			if states[log] != unasked {
 				continue
 			}
-			stands[log] = asked
+			states[log] = asked
 			stagger.Reset(p.o.Stagger)
 			var alone context.Context
 			alone, leave[log] = context.WithCancelCause(bounded)
@@ -319,14 +319,14 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 		}
 		select {
 		case a := <-answers:
-			stands[a.log], scts[a.log] = answered, a.sct
+			states[a.log], scts[a.log] = answered, a.sct
 			if a.err != nil {
-				stands[a.log] = failed
+				states[a.log] = failed
 				failures = append(failures, a.err)
 			}
 		case <-stagger.C:
-			for _, log := range having(stands, asked) {
-				stands[log] = silent
+			for _, log := range having(states, asked) {
+				states[log] = silent
 			}
 		case <-bounded.Done():
 			return nil, p.refusal(ctx, append(failures, context.Cause(bounded)))
@@ -334,16 +334,16 @@ func (p *Policy) race(ctx, bounded context.Context, eligible []member, chain Cha
 	}
 }
 
-func (p *Policy) eligible() []member { return holding(p.members(), p.o.Now()) }
+func (p *Policy) eligible() []knownLog { return holding(p.logs(), p.o.Now()) }
 
-// holding are the members that may be used at the time t.
-func holding(members []member, t time.Time) []member {
-	if len(members) == 1 && members[0].about.Holds(t) {
-		return members
+// holding are the logs that may be used at the time t.
+func holding(logs []knownLog, t time.Time) []knownLog {
+	if len(logs) == 1 && logs[0].description.Holds(t) {
+		return logs
 	}
-	out := make([]member, 0, len(members))
-	for _, m := range members {
-		if m.about.Holds(t) {
+	out := make([]knownLog, 0, len(logs))
+	for _, m := range logs {
+		if m.description.Holds(t) {
 			out = append(out, m)
 		}
 	}
@@ -353,11 +353,11 @@ func holding(members []member, t time.Time) []member {
 // CoveredUntil is the moment from which the logs that are known now don't suffice
 // any more; zero when there is none.
 func (p *Policy) CoveredUntil() time.Time {
-	members, t := p.members(), p.o.Now()
-	for p.suffices(holding(members, t)) {
+	logs, t := p.logs(), p.o.Now()
+	for p.suffices(holding(logs, t)) {
 		var next time.Time
-		for _, m := range members {
-			if end := m.about.End; end.After(t) && (next.IsZero() || end.Before(next)) {
+		for _, m := range logs {
+			if end := m.description.End; end.After(t) && (next.IsZero() || end.Before(next)) {
 				next = end
 			}
 		}
@@ -370,35 +370,35 @@ func (p *Policy) CoveredUntil() time.Time {
 }
 
 // ask submits to one log and verifies what it answers.
-func (p *Policy) ask(ctx context.Context, m member, chain Chain) (SCT, error) {
+func (p *Policy) ask(ctx context.Context, m knownLog, chain Chain) (SCT, error) {
 	begin := time.Now() // a duration, not the time of day: the injected clock has no say
 	sct, err := m.Submit(ctx, chain)
 	if err != nil {
-		p.metrics.submission(m.about.URL, outcomeOf(err), time.Since(begin))
+		p.metrics.submission(m.description.URL, outcomeOf(err), time.Since(begin))
 		if !errors.Is(err, context.Canceled) {
-			p.o.Logger.WarnContext(ctx, "log gave no SCT", slog.String("log", m.about.URL), slog.Any("error", err))
+			p.o.Logger.WarnContext(ctx, "log gave no SCT", slog.String("log", m.description.URL), slog.Any("error", err))
 		}
-		return SCT{}, fmt.Errorf("ctlog: the log %s: %w", m.about.URL, err)
+		return SCT{}, fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err)
 	}
 	now := p.o.Now()
 	flaw, err := m.check(sct, chain, now)
-	if flaw == flawTime && !m.about.Holds(now) { // it did when it was asked
-		p.metrics.submission(m.about.URL, outcomeDown, time.Since(begin))
-		return SCT{}, Late(m.about.URL)
+	if flaw == flawTime && !m.description.Holds(now) { // it did when it was asked
+		p.metrics.submission(m.description.URL, outcomeDown, time.Since(begin))
+		return SCT{}, LogEnded(m.description.URL)
 	}
 	if err != nil {
-		p.metrics.submission(m.about.URL, outcomeBad, time.Since(begin))
-		p.metrics.badSCT(m.about.URL, flaw)
+		p.metrics.submission(m.description.URL, outcomeBad, time.Since(begin))
+		p.metrics.badSCT(m.description.URL, flaw)
 		p.o.Logger.ErrorContext(ctx, "log answered with a bad SCT; nothing was issued on it",
-			slog.String("log", m.about.URL), slog.String("flaw", string(flaw)), slog.Any("error", err))
-		return SCT{}, fmt.Errorf("%w: the log %s: %w", errBadSCT, m.about.URL, err)
+			slog.String("log", m.description.URL), slog.String("flaw", string(flaw)), slog.Any("error", err))
+		return SCT{}, fmt.Errorf("%w: the log %s: %w", errBadSCT, m.description.URL, err)
 	}
-	p.metrics.submission(m.about.URL, outcomeLogged, time.Since(begin))
+	p.metrics.submission(m.description.URL, outcomeLogged, time.Since(begin))
 	return sct, nil
 }
 
-// Late is the error of a log whose time ended while it was asked.
-func Late(url string) error {
+// LogEnded is the error of a log whose time ended while it was asked.
+func LogEnded(url string) error {
 	return fault.New(fault.LogUnavailable, "a transparency log's time has just ended; try again").
 		With("dependency", "ctlog").Because(fmt.Errorf("%s: %w", url, ErrOutsideWindow))
 }
@@ -415,15 +415,15 @@ const (
 
 // check verifies all that an SCT claims, the cheap claims first. The log id is
 // not signed, so its comparison is as needful as the signature's.
-func (m member) check(s SCT, chain Chain, now time.Time) (flaw, error) {
-	if s.LogID != m.about.ID {
+func (m knownLog) check(s SCT, chain Chain, now time.Time) (flaw, error) {
+	if s.LogID != m.description.ID {
 		return flawLogID, errors.New("the SCT names another log")
 	}
 	earliest, latest := now.Add(-maxAge).UnixMilli(), now.Add(maxLead).UnixMilli()
 	if s.Timestamp < uint64(max(earliest, 0)) || s.Timestamp > uint64(max(latest, 0)) {
 		return flawTime, fmt.Errorf("the SCT's timestamp %d is not within %s before and %s after now, %d", s.Timestamp, maxAge, maxLead, now.UnixMilli())
 	}
-	if at := time.UnixMilli(int64(s.Timestamp)); !m.about.Holds(at) { // bounded above
+	if at := time.UnixMilli(int64(s.Timestamp)); !m.description.Holds(at) { // bounded above
 		// Clients judge an SCT by its own time, not by when it was asked for.
 		return flawTime, fmt.Errorf("the SCT's timestamp %d is outside the log's window", s.Timestamp)
 	}

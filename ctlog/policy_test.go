@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -28,7 +29,7 @@ func faulty(t *testing.T, url string, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlo
 	return ctlogtest.NewFaulty(honest, key, ca.Chain(t), f)
 }
 
-func newPolicy(t *testing.T, o ctlog.Options, members ...ctlog.Member) *ctlog.Policy {
+func newPolicy(t *testing.T, o ctlog.Options, members ...ctlog.Log) *ctlog.Policy {
 	t.Helper()
 	p, err := ctlog.NewPolicy(members, o)
 	if err != nil {
@@ -53,9 +54,9 @@ func counter(t *testing.T, r *prometheus.Registry, name string) (sum float64) {
 	return sum
 }
 
-// TestD1Policy: every outage of the only log is a 503 with a time to come back,
+// TestOutageOfTheOnlyLogIsRefusedInTime: every outage of the only log is a 503 with a time to come back,
 // within the deadline.
-func TestD1Policy(t *testing.T) {
+func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	for _, f := range ctlogtest.Outages() {
@@ -97,8 +98,8 @@ func TestAccepts(t *testing.T) {
 	}
 }
 
-// TestD2Policy: no lie gets through; it is our failure, and raises the alarm.
-func TestD2Policy(t *testing.T) {
+// TestFalseSCTIsNeverPassedOn: no lie gets through; it is our failure, and raises the alarm.
+func TestFalseSCTIsNeverPassedOn(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	for _, f := range ctlogtest.Lies() {
@@ -139,22 +140,24 @@ func TestFailover(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			var logs []*ctlogtest.Faulty
-			var members []ctlog.Member
-			for i, f := range tt.faults {
-				logs = append(logs, faulty(t, "https://"+string(rune('a'+i)), ca, f))
-				members = append(members, logs[i])
-			}
-			p := newPolicy(t, ctlog.Options{Stagger: 20 * time.Millisecond}, members...)
-			scts, err := p.Submit(t.Context(), ca.Chain(t))
-			if err != nil || len(scts) != 1 || scts[0].LogID != logs[tt.want].Description().ID {
-				t.Fatalf("got %v, %v; want one SCT of log %d", scts, err, tt.want)
-			}
-			for i, want := range tt.calls {
-				if got := logs[i].Calls.Load(); got != want {
-					t.Errorf("log %d was asked %d times, want %d", i, got, want)
+			synctest.Test(t, func(t *testing.T) { // a machine that is busy must not look like a silent log
+				var logs []*ctlogtest.Faulty
+				var members []ctlog.Log
+				for i, f := range tt.faults {
+					logs = append(logs, faulty(t, "https://"+string(rune('a'+i)), ca, f))
+					members = append(members, logs[i])
 				}
-			}
+				p := newPolicy(t, ctlog.Options{Stagger: 20 * time.Millisecond}, members...)
+				scts, err := p.Submit(t.Context(), ca.Chain(t))
+				if err != nil || len(scts) != 1 || scts[0].LogID != logs[tt.want].Description().ID {
+					t.Fatalf("got %v, %v; want one SCT of log %d", scts, err, tt.want)
+				}
+				for i, want := range tt.calls {
+					if got := logs[i].Calls.Load(); got != want {
+						t.Errorf("log %d was asked %d times, want %d", i, got, want)
+					}
+				}
+			})
 		})
 	}
 }
@@ -177,7 +180,7 @@ func TestRefusals(t *testing.T) {
 		t.Error("an empty chain was submitted")
 	}
 	closed := faulty(t, "https://a", ca, ctlogtest.None)
-	closed.Member.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
+	closed.Log.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
 	over := newPolicy(t, ctlog.Options{}, closed)
 	if _, err := over.Submit(t.Context(), ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable || closed.Calls.Load() != 0 {
 		t.Errorf("a log after its window: %v, asked %d times", err, closed.Calls.Load())
@@ -204,7 +207,7 @@ func TestWindow(t *testing.T) {
 		"at the end, which is not in": {time.Time{}, now.Truncate(time.Millisecond), now.Add(-time.Second), now, false},
 	} {
 		log := faulty(t, "https://a", ca, ctlogtest.None)
-		honest := log.Member.(*ctlogtest.Honest) //nolint:forcetypeassert // see faulty
+		honest := log.Log.(*ctlogtest.Honest) //nolint:forcetypeassert // see faulty
 		honest.About.Start, honest.About.End, honest.Now = c.start, c.end, func() time.Time { return c.signed }
 		p := newPolicy(t, ctlog.Options{Now: func() time.Time { return c.asked }}, log)
 		scts, err := p.Submit(t.Context(), ca.Chain(t))
@@ -220,10 +223,10 @@ func TestNewPolicy(t *testing.T) {
 	ca := ctlogtest.NewCA(t)
 	a := faulty(t, "https://a", ca, ctlogtest.None)
 	stranger := faulty(t, "https://b", ca, ctlogtest.None)
-	stranger.Member.(*ctlogtest.Honest).About.ID[0] ^= 1 //nolint:forcetypeassert // see faulty
+	stranger.Log.(*ctlogtest.Honest).About.ID[0] ^= 1 //nolint:forcetypeassert // see faulty
 	keyless := faulty(t, "https://c", ca, ctlogtest.None)
-	keyless.Member.(*ctlogtest.Honest).About.SPKI = nil //nolint:forcetypeassert // see faulty
-	for name, members := range map[string][]ctlog.Member{
+	keyless.Log.(*ctlogtest.Honest).About.SPKI = nil //nolint:forcetypeassert // see faulty
+	for name, members := range map[string][]ctlog.Log{
 		"none": {}, "no key": {keyless}, "id is not the key's": {stranger}, "twice": {a, a},
 	} {
 		if _, err := ctlog.NewPolicy(members, ctlog.Options{}); err == nil {

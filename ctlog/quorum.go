@@ -33,11 +33,11 @@ func (q quorum) choose(logs []int, operator func(log int) string) []int {
 	return chosen
 }
 
-// standing is what is known of each log during one submission.
-type standing int
+// attemptState is what is known of each log during one submission.
+type attemptState int
 
 const (
-	unasked standing = iota
+	unasked attemptState = iota
 	asked
 	silent // asked, and without an answer for the stagger time
 	answered
@@ -46,9 +46,9 @@ const (
 
 // prefer lists the logs that may still give an SCT, or have: those that did first,
 // silent ones last, else in their order.
-func prefer(all []standing) []int {
+func prefer(all []attemptState) []int {
 	var list []int
-	for _, wanted := range [][]standing{{answered}, {unasked, asked}, {silent}} {
+	for _, wanted := range [][]attemptState{{answered}, {unasked, asked}, {silent}} {
 		for log, s := range all {
 			if slices.Contains(wanted, s) {
 				list = append(list, log)
@@ -58,8 +58,8 @@ func prefer(all []standing) []int {
 	return list
 }
 
-// having lists the logs that stand so.
-func having(all []standing, wanted standing) []int {
+// having lists the logs in a state.
+func having(all []attemptState, wanted attemptState) []int {
 	var list []int
 	for log, s := range all {
 		if s == wanted {

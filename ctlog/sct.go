@@ -29,10 +29,6 @@ const (
 	signedOverhead = 2 + 8 + 2 + 32 + 3 + 2 // RFC 6962 §3.2: all but the TBSCertificate and the extensions
 )
 
-// MaxListBytes is the length of the longest list that [ParseList] reads: two
-// bytes of length and what they can count (RFC 6962 §3.3).
-const MaxListBytes = 2 + 1<<16 - 1
-
 // ErrSignature is returned by [SCT.Verify] when the signature is not the log's
 // over this chain.
 var ErrSignature = errors.New("ctlog: the SCT's signature is not the log's over this certificate")
@@ -92,6 +88,14 @@ func ParseSCT(data []byte) (SCT, error) {
 	s.Extensions = append([]byte(nil), extensions...)
 	s.Signature = append([]byte(nil), signature...)
 	return s, nil
+}
+
+// AppendSignature appends an ECDSA signature with SHA-256, of at most 65,535 bytes, as
+// a DigitallySigned (RFC 5246 §4.7): with its algorithms and length before it.
+func AppendSignature(b, signature []byte) []byte {
+	b = append(b, hashSHA256, signatureECDSA)
+	b = binary.BigEndian.AppendUint16(b, uint16(len(signature)))
+	return append(b, signature...)
 }
 
 // MarshalList encodes a SignedCertificateTimestampList (RFC 6962 §3.3), the

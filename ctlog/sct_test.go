@@ -184,13 +184,13 @@ func FuzzParseList(f *testing.F) {
 	})
 }
 
-// TestPresignedTBS: of a precertificate that a precertificate signing certificate
+// TestTBSUnderAPrecertificateSigningCertificate: of a precertificate that a precertificate signing certificate
 // signed, the TBS is that of the final certificate, byte for byte, and
 // certificate-transparency-go derives the same (RFC 6962 §3.2).
-func TestPresignedTBS(t *testing.T) {
+func TestTBSUnderAPrecertificateSigningCertificate(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	chain, final := ca.Presigned(t)
+	chain, final := ca.ChainOfSigner(t)
 	certificate, err := ctx509.ParseCertificate(final(ctlog.SCT{}))
 	if certificate == nil || ctx509.IsFatal(err) {
 		t.Fatal(err)
@@ -206,30 +206,30 @@ func TestPresignedTBS(t *testing.T) {
 	if precert == nil || ctx509.IsFatal(err) {
 		t.Fatal(err)
 	}
-	presigner, err := ctx509.ParseCertificate(ca.Presigner.Raw)
+	signer, err := ctx509.ParseCertificate(ca.PrecertificateSigner.Raw)
 	if err != nil {
 		t.Fatal(err)
 	}
-	theirs, err := ctx509.BuildPrecertTBS(precert.RawTBSCertificate, presigner)
+	theirs, err := ctx509.BuildPrecertTBS(precert.RawTBSCertificate, signer)
 	if err != nil || !bytes.Equal(chain.TBS, theirs) {
 		t.Errorf("another TBS than certificate-transparency-go's (%v)", err)
 	}
 	if chain.IssuerKeyHash != sha256.Sum256(ca.Intermediate.RawSubjectPublicKeyInfo) {
 		t.Error("the issuer key hash is not the final issuer's")
 	}
-	keyless := *ca.Presigner
+	keyless := *ca.PrecertificateSigner
 	keyless.Extensions = nil
 	for name, try := range map[string]func() error{
 		"without its issuer": func() error {
-			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.Presigner.Raw})
+			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.PrecertificateSigner.Raw})
 			return err
 		},
 		"with another issuer": func() error {
-			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.Presigner.Raw, ca.Root.Raw})
+			_, err := ctlog.NewChain(chain.Precertificate, [][]byte{ca.PrecertificateSigner.Raw, ca.Root.Raw})
 			return err
 		},
 		"of another signer": func() error {
-			_, err := ctlog.PrecertificateTBS(ca.Chain(t).Precertificate, ca.Presigner)
+			_, err := ctlog.PrecertificateTBS(ca.Chain(t).Precertificate, ca.PrecertificateSigner)
 			return err
 		},
 		"a signer without an authority key identifier": func() error {
@@ -246,11 +246,11 @@ func TestPresignedTBS(t *testing.T) {
 func FuzzPrecertificateTBS(f *testing.F) {
 	f.Add([]byte{0x30, 0})
 	ca := ctlogtest.NewCA(f)
-	presigned, _ := ca.Presigned(f)
+	presigned, _ := ca.ChainOfSigner(f)
 	f.Add(ca.Chain(f).Precertificate)
 	f.Add(presigned.Precertificate)
 	f.Add(ca.Certificate(f)[0])
-	presigner, err := ctx509.ParseCertificate(ca.Presigner.Raw)
+	signer, err := ctx509.ParseCertificate(ca.PrecertificateSigner.Raw)
 	if err != nil {
 		f.Fatal(err)
 	}
@@ -260,12 +260,12 @@ func FuzzPrecertificateTBS(f *testing.F) {
 			t.Error("the TBS without poison is longer than the certificate")
 		}
 		// Where both readers take it, they derive the same.
-		tbs, err = ctlog.PrecertificateTBS(der, ca.Presigner)
+		tbs, err = ctlog.PrecertificateTBS(der, ca.PrecertificateSigner)
 		parsed, _ := ctx509.ParseCertificate(der)
 		if err != nil || parsed == nil {
 			return
 		}
-		if theirs, err := ctx509.BuildPrecertTBS(parsed.RawTBSCertificate, presigner); err == nil && !bytes.Equal(tbs, theirs) {
+		if theirs, err := ctx509.BuildPrecertTBS(parsed.RawTBSCertificate, signer); err == nil && !bytes.Equal(tbs, theirs) {
 			t.Errorf("another TBS than certificate-transparency-go's: %x, want %x", tbs, theirs)
 		}
 	})

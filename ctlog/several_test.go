@@ -17,13 +17,13 @@ import (
 func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
 	t.Helper()
 	log := faulty(t, fmt.Sprintf("https://log%d", i), ca, f)
-	log.Member.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
+	log.Log.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
 	return log
 }
 
-// TestSeveral: which logs are asked, in which order and how long it takes, and
+// TestSeveralSCTs: which logs are asked, in which order and how long it takes, and
 // whose SCTs come out, where a policy wants several.
-func TestSeveral(t *testing.T) {
+func TestSeveralSCTs(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	const (
@@ -55,7 +55,7 @@ func TestSeveral(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				var logs []*ctlogtest.Faulty
-				var members []ctlog.Member
+				var members []ctlog.Log
 				for i, f := range tt.faults {
 					logs = append(logs, run(t, tt.operator[i:i+1], i, ca, f))
 					members = append(members, logs[i])
@@ -87,7 +87,7 @@ func TestSeveral(t *testing.T) {
 	}
 }
 
-// TestSeveralFaults holds D1 to D3 where two SCTs are wanted: an outage of one log
+// TestSeveralFaults holds outages and lies where two SCTs are wanted: an outage of one log
 // is a 503 without a third, and nothing with it; a lie is never among the SCTs, and
 // is an internal error when nobody makes up for it.
 func TestSeveralFaults(t *testing.T) {
@@ -127,7 +127,7 @@ func TestSeveralReady(t *testing.T) {
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	b.Member.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
+	b.Log.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
 	p = newPolicy(t, ctlog.Options{SCTs: 2}, a, b)
 	if err := p.Ready(t.Context()); err == nil {
 		t.Error("ready with one of two logs")
@@ -136,7 +136,7 @@ func TestSeveralReady(t *testing.T) {
 		t.Errorf("with one of two logs: %v, %d submissions", err, a.Calls.Load())
 	}
 	for name, o := range map[string]ctlog.Options{"three of two": {SCTs: 3}, "two operators of one": {SCTs: 2, Operators: 2}} {
-		if _, err := ctlog.NewPolicy([]ctlog.Member{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
+		if _, err := ctlog.NewPolicy([]ctlog.Log{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

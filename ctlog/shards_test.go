@@ -176,13 +176,13 @@ func TestSwitchesByTheClock(t *testing.T) {
 		t.Error("ready without a log")
 	}
 	third := windowed(t, "https://c", year2029, time.Time{}, now)
-	if err := p.Use([]ctlog.Member{second, third}); err != nil {
+	if err := p.Use([]ctlog.Log{second, third}); err != nil {
 		t.Fatal(err)
 	}
 	if from() != third.About.ID {
 		t.Error("after the third was added: not the third log")
 	}
-	if err := p.Use([]ctlog.Member{third, third}); err == nil {
+	if err := p.Use([]ctlog.Log{third, third}); err == nil {
 		t.Error("one key twice is taken")
 	}
 	if got := p.CoveredUntil(); !got.IsZero() || len(p.Descriptions()) != 2 {
@@ -190,9 +190,9 @@ func TestSwitchesByTheClock(t *testing.T) {
 	}
 }
 
-// TestLateIsNoLie: an SCT from outside of a log's window is a lie while the log's
+// TestEndOfALogIsNoFalseSCT: an SCT from outside of a log's window is a lie while the log's
 // time goes on, whatever the time in it.
-func TestLateIsNoLie(t *testing.T) {
+func TestEndOfALogIsNoFalseSCT(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	now := func() time.Time { return year2028.Add(-time.Second) }

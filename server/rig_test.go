@@ -100,7 +100,7 @@ func spkiPEM(t testing.TB, public crypto.PublicKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-func newCA(t testing.TB, log ctlog.Member, auditor ca.Auditor) *ca.Issuer {
+func newCA(t testing.TB, log ctlog.Log, auditor ca.Auditor) *ca.Issuer {
 	t.Helper()
 	made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(t.TempDir(), "ca"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
 	if err != nil {
@@ -112,7 +112,7 @@ func newCA(t testing.TB, log ctlog.Member, auditor ca.Auditor) *ca.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	policy, err := ctlog.NewPolicy([]ctlog.Member{log}, ctlog.Options{})
+	policy, err := ctlog.NewPolicy([]ctlog.Log{log}, ctlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

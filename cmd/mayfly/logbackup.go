@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"log/slog"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -32,7 +33,7 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			progress := newProgress(streams.Err)
-			report, err := embedded.Backup(cmd.Context(), dir, to, embedded.VerifyOptions{Progress: progress.show})
+			report, err := maintain.Backup(cmd.Context(), dir, to, maintain.VerifyOptions{Progress: progress.show})
 			progress.done()
 			if err != nil {
 				return err
@@ -68,10 +69,10 @@ func newLogRestoreCommand(streams streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			progress := newProgress(streams.Err)
-			report, err := embedded.Restore(cmd.Context(), from, dir, mark, embedded.VerifyOptions{Progress: progress.show})
+			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: progress.show})
 			progress.done()
 			switch {
-			case errors.Is(err, embedded.ErrBehind):
+			case errors.Is(err, maintain.ErrBehind):
 				return &failure{code: exitUnverified, mend: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
 			case errors.Is(err, fs.ErrNotExist):
 				return &failure{code: exitFailed, mend: "name the backup and the log's own mark file; without the mark, begin a new log", err: err}

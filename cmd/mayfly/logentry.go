@@ -12,9 +12,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -80,30 +80,30 @@ func logDirFlag(cmd *cobra.Command, dir *string) {
 }
 
 // findEntry finds an entry by what a person knows of it.
-func findEntry(ctx context.Context, dir, name string) (embedded.Entry, error) {
+func findEntry(ctx context.Context, dir, name string) (read.Entry, error) {
 	if err := holdsLog(dir); err != nil {
-		return embedded.Entry{}, err
+		return read.Entry{}, err
 	}
 	e, err := lookUp(ctx, dir, name)
-	if errors.Is(err, embedded.ErrNoEntry) {
+	if errors.Is(err, read.ErrNoEntry) {
 		return e, &failure{code: exitFailed, mend: "an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", err: err}
 	}
 	return e, err
 }
 
-func lookUp(ctx context.Context, dir, name string) (embedded.Entry, error) {
+func lookUp(ctx context.Context, dir, name string) (read.Entry, error) {
 	if index, err := strconv.ParseUint(name, 10, 64); err == nil && len(name) <= maxIndexDigits {
-		return embedded.ReadEntry(ctx, dir, index)
+		return read.EntryAt(ctx, dir, index)
 	}
 	digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(name), "0x"))
 	serial, ok := new(big.Int).SetString(digits, 16)
 	if !ok || serial.Sign() < 0 {
-		return embedded.Entry{}, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither an index nor a serial number", name)
+		return read.Entry{}, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither an index nor a serial number", name)
 	}
-	return embedded.FindEntry(ctx, dir, serial)
+	return read.FindEntry(ctx, dir, serial)
 }
 
-func printEntry(w io.Writer, e embedded.Entry, withPEM bool) error {
+func printEntry(w io.Writer, e read.Entry, withPEM bool) error {
 	c, err := x509.ParseCertificate(e.Certificate)
 	if err != nil {
 		return fmt.Errorf("entry %d: %w", e.Index, err)

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/config"
@@ -71,7 +73,7 @@ type freezing struct {
 	now     time.Time
 	log     ctlog.EmbeddedConfig
 	path    string // in the configuration
-	report  embedded.Report
+	report  maintain.Report
 	spki    []byte
 	keyFile string
 }
@@ -105,7 +107,7 @@ func (f *freezing) find(names []string) error {
 func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	dir := string(f.log.Directory)
 	progress := newProgress(streams.Err)
-	f.report, err = embedded.Verify(ctx, dir, embedded.VerifyOptions{MarkFile: string(f.log.MarkFile), Progress: progress.show})
+	f.report, err = maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: string(f.log.MarkFile), Progress: progress.show})
 	progress.done()
 	switch {
 	case err != nil:
@@ -113,20 +115,20 @@ func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	case f.report.Unpublished > 0:
 		return &failure{code: exitFailed, mend: "let the service run, which publishes them, and try again", err: fmt.Errorf("%d entries are in no checkpoint yet", f.report.Unpublished)}
 	}
-	if f.spki, err = embedded.KeyOf(dir); err != nil {
+	if f.spki, err = maintain.KeyOf(dir); err != nil {
 		return err
 	}
 	about := ctlog.Description{
 		ID: sha256.Sum256(f.spki), SPKI: f.spki, URL: strings.TrimSuffix(f.log.URL, "/"), Start: f.log.Start, End: f.log.End,
 	}
-	archive, err := embedded.OpenArchive(ctx, dir, about, embedded.Options{})
+	archive, err := read.OpenArchive(ctx, dir, about, nil, nil)
 	if err != nil {
 		return err
 	}
 	trail := string(f.config.Audit.Path)
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
 		Trail: trail, State: inclusion.StateFile(trail),
-		Logs: []inclusion.Log{{About: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
+		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
 	}, f.log.Start)
 	if err != nil {
 		return err
@@ -181,7 +183,7 @@ func (f *freezing) carryOut() error {
 	if err := config.Edit(f.file, changes...); err != nil {
 		return err
 	}
-	return embedded.Freeze(string(f.log.Directory), f.report, f.now)
+	return maintain.Freeze(string(f.log.Directory), f.report, f.now)
 }
 
 // writePublicKey writes a log's key in PEM to a file that isn't there yet.

@@ -13,12 +13,13 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -73,7 +74,7 @@ func listLogs(c *config.Config, now time.Time) []listed {
 		add("frozen", log.URL, log.Start, log.End, log.Directory, d.SPKI, err)
 	}
 	for _, log := range c.CTLog.Own() {
-		spki, err := embedded.KeyOf(string(log.Directory))
+		spki, err := maintain.KeyOf(string(log.Directory))
 		add("", log.URL, log.Start, log.End, log.Directory, spki, err)
 	}
 	for _, log := range c.CTLog.Logs {
@@ -126,7 +127,7 @@ func (l listed) published(ctx context.Context) (uint64, time.Time, error) {
 	if err != nil {
 		return 0, time.Time{}, err
 	}
-	return embedded.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
+	return read.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
 }
 
 func moment(t time.Time) string {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 )
@@ -152,7 +152,7 @@ func TestRotateTwice(t *testing.T) {
 		if err, other := <-errs, <-errs; (err == nil) == (other == nil) {
 			t.Fatalf("%v and %v, want one error", err, other)
 		}
-		if _, err := embedded.Verify(t.Context(), string(r.next.Directory), embedded.VerifyOptions{MarkFile: string(r.next.MarkFile)}); err != nil {
+		if _, err := maintain.Verify(t.Context(), string(r.next.Directory), maintain.VerifyOptions{MarkFile: string(r.next.MarkFile)}); err != nil {
 			t.Fatalf("the log that was made: %v", err)
 		}
 		for _, err := range []error{os.RemoveAll(string(r.next.Directory)), os.Remove(string(r.next.MarkFile)), os.WriteFile(file, text, 0o600)} {
@@ -176,7 +176,7 @@ func TestFreezeWaitsForPromises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spki, err := embedded.KeyOf(string(r.before.Directory))
+	spki, err := maintain.KeyOf(string(r.before.Directory))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -58,7 +59,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
-			report, err := embedded.Verify(cmd.Context(), dir, embedded.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
+			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
 			if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
 				return &failure{code: exitFailed, mend: "run it as the user of the service", err: err}
@@ -104,7 +105,7 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-func printReport(w io.Writer, r embedded.Report, marked bool) {
+func printReport(w io.Writer, r maintain.Report, marked bool) {
 	fmt.Fprintf(w, "The log is whole.\n\n  %-12s %s\n  %-12s %x\n  %-12s %d (%d precertificates, %d certificates, %d issuers)\n  %-12s %x\n",
 		"origin", r.Origin, "log id", r.LogID, "entries", r.Size, r.Precerts, r.Certs, r.Issuers, "root", r.Root)
 	if r.Size > 0 {

@@ -1,5 +1,5 @@
 // Package ctlogtest is what tests of logs share: a small CA that makes real
-// precertificate chains, a log key, members that fail in every way a log can, and
+// precertificate chains, a log key, logs that fail in every way a log can, and
 // the conformance suite that each kind of log passes.
 package ctlogtest
 
@@ -26,20 +26,20 @@ import (
 // CA is a root and an intermediate that issues precertificates. It is safe for
 // concurrent use.
 type CA struct {
-	Root         *x509.Certificate
-	Intermediate *x509.Certificate
-	Presigner    *x509.Certificate // signs precertificates in the intermediate's place (RFC 6962 §3.1)
-	key          *ecdsa.PrivateKey
-	presignerKey *ecdsa.PrivateKey
-	leaf         *ecdsa.PrivateKey
-	serial       atomic.Int64
-	now          func() time.Time
+	Root                 *x509.Certificate
+	Intermediate         *x509.Certificate
+	PrecertificateSigner *x509.Certificate // signs precertificates in the intermediate's place (RFC 6962 §3.1)
+	key                  *ecdsa.PrivateKey
+	signerKey            *ecdsa.PrivateKey
+	leaf                 *ecdsa.PrivateKey
+	serial               atomic.Int64
+	now                  func() time.Time
 }
 
 // NewCA makes a CA whose certificates are valid around the present.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
-	ca := &CA{key: catest.Key(t), presignerKey: catest.Key(t), leaf: catest.Key(t), now: time.Now}
+	ca := &CA{key: catest.Key(t), signerKey: catest.Key(t), leaf: catest.Key(t), now: time.Now}
 	rootKey := catest.Key(t)
 	authority := func(name string, pathLen int) *x509.Certificate {
 		return &x509.Certificate{
@@ -52,9 +52,9 @@ func NewCA(t testing.TB) *CA {
 	root := authority("ctlogtest root", 1)
 	ca.Root = catest.Sign(t, root, nil, rootKey.Public(), rootKey)
 	ca.Intermediate = catest.Sign(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
-	presigner := authority("ctlogtest precertificates", 0) // below a path length of 0: logs take it even so
-	presigner.ExtKeyUsage, presigner.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}
-	ca.Presigner = catest.Sign(t, presigner, ca.Intermediate, ca.presignerKey.Public(), ca.key)
+	signer := authority("ctlogtest precertificates", 0) // below a path length of 0: logs take it even so
+	signer.ExtKeyUsage, signer.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}
+	ca.PrecertificateSigner = catest.Sign(t, signer, ca.Intermediate, ca.signerKey.Public(), ca.key)
 	return ca
 }
 
@@ -69,13 +69,13 @@ func (ca *CA) Chain(t testing.TB) ctlog.Chain {
 	return chain
 }
 
-// Presigned issues a precertificate that the presigner signed. final is the
+// ChainOfSigner issues a precertificate that the signer signed. final is the
 // certificate that the intermediate would sign after it, with SCTs.
-func (ca *CA) Presigned(t testing.TB) (chain ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
+func (ca *CA) ChainOfSigner(t testing.TB) (chain ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
 	t.Helper()
 	template := ca.template(true)
-	precertificate := catest.Sign(t, template, ca.Presigner, ca.leaf.Public(), ca.presignerKey)
-	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw})
+	precertificate := catest.Sign(t, template, ca.PrecertificateSigner, ca.leaf.Public(), ca.signerKey)
+	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.PrecertificateSigner.Raw, ca.Intermediate.Raw, ca.Root.Raw})
 	if err != nil {
 		t.Fatalf("making a chain: %v", err)
 	}
@@ -93,16 +93,16 @@ func (ca *CA) Presigned(t testing.TB) (chain ctlog.Chain, final func(scts ...ctl
 	}
 }
 
-// PresignedBy issues, after edit, a signing certificate for precertificates and a
+// ChainOfSignerAfter issues, after edit, a signing certificate for precertificates and a
 // precertificate that it signed: DER, leaf first.
-func (ca *CA) PresignedBy(t testing.TB, edit func(leaf, signer *x509.Certificate)) [][]byte {
+func (ca *CA) ChainOfSignerAfter(t testing.TB, edit func(leaf, signer *x509.Certificate)) [][]byte {
 	t.Helper()
-	leaf, signer := ca.template(true), *ca.Presigner
+	leaf, signer := ca.template(true), *ca.PrecertificateSigner
 	signer.RawSubject, signer.ExtraExtensions = nil, nil
 	edit(leaf, &signer)
-	presigner := catest.Sign(t, &signer, ca.Intermediate, ca.presignerKey.Public(), ca.key)
-	precertificate := catest.Sign(t, leaf, presigner, ca.leaf.Public(), ca.presignerKey)
-	return [][]byte{precertificate.Raw, presigner.Raw, ca.Intermediate.Raw, ca.Root.Raw}
+	signed := catest.Sign(t, &signer, ca.Intermediate, ca.signerKey.Public(), ca.key)
+	precertificate := catest.Sign(t, leaf, signed, ca.leaf.Public(), ca.signerKey)
+	return [][]byte{precertificate.Raw, signed.Raw, ca.Intermediate.Raw, ca.Root.Raw}
 }
 
 // Certificate issues a certificate without poison: DER, leaf first.

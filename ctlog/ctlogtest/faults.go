@@ -39,23 +39,23 @@ func Lies() []Fault {
 	return []Fault{WrongLogID, WrongSignature, WrongChain, WrongTime, EarlyTime, BadExtension}
 }
 
-// Faulty is a member that fails as its Fault says, and is honest without one.
+// Faulty is a log that fails as its Fault says, and is honest without one.
 type Faulty struct {
-	ctlog.Member
+	ctlog.Log
 	Signer *Signer     // the log's key: a lie is properly signed
 	Other  ctlog.Chain // for WrongChain
 	Calls  atomic.Int64
 	fault  atomic.Value // Fault
 }
 
-// NewFaulty wraps an honest member.
-func NewFaulty(m ctlog.Member, key *Signer, other ctlog.Chain, f Fault) *Faulty {
-	out := &Faulty{Member: m, Signer: key, Other: other}
+// NewFaulty wraps an honest log.
+func NewFaulty(m ctlog.Log, key *Signer, other ctlog.Chain, f Fault) *Faulty {
+	out := &Faulty{Log: m, Signer: key, Other: other}
 	out.Set(f)
 	return out
 }
 
-// Set changes the fault while the member is in use.
+// Set changes the fault while the log is in use.
 func (f *Faulty) Set(to Fault) { f.fault.Store(to) }
 
 // Submit fails, lies or passes on.
@@ -71,14 +71,14 @@ func (f *Faulty) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, erro
 	case Refusing, Unclassified:
 		return ctlog.SCT{}, errors.New("the log answered " + string(what))
 	case ReplyLost:
-		if _, err := f.Member.Submit(ctx, chain); err != nil {
+		if _, err := f.Log.Submit(ctx, chain); err != nil {
 			return ctlog.SCT{}, err
 		}
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the reply was lost")
 	case WrongChain:
-		return f.Member.Submit(ctx, f.Other)
+		return f.Log.Submit(ctx, f.Other)
 	}
-	sct, err := f.Member.Submit(ctx, chain)
+	sct, err := f.Log.Submit(ctx, chain)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}

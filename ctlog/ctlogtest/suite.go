@@ -25,7 +25,7 @@ const patience = 30 * time.Second
 
 // Fixture is a fresh log under test.
 type Fixture struct {
-	Member ctlog.Member
+	Log    ctlog.Log
 	CA     *CA          // whose chains the log takes
 	URL    string       // where the log's RFC 6962 reads are; empty: not checked
 	Client *http.Client // for URL
@@ -41,11 +41,11 @@ var parts = []struct {
 	{"concurrent", testConcurrent},
 	{"again", testAgain},
 	{"canceled", testCanceled},
-	{"presigned", testPresigned},
+	{"precertificate signer", testPrecertificateSigner},
 	{"readable", testReadable},
 }
 
-// Run is the conformance suite of [ctlog.Member] for one kind of log. Each part
+// Run is the conformance suite of [ctlog.Log] for one kind of log. Each part
 // gets its own log from open, which cleans up with t.Cleanup. How it went is a row
 // in the table of what ran: see [TableEnv].
 func Run(t *testing.T, kind string, open func(t *testing.T) Fixture) {
@@ -71,21 +71,21 @@ func Run(t *testing.T, kind string, open func(t *testing.T) Fixture) {
 }
 
 func testDescription(t *testing.T, f Fixture) {
-	about := f.Member.Description()
-	if about.ID != sha256.Sum256(about.SPKI) {
+	description := f.Log.Description()
+	if description.ID != sha256.Sum256(description.SPKI) {
 		t.Error("the log id is not the SHA-256 of the key")
 	}
-	if about.URL == "" {
+	if description.URL == "" {
 		t.Error("the log has no URL")
 	}
-	if err := f.Member.Ready(t.Context()); err != nil {
+	if err := f.Log.Ready(t.Context()); err != nil {
 		t.Errorf("a fresh log isn't ready: %v", err)
 	}
 }
 
 func policy(t *testing.T, f Fixture) *ctlog.Policy {
 	t.Helper()
-	p, err := ctlog.NewPolicy([]ctlog.Member{f.Member}, ctlog.Options{})
+	p, err := ctlog.NewPolicy([]ctlog.Log{f.Log}, ctlog.Options{})
 	if err != nil {
 		t.Fatalf("NewPolicy: %v", err)
 	}
@@ -141,21 +141,21 @@ func testAgain(t *testing.T, f Fixture) {
 func testCanceled(t *testing.T, f Fixture) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := f.Member.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
+	if _, err := f.Log.Submit(ctx, f.CA.Chain(t)); !errors.Is(err, context.Canceled) {
 		t.Errorf("a canceled submission ended with %v, want context.Canceled", err)
 	}
 }
 
-// testPresigned: a log takes a precertificate of a precertificate signing
+// testPrecertificateSigner: a log takes a precertificate of a precertificate signing
 // certificate (RFC 6962 §3.1), promises the final certificate that the issuer
 // itself signs, as certificate-transparency-go verifies it, and keeps the promise.
-func testPresigned(t *testing.T, f Fixture) {
+func testPrecertificateSigner(t *testing.T, f Fixture) {
 	p := policy(t, f)
-	probe, _ := f.CA.Presigned(t)
+	probe, _ := f.CA.ChainOfSigner(t)
 	if err := p.Accepts(t.Context(), probe); err != nil {
 		t.Fatalf("Accepts: %v", err)
 	}
-	chain, final := f.CA.Presigned(t)
+	chain, final := f.CA.ChainOfSigner(t)
 	scts, err := p.Submit(t.Context(), chain)
 	if err != nil {
 		t.Fatalf("Submit: %v", err)
@@ -166,7 +166,7 @@ func testPresigned(t *testing.T, f Fixture) {
 			t.Fatalf("certificate-transparency-go can't parse certificate %d: %v", i, err)
 		}
 	}
-	key, err := ctlog.ParseKey(f.Member.Description().SPKI)
+	key, err := ctlog.ParseKey(f.Log.Description().SPKI)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,8 +178,8 @@ func testPresigned(t *testing.T, f Fixture) {
 		t.Errorf("certificate-transparency-go, on the final certificate: %v", err)
 	}
 	if f.URL != "" {
-		reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
-		reader.Holds(t, scts[0], chain, reader.await(t, 2))
+		reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
+		reader.Holds(t, scts[0], chain, reader.Await(t, 2))
 	}
 }
 
@@ -202,11 +202,11 @@ func testReadable(t *testing.T, f Fixture) {
 			promised, chains = append(promised, scts[0]), append(chains, chain)
 		}
 	}
-	reader := NewReader(t, f.Member.Description(), f.URL, f.Client)
+	reader := NewReader(t, f.Log.Description(), f.URL, f.Client)
 	submit(3)
-	first := reader.await(t, 3)
+	first := reader.Await(t, 3)
 	submit(5)
-	second := reader.await(t, 8)
+	second := reader.Await(t, 8)
 	reader.Consistent(t, first, second)
 	for i, sct := range promised {
 		reader.Holds(t, sct, chains[i], second)
@@ -223,12 +223,12 @@ type Head struct {
 }
 
 // NewReader makes a reader that verifies with the log's key.
-func NewReader(t testing.TB, about ctlog.Description, url string, c *http.Client) *Reader {
+func NewReader(t testing.TB, description ctlog.Description, url string, c *http.Client) *Reader {
 	t.Helper()
 	if c == nil {
 		c = http.DefaultClient
 	}
-	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: about.SPKI})
+	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: description.SPKI})
 	if err != nil {
 		t.Fatalf("making a reader: %v", err)
 	}
@@ -246,9 +246,7 @@ func (r *Reader) Head(t testing.TB) Head {
 }
 
 // Await waits until the published tree has at least size entries.
-func (r *Reader) Await(t testing.TB, size uint64) Head { t.Helper(); return r.await(t, size) }
-
-func (r *Reader) await(t testing.TB, size uint64) Head {
+func (r *Reader) Await(t testing.TB, size uint64) Head {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)

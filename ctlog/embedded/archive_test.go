@@ -9,7 +9,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 )
 
 // TestArchive: a log that is frozen is read as before, from its directory and
@@ -27,11 +28,11 @@ func TestArchive(t *testing.T) {
 	}
 	closeLog(t, l)
 	backup := filepath.Join(t.TempDir(), "backup")
-	if _, err := embedded.Backup(t.Context(), b.path(), backup, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Backup(t.Context(), b.path(), backup, maintain.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{b.path(), backup} {
-		a, err := embedded.OpenArchive(t.Context(), dir, about, embedded.Options{})
+		a, err := read.OpenArchive(t.Context(), dir, about, nil, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +47,7 @@ func TestArchive(t *testing.T) {
 	}
 	spki := ctlogtest.NewSigner(t).SPKI(t)
 	stranger := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: about.URL}
-	if _, err := embedded.OpenArchive(t.Context(), backup, stranger, embedded.Options{}); err == nil {
+	if _, err := read.OpenArchive(t.Context(), backup, stranger, nil, nil); err == nil {
 		t.Error("opened with another key")
 	}
 }

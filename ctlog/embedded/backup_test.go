@@ -11,6 +11,8 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -24,7 +26,7 @@ func TestBackup(t *testing.T) {
 	to := filepath.Join(t.TempDir(), "backup")
 	loaded := make(chan struct{})
 	go func() { defer close(loaded); b.load(t, l, 200) }()
-	first, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{})
+	first, err := maintain.Backup(t.Context(), b.path(), to, maintain.VerifyOptions{})
 	<-loaded
 	if err != nil {
 		t.Fatalf("under load: %v", err)
@@ -32,11 +34,11 @@ func TestBackup(t *testing.T) {
 	restored, mark := filepath.Join(t.TempDir(), "log"), string(b.config.MarkFile)
 	closeLog(t, l)
 	if first.Size < 500 {
-		if _, err := embedded.Restore(t.Context(), to, restored, mark, embedded.VerifyOptions{}); !errors.Is(err, embedded.ErrBehind) {
+		if _, err := maintain.Restore(t.Context(), to, restored, mark, maintain.VerifyOptions{}); !errors.Is(err, maintain.ErrBehind) {
 			t.Errorf("restoring what is behind the mark: %v", err)
 		}
 	}
-	last, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{})
+	last, err := maintain.Backup(t.Context(), b.path(), to, maintain.VerifyOptions{})
 	if err != nil || last.Size != 500 {
 		t.Fatalf("the second backup: %+v, %v", last, err)
 	}
@@ -47,18 +49,18 @@ func TestBackup(t *testing.T) {
 		t.Error("a log opened on a backup")
 	}
 	b.config.Directory = before
-	if _, err := embedded.Restore(t.Context(), to, b.path(), mark, embedded.VerifyOptions{}); err == nil {
+	if _, err := maintain.Restore(t.Context(), to, b.path(), mark, maintain.VerifyOptions{}); err == nil {
 		t.Error("restored over a log")
 	}
-	if _, err := embedded.Restore(t.Context(), to, restored, mark+"2", embedded.VerifyOptions{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := maintain.Restore(t.Context(), to, restored, mark+"2", maintain.VerifyOptions{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("without the mark: %v", err)
 	}
-	if _, err := embedded.Restore(t.Context(), to, restored, mark, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Restore(t.Context(), to, restored, mark, maintain.VerifyOptions{}); err != nil {
 		t.Fatalf("Restore: %v", err)
 	}
 	b.config.Directory = setting.Path(restored)
 	b.write(t, 3)
-	if r, err := embedded.Verify(t.Context(), restored, embedded.VerifyOptions{MarkFile: mark}); err != nil || r.Size != 503 {
+	if r, err := maintain.Verify(t.Context(), restored, maintain.VerifyOptions{MarkFile: mark}); err != nil || r.Size != 503 {
 		t.Errorf("the restored log: %+v, %v", r, err)
 	}
 }
@@ -69,7 +71,7 @@ func TestBackupRefusals(t *testing.T) {
 	b.write(t, 3)
 	other.write(t, 3)
 	to := filepath.Join(t.TempDir(), "backup")
-	if _, err := embedded.Backup(t.Context(), b.path(), to, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Backup(t.Context(), b.path(), to, maintain.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
 	used := t.TempDir()
@@ -77,22 +79,22 @@ func TestBackupRefusals(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, err := range map[string]error{
-		"another's":       second(embedded.Backup(t.Context(), other.path(), to, embedded.VerifyOptions{})),
-		"onto a log":      second(embedded.Backup(t.Context(), b.path(), other.path(), embedded.VerifyOptions{})),
-		"among something": second(embedded.Backup(t.Context(), b.path(), used, embedded.VerifyOptions{})),
-		"no log":          second(embedded.Backup(t.Context(), t.TempDir(), to, embedded.VerifyOptions{})),
+		"another's":       second(maintain.Backup(t.Context(), other.path(), to, maintain.VerifyOptions{})),
+		"onto a log":      second(maintain.Backup(t.Context(), b.path(), other.path(), maintain.VerifyOptions{})),
+		"among something": second(maintain.Backup(t.Context(), b.path(), used, maintain.VerifyOptions{})),
+		"no log":          second(maintain.Backup(t.Context(), t.TempDir(), to, maintain.VerifyOptions{})),
 	} {
 		if err == nil {
 			t.Errorf("%s: no error", name)
 		}
 	}
 	flip(t, filepath.Join(to, "tile", "data", "000.p", "3"))
-	if _, err := embedded.Restore(t.Context(), to, t.TempDir(), string(b.config.MarkFile), embedded.VerifyOptions{}); err == nil {
+	if _, err := maintain.Restore(t.Context(), to, t.TempDir(), string(b.config.MarkFile), maintain.VerifyOptions{}); err == nil {
 		t.Error("restored a damaged backup")
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := embedded.Backup(ctx, b.path(), filepath.Join(t.TempDir(), "x"), embedded.VerifyOptions{}); !errors.Is(err, context.Canceled) {
+	if _, err := maintain.Backup(ctx, b.path(), filepath.Join(t.TempDir(), "x"), maintain.VerifyOptions{}); !errors.Is(err, context.Canceled) {
 		t.Errorf("canceled: %v", err)
 	}
 }
@@ -119,7 +121,7 @@ func TestEntry(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	e, err := embedded.FindEntry(t.Context(), b.path(), c.SerialNumber)
+	e, err := read.FindEntry(t.Context(), b.path(), c.SerialNumber)
 	if err != nil || e.LeafHash != want || e.Timestamp != sct.Timestamp || !e.Precert {
 		t.Errorf("by serial: %+v, %v", e, err)
 	}
@@ -129,14 +131,14 @@ func TestEntry(t *testing.T) {
 	if p := string(e.Proof()); !strings.HasPrefix(p, "c2sp.org/tlog-proof@v1\nindex 258\n") || !strings.Contains(p, "\n\nlog.example/2027\n259\n") {
 		t.Errorf("proof: %s", p)
 	}
-	if e, err := embedded.ReadEntry(t.Context(), b.path(), 7); err != nil || e.Index != 7 {
+	if e, err := read.EntryAt(t.Context(), b.path(), 7); err != nil || e.Index != 7 {
 		t.Errorf("by index: %+v, %v", e, err)
 	}
 	for name, err := range map[string]error{
-		"index":  second(embedded.ReadEntry(t.Context(), b.path(), 259)),
-		"serial": second(embedded.FindEntry(t.Context(), b.path(), big.NewInt(1))),
+		"index":  second(read.EntryAt(t.Context(), b.path(), 259)),
+		"serial": second(read.FindEntry(t.Context(), b.path(), big.NewInt(1))),
 	} {
-		if !errors.Is(err, embedded.ErrNoEntry) {
+		if !errors.Is(err, read.ErrNoEntry) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}

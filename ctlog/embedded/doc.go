@@ -1,7 +1,17 @@
 // Package embedded is a Certificate Transparency log inside this process, for
 // one machine: Tessera's files on a local disk, with what Tessera leaves to its
-// user — the signatures, group commit, the guards against a second writer, an
-// older copy and a damaged disk, and the read and submission APIs.
+// user. That is here the signatures, group commit, submission from outside, and
+// recovery, which refuses a second writer, an older copy and a damaged disk. Package
+// read serves the log, package maintain checks, copies and freezes it, and both stand
+// on package logdir, which knows the files.
+//
+// # The way of an entry
+//
+// [Log.Submit] stores the issuers and queues the entry (log.go). The sequencer gathers
+// a batch (sequencer.go) and has Tessera make it part of the tree (integrate.go); then
+// the high-water mark goes up, and everybody in the batch gets an SCT. Beside that
+// Tessera has a checkpoint signed from time to time (checkpoint.go), and readers see
+// what it covers.
 //
 // # What holds
 //

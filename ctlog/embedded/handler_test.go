@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 )
 
 // get fetches a path and checks the status.
@@ -73,7 +74,7 @@ func TestStaticReads(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if raw := read(t, b.path("tile", "data", "000")); !bytes.Equal(full, raw) {
+	if raw := readFile(t, b.path("tile", "data", "000")); !bytes.Equal(full, raw) {
 		t.Error("the data tile is not the one on disk")
 	}
 	issuer := sha256.Sum256(b.ca.Intermediate.Raw)
@@ -183,20 +184,20 @@ func TestSubmission(t *testing.T) {
 	}
 }
 
-// TestPresignedSubmission: a precertificate of a precertificate signing certificate
+// TestSubmissionByAPrecertificateSigningCertificate: a precertificate of a precertificate signing certificate
 // (RFC 6962 §3.1) is taken with the issuer of the final certificate after it, and
 // such a certificate signs nothing else. The log that results verifies.
-func TestPresignedSubmission(t *testing.T) {
+func TestSubmissionByAPrecertificateSigningCertificate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.config.Submission = true
 	l := b.open(t)
 	url, c := serve(t, l)
-	chain, final := b.ca.Presigned(t)
+	chain, final := b.ca.ChainOfSigner(t)
 	pre := append([][]byte{chain.Precertificate}, chain.Issuers...)
-	stranger, _ := ctlogtest.NewCA(t).Presigned(t)
+	stranger, _ := ctlogtest.NewCA(t).ChainOfSigner(t)
 	issue := func(edit func(leaf, signer *x509.Certificate)) []byte {
-		return chainBody(t, b.ca.PresignedBy(t, edit)...)
+		return chainBody(t, b.ca.ChainOfSignerAfter(t, edit)...)
 	}
 	server := []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
 	for name, tt := range map[string]struct {
@@ -232,7 +233,7 @@ func TestPresignedSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 4)
-	report, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{})
+	report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{})
 	if err != nil || report.Precerts != 3 || report.Certs != 1 {
 		t.Errorf("Verify: %+v, %v; want 3 precertificates and 1 certificate", report, err)
 	}
@@ -242,13 +243,13 @@ func TestPresignedSubmission(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 5)
-	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{}); err == nil {
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{}); err == nil {
 		t.Error("Verify passed over an entry whose TBSCertificate is another precertificate's")
 	}
 }
 
 // TestSubmissionRate: outsiders have a rate that the CA's own submissions don't
-// count for. See TestIncident_DigiCert2025Flood.
+// count for. See TestFloodFromOutsideLeavesTheCAItsPlace.
 func TestSubmissionRate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

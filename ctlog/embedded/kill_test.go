@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
@@ -71,7 +72,7 @@ func work(path string) error {
 		return err
 	}
 	ctx := context.Background()
-	l, err := embedded.Open(ctx, j.Config, embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true, LockWait: 5 * time.Second})
+	l, err := embedded.Open(ctx, j.Config, embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true})
 	if err != nil {
 		return err
 	}
@@ -161,7 +162,7 @@ func (b *bench) worker(t *testing.T, before ...string) *exec.Cmd {
 	return cmd
 }
 
-// kills is how often D4 kills: MAYFLY_KILLS, or 20.
+// kills is how often the test kills: MAYFLY_KILLS, or 20.
 func kills(t *testing.T) int {
 	text := os.Getenv("MAYFLY_KILLS")
 	if text == "" {
@@ -174,11 +175,11 @@ func kills(t *testing.T) int {
 	return n
 }
 
-// TestD4Kill kills a writing process at random moments. Every SCT that it printed
+// TestKillLosesNoPromise kills a writing process at random moments. Every SCT that it printed
 // is in the log at its index as promised, and each tree continues the one before.
-func TestD4Kill(t *testing.T) {
+func TestKillLosesNoPromise(t *testing.T) {
 	b := newBench(t)
-	b.o.LockWait = 5 * time.Second
+	b.o.SetLockWait(5 * time.Second)
 	promised := make(map[uint64]string)
 	var before ctlogtest.Head
 	n := kills(t)
@@ -193,7 +194,7 @@ func TestD4Kill(t *testing.T) {
 		before = checkPromises(t, b, l, promised, before)
 		closeLog(t, l)
 	}
-	report, err := embedded.Verify(t.Context(), string(b.config.Directory), embedded.VerifyOptions{})
+	report, err := maintain.Verify(t.Context(), string(b.config.Directory), maintain.VerifyOptions{})
 	if err != nil {
 		t.Errorf("Verify: %v", err)
 	}
@@ -265,8 +266,8 @@ func checkPromises(t *testing.T, b *bench, l *embedded.Log, promised map[uint64]
 	return now
 }
 
-// TestD6OtherProcess: a second process doesn't get the log while the first has it.
-func TestD6OtherProcess(t *testing.T) {
+// TestSecondProcessIsRefused: a second process doesn't get the log while the first has it.
+func TestSecondProcessIsRefused(t *testing.T) {
 	b := newBench(t)
 	cmd := b.worker(t)
 	out, err := cmd.StdoutPipe()
@@ -288,10 +289,10 @@ func TestD6OtherProcess(t *testing.T) {
 	}
 }
 
-// TestD5FileSize limits the size of files of a writing process (RLIMIT_FSIZE, as
+// TestFileSizeLimitReleasesNothing limits the size of files of a writing process (RLIMIT_FSIZE, as
 // every user may): the storage fails with a real error from the kernel, no SCT is
 // released for what isn't durable, and the log goes on without the limit.
-func TestD5FileSize(t *testing.T) {
+func TestFileSizeLimitReleasesNothing(t *testing.T) {
 	b := newBench(t)
 	cmd := b.worker(t, "/bin/sh", "-c", `ulimit -f 64; exec "$0"`) // 64 blocks of 512 or 1024 bytes, a few dozen entries
 	var out, complaints bytes.Buffer

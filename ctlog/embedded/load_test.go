@@ -50,7 +50,7 @@ func BenchmarkSubmit(b *testing.B) {
 			registry := prometheus.NewRegistry()
 			bench.o.Metrics = registry
 			l := bench.open(b)
-			p, err := ctlog.NewPolicy([]ctlog.Member{l}, ctlog.Options{})
+			p, err := ctlog.NewPolicy([]ctlog.Log{l}, ctlog.Options{})
 			if err != nil {
 				b.Fatal(err)
 			}

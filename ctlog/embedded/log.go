@@ -7,15 +7,22 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"net/url"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
+	"github.com/mayfly-ca/mayfly/ctlog/witness"
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/ctonly"
@@ -41,19 +48,14 @@ type Options struct {
 	// operator's decision: with the mark goes the proof that this copy is the newest.
 	AcceptMissingMark bool
 
-	LockWait time.Duration // how long a taken lock is tried; zero: 5 s
-	MaxQueue int           // entries that may wait; more are refused; zero: 4096
-	Linger   time.Duration // how long a batch waits for its callers to come back; zero: DefaultLinger
+	Linger time.Duration // how long a batch waits for its callers to come back; zero: DefaultLinger
 
-	// Sleep waits between two checks of the whole log, until ctx ends, whose error it
-	// then returns; nil waits as long as it is told.
-	Sleep func(ctx context.Context, d time.Duration) error
-
-	// Free is how many bytes are free on the disk of a path; nil asks the file system.
-	Free func(path string) (uint64, error)
+	// Zero but in tests, and then these defaults.
+	lockWait time.Duration                               // how long a taken lock is tried: 5 s
+	maxQueue int                                         // entries that may wait; more are refused: 4096
+	free     func(path string) (bytes uint64, err error) // of the disk of a path: asks the file system
 }
 
-// What an Options that says nothing means.
 const (
 	defaultLockWait = 5 * time.Second
 	defaultMaxQueue = 4096
@@ -66,48 +68,48 @@ const DefaultLinger = 4 * time.Millisecond
 // two checkpoint intervals; this leaves room for a machine that is busy.
 const MMD = time.Minute
 
-// Log is an open log. It is a [ctlog.Member], and safe for concurrent use.
+// Log is an open log. It is a [ctlog.Log], and safe for concurrent use.
 type Log struct {
-	roots    atomic.Pointer[[][]byte] // in place of the options', once they have changed
-	about    ctlog.Description
-	origin   string
-	prefix   string
-	o        Options
-	config   Config
-	store    store
-	issuers  *issuers
-	lock     *dirLock
-	mark     *markFile
-	verifier note.Verifier
-	metrics  *metrics
+	o           Options
+	config      Config
+	description ctlog.Description
+	origin      string
+	prefix      string
+	dir         logdir.Dir
+	issuers     *logdir.Issuers
+	verifier    note.Verifier // of the log's checkpoints
 
-	until atomic.Pointer[time.Time] // when the log's time ends; in about it stays what Open was told
+	until atomic.Pointer[time.Time] // when the log's time ends; in description it stays what Open was told
+	roots atomic.Pointer[[][]byte]  // what get-roots lists and the submission API accepts
 
+	reads     *read.API
+	witnesses *witness.Client
+	scrub     *maintain.Scrub
+	metrics   *metrics
+
+	// What start sets, for as long as the log is open.
+	lock     *logdir.Lock
+	mark     *logdir.Mark
 	add      func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	shutdown func(context.Context) error
-	life     context.Context //nolint:containedctx // the life of Tessera's goroutines; ended by Close
-	end      context.CancelFunc
+	ctx      context.Context //nolint:containedctx // of Tessera's goroutines; canceled by Close
+	cancel   context.CancelFunc
 
 	queue   chan *submission
-	drained chan struct{} // closed when the gate has answered everyone
+	drained chan struct{} // closed when the sequencer has answered everyone
 
 	closing sync.RWMutex // held for reading while something is put into the queue
-	closed  bool
+	closed  bool         // guarded by closing
 
-	state   sync.Mutex // held by the gate for a batch, by Ready for a probe
-	tree    tree       // what is on disk, and in the mark
-	suspect error      // why the disk must be read again before the next batch
+	state      sync.Mutex      // held by the sequencer for a batch, by Ready for a probe; guards what follows
+	tree       checkpoint.Tree // what is on disk, and in the mark
+	unverified error           // why the disk must be read again before the next batch
 
-	published published
-	witnesses *witnesses
-	patrol    patrol
-	index     hashIndex
-	packed    packed
-	seen      recent
-	strangers *rate.Limiter // of the submission API
+	submissionLimit *rate.Limiter                  // of the submission API
+	dedup           *lru.Cache[[32]byte, position] // its last entries by the SHA-256 of their certificates
 }
 
-var _ ctlog.Member = (*Log)(nil)
+var _ ctlog.Log = (*Log)(nil)
 
 // Open opens the log in c.Directory, or makes one when the options say so. It
 // refuses a log that is in use (ErrLocked), was rolled back, forked or damaged, or
@@ -119,11 +121,11 @@ func Open(ctx context.Context, c Config, o Options) (*Log, error) {
 		return nil, err
 	}
 	if err := l.acquire(ctx); err != nil {
-		l.metrics.end()
+		l.metrics.unregister()
 		return nil, fmt.Errorf("opening the log in %s: %w", c.Directory, err)
 	}
 	if err := l.start(ctx); err != nil {
-		l.metrics.end()
+		l.metrics.unregister()
 		return nil, fmt.Errorf("opening the log in %s: %w", c.Directory, errors.Join(err, l.releaseFiles()))
 	}
 	go l.commitBatches()
@@ -133,7 +135,7 @@ func Open(ctx context.Context, c Config, o Options) (*Log, error) {
 // Create makes a new, empty log and closes it again. It refuses a directory that
 // holds a log.
 func Create(ctx context.Context, c Config, o Options) error {
-	if (store{dir: string(c.Directory)}).exists(stateDir, treeStateName) {
+	if logdir.Dir(c.Directory).Exists(logdir.StateDir, logdir.TreeStateName) {
 		return fmt.Errorf("the directory %s holds a log already", c.Directory)
 	}
 	o.Create = true
@@ -161,29 +163,39 @@ func prepare(c Config, o Options) (*Log, error) {
 	if err != nil || u.Host == "" {
 		return nil, fmt.Errorf("the log's URL %q is not an absolute URL", c.URL)
 	}
-	verifier, err := newVerifier(c.Origin(), o.Signer.Public())
+	verifier, err := checkpoint.NewVerifier(c.Origin(), o.Signer.Public())
 	if err != nil {
 		return nil, err
 	}
-	s := store{dir: string(c.Directory)}
+	dir := logdir.Dir(c.Directory)
 	l := &Log{
-		about: ctlog.Description{
+		o: o, config: c, origin: c.Origin(), prefix: u.Path, dir: dir, issuers: dir.Issuers(), verifier: verifier,
+		description: ctlog.Description{
 			ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"),
 			Operator: c.Operator, Start: c.Start, End: c.End,
 		},
-		origin: c.Origin(), prefix: u.Path, o: o, config: c, store: s, verifier: verifier,
-		issuers: &issuers{dir: s.path(issuerDir)},
-		queue:   make(chan *submission, o.MaxQueue),
-		drained: make(chan struct{}), strangers: rate.NewLimiter(submissionRate, submissionBurst),
+		queue: make(chan *submission, o.maxQueue), drained: make(chan struct{}),
+		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
 	}
-	l.published.open = func(raw []byte) (head, error) { return openCheckpoint(raw, verifier) }
-	if l.metrics, err = newMetrics(o.Metrics, l); err != nil {
+	if l.dedup, err = lru.New[[32]byte, position](dedupEntries); err != nil {
 		return nil, err
 	}
-	if l.witnesses, err = newWitnesses(l, c.Witnesses); err != nil {
+	l.AcceptRoots(o.Roots)
+	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger})
+	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
+		Dir: string(dir), Log: l.description.URL, Key: spki, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
+	})
+	l.witnesses, err = witness.New(c.Witnesses, witness.Options{
+		Log: l.description.URL, Now: o.Now, Logger: o.Logger,
+		Consistency: func(ctx context.Context, smaller, size uint64) ([][]byte, error) {
+			return dir.Consistency(ctx, smaller, size, size)
+		},
+	})
+	if err != nil {
 		return nil, err
 	}
-	return l, nil
+	l.metrics, err = newMetrics(o.Metrics, l)
+	return l, err
 }
 
 func withDefaults(o Options) Options {
@@ -193,27 +205,24 @@ func withDefaults(o Options) Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.LockWait <= 0 {
-		o.LockWait = defaultLockWait
-	}
-	if o.MaxQueue <= 0 {
-		o.MaxQueue = defaultMaxQueue
-	}
 	if o.Linger <= 0 {
 		o.Linger = DefaultLinger
 	}
-	if o.Sleep == nil {
-		o.Sleep = wait.For
+	if o.lockWait <= 0 {
+		o.lockWait = defaultLockWait
 	}
-	if o.Free == nil {
-		o.Free = freeBytes
+	if o.maxQueue <= 0 {
+		o.maxQueue = defaultMaxQueue
+	}
+	if o.free == nil {
+		o.free = freeBytes
 	}
 	return o
 }
 
 // Description is what the trust root says of the log.
 func (l *Log) Description() ctlog.Description {
-	d := l.about
+	d := l.description
 	if end := l.until.Load(); end != nil {
 		d.End = *end
 	}
@@ -224,57 +233,87 @@ func (l *Log) Description() ctlog.Description {
 // about a log that may change in its life: when a successor is named.
 func (l *Log) SetEnd(end time.Time) { l.until.Store(&end) }
 
+// AcceptRoots puts roots, in DER, in the place of those that get-roots lists and
+// the submission API accepts: the CA's authorities have changed.
+func (l *Log) AcceptRoots(roots [][]byte) { l.roots.Store(&roots) }
+
+func (l *Log) acceptedRoots() [][]byte { return *l.roots.Load() }
+
 // Prefix is the path of the log's URL, under which [Log.Handler] is to be mounted.
 func (l *Log) Prefix() string { return l.prefix }
+
+// Handler serves the log below its prefix, which http.StripPrefix has taken off: the
+// reads of [read.API.Handler] and, when the configuration turns it on, submission.
+func (l *Log) Handler() http.Handler {
+	posts := make(map[string]read.HandlerFunc)
+	for _, path := range l.Submissions() {
+		posts[path] = l.addChain(path == ct.AddPreChainPath)
+	}
+	return l.reads.Handler(posts)
+}
 
 // Submit records the chain and returns its SCT when everything that the SCT
 // promises is on disk.
 //
 // Errors: a *fault.Error with reason Overloaded when the queue is full,
 // ShuttingDown after Close, LogUnavailable when the storage fails, or (with
-// ctlog.ErrOutsideWindow) when it isn't the log's time; the context's error when it ends first, in which case the entry may be logged later.
+// ctlog.ErrOutsideWindow) when it isn't the log's time; the context's error when it
+// ends first, in which case the entry may be logged later.
 func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
-	fingerprints, err := l.issuers.keep(chain.Issuers)
-	if err != nil {
-		return ctlog.SCT{}, unavailable(err)
-	}
 	now := l.o.Now()
 	if !l.Description().Holds(now) { // clients judge an SCT by the time in it
-		return ctlog.SCT{}, ctlog.Late(l.about.URL)
+		return ctlog.SCT{}, ctlog.LogEnded(l.description.URL)
 	}
-	entry := &ctonly.Entry{
-		Timestamp:         millis(now),
-		IsPrecert:         true,
-		Certificate:       chain.TBS,
-		Precertificate:    chain.Precertificate,
-		IssuerKeyHash:     chain.IssuerKeyHash[:],
-		FingerprintsChain: fingerprints,
-	}
-	index, err := l.place(ctx, entry)
+	p, err := l.record(ctx, precertEntry(chain, now), chain.Issuers)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	return l.promise(ctx, entry, index)
+	return l.promise(ctx, p)
+}
+
+func precertEntry(chain ctlog.Chain, now time.Time) *ctonly.Entry {
+	return &ctonly.Entry{
+		Timestamp: millis(now), IsPrecert: true, Certificate: chain.TBS,
+		Precertificate: chain.Precertificate, IssuerKeyHash: chain.IssuerKeyHash[:],
+	}
+}
+
+// position is an entry that is in the log.
+type position struct {
+	entry *ctonly.Entry
+	index uint64
+}
+
+// record stores the certificates above an entry, and then puts it into the log.
+func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (position, error) {
+	var err error
+	if entry.FingerprintsChain, err = l.issuers.Keep(issuers); err != nil {
+		return position{}, unavailable(err)
+	}
+	index, err := l.place(ctx, entry)
+	return position{entry: entry, index: index}, err
 }
 
 // promise signs the SCT of an entry that is in the log.
-func (l *Log) promise(ctx context.Context, entry *ctonly.Entry, index uint64) (ctlog.SCT, error) {
-	extensions, err := ctlog.LeafIndexExtension(index)
+func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
+	extensions, err := ctlog.LeafIndexExtension(p.index)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	digest := sha256.Sum256(signedBytes(entry, extensions))
+	// A MerkleTreeLeaf (RFC 6962 §3.4) has the bytes that the SCT signs (§3.2): both
+	// start with version v1 and a zero for their type.
+	digest := sha256.Sum256(p.entry.MerkleTreeLeaf(p.index))
 	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
 	}
-	return ctlog.SCT{LogID: l.about.ID, Timestamp: entry.Timestamp, Extensions: extensions, Signature: signature}, nil
+	return ctlog.SCT{LogID: l.description.ID, Timestamp: p.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
 // Ready is nil when the log takes entries, its disk has more room than the
-// configured floor, and no check of it has found damage. After a storage error it tries whether the disk holds again, so
-// that a log without callers recovers as well.
+// configured floor, and no scrub has found damage. After a storage error it tries
+// whether the disk holds again, so that a log without callers recovers as well.
 func (l *Log) Ready(ctx context.Context) error {
 	l.closing.RLock()
 	closed := l.closed
@@ -282,27 +321,32 @@ func (l *Log) Ready(ctx context.Context) error {
 	if closed {
 		return errors.New("the log is closed")
 	}
-	if _, err := l.head(ctx); err != nil {
+	if _, err := l.reads.Head(ctx); err != nil {
 		return err
 	}
 	if err := l.room(); err != nil {
 		return err
 	}
-	if err := l.damage(); err != nil {
+	if err := l.scrub.Damage(); err != nil {
 		return err
 	}
 	if !l.state.TryLock() {
 		return nil // a batch is on its way to the disk; its outcome decides next time
 	}
 	defer l.state.Unlock()
-	if l.suspect == nil {
-		return l.lock.held()
+	if l.unverified == nil {
+		return l.lock.Held()
 	}
-	if err := l.probe(); err != nil {
+	if err := l.dir.Probe(); err != nil {
 		return fmt.Errorf("the log's disk does not hold: %w", err)
 	}
 	return l.recover(ctx)
 }
+
+// Scrub checks the whole log from time to time, as configured, until ctx ends. What it
+// finds damaged makes the log unready. Entries are taken meanwhile, as a full disk's
+// are, because what is damaged is old.
+func (l *Log) Scrub(ctx context.Context) { l.scrub.Run(ctx) }
 
 // Close refuses new submissions, answers those that are queued, publishes a
 // checkpoint over them and releases the directory. The context bounds the wait;
@@ -327,18 +371,18 @@ func (l *Log) Close(ctx context.Context) error {
 	case <-ctx.Done():
 		err = fmt.Errorf("answering the last submissions: %w", ctx.Err())
 	}
-	l.end()
-	l.witnesses.close()
-	l.metrics.end()
+	l.cancel()
+	l.witnesses.Close()
+	l.metrics.unregister()
 	return errors.Join(err, l.releaseFiles())
 }
 
 func (l *Log) releaseFiles() error {
 	var err error
 	if l.mark != nil {
-		err = l.mark.close()
+		err = l.mark.Close()
 	}
-	return errors.Join(err, l.lock.release())
+	return errors.Join(err, l.lock.Release())
 }
 
 // unavailable is what a client reads when the storage fails.

@@ -40,9 +40,10 @@ func newBench(t testing.TB) *bench {
 		URL: "https://log.example/2027", CheckpointInterval: 100 * time.Millisecond,
 	}
 	b.o = embedded.Options{
-		Signer: b.key, Create: true, LockWait: time.Millisecond,
+		Signer: b.key, Create: true,
 		Roots: [][]byte{b.ca.Root.Raw},
 	}
+	b.o.SetLockWait(time.Millisecond)
 	return b
 }
 
@@ -80,6 +81,6 @@ func TestConformance(t *testing.T) {
 		b := newBench(t)
 		l := b.open(t)
 		url, c := serve(t, l)
-		return ctlogtest.Fixture{Member: l, CA: b.ca, URL: url, Client: c}
+		return ctlogtest.Fixture{Log: l, CA: b.ca, URL: url, Client: c}
 	})
 }

@@ -7,13 +7,13 @@ import (
 	"testing"
 )
 
-// TestOnePathEach: whatever isn't written as the grammar has it is 404, never a way
-// to somewhere else; another method than a path has is 405.
-func TestOnePathEach(t *testing.T) {
+// Whatever isn't written as the grammar has it is 404, never a way to somewhere else;
+// another method than a path has is 405.
+func TestEachThingHasOnePath(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.open(t)
-	b.load(t, l, 1)
+	b.publishes(t, l, nil, 1)
 	for path, want := range map[string]int{
 		"/checkpoint": 200, "/ct/v1/get-sth": 200,
 		"//checkpoint": 404, "/./checkpoint": 404, "/tile/../checkpoint": 404, "/checkpoint/": 404, "/%63heckpoint": 404,

@@ -13,6 +13,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"golang.org/x/sys/unix"
 )
@@ -66,7 +68,7 @@ func TestPowerLoss(t *testing.T) {
 // loseNothing loses the power n times, one after another on the same disk.
 func loseNothing(t *testing.T, n int, mount mounting) {
 	b, d := newDisk(t)
-	b.o.LockWait = 5 * time.Second
+	b.o.SetLockWait(5 * time.Second)
 	promised := make(map[uint64]string)
 	var before ctlogtest.Head
 	for i := range n {
@@ -82,7 +84,7 @@ func loseNothing(t *testing.T, n int, mount mounting) {
 		l := b.openNow(t)
 		before = checkPromises(t, b, l, promised, before)
 		closeLog(t, l)
-		if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+		if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
 			t.Fatalf("loss %d: Verify: %v", i, err)
 		}
 	}
@@ -92,7 +94,8 @@ func loseNothing(t *testing.T, n int, mount mounting) {
 // missing says what a log lost of its promises; nothing when it is whole.
 func (b *bench) missing(t *testing.T, promised map[uint64]string) string {
 	t.Helper()
-	b.o.Create, b.o.LockWait = false, 5*time.Second
+	b.o.Create = false
+	b.o.SetLockWait(5 * time.Second)
 	l, err := embedded.Open(t.Context(), b.config, b.o)
 	if err != nil {
 		return "the log doesn't open: " + err.Error()
@@ -100,7 +103,7 @@ func (b *bench) missing(t *testing.T, promised map[uint64]string) string {
 	closeLog(t, l) // publishes what is there
 	lost := 0
 	for index, hash := range promised {
-		e, err := embedded.ReadEntry(t.Context(), b.path(), index)
+		e, err := read.EntryAt(t.Context(), b.path(), index)
 		if err != nil || hex.EncodeToString(e.LeafHash[:]) != hash {
 			lost++
 		}

@@ -23,7 +23,7 @@ func (l *Log) room() error {
 	if l.config.MinFreeMB <= 0 {
 		return nil
 	}
-	free, err := l.o.Free(l.store.dir)
+	free, err := l.o.free(string(l.dir))
 	if err != nil {
 		return err
 	}

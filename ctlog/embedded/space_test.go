@@ -12,14 +12,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestD5Floor: readiness goes before the disk is full, and comes back with the room.
-func TestD5Floor(t *testing.T) {
+// TestReadinessGoesBeforeTheDiskIsFull: readiness goes before the disk is full, and comes back with the room.
+func TestReadinessGoesBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	var free atomic.Uint64
 	free.Store(1 << 30)
 	b.config.MinFreeMB = 100
-	b.o.Free = func(string) (uint64, error) { return free.Load(), nil }
+	b.o.SetFree(func(string) (uint64, error) { return free.Load(), nil })
 	registry := prometheus.NewRegistry()
 	b.o.Metrics = registry
 	l := b.open(t)
@@ -61,7 +61,7 @@ func gauge(t *testing.T, r *prometheus.Registry, name string) float64 {
 }
 
 // small puts the log onto a file system of its own of two MiB. It skips the test
-// where only root may mount; TestD5FileSize shows the same there.
+// where only root may mount; TestFileSizeLimitReleasesNothing shows the same there.
 func (b *bench) small(t *testing.T) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "disk")
@@ -80,9 +80,9 @@ func (b *bench) small(t *testing.T) {
 	b.config.Directory = setting.Path(filepath.Join(dir, "log"))
 }
 
-// TestD5ReadOnly turns folders of the log read-only under it, as kernels do after
+// TestReadOnlyFoldersReleaseNothing turns folders of the log read-only under it, as kernels do after
 // an I/O error, and back.
-func TestD5ReadOnly(t *testing.T) {
+func TestReadOnlyFoldersReleaseNothing(t *testing.T) {
 	for _, folder := range []string{".state", "tile"} {
 		b := newBench(t)
 		b.small(t)

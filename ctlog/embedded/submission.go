@@ -6,16 +6,18 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/transparency-dev/tessera/ctonly"
 )
@@ -24,25 +26,11 @@ import (
 const (
 	maxSubmission  = 512 << 10 // bytes of a request's body
 	maxChainLength = 10        // certificates in it
-	recentEntries  = 1 << 16   // how many entries are known for their duplicates
+	dedupEntries   = 1 << 16   // how many of the entries are known for their duplicates
 
-	// A stranger's submissions must not crowd out the CA's own.
+	// Submissions from outside must not crowd out the CA's own.
 	submissionRate  = 20  // a second, of everybody together
 	submissionBurst = 200 // at once, after a quiet time
-)
-
-// addChainBody and sctBody are RFC 6962 §4.1.
-type (
-	addChainBody struct {
-		Chain [][]byte `json:"chain"`
-	}
-	sctBody struct {
-		Version    uint8  `json:"sct_version"`
-		ID         []byte `json:"id"`
-		Timestamp  uint64 `json:"timestamp"`
-		Extensions []byte `json:"extensions"`
-		Signature  []byte `json:"signature"`
-	}
 )
 
 // Submissions are the paths below [Log.Prefix] that take a POST; none unless the
@@ -51,18 +39,17 @@ func (l *Log) Submissions() []string {
 	if !l.config.Submission {
 		return nil
 	}
-	return []string{"/ct/v1/add-chain", "/ct/v1/add-pre-chain"}
+	return []string{ct.AddChainPath, ct.AddPreChainPath}
 }
 
-// addChain is RFC 6962 §4.1.
-func (l *Log) addChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, false) }
-
-// addPreChain is RFC 6962 §4.2.
-func (l *Log) addPreChain(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, true) }
+// addChain takes certificates, or precertificates.
+func (l *Log) addChain(precert bool) read.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, precert) }
+}
 
 func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error {
-	if !l.strangers.AllowN(l.o.Now(), 1) {
-		return &refusal{status: http.StatusTooManyRequests, text: "too many submissions; try again later", retryAfter: 1}
+	if !l.submissionLimit.AllowN(l.o.Now(), 1) {
+		return &read.Refusal{Status: http.StatusTooManyRequests, Text: "too many submissions; try again later", RetryAfter: 1}
 	}
 	chain, err := l.readChain(w, r, precert)
 	if err != nil {
@@ -73,14 +60,13 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error
 	switch {
 	case errors.As(err, &f) && f.Kind() == fault.Unavailable:
 		l.o.Logger.WarnContext(r.Context(), "submission refused", "error", err)
-		return &refusal{status: http.StatusServiceUnavailable, text: f.Public, retryAfter: max(1, int(f.RetryAfter/time.Second))}
+		return &read.Refusal{Status: http.StatusServiceUnavailable, Text: f.Public, RetryAfter: max(1, int(f.RetryAfter/time.Second))}
 	case err != nil:
 		return err
 	}
-	// RFC 6962 §4.1: signature is a DigitallySigned, with its algorithms and length before it.
-	signature := append([]byte{hashSHA256, signatureECDSA, byte(len(sct.Signature) >> 8), byte(len(sct.Signature))}, sct.Signature...)
-	return writeJSON(w, "no-store", sctBody{
-		Version: versionV1, ID: sct.LogID[:], Timestamp: sct.Timestamp, Extensions: sct.Extensions, Signature: signature,
+	return read.WriteJSON(w, "no-store", ct.AddChainResponse{ // RFC 6962 §4.1: the signature is a DigitallySigned
+		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
+		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: ctlog.AppendSignature(nil, sct.Signature),
 	})
 }
 
@@ -90,38 +76,27 @@ func (l *Log) readChain(w http.ResponseWriter, r *http.Request, precert bool) ([
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return nil, &refusal{status: http.StatusRequestEntityTooLarge, text: fmt.Sprintf("a submission has at most %d bytes", maxSubmission)}
+		return nil, &read.Refusal{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("a submission has at most %d bytes", maxSubmission)}
 	}
 	if err != nil {
-		return nil, badRequest("the body can't be read")
+		return nil, read.BadRequest("the body can't be read")
 	}
-	var body addChainBody
+	var body ct.AddChainRequest
 	if err := json.Unmarshal(raw, &body); err != nil || len(body.Chain) == 0 || len(body.Chain) > maxChainLength {
-		return nil, badRequest("want JSON with a chain of 1 to %d certificates in base64", maxChainLength)
+		return nil, read.BadRequest("want JSON with a chain of 1 to %d certificates in base64", maxChainLength)
 	}
 	submitted := make([]*x509.Certificate, 0, len(body.Chain))
 	for i, der := range body.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return nil, badRequest("chain[%d] is not a certificate", i)
+			return nil, read.BadRequest("chain[%d] is not a certificate", i)
 		}
 		submitted = append(submitted, c)
 	}
 	if poisoned := isPrecertificate(submitted[0]); poisoned != precert {
-		return nil, badRequest("add-pre-chain takes precertificates, add-chain takes certificates")
+		return nil, read.BadRequest("add-pre-chain takes precertificates, add-chain takes certificates")
 	}
 	return l.trusted(submitted)
-}
-
-// AcceptRoots puts roots, in DER, in the place of those that get-roots lists and
-// the submission API accepts: the CA's authorities have changed.
-func (l *Log) AcceptRoots(roots [][]byte) { l.roots.Store(&roots) }
-
-func (l *Log) acceptedRoots() [][]byte {
-	if roots := l.roots.Load(); roots != nil {
-		return *roots
-	}
-	return l.o.Roots
 }
 
 // trusted verifies the chain to one of our roots, at the time of its issuance: a
@@ -139,54 +114,59 @@ func (l *Log) trusted(submitted []*x509.Certificate) ([]*x509.Certificate, error
 		intermediates.AddCert(c)
 	}
 	if len(submitted) > 1 && ctlog.SignsPrecertificates(submitted[1]) {
-		return presigned(submitted, roots, intermediates)
+		return delegated(submitted, roots, intermediates)
 	}
 	subject := *submitted[0]
 	subject.UnhandledCriticalExtensions = slices.DeleteFunc(
 		slices.Clone(subject.UnhandledCriticalExtensions), ctlog.OIDPoison.Equal)
-	chains, err := subject.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: subject.NotBefore.Add(time.Second),
-		KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	})
+	chain, err := pathOf(&subject, roots, intermediates, subject.NotBefore.Add(time.Second))
 	if err != nil {
-		return nil, badRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
+		return nil, err
 	}
-	chain := chains[0]
 	if len(chain) < 2 {
-		return nil, badRequest("the log takes no root as an entry")
+		return nil, read.BadRequest("the log takes no root as an entry")
 	}
 	return inOrder(submitted, chain)
 }
 
-// presigned is trusted for a precertificate that a precertificate signing
+// delegated is trusted for a precertificate that a precertificate signing
 // certificate signed. That certificate's extended key usage excludes code signing,
 // and the issuer's path length may exclude any CA below it, so the path ends for
 // the usual checks with the issuer of the final certificate (RFC 6962 §3.1).
-func presigned(submitted []*x509.Certificate, roots, intermediates *x509.CertPool) ([]*x509.Certificate, error) {
+func delegated(submitted []*x509.Certificate, roots, intermediates *x509.CertPool) ([]*x509.Certificate, error) {
 	if len(submitted) < 3 {
-		return nil, badRequest("a precertificate signing certificate is followed by the issuer of the final certificate")
+		return nil, read.BadRequest("a precertificate signing certificate is followed by the issuer of the final certificate")
 	}
 	leaf, signer, issuer := submitted[0], submitted[1], submitted[2]
 	at := leaf.NotBefore.Add(time.Second)
 	switch {
 	case !isPrecertificate(leaf) || leaf.IsCA || !slices.Contains(leaf.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
-		return nil, badRequest("chain[0] is not a precertificate for code signing, which is all that chain[1] may sign")
+		return nil, read.BadRequest("chain[0] is not a precertificate for code signing, which is all that chain[1] may sign")
 	case len(signer.ExtKeyUsage) > 0 || len(signer.UnknownExtKeyUsage) != 1:
-		return nil, badRequest("chain[1] has further key usages beside the signing of precertificates")
+		return nil, read.BadRequest("chain[1] has further key usages beside the signing of precertificates")
 	case at.Before(signer.NotBefore) || at.After(signer.NotAfter):
-		return nil, badRequest("chain[1] was not valid when chain[0] was issued")
+		return nil, read.BadRequest("chain[1] was not valid when chain[0] was issued")
 	case !certifies(signer, leaf):
-		return nil, badRequest("chain[1] is not the certificate that certifies the one before it")
+		return nil, read.BadRequest("chain[1] is not the certificate that certifies the one before it")
 	case !certifies(issuer, signer):
-		return nil, badRequest("chain[2] is not the certificate that certifies the one before it")
+		return nil, read.BadRequest("chain[2] is not the certificate that certifies the one before it")
 	}
-	chains, err := issuer.Verify(x509.VerifyOptions{
+	path, err := pathOf(issuer, roots, intermediates, at)
+	if err != nil {
+		return nil, err
+	}
+	return inOrder(submitted, append([]*x509.Certificate{leaf, signer}, path...))
+}
+
+// pathOf is the path of a certificate for code signing to one of the roots.
+func pathOf(c *x509.Certificate, roots, intermediates *x509.CertPool, at time.Time) ([]*x509.Certificate, error) {
+	paths, err := c.Verify(x509.VerifyOptions{
 		Roots: roots, Intermediates: intermediates, CurrentTime: at, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 	})
 	if err != nil {
-		return nil, badRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
+		return nil, read.BadRequest("the chain does not lead to one of the log's roots as a code-signing certificate")
 	}
-	return inOrder(submitted, append([]*x509.Certificate{leaf, signer}, chains[0]...))
+	return paths[0], nil
 }
 
 // certifies reports whether parent is a CA that signed child.
@@ -199,7 +179,7 @@ func certifies(parent, child *x509.Certificate) bool {
 func inOrder(submitted, chain []*x509.Certificate) ([]*x509.Certificate, error) {
 	for i, c := range submitted {
 		if i >= len(chain) || !bytes.Equal(c.Raw, chain[i].Raw) {
-			return nil, badRequest("chain[%d] is not the certificate that certifies the one before it", i)
+			return nil, read.BadRequest("chain[%d] is not the certificate that certifies the one before it", i)
 		}
 	}
 	return chain, nil
@@ -219,64 +199,28 @@ func isPrecertificate(c *x509.Certificate) bool {
 func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) (ctlog.SCT, error) {
 	now := l.o.Now()
 	if !l.Description().Holds(now) {
-		return ctlog.SCT{}, &refusal{status: http.StatusForbidden, text: "the log takes no entries at this time"}
+		return ctlog.SCT{}, &read.Refusal{Status: http.StatusForbidden, Text: "the log takes no entries at this time"}
 	}
 	identity := sha256.Sum256(chain[0].Raw)
-	if known, ok := l.seen.get(identity); ok {
-		return l.promise(ctx, known.entry, known.index)
+	if known, ok := l.dedup.Get(identity); ok {
+		return l.promise(ctx, known)
 	}
-	upper := make([][]byte, 0, len(chain)-1)
+	issuers := make([][]byte, 0, len(chain)-1)
 	for _, c := range chain[1:] {
-		upper = append(upper, c.Raw)
+		issuers = append(issuers, c.Raw)
 	}
-	fingerprints, err := l.issuers.keep(upper)
-	if err != nil {
-		return ctlog.SCT{}, unavailable(err)
-	}
-	entry := &ctonly.Entry{Timestamp: millis(now), IsPrecert: precert, Certificate: chain[0].Raw, FingerprintsChain: fingerprints}
+	entry := &ctonly.Entry{Timestamp: millis(now), Certificate: chain[0].Raw}
 	if precert {
-		c, err := ctlog.NewChain(chain[0].Raw, upper)
+		c, err := ctlog.NewChain(chain[0].Raw, issuers)
 		if err != nil {
-			return ctlog.SCT{}, badRequest("the precertificate can't be read")
+			return ctlog.SCT{}, read.BadRequest("the precertificate can't be read")
 		}
-		entry.Certificate, entry.Precertificate, entry.IssuerKeyHash = c.TBS, c.Precertificate, c.IssuerKeyHash[:]
+		entry = precertEntry(c, now)
 	}
-	index, err := l.place(ctx, entry)
+	p, err := l.record(ctx, entry, issuers)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	l.seen.put(identity, position{entry: entry, index: index})
-	return l.promise(ctx, entry, index)
-}
-
-// position is an entry that is in the log.
-type position struct {
-	entry *ctonly.Entry
-	index uint64
-}
-
-// recent remembers the last submissions from outside, in two generations of
-// which the older is dropped when the younger is full.
-type recent struct {
-	mu           sync.Mutex
-	young, older map[[32]byte]position
-}
-
-func (r *recent) get(identity [32]byte) (position, bool) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	p, ok := r.young[identity]
-	if !ok {
-		p, ok = r.older[identity]
-	}
-	return p, ok
-}
-
-func (r *recent) put(identity [32]byte, p position) {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	if r.young == nil || len(r.young) >= recentEntries/2 {
-		r.young, r.older = make(map[[32]byte]position), r.young
-	}
-	r.young[identity] = p
+	l.dedup.Add(identity, p)
+	return l.promise(ctx, p)
 }

@@ -17,6 +17,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/prometheus/client_golang/prometheus"
 	formats "github.com/transparency-dev/formats/note"
@@ -95,10 +97,10 @@ func (b *bench) publishes(t *testing.T, l *embedded.Log, witnesses []*witnessStu
 	}
 }
 
-// TestWitnesses: every published checkpoint carries the cosignatures of all
+// TestPublishedCheckpointsAreCosigned: every published checkpoint carries the cosignatures of all
 // witnesses, each of which verified that the log only grew; also after a restart,
 // for which they are kept, and in a backup. All readers take the checkpoint.
-func TestWitnesses(t *testing.T) {
+func TestPublishedCheckpointsAreCosigned(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one", "witness.example/two")
@@ -132,17 +134,17 @@ func TestWitnesses(t *testing.T) {
 	if size, _ := ws[0].stands(); size != 315 {
 		t.Errorf("the witness is at %d entries", size)
 	}
-	if _, err := embedded.Verify(t.Context(), b.path(), embedded.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
 		t.Error(err)
 	}
 	backup := filepath.Join(t.TempDir(), "backup")
-	if _, err := embedded.Backup(t.Context(), b.path(), backup, embedded.VerifyOptions{}); err != nil {
+	if _, err := maintain.Backup(t.Context(), b.path(), backup, maintain.VerifyOptions{}); err != nil {
 		t.Fatal(err)
 	}
-	if raw := read(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
+	if raw := readFile(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
 		t.Errorf("the backup's checkpoint is\n%s, want\n%s", raw, cosigned)
 	}
-	archive, err := embedded.OpenArchive(t.Context(), b.path(), l.Description(), embedded.Options{})
+	archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -153,9 +155,9 @@ func TestWitnesses(t *testing.T) {
 	}
 }
 
-// TestCosignaturesDamaged: what is kept beside the checkpoint is no part of it. When
+// TestDamagedCosignaturesAreLeftOut: what is kept beside the checkpoint is no part of it. When
 // it is damaged or of another, the checkpoint goes without.
-func TestCosignaturesDamaged(t *testing.T) {
+func TestDamagedCosignaturesAreLeftOut(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one")
@@ -176,7 +178,7 @@ func TestCosignaturesDamaged(t *testing.T) {
 		if err := os.WriteFile(b.path("checkpoint.witnessed"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		archive, err := embedded.OpenArchive(t.Context(), b.path(), l.Description(), embedded.Options{})
+		archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue
@@ -189,9 +191,9 @@ func TestCosignaturesDamaged(t *testing.T) {
 	}
 }
 
-// TestWitnessFaults: a witness that fails, lies or hangs costs its cosignature and
+// TestFailingWitnessCostsItsCosignatureAlone: a witness that fails, lies or hangs costs its cosignature and
 // nothing else. The other's is there, and the metric says what happened.
-func TestWitnessFaults(t *testing.T) {
+func TestFailingWitnessCostsItsCosignatureAlone(t *testing.T) {
 	t.Parallel()
 	// lie changes what the honest witness answers.
 	lie := func(change func([]byte) []byte) func(http.ResponseWriter, *http.Request, http.Handler) {
@@ -293,8 +295,8 @@ func offers(t *testing.T, r *prometheus.Registry, witness string) map[string]flo
 	return out
 }
 
-// TestWitnessNoDelay: SCTs are given while every witness hangs, in either mode.
-func TestWitnessNoDelay(t *testing.T) {
+// TestHangingWitnessesDelayNoSCT: SCTs are given while every witness hangs, in either mode.
+func TestHangingWitnessesDelayNoSCT(t *testing.T) {
 	t.Parallel()
 	for _, mode := range []ctlog.WitnessMode{ctlog.WitnessOpen, ctlog.WitnessClosed} {
 		t.Run(string(mode), func(t *testing.T) {
@@ -341,9 +343,9 @@ func TestWitnessNoDelay(t *testing.T) {
 	}
 }
 
-// TestWitnessResting: a witness that fails again and again is left alone for a
+// TestFailingWitnessIsLeftAlone: a witness that fails again and again is left alone for a
 // while, so that checkpoints don't wait for it.
-func TestWitnessResting(t *testing.T) {
+func TestFailingWitnessIsLeftAlone(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one")
@@ -364,8 +366,8 @@ func TestWitnessResting(t *testing.T) {
 	}
 }
 
-// TestWitnessClock: a cosignature of another time is none, however well it is signed.
-func TestWitnessClock(t *testing.T) {
+// TestCosignatureOfAnotherTimeIsNone: a cosignature of another time is none, however well it is signed.
+func TestCosignatureOfAnotherTimeIsNone(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one")
@@ -386,10 +388,10 @@ func TestWitnessClock(t *testing.T) {
 	}
 }
 
-// TestWitnessClosed: in the closed mode nothing is published without enough
+// TestClosedModePublishesNothingWithoutCosignatures: in the closed mode nothing is published without enough
 // cosignatures; SCTs are given, nothing is lost, and all of it is published when the
 // witness is back. A new log starts all the same.
-func TestWitnessClosed(t *testing.T) {
+func TestClosedModePublishesNothingWithoutCosignatures(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one", "witness.example/two")
@@ -421,9 +423,9 @@ func TestWitnessClosed(t *testing.T) {
 	}
 }
 
-// TestWitnessClosedShutdown: what couldn't be published before the end is published
+// TestClosedModeShutdownLeavesTheRestToTheNextStart: what couldn't be published before the end is published
 // by the next start. The end says so, and comes in time.
-func TestWitnessClosedShutdown(t *testing.T) {
+func TestClosedModeShutdownLeavesTheRestToTheNextStart(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one")

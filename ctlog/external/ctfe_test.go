@@ -62,7 +62,7 @@ func openCTFE(t *testing.T) ctlogtest.Fixture {
 	if err := l.CheckRoots(t.Context(), [][]byte{ca.Intermediate.Raw, ca.Root.Raw}); err != nil {
 		t.Fatal(err)
 	}
-	return ctlogtest.Fixture{Member: l, CA: ca, URL: url, Client: l.Reader()}
+	return ctlogtest.Fixture{Log: l, CA: ca, URL: url, Client: l.Reader()}
 }
 
 func freeAddress(t *testing.T) string {

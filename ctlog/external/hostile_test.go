@@ -13,9 +13,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// TestWordy: a log's own words don't flood our log, whichever line they are on, and
+// TestWordyLogIsCutShort: a log's own words don't flood our log, whichever line they are on, and
 // what it asks our clients to wait is bounded.
-func TestWordy(t *testing.T) {
+func TestWordyLogIsCutShort(t *testing.T) {
 	t.Parallel()
 	for name, first := range map[string]string{
 		"status": "HTTP/1.1 503 " + strings.Repeat("a", 30<<10), "refusal": "HTTP/1.1 400 " + strings.Repeat("a", 30<<10),

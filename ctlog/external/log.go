@@ -30,11 +30,11 @@ type Config = ctlog.ExternalConfig
 
 // Options are what a log needs besides its configuration.
 type Options struct {
-	Now       func() time.Time  // nil: time.Now; for the breaker
-	Logger    *slog.Logger      // nil: nothing is logged
-	Transport http.RoundTripper // nil: one of the log's own, as the configuration describes the way
-
+	Now     func() time.Time      // nil: time.Now; for the breaker
+	Logger  *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is registered
+
+	transport http.RoundTripper // nil but in tests: one of the log's own, as the configuration describes the way
 }
 
 // How the log is spoken to.
@@ -51,20 +51,19 @@ const (
 	breakerPause    = 10 * time.Second // how long it stays open before one submission tries again
 )
 
-// Log is an external log. It is a [ctlog.Member], safe for concurrent use, and
+// Log is an external log. It is a [ctlog.Log], safe for concurrent use, and
 // holds no goroutine; [Log.Close] drops its idle connections.
 type Log struct {
-	about     ctlog.Description
-	url       string
-	transport http.RoundTripper
-	token     string
-	o         Options
-	inFlight  chan struct{}
-	breaker   *breaker
-	roots     roots
+	description ctlog.Description
+	transport   http.RoundTripper
+	token       string
+	o           Options
+	inFlight    chan struct{}
+	breaker     *breaker
+	roots       roots
 }
 
-var _ ctlog.Member = (*Log)(nil)
+var _ ctlog.Log = (*Log)(nil)
 
 // New makes a log from its configuration: it reads the key, CA and token files,
 // and sends nothing.
@@ -75,18 +74,11 @@ func New(c Config, o Options) (*Log, error) {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	spki, err := readKey(string(c.KeyFile))
+	description, err := Describe(ctlog.FrozenConfig{URL: c.URL, KeyFile: c.KeyFile, Operator: c.Operator, Start: c.Start, End: c.End})
 	if err != nil {
-		return nil, fmt.Errorf("the log %s: %w", c.URL, err)
+		return nil, err
 	}
-	l := &Log{
-		url: strings.TrimSuffix(c.URL, "/"), o: o,
-		breaker: &breaker{now: o.Now},
-	}
-	l.about = ctlog.Description{
-		ID: sha256.Sum256(spki), SPKI: spki, URL: l.url,
-		Operator: c.Operator, Start: c.Start, End: c.End,
-	}
+	l := &Log{description: description, o: o, breaker: &breaker{now: o.Now}}
 	if c.MaxInFlight <= 0 {
 		c.MaxInFlight = ctlog.DefaultMaxInFlight
 	}
@@ -98,7 +90,7 @@ func New(c Config, o Options) (*Log, error) {
 		}
 		l.token = "Bearer " + string(token)
 	}
-	if l.transport = o.Transport; l.transport == nil {
+	if l.transport = o.transport; l.transport == nil {
 		if l.transport, err = newTransport(c); err != nil {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}
@@ -108,16 +100,16 @@ func New(c Config, o Options) (*Log, error) {
 	}
 	for _, c := range l.gauges() {
 		if err := o.Metrics.Register(c); err != nil {
-			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.url, err)
+			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.description.URL, err)
 		}
 	}
 	return l, nil
 }
 
-// gauges show how the log stands at the moment.
+// gauges show the state of the breaker and what the log said of its roots.
 func (l *Log) gauges() []prometheus.Collector {
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.url}}, read)
+		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.description.URL}}, read)
 	}
 	return []prometheus.Collector{
 		gauge("mayfly_ctlog_breaker_open", "1 while an external log is left alone after repeated failures, else 0.", func() float64 {
@@ -141,7 +133,7 @@ func (l *Log) gauges() []prometheus.Collector {
 	}
 }
 
-// Describe reads the key of a log that is only named in the trust root.
+// Describe is what the trust root says of a log: it reads the key file.
 func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
 	spki, err := readKey(string(c.KeyFile))
 	if err != nil {
@@ -170,20 +162,20 @@ func readKey(path string) ([]byte, error) {
 }
 
 // Description is what the trust root says of the log.
-func (l *Log) Description() ctlog.Description { return l.about }
+func (l *Log) Description() ctlog.Description { return l.description }
 
 // Reader is a client for reading the log: over its own transport. What is below the
 // log's URL is asked for with the token; a monitoring URL elsewhere never sees it.
 func (l *Log) Reader() *http.Client {
 	c := l.client(maxRoots)
 	if l.token != "" {
-		c.Transport = bearer{next: c.Transport, below: l.url + "/", token: l.token}
+		c.Transport = bearer{next: c.Transport, below: l.description.URL + "/", token: l.token}
 	}
 	return c
 }
 
 // Close drops the idle connections.
-func (l *Log) Close() { l.client(0).CloseIdleConnections() }
+func (l *Log) Close() { (&http.Client{Transport: l.transport}).CloseIdleConnections() }
 
 // Ready is nil unless the log has failed so often that it is left alone for now.
 // It sends nothing.
@@ -219,7 +211,7 @@ func (l *Log) settle(ctx context.Context, err error) {
 	switch {
 	case err == nil:
 		l.breaker.succeeded()
-	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrOutrun):
+	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
 		l.breaker.failed()
 	case errors.Is(err, context.Canceled):
 		l.breaker.abandon()
@@ -233,7 +225,7 @@ func (l *Log) settle(ctx context.Context, err error) {
 // fresh is a client for one request: it has no memory of earlier outages. It gets
 // no key, because its verification overlooks log id and time; the policy does all.
 func (l *Log) fresh(limit int64) (*jsonclient.JSONClient, error) {
-	c, err := jsonclient.New(l.url, l.client(limit), jsonclient.Options{
+	c, err := jsonclient.New(l.description.URL, l.client(limit), jsonclient.Options{
 		UserAgent: userAgent, Authorization: l.token, Logger: silent{},
 	})
 	if err != nil {

@@ -89,7 +89,7 @@ func TestConformance(t *testing.T) {
 	t.Parallel()
 	ctlogtest.Run(t, "embedded, over HTTP", func(t *testing.T) ctlogtest.Fixture {
 		f := open(t, nil, nil)
-		return ctlogtest.Fixture{Member: f, CA: f.ca, URL: f.url}
+		return ctlogtest.Fixture{Log: f, CA: f.ca, URL: f.url}
 	})
 }
 
@@ -112,10 +112,10 @@ func silence(_ http.ResponseWriter, r *http.Request, _ http.Handler) {
 // drop ends the connection without an answer.
 func drop(http.ResponseWriter, *http.Request, http.Handler) { panic(http.ErrAbortHandler) }
 
-// TestD1Outages: an outage ends as LogUnavailable with a time to come back, within
+// TestOutageEndsInTimeAfterBoundedAttempts: an outage ends as LogUnavailable with a time to come back, within
 // the deadline, after a bounded number of attempts (408 is a hot loop in
 // certificate-transparency-go's own client); a refusal is asked once.
-func TestD1Outages(t *testing.T) {
+func TestOutageEndsInTimeAfterBoundedAttempts(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
 		front      front
@@ -203,9 +203,9 @@ func TestRecovers(t *testing.T) {
 	}
 }
 
-// TestD3ReplyLost: the log took the entry and the answer was lost; the next
+// TestNextAttemptGetsTheLostReply: the log took the entry and the answer was lost; the next
 // attempt gets the promise for the same entry.
-func TestD3ReplyLost(t *testing.T) {
+func TestNextAttemptGetsTheLostReply(t *testing.T) {
 	t.Parallel()
 	var lost atomic.Bool
 	var first struct {
@@ -225,7 +225,7 @@ func TestD3ReplyLost(t *testing.T) {
 		drop(w, r, nil)
 	}, nil)
 	chain := f.ca.Chain(t)
-	p, err := ctlog.NewPolicy([]ctlog.Member{f}, ctlog.Options{})
+	p, err := ctlog.NewPolicy([]ctlog.Log{f}, ctlog.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -238,9 +238,9 @@ func TestD3ReplyLost(t *testing.T) {
 	}
 }
 
-// TestD2Lies: whatever a log answers instead of a true SCT, the policy lets nothing
+// TestFalseAnswerNeverPasses: whatever a log answers instead of a true SCT, the policy lets nothing
 // through. certificate-transparency-go's client takes several of these as good.
-func TestD2Lies(t *testing.T) {
+func TestFalseAnswerNeverPasses(t *testing.T) {
 	t.Parallel()
 	key, other := ctlogtest.NewSigner(t), ctlogtest.NewSigner(t)
 	ca := ctlogtest.NewCA(t)
@@ -281,7 +281,7 @@ func TestD2Lies(t *testing.T) {
 				t.Fatal(err)
 			}
 			defer l.Close()
-			p, err := ctlog.NewPolicy([]ctlog.Member{l}, ctlog.Options{})
+			p, err := ctlog.NewPolicy([]ctlog.Log{l}, ctlog.Options{})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -106,7 +106,7 @@ func classify(ctx context.Context, err error) error {
 // statusError classifies a status. Never again after 400: the log has understood
 // and refused. Again after 408, 429 and 5xx, and the log may say when.
 func statusError(r *http.Response, body []byte, now time.Time) error {
-	said := fmt.Errorf("the log answered %s: %q", words(r.Status), words(string(body)))
+	said := fmt.Errorf("the log answered %s: %q", oneLine(r.Status), oneLine(string(body)))
 	switch {
 	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
 		return &outage{cause: said, after: min(retryAfter(r.Header.Get("Retry-After"), now), maxAfter)}
@@ -154,11 +154,11 @@ func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
 
 func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
 
-// words are the beginning of what a log said, on one line.
-func words(said string) string { return oneline.Of(said, maxRefusal) }
+// oneLine is the beginning of what a log said, on one line.
+func oneLine(said string) string { return oneline.Of(said, maxRefusal) }
 
 // flatten keeps an error's text and drops the body that jsonclient hangs on it.
-func flatten(err error) error { return errors.New(words(err.Error())) }
+func flatten(err error) error { return errors.New(oneLine(err.Error())) }
 
 // errTooLong ends the reading of an answer that is longer than any honest one.
 var errTooLong = errors.New("the log's answer is too long")
@@ -177,13 +177,6 @@ func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	response.Body = &cappedBody{ReadCloser: response.Body, left: c.limit}
 	return response, nil
-}
-
-// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
-func (c capped) CloseIdleConnections() {
-	if t, ok := c.next.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
 }
 
 type cappedBody struct {

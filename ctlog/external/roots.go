@@ -35,10 +35,10 @@ func (e *RootsError) Error() string {
 type roots struct {
 	mu       sync.RWMutex
 	accepted map[[32]byte]bool // SHA-256 of each certificate; nil: it was never asked
-	stand    Roots
+	last     Roots
 }
 
-// Roots is how a log stands to the CA's chain.
+// Roots is what a log said of the CA's chain.
 type Roots struct {
 	Checked time.Time // of the last answer; zero: none yet
 	Refused bool      // that answer had none of the CA's certificates
@@ -49,7 +49,7 @@ type Roots struct {
 func (l *Log) Roots() Roots {
 	l.roots.mu.RLock()
 	defer l.roots.mu.RUnlock()
-	return l.roots.stand
+	return l.roots.last
 }
 
 // CheckRoots asks the log for the certificates that it accepts; all later chains
@@ -63,16 +63,16 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 	l.roots.mu.Lock()
 	defer l.roots.mu.Unlock()
 	if err != nil {
-		l.roots.stand.Err = err
+		l.roots.last.Err = err
 		return err
 	}
 	l.roots.accepted = accepted
-	l.roots.stand = Roots{Checked: l.o.Now()}
+	l.roots.last = Roots{Checked: l.o.Now()}
 	if cut(accepted, chain) == 0 {
-		l.roots.stand.Refused = true
-		l.roots.stand.Err = &RootsError{URL: l.url, Chain: len(chain)}
+		l.roots.last.Refused = true
+		l.roots.last.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
 	}
-	return l.roots.stand.Err
+	return l.roots.last.Err
 }
 
 // askRoots is get-roots (RFC 6962 §4.7).
@@ -83,13 +83,13 @@ func (l *Log) askRoots(ctx context.Context) (map[[32]byte]bool, error) {
 		return nil, err
 	}
 	if _, _, err := client.GetAndParse(ctx, ct.GetRootsPath, nil, &body); err != nil {
-		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.url, flatten(err))
+		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.description.URL, flatten(err))
 	}
 	accepted := make(map[[32]byte]bool, len(body.Certificates))
 	for _, text := range body.Certificates {
 		der, err := decodeBase64(text)
 		if err != nil {
-			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.url, err)
+			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.description.URL, err)
 		}
 		accepted[sha256.Sum256(der)] = true
 	}
@@ -130,18 +130,17 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		refused := l.Roots().Refused
 		var none *RootsError
 		switch err := l.checkRootsNow(ctx, chain()); {
-		case ctx.Err() != nil:
-			return nil
+		case ctx.Err() != nil: // it was cut off, and says nothing
 		case errors.As(err, &none):
 			next = rootsAgain
 			if !refused {
-				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.url), slog.Any("error", err))
+				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.description.URL), slog.Any("error", err))
 			}
 		case err != nil:
 			next = rootsAgain
-			l.o.Logger.WarnContext(ctx, "a log can't be asked for its roots", slog.String("log", l.url), slog.Any("error", err))
+			l.o.Logger.WarnContext(ctx, "a log can't be asked for its roots", slog.String("log", l.description.URL), slog.Any("error", err))
 		case refused:
-			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.url))
+			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.description.URL))
 		}
 	}
 	return nil

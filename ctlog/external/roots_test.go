@@ -98,7 +98,7 @@ func TestWatchRoots(t *testing.T) {
 		text := new(words)
 		registry, log := prometheus.NewRegistry(), &lister{roots: [][]byte{ca.Root.Raw}}
 		l, err := external.New(external.Config{URL: "https://log.example", KeyFile: setting.Path(path)},
-			external.Options{Transport: log, Metrics: registry, Logger: slog.New(slog.NewTextHandler(text, nil))})
+			external.Options{Metrics: registry, Logger: slog.New(slog.NewTextHandler(text, nil))}.Over(log))
 		if err != nil {
 			t.Fatal(err)
 		}

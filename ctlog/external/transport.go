@@ -107,10 +107,3 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 	}
 	return b.next.RoundTrip(r)
 }
-
-// CloseIdleConnections is what http.Client.CloseIdleConnections looks for.
-func (b bearer) CloseIdleConnections() {
-	if t, ok := b.next.(interface{ CloseIdleConnections() }); ok {
-		t.CloseIdleConnections()
-	}
-}

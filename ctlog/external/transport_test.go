@@ -18,9 +18,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// TestWays: how a log is reached. Whatever the way, the request names the host of
+// TestProxyAndAddress: how a log is reached. Whatever the way, the request names the host of
 // the log's URL, and TLS is verified for that name.
-func TestWays(t *testing.T) {
+func TestProxyAndAddress(t *testing.T) {
 	ca, key := ctlogtest.NewCA(t), ctlogtest.NewSigner(t)
 	dir := t.TempDir()
 	file := func(name string, content []byte) setting.Path {

@@ -41,14 +41,14 @@ func TestReadHead(t *testing.T) {
 		static bool
 		fails  string
 	}{
-		"static-ct":          {inclusion.Log{About: about}, b.log.Handler(), true, ""},
-		"RFC 6962":           {inclusion.Log{About: about}, without("/checkpoint", http.StatusNotFound), false, ""},
-		"neither":            {inclusion.Log{About: about}, without("/", http.StatusNotFound), false, "404"},
-		"an error is no 404": {inclusion.Log{About: about}, without("/checkpoint", http.StatusBadGateway), false, "502"},
-		"another key":        {inclusion.Log{About: stranger}, b.log.Handler(), false, "not signed by the log"},
-		"another key's STH":  {inclusion.Log{About: stranger}, without("/checkpoint", http.StatusNotFound), false, "not signed by the log"},
-		"another name":       {inclusion.Log{About: renamed}, b.log.Handler(), false, "not signed by the log"},
-		"an STH has no name": {inclusion.Log{About: renamed}, without("/checkpoint", http.StatusNotFound), false, ""},
+		"static-ct":          {inclusion.Log{Description: about}, b.log.Handler(), true, ""},
+		"RFC 6962":           {inclusion.Log{Description: about}, without("/checkpoint", http.StatusNotFound), false, ""},
+		"neither":            {inclusion.Log{Description: about}, without("/", http.StatusNotFound), false, "404"},
+		"an error is no 404": {inclusion.Log{Description: about}, without("/checkpoint", http.StatusBadGateway), false, "502"},
+		"another key":        {inclusion.Log{Description: stranger}, b.log.Handler(), false, "not signed by the log"},
+		"another key's STH":  {inclusion.Log{Description: stranger}, without("/checkpoint", http.StatusNotFound), false, "not signed by the log"},
+		"another name":       {inclusion.Log{Description: renamed}, b.log.Handler(), false, "not signed by the log"},
+		"an STH has no name": {inclusion.Log{Description: renamed}, without("/checkpoint", http.StatusNotFound), false, ""},
 	} {
 		server := httptest.NewServer(tt.reads)
 		tt.log.URL = server.URL

@@ -25,7 +25,7 @@ func TestEndlessTiles(t *testing.T) {
 	honest := inclusion.Local(b.log.Handler()).Transport
 	monitor, err := inclusion.New(inclusion.Options{
 		Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
-		Logs: []inclusion.Log{{About: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			answer, err := honest.RoundTrip(r)
 			if err == nil && strings.HasPrefix(r.URL.Path, "/tile/") {
 				answer.Body = io.NopCloser(&endless{&taken})
@@ -85,7 +85,7 @@ func TestFollowWhileHanging(t *testing.T) {
 	b := newBench(t)
 	b.write(t, b.submit(t, 1, true))
 	asked := make(chan struct{}, 1)
-	logs := []inclusion.Log{{About: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+	logs := []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 		asked <- struct{}{}
 		<-r.Context().Done()
 		return nil, r.Context().Err()

@@ -45,21 +45,21 @@ func (m *metrics) follow(before, now map[[32]byte]*watched) {
 			continue
 		}
 		for _, g := range gauges {
-			g.DeleteLabelValues(w.reader.about.URL)
+			g.DeleteLabelValues(w.reader.description.URL)
 		}
 	}
 	for _, w := range now {
-		m.done.WithLabelValues(w.reader.about.URL)
+		m.done.WithLabelValues(w.reader.description.URL)
 		for _, g := range gauges {
-			g.WithLabelValues(w.reader.about.URL)
+			g.WithLabelValues(w.reader.description.URL)
 		}
 	}
 }
 
 func (m *metrics) kept(url string) { m.done.WithLabelValues(url).Inc() }
 
-func (m *metrics) stand(w *watched, oldest time.Duration) {
-	url := w.reader.about.URL
+func (m *metrics) show(w *watched, oldest time.Duration) {
+	url := w.reader.description.URL
 	m.pending.WithLabelValues(url).Set(float64(len(w.pending)))
 	m.overdue.WithLabelValues(url).Set(float64(w.overdue))
 	m.broken.WithLabelValues(url).Set(float64(w.broken))

@@ -38,10 +38,10 @@ const (
 
 // Log is a log to be read.
 type Log struct {
-	About  ctlog.Description
-	URL    string        // where it is read, without a final slash; empty: About.URL
-	Client *http.Client  // nil: http.DefaultClient
-	MMD    time.Duration // zero: DefaultMMD
+	Description ctlog.Description
+	URL         string        // where it is read, without a final slash; empty: Description.URL
+	Client      *http.Client  // nil: http.DefaultClient
+	MMD         time.Duration // zero: DefaultMMD
 }
 
 // Options are what a Monitor works with.
@@ -58,8 +58,8 @@ type Options struct {
 // Monitor follows the audit trail and reads the logs. Run does the work.
 type Monitor struct {
 	o       Options
-	mu      sync.Mutex            // guards coming, and is never held while a log is read
-	coming  map[[32]byte]*watched // the logs of the next look, where they are others; else nil
+	mu      sync.Mutex            // guards next, and is never held while a log is read
+	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   *trail
 	state   state
@@ -104,7 +104,7 @@ func New(o Options) (*Monitor, error) {
 	if err := m.Follow(o.Logs); err != nil {
 		return nil, err
 	}
-	m.takeUp()
+	m.adopt()
 	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
@@ -123,24 +123,24 @@ func (m *Monitor) Follow(logs []Log) error {
 	for _, l := range logs {
 		r, err := newReader(l)
 		if err != nil {
-			return fmt.Errorf("inclusion: the log %s: %w", l.About.URL, err)
+			return fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
 		if l.MMD <= 0 {
 			l.MMD = DefaultMMD
 		}
-		next[l.About.ID] = &watched{reader: r, mmd: l.MMD}
+		next[l.Description.ID] = &watched{reader: r, mmd: l.MMD}
 	}
 	m.mu.Lock()
 	defer m.mu.Unlock()
-	m.coming = next
+	m.next = next
 	return nil
 }
 
-// takeUp puts what Follow was told last in force.
-func (m *Monitor) takeUp() {
+// adopt puts what Follow was told last in force.
+func (m *Monitor) adopt() {
 	m.mu.Lock()
-	next := m.coming
-	m.coming = nil
+	next := m.next
+	m.next = nil
 	m.mu.Unlock()
 	if next == nil {
 		return
@@ -175,13 +175,13 @@ func (m *Monitor) Run(ctx context.Context) error {
 // remembers how far all is well. An error says what could not be read; the next look
 // tries again. It must not be called beside Run.
 func (m *Monitor) Look(ctx context.Context) error {
-	m.takeUp()
+	m.adopt()
 	var errs []error
 	latest, err := m.trail.read(maxPending-m.pending(), m.take)
 	errs = append(errs, err)
 	for _, w := range m.logs {
 		errs = append(errs, m.ask(ctx, w))
-		m.judge(ctx, w)
+		m.tally(ctx, w)
 	}
 	return errors.Join(append(errs, m.remember(latest))...)
 }
@@ -217,14 +217,14 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 		case errors.As(err, &wrong):
 			if !p.broken {
 				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
-					slog.String("log", w.reader.about.URL), slog.String("serial", p.serial), slog.Any("error", err))
+					slog.String("log", w.reader.description.URL), slog.String("serial", p.serial), slog.Any("error", err))
 			}
 			p.broken = true
 		case err != nil:
-			failure = fmt.Errorf("reading the log %s: %w", w.reader.about.URL, err)
+			failure = fmt.Errorf("reading the log %s: %w", w.reader.description.URL, err)
 		}
 		if held {
-			m.metrics.kept(w.reader.about.URL)
+			m.metrics.kept(w.reader.description.URL)
 			continue
 		}
 		left = append(left, p)
@@ -237,8 +237,8 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 	return failure
 }
 
-// judge counts what is late or false, and says so when it becomes more.
-func (m *Monitor) judge(ctx context.Context, w *watched) {
+// tally counts what is late or false, and says so when it becomes more.
+func (m *Monitor) tally(ctx context.Context, w *watched) {
 	now, before := m.o.Now(), w.overdue
 	w.overdue, w.broken = 0, 0
 	oldest := time.Duration(0)
@@ -254,9 +254,9 @@ func (m *Monitor) judge(ctx context.Context, w *watched) {
 	}
 	if w.overdue > before {
 		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
-			slog.String("log", w.reader.about.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
+			slog.String("log", w.reader.description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
 	}
-	m.metrics.stand(w, oldest)
+	m.metrics.show(w, oldest)
 }
 
 // remember writes the time before which every promise was kept, when it moved. It

@@ -73,7 +73,7 @@ func (b *bench) restart(t *testing.T) {
 	b.monitor, err = inclusion.New(inclusion.Options{
 		Trail: b.trail, State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
 		Now: func() time.Time { return b.now }, Metrics: b.registry,
-		Logs: []inclusion.Log{{About: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			if b.down.Load() {
 				return nil, errors.New("down")
 			}
@@ -175,9 +175,9 @@ func (b *bench) kept(t *testing.T, want float64) {
 	}
 }
 
-// TestKept: entries are found through the static API by their index, and through
+// TestKeptPromiseIsForgotten: entries are found through the static API by their index, and through
 // RFC 6962 by their hash, also across the trail's rotations.
-func TestKept(t *testing.T) {
+func TestKeptPromiseIsForgotten(t *testing.T) {
 	t.Parallel()
 	for _, indexed := range []bool{true, false} {
 		t.Run(fmt.Sprintf("indexed %v", indexed), func(t *testing.T) {
@@ -202,9 +202,9 @@ func TestKept(t *testing.T) {
 	}
 }
 
-// TestPacked: promises in compressed parts of the trail are kept in mind, over a
+// TestCompressedTrailIsRead: promises in compressed parts of the trail are kept in mind, over a
 // restart and when parts are compressed faster than the monitor looks.
-func TestPacked(t *testing.T) {
+func TestCompressedTrailIsRead(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	rotate := func(i int) {
@@ -248,8 +248,8 @@ func TestPacked(t *testing.T) {
 	}
 }
 
-// TestFurther: each SCT of a certificate in several logs is followed.
-func TestFurther(t *testing.T) {
+// TestFurtherSCTsAreFollowedToo: each SCT of a certificate in several logs is followed.
+func TestFurtherSCTsAreFollowedToo(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	lines := bytes.Split(bytes.TrimSpace(b.submit(t, 3, true)), []byte("\n"))
@@ -286,9 +286,9 @@ func TestPartialLine(t *testing.T) {
 	b.kept(t, 2)
 }
 
-// TestLate: what a log owes is late after half of its merge delay, restarts or
+// TestOverdueRaisesTheAlarm: what a log owes is late after half of its merge delay, restarts or
 // not, and is done with when the log has it.
-func TestLate(t *testing.T) {
+func TestOverdueRaisesTheAlarm(t *testing.T) {
 	t.Parallel()
 	// The read paths of static-ct logs, and of those whose SCTs have no index.
 	for name, indexed := range map[string]bool{"static-ct": true, "RFC 6962": false} {
@@ -327,8 +327,8 @@ func testLate(t *testing.T, indexed bool) {
 	}
 }
 
-// TestBroken: an SCT whose entry is another is found out and stays an alarm.
-func TestBroken(t *testing.T) {
+// TestFalseSCTRaisesTheAlarm: an SCT whose entry is another is found out and stays an alarm.
+func TestFalseSCTRaisesTheAlarm(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.write(t, b.submit(t, 5, true))

@@ -22,8 +22,8 @@ const chunk = 1 << 20
 // issuedType marks the records that carry promises.
 const issuedType = "dev.mayfly.certificate.issued"
 
-// packed is what a compressed file's name ends with.
-const packed = ".gz"
+// compressed is what a compressed file's name ends with.
+const compressed = ".gz"
 
 // trail reads the audit trail from a time on, and goes on reading as it grows,
 // rotates and is compressed.
@@ -139,14 +139,14 @@ func (t *trail) use(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
-	if err == nil && strings.HasSuffix(path, packed) {
+	if err == nil && strings.HasSuffix(path, compressed) {
 		f, err = unpack(f)
 	}
 	if err != nil {
 		return fmt.Errorf("inclusion: opening the audit trail: %w", err)
 	}
 	t.close()
-	t.file, t.offset, t.name = f, 0, strings.TrimSuffix(path, packed)
+	t.file, t.offset, t.name = f, 0, strings.TrimSuffix(path, compressed)
 	return nil
 }
 
@@ -190,7 +190,7 @@ func (t *trail) next() (bool, error) {
 	}
 	for i, f := range files {
 		info, err := os.Stat(f)
-		if i+1 < len(files) && (strings.TrimSuffix(f, packed) == t.name || err == nil && os.SameFile(info, current)) {
+		if i+1 < len(files) && (strings.TrimSuffix(f, compressed) == t.name || err == nil && os.SameFile(info, current)) {
 			return true, t.use(files[i+1])
 		}
 	}
@@ -216,7 +216,7 @@ func (t *trail) files() ([]string, error) {
 	var rotated []string
 	for _, e := range entries {
 		// While a file is compressed both are there, in this order.
-		whole := strings.TrimSuffix(e.Name(), packed)
+		whole := strings.TrimSuffix(e.Name(), compressed)
 		if !strings.HasPrefix(whole, prefix) || !strings.HasSuffix(whole, extension) ||
 			len(rotated) > 0 && rotated[len(rotated)-1] == filepath.Join(dir, whole) {
 			continue

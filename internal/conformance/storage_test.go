@@ -31,11 +31,11 @@ func TestLogDisk(t *testing.T) {
 	t.Run("log-disk-errors", func(t *testing.T) { onFailingDisk(t, (*mayfly).lasting) })
 }
 
-// TestIncident_CloudflareRaio2025TransientStorageError: Cloudflare's Raio went on in a
+// TestTransientStorageErrorReleasesNothing: Cloudflare's Raio went on in a
 // bad state after a transient error of its storage. Here each single call of an
 // issuance fails once, the ones after the state was written too, so that what is on
 // the disk isn't what the log remembers.
-func TestIncident_CloudflareRaio2025TransientStorageError(t *testing.T) {
+func TestTransientStorageErrorReleasesNothing(t *testing.T) {
 	t.Run("log-disk-error-once", func(t *testing.T) { onFailingDisk(t, (*mayfly).passing) })
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -57,7 +58,7 @@ func (s *scrub) start(ctx context.Context, log *embedded.Log) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_ = log.Patrol(ctx) // it returns nil, and tells in log and metrics what it finds
+		log.Scrub(ctx)
 	}()
 	s.end = func() { cancel(); <-done }
 }
@@ -173,7 +174,7 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 		if log.Directory == "" {
 			continue
 		}
-		archive, err := embedded.OpenArchive(ctx, string(log.Directory), d, embedded.Options{Roots: next.configured.Roots(), Now: s.Now, Logger: s.Logger})
+		archive, err := read.OpenArchive(ctx, string(log.Directory), d, next.configured.Roots(), s.Logger)
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
@@ -230,8 +231,8 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (func(contex
 }
 
 // submittedTo are the logs to submit to in their order: ours, then those of others.
-func (s *Service) submittedTo(own *logSet) []ctlog.Member {
-	var all []ctlog.Member
+func (s *Service) submittedTo(own *logSet) []ctlog.Log {
+	var all []ctlog.Log
 	for _, one := range own.shards {
 		all = append(all, one.log)
 	}
@@ -257,7 +258,7 @@ func (s *Service) monitored(st *state) []inclusion.Log {
 
 // monitoredHere is a log of this process as it is read.
 func monitoredHere(d ctlog.Description, reads http.Handler) inclusion.Log {
-	return inclusion.Log{About: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
+	return inclusion.Log{Description: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
 }
 
 // monitoredElsewhere is an external log as it is read.
@@ -266,7 +267,7 @@ func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
 	if c.MonitoringURL != "" {
 		read = c.MonitoringURL
 	}
-	return inclusion.Log{About: l.Description(), URL: read, Client: l.Reader(), MMD: c.MMD}
+	return inclusion.Log{Description: l.Description(), URL: read, Client: l.Reader(), MMD: c.MMD}
 }
 
 // logDescriptions are the logs for the trust root: those in use, those to come, and

@@ -17,7 +17,7 @@ import (
 	"google.golang.org/grpc/codes"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -193,7 +193,7 @@ func (r *rig) untouched(t *testing.T) {
 	}
 	var entries uint64
 	for _, log := range append(r.started.CTLog.Own(), r.further...) {
-		report, err := embedded.Verify(context.WithoutCancel(t.Context()), string(log.Directory), embedded.VerifyOptions{MarkFile: string(log.MarkFile)})
+		report, err := maintain.Verify(context.WithoutCancel(t.Context()), string(log.Directory), maintain.VerifyOptions{MarkFile: string(log.MarkFile)})
 		if err != nil {
 			t.Errorf("the log %s: %v", log.URL, err)
 		}

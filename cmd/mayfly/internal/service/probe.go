@@ -6,7 +6,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 )
 
@@ -41,7 +41,7 @@ func (l *Components) Probe(ctx context.Context, c *config.Config, tell func(Prob
 		tell(Probed{url, "tree head", describeHead(head), err})
 	}
 	for i, log := range c.CTLog.Own() {
-		size, signed, err := embedded.Published(ctx, log, l.LogKeys[i].Public())
+		size, signed, err := read.Published(ctx, log, l.LogKeys[i].Public())
 		tell(Probed{log.URL, "tree head", describeHead(inclusion.Head{Size: size, Signed: signed, Static: true}), err})
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -276,7 +277,7 @@ func TestLogReplyLost(t *testing.T) {
 	l.breaks(takeAndDrop)
 	r.fails(t, "every reply lost", fault.LogUnavailable)
 	entries := func() uint64 {
-		report, err := embedded.Verify(t.Context(), l.dir, embedded.VerifyOptions{})
+		report, err := maintain.Verify(t.Context(), l.dir, maintain.VerifyOptions{})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -199,16 +200,16 @@ func TestRotationUnderLoad(t *testing.T) {
 // freeze does to the log what log freeze does, but for the configuration.
 func freeze(t *testing.T, dir string, log ctlog.EmbeddedConfig, end time.Time) ctlog.FrozenConfig {
 	t.Helper()
-	var report embedded.Report
+	var report maintain.Report
 	poll(t, "the last checkpoint", func() (whole bool) {
 		var err error
-		report, err = embedded.Verify(t.Context(), string(log.Directory), embedded.VerifyOptions{MarkFile: string(log.MarkFile)})
+		report, err = maintain.Verify(t.Context(), string(log.Directory), maintain.VerifyOptions{MarkFile: string(log.MarkFile)})
 		return err == nil && report.Unpublished == 0
 	})
-	if err := embedded.Freeze(string(log.Directory), report, time.Now()); err != nil {
+	if err := maintain.Freeze(string(log.Directory), report, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	spki, err := embedded.KeyOf(string(log.Directory))
+	spki, err := maintain.KeyOf(string(log.Directory))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -231,7 +232,7 @@ func TestFrozenLogIsHeldToItsPromises(t *testing.T) {
 	c.CTLog.Embedded = newShard(t, r.dir, "next", end)
 	frozen := freeze(t, r.dir, old, end)
 	c.CTLog.Frozen = []ctlog.FrozenConfig{frozen}
-	spki, err := embedded.KeyOf(string(old.Directory))
+	spki, err := maintain.KeyOf(string(old.Directory))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,0 +1,264 @@
+// Package logdir is the directory of an embedded log: the names, forms and proofs of
+// what Tessera and we keep there, the lock that one writer holds, and the high-water
+// mark beside it. It decides nothing: package embedded writes a log, package read
+// serves it, and package maintain checks, copies and freezes it.
+package logdir
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Names in a log's directory. Tessera chose those of the state.
+const (
+	CheckpointName = layout.CheckpointPath
+	TileDir        = "tile"
+	IssuerDir      = "issuer"
+	StateDir       = ".state"
+	TreeStateName  = "treeState"
+	TreeStateLock  = "treeState.lock"
+	OwnerName      = "log.v3.json"
+	FrozenName     = "frozen.json" // the log is complete, and nothing opens it for writing
+
+	cosignedName = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
+	lockName     = "LOCK"
+	tempPrefix   = ".tmp-" // our unfinished files, swept at open
+)
+
+// Dir is the directory of a log. Its methods hold nothing open.
+type Dir string
+
+// EmptyTree is where each log starts (RFC 6962 §2.1: the hash of the empty string).
+func EmptyTree() checkpoint.Tree { return checkpoint.Tree{Root: rfc6962.DefaultHasher.EmptyRoot()} }
+
+// Path is the path of a name in the directory.
+func (d Dir) Path(names ...string) string {
+	return filepath.Join(append([]string{string(d)}, names...)...)
+}
+
+// Exists reports whether something is there under the name; an error that is
+// not "no such file" counts as something.
+func (d Dir) Exists(names ...string) bool {
+	_, err := os.Lstat(d.Path(names...))
+	return !errors.Is(err, os.ErrNotExist)
+}
+
+// Make makes the directory, if it isn't there.
+func (d Dir) Make() error {
+	if err := os.MkdirAll(string(d), 0o755); err != nil { //nolint:gosec // the log is public
+		return fmt.Errorf("making the directory: %w", err)
+	}
+	return nil
+}
+
+// Put writes a file and its folders. The file is whole and on disk when Put
+// returns, or not there.
+func (d Dir) Put(data []byte, names ...string) error {
+	path := d.Path(names...)
+	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // the log is public
+		return err
+	}
+	return writeDurably(path, data)
+}
+
+func writeDurably(path string, data []byte) (err error) {
+	dir := filepath.Dir(path)
+	f, err := os.CreateTemp(dir, tempPrefix)
+	if err != nil {
+		return fmt.Errorf("creating a file in %s: %w", dir, err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.Remove(f.Name()))
+		}
+	}()
+	_, err = f.Write(data)
+	if err == nil {
+		err = f.Chmod(0o644) // the log is public
+	}
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err = os.Rename(f.Name(), path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return durable.SyncFolder(dir)
+}
+
+// Probe writes a file to the log's disk and removes it again.
+func (d Dir) Probe() error {
+	path := d.Path(StateDir, tempPrefix+"probe")
+	if err := writeDurably(path, make([]byte, 4096)); err != nil {
+		return err
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("removing the probe: %w", err)
+	}
+	return nil
+}
+
+// Sweep removes what a crash left unfinished, and counts it: files whose names are
+// not those of a log. They were never part of the log, and never served.
+func (d Dir) Sweep() (removed int, err error) {
+	err = filepath.WalkDir(string(d), func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		name, err := filepath.Rel(string(d), path)
+		if err != nil || entry.IsDir() || !Unfinished(name) {
+			return err
+		}
+		removed++
+		return os.Remove(path) //nolint:gosec // G122: nobody else writes in the log's own folder
+	})
+	if err != nil {
+		return removed, fmt.Errorf("sweeping unfinished files: %w", err)
+	}
+	return removed, nil
+}
+
+// Owner is the file that says whose log a directory holds. It is served, so that a
+// reader of the log finds its key.
+type Owner struct {
+	Origin string `json:"description"`
+	LogID  []byte `json:"log_id"`
+	Key    []byte `json:"key"` // DER SubjectPublicKeyInfo
+	URL    string `json:"url"`
+}
+
+// Owner reads whose log it is. It shows what is there, not that it is right.
+func (d Dir) Owner() (Owner, error) {
+	raw, err := os.ReadFile(d.Path(OwnerName))
+	if err != nil {
+		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
+	}
+	var o Owner
+	if err := json.Unmarshal(raw, &o); err != nil {
+		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
+	}
+	return o, nil
+}
+
+// PutOwner writes whose log it is.
+func (d Dir) PutOwner(o Owner) error {
+	raw, err := json.MarshalIndent(o, "", "  ")
+	if err != nil {
+		return fmt.Errorf("describing the log: %w", err)
+	}
+	return d.Put(append(raw, '\n'), OwnerName)
+}
+
+// Verifier is of the checkpoints that the key signs under the name.
+func (o Owner) Verifier() (note.Verifier, error) {
+	key, err := ctlog.ParseKey(o.Key)
+	if err != nil {
+		return nil, err
+	}
+	return checkpoint.NewVerifier(o.Origin, key)
+}
+
+// Open verifies a checkpoint with the key that the directory states.
+func (o Owner) Open(raw []byte) (checkpoint.Head, error) {
+	verifier, err := o.Verifier()
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	return checkpoint.Open(raw, verifier)
+}
+
+// Head is the published checkpoint, and whose it is as the directory states it.
+func (d Dir) Head(ctx context.Context) (Owner, checkpoint.Head, error) {
+	owner, err := d.Owner()
+	if err != nil {
+		return Owner{}, checkpoint.Head{}, err
+	}
+	raw, err := d.ReadCheckpoint(ctx)
+	if err != nil {
+		return Owner{}, checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	head, err := owner.Open(raw)
+	return owner, head, err
+}
+
+// OpenCheckpoint reads the published checkpoint and verifies it.
+func (d Dir) OpenCheckpoint(ctx context.Context, v note.Verifier) (checkpoint.Head, error) {
+	raw, err := d.ReadCheckpoint(ctx)
+	if err != nil {
+		return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	return checkpoint.Open(raw, v)
+}
+
+// ReadCheckpoint is the published checkpoint, with its cosignatures; os.ErrNotExist
+// when there is none.
+func (d Dir) ReadCheckpoint(context.Context) ([]byte, error) {
+	raw, err := os.ReadFile(d.Path(CheckpointName))
+	if err != nil {
+		return nil, err
+	}
+	return d.Cosigned(raw), nil
+}
+
+// Cosigned is the checkpoint with the cosignatures that are kept beside it. Those
+// that are damaged, or are of another checkpoint, are left out.
+func (d Dir) Cosigned(raw []byte) []byte {
+	cosigned, err := os.ReadFile(d.Path(cosignedName))
+	if err != nil || !bytes.HasPrefix(cosigned, raw) {
+		return raw
+	}
+	var wellFormed *note.UnverifiedNoteError
+	if _, err := note.Open(cosigned, nil); !errors.As(err, &wellFormed) {
+		return raw
+	}
+	return cosigned
+}
+
+// PutCosigned keeps a checkpoint with its cosignatures.
+func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
+
+// treeState is the file that Tessera goes on from.
+type treeState struct {
+	Size uint64 `json:"size"`
+	Root []byte `json:"root"`
+}
+
+// Tree is the state that the storage goes on from.
+func (d Dir) Tree() (checkpoint.Tree, error) {
+	raw, err := os.ReadFile(d.Path(StateDir, TreeStateName))
+	if err != nil {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
+	}
+	var state treeState
+	if err := json.Unmarshal(raw, &state); err != nil {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
+	}
+	if len(state.Root) != rfc6962.DefaultHasher.Size() {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())
+	}
+	return checkpoint.Tree{Size: state.Size, Root: state.Root}, nil
+}
+
+// PutTree writes the state that the storage goes on from.
+func (d Dir) PutTree(t checkpoint.Tree) error {
+	raw, err := json.Marshal(treeState(t))
+	if err != nil {
+		return err
+	}
+	return d.Put(raw, StateDir, TreeStateName)
+}

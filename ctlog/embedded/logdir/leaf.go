@@ -1,0 +1,175 @@
+package logdir
+
+import (
+	"bytes"
+	"crypto/x509"
+	"errors"
+	"fmt"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/crypto/cryptobyte"
+)
+
+// Entry types (RFC 6962 §3.1).
+const (
+	entryX509    = 0
+	entryPrecert = 1
+)
+
+// Leaf is one entry as a data tile holds it (c2sp.org/static-ct-api, TileLeaf).
+// Its slices point into the tile.
+type Leaf struct {
+	Timestamp      uint64 // milliseconds since 1970
+	Precert        bool
+	IssuerKeyHash  []byte // precert only
+	Certificate    []byte // the certificate, or the TBSCertificate of a precertificate
+	Extensions     []byte
+	Precertificate []byte   // precert only
+	Fingerprints   [][]byte // SHA-256 of each certificate above it
+	Raw            []byte   // the whole entry
+}
+
+// ParseLeaves reads a data tile whose first entry has the index first. An entry
+// whose leaf index is not its position is an error.
+func ParseLeaves(data []byte, first uint64) ([]Leaf, error) {
+	input := cryptobyte.String(data)
+	leaves := make([]Leaf, 0, layout.EntryBundleWidth)
+	for !input.Empty() {
+		position := first + uint64(len(leaves))
+		if len(leaves) == layout.EntryBundleWidth {
+			return nil, errors.New("more than 256 entries")
+		}
+		l, err := parseLeaf(&input)
+		if err != nil {
+			return nil, fmt.Errorf("entry %d: %w", position, err)
+		}
+		if index, ok := (ctlog.SCT{Extensions: l.Extensions}).LeafIndex(); !ok || index != position {
+			return nil, fmt.Errorf("entry %d: its leaf index is not its position", position)
+		}
+		leaves = append(leaves, l)
+	}
+	return leaves, nil
+}
+
+func parseLeaf(input *cryptobyte.String) (Leaf, error) {
+	var (
+		l                                Leaf
+		kind                             uint16
+		certificate, extensions, precert cryptobyte.String
+		fingerprints                     cryptobyte.String
+		whole                            = *input
+	)
+	if !input.ReadUint64(&l.Timestamp) || !input.ReadUint16(&kind) {
+		return Leaf{}, errors.New("cut short")
+	}
+	if kind != entryX509 && kind != entryPrecert {
+		return Leaf{}, fmt.Errorf("unknown entry type %d", kind)
+	}
+	l.Precert = kind == entryPrecert
+	if l.Precert && !input.ReadBytes(&l.IssuerKeyHash, 32) {
+		return Leaf{}, errors.New("cut short")
+	}
+	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) ||
+		(l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
+		!input.ReadUint16LengthPrefixed(&fingerprints) || len(fingerprints)%32 != 0 {
+		return Leaf{}, errors.New("cut short")
+	}
+	l.Certificate, l.Extensions, l.Precertificate = certificate, extensions, precert
+	for ; len(fingerprints) > 0; fingerprints = fingerprints[32:] {
+		l.Fingerprints = append(l.Fingerprints, fingerprints[:32])
+	}
+	l.Raw = whole[:len(whole)-len(*input)]
+	return l, nil
+}
+
+// MerkleTreeLeaf is the structure that the tree commits to (RFC 6962 §3.4).
+func (l Leaf) MerkleTreeLeaf() []byte {
+	b := make([]byte, 0, 64+len(l.Certificate)+len(l.Extensions))
+	b = append(b, 0, 0) // version v1, leaf type timestamped_entry
+	b = append(b, l.Raw[:8+2]...)
+	b = append(b, l.IssuerKeyHash...)
+	b = appendVector24(b, l.Certificate)
+	b = append(b, byte(len(l.Extensions)>>8), byte(len(l.Extensions)))
+	return append(b, l.Extensions...)
+}
+
+// Hash is the hash under which the tree holds the entry (RFC 6962 §2.1).
+func (l Leaf) Hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.MerkleTreeLeaf()) }
+
+// checkPrecertificate compares the logged TBSCertificate, which the tree commits
+// to, with the precertificate, which it doesn't. signer gives the certificate that
+// signed it, and is asked only where the issuer itself didn't.
+func (l Leaf) checkPrecertificate(signer func() (*x509.Certificate, error)) error {
+	if !l.Precert {
+		return nil
+	}
+	tbs, err := ctlog.PrecertificateTBS(l.Precertificate, nil)
+	if err != nil {
+		return err
+	}
+	if bytes.Equal(tbs, l.Certificate) {
+		return nil
+	}
+	c, err := signer()
+	if err != nil {
+		return err
+	}
+	return l.CheckSignedBy(c)
+}
+
+// CheckSignedBy is checkPrecertificate where the signer is known.
+func (l Leaf) CheckSignedBy(signer *x509.Certificate) error {
+	tbs, err := ctlog.PrecertificateTBS(l.Precertificate, signer)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(tbs, l.Certificate) {
+		return errors.New("the logged TBSCertificate is not the precertificate's")
+	}
+	return nil
+}
+
+// Logged is what was submitted.
+func (l Leaf) Logged() []byte {
+	if l.Precert {
+		return l.Precertificate
+	}
+	return l.Certificate
+}
+
+// ExtraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
+// and before it the precertificate where there is one.
+func (l Leaf) ExtraData(chain [][]byte) []byte {
+	var b []byte
+	if l.Precert {
+		b = appendVector24(b, l.Precertificate)
+	}
+	var list []byte
+	for _, c := range chain {
+		list = appendVector24(list, c)
+	}
+	return appendVector24(b, list)
+}
+
+// BundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.
+func BundleHashes(data []byte) ([][]byte, error) {
+	input := cryptobyte.String(data)
+	var hashes [][]byte
+	for !input.Empty() {
+		l, err := parseLeaf(&input)
+		if err != nil {
+			return nil, err
+		}
+		hashes = append(hashes, l.Hash())
+	}
+	return hashes, nil
+}
+
+// appendVector24 appends an opaque<0..2^24-1>. What is longer than that never
+// gets into a log: the storage takes entries of 256 KiB at most.
+func appendVector24(b, value []byte) []byte {
+	n := len(value)
+	return append(append(b, byte(n>>16), byte(n>>8), byte(n)), value...)
+}

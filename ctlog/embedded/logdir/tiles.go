@@ -1,0 +1,215 @@
+package logdir
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/proof"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/transparency-dev/tessera/client"
+)
+
+// ReadTile is a hash tile; the full one where the partial one is gone.
+func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
+	return d.read(partial, func(p uint8) string { return layout.TilePath(level, index, p) })
+}
+
+// ReadEntryBundle is a data tile (c2sp.org/static-ct-api); the full one where the partial one is gone.
+func (d Dir) ReadEntryBundle(_ context.Context, index uint64, partial uint8) ([]byte, error) {
+	return d.read(partial, func(p uint8) string { return dataTilePath(index, p) })
+}
+
+func (d Dir) read(partial uint8, path func(uint8) string) ([]byte, error) {
+	data, err := os.ReadFile(d.Path(path(partial)))
+	if partial > 0 && errors.Is(err, os.ErrNotExist) {
+		return os.ReadFile(d.Path(path(0)))
+	}
+	return data, err
+}
+
+// Tile reads the tile as it is in a log of the size given, cut to its width. A
+// partial tile is cut out of the present one, so a reader with an older checkpoint
+// gets its tile even after the file has gone.
+func (d Dir) Tile(ctx context.Context, t TilePath, size uint64) ([]byte, error) {
+	if t.Level != DataLevel {
+		level := uint64(t.Level)
+		data, err := d.ReadTile(ctx, level, t.Index, layout.PartialTileSize(level, t.Index, size))
+		if want := int(t.Width) * rfc6962.DefaultHasher.Size(); err == nil && t.Width > 0 && len(data) >= want {
+			data = data[:want]
+		}
+		return data, err
+	}
+	data, err := d.ReadEntryBundle(ctx, t.Index, layout.PartialTileSize(0, t.Index, size))
+	if err != nil || t.Width == 0 {
+		return data, err
+	}
+	leaves, err := parseBundle(data, t.Index, int(t.Width))
+	if err != nil {
+		return nil, err
+	}
+	end := 0
+	for _, leaf := range leaves {
+		end += len(leaf.Raw)
+	}
+	return data[:end], nil
+}
+
+// Bundle reads and parses the entries [index*256, …) of a log of the size given.
+func (d Dir) Bundle(ctx context.Context, index, size uint64) ([]Leaf, error) {
+	partial := layout.PartialTileSize(0, index, size)
+	want := int(partial)
+	if want == 0 {
+		want = layout.EntryBundleWidth
+	}
+	data, err := d.ReadEntryBundle(ctx, index, partial)
+	if err != nil {
+		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
+	}
+	return parseBundle(data, index, want)
+}
+
+// Bundles is how many data tiles a log of the size given has.
+func Bundles(size uint64) uint64 {
+	return (size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth
+}
+
+// parseBundle is the first want entries of a data tile.
+func parseBundle(data []byte, index uint64, want int) ([]Leaf, error) {
+	leaves, err := ParseLeaves(data, index*layout.EntryBundleWidth)
+	if err != nil {
+		return nil, fmt.Errorf("data tile %d: %w", index, err)
+	}
+	if len(leaves) < want {
+		return nil, fmt.Errorf("data tile %d has %d entries, want %d", index, len(leaves), want)
+	}
+	return leaves[:want], nil
+}
+
+// LeafHashes calls yield with the leaf hashes of [from, to), read from the lowest
+// hash tiles of a log of the size given.
+func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(index uint64, hash [32]byte)) error {
+	for from < to {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("reading leaf hashes: %w", err)
+		}
+		tile := from / layout.TileWidth
+		raw, err := d.ReadTile(ctx, 0, tile, layout.PartialTileSize(0, tile, size))
+		if err != nil {
+			return fmt.Errorf("reading hash tile %d: %w", tile, err)
+		}
+		end := min(to, (tile+1)*layout.TileWidth)
+		for ; from < end; from++ {
+			at := (from % layout.TileWidth) * 32
+			if uint64(len(raw)) < at+32 {
+				return fmt.Errorf("hash tile %d is cut short", tile)
+			}
+			yield(from, [32]byte(raw[at:at+32]))
+		}
+	}
+	return nil
+}
+
+// Root computes the root over the first size entries from the tiles.
+func (d Dir) Root(ctx context.Context, size uint64) ([]byte, error) {
+	if size == 0 {
+		return rfc6962.DefaultHasher.EmptyRoot(), nil
+	}
+	nodes, err := client.FetchRangeNodes(ctx, size, d.ReadTile)
+	if err != nil {
+		return nil, fmt.Errorf("reading the tree of size %d: %w", size, err)
+	}
+	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
+	r, err := factory.NewRange(0, size, nodes)
+	if err != nil {
+		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
+	}
+	root, err := r.GetRootHash(nil)
+	if err != nil {
+		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
+	}
+	return root, nil
+}
+
+// GrewFrom verifies that the tree now has old as its beginning: the consistency
+// proof of RFC 6962 §2.1.2, made from the tiles.
+func (d Dir) GrewFrom(ctx context.Context, old, now checkpoint.Tree) error {
+	switch {
+	case old.Size > now.Size:
+		return fmt.Errorf("the log has %d entries, but had %d before: an older copy", now.Size, old.Size)
+	case old.Size == 0:
+		return nil
+	case old.Size == now.Size:
+		if !bytes.Equal(old.Root, now.Root) {
+			return fmt.Errorf("the log of %d entries has another root than before: it was forked", now.Size)
+		}
+		return nil
+	}
+	hashes, err := d.Consistency(ctx, old.Size, now.Size, now.Size)
+	if err != nil {
+		return err
+	}
+	if err := proof.VerifyConsistency(rfc6962.DefaultHasher, old.Size, now.Size, hashes, old.Root, now.Root); err != nil {
+		return fmt.Errorf("the log of %d entries does not continue that of %d: it was forked: %w", now.Size, old.Size, err)
+	}
+	return nil
+}
+
+// Consistency is the proof between two sizes, read from the tiles of a log of the size given.
+func (d Dir) Consistency(ctx context.Context, first, second, size uint64) ([][]byte, error) {
+	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
+	if err != nil {
+		return nil, fmt.Errorf("preparing a proof: %w", err)
+	}
+	hashes, err := builder.ConsistencyProof(ctx, first, second)
+	if err != nil {
+		return nil, fmt.Errorf("making the consistency proof from %d to %d: %w", first, second, err)
+	}
+	return hashes, nil
+}
+
+// Inclusion is the audit path of an entry in the first size entries (RFC 6962 §2.1.1).
+func (d Dir) Inclusion(ctx context.Context, index, size uint64) ([][]byte, error) {
+	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
+	if err != nil {
+		return nil, fmt.Errorf("preparing a proof: %w", err)
+	}
+	hashes, err := builder.InclusionProof(ctx, index)
+	if err != nil {
+		return nil, fmt.Errorf("making the inclusion proof of %d: %w", index, err)
+	}
+	return hashes, nil
+}
+
+// Rehash compares the entries of a data tile with the hashes over it in the
+// tree: a bit that flips on disk would otherwise be copied on when the tile grows.
+func (d Dir) Rehash(ctx context.Context, index, size uint64) error {
+	leaves, err := d.Bundle(ctx, index, size)
+	if err != nil {
+		return err
+	}
+	hashes, err := d.ReadTile(ctx, 0, index, layout.PartialTileSize(0, index, size))
+	if err != nil {
+		return fmt.Errorf("reading hash tile %d: %w", index, err)
+	}
+	width := rfc6962.DefaultHasher.Size()
+	if len(hashes) < len(leaves)*width {
+		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
+	}
+	above := d.Issuers() // reads each file once
+	for i, l := range leaves {
+		if err := l.checkPrecertificate(func() (*x509.Certificate, error) { return above.signer(l) }); err != nil {
+			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
+		}
+		if !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
+			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
+		}
+	}
+	return nil
+}

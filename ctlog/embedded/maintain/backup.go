@@ -1,0 +1,120 @@
+package maintain
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/transparency-dev/tessera/api/layout"
+)
+
+// Backup copies what the published checkpoint of a log covers into another
+// folder, and checks the copy as [Verify] does. The log may be in use meanwhile.
+// What the folder holds from an earlier backup is not copied again.
+//
+// A backup has no state: no log opens on it, so it can be served or kept, but
+// never forks the log. [Restore] makes a log of it again.
+func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error) {
+	from, copied := logdir.Dir(dir), logdir.Dir(to)
+	raw, err := from.ReadCheckpoint(ctx) // first: everything that it covers is there already
+	if err != nil {
+		return Report{}, fmt.Errorf("reading the checkpoint: %w", err)
+	}
+	owner, err := from.Owner()
+	if err != nil {
+		return Report{}, err
+	}
+	if copied.Exists(logdir.StateDir) {
+		return Report{}, fmt.Errorf("%s is a log itself, not a backup", to)
+	}
+	if copied.Exists(logdir.OwnerName) {
+		if earlier, err := copied.Owner(); err != nil || string(earlier.Key) != string(owner.Key) {
+			return Report{}, errors.Join(fmt.Errorf("%s holds another log's backup", to), err)
+		}
+	}
+	if entries, err := os.ReadDir(to); err == nil && len(entries) > 0 && !copied.Exists(logdir.OwnerName) { // which a backup has first of all
+		return Report{}, fmt.Errorf("%s holds something else than a backup of this log: name a new folder", to)
+	}
+	head, err := owner.Open(raw)
+	if err != nil {
+		return Report{}, err
+	}
+	if err := copyLog(ctx, from, copied, head.Size, o.Progress); err != nil {
+		return Report{}, fmt.Errorf("copying the log: %w", err)
+	}
+	if err := copied.Put(raw, logdir.CheckpointName); err != nil { // last: it says that all else is there
+		return Report{}, err
+	}
+	o.Backup, o.Progress = true, nil
+	return Verify(ctx, to, o)
+}
+
+// copyLog copies owner, issuers and tiles of the first size entries.
+func copyLog(ctx context.Context, from, to logdir.Dir, size uint64, progress func(done, total uint64)) error {
+	owner, err := os.ReadFile(from.Path(logdir.OwnerName))
+	if err != nil {
+		return err
+	}
+	if err := to.Put(owner, logdir.OwnerName); err != nil {
+		return err
+	}
+	if err := copyIssuers(from, to); err != nil {
+		return err
+	}
+	for level := logdir.DataLevel; level <= logdir.MaxLevel; level++ {
+		entries := size >> (layout.TileHeight * max(level, 0))
+		for index := uint64(0); index*layout.TileWidth < entries; index++ {
+			t := logdir.TilePath{Level: level, Index: index}
+			if left := entries - index*layout.TileWidth; left < layout.TileWidth {
+				t.Width = uint8(left)
+			}
+			if err := copyTile(ctx, from, to, t, size); err != nil {
+				return err
+			}
+			if level == logdir.DataLevel && progress != nil {
+				progress(min(size, (index+1)*layout.TileWidth), size)
+			}
+		}
+	}
+	return nil
+}
+
+// copyTile copies a tile, unless it is full and there already.
+func copyTile(ctx context.Context, from, to logdir.Dir, t logdir.TilePath, size uint64) error {
+	if err := ctx.Err(); err != nil {
+		return err
+	}
+	if t.Width == 0 && to.Exists(t.Name()) { // the same for ever; Verify looks into it
+		return nil
+	}
+	data, err := from.Tile(ctx, t, size)
+	if err != nil {
+		return err
+	}
+	return to.Put(data, t.Name())
+}
+
+func copyIssuers(from, to logdir.Dir) error {
+	entries, err := os.ReadDir(from.Path(logdir.IssuerDir))
+	if errors.Is(err, os.ErrNotExist) { // an empty log
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if logdir.Unfinished(e.Name()) || to.Exists(logdir.IssuerDir, e.Name()) {
+			continue
+		}
+		der, err := os.ReadFile(from.Path(logdir.IssuerDir, e.Name()))
+		if err == nil {
+			err = to.Put(der, logdir.IssuerDir, e.Name())
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

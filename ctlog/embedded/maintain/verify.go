@@ -1,0 +1,240 @@
+// Package maintain checks the directory of an embedded log, copies it, makes a log of
+// the copy again, and freezes it. Only [Restore] and [Freeze] change a log, and
+// neither one that is open.
+package maintain
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/transparency-dev/tessera/api/layout"
+	"github.com/transparency-dev/tessera/fsck"
+)
+
+// VerifyOptions are what a full check may be told.
+type VerifyOptions struct {
+	// Key is the log's key, DER SubjectPublicKeyInfo; empty: the one that the
+	// directory states, which shows that the log is whole, but not whose it is.
+	Key []byte
+	// MarkFile is the high-water mark to compare with; empty: not compared.
+	MarkFile string
+	// Backup says that the directory was written by Backup: it has no state.
+	Backup bool
+	// Progress is called with entries done and all entries, from one goroutine; may be nil.
+	Progress func(done, total uint64)
+
+	workers uint                            // read tiles at the same time; zero: 2
+	pace    func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
+}
+
+// Report is what a full check found in a log that is whole.
+type Report struct {
+	Origin      string
+	LogID       [32]byte
+	Size        uint64 // entries that the published checkpoint covers
+	Root        []byte
+	Unpublished uint64 // entries that are stored, but not published yet
+	Precerts    uint64
+	Certs       uint64
+	Issuers     int    // certificates above the entries
+	MarkSize    uint64 // when a mark was compared
+	FirstEntry  uint64 // milliseconds; 0 when empty
+	LastEntry   uint64
+}
+
+// Verify checks everything in the log of a directory that its published
+// checkpoint covers: the checkpoint's signature, each entry (its form, leaf index
+// = position, the precertificate's TBS and issuer key, its issuers present and
+// whole), and with Tessera's own checker each tile and the root. It only reads,
+// so the log may be in use meanwhile. An error says what is damaged.
+func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
+	d := logdir.Dir(dir)
+	owner, err := d.Owner()
+	if err != nil {
+		return Report{}, err
+	}
+	if len(o.Key) > 0 && !bytes.Equal(o.Key, owner.Key) {
+		return Report{}, errors.New("the log was made with another key than the one given")
+	}
+	verifier, err := owner.Verifier()
+	if err != nil {
+		return Report{}, err
+	}
+	head, err := d.OpenCheckpoint(ctx, verifier)
+	if err != nil {
+		return Report{}, err
+	}
+	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Size: head.Size, Root: head.Root}
+	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
+		return report, err
+	}
+	if o.pace == nil {
+		o.pace = func(context.Context) error { return nil }
+	}
+	v := entryVerifier{dir: d, issuers: d.Issuers(), known: make(map[[32]byte]*x509.Certificate), report: &report, pace: o.pace}
+	for index := range logdir.Bundles(head.Size) {
+		if err := v.bundle(ctx, index, head.Size); err != nil {
+			return report, err
+		}
+		if o.Progress != nil {
+			o.Progress(min(head.Size, (index+1)*layout.EntryBundleWidth), head.Size)
+		}
+	}
+	report.Issuers = len(v.known)
+	if o.workers == 0 {
+		o.workers = 2
+	}
+	// Tessera's own checker comes last: what it finds damaged is told better by the
+	// checks before it.
+	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: o.pace}
+	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: o.workers}).Check(ctx); err != nil {
+		return report, fmt.Errorf("tessera's check of tiles and root: %w", err)
+	}
+	return report, nil
+}
+
+// verifyGrowth checks that the stored tree continues the published one, and is
+// not behind the mark.
+func verifyGrowth(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o VerifyOptions, report *Report) error {
+	var mark checkpoint.Tree
+	if o.MarkFile != "" {
+		high, err := logdir.ReadMark(o.MarkFile, report.LogID)
+		if err != nil {
+			return err
+		}
+		mark, report.MarkSize = high, high.Size
+	}
+	now := published
+	if !o.Backup {
+		var err error
+		if now, err = d.Tree(); err != nil {
+			return err
+		}
+	}
+	for _, earlier := range []checkpoint.Tree{published, mark} {
+		if err := d.GrewFrom(ctx, earlier, now); err != nil {
+			return err
+		}
+	}
+	report.Unpublished = now.Size - published.Size
+	return nil
+}
+
+// pacedDir is a directory that is read at the pace of the check, and whose checkpoint
+// stays the one that the check began with.
+type pacedDir struct {
+	logdir.Dir
+	checkpoint []byte
+	pace       func(ctx context.Context) error
+}
+
+func (p pacedDir) ReadCheckpoint(context.Context) ([]byte, error) { return p.checkpoint, nil }
+
+func (p pacedDir) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
+	if err := p.pace(ctx); err != nil {
+		return nil, err
+	}
+	return p.Dir.ReadTile(ctx, level, index, partial)
+}
+
+func (p pacedDir) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
+	if err := p.pace(ctx); err != nil {
+		return nil, err
+	}
+	return p.Dir.ReadEntryBundle(ctx, index, partial)
+}
+
+// entryVerifier checks entries one by one.
+type entryVerifier struct {
+	dir     logdir.Dir
+	issuers *logdir.Issuers
+	known   map[[32]byte]*x509.Certificate // by fingerprint
+	report  *Report
+	pace    func(ctx context.Context) error
+}
+
+func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
+	if err := ctx.Err(); err != nil {
+		return fmt.Errorf("checking the log: %w", err)
+	}
+	if err := v.pace(ctx); err != nil {
+		return fmt.Errorf("checking the log: %w", err)
+	}
+	if err := v.dir.Rehash(ctx, index, size); err != nil {
+		return err
+	}
+	leaves, err := v.dir.Bundle(ctx, index, size)
+	if err != nil {
+		return err
+	}
+	for i, l := range leaves {
+		if err := v.entry(l); err != nil {
+			return fmt.Errorf("entry %d: %w", index*layout.EntryBundleWidth+uint64(i), err)
+		}
+	}
+	return nil
+}
+
+func (v *entryVerifier) entry(l logdir.Leaf) error {
+	if v.report.Precerts+v.report.Certs == 0 {
+		v.report.FirstEntry = l.Timestamp
+	}
+	v.report.LastEntry = l.Timestamp
+	if len(l.Fingerprints) == 0 {
+		return errors.New("no issuer is recorded")
+	}
+	above := make([]*x509.Certificate, len(l.Fingerprints))
+	for i, f := range l.Fingerprints {
+		var err error
+		if above[i], err = v.issuer([32]byte(f)); err != nil {
+			return err
+		}
+	}
+	if !l.Precert {
+		v.report.Certs++
+		return nil
+	}
+	v.report.Precerts++
+	issuer := above[0]
+	if ctlog.SignsPrecertificates(issuer) { // RFC 6962 §3.2: the final certificate's issuer is the next
+		if err := l.CheckSignedBy(issuer); err != nil {
+			return err
+		}
+		if len(above) < 2 {
+			return errors.New("a precertificate signing certificate is recorded without its issuer")
+		}
+		issuer = above[1]
+	}
+	if hash := sha256.Sum256(issuer.RawSubjectPublicKeyInfo); !bytes.Equal(l.IssuerKeyHash, hash[:]) {
+		return errors.New("the issuer key hash is not that of the recorded issuer")
+	}
+	return nil
+}
+
+// issuer reads a certificate above an entry, each once.
+func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) {
+	if c, ok := v.known[fingerprint]; ok {
+		return c, nil
+	}
+	der, err := v.issuers.Get(fingerprint)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("the issuer %x is missing", fingerprint)
+	}
+	if err != nil {
+		return nil, err
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("the issuer %x: %w", fingerprint, err)
+	}
+	v.known[fingerprint] = c
+	return c, nil
+}

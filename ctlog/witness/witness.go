@@ -1,0 +1,307 @@
+// Package witness has the checkpoints of a log cosigned by witnesses
+// (c2sp.org/tlog-witness): others who verify that the log only grew. Why not
+// Tessera's client: docs/decisions/2026-11-24-witnesses.md.
+package witness
+
+import (
+	"bytes"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
+	formats "github.com/transparency-dev/formats/note"
+	"golang.org/x/mod/sumdb/note"
+)
+
+// Bounds of what a witness may say, and of how often one that fails is asked.
+const (
+	maxAnswer   = 16 << 10         // bytes: an ML-DSA-44 cosignature takes some 3,300
+	maxSaid     = 200              // bytes of its own words that reach our log
+	maxAttempts = 3                // in one round: it may name another size, and meanwhile a third
+	maxFailures = 3                // rounds in a row, after which it is asked only now and then
+	pause       = 30 * time.Second // that is how often
+	maxSkew     = 5 * time.Minute  // between a cosignature's time and ours
+	sizeType    = "text/x.tlog.size"
+	userAgent   = "mayfly (+https://github.com/mayfly-ca/mayfly)"
+)
+
+// Options are what a Client needs besides its configuration.
+type Options struct {
+	Log    string // the log's URL, as metrics and messages name it
+	Now    func() time.Time
+	Logger *slog.Logger
+	// Consistency proves that the log of a size continues that of a smaller size.
+	Consistency func(ctx context.Context, smaller, size uint64) ([][]byte, error)
+}
+
+// Client offers the checkpoints of one log to all of its witnesses, one checkpoint at
+// a time. A nil *Client has none.
+type Client struct {
+	witnesses []*witness
+	required  int
+	closed    bool // without enough cosignatures nothing is published
+	timeout   time.Duration
+	o         Options
+	metrics   *metrics
+	short     bool // the last round had too few cosignatures
+}
+
+// witness is the log's view of one witness. Only one round runs at a time.
+type witness struct {
+	name     string
+	url      string // of add-checkpoint
+	verifier note.Verifier
+	client   *http.Client
+	size     uint64 // what it cosigned last; 0: unknown, it will say
+	failures int    // rounds in a row
+	until    time.Time
+}
+
+// New makes the client of a configuration; nil when that names no witness.
+func New(c ctlog.WitnessesConfig, o Options) (*Client, error) {
+	if len(c.List) == 0 {
+		return nil, nil //nolint:nilnil // a log without witnesses, which is the usual one
+	}
+	w := &Client{required: max(c.Required, 1), closed: c.Mode == ctlog.WitnessClosed, timeout: c.Timeout, o: o}
+	if w.timeout <= 0 {
+		w.timeout = ctlog.DefaultWitnessTimeout
+	}
+	for i := range c.List {
+		one := &c.List[i]
+		verifier, err := one.Verifier()
+		if err != nil {
+			return nil, fmt.Errorf("the witness %s: its key: %w", one.URL, err)
+		}
+		w.witnesses = append(w.witnesses, &witness{
+			name: verifier.Name(), url: strings.TrimSuffix(one.URL, "/") + "/add-checkpoint", verifier: verifier,
+			client: &http.Client{
+				Transport: &http.Transport{ // its own: a connection that hangs is no other witness's trouble
+					Proxy: http.ProxyFromEnvironment, TLSHandshakeTimeout: w.timeout, MaxResponseHeaderBytes: maxAnswer,
+					MaxIdleConnsPerHost: 1, IdleConnTimeout: time.Minute, ForceAttemptHTTP2: true,
+				},
+				CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+			},
+		})
+	}
+	w.metrics = newMetrics(o.Log, w.witnesses)
+	return w, nil
+}
+
+// Close drops idle connections.
+func (w *Client) Close() {
+	if w == nil {
+		return
+	}
+	for _, one := range w.witnesses {
+		one.client.CloseIdleConnections()
+	}
+}
+
+// answer is what one witness made of a checkpoint.
+type answer struct {
+	line []byte // the signature line of the note; nil without one
+	err  error
+}
+
+// Cosign offers a signed checkpoint of a log of the size to every witness, and returns
+// it with the cosignatures that came in time. An error, in the closed mode alone, says
+// that too few came. The tree of no entries is nobody's business: it promises
+// nothing, and a new log starts with it.
+func (w *Client) Cosign(ctx context.Context, checkpoint []byte, size uint64) ([]byte, error) {
+	if w == nil || size == 0 {
+		return checkpoint, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, w.timeout)
+	defer cancel()
+	now := w.o.Now()
+	answers := make(chan answer, len(w.witnesses))
+	for _, one := range w.witnesses {
+		if !w.closed && one.failures >= maxFailures && now.Before(one.until) {
+			w.metrics.answered(one.name, resting, 0)
+			answers <- answer{err: fmt.Errorf("%s failed several times and is left alone for a while", one.name)}
+			continue
+		}
+		go func() { answers <- w.offer(ctx, one, checkpoint, size) }()
+	}
+	out, count := bytes.Clone(checkpoint), 0
+	var failures []error
+	for range w.witnesses {
+		if a := <-answers; a.err != nil {
+			failures = append(failures, a.err)
+		} else {
+			out = append(out, a.line...)
+			count++
+		}
+	}
+	w.metrics.cosignatures.Set(float64(count))
+	w.report(ctx, count, errors.Join(failures...))
+	if count < w.required && w.closed {
+		return nil, fmt.Errorf("%d of %d required witnesses cosigned the checkpoint of %d entries: %w", count, w.required, size, errors.Join(failures...))
+	}
+	return out, nil
+}
+
+// report says when there begin to be too few cosignatures, and when there are enough again.
+func (w *Client) report(ctx context.Context, count int, cause error) {
+	short := count < w.required
+	if short == w.short {
+		return
+	}
+	w.short = short
+	attrs := []slog.Attr{
+		slog.String("log", w.o.Log), slog.Int("cosignatures", count), slog.Int("required", w.required), slog.Bool("published", !short || !w.closed),
+	}
+	if !short {
+		w.o.Logger.LogAttrs(ctx, slog.LevelInfo, "checkpoints have enough cosignatures again", attrs...)
+		return
+	}
+	w.o.Logger.LogAttrs(ctx, slog.LevelWarn, "a checkpoint has too few cosignatures", append(attrs, slog.Any("error", cause))...)
+}
+
+// failure is why a witness gave no cosignature, with its outcome.
+type failure struct {
+	outcome outcome
+	cause   error
+}
+
+func (e *failure) Error() string { return e.cause.Error() }
+func (e *failure) Unwrap() error { return e.cause }
+
+func failed(o outcome, format string, args ...any) error {
+	return &failure{o, fmt.Errorf(format, args...)}
+}
+
+// offer asks one witness, and remembers how it went.
+func (w *Client) offer(ctx context.Context, one *witness, checkpoint []byte, size uint64) answer {
+	begin := time.Now()
+	line, err := w.ask(ctx, one, checkpoint, size)
+	outcome := cosigned
+	var known *failure
+	switch {
+	case errors.As(err, &known):
+		outcome = known.outcome
+	case err != nil:
+		outcome = unavailable
+	}
+	w.metrics.answered(one.name, outcome, time.Since(begin))
+	if err == nil {
+		one.failures = 0
+		w.metrics.sizes.WithLabelValues(one.name).Set(float64(one.size))
+		return answer{line: line}
+	}
+	if outcome == ahead || outcome == invalid {
+		w.o.Logger.ErrorContext(ctx, "a witness's answer can't be right, or this log is an older copy",
+			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+	} else if one.failures == 0 {
+		w.o.Logger.WarnContext(ctx, "a witness gave no cosignature",
+			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+	}
+	one.failures++
+	one.until = w.o.Now().Add(pause)
+	return answer{err: fmt.Errorf("the witness %s: %w", one.name, err)}
+}
+
+// ask makes the request of c2sp.org/tlog-witness, and again from the size that the
+// witness names.
+func (w *Client) ask(ctx context.Context, one *witness, checkpoint []byte, size uint64) ([]byte, error) {
+	for range maxAttempts {
+		request, err := w.request(ctx, one.size, checkpoint, size)
+		if err != nil {
+			return nil, err
+		}
+		status, contentType, body, err := one.post(ctx, request)
+		if err != nil {
+			return nil, err
+		}
+		switch {
+		case status == http.StatusOK:
+			line, err := cosignature(checkpoint, body, one.verifier, w.o.Now())
+			if err == nil {
+				one.size = size
+			}
+			return line, err
+		case status == http.StatusConflict && contentType == sizeType:
+			has, err := strconv.ParseUint(strings.TrimSuffix(string(body), "\n"), 10, 63)
+			if err != nil {
+				return nil, failed(invalid, "it answered 409 with a size that is none")
+			}
+			if has > size {
+				return nil, failed(ahead, "it has cosigned %d entries of this log, which has %d", has, size)
+			}
+			one.size = has
+		default:
+			return nil, failed(refused, "it answered %d: %q", status, oneline.Of(string(body), maxSaid))
+		}
+	}
+	return nil, failed(refused, "it named another size %d times", maxAttempts)
+}
+
+// request is the body of add-checkpoint: the size that the witness has, the proof
+// from there, and the checkpoint.
+func (w *Client) request(ctx context.Context, old uint64, checkpoint []byte, size uint64) ([]byte, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "old %d\n", old)
+	if old > 0 && old < size {
+		hashes, err := w.o.Consistency(ctx, old, size)
+		if err != nil {
+			return nil, err
+		}
+		for _, h := range hashes {
+			b.WriteString(base64.StdEncoding.EncodeToString(h) + "\n")
+		}
+	}
+	b.WriteByte('\n')
+	b.Write(checkpoint)
+	return b.Bytes(), nil
+}
+
+func (w *witness) post(ctx context.Context, body []byte) (status int, contentType string, answer []byte, err error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
+	if err != nil {
+		return 0, "", nil, err
+	}
+	request.Header.Set("User-Agent", userAgent)
+	response, err := w.client.Do(request)
+	if err != nil {
+		return 0, "", nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	if answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1)); err != nil {
+		return 0, "", nil, fmt.Errorf("reading its answer: %w", err)
+	}
+	if len(answer) > maxAnswer {
+		return 0, "", nil, failed(invalid, "its answer is longer than %d bytes", maxAnswer)
+	}
+	return response.StatusCode, response.Header.Get("Content-Type"), answer, nil
+}
+
+// cosignature takes the witness's own line out of its answer, verified over the
+// checkpoint. Lines of others in it are left: who they are is not known.
+func cosignature(checkpoint, answer []byte, v note.Verifier, now time.Time) ([]byte, error) {
+	n, err := note.Open(append(bytes.Clone(checkpoint), answer...), note.VerifierList(v))
+	if err != nil {
+		return nil, failed(invalid, "its cosignature does not hold: %w", err)
+	}
+	// A note's text ends at its last empty line: one in the answer makes the log's
+	// signature part of the text, and the cosignature one over something else.
+	if text, _, _ := bytes.Cut(checkpoint, []byte("\n\n")); n.Text != string(text)+"\n" {
+		return nil, failed(invalid, "its cosignature is over another text than the checkpoint's")
+	}
+	at, err := formats.CoSigV1Timestamp(n.Sigs[0])
+	if err != nil {
+		return nil, failed(invalid, "its cosignature does not hold: %w", err)
+	}
+	if skew := at.Sub(now).Abs(); skew > maxSkew {
+		return nil, failed(invalid, "its cosignature is from %s, more than %v from now", at.UTC().Format(time.RFC3339), maxSkew)
+	}
+	return fmt.Appendf(nil, "\u2014 %s %s\n", n.Sigs[0].Name, n.Sigs[0].Base64), nil
+}
