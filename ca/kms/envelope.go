@@ -17,7 +17,6 @@ import (
 	"os"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // sealedFormat names the format of a sealed key's file, and its version.
@@ -42,7 +41,7 @@ const dataKeySize = 32
 
 // parseSealedKey reads a sealed key's file. Nothing but what Mayfly writes is
 // taken, byte for byte: there is one encoding of each.
-func parseSealedKey(b []byte) (*sealedKey, reference, error) {
+func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
 	var k sealedKey
 	d := json.NewDecoder(bytes.NewReader(b))
 	d.DisallowUnknownFields()
@@ -50,7 +49,7 @@ func parseSealedKey(b []byte) (*sealedKey, reference, error) {
 		return nil, nil, errors.New("isn't a sealed key: name a file that `mayfly kms keygen --sealed-key` wrote")
 	}
 	if k.Format != sealedFormat {
-		return nil, nil, fmt.Errorf("has the format %q, and this Mayfly reads %q: use the version of Mayfly that wrote it, or a newer one", abridged(k.Format), sealedFormat)
+		return nil, nil, fmt.Errorf("has the format %q, and this Mayfly reads %q: use the version of Mayfly that wrote it, or a newer one", Abridged(k.Format), sealedFormat)
 	}
 	again, err := k.encode()
 	if err != nil || !bytes.Equal(b, again) {
@@ -61,7 +60,7 @@ func parseSealedKey(b []byte) (*sealedKey, reference, error) {
 		len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
 		return nil, nil, errors.New("is damaged: restore it from a copy")
 	}
-	_, r, err := parse(k.KMSKey, Access{})
+	_, r, err := all.parse(k.KMSKey, Access{})
 	if err != nil || r.String() != k.KMSKey {
 		return nil, nil, errors.New("names no KMS key that is one: restore it from a copy")
 	}
@@ -83,9 +82,9 @@ func (k *sealedKey) header() []byte {
 
 // sealKey encrypts key for a file that s alone can open.
 func sealKey(ctx context.Context, s Sealer, key crypto.Signer, a Algorithm) (*sealedKey, error) {
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	spki, err := fingerprint(key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("encoding the public key: %w", err)
+		return nil, err
 	}
 	plain, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
@@ -94,10 +93,7 @@ func sealKey(ctx context.Context, s Sealer, key crypto.Signer, a Algorithm) (*se
 	defer clear(plain)
 	dataKey := make([]byte, dataKeySize)
 	defer clear(dataKey)
-	fingerprint := sha256.Sum256(spki)
-	k := &sealedKey{
-		Format: sealedFormat, KMSKey: s.String(), Algorithm: a, SPKI: hex.EncodeToString(fingerprint[:]), Nonce: make([]byte, 12),
-	}
+	k := &sealedKey{Format: sealedFormat, KMSKey: s.String(), Algorithm: a, SPKI: spki, Nonce: make([]byte, 12)}
 	_, _ = rand.Read(dataKey) // crypto/rand never fails
 	_, _ = rand.Read(k.Nonce)
 	aead, err := newGCM(dataKey)
@@ -137,15 +133,24 @@ func (k *sealedKey) unseal(ctx context.Context, s Sealer) (crypto.Signer, error)
 	if !ok {
 		return nil, fmt.Errorf("holds a key of type %T, which can't sign", parsed)
 	}
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
+	spki, err := fingerprint(key.Public())
 	if err != nil {
-		return nil, fmt.Errorf("encoding the public key: %w", err)
+		return nil, err
 	}
-	fingerprint := sha256.Sum256(spki)
-	if a, err := AlgorithmOf(key.Public()); err != nil || a != k.Algorithm || hex.EncodeToString(fingerprint[:]) != k.SPKI {
+	if a, err := AlgorithmOf(key.Public()); err != nil || a != k.Algorithm || spki != k.SPKI {
 		return nil, errors.New("holds another key than it says: make it again")
 	}
 	return key, nil
+}
+
+// fingerprint is the SHA-256 of a key's SubjectPublicKeyInfo, in hex.
+func fingerprint(public crypto.PublicKey) (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("encoding the public key: %w", err)
+	}
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:]), nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -158,16 +163,16 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 
 // openSealed opens the key in o.SealedKey, which the key ref decrypts. With
 // replicas, the first that can be reached does: nothing is asked of them later.
-func openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
+func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
 	path := string(o.SealedKey)
 	var k *sealedKey
-	var by reference
-	err := o.step("sealed key", func() (string, error) {
-		b, err := readPrivate(path)
+	var by Reference
+	err := o.Step("sealed key", func() (string, error) {
+		b, err := ReadKeyFile(path)
 		if err != nil {
 			return "", err
 		}
-		if k, by, err = parseSealedKey(b); err != nil {
+		if k, by, err = all.parseSealedKey(b); err != nil {
 			return "", fmt.Errorf("sealed key %s: %w", path, err)
 		}
 		return fmt.Sprintf("%s, sealed by %s", k.Algorithm, k.KMSKey), nil
@@ -175,51 +180,48 @@ func openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	places := append([]Replica{{Key: setting.KeyRef(ref), Region: o.Access.Region, Endpoint: o.Access.Endpoint}}, o.Access.Replicas...)
+	places := o.places(ref)
 	var errs []error
-	for i, place := range places {
-		at := o
-		at.Access = o.Access.at(place)
-		slice, cancel := share(ctx, len(places)-i)
-		s, err := openSealedBy(slice, string(place.Key), k, by, at)
+	for i, at := range places {
+		part, cancel := share(ctx, len(places)-i)
+		s, err := all.openSealedBy(part, at.ref, k, by, at.o)
 		cancel()
-		var call *CallError
-		switch {
-		case err == nil:
+		if err == nil {
 			return s, nil
-		case !errors.As(err, &call) || !call.temporary || ctx.Err() != nil:
-			return nil, errors.Join(append(errs, err)...)
 		}
 		errs = append(errs, err)
+		if !temporary(err) || ctx.Err() != nil {
+			break
+		}
 	}
 	return nil, errors.Join(errs...)
 }
 
 // openSealedBy opens the sealed key k, whose file says that by sealed it, with
 // the key that ref names.
-func openSealedBy(ctx context.Context, ref string, k *sealedKey, by reference, o Options) (Signer, error) {
+func (all Registry) openSealedBy(ctx context.Context, ref string, k *sealedKey, by Reference, o Options) (Signer, error) {
 	path := string(o.SealedKey)
-	r, err := o.sealing(ref)
+	r, o, err := all.sealing(ref, o)
 	if err != nil {
 		return nil, err
 	}
 	other := fmt.Errorf("sealed key %s: was sealed by the key %s, not by %s: name that key, or another file", path, by, r)
-	r, ok := r.sealedBy(by)
+	r, ok := r.Unsealer(by)
 	if !ok {
 		return nil, other
 	}
-	s, err := r.openSealer(ctx, o)
+	s, err := openSealer(ctx, r, o)
 	if err != nil {
 		return nil, fmt.Errorf("sealed key %s: %w", path, err)
 	}
-	defer closeSealer(s) // once it has decrypted the key, the KMS isn't needed
-	if _, named, err := parseSealing(s.String(), Access{}); err != nil {
+	defer s.Close() //nolint:errcheck // nothing is kept that could be lost; once it has decrypted the key, the KMS isn't needed
+	if _, named, err := all.parseSealing(s.String(), Access{}); err != nil {
 		return nil, err
-	} else if _, ok := named.sealedBy(by); !ok {
+	} else if _, ok := named.Unsealer(by); !ok {
 		return nil, other // an alias that points elsewhere
 	}
 	var key crypto.Signer
-	err = o.step(operationUnseal, func() (string, error) {
+	err = o.Step(operationUnseal, func() (string, error) {
 		key, err = k.unseal(ctx, s)
 		return "SPKI SHA-256 " + k.SPKI, err
 	})
@@ -227,36 +229,29 @@ func openSealedBy(ctx context.Context, ref string, k *sealedKey, by reference, o
 		return nil, fmt.Errorf("sealed key %s: %w", path, err)
 	}
 	signer := InMemory(key)
-	err = o.step(operationSign, func() (string, error) { return "trial signature verified", Try(ctx, signer) })
-	return signer, err
-}
-
-func closeSealer(s Sealer) {
-	if c, ok := s.(interface{ Close() error }); ok {
-		_ = c.Close() // nothing is kept that could be lost
-	}
+	return signer, o.try(ctx, signer)
 }
 
 // generateSealed makes a key here and writes it to o.SealedKey, encrypted by the
 // key that ref names. What was written is unsealed once before it counts.
-func generateSealed(ctx context.Context, ref string, a Algorithm, o Options) (string, error) {
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
+func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm, o Options) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	path := string(o.SealedKey)
 	exists := fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
 	if _, err := os.Lstat(path); err == nil {
 		return "", exists
 	}
-	r, err := o.sealing(ref)
+	r, o, err := all.sealing(ref, o)
 	if err != nil {
 		return "", err
 	}
-	s, err := r.openSealer(ctx, o)
+	s, err := openSealer(ctx, r, o)
 	if err != nil {
 		return "", err
 	}
-	defer closeSealer(s)
-	key, err := a.generate()
+	defer s.Close() //nolint:errcheck // nothing is kept that could be lost
+	key, err := a.Generate()
 	if err != nil {
 		return "", err
 	}

@@ -1,10 +1,10 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // Sealer encrypts small secrets under a key that stays in its KMS.
@@ -33,76 +33,79 @@ const (
 	maxAbout  = 256
 )
 
-// The operations of a key that seals, as operationSign is of one that signs.
-const (
-	operationSeal   = "seal"
-	operationUnseal = "unseal"
-)
-
-// sealing is a reference whose backend can seal.
-type sealing interface {
-	reference
-
-	// openSealer finds the key and pins it, as open does.
-	openSealer(ctx context.Context, o Options) (Sealer, error)
-	// sealedBy gives the reference to open what the key named pinned has sealed,
-	// and false where r is another key than that.
-	sealedBy(pinned reference) (sealing, bool)
+// SealingKey is a key that a [Client] has found.
+type SealingKey struct {
+	Name   string // the pinned reference
+	Detail string // what was found, for who watches; Name if empty
+	// Seal and Unseal are one call each. An answer that refuses the sealed bytes is
+	// a [NotSealed] error.
+	Seal, Unseal func(ctx context.Context, in []byte, about string) ([]byte, error)
 }
 
 // OpenSealer opens the key that ref names for encryption, as Open does for
 // signatures: the same references, access, bounds in time and errors. It finds
 // the key without using it.
-func OpenSealer(ctx context.Context, ref string, o Options) (Sealer, error) {
+func (all Registry) OpenSealer(ctx context.Context, ref string, o Options) (Sealer, error) {
 	o, err := o.filled()
-	if err != nil {
-		return nil, fmt.Errorf("kms: registering metrics: %w", err)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
-	defer cancel()
-	r, err := o.sealing(ref)
 	if err != nil {
 		return nil, err
 	}
-	return r.openSealer(ctx, o)
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
+	defer cancel()
+	r, o, err := all.sealing(ref, o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openSealer(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
 }
 
 // CheckSealing is nil where keys can be sealed by ref as it is accessed by a. It
 // reads nothing.
-func CheckSealing(ref string, a Access) error {
-	_, _, err := parseSealing(ref, a)
+func (all Registry) CheckSealing(ref string, a Access) error {
+	_, _, err := all.parseSealing(ref, a)
 	return err
 }
 
 // sealing is the step of reading a reference to a key that seals.
-func (o Options) sealing(ref string) (r sealing, err error) {
-	err = o.step("reference", func() (string, error) {
-		var b *backend
-		if b, r, err = parseSealing(ref, o.Access); err != nil {
+func (all Registry) sealing(ref string, o Options) (r RemoteReference, _ Options, err error) {
+	err = o.Step("reference", func() (string, error) {
+		var b *Backend
+		if b, r, err = all.parseSealing(ref, o.Access); err != nil {
 			return "", err
 		}
-		if err := b.takes(o.Access.Credential); err != nil {
+		if err := b.supports(o.Access.Credential); err != nil {
 			return "", fmt.Errorf("key %s: %w", r, err)
 		}
+		o.backend = b.Name
 		return r.String(), nil
 	})
-	return r, err
+	return r, o, err
 }
 
-func parseSealing(ref string, a Access) (*backend, sealing, error) {
-	b, r, err := parse(ref, a)
+func (all Registry) parseSealing(ref string, a Access) (*Backend, RemoteReference, error) {
+	b, r, err := all.parse(ref, a)
 	if err != nil {
 		return nil, nil, err
 	}
-	s, ok := r.(sealing)
-	switch {
-	case ok:
-		return b, s, nil
-	case b == fileBackend:
-		return nil, nil, fmt.Errorf("key %s: a file can't seal: name a key in a KMS, or keep the issuing key in a file that a passphrase encrypts (mode direct)", r)
-	default:
-		return nil, nil, fmt.Errorf("key %s: %s can't seal here: name a key in AWS KMS, Azure, Google Cloud KMS or Vault, or let this key sign (mode direct)", r, b.title)
+	remote, ok := r.(RemoteReference)
+	if !ok {
+		return nil, nil, fmt.Errorf("key %s: %s", r, b.CannotSeal)
 	}
+	return b, remote, nil
+}
+
+func openSealer(ctx context.Context, r RemoteReference, o Options) (*remoteSealer, error) {
+	var key SealingKey
+	s, err := find(ctx, r, o, useSealing, func(c Client) (string, error) {
+		var err error
+		key, err = c.SealingKey(ctx)
+		return cmp.Or(key.Detail, key.Name), err
+	})
+	return &remoteSealer{s, key}, err
 }
 
 // TrySealer seals a fixed secret and unseals it, so that a key which can't is
@@ -123,57 +126,47 @@ func TrySealer(ctx context.Context, s Sealer) error {
 	return nil
 }
 
-// remoteSealer is a key behind a network that seals: what is the same for every
-// such backend.
+// remoteSealer is a key behind a network that seals.
 type remoteSealer struct {
-	service
+	*Service
 
-	name string // the pinned reference
-	// seal and unseal are one call each. An answer that refuses the sealed bytes
-	// is a *sealedError.
-	seal, unseal func(ctx context.Context, in []byte, about string) ([]byte, error)
+	key SealingKey
 }
 
 // String is the pinned reference.
-func (s *remoteSealer) String() string { return s.name }
-
-// Close closes idle connections.
-func (s *remoteSealer) Close() error {
-	s.client.CloseIdleConnections()
-	return nil
-}
+func (s *remoteSealer) String() string { return s.key.Name }
 
 // Seal encrypts secret.
 func (s *remoteSealer) Seal(ctx context.Context, secret []byte, about string) ([]byte, error) {
 	if len(secret) == 0 || len(secret) > maxSecret {
-		return nil, fmt.Errorf("encrypting with %s: a secret of %d bytes: 1 to %d can be sealed", s.name, len(secret), maxSecret)
+		return nil, fmt.Errorf("encrypting with %s: a secret of %d bytes: 1 to %d can be sealed", s, len(secret), maxSecret)
 	}
-	return s.do(ctx, operationSeal, "encrypting", s.seal, secret, about)
+	return s.do(ctx, operationSeal, "encrypting", s.key.Seal, secret, about)
 }
 
 // Unseal decrypts what Seal made.
 func (s *remoteSealer) Unseal(ctx context.Context, sealed []byte, about string) ([]byte, error) {
-	return s.do(ctx, operationUnseal, "decrypting", s.unseal, sealed, about)
+	return s.do(ctx, operationUnseal, "decrypting", s.key.Unseal, sealed, about)
 }
 
 func (s *remoteSealer) do(ctx context.Context, operation, verb string, do func(context.Context, []byte, string) ([]byte, error), in []byte, about string) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("%s with %s: %w", verb, s.name, err)
-	}
-	if err := checkAbout(about); err != nil {
-		return nil, fmt.Errorf("%s with %s: %w", verb, s.name, err)
+	err := ctx.Err()
+	if err == nil {
+		err = checkAbout(about)
 	}
 	var out []byte
-	err := s.call(ctx, operation, func(ctx context.Context) error {
-		got, err := do(ctx, in, about)
-		if err == nil && len(got) == 0 {
-			err = &sealedError{errors.New("the answer is empty")}
-		}
-		out = got
-		return err
-	})
+	if err == nil {
+		err = s.Call(ctx, operation, func(ctx context.Context) error {
+			got, err := do(ctx, in, about)
+			if err == nil && len(got) == 0 {
+				err = NotSealed(errors.New("the answer is empty"))
+			}
+			out = got
+			return err
+		})
+	}
 	if err != nil {
-		return nil, fmt.Errorf("%s with %s: %w", verb, s.name, err)
+		return nil, fmt.Errorf("%s with %s: %w", verb, s, err)
 	}
 	return out, nil
 }
@@ -188,29 +181,4 @@ func checkAbout(about string) error {
 		}
 	}
 	return nil
-}
-
-// sealedError is a refusal of the sealed bytes themselves, in the vendor's words.
-type sealedError struct{ cause error }
-
-func (e *sealedError) Error() string { return ErrSealed.Error() + " (" + e.cause.Error() + ")" }
-
-func (e *sealedError) Unwrap() []error { return []error{ErrSealed, e.cause} }
-
-// rights say what to allow a principal: in the words of the backend's verdicts,
-// for a key that signs, and for one that seals.
-type rights struct{ signing, sealing string }
-
-// judge is the backend's own judge for a key that seals: it knows refusals of
-// what is sealed, and names the rights that are wanted.
-func (r rights) judge(of func(error) (verdict, bool)) func(error) (verdict, bool) {
-	return func(err error) (verdict, bool) {
-		var sealed *sealedError
-		if errors.As(err, &sealed) {
-			return verdict{outcomeWrong, false, sealed.Error()}, true
-		}
-		v, ok := of(err)
-		v.text = strings.Replace(v.text, r.signing, r.sealing, 1)
-		return v, ok
-	}
 }

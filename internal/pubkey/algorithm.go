@@ -1,4 +1,4 @@
-package kms
+package pubkey
 
 import (
 	"crypto"
@@ -6,12 +6,8 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
-	"errors"
 	"fmt"
-
-	// The hashes that authorities sign with; crypto.Hash.New needs them linked.
-	_ "crypto/sha256"
-	_ "crypto/sha512"
+	"slices"
 )
 
 // Algorithm is a kind of key that an authority may have.
@@ -27,40 +23,43 @@ const (
 	RSA4096   Algorithm = "RSA-4096"
 )
 
-// algorithms holds what differs: the curve or the size in bits, and the hash
-// that certificates are signed with.
-var algorithms = []struct {
-	name  Algorithm
-	curve elliptic.Curve
-	bits  int
-	hash  crypto.Hash
-}{
-	{ECDSAP256, elliptic.P256(), 0, crypto.SHA256}, // FIPS 186-5 §6.1: a hash no weaker than the curve
-	{ECDSAP384, elliptic.P384(), 0, crypto.SHA384},
-	{ECDSAP521, elliptic.P521(), 0, crypto.SHA512},
-	{RSA2048, nil, 2048, crypto.SHA256},
-	{RSA3072, nil, 3072, crypto.SHA256},
-	{RSA4096, nil, 4096, crypto.SHA256},
-}
-
 // Algorithms are all of them, in a fixed order.
 func Algorithms() []Algorithm {
-	all := make([]Algorithm, len(algorithms))
-	for i, a := range algorithms {
-		all[i] = a.name
+	return []Algorithm{ECDSAP256, ECDSAP384, ECDSAP521, RSA2048, RSA3072, RSA4096}
+}
+
+// curve is the row of an ECDSA key in Curves; the zero Curve for another.
+func (a Algorithm) curve() Curve {
+	if i := slices.IndexFunc(Curves, func(c Curve) bool { return c.Algorithm == string(a) }); i >= 0 {
+		return Curves[i]
 	}
-	return all
+	return Curve{}
+}
+
+// Curve is the curve of an ECDSA key; nil for another.
+func (a Algorithm) Curve() elliptic.Curve { return a.curve().Curve }
+
+// Bits is the size of an RSA key's modulus; 0 for another.
+func (a Algorithm) Bits() int {
+	switch a {
+	case RSA2048:
+		return 2048
+	case RSA3072:
+		return 3072
+	case RSA4096:
+		return 4096
+	default:
+		return 0
+	}
 }
 
 // Hash is the hash that certificates are signed with under a key of this kind;
 // zero for an unknown one.
 func (a Algorithm) Hash() crypto.Hash {
-	for _, known := range algorithms {
-		if known.name == a {
-			return known.hash
-		}
+	if a.Bits() > 0 {
+		return crypto.SHA256
 	}
-	return 0
+	return a.curve().Hash
 }
 
 // AlgorithmOf names a public key's algorithm. The error says what is accepted.
@@ -68,16 +67,16 @@ func AlgorithmOf(public crypto.PublicKey) (Algorithm, error) {
 	const accepted = "use ECDSA P-256, P-384 or P-521, or RSA of 2048, 3072 or 4096 bits"
 	switch k := public.(type) {
 	case *ecdsa.PublicKey:
-		for _, a := range algorithms {
-			if a.curve != nil && a.curve == k.Curve {
-				return a.name, nil
+		for _, c := range Curves {
+			if c.Curve == k.Curve {
+				return Algorithm(c.Algorithm), nil
 			}
 		}
 		return "", fmt.Errorf("curve %s isn't supported: %s", k.Curve.Params().Name, accepted)
 	case *rsa.PublicKey:
-		for _, a := range algorithms {
-			if a.bits == k.N.BitLen() {
-				return a.name, nil
+		for _, a := range Algorithms() {
+			if bits := a.Bits(); bits > 0 && bits == k.N.BitLen() {
+				return a, nil
 			}
 		}
 		return "", fmt.Errorf("RSA of %d bits isn't supported: %s", k.N.BitLen(), accepted)
@@ -86,35 +85,14 @@ func AlgorithmOf(public crypto.PublicKey) (Algorithm, error) {
 	}
 }
 
-// generate makes a new private key.
-func (a Algorithm) generate() (crypto.Signer, error) {
-	for _, known := range algorithms {
-		switch {
-		case known.name != a:
-		case known.curve != nil:
-			return ecdsa.GenerateKey(known.curve, rand.Reader)
-		default:
-			return rsa.GenerateKey(rand.Reader, known.bits)
-		}
-	}
-	return nil, fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
-}
-
-// Verify checks a signature as [Signer] makes it: opts is a hash, or
-// *rsa.PSSOptions for RSA-PSS.
-func Verify(public crypto.PublicKey, opts crypto.SignerOpts, digest, sig []byte) error {
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		if !ecdsa.VerifyASN1(k, digest, sig) {
-			return errors.New("the ECDSA signature doesn't verify under the key's own public key")
-		}
-		return nil
-	case *rsa.PublicKey:
-		if pss, ok := opts.(*rsa.PSSOptions); ok {
-			return rsa.VerifyPSS(k, opts.HashFunc(), digest, sig, pss)
-		}
-		return rsa.VerifyPKCS1v15(k, opts.HashFunc(), digest, sig)
+// Generate makes a new private key. The error is for an unknown algorithm.
+func (a Algorithm) Generate() (crypto.Signer, error) {
+	switch curve, bits := a.Curve(), a.Bits(); {
+	case curve != nil:
+		return ecdsa.GenerateKey(curve, rand.Reader)
+	case bits > 0:
+		return rsa.GenerateKey(rand.Reader, bits)
 	default:
-		return fmt.Errorf("can't verify with a key of type %T", public)
+		return nil, fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
 	}
 }

@@ -1,4 +1,4 @@
-package kms
+package aws
 
 import (
 	"context"
@@ -7,56 +7,58 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
+	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
-	"github.com/aws/smithy-go"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// generate makes a key and an alias for it: AWS chooses ids by itself. The
-// reference that comes back is the key's ARN.
-func (r awsReference) generate(ctx context.Context, a Algorithm, o Options) (string, error) {
-	at := strings.Index(r.id, "alias/")
-	if at < 0 {
-		return "", fmt.Errorf("key %s: AWS chooses a new key's id: name an alias, alias/NAME", r)
+// CheckNew wants an alias, since AWS chooses ids by itself.
+func (r reference) CheckNew(kms.Algorithm) error {
+	if r.alias() == "" {
+		return errors.New("AWS chooses a new key's id: name an alias, alias/NAME")
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
-	defer cancel()
-	k, err := connectAWS(ctx, r, o, judgeAWSMaking)
+	return nil
+}
+
+// alias is the alias that r names, "" for none.
+func (r reference) alias() string {
+	if at := strings.Index(r.id, "alias/"); at >= 0 {
+		return r.id[at:]
+	}
+	return ""
+}
+
+// Make makes a key and an alias for it, and returns the key's ARN.
+func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	err := c.Absent(ctx, c.describe, func(err error) bool { return says(err, "NotFoundException") })
 	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+		return "", err
 	}
-	defer Close(k)
-	err = k.call(ctx, operationKey, k.stands)
-	if err == nil || errors.As(err, new(*unusableError)) {
-		return "", fmt.Errorf("key %s: %w", r, ErrKeyExists)
-	}
-	if !awsSays(err, "NotFoundException") {
-		return "", fmt.Errorf("key %s: %w", r, err)
-	}
-	arn, err := k.create(ctx, a)
+	arn, err := c.create(ctx, a)
 	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+		return "", err
 	}
-	err = k.call(ctx, operationMake, func(ctx context.Context) error {
-		_, err := k.api.CreateAlias(ctx, &kms.CreateAliasInput{AliasName: aws.String(r.id[at:]), TargetKeyId: &arn})
+	err = c.Call(ctx, kms.OperationMake, func(ctx context.Context) error {
+		_, err := c.api.CreateAlias(ctx, &awskms.CreateAliasInput{AliasName: aws.String(c.ref.alias()), TargetKeyId: &arn})
 		return err
 	})
 	if err != nil {
-		return "", fmt.Errorf("key %s: %s was made, and has no alias: use it by that name, or schedule its deletion: %w", r, arn, err)
+		return "", fmt.Errorf("%s was made, and has no alias: use it by that name, or schedule its deletion: %w", arn, err)
 	}
 	return arn, nil
 }
 
 // create makes a key, and gives its ARN.
-func (k *awsKey) create(ctx context.Context, a Algorithm) (arn string, err error) {
-	in := &kms.CreateKeyInput{KeyUsage: types.KeyUsageTypeSignVerify}
-	for spec, of := range awsSpecs {
+func (c *client) create(ctx context.Context, a kms.Algorithm) (arn string, err error) {
+	in := &awskms.CreateKeyInput{KeyUsage: types.KeyUsageTypeSignVerify}
+	for spec, of := range specs {
 		if of == a {
 			in.KeySpec = spec
 		}
 	}
-	err = k.once(ctx, operationMake, func(ctx context.Context) error {
-		made, err := k.api.CreateKey(ctx, in)
+	err = c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
+		made, err := c.api.CreateKey(ctx, in)
 		if err != nil {
 			return err
 		}
@@ -67,19 +69,4 @@ func (k *awsKey) create(ctx context.Context, a Algorithm) (arn string, err error
 		return nil
 	})
 	return arn, err
-}
-
-// awsSays reports whether AWS answered with the code.
-func awsSays(err error, code string) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && api.ErrorCode() == code
-}
-
-// judgeAWSMaking is judgeAWS with what whoever makes a key must be allowed.
-func judgeAWSMaking(err error) (verdict, bool) {
-	v, ok := judgeAWS(err)
-	if awsSays(err, "AccessDeniedException") {
-		v.text = "the principal may not: allow it kms:DescribeKey, kms:CreateKey and kms:CreateAlias"
-	}
-	return v, ok
 }

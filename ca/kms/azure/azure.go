@@ -1,10 +1,10 @@
-package kms
+// Package azure opens, makes and seals with keys in Azure Key Vault and Managed HSM.
+package azure
 
 import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
@@ -16,93 +16,78 @@ import (
 	"net/url"
 	"regexp"
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// azureBackend keeps keys in Azure Key Vault and Managed HSM.
-var azureBackend = &backend{
-	name: "azure", title: "Azure Key Vault", schemes: []string{"azurekms"}, claims: claimsAzure, parse: parseAzure,
-	credentials: []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialCLI, CredentialAuto},
-}
-
-// azureSchemes are the names of RFC 7518 §3.1 for what a key of an algorithm signs.
-func azureSchemes(key Algorithm) map[scheme]string {
-	switch key {
-	case ECDSAP256:
-		return map[scheme]string{{key, crypto.SHA256, false}: "ES256"}
-	case ECDSAP384:
-		return map[scheme]string{{key, crypto.SHA384, false}: "ES384"}
-	case ECDSAP521:
-		return map[scheme]string{{key, crypto.SHA512, false}: "ES512"}
-	default:
-		return map[scheme]string{
-			{key, crypto.SHA256, false}: "RS256", {key, crypto.SHA384, false}: "RS384", {key, crypto.SHA512, false}: "RS512",
-			{key, crypto.SHA256, true}: "PS256", {key, crypto.SHA384, true}: "PS384", {key, crypto.SHA512, true}: "PS512",
-		}
+// Backend keeps keys in Azure Key Vault and Managed HSM.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "azure", Title: "Azure Key Vault", URISchemes: []string{"azurekms"}, Claims: claims, Parse: parse,
+		Credentials: []kms.Credential{kms.CredentialEnv, kms.CredentialWorkload, kms.CredentialManaged, kms.CredentialCLI, kms.CredentialAuto},
 	}
 }
 
-// azureKey is one version of one key and the client that reaches it.
-type azureKey struct {
-	remote
-
-	api           *azkeys.Client
-	host          string
-	keyName, vers string
+// rights are key permissions, and a role that has them.
+func rights() kms.Rights {
+	return kms.Rights{
+		Signing: "allow it get and sign (Key Vault Crypto User)",
+		Sealing: "allow it get and unwrapKey, and wrapKey to make a sealed key (Key Vault Crypto User)",
+		Making:  "allow it get and create (Key Vault Crypto Officer)",
+	}
 }
 
-// openAzure names the credential, finds the key and pins its version.
-func openAzure(ctx context.Context, r azureReference, o Options) (Signer, error) {
-	k, err := connectAzure(ctx, r, o, judgeAzure)
+// schemeName is the name of RFC 7518 §3.1 for a signature scheme; "" for one that
+// it doesn't have.
+func schemeName(s kms.SignatureScheme) string {
+	kind := "RS"
+	switch {
+	case s.Key.Curve() != nil && s.Hash != s.Key.Hash():
+		return ""
+	case s.Key.Curve() != nil:
+		kind = "ES"
+	case s.PSS:
+		kind = "PS"
+	}
+	return kind + strconv.Itoa(8*s.Hash.Size())
+}
+
+// client reaches one version of one key.
+type client struct {
+	*kms.Service
+
+	ref reference // of a version, once the key is found
+	api *azkeys.Client
+}
+
+// Client has the vault's own name, whatever the endpoint is.
+func (r reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
+	service, err := o.NewService(r.host, rights(), classify)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
-	err = o.step("key", func() (string, error) {
-		err := k.call(ctx, operationKey, k.find)
-		return k.name, err
-	})
-	if err != nil {
-		Close(k)
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
-	return k, nil
-}
-
-// connectAzure makes the client of a key, with the credential that is named.
-func connectAzure(ctx context.Context, r azureReference, o Options, judge func(error) (verdict, bool)) (*azureKey, error) {
-	k := &azureKey{host: r.host, keyName: r.name, vers: r.version}
-	var err error
-	if k.service, err = newService(azureBackend, r.host, o, judge); err != nil {
 		return nil, err
 	}
-	if err := k.connect(ctx, r, o); err != nil {
-		Close(k)
-		return nil, err
-	}
-	return k, nil
+	return &client{Service: service, ref: r}, redial(service.HTTP, r.host, o.Access.Endpoint)
 }
 
-func (k *azureKey) connect(ctx context.Context, r azureReference, o Options) error {
-	if err := redial(k.client, r.host, o.Access.Endpoint); err != nil {
-		return err
-	}
-	client := policy.ClientOptions{
-		Transport: k.client,
-		Retry:     policy.RetryOptions{MaxRetries: -1}, // k.call has the one budget
+// Authenticate makes the client of the SDK.
+func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
+	options := policy.ClientOptions{
+		Transport: c.HTTP,
+		Retry:     policy.RetryOptions{MaxRetries: -1}, // Call has the one budget
 		Telemetry: policy.TelemetryOptions{Disabled: true},
-		Cloud:     azureCloud(r.place, o),
+		Cloud:     authority(c.ref.place, o),
 	}
-	var credential *azureCredential
-	err := o.step("credential", func() (string, error) {
+	var credential *credential
+	err := o.Step("credential", func() (string, error) {
 		var err error
-		if credential, err = newAzureCredential(o, client); err != nil {
+		if credential, err = newCredential(o, options); err != nil {
 			return "", err
 		}
 		return credential.source, nil
@@ -110,10 +95,10 @@ func (k *azureKey) connect(ctx context.Context, r azureReference, o Options) err
 	if err != nil {
 		return err
 	}
-	if k.api, err = azkeys.NewClient("https://"+r.host, credential, &azkeys.ClientOptions{ClientOptions: client}); err != nil {
+	if c.api, err = azkeys.NewClient("https://"+c.ref.host, credential, &azkeys.ClientOptions{ClientOptions: options}); err != nil {
 		return err
 	}
-	return k.identify(ctx, r, credential, o)
+	return c.identify(ctx, credential, o)
 }
 
 // redial sends what is for the vault's host to the endpoint, under the vault's
@@ -145,15 +130,15 @@ func redial(client *http.Client, host, endpoint string) error {
 }
 
 // identify fetches a token, and logs whose it is.
-func (k *azureKey) identify(ctx context.Context, r azureReference, credential *azureCredential, o Options) error {
-	var who azurePrincipal
-	err := o.step("token", func() (string, error) {
-		err := k.call(ctx, operationIdentity, func(ctx context.Context) error {
-			token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{r.place.scope}})
+func (c *client) identify(ctx context.Context, credential *credential, o kms.Options) error {
+	var who principal
+	err := o.Step("token", func() (string, error) {
+		err := c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
+			token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.ref.place.scope}})
 			if err != nil {
-				return &tokenError{err}
+				return fmt.Errorf("the credential gives no token: %w", err)
 			}
-			who = azurePrincipalOf(token.Token)
+			who = principalOf(token.Token)
 			return nil
 		})
 		return who.String(), err
@@ -161,105 +146,100 @@ func (k *azureKey) identify(ctx context.Context, r azureReference, credential *a
 	if err != nil {
 		return err
 	}
-	k.logger.InfoContext(ctx, "credential of a key", slog.String("key", r.String()), slog.String("credential", credential.source),
+	c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.ref.String()), slog.String("credential", credential.source),
 		slog.String("tenant", who.Tenant), slog.String("object", who.Object), slog.String("app", who.App))
 	return nil
 }
 
-// find fetches the key and pins its version.
-func (k *azureKey) find(ctx context.Context) error {
-	found, err := k.bundle(ctx, azkeys.KeyOperationSign)
-	if err != nil {
-		return err
-	}
-	if err := k.pin(found); err != nil {
-		return err
-	}
-	public, err := azurePublic(found.Key)
-	if err != nil {
-		return &unusableError{err.Error()}
-	}
-	algorithm, err := AlgorithmOf(public)
-	if err != nil {
-		return &unusableError{err.Error()}
-	}
-	k.public, k.key, k.algorithms = public, algorithm, azureSchemes(algorithm)
-	k.remote.sign, k.describe = k.sign, k.stands
-	return nil
+// SigningKey fetches the key and pins its version.
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		found, err := c.find(ctx, azkeys.KeyOperationSign)
+		if err != nil {
+			return err
+		}
+		if err := c.pin(found); err != nil {
+			return err
+		}
+		public, err := publicKey(found.Key)
+		if err != nil {
+			return kms.Unusable("%w", err)
+		}
+		algorithm, err := kms.AlgorithmOf(public)
+		if err != nil {
+			return kms.Unusable("%w", err)
+		}
+		key = kms.SigningKey{Name: c.ref.String(), Public: public, Algorithm: algorithm, Supports: schemeName, Describe: c.describe, Sign: c.sign}
+		if _, ok := public.(*ecdsa.PublicKey); ok {
+			key.Sign = c.signECDSA
+		}
+		return nil
+	})
+	return key, err
 }
 
 // pin keeps the version that was found.
-func (k *azureKey) pin(found azkeys.GetKeyResponse) error {
+func (c *client) pin(found azkeys.GetKeyResponse) error {
 	version := found.Key.KID.Version()
-	if !azureVersion.MatchString(version) {
-		return fmt.Errorf("the vault names no version of the key (%q)", oneLine(string(*found.Key.KID)))
+	if !versionForm.MatchString(version) {
+		return fmt.Errorf("the vault names no version of the key (%q)", kms.OneLine(string(*found.Key.KID)))
 	}
-	k.vers = version
-	k.name = "https://" + k.host + "/keys/" + k.keyName + "/" + k.vers
+	c.ref.version = version
 	return nil
 }
 
-// bundle is the description of a key that may do that now.
-func (k *azureKey) bundle(ctx context.Context, operations ...azkeys.KeyOperation) (azkeys.GetKeyResponse, error) {
-	found, err := k.api.GetKey(ctx, k.keyName, k.vers, nil)
+// find fetches the description of a key that may do that now.
+func (c *client) find(ctx context.Context, wanted azkeys.KeyOperation) (azkeys.GetKeyResponse, error) {
+	found, err := c.api.GetKey(ctx, c.ref.name, c.ref.version, nil)
 	if err != nil {
 		return found, err
 	}
 	if found.Key == nil || found.Key.KID == nil || found.Key.Kty == nil {
 		return found, errors.New("its description is empty")
 	}
-	for _, wanted := range operations {
-		if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }) {
-			return found, &unusableError{fmt.Sprintf("its permitted operations lack %s: allow it", wanted)}
-		}
+	if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }) {
+		return found, kms.Unusable("its permitted operations lack %s: allow it", wanted)
 	}
 	if a := found.Attributes; a != nil {
-		now := k.now()
+		now := c.Now()
 		switch {
 		case a.Enabled != nil && !*a.Enabled:
-			return found, &unusableError{"it is disabled: enable it"}
+			return found, kms.Unusable("it is disabled: enable it")
 		case a.Expires != nil && !now.Before(*a.Expires):
-			return found, &unusableError{fmt.Sprintf("it expired on %s", a.Expires.UTC().Format(time.DateOnly))}
+			return found, kms.Unusable("it expired on %s", a.Expires.UTC().Format(time.DateOnly))
 		case a.NotBefore != nil && now.Before(*a.NotBefore):
-			return found, &unusableError{fmt.Sprintf("it isn't active before %s", a.NotBefore.UTC().Format(time.DateOnly))}
+			return found, kms.Unusable("it isn't active before %s", a.NotBefore.UTC().Format(time.DateOnly))
 		}
 	}
 	return found, nil
 }
 
-func (k *azureKey) stands(ctx context.Context) error {
-	_, err := k.bundle(ctx, azkeys.KeyOperationSign)
+func (c *client) describe(ctx context.Context) error {
+	_, err := c.find(ctx, azkeys.KeyOperationSign)
 	return err
 }
 
-func (k *azureKey) sign(ctx context.Context, algorithm string, digest []byte) ([]byte, error) {
-	name := azkeys.SignatureAlgorithm(algorithm)
-	answer, err := k.api.Sign(ctx, k.keyName, k.vers, azkeys.SignParameters{Algorithm: &name, Value: digest}, nil)
+func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
+	name := azkeys.SignatureAlgorithm(scheme)
+	answer, err := c.api.Sign(ctx, c.ref.name, c.ref.version, azkeys.SignParameters{Algorithm: &name, Value: digest}, nil)
+	return answer.Result, err
+}
+
+// signECDSA makes DER of the r‖s that Azure answers with (RFC 7518 §3.4).
+func (c *client) signECDSA(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
+	raw, err := c.sign(ctx, scheme, digest)
 	if err != nil {
 		return nil, err
 	}
-	if _, ok := k.public.(*ecdsa.PublicKey); !ok {
-		return answer.Result, nil
+	sig, err := kms.ECDSASignature(raw)
+	if err != nil {
+		return nil, kms.WrongSignature(err)
 	}
-	return derOf(answer.Result)
+	return sig, nil
 }
 
-// derOf makes the ECDSA-Sig-Value (RFC 3279 §2.2.3) of the r‖s that Azure
-// answers with (RFC 7518 §3.4).
-func derOf(raw []byte) ([]byte, error) {
-	if len(raw) == 0 || len(raw)%2 != 0 {
-		return nil, &wrongError{fmt.Errorf("%d bytes aren't r and s", len(raw))}
-	}
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1BigInt(new(big.Int).SetBytes(raw[:len(raw)/2]))
-		b.AddASN1BigInt(new(big.Int).SetBytes(raw[len(raw)/2:]))
-	})
-	return b.Bytes()
-}
-
-// azurePublic reads a JSON Web Key (RFC 7518 §6). The HSM kinds have the same members.
-func azurePublic(k *azkeys.JSONWebKey) (crypto.PublicKey, error) {
+// publicKey reads a JSON Web Key (RFC 7518 §6). The HSM kinds have the same members.
+func publicKey(k *azkeys.JSONWebKey) (crypto.PublicKey, error) {
 	switch *k.Kty {
 	case azkeys.KeyTypeRSA, azkeys.KeyTypeRSAHSM:
 		e := new(big.Int).SetBytes(k.E)
@@ -268,20 +248,20 @@ func azurePublic(k *azkeys.JSONWebKey) (crypto.PublicKey, error) {
 		}
 		return &rsa.PublicKey{N: new(big.Int).SetBytes(k.N), E: int(e.Int64())}, nil
 	case azkeys.KeyTypeEC, azkeys.KeyTypeECHSM:
-		curves := map[azkeys.CurveName]elliptic.Curve{
-			azkeys.CurveNameP256: elliptic.P256(), azkeys.CurveNameP384: elliptic.P384(), azkeys.CurveNameP521: elliptic.P521(),
+		for _, a := range kms.Algorithms() {
+			curve := a.Curve()
+			if curve == nil || k.Crv == nil || string(*k.Crv) != curve.Params().Name {
+				continue
+			}
+			size := (curve.Params().BitSize + 7) / 8
+			x, y := new(big.Int).SetBytes(k.X), new(big.Int).SetBytes(k.Y)
+			if x.BitLen() > 8*size || y.BitLen() > 8*size {
+				return nil, errors.New("its public key isn't on its curve")
+			}
+			point := append([]byte{4}, append(x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size))...)...) // SEC 1 §2.3.3
+			return ecdsa.ParseUncompressedPublicKey(curve, point)
 		}
-		if k.Crv == nil || curves[*k.Crv] == nil {
-			return nil, errors.New("its curve isn't supported: use P-256, P-384 or P-521")
-		}
-		curve := curves[*k.Crv]
-		size := (curve.Params().BitSize + 7) / 8
-		x, y := new(big.Int).SetBytes(k.X), new(big.Int).SetBytes(k.Y)
-		if x.BitLen() > 8*size || y.BitLen() > 8*size {
-			return nil, errors.New("its public key isn't on its curve")
-		}
-		point := append([]byte{4}, append(x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size))...)...) // SEC 1 §2.3.3
-		return ecdsa.ParseUncompressedPublicKey(curve, point)
+		return nil, errors.New("its curve isn't supported: use P-256, P-384 or P-521")
 	default:
 		return nil, fmt.Errorf("a key of type %s doesn't sign here: use EC or RSA", *k.Kty)
 	}
@@ -290,68 +270,68 @@ func azurePublic(k *azkeys.JSONWebKey) (crypto.PublicKey, error) {
 // aadsts is Entra's own code of what is wrong with a credential.
 var aadsts = regexp.MustCompile(`AADSTS[0-9]+`)
 
-// judgeAzure classifies what the vault or Entra answered. The SDK's own texts
-// are pages long, so they aren't used.
-func judgeAzure(err error) (verdict, bool) {
-	var unusable *unusableError
+// classify says what the answers of the vault and of Entra mean. The SDK's own
+// texts are pages long, so they aren't used.
+func classify(err error, rights string) (kms.Classified, bool) {
 	var failed *azidentity.AuthenticationFailedError
 	var answered *azcore.ResponseError
 	switch {
-	case errors.As(err, &unusable):
-		return verdict{outcomeUnusable, false, unusable.Error()}, true
-	case errors.As(err, &failed):
-		if failed.RawResponse == nil {
-			return verdict{}, false // the network's
-		}
-		return azureTokenVerdict(failed), true
-	case errors.As(err, &answered):
-		return azureVerdict(answered), true
+	case errors.As(err, &failed) && failed.RawResponse != nil: // without an answer it is the network's
+		return classifyToken(failed), true
+	case !errors.As(err, &failed) && errors.As(err, &answered):
+		return classifyAnswer(answered, rights), true
 	default:
-		return verdict{}, false
+		return kms.Classified{}, false
 	}
 }
 
-func azureTokenVerdict(failed *azidentity.AuthenticationFailedError) verdict {
+func classifyToken(failed *azidentity.AuthenticationFailedError) kms.Classified {
 	text := fmt.Sprintf("the credential is refused (HTTP %d %s)", failed.RawResponse.StatusCode, aadsts.FindString(failed.Error()))
 	switch status := failed.RawResponse.StatusCode; {
 	case status == http.StatusTooManyRequests:
-		return verdict{outcomeThrottled, true, text}
+		return kms.OutcomeThrottled.Text(text)
 	case status >= http.StatusInternalServerError:
-		return verdict{outcomeUnavailable, true, text}
+		return kms.OutcomeUnavailable.Text(text)
 	default:
-		return verdict{outcomeDenied, false, text}
+		return kms.OutcomeDenied.Text(text)
 	}
 }
 
-// azureVerdict goes by the status, which vault and HSM have in common: Key Vault
+// classifyAnswer goes by the status, which vault and HSM have in common: Key Vault
 // REST reference, "Authentication, requests and responses".
-func azureVerdict(answered *azcore.ResponseError) verdict {
-	v := verdict{outcome: outcomeOther, text: "the vault refused"}
+func classifyAnswer(answered *azcore.ResponseError, rights string) kms.Classified {
+	c := kms.OutcomeOther.Text("the vault refused")
 	switch status := answered.StatusCode; {
 	case status == http.StatusUnauthorized:
-		v = verdict{outcomeDenied, false, "the vault doesn't take the token: check the tenant"}
+		c = kms.OutcomeDenied.Text("the vault doesn't take the token: check the tenant")
 	case status == http.StatusForbidden:
-		v = verdict{outcomeDenied, false, "the principal may not, or the key or the network is barred: " + azureRights.signing}
+		c = kms.OutcomeDenied.Text("the principal may not, or the key or the network is barred: " + rights)
 	case status == http.StatusNotFound:
-		v = verdict{outcomeUnusable, false, "there is no such key or version in this vault"}
+		c = kms.OutcomeUnusable.Text("there is no such key or version in this vault")
 	case status == http.StatusConflict:
-		v = verdict{outcomeUnusable, false, "the key is deleted: recover it"}
+		c = kms.OutcomeUnusable.Text("the key is deleted: recover it")
 	case status == http.StatusTooManyRequests:
-		v = verdict{outcomeThrottled, true, "the vault's quota is used up"}
+		c = kms.OutcomeThrottled.Text("the vault's quota is used up")
 	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
-		v = verdict{outcomeUnavailable, true, "the vault failed within itself"}
+		c = kms.OutcomeUnavailable.Text("the vault failed within itself")
 	}
-	v.text += fmt.Sprintf(" (HTTP %d", answered.StatusCode)
-	if code := azureCode(answered); code != "" {
-		v.text += ", " + code
+	c.Text += fmt.Sprintf(" (HTTP %d", answered.StatusCode)
+	if code := codeOf(answered); code != "" {
+		c.Text += ", " + code
 	}
-	v.text += ")"
-	return v
+	c.Text += ")"
+	return c
 }
 
-// azureCode is the innermost code of an answer, such as ForbiddenByRbac, and the
+// answeredWith reports whether the vault answered with the status.
+func answeredWith(err error, status int) bool {
+	var answered *azcore.ResponseError
+	return errors.As(err, &answered) && answered.StatusCode == status
+}
+
+// codeOf is the innermost code of an answer, such as ForbiddenByRbac, and the
 // first of its message.
-func azureCode(answered *azcore.ResponseError) string {
+func codeOf(answered *azcore.ResponseError) string {
 	var body struct {
 		Error struct {
 			Message string `json:"message"`
@@ -366,7 +346,7 @@ func azureCode(answered *azcore.ResponseError) string {
 			code = body.Error.Inner.Code
 		}
 		if body.Error.Message != "" {
-			code += ": " + oneLine(body.Error.Message)
+			code += ": " + kms.OneLine(body.Error.Message)
 		}
 	}
 	return code

@@ -1,4 +1,4 @@
-package kms
+package azure
 
 import (
 	"encoding/base64"
@@ -14,27 +14,29 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
 // The variables of Azure's SDKs: azidentity, "Environment variables".
 const (
-	azureEnvTenant   = "AZURE_TENANT_ID"
-	azureEnvClient   = "AZURE_CLIENT_ID"
-	azureEnvSecret   = "AZURE_CLIENT_SECRET"
-	azureEnvCert     = "AZURE_CLIENT_CERTIFICATE_PATH"
-	azureEnvCertPass = "AZURE_CLIENT_CERTIFICATE_PASSWORD"
-	azureEnvToken    = "AZURE_FEDERATED_TOKEN_FILE"
+	envTenant   = "AZURE_TENANT_ID"
+	envClient   = "AZURE_CLIENT_ID"
+	envSecret   = "AZURE_CLIENT_SECRET"
+	envCert     = "AZURE_CLIENT_CERTIFICATE_PATH"
+	envCertPass = "AZURE_CLIENT_CERTIFICATE_PASSWORD"
+	envToken    = "AZURE_FEDERATED_TOKEN_FILE"
 )
 
-// azureCredential is the one credential that was named.
-type azureCredential struct {
+// credential is the one credential that was named.
+type credential struct {
 	azcore.TokenCredential
 
 	source string // in words, for the log: never a secret
 }
 
-// azureCloud is where the tokens of a place come from.
-func azureCloud(place *azurePlace, o Options) cloud.Configuration {
+// authority is where the tokens of a place come from.
+func authority(place *place, o kms.Options) cloud.Configuration {
 	if o.Access.IdentityEndpoint != "" {
 		return cloud.Configuration{ActiveDirectoryAuthorityHost: o.Access.IdentityEndpoint}
 	}
@@ -48,53 +50,53 @@ func azureCloud(place *azurePlace, o Options) cloud.Configuration {
 	}
 }
 
-// newAzureCredential makes the named credential, which asks nobody yet.
-func newAzureCredential(o Options, client policy.ClientOptions) (*azureCredential, error) {
-	named := o.Access.Credential
-	if named == CredentialAuto {
-		named = azureAuto(o)
+// newCredential makes the named credential, which asks nobody yet.
+func newCredential(o kms.Options, client policy.ClientOptions) (*credential, error) {
+	name := o.Access.Credential
+	if name == kms.CredentialAuto {
+		name = firstSetUp(o)
 	}
-	c, err := azureNamed(named, o, client)
+	c, err := named(name, o, client)
 	if err != nil {
-		return nil, fmt.Errorf("credential %s: %w", named, err)
+		return nil, fmt.Errorf("credential %s: %w", name, err)
 	}
-	if o.Access.Credential == CredentialAuto {
+	if o.Access.Credential == kms.CredentialAuto {
 		c.source = "auto: " + c.source
 	}
 	return c, nil
 }
 
-// azureAuto is the first credential that is set up, be it by half: then it
+// firstSetUp is the first credential that is set up, be it by half: then it
 // fails, rather than another being taken without a word. A person's own login is
 // never taken unless it is named.
-func azureAuto(o Options) Credential {
+func firstSetUp(o kms.Options) kms.Credential {
 	switch {
-	case o.Getenv(azureEnvSecret) != "" || o.Getenv(azureEnvCert) != "":
-		return CredentialEnv
-	case o.Getenv(azureEnvToken) != "":
-		return CredentialWorkload
-	case o.Getenv(azureEnvTenant) != "" && o.Getenv(azureEnvClient) != "":
-		return CredentialEnv // without its secret
+	case o.FirstSet(envSecret, envCert) != "":
+		return kms.CredentialEnv
+	case o.Getenv(envToken) != "":
+		return kms.CredentialWorkload
+	case o.Getenv(envTenant) != "" && o.Getenv(envClient) != "":
+		return kms.CredentialEnv // without its secret
 	default:
-		return CredentialManaged
+		return kms.CredentialManaged
 	}
 }
 
-func azureNamed(named Credential, o Options, client policy.ClientOptions) (*azureCredential, error) {
+func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (*credential, error) {
 	own := o.Access.IdentityEndpoint != "" // an authority that Microsoft's instance discovery doesn't know
-	switch named {
-	case CredentialEnv:
-		return azureEnv(o, client, own)
-	case CredentialWorkload:
-		tenant, app, file := o.Getenv(azureEnvTenant), o.Getenv(azureEnvClient), o.Getenv(azureEnvToken)
-		if err := allSet([]string{azureEnvTenant, azureEnvClient, azureEnvToken}, tenant, app, file); err != nil {
+	switch name {
+	case kms.CredentialEnv:
+		return servicePrincipal(o, client, own)
+	case kms.CredentialWorkload:
+		tenant, app, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envToken)
+		if err := allSet([]string{envTenant, envClient, envToken}, tenant, app, file); err != nil {
 			return nil, err
 		}
 		c, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
 			ClientOptions: client, ClientID: app, TenantID: tenant, TokenFilePath: file, DisableInstanceDiscovery: own,
 		})
-		return &azureCredential{c, "workload identity, app " + app}, err
-	case CredentialManaged:
+		return &credential{c, "workload identity, app " + app}, err
+	case kms.CredentialManaged:
 		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: client}
 		source := "the machine's own managed identity"
 		if o.Access.Identity != "" {
@@ -102,43 +104,41 @@ func azureNamed(named Credential, o Options, client policy.ClientOptions) (*azur
 			source = "managed identity " + o.Access.Identity
 		}
 		c, err := azidentity.NewManagedIdentityCredential(options)
-		return &azureCredential{c, source}, err
-	case CredentialCLI:
-		c, err := azidentity.NewAzureCLICredential(nil)
-		return &azureCredential{c, "who is logged in to az"}, err
+		return &credential{c, source}, err
 	default:
-		return nil, azureBackend.refuses(named)
+		c, err := azidentity.NewAzureCLICredential(nil)
+		return &credential{c, "who is logged in to az"}, err
 	}
 }
 
-// azureEnv is a service principal with a secret or a certificate.
-func azureEnv(o Options, client policy.ClientOptions, own bool) (*azureCredential, error) {
-	tenant, app, secret, file := o.Getenv(azureEnvTenant), o.Getenv(azureEnvClient), o.Getenv(azureEnvSecret), o.Getenv(azureEnvCert)
+// servicePrincipal is a service principal with a secret or a certificate.
+func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (*credential, error) {
+	tenant, app, secret, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envSecret), o.Getenv(envCert)
 	switch {
 	case secret != "" && file != "":
-		return nil, fmt.Errorf("%s and %s are both set: keep one", azureEnvSecret, azureEnvCert)
+		return nil, fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
 	case file != "":
-		if err := allSet([]string{azureEnvTenant, azureEnvClient, azureEnvCert}, tenant, app, file); err != nil {
+		if err := allSet([]string{envTenant, envClient, envCert}, tenant, app, file); err != nil {
 			return nil, err
 		}
 		b, err := os.ReadFile(file)
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", azureEnvCert, err)
+			return nil, fmt.Errorf("%s: %w", envCert, err)
 		}
-		certificates, key, err := azidentity.ParseCertificates(b, []byte(o.Getenv(azureEnvCertPass)))
+		certificates, key, err := azidentity.ParseCertificates(b, []byte(o.Getenv(envCertPass)))
 		if err != nil {
-			return nil, fmt.Errorf("%s %s: can't be read as a certificate with its key", azureEnvCert, file)
+			return nil, fmt.Errorf("%s %s: can't be read as a certificate with its key", envCert, file)
 		}
 		c, err := azidentity.NewClientCertificateCredential(tenant, app, certificates, key,
 			&azidentity.ClientCertificateCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
-		return &azureCredential{c, "environment, certificate of app " + app}, err
+		return &credential{c, "environment, certificate of app " + app}, err
 	}
-	if err := allSet([]string{azureEnvTenant, azureEnvClient, azureEnvSecret}, tenant, app, secret); err != nil {
+	if err := allSet([]string{envTenant, envClient, envSecret}, tenant, app, secret); err != nil {
 		return nil, err
 	}
 	c, err := azidentity.NewClientSecretCredential(tenant, app, secret,
 		&azidentity.ClientSecretCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
-	return &azureCredential{c, "environment, secret of app " + app}, err
+	return &credential{c, "environment, secret of app " + app}, err
 }
 
 // allSet wants several variables that mean nothing one by one.
@@ -159,29 +159,29 @@ func allSet(names []string, values ...string) error {
 	}
 }
 
-// azurePrincipal is what a token says of whose it is.
-type azurePrincipal struct {
+// principal is what a token says of whose it is.
+type principal struct {
 	Tenant string `json:"tid"`
 	Object string `json:"oid"`
 	App    string `json:"appid"`
 }
 
-func (p azurePrincipal) String() string {
+func (p principal) String() string {
 	return "tenant " + p.Tenant + ", object " + p.Object + ", app " + p.App
 }
 
-// azurePrincipalOf reads a token's claims for the log. Nothing is decided by
+// principalOf reads a token's claims for the log. Nothing is decided by
 // them, so nothing is verified: the vault does that.
-func azurePrincipalOf(token string) azurePrincipal {
-	var p azurePrincipal
+func principalOf(token string) principal {
+	var p principal
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
 		return p
 	}
 	if b, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil && json.Unmarshal(b, &p) != nil {
-		return azurePrincipal{}
+		return principal{}
 	}
-	p.Tenant, p.Object, p.App = abridged(p.Tenant), abridged(p.Object), abridged(p.App)
+	p.Tenant, p.Object, p.App = kms.Abridged(p.Tenant), kms.Abridged(p.Object), kms.Abridged(p.App)
 	return p
 }
 

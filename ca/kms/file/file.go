@@ -1,116 +1,94 @@
-package kms
+// Package file opens and makes keys in PEM files.
+package file
 
 import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/rand"
-	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
-	"os"
+	"io/fs"
 
 	"github.com/youmark/pkcs8"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
-// maxKeyFile is the largest key file that is read, in bytes; an RSA 4096 key
-// takes about 3,300.
-const maxKeyFile = 64 << 10
-
-// file is a key in memory, usually read from a PEM file.
-type file struct{ key crypto.Signer }
-
-// InMemory is the Signer of a key that is in memory already. Its algorithm is
-// for the caller to check.
-func InMemory(key crypto.Signer) Signer { return &file{key} }
-
-func (f *file) Public() crypto.PublicKey { return f.key.Public() }
-
-// Local reports whether s signs within this process, where a signature costs CPU
-// time and nothing else.
-func Local(s Signer) bool {
-	_, ok := s.(*file)
-	return ok
+// Backend keeps keys in PEM files.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "file", Title: "a file", URISchemes: []string{"file"}, Parse: parse,
+		CannotSeal: "a file can't seal: name a key in a KMS, or keep the issuing key in a file that a passphrase encrypts (mode direct)",
+	}
 }
 
-func (f *file) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("signing with a key file: %w", err)
+func parse(path string, _ kms.Access) (kms.Reference, error) {
+	if path == "" {
+		return nil, errors.New("no path: write file:PATH")
 	}
-	if err := checkDigest(digest, opts); err != nil {
-		return nil, err
-	}
-	if _, pss := opts.(*rsa.PSSOptions); pss {
-		if _, ok := f.key.(*rsa.PrivateKey); !ok {
-			return nil, fmt.Errorf("RSA-PSS was asked of a key of type %T", f.key.Public())
-		}
-	}
-	sig, err := f.key.Sign(rand.Reader, digest, opts)
-	if err != nil {
-		return nil, fmt.Errorf("signing with a key file: %w", err)
-	}
-	return sig, nil
+	return reference(path), nil
 }
 
-// openFile reads `file:PATH`: one PEM block, PKCS #8 plain (RFC 5208 §5) or
-// encrypted (§6), SEC 1 or PKCS #1. Only its owner may read the file.
-func openFile(_ context.Context, path string, o Options) (Signer, error) {
-	pemBytes, err := readPrivate(path)
+// reference is the path of a PEM file.
+type reference string
+
+func (r reference) String() string { return "file:" + string(r) }
+
+// Open reads one PEM block: PKCS #8 plain (RFC 5208 §5) or encrypted (§6), SEC 1
+// or PKCS #1. Only its owner may read the file.
+func (r reference) Open(_ context.Context, o kms.Options) (kms.Signer, error) {
+	pemBytes, err := kms.ReadKeyFile(string(r))
 	if err != nil {
 		return nil, err
 	}
+	passphrase, err := r.passphrase(o)
+	if err != nil {
+		return nil, err
+	}
+	key, err := parseFile(pemBytes, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("key file %s: %w", string(r), err)
+	}
+	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
+		return nil, fmt.Errorf("key file %s: %w", string(r), err)
+	}
+	return kms.InMemory(key), nil
+}
+
+// passphrase is what encrypts the file; nil for a plain one.
+func (r reference) passphrase(o kms.Options) ([]byte, error) {
+	if o.Passphrase.IsZero() {
+		return nil, nil
+	}
+	passphrase, err := o.Passphrase.Read()
+	if err != nil {
+		return nil, fmt.Errorf("key file %s: passphrase: %w", string(r), err)
+	}
+	return passphrase, nil
+}
+
+// Generate makes a key and writes it to a new file.
+func (r reference) Generate(_ context.Context, a kms.Algorithm, o kms.Options) (string, error) {
+	passphrase, err := r.passphrase(o)
+	if err != nil {
+		return "", err
+	}
+	if _, err = Generate(string(r), a, passphrase); errors.Is(err, fs.ErrExist) {
+		err = fmt.Errorf("key %s: %w", r, kms.ErrKeyExists)
+	}
+	return r.String(), err
+}
+
+// parseFile reads the one private key of a file.
+func parseFile(pemBytes, passphrase []byte) (crypto.Signer, error) {
 	block, err := onlyBlock(pemBytes)
 	if err != nil {
-		return nil, fmt.Errorf("key file %s: %w", path, err)
+		return nil, err
 	}
-	var passphrase []byte
-	if !o.Passphrase.IsZero() {
-		if passphrase, err = o.Passphrase.Read(); err != nil {
-			return nil, fmt.Errorf("key file %s: passphrase: %w", path, err)
-		}
-	}
-	key, err := parseKey(block, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("key file %s: %w", path, err)
-	}
-	if _, err := AlgorithmOf(key.Public()); err != nil {
-		return nil, fmt.Errorf("key file %s: %w", path, err)
-	}
-	return &file{key}, nil
-}
-
-// readPrivate reads a file that its owner alone may touch.
-func readPrivate(path string) ([]byte, error) {
-	if path == "" {
-		return nil, errors.New("key file: no path: write file:PATH")
-	}
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat() // of the open file: what is checked is what is read
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("key file: %w", err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("key file %s: isn't a regular file: name the PEM file itself", path)
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("key file %s: others may read it (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxKeyFile+1))
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("key file: %w", err)
-	case len(b) > maxKeyFile:
-		return nil, fmt.Errorf("key file %s: larger than %d bytes: name the PEM file of one key", path, maxKeyFile)
-	}
-	return b, nil
+	return parseKey(block, passphrase)
 }
 
 // onlyBlock is the one PEM block of a key file.
@@ -169,7 +147,7 @@ func parseKey(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
 	return signer, nil
 }
 
-// encryption is how GenerateFile encrypts: scrypt (RFC 7914) at the strength of
+// encryption is how Generate encrypts: scrypt (RFC 7914) at the strength of
 // OWASP's password storage guide, N=2^14, r=8, p=5, and AES-256-CBC. A larger N
 // would need more than the 32 MiB that OpenSSL allows when it reads the file.
 var encryption = &pkcs8.Opts{
@@ -177,11 +155,11 @@ var encryption = &pkcs8.Opts{
 	KDFOpts: pkcs8.ScryptOpts{SaltSize: 16, CostParameter: 1 << 14, BlockSize: 8, ParallelizationParameter: 5},
 }
 
-// GenerateFile makes a private key and writes it as PKCS #8 PEM to a new file
+// Generate makes a private key and writes it as PKCS #8 PEM to a new file
 // of mode 0600, on disk when it returns. A file that exists is never touched:
 // the error then wraps os.ErrExist. An empty passphrase leaves the key plain.
-func GenerateFile(path string, algorithm Algorithm, passphrase []byte) (crypto.Signer, error) {
-	key, err := algorithm.generate()
+func Generate(path string, a kms.Algorithm, passphrase []byte) (crypto.Signer, error) {
+	key, err := a.Generate()
 	if err != nil {
 		return nil, err
 	}

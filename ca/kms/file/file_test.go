@@ -1,4 +1,4 @@
-package kms_test
+package file_test
 
 import (
 	"bytes"
@@ -19,6 +19,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -27,10 +28,10 @@ func TestFileConformance(t *testing.T) {
 	t.Parallel()
 	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		path := filepath.Join(t.TempDir(), "key.pem")
-		if _, err := kms.GenerateFile(path, a, nil); err != nil {
+		if _, err := keystore.GenerateFile(path, a, nil); err != nil {
 			t.Fatal(err)
 		}
-		s, err := kms.Open(t.Context(), "file:"+path, kms.Options{})
+		s, err := keystore.Open(t.Context(), "file:"+path, kms.Options{})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -46,7 +47,7 @@ func TestOpenRefusesUnknownSchemes(t *testing.T) {
 		"":                "has no scheme",
 		"file:":           "no path",
 	} {
-		_, err := kms.Open(t.Context(), uri, kms.Options{})
+		_, err := keystore.Open(t.Context(), uri, kms.Options{})
 		if err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("Open(%q): %v; want %q", uri, err, want)
 		}
@@ -124,7 +125,7 @@ func TestFileFormats(t *testing.T) {
 			if err := os.WriteFile(path, tt.pem, 0o600); err != nil {
 				t.Fatal(err)
 			}
-			_, err := kms.Open(t.Context(), "file:"+path, kms.Options{})
+			_, err := keystore.Open(t.Context(), "file:"+path, kms.Options{})
 			switch {
 			case tt.want == "" && err != nil:
 				t.Fatal(err)
@@ -135,11 +136,11 @@ func TestFileFormats(t *testing.T) {
 	}
 }
 
-// TestF1WorldReadableKey: only the owner may read a key.
-func TestF1WorldReadableKey(t *testing.T) {
+// TestFileReadableByOthers: only the owner may read a key.
+func TestFileReadableByOthers(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "key.pem")
-	if _, err := kms.GenerateFile(path, kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(path, kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
 	info, err := os.Stat(path)
@@ -150,15 +151,15 @@ func TestF1WorldReadableKey(t *testing.T) {
 		if err := os.Chmod(path, mode); err != nil {
 			t.Fatal(err)
 		}
-		_, err := kms.Open(t.Context(), "file:"+path, kms.Options{})
+		_, err := keystore.Open(t.Context(), "file:"+path, kms.Options{})
 		if ok != (err == nil) || !ok && !strings.Contains(err.Error(), "chmod 600 "+path) {
 			t.Errorf("mode %04o: %v", mode, err)
 		}
 	}
-	if _, err := kms.Open(t.Context(), "file:"+filepath.Dir(path), kms.Options{}); err == nil || !strings.Contains(err.Error(), "isn't a regular file") {
+	if _, err := keystore.Open(t.Context(), "file:"+filepath.Dir(path), kms.Options{}); err == nil || !strings.Contains(err.Error(), "isn't a regular file") {
 		t.Errorf("a folder: %v", err)
 	}
-	if _, err := kms.Open(t.Context(), "file:"+path+"x", kms.Options{}); !errors.Is(err, os.ErrNotExist) {
+	if _, err := keystore.Open(t.Context(), "file:"+path+"x", kms.Options{}); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("a missing file: %v", err)
 	}
 }
@@ -169,13 +170,13 @@ func TestGenerateFileNeverOverwrites(t *testing.T) {
 	if err := os.WriteFile(path, []byte("mine"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.GenerateFile(path, kms.ECDSAP256, nil); !errors.Is(err, os.ErrExist) {
+	if _, err := keystore.GenerateFile(path, kms.ECDSAP256, nil); !errors.Is(err, os.ErrExist) {
 		t.Fatalf("error %v; want os.ErrExist", err)
 	}
 	if b, err := os.ReadFile(path); err != nil || string(b) != "mine" {
 		t.Fatalf("the file is now %q, %v", b, err)
 	}
-	if _, err := kms.GenerateFile(path+"2", "DSA", nil); err == nil || !strings.Contains(err.Error(), "ECDSA-P256") {
+	if _, err := keystore.GenerateFile(path+"2", "DSA", nil); err == nil || !strings.Contains(err.Error(), "ECDSA-P256") {
 		t.Fatalf("an unknown algorithm: %v", err)
 	}
 }
@@ -184,11 +185,11 @@ func TestEncryptedFile(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "key.pem")
-	key, err := kms.GenerateFile(path, kms.ECDSAP256, []byte("correct horse"))
+	key, err := keystore.GenerateFile(path, kms.ECDSAP256, []byte("correct horse"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := kms.Open(t.Context(), "file:"+path, kms.Options{Passphrase: secret(t, "correct horse")})
+	s, err := keystore.Open(t.Context(), "file:"+path, kms.Options{Passphrase: secret(t, "correct horse")})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -200,15 +201,15 @@ func TestEncryptedFile(t *testing.T) {
 		"can't be decrypted: check the passphrase": {Passphrase: secret(t, "wrong")},
 		"passphrase: reading the secret":           {Passphrase: setting.Secret{File: setting.Path(dir + "/none")}},
 	} {
-		if _, err := kms.Open(t.Context(), "file:"+path, o); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
+		if _, err := keystore.Open(t.Context(), "file:"+path, o); err == nil || !strings.Contains(err.Error(), want) || !strings.Contains(err.Error(), path) {
 			t.Errorf("error %v; want %q", err, want)
 		}
 	}
 	plain := filepath.Join(dir, "plain.pem")
-	if _, err := kms.GenerateFile(plain, kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(plain, kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.Open(t.Context(), "file:"+plain, kms.Options{Passphrase: secret(t, "x")}); err == nil || !strings.Contains(err.Error(), "isn't encrypted, but a passphrase is set") {
+	if _, err := keystore.Open(t.Context(), "file:"+plain, kms.Options{Passphrase: secret(t, "x")}); err == nil || !strings.Contains(err.Error(), "isn't encrypted, but a passphrase is set") {
 		t.Errorf("a passphrase for a plain key: %v", err)
 	}
 }
@@ -221,7 +222,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 	if err := os.WriteFile(pass, []byte("correct horse\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.GenerateFile(ours, kms.ECDSAP384, []byte("correct horse")); err != nil {
+	if _, err := keystore.GenerateFile(ours, kms.ECDSAP384, []byte("correct horse")); err != nil {
 		t.Fatal(err)
 	}
 	if out, err := exec.Command("openssl", "pkey", "-in", ours, "-passin", "file:"+pass, "-noout", "-check").CombinedOutput(); err != nil {
@@ -235,7 +236,7 @@ func TestOpenSSLAgrees(t *testing.T) {
 	if err := os.Chmod(theirs, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.Open(t.Context(), "file:"+theirs, kms.Options{Passphrase: setting.Secret{File: setting.Path(pass)}}); err != nil {
+	if _, err := keystore.Open(t.Context(), "file:"+theirs, kms.Options{Passphrase: setting.Secret{File: setting.Path(pass)}}); err != nil {
 		t.Fatal(err)
 	}
 }
@@ -243,12 +244,12 @@ func TestOpenSSLAgrees(t *testing.T) {
 func TestOpenHonoursContext(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "key.pem")
-	if _, err := kms.GenerateFile(path, kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(path, kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := kms.Open(ctx, "file:"+path, kms.Options{}); !errors.Is(err, context.Canceled) {
+	if _, err := keystore.Open(ctx, "file:"+path, kms.Options{}); !errors.Is(err, context.Canceled) {
 		t.Fatalf("error %v; want context.Canceled", err)
 	}
 }

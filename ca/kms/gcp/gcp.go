@@ -1,6 +1,8 @@
-package kms
+// Package gcp opens, makes and seals with keys in Google Cloud KMS and Cloud HSM.
+package gcp
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -16,119 +18,130 @@ import (
 	gcpkms "cloud.google.com/go/kms/apiv1"
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/googleapis/gax-go/v2/apierror"
+	"google.golang.org/api/googleapi"
 	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
 	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-const gcpEndpoint = "https://cloudkms.googleapis.com"
+// Backend keeps keys in Google Cloud KMS or Cloud HSM.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "gcp", Title: "Google Cloud KMS", URISchemes: []string{"gcpkms"}, Claims: claims, Parse: parse,
+		Credentials: []kms.Credential{kms.CredentialEnv, kms.CredentialWorkload, kms.CredentialManaged, kms.CredentialCLI},
+	}
+}
 
-// gcp is the client of one key, over REST: gRPC would hide in which step a call
-// failed, and keep a connection that hangs for longer than one attempt.
-type gcp struct {
-	service
-	key        *gcpReference
-	authorized *http.Client // adds tokens
+// rights are the predefined roles of Cloud KMS.
+func rights() kms.Rights {
+	return kms.Rights{
+		Signing: "grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
+		Sealing: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
+	}
+}
+
+// algorithms are the algorithms of key versions that sign certificates, each with
+// the one scheme it has.
+var algorithms = map[kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm]kms.SignatureScheme{
+	kmspb.CryptoKeyVersion_EC_SIGN_P256_SHA256:        {Key: kms.ECDSAP256, Hash: crypto.SHA256},
+	kmspb.CryptoKeyVersion_EC_SIGN_P384_SHA384:        {Key: kms.ECDSAP384, Hash: crypto.SHA384},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_2048_SHA256: {Key: kms.RSA2048, Hash: crypto.SHA256},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_3072_SHA256: {Key: kms.RSA3072, Hash: crypto.SHA256},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_4096_SHA256: {Key: kms.RSA4096, Hash: crypto.SHA256},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_4096_SHA512: {Key: kms.RSA4096, Hash: crypto.SHA512},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_2048_SHA256:   {Key: kms.RSA2048, Hash: crypto.SHA256, PSS: true},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_3072_SHA256:   {Key: kms.RSA3072, Hash: crypto.SHA256, PSS: true},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_4096_SHA256:   {Key: kms.RSA4096, Hash: crypto.SHA256, PSS: true},
+	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_4096_SHA512:   {Key: kms.RSA4096, Hash: crypto.SHA512, PSS: true},
+}
+
+// client reaches one key over REST: gRPC would hide in which step a call failed,
+// and keep a connection that hangs for longer than one attempt.
+type client struct {
+	*kms.Service
+
+	ref        *reference
 	endpoint   string
-	client     *gcpkms.KeyManagementClient
+	authorized *http.Client // adds tokens
+	api        *gcpkms.KeyManagementClient
 }
 
-// gcpAlgorithms are the algorithms of key versions that sign certificates, each
-// with the one scheme it has.
-var gcpAlgorithms = map[kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm]scheme{
-	kmspb.CryptoKeyVersion_EC_SIGN_P256_SHA256:        {ECDSAP256, crypto.SHA256, false},
-	kmspb.CryptoKeyVersion_EC_SIGN_P384_SHA384:        {ECDSAP384, crypto.SHA384, false},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_2048_SHA256: {RSA2048, crypto.SHA256, false},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_3072_SHA256: {RSA3072, crypto.SHA256, false},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_4096_SHA256: {RSA4096, crypto.SHA256, false},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PKCS1_4096_SHA512: {RSA4096, crypto.SHA512, false},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_2048_SHA256:   {RSA2048, crypto.SHA256, true},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_3072_SHA256:   {RSA3072, crypto.SHA256, true},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_4096_SHA256:   {RSA4096, crypto.SHA256, true},
-	kmspb.CryptoKeyVersion_RSA_SIGN_PSS_4096_SHA512:   {RSA4096, crypto.SHA512, true},
-}
-
-// open authenticates, pins the version and reads its public key.
-func (r *gcpReference) open(ctx context.Context, o Options) (Signer, error) {
-	g, err := newGCP(ctx, r, o)
-	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
+// Client is for Google's own endpoint unless another is set.
+func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
+	c := &client{ref: r, endpoint: strings.TrimSuffix(cmp.Or(o.Access.Endpoint, "https://cloudkms.googleapis.com"), "/")}
+	if err := kms.CheckEndpoint(c.endpoint); err != nil {
+		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	signer := &remote{service: g.service, algorithms: make(map[scheme]string)}
-	pinned := *r
-	err = o.step("key", func() (string, error) {
-		if pinned.version == "" {
-			if pinned.version, err = g.newest(ctx); err != nil {
-				return "", err
-			}
-		}
-		signer.name = pinned.String()
-		var offered scheme
-		if signer.public, offered, err = g.public(ctx, pinned.resource()); err != nil {
-			return "", err
-		}
-		signer.key = offered.key
-		signer.algorithms[offered] = offered.String()
-		return fmt.Sprintf("%s, %v", &pinned, offered), nil
-	})
-	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
-	signer.sign = func(ctx context.Context, _ string, digest []byte) ([]byte, error) {
-		return g.sign(ctx, pinned.resource(), digest)
-	}
-	signer.describe = func(ctx context.Context) error {
-		v, err := g.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: pinned.resource()})
-		if err != nil {
-			return err
-		}
-		return gcpEnabled(v)
-	}
-	return signer, nil
-}
-
-// newGCP makes the client, with the credential that is named.
-func newGCP(ctx context.Context, r *gcpReference, o Options) (*gcp, error) {
-	endpoint := gcpEndpoint
-	if o.Access.Endpoint != "" {
-		if err := endpointFault(o.Access.Endpoint); err != nil {
-			return nil, fmt.Errorf("endpoint: %w", err)
-		}
-		endpoint = strings.TrimSuffix(o.Access.Endpoint, "/")
-	}
-	at, err := url.Parse(endpoint)
+	at, err := url.Parse(c.endpoint)
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	g := &gcp{key: r}
-	if g.service, err = newService(gcpBackend, at.Host, o, g.judge); err != nil {
-		return nil, err
-	}
-	g.endpoint = endpoint
-	if g.authorized, err = g.authenticate(ctx, o); err != nil {
-		return nil, err
-	}
-	g.client, err = g.rest(ctx, g.authorized)
-	return g, err
+	c.Service, err = o.NewService(at.Host, rights(), classify)
+	return c, err
 }
 
-// rest is a client of Google's over c. ctx is for credentials that the library
+// Authenticate makes the client of the library.
+func (c *client) Authenticate(ctx context.Context, o kms.Options) (err error) {
+	if c.authorized, err = c.authorize(ctx, o); err != nil {
+		return err
+	}
+	c.api, err = c.rest(ctx, c.authorized)
+	return err
+}
+
+// rest is a client of Google's over h. ctx is for credentials that the library
 // would find by itself.
-func (g *gcp) rest(ctx context.Context, c *http.Client) (*gcpkms.KeyManagementClient, error) {
-	client, err := gcpkms.NewKeyManagementRESTClient(ctx, option.WithHTTPClient(c), option.WithEndpoint(g.endpoint))
+func (c *client) rest(ctx context.Context, h *http.Client) (*gcpkms.KeyManagementClient, error) {
+	api, err := gcpkms.NewKeyManagementRESTClient(ctx, option.WithHTTPClient(h), option.WithEndpoint(c.endpoint))
 	if err != nil {
 		return nil, fmt.Errorf("making the client: %w", err)
 	}
-	*client.CallOptions = gcpkms.KeyManagementCallOptions{} // no retries but ours
-	return client, nil
+	*api.CallOptions = gcpkms.KeyManagementCallOptions{} // no retries but ours
+	return api, nil
 }
 
 // within is a client whose requests end with ctx, for the methods that lists come
 // from: the library makes their requests without the caller's context.
-func (g *gcp) within(ctx context.Context) (*gcpkms.KeyManagementClient, error) {
-	bound := *g.authorized
-	bound.Transport = boundTransport{ctx, g.authorized.Transport}
-	return g.rest(ctx, &bound)
+func (c *client) within(ctx context.Context) (*gcpkms.KeyManagementClient, error) {
+	bound := *c.authorized
+	bound.Transport = boundTransport{ctx, c.authorized.Transport}
+	return c.rest(ctx, &bound)
+}
+
+// SigningKey pins the newest enabled version, where none is named, and reads its
+// public key.
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
+	pinned := *c.ref
+	if pinned.version == "" {
+		if pinned.version, err = c.newest(ctx); err != nil {
+			return key, err
+		}
+	}
+	public, offered, err := c.public(ctx, pinned.resource())
+	if err != nil {
+		return key, err
+	}
+	return kms.SigningKey{
+		Name: pinned.String(), Detail: fmt.Sprintf("%s, %v", &pinned, offered), Public: public, Algorithm: offered.Key,
+		Supports: func(s kms.SignatureScheme) string {
+			if s == offered {
+				return s.String()
+			}
+			return ""
+		},
+		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) {
+			return c.sign(ctx, pinned.resource(), digest)
+		},
+		Describe: func(ctx context.Context) error {
+			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: pinned.resource()})
+			if err != nil {
+				return err
+			}
+			return checkEnabled(v)
+		},
+	}, nil
 }
 
 // boundTransport sends requests within one context.
@@ -143,16 +156,16 @@ func (t boundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // newest is the number of the newest version that is enabled. Keys that sign
 // have no primary version.
-func (g *gcp) newest(ctx context.Context) (version string, err error) {
+func (c *client) newest(ctx context.Context) (version string, err error) {
 	const most = 1000 // more than anybody has, and an end
 	newest := 0
-	err = g.call(ctx, operationKey, func(ctx context.Context) error {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
 		newest = 0
-		client, err := g.within(ctx)
+		api, err := c.within(ctx)
 		if err != nil {
 			return err
 		}
-		all := client.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: g.key.keyName(), Filter: "state=ENABLED"})
+		all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
 		for range most {
 			v, err := all.Next()
 			if errors.Is(err, iterator.Done) {
@@ -175,58 +188,57 @@ func (g *gcp) newest(ctx context.Context) (version string, err error) {
 }
 
 // public is the public key of a version, and what it signs.
-func (g *gcp) public(ctx context.Context, name string) (public crypto.PublicKey, offered scheme, err error) {
-	err = g.call(ctx, operationKey, func(ctx context.Context) error {
-		v, err := g.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+func (c *client) public(ctx context.Context, name string) (public crypto.PublicKey, offered kms.SignatureScheme, err error) {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
 		if err != nil {
 			return err
 		}
-		if err := gcpEnabled(v); err != nil {
+		if err := checkEnabled(v); err != nil {
 			return err
 		}
-		k, err := g.client.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
+		k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
 		if err != nil {
 			return err
 		}
-		if k.GetName() != name || k.GetPemCrc32C() == nil || k.GetPemCrc32C().GetValue() != crc32c([]byte(k.GetPem())) {
-			return errGCPDamaged
+		if k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
+			return errDamaged
 		}
 		var ok bool
-		if offered, ok = gcpAlgorithms[k.GetAlgorithm()]; !ok {
-			return &gcpUnusable{fmt.Sprintf("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())}
+		if offered, ok = algorithms[k.GetAlgorithm()]; !ok {
+			return kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
 		}
 		block, _ := pem.Decode([]byte(k.GetPem()))
 		if block == nil {
-			return errGCPDamaged
+			return errDamaged
 		}
 		public, err = x509.ParsePKIXPublicKey(block.Bytes)
 		return err
 	})
 	if err != nil {
-		return nil, scheme{}, err
+		return nil, kms.SignatureScheme{}, err
 	}
-	if a, err := AlgorithmOf(public); err != nil || a != offered.key {
-		return nil, scheme{}, fmt.Errorf("the public key isn't of the key's algorithm, %v", offered)
+	if a, err := kms.AlgorithmOf(public); err != nil || a != offered.Key {
+		return nil, kms.SignatureScheme{}, fmt.Errorf("the public key isn't of the key's algorithm, %v", offered)
 	}
 	return public, offered, nil
 }
 
 // sign asks for one signature, with a checksum of what is sent and of what comes back.
-func (g *gcp) sign(ctx context.Context, name string, digest []byte) ([]byte, error) {
-	in := &kmspb.AsymmetricSignRequest{Name: name, Digest: gcpDigest(digest), DigestCrc32C: wrapperspb.Int64(crc32c(digest))}
-	out, err := g.client.AsymmetricSign(ctx, in)
+func (c *client) sign(ctx context.Context, name string, digest []byte) ([]byte, error) {
+	in := &kmspb.AsymmetricSignRequest{Name: name, Digest: digestOf(digest), DigestCrc32C: wrapperspb.Int64(crc32c(digest))}
+	out, err := c.api.AsymmetricSign(ctx, in)
 	if err != nil {
 		return nil, err
 	}
-	if out.GetName() != name || !out.GetVerifiedDigestCrc32C() ||
-		out.GetSignatureCrc32C() == nil || out.GetSignatureCrc32C().GetValue() != crc32c(out.GetSignature()) {
-		return nil, errGCPDamaged
+	if out.GetName() != name || !out.GetVerifiedDigestCrc32C() || !intact(out.GetSignature(), out.GetSignatureCrc32C()) {
+		return nil, errDamaged
 	}
 	return out.GetSignature(), nil
 }
 
-// gcpDigest is a digest by its length, which the scheme has fixed.
-func gcpDigest(digest []byte) *kmspb.Digest {
+// digestOf is a digest by its length, which the scheme has fixed.
+func digestOf(digest []byte) *kmspb.Digest {
 	switch len(digest) {
 	case crypto.SHA384.Size():
 		return &kmspb.Digest{Digest: &kmspb.Digest_Sha384{Sha384: digest}}
@@ -240,58 +252,63 @@ func gcpDigest(digest []byte) *kmspb.Digest {
 // crc32c is the checksum of all of the API: RFC 3720 §B.4.
 func crc32c(b []byte) int64 { return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
 
-// errGCPDamaged is an answer that was changed on the way; Google's advice is to
+// intact reports whether an answer's bytes have its checksum.
+func intact(b []byte, sum *wrapperspb.Int64Value) bool {
+	return sum != nil && sum.GetValue() == crc32c(b)
+}
+
+// errDamaged is an answer that was changed on the way; Google's advice is to
 // ask again.
-var errGCPDamaged = errors.New("a checksum (CRC32C) or name doesn't match: the request or the answer was damaged on the way")
+var errDamaged = errors.New("a checksum (CRC32C) or name doesn't match: the request or the answer was damaged on the way")
 
-// gcpUnusable is a key that can't be used as it is.
-type gcpUnusable struct{ text string }
-
-func (e *gcpUnusable) Error() string { return e.text }
-
-// gcpEnabled is nil for a version that signs.
-func gcpEnabled(v *kmspb.CryptoKeyVersion) error {
+// checkEnabled is nil for a version that signs.
+func checkEnabled(v *kmspb.CryptoKeyVersion) error {
 	switch v.GetState() {
 	case kmspb.CryptoKeyVersion_ENABLED:
 		return nil
 	case kmspb.CryptoKeyVersion_DISABLED:
-		return &gcpUnusable{"the version is disabled: enable it"}
+		return kms.Unusable("the version is disabled: enable it")
 	case kmspb.CryptoKeyVersion_DESTROY_SCHEDULED:
-		return &gcpUnusable{"the version is to be destroyed: restore and enable it, or name another"}
+		return kms.Unusable("the version is to be destroyed: restore and enable it, or name another")
 	default:
-		return &gcpUnusable{fmt.Sprintf("the version can't sign: its state is %v", v.GetState())}
+		return kms.Unusable("the version can't sign: its state is %v", v.GetState())
 	}
 }
 
-// judge classifies Google's errors.
-func (g *gcp) judge(err error) (verdict, bool) {
-	var unusable *gcpUnusable
-	switch {
-	case errors.As(err, &unusable):
-		return verdict{outcomeUnusable, false, unusable.text}, true
-	case errors.Is(err, errGCPDamaged):
-		return verdict{outcomeWrong, true, errGCPDamaged.Error()}, true
+// classify says what Google's errors mean.
+func classify(err error, rights string) (kms.Classified, bool) {
+	if errors.Is(err, errDamaged) {
+		return kms.Classified{Outcome: kms.OutcomeWrong, Retry: true, Text: errDamaged.Error()}, true
 	}
-	if v, ok := gcpTokenVerdict(err); ok {
-		return v, true
+	if c, ok := classifyToken(err); ok {
+		return c, true
 	}
 	var said *apierror.APIError
 	if !errors.As(err, &said) || said.HTTPCode() <= 0 {
-		return verdict{}, false
+		return kms.Classified{}, false
 	}
-	text := gcpText(said)
+	text := textOf(said)
 	switch code := said.HTTPCode(); {
 	case code == http.StatusUnauthorized:
-		return verdict{outcomeDenied, false, "the credential isn't accepted: " + text}, true
+		return kms.OutcomeDenied.Text("the credential isn't accepted: " + text), true
 	case code == http.StatusForbidden:
-		return verdict{outcomeDenied, false, "permission denied: " + gcpRights.signing + " on the key: " + text}, true
+		return kms.OutcomeDenied.Text("permission denied: " + rights + " on the key: " + text), true
 	case code == http.StatusNotFound:
-		return verdict{outcomeUnusable, false, "there is no such key: " + text}, true
+		return kms.OutcomeUnusable.Text("there is no such key: " + text), true
 	case code == http.StatusTooManyRequests:
-		return verdict{outcomeThrottled, true, "a quota is used up: " + text}, true
+		return kms.OutcomeThrottled.Text("a quota is used up: " + text), true
 	case code >= 500:
-		return verdict{outcomeUnavailable, true, text}, true
+		return kms.OutcomeUnavailable.Text(text), true
 	default: // 400 FAILED_PRECONDITION: disabled, destroyed
-		return verdict{outcomeUnusable, false, text}, true
+		return kms.OutcomeUnusable.Text(text), true
 	}
+}
+
+// textOf is what Google says is wrong.
+func textOf(said *apierror.APIError) string {
+	var plain *googleapi.Error
+	if errors.As(error(said), &plain) && plain.Message != "" {
+		return kms.OneLine(plain.Message)
+	}
+	return kms.OneLine(strings.TrimSpace(said.Error()))
 }

@@ -1,4 +1,4 @@
-package kms
+package gcp
 
 import (
 	"context"
@@ -8,56 +8,65 @@ import (
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/googleapis/gax-go/v2/apierror"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// generate makes a key in Cloud HSM, in a key ring that is there already: rings
-// can never be deleted, and so are nothing to be made by the way.
-func (r *gcpReference) generate(ctx context.Context, a Algorithm, o Options) (string, error) {
+// CheckNew wants a reference without a version, and an algorithm that Cloud KMS has.
+func (r *reference) CheckNew(a kms.Algorithm) error {
 	if r.version != "" {
-		return "", fmt.Errorf("key %s: a new key has no version yet: leave /cryptoKeyVersions out", r)
+		return errors.New("a new key has no version yet: leave /cryptoKeyVersions out")
 	}
-	algorithm, err := gcpAlgorithmFor(a)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+	if algorithmFor(a) == 0 {
+		return fmt.Errorf("%s has no keys of %s", Backend().Title, a)
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
-	defer cancel()
-	g, err := newGCP(ctx, r, o)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+	return nil
+}
+
+// algorithmFor is the algorithm of keys that certificates are signed with; 0 for none.
+func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm {
+	for algorithm, offered := range algorithms {
+		if offered == (kms.SignatureScheme{Key: a, Hash: a.Hash()}) {
+			return algorithm
+		}
 	}
-	defer g.service.client.CloseIdleConnections()
-	err = g.once(ctx, operationMake, func(ctx context.Context) error {
-		_, err := g.client.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
-			Parent: r.ringName(), CryptoKeyId: r.key,
+	return 0
+}
+
+// Make makes a key in Cloud HSM, in a key ring that is there already: rings can
+// never be deleted, and so are nothing to be made by the way.
+func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	err := c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
+		_, err := c.api.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
+			Parent: c.ref.ringName(), CryptoKeyId: c.ref.key,
 			CryptoKey: &kmspb.CryptoKey{
 				Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
-				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithm, ProtectionLevel: kmspb.ProtectionLevel_HSM},
+				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithmFor(a), ProtectionLevel: kmspb.ProtectionLevel_HSM},
 			},
 		})
 		return err
 	})
 	var said *apierror.APIError
-	if errors.As(err, &said) && said.HTTPCode() == http.StatusConflict {
-		return "", fmt.Errorf("key %s: %w", r, ErrKeyExists)
+	switch {
+	case errors.As(err, &said) && said.HTTPCode() == http.StatusConflict:
+		return "", kms.ErrKeyExists
+	case err != nil:
+		return "", err
 	}
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
-	}
-	pinned := *r
+	pinned := *c.ref
 	pinned.version = "1"
-	if err := g.await(ctx, pinned.resource()); err != nil {
-		return "", fmt.Errorf("key %s: was made, but isn't ready: %w", &pinned, err)
+	if err := c.await(ctx, pinned.resource()); err != nil {
+		return "", fmt.Errorf("version 1 was made, but isn't ready: %w", err)
 	}
 	return pinned.String(), nil
 }
 
 // await waits until an HSM has made a version.
-func (g *gcp) await(ctx context.Context, name string) error {
+func (c *client) await(ctx context.Context, name string) error {
 	for {
 		var state kmspb.CryptoKeyVersion_CryptoKeyVersionState
-		err := g.call(ctx, operationKey, func(ctx context.Context) error {
-			v, err := g.client.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+		err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
 			state = v.GetState()
 			return err
 		})
@@ -68,18 +77,8 @@ func (g *gcp) await(ctx context.Context, name string) error {
 			return nil
 		case state != kmspb.CryptoKeyVersion_PENDING_GENERATION:
 			return fmt.Errorf("its state is %v", state)
-		case !pause(ctx, callAttempts):
-			return fmt.Errorf("it is still being made: open it later: %w", errOpenTimeout)
+		case !kms.Pause(ctx, 3): // as before a last attempt
+			return fmt.Errorf("it is still being made: open it later: %w", kms.ErrOpenTimeout)
 		}
 	}
-}
-
-// gcpAlgorithmFor is the algorithm of keys that certificates are signed with.
-func gcpAlgorithmFor(a Algorithm) (kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm, error) {
-	for algorithm, offered := range gcpAlgorithms {
-		if offered == (scheme{a, a.Hash(), false}) {
-			return algorithm, nil
-		}
-	}
-	return 0, fmt.Errorf("%s has no keys of %s", gcpBackend.title, a)
 }

@@ -1,4 +1,4 @@
-package kms
+package keystore
 
 import (
 	"os"
@@ -11,7 +11,7 @@ import (
 // that there is.
 func TestKeysDocument(t *testing.T) {
 	t.Parallel()
-	text, err := os.ReadFile("../../docs/keys.md")
+	text, err := os.ReadFile("../../../docs/keys.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,14 +36,14 @@ func TestKeysDocument(t *testing.T) {
 			t.Errorf("the outcome %q: %s", outcome, line)
 		}
 	}
-	for _, b := range backends {
-		if !ran[b.title] {
-			t.Errorf("nothing ran for %s", b.title)
+	for _, b := range Backends() {
+		if !ran[b.Title] {
+			t.Errorf("nothing ran for %s", b.Title)
 		}
-	}
-	for _, c := range knownCredentials {
-		if !strings.Contains(string(text), "\n| `"+string(c)+"` |") {
-			t.Errorf("credential %s has no line", c)
+		for _, c := range b.Credentials {
+			if !strings.Contains(string(text), "\n| `"+string(c)+"` |") {
+				t.Errorf("credential %s has no line", c)
+			}
 		}
 	}
 }

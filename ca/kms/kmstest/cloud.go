@@ -3,16 +3,18 @@ package kmstest
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
 	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -31,12 +33,12 @@ type Fault struct {
 	Status  int              // refuse, with this HTTP status
 	Code    string           // and the vendor's own error code or words
 	Other   bool             // sign with another key
-	Corrupt bool             // break the signature
+	Corrupt bool             // break the signature, or what was unsealed
 }
 
 // Version is one version of a key in a stand-in.
 type Version struct {
-	Key      crypto.Signer
+	Key      crypto.Signer // nil for a key that seals
 	Disabled bool
 	Pending  bool // being made, until it is looked at
 }
@@ -223,6 +225,7 @@ func (c *Cloud) begin(operation string) Fault {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls[operation]++
+	c.calls[""]++
 	if c.fault == nil {
 		return Fault{}
 	}
@@ -249,13 +252,11 @@ func (c *Cloud) Break(f func(operation string, call int) Fault) {
 	c.fault = f
 }
 
-// Always breaks the operations, every time.
+// Always breaks the operations, every time; all of them if none is named.
 func (c *Cloud) Always(f Fault, operations ...string) {
 	c.Break(func(asked string, _ int) Fault {
-		for _, operation := range operations {
-			if asked == operation {
-				return f
-			}
+		if len(operations) == 0 || slices.Contains(operations, asked) {
+			return f
 		}
 		return Fault{}
 	})
@@ -264,7 +265,7 @@ func (c *Cloud) Always(f Fault, operations ...string) {
 // Mend ends what Break began.
 func (c *Cloud) Mend() { c.Break(nil) }
 
-// Count is how often an operation was asked for.
+// Count is how often an operation was asked for, or anything at all for "".
 func (c *Cloud) Count(operation string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -322,11 +323,7 @@ func (c *Cloud) at(name string, version int) (Version, bool) {
 // signature is one as the real service would make it, or as f says.
 func (c *Cloud) signature(f Fault, key crypto.Signer, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if f.Other {
-		another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		key = another
+		key = Key(c.t, "another key")
 	}
 	sig, err := key.Sign(rand.Reader, digest, opts)
 	if f.Corrupt && err == nil {
@@ -335,21 +332,58 @@ func (c *Cloud) signature(f Fault, key crypto.Signer, digest []byte, opts crypto
 	return sig, err
 }
 
-// pssOr is PSS with a salt of the hash's length, or PKCS #1 v1.5 and ECDSA.
-func pssOr(pss bool, hash crypto.Hash) crypto.SignerOpts {
+// signerOpts are of a scheme whose name ends with the size of its hash: PSS with a
+// salt of the hash's length, or PKCS #1 v1.5 and ECDSA.
+func signerOpts(pss bool, name string) crypto.SignerOpts {
+	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[name[len(name)-3:]]
 	if pss {
 		return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
 	}
 	return hash
 }
 
-// made are the keys of Key, one an algorithm: RSA keys take their time.
+// aead is AES-256-GCM under a key that is computed from a name, as a KMS has it in
+// hardware.
+func aead(name string) cipher.AEAD {
+	key := sha256.Sum256([]byte(name))
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // not for a key of 32 bytes
+	}
+	a, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // not for AES
+	}
+	return a
+}
+
+// seal seals as the key of that name would.
+func seal(name string, plain, about []byte) []byte {
+	return aead(name).Seal(nil, nil, plain, about) //nolint:gosec // G407: this AEAD draws its own nonce
+}
+
+// unseal is seal's other way.
+func unseal(f Fault, name string, sealed, about []byte) ([]byte, error) {
+	plain, err := aead(name).Open(nil, nil, sealed, about)
+	if f.Corrupt && err == nil {
+		plain[0] ^= 1
+	}
+	return plain, err
+}
+
+// made are the keys of Key: RSA keys take their time.
 var made sync.Map
 
-// Key is a key of an algorithm, the same for every caller.
+// Key is a key of an algorithm, the same for every caller. Any other name is that
+// of one more key, of ECDSA P-256.
 func Key(t testing.TB, a kms.Algorithm) crypto.Signer {
 	t.Helper()
-	once, _ := made.LoadOrStore(a, sync.OnceValues(func() (crypto.Signer, error) { return NewKey(a) }))
+	once, _ := made.LoadOrStore(a, sync.OnceValues(func() (crypto.Signer, error) {
+		if a.Hash() == 0 {
+			return kms.ECDSAP256.Generate()
+		}
+		return a.Generate()
+	}))
 	key, err := once.(func() (crypto.Signer, error))()
 	if err != nil {
 		t.Fatal(err)
@@ -357,20 +391,11 @@ func Key(t testing.TB, a kms.Algorithm) crypto.Signer {
 	return key
 }
 
-// NewKey makes a key of an algorithm.
-func NewKey(a kms.Algorithm) (crypto.Signer, error) {
-	switch a {
-	case kms.ECDSAP256:
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case kms.ECDSAP384:
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case kms.ECDSAP521:
-		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case kms.RSA3072:
-		return rsa.GenerateKey(rand.Reader, 3072)
-	case kms.RSA4096:
-		return rsa.GenerateKey(rand.Reader, 4096)
-	default:
-		return rsa.GenerateKey(rand.Reader, 2048)
+// algorithmOf is the kind of a key that a test has made.
+func algorithmOf(t testing.TB, key crypto.Signer) kms.Algorithm {
+	a, err := kms.AlgorithmOf(key.Public())
+	if err != nil {
+		t.Error(err)
 	}
+	return a
 }

@@ -52,6 +52,8 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 	c.start(c, nil)
 	name := GCPRing + "/cryptoKeys/issuing"
 	c.Add(name, key)
+	c.Add(GCPRing+"/cryptoKeys/sealing", nil)
+	c.Add(GCPRing+"/cryptoKeys/other", nil)
 	host := strings.TrimPrefix(c.URL, "http://")
 	return &StandIn{
 		Cloud: c.Cloud, protocol: c, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
@@ -66,6 +68,11 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 			"disabled":  {Status: 400, Code: codes.FailedPrecondition.String()},
 			"deleted":   {Status: 404, Code: codes.NotFound.String()},
 			"internal":  {Status: 500, Code: codes.Internal.String()},
+		},
+		sealing: Sealing{
+			Ref: "gcpkms://" + GCPRing + "/cryptoKeys/sealing", Pinned: "gcpkms://" + GCPRing + "/cryptoKeys/sealing", Other: "gcpkms://" + GCPRing + "/cryptoKeys/other",
+			Authenticates: true, Unseal: "decrypt",
+			Denied: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
 		},
 	}
 }
@@ -89,8 +96,8 @@ func (c *gcp) operation(r *http.Request) string {
 	switch {
 	case strings.HasPrefix(path, "/computeMetadata/"):
 		return "token"
-	case strings.HasSuffix(path, ":asymmetricSign"):
-		return "asymmetricSign"
+	case strings.Contains(path, ":"):
+		return path[strings.LastIndexByte(path, ':')+1:] // asymmetricSign, encrypt, decrypt
 	case strings.HasSuffix(path, "/publicKey"):
 		return "publicKey"
 	case strings.HasSuffix(path, "/cryptoKeyVersions"):
@@ -158,6 +165,10 @@ func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) 
 			return nil, status.Error(codes.InvalidArgument, err.Error())
 		}
 		return c.sign(strings.TrimSuffix(path, ":asymmetricSign"), in, f)
+	case "encrypt":
+		return encrypt(strings.TrimSuffix(path, ":encrypt"), body)
+	case "decrypt":
+		return decrypt(strings.TrimSuffix(path, ":decrypt"), body, f)
 	case "publicKey":
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
@@ -169,6 +180,9 @@ func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) 
 		}
 		return c.create(path+"/"+r.URL.Query().Get("cryptoKeyId"), in)
 	default:
+		if !strings.Contains(path, "/cryptoKeyVersions/") {
+			return c.cryptoKey(path)
+		}
 		v, err := c.version(path)
 		if err != nil {
 			return nil, err
@@ -180,6 +194,19 @@ func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) 
 			c.Change(key, n, func(v *Version) { v.Pending = false }) // by the next look
 		}
 		return out, nil
+	}
+}
+
+// cryptoKey is a key without a version.
+func (c *gcp) cryptoKey(name string) (proto.Message, error) {
+	v, ok := c.at(name, 1)
+	switch {
+	case !ok:
+		return nil, status.Errorf(codes.NotFound, "CryptoKey %s not found.", name)
+	case v.Key == nil:
+		return &kmspb.CryptoKey{Name: name, Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT}, nil
+	default:
+		return &kmspb.CryptoKey{Name: name, Purpose: kmspb.CryptoKey_ASYMMETRIC_SIGN}, nil
 	}
 }
 
@@ -278,4 +305,39 @@ func (c *gcp) sign(name string, in *kmspb.AsymmetricSignRequest, f Fault) (proto
 // GCPSum is the checksum of all of Google's answers.
 func GCPSum(b []byte) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
+}
+
+func encrypt(name string, body []byte) (proto.Message, error) {
+	in := new(kmspb.EncryptRequest)
+	if err := protojson.Unmarshal(body, in); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if !proto.Equal(in.GetPlaintextCrc32C(), GCPSum(in.GetPlaintext())) ||
+		!proto.Equal(in.GetAdditionalAuthenticatedDataCrc32C(), GCPSum(in.GetAdditionalAuthenticatedData())) {
+		return nil, status.Error(codes.InvalidArgument, "checksum")
+	}
+	sealed := seal(name, in.GetPlaintext(), in.GetAdditionalAuthenticatedData())
+	return &kmspb.EncryptResponse{
+		Name: name + "/cryptoKeyVersions/1", Ciphertext: sealed, CiphertextCrc32C: GCPSum(sealed),
+		VerifiedPlaintextCrc32C: true, VerifiedAdditionalAuthenticatedDataCrc32C: true,
+	}, nil
+}
+
+func decrypt(name string, body []byte, f Fault) (proto.Message, error) {
+	in := new(kmspb.DecryptRequest)
+	if err := protojson.Unmarshal(body, in); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	if !proto.Equal(in.GetCiphertextCrc32C(), GCPSum(in.GetCiphertext())) {
+		return nil, status.Error(codes.InvalidArgument, "checksum")
+	}
+	plain, err := unseal(Fault{}, name, in.GetCiphertext(), in.GetAdditionalAuthenticatedData())
+	if err != nil {
+		return nil, status.Error(codes.InvalidArgument, "Decryption failed: the ciphertext is invalid.")
+	}
+	sum := GCPSum(plain)
+	if f.Corrupt { // on the way: the checksum stays
+		plain[0] ^= 1
+	}
+	return &kmspb.DecryptResponse{Plaintext: plain, PlaintextCrc32C: sum}, nil
 }

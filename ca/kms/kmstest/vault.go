@@ -33,6 +33,9 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 	c := &vault{Cloud: newCloud(t), token: VaultToken, least: make(map[string]int)}
 	c.start(c, nil)
 	c.Add("ca", key)
+	for _, name := range []string{"sealing", "other", "sealing", "other", "sealing", "other"} { // three versions of each
+		c.Add(name, nil)
+	}
 	return &StandIn{
 		Cloud: c.Cloud, protocol: c, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "keys", Sign: "sign",
@@ -47,6 +50,11 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 			"deleted":   {Status: http.StatusBadRequest, Code: "signing key not found"},
 			"internal":  {Status: http.StatusInternalServerError, Code: "internal error"},
 			"sealed":    {Status: http.StatusServiceUnavailable, Code: "Vault is sealed"},
+		},
+		sealing: Sealing{
+			Ref: "hashivault://transit/keys/sealing", Pinned: "hashivault://transit/keys/sealing?version=3", Other: "hashivault://transit/keys/other",
+			Authenticates: true, Unseal: "decrypt",
+			Denied: "its policy lacks `read` on transit/keys/sealing and `update` on transit/decrypt/sealing, and on transit/encrypt/sealing to make a sealed key,",
 		},
 	}
 }
@@ -133,6 +141,8 @@ func (c *vault) answer(w http.ResponseWriter, r *http.Request, operation string,
 		c.create(w, name, body)
 	case "sign":
 		c.sign(w, name, body, f)
+	case "encrypt", "decrypt":
+		c.crypt(w, operation, name, body, f)
 	default:
 		c.refuse(w, Fault{Status: http.StatusNotFound})
 	}
@@ -160,10 +170,14 @@ func (c *vault) read(w http.ResponseWriter, name string) {
 	c.mu.Lock()
 	least := c.least[name]
 	c.mu.Unlock()
-	keys := map[string]any{}
+	keys, kind := map[string]any{}, "of the test"
 	for i, v := range all {
 		if v.Disabled {
 			least = i + 2 // Vault's way to disable a version
+		}
+		if v.Key == nil { // a symmetric key's `keys` are times
+			keys[strconv.Itoa(i+1)], kind = 1700000000+i, "aes256-gcm96"
+			continue
 		}
 		der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
 		if err != nil {
@@ -172,7 +186,7 @@ func (c *vault) read(w http.ResponseWriter, name string) {
 		keys[strconv.Itoa(i+1)] = map[string]any{"public_key": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
 	}
 	c.data(w, map[string]any{
-		"type": "of the test", "supports_signing": true, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
+		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
 	})
 }
 
@@ -214,11 +228,38 @@ func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
 		c.refuse(w, Fault{Status: http.StatusInternalServerError, Code: "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version"})
 		return
 	}
-	hash := map[string]crypto.Hash{"sha2-256": crypto.SHA256, "sha2-384": crypto.SHA384, "sha2-512": crypto.SHA512}[in.Hash]
-	sig, err := c.signature(f, v.Key, in.Input, pssOr(in.Algorithm == "pss" && in.SaltLength == "hash", hash))
+	sig, err := c.signature(f, v.Key, in.Input, signerOpts(in.Algorithm == "pss" && in.SaltLength == "hash", in.Hash))
 	if err != nil {
 		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: err.Error()})
 		return
 	}
 	c.data(w, map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))})
+}
+
+func (c *vault) crypt(w http.ResponseWriter, operation, name string, body []byte, f Fault) {
+	var in struct {
+		Plaintext  []byte
+		Ciphertext string
+		About      []byte `json:"associated_data"`
+		Version    int    `json:"key_version"`
+	}
+	if err := json.Unmarshal(body, &in); err != nil {
+		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
+		return
+	}
+	if operation == "encrypt" {
+		sealed := seal(fmt.Sprint(name, in.Version), in.Plaintext, in.About)
+		c.data(w, map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sealed))})
+		return
+	}
+	version, text, _ := strings.Cut(strings.TrimPrefix(in.Ciphertext, "vault:v"), ":")
+	sealed, err := base64.StdEncoding.DecodeString(text)
+	if err == nil {
+		sealed, err = unseal(f, name+version, sealed, in.About)
+	}
+	if err != nil {
+		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "cipher: message authentication failed"})
+		return
+	}
+	c.data(w, map[string]any{"plaintext": sealed})
 }

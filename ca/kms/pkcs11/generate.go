@@ -1,6 +1,6 @@
 //go:build pkcs11 && cgo
 
-package kms
+package pkcs11
 
 import (
 	"context"
@@ -12,20 +12,21 @@ import (
 
 	"github.com/miekg/pkcs11"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
-// generatePKCS11 makes a key pair on the token, which never gives the private
+// Generate makes a key pair on the token, which never gives the private
 // key out, and returns the URI that names it alone. A key that the URI names
 // already is left as it is: the error then wraps ErrKeyExists.
-func generatePKCS11(ctx context.Context, u *pkcs11URI, a Algorithm, o Options) (string, error) {
+func (u *uri) Generate(ctx context.Context, a kms.Algorithm, o kms.Options) (string, error) {
 	switch {
 	case u.values[attributeObject] == "":
 		return "", fmt.Errorf("key %s: a new key needs a label: add object=LABEL", u)
 	case o.Passphrase.IsZero():
 		return "", fmt.Errorf("key %s: no PIN: set the passphrase (env or file)", u)
 	}
-	named := &pkcs11URI{values: maps.Clone(u.values)}
+	named := &uri{values: maps.Clone(u.values)}
 	if named.values[attributeID] == "" {
 		id := make([]byte, 8)
 		if _, err := rand.Read(id); err != nil {
@@ -33,8 +34,8 @@ func generatePKCS11(ctx context.Context, u *pkcs11URI, a Algorithm, o Options) (
 		}
 		named.values[attributeID] = string(id)
 	}
-	k := newPKCS11Key(u, o.Passphrase)
-	_, err := k.call(ctx, func(w *pkcs11Worker) ([]byte, error) {
+	k := newKey(u, o.Passphrase)
+	_, err := k.call(ctx, func(w *worker) ([]byte, error) {
 		if _, err := k.find(w); err != nil {
 			return nil, err
 		}
@@ -46,7 +47,7 @@ func generatePKCS11(ctx context.Context, u *pkcs11URI, a Algorithm, o Options) (
 	return named.String(), nil
 }
 
-func (k *pkcs11Key) generate(w *pkcs11Worker, named *pkcs11URI, a Algorithm) error {
+func (k *key) generate(w *worker, named *uri, a kms.Algorithm) error {
 	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
 	if err != nil {
 		return fmt.Errorf("C_OpenSession: %w", err)
@@ -56,10 +57,10 @@ func (k *pkcs11Key) generate(w *pkcs11Worker, named *pkcs11URI, a Algorithm) err
 	if err := k.login(w.handle, pkcs11.CKU_USER); err != nil {
 		return err
 	}
-	if _, err := k.module.one(w.handle, k.private); !errors.Is(err, errPKCS11None) {
-		return fmt.Errorf("%w: choose another label, or destroy that key first", ErrKeyExists)
+	if _, err := k.module.one(w.handle, k.private); !errors.Is(err, errNoObject) {
+		return fmt.Errorf("%w: choose another label, or destroy that key first", kms.ErrKeyExists)
 	}
-	mechanism, kind, err := pkcs11Generation(a)
+	mechanism, kind, err := generation(a)
 	if err != nil {
 		return err
 	}
@@ -82,30 +83,20 @@ func (k *pkcs11Key) generate(w *pkcs11Worker, named *pkcs11URI, a Algorithm) err
 	return nil
 }
 
-// pkcs11Generation is the mechanism that makes keys of an algorithm, and what it
-// wants in the public key's template: PKCS #11 v2.40 §2.1.4 and §2.3.5.
-func pkcs11Generation(a Algorithm) (*pkcs11.Mechanism, []*pkcs11.Attribute, error) {
-	for _, known := range algorithms {
-		if known.name != a {
-			continue
-		}
-		if known.curve == nil {
-			return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{
-				pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, known.bits),
-				pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
-			}, nil
-		}
-		for _, c := range pubkey.Curves {
-			if c.Curve == known.curve {
-				oid, err := asn1.Marshal(c.OID)
-				if err != nil {
-					return nil, nil, fmt.Errorf("curve of %s: %w", a, err)
-				}
-				return pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{
-					pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, oid),
-				}, nil
-			}
+// generation is the mechanism that makes keys of an algorithm, and what it wants in
+// the public key's template: PKCS #11 v2.40 §2.1.4 and §2.3.5.
+func generation(a kms.Algorithm) (*pkcs11.Mechanism, []*pkcs11.Attribute, error) {
+	if a.Bits() > 0 {
+		return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{
+			pkcs11.NewAttribute(pkcs11.CKA_MODULUS_BITS, a.Bits()),
+			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
+		}, nil
+	}
+	for _, curve := range pubkey.Curves {
+		if curve.Algorithm == string(a) {
+			oid, err := asn1.Marshal(curve.OID)
+			return pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, oid)}, err
 		}
 	}
-	return nil, nil, fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
+	return nil, nil, fmt.Errorf("algorithm %q is unknown", string(a))
 }

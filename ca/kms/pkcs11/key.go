@@ -1,54 +1,53 @@
 //go:build pkcs11 && cgo
 
-package kms
+package pkcs11
 
 import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"encoding/asn1"
 	"errors"
 	"fmt"
-	"math/big"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/miekg/pkcs11"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 const (
-	// pkcs11Calls is how many calls a key has inside its library at once.
-	pkcs11Calls = 8
-	// pkcs11Stuck is how long every one of those calls may have been inside
+	// maxCalls is how many calls a key has inside its library at once.
+	maxCalls = 8
+	// hungAfter is how long every one of those calls may have been inside
 	// before the library counts as hung, and further requests fail at once.
-	pkcs11Stuck = 10 * time.Second
+	hungAfter = 10 * time.Second
 )
 
-// pkcs11Key is a private key on a token. Nothing can end a call into a C library:
+// key is a private key on a token. Nothing can end a call into a C library:
 // a caller whose time is up goes away and the call stays, in one of a fixed
 // number of workers, so that a library that hangs costs those and no more.
-type pkcs11Key struct {
-	uri     *pkcs11URI
-	module  *pkcs11Module
+type key struct {
+	uri     *uri
+	module  *module
 	slot    uint
 	pin     setting.Secret
 	private []*pkcs11.Attribute // finds the private key
 	public  crypto.PublicKey
-	idle    chan *pkcs11Worker
-	workers [pkcs11Calls]*pkcs11Worker
+	idle    chan *worker
+	workers [maxCalls]*worker
 	// badPIN is set by the first wrong PIN: tokens lock after a few, so none is
 	// tried again.
 	badPIN atomic.Bool
 	closed sync.Once
 }
 
-// pkcs11Worker is one session, opened when it is first needed. Who took it from
+// worker is one session, opened when it is first needed. Who took it from
 // idle owns it.
-type pkcs11Worker struct {
+type worker struct {
 	open   bool
 	handle pkcs11.SessionHandle
 	object pkcs11.ObjectHandle
@@ -56,18 +55,18 @@ type pkcs11Worker struct {
 	since  atomic.Int64 // when the present call began, in Unix nanoseconds; 0 when idle
 }
 
-// openPKCS11 finds the token, logs in and finds the key.
-func openPKCS11(ctx context.Context, u *pkcs11URI, o Options) (Signer, error) {
+// Open finds the token, logs in and finds the key.
+func (u *uri) Open(ctx context.Context, o kms.Options) (kms.Signer, error) {
 	if o.Passphrase.IsZero() {
 		return nil, fmt.Errorf("key %s: no PIN: set the passphrase (env or file)", u)
 	}
-	k := newPKCS11Key(u, o.Passphrase)
+	k := newKey(u, o.Passphrase)
 	for _, step := range []struct {
 		name string
-		do   func(*pkcs11Worker) (string, error)
+		do   func(*worker) (string, error)
 	}{{"token", k.find}, {"key", k.start}} {
-		err := o.step(step.name, func() (string, error) {
-			detail, err := k.call(ctx, func(w *pkcs11Worker) ([]byte, error) {
+		err := o.Step(step.name, func() (string, error) {
+			detail, err := k.call(ctx, func(w *worker) ([]byte, error) {
 				detail, err := step.do(w)
 				return []byte(detail), err
 			})
@@ -81,8 +80,8 @@ func openPKCS11(ctx context.Context, u *pkcs11URI, o Options) (Signer, error) {
 	return k, nil
 }
 
-func newPKCS11Key(u *pkcs11URI, pin setting.Secret) *pkcs11Key {
-	k := &pkcs11Key{uri: u, pin: pin, idle: make(chan *pkcs11Worker, pkcs11Calls)}
+func newKey(u *uri, pin setting.Secret) *key {
+	k := &key{uri: u, pin: pin, idle: make(chan *worker, maxCalls)}
 	k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
 	if id := u.values[attributeID]; id != "" {
 		k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(id)))
@@ -91,15 +90,15 @@ func newPKCS11Key(u *pkcs11URI, pin setting.Secret) *pkcs11Key {
 		k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
 	}
 	for i := range k.workers {
-		k.workers[i] = &pkcs11Worker{}
+		k.workers[i] = &worker{}
 		k.idle <- k.workers[i]
 	}
 	return k
 }
 
 // find loads the library and finds the token.
-func (k *pkcs11Key) find(*pkcs11Worker) (detail string, err error) {
-	if k.module, err = loadPKCS11(k.uri.values[attributeModulePath], k.uri.values[attributeReserved]); err != nil {
+func (k *key) find(*worker) (detail string, err error) {
+	if k.module, err = load(k.uri.values[attributeModulePath], k.uri.values[attributeReserved]); err != nil {
 		return "", err
 	}
 	if k.slot, err = k.module.slot(k.uri); err != nil {
@@ -109,7 +108,7 @@ func (k *pkcs11Key) find(*pkcs11Worker) (detail string, err error) {
 }
 
 // start opens the worker's session, logs in, and finds the private key in it.
-func (k *pkcs11Key) start(w *pkcs11Worker) (detail string, err error) {
+func (k *key) start(w *worker) (detail string, err error) {
 	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION)
 	if err != nil {
 		return "", fmt.Errorf("C_OpenSession: %w", err)
@@ -119,11 +118,11 @@ func (k *pkcs11Key) start(w *pkcs11Worker) (detail string, err error) {
 		k.end(w)
 		return "", err
 	}
-	algorithm, err := AlgorithmOf(k.public)
+	algorithm, err := kms.AlgorithmOf(k.public)
 	return string(algorithm), err
 }
 
-func (k *pkcs11Key) begin(w *pkcs11Worker) (err error) {
+func (k *key) begin(w *worker) (err error) {
 	if err := k.login(w.handle, pkcs11.CKU_USER); err != nil {
 		return err
 	}
@@ -142,7 +141,7 @@ func (k *pkcs11Key) begin(w *pkcs11Worker) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := AlgorithmOf(public); err != nil {
+	if _, err := kms.AlgorithmOf(public); err != nil {
 		return err
 	}
 	k.public = public
@@ -150,7 +149,7 @@ func (k *pkcs11Key) begin(w *pkcs11Worker) (err error) {
 }
 
 // login gives the token its PIN, which goes nowhere else.
-func (k *pkcs11Key) login(handle pkcs11.SessionHandle, user uint) error {
+func (k *key) login(handle pkcs11.SessionHandle, user uint) error {
 	if k.badPIN.Load() {
 		return errors.New("C_Login: the PIN was wrong, and tokens lock after a few of them: mend the PIN and start again")
 	}
@@ -160,9 +159,9 @@ func (k *pkcs11Key) login(handle pkcs11.SessionHandle, user uint) error {
 	}
 	err = k.module.context.Login(handle, user, string(pin))
 	switch {
-	case err == nil || isPKCS11(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
+	case err == nil || is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
-	case isPKCS11(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED):
+	case is(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED):
 		k.badPIN.Store(true)
 		return fmt.Errorf("C_Login: the token refuses the PIN: %w", err)
 	default:
@@ -171,7 +170,7 @@ func (k *pkcs11Key) login(handle pkcs11.SessionHandle, user uint) error {
 }
 
 // end closes the worker's session, if it has one.
-func (k *pkcs11Key) end(w *pkcs11Worker) {
+func (k *key) end(w *worker) {
 	if w.open {
 		_ = k.module.context.CloseSession(w.handle) // it may be what is broken
 		w.open = false
@@ -180,7 +179,7 @@ func (k *pkcs11Key) end(w *pkcs11Worker) {
 
 // Close ends every worker's session once its call is over: a token has few, and
 // each reload may open a key anew. It doesn't wait, since the library may hang.
-func (k *pkcs11Key) Close() error {
+func (k *key) Close() error {
 	k.closed.Do(func() {
 		go func() {
 			for range k.workers {
@@ -191,50 +190,50 @@ func (k *pkcs11Key) Close() error {
 	return nil
 }
 
-func (k *pkcs11Key) Public() crypto.PublicKey { return k.public }
+func (k *key) Public() crypto.PublicKey { return k.public }
 
 // Sign signs on the token. It tries a second time where the first attempt found
 // its session or token gone: nothing was signed then.
-func (k *pkcs11Key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := checkDigest(digest, opts); err != nil {
+func (k *key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if err := kms.CheckDigest(digest, opts); err != nil {
 		return nil, err
 	}
-	mechanism, input, err := pkcs11Mechanism(k.public, digest, opts)
+	mechanism, input, err := mechanismOf(k.public, digest, opts)
 	if err != nil {
 		return nil, err
 	}
-	raw, err := k.call(ctx, func(w *pkcs11Worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
+	raw, err := k.call(ctx, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.uri, err)
 	}
 	sig := raw
 	if _, ok := k.public.(*ecdsa.PublicKey); ok {
-		if sig, err = ecdsaDER(raw); err != nil {
+		if sig, err = kms.ECDSASignature(raw); err != nil {
 			return nil, fmt.Errorf("key %s: C_Sign: %w", k.uri, err)
 		}
 	}
-	if err := Verify(k.public, opts, digest, sig); err != nil {
+	if err := kms.Verify(k.public, opts, digest, sig); err != nil {
 		return nil, fmt.Errorf("key %s: the token gave a signature that doesn't verify: is it still the same key? %w", k.uri, err)
 	}
 	return sig, nil
 }
 
 // signTwice signs in the worker's session, and in a new one if that is gone.
-func (k *pkcs11Key) signTwice(w *pkcs11Worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
+func (k *key) signTwice(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
 	for attempt := 1; ; attempt++ {
 		sig, err := k.signOnce(w, mechanism, input)
 		if err == nil {
 			return sig, nil
 		}
 		k.end(w) // a session with an operation half done can't be used again
-		if attempt == 2 || !isPKCS11(err, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_KEY_HANDLE_INVALID,
+		if attempt == 2 || !is(err, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_KEY_HANDLE_INVALID,
 			pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_DEVICE_ERROR) {
 			return nil, fmt.Errorf("attempt %d: %w", attempt, err)
 		}
 	}
 }
 
-func (k *pkcs11Key) signOnce(w *pkcs11Worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
+func (k *key) signOnce(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
 	if !w.open {
 		if _, err := k.start(w); err != nil {
 			return nil, err
@@ -257,22 +256,22 @@ func (k *pkcs11Key) signOnce(w *pkcs11Worker, mechanism *pkcs11.Mechanism, input
 
 // call runs f in an idle worker and waits for it as long as ctx lasts. f goes on
 // without its caller, and keeps its worker until it returns.
-func (k *pkcs11Key) call(ctx context.Context, f func(*pkcs11Worker) ([]byte, error)) ([]byte, error) {
+func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("not begun: %w", err)
 	}
 	began := time.Now()
-	var w *pkcs11Worker
+	var w *worker
 	select {
 	case w = <-k.idle:
 	default:
-		if busy := k.youngest(began); busy > pkcs11Stuck {
-			return nil, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", pkcs11Calls, busy.Round(time.Second))
+		if busy := k.youngest(began); busy > hungAfter {
+			return nil, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
 		}
 		select {
 		case w = <-k.idle:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", pkcs11Calls, time.Since(began).Round(time.Millisecond), ctx.Err())
+			return nil, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
 		}
 	}
 	type outcome struct {
@@ -296,7 +295,7 @@ func (k *pkcs11Key) call(ctx context.Context, f func(*pkcs11Worker) ([]byte, err
 }
 
 // youngest is how long the latest of the calls under way has run.
-func (k *pkcs11Key) youngest(now time.Time) time.Duration {
+func (k *key) youngest(now time.Time) time.Duration {
 	latest := int64(0)
 	for _, w := range k.workers {
 		latest = max(latest, w.since.Load())
@@ -304,9 +303,9 @@ func (k *pkcs11Key) youngest(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, latest))
 }
 
-// pkcs11Mechanism is the mechanism for a key and its options, and what is given
+// mechanismOf is the mechanism for a key and its options, and what is given
 // to it: PKCS #11 v2.40 §2.1.5, §2.1.10 and §2.3.6.
-func pkcs11Mechanism(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) (*pkcs11.Mechanism, []byte, error) {
+func mechanismOf(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) (*pkcs11.Mechanism, []byte, error) {
 	pss, wantsPSS := opts.(*rsa.PSSOptions)
 	switch public.(type) {
 	case *ecdsa.PublicKey:
@@ -315,7 +314,7 @@ func pkcs11Mechanism(public crypto.PublicKey, digest []byte, opts crypto.SignerO
 		}
 		return pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil), digest, nil
 	default:
-		hash := pkcs11Hashes[opts.HashFunc()]
+		hash := hashes[opts.HashFunc()]
 		if !wantsPSS {
 			return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS, nil), append(append([]byte(nil), hash.info...), digest...), nil
 		}
@@ -326,22 +325,13 @@ func pkcs11Mechanism(public crypto.PublicKey, digest []byte, opts crypto.SignerO
 	}
 }
 
-// pkcs11Hashes are the constants of each hash: the DigestInfo before a digest
+// hashes are the constants of each hash: the DigestInfo before a digest
 // (RFC 8017 §9.2, note 1), and the parameters of PSS.
-var pkcs11Hashes = map[crypto.Hash]struct {
+var hashes = map[crypto.Hash]struct {
 	info       []byte
 	hash, mask uint
 }{
 	crypto.SHA256: {[]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256},
 	crypto.SHA384: {[]byte{0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0x04, 0x30}, pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384},
 	crypto.SHA512: {[]byte{0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05, 0x00, 0x04, 0x40}, pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512},
-}
-
-// ecdsaDER turns r‖s, each half of raw, into the Ecdsa-Sig-Value of RFC 3279 §2.2.3.
-func ecdsaDER(raw []byte) ([]byte, error) {
-	if len(raw) == 0 || len(raw)%2 != 0 {
-		return nil, fmt.Errorf("an ECDSA signature of %d bytes isn't r and s", len(raw))
-	}
-	half := len(raw) / 2
-	return asn1.Marshal(struct{ R, S *big.Int }{new(big.Int).SetBytes(raw[:half]), new(big.Int).SetBytes(raw[half:])})
 }

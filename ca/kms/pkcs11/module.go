@@ -1,6 +1,6 @@
 //go:build pkcs11 && cgo
 
-package kms
+package pkcs11
 
 import (
 	"errors"
@@ -13,26 +13,26 @@ import (
 	"github.com/miekg/pkcs11"
 )
 
-// pkcs11Module is one library, loaded and initialised.
-type pkcs11Module struct {
+// module is one library, loaded and initialised.
+type module struct {
 	path     string
 	context  *pkcs11.Ctx
 	reserved []byte // the string of C_Initialize, kept: a library may hold on to it
 }
 
-// pkcs11Modules are the libraries of this process. C_Initialize is once a process
+// modules are the libraries of this process. C_Initialize is once a process
 // (PKCS #11 v2.40 §5.4), and other keys' sessions live in the same library, so
 // they stay until the process ends.
-var pkcs11Modules struct {
+var modules struct {
 	sync.Mutex
-	byPath map[string]*pkcs11Module
+	byPath map[string]*module
 }
 
-// loadPKCS11 gives the library at path. The first to ask decides what reserved is.
-func loadPKCS11(path, reserved string) (*pkcs11Module, error) {
-	pkcs11Modules.Lock()
-	defer pkcs11Modules.Unlock()
-	if m := pkcs11Modules.byPath[path]; m != nil {
+// load gives the library at path. The first to ask decides what reserved is.
+func load(path, reserved string) (*module, error) {
+	modules.Lock()
+	defer modules.Unlock()
+	if m := modules.byPath[path]; m != nil {
 		if want := reservedBytes(reserved); string(m.reserved) != string(want) {
 			return nil, fmt.Errorf("library %s is in use with another %s: one process, one of them", path, attributeReserved)
 		}
@@ -41,7 +41,7 @@ func loadPKCS11(path, reserved string) (*pkcs11Module, error) {
 	if _, err := os.Stat(path); err != nil {
 		return nil, fmt.Errorf("library: %w", err)
 	}
-	m := &pkcs11Module{path: path, context: pkcs11.New(path), reserved: reservedBytes(reserved)}
+	m := &module{path: path, context: pkcs11.New(path), reserved: reservedBytes(reserved)}
 	if m.context == nil {
 		return nil, fmt.Errorf("library %s can't be loaded: is it a PKCS #11 module of this machine's architecture, with all that it links (ldd)?", path)
 	}
@@ -49,14 +49,14 @@ func loadPKCS11(path, reserved string) (*pkcs11Module, error) {
 	if m.reserved != nil {
 		options = append(options, pkcs11.InitializeWithReserved(unsafe.Pointer(&m.reserved[0]))) // #nosec G103 -- a C string
 	}
-	if err := m.context.Initialize(options...); err != nil && !isPKCS11(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
+	if err := m.context.Initialize(options...); err != nil && !is(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		m.context.Destroy()
 		return nil, fmt.Errorf("library %s: C_Initialize: %w", path, err)
 	}
-	if pkcs11Modules.byPath == nil {
-		pkcs11Modules.byPath = make(map[string]*pkcs11Module)
+	if modules.byPath == nil {
+		modules.byPath = make(map[string]*module)
 	}
-	pkcs11Modules.byPath[path] = m
+	modules.byPath[path] = m
 	return m, nil
 }
 
@@ -68,8 +68,8 @@ func reservedBytes(s string) []byte {
 	return append([]byte(s), 0)
 }
 
-// isPKCS11 reports whether err is one of the library's return values.
-func isPKCS11(err error, values ...pkcs11.Error) bool {
+// is reports whether err is one of the library's return values.
+func is(err error, values ...pkcs11.Error) bool {
 	var e pkcs11.Error
 	if !errors.As(err, &e) {
 		return false
@@ -83,7 +83,7 @@ func isPKCS11(err error, values ...pkcs11.Error) bool {
 }
 
 // slot is the one slot whose token the URI names.
-func (m *pkcs11Module) slot(u *pkcs11URI) (uint, error) {
+func (m *module) slot(u *uri) (uint, error) {
 	slots, err := m.context.GetSlotList(true)
 	if err != nil {
 		return 0, fmt.Errorf("C_GetSlotList: %w", err)
@@ -121,7 +121,7 @@ func (m *pkcs11Module) slot(u *pkcs11URI) (uint, error) {
 }
 
 // matches reports whether what the URI says is what a token or its slot has.
-func (u *pkcs11URI) matches(has map[string]string) bool {
+func (u *uri) matches(has map[string]string) bool {
 	for name, value := range has {
 		if want, ok := u.values[name]; ok && want != value {
 			return false
@@ -131,7 +131,7 @@ func (u *pkcs11URI) matches(has map[string]string) bool {
 }
 
 // one finds the only object of a class that the template describes.
-func (m *pkcs11Module) one(session pkcs11.SessionHandle, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
+func (m *module) one(session pkcs11.SessionHandle, template []*pkcs11.Attribute) (pkcs11.ObjectHandle, error) {
 	const most = 16
 	if err := m.context.FindObjectsInit(session, template); err != nil {
 		return 0, fmt.Errorf("C_FindObjectsInit: %w", err)
@@ -144,17 +144,17 @@ func (m *pkcs11Module) one(session pkcs11.SessionHandle, template []*pkcs11.Attr
 	case err != nil:
 		return 0, fmt.Errorf("C_FindObjects: %w", err)
 	case len(found) == 0:
-		return 0, errPKCS11None
+		return 0, errNoObject
 	case len(found) > 1:
 		return 0, fmt.Errorf("%d objects match: name both id= and object=", len(found))
 	}
 	return found[0], nil
 }
 
-var errPKCS11None = errors.New("no such object")
+var errNoObject = errors.New("no such object")
 
 // attribute reads one attribute of an object; nil when it has none.
-func (m *pkcs11Module) attribute(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, kind uint) []byte {
+func (m *module) attribute(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, kind uint) []byte {
 	got, err := m.context.GetAttributeValue(session, object, []*pkcs11.Attribute{pkcs11.NewAttribute(kind, nil)})
 	if err != nil || len(got) != 1 || len(got[0].Value) == 0 {
 		return nil

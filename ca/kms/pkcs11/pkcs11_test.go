@@ -1,6 +1,6 @@
 //go:build pkcs11 && cgo
 
-package kms_test
+package pkcs11_test
 
 import (
 	"context"
@@ -18,6 +18,7 @@ import (
 	"github.com/miekg/pkcs11"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -41,7 +42,7 @@ func (k pkcs11Token) options() kms.Options { return kms.Options{Passphrase: k.pi
 // generate makes a key and gives the URI of it alone.
 func (k pkcs11Token) generate(t *testing.T, label string, a kms.Algorithm) string {
 	t.Helper()
-	uri, err := kms.Generate(t.Context(), k.uri(label), a, k.options())
+	uri, err := keystore.Generate(t.Context(), k.uri(label), a, k.options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,7 +59,7 @@ func TestPKCS11(t *testing.T) {
 	for name, token := range map[string]pkcs11Token{"SoftHSM": soft, "NSS": nss} {
 		t.Run(name, func(t *testing.T) {
 			kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
-				s, err := kms.Open(t.Context(), token.generate(t, "conformance-"+string(a), a), token.options())
+				s, err := keystore.Open(t.Context(), token.generate(t, "conformance-"+string(a), a), token.options())
 				if err != nil {
 					t.Fatal(err)
 				}
@@ -70,7 +71,7 @@ func TestPKCS11(t *testing.T) {
 	t.Run("generating never overwrites", func(t *testing.T) {
 		uri := soft.generate(t, "twice", kms.ECDSAP256)
 		for _, again := range []string{soft.uri("twice"), uri} {
-			if _, err := kms.Generate(t.Context(), again, kms.ECDSAP256, soft.options()); !errors.Is(err, kms.ErrKeyExists) {
+			if _, err := keystore.Generate(t.Context(), again, kms.ECDSAP256, soft.options()); !errors.Is(err, kms.ErrKeyExists) {
 				t.Errorf("%v; want ErrKeyExists", err)
 			}
 		}
@@ -155,7 +156,7 @@ func pkcs11Refusals(t *testing.T, soft pkcs11Token) {
 		{"wrong PIN", strings.Replace(key, "token=ca", "token=other%20ca", 1), wrong, "C_Login: the token refuses the PIN"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			_, err := kms.Open(t.Context(), tt.uri, kms.Options{Passphrase: tt.pin})
+			_, err := keystore.Open(t.Context(), tt.uri, kms.Options{Passphrase: tt.pin})
 			if err == nil || !strings.Contains(err.Error(), tt.want) {
 				t.Errorf("%v; want %q", err, tt.want)
 			}
@@ -172,13 +173,12 @@ func pkcs11Foreign(t *testing.T, soft pkcs11Token) {
 	for label, kind := range map[string]string{"tool-ec": "EC:secp384r1", "tool-rsa": "rsa:2048"} {
 		run(t, "pkcs11-tool", "--module", strings.TrimPrefix(soft.library, "module-path="), "--token-label", "ca", "--login", "--pin", "env:PIN",
 			"--keypairgen", "--key-type", kind, "--label", label, "--id", "a1b2"+fmt.Sprintf("%02x", len(label)))
-		if _, err := kms.Open(t.Context(), soft.uri(label), soft.options()); err != nil {
+		if _, err := keystore.Open(t.Context(), soft.uri(label), soft.options()); err != nil {
 			t.Errorf("%s: %v", kind, err)
 		}
 	}
 }
 
-// pkcs11Faults: E1, with a library whose C_Sign fails on demand.
 // pkcs11Closes: a token has few sessions, so a key that was closed leaves none open.
 func pkcs11Closes(t *testing.T, token pkcs11Token) {
 	ref := token.generate(t, "closing", kms.ECDSAP256)
@@ -200,7 +200,7 @@ func pkcs11Closes(t *testing.T, token pkcs11Token) {
 		return open
 	}
 	before := sessions()
-	s, err := kms.Open(t.Context(), ref, token.options())
+	s, err := keystore.Open(t.Context(), ref, token.options())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -216,14 +216,15 @@ func pkcs11Closes(t *testing.T, token pkcs11Token) {
 	}
 }
 
+// pkcs11Faults: a library whose C_Sign fails on demand.
 func pkcs11Faults(t *testing.T, dir string, soft pkcs11Token) {
 	shim, fault := filepath.Join(dir, "faulty.so"), filepath.Join(dir, "fault")
-	run(t, "gcc", "-shared", "-fPIC", "-O1", "-o", shim, "testdata/pkcs11/faulty.c", "-ldl")
+	run(t, "gcc", "-shared", "-fPIC", "-O1", "-o", shim, "testdata/faulty.c", "-ldl")
 	t.Setenv("REAL_PKCS11", strings.TrimPrefix(soft.library, "module-path="))
 	t.Setenv("FAULT_PKCS11", fault)
 	key := soft.generate(t, "faults", kms.ECDSAP256)
 	soft.library = "module-path=" + shim
-	s, err := kms.Open(t.Context(), strings.Replace(key, "module-path="+os.Getenv("REAL_PKCS11"), soft.library, 1), soft.options())
+	s, err := keystore.Open(t.Context(), strings.Replace(key, "module-path="+os.Getenv("REAL_PKCS11"), soft.library, 1), soft.options())
 	if err != nil {
 		t.Fatal(err)
 	}

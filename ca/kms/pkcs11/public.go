@@ -1,6 +1,6 @@
 //go:build pkcs11 && cgo
 
-package kms
+package pkcs11
 
 import (
 	"crypto"
@@ -19,7 +19,7 @@ import (
 // public reads the public key of a private one, from where tokens keep it: the
 // private key itself, the public key of the same id or label, or a certificate.
 // The trial signature shows later that they belong together.
-func (m *pkcs11Module) public(session pkcs11.SessionHandle, private pkcs11.ObjectHandle) (crypto.PublicKey, error) {
+func (m *module) public(session pkcs11.SessionHandle, private pkcs11.ObjectHandle) (crypto.PublicKey, error) {
 	if public := m.publicOf(session, private, pkcs11.CKO_PRIVATE_KEY); public != nil {
 		return public, nil
 	}
@@ -44,7 +44,7 @@ func (m *pkcs11Module) public(session pkcs11.SessionHandle, private pkcs11.Objec
 }
 
 // publicOf reads the public key that an object of a class holds, nil for none.
-func (m *pkcs11Module) publicOf(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, class uint) crypto.PublicKey {
+func (m *module) publicOf(session pkcs11.SessionHandle, object pkcs11.ObjectHandle, class uint) crypto.PublicKey {
 	if class == pkcs11.CKO_CERTIFICATE { // only there is CKA_VALUE public
 		if c, err := x509.ParseCertificate(m.attribute(session, object, pkcs11.CKA_VALUE)); err == nil {
 			return c.PublicKey
@@ -64,16 +64,16 @@ func (m *pkcs11Module) publicOf(session pkcs11.SessionHandle, object pkcs11.Obje
 		return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent.Int64())}
 	}
 	point, parameters := m.attribute(session, object, pkcs11.CKA_EC_POINT), m.attribute(session, object, pkcs11.CKA_EC_PARAMS)
-	if public := parsePKCS11Point(parameters, point); public != nil {
+	if public := parsePoint(parameters, point); public != nil {
 		return public
 	}
 	return nil
 }
 
-// parsePKCS11Point reads CKA_EC_PARAMS and CKA_EC_POINT (PKCS #11 v2.40 §2.3.3):
+// parsePoint reads CKA_EC_PARAMS and CKA_EC_POINT (PKCS #11 v2.40 §2.3.3):
 // a point is an OCTET STRING of the uncompressed form, or that form bare, as
 // some tokens give it.
-func parsePKCS11Point(parameters, point []byte) *ecdsa.PublicKey {
+func parsePoint(parameters, point []byte) *ecdsa.PublicKey {
 	var oid asn1.ObjectIdentifier
 	if rest, err := asn1.Unmarshal(parameters, &oid); err != nil || len(rest) > 0 {
 		return nil

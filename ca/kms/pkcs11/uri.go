@@ -1,7 +1,9 @@
-package kms
+// Package pkcs11 opens and makes keys in smart cards, HSMs and whatever else has a
+// PKCS #11 module. It needs cgo and the build tag pkcs11: without them, references
+// are read, and opening one says how to build Mayfly.
+package pkcs11
 
 import (
-	"context"
 	"errors"
 	"fmt"
 	"net/url"
@@ -9,31 +11,36 @@ import (
 	"strconv"
 	"strings"
 	"unicode/utf8"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// pkcs11Backend keeps keys in smart cards, HSMs and whatever else has a PKCS #11
-// module. The PIN is the passphrase.
-var pkcs11Backend = &backend{
-	name: "pkcs11", title: "PKCS #11", schemes: []string{"pkcs11"},
-	parse: func(rest string, _ Access) (reference, error) {
-		u, err := parsePKCS11URI(rest)
-		if err != nil {
-			return nil, fmt.Errorf("PKCS #11 URI: %w", err)
-		}
-		return u, nil
-	},
+// Backend keeps keys on tokens. The PIN is the passphrase.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "pkcs11", Title: "PKCS #11", URISchemes: []string{"pkcs11"}, Parse: parse,
+		CannotSeal: "PKCS #11 can't seal here: name a key in AWS KMS, Azure, Google Cloud KMS or Vault, or let this key sign (mode direct)",
+	}
 }
 
-// pkcs11URI is an RFC 7512 URI of a private key and of the module that holds it.
+func parse(rest string, _ kms.Access) (kms.Reference, error) {
+	u, err := parseURI(rest)
+	if err != nil {
+		return nil, fmt.Errorf("PKCS #11 URI: %w", err)
+	}
+	return u, nil
+}
+
+// uri is an RFC 7512 URI of a private key and of the module that holds it.
 // An empty attribute matches anything.
-type pkcs11URI struct {
+type uri struct {
 	values map[string]string // decoded, by attribute name
 }
 
-// pkcs11Attributes are the attributes that are known, in the order of the
+// attributes are the attributes that are known, in the order of the
 // canonical form: RFC 7512 §2.3, path attributes first. What a library says of
 // itself (library-*) says nothing about a key and isn't among them.
-var pkcs11Attributes = []struct {
+var attributes = []struct {
 	name  string
 	query bool
 	check func(value string) error
@@ -63,8 +70,8 @@ const (
 	attributeReserved   = "x-init-reserved"
 )
 
-// pkcs11Refused are attributes of RFC 7512 that aren't taken, with the mend.
-var pkcs11Refused = map[string]string{
+// refused are attributes of RFC 7512 that aren't taken, with the mend.
+var refused = map[string]string{
 	"pin-value":            "a PIN never belongs in a URI: set the passphrase (env or file)",
 	"pin-source":           "name the PIN's place with the passphrase (env or file)",
 	"module-name":          "write the library's whole path as module-path",
@@ -73,13 +80,13 @@ var pkcs11Refused = map[string]string{
 	"library-version":      "remove it: module-path names the library",
 }
 
-// parsePKCS11URI reads what follows `pkcs11:`. Errors never repeat a value that
+// parseURI reads what follows `pkcs11:`. Errors never repeat a value that
 // may be a PIN.
-func parsePKCS11URI(rest string) (*pkcs11URI, error) {
+func parseURI(rest string) (*uri, error) {
 	if strings.Contains(rest, "#") {
 		return nil, errors.New("has a fragment (#), which RFC 7512 doesn't know: write it as %23")
 	}
-	u := &pkcs11URI{values: make(map[string]string)}
+	u := &uri{values: make(map[string]string)}
 	path, query, _ := strings.Cut(rest, "?")
 	if err := u.addAll(path, ";", false); err != nil {
 		return nil, err
@@ -97,7 +104,7 @@ func parsePKCS11URI(rest string) (*pkcs11URI, error) {
 }
 
 // addAll takes the attributes of the path or of the query.
-func (u *pkcs11URI) addAll(list, separator string, query bool) error {
+func (u *uri) addAll(list, separator string, query bool) error {
 	if list == "" {
 		return nil
 	}
@@ -113,11 +120,11 @@ func (u *pkcs11URI) addAll(list, separator string, query bool) error {
 	return nil
 }
 
-func (u *pkcs11URI) add(name, raw string, query bool) error {
-	if mend, ok := pkcs11Refused[name]; ok {
+func (u *uri) add(name, raw string, query bool) error {
+	if mend, ok := refused[name]; ok {
 		return fmt.Errorf("attribute %s isn't taken: %s", name, mend)
 	}
-	for _, known := range pkcs11Attributes {
+	for _, known := range attributes {
 		if known.name != name {
 			continue
 		}
@@ -177,22 +184,13 @@ func checkModulePath(value string) error {
 	return nil
 }
 
-// open finds the key; see openPKCS11.
-func (u *pkcs11URI) open(ctx context.Context, o Options) (Signer, error) {
-	return openPKCS11(ctx, u, o)
-}
-
-func (u *pkcs11URI) generate(ctx context.Context, a Algorithm, o Options) (string, error) {
-	return generatePKCS11(ctx, u, a, o)
-}
-
 // String is the canonical form: the attributes in a fixed order, as few
 // characters encoded as RFC 7512 §2.3 allows, and every byte of id encoded.
-func (u *pkcs11URI) String() string {
+func (u *uri) String() string {
 	var b strings.Builder
 	b.WriteString("pkcs11:")
 	inPath, inQuery := 0, 0
-	for _, known := range pkcs11Attributes {
+	for _, known := range attributes {
 		value, ok := u.values[known.name]
 		if !ok {
 			continue
@@ -210,14 +208,14 @@ func (u *pkcs11URI) String() string {
 		} else {
 			inPath++
 		}
-		b.WriteString(known.name + "=" + escapePKCS11(value, known.name == attributeID, known.query))
+		b.WriteString(known.name + "=" + escape(value, known.name == attributeID, known.query))
 	}
 	return b.String()
 }
 
-// escapePKCS11 percent-encodes what an attribute may not hold as it is: RFC 7512
+// escape percent-encodes what an attribute may not hold as it is: RFC 7512
 // §2.3, pk11-pchar and pk11-qchar.
-func escapePKCS11(value string, all, query bool) string {
+func escape(value string, all, query bool) string {
 	const unreserved = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~"
 	allowed := unreserved + ":[]@!$'()*+,=" + "&"
 	if query {

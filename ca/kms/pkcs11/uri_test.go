@@ -1,4 +1,4 @@
-package kms
+package pkcs11
 
 import (
 	"strings"
@@ -48,7 +48,7 @@ func TestPKCS11References(t *testing.T) {
 		{in: "Object=a" + module, err: `attribute "Object" is unknown`}, // RFC 7512 §2.3: names are case-sensitive
 		{in: "object=a" + module + "#frag", err: "has a fragment (#), which RFC 7512 doesn't know: write it as %23"},
 	} {
-		u, err := parsePKCS11URI(tt.in)
+		u, err := parseURI(tt.in)
 		switch {
 		case tt.err != "" && (err == nil || err.Error() != tt.err):
 			t.Errorf("%q: %v; want the error %q", tt.in, err, tt.err)
@@ -70,11 +70,11 @@ func FuzzPKCS11URI(f *testing.F) {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {
-		u, err := parsePKCS11URI(s)
+		u, err := parseURI(s)
 		if err != nil {
 			return
 		}
-		again, err := parsePKCS11URI(strings.TrimPrefix(u.String(), "pkcs11:"))
+		again, err := parseURI(strings.TrimPrefix(u.String(), "pkcs11:"))
 		if err != nil {
 			t.Fatalf("%q: canonical %q: %v", s, u, err)
 		}

@@ -1,7 +1,8 @@
-package kms
+package vault
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -10,85 +11,54 @@ import (
 	"log/slog"
 	"net/http"
 	"net/url"
-	"os"
 	"path/filepath"
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// CredentialFile is a token in a file that something else keeps fresh, such as
-// Vault Agent. It is read again for every call.
-const CredentialFile Credential = "file"
-
-// VaultAccess is what only HashiCorp Vault and OpenBao have.
-type VaultAccess struct {
-	// Namespace is the namespace that the transit engine is mounted in; if
-	// empty, VAULT_NAMESPACE.
-	Namespace string `yaml:"namespace,omitempty"`
-	// TokenFile holds Vault's token for `credential: file`. With `credential:
-	// workload` it is where Kubernetes mounts the service account's token; if
-	// empty, /var/run/secrets/kubernetes.io/serviceaccount/token.
-	TokenFile setting.Path `yaml:"token_file,omitempty"`
-	// Role is the role of Vault's Kubernetes login, for `credential: workload`.
-	Role string `yaml:"role,omitempty"`
-	// AuthMount is the path that Vault's Kubernetes login is mounted at; `kubernetes` if empty.
-	AuthMount string `yaml:"auth_mount,omitempty"`
-}
-
-// check adds the faults of a with a credential.
-func (a *VaultAccess) check(path string, c Credential, f *setting.Faults) {
-	if c == CredentialFile && a.TokenFile == "" {
-		f.Add(setting.Join(path, "token_file"), "required with `credential: file`")
-	}
-	if a.AuthMount != "" && !vaultMount.MatchString(a.AuthMount) {
-		f.Add(setting.Join(path, "auth_mount"), "%q isn't the path of a mount", a.AuthMount)
-	}
-	if strings.ContainsAny(a.Namespace, "\r\n") {
-		f.Add(setting.Join(path, "namespace"), "has a line break")
-	}
-}
-
 const (
-	vaultServiceAccount = "/var/run/secrets/kubernetes.io/serviceaccount/token"
-	// maxCredential bounds a file with a token or key of ours, and maxVaultAnswer
-	// an answer: a key of hundreds of versions shows a public key for each.
-	maxCredential  = 64 << 10
-	maxVaultAnswer = 4 << 20
+	serviceAccount = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+	// maxAnswer bounds an answer: a key of hundreds of versions shows a public key
+	// for each.
+	maxAnswer = 4 << 20
 )
 
-// vault is the client of one key.
-type vault struct {
-	service
-	key       *vaultReference
+// client reaches one key.
+type client struct {
+	*kms.Service
+
+	ref       *reference
 	base      *url.URL
 	namespace string
 	token     func(ctx context.Context, fresh bool) (string, error)
 }
 
-func newVault(r *vaultReference, o Options) (*vault, error) {
-	base, err := vaultEndpoint(o)
+// Client finds out where Vault is, from the configuration or its own variables.
+func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
+	endpoint := cmp.Or(o.Access.Endpoint, o.FirstSet("VAULT_ADDR", "BAO_ADDR"))
+	if endpoint == "" {
+		return nil, errors.New("where is Vault? set endpoint, or VAULT_ADDR")
+	}
+	if err := kms.CheckEndpoint(endpoint); err != nil {
+		return nil, err
+	}
+	base, err := url.Parse(strings.TrimSuffix(endpoint, "/"))
 	if err != nil {
 		return nil, err
 	}
-	if o.Access.CAFile == "" {
-		o.Access.CAFile = setting.Path(o.Getenv("VAULT_CACERT"))
-	}
-	v := &vault{key: r, base: base, namespace: o.Access.Vault.Namespace}
-	if v.namespace == "" {
-		v.namespace = o.Getenv("VAULT_NAMESPACE")
-	}
-	if v.service, err = newService(vaultBackend, base.Host, o, v.judge); err != nil {
-		return nil, err
-	}
-	return v, nil
+	o.Access.CAFile = cmp.Or(o.Access.CAFile, setting.Path(o.Getenv("VAULT_CACERT")))
+	c := &client{ref: r, base: base, namespace: cmp.Or(o.Access.Vault.Namespace, o.Getenv("VAULT_NAMESPACE"))}
+	c.Service, err = o.NewService(base.Host, r.rights(), c.classify)
+	return c, err
 }
 
-// authenticate sets up the credential that is named, and asks whose it is.
-func (v *vault) authenticate(ctx context.Context, o Options) error {
-	return o.step("credential", func() (string, error) {
-		source, err := v.credential(o)
+// Authenticate sets up the credential that is named, and asks whose it is.
+func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
+	return o.Step("credential", func() (string, error) {
+		source, err := c.credential(o)
 		if err != nil {
 			return "", err
 		}
@@ -97,55 +67,58 @@ func (v *vault) authenticate(ctx context.Context, o Options) error {
 			Policies []string `json:"policies"`
 			Accessor string   `json:"accessor"`
 		}
-		err = v.call(ctx, operationIdentity, func(ctx context.Context) error {
-			return v.do(ctx, http.MethodGet, "auth/token/lookup-self", nil, &who)
+		err = c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
+			return c.do(ctx, http.MethodGet, "auth/token/lookup-self", nil, &who)
 		})
-		var said *vaultError
+		var said *refusal
 		switch {
 		case errors.As(err, &said) && said.status == http.StatusForbidden:
 			who.Name = "a token that may not look itself up" // or a wrong one: reading the key tells
 		case err != nil:
 			return "", err
 		}
-		principal := fmt.Sprintf("%s, policies %v", oneLine(who.Name), oneLine(strings.Join(who.Policies, " ")))
-		v.logger.InfoContext(ctx, "credential for a key", slog.String("key", v.key.String()), slog.String("source", source),
-			slog.String("principal", principal), slog.String("accessor", oneLine(who.Accessor)))
+		principal := fmt.Sprintf("%s, policies %v", kms.OneLine(who.Name), kms.OneLine(strings.Join(who.Policies, " ")))
+		c.Logger.InfoContext(ctx, "credential for a key", slog.String("key", c.ref.String()), slog.String("source", source),
+			slog.String("principal", principal), slog.String("accessor", kms.OneLine(who.Accessor)))
 		return source + ": " + principal, nil
 	})
 }
 
-// credential sets v.token to what is named in the configuration.
-func (v *vault) credential(o Options) (source string, err error) {
+// credential sets c.token to what is named in the configuration.
+func (c *client) credential(o kms.Options) (source string, err error) {
 	switch o.Access.Credential {
-	case CredentialEnv:
+	case kms.CredentialEnv:
 		for _, name := range []string{"VAULT_TOKEN", "BAO_TOKEN"} {
 			if token := strings.TrimSpace(o.Getenv(name)); token != "" {
-				v.token = func(context.Context, bool) (string, error) { return token, nil }
+				c.token = func(context.Context, bool) (string, error) { return token, nil }
 				return name, nil
 			}
 		}
 		return "", errors.New("credential env: VAULT_TOKEN isn't set")
-	case CredentialFile:
+	case kms.CredentialFile:
 		if o.Access.Vault.TokenFile == "" {
 			return "", errors.New("credential file: set vault.token_file")
 		}
-		v.token = tokenFile(string(o.Access.Vault.TokenFile))
+		c.token = tokenFile(string(o.Access.Vault.TokenFile))
 		return string(o.Access.Vault.TokenFile), nil
-	case CredentialCLI:
+	case kms.CredentialCLI:
 		home := o.Getenv("HOME")
 		if home == "" {
 			return "", errors.New("credential cli: HOME isn't set")
 		}
 		path := filepath.Join(home, ".vault-token")
-		v.token = tokenFile(path)
+		c.token = tokenFile(path)
 		return path, nil
 	default:
 		if o.Access.Vault.Role == "" {
 			return "", errors.New("credential workload: set vault.role to the role of Vault's Kubernetes login")
 		}
-		login := newVaultLogin(v, o)
-		v.token = login.token
-		return fmt.Sprintf("Kubernetes login at auth/%s, role %s", login.mount, login.role), nil
+		l := &login{
+			client: c, mount: cmp.Or(o.Access.Vault.AuthMount, "kubernetes"), role: o.Access.Vault.Role,
+			file: string(cmp.Or(o.Access.Vault.TokenFile, serviceAccount)), turn: make(chan struct{}, 1),
+		}
+		c.token = l.token
+		return fmt.Sprintf("Kubernetes login at auth/%s, role %s", l.mount, l.role), nil
 	}
 }
 
@@ -155,7 +128,7 @@ func tokenFile(path string) func(context.Context, bool) (string, error) {
 }
 
 func readToken(path string) (string, error) {
-	b, err := readBounded(path)
+	b, err := kms.ReadCredentialFile(path)
 	token := strings.TrimSpace(string(b))
 	switch {
 	case err != nil:
@@ -168,52 +141,26 @@ func readToken(path string) (string, error) {
 	return token, nil
 }
 
-// readBounded reads a file of credentials.
-func readBounded(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, maxCredential+1))
-	if err == nil && len(b) > maxCredential {
-		err = fmt.Errorf("%s: larger than %d bytes", path, maxCredential)
-	}
-	return b, err
-}
-
-// vaultLogin is a token from Vault's Kubernetes login, had again before it expires.
-type vaultLogin struct {
-	vault       *vault
+// login is a token from Vault's Kubernetes login, had again before it expires.
+type login struct {
+	client      *client
 	mount, role string
 	file        string
-	now         func() time.Time
 
-	gate  chan struct{} // held by who logs in or looks at what follows
+	turn  chan struct{} // held by who logs in or looks at what follows
 	value string
 	renew time.Time // zero: it doesn't expire
 }
 
-func newVaultLogin(v *vault, o Options) *vaultLogin {
-	l := &vaultLogin{vault: v, mount: o.Access.Vault.AuthMount, role: o.Access.Vault.Role, file: string(o.Access.Vault.TokenFile), now: o.Now, gate: make(chan struct{}, 1)}
-	if l.mount == "" {
-		l.mount = "kubernetes"
-	}
-	if l.file == "" {
-		l.file = vaultServiceAccount
-	}
-	return l
-}
-
 // token is the present token; with fresh, one that is had now.
-func (l *vaultLogin) token(ctx context.Context, fresh bool) (string, error) {
+func (l *login) token(ctx context.Context, fresh bool) (string, error) {
 	select {
-	case l.gate <- struct{}{}:
-		defer func() { <-l.gate }()
+	case l.turn <- struct{}{}:
+		defer func() { <-l.turn }()
 	case <-ctx.Done():
 		return "", ctx.Err()
 	}
-	if !fresh && l.value != "" && (l.renew.IsZero() || l.now().Before(l.renew)) {
+	if !fresh && l.value != "" && (l.renew.IsZero() || l.client.Now().Before(l.renew)) {
 		return l.value, nil
 	}
 	jwt, err := readToken(l.file)
@@ -226,7 +173,7 @@ func (l *vaultLogin) token(ctx context.Context, fresh bool) (string, error) {
 			Lease int64  `json:"lease_duration"` // seconds; 0 doesn't expire
 		} `json:"auth"`
 	}
-	if err := l.vault.send(ctx, http.MethodPost, "auth/"+l.mount+"/login", "", map[string]string{"role": l.role, "jwt": jwt}, &out); err != nil {
+	if err := l.client.send(ctx, http.MethodPost, "auth/"+l.mount+"/login", "", map[string]string{"role": l.role, "jwt": jwt}, &out); err != nil {
 		return "", err
 	}
 	if out.Auth.Token == "" {
@@ -234,38 +181,38 @@ func (l *vaultLogin) token(ctx context.Context, fresh bool) (string, error) {
 	}
 	l.value, l.renew = out.Auth.Token, time.Time{}
 	if out.Auth.Lease > 0 { // at two thirds of its life
-		l.renew = l.now().Add(time.Duration(out.Auth.Lease) * time.Second * 2 / 3)
+		l.renew = l.client.Now().Add(time.Duration(out.Auth.Lease) * time.Second * 2 / 3)
 	}
 	return l.value, nil
 }
 
 // do sends one request with the token and decodes `data` of its answer into out.
 // A token that a login gave and Vault refuses is replaced once.
-func (v *vault) do(ctx context.Context, method, path string, in, out any) error {
+func (c *client) do(ctx context.Context, method, path string, in, out any) error {
 	envelope := struct {
 		Data any `json:"data"`
 	}{out}
-	token, err := v.token(ctx, false)
+	token, err := c.token(ctx, false)
 	if err != nil {
 		return err
 	}
-	err = v.send(ctx, method, path, token, in, &envelope)
-	var said *vaultError
+	err = c.send(ctx, method, path, token, in, &envelope)
+	var said *refusal
 	if !errors.As(err, &said) || said.status != http.StatusForbidden {
 		return err
 	}
-	again, freshErr := v.token(ctx, true)
+	again, freshErr := c.token(ctx, true)
 	if freshErr != nil {
 		return freshErr
 	}
 	if again == token {
 		return err
 	}
-	return v.send(ctx, method, path, again, in, &envelope)
+	return c.send(ctx, method, path, again, in, &envelope)
 }
 
 // send is one request and its answer.
-func (v *vault) send(ctx context.Context, method, path, token string, in, out any) error {
+func (c *client) send(ctx context.Context, method, path, token string, in, out any) error {
 	var body io.Reader
 	if in != nil {
 		b, err := json.Marshal(in)
@@ -274,7 +221,7 @@ func (v *vault) send(ctx context.Context, method, path, token string, in, out an
 		}
 		body = bytes.NewReader(b)
 	}
-	request, err := http.NewRequestWithContext(ctx, method, v.base.JoinPath("v1", path).String(), body)
+	request, err := http.NewRequestWithContext(ctx, method, c.base.JoinPath("v1", path).String(), body)
 	if err != nil {
 		return fmt.Errorf("making a request: %w", err)
 	}
@@ -282,77 +229,76 @@ func (v *vault) send(ctx context.Context, method, path, token string, in, out an
 	if token != "" {
 		request.Header.Set("X-Vault-Token", token)
 	}
-	if v.namespace != "" {
-		request.Header.Set("X-Vault-Namespace", v.namespace)
+	if c.namespace != "" {
+		request.Header.Set("X-Vault-Namespace", c.namespace)
 	}
-	response, err := v.client.Do(request)
+	response, err := c.HTTP.Do(request)
 	if err != nil {
 		return err
 	}
 	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxVaultAnswer+1))
+	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
 	if err != nil {
 		return err
 	}
-	return decodeVault(response.StatusCode, answer, out)
+	return decode(response.StatusCode, answer, out)
 }
 
-// decodeVault reads an answer.
-func decodeVault(status int, answer []byte, out any) error {
-	if len(answer) > maxVaultAnswer {
-		return &vaultError{status: http.StatusBadGateway, texts: []string{"an answer too large to be read"}}
+// decode reads an answer.
+func decode(status int, answer []byte, out any) error {
+	if len(answer) > maxAnswer {
+		return &refusal{status: http.StatusBadGateway, texts: []string{"an answer too large to be read"}}
 	}
 	if status < 200 || status > 299 {
 		var said struct {
 			Errors []string `json:"errors"`
 		}
 		_ = json.Unmarshal(answer, &said) // a proxy's page says nothing
-		return &vaultError{status: status, texts: said.Errors}
+		return &refusal{status: status, texts: said.Errors}
 	}
 	if status == http.StatusNoContent || len(answer) == 0 {
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return &vaultError{status: http.StatusBadGateway, texts: []string{"the answer isn't Vault's: check the endpoint"}}
+		return &refusal{status: http.StatusBadGateway, texts: []string{"the answer isn't Vault's: check the endpoint"}}
 	}
 	return nil
 }
 
-// vaultError is a refusal by Vault, in its own words.
-type vaultError struct {
+// refusal is a refusal by Vault, in its own words.
+type refusal struct {
 	status int
 	texts  []string
 }
 
-func (e *vaultError) Error() string {
-	return oneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.texts, "; ")))
+func (e *refusal) Error() string {
+	return kms.OneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.texts, "; ")))
 }
 
-// judge classifies Vault's refusals.
-func (v *vault) judge(err error) (verdict, bool) {
-	var said *vaultError
+// classify says what Vault's refusals mean.
+func (c *client) classify(err error, rights string) (kms.Classified, bool) {
+	var said *refusal
 	if !errors.As(err, &said) {
-		return verdict{}, false
+		return kms.Classified{}, false
 	}
-	words := strings.ToLower(strings.Join(said.texts, " "))
-	sealed := strings.Contains(words, "sealed")
+	text := strings.ToLower(strings.Join(said.texts, " "))
+	noKey := fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", c.ref.name, c.ref.mount)
 	switch {
-	case strings.Contains(words, "less than the minimum encryption key version"): // with HTTP 500
-		return verdict{outcomeUnusable, false, "this version of the key may no longer sign, since min_encryption_version was raised: lower it, or move to a newer version"}, true
+	case strings.Contains(text, "less than the minimum encryption key version"): // with HTTP 500
+		return kms.OutcomeUnusable.Text("this version of the key may no longer sign, since min_encryption_version was raised: lower it, or move to a newer version"), true
 	case said.status == http.StatusForbidden:
-		return verdict{outcomeDenied, false, "permission denied, which Vault says of both: the token is wrong or has expired, or " +
-			v.key.rights().signing + " (in the right namespace)"}, true
-	case said.status == http.StatusNotFound && strings.Contains(words, "no handler for route"):
-		return verdict{outcomeUnusable, false, fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace): nothing is mounted there; vault secrets enable -path=%[2]s transit", v.key.name, v.key.mount)}, true
+		return kms.OutcomeDenied.Text("permission denied, which Vault says of both: the token is wrong or has expired, or " + rights + " (in the right namespace)"), true
+	case said.status == http.StatusNotFound && strings.Contains(text, "no handler for route"):
+		return kms.OutcomeUnusable.Text(noKey + ": nothing is mounted there; vault secrets enable -path=" + c.ref.mount + " transit"), true
 	case said.status == http.StatusNotFound:
-		return verdict{outcomeUnusable, false, fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", v.key.name, v.key.mount)}, true
+		return kms.OutcomeUnusable.Text(noKey), true
 	case said.status == http.StatusTooManyRequests:
-		return verdict{outcomeThrottled, true, "a rate limit quota is used up (HTTP 429)"}, true
-	case said.status == http.StatusServiceUnavailable && sealed:
-		return verdict{outcomeUnavailable, true, "Vault is sealed: unseal it"}, true
+		return kms.OutcomeThrottled.Text("a rate limit quota is used up (HTTP 429)"), true
+	case said.status == http.StatusServiceUnavailable && strings.Contains(text, "sealed"):
+		return kms.OutcomeUnavailable.Text("Vault is sealed: unseal it"), true
 	case said.status >= 500, said.status == http.StatusPreconditionFailed: // 412: a standby that hasn't caught up
-		return verdict{outcomeUnavailable, true, said.Error()}, true
+		return kms.OutcomeUnavailable.Text(said.Error()), true
 	default:
-		return verdict{outcomeUnusable, false, said.Error()}, true
+		return kms.OutcomeUnusable.Text(said.Error()), true
 	}
 }

@@ -1,6 +1,6 @@
 //go:build conformance
 
-package kms_test
+package vault_test
 
 import (
 	"fmt"
@@ -10,6 +10,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -20,7 +21,7 @@ func TestRealVault(t *testing.T) {
 	v := kmstest.StartVault(t)
 	t.Run("conformance", func(t *testing.T) {
 		kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
-			ref, err := kms.Generate(t.Context(), "hashivault://transit/keys/"+strings.ToLower(string(a)), a, v.Options(v.Token))
+			ref, err := keystore.Generate(t.Context(), "hashivault://transit/keys/"+strings.ToLower(string(a)), a, v.Options(v.Token))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -29,10 +30,10 @@ func TestRealVault(t *testing.T) {
 	})
 
 	const ref = "hashivault://transit/keys/life"
-	if _, err := kms.Generate(t.Context(), ref, kms.ECDSAP256, v.Options(v.Token)); err != nil {
+	if _, err := keystore.Generate(t.Context(), ref, kms.ECDSAP256, v.Options(v.Token)); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.Generate(t.Context(), ref, kms.ECDSAP384, v.Options(v.Token)); err == nil || !strings.Contains(err.Error(), kms.ErrKeyExists.Error()) {
+	if _, err := keystore.Generate(t.Context(), ref, kms.ECDSAP384, v.Options(v.Token)); err == nil || !strings.Contains(err.Error(), kms.ErrKeyExists.Error()) {
 		t.Errorf("the key made twice: %v", err)
 	}
 	v.Post(t, "sys/policies/acl/ca", map[string]string{"policy": `
@@ -68,7 +69,7 @@ path "transit/sign/life" { capabilities = ["update"] }`}, nil)
 		"wrong token":    {ref, "hvs.wrong", "permission denied, which Vault says of both"},
 		"no version":     {ref + "?version=9", v.Token, "version 9 isn't there: the latest is 2"},
 	} {
-		if _, err := kms.Open(t.Context(), tt.ref, v.Options(tt.token)); err == nil || !strings.Contains(err.Error(), tt.want) {
+		if _, err := keystore.Open(t.Context(), tt.ref, v.Options(tt.token)); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", name, err, tt.want)
 		}
 	}

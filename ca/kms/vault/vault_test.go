@@ -1,4 +1,4 @@
-package kms_test
+package vault_test
 
 import (
 	"bytes"
@@ -11,14 +11,34 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// TestVaultRetired: a version that may no longer sign says so.
-func TestVaultRetired(t *testing.T) {
+// wantError wants an error with a part.
+func wantError(t *testing.T, err error, part string) {
+	t.Helper()
+	if err == nil || !strings.Contains(err.Error(), part) {
+		t.Errorf("%v; want %q", err, part)
+	}
+}
+
+// opened opens a key and closes it with the test.
+func opened(t *testing.T, ref string, o kms.Options) kms.Signer {
+	t.Helper()
+	s, err := keystore.Open(t.Context(), ref, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { kms.Close(s) })
+	return s
+}
+
+// TestRetired: a version that may no longer sign says so.
+func TestRetired(t *testing.T) {
 	t.Parallel()
-	s := standIn(t, "vault", kms.ECDSAP256)
+	s := kmstest.NewVault(t, kmstest.Key(t, kms.ECDSAP256))
 	signer := s.Open(t)
 	s.Add(s.Name, kmstest.Key(t, kms.ECDSAP384))
 	if a, err := kms.AlgorithmOf(opened(t, s.Ref+"?version=2", s.Options).Public()); err != nil || a != kms.ECDSAP384 {
@@ -33,17 +53,17 @@ func TestVaultRetired(t *testing.T) {
 	wantError(t, healthy.Health(t.Context()), "version 1 may no longer sign: min_encryption_version is 2")
 }
 
-func TestE1VaultSealed(t *testing.T) {
+func TestSealed(t *testing.T) {
 	t.Parallel()
-	s := standIn(t, "vault", kms.ECDSAP256)
+	s := kmstest.NewVault(t, kmstest.Key(t, kms.ECDSAP256))
 	signer := s.Open(t)
 	s.Always(s.Codes["sealed"], s.Sign)
 	wantError(t, kms.Try(t.Context(), signer), "sign: Vault is sealed: unseal it (3 attempts, ")
 }
 
-func TestVaultCredentials(t *testing.T) {
+func TestCredentials(t *testing.T) {
 	t.Parallel()
-	v := standIn(t, "vault", kms.ECDSAP256)
+	v := kmstest.NewVault(t, kmstest.Key(t, kms.ECDSAP256))
 	const ref = "hashivault://transit/keys/ca"
 	file := filepath.Join(t.TempDir(), "token")
 	env := func(values map[string]string) func(string) string {
@@ -77,7 +97,7 @@ func TestVaultCredentials(t *testing.T) {
 			case "none":
 				tt.o.Access.Endpoint = ""
 			}
-			_, err := kms.Open(t.Context(), ref, tt.o)
+			_, err := keystore.Open(t.Context(), ref, tt.o)
 			if err == nil || !strings.Contains(err.Error(), tt.want) || strings.Contains(err.Error(), "hvs.") {
 				t.Errorf("%v; want %q and no token", err, tt.want)
 			}
@@ -103,11 +123,11 @@ func TestVaultCredentials(t *testing.T) {
 	})
 }
 
-// TestVaultKubernetes: one login for all, again before it expires, and again
+// TestKubernetesLogin: one login for all, again before it expires, and again
 // when Vault forgot the token.
-func TestVaultKubernetes(t *testing.T) {
+func TestKubernetesLogin(t *testing.T) {
 	t.Parallel()
-	v := standIn(t, "vault", kms.ECDSAP256)
+	v := kmstest.NewVault(t, kmstest.Key(t, kms.ECDSAP256))
 	file := filepath.Join(t.TempDir(), "jwt")
 	if err := os.WriteFile(file, []byte("service-account"), 0o600); err != nil {
 		t.Fatal(err)

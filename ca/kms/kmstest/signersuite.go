@@ -1,5 +1,6 @@
-// Package kmstest is the conformance suite of kms.Signer: a backend passes it
-// or does not merge.
+// Package kmstest is the conformance suites of kms.Signer and kms.Sealer, which a
+// backend passes or does not merge, and a stand-in for each vendor's service, with
+// real keys and with faults on demand.
 package kmstest
 
 import (
@@ -63,12 +64,12 @@ func schemes(s kms.Signer) map[string]crypto.SignerOpts {
 }
 
 // signs wants the scheme of certificates, and of every other a signature or
-// ErrScheme: a KMS may fix what a key signs with.
+// ErrSignatureScheme: a KMS may fix what a key signs with.
 func signs(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	for name, opts := range schemes(s) {
 		d := digest(t, opts.HashFunc().Size())
 		sig, err := s.Sign(t.Context(), d, opts)
-		if opts != a.Hash() && errors.Is(err, kms.ErrScheme) && sig == nil {
+		if opts != a.Hash() && errors.Is(err, kms.ErrSignatureScheme) && sig == nil {
 			continue
 		}
 		if err != nil {

@@ -1,6 +1,6 @@
 //go:build conformance
 
-package kms
+package kms_test
 
 import (
 	"crypto"
@@ -20,8 +20,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/catest"
-	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/azure"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
 // exchange is one request to a vault or a managed HSM and its answer, as
@@ -70,7 +71,7 @@ func recordings(t *testing.T) map[string][]exchange {
 // replayed is a vault that answers as recorded, and an Entra that gives tokens.
 type replayed struct {
 	host    string
-	options Options
+	options kms.Options
 	answers map[string]exchange // by method and path
 }
 
@@ -84,30 +85,23 @@ func newReplayed(t *testing.T, hsm bool) *replayed {
 	}
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) { r.serve(w, q) }))
 	server.TLS = &tls.Config{MinVersion: tls.VersionTLS12}
-	caFile := filepath.Join(t.TempDir(), "ca.pem")
-	server.TLS.Certificates = []tls.Certificate{replayedCertificate(t, r.host, caFile)}
+	certificate, caFile := kmstest.Certificate(t, r.host)
+	server.TLS.Certificates = []tls.Certificate{certificate}
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	env := map[string]string{"AZURE_TENANT_ID": replayedTenant, "AZURE_CLIENT_ID": "app", "AZURE_CLIENT_SECRET": "secret"}
-	var err error
-	r.options, err = Options{
-		Access: Access{Credential: CredentialEnv, Endpoint: server.URL, IdentityEndpoint: server.URL, CAFile: setting.Path(caFile)},
+	r.options = kms.Options{
+		Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: server.URL, IdentityEndpoint: server.URL, CAFile: caFile},
 		Getenv: func(name string) string { return env[name] },
 		Now:    func() time.Time { return time.Date(2022, 9, 3, 0, 0, 0, 0, time.UTC) }, // of the recordings
-	}.filled()
-	if err != nil {
-		t.Fatal(err)
 	}
 	return r
 }
 
-func replayedCertificate(t *testing.T, host, caFile string) tls.Certificate {
+// open opens a key of the vault.
+func (r *replayed) open(t *testing.T, path string) (kms.Signer, error) {
 	t.Helper()
-	certificate := catest.Server(t, host)
-	if err := os.WriteFile(caFile, catest.PEM(certificate.Leaf), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return certificate
+	return kms.OpenUntried(t.Context(), azure.Backend(), "https://"+r.host+path, r.options)
 }
 
 func (r *replayed) serve(w http.ResponseWriter, q *http.Request) {
@@ -180,8 +174,7 @@ func TestRecordedKeys(t *testing.T) {
 			}
 			kinds[kind]++
 			r.answers["GET "+b.path()] = exchange{Status: http.StatusOK, Header: e.Header, Body: e.Body}
-			ref := azureReference{host: r.host, name: strings.Split(b.path(), "/")[2], version: strings.Split(b.path(), "/")[3], place: placeOf(t, r.host)}
-			s, err := openAzure(t.Context(), ref, r.options)
+			s, err := r.open(t, b.path())
 			switch {
 			case err != nil && asleep.MatchString(err.Error()):
 			case want == "" && err != nil:
@@ -191,7 +184,7 @@ func TestRecordedKeys(t *testing.T) {
 			}
 			if err == nil {
 				read++
-				Close(s)
+				kms.Close(s)
 			}
 		}
 	}
@@ -199,20 +192,6 @@ func TestRecordedKeys(t *testing.T) {
 	if read < 20 || kinds["EC P-256"]+kinds["EC-HSM P-256"] == 0 || kinds["RSA "] == 0 || kinds["RSA-HSM "] == 0 {
 		t.Errorf("%d keys were read: are these the recordings?", read)
 	}
-}
-
-// placeOf is the cloud that a host is of.
-func placeOf(t *testing.T, host string) *azurePlace {
-	t.Helper()
-	r, err := parseAzure("https://"+host+"/keys/x", Access{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	found, ok := r.(azureReference)
-	if !ok {
-		t.Fatalf("%T", r)
-	}
-	return found.place
 }
 
 // TestRecordedSignature: the recorded RS256 signature of a vault comes through
@@ -237,12 +216,11 @@ func TestRecordedSignature(t *testing.T) {
 			r := newReplayed(t, false)
 			r.answers["GET "+path] = exchange{Status: http.StatusOK, Body: described[path]}
 			r.answers["POST "+path+"/sign"] = e
-			parts := strings.Split(path, "/")
-			s, err := openAzure(t.Context(), azureReference{host: r.host, name: parts[2], version: parts[3], place: placeOf(t, r.host)}, r.options)
+			s, err := r.open(t, path)
 			if err != nil {
 				t.Fatalf("%s: %v", file, err)
 			}
-			defer Close(s)
+			defer kms.Close(s)
 			digest, err := base64.RawURLEncoding.DecodeString(asked.Value)
 			if err != nil {
 				t.Fatal(err)
@@ -290,9 +268,9 @@ func TestRecordedRefusals(t *testing.T) {
 				continue
 			}
 			r := newReplayed(t, strings.Contains(file, "MHSM"))
-			ref := azureReference{host: r.host, name: "x", version: strings.Repeat("0", 32), place: placeOf(t, r.host)}
-			r.answers["GET /keys/x/"+ref.version] = e
-			_, err := openAzure(t.Context(), ref, r.options)
+			path := "/keys/x/" + strings.Repeat("0", 32)
+			r.answers["GET "+path] = e
+			_, err := r.open(t, path)
 			want := map[int]string{
 				http.StatusBadRequest:   "the vault refused (HTTP 400",
 				http.StatusUnauthorized: "the vault doesn't take the token: check the tenant (HTTP 401",
