@@ -16,7 +16,7 @@ import (
 func TestAliasIsPinned(t *testing.T) {
 	t.Parallel()
 	s := kmstest.NewAWS(t, kmstest.Key(t, kms.ECDSAP256))
-	s.Alias("alias/issuing")
+	s.Alias("alias/issuing", s.Name)
 	s.Ref, s.Options.Access.Region = "alias/issuing", "eu-central-1"
 	if got := fmt.Sprint(s.Open(t)); got != s.Pinned {
 		t.Errorf("pinned to %s", got)

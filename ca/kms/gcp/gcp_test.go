@@ -42,12 +42,12 @@ func TestDamagedAnswer(t *testing.T) {
 			t.Parallel()
 			s := kmstest.NewGCP(t, kmstest.Key(t, kms.ECDSAP256))
 			signer := s.Open(t)
-			s.Spoil(spoil)
+			s.Always(kmstest.Fault{Spoil: func(answer any) { spoil(answer.(*kmspb.AsymmetricSignResponse)) }}, s.Sign)
 			err := kms.Try(t.Context(), signer)
 			if err == nil || !strings.Contains(err.Error(), s.Host+": sign: a checksum (CRC32C) or name doesn't match") || !strings.Contains(err.Error(), "(3 attempts, ") {
 				t.Error(err)
 			}
-			s.Spoil(nil)
+			s.Mend()
 			if err := kms.Try(t.Context(), signer); err != nil {
 				t.Errorf("no recovery: %v", err)
 			}

@@ -22,16 +22,14 @@ const (
 )
 
 // aws speaks the wire protocols of AWS KMS and STS.
-type aws struct {
-	*Cloud
-	aliases map[string]string // to names of keys
-}
+type aws struct{ *Cloud }
 
 // NewAWS is a stand-in for AWS KMS, with STS.
 func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &aws{Cloud: newCloud(t), aliases: map[string]string{"alias/sealing": awsSealing}}
+	c := &aws{newCloud(t)}
 	c.start(c, nil)
+	c.Alias("alias/sealing", awsSealing)
 	c.Add(awsID, key)
 	c.Add(awsSealing, nil)
 	c.Add(awsOther, nil)
@@ -176,23 +174,10 @@ type awsRequest struct {
 // find is the name of the key of an id, ARN or alias.
 func (c *aws) find(id string) (string, bool) {
 	if i := strings.LastIndex(id, "alias/"); i >= 0 {
-		c.mu.Lock()
-		id = c.aliases[id[i:]]
-		c.mu.Unlock()
+		id = c.named(id[i:])
 	}
 	name := strings.TrimPrefix(id, awsPrefix)
 	return name, len(c.versions(name)) > 0
-}
-
-// Alias points an alias of a stand-in of AWS KMS at its key.
-func (s *StandIn) Alias(alias string) {
-	c, ok := s.protocol.(*aws)
-	if !ok {
-		s.t.Fatal("only AWS KMS has aliases")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.aliases[alias] = s.Name
 }
 
 func (c *aws) create(w http.ResponseWriter, in awsRequest) {
@@ -213,15 +198,13 @@ func (c *aws) create(w http.ResponseWriter, in awsRequest) {
 
 func (c *aws) alias(w http.ResponseWriter, in awsRequest) {
 	name, found := c.find(in.TargetKeyID)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case !found:
 		c.refuse(w, Fault{Status: 400, Code: "NotFoundException"})
-	case c.aliases[in.AliasName] != "":
+	case c.named(in.AliasName) != "":
 		c.refuse(w, Fault{Status: 400, Code: "AlreadyExistsException"})
 	default:
-		c.aliases[in.AliasName] = name
+		c.Alias(in.AliasName, name)
 		fmt.Fprint(w, "{}")
 	}
 }

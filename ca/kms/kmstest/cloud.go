@@ -32,6 +32,7 @@ type Fault struct {
 	Answer  http.HandlerFunc // something else answers
 	Status  int              // refuse, with this HTTP status
 	Code    string           // and the vendor's own error code or words
+	Spoil   func(answer any) // change the answer to a request for a signature
 	Other   bool             // sign with another key
 	Corrupt bool             // break the signature, or what was unsealed
 }
@@ -53,12 +54,15 @@ type Cloud struct {
 	secure   bool
 	listener net.Listener
 
-	mu    sync.Mutex
-	keys  map[string][]*Version // by name; version 1 first
-	fault func(operation string, call int) Fault
-	calls map[string]int
-	open  map[*conn]struct{}
-	done  chan struct{} // closed when the test ends: what hangs goes on
+	mu      sync.Mutex
+	keys    map[string][]*Version // by name; version 1 first
+	aliases map[string]string     // to names of keys
+	token   string                // that is taken, of a vendor with one for all requests
+	logins  int                   // after which it was given out
+	fault   func(operation string, call int) Fault
+	calls   map[string]int
+	open    map[*conn]struct{}
+	done    chan struct{} // closed when the test ends: what hangs goes on
 }
 
 // protocol is how one vendor's service is spoken to.
@@ -72,7 +76,10 @@ type protocol interface {
 }
 
 func newCloud(t testing.TB) *Cloud {
-	return &Cloud{t: t, keys: make(map[string][]*Version), calls: make(map[string]int), open: make(map[*conn]struct{}), done: make(chan struct{})}
+	return &Cloud{
+		t: t, keys: make(map[string][]*Version), aliases: make(map[string]string), calls: make(map[string]int),
+		open: make(map[*conn]struct{}), done: make(chan struct{}),
+	}
 }
 
 // start serves p on a free port of the loopback interface until the test ends,
@@ -298,6 +305,34 @@ func (c *Cloud) Change(name string, version int, f func(*Version)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	f(c.keys[name][version-1])
+}
+
+// Alias points an alias at a key.
+func (c *Cloud) Alias(alias, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.aliases[alias] = name
+}
+
+// named is the key that an alias points at; "" for none.
+func (c *Cloud) named(alias string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.aliases[alias]
+}
+
+// Token is the token that is taken, and after how many logins.
+func (c *Cloud) Token() (token string, logins int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token, c.logins
+}
+
+// SetToken makes another token the one that is taken.
+func (c *Cloud) SetToken(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = token
 }
 
 // versions are copies of a key's versions; none when there is no such key.

@@ -31,10 +31,7 @@ const (
 )
 
 // gcp is Google's service, on Google's own types.
-type gcp struct {
-	*Cloud
-	spoil func(*kmspb.AsymmetricSignResponse)
-}
+type gcp struct{ *Cloud }
 
 // gcpAlgorithms are what versions of the kinds of key sign.
 var gcpAlgorithms = map[kms.Algorithm]kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm{
@@ -48,7 +45,7 @@ var gcpAlgorithms = map[kms.Algorithm]kmspb.CryptoKeyVersion_CryptoKeyVersionAlg
 // NewGCP is a stand-in for Google Cloud KMS, and for the metadata server.
 func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &gcp{Cloud: newCloud(t)}
+	c := &gcp{newCloud(t)}
 	c.start(c, nil)
 	name := GCPRing + "/cryptoKeys/issuing"
 	c.Add(name, key)
@@ -75,17 +72,6 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 			Denied: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
 		},
 	}
-}
-
-// Spoil changes what a stand-in of Google's answers to AsymmetricSign; nil leaves it.
-func (s *StandIn) Spoil(how func(*kmspb.AsymmetricSignResponse)) {
-	c, ok := s.protocol.(*gcp)
-	if !ok {
-		s.t.Fatal("only Google has that")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spoil = how
 }
 
 const gcpAccounts = "/computeMetadata/v1/instance/service-accounts/default/"
@@ -158,27 +144,24 @@ func (c *gcp) metadata(w http.ResponseWriter, r *http.Request) {
 }
 
 func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) (proto.Message, error) {
+	name, _, _ := strings.Cut(path, ":")
 	switch operation {
 	case "asymmetricSign":
 		in := new(kmspb.AsymmetricSignRequest)
-		if err := protojson.Unmarshal(body, in); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		return c.sign(strings.TrimSuffix(path, ":asymmetricSign"), in, f)
+		return decoded(body, in, func() (proto.Message, error) { return c.sign(name, in, f) })
 	case "encrypt":
-		return encrypt(strings.TrimSuffix(path, ":encrypt"), body)
+		in := new(kmspb.EncryptRequest)
+		return decoded(body, in, func() (proto.Message, error) { return encrypt(name, in) })
 	case "decrypt":
-		return decrypt(strings.TrimSuffix(path, ":decrypt"), body, f)
+		in := new(kmspb.DecryptRequest)
+		return decoded(body, in, func() (proto.Message, error) { return decrypt(name, in, f) })
 	case "publicKey":
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
 		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), r.URL.Query().Get("filter"))
 	case "create":
 		in := new(kmspb.CryptoKey)
-		if err := protojson.Unmarshal(body, in); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		return c.create(path+"/"+r.URL.Query().Get("cryptoKeyId"), in)
+		return decoded(body, in, func() (proto.Message, error) { return c.create(path+"/"+r.URL.Query().Get("cryptoKeyId"), in) })
 	default:
 		if !strings.Contains(path, "/cryptoKeyVersions/") {
 			return c.cryptoKey(path)
@@ -195,6 +178,14 @@ func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) 
 		}
 		return out, nil
 	}
+}
+
+// decoded does what the request in says, once body is read into it.
+func decoded(body []byte, in proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+	if err := protojson.Unmarshal(body, in); err != nil {
+		return nil, status.Error(codes.InvalidArgument, err.Error())
+	}
+	return do()
 }
 
 // cryptoKey is a key without a version.
@@ -294,10 +285,8 @@ func (c *gcp) sign(name string, in *kmspb.AsymmetricSignRequest, f Fault) (proto
 		return nil, err
 	}
 	out := &kmspb.AsymmetricSignResponse{Name: name, Signature: sig, SignatureCrc32C: GCPSum(sig), VerifiedDigestCrc32C: true}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.spoil != nil {
-		c.spoil(out)
+	if f.Spoil != nil {
+		f.Spoil(out)
 	}
 	return out, nil
 }
@@ -307,11 +296,7 @@ func GCPSum(b []byte) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
 }
 
-func encrypt(name string, body []byte) (proto.Message, error) {
-	in := new(kmspb.EncryptRequest)
-	if err := protojson.Unmarshal(body, in); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
+func encrypt(name string, in *kmspb.EncryptRequest) (proto.Message, error) {
 	if !proto.Equal(in.GetPlaintextCrc32C(), GCPSum(in.GetPlaintext())) ||
 		!proto.Equal(in.GetAdditionalAuthenticatedDataCrc32C(), GCPSum(in.GetAdditionalAuthenticatedData())) {
 		return nil, status.Error(codes.InvalidArgument, "checksum")
@@ -323,11 +308,7 @@ func encrypt(name string, body []byte) (proto.Message, error) {
 	}, nil
 }
 
-func decrypt(name string, body []byte, f Fault) (proto.Message, error) {
-	in := new(kmspb.DecryptRequest)
-	if err := protojson.Unmarshal(body, in); err != nil {
-		return nil, status.Error(codes.InvalidArgument, err.Error())
-	}
+func decrypt(name string, in *kmspb.DecryptRequest, f Fault) (proto.Message, error) {
 	if !proto.Equal(in.GetCiphertextCrc32C(), GCPSum(in.GetCiphertext())) {
 		return nil, status.Error(codes.InvalidArgument, "checksum")
 	}

@@ -20,18 +20,14 @@ const VaultToken = "hvs." + Secret
 
 // vault is a transit engine, as Vault's documentation of its API describes it.
 // That Vault itself behaves so is shown by internal/conformance.
-type vault struct {
-	*Cloud
-	token  string
-	least  map[string]int // min_encryption_version
-	logins int
-}
+type vault struct{ *Cloud }
 
 // NewVault is a stand-in for Vault with a transit engine and a Kubernetes login.
 func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &vault{Cloud: newCloud(t), token: VaultToken, least: make(map[string]int)}
+	c := &vault{newCloud(t)}
 	c.start(c, nil)
+	c.SetToken(VaultToken)
 	c.Add("ca", key)
 	for _, name := range []string{"sealing", "other", "sealing", "other", "sealing", "other"} { // three versions of each
 		c.Add(name, nil)
@@ -57,39 +53,6 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 			Denied: "its policy lacks `read` on transit/keys/sealing and `update` on transit/decrypt/sealing, and on transit/encrypt/sealing to make a sealed key,",
 		},
 	}
-}
-
-// Token is the token that a stand-in of Vault takes, and how many it gave out.
-func (s *StandIn) Token() (token string, logins int) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.token, c.logins
-}
-
-// SetToken makes a stand-in of Vault take another token, and that alone.
-func (s *StandIn) SetToken(token string) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.token = token
-}
-
-// SetLeast sets min_encryption_version in a stand-in of Vault.
-func (s *StandIn) SetLeast(version int) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.least[s.Name] = version
-}
-
-func (s *StandIn) transit() *vault {
-	s.t.Helper()
-	c, ok := s.protocol.(*vault)
-	if !ok {
-		s.t.Fatal("only Vault has that")
-	}
-	return c
 }
 
 // operation is the part of the path between the mount and the key.
@@ -122,9 +85,7 @@ func (c *vault) data(w http.ResponseWriter, data any) {
 }
 
 func (c *vault) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	c.mu.Lock()
-	token := c.token
-	c.mu.Unlock()
+	token, _ := c.Token()
 	if operation != "login" && r.Header.Get("X-Vault-Token") != token {
 		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "permission denied"})
 		return
@@ -167,13 +128,10 @@ func (c *vault) read(w http.ResponseWriter, name string) {
 		c.refuse(w, Fault{Status: http.StatusNotFound})
 		return
 	}
-	c.mu.Lock()
-	least := c.least[name]
-	c.mu.Unlock()
-	keys, kind := map[string]any{}, "of the test"
+	keys, kind, least := map[string]any{}, "of the test", 0
 	for i, v := range all {
 		if v.Disabled {
-			least = i + 2 // Vault's way to disable a version
+			least = i + 2 // min_encryption_version: Vault's way to disable a version
 		}
 		if v.Key == nil { // a symmetric key's `keys` are times
 			keys[strconv.Itoa(i+1)], kind = 1700000000+i, "aes256-gcm96"
@@ -217,14 +175,11 @@ func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
 		return
 	}
 	v, found := c.at(name, in.Version)
-	c.mu.Lock()
-	least := c.least[name]
-	c.mu.Unlock()
 	switch {
 	case !found:
 		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "signing key not found"})
 		return
-	case v.Disabled, in.Version < least:
+	case v.Disabled:
 		c.refuse(w, Fault{Status: http.StatusInternalServerError, Code: "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version"})
 		return
 	}

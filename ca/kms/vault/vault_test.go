@@ -44,7 +44,7 @@ func TestRetired(t *testing.T) {
 	if a, err := kms.AlgorithmOf(opened(t, s.Ref+"?version=2", s.Options).Public()); err != nil || a != kms.ECDSAP384 {
 		t.Errorf("version 2: %s, %v", a, err)
 	}
-	s.SetLeast(2)
+	s.Change(s.Name, 1, func(v *kmstest.Version) { v.Disabled = true })
 	wantError(t, kms.Try(t.Context(), signer), "this version of the key may no longer sign, since min_encryption_version was raised")
 	healthy, ok := signer.(kms.Healthy)
 	if !ok {
