@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -338,7 +339,7 @@ func TestGCPSealerChecksums(t *testing.T) {
 	t.Parallel()
 	s := kmstest.Sealings["gcp"](t)
 	o := sealed(t, s, kms.ECDSAP256)
-	s.Always(kmstest.Fault{Corrupt: true}, "decrypt")
+	s.Always(kmstest.Fault{Spoil: func(answer any) { answer.(*kmspb.DecryptResponse).Plaintext[0] ^= 1 }}, "decrypt")
 	_, err := keystore.Open(t.Context(), s.Ref, o)
 	wantError(t, err, "a checksum (CRC32C) or name doesn't match")
 }

@@ -62,92 +62,78 @@ func (c *aws) operation(r *http.Request) string {
 }
 
 func (c *aws) refuse(w http.ResponseWriter, f Fault) {
-	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	w.WriteHeader(f.Status)
 	fmt.Fprintf(w, `{"__type":%q,"message":"as the test says"}`, f.Code)
 }
 
-func (c *aws) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	switch operation {
+func (c *aws) answer(q request) (any, error) {
+	switch q.operation {
 	case "AssumeRoleWithWebIdentity":
-		c.assume(w, r)
-		return
+		return http.HandlerFunc(assumeRole), nil
 	case "GetCallerIdentity":
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`)
-		return
+		return `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`, nil
 	}
 	var in awsRequest
-	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Errorf("%s: %v", operation, err)
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, err
 	}
-	switch operation {
+	switch q.operation {
 	case "CreateKey":
-		c.create(w, in)
-		return
+		return c.create(in)
 	case "CreateAlias":
-		c.alias(w, in)
-		return
+		return c.createAlias(in)
 	}
 	name, found := c.find(in.KeyID)
 	if !found {
-		c.refuse(w, Fault{Status: 400, Code: "NotFoundException"})
-		return
+		return nil, awsFault("NotFoundException")
 	}
 	v, _ := c.at(name, 1)
-	if operation != "DescribeKey" && operation != "GetPublicKey" {
+	if q.operation != "DescribeKey" && q.operation != "GetPublicKey" {
 		if in.KeyID != awsPrefix+name {
-			c.t.Errorf("%s by %q; want the pinned ARN", operation, in.KeyID)
+			c.t.Errorf("%s by %q; want the pinned ARN", q.operation, in.KeyID)
 		}
 		if v.Disabled {
-			c.refuse(w, Fault{Status: 400, Code: "DisabledException"})
-			return
+			return nil, awsFault("DisabledException")
 		}
 	}
-	out, err := c.use(v, name, operation, in, f)
-	if err != nil {
-		c.refuse(w, Fault{Status: 400, Code: "InvalidCiphertextException"})
-		return
-	}
-	_ = json.NewEncoder(w).Encode(out) // the client may have gone
+	return c.use(v, name, in, q)
 }
 
-// use does what is asked of a key. Its error is for what can't be unsealed.
-func (c *aws) use(v Version, name, operation string, in awsRequest, f Fault) (out any, err error) {
+func awsFault(code string) Fault { return Fault{Status: http.StatusBadRequest, Code: code} }
+
+// use does what is asked of a key.
+func (c *aws) use(v Version, name string, in awsRequest, q request) (any, error) {
 	about, err := json.Marshal(in.EncryptionContext)
 	if err != nil {
 		return nil, err
 	}
-	switch operation {
+	switch q.operation {
 	case "DescribeKey":
 		return map[string]any{"KeyMetadata": c.metadata(name, v)}, nil
 	case "GetPublicKey":
 		spki, err := x509.MarshalPKIXPublicKey(v.Key.Public())
-		if err != nil {
-			c.t.Error(err)
-		}
-		return map[string]any{"PublicKey": spki, "SigningAlgorithms": awsAlgorithms(algorithmOf(c.t, v.Key)), "KeyUsage": "SIGN_VERIFY"}, nil
+		return map[string]any{"PublicKey": spki, "SigningAlgorithms": awsAlgorithms(algorithmOf(c.t, v.Key)), "KeyUsage": "SIGN_VERIFY"}, err
 	case "Sign":
 		if in.MessageType != "DIGEST" {
 			c.t.Errorf("signature of type %q; want DIGEST", in.MessageType)
 		}
-		sig, err := c.signature(f, v.Key, in.Message, signerOpts(strings.HasPrefix(in.SigningAlgorithm, "RSASSA_PSS"), in.SigningAlgorithm))
-		if err != nil {
-			c.t.Error(err)
-		}
-		return map[string]any{"Signature": sig}, nil
+		sig, err := c.signature(q.fault, v.Key, in.Message, signerOpts(strings.HasPrefix(in.SigningAlgorithm, "RSASSA_PSS"), in.SigningAlgorithm))
+		return map[string]any{"Signature": sig}, err
 	case "Encrypt":
 		return map[string]any{"CiphertextBlob": seal(name, in.Plaintext, about)}, nil
 	case "Decrypt":
-		plain, err := unseal(f, name, in.CiphertextBlob, about)
+		plain, err := unseal(name, in.CiphertextBlob, about)
+		if err != nil {
+			err = awsFault("InvalidCiphertextException")
+		}
 		return map[string]any{"Plaintext": plain}, err
 	default:
-		c.t.Errorf("%s isn't expected", operation)
-		return nil, nil
+		return nil, fmt.Errorf("%s isn't expected", q.operation)
 	}
 }
 
-// assume is STS's answer to a web identity.
-func (c *aws) assume(w http.ResponseWriter, r *http.Request) {
+// assumeRole is STS's answer to a web identity.
+func assumeRole(w http.ResponseWriter, r *http.Request) {
 	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
 		w.WriteHeader(http.StatusForbidden)
 		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
@@ -180,7 +166,7 @@ func (c *aws) find(id string) (string, bool) {
 	return name, len(c.versions(name)) > 0
 }
 
-func (c *aws) create(w http.ResponseWriter, in awsRequest) {
+func (c *aws) create(in awsRequest) (any, error) {
 	for _, a := range kms.Algorithms() {
 		if awsSpec(a) != in.KeySpec || in.KeyUsage != "SIGN_VERIFY" {
 			continue
@@ -190,23 +176,21 @@ func (c *aws) create(w http.ResponseWriter, in awsRequest) {
 		name := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 		c.Add(name, Key(c.t, a))
 		v, _ := c.at(name, 1)
-		_ = json.NewEncoder(w).Encode(map[string]any{"KeyMetadata": c.metadata(name, v)})
-		return
+		return map[string]any{"KeyMetadata": c.metadata(name, v)}, nil
 	}
-	c.refuse(w, Fault{Status: 400, Code: "ValidationException"})
+	return nil, awsFault("ValidationException")
 }
 
-func (c *aws) alias(w http.ResponseWriter, in awsRequest) {
+func (c *aws) createAlias(in awsRequest) (any, error) {
 	name, found := c.find(in.TargetKeyID)
 	switch {
 	case !found:
-		c.refuse(w, Fault{Status: 400, Code: "NotFoundException"})
+		return nil, awsFault("NotFoundException")
 	case c.named(in.AliasName) != "":
-		c.refuse(w, Fault{Status: 400, Code: "AlreadyExistsException"})
-	default:
-		c.Alias(in.AliasName, name)
-		fmt.Fprint(w, "{}")
+		return nil, awsFault("AlreadyExistsException")
 	}
+	c.Alias(in.AliasName, name)
+	return "{}", nil
 }
 
 func (c *aws) metadata(name string, v Version) map[string]any {

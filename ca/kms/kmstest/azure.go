@@ -7,6 +7,7 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -114,58 +115,56 @@ func (c *azure) refuse(w http.ResponseWriter, f Fault) {
 	fmt.Fprintf(w, `{"error":{"code":%q,"message":"as the test says","innererror":{"code":"Inner%s"}}}`, f.Code, f.Code)
 }
 
-func (c *azure) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	w.Header().Set("Content-Type", "application/json")
-	base := "https://" + r.Host + "/" + AzureTenant
-	switch operation {
+func (c *azure) answer(q request) (any, error) {
+	base := "https://" + q.Host + "/" + AzureTenant
+	switch q.operation {
 	case "discovery":
-		fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, base+"/v2.0", base+"/oauth2/v2.0/authorize", base+"/oauth2/v2.0/token") //nolint:gosec // G705: to a test
+		return map[string]string{"issuer": base + "/v2.0", "authorization_endpoint": base + "/oauth2/v2.0/authorize", "token_endpoint": base + "/oauth2/v2.0/token"}, nil
 	case "token":
 		claims := base64.RawURLEncoding.EncodeToString([]byte(`{"tid":"` + AzureTenant + `","oid":"the-object","appid":"app"}`))
-		fmt.Fprintf(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"e30.%s.sig"}`, claims)
+		return map[string]any{"token_type": "Bearer", "expires_in": 3600, "access_token": "e30." + claims + ".sig"}, nil
 	case "challenge":
-		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+AzureTenant+`", resource="https://`+strings.TrimPrefix(c.host, "demo.")+`"`)
-		w.WriteHeader(http.StatusUnauthorized)
-	default:
-		if r.Host != c.host {
-			c.t.Errorf("the vault is asked as %s", r.Host)
-		}
-		c.key(w, operation, strings.Split(strings.TrimPrefix(r.URL.Path, "/keys/"), "/"), body, f)
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+AzureTenant+`", resource="https://`+strings.TrimPrefix(c.host, "demo.")+`"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}), nil
 	}
+	if q.Host != c.host {
+		c.t.Errorf("the vault is asked as %s", q.Host)
+	}
+	return c.key(q, strings.Split(strings.TrimPrefix(q.URL.Path, "/keys/"), "/"))
 }
 
 // key does what is asked at /keys/NAME[/VERSION][/OPERATION].
-func (c *azure) key(w http.ResponseWriter, operation string, parts []string, body []byte, f Fault) {
+func (c *azure) key(q request, parts []string) (any, error) {
 	name := parts[0]
-	all := c.versions(name)
-	if operation == "create" {
-		c.create(w, name, body)
-		return
+	if q.operation == "create" {
+		return c.create(name, q.body)
 	}
-	number := len(all) // of a key without a version: the newest
+	number := len(c.versions(name)) // of a key without a version: the newest
 	if len(parts) > 1 && parts[1] != "" {
 		n, err := strconv.ParseInt(parts[1], 16, 64)
 		if err != nil {
 			n = 0
 		}
 		number = int(n) - 0xa000
-	} else if operation != "get" {
-		c.t.Errorf("%s at %v: not the pinned version", operation, parts)
+	} else if q.operation != "get" {
+		c.t.Errorf("%s at %v: not the pinned version", q.operation, parts)
 	}
 	v, ok := c.at(name, number)
 	switch {
 	case !ok:
-		c.refuse(w, Fault{Status: http.StatusNotFound, Code: "KeyNotFound"})
-	case operation == "get":
-		c.describe(w, name, number)
+		return nil, Fault{Status: http.StatusNotFound, Code: "KeyNotFound"}
+	case q.operation == "get":
+		return c.describe(name, number)
 	case v.Disabled:
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "KeyDisabled"})
+		return nil, Fault{Status: http.StatusForbidden, Code: "KeyDisabled"}
 	default:
-		c.use(w, v, operation, name, body, f)
+		return c.use(v, name, q)
 	}
 }
 
-func (c *azure) describe(w http.ResponseWriter, name string, number int) {
+func (c *azure) describe(name string, number int) (any, error) {
 	v, _ := c.at(name, number)
 	kty, _, _ := strings.Cut(c.wrap, " ")
 	key := map[string]any{"kty": kty, "key_ops": []string{"wrapKey", "unwrapKey"}}
@@ -173,60 +172,58 @@ func (c *azure) describe(w http.ResponseWriter, name string, number int) {
 		key = jwk(c.t, v.Key.Public())
 	}
 	key["kid"] = "https://" + c.host + "/keys/" + name + "/" + azureVersion(number)
-	_ = json.NewEncoder(w).Encode(map[string]any{"key": key, "attributes": map[string]any{"enabled": !v.Disabled}}) // the client may have gone
+	return map[string]any{"key": key, "attributes": map[string]any{"enabled": !v.Disabled}}, nil
 }
 
 // create makes a new version of a key that there may be already, as a vault does.
-func (c *azure) create(w http.ResponseWriter, name string, body []byte) {
+func (c *azure) create(name string, body []byte) (any, error) {
 	var in struct {
 		Kty, Crv string
 		Size     int      `json:"key_size"`
 		Ops      []string `json:"key_ops"`
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Error(err)
+		return nil, err
 	}
 	if len(in.Ops) == 0 {
-		c.t.Error("a key for every operation: sign and verify are enough")
+		return nil, errors.New("a key for every operation: sign and verify are enough")
 	}
 	for _, a := range kms.Algorithms() {
 		if curve := a.Curve(); curve != nil && in.Kty == "EC-HSM" && in.Crv == curve.Params().Name || in.Kty == "RSA-HSM" && in.Size > 0 && in.Size == a.Bits() {
-			c.describe(w, name, c.Add(name, Key(c.t, a)))
-			return
+			return c.describe(name, c.Add(name, Key(c.t, a)))
 		}
 	}
-	c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "BadParameter"})
+	return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}
 }
 
 // use signs, wraps or unwraps. What wraps is AES-GCM, whatever the algorithm is
 // called: only this service unwraps it.
-func (c *azure) use(w http.ResponseWriter, v Version, operation, name string, body []byte, f Fault) {
+func (c *azure) use(v Version, name string, q request) (any, error) {
 	var in struct{ Alg, Value string }
-	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Error(err)
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, err
 	}
 	value, err := base64.RawURLEncoding.DecodeString(in.Value)
 	if err != nil {
-		c.t.Error(err)
+		return nil, err
 	}
 	switch {
-	case operation == "sign":
-		value, err = c.signature(f, v.Key, value, signerOpts(in.Alg[0] == 'P', in.Alg))
+	case q.operation == "sign":
+		value, err = c.signature(q.fault, v.Key, value, signerOpts(in.Alg[0] == 'P', in.Alg))
 		if strings.HasPrefix(in.Alg, "ES") {
 			value = rawSignature(c.t, v.Key.Public(), value)
 		}
 	case !strings.HasSuffix(c.wrap, " "+in.Alg):
-		err = fmt.Errorf("%s by %s", operation, in.Alg)
-	case operation == "wrapkey":
+		err = fmt.Errorf("%s by %s", q.operation, in.Alg)
+	case q.operation == "wrapkey":
 		value = seal(name, value, nil)
 	default:
-		value, err = unseal(f, name, value, nil)
+		value, err = unseal(name, value, nil)
 	}
 	if err != nil {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "BadParameter"})
-		return
+		return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}
 	}
-	fmt.Fprintf(w, `{"kid":"x","value":%q}`, base64.RawURLEncoding.EncodeToString(value))
+	return map[string]string{"kid": "x", "value": base64.RawURLEncoding.EncodeToString(value)}, nil
 }
 
 // rawSignature is r‖s, each of the curve's size.

@@ -9,6 +9,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"log"
@@ -32,10 +33,13 @@ type Fault struct {
 	Answer  http.HandlerFunc // something else answers
 	Status  int              // refuse, with this HTTP status
 	Code    string           // and the vendor's own error code or words
-	Spoil   func(answer any) // change the answer to a request for a signature
+	Text    string           // and text, of a vendor that has both
+	Spoil   func(answer any) // change what Google answers to the use of a key
 	Other   bool             // sign with another key
-	Corrupt bool             // break the signature, or what was unsealed
+	Corrupt bool             // break the signature
 }
+
+func (f Fault) Error() string { return f.Code }
 
 // Version is one version of a key in a stand-in.
 type Version struct {
@@ -69,10 +73,20 @@ type Cloud struct {
 type protocol interface {
 	// operation names what a request asks for.
 	operation(r *http.Request) string
-	// refuse answers with f's status and code.
+	// refuse answers with f's status, code and text.
 	refuse(w http.ResponseWriter, f Fault)
-	// answer does what a request asks for.
-	answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault)
+	// answer does what is asked. It gives what to encode in JSON, a text, or a
+	// handler that answers; an error that is a Fault is refused.
+	answer(q request) (any, error)
+}
+
+// request is what is asked of a stand-in.
+type request struct {
+	*http.Request
+
+	operation string
+	body      []byte
+	fault     Fault
 }
 
 func newCloud(t testing.TB) *Cloud {
@@ -223,7 +237,28 @@ func (c *Cloud) serve(p protocol, w http.ResponseWriter, r *http.Request) {
 	case f.Status != 0:
 		p.refuse(w, f)
 	default:
-		p.answer(w, r, operation, body, f)
+		out, err := p.answer(request{r, operation, body, f})
+		c.reply(p, w, r, out, err)
+	}
+}
+
+// reply writes what p gave as its answer.
+func (c *Cloud) reply(p protocol, w http.ResponseWriter, r *http.Request, out any, err error) {
+	if refused := (Fault{}); errors.As(err, &refused) {
+		p.refuse(w, refused)
+		return
+	}
+	if err != nil {
+		c.t.Error(err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	switch out := out.(type) {
+	case http.HandlerFunc:
+		out(w, r)
+	case string:
+		_, _ = io.WriteString(w, out) //nolint:gosec // G705: to a test; the client may have gone
+	default:
+		_ = json.NewEncoder(w).Encode(out) // the client may have gone
 	}
 }
 
@@ -398,12 +433,8 @@ func seal(name string, plain, about []byte) []byte {
 }
 
 // unseal is seal's other way.
-func unseal(f Fault, name string, sealed, about []byte) ([]byte, error) {
-	plain, err := aead(name).Open(nil, nil, sealed, about)
-	if f.Corrupt && err == nil {
-		plain[0] ^= 1
-	}
-	return plain, err
+func unseal(name string, sealed, about []byte) ([]byte, error) {
+	return aead(name).Open(nil, nil, sealed, about)
 }
 
 // made are the keys of Key: RSA keys take their time.

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"testing"
@@ -79,54 +80,52 @@ func (c *vault) refuse(w http.ResponseWriter, f Fault) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": texts})
 }
 
-func (c *vault) data(w http.ResponseWriter, data any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"data": data}) // the client may have gone
-}
-
-func (c *vault) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
+func (c *vault) answer(q request) (any, error) {
 	token, _ := c.Token()
-	if operation != "login" && r.Header.Get("X-Vault-Token") != token {
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "permission denied"})
-		return
+	if q.operation != "login" && q.Header.Get("X-Vault-Token") != token {
+		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
-	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-	switch operation {
-	case "lookup-self":
-		c.data(w, map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"})
+	name := path.Base(q.URL.Path)
+	var data map[string]any
+	var err error
+	switch q.operation {
 	case "login":
-		c.login(w, body)
-	case "keys":
-		c.read(w, name)
+		return c.login(q.body)
 	case "create":
-		c.create(w, name, body)
+		return c.create(name, q.body)
+	case "lookup-self":
+		data = map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"}
+	case "keys":
+		data, err = c.read(name)
 	case "sign":
-		c.sign(w, name, body, f)
+		data, err = c.sign(name, q)
 	case "encrypt", "decrypt":
-		c.crypt(w, operation, name, body, f)
+		data, err = crypt(name, q)
 	default:
-		c.refuse(w, Fault{Status: http.StatusNotFound})
+		err = vaultFault(http.StatusNotFound, "")
 	}
+	return map[string]any{"data": data}, err
 }
 
-func (c *vault) login(w http.ResponseWriter, body []byte) {
+// vaultFault has no text for a key that isn't there.
+func vaultFault(status int, text string) Fault { return Fault{Status: status, Code: text} }
+
+func (c *vault) login(body []byte) (any, error) {
 	var in struct{ Role, JWT string }
 	if json.Unmarshal(body, &in) != nil || in.Role != "ca" || in.JWT != "service-account" {
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "permission denied"})
-		return
+		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.logins++
 	c.token = "hvs.login-" + strconv.Itoa(c.logins)
-	_ = json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}})
+	return map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}}, nil
 }
 
-func (c *vault) read(w http.ResponseWriter, name string) {
+func (c *vault) read(name string) (map[string]any, error) {
 	all := c.versions(name)
 	if len(all) == 0 {
-		c.refuse(w, Fault{Status: http.StatusNotFound})
-		return
+		return nil, vaultFault(http.StatusNotFound, "")
 	}
 	keys, kind, least := map[string]any{}, "of the test", 0
 	for i, v := range all {
@@ -139,29 +138,28 @@ func (c *vault) read(w http.ResponseWriter, name string) {
 		}
 		der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
 		if err != nil {
-			c.t.Error(err)
+			return nil, err
 		}
 		keys[strconv.Itoa(i+1)] = map[string]any{"public_key": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
 	}
-	c.data(w, map[string]any{
+	return map[string]any{
 		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
-	})
+	}, nil
 }
 
-func (c *vault) create(w http.ResponseWriter, name string, body []byte) {
+func (c *vault) create(name string, body []byte) (any, error) {
 	var in struct {
 		Type       string
 		Exportable bool
 	}
 	if err := json.Unmarshal(body, &in); err != nil || in.Exportable {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
-		return
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
 	c.Add(name, Key(c.t, kms.Algorithm(strings.ToUpper(in.Type))))
-	w.WriteHeader(http.StatusNoContent)
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), nil
 }
 
-func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
+func (c *vault) sign(name string, q request) (map[string]any, error) {
 	var in struct {
 		Input      []byte `json:"input"`
 		Prehashed  bool   `json:"prehashed"`
@@ -170,51 +168,44 @@ func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
 		Algorithm  string `json:"signature_algorithm"`
 		SaltLength string `json:"salt_length"`
 	}
-	if err := json.Unmarshal(body, &in); err != nil || !in.Prehashed {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
-		return
+	if err := json.Unmarshal(q.body, &in); err != nil || !in.Prehashed {
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
 	v, found := c.at(name, in.Version)
 	switch {
 	case !found:
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "signing key not found"})
-		return
+		return nil, vaultFault(http.StatusBadRequest, "signing key not found")
 	case v.Disabled:
-		c.refuse(w, Fault{Status: http.StatusInternalServerError, Code: "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version"})
-		return
+		return nil, vaultFault(http.StatusInternalServerError, "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version")
 	}
-	sig, err := c.signature(f, v.Key, in.Input, signerOpts(in.Algorithm == "pss" && in.SaltLength == "hash", in.Hash))
+	sig, err := c.signature(q.fault, v.Key, in.Input, signerOpts(in.Algorithm == "pss" && in.SaltLength == "hash", in.Hash))
 	if err != nil {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: err.Error()})
-		return
+		return nil, vaultFault(http.StatusBadRequest, err.Error())
 	}
-	c.data(w, map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))})
+	return map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))}, nil
 }
 
-func (c *vault) crypt(w http.ResponseWriter, operation, name string, body []byte, f Fault) {
+func crypt(name string, q request) (map[string]any, error) {
 	var in struct {
 		Plaintext  []byte
 		Ciphertext string
 		About      []byte `json:"associated_data"`
 		Version    int    `json:"key_version"`
 	}
-	if err := json.Unmarshal(body, &in); err != nil {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
-		return
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
-	if operation == "encrypt" {
+	if q.operation == "encrypt" {
 		sealed := seal(fmt.Sprint(name, in.Version), in.Plaintext, in.About)
-		c.data(w, map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sealed))})
-		return
+		return map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sealed))}, nil
 	}
 	version, text, _ := strings.Cut(strings.TrimPrefix(in.Ciphertext, "vault:v"), ":")
-	sealed, err := base64.StdEncoding.DecodeString(text)
+	plain, err := base64.StdEncoding.DecodeString(text)
 	if err == nil {
-		sealed, err = unseal(f, name+version, sealed, in.About)
+		plain, err = unseal(name+version, plain, in.About)
 	}
 	if err != nil {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "cipher: message authentication failed"})
-		return
+		return nil, vaultFault(http.StatusBadRequest, "cipher: message authentication failed")
 	}
-	c.data(w, map[string]any{"plaintext": sealed})
+	return map[string]any{"plaintext": plain}, nil
 }
