@@ -182,7 +182,11 @@ func (all Registry) Generate(ctx context.Context, ref string, a Algorithm, o Opt
 	o.backend = b.Name
 	switch r := r.(type) {
 	case RemoteReference:
-		return makeRemote(ctx, r, a, o)
+		made, err := makeRemote(ctx, r, a, o)
+		if err != nil {
+			return "", fmt.Errorf("key %s: %w", r, err)
+		}
+		return made, nil
 	case LocalReference:
 		return r.Generate(ctx, a, o)
 	default:

@@ -202,20 +202,15 @@ func openRemote(ctx context.Context, r RemoteReference, o Options) (Signer, erro
 func makeRemote(ctx context.Context, r RemoteReference, a Algorithm, o Options) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
-	err := r.CheckNew(a)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+	if err := r.CheckNew(a); err != nil {
+		return "", err
 	}
 	c, err := connect(ctx, r, o, useMaking)
 	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
+		return "", err
 	}
 	defer c.service().Close() //nolint:errcheck // nothing is kept that could be lost
-	ref, err := c.Make(ctx, a)
-	if err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
-	}
-	return ref, nil
+	return c.Make(ctx, a)
 }
 
 // trialInterval is the least time between two trial signatures of Health.
