@@ -214,7 +214,7 @@ func (all Registry) openSealedBy(ctx context.Context, ref string, k *sealedKey, 
 	if err != nil {
 		return nil, fmt.Errorf("sealed key %s: %w", path, err)
 	}
-	defer s.Close() //nolint:errcheck // nothing is kept that could be lost; once it has decrypted the key, the KMS isn't needed
+	defer s.Close() // once it has decrypted the key, the KMS isn't needed
 	if _, named, err := all.parseSealing(s.String(), Access{}); err != nil {
 		return nil, err
 	} else if _, ok := named.Unsealer(by); !ok {
@@ -250,7 +250,7 @@ func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm,
 	if err != nil {
 		return "", err
 	}
-	defer s.Close() //nolint:errcheck // nothing is kept that could be lost
+	defer s.Close()
 	key, err := a.Generate()
 	if err != nil {
 		return "", err

@@ -28,6 +28,8 @@ type RemoteReference interface {
 // Client reaches one key of a KMS. It embeds a *[Service]. Its errors are for the
 // operator, without the key's name.
 type Client interface {
+	overService
+
 	// Authenticate takes the credential that o names, and finds out and logs whose
 	// it is.
 	Authenticate(ctx context.Context, o Options) error
@@ -40,9 +42,10 @@ type Client interface {
 	// reference that names it and its version. It never replaces a key: its error
 	// for one that is there wraps ErrKeyExists.
 	Make(ctx context.Context, a Algorithm) (ref string, err error)
-
-	service() *Service
 }
+
+// overService is what embeds a *Service.
+type overService interface{ service() *Service }
 
 // SigningKey is a key that a [Client] has found.
 type SigningKey struct {
@@ -209,7 +212,7 @@ func makeRemote(ctx context.Context, r RemoteReference, a Algorithm, o Options) 
 	if err != nil {
 		return "", err
 	}
-	defer c.service().Close() //nolint:errcheck // nothing is kept that could be lost
+	defer c.service().Close()
 	return c.Make(ctx, a)
 }
 
