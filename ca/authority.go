@@ -16,7 +16,9 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -68,7 +70,7 @@ func loadAuthority(ctx context.Context, path string, c AuthorityConfig, need cha
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
 		ephemeral = newCertifier(c.Ephemeral, certs, path, &f)
 	}
-	signer, err := kms.Open(ctx, string(c.Key), c.options(o))
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(o))
 	if err != nil {
 		f.Add(path+".key", "%v", err)
 	} else {
@@ -95,7 +97,7 @@ func loadAuthority(ctx context.Context, path string, c AuthorityConfig, need cha
 
 // checkKey wants the key to be that of the first certificate.
 func checkKey(path string, c AuthorityConfig, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
-	if len(certs) > 0 && !samePublic(certs[0].PublicKey, signer.Public()) {
+	if len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()) {
 		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
 			chain.Subject(certs[0]), c.Chain)
 	}
@@ -140,12 +142,6 @@ func window(certs []*x509.Certificate) (notBefore, notAfter time.Time) {
 		}
 	}
 	return notBefore, notAfter
-}
-
-// samePublic reports whether two public keys of any types are equal.
-func samePublic(a, b crypto.PublicKey) bool {
-	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(b)
 }
 
 // newAuthority computes what is constant over the authority's life.

@@ -19,6 +19,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -230,7 +231,7 @@ func TestE2WeakSignature(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key.pem")
-	if _, err := kms.GenerateFile(key, kms.RSA2048, nil); err != nil {
+	if _, err := keystore.GenerateFile(key, kms.RSA2048, nil); err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(dir, "chain.pem")

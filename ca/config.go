@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -130,7 +131,7 @@ func (c *AuthorityConfig) check(path string, f *setting.Faults) {
 	if c.Key == "" {
 		f.Add(setting.Join(path, "key"), "required: the issuing certificate's private key, file:PATH or a key in a KMS")
 	}
-	c.Access.Check(path, c.Key, f) //nolint:staticcheck // QF1008: the reader sees whose Check it is
+	keystore.CheckAccess(&c.Access, path, c.Key, f)
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 	if c.SigningQuota < 0 || c.SigningQuota > maxQuota {
 		f.Add(setting.Join(path, "signing_quota"), "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)

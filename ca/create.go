@@ -10,6 +10,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
@@ -84,11 +85,11 @@ func files(dir string) Created {
 
 // create makes keys and certificates, and writes them with the records of how.
 func create(to Created, o CreateOptions) error {
-	rootKey, err := kms.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
+	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
 	}
-	issuingKey, err := kms.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
+	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}

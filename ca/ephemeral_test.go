@@ -23,6 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -49,7 +50,7 @@ func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityCon
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "root.key.pem")
-	key, err := kms.GenerateFile(path, kms.ECDSAP384, nil)
+	key, err := keystore.GenerateFile(path, kms.ECDSAP384, nil)
 	if err != nil {
 		t.Fatal(err)
 	}

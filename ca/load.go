@@ -15,6 +15,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -212,7 +213,7 @@ func (l *loading) active(ctx context.Context, path string, c AuthorityConfig) *A
 
 // try opens a key that is to sign later.
 func (l *loading) try(ctx context.Context, path string, c AuthorityConfig, name string, certs []*x509.Certificate) {
-	signer, err := kms.Open(ctx, string(c.Key), c.options(l.o.KMS))
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS))
 	var call *kms.CallError
 	switch {
 	case err == nil:

@@ -2,6 +2,7 @@ package ca
 
 import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -60,7 +61,7 @@ func (c *AuthorityConfig) checkMode(path string, f *setting.Faults) {
 	if c.Key == "" {
 		return
 	}
-	if err := kms.CheckSealing(string(c.Key), c.Access); err != nil {
+	if err := keystore.CheckSealing(string(c.Key), c.Access); err != nil {
 		f.Add(setting.Join(path, "key"), "%v", err)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -25,10 +26,10 @@ func sealedAuthority(t *testing.T, s *kmstest.Sealing, a kms.Algorithm) (Authori
 	}
 	o := s.Options
 	o.SealedKey = c.SealedKey
-	if _, err := kms.Generate(t.Context(), s.Ref, a, o); err != nil {
+	if _, err := keystore.Generate(t.Context(), s.Ref, a, o); err != nil {
 		t.Fatal(err)
 	}
-	key, err := kms.Open(t.Context(), s.Ref, o)
+	key, err := keystore.Open(t.Context(), s.Ref, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -72,7 +73,7 @@ func TestSealedIssues(t *testing.T) {
 					t.Errorf("the KMS was asked %d times to decrypt", got)
 				}
 				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
-				s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+				s.Always(kmstest.Fault{Drop: true})
 				before = s.Count("")
 				who, key := alice(t)
 				const many = 20
@@ -143,7 +144,7 @@ func verifies(t *testing.T, cert *Certificate) {
 // TestSealedRefusals: what the operator reads when a sealed authority can't start.
 func TestSealedRefusals(t *testing.T) {
 	t.Parallel()
-	s := kmstest.NewSealingVault(t)
+	s := kmstest.Sealings["vault"](t)
 	good, o := sealedAuthority(t, s, kms.ECDSAP256)
 	another, _ := sealedAuthority(t, s, kms.ECDSAP256)
 	for name, tt := range map[string]struct {

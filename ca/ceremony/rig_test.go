@@ -17,7 +17,6 @@ import (
 	zlintlint "github.com/zmap/zlint/v3/lint"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
 var (
@@ -40,7 +39,7 @@ func keyOf(t testing.TB, a kms.Algorithm, n int) Key {
 		keys.of = map[kms.Algorithm][]crypto.Signer{}
 	}
 	for len(keys.of[a]) <= n {
-		key, err := kmstest.NewKey(a)
+		key, err := a.Generate()
 		if err != nil {
 			t.Fatal(err)
 		}

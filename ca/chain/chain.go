@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Bounds of a chain file: real ones have two or three certificates of 1 kB.
@@ -127,7 +127,7 @@ func checkMayIssue(c *x509.Certificate, name string, below int, fault Report) {
 	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
 		fault("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
 	}
-	if _, err := kms.AlgorithmOf(c.PublicKey); err != nil {
+	if _, err := pubkey.AlgorithmOf(c.PublicKey); err != nil {
 		fault("%s: %v", name, err)
 	}
 	switch c.SignatureAlgorithm {

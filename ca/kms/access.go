@@ -21,11 +21,14 @@ const (
 	CredentialManaged  Credential = "managed-identity" // the machine's, from the cloud's metadata address
 	CredentialProfile  Credential = "profile"          // a profile in the vendor's configuration file
 	CredentialCLI      Credential = "cli"              // what the vendor's command line is logged in as
+	CredentialFile     Credential = "file"             // a token in a file that something else keeps fresh, such as Vault Agent
 	CredentialAuto     Credential = "auto"             // the first of the others that is set up
 )
 
 // knownCredentials are all of them, in the order that errors list them.
-var knownCredentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
+func knownCredentials() []Credential {
+	return []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
+}
 
 // Access says how a key is reached, beside its reference. The zero value is
 // enough for `file:`.
@@ -64,6 +67,21 @@ type Access struct {
 	Replicas []Replica `yaml:"replicas,omitempty"`
 }
 
+// VaultAccess is what only HashiCorp Vault and OpenBao have.
+type VaultAccess struct {
+	// Namespace is the namespace that the transit engine is mounted in; if
+	// empty, VAULT_NAMESPACE.
+	Namespace string `yaml:"namespace,omitempty"`
+	// TokenFile holds Vault's token for `credential: file`. With `credential:
+	// workload` it is where Kubernetes mounts the service account's token; if
+	// empty, /var/run/secrets/kubernetes.io/serviceaccount/token.
+	TokenFile setting.Path `yaml:"token_file,omitempty"`
+	// Role is the role of Vault's Kubernetes login, for `credential: workload`.
+	Role string `yaml:"role,omitempty"`
+	// AuthMount is the path that Vault's Kubernetes login is mounted at; `kubernetes` if empty.
+	AuthMount string `yaml:"auth_mount,omitempty"`
+}
+
 // Replica is one more place of a key.
 type Replica struct {
 	// Key is the reference, in the same form as the key's own.
@@ -80,39 +98,42 @@ func (a Access) at(r Replica) Access {
 	return a
 }
 
-// Check adds every fault of a as the access to key, whose own path is path+".key".
-// It reads nothing, not even the environment.
-func (a *Access) Check(path string, key setting.KeyRef, f *setting.Faults) {
-	if a.Credential != "" && !slices.Contains(knownCredentials, a.Credential) {
-		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(knownCredentials))
+// CheckAccess adds every fault of a as the access to key, whose own path is
+// path+".key". It reads nothing, not even the environment.
+func (all Registry) CheckAccess(a *Access, path string, key setting.KeyRef, f *setting.Faults) {
+	if known := knownCredentials(); a.Credential != "" && !slices.Contains(known, a.Credential) {
+		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(known))
 	}
 	if a.Profile != "" && a.Credential != CredentialProfile {
 		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
 	}
 	checkEndpoint(setting.Join(path, "endpoint"), a.Endpoint, f)
 	checkEndpoint(setting.Join(path, "identity_endpoint"), a.IdentityEndpoint, f)
-	a.Vault.check(setting.Join(path, "vault"), a.Credential, f)
+	for _, b := range all {
+		if b.CheckAccess != nil {
+			b.CheckAccess(a, path, f)
+		}
+	}
 	if key != "" {
-		a.checkKey(path, key, f)
+		all.checkKey(*a, path, key, f)
 	}
 	for i, r := range a.Replicas {
 		at := setting.Index(setting.Join(path, "replicas"), i)
 		checkEndpoint(setting.Join(at, "endpoint"), r.Endpoint, f)
-		replica := a.at(r)
-		replica.checkKey(at, r.Key, f)
+		all.checkKey(a.at(r), at, r.Key, f)
 	}
 }
 
 // checkKey adds the faults of one reference.
-func (a *Access) checkKey(path string, key setting.KeyRef, f *setting.Faults) {
-	b, _, err := parse(string(key), *a)
+func (all Registry) checkKey(a Access, path string, key setting.KeyRef, f *setting.Faults) {
+	b, _, err := all.parse(string(key), a)
 	switch {
 	case err != nil:
 		f.Add(setting.Join(path, "key"), "%v", err)
-	case len(b.credentials) > 0 && a.Credential == "":
-		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.title, credentialNames(b.credentials))
-	case a.Credential != "" && slices.Contains(knownCredentials, a.Credential) && !slices.Contains(b.credentials, a.Credential):
-		f.Add(setting.Join(path, "credential"), "%v", b.refuses(a.Credential))
+	case len(b.Credentials) > 0 && a.Credential == "":
+		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.Title, credentialNames(b.Credentials))
+	case a.Credential != "" && slices.Contains(knownCredentials(), a.Credential) && !slices.Contains(b.Credentials, a.Credential):
+		f.Add(setting.Join(path, "credential"), "%v", b.noCredential(a.Credential))
 	}
 }
 
@@ -128,14 +149,14 @@ func checkEndpoint(path, endpoint string, f *setting.Faults) {
 	if endpoint == "" {
 		return
 	}
-	if err := endpointFault(endpoint); err != nil {
+	if err := CheckEndpoint(endpoint); err != nil {
 		f.Add(path, "%v", err)
 	}
 }
 
-// endpointFault wants https, so that neither digests nor tokens travel in the
+// CheckEndpoint wants https, so that neither digests nor tokens travel in the
 // clear; loopback is where tests and sidecars listen.
-func endpointFault(endpoint string) error {
+func CheckEndpoint(endpoint string) error {
 	u, err := url.Parse(endpoint)
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":

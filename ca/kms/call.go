@@ -19,8 +19,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
-// callAttempts is how often one call is tried. Every call that is made here may
-// be repeated: a signature that is made twice costs quota and nothing else.
+// callAttempts is how often one call is tried. Each call here may be repeated: a
+// signature that is made twice costs quota and nothing else.
 const callAttempts = 3
 
 // backoff is the wait before the second attempt; it doubles for the third, and
@@ -30,10 +30,14 @@ const backoff = 100 * time.Millisecond
 // The operations of a service: metric labels, and the step of an error that has
 // come as far as the service itself.
 const (
-	operationIdentity = "identity" // whose credential it is
-	operationKey      = "key"      // describe it, fetch its public key
-	operationSign     = "sign"
-	operationMake     = "make" // a key, or a name of it
+	OperationToken    = "token"    // fetch one with the credential
+	OperationIdentity = "identity" // whose credential it is
+	OperationKey      = "key"      // describe it, fetch its public key
+	OperationMake     = "make"     // a key, or a name of it
+
+	operationSign   = "sign"
+	operationSeal   = "seal"
+	operationUnseal = "unseal"
 )
 
 // The steps before a service has the request.
@@ -41,7 +45,7 @@ const (
 	stepDNS     = "DNS"
 	stepConnect = "connect"
 	stepTLS     = "TLS"
-	stepToken   = "token" // the credential, from another host than the KMS
+	stepToken   = OperationToken // the credential, from another host than the KMS
 )
 
 // Unreached reports whether there was no connection to the host at all.
@@ -59,7 +63,7 @@ type CallError struct {
 	Text     string // what is wrong, and what to do where that is known
 	Err      error
 
-	outcome   outcome
+	outcome   Outcome
 	temporary bool // the same call may work later
 }
 
@@ -77,58 +81,58 @@ func (e *CallError) Temporary() bool { return e.temporary }
 // Unwrap gives the cause.
 func (e *CallError) Unwrap() error { return e.Err }
 
-// verdict is what an error of one attempt means.
-type verdict struct {
-	outcome outcome
-	retry   bool   // at once, after a short wait
-	text    string // for the operator; "" for the error's own
+// Classified is what an error of one attempt means.
+type Classified struct {
+	Outcome Outcome
+	Retry   bool   // after a short wait
+	Text    string // for the operator; "" for the error's own
 }
 
-// service is the far end of one key.
-type service struct {
-	backend string // label of metrics
-	host    string // host[:port] of the KMS; what fails elsewhere is about the token
-	client  *http.Client
-	// judge classifies the vendor's own errors; false for others.
-	judge   func(error) (verdict, bool)
-	logger  *slog.Logger
-	now     func() time.Time
-	metrics *metrics
+// Service is the far end of one key.
+type Service struct {
+	HTTP   *http.Client // of this key alone
+	Logger *slog.Logger
+	Now    func() time.Time
+
+	backend  string // label of metrics
+	host     string // host[:port] of the KMS; what fails elsewhere is about the token
+	classify func(error) (c Classified, known bool)
+	metrics  *metrics
 }
 
-// call does one operation: at most callAttempts attempts of at most
+// Call does one operation: at most callAttempts attempts of at most
 // attemptTimeout each, within ctx. Its error is a *CallError; when ctx ended it
 // wraps ctx.Err() too.
-func (s *service) call(ctx context.Context, operation string, do func(ctx context.Context) error) error {
-	return s.tries(ctx, operation, callAttempts, do)
+func (s *Service) Call(ctx context.Context, operation string, do func(ctx context.Context) error) error {
+	return s.retry(ctx, operation, callAttempts, do)
 }
 
-// once is call for what must not be done twice: the making of a key, of which an
-// answer that was lost would leave another behind.
-func (s *service) once(ctx context.Context, operation string, do func(ctx context.Context) error) error {
-	return s.tries(ctx, operation, 1, do)
+// Once is Call for what must not be done twice: if the answer to the making of a
+// key is lost, a second attempt would make a second key.
+func (s *Service) Once(ctx context.Context, operation string, do func(ctx context.Context) error) error {
+	return s.retry(ctx, operation, 1, do)
 }
 
-func (s *service) tries(ctx context.Context, operation string, attempts int, do func(ctx context.Context) error) error {
-	began := s.now()
+func (s *Service) retry(ctx context.Context, operation string, attempts int, do func(ctx context.Context) error) error {
+	began := s.Now()
 	var failed *CallError
 	for attempt := 1; ; attempt++ {
 		at, err := s.attempt(ctx, do)
 		if err == nil {
-			s.metrics.observe(s.backend, operation, outcomeOK, s.now().Sub(began))
+			s.metrics.observe(s.backend, operation, outcomeOK, s.Now().Sub(began))
 			return nil
 		}
-		v := s.verdict(err, at)
-		failed = &CallError{Attempts: attempt, Elapsed: s.now().Sub(began), Err: err, outcome: v.outcome, temporary: v.retry, Text: v.text}
+		c := s.classified(err, at)
+		failed = &CallError{Attempts: attempt, Elapsed: s.Now().Sub(began), Err: err, outcome: c.Outcome, temporary: c.Retry, Text: c.Text}
 		failed.Host, failed.Step = at.place(s.host, operation)
-		if !v.retry || attempt == attempts || !pause(ctx, attempt) {
+		if !c.Retry || attempt == attempts || !Pause(ctx, attempt) {
 			break
 		}
 	}
 	if ctx.Err() != nil {
 		failed.ended(ctx)
 	}
-	s.metrics.observe(s.backend, operation, failed.outcome, s.now().Sub(began))
+	s.metrics.observe(s.backend, operation, failed.outcome, s.Now().Sub(began))
 	return failed
 }
 
@@ -150,8 +154,8 @@ func (e *CallError) ended(ctx context.Context) {
 	e.Err = errors.Join(ctx.Err(), e.Err)
 }
 
-// pause waits before the next attempt, and is false when ctx ends first.
-func pause(ctx context.Context, attempt int) bool {
+// Pause waits before the next attempt, and is false when ctx ends first.
+func Pause(ctx context.Context, attempt int) bool {
 	d := backoff << (attempt - 1)
 	d += time.Duration(rand.Int64N(int64(d / 2))) //nolint:gosec // G404: jitter is no secret
 	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) <= d {
@@ -161,8 +165,8 @@ func pause(ctx context.Context, attempt int) bool {
 }
 
 // attempt does the operation once and reports how far it came.
-func (s *service) attempt(ctx context.Context, do func(ctx context.Context) error) (*progress, error) {
-	at := new(progress)
+func (s *Service) attempt(ctx context.Context, do func(ctx context.Context) error) (*connectionTrace, error) {
+	at := new(connectionTrace)
 	if err := ctx.Err(); err != nil {
 		return at, err
 	}
@@ -175,21 +179,21 @@ func (s *service) attempt(ctx context.Context, do func(ctx context.Context) erro
 	return at, err
 }
 
-// verdict classifies the error of one attempt.
-func (s *service) verdict(err error, at *progress) verdict {
-	v, ok := s.judge(err)
-	if !ok {
-		v = networkVerdict(err, at)
+// classified says what the error of one attempt means.
+func (s *Service) classified(err error, at *connectionTrace) Classified {
+	c, known := s.classify(err)
+	if !known {
+		c = classifyNetwork(err, at)
 	}
-	if v.text == "" {
-		v.text = err.Error()
+	if c.Text == "" {
+		c.Text = err.Error()
 	}
-	v.text = oneLine(v.text)
-	return v
+	c.Text = OneLine(c.Text)
+	return c
 }
 
-// networkVerdict is for errors that don't come from the service itself.
-func networkVerdict(err error, at *progress) verdict {
+// classifyNetwork is for errors that don't come from the service itself.
+func classifyNetwork(err error, at *connectionTrace) Classified {
 	if hidden := at.failure(); hidden != nil {
 		err = errors.Join(err, hidden) // some SDKs keep no more than a text of it
 	}
@@ -200,25 +204,25 @@ func networkVerdict(err error, at *progress) verdict {
 	var network net.Error
 	switch {
 	case errors.As(err, &dns) && dns.IsNotFound:
-		return verdict{outcomeUnavailable, false, fmt.Sprintf("no such host %q: check the name", dns.Name)}
+		return Classified{OutcomeUnavailable, false, fmt.Sprintf("no such host %q: check the name", dns.Name)}
 	case errors.As(err, &unknown):
-		return verdict{outcomeUnavailable, false, "its certificate is by an unknown authority: set ca_file if the service has its own"}
+		return Classified{OutcomeUnavailable, false, "its certificate is by an unknown authority: set ca_file if the service has its own"}
 	case errors.As(err, &certificate):
-		return verdict{outcomeUnavailable, false, certificate.Err.Error()}
+		return Classified{OutcomeUnavailable, false, certificate.Err.Error()}
 	case errors.As(err, &record):
-		return verdict{outcomeUnavailable, false, "answers, but not with TLS: check the endpoint's scheme and port"}
+		return Classified{OutcomeUnavailable, false, "answers, but not with TLS: check the endpoint's scheme and port"}
 	case errors.Is(err, errRedirect):
-		return verdict{outcomeUnavailable, false, errRedirect.Error()}
+		return Classified{OutcomeUnavailable, false, errRedirect.Error()}
 	case errors.Is(err, context.Canceled):
-		return verdict{outcomeCanceled, false, ""}
+		return Classified{outcomeCanceled, false, ""}
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &network) && network.Timeout():
-		return verdict{outcomeTimeout, true, "no answer in time"}
+		return Classified{outcomeTimeout, true, "no answer in time"}
 	case errors.As(err, &network):
-		return verdict{outcomeUnavailable, true, networkText(err)}
+		return Classified{OutcomeUnavailable, true, networkText(err)}
 	case at.reached():
-		return verdict{outcomeUnavailable, true, ""}
+		return Classified{OutcomeUnavailable, true, ""}
 	default:
-		return verdict{outcomeOther, false, ""} // before any request: not the network's fault
+		return Classified{OutcomeOther, false, ""} // before any request: not the network's fault
 	}
 }
 
@@ -232,93 +236,81 @@ func networkText(err error) string {
 	return err.Error()
 }
 
-// oneLine bounds a text that others wrote, for logs.
-func oneLine(text string) string { return oneline.Of(text, 300) }
+// OneLine bounds a text that others wrote, for logs.
+func OneLine(text string) string { return oneline.Of(text, 300) }
 
-// progress is how far one attempt came. An SDK may have several requests in one
-// attempt, of which the last counts.
-type progress struct {
+// connectionTrace is how far one attempt came. An SDK may make several requests
+// in one attempt; the last one counts.
+type connectionTrace struct {
 	mu       sync.Mutex
 	hostPort string // of the request under way
 	step     string // before the request; "" once there is a connection
 	failed   error  // of that step
 }
 
-func (p *progress) trace() *httptrace.ClientTrace {
+func (t *connectionTrace) trace() *httptrace.ClientTrace {
 	return &httptrace.ClientTrace{
-		GetConn:           func(hostPort string) { p.set(hostPort, stepConnect) },
-		DNSStart:          func(httptrace.DNSStartInfo) { p.set("", stepDNS) },
-		DNSDone:           func(info httptrace.DNSDoneInfo) { p.fail(info.Err) },
-		ConnectStart:      func(string, string) { p.set("", stepConnect) },
-		ConnectDone:       func(_, _ string, err error) { p.fail(err) },
-		TLSHandshakeStart: func() { p.set("", stepTLS) },
-		TLSHandshakeDone:  func(_ tls.ConnectionState, err error) { p.fail(err) },
-		GotConn:           func(httptrace.GotConnInfo) { p.set("", "") },
+		GetConn:           func(hostPort string) { t.set(hostPort, stepConnect) },
+		DNSStart:          func(httptrace.DNSStartInfo) { t.set("", stepDNS) },
+		DNSDone:           func(info httptrace.DNSDoneInfo) { t.fail(info.Err) },
+		ConnectStart:      func(string, string) { t.set("", stepConnect) },
+		ConnectDone:       func(_, _ string, err error) { t.fail(err) },
+		TLSHandshakeStart: func() { t.set("", stepTLS) },
+		TLSHandshakeDone:  func(_ tls.ConnectionState, err error) { t.fail(err) },
+		GotConn:           func(httptrace.GotConnInfo) { t.set("", "") },
 	}
 }
 
 // fail keeps why the step that was begun last failed.
-func (p *progress) fail(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (t *connectionTrace) fail(err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if err != nil {
-		p.failed = err
+		t.failed = err
 	}
 }
 
 // failure is why there is no connection; nil where there is one, or nobody said.
-func (p *progress) failure() error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.step == "" {
+func (t *connectionTrace) failure() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.step == "" {
 		return nil
 	}
-	return p.failed
+	return t.failed
 }
 
-func (p *progress) set(hostPort, step string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
+func (t *connectionTrace) set(hostPort, step string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	if hostPort != "" {
-		p.hostPort = hostPort
-	} else if p.hostPort == "" {
+		t.hostPort = hostPort
+	} else if t.hostPort == "" {
 		return // the trace of a request that was given up
 	}
-	p.step, p.failed = step, nil
+	t.step, t.failed = step, nil
 }
 
 // reached reports whether a request was begun.
-func (p *progress) reached() bool {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.hostPort != ""
+func (t *connectionTrace) reached() bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.hostPort != ""
 }
 
 // place names the host and the step of an attempt at an operation of kms.
-func (p *progress) place(kms, operation string) (host, step string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	host = strings.TrimSuffix(strings.TrimSuffix(p.hostPort, ":443"), ":80")
+func (t *connectionTrace) place(kms, operation string) (host, step string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	host = strings.TrimSuffix(strings.TrimSuffix(t.hostPort, ":443"), ":80")
 	switch {
 	case host == "":
 		return kms, operation
-	case p.step != "":
-		return host, p.step
-	case host != kms && operation != operationIdentity:
+	case t.step != "":
+		return host, t.step
+	case host != kms && operation != OperationIdentity:
 		return host, stepToken
 	default:
 		return host, operation
 	}
 }
-
-// unusableError is a key that was found and can't be used as it stands.
-type unusableError struct{ text string }
-
-func (e *unusableError) Error() string { return e.text }
-
-// tokenError is a credential that gives no token.
-type tokenError struct{ cause error }
-
-func (e *tokenError) Error() string { return "the credential gives no token: " + e.cause.Error() }
-
-func (e *tokenError) Unwrap() error { return e.cause }

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
@@ -43,7 +44,7 @@ func standIn(t testing.TB, vendor string, a kms.Algorithm) *kmstest.StandIn {
 // opened opens a key and closes it with the test.
 func opened(t testing.TB, ref string, o kms.Options) kms.Signer {
 	t.Helper()
-	s, err := kms.Open(t.Context(), ref, o)
+	s, err := keystore.Open(t.Context(), ref, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -35,7 +36,7 @@ func TestCredentialHalfSet(t *testing.T) {
 	} {
 		s := standIn(t, tt.vendor, kms.ECDSAP256)
 		s.Options.Access.Credential, s.Options.Getenv = tt.credential, kmstest.Environment(tt.env...)
-		_, err := kms.Open(t.Context(), s.Ref, s.Options)
+		_, err := keystore.Open(t.Context(), s.Ref, s.Options)
 		wantError(t, err, tt.want)
 	}
 }
@@ -57,7 +58,7 @@ func TestAccessCheck(t *testing.T) {
 		{"alias/x", kms.Access{Credential: kms.CredentialEnv, Replicas: []kms.Replica{{Key: "nokey"}}}, "a.replicas[0].key: "},
 	} {
 		var f setting.Faults
-		tt.access.Check("a", tt.key, &f)
+		keystore.CheckAccess(&tt.access, "a", tt.key, &f)
 		if tt.want == "" {
 			if err := f.Err(); err != nil {
 				t.Errorf("%s: %v", tt.key, err)

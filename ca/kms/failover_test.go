@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -57,13 +58,13 @@ func TestFailover(t *testing.T) {
 func TestReplicaDownAtOpen(t *testing.T) {
 	t.Parallel()
 	first, second, log := twoRegions(t)
-	first.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+	first.Always(kmstest.Fault{Drop: true})
 	signer := first.Open(t)
 	if !strings.Contains(log.String(), "can't be reached") {
 		t.Errorf("the log doesn't say so:\n%s", log.String())
 	}
 	first.Mend()
-	second.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+	second.Always(kmstest.Fault{Drop: true})
 	if _, err := sign(t, t.Context(), signer); err != nil {
 		t.Errorf("the first wasn't opened when it was needed: %v", err)
 	}
@@ -73,7 +74,7 @@ func TestReplicaOfAnotherKey(t *testing.T) {
 	t.Parallel()
 	first, second, _ := twoRegions(t)
 	second.Change(second.Name, 1, func(v *kmstest.Version) { v.Key = kmstest.Key(t, kms.RSA2048) })
-	_, err := kms.Open(t.Context(), first.Ref, first.Options)
+	_, err := keystore.Open(t.Context(), first.Ref, first.Options)
 	wantError(t, err, "is another key than its replicas")
 }
 
@@ -81,6 +82,6 @@ func TestReplicaThatCannotWork(t *testing.T) {
 	t.Parallel()
 	first, second, _ := twoRegions(t)
 	second.Always(second.Codes["denied"], "DescribeKey")
-	_, err := kms.Open(t.Context(), first.Ref, first.Options)
+	_, err := keystore.Open(t.Context(), first.Ref, first.Options)
 	wantError(t, err, "the principal may not")
 }

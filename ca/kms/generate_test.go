@@ -6,6 +6,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
@@ -26,7 +27,7 @@ func TestGenerate(t *testing.T) {
 		}
 		for _, a := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.ECDSAP521, kms.RSA2048, kms.RSA3072} {
 			name := newNames[vendor] + strings.ToLower(string(a))
-			ref, err := kms.Generate(t.Context(), name, a, s.Options)
+			ref, err := keystore.Generate(t.Context(), name, a, s.Options)
 			if vendor == "gcp" && a == kms.ECDSAP521 {
 				wantError(t, err, "Google Cloud KMS has no keys of ECDSA-P521")
 				continue
@@ -40,7 +41,7 @@ func TestGenerate(t *testing.T) {
 					t.Errorf("%s: %s, %v; want %s", by, got, err, a)
 				}
 			}
-			if _, err := kms.Generate(t.Context(), name, a, s.Options); !errors.Is(err, kms.ErrKeyExists) {
+			if _, err := keystore.Generate(t.Context(), name, a, s.Options); !errors.Is(err, kms.ErrKeyExists) {
 				t.Errorf("%s: made again: %v; want ErrKeyExists", a, err)
 			}
 		}
@@ -64,7 +65,7 @@ func TestGenerateOnce(t *testing.T) {
 		for name, f := range map[string]kmstest.Fault{"dropped": {Drop: true}, "internal": s.Codes["internal"], "denied": s.Codes["denied"]} {
 			s.Always(f, operation)
 			before := s.Count(operation)
-			_, err := kms.Generate(t.Context(), newNames[vendor], kms.ECDSAP256, s.Options)
+			_, err := keystore.Generate(t.Context(), newNames[vendor], kms.ECDSAP256, s.Options)
 			wantError(t, err, s.Host)
 			if n := s.Count(operation) - before; n != 1 {
 				t.Errorf("%s: %d requests for a key", name, n)
@@ -76,7 +77,7 @@ func TestGenerateOnce(t *testing.T) {
 			}
 		}
 		s.Mend()
-		if _, err := kms.Generate(t.Context(), newNames[vendor], kms.ECDSAP256, s.Options); err != nil {
+		if _, err := keystore.Generate(t.Context(), newNames[vendor], kms.ECDSAP256, s.Options); err != nil {
 			t.Error(err)
 		}
 	})
@@ -91,7 +92,7 @@ func TestGenerateRefuses(t *testing.T) {
 		{"gcp", kmstest.GCPRing + "/cryptoKeys/root/cryptoKeyVersions/1", "a new key has no version yet"},
 		{"vault", "hashivault://transit/keys/root?version=1", "a new key has no version yet"},
 	} {
-		_, err := kms.Generate(t.Context(), tt.ref, kms.ECDSAP256, standIn(t, tt.vendor, kms.ECDSAP256).Options)
+		_, err := keystore.Generate(t.Context(), tt.ref, kms.ECDSAP256, standIn(t, tt.vendor, kms.ECDSAP256).Options)
 		wantError(t, err, tt.want)
 	}
 }
@@ -102,6 +103,6 @@ func TestGenerateAliasLost(t *testing.T) {
 	s := standIn(t, "aws", kms.ECDSAP256)
 	s.Options.Access.Region = "eu-central-1"
 	s.Always(s.Codes["denied"], "CreateAlias")
-	_, err := kms.Generate(t.Context(), "alias/root", kms.ECDSAP256, s.Options)
+	_, err := keystore.Generate(t.Context(), "alias/root", kms.ECDSAP256, s.Options)
 	wantError(t, err, "arn:aws:kms:eu-central-1:111122223333:key/", " was made, and has no alias: use it by that name, or schedule its deletion: ")
 }

@@ -1,6 +1,11 @@
-// Package kms opens the private keys that authorities sign with. The form of a
-// key's reference picks the backend; each backend is one file and one line in
-// the table of backends, and passes the suite of kmstest.
+// Package kms is what all keys that authorities sign with have in common: the
+// contract of a [Signer], how a [Registry] of backends opens and makes keys by
+// their references, and, for keys behind a network, the calls with their limits
+// in time, retries and metrics, the failover between replicas, and private keys
+// that a KMS encrypts.
+//
+// A backend is a folder here and one line in the table of package keystore,
+// through which the rest of Mayfly opens keys; it passes the suite of kmstest.
 package kms
 
 import (
@@ -36,9 +41,14 @@ type Signer interface {
 // hash that no backend signs (SHA-256, SHA-384 and SHA-512 are).
 var ErrDigest = errors.New("digest doesn't fit its hash")
 
-// ErrScheme is wrapped by errors about a hash or padding that the key doesn't
-// sign with, though another key would. What a key signs with is fixed at Open.
-var ErrScheme = errors.New("the key doesn't sign that")
+// ErrSignatureScheme is wrapped by errors about a hash or padding that the key
+// doesn't sign with, though another key would. What a key signs with is fixed
+// when it is opened.
+var ErrSignatureScheme = errors.New("the key doesn't sign that")
+
+// ErrKeyExists is wrapped by the error for a key that was to be made and is
+// there already.
+var ErrKeyExists = errors.New("a key of this name exists, and is never replaced: use that one, or choose another name")
 
 // Healthy is a Signer that can say whether its key could sign now, at no cost
 // in signatures. Health's error is what Sign would fail with; after a Sign that
@@ -70,6 +80,8 @@ type Options struct {
 	Watch func(Step)
 
 	metrics *metrics
+	backend string // that the key is of, as metrics name it
+	use     use    // what the key is opened for
 }
 
 // Step is one step of an Open.
@@ -95,68 +107,28 @@ func (o Options) filled() (Options, error) {
 		o.Watch = func(Step) {}
 	}
 	var err error
-	o.metrics, err = newMetrics(o.Metrics)
+	if o.metrics, err = newMetrics(o.Metrics); err != nil {
+		err = fmt.Errorf("kms: registering metrics: %w", err)
+	}
 	return o, err
 }
 
-// step runs one part of an Open and tells whoever watches.
-func (o Options) step(name string, do func() (detail string, err error)) error {
+// Step runs one step of an Open and tells whoever watches.
+func (o Options) Step(name string, do func() (detail string, err error)) error {
 	began := o.Now()
 	detail, err := do()
 	o.Watch(Step{Name: name, Detail: detail, Elapsed: o.Now().Sub(began), Err: err})
 	return err
 }
 
-// Open opens the key that ref names (`file:issuing.key.pem`, or as a vendor's
-// console shows it: see Canonical), signs a fixed digest with it and verifies
-// that signature locally. It takes at most 15 s. With replicas, each of them is
-// opened; one that can't be reached is opened later, one with another public key
-// is an error. With a SealedKey, ref's key decrypts that file, once, and the key
-// from it signs in memory. Its errors are for the operator: they name the key,
-// what is wrong with it and the mend.
-func Open(ctx context.Context, ref string, o Options) (Signer, error) {
-	o, err := o.filled()
-	if err != nil {
-		return nil, fmt.Errorf("kms: registering metrics: %w", err)
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, errOpenTimeout)
-	defer cancel()
-	if o.SealedKey != "" {
-		return openSealed(ctx, ref, o)
-	}
-	if len(o.Access.Replicas) > 0 {
-		return openReplicas(ctx, ref, o)
-	}
-	return openOne(ctx, ref, o)
-}
-
-// openOne opens one reference and tries it.
-func openOne(ctx context.Context, ref string, o Options) (Signer, error) {
-	var b *backend
-	var r reference
-	err := o.step("reference", func() (string, error) {
-		var err error
-		if b, r, err = parse(ref, o.Access); err != nil {
-			return "", err
+// FirstSet is the value of the first of the environment's variables that isn't empty.
+func (o Options) FirstSet(names ...string) string {
+	for _, name := range names {
+		if value := o.Getenv(name); value != "" {
+			return value
 		}
-		return r.String(), nil
-	})
-	if err != nil {
-		return nil, err
 	}
-	if err := b.takes(o.Access.Credential); err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
-	s, err := r.open(ctx, o)
-	if err != nil {
-		return nil, err
-	}
-	err = o.step("sign", func() (string, error) { return "trial signature verified", Try(ctx, s) })
-	if err != nil {
-		Close(s)
-		return nil, fmt.Errorf("key %s: trial signature: %w", ref, err)
-	}
-	return s, nil
+	return ""
 }
 
 // Close releases what s holds: idle connections, sessions. s must not be used
@@ -183,18 +155,4 @@ func Try(ctx context.Context, s Signer) error {
 		return err
 	}
 	return Verify(s.Public(), hash, digest, sig)
-}
-
-// checkDigest refuses hashes that aren't signed here and digests of another length.
-func checkDigest(digest []byte, opts crypto.SignerOpts) error {
-	hash := opts.HashFunc()
-	switch hash {
-	case crypto.SHA256, crypto.SHA384, crypto.SHA512:
-	default:
-		return fmt.Errorf("%w: hash %v isn't supported: SHA-256, SHA-384 or SHA-512", ErrDigest, hash)
-	}
-	if len(digest) != hash.Size() {
-		return fmt.Errorf("%w: %d bytes, %v has %d", ErrDigest, len(digest), hash, hash.Size())
-	}
-	return nil
 }

@@ -7,20 +7,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// outcome is how a call to a KMS ended: a metric label, from a closed list.
-type outcome string
+// Outcome is how a call to a KMS ended: a metric label, from a closed list.
+type Outcome string
 
+// The outcomes of calls that failed.
 const (
-	outcomeOK          outcome = "ok"
-	outcomeThrottled   outcome = "throttled"   // a quota is used up
-	outcomeDenied      outcome = "denied"      // the principal may not
-	outcomeUnusable    outcome = "unusable"    // disabled, deleted, not found
-	outcomeUnavailable outcome = "unavailable" // no connection, or the service's own fault
-	outcomeTimeout     outcome = "timeout"     // no answer in time
-	outcomeWrong       outcome = "wrong"       // an answer that doesn't verify
-	outcomeCanceled    outcome = "canceled"    // the caller went away
-	outcomeOther       outcome = "other"
+	OutcomeThrottled   Outcome = "throttled"   // a quota is used up
+	OutcomeDenied      Outcome = "denied"      // the principal may not
+	OutcomeUnusable    Outcome = "unusable"    // disabled, deleted, not found
+	OutcomeUnavailable Outcome = "unavailable" // no connection, or the service's own fault
+	OutcomeWrong       Outcome = "wrong"       // an answer that doesn't verify
+	OutcomeOther       Outcome = "other"
+
+	outcomeOK       Outcome = "ok"
+	outcomeTimeout  Outcome = "timeout"  // no answer in time
+	outcomeCanceled Outcome = "canceled" // the caller went away
 )
+
+// Text is an error of this outcome in words for the operator. A call that is
+// throttled or finds its service unavailable is made again.
+func (o Outcome) Text(text string) Classified {
+	return Classified{o, o == OutcomeThrottled || o == OutcomeUnavailable, text}
+}
 
 type metrics struct {
 	calls   *prometheus.CounterVec
@@ -63,7 +71,7 @@ func shared[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
 	return c, err
 }
 
-func (m *metrics) observe(backend, operation string, o outcome, took time.Duration) {
+func (m *metrics) observe(backend, operation string, o Outcome, took time.Duration) {
 	m.calls.WithLabelValues(backend, operation, string(o)).Inc()
 	m.seconds.WithLabelValues(backend, operation).Observe(took.Seconds())
 }

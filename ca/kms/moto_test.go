@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
@@ -25,11 +26,11 @@ func TestMotoConformance(t *testing.T) {
 	}
 	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		alias := "alias/" + strings.ToLower(string(a))
-		arn, err := kms.Generate(t.Context(), alias, a, o)
+		arn, err := keystore.Generate(t.Context(), alias, a, o)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := kms.Generate(t.Context(), alias, a, o); !errors.Is(err, kms.ErrKeyExists) {
+		if _, err := keystore.Generate(t.Context(), alias, a, o); !errors.Is(err, kms.ErrKeyExists) {
 			t.Errorf("made again: %v; want ErrKeyExists", err)
 		}
 		if got, ok := opened(t, alias, o).(interface{ String() string }); !ok || got.String() != arn {

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 )
 
 const azureVersion = "0123456789abcdef0123456789abcdef"
@@ -104,7 +105,7 @@ func TestCanonical(t *testing.T) {
 		{ref: "file:", err: "no path: write file:PATH"},
 		{ref: "awskms:alias/x\n", err: "has a control character"},
 	} {
-		got, err := kms.Canonical(tt.ref, tt.access)
+		got, err := keystore.Backends().Canonical(tt.ref, tt.access)
 		switch {
 		case tt.err != "":
 			if err == nil || !strings.Contains(err.Error(), tt.err) {
@@ -115,9 +116,68 @@ func TestCanonical(t *testing.T) {
 			t.Errorf("%s: %q, error %v; want %q", tt.ref, got, err, tt.want)
 			continue
 		}
-		if again, err := kms.Canonical(got, tt.access); err != nil || again != got {
+		if again, err := keystore.Backends().Canonical(got, tt.access); err != nil || again != got {
 			t.Errorf("%s: the canonical form %s parses as %q, %v", tt.ref, got, again, err)
 		}
+	}
+}
+
+// TestVaultAndGCPReferences: what people paste, the canonical form of it, or the
+// exact error.
+func TestVaultAndGCPReferences(t *testing.T) {
+	t.Parallel()
+	const name = "projects/my-project/locations/europe-west3/keyRings/ca/cryptoKeys/issuing"
+	const vaultMend = ": write hashivault://MOUNT/keys/NAME, with ?version=N for another than the latest"
+	const gcpMend = ": write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K, with /cryptoKeyVersions/N for another than the newest"
+	for _, tt := range []struct{ in, want, err string }{
+		{in: "hashivault://transit/keys/issuing", want: "hashivault://transit/keys/issuing"},
+		{in: "hashivault://transit/keys/issuing?version=3", want: "hashivault://transit/keys/issuing?version=3"},
+		{in: "hashivault://issuing", want: "hashivault://transit/keys/issuing"},
+		{in: "openbao://transit/keys/issuing", want: "hashivault://transit/keys/issuing"},
+		{in: "HASHIVAULT://transit/keys/Issuing.2", want: "hashivault://transit/keys/Issuing.2"},
+		{in: "hashivault://teams/ca/transit/keys/issuing", want: "hashivault://teams/ca/transit/keys/issuing"},
+		{in: "hashivault://keys/keys/keys", want: "hashivault://keys/keys/keys"},
+		{in: "hashivault:transit/keys/x", err: "names no key" + vaultMend},
+		{in: "hashivault://", err: "names no key" + vaultMend},
+		{in: "hashivault://transit/x", err: "has no /keys/ between mount and name" + vaultMend},
+		{in: "hashivault://transit/keys/", err: `"" isn't a key's name: letters, digits, _ . and - between them`},
+		{in: "hashivault:///keys/x", err: `"" isn't the path of a mount` + vaultMend},
+		{in: "hashivault://a/../b/keys/x", err: `"a/../b" isn't the path of a mount` + vaultMend},
+		{in: "hashivault://transit/keys/a%2fb", err: `"a%2fb" isn't a key's name: letters, digits, _ . and - between them`},
+		{in: "hashivault://transit/keys/x?version=0", err: `"version=0" isn't version=N, N from 1`},
+		{in: "hashivault://transit/keys/x?version=latest", err: `"version=latest" isn't version=N, N from 1`},
+		{in: "hashivault://transit/keys/x?version=01", err: `"version=01" isn't version=N, N from 1`},
+		{in: "hashivault://transit/keys/x?v=1", err: `"v=1" isn't version=N, N from 1`},
+		{in: "hashivault://transit/keys/x?", err: `"" isn't version=N, N from 1`},
+
+		{in: name, want: "gcpkms://" + name},
+		{in: "gcpkms://" + name, want: "gcpkms://" + name},
+		{in: "gcpkms:" + name, want: "gcpkms://" + name},
+		{in: "gcpkms:///" + name, want: "gcpkms://" + name},
+		{in: "//cloudkms.googleapis.com/" + name, want: "gcpkms://" + name},
+		{in: name + "/cryptoKeyVersions/12", want: "gcpkms://" + name + "/cryptoKeyVersions/12"},
+		{in: "gcpkms://" + name + "/versions/12", want: "gcpkms://" + name + "/cryptoKeyVersions/12"},
+		{in: strings.Replace(name, "my-project", "example.com:my-project", 1), want: "gcpkms://" + strings.Replace(name, "my-project", "example.com:my-project", 1)},
+		{in: strings.Replace(name, "my-project", "123456789012", 1), want: "gcpkms://" + strings.Replace(name, "my-project", "123456789012", 1)},
+		{in: "gcpkms://", err: "names no key" + gcpMend},
+		{in: "projects/my-project", err: "isn't the resource name of a key" + gcpMend},
+		{in: name + "/", err: "isn't the resource name of a key" + gcpMend},
+		{in: name + "/cryptoKeyVersions/latest", err: `"latest" isn't a name in cryptoKeyVersions`},
+		{in: name + "/cryptoKeyVersions/0", err: `"0" isn't a name in cryptoKeyVersions`},
+		{in: strings.Replace(name, "keyRings", "keyrings", 1), err: `has "keyrings" where keyRings is expected` + gcpMend},
+		{in: strings.Replace(name, "my-project", "p", 1), err: `"p" isn't a name in projects`},
+		{in: strings.Replace(name, "issuing", "is suing", 1), err: `"is suing" isn't a name in cryptoKeys`},
+	} {
+		got, err := keystore.Backends().Canonical(tt.in, kms.Access{})
+		switch {
+		case tt.err != "" && (err == nil || !strings.HasSuffix(err.Error(), ": "+tt.err)):
+			t.Errorf("%q: %q, %v; want the error %q", tt.in, got, err, tt.err)
+		case tt.err == "" && (err != nil || got != tt.want):
+			t.Errorf("%q: %q, %v; want %q", tt.in, got, err, tt.want)
+		}
+	}
+	if _, err := keystore.Backends().Canonical("pkcs11:object=a?module-path=/x.so&pin-value=1234", kms.Access{}); err == nil || strings.Contains(err.Error(), "1234") {
+		t.Errorf("a PIN in the URI: %v", err)
 	}
 }
 
@@ -130,14 +190,14 @@ func fuzzReference(f *testing.F, scheme string, seeds ...string) {
 	}
 	f.Fuzz(func(t *testing.T, rest, region, cloud string) {
 		a := kms.Access{Region: region, Cloud: cloud}
-		got, err := kms.Canonical(scheme+rest, a)
+		got, err := keystore.Backends().Canonical(scheme+rest, a)
 		if err != nil {
 			if len(err.Error()) > 2000 {
 				t.Errorf("an error of %d bytes", len(err.Error()))
 			}
 			return
 		}
-		if again, err := kms.Canonical(got, a); err != nil || again != got {
+		if again, err := keystore.Backends().Canonical(got, a); err != nil || again != got {
 			t.Errorf("%q: canonical %q, then %q, %v", rest, got, again, err)
 		}
 	})
@@ -149,4 +209,13 @@ func FuzzAWSReference(f *testing.F) {
 
 func FuzzAzureReference(f *testing.F) {
 	fuzzReference(f, "azurekms:", vault, vault+"/"+azureVersion, "demo/issuing", "//demo.managedhsm.azure.net/keys/k", "//[::1]/keys/k")
+}
+
+func FuzzVaultReference(f *testing.F) {
+	fuzzReference(f, "hashivault:", "//transit/keys/issuing?version=3", "//issuing", "//a/b/keys/c", "//keys/keys/keys", "//../keys/x")
+}
+
+func FuzzGCPReference(f *testing.F) {
+	fuzzReference(f, "gcpkms:", "//projects/my-project/locations/global/keyRings/r/cryptoKeys/k/versions/1",
+		"projects/example.com:my-project/locations/global/keyRings/r/cryptoKeys/k", "//cloudkms.googleapis.com/projects/1/locations/l/keyRings/r/cryptoKeys/k")
 }

@@ -1,6 +1,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -10,21 +11,219 @@ import (
 	"time"
 )
 
+// RemoteReference is a reference to a key behind a network, which signs or seals.
+type RemoteReference interface {
+	Reference
+
+	// CheckNew is nil where a new key of the algorithm can have this reference.
+	CheckNew(a Algorithm) error
+	// Client makes a client of the key, which asks nobody yet.
+	Client(ctx context.Context, o Options) (Client, error)
+	// Unsealer is the reference to unseal with, where a file says that the key
+	// named pinned has sealed it: r, of pinned's version if r names none. It is
+	// false where r is another key.
+	Unsealer(pinned Reference) (RemoteReference, bool)
+}
+
+// Client reaches one key of a KMS. It embeds a *[Service]. Its errors are for the
+// operator, without the key's name.
+type Client interface {
+	overService
+
+	// Authenticate takes the credential that o names, and finds out and logs whose
+	// it is.
+	Authenticate(ctx context.Context, o Options) error
+	// SigningKey finds the key and pins its version.
+	SigningKey(ctx context.Context) (SigningKey, error)
+	// SealingKey finds the key and pins its version, where the KMS needs that to
+	// unseal.
+	SealingKey(ctx context.Context) (SealingKey, error)
+	// Make makes a key that can't be taken out of its KMS, and returns the
+	// reference that names it and its version. It never replaces a key: its error
+	// for one that is there wraps ErrKeyExists.
+	Make(ctx context.Context, a Algorithm) (ref string, err error)
+}
+
+// overService is what embeds a *Service.
+type overService interface{ service() *Service }
+
+// SigningKey is a key that a [Client] has found.
+type SigningKey struct {
+	Name      string // the pinned reference
+	Detail    string // what was found, for who watches; Name if empty
+	Public    crypto.PublicKey
+	Algorithm Algorithm
+	// Supports gives the vendor's name of a scheme of the key's algorithm; "" for
+	// one that the key doesn't sign with.
+	Supports func(s SignatureScheme) string
+	// Sign asks for one signature, in the form that Verify takes.
+	Sign func(ctx context.Context, scheme string, digest []byte) ([]byte, error)
+	// Describe fails unless the key is there and enabled; it makes no signature.
+	Describe func(ctx context.Context) error
+}
+
+// use is what a key is opened for.
+type use int
+
+const (
+	useSigning use = iota
+	useSealing
+	useMaking
+)
+
+// Rights say what to allow a principal, for each use of a key. Without Making,
+// nobody knows what that needs.
+type Rights struct{ Signing, Sealing, Making string }
+
+func (r Rights) of(u use) string {
+	switch u {
+	case useSealing:
+		return r.Sealing
+	case useMaking:
+		return cmp.Or(r.Making, r.Signing)
+	default:
+		return r.Signing
+	}
+}
+
+// NewService makes the far end of one key, at host[:port]. classify says what the
+// vendor's own errors mean, with the rights that the principal needs; known is
+// false for others.
+func (o Options) NewService(host string, rights Rights, classify func(err error, rights string) (c Classified, known bool)) (*Service, error) {
+	client, err := newHTTPClient(o.Access)
+	if err != nil {
+		return nil, err
+	}
+	return &Service{
+		HTTP: client, Logger: o.Logger, Now: o.Now,
+		backend: o.backend, host: strings.ToLower(host), metrics: o.metrics,
+		classify: func(err error) (Classified, bool) {
+			var own *keyError
+			if errors.As(err, &own) {
+				return own.outcome.Text(own.Error()), true
+			}
+			return classify(err, rights.of(o.use))
+		},
+	}, nil
+}
+
+func (s *Service) service() *Service { return s }
+
+// Close closes idle connections.
+func (s *Service) Close() error {
+	s.HTTP.CloseIdleConnections()
+	return nil
+}
+
+// Absent is nil where describe finds no key, by an error that missing knows. A key
+// that is there, be it disabled, is ErrKeyExists.
+func (s *Service) Absent(ctx context.Context, describe func(ctx context.Context) error, missing func(error) bool) error {
+	err := s.Call(ctx, OperationKey, describe)
+	var own *keyError
+	switch {
+	case err == nil, errors.As(err, &own):
+		return ErrKeyExists
+	case missing(err):
+		return nil
+	default:
+		return err
+	}
+}
+
+// keyError is what an adapter itself found wrong with a key or an answer. The
+// same call would find it again.
+type keyError struct {
+	outcome Outcome
+	text    string
+	causes  []error
+}
+
+func (e *keyError) Error() string { return e.text }
+
+func (e *keyError) Unwrap() []error { return e.causes }
+
+// Unusable is the error for a key that was found and can't be used as it is.
+func Unusable(format string, args ...any) error {
+	err := fmt.Errorf(format, args...)
+	return &keyError{OutcomeUnusable, err.Error(), []error{err}}
+}
+
+// WrongSignature is the error for a signature that doesn't verify. There is no
+// second attempt: a service that signs with another key, or corrupts what it
+// signed, is broken.
+func WrongSignature(cause error) error {
+	return &keyError{OutcomeWrong, "the signature that came back doesn't verify under the key that was found at the start: " + cause.Error(), []error{cause}}
+}
+
+// NotSealed is the error for a refusal of the sealed bytes themselves, in the
+// vendor's words. It wraps ErrSealed.
+func NotSealed(cause error) error {
+	return &keyError{OutcomeWrong, ErrSealed.Error() + " (" + cause.Error() + ")", []error{ErrSealed, cause}}
+}
+
+// connect makes a client of the key and authenticates.
+func connect(ctx context.Context, r RemoteReference, o Options, u use) (Client, error) {
+	o.use = u
+	c, err := r.Client(ctx, o)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Authenticate(ctx, o); err != nil {
+		_ = c.service().Close()
+		return nil, err
+	}
+	return c, nil
+}
+
+// find connects and runs the step that finds the key.
+func find(ctx context.Context, r RemoteReference, o Options, u use, key func(c Client) (detail string, err error)) (*Service, error) {
+	c, err := connect(ctx, r, o, u)
+	if err == nil {
+		if err = o.Step("key", func() (string, error) { return key(c) }); err == nil {
+			return c.service(), nil
+		}
+		_ = c.service().Close()
+	}
+	return nil, fmt.Errorf("key %s: %w", r, err)
+}
+
+func openRemote(ctx context.Context, r RemoteReference, o Options) (Signer, error) {
+	signer := new(remoteSigner)
+	var err error
+	signer.Service, err = find(ctx, r, o, useSigning, func(c Client) (string, error) {
+		var err error
+		signer.key, err = c.SigningKey(ctx)
+		return cmp.Or(signer.key.Detail, signer.key.Name), err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return signer, nil
+}
+
+// makeRemote makes a key, within the time of an Open.
+func makeRemote(ctx context.Context, r RemoteReference, a Algorithm, o Options) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
+	defer cancel()
+	if err := r.CheckNew(a); err != nil {
+		return "", err
+	}
+	c, err := connect(ctx, r, o, useMaking)
+	if err != nil {
+		return "", err
+	}
+	defer c.service().Close()
+	return c.Make(ctx, a)
+}
+
 // trialInterval is the least time between two trial signatures of Health.
 const trialInterval = 10 * time.Second
 
-// remote is a key behind a network: what is the same for every such backend.
-type remote struct {
-	service
+// remoteSigner is a key behind a network.
+type remoteSigner struct {
+	*Service
 
-	name       string // the pinned reference
-	public     crypto.PublicKey
-	key        Algorithm
-	algorithms map[scheme]string // what the key signs with, by the service's own names
-	// sign asks for one signature, in the form that Verify takes.
-	sign func(ctx context.Context, algorithm string, digest []byte) ([]byte, error)
-	// describe fails unless the key is there and enabled; it makes no signature.
-	describe func(ctx context.Context) error
+	key SigningKey
 
 	mu        sync.Mutex
 	failure   error     // of the last signature; nil after one that succeeded
@@ -32,64 +231,48 @@ type remote struct {
 }
 
 // Public is the key that every signature is verified under.
-func (r *remote) Public() crypto.PublicKey { return r.public }
+func (r *remoteSigner) Public() crypto.PublicKey { return r.key.Public }
 
 // String is the pinned reference.
-func (r *remote) String() string { return r.name }
-
-// Close closes idle connections.
-func (r *remote) Close() error {
-	r.client.CloseIdleConnections()
-	return nil
-}
+func (r *remoteSigner) String() string { return r.key.Name }
 
 // Sign makes one signature and verifies it.
-func (r *remote) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("signing with %s: %w", r.name, err)
+		return nil, fmt.Errorf("signing with %s: %w", r, err)
 	}
-	want, err := schemeOf(r.key, digest, opts)
+	wanted, err := schemeOf(r.key.Algorithm, digest, opts)
 	if err != nil {
-		return nil, fmt.Errorf("key %s: %w", r.name, err)
+		return nil, fmt.Errorf("key %s: %w", r, err)
 	}
-	algorithm, ok := r.algorithms[want]
-	if !ok {
-		return nil, fmt.Errorf("key %s: %w: %v", r.name, ErrScheme, want)
+	scheme := r.key.Supports(wanted)
+	if scheme == "" {
+		return nil, fmt.Errorf("key %s: %w: %v", r, ErrSignatureScheme, wanted)
 	}
 	var sig []byte
-	err = r.call(ctx, operationSign, func(ctx context.Context) error {
-		got, err := r.sign(ctx, algorithm, digest)
+	err = r.Call(ctx, operationSign, func(ctx context.Context) error {
+		got, err := r.key.Sign(ctx, scheme, digest)
 		if err != nil {
 			return err
 		}
-		if err := Verify(r.public, opts, digest, got); err != nil {
-			return &wrongError{err}
+		if err := Verify(r.key.Public, opts, digest, got); err != nil {
+			return WrongSignature(err)
 		}
 		sig = got
 		return nil
 	})
 	r.remember(err)
 	if err != nil {
-		return nil, fmt.Errorf("signing with %s: %w", r.name, err)
+		return nil, fmt.Errorf("signing with %s: %w", r, err)
 	}
 	return sig, nil
 }
 
-// wrongError is a signature that doesn't verify. There is no second attempt:
-// a service that signs with another key, or corrupts what it signed, is broken.
-type wrongError struct{ cause error }
-
-func (e *wrongError) Error() string {
-	return "the signature that came back doesn't verify under the key that was found at the start: " + e.cause.Error()
-}
-
-func (e *wrongError) Unwrap() error { return e.cause }
-
 // remember keeps how the last signature ended, for Health. A caller who went
 // away and a quota that is used up say nothing about the key.
-func (r *remote) remember(err error) {
+func (r *remoteSigner) remember(err error) {
 	var call *CallError
-	if errors.As(err, &call) && (call.outcome == outcomeCanceled || call.outcome == outcomeThrottled) {
+	if errors.As(err, &call) && (call.outcome == outcomeCanceled || call.outcome == OutcomeThrottled) {
 		return
 	}
 	r.mu.Lock()
@@ -100,12 +283,12 @@ func (r *remote) remember(err error) {
 // Health asks the service for the key. Only after a signature that failed does
 // it make one itself, at most every trialInterval, until one succeeds: that is
 // how a key that is looked after by a load balancer comes back by itself.
-func (r *remote) Health(ctx context.Context) error {
-	if err := r.call(ctx, operationKey, r.describe); err != nil {
-		return fmt.Errorf("key %s: %w", r.name, err)
+func (r *remoteSigner) Health(ctx context.Context) error {
+	if err := r.Call(ctx, OperationKey, r.key.Describe); err != nil {
+		return fmt.Errorf("key %s: %w", r, err)
 	}
 	r.mu.Lock()
-	failure, now := r.failure, r.now()
+	failure, now := r.failure, r.Now()
 	try := failure != nil && now.Sub(r.lastTrial) >= trialInterval
 	if try {
 		r.lastTrial = now
@@ -115,23 +298,4 @@ func (r *remote) Health(ctx context.Context) error {
 		return failure
 	}
 	return Try(ctx, r)
-}
-
-// newService makes the far end of one key.
-func newService(b *backend, host string, o Options, judge func(error) (verdict, bool)) (service, error) {
-	client, err := newHTTPClient(o.Access)
-	if err != nil {
-		return service{}, err
-	}
-	return service{
-		backend: b.name, host: strings.ToLower(host), client: client,
-		judge: func(err error) (verdict, bool) {
-			var wrong *wrongError
-			if errors.As(err, &wrong) {
-				return verdict{outcomeWrong, false, wrong.Error()}, true
-			}
-			return judge(err)
-		},
-		logger: o.Logger, now: o.Now, metrics: o.metrics,
-	}, nil
 }

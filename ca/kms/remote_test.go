@@ -3,6 +3,7 @@ package kms_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
@@ -63,10 +65,10 @@ func TestRemoteConformance(t *testing.T) {
 	}
 }
 
-// TestE1SignFaults: a signature that a service fails to make is an error that
+// TestSignatureFails: a signature that a service fails to make is an error that
 // says where and at which step, is repeated where that helps, and is never
 // released unless it verifies. The key comes back by itself.
-func TestE1SignFaults(t *testing.T) {
+func TestSignatureFails(t *testing.T) {
 	t.Parallel()
 	always := func(f kmstest.Fault) func(*kmstest.StandIn) kmstest.Fault {
 		return func(*kmstest.StandIn) kmstest.Fault { return f }
@@ -126,8 +128,8 @@ func TestE1SignFaults(t *testing.T) {
 	}
 }
 
-// TestE1Down: nobody listens, and then somebody does again.
-func TestE1Down(t *testing.T) {
+// TestServiceDown: nobody listens, and then somebody does again.
+func TestServiceDown(t *testing.T) {
 	t.Parallel()
 	eachVendor(t, func(t *testing.T, vendor string) {
 		s := standIn(t, vendor, kms.ECDSAP256)
@@ -142,9 +144,9 @@ func TestE1Down(t *testing.T) {
 	})
 }
 
-// TestE1ForgottenConnection: a connection that a firewall has forgotten costs one
+// TestForgottenConnection: a connection that a firewall has forgotten costs one
 // attempt, and the next has a new one, over HTTP/2 too.
-func TestE1ForgottenConnection(t *testing.T) {
+func TestForgottenConnection(t *testing.T) {
 	t.Parallel()
 	eachVendor(t, func(t *testing.T, vendor string) {
 		s := standIn(t, vendor, kms.ECDSAP256)
@@ -160,9 +162,9 @@ func TestE1ForgottenConnection(t *testing.T) {
 	})
 }
 
-// TestE1SignHangs: a service that never answers costs the request's own time and
+// TestSignatureHangs: a service that never answers costs the request's own time and
 // no more, and the error names host and step.
-func TestE1SignHangs(t *testing.T) {
+func TestSignatureHangs(t *testing.T) {
 	t.Parallel()
 	eachVendor(t, func(t *testing.T, vendor string) {
 		s := standIn(t, vendor, kms.ECDSAP256)
@@ -180,8 +182,8 @@ func TestE1SignHangs(t *testing.T) {
 	})
 }
 
-// TestE1SlowAttempt: an attempt that takes 5 s is given up, and the next is in time.
-func TestE1SlowAttempt(t *testing.T) {
+// TestSlowAttempt: an attempt that takes 5 s is given up, and the next is in time.
+func TestSlowAttempt(t *testing.T) {
 	t.Parallel()
 	eachVendor(t, func(t *testing.T, vendor string) {
 		s := standIn(t, vendor, kms.ECDSAP256)
@@ -204,8 +206,8 @@ func TestE1SlowAttempt(t *testing.T) {
 	})
 }
 
-// TestE1OneInTenThrottled: the retries hide it, and cost one signature in ten.
-func TestE1OneInTenThrottled(t *testing.T) {
+// TestOneInTenThrottled: the retries hide it, and cost one signature in ten.
+func TestOneInTenThrottled(t *testing.T) {
 	t.Parallel()
 	const wanted = 30
 	eachVendor(t, func(t *testing.T, vendor string) {
@@ -231,8 +233,8 @@ func TestE1OneInTenThrottled(t *testing.T) {
 	})
 }
 
-// TestE1Open: what stands in the way of a key is named when it is opened.
-func TestE1Open(t *testing.T) {
+// TestOpenNamesWhatIsWrong: what stands in the way of a key is named when it is opened.
+func TestOpenNamesWhatIsWrong(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
@@ -262,7 +264,7 @@ func TestE1Open(t *testing.T) {
 			eachVendor(t, func(t *testing.T, vendor string) {
 				s := standIn(t, vendor, kms.ECDSAP256)
 				tt.spoil(s)
-				signer, err := kms.Open(t.Context(), s.Ref, s.Options)
+				signer, err := keystore.Open(t.Context(), s.Ref, s.Options)
 				if signer != nil {
 					t.Error("there is a signer")
 				}
@@ -336,6 +338,24 @@ func TestHealth(t *testing.T) {
 		s.Change(s.Name, 1, func(v *kmstest.Version) { v.Disabled = true })
 		if err := signer.Health(t.Context()); err == nil {
 			t.Error("a disabled key is healthy")
+		}
+	})
+}
+
+// TestUnversionedIsPinned: the stand-ins fail the test for a signature by
+// another version than that which Open found, and a rotation under a running CA
+// changes nothing.
+func TestUnversionedIsPinned(t *testing.T) {
+	t.Parallel()
+	eachVendor(t, func(t *testing.T, vendor string) {
+		s := standIn(t, vendor, kms.ECDSAP256)
+		signer := s.Open(t)
+		if got := fmt.Sprint(signer); got != s.Pinned {
+			t.Errorf("pinned to %s; want %s", got, s.Pinned)
+		}
+		s.Add(s.Name, kmstest.Key(t, kms.ECDSAP384))
+		if err := kms.Try(t.Context(), signer); err != nil {
+			t.Error(err)
 		}
 	})
 }

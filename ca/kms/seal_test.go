@@ -11,9 +11,11 @@ import (
 	"testing"
 	"time"
 
+	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -31,7 +33,7 @@ func eachSealer(t *testing.T, run func(t *testing.T, s *kmstest.Sealing)) {
 
 func openedSealer(t *testing.T, ref string, o kms.Options) kms.Sealer {
 	t.Helper()
-	s, err := kms.OpenSealer(t.Context(), ref, o)
+	s, err := keystore.OpenSealer(t.Context(), ref, o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -43,7 +45,7 @@ func sealed(t *testing.T, s *kmstest.Sealing, a kms.Algorithm) kms.Options {
 	t.Helper()
 	o := s.Options
 	o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.sealed.json"))
-	ref, err := kms.Generate(t.Context(), s.Ref, a, o)
+	ref, err := keystore.Generate(t.Context(), s.Ref, a, o)
 	if err != nil || ref != s.Pinned {
 		t.Fatalf("%q, %v; want %q", ref, err, s.Pinned)
 	}
@@ -83,7 +85,7 @@ func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 			t.Errorf("%d times unsealed at Open", got)
 		}
 		calls := s.Count("")
-		s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+		s.Always(kmstest.Fault{Drop: true})
 		for range 100 {
 			if err := kms.Try(t.Context(), signer); err != nil {
 				t.Fatal(err)
@@ -95,7 +97,7 @@ func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 		began := time.Now()
 		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Second)
 		defer cancel()
-		_, err := kms.Open(ctx, s.Ref, o)
+		_, err := keystore.Open(ctx, s.Ref, o)
 		var call *kms.CallError
 		if !errors.As(err, &call) || call.Host == "" || call.Step == "" || time.Since(began) > 3*time.Second {
 			t.Errorf("a start without the KMS: %v after %v", err, time.Since(began))
@@ -111,8 +113,8 @@ func TestSealedKeyFaults(t *testing.T) {
 		o := sealed(t, s, kms.ECDSAP256)
 		o.Metrics = registry
 		for name, attempts := range map[string]int{"throttled": 3, "denied": 1, "disabled": 1, "internal": 3} {
-			s.Always(s.Unseal, s.Codes[name])
-			_, err := kms.Open(t.Context(), s.Ref, o)
+			s.Always(s.Codes[name], s.Unseal)
+			_, err := keystore.Open(t.Context(), s.Ref, o)
 			var call *kms.CallError
 			if !errors.As(err, &call) || call.Step != "unseal" || call.Attempts != attempts {
 				t.Errorf("%s: %v", name, err)
@@ -127,7 +129,7 @@ func TestSealedKeyFaults(t *testing.T) {
 		if got := calls(t, registry, "unseal", "denied"); got < 1 {
 			t.Errorf("mayfly_kms_calls_total{operation=unseal,outcome=denied} = %v", got)
 		}
-		if _, err := kms.OpenSealer(t.Context(), s.Wrong, s.Options); err == nil {
+		if _, err := keystore.OpenSealer(t.Context(), s.StandIn.Ref, s.Options); err == nil {
 			t.Error("a signing key is taken for one that seals")
 		} else if strings.Contains(err.Error(), "do-not-log-me") {
 			t.Error("a secret is in the error")
@@ -159,7 +161,7 @@ func calls(t *testing.T, r prometheus.Gatherer, operation, outcome string) float
 // TestSealedKeyFile: every change of the file is found, and says what to do.
 func TestSealedKeyFile(t *testing.T) {
 	t.Parallel()
-	s := kmstest.NewSealingVault(t)
+	s := kmstest.Sealings["vault"](t)
 	o := sealed(t, s, kms.ECDSAP384)
 	good, err := os.ReadFile(string(o.SealedKey))
 	if err != nil {
@@ -255,7 +257,7 @@ func openWith(t *testing.T, s *kmstest.Sealing, b []byte) error {
 	if err := os.WriteFile(string(o.SealedKey), b, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := kms.Open(t.Context(), s.Ref, o)
+	signer, err := keystore.Open(t.Context(), s.Ref, o)
 	if err == nil {
 		kms.Close(signer)
 	}
@@ -265,13 +267,13 @@ func openWith(t *testing.T, s *kmstest.Sealing, b []byte) error {
 // TestSealedKeyIsNeverOverwritten, nor readable by others.
 func TestSealedKeyIsNeverOverwritten(t *testing.T) {
 	t.Parallel()
-	s := kmstest.NewSealingAWS(t)
+	s := kmstest.Sealings["aws"](t)
 	o := sealed(t, s, kms.ECDSAP256)
 	before, err := os.ReadFile(string(o.SealedKey))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := kms.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); !errors.Is(err, kms.ErrKeyExists) {
+	if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); !errors.Is(err, kms.ErrKeyExists) {
 		t.Errorf("%v; want ErrKeyExists", err)
 	}
 	if after, err := os.ReadFile(string(o.SealedKey)); err != nil || !bytes.Equal(before, after) {
@@ -280,14 +282,14 @@ func TestSealedKeyIsNeverOverwritten(t *testing.T) {
 	if err := os.Chmod(string(o.SealedKey), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	_, err = kms.Open(t.Context(), s.Ref, o)
+	_, err = keystore.Open(t.Context(), s.Ref, o)
 	wantError(t, err, "others may read it (mode 0644): chmod 600")
 }
 
 // TestSealedKeyReferences: which references open what a key sealed.
 func TestSealedKeyReferences(t *testing.T) {
 	t.Parallel()
-	aws, azure, vault := kmstest.NewSealingAWS(t), kmstest.NewSealingAzure(t), kmstest.NewSealingVault(t)
+	aws, azure, vault := kmstest.Sealings["aws"](t), kmstest.Sealings["azure"](t), kmstest.Sealings["vault"](t)
 	aws.Options.Access.Region = "eu-central-1"
 	mrk := "arn:aws:kms:eu-central-1:111122223333:key/mrk-1234abcd12ab34cd56ef1234567890ab"
 	for _, tt := range []struct {
@@ -295,11 +297,11 @@ func TestSealedKeyReferences(t *testing.T) {
 		ref, want string
 	}{
 		{aws, "alias/sealing", ""},
-		{aws, kmstest.AWSSealing, ""},
-		{aws, kmstest.AWSOther, "was sealed by the key " + kmstest.AWSSealing + ", not by " + kmstest.AWSOther + ": name that key, or another file"},
+		{aws, aws.Ref, ""},
+		{aws, aws.Other, "was sealed by the key " + aws.Ref + ", not by " + aws.Other + ": name that key, or another file"},
 		{aws, mrk, "was sealed by the key"},
 		{aws, "file:key.pem", "a file can't seal"},
-		{aws, aws.Wrong, "was sealed by the key"},
+		{aws, aws.StandIn.Ref, "was sealed by the key"},
 		{azure, azure.Pinned, ""},
 		{azure, azure.Ref + "/" + strings.Repeat("f", 32), "was sealed by the key"},
 		{azure, azure.Other, "was sealed by the key"},
@@ -307,27 +309,27 @@ func TestSealedKeyReferences(t *testing.T) {
 		{vault, vault.Ref + "?version=2", "was sealed by the key"},
 	} {
 		o := sealed(t, tt.s, kms.ECDSAP256)
-		switch _, err := kms.Open(t.Context(), tt.ref, o); {
+		switch _, err := keystore.Open(t.Context(), tt.ref, o); {
 		case tt.want == "" && err != nil:
 			t.Errorf("%s: %v", tt.ref, err)
 		case tt.want != "":
 			wantError(t, err, tt.want)
 		}
 	}
-	o := kmstest.NewSealingGCP(t)
-	_, err := kms.OpenSealer(t.Context(), o.Ref+"/cryptoKeyVersions/1", o.Options)
+	o := kmstest.Sealings["gcp"](t)
+	_, err := keystore.OpenSealer(t.Context(), o.Ref+"/cryptoKeyVersions/1", o.Options)
 	wantError(t, err, "a key that seals is named without a version")
 }
 
 // TestSealedKeyReplicas: the second place opens what the first can't at the moment.
 func TestSealedKeyReplicas(t *testing.T) {
 	t.Parallel()
-	s, dead := kmstest.NewSealingAWS(t), kmstest.NewSealingAWS(t)
+	s, dead := kmstest.Sealings["aws"](t), kmstest.Sealings["aws"](t)
 	o := sealed(t, s, kms.ECDSAP256)
-	dead.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+	dead.Always(kmstest.Fault{Drop: true})
 	endpoint := o.Access.Endpoint
 	o.Access.Endpoint = dead.Options.Access.Endpoint
-	o.Access.Replicas = []kms.Replica{{Key: kmstest.AWSSealing, Endpoint: endpoint}}
+	o.Access.Replicas = []kms.Replica{{Key: setting.KeyRef(s.Ref), Endpoint: endpoint}}
 	if err := kms.Try(t.Context(), opened(t, s.Ref, o)); err != nil {
 		t.Error(err)
 	}
@@ -335,9 +337,9 @@ func TestSealedKeyReplicas(t *testing.T) {
 
 func TestGCPSealerChecksums(t *testing.T) {
 	t.Parallel()
-	s := kmstest.NewSealingGCP(t)
+	s := kmstest.Sealings["gcp"](t)
 	o := sealed(t, s, kms.ECDSAP256)
-	s.Always("decrypt", kmstest.Trouble{Corrupt: true})
-	_, err := kms.Open(t.Context(), s.Ref, o)
+	s.Always(kmstest.Fault{Spoil: func(answer any) { answer.(*kmspb.DecryptResponse).Plaintext[0] ^= 1 }}, "decrypt")
+	_, err := keystore.Open(t.Context(), s.Ref, o)
 	wantError(t, err, "a checksum (CRC32C) or name doesn't match")
 }

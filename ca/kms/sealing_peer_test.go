@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/kms/types"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -30,10 +31,10 @@ func sealedKeysSign(t *testing.T, ref, other string, o kms.Options) {
 	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		o := o
 		o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.json"))
-		if _, err := kms.Generate(t.Context(), ref, a, o); err != nil {
+		if _, err := keystore.Generate(t.Context(), ref, a, o); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := kms.Open(t.Context(), other, o); err == nil || !strings.Contains(err.Error(), "was sealed by the key") {
+		if _, err := keystore.Open(t.Context(), other, o); err == nil || !strings.Contains(err.Error(), "was sealed by the key") {
 			t.Errorf("another key: %v", err)
 		}
 		return opened(t, ref, o)
@@ -67,7 +68,7 @@ func TestMotoSealing(t *testing.T) {
 	// reference IncorrectKeyException: that one is the stand-in's alone.
 	kmstest.RunSealer(t, openedSealer(t, refs[0], o), nil, true)
 	sealedKeys(t, refs[0], refs[1], o)
-	_, err := kms.OpenSealer(t.Context(), refs[2], o)
+	_, err := keystore.OpenSealer(t.Context(), refs[2], o)
 	wantError(t, err, "its usage is SIGN_VERIFY: make one of the usage ENCRYPT_DECRYPT")
 }
 
@@ -103,30 +104,30 @@ path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
 
 	maker.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.json"))
 	service.SealedKey = maker.SealedKey
-	pinned, err := kms.Generate(t.Context(), ref, kms.ECDSAP256, maker)
+	pinned, err := keystore.Generate(t.Context(), ref, kms.ECDSAP256, maker)
 	if err != nil || pinned != ref+"?version=1" {
 		t.Fatalf("%s, %v", pinned, err)
 	}
 	signer := opened(t, ref, service) // what a service may is enough
 	service.SealedKey += "2"
-	if _, err := kms.Generate(t.Context(), ref, kms.ECDSAP256, service); err == nil || !strings.Contains(err.Error(), "`update` on transit/decrypt/sealing, and on transit/encrypt/sealing to make a sealed key") {
+	if _, err := keystore.Generate(t.Context(), ref, kms.ECDSAP256, service); err == nil || !strings.Contains(err.Error(), "`update` on transit/decrypt/sealing, and on transit/encrypt/sealing to make a sealed key") {
 		t.Errorf("a service makes a key: %v", err)
 	}
 	service.SealedKey = maker.SealedKey
 	v.Post(t, "transit/keys/sealing/rotate", nil, nil)
 	opened(t, ref, service) // Vault knows the version that sealed
 	v.Post(t, "transit/keys/sealing/config", map[string]any{"min_decryption_version": 2}, nil)
-	if _, err := kms.Open(t.Context(), ref, service); !errors.Is(err, kms.ErrSealed) {
+	if _, err := keystore.Open(t.Context(), ref, service); !errors.Is(err, kms.ErrSealed) {
 		t.Errorf("a version that may no longer decrypt: %v", err)
 	}
-	if _, err := kms.OpenSealer(t.Context(), "hashivault://transit/keys/signing", v.Options(v.Token)); err == nil || !strings.Contains(err.Error(), `a key of type "ecdsa-p256" doesn't seal: make one of type aes256-gcm96`) {
+	if _, err := keystore.OpenSealer(t.Context(), "hashivault://transit/keys/signing", v.Options(v.Token)); err == nil || !strings.Contains(err.Error(), `a key of type "ecdsa-p256" doesn't seal: make one of type aes256-gcm96`) {
 		t.Errorf("a signing key: %v", err)
 	}
 	v.Post(t, "sys/seal", nil, nil)
 	if err := kms.Try(t.Context(), signer); err != nil {
 		t.Errorf("a sealed key needs Vault while it runs: %v", err)
 	}
-	if _, err := kms.Open(t.Context(), ref, service); err == nil || !strings.Contains(err.Error(), "Vault is sealed: unseal it") {
+	if _, err := keystore.Open(t.Context(), ref, service); err == nil || !strings.Contains(err.Error(), "Vault is sealed: unseal it") {
 		t.Errorf("a start with Vault sealed: %v", err)
 	}
 }

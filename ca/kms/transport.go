@@ -24,7 +24,8 @@ const (
 	pingTimeout = time.Second
 )
 
-var errOpenTimeout = fmt.Errorf("the key couldn't be opened within %v", openTimeout)
+// ErrOpenTimeout is the cause of a context whose time for an Open is over.
+var ErrOpenTimeout = fmt.Errorf("the key couldn't be opened within %v", openTimeout)
 
 // maxIdle is how many connections wait for the next signature: as many
 // signatures at once need no new handshake.

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -69,7 +70,7 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (ceremony.Key, kms.Sign
 	}
 	ref := k.ref
 	if k.generate != "" {
-		if ref, err = kms.Generate(ctx, k.ref, kms.Algorithm(k.generate), o); err != nil {
+		if ref, err = keystore.Generate(ctx, k.ref, kms.Algorithm(k.generate), o); err != nil {
 			return ceremony.Key{}, nil, kmsFailure("", err)
 		}
 		fmt.Fprintf(out, "made the key %s\n", terminal.Line(ref))
@@ -85,7 +86,7 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (ceremony.Key, kms.Sign
 			words += ", which is " + s.Detail
 		}
 	}
-	signer, err := kms.Open(ctx, ref, o)
+	signer, err := keystore.Open(ctx, ref, o)
 	if err != nil {
 		return ceremony.Key{}, nil, kmsFailure(failed, fmt.Errorf("%s: %w", k.of, err))
 	}

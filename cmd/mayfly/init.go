@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -170,7 +171,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err != nil {
 		return err
 	}
-	if _, err := kms.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
+	if _, err := keystore.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
 		return err
 	}
 	for _, sub := range []string{logName, auditName} {
@@ -196,7 +197,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authority *ca.Authority) error {
 	c.Directory = setting.Path(filepath.Join(dir, logName))
 	c.MarkFile = setting.Path(filepath.Join(dir, markName))
-	signer, err := kms.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
+	signer, err := keystore.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
 	if err != nil {
 		return err
 	}

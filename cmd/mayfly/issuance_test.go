@@ -39,7 +39,7 @@ var backendKeys = map[string]func(t *testing.T, a kms.Algorithm) backendKey{
 // vendorKey is a key in a vendor's stand-in.
 func vendorKey(vendor string) func(*testing.T, kms.Algorithm) backendKey {
 	return func(t *testing.T, a kms.Algorithm) backendKey {
-		key, err := kmstest.NewKey(a)
+		key, err := a.Generate()
 		if err != nil {
 			t.Fatal(err)
 		}

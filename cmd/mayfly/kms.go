@@ -12,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -65,9 +66,9 @@ func (a *kmsAccess) options(ref string) (kms.Options, error) {
 	var f setting.Faults
 	path := strings.TrimSuffix(a.prefix, "-")
 	a.passphrase.Check(setting.Join(path, "passphrase"), &f)
-	a.access.Check(path, setting.KeyRef(ref), &f)
+	keystore.CheckAccess(&a.access, path, setting.KeyRef(ref), &f)
 	if a.sealedKey != "" {
-		if err := kms.CheckSealing(ref, a.access); err != nil {
+		if err := keystore.CheckSealing(ref, a.access); err != nil {
 			f.Add(setting.Join(path, "sealed-key"), "%v", err)
 		}
 	}
@@ -122,7 +123,7 @@ func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string, sealin
 	}
 	began := time.Now()
 	if sealing {
-		s, err := kms.OpenSealer(ctx, ref, o)
+		s, err := keystore.OpenSealer(ctx, ref, o)
 		if err == nil {
 			failed, err = "seal", kms.TrySealer(ctx, s)
 		}
@@ -132,7 +133,7 @@ func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string, sealin
 		fmt.Fprintf(out, "the key seals: %s, tried in %v\n", terminal.Line(s.String()), time.Since(began).Round(time.Millisecond))
 		return nil
 	}
-	s, err := kms.Open(ctx, ref, o)
+	s, err := keystore.Open(ctx, ref, o)
 	if err != nil {
 		return kmsFailure(failed, err)
 	}
@@ -195,7 +196,7 @@ and is what the configuration names as key. Keep a copy of the file.`,
 			if err != nil {
 				return err
 			}
-			ref, err := kms.Generate(cmd.Context(), args[0], kms.Algorithm(algorithm), o)
+			ref, err := keystore.Generate(cmd.Context(), args[0], kms.Algorithm(algorithm), o)
 			if err != nil {
 				return kmsFailure("", err)
 			}

@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -267,7 +268,7 @@ func (r rotation) carryOut(ctx context.Context, file string) (err error) {
 		}
 		made = append(made, r.newKey)
 	}
-	signer, err := kms.Open(ctx, string(r.next.Key), kms.Options{Passphrase: r.next.Passphrase})
+	signer, err := keystore.Open(ctx, string(r.next.Key), kms.Options{Passphrase: r.next.Passphrase})
 	if err != nil {
 		return err
 	}
@@ -293,6 +294,6 @@ func (r rotation) makeKey() (err error) {
 			return fmt.Errorf("the passphrase: %w", err)
 		}
 	}
-	_, err = kms.GenerateFile(r.newKey, kms.ECDSAP256, passphrase)
+	_, err = keystore.GenerateFile(r.newKey, kms.ECDSAP256, passphrase)
 	return err
 }

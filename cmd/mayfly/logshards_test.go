@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -129,7 +130,7 @@ func TestRotateTwice(t *testing.T) {
 	t.Parallel()
 	dir, file := shardedCA(t)
 	key := filepath.Join(dir, "given.pem") // as in a KMS: nothing of it is made here
-	if _, err := kms.GenerateFile(key, kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(key, kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
 	c, err := config.Load(file)

@@ -31,6 +31,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
@@ -77,7 +78,7 @@ func measureAdapters(ctx context.Context, dir string, d time.Duration) ([]adapte
 }
 
 func compare(ctx context.Context, i introduction, over func(context.Context, introduction, []byte) (func() error, error), d time.Duration) (adapter, bare time.Duration, err error) {
-	s, err := kms.Open(ctx, i.Ref, i.options())
+	s, err := keystore.Open(ctx, i.Ref, i.options())
 	if err != nil {
 		return 0, 0, err
 	}
@@ -98,11 +99,11 @@ func compare(ctx context.Context, i introduction, over func(context.Context, int
 func fileAdapter(ctx context.Context, dir string, d time.Duration) (adapterFigures, error) {
 	f := adapterFigures{vendor: "file", over: "crypto/ecdsa"}
 	path := filepath.Join(dir, "adapter.key.pem")
-	key, err := kms.GenerateFile(path, kms.ECDSAP256, nil)
+	key, err := keystore.GenerateFile(path, kms.ECDSAP256, nil)
 	if err != nil {
 		return f, err
 	}
-	s, err := kms.Open(ctx, "file:"+path, kms.Options{})
+	s, err := keystore.Open(ctx, "file:"+path, kms.Options{})
 	if err != nil {
 		return f, err
 	}

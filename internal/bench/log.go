@@ -20,6 +20,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
@@ -185,11 +186,11 @@ func openGate(ctx context.Context, dir string, linger time.Duration) (submit, fu
 func openLog(ctx context.Context, dir string, linger time.Duration, create bool) (*embedded.Log, error) {
 	keyFile := filepath.Join(dir, "key.pem")
 	if create {
-		if _, err := kms.GenerateFile(keyFile, kms.ECDSAP256, nil); err != nil {
+		if _, err := keystore.GenerateFile(keyFile, kms.ECDSAP256, nil); err != nil {
 			return nil, err
 		}
 	}
-	key, err := kms.Open(ctx, "file:"+keyFile, kms.Options{})
+	key, err := keystore.Open(ctx, "file:"+keyFile, kms.Options{})
 	if err != nil {
 		return nil, err
 	}

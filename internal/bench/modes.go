@@ -11,6 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -78,13 +79,13 @@ func modeRun(ctx context.Context, p plan, mode, dir string) (modeFigures, error)
 // sealed gives the CA in dir a sealed issuing key, and counts the calls to the
 // KMS that seals it.
 func sealed(ctx context.Context, t *outside, dir string) (calls func() int, err error) {
-	vault := kmstest.NewSealingVault(t)
+	vault := kmstest.Sealings["vault"](t)
 	o := vault.Options
 	o.SealedKey = setting.Path(filepath.Join(dir, "issuing.json"))
-	if _, err := kms.Generate(ctx, vault.Ref, kms.ECDSAP256, o); err != nil {
+	if _, err := keystore.Generate(ctx, vault.Ref, kms.ECDSAP256, o); err != nil {
 		return nil, err
 	}
-	issuing, err := kms.Open(ctx, vault.Ref, o)
+	issuing, err := keystore.Open(ctx, vault.Ref, o)
 	if err != nil {
 		return nil, err
 	}

@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net/http"
@@ -17,26 +16,23 @@ import (
 const (
 	awsPrefix = "arn:aws:kms:eu-central-1:111122223333:key/"
 	awsID     = "1234abcd-12ab-34cd-56ef-1234567890ab"
+	// The keys that seal.
+	awsSealing = "aaaaaaaa-12ab-34cd-56ef-1234567890ab"
+	awsOther   = "bbbbbbbb-12ab-34cd-56ef-1234567890ab"
 )
 
-// AWSSpecs are AWS's names of the kinds of key.
-var AWSSpecs = map[kms.Algorithm]string{
-	kms.ECDSAP256: "ECC_NIST_P256", kms.ECDSAP384: "ECC_NIST_P384", kms.ECDSAP521: "ECC_NIST_P521",
-	kms.RSA2048: "RSA_2048", kms.RSA3072: "RSA_3072", kms.RSA4096: "RSA_4096",
-}
-
 // aws speaks the wire protocols of AWS KMS and STS.
-type aws struct {
-	*Cloud
-	aliases map[string]string // to names of keys
-}
+type aws struct{ *Cloud }
 
 // NewAWS is a stand-in for AWS KMS, with STS.
 func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &aws{Cloud: newCloud(t), aliases: make(map[string]string)}
+	c := &aws{newCloud(t)}
 	c.start(c, nil)
+	c.Alias("alias/sealing", awsSealing)
 	c.Add(awsID, key)
+	c.Add(awsSealing, nil)
+	c.Add(awsOther, nil)
 	return &StandIn{
 		Cloud: c.Cloud, protocol: c, Ref: awsPrefix + awsID, Pinned: awsPrefix + awsID, Name: awsID,
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "DescribeKey", Sign: "Sign",
@@ -51,6 +47,10 @@ func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 			"deleted":   {Status: 400, Code: "KMSInvalidStateException"},
 			"internal":  {Status: 500, Code: "KMSInternalException"},
 		},
+		sealing: Sealing{
+			Ref: awsPrefix + awsSealing, Pinned: awsPrefix + awsSealing, Other: awsPrefix + awsOther, Authenticates: true, Unseal: "Decrypt",
+			Denied: "allow it kms:DescribeKey and kms:Decrypt, and kms:Encrypt to make a sealed key",
+		},
 	}
 }
 
@@ -62,70 +62,78 @@ func (c *aws) operation(r *http.Request) string {
 }
 
 func (c *aws) refuse(w http.ResponseWriter, f Fault) {
-	w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	w.WriteHeader(f.Status)
 	fmt.Fprintf(w, `{"__type":%q,"message":"as the test says"}`, f.Code)
 }
 
-func (c *aws) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	switch operation {
+func (c *aws) answer(q request) (any, error) {
+	switch q.operation {
 	case "AssumeRoleWithWebIdentity":
-		c.assume(w, r)
-		return
+		return http.HandlerFunc(assumeRole), nil
 	case "GetCallerIdentity":
-		fmt.Fprint(w, `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`)
-		return
+		return `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`, nil
 	}
 	var in awsRequest
-	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Errorf("%s: %v", operation, err)
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, err
 	}
-	switch operation {
+	switch q.operation {
 	case "CreateKey":
-		c.create(w, in)
-		return
+		return c.create(in)
 	case "CreateAlias":
-		c.alias(w, in)
-		return
+		return c.createAlias(in)
 	}
 	name, found := c.find(in.KeyID)
 	if !found {
-		c.refuse(w, Fault{Status: 400, Code: "NotFoundException"})
-		return
+		return nil, awsFault("NotFoundException")
 	}
 	v, _ := c.at(name, 1)
-	arn := awsPrefix + name
-	var out any
-	switch operation {
-	case "DescribeKey":
-		out = map[string]any{"KeyMetadata": awsMetadata(name, algorithmOf(c.t, v.Key), v.Disabled)}
-	case "GetPublicKey":
-		spki, err := x509.MarshalPKIXPublicKey(v.Key.Public())
-		if err != nil {
-			c.t.Error(err)
-		}
-		out = map[string]any{"PublicKey": spki, "SigningAlgorithms": awsAlgorithms(algorithmOf(c.t, v.Key)), "KeyUsage": "SIGN_VERIFY"}
-	case "Sign":
-		if in.KeyID != arn || in.MessageType != "DIGEST" {
-			c.t.Errorf("signature by %q of type %q; want the pinned ARN and DIGEST", in.KeyID, in.MessageType)
+	if q.operation != "DescribeKey" && q.operation != "GetPublicKey" {
+		if in.KeyID != awsPrefix+name {
+			c.t.Errorf("%s by %q; want the pinned ARN", q.operation, in.KeyID)
 		}
 		if v.Disabled {
-			c.refuse(w, Fault{Status: 400, Code: "DisabledException"})
-			return
+			return nil, awsFault("DisabledException")
 		}
-		sig, err := c.signature(f, v.Key, in.Message, awsSigns(in.SigningAlgorithm))
-		if err != nil {
-			c.t.Error(err)
-		}
-		out = map[string]any{"Signature": sig, "KeyId": arn}
-	default:
-		c.t.Errorf("%s isn't expected", operation)
 	}
-	_ = json.NewEncoder(w).Encode(out) // the client may have gone
+	return c.use(v, name, in, q)
 }
 
-// assume is STS's answer to a web identity.
-func (c *aws) assume(w http.ResponseWriter, r *http.Request) {
+func awsFault(code string) Fault { return Fault{Status: http.StatusBadRequest, Code: code} }
+
+// use does what is asked of a key.
+func (c *aws) use(v Version, name string, in awsRequest, q request) (any, error) {
+	about, err := json.Marshal(in.EncryptionContext)
+	if err != nil {
+		return nil, err
+	}
+	switch q.operation {
+	case "DescribeKey":
+		return map[string]any{"KeyMetadata": c.metadata(name, v)}, nil
+	case "GetPublicKey":
+		spki, err := x509.MarshalPKIXPublicKey(v.Key.Public())
+		return map[string]any{"PublicKey": spki, "SigningAlgorithms": awsAlgorithms(algorithmOf(c.t, v.Key)), "KeyUsage": "SIGN_VERIFY"}, err
+	case "Sign":
+		if in.MessageType != "DIGEST" {
+			c.t.Errorf("signature of type %q; want DIGEST", in.MessageType)
+		}
+		sig, err := c.signature(q.fault, v.Key, in.Message, signerOpts(strings.HasPrefix(in.SigningAlgorithm, "RSASSA_PSS"), in.SigningAlgorithm))
+		return map[string]any{"Signature": sig}, err
+	case "Encrypt":
+		return map[string]any{"CiphertextBlob": seal(name, in.Plaintext, about)}, nil
+	case "Decrypt":
+		plain, err := unseal(name, in.CiphertextBlob, about)
+		if err != nil {
+			err = awsFault("InvalidCiphertextException")
+		}
+		return map[string]any{"Plaintext": plain}, err
+	default:
+		return nil, fmt.Errorf("%s isn't expected", q.operation)
+	}
+}
+
+// assumeRole is STS's answer to a web identity.
+func assumeRole(w http.ResponseWriter, r *http.Request) {
 	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
 		w.WriteHeader(http.StatusForbidden)
 		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
@@ -144,78 +152,69 @@ type awsRequest struct {
 	Message          []byte
 	MessageType      string
 	SigningAlgorithm string
+
+	Plaintext, CiphertextBlob []byte
+	EncryptionContext         map[string]string
 }
 
 // find is the name of the key of an id, ARN or alias.
 func (c *aws) find(id string) (string, bool) {
 	if i := strings.LastIndex(id, "alias/"); i >= 0 {
-		c.mu.Lock()
-		id = c.aliases[id[i:]]
-		c.mu.Unlock()
+		id = c.named(id[i:])
 	}
 	name := strings.TrimPrefix(id, awsPrefix)
 	return name, len(c.versions(name)) > 0
 }
 
-// Alias points an alias of a stand-in of AWS KMS at its key.
-func (s *StandIn) Alias(alias string) {
-	c, ok := s.protocol.(*aws)
-	if !ok {
-		s.t.Fatal("only AWS KMS has aliases")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.aliases[alias] = s.Name
-}
-
-func (c *aws) create(w http.ResponseWriter, in awsRequest) {
-	for a, spec := range AWSSpecs {
-		if spec != in.KeySpec || in.KeyUsage != "SIGN_VERIFY" {
+func (c *aws) create(in awsRequest) (any, error) {
+	for _, a := range kms.Algorithms() {
+		if awsSpec(a) != in.KeySpec || in.KeyUsage != "SIGN_VERIFY" {
 			continue
 		}
 		id := make([]byte, 16)
 		_, _ = rand.Read(id) // never fails
-		text := hex.EncodeToString(id)
-		name := text[:8] + "-" + text[8:12] + "-" + text[12:16] + "-" + text[16:20] + "-" + text[20:]
+		name := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
 		c.Add(name, Key(c.t, a))
-		_ = json.NewEncoder(w).Encode(map[string]any{"KeyMetadata": awsMetadata(name, a, false)})
-		return
+		v, _ := c.at(name, 1)
+		return map[string]any{"KeyMetadata": c.metadata(name, v)}, nil
 	}
-	c.refuse(w, Fault{Status: 400, Code: "ValidationException"})
+	return nil, awsFault("ValidationException")
 }
 
-func (c *aws) alias(w http.ResponseWriter, in awsRequest) {
+func (c *aws) createAlias(in awsRequest) (any, error) {
 	name, found := c.find(in.TargetKeyID)
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch {
 	case !found:
-		c.refuse(w, Fault{Status: 400, Code: "NotFoundException"})
-	case c.aliases[in.AliasName] != "":
-		c.refuse(w, Fault{Status: 400, Code: "AlreadyExistsException"})
-	default:
-		c.aliases[in.AliasName] = name
-		fmt.Fprint(w, "{}")
+		return nil, awsFault("NotFoundException")
+	case c.named(in.AliasName) != "":
+		return nil, awsFault("AlreadyExistsException")
 	}
+	c.Alias(in.AliasName, name)
+	return "{}", nil
 }
 
-func awsMetadata(name string, a kms.Algorithm, disabled bool) map[string]any {
-	state := "Enabled"
-	if disabled {
+func (c *aws) metadata(name string, v Version) map[string]any {
+	usage, spec, state := "ENCRYPT_DECRYPT", "SYMMETRIC_DEFAULT", "Enabled"
+	if v.Key != nil {
+		usage, spec = "SIGN_VERIFY", awsSpec(algorithmOf(c.t, v.Key))
+	}
+	if v.Disabled {
 		state = "Disabled"
 	}
-	return map[string]any{"Arn": awsPrefix + name, "KeyId": name, "KeySpec": AWSSpecs[a], "KeyUsage": "SIGN_VERIFY", "KeyState": state}
+	return map[string]any{"Arn": awsPrefix + name, "KeyId": name, "KeySpec": spec, "KeyUsage": usage, "KeyState": state}
 }
 
-// awsSigns is what a signing algorithm's name means.
-func awsSigns(name string) crypto.SignerOpts {
-	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[name[len(name)-3:]]
-	return pssOr(strings.HasPrefix(name, "RSASSA_PSS"), hash)
+// awsSpec is AWS's name of a kind of key.
+func awsSpec(a kms.Algorithm) string {
+	if curve := a.Curve(); curve != nil {
+		return "ECC_NIST_" + strings.Replace(curve.Params().Name, "-", "", 1)
+	}
+	return fmt.Sprintf("RSA_%d", a.Bits())
 }
 
 func awsAlgorithms(a kms.Algorithm) []string {
-	if e, ok := map[kms.Algorithm]string{kms.ECDSAP256: "ECDSA_SHA_256", kms.ECDSAP384: "ECDSA_SHA_384", kms.ECDSAP521: "ECDSA_SHA_512"}[a]; ok {
-		return []string{e}
+	if a.Curve() != nil {
+		return []string{fmt.Sprintf("ECDSA_SHA_%d", 8*a.Hash().Size())}
 	}
 	return []string{
 		"RSASSA_PKCS1_V1_5_SHA_256", "RSASSA_PKCS1_V1_5_SHA_384", "RSASSA_PKCS1_V1_5_SHA_512",

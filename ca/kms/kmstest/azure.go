@@ -3,44 +3,63 @@ package kmstest
 import (
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/rsa"
 	"crypto/tls"
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
 	"os"
+	"path"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-const (
-	azureHost = "demo.vault.azure.net"
-	// AzureTenant is the tenant that the stand-in's Entra gives tokens for.
-	AzureTenant = "11111111-2222-3333-4444-555555555555"
-)
+// AzureTenant is the tenant that the stand-in's Entra gives tokens for.
+const AzureTenant = "11111111-2222-3333-4444-555555555555"
 
-// azure speaks the wire protocols of Key Vault and Entra.
-type azure struct{ *Cloud }
+// azure speaks the wire protocols of Key Vault, Managed HSM and Entra.
+type azure struct {
+	*Cloud
 
-// NewAzure is a stand-in for a vault and for Entra, over TLS.
+	host string // of the vault
+	wrap string // the kind of key that seals, and its algorithm
+}
+
+// NewAzure is a stand-in for a vault and for Entra, over TLS. RSA keys seal.
 func NewAzure(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &azure{newCloud(t)}
-	certificate, caFile := Certificate(t, azureHost)
+	return newAzure(t, key, "demo.vault.azure.net", "RSA RSA-OAEP-256")
+}
+
+// newManagedHSM is a managed HSM, in which AES keys seal.
+func newManagedHSM(t testing.TB, key crypto.Signer) *StandIn {
+	t.Helper()
+	return newAzure(t, key, "demo.managedhsm.azure.net", "oct-HSM A256KW")
+}
+
+func newAzure(t testing.TB, key crypto.Signer, host, wrap string) *StandIn {
+	t.Helper()
+	c := &azure{newCloud(t), host, wrap}
+	certificate, caFile := Certificate(t, host)
 	c.start(c, &tls.Config{Certificates: []tls.Certificate{certificate}, MinVersion: tls.VersionTLS12})
 	c.Add("issuing", key)
+	c.Add("sealing", nil)
+	c.Add("other", nil)
+	keys := "https://" + host + "/keys/"
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: "https://" + azureHost + "/keys/issuing", Pinned: "https://" + azureHost + "/keys/issuing/" + azureVersion(1), Name: "issuing",
-		Host: azureHost, Get: "get", Sign: "sign",
+		Cloud: c.Cloud, protocol: c, Ref: keys + "issuing", Pinned: keys + "issuing/" + azureVersion(1), Name: "issuing",
+		Host: host, Get: "get", Sign: "sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL, IdentityEndpoint: c.URL, CAFile: caFile},
 			Getenv: Environment("AZURE_TENANT_ID", AzureTenant, "AZURE_CLIENT_ID", "app", "AZURE_CLIENT_SECRET", Secret),
@@ -52,6 +71,10 @@ func NewAzure(t testing.TB, key crypto.Signer) *StandIn {
 			"deleted":   {Status: 409, Code: "ObjectIsDeletedButRecoverable"},
 			"internal":  {Status: 500, Code: "InternalError"},
 		},
+		sealing: Sealing{
+			Ref: keys + "sealing", Pinned: keys + "sealing/" + azureVersion(1), Other: keys + "other", Unseal: "unwrapkey",
+			Denied: "allow it get and unwrapKey, and wrapKey to make a sealed key",
+		},
 	}
 }
 
@@ -62,11 +85,11 @@ func azureVersion(n int) string { return fmt.Sprintf("%032x", 0xa000+n) }
 // who issued it.
 func Certificate(t testing.TB, host string) (tls.Certificate, setting.Path) {
 	t.Helper()
-	certificate, path := catest.Server(t, host), filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(path, catest.PEM(certificate.Leaf), 0o600); err != nil {
+	certificate, file := catest.Server(t, host), filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(file, catest.PEM(certificate.Leaf), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return certificate, setting.Path(path)
+	return certificate, setting.Path(file)
 }
 
 func (c *azure) operation(r *http.Request) string {
@@ -77,10 +100,10 @@ func (c *azure) operation(r *http.Request) string {
 		return "token"
 	case !strings.HasPrefix(r.Header.Get("Authorization"), "Bearer "):
 		return "challenge"
-	case strings.HasSuffix(r.URL.Path, "/sign"):
-		return "sign"
-	case strings.HasSuffix(r.URL.Path, "/create"):
-		return "create"
+	}
+	switch last := path.Base(r.URL.Path); last {
+	case "sign", "create", "wrapkey", "unwrapkey":
+		return last
 	default:
 		return "get"
 	}
@@ -92,110 +115,115 @@ func (c *azure) refuse(w http.ResponseWriter, f Fault) {
 	fmt.Fprintf(w, `{"error":{"code":%q,"message":"as the test says","innererror":{"code":"Inner%s"}}}`, f.Code, f.Code)
 }
 
-func (c *azure) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	w.Header().Set("Content-Type", "application/json")
-	base := "https://" + r.Host + "/" + AzureTenant
-	switch operation {
+func (c *azure) answer(q request) (any, error) {
+	base := "https://" + q.Host + "/" + AzureTenant
+	switch q.operation {
 	case "discovery":
-		fmt.Fprintf(w, `{"issuer":%q,"authorization_endpoint":%q,"token_endpoint":%q}`, base+"/v2.0", base+"/oauth2/v2.0/authorize", base+"/oauth2/v2.0/token") //nolint:gosec // G705: to a test
+		return map[string]string{"issuer": base + "/v2.0", "authorization_endpoint": base + "/oauth2/v2.0/authorize", "token_endpoint": base + "/oauth2/v2.0/token"}, nil
 	case "token":
 		claims := base64.RawURLEncoding.EncodeToString([]byte(`{"tid":"` + AzureTenant + `","oid":"the-object","appid":"app"}`))
-		fmt.Fprintf(w, `{"token_type":"Bearer","expires_in":3600,"access_token":"e30.%s.sig"}`, claims)
+		return map[string]any{"token_type": "Bearer", "expires_in": 3600, "access_token": "e30." + claims + ".sig"}, nil
 	case "challenge":
-		w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+AzureTenant+`", resource="https://vault.azure.net"`)
-		w.WriteHeader(http.StatusUnauthorized)
-	default:
-		if r.Host != azureHost {
-			c.t.Errorf("the vault is asked as %s", r.Host)
-		}
-		c.key(w, operation, strings.Split(strings.TrimPrefix(r.URL.Path, "/keys/"), "/"), body, f)
+		return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+			w.Header().Set("WWW-Authenticate", `Bearer authorization="https://login.microsoftonline.com/`+AzureTenant+`", resource="https://`+strings.TrimPrefix(c.host, "demo.")+`"`)
+			w.WriteHeader(http.StatusUnauthorized)
+		}), nil
 	}
+	if q.Host != c.host {
+		c.t.Errorf("the vault is asked as %s", q.Host)
+	}
+	return c.key(q, strings.Split(strings.TrimPrefix(q.URL.Path, "/keys/"), "/"))
 }
 
 // key does what is asked at /keys/NAME[/VERSION][/OPERATION].
-func (c *azure) key(w http.ResponseWriter, operation string, path []string, body []byte, f Fault) {
-	name := path[0]
-	all := c.versions(name)
-	if operation == "create" {
-		c.create(w, name, body)
-		return
+func (c *azure) key(q request, parts []string) (any, error) {
+	name := parts[0]
+	if q.operation == "create" {
+		return c.create(name, q.body)
 	}
-	number := len(all) // of a key without a version: the newest
-	if len(path) > 1 && path[1] != "" {
-		n, err := strconv.ParseInt(path[1], 16, 64)
+	number := len(c.versions(name)) // of a key without a version: the newest
+	if len(parts) > 1 && parts[1] != "" {
+		n, err := strconv.ParseInt(parts[1], 16, 64)
 		if err != nil {
 			n = 0
 		}
 		number = int(n) - 0xa000
-	} else if operation == "sign" {
-		c.t.Errorf("signature at %v: not the pinned version", path)
+	} else if q.operation != "get" {
+		c.t.Errorf("%s at %v: not the pinned version", q.operation, parts)
 	}
 	v, ok := c.at(name, number)
 	switch {
 	case !ok:
-		c.refuse(w, Fault{Status: http.StatusNotFound, Code: "KeyNotFound"})
-	case operation == "get":
-		c.describe(w, name, number)
+		return nil, Fault{Status: http.StatusNotFound, Code: "KeyNotFound"}
+	case q.operation == "get":
+		return c.describe(name, number)
 	case v.Disabled:
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "KeyDisabled"})
+		return nil, Fault{Status: http.StatusForbidden, Code: "KeyDisabled"}
 	default:
-		c.sign(w, v, body, f)
+		return c.use(v, name, q)
 	}
 }
 
-func (c *azure) describe(w http.ResponseWriter, name string, number int) {
+func (c *azure) describe(name string, number int) (any, error) {
 	v, _ := c.at(name, number)
-	key := jwk(c.t, v.Key.Public())
-	key["kid"] = "https://" + azureHost + "/keys/" + name + "/" + azureVersion(number)
-	_ = json.NewEncoder(w).Encode(map[string]any{"key": key, "attributes": map[string]any{"enabled": !v.Disabled}}) // the client may have gone
+	kty, _, _ := strings.Cut(c.wrap, " ")
+	key := map[string]any{"kty": kty, "key_ops": []string{"wrapKey", "unwrapKey"}}
+	if v.Key != nil {
+		key = jwk(c.t, v.Key.Public())
+	}
+	key["kid"] = "https://" + c.host + "/keys/" + name + "/" + azureVersion(number)
+	return map[string]any{"key": key, "attributes": map[string]any{"enabled": !v.Disabled}}, nil
 }
 
 // create makes a new version of a key that there may be already, as a vault does.
-func (c *azure) create(w http.ResponseWriter, name string, body []byte) {
+func (c *azure) create(name string, body []byte) (any, error) {
 	var in struct {
 		Kty, Crv string
 		Size     int      `json:"key_size"`
 		Ops      []string `json:"key_ops"`
 	}
 	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Error(err)
+		return nil, err
 	}
 	if len(in.Ops) == 0 {
-		c.t.Error("a key for every operation: sign and verify are enough")
+		return nil, errors.New("a key for every operation: sign and verify are enough")
 	}
-	a := map[string]kms.Algorithm{
-		"EC-HSM P-256": kms.ECDSAP256, "EC-HSM P-384": kms.ECDSAP384, "EC-HSM P-521": kms.ECDSAP521,
-		"RSA-HSM 2048": kms.RSA2048, "RSA-HSM 3072": kms.RSA3072, "RSA-HSM 4096": kms.RSA4096,
+	for _, a := range kms.Algorithms() {
+		if curve := a.Curve(); curve != nil && in.Kty == "EC-HSM" && in.Crv == curve.Params().Name || in.Kty == "RSA-HSM" && in.Size > 0 && in.Size == a.Bits() {
+			return c.describe(name, c.Add(name, Key(c.t, a)))
+		}
 	}
-	kind := in.Kty + " " + in.Crv
-	if in.Size > 0 {
-		kind += strconv.Itoa(in.Size)
-	}
-	if a[kind] == "" {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "BadParameter"})
-		return
-	}
-	c.describe(w, name, c.Add(name, Key(c.t, a[kind])))
+	return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}
 }
 
-func (c *azure) sign(w http.ResponseWriter, v Version, body []byte, f Fault) {
+// use signs, wraps or unwraps. What wraps is AES-GCM, whatever the algorithm is
+// called: only this service unwraps it.
+func (c *azure) use(v Version, name string, q request) (any, error) {
 	var in struct{ Alg, Value string }
-	if err := json.Unmarshal(body, &in); err != nil {
-		c.t.Error(err)
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, err
 	}
-	digest, err := base64.RawURLEncoding.DecodeString(in.Value)
+	value, err := base64.RawURLEncoding.DecodeString(in.Value)
 	if err != nil {
-		c.t.Error(err)
+		return nil, err
 	}
-	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[in.Alg[2:]]
-	sig, err := c.signature(f, v.Key, digest, pssOr(in.Alg[0] == 'P', hash))
+	switch {
+	case q.operation == "sign":
+		value, err = c.signature(q.fault, v.Key, value, signerOpts(in.Alg[0] == 'P', in.Alg))
+		if strings.HasPrefix(in.Alg, "ES") {
+			value = rawSignature(c.t, v.Key.Public(), value)
+		}
+	case !strings.HasSuffix(c.wrap, " "+in.Alg):
+		err = fmt.Errorf("%s by %s", q.operation, in.Alg)
+	case q.operation == "wrapkey":
+		value = seal(name, value, nil)
+	default:
+		value, err = unseal(name, value, nil)
+	}
 	if err != nil {
-		c.t.Error(err)
+		return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}
 	}
-	if strings.HasPrefix(in.Alg, "ES") {
-		sig = rawSignature(c.t, v.Key.Public(), sig)
-	}
-	fmt.Fprintf(w, `{"kid":"x","value":%q}`, base64.RawURLEncoding.EncodeToString(sig))
+	return map[string]string{"kid": "x", "value": base64.RawURLEncoding.EncodeToString(value)}, nil
 }
 
 // rawSignature is r‖s, each of the curve's size.
@@ -213,19 +241,19 @@ func rawSignature(t testing.TB, public crypto.PublicKey, der []byte) []byte {
 	return append(s.R.FillBytes(make([]byte, size)), s.S.FillBytes(make([]byte, size))...)
 }
 
+// jwk is a public key as a vault describes it, whose EC keys are in hardware.
 func jwk(t testing.TB, public crypto.PublicKey) map[string]any {
-	m := map[string]any{"key_ops": []string{"sign", "verify"}}
-	b64 := base64.RawURLEncoding.EncodeToString
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		point, err := k.Bytes()
-		if err != nil {
-			t.Error(err)
-		}
-		size := (len(point) - 1) / 2
-		m["kty"], m["crv"], m["x"], m["y"] = "EC-HSM", k.Curve.Params().Name, b64(point[1:1+size]), b64(point[1+size:])
-	case *rsa.PublicKey:
-		m["kty"], m["n"], m["e"] = "RSA", b64(k.N.Bytes()), b64(big.NewInt(int64(k.E)).Bytes())
+	text, err := jose.JSONWebKey{Key: public}.MarshalJSON()
+	if err != nil {
+		t.Error(err)
 	}
+	m := map[string]any{}
+	if err := json.Unmarshal(text, &m); err != nil {
+		t.Error(err)
+	}
+	if m["kty"] == "EC" {
+		m["kty"] = "EC-HSM"
+	}
+	m["key_ops"] = []string{"sign", "verify"}
 	return m
 }

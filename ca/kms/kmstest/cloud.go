@@ -3,16 +3,19 @@ package kmstest
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
+	"crypto/aes"
+	"crypto/cipher"
 	"crypto/rand"
 	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/tls"
+	"encoding/json"
 	"errors"
 	"io"
 	"log"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -30,13 +33,17 @@ type Fault struct {
 	Answer  http.HandlerFunc // something else answers
 	Status  int              // refuse, with this HTTP status
 	Code    string           // and the vendor's own error code or words
+	Text    string           // and text, of a vendor that has both
+	Spoil   func(answer any) // change what Google answers to the use of a key
 	Other   bool             // sign with another key
 	Corrupt bool             // break the signature
 }
 
+func (f Fault) Error() string { return f.Code }
+
 // Version is one version of a key in a stand-in.
 type Version struct {
-	Key      crypto.Signer
+	Key      crypto.Signer // nil for a key that seals
 	Disabled bool
 	Pending  bool // being made, until it is looked at
 }
@@ -51,26 +58,42 @@ type Cloud struct {
 	secure   bool
 	listener net.Listener
 
-	mu    sync.Mutex
-	keys  map[string][]*Version // by name; version 1 first
-	fault func(operation string, call int) Fault
-	calls map[string]int
-	open  map[*conn]struct{}
-	done  chan struct{} // closed when the test ends: what hangs goes on
+	mu      sync.Mutex
+	keys    map[string][]*Version // by name; version 1 first
+	aliases map[string]string     // to names of keys
+	token   string                // that is taken, of a vendor with one for all requests
+	logins  int                   // after which it was given out
+	fault   func(operation string, call int) Fault
+	calls   map[string]int
+	open    map[*conn]struct{}
+	done    chan struct{} // closed when the test ends: what hangs goes on
 }
 
 // protocol is how one vendor's service is spoken to.
 type protocol interface {
 	// operation names what a request asks for.
 	operation(r *http.Request) string
-	// refuse answers with f's status and code.
+	// refuse answers with f's status, code and text.
 	refuse(w http.ResponseWriter, f Fault)
-	// answer does what a request asks for.
-	answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault)
+	// answer does what is asked. It gives what to encode in JSON, a text, or a
+	// handler that answers; an error that is a Fault is refused.
+	answer(q request) (any, error)
+}
+
+// request is what is asked of a stand-in.
+type request struct {
+	*http.Request
+
+	operation string
+	body      []byte
+	fault     Fault
 }
 
 func newCloud(t testing.TB) *Cloud {
-	return &Cloud{t: t, keys: make(map[string][]*Version), calls: make(map[string]int), open: make(map[*conn]struct{}), done: make(chan struct{})}
+	return &Cloud{
+		t: t, keys: make(map[string][]*Version), aliases: make(map[string]string), calls: make(map[string]int),
+		open: make(map[*conn]struct{}), done: make(chan struct{}),
+	}
 }
 
 // start serves p on a free port of the loopback interface until the test ends,
@@ -214,7 +237,28 @@ func (c *Cloud) serve(p protocol, w http.ResponseWriter, r *http.Request) {
 	case f.Status != 0:
 		p.refuse(w, f)
 	default:
-		p.answer(w, r, operation, body, f)
+		out, err := p.answer(request{r, operation, body, f})
+		c.reply(p, w, r, out, err)
+	}
+}
+
+// reply writes what p gave as its answer.
+func (c *Cloud) reply(p protocol, w http.ResponseWriter, r *http.Request, out any, err error) {
+	if refused := (Fault{}); errors.As(err, &refused) {
+		p.refuse(w, refused)
+		return
+	}
+	if err != nil {
+		c.t.Error(err)
+	}
+	w.Header().Set("Content-Type", "application/json")
+	switch out := out.(type) {
+	case http.HandlerFunc:
+		out(w, r)
+	case string:
+		_, _ = io.WriteString(w, out) // the client may have gone
+	default:
+		_ = json.NewEncoder(w).Encode(out) // the client may have gone
 	}
 }
 
@@ -223,6 +267,7 @@ func (c *Cloud) begin(operation string) Fault {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.calls[operation]++
+	c.calls[""]++
 	if c.fault == nil {
 		return Fault{}
 	}
@@ -249,13 +294,11 @@ func (c *Cloud) Break(f func(operation string, call int) Fault) {
 	c.fault = f
 }
 
-// Always breaks the operations, every time.
+// Always breaks the operations, every time; all of them if none is named.
 func (c *Cloud) Always(f Fault, operations ...string) {
 	c.Break(func(asked string, _ int) Fault {
-		for _, operation := range operations {
-			if asked == operation {
-				return f
-			}
+		if len(operations) == 0 || slices.Contains(operations, asked) {
+			return f
 		}
 		return Fault{}
 	})
@@ -264,7 +307,7 @@ func (c *Cloud) Always(f Fault, operations ...string) {
 // Mend ends what Break began.
 func (c *Cloud) Mend() { c.Break(nil) }
 
-// Count is how often an operation was asked for.
+// Count is how often an operation was asked for, or anything at all for "".
 func (c *Cloud) Count(operation string) int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -299,6 +342,34 @@ func (c *Cloud) Change(name string, version int, f func(*Version)) {
 	f(c.keys[name][version-1])
 }
 
+// Alias points an alias at a key.
+func (c *Cloud) Alias(alias, name string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.aliases[alias] = name
+}
+
+// named is the key that an alias points at; "" for none.
+func (c *Cloud) named(alias string) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.aliases[alias]
+}
+
+// Token is the token that is taken, and after how many logins.
+func (c *Cloud) Token() (token string, logins int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.token, c.logins
+}
+
+// SetToken makes another token the one that is taken.
+func (c *Cloud) SetToken(token string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.token = token
+}
+
 // versions are copies of a key's versions; none when there is no such key.
 func (c *Cloud) versions(name string) []Version {
 	c.mu.Lock()
@@ -322,11 +393,7 @@ func (c *Cloud) at(name string, version int) (Version, bool) {
 // signature is one as the real service would make it, or as f says.
 func (c *Cloud) signature(f Fault, key crypto.Signer, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if f.Other {
-		another, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		key = another
+		key = Key(c.t, "another key")
 	}
 	sig, err := key.Sign(rand.Reader, digest, opts)
 	if f.Corrupt && err == nil {
@@ -335,21 +402,54 @@ func (c *Cloud) signature(f Fault, key crypto.Signer, digest []byte, opts crypto
 	return sig, err
 }
 
-// pssOr is PSS with a salt of the hash's length, or PKCS #1 v1.5 and ECDSA.
-func pssOr(pss bool, hash crypto.Hash) crypto.SignerOpts {
+// signerOpts are of a scheme whose name ends with the size of its hash: PSS with a
+// salt of the hash's length, or PKCS #1 v1.5 and ECDSA.
+func signerOpts(pss bool, name string) crypto.SignerOpts {
+	hash := map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}[name[len(name)-3:]]
 	if pss {
 		return &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: hash}
 	}
 	return hash
 }
 
-// made are the keys of Key, one an algorithm: RSA keys take their time.
+// aead is AES-256-GCM under a key that is computed from a name, as a KMS has it in
+// hardware.
+func aead(name string) cipher.AEAD {
+	key := sha256.Sum256([]byte(name))
+	block, err := aes.NewCipher(key[:])
+	if err != nil {
+		panic(err) // not for a key of 32 bytes
+	}
+	a, err := cipher.NewGCMWithRandomNonce(block)
+	if err != nil {
+		panic(err) // not for AES
+	}
+	return a
+}
+
+// seal seals as the key of that name would.
+func seal(name string, plain, about []byte) []byte {
+	return aead(name).Seal(nil, nil, plain, about) //nolint:gosec // G407: this AEAD draws its own nonce
+}
+
+// unseal is seal's other way.
+func unseal(name string, sealed, about []byte) ([]byte, error) {
+	return aead(name).Open(nil, nil, sealed, about)
+}
+
+// made are the keys of Key: RSA keys take their time.
 var made sync.Map
 
-// Key is a key of an algorithm, the same for every caller.
+// Key is a key of an algorithm, the same for every caller. Any other name is that
+// of one more key, of ECDSA P-256.
 func Key(t testing.TB, a kms.Algorithm) crypto.Signer {
 	t.Helper()
-	once, _ := made.LoadOrStore(a, sync.OnceValues(func() (crypto.Signer, error) { return NewKey(a) }))
+	once, _ := made.LoadOrStore(a, sync.OnceValues(func() (crypto.Signer, error) {
+		if a.Hash() == 0 {
+			return kms.ECDSAP256.Generate()
+		}
+		return a.Generate()
+	}))
 	key, err := once.(func() (crypto.Signer, error))()
 	if err != nil {
 		t.Fatal(err)
@@ -357,20 +457,11 @@ func Key(t testing.TB, a kms.Algorithm) crypto.Signer {
 	return key
 }
 
-// NewKey makes a key of an algorithm.
-func NewKey(a kms.Algorithm) (crypto.Signer, error) {
-	switch a {
-	case kms.ECDSAP256:
-		return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-	case kms.ECDSAP384:
-		return ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
-	case kms.ECDSAP521:
-		return ecdsa.GenerateKey(elliptic.P521(), rand.Reader)
-	case kms.RSA3072:
-		return rsa.GenerateKey(rand.Reader, 3072)
-	case kms.RSA4096:
-		return rsa.GenerateKey(rand.Reader, 4096)
-	default:
-		return rsa.GenerateKey(rand.Reader, 2048)
+// algorithmOf is the kind of a key that a test has made.
+func algorithmOf(t testing.TB, key crypto.Signer) kms.Algorithm {
+	a, err := kms.AlgorithmOf(key.Public())
+	if err != nil {
+		t.Error(err)
 	}
+	return a
 }

@@ -1,6 +1,7 @@
 package kmstest
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"encoding/json"
@@ -15,7 +16,6 @@ import (
 
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/wrapperspb"
@@ -31,10 +31,7 @@ const (
 )
 
 // gcp is Google's service, on Google's own types.
-type gcp struct {
-	*Cloud
-	spoil func(*kmspb.AsymmetricSignResponse)
-}
+type gcp struct{ *Cloud }
 
 // gcpAlgorithms are what versions of the kinds of key sign.
 var gcpAlgorithms = map[kms.Algorithm]kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm{
@@ -48,10 +45,12 @@ var gcpAlgorithms = map[kms.Algorithm]kmspb.CryptoKeyVersion_CryptoKeyVersionAlg
 // NewGCP is a stand-in for Google Cloud KMS, and for the metadata server.
 func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &gcp{Cloud: newCloud(t)}
+	c := &gcp{newCloud(t)}
 	c.start(c, nil)
 	name := GCPRing + "/cryptoKeys/issuing"
 	c.Add(name, key)
+	c.Add(GCPRing+"/cryptoKeys/sealing", nil)
+	c.Add(GCPRing+"/cryptoKeys/other", nil)
 	host := strings.TrimPrefix(c.URL, "http://")
 	return &StandIn{
 		Cloud: c.Cloud, protocol: c, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
@@ -67,18 +66,12 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 			"deleted":   {Status: 404, Code: codes.NotFound.String()},
 			"internal":  {Status: 500, Code: codes.Internal.String()},
 		},
+		sealing: Sealing{
+			Ref: "gcpkms://" + GCPRing + "/cryptoKeys/sealing", Pinned: "gcpkms://" + GCPRing + "/cryptoKeys/sealing", Other: "gcpkms://" + GCPRing + "/cryptoKeys/other",
+			Authenticates: true, Unseal: "decrypt",
+			Denied: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
+		},
 	}
-}
-
-// Spoil changes what a stand-in of Google's answers to AsymmetricSign; nil leaves it.
-func (s *StandIn) Spoil(how func(*kmspb.AsymmetricSignResponse)) {
-	c, ok := s.protocol.(*gcp)
-	if !ok {
-		s.t.Fatal("only Google has that")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.spoil = how
 }
 
 const gcpAccounts = "/computeMetadata/v1/instance/service-accounts/default/"
@@ -89,8 +82,8 @@ func (c *gcp) operation(r *http.Request) string {
 	switch {
 	case strings.HasPrefix(path, "/computeMetadata/"):
 		return "token"
-	case strings.HasSuffix(path, ":asymmetricSign"):
-		return "asymmetricSign"
+	case strings.Contains(path, ":"):
+		return path[strings.LastIndexByte(path, ':')+1:] // asymmetricSign, encrypt, decrypt
 	case strings.HasSuffix(path, "/publicKey"):
 		return "publicKey"
 	case strings.HasSuffix(path, "/cryptoKeyVersions"):
@@ -104,44 +97,40 @@ func (c *gcp) operation(r *http.Request) string {
 
 // refuse is an error in the form of Google's REST APIs: AIP-193.
 func (c *gcp) refuse(w http.ResponseWriter, f Fault) {
-	c.error(w, f.Status, f.Code, "as the test says")
-}
-
-func (c *gcp) error(w http.ResponseWriter, code int, name, message string) {
 	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{"code": code, "message": message, "status": name}})
+	w.WriteHeader(f.Status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"error": map[string]any{
+		"code": f.Status, "message": cmp.Or(f.Text, "as the test says"), "status": f.Code,
+	}})
 }
 
-// gcpStatus are the HTTP statuses of Google's codes.
-var gcpStatus = map[codes.Code]int{
-	codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.Unauthenticated: 401, codes.PermissionDenied: 403,
-	codes.NotFound: 404, codes.AlreadyExists: 409, codes.ResourceExhausted: 429, codes.Internal: 500, codes.Unavailable: 503,
+// gcpFault is a refusal with one of Google's codes.
+func gcpFault(code codes.Code, format string, args ...any) Fault {
+	status := map[codes.Code]int{
+		codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.Unauthenticated: 401, codes.NotFound: 404, codes.AlreadyExists: 409,
+	}[code]
+	return Fault{Status: status, Code: code.String(), Text: fmt.Sprintf(format, args...)}
 }
 
-func (c *gcp) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	if operation == "token" {
-		c.metadata(w, r)
-		return
+func (c *gcp) answer(q request) (any, error) {
+	switch {
+	case q.operation == "token":
+		return http.HandlerFunc(metadata), nil
+	case !strings.HasPrefix(q.Header.Get("Authorization"), "Bearer "):
+		return nil, gcpFault(codes.Unauthenticated, "no token")
 	}
-	var answer proto.Message
-	err := status.Error(codes.Unauthenticated, "no token")
-	if strings.HasPrefix(r.Header.Get("Authorization"), "Bearer ") {
-		answer, err = c.do(operation, strings.TrimPrefix(r.URL.Path, "/v1/"), r, body, f)
-	}
+	answer, err := c.do(strings.TrimPrefix(q.URL.Path, "/v1/"), q)
 	if err != nil {
-		s := status.Convert(err)
-		c.error(w, gcpStatus[s.Code()], s.Code().String(), s.Message())
-		return
+		return nil, err
 	}
-	b, err := protojson.Marshal(answer)
-	if err != nil {
-		c.t.Error(err)
+	if q.fault.Spoil != nil {
+		q.fault.Spoil(answer)
 	}
-	_, _ = w.Write(b) //nolint:gosec // G705: to a test; the client may have gone
+	text, err := protojson.Marshal(answer)
+	return string(text), err
 }
 
-func (c *gcp) metadata(w http.ResponseWriter, r *http.Request) {
+func metadata(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Metadata-Flavor", "Google")
 	if r.URL.Path == gcpAccounts+"email" {
 		_, _ = io.WriteString(w, "ca@mayfly-test.iam.gserviceaccount.com")
@@ -150,25 +139,29 @@ func (c *gcp) metadata(w http.ResponseWriter, r *http.Request) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"access_token": GCPToken, "expires_in": 3600, "token_type": "Bearer"})
 }
 
-func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) (proto.Message, error) {
-	switch operation {
+func (c *gcp) do(path string, q request) (proto.Message, error) {
+	name, _, _ := strings.Cut(path, ":")
+	switch q.operation {
 	case "asymmetricSign":
 		in := new(kmspb.AsymmetricSignRequest)
-		if err := protojson.Unmarshal(body, in); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		return c.sign(strings.TrimSuffix(path, ":asymmetricSign"), in, f)
+		return decoded(q.body, in, func() (proto.Message, error) { return c.sign(name, in, q.fault) })
+	case "encrypt":
+		in := new(kmspb.EncryptRequest)
+		return decoded(q.body, in, func() (proto.Message, error) { return encrypt(name, in) })
+	case "decrypt":
+		in := new(kmspb.DecryptRequest)
+		return decoded(q.body, in, func() (proto.Message, error) { return decrypt(name, in) })
 	case "publicKey":
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
-		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), r.URL.Query().Get("filter"))
+		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), q.URL.Query().Get("filter"))
 	case "create":
 		in := new(kmspb.CryptoKey)
-		if err := protojson.Unmarshal(body, in); err != nil {
-			return nil, status.Error(codes.InvalidArgument, err.Error())
-		}
-		return c.create(path+"/"+r.URL.Query().Get("cryptoKeyId"), in)
+		return decoded(q.body, in, func() (proto.Message, error) { return c.create(path+"/"+q.URL.Query().Get("cryptoKeyId"), in) })
 	default:
+		if !strings.Contains(path, "/cryptoKeyVersions/") {
+			return c.cryptoKey(path)
+		}
 		v, err := c.version(path)
 		if err != nil {
 			return nil, err
@@ -183,13 +176,34 @@ func (c *gcp) do(operation, path string, r *http.Request, body []byte, f Fault) 
 	}
 }
 
+// decoded does what the request in says, once body is read into it.
+func decoded(body []byte, in proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
+	if err := protojson.Unmarshal(body, in); err != nil {
+		return nil, gcpFault(codes.InvalidArgument, "%v", err)
+	}
+	return do()
+}
+
+// cryptoKey is a key without a version.
+func (c *gcp) cryptoKey(name string) (proto.Message, error) {
+	v, ok := c.at(name, 1)
+	switch {
+	case !ok:
+		return nil, gcpFault(codes.NotFound, "CryptoKey %s not found.", name)
+	case v.Key == nil:
+		return &kmspb.CryptoKey{Name: name, Purpose: kmspb.CryptoKey_ENCRYPT_DECRYPT}, nil
+	default:
+		return &kmspb.CryptoKey{Name: name, Purpose: kmspb.CryptoKey_ASYMMETRIC_SIGN}, nil
+	}
+}
+
 // version finds a version by its resource name.
 func (c *gcp) version(name string) (Version, error) {
 	key, number, _ := strings.Cut(name, "/cryptoKeyVersions/")
 	n, err := strconv.Atoi(number)
 	v, ok := c.at(key, n)
 	if err != nil || !ok {
-		return v, status.Errorf(codes.NotFound, "CryptoKeyVersion %s not found.", name)
+		return v, gcpFault(codes.NotFound, "CryptoKeyVersion %s not found.", name)
 	}
 	return v, nil
 }
@@ -211,17 +225,17 @@ func (c *gcp) create(name string, in *kmspb.CryptoKey) (proto.Message, error) {
 			continue
 		}
 		if len(c.versions(name)) > 0 {
-			return nil, status.Errorf(codes.AlreadyExists, "CryptoKey %s already exists.", name)
+			return nil, gcpFault(codes.AlreadyExists, "CryptoKey %s already exists.", name)
 		}
 		c.Change(name, c.Add(name, Key(c.t, a)), func(v *Version) { v.Pending = true }) // as for an HSM
 		return &kmspb.CryptoKey{Name: name}, nil
 	}
-	return nil, status.Error(codes.InvalidArgument, "algorithm")
+	return nil, gcpFault(codes.InvalidArgument, "algorithm")
 }
 
 func (c *gcp) list(key, filter string) (proto.Message, error) {
 	if filter != "state=ENABLED" {
-		return nil, status.Error(codes.InvalidArgument, "filter")
+		return nil, gcpFault(codes.InvalidArgument, "filter")
 	}
 	out := &kmspb.ListCryptoKeyVersionsResponse{}
 	for i, v := range c.versions(key) {
@@ -253,29 +267,47 @@ func (c *gcp) sign(name string, in *kmspb.AsymmetricSignRequest, f Fault) (proto
 		return nil, err
 	}
 	if state := gcpState(v); state != kmspb.CryptoKeyVersion_ENABLED {
-		return nil, status.Errorf(codes.FailedPrecondition, "%s is not enabled, current state is: %v.", name, state)
+		return nil, gcpFault(codes.FailedPrecondition, "%s is not enabled, current state is: %v.", name, state)
 	}
 	digest, hash := in.GetDigest().GetSha256(), crypto.SHA256
 	if algorithmOf(c.t, v.Key) == kms.ECDSAP384 {
 		digest, hash = in.GetDigest().GetSha384(), crypto.SHA384
 	}
 	if len(digest) != hash.Size() || in.GetDigestCrc32C().GetValue() != GCPSum(digest).GetValue() {
-		return nil, status.Error(codes.InvalidArgument, "digest")
+		return nil, gcpFault(codes.InvalidArgument, "digest")
 	}
 	sig, err := c.signature(f, v.Key, digest, hash)
 	if err != nil {
 		return nil, err
 	}
 	out := &kmspb.AsymmetricSignResponse{Name: name, Signature: sig, SignatureCrc32C: GCPSum(sig), VerifiedDigestCrc32C: true}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.spoil != nil {
-		c.spoil(out)
-	}
 	return out, nil
 }
 
 // GCPSum is the checksum of all of Google's answers.
 func GCPSum(b []byte) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
+}
+
+func encrypt(name string, in *kmspb.EncryptRequest) (proto.Message, error) {
+	if !proto.Equal(in.GetPlaintextCrc32C(), GCPSum(in.GetPlaintext())) ||
+		!proto.Equal(in.GetAdditionalAuthenticatedDataCrc32C(), GCPSum(in.GetAdditionalAuthenticatedData())) {
+		return nil, gcpFault(codes.InvalidArgument, "checksum")
+	}
+	sealed := seal(name, in.GetPlaintext(), in.GetAdditionalAuthenticatedData())
+	return &kmspb.EncryptResponse{
+		Name: name + "/cryptoKeyVersions/1", Ciphertext: sealed, CiphertextCrc32C: GCPSum(sealed),
+		VerifiedPlaintextCrc32C: true, VerifiedAdditionalAuthenticatedDataCrc32C: true,
+	}, nil
+}
+
+func decrypt(name string, in *kmspb.DecryptRequest) (proto.Message, error) {
+	if !proto.Equal(in.GetCiphertextCrc32C(), GCPSum(in.GetCiphertext())) {
+		return nil, gcpFault(codes.InvalidArgument, "checksum")
+	}
+	plain, err := unseal(name, in.GetCiphertext(), in.GetAdditionalAuthenticatedData())
+	if err != nil {
+		return nil, gcpFault(codes.InvalidArgument, "Decryption failed: the ciphertext is invalid.")
+	}
+	return &kmspb.DecryptResponse{Plaintext: plain, PlaintextCrc32C: GCPSum(plain)}, nil
 }

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"path"
 	"strconv"
 	"strings"
 	"testing"
@@ -20,19 +21,18 @@ const VaultToken = "hvs." + Secret
 
 // vault is a transit engine, as Vault's documentation of its API describes it.
 // That Vault itself behaves so is shown by internal/conformance.
-type vault struct {
-	*Cloud
-	token  string
-	least  map[string]int // min_encryption_version
-	logins int
-}
+type vault struct{ *Cloud }
 
 // NewVault is a stand-in for Vault with a transit engine and a Kubernetes login.
 func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
-	c := &vault{Cloud: newCloud(t), token: VaultToken, least: make(map[string]int)}
+	c := &vault{newCloud(t)}
 	c.start(c, nil)
+	c.SetToken(VaultToken)
 	c.Add("ca", key)
+	for _, name := range []string{"sealing", "other", "sealing", "other", "sealing", "other"} { // three versions of each
+		c.Add(name, nil)
+	}
 	return &StandIn{
 		Cloud: c.Cloud, protocol: c, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "keys", Sign: "sign",
@@ -48,40 +48,12 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 			"internal":  {Status: http.StatusInternalServerError, Code: "internal error"},
 			"sealed":    {Status: http.StatusServiceUnavailable, Code: "Vault is sealed"},
 		},
+		sealing: Sealing{
+			Ref: "hashivault://transit/keys/sealing", Pinned: "hashivault://transit/keys/sealing?version=3", Other: "hashivault://transit/keys/other",
+			Authenticates: true, Unseal: "decrypt",
+			Denied: "its policy lacks `read` on transit/keys/sealing and `update` on transit/decrypt/sealing, and on transit/encrypt/sealing to make a sealed key,",
+		},
 	}
-}
-
-// Token is the token that a stand-in of Vault takes, and how many it gave out.
-func (s *StandIn) Token() (token string, logins int) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.token, c.logins
-}
-
-// SetToken makes a stand-in of Vault take another token, and that alone.
-func (s *StandIn) SetToken(token string) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.token = token
-}
-
-// SetLeast sets min_encryption_version in a stand-in of Vault.
-func (s *StandIn) SetLeast(version int) {
-	c := s.transit()
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.least[s.Name] = version
-}
-
-func (s *StandIn) transit() *vault {
-	s.t.Helper()
-	c, ok := s.protocol.(*vault)
-	if !ok {
-		s.t.Fatal("only Vault has that")
-	}
-	return c
 }
 
 // operation is the part of the path between the mount and the key.
@@ -108,88 +80,86 @@ func (c *vault) refuse(w http.ResponseWriter, f Fault) {
 	_ = json.NewEncoder(w).Encode(map[string]any{"errors": texts})
 }
 
-func (c *vault) data(w http.ResponseWriter, data any) {
-	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{"data": data}) // the client may have gone
-}
-
-func (c *vault) answer(w http.ResponseWriter, r *http.Request, operation string, body []byte, f Fault) {
-	c.mu.Lock()
-	token := c.token
-	c.mu.Unlock()
-	if operation != "login" && r.Header.Get("X-Vault-Token") != token {
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "permission denied"})
-		return
+func (c *vault) answer(q request) (any, error) {
+	token, _ := c.Token()
+	if q.operation != "login" && q.Header.Get("X-Vault-Token") != token {
+		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
-	name := r.URL.Path[strings.LastIndexByte(r.URL.Path, '/')+1:]
-	switch operation {
-	case "lookup-self":
-		c.data(w, map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"})
+	name := path.Base(q.URL.Path)
+	var data map[string]any
+	var err error
+	switch q.operation {
 	case "login":
-		c.login(w, body)
-	case "keys":
-		c.read(w, name)
+		return c.login(q.body)
 	case "create":
-		c.create(w, name, body)
+		return c.create(name, q.body)
+	case "lookup-self":
+		data = map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"}
+	case "keys":
+		data, err = c.read(name)
 	case "sign":
-		c.sign(w, name, body, f)
+		data, err = c.sign(name, q)
+	case "encrypt", "decrypt":
+		data, err = crypt(name, q)
 	default:
-		c.refuse(w, Fault{Status: http.StatusNotFound})
+		err = vaultFault(http.StatusNotFound, "")
 	}
+	return map[string]any{"data": data}, err
 }
 
-func (c *vault) login(w http.ResponseWriter, body []byte) {
+// vaultFault has no text for a key that isn't there.
+func vaultFault(status int, text string) Fault { return Fault{Status: status, Code: text} }
+
+func (c *vault) login(body []byte) (any, error) {
 	var in struct{ Role, JWT string }
 	if json.Unmarshal(body, &in) != nil || in.Role != "ca" || in.JWT != "service-account" {
-		c.refuse(w, Fault{Status: http.StatusForbidden, Code: "permission denied"})
-		return
+		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.logins++
 	c.token = "hvs.login-" + strconv.Itoa(c.logins)
-	_ = json.NewEncoder(w).Encode(map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}})
+	return map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}}, nil
 }
 
-func (c *vault) read(w http.ResponseWriter, name string) {
+func (c *vault) read(name string) (map[string]any, error) {
 	all := c.versions(name)
 	if len(all) == 0 {
-		c.refuse(w, Fault{Status: http.StatusNotFound})
-		return
+		return nil, vaultFault(http.StatusNotFound, "")
 	}
-	c.mu.Lock()
-	least := c.least[name]
-	c.mu.Unlock()
-	keys := map[string]any{}
+	keys, kind, least := map[string]any{}, "of the test", 0
 	for i, v := range all {
 		if v.Disabled {
-			least = i + 2 // Vault's way to disable a version
+			least = i + 2 // min_encryption_version: Vault's way to disable a version
+		}
+		if v.Key == nil { // a symmetric key's `keys` are times
+			keys[strconv.Itoa(i+1)], kind = 1700000000+i, "aes256-gcm96"
+			continue
 		}
 		der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
 		if err != nil {
-			c.t.Error(err)
+			return nil, err
 		}
 		keys[strconv.Itoa(i+1)] = map[string]any{"public_key": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
 	}
-	c.data(w, map[string]any{
-		"type": "of the test", "supports_signing": true, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
-	})
+	return map[string]any{
+		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
+	}, nil
 }
 
-func (c *vault) create(w http.ResponseWriter, name string, body []byte) {
+func (c *vault) create(name string, body []byte) (any, error) {
 	var in struct {
 		Type       string
 		Exportable bool
 	}
 	if err := json.Unmarshal(body, &in); err != nil || in.Exportable {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
-		return
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
 	c.Add(name, Key(c.t, kms.Algorithm(strings.ToUpper(in.Type))))
-	w.WriteHeader(http.StatusNoContent)
+	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), nil
 }
 
-func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
+func (c *vault) sign(name string, q request) (map[string]any, error) {
 	var in struct {
 		Input      []byte `json:"input"`
 		Prehashed  bool   `json:"prehashed"`
@@ -198,27 +168,44 @@ func (c *vault) sign(w http.ResponseWriter, name string, body []byte, f Fault) {
 		Algorithm  string `json:"signature_algorithm"`
 		SaltLength string `json:"salt_length"`
 	}
-	if err := json.Unmarshal(body, &in); err != nil || !in.Prehashed {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "bad request"})
-		return
+	if err := json.Unmarshal(q.body, &in); err != nil || !in.Prehashed {
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
 	v, found := c.at(name, in.Version)
-	c.mu.Lock()
-	least := c.least[name]
-	c.mu.Unlock()
 	switch {
 	case !found:
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: "signing key not found"})
-		return
-	case v.Disabled, in.Version < least:
-		c.refuse(w, Fault{Status: http.StatusInternalServerError, Code: "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version"})
-		return
+		return nil, vaultFault(http.StatusBadRequest, "signing key not found")
+	case v.Disabled:
+		return nil, vaultFault(http.StatusInternalServerError, "1 error occurred:\n\t* requested version for signing is less than the minimum encryption key version")
 	}
-	hash := map[string]crypto.Hash{"sha2-256": crypto.SHA256, "sha2-384": crypto.SHA384, "sha2-512": crypto.SHA512}[in.Hash]
-	sig, err := c.signature(f, v.Key, in.Input, pssOr(in.Algorithm == "pss" && in.SaltLength == "hash", hash))
+	sig, err := c.signature(q.fault, v.Key, in.Input, signerOpts(in.Algorithm == "pss" && in.SaltLength == "hash", in.Hash))
 	if err != nil {
-		c.refuse(w, Fault{Status: http.StatusBadRequest, Code: err.Error()})
-		return
+		return nil, vaultFault(http.StatusBadRequest, err.Error())
 	}
-	c.data(w, map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))})
+	return map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))}, nil
+}
+
+func crypt(name string, q request) (map[string]any, error) {
+	var in struct {
+		Plaintext  []byte
+		Ciphertext string
+		About      []byte `json:"associated_data"`
+		Version    int    `json:"key_version"`
+	}
+	if err := json.Unmarshal(q.body, &in); err != nil {
+		return nil, vaultFault(http.StatusBadRequest, "bad request")
+	}
+	if q.operation == "encrypt" {
+		sealed := seal(fmt.Sprint(name, in.Version), in.Plaintext, in.About)
+		return map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sealed))}, nil
+	}
+	version, text, _ := strings.Cut(strings.TrimPrefix(in.Ciphertext, "vault:v"), ":")
+	plain, err := base64.StdEncoding.DecodeString(text)
+	if err == nil {
+		plain, err = unseal(name+version, plain, in.About)
+	}
+	if err != nil {
+		return nil, vaultFault(http.StatusBadRequest, "cipher: message authentication failed")
+	}
+	return map[string]any{"plaintext": plain}, nil
 }

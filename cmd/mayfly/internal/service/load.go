@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -131,7 +132,7 @@ func (d Dependencies) kmsOptions() kms.Options {
 func (d Dependencies) openLogKey(ctx context.Context, c ctlog.EmbeddedConfig) (kms.Signer, error) {
 	o := d.kmsOptions()
 	o.Passphrase = c.Passphrase
-	return kms.Open(ctx, string(c.Key), o)
+	return keystore.Open(ctx, string(c.Key), o)
 }
 
 // longestLifetime is the longest that any issuer's policy may give a certificate.

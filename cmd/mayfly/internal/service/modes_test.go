@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -108,7 +109,7 @@ func TestEphemeralService(t *testing.T) {
 			if before != 2 { // the trial at the start, and the issuing certificate
 				t.Errorf("%d signatures of the KMS at the start", before)
 			}
-			s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+			s.Always(kmstest.Fault{Drop: true})
 			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
 			if got := s.Count(s.Sign) - before; got != 0 {
 				t.Errorf("%d signatures of the KMS for %d certificates", got, len(leaves))
@@ -162,7 +163,7 @@ func TestSealedService(t *testing.T) {
 				key, root := rootKey(t, r.dir)
 				o := s.Options
 				o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
-				if _, err := kms.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
+				if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
 					t.Fatal(err)
 				}
 				c.CA.Authority = ca.AuthorityConfig{
@@ -172,7 +173,7 @@ func TestSealedService(t *testing.T) {
 				r.getenv = s.Options.Getenv
 				r.private = append(r.private, "do-not-log-me")
 			})
-			s.Break(func(string) kmstest.Trouble { return kmstest.Trouble{Drop: true} })
+			s.Always(kmstest.Fault{Drop: true})
 			before := s.Count("")
 			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
 			if got := s.Count("") - before; got != 0 {
@@ -194,7 +195,7 @@ func TestSealedService(t *testing.T) {
 // certify makes an intermediate for a key, in a file called path, as `mayfly ca intermediate` does.
 func certify(t *testing.T, name, path, ref string, o kms.Options, root []*x509.Certificate, key crypto.Signer) setting.Path {
 	t.Helper()
-	signer, err := kms.Open(t.Context(), ref, o)
+	signer, err := keystore.Open(t.Context(), ref, o)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -39,10 +40,10 @@ func (j *jumping) to(t time.Time) { j.ahead.Store(int64(time.Until(t))) }
 func newShard(t *testing.T, dir, name string, start time.Time) ctlog.EmbeddedConfig {
 	t.Helper()
 	key := filepath.Join(dir, "ctlog-"+name+".key.pem")
-	if _, err := kms.GenerateFile(key, kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(key, kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
-	signer, err := kms.Open(t.Context(), "file:"+key, kms.Options{})
+	signer, err := keystore.Open(t.Context(), "file:"+key, kms.Options{})
 	if err != nil {
 		t.Fatal(err)
 	}

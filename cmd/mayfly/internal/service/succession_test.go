@@ -15,6 +15,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
@@ -44,7 +45,7 @@ func newRootAndIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
 func newIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
 	t.Helper()
 	in := func(name string) string { return filepath.Join(r.dir, authorityName, name) }
-	if _, err := kms.GenerateFile(in("next.key.pem"), kms.ECDSAP256, nil); err != nil {
+	if _, err := keystore.GenerateFile(in("next.key.pem"), kms.ECDSAP256, nil); err != nil {
 		t.Fatal(err)
 	}
 	key, root := rootKey(t, r.dir)

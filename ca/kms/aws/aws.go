@@ -1,0 +1,320 @@
+// Package aws opens, makes and seals with keys in AWS KMS.
+package aws
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/url"
+	"slices"
+	"strconv"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awskms "github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"github.com/aws/smithy-go"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// Backend keeps keys in AWS KMS.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "aws", Title: "AWS KMS", URISchemes: []string{"awskms"}, Claims: claims, Parse: parse,
+		Credentials: []kms.Credential{kms.CredentialEnv, kms.CredentialWorkload, kms.CredentialManaged, kms.CredentialProfile, kms.CredentialAuto},
+	}
+}
+
+// rights are of IAM: KMS developer guide, "Actions, resources and condition keys".
+func rights() kms.Rights {
+	return kms.Rights{
+		Signing: "allow it kms:DescribeKey, kms:GetPublicKey and kms:Sign",
+		Sealing: "allow it kms:DescribeKey and kms:Decrypt, and kms:Encrypt to make a sealed key",
+		Making:  "allow it kms:DescribeKey, kms:CreateKey and kms:CreateAlias",
+	}
+}
+
+// specs are the kinds of key that sign here: KMS developer guide, "Key spec reference".
+var specs = map[types.KeySpec]kms.Algorithm{
+	types.KeySpecEccNistP256: kms.ECDSAP256,
+	types.KeySpecEccNistP384: kms.ECDSAP384,
+	types.KeySpecEccNistP521: kms.ECDSAP521,
+	types.KeySpecRsa2048:     kms.RSA2048,
+	types.KeySpecRsa3072:     kms.RSA3072,
+	types.KeySpecRsa4096:     kms.RSA4096,
+}
+
+// schemeName is AWS's name of a signature scheme.
+func schemeName(s kms.SignatureScheme) string {
+	padding := "RSASSA_PKCS1_V1_5"
+	switch {
+	case s.Key.Curve() != nil:
+		padding = "ECDSA"
+	case s.PSS:
+		padding = "RSASSA_PSS"
+	}
+	return padding + "_SHA_" + strconv.Itoa(8*s.Hash.Size())
+}
+
+// client reaches one key.
+type client struct {
+	*kms.Service
+
+	ref    reference
+	region string
+	api    *awskms.Client
+	id     string // the key's ARN once it is known: an alias may be pointed elsewhere
+}
+
+// Client needs the key's region.
+func (r reference) Client(ctx context.Context, o kms.Options) (kms.Client, error) {
+	c := &client{ref: r, id: r.id}
+	for _, region := range []string{r.region, o.Access.Region, o.FirstSet("AWS_REGION", "AWS_DEFAULT_REGION")} {
+		if c.region == "" {
+			c.region = region
+		}
+	}
+	if !regionForm.MatchString(c.region) {
+		return nil, fmt.Errorf("in which region? Set it (region %q isn't one), or name the key by its ARN", kms.Abridged(c.region))
+	}
+	endpoint, err := awskms.NewDefaultEndpointResolverV2().ResolveEndpoint(ctx, awskms.EndpointParameters{
+		Region: aws.String(c.region), Endpoint: optional(o.Access.Endpoint), UseFIPS: aws.Bool(false), UseDualStack: aws.Bool(false),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("region %s: %w", c.region, err)
+	}
+	c.Service, err = o.NewService(endpoint.URI.Host, rights(), classify)
+	return c, err
+}
+
+// optional is nil for "".
+func optional(s string) *string {
+	if s == "" {
+		return nil
+	}
+	return &s
+}
+
+// Authenticate makes the client of the SDK.
+func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
+	var credential *credential
+	err := o.Step("credential", func() (string, error) {
+		var err error
+		if credential, err = newCredential(ctx, o, c.region, c.HTTP); err != nil {
+			return "", err
+		}
+		return credential.source, nil
+	})
+	if err != nil {
+		return err
+	}
+	c.api = awskms.New(awskms.Options{
+		Region: c.region, BaseEndpoint: optional(o.Access.Endpoint), HTTPClient: c.HTTP,
+		Credentials: credential.provider, Retryer: aws.NopRetryer{}, // Call has the one budget
+	})
+	return c.identify(ctx, credential, o)
+}
+
+// identityTimeout is how long STS may take to say whose a credential is: that is
+// for the log alone, and the time for the key goes with it.
+const identityTimeout = 3 * time.Second
+
+// identify logs whose credential it is. Where STS can't be reached, as behind a
+// private endpoint for KMS alone, the key is used all the same: AWS itself says
+// who may.
+func (c *client) identify(ctx context.Context, credential *credential, o kms.Options) error {
+	var principal string
+	var token bool
+	err := o.Step("identity", func() (string, error) {
+		err := c.Call(ctx, kms.OperationToken, func(ctx context.Context) error {
+			if _, err := credential.provider.Retrieve(ctx); err != nil {
+				return &tokenError{err}
+			}
+			return nil
+		})
+		if err != nil {
+			return "", err
+		}
+		token = true
+		ctx, cancel := context.WithTimeout(ctx, identityTimeout)
+		defer cancel()
+		err = c.Once(ctx, kms.OperationIdentity, func(ctx context.Context) error {
+			who, err := newSTS(o, c.region, c.HTTP, credential.provider).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+			if err != nil {
+				return err
+			}
+			principal = aws.ToString(who.Arn)
+			return nil
+		})
+		return principal, err
+	})
+	switch {
+	case err == nil:
+		c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.id),
+			slog.String("credential", credential.source), slog.String("principal", principal))
+	case !token:
+		return err
+	default:
+		c.Logger.WarnContext(ctx, "credential of a key; STS didn't say whose", slog.String("key", c.id),
+			slog.String("credential", credential.source), slog.Any("error", err))
+	}
+	return nil
+}
+
+func newSTS(o kms.Options, region string, client aws.HTTPClient, provider aws.CredentialsProvider) *sts.Client {
+	return sts.New(sts.Options{
+		Region: region, BaseEndpoint: optional(o.Access.IdentityEndpoint), HTTPClient: client, Credentials: provider, Retryer: aws.NopRetryer{},
+	})
+}
+
+// SigningKey describes the key and fetches its public key. It pins the key by its ARN.
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		key, err = c.signingKey(ctx)
+		return err
+	})
+	return key, err
+}
+
+func (c *client) signingKey(ctx context.Context) (key kms.SigningKey, err error) {
+	found, err := c.metadata(ctx, types.KeyUsageTypeSignVerify)
+	if err != nil {
+		return key, err
+	}
+	algorithm, ok := specs[found.KeySpec]
+	if !ok {
+		return key, kms.Unusable("its key spec %s isn't supported: use ECC_NIST_P256, P384 or P521, or RSA_2048, 3072 or 4096", found.KeySpec)
+	}
+	answer, err := c.api.GetPublicKey(ctx, &awskms.GetPublicKeyInput{KeyId: found.Arn})
+	if err != nil {
+		return key, err
+	}
+	public, err := x509.ParsePKIXPublicKey(answer.PublicKey)
+	if err != nil {
+		return key, fmt.Errorf("its public key can't be read: %w", err)
+	}
+	if got, err := kms.AlgorithmOf(public); err != nil || got != algorithm {
+		return key, fmt.Errorf("its public key is %s, but its key spec %s", got, found.KeySpec)
+	}
+	c.id = aws.ToString(found.Arn)
+	return kms.SigningKey{
+		Name: c.id, Public: public, Algorithm: algorithm, Sign: c.sign, Describe: c.describe,
+		Supports: func(s kms.SignatureScheme) string {
+			if name := schemeName(s); slices.Contains(answer.SigningAlgorithms, types.SigningAlgorithmSpec(name)) {
+				return name
+			}
+			return ""
+		},
+	}, nil
+}
+
+// metadata is the description of a key that may be used that way now.
+func (c *client) metadata(ctx context.Context, usage types.KeyUsageType) (*types.KeyMetadata, error) {
+	answer, err := c.api.DescribeKey(ctx, &awskms.DescribeKeyInput{KeyId: &c.id})
+	if err != nil {
+		return nil, err
+	}
+	switch found := answer.KeyMetadata; {
+	case found == nil || found.Arn == nil:
+		return nil, errors.New("its description is empty")
+	case found.KeyUsage != usage:
+		return nil, kms.Unusable("its usage is %s: make one of the usage %s", found.KeyUsage, usage)
+	case found.KeyState != types.KeyStateEnabled:
+		return nil, kms.Unusable("its state is %s: enable it (or cancel its deletion)", found.KeyState)
+	default:
+		return found, nil
+	}
+}
+
+func (c *client) describe(ctx context.Context) error {
+	_, err := c.metadata(ctx, types.KeyUsageTypeSignVerify)
+	return err
+}
+
+func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
+	answer, err := c.api.Sign(ctx, &awskms.SignInput{
+		KeyId: &c.id, Message: digest, MessageType: types.MessageTypeDigest,
+		SigningAlgorithm: types.SigningAlgorithmSpec(scheme),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return answer.Signature, nil
+}
+
+// tokenError is a credential that gives no token.
+type tokenError struct{ cause error }
+
+func (e *tokenError) Error() string { return "the credential gives no token: " + e.cause.Error() }
+
+func (e *tokenError) Unwrap() error { return e.cause }
+
+// codeDenied is the code of a principal that lacks a right.
+const codeDenied = "AccessDeniedException"
+
+// codes says what AWS's error codes mean: KMS API reference, "Common errors" and
+// those of each action. Several are generic, so codes are matched.
+var codes = map[string]kms.Classified{
+	codeDenied:                    kms.OutcomeDenied.Text("the principal may not"),
+	"AccessDenied":                kms.OutcomeDenied.Text("the principal may not"),
+	"UnrecognizedClientException": kms.OutcomeDenied.Text("AWS doesn't know the credential: check it"),
+	"InvalidClientTokenId":        kms.OutcomeDenied.Text("AWS doesn't know the credential: check it"),
+	"InvalidSignatureException":   kms.OutcomeDenied.Text("the credential's secret doesn't fit its id, or the clock is off"),
+	"SignatureDoesNotMatch":       kms.OutcomeDenied.Text("the credential's secret doesn't fit its id, or the clock is off"),
+	"ExpiredTokenException":       kms.OutcomeDenied.Text("the credential has expired"),
+	"ExpiredToken":                kms.OutcomeDenied.Text("the credential has expired"),
+	"NotFoundException":           kms.OutcomeUnusable.Text("there is no such key in this region and account"),
+	"DisabledException":           kms.OutcomeUnusable.Text("the key is disabled: enable it"),
+	"KMSInvalidStateException":    kms.OutcomeUnusable.Text("the key's state doesn't let it be used: enable it, or cancel its deletion"),
+	"InvalidKeyUsageException":    kms.OutcomeUnusable.Text("the key's usage isn't for that"),
+	"KeyUnavailableException":     kms.OutcomeUnavailable.Text("the key isn't available at the moment"),
+	"DependencyTimeoutException":  kms.OutcomeUnavailable.Text("the service timed out within itself"),
+	"KMSInternalException":        kms.OutcomeUnavailable.Text("the service failed within itself"),
+	"InternalFailure":             kms.OutcomeUnavailable.Text("the service failed within itself"),
+	"ServiceUnavailable":          kms.OutcomeUnavailable.Text("the service isn't available"),
+	"ThrottlingException":         kms.OutcomeThrottled.Text("the request quota is used up"),
+	"Throttling":                  kms.OutcomeThrottled.Text("the request quota is used up"),
+	"LimitExceededException":      kms.OutcomeThrottled.Text("a quota is used up"),
+}
+
+// classify says what AWS's errors mean. KMS repeats its input in some messages:
+// package kms bounds the text.
+func classify(err error, rights string) (kms.Classified, bool) {
+	var api smithy.APIError
+	var token *tokenError
+	switch {
+	case errors.As(err, &api):
+		c, known := codes[api.ErrorCode()]
+		switch {
+		case !known && api.ErrorFault() == smithy.FaultServer:
+			c = kms.OutcomeUnavailable.Text("the service refused")
+		case !known:
+			c = kms.OutcomeOther.Text("the service refused")
+		case api.ErrorCode() == codeDenied:
+			c.Text += ": " + rights
+		}
+		c.Text += " (" + api.ErrorCode()
+		if m := api.ErrorMessage(); m != "" {
+			c.Text += ": " + m
+		}
+		c.Text += ")"
+		return c, true
+	case errors.As(err, &token):
+		if urlError := (*url.Error)(nil); errors.As(err, &urlError) {
+			return kms.Classified{}, false // the network's
+		}
+		return kms.OutcomeDenied.Text(token.Error()), true
+	default:
+		return kms.Classified{}, false
+	}
+}
+
+// says reports whether AWS answered with the code.
+func says(err error, code string) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && api.ErrorCode() == code
+}

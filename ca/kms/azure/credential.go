@@ -1,0 +1,194 @@
+package azure
+
+import (
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"strings"
+
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
+	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// The variables of Azure's SDKs: azidentity, "Environment variables".
+const (
+	envTenant   = "AZURE_TENANT_ID"
+	envClient   = "AZURE_CLIENT_ID"
+	envSecret   = "AZURE_CLIENT_SECRET"
+	envCert     = "AZURE_CLIENT_CERTIFICATE_PATH"
+	envCertPass = "AZURE_CLIENT_CERTIFICATE_PASSWORD"
+	envToken    = "AZURE_FEDERATED_TOKEN_FILE"
+)
+
+// credential is the one credential that was named.
+type credential struct {
+	azcore.TokenCredential
+
+	source string // in words, for the log: never a secret
+}
+
+// authority is where the tokens of a place come from.
+func authority(place *place, o kms.Options) cloud.Configuration {
+	if o.Access.IdentityEndpoint != "" {
+		return cloud.Configuration{ActiveDirectoryAuthorityHost: o.Access.IdentityEndpoint}
+	}
+	switch place.cloud {
+	case "usgovernment":
+		return cloud.AzureGovernment
+	case "china":
+		return cloud.AzureChina
+	default:
+		return cloud.AzurePublic
+	}
+}
+
+// newCredential makes the named credential, which asks nobody yet.
+func newCredential(o kms.Options, client policy.ClientOptions) (*credential, error) {
+	name := o.Access.Credential
+	if name == kms.CredentialAuto {
+		name = firstSetUp(o)
+	}
+	c, err := named(name, o, client)
+	if err != nil {
+		return nil, fmt.Errorf("credential %s: %w", name, err)
+	}
+	if o.Access.Credential == kms.CredentialAuto {
+		c.source = "auto: " + c.source
+	}
+	return c, nil
+}
+
+// firstSetUp is the first credential that is set up, be it by half: then it
+// fails, rather than another being taken without a word. A person's own login is
+// never taken unless it is named.
+func firstSetUp(o kms.Options) kms.Credential {
+	switch {
+	case o.FirstSet(envSecret, envCert) != "":
+		return kms.CredentialEnv
+	case o.Getenv(envToken) != "":
+		return kms.CredentialWorkload
+	case o.Getenv(envTenant) != "" && o.Getenv(envClient) != "":
+		return kms.CredentialEnv // without its secret
+	default:
+		return kms.CredentialManaged
+	}
+}
+
+func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (*credential, error) {
+	own := o.Access.IdentityEndpoint != "" // an authority that Microsoft's instance discovery doesn't know
+	switch name {
+	case kms.CredentialEnv:
+		return servicePrincipal(o, client, own)
+	case kms.CredentialWorkload:
+		tenant, app, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envToken)
+		if err := allSet([]string{envTenant, envClient, envToken}, tenant, app, file); err != nil {
+			return nil, err
+		}
+		c, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
+			ClientOptions: client, ClientID: app, TenantID: tenant, TokenFilePath: file, DisableInstanceDiscovery: own,
+		})
+		return &credential{c, "workload identity, app " + app}, err
+	case kms.CredentialManaged:
+		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: client}
+		source := "the machine's own managed identity"
+		if o.Access.Identity != "" {
+			options.ID = azidentity.ClientID(o.Access.Identity)
+			source = "managed identity " + o.Access.Identity
+		}
+		c, err := azidentity.NewManagedIdentityCredential(options)
+		return &credential{c, source}, err
+	default:
+		c, err := azidentity.NewAzureCLICredential(nil)
+		return &credential{c, "who is logged in to az"}, err
+	}
+}
+
+// servicePrincipal is a service principal with a secret or a certificate.
+func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (*credential, error) {
+	tenant, app, secret, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envSecret), o.Getenv(envCert)
+	switch {
+	case secret != "" && file != "":
+		return nil, fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
+	case file != "":
+		if err := allSet([]string{envTenant, envClient, envCert}, tenant, app, file); err != nil {
+			return nil, err
+		}
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", envCert, err)
+		}
+		certificates, key, err := azidentity.ParseCertificates(b, []byte(o.Getenv(envCertPass)))
+		if err != nil {
+			return nil, fmt.Errorf("%s %s: can't be read as a certificate with its key", envCert, file)
+		}
+		c, err := azidentity.NewClientCertificateCredential(tenant, app, certificates, key,
+			&azidentity.ClientCertificateCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
+		return &credential{c, "environment, certificate of app " + app}, err
+	}
+	if err := allSet([]string{envTenant, envClient, envSecret}, tenant, app, secret); err != nil {
+		return nil, err
+	}
+	c, err := azidentity.NewClientSecretCredential(tenant, app, secret,
+		&azidentity.ClientSecretCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
+	return &credential{c, "environment, secret of app " + app}, err
+}
+
+// allSet wants several variables that mean nothing one by one.
+func allSet(names []string, values ...string) error {
+	var missing []string
+	for i, name := range names {
+		if values[i] == "" {
+			missing = append(missing, name)
+		}
+	}
+	switch len(missing) {
+	case 0:
+		return nil
+	case len(names):
+		return fmt.Errorf("%s aren't set", strings.Join(missing, ", "))
+	default:
+		return fmt.Errorf("half of it is set: %s is missing", strings.Join(missing, ", "))
+	}
+}
+
+// principal is what a token says of whose it is.
+type principal struct {
+	Tenant string `json:"tid"`
+	Object string `json:"oid"`
+	App    string `json:"appid"`
+}
+
+func (p principal) String() string {
+	return "tenant " + p.Tenant + ", object " + p.Object + ", app " + p.App
+}
+
+// principalOf reads a token's claims for the log. Nothing is decided by
+// them, so nothing is verified: the vault does that.
+func principalOf(token string) principal {
+	var p principal
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return p
+	}
+	if b, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil && json.Unmarshal(b, &p) != nil {
+		return principal{}
+	}
+	p.Tenant, p.Object, p.App = kms.Abridged(p.Tenant), kms.Abridged(p.Object), kms.Abridged(p.App)
+	return p
+}
+
+// payload is the body of an answer, which the SDK has read already.
+func payload(answer *http.Response) ([]byte, error) {
+	if answer == nil {
+		return nil, errors.New("no answer")
+	}
+	return runtime.Payload(answer)
+}

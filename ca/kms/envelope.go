@@ -1,0 +1,275 @@
+package kms
+
+import (
+	"bytes"
+	"context"
+	"crypto"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+// sealedFormat names the format of a sealed key's file, and its version.
+const sealedFormat = "mayfly-sealed-key/1"
+
+// sealedKey is the file of a private key that only a KMS can decrypt: the key
+// under a data key of its own (AES-256-GCM, used once), and the data key under
+// the KMS's. The four fields before are authenticated with the key, so that none
+// of them can be exchanged.
+type sealedKey struct {
+	Format    string    `json:"format"`      // sealedFormat
+	KMSKey    string    `json:"kms_key"`     // canonical reference of what sealed it
+	Algorithm Algorithm `json:"algorithm"`   // of the private key
+	SPKI      string    `json:"spki_sha256"` // of its public key's SubjectPublicKeyInfo, in hex
+	DataKey   []byte    `json:"data_key"`    // as the KMS gave it
+	Nonce     []byte    `json:"nonce"`       // NIST SP 800-38D §8.2.2: 96 random bits
+	Key       []byte    `json:"private_key"` // PKCS #8, encrypted, with its tag
+}
+
+// dataKeySize is that of AES-256.
+const dataKeySize = 32
+
+// parseSealedKey reads a sealed key's file. Nothing but what Mayfly writes is
+// taken, byte for byte: there is one encoding of each.
+func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
+	var k sealedKey
+	d := json.NewDecoder(bytes.NewReader(b))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&k); err != nil {
+		return nil, nil, errors.New("isn't a sealed key: name a file that `mayfly kms keygen --sealed-key` wrote")
+	}
+	if k.Format != sealedFormat {
+		return nil, nil, fmt.Errorf("has the format %q, and this Mayfly reads %q: use the version of Mayfly that wrote it, or a newer one", Abridged(k.Format), sealedFormat)
+	}
+	again, err := k.encode()
+	if err != nil || !bytes.Equal(b, again) {
+		return nil, nil, errors.New("was changed since Mayfly wrote it: restore it from a copy")
+	}
+	spki, err := hex.DecodeString(k.SPKI)
+	if err != nil || len(spki) != sha256.Size || hex.EncodeToString(spki) != k.SPKI || k.Algorithm.Hash() == 0 ||
+		len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
+		return nil, nil, errors.New("is damaged: restore it from a copy")
+	}
+	_, r, err := all.parse(k.KMSKey, Access{})
+	if err != nil || r.String() != k.KMSKey {
+		return nil, nil, errors.New("names no KMS key that is one: restore it from a copy")
+	}
+	return &k, r, nil
+}
+
+func (k *sealedKey) encode() ([]byte, error) {
+	b, err := json.MarshalIndent(k, "", "  ") //nolint:gosec // G117: the key in it is encrypted
+	return append(b, '\n'), err
+}
+
+// about is what the KMS is told, and shows in its own audit trail.
+func (k *sealedKey) about() string { return k.Format + " spki-sha256=" + k.SPKI }
+
+// header is what is authenticated with the private key. Its fields hold no line break.
+func (k *sealedKey) header() []byte {
+	return []byte(k.Format + "\n" + k.KMSKey + "\n" + string(k.Algorithm) + "\n" + k.SPKI + "\n")
+}
+
+// sealKey encrypts key for a file that s alone can open.
+func sealKey(ctx context.Context, s Sealer, key crypto.Signer, a Algorithm) (*sealedKey, error) {
+	spki, err := fingerprint(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	plain, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("encoding the key: %w", err)
+	}
+	defer clear(plain)
+	dataKey := make([]byte, dataKeySize)
+	defer clear(dataKey)
+	k := &sealedKey{Format: sealedFormat, KMSKey: s.String(), Algorithm: a, SPKI: spki, Nonce: make([]byte, 12)}
+	_, _ = rand.Read(dataKey) // crypto/rand never fails
+	_, _ = rand.Read(k.Nonce)
+	aead, err := newGCM(dataKey)
+	if err != nil {
+		return nil, err
+	}
+	k.Key = aead.Seal(nil, k.Nonce, plain, k.header())
+	k.DataKey, err = s.Seal(ctx, dataKey, k.about())
+	return k, err
+}
+
+// unseal decrypts the key. What it held in between is overwritten; Go's own key
+// types can't be.
+func (k *sealedKey) unseal(ctx context.Context, s Sealer) (crypto.Signer, error) {
+	dataKey, err := s.Unseal(ctx, k.DataKey, k.about())
+	if err != nil {
+		return nil, err
+	}
+	defer clear(dataKey)
+	if len(dataKey) != dataKeySize {
+		return nil, fmt.Errorf("%w: what came back isn't a data key", ErrSealed)
+	}
+	aead, err := newGCM(dataKey)
+	if err != nil {
+		return nil, err
+	}
+	plain, err := aead.Open(nil, k.Nonce, k.Key, k.header())
+	if err != nil {
+		return nil, fmt.Errorf("%w: restore the file from a copy", ErrSealed)
+	}
+	defer clear(plain)
+	parsed, err := x509.ParsePKCS8PrivateKey(plain)
+	if err != nil {
+		return nil, errors.New("holds no private key: make it again") // the error might repeat what it holds
+	}
+	key, ok := parsed.(crypto.Signer)
+	if !ok {
+		return nil, fmt.Errorf("holds a key of type %T, which can't sign", parsed)
+	}
+	spki, err := fingerprint(key.Public())
+	if err != nil {
+		return nil, err
+	}
+	if a, err := AlgorithmOf(key.Public()); err != nil || a != k.Algorithm || spki != k.SPKI {
+		return nil, errors.New("holds another key than it says: make it again")
+	}
+	return key, nil
+}
+
+// fingerprint is the SHA-256 of a key's SubjectPublicKeyInfo, in hex.
+func fingerprint(public crypto.PublicKey) (string, error) {
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return "", fmt.Errorf("encoding the public key: %w", err)
+	}
+	sum := sha256.Sum256(spki)
+	return hex.EncodeToString(sum[:]), nil
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCM(block)
+}
+
+// openSealed opens the key in o.SealedKey, which the key ref decrypts. With
+// replicas, the first that can be reached does: nothing is asked of them later.
+func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
+	path := string(o.SealedKey)
+	var k *sealedKey
+	var by Reference
+	err := o.Step("sealed key", func() (string, error) {
+		b, err := ReadKeyFile(path)
+		if err != nil {
+			return "", err
+		}
+		if k, by, err = all.parseSealedKey(b); err != nil {
+			return "", fmt.Errorf("sealed key %s: %w", path, err)
+		}
+		return fmt.Sprintf("%s, sealed by %s", k.Algorithm, k.KMSKey), nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	places := o.places(ref)
+	var errs []error
+	for i, at := range places {
+		part, cancel := share(ctx, len(places)-i)
+		s, err := all.openSealedBy(part, at.ref, k, by, at.o)
+		cancel()
+		if err == nil {
+			return s, nil
+		}
+		errs = append(errs, err)
+		if !temporary(err) || ctx.Err() != nil {
+			break
+		}
+	}
+	return nil, errors.Join(errs...)
+}
+
+// openSealedBy opens the sealed key k, whose file says that by sealed it, with
+// the key that ref names.
+func (all Registry) openSealedBy(ctx context.Context, ref string, k *sealedKey, by Reference, o Options) (Signer, error) {
+	path := string(o.SealedKey)
+	r, o, err := all.sealing(ref, o)
+	if err != nil {
+		return nil, err
+	}
+	other := fmt.Errorf("sealed key %s: was sealed by the key %s, not by %s: name that key, or another file", path, by, r)
+	r, ok := r.Unsealer(by)
+	if !ok {
+		return nil, other
+	}
+	s, err := openSealer(ctx, r, o)
+	if err != nil {
+		return nil, fmt.Errorf("sealed key %s: %w", path, err)
+	}
+	defer s.Close() // once it has decrypted the key, the KMS isn't needed
+	if _, named, err := all.parseSealing(s.String(), Access{}); err != nil {
+		return nil, err
+	} else if _, ok := named.Unsealer(by); !ok {
+		return nil, other // an alias that points elsewhere
+	}
+	var key crypto.Signer
+	err = o.Step(operationUnseal, func() (string, error) {
+		key, err = k.unseal(ctx, s)
+		return "SPKI SHA-256 " + k.SPKI, err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("sealed key %s: %w", path, err)
+	}
+	signer := InMemory(key)
+	return signer, o.try(ctx, signer)
+}
+
+// generateSealed makes a key here and writes it to o.SealedKey, encrypted by the
+// key that ref names. What was written is unsealed once before it counts.
+func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm, o Options) (string, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
+	defer cancel()
+	path := string(o.SealedKey)
+	exists := fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
+	if _, err := os.Lstat(path); err == nil {
+		return "", exists
+	}
+	r, o, err := all.sealing(ref, o)
+	if err != nil {
+		return "", err
+	}
+	s, err := openSealer(ctx, r, o)
+	if err != nil {
+		return "", err
+	}
+	defer s.Close()
+	key, err := a.Generate()
+	if err != nil {
+		return "", err
+	}
+	k, err := sealKey(ctx, s, key, a)
+	if err != nil {
+		return "", err
+	}
+	if _, err := k.unseal(ctx, s); err != nil {
+		return "", fmt.Errorf("a key that was just sealed can't be unsealed, so nothing was written: %w", err)
+	}
+	b, err := k.encode()
+	if err != nil {
+		return "", fmt.Errorf("sealed key %s: %w", path, err)
+	}
+	if err := durable.WriteNew(path, b, 0o600); errors.Is(err, fs.ErrExist) {
+		return "", exists
+	} else if err != nil {
+		return "", fmt.Errorf("sealed key: %w", err)
+	}
+	return s.String(), nil
+}

@@ -1,0 +1,200 @@
+package gcp
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cloud.google.com/go/auth"
+	gcpauth "cloud.google.com/go/auth/credentials"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// scope is all that a token may be used for.
+const scope = "https://www.googleapis.com/auth/cloudkms"
+
+// fileTypes are the types of credential file that each credential stands for.
+var fileTypes = map[kms.Credential][]gcpauth.CredType{
+	kms.CredentialEnv:      {gcpauth.ServiceAccount, gcpauth.ImpersonatedServiceAccount},
+	kms.CredentialWorkload: {gcpauth.ExternalAccount},
+	kms.CredentialCLI:      {gcpauth.AuthorizedUser, gcpauth.ImpersonatedServiceAccount, gcpauth.ExternalAccountAuthorizedUser},
+}
+
+// authorize is the HTTP client that adds tokens of the credential that is named.
+func (c *client) authorize(ctx context.Context, o kms.Options) (*http.Client, error) {
+	authorized := *c.HTTP
+	err := o.Step("credential", func() (string, error) {
+		provider, principal, err := c.credential(ctx, o)
+		if err != nil {
+			return "", err
+		}
+		err = c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
+			_, err := provider.Token(ctx)
+			return err
+		})
+		if err != nil {
+			return "", err
+		}
+		authorized.Transport = &tokenTransport{base: c.HTTP.Transport, tokens: provider}
+		c.Logger.InfoContext(ctx, "credential for a key", slog.String("key", c.ref.String()),
+			slog.String("source", string(o.Access.Credential)), slog.String("principal", principal))
+		return string(o.Access.Credential) + ": " + principal, nil
+	})
+	return &authorized, err
+}
+
+// credential finds what the configuration names, and nothing else.
+func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvider, string, error) {
+	if o.Access.Credential == kms.CredentialManaged {
+		return c.managed(ctx, o)
+	}
+	path := o.Getenv("GOOGLE_APPLICATION_CREDENTIALS")
+	if o.Access.Credential == kms.CredentialCLI {
+		folder := o.Getenv("CLOUDSDK_CONFIG")
+		if folder == "" && o.Getenv("HOME") != "" {
+			folder = filepath.Join(o.Getenv("HOME"), ".config", "gcloud")
+		}
+		path = filepath.Join(folder, "application_default_credentials.json")
+	} else if path == "" {
+		return nil, "", fmt.Errorf("credential %s: GOOGLE_APPLICATION_CREDENTIALS isn't set", o.Access.Credential)
+	}
+	b, err := kms.ReadCredentialFile(path)
+	if err != nil {
+		return nil, "", fmt.Errorf("credential %s: %w", o.Access.Credential, err)
+	}
+	var said struct {
+		Type          gcpauth.CredType `json:"type"`
+		Email         string           `json:"client_email"`
+		Impersonation string           `json:"service_account_impersonation_url"`
+		Audience      string           `json:"audience"`
+		ClientID      string           `json:"client_id"`
+	}
+	if json.Unmarshal(b, &said) != nil {
+		return nil, "", fmt.Errorf("credential %s: %s isn't a credential file of Google's", o.Access.Credential, path)
+	}
+	if accepted := fileTypes[o.Access.Credential]; !slices.Contains(accepted, said.Type) {
+		return nil, "", fmt.Errorf("credential %s: %s is of type %q, which isn't one of %v", o.Access.Credential, path, kms.OneLine(string(said.Type)), accepted)
+	}
+	found, err := gcpauth.NewCredentialsFromJSON(said.Type, b, &gcpauth.DetectOptions{
+		Scopes: []string{scope}, Client: c.HTTP, UseSelfSignedJWT: true, DisableAsyncRefresh: true,
+	})
+	if err != nil {
+		return nil, "", fmt.Errorf("credential %s: %s can't be used: %w", o.Access.Credential, path, err)
+	}
+	return found, kms.OneLine(cmp.Or(said.Email, said.Impersonation, said.Audience, said.ClientID)), nil
+}
+
+// managed is the machine's own credential, or that of a pod on GKE, from the
+// metadata address.
+func (c *client) managed(ctx context.Context, o kms.Options) (auth.TokenProvider, string, error) {
+	host := cmp.Or(o.Getenv("GCE_METADATA_HOST"), "metadata.google.internal") // Google's own variable
+	account := cmp.Or(o.Access.Identity, "default")
+	m := &metadata{client: c.HTTP, base: "http://" + host + "/computeMetadata/v1/instance/service-accounts/" + url.PathEscape(account) + "/", now: o.Now}
+	var email []byte
+	err := c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) (err error) {
+		email, err = m.get(ctx, "email")
+		return err
+	})
+	if err != nil {
+		return nil, "", err
+	}
+	return auth.NewCachedTokenProvider(m, &auth.CachedTokenProviderOptions{DisableAsyncRefresh: true}), kms.OneLine(string(email)), nil
+}
+
+// metadata gets tokens from the metadata server.
+type metadata struct {
+	client *http.Client
+	base   string
+	now    func() time.Time
+}
+
+func (m *metadata) Token(ctx context.Context) (*auth.Token, error) {
+	b, err := m.get(ctx, "token?scopes="+url.QueryEscape(scope))
+	if err != nil {
+		return nil, err
+	}
+	var said struct {
+		Token   string `json:"access_token"`
+		Expires int64  `json:"expires_in"` // seconds
+	}
+	if err := json.Unmarshal(b, &said); err != nil || said.Token == "" {
+		return nil, errors.New("the metadata server gave no token")
+	}
+	return &auth.Token{Value: said.Token, Type: "Bearer", Expiry: m.now().Add(time.Duration(said.Expires) * time.Second)}, nil
+}
+
+func (m *metadata) get(ctx context.Context, what string) ([]byte, error) {
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, m.base+what, nil)
+	if err != nil {
+		return nil, fmt.Errorf("metadata: %w", err)
+	}
+	request.Header.Set("Metadata-Flavor", "Google")
+	response, err := m.client.Do(request)
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	switch {
+	case err != nil:
+		return nil, err
+	case response.StatusCode != http.StatusOK:
+		return nil, &metadataError{response.StatusCode}
+	case response.Header.Get("Metadata-Flavor") != "Google":
+		return nil, errors.New("what answers at the metadata address isn't Google's metadata server")
+	}
+	return b, nil
+}
+
+// metadataError is a refusal by the metadata server.
+type metadataError struct{ status int }
+
+func (e *metadataError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
+
+// tokenTransport adds a token to each request, within the request's time.
+type tokenTransport struct {
+	base   http.RoundTripper
+	tokens auth.TokenProvider
+}
+
+func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
+	token, err := t.tokens.Token(r.Context())
+	if err != nil {
+		if r.Body != nil {
+			_ = r.Body.Close() // RoundTrip's duty
+		}
+		return nil, fmt.Errorf("token: %w", err)
+	}
+	r = r.Clone(r.Context())
+	r.Header.Set("Authorization", "Bearer "+token.Value)
+	return t.base.RoundTrip(r)
+}
+
+// classifyToken is for what went wrong with a token.
+func classifyToken(err error) (kms.Classified, bool) {
+	var refused *auth.Error
+	var answered *metadataError
+	var status int
+	switch {
+	case errors.As(err, &answered):
+		status = answered.status
+	case errors.As(err, &refused) && refused.Response != nil:
+		status = refused.Response.StatusCode
+	default:
+		return kms.Classified{}, false
+	}
+	if status >= 500 || status == http.StatusTooManyRequests {
+		return kms.OutcomeUnavailable.Text(fmt.Sprintf("no token: HTTP %d", status)), true
+	}
+	return kms.OutcomeDenied.Text(fmt.Sprintf("the credential gets no token: HTTP %d: check the account, and that it isn't disabled or its key deleted", status)), true
+}

@@ -1,0 +1,337 @@
+//go:build pkcs11 && cgo
+
+package pkcs11
+
+import (
+	"context"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/miekg/pkcs11"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+const (
+	// maxCalls is how many calls a key has inside its library at once.
+	maxCalls = 8
+	// hungAfter is how long every one of those calls may have been inside
+	// before the library counts as hung, and further requests fail at once.
+	hungAfter = 10 * time.Second
+)
+
+// key is a private key on a token. Nothing can end a call into a C library:
+// a caller whose time is up goes away and the call stays, in one of a fixed
+// number of workers, so that a library that hangs costs those and no more.
+type key struct {
+	uri     *uri
+	module  *module
+	slot    uint
+	pin     setting.Secret
+	private []*pkcs11.Attribute // finds the private key
+	public  crypto.PublicKey
+	idle    chan *worker
+	workers [maxCalls]*worker
+	// badPIN is set by the first wrong PIN: tokens lock after a few, so none is
+	// tried again.
+	badPIN atomic.Bool
+	closed sync.Once
+}
+
+// worker is one session, opened when it is first needed. Who took it from
+// idle owns it.
+type worker struct {
+	open   bool
+	handle pkcs11.SessionHandle
+	object pkcs11.ObjectHandle
+	always bool         // CKA_ALWAYS_AUTHENTICATE
+	since  atomic.Int64 // when the present call began, in Unix nanoseconds; 0 when idle
+}
+
+// Open finds the token, logs in and finds the key.
+func (u *uri) Open(ctx context.Context, o kms.Options) (kms.Signer, error) {
+	if o.Passphrase.IsZero() {
+		return nil, fmt.Errorf("key %s: no PIN: set the passphrase (env or file)", u)
+	}
+	k := newKey(u, o.Passphrase)
+	for _, step := range []struct {
+		name string
+		do   func(*worker) (string, error)
+	}{{"token", k.find}, {"key", k.start}} {
+		err := o.Step(step.name, func() (string, error) {
+			detail, err := k.call(ctx, func(w *worker) ([]byte, error) {
+				detail, err := step.do(w)
+				return []byte(detail), err
+			})
+			return string(detail), err
+		})
+		if err != nil {
+			_ = k.Close()
+			return nil, fmt.Errorf("key %s: %w", u, err)
+		}
+	}
+	return k, nil
+}
+
+func newKey(u *uri, pin setting.Secret) *key {
+	k := &key{uri: u, pin: pin, idle: make(chan *worker, maxCalls)}
+	k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_CLASS, pkcs11.CKO_PRIVATE_KEY))
+	if id := u.values[attributeID]; id != "" {
+		k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(id)))
+	}
+	if label := u.values[attributeObject]; label != "" {
+		k.private = append(k.private, pkcs11.NewAttribute(pkcs11.CKA_LABEL, label))
+	}
+	for i := range k.workers {
+		k.workers[i] = &worker{}
+		k.idle <- k.workers[i]
+	}
+	return k
+}
+
+// find loads the library and finds the token.
+func (k *key) find(*worker) (detail string, err error) {
+	if k.module, err = load(k.uri.values[attributeModulePath], k.uri.values[attributeReserved]); err != nil {
+		return "", err
+	}
+	if k.slot, err = k.module.slot(k.uri); err != nil {
+		return "", err
+	}
+	return fmt.Sprintf("slot %d of %s", k.slot, k.module.path), nil
+}
+
+// start opens the worker's session, logs in, and finds the private key in it.
+func (k *key) start(w *worker) (detail string, err error) {
+	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION)
+	if err != nil {
+		return "", fmt.Errorf("C_OpenSession: %w", err)
+	}
+	w.handle, w.open = handle, true
+	if err := k.begin(w); err != nil {
+		k.end(w)
+		return "", err
+	}
+	algorithm, err := kms.AlgorithmOf(k.public)
+	return string(algorithm), err
+}
+
+func (k *key) begin(w *worker) (err error) {
+	if err := k.login(w.handle, pkcs11.CKU_USER); err != nil {
+		return err
+	}
+	if w.object, err = k.module.one(w.handle, k.private); err != nil {
+		return fmt.Errorf("the private key: %w", err)
+	}
+	if may := k.module.attribute(w.handle, w.object, pkcs11.CKA_SIGN); len(may) > 0 && may[0] == 0 {
+		return errors.New("may not sign (CKA_SIGN is false): use a key made for signing")
+	}
+	always := k.module.attribute(w.handle, w.object, pkcs11.CKA_ALWAYS_AUTHENTICATE)
+	w.always = len(always) > 0 && always[0] != 0
+	if k.public != nil {
+		return nil
+	}
+	public, err := k.module.public(w.handle, w.object)
+	if err != nil {
+		return err
+	}
+	if _, err := kms.AlgorithmOf(public); err != nil {
+		return err
+	}
+	k.public = public
+	return nil
+}
+
+// login gives the token its PIN, which goes nowhere else.
+func (k *key) login(handle pkcs11.SessionHandle, user uint) error {
+	if k.badPIN.Load() {
+		return errors.New("C_Login: the PIN was wrong, and tokens lock after a few of them: mend the PIN and start again")
+	}
+	pin, err := k.pin.Read()
+	if err != nil {
+		return fmt.Errorf("PIN: %w", err)
+	}
+	err = k.module.context.Login(handle, user, string(pin))
+	switch {
+	case err == nil || is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
+		return nil
+	case is(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED):
+		k.badPIN.Store(true)
+		return fmt.Errorf("C_Login: the token refuses the PIN: %w", err)
+	default:
+		return fmt.Errorf("C_Login: %w", err)
+	}
+}
+
+// end closes the worker's session, if it has one.
+func (k *key) end(w *worker) {
+	if w.open {
+		_ = k.module.context.CloseSession(w.handle) // it may be what is broken
+		w.open = false
+	}
+}
+
+// Close ends every worker's session once its call is over: a token has few, and
+// each reload may open a key anew. It doesn't wait, since the library may hang.
+func (k *key) Close() error {
+	k.closed.Do(func() {
+		go func() {
+			for range k.workers {
+				k.end(<-k.idle)
+			}
+		}()
+	})
+	return nil
+}
+
+func (k *key) Public() crypto.PublicKey { return k.public }
+
+// Sign signs on the token. It tries a second time where the first attempt found
+// its session or token gone: nothing was signed then.
+func (k *key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	if err := kms.CheckDigest(digest, opts); err != nil {
+		return nil, err
+	}
+	mechanism, input, err := mechanismOf(k.public, digest, opts)
+	if err != nil {
+		return nil, err
+	}
+	raw, err := k.call(ctx, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", k.uri, err)
+	}
+	sig := raw
+	if _, ok := k.public.(*ecdsa.PublicKey); ok {
+		if sig, err = kms.ECDSASignature(raw); err != nil {
+			return nil, fmt.Errorf("key %s: C_Sign: %w", k.uri, err)
+		}
+	}
+	if err := kms.Verify(k.public, opts, digest, sig); err != nil {
+		return nil, fmt.Errorf("key %s: the token gave a signature that doesn't verify: is it still the same key? %w", k.uri, err)
+	}
+	return sig, nil
+}
+
+// signTwice signs in the worker's session, and in a new one if that is gone.
+func (k *key) signTwice(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
+	for attempt := 1; ; attempt++ {
+		sig, err := k.signOnce(w, mechanism, input)
+		if err == nil {
+			return sig, nil
+		}
+		k.end(w) // a session with an operation half done can't be used again
+		if attempt == 2 || !is(err, pkcs11.CKR_SESSION_HANDLE_INVALID, pkcs11.CKR_SESSION_CLOSED, pkcs11.CKR_KEY_HANDLE_INVALID,
+			pkcs11.CKR_OBJECT_HANDLE_INVALID, pkcs11.CKR_USER_NOT_LOGGED_IN, pkcs11.CKR_DEVICE_REMOVED, pkcs11.CKR_DEVICE_ERROR) {
+			return nil, fmt.Errorf("attempt %d: %w", attempt, err)
+		}
+	}
+}
+
+func (k *key) signOnce(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]byte, error) {
+	if !w.open {
+		if _, err := k.start(w); err != nil {
+			return nil, err
+		}
+	}
+	if err := k.module.context.SignInit(w.handle, []*pkcs11.Mechanism{mechanism}, w.object); err != nil {
+		return nil, fmt.Errorf("C_SignInit: %w", err)
+	}
+	if w.always { // PKCS #11 v2.40 §4.9: for each signature
+		if err := k.login(w.handle, pkcs11.CKU_CONTEXT_SPECIFIC); err != nil {
+			return nil, err
+		}
+	}
+	sig, err := k.module.context.Sign(w.handle, input)
+	if err != nil {
+		return nil, fmt.Errorf("C_Sign: %w", err)
+	}
+	return sig, nil
+}
+
+// call runs f in an idle worker and waits for it as long as ctx lasts. f goes on
+// without its caller, and keeps its worker until it returns.
+func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, fmt.Errorf("not begun: %w", err)
+	}
+	began := time.Now()
+	var w *worker
+	select {
+	case w = <-k.idle:
+	default:
+		if busy := k.youngest(began); busy > hungAfter {
+			return nil, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
+		}
+		select {
+		case w = <-k.idle:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
+		}
+	}
+	type outcome struct {
+		sig []byte
+		err error
+	}
+	done := make(chan outcome, 1)
+	w.since.Store(began.UnixNano())
+	go func() {
+		sig, err := f(w)
+		w.since.Store(0)
+		k.idle <- w
+		done <- outcome{sig, err}
+	}()
+	select {
+	case o := <-done:
+		return o.sig, o.err
+	case <-ctx.Done():
+		return nil, fmt.Errorf("the library hasn't answered after %v: %w", time.Since(began).Round(time.Millisecond), ctx.Err())
+	}
+}
+
+// youngest is how long the latest of the calls under way has run.
+func (k *key) youngest(now time.Time) time.Duration {
+	latest := int64(0)
+	for _, w := range k.workers {
+		latest = max(latest, w.since.Load())
+	}
+	return now.Sub(time.Unix(0, latest))
+}
+
+// mechanismOf is the mechanism for a key and its options, and what is given
+// to it: PKCS #11 v2.40 §2.1.5, §2.1.10 and §2.3.6.
+func mechanismOf(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) (*pkcs11.Mechanism, []byte, error) {
+	pss, wantsPSS := opts.(*rsa.PSSOptions)
+	switch public.(type) {
+	case *ecdsa.PublicKey:
+		if wantsPSS {
+			return nil, nil, fmt.Errorf("RSA-PSS was asked of a key of type %T", public)
+		}
+		return pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil), digest, nil
+	default:
+		hash := hashes[opts.HashFunc()]
+		if !wantsPSS {
+			return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS, nil), append(append([]byte(nil), hash.info...), digest...), nil
+		}
+		if pss.SaltLength != rsa.PSSSaltLengthEqualsHash && pss.SaltLength != len(digest) {
+			return nil, nil, errors.New("RSA-PSS is signed with a salt as long as the hash")
+		}
+		return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(hash.hash, hash.mask, uint(len(digest)))), digest, nil
+	}
+}
+
+// hashes are the constants of each hash: the DigestInfo before a digest
+// (RFC 8017 §9.2, note 1), and the parameters of PSS.
+var hashes = map[crypto.Hash]struct {
+	info       []byte
+	hash, mask uint
+}{
+	crypto.SHA256: {[]byte{0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20}, pkcs11.CKM_SHA256, pkcs11.CKG_MGF1_SHA256},
+	crypto.SHA384: {[]byte{0x30, 0x41, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02, 0x05, 0x00, 0x04, 0x30}, pkcs11.CKM_SHA384, pkcs11.CKG_MGF1_SHA384},
+	crypto.SHA512: {[]byte{0x30, 0x51, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03, 0x05, 0x00, 0x04, 0x40}, pkcs11.CKM_SHA512, pkcs11.CKG_MGF1_SHA512},
+}

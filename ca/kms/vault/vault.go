@@ -1,0 +1,221 @@
+// Package vault opens, makes and seals with keys in the transit engine of
+// HashiCorp Vault or OpenBao.
+package vault
+
+import (
+	"cmp"
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/base64"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Backend keeps keys in a transit engine.
+func Backend() *kms.Backend {
+	return &kms.Backend{
+		Name: "vault", Title: "Vault transit", URISchemes: []string{"hashivault", "openbao"}, Parse: parse,
+		Credentials: []kms.Credential{kms.CredentialEnv, kms.CredentialFile, kms.CredentialWorkload, kms.CredentialCLI},
+		CheckAccess: checkAccess,
+	}
+}
+
+func checkAccess(a *kms.Access, path string, f *setting.Faults) {
+	path = setting.Join(path, "vault")
+	if a.Credential == kms.CredentialFile && a.Vault.TokenFile == "" {
+		f.Add(setting.Join(path, "token_file"), "required with `credential: file`")
+	}
+	if a.Vault.AuthMount != "" && !mountForm.MatchString(a.Vault.AuthMount) {
+		f.Add(setting.Join(path, "auth_mount"), "%q isn't the path of a mount", a.Vault.AuthMount)
+	}
+	if strings.ContainsAny(a.Vault.Namespace, "\r\n") {
+		f.Add(setting.Join(path, "namespace"), "has a line break")
+	}
+}
+
+// rights are capabilities of a policy.
+func (r *reference) rights() kms.Rights {
+	const read = "its policy lacks `read` on %[1]s/keys/%[2]s and `update` on %[1]s/"
+	return kms.Rights{
+		Signing: fmt.Sprintf(read+"sign/%[2]s", r.mount, r.name),
+		Sealing: fmt.Sprintf(read+"decrypt/%[2]s, and on %[1]s/encrypt/%[2]s to make a sealed key,", r.mount, r.name),
+	}
+}
+
+// keyInfo is what GET MOUNT/keys/NAME tells.
+type keyInfo struct {
+	Type    string `json:"type"`
+	Signing *bool  `json:"supports_signing"`
+	Latest  int    `json:"latest_version"`
+	// MinEncryption is the least version that signs. 0 means the latest alone, which
+	// Vault applies only where no version is asked for.
+	MinEncryption int `json:"min_encryption_version"`
+	// Keys are by version: a [versionInfo] each, or the time when it was made of
+	// a key without a public half.
+	Keys map[string]json.RawMessage `json:"keys"`
+}
+
+// versionInfo is one version of a key that has a public half, in PEM.
+type versionInfo struct {
+	PublicKey string `json:"public_key"`
+}
+
+// SigningKey reads the key and pins its version.
+func (c *client) SigningKey(ctx context.Context) (kms.SigningKey, error) {
+	info, err := c.read(ctx)
+	if err != nil {
+		return kms.SigningKey{}, err
+	}
+	pinned := *c.ref
+	pinned.version = cmp.Or(pinned.version, info.Latest)
+	public, algorithm, err := info.public(pinned.version)
+	return kms.SigningKey{
+		Name: pinned.String(), Detail: fmt.Sprintf("%s, %s", &pinned, algorithm), Public: public, Algorithm: algorithm, Supports: schemeName,
+		Sign: func(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
+			return c.sign(ctx, pinned.version, scheme, digest)
+		},
+		Describe: func(ctx context.Context) error {
+			info, err := c.describe(ctx)
+			if err != nil {
+				return err
+			}
+			if info.MinEncryption > pinned.version {
+				return &refusal{status: http.StatusBadRequest, texts: []string{fmt.Sprintf("version %d may no longer sign: min_encryption_version is %d", pinned.version, info.MinEncryption)}}
+			}
+			_, _, err = info.public(pinned.version)
+			return err
+		},
+	}, err
+}
+
+// schemeName is a signature scheme as "HASH" for ECDSA and "HASH PADDING" for RSA,
+// in Vault's names.
+func schemeName(s kms.SignatureScheme) string {
+	name := "sha2-" + strconv.Itoa(8*s.Hash.Size())
+	switch {
+	case s.PSS:
+		return name + " pss"
+	case s.Key.Bits() > 0:
+		return name + " pkcs1v15"
+	default:
+		return name
+	}
+}
+
+// public is the public key of a version.
+func (k *keyInfo) public(version int) (crypto.PublicKey, kms.Algorithm, error) {
+	if k.Signing != nil && !*k.Signing {
+		return nil, "", fmt.Errorf("a key of type %q doesn't sign: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
+	}
+	raw, ok := k.Keys[strconv.Itoa(version)]
+	if !ok {
+		return nil, "", fmt.Errorf("version %d isn't there: the latest is %d", version, k.Latest)
+	}
+	var held versionInfo
+	_ = json.Unmarshal(raw, &held) // what isn't one has no public key, as found next
+	block, rest := pem.Decode([]byte(held.PublicKey))
+	if block == nil || len(strings.TrimSpace(string(rest))) > 0 {
+		return nil, "", fmt.Errorf("a key of type %q isn't one to sign certificates with: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
+	}
+	public, err := x509.ParsePKIXPublicKey(block.Bytes)
+	if err != nil {
+		return nil, "", fmt.Errorf("its public key can't be read: %w", err)
+	}
+	a, err := kms.AlgorithmOf(public)
+	return public, a, err
+}
+
+// signRequest is the request of POST MOUNT/sign/NAME.
+type signRequest struct {
+	Input      []byte `json:"input"` // base64, as encoding/json writes it
+	Prehashed  bool   `json:"prehashed"`
+	Hash       string `json:"hash_algorithm"`
+	Version    int    `json:"key_version"`
+	Algorithm  string `json:"signature_algorithm,omitempty"`
+	SaltLength string `json:"salt_length,omitempty"`
+	Marshaling string `json:"marshaling_algorithm,omitempty"`
+}
+
+// sign asks for one signature by a version of the key.
+func (c *client) sign(ctx context.Context, version int, scheme string, digest []byte) ([]byte, error) {
+	hash, padding, isRSA := strings.Cut(scheme, " ")
+	in := signRequest{Input: digest, Prehashed: true, Hash: hash, Version: version}
+	if isRSA {
+		in.Algorithm = padding
+		if padding == "pss" {
+			in.SaltLength = "hash"
+		}
+	} else {
+		in.Marshaling = "asn1"
+	}
+	var out struct {
+		Signature string `json:"signature"`
+	}
+	if err := c.do(ctx, http.MethodPost, c.ref.path("sign"), in, &out); err != nil {
+		return nil, err
+	}
+	text, ok := strings.CutPrefix(out.Signature, "vault:v"+strconv.Itoa(version)+":")
+	if !ok {
+		return nil, kms.WrongSignature(fmt.Errorf("it isn't by version %d", version))
+	}
+	sig, err := base64.StdEncoding.DecodeString(text)
+	if err != nil {
+		return nil, kms.WrongSignature(err)
+	}
+	return sig, nil
+}
+
+// describe asks for the key once.
+func (c *client) describe(ctx context.Context) (*keyInfo, error) {
+	info := new(keyInfo)
+	return info, c.do(ctx, http.MethodGet, c.ref.path("keys"), nil, info)
+}
+
+// read is describe with retries.
+func (c *client) read(ctx context.Context) (info *keyInfo, err error) {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		info, err = c.describe(ctx)
+		return err
+	})
+	return info, err
+}
+
+// CheckNew wants a reference without a version.
+func (r *reference) CheckNew(kms.Algorithm) error {
+	if r.version > 0 {
+		return errors.New("a new key has no version yet: leave ?version out")
+	}
+	return nil
+}
+
+// Make makes a key that isn't exportable. Vault answers the making of a key that
+// exists as if it had been made, so it is asked first.
+func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	describe := func(ctx context.Context) error {
+		_, err := c.describe(ctx)
+		return err
+	}
+	err := c.Absent(ctx, describe, func(err error) bool {
+		var said *refusal
+		return errors.As(err, &said) && said.status == http.StatusNotFound && len(said.texts) == 0
+	})
+	if err != nil {
+		return "", err
+	}
+	in := map[string]any{"type": strings.ToLower(string(a)), "exportable": false, "allow_plaintext_backup": false}
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		return c.do(ctx, http.MethodPost, c.ref.path("keys"), in, nil)
+	})
+	pinned := *c.ref
+	pinned.version = 1
+	return pinned.String(), err
+}
