@@ -1,6 +1,7 @@
 package ca
 
 import (
+	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -26,9 +27,12 @@ type Config struct {
 	// Authorities are several authorities in their states, in place of `authority`:
 	// exactly one is active and signs; docs/authorities.md says how one follows another.
 	Authorities []NamedAuthority `yaml:"authorities,omitempty"`
-	// StateFile is where `mayfly authority` keeps the states of `authorities`.
-	// Without it they stand in this configuration itself, which replicas share.
+	// StateFile is where `mayfly authority` keeps the states of `authorities`, and the
+	// authorities that it added itself. Without it the states stand in this
+	// configuration, where only a person can change them.
 	StateFile setting.Path `yaml:"state_file,omitempty"`
+	// States are what the state file has; the loader of the configuration reads it.
+	States []NamedAuthority `yaml:"-"`
 	// Propagation is how long the trusted root must have listed an authority before
 	// it may sign after another: from 0s to 720h, 24h by default. Clients that fetch
 	// the trusted root less often refuse its certificates.
@@ -46,6 +50,20 @@ type NamedAuthority struct {
 	AuthorityConfig `yaml:",inline"`
 	// Record is the state, where no state file keeps it.
 	lifecycle.Record `yaml:",inline"`
+}
+
+// All are the authorities in their order: those of the configuration, with the
+// states of the state file where there is one, then those that the state file adds.
+func (c *Config) All() []NamedAuthority {
+	all := slices.Clone(c.Authorities)
+	for _, s := range c.States {
+		if i := indexOf(all, s.Name); i >= 0 {
+			all[i].Record = s.Record
+		} else if s.defined() {
+			all = append(all, s)
+		}
+	}
+	return all
 }
 
 // Presign says when precertificates have a signer of their own.
@@ -109,7 +127,7 @@ func DefaultConfig() Config {
 
 // Check adds every fault of c. It reads no file: LoadAuthority does that.
 func (c *Config) Check(path string, f *setting.Faults) {
-	if len(c.Authorities) > 0 {
+	if len(c.All()) > 0 {
 		c.checkAuthorities(path, f)
 	} else {
 		c.Authority.check(setting.Join(path, "authority"), f)

@@ -6,7 +6,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"os"
 	"reflect"
 	"regexp"
 	"slices"
@@ -46,21 +45,27 @@ func (c *Config) checkAuthorities(path string, f *setting.Faults) {
 	if !reflect.ValueOf(c.Authority).IsZero() {
 		f.Add(list, "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
 	}
-	if len(c.Authorities) > maxAuthorities {
-		f.Add(list, "has %d authorities; at most %d: remove distrusted ones", len(c.Authorities), maxAuthorities)
+	all := c.All()
+	if len(all) > maxAuthorities {
+		f.Add(list, "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
 	}
 	if c.Propagation < 0 || c.Propagation > maxPropagation {
 		f.Add(setting.Join(path, "propagation"), "%v is out of bounds: from 0s to %v", c.Propagation, maxPropagation)
 	}
-	for i, a := range c.Authorities {
+	for i, a := range all {
 		at := setting.Index(list, i)
 		CheckName(setting.Join(at, "name"), a.Name, f)
-		if first := slices.IndexFunc(c.Authorities, func(b NamedAuthority) bool { return b.Name == a.Name }); first < i {
+		if first := indexOf(all, a.Name); first < i {
 			f.Add(setting.Join(at, "name"), "%q is the name of %s already; each has one of its own", a.Name, setting.Index(list, first))
 		}
 		a.check(at, f)
+	}
+	for i, a := range c.Authorities {
 		if c.StateFile != "" && a.Record != (lifecycle.Record{}) {
-			f.Add(setting.Join(at, "state"), "stands in state_file: remove state and its times here, or state_file")
+			f.Add(setting.Join(setting.Index(list, i), "state"), "stands in state_file: remove state and its times here, or state_file")
+		}
+		if s := indexOf(c.States, a.Name); s >= 0 && c.States[s].defined() {
+			f.Add(setting.Index(list, i), "%s, the state_file, defines %s as well: remove it here, or take its chain, key and what belongs to them out of there", c.StateFile, a.Name)
 		}
 	}
 	if c.StateFile == "" {
@@ -68,34 +73,23 @@ func (c *Config) checkAuthorities(path string, f *setting.Faults) {
 	}
 }
 
-// records are the states as the configuration itself has them.
+// records are the states of all authorities.
 func (c *Config) records() []lifecycle.Entry {
-	all := make([]lifecycle.Entry, len(c.Authorities))
-	for i, a := range c.Authorities {
-		all[i] = lifecycle.Entry{Name: a.Name, Record: a.Record}
+	var all []lifecycle.Entry
+	for _, a := range c.All() {
+		all = append(all, lifecycle.Entry{Name: a.Name, Record: a.Record})
 	}
 	return all
 }
 
-// Records are the states of `authorities` in their order, from the state file
-// where there is one; a missing file is no fault and gives none a state. The error
-// is a *setting.FaultError.
+// Records are the states of [Config.All]. The error is a *setting.FaultError: the
+// state file lists an authority that nothing defines.
 func (c *Config) Records() ([]lifecycle.Entry, error) {
 	all := c.records()
-	if c.StateFile == "" {
-		return all, nil
-	}
 	var f setting.Faults
-	const path = "ca.state_file"
-	kept, err := lifecycle.Read(string(c.StateFile))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		f.Add(path, "%v", err)
-	}
-	for _, e := range kept {
-		if i := lifecycle.Find(all, e.Name); i >= 0 {
-			all[i].Record = e.Record
-		} else if e.Listed() {
-			f.Add(path, "%s has the %s authority %q, which ca.authorities doesn't: put it back, or distrust it before it is removed", c.StateFile, e.State, e.Name)
+	for _, s := range c.States {
+		if lifecycle.Find(all, s.Name) < 0 && s.Listed() {
+			f.Add("ca.state_file", "%s has the %s authority %q, which ca.authorities doesn't: put it back, or distrust it before it is removed", c.StateFile, s.State, s.Name)
 		}
 	}
 	return all, f.Err()
@@ -125,7 +119,8 @@ func LoadAuthorities(ctx context.Context, c Config, o LoadOptions) (*Authorities
 		o.Lifetime = MaxLifetime
 	}
 	need := chain.Need{Now: o.Now, Lifetime: o.Lifetime}
-	if len(c.Authorities) == 0 {
+	all := c.All()
+	if len(all) == 0 {
 		if o.Before != nil && reflect.DeepEqual(o.Before.Active.config, c.Authority) {
 			return o.Before, nil // it can't change while the service runs
 		}
@@ -147,7 +142,7 @@ func LoadAuthorities(ctx context.Context, c Config, o LoadOptions) (*Authorities
 	}
 	l := loading{o: o, need: need, faults: &f, all: &Authorities{Records: records}}
 	for i, r := range records {
-		l.load(ctx, setting.Index(list, i), c.Authorities[i].AuthorityConfig, r)
+		l.load(ctx, setting.Index(list, i), all[i].AuthorityConfig, r)
 	}
 	if err := f.Err(); err != nil {
 		if a := l.all.Active; a != nil && (o.Before == nil || a != o.Before.Active) {
@@ -262,10 +257,11 @@ func sameChain(certs []*x509.Certificate, chain [][]byte) bool {
 // CheckAuthority checks the key and the chain of c's authority called name, as a
 // start that makes it active would. Its error is a *setting.FaultError.
 func CheckAuthority(ctx context.Context, c Config, name string, o LoadOptions) (*Authority, error) {
-	i := slices.IndexFunc(c.Authorities, func(a NamedAuthority) bool { return a.Name == name })
+	all := c.All()
+	i := indexOf(all, name)
 	if i < 0 {
-		names := make([]string, len(c.Authorities))
-		for i, a := range c.Authorities {
+		names := make([]string, len(all))
+		for i, a := range all {
 			names[i] = a.Name
 		}
 		var f setting.Faults
@@ -275,5 +271,5 @@ func CheckAuthority(ctx context.Context, c Config, name string, o LoadOptions) (
 	if o.Lifetime == 0 {
 		o.Lifetime = MaxLifetime
 	}
-	return loadAuthority(ctx, setting.Index("ca.authorities", i), c.Authorities[i].AuthorityConfig, chain.Need{Now: o.Now, Lifetime: o.Lifetime}, o.KMS)
+	return loadAuthority(ctx, setting.Index("ca.authorities", i), all[i].AuthorityConfig, chain.Need{Now: o.Now, Lifetime: o.Lifetime}, o.KMS)
 }

@@ -1,7 +1,7 @@
 // Package config reads Mayfly's one configuration file. It composes the
 // configuration of every package, decodes strictly, and reports all faults at
-// once, each with its path and line. It reads no file but the one it is told,
-// touches no network, and looks at no environment variable.
+// once, each with its path and line. It reads the file that it is told and the
+// state files named there, touches no network, and looks at no environment variable.
 package config
 
 import (
@@ -11,11 +11,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"syscall"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -24,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -63,19 +61,35 @@ func Default() *Config {
 	}
 }
 
-// Load reads the file at path. The error is an *Error with all faults; when the
-// file can't be read it wraps the cause, such as fs.ErrNotExist.
+// Load reads the file at path, and the state files that it names. The error is an
+// *Error with all faults; when the file can't be read it wraps the cause, such as
+// fs.ErrNotExist.
 func Load(path string) (*Config, error) {
 	data, err := read(path)
 	if err != nil {
 		return nil, err
 	}
+	c, err := parse(data, filepath.Dir(path), (*Config).readStates)
+	return c, inFile(path, err)
+}
+
+// LoadDefinitions is Load without the state files.
+func LoadDefinitions(path string) (*Config, error) {
+	data, err := read(path)
+	if err != nil {
+		return nil, err
+	}
 	c, err := Parse(data, filepath.Dir(path))
+	return c, inFile(path, err)
+}
+
+// inFile adds the name of the file to err's faults.
+func inFile(path string, err error) error {
 	var faults *Error
 	if errors.As(err, &faults) {
 		faults.File = path
 	}
-	return c, err
+	return err
 }
 
 func read(path string) ([]byte, error) {
@@ -87,7 +101,7 @@ func read(path string) ([]byte, error) {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
 	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, maxBytes+1))
+	data, err := io.ReadAll(io.LimitReader(f, strict.MaxBytes+1))
 	if errors.Is(err, syscall.EISDIR) {
 		return nil, fmt.Errorf("%s is a folder: name the configuration file in it, such as %s", path, filepath.Join(path, "mayfly.yaml"))
 	}
@@ -98,29 +112,45 @@ func read(path string) ([]byte, error) {
 }
 
 // Parse decodes and checks a document whose relative paths begin at folder; an
-// empty folder leaves them as they are. The error is an *Error.
+// empty folder leaves them as they are. It reads no state file. The error is an
+// *Error.
 func Parse(data []byte, folder string) (*Config, error) {
-	d := &decoder{folder: folder, lines: map[string]int{}}
+	return parse(data, folder, func(*Config, *strict.Document) {})
+}
+
+func parse(data []byte, folder string, readStates func(*Config, *strict.Document)) (*Config, error) {
 	c := Default()
-	root := d.document(data)
-	if root == nil {
-		return nil, &Error{Faults: sorted(d.faults)}
+	d, ok := strict.Decode(data, folder, c)
+	if !ok { // the checks would only repeat it
+		return nil, &Error{Faults: sorted(d.Faults)}
 	}
-	d.value("", root, reflect.ValueOf(c).Elem())
-	if root.Kind != yaml.MappingNode {
-		return nil, &Error{Faults: sorted(d.faults)} // the checks would only repeat it
-	}
-	all := d.faults
+	readStates(c, d)
+	all := d.Faults
 	for _, f := range c.check() {
 		path, text, _ := strings.Cut(f, ": ")
-		if !d.faulty(path) {
-			all = append(all, Fault{Path: path, Line: d.line(path), Text: text})
+		if !d.Faulty(path) {
+			all = append(all, strict.Fault{Path: path, Line: d.Line(path), Text: text})
 		}
 	}
 	if len(all) > 0 {
 		return nil, &Error{Faults: sorted(all)}
 	}
 	return c, nil
+}
+
+// readStates reads what commands decided.
+func (c *Config) readStates(d *strict.Document) {
+	var err error
+	if path := string(c.CA.StateFile); path != "" && !d.Faulty("ca.state_file") {
+		if c.CA.States, err = ca.ReadStates(path); err != nil {
+			d.Add("ca.state_file", 0, "%v", err)
+		}
+	}
+	if path := string(c.CTLog.StateFile); path != "" && !d.Faulty("ctlog.state_file") {
+		if c.CTLog.State, err = ctlog.ReadState(path); err != nil {
+			d.Add("ctlog.state_file", 0, "%v", err)
+		}
+	}
 }
 
 // check collects what every section, and the sections together, find wrong.
@@ -134,7 +164,7 @@ func (c *Config) check() []string {
 	c.CTLog.Check("ctlog", f)
 	c.Audit.Check("audit", f)
 	c.Logging.Check("logging", f)
-	c.across(f)
+	c.crossCheck(f)
 	var faults *setting.FaultError
 	if errors.As(f.Err(), &faults) {
 		return faults.Faults

@@ -9,8 +9,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// across adds the faults that no section can see alone.
-func (c *Config) across(f *setting.Faults) {
+// crossCheck adds the faults that no section can see alone.
+func (c *Config) crossCheck(f *setting.Faults) {
 	if c.CTLog.Mode != ctlog.ModeNone && c.CTLog.Timeout >= c.Server.RequestTimeout {
 		f.Add("ctlog.timeout", "%v leaves no time of server.request_timeout, %v, for the certificate itself; make it shorter",
 			c.CTLog.Timeout, c.Server.RequestTimeout)
@@ -19,8 +19,11 @@ func (c *Config) across(f *setting.Faults) {
 		return
 	}
 	keys := []setting.KeyRef{c.CA.Authority.Key}
-	for _, a := range c.CA.Authorities {
+	for _, a := range c.CA.All() {
 		keys = append(keys, a.Key)
+	}
+	if state := c.CTLog.StateFile; state != "" && (state == c.CA.StateFile || state == c.Audit.Path) {
+		f.Add("ctlog.state_file", "is ca.state_file or audit.path too; each needs a file of its own")
 	}
 	for i, log := range c.CTLog.Own() {
 		at := c.CTLog.OwnPath("ctlog", i)
@@ -29,6 +32,9 @@ func (c *Config) across(f *setting.Faults) {
 		}
 		if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
 			f.Add("audit.path", "is inside the log's directory, which the log alone may write")
+		}
+		if state := string(c.CTLog.StateFile); state != "" && log.Directory != "" && inside(string(log.Directory), state) {
+			f.Add("ctlog.state_file", "is inside the log's directory, which the log alone may write")
 		}
 		if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
 			f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")

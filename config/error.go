@@ -4,37 +4,16 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
-
-// Fault is one thing that is wrong with a configuration.
-type Fault struct {
-	// Path is where, as a person would write it: `issuers[3].audiences`. Empty
-	// for the document as a whole.
-	Path string
-	// Line is the line of the file, from 1; 0 when it is unknown.
-	Line int
-	// Text says what is wrong and what is expected. It holds no secret.
-	Text string
-}
-
-// String is `path: text (line N)`.
-func (f Fault) String() string {
-	s := f.Text
-	if f.Path != "" {
-		s = f.Path + ": " + s
-	}
-	if f.Line > 0 {
-		s += fmt.Sprintf(" (line %d)", f.Line)
-	}
-	return s
-}
 
 // Error is a configuration that can't be used, with every fault that was found,
 // in the order of the document's lines.
 type Error struct {
 	// File is the configuration file, or empty.
 	File   string
-	Faults []Fault
+	Faults []strict.Fault
 }
 
 // Error is a headline and one indented line a fault.
@@ -55,7 +34,7 @@ func (e *Error) Error() string {
 }
 
 // sorted orders faults by line; those of one line stay in the order found.
-func sorted(faults []Fault) []Fault {
-	slices.SortStableFunc(faults, func(a, b Fault) int { return a.Line - b.Line })
+func sorted(faults []strict.Fault) []strict.Fault {
+	slices.SortStableFunc(faults, func(a, b strict.Fault) int { return a.Line - b.Line })
 	return faults
 }

@@ -2,12 +2,14 @@ package config
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
 // Marshal writes c as a document that Parse reads back: only what differs from
@@ -15,15 +17,11 @@ import (
 // comments; "" is the head of the document. Secrets are never in a Config, so
 // none is written. It doesn't check c.
 func Marshal(c *Config, comments map[string]string) ([]byte, error) {
-	var root, defaults yaml.Node
-	if err := root.Encode(c); err != nil {
+	root, err := strict.Encode(*c, *Default(), "")
+	if err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
-	if err := defaults.Encode(Default()); err != nil {
-		return nil, fmt.Errorf("writing the default configuration: %w", err)
-	}
-	prune(&root, &defaults)
-	comment("", &root, comments)
+	comment("", root, comments)
 	var out bytes.Buffer
 	if head := comments[""]; head != "" {
 		// The blank line keeps the head apart from the comment of the first section.
@@ -31,53 +29,10 @@ func Marshal(c *Config, comments map[string]string) ([]byte, error) {
 	}
 	e := yaml.NewEncoder(&out)
 	e.SetIndent(2)
-	if err := e.Encode(&root); err != nil {
-		return nil, fmt.Errorf("writing the configuration: %w", err)
-	}
-	if err := e.Close(); err != nil {
+	if err := errors.Join(e.Encode(root), e.Close()); err != nil {
 		return nil, fmt.Errorf("writing the configuration: %w", err)
 	}
 	return out.Bytes(), nil
-}
-
-// prune takes from a mapping what the defaults' mapping says too.
-func prune(n, defaults *yaml.Node) {
-	kept := n.Content[:0]
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		key, value := n.Content[i], n.Content[i+1]
-		if d := entry(defaults, key.Value); d != nil {
-			if same(value, d) {
-				continue
-			}
-			if value.Kind == yaml.MappingNode && d.Kind == yaml.MappingNode {
-				prune(value, d)
-			}
-		}
-		kept = append(kept, key, value)
-	}
-	n.Content = kept
-}
-
-// entry is the value of a mapping's key, or nil.
-func entry(n *yaml.Node, key string) *yaml.Node {
-	for i := 0; i+1 < len(n.Content); i += 2 {
-		if n.Content[i].Value == key {
-			return n.Content[i+1]
-		}
-	}
-	return nil
-}
-
-func same(a, b *yaml.Node) bool {
-	if a.Kind != b.Kind || a.Value != b.Value || len(a.Content) != len(b.Content) {
-		return false
-	}
-	for i := range a.Content {
-		if !same(a.Content[i], b.Content[i]) {
-			return false
-		}
-	}
-	return true
 }
 
 // comment puts the comments above their keys and list items.

@@ -1,12 +1,14 @@
 package config
 
 import (
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
 // movable are the settings, with all below them, that a running service takes.
@@ -43,14 +45,14 @@ func isMovable(path string) bool {
 // differ tells the path of every setting in which a and b, of one type, differ.
 // Lists and maps are one setting each.
 func differ(path string, a, b reflect.Value, tell func(path string)) {
-	if a.Kind() != reflect.Struct || a.Type() == timeType {
+	if a.Kind() != reflect.Struct || a.Type() == strict.TimeType {
 		if !reflect.DeepEqual(a.Interface(), b.Interface()) {
 			tell(path)
 		}
 		return
 	}
-	there := fields(b)
-	for name, field := range fields(a) {
+	there := maps.Collect(strict.Fields(b))
+	for name, field := range strict.Fields(a) {
 		differ(setting.Join(path, name), field, there[name], tell)
 	}
 }
@@ -69,8 +71,9 @@ func (c *Config) Files() []string {
 	}
 	paths(reflect.ValueOf(c.Issuers), add)
 	paths(reflect.ValueOf(c.Server.TLS), add)
-	paths(reflect.ValueOf(c.CA.Authorities), add)
+	paths(reflect.ValueOf(c.CA.All()), add)
 	add(c.CA.StateFile)
+	add(c.CTLog.StateFile)
 	slices.Sort(all)
 	return slices.Compact(all)
 }
@@ -83,7 +86,7 @@ func paths(v reflect.Value, tell func(setting.Path)) {
 	}
 	switch v.Kind() {
 	case reflect.Struct:
-		for name, field := range fields(v) {
+		for name, field := range strict.Fields(v) {
 			if !slices.Contains(readOnUse, name) {
 				paths(field, tell)
 			}

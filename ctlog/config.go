@@ -32,9 +32,16 @@ type Config struct {
 	// Embedded is the log inside this process; for the mode `embedded`.
 	Embedded EmbeddedConfig `yaml:"embedded,omitempty"`
 	// Shards are the logs inside this process that follow `embedded`, or stand in its
-	// place: each begins at the moment when the one before it ends. `mayfly log
-	// rotate` adds one; a running service takes it up.
+	// place: each begins at the moment when the one before it ends. A running service
+	// takes a new one up. Those that `mayfly log rotate` makes stand in `state_file`.
 	Shards []EmbeddedConfig `yaml:"shards,omitempty"`
+	// StateFile is where `mayfly log rotate` and `mayfly log freeze` keep what they
+	// decide: logs that were made, ends, and which logs are frozen. `mayfly init` makes
+	// it, and `mayfly config export-states` for a configuration that has none; for the
+	// mode `embedded`.
+	StateFile setting.Path `yaml:"state_file,omitempty"`
+	// State is what the state file has; the loader of the configuration reads it.
+	State *State `yaml:"-"`
 	// Propagation is how long clients get to fetch a trusted root with a new log in
 	// it before the log is used: `mayfly log rotate` keeps to it.
 	Propagation time.Duration `yaml:"propagation,omitempty"`
@@ -42,7 +49,7 @@ type Config struct {
 	Logs []ExternalConfig `yaml:"logs,omitempty"`
 	// Frozen are logs that are not submitted to: earlier ones, whose certificates
 	// have to verify for years. The trust root lists them, and those with a directory
-	// are served as well. `mayfly log freeze` moves a log here.
+	// are served as well. Those that `mayfly log freeze` closed stand in `state_file`.
 	Frozen []FrozenConfig `yaml:"frozen,omitempty"`
 	// SCTs is how many of the logs record a certificate before it leaves, each with
 	// an SCT in it. 1 unless configured, and many clients take no more: see
@@ -198,15 +205,19 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if c.Mode != ModeEmbedded && len(c.Shards) > 0 {
 		f.Add(setting.Join(path, "shards"), "only goes with the mode embedded")
 	}
+	if c.Mode != ModeEmbedded && c.StateFile != "" {
+		f.Add(setting.Join(path, "state_file"), "only goes with the mode embedded")
+	}
 	if c.Propagation < 0 {
 		f.Add(setting.Join(path, "propagation"), "can't be negative")
 	}
 	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
 		f.Add(setting.Join(path, "embedded"), "only goes with the mode embedded")
 	}
-	for i := range c.Frozen {
-		c.Frozen[i].Check(setting.Index(setting.Join(path, "frozen"), i), f)
+	for i, log := range c.FrozenLogs() {
+		log.Check(c.FrozenPath(path, i), f)
 	}
+	c.checkState(path, f)
 	switch c.Mode {
 	case ModeEmbedded:
 		c.checkOwn(path, f)

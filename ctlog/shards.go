@@ -15,26 +15,65 @@ import (
 const DefaultPropagation = 24 * time.Hour
 
 // Own are the logs inside this process in the order in which they follow each
-// other: the one under `embedded`, then `shards`. It is empty in other modes.
+// other: the one under `embedded`, then `shards`, then those of the state file, with
+// the ends that it gives and without those that it has frozen. It is empty in other
+// modes.
 func (c *Config) Own() []EmbeddedConfig {
-	if c.Mode != ModeEmbedded {
-		return nil
+	var all []EmbeddedConfig
+	for _, l := range c.own() {
+		all = append(all, l.log)
 	}
-	if c.Embedded.named() {
-		return append([]EmbeddedConfig{c.Embedded}, c.Shards...)
-	}
-	return c.Shards
+	return all
 }
 
 // OwnPath is where the configuration has the log that is i in [Config.Own], as faults state it.
-func (c *Config) OwnPath(path string, i int) string {
-	if c.Embedded.named() {
-		if i == 0 {
-			return setting.Join(path, "embedded")
-		}
-		i--
+func (c *Config) OwnPath(path string, i int) string { return setting.Join(path, c.own()[i].at) }
+
+// placed is a log and where it is defined.
+type placed struct {
+	at  string
+	log EmbeddedConfig
+}
+
+func (c *Config) own() []placed {
+	if c.Mode != ModeEmbedded {
+		return nil
 	}
-	return setting.Index(setting.Join(path, "shards"), i)
+	var all []placed
+	add := func(at string, log EmbeddedConfig) {
+		if !c.State.froze(log.URL) {
+			log.End = c.State.end(log)
+			all = append(all, placed{at, log})
+		}
+	}
+	if c.Embedded.named() {
+		add("embedded", c.Embedded)
+	}
+	for i, log := range c.Shards {
+		add(setting.Index("shards", i), log)
+	}
+	if c.State != nil {
+		for i, log := range c.State.Logs {
+			add(setting.Index("state_file.logs", i), log)
+		}
+	}
+	return all
+}
+
+// FrozenLogs are the frozen logs of the configuration and of the state file.
+func (c *Config) FrozenLogs() []FrozenConfig {
+	if c.State == nil {
+		return c.Frozen
+	}
+	return append(slices.Clip(c.Frozen), c.State.Frozen...)
+}
+
+// FrozenPath is where the configuration has the log that is i in [Config.FrozenLogs].
+func (c *Config) FrozenPath(path string, i int) string {
+	if n := len(c.Frozen); i >= n {
+		return setting.Index(setting.Join(path, "state_file.frozen"), i-n)
+	}
+	return setting.Index(setting.Join(path, "frozen"), i)
 }
 
 // named reports whether a log is configured here at all, well or not.
@@ -49,11 +88,13 @@ func (c *EmbeddedConfig) SetDefaults() {
 
 // checkOwn adds the faults of each of our logs, and of how they follow each other.
 func (c *Config) checkOwn(path string, f *setting.Faults) {
-	if !c.Embedded.named() && len(c.Shards) == 0 {
-		c.Embedded.Check(setting.Join(path, "embedded"), f)
-		return
-	}
 	own := c.Own()
+	if len(own) == 0 && (c.StateFile == "" || c.State != nil) { // else nobody has read them
+		c.Embedded.Check(setting.Join(path, "embedded"), f)
+		if c.State.froze(c.Embedded.URL) {
+			f.Add(setting.Join(path, "embedded"), "is frozen, and no log follows it")
+		}
+	}
 	for i := range own {
 		at := c.OwnPath(path, i)
 		own[i].Check(at, f)
@@ -143,7 +184,7 @@ func (c *Config) CheckReload(path string, next *Config, now time.Time, f *settin
 		}
 	}
 	for url, log := range was {
-		frozen := slices.ContainsFunc(next.Frozen, func(l FrozenConfig) bool { return trimmed(l.URL) == url })
+		frozen := slices.ContainsFunc(next.FrozenLogs(), func(l FrozenConfig) bool { return trimmed(l.URL) == url })
 		if !frozen || !ended(log.End, now) {
 			f.Add(path, "the log %s can't go while the service runs: only one that has ended does, to ctlog.frozen", log.URL)
 		}

@@ -38,24 +38,24 @@ const skew = 5 * time.Minute
 type Record struct {
 	// State is `prepared`, `published`, `active`, `retired` or `distrusted`; an
 	// authority without one isn't used.
-	State State `yaml:"state,omitempty" json:"state"`
+	State State `yaml:"state,omitempty"`
 	// Prepared is when its key and chain were first checked.
-	Prepared time.Time `yaml:"prepared,omitempty" json:"prepared,omitzero"`
+	Prepared time.Time `yaml:"prepared,omitempty"`
 	// Published is when the trusted root began to list it.
-	Published time.Time `yaml:"published,omitempty" json:"published,omitzero"`
+	Published time.Time `yaml:"published,omitempty"`
 	// Activated is when it began to sign.
-	Activated time.Time `yaml:"activated,omitempty" json:"activated,omitzero"`
+	Activated time.Time `yaml:"activated,omitempty"`
 	// Retired is when it stopped. Its window in the trusted root ends an hour later.
-	Retired time.Time `yaml:"retired,omitempty" json:"retired,omitzero"`
+	Retired time.Time `yaml:"retired,omitempty"`
 	// Distrusted is when it was taken out of the trusted root.
-	Distrusted time.Time `yaml:"distrusted,omitempty" json:"distrusted,omitzero"`
+	Distrusted time.Time `yaml:"distrusted,omitempty"`
 	// Forced says when and how the propagation guard was overridden.
-	Forced string `yaml:"forced,omitempty" json:"forced,omitempty"`
+	Forced string `yaml:"forced,omitempty"`
 }
 
 // Entry is the record of one authority by its name.
 type Entry struct {
-	Name string `json:"name"`
+	Name string
 	Record
 }
 

@@ -9,10 +9,10 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/presets"
 )
 
-// alike reports whether our preset and the converted one say the same of tokens
+// equivalent reports whether our preset and the converted one say the same of tokens
 // that have every claim which the converted one names, of those that lack what
 // may be lacking, and of each way that a choice can go.
-func alike(name string, converted *presets.Preset) bool {
+func equivalent(name string, converted *presets.Preset) bool {
 	const issuer = "https://issuer.example"
 	verdicts := func(c identity.IssuerConfig) func(claims string) *identity.Explanation {
 		c.URL, c.Type, c.Audiences, c.Allow = issuer, identity.TypeCI, []string{"a"}, "true"

@@ -40,7 +40,7 @@ func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
 		c.decide(url, "the templates of %s can't be taken over (%s): left out", name, err)
 		return false
 	}
-	if preset := vendorTypes[name]; preset != "" && alike(preset, inline) {
+	if preset := vendorTypes[name]; preset != "" && equivalent(preset, inline) {
 		i.Preset = preset
 		c.decide(url, "the templates of %s are those of our preset %s, which is taken", name, preset)
 		return true

@@ -1,10 +1,16 @@
-package config
+// Package strict reads documents into structs with yaml tags, and writes them:
+// YAML, and JSON as the part of YAML that it is. An unknown field, a duplicate key
+// or a value of another kind is a fault with its path and line, and all faults are
+// reported at once. Relative paths of the type [setting.Path], and those of a
+// [setting.KeyRef], begin at the folder that the caller names.
+package strict
 
 import (
 	"bytes"
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"regexp"
 	"strconv"
 	"strings"
@@ -13,35 +19,54 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxBytes is the largest configuration that is read.
-const maxBytes = 1 << 20
+// MaxBytes is the largest document that is read.
+const MaxBytes = 1 << 20
 
-// decoder fills a Go value from a YAML document and collects every fault on the way.
-type decoder struct {
+// Document is a document that was read, with what is wrong with it.
+type Document struct {
+	// Faults are in the order in which they were found.
+	Faults []Fault
+
 	folder string         // relative paths begin here
 	lines  map[string]int // where each path of the document is
-	faults []Fault
 }
 
-func (d *decoder) fault(path string, line int, format string, args ...any) {
-	d.faults = append(d.faults, Fault{Path: path, Line: line, Text: fmt.Sprintf(format, args...)})
+// Decode reads the document in data into the struct that into points to, over the
+// defaults that it holds. An empty folder leaves relative paths as they are. It is
+// false where the document is no mapping at all: into has the defaults then.
+func Decode(data []byte, folder string, into any) (*Document, bool) {
+	d := &Document{folder: folder, lines: map[string]int{}}
+	root := d.document(data)
+	if root == nil {
+		return d, false
+	}
+	d.value("", root, reflect.ValueOf(into).Elem())
+	return d, root.Kind == yaml.MappingNode
+}
+
+// Add adds a fault at path. The line is that of the path where it is 0.
+func (d *Document) Add(path string, line int, format string, args ...any) {
+	if line == 0 {
+		line = d.Line(path)
+	}
+	d.Faults = append(d.Faults, Fault{Path: path, Line: line, Text: fmt.Sprintf(format, args...)})
 }
 
 // document gives the root mapping of the one YAML document in data, or nil after a fault.
-func (d *decoder) document(data []byte) *yaml.Node {
+func (d *Document) document(data []byte) *yaml.Node {
 	switch {
-	case len(data) > maxBytes:
-		d.fault("", 0, "the file is larger than %d KiB; a configuration is much smaller", maxBytes>>10)
+	case len(data) > MaxBytes:
+		d.Add("", 0, "the file is larger than %d KiB; a configuration is much smaller", MaxBytes>>10)
 		return nil
 	case !utf8.Valid(data):
-		d.fault("", 1+bytes.Count(data[:invalidAt(data)], []byte("\n")), "the file isn't UTF-8 text")
+		d.Add("", 1+bytes.Count(data[:invalidAt(data)], []byte("\n")), "the file isn't UTF-8 text")
 		return nil
 	}
 	y := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
 	switch err := y.Decode(&doc); {
 	case errors.Is(err, io.EOF):
-		d.fault("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
+		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
 		return nil
 	case err != nil:
 		d.syntax(err)
@@ -53,11 +78,11 @@ func (d *decoder) document(data []byte) *yaml.Node {
 	case err != nil:
 		d.syntax(err)
 	default:
-		d.fault("", more.Line, "a second document begins here; the file must hold one")
+		d.Add("", more.Line, "a second document begins here; the file must hold one")
 	}
 	root := doc.Content[0]
 	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-		d.fault("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
+		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
 		return nil
 	}
 	return root
@@ -77,17 +102,17 @@ func invalidAt(data []byte) int {
 // syntaxLine is how the YAML library begins the text of a syntax error.
 var syntaxLine = regexp.MustCompile(`^yaml: line ([0-9]+): `)
 
-func (d *decoder) syntax(err error) {
+func (d *Document) syntax(err error) {
 	text, line := err.Error(), 0
 	if m := syntaxLine.FindStringSubmatch(text); m != nil {
 		line, _ = strconv.Atoi(m[1]) // digits alone: the pattern says so
 		text = text[len(m[0]):]
 	}
-	d.fault("", line, "isn't YAML: %s", strings.TrimPrefix(text, "yaml: "))
+	d.Add("", line, "isn't YAML: %s", strings.TrimPrefix(text, "yaml: "))
 }
 
-// line is the line of path, or of the nearest thing above it that is in the document.
-func (d *decoder) line(path string) int {
+// Line is the line of path, or of the nearest thing above it that is in the document.
+func (d *Document) Line(path string) int {
 	for path != "" {
 		if line, ok := d.lines[path]; ok {
 			return line
@@ -97,11 +122,11 @@ func (d *decoder) line(path string) int {
 	return 0
 }
 
-// faulty reports whether a fault was found at path or above it while decoding:
+// Faulty reports whether a fault was found at path or above it while decoding:
 // what a check says of such a value is only an echo.
-func (d *decoder) faulty(path string) bool {
+func (d *Document) Faulty(path string) bool {
 	for ; path != ""; path = parent(path) {
-		for _, f := range d.faults {
+		for _, f := range d.Faults {
 			if f.Path == path {
 				return true
 			}

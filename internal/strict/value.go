@@ -1,8 +1,10 @@
-package config
+package strict
 
 import (
-	"encoding"
+	"cmp"
 	"fmt"
+	"iter"
+	"maps"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -15,36 +17,35 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// The types that are decoded in a way of their own.
+// TimeType is a struct that is one value here.
+var TimeType = reflect.TypeFor[time.Time]()
+
+// The other types that are decoded in a way of their own.
 var (
 	durationType = reflect.TypeFor[time.Duration]()
-	timeType     = reflect.TypeFor[time.Time]()
 	pathType     = reflect.TypeFor[setting.Path]()
 	keyRefType   = reflect.TypeFor[setting.KeyRef]()
 	secretType   = reflect.TypeFor[setting.Secret]()
-	textType     = reflect.TypeFor[encoding.TextUnmarshaler]()
 )
 
 // value decodes n into v, which is settable. Of n's own text nothing goes into a
 // fault: a value in the wrong place may be a secret.
-func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
+func (d *Document) value(path string, n *yaml.Node, v reflect.Value) {
 	d.lines[path] = n.Line
 	switch {
 	case n.Kind == yaml.AliasNode || n.Anchor != "":
-		d.fault(path, n.Line, "anchors and aliases are not supported; write the value out")
+		d.Add(path, n.Line, "anchors and aliases are not supported; write the value out")
 	case n.Style&yaml.TaggedStyle != 0:
-		d.fault(path, n.Line, "tags are not supported; write the plain value")
+		d.Add(path, n.Line, "tags are not supported; write the plain value")
 	case n.Kind == yaml.ScalarNode && n.ShortTag() == "!!null":
-		d.fault(path, n.Line, "has no value; give it one or remove the line")
+		d.Add(path, n.Line, "has no value; give it one or remove the line")
 	case v.Kind() == reflect.Pointer:
 		if v.IsNil() {
 			v.Set(reflect.New(v.Type().Elem()))
 		}
 		d.value(path, n, v.Elem())
-	case v.Type() == timeType || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice && v.Kind() != reflect.Map:
+	case v.Type() == TimeType || v.Kind() != reflect.Struct && v.Kind() != reflect.Slice && v.Kind() != reflect.Map:
 		d.scalar(path, n, v)
-	case v.Addr().Type().Implements(textType):
-		d.text(path, n, v)
 	case v.Kind() == reflect.Struct:
 		d.section(path, n, v)
 	case v.Kind() == reflect.Slice:
@@ -55,21 +56,21 @@ func (d *decoder) value(path string, n *yaml.Node, v reflect.Value) {
 }
 
 // section decodes a mapping into a struct.
-func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
+func (d *Document) section(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
 		if v.Type() == secretType {
-			d.fault(path, n.Line, "names where the secret is, `{env: VARIABLE}` or `{file: PATH}`; the secret itself is never written here")
+			d.Add(path, n.Line, "names where the secret is, `{env: VARIABLE}` or `{file: PATH}`; the secret itself is never written here")
 			return
 		}
-		d.fault(path, n.Line, "a mapping is expected (%s), not %s", listing(fields(v)), kind(n))
+		d.Add(path, n.Line, "a mapping is expected (%s), not %s", listing(maps.Collect(Fields(v))), kind(n))
 		return
 	}
-	known := fields(v)
+	known := maps.Collect(Fields(v))
 	d.each(path, n, func(name, at string, key, value *yaml.Node) {
 		field, ok := known[name]
 		if !ok {
 			d.lines[at] = key.Line
-			d.fault(at, key.Line, "unknown field%s", suggest(name, known))
+			d.Add(at, key.Line, "unknown field%s", suggest(name, known))
 			return
 		}
 		d.value(at, value, field)
@@ -77,9 +78,9 @@ func (d *decoder) section(path string, n *yaml.Node, v reflect.Value) {
 }
 
 // entries decodes a mapping into a map with string keys.
-func (d *decoder) entries(path string, n *yaml.Node, v reflect.Value) {
+func (d *Document) entries(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.MappingNode {
-		d.fault(path, n.Line, "a mapping is expected, not %s", kind(n))
+		d.Add(path, n.Line, "a mapping is expected, not %s", kind(n))
 		return
 	}
 	m := reflect.MakeMap(v.Type())
@@ -92,17 +93,17 @@ func (d *decoder) entries(path string, n *yaml.Node, v reflect.Value) {
 }
 
 // each calls do for every key of a mapping that is plain text and new.
-func (d *decoder) each(path string, n *yaml.Node, do func(name, at string, key, value *yaml.Node)) {
+func (d *Document) each(path string, n *yaml.Node, do func(name, at string, key, value *yaml.Node)) {
 	first := make(map[string]int, len(n.Content)/2)
 	for i := 0; i+1 < len(n.Content); i += 2 {
 		key, value := n.Content[i], n.Content[i+1]
 		if key.Kind != yaml.ScalarNode || key.ShortTag() != "!!str" || key.Anchor != "" {
-			d.fault(path, key.Line, "a name is expected as the key of each entry, as plain text")
+			d.Add(path, key.Line, "a name is expected as the key of each entry, as plain text")
 			continue
 		}
 		at := setting.Join(path, printable(key.Value))
 		if line, twice := first[key.Value]; twice {
-			d.fault(at, key.Line, "duplicate key; it is on line %d already", line)
+			d.Add(at, key.Line, "duplicate key; it is on line %d already", line)
 			continue
 		}
 		first[key.Value] = key.Line
@@ -111,25 +112,30 @@ func (d *decoder) each(path string, n *yaml.Node, do func(name, at string, key, 
 }
 
 // list decodes a sequence into a slice, in place of what the default holds.
-func (d *decoder) list(path string, n *yaml.Node, v reflect.Value) {
+func (d *Document) list(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.SequenceNode {
-		d.fault(path, n.Line, "a list is expected, not %s", kind(n))
+		d.Add(path, n.Line, "a list is expected, not %s", kind(n))
 		return
 	}
 	all := reflect.MakeSlice(v.Type(), len(n.Content), len(n.Content))
 	for i, item := range n.Content {
-		if entry, ok := all.Index(i).Addr().Interface().(interface{ SetDefaults() }); ok {
-			entry.SetDefaults()
-		}
+		setDefaults(all.Index(i))
 		d.value(fmt.Sprintf("%s[%d]", path, i), item, all.Index(i))
 	}
 	v.Set(all)
 }
 
+// setDefaults fills in what an entry of a list means without saying it.
+func setDefaults(entry reflect.Value) {
+	if e, ok := entry.Addr().Interface().(interface{ SetDefaults() }); ok {
+		e.SetDefaults()
+	}
+}
+
 // scalar decodes one plain value.
-func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
+func (d *Document) scalar(path string, n *yaml.Node, v reflect.Value) {
 	if n.Kind != yaml.ScalarNode {
-		d.fault(path, n.Line, "%s is expected, not %s", wanted(v), kind(n))
+		d.Add(path, n.Line, "%s is expected, not %s", wanted(v), kind(n))
 		return
 	}
 	if !d.set(n, v) {
@@ -137,19 +143,19 @@ func (d *decoder) scalar(path string, n *yaml.Node, v reflect.Value) {
 		if v.Kind() == reflect.String {
 			got += "; put it in quotes"
 		}
-		d.fault(path, n.Line, "%s is expected, not %s", wanted(v), got)
+		d.Add(path, n.Line, "%s is expected, not %s", wanted(v), got)
 	}
 }
 
 // set stores n in v, if it is of the right kind, and reports whether it is. What
 // isn't stored leaves the default, so that checks don't report a zero on top.
-func (d *decoder) set(n *yaml.Node, v reflect.Value) (ok bool) {
+func (d *Document) set(n *yaml.Node, v reflect.Value) (ok bool) {
 	tag := n.ShortTag()
 	switch {
 	case v.Type() == durationType:
 		t, err := time.ParseDuration(n.Value)
 		return err == nil && tag == "!!str" && store(v.SetInt, int64(t))
-	case v.Type() == timeType:
+	case v.Type() == TimeType:
 		t, err := time.Parse(time.RFC3339, n.Value)
 		return err == nil && store(v.Set, reflect.ValueOf(t))
 	case v.Kind() == reflect.String:
@@ -176,21 +182,9 @@ func store[T any](set func(T), x T) bool {
 	return true
 }
 
-// text decodes a value whose type reads its own text.
-func (d *decoder) text(path string, n *yaml.Node, v reflect.Value) {
-	if n.Kind != yaml.ScalarNode {
-		d.fault(path, n.Line, "text is expected, not %s", kind(n))
-		return
-	}
-	u, ok := v.Addr().Interface().(encoding.TextUnmarshaler)
-	if !ok || u.UnmarshalText([]byte(n.Value)) != nil {
-		d.fault(path, n.Line, "isn't of the form that is expected")
-	}
-}
-
 // resolve makes a relative path relative to the folder of the configuration
 // file. Text that isn't a path stays as it is.
-func (d *decoder) resolve(t reflect.Type, text string) string {
+func (d *Document) resolve(t reflect.Type, text string) string {
 	path, scheme := text, ""
 	switch t {
 	case pathType:
@@ -213,28 +207,26 @@ func (d *decoder) resolve(t reflect.Type, text string) string {
 	return scheme + filepath.Join(d.folder, path) + slash
 }
 
-// fields are a struct's fields by their YAML names; an inlined struct gives its own.
-func fields(v reflect.Value) map[string]reflect.Value {
-	all := make(map[string]reflect.Value, v.NumField())
-	for i := range v.NumField() {
-		field := v.Type().Field(i)
-		if !field.IsExported() {
-			continue
-		}
-		name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
-		switch {
-		case name == "-":
-		case slices.Contains(strings.Split(options, ","), "inline"):
-			for name, inner := range fields(v.Field(i)) {
-				all[name] = inner
+// Fields are a struct's fields in their order, by their YAML names; an inlined
+// struct gives its own.
+func Fields(v reflect.Value) iter.Seq2[string, reflect.Value] {
+	return func(yield func(string, reflect.Value) bool) {
+		for i := range v.NumField() {
+			field := v.Type().Field(i)
+			name, options, _ := strings.Cut(field.Tag.Get("yaml"), ",")
+			switch {
+			case !field.IsExported() || name == "-":
+			case slices.Contains(strings.Split(options, ","), "inline"):
+				for name, inner := range Fields(v.Field(i)) {
+					if !yield(name, inner) {
+						return
+					}
+				}
+			case !yield(cmp.Or(name, strings.ToLower(field.Name)), v.Field(i)):
+				return
 			}
-		case name == "":
-			all[strings.ToLower(field.Name)] = v.Field(i)
-		default:
-			all[name] = v.Field(i)
 		}
 	}
-	return all
 }
 
 // wanted says what a person should write for v.
@@ -242,7 +234,7 @@ func wanted(v reflect.Value) string {
 	switch {
 	case v.Type() == durationType:
 		return "a duration with its unit, such as 10m or 1h30m,"
-	case v.Type() == timeType:
+	case v.Type() == TimeType:
 		return "a time such as 2027-01-01T00:00:00Z"
 	case v.Kind() == reflect.Bool:
 		return "true or false"

@@ -1,0 +1,142 @@
+package ca
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"reflect"
+	"slices"
+
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/internal/statefile"
+)
+
+// stateVersion is the newest version of the state file. One that defines no
+// authority is of version 1, which an older Mayfly reads as well.
+const stateVersion = 2
+
+// stateDocument is the state file: the states of authorities, each with its
+// definition where the configuration doesn't define it.
+type stateDocument struct {
+	Version     int              `yaml:"version"`
+	Authorities []NamedAuthority `yaml:"authorities"`
+}
+
+// defined reports whether a says what its authority is, and not its state alone.
+func (a *NamedAuthority) defined() bool { return !reflect.ValueOf(a.AuthorityConfig).IsZero() }
+
+// ReadStates reads a state file. A missing one has no states.
+func ReadStates(path string) ([]NamedAuthority, error) {
+	var d stateDocument
+	if err := statefile.Read(path, stateVersion, &d); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	return d.Authorities, nil
+}
+
+func (d *stateDocument) check() error {
+	for i, a := range d.Authorities {
+		if a.Name == "" || indexOf(d.Authorities, a.Name) != i {
+			return fmt.Errorf("has the authority %q twice, or one without a name", a.Name)
+		}
+		if d.Version == 1 && a.defined() {
+			return fmt.Errorf("has version 1 and defines the authority %q, which begins with version 2", a.Name)
+		}
+	}
+	return nil
+}
+
+func indexOf(all []NamedAuthority, name string) int {
+	return slices.IndexFunc(all, func(a NamedAuthority) bool { return a.Name == name })
+}
+
+// WriteStates puts states into a state file that the caller has opened.
+func WriteStates(f *statefile.File, all []NamedAuthority) error {
+	d := stateDocument{Version: 1, Authorities: all}
+	if slices.ContainsFunc(all, func(a NamedAuthority) bool { return a.defined() }) {
+		d.Version = stateVersion
+	}
+	return f.Write(&d)
+}
+
+// Store has the authorities of a configuration and their states, for the one
+// command that changes them.
+type Store struct {
+	Config  Config
+	Records []lifecycle.Entry // in the order of Config.All
+
+	file *statefile.File
+}
+
+// OpenStore opens the state file that c names. A second command on it is refused.
+func OpenStore(c Config) (_ *Store, err error) {
+	s := &Store{Config: c}
+	if s.file, err = statefile.Open(string(c.StateFile)); err != nil {
+		return nil, err
+	}
+	// The states may have changed since the configuration was read.
+	if s.Config.States, err = ReadStates(string(c.StateFile)); err == nil {
+		s.Records, err = s.Config.Records()
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close lets other commands change the states.
+func (s *Store) Close() { s.file.Close() }
+
+// Add defines another authority. The state file has it once it took a step.
+func (s *Store) Add(a NamedAuthority) error {
+	if lifecycle.Find(s.Records, a.Name) >= 0 {
+		return fmt.Errorf("there is an authority %q already", a.Name)
+	}
+	s.Config.States = append(slices.Clip(s.Config.States), a)
+	s.Records = append(slices.Clip(s.Records), lifecycle.Entry{Name: a.Name})
+	return nil
+}
+
+// Step takes a step and writes it down: all of it or nothing. The error of a key or
+// a chain that can't sign is a *setting.FaultError; others say why there is no such
+// step, or wrap [lifecycle.ErrTooSoon].
+func (s *Store) Step(ctx context.Context, name string, action lifecycle.Action, t lifecycle.Terms, o LoadOptions) error {
+	next, err := lifecycle.Do(s.Records, name, action, t)
+	if err != nil {
+		return err
+	}
+	needsKey, err := lifecycle.NeedsKey(s.Records[lifecycle.Find(s.Records, name)], action)
+	if err != nil {
+		return err
+	}
+	if needsKey {
+		a, err := CheckAuthority(ctx, s.Config, name, o)
+		if err != nil {
+			return err
+		}
+		a.Close()
+	}
+	states := make([]NamedAuthority, 0, len(next))
+	for _, e := range next {
+		if e.State == "" {
+			continue
+		}
+		kept := NamedAuthority{Name: e.Name, Record: e.Record}
+		if i := indexOf(s.Config.States, e.Name); i >= 0 {
+			kept.AuthorityConfig = s.Config.States[i].AuthorityConfig
+		}
+		states = append(states, kept)
+	}
+	if err := WriteStates(s.file, states); err != nil {
+		return err
+	}
+	s.Records, s.Config.States = next, states
+	return nil
+}
