@@ -56,13 +56,25 @@ func indexOf(all []NamedAuthority, name string) int {
 	return slices.IndexFunc(all, func(a NamedAuthority) bool { return a.Name == name })
 }
 
-// WriteStates puts states into a state file that the caller has opened.
-func WriteStates(f *statefile.File, all []NamedAuthority) error {
-	d := stateDocument{Version: 1, Authorities: all}
+// newStateDocument has the oldest version that can say all.
+func newStateDocument(all []NamedAuthority) *stateDocument {
+	d := &stateDocument{Version: 1, Authorities: all}
 	if slices.ContainsFunc(all, func(a NamedAuthority) bool { return a.defined() }) {
 		d.Version = stateVersion
 	}
-	return f.Write(&d)
+	return d
+}
+
+// ExportStates makes a state file, which must not be there yet, of the states that c
+// has itself.
+func ExportStates(c Config, path string) error {
+	var all []NamedAuthority
+	for _, a := range c.Authorities {
+		if a.State != "" {
+			all = append(all, NamedAuthority{Name: a.Name, Record: a.Record})
+		}
+	}
+	return statefile.Create(path, newStateDocument(all))
 }
 
 // Store has the authorities of a configuration and their states, for the one
@@ -105,8 +117,8 @@ func (s *Store) Add(a NamedAuthority) error {
 }
 
 // Step takes a step and writes it down: all of it or nothing. The error of a key or
-// a chain that can't sign is a *setting.FaultError; others say why there is no such
-// step, or wrap [lifecycle.ErrTooSoon].
+// a chain that can't sign is a *setting.FaultError; else it is that of [lifecycle.Do],
+// or of the file.
 func (s *Store) Step(ctx context.Context, name string, action lifecycle.Action, t lifecycle.Terms, o LoadOptions) error {
 	next, err := lifecycle.Do(s.Records, name, action, t)
 	if err != nil {
@@ -134,7 +146,7 @@ func (s *Store) Step(ctx context.Context, name string, action lifecycle.Action, 
 		}
 		states = append(states, kept)
 	}
-	if err := WriteStates(s.file, states); err != nil {
+	if err := s.file.Write(newStateDocument(states)); err != nil {
 		return err
 	}
 	s.Records, s.Config.States = next, states

@@ -153,6 +153,19 @@ func (c *Config) readStates(d *strict.Document) {
 	}
 }
 
+// Check is nil where nothing is wrong with c, as after [Load]; else it is an *Error.
+func (c *Config) Check() error {
+	var all []strict.Fault
+	for _, f := range c.check() {
+		path, text, _ := strings.Cut(f, ": ")
+		all = append(all, strict.Fault{Path: path, Text: text})
+	}
+	if len(all) == 0 {
+		return nil
+	}
+	return &Error{Faults: all}
+}
+
 // check collects what every section, and the sections together, find wrong.
 func (c *Config) check() []string {
 	f := new(setting.Faults)

@@ -1,10 +1,7 @@
 package lifecycle
 
 import (
-	"bytes"
 	"errors"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -184,70 +181,4 @@ func TestCheck(t *testing.T) {
 	if faults := CheckTimes([]Entry{active}, noon.Add(day-time.Minute)); len(faults) != 0 {
 		t.Errorf("a clock a minute behind: %v", faults)
 	}
-}
-
-func TestFile(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "state.json")
-	if _, err := Read(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("a missing file: %v", err)
-	}
-	for _, all := range [][]Entry{entries()[1:], entries()[3:4], {}} {
-		if err := Write(path, all); err != nil {
-			t.Fatal(err)
-		}
-		got, err := Read(path)
-		if err != nil || !slices.Equal(got, all) {
-			t.Errorf("read back %+v, %v; want %+v", got, err, all)
-		}
-	}
-	good := `{"version":1,"authorities":[{"name":"a","state":"active"}]}`
-	if _, err := Parse([]byte(good)); err != nil {
-		t.Error(err)
-	}
-	for name, text := range map[string]string{
-		"empty": "", "null": "null", "a list": "[]", "version": `{"version":2,"authorities":[]}`,
-		"unknown member":    `{"version":1,"authorities":[{"name":"a","state":"active","x":1}]}`,
-		"a member twice":    `{"version":1,"authorities":[{"name":"a","state":"retired","state":"active"}]}`,
-		"other case":        `{"version":1,"authorities":[{"name":"a","State":"active"}]}`,
-		"trailing":          good + "{}",
-		"a name twice":      `{"version":1,"authorities":[{"name":"a","state":"active"},{"name":"a","state":"retired"}]}`,
-		"no name":           `{"version":1,"authorities":[{"name":"","state":"active"}]}`,
-		"no list":           `{"version":1}`,
-		"a time of no time": `{"version":1,"authorities":[{"name":"a","state":"active","activated":"yesterday"}]}`,
-		"too large":         good + strings.Repeat(" ", maxFile),
-	} {
-		if all, err := Parse([]byte(text)); err == nil {
-			t.Errorf("%s: %+v", name, all)
-		}
-	}
-}
-
-func FuzzParse(f *testing.F) {
-	b, err := Format(entries()[1:])
-	if err != nil {
-		f.Fatal(err)
-	}
-	f.Add(b)
-	f.Add([]byte(`{"version":1,"authorities":[{"name":"a","state":"active","activated":"2026-01-01T00:00:00.1Z"}]}`))
-	f.Fuzz(func(t *testing.T, b []byte) {
-		all, err := Parse(b)
-		if err != nil {
-			return
-		}
-		again, err := Format(all)
-		if err != nil {
-			t.Fatalf("read, but can't be written: %v", err)
-		}
-		twice, err := Parse(again)
-		if err != nil || !slices.EqualFunc(all, twice, func(a, b Entry) bool {
-			x, _ := Format([]Entry{a})
-			y, _ := Format([]Entry{b})
-			return bytes.Equal(x, y)
-		}) {
-			t.Fatalf("%q reads back as %+v, %v", b, twice, err)
-		}
-		Check(all, day)
-		CheckTimes(all, noon)
-	})
 }

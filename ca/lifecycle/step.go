@@ -63,6 +63,13 @@ func Find(all []Entry, name string) int {
 	return slices.IndexFunc(all, func(e Entry) bool { return e.Name == name })
 }
 
+// NoStepError says that an action can't follow an authority's state.
+type NoStepError struct{ text string }
+
+func (e *NoStepError) Error() string { return e.text }
+
+func noStep(format string, args ...any) error { return &NoStepError{fmt.Sprintf(format, args...)} }
+
 // find is the step, or why there is none.
 func find(e Entry, action Action) (step, error) {
 	for _, s := range steps {
@@ -72,9 +79,9 @@ func find(e Entry, action Action) (step, error) {
 	}
 	switch {
 	case e.State == Active && action == Activate:
-		return step{}, fmt.Errorf("%s is active already", e.Name)
+		return step{}, noStep("%s is active already", e.Name)
 	case e.State == Active:
-		return step{}, fmt.Errorf("%s is active: activate another authority first, which retires this one", e.Name)
+		return step{}, noStep("%s is active: activate another authority first, which retires this one", e.Name)
 	}
 	state := e.State
 	if state == "" {
@@ -84,7 +91,7 @@ func find(e Entry, action Action) (step, error) {
 	if next := Next(e.Record); len(next) > 0 {
 		legal = "what can follow is: " + join(next)
 	}
-	return step{}, fmt.Errorf("%s is %s, and %s can't follow that; %s", e.Name, state, action, legal)
+	return step{}, noStep("%s is %s, and %s can't follow that; %s", e.Name, state, action, legal)
 }
 
 // Next are the actions that can follow.
@@ -107,7 +114,7 @@ func join(all []Action) string {
 }
 
 // NeedsKey reports whether the step demands that the authority's key opens and its
-// chain is fit to issue. The error is that there is no such step.
+// chain is fit to issue. The error is a *NoStepError.
 func NeedsKey(e Entry, action Action) (bool, error) {
 	s, err := find(e, action)
 	return s.key, err
@@ -123,8 +130,8 @@ func Wait(all []Entry, i int, t Terms) time.Duration {
 }
 
 // Do takes a step with the authority called name and gives all records after it:
-// whole, in one piece. all stays as it is. The error says why there is no such
-// step, or wraps [ErrTooSoon].
+// whole, in one piece. all stays as it is. The error is a *NoStepError or wraps
+// [ErrTooSoon], where there is an authority of that name.
 func Do(all []Entry, name string, action Action, t Terms) ([]Entry, error) {
 	i := Find(all, name)
 	if i < 0 {

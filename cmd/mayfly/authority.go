@@ -1,6 +1,7 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strings"
@@ -18,9 +19,8 @@ const authorityLong = `Takes certificate authorities through their life: prepare
 retired, distrusted. Exactly one is active and signs. The trust bundle and the
 trusted root list every published, active and retired one with its window.
 
-The states are kept in ca.state_file, or in the configuration itself where there
-is none. A running service takes a change up by itself. docs/authorities.md goes
-through a whole rotation.`
+The states are kept in ca.state_file; no command writes the configuration. A running
+service takes a change up by itself. docs/authorities.md goes through a whole rotation.`
 
 func newAuthorityCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "authority", Short: "Let one certificate authority follow another", Long: authorityLong, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
@@ -70,18 +70,18 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
 		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := openLedger(file)
+			store, err := openAuthorities(file)
 			if err != nil {
 				return err
 			}
-			defer l.close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: l.config.CA.Propagation}
-			if err := l.step(cmd.Context(), args[0], s.action, t); err != nil {
+			defer store.Close()
+			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Config.Propagation}
+			if err := takeStep(cmd.Context(), store, args[0], s.action, t); err != nil {
 				return err
 			}
 			fmt.Fprintf(streams.Out, "%s %s.\n", args[0], s.done)
-			if i := lifecycle.Find(l.records, args[0]); s.action == lifecycle.Publish {
-				fmt.Fprintf(streams.Out, "next: %s\n", l.next(i, t.Now))
+			if i := lifecycle.Find(store.Records, args[0]); s.action == lifecycle.Publish {
+				fmt.Fprintf(streams.Out, "next: %s\n", nextSteps(store.Records, i, t))
 			}
 			return nil
 		},
@@ -97,26 +97,31 @@ func newAuthorityPrepareCommand(streams streams) *cobra.Command {
 		Use:   "prepare NAME",
 		Short: "Check the key and the chain of a new authority, and take it up",
 		Long: `Opens the key, has it sign, and checks that the chain is its own and fit to issue.
-With --chain and --key the authority is first added to ca.authorities of the
-configuration; without them it has to stand there. No client hears of it yet.`,
+With --chain and --key the authority is added to those of the configuration, in the
+state file; without them ca.authorities has to name it. No client hears of it yet.`,
 		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := openLedger(file)
+			store, err := openAuthorities(file)
 			if err != nil {
 				return err
 			}
-			defer func() { l.close() }()
-			if chain != "" || key != "" {
+			defer store.Close()
+			added := chain != "" || key != ""
+			if added {
 				named, err := newAuthority(args[0], chain, key, a)
 				if err != nil {
 					return err
 				}
-				if l, err = l.add(cmd.Context(), named); err != nil {
-					return err
+				if err := store.Add(named); err != nil {
+					return usage("leave out --chain and --key, or choose another name", "%w", err)
 				}
 			}
-			if err := l.step(cmd.Context(), args[0], lifecycle.Prepare, lifecycle.Terms{Now: time.Now()}); err != nil {
+			err = takeStep(cmd.Context(), store, args[0], lifecycle.Prepare, lifecycle.Terms{Now: time.Now()})
+			if f := (*failure)(nil); added && errors.As(err, &f) && errors.As(err, new(faultList)) {
+				f.mend = "correct --chain, --key or what belongs to the key; nothing was written"
+			}
+			if err != nil {
 				return err
 			}
 			fmt.Fprintf(streams.Out, "%s is prepared: its key signs, and its chain fits.\nnext: publish\n", args[0])
@@ -130,15 +135,15 @@ configuration; without them it has to stand there. No client hears of it yet.`,
 	return cmd
 }
 
-// newAuthority is the entry for the configuration. A flag's path begins at the
-// working folder, the configuration's at its own.
+// newAuthority is the entry for the state file. A flag's path begins at the working
+// folder, the state file's at its own.
 func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, error) {
 	var f setting.Faults
 	if ca.CheckName("NAME", name, &f); f.Len() > 0 {
 		return ca.NamedAuthority{}, usage("choose another name", "%v", f.Err())
 	}
 	if chain == "" || key == "" {
-		return ca.NamedAuthority{}, usage("give both, or neither where the configuration names them", "--chain and --key belong together")
+		return ca.NamedAuthority{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
 	path, isFile := strings.CutPrefix(key, "file:")
 	c := ca.AuthorityConfig{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
@@ -183,25 +188,25 @@ signed. It is for the hour after a key was stolen.`,
 		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := openLedger(file)
+			store, err := openAuthorities(file)
 			if err != nil {
 				return err
 			}
-			defer l.close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: l.config.CA.Propagation, Force: force}
+			defer store.Close()
+			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Config.Propagation, Force: force}
 			if url != "" && !force {
-				if err := l.published(cmd.Context(), url, args[0], t.Now); err != nil {
+				if err := published(cmd.Context(), store.Config, url, args[0], t.Now); err != nil {
 					return err
 				}
 			}
-			if err := l.step(cmd.Context(), args[0], lifecycle.Activate, t); err != nil {
+			if err := takeStep(cmd.Context(), store, args[0], lifecycle.Activate, t); err != nil {
 				return err
 			}
-			if l.records[lifecycle.Find(l.records, args[0])].Forced != "" {
+			if store.Records[lifecycle.Find(store.Records, args[0])].Forced != "" {
 				fmt.Fprintf(streams.Err, forceRisk, args[0])
 			}
 			fmt.Fprintf(streams.Out, "%s is active.\n", args[0])
-			for _, e := range l.records {
+			for _, e := range store.Records {
 				if e.State == lifecycle.Retired && e.Retired.Equal(t.Now.UTC().Truncate(time.Second)) {
 					fmt.Fprintf(streams.Out, "%s is retired; its window ends at %s.\n", e.Name, e.WindowEnd().UTC().Format(time.RFC3339))
 				}
@@ -223,15 +228,19 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
-			l, err := openLedger(file)
+			c, err := namedAuthorities(file)
 			if err != nil {
 				return err
 			}
-			defer l.close()
+			records, err := c.CA.Records()
+			if err != nil {
+				return startFailure(err, "")
+			}
+			t := lifecycle.Terms{Now: time.Now(), Propagation: c.CA.Propagation}
 			w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
-			for i, e := range l.records {
-				fmt.Fprintln(w, l.row(i, e, time.Now()))
+			for i, a := range c.CA.All() {
+				fmt.Fprintln(w, authorityRow(a, nextSteps(records, i, t)))
 			}
 			return w.Flush()
 		},

@@ -8,35 +8,37 @@ import (
 	"io"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-// row is one line of `mayfly authority list`, its columns apart by tabs.
-func (l *ledger) row(i int, e lifecycle.Entry, now time.Time) string {
-	state, since, window, end := string(e.State), "-", "-", "unreadable"
+// authorityRow is one line of `mayfly authority list`, its columns apart by tabs.
+func authorityRow(a ca.NamedAuthority, next string) string {
+	state, since, window, end := string(a.State), "-", "-", "unreadable"
 	if state == "" {
 		state = "-"
 	}
-	if t := e.Since(); !t.IsZero() {
+	if t := a.Since(); !t.IsZero() {
 		since = t.UTC().Format(time.RFC3339)
 	}
-	if certs, err := l.chainOf(i); err == nil {
+	if certs, err := chainOf(a); err == nil {
 		start, stop := certs[0].NotBefore, certs[0].NotAfter
 		end = stop.UTC().Format(time.DateOnly)
-		if closed := e.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
+		if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
 			stop = closed
 		}
-		if e.Listed() {
+		if a.Listed() {
 			window = start.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
 		}
 	}
-	columns := []string{e.Name, state, since, window, end, string(l.config.CA.Authorities[i].Key), l.next(i, now)}
+	columns := []string{a.Name, state, since, window, end, string(a.Key), next}
 	for i := range columns {
 		columns[i] = terminal.Line(columns[i])
 	}
@@ -44,8 +46,8 @@ func (l *ledger) row(i int, e lifecycle.Entry, now time.Time) string {
 }
 
 // chainOf reads an authority's chain, issuing certificate first.
-func (l *ledger) chainOf(i int) ([]*x509.Certificate, error) {
-	file := string(l.config.CA.Authorities[i].Chain)
+func chainOf(a ca.NamedAuthority) ([]*x509.Certificate, error) {
+	file := string(a.Chain)
 	b, err := os.ReadFile(file)
 	if err != nil {
 		return nil, err
@@ -57,15 +59,15 @@ func (l *ledger) chainOf(i int) ([]*x509.Certificate, error) {
 	return certs, nil
 }
 
-// next says what can follow, and from when.
-func (l *ledger) next(i int, now time.Time) string {
-	e := l.records[i]
+// nextSteps says what can follow the state of records[i], and from when.
+func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) string {
+	e := records[i]
 	var words []string
 	for _, a := range lifecycle.Next(e.Record) {
 		word := string(a)
 		if a == lifecycle.Activate {
-			if wait := lifecycle.Wait(l.records, i, lifecycle.Terms{Now: now, Propagation: l.config.CA.Propagation}); wait > 0 {
-				word += " after " + now.Add(wait).UTC().Format(time.RFC3339)
+			if wait := lifecycle.Wait(records, i, t); wait > 0 {
+				word += " after " + t.Now.Add(wait).UTC().Format(time.RFC3339)
 			}
 		}
 		words = append(words, word)
@@ -87,12 +89,13 @@ func (l *ledger) next(i int, now time.Time) string {
 const publishedTimeout = 10 * time.Second
 
 // published is nil when the trusted root at url lists the authority at the time now.
-func (l *ledger) published(ctx context.Context, url, name string, now time.Time) error {
-	i := lifecycle.Find(l.records, name)
+func published(ctx context.Context, c ca.Config, url, name string, now time.Time) error {
+	all := c.All()
+	i := slices.IndexFunc(all, func(a ca.NamedAuthority) bool { return a.Name == name })
 	if i < 0 {
 		return nil // the step says so
 	}
-	certs, err := l.chainOf(i)
+	certs, err := chainOf(all[i])
 	if err != nil {
 		return err
 	}

@@ -16,7 +16,7 @@ func newConfigCommand(io streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "config", Short: "Work on configuration files", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		return cmd.Help()
 	}}
-	cmd.AddCommand(newImportFulcioCommand(io))
+	cmd.AddCommand(newImportFulcioCommand(io), newExportStatesCommand(io))
 	return cmd
 }
 

@@ -8,6 +8,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 )
 
 var (
@@ -60,7 +62,7 @@ func TestCTLogDoc(t *testing.T) {
 	if out := run("log backup"); !strings.Contains(out, "is whole") {
 		t.Errorf("backup says\n%s", out)
 	}
-	soon := time.Now().Add(takeUp + 5*time.Second).UTC().Format(time.RFC3339)
+	soon := time.Now().Add(rotation.TakeUp + 5*time.Second).UTC().Format(time.RFC3339)
 	if out := run("log rotate", "--yearly", "--force --at "+soon); !strings.Contains(out, " follows ") || !strings.Contains(out, "\nnext ") {
 		t.Errorf("rotate and list say\n%s", out)
 	}

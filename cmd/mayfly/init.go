@@ -9,6 +9,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -17,9 +18,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -27,12 +30,14 @@ import (
 
 // The files of a CA's folder, by the names that its configuration uses.
 const (
-	configName    = "mayfly.yaml"
-	authorityName = "authority"
-	logKeyName    = "ctlog.key.pem"
-	logName       = "ctlog"
-	markName      = "ctlog.mark"
-	auditName     = "audit"
+	configName      = "mayfly.yaml"
+	authorityName   = "authority"
+	authoritiesName = "authorities.json"
+	logKeyName      = "ctlog.key.pem"
+	logName         = "ctlog"
+	markName        = "ctlog.mark"
+	logsName        = "logs.json"
+	auditName       = "audit"
 )
 
 // initOptions say what kind of CA `mayfly init` makes.
@@ -49,8 +54,10 @@ type initOptions struct {
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), the key of an embedded log, the empty log, and
-mayfly.yaml, which names them all. The folder appears whole or not at all, and
-one that has something in it is never touched.
+mayfly.yaml, which names them all. What later commands decide, such as which
+authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
+alone. The folder appears whole or not at all, and one that has something in it is
+never touched.
 
 A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
@@ -189,6 +196,9 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err := createLog(ctx, dir, c.CTLog.Embedded, authority); err != nil {
 		return err
 	}
+	if err := createStates(dir, c, now); err != nil {
+		return err
+	}
 	return durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
 }
 
@@ -202,6 +212,18 @@ func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authorit
 		return err
 	}
 	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: ca.One(authority).Roots()})
+}
+
+// createStates makes the state files: the one authority is active.
+func createStates(dir string, c *config.Config, now time.Time) error {
+	now = now.UTC().Truncate(time.Second)
+	first := c.CA
+	first.Authorities = slices.Clone(first.Authorities)
+	first.Authorities[0].Record = lifecycle.Record{State: lifecycle.Active, Prepared: now, Published: now, Activated: now}
+	if err := ca.ExportStates(first, filepath.Join(dir, authoritiesName)); err != nil {
+		return err
+	}
+	return rotation.Export(c.CTLog, filepath.Join(dir, logsName))
 }
 
 // issuerFlags turns the names of an issuer's options into those of the flags.
@@ -225,11 +247,12 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		limits := &c.Server.RateLimits
 		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate, limits.LogReads.Rate = 0, 0, 0, 0
 	}
-	c.CA.Authority = ca.AuthorityConfig{
+	c.CA.Authorities = []ca.NamedAuthority{{Name: fmt.Sprintf("y%d", now.UTC().Year()), AuthorityConfig: ca.AuthorityConfig{
 		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),
 		Key:        setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
 		Passphrase: o.passphrase,
-	}
+	}}}
+	c.CA.StateFile = authoritiesName
 	c.CTLog.Mode = ctlog.ModeEmbedded
 	c.CTLog.Embedded.Directory = logName
 	c.CTLog.Embedded.MarkFile = markName
@@ -238,6 +261,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.CTLog.Embedded.Passphrase = o.passphrase
 	c.CTLog.Embedded.Operator = o.organization
 	c.CTLog.Embedded.Start = now.UTC().Truncate(time.Second)
+	c.CTLog.StateFile = logsName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
 	if len(o.issuers) > 0 {
 		var f setting.Faults
@@ -248,12 +272,12 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		c.Issuers = o.issuers
 	}
 	comments := map[string]string{
-		"":                "A Mayfly certificate authority, made by `mayfly init`. Only what differs from\nthe defaults is written here; docs/configuration.md lists every option.",
-		"issuers":         "Whose tokens are accepted. At least one is needed.",
-		"ca":              "The authority that signs. Its root's key is not used: keep it offline.",
-		"ctlog":           "The embedded log. Its URL is its name and can't change over its life.",
-		"server":          "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
-		"ctlog.mark_file": "How large the log has been: never restore it from a backup together with the log.",
+		"":                         "A Mayfly certificate authority, made by `mayfly init`. Only what differs from\nthe defaults is written here; docs/configuration.md lists every option.",
+		"issuers":                  "Whose tokens are accepted. At least one is needed.",
+		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
+		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
+		"server":                   "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
+		"ctlog.embedded.mark_file": "How large the log has been: never restore it from a backup together with the log.",
 	}
 	return c, comments, nil
 }
@@ -266,6 +290,7 @@ func printCreated(streams streams, o initOptions) {
   %-34s what `+"`mayfly serve`"+` reads
   %-34s the issuing key and its chain
   %-34s the log, its key and its high-water mark
+  %-34s what later commands decide
 
 Take offline now, onto media that you keep in two places, and delete here:
   %s
@@ -273,7 +298,7 @@ Take offline now, onto media that you keep in two places, and delete here:
 Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json):
   %s
 
-`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authorityName, "root.key.pem"),
+`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, in(authorityName, "root.key.pem"),
 		strings.TrimSuffix(o.publicURL, "/"), in(authorityName, "root.pem"))
 	if len(o.issuers) == 0 {
 		fmt.Fprintf(streams.Out, "Next: add an issuer under `issuers:` in %s, then run\n", in(configName))

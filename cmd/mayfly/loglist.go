@@ -4,11 +4,8 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -69,7 +66,7 @@ func listLogs(c *config.Config, now time.Time) []listed {
 		}
 		all = append(all, listed{state, d, string(dir), err})
 	}
-	for _, log := range c.CTLog.Frozen {
+	for _, log := range c.CTLog.FrozenLogs() {
 		d, err := external.Describe(log)
 		add("frozen", log.URL, log.Start, log.End, log.Directory, d.SPKI, err)
 	}
@@ -78,22 +75,10 @@ func listLogs(c *config.Config, now time.Time) []listed {
 		add("", log.URL, log.Start, log.End, log.Directory, spki, err)
 	}
 	for _, log := range c.CTLog.Logs {
-		spki, err := readPublicKey(string(log.KeyFile))
+		spki, err := external.ReadKey(string(log.KeyFile))
 		add("", log.URL, log.Start, log.End, "", spki, err)
 	}
 	return all
-}
-
-func readPublicKey(path string) ([]byte, error) {
-	raw, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
-	}
-	block, _ := pem.Decode(raw)
-	if block == nil {
-		return nil, errors.New("no PEM")
-	}
-	return block.Bytes, nil
 }
 
 func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time) error {

@@ -56,8 +56,10 @@ func configFlag(cmd *cobra.Command, file *string) {
 	cobra.CheckErr(cmd.MarkFlagRequired("config"))
 }
 
-func loadConfig(file string) (*config.Config, error) {
-	c, err := config.Load(file)
+func loadConfig(file string) (*config.Config, error) { return loadWith(config.Load, file) }
+
+func loadWith(load func(string) (*config.Config, error), file string) (*config.Config, error) {
+	c, err := load(file)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &failure{code: exitFailed, err: err}

@@ -135,7 +135,7 @@ func (l *Log) gauges() []prometheus.Collector {
 
 // Describe is what the trust root says of a log: it reads the key file.
 func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
-	spki, err := readKey(string(c.KeyFile))
+	spki, err := ReadKey(string(c.KeyFile))
 	if err != nil {
 		return ctlog.Description{}, fmt.Errorf("the log %s: %w", c.URL, err)
 	}
@@ -145,8 +145,8 @@ func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
 	}, nil
 }
 
-// readKey reads one PEM public key, P-256.
-func readKey(path string) ([]byte, error) {
+// ReadKey reads one PEM public key, P-256.
+func ReadKey(path string) ([]byte, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading its key: %w", err)

@@ -70,8 +70,8 @@ func versions(newest int) string {
 	return fmt.Sprintf("1 to %d", newest)
 }
 
-// Format is the text of a document, which into of Parse points to. Paths below the
-// folder are written relative to it.
+// Format is the text of the document that doc points to, as Parse reads it. Paths
+// below the folder are written relative to it.
 func Format(doc any, folder string) ([]byte, error) {
 	v := reflect.New(reflect.TypeOf(doc).Elem()).Elem()
 	v.Set(reflect.ValueOf(doc).Elem())
@@ -84,7 +84,11 @@ func Format(doc any, folder string) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return strict.JSON(n)
+	b, err := strict.JSON(n)
+	if err == nil && len(b) > MaxBytes {
+		err = fmt.Errorf("the state file would be larger than %d bytes, and nobody would read it", MaxBytes)
+	}
+	return b, err
 }
 
 // Read is Parse of the file at path, whose folder relative paths begin at. A
@@ -103,6 +107,15 @@ func Read(path string, newest int, into any) error {
 		return fmt.Errorf("%s %w", path, err)
 	}
 	return nil
+}
+
+// Create writes a file that must not be there yet; the error wraps os.ErrExist then.
+func Create(path string, doc any) error {
+	b, err := Format(doc, filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return durable.WriteNew(path, b, 0o600)
 }
 
 // File is a state file that this command alone changes until it is closed.
@@ -130,15 +143,12 @@ func Open(path string) (_ *File, err error) {
 // Write puts a document into the file: whole, and on disk when it returns. After an
 // error the old one stands, unless only the last sync failed.
 func (f *File) Write(doc any) error {
+	if _, err := os.Lstat(f.path); errors.Is(err, os.ErrNotExist) {
+		return Create(f.path, doc)
+	}
 	b, err := Format(doc, filepath.Dir(f.path))
 	if err != nil {
 		return err
-	}
-	if len(b) > MaxBytes {
-		return fmt.Errorf("%s would be larger than %d bytes, which nobody reads", f.path, MaxBytes)
-	}
-	if _, err := os.Lstat(f.path); errors.Is(err, os.ErrNotExist) {
-		return durable.WriteNew(f.path, b, 0o600)
 	}
 	return durable.Replace(f.path, b)
 }

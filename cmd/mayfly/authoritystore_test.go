@@ -1,0 +1,83 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// TestAuthorityStoreIsForOneCommand: of two commands on one state file the second is
+// refused, as both would write what they make of one reading.
+func TestAuthorityStoreIsForOneCommand(t *testing.T) {
+	t.Parallel()
+	_, file := shardedCA(t)
+	first, err := openAuthorities(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := openAuthorities(file); err == nil {
+		second.Close()
+		t.Error("two commands change one state file")
+	}
+	first.Close()
+	third, err := openAuthorities(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	third.Close()
+}
+
+// TestCommandsLeaveConfiguration: authorities and logs follow each other where the
+// configuration is a read-only file in a read-only folder behind a link, as in a
+// volume that Kubernetes mounts.
+func TestCommandsLeaveConfiguration(t *testing.T) {
+	t.Parallel()
+	dir, file := shardedCA(t)
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	mounted := filepath.Join(t.TempDir(), "..data-1")
+	linked := filepath.Join(t.TempDir(), "mounted")
+	absolute := strings.NewReplacer(": authority/", ": "+dir+"/authority/", ": file:", ": file:"+dir+"/", ": ctlog", ": "+dir+"/ctlog",
+		": authorities.json", ": "+dir+"/authorities.json", ": logs.json", ": "+dir+"/logs.json", "path: audit", "path: "+dir+"/audit").Replace(string(text))
+	if err := os.Mkdir(mounted, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(mounted, configName), []byte(absolute), 0o400); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(mounted, 0o500); err != nil { // #nosec G302 -- a folder
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.Chmod(mounted, 0o700) }) // #nosec G302 -- a folder
+	if err := os.Symlink(mounted, linked); err != nil {
+		t.Fatal(err)
+	}
+	_, next := shardedCA(t)
+	next = filepath.Join(filepath.Dir(next), authorityName)
+	config := filepath.Join(linked, configName)
+	for _, args := range [][]string{
+		{"check"},
+		{"authority", "prepare", "next", "--chain", filepath.Join(next, "chain.pem"), "--key", "file:" + filepath.Join(next, "issuing.key.pem")},
+		{"authority", "publish", "next"},
+		{"authority", "activate", "next", "--force"},
+		{"authority", "list"},
+		{"log", "rotate", "--yearly"},
+		{"log", "list"},
+		{"check"},
+	} {
+		if code, out, text := mayfly(t, "", append(args, "--config", config)...); code != 0 {
+			t.Fatalf("%v: %d %s%s", args, code, out, text)
+		} else if args[0] == "check" && strings.Contains(out, "remark") {
+			t.Errorf("%v remarks on what is well: %s", args, out)
+		}
+	}
+	if now, err := os.ReadFile(config); err != nil || string(now) != absolute {
+		t.Errorf("the configuration was changed: %v\n%s", err, now)
+	}
+	if left, err := os.ReadDir(mounted); err != nil || len(left) != 1 {
+		t.Errorf("in the folder are %v, %v", left, err)
+	}
+}

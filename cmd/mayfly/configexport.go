@@ -1,0 +1,175 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/rotation"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+// inlineStates remarks on what a configuration says itself that commands could keep.
+func inlineStates(file string, c *config.Config) []string {
+	var all []string
+	if len(c.CA.Authorities) > 0 && c.CA.StateFile == "" {
+		all = append(all, "ca.authorities has its states itself, which no command changes there; to move them, "+exportStates(file))
+	}
+	if logs := c.CTLog; logs.StateFile == "" && (len(logs.Shards)+len(logs.Frozen) > 0 && logs.Mode == ctlog.ModeEmbedded || !logs.Embedded.End.IsZero()) {
+		all = append(all, "ctlog has shards, ends or frozen logs itself, which no command changes there; to move them, "+exportStates(file))
+	}
+	return all
+}
+
+const exportStatesLong = `Makes the state files in which the commands authority and log keep what they decide,
+of what the configuration says itself: the states of ca.authorities, and ctlog.shards,
+ctlog.frozen and the first log's end. It prints which lines of the configuration to
+put and which to delete, and writes nothing into it. A state file that is there
+already is never touched. Restart the service once the lines are changed.`
+
+func newExportStatesCommand(streams streams) *cobra.Command {
+	var file, authorities, logs string
+	cmd := &cobra.Command{
+		Use:   "export-states",
+		Short: "Move the states of authorities and logs into state files",
+		Long:  exportStatesLong,
+		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml
+  mayfly config export-states --config /etc/mayfly/mayfly.yaml --authorities /var/lib/mayfly/authorities.json --logs /var/lib/mayfly/logs.json`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			c, err := loadWith(config.LoadDefinitions, file)
+			if err != nil {
+				return err
+			}
+			var all []exported
+			if len(c.CA.Authorities) > 0 {
+				all = append(all, exportAuthorities(c.CA, authorities, file))
+			}
+			if c.CTLog.Mode == ctlog.ModeEmbedded {
+				all = append(all, exportLogs(c.CTLog, logs, file))
+			}
+			return writeExported(streams.Out, file, all)
+		},
+	}
+	configFlag(cmd, &file)
+	cmd.Flags().StringVar(&authorities, "authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
+	cmd.Flags().StringVar(&logs, "logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
+	return cmd
+}
+
+// exported is a state file to be made, and what it changes in the configuration.
+type exported struct {
+	path    string
+	put     string // the section that names it; empty where it does already
+	deletes []string
+	write   func(path string) error
+}
+
+func newExported(flag string, named setting.Path, name, file, section string) exported {
+	e := exported{path: flag, put: section}
+	switch {
+	case named != "":
+		e.path, e.put = string(named), ""
+	case flag == "":
+		e.path = filepath.Join(filepath.Dir(file), name)
+	}
+	return e
+}
+
+func exportAuthorities(c ca.Config, flag, file string) exported {
+	e := newExported(flag, c.StateFile, authoritiesName, file, "ca")
+	e.write = func(path string) error { return ca.ExportStates(c, path) }
+	for i, a := range c.Authorities {
+		for name, field := range strict.Fields(reflect.ValueOf(a.Record)) {
+			if !field.IsZero() {
+				e.deletes = append(e.deletes, fmt.Sprintf("%s.%s (of %s)", setting.Index("ca.authorities", i), name, a.Name))
+			}
+		}
+	}
+	return e
+}
+
+func exportLogs(c ctlog.Config, flag, file string) exported {
+	e := newExported(flag, c.StateFile, logsName, file, "ctlog")
+	e.write = func(path string) error { return rotation.Export(c, path) }
+	for _, s := range []struct {
+		path  string
+		there bool
+	}{
+		{"ctlog.embedded.end", !c.Embedded.End.IsZero()}, {"ctlog.shards", len(c.Shards) > 0}, {"ctlog.frozen", len(c.Frozen) > 0},
+	} {
+		if s.there {
+			e.deletes = append(e.deletes, s.path)
+		}
+	}
+	return e
+}
+
+// writeExported makes the state files that aren't there, and says what to change.
+func writeExported(w io.Writer, file string, all []exported) error {
+	var put, deletes []string
+	made := 0
+	for _, e := range all {
+		switch err := e.write(e.path); {
+		case errors.Is(err, os.ErrExist) && e.put == "":
+			continue
+		case errors.Is(err, os.ErrExist):
+			return &failure{code: exitFailed, mend: "move it away, or name another with --authorities or --logs", err: err}
+		case err != nil:
+			return err
+		}
+		made++
+		fmt.Fprintf(w, "made %s\n", terminal.Line(e.path))
+		deletes = append(deletes, e.deletes...)
+		if e.put == "" {
+			continue
+		}
+		line, err := stateFileLine(e, file)
+		if err != nil {
+			return err
+		}
+		put = append(put, line)
+	}
+	if made == 0 {
+		return &failure{code: exitFailed, err: fmt.Errorf("%s has no states to move: it names state files that are there, or one authority, which is always active, and no embedded log", file)}
+	}
+	if len(put)+len(deletes) > 0 {
+		fmt.Fprintf(w, "\nChange these lines of %s, run mayfly check, and restart the service.\n", terminal.Line(file))
+	}
+	for _, part := range []struct {
+		verb  string
+		lines []string
+	}{{"Put", put}, {"Delete", deletes}} {
+		if len(part.lines) > 0 {
+			fmt.Fprintf(w, "\n%s:\n  %s\n", part.verb, strings.Join(part.lines, "\n  "))
+		}
+	}
+	return nil
+}
+
+// stateFileLine is where the configuration names the state file.
+func stateFileLine(e exported, file string) (string, error) {
+	folder, err := filepath.Abs(filepath.Dir(file))
+	if err != nil {
+		return "", err
+	}
+	path, err := filepath.Abs(e.path)
+	if err != nil {
+		return "", err
+	}
+	if rel, err := filepath.Rel(folder, path); err == nil && filepath.IsLocal(rel) {
+		path = rel
+	}
+	return fmt.Sprintf("%s:\n    state_file: %s", e.put, terminal.Line(path)), nil
+}

@@ -1,0 +1,179 @@
+package rotation
+
+import (
+	"fmt"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// TakeUp is how long a running service may need to take a change up.
+const TakeUp = 10 * time.Second
+
+// Request is what is asked of the next log; the zero value asks for nothing.
+type Request struct {
+	At     time.Time // when it begins
+	Yearly bool      // it begins with the next year
+	URL    string
+	Key    setting.KeyRef // a key that is there already
+	Force  bool           // it may begin before clients can know it
+}
+
+// Plan is a log that follows another.
+type Plan struct {
+	Before, Next ctlog.EmbeddedConfig
+
+	newKey string // the file of the key that is to be made; empty where there is one
+	state  *ctlog.State
+}
+
+// Plan decides all about the next log, and makes nothing. The error is a *Refusal
+// where it is no fault of the configuration that would come of it.
+func (s *Store) Plan(r Request, now time.Time) (Plan, error) {
+	own := s.Config.Own()
+	p := Plan{Before: own[len(own)-1]}
+	if p.Before.Start.After(now) {
+		return p, refuse(NotNow, "run it again when that log is in use, or change its start where it is defined",
+			"the next log is there already: %s, from %s", p.Before.URL, p.Before.Start.UTC().Format(time.RFC3339))
+	}
+	start, err := r.start(p.Before.End, now, s.Config.Propagation)
+	if err != nil {
+		return p, err
+	}
+	p.Next = p.Before
+	p.Next.Start, p.Next.End = start, time.Time{}
+	label := freeLabel(s.Config, p.Before, start)
+	if p.Next.URL = r.URL; p.Next.URL == "" {
+		p.Next.URL = relabelURL(p.Before.URL, label)
+	}
+	p.Next.Directory = setting.Path(relabel(string(p.Before.Directory), label))
+	p.Next.MarkFile = setting.Path(relabel(string(p.Before.MarkFile), label))
+	file, isFile := strings.CutPrefix(string(p.Before.Key), "file:")
+	switch {
+	case r.Key != "":
+		p.Next.Key, p.Next.Passphrase = r.Key, setting.Secret{}
+	case !isFile:
+		return p, refuse(Misasked, "make an ECDSA key on P-256 there and name it with --key", "the last log's key is in a KMS, and a log has a key of its own")
+	default:
+		p.newKey = relabel(file, label)
+		p.Next.Key = setting.KeyRef("file:" + p.newKey)
+	}
+	if p.state, err = s.following(p.Before, p.Next); err != nil {
+		return p, err
+	}
+	_, err = s.with(p.state)
+	return p, err
+}
+
+// following is the state in which next follows before.
+func (s *Store) following(before, next ctlog.EmbeddedConfig) (*ctlog.State, error) {
+	state := clone(s.Config.State)
+	ended := before.End.Equal(next.Start)
+	for i, log := range state.Logs {
+		if same(log.URL, before.URL) {
+			state.Logs[i].End, ended = next.Start, true
+		}
+	}
+	for i, e := range state.Ends {
+		if same(e.URL, before.URL) {
+			state.Ends[i].End, ended = next.Start, true
+		}
+	}
+	switch {
+	case ended:
+	case before.End.IsZero():
+		state.Ends = append(state.Ends, ctlog.End{URL: before.URL, End: next.Start})
+	default:
+		return nil, refuse(NotNow, "remove that end from the configuration, or begin the next log with --at then",
+			"the configuration ends the log %s at %s", before.URL, before.End.UTC().Format(time.RFC3339))
+	}
+	state.Logs = append(state.Logs, next)
+	return state, nil
+}
+
+// start is when the new log begins, after one that ends at the moment given.
+func (r Request) start(end, now time.Time, propagation time.Duration) (time.Time, error) {
+	earliest := now.Add(propagation).Truncate(time.Minute).Add(time.Minute).UTC()
+	start := earliest
+	switch {
+	case r.Force && r.At.IsZero() && !r.Yearly && !end.After(now):
+		return start, refuse(Misasked, "say when with --at, such as --at "+now.Add(2*time.Minute).UTC().Truncate(time.Second).Format(time.RFC3339),
+			"--force alone changes nothing: a log begins when clients can know it, unless it is told when")
+	case !r.At.IsZero():
+		start = r.At
+	case r.Yearly:
+		start = time.Date(now.UTC().Year()+1, 1, 1, 0, 0, 0, 0, time.UTC)
+	case end.After(now):
+		start = end
+	}
+	start = start.UTC()
+	switch {
+	case start.Before(now.Add(TakeUp)):
+		return start, refuse(Misasked, "give a later time with --at", "%s is past, or too near for a running service to take it up", start.Format(time.RFC3339))
+	case start.Before(now.Add(propagation)) && !r.Force:
+		return start, refuse(NotNow, "give a later time with --at; or --force, and clients refuse the new log's certificates until they fetch the trusted root",
+			"%s is sooner than clients can know the new log, from %s on (ctlog.propagation)", start.Format(time.RFC3339), earliest.Format(time.RFC3339))
+	}
+	return start, nil
+}
+
+// yearPart is the part of a name that tells logs apart: a year, and which of that year.
+var yearPart = regexp.MustCompile(`^(.*?)([-/])?[0-9]{4}(-[0-9]+)?$`)
+
+// freeLabel is the year of start, with a number where a log has that already.
+func freeLabel(c ctlog.Config, before ctlog.EmbeddedConfig, start time.Time) string {
+	taken := make(map[string]bool)
+	for _, log := range c.Own() {
+		taken[strings.TrimSuffix(log.URL, "/")] = true
+	}
+	for _, log := range c.FrozenLogs() {
+		taken[strings.TrimSuffix(log.URL, "/")] = true
+	}
+	label := strconv.Itoa(start.Year())
+	for n := 2; taken[relabelURL(before.URL, label)] || exists(relabel(string(before.Directory), label)); n++ {
+		label = fmt.Sprintf("%d-%d", start.Year(), n)
+	}
+	return label
+}
+
+// exists reports whether anything is at path, or might be.
+func exists(path string) bool {
+	_, err := os.Lstat(path)
+	return !os.IsNotExist(err)
+}
+
+// relabelURL puts the label in the place of a year at the end of the path, or after it.
+func relabelURL(raw, label string) string {
+	u, err := url.Parse(strings.TrimSuffix(raw, "/"))
+	if err != nil {
+		return raw
+	}
+	if m := yearPart.FindStringSubmatch(u.Path); m != nil {
+		u.Path = m[1] + m[2] + label
+	} else {
+		u.Path += "/" + label
+	}
+	return u.String()
+}
+
+// relabel puts the label into the name of a file or folder: before what begins with
+// its first dot, in the place of a year.
+func relabel(path, label string) string {
+	folder, name := filepath.Split(filepath.Clean(path))
+	name, extension, dotted := strings.Cut(name, ".")
+	if m := yearPart.FindStringSubmatch(name); m != nil {
+		name = m[1]
+	}
+	name += "-" + label
+	if dotted {
+		name += "." + extension
+	}
+	return filepath.Join(folder, name)
+}
