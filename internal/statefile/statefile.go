@@ -16,9 +16,8 @@ import (
 	"reflect"
 	"strings"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
@@ -134,7 +133,7 @@ func Open(path string) (_ *File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(folder.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+	if err := filelock.Take(folder); err != nil {
 		return nil, errors.Join(fmt.Errorf("%s: another command is changing it: %w", path, err), folder.Close())
 	}
 	return &File{path, folder}, nil
