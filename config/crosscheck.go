@@ -1,9 +1,7 @@
 package config
 
 import (
-	"path/filepath"
 	"slices"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -30,20 +28,14 @@ func (c *Config) crossCheck(f *setting.Faults) {
 		if log.Key != "" && slices.Contains(keys, log.Key) {
 			f.Add(setting.Join(at, "key"), "is an authority's key too; a log has a key of its own")
 		}
-		if log.Directory != "" && c.Audit.Path != "" && inside(string(log.Directory), string(c.Audit.Path)) {
+		if c.Audit.Path.Inside(log.Directory) {
 			f.Add("audit.path", "is inside the log's directory, which the log alone may write")
 		}
-		if state := string(c.CTLog.StateFile); state != "" && log.Directory != "" && inside(string(log.Directory), state) {
+		if c.CTLog.StateFile.Inside(log.Directory) {
 			f.Add("ctlog.state_file", "is inside the log's directory, which the log alone may write")
 		}
 		if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
 			f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")
 		}
 	}
-}
-
-// inside reports whether file is folder or below it, by name.
-func inside(folder, file string) bool {
-	rel, err := filepath.Rel(filepath.Clean(folder), filepath.Clean(file))
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }

@@ -3,7 +3,6 @@ package ctlog
 import (
 	"net"
 	"net/url"
-	"path/filepath"
 	"strings"
 	"time"
 
@@ -289,7 +288,7 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 			f.Add(setting.Join(path, required.field), "required")
 		}
 	}
-	if c.Directory != "" && c.MarkFile != "" && inside(string(c.Directory), string(c.MarkFile)) {
+	if c.MarkFile.Inside(c.Directory) {
 		f.Add(setting.Join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
 	}
 	if c.URL != "" {
@@ -394,10 +393,4 @@ func checkURL(path, raw string, allowHTTP bool, f *setting.Faults) {
 	case u.Scheme == "http" && !allowHTTP && !loopback.Host(u.Hostname()):
 		f.Add(path, "must be https")
 	}
-}
-
-// inside reports whether file is dir or below it, by name.
-func inside(dir, file string) bool {
-	rel, err := filepath.Rel(filepath.Clean(dir), filepath.Clean(file))
-	return err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
 }

@@ -132,8 +132,7 @@ func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
 		{"url", b.URL != "" && trimmed(a.URL) == trimmed(b.URL)},
 		{"key", b.Key != "" && a.Key == b.Key},
 		{"mark_file", b.MarkFile != "" && clean(a.MarkFile) == clean(b.MarkFile)},
-		{"directory", a.Directory != "" && b.Directory != "" &&
-			(inside(string(a.Directory), string(b.Directory)) || inside(string(b.Directory), string(a.Directory)))},
+		{"directory", a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory)},
 	} {
 		if s.same {
 			f.Add(setting.Join(at, s.field), "is that of %s; each log has its own", other)
@@ -143,7 +142,7 @@ func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
 		dir  *EmbeddedConfig
 		mark *EmbeddedConfig
 	}{{a, b}, {b, a}} {
-		if s.dir.Directory != "" && s.mark.MarkFile != "" && inside(string(s.dir.Directory), string(s.mark.MarkFile)) {
+		if s.mark.MarkFile.Inside(s.dir.Directory) {
 			f.Add(setting.Join(at, "mark_file"), "or that of %s is inside the other log's directory", other)
 		}
 	}

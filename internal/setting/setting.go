@@ -5,6 +5,7 @@ package setting
 
 import (
 	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 )
@@ -54,6 +55,12 @@ func (e *FaultError) Error() string { return strings.Join(e.Faults, "\n") }
 // folder of the configuration file, so what a package sees is absolute or
 // relative to the working directory of the process.
 type Path string
+
+// Inside reports whether p is folder or below it, by name. An empty path is nowhere.
+func (p Path) Inside(folder Path) bool {
+	rel, err := filepath.Rel(filepath.Clean(string(folder)), filepath.Clean(string(p)))
+	return p != "" && folder != "" && err == nil && rel != ".." && !strings.HasPrefix(rel, ".."+string(filepath.Separator))
+}
 
 // KeyRef names a private key for ca/kms: `file:issuing.key.pem`, or the URI of
 // a KMS key. The loader resolves the path of a relative `file:` reference as it does a [Path].

@@ -6,7 +6,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
 // suggest names the known field nearest to an unknown one, or all fields when
@@ -67,6 +66,3 @@ func distance(a, b string) int {
 	}
 	return rows[1][len(b)]
 }
-
-// printable keeps a strange key from writing on the reader's terminal, and short.
-func printable(name string) string { return oneline.Of(name, 64) }

@@ -14,8 +14,12 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
+
+// maxName bounds what a fault repeats of a strange key, in bytes.
+const maxName = 64
 
 // TimeType is a struct that is one value here.
 var TimeType = reflect.TypeFor[time.Time]()
@@ -101,7 +105,7 @@ func (d *Document) each(path string, n *yaml.Node, do func(name, at string, key,
 			d.Add(path, key.Line, "a name is expected as the key of each entry, as plain text")
 			continue
 		}
-		at := setting.Join(path, printable(key.Value))
+		at := setting.Join(path, oneline.Of(key.Value, maxName))
 		if line, twice := first[key.Value]; twice {
 			d.Add(at, key.Line, "duplicate key; it is on line %d already", line)
 			continue
