@@ -1,10 +1,8 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -118,15 +116,18 @@ func exportLogs(c ctlog.Config, flag, file string) exported {
 
 // writeExported makes the state files that aren't there, and says what to change.
 func writeExported(w io.Writer, file string, all []exported) error {
+	for _, e := range all {
+		if e.put != "" && exists(e.path) {
+			return &failure{code: exitFailed, mend: "move it away, or name another with --authorities or --logs", err: fmt.Errorf("%s is there already", e.path)}
+		}
+	}
 	var put, deletes []string
 	made := 0
 	for _, e := range all {
-		switch err := e.write(e.path); {
-		case errors.Is(err, os.ErrExist) && e.put == "":
+		if exists(e.path) {
 			continue
-		case errors.Is(err, os.ErrExist):
-			return &failure{code: exitFailed, mend: "move it away, or name another with --authorities or --logs", err: err}
-		case err != nil:
+		}
+		if err := e.write(e.path); err != nil {
 			return err
 		}
 		made++

@@ -74,18 +74,18 @@ func (k backendKey) flags(prefix string) []string {
 	return all
 }
 
-// yaml reaches the key from a configuration's ca.authority.
+// yaml reaches the key from an entry of a configuration's ca.authorities.
 func (k backendKey) yaml() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "    key: '%s'\n", strings.ReplaceAll(k.ref, "'", "''"))
+	fmt.Fprintf(&b, "      key: '%s'\n", strings.ReplaceAll(k.ref, "'", "''"))
 	for _, o := range k.access {
 		switch name := strings.ReplaceAll(o[0], "-", "_"); name {
 		case "passphrase_env":
-			fmt.Fprintf(&b, "    passphrase: {env: %s}\n", o[1])
+			fmt.Fprintf(&b, "      passphrase: {env: %s}\n", o[1])
 		case "passphrase_file":
-			fmt.Fprintf(&b, "    passphrase: {file: '%s'}\n", o[1])
+			fmt.Fprintf(&b, "      passphrase: {file: '%s'}\n", o[1])
 		default:
-			fmt.Fprintf(&b, "    %s: '%s'\n", name, o[1])
+			fmt.Fprintf(&b, "      %s: '%s'\n", name, o[1])
 		}
 	}
 	return b.String()
@@ -275,7 +275,7 @@ func (c commandLine) configure(issuer string, k backendKey) {
 	text := c.read("ca/mayfly.yaml")
 	for _, change := range [][2]string{
 		{"  - url: https://accounts.google.com\n", "  - url: " + issuer + "\n    allow_insecure_loopback: true\n"},
-		{"    chain: authority/chain.pem\n    key: file:authority/issuing.key.pem\n", "    chain: ../chain.pem\n" + k.yaml()},
+		{"      chain: authority/chain.pem\n      key: file:authority/issuing.key.pem\n", "      chain: ../chain.pem\n" + k.yaml()},
 	} {
 		if !strings.Contains(text, change[0]) {
 			c.t.Fatalf("the configuration has no %q:\n%s", change[0], text)

@@ -78,7 +78,7 @@ func directRun(ctx context.Context, binary, dir string, callers int, form string
 	}
 	err = edit(dir, func(doc map[string]any) {
 		doc["server"].(map[string]any)["limits"] = map[string]any{"issuances": 4 * callers} // it is the quota that refuses
-		authority := doc["ca"].(map[string]any)["authority"].(map[string]any)
+		authority := authorityOf(doc)
 		authority["key"], authority["credential"], authority["endpoint"] = vault.Ref, "env", vault.URL
 		authority["signing_quota"], authority["precertificate_signer"] = kmsQuota, form
 	})

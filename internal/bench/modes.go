@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -120,10 +121,10 @@ func sealed(ctx context.Context, t *outside, dir string) (calls func() int, err 
 		return nil, err
 	}
 	return func() int { return vault.Count("") }, edit(dir, func(doc map[string]any) {
-		doc["ca"].(map[string]any)["authority"] = map[string]any{
+		maps.Copy(authorityOf(doc), map[string]any{
 			"mode": "sealed", "chain": path, "sealed_key": string(o.SealedKey),
 			"key": vault.Ref, "credential": "env", "endpoint": o.Access.Endpoint,
-		}
+		})
 	})
 }
 
@@ -139,11 +140,11 @@ func ephemeral(t *outside, dir string) (calls func() int, err error) {
 		return nil, err
 	}
 	return func() int { return vault.Count(vault.Sign) }, edit(dir, func(doc map[string]any) {
-		doc["ca"].(map[string]any)["authority"] = map[string]any{
+		maps.Copy(authorityOf(doc), map[string]any{
 			"mode": "ephemeral", "chain": filepath.Join(dir, "authority", "root.pem"),
 			"key": vault.Ref, "credential": "env", "endpoint": vault.URL,
 			"ephemeral": map[string]any{"history": filepath.Join(dir, "history"), "accept_unlisted": true},
-		}
+		})
 	})
 }
 

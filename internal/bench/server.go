@@ -114,6 +114,11 @@ func edit(dir string, change func(doc map[string]any)) error {
 	return os.WriteFile(file, text, 0o600)
 }
 
+// authorityOf is the one authority of a configuration that mayfly init made.
+func authorityOf(doc map[string]any) map[string]any {
+	return doc["ca"].(map[string]any)["authorities"].([]any)[0].(map[string]any)
+}
+
 // stop ends the server as an operator would and waits for it.
 func (s *server) stop() {
 	_ = s.cmd.Process.Signal(syscall.SIGTERM)

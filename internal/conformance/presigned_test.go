@@ -24,7 +24,7 @@ func testPresigned(t *testing.T, _ *mayfly, _ *timestampAuthority) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	changed := strings.Replace(string(content), "\n  authority:\n", "\n  authority:\n    precertificate_signer: on\n", 1)
+	changed := strings.Replace(string(content), "\n      chain: ", "\n      precertificate_signer: on\n      chain: ", 1)
 	if changed == string(content) {
 		t.Fatalf("no authority in %s", content)
 	}

@@ -5,7 +5,6 @@ import (
 	"reflect"
 	"slices"
 	"strings"
-
 )
 
 // suggest names the known field nearest to an unknown one, or all fields when
