@@ -72,9 +72,9 @@ func TestLoadFillsDefaultsAndResolvesPaths(t *testing.T) {
 	}
 }
 
-// TestF1 is the abuse table's F1: a configuration with faults lists every one of
+// TestEveryFaultIsListed: a configuration with faults lists every one of
 // them, with its path and line.
-func TestF1(t *testing.T) {
+func TestEveryFaultIsListed(t *testing.T) {
 	t.Parallel()
 	replace := func(old, with string) string {
 		if !strings.Contains(valid, old) {
