@@ -5,13 +5,31 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/identitytest"
 )
+
+// madeCA is the folder of a CA that mayfly init made, and the configuration's file.
+func madeCA(t *testing.T) (dir, file string) {
+	t.Helper()
+	dir = filepath.Join(t.TempDir(), "ca")
+	err := createCA(t.Context(), initOptions{
+		dir: dir, organization: "Example", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
+		issuers: []identity.IssuerConfig{identitytest.New(t).Config()},
+	}, time.Now().Add(-time.Hour))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir, filepath.Join(dir, configName)
+}
 
 // TestAuthorityStoreIsForOneCommand: of two commands on one state file the second is
 // refused, as both would write what they make of one reading.
 func TestAuthorityStoreIsForOneCommand(t *testing.T) {
 	t.Parallel()
-	_, file := shardedCA(t)
+	_, file := madeCA(t)
 	first, err := openAuthorities(file)
 	if err != nil {
 		t.Fatal(err)
@@ -33,7 +51,7 @@ func TestAuthorityStoreIsForOneCommand(t *testing.T) {
 // volume that Kubernetes mounts.
 func TestCommandsLeaveConfiguration(t *testing.T) {
 	t.Parallel()
-	dir, file := shardedCA(t)
+	dir, file := madeCA(t)
 	text, err := os.ReadFile(file)
 	if err != nil {
 		t.Fatal(err)
@@ -55,7 +73,7 @@ func TestCommandsLeaveConfiguration(t *testing.T) {
 	if err := os.Symlink(mounted, linked); err != nil {
 		t.Fatal(err)
 	}
-	_, next := shardedCA(t)
+	_, next := madeCA(t)
 	next = filepath.Join(filepath.Dir(next), authorityName)
 	config := filepath.Join(linked, configName)
 	for _, args := range [][]string{

@@ -194,7 +194,8 @@ func newHidden(t *testing.T, namespace, vendor string) *hidden {
 	access := &s.Options.Access
 	// Who gives tokens stays where it is: tokens are kept, and a KMS can vanish alone.
 	access.Endpoint, access.CAFile = expose(t, namespace, s, access.CAFile)
-	c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(s.Ref), *access
+	first := &c.CA.Authorities[0]
+	first.Key, first.Access = setting.KeyRef(s.Ref), *access
 	c.Server.RequestTimeout, c.CTLog.Timeout = hiddenTimeout, hiddenTimeout/2
 	text, err := config.Marshal(c, nil)
 	if err != nil {
