@@ -16,7 +16,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // logSet are the logs of this process in one state: those that are written, each
@@ -160,8 +159,8 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 	for _, log := range s.loaded.external {
 		known[log.Description().ID] = true
 	}
-	for i, log := range next.config.CTLog.Frozen {
-		at := setting.Index("ctlog.frozen", i)
+	for i, log := range next.config.CTLog.FrozenLogs() {
+		at := next.config.CTLog.FrozenPath("ctlog", i)
 		d, err := external.Describe(log)
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
