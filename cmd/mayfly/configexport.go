@@ -127,7 +127,8 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		if exists(e.path) {
 			continue
 		}
-		if err := e.write(e.path); err != nil {
+		err := e.write(e.path)
+		if err != nil {
 			return err
 		}
 		made++
@@ -136,11 +137,13 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		if e.put == "" {
 			continue
 		}
-		line, err := stateFileLine(e, file)
-		if err != nil {
+		path := e.path
+		if filepath.Dir(path) == filepath.Dir(file) {
+			path = filepath.Base(path)
+		} else if path, err = filepath.Abs(path); err != nil {
 			return err
 		}
-		put = append(put, line)
+		put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.put, terminal.Line(path)))
 	}
 	if made == 0 {
 		return &failure{code: exitFailed, err: fmt.Errorf("%s has no states to move: it names state files that are there, or one authority, which is always active, and no embedded log", file)}
@@ -157,20 +160,4 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		}
 	}
 	return nil
-}
-
-// stateFileLine is where the configuration names the state file.
-func stateFileLine(e exported, file string) (string, error) {
-	folder, err := filepath.Abs(filepath.Dir(file))
-	if err != nil {
-		return "", err
-	}
-	path, err := filepath.Abs(e.path)
-	if err != nil {
-		return "", err
-	}
-	if rel, err := filepath.Rel(folder, path); err == nil && filepath.IsLocal(rel) {
-		path = rel
-	}
-	return fmt.Sprintf("%s:\n    state_file: %s", e.put, terminal.Line(path)), nil
 }

@@ -2,8 +2,8 @@ package strict
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"path/filepath"
 	"reflect"
@@ -19,116 +19,88 @@ import (
 // Encode is the document that [Decode] reads back as the struct v, in the folder
 // and over the struct defaults: of every section and entry it has what differs from
 // them alone. Paths below the folder become relative to it, others absolute; an
-// empty folder leaves them as they are.
+// empty folder leaves them as they are. It fails where the working folder is gone.
 func Encode(v, defaults any, folder string) (*yaml.Node, error) {
-	e := encoder{folder}
+	e := encoder{folder: folder}
 	if folder != "" {
-		var err error
-		if e.folder, err = filepath.Abs(folder); err != nil {
-			return nil, err
-		}
+		e.folder = e.absolute(folder)
 	}
-	return e.node(reflect.ValueOf(v), reflect.ValueOf(defaults))
+	return e.node(reflect.ValueOf(v), reflect.ValueOf(defaults)), e.err
 }
 
-type encoder struct{ folder string } // absolute, or empty
+type encoder struct {
+	folder string // absolute, or empty
+	err    error  // the first
+}
 
-func (e encoder) node(v, defaults reflect.Value) (*yaml.Node, error) {
+func (e *encoder) absolute(path string) string {
+	absolute, err := filepath.Abs(path)
+	e.err = cmp.Or(e.err, err)
+	return absolute
+}
+
+func (e *encoder) node(v, defaults reflect.Value) *yaml.Node {
+	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
 	switch {
 	case v.Kind() == reflect.Pointer:
 		return e.node(v.Elem(), reflect.Zero(v.Type().Elem()))
 	case v.Kind() == reflect.Struct && v.Type() != TimeType:
-		return e.section(v, defaults)
+		usual := maps.Collect(Fields(defaults))
+		for name, field := range Fields(v) {
+			if !reflect.DeepEqual(field.Interface(), usual[name].Interface()) {
+				n.Content = append(n.Content, scalar(name), e.node(field, usual[name]))
+			}
+		}
 	case v.Kind() == reflect.Slice:
-		return e.list(v)
+		n = &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
+		usual := reflect.New(v.Type().Elem()).Elem()
+		setDefaults(usual)
+		for i := range v.Len() {
+			n.Content = append(n.Content, e.node(v.Index(i), usual))
+		}
 	case v.Kind() == reflect.Map:
-		return e.entries(v)
+		keys := v.MapKeys()
+		slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
+		for _, key := range keys {
+			n.Content = append(n.Content, scalar(key.String()), e.node(v.MapIndex(key), reflect.Zero(v.Type().Elem())))
+		}
+	default:
+		return e.scalar(v)
+	}
+	return n
+}
+
+func scalar(text string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
+}
+
+// scalar encodes one plain value.
+func (e *encoder) scalar(v reflect.Value) *yaml.Node {
+	switch x := v.Interface().(type) {
+	case time.Duration:
+		return scalar(x.String())
+	case setting.Path:
+		return scalar(e.unresolved(v.String()))
+	case setting.KeyRef:
+		if path, isFile := strings.CutPrefix(v.String(), "file:"); isFile {
+			return scalar("file:" + e.unresolved(path))
+		}
 	}
 	var n yaml.Node
-	value := v.Interface()
-	switch x := value.(type) {
-	case time.Duration:
-		value = x.String()
-	case setting.Path, setting.KeyRef:
-		text, err := e.unresolved(v.Type(), v.String())
-		if err != nil {
-			return nil, err
-		}
-		value = text
-	}
-	return &n, n.Encode(value)
+	e.err = cmp.Or(e.err, n.Encode(v.Interface()))
+	return &n
 }
 
-// section encodes a struct.
-func (e encoder) section(v, defaults reflect.Value) (*yaml.Node, error) {
-	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	usual := maps.Collect(Fields(defaults))
-	for name, field := range Fields(v) {
-		if reflect.DeepEqual(field.Interface(), usual[name].Interface()) {
-			continue
-		}
-		if err := e.add(n, name, field, usual[name]); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
-}
-
-func (e encoder) add(n *yaml.Node, name string, v, defaults reflect.Value) error {
-	value, err := e.node(v, defaults)
-	if err != nil {
-		return fmt.Errorf("%s: %w", name, err)
-	}
-	n.Content = append(n.Content, &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: name}, value)
-	return nil
-}
-
-func (e encoder) list(v reflect.Value) (*yaml.Node, error) {
-	n := &yaml.Node{Kind: yaml.SequenceNode, Tag: "!!seq"}
-	defaults := reflect.New(v.Type().Elem()).Elem()
-	setDefaults(defaults)
-	for i := range v.Len() {
-		entry, err := e.node(v.Index(i), defaults)
-		if err != nil {
-			return nil, fmt.Errorf("[%d]: %w", i, err)
-		}
-		n.Content = append(n.Content, entry)
-	}
-	return n, nil
-}
-
-func (e encoder) entries(v reflect.Value) (*yaml.Node, error) {
-	n := &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
-	keys := v.MapKeys()
-	slices.SortFunc(keys, func(a, b reflect.Value) int { return strings.Compare(a.String(), b.String()) })
-	for _, key := range keys {
-		if err := e.add(n, key.String(), v.MapIndex(key), reflect.Zero(v.Type().Elem())); err != nil {
-			return nil, err
-		}
-	}
-	return n, nil
-}
-
-// unresolved is the text that [Document.resolve] reads as the path or key given.
-func (e encoder) unresolved(t reflect.Type, text string) (string, error) {
-	path, scheme := text, ""
-	if rest, isFile := strings.CutPrefix(text, "file:"); t == keyRefType {
-		if !isFile {
-			return text, nil
-		}
-		path, scheme = rest, "file:"
-	}
+// unresolved is the text that [Document.resolve] reads as the path.
+func (e *encoder) unresolved(path string) string {
 	if path == "" || e.folder == "" {
-		return text, nil
+		return path
 	}
-	path, err := filepath.Abs(path)
-	if err != nil {
-		return "", err
-	}
+	path = e.absolute(path)
 	if rel, err := filepath.Rel(e.folder, path); err == nil && filepath.IsLocal(rel) {
-		path = rel
+		return rel
 	}
-	return scheme + path, nil
+	return path
 }
 
 // JSON is a document that Encode made, indented by two spaces.
