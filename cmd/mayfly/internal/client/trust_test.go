@@ -7,7 +7,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/client/clienttest"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
 
 func TestVerification(t *testing.T) {

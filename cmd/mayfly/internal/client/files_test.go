@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/mayfly-ca/mayfly/internal/client/clienttest"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
 
 func TestFiles(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"testing/iotest"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/client/clienttest"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
 
 // instant never waits, and counts.

@@ -18,8 +18,8 @@ import (
 	"time"
 	"unicode"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/client/clienttest"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

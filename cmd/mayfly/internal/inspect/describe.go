@@ -20,8 +20,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/identity/extension"
-	"github.com/mayfly-ca/mayfly/internal/client"
 )
 
 // Description is what there is to say about the first certificate of a file and
