@@ -16,7 +16,7 @@ import (
 
 // TestCTFE has a whole Mayfly issue through a log of certificate-transparency-go
 // on a Trillian with a real database; foreign clients sign with it and verify.
-// internal/conformance/logs.sh runs it, beside a Trillian.
+// internal/tools/conformance/logs.sh runs it, beside a Trillian.
 func TestCTFE(t *testing.T) {
 	program := setting(t, "CTFE")
 	issuer, port, log := startDev(t), freePort(t), t.TempDir()
@@ -62,7 +62,7 @@ var (
 // programs themselves and with the configuration that runs here.
 func TestCTFEFlags(t *testing.T) {
 	t.Run("ctfe-documented-flags", func(t *testing.T) {
-		content, err := os.ReadFile("../../docs/ctlog.md")
+		content, err := os.ReadFile("../../../docs/ctlog.md")
 		if err != nil {
 			t.Fatal(err)
 		}

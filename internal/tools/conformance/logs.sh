@@ -7,7 +7,7 @@
 #
 # It needs MariaDB, the programs of tools.sh in CONFORMANCE_BIN, and MAYFLY_BIN.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 doc=docs/log-conformance.md
 MAYFLY_LOG_TABLE=$(mktemp -d)
 export MAYFLY_LOG_TABLE
@@ -16,10 +16,10 @@ trap 'rm -rf "$MAYFLY_LOG_TABLE"' EXIT
 go test -count=1 -timeout=5m -run '^TestConformance$' ./ctlog/embedded ./ctlog/external
 beside_ctfe() {
   go test -count=1 -timeout=5m -tags conformance -run '^TestCTFE$' -v ./ctlog/external
-  cd internal/conformance && go test -count=1 -timeout=5m -run '^TestCTFE$' -v .
+  cd internal/tools/conformance && go test -count=1 -timeout=5m -run '^TestCTFE$' -v .
 }
 export -f beside_ctfe
-internal/conformance/trillian.sh bash -ec beside_ctfe
+internal/tools/conformance/trillian.sh bash -ec beside_ctfe
 
 table() {
   sed -n '1,/^<!-- table -->$/p' "$doc"
@@ -34,7 +34,7 @@ table >"$MAYFLY_LOG_TABLE/doc"
 if [ "${1-}" = --write ]; then
   cp "$MAYFLY_LOG_TABLE/doc" "$doc"
 elif ! diff "$doc" "$MAYFLY_LOG_TABLE/doc"; then
-  echo "$doc says otherwise: mend it with internal/conformance/logs.sh --write" >&2
+  echo "$doc says otherwise: mend it with internal/tools/conformance/logs.sh --write" >&2
   exit 1
 fi
 sed -n '/^| /p' "$doc"

@@ -8,7 +8,7 @@
 # It needs MAYFLY_BIN, SoftHSM and NSS, and for the namespaces root and iproute2.
 # The first run builds Vault, in 11 minutes of CPU.
 set -uo pipefail
-cd "$(dirname "$0")/../.." || exit 1
+cd "$(dirname "$0")/../../.." || exit 1
 . internal/tools/steps.sh
 doc=docs/keys.md
 table=$(mktemp)
@@ -34,7 +34,7 @@ missing() {
 }
 
 # version_of SCRIPT is the line version=… in it.
-version_of() { sed -n 's/^version=\([0-9.]*\).*/\1/p' "internal/conformance/$1"; }
+version_of() { sed -n 's/^version=\([0-9.]*\).*/\1/p' "internal/tools/conformance/$1"; }
 debian() { dpkg-query -W -f '${Version}' "$1" 2>/dev/null | sed 's/^[0-9]*://; s/-.*//'; }
 kms() { go test -count=1 -timeout=10m "$@" ./ca/kms; }
 
@@ -44,8 +44,8 @@ faults='the suite; every fault of E1'
 
 held 'a file' 'files, plain and encrypted' 'this machine' "$suite; OpenSSL reads the keys" kms -run '^(TestFile|TestEncryptedFile|TestOpenSSLAgrees|TestGenerateFile)'
 
-held 'AWS KMS' "moto $(version_of kms.sh)" 'a foreign server' "$suite; a key made; a whole issuance" internal/conformance/kms.sh
-held 'Vault transit' "HashiCorp Vault $(version_of vault.sh)" 'the server itself' "$suite; its refusals; rotation, sealing; a whole issuance" internal/conformance/vault.sh
+held 'AWS KMS' "moto $(version_of kms.sh)" 'a foreign server' "$suite; a key made; a whole issuance" internal/tools/conformance/kms.sh
+held 'Vault transit' "HashiCorp Vault $(version_of vault.sh)" 'the server itself' "$suite; its refusals; rotation, sealing; a whole issuance" internal/tools/conformance/vault.sh
 
 # Microsoft's recordings of its own tests, in old modules of its SDK.
 azkeys=github.com/Azure/azure-sdk-for-go/sdk/keyvault/azkeys
@@ -83,7 +83,7 @@ service() { go test -count=1 -timeout=10m -run '^TestKMS' ./cmd/mayfly/internal/
 held 'all of the network' 'the whole service' 'stand-ins behind it' 'E1 and E2: 503 in time, /readyz, recovery' service
 if [ "$(id -u)" = 0 ] && ip netns add "mayfly-probe-$$" 2>/dev/null; then
   ip netns del "mayfly-probe-$$"
-  held 'all of the network' 'a network namespace' 'black holes and a dead resolver' 'the binary: mayfly kms check, and the running service' internal/conformance/netns.sh
+  held 'all of the network' 'a network namespace' 'black holes and a dead resolver' 'the binary: mayfly kms check, and the running service' internal/tools/conformance/netns.sh
 else
   missing 'all of the network' 'a network namespace' 'black holes and a dead resolver' 'the binary: mayfly kms check, and the running service' 'it needs root and iproute2'
 fi
@@ -101,7 +101,7 @@ if [ "${1-}" = --write ]; then
 elif ! diff "$doc" "$table.doc"; then
   # A machine without one of the peers says so above, and proves nothing.
   grep -q 'did not run: it needs\|not installed' "$table" || {
-    echo "$doc says otherwise: mend it with internal/conformance/keys.sh --write" >&2
+    echo "$doc says otherwise: mend it with internal/tools/conformance/keys.sh --write" >&2
     exit 1
   }
 fi

@@ -3,7 +3,7 @@
 # the CA's the tests of a key that no packet reaches: MAYFLY_BIN as it is, with
 # a resolver and addresses that never answer. It needs root and iproute2.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 : "${MAYFLY_BIN:?names the mayfly to test}"
 
 ca=mayfly-ca-$$

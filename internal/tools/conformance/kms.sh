@@ -2,7 +2,7 @@
 # Installs moto, a stand-in for AWS KMS, at a fixed version outside the checkout,
 # runs the conformance suite of ca/kms against it, and has it hold an issuing key.
 set -euo pipefail
-cd "$(dirname "$0")/../.."
+cd "$(dirname "$0")/../../.."
 
 version=5.2.5
 venv=${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-conformance/moto-$version
@@ -13,7 +13,7 @@ if [ ! -e "$venv/.complete" ]; then
 fi
 
 log=$(mktemp)
-AWS_EC2_METADATA_DISABLED=true "$venv/bin/python" internal/conformance/aws_kms.py >"$log" 2>&1 &
+AWS_EC2_METADATA_DISABLED=true "$venv/bin/python" internal/tools/conformance/aws_kms.py >"$log" 2>&1 &
 moto=$!
 trap 'kill "$moto" 2>/dev/null; rm -f "$log"' EXIT
 url=
@@ -26,4 +26,4 @@ done
 
 export MAYFLY_MOTO=$url AWS_EC2_METADATA_DISABLED=true AWS_CONFIG_FILE=/dev/null AWS_SHARED_CREDENTIALS_FILE=/dev/null
 go test -count=1 -timeout=5m -tags conformance -run 'Moto' -v ./ca/kms
-internal/conformance/issuances.sh '^moto$'
+internal/tools/conformance/issuances.sh '^moto$'

@@ -1,7 +1,7 @@
 // Command bench measures Mayfly against the cryptography that an issuance
 // can't do without, in one run, and writes the figures as a table.
 //
-//	go run ./internal/bench -mayfly bin/mayfly -out docs/performance.md
+//	bench -mayfly bin/mayfly -out docs/performance.md
 //
 // Every figure that can be a ratio is one: CPU time a certificate over the bare
 // cryptography's, REST over gRPC, with the log over without. CPU time is what

@@ -1,5 +1,5 @@
 // HashiCorp Vault, built as a peer for tests only: Mayfly links nothing of it.
-module github.com/mayfly-ca/mayfly/internal/conformance/vault
+module github.com/mayfly-ca/mayfly/internal/tools/conformance/vault
 
 go 1.26.8
 

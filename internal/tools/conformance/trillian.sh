@@ -9,7 +9,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 bin=${CONFORMANCE_BIN:?run this with make conformance}
-# shellcheck source=internal/conformance/versions.sh
+# shellcheck source=internal/tools/conformance/versions.sh
 . "$here/versions.sh"
 
 dir=$(mktemp -d)

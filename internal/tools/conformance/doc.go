@@ -7,6 +7,6 @@
 // that lose what wasn't flushed are here too, because they are made of somebody
 // else's FUSE library. Everything runs on this machine's loopback interface.
 //
-// It is a module of its own, so that none of these becomes a dependency of the
-// product. `make conformance` installs what is needed and runs it.
+// It is in a module apart, internal/tools, so that none of these becomes one of the
+// product's dependencies. `make conformance` installs what is needed and runs it.
 package conformance

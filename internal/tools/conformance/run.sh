@@ -3,7 +3,7 @@
 # MAYFLY_BIN names a binary, runs them against it, and ends with a line for
 # each client: ran, failed or did not run.
 set -uo pipefail
-cd "$(dirname "$0")/../.." || exit 1
+cd "$(dirname "$0")/../../.." || exit 1
 root=$PWD
 . internal/tools/steps.sh
 
@@ -11,7 +11,7 @@ packages() { internal/tools/packages.sh ca-certificates openssl nodejs python3-v
 step "packages (conformance)" packages
 
 tools=$(mktemp)
-install_tools() { internal/conformance/tools.sh >"$tools"; }
+install_tools() { internal/tools/conformance/tools.sh >"$tools"; }
 step "foreign programs" install_tools
 # shellcheck source=/dev/null
 . "$tools"
@@ -20,11 +20,11 @@ rm -f "$tools"
 export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
 export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-}
 log=$(mktemp)
-clients() { (cd internal/conformance && go test -count=1 -timeout=10m -skip '^(TestCTFE|TestWholeIssuance)$' -v ./... 2>&1) | tee "$log"; }
+clients() { (cd internal/tools/conformance && go test -count=1 -timeout=10m -skip '^(TestCTFE|TestWholeIssuance)$' -v ./... 2>&1) | tee "$log"; }
 step "conformance" clients
-issuances() { internal/conformance/issuances.sh 2>&1 | tee -a "$log"; }
+issuances() { internal/tools/conformance/issuances.sh 2>&1 | tee -a "$log"; }
 step "whole issuances, by the issuing key" issuances
-logs() { internal/conformance/logs.sh 2>&1 | tee -a "$log"; }
+logs() { internal/tools/conformance/logs.sh 2>&1 | tee -a "$log"; }
 step "logs, CTFE among them" logs
 
 # One line for each client, from go test's own.
@@ -43,6 +43,6 @@ sed -n 's/^--- SKIP: \([^ ]*\) .*/\1/p' "$log" |
 rm -f "$log"
 absent "  TesseraCT" "its module can't be fetched: the checksum database doesn't know it"
 absent "  Sunlight, as a log" "it takes certificates for server authentication alone"
-step "keys, by backend" internal/conformance/keys.sh
+step "keys, by backend" internal/tools/conformance/keys.sh
 absent "  gitsign" "it signs only with a Rekor transparency log beside the CA"
 summary

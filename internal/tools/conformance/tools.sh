@@ -30,7 +30,7 @@ install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17
 install_go omniwitness github.com/transparency-dev/witness/cmd/omniwitness v0.0.0-20260720115447-2e1c6971d19e
 # certificate-transparency-go's command-line client and its log, and the Trillian
 # that the log needs: 4 minutes of CPU.
-# shellcheck source=internal/conformance/versions.sh
+# shellcheck source=internal/tools/conformance/versions.sh
 . "$(dirname "$0")/versions.sh"
 install_go ctclient github.com/google/certificate-transparency-go/client/ctclient "$CT_GO"
 install_go ct_server github.com/google/certificate-transparency-go/trillian/ctfe/ct_server "$CT_GO"
