@@ -28,5 +28,5 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(filepath.Join(args[0], "docs", "configuration.md"), page, 0o644) //nolint:gosec // G306: a page for everyone to read
+	return os.WriteFile(filepath.Join(args[0], "docs", "configuration.md"), page, 0o644)
 }
