@@ -27,7 +27,7 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-//go:generate go run ../internal/configdoc -out ../docs/configuration.md
+//go:generate go run -C ../internal/tools ./configdoc ../..
 
 // Config is the whole configuration. Relative paths in it begin at the folder of the file.
 type Config struct {
