@@ -1,13 +1,11 @@
-// Package ceremony makes the certificates of certificate authorities: roots, and
-// the intermediates below them. It is the one maker of them, whether the keys are
-// in files, in a KMS, in an HSM, or on a machine that no network reaches.
+// Package cacert makes the certificates of certificate authorities: roots, and
+// the intermediates below them. It is the one maker of them, for people who hold a
+// ceremony and for the service that certifies its own issuing CAs.
 //
-// A ceremony goes one way: [New] says what the certificate will say and refuses
-// what can't come out well; [Ceremony.For] takes the key that it is for;
-// [Ceremony.Print] shows a person what is about to be signed; [Ceremony.Sign]
-// signs it and checks what was signed; [Certificate.Write] writes it beside the
-// record of how it came about.
-package ceremony
+// [New] decides what the certificate will say and refuses what can't come out
+// well; [Draft.For] takes the key that it is for; [Draft.Sign] signs it and checks
+// what was signed. [Faults] holds chains that others made against the same rules.
+package cacert
 
 import (
 	"bytes"
@@ -25,6 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
 // The validities that are chosen where none is stated. The root is kept offline
@@ -57,63 +56,47 @@ type Profile struct {
 	PathLength int
 }
 
-// Circumstances are when, where and before whom a ceremony is held.
-type Circumstances struct {
-	Now       time.Time
-	Host      string   // name of the machine; may be empty
-	Tool      string   // program and version
-	Witnesses []string // names of those who were there
-}
-
 // Key is a private key that signs, and the words to record it by.
 type Key struct {
 	crypto.Signer
 	Ref string // its reference in canonical form; never a secret
 }
 
-// Of reports whether k is the key of a certificate.
-func (k Key) Of(c *x509.Certificate) bool {
-	public, ok := c.PublicKey.(interface{ Equal(x crypto.PublicKey) bool })
-	return ok && public.Equal(k.Public())
-}
+// Draft is a certificate that is to be signed. Callers must not write to it.
+type Draft struct {
+	Parent   []*x509.Certificate // the issuer's chain, issuer first; none for a root
+	Template *x509.Certificate
+	Now      time.Time // in whole seconds, UTC
+	Notes    []string  // what was decided on the way, for the person and the record
 
-// Ceremony is a certificate that is to be signed.
-type Ceremony struct {
-	at       Circumstances
-	parent   []*x509.Certificate // the issuer's chain, issuer first; none for a root
-	below    int                 // how many CA certificates are expected below it
-	template *x509.Certificate
-	notes    []string // what was decided on the way, for the person and the record
-	keyRef   string
-	request  *Request // what the key came in, or nil
+	below int // how many CA certificates are expected below it
 }
 
 // New decides what a certificate will say. parent is the chain of its issuer,
 // root last; with none, it is a root. The error has a line for each reason why
 // the certificate can't be made.
-func New(parent []*x509.Certificate, p Profile, at Circumstances) (*Ceremony, error) {
-	c := &Ceremony{at: at, parent: parent, below: max(p.PathLength, 0)}
-	c.at.Now = at.Now.UTC().Truncate(time.Second)
-	c.template = &x509.Certificate{
-		NotBefore:             c.at.Now,
+func New(parent []*x509.Certificate, p Profile, now time.Time) (*Draft, error) {
+	d := &Draft{Parent: parent, Now: now.UTC().Truncate(time.Second), below: max(p.PathLength, 0)}
+	d.Template = &x509.Certificate{
+		NotBefore:             d.Now,
 		BasicConstraintsValid: true,
 		IsCA:                  true,
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	var f faults
-	c.bound(p, &f)
-	c.name(p, &f)
-	c.live(p, &f)
-	return c, f.err()
+	d.bound(p, &f)
+	d.name(p, &f)
+	d.live(p, &f)
+	return d, f.err()
 }
 
 // bound sets path length and extended key usage, and asks whether the issuer may
 // certify that.
-func (c *Ceremony) bound(p Profile, f *faults) {
-	c.template.MaxPathLen, c.template.MaxPathLenZero = p.PathLength, p.PathLength == 0
-	if len(c.parent) == 0 {
+func (d *Draft) bound(p Profile, f *faults) {
+	d.Template.MaxPathLen, d.Template.MaxPathLenZero = p.PathLength, p.PathLength == 0
+	if len(d.Parent) == 0 {
 		if p.PathLength == Unlimited {
-			c.below = 1
+			d.below = 1
 		} else if p.PathLength < 1 {
 			f.add("a root of path length %d could certify no intermediate: state 1 or more, or none", p.PathLength)
 		}
@@ -123,21 +106,21 @@ func (c *Ceremony) bound(p Profile, f *faults) {
 		f.add("an intermediate states its path length: 0 for one that issues, 1 for one that certifies issuing CAs")
 		return
 	}
-	c.template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	chain.Check(c.parent, chain.Need{Now: c.at.Now, Below: p.PathLength + 1}, func(format string, args ...any) {
+	d.Template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}, func(format string, args ...any) {
 		f.add("the issuer's chain: "+format, args...)
 	})
-	if len(c.parent) == chain.MaxLength {
+	if len(d.Parent) == chain.MaxLength {
 		f.add("the issuer's chain has %d certificates already, and no longer one is read", chain.MaxLength)
 	}
 }
 
 // name makes the subject. RFC 5280 appendix A.1 bounds both parts to 64 characters.
-func (c *Ceremony) name(p Profile, f *faults) {
+func (d *Draft) name(p Profile, f *faults) {
 	kind := "root"
-	if len(c.parent) > 0 {
+	if len(d.Parent) > 0 {
 		kind = "intermediate"
-		root := c.parent[len(c.parent)-1].Subject.Organization
+		root := d.Parent[len(d.Parent)-1].Subject.Organization
 		switch {
 		case len(root) != 1:
 			f.add("the issuer's root has %d Organizations and clients choose the verifier by the one: make a root that has one", len(root))
@@ -152,38 +135,41 @@ func (c *Ceremony) name(p Profile, f *faults) {
 			p.CommonName = kind
 		}
 	}
-	checkName("the organization", p.Organization, f)
-	checkName("the common name", p.CommonName, f)
-	c.template.Subject = pkix.Name{Organization: []string{p.Organization}, CommonName: p.CommonName}
-	for _, parent := range c.parent {
-		if parent.Subject.String() == c.template.Subject.String() {
+	*f = append(*f, CheckName("the organization", p.Organization), CheckName("the common name", p.CommonName))
+	d.Template.Subject = pkix.Name{Organization: []string{p.Organization}, CommonName: p.CommonName}
+	for _, parent := range d.Parent {
+		if parent.Subject.String() == d.Template.Subject.String() {
 			f.add("the issuer is called %s too, and verifiers find issuers by their names: choose another common name", chain.Subject(parent))
 			return
 		}
 	}
 }
 
+// maxName is the most that RFC 5280 appendix A.1 allows, in characters.
 const maxName = 64
 
-func checkName(what, name string, f *faults) {
+// CheckName refuses a part of a subject that can't be shown or is too long. The
+// error begins with what, the part's name.
+func CheckName(what, name string) error {
 	switch {
 	case strings.TrimSpace(name) == "":
-		f.add("%s is empty", what)
+		return fmt.Errorf("%s is empty", what)
 	case strings.TrimSpace(name) != name:
-		f.add("%s begins or ends in a space: %q", what, name)
+		return fmt.Errorf("%s begins or ends in a space: %q", what, name)
 	case utf8.RuneCountInString(name) > maxName:
-		f.add("%s is longer than %d characters (RFC 5280 appendix A.1)", what, maxName)
+		return fmt.Errorf("%s is longer than %d characters (RFC 5280 appendix A.1)", what, maxName)
 	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
-		f.add("%s has characters that can't be printed: %q", what, name)
+		return fmt.Errorf("%s has characters that can't be printed: %q", what, name)
 	}
+	return nil
 }
 
 // live sets the end of the validity: never beyond any issuer's.
-func (c *Ceremony) live(p Profile, f *faults) {
+func (d *Draft) live(p Profile, f *faults) {
 	lifetime, stated := p.Lifetime, p.Lifetime != 0
 	if !stated {
 		lifetime = RootLifetime
-		if len(c.parent) > 0 {
+		if len(d.Parent) > 0 {
 			lifetime = IntermediateLifetime
 		}
 	}
@@ -192,60 +178,48 @@ func (c *Ceremony) live(p Profile, f *faults) {
 		return
 	}
 	// RFC 5280 §4.1.2.5: both ends belong to the validity.
-	c.template.NotAfter = c.at.Now.Add(lifetime - time.Second)
-	for _, parent := range c.parent {
-		if !parent.NotAfter.Before(c.template.NotAfter) {
+	d.Template.NotAfter = d.Now.Add(lifetime - time.Second)
+	for _, parent := range d.Parent {
+		if !parent.NotAfter.Before(d.Template.NotAfter) {
 			continue
 		}
 		if stated {
 			f.add("the certificate would outlive %s, which ends at %s: state at most %d days, or renew the issuer first",
-				chain.Subject(parent), stamp(parent.NotAfter), parent.NotAfter.Sub(c.at.Now)/Day)
+				chain.Subject(parent), chain.Stamp(parent.NotAfter), parent.NotAfter.Sub(d.Now)/Day)
 			return
 		}
-		c.template.NotAfter = parent.NotAfter
-		c.note("the validity is shortened to end with %s", chain.Subject(parent))
+		d.Template.NotAfter = parent.NotAfter
+		d.note("the validity is shortened to end with %s", chain.Subject(parent))
 	}
-	if c.template.NotAfter.Sub(c.at.Now) < Day-time.Second && len(c.parent) > 0 {
-		f.add("the issuer ends at %s, too soon for anything below it: renew it first", stamp(c.template.NotAfter))
+	if d.Template.NotAfter.Sub(d.Now) < Day-time.Second && len(d.Parent) > 0 {
+		f.add("the issuer ends at %s, too soon for anything below it: renew it first", chain.Stamp(d.Template.NotAfter))
 	}
 }
 
-func (c *Ceremony) note(format string, args ...any) {
-	if n := fmt.Sprintf(format, args...); !slices.Contains(c.notes, n) {
-		c.notes = append(c.notes, n)
+func (d *Draft) note(format string, args ...any) {
+	if n := fmt.Sprintf(format, args...); !slices.Contains(d.Notes, n) {
+		d.Notes = append(d.Notes, n)
 	}
 }
 
 // For names the key that the certificate is for. It refuses one that is weak,
-// that no client takes, or that is a key of the issuer's chain. ref is the words
-// to record it by.
-func (c *Ceremony) For(public crypto.PublicKey, ref string) error {
-	spki, err := fit(public)
+// that no client takes, or that is a key of the issuer's chain.
+func (d *Draft) For(public crypto.PublicKey) error {
+	spki, err := CheckKey(public)
 	if err != nil {
 		return err
 	}
-	for _, parent := range c.parent {
+	for _, parent := range d.Parent {
 		if bytes.Equal(parent.RawSubjectPublicKeyInfo, spki) {
 			return fmt.Errorf("the key is that of %s already: an intermediate has a key of its own", chain.Subject(parent))
 		}
 	}
-	c.template.PublicKey, c.keyRef = public, ref
-	c.template.RawSubjectPublicKeyInfo = spki
+	d.Template.PublicKey, d.Template.RawSubjectPublicKeyInfo = public, spki
 	return nil
 }
 
-// ForRequest is For with the key of a request. Whatever else the request asks
-// for is noted and ignored.
-func (c *Ceremony) ForRequest(r *Request) error {
-	if err := c.For(r.public, "of the certificate request"); err != nil {
-		return err
-	}
-	c.request = r
-	return nil
-}
-
-// fit is a public key's SubjectPublicKeyInfo when a CA may have it.
-func fit(public crypto.PublicKey) ([]byte, error) {
+// CheckKey is a public key's SubjectPublicKeyInfo when a CA may have it.
+func CheckKey(public crypto.PublicKey) ([]byte, error) {
 	if _, err := kms.AlgorithmOf(public); err != nil {
 		return nil, err
 	}
@@ -257,10 +231,11 @@ func fit(public crypto.PublicKey) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return spki, plain(policy.Strong(spki))
+	if err := policy.Strong(spki); err != nil {
+		return nil, errors.New(fault.From(err).Public) // the refusal in words, without its reason
+	}
+	return spki, nil
 }
-
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
 // faults are all that is wrong, a line each.
 type faults []error

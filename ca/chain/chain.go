@@ -5,8 +5,11 @@ package chain
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -59,7 +62,16 @@ func Parse(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Report takes one fault of a chain, in words, with its mend.
+// PEM is a chain as a chain file has it, in its order.
+func PEM(chain []*x509.Certificate) []byte {
+	var b []byte
+	for _, c := range chain {
+		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return b
+}
+
+// Report takes one fault of a chain, in words, with its fix.
 type Report func(format string, args ...any)
 
 // Need is what a chain is wanted for.
@@ -106,15 +118,28 @@ func checkValidity(c *x509.Certificate, name string, need Need, fault Report) {
 	now := need.Now
 	switch {
 	case now.Before(c.NotBefore):
-		fault("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, stamp(c.NotBefore), stamp(now))
+		fault("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, Stamp(c.NotBefore), Stamp(now))
 	case now.After(c.NotAfter):
-		fault("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, stamp(c.NotAfter), stamp(now))
+		fault("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, Stamp(c.NotAfter), Stamp(now))
 	case now.Add(need.Lifetime).After(c.NotAfter):
-		fault("%s: expires at %s, too soon for the certificates it would issue: renew it", name, stamp(c.NotAfter))
+		fault("%s: expires at %s, too soon for the certificates it would issue: renew it", name, Stamp(c.NotAfter))
 	}
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// Stamp is a time as faults and records write it.
+func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Fingerprint is the SHA-256 of a certificate or key in hexadecimal.
+func Fingerprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
+
+// Holds reports whether public is the key of c.
+func Holds(c *x509.Certificate, public crypto.PublicKey) bool {
+	k, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(public)
+}
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
 // §4.2.1.9) that has below other CA certificates below it.
