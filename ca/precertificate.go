@@ -2,14 +2,82 @@ package ca
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"fmt"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
+
+// precertify signs the precertificate of a TBSCertificate with the poison, plain
+// without it, by p or, where p is nil, by the authority's key. The chain says of it
+// what every log will find: the entry of the final certificate.
+func precertify(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, poisoned, plain []byte) (ctlog.Chain, error) {
+	c := ctlog.Chain{Issuers: a.Chain, IssuerKeyHash: a.KeyHash, TBS: plain}
+	var err error
+	if p == nil {
+		c.Precertificate, err = signTBS(ctx, a, poisoned)
+		return c, err
+	}
+	if err := ctx.Err(); err != nil {
+		return c, fmt.Errorf("ca: signing: %w", err)
+	}
+	tbs, err := replaceIssuer(poisoned, p.Certificate.RawSubject)
+	if err != nil {
+		return c, err
+	}
+	if tbs, err = replaceExtension(tbs, oidAuthority, p.KeyID); err != nil {
+		return c, err
+	}
+	sig, err := p.SignTBS(tbs)
+	if err != nil {
+		return c, err
+	}
+	if c.Precertificate, err = assemble(tbs, a.SignatureAlgorithm, sig); err != nil {
+		return c, err
+	}
+	c.Issuers = p.Chain
+	// The log derives what it promises from these bytes: so it is done here, before
+	// a promise for something else is asked for.
+	derived, err := ctlog.PrecertificateTBS(c.Precertificate, p.Certificate)
+	if err != nil {
+		return c, fmt.Errorf("ca: the precertificate can't be read back: %w", err)
+	}
+	if !bytes.Equal(derived, plain) {
+		return c, errors.New("ca: the precertificate isn't that of the final certificate")
+	}
+	return c, nil
+}
+
+// replaceIssuer returns tbs with another issuer, in DER (RFC 5280 §4.1), and every
+// other byte as it was.
+func replaceIssuer(tbs, name []byte) ([]byte, error) {
+	input := cryptobyte.String(tbs)
+	var fields, version, serial, algorithm, issuer cryptobyte.String
+	if !input.ReadASN1(&fields, asn1.SEQUENCE) || !input.Empty() {
+		return nil, errTBS
+	}
+	rest := fields
+	if !rest.ReadASN1Element(&version, tagVersion) || !rest.ReadASN1Element(&serial, asn1.INTEGER) ||
+		!rest.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
+		return nil, errTBS
+	}
+	before := fields[:len(fields)-len(rest)]
+	if !rest.ReadASN1Element(&issuer, asn1.SEQUENCE) {
+		return nil, errTBS
+	}
+	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(name)+8))
+	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		b.AddBytes(before)
+		b.AddBytes(name)
+		b.AddBytes(rest)
+	})
+	return b.Bytes()
+}
 
 // errTBS is a TBSCertificate that can't be read: ours, so it never happens.
 var errTBS = errors.New("ca: malformed TBSCertificate")

@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -47,7 +48,7 @@ func vendorAuthority(t *testing.T, s *kmstest.StandIn, key any, form Presign) *A
 				t.Fatal(err)
 			}
 		}
-		text = encodePEM(der) + text
+		text = chain.Encode(der) + text
 	}
 	file := filepath.Join(t.TempDir(), "chain.pem")
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {

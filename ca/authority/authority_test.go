@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"crypto"
@@ -66,7 +66,7 @@ func (l *lineage) write(t testing.TB) AuthorityConfig {
 		if err != nil {
 			t.Fatal(err)
 		}
-		return encodePEM(der)
+		return chain.Encode(der)
 	}
 	if l.keyFile == nil {
 		l.keyFile = l.key

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"bytes"
@@ -22,6 +22,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -586,8 +587,8 @@ func TestHistory(t *testing.T) {
 		"another's name":   {historyName(root), good, "holds another certificate than its name says"},
 		"two certificates": {name, append(bytes.Clone(good), good...), "has more in it than one certificate"},
 		"a space":          {name, append(bytes.Clone(good), ' '), "has more in it than one certificate"},
-		"the root":         {historyName(root), []byte(encodePEM(root.Raw)), "isn't the certificate of an issuing CA"},
-		"another CA's":     {historyName(other), []byte(encodePEM(other.Raw)), "doesn't belong to this authority's chain"},
+		"the root":         {historyName(root), []byte(chain.Encode(root.Raw)), "isn't the certificate of an issuing CA"},
+		"another CA's":     {historyName(other), []byte(chain.Encode(other.Raw)), "doesn't belong to this authority's chain"},
 		"no PEM":           {"notes.txt", []byte("rotate on Monday"), "has text that isn't PEM"},
 		"too large":        {"large.pem", bytes.Repeat([]byte("\n"), maxHistoryFile+1), "is larger than"},
 	} {
@@ -672,15 +673,15 @@ func TestHistoryGone(t *testing.T) {
 func FuzzHistory(f *testing.F) {
 	root, issuing := fuzzChain(f)
 	name := historyName(issuing)
-	f.Add(name, []byte(encodePEM(issuing.Raw)))
-	f.Add(historyName(root), []byte(encodePEM(root.Raw)))
+	f.Add(name, []byte(chain.Encode(issuing.Raw)))
+	f.Add(historyName(root), []byte(chain.Encode(root.Raw)))
 	f.Add("x.pem", []byte("-----BEGIN CERTIFICATE-----\n"))
 	f.Fuzz(func(t *testing.T, name string, b []byte) {
 		c, err := parseHistory(name, b, []*x509.Certificate{root})
 		if err != nil {
 			return
 		}
-		if !bytes.Equal(b, []byte(encodePEM(c.Raw))) || c.CheckSignatureFrom(root) != nil {
+		if !bytes.Equal(b, []byte(chain.Encode(c.Raw))) || c.CheckSignatureFrom(root) != nil {
 			t.Errorf("%s is taken", b)
 		}
 	})

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"bytes"
@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -42,7 +43,7 @@ func sealedAuthority(t *testing.T, s *kmstest.Sealing, a kms.Algorithm) (Authori
 		if err != nil {
 			t.Fatal(err)
 		}
-		return made, []byte(encodePEM(der))
+		return made, []byte(chain.Encode(der))
 	}
 	root, rootPEM := certificate(l.root, l.root, l.rootKey.Public())
 	_, issuingPEM := certificate(l.intermediate, root, key.Public())

@@ -1,364 +1,244 @@
-package ca
+package authority
 
 import (
 	"context"
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"errors"
-	"fmt"
 	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
-	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
-// probeName is whom a probe's precertificate names. The top-level domain can't
-// exist (RFC 2606 §2), so nobody has this identity or can be mistaken for it.
-const probeName = "https://nobody.invalid/mayfly-probe"
-
-// How a presigner is kept up to date.
+// How a precertificate signer is kept up to date.
 const (
-	presignTimeout = 30 * time.Second // of one attempt: a signature and an answer of every log
-	leastPause     = 30 * time.Second // after a failure; it doubles
-	mostPause      = 10 * time.Minute
-	suspectPause   = time.Minute // between two looks at a presigner whose precertificates a log refuses
-	longestSleep   = time.Hour   // the machine's clock may jump meanwhile
-	shortestSleep  = time.Second // what is to be done at once wakes Run
+	renewalTimeout = 30 * time.Second // of one attempt: a signature, and every log's word
+	minPause       = 30 * time.Second // after a failure; it doubles
+	maxPause       = 10 * time.Minute
+	recheckPause   = time.Minute // between two questions about a signer whose precertificates a log refuses
+	maxSleep       = time.Hour   // the machine's clock may jump meanwhile
+	minSleep       = time.Second // what is to be done at once wakes Run
 )
 
 // never is when what lasts to the authority's end is replaced.
 var never = time.Date(9999, 12, 31, 23, 59, 59, 0, time.UTC)
 
-// presigning is how an authority comes by its presigner: one is made, the logs are
-// shown what it signs, and it is replaced before its end. Whatever fails in this,
-// the authority's own key can sign precertificates.
-type presigning struct {
+// renewal is how an authority comes by its precertificate signer: one is made, the
+// logs are shown what it signs, and it is replaced before its end. Whatever fails
+// in this, the authority's own key can sign precertificates.
+type renewal struct {
 	required bool // precertificate_signer: on
 
-	current atomic.Pointer[presigner] // in force; nil: none is
-	suspect atomic.Bool               // a log refused what current signed
-	refused atomic.Bool               // a log refused what latest signed
+	current     atomic.Pointer[PrecertificateSigner] // in force; nil: none is
+	rejected    atomic.Bool                          // a log refused what current signed
+	unsupported atomic.Bool                          // a log refused what latest signed
 
-	mu     sync.Mutex // one attempt at a time
-	latest *presigner // in force once every log takes what it signs
-	doubts time.Time  // when the logs were asked last for being suspect
-	next   time.Time  // when there is something to do; zero: now
-	pause  time.Duration
-	told   string // what the operator was told last
+	mu         sync.Mutex            // one attempt at a time
+	latest     *PrecertificateSigner // in force once every log takes what it signs
+	rechecked  time.Time             // when the logs were asked last because one rejected
+	next       time.Time             // when there is something to do; zero: now
+	pause      time.Duration
+	lastLogged string // of signingForm's words
 }
 
-// presigner is what signs a precertificate of that validity; nil for the
+// PrecertificateSigner is what signs a precertificate of that validity; nil for the
 // authority's own key.
-func (a *Authority) presigner(notBefore, notAfter time.Time) *presigner {
-	if a.presigning == nil {
+func (a *Authority) PrecertificateSigner(notBefore, notAfter time.Time) *PrecertificateSigner {
+	if a.renewal == nil {
 		return nil
 	}
-	if p := a.presigning.current.Load(); p != nil && p.covers(notBefore, notAfter) {
-		return p
+	if s := a.renewal.current.Load(); s != nil && s.covers(notBefore, notAfter) {
+		return s
 	}
 	return nil
 }
 
-// signatures is what a certificate costs of the authority's key.
-func (i *Issuer) signatures(p *presigner) int {
-	if p == nil && i.log != nil {
+// Signatures is what a certificate costs of the authority's key when s, or the key
+// itself where it is nil, signs its precertificate.
+func (f *InForce) Signatures(s *PrecertificateSigner) int {
+	if s == nil && f.o.Probe != nil {
 		return 2
 	}
 	return 1
 }
 
-// doubt has the logs asked again soon: one of them refused what the presigner signed.
-func (s *presigning) doubt(i *Issuer) {
-	s.suspect.Store(true)
-	i.wake()
-}
-
-// AskLogs has Run ask soon whether the logs take what the precertificate signing
-// certificate signs: they are others than before.
-func (i *Issuer) AskLogs() {
-	if a := i.current.Load().Active; a.presigning != nil {
-		a.presigning.doubt(i)
+// RecheckSoon has Run ask the logs soon whether they take what a's precertificate
+// signer signs: one of them refused it, or they are others than before.
+func (f *InForce) RecheckSoon(a *Authority) {
+	if a.renewal != nil {
+		a.renewal.rejected.Store(true)
+		f.wake()
 	}
 }
 
 // wake has Run look again.
-func (i *Issuer) wake() {
+func (f *InForce) wake() {
 	select {
-	case i.woken <- struct{}{}:
-	default: // it was told already
+	case f.woken <- struct{}{}:
+	default: // it is woken already
 	}
 }
 
-// Settle finds out, before a's first request, whether the logs take precertificates
-// of a precertificate signing certificate where the authority's configuration asks
-// for one. a may be active or about to be. What can't be found out now Run asks
-// again. The error, a *setting.FaultError, says that the configuration insists on
-// what a log refuses; or ctx ended.
-func (i *Issuer) Settle(ctx context.Context, a *Authority) error {
-	if i.log == nil || a.presigning == nil {
+// CheckPrecertificateSigner finds out, before a's first request, whether the logs
+// take precertificates of a precertificate signer where a's configuration asks for
+// one. a may be active or about to be. What can't be found out now Run asks again.
+// The error, a *setting.FaultError, says that the configuration insists on what a
+// log refuses; or ctx ended.
+func (f *InForce) CheckPrecertificateSigner(ctx context.Context, a *Authority) error {
+	if f.o.Probe == nil || a.renewal == nil {
 		return nil
 	}
-	err := i.presign(ctx, a)
+	err := f.renewSigner(ctx, a)
 	if ctx.Err() != nil {
 		return ctx.Err()
 	}
-	if a.presigning.required && errors.Is(err, ctlog.ErrRefused) {
-		var f setting.Faults
-		f.Add(setting.Join(a.path, "precertificate_signer"), "is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %v", err)
-		return f.Err()
+	if a.renewal.required && errors.Is(err, ctlog.ErrRefused) {
+		var faults setting.Faults
+		faults.Add(setting.Join(a.path, "precertificate_signer"), "is on, but a log refuses what such a certificate signs: have the log's operator allow it (RFC 6962 §3.1), or set auto: %v", err)
+		return faults.Err()
 	}
 	return nil
 }
 
-// Run keeps the authority's precertificate signing certificate up to date until
-// ctx ends. Issuance never waits for it.
-func (i *Issuer) Run(ctx context.Context) error {
+// Run keeps the active authority's precertificate signer up to date until ctx ends.
+// Issuance never waits for it.
+func (f *InForce) Run(ctx context.Context) error {
 	for {
-		sleep := longestSleep
-		if a := i.current.Load().Active; i.log != nil && a.presigning != nil {
-			_ = i.presign(ctx, a) // it has told the operator
-			sleep = min(max(a.presigning.wait(i.now()), shortestSleep), longestSleep)
+		sleep := maxSleep
+		if a := f.current.Load().Active; f.o.Probe != nil && a.renewal != nil {
+			_ = f.renewSigner(ctx, a) // it has logged the failure
+			sleep = min(max(a.renewal.wait(f.o.Trail.Now()), minSleep), maxSleep)
 		}
-		if wait.OrWoken(ctx, sleep, i.woken) != nil {
+		timer := time.NewTimer(sleep)
+		select {
+		case <-ctx.Done():
+			timer.Stop()
 			return nil
+		case <-f.woken:
+			timer.Stop()
+		case <-timer.C:
 		}
 	}
 }
 
 // wait is how long there is nothing to do.
-func (s *presigning) wait(now time.Time) time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return max(0, s.due().Sub(now))
+func (r *renewal) wait(now time.Time) time.Duration {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return max(0, r.due().Sub(now))
 }
 
 // due is when the logs are asked next.
-func (s *presigning) due() time.Time {
-	if again := s.doubts.Add(suspectPause); s.suspect.Load() && again.Before(s.next) {
+func (r *renewal) due() time.Time {
+	if again := r.rechecked.Add(recheckPause); r.rejected.Load() && again.Before(r.next) {
 		return again
 	}
-	return s.next
+	return r.next
 }
 
-// presign makes a's presigner and asks the logs where it is time to. The error is
-// why there is no new one; ErrRefused in it means that there can't be.
-func (i *Issuer) presign(ctx context.Context, a *Authority) error {
+// renewSigner makes a's precertificate signer and asks the logs where it is time
+// to. The error is why there is no new one; ErrRefused in it means that there can't
+// be.
+func (f *InForce) renewSigner(ctx context.Context, a *Authority) error {
 	if !a.lease.take() { // another took its place meanwhile
 		return nil
 	}
-	defer a.release()
-	s := a.presigning
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := i.now()
-	if now.Before(s.due()) {
+	defer a.Release()
+	r := a.renewal
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	now := f.o.Trail.Now()
+	if now.Before(r.due()) {
 		return nil
 	}
-	if a.notAfter.Sub(now) < 2*MaxLifetime { // another would hardly begin before its end
-		s.next = never
-		if s.suspect.Swap(false) { // and there is nobody left to ask about this one
-			s.current.Store(nil)
+	if a.notAfter.Sub(now) < 2*MaxLeafLifetime { // another would hardly begin before its end
+		r.next = never
+		if r.rejected.Swap(false) { // and no log takes this one
+			r.current.Store(nil)
 		}
 		return nil
 	}
-	if s.suspect.Load() {
-		s.doubts = now
+	if r.rejected.Load() {
+		r.rechecked = now
 	}
-	bounded, cancel := context.WithTimeout(ctx, presignTimeout)
+	bounded, cancel := context.WithTimeout(ctx, renewalTimeout)
 	defer cancel()
-	err := i.renewPresigner(bounded, a)
+	err := f.tryLatest(bounded, a, now)
 	switch {
 	case ctx.Err() != nil: // the service ends
 		return err
 	case err == nil:
-		s.current.Store(s.latest)
-		s.suspect.Store(false)
-		s.refused.Store(false)
-		s.next, s.pause = s.latest.renew, 0
+		r.current.Store(r.latest)
+		r.rejected.Store(false)
+		r.unsupported.Store(false)
+		r.next, r.pause = r.latest.renew, 0
 	case errors.Is(err, ctlog.ErrRefused):
-		s.current.Store(nil)
-		s.suspect.Store(false)
-		s.refused.Store(true)
-		s.next, s.pause = now.Add(presignerRenewal), 0
+		r.current.Store(nil)
+		r.rejected.Store(false)
+		r.unsupported.Store(true)
+		r.next, r.pause = now.Add(signerRenewal), 0
 	default:
-		s.pause = min(max(2*s.pause, leastPause), mostPause)
-		s.next = now.Add(s.pause)
+		r.pause = min(max(2*r.pause, minPause), maxPause)
+		r.next = now.Add(r.pause)
 	}
-	i.tell(ctx, a, err)
+	f.logForm(ctx, a, err)
 	return err
 }
 
-// tell writes a line when it changes what signs precertificates, and why.
-func (i *Issuer) tell(ctx context.Context, a *Authority, err error) {
-	s := a.presigning
-	words, level := i.signingForm(a), slog.LevelInfo
+// tryLatest leaves in latest a signer whose precertificate every log has just
+// taken. One that the logs couldn't be asked about is kept for the next time.
+func (f *InForce) tryLatest(ctx context.Context, a *Authority, now time.Time) error {
+	if r := a.renewal; r.latest == nil || !now.Before(r.latest.renew) {
+		s, err := f.newSigner(ctx, a, now)
+		if err != nil {
+			return err
+		}
+		r.latest = s
+	}
+	return f.o.Probe(ctx, a, a.renewal.latest)
+}
+
+// logForm writes a line when what signs precertificates changes, and why.
+func (f *InForce) logForm(ctx context.Context, a *Authority, err error) {
+	r := a.renewal
+	form, level := f.signingForm(a), slog.LevelInfo
 	if err != nil {
 		level = slog.LevelWarn
+		if r.current.Load() != nil {
+			form = "the precertificate signing certificate in force can't be replaced yet"
+		}
 	}
-	if kept := err != nil && s.current.Load() != nil; kept {
-		words = "the precertificate signing certificate in force can't be replaced yet"
-	}
-	if words == s.told {
+	if form == r.lastLogged {
 		return
 	}
-	s.told = words
-	attrs := []slog.Attr{slog.String("authority", a.words), slog.String("signatures_per_certificate", words)}
+	r.lastLogged = form
+	attrs := []slog.Attr{slog.String("authority", a.Subject), slog.String("signatures_per_certificate", form)}
 	if err != nil {
 		attrs = append(attrs, slog.Any("error", err))
 	}
-	i.logger.LogAttrs(ctx, level, "how precertificates are signed", attrs...)
+	f.o.Trail.Logger.LogAttrs(ctx, level, "how precertificates are signed", attrs...)
 }
 
 // SigningForm says what a certificate costs of the active authority's key, and
 // why, in words that anybody may read.
-func (i *Issuer) SigningForm() string { return i.signingForm(i.current.Load().Active) }
+func (f *InForce) SigningForm() string { return f.signingForm(f.current.Load().Active) }
 
-func (i *Issuer) signingForm(a *Authority) string {
-	if i.log == nil {
+func (f *InForce) signingForm(a *Authority) string {
+	if f.o.Probe == nil {
 		return "1: there are no precertificates without a log"
 	}
-	if p := a.presigner(i.validity(i.lifetime)); p != nil {
-		return "1: precertificates have a signing certificate, valid to " + p.certificate.NotAfter.UTC().Format(time.RFC3339)
+	if s := a.PrecertificateSigner(f.validity()); s != nil {
+		return "1: precertificates have a signing certificate, valid to " + chain.Stamp(s.Certificate.NotAfter)
 	}
 	switch {
-	case a.presigning == nil:
+	case a.renewal == nil:
 		return "2: the authority's key signs precertificates as well"
-	case a.presigning.refused.Load():
+	case a.renewal.unsupported.Load():
 		return "2: a log refuses what a precertificate signing certificate signs"
 	default:
 		return "2: the logs or the key couldn't be asked yet for a precertificate signing certificate"
 	}
-}
-
-// renewPresigner leaves in latest a presigner whose precertificate every log has
-// just taken. One that the logs couldn't be asked about is kept for the next time.
-func (i *Issuer) renewPresigner(ctx context.Context, a *Authority) error {
-	s, now := a.presigning, i.now()
-	if old := s.latest; old == nil || !now.Before(old.renew) {
-		p, err := i.makePresigner(ctx, a, now)
-		if err != nil {
-			return err
-		}
-		s.latest = p
-	}
-	return i.probe(ctx, a, s.latest)
-}
-
-// makePresigner makes a key and has the authority certify it, on record before and after.
-func (i *Issuer) makePresigner(ctx context.Context, a *Authority, now time.Time) (*presigner, error) {
-	key, err := a.presignerKey()
-	if err != nil {
-		return nil, fmt.Errorf("ca: making a precertificate signing key: %w", err)
-	}
-	serial, err := newSerial(i.random)
-	if err != nil {
-		return nil, err
-	}
-	template := a.presignerTemplate(serial, now)
-	spki, err := x509.MarshalPKIXPublicKey(key.Public())
-	if err != nil {
-		return nil, fmt.Errorf("ca: the precertificate signing key: %w", err)
-	}
-	intent := own(audit.PurposePresigner, a, spki)
-	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(serial.Bytes()), template.NotBefore, template.NotAfter
-	if err := i.trail.record(ctx, intent); err != nil {
-		return nil, err
-	}
-	p, err := a.newPresigner(ctx, template, key, now)
-	if err != nil {
-		i.trail.failed(ctx, intent, err)
-		return nil, err
-	}
-	done, fingerprint := intent, sha256.Sum256(p.certificate.Raw)
-	done.Type, done.Fingerprint = audit.Issued, hex.EncodeToString(fingerprint[:])
-	return p, i.trail.record(ctx, done)
-}
-
-// probe submits a precertificate of nobody, signed by p, to every log. It says
-// what a client's would, but for the identity; no certificate follows it.
-func (i *Issuer) probe(ctx context.Context, a *Authority, p *presigner) error {
-	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // forgotten at once
-	if err != nil {
-		return fmt.Errorf("ca: making a key for a probe: %w", err)
-	}
-	l := &leaf{lifetime: i.lifetime, san: identity.SAN{Kind: identity.URI, Value: probeName}}
-	l.notBefore, l.notAfter = i.validity(i.lifetime)
-	if l.spki, err = x509.MarshalPKIXPublicKey(&key.PublicKey); err != nil {
-		return fmt.Errorf("ca: a probe's key: %w", err)
-	}
-	if l.keyID, err = keyID(l.spki); err != nil {
-		return err
-	}
-	if l.serial, err = newSerial(i.random); err != nil {
-		return err
-	}
-	poisoned, err := a.tbs(l, poisonDER)
-	if err != nil {
-		return err
-	}
-	plain, err := replaceExtension(poisoned, oidPoison, nil)
-	if err != nil {
-		return err
-	}
-	intent := own(audit.PurposeProbe, a, l.spki)
-	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(l.serial.Bytes()), l.notBefore, l.notAfter
-	intent.SAN, intent.SANType = l.san.Value, l.san.Kind.String()
-	if err := i.trail.record(ctx, intent); err != nil {
-		return err
-	}
-	chain, err := a.precertify(ctx, p, poisoned, plain)
-	if err == nil {
-		err = i.log.Accepts(ctx, chain)
-	}
-	if err != nil {
-		i.trail.failed(ctx, intent, err)
-		return err
-	}
-	done := intent
-	done.Type = audit.Probed
-	return i.trail.record(ctx, done)
-}
-
-// own is the record of something of the CA's own.
-func own(purpose string, a *Authority, spki []byte) audit.Event {
-	fingerprint := sha256.Sum256(spki)
-	return audit.Event{
-		Type: audit.Intent, Purpose: purpose, Authority: a.words, KeyFingerprint: hex.EncodeToString(fingerprint[:]),
-	}
-}
-
-// registerForm registers what shows how precertificates are signed.
-func (i *Issuer) registerForm(r prometheus.Registerer) error {
-	if r == nil {
-		return nil
-	}
-	inForce := func() *presigner { return i.current.Load().Active.presigner(i.validity(i.lifetime)) }
-	return errors.Join(
-		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "mayfly_ca_signatures_per_certificate",
-			Help: "Signatures of the active authority's key that a certificate costs: 1 with a precertificate signing certificate or without a log, else 2.",
-		}, func() float64 { return float64(i.signatures(inForce())) })),
-		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "mayfly_ca_precertificate_signer_expiry_timestamp_seconds",
-			Help: "When the precertificate signing certificate in force ends, in Unix seconds; 0 without one.",
-		}, func() float64 {
-			p := inForce()
-			if p == nil {
-				return 0
-			}
-			return float64(p.certificate.NotAfter.Unix())
-		})),
-	)
 }

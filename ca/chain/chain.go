@@ -62,11 +62,16 @@ func Parse(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
+// Encode is one certificate in PEM, with a final new line.
+func Encode(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
 // PEM is a chain as a chain file has it, in its order.
 func PEM(chain []*x509.Certificate) []byte {
 	var b []byte
 	for _, c := range chain {
-		b = append(b, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+		b = append(b, Encode(c.Raw)...)
 	}
 	return b
 }

@@ -175,7 +175,7 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 		return err
 	}
 	defer kms.Close(signer)
-	if !key.Of(issuing) {
+	if !cachain.Holds(issuing, key.Public()) {
 		return &failure{code: exitFailed, mend: "name the issuing certificate's key, or put its certificate first",
 			err: fmt.Errorf("%s isn't the key of the first certificate", key.Ref)}
 	}
