@@ -91,7 +91,7 @@ func (i *Issuer) prepare(a *authority.Authority, who identity.Principal, key pro
 // sign takes a linted TBSCertificate with the poison through the log to a
 // checked certificate. p signs the precertificate, or the authority where it is nil.
 func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
-	plain, err := replaceExtension(poisoned, oidPoison, nil)
+	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
 	if err != nil {
 		return nil, err
 	}
@@ -123,7 +123,7 @@ func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.
 		if err != nil {
 			return nil, err
 		}
-		if final, err = replaceExtension(poisoned, oidPoison, list); err != nil {
+		if final, err = replaceExtension(poisoned, ctlog.OIDPoison, list); err != nil {
 			return nil, err
 		}
 	}
@@ -177,7 +177,7 @@ func check(a *authority.Authority, der, plain []byte, logged bool) error {
 	}
 	got := c.RawTBSCertificate
 	if logged {
-		if got, err = replaceExtension(got, oidSCTList, nil); err != nil {
+		if got, err = replaceExtension(got, ctlog.OIDSCTList, nil); err != nil {
 			return fmt.Errorf("ca: check: SCT list: %w", err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 )
 
@@ -41,7 +42,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err != nil {
 		return err
 	}
-	plain, err := replaceExtension(poisoned, oidPoison, nil)
+	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
 	if err != nil {
 		return err
 	}

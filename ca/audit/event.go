@@ -43,9 +43,9 @@ const recoveredType = "dev.mayfly.audit." + recovered
 
 // What a certificate is for, where it isn't a client's: Purpose's values.
 const (
-	// PurposePresigner is a certificate of the CA itself that signs precertificates
+	// PurposePrecertificateSigner is a certificate of the CA itself that signs precertificates
 	// (RFC 6962 §3.1).
-	PurposePresigner = "precertificate_signer"
+	PurposePrecertificateSigner = "precertificate_signer"
 	// PurposeIssuing is a short-lived issuing CA's certificate (mode ephemeral). Its
 	// intent has no serial number yet, but the key's fingerprint.
 	PurposeIssuing = "issuing_certificate"

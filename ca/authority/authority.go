@@ -105,7 +105,10 @@ func window(certs []*x509.Certificate) (notBefore, notAfter time.Time) {
 	return notBefore, notAfter
 }
 
-// authorityKeyID is the extension that names an issuer's key (RFC 5280 §4.2.1.1).
+// OIDKeyID is the type of the authority key identifier (RFC 5280 §4.2.1.1).
+var OIDKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
+
+// authorityKeyID is the extension that names an issuer's key.
 func authorityKeyID(keyID []byte) ([]byte, error) {
 	value, err := asn1.Marshal(struct {
 		KeyID []byte `asn1:"tag:0"`
@@ -113,7 +116,7 @@ func authorityKeyID(keyID []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
 	}
-	der, err := asn1.Marshal(pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 35}, Value: value})
+	der, err := asn1.Marshal(pkix.Extension{Id: OIDKeyID, Value: value})
 	if err != nil {
 		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
 	}

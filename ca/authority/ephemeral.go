@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // maxValidEphemeral bounds how many issuing certificates are valid at a time: a
@@ -234,15 +235,8 @@ const historyInterval = time.Minute
 func (e *Ephemeral) Run(ctx context.Context, put func(context.Context) error) error {
 	pending := false
 	for {
-		wait := max(0, min(historyInterval, e.due().Sub(e.o.Trail.Now())))
-		t := time.NewTimer(wait)
-		select {
-		case <-ctx.Done():
-			t.Stop()
+		if wait.OrWoken(ctx, min(historyInterval, e.due().Sub(e.o.Trail.Now())), e.o.Wake) != nil {
 			return nil
-		case <-t.C:
-		case <-e.o.Wake:
-			t.Stop()
 		}
 		if !e.advance(ctx) && !pending {
 			continue

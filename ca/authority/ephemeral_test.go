@@ -10,7 +10,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -21,15 +20,15 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// signingCA is a root's key that counts its signatures, and can be down.
-type signingCA struct {
+// countingKey is a root's key that counts its signatures, and can be down.
+type countingKey struct {
 	kms.Signer
 	signs atomic.Int64
 	down  atomic.Bool
@@ -37,7 +36,7 @@ type signingCA struct {
 
 var errDown = errors.New("the KMS is down")
 
-func (s *signingCA) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+func (s *countingKey) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if s.down.Load() {
 		return nil, errDown
 	}
@@ -46,7 +45,7 @@ func (s *signingCA) Sign(ctx context.Context, digest []byte, opts crypto.SignerO
 }
 
 // ephemeralRoot makes a root in files, for an authority of the mode ephemeral.
-func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityConfig {
+func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) Config {
 	t.Helper()
 	dir := t.TempDir()
 	path := filepath.Join(dir, "root.key.pem")
@@ -54,23 +53,23 @@ func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityCon
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceremony.New(nil, ceremony.Profile{Organization: "Example", PathLength: ceremony.Unlimited, Lifetime: life}, ceremony.Circumstances{Now: now})
+	draft, err := cacert.New(nil, cacert.Profile{Organization: "Example", PathLength: cacert.Unlimited, Lifetime: life}, now)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.For(key.Public(), path); err != nil {
+	if err := draft.For(key.Public()); err != nil {
 		t.Fatal(err)
 	}
-	made, err := c.Sign(ceremony.Key{Signer: key, Ref: path})
+	made, err := draft.Sign(cacert.Key{Signer: key, Ref: path})
 	if err != nil {
 		t.Fatal(err)
 	}
-	chain := filepath.Join(dir, "root.pem")
-	if err := os.WriteFile(chain, made.PEM(), 0o600); err != nil {
+	root := filepath.Join(dir, "root.pem")
+	if err := os.WriteFile(root, chain.PEM(made.Chain), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	return AuthorityConfig{
-		Mode: ModeEphemeral, Chain: setting.Path(chain), Key: setting.KeyRef("file:" + path),
+	return Config{
+		Mode: ModeEphemeral, Chain: setting.Path(root), Key: setting.KeyRef("file:" + path),
 		Ephemeral: EphemeralConfig{History: setting.Path(filepath.Join(dir, "history"))},
 	}
 }
@@ -78,7 +77,7 @@ func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityCon
 // ephemeralRig is an ephemeral authority at work, and what a client of it sees.
 type ephemeralRig struct {
 	*Ephemeral
-	ca      *signingCA
+	ca      *countingKey
 	records recorder
 	put     func(context.Context) error
 
@@ -87,17 +86,45 @@ type ephemeralRig struct {
 	puts   int
 }
 
+// quiet is an audit trail whose log nobody reads.
+func quiet(r audit.Recorder, now func() time.Time) audit.Trail {
+	return audit.Trail{Recorder: r, Now: now, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// recorder is an audit trail in memory that can be told to fail.
+type recorder struct {
+	fail   func(e audit.Event) error
+	events []audit.Event
+}
+
+func (r *recorder) Record(_ context.Context, e audit.Event) error {
+	if r.fail != nil {
+		if err := r.fail(e); err != nil {
+			return err
+		}
+	}
+	r.events = append(r.events, e)
+	return nil
+}
+
+func (r *recorder) types() (all []audit.Type) {
+	for _, e := range r.events {
+		all = append(all, e.Type)
+	}
+	return all
+}
+
 const testLeaf = 10 * time.Minute
 
-func startEphemeral(t *testing.T, c AuthorityConfig, now func() time.Time) (*ephemeralRig, error) {
+func startEphemeral(t *testing.T, c Config, now func() time.Time) (*ephemeralRig, error) {
 	t.Helper()
-	a, err := LoadAuthority(t.Context(), c, now(), kms.Options{})
+	a, err := Load(t.Context(), c, LoadOptions{Now: now()})
 	if err != nil {
 		return nil, err
 	}
-	r := &ephemeralRig{ca: &signingCA{Signer: a.signer}, listed: make(map[string]time.Time)}
+	r := &ephemeralRig{ca: &countingKey{Signer: a.signer}, listed: make(map[string]time.Time)}
 	a.signer = r.ca
-	r.Ephemeral, err = StartEphemeral(t.Context(), a, EphemeralOptions{Lifetime: testLeaf, Auditor: &r.records, Now: now, Logger: slog.New(slog.DiscardHandler)})
+	r.Ephemeral, err = StartEphemeral(t.Context(), a, EphemeralOptions{Lifetime: testLeaf, Trail: quiet(&r.records, now)})
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +140,7 @@ func (r *ephemeralRig) show() {
 	r.puts++
 	for _, c := range r.certificates() {
 		if _, known := r.listed[string(c.Raw)]; !known {
-			r.listed[string(c.Raw)] = r.now()
+			r.listed[string(c.Raw)] = r.o.Trail.Now()
 		}
 	}
 }
@@ -150,18 +177,18 @@ func (r *ephemeralRig) active() *Authority {
 // clients couldn't know for the stated time.
 func (r *ephemeralRig) issues(t *testing.T, ahead time.Duration) bool {
 	t.Helper()
-	a, now := r.active(), r.now().UTC().Truncate(time.Second)
-	if a.covers(now, now.Add(testLeaf-time.Second)) != nil {
+	a, now := r.active(), r.o.Trail.Now().UTC().Truncate(time.Second)
+	if a.Covers(now, now.Add(testLeaf-time.Second)) != nil {
 		return false
 	}
-	if now.Add(testLeaf - time.Second).After(a.issuer.NotAfter) {
-		t.Errorf("%v: a leaf beyond its issuer, which ends at %v", now, a.issuer.NotAfter)
+	if now.Add(testLeaf - time.Second).After(a.Certificate.NotAfter) {
+		t.Errorf("%v: a leaf beyond its issuer, which ends at %v", now, a.Certificate.NotAfter)
 	}
 	r.mu.Lock()
-	since, known := r.listed[string(a.issuer.Raw)]
+	since, known := r.listed[string(a.Certificate.Raw)]
 	r.mu.Unlock()
-	if !known || r.now().Sub(since) < ahead {
-		t.Errorf("%v: %s issues, listed since %v (%v)", now, a.words, since, known)
+	if !known || r.o.Trail.Now().Sub(since) < ahead {
+		t.Errorf("%v: %s issues, listed since %v (%v)", now, a.Subject, since, known)
 	}
 	return true
 }
@@ -191,7 +218,7 @@ func TestEphemeralWeeks(t *testing.T) {
 			if !r.issues(t, 24*time.Hour) {
 				t.Fatalf("%v: a gap: %v", time.Now(), r.Detail())
 			}
-			seen[string(r.active().issuer.Raw)] = true
+			seen[string(r.active().Certificate.Raw)] = true
 			if err := r.Ready(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -294,7 +321,7 @@ func TestEphemeralRestart(t *testing.T) {
 				t.Fatal(err)
 			}
 			listed := second.certificates()
-			if len(listed) != 2 || !listed[0].Equal(first.active().issuer) || !listed[1].Equal(second.active().issuer) {
+			if len(listed) != 2 || !listed[0].Equal(first.active().Certificate) || !listed[1].Equal(second.active().Certificate) {
 				t.Errorf("%d listed", len(listed))
 			}
 			if got := second.issues(t, 0); got != accept {
@@ -395,92 +422,6 @@ func TestEphemeralLastDays(t *testing.T) {
 	})
 }
 
-// TestEphemeralIssues: a whole issuance, with the signing CA's key asked for
-// nothing, while certificates succeed each other under load.
-func TestEphemeralIssues(t *testing.T) {
-	t.Parallel()
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	c.Ephemeral.AcceptUnlisted = true
-	r, err := startEphemeral(t, c, clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = r.Authorities(One(r.signing)) })
-	who, key := alice(t)
-	before := r.ca.signs.Load()
-	r.ca.down.Store(true)
-	cert, err := rig.issuer.Issue(t.Context(), who, key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if got := r.ca.signs.Load() - before; got != 0 || len(cert.Chain) != 2 {
-		t.Errorf("%d signatures by the signing CA, a chain of %d", got, len(cert.Chain))
-	}
-	verifies(t, cert)
-	if err := rig.issuer.Ready(t.Context()); err != nil {
-		t.Error(err)
-	}
-
-	rig = newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(r.signing) })
-	if cert, err := rig.issuer.Issue(t.Context(), who, key); err == nil {
-		t.Errorf("the signing CA issued a leaf: %v", cert)
-	}
-}
-
-// TestEphemeralUnderLoad: certificates succeed each other for ten days while
-// requests are under way, and none of them fails.
-func TestEphemeralUnderLoad(t *testing.T) {
-	t.Parallel()
-	var ahead atomic.Int64
-	now := func() time.Time { return noon.Add(time.Duration(ahead.Load())) }
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	c.Ephemeral.AcceptUnlisted = true
-	r, err := startEphemeral(t, c, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	base := One(r.signing)
-	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
-		o.Authorities, o.Now, o.Log, o.AcceptUnlogged = r.Authorities(base), now, nil, true
-	})
-	who, key := alice(t)
-	ctx, stop := context.WithCancel(t.Context())
-	defer stop()
-	var all sync.WaitGroup
-	var issued atomic.Int64
-	issuers := new(sync.Map)
-	for range 4 {
-		all.Go(func() {
-			for ctx.Err() == nil {
-				cert, err := rig.issuer.Issue(t.Context(), who, key)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				issued.Add(1)
-				issuers.Store(string(cert.Chain[0]), true)
-			}
-		})
-	}
-	for range 10 * 24 {
-		before := issued.Load()
-		ahead.Add(int64(time.Hour))
-		if r.step(t.Context()) {
-			rig.issuer.Use(r.Authorities(base))
-		}
-		for issued.Load() == before && !t.Failed() {
-			runtime.Gosched()
-		}
-	}
-	stop()
-	all.Wait()
-	used := 0
-	issuers.Range(func(any, any) bool { used++; return true })
-	if want := len(r.certificates()); used < want-1 || want < 6 || len(rig.issuer.Chains()) != want {
-		t.Errorf("%d issuing certificates were used, of %d; %d chains", used, want, len(rig.issuer.Chains()))
-	}
-}
-
 // TestEphemeralRefusals: what the operator reads when it can't start.
 func TestEphemeralRefusals(t *testing.T) {
 	t.Parallel()
@@ -489,19 +430,19 @@ func TestEphemeralRefusals(t *testing.T) {
 	leafIssuer.intermediate.MaxPathLenZero = true
 	zero := leafIssuer.write(t)
 	for name, tt := range map[string]struct {
-		change func(*AuthorityConfig)
+		change func(*Config)
 		want   string
 	}{
-		"no history":        {func(c *AuthorityConfig) { c.Ephemeral.History = "" }, "ca.authority.ephemeral.history: required with `mode: ephemeral`"},
-		"too short":         {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = time.Hour }, "ca.authority.ephemeral.lifetime: 1h0m0s is out of bounds: from 24h0m0s to 720h0m0s, in whole seconds"},
-		"too long":          {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = 721 * time.Hour }, "is out of bounds"},
-		"no room":           {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = 24 * time.Hour }, "ca.authority.ephemeral.publish_ahead: 24h0m0s is out of bounds: from 1m to half of the lifetime (12h0m0s)"},
-		"another mode":      {func(c *AuthorityConfig) { c.Mode = ModeDirect }, "ca.authority.ephemeral: belongs to `mode: ephemeral`"},
-		"a leaf issuer":     {func(c *AuthorityConfig) { c.Chain, c.Key = zero.Chain, zero.Key }, "its path length 0 forbids the 1 CA certificates below it: reissue it with a longer one"},
-		"a sealed key":      {func(c *AuthorityConfig) { c.SealedKey = "x" }, "ca.authority.sealed_key: belongs to `mode: sealed`"},
-		"precertificates":   {func(c *AuthorityConfig) { c.PrecertificateSigner = PresignOn }, "ca.authority.precertificate_signer: is for a key in a KMS"},
-		"a quota":           {func(c *AuthorityConfig) { c.SigningQuota = 5 }, "ca.authority.signing_quota: is for a key that signs certificates"},
-		"a file as history": {func(c *AuthorityConfig) { c.Ephemeral.History = c.Chain }, "not a directory"},
+		"no history":        {func(c *Config) { c.Ephemeral.History = "" }, "ca.authority.ephemeral.history: required with `mode: ephemeral`"},
+		"too short":         {func(c *Config) { c.Ephemeral.Lifetime = time.Hour }, "ca.authority.ephemeral.lifetime: 1h0m0s is out of bounds: from 24h0m0s to 720h0m0s, in whole seconds"},
+		"too long":          {func(c *Config) { c.Ephemeral.Lifetime = 721 * time.Hour }, "is out of bounds"},
+		"no room":           {func(c *Config) { c.Ephemeral.Lifetime = 24 * time.Hour }, "ca.authority.ephemeral.publish_ahead: 24h0m0s is out of bounds: from 1m to half of the lifetime (12h0m0s)"},
+		"another mode":      {func(c *Config) { c.Mode = ModeDirect }, "ca.authority.ephemeral: belongs to `mode: ephemeral`"},
+		"a leaf issuer":     {func(c *Config) { c.Chain, c.Key = zero.Chain, zero.Key }, "its path length 0 forbids the 1 CA certificates below it: reissue it with a longer one"},
+		"a sealed key":      {func(c *Config) { c.SealedKey = "x" }, "ca.authority.sealed_key: belongs to `mode: sealed`"},
+		"precertificates":   {func(c *Config) { c.PrecertificateSigner = SignerOn }, "ca.authority.precertificate_signer: is for a key in a KMS"},
+		"a quota":           {func(c *Config) { c.SigningQuota = 5 }, "ca.authority.signing_quota: is for a key that signs certificates"},
+		"a file as history": {func(c *Config) { c.Ephemeral.History = c.Chain }, "not a directory"},
 	} {
 		c := good
 		tt.change(&c)
@@ -510,24 +451,24 @@ func TestEphemeralRefusals(t *testing.T) {
 		}
 	}
 
-	unrecorded, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
+	unrecorded, err := Load(t.Context(), good, LoadOptions{Now: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
-	counting := &signingCA{Signer: unrecorded.signer}
+	counting := &countingKey{Signer: unrecorded.signer}
 	unrecorded.signer = counting
 	full := &recorder{fail: func(audit.Event) error { return errors.New("the disk is full") }}
-	if _, err := StartEphemeral(t.Context(), unrecorded, EphemeralOptions{Lifetime: testLeaf, Auditor: full, Now: clock, Logger: slog.New(slog.DiscardHandler)}); fault.From(err).Reason != fault.AuditUnavailable || counting.signs.Load() != 0 {
+	if _, err := StartEphemeral(t.Context(), unrecorded, EphemeralOptions{Lifetime: testLeaf, Trail: quiet(full, clock)}); fault.From(err).Reason != fault.AuditUnavailable || counting.signs.Load() != 0 {
 		t.Errorf("without a record: %v, %d signatures", err, counting.signs.Load())
 	}
 
-	down, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
+	down, err := Load(t.Context(), good, LoadOptions{Now: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
-	down.signer = &signingCA{Signer: down.signer}
-	down.signer.(*signingCA).down.Store(true)
-	o := EphemeralOptions{Lifetime: testLeaf, Auditor: &recorder{}, Now: clock, Logger: slog.New(slog.DiscardHandler)}
+	down.signer = &countingKey{Signer: down.signer}
+	down.signer.(*countingKey).down.Store(true)
+	o := EphemeralOptions{Lifetime: testLeaf, Trail: quiet(&recorder{}, clock)}
 	if _, err := StartEphemeral(t.Context(), down, o); !errors.Is(err, errDown) || !strings.Contains(err.Error(), "the first ephemeral issuing certificate: signing with the signing CA's key") {
 		t.Errorf("%v", err)
 	}
@@ -547,12 +488,12 @@ func TestEphemeralStartsOverAndOver(t *testing.T) {
 		t.Fatal(err)
 	}
 	for n := range maxValidEphemeral - 1 {
-		if err := r.few(); err != nil {
+		if err := r.checkValidCount(); err != nil {
 			t.Fatalf("at %d: %v", n, err)
 		}
-		r.history.known[fmt.Sprint(n)] = r.active().issuer
+		r.history.known[fmt.Sprint(n)] = r.active().Certificate
 	}
-	if err := r.few(); err == nil || !strings.Contains(err.Error(), "200 ephemeral issuing certificates are valid already") {
+	if err := r.checkValidCount(); err == nil || !strings.Contains(err.Error(), "200 ephemeral issuing certificates are valid already") {
 		t.Errorf("%v", err)
 	}
 }
@@ -566,7 +507,7 @@ func TestHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, name := string(c.Ephemeral.History), historyName(r.active().issuer)
+	dir, name := string(c.Ephemeral.History), historyName(r.active().Certificate)
 	good, err := os.ReadFile(filepath.Join(dir, name))
 	if err != nil {
 		t.Fatal(err)
@@ -575,7 +516,7 @@ func TestHistory(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	other := stranger.active().issuer
+	other := stranger.active().Certificate
 	root := r.parent[0]
 	for what, tt := range map[string]struct {
 		name string
@@ -596,19 +537,19 @@ func TestHistory(t *testing.T) {
 		if err := os.WriteFile(path, tt.b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := LoadAuthority(t.Context(), c, noon, kms.Options{})
+		_, err := Load(t.Context(), c, LoadOptions{Now: noon})
 		if err == nil || !strings.Contains(err.Error(), "ca.authority.ephemeral.history: "+path) || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", what, err, tt.want)
 		}
 		if tt.name != name {
-			r.step(t.Context())
+			r.advance(t.Context())
 			if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 1 {
 				t.Errorf("%s: a running service: %v, lists %d", what, err, len(r.certificates()))
 			}
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
 			}
-			r.step(t.Context())
+			r.advance(t.Context())
 			if err := r.Ready(t.Context()); err != nil {
 				t.Errorf("%s: no recovery: %v", what, err)
 			}
@@ -620,7 +561,7 @@ func TestHistory(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, ".new-x"), good[:9], 0o600); err != nil { // the power went
 		t.Fatal(err)
 	}
-	if _, err := LoadAuthority(t.Context(), c, noon, kms.Options{}); err != nil {
+	if _, err := Load(t.Context(), c, LoadOptions{Now: noon}); err != nil {
 		t.Error(err)
 	}
 }
@@ -658,11 +599,11 @@ func TestHistoryGone(t *testing.T) {
 	if _, err := startEphemeral(t, c, clock); err != nil { // a replica
 		t.Fatal(err)
 	}
-	r.step(t.Context())
+	r.advance(t.Context())
 	if err := os.RemoveAll(string(c.Ephemeral.History)); err != nil {
 		t.Fatal(err)
 	}
-	r.step(t.Context())
+	r.advance(t.Context())
 	if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 2 {
 		t.Errorf("lists %d, %v", len(r.certificates()), err)
 	}
@@ -690,16 +631,14 @@ func FuzzHistory(f *testing.F) {
 // fuzzChain is a root and an issuing CA below it.
 func fuzzChain(f *testing.F) (root, issuing *x509.Certificate) {
 	f.Helper()
-	made, err := CreateFileAuthority(CreateOptions{Dir: filepath.Join(f.TempDir(), "ca"), Organization: "Example", Now: noon})
+	l := newLineage(f)
+	l.intermediate.MaxPathLenZero = true
+	a, err := Load(f.Context(), l.write(f), LoadOptions{Now: noon})
 	if err != nil {
 		f.Fatal(err)
 	}
-	a, err := LoadAuthority(f.Context(), AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}, noon, kms.Options{})
-	if err != nil {
+	if root, err = x509.ParseCertificate(a.Chain[1]); err != nil {
 		f.Fatal(err)
 	}
-	if root, err = x509.ParseCertificate(a.chain[1]); err != nil {
-		f.Fatal(err)
-	}
-	return root, a.issuer
+	return root, a.Certificate
 }

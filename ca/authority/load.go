@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -102,7 +103,7 @@ func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority
 
 // checkKey wants the key to be that of the first certificate.
 func checkKey(path string, c Config, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
-	if len(certs) > 0 && !chain.Holds(certs[0], signer.Public()) {
+	if len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()) {
 		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
 			chain.Subject(certs[0]), c.Chain)
 	}

@@ -115,7 +115,7 @@ func (f *InForce) newSigner(ctx context.Context, a *Authority, now time.Time) (*
 		return nil, err
 	}
 	template := a.signerTemplate(serial, keyID, now)
-	intent := a.Intent(audit.PurposePresigner, spki)
+	intent := a.Intent(audit.PurposePrecertificateSigner, spki)
 	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(serial.Bytes()), template.NotBefore, template.NotAfter
 	if err := f.o.Trail.Record(ctx, intent); err != nil {
 		return nil, err

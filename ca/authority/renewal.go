@@ -11,6 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // How a precertificate signer is kept up to date.
@@ -112,14 +113,8 @@ func (f *InForce) Run(ctx context.Context) error {
 			_ = f.renewSigner(ctx, a) // it has logged the failure
 			sleep = min(max(a.renewal.wait(f.o.Trail.Now()), minSleep), maxSleep)
 		}
-		timer := time.NewTimer(sleep)
-		select {
-		case <-ctx.Done():
-			timer.Stop()
+		if wait.OrWoken(ctx, sleep, f.woken) != nil {
 			return nil
-		case <-f.woken:
-			timer.Stop()
-		case <-timer.C:
 		}
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Using is s as a crypto.Signer, for as long as ctx lasts.
@@ -64,7 +65,7 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	if len(d.Parent) > 0 {
 		parent = d.Parent[0]
 	}
-	if !chain.Holds(parent, issuer.Public()) {
+	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
 		return nil, fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
 	}
 	template := *d.Template

@@ -5,7 +5,6 @@ package chain
 
 import (
 	"bytes"
-	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -138,12 +137,6 @@ func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func Fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
-}
-
-// Holds reports whether public is the key of c.
-func Holds(c *x509.Certificate, public crypto.PublicKey) bool {
-	k, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(public)
 }
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,

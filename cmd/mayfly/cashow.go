@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -175,7 +176,7 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 		return err
 	}
 	defer kms.Close(signer)
-	if !cachain.Holds(issuing, key.Public()) {
+	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
 		return &failure{code: exitFailed, mend: "name the issuing certificate's key, or put its certificate first",
 			err: fmt.Errorf("%s isn't the key of the first certificate", key.Ref)}
 	}

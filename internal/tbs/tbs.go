@@ -5,6 +5,7 @@
 package tbs
 
 import (
+	"bytes"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -67,19 +68,24 @@ func Join(before, extensions []byte) ([]byte, error) {
 // makes of its fields after the type: an encoded extension, or nothing to leave it
 // out. found counts these. The error is [ErrMalformed], or with's.
 func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest cryptobyte.String) ([]byte, error)) (out []byte, found int, err error) {
+	var b cryptobyte.Builder
+	b.AddASN1ObjectIdentifier(oid)
+	want, err := b.Bytes() // two bytes of header before the content
+	if err != nil {
+		return nil, 0, fmt.Errorf("encoding the type of an extension: %w", err)
+	}
 	list := cryptobyte.String(extensions)
 	out = make([]byte, 0, len(extensions))
 	for !list.Empty() {
-		var element, fields cryptobyte.String
-		var id asn1.ObjectIdentifier
+		var element, fields, id cryptobyte.String
 		if !list.ReadASN1Element(&element, cryptobyteasn1.SEQUENCE) {
 			return nil, 0, ErrMalformed
 		}
 		whole := element
-		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1ObjectIdentifier(&id) {
+		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1(&id, cryptobyteasn1.OBJECT_IDENTIFIER) || !wellFormed(id) {
 			return nil, 0, ErrMalformed
 		}
-		if !id.Equal(oid) {
+		if !bytes.Equal(id, want[2:]) {
 			out = append(out, element...)
 			continue
 		}
@@ -90,4 +96,21 @@ func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest crypto
 		out, found = append(out, instead...), found+1
 	}
 	return out, found, nil
+}
+
+// wellFormed reports whether the content of an object identifier is in DER (X.690
+// §8.19.2) with numbers of 31 bits at most, as cryptobyte's own parser wants, which
+// allocates for each.
+func wellFormed(content []byte) bool {
+	ended, number := true, uint32(0)
+	for _, b := range content {
+		if ended && b == 0x80 || number >= 1<<24 {
+			return false
+		}
+		number = number<<7 | uint32(b&0x7f)
+		if ended = b < 0x80; ended {
+			number = 0
+		}
+	}
+	return len(content) > 0 && ended
 }
