@@ -231,14 +231,14 @@ func issued(intent audit.Event, c *Certificate) audit.Event {
 	e.Type, e.Fingerprint = audit.Issued, chain.Fingerprint(c.Leaf)
 	for n, sct := range c.SCTs {
 		logged := audit.SCT{
-			LogID: hex.EncodeToString(sct.LogID[:]), Timestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
+			LogID: hex.EncodeToString(sct.LogID[:]), SCTTimestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
 			LeafHash: hex.EncodeToString(c.leafHashes[n][:]),
 		}
 		if index, ok := sct.LeafIndex(); ok {
 			logged.LogIndex = &index
 		}
 		if n == 0 {
-			e.LogID, e.LogIndex, e.SCTTimestamp, e.LeafHash = logged.LogID, logged.LogIndex, logged.Timestamp, logged.LeafHash
+			e.SCT = logged
 			continue
 		}
 		e.FurtherSCTs = append(e.FurtherSCTs, logged)

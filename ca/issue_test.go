@@ -132,7 +132,7 @@ func TestSeveralSCTs(t *testing.T) {
 		t.Fatalf("%d SCTs, %v; want 3, all in the certificate", len(cert.SCTs), err)
 	}
 	done := r.audit.events[1]
-	recorded := append([]audit.SCT{{LogID: done.LogID, LogIndex: done.LogIndex, Timestamp: done.SCTTimestamp, LeafHash: done.LeafHash}}, done.FurtherSCTs...)
+	recorded := done.SCTs()
 	if len(recorded) != 3 {
 		t.Fatalf("%d SCTs are on record", len(recorded))
 	}
@@ -141,7 +141,7 @@ func TestSeveralSCTs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := recorded[i]; got.LogID != hex.EncodeToString(l.about.ID[:]) || got.LeafHash != hex.EncodeToString(leaf[:]) || got.LogIndex == nil || got.Timestamp.UnixMilli() != noon.UnixMilli() {
+		if got := recorded[i]; got.LogID != hex.EncodeToString(l.about.ID[:]) || got.LeafHash != hex.EncodeToString(leaf[:]) || got.LogIndex == nil || got.SCTTimestamp.UnixMilli() != noon.UnixMilli() {
 			t.Errorf("SCT %d is on record as %+v", i, got)
 		}
 	}

@@ -1,14 +1,14 @@
-package inclusion
+package audit
 
 import (
 	"bytes"
 	"compress/gzip"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"iter"
 	"os"
 	"path/filepath"
 	"slices"
@@ -16,146 +16,171 @@ import (
 	"time"
 )
 
-// chunk is how much of the trail is read at once. No line is nearly as long.
-const chunk = 1 << 20
+// maxLine bounds a line that is read, and so the memory of reading. No line that
+// this package writes is nearly as long (maxRecord).
+const maxLine = 1 << 20
 
-// issuedType marks the records that carry promises.
-const issuedType = "dev.mayfly.certificate.issued"
+// overlap is how far the times of records may be out of their order.
+const overlap = time.Minute
 
 // compressed is what a compressed file's name ends with.
 const compressed = ".gz"
 
-// trail reads the audit trail from a time on, and goes on reading as it grows,
-// rotates and is compressed.
-type trail struct {
+// LineError is about a line of the trail that is no record.
+type LineError struct {
+	Part string // the file
+	Line int    // its number, from 1
+	Err  error
+}
+
+func (e *LineError) Error() string {
+	return fmt.Sprintf("the audit trail %s, line %d, can't be read: %v", e.Part, e.Line, e.Err)
+}
+
+func (e *LineError) Unwrap() error { return e.Err }
+
+// Follower reads an audit trail from a time on, and goes on as it grows, rotates
+// and is compressed. It isn't safe for concurrent use.
+type Follower struct {
 	path   string
-	name   string // of the file that is read, as it is called uncompressed
 	since  time.Time
+	only   Type
+	marker []byte // in every line of that type
+
 	file   *os.File
-	offset int64
+	name   string // of file, as it is called uncompressed
+	offset int64  // of the first line that wasn't read
+	line   int    // its number, from 0
+	inside bool   // offset is inside of a line that is too long
 	latest time.Time
 }
 
-// record is what the monitor reads of a line of the trail.
-type record struct {
-	Type string    `json:"type"`
-	Time time.Time `json:"time"`
-	Data struct {
-		Serial string `json:"serial"`
-		recordSCT
-		Further []recordSCT `json:"further_scts"`
-	} `json:"data"`
-}
-
-// recordSCT is what a record says of one SCT.
-type recordSCT struct {
-	LogID        string    `json:"log_id"`
-	LeafHash     string    `json:"leaf_hash"`
-	LogIndex     *uint64   `json:"log_index"`
-	SCTTimestamp time.Time `json:"sct_timestamp"`
-}
-
-// read yields at least the promises of the lines that are there, or those of the
-// first lines that have more than limit, and returns the time of the last record read.
-func (t *trail) read(limit int, yield func(log [32]byte, p promise)) (time.Time, error) {
-	if err := t.open(); err != nil {
-		return t.latest, err
+// Follow reads the trail whose current file is at path: events of one type (""
+// takes all), and none from before since. There need not be a trail yet.
+func Follow(path string, since time.Time, only Type) *Follower {
+	f := &Follower{path: path, since: since, only: only}
+	if only != "" {
+		f.marker = []byte(`"` + typePrefix + string(only) + `"`)
 	}
-	buffer := make([]byte, chunk)
-	for count := 0; count < limit && t.file != nil; {
-		n, err := t.file.ReadAt(buffer, t.offset)
-		if err != nil && !errors.Is(err, io.EOF) {
-			return t.latest, fmt.Errorf("inclusion: reading the audit trail: %w", err)
+	return f
+}
+
+// Unread yields the events that are on record and weren't yielded before, the
+// oldest file first. A line that can't be read is a *[LineError], after which it goes
+// on; any other error ends it, and the next Unread tries again. An event may come
+// twice where files were rotated away unseen, but none is left out.
+func (f *Follower) Unread() iter.Seq2[Event, error] {
+	return func(yield func(Event, error) bool) {
+		if err := f.open(); err != nil {
+			yield(Event{}, err)
+			return
 		}
-		end := bytes.LastIndexByte(buffer[:n], '\n') + 1
-		if end == 0 { // nothing more, or a line that is being written
-			moved, err := t.next()
-			if err != nil || !moved {
-				return t.latest, err
+		for buffer := make([]byte, maxLine); f.file != nil; {
+			n, err := f.file.ReadAt(buffer, f.offset)
+			if err != nil && !errors.Is(err, io.EOF) {
+				yield(Event{}, fmt.Errorf("reading the audit trail: %w", err))
+				return
+			}
+			whole := buffer[:bytes.LastIndexByte(buffer[:n], '\n')+1]
+			switch {
+			case len(whole) > 0:
+				if !f.lines(whole, yield) {
+					return
+				}
+			case n == len(buffer): // no line is as long
+				f.offset, f.inside = f.offset+int64(n), true
+			default: // nothing more, or a line that is being written
+				if moved, err := f.next(); err != nil || !moved {
+					if err != nil {
+						yield(Event{}, err)
+					}
+					return
+				}
+			}
+		}
+	}
+}
+
+// lines yields the events of whole lines.
+func (f *Follower) lines(whole []byte, yield func(Event, error) bool) bool {
+	for line := range bytes.Lines(whole) {
+		f.offset += int64(len(line))
+		f.line++
+		var e Event
+		var err error
+		if f.inside {
+			f.inside, err = false, fmt.Errorf("it is longer than %d bytes", maxLine)
+		} else if !bytes.Contains(line, f.marker) {
+			continue
+		} else {
+			err = json.Unmarshal(line, &e)
+		}
+		if err != nil {
+			if !yield(Event{}, &LineError{Part: f.name, Line: f.line, Err: err}) {
+				return false
 			}
 			continue
 		}
-		t.offset += int64(end)
-		for line := range bytes.Lines(buffer[:end]) {
-			count += t.parse(line, yield)
+		if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
+			continue
+		}
+		if e.Time.After(f.latest) {
+			f.latest = e.Time
+		}
+		if !yield(e, nil) {
+			return false
 		}
 	}
-	return t.latest, nil
-}
-
-// parse yields the promises of a line, and returns how many: none when it has
-// none, or is from before the time that the trail is read from.
-func (t *trail) parse(line []byte, yield func(log [32]byte, p promise)) (count int) {
-	if !bytes.Contains(line, []byte(issuedType)) {
-		return 0
-	}
-	var r record
-	if json.Unmarshal(line, &r) != nil || r.Type != issuedType || r.Time.Before(t.since) {
-		return 0
-	}
-	if r.Time.After(t.latest) {
-		t.latest = r.Time
-	}
-	for _, sct := range append([]recordSCT{r.Data.recordSCT}, r.Data.Further...) {
-		log, err := hex.DecodeString(sct.LogID)
-		leaf, err2 := hex.DecodeString(sct.LeafHash)
-		if err != nil || err2 != nil || len(log) != 32 || len(leaf) != 32 {
-			continue // not logged, or recorded before leaf hashes were
-		}
-		yield([32]byte(log), promise{
-			serial: r.Data.Serial, leaf: [32]byte(leaf), index: sct.LogIndex, promised: sct.SCTTimestamp, recorded: r.Time,
-		})
-		count++
-	}
-	return count
+	return true
 }
 
 // open opens the oldest file that has something from the time on; nothing when
 // there is no trail yet. A file that got shorter was repaired: its end is read from.
-func (t *trail) open() error {
-	if t.file != nil {
-		info, err := t.file.Stat()
-		if err == nil && info.Size() < t.offset {
-			t.offset = info.Size()
+func (f *Follower) open() error {
+	if f.file != nil {
+		info, err := f.file.Stat()
+		if err == nil && info.Size() < f.offset {
+			f.offset, f.inside = info.Size(), false
 		}
 		return err
 	}
-	files, err := t.files()
+	files, err := f.files()
 	if err != nil {
 		return err
 	}
-	for _, f := range files {
-		info, err := os.Stat(f)
-		if f == t.path || err == nil && !info.ModTime().Before(t.since) {
-			return t.use(f)
+	for _, path := range files {
+		info, err := os.Stat(path)
+		if path == f.path || err == nil && !info.ModTime().Before(f.since) {
+			return f.use(path)
 		}
 	}
 	return nil
 }
 
 // use reads from the beginning of a file from now on.
-func (t *trail) use(path string) error {
-	f, err := os.Open(path)
+func (f *Follower) use(path string) error {
+	file, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
 	if err == nil && strings.HasSuffix(path, compressed) {
-		f, err = unpack(f)
+		file, err = decompress(file)
 	}
 	if err != nil {
-		return fmt.Errorf("inclusion: opening the audit trail: %w", err)
+		return fmt.Errorf("opening the audit trail: %w", err)
 	}
-	t.close()
-	t.file, t.offset, t.name = f, 0, strings.TrimSuffix(path, compressed)
+	f.Close()
+	f.file, f.name = file, strings.TrimSuffix(path, compressed)
+	f.offset, f.line, f.inside = 0, 0, false
 	return nil
 }
 
-// unpack puts what is in a compressed file into one that nobody else sees.
-func unpack(from *os.File) (_ *os.File, err error) {
+// decompress puts what is in a compressed file into one that nobody else sees.
+func decompress(from *os.File) (_ *os.File, err error) {
 	defer func() { _ = from.Close() }() // it was only read
 	z, err := gzip.NewReader(from)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("%s: %w", from.Name(), err)
 	}
 	to, err := os.CreateTemp(filepath.Dir(from.Name()), ".unpacked-") // there is room for the trail, and nowhere else may be
 	if err != nil {
@@ -166,52 +191,52 @@ func unpack(from *os.File) (_ *os.File, err error) {
 		_, err = io.Copy(to, z) //nolint:gosec // G110: our own trail, as long as its rotation makes it
 	}
 	if err != nil {
-		return nil, errors.Join(err, to.Close())
+		return nil, errors.Join(fmt.Errorf("%s: %w", from.Name(), err), to.Close())
 	}
 	return to, nil
 }
 
 // next goes to the file that follows the one being read, if that was rotated.
-func (t *trail) next() (bool, error) {
-	current, err := t.file.Stat()
+func (f *Follower) next() (bool, error) {
+	current, err := f.file.Stat()
 	if err != nil {
-		return false, fmt.Errorf("inclusion: reading the audit trail: %w", err)
+		return false, fmt.Errorf("reading the audit trail: %w", err)
 	}
-	live, err := os.Stat(t.path)
+	live, err := os.Stat(f.path)
 	if err != nil || os.SameFile(current, live) { // not there: it is being rotated
-		return false, nil //nolint:nilerr // the next look finds it
+		return false, nil //nolint:nilerr // the next Unread finds it
 	}
-	if current.Size() > t.offset {
+	if current.Size() > f.offset {
 		return false, nil // it grew before it was rotated
 	}
-	files, err := t.files()
+	files, err := f.files()
 	if err != nil {
 		return false, err
 	}
-	for i, f := range files {
-		info, err := os.Stat(f)
-		if i+1 < len(files) && (strings.TrimSuffix(f, compressed) == t.name || err == nil && os.SameFile(info, current)) {
-			return true, t.use(files[i+1])
+	for i, path := range files {
+		info, err := os.Stat(path)
+		if i+1 < len(files) && (strings.TrimSuffix(path, compressed) == f.name || err == nil && os.SameFile(info, current)) {
+			return true, f.use(files[i+1])
 		}
 	}
-	// It was removed or compressed before its new name was seen, and more may have been
-	// since. What is found twice is asked for twice, and nothing is left out.
-	t.close()
-	if since := t.latest.Add(-overlap); since.After(t.since) {
-		t.since = since
+	// It was removed or compressed before its new name was seen, and more may have
+	// been since: what is found again is yielded again.
+	f.Close()
+	if since := f.latest.Add(-overlap); since.After(f.since) {
+		f.since = since
 	}
-	return true, t.open()
+	return true, f.open()
 }
 
 // files are the parts of the trail, the oldest first: rotated ones have the time
 // of their rotation in the name.
-func (t *trail) files() ([]string, error) {
-	dir, base := filepath.Split(t.path)
+func (f *Follower) files() ([]string, error) {
+	dir, base := filepath.Split(f.path)
 	extension := filepath.Ext(base)
 	prefix := strings.TrimSuffix(base, extension) + "-"
 	entries, err := os.ReadDir(filepath.Clean(dir + "."))
 	if err != nil {
-		return nil, fmt.Errorf("inclusion: reading the audit trail's folder: %w", err)
+		return nil, fmt.Errorf("reading the audit trail's folder: %w", err)
 	}
 	var rotated []string
 	for _, e := range entries {
@@ -224,20 +249,13 @@ func (t *trail) files() ([]string, error) {
 		rotated = append(rotated, filepath.Join(dir, e.Name()))
 	}
 	slices.Sort(rotated)
-	return append(rotated, t.path), nil
+	return append(rotated, f.path), nil
 }
 
-func (t *trail) close() {
-	if t.file != nil {
-		_ = t.file.Close() // it was only read
-		t.file = nil
+// Close closes the file that is open; a later Unread begins anew.
+func (f *Follower) Close() {
+	if f.file != nil {
+		_ = f.file.Close() // it was only read
+		f.file = nil
 	}
-}
-
-// place tells how far the trail was read: it stays the same when nothing is left.
-func (t *trail) place() string {
-	if t.file == nil {
-		return ""
-	}
-	return fmt.Sprint(t.file.Name(), "\n", t.offset)
 }

@@ -3,6 +3,7 @@ package inclusion_test
 import (
 	"context"
 	"io"
+	"log/slog"
 	"net/http"
 	"path/filepath"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 )
 
@@ -24,7 +26,7 @@ func TestEndlessTiles(t *testing.T) {
 	var taken atomic.Int64
 	honest := inclusion.Local(b.log.Handler()).Transport
 	monitor, err := inclusion.New(inclusion.Options{
-		Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
+		Trail: promises.Follow(b.trail, slog.New(slog.DiscardHandler)), State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
 		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			answer, err := honest.RoundTrip(r)
 			if err == nil && strings.HasPrefix(r.URL.Path, "/tile/") {
@@ -90,7 +92,7 @@ func TestFollowWhileHanging(t *testing.T) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	})}}}
-	monitor, err := inclusion.New(inclusion.Options{Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Logs: logs})
+	monitor, err := inclusion.New(inclusion.Options{Trail: promises.Follow(b.trail, slog.New(slog.DiscardHandler)), State: filepath.Join(b.dir, "other.json"), Logs: logs})
 	if err != nil {
 		t.Fatal(err)
 	}
