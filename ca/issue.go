@@ -167,7 +167,7 @@ func signTBS(ctx context.Context, a *authority.Authority, tbs []byte) ([]byte, e
 }
 
 // check is what stands between the key and the client: the certificate parses,
-// it says what the log was told and nothing else beside the SCT list, and its
+// it says what was logged and nothing else beside the SCT list, and its
 // signature verifies under the issuing certificate, whose own path to the root
 // was verified when the authority was loaded.
 func check(a *authority.Authority, der, plain []byte, logged bool) error {

@@ -55,8 +55,8 @@ func precertify(ctx context.Context, a *authority.Authority, p *authority.Precer
 	return c, nil
 }
 
-// replaceIssuer returns a TBSCertificate with another issuer, in DER (RFC 5280 §4.1), and every
-// other byte as it was.
+// replaceIssuer returns a TBSCertificate with another issuer, in DER (RFC 5280
+// §4.1), and every other byte as it was.
 func replaceIssuer(der, name []byte) ([]byte, error) {
 	input := cryptobyte.String(der)
 	var fields, version, serial, algorithm, issuer cryptobyte.String

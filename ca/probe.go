@@ -11,7 +11,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
-	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 )
@@ -27,15 +26,12 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err != nil {
 		return fmt.Errorf("ca: making a key for a probe: %w", err)
 	}
-	l := &leaf{lifetime: i.lifetime, san: identity.SAN{Kind: identity.URI, Value: probeName}}
-	l.notBefore, l.notAfter = authority.Validity(i.now(), i.lifetime)
-	if l.spki, err = x509.MarshalPKIXPublicKey(&key.PublicKey); err != nil {
+	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
 		return fmt.Errorf("ca: a probe's key: %w", err)
 	}
-	if l.keyID, err = cacert.KeyID(l.spki); err != nil {
-		return err
-	}
-	if l.serial, err = cacert.NewSerial(i.random); err != nil {
+	l, err := i.newLeaf(spki, identity.SAN{Kind: identity.URI, Value: probeName}, i.lifetime)
+	if err != nil {
 		return err
 	}
 	poisoned, err := l.tbs(a, poisonDER)

@@ -15,23 +15,30 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// profile is what the certificate for who and key will say. The lifetime is
-// inclusive of both ends (RFC 5280 §4.1.2.5), so ten minutes end one second early.
+// profile is what the certificate for who and key will say.
 func (i *Issuer) profile(a *authority.Authority, who identity.Principal, key proof.Key) (*leaf, error) {
-	l := &leaf{spki: key.SPKI(), san: who.SAN()}
-	l.lifetime = i.lifetimeFor(who)
-	l.notBefore, l.notAfter = authority.Validity(i.now(), l.lifetime)
+	l, err := i.newLeaf(key.SPKI(), who.SAN(), i.lifetimeFor(who))
+	if err != nil {
+		return nil, err
+	}
 	if err := a.Covers(l.notBefore, l.notAfter); err != nil {
 		return nil, err
 	}
 	if err := checkSAN(l.san); err != nil {
 		return nil, err
 	}
-	var err error
 	if l.extensions, err = who.Extensions().Extensions(); err != nil {
 		return nil, fmt.Errorf("ca: encoding the identity's extensions: %w", err)
 	}
-	if l.keyID, err = cacert.KeyID(l.spki); err != nil {
+	return l, nil
+}
+
+// newLeaf is a leaf that begins now, with a serial number of its own.
+func (i *Issuer) newLeaf(spki []byte, san identity.SAN, lifetime time.Duration) (*leaf, error) {
+	l := &leaf{spki: spki, san: san, lifetime: lifetime}
+	l.notBefore, l.notAfter = authority.Validity(i.now(), lifetime)
+	var err error
+	if l.keyID, err = cacert.KeyID(spki); err != nil {
 		return nil, err
 	}
 	if l.serial, err = cacert.NewSerial(i.random); err != nil {

@@ -37,8 +37,7 @@ func (t Trail) Record(ctx context.Context, e Event) error {
 	case errors.As(err, &classified), ctx.Err() != nil:
 		return fmt.Errorf("ca: recording the %s: %w", e.Type, err)
 	default:
-		return fault.New(fault.AuditUnavailable, "the audit trail can't be written, so nothing is signed; try again later").
-			With("dependency", "audit").Because(err)
+		return unavailable(err)
 	}
 }
 
