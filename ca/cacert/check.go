@@ -15,23 +15,23 @@ import (
 
 // Check reports every reason why a chain isn't one that this package makes and that
 // all clients verify: what [chain.Check] wants to issue at all, and the profile.
-func Check(certs []*x509.Certificate, need chain.Need, fault chain.Report) {
-	chain.Check(certs, need, fault)
+func Check(certs []*x509.Certificate, need chain.Need, report chain.Report) {
+	chain.Check(certs, need, report)
 	for i, c := range certs {
 		name := fmt.Sprintf("certificate %d (%s)", i+1, chain.Subject(c))
 		for _, rule := range rules {
 			if !rule.holds(link{c, certs, i}) {
-				fault("%s: %s", name, rule.fault)
+				report("%s: %s", name, rule.says)
 			}
 		}
 		if _, err := CheckKey(c.PublicKey); err != nil {
 			if _, unknown := kms.AlgorithmOf(c.PublicKey); unknown == nil { // chain.Check has named the others
-				fault("%s: %v", name, err)
+				report("%s: %v", name, err)
 			}
 		}
 	}
 	if issuing := certs[0]; need.Below == 0 && len(certs) > 1 && !issuing.MaxPathLenZero {
-		fault("certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
+		report("certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
 	}
 }
 
@@ -61,7 +61,7 @@ func (l link) root() bool                { return l.at == len(l.chain)-1 }
 
 // rules are the profile of CA certificates beside what chain.Check wants.
 var rules = []struct {
-	fault string
+	says  string
 	holds func(link) bool
 }{
 	{"isn't of version 3, so its extensions don't count: reissue it", func(l link) bool { return l.Version == 3 }},
