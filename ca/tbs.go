@@ -36,7 +36,6 @@ var (
 	tagOtherValue = asn1.Tag(0).ContextSpecific().Constructed()
 	tagEmail      = asn1.Tag(1).ContextSpecific()
 	tagURI        = asn1.Tag(6).ContextSpecific()
-	tagKeyID      = asn1.Tag(0).ContextSpecific()
 )
 
 // Extensions that are the same in every leaf, in DER.

@@ -234,10 +234,7 @@ const historyInterval = time.Minute
 // force, documents first; it is called again until it succeeds.
 func (e *Ephemeral) Run(ctx context.Context, put func(context.Context) error) error {
 	pending := false
-	for {
-		if wait.OrWoken(ctx, min(historyInterval, e.due().Sub(e.o.Trail.Now())), e.o.Wake) != nil {
-			return nil
-		}
+	for wait.OrWoken(ctx, min(historyInterval, e.due().Sub(e.o.Trail.Now())), e.o.Wake) == nil {
 		if !e.advance(ctx) && !pending {
 			continue
 		}
@@ -247,6 +244,7 @@ func (e *Ephemeral) Run(ctx context.Context, put func(context.Context) error) er
 			e.postpone()
 		}
 	}
+	return nil
 }
 
 // postpone keeps a certificate that couldn't be listed from issuing on time.

@@ -107,16 +107,15 @@ func (f *InForce) CheckPrecertificateSigner(ctx context.Context, a *Authority) e
 // Run keeps the active authority's precertificate signer up to date until ctx ends.
 // Issuance never waits for it.
 func (f *InForce) Run(ctx context.Context) error {
-	for {
+	for ctx.Err() == nil {
 		sleep := maxSleep
 		if a := f.current.Load().Active; f.o.Probe != nil && a.renewal != nil {
 			_ = f.renewSigner(ctx, a) // it has logged the failure
 			sleep = min(max(a.renewal.wait(f.o.Trail.Now()), minSleep), maxSleep)
 		}
-		if wait.OrWoken(ctx, sleep, f.woken) != nil {
-			return nil
-		}
+		_ = wait.OrWoken(ctx, sleep, f.woken) // the loop asks ctx
 	}
+	return nil
 }
 
 // wait is how long there is nothing to do.
