@@ -5,7 +5,6 @@
 package tbs
 
 import (
-	"bytes"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -68,12 +67,6 @@ func Join(before, extensions []byte) ([]byte, error) {
 // makes of its fields after the type: an encoded extension, or nothing to leave it
 // out. found counts these. The error is [ErrMalformed], or with's.
 func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest cryptobyte.String) ([]byte, error)) (out []byte, found int, err error) {
-	var b cryptobyte.Builder
-	b.AddASN1ObjectIdentifier(oid)
-	want, err := b.Bytes() // two bytes of header before the content
-	if err != nil {
-		return nil, 0, fmt.Errorf("encoding the type of an extension: %w", err)
-	}
 	list := cryptobyte.String(extensions)
 	out = make([]byte, 0, len(extensions))
 	for !list.Empty() {
@@ -82,10 +75,14 @@ func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest crypto
 			return nil, 0, ErrMalformed
 		}
 		whole := element
-		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1(&id, cryptobyteasn1.OBJECT_IDENTIFIER) || !wellFormed(id) {
+		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1(&id, cryptobyteasn1.OBJECT_IDENTIFIER) {
 			return nil, 0, ErrMalformed
 		}
-		if !bytes.Equal(id, want[2:]) {
+		same, valid := compare(id, oid)
+		if !valid {
+			return nil, 0, ErrMalformed
+		}
+		if !same {
 			out = append(out, element...)
 			continue
 		}
@@ -98,19 +95,26 @@ func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest crypto
 	return out, found, nil
 }
 
-// wellFormed reports whether the content of an object identifier is in DER (X.690
-// §8.19.2) with numbers of 31 bits at most, as cryptobyte's own parser wants, which
-// allocates for each.
-func wellFormed(content []byte) bool {
-	ended, number := true, uint32(0)
+// compare reports whether the content of an object identifier is oid, and whether
+// it is valid: in DER (X.690 §8.19.2), with numbers of 31 bits at most. cryptobyte's
+// own parser does the same, but allocates for each of a certificate's extensions.
+func compare(content []byte, oid asn1.ObjectIdentifier) (same, valid bool) {
+	same = true
+	at, number, inside := 1, 0, false
 	for _, b := range content {
-		if ended && b == 0x80 || number >= 1<<24 {
-			return false
+		if !inside && b == 0x80 || number >= 1<<24 {
+			return false, false
 		}
-		number = number<<7 | uint32(b&0x7f)
-		if ended = b < 0x80; ended {
-			number = 0
+		number = number<<7 | int(b&0x7f)
+		if inside = b >= 0x80; inside {
+			continue
 		}
+		if at == 1 {
+			same = len(oid) > 1 && number == 40*oid[0]+oid[1] // X.690 §8.19.4
+		} else {
+			same = same && at < len(oid) && number == oid[at]
+		}
+		at, number = at+1, 0
 	}
-	return len(content) > 0 && ended
+	return same && at == len(oid), len(content) > 0 && !inside
 }
