@@ -13,8 +13,12 @@ import (
 )
 
 // Follow gives the promises of the audit trail whose current file is at path. Lines
-// that can't be read, such as a crash leaves, are passed over and logged.
+// that can't be read, such as a crash leaves, are passed over and logged; a nil
+// logger discards.
 func Follow(path string, logger *slog.Logger) func(since time.Time) inclusion.Trail {
+	if logger == nil {
+		logger = slog.New(slog.DiscardHandler)
+	}
 	return func(since time.Time) inclusion.Trail {
 		return &trail{Follower: audit.Follow(path, since, audit.Issued), logger: logger}
 	}

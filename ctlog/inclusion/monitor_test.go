@@ -72,7 +72,7 @@ func (b *bench) restart(t *testing.T) {
 	handler := inclusion.Local(b.log.Handler()).Transport
 	var err error
 	b.monitor, err = inclusion.New(inclusion.Options{
-		Trail: promises.Follow(b.trail, slog.New(slog.DiscardHandler)), State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
+		Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
 		Now: func() time.Time { return b.now }, Metrics: b.registry,
 		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			if b.down.Load() {
