@@ -106,32 +106,36 @@ func (f *Follower) lines(whole []byte, yield func(Event, error) bool) bool {
 	for line := range bytes.Lines(whole) {
 		f.offset += int64(len(line))
 		f.line++
-		var e Event
-		var err error
-		if f.inside {
-			f.inside, err = false, fmt.Errorf("it is longer than %d bytes", maxLine)
-		} else if !bytes.Contains(line, f.marker) {
-			continue
-		} else {
-			err = json.Unmarshal(line, &e)
-		}
+		e, wanted, err := f.parse(line)
 		if err != nil {
-			if !yield(Event{}, &LineError{Part: f.name, Line: f.line, Err: err}) {
-				return false
-			}
-			continue
+			e, wanted, err = Event{}, true, &LineError{Part: f.name, Line: f.line, Err: err}
 		}
-		if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
-			continue
-		}
-		if e.Time.After(f.latest) {
-			f.latest = e.Time
-		}
-		if !yield(e, nil) {
+		if wanted && !yield(e, err) {
 			return false
 		}
 	}
 	return true
+}
+
+// parse reads a line; its event is wanted when it has the type and the time for it.
+func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
+	if f.inside {
+		f.inside = false
+		return e, false, fmt.Errorf("it is longer than %d bytes", maxLine)
+	}
+	if !bytes.Contains(line, f.marker) {
+		return e, false, nil
+	}
+	if err := json.Unmarshal(line, &e); err != nil {
+		return e, false, err
+	}
+	if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
+		return e, false, nil
+	}
+	if e.Time.After(f.latest) {
+		f.latest = e.Time
+	}
+	return e, true, nil
 }
 
 // open opens the oldest file that has something from the time on; nothing when
