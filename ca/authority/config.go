@@ -171,21 +171,7 @@ func (s *Section) checkAuthorities(path string, f *setting.Faults) {
 		}
 	}
 	if s.StateFile == "" {
-		addRecordFaults(list, lifecycle.Check(s.records(), s.Propagation), f)
-	}
-}
-
-// addRecordFaults puts faults of records under the list at path.
-func addRecordFaults(path string, faults []lifecycle.Fault, f *setting.Faults) {
-	for _, r := range faults {
-		at := path
-		if r.Entry >= 0 {
-			at = setting.Index(path, r.Entry)
-		}
-		if r.Field != "" {
-			at = setting.Join(at, r.Field)
-		}
-		f.Add(at, "%s", r.Text)
+		lifecycle.AddFaults(list, lifecycle.Check(s.records(), s.Propagation), f)
 	}
 }
 

@@ -157,7 +157,7 @@ func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
 		return nil, err
 	}
 	var f setting.Faults
-	addRecordFaults(listPath, append(lifecycle.Check(records, s.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
+	lifecycle.AddFaults(listPath, append(lifecycle.Check(records, s.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
