@@ -134,7 +134,10 @@ func TestFollowStopsWhereItIsTold(t *testing.T) {
 	r.write(t, r.path, r.lines("1", "2", "3"))
 	f := Follow(r.path, time.Time{}, Issued)
 	defer f.Close()
-	for e := range f.Unread() {
+	for e, err := range f.Unread() {
+		if err != nil {
+			t.Fatal(err)
+		}
 		if e.Serial == "2" {
 			break
 		}

@@ -19,7 +19,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
@@ -201,11 +200,11 @@ func certify(t *testing.T, name, path, ref string, o kms.Options, root []*x509.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceremony.New(root, cacert.Profile{CommonName: name}, ceremony.Circumstances{Now: time.Now()})
+	c, err := cacert.New(root, cacert.Profile{CommonName: name}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.For(signer.Public(), ref); err != nil {
+	if err := c.For(signer.Public()); err != nil {
 		t.Fatal(err)
 	}
 	made, err := c.Sign(cacert.Key{Signer: key, Ref: "the root's"})
