@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -132,18 +132,18 @@ configuration; without them it has to stand there. No client hears of it yet.`,
 
 // newAuthority is the entry for the configuration. A flag's path begins at the
 // working folder, the configuration's at its own.
-func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, error) {
+func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, error) {
 	var f setting.Faults
-	if ca.CheckName("NAME", name, &f); f.Len() > 0 {
-		return ca.NamedAuthority{}, usage("choose another name", "%v", f.Err())
+	if authority.CheckName("NAME", name, &f); f.Len() > 0 {
+		return authority.NamedConfig{}, usage("choose another name", "%v", f.Err())
 	}
 	if chain == "" || key == "" {
-		return ca.NamedAuthority{}, usage("give both, or neither where the configuration names them", "--chain and --key belong together")
+		return authority.NamedConfig{}, usage("give both, or neither where the configuration names them", "--chain and --key belong together")
 	}
 	path, isFile := strings.CutPrefix(key, "file:")
-	c := ca.AuthorityConfig{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
+	c := authority.Config{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
-		c.Mode = ca.ModeSealed
+		c.Mode = authority.ModeSealed
 	}
 	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
 		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
@@ -152,7 +152,7 @@ func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, erro
 		}
 		absolute, err := filepath.Abs(*p)
 		if err != nil {
-			return ca.NamedAuthority{}, err
+			return authority.NamedConfig{}, err
 		}
 		*p = absolute
 	}
@@ -160,7 +160,7 @@ func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, erro
 		key = "file:" + path
 	}
 	c.Key = setting.KeyRef(key)
-	return ca.NamedAuthority{Name: name, AuthorityConfig: c}, nil
+	return authority.NamedConfig{Name: name, Config: c}, nil
 }
 
 const forceRisk = `%s was forced. Clients that haven't fetched the trusted root since it was published

@@ -14,7 +14,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
@@ -164,7 +165,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 		return err
 	}
 	at := circumstances(now)
-	created, err := ca.CreateFileAuthority(ca.CreateOptions{
+	created, err := ceremony.CreateFiles(ceremony.CreateOptions{
 		Dir: filepath.Join(dir, authorityName), Organization: o.organization,
 		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now, Host: at.Host, Tool: at.Tool,
 	})
@@ -180,13 +181,13 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 		}
 	}
 	// Read back as `serve` will: a CA that can't be used is never left behind.
-	authority, err := ca.LoadAuthority(ctx, ca.AuthorityConfig{
+	issuing, err := authority.Load(ctx, authority.Config{
 		Chain: setting.Path(created.Chain), Key: setting.KeyRef("file:" + created.IssuingKey), Passphrase: o.passphrase,
-	}, now, kms.Options{})
+	}, authority.LoadOptions{Now: now})
 	if err != nil {
 		return err
 	}
-	if err := createLog(ctx, dir, c.CTLog.Embedded, authority); err != nil {
+	if err := createLog(ctx, dir, c.CTLog.Embedded, issuing); err != nil {
 		return err
 	}
 	return durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
@@ -194,14 +195,14 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 
 // createLog makes the empty log, so that `serve` never has to make one: there
 // an empty folder means that a disk isn't mounted.
-func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authority *ca.Authority) error {
+func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, issuing *authority.Authority) error {
 	c.Directory = setting.Path(filepath.Join(dir, logName))
 	c.MarkFile = setting.Path(filepath.Join(dir, markName))
 	signer, err := keystore.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
 	if err != nil {
 		return err
 	}
-	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: ca.One(authority).Roots()})
+	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: authority.Single(issuing).Roots()})
 }
 
 // issuerFlags turns the names of an issuer's options into those of the flags.
@@ -225,7 +226,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		limits := &c.Server.RateLimits
 		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate, limits.LogReads.Rate = 0, 0, 0, 0
 	}
-	c.CA.Authority = ca.AuthorityConfig{
+	c.CA.Authority = authority.Config{
 		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),
 		Key:        setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
 		Passphrase: o.passphrase,

@@ -10,7 +10,7 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
@@ -69,13 +69,13 @@ func (l *ledger) close() {
 
 // add appends an authority to the configuration, once its key and chain are known
 // to be good, and gives the ledger with it.
-func (l *ledger) add(ctx context.Context, named ca.NamedAuthority) (*ledger, error) {
+func (l *ledger) add(ctx context.Context, named authority.NamedConfig) (*ledger, error) {
 	if lifecycle.Find(l.records, named.Name) >= 0 {
 		return l, usage("leave out --chain and --key, or choose another name", "the configuration has an authority %q already", named.Name)
 	}
 	c := l.config.CA
 	c.Authorities = append(c.Authorities[:len(c.Authorities):len(c.Authorities)], named)
-	if err := checkAuthority(ctx, c, named.Name); err != nil {
+	if err := checkAuthority(ctx, c.Section, named.Name); err != nil {
 		if f := (*failure)(nil); errors.As(err, &f) {
 			f.mend = "correct --chain, --key or what belongs to the key; the configuration is as it was"
 		}
@@ -93,8 +93,8 @@ func (l *ledger) add(ctx context.Context, named ca.NamedAuthority) (*ledger, err
 }
 
 // checkAuthority opens the authority as a service that signs with it would.
-func checkAuthority(ctx context.Context, c ca.Config, name string) error {
-	a, err := ca.CheckAuthority(ctx, c, name, ca.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: slog.New(slog.DiscardHandler)}})
+func checkAuthority(ctx context.Context, s authority.Section, name string) error {
+	a, err := authority.LoadNamed(ctx, s, name, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: slog.New(slog.DiscardHandler)}})
 	if err != nil {
 		return startFailure(err, "")
 	}
@@ -121,7 +121,7 @@ func (l *ledger) step(ctx context.Context, name string, action lifecycle.Action,
 		return &failure{code: exitFailed, mend: mend, err: err}
 	}
 	if needsKey {
-		if err := checkAuthority(ctx, l.config.CA, name); err != nil {
+		if err := checkAuthority(ctx, l.config.CA.Section, name); err != nil {
 			return err
 		}
 	}

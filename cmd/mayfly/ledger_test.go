@@ -7,7 +7,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
 )
@@ -21,8 +21,8 @@ func TestLedgerLocksConfiguration(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c.CA.Authorities = []ca.NamedAuthority{{Name: "old", AuthorityConfig: c.CA.Authority, Record: lifecycle.Record{State: lifecycle.Active}}}
-	c.CA.Authority = ca.AuthorityConfig{}
+	c.CA.Authorities = []authority.NamedConfig{{Name: "old", Config: c.CA.Authority, Record: lifecycle.Record{State: lifecycle.Active}}}
+	c.CA.Authority = authority.Config{}
 	text, err := yaml.Marshal(c)
 	if err != nil {
 		t.Fatal(err)

@@ -13,13 +13,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -127,7 +128,7 @@ func (f *freezing) check(ctx context.Context, streams streams) (err error) {
 	}
 	trail := string(f.config.Audit.Path)
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
-		Trail: trail, State: inclusion.StateFile(trail),
+		Trail: promises.Follow(trail, nil), State: inclusion.StateFile(trail),
 		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
 	}, f.log.Start)
 	if err != nil {

@@ -8,7 +8,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
@@ -101,19 +101,19 @@ func sealed(ctx context.Context, t *outside, dir string) (calls func() int, err 
 	if err != nil {
 		return nil, err
 	}
-	c, err := ceremony.New(root, ceremony.Profile{CommonName: "Sealed"}, ceremony.Circumstances{Now: time.Now()})
+	c, err := cacert.New(root, cacert.Profile{CommonName: "Sealed"}, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	if err := c.For(issuing.Public(), vault.Ref); err != nil {
+	if err := c.For(issuing.Public()); err != nil {
 		return nil, err
 	}
-	made, err := c.Sign(ceremony.Key{Signer: key, Ref: "the root's"})
+	made, err := c.Sign(cacert.Key{Signer: key, Ref: "the root's"})
 	if err != nil {
 		return nil, err
 	}
 	path := filepath.Join(dir, "sealed.chain.pem")
-	if err := os.WriteFile(path, made.PEM(), 0o600); err != nil {
+	if err := os.WriteFile(path, chain.PEM(made.Chain), 0o600); err != nil {
 		return nil, err
 	}
 	if err := os.Setenv("VAULT_TOKEN", o.Getenv("VAULT_TOKEN")); err != nil { // for the server

@@ -1,4 +1,4 @@
-package ca
+package authority
 
 import (
 	"bytes"
@@ -57,7 +57,7 @@ func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Cert
 	}
 	c := certs[0]
 	switch {
-	case len(certs) != 1 || !bytes.Equal(b, []byte(encodePEM(c.Raw))):
+	case len(certs) != 1 || !bytes.Equal(b, []byte(chain.Encode(c.Raw))):
 		return nil, errors.New("has more in it than one certificate as Mayfly writes it: restore it from a copy")
 	case historyName(c) != name:
 		return nil, errors.New("holds another certificate than its name says: restore it from a copy")
@@ -147,7 +147,7 @@ func (h *history) prepare() error {
 func (h *history) add(c *x509.Certificate) error {
 	whole := filepath.Join(h.dir, historyName(c))
 	half := filepath.Join(h.dir, ".new-"+rand.Text())
-	if err := durable.WriteNew(half, []byte(encodePEM(c.Raw)), 0o644); err != nil {
+	if err := durable.WriteNew(half, []byte(chain.Encode(c.Raw)), 0o644); err != nil {
 		return err
 	}
 	if err := os.Rename(half, whole); err != nil {

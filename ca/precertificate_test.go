@@ -22,14 +22,20 @@ import (
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// presigned makes a rig's authority one that wants a precertificate signing certificate.
-func presigned(required bool) rigOption {
-	return func(_ *Config, o *Options) { o.Authorities.Active.presigning = &presigning{required: required} }
+// presigned makes a rig's authority one that wants a precertificate signer.
+func presigned(choice authority.SignerChoice) rigOption {
+	return func(c *Config, _ *Options) { c.Authority.PrecertificateSigner = choice }
+}
+
+// signerInForce is the precertificate signer of a rig's authority.
+func signerInForce(r *rig) *authority.PrecertificateSigner {
+	return r.authority.PrecertificateSigner(authority.Validity(r.now(), DefaultLifetime))
 }
 
 // mustIssue issues so many certificates and gives the last.
@@ -46,18 +52,18 @@ func mustIssue(t *testing.T, r *rig, n int) *Certificate {
 	return cert
 }
 
-// TestPresigned: with a precertificate signing certificate a certificate costs one
+// TestPrecertificateSigner: with a precertificate signing certificate a certificate costs one
 // signature of the authority's key, whatever its algorithm, and every reader that
 // knows the issuing certificate alone verifies certificate and SCT.
-func TestPresigned(t *testing.T) {
+func TestPrecertificateSigner(t *testing.T) {
 	t.Parallel()
 	for _, algorithm := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.ECDSAP521, kms.RSA2048} {
 		t.Run(string(algorithm), func(t *testing.T) {
 			t.Parallel()
 			registry := prometheus.NewPedanticRegistry()
-			r := newRig(t, algorithm, presigned(true), func(_ *Config, o *Options) { o.Metrics = registry })
-			if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
-				t.Fatalf("Settle: %v", err)
+			r := newRig(t, algorithm, presigned(authority.SignerOn), func(_ *Config, o *Options) { o.Metrics = registry })
+			if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
+				t.Fatalf("CheckPrecertificateSigner: %v", err)
 			}
 			if got := r.signer.calls.Load(); got != 1 {
 				t.Errorf("%d signatures for the precertificate signing certificate, want 1", got)
@@ -67,7 +73,7 @@ func TestPresigned(t *testing.T) {
 			if got := r.signer.calls.Load(); got != 1+certificates {
 				t.Errorf("%d signatures for %d certificates, want one each", got-1, certificates)
 			}
-			checkPresigner(t, r)
+			checkSigner(t, r)
 			entries := r.log.entries()
 			checkPromise(t, r, cert, entries[len(entries)-1])
 			want := []audit.Type{audit.Intent, audit.Issued, audit.Intent, audit.Probed}
@@ -84,21 +90,21 @@ func TestPresigned(t *testing.T) {
 	}
 }
 
-// checkPresigner holds the rig's presigner to RFC 6962 §3.1.
-func checkPresigner(t *testing.T, r *rig) {
+// checkSigner holds the rig's precertificate signer to RFC 6962 §3.1.
+func checkSigner(t *testing.T, r *rig) {
 	t.Helper()
-	c := r.authority.presigning.current.Load().certificate
+	c := signerInForce(r).Certificate
 	if !c.IsCA || !c.BasicConstraintsValid || !c.MaxPathLenZero || len(c.ExtKeyUsage) != 0 || len(c.UnknownExtKeyUsage) != 1 ||
 		!c.UnknownExtKeyUsage[0].Equal(asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 4}) || c.KeyUsage != x509.KeyUsageCertSign {
 		t.Errorf("not a precertificate signing certificate alone: %+v", c)
 	}
-	if err := c.CheckSignatureFrom(r.authority.issuer); err != nil {
+	if err := c.CheckSignatureFrom(r.authority.Certificate); err != nil {
 		t.Error(err)
 	}
-	if life := c.NotAfter.Sub(c.NotBefore); life > 4*24*time.Hour || c.NotAfter.After(r.authority.notAfter) {
-		t.Errorf("valid for %v, to %v", life, c.NotAfter)
+	if _, end := r.authority.Validity(); c.NotAfter.Sub(c.NotBefore) > 4*24*time.Hour || c.NotAfter.After(end) {
+		t.Errorf("valid from %v to %v", c.NotBefore, c.NotAfter)
 	}
-	if !slices.Equal(c.Subject.Organization, r.authority.issuer.Subject.Organization) || bytes.Equal(c.RawSubject, c.RawIssuer) {
+	if !slices.Equal(c.Subject.Organization, r.authority.Certificate.Subject.Organization) || bytes.Equal(c.RawSubject, c.RawIssuer) {
 		t.Errorf("subject %s", c.Subject)
 	}
 }
@@ -111,18 +117,18 @@ func checkPromise(t *testing.T, r *rig, cert *Certificate, logged ctlog.Chain) {
 	if err != nil || !bytes.Equal(derived.TBS, logged.TBS) || derived.IssuerKeyHash != logged.IssuerKeyHash {
 		t.Errorf("a log derives another entry than was promised on (%v)", err)
 	}
-	if got := sha256.Sum256(r.authority.issuer.RawSubjectPublicKeyInfo); logged.IssuerKeyHash != got {
+	if got := sha256.Sum256(r.authority.Certificate.RawSubjectPublicKeyInfo); logged.IssuerKeyHash != got {
 		t.Error("the issuer key hash isn't the issuing certificate's")
 	}
 	precertificate, err := x509.ParseCertificate(logged.Precertificate)
 	if err != nil {
 		t.Fatal(err)
 	}
-	presigner := r.authority.presigning.current.Load().certificate
-	if err := precertificate.CheckSignatureFrom(presigner); err != nil || !bytes.Equal(precertificate.AuthorityKeyId, presigner.SubjectKeyId) {
-		t.Errorf("the precertificate isn't the presigner's: %v", err)
+	signer := signerInForce(r).Certificate
+	if err := precertificate.CheckSignatureFrom(signer); err != nil || !bytes.Equal(precertificate.AuthorityKeyId, signer.SubjectKeyId) {
+		t.Errorf("the precertificate isn't the precertificate signer's: %v", err)
 	}
-	if len(cert.Chain) != 2 || bytes.Equal(cert.Chain[0], presigner.Raw) {
+	if len(cert.Chain) != 2 || bytes.Equal(cert.Chain[0], signer.Raw) {
 		t.Error("the client is shown the precertificate signing certificate")
 	}
 	path := make([]*ctx509.Certificate, 2)
@@ -155,49 +161,49 @@ func gauge(t *testing.T, registry *prometheus.Registry, name string) float64 {
 	return 0
 }
 
-// ofPresigner reports whether a chain was signed by a precertificate signing certificate.
-func ofPresigner(c ctlog.Chain) bool {
+// ofSigner reports whether a chain was signed by a precertificate signing certificate.
+func ofSigner(c ctlog.Chain) bool {
 	signer, err := x509.ParseCertificate(c.Issuers[0])
 	return err == nil && ctlog.SignsPrecertificates(signer)
 }
 
-// TestPresignedFallback: where a log refuses the form or can't be asked, where the
+// TestFallbackToTheAuthoritysKey: where a log refuses the form or can't be asked, where the
 // key or the audit trail fails, a certificate costs two signatures and is issued all the same;
 // only a log that refuses stops the start of a service that insists.
-func TestPresignedFallback(t *testing.T) {
+func TestFallbackToTheAuthoritysKey(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("broken")
 	refusing := func(r *rig) { r.log.take = refuse(broken) }
 	for name, tt := range map[string]struct {
-		required bool
-		breaks   func(*rig)
-		mends    func(*rig)
-		refused  bool // Settle fails
-		form     string
-		calls    int64 // of the key, in Settle
+		choice  authority.SignerChoice
+		breaks  func(*rig)
+		mends   func(*rig)
+		refused bool // CheckPrecertificateSigner fails
+		form    string
+		calls   int64 // of the key, in CheckPrecertificateSigner
 	}{
 		"auto, a log that refuses": {breaks: refusing, form: "2: a log refuses", calls: 1},
-		"on, a log that refuses":   {required: true, breaks: refusing, refused: true, form: "2: a log refuses", calls: 1},
+		"on, a log that refuses":   {choice: authority.SignerOn, breaks: refusing, refused: true, form: "2: a log refuses", calls: 1},
 		"auto, a log that is down": {breaks: func(r *rig) { r.log.take = refuse(fault.New(fault.LogUnavailable, "down")) }, form: "2: the logs or the key", calls: 1},
-		"on, a log that is down":   {required: true, breaks: func(r *rig) { r.log.take = refuse(fault.New(fault.LogUnavailable, "down")) }, form: "2: the logs or the key", calls: 1},
+		"on, a log that is down":   {choice: authority.SignerOn, breaks: func(r *rig) { r.log.take = refuse(fault.New(fault.LogUnavailable, "down")) }, form: "2: the logs or the key", calls: 1},
 		"auto, a log that promises else": {breaks: func(r *rig) {
 			r.log.wrong = func(_ context.Context, s *ctlog.SCT) error { s.Signature[9] ^= 1; return nil }
 		}, mends: func(r *rig) { r.log.wrong = nil }, form: "2: a log refuses", calls: 1},
-		"on, a key that is out of reach": {required: true, breaks: func(r *rig) {
+		"on, a key that is out of reach": {choice: authority.SignerOn, breaks: func(r *rig) {
 			r.signer.answer = func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, broken }
 		}, mends: func(r *rig) { r.signer.answer = nil }, form: "2: the logs or the key", calls: 1},
-		"on, no audit": {required: true, breaks: func(r *rig) { r.audit.fail = func(audit.Event) error { return broken } },
+		"on, no audit": {choice: authority.SignerOn, breaks: func(r *rig) { r.audit.fail = func(audit.Event) error { return broken } },
 			mends: func(r *rig) { r.audit.fail = nil }, form: "2: the logs or the key"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := newRig(t, kms.ECDSAP256, presigned(tt.required))
+			r := newRig(t, kms.ECDSAP256, presigned(tt.choice))
 			tt.breaks(r)
-			if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); (err != nil) != tt.refused {
-				t.Errorf("Settle: %v; want an error: %t", err, tt.refused)
+			if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); (err != nil) != tt.refused {
+				t.Errorf("CheckPrecertificateSigner: %v; want an error: %t", err, tt.refused)
 			}
 			if got := r.signer.calls.Load(); got != tt.calls {
-				t.Errorf("%d signatures in Settle, want %d", got, tt.calls)
+				t.Errorf("%d signatures in CheckPrecertificateSigner, want %d", got, tt.calls)
 			}
 			if form := r.issuer.SigningForm(); !strings.HasPrefix(form, tt.form) {
 				t.Errorf("form %q, want %q", form, tt.form)
@@ -214,10 +220,10 @@ func TestPresignedFallback(t *testing.T) {
 	}
 }
 
-// refuse is a log's answer to what a presigner signed.
+// refuse is a log's answer to what a precertificate signer signed.
 func refuse(err error) func(ctlog.Chain) error {
 	return func(c ctlog.Chain) error {
-		if ofPresigner(c) {
+		if ofSigner(c) {
 			return err
 		}
 		return nil
@@ -230,23 +236,23 @@ func moving() func() time.Time {
 	return func() time.Time { return noon.Add(time.Since(begin)) }
 }
 
-// TestPresignerRenewal: in twelve days of issuing, the presigner is replaced each
+// TestPrecertificateSignerIsRenewed: in twelve days of issuing, the precertificate signer is replaced each
 // day and every certificate lies within the one that it was issued under. While it
 // can't be replaced the old one serves to its end; after that the authority's key
 // signs twice, and nothing fails.
-func TestPresignerRenewal(t *testing.T) {
+func TestPrecertificateSignerIsRenewed(t *testing.T) {
 	t.Parallel()
 	who, key := alice(t)
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, kms.ECDSAP256, presigned(false), func(_ *Config, o *Options) { o.Now = moving() })
+		r := newRig(t, kms.ECDSAP256, presigned(authority.SignerAuto), func(_ *Config, o *Options) { o.Now = moving() })
 		var stuck atomic.Bool
 		r.audit.fail = func(e audit.Event) error {
-			if stuck.Load() && e.Purpose == audit.PurposePresigner {
+			if stuck.Load() && e.Purpose == audit.PurposePrecertificateSigner {
 				return errors.New("stuck")
 			}
 			return nil
 		}
-		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+		if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -278,16 +284,16 @@ func TestPresignerRenewal(t *testing.T) {
 				t.Errorf("hour %d: %d signatures, want %d", hour, cost, want)
 			}
 		}
-		presigners := make(map[string]bool)
+		signers := make(map[string]bool)
 		for _, c := range r.log.entries() {
-			if !ofPresigner(c) {
+			if !ofSigner(c) {
 				continue
 			}
-			presigners[string(c.Issuers[0])] = true
+			signers[string(c.Issuers[0])] = true
 			checkWithin(t, c)
 		}
-		if len(presigners) != 7 { // at 0, 24, 48, 72, then 216, 240, 264 hours
-			t.Errorf("%d presigners in twelve days with five of trouble, want 7", len(presigners))
+		if len(signers) != 7 { // at 0, 24, 48, 72, then 216, 240, 264 hours
+			t.Errorf("%d signers in twelve days with five of trouble, want 7", len(signers))
 		}
 	})
 }
@@ -308,21 +314,21 @@ func checkWithin(t *testing.T, c ctlog.Chain) {
 	}
 }
 
-// TestPresignedRefusedLater: a log that stops taking the form costs the requests of
+// TestALogThatRefusesLater: a log that stops taking the form costs the requests of
 // a moment; the one that takes it again gets it again.
-func TestPresignedRefusedLater(t *testing.T) {
+func TestALogThatRefusesLater(t *testing.T) {
 	t.Parallel()
 	who, key := alice(t)
 	synctest.Test(t, func(t *testing.T) {
 		var refuses atomic.Bool
-		r := newRig(t, kms.ECDSAP256, presigned(true), func(_ *Config, o *Options) { o.Now = moving() })
+		r := newRig(t, kms.ECDSAP256, presigned(authority.SignerOn), func(_ *Config, o *Options) { o.Now = moving() })
 		r.log.take = func(c ctlog.Chain) error {
 			if refuses.Load() {
 				return refuse(errors.New("not any more"))(c)
 			}
 			return nil
 		}
-		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+		if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -332,7 +338,7 @@ func TestPresignedRefusedLater(t *testing.T) {
 		if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Kind() != fault.Internal {
 			t.Errorf("Issue at a log that refuses: %v", err)
 		}
-		pass(t, 2*suspectPause)
+		pass(t, 2*time.Minute)
 		before := r.signer.calls.Load()
 		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
 			t.Errorf("Issue after the fallback: %v", err)
@@ -341,7 +347,7 @@ func TestPresignedRefusedLater(t *testing.T) {
 			t.Errorf("%d signatures, want 2", got)
 		}
 		refuses.Store(false)
-		pass(t, 2*presignerRenewal)
+		pass(t, 48*time.Hour)
 		before = r.signer.calls.Load()
 		if _, err := r.issuer.Issue(t.Context(), who, key); err != nil {
 			t.Error(err)
@@ -354,26 +360,28 @@ func TestPresignedRefusedLater(t *testing.T) {
 	})
 }
 
-// TestPresignedRefusedAtTheEnd: in an authority's last hours no other presigner is
-// made; one that a log begins to refuse then gives way to the authority's own key.
-func TestPresignedRefusedAtTheEnd(t *testing.T) {
+// TestALogThatRefusesAtTheEnd: in an authority's last hours no other precertificate
+// signer is made; one that a log begins to refuse then gives way to the authority's
+// own key.
+func TestALogThatRefusesAtTheEnd(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, kms.ECDSAP256, presigned(true))
-	a := r.issuer.Authorities().Active
-	if err := r.issuer.Settle(t.Context(), a); err != nil {
+	certs, signer := newChain(t, kms.ECDSAP256, 31*24*time.Hour) // begun a month before noon
+	watched := &watchedSigner{Signer: signer}
+	a := newAuthority(t, certs, watched, authority.Config{PrecertificateSigner: authority.SignerOn})
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = authority.Single(a) })
+	r.signer = watched
+	if err := r.issuer.CheckPrecertificateSigner(t.Context(), a); err != nil {
 		t.Fatal(err)
 	}
-	a.notAfter = clock().Add(MaxLifetime)
+	_, end := a.Validity()
+	r.now = at(end.Add(-MaxLifetime))
 	r.log.take = refuse(errors.New("not any more"))
 	who, key := alice(t)
 	if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Kind() != fault.Internal {
 		t.Errorf("Issue at a log that refuses: %v", err)
 	}
-	if err := r.issuer.Settle(t.Context(), a); err != nil {
+	if err := r.issuer.CheckPrecertificateSigner(t.Context(), a); err != nil {
 		t.Error(err)
-	}
-	if wait := a.presigning.wait(clock()); wait < longestSleep {
-		t.Errorf("there is something to do again in %v", wait)
 	}
 	before := r.signer.calls.Load()
 	r.log.take = nil
@@ -383,16 +391,16 @@ func TestPresignedRefusedAtTheEnd(t *testing.T) {
 	}
 }
 
-// TestPresignerRotation: with another authority comes another presigner, without a
+// TestAnotherAuthorityAnotherSigner: with another authority comes another precertificate signer, without a
 // moment in which nothing is issued, and none signs for another's authority.
-func TestPresignerRotation(t *testing.T) {
+func TestAnotherAuthorityAnotherSigner(t *testing.T) {
 	t.Parallel()
 	who, key := alice(t)
-	next := testAuthority(t, kms.ECDSAP384)
-	next.presigning = &presigning{}
+	certs, signer := newChain(t, kms.ECDSAP384, 0)
+	next := newAuthority(t, certs, &watchedSigner{Signer: signer}, authority.Config{})
 	synctest.Test(t, func(t *testing.T) {
-		r := newRig(t, kms.ECDSAP256, presigned(true), func(_ *Config, o *Options) { o.Now = moving() })
-		if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+		r := newRig(t, kms.ECDSAP256, presigned(authority.SignerOn), func(_ *Config, o *Options) { o.Now = moving() })
+		if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 			t.Fatal(err)
 		}
 		ctx, cancel := context.WithCancel(t.Context())
@@ -404,7 +412,7 @@ func TestPresignerRotation(t *testing.T) {
 			}
 		}
 		issue()
-		r.issuer.Use(One(next))
+		r.issuer.Use(authority.Single(next))
 		issue() // by whichever form: Run may not have been there yet
 		pass(t, time.Minute)
 		if form := r.issuer.SigningForm(); !strings.HasPrefix(form, "1: ") {
@@ -416,19 +424,19 @@ func TestPresignerRotation(t *testing.T) {
 				t.Errorf("entry %d isn't its issuer's: %v", n, err)
 			}
 		}
-		if last := r.log.entries()[len(r.log.entries())-1]; !ofPresigner(last) || last.IssuerKeyHash != next.keyHash {
-			t.Error("the last precertificate isn't of the new authority's presigner")
+		if last := r.log.entries()[len(r.log.entries())-1]; !ofSigner(last) || last.IssuerKeyHash != next.KeyHash {
+			t.Error("the last precertificate isn't of the new authority's precertificate signer")
 		}
 		cancel()
 		<-done
 	})
 }
 
-// TestProbe: what the logs are shown names nobody, and no certificate follows it.
-func TestProbe(t *testing.T) {
+// TestProbeNamesNoPerson: what the logs are shown names nobody, and no certificate follows it.
+func TestProbeNamesNoPerson(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, kms.ECDSAP256, presigned(true))
-	if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+	r := newRig(t, kms.ECDSAP256, presigned(authority.SignerOn))
+	if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 		t.Fatal(err)
 	}
 	entries := r.log.entries()

@@ -1,8 +1,7 @@
-package ceremony
+package cacert
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"fmt"
@@ -10,32 +9,29 @@ import (
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// Check reports every reason why a chain isn't one that ceremonies make and that
+// Check reports every reason why a chain isn't one that this package makes and that
 // all clients verify: what [chain.Check] wants to issue at all, and the profile.
-func Check(certs []*x509.Certificate, need chain.Need, fault chain.Report) {
-	chain.Check(certs, need, fault)
+func Check(certs []*x509.Certificate, need chain.Need, report chain.Report) {
+	chain.Check(certs, need, report)
 	for i, c := range certs {
 		name := fmt.Sprintf("certificate %d (%s)", i+1, chain.Subject(c))
 		for _, rule := range rules {
 			if !rule.holds(link{c, certs, i}) {
-				fault("%s: %s", name, rule.fault)
+				report("%s: %s", name, rule.says)
 			}
 		}
-		if _, err := fit(c.PublicKey); err != nil {
+		if _, err := CheckKey(c.PublicKey); err != nil {
 			if _, unknown := kms.AlgorithmOf(c.PublicKey); unknown == nil { // chain.Check has named the others
-				fault("%s: %v", name, err)
+				report("%s: %v", name, err)
 			}
 		}
 	}
 	if issuing := certs[0]; need.Below == 0 && len(certs) > 1 && !issuing.MaxPathLenZero {
-		fault("certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
+		report("certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
 	}
 }
 
@@ -65,7 +61,7 @@ func (l link) root() bool                { return l.at == len(l.chain)-1 }
 
 // rules are the profile of CA certificates beside what chain.Check wants.
 var rules = []struct {
-	fault string
+	says  string
 	holds func(link) bool
 }{
 	{"isn't of version 3, so its extensions don't count: reissue it", func(l link) bool { return l.Version == 3 }},
@@ -149,17 +145,4 @@ func hashName(a x509.SignatureAlgorithm) string {
 		return "SHA-512"
 	}
 	return a.String()
-}
-
-// subjectKeyID is the leftmost 160 bits of the SHA-256 of the subjectPublicKey's
-// bits (RFC 7093 §2 method 1), as leaves have it too.
-func subjectKeyID(spki []byte) ([]byte, error) {
-	input := cryptobyte.String(spki)
-	var fields cryptobyte.String
-	var bits []byte
-	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.SEQUENCE) || !fields.ReadASN1BitStringAsBytes(&bits) {
-		return nil, fmt.Errorf("ceremony: the key isn't a SubjectPublicKeyInfo")
-	}
-	sum := sha256.Sum256(bits)
-	return sum[:20], nil
 }

@@ -1,6 +1,11 @@
-package ca
+package authority
 
 import (
+	"bytes"
+	"encoding/asn1"
+	"math/big"
+	"slices"
+
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -17,6 +22,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
@@ -36,7 +44,7 @@ func newLineage(t testing.TB) *lineage {
 	t.Helper()
 	ca := func(name string) *x509.Certificate {
 		return &x509.Certificate{
-			SerialNumber: newSerialFor(t), Subject: pkix.Name{CommonName: name, Organization: []string{"Example"}},
+			SerialNumber: newSerial(t), Subject: pkix.Name{CommonName: name, Organization: []string{"Example"}},
 			NotBefore: noon.AddDate(-1, 0, 0), NotAfter: noon.AddDate(1, 0, 0),
 			BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 		}
@@ -50,6 +58,22 @@ func newLineage(t testing.TB) *lineage {
 	return l
 }
 
+// noon is when it is in these tests, with a fraction of a second to cut off.
+var noon = time.Date(2026, 3, 1, 12, 0, 0, 987_654_321, time.UTC)
+
+func clock() time.Time { return noon }
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+func newSerial(t testing.TB) *big.Int {
+	t.Helper()
+	serial, err := cacert.NewSerial(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return serial
+}
+
 func ecKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
@@ -60,14 +84,14 @@ func ecKey(t testing.TB, curve elliptic.Curve) *ecdsa.PrivateKey {
 }
 
 // write signs the lineage and writes chain and key.
-func (l *lineage) write(t testing.TB) AuthorityConfig {
+func (l *lineage) write(t testing.TB) Config {
 	t.Helper()
 	sign := func(c, parent *x509.Certificate, public crypto.PublicKey) string {
 		der, err := x509.CreateCertificate(rand.Reader, c, parent, public, l.rootKey)
 		if err != nil {
 			t.Fatal(err)
 		}
-		return encodePEM(der)
+		return chain.Encode(der)
 	}
 	if l.keyFile == nil {
 		l.keyFile = l.key
@@ -85,12 +109,12 @@ func (l *lineage) write(t testing.TB) AuthorityConfig {
 	); err != nil {
 		t.Fatal(err)
 	}
-	return AuthorityConfig{Chain: setting.Path(chain), Key: setting.KeyRef("file:" + key)}
+	return Config{Chain: setting.Path(chain), Key: setting.KeyRef("file:" + key)}
 }
 
-// TestE2Authorities: an authority that can't issue is refused at start, with the
-// mend in one line.
-func TestE2Authorities(t *testing.T) {
+// TestLoadRefuses: an authority that can't issue is refused at start, with the fix
+// in one line.
+func TestLoadRefuses(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
@@ -193,7 +217,7 @@ func TestE2Authorities(t *testing.T) {
 			t.Parallel()
 			l := newLineage(t)
 			tt.wrong(t, l)
-			a, err := LoadAuthority(t.Context(), l.write(t), noon, kms.Options{})
+			a, err := Load(t.Context(), l.write(t), LoadOptions{Now: noon})
 			wantFaults(t, err, tt.want)
 			if (a == nil) != (len(tt.want) > 0) {
 				t.Errorf("authority %v with error %v", a, err)
@@ -225,9 +249,9 @@ func wantFaults(t *testing.T, err error, want []string) {
 	}
 }
 
-// TestE2WeakSignature: x509.CreateCertificate makes no SHA-1 signatures any
+// TestLoadRefusesAWeakSignature: x509.CreateCertificate makes no SHA-1 signatures any
 // more, so OpenSSL does.
-func TestE2WeakSignature(t *testing.T) {
+func TestLoadRefusesAWeakSignature(t *testing.T) {
 	t.Parallel()
 	dir := t.TempDir()
 	key := filepath.Join(dir, "key.pem")
@@ -246,76 +270,44 @@ func TestE2WeakSignature(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(file), Key: setting.KeyRef("file:" + key)}, certs[0].NotBefore, kms.Options{})
+	_, err = Load(t.Context(), Config{Chain: setting.Path(file), Key: setting.KeyRef("file:" + key)}, LoadOptions{Now: certs[0].NotBefore})
 	if err == nil || !strings.Contains(err.Error(), "is signed with SHA1-RSA: reissue it with") {
 		t.Errorf("error %v", err)
 	}
 }
 
-func TestLoadAuthorityNamesEveryMissingThing(t *testing.T) {
+func TestLoadNamesEveryMissingThing(t *testing.T) {
 	t.Parallel()
-	_, err := LoadAuthority(t.Context(), AuthorityConfig{}, noon, kms.Options{})
+	_, err := Load(t.Context(), Config{}, LoadOptions{Now: noon})
 	wantFaults(t, err, []string{"ca.authority.chain: required", "ca.authority.key: required"})
 	dir := t.TempDir()
-	_, err = LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(dir + "/chain.pem"), Key: setting.KeyRef("file:" + dir + "/key.pem")}, noon, kms.Options{})
+	_, err = Load(t.Context(), Config{Chain: setting.Path(dir + "/chain.pem"), Key: setting.KeyRef("file:" + dir + "/key.pem")}, LoadOptions{Now: noon})
 	wantFaults(t, err, []string{"chain.pem: no such file", "key.pem: no such file"})
 }
 
-func TestRootAuthorityIssues(t *testing.T) {
+// TestAuthorityKeyID: the extension is what crypto/x509 writes into a certificate
+// below the authority.
+func TestAuthorityKeyID(t *testing.T) {
 	t.Parallel()
 	l := newLineage(t)
-	l.order, l.keyFile = func(_, root string) string { return root }, l.rootKey
-	a, err := LoadAuthority(t.Context(), l.write(t), noon, kms.Options{})
+	a, err := Load(t.Context(), l.write(t), LoadOptions{Now: noon})
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
-	who, key := alice(t)
-	cert, err := r.issuer.Issue(t.Context(), who, key)
+	var e pkix.Extension
+	if rest, err := asn1.Unmarshal(a.KeyID, &e); err != nil || len(rest) > 0 || e.Critical {
+		t.Fatalf("%x: %v", a.KeyID, err)
+	}
+	template := &x509.Certificate{SerialNumber: newSerial(t), NotBefore: noon, NotAfter: noon}
+	der, err := x509.CreateCertificate(rand.Reader, template, a.Certificate, l.key.Public(), l.key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(cert.Chain) != 1 || len(cert.PEM()) != 2 {
-		t.Errorf("%d certificates in the chain", len(cert.Chain))
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
 	}
-	standardLibraryAgrees(t, cert, who)
-	opensslAgrees(t, cert, "email:alice@example.com")
-}
-
-func TestConfigCheck(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name   string
-		change func(*Config)
-		want   []string
-	}{
-		{"good", func(*Config) {}, nil},
-		{"bounds", func(c *Config) { c.Lifetime = time.Hour }, nil},
-		{"too short", func(c *Config) { c.Lifetime = time.Second }, []string{"ca.lifetime: 1s is out of bounds: from 1m0s to 1h0m0s"}},
-		{"too long", func(c *Config) { c.Lifetime = time.Hour + 1 }, []string{"out of bounds"}},
-		{"fraction", func(c *Config) { c.Lifetime += time.Millisecond }, []string{"isn't in whole seconds"}},
-		{"all at once", func(c *Config) {
-			*c = Config{Authority: AuthorityConfig{Passphrase: setting.Secret{Env: "A", File: "b"}}}
-		}, []string{"ca.authority.chain: required", "ca.authority.key: required", "ca.authority.passphrase: names both", "ca.lifetime"}},
-	} {
-		c := DefaultConfig()
-		c.Authority = AuthorityConfig{Chain: "chain.pem", Key: "file:key.pem"}
-		tt.change(&c)
-		var f setting.Faults
-		c.Check("ca", &f)
-		var got []string
-		var faults *setting.FaultError
-		if errors.As(f.Err(), &faults) {
-			got = faults.Faults
-		}
-		if len(got) != len(tt.want) {
-			t.Errorf("%s: faults %q; want %q", tt.name, got, tt.want)
-			continue
-		}
-		for i := range got {
-			if !strings.Contains(got[i], tt.want[i]) {
-				t.Errorf("%s: fault %q; want %q", tt.name, got[i], tt.want[i])
-			}
-		}
+	if !slices.ContainsFunc(c.Extensions, func(x pkix.Extension) bool { return x.Id.Equal(e.Id) && bytes.Equal(x.Value, e.Value) }) {
+		t.Errorf("%x isn't among %v", a.KeyID, c.Extensions)
 	}
 }

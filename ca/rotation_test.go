@@ -7,12 +7,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
 // closable is a signer that tells when it was closed.
 type closable struct {
-	kms.Signer
+	*watchedSigner
 	closed chan struct{}
 }
 
@@ -28,18 +29,17 @@ func (c closable) Close() error {
 func TestUseClosesTheKeyAfterTheLastRequest(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, kms.ECDSAP256)
-	first := testAuthority(t, kms.ECDSAP256)
-	key := closable{first.signer, make(chan struct{})}
-	first.signer, first.lease = key, newLease(key)
-	r.issuer.Use(One(first))
-
 	under, proceed := make(chan struct{}), make(chan struct{})
 	var once sync.Once
-	first.signer = &watchedSigner{Signer: key, answer: func(_ context.Context, _ int64, sign func() ([]byte, error)) ([]byte, error) {
+	certs, signer := newChain(t, kms.ECDSAP256, 0)
+	key := closable{&watchedSigner{Signer: signer, answer: func(_ context.Context, _ int64, sign func() ([]byte, error)) ([]byte, error) {
 		once.Do(func() { close(under) })
 		<-proceed
 		return sign()
-	}}
+	}}, make(chan struct{})}
+	first := newAuthority(t, certs, key, authority.Config{PrecertificateSigner: authority.SignerOff})
+	r.issuer.Use(authority.Single(first))
+
 	issued := make(chan *Certificate, 1)
 	who, proof := alice(t)
 	go func() {
@@ -51,8 +51,8 @@ func TestUseClosesTheKeyAfterTheLastRequest(t *testing.T) {
 	}()
 	<-under
 	next := testAuthority(t, kms.ECDSAP384)
-	r.issuer.Use(One(next))
-	r.issuer.Use(&Authorities{Active: next, Listed: []Listed{first.Listed("first"), next.Listed("next")}})
+	r.issuer.Use(authority.Single(next))
+	r.issuer.Use(&authority.Set{Active: next, Trusted: []authority.Trusted{first.Trusted("first"), next.Trusted("next")}})
 	select {
 	case <-key.closed:
 		t.Fatal("the key was closed under a request")
@@ -62,7 +62,7 @@ func TestUseClosesTheKeyAfterTheLastRequest(t *testing.T) {
 		t.Errorf("%d chains in the trust bundle; want those of both listed", got)
 	}
 	close(proceed)
-	if cert := <-issued; cert == nil || string(cert.Chain[0]) != string(first.chain[0]) {
+	if cert := <-issued; cert == nil || string(cert.Chain[0]) != string(first.Chain[0]) {
 		t.Error("the request didn't end with the authority that it began with")
 	}
 	select {

@@ -1,4 +1,4 @@
-package ca
+package ceremony
 
 import (
 	"crypto/x509"
@@ -8,13 +8,13 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
-// CreateOptions say what CreateFileAuthority makes.
+// CreateOptions say what CreateFiles makes.
 type CreateOptions struct {
 	// Dir is the folder to create; it must not exist, and its parent must.
 	Dir string
@@ -30,32 +30,34 @@ type CreateOptions struct {
 	Host, Tool string
 }
 
-// Created are the files of a new authority.
-type Created struct {
+// Files are the files of a new authority.
+type Files struct {
 	Chain      string // PEM: intermediate, root
 	IssuingKey string
 	Root       string // PEM: the root alone
 	RootKey    string // to be kept offline: the service never reads it
 }
 
-// CreateFileAuthority makes a private CA with keys in files: a P-384 root of ten
+// CreateFiles makes a private CA with keys in files: a P-384 root of ten
 // years and an issuing intermediate of five, each beside the record of its
-// ceremony. The folder appears whole or not at all; when it exists, the error
+//
+//	The folder appears whole or not at all; when it exists, the error
+//
 // wraps os.ErrExist and nothing is touched.
-func CreateFileAuthority(o CreateOptions) (_ Created, err error) {
+func CreateFiles(o CreateOptions) (_ Files, err error) {
 	if o.Organization == "" {
-		return Created{}, errors.New("ca: a new authority needs the name of its organization")
+		return Files{}, errors.New("ca: a new authority needs the name of its organization")
 	}
 	if o.Algorithm == "" {
 		o.Algorithm = kms.ECDSAP256
 	}
 	dir := filepath.Clean(o.Dir)
 	if _, err := os.Lstat(dir); err == nil {
-		return Created{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)
+		return Files{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)
 	}
 	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
 	if err != nil {
-		return Created{}, fmt.Errorf("ca: %w", err)
+		return Files{}, fmt.Errorf("ca: %w", err)
 	}
 	defer func() {
 		if err != nil {
@@ -63,19 +65,19 @@ func CreateFileAuthority(o CreateOptions) (_ Created, err error) {
 		}
 	}()
 	if err := create(files(temporary), o); err != nil {
-		return Created{}, err
+		return Files{}, err
 	}
 	if err := os.Rename(temporary, dir); err != nil {
-		return Created{}, fmt.Errorf("ca: %w", err)
+		return Files{}, fmt.Errorf("ca: %w", err)
 	}
 	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
-		return Created{}, fmt.Errorf("ca: %w", err)
+		return Files{}, fmt.Errorf("ca: %w", err)
 	}
 	return files(dir), nil
 }
 
-func files(dir string) Created {
-	return Created{
+func files(dir string) Files {
+	return Files{
 		Chain:      filepath.Join(dir, "chain.pem"),
 		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
 		Root:       filepath.Join(dir, "root.pem"),
@@ -84,7 +86,7 @@ func files(dir string) Created {
 }
 
 // create makes keys and certificates, and writes them with the records of how.
-func create(to Created, o CreateOptions) error {
+func create(to Files, o CreateOptions) error {
 	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
@@ -93,23 +95,23 @@ func create(to Created, o CreateOptions) error {
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
-	at := ceremony.Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
+	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
 	// The keys lie beside the records, wherever the folder goes.
-	signer := ceremony.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
-	root, err := certify(nil, ceremony.Profile{Organization: o.Organization, PathLength: ceremony.Unlimited}, at, signer, signer, to.Root)
+	signer := cacert.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
+	root, err := certify(nil, cacert.Profile{Organization: o.Organization, PathLength: cacert.Unlimited}, at, signer, signer, to.Root)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
 	}
-	issuing := ceremony.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
-	if _, err := certify(root, ceremony.Profile{}, at, issuing, signer, to.Chain); err != nil {
+	issuing := cacert.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
+	if _, err := certify(root, cacert.Profile{}, at, issuing, signer, to.Chain); err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
 	return nil
 }
 
 // certify holds one ceremony, and gives the chain that it wrote.
-func certify(parent []*x509.Certificate, p ceremony.Profile, at ceremony.Circumstances, key, issuer ceremony.Key, file string) ([]*x509.Certificate, error) {
-	c, err := ceremony.New(parent, p, at)
+func certify(parent []*x509.Certificate, p cacert.Profile, at Circumstances, key, issuer cacert.Key, file string) ([]*x509.Certificate, error) {
+	c, err := New(parent, p, at)
 	if err != nil {
 		return nil, err
 	}
@@ -120,5 +122,5 @@ func certify(parent []*x509.Certificate, p ceremony.Profile, at ceremony.Circums
 	if err != nil {
 		return nil, err
 	}
-	return made.Chain, made.Write(ceremony.Beside(file))
+	return made.Chain, made.Write(Beside(file))
 }

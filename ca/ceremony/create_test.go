@@ -1,4 +1,4 @@
-package ca
+package ceremony
 
 import (
 	"bytes"
@@ -8,12 +8,17 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-func TestCreateFileAuthority(t *testing.T) {
+func TestCreateFiles(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
 	passphrase := filepath.Join(parent, "passphrase")
@@ -21,7 +26,7 @@ func TestCreateFileAuthority(t *testing.T) {
 		t.Fatal(err)
 	}
 	o := CreateOptions{Dir: filepath.Join(parent, "ca"), Organization: "Example", Passphrase: []byte("correct horse"), Now: noon}
-	made, err := CreateFileAuthority(o)
+	made, err := CreateFiles(o)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -39,30 +44,27 @@ func TestCreateFileAuthority(t *testing.T) {
 		}
 	}
 
-	a, err := LoadAuthority(t.Context(), AuthorityConfig{
-		Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey), Passphrase: setting.Secret{File: setting.Path(passphrase)},
-	}, noon, kms.Options{})
+	text, err := os.ReadFile(made.Chain)
 	if err != nil {
 		t.Fatal(err)
 	}
-	intermediate, root := a.issuer, mustParse(t, a.Chain()[1])
+	certs, err := chain.Parse(text)
+	if err != nil || len(certs) != 2 {
+		t.Fatalf("%d certificates, %v", len(certs), err)
+	}
+	if faults := cacert.Faults(certs, chain.Need{Now: noon, Lifetime: time.Hour}); len(faults) > 0 {
+		t.Errorf("%q", faults)
+	}
+	key, err := keystore.Open(t.Context(), "file:"+made.IssuingKey, kms.Options{Passphrase: setting.Secret{File: setting.Path(passphrase)}})
+	if err != nil || !pubkey.Equal(certs[0].PublicKey, key.Public()) {
+		t.Errorf("the issuing key isn't the first certificate's: %v", err)
+	}
+	intermediate, root := certs[0], certs[1]
 	if !intermediate.MaxPathLenZero || intermediate.NotAfter.After(root.NotAfter) || algorithmOf(t, intermediate) != kms.ECDSAP256 || algorithmOf(t, root) != kms.ECDSAP384 {
 		t.Errorf("intermediate %v, root %v", intermediate, root)
 	}
-	if notBefore, notAfter := a.Validity(); !notBefore.Equal(intermediate.NotBefore) || !notAfter.Equal(intermediate.NotAfter) {
-		t.Errorf("validity %v to %v", notBefore, notAfter)
-	}
-	zlintAgrees(t, intermediate.Raw)
-	zlintAgrees(t, root.Raw)
-}
-
-func mustParse(t *testing.T, der []byte) *x509.Certificate {
-	t.Helper()
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return c
+	zlintAgrees(t, intermediate)
+	zlintAgrees(t, root)
 }
 
 func algorithmOf(t *testing.T, c *x509.Certificate) kms.Algorithm {
@@ -74,20 +76,20 @@ func algorithmOf(t *testing.T, c *x509.Certificate) kms.Algorithm {
 	return a
 }
 
-func TestCreateFileAuthorityNeverOverwrites(t *testing.T) {
+func TestCreateFilesNeverOverwrites(t *testing.T) {
 	t.Parallel()
 	parent := t.TempDir()
 	dir := filepath.Join(parent, "ca")
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := CreateFileAuthority(CreateOptions{Dir: dir, Organization: "Example", Now: noon}); !errors.Is(err, os.ErrExist) {
+	if _, err := CreateFiles(CreateOptions{Dir: dir, Organization: "Example", Now: noon}); !errors.Is(err, os.ErrExist) {
 		t.Errorf("error %v; want os.ErrExist", err)
 	}
-	if _, err := CreateFileAuthority(CreateOptions{Dir: filepath.Join(parent, "new"), Now: noon}); err == nil || !strings.Contains(err.Error(), "organization") {
+	if _, err := CreateFiles(CreateOptions{Dir: filepath.Join(parent, "new"), Now: noon}); err == nil || !strings.Contains(err.Error(), "organization") {
 		t.Errorf("no organization: %v", err)
 	}
-	if _, err := CreateFileAuthority(CreateOptions{Dir: filepath.Join(parent, "new"), Organization: "Example", Algorithm: "DSA", Now: noon}); err == nil {
+	if _, err := CreateFiles(CreateOptions{Dir: filepath.Join(parent, "new"), Organization: "Example", Algorithm: "DSA", Now: noon}); err == nil {
 		t.Error("an unknown algorithm")
 	}
 	left, err := os.ReadDir(parent)
