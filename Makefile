@@ -18,7 +18,7 @@ LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
 PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
 
-TOOL := go tool -modfile=internal/tools/go.mod
+TOOL := go tool -modfile=internal/tools/pins/go.mod
 BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
@@ -30,11 +30,11 @@ help: ## list these targets
 
 run: build ## a CA of your own on this machine, with one certificate to look at (Ctrl-C ends it)
 	@internal/tools/packages.sh ca-certificates curl
-	@internal/demo/run.sh bin/mayfly
+	@internal/tools/demo/run.sh bin/mayfly
 
 demo: build ## the same in a folder that is thrown away, then exit
 	@internal/tools/packages.sh ca-certificates curl
-	@internal/demo/run.sh --exit bin/mayfly
+	@internal/tools/demo/run.sh --exit bin/mayfly
 
 build: ## bin/mayfly, static
 	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/mayfly ./cmd/mayfly
@@ -45,6 +45,7 @@ install: build ## bin/mayfly into $(PREFIX)/bin
 test: ## every test of the product, with the race detector
 	@internal/tools/packages.sh ca-certificates gcc openssl systemd softhsm2 opensc libnss3-tools redis-server
 	go test -race ./...
+	cd internal/tools && go test -race . ./configdoc
 	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...
 	go test -race -tags pkcs11 -run 'HSM|WholeIssuance/of/(softhsm|nss)|RootInEveryBackend/(softhsm|nss)' ./cmd/mayfly
 
@@ -52,17 +53,19 @@ check: ## all that must hold before a change is taken in
 	@internal/tools/check.sh $(STEPS)
 
 conformance: build ## cosign, sigstore-go, sigstore-js, openssl and others against a running mayfly
-	@internal/conformance/run.sh
+	@internal/tools/conformance/run.sh
 
 conformance-keys: build ## the part of it about keys in a KMS or HSM; writes the table in docs/keys.md
 	@internal/tools/packages.sh ca-certificates gcc iproute2 libnss3-tools opensc python3-venv softhsm2
-	@MAYFLY_BIN=$${MAYFLY_BIN:-$(CURDIR)/bin/mayfly} internal/conformance/keys.sh --write
+	@MAYFLY_BIN=$${MAYFLY_BIN:-$(CURDIR)/bin/mayfly} internal/tools/conformance/keys.sh --write
 
 bench: build ## measure, and write docs/performance.md
-	go run ./internal/bench -mayfly bin/mayfly -out docs/performance.md
+	go build -C internal/tools -o $(CURDIR)/bin/bench ./bench
+	bin/bench -mayfly bin/mayfly -out docs/performance.md
 
 bench-log: ## measure the embedded log alone, a million entries in memory too: 8 minutes, 4 GB of /dev/shm
-	go run ./internal/bench -log -log-memory /dev/shm -out docs/log-performance.md
+	go build -C internal/tools -o $(CURDIR)/bin/bench ./bench
+	bin/bench -log -log-memory /dev/shm -out docs/log-performance.md
 
 generate: ## write all generated code again
 	$(BUF) generate

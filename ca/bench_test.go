@@ -2,6 +2,7 @@ package ca
 
 import (
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"testing"
@@ -61,11 +62,11 @@ func BenchmarkBareSignatures(b *testing.B) {
 		var sig []byte
 		for range 2 {
 			var err error
-			if sig, err = r.signer.Signer.Sign(b.Context(), digest[:], r.authority.hash); err != nil {
+			if sig, err = r.signer.Signer.Sign(b.Context(), digest[:], crypto.SHA256); err != nil {
 				b.Fatal(err)
 			}
 		}
-		if err := kms.Verify(r.signer.Public(), r.authority.hash, digest[:], sig); err != nil {
+		if err := kms.Verify(r.signer.Public(), crypto.SHA256, digest[:], sig); err != nil {
 			b.Fatal(err)
 		}
 	}
@@ -79,7 +80,7 @@ func BenchmarkStages(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	tbs, err := r.authority.tbs(l, poisonDER)
+	tbs, err := l.tbs(r.authority, poisonDER)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -89,9 +90,9 @@ func BenchmarkStages(b *testing.B) {
 	}
 	for name, run := range map[string]func() error{
 		"profile": func() error { _, err := r.issuer.profile(r.authority, who, key); return err },
-		"tbs":     func() error { _, err := r.authority.tbs(l, poisonDER); return err },
+		"tbs":     func() error { _, err := l.tbs(r.authority, poisonDER); return err },
 		"lint":    func() error { return lint(tbs, l, r.authority, DefaultLifetime) },
-		"replace": func() error { _, err := replaceExtension(tbs, oidPoison, nil); return err },
+		"replace": func() error { _, err := replaceExtension(tbs, ctlog.OIDPoison, nil); return err },
 		"parse":   func() error { _, err := x509.ParseCertificate(cert.Leaf); return err },
 		"event":   func() error { _ = event(b.Context(), r.authority, l, who, key); return nil },
 	} {

@@ -7,19 +7,18 @@ package ca
 import (
 	"context"
 	"crypto/rand"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
 	"math/big"
-	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -35,48 +34,38 @@ type Log interface {
 	Accepts(ctx context.Context, chain ctlog.Chain) error
 }
 
-// Auditor makes a record durable before it returns: after a crash the record
-// is there. An error says that it may not be, and the caller must not go on.
-type Auditor interface {
-	Record(ctx context.Context, e audit.Event) error
-}
-
 // Options are what an Issuer works with.
 type Options struct {
 	// Authorities are what signs and what clients are to trust. The Issuer owns
 	// them from then on.
-	Authorities *Authorities
+	Authorities *authority.Set
 	// Log is nil only together with AcceptUnlogged.
 	Log Log
 	// AcceptUnlogged says that the operator wrote `mode: none` and
 	// `accept_unlogged: true`: certificates carry no SCT and no log knows them.
 	AcceptUnlogged bool
 	// Auditor is required: no record, no signature.
-	Auditor Auditor
+	Auditor audit.Recorder
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
-	// Random is where serial numbers come from; nil is crypto/rand.
-	Random io.Reader
 	// Logger is for the operator; nil discards.
 	Logger *slog.Logger
 	// Metrics takes the package's metrics; nil leaves them unregistered.
 	Metrics prometheus.Registerer
 }
 
-// Issuer issues certificates. It is safe for concurrent use and owns no
-// goroutine: [Issuer.Run] is for the caller to run.
+// Issuer issues certificates. It is safe for concurrent use. Its authorities are
+// those in force; their Run and WatchExpiry are for the caller to run.
 type Issuer struct {
+	*authority.InForce
+
 	lifetime time.Duration
-	using    sync.Mutex // serialises Use
-	current  atomic.Pointer[Authorities]
 	log      Log
-	trail    trail
+	trail    audit.Trail
 	now      func() time.Time
-	random   io.Reader
+	random   io.Reader // of serial numbers
 	logger   *slog.Logger
-	metrics  *metrics
-	health   health
-	woken    chan struct{} // has Run look again
+	stages   [stages]prometheus.Observer
 }
 
 // New makes an Issuer. Without a log, it wants AcceptUnlogged; without an
@@ -97,44 +86,26 @@ func New(c Config, o Options) (*Issuer, error) {
 	case o.Log != nil && o.AcceptUnlogged:
 		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
 	}
-	i := &Issuer{lifetime: c.Lifetime, log: o.Log, now: o.Now, random: o.Random, logger: o.Logger, woken: make(chan struct{}, 1)}
+	i := &Issuer{lifetime: c.Lifetime, log: o.Log, now: o.Now, random: rand.Reader, logger: o.Logger}
 	if i.now == nil {
 		i.now = time.Now
-	}
-	if i.random == nil {
-		i.random = rand.Reader
 	}
 	if i.logger == nil {
 		i.logger = slog.New(slog.DiscardHandler)
 	}
-	i.trail = trail{o.Auditor, i.now, i.logger}
+	i.trail = audit.Trail{Recorder: o.Auditor, Now: i.now, Logger: i.logger}
 	var err error
-	if i.metrics, err = newMetrics(o.Metrics); err != nil {
+	if i.stages, err = newStages(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
-	i.Use(o.Authorities)
-	if err := i.registerForm(o.Metrics); err != nil {
+	in := authority.Options{Set: o.Authorities, Lifetime: c.Lifetime, Trail: i.trail, Metrics: o.Metrics}
+	if o.Log != nil {
+		in.Probe = i.probe
+	}
+	if i.InForce, err = authority.NewInForce(in); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
 	return i, nil
-}
-
-// Ready is nil when a certificate could be issued now: the authority covers its
-// validity and the key can sign. A key that can tell without a signature is
-// asked once every few seconds; of any other, a signature is made.
-func (i *Issuer) Ready(ctx context.Context) error {
-	a, err := i.acquire()
-	if err != nil {
-		return err
-	}
-	defer a.release()
-	if err := a.covers(i.validity(i.lifetime)); err != nil {
-		return err
-	}
-	if err := i.health.check(ctx, a, i.now); err != nil {
-		return signerFault(ctx, err)
-	}
-	return nil
 }
 
 // Certificate is an issued certificate, its chain, and what an answer needs.
@@ -155,10 +126,6 @@ type Certificate struct {
 // Each ends in a new line.
 func (c *Certificate) PEM() []string {
 	all := make([]string, 0, 1+len(c.chainPEM))
-	all = append(all, encodePEM(c.Leaf))
+	all = append(all, chain.Encode(c.Leaf))
 	return append(all, c.chainPEM...)
-}
-
-func encodePEM(der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
 }

@@ -1,428 +1,71 @@
 package ca
 
 import (
-	"bytes"
 	"context"
-	"crypto"
-	"crypto/x509"
-	"errors"
-	"fmt"
 	"log/slog"
-	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
-	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// signingCA is a root's key that counts its signatures, and can be down.
-type signingCA struct {
-	kms.Signer
-	signs atomic.Int64
-	down  atomic.Bool
-}
-
-var errDown = errors.New("the KMS is down")
-
-func (s *signingCA) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if s.down.Load() {
-		return nil, errDown
-	}
-	s.signs.Add(1)
-	return s.Signer.Sign(ctx, digest, opts)
-}
-
-// ephemeralRoot makes a root in files, for an authority of the mode ephemeral.
-func ephemeralRoot(t *testing.T, now time.Time, life time.Duration) AuthorityConfig {
+// startEphemeral starts an authority of the mode ephemeral whose signing CA's key
+// is in a vendor's stand-in.
+func startEphemeral(t *testing.T, now func() time.Time, wake <-chan time.Time) (*kmstest.StandIn, *authority.Authority, *authority.Ephemeral) {
 	t.Helper()
-	dir := t.TempDir()
-	path := filepath.Join(dir, "root.key.pem")
-	key, err := keystore.GenerateFile(path, kms.ECDSAP384, nil)
+	key := kmstest.Key(t, kms.ECDSAP384)
+	s := kmstest.Vendors["vault"](t, key)
+	root := certify(t, nil, cacert.Profile{Organization: "Example", PathLength: cacert.Unlimited}, key.Public(), key)
+	a, err := authority.Load(t.Context(), authority.Config{
+		Mode: authority.ModeEphemeral, Chain: writeChain(t, root), Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+		Ephemeral: authority.EphemeralConfig{History: setting.Path(filepath.Join(t.TempDir(), "history")), AcceptUnlisted: true},
+	}, authority.LoadOptions{Now: now(), KMS: s.Options})
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceremony.New(nil, ceremony.Profile{Organization: "Example", PathLength: ceremony.Unlimited, Lifetime: life}, ceremony.Circumstances{Now: now})
+	t.Cleanup(a.Close)
+	e, err := authority.StartEphemeral(t.Context(), a, authority.EphemeralOptions{
+		Lifetime: DefaultLifetime, Wake: wake,
+		Trail: audit.Trail{Recorder: &recorder{}, Now: now, Logger: slog.New(slog.DiscardHandler)},
+	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.For(key.Public(), path); err != nil {
-		t.Fatal(err)
-	}
-	made, err := c.Sign(ceremony.Key{Signer: key, Ref: path})
-	if err != nil {
-		t.Fatal(err)
-	}
-	chain := filepath.Join(dir, "root.pem")
-	if err := os.WriteFile(chain, made.PEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return AuthorityConfig{
-		Mode: ModeEphemeral, Chain: setting.Path(chain), Key: setting.KeyRef("file:" + path),
-		Ephemeral: EphemeralConfig{History: setting.Path(filepath.Join(dir, "history"))},
-	}
-}
-
-// ephemeralRig is an ephemeral authority at work, and what a client of it sees.
-type ephemeralRig struct {
-	*Ephemeral
-	ca      *signingCA
-	records recorder
-	put     func(context.Context) error
-
-	mu     sync.Mutex
-	listed map[string]time.Time // since when, by fingerprint
-	puts   int
-}
-
-const testLeaf = 10 * time.Minute
-
-func startEphemeral(t *testing.T, c AuthorityConfig, now func() time.Time) (*ephemeralRig, error) {
-	t.Helper()
-	a, err := LoadAuthority(t.Context(), c, now(), kms.Options{})
-	if err != nil {
-		return nil, err
-	}
-	r := &ephemeralRig{ca: &signingCA{Signer: a.signer}, listed: make(map[string]time.Time)}
-	a.signer = r.ca
-	r.Ephemeral, err = StartEphemeral(t.Context(), a, EphemeralOptions{Lifetime: testLeaf, Auditor: &r.records, Now: now, Logger: slog.New(slog.DiscardHandler)})
-	if err != nil {
-		return nil, err
-	}
-	r.put = func(context.Context) error { return nil }
-	r.show()
-	return r, nil
-}
-
-// show is the documents' part: what is listed from now on.
-func (r *ephemeralRig) show() {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	r.puts++
-	for _, c := range r.certificates() {
-		if _, known := r.listed[string(c.Raw)]; !known {
-			r.listed[string(c.Raw)] = r.now()
-		}
-	}
-}
-
-// run runs the renewal until the test ends.
-func (r *ephemeralRig) run(t *testing.T) {
-	ctx, stop := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() {
-		done <- r.Run(ctx, func(ctx context.Context) error {
-			if err := r.put(ctx); err != nil {
-				return err
-			}
-			r.show()
-			return nil
-		})
-	}()
-	t.Cleanup(func() {
-		stop()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-}
-
-func (r *ephemeralRig) active() *Authority {
-	r.Ephemeral.mu.Lock()
-	defer r.Ephemeral.mu.Unlock()
-	return r.current.authority
-}
-
-// issues reports whether a leaf could begin now, and holds what would be issued
-// to what must never happen: a leaf beyond its issuer, or by an issuer that
-// clients couldn't know for the stated time.
-func (r *ephemeralRig) issues(t *testing.T, ahead time.Duration) bool {
-	t.Helper()
-	a, now := r.active(), r.now().UTC().Truncate(time.Second)
-	if a.covers(now, now.Add(testLeaf-time.Second)) != nil {
-		return false
-	}
-	if now.Add(testLeaf - time.Second).After(a.issuer.NotAfter) {
-		t.Errorf("%v: a leaf beyond its issuer, which ends at %v", now, a.issuer.NotAfter)
-	}
-	r.mu.Lock()
-	since, known := r.listed[string(a.issuer.Raw)]
-	r.mu.Unlock()
-	if !known || r.now().Sub(since) < ahead {
-		t.Errorf("%v: %s issues, listed since %v (%v)", now, a.words, since, known)
-	}
-	return true
-}
-
-// TestEphemeralWeeks: over three weeks each certificate is listed for a day
-// before it issues, there is no gap, every one stays listed, and the signing CA
-// signs once for each.
-func TestEphemeralWeeks(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := ephemeralRoot(t, time.Now(), 0)
-		r, err := startEphemeral(t, c, time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.run(t)
-		if r.issues(t, 0) {
-			t.Error("issues at once, without accept_unlisted")
-		}
-		pass(t, 24*time.Hour-time.Minute)
-		if r.issues(t, 0) {
-			t.Error("issues before it has been listed for a day")
-		}
-		pass(t, 2*time.Minute)
-		seen := make(map[string]bool)
-		for range 21 * 24 * 2 {
-			if !r.issues(t, 24*time.Hour) {
-				t.Fatalf("%v: a gap: %v", time.Now(), r.Detail())
-			}
-			seen[string(r.active().issuer.Raw)] = true
-			if err := r.Ready(t.Context()); err != nil {
-				t.Error(err)
-			}
-			pass(t, 30*time.Minute)
-		}
-		if n := int(r.ca.signs.Load()); len(seen) < 14 || n > len(seen)+1 {
-			t.Errorf("%d issuing certificates in force in three weeks, %d signatures", len(seen), n)
-		}
-		if got := len(r.certificates()); got < len(seen) {
-			t.Errorf("%d of %d are still listed", got, len(seen))
-		}
-		var want []audit.Type
-		for range r.ca.signs.Load() {
-			want = append(want, audit.Intent, audit.Issued)
-		}
-		if got := r.records.types(); !slices.Equal(got, want) {
-			t.Errorf("on record: %v; want an intent and an outcome for each of %d signatures", got, r.ca.signs.Load())
-		}
-		first, last := r.records.events[0], r.records.events[len(want)-1]
-		if first.Purpose != audit.PurposeIssuing || first.KeyFingerprint == "" || last.Serial == "" || last.Fingerprint == "" || last.NotAfter.IsZero() {
-			t.Errorf("the first intent is %+v, the last outcome %+v", first, last)
-		}
-	})
-}
-
-// TestEphemeralOutage: a KMS that is down at renewal is asked again and again, the
-// old certificate goes on as long as it can, readyz tells, and it ends by itself.
-func TestEphemeralOutage(t *testing.T) {
-	t.Parallel()
-	for _, tt := range []struct {
-		name   string
-		outage time.Duration
-		accept bool
-		gap    time.Duration // with nothing issued, at most
-	}{
-		{"short", 15 * time.Hour, false, 0},
-		{"longer than the slack", 30 * time.Hour, false, 14 * time.Hour},
-		{"longer than the certificate", 60 * time.Hour, false, 24*time.Hour + 21*time.Hour},
-		{"longer than the certificate, unlisted accepted", 60 * time.Hour, true, 21 * time.Hour},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			synctest.Test(t, func(t *testing.T) {
-				c := ephemeralRoot(t, time.Now(), 0)
-				c.Ephemeral.AcceptUnlisted = tt.accept
-				r, err := startEphemeral(t, c, time.Now)
-				if err != nil {
-					t.Fatal(err)
-				}
-				r.run(t)
-				pass(t, time.Until(r.renewAt())-time.Second)
-				r.ca.down.Store(true)
-				pass(t, time.Hour)
-				if err := r.Ready(t.Context()); !errors.Is(err, errDown) {
-					t.Errorf("after an hour's outage: %v", err)
-				}
-				if got := strings.Join(r.Detail(), "; "); !strings.Contains(got, "attempts failed") || strings.Contains(got, errDown.Error()) {
-					t.Errorf("detail %q", got)
-				}
-				ahead := 24 * time.Hour
-				if tt.accept {
-					ahead = 0
-				}
-				var gap time.Duration
-				for at := time.Hour; at < 200*time.Hour; at += 10 * time.Minute {
-					if at == tt.outage {
-						r.ca.down.Store(false)
-					}
-					if !r.issues(t, ahead) {
-						gap += 10 * time.Minute
-					}
-					pass(t, 10*time.Minute)
-				}
-				if gap > tt.gap || tt.gap > 0 && gap == 0 {
-					t.Errorf("nothing was issued for %v; want more than 0 and at most %v", gap, tt.gap)
-				}
-				if err := r.Ready(t.Context()); err != nil {
-					t.Errorf("no recovery: %v", err)
-				}
-			})
-		})
-	}
-}
-
-// TestEphemeralRestart: the key before is gone; its certificate stays listed, and
-// the new one is listed at once and waits, or issues where that is accepted.
-func TestEphemeralRestart(t *testing.T) {
-	t.Parallel()
-	for _, accept := range []bool{false, true} {
-		synctest.Test(t, func(t *testing.T) {
-			c := ephemeralRoot(t, time.Now(), 0)
-			c.Ephemeral.AcceptUnlisted = accept
-			first, err := startEphemeral(t, c, time.Now)
-			if err != nil {
-				t.Fatal(err)
-			}
-			pass(t, time.Hour)
-			second, err := startEphemeral(t, c, time.Now)
-			if err != nil {
-				t.Fatal(err)
-			}
-			listed := second.certificates()
-			if len(listed) != 2 || !listed[0].Equal(first.active().issuer) || !listed[1].Equal(second.active().issuer) {
-				t.Errorf("%d listed", len(listed))
-			}
-			if got := second.issues(t, 0); got != accept {
-				t.Errorf("accept_unlisted %t: issues %t", accept, got)
-			}
-			pass(t, 24*time.Hour)
-			if !second.issues(t, 0) {
-				t.Error("doesn't issue after a day")
-			}
-		})
-	}
-}
-
-// TestEphemeralReplicas: replicas that share a history list each other's.
-func TestEphemeralReplicas(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		c := ephemeralRoot(t, time.Now(), 0)
-		a, err := startEphemeral(t, c, time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		a.run(t)
-		pass(t, time.Second) // two machines never start at one instant
-		b, err := startEphemeral(t, c, time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		b.run(t)
-		pass(t, 2*historyInterval)
-		for name, r := range map[string]*ephemeralRig{"first": a, "second": b} {
-			r.mu.Lock()
-			if len(r.listed) != 2 {
-				t.Errorf("the %s lists %d", name, len(r.listed))
-			}
-			r.mu.Unlock()
-		}
-	})
-}
-
-// TestEphemeralUnlistable: a certificate that couldn't be listed doesn't issue
-// before it has been for the stated time.
-func TestEphemeralUnlistable(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r, err := startEphemeral(t, ephemeralRoot(t, time.Now(), 0), time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		var broken atomic.Bool
-		r.put = func(context.Context) error {
-			if broken.Load() {
-				return errors.New("no documents")
-			}
-			return nil
-		}
-		r.run(t)
-		pass(t, 24*time.Hour+time.Minute)
-		broken.Store(true)
-		pass(t, time.Until(r.renewAt())+10*time.Hour)
-		if err := r.Ready(t.Context()); err == nil {
-			t.Error("ready without documents")
-		}
-		broken.Store(false)
-		for range 4 * 24 {
-			if !r.issues(t, 24*time.Hour) {
-				t.Fatalf("a gap: %v", r.Detail())
-			}
-			pass(t, time.Hour)
-		}
-	})
-}
-
-// TestEphemeralLastDays: the last certificates end with the signing CA, and then
-// it says what to do.
-func TestEphemeralLastDays(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		r, err := startEphemeral(t, ephemeralRoot(t, time.Now(), 7*24*time.Hour), time.Now)
-		if err != nil {
-			t.Fatal(err)
-		}
-		r.run(t)
-		end := r.signing.notAfter
-		pass(t, 24*time.Hour+time.Minute)
-		for time.Until(end) > testLeaf {
-			r.issues(t, 24*time.Hour) // with its checks
-			pass(t, 10*time.Minute)
-		}
-		if err := r.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "renew it first") && !strings.Contains(err.Error(), "state from 1 day") {
-			t.Errorf("%v", err)
-		}
-		for _, c := range r.certificates() {
-			if c.NotAfter.After(end) {
-				t.Errorf("%s ends at %v, after the signing CA (%v)", c.Subject, c.NotAfter, end)
-			}
-		}
-	})
+	return s, a, e
 }
 
 // TestEphemeralIssues: a whole issuance, with the signing CA's key asked for
-// nothing, while certificates succeed each other under load.
+// nothing.
 func TestEphemeralIssues(t *testing.T) {
 	t.Parallel()
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	c.Ephemeral.AcceptUnlisted = true
-	r, err := startEphemeral(t, c, clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = r.Authorities(One(r.signing)) })
+	s, signing, e := startEphemeral(t, clock, nil)
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = e.Authorities(authority.Single(signing)) })
 	who, key := alice(t)
-	before := r.ca.signs.Load()
-	r.ca.down.Store(true)
-	cert, err := rig.issuer.Issue(t.Context(), who, key)
+	before := s.Count(s.Sign)
+	s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Drop: true} })
+	cert, err := r.issuer.Issue(t.Context(), who, key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := r.ca.signs.Load() - before; got != 0 || len(cert.Chain) != 2 {
+	if got := s.Count(s.Sign) - before; got != 0 || len(cert.Chain) != 2 {
 		t.Errorf("%d signatures by the signing CA, a chain of %d", got, len(cert.Chain))
 	}
 	verifies(t, cert)
-	if err := rig.issuer.Ready(t.Context()); err != nil {
+	if err := r.issuer.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
 
-	rig = newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(r.signing) })
-	if cert, err := rig.issuer.Issue(t.Context(), who, key); err == nil {
+	r = newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = authority.Single(signing) })
+	if cert, err := r.issuer.Issue(t.Context(), who, key); err == nil {
 		t.Errorf("the signing CA issued a leaf: %v", cert)
 	}
 }
@@ -433,26 +76,25 @@ func TestEphemeralUnderLoad(t *testing.T) {
 	t.Parallel()
 	var ahead atomic.Int64
 	now := func() time.Time { return noon.Add(time.Duration(ahead.Load())) }
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	c.Ephemeral.AcceptUnlisted = true
-	r, err := startEphemeral(t, c, now)
-	if err != nil {
-		t.Fatal(err)
-	}
-	base := One(r.signing)
-	rig := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
-		o.Authorities, o.Now, o.Log, o.AcceptUnlogged = r.Authorities(base), now, nil, true
+	wake := make(chan time.Time)
+	_, signing, e := startEphemeral(t, now, wake)
+	base := authority.Single(signing)
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
+		o.Authorities, o.Now, o.Log, o.AcceptUnlogged = e.Authorities(base), now, nil, true
 	})
 	who, key := alice(t)
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()
 	var all sync.WaitGroup
+	all.Go(func() {
+		_ = e.Run(ctx, func(context.Context) error { r.issuer.Use(e.Authorities(base)); return nil }) // it returns nil
+	})
 	var issued atomic.Int64
 	issuers := new(sync.Map)
 	for range 4 {
 		all.Go(func() {
 			for ctx.Err() == nil {
-				cert, err := rig.issuer.Issue(t.Context(), who, key)
+				cert, err := r.issuer.Issue(t.Context(), who, key)
 				if err != nil {
 					t.Error(err)
 					return
@@ -465,9 +107,8 @@ func TestEphemeralUnderLoad(t *testing.T) {
 	for range 10 * 24 {
 		before := issued.Load()
 		ahead.Add(int64(time.Hour))
-		if r.step(t.Context()) {
-			rig.issuer.Use(r.Authorities(base))
-		}
+		wake <- now()
+		wake <- now() // taken once the first is done with
 		for issued.Load() == before && !t.Failed() {
 			runtime.Gosched()
 		}
@@ -476,230 +117,29 @@ func TestEphemeralUnderLoad(t *testing.T) {
 	all.Wait()
 	used := 0
 	issuers.Range(func(any, any) bool { used++; return true })
-	if want := len(r.certificates()); used < want-1 || want < 6 || len(rig.issuer.Chains()) != want {
-		t.Errorf("%d issuing certificates were used, of %d; %d chains", used, want, len(rig.issuer.Chains()))
+	if want := len(e.Authorities(base).Trusted); used < want-1 || want < 6 || len(r.issuer.Chains()) != want {
+		t.Errorf("%d issuing certificates were used, of %d; %d chains", used, want, len(r.issuer.Chains()))
 	}
 }
 
-// TestEphemeralRefusals: what the operator reads when it can't start.
-func TestEphemeralRefusals(t *testing.T) {
+// TestRootAuthorityIssues: a root that issues leaves itself.
+func TestRootAuthorityIssues(t *testing.T) {
 	t.Parallel()
-	good := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	leafIssuer := newLineage(t)
-	leafIssuer.intermediate.MaxPathLenZero = true
-	zero := leafIssuer.write(t)
-	for name, tt := range map[string]struct {
-		change func(*AuthorityConfig)
-		want   string
-	}{
-		"no history":        {func(c *AuthorityConfig) { c.Ephemeral.History = "" }, "ca.authority.ephemeral.history: required with `mode: ephemeral`"},
-		"too short":         {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = time.Hour }, "ca.authority.ephemeral.lifetime: 1h0m0s is out of bounds: from 24h0m0s to 720h0m0s, in whole seconds"},
-		"too long":          {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = 721 * time.Hour }, "is out of bounds"},
-		"no room":           {func(c *AuthorityConfig) { c.Ephemeral.Lifetime = 24 * time.Hour }, "ca.authority.ephemeral.publish_ahead: 24h0m0s is out of bounds: from 1m to half of the lifetime (12h0m0s)"},
-		"another mode":      {func(c *AuthorityConfig) { c.Mode = ModeDirect }, "ca.authority.ephemeral: belongs to `mode: ephemeral`"},
-		"a leaf issuer":     {func(c *AuthorityConfig) { c.Chain, c.Key = zero.Chain, zero.Key }, "its path length 0 forbids the 1 CA certificates below it: reissue it with a longer one"},
-		"a sealed key":      {func(c *AuthorityConfig) { c.SealedKey = "x" }, "ca.authority.sealed_key: belongs to `mode: sealed`"},
-		"precertificates":   {func(c *AuthorityConfig) { c.PrecertificateSigner = PresignOn }, "ca.authority.precertificate_signer: is for a key in a KMS"},
-		"a quota":           {func(c *AuthorityConfig) { c.SigningQuota = 5 }, "ca.authority.signing_quota: is for a key that signs certificates"},
-		"a file as history": {func(c *AuthorityConfig) { c.Ephemeral.History = c.Chain }, "not a directory"},
-	} {
-		c := good
-		tt.change(&c)
-		if _, err := startEphemeral(t, c, clock); err == nil || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v; want %q", name, err, tt.want)
-		}
-	}
-
-	unrecorded, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
+	key, err := kms.ECDSAP384.Generate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	counting := &signingCA{Signer: unrecorded.signer}
-	unrecorded.signer = counting
-	full := &recorder{fail: func(audit.Event) error { return errors.New("the disk is full") }}
-	if _, err := StartEphemeral(t.Context(), unrecorded, EphemeralOptions{Lifetime: testLeaf, Auditor: full, Now: clock, Logger: slog.New(slog.DiscardHandler)}); fault.From(err).Reason != fault.AuditUnavailable || counting.signs.Load() != 0 {
-		t.Errorf("without a record: %v, %d signatures", err, counting.signs.Load())
-	}
-
-	down, err := LoadAuthority(t.Context(), good, noon, kms.Options{})
+	root := certify(t, nil, cacert.Profile{Organization: "Example", PathLength: cacert.Unlimited}, key.Public(), key)
+	a := newAuthority(t, root, kms.InMemory(key), authority.Config{})
+	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = authority.Single(a) })
+	who, proof := alice(t)
+	cert, err := r.issuer.Issue(t.Context(), who, proof)
 	if err != nil {
 		t.Fatal(err)
 	}
-	down.signer = &signingCA{Signer: down.signer}
-	down.signer.(*signingCA).down.Store(true)
-	o := EphemeralOptions{Lifetime: testLeaf, Auditor: &recorder{}, Now: clock, Logger: slog.New(slog.DiscardHandler)}
-	if _, err := StartEphemeral(t.Context(), down, o); !errors.Is(err, errDown) || !strings.Contains(err.Error(), "the first ephemeral issuing certificate: signing with the signing CA's key") {
-		t.Errorf("%v", err)
+	if len(cert.Chain) != 1 || len(cert.PEM()) != 2 {
+		t.Errorf("%d certificates in the chain", len(cert.Chain))
 	}
-	left, err := os.ReadDir(string(good.Ephemeral.History))
-	if err != nil || len(left) != 0 {
-		t.Errorf("%d files are left of a start that failed: %v", len(left), err)
-	}
-}
-
-// TestEphemeralStartsOverAndOver: a service that does is stopped before clients'
-// documents are full.
-func TestEphemeralStartsOverAndOver(t *testing.T) {
-	t.Parallel()
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	r, err := startEphemeral(t, c, clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for n := range maxValidEphemeral - 1 {
-		if err := r.few(); err != nil {
-			t.Fatalf("at %d: %v", n, err)
-		}
-		r.history.known[fmt.Sprint(n)] = r.active().issuer
-	}
-	if err := r.few(); err == nil || !strings.Contains(err.Error(), "200 ephemeral issuing certificates are valid already") {
-		t.Errorf("%v", err)
-	}
-}
-
-// TestHistory: what isn't as Mayfly wrote it is refused at the start by name, and
-// in a running service leaves what is known.
-func TestHistory(t *testing.T) {
-	t.Parallel()
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	r, err := startEphemeral(t, c, clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	dir, name := string(c.Ephemeral.History), historyName(r.active().issuer)
-	good, err := os.ReadFile(filepath.Join(dir, name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	stranger, err := startEphemeral(t, ephemeralRoot(t, noon.AddDate(0, -1, 0), 0), clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	other := stranger.active().issuer
-	root := r.parent[0]
-	for what, tt := range map[string]struct {
-		name string
-		b    []byte
-		want string
-	}{
-		"damaged":          {name, good[:len(good)/2], "isn't whole PEM: restore the file from a copy"},
-		"empty":            {name, nil, "holds no certificate"},
-		"another's name":   {historyName(root), good, "holds another certificate than its name says"},
-		"two certificates": {name, append(bytes.Clone(good), good...), "has more in it than one certificate"},
-		"a space":          {name, append(bytes.Clone(good), ' '), "has more in it than one certificate"},
-		"the root":         {historyName(root), []byte(encodePEM(root.Raw)), "isn't the certificate of an issuing CA"},
-		"another CA's":     {historyName(other), []byte(encodePEM(other.Raw)), "doesn't belong to this authority's chain"},
-		"no PEM":           {"notes.txt", []byte("rotate on Monday"), "has text that isn't PEM"},
-		"too large":        {"large.pem", bytes.Repeat([]byte("\n"), maxHistoryFile+1), "is larger than"},
-	} {
-		path := filepath.Join(dir, tt.name)
-		if err := os.WriteFile(path, tt.b, 0o600); err != nil {
-			t.Fatal(err)
-		}
-		_, err := LoadAuthority(t.Context(), c, noon, kms.Options{})
-		if err == nil || !strings.Contains(err.Error(), "ca.authority.ephemeral.history: "+path) || !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v; want %q", what, err, tt.want)
-		}
-		if tt.name != name {
-			r.step(t.Context())
-			if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 1 {
-				t.Errorf("%s: a running service: %v, lists %d", what, err, len(r.certificates()))
-			}
-			if err := os.Remove(path); err != nil {
-				t.Fatal(err)
-			}
-			r.step(t.Context())
-			if err := r.Ready(t.Context()); err != nil {
-				t.Errorf("%s: no recovery: %v", what, err)
-			}
-		}
-		if err := os.WriteFile(filepath.Join(dir, name), good, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if err := os.WriteFile(filepath.Join(dir, ".new-x"), good[:9], 0o600); err != nil { // the power went
-		t.Fatal(err)
-	}
-	if _, err := LoadAuthority(t.Context(), c, noon, kms.Options{}); err != nil {
-		t.Error(err)
-	}
-}
-
-// TestHistoryPipe: what nobody writes to doesn't hold a look at the folder up.
-func TestHistoryPipe(t *testing.T) {
-	t.Parallel()
-	dir := t.TempDir()
-	if err := syscall.Mkfifo(filepath.Join(dir, "pipe.pem"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	done := make(chan error, 1)
-	go func() {
-		_, err := (&history{dir: dir}).refresh()
-		done <- err
-	}()
-	select {
-	case err := <-done:
-		if err == nil || !strings.Contains(err.Error(), "isn't a plain file") {
-			t.Errorf("%v", err)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("it hangs")
-	}
-}
-
-// TestHistoryGone: a folder that isn't there any more takes nothing out of what clients are told.
-func TestHistoryGone(t *testing.T) {
-	t.Parallel()
-	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
-	r, err := startEphemeral(t, c, clock)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := startEphemeral(t, c, clock); err != nil { // a replica
-		t.Fatal(err)
-	}
-	r.step(t.Context())
-	if err := os.RemoveAll(string(c.Ephemeral.History)); err != nil {
-		t.Fatal(err)
-	}
-	r.step(t.Context())
-	if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 2 {
-		t.Errorf("lists %d, %v", len(r.certificates()), err)
-	}
-}
-
-// FuzzHistory: a file of any bytes is read or refused; what is read is one issuing
-// CA below this root, as it was written.
-func FuzzHistory(f *testing.F) {
-	root, issuing := fuzzChain(f)
-	name := historyName(issuing)
-	f.Add(name, []byte(encodePEM(issuing.Raw)))
-	f.Add(historyName(root), []byte(encodePEM(root.Raw)))
-	f.Add("x.pem", []byte("-----BEGIN CERTIFICATE-----\n"))
-	f.Fuzz(func(t *testing.T, name string, b []byte) {
-		c, err := parseHistory(name, b, []*x509.Certificate{root})
-		if err != nil {
-			return
-		}
-		if !bytes.Equal(b, []byte(encodePEM(c.Raw))) || c.CheckSignatureFrom(root) != nil {
-			t.Errorf("%s is taken", b)
-		}
-	})
-}
-
-// fuzzChain is a root and an issuing CA below it.
-func fuzzChain(f *testing.F) (root, issuing *x509.Certificate) {
-	f.Helper()
-	made, err := CreateFileAuthority(CreateOptions{Dir: filepath.Join(f.TempDir(), "ca"), Organization: "Example", Now: noon})
-	if err != nil {
-		f.Fatal(err)
-	}
-	a, err := LoadAuthority(f.Context(), AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}, noon, kms.Options{})
-	if err != nil {
-		f.Fatal(err)
-	}
-	if root, err = x509.ParseCertificate(a.chain[1]); err != nil {
-		f.Fatal(err)
-	}
-	return root, a.issuer
+	standardLibraryAgrees(t, cert, who)
+	opensslAgrees(t, cert, "email:alice@example.com")
 }

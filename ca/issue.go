@@ -3,8 +3,6 @@ package ca
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -13,6 +11,8 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
@@ -35,11 +35,11 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 		return nil, errors.New("ca: an issuance without a verified principal and a proven key")
 	}
 	watch := i.stopwatch()
-	a, err := i.acquire() // one authority for the whole of this request
+	a, err := i.Acquire() // one authority for the whole of this request
 	if err != nil {
 		return nil, err
 	}
-	defer a.release()
+	defer a.Release()
 
 	l, tbs, err := i.prepare(a, who, key)
 	if err != nil {
@@ -48,27 +48,27 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	watch.lap(stageProfile)
 
-	p := a.presigner(l.notBefore, l.notAfter)
-	if err := a.quota.admit(ctx, i.signatures(p)); err != nil {
+	p := a.PrecertificateSigner(l.notBefore, l.notAfter)
+	if err := a.Admit(ctx, i.Signatures(p)); err != nil {
 		i.recordUnbegun(ctx, a, who, key, err)
 		return nil, err
 	}
 	watch.lap(stageAdmission)
 
 	intent := event(ctx, a, l, who, key)
-	if err := i.trail.record(ctx, intent); err != nil {
+	if err := i.trail.Record(ctx, intent); err != nil {
 		return nil, err
 	}
 	watch.lap(stageAudit)
 
 	cert, err := i.sign(ctx, a, p, l, tbs, &watch)
 	if err != nil {
-		i.trail.failed(ctx, intent, err)
+		i.trail.Failed(ctx, intent, err)
 		return nil, err
 	}
 
-	if err := i.trail.record(ctx, issued(intent, cert)); err != nil { // what isn't on record doesn't leave
-		i.trail.failed(ctx, intent, err)
+	if err := i.trail.Record(ctx, issued(intent, cert)); err != nil { // what isn't on record doesn't leave
+		i.trail.Failed(ctx, intent, err)
 		return nil, err
 	}
 	watch.lap(stageRecord)
@@ -76,12 +76,12 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 }
 
 // prepare builds the profile and its TBSCertificate with the poison, and lints it.
-func (i *Issuer) prepare(a *Authority, who identity.Principal, key proof.Key) (*leaf, []byte, error) {
+func (i *Issuer) prepare(a *authority.Authority, who identity.Principal, key proof.Key) (*leaf, []byte, error) {
 	l, err := i.profile(a, who, key)
 	if err != nil {
 		return nil, nil, err
 	}
-	tbs, err := a.tbs(l, poisonDER)
+	tbs, err := l.tbs(a, poisonDER)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -90,15 +90,15 @@ func (i *Issuer) prepare(a *Authority, who identity.Principal, key proof.Key) (*
 
 // sign takes a linted TBSCertificate with the poison through the log to a
 // checked certificate. p signs the precertificate, or the authority where it is nil.
-func (i *Issuer) sign(ctx context.Context, a *Authority, p *presigner, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
-	plain, err := replaceExtension(poisoned, oidPoison, nil)
+func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
+	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
 	if err != nil {
 		return nil, err
 	}
 	final, scts := plain, []ctlog.SCT(nil)
 	var leafHashes [][32]byte
 	if i.log != nil {
-		chain, err := a.precertify(ctx, p, poisoned, plain)
+		chain, err := precertify(ctx, a, p, poisoned, plain)
 		if err != nil {
 			return nil, err
 		}
@@ -106,7 +106,7 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, p *presigner, l *leaf, 
 
 		if scts, err = i.submit(ctx, chain); err != nil {
 			if p != nil && errors.Is(err, ctlog.ErrRefused) {
-				a.presigning.doubt(i)
+				i.RecheckSoon(a)
 			}
 			return nil, err
 		}
@@ -123,25 +123,25 @@ func (i *Issuer) sign(ctx context.Context, a *Authority, p *presigner, l *leaf, 
 		if err != nil {
 			return nil, err
 		}
-		if final, err = replaceExtension(poisoned, oidPoison, list); err != nil {
+		if final, err = replaceExtension(poisoned, ctlog.OIDPoison, list); err != nil {
 			return nil, err
 		}
 	}
-	der, err := a.sign(ctx, final)
+	der, err := signTBS(ctx, a, final)
 	if err != nil {
 		return nil, err
 	}
 	watch.lap(stageSign)
 
-	if err := a.check(der, plain, len(scts) > 0); err != nil {
+	if err := check(a, der, plain, len(scts) > 0); err != nil {
 		i.logger.ErrorContext(ctx, "a certificate failed the check after signing and was not released",
 			slog.String("request_id", requestid.From(ctx)), slog.String("serial", hex.EncodeToString(l.serial.Bytes())), slog.Any("error", err))
 		return nil, err
 	}
 	watch.lap(stageCheck)
 	return &Certificate{
-		Leaf: der, Chain: a.chain, SCTs: scts, Serial: l.serial,
-		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.chainPEM, leafHashes: leafHashes,
+		Leaf: der, Chain: a.Chain, SCTs: scts, Serial: l.serial,
+		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.ChainPEM, leafHashes: leafHashes,
 	}, nil
 }
 
@@ -157,91 +157,51 @@ func (i *Issuer) submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, er
 	return scts, nil
 }
 
-// sign signs a TBSCertificate with the authority's key.
-func (a *Authority) sign(ctx context.Context, tbs []byte) ([]byte, error) {
-	h := a.hash.New()
-	_, _ = h.Write(tbs) // a hash never fails
-	sig, err := a.signDigest(ctx, h.Sum(nil), a.hash)
+// signTBS makes a certificate of a TBSCertificate, signed by the authority's key.
+func signTBS(ctx context.Context, a *authority.Authority, tbs []byte) ([]byte, error) {
+	sig, err := a.SignTBS(ctx, tbs)
 	if err != nil {
 		return nil, err
 	}
-	return a.assemble(tbs, sig)
-}
-
-// signDigest is the one place where an authority's key is used for a certificate.
-func (a *Authority) signDigest(ctx context.Context, digest []byte, hash crypto.Hash) ([]byte, error) {
-	if err := a.quota.pace(ctx); err != nil {
-		return nil, fmt.Errorf("ca: signing: %w", err)
-	}
-	within, cancel := sparing(ctx)
-	defer cancel()
-	sig, err := a.signer.Sign(within, digest, hash)
-	if err != nil {
-		return nil, signerFault(ctx, err)
-	}
-	return sig, nil
-}
-
-// spared is what a key that doesn't answer leaves of its request's time: with it
-// the client is told that the key is out of reach, which is worth another try,
-// and not only that the time is over.
-const spared = 500 * time.Millisecond
-
-// sparing ends spared before ctx does, but leaves at least nine tenths of the time.
-func sparing(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(spared, time.Until(deadline)/10)))
-}
-
-// signerFault classifies what a signer answered: the request's own end, or a
-// key that is out of reach.
-func signerFault(ctx context.Context, err error) error {
-	if ctx.Err() != nil {
-		return fmt.Errorf("ca: signing: %w", errors.Join(ctx.Err(), err))
-	}
-	return fault.New(fault.SignerUnavailable, "the certificate authority's key can't be used at the moment; try again").
-		With("dependency", "signer").Because(err)
+	return assemble(tbs, a.SignatureAlgorithm, sig)
 }
 
 // check is what stands between the key and the client: the certificate parses,
-// it says what the log was told and nothing else beside the SCT list, and its
+// it says what was logged and nothing else beside the SCT list, and its
 // signature verifies under the issuing certificate, whose own path to the root
 // was verified when the authority was loaded.
-func (a *Authority) check(der, plain []byte, logged bool) error {
+func check(a *authority.Authority, der, plain []byte, logged bool) error {
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
 		return fmt.Errorf("ca: check: the certificate doesn't parse: %w", err)
 	}
 	got := c.RawTBSCertificate
 	if logged {
-		if got, err = replaceExtension(got, oidSCTList, nil); err != nil {
+		if got, err = replaceExtension(got, ctlog.OIDSCTList, nil); err != nil {
 			return fmt.Errorf("ca: check: SCT list: %w", err)
 		}
 	}
 	if !bytes.Equal(got, plain) {
 		return errors.New("ca: check: the certificate differs from its precertificate")
 	}
-	if err := c.CheckSignatureFrom(a.issuer); err != nil {
+	if err := c.CheckSignatureFrom(a.Certificate); err != nil {
 		return fmt.Errorf("ca: check: the signature doesn't verify under the issuing certificate: %w", err)
 	}
 	return nil
 }
 
 // recordUnbegun writes that an issuance failed before its intent, where the
-// failure is ours. What is the client's to mend the server records as denied.
-func (i *Issuer) recordUnbegun(ctx context.Context, a *Authority, who identity.Principal, key proof.Key, cause error) {
+// failure is ours. What is the client's to fix the server records as denied.
+func (i *Issuer) recordUnbegun(ctx context.Context, a *authority.Authority, who identity.Principal, key proof.Key, cause error) {
 	switch fault.From(cause).Kind() {
 	case fault.Internal, fault.Unavailable, fault.DeadlineExceeded, fault.Canceled:
-		i.trail.failed(ctx, asked(ctx, a, who, key), cause)
+		i.trail.Failed(ctx, asked(ctx, a, who, key), cause)
 	default:
 	}
 }
 
 // event is the intent to issue l.
-func event(ctx context.Context, a *Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
+func event(ctx context.Context, a *authority.Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
 	e := asked(ctx, a, who, key)
 	e.Type = audit.Intent
 	e.Serial = hex.EncodeToString(l.serial.Bytes())
@@ -251,8 +211,7 @@ func event(ctx context.Context, a *Authority, l *leaf, who identity.Principal, k
 
 // asked is what every record of an issuance says: who asked, with which key, of
 // which authority.
-func asked(ctx context.Context, a *Authority, who identity.Principal, key proof.Key) audit.Event {
-	fingerprint := sha256.Sum256(key.SPKI())
+func asked(ctx context.Context, a *authority.Authority, who identity.Principal, key proof.Key) audit.Event {
 	return audit.Event{
 		RequestID:      requestid.From(ctx),
 		Issuer:         who.Issuer(),
@@ -261,26 +220,25 @@ func asked(ctx context.Context, a *Authority, who identity.Principal, key proof.
 		SAN:            who.SAN().Value,
 		SANType:        who.SAN().Kind.String(),
 		KeyAlgorithm:   key.Algorithm(),
-		KeyFingerprint: hex.EncodeToString(fingerprint[:]),
-		Authority:      a.words,
+		KeyFingerprint: chain.Fingerprint(key.SPKI()),
+		Authority:      a.Subject,
 	}
 }
 
 // issued is the outcome of an issuance that succeeded.
 func issued(intent audit.Event, c *Certificate) audit.Event {
-	e, fingerprint := intent, sha256.Sum256(c.Leaf)
-	e.Type = audit.Issued
-	e.Fingerprint = hex.EncodeToString(fingerprint[:])
+	e := intent
+	e.Type, e.Fingerprint = audit.Issued, chain.Fingerprint(c.Leaf)
 	for n, sct := range c.SCTs {
 		logged := audit.SCT{
-			LogID: hex.EncodeToString(sct.LogID[:]), Timestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
+			LogID: hex.EncodeToString(sct.LogID[:]), SCTTimestamp: time.UnixMilli(int64(sct.Timestamp)).UTC(),
 			LeafHash: hex.EncodeToString(c.leafHashes[n][:]),
 		}
 		if index, ok := sct.LeafIndex(); ok {
 			logged.LogIndex = &index
 		}
 		if n == 0 {
-			e.LogID, e.LogIndex, e.SCTTimestamp, e.LeafHash = logged.LogID, logged.LogIndex, logged.Timestamp, logged.LeafHash
+			e.SCT = logged
 			continue
 		}
 		e.FurtherSCTs = append(e.FurtherSCTs, logged)

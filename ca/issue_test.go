@@ -3,6 +3,7 @@ package ca
 import (
 	"bytes"
 	"context"
+	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -21,6 +22,8 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -58,7 +61,7 @@ func TestIssue(t *testing.T) {
 		t.Errorf("%d series of mayfly_ca_issuance_seconds, %v; want one a stage", n, err)
 	}
 	_, notAfter := r.authority.Validity()
-	if got := testutil.ToFloat64(r.issuer.metrics.expiry); got != float64(notAfter.Unix()) {
+	if got := gauge(t, registry, "mayfly_ca_authority_expiry_timestamp_seconds"); got != float64(notAfter.Unix()) {
 		t.Errorf("expiry %v; want %v", got, notAfter.Unix())
 	}
 }
@@ -129,7 +132,7 @@ func TestSeveralSCTs(t *testing.T) {
 		t.Fatalf("%d SCTs, %v; want 3, all in the certificate", len(cert.SCTs), err)
 	}
 	done := r.audit.events[1]
-	recorded := append([]audit.SCT{{LogID: done.LogID, LogIndex: done.LogIndex, Timestamp: done.SCTTimestamp, LeafHash: done.LeafHash}}, done.FurtherSCTs...)
+	recorded := done.SCTs()
 	if len(recorded) != 3 {
 		t.Fatalf("%d SCTs are on record", len(recorded))
 	}
@@ -138,22 +141,22 @@ func TestSeveralSCTs(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := recorded[i]; got.LogID != hex.EncodeToString(l.about.ID[:]) || got.LeafHash != hex.EncodeToString(leaf[:]) || got.LogIndex == nil || got.Timestamp.UnixMilli() != noon.UnixMilli() {
+		if got := recorded[i]; got.LogID != hex.EncodeToString(l.about.ID[:]) || got.LeafHash != hex.EncodeToString(leaf[:]) || got.LogIndex == nil || got.SCTTimestamp.UnixMilli() != noon.UnixMilli() {
 			t.Errorf("SCT %d is on record as %+v", i, got)
 		}
 	}
 }
 
-// TestFailures is the table of what goes wrong at each step, and what must not
-// have happened by then: D1, D2, E1 of the abuse table, and the audit trail.
-func TestFailures(t *testing.T) {
+// TestIssueFails is the table of what goes wrong at each step, and what must not
+// have happened by then.
+func TestIssueFails(t *testing.T) {
 	t.Parallel()
 	broken := errors.New("the dependency's own words")
 	flip := func(sig []byte) []byte {
 		sig[len(sig)-1] ^= 1
 		return sig
 	}
-	other := testAuthority(t, kms.ECDSAP256)
+	_, other := newChain(t, kms.ECDSAP256, 0)
 	failOn := func(kind audit.Type) func(*rig) {
 		return func(r *rig) {
 			r.audit.fail = func(e audit.Event) error {
@@ -182,37 +185,37 @@ func TestFailures(t *testing.T) {
 	}{
 		{"the intent can't be recorded", failOn(audit.Intent), fault.AuditUnavailable, 0, 0, nil},
 		{"the outcome can't be recorded", failOn(audit.Issued), fault.AuditUnavailable, 2, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"E1 the signer is down", signer(func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, broken }),
+		{"the signer is down", signer(func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, broken }),
 			fault.SignerUnavailable, 1, 0, []audit.Type{audit.Intent, audit.Failed}},
-		{"E1 the signer fails after the log took the entry", signer(func(_ context.Context, call int64, sign func() ([]byte, error)) ([]byte, error) {
+		{"the signer fails after the log took the entry", signer(func(_ context.Context, call int64, sign func() ([]byte, error)) ([]byte, error) {
 			if call == 2 {
 				return nil, broken
 			}
 			return sign()
 		}), fault.SignerUnavailable, 2, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"E1 the signature is corrupted", signer(func(_ context.Context, call int64, sign func() ([]byte, error)) ([]byte, error) {
+		{"the signature is corrupted", signer(func(_ context.Context, call int64, sign func() ([]byte, error)) ([]byte, error) {
 			sig, err := sign()
 			if call == 2 {
 				sig = flip(sig)
 			}
 			return sig, err
 		}), fault.ReasonInternal, 2, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"E1 another key signs", signer(func(ctx context.Context, _ int64, _ func() ([]byte, error)) ([]byte, error) {
-			return other.signer.Sign(ctx, make([]byte, 32), other.hash)
+		{"another key signs", signer(func(ctx context.Context, _ int64, _ func() ([]byte, error)) ([]byte, error) {
+			return other.Sign(ctx, make([]byte, 32), crypto.SHA256)
 		}), fault.ReasonInternal, 2, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"E1 the signature is empty", signer(func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, nil }),
+		{"the signature is empty", signer(func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return nil, nil }),
 			fault.ReasonInternal, 2, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"D1 the log is down", func(r *rig) {
+		{"the log is down", func(r *rig) {
 			r.log.wrong = func(context.Context, *ctlog.SCT) error { return fault.New(fault.LogUnavailable, "down") }
 		}, fault.LogUnavailable, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"D2 another log's id", wrongSCT(func(s *ctlog.SCT) { s.LogID[0] ^= 1 }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"D2 a wrong signature", wrongSCT(func(s *ctlog.SCT) { s.Signature = flip(s.Signature) }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
-		{"D2 an hour off", wrongSCT(func(s *ctlog.SCT) { s.Timestamp -= 3_600_000 }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
+		{"another log's id", wrongSCT(func(s *ctlog.SCT) { s.LogID[0] ^= 1 }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
+		{"a wrong signature", wrongSCT(func(s *ctlog.SCT) { s.Signature = flip(s.Signature) }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
+		{"an hour off", wrongSCT(func(s *ctlog.SCT) { s.Timestamp -= 3_600_000 }), fault.ReasonInternal, 1, 1, []audit.Type{audit.Intent, audit.Failed}},
 		{"the log answers with nothing", func(r *rig) { r.issuer.log = silentLog{} }, fault.ReasonInternal, 1, 0, []audit.Type{audit.Intent, audit.Failed}},
 		{"the random source is broken", func(r *rig) { r.issuer.random = strings.NewReader("short") }, fault.ReasonInternal, 0, 0, []audit.Type{audit.Failed}},
 		{"the random source is stuck", func(r *rig) { r.issuer.random = stuck{} }, fault.ReasonInternal, 0, 0, []audit.Type{audit.Failed}},
-		{"the authority ends too soon", func(r *rig) { r.authority.notAfter = noon.Add(5 * time.Minute) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
-		{"the authority hasn't begun", func(r *rig) { r.authority.notBefore = noon.Add(time.Minute) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
+		{"the authority ends too soon", func(r *rig) { _, end := r.authority.Validity(); r.now = at(end.Add(-5 * time.Minute)) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
+		{"the authority hasn't begun", func(r *rig) { begin, _ := r.authority.Validity(); r.now = at(begin.Add(-time.Minute)) }, fault.SignerUnavailable, 0, 0, []audit.Type{audit.Failed}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -243,6 +246,8 @@ func TestFailures(t *testing.T) {
 	}
 }
 
+func at(now time.Time) func() time.Time { return func() time.Time { return now } }
+
 type silentLog struct{}
 
 func (silentLog) Submit(context.Context, ctlog.Chain) ([]ctlog.SCT, error) { return nil, nil }
@@ -253,8 +258,8 @@ type stuck struct{}
 
 func (stuck) Read(b []byte) (int, error) { clear(b); return len(b), nil }
 
-// TestE1SignerHangs: the request's own deadline ends a signature that never comes.
-func TestE1SignerHangs(t *testing.T) {
+// TestASignatureThatNeverComes: the request's own deadline ends a signature that never comes.
+func TestASignatureThatNeverComes(t *testing.T) {
 	t.Parallel()
 	for name, call := range map[string]int64{"the precertificate's": 1, "the certificate's": 2} {
 		t.Run(name, func(t *testing.T) {
@@ -325,9 +330,9 @@ func TestIssueRefusesTheUnverified(t *testing.T) {
 func TestNewRefuses(t *testing.T) {
 	t.Parallel()
 	a, log, good := testAuthority(t, kms.ECDSAP256), silentLog{}, DefaultConfig()
-	good.Authority = AuthorityConfig{Chain: "c", Key: "file:k"}
+	good.Authority = authority.Config{Chain: "c", Key: "file:k"}
 	taken := prometheus.NewRegistry()
-	if _, err := New(good, Options{Authorities: One(a), Log: log, Auditor: &recorder{}, Metrics: taken}); err != nil {
+	if _, err := New(good, Options{Authorities: authority.Single(a), Log: log, Auditor: &recorder{}, Metrics: taken}); err != nil {
 		t.Fatal(err)
 	}
 	for _, tt := range []struct {
@@ -336,12 +341,12 @@ func TestNewRefuses(t *testing.T) {
 		o    Options
 		want string
 	}{
-		{"zero config", Config{}, Options{Authorities: One(a), Log: log, Auditor: &recorder{}}, "ca.lifetime: 0s is out of bounds"},
+		{"zero config", Config{}, Options{Authorities: authority.Single(a), Log: log, Auditor: &recorder{}}, "ca.lifetime: 0s is out of bounds"},
 		{"no authority", good, Options{Log: log, Auditor: &recorder{}}, "no authority"},
-		{"no auditor", good, Options{Authorities: One(a), Log: log}, "no auditor"},
-		{"no log", good, Options{Authorities: One(a), Auditor: &recorder{}}, "accept_unlogged: true"},
-		{"log and unlogged", good, Options{Authorities: One(a), Log: log, AcceptUnlogged: true, Auditor: &recorder{}}, "contradict"},
-		{"metrics taken", good, Options{Authorities: One(a), Log: log, Auditor: &recorder{}, Metrics: taken}, "registering metrics"},
+		{"no auditor", good, Options{Authorities: authority.Single(a), Log: log}, "no auditor"},
+		{"no log", good, Options{Authorities: authority.Single(a), Auditor: &recorder{}}, "accept_unlogged: true"},
+		{"log and unlogged", good, Options{Authorities: authority.Single(a), Log: log, AcceptUnlogged: true, Auditor: &recorder{}}, "contradict"},
+		{"metrics taken", good, Options{Authorities: authority.Single(a), Log: log, Auditor: &recorder{}, Metrics: taken}, "registering metrics"},
 	} {
 		if _, err := New(tt.c, tt.o); err == nil || !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
@@ -387,7 +392,7 @@ func TestConcurrentIssuance(t *testing.T) {
 		wait.Go(func() {
 			for n := range each {
 				if n == each/2 {
-					r.issuer.Use(One(next))
+					r.issuer.Use(authority.Single(next))
 				}
 				cert, err := r.issuer.Issue(t.Context(), who, key)
 				if err != nil {
@@ -418,7 +423,7 @@ func TestConcurrentIssuance(t *testing.T) {
 	if len(serials) != callers*each {
 		t.Errorf("%d serial numbers for %d certificates", len(serials), callers*each)
 	}
-	if got := r.issuer.Chains(); len(got) != 1 || string(got[0][0]) != string(next.chain[0]) {
+	if got := r.issuer.Chains(); len(got) != 1 || string(got[0][0]) != string(next.Chain[0]) {
 		t.Error("the trust bundle isn't the active authority's")
 	}
 }
@@ -470,10 +475,11 @@ func TestReady(t *testing.T) {
 	}
 	r.signer.answer = func(context.Context, int64, func() ([]byte, error)) ([]byte, error) { return []byte("bad"), nil }
 	if err := r.issuer.Ready(t.Context()); fault.From(err).Reason != fault.SignerUnavailable {
-		t.Errorf("E1: a signer with bad signatures is ready: %v", err)
+		t.Errorf("a signer with bad signatures is ready: %v", err)
 	}
 	r.signer.answer = nil
-	r.authority.notAfter = noon
+	_, end := r.authority.Validity()
+	r.now = at(end)
 	if err := r.issuer.Ready(t.Context()); fault.From(err).Reason != fault.SignerUnavailable {
 		t.Errorf("an expired authority is ready: %v", err)
 	}
@@ -481,7 +487,7 @@ func TestReady(t *testing.T) {
 
 func TestSerialNumbers(t *testing.T) {
 	t.Parallel()
-	ones, err := newSerial(strings.NewReader(strings.Repeat("\xff", 20)))
+	ones, err := cacert.NewSerial(strings.NewReader(strings.Repeat("\xff", 20)))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -13,15 +13,16 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 )
 
-// reading is a TBSCertificate as the lint reads it, beside what it should say.
+// parsedTBS is a TBSCertificate as the lint reads it, beside what it should say.
 // It is parsed from the bytes that will be signed and shares nothing with the
 // code that wrote them.
-type reading struct {
-	authority *Authority
+type parsedTBS struct {
+	authority *authority.Authority
 	leaf      *leaf
 	lifetime  time.Duration
 
@@ -30,11 +31,11 @@ type reading struct {
 	serialOctets                     int
 	algorithm, issuer, subject, spki cryptobyte.String
 	notBefore, notAfter              time.Time
-	extensions                       []reread
+	extensions                       []parsedExtension
 }
 
-// reread is one extension.
-type reread struct {
+// parsedExtension is one of its extensions.
+type parsedExtension struct {
 	id, value cryptobyte.String
 	critical  bool
 }
@@ -43,43 +44,43 @@ type reread struct {
 // stops the issuance before any key is used.
 var rules = []struct {
 	statement string
-	holds     func(*reading) bool
+	holds     func(*parsedTBS) bool
 }{
-	{"the version is 3", func(r *reading) bool { return r.version == 2 }},
-	{"the serial number is positive, at most 20 octets (RFC 5280 §4.1.2.2) and random", func(r *reading) bool {
+	{"the version is 3", func(r *parsedTBS) bool { return r.version == 2 }},
+	{"the serial number is positive, at most 20 octets (RFC 5280 §4.1.2.2) and random", func(r *parsedTBS) bool {
 		// 159 random bits have fewer than 96 once in 2^63 times: rather the source is broken.
 		return r.serial.Sign() > 0 && r.serialOctets <= 20 && r.serial.BitLen() > 96 && r.serial.Cmp(r.leaf.serial) == 0
 	}},
-	{"the signature algorithm is the authority's", func(r *reading) bool { return bytes.Equal(r.algorithm, r.authority.signatureAlgorithm) }},
-	{"the issuer is the authority's subject, byte for byte (RFC 5280 §4.1.2.4)", func(r *reading) bool { return bytes.Equal(r.issuer, r.authority.issuer.RawSubject) }},
-	{"the subject is empty", func(r *reading) bool { return string(r.subject) == "\x30\x00" }},
-	{"the validity is the configured lifetime, both ends included (RFC 5280 §4.1.2.5)", func(r *reading) bool {
+	{"the signature algorithm is the authority's", func(r *parsedTBS) bool { return bytes.Equal(r.algorithm, r.authority.SignatureAlgorithm) }},
+	{"the issuer is the authority's subject, byte for byte (RFC 5280 §4.1.2.4)", func(r *parsedTBS) bool { return bytes.Equal(r.issuer, r.authority.Certificate.RawSubject) }},
+	{"the subject is empty", func(r *parsedTBS) bool { return string(r.subject) == "\x30\x00" }},
+	{"the validity is the configured lifetime, both ends included (RFC 5280 §4.1.2.5)", func(r *parsedTBS) bool {
 		return r.notAfter.Sub(r.notBefore) == r.lifetime-time.Second && r.lifetime >= MinLifetime && r.lifetime <= MaxLifetime
 	}},
-	{"the validity lies within that of every issuer", func(r *reading) bool { return r.authority.covers(r.notBefore, r.notAfter) == nil }},
-	{"the public key is the proven one", func(r *reading) bool { return bytes.Equal(r.spki, r.leaf.spki) }},
-	{"no extension occurs twice (RFC 5280 §4.2)", (*reading).noDuplicates},
-	{"every extension belongs to the profile", (*reading).noStrangers},
-	{"the key usage is digitalSignature, critical", func(r *reading) bool {
+	{"the validity lies within that of every issuer", func(r *parsedTBS) bool { return r.authority.Covers(r.notBefore, r.notAfter) == nil }},
+	{"the public key is the proven one", func(r *parsedTBS) bool { return bytes.Equal(r.spki, r.leaf.spki) }},
+	{"no extension occurs twice (RFC 5280 §4.2)", (*parsedTBS).noDuplicates},
+	{"every extension belongs to the profile", (*parsedTBS).noUnknownExtensions},
+	{"the key usage is digitalSignature, critical", func(r *parsedTBS) bool {
 		return r.has(oidKeyUsage, true, "\x03\x02\x07\x80")
 	}},
-	{"the extended key usage is codeSigning", func(r *reading) bool {
+	{"the extended key usage is codeSigning", func(r *parsedTBS) bool {
 		return r.has(oidExtKeyUsage, false, "\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03")
 	}},
-	{"the subject key identifier has 160 bits (RFC 7093 §2)", func(r *reading) bool {
+	{"the subject key identifier has 160 bits (RFC 7093 §2)", func(r *parsedTBS) bool {
 		e := r.find(oidSubjectKey)
 		return e != nil && !e.critical && len(e.value) == 22 && e.value[0] == 0x04 && e.value[1] == 20
 	}},
-	{"the authority key identifier is the issuer's subject key identifier (RFC 5280 §4.2.1.1)", (*reading).namesIssuerKey},
-	{"the subject alternative name is critical and one well-formed identity (RFC 5280 §4.2.1.6)", (*reading).wellNamed},
-	{"the identity's extensions are there, not critical, and in their encodings", (*reading).wellExtended},
-	{"the poison is there, critical and NULL (RFC 6962 §3.1)", func(r *reading) bool { return r.has(oidPoison, true, "\x05\x00") }},
+	{"the authority key identifier is the issuer's subject key identifier (RFC 5280 §4.2.1.1)", (*parsedTBS).namesIssuerKey},
+	{"the subject alternative name is critical and one well-formed identity (RFC 5280 §4.2.1.6)", (*parsedTBS).wellNamed},
+	{"the identity's extensions are there, not critical, and in their encodings", (*parsedTBS).wellExtended},
+	{"the poison is there, critical and NULL (RFC 6962 §3.1)", func(r *parsedTBS) bool { return r.has(oidPoison, true, "\x05\x00") }},
 }
 
 // lint reads a precertificate's TBSCertificate back and holds it against the
 // profile. Its error is ours: nothing that a client sends should reach it.
-func lint(tbs []byte, l *leaf, a *Authority, lifetime time.Duration) error {
-	r := reading{authority: a, leaf: l, lifetime: lifetime, extensions: make([]reread, 0, 16)}
+func lint(tbs []byte, l *leaf, a *authority.Authority, lifetime time.Duration) error {
+	r := parsedTBS{authority: a, leaf: l, lifetime: lifetime, extensions: make([]parsedExtension, 0, 16)}
 	if !r.read(tbs) {
 		return fmt.Errorf("ca: lint: the TBSCertificate isn't well-formed DER")
 	}
@@ -92,7 +93,7 @@ func lint(tbs []byte, l *leaf, a *Authority, lifetime time.Duration) error {
 }
 
 // read parses RFC 5280 §4.1.
-func (r *reading) read(tbs []byte) bool {
+func (r *parsedTBS) read(tbs []byte) bool {
 	input := cryptobyte.String(tbs)
 	var fields, version, serial, validity, explicit, list cryptobyte.String
 	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !input.Empty() ||
@@ -114,9 +115,9 @@ func (r *reading) read(tbs []byte) bool {
 		r.readExtensions(list)
 }
 
-func (r *reading) readExtensions(list cryptobyte.String) bool {
+func (r *parsedTBS) readExtensions(list cryptobyte.String) bool {
 	for !list.Empty() {
-		var e reread
+		var e parsedExtension
 		var fields cryptobyte.String
 		if !list.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1(&e.id, cryptobyteasn1.OBJECT_IDENTIFIER) {
 			return false
@@ -141,7 +142,7 @@ func readTime(s *cryptobyte.String, t *time.Time) bool {
 	return s.ReadASN1GeneralizedTime(t) && t.Year() >= 2050
 }
 
-func (r *reading) find(id []byte) *reread {
+func (r *parsedTBS) find(id []byte) *parsedExtension {
 	for i := range r.extensions {
 		if bytes.Equal(r.extensions[i].id, id) {
 			return &r.extensions[i]
@@ -150,12 +151,12 @@ func (r *reading) find(id []byte) *reread {
 	return nil
 }
 
-func (r *reading) has(id []byte, critical bool, value string) bool {
+func (r *parsedTBS) has(id []byte, critical bool, value string) bool {
 	e := r.find(id)
 	return e != nil && e.critical == critical && string(e.value) == value
 }
 
-func (r *reading) noDuplicates() bool {
+func (r *parsedTBS) noDuplicates() bool {
 	for i := range r.extensions {
 		if r.find(r.extensions[i].id) != &r.extensions[i] {
 			return false
@@ -168,14 +169,14 @@ func (r *reading) noDuplicates() bool {
 var sigstoreArc = []byte{0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xbf, 0x30, 0x01}
 
 // sigstore gives the last arc of one of the identity's extensions.
-func (e *reread) sigstore() (arc byte, ok bool) {
+func (e *parsedExtension) sigstore() (arc byte, ok bool) {
 	if len(e.id) != len(sigstoreArc)+1 || !bytes.HasPrefix(e.id, sigstoreArc) {
 		return 0, false
 	}
 	return e.id[len(sigstoreArc)], true
 }
 
-func (r *reading) noStrangers() bool {
+func (r *parsedTBS) noUnknownExtensions() bool {
 	for i := range r.extensions {
 		e := &r.extensions[i]
 		switch string(e.id) {
@@ -189,7 +190,7 @@ func (r *reading) noStrangers() bool {
 	return true
 }
 
-func (r *reading) namesIssuerKey() bool {
+func (r *parsedTBS) namesIssuerKey() bool {
 	e := r.find(oidAuthority)
 	if e == nil || e.critical {
 		return false
@@ -198,11 +199,11 @@ func (r *reading) namesIssuerKey() bool {
 	var fields, id cryptobyte.String
 	return value.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) && value.Empty() &&
 		fields.ReadASN1(&id, cryptobyteasn1.Tag(0).ContextSpecific()) && fields.Empty() &&
-		bytes.Equal(id, r.authority.issuer.SubjectKeyId)
+		bytes.Equal(id, r.authority.Certificate.SubjectKeyId)
 }
 
 // wellNamed wants exactly one GeneralName, the principal's.
-func (r *reading) wellNamed() bool {
+func (r *parsedTBS) wellNamed() bool {
 	e := r.find(oidSAN)
 	if e == nil || !e.critical {
 		return false
@@ -233,7 +234,7 @@ func (r *reading) wellNamed() bool {
 
 // wellExtended wants issuer (1 and 8) and token subject (24), and every value
 // present and readable: 1 to 6 raw, the others one DER UTF8String.
-func (r *reading) wellExtended() bool {
+func (r *parsedTBS) wellExtended() bool {
 	var seen [25]bool
 	for i := range r.extensions {
 		e := &r.extensions[i]

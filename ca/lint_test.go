@@ -9,7 +9,9 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 )
@@ -23,7 +25,7 @@ func sampleLeaf(t testing.TB) *leaf {
 		t.Fatal(err)
 	}
 	spki := mustSPKI(t, key.Public())
-	id, err := keyID(spki)
+	id, err := cacert.KeyID(spki)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -84,7 +86,7 @@ func TestLint(t *testing.T) {
 		{name: "extended key usage", bytes: replace("\x2b\x06\x01\x05\x05\x07\x03\x03", "\x2b\x06\x01\x05\x05\x07\x03\x01"), want: "codeSigning"},
 		{name: "short key id", leaf: func(l *leaf) { l.keyID = l.keyID[:19] }, want: "subject key identifier"},
 		{name: "another authority key id", bytes: func(tbs []byte) []byte {
-			tbs[bytes.Index(tbs, a.issuer.SubjectKeyId)] ^= 1
+			tbs[bytes.Index(tbs, a.Certificate.SubjectKeyId)] ^= 1
 			return tbs
 		}, want: "authority key identifier"},
 		{name: "another name", bytes: replace("alice@example.com", "blice@example.com"), want: "subject alternative name"},
@@ -106,7 +108,7 @@ func TestLint(t *testing.T) {
 			if tt.leaf != nil {
 				tt.leaf(l)
 			}
-			tbs, err := a.tbs(l, poisonDER)
+			tbs, err := l.tbs(a, poisonDER)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -153,22 +155,21 @@ func TestConstants(t *testing.T) {
 // FuzzReplaceExtension: bytes of any kind end in an error or in bytes that differ
 // in nothing but the extension.
 func FuzzReplaceExtension(f *testing.F) {
-	a := &Authority{signatureAlgorithm: []byte{0x30, 0}, name: []byte{0x30, 0}}
-	tbs, err := a.tbs(sampleLeaf(f), poisonDER)
+	tbs, err := sampleLeaf(f).tbs(testAuthority(f, kms.ECDSAP256), poisonDER)
 	if err != nil {
 		f.Fatal(err)
 	}
 	f.Add(tbs)
 	f.Add([]byte{0x30, 0})
 	f.Fuzz(func(t *testing.T, tbs []byte) {
-		without, err := replaceExtension(tbs, oidPoison, nil)
+		without, err := replaceExtension(tbs, ctlog.OIDPoison, nil)
 		if err != nil {
 			return
 		}
-		if _, err := replaceExtension(without, oidPoison, nil); err == nil {
+		if _, err := replaceExtension(without, ctlog.OIDPoison, nil); err == nil {
 			t.Error("the extension is still there")
 		}
-		same, err := replaceExtension(tbs, oidPoison, poisonDER)
+		same, err := replaceExtension(tbs, ctlog.OIDPoison, poisonDER)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -1,45 +1,47 @@
 package ca
 
 import (
-	"bytes"
 	"cmp"
-	"crypto/sha256"
 	"fmt"
-	"io"
-	"math/big"
 	"net/url"
 	"strings"
 	"time"
 	"unicode/utf8"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// profile is what the certificate for who and key will say. The lifetime is
-// inclusive of both ends (RFC 5280 §4.1.2.5), so ten minutes end one second early.
-func (i *Issuer) profile(a *Authority, who identity.Principal, key proof.Key) (*leaf, error) {
-	l := &leaf{spki: key.SPKI(), san: who.SAN()}
-	l.lifetime = i.lifetimeFor(who)
-	l.notBefore, l.notAfter = i.validity(l.lifetime)
-	if err := a.covers(l.notBefore, l.notAfter); err != nil {
+// profile is what the certificate for who and key will say.
+func (i *Issuer) profile(a *authority.Authority, who identity.Principal, key proof.Key) (*leaf, error) {
+	l, err := i.newLeaf(key.SPKI(), who.SAN(), i.lifetimeFor(who))
+	if err != nil {
+		return nil, err
+	}
+	if err := a.Covers(l.notBefore, l.notAfter); err != nil {
 		return nil, err
 	}
 	if err := checkSAN(l.san); err != nil {
 		return nil, err
 	}
-	var err error
 	if l.extensions, err = who.Extensions().Extensions(); err != nil {
 		return nil, fmt.Errorf("ca: encoding the identity's extensions: %w", err)
 	}
-	if l.keyID, err = keyID(l.spki); err != nil {
+	return l, nil
+}
+
+// newLeaf is a leaf that begins now, with a serial number of its own.
+func (i *Issuer) newLeaf(spki []byte, san identity.SAN, lifetime time.Duration) (*leaf, error) {
+	l := &leaf{spki: spki, san: san, lifetime: lifetime}
+	l.notBefore, l.notAfter = authority.Validity(i.now(), lifetime)
+	var err error
+	if l.keyID, err = cacert.KeyID(spki); err != nil {
 		return nil, err
 	}
-	if l.serial, err = newSerial(i.random); err != nil {
+	if l.serial, err = cacert.NewSerial(i.random); err != nil {
 		return nil, err
 	}
 	return l, nil
@@ -54,37 +56,6 @@ func (i *Issuer) lifetimeFor(who identity.Principal) time.Duration {
 		chosen = min(chosen, most)
 	}
 	return min(max(chosen, MinLifetime), MaxLifetime)
-}
-
-// validity is that of a certificate issued now, both ends included.
-func (i *Issuer) validity(lifetime time.Duration) (notBefore, notAfter time.Time) {
-	notBefore = i.now().UTC().Truncate(time.Second)
-	return notBefore, notBefore.Add(lifetime - time.Second)
-}
-
-// newSerial draws 159 random bits: the most that stay positive in the 20 octets
-// that RFC 5280 §4.1.2.2 allows. Collisions need 2^79 certificates.
-func newSerial(random io.Reader) (*big.Int, error) {
-	var b [20]byte
-	if _, err := io.ReadFull(random, b[:]); err != nil {
-		return nil, fmt.Errorf("ca: drawing a serial number: %w", err)
-	}
-	b[0] &= 0x7f
-	return new(big.Int).SetBytes(b[:]), nil
-}
-
-// keyID is the subject key identifier: the leftmost 160 bits of the SHA-256 of
-// the subjectPublicKey's bits (RFC 7093 §2 method 1).
-func keyID(spki []byte) ([]byte, error) {
-	input := cryptobyte.String(spki)
-	var fields cryptobyte.String
-	var bits []byte
-	if !input.ReadASN1(&fields, asn1.SEQUENCE) || !input.Empty() || !fields.SkipASN1(asn1.SEQUENCE) ||
-		!fields.ReadASN1BitStringAsBytes(&bits) || !fields.Empty() {
-		return nil, fmt.Errorf("ca: the proven key isn't a SubjectPublicKeyInfo")
-	}
-	sum := sha256.Sum256(bits)
-	return bytes.Clone(sum[:20]), nil
 }
 
 // checkSAN refuses a name that a certificate can't carry so that all verifiers

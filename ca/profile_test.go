@@ -254,16 +254,16 @@ func zlintAgrees(t *testing.T, der []byte) {
 // TestGeneralizedTime: from 2050 on, times are written otherwise.
 func TestGeneralizedTime(t *testing.T) {
 	t.Parallel()
+	a := testAuthority(t, kms.ECDSAP256)
 	for year, want := range map[int]byte{2049: 0x17, 2050: 0x18} {
-		a := &Authority{signatureAlgorithm: []byte{0x30, 0}, name: []byte{0x30, 0}}
 		begin := time.Date(year, 6, 1, 0, 0, 0, 0, time.UTC)
 		l := sampleLeaf(t)
 		l.notBefore, l.notAfter = begin, begin.Add(time.Minute)
-		tbs, err := a.tbs(l, nil)
+		tbs, err := l.tbs(a, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := reading{authority: a, leaf: l}
+		r := parsedTBS{authority: a, leaf: l}
 		if !r.read(tbs) || !r.notBefore.Equal(begin) {
 			t.Errorf("%d: reads back as %v", year, r.notBefore)
 		}
@@ -273,9 +273,9 @@ func TestGeneralizedTime(t *testing.T) {
 	}
 }
 
-// TestA10UnfitNames: what a certificate can't carry is refused before a
+// TestNamesThatNoCertificateCanCarry: what a certificate can't carry is refused before a
 // signature, even where identity let it through.
-func TestA10UnfitNames(t *testing.T) {
+func TestNamesThatNoCertificateCanCarry(t *testing.T) {
 	t.Parallel()
 	for _, san := range []identity.SAN{
 		{Kind: identity.Email, Value: ""},

@@ -2,7 +2,6 @@ package ca
 
 import (
 	"context"
-	"errors"
 	"slices"
 	"sync"
 	"testing"
@@ -10,6 +9,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -68,6 +68,7 @@ func TestQuota(t *testing.T) {
 	t.Parallel()
 	who, key := alice(t)
 	const perSecond, seconds = 100, 5
+	const patience = 16 * time.Second / perSecond // of the quota
 	for name, tt := range map[string]struct {
 		presigned bool
 		cost      int
@@ -80,10 +81,10 @@ func TestQuota(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
-					o.Authorities.Active.quota = newQuota(perSecond)
+				r := newRig(t, kms.ECDSAP256, func(c *Config, _ *Options) {
+					c.Authority.SigningQuota = perSecond
 					if tt.presigned {
-						o.Authorities.Active.presigning = &presigning{}
+						c.Authority.PrecertificateSigner = authority.SignerAuto
 					}
 				})
 				asked := slowKey(r)
@@ -94,18 +95,18 @@ func TestQuota(t *testing.T) {
 					}
 					return nil
 				}
-				if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+				if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 					t.Fatal(err)
 				}
 				own := len(r.log.entries()) // the probe's
 				var issued, refused int
 				var slowest, latest time.Duration
 				var mu sync.Mutex
-				var wait sync.WaitGroup
+				var all sync.WaitGroup
 				offered := 3 * perSecond / tt.cost * seconds
 				for n := range offered {
 					pass(t, time.Until(begin.Add(time.Duration(n)*seconds*time.Second/time.Duration(offered))))
-					wait.Go(func() {
+					all.Go(func() {
 						ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 						defer cancel()
 						start := time.Now()
@@ -126,7 +127,7 @@ func TestQuota(t *testing.T) {
 						}
 					})
 				}
-				wait.Wait()
+				all.Wait()
 				if got := most(asked()); got > perSecond {
 					t.Errorf("the key was asked %d times within a second, and its quota is %d", got, perSecond)
 				}
@@ -137,7 +138,7 @@ func TestQuota(t *testing.T) {
 				if issued+refused != offered || latest > 0 {
 					t.Errorf("%d issued, %d refused of %d; a refusal took up to %v", issued, refused, offered, latest)
 				}
-				if allowed := r.authority.quota.patience + 2*(kmsTime+r.authority.quota.interval) + 2*tt.stall; slowest > allowed {
+				if allowed := patience + 2*(kmsTime+time.Second/perSecond) + 2*tt.stall; slowest > allowed {
 					t.Errorf("a certificate took %v, want at most %v", slowest, allowed)
 				}
 				if got := len(r.log.entries()) - own; got != issued {
@@ -171,83 +172,23 @@ func checkRefusals(t *testing.T, r *rig, refused int) {
 	}
 }
 
-// TestQuotaBurst: a short burst passes, in the order of asking, with nobody waiting
-// longer than the patience. The bubble ends, so no goroutine stays.
-func TestQuotaBurst(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		for _, perSecond := range []int{1, 25, 200, 1000} {
-			q := newQuota(perSecond)
-			if q.patience < leastPatience || q.patience > mostPatience {
-				t.Errorf("%d a second: a patience of %v", perSecond, q.patience)
-			}
-			burst := int(q.patience/q.interval) + 1
-			var order []int
-			var mu sync.Mutex
-			var wait sync.WaitGroup
-			begin, refused := time.Now(), 0
-			for n := range 2 * burst {
-				wait.Go(func() {
-					err := q.admit(t.Context(), 1)
-					mu.Lock()
-					defer mu.Unlock()
-					if err != nil {
-						refused++
-						return
-					}
-					order = append(order, n)
-					if at, want := time.Since(begin), time.Duration(len(order)-1)*q.interval; at != want {
-						t.Errorf("%d a second: admission %d after %v, want %v", perSecond, len(order), at, want)
-					}
-				})
-				synctest.Wait() // each has asked before the next does
-			}
-			wait.Wait()
-			if len(order) != burst || refused != burst || !slices.IsSorted(order) {
-				t.Errorf("%d a second: admitted %v, %d refused; want the first %d in their order", perSecond, order, refused, burst)
-			}
-			pass(t, 2*time.Second)
-		}
-	})
-}
-
-// TestQuotaEnds: who goes away while waiting is told so, and a signature that can't
-// come before the request's end leaves its turn to another.
-func TestQuotaEnds(t *testing.T) {
-	t.Parallel()
-	synctest.Test(t, func(t *testing.T) {
-		q := newQuota(1)
-		ctx, cancel := context.WithTimeout(t.Context(), time.Second/2)
-		defer cancel()
-		if err := q.admit(ctx, 1); err != nil {
-			t.Fatal(err)
-		}
-		if err := q.admit(ctx, 1); !errors.Is(err, context.DeadlineExceeded) {
-			t.Errorf("admit: %v", err)
-		}
-		again, cancelAgain := context.WithTimeout(t.Context(), time.Second/2)
-		defer cancelAgain()
-		if err := q.pace(again); err != nil {
-			t.Fatal(err)
-		}
-		free := q.free()
-		if err := q.pace(again); !errors.Is(err, context.DeadlineExceeded) || !q.free().Equal(free) {
-			t.Errorf("pace: %v; the next signature may be made at %v, was %v", err, q.free(), free)
-		}
-	})
-}
-
 // TestQuotaReadiness: a readiness probe takes nothing of the quota, also where it
 // costs a signature.
 func TestQuotaReadiness(t *testing.T) {
 	t.Parallel()
-	r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities.Active.quota = newQuota(1) })
-	for range 20 {
-		if err := r.issuer.Ready(t.Context()); err != nil {
-			t.Fatal(err)
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(t, kms.ECDSAP256, func(c *Config, _ *Options) { c.Authority.SigningQuota = 1 })
+		for range 20 {
+			if err := r.issuer.Ready(t.Context()); err != nil {
+				t.Fatal(err)
+			}
 		}
-	}
-	if q := r.authority.quota; !q.admitted.IsZero() || !q.signed[0].IsZero() {
-		t.Error("a probe took a turn")
-	}
+		begin := time.Now()
+		if err := r.authority.Admit(t.Context(), 1); err != nil || time.Since(begin) > 0 {
+			t.Errorf("a probe took a turn: the first admission came after %v, %v", time.Since(begin), err)
+		}
+		if _, err := r.authority.SignTBS(t.Context(), nil); err != nil || time.Since(begin) > 0 {
+			t.Errorf("a probe took a turn: the first signature came after %v, %v", time.Since(begin), err)
+		}
+	})
 }

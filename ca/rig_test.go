@@ -10,7 +10,7 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"math/big"
+	"os"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
@@ -18,6 +18,9 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -31,30 +34,34 @@ var noon = time.Date(2026, 3, 1, 12, 0, 0, 987_654_321, time.UTC)
 
 func clock() time.Time { return noon }
 
-// rig is an Issuer whose signer, log and auditor the test watches and breaks.
+// rig is an Issuer whose signer, log, auditor and clock the test watches and breaks.
 type rig struct {
 	issuer    *Issuer
-	authority *Authority
+	authority *authority.Authority
 	signer    *watchedSigner
 	log       *testLog
 	audit     *recorder
+	now       func() time.Time
 }
 
 type rigOption func(*Config, *Options)
 
-// newRig makes an Issuer over an authority in files, with a log of its own
+// newRig makes an Issuer over a chain and a key in memory, with a log of its own
 // behind the real submission policy.
 func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	t.Helper()
-	r := &rig{authority: sharedAuthority(t, algorithm), log: newTestLog(t), audit: &recorder{}}
-	r.signer = &watchedSigner{Signer: r.authority.signer}
-	r.authority.signer = r.signer
+	certs, key := sharedChain(t, algorithm)
+	r := &rig{signer: &watchedSigner{Signer: key}, log: newTestLog(t), audit: &recorder{}, now: clock}
 	c := DefaultConfig()
-	c.Authority = AuthorityConfig{Chain: "chain.pem", Key: "file:key.pem"}
-	o := Options{Authorities: One(r.authority), Auditor: r.audit, Now: clock}
+	c.Authority = authority.Config{Chain: "chain.pem", Key: "file:key.pem", PrecertificateSigner: authority.SignerOff}
+	o := Options{Auditor: r.audit, Now: func() time.Time { return r.now() }}
 	for _, option := range options {
 		option(&c, &o)
 	}
+	if o.Authorities == nil {
+		o.Authorities = authority.Single(newAuthority(t, certs, r.signer, c.Authority))
+	}
+	r.authority = o.Authorities.Active
 	var err error
 	if o.Log == nil && !o.AcceptUnlogged {
 		r.log.now = o.Now
@@ -68,43 +75,89 @@ func newRig(t testing.TB, algorithm kms.Algorithm, options ...rigOption) *rig {
 	return r
 }
 
-// shared holds one authority of each algorithm for the whole run: RSA keys are
-// slow to make.
-var shared struct {
-	sync.Mutex
-	authorities map[kms.Algorithm]*Authority
-}
-
-// sharedAuthority is a copy of the shared authority, for the test to watch and break.
-func sharedAuthority(t testing.TB, algorithm kms.Algorithm) *Authority {
+func newAuthority(t testing.TB, certs []*x509.Certificate, key kms.Signer, c authority.Config) *authority.Authority {
 	t.Helper()
-	shared.Lock()
-	defer shared.Unlock()
-	if shared.authorities == nil {
-		shared.authorities = make(map[kms.Algorithm]*Authority)
-	}
-	if shared.authorities[algorithm] == nil {
-		shared.authorities[algorithm] = testAuthority(t, algorithm)
-	}
-	a := *shared.authorities[algorithm]
-	a.lease = newLease(a.signer) // or the first test to replace it would close it for all
-	return &a
-}
-
-// testAuthority makes a private CA in files and loads it.
-func testAuthority(t testing.TB, algorithm kms.Algorithm) *Authority {
-	t.Helper()
-	made, err := CreateFileAuthority(CreateOptions{
-		Dir: filepath.Join(t.TempDir(), "ca"), Organization: "Example", Algorithm: algorithm, Now: noon.AddDate(0, -1, 0),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	a, err := LoadAuthority(t.Context(), AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}, noon, kms.Options{})
+	a, err := authority.New(certs, key, c)
 	if err != nil {
 		t.Fatal(err)
 	}
 	return a
+}
+
+// testAuthority is an authority of its own, whose key signs precertificates as well.
+func testAuthority(t testing.TB, algorithm kms.Algorithm) *authority.Authority {
+	t.Helper()
+	certs, key := newChain(t, algorithm, 0)
+	return newAuthority(t, certs, key, authority.Config{})
+}
+
+// shared holds one chain of each algorithm for the whole run: RSA keys are slow to
+// make.
+var shared struct {
+	sync.Mutex
+	chains map[kms.Algorithm][]*x509.Certificate
+	keys   map[kms.Algorithm]kms.Signer
+}
+
+func sharedChain(t testing.TB, algorithm kms.Algorithm) ([]*x509.Certificate, kms.Signer) {
+	t.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	if shared.chains == nil {
+		shared.chains, shared.keys = make(map[kms.Algorithm][]*x509.Certificate), make(map[kms.Algorithm]kms.Signer)
+	}
+	if shared.chains[algorithm] == nil {
+		shared.chains[algorithm], shared.keys[algorithm] = newChain(t, algorithm, 0)
+	}
+	return shared.chains[algorithm], shared.keys[algorithm]
+}
+
+// newChain makes an intermediate with a key of the algorithm, which begins a month
+// before noon and lives for so long (0: five years), below a root.
+func newChain(t testing.TB, algorithm kms.Algorithm, life time.Duration) ([]*x509.Certificate, kms.Signer) {
+	t.Helper()
+	key, err := algorithm.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return chainFor(t, key.Public(), cacert.Profile{Lifetime: life}), kms.InMemory(key)
+}
+
+// chainFor certifies a key below a root of its own.
+func chainFor(t testing.TB, public crypto.PublicKey, p cacert.Profile) []*x509.Certificate {
+	t.Helper()
+	rootKey, err := kms.ECDSAP384.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	root := certify(t, nil, cacert.Profile{Organization: "Example", PathLength: cacert.Unlimited}, rootKey.Public(), rootKey)
+	return certify(t, root, p, public, rootKey)
+}
+
+func certify(t testing.TB, parent []*x509.Certificate, p cacert.Profile, public crypto.PublicKey, issuer crypto.Signer) []*x509.Certificate {
+	t.Helper()
+	draft, err := cacert.New(parent, p, noon.AddDate(0, -1, 0))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := draft.For(public); err != nil {
+		t.Fatal(err)
+	}
+	made, err := draft.Sign(cacert.Key{Signer: issuer, Ref: "the issuer's key"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return made.Chain
+}
+
+// writeChain writes a chain file.
+func writeChain(t testing.TB, certs []*x509.Certificate) setting.Path {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "chain.pem")
+	if err := os.WriteFile(file, chain.PEM(certs), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return setting.Path(file)
 }
 
 // watchedSigner counts the signatures that are asked of the real key, and lets
@@ -291,13 +344,4 @@ func mustSPKI(t testing.TB, public crypto.PublicKey) []byte {
 		t.Fatal(err)
 	}
 	return spki
-}
-
-func newSerialFor(t testing.TB) *big.Int {
-	t.Helper()
-	serial, err := newSerial(rand.Reader)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return serial
 }

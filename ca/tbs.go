@@ -10,6 +10,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 )
@@ -35,7 +36,6 @@ var (
 	tagOtherValue = asn1.Tag(0).ContextSpecific().Constructed()
 	tagEmail      = asn1.Tag(1).ContextSpecific()
 	tagURI        = asn1.Tag(6).ContextSpecific()
-	tagKeyID      = asn1.Tag(0).ContextSpecific()
 )
 
 // Extensions that are the same in every leaf, in DER.
@@ -61,13 +61,13 @@ var (
 
 // tbs writes the TBSCertificate (RFC 5280 §4.1). last, one encoded extension or
 // nothing, comes after all others: the poison of a precertificate.
-func (a *Authority) tbs(l *leaf, last []byte) ([]byte, error) {
+func (l *leaf) tbs(a *authority.Authority, last []byte) ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 1536))
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1(tagVersion, func(b *cryptobyte.Builder) { b.AddASN1Int64(2) }) // v3
 		b.AddASN1BigInt(l.serial)
-		b.AddBytes(a.signatureAlgorithm)
-		b.AddBytes(a.name)
+		b.AddBytes(a.SignatureAlgorithm)
+		b.AddBytes(a.Certificate.RawSubject)
 		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			addTime(b, l.notBefore)
 			addTime(b, l.notAfter)
@@ -79,7 +79,7 @@ func (a *Authority) tbs(l *leaf, last []byte) ([]byte, error) {
 				b.AddBytes(keyUsageDER)
 				b.AddBytes(extKeyUsageDER)
 				addExtension(b, oidSubjectKey, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(l.keyID) })
-				b.AddBytes(a.authorityKeyID)
+				b.AddBytes(a.KeyID)
 				addExtension(b, oidSAN, true, func(b *cryptobyte.Builder) { addSAN(b, l.san) }) // critical: the subject is empty (RFC 5280 §4.2.1.6)
 				for _, e := range l.extensions {
 					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
@@ -142,11 +142,11 @@ func addSAN(b *cryptobyte.Builder, san identity.SAN) {
 }
 
 // assemble puts a signature under a TBSCertificate (RFC 5280 §4.1).
-func (a *Authority) assemble(tbs, sig []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(a.signatureAlgorithm)+len(sig)+16))
+func assemble(tbs, algorithm, sig []byte) ([]byte, error) {
+	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(algorithm)+len(sig)+16))
 	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddBytes(tbs)
-		b.AddBytes(a.signatureAlgorithm)
+		b.AddBytes(algorithm)
 		b.AddASN1BitString(sig)
 	})
 	der, err := b.Bytes()

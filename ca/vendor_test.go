@@ -1,65 +1,26 @@
 package ca
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
-	"crypto/x509"
-	"crypto/x509/pkix"
-	"math/big"
-	"os"
-	"path/filepath"
+	"crypto"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // vendorAuthority loads an authority whose issuing key is the stand-in's.
-func vendorAuthority(t *testing.T, s *kmstest.StandIn, key any, form Presign) *Authority {
+func vendorAuthority(t *testing.T, s *kmstest.StandIn, key crypto.PublicKey, choice authority.SignerChoice) *authority.Authority {
 	t.Helper()
-	rootKey, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	a, err := authority.Load(t.Context(), authority.Config{
+		Chain: writeChain(t, chainFor(t, key, cacert.Profile{})), Key: setting.KeyRef(s.Ref), PrecertificateSigner: choice, Access: s.Options.Access,
+	}, authority.LoadOptions{Now: noon, KMS: s.Options})
 	if err != nil {
 		t.Fatal(err)
 	}
-	template := func(name string) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: big.NewInt(1), Subject: pkix.Name{Organization: []string{"Example"}, CommonName: name},
-			NotBefore: noon.AddDate(0, -1, 0), NotAfter: noon.AddDate(1, 0, 0), IsCA: true, BasicConstraintsValid: true,
-			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
-		}
-	}
-	rootTemplate, issuing := template("root"), template("issuing")
-	issuing.MaxPathLenZero, issuing.ExtKeyUsage = true, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	var text string
-	root := rootTemplate
-	for _, c := range []struct {
-		template, parent *x509.Certificate
-		public           any
-	}{{rootTemplate, rootTemplate, rootKey.Public()}, {issuing, rootTemplate, key}} {
-		der, err := x509.CreateCertificate(rand.Reader, c.template, root, c.public, rootKey)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if c.template == rootTemplate {
-			if root, err = x509.ParseCertificate(der); err != nil {
-				t.Fatal(err)
-			}
-		}
-		text = encodePEM(der) + text
-	}
-	file := filepath.Join(t.TempDir(), "chain.pem")
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	a, err := LoadAuthority(t.Context(), AuthorityConfig{
-		Chain: setting.Path(file), Key: setting.KeyRef(s.Ref), PrecertificateSigner: form, Access: s.Options.Access,
-	}, noon, s.Options)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { kms.Close(a.signer) })
+	t.Cleanup(a.Close)
 	return a
 }
 
@@ -70,21 +31,20 @@ func TestSignaturesOfTheKMS(t *testing.T) {
 	t.Parallel()
 	for vendor, start := range kmstest.Vendors {
 		for _, tt := range []struct {
-			form        Presign
+			choice      authority.SignerChoice
 			once, every int
-		}{{"", 2, 1}, {PresignAuto, 2, 1}, {PresignOn, 2, 1}, {PresignOff, 1, 2}} {
+		}{{"", 2, 1}, {authority.SignerAuto, 2, 1}, {authority.SignerOn, 2, 1}, {authority.SignerOff, 1, 2}} {
 			for _, algorithm := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.RSA3072} {
-				if (tt.form == "" || tt.form == PresignOn) && algorithm != kms.ECDSAP256 {
+				if (tt.choice == "" || tt.choice == authority.SignerOn) && algorithm != kms.ECDSAP256 {
 					continue
 				}
-				t.Run(vendor+" "+string(tt.form)+" "+string(algorithm), func(t *testing.T) {
+				t.Run(vendor+" "+string(tt.choice)+" "+string(algorithm), func(t *testing.T) {
 					t.Parallel()
 					key := kmstest.Key(t, algorithm)
 					s := start(t, key)
-					a := vendorAuthority(t, s, key.Public(), tt.form)
-					r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = One(a) })
-					r.authority = a
-					if err := r.issuer.Settle(t.Context(), r.issuer.Authorities().Active); err != nil {
+					a := vendorAuthority(t, s, key.Public(), tt.choice)
+					r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) { o.Authorities = authority.Single(a) })
+					if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
 						t.Fatal(err)
 					}
 					const certificates = 5

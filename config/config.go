@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
@@ -25,7 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-//go:generate go run ../internal/configdoc -out ../docs/configuration.md
+//go:generate go run -C ../internal/tools ./configdoc ../..
 
 // Config is the whole configuration. Relative paths in it begin at the folder of the file.
 type Config struct {
@@ -142,7 +143,7 @@ func parse(data []byte, folder string, readStates func(*Config, *strict.Document
 func (c *Config) readStates(d *strict.Document) {
 	var err error
 	if path := string(c.CA.StateFile); path != "" && !d.Faulty("ca.state_file") {
-		if c.CA.States, err = ca.ReadStates(path); err != nil {
+		if c.CA.States, err = authority.ReadStates(path); err != nil {
 			d.Add("ca.state_file", 0, "%v", err)
 		}
 	}

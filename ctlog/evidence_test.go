@@ -19,7 +19,7 @@ func TestEvidence(t *testing.T) {
 		t.Fatal(err)
 	}
 	var sources []string
-	for _, root := range []string{".", "../cmd/mayfly", "../internal/conformance"} {
+	for _, root := range []string{".", "../cmd/mayfly", "../internal/tools/conformance"} {
 		err := filepath.WalkDir(root, func(path string, _ fs.DirEntry, err error) error {
 			if err != nil || !strings.HasSuffix(path, "_test.go") {
 				return err

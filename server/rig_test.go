@@ -28,7 +28,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
-	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -100,15 +101,15 @@ func spkiPEM(t testing.TB, public crypto.PublicKey) string {
 	return string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 }
 
-func newCA(t testing.TB, log ctlog.Log, auditor ca.Auditor) *ca.Issuer {
+func newCA(t testing.TB, log ctlog.Log, auditor audit.Recorder) *ca.Issuer {
 	t.Helper()
-	made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(t.TempDir(), "ca"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
+	made, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: filepath.Join(t.TempDir(), "ca"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
 	c := ca.DefaultConfig()
-	c.Authority = ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
-	authority, err := ca.LoadAuthority(t.Context(), c.Authority, time.Now(), kms.Options{})
+	c.Authority = authority.Config{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
+	issuing, err := authority.Load(t.Context(), c.Authority, authority.LoadOptions{Now: time.Now()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -116,7 +117,7 @@ func newCA(t testing.TB, log ctlog.Log, auditor ca.Auditor) *ca.Issuer {
 	if err != nil {
 		t.Fatal(err)
 	}
-	issuer, err := ca.New(c, ca.Options{Authorities: ca.One(authority), Log: policy, Auditor: auditor})
+	issuer, err := ca.New(c, ca.Options{Authorities: authority.Single(issuing), Log: policy, Auditor: auditor})
 	if err != nil {
 		t.Fatal(err)
 	}

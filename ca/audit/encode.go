@@ -81,7 +81,7 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 	b = appendTime(b, "not_after", e.NotAfter)
 	b = appendField(b, "fingerprint", e.Fingerprint, maxShort)
 	b = appendField(b, "authority", e.Authority, maxShort)
-	b = appendSCT(b, SCT{LogID: e.LogID, LogIndex: e.LogIndex, Timestamp: e.SCTTimestamp, LeafHash: e.LeafHash})
+	b = appendSCT(b, e.SCT)
 	if len(e.FurtherSCTs) > 0 {
 		b = append(b, `"further_scts":[`...)
 		for _, sct := range e.FurtherSCTs[:min(len(e.FurtherSCTs), maxFurtherSCTs)] {
@@ -106,7 +106,7 @@ func appendSCT(b []byte, s SCT) []byte {
 		b = strconv.AppendUint(b, *s.LogIndex, 10)
 		b = append(b, ',')
 	}
-	b = appendTime(b, "sct_timestamp", s.Timestamp)
+	b = appendTime(b, "sct_timestamp", s.SCTTimestamp)
 	return appendField(b, "leaf_hash", s.LeafHash, maxShort)
 }
 

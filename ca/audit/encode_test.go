@@ -19,8 +19,8 @@ func full() Event {
 		Issuer: "https://accounts.example", IssuerType: "email", Subject: "alice",
 		SAN: "alice@example.com", SANType: "email",
 		KeyAlgorithm: "ECDSA-P256", KeyFingerprint: "aa", NotBefore: noon, NotAfter: noon,
-		Fingerprint: "bb", Authority: "2026a", LogID: "cc", LogIndex: &index, SCTTimestamp: noon,
-		FurtherSCTs: []SCT{{LogID: "dd", LogIndex: &index, Timestamp: noon, LeafHash: "ee"}, {LogID: "ff"}},
+		Fingerprint: "bb", Authority: "2026a", SCT: SCT{LogID: "cc", LogIndex: &index, SCTTimestamp: noon, LeafHash: "77"},
+		FurtherSCTs: []SCT{{LogID: "dd", LogIndex: &index, SCTTimestamp: noon, LeafHash: "ee"}, {LogID: "ff"}},
 		Reason:      fault.LogUnavailable, Message: "m", RemoteAddr: "192.0.2.1", Method: "CreateSigningCertificate",
 	}
 }
@@ -39,7 +39,7 @@ func TestEventIsACloudEventWithEveryField(t *testing.T) {
 	want := map[string]any{
 		"request_id": "REQ", "serial": "0a1b", "issuer": "https://accounts.example", "issuer_type": "email",
 		"subject": "alice", "san": "alice@example.com", "san_type": "email", "key_algorithm": "ECDSA-P256",
-		"key_fingerprint": "aa", "fingerprint": "bb", "authority": "2026a", "log_id": "cc", "log_index": 42.0,
+		"key_fingerprint": "aa", "fingerprint": "bb", "authority": "2026a", "log_id": "cc", "log_index": 42.0, "leaf_hash": "77",
 		"reason": "LOG_UNAVAILABLE", "message": "m", "remote_addr": "192.0.2.1", "method": "CreateSigningCertificate",
 		"not_before": r.Time, "not_after": r.Time, "sct_timestamp": r.Time,
 	}

@@ -8,6 +8,9 @@
 package audit
 
 import (
+	"encoding/json"
+	"fmt"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -43,14 +46,14 @@ const recoveredType = "dev.mayfly.audit." + recovered
 
 // What a certificate is for, where it isn't a client's: Purpose's values.
 const (
-	// PurposePresigner is a certificate of the CA itself that signs precertificates
+	// PurposePrecertificateSigner is a certificate of the CA itself that signs precertificates
 	// (RFC 6962 §3.1).
-	PurposePresigner = "precertificate_signer"
+	PurposePrecertificateSigner = "precertificate_signer"
 	// PurposeIssuing is a short-lived issuing CA's certificate (mode ephemeral). Its
 	// intent has no serial number yet, but the key's fingerprint.
 	PurposeIssuing = "issuing_certificate"
-	// PurposeProbe is a precertificate of nobody: it shows whether the logs take what
-	// such a certificate signs.
+	// PurposeProbe is a precertificate that names no person: it shows whether the logs
+	// take what such a certificate signs.
 	PurposeProbe = "probe"
 )
 
@@ -65,57 +68,87 @@ func (t Type) valid() bool {
 
 // Event is one record. A zero field is left out of the line. No field may hold a
 // token, a key or a secret; strings longer than their limit are cut and end in "…".
+// The names of fields in the line are those of the tags; encode.go writes them.
 type Event struct {
-	Type Type
+	Type Type `json:"-"`
 	// Time is when it happened; zero means now.
-	Time time.Time
+	Time time.Time `json:"-"`
 	// RequestID ties the record to the client's answer and the log lines.
-	RequestID string
+	RequestID string `json:"request_id"`
 	// Serial is the certificate's serial number in hexadecimal. It decides the
 	// file: a Failed event without a serial counts as a refusal.
-	Serial string
+	Serial string `json:"serial"`
 	// Purpose says what the certificate is for; empty: a client asked for it.
-	Purpose string
+	Purpose string `json:"purpose"`
 	// Issuer, IssuerType and Subject come from the verified token.
-	Issuer, IssuerType, Subject string
+	Issuer     string `json:"issuer"`
+	IssuerType string `json:"issuer_type"`
+	Subject    string `json:"subject"`
 	// SAN is the certified identity and SANType its kind: email, uri or username.
-	SAN, SANType string
+	SAN     string `json:"san"`
+	SANType string `json:"san_type"`
 	// KeyAlgorithm names the client's key ("ECDSA-P256") and KeyFingerprint is
 	// the SHA-256 of its SubjectPublicKeyInfo in hexadecimal.
-	KeyAlgorithm, KeyFingerprint string
+	KeyAlgorithm   string `json:"key_algorithm"`
+	KeyFingerprint string `json:"key_fingerprint"`
 	// NotBefore and NotAfter bound the certificate's validity.
-	NotBefore, NotAfter time.Time
+	NotBefore time.Time `json:"not_before"`
+	NotAfter  time.Time `json:"not_after"`
 	// Fingerprint is the SHA-256 of the certificate's DER in hexadecimal.
-	Fingerprint string
+	Fingerprint string `json:"fingerprint"`
 	// Authority names the issuing authority.
-	Authority string
-	// LogID is the log's id in hexadecimal, LogIndex the entry's position where
-	// the SCT tells it, SCTTimestamp the SCT's time.
-	LogID        string
-	LogIndex     *uint64
-	SCTTimestamp time.Time
-	// LeafHash is the entry's hash in the log's tree, in hexadecimal: with it
-	// anybody can ask the log for the entry.
-	LeafHash string
+	Authority string `json:"authority"`
+	// SCT is that of a certificate that is in a log.
+	SCT
 	// FurtherSCTs are those of a certificate that is in several logs, after the
-	// first one, which the fields above have.
-	FurtherSCTs []SCT
+	// first one.
+	FurtherSCTs []SCT `json:"further_scts"`
 	// Rule names the rule of a policy that refused the request.
-	Rule string
+	Rule string `json:"rule"`
 	// Reason and Message say why a request was refused or failed.
-	Reason  fault.Reason
-	Message string
+	Reason  fault.Reason `json:"reason"`
+	Message string       `json:"message"`
 	// RemoteAddr is the client's address and Method the API method.
-	RemoteAddr, Method string
+	RemoteAddr string `json:"remote_addr"`
+	Method     string `json:"method"`
 }
 
-// SCT is what an event says of one SCT, as the event's fields of these names do.
+// SCT is what an event says of one SCT.
 type SCT struct {
-	LogID     string
-	LogIndex  *uint64
-	Timestamp time.Time
-	LeafHash  string
+	// LogID is the log's id in hexadecimal.
+	LogID string `json:"log_id"`
+	// LogIndex is the entry's position where the SCT tells it.
+	LogIndex     *uint64   `json:"log_index"`
+	SCTTimestamp time.Time `json:"sct_timestamp"`
+	// LeafHash is the entry's hash in the log's tree, in hexadecimal: with it
+	// anybody can ask the log for the entry.
+	LeafHash string `json:"leaf_hash"`
 }
+
+// UnmarshalJSON reads a line of the trail. A line that the package wrote after a
+// storage failure is read as an event of the type "recovered" with nothing else.
+func (e *Event) UnmarshalJSON(line []byte) error {
+	type fields Event // without this method
+	var record struct {
+		Type string    `json:"type"`
+		Time time.Time `json:"time"`
+		Data fields    `json:"data"`
+	}
+	if err := json.Unmarshal(line, &record); err != nil {
+		return err
+	}
+	*e = Event(record.Data)
+	e.Type, e.Time = Type(strings.TrimPrefix(record.Type, typePrefix)), record.Time
+	if record.Type == recoveredType {
+		e.Type = recovered
+	} else if !strings.HasPrefix(record.Type, typePrefix) {
+		return fmt.Errorf("a record of the type %q", record.Type)
+	}
+	return nil
+}
+
+// SCTs are all of the event's.
+func (e *Event) SCTs() []SCT { return append([]SCT{e.SCT}, e.FurtherSCTs...) }
 
 // refusal reports whether e belongs in the file of refusals: it concerns no
 // certificate, so anybody can cause it.

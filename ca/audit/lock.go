@@ -22,8 +22,8 @@ func acquire(path string, patience time.Duration) (io.Closer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the lock of the audit trail: %w", err)
 	}
-	// Open has no context: it waits for a bounded time, before anything runs.
-	err = filelock.Retry(context.Background(), patience, func() error { return filelock.Take(f) })
+	take := func() error { return filelock.Take(f) }
+	err = filelock.Retry(context.Background(), patience, take) //nolint:forbidigo // Open has no context; the wait is bounded
 	if err == nil {
 		return f, nil
 	}

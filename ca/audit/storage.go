@@ -89,12 +89,12 @@ func (d *disk) append(p []byte) error {
 	if err := d.current.Sync(); err != nil {
 		return fmt.Errorf("flushing the audit trail: %w", err)
 	}
-	return d.settle()
+	return d.syncNew()
 }
 
-// settle makes the folder's entries durable when the file at path is a new one,
+// syncNew makes the folder's entries durable when the file at path is a new one,
 // created or rotated since the last time.
-func (d *disk) settle() error {
+func (d *disk) syncNew() error {
 	info, err := os.Stat(d.path)
 	if err != nil {
 		return fmt.Errorf("looking at the audit trail: %w", err)

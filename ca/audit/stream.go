@@ -214,7 +214,7 @@ func (s *stream) commit(b *batch) []byte {
 	if b.count > 0 || s.broken {
 		began := time.Now()
 		b.err = s.store(b)
-		s.settle(b, time.Since(began))
+		s.account(b, time.Since(began))
 	}
 	lines := b.lines
 	close(b.done)
@@ -244,8 +244,8 @@ func (s *stream) store(b *batch) error {
 	return s.disk.append(lines)
 }
 
-// settle keeps the books after a commit.
-func (s *stream) settle(b *batch, took time.Duration) {
+// account counts what a commit did.
+func (s *stream) account(b *batch, took time.Duration) {
 	outcome := outcomeDurable
 	switch {
 	case b.err != nil:

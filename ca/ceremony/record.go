@@ -1,7 +1,6 @@
 package ceremony
 
 import (
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -14,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -30,13 +30,7 @@ func Beside(certificate string) Output {
 // Free is nil when both files could be written and neither is there. It is
 // asked before any key is used.
 func (o Output) Free() error {
-	var f faults
-	for _, path := range []string{o.Certificate, o.Record} {
-		if err := Free(path); err != nil {
-			f = append(f, err)
-		}
-	}
-	return f.err()
+	return errors.Join(Free(o.Certificate), Free(o.Record))
 }
 
 // Free is nil when a file of that name could be written and none is there.
@@ -58,13 +52,13 @@ func Free(path string) error {
 }
 
 // Write writes the record, and then the certificate: none leaves unrecorded.
-// Nothing is overwritten. Its error is a *[SignedError], since the key was used.
+// Nothing is overwritten. Its error is a *[cacert.SignedError], since the key was used.
 func (m *Certificate) Write(o Output) error {
 	if err := durable.WriteNew(o.Record, m.Record(filepath.Base(o.Certificate)), 0o644); err != nil {
-		return m.failed(fmt.Errorf("writing the record: %w", err), "nothing is written: make it anew, and keep this message with the record")
+		return m.Failed(fmt.Errorf("writing the record: %w", err), "nothing is written: make it anew, and keep this message with the record")
 	}
-	if err := durable.WriteNew(o.Certificate, m.PEM(), 0o644); err != nil {
-		return m.failed(fmt.Errorf("writing the certificate: %w", err), "its record is in "+o.Record+", the certificate is nowhere: make it anew, and keep that record too")
+	if err := durable.WriteNew(o.Certificate, chain.PEM(m.Chain), 0o644); err != nil {
+		return m.Failed(fmt.Errorf("writing the certificate: %w", err), "its record is in "+o.Record+", the certificate is nowhere: make it anew, and keep that record too")
 	}
 	return nil
 }
@@ -92,13 +86,13 @@ func (m *Certificate) Record(file string) []byte {
 	var b strings.Builder
 	c := m.ceremony
 	kind := "root"
-	if len(c.parent) > 0 {
+	if len(c.Parent) > 0 {
 		kind = "intermediate"
 	}
 	title := "Record of a key ceremony: " + kind + " certificate"
 	fmt.Fprintf(&b, "%s\n%s\n\n", title, strings.Repeat("=", len(title)))
 	printFields(&b, []field{
-		{"date", []string{stamp(c.at.Now)}},
+		{"date", []string{chain.Stamp(c.Now)}},
 		{"host", present(c.at.Host)},
 		{"made with", present(c.at.Tool)},
 		{"witnesses", c.at.Witnesses},
@@ -111,15 +105,15 @@ func (m *Certificate) Record(file string) []byte {
 	c.printRequest(&b)
 	b.WriteString("\nThe chain, from the certificate to the root\n\n")
 	for i, link := range m.Chain {
-		printFields(&b, []field{{fmt.Sprintf("%d", i+1), []string{chain.Subject(link), "until " + stamp(link.NotAfter), "SHA-256 " + fingerprint(link.Raw)}}})
+		printFields(&b, []field{{fmt.Sprintf("%d", i+1), []string{chain.Subject(link), "until " + chain.Stamp(link.NotAfter), "SHA-256 " + chain.Fingerprint(link.Raw)}}})
 	}
 	b.WriteString("\nChecked after signing\n\n")
-	for _, statement := range m.checks {
+	for _, statement := range m.Checks {
 		fmt.Fprintf(&b, "  - %s\n", statement)
 	}
-	if len(c.notes) > 0 {
+	if len(c.Notes) > 0 {
 		b.WriteString("\nNotes\n\n")
-		for _, n := range c.notes {
+		for _, n := range c.Notes {
 			fmt.Fprintf(&b, "  - %s\n", terminal.Line(n))
 		}
 	}
@@ -135,10 +129,10 @@ func present(s string) []string {
 
 // Print shows what is about to be signed, and what of a request was ignored.
 func (c *Ceremony) Print(w io.Writer) {
-	t := c.template
+	t := c.Template
 	issuer := t
-	if len(c.parent) > 0 {
-		issuer = c.parent[0]
+	if len(c.Parent) > 0 {
+		issuer = c.Parent[0]
 	}
 	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(issuer.Subject.String()))
 	fields := []field{
@@ -152,7 +146,7 @@ func (c *Ceremony) Print(w io.Writer) {
 	}
 	printFields(w, fields)
 	c.printRequest(w)
-	for _, n := range c.notes {
+	for _, n := range c.Notes {
 		fmt.Fprintf(w, "  note: %s\n", terminal.Line(n))
 	}
 }
@@ -169,7 +163,7 @@ func (r *Request) Print(w io.Writer) {
 	printFields(w, []field{
 		{"SHA-256 of request", []string{hex.EncodeToString(r.SHA256[:])}},
 		{"key", []string{r.algorithm}},
-		{"SHA-256 of key", []string{fingerprint(r.spki)}},
+		{"SHA-256 of key", []string{chain.Fingerprint(r.spki)}},
 		{"signature", []string{"verified: whoever made the request has the key"}},
 		{"ignored of it", append([]string{"subject " + orNone(r.Subject)}, r.Asks...)},
 	})
@@ -205,16 +199,16 @@ func certificateFields(c *x509.Certificate) []field {
 		}
 		others = append(others, name)
 	}
-	return append(fields, field{"other extensions", others}, field{"SHA-256", []string{fingerprint(c.Raw)}})
+	return append(fields, field{"other extensions", others}, field{"SHA-256", []string{chain.Fingerprint(c.Raw)}})
 }
 
 func keyFields(c *x509.Certificate) []field {
-	return []field{{"key", []string{keyName(c)}}, {"SHA-256 of key", []string{fingerprint(c.RawSubjectPublicKeyInfo)}}}
+	return []field{{"key", []string{keyName(c)}}, {"SHA-256 of key", []string{chain.Fingerprint(c.RawSubjectPublicKeyInfo)}}}
 }
 
 func validity(from, to time.Time) string {
-	days := int(to.Add(time.Second).Sub(from) / Day)
-	return fmt.Sprintf("%s to %s (%d days)", stamp(from), stamp(to), days)
+	days := int(to.Add(time.Second).Sub(from) / cacert.Day)
+	return fmt.Sprintf("%s to %s (%d days)", chain.Stamp(from), chain.Stamp(to), days)
 }
 
 func orNone(s string) string {
@@ -225,12 +219,3 @@ func orNone(s string) string {
 }
 
 func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }
-
-// SHA256 is a certificate's fingerprint in hexadecimal.
-func SHA256(c *x509.Certificate) string { return fingerprint(c.Raw) }
-
-// fingerprint is the SHA-256 in hexadecimal.
-func fingerprint(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
-}

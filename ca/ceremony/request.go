@@ -2,7 +2,6 @@ package ceremony
 
 import (
 	"cmp"
-	"context"
 	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
@@ -12,45 +11,29 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// Using is s as a crypto.Signer, for as long as ctx lasts.
-func Using(ctx context.Context, s kms.Signer) crypto.Signer { return signing{ctx, s} }
-
-type signing struct {
-	ctx context.Context
-	kms.Signer
-}
-
-// Sign implements crypto.Signer; the KMS has randomness of its own.
-func (s signing) Sign(_ io.Reader, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	return s.Signer.Sign(s.ctx, digest, opts)
-}
-
 // NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever
 // asks has the key. The name is for the person who reads it.
-func NewRequest(key Key, organization, commonName string) ([]byte, error) {
-	if _, err := fit(key.Public()); err != nil {
+func NewRequest(key cacert.Key, organization, commonName string) ([]byte, error) {
+	if _, err := cacert.CheckKey(key.Public()); err != nil {
 		return nil, err
 	}
-	var f faults
-	name := pkix.Name{CommonName: commonName}
-	checkName("the common name", commonName, &f)
+	name, faults := pkix.Name{CommonName: commonName}, cacert.CheckName("the common name", commonName)
 	if organization != "" {
-		checkName("the organization", organization, &f)
-		name.Organization = []string{organization}
+		name.Organization, faults = []string{organization}, errors.Join(faults, cacert.CheckName("the organization", organization))
 	}
-	if err := f.err(); err != nil {
-		return nil, err
+	if faults != nil {
+		return nil, faults
 	}
 	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: name}, key)
 	if err != nil {
@@ -90,7 +73,7 @@ func ParseRequest(text []byte) (*Request, error) {
 	}
 	key, err := policy.CSR(text)
 	if err != nil {
-		return nil, plain(err)
+		return nil, errors.New(fault.From(err).Public) // the refusal in words, without its reason
 	}
 	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
 		return nil, err
@@ -161,13 +144,4 @@ func named(id asn1.ObjectIdentifier) string {
 		return "challenge password"
 	}
 	return cmp.Or(extension.Standard(oid), oid)
-}
-
-// plain is a refusal in the words for a person, without its reason.
-func plain(err error) error {
-	var f *fault.Error
-	if errors.As(err, &f) {
-		return errors.New(f.Public)
-	}
-	return err
 }

@@ -18,13 +18,15 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // TestRequest: the key of every kind goes over in a request, and nothing else.
 func TestRequest(t *testing.T) {
 	t.Parallel()
-	r, rootKey := root(t, Profile{PathLength: Unlimited})
+	r, rootKey := root(t, cacert.Profile{PathLength: cacert.Unlimited})
 	for _, a := range kms.Algorithms() {
 		key := keyOf(t, a, 1)
 		text, err := NewRequest(key, "Mallory, Inc.", "Mallory")
@@ -37,7 +39,7 @@ func TestRequest(t *testing.T) {
 			t.Errorf("%s: %v", a, err)
 			continue
 		}
-		c, err := New(r.Chain, Profile{CommonName: "Issuing"}, here)
+		c, err := New(r.Chain, cacert.Profile{CommonName: "Issuing"}, here)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +52,7 @@ func TestRequest(t *testing.T) {
 			t.Errorf("%s: %v", a, err)
 			continue
 		}
-		if !key.Of(m.Chain[0]) || m.Chain[0].Subject.String() != "CN=Issuing,O=Example" {
+		if !pubkey.Equal(m.Chain[0].PublicKey, key.Public()) || m.Chain[0].Subject.String() != "CN=Issuing,O=Example" {
 			t.Errorf("%s: %v", a, m.Chain[0].Subject)
 		}
 		if record := string(m.Record("chain.pem")); !strings.Contains(record, `subject CN=Mallory,O=Mallory\, Inc.`) || !strings.Contains(record, "of the certificate request") {
@@ -61,7 +63,7 @@ func TestRequest(t *testing.T) {
 	if _, err := NewRequest(keyOf(t, kms.ECDSAP256, 0), "", "a\x1bb"); err == nil {
 		t.Error("a request with an escape in its name")
 	}
-	failing := Key{badSigner{rootKey, func([]byte, crypto.SignerOpts) ([]byte, error) { return []byte{1}, nil }}, "kms"}
+	failing := cacert.Key{Signer: badSigner{rootKey, func([]byte, crypto.SignerOpts) ([]byte, error) { return []byte{1}, nil }}, Ref: "kms"}
 	if _, err := NewRequest(failing, "", "name"); err == nil {
 		t.Error("a request with a wrong signature")
 	}
@@ -75,7 +77,7 @@ func TestRequestAsks(t *testing.T) {
 	template := &x509.CertificateRequest{
 		Subject: pkix.Name{CommonName: "\x1b[2Jroot\u202e", Organization: []string{"Evil"}}, DNSNames: []string{"evil.example"}, IPAddresses: []net.IP{{127, 0, 0, 1}},
 		ExtraExtensions: []pkix.Extension{
-			{Id: oidBasicConstraints, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}},
+			{Id: []int{2, 5, 29, 19}, Critical: true, Value: []byte{0x30, 3, 1, 1, 0xff}},
 			{Id: []int{1, 2, 3, 4}, Value: []byte{5, 0}},
 		},
 	}
@@ -196,7 +198,7 @@ func opensslCSR(t testing.TB, key any, digest string, more ...string) []byte {
 	if more = append([]string{digest}, more...); len(more) == 1 { // a configuration brings its own subject
 		more = append(more, "-subj", "/CN=old")
 	}
-	if k, ok := key.(Key); ok {
+	if k, ok := key.(cacert.Key); ok {
 		key = k.Signer
 	}
 	der := must(x509.MarshalPKCS8PrivateKey(key))(t)

@@ -16,6 +16,7 @@ import (
 	"github.com/zmap/zlint/v3"
 	zlintlint "github.com/zmap/zlint/v3/lint"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
@@ -31,7 +32,7 @@ var keys struct {
 }
 
 // keyOf is the n-th key of a kind.
-func keyOf(t testing.TB, a kms.Algorithm, n int) Key {
+func keyOf(t testing.TB, a kms.Algorithm, n int) cacert.Key {
 	t.Helper()
 	keys.Lock()
 	defer keys.Unlock()
@@ -45,11 +46,11 @@ func keyOf(t testing.TB, a kms.Algorithm, n int) Key {
 		}
 		keys.of[a] = append(keys.of[a], key)
 	}
-	return Key{Signer: keys.of[a][n], Ref: "file:" + string(a)}
+	return cacert.Key{Signer: keys.of[a][n], Ref: "file:" + string(a)}
 }
 
 // made holds a ceremony from beginning to end.
-func made(t testing.TB, parent []*x509.Certificate, p Profile, key, issuer Key) *Certificate {
+func made(t testing.TB, parent []*x509.Certificate, p cacert.Profile, key, issuer cacert.Key) *Certificate {
 	t.Helper()
 	c, err := New(parent, p, here)
 	if err != nil {
@@ -66,7 +67,7 @@ func made(t testing.TB, parent []*x509.Certificate, p Profile, key, issuer Key) 
 }
 
 // root is a root with a key of P-384.
-func root(t testing.TB, p Profile) (*Certificate, Key) {
+func root(t testing.TB, p cacert.Profile) (*Certificate, cacert.Key) {
 	t.Helper()
 	key := keyOf(t, kms.ECDSAP384, 0)
 	if p.Organization == "" {

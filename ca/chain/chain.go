@@ -5,8 +5,10 @@ package chain
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -59,7 +61,21 @@ func Parse(b []byte) ([]*x509.Certificate, error) {
 	return chain, nil
 }
 
-// Report takes one fault of a chain, in words, with its mend.
+// Encode is one certificate in PEM, with a final new line.
+func Encode(der []byte) string {
+	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+}
+
+// PEM is a chain as a chain file has it, in its order.
+func PEM(chain []*x509.Certificate) []byte {
+	var b []byte
+	for _, c := range chain {
+		b = append(b, Encode(c.Raw)...)
+	}
+	return b
+}
+
+// Report takes one fault of a chain, in words, with its fix.
 type Report func(format string, args ...any)
 
 // Need is what a chain is wanted for.
@@ -73,90 +89,97 @@ type Need struct {
 }
 
 // Check reports every reason why the chain can't do what is needed of it.
-func Check(chain []*x509.Certificate, need Need, fault Report) {
+func Check(chain []*x509.Certificate, need Need, report Report) {
 	if root := chain[len(chain)-1]; len(chain) > 1 && signedBy(chain[0], chain[0]) && !signedBy(root, root) {
-		fault("the chain is upside down: put the issuing certificate first and the root last")
+		report("the chain is upside down: put the issuing certificate first and the root last")
 		return // what else could be said would be said of the wrong certificate
 	}
 	for i, c := range chain {
 		name := fmt.Sprintf("certificate %d (%s)", i+1, Subject(c))
-		checkValidity(c, name, need, fault)
-		checkMayIssue(c, name, i+need.Below, fault)
+		checkValidity(c, name, need, report)
+		checkMayIssue(c, name, i+need.Below, report)
 		if i == 0 {
-			checkIssuing(c, name, len(chain) > 1, fault)
+			checkIssuing(c, name, len(chain) > 1, report)
 		} else if i < len(chain)-1 && !signsCode(c) {
-			fault("%s: its extended key usages exclude code signing: reissue it with codeSigning", name)
+			report("%s: its extended key usages exclude code signing: reissue it with codeSigning", name)
 		}
 	}
 	root := chain[len(chain)-1]
 	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
-		fault("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
+		report("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
 	}
-	checkOrder(chain, fault)
+	checkOrder(chain, report)
 	for _, c := range chain {
 		// Clients choose the verifier by the Organization, so it must be one.
 		if !slices.Equal(c.Subject.Organization, root.Subject.Organization) {
-			fault("the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
+			report("the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
 		}
 	}
 }
 
 // checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
-func checkValidity(c *x509.Certificate, name string, need Need, fault Report) {
+func checkValidity(c *x509.Certificate, name string, need Need, report Report) {
 	now := need.Now
 	switch {
 	case now.Before(c.NotBefore):
-		fault("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, stamp(c.NotBefore), stamp(now))
+		report("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, Stamp(c.NotBefore), Stamp(now))
 	case now.After(c.NotAfter):
-		fault("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, stamp(c.NotAfter), stamp(now))
+		report("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, Stamp(c.NotAfter), Stamp(now))
 	case now.Add(need.Lifetime).After(c.NotAfter):
-		fault("%s: expires at %s, too soon for the certificates it would issue: renew it", name, stamp(c.NotAfter))
+		report("%s: expires at %s, too soon for the certificates it would issue: renew it", name, Stamp(c.NotAfter))
 	}
 }
 
-func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+// Stamp is a time as faults and records write it.
+func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
+
+// Fingerprint is the SHA-256 of a certificate or key in hexadecimal.
+func Fingerprint(der []byte) string {
+	sum := sha256.Sum256(der)
+	return hex.EncodeToString(sum[:])
+}
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
 // §4.2.1.9) that has below other CA certificates below it.
-func checkMayIssue(c *x509.Certificate, name string, below int, fault Report) {
+func checkMayIssue(c *x509.Certificate, name string, below int, report Report) {
 	if !c.BasicConstraintsValid || !c.IsCA {
-		fault("%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", name)
+		report("%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", name)
 	} else if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < below {
-		fault("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, below)
+		report("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, below)
 	}
 	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
-		fault("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
+		report("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
 	}
 	if _, err := pubkey.AlgorithmOf(c.PublicKey); err != nil {
-		fault("%s: %v", name, err)
+		report("%s: %v", name, err)
 	}
 	switch c.SignatureAlgorithm {
 	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
 		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
 	default:
-		fault("%s: is signed with %v: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", name, c.SignatureAlgorithm)
+		report("%s: is signed with %v: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", name, c.SignatureAlgorithm)
 	}
 	if len(c.UnhandledCriticalExtensions) > 0 {
-		fault("%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", name, c.UnhandledCriticalExtensions)
+		report("%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", name, c.UnhandledCriticalExtensions)
 	}
 	if hasNameConstraints(c) {
-		fault("%s: has name constraints, which Mayfly doesn't evaluate: reissue it without", name)
+		report("%s: has name constraints, which Mayfly doesn't evaluate: reissue it without", name)
 	}
 }
 
 // checkIssuing wants what the leaf certificates and their verifiers lean on.
-func checkIssuing(c *x509.Certificate, name string, intermediate bool, fault Report) {
+func checkIssuing(c *x509.Certificate, name string, intermediate bool, report Report) {
 	switch {
 	case intermediate && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
-		fault("%s: lacks the extended key usage codeSigning: reissue it with codeSigning", name)
+		report("%s: lacks the extended key usage codeSigning: reissue it with codeSigning", name)
 	case !intermediate && len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !signsCode(c):
-		fault("%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", name)
+		report("%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", name)
 	}
 	if len(c.SubjectKeyId) == 0 {
-		fault("%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", name)
+		report("%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", name)
 	}
 	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
-		fault("%s: an issuing certificate needs a name: reissue it with a subject", name)
+		report("%s: an issuing certificate needs a name: reissue it with a subject", name)
 	}
 }
 
@@ -173,22 +196,22 @@ func hasNameConstraints(c *x509.Certificate) bool {
 }
 
 // checkOrder wants each certificate to be signed by the next, and the last by itself.
-func checkOrder(chain []*x509.Certificate, fault Report) {
+func checkOrder(chain []*x509.Certificate, report Report) {
 	root := chain[len(chain)-1]
 	if !signedBy(root, root) {
-		fault("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
+		report("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
 	}
 	for i, c := range chain[:len(chain)-1] {
 		next := chain[i+1]
 		switch {
 		case !bytes.Equal(c.RawIssuer, next.RawSubject):
-			fault("certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
+			report("certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
 				i+1, Subject(c), c.Issuer, Subject(next))
 		case !signedBy(c, next):
-			fault("certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
+			report("certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
 				i+1, Subject(c), Subject(next))
 		case len(c.AuthorityKeyId) > 0 && len(next.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, next.SubjectKeyId):
-			fault("certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
+			report("certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
 				i+1, Subject(c), Subject(next))
 		}
 	}

@@ -13,12 +13,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
-// TestMotoConformance runs the suite against moto, which internal/conformance/kms.sh
+// TestMotoConformance runs the suite against moto, which internal/tools/conformance/kms.sh
 // starts, with keys that are made there by their aliases.
 func TestMotoConformance(t *testing.T) {
 	endpoint := os.Getenv("MAYFLY_MOTO")
 	if endpoint == "" {
-		t.Fatal("MAYFLY_MOTO is not set: run internal/conformance/kms.sh")
+		t.Fatal("MAYFLY_MOTO is not set: run internal/tools/conformance/kms.sh")
 	}
 	o := kms.Options{
 		Access: kms.Access{Credential: kms.CredentialEnv, Region: "eu-central-1", Endpoint: endpoint, IdentityEndpoint: endpoint},

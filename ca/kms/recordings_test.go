@@ -42,7 +42,7 @@ func recordings(t *testing.T) map[string][]exchange {
 	t.Helper()
 	folders := os.Getenv("MAYFLY_AZKEYS")
 	if folders == "" {
-		t.Fatal("MAYFLY_AZKEYS isn't set: run internal/conformance/keys.sh")
+		t.Fatal("MAYFLY_AZKEYS isn't set: run internal/tools/conformance/keys.sh")
 	}
 	all := make(map[string][]exchange)
 	for _, folder := range filepath.SplitList(folders) {

@@ -45,7 +45,7 @@ func sealedKeysSign(t *testing.T, ref, other string, o kms.Options) {
 func TestMotoSealing(t *testing.T) {
 	endpoint := os.Getenv("MAYFLY_MOTO")
 	if endpoint == "" {
-		t.Fatal("MAYFLY_MOTO is not set: run internal/conformance/kms.sh")
+		t.Fatal("MAYFLY_MOTO is not set: run internal/tools/conformance/kms.sh")
 	}
 	api := awskms.New(awskms.Options{
 		Region: "eu-central-1", BaseEndpoint: &endpoint,

@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -75,7 +75,7 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Config.Propagation}
+			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation}
 			if err := takeStep(cmd.Context(), store, args[0], s.action, t); err != nil {
 				return err
 			}
@@ -137,18 +137,18 @@ state file; without them ca.authorities has to name it. No client hears of it ye
 
 // newAuthority is the entry for the state file. A flag's path begins at the working
 // folder, the state file's at its own.
-func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, error) {
+func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, error) {
 	var f setting.Faults
-	if ca.CheckName("NAME", name, &f); f.Len() > 0 {
-		return ca.NamedAuthority{}, usage("choose another name", "%v", f.Err())
+	if authority.CheckName("NAME", name, &f); f.Len() > 0 {
+		return authority.NamedConfig{}, usage("choose another name", "%v", f.Err())
 	}
 	if chain == "" || key == "" {
-		return ca.NamedAuthority{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
+		return authority.NamedConfig{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
 	path, isFile := strings.CutPrefix(key, "file:")
-	c := ca.AuthorityConfig{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
+	c := authority.Config{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
-		c.Mode = ca.ModeSealed
+		c.Mode = authority.ModeSealed
 	}
 	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
 		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
@@ -157,7 +157,7 @@ func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, erro
 		}
 		absolute, err := filepath.Abs(*p)
 		if err != nil {
-			return ca.NamedAuthority{}, err
+			return authority.NamedConfig{}, err
 		}
 		*p = absolute
 	}
@@ -165,7 +165,7 @@ func newAuthority(name, chain, key string, a kmsAccess) (ca.NamedAuthority, erro
 		key = "file:" + path
 	}
 	c.Key = setting.KeyRef(key)
-	return ca.NamedAuthority{Name: name, AuthorityConfig: c}, nil
+	return authority.NamedConfig{Name: name, Config: c}, nil
 }
 
 const forceRisk = `%s was forced. Clients that haven't fetched the trusted root since it was published
@@ -193,9 +193,9 @@ signed. It is for the hour after a key was stolen.`,
 				return err
 			}
 			defer store.Close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Config.Propagation, Force: force}
+			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
 			if url != "" && !force {
-				if err := published(cmd.Context(), store.Config, url, args[0], t.Now); err != nil {
+				if err := published(cmd.Context(), store.Section, url, args[0], t.Now); err != nil {
 					return err
 				}
 			}

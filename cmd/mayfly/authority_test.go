@@ -5,7 +5,7 @@ import (
 	"path/filepath"
 	"testing"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -26,13 +26,13 @@ func TestNewAuthority(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if c := sealed.AuthorityConfig; c.Mode != ca.ModeSealed || c.SealedKey != at("issuing.json") || c.Chain != at("chain.pem") ||
+	if c := sealed.Config; c.Mode != authority.ModeSealed || c.SealedKey != at("issuing.json") || c.Chain != at("chain.pem") ||
 		c.Key != "hashivault://transit/keys/sealing" || c.Passphrase.File != at("pass") ||
 		c.CAFile != at("ca.pem") || c.Vault.TokenFile != "/run/token" {
 		t.Errorf("sealed: %+v", c)
 	}
 	plain, err := newAuthority("y2027", "chain.pem", "file:issuing.pem", kmsAccess{})
-	if c := plain.AuthorityConfig; err != nil || c.Mode != "" || c.SealedKey != "" || c.Key != setting.KeyRef("file:"+at("issuing.pem")) || !c.Passphrase.IsZero() {
+	if c := plain.Config; err != nil || c.Mode != "" || c.SealedKey != "" || c.Key != setting.KeyRef("file:"+at("issuing.pem")) || !c.Passphrase.IsZero() {
 		t.Errorf("a file: %+v, %v", c, err)
 	}
 }

@@ -12,7 +12,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -20,7 +20,7 @@ import (
 )
 
 // authorityRow is one line of `mayfly authority list`, its columns apart by tabs.
-func authorityRow(a ca.NamedAuthority, next string) string {
+func authorityRow(a authority.NamedConfig, next string) string {
 	state, since, window, end := string(a.State), "-", "-", "unreadable"
 	if state == "" {
 		state = "-"
@@ -46,7 +46,7 @@ func authorityRow(a ca.NamedAuthority, next string) string {
 }
 
 // chainOf reads an authority's chain, issuing certificate first.
-func chainOf(a ca.NamedAuthority) ([]*x509.Certificate, error) {
+func chainOf(a authority.NamedConfig) ([]*x509.Certificate, error) {
 	file := string(a.Chain)
 	b, err := os.ReadFile(file)
 	if err != nil {
@@ -89,9 +89,9 @@ func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) string {
 const publishedTimeout = 10 * time.Second
 
 // published is nil when the trusted root at url lists the authority at the time now.
-func published(ctx context.Context, c ca.Config, url, name string, now time.Time) error {
+func published(ctx context.Context, c authority.Section, url, name string, now time.Time) error {
 	all := c.All()
-	i := slices.IndexFunc(all, func(a ca.NamedAuthority) bool { return a.Name == name })
+	i := slices.IndexFunc(all, func(a authority.NamedConfig) bool { return a.Name == name })
 	if i < 0 {
 		return nil // the step says so
 	}

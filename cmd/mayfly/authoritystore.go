@@ -7,7 +7,7 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
@@ -34,7 +34,7 @@ func namedAuthorities(file string) (*config.Config, error) {
 }
 
 // openAuthorities opens the store of a configuration's authorities, to change them.
-func openAuthorities(file string) (*ca.Store, error) {
+func openAuthorities(file string) (*authority.Store, error) {
 	c, err := namedAuthorities(file)
 	if err != nil {
 		return nil, err
@@ -45,7 +45,7 @@ func openAuthorities(file string) (*ca.Store, error) {
 			err: fmt.Errorf("%s has the states of its authorities itself, and no command writes a configuration", file),
 		}
 	}
-	s, err := ca.OpenStore(c.CA)
+	s, err := authority.OpenStore(c.CA.Section)
 	if err != nil {
 		return nil, startFailure(err, "")
 	}
@@ -53,12 +53,12 @@ func openAuthorities(file string) (*ca.Store, error) {
 }
 
 // takeStep takes a step and writes it down.
-func takeStep(ctx context.Context, s *ca.Store, name string, action lifecycle.Action, t lifecycle.Terms) error {
+func takeStep(ctx context.Context, s *authority.Store, name string, action lifecycle.Action, t lifecycle.Terms) error {
 	if lifecycle.Find(s.Records, name) < 0 {
 		return usage("`mayfly authority list` shows those that there are; `prepare` with --chain and --key adds one", "there is no authority %q", name)
 	}
 	var none *lifecycle.NoStepError
-	err := s.Step(ctx, name, action, t, ca.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: slog.New(slog.DiscardHandler)}})
+	err := s.Step(ctx, name, action, t, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: slog.New(slog.DiscardHandler)}})
 	switch {
 	case err == nil:
 		return nil

@@ -14,6 +14,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -63,15 +64,15 @@ func (k *caKey) check() error {
 
 // open makes the key where that is wished, and opens it. Its words for the
 // record are the canonical reference, and what a KMS pinned it to.
-func (k *caKey) open(ctx context.Context, out io.Writer) (ceremony.Key, kms.Signer, error) {
+func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer, error) {
 	o, err := k.options(k.ref)
 	if err != nil {
-		return ceremony.Key{}, nil, err
+		return cacert.Key{}, nil, err
 	}
 	ref := k.ref
 	if k.generate != "" {
 		if ref, err = keystore.Generate(ctx, k.ref, kms.Algorithm(k.generate), o); err != nil {
-			return ceremony.Key{}, nil, kmsFailure("", err)
+			return cacert.Key{}, nil, kmsFailure("", err)
 		}
 		fmt.Fprintf(out, "made the key %s\n", terminal.Line(ref))
 	}
@@ -88,12 +89,12 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (ceremony.Key, kms.Sign
 	}
 	signer, err := keystore.Open(ctx, ref, o)
 	if err != nil {
-		return ceremony.Key{}, nil, kmsFailure(failed, fmt.Errorf("%s: %w", k.of, err))
+		return cacert.Key{}, nil, kmsFailure(failed, fmt.Errorf("%s: %w", k.of, err))
 	}
 	if k.sealedKey != "" {
 		words = "in " + k.sealedKey + ", sealed by " + words
 	}
-	return ceremony.Key{Signer: ceremony.Using(ctx, signer), Ref: words}, signer, nil
+	return cacert.Key{Signer: cacert.Using(ctx, signer), Ref: words}, signer, nil
 }
 
 // caProfile is what flags say about a certificate.
@@ -107,23 +108,23 @@ type caProfile struct {
 func (p *caProfile) flags(cmd *cobra.Command, prefix, pathLength string, days time.Duration) {
 	f := cmd.Flags()
 	f.StringVar(&p.name, prefix+"name", "", "common name of the certificate; the organization and its kind if empty")
-	f.IntVar(&p.days, prefix+"days", 0, fmt.Sprintf("days that it is valid, never beyond its issuer; %d if not stated, or to the issuer's end", days/ceremony.Day))
+	f.IntVar(&p.days, prefix+"days", 0, fmt.Sprintf("days that it is valid, never beyond its issuer; %d if not stated, or to the issuer's end", days/cacert.Day))
 	f.StringVar(&p.pathLength, prefix+"path-length", pathLength, "how many CA certificates may come below it")
 }
 
-func (p *caProfile) profile() (ceremony.Profile, error) {
-	length := ceremony.Unlimited
+func (p *caProfile) profile() (cacert.Profile, error) {
+	length := cacert.Unlimited
 	if p.pathLength != "none" {
 		n, err := strconv.Atoi(p.pathLength)
 		if err != nil || n < 0 {
-			return ceremony.Profile{}, usage("state a number, or none", "path length %q", p.pathLength)
+			return cacert.Profile{}, usage("state a number, or none", "path length %q", p.pathLength)
 		}
 		length = n
 	}
 	if p.days < 0 || p.days > 1<<20 {
-		return ceremony.Profile{}, usage("state how many days the certificate is valid", "--days %d", p.days)
+		return cacert.Profile{}, usage("state how many days the certificate is valid", "--days %d", p.days)
 	}
-	return ceremony.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: time.Duration(p.days) * ceremony.Day}, nil
+	return cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: time.Duration(p.days) * cacert.Day}, nil
 }
 
 // circumstances are those of this machine, this program and this moment.
@@ -141,7 +142,7 @@ func circumstances(now time.Time) ceremony.Circumstances {
 }
 
 // newCeremony is ceremony.New before the witnesses.
-func newCeremony(parent []*x509.Certificate, p ceremony.Profile, witnesses []string) (*ceremony.Ceremony, error) {
+func newCeremony(parent []*x509.Certificate, p cacert.Profile, witnesses []string) (*ceremony.Ceremony, error) {
 	at := circumstances(time.Now())
 	at.Witnesses = witnesses
 	return ceremony.New(parent, p, at)

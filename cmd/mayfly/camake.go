@@ -7,7 +7,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
@@ -40,10 +42,10 @@ Nothing is overwritten, and no key is used before all outputs are known to be fr
 	f.StringVar(&c.root.organization, "organization", "", "the organization of every certificate of this CA (required)")
 	f.StringVar(&c.root.out, "out", "", "file for the root certificate, in PEM (required)")
 	c.key.flags(cmd, "", "the root's key", true)
-	c.root.flags(cmd, "", "none", ceremony.RootLifetime)
+	c.root.flags(cmd, "", "none", cacert.RootLifetime)
 	f.StringVar(&c.intermediate.out, "intermediate-out", "", "file for the chain, intermediate first")
 	c.intermediateKey.flags(cmd, "intermediate-", "the intermediate's key", true)
-	c.intermediate.flags(cmd, "intermediate-", "0", ceremony.IntermediateLifetime)
+	c.intermediate.flags(cmd, "intermediate-", "0", cacert.IntermediateLifetime)
 	witnessFlag(cmd, &c.witnesses)
 	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("organization"), cmd.MarkFlagRequired("out"), cmd.MarkFlagRequired("key")))
 	cmd.MarkFlagsRequiredTogether("intermediate-key", "intermediate-out")
@@ -94,7 +96,7 @@ func (c *caInit) run(ctx context.Context, io streams) error {
 }
 
 // foresee finds faults of the intermediate before the root's key is used.
-func (c *caInit) foresee(root ceremony.Profile) error {
+func (c *caInit) foresee(root cacert.Profile) error {
 	if c.intermediate.out == "" {
 		return nil
 	}
@@ -102,11 +104,11 @@ func (c *caInit) foresee(root ceremony.Profile) error {
 	if err != nil {
 		return err
 	}
-	if root.PathLength != ceremony.Unlimited && p.PathLength >= root.PathLength {
+	if root.PathLength != cacert.Unlimited && p.PathLength >= root.PathLength {
 		return usage("state a longer path length for the root, or a shorter one for the intermediate",
 			"a root of path length %d can't certify an intermediate of path length %d", root.PathLength, p.PathLength)
 	}
-	p.Organization, p.PathLength = root.Organization, ceremony.Unlimited
+	p.Organization, p.PathLength = root.Organization, cacert.Unlimited
 	if _, err := newCeremony(nil, p, nil); err != nil {
 		return fmt.Errorf("the intermediate: %w", err)
 	}
@@ -115,7 +117,7 @@ func (c *caInit) foresee(root ceremony.Profile) error {
 
 // both makes the root and the intermediate. Where the second fails, the first is
 // there, and the error says so.
-func (c *caInit) both(root *ceremony.Ceremony, key, issuing ceremony.Key, to, below ceremony.Output, io streams) error {
+func (c *caInit) both(root *ceremony.Ceremony, key, issuing cacert.Key, to, below ceremony.Output, io streams) error {
 	made, err := hold(root, key, key, to, io)
 	if err != nil {
 		return err
@@ -135,7 +137,7 @@ func (c *caInit) both(root *ceremony.Ceremony, key, issuing ceremony.Key, to, be
 }
 
 // hold certifies a key, signs, and writes certificate and record.
-func hold(c *ceremony.Ceremony, key, issuer ceremony.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+func hold(c *ceremony.Ceremony, key, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
 	if err := c.For(key.Public(), key.Ref); err != nil {
 		return nil, err
 	}
@@ -144,7 +146,7 @@ func hold(c *ceremony.Ceremony, key, issuer ceremony.Key, to ceremony.Output, io
 }
 
 // sign signs what c says, and writes certificate and record.
-func sign(c *ceremony.Ceremony, issuer ceremony.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+func sign(c *ceremony.Ceremony, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
 	made, err := c.Sign(issuer)
 	if err != nil {
 		return nil, err
@@ -152,7 +154,7 @@ func sign(c *ceremony.Ceremony, issuer ceremony.Key, to ceremony.Output, io stre
 	if err := made.Write(to); err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(io.Out, "\nwritten: %s, and the record %s\nSHA-256 of the certificate: %s\n", to.Certificate, to.Record, ceremony.SHA256(made.Chain[0]))
+	fmt.Fprintf(io.Out, "\nwritten: %s, and the record %s\nSHA-256 of the certificate: %s\n", to.Certificate, to.Record, cachain.Fingerprint(made.Chain[0].Raw))
 	return made, nil
 }
 
@@ -195,7 +197,7 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 	}
 	c.issuer.flags(cmd)
 	c.key.flags(cmd, "", "the intermediate's key", true)
-	c.profile.flags(cmd, "", "0", ceremony.IntermediateLifetime)
+	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
 	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
 	witnessFlag(cmd, &c.witnesses)
 	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("out"), cmd.MarkFlagRequired("key")))

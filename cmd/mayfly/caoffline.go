@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
@@ -97,7 +98,7 @@ SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
 	}
 	c.issuer.flags(cmd)
-	c.profile.flags(cmd, "", "0", ceremony.IntermediateLifetime)
+	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
 	f := cmd.Flags()
 	f.StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
 	f.BoolVar(&c.yes, "yes", false, "sign without asking")

@@ -14,9 +14,11 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -48,7 +50,7 @@ also fails where something is wrong.`,
 				ceremony.Print(streams.Out, c)
 				fmt.Fprintln(streams.Out)
 			}
-			faults := ceremony.Faults(certs, need(time.Now(), below))
+			faults := cacert.Faults(certs, need(time.Now(), below))
 			for _, f := range faults {
 				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
 			}
@@ -125,7 +127,7 @@ func (c *caVerify) run(ctx context.Context, io streams, path string) error {
 	if err != nil {
 		return err
 	}
-	faults := ceremony.Faults(certs, need(now, c.below))
+	faults := cacert.Faults(certs, need(now, c.below))
 	if len(faults) == 0 {
 		fmt.Fprintf(io.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
 	}
@@ -145,7 +147,7 @@ func (c *caVerify) run(ctx context.Context, io streams, path string) error {
 func (c *caVerify) checkRoot(io streams, certs []*x509.Certificate) (faults []string, err error) {
 	root := certs[len(certs)-1]
 	if c.root == "" {
-		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", ceremony.SHA256(root))
+		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
 		return nil, nil
 	}
 	trusted, err := readChain(io.In, c.root)
@@ -157,7 +159,7 @@ func (c *caVerify) checkRoot(io streams, certs []*x509.Certificate) (faults []st
 		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", c.root, len(trusted))}, nil
 	case !trusted[0].Equal(root):
 		return []string{fmt.Sprintf("the chain ends with another root (SHA-256 %s) than %s (SHA-256 %s): find out where the chain comes from",
-			ceremony.SHA256(root), c.root, ceremony.SHA256(trusted[0]))}, nil
+			cachain.Fingerprint(root.Raw), c.root, cachain.Fingerprint(trusted[0].Raw))}, nil
 	}
 	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", c.root)
 	return nil, nil
@@ -174,7 +176,7 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 		return err
 	}
 	defer kms.Close(signer)
-	if !key.Of(issuing) {
+	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
 		return &failure{code: exitFailed, mend: "name the issuing certificate's key, or put its certificate first",
 			err: fmt.Errorf("%s isn't the key of the first certificate", key.Ref)}
 	}

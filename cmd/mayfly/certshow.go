@@ -8,8 +8,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 )
 
 func newCertCommand(io streams) *cobra.Command {

@@ -42,7 +42,7 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			}
 			_, end := loaded.Authorities.Active.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
-				file, loaded.Authorities.Active.Name(), end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+				file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 			for _, remark := range inlineStates(file, c) {
 				fmt.Fprintf(streams.Out, "  remark     %s\n", remark)
 			}

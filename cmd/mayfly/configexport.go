@@ -9,7 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/rotation"
@@ -52,7 +52,7 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 			}
 			var all []exported
 			if len(c.CA.Authorities) > 0 {
-				all = append(all, exportAuthorities(c.CA, authorities, file))
+				all = append(all, exportAuthorities(c.CA.Section, authorities, file))
 			}
 			if c.CTLog.Mode == ctlog.ModeEmbedded {
 				all = append(all, exportLogs(c.CTLog, logs, file))
@@ -85,9 +85,9 @@ func newExported(flag string, named setting.Path, name, file, section string) ex
 	return e
 }
 
-func exportAuthorities(c ca.Config, flag, file string) exported {
+func exportAuthorities(c authority.Section, flag, file string) exported {
 	e := newExported(flag, c.StateFile, authoritiesName, file, "ca")
-	e.write = func(path string) error { return ca.ExportStates(c, path) }
+	e.write = func(path string) error { return authority.ExportStates(c, path) }
 	for i, a := range c.Authorities {
 		for name, field := range strict.Fields(reflect.ValueOf(a.Record)) {
 			if !field.IsZero() {

@@ -15,7 +15,8 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
@@ -171,7 +172,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 		return err
 	}
 	at := circumstances(now)
-	created, err := ca.CreateFileAuthority(ca.CreateOptions{
+	created, err := ceremony.CreateFiles(ceremony.CreateOptions{
 		Dir: filepath.Join(dir, authorityName), Organization: o.organization,
 		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now, Host: at.Host, Tool: at.Tool,
 	})
@@ -187,13 +188,13 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 		}
 	}
 	// Read back as `serve` will: a CA that can't be used is never left behind.
-	authority, err := ca.LoadAuthority(ctx, ca.AuthorityConfig{
+	issuing, err := authority.Load(ctx, authority.Config{
 		Chain: setting.Path(created.Chain), Key: setting.KeyRef("file:" + created.IssuingKey), Passphrase: o.passphrase,
-	}, now, kms.Options{})
+	}, authority.LoadOptions{Now: now})
 	if err != nil {
 		return err
 	}
-	if err := createLog(ctx, dir, c.CTLog.Embedded, authority); err != nil {
+	if err := createLog(ctx, dir, c.CTLog.Embedded, issuing); err != nil {
 		return err
 	}
 	if err := createStates(dir, c, now); err != nil {
@@ -204,23 +205,23 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 
 // createLog makes the empty log, so that `serve` never has to make one: there
 // an empty folder means that a disk isn't mounted.
-func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, authority *ca.Authority) error {
+func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, issuing *authority.Authority) error {
 	c.Directory = setting.Path(filepath.Join(dir, logName))
 	c.MarkFile = setting.Path(filepath.Join(dir, markName))
 	signer, err := keystore.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
 	if err != nil {
 		return err
 	}
-	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: ca.One(authority).Roots()})
+	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: authority.Single(issuing).Roots()})
 }
 
 // createStates makes the state files: the one authority is active.
 func createStates(dir string, c *config.Config, now time.Time) error {
 	now = now.UTC().Truncate(time.Second)
-	first := c.CA
+	first := c.CA.Section
 	first.Authorities = slices.Clone(first.Authorities)
 	first.Authorities[0].Record = lifecycle.Record{State: lifecycle.Active, Prepared: now, Published: now, Activated: now}
-	if err := ca.ExportStates(first, filepath.Join(dir, authoritiesName)); err != nil {
+	if err := authority.ExportStates(first, filepath.Join(dir, authoritiesName)); err != nil {
 		return err
 	}
 	return rotation.Export(c.CTLog, filepath.Join(dir, logsName))
@@ -247,7 +248,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		limits := &c.Server.RateLimits
 		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate, limits.LogReads.Rate = 0, 0, 0, 0
 	}
-	c.CA.Authorities = []ca.NamedAuthority{{Name: fmt.Sprintf("y%d", now.UTC().Year()), AuthorityConfig: ca.AuthorityConfig{
+	c.CA.Authorities = []authority.NamedConfig{{Name: fmt.Sprintf("y%d", now.UTC().Year()), Config: authority.Config{
 		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),
 		Key:        setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
 		Passphrase: o.passphrase,

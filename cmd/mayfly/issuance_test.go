@@ -139,7 +139,7 @@ func (c commandLine) read(name string) string {
 // with the issuing key in each backend: an offline root signs the request, a real
 // Mayfly with a log of its own issues, and OpenSSL and the client verify. With
 // MAYFLY_ISSUANCES it leaves what came out in that folder, for foreign clients
-// to verify (internal/conformance).
+// to verify (internal/tools/conformance).
 func TestWholeIssuance(t *testing.T) {
 	root := newCommands(t)
 	root.mayfly("ca", "init", "--organization", "Example", "--key", "file:root.key.pem", "--generate", "ECDSA-P384", "--path-length", "1", "--out", "root.pem")

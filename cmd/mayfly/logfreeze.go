@@ -9,7 +9,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 )
 
@@ -65,7 +67,8 @@ func proveLog(ctx context.Context, file, url string, now time.Time, streams stre
 	}
 	progress := newProgress(streams.Err)
 	defer progress.done()
-	return rotation.Prove(ctx, log, string(c.Audit.Path), progress.show)
+	trail := string(c.Audit.Path)
+	return rotation.Prove(ctx, log, promises.Follow(trail, nil), inclusion.StateFile(trail), progress.show)
 }
 
 // freezeLog writes down that a log is frozen.

@@ -37,7 +37,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// These run in a network namespace that internal/conformance/netns.sh makes,
+// These run in a network namespace that internal/tools/conformance/netns.sh makes,
 // with the binary that MAYFLY_BIN names.
 
 // kmsNamespace is the other end of the only link.
@@ -45,7 +45,7 @@ func kmsNamespace(t *testing.T) string {
 	t.Helper()
 	name := os.Getenv("MAYFLY_NAMESPACE")
 	if name == "" || os.Getenv("MAYFLY_BIN") == "" {
-		t.Fatal("MAYFLY_NAMESPACE or MAYFLY_BIN isn't set: run internal/conformance/netns.sh")
+		t.Fatal("MAYFLY_NAMESPACE or MAYFLY_BIN isn't set: run internal/tools/conformance/netns.sh")
 	}
 	return name
 }

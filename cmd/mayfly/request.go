@@ -13,7 +13,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )

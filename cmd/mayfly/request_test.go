@@ -13,8 +13,8 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/client/clienttest"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
 
 func aliceToken(t *testing.T) string {

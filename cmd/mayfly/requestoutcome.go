@@ -7,8 +7,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 

@@ -9,7 +9,7 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 

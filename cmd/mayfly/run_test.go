@@ -17,7 +17,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 )
 
 var update = flag.Bool("update", false, "write the golden files")

@@ -18,7 +18,7 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 )
 
 // processes are what a script has in the background, by name.
@@ -147,7 +147,7 @@ func cmdAuthority(ts *testscript.TestScript, _ bool, args []string) {
 	switch args[1] {
 	case "expired":
 		ts.Check(os.RemoveAll(dir))
-		_, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: dir, Organization: "Example", Algorithm: "ECDSA-P256", Now: now.AddDate(-6, 0, 0)})
+		_, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: dir, Organization: "Example", Algorithm: "ECDSA-P256", Now: now.AddDate(-6, 0, 0)})
 		ts.Check(err)
 	case "mismatched":
 		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

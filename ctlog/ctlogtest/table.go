@@ -9,7 +9,7 @@ import (
 )
 
 // TableEnv names a folder. [Run] leaves there one row of Markdown for each kind of
-// log; internal/conformance/logs.sh makes docs/log-conformance.md of them.
+// log; internal/tools/conformance/logs.sh makes docs/log-conformance.md of them.
 const TableEnv = "MAYFLY_LOG_TABLE"
 
 // writeRow writes "| kind | outcome | … |", if the environment asks for it.

@@ -20,7 +20,7 @@ import (
 )
 
 // TestCTFE holds a log of certificate-transparency-go, on a Trillian with a real
-// database, to the same suite as ours. internal/conformance/logs.sh runs it.
+// database, to the same suite as ours. internal/tools/conformance/logs.sh runs it.
 func TestCTFE(t *testing.T) {
 	t.Run("suite-on-ctfe", func(t *testing.T) { ctlogtest.Run(t, os.Getenv("CTFE_KIND"), openCTFE) })
 }

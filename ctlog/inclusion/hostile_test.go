@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 )
 
@@ -24,7 +25,7 @@ func TestEndlessTiles(t *testing.T) {
 	var taken atomic.Int64
 	honest := inclusion.Local(b.log.Handler()).Transport
 	monitor, err := inclusion.New(inclusion.Options{
-		Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
+		Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
 		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			answer, err := honest.RoundTrip(r)
 			if err == nil && strings.HasPrefix(r.URL.Path, "/tile/") {
@@ -90,7 +91,7 @@ func TestFollowWhileHanging(t *testing.T) {
 		<-r.Context().Done()
 		return nil, r.Context().Err()
 	})}}}
-	monitor, err := inclusion.New(inclusion.Options{Trail: b.trail, State: filepath.Join(b.dir, "other.json"), Logs: logs})
+	monitor, err := inclusion.New(inclusion.Options{Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "other.json"), Logs: logs})
 	if err != nil {
 		t.Fatal(err)
 	}

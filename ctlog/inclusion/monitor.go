@@ -46,8 +46,8 @@ type Log struct {
 
 // Options are what a Monitor works with.
 type Options struct {
-	Trail    string // the file of the audit trail
-	State    string // the file that remembers how far all is well
+	Trail    func(since time.Time) Trail // reads what is on record from then on
+	State    string                      // the file that remembers how far all is well
 	Logs     []Log
 	Interval time.Duration         // zero: ten seconds
 	Now      func() time.Time      // nil: time.Now
@@ -61,7 +61,7 @@ type Monitor struct {
 	mu      sync.Mutex            // guards next, and is never held while a log is read
 	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
-	trail   *trail
+	trail   Trail
 	state   state
 	metrics *metrics
 }
@@ -75,14 +75,10 @@ type watched struct {
 	broken  int // of them, shown to be false
 }
 
-// promise is one SCT in a certificate that was issued.
+// promise is one that the log still owes.
 type promise struct {
-	serial   string
-	leaf     [32]byte
-	index    *uint64   // nil from a log without leaf indices
-	promised time.Time // the SCT's timestamp
-	recorded time.Time
-	broken   bool
+	Promise
+	broken bool
 }
 
 // New makes a monitor. It reads the state file, and no log.
@@ -111,7 +107,7 @@ func New(o Options) (*Monitor, error) {
 	if m.state.Until.After(o.Now()) { // the clock went back, and records began again at an earlier time
 		m.state.Until = o.Now().Add(-lookBack)
 	}
-	m.trail = &trail{path: o.Trail, since: m.state.Until}
+	m.trail = o.Trail(m.state.Until)
 	return m, nil
 }
 
@@ -158,7 +154,7 @@ func (m *Monitor) adopt() {
 func (m *Monitor) Run(ctx context.Context) error {
 	tick := time.NewTicker(m.o.Interval)
 	defer tick.Stop()
-	defer m.trail.close()
+	defer m.trail.Close()
 	for {
 		if err := m.Look(ctx); err != nil && ctx.Err() == nil {
 			m.o.Logger.WarnContext(ctx, "checking what logs promised", slog.Any("error", err))
@@ -177,7 +173,7 @@ func (m *Monitor) Run(ctx context.Context) error {
 func (m *Monitor) Look(ctx context.Context) error {
 	m.adopt()
 	var errs []error
-	latest, err := m.trail.read(maxPending-m.pending(), m.take)
+	latest, err := m.trail.Read(maxPending-m.pending(), m.take)
 	errs = append(errs, err)
 	for _, w := range m.logs {
 		errs = append(errs, m.ask(ctx, w))
@@ -187,9 +183,9 @@ func (m *Monitor) Look(ctx context.Context) error {
 }
 
 // take adds a promise, when it is of a log that is watched.
-func (m *Monitor) take(id [32]byte, p promise) {
-	if w := m.logs[id]; w != nil {
-		w.pending = append(w.pending, p)
+func (m *Monitor) take(p Promise) {
+	if w := m.logs[p.Log]; w != nil {
+		w.pending = append(w.pending, promise{Promise: p})
 	}
 }
 
@@ -217,7 +213,7 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 		case errors.As(err, &wrong):
 			if !p.broken {
 				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
-					slog.String("log", w.reader.description.URL), slog.String("serial", p.serial), slog.Any("error", err))
+					slog.String("log", w.reader.description.URL), slog.String("serial", p.Serial), slog.Any("error", err))
 			}
 			p.broken = true
 		case err != nil:
@@ -243,7 +239,7 @@ func (m *Monitor) tally(ctx context.Context, w *watched) {
 	w.overdue, w.broken = 0, 0
 	oldest := time.Duration(0)
 	for _, p := range w.pending {
-		age := now.Sub(p.promised)
+		age := now.Sub(p.Promised)
 		oldest = max(oldest, age)
 		if age > w.mmd/2 {
 			w.overdue++
@@ -265,10 +261,10 @@ func (m *Monitor) remember(latest time.Time) error {
 	until, owed := latest, false
 	for _, w := range m.logs {
 		for _, p := range w.pending {
-			if p.recorded.Before(until) {
-				until = p.recorded
+			if p.Recorded.Before(until) {
+				until = p.Recorded
 			}
-			owed = owed || p.recorded.Before(m.state.Until)
+			owed = owed || p.Recorded.Before(m.state.Until)
 		}
 	}
 	if until = until.Add(-overlap); until.Equal(m.state.Until) || until.Before(m.state.Until) && !owed {

@@ -16,13 +16,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	"go.uber.org/goleak"
+
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/prometheus/client_golang/prometheus"
-	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) {
@@ -71,7 +73,7 @@ func (b *bench) restart(t *testing.T) {
 	handler := inclusion.Local(b.log.Handler()).Transport
 	var err error
 	b.monitor, err = inclusion.New(inclusion.Options{
-		Trail: b.trail, State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
+		Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
 		Now: func() time.Time { return b.now }, Metrics: b.registry,
 		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			if b.down.Load() {

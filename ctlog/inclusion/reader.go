@@ -153,8 +153,8 @@ func ReadHead(ctx context.Context, l Log) (Head, error) {
 // holds reports whether the log shows the entry, with a proof up to a tree head
 // that it signed. The error is a *brokenError when it shows something else.
 func (l *look) holds(ctx context.Context, p promise) (bool, error) {
-	if p.index != nil {
-		return l.holdsAt(ctx, p.leaf, *p.index)
+	if p.Index != nil {
+		return l.holdsAt(ctx, p.Leaf, *p.Index)
 	}
 	if err := l.readSTH(ctx); err != nil {
 		return false, err
@@ -166,7 +166,7 @@ func (l *look) holds(ctx context.Context, p promise) (bool, error) {
 		Index uint64   `json:"leaf_index"`
 		Path  [][]byte `json:"audit_path"`
 	}
-	raw, err := l.get(ctx, "/ct/v1/get-proof-by-hash?hash="+url.QueryEscape(base64.StdEncoding.EncodeToString(p.leaf[:]))+
+	raw, err := l.get(ctx, "/ct/v1/get-proof-by-hash?hash="+url.QueryEscape(base64.StdEncoding.EncodeToString(p.Leaf[:]))+
 		"&tree_size="+strconv.FormatUint(l.sth.Size, 10), maxBody)
 	if errors.Is(err, errAbsent) {
 		return false, nil
@@ -177,7 +177,7 @@ func (l *look) holds(ctx context.Context, p promise) (bool, error) {
 	if err != nil {
 		return false, fmt.Errorf("asking for a proof: %w", err)
 	}
-	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, answer.Index, l.sth.Size, p.leaf[:], answer.Path, l.sth.Root); err != nil {
+	if err := proof.VerifyInclusion(rfc6962.DefaultHasher, answer.Index, l.sth.Size, p.Leaf[:], answer.Path, l.sth.Root); err != nil {
 		return false, &brokenError{"the log's proof for the entry does not hold: " + err.Error()}
 	}
 	return true, nil

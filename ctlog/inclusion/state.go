@@ -71,12 +71,12 @@ func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
 	if known.Until.Before(since) { // what is from before the log's time is of no interest
 		known.Until = since
 	}
-	m.trail.since = known.Until
-	defer m.trail.close()
+	m.trail = o.Trail(known.Until)
+	defer m.trail.Close()
 	var owed []string
 	for {
-		before := m.trail.place()
-		if _, err := m.trail.read(maxPending, m.take); err != nil {
+		read := 0
+		if _, err := m.trail.Read(maxPending, func(p Promise) { read++; m.take(p) }); err != nil {
 			return nil, err
 		}
 		for _, w := range m.logs {
@@ -84,11 +84,11 @@ func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
 				return nil, err
 			}
 			for _, p := range w.pending {
-				owed = append(owed, p.serial)
+				owed = append(owed, p.Serial)
 			}
 			w.pending = nil
 		}
-		if m.trail.place() == before {
+		if read == 0 {
 			return owed, nil
 		}
 	}

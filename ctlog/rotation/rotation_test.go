@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -306,13 +307,13 @@ func TestFreezeWaitsForPromises(t *testing.T) {
 		t.Fatalf("%s, %v", log.URL, err)
 	}
 	var refused *rotation.Refusal
-	if _, err := rotation.Prove(t.Context(), log, r.trail, nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
+	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.WriteFile(r.trail, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rotation.Prove(t.Context(), log, r.trail, nil); err != nil {
+	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil); err != nil {
 		t.Errorf("a log that owes nothing: %v", err)
 	}
 }
@@ -338,7 +339,7 @@ func TestFreezeMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		complete, err := rotation.Prove(t.Context(), log, r.trail, nil)
+		complete, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -70,16 +70,19 @@ func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest crypto
 	list := cryptobyte.String(extensions)
 	out = make([]byte, 0, len(extensions))
 	for !list.Empty() {
-		var element, fields cryptobyte.String
-		var id asn1.ObjectIdentifier
+		var element, fields, id cryptobyte.String
 		if !list.ReadASN1Element(&element, cryptobyteasn1.SEQUENCE) {
 			return nil, 0, ErrMalformed
 		}
 		whole := element
-		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1ObjectIdentifier(&id) {
+		if !whole.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadASN1(&id, cryptobyteasn1.OBJECT_IDENTIFIER) {
 			return nil, 0, ErrMalformed
 		}
-		if !id.Equal(oid) {
+		same, valid := compare(id, oid)
+		if !valid {
+			return nil, 0, ErrMalformed
+		}
+		if !same {
 			out = append(out, element...)
 			continue
 		}
@@ -90,4 +93,28 @@ func Replace(extensions []byte, oid asn1.ObjectIdentifier, with func(rest crypto
 		out, found = append(out, instead...), found+1
 	}
 	return out, found, nil
+}
+
+// compare reports whether the content of an object identifier is oid, and whether
+// it is valid: in DER (X.690 §8.19.2), with numbers of 31 bits at most. cryptobyte's
+// own parser does the same, but allocates for each of a certificate's extensions.
+func compare(content []byte, oid asn1.ObjectIdentifier) (same, valid bool) {
+	same = true
+	at, number, inside := 1, 0, false
+	for _, b := range content {
+		if !inside && b == 0x80 || number >= 1<<24 {
+			return false, false
+		}
+		number = number<<7 | int(b&0x7f)
+		if inside = b >= 0x80; inside {
+			continue
+		}
+		if at == 1 {
+			same = len(oid) > 1 && number == 40*oid[0]+oid[1] // X.690 §8.19.4
+		} else {
+			same = same && at < len(oid) && number == oid[at]
+		}
+		at, number = at+1, 0
+	}
+	return same && at == len(oid), len(content) > 0 && !inside
 }

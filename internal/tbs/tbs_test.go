@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
@@ -120,6 +121,30 @@ func FuzzSplit(f *testing.F) {
 		}
 		if _, _, err := edit(der, nil); err != nil && !errors.Is(err, tbs.ErrMalformed) {
 			t.Error(err)
+		}
+	})
+}
+
+// FuzzObjectIdentifier: the type of an extension is read as cryptobyte reads it.
+func FuzzObjectIdentifier(f *testing.F) {
+	for _, content := range []string{"", "\x2a\x03", "\x80\x01", "\x2a\x83", "\x2a\x87\xff\xff\xff\x7f", "\x2a\x88\x80\x80\x80\x00", "\x2a\x8f\xff\xff\xff\xff\x7f"} {
+		f.Add([]byte(content))
+	}
+	f.Fuzz(func(t *testing.T, content []byte) {
+		var b cryptobyte.Builder
+		b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+			b.AddASN1(cryptobyteasn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(content) })
+		})
+		extension, err := b.Bytes()
+		if err != nil {
+			return
+		}
+		var id asn1.ObjectIdentifier
+		fields := cryptobyte.String(extension)
+		good := fields.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) && fields.ReadASN1ObjectIdentifier(&id)
+		_, found, err := tbs.Replace(extension, mark, func(cryptobyte.String) ([]byte, error) { return nil, nil })
+		if (err == nil) != good || good && (found == 1) != id.Equal(mark) {
+			t.Errorf("%x: %d found, %v; cryptobyte reads it: %t, as %v", content, found, err, good, id)
 		}
 	})
 }

@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.." || exit 1
 
 fuzztime=${FUZZTIME:-5s}
 
-tool() { go tool -modfile=internal/tools/go.mod "$@"; }
+tool() { go tool -modfile=internal/tools/pins/go.mod "$@"; }
 buf() { go tool -modfile=internal/tools/buf/go.mod buf "$@"; }
 
 # The files of this tree that are, or would be, committed and are there.
@@ -35,9 +35,9 @@ format() {
 }
 
 # go.mod and go.sum say exactly what is used, and what is used is what the
-# checksums say. Not for internal/conformance/vault: it has no package to tidy
+# checksums say. Not for internal/tools/conformance/vault: it has no package to tidy
 # by, and says with which modules a foreign program is built; its dependencies
-# are hundreds, and only internal/conformance/vault.sh downloads them.
+# are hundreds, and only internal/tools/conformance/vault.sh downloads them.
 modules_tidy() {
   local module status=0
   while IFS= read -r -d '' module; do
@@ -46,7 +46,7 @@ modules_tidy() {
       echo "$module: mend with (cd $module && go mod tidy)"
       status=1
     }
-  done < <(tree go.mod '*/go.mod' ':!internal/conformance/vault/go.mod')
+  done < <(tree go.mod '*/go.mod' ':!internal/tools/conformance/vault/go.mod')
   return $status
 }
 
@@ -78,12 +78,12 @@ api() {
 
 vet() {
   go vet ./... && go vet -tags pkcs11 ./ca/kms/... ./cmd/mayfly && go vet -tags conformance ./... &&
-    (cd internal/conformance && go vet ./...)
+    (cd internal/tools && go vet ./...)
 }
 
 lint() {
   tool golangci-lint run ./... || return 1
-  (cd internal/conformance && go tool -modfile=../tools/go.mod golangci-lint run --config ../../.golangci.yaml ./...)
+  (cd internal/tools && go tool -modfile=pins/go.mod golangci-lint run --config ../../.golangci.yaml ./...)
 }
 
 shell() {

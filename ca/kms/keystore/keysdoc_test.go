@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestKeysDocument holds docs/keys.md to the form that internal/conformance/keys.sh
+// TestKeysDocument holds docs/keys.md to the form that internal/tools/conformance/keys.sh
 // writes: a table with an outcome for every backend, and a credential for each
 // that there is.
 func TestKeysDocument(t *testing.T) {

@@ -20,7 +20,7 @@ import (
 const VaultToken = "hvs." + Secret
 
 // vault is a transit engine, as Vault's documentation of its API describes it.
-// That Vault itself behaves so is shown by internal/conformance.
+// That Vault itself behaves so is shown by internal/tools/conformance.
 type vault struct{ *Cloud }
 
 // NewVault is a stand-in for Vault with a transit engine and a Kubernetes login.

@@ -25,7 +25,7 @@ func StartVault(t testing.TB) RealVault {
 	t.Helper()
 	binary := os.Getenv("VAULT_BIN")
 	if binary == "" {
-		t.Fatal("VAULT_BIN isn't set: run this with internal/conformance/vault.sh")
+		t.Fatal("VAULT_BIN isn't set: run this with internal/tools/conformance/vault.sh")
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on this machine
 	if err != nil {

@@ -11,7 +11,7 @@ import (
 	"slices"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -23,10 +23,10 @@ import (
 type firstListed map[[sha256.Size]byte]time.Time
 
 // with adds what next lists and before didn't, to a copy.
-func (f firstListed) with(next, before *ca.Authorities, now time.Time) firstListed {
+func (f firstListed) with(next, before *authority.Set, now time.Time) firstListed {
 	all := maps.Clone(f)
-	for _, l := range next.Listed {
-		if !slices.ContainsFunc(before.Listed, func(b ca.Listed) bool { return bytes.Equal(b.Chain[0], l.Chain[0]) }) {
+	for _, l := range next.Trusted {
+		if !slices.ContainsFunc(before.Trusted, func(b authority.Trusted) bool { return bytes.Equal(b.Chain[0], l.Chain[0]) }) {
 			all[lifecycle.ID(l.Chain[0])] = now
 		}
 	}
@@ -35,7 +35,7 @@ func (f firstListed) with(next, before *ca.Authorities, now time.Time) firstList
 
 // withEphemeral are configured authorities with the issuing certificates of the
 // mode ephemeral, where there are any.
-func (s *Service) withEphemeral(configured *ca.Authorities) *ca.Authorities {
+func (s *Service) withEphemeral(configured *authority.Set) *authority.Set {
 	if s.ephemeral == nil {
 		return configured
 	}
@@ -46,7 +46,7 @@ func (s *Service) withEphemeral(configured *ca.Authorities) *ca.Authorities {
 // force. The key of a new active authority is open until the rollback.
 func (s *Service) prepareAuthorities(ctx context.Context, next *state) (_ func(context.Context), rollback func(), err error) {
 	before := s.state()
-	all, err := ca.LoadAuthorities(ctx, next.config.CA, s.authorityOptions(next.config, before.configured))
+	all, err := authority.LoadSet(ctx, next.config.CA.Section, s.authorityOptions(next.config, before.configured))
 	if err != nil {
 		return nil, nil, err
 	}
@@ -65,15 +65,15 @@ func (s *Service) prepareAuthorities(ctx context.Context, next *state) (_ func(c
 
 // checkAuthorities says why next can't follow those of before in this very
 // process, as a *setting.FaultError.
-func (s *Service) checkAuthorities(ctx context.Context, before *state, next *ca.Authorities, c *config.Config) error {
+func (s *Service) checkAuthorities(ctx context.Context, before *state, next *authority.Set, c *config.Config) error {
 	var f setting.Faults
 	const list = "ca.authorities"
-	inForce := lifecycle.InForce{Active: lifecycle.ID(before.configured.Active.Chain()[0]), FirstListed: before.firstListed}
-	for _, l := range before.configured.Listed {
+	inForce := lifecycle.InForce{Active: lifecycle.ID(before.configured.Active.Chain[0]), FirstListed: before.firstListed}
+	for _, l := range before.configured.Trusted {
 		inForce.Listed = append(inForce.Listed, lifecycle.Listed{Name: l.Name, ID: lifecycle.ID(l.Chain[0])})
 	}
 	terms := lifecycle.Terms{Now: s.Now(), Propagation: c.CA.Propagation}
-	lifecycle.AddFaults(list, lifecycle.CheckFollow(inForce, next.Records, lifecycle.ID(next.Active.Chain()[0]), terms), &f)
+	lifecycle.AddFaults(list, lifecycle.CheckFollow(inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), terms), &f)
 	if now := before.configured.Active; next.Active != now {
 		if next.Active.IsEphemeral() || now.IsEphemeral() {
 			f.Add(list, "an authority of `mode: ephemeral` begins or ends to sign only with a restart: restart the service")
@@ -81,9 +81,9 @@ func (s *Service) checkAuthorities(ctx context.Context, before *state, next *ca.
 		if f.Len() > 0 {
 			return f.Err()
 		}
-		if err := s.checkRoots(ctx, next.Active.Chain()); err != nil {
+		if err := s.checkRoots(ctx, next.Active.Chain); err != nil {
 			f.Add(list, "the new active authority can't sign: %v", err)
-		} else if err := s.issuer.Settle(ctx, next.Active); err != nil {
+		} else if err := s.issuer.CheckPrecertificateSigner(ctx, next.Active); err != nil {
 			addFaults(&f, list, err)
 		}
 	}
@@ -104,7 +104,7 @@ func (s *Service) prepareSigning(_ context.Context, next *state) (func(context.C
 		s.issuer.Use(next.authorities)
 		if next.configured.Active != before.Active {
 			s.Logger.LogAttrs(ctx, slog.LevelInfo, "another authority signs from now on",
-				slog.String("authority", next.configured.Active.Name()), slog.String("before", before.Active.Name()))
+				slog.String("authority", next.configured.Active.Subject), slog.String("before", before.Active.Subject))
 		}
 	}, nil, nil
 }

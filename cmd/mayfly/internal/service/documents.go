@@ -11,9 +11,9 @@ import (
 // render writes what clients need to trust and to find this CA: st's issuers, all
 // authorities that are listed, and all logs.
 func (s *Service) render(st *state) (trustroot.Documents, error) {
-	start := st.authorities.Listed[0].Start
+	start := st.authorities.Trusted[0].Start
 	in := trustroot.Input{CA: []trustroot.Service{{URL: s.PublicURL(), Operator: s.operator(), Start: start}}}
-	for _, l := range st.authorities.Listed {
+	for _, l := range st.authorities.Trusted {
 		in.Authorities = append(in.Authorities, trustroot.Authority{Chain: l.Chain, URL: s.PublicURL(), Start: l.Start, End: l.End})
 	}
 	in.Logs = s.logDescriptions(st.logs)

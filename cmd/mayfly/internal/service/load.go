@@ -11,6 +11,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/config"
@@ -46,7 +47,7 @@ func (d Dependencies) withRegistry() Dependencies {
 // Components are what a configuration names, read and checked but neither locked,
 // written nor connected: all that can be looked at while a service runs.
 type Components struct {
-	Authorities *ca.Authorities
+	Authorities *authority.Set
 	LogKeys     []kms.Signer // of our logs, in the order of ctlog.Config.Own
 	verifier    *identity.Verifier
 	keys        *proof.Policy
@@ -61,7 +62,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	var loaded Components
 	var f setting.Faults
 	var err error
-	if loaded.Authorities, err = ca.LoadAuthorities(ctx, c.CA, d.authorityOptions(c, nil)); err != nil {
+	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, d.authorityOptions(c, nil)); err != nil {
 		addFaults(&f, "ca", err)
 	}
 	o := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny}
@@ -120,8 +121,8 @@ func addFaults(f *setting.Faults, path string, err error) {
 }
 
 // authorityOptions are what c's authorities are loaded with, after those in force.
-func (d Dependencies) authorityOptions(c *config.Config, before *ca.Authorities) ca.LoadOptions {
-	return ca.LoadOptions{Now: d.Now(), Lifetime: longestLifetime(c), Before: before, KMS: d.kmsOptions()}
+func (d Dependencies) authorityOptions(c *config.Config, before *authority.Set) authority.LoadOptions {
+	return authority.LoadOptions{Now: d.Now(), Lifetime: longestLifetime(c), Before: before, KMS: d.kmsOptions()}
 }
 
 func (d Dependencies) kmsOptions() kms.Options {

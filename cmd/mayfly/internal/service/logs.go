@@ -215,7 +215,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (func(contex
 		var errs []error
 		if s.policy != nil {
 			errs = append(errs, s.policy.Use(s.submittedTo(next.logs)))
-			s.issuer.AskLogs() // a log that is new hasn't seen how precertificates are signed
+			s.issuer.RecheckSoon(s.issuer.Authorities().Active) // a log that is new hasn't seen how precertificates are signed
 		}
 		if s.promises != nil {
 			errs = append(errs, s.promises.Follow(s.monitored(next)))

@@ -16,7 +16,9 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca"
-	"github.com/mayfly-ca/mayfly/ca/ceremony"
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
@@ -48,10 +50,10 @@ func ephemeralBy(t *testing.T, vendor string, r *rig, c *config.Config) *kmstest
 	t.Helper()
 	key, _ := rootKey(t, r.dir)
 	s := kmstest.Vendors[vendor](t, key)
-	c.CA.Authority = ca.AuthorityConfig{
-		Mode: ca.ModeEphemeral, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+	c.CA.Authority = authority.Config{
+		Mode: authority.ModeEphemeral, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
 		Chain:     setting.Path(filepath.Join(r.dir, authorityName, "root.pem")),
-		Ephemeral: ca.EphemeralConfig{History: setting.Path(filepath.Join(r.dir, "history")), AcceptUnlisted: true},
+		Ephemeral: authority.EphemeralConfig{History: setting.Path(filepath.Join(r.dir, "history")), AcceptUnlisted: true},
 	}
 	r.getenv = s.Options.Getenv
 	r.private = append(r.private, kmstest.Secret)
@@ -100,7 +102,7 @@ func TestEphemeralService(t *testing.T) {
 		t.Run(vendor, func(t *testing.T) {
 			t.Parallel()
 			var s *kmstest.StandIn
-			var of ca.AuthorityConfig
+			var of authority.Config
 			r := newRig(t, func(r *rig, c *config.Config) {
 				s = ephemeralBy(t, vendor, r, c)
 				of = c.CA.Authority
@@ -166,8 +168,8 @@ func TestSealedService(t *testing.T) {
 				if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
 					t.Fatal(err)
 				}
-				c.CA.Authority = ca.AuthorityConfig{
-					Mode: ca.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+				c.CA.Authority = authority.Config{
+					Mode: authority.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
 					Chain: certify(t, "Sealed", filepath.Join(r.dir, "sealed.chain.pem"), s.Ref, o, root, key),
 				}
 				r.getenv = s.Options.Getenv
@@ -199,18 +201,18 @@ func certify(t *testing.T, name, path, ref string, o kms.Options, root []*x509.C
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ceremony.New(root, ceremony.Profile{CommonName: name}, ceremony.Circumstances{Now: time.Now()})
+	c, err := cacert.New(root, cacert.Profile{CommonName: name}, time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := c.For(signer.Public(), ref); err != nil {
+	if err := c.For(signer.Public()); err != nil {
 		t.Fatal(err)
 	}
-	made, err := c.Sign(ceremony.Key{Signer: key, Ref: "the root's"})
+	made, err := c.Sign(cacert.Key{Signer: key, Ref: "the root's"})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(path, made.PEM(), 0o600); err != nil {
+	if err := os.WriteFile(path, cachain.PEM(made.Chain), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return setting.Path(path)
@@ -271,7 +273,7 @@ func TestEphemeralStartFails(t *testing.T) {
 func TestEphemeralRelists(t *testing.T) {
 	t.Parallel()
 	wake := make(chan time.Time)
-	var of ca.AuthorityConfig
+	var of authority.Config
 	r := &reloading{hangup: make(chan os.Signal), ticks: make(chan time.Time), file: filepath.Join(t.TempDir(), "mayfly.yaml")}
 	r.write(t, "1")
 	r.rig = startRigFrom(t, func(first *rig, c *config.Config) {
@@ -283,11 +285,11 @@ func TestEphemeralRelists(t *testing.T) {
 		t.Fatal(err)
 	}
 	r.offer(nil)
-	a, err := ca.LoadAuthority(t.Context(), of, time.Now(), kms.Options{Getenv: r.getenv})
+	a, err := authority.Load(t.Context(), of, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Getenv: r.getenv}})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ca.StartEphemeral(t.Context(), a, ca.EphemeralOptions{Lifetime: 10 * time.Minute, Auditor: r.audit, Now: time.Now, Logger: r.logger()}); err != nil {
+	if _, err := authority.StartEphemeral(t.Context(), a, authority.EphemeralOptions{Lifetime: 10 * time.Minute, Trail: audit.Trail{Recorder: r.audit, Now: time.Now, Logger: r.logger()}}); err != nil {
 		t.Fatal(err)
 	}
 	if got := r.listed(t); len(got) != 1 {

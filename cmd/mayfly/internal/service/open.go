@@ -8,6 +8,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
@@ -35,7 +37,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 			err = errors.Join(err, s.close(ctx, first.logs))
 		}
 	}()
-	if err := s.checkRoots(ctx, first.configured.Active.Chain()); err != nil {
+	if err := s.checkRoots(ctx, first.configured.Active.Chain); err != nil {
 		return nil, err
 	}
 	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
@@ -85,9 +87,9 @@ func (s *Service) startLogs(ctx context.Context, first *state) error {
 // where the active authority is of that mode.
 func (s *Service) startAuthorities(ctx context.Context, first *state) (err error) {
 	if first.configured.Active.IsEphemeral() {
-		s.ephemeral, err = ca.StartEphemeral(ctx, first.configured.Active, ca.EphemeralOptions{
+		s.ephemeral, err = authority.StartEphemeral(ctx, first.configured.Active, authority.EphemeralOptions{
 			// The longest of all: issuers have lifetimes of their own, and a reload may raise them.
-			Lifetime: ca.MaxLifetime, Auditor: s.audit, Now: s.Now, Logger: s.Logger, Metrics: s.Registry, Wake: s.wake,
+			Lifetime: ca.MaxLifetime, Trail: audit.Trail{Recorder: s.audit, Now: s.Now, Logger: s.Logger}, Metrics: s.Registry, Wake: s.wake,
 		})
 		if err != nil {
 			return err
@@ -107,7 +109,7 @@ func (s *Service) startAuthorities(ctx context.Context, first *state) (err error
 	if s.issuer, err = ca.New(first.config.CA, o); err != nil {
 		return err
 	}
-	return s.issuer.Settle(ctx, first.authorities.Active)
+	return s.issuer.CheckPrecertificateSigner(ctx, first.authorities.Active)
 }
 
 // newMonitor makes the monitor that reads all logs until they hold what they
@@ -119,7 +121,7 @@ func (s *Service) newMonitor(first *state) (*inclusion.Monitor, error) {
 	}
 	trail := string(first.config.Audit.Path)
 	return inclusion.New(inclusion.Options{
-		Trail: trail, State: inclusion.StateFile(trail),
+		Trail: promises.Follow(trail, s.Logger), State: inclusion.StateFile(trail),
 		Logs: logs, Now: s.Now, Logger: s.Logger, Metrics: s.Registry,
 	})
 }

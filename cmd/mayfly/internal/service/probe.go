@@ -36,7 +36,7 @@ func (l *Components) Probe(ctx context.Context, c *config.Config, tell func(Prob
 	}
 	for i, log := range l.external {
 		url := log.Description().URL
-		tell(Probed{url, "get-roots", "", log.CheckRoots(ctx, l.Authorities.Active.Chain())})
+		tell(Probed{url, "get-roots", "", log.CheckRoots(ctx, l.Authorities.Active.Chain)})
 		head, err := inclusion.ReadHead(ctx, monitoredElsewhere(log, c.CTLog.Logs[i]))
 		tell(Probed{url, "tree head", describeHead(head), err})
 	}

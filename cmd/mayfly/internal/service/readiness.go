@@ -54,9 +54,9 @@ func (s *Service) authorityStatus() []string {
 	all := s.issuer.Authorities()
 	now := s.Now()
 	lines := []string{"signatures a certificate: " + s.issuer.SigningForm()}
-	for n, l := range all.Listed {
+	for n, l := range all.Trusted {
 		if n == maxStatusLines {
-			return append(lines, fmt.Sprintf("and %d more", len(all.Listed)-n))
+			return append(lines, fmt.Sprintf("and %d more", len(all.Trusted)-n))
 		}
 		state := lifecycle.Active
 		if i := lifecycle.Find(all.Records, l.Name); i >= 0 {

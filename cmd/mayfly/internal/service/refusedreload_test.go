@@ -14,7 +14,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/config"
@@ -64,8 +64,8 @@ func newRelay(t *testing.T, to string) *relay {
 
 // newVaultIssuer is a CA with a root of its own, whose key is in a Vault behind
 // the relay that it gives to way.
-func newVaultIssuer(way **relay) func(*testing.T, *rig) ca.AuthorityConfig {
-	return func(t *testing.T, r *rig) ca.AuthorityConfig {
+func newVaultIssuer(way **relay) func(*testing.T, *rig) authority.Config {
+	return func(t *testing.T, r *rig) authority.Config {
 		c := newRootAndIssuer(t, r)
 		s := kmstest.NewVault(t, readKey(t, strings.TrimPrefix(string(c.Key), "file:")))
 		*way = newRelay(t, s.URL)
@@ -90,7 +90,7 @@ func TestRefusedReloadLeavesAllAsItWas(t *testing.T) {
 	shard := newShard(t, r.dir, "next", now.Add(time.Hour))
 	all := func(c *config.Config) { // whatever a service takes, and each component has to open or to change
 		c.Issuers[0].Audiences = append(slices.Clone(c.Issuers[0].Audiences), "another")
-		c.CA.Authorities = []ca.NamedAuthority{old, next}
+		c.CA.Authorities = []authority.NamedConfig{old, next}
 		c.CTLog.Embedded.End, c.CTLog.Shards = shard.Start, []ctlog.EmbeddedConfig{shard}
 		c.Server.Limits.TokenBytes++
 	}

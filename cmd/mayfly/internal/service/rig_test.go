@@ -25,7 +25,8 @@ import (
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -140,14 +141,14 @@ func (r *rig) configuration(t *testing.T) *config.Config {
 			t.Fatal(err)
 		}
 	}
-	if _, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(r.dir, authorityName), Organization: "Example", Now: now}); err != nil {
+	if _, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: filepath.Join(r.dir, authorityName), Organization: "Example", Now: now}); err != nil {
 		t.Fatal(err)
 	}
 	c := config.Default()
 	c.Issuers = []identity.IssuerConfig{r.issuer.Config()}
 	c.Server.PublicURL = "http://127.0.0.1:5555"
 	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = "127.0.0.1:0", "127.0.0.1:0", "127.0.0.1:0"
-	c.CA.Authority = ca.AuthorityConfig{
+	c.CA.Authority = authority.Config{
 		Chain: setting.Path(filepath.Join(authorityName, "chain.pem")),
 		Key:   setting.KeyRef("file:" + filepath.Join(authorityName, "issuing.key.pem")),
 	}

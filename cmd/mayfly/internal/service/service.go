@@ -17,6 +17,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -33,8 +34,8 @@ type Service struct {
 	policy    *ctlog.Policy  // nil without logs
 	audit     *audit.File
 	issuer    *ca.Issuer
-	ephemeral *ca.Ephemeral      // nil but with an authority of the mode ephemeral
-	promises  *inclusion.Monitor // nil without logs
+	ephemeral *authority.Ephemeral // nil but with an authority of the mode ephemeral
+	promises  *inclusion.Monitor   // nil without logs
 	server    *server.Server
 	reloads   reloads
 
@@ -46,9 +47,9 @@ type Service struct {
 // certificate of the mode ephemeral, put another in its place.
 type state struct {
 	config      *config.Config
-	since       time.Time       // when config was put in force
-	configured  *ca.Authorities // as config has them
-	authorities *ca.Authorities // with the issuing certificates of the mode ephemeral
+	since       time.Time      // when config was put in force
+	configured  *authority.Set // as config has them
+	authorities *authority.Set // with the issuing certificates of the mode ephemeral
 	firstListed firstListed
 	logs        *logSet
 	documents   trustroot.Documents
@@ -63,10 +64,10 @@ func (s *Service) Addresses() server.Addresses { return s.server.Addresses() }
 func (s *Service) Documents() trustroot.Documents { return s.state().documents }
 
 // ActiveAuthority is the name of the authority which signs now.
-func (s *Service) ActiveAuthority() string { return s.state().configured.Active.Name() }
+func (s *Service) ActiveAuthority() string { return s.state().configured.Active.Subject }
 
 // activeChain is the chain of the authority which signs now.
-func (s *Service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain() }
+func (s *Service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain }
 
 // PublicURL is where clients reach REST.
 func (s *Service) PublicURL() string {

@@ -12,7 +12,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
@@ -57,13 +57,13 @@ func TestSigningQuota(t *testing.T) {
 func TestPrecertificateSigner(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
-		form    ca.Presign
+		form    authority.SignerChoice
 		refuses bool
 		says    string
 	}{
-		"on":                    {form: ca.PresignOn, says: "signatures a certificate: 1: precertificates have a signing certificate, valid to "},
-		"auto, a key in a file": {form: ca.PresignAuto, says: "signatures a certificate: 2: the authority's key signs precertificates as well"},
-		"refused later":         {form: ca.PresignOn, refuses: true, says: "signatures a certificate: 2: a log refuses what a precertificate signing certificate signs"},
+		"on":                    {form: authority.SignerOn, says: "signatures a certificate: 1: precertificates have a signing certificate, valid to "},
+		"auto, a key in a file": {form: authority.SignerAuto, says: "signatures a certificate: 2: the authority's key signs precertificates as well"},
+		"refused later":         {form: authority.SignerOn, refuses: true, says: "signatures a certificate: 2: a log refuses what a precertificate signing certificate signs"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -96,7 +96,7 @@ func TestPrecertificateSignerRefused(t *testing.T) {
 	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
 	c := r.configuration(t)
 	newRemoteLog(t, r, c).breaks(refusePresigned(t))
-	c.CA.Authority.PrecertificateSigner = ca.PresignOn
+	c.CA.Authority.PrecertificateSigner = authority.SignerOn
 	s, err := Open(t.Context(), c, Dependencies{Now: time.Now, Logger: r.logger()}, Overrides{}, Source{})
 	if err == nil {
 		t.Error("it started", s.Close(t.Context()))

@@ -13,7 +13,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
@@ -25,24 +26,24 @@ import (
 // rotating is a service with the authority `old`, and `next` beside it.
 type rotating struct {
 	*reloading
-	list    []ca.NamedAuthority
+	list    []authority.NamedConfig
 	records []lifecycle.Entry
 }
 
 func newRotating(t *testing.T) *rotating { return newRotatingTo(t, newRootAndIssuer, nil) }
 
 // newRootAndIssuer is a CA with a root of its own.
-func newRootAndIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
+func newRootAndIssuer(t *testing.T, r *rig) authority.Config {
 	t.Helper()
-	made, err := ca.CreateFileAuthority(ca.CreateOptions{Dir: filepath.Join(r.dir, "next"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
+	made, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: filepath.Join(r.dir, "next"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return ca.AuthorityConfig{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
+	return authority.Config{Chain: setting.Path(made.Chain), Key: setting.KeyRef("file:" + made.IssuingKey)}
 }
 
 // newIssuer is another issuing CA under the first one's root.
-func newIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
+func newIssuer(t *testing.T, r *rig) authority.Config {
 	t.Helper()
 	in := func(name string) string { return filepath.Join(r.dir, authorityName, name) }
 	if _, err := keystore.GenerateFile(in("next.key.pem"), kms.ECDSAP256, nil); err != nil {
@@ -50,23 +51,23 @@ func newIssuer(t *testing.T, r *rig) ca.AuthorityConfig {
 	}
 	key, root := rootKey(t, r.dir)
 	ref := "file:" + in("next.key.pem")
-	return ca.AuthorityConfig{Chain: certify(t, "Example next", in("next.pem"), ref, kms.Options{}, root, key), Key: setting.KeyRef(ref)}
+	return authority.Config{Chain: certify(t, "Example next", in("next.pem"), ref, kms.Options{}, root, key), Key: setting.KeyRef(ref)}
 }
 
 // newRotatingTo is newRotating with a `next` of another making, and a
 // configuration that edit has changed.
-func newRotatingTo(t *testing.T, next func(*testing.T, *rig) ca.AuthorityConfig, edit func(*rig, *config.Config)) *rotating {
+func newRotatingTo(t *testing.T, next func(*testing.T, *rig) authority.Config, edit func(*rig, *config.Config)) *rotating {
 	t.Helper()
 	r := &rotating{records: []lifecycle.Entry{{Name: "old", Record: lifecycle.Record{State: lifecycle.Active}}, {Name: "next"}}}
 	r.reloading = newReloading(t, func(rig *rig, c *config.Config) {
-		r.list = []ca.NamedAuthority{
-			{Name: "old", AuthorityConfig: c.CA.Authority},
-			{Name: "next", AuthorityConfig: next(t, rig)},
+		r.list = []authority.NamedConfig{
+			{Name: "old", Config: c.CA.Authority},
+			{Name: "next", Config: next(t, rig)},
 		}
 		if edit != nil {
 			edit(rig, c)
 		}
-		c.CA.Authority = ca.AuthorityConfig{}
+		c.CA.Authority = authority.Config{}
 		c.CA.Authorities = r.with(r.records)
 		limits := &c.Server.RateLimits
 		limits.PerAddress.Rate, limits.PerPrincipal.Rate = 0, 0
@@ -75,7 +76,7 @@ func newRotatingTo(t *testing.T, next func(*testing.T, *rig) ca.AuthorityConfig,
 }
 
 // with are the authorities with other states.
-func (r *rotating) with(records []lifecycle.Entry) []ca.NamedAuthority {
+func (r *rotating) with(records []lifecycle.Entry) []authority.NamedConfig {
 	all := slices.Clone(r.list)
 	for i := range all {
 		all[i].Record = records[i].Record
@@ -278,7 +279,7 @@ func TestSuccessionAsksLogs(t *testing.T) {
 	t.Parallel()
 	var l *remoteLog
 	r := newRotatingTo(t, newIssuer, func(rig *rig, c *config.Config) { l = newRemoteLog(t, rig, c) })
-	r.list[1].PrecertificateSigner = ca.PresignOn
+	r.list[1].PrecertificateSigner = authority.SignerOn
 	r.do(t, "next", lifecycle.Prepare)
 	r.do(t, "next", lifecycle.Publish)
 	l.breaks(refusePresigned(t))

@@ -1,0 +1,224 @@
+package audit
+
+import (
+	"bytes"
+	"compress/gzip"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// TestEveryFieldIsReadBack: what the encoder writes of an event is what is read.
+func TestEveryFieldIsReadBack(t *testing.T) {
+	t.Parallel()
+	e := full()
+	e.Purpose, e.Rule = "p", "r"
+	for i, v := 0, reflect.ValueOf(e); i < v.NumField(); i++ {
+		if v.Field(i).IsZero() {
+			t.Errorf("the test says nothing of %s", v.Type().Field(i).Name)
+		}
+	}
+	v := newEnvelope("mayfly", "run", fixed)
+	for _, want := range []Event{e, {Type: Denied, Time: noon}} {
+		var got Event
+		if err := got.UnmarshalJSON(v.event(nil, &want)); err != nil || !reflect.DeepEqual(got, want) {
+			t.Errorf("read back %+v, %v; want %+v", got, err, want)
+		}
+	}
+	var mark Event
+	if err := mark.UnmarshalJSON(v.mark(nil, 3, []byte("torn"))); err != nil || mark.Type != recovered {
+		t.Errorf("the mark of a failure is read as %+v, %v", mark, err)
+	}
+}
+
+// trailOf is a trail in a folder of its own, and a writer of its lines.
+type trailOf struct {
+	path     string
+	envelope *envelope
+}
+
+func newTrail(t testing.TB) *trailOf {
+	return &trailOf{filepath.Join(t.TempDir(), "audit.jsonl"), newEnvelope("mayfly", "run", fixed)}
+}
+
+// part is the name of the n-th rotated file.
+func (r *trailOf) part(n int) string {
+	return strings.TrimSuffix(r.path, ".jsonl") + fmt.Sprintf("-2026-11-22T12-00-%02d.000-size.jsonl", n)
+}
+
+func (r *trailOf) lines(serials ...string) []byte {
+	var b []byte
+	for _, serial := range serials {
+		b = r.envelope.event(b, &Event{Type: Intent, Time: noon, Serial: serial})
+		b = r.envelope.event(b, &Event{Type: Issued, Time: noon, Serial: serial})
+	}
+	return b
+}
+
+func (r *trailOf) write(t testing.TB, path string, content []byte) {
+	t.Helper()
+	f, err := os.OpenFile(path, os.O_APPEND|os.O_CREATE|os.O_WRONLY, 0o600)
+	if err == nil {
+		_, err = f.Write(content)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unread gives the serial numbers and the faults of lines, in their order.
+func unread(t testing.TB, f *Follower) (all []string) {
+	t.Helper()
+	for e, err := range f.Unread() {
+		line := (*LineError)(nil)
+		switch {
+		case errors.As(err, &line):
+			all = append(all, fmt.Sprintf("%s:%d", filepath.Base(line.Part), line.Line))
+		case err != nil:
+			t.Fatal(err)
+		default:
+			all = append(all, e.Serial)
+		}
+	}
+	return all
+}
+
+// TestFollow: rotated parts, compressed or not, and the current one are read once,
+// oldest first; a line that is no record is named by part and number, and what
+// follows it is read.
+func TestFollow(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	f := Follow(r.path, time.Time{}, Issued)
+	defer f.Close()
+	check := func(want ...string) {
+		t.Helper()
+		if got := unread(t, f); !slices.Equal(got, want) {
+			t.Errorf("read %q, want %q", got, want)
+		}
+	}
+	check() // there is no trail yet
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	if _, err := w.Write(r.lines("1", "2")); err != nil || w.Close() != nil {
+		t.Fatal(err)
+	}
+	r.write(t, r.part(1)+".gz", z.Bytes())
+	r.write(t, r.part(2), slices.Concat(r.lines("3"), []byte(`{"type":"dev.mayfly.certificate.issued`+"\"\n"), r.lines("4")))
+	long := bytes.Repeat([]byte("x"), maxLine+maxLine/2)
+	current := r.lines("5", "6")
+	r.write(t, r.path, slices.Concat(long, []byte("\n"), current[:len(current)-9]))
+	check("1", "2", "3", filepath.Base(r.part(2))+":3", "4", "audit.jsonl:1", "5")
+	check()
+	r.write(t, r.path, current[len(current)-9:])
+	check("6")
+	if err := os.Rename(r.path, r.part(3)); err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, r.part(3), r.lines("7")) // the writer has it open
+	r.write(t, r.path, r.lines("8"))
+	check("7", "8")
+}
+
+// TestFollowStopsWhereItIsTold: what wasn't taken comes the next time.
+func TestFollowStopsWhereItIsTold(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	r.write(t, r.path, r.lines("1", "2", "3"))
+	f := Follow(r.path, time.Time{}, Issued)
+	defer f.Close()
+	for e, err := range f.Unread() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		if e.Serial == "2" {
+			break
+		}
+	}
+	if got := unread(t, f); !slices.Equal(got, []string{"3"}) {
+		t.Errorf("read %q after a stop", got)
+	}
+}
+
+// TestFollowSince: neither older records nor, unseen, older files are read.
+func TestFollowSince(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	r.write(t, r.part(1), []byte("not even a record"))
+	if err := os.Chtimes(r.part(1), noon.Add(-time.Hour), noon.Add(-time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	older := r.envelope.event(nil, &Event{Type: Issued, Time: noon.Add(-time.Second), Serial: "old"})
+	r.write(t, r.path, append(older, r.lines("new")...))
+	f := Follow(r.path, noon, "")
+	defer f.Close()
+	if got := unread(t, f); !slices.Equal(got, []string{"new", "new"}) {
+		t.Errorf("read %q", got)
+	}
+}
+
+// TestFollowARepairedFile: half a line that a repair cut off isn't glued to the next.
+func TestFollowARepairedFile(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	whole := r.lines("1")
+	r.write(t, r.path, append(whole, `{"type":"dev.mayfly.certificate.issued","da`...))
+	f := Follow(r.path, time.Time{}, Issued)
+	defer f.Close()
+	got := unread(t, f)
+	if err := os.Truncate(r.path, int64(len(whole))); err != nil {
+		t.Fatal(err)
+	}
+	r.write(t, r.path, r.lines("2"))
+	if got = append(got, unread(t, f)...); !slices.Equal(got, []string{"1", "2"}) {
+		t.Errorf("read %q", got)
+	}
+}
+
+// TestFollowAFileThatIsNoGzip: the error names the file.
+func TestFollowAFileThatIsNoGzip(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	r.write(t, r.part(1)+".gz", []byte("no gzip"))
+	r.write(t, r.path, r.lines("1"))
+	f := Follow(r.path, time.Time{}, Issued)
+	defer f.Close()
+	for _, err := range f.Unread() {
+		if err == nil || !strings.Contains(err.Error(), r.part(1)+".gz") {
+			t.Errorf("%v", err)
+		}
+	}
+}
+
+// FuzzFollow: whatever stands in a trail, the record after it is read, and each
+// fault names a line that is there.
+func FuzzFollow(f *testing.F) {
+	good := newTrail(f).lines("a")
+	f.Add(good)
+	f.Add(append([]byte("{}\n\n\x00"), good...))
+	f.Add([]byte(`{"type":"dev.mayfly.audit.recovered","data":{"failed_records":1}}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newTrail(t)
+		r.write(t, r.path, append(append(b, '\n'), r.lines("last")...))
+		follower := Follow(r.path, time.Time{}, "")
+		defer follower.Close()
+		var last Event
+		for e, err := range follower.Unread() {
+			line := (*LineError)(nil)
+			if err != nil && (!errors.As(err, &line) || line.Line < 1 || line.Line > bytes.Count(b, []byte("\n"))+1 || line.Part != r.path) {
+				t.Errorf("%v", err)
+			}
+			last = e
+		}
+		if last.Serial != "last" || last.Type != Issued {
+			t.Errorf("the last record is read as %+v", last)
+		}
+	})
+}

@@ -1,0 +1,343 @@
+package authority
+
+import (
+	"bytes"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
+)
+
+// maxValidEphemeral bounds how many issuing certificates are valid at a time: a
+// service that starts over and over would fill its clients' trusted root.
+const maxValidEphemeral = 200
+
+// signingCA is what makes an authority one that certifies ephemeral issuers and
+// signs no leaf.
+type signingCA struct {
+	config  EphemeralConfig
+	parent  []*x509.Certificate
+	history *history
+}
+
+// newSigningCA reads the history, and adds what is wrong with it.
+func newSigningCA(c EphemeralConfig, parent []*x509.Certificate, path string, f *setting.Faults) *signingCA {
+	m := &signingCA{config: c, parent: parent, history: &history{dir: string(c.History), parent: parent}}
+	if _, err := m.history.refresh(); err != nil {
+		f.Add(setting.Join(path, "ephemeral.history"), "%v", err)
+	}
+	return m
+}
+
+// chains are those of all issuing certificates, past ones included, in the order
+// of their start.
+func (m *signingCA) chains() (all [][]*x509.Certificate) {
+	for _, c := range m.history.all() {
+		all = append(all, append([]*x509.Certificate{c}, m.parent...))
+	}
+	return all
+}
+
+// IsEphemeral reports whether a certifies ephemeral issuing CAs, by StartEphemeral,
+// and signs no leaf itself.
+func (a *Authority) IsEphemeral() bool { return a.signingCA != nil }
+
+// EphemeralOptions are what an Ephemeral works with.
+type EphemeralOptions struct {
+	// Lifetime is that of the leaves.
+	Lifetime time.Duration
+	// Trail is required: no record, no signature.
+	Trail audit.Trail
+	// Metrics takes the package's metrics; nil leaves them unregistered.
+	Metrics prometheus.Registerer
+	// Wake makes Run look at what is due, beside the times that it knows; may be nil.
+	Wake <-chan time.Time
+}
+
+// Ephemeral keeps an authority in issuing certificates: it makes each before the
+// one before it ends, has it listed, and puts it in force when it has been listed
+// for long enough. Keys are made here, never leave memory, and end with the
+// process.
+type Ephemeral struct {
+	*signingCA
+
+	signing *Authority
+	o       EphemeralOptions
+	metrics *ephemeralMetrics
+
+	mu      sync.Mutex
+	current *ephemeralIssuer // never nil
+	next    *ephemeralIssuer // nil until the next is made
+	failed  failures         // to make the next
+	listing error            // of the history, or of putting it in force
+}
+
+// failures are the attempts at one thing that failed since the last success.
+type failures struct {
+	count int
+	err   error
+	again time.Time // when to try it again
+}
+
+// How long a renewal may take, and the waits between attempts: they double.
+const (
+	renewalTime  = 30 * time.Second
+	firstRetry   = time.Minute
+	longestRetry = 30 * time.Minute
+)
+
+// StartEphemeral makes the first issuing certificate of a, which IsEphemeral: one
+// signature by the signing CA's key. The error names the step. From then on
+// Authorities has it, and Run renews it.
+func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Ephemeral, error) {
+	if !a.IsEphemeral() {
+		return nil, errors.New("ca: an authority that isn't ephemeral can't be started as one")
+	}
+	if o.Trail.Recorder == nil {
+		return nil, errors.New("ca: no auditor: nothing is signed without a record")
+	}
+	e := &Ephemeral{signingCA: a.signingCA, signing: a, o: o}
+	var err error
+	if e.metrics, err = newEphemeralMetrics(o.Metrics); err != nil {
+		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+	}
+	if err := e.history.prepare(); err != nil {
+		return nil, fmt.Errorf("ca: the history of issuing certificates: %w", err)
+	}
+	if err := e.checkValidCount(); err != nil {
+		return nil, err
+	}
+	wait := e.config.publishAhead()
+	if e.config.AcceptUnlisted {
+		wait = 0
+	}
+	if e.current, err = e.make(ctx, wait); err != nil {
+		return nil, fmt.Errorf("ca: the first ephemeral issuing certificate: %w", err)
+	}
+	e.metrics.show(e.current)
+	if wait > 0 {
+		e.o.Trail.Logger.WarnContext(ctx, "nothing is issued before the new issuing certificate has been listed for long enough: `accept_unlisted: true` would issue at once",
+			slog.Time("issues_from", e.current.from), slog.Duration("publish_ahead", wait))
+	}
+	return e, nil
+}
+
+// checkValidCount refuses to start when a great many certificates are valid already.
+func (e *Ephemeral) checkValidCount() error {
+	valid := 0
+	for _, c := range e.history.all() {
+		if e.o.Trail.Now().Before(c.NotAfter) {
+			valid++
+		}
+	}
+	if valid >= maxValidEphemeral {
+		return fmt.Errorf("ca: %d ephemeral issuing certificates are valid already, and each start lists another: find out why this service starts over and over, or use mode sealed", valid)
+	}
+	return nil
+}
+
+// renewAt is when the next certificate is made.
+func (e *Ephemeral) renewAt() time.Time {
+	return e.current.until.Add(-e.config.publishAhead() - e.config.slack())
+}
+
+// advance does what is due: reads what replicas have added, makes the next
+// certificate, puts it in its predecessor's place. It reports whether the
+// Authorities have changed.
+func (e *Ephemeral) advance(ctx context.Context) (changed bool) {
+	changed, err := e.history.refresh()
+	if err != nil && (e.listing == nil || e.listing.Error() != err.Error()) {
+		e.o.Trail.Logger.ErrorContext(ctx, "the history of issuing certificates can't be read; what was known of it stays listed", slog.Any("error", err))
+	}
+	e.set(func() { e.listing = err })
+	now := e.o.Trail.Now()
+	if e.next == nil && !now.Before(e.renewAt()) && !now.Before(e.failed.again) {
+		changed = e.renew(ctx) || changed
+	}
+	return e.succeed(ctx, e.o.Trail.Now()) || changed
+}
+
+// renew makes the next certificate.
+func (e *Ephemeral) renew(ctx context.Context) bool {
+	g, err := e.make(ctx, e.config.publishAhead())
+	if err != nil {
+		if ctx.Err() != nil {
+			return false // the service ends
+		}
+		e.metrics.renewals.WithLabelValues("failed").Inc()
+		wait := min(firstRetry<<min(e.failed.count, 10), longestRetry)
+		e.set(func() { e.failed = failures{count: e.failed.count + 1, err: err, again: e.o.Trail.Now().Add(wait)} })
+		e.o.Trail.Logger.WarnContext(ctx, "the next issuing certificate can't be made; the present one goes on",
+			slog.Time("issues_until", e.current.until), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
+		return false
+	}
+	e.metrics.renewals.WithLabelValues("ok").Inc()
+	e.set(func() { e.next, e.failed = g, failures{} })
+	return true
+}
+
+// succeed puts the next certificate in force when it is its time, or when the
+// present one is over and the operator accepts that.
+func (e *Ephemeral) succeed(ctx context.Context, now time.Time) bool {
+	switch {
+	case e.next == nil:
+		return false
+	case !now.Before(e.next.from):
+	case now.After(e.current.until) && e.config.AcceptUnlisted:
+		e.o.Trail.Logger.WarnContext(ctx, "the new issuing certificate issues before it has been listed for long enough: there is no other", slog.Time("due", e.next.from))
+		e.set(func() { e.next = e.next.starting(e.next.certificate.NotBefore) })
+	default:
+		return false
+	}
+	e.set(func() { e.current, e.next = e.next, nil })
+	e.metrics.show(e.current)
+	return true
+}
+
+// set changes the state. Run's goroutine alone does, so that it may read without
+// the lock; whoever asks from elsewhere never waits for a KMS.
+func (e *Ephemeral) set(change func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change()
+}
+
+// due is when advance has something to do by itself.
+func (e *Ephemeral) due() time.Time {
+	if e.next == nil {
+		if e.failed.again.After(e.renewAt()) {
+			return e.failed.again
+		}
+		return e.renewAt()
+	}
+	if over := e.current.until.Add(time.Second); e.config.AcceptUnlisted && over.Before(e.next.from) {
+		return over
+	}
+	return e.next.from
+}
+
+// historyInterval is how often what replicas have added is looked for.
+const historyInterval = time.Minute
+
+// Run keeps the authority in certificates until ctx ends. put puts Authorities in
+// force, documents first; it is called again until it succeeds.
+func (e *Ephemeral) Run(ctx context.Context, put func(context.Context) error) error {
+	pending := false
+	for wait.OrWoken(ctx, min(historyInterval, e.due().Sub(e.o.Trail.Now())), e.o.Wake) == nil {
+		if !e.advance(ctx) && !pending {
+			continue
+		}
+		err := put(ctx)
+		if pending = err != nil; pending && ctx.Err() == nil {
+			e.o.Trail.Logger.ErrorContext(ctx, "a change of issuing certificates can't be put in force; it is tried again", slog.Any("error", err))
+			e.postpone()
+		}
+	}
+	return nil
+}
+
+// postpone keeps a certificate that couldn't be listed from issuing on time.
+func (e *Ephemeral) postpone() {
+	e.set(func() {
+		e.listing = errors.New("the documents for clients couldn't be renewed")
+		if e.next != nil {
+			e.next = e.next.starting(e.o.Trail.Now().Add(historyInterval + e.config.publishAhead()))
+		}
+	})
+}
+
+// Authorities are base with e's issuing certificates in place of the signing CA's
+// own: what is listed, and the one that signs where the signing CA is the active.
+func (e *Ephemeral) Authorities(base *Set) *Set {
+	e.mu.Lock()
+	current := e.current.authority
+	e.mu.Unlock()
+	next := &Set{Active: base.Active, Records: base.Records}
+	if base.Active.signingCA == e.signingCA {
+		next.Active = current
+	}
+	for _, b := range base.Trusted {
+		if !bytes.Equal(b.Chain[0], e.parent[0].Raw) {
+			next.Trusted = append(next.Trusted, b)
+			continue
+		}
+		for _, c := range e.certificates() {
+			t := trusted(b.Name, append([]*x509.Certificate{c}, e.parent...))
+			t.Renewed = true
+			next.Trusted = append(next.Trusted, t)
+		}
+	}
+	next.sort()
+	return next
+}
+
+// certificates are all that clients are to know, past ones included, in the order
+// of their start.
+func (e *Ephemeral) certificates() []*x509.Certificate {
+	all := e.history.all()
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, g := range []*ephemeralIssuer{e.current, e.next} { // they count even if somebody has emptied the folder
+		if g != nil && !slices.ContainsFunc(all, g.certificate.Equal) {
+			all = append(all, g.certificate)
+		}
+	}
+	return all
+}
+
+// Ready is nil unless the next issuing certificate is due and can't be made, or
+// others' can't be read: the current one still issues, but not for ever.
+func (e *Ephemeral) Ready(context.Context) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return errors.Join(e.failed.err, e.listing)
+}
+
+// Detail says how things stand, in words that anybody may read.
+func (e *Ephemeral) Detail() []string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.from), chain.Stamp(e.current.until))}
+	if e.next != nil {
+		lines = append(lines, "the next is listed, and issues from "+chain.Stamp(e.next.from))
+	}
+	if e.failed.count > 0 {
+		lines = append(lines, fmt.Sprintf("the next was due at %s; %d attempts failed, the next attempt is at %s", chain.Stamp(e.renewAt()), e.failed.count, chain.Stamp(e.failed.again)))
+	}
+	return lines
+}
+
+type ephemeralMetrics struct {
+	renewals *prometheus.CounterVec
+	until    prometheus.Gauge
+}
+
+func newEphemeralMetrics(r prometheus.Registerer) (*ephemeralMetrics, error) {
+	m := &ephemeralMetrics{
+		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "mayfly_ca_ephemeral_renewals_total", Help: "Attempts to make the next ephemeral issuing certificate, by outcome (ok, failed).",
+		}, []string{"outcome"}),
+		until: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "mayfly_ca_ephemeral_issues_until_timestamp_seconds", Help: "When the present ephemeral issuing certificate can issue no more, in Unix seconds.",
+		}),
+	}
+	m.renewals.WithLabelValues("ok")
+	m.renewals.WithLabelValues("failed")
+	if r == nil {
+		return m, nil
+	}
+	return m, errors.Join(r.Register(m.renewals), r.Register(m.until))
+}
+
+func (m *ephemeralMetrics) show(g *ephemeralIssuer) { m.until.Set(float64(g.until.Unix())) }

@@ -1,0 +1,179 @@
+package authority
+
+import (
+	"bytes"
+	"crypto/rand"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+
+	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+// The bounds of a history: a certificate takes about 1 kB, and a service that
+// renews daily and restarts weekly makes 420 a year.
+const (
+	maxHistoryFile = 16 << 10
+	maxHistory     = 20_000
+)
+
+// history is the folder of an ephemeral authority's issuing certificates, past
+// ones included, one PEM file each: what clients must know to verify what was
+// signed. Replicas share it. Nothing in it is secret.
+type history struct {
+	dir    string
+	parent []*x509.Certificate // the signing CA's chain, which every one of them ends in
+
+	mu    sync.Mutex
+	known map[string]*x509.Certificate // by file name
+}
+
+// historyName is the file name of a certificate: what it holds, so that no two
+// writers can mean different things by one name.
+func historyName(c *x509.Certificate) string {
+	sum := sha256.Sum256(c.Raw)
+	return hex.EncodeToString(sum[:]) + ".pem"
+}
+
+// parseHistory reads one file of a history. Nothing but what Mayfly writes is
+// taken: one issuing certificate, under its own name, signed by the signing CA.
+// The error continues a sentence that begins with the file's name.
+func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Certificate, error) {
+	certs, err := chain.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	c := certs[0]
+	switch {
+	case len(certs) != 1 || !bytes.Equal(b, []byte(chain.Encode(c.Raw))):
+		return nil, errors.New("has more in it than one certificate as Mayfly writes it: restore it from a copy")
+	case historyName(c) != name:
+		return nil, errors.New("holds another certificate than its name says: restore it from a copy")
+	case !c.IsCA || !c.MaxPathLenZero:
+		return nil, errors.New("isn't the certificate of an issuing CA: move it elsewhere")
+	}
+	var faults []string
+	chain.Check(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}, func(format string, args ...any) {
+		faults = append(faults, fmt.Sprintf(format, args...))
+	})
+	if len(faults) > 0 {
+		return nil, fmt.Errorf("doesn't belong to this authority's chain (%s): move it to the history of the authority that signed it", faults[0])
+	}
+	return c, nil
+}
+
+// refresh reads what is new in the folder, and reports whether what it holds has
+// changed. A folder that was never there is empty. An error names the file; what
+// was known stays so.
+func (h *history) refresh() (changed bool, err error) {
+	entries, err := os.ReadDir(h.dir)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil && (len(h.known) > 0 || !errors.Is(err, fs.ErrNotExist)) {
+		return false, err
+	}
+	next := make(map[string]*x509.Certificate, len(h.known))
+	for _, e := range entries {
+		if strings.HasPrefix(e.Name(), ".") { // one that is being written, or was when the power went
+			continue
+		}
+		c := h.known[e.Name()]
+		if c == nil {
+			if c, err = h.read(e.Name()); err != nil {
+				return false, err
+			}
+		}
+		next[e.Name()] = c
+	}
+	if len(next) > maxHistory {
+		return false, fmt.Errorf("%s: more than %d certificates: move those elsewhere whose signatures nobody verifies any more", h.dir, maxHistory)
+	}
+	changed = !maps.EqualFunc(next, h.known, func(a, b *x509.Certificate) bool { return a.Equal(b) })
+	h.known = next
+	return changed, nil
+}
+
+func (h *history) read(name string) (*x509.Certificate, error) {
+	path := filepath.Join(h.dir, name)
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold this up
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
+		return nil, errors.Join(fmt.Errorf("%s: isn't a plain file: move it elsewhere", path), err)
+	}
+	b, err := io.ReadAll(io.LimitReader(f, maxHistoryFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(b) > maxHistoryFile {
+		return nil, fmt.Errorf("%s: is larger than %d bytes: move it elsewhere", path, maxHistoryFile)
+	}
+	c, err := parseHistory(name, b, h.parent)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// prepare makes the folder and shows that it can be written, before a key is
+// used for what couldn't be kept.
+func (h *history) prepare() error {
+	if err := os.MkdirAll(h.dir, 0o750); err != nil {
+		return err
+	}
+	trial := filepath.Join(h.dir, ".trial-"+rand.Text())
+	if err := durable.WriteNew(trial, nil, 0o644); err != nil {
+		return err
+	}
+	return os.Remove(trial)
+}
+
+// add writes a certificate, which is on disk and whole, or not there, when add
+// returns.
+func (h *history) add(c *x509.Certificate) error {
+	whole := filepath.Join(h.dir, historyName(c))
+	half := filepath.Join(h.dir, ".new-"+rand.Text())
+	if err := durable.WriteNew(half, []byte(chain.Encode(c.Raw)), 0o644); err != nil {
+		return err
+	}
+	if err := os.Rename(half, whole); err != nil {
+		return errors.Join(err, os.Remove(half))
+	}
+	if err := durable.SyncFolder(h.dir); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.known = maps.Clone(h.known)
+	if h.known == nil {
+		h.known = make(map[string]*x509.Certificate)
+	}
+	h.known[historyName(c)] = c
+	return nil
+}
+
+// all are the certificates in the order of their start.
+func (h *history) all() []*x509.Certificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.known), func(a, b *x509.Certificate) int {
+		if c := a.NotBefore.Compare(b.NotBefore); c != 0 {
+			return c
+		}
+		return bytes.Compare(a.Raw, b.Raw)
+	})
+}

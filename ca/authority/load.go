@@ -1,0 +1,269 @@
+package authority
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"reflect"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// The places of authorities in the configuration, for faults.
+const (
+	singlePath = "ca.authority"
+	listPath   = "ca.authorities"
+)
+
+// LoadOptions are what authorities are loaded with.
+type LoadOptions struct {
+	Now time.Time
+	// Lifetime is the longest that a certificate may be given: an authority that
+	// doesn't last so long isn't used. Zero is MaxLeafLifetime.
+	Lifetime time.Duration
+	// KMS has what the keys' backends work with; what the configuration says of a
+	// key takes its place.
+	KMS kms.Options
+	// Before are the authorities in force, nil at the start. The one that signs goes
+	// on with its open key where nothing about it has changed.
+	Before *Set
+}
+
+// need is what a chain is wanted for that signs now.
+func (o *LoadOptions) need() chain.Need {
+	return chain.Need{Now: o.Now, Lifetime: cmp.Or(o.Lifetime, MaxLeafLifetime)}
+}
+
+// Load reads the chain of the configuration's one authority, opens its key, and
+// checks that they fit each other and may issue code-signing certificates. Its
+// error is a *setting.FaultError with every fault, each with its fix.
+func Load(ctx context.Context, c Config, o LoadOptions) (*Authority, error) {
+	return load(ctx, singlePath, c, o)
+}
+
+// LoadNamed is Load for the authority of s called name, as a start that makes it
+// active would load it.
+func LoadNamed(ctx context.Context, s Section, name string, o LoadOptions) (*Authority, error) {
+	all := s.All()
+	i := indexOf(all, name)
+	if i < 0 {
+		names := make([]string, len(all))
+		for i, a := range all {
+			names[i] = a.Name
+		}
+		var f setting.Faults
+		f.Add(listPath, "has no authority %q; it has: %s", name, strings.Join(names, ", "))
+		return nil, f.Err()
+	}
+	return load(ctx, setting.Index(listPath, i), all[i].Config, o)
+}
+
+// load is Load for the authority at path of the configuration.
+func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority, error) {
+	var f setting.Faults
+	c.check(path, &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	certs := loadChain(path, c, o.need(), &f)
+	var ephemeral *signingCA
+	if c.mode() == ModeEphemeral && len(certs) > 0 {
+		ephemeral = newSigningCA(c.Ephemeral, certs, path, &f)
+	}
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(o.KMS))
+	if err != nil {
+		f.Add(path+".key", "%v", err)
+	} else {
+		checkKey(path, c, certs, signer, &f)
+	}
+	if err := f.Err(); err != nil {
+		kms.Close(signer)
+		return nil, err
+	}
+	a, err := New(certs, signer, c)
+	if err != nil {
+		return nil, err
+	}
+	if a.path, a.signingCA = path, ephemeral; ephemeral != nil {
+		a.renewal = nil
+	}
+	return a, nil
+}
+
+// checkKey wants the key to be that of the first certificate.
+func checkKey(path string, c Config, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
+	if len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()) {
+		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
+			chain.Subject(certs[0]), c.Chain)
+	}
+}
+
+// loadChain reads and checks the chain file of the authority at path of the
+// configuration, and gives what certificates it has. Without a time in need, it is
+// held to the time when all of it began.
+func loadChain(path string, c Config, need chain.Need, f *setting.Faults) []*x509.Certificate {
+	file := string(c.Chain)
+	if c.mode() == ModeEphemeral {
+		need.Below = 1
+	}
+	b, err := os.ReadFile(file)
+	if err != nil {
+		f.Add(path+".chain", "%v", err)
+		return nil
+	}
+	certs, err := chain.Parse(b)
+	if err != nil {
+		f.Add(path+".chain", "%s: %v", file, err)
+		return nil
+	}
+	if need.Now.IsZero() {
+		need.Now, _ = window(certs)
+	}
+	chain.Check(certs, need, func(format string, args ...any) {
+		f.Add(path+".chain", "%s: %s", file, fmt.Sprintf(format, args...))
+	})
+	return certs
+}
+
+// LoadSet loads what s names: the chains of all that clients trust, and the key of
+// the one that signs. The key of one that is to follow is opened as well, compared
+// and closed; a KMS that can't be reached at the moment is no reason not to start,
+// as that one signs nothing yet. Its error is a *setting.FaultError with every
+// fault.
+func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
+	all := s.All()
+	if len(all) == 0 {
+		if o.Before != nil && reflect.DeepEqual(o.Before.Active.config, s.Authority) {
+			return o.Before, nil // it can't change while the service runs
+		}
+		a, err := Load(ctx, s.Authority, o)
+		if err != nil {
+			return nil, err
+		}
+		return Single(a), nil
+	}
+	records, err := s.Records()
+	if err != nil {
+		return nil, err
+	}
+	var f setting.Faults
+	lifecycle.AddFaults(listPath, append(lifecycle.Check(records, s.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	l := loading{o: o, faults: &f, set: &Set{Records: records}}
+	for i, r := range records {
+		l.load(ctx, setting.Index(listPath, i), all[i].Config, r)
+	}
+	if err := f.Err(); err != nil {
+		if a := l.set.Active; a != nil && (o.Before == nil || a != o.Before.Active) {
+			a.Close()
+		}
+		return nil, err
+	}
+	l.set.sort()
+	return l.set, nil
+}
+
+// loading collects authorities and their faults.
+type loading struct {
+	o      LoadOptions
+	faults *setting.Faults
+	set    *Set
+}
+
+// load adds one authority by its state.
+func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.Entry) {
+	switch e.State {
+	case lifecycle.Active:
+		a := l.active(ctx, path, c)
+		if a == nil {
+			return
+		}
+		if e.Forced != "" && l.o.KMS.Logger != nil {
+			l.o.KMS.Logger.LogAttrs(ctx, slog.LevelWarn, "the active authority was forced past the propagation guard: clients that haven't fetched the trusted root since it was published refuse its certificates",
+				slog.String("authority", e.Name), slog.String("forced", e.Forced))
+		}
+		l.set.Active = a
+		l.set.Trusted = append(l.set.Trusted, a.Trusted(e.Name))
+	case lifecycle.Published:
+		certs := loadChain(path, c, l.o.need(), l.faults)
+		l.try(ctx, path, c, e.Name, certs)
+		l.trust(path, c, certs, e)
+	case lifecycle.Retired:
+		// Its certificates may have expired since, and its key be gone.
+		l.trust(path, c, loadChain(path, c, chain.Need{}, l.faults), e)
+	case lifecycle.Prepared, lifecycle.Distrusted, "":
+	}
+}
+
+// active gives the one that signs: as it is in force, when nothing about it has changed.
+func (l *loading) active(ctx context.Context, path string, c Config) *Authority {
+	if before := l.o.Before; before != nil && reflect.DeepEqual(before.Active.config, c) {
+		var f setting.Faults
+		if certs := loadChain(path, c, l.o.need(), &f); f.Len() == 0 && sameChain(certs, before.Active.Chain) {
+			return before.Active
+		}
+	}
+	a, err := load(ctx, path, c, l.o)
+	var faults *setting.FaultError
+	switch {
+	case errors.As(err, &faults):
+		l.faults.AddAll(faults)
+	case err != nil:
+		l.faults.Add(path, "%v", err)
+	}
+	return a
+}
+
+// try opens a key that is to sign later.
+func (l *loading) try(ctx context.Context, path string, c Config, name string, certs []*x509.Certificate) {
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS))
+	var call *kms.CallError
+	switch {
+	case err == nil:
+		checkKey(path, c, certs, signer, l.faults)
+		kms.Close(signer)
+	case errors.As(err, &call) && call.Temporary() && l.o.KMS.Logger != nil:
+		l.o.KMS.Logger.LogAttrs(ctx, slog.LevelWarn, "the key of a published authority can't be used at the moment; it signs nothing yet",
+			slog.String("authority", name), slog.Any("error", err))
+	default:
+		l.faults.Add(path+".key", "%v", err)
+	}
+}
+
+// trust adds what clients are shown of an authority that doesn't sign, until the
+// end of its window.
+func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e lifecycle.Entry) {
+	if len(certs) == 0 {
+		return
+	}
+	chains := [][]*x509.Certificate{certs}
+	if c.mode() == ModeEphemeral { // what it certified is what signed
+		chains = newSigningCA(c.Ephemeral, certs, path, l.faults).chains()
+	}
+	for _, chain := range chains {
+		t := trusted(e.Name, chain)
+		if end := e.WindowEnd(); !end.IsZero() && end.Before(t.End) {
+			t.End = end
+		}
+		l.set.Trusted = append(l.set.Trusted, t)
+	}
+}
+
+func sameChain(certs []*x509.Certificate, chain [][]byte) bool {
+	return slices.EqualFunc(certs, chain, func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) })
+}

@@ -1,0 +1,244 @@
+// Package cacert makes the certificates of certificate authorities: roots, and
+// the intermediates below them. It is the one maker of them, for people who hold a
+// ceremony and for the service that certifies its own issuing CAs.
+//
+// [New] decides what the certificate will say and refuses what can't come out
+// well; [Draft.For] takes the key that it is for; [Draft.Sign] signs it and checks
+// what was signed. [Faults] holds chains that others made against the same rules.
+package cacert
+
+import (
+	"bytes"
+	"crypto"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+)
+
+// The validities that are chosen where none is stated. The root is kept offline
+// and outlives two intermediates; clients trust what it signs by its window in
+// the trust root.
+const (
+	RootLifetime         = 10 * 365 * Day
+	IntermediateLifetime = 5 * 365 * Day
+	Day                  = 24 * time.Hour
+	// maxLifetime is longer than any algorithm of today should be relied on.
+	maxLifetime = 30 * 365 * Day
+)
+
+// Unlimited is the path length of a root that states none (RFC 5280 §4.2.1.9).
+const Unlimited = -1
+
+// Profile is what a person chooses about a certificate.
+type Profile struct {
+	// Organization is the O of every certificate of a chain: clients choose the
+	// verifier by it. Empty is the issuer's; a root's is required.
+	Organization string
+	// CommonName of the certificate; empty makes one of the organization.
+	CommonName string
+	// Lifetime, both ends included; zero is RootLifetime or IntermediateLifetime,
+	// shortened to end with the issuer. A stated one is never shortened.
+	Lifetime time.Duration
+	// PathLength is how many CA certificates may come below this one: 0 for one
+	// that issues leaves, 1 for one that certifies issuing CAs. A root's is at
+	// least 1, or Unlimited.
+	PathLength int
+}
+
+// Key is a private key that signs, and the words to record it by.
+type Key struct {
+	crypto.Signer
+	Ref string // its reference in canonical form; never a secret
+}
+
+// Draft is a certificate that is to be signed. Callers must not write to it.
+type Draft struct {
+	Parent   []*x509.Certificate // the issuer's chain, issuer first; none for a root
+	Template *x509.Certificate
+	Now      time.Time // in whole seconds, UTC
+	Notes    []string  // what was decided on the way, for the person and the record
+
+	below int // how many CA certificates are expected below it
+}
+
+// New decides what a certificate will say. parent is the chain of its issuer,
+// root last; with none, it is a root. The error has a line for each reason why
+// the certificate can't be made.
+func New(parent []*x509.Certificate, p Profile, now time.Time) (*Draft, error) {
+	d := &Draft{Parent: parent, Now: now.UTC().Truncate(time.Second), below: max(p.PathLength, 0)}
+	d.Template = &x509.Certificate{
+		NotBefore:             d.Now,
+		BasicConstraintsValid: true,
+		IsCA:                  true,
+		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+	}
+	var f faults
+	d.bound(p, &f)
+	d.name(p, &f)
+	d.live(p, &f)
+	return d, f.err()
+}
+
+// bound sets path length and extended key usage, and asks whether the issuer may
+// certify that.
+func (d *Draft) bound(p Profile, f *faults) {
+	d.Template.MaxPathLen, d.Template.MaxPathLenZero = p.PathLength, p.PathLength == 0
+	if len(d.Parent) == 0 {
+		if p.PathLength == Unlimited {
+			d.below = 1
+		} else if p.PathLength < 1 {
+			f.add("a root of path length %d could certify no intermediate: state 1 or more, or none", p.PathLength)
+		}
+		return
+	}
+	if p.PathLength < 0 || p.PathLength > chain.MaxLength {
+		f.add("an intermediate states its path length: 0 for one that issues, 1 for one that certifies issuing CAs")
+		return
+	}
+	d.Template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+	chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}, func(format string, args ...any) {
+		f.add("the issuer's chain: "+format, args...)
+	})
+	if len(d.Parent) == chain.MaxLength {
+		f.add("the issuer's chain has %d certificates already, and no longer one is read", chain.MaxLength)
+	}
+}
+
+// name makes the subject. RFC 5280 appendix A.1 bounds both parts to 64 characters.
+func (d *Draft) name(p Profile, f *faults) {
+	kind := "root"
+	if len(d.Parent) > 0 {
+		kind = "intermediate"
+		root := d.Parent[len(d.Parent)-1].Subject.Organization
+		switch {
+		case len(root) != 1:
+			f.add("the issuer's root has %d Organizations and clients choose the verifier by the one: make a root that has one", len(root))
+		case p.Organization == "":
+			p.Organization = root[0]
+		case p.Organization != root[0]:
+			f.add("the organization is to be the root's, since clients choose the verifier by it: %q, not %q", root[0], p.Organization)
+		}
+	}
+	if p.CommonName == "" {
+		if p.CommonName = p.Organization + " " + kind; utf8.RuneCountInString(p.CommonName) > maxName {
+			p.CommonName = kind
+		}
+	}
+	*f = append(*f, CheckName("the organization", p.Organization), CheckName("the common name", p.CommonName))
+	d.Template.Subject = pkix.Name{Organization: []string{p.Organization}, CommonName: p.CommonName}
+	for _, parent := range d.Parent {
+		if parent.Subject.String() == d.Template.Subject.String() {
+			f.add("the issuer is called %s too, and verifiers find issuers by their names: choose another common name", chain.Subject(parent))
+			return
+		}
+	}
+}
+
+// maxName is the most that RFC 5280 appendix A.1 allows, in characters.
+const maxName = 64
+
+// CheckName refuses a part of a subject that can't be shown or is too long. The
+// error begins with what, the part's name.
+func CheckName(what, name string) error {
+	switch {
+	case strings.TrimSpace(name) == "":
+		return fmt.Errorf("%s is empty", what)
+	case strings.TrimSpace(name) != name:
+		return fmt.Errorf("%s begins or ends in a space: %q", what, name)
+	case utf8.RuneCountInString(name) > maxName:
+		return fmt.Errorf("%s is longer than %d characters (RFC 5280 appendix A.1)", what, maxName)
+	case !utf8.ValidString(name) || strings.ContainsFunc(name, func(r rune) bool { return !unicode.IsPrint(r) }):
+		return fmt.Errorf("%s has characters that can't be printed: %q", what, name)
+	}
+	return nil
+}
+
+// live sets the end of the validity: never beyond any issuer's.
+func (d *Draft) live(p Profile, f *faults) {
+	lifetime, stated := p.Lifetime, p.Lifetime != 0
+	if !stated {
+		lifetime = RootLifetime
+		if len(d.Parent) > 0 {
+			lifetime = IntermediateLifetime
+		}
+	}
+	if lifetime < Day || lifetime > maxLifetime {
+		f.add("a validity of %v: state from 1 day to %d days", lifetime, maxLifetime/Day)
+		return
+	}
+	// RFC 5280 §4.1.2.5: both ends belong to the validity.
+	d.Template.NotAfter = d.Now.Add(lifetime - time.Second)
+	for _, parent := range d.Parent {
+		if !parent.NotAfter.Before(d.Template.NotAfter) {
+			continue
+		}
+		if stated {
+			f.add("the certificate would outlive %s, which ends at %s: state at most %d days, or renew the issuer first",
+				chain.Subject(parent), chain.Stamp(parent.NotAfter), parent.NotAfter.Sub(d.Now)/Day)
+			return
+		}
+		d.Template.NotAfter = parent.NotAfter
+		d.note("the validity is shortened to end with %s", chain.Subject(parent))
+	}
+	if d.Template.NotAfter.Sub(d.Now) < Day-time.Second && len(d.Parent) > 0 {
+		f.add("the issuer ends at %s, too soon for anything below it: renew it first", chain.Stamp(d.Template.NotAfter))
+	}
+}
+
+func (d *Draft) note(format string, args ...any) {
+	if n := fmt.Sprintf(format, args...); !slices.Contains(d.Notes, n) {
+		d.Notes = append(d.Notes, n)
+	}
+}
+
+// For names the key that the certificate is for. It refuses one that is weak,
+// that no client takes, or that is a key of the issuer's chain.
+func (d *Draft) For(public crypto.PublicKey) error {
+	spki, err := CheckKey(public)
+	if err != nil {
+		return err
+	}
+	for _, parent := range d.Parent {
+		if bytes.Equal(parent.RawSubjectPublicKeyInfo, spki) {
+			return fmt.Errorf("the key is that of %s already: an intermediate has a key of its own", chain.Subject(parent))
+		}
+	}
+	d.Template.PublicKey, d.Template.RawSubjectPublicKeyInfo = public, spki
+	return nil
+}
+
+// CheckKey is a public key's SubjectPublicKeyInfo when a CA may have it.
+func CheckKey(public crypto.PublicKey) ([]byte, error) {
+	if _, err := kms.AlgorithmOf(public); err != nil {
+		return nil, err
+	}
+	spki, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		return nil, fmt.Errorf("the key can't be encoded: %w", err)
+	}
+	policy, err := proof.NewPolicy()
+	if err != nil {
+		return nil, err
+	}
+	if err := policy.Strong(spki); err != nil {
+		return nil, errors.New(fault.From(err).Public) // the refusal in words, without its reason
+	}
+	return spki, nil
+}
+
+// faults are all that is wrong, a line each.
+type faults []error
+
+func (f *faults) add(format string, args ...any) { *f = append(*f, fmt.Errorf(format, args...)) }
+func (f faults) err() error                      { return errors.Join(f...) }

@@ -1,0 +1,126 @@
+package ceremony
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+// CreateOptions say what CreateFiles makes.
+type CreateOptions struct {
+	// Dir is the folder to create; it must not exist, and its parent must.
+	Dir string
+	// Organization is the O of both certificates: clients choose the verifier by it.
+	Organization string
+	// Passphrase encrypts both keys; empty leaves them plain, readable by the owner alone.
+	Passphrase []byte
+	// Algorithm of the issuing key; empty is ECDSA P-256.
+	Algorithm kms.Algorithm
+	// Now is when both certificates begin.
+	Now time.Time
+	// Host and Tool are for the records: the machine's name, the program and its version.
+	Host, Tool string
+}
+
+// Files are the files of a new authority.
+type Files struct {
+	Chain      string // PEM: intermediate, root
+	IssuingKey string
+	Root       string // PEM: the root alone
+	RootKey    string // to be kept offline: the service never reads it
+}
+
+// CreateFiles makes a private CA with keys in files: a P-384 root of ten
+// years and an issuing intermediate of five, each beside the record of its
+//
+//	The folder appears whole or not at all; when it exists, the error
+//
+// wraps os.ErrExist and nothing is touched.
+func CreateFiles(o CreateOptions) (_ Files, err error) {
+	if o.Organization == "" {
+		return Files{}, errors.New("ca: a new authority needs the name of its organization")
+	}
+	if o.Algorithm == "" {
+		o.Algorithm = kms.ECDSAP256
+	}
+	dir := filepath.Clean(o.Dir)
+	if _, err := os.Lstat(dir); err == nil {
+		return Files{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)
+	}
+	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
+	if err != nil {
+		return Files{}, fmt.Errorf("ca: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temporary))
+		}
+	}()
+	if err := create(files(temporary), o); err != nil {
+		return Files{}, err
+	}
+	if err := os.Rename(temporary, dir); err != nil {
+		return Files{}, fmt.Errorf("ca: %w", err)
+	}
+	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
+		return Files{}, fmt.Errorf("ca: %w", err)
+	}
+	return files(dir), nil
+}
+
+func files(dir string) Files {
+	return Files{
+		Chain:      filepath.Join(dir, "chain.pem"),
+		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
+		Root:       filepath.Join(dir, "root.pem"),
+		RootKey:    filepath.Join(dir, "root.key.pem"),
+	}
+}
+
+// create makes keys and certificates, and writes them with the records of how.
+func create(to Files, o CreateOptions) error {
+	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
+	if err != nil {
+		return fmt.Errorf("ca: the root: %w", err)
+	}
+	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
+	if err != nil {
+		return fmt.Errorf("ca: the intermediate: %w", err)
+	}
+	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
+	// The keys lie beside the records, wherever the folder goes.
+	signer := cacert.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
+	root, err := certify(nil, cacert.Profile{Organization: o.Organization, PathLength: cacert.Unlimited}, at, signer, signer, to.Root)
+	if err != nil {
+		return fmt.Errorf("ca: the root: %w", err)
+	}
+	issuing := cacert.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
+	if _, err := certify(root, cacert.Profile{}, at, issuing, signer, to.Chain); err != nil {
+		return fmt.Errorf("ca: the intermediate: %w", err)
+	}
+	return nil
+}
+
+// certify holds one ceremony, and gives the chain that it wrote.
+func certify(parent []*x509.Certificate, p cacert.Profile, at Circumstances, key, issuer cacert.Key, file string) ([]*x509.Certificate, error) {
+	c, err := New(parent, p, at)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.For(key.Public(), key.Ref); err != nil {
+		return nil, err
+	}
+	made, err := c.Sign(issuer)
+	if err != nil {
+		return nil, err
+	}
+	return made.Chain, made.Write(Beside(file))
+}

@@ -1,0 +1,311 @@
+// Package inspect puts a certificate into words: for a person, and as JSON. It
+// takes any X.509 input and vouches for nothing that it hasn't verified.
+package inspect
+
+import (
+	"bytes"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha1" // #nosec G505 -- a fingerprint that people compare, nothing relies on it
+	"crypto/sha256"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+)
+
+// Description is what there is to say about the first certificate of a file and
+// the chain that follows it. Values are exact; only printing escapes them.
+type Description struct {
+	Identity       []Name      `json:"identity"`       // the SAN entries, in their order
+	RecordedIssuer string      `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
+	Extensions     []Extension `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
+	Serial         string      `json:"serial"`         // hexadecimal
+	NotBefore      time.Time   `json:"notBefore"`
+	NotAfter       time.Time   `json:"notAfter"` // inclusive
+	Key            Key         `json:"key"`
+	Subject        string      `json:"subject"` // RFC 4514; empty in what Mayfly issues
+	Issuer         string      `json:"issuer"`  // RFC 4514: the certificate that signed it
+	Signature      string      `json:"signatureAlgorithm"`
+	CA             bool        `json:"ca"`
+	Usages         []string    `json:"usages"`
+	Others         []Other     `json:"otherExtensions"`
+	SHA256         string      `json:"sha256"`
+	SHA1           string      `json:"sha1"`
+	SCTs           []SCT       `json:"scts"`
+	SCTFault       string      `json:"sctFault,omitempty"` // the SCT list is there and can't be read
+	Chain          []Link      `json:"chain"`              // what follows in the file, as it came
+	Verified       bool        `json:"verified"`           // the chain, for code signing, at notBefore
+	Why            string      `json:"why,omitempty"`      // why it is not verified
+}
+
+// Extension is one identity extension.
+type Extension struct {
+	OID   string `json:"oid"`
+	Name  string `json:"name,omitempty"`
+	Value string `json:"value,omitempty"`
+	Fault string `json:"fault,omitempty"` // why it has no value
+}
+
+// Other is an extension of another arc.
+type Other struct {
+	OID      string `json:"oid"`
+	Name     string `json:"name,omitempty"`
+	Critical bool   `json:"critical"`
+}
+
+// Key is the public key.
+type Key struct {
+	Algorithm string `json:"algorithm"`
+	SHA256    string `json:"sha256"` // of the SubjectPublicKeyInfo
+}
+
+// SCT is one signed certificate timestamp.
+type SCT struct {
+	LogID     string     `json:"logId"` // base64, as in a trusted root
+	LogURL    string     `json:"logUrl,omitempty"`
+	Time      *time.Time `json:"time,omitempty"` // nil when out of range
+	LeafIndex *uint64    `json:"leafIndex,omitempty"`
+	Verified  bool       `json:"verified"`
+	Why       string     `json:"why,omitempty"` // why it is not verified
+}
+
+// Link is a certificate of the chain.
+type Link struct {
+	Subject  string    `json:"subject"`
+	Issuer   string    `json:"issuer"`
+	NotAfter time.Time `json:"notAfter"`
+	SHA256   string    `json:"sha256"`
+}
+
+// MaxBytes is how much of a file is worth reading.
+const MaxBytes = 1 << 20
+
+// maxCertificates bounds the parsing of a hostile file.
+const maxCertificates = 64
+
+// Parse reads certificates in PEM, between which anything may stand, or in DER,
+// one after another. Other PEM blocks are passed over. None is an error.
+func Parse(data []byte) ([]*x509.Certificate, error) {
+	if !bytes.Contains(data, []byte("-----BEGIN ")) {
+		certs, err := x509.ParseCertificates(data)
+		switch {
+		case err != nil:
+			return nil, fmt.Errorf("neither PEM nor a DER certificate: %w", err)
+		case len(certs) == 0:
+			return nil, errors.New("there is no certificate in it")
+		case len(certs) > maxCertificates:
+			return nil, fmt.Errorf("there are over %d certificates in it", maxCertificates)
+		}
+		return certs, nil
+	}
+	var certs []*x509.Certificate
+	for {
+		var block *pem.Block
+		if block, data = pem.Decode(data); block == nil {
+			break
+		}
+		if block.Type != "CERTIFICATE" {
+			continue
+		}
+		if len(certs) == maxCertificates {
+			return nil, fmt.Errorf("there are over %d certificates in it", maxCertificates)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
+		}
+		certs = append(certs, cert)
+	}
+	if len(certs) == 0 {
+		return nil, errors.New("there is no certificate in it")
+	}
+	return certs, nil
+}
+
+// Describe describes the first certificate; the rest is its chain. trust may be
+// nil: then nothing counts as verified.
+func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
+	cert := certs[0]
+	d := Description{
+		Identity:  names(cert),
+		Serial:    serial(cert),
+		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
+		Key:     Key{Algorithm: algorithm(cert), SHA256: hex256(cert.RawSubjectPublicKeyInfo)},
+		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(),
+		Signature: cert.SignatureAlgorithm.String(), CA: cert.IsCA, Usages: usages(cert),
+		SHA256: hex256(cert.Raw),
+		SHA1:   fmt.Sprintf("%x", sha1.Sum(cert.Raw)), // #nosec G401 -- as above
+		SCTs:   []SCT{}, Chain: []Link{},
+	}
+	d.Extensions, d.Others = extensions(cert)
+	if set, err := extension.Parse(cert.Extensions); err == nil {
+		d.RecordedIssuer = set.Issuer
+	}
+	for _, c := range certs[1:] {
+		d.Chain = append(d.Chain, Link{Subject: c.Subject.String(), Issuer: c.Issuer.String(), NotAfter: c.NotAfter.UTC(), SHA256: hex256(c.Raw)})
+	}
+	d.verify(cert, trust)
+	return d
+}
+
+// NoTrust is why nothing is verified without a trusted root.
+const NoTrust = "no trusted root was given (--trusted-root FILE)"
+
+// verify fills in the chain's and the SCTs' results.
+func (d *Description) verify(cert *x509.Certificate, trust *client.Trust) {
+	why := NoTrust
+	if trust != nil {
+		chain, err := trust.VerifyChain(cert)
+		if err == nil {
+			d.Verified = true
+			results, err := trust.VerifySCTs(cert, chain[1])
+			if err != nil {
+				d.SCTFault = err.Error()
+			}
+			d.SCTs = SCTs(results)
+			return
+		}
+		d.Why = err.Error()
+		why = "the certificate's chain is not verified"
+	} else {
+		d.Why = why
+	}
+	scts, err := client.EmbeddedSCTs(cert)
+	if err != nil {
+		d.SCTFault = err.Error()
+	}
+	for _, s := range scts {
+		d.SCTs = append(d.SCTs, describeSCT(client.SCTResult{SCT: s, Err: errors.New(why)}))
+	}
+}
+
+// SCTs describes verified results.
+func SCTs(results []client.SCTResult) []SCT {
+	list := make([]SCT, 0, len(results))
+	for _, r := range results {
+		list = append(list, describeSCT(r))
+	}
+	return list
+}
+
+func describeSCT(r client.SCTResult) SCT {
+	s := SCT{LogID: base64.StdEncoding.EncodeToString(r.SCT.LogID[:]), Verified: r.Err == nil}
+	if r.Err != nil {
+		s.Why = r.Err.Error()
+	}
+	if r.Log != nil {
+		s.LogURL = r.Log.URL
+	}
+	if at, ok := client.SCTTime(r.SCT); ok {
+		s.Time = &at
+	}
+	if index, ok := r.SCT.LeafIndex(); ok {
+		s.LeafIndex = &index
+	}
+	return s
+}
+
+// arc is the prefix of the identity extensions' OIDs.
+const arc = "1.3.6.1.4.1.57264.1."
+
+// extensions reads one extension at a time, so that a malformed one hides no other.
+func extensions(cert *x509.Certificate) ([]Extension, []Other) {
+	ours, others := []Extension{}, []Other{}
+	for _, e := range cert.Extensions {
+		oid := e.Id.String()
+		if !strings.HasPrefix(oid, arc) {
+			others = append(others, Other{OID: oid, Name: extension.Standard(oid), Critical: e.Critical})
+			continue
+		}
+		x := Extension{OID: oid}
+		named, err := extension.Name([]pkix.Extension{e})
+		switch {
+		case err != nil:
+			x.Fault = err.Error()
+		case len(named) == 0:
+			x.Fault = "unknown"
+		default:
+			x.Name, x.Value = named[0].Name, named[0].Value
+		}
+		ours = append(ours, x)
+	}
+	return ours, others
+}
+
+var keyUsages = []struct {
+	bit  x509.KeyUsage
+	name string
+}{
+	{x509.KeyUsageDigitalSignature, "digitalSignature"}, // RFC 5280 §4.2.1.3
+	{x509.KeyUsageContentCommitment, "contentCommitment"},
+	{x509.KeyUsageKeyEncipherment, "keyEncipherment"},
+	{x509.KeyUsageDataEncipherment, "dataEncipherment"},
+	{x509.KeyUsageKeyAgreement, "keyAgreement"},
+	{x509.KeyUsageCertSign, "keyCertSign"},
+	{x509.KeyUsageCRLSign, "cRLSign"},
+	{x509.KeyUsageEncipherOnly, "encipherOnly"},
+	{x509.KeyUsageDecipherOnly, "decipherOnly"},
+}
+
+var extKeyUsages = map[x509.ExtKeyUsage]string{
+	x509.ExtKeyUsageAny:             "anyExtendedKeyUsage", // RFC 5280 §4.2.1.12
+	x509.ExtKeyUsageServerAuth:      "serverAuth",
+	x509.ExtKeyUsageClientAuth:      "clientAuth",
+	x509.ExtKeyUsageCodeSigning:     "codeSigning",
+	x509.ExtKeyUsageEmailProtection: "emailProtection",
+	x509.ExtKeyUsageTimeStamping:    "timeStamping",
+	x509.ExtKeyUsageOCSPSigning:     "OCSPSigning",
+}
+
+func usages(cert *x509.Certificate) []string {
+	list := []string{}
+	for _, u := range keyUsages {
+		if cert.KeyUsage&u.bit != 0 {
+			list = append(list, u.name)
+		}
+	}
+	for _, u := range cert.ExtKeyUsage {
+		name, ok := extKeyUsages[u]
+		if !ok {
+			name = fmt.Sprintf("extended key usage %d", u)
+		}
+		list = append(list, name)
+	}
+	for _, oid := range cert.UnknownExtKeyUsage {
+		list = append(list, oid.String())
+	}
+	return slices.Clip(list)
+}
+
+// algorithm names the key with its size.
+func algorithm(cert *x509.Certificate) string {
+	switch key := cert.PublicKey.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + key.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case ed25519.PublicKey:
+		return "Ed25519"
+	default:
+		return cert.PublicKeyAlgorithm.String()
+	}
+}
+
+// serial is the serial number in hexadecimal, with its sign.
+func serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
+
+func hex256(b []byte) string {
+	sum := sha256.Sum256(b)
+	return hex.EncodeToString(sum[:])
+}
