@@ -11,6 +11,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/prometheus/common/expfmt"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -19,9 +20,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-func readme(t *testing.T) string {
+// page is one of the documents, by its path from the root.
+func page(t *testing.T, path string) string {
 	t.Helper()
-	text, err := os.ReadFile(filepath.Join("..", "..", "README.md"))
+	text, err := os.ReadFile(filepath.Join("..", "..", path))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -34,7 +36,7 @@ var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)``
 func blocks(t *testing.T) map[string]string {
 	t.Helper()
 	found := map[string]string{}
-	for _, m := range markedBlock.FindAllStringSubmatch(readme(t), -1) {
+	for _, m := range markedBlock.FindAllStringSubmatch(page(t, "README.md"), -1) {
 		found[m[1]] += m[2]
 	}
 	for _, want := range []string{"dev", "serve"} {
@@ -117,7 +119,7 @@ func TestReadmeServe(t *testing.T) {
 		if len(args) < 2 || args[0] != "bin/mayfly" || args[1] != "serve" {
 			shell(t, dir, line)
 			if args[1] == "init" {
-				if err := useFreePorts(filepath.Join(dir, "ca", configName)); err != nil {
+				if err := useFreePorts(filepath.Join(dir, "my-ca", configName)); err != nil {
 					t.Fatal(err)
 				}
 			}
@@ -142,12 +144,12 @@ func TestReadmeServe(t *testing.T) {
 	}
 }
 
-// table gives the cells of the README's table whose first heading is the one given.
-func table(t *testing.T, heading string) [][]string {
+// table gives the cells of a page's table whose first heading is the one given.
+func table(t *testing.T, path, heading string) [][]string {
 	t.Helper()
-	_, after, found := strings.Cut(readme(t), "\n| "+heading+" |")
+	_, after, found := strings.Cut(page(t, path), "\n| "+heading+" |")
 	if !found {
-		t.Fatalf("the README has no table headed %s", heading)
+		t.Fatalf("%s has no table headed %s", path, heading)
 	}
 	var rows [][]string
 	for line := range strings.Lines(after[strings.IndexByte(after, '\n')+1:]) {
@@ -174,13 +176,13 @@ func quotedIn(cell string) (all []string) {
 	return all
 }
 
-// Every command of the README is one, with the flags it names, and every command is there.
-func TestReadmeCommands(t *testing.T) {
+// Every command of the page is one, with the flags it names, and every command is there.
+func TestCommandsPage(t *testing.T) {
 	t.Parallel()
 	root, _ := newRootCommand(streams{strings.NewReader(""), &bytes.Buffer{}, &bytes.Buffer{}})
 	root.InitDefaultCompletionCmd()
 	named := map[string]bool{}
-	for _, row := range table(t, "Command") {
+	for _, row := range table(t, "docs/commands.md", "Command") {
 		for _, line := range quotedIn(row[0]) {
 			words := strings.Fields(line)
 			cmd, rest, err := root.Find(words[1:])
@@ -203,14 +205,14 @@ func TestReadmeCommands(t *testing.T) {
 		}
 		for _, leaf := range leaves {
 			if !named[leaf.CommandPath()] && leaf.Name() != "help" && leaf.Name() != "exit-codes" {
-				t.Errorf("the README doesn't name `%s`", leaf.CommandPath())
+				t.Errorf("docs/commands.md doesn't name `%s`", leaf.CommandPath())
 			}
 		}
 	}
 }
 
-// Every endpoint of the README is served as it says, and every route is there.
-func TestReadmeEndpoints(t *testing.T) {
+// Every endpoint of the page is served as it says, and every route is there.
+func TestEndpointsOfAPIPage(t *testing.T) {
 	t.Parallel()
 	dir := workshop(t)
 	e, err := start(t, dir, "dev", append([]string{"dev", "--dir", "mayfly-data"}, freePorts()...)...).endpoints(filepath.Join(dir, "mayfly-data"))
@@ -232,7 +234,7 @@ func TestReadmeEndpoints(t *testing.T) {
 			served[f[1]] = f[0]
 		}
 	}
-	for _, row := range table(t, "Endpoint") {
+	for _, row := range table(t, "docs/api.md", "Endpoint") {
 		method := ""
 		for _, name := range quotedIn(row[0]) {
 			path := name
@@ -246,7 +248,7 @@ func TestReadmeEndpoints(t *testing.T) {
 					t.Errorf("%s%s: %d, %v", e.Metrics, path, code, err)
 				}
 			case served[path] != method:
-				t.Errorf("the README says %s %s, the service %q", method, path, served[path])
+				t.Errorf("docs/api.md says %s %s, the service %q", method, path, served[path])
 			}
 			delete(served, path)
 		}
@@ -255,7 +257,7 @@ func TestReadmeEndpoints(t *testing.T) {
 		}
 	}
 	for path, method := range served {
-		t.Errorf("the README doesn't name %s %s", method, path)
+		t.Errorf("docs/api.md doesn't name %s %s", method, path)
 	}
 }
 
@@ -280,11 +282,11 @@ var documentedStatus = map[fault.Kind]struct {
 	fault.NotFound: {404, codes.NotFound}, fault.NotAllowed: {405, codes.Unimplemented},
 }
 
-// The README's reasons are the closed list, each beside its status.
-func TestReadmeReasons(t *testing.T) {
+// The page's reasons are the closed list, each beside its status.
+func TestReasonsOfAPIPage(t *testing.T) {
 	t.Parallel()
 	left := fault.Reasons()
-	for _, row := range table(t, "Status") {
+	for _, row := range table(t, "docs/api.md", "Status") {
 		for _, name := range quotedIn(row[2]) {
 			at := slices.Index(left, fault.Reason(name))
 			if at < 0 {
@@ -300,7 +302,58 @@ func TestReadmeReasons(t *testing.T) {
 	}
 	if len(left) > 0 {
 		slices.Sort(left)
-		t.Errorf("the README doesn't name %v", left)
+		t.Errorf("docs/api.md doesn't name %v", left)
+	}
+}
+
+// Every metric of a running service stands on the page with its type and labels, and
+// every metric of the page is one.
+func TestMetricsPage(t *testing.T) {
+	t.Parallel()
+	listed := map[string]string{}
+	for line := range strings.Lines(page(t, "docs/metrics.md")) {
+		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
+		if len(cells) == 4 && strings.HasPrefix(cells[0], " `mayfly_") {
+			listed[quotedIn(cells[0])[0]] = strings.TrimSpace(cells[1]) + " " + strings.Join(slices.Sorted(slices.Values(quotedIn(cells[2]))), " ")
+		}
+	}
+	dir := workshop(t)
+	e, err := start(t, dir, "dev", append([]string{"dev", "--dir", "mayfly-data"}, freePorts()...)...).endpoints(filepath.Join(dir, "mayfly-data"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell(t, dir, "curl -s '"+e.Issuer+"/dev/token?email=a@b.example' | bin/mayfly request --ca "+e.HTTP+" --token-stdin")
+	code, scrape, err := get(t.Context(), e.Metrics+"/metrics")
+	if err != nil || code != 200 {
+		t.Fatal(code, err)
+	}
+	families, err := new(expfmt.TextParser).TextToMetricFamilies(bytes.NewReader(scrape))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, family := range families {
+		if !strings.HasPrefix(name, "mayfly_") {
+			continue
+		}
+		var labels []string
+		for _, l := range family.GetMetric()[0].GetLabel() {
+			labels = append(labels, l.GetName())
+		}
+		slices.Sort(labels)
+		if got := strings.ToLower(family.GetType().String()) + " " + strings.Join(labels, " "); listed[name] != got {
+			t.Errorf("%s is a %s; docs/metrics.md says %q", name, got, listed[name])
+		}
+	}
+	source := shell(t, filepath.Join("..", ".."), "grep -rhoE '\"mayfly_[a-z_]+\"' --include=*.go ca cmd ctlog identity server internal | sort -u")
+	for name := range listed {
+		if !strings.Contains(source, strconv.Quote(name)) {
+			t.Errorf("docs/metrics.md names %s, which is no metric", name)
+		}
+	}
+	for line := range strings.Lines(source) {
+		if name := strings.Trim(strings.TrimSpace(line), `"`); listed[name] == "" && !strings.HasSuffix(name, "_") {
+			t.Errorf("docs/metrics.md doesn't name %s", name)
+		}
 	}
 }
 
