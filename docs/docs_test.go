@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"slices"
 	"strings"
@@ -13,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 )
 
@@ -90,6 +92,29 @@ func slugs(page string) []string {
 		all = append(all, strings.ReplaceAll(s, " ", "-"))
 	}
 	return all
+}
+
+// TestAuditPage: every field and type of a record stands on the page.
+func TestAuditPage(t *testing.T) {
+	t.Parallel()
+	page := read(t, "audit.md")
+	want := []string{string(audit.Intent), string(audit.Issued), string(audit.Denied), string(audit.Failed), string(audit.Probed)}
+	for i, kind := range want {
+		want[i] = "dev.mayfly.certificate." + kind
+	}
+	for field := range reflect.TypeFor[audit.Event]().Fields() {
+		if name := field.Tag.Get("json"); name != "-" && name != "" {
+			want = append(want, name)
+		}
+	}
+	if len(want) < 20 {
+		t.Fatalf("only %d fields", len(want))
+	}
+	for _, name := range want {
+		if !strings.Contains(page, "`"+name+"`") {
+			t.Errorf("audit.md doesn't name %s", name)
+		}
+	}
 }
 
 const (

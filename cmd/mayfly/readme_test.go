@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/prometheus/common/expfmt"
+	"github.com/prometheus/common/model"
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -327,7 +328,8 @@ func TestMetricsPage(t *testing.T) {
 	if err != nil || code != 200 {
 		t.Fatal(code, err)
 	}
-	families, err := new(expfmt.TextParser).TextToMetricFamilies(bytes.NewReader(scrape))
+	parser := expfmt.NewTextParser(model.UTF8Validation)
+	families, err := parser.TextToMetricFamilies(bytes.NewReader(scrape))
 	if err != nil {
 		t.Fatal(err)
 	}
