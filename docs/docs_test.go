@@ -4,6 +4,7 @@ package docs_test
 import (
 	"flag"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -193,6 +194,9 @@ func extensionTables(t *testing.T) string {
 			t.Fatal(err)
 		}
 		fmt.Fprintf(&b, "\n### %s\n\n%s. Issuer: `%s`.\n\n| Field | Value |\n|---|---|\n| SAN | `%s` |\n", p.Name, p.Description, strings.Join(p.Issuers, "`, `"), p.SAN)
+		for _, name := range slices.Sorted(maps.Keys(p.Constants)) {
+			fmt.Fprintf(&b, "| `{%s}`, unless configured | `%s` |\n", name, p.Constants[name])
+		}
 		for _, e := range all {
 			if v, ok := p.Extensions[e.Value]; ok {
 				fmt.Fprintf(&b, "| .%d %s | `%s` |\n", e.Number, e.Name, v)
