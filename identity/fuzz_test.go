@@ -112,7 +112,7 @@ func FuzzClaimPath(f *testing.F) {
 				t.Fatalf("%q has an empty name", s)
 			}
 		}
-		if len(path) == 0 || claimAt(claim.Set{}, path).Kind() != claim.Missing {
+		if len(path) == 0 || claim.At(claim.Set{}, path).Kind() != claim.Missing {
 			t.Fatalf("%q is read as %q", s, path)
 		}
 	})

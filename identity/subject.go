@@ -83,7 +83,7 @@ func (e email) subject(_ string, c claim.Set) (subject, error) {
 	s := subject{SAN: SAN{Email, address}}
 	if e.issuer != nil {
 		name := strings.Join(e.issuer, ".")
-		if s.Issuer, err = claimAt(c, e.issuer).Text(name); err != nil {
+		if s.Issuer, err = claim.At(c, e.issuer).Text(name); err != nil {
 			return subject{}, err
 		}
 	}
