@@ -187,7 +187,9 @@ func extensionTables(t *testing.T) string {
 	if err != nil || len(files) == 0 {
 		t.Fatal(files, err)
 	}
-	b.WriteString("\n## CI vendors\n\nWhat stands in braces is a claim of the token, a constant or a variable of the preset.\n")
+	b.WriteString("\n## CI vendors\n\nWhat stands in braces is a claim of the token, a constant or a variable of the preset.\n" +
+		"The SAN has percent-encoded what a URI can't hold, as Fulcio writes it; the extensions have\nthe exact text. " +
+		"An extension that is a claim alone is left out where the claim is empty or\nnull; a claim in the SAN or within a text is always needed.\n")
 	for _, file := range files {
 		var p preset
 		if err := yaml.Unmarshal([]byte(read(t, file)), &p); err != nil {

@@ -3,6 +3,8 @@ package identity
 import (
 	"encoding/json"
 	"fmt"
+	"maps"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -166,10 +168,75 @@ func TestCIClaimsGiveAWellFormedName(t *testing.T) {
 		e.SourceRepositoryRef != "refs/heads/main" || e.DeploymentEnvironment != "" || e.GitHubSHA != "" {
 		t.Errorf("%v %+v", p.SAN(), e)
 	}
-	for _, value := range []string{"gitlab.com/g/../p", "gitlab.com/a b", "gitlab.com/é", "gitlab.com/%2e%2e/x", "gitlab.com/{x}", "gitlab.com:443/x", "u@gitlab.com/x"} {
+	for _, value := range []string{"gitlab.com/g/../p", "gitlab.com/%2e%2e/x", "gitlab.com/%C3%BC", "gitlab.com/100%", "gitlab.com/a\\b", "gitlab.com/a?é", "gitlab.com/a#", "gitlab.com:443/x", "u@gitlab.com/x"} {
 		good["ci_config_ref_uri"] = value
 		if e := wantFault(t, v, value, token(t, good), fault.ClaimInvalid); e.Metadata["claim"] != "ci_config_ref_uri" {
 			t.Errorf("%s: %v", value, e)
+		}
+	}
+}
+
+// TestNamesThatPeopleGiveArePercentEncoded as Go's url.Parse and String do, which
+// is what Fulcio does; texts stay as they are, and no two names give one SAN.
+func TestNamesThatPeopleGiveArePercentEncoded(t *testing.T) {
+	t.Parallel()
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Allow: "true", Preset: "github", Audiences: []string{"sigstore"}}
+	v, _, _ := verifier(t, c)
+	given := map[string]string{} // by SAN
+	for _, ref := range []string{
+		"o/r/.github/workflows/x.yml@refs/heads/ünicode", "o/r/.github/workflows/build & push.yml@refs/heads/main", "o/r/.github/workflows/x.yml@refs/heads/fix/#123",
+		"o/r/.github/workflows/x.yml@refs/heads/日本/語", "o/r/.github/workflows/a[b].yml@refs/heads/main", "o/r/.github/workflows/a[b] c.yml@refs/heads/main", "o/r/.github/workflows/\"x\".yml@refs/heads/a{b}<c>|`^",
+		"o/r/.github/workflows/x+y;z=$1,2!('3')*.yml@refs/heads/main", "o/r/.github/workflows/x.yml@refs/heads/u\u0308nicode", "o/r/.github/workflows/x.yml@refs/heads/fix/#ü", "o/r/.github/workflows/x.yml@refs/heads/main",
+	} {
+		claims := gitHubClaims(ref)
+		p, err := v.Authenticate(t.Context(), token(t, claims))
+		if err != nil {
+			t.Errorf("%s: %v", ref, err)
+			continue
+		}
+		reference, err := url.Parse("https://github.com/" + ref)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := p.SAN().Value; got != reference.String() || given[got] != "" {
+			t.Errorf("%s: %s, want %s; given to %q", ref, got, reference, given[got])
+		}
+		given[p.SAN().Value] = ref
+		if e := p.Extensions(); e.BuildSignerURI != "https://github.com/"+ref || e.GitHubWorkflow != "build & push ü" {
+			t.Errorf("%s: the texts are %+v", ref, e)
+		}
+	}
+	for ref, blamed := range map[string]string{
+		"o/r/.github/workflows/x.yml@refs/heads/%C3%BCnicode": "job_workflow_ref", "o/r/.github/workflows/100%.yml@refs/heads/main": "job_workflow_ref", "o/r/x.yml@a#": "job_workflow_ref",
+	} {
+		if e := wantFault(t, v, ref, token(t, gitHubClaims(ref)), fault.ClaimInvalid); e.Metadata["claim"] != blamed {
+			t.Errorf("%s: %v", ref, e)
+		}
+	}
+}
+
+func gitHubClaims(ref string) map[string]any {
+	return map[string]any{
+		"event_name": "push", "sha": "a", "workflow": "build & push ü", "repository": "o/r", "ref": "refs/heads/main", "job_workflow_ref": ref, "job_workflow_sha": "b", "runner_environment": "github-hosted",
+		"repository_id": "1", "repository_owner": "o", "repository_owner_id": "2", "workflow_ref": ref, "workflow_sha": "c", "run_id": "3", "run_attempt": "1", "repository_visibility": "public",
+	}
+}
+
+// TestTheClaimAtFaultIsBlamed also where the name begins with another claim.
+func TestTheClaimAtFaultIsBlamed(t *testing.T) {
+	t.Parallel()
+	c := IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Allow: "true", Preset: "codefresh", Audiences: []string{"sigstore"}}
+	v, _, _ := verifier(t, c)
+	good := map[string]any{"account_id": "a1", "account_name": "acme", "pipeline_id": "p1", "pipeline_name": "shop/build & push", "workflow_id": "w1"}
+	p, err := v.Authenticate(t.Context(), token(t, good))
+	if err != nil || p.SAN().Value != "https://g.codefresh.io/acme/shop/build%20&%20push:a1/p1" {
+		t.Errorf("%v, %v", p.SAN(), err)
+	}
+	for name, value := range map[string]string{"pipeline_name": "shop/../x", "account_id": "a/b", "pipeline_id": "..", "account_name": "%41", "platform_url": "https://github.com"} {
+		changed := maps.Clone(good)
+		changed[name] = value
+		if e := wantFault(t, v, name, token(t, changed), fault.ClaimInvalid); e.Metadata["claim"] != name || !strings.Contains(e.Public, name) {
+			t.Errorf("%s: %v", name, e)
 		}
 	}
 }

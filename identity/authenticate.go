@@ -20,8 +20,9 @@ import (
 // needs is missing or unfit; IssuerUnavailable when the issuer's keys can't be
 // had; PolicyDenied when a deny rule or the issuer's policy refuses; where tokens
 // are accepted once, TokenReplayed, or what the Replay says. When ctx ends while
-// keys are fetched, it wraps ctx's error. It holds no part of the token but the
-// issuer and audience.
+// keys are fetched, it wraps ctx's error. Its text holds no part of the token but
+// the issuer and audience. Once the signature is good, every error is wrapped in a
+// *RefusedError, which says whose token it is.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
 	return v.current.Load().authenticate(ctx, token, nil)
 }
@@ -52,14 +53,29 @@ func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (P
 		return Principal{}, err
 	}
 	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
-	if err != nil || !i.config.OneTime || tr != nil { // looking at a token doesn't use it
-		return p, err
+	if err == nil && i.config.OneTime && tr == nil { // looking at a token doesn't use it
+		err = once(ctx, s.v.options.Replay, url, &t, i.config.Leeway)
 	}
-	if err := once(ctx, s.v.options.Replay, url, &t, i.config.Leeway); err != nil {
-		return Principal{}, err
+	if err != nil {
+		return Principal{}, &RefusedError{Issuer: p.issuer, Subject: p.subject, SAN: p.san, Err: err}
 	}
 	return p, nil
 }
+
+// RefusedError is that nothing is issued for a genuine token: its signature was
+// good, so the error says whose it is, for the audit trail. Its text doesn't,
+// and what it wraps is what [Verifier.Authenticate] says of the failure.
+type RefusedError struct {
+	Issuer  string // as the certificate would have recorded it
+	Subject string // "" where the token has none that is fit to be recorded
+	SAN     SAN    // zero where the issuer's rule made no name
+	Err     error
+}
+
+func (e *RefusedError) Error() string { return e.Err.Error() }
+
+// Unwrap gives the failure.
+func (e *RefusedError) Unwrap() error { return e.Err }
 
 // route finds the entry that a token is for, by its issuer and its audience.
 func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
@@ -115,17 +131,20 @@ func (s *snapshot) unknown(url string) error {
 	return e.With("expected", strings.Join(names, ", "))
 }
 
-// principal applies the issuer's rule to verified claims.
+// principal applies the issuer's rule to verified claims. Beside an error it is
+// as far as it was made.
 func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error) {
+	p := Principal{issuer: url, issuerType: i.config.Type, audience: audience}
 	sub, err := c.Get("sub").Text("sub") // written into every certificate
 	if err != nil {
-		return Principal{}, err
+		return p, err
 	}
+	p.subject = sub
 	named, err := i.provider.subject(sub, c)
 	if err != nil {
-		return Principal{}, err
+		return p, err
 	}
-	p := Principal{issuer: url, issuerType: i.config.Type, subject: sub, audience: audience, san: named.SAN, extensions: named.Extensions}
+	p.san, p.extensions = named.SAN, named.Extensions
 	if named.Issuer != "" {
 		p.issuer = named.Issuer
 	}

@@ -3,8 +3,6 @@ package identity
 import (
 	"errors"
 	"strings"
-
-	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 )
 
 // parseClaimPath reads the part of JSONPath (RFC 9535 §2.5.1) that names one
@@ -38,13 +36,4 @@ func parseClaimPath(s string) ([]string, error) {
 		path = append(path, name)
 	}
 	return path, nil
-}
-
-// claimAt follows a path; what isn't there is a missing value.
-func claimAt(c claim.Set, path []string) claim.Value {
-	v := c.Get(path[0])
-	for _, name := range path[1:] {
-		v = v.Get(name)
-	}
-	return v
 }

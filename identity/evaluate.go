@@ -40,11 +40,12 @@ func (s *snapshot) inForce(d *denyRule) bool {
 }
 
 // evaluatePolicy makes the principal of verified claims, and asks the policies:
-// the deny rules in their order, then the issuer's own.
+// the deny rules in their order, then the issuer's own. Beside an error the
+// principal is as far as it was made: for the record, and never to be issued to.
 func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr *trace) (Principal, error) {
 	p, err := i.principal(c, url, audience)
 	if tr.check(stepSubject, err) != nil {
-		return Principal{}, err
+		return p, err
 	}
 	tr.named(p)
 	in := &policy.Input{
@@ -58,8 +59,11 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 		}
 		holds, why := d.Holds(in)
 		tr.ruled(stepDeny, d.Name, d.Text(), !holds, why)
+		if why != nil && tr == nil {
+			s.undecided(d.Name, i, holds, why)
+		}
 		if holds {
-			return Principal{}, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
+			return p, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
 				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())), i)
 		}
 	}
@@ -68,15 +72,37 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		var undecided *policy.Undecided
-		if errors.As(why, &undecided) && undecided.Claim != "" {
+		if errors.As(why, &undecided) && undecided.Absent != "" {
 			e = fault.New(fault.PolicyDenied, "the rule %s of the issuer %s reads the claim %s, which the token doesn't have; ask the CA's operators",
-				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Claim))
+				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Absent))
 		}
-		return Principal{}, s.denied(tr, policy.Allow, why, e, i)
+		if why != nil && tr == nil {
+			s.v.metrics.undecided.WithLabelValues(policy.Allow, resultRefused).Inc()
+		}
+		return p, s.denied(tr, policy.Allow, why, e, i)
 	}
 	p.choice = i.policy.Choose(in)
 	tr.chose(p.choice)
 	return p, nil
+}
+
+// What became of a token that a rule couldn't decide on: labels.
+const (
+	resultRefused = "refused"
+	resultIgnored = "ignored"
+)
+
+// undecided counts a deny rule that couldn't be decided, and logs it where it
+// refused a token: a rule over claims that the token lacks isn't meant for it,
+// and is nothing to look at.
+func (s *snapshot) undecided(rule string, i *issuer, refused bool, why error) {
+	result := resultIgnored
+	if refused {
+		result = resultRefused
+		s.v.options.Logger.Warn("a rule of the policy couldn't be decided, and refused a genuine token; mayfly token explain shows what it met",
+			slog.String("rule", rule), slog.String("issuer", i.name()), slog.String("why", why.Error()))
+	}
+	s.v.metrics.undecided.WithLabelValues(rule, result).Inc()
 }
 
 // denied counts a refusal by a rule, and names the rule in it.

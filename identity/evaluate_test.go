@@ -2,6 +2,7 @@ package identity
 
 import (
 	"bytes"
+	"errors"
 	"log/slog"
 	"strings"
 	"testing"
@@ -96,6 +97,73 @@ func TestDeny(t *testing.T) {
 	for rule, want := range map[string]float64{"hour": 1, "broken": 1, "allow": 0, "past": 0, "other-claims": 0} {
 		if got := testutil.ToFloat64(v.metrics.denials.WithLabelValues(rule)); got != want {
 			t.Errorf("%s was counted %v times, want %v", rule, got, want)
+		}
+	}
+}
+
+// TestUndecidedRulesAreCountedAndLogged: what refuses is told, what isn't meant is only counted.
+func TestUndecidedRulesAreCountedAndLogged(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	c := emailIssuer()
+	c.Allow = `claims.department == "x" || claims.sub == "carol"`
+	v := policed(t, Options{Logger: slog.New(slog.NewTextHandler(&log, nil)), Deny: []policy.Deny{
+		{Name: "other-claims", When: `claims.runner == "r1"`},
+		{Name: "members", When: `claims.teams.exists(x, x.name == "root")`},
+	}}, c)
+	teams := map[string]any{"teams": []any{map[string]any{"name": "dev"}, map[string]any{"id": "SECRET"}}}
+	if e := wantFault(t, v, "a team without a name", token(t, teams), fault.PolicyDenied); e.Metadata["rule"] != "members" {
+		t.Errorf("%v %v", e, e.Metadata)
+	}
+	if text := log.String(); strings.Count(text, "couldn't be decided") != 1 || !strings.Contains(text, "rule=members") || strings.Contains(text, "SECRET") {
+		t.Errorf("log: %s", text)
+	}
+	wantFault(t, v, "no department", token(t, nil), fault.PolicyDenied)
+	v.Explain(t.Context(), token(t, teams)) // counts nothing
+	for labels, want := range map[[2]string]float64{{"other-claims", "ignored"}: 2, {"members", "refused"}: 1, {"members", "ignored"}: 1, {"allow", "refused"}: 1} {
+		if got := testutil.ToFloat64(v.metrics.undecided.WithLabelValues(labels[0], labels[1])); got != want {
+			t.Errorf("%v was counted %v times, want %v", labels, got, want)
+		}
+	}
+}
+
+// TestRefusalsOfGenuineTokensSayWhose: from the signature on, an error says whose token it was, and its text doesn't.
+func TestRefusalsOfGenuineTokensSayWhose(t *testing.T) {
+	t.Parallel()
+	alice, issuer := SAN{Email, "alice@example.com"}, "https://issuer.example"
+	for name, c := range map[string]struct {
+		change map[string]any
+		deny   []policy.Deny
+		once   bool
+		want   *RefusedError
+	}{
+		"allow":      {map[string]any{"sub": "bob"}, nil, false, &RefusedError{Issuer: issuer, Subject: "bob", SAN: alice}},
+		"deny":       {nil, []policy.Deny{{Name: "all", When: "true"}}, false, &RefusedError{Issuer: issuer, Subject: "alice", SAN: alice}},
+		"a claim":    {map[string]any{"email_verified": false}, nil, false, &RefusedError{Issuer: issuer, Subject: "alice"}},
+		"no subject": {map[string]any{"sub": ""}, nil, false, &RefusedError{Issuer: issuer}},
+		"used twice": {nil, nil, true, &RefusedError{Issuer: issuer, Subject: "alice", SAN: alice}},
+		"audience":   {map[string]any{"aud": "other"}, nil, false, nil},
+		"expired":    {map[string]any{"exp": moment.Add(-time.Hour).Unix()}, nil, false, nil},
+	} {
+		config := emailIssuer()
+		config.Allow, config.OneTime = `claims.sub == "alice"`, c.once
+		v := policed(t, Options{Deny: c.deny}, config)
+		tok := token(t, c.change)
+		p, err := v.Authenticate(t.Context(), tok)
+		if c.once && err == nil {
+			p, err = v.Authenticate(t.Context(), tok)
+		}
+		var got *RefusedError
+		switch {
+		case err == nil || !p.IsZero():
+			t.Errorf("%s: %+v, %v", name, p, err)
+		case errors.As(err, &got) != (c.want != nil):
+			t.Errorf("%s: %#v", name, err)
+		case got != nil && (got.Issuer != c.want.Issuer || got.Subject != c.want.Subject || got.SAN != c.want.SAN):
+			t.Errorf("%s: %+v, want %+v", name, got, c.want)
+		}
+		if fault.From(err).Kind() == fault.Internal || strings.Contains(err.Error(), "alice") || strings.Contains(err.Error(), "bob") {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }

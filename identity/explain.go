@@ -89,7 +89,11 @@ func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, erro
 	if err := tr.check(stepParty, checkParty(set, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
-	return s.evaluatePolicy(i, set, url, audience, tr)
+	p, err := s.evaluatePolicy(i, set, url, audience, tr)
+	if err != nil {
+		return Principal{}, err
+	}
+	return p, nil
 }
 
 // trace takes down the steps of one authentication. A nil trace takes nothing,

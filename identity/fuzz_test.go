@@ -5,6 +5,7 @@ import (
 	"net/url"
 	"strings"
 	"testing"
+	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -112,8 +113,36 @@ func FuzzClaimPath(f *testing.F) {
 				t.Fatalf("%q has an empty name", s)
 			}
 		}
-		if len(path) == 0 || claimAt(claim.Set{}, path).Kind() != claim.Missing {
+		if len(path) == 0 || claim.At(claim.Set{}, path).Kind() != claim.Missing {
 			t.Fatalf("%q is read as %q", s, path)
+		}
+	})
+}
+
+// FuzzEncodeURI: what is encoded is what Fulcio would write, reads back as the
+// text, and is a URI that both readers of certificates take alike.
+func FuzzEncodeURI(f *testing.F) {
+	for _, s := range []string{"o/r/x.yml@refs/heads/ünicode", "build & push.yml", "a[b] c", "a?b#c", "a#", "?", "{x}", "a\\b", "../x", "*"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, name string) {
+		if strings.Contains(name, "%") || claim.Fit("x", name) != nil || !utf8.ValidString(name) {
+			return
+		}
+		raw := "https://host.example/" + name
+		got, err := encodeURI("x", raw)
+		if err != nil {
+			return
+		}
+		reference, err := url.Parse(raw)
+		if err != nil || reference.String() != got {
+			t.Fatalf("%q gives %q, and the reference %q, %v", raw, got, reference, err)
+		}
+		if back, err := url.PathUnescape(got); err != nil || back != raw {
+			t.Fatalf("%q gives %q, which reads back as %q, %v", raw, got, back, err)
+		}
+		if err := checkURI("x", got); err != nil || !strings.HasPrefix(got, "https://host.example/") {
+			t.Fatalf("%q gives %q: %v", raw, got, err)
 		}
 	})
 }

@@ -11,8 +11,9 @@ import (
 // metrics are the verifier's own. Their labels are bounded by the
 // configuration: an issuer that a pattern matched is never a label.
 type metrics struct {
-	fetches *prometheus.CounterVec // by issuer_type and result
-	denials *prometheus.CounterVec // by rule
+	fetches   *prometheus.CounterVec // by issuer_type and result
+	denials   *prometheus.CounterVec // by rule
+	undecided *prometheus.CounterVec // by rule and result
 }
 
 func newMetrics() *metrics {
@@ -22,7 +23,10 @@ func newMetrics() *metrics {
 	}, []string{"issuer_type", "result"}), denials: prometheus.NewCounterVec(prometheus.CounterOpts{
 		Name: "mayfly_identity_denials_total",
 		Help: "Genuine tokens that policy refused, by the deny rule, or allow for the condition of the token's issuer.",
-	}, []string{"rule"})}
+	}, []string{"rule"}), undecided: prometheus.NewCounterVec(prometheus.CounterOpts{
+		Name: "mayfly_identity_undecided_total",
+		Help: "Genuine tokens for which a rule of the policy could be neither true nor false, by the rule and what became of it (refused, ignored).",
+	}, []string{"rule", "result"})}
 }
 
 func (m *metrics) fetched(t Type, err error) {
@@ -71,7 +75,7 @@ func (m *metrics) register(r prometheus.Registerer, status func() []oidc.Status)
 	if r == nil {
 		return nil
 	}
-	for _, c := range []prometheus.Collector{m.fetches, m.denials, collector{status}} {
+	for _, c := range []prometheus.Collector{m.fetches, m.denials, m.undecided, collector{status}} {
 		if err := r.Register(c); err != nil {
 			return fmt.Errorf("registering the metrics of identity: %w", err)
 		}

@@ -95,6 +95,26 @@ func checkURI(name, s string) error {
 	return nil
 }
 
+// encodeURI percent-encodes what a URI can't hold of a text that vendors' names
+// were put into: as Fulcio does, whose names go through url.Parse and String. The
+// text's own percent signs must not come from a name. Two texts never give one
+// URI: what is encoded is decoded again and compared.
+func encodeURI(name, raw string) (string, error) {
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "", claim.Invalid(name, "doesn't give a well-formed URI")
+	}
+	encoded := u.String()
+	if err := checkURI(name, encoded); err != nil {
+		return "", err
+	}
+	back, err := url.PathUnescape(encoded)
+	if want, fault := url.PathUnescape(raw); err != nil || fault != nil || back != want {
+		return "", claim.Invalid(name, "gives a URI that could be taken for another one")
+	}
+	return encoded, nil
+}
+
 // uriByte is the unreserved, reserved and percent characters of RFC 3986 §2.
 func uriByte(c byte) bool {
 	return alphanumeric(c) || strings.IndexByte("-._~:/?#[]@!$&'()*+,;=%", c) >= 0

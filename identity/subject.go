@@ -83,7 +83,7 @@ func (e email) subject(_ string, c claim.Set) (subject, error) {
 	s := subject{SAN: SAN{Email, address}}
 	if e.issuer != nil {
 		name := strings.Join(e.issuer, ".")
-		if s.Issuer, err = claimAt(c, e.issuer).Text(name); err != nil {
+		if s.Issuer, err = claim.At(c, e.issuer).Text(name); err != nil {
 			return subject{}, err
 		}
 	}
@@ -254,14 +254,24 @@ func newCI(c *IssuerConfig, path string, f *setting.Faults) provider {
 }
 
 func (p ci) subject(_ string, c claim.Set) (subject, error) {
-	san, extensions, err := p.rules.Apply(c)
+	raw, extensions, err := p.rules.Apply(c)
 	if err != nil {
 		return subject{}, err
 	}
-	if !p.rules.FixesScheme() && !strings.HasPrefix(san, "https://") {
-		return subject{}, claim.Invalid(p.rules.NamedAfter(), "must give an https URI")
+	if !p.rules.FixesScheme() && !strings.HasPrefix(raw, "https://") {
+		return subject{}, claim.Invalid(p.rules.Blame(c, func(string) bool { return true }), "must give an https URI")
 	}
-	if err := checkURI(p.rules.NamedAfter(), san); err != nil {
+	encode := encodeURI
+	if p.rules.IsURI() {
+		encode = func(name, uri string) (string, error) { return uri, checkURI(name, uri) }
+	}
+	san, err := encode("", raw)
+	if err != nil {
+		blamed := p.rules.Blame(c, func(text string) bool {
+			_, err := encodeURI("", "https://host.example/"+text)
+			return err != nil
+		})
+		_, err = encode(blamed, raw)
 		return subject{}, err
 	}
 	return subject{SAN: SAN{URI, san}, Extensions: extensions}, nil

@@ -5,6 +5,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/presets"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -92,11 +93,14 @@ func TestIssuerClaim(t *testing.T) {
 	}
 }
 
-// TestSchemeOfACIName gives Codefresh's rule, in which a claim may say where the
-// platform is, other schemes than https, and none.
+// TestSchemeOfACIName gives a rule of an operator's own, in which a claim may say
+// where the platform is, other schemes than https, and none.
 func TestSchemeOfACIName(t *testing.T) {
 	t.Parallel()
-	v, _, _ := verifier(t, IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Preset: "codefresh", Allow: "true", Audiences: []string{"sigstore"}})
+	v, _, _ := verifier(t, IssuerConfig{URL: "https://issuer.example", Type: TypeCI, Allow: "true", Audiences: []string{"sigstore"}, InlinePreset: &presets.Preset{
+		Name: "own", SAN: "{platform}/{account_name}/{pipeline_name}:{account_id}/{pipeline_id}",
+		Variables: map[string][]presets.Case{"platform": {{Claim: "platform_url", Value: "{platform_url}"}, {Value: "https://g.codefresh.io"}}},
+	}})
 	for platform, want := range map[string]string{
 		"":                      "https://g.codefresh.io/acme/build:a1/p1",
 		"https://ci.example":    "https://ci.example/acme/build:a1/p1",
@@ -111,7 +115,6 @@ func TestSchemeOfACIName(t *testing.T) {
 	} {
 		p, err := v.Authenticate(t.Context(), token(t, map[string]any{
 			"platform_url": platform, "account_name": "acme", "account_id": "a1", "pipeline_name": "build", "pipeline_id": "p1",
-			"workflow_id": "w1", "scm_repo_url": "https://git.example/acme/build",
 		}))
 		switch e := fault.From(err); {
 		case want == "" && (e == nil || e.Reason != fault.ClaimInvalid):

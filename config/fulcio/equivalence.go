@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"maps"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/presets"
@@ -40,7 +41,7 @@ func equivalent(name string, converted *presets.Preset) bool {
 func samples(issuer string, p *presets.Preset) []string {
 	all := map[string]any{"iss": issuer, "aud": "a", "sub": "subject"}
 	for _, name := range p.WholeNumbers {
-		all[name] = "value-of-" + plain(name)
+		all[name] = "value-of-" + strings.ReplaceAll(plain(name), "/", ".") // most claims are one segment of a path
 	}
 	// GitLab's claim begins with its host, which our preset checks.
 	if _, has := all["ci_config_ref_uri"]; has {

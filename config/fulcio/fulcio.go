@@ -58,6 +58,10 @@ func Convert(data []byte) (*Import, error) {
 			c.issuer(url, entries[url], list.pattern)
 		}
 	}
+	c.decide("every issuer", "stricter than Fulcio: a token for several audiences whose azp is neither one of ours nor in authorized_parties is refused")
+	if slices.ContainsFunc(c.out.Issuers, func(i identity.IssuerConfig) bool { return i.Type == identity.TypeCI }) {
+		c.decide("every ci-provider", "stricter than Fulcio: a name with a percent sign of its own is refused, since another one looks like it once it is percent-encoded")
+	}
 	if len(c.out.Issuers) == 0 {
 		return nil, errors.New("names no issuer that could be taken over: is it the identity configuration, with oidc-issuers?")
 	}

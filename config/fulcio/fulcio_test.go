@@ -46,6 +46,9 @@ func TestYAML(t *testing.T) {
 		"https://token.actions.githubusercontent.com":   {"ci-provider", "github"},
 		"https://token.actions.githubusercontent.com/*": {"ci-provider", "github"},
 		"https://gitlab.com":                            {"ci-provider", "gitlab"},
+		"https://agent.buildkite.com":                   {"ci-provider", "buildkite"},
+		"https://oidc.codefresh.io":                     {"ci-provider", "codefresh"},
+		"https://oidc.circleci.com":                     {"ci-provider", "circleci"},
 		"https://ci.example.com":                        {"ci-provider", ""},
 		"https://issuer.enforce.dev":                    {"chainguard-identity", ""},
 		"https://oidc.eks.*.amazonaws.com/id/*":         {"kubernetes", ""},
@@ -63,7 +66,7 @@ func TestYAML(t *testing.T) {
 	for _, want := range []string{
 		"https://dex.example.com/auth: colour has no counterpart", `https://nobody.example.com: ci-issuer-metadata has no "not-there": left out`,
 		"https://gitlab.com: the templates of gitlab-pipeline are those of our preset gitlab", "https://ci.example.com: the templates of own-ci are taken over as an inline_preset",
-		`https://accounts.google.com: allow: "true"`,
+		`https://accounts.google.com: allow: "true"`, "every issuer: stricter than Fulcio: a token for several audiences whose azp", "every ci-provider: stricter than Fulcio: a name with a percent sign",
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no decision %q in\n%s", want, text)
@@ -84,6 +87,50 @@ func TestInlinePreset(t *testing.T) {
 		if x.Refusal != nil || x.SAN.Value != "https://ci.example.com/p/7" || x.Extensions.SourceRepositoryURI != "https://ci.example.com/acme/app" ||
 			x.Extensions.RunnerEnvironment != want {
 			t.Errorf("%s: %v %+v", shared, x.Refusal, x)
+		}
+	}
+}
+
+// TestOptionalStaysOptional: what Fulcio leaves out of a certificate is left out,
+// and where it leaves a hole the decisions say that Mayfly doesn't.
+func TestOptionalStaysOptional(t *testing.T) {
+	t.Parallel()
+	got, err := fulcio.Convert([]byte(`
+oidc-issuers: {https://ci.example.com: {client-id: sigstore, type: ci-provider, ci-provider: c}}
+ci-issuer-metadata:
+  c:
+    default-template-values: {stage: ""}
+    extension-templates:
+      source-repository-ref: '{{index . "ref"}}'
+      deployment-environment: stage
+      build-config-uri: '{{.base}}/config/{{index . "config"}}'
+      source-repository-uri: 'https://ci.example.com/{{.stage}}'
+      runner-environment: '{{if eq (index . "shared") "true"}}shared{{else}}own{{end}}'
+    subject-alternative-name-template: '{{.base}}/{{index . "pipeline"}}'
+`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := identity.NewVerifier(got.Issuers, identity.Options{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for claims, issued := range map[string]bool{
+		`"pipeline":"p","config":"x","ref":"main","stage":"prod","shared":"true"`: true, `"pipeline":"p","config":"x"`: true,
+		`"pipeline":"p","config":"x","ref":null,"stage":"","shared":null`: true, `"pipeline":"p"`: false, `"config":"x"`: false,
+	} {
+		x := v.ExplainClaims(`{"iss":"https://ci.example.com","aud":"sigstore","sub":"s","base":"https://ci.example.com",` + claims + `}`)
+		if (x.Refusal == nil) != issued {
+			t.Errorf("%s: %v", claims, x.Refusal)
+		}
+	}
+	text := strings.Join(got.Decisions, "\n")
+	for _, want := range []string{
+		"build-config-uri is a text with a claim in it, which Fulcio writes with a hole where the token lacks the claim; here the request is refused", "source-repository-uri is a text",
+		"here the extension is left out", "a token without a claim of the name is refused", "lacks the claim shared", "a claim of the token writes the host of the name",
+	} {
+		if !strings.Contains(strings.ReplaceAll(text, "buildconfiguri", "build-config-uri"), want) {
+			t.Errorf("no decision %q in\n%s", want, text)
 		}
 	}
 }

@@ -35,25 +35,37 @@ func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
 		c.decide(url, "ci-issuer-metadata has no %q: left out", name)
 		return false
 	}
-	inline, err := c.preset(name, metadata)
+	b := builder{preset: &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
+		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}, optional: map[string]bool{}, claims: map[string]bool{}}
+	inline, err := b.read(metadata)
 	if err != nil {
 		c.decide(url, "the templates of %s can't be taken over (%s): left out", name, err)
 		return false
 	}
 	if preset := vendorTypes[name]; preset != "" && equivalent(preset, inline) {
 		i.Preset = preset
-		c.decide(url, "the templates of %s are those of our preset %s, which is taken", name, preset)
+		c.decide(url, "the templates of %s are those of our preset %s, which is taken; a host that a token's claim names must be the preset's, or preset_constants say another", name, preset)
 		return true
 	}
 	i.InlinePreset = inline
 	c.decide(url, "the templates of %s are taken over as an inline_preset; its default-template-values are constants, which no claim overrides", name)
+	if start := inline.SAN; !strings.Contains(start[:strings.IndexByte(start+"{", '{')], "://") && !b.startsWithConstant() {
+		c.decide(url, "a claim of the token writes the host of the name, as in Fulcio; bind it with san_prefix")
+	}
+	for _, what := range b.stricter {
+		c.decide(url, "stricter than Fulcio: %s", what)
+	}
 	return true
 }
 
-// preset turns the metadata of one vendor into a preset.
-func (c *converter) preset(name string, metadata section) (*presets.Preset, error) {
-	b := builder{preset: &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
-		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}, optional: map[string]bool{}, claims: map[string]bool{}}
+// startsWithConstant reports whether the name begins with a constant that is an address.
+func (b *builder) startsWithConstant() bool {
+	name, _, _ := strings.Cut(strings.TrimPrefix(b.preset.SAN, "{"), "}")
+	return strings.HasPrefix(b.preset.SAN, "{") && strings.Contains(b.preset.Constants[name], "://")
+}
+
+// read turns the metadata of one vendor into a preset.
+func (b *builder) read(metadata section) (*presets.Preset, error) {
 	defaults, _ := metadata["defaulttemplatevalues"].(map[string]any)
 	for key, value := range defaults {
 		text, isText := value.(string)
@@ -82,10 +94,18 @@ func (c *converter) preset(name string, metadata section) (*presets.Preset, erro
 		} else {
 			b.preset.Extensions[field] = converted
 		}
+		if alone := strings.HasPrefix(converted, "{") && strings.IndexByte(converted, '}') == len(converted)-1; !alone && b.lenient {
+			b.stricter = append(b.stricter, key+" is a text with a claim in it, which Fulcio writes with a hole where the token lacks the claim; here the "+
+				map[bool]string{true: "extension is left out", false: "request is refused"}[optional])
+		}
+		b.lenient = false
 	}
 	san, optional, err := b.template(metadata.text("subjectalternativenametemplate"))
 	if err != nil || optional || san == "" {
 		return nil, errors.New("subject-alternative-name-template: must be a template of claims that are always there")
+	}
+	if b.lenient {
+		b.stricter = append(b.stricter, "a token without a claim of the name is refused, where Fulcio gives a name with a hole")
 	}
 	b.preset.SAN = san
 	// Fulcio writes any JSON number or boolean as text.
@@ -110,6 +130,8 @@ type builder struct {
 	preset   *presets.Preset
 	optional map[string]bool
 	claims   map[string]bool
+	lenient  bool // the template at hand gives something without a claim of its own, in Fulcio
+	stricter []string
 }
 
 // template converts one Go template; text without braces is a claim's name.
@@ -122,7 +144,10 @@ func (b *builder) template(text string) (converted string, optional bool, err er
 	if err != nil {
 		return "", false, errors.New("isn't a template that could be read")
 	}
-	return b.nodes(trees["t"].Root.Nodes)
+	nodes := trees["t"].Root.Nodes
+	converted, optional, err = b.nodes(nodes)
+	// Of a claim that isn't there, index makes an empty text, which Fulcio leaves out.
+	return converted, optional || len(nodes) == 1 && b.lenient, err
 }
 
 func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
@@ -142,6 +167,7 @@ func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
 			var name string
 			if name, err = operand(n.Pipe); err == nil {
 				text, opt = b.name(name)
+				b.lenient = b.lenient || opt || strings.Contains(n.Pipe.String(), "index ")
 			}
 		case *parse.IfNode:
 			text, opt, err = b.condition(n)
@@ -214,6 +240,7 @@ func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
 		return "", false, err
 	}
 	b.claims[one.Claim] = true
+	b.lenient = b.lenient || strings.Contains(n.Pipe.String(), "index ")
 	if one.Value, _, err = b.nodes(n.List.Nodes); err != nil {
 		return "", false, err
 	}
@@ -227,6 +254,9 @@ func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
 	// An else of two quotes is CircleCI's slip for nothing.
 	absent := otherwise == "" || otherwise == `""`
 	if !absent {
+		if strings.Contains(n.Pipe.String(), "index ") {
+			b.stricter = append(b.stricter, "where the token lacks the claim "+one.Claim+", a text that is chosen by it is left out, where Fulcio takes the else")
+		}
 		cases = append(cases, presets.Case{Value: otherwise})
 	}
 	name := "choice_" + strconv.Itoa(len(b.preset.Variables)+1)

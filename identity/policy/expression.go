@@ -11,6 +11,8 @@ import (
 	"cel.dev/cel-go/common/types"
 	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
+
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 )
 
 // The bounds of one expression. Costs are CEL's own units, about one a step of
@@ -63,6 +65,8 @@ var language = sync.OnceValues(func() (*cel.Env, error) {
 type expression struct {
 	text    string
 	program cel.Program // nil for the expression true, which needs none
+	reads   []Read      // of claims that it names
+	san     []Read      // of principal.san
 }
 
 // Text is the expression as it was written.
@@ -102,7 +106,9 @@ func compile(text string) (*expression, error) {
 	if err != nil {
 		return nil, fmt.Errorf("doesn't compile: %w", err)
 	}
-	return &expression{text: text, program: program}, nil
+	var r reader
+	r.walk(ast.NativeRep().Expr(), Read{})
+	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
 }
 
 // firstIssue is the first thing wrong with an expression, with its place.
@@ -133,14 +139,8 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 	return nil
 }
 
-// errNotBool can't happen to what compile has let through.
-var errNotBool = errors.New("the expression gave no boolean")
-
-// noKey is how CEL's text for a key that a map doesn't have begins.
-const noKey = "no such key: "
-
-// Holds evaluates the expression. When it can't be decided the error says why:
-// it is an *Undecided where a claim that the expression reads isn't there.
+// Holds evaluates the expression. The error is that it couldn't be decided: an
+// *Undecided.
 func (e *expression) Holds(in *Input) (bool, error) {
 	if e.program == nil {
 		return true, nil
@@ -150,34 +150,45 @@ func (e *expression) Holds(in *Input) (bool, error) {
 		if b, ok := got.(types.Bool); ok {
 			return bool(b), nil
 		}
-		return false, errNotBool
-	}
-	if claim, absent := strings.CutPrefix(err.Error(), noKey); absent {
-		return false, &Undecided{Claim: e.mentions(claim)}
+		return false, &Undecided{why: "the expression gave no boolean"} // not possible: compile looked at its type
 	}
 	var cancelled interpreter.EvalCancelledError
 	if errors.As(err, &cancelled) {
-		return false, fmt.Errorf("the expression took more than %d steps", maxCost)
+		return false, &Undecided{why: fmt.Sprintf("the expression took more than %d steps", maxCost)}
 	}
-	// CEL's own texts may repeat a value of the token.
-	return false, errors.New("the expression met a value of a kind that it can't work with")
+	// What CEL says isn't asked: its texts may repeat a value of the token, and of
+	// two errors it tells the one that it met first.
+	return false, e.undecided(in.Claims)
 }
 
-// mentions is the name of a claim where the expression writes it out; a name
-// that a value of the token gave is left out.
-func (e *expression) mentions(claim string) string {
-	if strings.Contains(e.text, claim) {
-		return claim
+// undecided says why an evaluation over these claims failed, by what the
+// expression names and the token has.
+func (e *expression) undecided(c claim.Set) *Undecided {
+	for _, r := range e.reads {
+		if !r.Asked && c.Get(r.Path[0]).Kind() == claim.Missing {
+			return &Undecided{Absent: r.Path[0]}
+		}
 	}
-	return ""
+	for _, r := range e.reads {
+		if !r.Asked && claim.At(c, r.Path).Kind() == claim.Missing {
+			return &Undecided{why: fmt.Sprintf("the token has no %s, which the expression reads", r.Name())}
+		}
+	}
+	return &Undecided{why: "the expression met a value of a kind that it can't work with, or a member that isn't there"}
 }
 
-// Undecided is an evaluation that met a claim that the token doesn't have.
-type Undecided struct{ Claim string } // its name, or "" where the token chose the name
+// Undecided is an evaluation that gave neither true nor false.
+type Undecided struct {
+	// Absent is the first claim that the expression reads by name and that the
+	// token doesn't have, or "" where it has them all: the failure then lies in
+	// the values.
+	Absent string
+	why    string
+}
 
 func (u *Undecided) Error() string {
-	if u.Claim == "" {
-		return "the token lacks a claim that the expression reads"
+	if u.Absent == "" {
+		return u.why
 	}
-	return fmt.Sprintf("the token has no claim %q, which the expression reads", u.Claim)
+	return fmt.Sprintf("the token has no claim %s, which the expression reads", claim.Quote(u.Absent))
 }

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 func input(tb testing.TB, claims string) *Input {
@@ -69,35 +70,75 @@ func TestHolds(t *testing.T) {
 
 func TestUndecided(t *testing.T) {
 	t.Parallel()
-	for text, want := range map[string]string{
-		`claims.environment == "production"`: "environment",
-		`claims.act.other == "x"`:            "other",
-		`claims[claims.sub] == "x"`:          "", // never a value of the token
+	for text, want := range map[string]struct{ absent, says string }{
+		`claims.environment == "production"`:                  {"environment", `no claim "environment"`},
+		`claims["environment"] == "production"`:               {"environment", ""},
+		`claims.environment in claims.groups`:                 {"environment", ""},
+		`claims.run_id.startsWith("7") && claims.absent == 1`: {"absent", ""}, // in whatever order
+		`claims.absent == 1 && claims.run_id.startsWith("7")`: {"absent", ""},
+		`claims.act.other == "x"`:                             {"", "no claims.act.other"},
+		`claims[claims.sub] == "x"`:                           {"", "can't work with"}, // never a value of the token
+		`claims.run_id.startsWith("7")`:                       {"", "can't work with"},
+		`claims.sub > 3`:                                      {"", ""},
+		`claims.groups[9] == "x"`:                             {"", ""},
+		`claims.sub && true`:                                  {"", ""},
+		`int(claims.sub) == 1`:                                {"", ""},
+		`{"a": true}[claims.sub]`:                             {"", ""},
+		`claims.list.exists(e, e.name == "x")`:                {"", ""},
+		`!has(claims.absent) && claims.sub > 3`:               {"", ""}, // asking for a claim isn't reading it
+		`!("absent" in claims) && claims.sub > 3`:             {"", ""},
+		`[dyn(1)].exists(claims, claims.absent == 1)`:         {"", ""}, // another thing by that name
+		`[claims].exists(c, c.absent == 1)`:                   {"", ""},
 	} {
 		x, err := compile(text)
 		if err != nil {
 			t.Fatal(err)
 		}
 		var undecided *Undecided
-		holds, err := x.Holds(input(t, someClaims))
-		if holds || !errors.As(err, &undecided) || undecided.Claim != want || strings.Contains(err.Error(), "alice") {
+		holds, err := x.Holds(input(t, strings.TrimSuffix(someClaims, "}")+`,"list":[{"name":"y"},{}]}`))
+		if holds || !errors.As(err, &undecided) || undecided.Absent != want.absent || !strings.Contains(err.Error(), want.says) || strings.Contains(err.Error(), "alice") {
 			t.Errorf("%s: %v, %v", text, holds, err)
 		}
 	}
-	for _, text := range []string{
-		`claims.run_id.startsWith("7")`, `claims.sub > 3`, `claims.groups[9] == "x"`, `claims.sub`, `int(claims.sub) == 1`,
-		`!has(claims.absent) && claims.run_id.startsWith("7")`,
+}
+
+// TestDenyRulesThatCantBeDecidedRefuse: only a claim that the rule reads by name,
+// and that the token lacks, lets a token pass.
+func TestDenyRulesThatCantBeDecidedRefuse(t *testing.T) {
+	t.Parallel()
+	in := input(t, `{"sub":"alice","n":7,"groups":[{"name":"dev"},{"id":4},{"name":"ops"}],"act":{"name":"bot"},"nothing":null}`)
+	for text, refuses := range map[string]bool{
+		`claims.groups.exists(g, g.name == "root")`:                                       true, // an element has no name
+		`claims.groups.exists(g, g.name == "ops")`:                                        true,
+		`claims.groups.exists(g, has(g.name) && g.name == "root")`:                        false,
+		`claims.groups[0].id == 4`:                                                        true,
+		`{"bob": true}[claims.sub]`:                                                       true, // the operator's own map
+		`{"bob": true}[claims.sub] && claims.absent == "x"`:                               false,
+		`claims.absent == "x" && {"bob": true}[claims.sub]`:                               false,
+		`claims.act.name == "evil" || claims.act.version == "3"`:                          true,
+		`claims.act.version == "3" || claims.act.name == "evil"`:                          true,
+		`claims.act.version == "3" || claims.act.name == "bot"`:                           true,
+		`claims[claims.sub] == "x"`:                                                       true, // which claim, the token chose
+		`claims.nothing.startsWith("x")`:                                                  true, // null is there
+		`claims.n.startsWith("7")`:                                                        true,
+		`claims.absent == "x"`:                                                            false,
+		`claims.absent.deep == "x"`:                                                       false,
+		`claims["absent"] == "x" || claims.sub == "bob"`:                                  false,
+		`claims.absent == "x" || claims.sub == "alice"`:                                   true,
+		`has(claims.absent) && claims.n.startsWith("7")`:                                  false,
+		`!has(claims.absent) && claims.n.startsWith("7")`:                                 true,
+		`principal.san.lowerAscii() == "x" || [claims].exists(c, c.absent == "x")`:        true, // the name isn't read by name
+		`claims.groups.map(g, g.name).size() > 9`:                                         true,
+		`claims.groups.exists(g, g.name == "root") || claims.groups.exists(g, g.id == 4)`: true,
 	} {
-		x, err := compile(text + ` == true`)
-		if text == `claims.sub` {
-			x, err = compile(`claims.sub && true`)
+		var f setting.Faults
+		rules := Rules("deny", []Deny{{Name: "r", When: text}}, &f)
+		if err := f.Err(); err != nil {
+			t.Errorf("%s: %v", text, err)
+			continue
 		}
-		if err != nil {
-			t.Fatal(err)
-		}
-		var undecided *Undecided
-		if holds, err := x.Holds(input(t, someClaims)); holds || err == nil || errors.As(err, &undecided) || strings.Contains(err.Error(), "alice") {
-			t.Errorf("%s: %v, %v", text, holds, err)
+		if got, err := rules[0].Holds(in); got != refuses {
+			t.Errorf("%s: refuses %v (%v), want %v", text, got, err, refuses)
 		}
 	}
 }

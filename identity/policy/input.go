@@ -114,7 +114,7 @@ func (o *object) Get(key ref.Val) ref.Val {
 	if v, ok := o.Find(key); ok {
 		return v
 	}
-	return types.NewErr(noKey+"%v", key)
+	return types.NewErr("no such key") // and not which: a value of the token may have named it
 }
 
 // Contains implements traits.Container.

@@ -27,8 +27,12 @@ type Deny struct {
 	// and `-`, at most 64.
 	Name string `yaml:"name"`
 	// When is the condition, an expression as in an issuer's allow. A token
-	// without a claim that it reads isn't meant; `has(claims.x)` asks for one.
-	// Where it fails otherwise, the rule holds.
+	// without a claim that the condition reads by name (`claims.x`) isn't meant
+	// where that leaves the condition undecided. Undecided for any other reason,
+	// such as a member that an element of a list lacks, the rule refuses.
+	// Letters are compared in their case, and many providers take a mail address
+	// in any: write `principal.san.lowerAscii() == "mallory@example.com"`, or
+	// `.lowerAscii().endsWith("@example.com")`, with the text in lower case.
 	When string `yaml:"when"`
 	// Until is when the rule ends, as in `2027-01-01T00:00:00Z`. Without it the
 	// rule holds until it is removed.
@@ -188,13 +192,16 @@ type Rule struct {
 // Expired reports whether the rule has ended at now.
 func (r *Rule) Expired(now time.Time) bool { return !r.Until.IsZero() && !now.Before(r.Until) }
 
-// Holds reports whether the rule refuses the request. The error says why a rule
-// that couldn't be decided does or doesn't: one that reads a claim that isn't
-// there doesn't, and any other does.
+// Holds reports whether the rule refuses the request. The error is that it
+// couldn't be decided, an *Undecided: the rule then isn't meant where a claim
+// that it reads by name is absent from the token, and refuses otherwise.
 func (r *Rule) Holds(in *Input) (bool, error) {
 	holds, err := r.when.Holds(in)
 	var undecided *Undecided
-	return holds || err != nil && !errors.As(err, &undecided), err
+	if errors.As(err, &undecided) {
+		return undecided.Absent == "", err
+	}
+	return holds || err != nil, err
 }
 
 // Text is the rule's condition as it was written.

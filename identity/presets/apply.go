@@ -12,26 +12,21 @@ import (
 var errNested = errors.New("a variable names claims and constants, not another variable")
 
 // Apply gives the name and the extensions for a verified token's claims. The
-// set's issuer and token subject are left for the caller. The error is a
-// *fault.Error that names the claim that is missing or unfit, never its value.
+// name isn't percent-encoded yet. The set's issuer and token subject are left for
+// the caller. The error is a *fault.Error that names the claim that is missing or
+// unfit, never its value.
 func (r *Rules) Apply(c claim.Set) (san string, s extension.Set, err error) {
-	if san, err = r.text(r.san, c); err != nil {
+	if err := r.checkFixed(c); err != nil {
 		return "", extension.Set{}, err
 	}
-	if len(r.sanPrefix) > 0 {
-		prefix, err := r.text(r.sanPrefix, c)
-		if err != nil {
-			return "", extension.Set{}, err
-		}
-		if !strings.HasPrefix(san, prefix) {
-			return "", extension.Set{}, claim.Invalid(firstClaim(r.san), "doesn't belong to the instance that this issuer's rule is for")
-		}
+	if san, err = r.name(c); err != nil {
+		return "", extension.Set{}, err
 	}
 	for i := range r.extensions {
 		rule := &r.extensions[i]
 		text, err := r.text(rule.template, c)
 		if err != nil {
-			if rule.optional && isMissing(err) {
+			if isMissing(err) && (rule.optional || alone(rule.template) && isBlank(err, c)) {
 				continue
 			}
 			return "", extension.Set{}, err
@@ -41,23 +36,98 @@ func (r *Rules) Apply(c claim.Set) (san string, s extension.Set, err error) {
 	return san, s, nil
 }
 
+// name is the text of the SAN's template, in the instance that it must belong to.
+func (r *Rules) name(c claim.Set) (string, error) {
+	san, err := r.text(r.san, c)
+	if err != nil {
+		return "", err
+	}
+	// A name is percent-encoded, so a percent sign of a claim's own would make it
+	// look like another name.
+	if name := r.blame(r.san, c, func(text string) bool { return strings.Contains(text, "%") }); name != "" && !r.IsURI() {
+		return "", claim.Invalid(name, "has a percent sign, and could be taken for another name that is percent-encoded")
+	}
+	if len(r.sanPrefix) > 0 {
+		prefix, err := r.text(r.sanPrefix, c)
+		if err != nil {
+			return "", err
+		}
+		if !strings.HasPrefix(san, prefix) {
+			return "", foreign(r.Blame(c, func(string) bool { return true }), prefix)
+		}
+	}
+	return san, nil
+}
+
+func (r *Rules) checkFixed(c claim.Set) error {
+	for _, one := range r.fixed {
+		want, err := r.text(one.text, c)
+		if err != nil {
+			return err
+		}
+		switch got, err := r.claim(one.name, c); {
+		case err != nil && !isMissing(err):
+			return err
+		case err == nil && got != want:
+			return foreign(one.name, want)
+		}
+	}
+	return nil
+}
+
+// foreign is the refusal of a token from elsewhere than the rule is for.
+func foreign(name, expected string) error {
+	return claim.Invalid(name, "doesn't belong to what this issuer's rule is for, "+expected+"; where the vendor's service is your own, its preset_constants must name it").
+		With("expected", expected)
+}
+
 func isMissing(err error) bool {
 	var e *fault.Error
 	return errors.As(err, &e) && e.Reason == fault.ClaimMissing
 }
 
-// firstClaim is the claim that a template is about, for an error.
-func firstClaim(t template) string {
+// isBlank reports whether the claim that err misses is there, and empty or null.
+func isBlank(err error, c claim.Set) bool {
+	var e *fault.Error
+	if !errors.As(err, &e) {
+		return false
+	}
+	v := c.Get(e.Metadata["claim"])
+	return v.Kind() == claim.Null || v.Kind() == claim.String && v.Literal() == ""
+}
+
+// alone reports whether a template is a name with nothing around it.
+func alone(t template) bool { return len(t) == 1 && t[0].literal == "" }
+
+// Blame is the first claim of the name's that is unfit, or its first claim where
+// none is by itself.
+func (r *Rules) Blame(c claim.Set, unfit func(text string) bool) string {
+	if name := r.blame(r.san, c, unfit); name != "" {
+		return name
+	}
+	return r.blame(r.san, c, func(string) bool { return true })
+}
+
+func (r *Rules) blame(t template, c claim.Set, unfit func(text string) bool) string {
 	for _, p := range t {
-		if p.claim != "" {
-			return p.claim
+		switch {
+		case p.claim != "":
+			if text, err := r.claim(p.claim, c); err == nil && unfit(text) {
+				return p.claim
+			}
+		case p.variable != 0:
+			if one, err := r.choose(&r.variables[p.variable-1], c); err == nil {
+				if name := r.blame(one.template, c, unfit); name != "" {
+					return name
+				}
+			}
 		}
 	}
 	return ""
 }
 
 func (r *Rules) text(t template, c claim.Set) (string, error) {
-	if len(t) == 1 && t[0].literal == "" {
+	if alone(t) {
 		return r.named(t[0], c)
 	}
 	var b strings.Builder
@@ -79,33 +149,48 @@ func (r *Rules) named(p part, c claim.Set) (string, error) {
 	case p.claim != "":
 		return r.claim(p.claim, c)
 	case p.variable != 0:
-		return r.choose(&r.variables[p.variable-1], c)
+		one, err := r.choose(&r.variables[p.variable-1], c)
+		if err != nil {
+			return "", err
+		}
+		return r.text(one.template, c)
 	default:
 		return "", nil
 	}
 }
 
-func (r *Rules) choose(v *variable, c claim.Set) (string, error) {
+// choose finds the case of a variable that holds.
+func (r *Rules) choose(v *variable, c claim.Set) (*choice, error) {
 	for i := range v.cases {
 		one := &v.cases[i]
-		if one.claim != "" {
-			text, err := r.claim(one.claim, c)
-			switch {
-			case err != nil && one.equals == "" && isMissing(err):
-				continue
-			case err != nil:
-				return "", err
-			case one.equals != "" && text != one.equals:
-				continue
-			}
+		if one.claim == "" {
+			return one, nil
 		}
-		return r.text(one.template, c)
+		text, err := r.claim(one.claim, c)
+		switch {
+		case err != nil && isMissing(err) && one.equals == "" && one.suffix == "":
+			continue
+		case err != nil:
+			return nil, err
+		case one.equals != "" && text != one.equals, !strings.HasSuffix(text, one.suffix):
+			continue
+		}
+		return one, nil
 	}
-	return "", fault.New(fault.ClaimMissing, "no claim of the token gives the rule's %q a value", v.name).With("claim", v.name)
+	last := v.cases[len(v.cases)-1].claim
+	return nil, fault.New(fault.ClaimMissing, "the token's claim %q gives the %s of this issuer's rule no value", last, v.name).With("claim", last)
 }
 
 // claim is the text of one claim: a string, or what the preset allows beside it.
 func (r *Rules) claim(name string, c claim.Set) (string, error) {
+	text, err := r.scalar(name, c)
+	if err == nil && r.segments[name] && (text == "." || text == ".." || strings.ContainsAny(text, `/?#@\`)) {
+		return "", claim.Invalid(name, "must be one segment of a path: without / ? # @ and backslash, and neither . nor ..")
+	}
+	return text, err
+}
+
+func (r *Rules) scalar(name string, c claim.Set) (string, error) {
 	v := c.Get(name)
 	switch {
 	case v.Kind() == claim.Number && r.numbers[name]:
@@ -127,5 +212,5 @@ func (r *Rules) FixesScheme() bool {
 	return len(r.san) > 0 && strings.Contains(r.san[0].literal, "://")
 }
 
-// NamedAfter is the claim that the name is chiefly made of, for an error about the name.
-func (r *Rules) NamedAfter() string { return firstClaim(r.san) }
+// IsURI reports whether the name is one claim alone, which then is a URI already.
+func (r *Rules) IsURI() bool { return alone(r.san) && r.san[0].claim != "" }

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -16,8 +17,16 @@ type Rules struct {
 	sanPrefix  template
 	extensions []rule
 	variables  []variable
+	fixed      []fixedClaim
 	numbers    map[string]bool
 	booleans   map[string]bool
+	segments   map[string]bool
+}
+
+// fixedClaim is a claim with the text that it must be.
+type fixedClaim struct {
+	name string
+	text template // without claims
 }
 
 type rule struct {
@@ -34,6 +43,7 @@ type variable struct {
 type choice struct {
 	claim    string
 	equals   string
+	suffix   string
 	template template
 }
 
@@ -51,7 +61,7 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	}
 	c.names = append(c.names, slices.Sorted(maps.Keys(p.Variables))...)
 	c.checkNames()
-	r := &Rules{numbers: set(p.WholeNumbers), booleans: set(p.Booleans)}
+	r := &Rules{numbers: set(p.WholeNumbers), booleans: set(p.Booleans), segments: set(p.Segments)}
 	for _, name := range c.names {
 		r.variables = append(r.variables, c.variable(name, p.Variables[name]))
 	}
@@ -59,9 +69,32 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	if p.SANPrefix != "" {
 		r.sanPrefix = c.template(path+".san_prefix", p.SANPrefix, true)
 	}
+	for _, name := range slices.Sorted(maps.Keys(p.Fixed)) {
+		c.used[name] = true
+		r.fixed = append(r.fixed, fixedClaim{name, c.fixed(path+".fixed."+name, name, p.Fixed[name])})
+	}
+	for _, kind := range slices.Sorted(maps.Keys(p.Claims)) {
+		if claimKinds[kind] == claim.Missing {
+			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(slices.Sorted(maps.Keys(claimKinds))))
+		}
+	}
 	c.rules(r)
 	c.checkUnused()
 	return r
+}
+
+// fixed compiles the text that a claim must be.
+func (c *compiler) fixed(path, name, text string) template {
+	if _, constant := c.constants[name]; constant || slices.Contains(c.names, name) {
+		c.faults.Add(path, "%q is a constant or variable, and a claim is expected", name)
+	}
+	t := c.template(path, text, false)
+	for _, p := range t {
+		if p.claim != "" {
+			c.faults.Add(path, "names the claim %q; only constants are known beforehand", p.claim)
+		}
+	}
+	return t
 }
 
 // checkUnused refuses names that no template reads: each is a slip, or looks
@@ -80,7 +113,7 @@ func (c *compiler) checkUnused() {
 	for _, list := range []struct {
 		field  string
 		claims []string
-	}{{"whole_numbers", c.preset.WholeNumbers}, {"booleans", c.preset.Booleans}} {
+	}{{"whole_numbers", c.preset.WholeNumbers}, {"booleans", c.preset.Booleans}, {"segments", c.preset.Segments}} {
 		for i, name := range list.claims {
 			if at := setting.Index(c.path+"."+list.field, i); !c.used[name] {
 				c.faults.Add(at, "%q is a claim that no template uses", name)
@@ -148,8 +181,8 @@ func (c *compiler) variable(name string, cases []Case) variable {
 		c.faults.Add(path, "needs at least one case")
 	}
 	for i, one := range cases {
-		if one.Claim == "" && (one.Equals != "" || i < len(cases)-1) {
-			c.faults.Add(path, "a case without a claim always holds, so it has no equals and is the last")
+		if one.Claim == "" && (one.Equals != "" || one.Suffix != "" || i < len(cases)-1) {
+			c.faults.Add(path, "a case without a claim always holds, so it has no equals and no suffix, and is the last")
 		}
 		if one.Claim != "" {
 			if err := checkName(one.Claim); err != nil {
@@ -160,7 +193,7 @@ func (c *compiler) variable(name string, cases []Case) variable {
 				c.faults.Add(path, "a case looks at a claim, and %q is a constant or variable", one.Claim)
 			}
 		}
-		v.cases = append(v.cases, choice{claim: one.Claim, equals: one.Equals, template: c.template(path, one.Value, false)})
+		v.cases = append(v.cases, choice{claim: one.Claim, equals: one.Equals, suffix: one.Suffix, template: c.template(path, one.Value, false)})
 	}
 	return v
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -150,44 +151,134 @@ func TestVariations(t *testing.T) {
 	}
 }
 
-// TestUnfitClaimsOfPresetsAreRefused takes each claim that a preset needs away, empties it and
-// gives it each wrong type: each is refused by name, and no value is shown.
-func TestUnfitClaimsOfPresetsAreRefused(t *testing.T) {
+// kinds is what a preset makes of each claim that it names.
+type kinds struct {
+	named    []string // in the name, or in a text with more around it: needed
+	alone    []string // by themselves in extensions: needed, and left out where they are empty or null
+	optional []string
+	numbers  []string // those that may be a whole number
+}
+
+var claimsOfPresets = map[string]kinds{
+	"azure-devops": {named: []string{"org_id", "prj_id", "def_id", "run_id"}, optional: []string{"rpo_uri", "rpo_ver", "rpo_ref", "rpo_id"}, numbers: []string{"def_id", "run_id"}},
+	"bitbucket":    {named: []string{"workspaceUuid", "repositoryUuid", "pipelineUuid", "stepUuid"}, optional: []string{"branchName", "deploymentEnvironmentUuid"}},
+	"buddy": {named: []string{"workspace_domain", "project_name", "pipeline_id", "execution_id"}, optional: []string{"base_url", "runner_environment", "revision", "ref", "triggered_on"},
+		numbers: []string{"pipeline_id", "execution_id"}},
+	"buildkite": {named: []string{"organization_slug", "pipeline_slug", "build_number", "job_id"}, alone: []string{"runner_environment", "build_commit", "build_source"}, numbers: []string{"build_number"}},
+	"circleci": {named: []string{"oidc.circleci.com/project-id", "oidc.circleci.com/pipeline-definition-id", "oidc.circleci.com/pipeline-id", "oidc.circleci.com/workflow-id", "oidc.circleci.com/job-id"},
+		optional: []string{"oidc.circleci.com/vcs-origin", "oidc.circleci.com/vcs-ref", "oidc.circleci.com/ssh-rerun"}},
+	"codefresh": {named: []string{"account_name", "pipeline_name", "account_id", "pipeline_id", "workflow_id"}, optional: []string{"platform_url", "runner_environment", "scm_repo_url", "scm_ref"}},
+	"forgejo": {named: []string{"workflow_ref", "repository", "repository_owner", "run_number"}, alone: []string{"sha", "ref", "event_name"}, optional: []string{"repository_id", "repository_owner_id"},
+		numbers: []string{"run_number", "repository_id", "repository_owner_id"}},
+	"gitea": {named: []string{"workflow_ref", "repository", "repository_owner", "run_number"}, alone: []string{"runner_environment", "sha", "repository_id", "repository_owner_id", "event_name"},
+		optional: []string{"job_workflow_ref", "job_workflow_sha", "workflow_sha", "ref", "repository_visibility"}, numbers: []string{"run_number", "repository_id", "repository_owner_id"}},
+	"github": {named: []string{"job_workflow_ref", "repository", "repository_owner", "workflow_ref", "run_id", "run_attempt"},
+		alone: []string{"event_name", "sha", "workflow", "ref", "job_workflow_sha", "runner_environment", "repository_id", "repository_owner_id", "workflow_sha", "repository_visibility"}, optional: []string{"environment"},
+		numbers: []string{"repository_id", "repository_owner_id", "run_id", "run_attempt"}},
+	"gitlab": {named: []string{"ci_config_ref_uri", "project_path", "namespace_path", "job_id"},
+		alone: []string{"ci_config_sha", "runner_environment", "sha", "ref", "ref_type", "project_id", "namespace_id", "pipeline_source", "project_visibility"}, optional: []string{"environment"},
+		numbers: []string{"project_id", "namespace_id", "job_id"}},
+	"google-cloud-build": {named: []string{"email"}, optional: []string{"email_verified"}},
+	"jenkins":            {named: []string{"sub"}, optional: []string{"build_number"}, numbers: []string{"build_number"}},
+	"semaphore":          {named: []string{"iss", "prj", "job_id"}, optional: []string{"ref", "trg"}},
+	"terraform":          {named: []string{"terraform_organization_name", "terraform_workspace_name", "terraform_run_id"}},
+}
+
+// TestEveryClaimOfEveryPreset takes each claim that a preset names away, empties
+// it, makes it null and gives it each wrong type. What is needed is refused by name,
+// and no value is shown; what isn't leaves no trace, and no hole in a text.
+func TestEveryClaimOfEveryPreset(t *testing.T) {
 	t.Parallel()
-	required := map[string][]string{
-		"github": {"event_name", "sha", "workflow", "repository", "ref", "job_workflow_ref", "job_workflow_sha", "runner_environment",
-			"repository_id", "repository_owner", "repository_owner_id", "workflow_ref", "workflow_sha", "run_id", "run_attempt", "repository_visibility"},
-		"gitlab": {"ci_config_ref_uri", "ci_config_sha", "runner_environment", "project_path", "sha", "ref", "ref_type", "project_id",
-			"namespace_path", "namespace_id", "pipeline_source", "job_id", "project_visibility"},
-	}
-	numbers := map[string]bool{"repository_id": true, "repository_owner_id": true, "run_id": true, "run_attempt": true,
-		"project_id": true, "namespace_id": true, "job_id": true}
-	for preset, names := range required {
-		r := compiled(t, preset, nil)
-		for _, name := range names {
-			for _, c := range []struct {
-				value any
-				want  fault.Reason
-			}{
-				{nil, fault.ClaimMissing}, {"", fault.ClaimMissing}, {json.RawMessage("null"), fault.ClaimMissing},
-				{7.5, fault.ClaimInvalid}, {7, fault.ClaimInvalid}, {true, fault.ClaimInvalid}, {map[string]any{"x": "SECRET"}, fault.ClaimInvalid}, {[]string{"SECRET"}, fault.ClaimInvalid},
-				{"SECRET\n", fault.ClaimInvalid}, {strings.Repeat("S", claim.MaxText+1), fault.ClaimInvalid},
-			} {
-				if c.value == 7 && numbers[name] {
+	null := json.RawMessage("null")
+	for _, preset := range Names() {
+		r, all := compiled(t, preset, nil), claimsOfPresets[preset]
+		if len(all.named) == 0 {
+			t.Fatalf("%s has no row in the table", preset)
+		}
+		for _, name := range slices.Concat(all.named, all.alone, all.optional) {
+			for _, value := range []any{nil, null, ""} {
+				san, s, err := r.Apply(changed(t, preset, map[string]any{name: value}))
+				if slices.Contains(all.optional, name) || value != nil && slices.Contains(all.alone, name) {
+					if err != nil || strings.Contains(written(t, san, s), "//\n") || strings.Contains(written(t, san, s), "null") {
+						t.Errorf("%s with %s = %v: %v", preset, name, value, err)
+					}
 					continue
 				}
-				_, s, err := r.Apply(changed(t, preset, map[string]any{name: c.value}))
-				e := fault.From(err)
-				if e == nil || e.Reason != c.want || e.Metadata["claim"] != name || !strings.Contains(e.Public, name) || strings.Contains(e.Error(), "SECRET") {
-					t.Errorf("%s with %s = %v: %v, want %s", preset, name, c.value, err, c.want)
+				refusedByName(t, preset, name, value, s, err, fault.ClaimMissing)
+			}
+			for _, value := range []any{7.5, 7, true, map[string]any{"x": "SECRET"}, []string{"SECRET"}, "SECRET\n", strings.Repeat("S", claim.MaxText+1)} {
+				if value == 7 && slices.Contains(all.numbers, name) || value == true && (name == "oidc.circleci.com/ssh-rerun" || name == "email_verified") {
+					continue
 				}
-				if s != (extension.Set{}) {
-					t.Errorf("%s with %s = %v: extensions beside the refusal", preset, name, c.value)
-				}
+				_, s, err := r.Apply(changed(t, preset, map[string]any{name: value}))
+				refusedByName(t, preset, name, value, s, err, fault.ClaimInvalid)
 			}
 		}
-		if _, _, err := r.Apply(changed(t, preset, map[string]any{"environment": 7})); fault.From(err).Reason != fault.ClaimInvalid {
-			t.Errorf("%s: an optional claim of a wrong type: %v", preset, err)
+	}
+}
+
+func refusedByName(t *testing.T, preset, name string, value any, s extension.Set, err error, want fault.Reason) {
+	t.Helper()
+	e := fault.From(err)
+	if e == nil || e.Reason != want || e.Metadata["claim"] != name || !strings.Contains(e.Public, name) || strings.Contains(e.Error(), "SECRET") {
+		t.Errorf("%s with %s = %v: %v, want %s", preset, name, value, err, want)
+	}
+	if s != (extension.Set{}) {
+		t.Errorf("%s with %s = %v: extensions beside the refusal", preset, name, value)
+	}
+}
+
+// TestEveryPresetKnowsItsClaims: what a preset names is among what it says that the vendor sends, and so is what the vendor's token has.
+func TestEveryPresetKnowsItsClaims(t *testing.T) {
+	t.Parallel()
+	standard := []string{"iss", "sub", "aud", "exp", "iat", "nbf", "jti", "url"} // and the claim that tries to be a constant
+	for preset, all := range claimsOfPresets {
+		p, err := Load(preset)
+		if err != nil {
+			t.Fatal(err)
+		}
+		known := p.Known()
+		names := slices.Concat(all.named, all.alone, all.optional)
+		for name := range changed(t, preset, nil).All() {
+			names = append(names, name)
+		}
+		for _, name := range names {
+			if known[name] == claim.Missing && !slices.Contains(standard, name) {
+				t.Errorf("%s doesn't know the claim %s", preset, name)
+			}
+		}
+	}
+}
+
+// TestEveryPresetBindsItsHost: whatever claims say, the name's host is the
+// preset's, or the verified issuer's; and a claim that is one segment stays one.
+func TestEveryPresetBindsItsHost(t *testing.T) {
+	t.Parallel()
+	// What may hold slashes: refs, paths of projects, names with a project before them, and whole URLs.
+	paths := []string{"workflow_ref", "job_workflow_ref", "repository", "ci_config_ref_uri", "project_path", "namespace_path", "pipeline_name", "email", "sub", "iss"}
+	for _, preset := range Names() {
+		r := compiled(t, preset, nil)
+		good, _, err := r.Apply(changed(t, preset, nil))
+		if err != nil {
+			t.Fatal(err)
+		}
+		origin := good[:len("https://")+strings.Index(good[len("https://"):], "/")+1]
+		for name := range changed(t, preset, nil).All() {
+			for _, value := range []string{"evil.example", "https://evil.example", "https://github.com/acme/app", "@evil.example/x", ".evil.example/x", "//evil.example", "a/b", "a?b", "a#b", "a@b", `a\b`, ".", "..", "a%2Fb", "%C3%BC"} {
+				san, _, err := r.Apply(changed(t, preset, map[string]any{name: value}))
+				if err != nil {
+					continue
+				}
+				if name == "iss" { // verified before, so not anybody's
+					continue
+				}
+				if !strings.HasPrefix(san, origin) {
+					t.Errorf("%s with %s = %s: %s", preset, name, value, san)
+				}
+				if slices.Contains(claimsOfPresets[preset].named, name) && !slices.Contains(paths, name) && strings.ContainsAny(value, `/?#@\`) || san != good && strings.Contains(value, "%") && preset != "jenkins" {
+					t.Errorf("%s takes %s = %s: %s", preset, name, value, san)
+				}
+			}
 		}
 	}
 }
@@ -203,16 +294,40 @@ func TestTheNameBelongsToTheInstance(t *testing.T) {
 	}
 }
 
+// TestTheClaimThatSaysWhereFromMustAgree: a claim about the host doesn't choose it.
+func TestTheClaimThatSaysWhereFromMustAgree(t *testing.T) {
+	t.Parallel()
+	for preset, name := range map[string]string{"buddy": "base_url", "codefresh": "platform_url"} {
+		for value, ok := range map[any]bool{nil: true, "": true, "https://own.example.com": false, "https://github.com": false} {
+			_, _, err := compiled(t, preset, nil).Apply(changed(t, preset, map[string]any{name: value}))
+			if e := fault.From(err); (e == nil) != ok || e != nil && (e.Metadata["claim"] != name || !strings.Contains(e.Public, "preset_constants")) {
+				t.Errorf("%s, %v: %v", preset, value, err)
+			}
+		}
+		own := compiled(t, preset, map[string]string{"url": "https://own.example.com"})
+		san, _, err := own.Apply(changed(t, preset, map[string]any{name: "https://own.example.com"}))
+		if err != nil || !strings.HasPrefix(san, "https://own.example.com/") {
+			t.Errorf("%s of one's own: %s, %v", preset, san, err)
+		}
+	}
+	for value, ok := range map[string]bool{"alice@gmail.com": false, "x@evil.gserviceaccount.com.example": false, "12@cloudbuild.gserviceaccount.com": true} {
+		if _, _, err := compiled(t, "google-cloud-build", nil).Apply(changed(t, "google-cloud-build", map[string]any{"email": value})); (err == nil) != ok {
+			t.Errorf("%s: %v", value, err)
+		}
+	}
+}
+
 func TestDecodeIsStrict(t *testing.T) {
 	t.Parallel()
 	for name, doc := range map[string]string{
-		"unknown field":     "name: x\nsan: y\nsans: z\n",
-		"repeated field":    "name: x\nname: y\n",
-		"unknown in case":   "variables: {v: [{claims: x, value: y}]}\n",
-		"second document":   "name: x\n---\nname: y\n",
-		"empty":             "",
-		"wrong type":        "extensions: [a]\n",
-		"repeated in a map": "extensions: {a: x, a: y}\n",
+		"unknown field":      "name: x\nsan: y\nsans: z\n",
+		"repeated field":     "name: x\nname: y\n",
+		"unknown in case":    "variables: {v: [{claims: x, value: y}]}\n",
+		"second document":    "name: x\n---\nname: y\n",
+		"empty":              "",
+		"wrong type":         "extensions: [a]\n",
+		"repeated in a list": "fixed: {a: x, a: y}\n",
+		"repeated in a map":  "extensions: {a: x, a: y}\n",
 	} {
 		if p, err := Decode(strings.NewReader(doc)); err == nil {
 			t.Errorf("%s: read as %+v", name, p)
@@ -253,18 +368,22 @@ func TestCompileFaults(t *testing.T) {
 		}
 	}
 	p.WholeNumbers, p.Booleans, p.Constants["spare"] = []string{"unused", "x", "x"}, []string{"unused"}, "v"
+	p.Segments, p.Fixed, p.Claims = []string{"unused"}, map[string]string{"url": "x", "fix": "{other}"}, map[string][]string{"string": {"x"}}
+	p.Variables["late"] = []Case{{Suffix: "x", Value: "a"}}
 	p.Variables["spare_too"] = []Case{{Value: "v"}}
 	var unused setting.Faults
 	p.Compile("p", nil, "k", &unused)
 	for _, want := range []string{
 		"p.constants.spare: is used by no template", "p.variables.spare_too: is used by no template", `p.whole_numbers[0]: "unused" is a claim that no`,
 		`p.whole_numbers[2]: "x" is listed twice`, `p.booleans[0]: "unused" is a claim that no`,
+		`p.segments[0]: "unused" is a claim that no`, `p.fixed.url: "url" is a constant`, `p.fixed.fix: names the claim "other"`, "p.claims.string: is no kind", "p.variables.late: a case without a claim",
 	} {
 		if !strings.Contains(unused.Err().Error(), want) {
 			t.Errorf("no fault %q in\n%s", want, unused.Err())
 		}
 	}
-	p.WholeNumbers, p.Booleans = nil, nil
+	p.WholeNumbers, p.Booleans, p.Segments, p.Fixed, p.Claims = nil, nil, nil, nil, nil
+	delete(p.Variables, "late")
 	delete(p.Constants, "spare")
 	delete(p.Variables, "spare_too")
 	var again setting.Faults
@@ -358,6 +477,9 @@ func FuzzTemplate(f *testing.F) {
 				t.Fatalf("unclassified: %v", err)
 			}
 			return
+		}
+		if san != "" && strings.Contains(c.Get("a").Literal(), "%") && strings.Contains(text, "{a}") && text != "{a}" {
+			t.Fatalf("%q: a percent sign of a claim in %q", text, san)
 		}
 		// encoding/json mends invalid UTF-8 when it writes; read back what was sent.
 		if want := strings.NewReplacer("{url}", "https://x.example", "{a}", c.Get("a").Literal()).Replace(text); san != want {

@@ -69,6 +69,15 @@ func (s Set) Len() int { return len(s.members) }
 // Get is the claim with exactly this name, or a missing Value.
 func (s Set) Get(name string) Value { return find(s.members, name) }
 
+// At follows a path of names through objects; what isn't there is a missing Value.
+func At(s Set, path []string) Value {
+	v := s.Get(path[0])
+	for _, name := range path[1:] {
+		v = v.Get(name)
+	}
+	return v
+}
+
 func find(members []member, name string) Value {
 	for i := range members {
 		if members[i].name == name {

@@ -90,15 +90,15 @@ var vendors = []vendor{
 		18: "https://circleci.com/api/v2/pipeline/aa3e4f50-0000-4000-8000-000000000003/config",
 		21: "https://app.circleci.com/workflow/bb4f5061-0000-4000-8000-000000000004/job/cc506172-0000-4000-8000-000000000005",
 	}},
-	{"buddy", "https://buddy.example.com/acme/app/pipelines/pipeline/12", map[int]string{
-		9:  "https://buddy.example.com/acme/app/pipelines/pipeline/12",
+	{"buddy", "https://app.buddy.works/acme/app/pipelines/pipeline/12", map[int]string{
+		9:  "https://app.buddy.works/acme/app/pipelines/pipeline/12",
 		11: "hosted",
-		12: "https://buddy.example.com/acme/app",
+		12: "https://app.buddy.works/acme/app",
 		13: "5f1c2d3e4b",
 		14: "refs/heads/main",
-		16: "https://buddy.example.com/acme",
+		16: "https://app.buddy.works/acme",
 		20: "EVENT",
-		21: "https://buddy.example.com/acme/app/pipelines/pipeline/12/execution/66f1c0ffee",
+		21: "https://app.buddy.works/acme/app/pipelines/pipeline/12/execution/66f1c0ffee",
 	}},
 }
 
