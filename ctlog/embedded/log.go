@@ -40,6 +40,7 @@ type Options struct {
 	Now     func() time.Time      // nil: time.Now
 	Logger  *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is registered
+	Reads   *read.Budget          // of all logs of the process; nil: one for this log alone
 
 	// Create makes a new log where the directory holds none. Without it Open
 	// refuses an empty directory, which is what a disk that isn't mounted looks like.
@@ -181,7 +182,7 @@ func prepare(c Config, o Options) (*Log, error) {
 		return nil, err
 	}
 	l.AcceptRoots(o.Roots)
-	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger})
+	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
 	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
 		Dir: string(dir), Log: l.description.URL, Key: spki, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
 	})
@@ -251,6 +252,9 @@ func (l *Log) Handler() http.Handler {
 	}
 	return l.reads.Handler(posts)
 }
+
+// LocalReads serves the reads to this process itself: see [read.API.Local].
+func (l *Log) LocalReads() http.Handler { return l.reads.Local() }
 
 // Submit records the chain and returns its SCT when everything that the SCT
 // promises is on disk.

@@ -89,7 +89,7 @@ func copyTile(ctx context.Context, from, to logdir.Dir, t logdir.TilePath, size 
 	if t.Width == 0 && to.Exists(t.Name()) { // the same for ever; Verify looks into it
 		return nil
 	}
-	data, err := from.Tile(ctx, t, size)
+	data, err := from.Tile(t, size)
 	if err != nil {
 		return err
 	}
