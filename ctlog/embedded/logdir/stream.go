@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"os"
+	"slices"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -40,7 +41,6 @@ func (r *LeafReader) Next() (Leaf, error) {
 	if _, err := r.in.Peek(1); err != nil {
 		return Leaf{}, err
 	}
-	r.raw = r.raw[:0]
 	if err := r.readLeaf(); err != nil {
 		return Leaf{}, fmt.Errorf("entry %d: %w", r.index, err)
 	}
@@ -58,6 +58,7 @@ func (r *LeafReader) Next() (Leaf, error) {
 
 // readLeaf reads the bytes of an entry in the form that parseLeaf reads.
 func (r *LeafReader) readLeaf() error {
+	r.raw = r.raw[:0]
 	if err := r.take(8 + 2); err != nil { // timestamp and type
 		return err
 	}
@@ -89,7 +90,7 @@ func (r *LeafReader) take(n int) error {
 	if begin+n > maxLeaf {
 		return fmt.Errorf("longer than %d bytes", maxLeaf)
 	}
-	r.raw = append(r.raw, make([]byte, n)...)
+	r.raw = slices.Grow(r.raw, n)[:begin+n]
 	if _, err := io.ReadFull(r.in, r.raw[begin:]); err != nil {
 		return fmt.Errorf("cut short: %w", err)
 	}
@@ -134,11 +135,10 @@ func tileLength(f *os.File, t, now TilePath) (int64, error) {
 	length := int64(0)
 	leaves := NewLeafReader(f, t.Index*layout.EntryBundleWidth)
 	for range t.Width {
-		l, err := leaves.Next()
-		if err != nil {
+		if err := leaves.readLeaf(); err != nil {
 			return 0, fmt.Errorf("data tile %d: %w", t.Index, err)
 		}
-		length += int64(len(l.Raw))
+		length += int64(len(leaves.raw))
 	}
 	return length, nil
 }

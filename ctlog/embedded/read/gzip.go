@@ -42,14 +42,10 @@ type gzipTile struct {
 	data []byte
 }
 
-// pack is a tile of the length given packed; nil when it has to be sent as it is: it
-// isn't known, and it's too large, others are being packed, or keep says that nobody
-// would ask for it again.
-func (b *Budget) pack(key gzipKey, tile io.Reader, length int64, keep bool) ([]byte, error) {
-	if known := b.packed.find(key); known != nil {
-		return known, nil
-	}
-	if !keep || length > maxPacked || !b.packer.TryLock() {
+// pack packs a tile of the length given, for all who ask for it from now on; nil when it
+// has to be sent as it is.
+func (b *Budget) pack(key gzipKey, tile io.Reader, length int64) ([]byte, error) {
+	if length > maxPacked || !b.packer.TryLock() {
 		return nil, nil
 	}
 	defer b.packer.Unlock()

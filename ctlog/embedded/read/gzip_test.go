@@ -11,8 +11,8 @@ import (
 	"golang.org/x/time/rate"
 )
 
-// TestPackedTilesAreKeptThatWereAskedForLast: a tile is packed once, what nobody asks for
-// again isn't packed at all, and what is kept is bounded.
+// TestPackedTilesAreKeptThatWereAskedForLast: a tile is packed once, and what is
+// kept is bounded.
 func TestPackedTilesAreKeptThatWereAskedForLast(t *testing.T) {
 	t.Parallel()
 	b := NewBudget()
@@ -21,16 +21,16 @@ func TestPackedTilesAreKeptThatWereAskedForLast(t *testing.T) {
 	if _, err := rand.Read(data); err != nil { // it doesn't get smaller
 		t.Fatal(err)
 	}
-	pack := func(tile logdir.TilePath, keep bool) []byte {
+	pack := func(index uint64) []byte {
 		t.Helper()
-		tile.Level = logdir.DataLevel
-		packed, err := b.pack(gzipKey{"log", tile}, bytes.NewReader(data), int64(len(data)), keep)
+		packed, err := b.pack(gzipKey{"log", logdir.TilePath{Index: index}}, bytes.NewReader(data), int64(len(data)))
 		if err != nil {
 			t.Fatal(err)
 		}
 		return packed
 	}
-	first := pack(logdir.TilePath{}, true)
+	known := func(index uint64) bool { return b.packed.find(gzipKey{"log", logdir.TilePath{Index: index}}) != nil }
+	first := pack(0)
 	z, err := gzip.NewReader(bytes.NewReader(first))
 	if err != nil {
 		t.Fatal(err)
@@ -38,23 +38,20 @@ func TestPackedTilesAreKeptThatWereAskedForLast(t *testing.T) {
 	if plain, err := io.ReadAll(z); err != nil || !bytes.Equal(plain, data) {
 		t.Fatalf("other bytes came out: %v", err)
 	}
-	if again := pack(logdir.TilePath{}, true); &again[0] != &first[0] {
+	if again := pack(0); &again[0] != &first[0] {
 		t.Error("a tile was packed again")
 	}
-	if pack(logdir.TilePath{Index: 1, Width: 3}, false) != nil {
-		t.Error("a partial tile was packed that isn't the newest")
-	}
-	if other, err := b.pack(gzipKey{"other", logdir.TilePath{Level: logdir.DataLevel}}, bytes.NewReader(nil), 0, true); err != nil || len(other) > 100 {
+	if other, err := b.pack(gzipKey{"other", logdir.TilePath{}}, bytes.NewReader(nil), 0); err != nil || len(other) > 100 {
 		t.Errorf("another log's tile: %d bytes, %v", len(other), err)
 	}
 	for index := range uint64(20) {
-		pack(logdir.TilePath{Index: index}, true)
-		if pack(logdir.TilePath{}, false) == nil {
+		pack(index)
+		if !known(0) {
 			t.Errorf("forgotten after %d tiles, though it was asked for", index)
 		}
 	}
 	c := &b.packed
-	if c.bytes > maxCompressed || c.recent.Len() != len(c.known) || pack(logdir.TilePath{Index: 19}, false) == nil || pack(logdir.TilePath{Index: 7}, false) != nil {
+	if c.bytes > maxCompressed || c.recent.Len() != len(c.known) || !known(19) || known(7) {
 		t.Errorf("%d bytes in %d tiles", c.bytes, len(c.known))
 	}
 }
@@ -68,7 +65,7 @@ func TestTilesGoPlainWhenPackingCostsTooMuch(t *testing.T) {
 	packed := func(length int) bool {
 		t.Helper()
 		index++
-		small, err := b.pack(gzipKey{"log", logdir.TilePath{Index: index}}, bytes.NewReader(make([]byte, length)), int64(length), true)
+		small, err := b.pack(gzipKey{"log", logdir.TilePath{Index: index}}, bytes.NewReader(make([]byte, length)), int64(length))
 		if err != nil {
 			t.Fatal(err)
 		}

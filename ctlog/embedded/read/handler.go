@@ -232,6 +232,14 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 	if !t.Within(h.Size) {
 		return errNotFound
 	}
+	key := gzipKey{a.o.Dir, t}
+	packable := t.Level == logdir.DataLevel && acceptsGzip(r)
+	if t.Level == logdir.DataLevel {
+		w.Header().Set("Vary", "Accept-Encoding")
+	}
+	if packed := a.o.Budget.packed.find(key); packable && packed != nil {
+		return sendPacked(w, r, t, packed)
+	}
 	if err := p.compute(r.Context()); err != nil {
 		return err
 	}
@@ -241,24 +249,28 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
-	tile, tag := io.ReadSeeker(io.NewSectionReader(f, 0, length)), t.Name()
-	if t.Level == logdir.DataLevel {
-		w.Header().Set("Vary", "Accept-Encoding")
-		if acceptsGzip(r) {
-			// A partial tile is asked for again only while it is the newest.
-			newest := t.Width == 0 || t.Index*layout.EntryBundleWidth+uint64(t.Width) == h.Size
-			small, err := a.o.Budget.pack(gzipKey{a.o.Dir, t}, io.NewSectionReader(f, 0, length), length, newest)
-			if err != nil {
-				return err
-			}
-			if small != nil {
-				w.Header().Set("Content-Encoding", "gzip")
-				tile, tag, length = bytes.NewReader(small), tag+"+gzip", int64(len(small))
-			}
+	tile := io.NewSectionReader(f, 0, length)
+	// A partial tile is asked for again only while it is the newest.
+	if packable && (t.Width == 0 || t.Index*layout.EntryBundleWidth+uint64(t.Width) == h.Size) {
+		packed, err := a.o.Budget.pack(key, tile, length)
+		if err != nil {
+			return err
+		}
+		if packed != nil {
+			return sendPacked(w, r, t, packed)
+		}
+		if _, err := tile.Seek(0, io.SeekStart); err != nil {
+			return err
 		}
 	}
 	limitTime(w, length)
-	return send(w, r, "application/octet-stream", cacheForever, tag, tile)
+	return send(w, r, "application/octet-stream", cacheForever, t.Name(), tile)
+}
+
+func sendPacked(w http.ResponseWriter, r *http.Request, t logdir.TilePath, packed []byte) error {
+	limitTime(w, int64(len(packed)))
+	w.Header().Set("Content-Encoding", "gzip")
+	return send(w, r, "application/octet-stream", cacheForever, t.Name()+"+gzip", bytes.NewReader(packed))
 }
 
 // send answers with something that is there, or with the part of it that is asked for,
