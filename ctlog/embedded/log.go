@@ -90,7 +90,7 @@ type Log struct {
 
 	// What start sets, for as long as the log is open.
 	lock     *logdir.Lock
-	mark     *logdir.Mark
+	mark     highWater
 	add      func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	shutdown func(context.Context) error
 	ctx      context.Context //nolint:containedctx // of Tessera's goroutines; canceled by Close
@@ -106,8 +106,16 @@ type Log struct {
 	tree       checkpoint.Tree // what is on disk, and in the mark
 	unverified error           // why the disk must be read again before the next batch
 
+	cover cover // of the mark
+
 	submissionLimit *rate.Limiter                  // of the submission API
 	dedup           *lru.Cache[[32]byte, position] // its last entries by the SHA-256 of their certificates
+}
+
+// highWater is what a log does with its [logdir.Mark].
+type highWater interface {
+	Advance(to checkpoint.Tree) error
+	Close() error
 }
 
 var _ ctlog.Log = (*Log)(nil)
@@ -369,7 +377,10 @@ func (l *Log) Close(ctx context.Context) error {
 	var err error
 	select {
 	case <-l.drained:
-		if err = l.shutdown(ctx); err != nil {
+		if err = l.settle(ctx); err == nil {
+			err = l.shutdown(ctx)
+		}
+		if err != nil {
 			err = fmt.Errorf("publishing the last checkpoint: %w", err)
 		}
 	case <-ctx.Done():
@@ -379,6 +390,17 @@ func (l *Log) Close(ctx context.Context) error {
 	l.witnesses.Close()
 	l.metrics.unregister()
 	return errors.Join(err, l.releaseFiles())
+}
+
+// settle tries once more to read the state after an error: no checkpoint would cover
+// what wasn't verified, however long one is waited for.
+func (l *Log) settle(ctx context.Context) error {
+	l.state.Lock()
+	defer l.state.Unlock()
+	if l.unverified == nil {
+		return nil
+	}
+	return l.recover(ctx)
 }
 
 func (l *Log) releaseFiles() error {
