@@ -23,11 +23,7 @@ func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
 	if _, err := f.Write(b); err != nil {
 		return errors.Join(err, f.Close())
 	}
-	folder, err := os.Stat(filepath.Dir(path))
-	if err == nil {
-		err = giveOpen(f, folder)
-	}
-	if err != nil {
+	if err := OwnerOfFolder(f); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Sync(); err != nil {

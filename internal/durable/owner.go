@@ -42,6 +42,9 @@ func MakeFolder(path string, mode os.FileMode) error {
 // OwnerAsFolder gives a new file or folder to the owner of the folder it is in. A
 // symbolic link is left as it is.
 func OwnerAsFolder(path string) error {
+	if !asRoot {
+		return nil
+	}
 	owner, err := os.Stat(filepath.Dir(filepath.Clean(path)))
 	if err != nil {
 		return err
@@ -49,9 +52,24 @@ func OwnerAsFolder(path string) error {
 	return give(path, owner)
 }
 
+// OwnerOfFolder is OwnerAsFolder for a file that is open.
+func OwnerOfFolder(f *os.File) error {
+	if !asRoot {
+		return nil
+	}
+	owner, err := os.Stat(filepath.Dir(f.Name()))
+	if err != nil {
+		return err
+	}
+	return giveOpen(f, owner)
+}
+
 // OwnerAsFolderAll gives a new folder to the owner of the folder it is in, with
 // everything that is in it.
 func OwnerAsFolderAll(dir string) error {
+	if !asRoot {
+		return nil
+	}
 	owner, err := os.Stat(filepath.Dir(filepath.Clean(dir)))
 	if err != nil {
 		return err
@@ -66,9 +84,6 @@ func OwnerAsFolderAll(dir string) error {
 
 // give makes the owner and group of the file at a path those of another one.
 func give(path string, other os.FileInfo) error {
-	if !asRoot {
-		return nil
-	}
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil
@@ -88,7 +103,7 @@ func giveOpen(f *os.File, other os.FileInfo) error {
 		return err
 	}
 	uid, gid, differ := ownerOf(own, other)
-	if !asRoot || !differ {
+	if !differ {
 		return nil
 	}
 	if is, ok := own.Sys().(*syscall.Stat_t); ok && !own.IsDir() && is.Nlink > 1 {
