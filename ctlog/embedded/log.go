@@ -152,7 +152,10 @@ func Create(ctx context.Context, c Config, o Options) error {
 	if err != nil {
 		return err
 	}
-	return l.Close(ctx)
+	if err := l.Close(ctx); err != nil {
+		return err
+	}
+	return l.dir.Own() // of what the storage has made; root may have run this for a service
 }
 
 // prepare makes a Log from its settings, without touching a file.
