@@ -23,12 +23,15 @@ const signTimeout = 10 * time.Second
 
 // checkpointSigner signs checkpoints with the RFC 6962 note signature of
 // c2sp.org/static-ct-api, so that one signature serves both kinds of readers.
-// It never signs a smaller tree than before, nor another root for the same size.
+// It never signs a smaller tree than before, nor another root for the same size, nor
+// anything that the durable mark doesn't cover.
 type checkpointSigner struct {
 	verifier note.Verifier
 	signer   ctlog.Signer
 	now      func() time.Time
 	ctx      context.Context //nolint:containedctx // note.Signer has no context; this is canceled by Close
+	// covered waits until the mark covers a tree; its error is why it doesn't.
+	covered func(ctx context.Context, t checkpoint.Tree) error
 	// release is called with each signed checkpoint before anybody gets to see it. Its
 	// error keeps the checkpoint from being published; the next one is tried anew.
 	release func(ctx context.Context, raw []byte, t checkpoint.Tree) error
@@ -48,6 +51,9 @@ func (s *checkpointSigner) KeyHash() uint32 { return s.verifier.KeyHash() }
 func (s *checkpointSigner) Sign(text []byte) ([]byte, error) {
 	t, err := checkpoint.ParseText(text, s.Name())
 	if err != nil {
+		return nil, err
+	}
+	if err := s.covered(s.ctx, t); err != nil {
 		return nil, err
 	}
 	signature, err := s.sign(t)
@@ -79,6 +85,53 @@ func (s *checkpointSigner) sign(t checkpoint.Tree) ([]byte, error) {
 	}
 	s.last, s.timestamp = t, timestamp
 	return ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), nil
+}
+
+// cover is the tree that the durable mark has. The storage asks for a checkpoint as soon
+// as it has written a tree, which is a moment before the mark goes up to it. An older
+// copy of the log would pass every guard after that moment, and grow another way than a
+// checkpoint that was signed in it.
+type cover struct {
+	mu     sync.Mutex
+	tree   checkpoint.Tree
+	raised chan struct{} // closed when tree changes; nil while nobody waits
+}
+
+func (c *cover) raise(t checkpoint.Tree) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tree = t
+	if c.raised != nil {
+		close(c.raised)
+		c.raised = nil
+	}
+}
+
+// now is the tree, and a channel that is closed when it isn't any more.
+func (c *cover) now() (checkpoint.Tree, <-chan struct{}) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.raised == nil {
+		c.raised = make(chan struct{})
+	}
+	return c.tree, c.raised
+}
+
+// covered waits until the mark covers the tree, and verifies that it does.
+func (l *Log) covered(ctx context.Context, t checkpoint.Tree) error {
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	for {
+		mark, raised := l.cover.now()
+		if mark.Root != nil && t.Size <= mark.Size {
+			return l.dir.GrewFrom(ctx, t, mark)
+		}
+		select {
+		case <-raised:
+		case <-ctx.Done():
+			return fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark stays at %d", t.Size, mark.Size)
+		}
+	}
 }
 
 // release has the witnesses cosign a checkpoint and keeps what they gave, before

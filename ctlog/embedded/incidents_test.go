@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -76,7 +77,7 @@ func TestFullDiskReleasesNothingAndRecovers(t *testing.T) {
 func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	l := b.open(t)
+	l := b.openNow(t)
 	b.load(t, l, 255)
 	flip(t, b.path("tile", "data", "000.p", "255"))
 	for range 2 {
@@ -86,6 +87,13 @@ func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	}
 	if err := l.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "entry") {
 		t.Errorf("Ready: %v, want it to name the entry", err)
+	}
+	if err := l.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "entry") {
+		t.Errorf("Close: %v, want it to name the entry", err)
+	}
+	_, head, err := logdir.Dir(b.config.Directory).Head(t.Context())
+	if err != nil || head.Size > 255 {
+		t.Errorf("a checkpoint of %d entries was signed over the damaged one (%v)", head.Size, err)
 	}
 }
 

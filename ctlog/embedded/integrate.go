@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera"
 	"github.com/transparency-dev/tessera/api/layout"
@@ -35,14 +36,26 @@ func (l *Log) append(ctx context.Context, batch []*submission) (uint64, error) {
 		err = l.dir.Rehash(ctx, index, now.Size) // a tile that is full is never rewritten: last look
 	}
 	if err == nil {
-		err = l.mark.Advance(now)
+		err = l.hold(now, before)
 	}
 	if err != nil {
 		l.unverified = err
 		return 0, err
 	}
-	l.tree = now
 	return before.Size, nil
+}
+
+// hold makes a tree that was verified the log's: the mark goes up to it, from where it
+// is, and then it may be signed.
+func (l *Log) hold(now, mark checkpoint.Tree) error {
+	if now.Size != mark.Size || mark.Root == nil {
+		if err := l.mark.Advance(now); err != nil {
+			return err
+		}
+	}
+	l.tree = now
+	l.cover.raise(now)
+	return nil
 }
 
 // integrate adds the entries and waits for all of them. The entries must follow

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
@@ -22,6 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
@@ -190,6 +192,7 @@ func TestKillLosesNoPromise(t *testing.T) {
 			}
 			promised[index] = hash
 		}
+		b.marked(t)
 		l := b.openNow(t)
 		before = checkPromises(t, b, l, promised, before)
 		closeLog(t, l)
@@ -243,6 +246,21 @@ func runAndKill(t *testing.T, b *bench) map[uint64]string {
 		t.Fatalf("the worker ended with %v before it was killed: %s", err, complaints.String())
 	}
 	return got
+}
+
+// marked fails where a process that was killed left a checkpoint beyond its mark.
+func (b *bench) marked(t *testing.T) {
+	t.Helper()
+	_, head, err := logdir.Dir(b.config.Directory).Head(t.Context())
+	if errors.Is(err, os.ErrNotExist) {
+		return
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if mark, err := logdir.ReadMark(string(b.config.MarkFile), sha256.Sum256(b.key.SPKI(t))); err != nil || mark.Size < head.Size {
+		t.Errorf("killed with a checkpoint of %d entries and a mark of %d (%v)", head.Size, mark.Size, err)
+	}
 }
 
 // checkPromises waits until the log has published all that was promised, and

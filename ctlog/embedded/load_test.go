@@ -1,12 +1,18 @@
 package embedded_test
 
 import (
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -87,6 +93,60 @@ func BenchmarkSubmit(b *testing.B) {
 			b.ReportMetric(all-bare, "overhead-µs/cert")
 			b.ReportMetric(float64(b.N)/batches(b, registry), "certs/batch")
 			b.ReportMetric(float64(fsyncTime(b).Microseconds()), "fsync-µs")
+		})
+	}
+}
+
+// BenchmarkSubmitBesideReader measures what one greedy reader, with as many requests at
+// once as one address may have, costs the callers of the log.
+func BenchmarkSubmitBesideReader(b *testing.B) {
+	for name, path := range map[string]string{
+		"nobody": "", "get-entries": "/ct/v1/get-entries?start=0&end=255", "newest entries": "/ct/v1/get-entries?start=%d&end=%[1]d",
+		"full tile": "/tile/data/000", "old partial tile": "/tile/data/000.p/255", "newest partial tile": "/tile/data/003.p/%d",
+		"proof": "/ct/v1/get-sth-consistency?first=3&second=%d",
+	} {
+		b.Run(name, func(b *testing.B) {
+			bench := newBench(b)
+			l := bench.open(b)
+			bench.load(b, l, 1000)
+			url, c := serve(b, l)
+			ctlogtest.NewReader(b, l.Description(), url, c).Await(b, 1000)
+			c.Transport = &http.Transport{MaxIdleConnsPerHost: 64}
+			ctx, cancel := context.WithCancel(b.Context())
+			var readers sync.WaitGroup
+			for range 32 {
+				readers.Go(func() {
+					for path != "" && ctx.Err() == nil {
+						at := path
+						if strings.Contains(path, "%") {
+							at = fmt.Sprintf(path, 1000%256)
+						}
+						r, _ := http.NewRequestWithContext(ctx, http.MethodGet, url+at, nil)
+						r.Header.Set("Accept-Encoding", "gzip")
+						if answer, err := c.Do(r); err == nil {
+							_, _ = io.Copy(io.Discard, answer.Body)
+							_ = answer.Body.Close()
+						}
+					}
+				})
+			}
+			took := make([]time.Duration, b.N)
+			for i := range took {
+				chain, err := quickChain(bench.ca.Root.Raw)
+				if err != nil {
+					b.Fatal(err)
+				}
+				begin := time.Now()
+				if _, err := l.Submit(b.Context(), chain); err != nil {
+					b.Fatal(err)
+				}
+				took[i] = time.Since(begin)
+			}
+			cancel()
+			readers.Wait()
+			slices.Sort(took)
+			b.ReportMetric(float64(took[len(took)/2].Microseconds())/1000, "median-ms")
+			b.ReportMetric(float64(took[len(took)*99/100].Microseconds())/1000, "p99-ms")
 		})
 	}
 }

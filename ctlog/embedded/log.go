@@ -40,6 +40,7 @@ type Options struct {
 	Now     func() time.Time      // nil: time.Now
 	Logger  *slog.Logger          // nil: nothing is logged
 	Metrics prometheus.Registerer // nil: nothing is registered
+	Reads   *read.Budget          // of all logs of the process; nil: one for this log alone
 
 	// Create makes a new log where the directory holds none. Without it Open
 	// refuses an empty directory, which is what a disk that isn't mounted looks like.
@@ -89,7 +90,7 @@ type Log struct {
 
 	// What start sets, for as long as the log is open.
 	lock     *logdir.Lock
-	mark     *logdir.Mark
+	mark     highWater
 	add      func(context.Context, *ctonly.Entry) tessera.IndexFuture
 	shutdown func(context.Context) error
 	ctx      context.Context //nolint:containedctx // of Tessera's goroutines; canceled by Close
@@ -105,8 +106,16 @@ type Log struct {
 	tree       checkpoint.Tree // what is on disk, and in the mark
 	unverified error           // why the disk must be read again before the next batch
 
+	cover cover // of the mark
+
 	submissionLimit *rate.Limiter                  // of the submission API
 	dedup           *lru.Cache[[32]byte, position] // its last entries by the SHA-256 of their certificates
+}
+
+// highWater is what a log does with its [logdir.Mark].
+type highWater interface {
+	Advance(to checkpoint.Tree) error
+	Close() error
 }
 
 var _ ctlog.Log = (*Log)(nil)
@@ -143,7 +152,10 @@ func Create(ctx context.Context, c Config, o Options) error {
 	if err != nil {
 		return err
 	}
-	return l.Close(ctx)
+	if err := l.Close(ctx); err != nil {
+		return err
+	}
+	return l.dir.Own() // of what the storage has made; root may have run this for a service
 }
 
 // prepare makes a Log from its settings, without touching a file.
@@ -181,7 +193,7 @@ func prepare(c Config, o Options) (*Log, error) {
 		return nil, err
 	}
 	l.AcceptRoots(o.Roots)
-	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger})
+	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
 	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
 		Dir: string(dir), Log: l.description.URL, Key: spki, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
 	})
@@ -251,6 +263,9 @@ func (l *Log) Handler() http.Handler {
 	}
 	return l.reads.Handler(posts)
 }
+
+// LocalReads serves the reads to this process itself: see [read.API.Local].
+func (l *Log) LocalReads() http.Handler { return l.reads.Local() }
 
 // Submit records the chain and returns its SCT when everything that the SCT
 // promises is on disk.
@@ -365,7 +380,10 @@ func (l *Log) Close(ctx context.Context) error {
 	var err error
 	select {
 	case <-l.drained:
-		if err = l.shutdown(ctx); err != nil {
+		if err = l.settle(ctx); err == nil {
+			err = l.shutdown(ctx)
+		}
+		if err != nil {
 			err = fmt.Errorf("publishing the last checkpoint: %w", err)
 		}
 	case <-ctx.Done():
@@ -375,6 +393,17 @@ func (l *Log) Close(ctx context.Context) error {
 	l.witnesses.Close()
 	l.metrics.unregister()
 	return errors.Join(err, l.releaseFiles())
+}
+
+// settle tries once more to read the state after an error: no checkpoint would cover
+// what wasn't verified, however long one is waited for.
+func (l *Log) settle(ctx context.Context) error {
+	l.state.Lock()
+	defer l.state.Unlock()
+	if l.unverified == nil {
+		return nil
+	}
+	return l.recover(ctx)
 }
 
 func (l *Log) releaseFiles() error {

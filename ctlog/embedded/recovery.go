@@ -86,29 +86,32 @@ func (l *Log) start(ctx context.Context) error {
 	if err := l.sweep(ctx); err != nil {
 		return err
 	}
-	if !fresh {
-		if err := l.verifyDisk(ctx); err != nil {
-			return err
-		}
-	} else if err := l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL}); err != nil {
-		return err
-	}
-	if err := l.startTessera(ctx); err != nil {
-		return err
-	}
 	if fresh {
-		if err := l.newMark(ctx, logdir.EmptyTree()); err != nil {
-			return errors.Join(err, l.abandon(ctx))
-		}
-		l.tree = logdir.EmptyTree()
+		err = l.begin(ctx)
+	} else {
+		err = l.verifyDisk(ctx)
 	}
-	return nil
+	if err != nil {
+		return err
+	}
+	return l.startTessera(ctx) // it may sign at once: the mark covers what is there
 }
 
-// abandon ends Tessera after a start that failed.
-func (l *Log) abandon(ctx context.Context) error {
-	defer l.cancel()
-	return l.shutdown(ctx)
+// begin makes the files of a new log that are not the storage's.
+func (l *Log) begin(ctx context.Context) error {
+	err := l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
+	if err != nil {
+		return err
+	}
+	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
+	switch {
+	case errors.Is(err, os.ErrNotExist):
+		return l.newMark(ctx, logdir.EmptyTree())
+	case err != nil:
+		return err
+	}
+	l.mark = mark // of a first try: inspect has seen it
+	return l.hold(logdir.EmptyTree(), high)
 }
 
 // inspect decides whether a new log may be made here, before anything is written.
@@ -119,9 +122,10 @@ func (l *Log) inspect() (fresh bool, err error) {
 	if l.dir.Exists(logdir.StateDir, logdir.TreeStateName) {
 		return false, nil
 	}
-	_, markErr := os.Lstat(string(l.config.MarkFile))
+	mark, markErr := logdir.ReadMark(string(l.config.MarkFile), l.description.ID)
+	tried := markErr == nil && mark.Size == 0 && l.o.Create // the making of the log was cut short: nothing was promised
 	switch {
-	case !errors.Is(markErr, os.ErrNotExist):
+	case !tried && !errors.Is(markErr, os.ErrNotExist):
 		return false, fmt.Errorf("the log's state is gone, but its mark %s says that there was one; restore the directory", l.config.MarkFile)
 	case l.dir.Exists(logdir.CheckpointName), l.dir.Exists(logdir.TileDir):
 		return false, errors.New("the log's state (.state/treeState) is gone, but its checkpoint or tiles are there; restore the whole directory")
@@ -143,7 +147,9 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if err != nil && !missing {
 		return err
 	}
-	l.mark = mark
+	if !missing {
+		l.mark = mark
+	}
 	floors := []checkpoint.Tree{high}
 	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
 	switch {
@@ -157,9 +163,8 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	l.tree = now
 	if !missing {
-		return nil
+		return l.hold(now, high)
 	}
 	if now.Size > 0 && !l.o.AcceptMissingMark {
 		return fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
@@ -172,9 +177,12 @@ func (l *Log) newMark(ctx context.Context, t checkpoint.Tree) error {
 	if err := logdir.CreateMark(string(l.config.MarkFile), l.description.ID, t); err != nil {
 		return err
 	}
-	var err error
-	l.mark, _, err = logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	return err
+	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
+	if err != nil {
+		return err
+	}
+	l.mark = mark
+	return l.hold(t, high)
 }
 
 // verifyState reads the state and verifies that the tiles add up to it, that its
@@ -215,13 +223,16 @@ func (l *Log) verifyState(ctx context.Context, floors ...checkpoint.Tree) (check
 // was written, so the tree may have grown by entries without an SCT.
 func (l *Log) recover(ctx context.Context) error {
 	now, err := l.verifyState(ctx, l.tree)
+	if err == nil {
+		err = l.hold(now, checkpoint.Tree{}) // the mark may be what failed
+	}
 	if err != nil {
 		l.unverified = fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
 		return l.unverified
 	}
 	l.o.Logger.InfoContext(ctx, "log state verified after a storage error",
 		slog.String("log", l.description.URL), slog.Uint64("size", now.Size), slog.Any("after", l.unverified))
-	l.tree, l.unverified = now, nil
+	l.unverified = nil
 	return nil
 }
 
@@ -248,7 +259,7 @@ func (l *Log) startTessera(ctx context.Context) error {
 		l.cancel()
 		return fmt.Errorf("starting the storage: %w", err)
 	}
-	signer := &checkpointSigner{verifier: l.verifier, signer: l.o.Signer, now: l.o.Now, ctx: l.ctx, release: l.release}
+	signer := &checkpointSigner{verifier: l.verifier, signer: l.o.Signer, now: l.o.Now, ctx: l.ctx, covered: l.covered, release: l.release}
 	options := tessera.NewAppendOptions().WithCTLayout().
 		WithCheckpointSigner(signer).
 		WithCheckpointInterval(l.config.CheckpointInterval).

@@ -26,7 +26,10 @@ import (
 const (
 	maxSubmission  = 512 << 10 // bytes of a request's body
 	maxChainLength = 10        // certificates in it
-	dedupEntries   = 1 << 16   // how many of the entries are known for their duplicates
+	// How often a body's bytes are in memory: as they came, decoded, parsed, as an entry.
+	submissionCopies = 4
+
+	dedupEntries = 1 << 16 // how many of the entries are known for their duplicates
 
 	// Submissions from outside must not crowd out the CA's own.
 	submissionRate  = 20  // a second, of everybody together
@@ -44,12 +47,15 @@ func (l *Log) Submissions() []string {
 
 // addChain takes certificates, or precertificates.
 func (l *Log) addChain(precert bool) read.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) error { return l.accept(w, r, precert) }
+	return func(w http.ResponseWriter, r *http.Request, p *read.Place) error { return l.accept(w, r, p, precert) }
 }
 
-func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error {
+func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, precert bool) error {
 	if !l.submissionLimit.AllowN(l.o.Now(), 1) {
 		return &read.Refusal{Status: http.StatusTooManyRequests, Text: "too many submissions; try again later", RetryAfter: 1}
+	}
+	if err := p.Take(submissionCopies * bodyBytes(r)); err != nil {
+		return err
 	}
 	chain, err := l.readChain(w, r, precert)
 	if err != nil {
@@ -68,6 +74,14 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, precert bool) error
 		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
 		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: ctlog.AppendSignature(nil, sct.Signature),
 	})
+}
+
+// bodyBytes is how much of a request's body is read at most.
+func bodyBytes(r *http.Request) int {
+	if r.ContentLength < 0 || r.ContentLength > maxSubmission {
+		return maxSubmission
+	}
+	return int(r.ContentLength)
 }
 
 // readChain reads a request and verifies that it is a code-signing certificate,

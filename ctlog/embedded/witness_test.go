@@ -17,6 +17,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -144,7 +145,7 @@ func TestPublishedCheckpointsAreCosigned(t *testing.T) {
 	if raw := readFile(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
 		t.Errorf("the backup's checkpoint is\n%s, want\n%s", raw, cosigned)
 	}
-	archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
+	archive, err := read.OpenArchive(t.Context(), l.Description(), read.Options{Dir: logdir.Dir(b.path())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -178,7 +179,7 @@ func TestDamagedCosignaturesAreLeftOut(t *testing.T) {
 		if err := os.WriteFile(b.path("checkpoint.witnessed"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		archive, err := read.OpenArchive(t.Context(), b.path(), l.Description(), nil, nil)
+		archive, err := read.OpenArchive(t.Context(), l.Description(), read.Options{Dir: logdir.Dir(b.path())})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

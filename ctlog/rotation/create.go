@@ -8,6 +8,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -53,7 +54,7 @@ func (s *Store) Create(ctx context.Context, p Plan, keys Keys) (err error) {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(dir), 0o755); err != nil { //nolint:gosec // the log is public
+	if err := durable.MakeFolder(filepath.Dir(dir), 0o755); err != nil { // the log is public
 		return err
 	}
 	// Whoever makes the folder makes the log: another at the same time has nothing to take away.
@@ -61,6 +62,9 @@ func (s *Store) Create(ctx context.Context, p Plan, keys Keys) (err error) {
 		return err
 	}
 	made = append(made, dir, string(p.Next.MarkFile))
+	if err := durable.OwnerAsFolder(dir); err != nil {
+		return err
+	}
 	if err := embedded.Create(ctx, p.Next, embedded.Options{Signer: signer}); err != nil {
 		return err
 	}

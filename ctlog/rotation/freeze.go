@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -74,13 +75,13 @@ func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.
 	about := ctlog.Description{
 		ID: sha256.Sum256(c.spki), SPKI: c.spki, URL: strings.TrimSuffix(log.URL, "/"), Start: log.Start, End: log.End,
 	}
-	archive, err := read.OpenArchive(ctx, dir, about, nil, nil)
+	archive, err := read.OpenArchive(ctx, about, read.Options{Dir: logdir.Dir(dir)})
 	if err != nil {
 		return c, err
 	}
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
 		Trail: trail, State: trailState,
-		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Handler())}},
+		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
 	}, log.Start)
 	if err != nil {
 		return c, err

@@ -5,12 +5,11 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
-	"syscall"
 )
 
 // WriteNew writes a file that must not exist yet (the error then wraps
 // os.ErrExist) and syncs it and its folder. What a failure left half-written is
-// removed.
+// removed. The file is owned as OwnerAsFolder says.
 func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
@@ -22,6 +21,9 @@ func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
 		}
 	}()
 	if _, err := f.Write(b); err != nil {
+		return errors.Join(err, f.Close())
+	}
+	if err := OwnerOfFolder(f); err != nil {
 		return errors.Join(err, f.Close())
 	}
 	if err := f.Sync(); err != nil {
@@ -85,10 +87,8 @@ func likeness(f *os.File, other os.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	is, ok := own.Sys().(*syscall.Stat_t)
-	want, known := other.Sys().(*syscall.Stat_t)
-	if ok && known && (is.Uid != want.Uid || is.Gid != want.Gid) {
-		if err := f.Chown(int(want.Uid), int(want.Gid)); err != nil {
+	if uid, gid, differ := ownerOf(own, other); differ {
+		if err := f.Chown(uid, gid); err != nil {
 			return err
 		}
 	}

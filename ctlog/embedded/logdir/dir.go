@@ -13,6 +13,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -58,7 +59,7 @@ func (d Dir) Exists(names ...string) bool {
 
 // Make makes the directory, if it isn't there.
 func (d Dir) Make() error {
-	if err := os.MkdirAll(string(d), 0o755); err != nil { //nolint:gosec // the log is public
+	if err := durable.MakeFolder(string(d), 0o755); err != nil { // the log is public
 		return fmt.Errorf("making the directory: %w", err)
 	}
 	return nil
@@ -68,7 +69,7 @@ func (d Dir) Make() error {
 // returns, or not there.
 func (d Dir) Put(data []byte, names ...string) error {
 	path := d.Path(names...)
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil { //nolint:gosec // the log is public
+	if err := durable.MakeFolder(filepath.Dir(path), 0o755); err != nil { // the log is public
 		return err
 	}
 	return writeDurably(path, data)
@@ -90,6 +91,9 @@ func writeDurably(path string, data []byte) (err error) {
 		err = f.Chmod(0o644) // the log is public
 	}
 	if err == nil {
+		err = durable.OwnerOfFolder(f)
+	}
+	if err == nil {
 		err = f.Sync()
 	}
 	if err = errors.Join(err, f.Close()); err != nil {
@@ -99,6 +103,39 @@ func writeDurably(path string, data []byte) (err error) {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	return durable.SyncFolder(dir)
+}
+
+// parts are the names of a log's own things in its directory.
+var parts = []string{
+	StateDir, CheckpointName, cosignedName, TileDir, IssuerDir, OwnerName, FrozenName, lockName,
+}
+
+// Own gives everything in the directory that is a log's to the owner of the directory.
+func (d Dir) Own() error {
+	for _, name := range parts {
+		if !d.Exists(name) {
+			continue
+		}
+		if err := durable.OwnerAsFolderAll(d.Path(name)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// Occupied is the name of something that is in the directory already and is neither a
+// file system's nor a lock of nobody; "" when a log or a backup may be put there.
+func (d Dir) Occupied() (string, error) {
+	entries, err := os.ReadDir(string(d))
+	if errors.Is(err, os.ErrNotExist) {
+		return "", nil
+	}
+	for _, e := range entries {
+		if name := e.Name(); name != lockName && !durable.OfTheSystem(name) {
+			return name, nil
+		}
+	}
+	return "", err
 }
 
 // Probe writes a file to the log's disk and removes it again.
@@ -121,6 +158,9 @@ func (d Dir) Sweep() (removed int, err error) {
 			return err
 		}
 		name, err := filepath.Rel(string(d), path)
+		if err == nil && entry.IsDir() && (durable.OfTheSystem(entry.Name()) || filepath.Dir(name) == "." && name != "." && !slices.Contains(parts, name)) {
+			return fs.SkipDir // not ours, and maybe not to be read
+		}
 		if err != nil || entry.IsDir() || !Unfinished(name) {
 			return err
 		}

@@ -2,7 +2,9 @@ package logdir
 
 import (
 	"bytes"
+	"io"
 	"testing"
+	"testing/iotest"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 )
@@ -21,6 +23,30 @@ func FuzzParseLeaves(f *testing.F) {
 		}
 		if !bytes.Equal(back, data) {
 			t.Error("the entries don't add up to the tile")
+		}
+	})
+}
+
+// FuzzLeafReader: read one by one, the entries are those of the whole tile.
+func FuzzLeafReader(f *testing.F) {
+	f.Add(append(append(make([]byte, 8), 0, 0, 0, 0, 1, 'c', 0, 8), 0, 0, 5, 0, 0, 0, 0, 0, 0, 0))
+	f.Add(append(make([]byte, 8), 0, 1, 9))
+	f.Fuzz(func(t *testing.T, data []byte) {
+		leaves, whole := ParseLeaves(data, 0)
+		reader := NewLeafReader(iotest.OneByteReader(bytes.NewReader(data)), 0)
+		count := 0
+		for {
+			l, err := reader.Next()
+			if err != nil {
+				if (err == io.EOF) != (whole == nil) { //nolint:errorlint // as it is: a wrapped one is a tile cut short
+					t.Errorf("the tile: %v; one by one: %v", whole, err)
+				}
+				return
+			}
+			if whole == nil && (count == len(leaves) || !bytes.Equal(l.Raw, leaves[count].Raw)) {
+				t.Fatalf("entry %d is another", count)
+			}
+			count++
 		}
 	})
 }

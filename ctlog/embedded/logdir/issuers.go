@@ -85,7 +85,7 @@ func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
 	if _, ok := s.known.Load(fingerprint); ok {
 		return nil // another submission was faster
 	}
-	if err := os.MkdirAll(s.dir, 0o755); err != nil { //nolint:gosec // the log is public
+	if err := durable.MakeFolder(s.dir, 0o755); err != nil { // the log is public
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
 	if err := durable.SyncFolder(filepath.Dir(s.dir)); err != nil {

@@ -7,6 +7,7 @@ import (
 	"os"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
 
@@ -47,6 +48,9 @@ func tryLock(path string) (*Lock, error) {
 	}
 	l := &Lock{file: file, path: path}
 	if err = filelock.Take(file); err == nil {
+		err = durable.OwnerOfFolder(file)
+	}
+	if err == nil {
 		if err = l.Held(); err == nil {
 			return l, nil
 		}

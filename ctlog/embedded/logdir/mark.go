@@ -75,7 +75,7 @@ func parseMark(slot []byte) (id [32]byte, t checkpoint.Tree, err error) {
 // CreateMark makes the file of a log, durable when it returns. It never
 // overwrites one.
 func CreateMark(path string, id [32]byte, t checkpoint.Tree) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := durable.MakeFolder(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("making the folder of the mark: %w", err)
 	}
 	if err := durable.WriteNew(path, bytes.Repeat(encodeMark(id, t), markSlots), 0o600); err != nil {

@@ -34,33 +34,6 @@ func (d Dir) read(partial uint8, path func(uint8) string) ([]byte, error) {
 	return data, err
 }
 
-// Tile reads the tile as it is in a log of the size given, cut to its width. A
-// partial tile is cut out of the present one, so a reader with an older checkpoint
-// gets its tile even after the file has gone.
-func (d Dir) Tile(ctx context.Context, t TilePath, size uint64) ([]byte, error) {
-	if t.Level != DataLevel {
-		level := uint64(t.Level)
-		data, err := d.ReadTile(ctx, level, t.Index, layout.PartialTileSize(level, t.Index, size))
-		if want := int(t.Width) * rfc6962.DefaultHasher.Size(); err == nil && t.Width > 0 && len(data) >= want {
-			data = data[:want]
-		}
-		return data, err
-	}
-	data, err := d.ReadEntryBundle(ctx, t.Index, layout.PartialTileSize(0, t.Index, size))
-	if err != nil || t.Width == 0 {
-		return data, err
-	}
-	leaves, err := parseBundle(data, t.Index, int(t.Width))
-	if err != nil {
-		return nil, err
-	}
-	end := 0
-	for _, leaf := range leaves {
-		end += len(leaf.Raw)
-	}
-	return data[:end], nil
-}
-
 // Bundle reads and parses the entries [index*256, …) of a log of the size given.
 func (d Dir) Bundle(ctx context.Context, index, size uint64) ([]Leaf, error) {
 	partial := layout.PartialTileSize(0, index, size)

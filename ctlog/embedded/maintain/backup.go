@@ -2,6 +2,8 @@ package maintain
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -34,8 +36,10 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 			return Report{}, errors.Join(fmt.Errorf("%s holds another log's backup", to), err)
 		}
 	}
-	if entries, err := os.ReadDir(to); err == nil && len(entries) > 0 && !copied.Exists(logdir.OwnerName) { // which a backup has first of all
-		return Report{}, fmt.Errorf("%s holds something else than a backup of this log: name a new folder", to)
+	if !copied.Exists(logdir.OwnerName) { // which a backup has first of all
+		if name, err := copied.Occupied(); err != nil || name != "" {
+			return Report{}, errors.Join(fmt.Errorf("%s holds something else than a backup of this log, %s: name a new folder", to, name), err)
+		}
 	}
 	head, err := owner.Open(raw)
 	if err != nil {
@@ -89,7 +93,7 @@ func copyTile(ctx context.Context, from, to logdir.Dir, t logdir.TilePath, size 
 	if t.Width == 0 && to.Exists(t.Name()) { // the same for ever; Verify looks into it
 		return nil
 	}
-	data, err := from.Tile(ctx, t, size)
+	data, err := from.Tile(t, size)
 	if err != nil {
 		return err
 	}
@@ -105,8 +109,8 @@ func copyIssuers(from, to logdir.Dir) error {
 		return err
 	}
 	for _, e := range entries {
-		if logdir.Unfinished(e.Name()) || to.Exists(logdir.IssuerDir, e.Name()) {
-			continue
+		if fingerprint, err := hex.DecodeString(e.Name()); err != nil || len(fingerprint) != sha256.Size || to.Exists(logdir.IssuerDir, e.Name()) {
+			continue // not an issuer, or there already
 		}
 		der, err := os.ReadFile(from.Path(logdir.IssuerDir, e.Name()))
 		if err == nil {

@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -25,8 +24,8 @@ var ErrBehind = errors.New("the backup is older than the log was: it can be serv
 // signed more than the backup knows, and the log has to be followed by another one.
 func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions) (_ Report, err error) {
 	from := logdir.Dir(backup)
-	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return Report{}, fmt.Errorf("%s isn't empty: a log is never overwritten", dir)
+	if name, err := logdir.Dir(dir).Occupied(); err != nil || name != "" {
+		return Report{}, errors.Join(fmt.Errorf("%s isn't empty, it holds %s: a log is never overwritten", dir, name), err)
 	}
 	owner, head, err := from.Head(ctx)
 	if err != nil {

@@ -5,14 +5,12 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
 // Archive serves a log that nothing is added to any more: its directory as the
@@ -22,10 +20,10 @@ type Archive struct {
 	prefix string
 }
 
-// OpenArchive verifies whose log the directory holds, and its checkpoint. get-roots
-// lists the roots, in DER; without a logger nothing is logged.
-func OpenArchive(ctx context.Context, dir string, description ctlog.Description, roots [][]byte, logger *slog.Logger) (*Archive, error) {
-	verifier, err := checkpoint.VerifierOf(description)
+// OpenArchive verifies whose log the options' directory holds, and its checkpoint. Issuers and
+// Verifier are set here.
+func OpenArchive(ctx context.Context, description ctlog.Description, o Options) (_ *Archive, err error) {
+	o.Verifier, err = checkpoint.VerifierOf(description)
 	if err != nil {
 		return nil, err
 	}
@@ -36,19 +34,19 @@ func OpenArchive(ctx context.Context, dir string, description ctlog.Description,
 	if description.ID != sha256.Sum256(description.SPKI) {
 		return nil, errors.New("the log's id is not its key's hash")
 	}
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
-	d := logdir.Dir(dir)
-	api := New(Options{Dir: d, Issuers: d.Issuers(), Verifier: verifier, Roots: func() [][]byte { return roots }, Logger: logger})
+	o.Issuers = o.Dir.Issuers()
+	api := New(o)
 	if _, err := api.Head(ctx); err != nil {
-		return nil, fmt.Errorf("the frozen log in %s: %w", dir, err)
+		return nil, fmt.Errorf("the frozen log in %s: %w", o.Dir, err)
 	}
 	return &Archive{api: api, prefix: strings.TrimSuffix(u.Path, "/")}, nil
 }
 
 // Handler serves the reads of [API.Handler].
 func (a *Archive) Handler() http.Handler { return a.api.Handler(nil) }
+
+// Local serves the same to this process itself: see [API.Local].
+func (a *Archive) Local() http.Handler { return a.api.Local() }
 
 // Prefix is the path of the log's URL.
 func (a *Archive) Prefix() string { return a.prefix }

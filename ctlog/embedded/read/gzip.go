@@ -5,48 +5,67 @@ import (
 	"compress/gzip"
 	"container/list"
 	"fmt"
+	"io"
 	"sync"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
-// maxCompressed bounds the compressed tiles that are remembered, in bytes: some forty.
-const maxCompressed = 8 << 20
+// Packing costs some ten milliseconds a tile. So one is packed at a time, each once
+// for all who ask, and no more than a fifth of a processor's time goes into it; who
+// asks while that is used up gets the tile as it is.
+const (
+	maxPacked     = 2 << 20  // bytes of a tile that is packed; most have half a MB
+	packingBytes  = 4 << 20  // what packing one holds at most
+	maxCompressed = 8 << 20  // bytes of packed tiles that are remembered: some forty
+	packRate      = 16 << 20 // bytes a second
+	packBurst     = 2 * maxPacked
+)
 
-// gzipCache remembers the data tiles that were compressed last. A tile that is full
-// never changes, and its readers come in droves: a monitor reads all of them, and
-// there are several. Partial ones aren't kept; nobody asks for one for long.
+// gzipCache remembers the data tiles that were packed last. Their readers come in
+// droves: a monitor reads all of them, and there are several.
 type gzipCache struct {
 	mu     sync.Mutex
-	known  map[uint64]*list.Element
+	known  map[gzipKey]*list.Element
 	recent list.List // of gzipTile, the last one asked for in front
 	bytes  int
 }
 
-type gzipTile struct {
-	index uint64
-	data  []byte
+type gzipKey struct {
+	dir  logdir.Dir
+	tile logdir.TilePath
 }
 
-// get is a tile's data compressed.
-func (c *gzipCache) get(t logdir.TilePath, data []byte) ([]byte, error) {
-	if t.Width != 0 {
-		return compress(data)
+type gzipTile struct {
+	key  gzipKey
+	data []byte
+}
+
+// pack packs a tile of the length given, for all who ask for it from now on; nil when it
+// has to be sent as it is.
+func (b *Budget) pack(key gzipKey, tile io.Reader, length int64) ([]byte, error) {
+	if length > maxPacked || !b.packer.TryLock() {
+		return nil, nil
 	}
-	if known := c.find(t.Index); known != nil {
+	defer b.packer.Unlock()
+	if known := b.packed.find(key); known != nil { // another was faster
 		return known, nil
 	}
-	small, err := compress(data) // not under the lock: two may do the same work once
+	if !b.pace.AllowN(time.Now(), int(length)) {
+		return nil, nil
+	}
+	small, err := compress(tile)
 	if err == nil {
-		c.keep(t.Index, small)
+		b.packed.keep(key, small)
 	}
 	return small, err
 }
 
-func (c *gzipCache) find(index uint64) []byte {
+func (c *gzipCache) find(key gzipKey) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.known[index]
+	e := c.known[key]
 	if e == nil {
 		return nil
 	}
@@ -54,28 +73,25 @@ func (c *gzipCache) find(index uint64) []byte {
 	return e.Value.(gzipTile).data //nolint:forcetypeassert // nothing else is put in
 }
 
-func (c *gzipCache) keep(index uint64, data []byte) {
+func (c *gzipCache) keep(key gzipKey, data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.known == nil {
-		c.known = make(map[uint64]*list.Element)
+		c.known = make(map[gzipKey]*list.Element)
 	}
-	if c.known[index] != nil {
-		return
-	}
-	c.known[index] = c.recent.PushFront(gzipTile{index, data})
+	c.known[key] = c.recent.PushFront(gzipTile{key, data})
 	for c.bytes += len(data); c.bytes > maxCompressed; {
 		out := c.recent.Remove(c.recent.Back()).(gzipTile) //nolint:forcetypeassert // nothing else is put in
-		delete(c.known, out.index)
+		delete(c.known, out.key)
 		c.bytes -= len(out.data)
 	}
 }
 
-func compress(data []byte) ([]byte, error) {
+func compress(data io.Reader) ([]byte, error) {
 	var b bytes.Buffer
 	z, err := gzip.NewWriterLevel(&b, gzip.BestSpeed)
 	if err == nil {
-		_, err = z.Write(data)
+		_, err = io.Copy(z, data)
 	}
 	if err == nil {
 		err = z.Close()
@@ -83,5 +99,5 @@ func compress(data []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("compressing a tile: %w", err)
 	}
-	return b.Bytes(), nil
+	return bytes.Clone(b.Bytes()), nil // without the room that was left
 }

@@ -8,21 +8,29 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"golang.org/x/time/rate"
 )
 
-// TestGzipCacheKeepsFullTilesThatWereAskedForLast: a full tile is compressed once, a partial one is not kept, and what is
+// TestPackedTilesAreKeptThatWereAskedForLast: a tile is packed once, and what is
 // kept is bounded.
-func TestGzipCacheKeepsFullTilesThatWereAskedForLast(t *testing.T) {
+func TestPackedTilesAreKeptThatWereAskedForLast(t *testing.T) {
 	t.Parallel()
-	var p gzipCache
+	b := NewBudget()
+	b.pace = rate.NewLimiter(rate.Inf, 0)
 	data := make([]byte, 1<<20)
 	if _, err := rand.Read(data); err != nil { // it doesn't get smaller
 		t.Fatal(err)
 	}
-	first, err := p.get(logdir.TilePath{Level: logdir.DataLevel}, data)
-	if err != nil {
-		t.Fatal(err)
+	pack := func(index uint64) []byte {
+		t.Helper()
+		packed, err := b.pack(gzipKey{"log", logdir.TilePath{Index: index}}, bytes.NewReader(data), int64(len(data)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return packed
 	}
+	known := func(index uint64) bool { return b.packed.find(gzipKey{"log", logdir.TilePath{Index: index}}) != nil }
+	first := pack(0)
 	z, err := gzip.NewReader(bytes.NewReader(first))
 	if err != nil {
 		t.Fatal(err)
@@ -30,21 +38,49 @@ func TestGzipCacheKeepsFullTilesThatWereAskedForLast(t *testing.T) {
 	if plain, err := io.ReadAll(z); err != nil || !bytes.Equal(plain, data) {
 		t.Fatalf("other bytes came out: %v", err)
 	}
-	if again, err := p.get(logdir.TilePath{Level: logdir.DataLevel}, nil); err != nil || &again[0] != &first[0] {
-		t.Errorf("a full tile was compressed again: %v", err)
+	if again := pack(0); &again[0] != &first[0] {
+		t.Error("a tile was packed again")
 	}
-	if _, err := p.get(logdir.TilePath{Level: logdir.DataLevel, Index: 1, Width: 3}, data); err != nil || p.find(1) != nil {
-		t.Errorf("a partial tile was kept: %v", err)
+	if other, err := b.pack(gzipKey{"other", logdir.TilePath{}}, bytes.NewReader(nil), 0); err != nil || len(other) > 100 {
+		t.Errorf("another log's tile: %d bytes, %v", len(other), err)
 	}
 	for index := range uint64(20) {
-		if _, err := p.get(logdir.TilePath{Level: logdir.DataLevel, Index: index}, data); err != nil {
-			t.Fatal(err)
-		}
-		if p.find(0) == nil && index < 6 {
+		pack(index)
+		if !known(0) {
 			t.Errorf("forgotten after %d tiles, though it was asked for", index)
 		}
 	}
-	if p.bytes > maxCompressed || p.recent.Len() != len(p.known) || p.find(19) == nil || p.find(7) != nil {
-		t.Errorf("%d bytes in %d tiles", p.bytes, len(p.known))
+	c := &b.packed
+	if c.bytes > maxCompressed || c.recent.Len() != len(c.known) || !known(19) || known(7) {
+		t.Errorf("%d bytes in %d tiles", c.bytes, len(c.known))
+	}
+}
+
+// TestTilesGoPlainWhenPackingCostsTooMuch: beyond the pace, while another is packed, or
+// where a tile is huge, nobody waits for a packed tile.
+func TestTilesGoPlainWhenPackingCostsTooMuch(t *testing.T) {
+	t.Parallel()
+	b := NewBudget()
+	index := uint64(0)
+	packed := func(length int) bool {
+		t.Helper()
+		index++
+		small, err := b.pack(gzipKey{"log", logdir.TilePath{Index: index}}, bytes.NewReader(make([]byte, length)), int64(length))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return small != nil
+	}
+	if packed(maxPacked + 1) {
+		t.Error("a huge tile was packed")
+	}
+	b.packer.Lock()
+	if packed(1) {
+		t.Error("two were packed at the same time")
+	}
+	b.packer.Unlock()
+	b.pace = rate.NewLimiter(0, packBurst)
+	if !packed(maxPacked) || !packed(maxPacked) || packed(maxPacked) {
+		t.Error("want two packed in a burst, and the third sent plain")
 	}
 }

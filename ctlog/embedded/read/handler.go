@@ -5,18 +5,23 @@
 package read
 
 import (
+	"bytes"
+	"crypto/sha256"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net/http"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/transparency-dev/tessera/api/layout"
 	"golang.org/x/mod/sumdb/note"
 )
 
@@ -25,8 +30,9 @@ type Options struct {
 	Dir      logdir.Dir
 	Issuers  *logdir.Issuers // of the directory
 	Verifier note.Verifier   // of the log's checkpoints
-	Roots    func() [][]byte // DER: what get-roots lists
-	Logger   *slog.Logger
+	Roots    func() [][]byte // DER: what get-roots lists; nil: none
+	Logger   *slog.Logger    // nil: nothing is logged
+	Budget   *Budget         // of all logs of the process; nil: one for this log alone
 }
 
 // API answers the reads of one log. It is safe for concurrent use.
@@ -34,11 +40,21 @@ type API struct {
 	o           Options
 	checkpoints checkpointCache
 	hashes      hashIndex
-	gzip        gzipCache
 }
 
 // New makes the API of a log. It reads nothing yet.
-func New(o Options) *API { return &API{o: o} }
+func New(o Options) *API {
+	if o.Roots == nil {
+		o.Roots = func() [][]byte { return nil }
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	if o.Budget == nil {
+		o.Budget = NewBudget()
+	}
+	return &API{o: o}
+}
 
 // Cache lifetimes. What a tile or an issuer holds never changes; a checkpoint
 // is the one thing that does.
@@ -47,22 +63,40 @@ const (
 	cacheNever   = "no-cache"
 )
 
-// HandlerFunc serves one path. Its error becomes the answer: a *Refusal as it says,
-// os.ErrNotExist as 404, all else as 500 with the cause in the log alone.
-type HandlerFunc func(http.ResponseWriter, *http.Request) error
+// Answers have to be taken within a time: a part that is always there, and what their
+// bytes take at the least speed of an honest reader.
+const (
+	answerTime  = 10 * time.Second
+	answerSpeed = 64 << 10 // bytes a second
+)
+
+// HandlerFunc serves one path with what it has of the budget. Its error becomes the
+// answer: a *Refusal as it says, os.ErrNotExist as 404, all else as 500 with the cause
+// in the log alone.
+type HandlerFunc func(http.ResponseWriter, *http.Request, *Place) error
 
 // Handler serves the log below its prefix, which http.StripPrefix has taken off:
 // static-ct reads (checkpoint, tile/…, issuer/…, log.v3.json), RFC 6962 reads
 // (ct/v1/get-…), and what the log itself takes by POST. Everything else is 404, another
-// way to write one of these paths too: each thing has one.
+// way to write one of these paths too: each thing has one. All of it is within the
+// budget.
 func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
+	return a.handler(posts, a.o.Budget.Enter)
+}
+
+// Local serves the reads to this process itself, for which they are always there.
+func (a *API) Local() http.Handler {
+	return a.handler(nil, func(*http.Request) (*Place, error) { return nil, nil })
+}
+
+func (a *API) handler(posts map[string]HandlerFunc, enter func(*http.Request) (*Place, error)) http.Handler {
 	reads := map[string]HandlerFunc{
 		"/" + logdir.CheckpointName: a.serveCheckpoint,
 		"/" + logdir.OwnerName:      a.serveOwner,
 		ct.GetSTHPath:               a.query(cacheNever, a.getSTH),
 		ct.GetSTHConsistencyPath:    a.query(cacheForever, a.getConsistency, "first", "second"),
 		ct.GetProofByHashPath:       a.getProofByHash,
-		ct.GetEntriesPath:           a.query(cacheNever, a.getEntries, "start", "end"),
+		ct.GetEntriesPath:           a.getEntries,
 		ct.GetEntryAndProofPath:     a.query(cacheForever, a.getEntryAndProof, "leaf_index", "tree_size"),
 		ct.GetRootsPath:             a.getRoots,
 	}
@@ -80,17 +114,33 @@ func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
 		return nil, ""
 	}
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		path := r.URL.EscapedPath()
-		serve, methods := find(path)
-		switch {
-		case serve == nil, path != r.URL.Path: // no path of the grammar has a byte that needs escaping
-			serve = func(http.ResponseWriter, *http.Request) error { return errNotFound }
-		case !slices.Contains(strings.Split(methods, ", "), r.Method):
-			w.Header().Set("Allow", methods)
-			serve = func(http.ResponseWriter, *http.Request) error { return errMethod }
-		}
-		a.answer(w, r, serve)
+		a.answer(w, r, func() error {
+			path := r.URL.EscapedPath()
+			serve, methods := find(path)
+			switch {
+			case serve == nil, path != r.URL.Path: // no path of the grammar has a byte that needs escaping
+				return errNotFound
+			case !slices.Contains(strings.Split(methods, ", "), r.Method):
+				w.Header().Set("Allow", methods)
+				return errMethod
+			}
+			place, err := enter(r)
+			if err != nil {
+				return err
+			}
+			defer place.Leave()
+			if methods == readMethods {
+				limitTime(w, 0)
+			}
+			return serve(w, r, place)
+		})
 	})
+}
+
+// limitTime bounds from now on how long the reader may take for an answer of so many
+// bytes. What can't be limited here has the limit of its server.
+func limitTime(w http.ResponseWriter, bytes int64) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime + time.Duration(bytes)*time.Second/answerSpeed))
 }
 
 // readMethods are what reads are asked with; net/http cuts the body of an answer to HEAD.
@@ -117,9 +167,9 @@ var (
 
 // answer turns an error into a status: a refusal's own, 404 for what is not
 // there, and for all else 500 with fixed text and the cause in the log only.
-func (a *API) answer(w http.ResponseWriter, r *http.Request, serve HandlerFunc) {
+func (a *API) answer(w http.ResponseWriter, r *http.Request, serve func() error) {
 	w.Header().Set("X-Content-Type-Options", "nosniff")
-	err := serve(w, r)
+	err := serve()
 	if err == nil {
 		return
 	}
@@ -140,23 +190,23 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, serve HandlerFunc) 
 	}
 }
 
-func (a *API) serveCheckpoint(w http.ResponseWriter, r *http.Request) error {
+func (a *API) serveCheckpoint(w http.ResponseWriter, r *http.Request, _ *Place) error {
 	h, err := a.Head(r.Context())
 	if err != nil {
 		return err
 	}
-	return write(w, "text/plain; charset=utf-8", cacheNever, h.Raw)
+	return send(w, r, "text/plain; charset=utf-8", cacheNever, hashTag(h.Raw), bytes.NewReader(h.Raw))
 }
 
-func (a *API) serveOwner(w http.ResponseWriter, _ *http.Request) error {
+func (a *API) serveOwner(w http.ResponseWriter, r *http.Request, _ *Place) error {
 	raw, err := os.ReadFile(a.o.Dir.Path(logdir.OwnerName))
 	if err != nil {
 		return fmt.Errorf("reading whose log this is: %w", err)
 	}
-	return write(w, "application/json", cacheNever, raw)
+	return send(w, r, "application/json", cacheNever, hashTag(raw), bytes.NewReader(raw))
 }
 
-func (a *API) serveIssuer(w http.ResponseWriter, r *http.Request) error {
+func (a *API) serveIssuer(w http.ResponseWriter, r *http.Request, _ *Place) error {
 	name := strings.TrimPrefix(r.URL.Path, "/"+logdir.IssuerDir+"/")
 	raw, err := hex.DecodeString(name)
 	if err != nil || len(raw) != 32 || name != strings.ToLower(name) {
@@ -166,11 +216,11 @@ func (a *API) serveIssuer(w http.ResponseWriter, r *http.Request) error {
 	if err != nil {
 		return err
 	}
-	return write(w, "application/pkix-cert", cacheForever, der)
+	return send(w, r, "application/pkix-cert", cacheForever, name, bytes.NewReader(der))
 }
 
-// serveTile serves what the published checkpoint covers.
-func (a *API) serveTile(w http.ResponseWriter, r *http.Request) error {
+// serveTile serves what the published checkpoint covers, out of its file.
+func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err error) {
 	t, ok := logdir.ParseTilePath(strings.TrimPrefix(r.URL.Path, "/"))
 	if !ok {
 		return errNotFound
@@ -182,21 +232,58 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request) error {
 	if !t.Within(h.Size) {
 		return errNotFound
 	}
-	data, err := a.o.Dir.Tile(r.Context(), t, h.Size)
+	key := gzipKey{a.o.Dir, t}
+	packable := t.Level == logdir.DataLevel && acceptsGzip(r)
+	if t.Level == logdir.DataLevel {
+		w.Header().Set("Vary", "Accept-Encoding")
+	}
+	if packed := a.o.Budget.packed.find(key); packable && packed != nil {
+		return sendPacked(w, r, t, packed)
+	}
+	if err := p.compute(r.Context()); err != nil {
+		return err
+	}
+	f, length, err := a.o.Dir.OpenTile(t, h.Size)
+	p.idle()
 	if err != nil {
 		return err
 	}
-	if t.Level == logdir.DataLevel {
-		w.Header().Set("Vary", "Accept-Encoding")
-		if acceptsGzip(r) {
-			if data, err = a.gzip.get(t, data); err != nil {
-				return err
-			}
-			w.Header().Set("Content-Encoding", "gzip")
+	defer func() { err = errors.Join(err, f.Close()) }()
+	tile := io.NewSectionReader(f, 0, length)
+	// A partial tile is asked for again only while it is the newest.
+	if packable && (t.Width == 0 || t.Index*layout.EntryBundleWidth+uint64(t.Width) == h.Size) {
+		packed, err := a.o.Budget.pack(key, tile, length)
+		if err != nil {
+			return err
+		}
+		if packed != nil {
+			return sendPacked(w, r, t, packed)
+		}
+		if _, err := tile.Seek(0, io.SeekStart); err != nil {
+			return err
 		}
 	}
-	return write(w, "application/octet-stream", cacheForever, data)
+	limitTime(w, length)
+	return send(w, r, "application/octet-stream", cacheForever, t.Name(), tile)
 }
+
+func sendPacked(w http.ResponseWriter, r *http.Request, t logdir.TilePath, packed []byte) error {
+	limitTime(w, int64(len(packed)))
+	w.Header().Set("Content-Encoding", "gzip")
+	return send(w, r, "application/octet-stream", cacheForever, t.Name()+"+gzip", bytes.NewReader(packed))
+}
+
+// send answers with something that is there, or with the part of it that is asked for,
+// or that the reader has it already (RFC 9110 §13 and §14): tag names its bytes.
+func send(w http.ResponseWriter, r *http.Request, contentType, cache, tag string, body io.ReadSeeker) error {
+	w.Header().Set("Content-Type", contentType)
+	w.Header().Set("Cache-Control", cache)
+	w.Header().Set("ETag", strconv.Quote(tag))
+	http.ServeContent(w, r, "", time.Time{}, body)
+	return nil
+}
+
+func hashTag(raw []byte) string { return fmt.Sprintf("%x", sha256.Sum256(raw)) }
 
 func write(w http.ResponseWriter, contentType, cache string, body []byte) error {
 	w.Header().Set("Content-Type", contentType)

@@ -4,16 +4,13 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strconv"
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
-	"github.com/transparency-dev/tessera/api/layout"
 )
 
 // rootsBody is RFC 6962 §4.7; a []byte is base64 in JSON.
@@ -23,27 +20,24 @@ type rootsBody struct {
 
 // answerer makes the body of an answer from the published checkpoint and the
 // numbers that were asked with.
-type answerer func(ctx context.Context, head checkpoint.Head, numbers []uint64) (body any, err error)
+type answerer func(ctx context.Context, head checkpoint.Head, numbers []uint64, p *Place) (body any, err error)
 
-// query is a read with decimal parameters, each of which must be there once.
+// query is a read with decimal parameters.
 func (a *API) query(cache string, answer answerer, parameters ...string) HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) error {
-		numbers := make([]uint64, len(parameters))
-		for i, name := range parameters {
-			values := r.URL.Query()[name]
-			if len(values) != 1 {
-				return BadRequest("%s: required, once", name)
-			}
-			var err error
-			if numbers[i], err = strconv.ParseUint(values[0], 10, 63); err != nil {
-				return BadRequest("%s: want a decimal number", name)
-			}
+	return func(w http.ResponseWriter, r *http.Request, p *Place) error {
+		numbers, err := numbersOf(r, parameters...)
+		if err != nil {
+			return err
 		}
 		head, err := a.Head(r.Context())
 		if err != nil {
 			return err
 		}
-		body, err := answer(r.Context(), head, numbers)
+		if err := p.compute(r.Context()); err != nil {
+			return err
+		}
+		body, err := answer(r.Context(), head, numbers, p)
+		p.idle()
 		if err != nil {
 			return err
 		}
@@ -51,14 +45,30 @@ func (a *API) query(cache string, answer answerer, parameters ...string) Handler
 	}
 }
 
+// numbersOf reads the decimal parameters of a query, each of which must be there once.
+func numbersOf(r *http.Request, parameters ...string) ([]uint64, error) {
+	query, numbers := r.URL.Query(), make([]uint64, len(parameters))
+	for i, name := range parameters {
+		values := query[name]
+		if len(values) != 1 {
+			return nil, BadRequest("%s: required, once", name)
+		}
+		var err error
+		if numbers[i], err = strconv.ParseUint(values[0], 10, 63); err != nil {
+			return nil, BadRequest("%s: want a decimal number", name)
+		}
+	}
+	return numbers, nil
+}
+
 // getSTH is RFC 6962 §4.3, from the same checkpoint that the static API serves:
 // its note signature is the tree head's.
-func (a *API) getSTH(_ context.Context, head checkpoint.Head, _ []uint64) (any, error) {
+func (a *API) getSTH(_ context.Context, head checkpoint.Head, _ []uint64, _ *Place) (any, error) {
 	return ct.GetSTHResponse{TreeSize: head.Size, Timestamp: head.Timestamp, SHA256RootHash: head.Root, TreeHeadSignature: head.Signature}, nil
 }
 
 // getConsistency is RFC 6962 §4.4.
-func (a *API) getConsistency(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+func (a *API) getConsistency(ctx context.Context, head checkpoint.Head, numbers []uint64, _ *Place) (any, error) {
 	first, second := numbers[0], numbers[1]
 	if first > second || second > head.Size {
 		return nil, BadRequest("want first <= second <= the published tree size, %d", head.Size)
@@ -71,12 +81,12 @@ func (a *API) getConsistency(ctx context.Context, head checkpoint.Head, numbers 
 }
 
 // getProofByHash is RFC 6962 §4.5.
-func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request) error {
+func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request, p *Place) error {
 	hash, err := base64.StdEncoding.DecodeString(r.URL.Query().Get("hash"))
 	if err != nil || len(hash) != 32 {
 		return BadRequest("hash: want the base64 of 32 bytes")
 	}
-	return a.query(cacheForever, func(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+	return a.query(cacheForever, func(ctx context.Context, head checkpoint.Head, numbers []uint64, _ *Place) (any, error) {
 		size := numbers[0]
 		if size == 0 || size > head.Size {
 			return nil, BadRequest("want 1 <= tree_size <= the published tree size, %d", head.Size)
@@ -90,36 +100,11 @@ func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request) error {
 		}
 		path, err := a.o.Dir.Inclusion(ctx, index, size)
 		return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: orEmpty(path)}, err
-	}, "tree_size")(w, r)
-}
-
-// getEntries is RFC 6962 §4.6. An answer ends with a data tile, so it may hold
-// fewer entries than were asked for.
-func (a *API) getEntries(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
-	start, end := numbers[0], numbers[1]
-	if start > end || start >= head.Size {
-		return nil, BadRequest("want start <= end and start < the published tree size, %d", head.Size)
-	}
-	tile := start / layout.EntryBundleWidth
-	first := tile * layout.EntryBundleWidth
-	end = min(end, head.Size-1, first+layout.EntryBundleWidth-1)
-	leaves, err := a.o.Dir.Bundle(ctx, tile, head.Size)
-	if err != nil {
-		return nil, err
-	}
-	body := ct.GetEntriesResponse{Entries: make([]ct.LeafEntry, 0, end-start+1)}
-	for _, leaf := range leaves[start-first : end-first+1] {
-		e, err := a.entry(leaf)
-		if err != nil {
-			return nil, err
-		}
-		body.Entries = append(body.Entries, e)
-	}
-	return body, nil
+	}, "tree_size")(w, r, p)
 }
 
 // getEntryAndProof is RFC 6962 §4.8.
-func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, numbers []uint64) (any, error) {
+func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, numbers []uint64, p *Place) (any, error) {
 	index, size := numbers[0], numbers[1]
 	if index >= size || size > head.Size {
 		return nil, BadRequest("want leaf_index < tree_size <= the published tree size, %d", head.Size)
@@ -128,33 +113,24 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 	if err != nil {
 		return nil, err
 	}
-	leaves, err := a.o.Dir.Bundle(ctx, index/layout.EntryBundleWidth, head.Size)
-	if err != nil {
-		return nil, err
-	}
-	e, err := a.entry(leaves[index%layout.EntryBundleWidth])
-	return ct.GetEntryAndProofResponse{LeafInput: e.LeafInput, ExtraData: e.ExtraData, AuditPath: orEmpty(path)}, err
+	var answer ct.GetEntryAndProofResponse
+	err = a.eachEntry(head.Size, index, index, func(leaf logdir.Leaf) error {
+		chain, err := a.chain(leaf)
+		if err != nil {
+			return err
+		}
+		if err := p.Take(entryCopies * leafBytes(leaf, chain)); err != nil {
+			return err
+		}
+		answer = ct.GetEntryAndProofResponse{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain), AuditPath: orEmpty(path)}
+		return nil
+	})
+	return answer, err
 }
 
 // getRoots is RFC 6962 §4.7.
-func (a *API) getRoots(w http.ResponseWriter, _ *http.Request) error {
+func (a *API) getRoots(w http.ResponseWriter, _ *http.Request, _ *Place) error {
 	return WriteJSON(w, cacheNever, rootsBody{Certificates: orEmpty(a.o.Roots())})
-}
-
-// entry puts an entry into the form of get-entries, with its chain.
-func (a *API) entry(leaf logdir.Leaf) (ct.LeafEntry, error) {
-	chain := make([][]byte, 0, len(leaf.Fingerprints))
-	for _, f := range leaf.Fingerprints {
-		der, err := a.o.Issuers.Get([32]byte(f))
-		if errors.Is(err, os.ErrNotExist) { // ours, not the reader's: no 404
-			err = fmt.Errorf("the issuer %x of an entry is missing", f)
-		}
-		if err != nil {
-			return ct.LeafEntry{}, err
-		}
-		chain = append(chain, der)
-	}
-	return ct.LeafEntry{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain)}, nil
 }
 
 func orEmpty(list [][]byte) [][]byte {

@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
@@ -111,7 +112,7 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 // openShard opens the log that is i in the configuration's order. Its key may be
 // open already.
 func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [][]byte, keys []kms.Signer, i int) (*embedded.Log, error) {
-	o := embedded.Options{Roots: roots, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}
+	o := embedded.Options{Roots: roots, Now: s.Now, Logger: s.Logger, Metrics: s.Registry, Reads: s.reads}
 	if i < len(keys) {
 		o.Signer = keys[i]
 	} else {
@@ -173,14 +174,14 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 		if log.Directory == "" {
 			continue
 		}
-		archive, err := read.OpenArchive(ctx, string(log.Directory), d, next.configured.Roots(), s.Logger)
+		archive, err := read.OpenArchive(ctx, d, read.Options{Dir: logdir.Dir(log.Directory), Roots: next.configured.Roots, Logger: s.Logger, Budget: s.reads})
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
 		if err := l.mountAt(archive.Prefix(), archive.Handler()); err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
-		l.served = append(l.served, monitoredHere(d, archive.Handler()))
+		l.served = append(l.served, monitoredHere(d, archive.Local()))
 	}
 	return nil
 }
@@ -246,7 +247,7 @@ func (s *Service) submittedTo(own *logSet) []ctlog.Log {
 func (s *Service) monitored(st *state) []inclusion.Log {
 	var logs []inclusion.Log
 	for _, one := range st.logs.shards {
-		logs = append(logs, monitoredHere(one.description(), one.log.Handler()))
+		logs = append(logs, monitoredHere(one.description(), one.log.LocalReads()))
 	}
 	logs = append(logs, st.logs.served...)
 	for i, l := range s.loaded.external {

@@ -12,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -27,7 +28,7 @@ type Overrides struct {
 // The configuration c was read from the source; the zero source is never read
 // again. On an error nothing stays open.
 func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, from Source) (_ *Service, err error) {
-	s := &Service{Dependencies: d.withRegistry(), started: c, logBase: o.LogBase}
+	s := &Service{Dependencies: d.withRegistry(), started: c, logBase: o.LogBase, reads: read.NewBudget()}
 	if s.loaded, err = Load(ctx, c, s.Dependencies); err != nil {
 		return nil, err
 	}

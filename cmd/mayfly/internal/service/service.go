@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -37,6 +38,7 @@ type Service struct {
 	ephemeral *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises  *inclusion.Monitor   // nil without logs
 	server    *server.Server
+	reads     *read.Budget // of all logs that are served here
 	reloads   reloads
 
 	changing sync.Mutex // held by whoever makes the next state and puts it in force

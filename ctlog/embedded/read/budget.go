@@ -1,0 +1,160 @@
+package read
+
+import (
+	"context"
+	"net"
+	"net/http"
+	"net/netip"
+	"runtime"
+	"sync"
+
+	"golang.org/x/time/rate"
+	"google.golang.org/grpc/peer"
+)
+
+// What all reads of a process's logs together may hold. A read holds its place until
+// its last byte is out, so a reader that takes none holds it until its answer's time
+// is over.
+const (
+	maxReads  = 256       // at once
+	readBytes = 128 << 10 // of each: buffers, the hashes of a proof
+	maxBytes  = 16 << 20  // of those that say that they need more
+
+	// One address gets an eighth, so that it can't take the others' places.
+	maxReadsEach = maxReads / 8
+	maxBytesEach = maxBytes / 8
+)
+
+// MaxBytes bounds what the reads of a process hold in memory, whatever is asked and
+// however slowly the answers are taken. Beside it are an index of eight bytes an entry
+// for logs that are asked for get-proof-by-hash, and the issuers' certificates.
+const MaxBytes = maxReads*readBytes + maxBytes + maxCompressed + packingBytes
+
+// Budget is what the reads of all logs of a process share. It is safe for concurrent use.
+type Budget struct {
+	mu     sync.Mutex
+	all    use
+	each   map[netip.Prefix]use // of those that hold something
+	work   chan struct{}        // holds one for each read that computes
+	packed gzipCache
+	pace   *rate.Limiter // of packing, in bytes
+	packer sync.Mutex    // held by the one who packs
+}
+
+// use is what is taken of a budget.
+type use struct{ reads, bytes int }
+
+// NewBudget makes a budget of which nothing is taken.
+func NewBudget() *Budget {
+	return &Budget{
+		each: make(map[netip.Prefix]use),
+		work: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		pace: rate.NewLimiter(packRate, packBurst),
+	}
+}
+
+// Place is what one request has of a Budget. A nil one is not bounded.
+type Place struct {
+	budget    *Budget
+	client    netip.Prefix
+	bytes     int
+	computing bool
+}
+
+var (
+	errBusy  = &Refusal{Status: http.StatusServiceUnavailable, Text: "too many reads are in progress; try again", RetryAfter: 1}
+	errShare = &Refusal{Status: http.StatusTooManyRequests, Text: "too many requests of this network address are in progress; try again", RetryAfter: 1}
+)
+
+// Enter takes a place for a request, which must be given back with Leave; a *Refusal
+// when there is none.
+func (b *Budget) Enter(r *http.Request) (*Place, error) {
+	p := &Place{budget: b, client: Network(r)}
+	if err := p.add(use{reads: 1}); err != nil {
+		return nil, err
+	}
+	return p, nil
+}
+
+// Take takes bytes, which Leave gives back; a *Refusal when there aren't as many.
+func (p *Place) Take(bytes int) error {
+	if p == nil {
+		return nil
+	}
+	err := p.add(use{bytes: bytes})
+	if err == nil {
+		p.bytes += bytes
+	}
+	return err
+}
+
+// Leave gives everything back.
+func (p *Place) Leave() {
+	if p != nil {
+		p.idle()                     // a panic may have left it
+		_ = p.add(use{-1, -p.bytes}) // less is never refused
+	}
+}
+
+func (p *Place) add(more use) error {
+	b := p.budget
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	all := use{b.all.reads + more.reads, b.all.bytes + more.bytes}
+	each := use{b.each[p.client].reads + more.reads, b.each[p.client].bytes + more.bytes}
+	switch {
+	case all.reads > maxReads || all.bytes > maxBytes:
+		return errBusy
+	case each.reads > maxReadsEach || each.bytes > maxBytesEach:
+		return errShare
+	}
+	b.all, b.each[p.client] = all, each
+	if each == (use{}) {
+		delete(b.each, p.client)
+	}
+	return nil
+}
+
+// compute waits for a turn to compute, which idle gives back: reads together take half
+// of the processors, and issuance finds the other half free.
+func (p *Place) compute(ctx context.Context) error {
+	if p == nil {
+		return nil
+	}
+	select {
+	case p.budget.work <- struct{}{}:
+		p.computing = true
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (p *Place) idle() {
+	if p != nil && p.computing {
+		p.computing = false
+		<-p.budget.work
+	}
+}
+
+// Network is whom a request counts for: the address of its client, or the /64 of an
+// IPv6 address, which is the least that one customer gets (RFC 6177 §2).
+func Network(r *http.Request) netip.Prefix {
+	text := r.RemoteAddr
+	if p, ok := peer.FromContext(r.Context()); ok && p.Addr != nil { // whom a trusted proxy speaks for
+		text = p.Addr.String()
+	}
+	if host, _, err := net.SplitHostPort(text); err == nil {
+		text = host
+	}
+	a, err := netip.ParseAddr(text)
+	if err != nil { // no address at all: they count as one
+		return netip.Prefix{}
+	}
+	a = a.Unmap().WithZone("")
+	bits := a.BitLen()
+	if a.Is6() {
+		bits = 64
+	}
+	return netip.PrefixFrom(a, bits).Masked()
+}

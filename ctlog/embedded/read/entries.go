@@ -1,0 +1,226 @@
+package read
+
+import (
+	"bufio"
+	"context"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"os"
+	"strconv"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/transparency-dev/tessera/api/layout"
+)
+
+// An answer to get-entries is smaller than what may be asked for (RFC 6962 §4.6 leaves
+// that to the log): it ends with a data tile, after maxEntries, or before the entry
+// that would make it larger than maxEntryBytes, but for the first.
+const (
+	maxEntries    = 128
+	maxEntryBytes = 512 << 10 // of entries and their chains, a quarter less than in JSON
+)
+
+// entryCopies is how often the bytes of one entry are in memory while it is sent: as it
+// was read, as leaf and extra data, and once more where they are put together.
+const entryCopies = 4
+
+// The JSON of an answer around the two base64 texts of each entry.
+const (
+	entriesBegin = `{"entries":[`
+	entryBegin   = `{"leaf_input":"`
+	entryMiddle  = `","extra_data":"`
+	entryEnd     = `"}`
+	entriesEnd   = `]}`
+)
+
+// getEntries is RFC 6962 §4.6. The tile is read twice, one entry at a time: what is
+// wrong with it is found before the answer begins, and then all that is held is one
+// entry, however slowly the answer is taken.
+func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error {
+	numbers, err := numbersOf(r, "start", "end")
+	if err != nil {
+		return err
+	}
+	head, err := a.Head(r.Context())
+	if err != nil {
+		return err
+	}
+	start, end := numbers[0], numbers[1]
+	if start > end || start >= head.Size {
+		return BadRequest("want start <= end and start < the published tree size, %d", head.Size)
+	}
+	if err := p.compute(r.Context()); err != nil {
+		return err
+	}
+	defer p.idle()
+	plan, err := a.planEntries(head.Size, start, min(end, head.Size-1))
+	if err != nil {
+		return err
+	}
+	if err := p.Take(entryCopies * plan.largest); err != nil {
+		return err
+	}
+	limitTime(w, plan.length)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", cacheNever)
+	w.Header().Set("Content-Length", strconv.FormatInt(plan.length, 10))
+	if r.Method == http.MethodHead {
+		return nil
+	}
+	network := &network{to: w, place: p, ctx: r.Context()}
+	err = a.writeEntries(bufio.NewWriterSize(network, readBytes/4), head.Size, start, plan.last)
+	if err != nil && network.err == nil { // it isn't the reader who went away; its length shows that the answer isn't whole
+		a.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
+	}
+	return nil
+}
+
+// entriesPlan is what an answer to get-entries will be.
+type entriesPlan struct {
+	last    uint64 // its last entry
+	length  int64  // bytes of JSON
+	largest int    // bytes of its largest entry with the chain
+}
+
+// errEnough ends the reading of entries early.
+var errEnough = errors.New("the answer is full")
+
+// planEntries reads the entries from start to end, as far as one answer goes.
+func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
+	plan := entriesPlan{last: start, length: int64(len(entriesBegin) + len(entriesEnd))}
+	count, total := 0, 0
+	err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
+		chain, err := a.chain(leaf)
+		if err != nil {
+			return err
+		}
+		bytes := leafBytes(leaf, chain)
+		if count > 0 && (count == maxEntries || total+bytes > maxEntryBytes) {
+			return errEnough
+		}
+		plan.last = start + uint64(count)
+		plan.length += int64(len(entryBegin) + base64.StdEncoding.EncodedLen(len(leaf.MerkleTreeLeaf())) +
+			len(entryMiddle) + base64.StdEncoding.EncodedLen(len(leaf.ExtraData(chain))) + len(entryEnd))
+		if count > 0 {
+			plan.length++ // the comma
+		}
+		plan.largest = max(plan.largest, bytes)
+		count, total = count+1, total+bytes
+		return nil
+	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
+	return plan, err
+}
+
+// writeEntries writes the answer.
+func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) error {
+	text := func(raw []byte) error {
+		encoder := base64.NewEncoder(base64.StdEncoding, w)
+		_, err := encoder.Write(raw)
+		return errors.Join(err, encoder.Close())
+	}
+	separator := entriesBegin
+	err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
+		chain, err := a.chain(leaf)
+		if err != nil {
+			return err
+		}
+		_, _ = w.WriteString(separator + entryBegin) // the writer keeps its error
+		if err := text(leaf.MerkleTreeLeaf()); err != nil {
+			return err
+		}
+		_, _ = w.WriteString(entryMiddle)
+		if err := text(leaf.ExtraData(chain)); err != nil {
+			return err
+		}
+		_, err = w.WriteString(entryEnd)
+		separator = ","
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	_, _ = w.WriteString(entriesEnd)
+	return w.Flush()
+}
+
+// eachEntry calls yield with the entries from start to end, or to the end of the data
+// tile that start is in, of a log of the size given.
+func (a *API) eachEntry(size, start, end uint64, yield func(logdir.Leaf) error) (err error) {
+	tile := logdir.TilePath{Level: logdir.DataLevel, Index: start / layout.EntryBundleWidth}
+	first := tile.Index * layout.EntryBundleWidth
+	tile.Width = layout.PartialTileSize(0, tile.Index, size)
+	f, length, err := a.o.Dir.OpenTile(tile, size)
+	if err != nil {
+		return fmt.Errorf("reading data tile %d: %w", tile.Index, missing(err))
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	leaves := logdir.NewLeafReader(io.NewSectionReader(f, 0, length), first)
+	for index := first; index <= min(end, first+layout.EntryBundleWidth-1); index++ {
+		leaf, err := leaves.Next()
+		if err != nil {
+			return fmt.Errorf("reading data tile %d: %w", tile.Index, err)
+		}
+		if index < start {
+			continue
+		}
+		if err := yield(leaf); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// chain is the certificates above an entry.
+func (a *API) chain(leaf logdir.Leaf) ([][]byte, error) {
+	chain := make([][]byte, 0, len(leaf.Fingerprints))
+	for _, f := range leaf.Fingerprints {
+		der, err := a.o.Issuers.Get([32]byte(f))
+		if err != nil {
+			return nil, fmt.Errorf("the issuer %x of an entry: %w", f, missing(err))
+		}
+		chain = append(chain, der)
+	}
+	return chain, nil
+}
+
+// missing makes an error of our own of a file that isn't there but should be, which
+// would be the reader's mistake otherwise.
+func missing(err error) error {
+	if errors.Is(err, os.ErrNotExist) {
+		return errors.New("it is missing")
+	}
+	return err
+}
+
+// leafBytes is how many bytes an entry has with its chain.
+func leafBytes(leaf logdir.Leaf, chain [][]byte) int {
+	bytes := len(leaf.Raw)
+	for _, der := range chain {
+		bytes += len(der)
+	}
+	return bytes
+}
+
+// network is where an answer goes. While the reader is waited for, others compute.
+type network struct {
+	to    io.Writer
+	place *Place
+	ctx   context.Context //nolint:containedctx // of the request that is answered
+	err   error           // of the last write
+}
+
+func (n *network) Write(b []byte) (written int, err error) {
+	n.place.idle()
+	written, n.err = n.to.Write(b)
+	if n.err == nil {
+		n.err = n.place.compute(n.ctx)
+	}
+	return written, n.err
+}
