@@ -6,8 +6,10 @@ import (
 	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
@@ -248,8 +250,8 @@ func TestSubmissionByAPrecertificateSigningCertificate(t *testing.T) {
 	}
 }
 
-// TestSubmissionRate: outsiders have a rate that the CA's own submissions don't
-// count for. See TestFloodFromOutsideLeavesTheCAItsPlace.
+// TestSubmissionRate: one address has a rate, and all outsiders together have one that
+// the CA's own submissions don't count for. See TestFloodFromOutsideLeavesTheCAItsPlace.
 func TestSubmissionRate(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -257,15 +259,36 @@ func TestSubmissionRate(t *testing.T) {
 	now := time.Now()
 	b.o.Now = func() time.Time { return now }
 	l := b.open(t)
-	url, c := serve(t, l)
-	refused := 0
-	for range 210 {
-		if status, _ := post(t, c, url+"/ct/v1/add-chain", []byte("x")); status == http.StatusTooManyRequests {
-			refused++
-		}
+	from := func(address string) int {
+		r := httptest.NewRequestWithContext(t.Context(), http.MethodPost, "/ct/v1/add-chain", strings.NewReader("x"))
+		r.RemoteAddr = address
+		w := httptest.NewRecorder()
+		l.Handler().ServeHTTP(w, r)
+		return w.Code
 	}
-	if refused != 10 {
-		t.Errorf("%d of 210 refused, want the 10 over the burst of 200", refused)
+	refused := func(posts int, address string) (refused int) {
+		for range posts {
+			if from(address) == http.StatusTooManyRequests {
+				refused++
+			}
+		}
+		return refused
+	}
+	if got := refused(60, "198.51.100.1:1"); got != 10 {
+		t.Errorf("%d of 60 refused, want the 10 over an address's burst of 50", got)
+	}
+	if got := refused(40, "198.51.100.2:1"); got != 0 {
+		t.Errorf("%d of another address were refused", got)
+	}
+	if got := refused(40, "[2001:db8::1]:1") + refused(20, "[2001:db8::2]:1"); got != 10 {
+		t.Errorf("%d of one /64 were refused, want 10", got)
+	}
+	all := 0
+	for i := range 80 { // 140 of the 200 were taken
+		all += refused(1, fmt.Sprintf("203.0.113.%d:1", i))
+	}
+	if all != 20 {
+		t.Errorf("%d refused, want the 20 over the burst of 200 of everybody", all)
 	}
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 		t.Errorf("the CA's own submission: %v", err)

@@ -5,7 +5,9 @@ package embedded_test
 
 import (
 	"errors"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -203,7 +205,13 @@ func TestFloodFromOutsideLeavesTheCAItsPlace(t *testing.T) {
 	now := time.Now() // stands still, so that the rate lets exactly its burst through
 	b.o.Now = func() time.Time { return now }
 	l := b.openNow(t)
-	url, c := serve(t, l)
+	var asked atomic.Int64
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // outsiders come from everywhere
+		r.RemoteAddr = fmt.Sprintf("198.51.100.%d:1", asked.Add(1)%200)
+		http.StripPrefix(l.Prefix(), l.Handler()).ServeHTTP(w, r)
+	}))
+	t.Cleanup(s.Close)
+	url, c := s.URL+l.Prefix(), s.Client()
 	const outsiders, each, burst, ours = 16, 40, 200, 20
 	var taken, refused atomic.Int64
 	var wg sync.WaitGroup

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -108,8 +109,9 @@ type Log struct {
 
 	cover cover // of the mark
 
-	submissionLimit *rate.Limiter                  // of the submission API
-	dedup           *lru.Cache[[32]byte, position] // its last entries by the SHA-256 of their certificates
+	submissionLimit *rate.Limiter                           // of the submission API
+	submitters      *lru.Cache[netip.Prefix, *rate.Limiter] // of the addresses that came last
+	dedup           *lru.Cache[[32]byte, position]          // its last entries by the SHA-256 of their certificates
 }
 
 // highWater is what a log does with its [logdir.Mark].
@@ -190,6 +192,9 @@ func prepare(c Config, o Options) (*Log, error) {
 		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
 	}
 	if l.dedup, err = lru.New[[32]byte, position](dedupEntries); err != nil {
+		return nil, err
+	}
+	if l.submitters, err = lru.New[netip.Prefix, *rate.Limiter](maxAddresses); err != nil {
 		return nil, err
 	}
 	l.AcceptRoots(o.Roots)

@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/transparency-dev/tessera/ctonly"
+	"golang.org/x/time/rate"
 )
 
 // Limits of the submission API.
@@ -34,6 +36,11 @@ const (
 	// Submissions from outside must not crowd out the CA's own.
 	submissionRate  = 20  // a second, of everybody together
 	submissionBurst = 200 // at once, after a quiet time
+
+	// One address (IPv6: one /64) must not crowd out the others.
+	addressRate  = 5
+	addressBurst = 50
+	maxAddresses = 4096 // that are remembered, those that came last
 )
 
 // Submissions are the paths below [Log.Prefix] that take a POST; none unless the
@@ -51,6 +58,9 @@ func (l *Log) addChain(precert bool) read.HandlerFunc {
 }
 
 func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, precert bool) error {
+	if !l.submitter(read.Network(r)).AllowN(l.o.Now(), 1) {
+		return &read.Refusal{Status: http.StatusTooManyRequests, Text: "too many submissions of this network address; try again later", RetryAfter: 1}
+	}
 	if !l.submissionLimit.AllowN(l.o.Now(), 1) {
 		return &read.Refusal{Status: http.StatusTooManyRequests, Text: "too many submissions; try again later", RetryAfter: 1}
 	}
@@ -74,6 +84,16 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, prec
 		SCTVersion: ct.V1, ID: sct.LogID[:], Timestamp: sct.Timestamp,
 		Extensions: base64.StdEncoding.EncodeToString(sct.Extensions), Signature: ctlog.AppendSignature(nil, sct.Signature),
 	})
+}
+
+// submitter is the limit of one address.
+func (l *Log) submitter(address netip.Prefix) *rate.Limiter {
+	limit := rate.NewLimiter(addressRate, addressBurst)
+	if known, ok, _ := l.submitters.PeekOrAdd(address, limit); ok {
+		l.submitters.Get(address) // it came last
+		return known
+	}
+	return limit
 }
 
 // bodyBytes is how much of a request's body is read at most.
