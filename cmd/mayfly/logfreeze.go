@@ -11,7 +11,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 )
 
@@ -68,7 +67,7 @@ func proveLog(ctx context.Context, file, url string, now time.Time, streams stre
 	progress := newProgress(streams.Err)
 	defer progress.done()
 	trail := string(c.Audit.Path)
-	return rotation.Prove(ctx, log, promises.Follow(trail, nil), inclusion.StateFile(trail), progress.show)
+	return rotation.Prove(ctx, log, promises.Follow(trail, nil), progress.show)
 }
 
 // freezeLog writes down that a log is frozen.

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
@@ -140,6 +141,44 @@ func TestEntry(t *testing.T) {
 	} {
 		if !errors.Is(err, read.ErrNoEntry) {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// TestFrozenLogStaysFrozen: a log that was frozen takes nothing after it was restored,
+// whether it was frozen before its first backup or after it.
+func TestFrozenLogStaysFrozen(t *testing.T) {
+	t.Parallel()
+	for _, early := range []bool{true, false} {
+		b := newBench(t)
+		b.write(t, 3)
+		backup, restored, mark := filepath.Join(t.TempDir(), "backup"), filepath.Join(t.TempDir(), "log"), string(b.config.MarkFile)
+		take := func() {
+			t.Helper()
+			if _, err := maintain.Backup(t.Context(), b.path(), backup, maintain.VerifyOptions{}); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if !early {
+			take()
+		}
+		report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := maintain.Freeze(b.path(), report, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		take()
+		if _, err := maintain.Restore(t.Context(), backup, restored, mark, maintain.VerifyOptions{}); err != nil {
+			t.Fatal(err)
+		}
+		b.config.Directory = setting.Path(restored)
+		if _, err := embedded.Open(t.Context(), b.config, b.o); !errors.Is(err, embedded.ErrFrozen) {
+			t.Errorf("frozen before the first backup: %v; the restored log: %v, want ErrFrozen", early, err)
+		}
+		if _, err := maintain.Verify(t.Context(), restored, maintain.VerifyOptions{MarkFile: mark}); err != nil {
+			t.Error(err)
 		}
 	}
 }

@@ -55,23 +55,18 @@ func writeState(path string, s state) error {
 	return nil
 }
 
-// Owed reads the whole trail that is there, as far back as since, and the one log of
-// o, and returns the serial numbers of certificates that the log promised and doesn't
-// hold yet, or never will. It writes nothing. An error says what could not be read.
+// Owed reads the whole trail that is there, as far back as since and for as long before
+// it as a clock may have been wrong, and the one log of o, and returns the serial numbers
+// of certificates that the log promised and doesn't hold yet, or never will. It takes
+// nobody's word for what was well before, and writes nothing. An error says what could
+// not be read.
 func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
-	known, err := readState(o.State, since)
-	if err != nil {
-		return nil, err
-	}
 	o.State, o.Metrics = "", nil
 	m, err := New(o)
 	if err != nil {
 		return nil, err
 	}
-	if known.Until.Before(since) { // what is from before the log's time is of no interest
-		known.Until = since
-	}
-	m.trail = o.Trail(known.Until)
+	m.trail = o.Trail(since.Add(-lookBack))
 	defer m.trail.Close()
 	var owed []string
 	for {

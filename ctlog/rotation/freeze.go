@@ -56,10 +56,10 @@ type Complete struct {
 
 // Prove reads an ended log from the first entry to the last, and the audit trail
 // beside it: the last checkpoint covers every entry, the mark fits, and every
-// certificate which the trail says is in the log is in it. trailState is the file
-// that remembers how far the trail is well already. progress may be nil. The error is
-// a *Refusal where the log isn't complete.
-func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.Time) inclusion.Trail, trailState string, progress func(done, total uint64)) (c Complete, err error) {
+// certificate which the trail says is in the log is in it. What the monitor remembers
+// of the trail is no proof, and isn't read. progress may be nil. The error is a
+// *Refusal where the log isn't complete.
+func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.Time) inclusion.Trail, progress func(done, total uint64)) (c Complete, err error) {
 	c.Log = log
 	dir := string(log.Directory)
 	c.Report, err = maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: string(log.MarkFile), Progress: progress})
@@ -80,8 +80,8 @@ func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.
 		return c, err
 	}
 	owed, err := inclusion.Owed(ctx, inclusion.Options{
-		Trail: trail, State: trailState,
-		Logs: []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
+		Trail: trail,
+		Logs:  []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
 	}, log.Start)
 	if err != nil {
 		return c, err

@@ -16,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -306,14 +307,19 @@ func TestFreezeWaitsForPromises(t *testing.T) {
 	if err != nil || log.URL != p.Before.URL {
 		t.Fatalf("%s, %v", log.URL, err)
 	}
+	// Whoever can write the monitor's state can't have it believed that all is well.
+	state := inclusion.StateFile(r.trail)
+	if err := os.WriteFile(state, fmt.Appendf(nil, `{"until":%q}`, began.Add(time.Minute).Format(time.RFC3339Nano)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var refused *rotation.Refusal
-	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
+	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.WriteFile(r.trail, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil); err != nil {
+	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil); err != nil {
 		t.Errorf("a log that owes nothing: %v", err)
 	}
 }
@@ -339,7 +345,7 @@ func TestFreezeMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		complete, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), filepath.Join(r.dir, "audit.inclusion.json"), nil)
+		complete, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

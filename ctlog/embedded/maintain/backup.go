@@ -1,13 +1,16 @@
 package maintain
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
 )
@@ -51,8 +54,31 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 	if err := copied.Put(raw, logdir.CheckpointName); err != nil { // last: it says that all else is there
 		return Report{}, err
 	}
+	if err := copyEnd(from, copied, head.Tree); err != nil {
+		return Report{}, err
+	}
 	o.Backup, o.Progress = true, nil
 	return Verify(ctx, to, o)
+}
+
+// copyEnd copies that the log is frozen, where it was with the tree given: what is
+// restored takes nothing any more, as the log that was copied.
+func copyEnd(from, to logdir.Dir, t checkpoint.Tree) error {
+	raw, err := os.ReadFile(from.Path(logdir.FrozenName))
+	if errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	var end frozenAt
+	if err == nil {
+		err = json.Unmarshal(raw, &end)
+	}
+	if err != nil {
+		return fmt.Errorf("reading how the log was frozen: %w", err)
+	}
+	if end.Size != t.Size || !bytes.Equal(end.Root, t.Root) {
+		return fmt.Errorf("the log was frozen with %d entries and another checkpoint than the one of %d: copy it again", end.Size, t.Size)
+	}
+	return to.Put(raw, logdir.FrozenName)
 }
 
 // copyLog copies owner, issuers and tiles of the first size entries.

@@ -63,6 +63,9 @@ func install(ctx context.Context, from, to logdir.Dir, head checkpoint.Head) err
 		return errors.Join(fmt.Errorf("copying the backup: %w", err), lock.Release())
 	}
 	if err = to.Put(head.Raw, logdir.CheckpointName); err == nil {
+		err = copyEnd(from, to, head.Tree)
+	}
+	if err == nil {
 		err = to.PutTree(head.Tree) // last: without it nothing opens the log
 	}
 	return errors.Join(err, lock.Release())
