@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"compress/flate"
 	"compress/gzip"
 	"encoding/json"
 	"errors"
@@ -39,6 +40,19 @@ func (e *LineError) Error() string {
 
 func (e *LineError) Unwrap() error { return e.Err }
 
+// PartError is about a compressed file of the trail that is damaged. What could be read
+// of it is read like the rest.
+type PartError struct {
+	Part string // the file
+	Err  error
+}
+
+func (e *PartError) Error() string {
+	return fmt.Sprintf("the audit trail %s is damaged, and only read as far as it can be: %v", e.Part, e.Err)
+}
+
+func (e *PartError) Unwrap() error { return e.Err }
+
 // Follower reads an audit trail from a time on, and goes on as it grows, rotates
 // and is compressed. It isn't safe for concurrent use.
 type Follower struct {
@@ -67,7 +81,8 @@ func Follow(path string, since time.Time, only Type) *Follower {
 
 // Unread yields the events that are on record and weren't yielded before, the
 // oldest file first. A line that can't be read is a *[LineError], after which it goes
-// on; any other error ends it, and the next Unread tries again. An event may come
+// on; any other error ends it, and the next Unread tries again. That goes on from a
+// damaged part, too, whose *[PartError] comes once. An event may come
 // twice where files were rotated away unseen, but none is left out.
 func (f *Follower) Unread() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
@@ -167,8 +182,9 @@ func (f *Follower) use(path string) error {
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
 	}
+	var damage error
 	if err == nil && strings.HasSuffix(path, compressed) {
-		file, err = decompress(file)
+		file, damage, err = decompress(file)
 	}
 	if err != nil {
 		return fmt.Errorf("opening the audit trail: %w", err)
@@ -176,28 +192,43 @@ func (f *Follower) use(path string) error {
 	f.Close()
 	f.file, f.name = file, strings.TrimSuffix(path, compressed)
 	f.offset, f.line, f.inside = 0, 0, false
+	if damage != nil {
+		return &PartError{Part: path, Err: damage}
+	}
 	return nil
 }
 
-// decompress puts what is in a compressed file into one that nobody else sees.
-func decompress(from *os.File) (_ *os.File, err error) {
-	defer func() { _ = from.Close() }() // it was only read
-	z, err := gzip.NewReader(from)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", from.Name(), err)
-	}
+// decompress puts what is in a compressed file into one that nobody else sees. damage
+// is why that isn't all of it.
+func decompress(from *os.File) (_ *os.File, damage, err error) {
+	defer func() { _ = from.Close() }()                               // it was only read
 	to, err := os.CreateTemp(filepath.Dir(from.Name()), ".unpacked-") // there is room for the trail, and nowhere else may be
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	err = os.Remove(to.Name()) // it lives for as long as it is open
+	if err := os.Remove(to.Name()); err != nil { // it lives for as long as it is open
+		return nil, nil, errors.Join(err, to.Close())
+	}
+	z, err := gzip.NewReader(from)
 	if err == nil {
 		_, err = io.Copy(to, z) //nolint:gosec // G110: our own trail, as long as its rotation makes it
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("%s: %w", from.Name(), err), to.Close())
+	if isDamage(err) {
+		if _, err := to.WriteString("\n"); err != nil { // nothing comes after the line that is cut
+			return nil, nil, errors.Join(err, to.Close())
+		}
+		return to, err, nil
 	}
-	return to, nil
+	if err != nil {
+		return nil, nil, errors.Join(fmt.Errorf("%s: %w", from.Name(), err), to.Close())
+	}
+	return to, nil, nil
+}
+
+// isDamage reports whether an error says that what is compressed isn't whole.
+func isDamage(err error) bool {
+	var corrupt flate.CorruptInputError
+	return errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.As(err, &corrupt)
 }
 
 // next goes to the file that follows the one being read, if that was rotated.

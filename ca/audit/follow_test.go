@@ -182,18 +182,65 @@ func TestFollowARepairedFile(t *testing.T) {
 	}
 }
 
-// TestFollowAFileThatIsNoGzip: the error names the file.
-func TestFollowAFileThatIsNoGzip(t *testing.T) {
+// TestFollowADamagedPart: a compressed part that is damaged is told once, what can be
+// read of it is, and the parts after it are read as ever.
+func TestFollowADamagedPart(t *testing.T) {
 	t.Parallel()
-	r := newTrail(t)
-	r.write(t, r.part(1)+".gz", []byte("no gzip"))
-	r.write(t, r.path, r.lines("1"))
-	f := Follow(r.path, time.Time{}, Issued)
-	defer f.Close()
-	for _, err := range f.Unread() {
-		if err == nil || !strings.Contains(err.Error(), r.part(1)+".gz") {
-			t.Errorf("%v", err)
+	whole := func(r *trailOf) []byte {
+		var z bytes.Buffer
+		w := gzip.NewWriter(&z)
+		for _, serial := range []string{"1", "2"} {
+			if _, err := w.Write(r.lines(serial)); err != nil || w.Flush() != nil {
+				t.Fatal(err)
+			}
 		}
+		if err := w.Close(); err != nil {
+			t.Fatal(err)
+		}
+		return z.Bytes()
+	}
+	for name, tt := range map[string]struct {
+		harm func([]byte) []byte
+		want []string // of the part
+	}{
+		"no gzip":   {func([]byte) []byte { return []byte("no gzip at all") }, nil},
+		"empty":     {func([]byte) []byte { return nil }, nil},
+		"cut short": {func(b []byte) []byte { return b[:len(b)-20] }, []string{"1"}},
+		"checksum":  {func(b []byte) []byte { b[len(b)-6] ^= 1; return b }, []string{"1", "2"}},
+		"garbage":   {func(b []byte) []byte { return append(b[:len(b)*3/4], bytes.Repeat([]byte{0xff}, 50)...) }, nil}, // all of it is in the block that is damaged
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := newTrail(t)
+			part := r.part(1) + ".gz"
+			r.write(t, part, tt.harm(whole(r)))
+			r.write(t, r.part(2), r.lines("3"))
+			r.write(t, r.path, r.lines("4"))
+			f := Follow(r.path, time.Time{}, Issued)
+			defer f.Close()
+			var got []string
+			damaged := 0
+			for range 4 { // as often as the monitor looks
+				for e, err := range f.Unread() {
+					about, line := (*PartError)(nil), (*LineError)(nil)
+					switch {
+					case errors.As(err, &about) && about.Part == part:
+						damaged++
+					case errors.As(err, &line): // where the damage begins
+					case err != nil:
+						t.Error(err)
+					default:
+						got = append(got, e.Serial)
+					}
+				}
+			}
+			if want := append(tt.want, "3", "4"); damaged != 1 || !slices.Equal(got, want) {
+				t.Errorf("read %q, told %d times of the damage; want %q, told once", got, damaged, want)
+			}
+			if left, err := filepath.Glob(filepath.Join(filepath.Dir(r.path), ".unpacked-*")); err != nil || len(left) > 0 {
+				t.Errorf("left: %v, %v", left, err)
+			}
+		})
 	}
 }
 

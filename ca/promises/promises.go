@@ -13,8 +13,8 @@ import (
 )
 
 // Follow gives the promises of the audit trail whose current file is at path. Lines
-// that can't be read, such as a crash leaves, are passed over and logged; a nil
-// logger discards.
+// that can't be read, such as a crash leaves, are passed over, and logged once each
+// Read; a nil logger discards.
 func Follow(path string, logger *slog.Logger) func(since time.Time) inclusion.Trail {
 	if logger == nil {
 		logger = slog.New(slog.DiscardHandler)
@@ -32,10 +32,18 @@ type trail struct {
 
 // Read yields the promises of certificates that were issued.
 func (t *trail) Read(limit int, yield func(inclusion.Promise)) (time.Time, error) {
-	count := 0
+	count, unreadable := 0, 0
+	var first error
+	defer func() {
+		if unreadable > 0 {
+			t.logger.Warn("lines of the audit trail can't be read: what they promise isn't checked", "lines", unreadable, "first", first)
+		}
+	}()
 	for e, err := range t.Unread() {
 		if line := (*audit.LineError)(nil); errors.As(err, &line) {
-			t.logger.Warn("a line of the audit trail can't be read: what it promises isn't checked", "error", err)
+			if unreadable++; unreadable == 1 {
+				first = err
+			}
 			continue
 		}
 		if err != nil {

@@ -10,6 +10,7 @@ import (
 type metrics struct {
 	pending, overdue, broken, oldest *prometheus.GaugeVec
 	done                             *prometheus.CounterVec
+	unread                           prometheus.Counter
 }
 
 // newMetrics registers the metrics.
@@ -25,11 +26,14 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 		done: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_promises_kept_total", Help: "Issued certificates whose entry was found and proven to be in the log.",
 		}, []string{"log"}),
+		unread: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_promises_unread_total", Help: "Times that a part of the audit trail couldn't be read, so that its promises weren't checked. Any increase needs a person.",
+		}),
 	}
 	if r == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.pending, m.overdue, m.broken, m.oldest, m.done} {
+	for _, c := range []prometheus.Collector{m.pending, m.overdue, m.broken, m.oldest, m.done, m.unread} {
 		if err := r.Register(c); err != nil {
 			return nil, fmt.Errorf("inclusion: registering metrics: %w", err)
 		}

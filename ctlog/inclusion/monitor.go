@@ -64,6 +64,8 @@ type Monitor struct {
 	trail   Trail
 	state   state
 	metrics *metrics
+	said    string // the last complaint, while it holds
+	saidAt  time.Time
 }
 
 // watched is a log with what it still owes.
@@ -156,14 +158,26 @@ func (m *Monitor) Run(ctx context.Context) error {
 	defer tick.Stop()
 	defer m.trail.Close()
 	for {
-		if err := m.Look(ctx); err != nil && ctx.Err() == nil {
-			m.o.Logger.WarnContext(ctx, "checking what logs promised", slog.Any("error", err))
+		if err := m.Look(ctx); ctx.Err() == nil {
+			m.complain(ctx, err)
 		}
 		select {
 		case <-ctx.Done():
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// complain logs why a look found less than it should, once an hour while that stays the same.
+func (m *Monitor) complain(ctx context.Context, err error) {
+	if err == nil {
+		m.said = ""
+		return
+	}
+	if now := m.o.Now(); err.Error() != m.said || now.Sub(m.saidAt) >= time.Hour {
+		m.said, m.saidAt = err.Error(), now
+		m.o.Logger.WarnContext(ctx, "checking what logs promised", slog.Any("error", err))
 	}
 }
 
@@ -174,7 +188,10 @@ func (m *Monitor) Look(ctx context.Context) error {
 	m.adopt()
 	var errs []error
 	latest, err := m.trail.Read(maxPending-m.pending(), m.take)
-	errs = append(errs, err)
+	if err != nil {
+		m.metrics.unread.Inc()
+		errs = append(errs, err)
+	}
 	for _, w := range m.logs {
 		errs = append(errs, m.ask(ctx, w))
 		m.tally(ctx, w)

@@ -12,8 +12,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -376,3 +378,65 @@ func TestRun(t *testing.T) {
 		t.Error(err)
 	}
 }
+
+// TestDamagedPartOfTheTrail: a compressed part that is damaged is counted and told once,
+// doesn't keep the monitor from what comes after it, and is no ground to freeze a log on.
+func TestDamagedPartOfTheTrail(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	part := filepath.Join(b.dir, "audit-2026-11-22T12-00-01.000-size.jsonl.gz")
+	if err := errors.Join(os.WriteFile(part, []byte("no gzip at all"), 0o600), os.Chtimes(part, b.now, b.now)); err != nil {
+		t.Fatal(err)
+	}
+	b.write(t, b.submit(t, 3, true))
+	if err := b.monitor.Look(t.Context()); err == nil || !strings.Contains(err.Error(), part) {
+		t.Errorf("the first look: %v, want it to name the part", err)
+	}
+	b.settle(t)
+	for range 3 {
+		if err := b.monitor.Look(t.Context()); err != nil {
+			t.Errorf("a later look: %v", err)
+		}
+	}
+	b.kept(t, 3)
+	if got := b.value(t, "mayfly_ctlog_promises_unread_total"); got != 1 {
+		t.Errorf("the damage was counted %v times", got)
+	}
+	_, err := inclusion.Owed(t.Context(), inclusion.Options{
+		Trail: promises.Follow(b.trail, nil),
+		Logs:  []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: inclusion.Local(b.log.LocalReads())}},
+	}, b.now.Add(-time.Hour))
+	if err == nil || !strings.Contains(err.Error(), part) {
+		t.Errorf("what is owed is known with a damaged part: %v", err)
+	}
+}
+
+// TestSameComplaintIsLoggedOnceAnHour: what stays wrong doesn't fill the log.
+func TestSameComplaintIsLoggedOnceAnHour(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var text bytes.Buffer
+		m, err := inclusion.New(inclusion.Options{
+			Trail: func(time.Time) inclusion.Trail { return unreadable{} }, State: filepath.Join(t.TempDir(), "state.json"),
+			Logger: slog.New(slog.NewTextHandler(&text, nil)),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 150*time.Minute)
+		defer cancel()
+		if err := m.Run(ctx); err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Count(text.String(), "permission denied"); got != 3 {
+			t.Errorf("logged %d times in two and a half hours, want 3", got)
+		}
+	})
+}
+
+type unreadable struct{}
+
+func (unreadable) Read(int, func(inclusion.Promise)) (time.Time, error) {
+	return time.Time{}, os.ErrPermission
+}
+func (unreadable) Close() {}
