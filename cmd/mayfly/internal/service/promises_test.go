@@ -94,7 +94,8 @@ func TestPromisesMetrics(t *testing.T) {
 	positive := func(value float64) bool { return value > 0 }
 	both := map[string]func(float64) bool{
 		"mayfly_ctlog_promises_overdue": none, "mayfly_ctlog_promises_broken": none, "mayfly_ctlog_promises_pending": none,
-		"mayfly_ctlog_bad_sct_total": none, "mayfly_ctlog_submission_seconds": positive, "mayfly_ctlog_end_timestamp_seconds": positive,
+		"mayfly_ctlog_promises_unread_total": none,
+		"mayfly_ctlog_bad_sct_total":         none, "mayfly_ctlog_submission_seconds": positive, "mayfly_ctlog_end_timestamp_seconds": positive,
 		"mayfly_ctlog_covered_until_timestamp_seconds": positive,
 	}
 	own := map[string]func(float64) bool{
