@@ -7,7 +7,10 @@ import (
 	"net/netip"
 	"runtime"
 	"sync"
+	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"golang.org/x/time/rate"
 	"google.golang.org/grpc/peer"
 )
@@ -25,6 +28,17 @@ const (
 	maxBytesEach = maxBytes / 8
 )
 
+// What one address may read a second, in bytes of tiles and entries, and how much at
+// once. Who reads faster waits, and is refused where that takes longer than maxWait. A
+// proof costs as much as its hashes' tiles have.
+const (
+	readRate     = 32 << 20
+	readBurst    = 256 << 20
+	proofCost    = 64 << 10
+	maxWait      = time.Second
+	maxAddresses = 4096 // that are remembered, those that came last
+)
+
 // MaxBytes bounds what the reads of a process hold in memory, whatever is asked and
 // however slowly the answers are taken. Beside it are an index of eight bytes an entry
 // for logs that are asked for get-proof-by-hash, and the issuers' certificates.
@@ -36,6 +50,7 @@ type Budget struct {
 	all    use
 	each   map[netip.Prefix]use // of those that hold something
 	work   chan struct{}        // holds one for each read that computes
+	rates  *lru.Cache[netip.Prefix, *rate.Limiter]
 	packed gzipCache
 	pace   *rate.Limiter // of packing, in bytes
 	packer sync.Mutex    // held by the one who packs
@@ -46,10 +61,12 @@ type use struct{ reads, bytes int }
 
 // NewBudget makes a budget of which nothing is taken.
 func NewBudget() *Budget {
+	rates, _ := lru.New[netip.Prefix, *rate.Limiter](maxAddresses) // it fails for a size below 1
 	return &Budget{
-		each: make(map[netip.Prefix]use),
-		work: make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-		pace: rate.NewLimiter(packRate, packBurst),
+		rates: rates,
+		each:  make(map[netip.Prefix]use),
+		work:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		pace:  rate.NewLimiter(packRate, packBurst),
 	}
 }
 
@@ -113,6 +130,30 @@ func (p *Place) add(more use) error {
 		delete(b.each, p.client)
 	}
 	return nil
+}
+
+// spend takes what reading so many bytes costs from what its address may read, and
+// waits where that is used up; a *Refusal where it would wait too long.
+func (p *Place) spend(ctx context.Context, bytes int64) error {
+	if p == nil {
+		return nil
+	}
+	limit := rate.NewLimiter(readRate, readBurst)
+	if known, ok, _ := p.budget.rates.PeekOrAdd(p.client, limit); ok {
+		limit = known
+		p.budget.rates.Get(p.client) // it came last
+	}
+	now := time.Now()
+	taken := limit.ReserveN(now, int(min(bytes, readBurst)))
+	delay := taken.DelayFrom(now)
+	if delay > maxWait {
+		taken.CancelAt(now)
+		return &Refusal{
+			Status: http.StatusTooManyRequests, Text: "this network address reads too much at once; try again later",
+			RetryAfter: int(delay/time.Second) + 1,
+		}
+	}
+	return wait.For(ctx, delay)
 }
 
 // compute waits for a turn to compute, which idle gives back: reads together take half

@@ -58,10 +58,14 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 	}
 	defer p.idle()
 	plan, err := a.planEntries(head.Size, start, min(end, head.Size-1))
+	p.idle()
 	if err != nil {
 		return err
 	}
 	if err := p.Take(entryCopies * plan.largest); err != nil {
+		return err
+	}
+	if err := p.spend(r.Context(), plan.read+plan.length); err != nil {
 		return err
 	}
 	limitTime(w, plan.length)
@@ -70,6 +74,9 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 	w.Header().Set("Content-Length", strconv.FormatInt(plan.length, 10))
 	if r.Method == http.MethodHead {
 		return nil
+	}
+	if err := p.compute(r.Context()); err != nil {
+		return err
 	}
 	network := &network{to: w, place: p, ctx: r.Context()}
 	err = a.writeEntries(bufio.NewWriterSize(network, readBytes/4), head.Size, start, plan.last)
@@ -84,6 +91,7 @@ type entriesPlan struct {
 	last    uint64 // its last entry
 	length  int64  // bytes of JSON
 	largest int    // bytes of its largest entry with the chain
+	read    int64  // bytes of the entries that were read for it, those before it included
 }
 
 // errEnough ends the reading of entries early.
@@ -93,7 +101,7 @@ var errEnough = errors.New("the answer is full")
 func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
 	plan := entriesPlan{last: start, length: int64(len(entriesBegin) + len(entriesEnd))}
 	count, total := 0, 0
-	err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
+	read, err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
 		chain, err := a.chain(leaf)
 		if err != nil {
 			return err
@@ -112,6 +120,7 @@ func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
 		count, total = count+1, total+bytes
 		return nil
 	})
+	plan.read = read
 	if errors.Is(err, errEnough) {
 		err = nil
 	}
@@ -126,7 +135,7 @@ func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) error {
 		return errors.Join(err, encoder.Close())
 	}
 	separator := entriesBegin
-	err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
+	_, err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
 		chain, err := a.chain(leaf)
 		if err != nil {
 			return err
@@ -151,30 +160,31 @@ func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) error {
 }
 
 // eachEntry calls yield with the entries from start to end, or to the end of the data
-// tile that start is in, of a log of the size given.
-func (a *API) eachEntry(size, start, end uint64, yield func(logdir.Leaf) error) (err error) {
+// tile that start is in, of a log of the size given. It tells how many bytes it read.
+func (a *API) eachEntry(size, start, end uint64, yield func(logdir.Leaf) error) (read int64, err error) {
 	tile := logdir.TilePath{Level: logdir.DataLevel, Index: start / layout.EntryBundleWidth}
 	first := tile.Index * layout.EntryBundleWidth
 	tile.Width = layout.PartialTileSize(0, tile.Index, size)
 	f, length, err := a.o.Dir.OpenTile(tile, size)
 	if err != nil {
-		return fmt.Errorf("reading data tile %d: %w", tile.Index, missing(err))
+		return 0, fmt.Errorf("reading data tile %d: %w", tile.Index, missing(err))
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
 	leaves := logdir.NewLeafReader(io.NewSectionReader(f, 0, length), first)
 	for index := first; index <= min(end, first+layout.EntryBundleWidth-1); index++ {
 		leaf, err := leaves.Next()
 		if err != nil {
-			return fmt.Errorf("reading data tile %d: %w", tile.Index, err)
+			return read, fmt.Errorf("reading data tile %d: %w", tile.Index, err)
 		}
+		read += int64(len(leaf.Raw))
 		if index < start {
 			continue
 		}
 		if err := yield(leaf); err != nil {
-			return err
+			return read, err
 		}
 	}
-	return nil
+	return read, nil
 }
 
 // chain is the certificates above an entry.

@@ -238,6 +238,9 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 		w.Header().Set("Vary", "Accept-Encoding")
 	}
 	if packed := a.o.Budget.packed.find(key); packable && packed != nil {
+		if err := p.spend(r.Context(), int64(len(packed))); err != nil {
+			return err
+		}
 		return sendPacked(w, r, t, packed)
 	}
 	if err := p.compute(r.Context()); err != nil {
@@ -249,6 +252,9 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 		return err
 	}
 	defer func() { err = errors.Join(err, f.Close()) }()
+	if err := p.spend(r.Context(), length); err != nil {
+		return err
+	}
 	tile := io.NewSectionReader(f, 0, length)
 	// A partial tile is asked for again only while it is the newest.
 	if packable && (t.Width == 0 || t.Index*layout.EntryBundleWidth+uint64(t.Width) == h.Size) {

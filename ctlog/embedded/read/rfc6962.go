@@ -33,6 +33,11 @@ func (a *API) query(cache string, answer answerer, parameters ...string) Handler
 		if err != nil {
 			return err
 		}
+		if len(parameters) > 0 { // a tree head has none, and costs nothing
+			if err := p.spend(r.Context(), proofCost); err != nil {
+				return err
+			}
+		}
 		if err := p.compute(r.Context()); err != nil {
 			return err
 		}
@@ -114,7 +119,7 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 		return nil, err
 	}
 	var answer ct.GetEntryAndProofResponse
-	err = a.eachEntry(head.Size, index, index, func(leaf logdir.Leaf) error {
+	_, err = a.eachEntry(head.Size, index, index, func(leaf logdir.Leaf) error {
 		chain, err := a.chain(leaf)
 		if err != nil {
 			return err
