@@ -58,7 +58,7 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 			continue
 		}
 		holds, why := d.Holds(in)
-		tr.ruled(stepDeny, d.Name, d.Text(), !holds, why)
+		tr.ruled(stepDeny, d.Name, d.Text(), d.Reads(), !holds, why)
 		if why != nil && tr == nil {
 			s.undecided(d.Name, i, holds, why)
 		}
@@ -68,7 +68,7 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 		}
 	}
 	allowed, why := i.policy.Allows(in)
-	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), allowed, why)
+	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		var undecided *policy.Undecided

@@ -163,6 +163,9 @@ func (p *Policy) Allows(in *Input) (bool, error) { return p.allow.Holds(in) }
 // Condition is the allow expression as it was written.
 func (p *Policy) Condition() string { return p.allow.Text() }
 
+// Reads is the claims that the condition names.
+func (p *Policy) Reads() []Read { return p.allow.reads }
+
 // Choice is what a policy chose for a certificate.
 type Choice struct {
 	Profile  string        // its name, or "" where none holds
@@ -206,3 +209,6 @@ func (r *Rule) Holds(in *Input) (bool, error) {
 
 // Text is the rule's condition as it was written.
 func (r *Rule) Text() string { return r.when.Text() }
+
+// Reads is the claims that the condition names.
+func (r *Rule) Reads() []Read { return r.when.reads }
