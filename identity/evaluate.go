@@ -19,10 +19,13 @@ type denyRule struct {
 // setDeny puts the rules in force.
 func (s *snapshot) setDeny(compiled []policy.Rule) {
 	s.v.metrics.denials.WithLabelValues(policy.Allow)
+	s.v.metrics.undecided.WithLabelValues(policy.Allow, resultRefused)
 	for _, one := range compiled {
 		d := &denyRule{Rule: one}
 		s.deny = append(s.deny, d)
 		s.v.metrics.denials.WithLabelValues(one.Name)
+		s.v.metrics.undecided.WithLabelValues(one.Name, resultRefused)
+		s.v.metrics.undecided.WithLabelValues(one.Name, resultIgnored)
 		s.inForce(d)
 	}
 }

@@ -28,8 +28,9 @@ type Deny struct {
 	Name string `yaml:"name"`
 	// When is the condition, an expression as in an issuer's allow. A token
 	// without a claim that the condition reads by name (`claims.x`) isn't meant
-	// where that leaves the condition undecided. Undecided for any other reason,
-	// such as a member that an element of a list lacks, the rule refuses.
+	// where that leaves the condition undecided; `has(claims.x)` asks for one.
+	// Undecided for any other reason, such as a member that an element of a list
+	// lacks, the rule refuses.
 	// Letters are compared in their case, and many providers take a mail address
 	// in any: write `principal.san.lowerAscii() == "mallory@example.com"`, or
 	// `.lowerAscii().endsWith("@example.com")`, with the text in lower case.
