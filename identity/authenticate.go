@@ -57,7 +57,7 @@ func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (P
 		err = once(ctx, s.v.options.Replay, url, &t, i.config.Leeway)
 	}
 	if err != nil {
-		return Principal{}, &RefusedError{Issuer: p.issuer, Subject: p.subject, SAN: p.san, Err: err}
+		return Principal{}, &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
 	}
 	return p, nil
 }
@@ -66,10 +66,11 @@ func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (P
 // good, so the error says whose it is, for the audit trail. Its text doesn't,
 // and what it wraps is what [Verifier.Authenticate] says of the failure.
 type RefusedError struct {
-	Issuer  string // as the certificate would have recorded it
-	Subject string // "" where the token has none that is fit to be recorded
-	SAN     SAN    // zero where the issuer's rule made no name
-	Err     error
+	Issuer     string // as the certificate would have recorded it
+	IssuerType string // as Principal.IssuerType
+	Subject    string // "" where the token has none that is fit to be recorded
+	SAN        SAN    // zero where the issuer's rule made no name
+	Err        error
 }
 
 func (e *RefusedError) Error() string { return e.Err.Error() }

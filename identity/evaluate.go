@@ -19,10 +19,13 @@ type denyRule struct {
 // setDeny puts the rules in force.
 func (s *snapshot) setDeny(compiled []policy.Rule) {
 	s.v.metrics.denials.WithLabelValues(policy.Allow)
+	s.v.metrics.undecided.WithLabelValues(policy.Allow, resultRefused)
 	for _, one := range compiled {
 		d := &denyRule{Rule: one}
 		s.deny = append(s.deny, d)
 		s.v.metrics.denials.WithLabelValues(one.Name)
+		s.v.metrics.undecided.WithLabelValues(one.Name, resultRefused)
+		s.v.metrics.undecided.WithLabelValues(one.Name, resultIgnored)
 		s.inForce(d)
 	}
 }
@@ -58,7 +61,7 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 			continue
 		}
 		holds, why := d.Holds(in)
-		tr.ruled(stepDeny, d.Name, d.Text(), !holds, why)
+		tr.ruled(stepDeny, d.Name, d.Text(), d.Reads(), !holds, why)
 		if why != nil && tr == nil {
 			s.undecided(d.Name, i, holds, why)
 		}
@@ -68,7 +71,7 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 		}
 	}
 	allowed, why := i.policy.Allows(in)
-	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), allowed, why)
+	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		var undecided *policy.Undecided

@@ -32,11 +32,20 @@ const (
 // Finding is what one step of an authentication found. It may hold values of
 // the token: it is for the token's owner and the CA's operator.
 type Finding struct {
-	Step     string   `json:"step"`
-	OK       bool     `json:"ok"`
-	Expected string   `json:"expected,omitempty"`
-	Actual   string   `json:"actual,omitempty"`
-	Notes    []string `json:"notes,omitempty"`
+	Step     string `json:"step"`
+	OK       bool   `json:"ok"`
+	Expected string `json:"expected,omitempty"`
+	Actual   string `json:"actual,omitempty"`
+	// Claims are those that a rule reads, as the token has them.
+	Claims []ClaimRead `json:"claims,omitempty"`
+	Notes  []string    `json:"notes,omitempty"`
+}
+
+// ClaimRead is a claim that a rule reads, with its kind in the token.
+type ClaimRead struct {
+	Name  string `json:"name"` // as in an expression
+	Kind  string `json:"kind"` // such as "a string", or "missing"
+	Value string `json:"value,omitempty"`
 }
 
 // Explanation is how an authentication went. It is no [Principal]: nothing is
@@ -215,7 +224,7 @@ func (tr *trace) named(p Principal) {
 }
 
 // ruled is told what a rule says: ok when it lets the token pass.
-func (tr *trace) ruled(step, rule, text string, ok bool, why error) {
+func (tr *trace) ruled(step, rule, text string, reads []policy.Read, ok bool, why error) {
 	if tr == nil {
 		return
 	}
@@ -226,10 +235,28 @@ func (tr *trace) ruled(step, rule, text string, ok bool, why error) {
 	if why != nil {
 		f.Notes = append(f.Notes, why.Error())
 	}
+	tr.reading(&f, reads)
 	if !ok || step == stepAllow {
 		tr.rule = rule
 	}
 	tr.findings = append(tr.findings, f)
+}
+
+// reading puts what a rule reads into its finding, and what doesn't fit there.
+func (tr *trace) reading(f *Finding, reads []policy.Read) {
+	for _, r := range reads {
+		v := claim.At(tr.token.Claims, r.Path)
+		one := ClaimRead{Name: r.Name(), Kind: v.Kind().String()}
+		if v.Kind() != claim.Missing && v.Kind() != claim.Null && v.Kind() != claim.Object {
+			one.Value = show(v)
+		}
+		if !slices.Contains(f.Claims, one) {
+			f.Claims = append(f.Claims, one)
+		}
+		if note := r.Misfit(v.Kind()); note != "" && !slices.Contains(f.Notes, note) {
+			f.Notes = append(f.Notes, note)
+		}
+	}
 }
 
 // ended is told a deny rule that has ended.

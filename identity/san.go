@@ -100,6 +100,9 @@ func checkURI(name, s string) error {
 // text's own percent signs must not come from a name. Two texts never give one
 // URI: what is encoded is decoded again and compared.
 func encodeURI(name, raw string) (string, error) {
+	if all(raw, uriByte) && !strings.Contains(raw, "%") {
+		return raw, checkURI(name, raw)
+	}
 	u, err := url.Parse(raw)
 	if err != nil {
 		return "", claim.Invalid(name, "doesn't give a well-formed URI")

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -23,7 +24,9 @@ func newCheckCommand(streams streams) *cobra.Command {
 		Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
 issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
-may run beside a service. The exit status is 1 when there is any fault.
+may run beside a service. The exit status is 1 when there is any fault. A remark
+is no fault: it is about what works and is likely meant otherwise, such as a
+condition over a claim that the issuer isn't known to send.
 
 --online also asks the others: each issuer that has a URL for its discovery
 document and its keys, the store of used tokens for a write, and each external
@@ -45,6 +48,9 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 				file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 			for _, remark := range inlineStates(file, c) {
 				fmt.Fprintf(streams.Out, "  remark     %s\n", remark)
+			}
+			for _, remark := range identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny) {
+				fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
 			}
 			if online {
 				return checkOnline(cmd.Context(), c, loaded, streams.Out)

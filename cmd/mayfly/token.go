@@ -217,6 +217,9 @@ func printExplanation(w io.Writer, x *identity.Explanation) error {
 		if f.Actual != "" {
 			line("      actual    %s", f.Actual)
 		}
+		for _, c := range f.Claims {
+			line("      reads     %s: %s", c.Name, strings.TrimSpace(c.Kind+" "+c.Value))
+		}
 		for _, note := range f.Notes {
 			line("      %s", note)
 		}

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"sync"
 
@@ -161,12 +162,18 @@ func (e *expression) Holds(in *Input) (bool, error) {
 	return false, e.undecided(in.Claims)
 }
 
+// asksFor reports whether the expression asks if the claim is there: then its
+// absence was thought of, and explains no failure.
+func (e *expression) asksFor(name string) bool {
+	return slices.ContainsFunc(e.reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
+}
+
 // undecided says why an evaluation over these claims failed, by what the
 // expression names and the token has.
 func (e *expression) undecided(c claim.Set) *Undecided {
 	for _, r := range e.reads {
-		if !r.Asked && c.Get(r.Path[0]).Kind() == claim.Missing {
-			return &Undecided{Absent: r.Path[0]}
+		if name := r.Path[0]; !e.asksFor(name) && c.Get(name).Kind() == claim.Missing {
+			return &Undecided{Absent: name}
 		}
 	}
 	for _, r := range e.reads {
@@ -179,9 +186,9 @@ func (e *expression) undecided(c claim.Set) *Undecided {
 
 // Undecided is an evaluation that gave neither true nor false.
 type Undecided struct {
-	// Absent is the first claim that the expression reads by name and that the
-	// token doesn't have, or "" where it has them all: the failure then lies in
-	// the values.
+	// Absent is the first claim that the expression reads by name, without asking
+	// anywhere whether it is there, and that the token doesn't have; "" where there
+	// is none: the failure then lies in the values.
 	Absent string
 	why    string
 }

@@ -108,28 +108,32 @@ func TestDenyRulesThatCantBeDecidedRefuse(t *testing.T) {
 	t.Parallel()
 	in := input(t, `{"sub":"alice","n":7,"groups":[{"name":"dev"},{"id":4},{"name":"ops"}],"act":{"name":"bot"},"nothing":null}`)
 	for text, refuses := range map[string]bool{
-		`claims.groups.exists(g, g.name == "root")`:                                       true, // an element has no name
-		`claims.groups.exists(g, g.name == "ops")`:                                        true,
-		`claims.groups.exists(g, has(g.name) && g.name == "root")`:                        false,
-		`claims.groups[0].id == 4`:                                                        true,
-		`{"bob": true}[claims.sub]`:                                                       true, // the operator's own map
-		`{"bob": true}[claims.sub] && claims.absent == "x"`:                               false,
-		`claims.absent == "x" && {"bob": true}[claims.sub]`:                               false,
-		`claims.act.name == "evil" || claims.act.version == "3"`:                          true,
-		`claims.act.version == "3" || claims.act.name == "evil"`:                          true,
-		`claims.act.version == "3" || claims.act.name == "bot"`:                           true,
-		`claims[claims.sub] == "x"`:                                                       true, // which claim, the token chose
-		`claims.nothing.startsWith("x")`:                                                  true, // null is there
-		`claims.n.startsWith("7")`:                                                        true,
-		`claims.absent == "x"`:                                                            false,
-		`claims.absent.deep == "x"`:                                                       false,
-		`claims["absent"] == "x" || claims.sub == "bob"`:                                  false,
-		`claims.absent == "x" || claims.sub == "alice"`:                                   true,
-		`has(claims.absent) && claims.n.startsWith("7")`:                                  false,
-		`!has(claims.absent) && claims.n.startsWith("7")`:                                 true,
-		`principal.san.lowerAscii() == "x" || [claims].exists(c, c.absent == "x")`:        true, // the name isn't read by name
-		`claims.groups.map(g, g.name).size() > 9`:                                         true,
-		`claims.groups.exists(g, g.name == "root") || claims.groups.exists(g, g.id == 4)`: true,
+		`claims.groups.exists(g, g.name == "root")`:                                               true, // an element has no name
+		`claims.groups.exists(g, g.name == "ops")`:                                                true,
+		`claims.groups.exists(g, has(g.name) && g.name == "root")`:                                false,
+		`claims.groups[0].id == 4`:                                                                true,
+		`{"bob": true}[claims.sub]`:                                                               true, // the operator's own map
+		`{"bob": true}[claims.sub] && claims.absent == "x"`:                                       false,
+		`claims.absent == "x" && {"bob": true}[claims.sub]`:                                       false,
+		`claims.act.name == "evil" || claims.act.version == "3"`:                                  true,
+		`claims.act.version == "3" || claims.act.name == "evil"`:                                  true,
+		`claims.act.version == "3" || claims.act.name == "bot"`:                                   true,
+		`claims[claims.sub] == "x"`:                                                               true, // which claim, the token chose
+		`claims.nothing.startsWith("x")`:                                                          true, // null is there
+		`claims.n.startsWith("7")`:                                                                true,
+		`claims.absent == "x"`:                                                                    false,
+		`claims.absent.deep == "x"`:                                                               false,
+		`claims["absent"] == "x" || claims.sub == "bob"`:                                          false,
+		`claims.absent == "x" || claims.sub == "alice"`:                                           true,
+		`has(claims.absent) && claims.absent == "x" || claims.groups.exists(g, g.name == "root")`: true, // the absence was thought of
+		`"absent" in claims && claims.absent == "x" || claims.n.startsWith("7")`:                  true,
+		`has(claims.absent.deep)`:                                                                 false, // that asks for the member
+		`has(claims.act.deep)`:                                                                    false,
+		`has(claims.absent) && claims.n.startsWith("7")`:                                          false,
+		`!has(claims.absent) && claims.n.startsWith("7")`:                                         true,
+		`principal.san.lowerAscii() == "x" || [claims].exists(c, c.absent == "x")`:                true, // the name isn't read by name
+		`claims.groups.map(g, g.name).size() > 9`:                                                 true,
+		`claims.groups.exists(g, g.name == "root") || claims.groups.exists(g, g.id == 4)`:         true,
 	} {
 		var f setting.Faults
 		rules := Rules("deny", []Deny{{Name: "r", When: text}}, &f)

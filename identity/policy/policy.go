@@ -28,8 +28,9 @@ type Deny struct {
 	Name string `yaml:"name"`
 	// When is the condition, an expression as in an issuer's allow. A token
 	// without a claim that the condition reads by name (`claims.x`) isn't meant
-	// where that leaves the condition undecided. Undecided for any other reason,
-	// such as a member that an element of a list lacks, the rule refuses.
+	// where that leaves the condition undecided; `has(claims.x)` asks for one.
+	// Undecided for any other reason, such as a member that an element of a list
+	// lacks, the rule refuses.
 	// Letters are compared in their case, and many providers take a mail address
 	// in any: write `principal.san.lowerAscii() == "mallory@example.com"`, or
 	// `.lowerAscii().endsWith("@example.com")`, with the text in lower case.
@@ -163,6 +164,9 @@ func (p *Policy) Allows(in *Input) (bool, error) { return p.allow.Holds(in) }
 // Condition is the allow expression as it was written.
 func (p *Policy) Condition() string { return p.allow.Text() }
 
+// Reads is the claims that the condition names.
+func (p *Policy) Reads() []Read { return p.allow.reads }
+
 // Choice is what a policy chose for a certificate.
 type Choice struct {
 	Profile  string        // its name, or "" where none holds
@@ -206,3 +210,6 @@ func (r *Rule) Holds(in *Input) (bool, error) {
 
 // Text is the rule's condition as it was written.
 func (r *Rule) Text() string { return r.when.Text() }
+
+// Reads is the claims that the condition names.
+func (r *Rule) Reads() []Read { return r.when.reads }

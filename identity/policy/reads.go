@@ -42,6 +42,34 @@ func (r Read) Name() string {
 	return b.String()
 }
 
+// Misfit says what is wrong where the place meets a value of this kind, with the
+// remedy, or is "" where nothing is.
+func (r Read) Misfit(kind claim.Kind) string {
+	name := r.Name()
+	switch {
+	case r.Wants == claim.Missing || r.Wants == kind || r.Asked || kind == claim.Missing || kind == claim.Null || r.Wants == claim.Array && kind == claim.Object:
+		return ""
+	case r.Wants == claim.Array && kind == claim.String:
+		return name + " is a string where the expression takes it for a list; (type(" + name + ") == string ? [" + name + "] : " + name + ") is a list of either"
+	case kind == claim.Array:
+		return name + " is a list where the expression takes it for " + r.Wants.String() + "; write it as in \"x\" in " + name
+	case r.Wants == claim.Bool, r.Wants == claim.Number, r.Wants == claim.String && kind != claim.Object:
+		return name + " is " + kind.String() + " where the expression takes it for " + r.Wants.String() + ", and the two are never equal; string(" + name + ") is the text of either, as in string(" + name + ") == \"true\""
+	default:
+		return name + " is " + kind.String() + " where the expression takes it for " + r.Wants.String()
+	}
+}
+
+// Reads is what a condition looks at: the claims that it names, and the certificate's
+// name, whose reads have no path. A text that doesn't compile looks at nothing.
+func Reads(condition string) (claims, san []Read) {
+	x, err := compile(condition)
+	if err != nil {
+		return nil, nil
+	}
+	return x.reads, x.san
+}
+
 // reader collects the reads of one expression.
 type reader struct {
 	reads []Read

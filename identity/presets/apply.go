@@ -212,5 +212,15 @@ func (r *Rules) FixesScheme() bool {
 	return len(r.san) > 0 && strings.Contains(r.san[0].literal, "://")
 }
 
+// FixesHost reports whether the rule itself writes the name's scheme and host, or
+// begins with the issuer, which is verified.
+func (r *Rules) FixesHost() bool {
+	if len(r.san) == 0 {
+		return false
+	}
+	_, rest, found := strings.Cut(r.san[0].literal, "://")
+	return found && strings.Contains(rest, "/") || r.san[0].literal == "" && r.san[0].claim == "iss"
+}
+
 // IsURI reports whether the name is one claim alone, which then is a URI already.
 func (r *Rules) IsURI() bool { return alone(r.san) && r.san[0].claim != "" }

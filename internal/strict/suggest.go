@@ -10,8 +10,20 @@ import (
 // suggest names the known field nearest to an unknown one, or all fields when
 // none is near and they are few.
 func suggest(name string, known map[string]reflect.Value) string {
+	switch near := Nearest(name, slices.Sorted(maps.Keys(known))); {
+	case near != "":
+		return "; did you mean " + near + "?"
+	case len(known) <= 8:
+		return "; known are " + listing(known)
+	default:
+		return ""
+	}
+}
+
+// Nearest is the known name that a slip or two make into name, or "".
+func Nearest(name string, known []string) string {
 	near, least := "", 3 // farther than two slips is another word
-	for _, candidate := range slices.Sorted(maps.Keys(known)) {
+	for _, candidate := range known {
 		d := distance(plain(name), plain(candidate))
 		if strings.HasPrefix(candidate, name) && len(name) > 2 {
 			d = min(d, 2)
@@ -20,14 +32,7 @@ func suggest(name string, known map[string]reflect.Value) string {
 			near, least = candidate, d
 		}
 	}
-	switch {
-	case near != "":
-		return "; did you mean " + near + "?"
-	case len(known) <= 8:
-		return "; known are " + listing(known)
-	default:
-		return ""
-	}
+	return near
 }
 
 // plain drops what people write in different ways: maxSize, max-size, max_size.

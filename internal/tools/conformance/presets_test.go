@@ -100,6 +100,24 @@ var vendors = []vendor{
 		20: "EVENT",
 		21: "https://app.buddy.works/acme/app/pipelines/pipeline/12/execution/66f1c0ffee",
 	}},
+	{"azure-devops", "https://dev.azure.com/3f1c2d3e-0000-4000-8000-000000000001/4a2d3e4f-0000-4000-8000-000000000002/_build?definitionId=12", map[int]string{
+		9:  "https://dev.azure.com/3f1c2d3e-0000-4000-8000-000000000001/4a2d3e4f-0000-4000-8000-000000000002/_build?definitionId=12",
+		12: "https://dev.azure.com/acme/Web%20shop/_git/shop",
+		13: "5f1c2d3e4b",
+		14: "refs/heads/main",
+		15: "5b3e4f50-0000-4000-8000-000000000003",
+		21: "https://dev.azure.com/3f1c2d3e-0000-4000-8000-000000000001/4a2d3e4f-0000-4000-8000-000000000002/_build/results?buildId=345",
+	}},
+	{"bitbucket", "https://bitbucket.org/%7B8e1c2d3e-0000-4000-8000-000000000001%7D/%7B9f2d3e4f-0000-4000-8000-000000000002%7D", map[int]string{
+		9:  "https://bitbucket.org/{8e1c2d3e-0000-4000-8000-000000000001}/{9f2d3e4f-0000-4000-8000-000000000002}",
+		12: "https://bitbucket.org/{8e1c2d3e-0000-4000-8000-000000000001}/{9f2d3e4f-0000-4000-8000-000000000002}",
+		14: "refs/heads/main",
+		15: "{9f2d3e4f-0000-4000-8000-000000000002}",
+		16: "https://bitbucket.org/{8e1c2d3e-0000-4000-8000-000000000001}",
+		17: "{8e1c2d3e-0000-4000-8000-000000000001}",
+		21: "https://bitbucket.org/{8e1c2d3e-0000-4000-8000-000000000001}/{9f2d3e4f-0000-4000-8000-000000000002}/pipelines/results/{aa3e4f50-0000-4000-8000-000000000003}/steps/{cc506172-0000-4000-8000-000000000005}",
+		23: "{bb4f5061-0000-4000-8000-000000000004}",
+	}},
 }
 
 // testPresets has the certificates of all CI presets read by sigstore-go, and
@@ -146,7 +164,7 @@ func testPresets(t *testing.T, dev *mayfly, _ *timestampAuthority) {
 // token is the vendor's, of the development issuer and for now.
 func (v vendor) token(t *testing.T, dev *mayfly) (token, subject string) {
 	t.Helper()
-	content, err := os.ReadFile(filepath.Join("..", "..", "identity", "presets", "testdata", v.name+".json"))
+	content, err := os.ReadFile(filepath.Join("..", "..", "..", "identity", "presets", "testdata", v.name+".json"))
 	if err != nil {
 		t.Fatal(err)
 	}
