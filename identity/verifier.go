@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -57,6 +58,9 @@ type Options struct {
 	// Replay remembers the tokens of issuers with one_time; nil means the memory
 	// of the process, for at most 100,000 tokens at a time.
 	Replay Replay
+	// Requests is how many requests the caller serves at once, some of which may
+	// wait for issuers' keys; 0 means 256. See [Verifier.SetRequests].
+	Requests int
 	// Deny are the rules that refuse requests of any issuer.
 	Deny []policy.Deny
 }
@@ -66,6 +70,7 @@ type Options struct {
 type Verifier struct {
 	options Options // Deny is of no meaning after NewVerifier
 	metrics *metrics
+	places  *oidc.Places
 	current atomic.Pointer[snapshot]
 	changed chan struct{} // has room for one: Run looks at current again
 }
@@ -96,7 +101,7 @@ func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one
 // names. It makes no request and starts nothing. The error of a configuration
 // is a *setting.FaultError with every fault.
 func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
-	v := &Verifier{options: o, metrics: newMetrics(), changed: make(chan struct{}, 1)}
+	v := &Verifier{options: o, metrics: newMetrics(), places: oidc.NewPlaces(o.Requests), changed: make(chan struct{}, 1)}
 	if v.options.Now == nil {
 		v.options.Now = time.Now
 	}
@@ -157,15 +162,32 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	}, nil
 }
 
+// SetRequests says how many requests the caller serves at once from now on. No
+// more than a quarter of them wait for the keys of one issuer, and half in all, so
+// that issuers that hang leave room for others.
+func (v *Verifier) SetRequests(n int) { v.places.Resize(n) }
+
+// WithClient returns a context that carries the network that a request came from,
+// for [Verifier.Authenticate]: a token costs its sender what it makes us do before
+// its signature is checked.
+func WithClient(ctx context.Context, from netip.Prefix) context.Context {
+	return oidc.WithClient(ctx, from)
+}
+
 // keysOptions has the fetches of an issuer's keys counted by its type, and logged.
 func (v *Verifier) keysOptions(t Type) oidc.Options {
-	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Fetched: func(url string, err error) {
-		v.metrics.fetched(t, err)
-		if err != nil {
-			v.options.Logger.Warn("fetching the keys of an issuer failed", slog.String("issuer", url), slog.Any("error", err))
+	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Places: v.places, Fetched: func(f oidc.Fetched) {
+		v.metrics.fetched(t, f.Err)
+		issuer := slog.String("issuer", f.Issuer)
+		if f.Err != nil {
+			v.options.Logger.Warn("fetching the keys of an issuer failed", issuer, slog.Any("error", f.Err))
 			return
 		}
-		v.options.Logger.Debug("fetched the keys of an issuer", slog.String("issuer", url))
+		v.options.Logger.Debug("fetched the keys of an issuer", issuer)
+		if len(f.PassedOver) > 0 {
+			v.options.Logger.Warn("an issuer publishes keys that can't be used: tokens that they sign are refused",
+				issuer, slog.String("keys", oidc.DescribePassedOver(f.PassedOver)))
+		}
 	}}
 }
 

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
@@ -160,7 +161,14 @@ func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := g.next.RoundTrip(req)
 	if err == nil {
-		res.Body = &boundedBody{ReadCloser: res.Body, left: maxBody}
+		body := bufio.NewReader(&boundedBody{ReadCloser: res.Body, left: maxBody})
+		if start, _ := body.Peek(len(byteOrderMark)); bytes.Equal(start, byteOrderMark) {
+			_, _ = body.Discard(len(byteOrderMark)) // which was just seen
+		}
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{body, res.Body}
 	}
 	return res, err
 }
@@ -171,6 +179,10 @@ func (g guardedTransport) CloseIdleConnections() {
 		t.CloseIdleConnections()
 	}
 }
+
+// byteOrderMark is what some servers and editors put before JSON, which has none
+// (RFC 8259 §8.1 lets a parser ignore it).
+var byteOrderMark = []byte("\ufeff")
 
 // boundedBody ends with an error once it is longer than maxBody.
 type boundedBody struct {
