@@ -54,7 +54,7 @@ func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (P
 	}
 	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
 	if err == nil && i.config.OneTime && tr == nil { // looking at a token doesn't use it
-		err = once(ctx, s.v.options.Replay, url, &t, i.config.Leeway)
+		err = s.v.once(ctx, i, url, &t)
 	}
 	if err != nil {
 		return Principal{}, &RefusedError{Issuer: p.issuer, Subject: p.subject, SAN: p.san, Err: err}

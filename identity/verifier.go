@@ -56,7 +56,8 @@ type Options struct {
 	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
 	// Replay remembers the tokens of issuers with one_time; nil means the memory
-	// of the process, for at most 100,000 tokens at a time.
+	// of the process, for at most 200,000 tokens at a time, of which one issuer has
+	// the half at most.
 	Replay Replay
 	// Requests is how many requests the caller serves at once, some of which may
 	// wait for issuers' keys; 0 means 256. See [Verifier.SetRequests].
@@ -71,6 +72,7 @@ type Verifier struct {
 	options Options // Deny is of no meaning after NewVerifier
 	metrics *metrics
 	places  *oidc.Places
+	used    *memory // where Options has no Replay
 	current atomic.Pointer[snapshot]
 	changed chan struct{} // has room for one: Run looks at current again
 }
@@ -108,9 +110,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 	if v.options.Logger == nil {
 		v.options.Logger = slog.New(slog.DiscardHandler)
 	}
-	if v.options.Replay == nil {
-		v.options.Replay = newMemory(v.options.Now, maxRemembered)
-	}
+	v.used = newMemory(v.options.Now, maxRemembered)
 	commit, err := v.Prepare(issuers, o.Deny)
 	if err != nil {
 		return nil, err
