@@ -77,7 +77,8 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 // Unwrap gives the failure.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// route finds the entry that a token is for, by its issuer and its audience.
+// route finds the entry that a token is for, by its issuer and its audience. url is
+// the issuer as certificates have it.
 func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
 	iss := c.Get("iss")
 	if iss.Kind() != claim.String {
@@ -87,6 +88,9 @@ func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience strin
 	entries := s.match(url)
 	if len(entries) == 0 {
 		return nil, "", "", tr.check(stepIssuer, s.unknown(url))
+	}
+	if own := entries[0].config.URL; own != "" {
+		url = own // and not the alias
 	}
 	tr.enters(entries)
 	_ = tr.check(stepIssuer, nil)
@@ -105,8 +109,9 @@ func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
 	return i.keys.Verify(ctx, t, url)
 }
 
-// match finds the entries for an issuer: an exact URL first, then the most
-// specific pattern. Bytes are compared; no two spellings are the same issuer.
+// match finds the entries for an issuer: an exact URL or an alias first, then the most
+// specific pattern. Bytes are compared; two spellings are one issuer only where an alias
+// says so.
 func (s *snapshot) match(url string) []*issuer {
 	if entries := s.exact[url]; entries != nil {
 		return entries

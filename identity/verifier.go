@@ -82,7 +82,7 @@ type Verifier struct {
 type snapshot struct {
 	v        *Verifier
 	issuers  []*issuer            // in the configuration's order
-	exact    map[string][]*issuer // by URL; several for one differ in their audiences
+	exact    map[string][]*issuer // by URL and alias; several for one differ in their audiences
 	patterns patternIndex
 	deny     []*denyRule
 }
@@ -148,7 +148,9 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 		if i.config.Pattern != "" {
 			patterns = append(patterns, i)
 		} else {
-			next.exact[i.config.URL] = append(next.exact[i.config.URL], i)
+			for _, name := range append([]string{i.config.URL}, i.config.Aliases...) {
+				next.exact[name] = append(next.exact[name], i)
+			}
 		}
 	}
 	next.patterns = newPatternIndex(patterns)

@@ -77,7 +77,7 @@ func parseJWK(raw json.RawMessage) (k jwk, err error) {
 	if err != nil {
 		return k, err
 	}
-	if named := canonicalAlgorithm(text("alg")); named != "" {
+	if named := CanonicalAlgorithm(text("alg")); named != "" {
 		if !slices.Contains(can, named) {
 			return k, fmt.Errorf("its alg %s isn't one that its type can verify", claim.Quote(named))
 		}

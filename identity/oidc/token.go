@@ -39,8 +39,8 @@ const (
 	ed25519Name = "Ed25519"
 )
 
-// canonicalAlgorithm is an algorithm by the name that is used here.
-func canonicalAlgorithm(name string) string {
+// CanonicalAlgorithm is an algorithm by the name that [Algorithms] has.
+func CanonicalAlgorithm(name string) string {
 	if name == ed25519Name {
 		return edDSA
 	}
@@ -75,7 +75,7 @@ func ParseUnverified(token string) (Token, error) {
 		return Token{}, err
 	}
 	t := Token{
-		Algorithm: canonicalAlgorithm(h.Get("alg").Literal()),
+		Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()),
 		Signed:    token[:len(token)-len(signature)-1],
 		signature: signature,
 	}
