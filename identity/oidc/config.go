@@ -100,6 +100,14 @@ func (c *Config) ownOrigin() bool {
 	return err == nil && u.Host != "" && secureURL(u, c.AllowInsecureLoopback)
 }
 
+// SendsBearer reports whether any request goes to the issuer's own origin, which
+// the bearer token is for.
+func (c *Config) SendsBearer() bool {
+	own, err := url.Parse(c.URL)
+	keys, keysErr := url.Parse(c.JWKSURL)
+	return err == nil && keysErr == nil && (c.JWKSURL == "" || keys.Scheme == own.Scheme && keys.Host == own.Host)
+}
+
 // parseNetwork reads a CIDR whose address bits beyond its length are zero.
 func parseNetwork(s string) (netip.Prefix, error) {
 	p, err := netip.ParsePrefix(s)
