@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 
@@ -24,6 +25,9 @@ func Remarks(path string, issuers []IssuerConfig) []string {
 			}
 			all = append(all, fmt.Sprintf("%s: %s is the audience of every Sigstore service: one that is sent a token can use it at another, this CA among them (%s); where clients let you choose, name one of this CA's own, such as its URL",
 				setting.Index(at+".audiences", n), SharedAudience, remedy))
+		}
+		if longest := cmp.Or(c.MaxTokenLifetime, defaultLifetime); c.MaxTokenAge >= longest {
+			all = append(all, fmt.Sprintf("%s.max_token_age: bounds nothing, since no token may be valid for longer than %s (max_token_lifetime); it asks for iat alone", at, longest))
 		}
 		if k := c.keys(); c.BearerTokenFile != "" && !k.SendsBearer() {
 			all = append(all, at+".bearer_token_file: is never sent: it is for requests to the issuer's own host, and jwks_url is on another")

@@ -217,6 +217,7 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 		if before == nil || !slices.Equal(before.passedOver, got.passedOver) {
 			told.PassedOver = got.passedOver
 		}
+		got.fresh = min(got.fresh, c.maxAge) // or no key would serve in between
 		c.keys.Store(newKeySet(got, f.began))
 	}
 	c.mu.Lock()

@@ -229,7 +229,7 @@ func TestPatternKeysAreBounded(t *testing.T) {
 				time.Sleep(time.Second / newIssuerRate)
 			}
 		}
-		if len(p.caches) != maxIssuers || refused < 250 || p.caches["warm"] != warm {
+		if len(p.caches) != maxUnproven || refused < 250 || p.caches["warm"] != warm {
 			t.Errorf("%d issuers, %d refused, the warm one kept: %v", len(p.caches), refused, p.caches["warm"] == warm)
 		}
 	})

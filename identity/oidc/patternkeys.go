@@ -20,6 +20,7 @@ import (
 // ever verified a token is new no more.
 const (
 	maxIssuers     = 1024 // whose keys are kept
+	maxUnproven    = 256  // of them, that never verified a token
 	maxProven      = 4096 // that verified a token and whose keys aren't kept
 	issuerIdle     = time.Hour
 	clientRate     = 5  // new issuers a second that one client may name
@@ -63,7 +64,7 @@ func (p *patternKeys) cache(issuer string, client netip.Prefix) (*cache, error) 
 			return nil, err
 		}
 	}
-	if len(p.caches) >= maxIssuers {
+	if len(p.caches) >= maxIssuers || !proven && p.unprovenLocked() >= maxUnproven {
 		p.dropLocked(p.leastMissedLocked())
 	}
 	c := p.newCache(issuer)
@@ -88,6 +89,15 @@ func (p *patternKeys) admitLocked(client netip.Prefix, now time.Time) error {
 		return fault.New(fault.IssuerUnavailable, "too many new issuers at once; try again").With("dependency", "issuer").After(time.Second)
 	}
 	return nil
+}
+
+func (p *patternKeys) unprovenLocked() (n int) {
+	for _, c := range p.caches {
+		if !c.proven.Load() {
+			n++
+		}
+	}
+	return n
 }
 
 // leastMissedLocked is the cache to drop: one whose issuer never verified a token

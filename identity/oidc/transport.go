@@ -136,6 +136,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.
 // issuer's own origin and with no other, and bounds every answer.
 type guardedTransport struct {
 	next         http.RoundTripper
+	most         int64        // bytes of an answer
 	tokenFile    setting.Path // empty for none
 	scheme, host string       // the issuer's own origin
 }
@@ -161,7 +162,7 @@ func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := g.next.RoundTrip(req)
 	if err == nil {
-		body := bufio.NewReader(&boundedBody{ReadCloser: res.Body, left: maxBody})
+		body := bufio.NewReader(&boundedBody{ReadCloser: res.Body, left: g.most, most: g.most})
 		if start, _ := body.Peek(len(byteOrderMark)); bytes.Equal(start, byteOrderMark) {
 			_, _ = body.Discard(len(byteOrderMark)) // which was just seen
 		}
@@ -184,26 +185,28 @@ func (g guardedTransport) CloseIdleConnections() {
 // (RFC 8259 §8.1 lets a parser ignore it).
 var byteOrderMark = []byte("\ufeff")
 
-// boundedBody ends with an error once it is longer than maxBody.
+// boundedBody ends with an error once it is longer than most.
 type boundedBody struct {
 	io.ReadCloser
-	left int64
+	left, most int64
 }
-
-var errBody = fmt.Errorf("the answer is longer than %d bytes", maxBody)
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
-		return 0, errBody
+		return 0, b.tooLong()
 	}
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1] // one more than allowed, to tell the end from too much
 	}
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, errBody
+		return 0, b.tooLong()
 	}
 	return n, err
+}
+
+func (b *boundedBody) tooLong() error {
+	return fmt.Errorf("the answer is longer than %d bytes", b.most)
 }
 
 // readFile reads a whole file of at most that many bytes.
