@@ -113,7 +113,7 @@ func TestKeyIDsFindTheIssuersOwnKeysOnly(t *testing.T) {
 		wantFault(t, v, "kid of another key, "+kid[:2], sign(t, key(1), header, encode(t, claims(nil))), fault.TokenSignature)
 	}
 	wantFault(t, v, "kid of 100 kB", sign(t, key(0), encode(t, map[string]string{"alg": "RS256", "kid": strings.Repeat("k", 100<<10)}), "{}"), fault.TokenTooLarge)
-	wantFault(t, v, "kid of a wrong type", sign(t, key(0), `{"alg":"RS256","kid":1}`, encode(t, claims(nil))), fault.TokenMalformed)
+	wantFault(t, v, "kid of a wrong type", sign(t, key(0), `{"alg":"RS256","kid":[1]}`, encode(t, claims(nil))), fault.TokenMalformed)
 	if got, want := w.count(), 4; got != want {
 		t.Errorf("%d requests, want %d: discovery and keys of each issuer: %v", got, want, w.requests)
 	}
@@ -126,7 +126,9 @@ func TestKeyIDsFindTheIssuersOwnKeysOnly(t *testing.T) {
 			t.Errorf("key %d of two with one kid: %v", i, err)
 		}
 	}
-	wantFault(t, v, "no kid where there are two keys", sign(t, key(0), `{"alg":"RS256"}`, encode(t, claims(nil))), fault.TokenSignature)
+	if _, err := v.Authenticate(t.Context(), sign(t, key(0), `{"alg":"RS256"}`, encode(t, claims(nil)))); err != nil {
+		t.Errorf("no kid where there are two keys: %v", err)
+	}
 	v, _, _ = verifier(t)
 	if _, err := v.Authenticate(t.Context(), sign(t, key(0), `{"alg":"RS256"}`, encode(t, claims(nil)))); err != nil {
 		t.Errorf("no kid where there is one key: %v", err)

@@ -54,7 +54,7 @@ func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (P
 	}
 	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
 	if err == nil && i.config.OneTime && tr == nil { // looking at a token doesn't use it
-		err = once(ctx, s.v.options.Replay, url, &t, i.config.Leeway)
+		err = s.v.once(ctx, i, url, &t)
 	}
 	if err != nil {
 		return Principal{}, &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
@@ -78,7 +78,8 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 // Unwrap gives the failure.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// route finds the entry that a token is for, by its issuer and its audience.
+// route finds the entry that a token is for, by its issuer and its audience. url is
+// the issuer as certificates have it.
 func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
 	iss := c.Get("iss")
 	if iss.Kind() != claim.String {
@@ -88,6 +89,9 @@ func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience strin
 	entries := s.match(url)
 	if len(entries) == 0 {
 		return nil, "", "", tr.check(stepIssuer, s.unknown(url))
+	}
+	if own := entries[0].config.URL; own != "" {
+		url = own // and not the alias
 	}
 	tr.enters(entries)
 	_ = tr.check(stepIssuer, nil)
@@ -106,8 +110,9 @@ func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
 	return i.keys.Verify(ctx, t, url)
 }
 
-// match finds the entries for an issuer: an exact URL first, then the most
-// specific pattern. Bytes are compared; no two spellings are the same issuer.
+// match finds the entries for an issuer: an exact URL or an alias first, then the most
+// specific pattern. Bytes are compared; two spellings are one issuer only where an alias
+// says so.
 func (s *snapshot) match(url string) []*issuer {
 	if entries := s.exact[url]; entries != nil {
 		return entries

@@ -29,8 +29,13 @@ const (
 // tokens are accepted.
 type IssuerConfig struct {
 	// URL is the issuer exactly as its tokens write it in `iss`, a final slash
-	// included. Set either url or pattern.
+	// included. Where jwks_url or jwks_file says where its keys are, it may be any
+	// text, such as the `http://adfs.example.com/adfs/services/trust` of an AD FS.
+	// Set either url or pattern.
 	URL string `yaml:"url,omitempty"`
+	// Aliases lists other texts that this issuer's tokens have as `iss`, such as
+	// `accounts.google.com`. Certificates and rules have url in their place.
+	Aliases []string `yaml:"aliases,omitempty"`
 	// Pattern accepts a family of issuers: each `*` stands for one whole host
 	// label (lower case) or path segment of letters, digits, `-` and `_`, as in
 	// `https://oidc.eks.*.amazonaws.com/id/*`. An exact url wins over a pattern;
@@ -117,7 +122,7 @@ type IssuerConfig struct {
 	MaxKeysAge time.Duration `yaml:"max_keys_age,omitempty"`
 	// Algorithms narrows the signature algorithms that are accepted. Empty
 	// means all of RS256, RS384, RS512, PS256, PS384, PS512, ES256, ES384,
-	// ES512 and EdDSA.
+	// ES512 and EdDSA, which is also called Ed25519.
 	Algorithms []string `yaml:"algorithms,omitempty"`
 	// MaxTokenLifetime is the longest time from `iat` to `exp`. The default is 24h.
 	MaxTokenLifetime time.Duration `yaml:"max_token_lifetime,omitempty"`
@@ -133,7 +138,8 @@ type IssuerConfig struct {
 	// then on, also when its request failed later, so a client that tries again
 	// needs a new one. Tokens are remembered until they expire: in the server that
 	// `replay` names, or else in the memory of the process, which replicas don't
-	// share and a restart empties.
+	// share and a restart empties; it holds 200,000, and one issuer has at most the
+	// half of what others leave. More are answered with 503 OVERLOADED.
 	OneTime bool `yaml:"one_time,omitempty"`
 	// Leeway is how far the issuer's clock may differ from ours. The default is
 	// 60s, the most is 10m.

@@ -3,6 +3,7 @@ package identity
 import (
 	"cmp"
 	"errors"
+	"fmt"
 	"net/url"
 	"reflect"
 	"slices"
@@ -55,6 +56,14 @@ func checkPair(at, other string, a, b *issuer, f *setting.Faults) {
 		checkSameIssuer(at, other, a, b, f)
 		return
 	}
+	for i, alias := range a.config.Aliases {
+		if alias == b.config.URL || slices.Contains(b.config.Aliases, alias) {
+			f.Add(setting.Index(at+".aliases", i), "%s stands for another issuer in %s; keep one", claim.Quote(alias), other)
+		}
+	}
+	if slices.Contains(b.config.Aliases, a.config.URL) {
+		f.Add(at+".url", "is an alias of the issuer in %s; keep one", other)
+	}
 	if a.pattern.parts == nil || b.pattern.parts == nil {
 		return
 	}
@@ -74,6 +83,9 @@ func checkSameIssuer(at, other string, a, b *issuer, f *setting.Faults) {
 			f.Add(setting.Index(at+".audiences", i), "%s is among the audiences of %s too, which is for the same issuer; keep one", claim.Quote(audience), other)
 		}
 	}
+	if !slices.Equal(a.config.Aliases, b.config.Aliases) {
+		f.Add(at+".aliases", "must be the same as in %s, which is for the same issuer", other)
+	}
 	if !reflect.DeepEqual(a.keysConfig, b.keysConfig) {
 		f.Add(at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
 	}
@@ -87,7 +99,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 	case c.URL != "" && c.Pattern != "":
 		f.Add(path+".url", "is set beside pattern; keep one")
 	case c.URL != "":
-		if err := checkIssuerURL(c.URL, c.AllowInsecureLoopback); err != nil {
+		if err := c.checkURL(); err != nil {
 			f.Add(path+".url", "%s", err)
 		}
 	default:
@@ -97,6 +109,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		}
 		i.pattern = p
 	}
+	c.checkAliases(path, f)
 	checkAudiences(path+".audiences", c.Audiences, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
@@ -111,6 +124,43 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 	i.keysConfig = c.keys()
 	i.keysConfig.Check(path, f)
 	return i
+}
+
+// checkURL accepts any text as an issuer that nothing is fetched from by its URL.
+func (c *IssuerConfig) checkURL() error {
+	err := checkIssuerURL(c.URL, c.AllowInsecureLoopback)
+	switch keysElsewhere := c.JWKSURL != "" || c.JWKSFile != ""; {
+	case err == nil:
+		return nil
+	case c.Type == TypeChainguard: // the names in certificates begin with it
+		return err
+	case keysElsewhere:
+		return checkIssuerText(c.URL)
+	default:
+		return fmt.Errorf("%w; any text that the issuer's tokens have as iss is accepted beside jwks_url or jwks_file", err)
+	}
+}
+
+// checkIssuerText accepts what a certificate may record as an issuer.
+func checkIssuerText(s string) error {
+	if s == "" || len(s) > maxIssuer || !all(s, uriByte) {
+		return fmt.Errorf("must be 1 to %d bytes of what a URL may hold, without spaces", maxIssuer)
+	}
+	return nil
+}
+
+func (c *IssuerConfig) checkAliases(path string, f *setting.Faults) {
+	if len(c.Aliases) > 0 && (c.Pattern != "" || c.Type == TypeChainguard) {
+		f.Add(path+".aliases", "has no meaning for a pattern, nor for the type %s, whose names begin with the token's own iss", TypeChainguard)
+	}
+	for i, alias := range c.Aliases {
+		at := setting.Index(path+".aliases", i)
+		if err := checkIssuerText(alias); err != nil {
+			f.Add(at, "%s", err)
+		} else if alias == c.URL || slices.Index(c.Aliases, alias) < i {
+			f.Add(at, "is listed twice")
+		}
+	}
 }
 
 // checkIssuerURL accepts what an issuer may be (OpenID Connect Core §2: https
@@ -203,7 +253,7 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 	}
 	known := oidc.Algorithms()
 	for i, a := range c.Algorithms {
-		if !slices.Contains(known, a) {
+		if !slices.Contains(known, oidc.CanonicalAlgorithm(a)) {
 			f.Add(setting.Index(path+".algorithms", i), "%q is not accepted; the algorithms are %s", a, strings.Join(known, ", "))
 		}
 	}
@@ -220,7 +270,10 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 		checkPartyName(setting.Index(path+".authorized_parties", i), "azp", party, f)
 	}
 	// The caller keeps its lists; these are ours.
-	c.Audiences, c.Algorithms, c.AuthorizedParties = slices.Clone(c.Audiences), slices.Clone(c.Algorithms), slices.Clone(c.AuthorizedParties)
+	c.Aliases, c.Audiences, c.Algorithms, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.Algorithms), slices.Clone(c.AuthorizedParties)
+	for i, a := range c.Algorithms {
+		c.Algorithms[i] = oidc.CanonicalAlgorithm(a)
+	}
 	if len(c.Algorithms) == 0 {
 		c.Algorithms = known
 	}

@@ -187,7 +187,7 @@ func TestRunFollowsReload(t *testing.T) {
 func TestEverySettingIsAboutKeysOrClaims(t *testing.T) {
 	t.Parallel()
 	claims := []string{
-		"Audiences", "Allow", "Lifetime", "MaxLifetime", "Profiles", "Type", "SubjectDomain", "SPIFFETrustDomain", "ChallengeClaim",
+		"Aliases", "Audiences", "Allow", "Lifetime", "MaxLifetime", "Profiles", "Type", "SubjectDomain", "SPIFFETrustDomain", "ChallengeClaim",
 		"SkipEmailVerification", "IssuerClaim", "Preset", "InlinePreset", "PresetConstants", "Algorithms", "MaxTokenLifetime", "MaxTokenAge",
 		"AuthorizedParties", "OneTime", "Leeway",
 	}

@@ -36,13 +36,19 @@ func tokenID(issuer string, t *oidc.Token) [sha256.Size]byte {
 	return [sha256.Size]byte(h.Sum(nil))
 }
 
-// once refuses a good token that was used before.
-func once(ctx context.Context, r Replay, issuer string, t *oidc.Token, leeway time.Duration) error {
+// once refuses a good token of the entry's that was used before.
+func (v *Verifier) once(ctx context.Context, i *issuer, url string, t *oidc.Token) error {
 	exp, _, err := numericDate(t.Claims, "exp")
 	if err != nil {
 		return err
 	}
-	first, err := r.Use(ctx, tokenID(issuer, t), exp.Add(leeway))
+	id, until := tokenID(url, t), exp.Add(i.config.Leeway)
+	var first bool
+	if v.options.Replay != nil {
+		first, err = v.options.Replay.Use(ctx, id, until)
+	} else {
+		first, err = v.used.use(owner{i.name(), url}, id, until)
+	}
 	switch {
 	case err != nil:
 		return err
@@ -52,48 +58,81 @@ func once(ctx context.Context, r Replay, issuer string, t *oidc.Token, leeway ti
 	return nil
 }
 
-// maxRemembered bounds a memory, in tokens: some 10 MiB.
-const maxRemembered = 100_000
+// maxRemembered bounds a memory, in tokens: some 25 MiB.
+const maxRemembered = 200_000
 
-// memory is a Replay inside the process, which replicas and restarts don't share. When it is full of tokens that may
-// still be used again, it refuses new ones: it never forgets early.
+// memory remembers used tokens inside the process, which replicas and restarts
+// don't share. It never forgets a token that may still be used again: when an
+// issuer's share is full of those, it refuses that issuer's new ones.
 type memory struct {
 	now  func() time.Time
 	most int
 
-	mu   sync.Mutex
-	used map[[sha256.Size]byte]struct{}
-	ends expiries // the same tokens, the first to end on top
+	mu    sync.Mutex
+	used  map[[sha256.Size]byte]struct{}
+	ends  expiries       // the same tokens, the first to end on top
+	count map[string]int // of the same tokens, by entry and by the issuer of a pattern
 }
+
+// owner is whom a token is remembered for: an entry of the configuration, and the
+// issuer, which is another text where the entry is a pattern.
+type owner struct{ entry, issuer string }
 
 func newMemory(now func() time.Time, most int) *memory {
-	return &memory{now: now, most: most, used: make(map[[sha256.Size]byte]struct{})}
+	return &memory{now: now, most: most, used: make(map[[sha256.Size]byte]struct{}), count: make(map[string]int)}
 }
 
-func (m *memory) Use(_ context.Context, id [sha256.Size]byte, until time.Time) (bool, error) {
+// use is [Replay] for the tokens of an owner.
+func (m *memory) use(of owner, id [sha256.Size]byte, until time.Time) (bool, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	now := m.now()
 	for len(m.ends) > 0 && m.ends[0].until.Before(now) {
 		if e, ok := heap.Pop(&m.ends).(expiry); ok {
 			delete(m.used, e.id)
+			m.counts(e.of, -1)
 		}
 	}
 	if _, used := m.used[id]; used {
 		return false, nil
 	}
-	if len(m.used) >= m.most {
-		return false, fault.New(fault.Overloaded, "too many tokens were used in a short time to remember another; try again").
+	if !m.fits(of) {
+		return false, fault.New(fault.Overloaded, "too many tokens of this issuer were used in a short time to remember another; try again").
 			With("dependency", "replay").After(max(m.ends[0].until.Sub(now), time.Second))
 	}
 	m.used[id] = struct{}{}
-	heap.Push(&m.ends, expiry{id, until})
+	m.counts(of, 1)
+	heap.Push(&m.ends, expiry{id, until, of})
 	return true, nil
+}
+
+// fits keeps an entry from having more than is left free, and an issuer of a
+// pattern from having more than what then is left: so one that fills its share
+// takes the half of the memory, and the next still gets the half of the other half.
+func (m *memory) fits(of owner) bool {
+	free := m.most - len(m.used)
+	if of.issuer != of.entry {
+		free -= m.count[of.issuer]
+	}
+	return m.count[of.entry] < free
+}
+
+func (m *memory) counts(of owner, change int) {
+	names := []string{of.entry, of.issuer}
+	if of.issuer == of.entry {
+		names = names[:1]
+	}
+	for _, name := range names {
+		if m.count[name] += change; m.count[name] == 0 {
+			delete(m.count, name)
+		}
+	}
 }
 
 type expiry struct {
 	id    [sha256.Size]byte
 	until time.Time
+	of    owner
 }
 
 // expiries is a heap.

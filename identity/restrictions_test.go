@@ -150,10 +150,11 @@ func later() (now func() time.Time, move func(time.Duration)) {
 func TestMemoryReplay(t *testing.T) {
 	t.Parallel()
 	now, move := later()
-	m := newMemory(now, 3)
+	m := newMemory(now, 6) // of which one issuer has three
+	alone := owner{"https://issuer.example", "https://issuer.example"}
 	use := func(name string, id byte, until time.Duration, first bool) {
 		t.Helper()
-		got, err := m.Use(t.Context(), [sha256.Size]byte{id}, now().Add(until))
+		got, err := m.use(alone, [sha256.Size]byte{id}, now().Add(until))
 		if err != nil || got != first {
 			t.Errorf("%s: %v, %v", name, got, err)
 		}
@@ -162,19 +163,59 @@ func TestMemoryReplay(t *testing.T) {
 	use("one again", 1, time.Hour, false)
 	use("two", 2, time.Hour, true)
 	use("three", 3, 2*time.Minute, true)
-	if _, err := m.Use(t.Context(), [sha256.Size]byte{4}, now().Add(time.Minute)); fault.From(err).Reason != fault.Overloaded || fault.From(err).RetryAfter != time.Minute {
+	if _, err := m.use(alone, [sha256.Size]byte{4}, now().Add(time.Minute)); fault.From(err).Reason != fault.Overloaded || fault.From(err).RetryAfter != time.Minute {
 		t.Errorf("full: %v", err)
 	}
 	use("two, when it is full", 2, time.Hour, false)
 	move(time.Minute)
-	if _, err := m.Use(t.Context(), [sha256.Size]byte{4}, now()); err == nil {
+	if _, err := m.use(alone, [sha256.Size]byte{4}, now()); err == nil {
 		t.Error("forgotten at the very end")
 	}
 	move(time.Second)
 	use("four, since one has ended", 4, time.Minute, true)
 	use("three is still known", 3, time.Minute, false)
-	if len(m.used) != 3 || len(m.ends) != 3 {
-		t.Errorf("%d and %d are remembered", len(m.used), len(m.ends))
+	if len(m.used) != 3 || len(m.ends) != 3 || m.count[alone.entry] != 3 {
+		t.Errorf("%d, %d and %d are remembered", len(m.used), len(m.ends), m.count[alone.entry])
+	}
+}
+
+// TestOneIssuerCannotFillTheMemoryOfUsedTokens: whoever gives out tokens without
+// end fills a share, by entry and within a pattern by issuer, and no other's.
+func TestOneIssuerCannotFillTheMemoryOfUsedTokens(t *testing.T) {
+	t.Parallel()
+	now, move := later()
+	const most = 1200
+	m := newMemory(now, most)
+	var next uint32
+	fill := func(of owner) (n int) {
+		t.Helper()
+		for ; ; n++ {
+			next++
+			switch _, err := m.use(of, [sha256.Size]byte{byte(next >> 16), byte(next >> 8), byte(next)}, now().Add(time.Minute)); {
+			case err == nil:
+			case fault.From(err).Reason == fault.Overloaded:
+				return n
+			default:
+				t.Fatal(err)
+			}
+		}
+	}
+	flooder := owner{"https://flood.example", "https://flood.example"}
+	if n := fill(flooder); n != most/2 {
+		t.Errorf("one issuer has %d of %d", n, most)
+	}
+	const pattern = "https://*.example.com"
+	for tenant, least := range []int{most / 10, most / 20, most / 60} {
+		if n := fill(owner{pattern, fmt.Sprintf("https://t%d.example.com", tenant)}); n < least {
+			t.Errorf("tenant %d of a pattern has %d, want %d", tenant, n, least)
+		}
+	}
+	if n := fill(owner{"https://honest.example", "https://honest.example"}); n < most/10 {
+		t.Errorf("an issuer beside all of them has %d", n)
+	}
+	move(2 * time.Minute)
+	if n := fill(flooder); n != most/2 || len(m.count) != 1 {
+		t.Errorf("after they have ended: %d, of %d owners", n, len(m.count))
 	}
 }
 

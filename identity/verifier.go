@@ -30,6 +30,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"net/netip"
 	"reflect"
 	"slices"
 	"sync"
@@ -55,8 +56,12 @@ type Options struct {
 	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
 	// Replay remembers the tokens of issuers with one_time; nil means the memory
-	// of the process, for at most 100,000 tokens at a time.
+	// of the process, for at most 200,000 tokens at a time, of which one issuer has
+	// the half at most.
 	Replay Replay
+	// Requests is how many requests the caller serves at once, some of which may
+	// wait for issuers' keys; 0 means 256. See [Verifier.SetRequests].
+	Requests int
 	// Deny are the rules that refuse requests of any issuer.
 	Deny []policy.Deny
 }
@@ -66,6 +71,8 @@ type Options struct {
 type Verifier struct {
 	options Options // Deny is of no meaning after NewVerifier
 	metrics *metrics
+	places  *oidc.Places
+	used    *memory // where Options has no Replay
 	current atomic.Pointer[snapshot]
 	changed chan struct{} // has room for one: Run looks at current again
 }
@@ -75,7 +82,7 @@ type Verifier struct {
 type snapshot struct {
 	v        *Verifier
 	issuers  []*issuer            // in the configuration's order
-	exact    map[string][]*issuer // by URL; several for one differ in their audiences
+	exact    map[string][]*issuer // by URL and alias; several for one differ in their audiences
 	patterns patternIndex
 	deny     []*denyRule
 }
@@ -96,16 +103,14 @@ func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one
 // names. It makes no request and starts nothing. The error of a configuration
 // is a *setting.FaultError with every fault.
 func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
-	v := &Verifier{options: o, metrics: newMetrics(), changed: make(chan struct{}, 1)}
+	v := &Verifier{options: o, metrics: newMetrics(), places: oidc.NewPlaces(o.Requests), changed: make(chan struct{}, 1)}
 	if v.options.Now == nil {
 		v.options.Now = time.Now
 	}
 	if v.options.Logger == nil {
 		v.options.Logger = slog.New(slog.DiscardHandler)
 	}
-	if v.options.Replay == nil {
-		v.options.Replay = newMemory(v.options.Now, maxRemembered)
-	}
+	v.used = newMemory(v.options.Now, maxRemembered)
 	commit, err := v.Prepare(issuers, o.Deny)
 	if err != nil {
 		return nil, err
@@ -143,7 +148,9 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 		if i.config.Pattern != "" {
 			patterns = append(patterns, i)
 		} else {
-			next.exact[i.config.URL] = append(next.exact[i.config.URL], i)
+			for _, name := range append([]string{i.config.URL}, i.config.Aliases...) {
+				next.exact[name] = append(next.exact[name], i)
+			}
 		}
 	}
 	next.patterns = newPatternIndex(patterns)
@@ -157,15 +164,32 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	}, nil
 }
 
+// SetRequests says how many requests the caller serves at once from now on. No
+// more than a quarter of them wait for the keys of one issuer, and half in all, so
+// that issuers that hang leave room for others.
+func (v *Verifier) SetRequests(n int) { v.places.Resize(n) }
+
+// WithClient returns a context that carries the network that a request came from,
+// for [Verifier.Authenticate]: a token costs its sender what it makes us do before
+// its signature is checked.
+func WithClient(ctx context.Context, from netip.Prefix) context.Context {
+	return oidc.WithClient(ctx, from)
+}
+
 // keysOptions has the fetches of an issuer's keys counted by its type, and logged.
 func (v *Verifier) keysOptions(t Type) oidc.Options {
-	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Fetched: func(url string, err error) {
-		v.metrics.fetched(t, err)
-		if err != nil {
-			v.options.Logger.Warn("fetching the keys of an issuer failed", slog.String("issuer", url), slog.Any("error", err))
+	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Places: v.places, Fetched: func(f oidc.Fetched) {
+		v.metrics.fetched(t, f.Err)
+		issuer := slog.String("issuer", f.Issuer)
+		if f.Err != nil {
+			v.options.Logger.Warn("fetching the keys of an issuer failed", issuer, slog.Any("error", f.Err))
 			return
 		}
-		v.options.Logger.Debug("fetched the keys of an issuer", slog.String("issuer", url))
+		v.options.Logger.Debug("fetched the keys of an issuer", issuer)
+		if len(f.PassedOver) > 0 {
+			v.options.Logger.Warn("an issuer publishes keys that can't be used: tokens that they sign are refused",
+				issuer, slog.String("keys", oidc.DescribePassedOver(f.PassedOver)))
+		}
 	}}
 }
 

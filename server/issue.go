@@ -40,7 +40,7 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	}
 
 	stop := s.metrics.stage(stageAuthenticate)
-	who, err := s.identity.Authenticate(ctx, q.token)
+	who, err := s.identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
 	stop()
 	if err != nil {
 		return nil, err

@@ -15,9 +15,11 @@ import (
 func madeCA(t *testing.T) (dir, file string) {
 	t.Helper()
 	dir = filepath.Join(t.TempDir(), "ca")
+	issuer := identitytest.New(t).Config()
+	issuer.Audiences = []string{"https://ca.example.com"}
 	err := createCA(t.Context(), initOptions{
 		dir: dir, organization: "Example", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
-		issuers: []identity.IssuerConfig{identitytest.New(t).Config()},
+		issuers: []identity.IssuerConfig{issuer},
 	}, time.Now().Add(-time.Hour))
 	if err != nil {
 		t.Fatal(err)

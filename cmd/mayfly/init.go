@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -81,7 +82,10 @@ func newInitCommand(streams streams) *cobra.Command {
 				return usage(allowMend, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
 			}
 			if issuer != "" {
-				o.issuers = []identity.IssuerConfig{{URL: issuer, Type: identity.Type(issuerType), Audiences: []string{audience}, Allow: allow}}
+				o.issuers = []identity.IssuerConfig{{
+					URL: issuer, Type: identity.Type(issuerType), Allow: allow,
+					Audiences: []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))},
+				}}
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
@@ -100,7 +104,7 @@ func newInitCommand(streams streams) *cobra.Command {
 	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
 	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
 	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
-	flags.StringVar(&audience, "audience", "sigstore", "the audience its tokens must have")
+	flags.StringVar(&audience, "audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
 	flags.StringVar(&allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
 	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 	return cmd
@@ -272,8 +276,13 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		}
 		c.Issuers = o.issuers
 	}
+	audience := "Whom its tokens are made for: clients ask their issuer for this audience."
+	if len(o.issuers) > 0 && slices.Contains(o.issuers[0].Audiences, identity.SharedAudience) {
+		audience = "What stock clients ask for. It is the audience of every Sigstore service: one that is\nsent a token can use it at another. allow bounds whose; one_time: true lets each be used once."
+	}
 	comments := map[string]string{
 		"":                         "A Mayfly certificate authority, made by `mayfly init`. Only what differs from\nthe defaults is written here; docs/configuration.md lists every option.",
+		"issuers[0].audiences":     audience,
 		"issuers":                  "Whose tokens are accepted. At least one is needed.",
 		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",

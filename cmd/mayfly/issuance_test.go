@@ -189,7 +189,7 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, 
 	c.mayfly(append([]string{"ca", "verify", "chain.pem", "--root", root.path("root.pem")}, k.flags("")...)...)
 
 	// A Mayfly whose issuing key is that one.
-	c.mayfly("init", "--dir", "ca", "--issuer", "https://accounts.google.com", "--allow", "true")
+	c.mayfly("init", "--dir", "ca", "--issuer", "https://accounts.google.com", "--audience", "sigstore", "--allow", "true")
 	c.configure(issuer, k)
 	c.mayfly("log", "create", "--config", "ca/mayfly.yaml")
 	before := k.count()

@@ -36,7 +36,7 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
   cases:
     - name: a release of ours
       issuer: https://token.actions.githubusercontent.com
-      audience: sigstore
+      audience: https://ca.example.com
       claims: {sub: "repo:acme/app:ref:refs/heads/main", repository_owner: acme}
       expect:
         allow: true            # or false, with reason and rule:

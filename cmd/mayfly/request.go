@@ -22,6 +22,7 @@ import (
 // secret: a command line is seen by every process of the machine.
 type requestOptions struct {
 	ca        string
+	caNamed   bool // by a flag or the environment
 	grpc      string
 	allowHTTP bool
 	timeout   time.Duration
@@ -49,6 +50,9 @@ type requestOptions struct {
 	json  bool
 }
 
+// caEnv is the environment variable that names the CA where --ca doesn't.
+const caEnv = "MAYFLY_CA"
+
 const requestLong = `Makes an ephemeral key, gets an identity token, proves possession of the key,
 asks the CA for a certificate, verifies the answer against a trusted root, and
 writes the key (mode 0600) and the certificate chain (leaf first).
@@ -57,7 +61,8 @@ The token comes from the one place that is named: --token-file, --token-env,
 --token-stdin, --browser or --device. Without any of them these are tried in
 order: GitLab CI (id_tokens: SIGSTORE_ID_TOKEN), the environment variable
 SIGSTORE_ID_TOKEN, GitHub Actions (permissions: id-token: write), and, at a
-terminal, a login in the browser. A login needs --issuer, unless the CA is on
+terminal, a login in the browser. Tokens of the environment go only to a CA that
+--ca, --grpc or the variable MAYFLY_CA names. A login needs --issuer, unless the CA is on
 this machine and accepts a single issuer.
 
 The trusted root comes from --trusted-root FILE. --trusted-root-url fetches it,
@@ -80,12 +85,13 @@ func newRequestCommand(streams streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
+			o.nameCA(cmd.Flags().Changed, os.Getenv)
 			return classify(newRequest(o, streams).run(ctx))
 		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.ca, "ca", "http://127.0.0.1:5555", "base URL of the CA")
+	f.StringVar(&o.ca, "ca", "http://127.0.0.1:5555", "base URL of the CA; MAYFLY_CA names it too")
 	f.StringVar(&o.grpc, "grpc", "", "ask over gRPC at this host:port instead of REST (TLS, or plaintext on loopback)")
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
 	f.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for everything, a person's login included")
@@ -111,6 +117,14 @@ func newRequestCommand(streams streams) *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "browser", "device")
 	cmd.MarkFlagsMutuallyExclusive("trusted-root", "trusted-root-url")
 	return cmd
+}
+
+// nameCA takes the CA from the environment where no flag names it.
+func (o *requestOptions) nameCA(given func(flag string) bool, getenv func(string) string) {
+	o.caNamed = given("ca") || given("grpc")
+	if named := getenv(caEnv); named != "" && !given("ca") {
+		o.ca, o.caNamed = named, true
+	}
 }
 
 // request is one run of the command.

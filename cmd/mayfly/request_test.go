@@ -79,6 +79,34 @@ func TestRequest(t *testing.T) {
 	}
 }
 
+// TestAmbientTokensGoToNamedCAs: a token of the environment isn't sent to whoever
+// listens on the default port.
+func TestAmbientTokensGoToNamedCAs(t *testing.T) {
+	ca := clienttest.New(t)
+	dir := t.TempDir()
+	for _, name := range []string{"GITLAB_CI", "GITHUB_ACTIONS", "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"} {
+		t.Setenv(name, "")
+	}
+	t.Setenv("SIGSTORE_ID_TOKEN", aliceToken(t))
+	trust := writeFile(t, filepath.Join(dir, "root.json"), string(ca.TrustedRoot()))
+	args := append([]string{"request", "--force", "--trusted-root", trust}, outputs(dir)...)
+	code, _, errText := mayfly(t, "", args...)
+	if code == exitOK || !strings.Contains(errText, "no CA was named to send it to (--ca or MAYFLY_CA)") || strings.Contains(errText, "asking the CA") {
+		t.Errorf("no CA was named: code %d, %s", code, errText)
+	}
+	if code, _, errText := mayfly(t, "", append(args, "--ca", ca.URL)...); code != exitOK {
+		t.Errorf("--ca: code %d, %s", code, errText)
+	}
+	t.Setenv(caEnv, ca.URL)
+	if code, _, errText := mayfly(t, "", args...); code != exitOK {
+		t.Errorf("%s: code %d, %s", caEnv, code, errText)
+	}
+	t.Setenv(caEnv, "http://127.0.0.1:1")
+	if code, _, errText := mayfly(t, "", append(args, "--ca", ca.URL)...); code != exitOK {
+		t.Errorf("--ca beside %s: code %d, %s", caEnv, code, errText)
+	}
+}
+
 func TestRequestJSONAndCertShow(t *testing.T) {
 	t.Parallel()
 	ca := clienttest.New(t)

@@ -52,7 +52,15 @@ func (r *request) sources() []client.Source {
 			return "", &client.Absent{Reason: "not at a terminal (give --browser or --device to log in all the same)"}
 		}
 	}
-	return append(client.Ambient(r.getenv, r.http, r.retry, r.clientID), browser)
+	ambient := client.Ambient(r.getenv, r.http, r.retry, r.clientID)
+	if !r.caNamed { // whoever listens on the default port would get it
+		for i := range ambient {
+			ambient[i].Fetch = func(context.Context) (string, error) {
+				return "", &client.Absent{Reason: "not looked for: no CA was named to send it to (--ca or " + caEnv + ")"}
+			}
+		}
+	}
+	return append(ambient, browser)
 }
 
 // login makes a source of a flow at the issuer.

@@ -117,7 +117,9 @@ func (e *tokenExplain) sources(c *config.Config, o *identity.Options, token stri
 		return fmt.Errorf("%s: isn't a JSON Web Key Set", e.jwks)
 	}
 	for i := range c.Issuers {
-		c.Issuers[i].JWKSFile, c.Issuers[i].JWKSURL = "", ""
+		if entry := &c.Issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
+			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
+		}
 	}
 	o.Transport = canned{issuer: claimedIssuer(token), keys: keys}
 	return nil

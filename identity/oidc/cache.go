@@ -2,7 +2,9 @@ package oidc
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,9 +23,6 @@ const (
 	// gather is how long a fetch for an unknown key waits for other tokens that
 	// want it too: only a fetch that begins after a token arrived can refuse it.
 	gather = 25 * time.Millisecond
-	// maxWaiting is how many tokens wait for a fetch to be due; more are told
-	// to come back.
-	maxWaiting = 256
 )
 
 // cache holds the keys of one issuer (its JWKS) and fetches them when they are
@@ -32,11 +31,14 @@ type cache struct {
 	issuer  string
 	source  jwksSource
 	now     func() time.Time
-	maxAge  time.Duration                  // older keys are not used
-	fetched func(issuer string, err error) // told of every fetch
+	maxAge  time.Duration // older keys are not used
+	places  *Places
+	pattern *patternKeys // whose issuer it is; nil for a configured one
+	fetched func(Fetched)
 
-	keys atomic.Pointer[keySet]
-	used atomic.Int64 // Unix seconds of the last token
+	keys   atomic.Pointer[keySet]
+	used   atomic.Int64 // Unix seconds of the last token
+	proven atomic.Bool  // a token of this issuer was verified
 
 	mu      sync.Mutex    // guards what follows
 	current *fetch        // under way, or soon to be
@@ -46,62 +48,80 @@ type cache struct {
 
 // fetch is one fetch of an issuer's keys. err may be read once done is closed.
 type fetch struct {
-	done    chan struct{}
-	paced   bool      // it waits for the gap
-	waiting int       // tokens that wait for it to begin
-	began   time.Time // zero until then
-	err     error
+	done  chan struct{}
+	began time.Time // zero until then
+	err   error
 }
 
-// find gives the keys that may have made a token's signature. With warm keys it
-// makes no request and waits for nothing.
+// verify checks the signature of a token. With warm keys it makes no request and
+// waits for nothing.
 //
 // A token whose key the issuer doesn't publish is refused only after a fetch
 // that began when the token was here already: an earlier one may have missed a
 // key that the issuer has published since.
 //
-// The errors are *fault.Error: of kind Unauthenticated when the issuer has no
-// such key, and IssuerUnavailable when that can't be known at the moment; or
-// ctx's own.
-func (c *cache) find(ctx context.Context, id, algorithm string) (*candidates, error) {
+// The errors are *fault.Error: of kind Unauthenticated when no key of the issuer
+// made the signature; IssuerUnavailable when that can't be known at the moment, and
+// IssuerKeyUnusable when its key is one that we can't use; or ctx's own.
+func (c *cache) verify(ctx context.Context, t *Token) error {
 	arrived := c.now()
 	c.used.Store(arrived.Unix())
 	if s := c.usable(arrived); s != nil {
-		if keys, known, err := s.find(id, algorithm); known {
+		if known, err := s.verify(t); known {
 			if arrived.Sub(s.fetched) >= s.fresh {
 				c.renew(ctx) // these keys serve until newer ones are here
 			}
-			return keys, err
+			return c.proves(err)
 		}
 	}
+	shares := c.shares(ctx)
+	if !c.places.take(shares) {
+		return fault.New(fault.IssuerUnavailable, "too many requests wait for the keys of the identity token's issuer; try again").
+			With("dependency", "issuer").After(max(c.untilDue(), time.Second))
+	}
+	defer c.places.leave(shares)
 	for {
 		f, err := c.newer(ctx, arrived)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		select {
 		case <-f.done:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for the issuer's keys: %w", context.Cause(ctx))
+			return fmt.Errorf("waiting for the issuer's keys: %w", context.Cause(ctx))
 		}
 		s := c.usable(c.now())
+		var refused error
 		if s != nil {
-			if keys, known, err := s.find(id, algorithm); known {
-				return keys, err
+			var known bool
+			if known, refused = s.verify(t); known {
+				return c.proves(refused)
 			}
 		}
 		switch {
 		case f.err != nil || s == nil:
-			return nil, unavailable(f.err, c.untilDue())
+			return unavailable(f.err, c.untilDue())
 		case !f.began.Before(arrived):
-			return nil, fault.New(fault.TokenSignature, "the identity token is signed with a key that its issuer doesn't publish; get a new token")
+			return refused
 		}
 	}
 }
 
+// proves notes that a token of the issuer was verified, if err is nil, and returns err.
+func (c *cache) proves(err error) error {
+	if err == nil && !c.proven.Load() {
+		c.proven.Store(true)
+	}
+	return err
+}
+
 func unavailable(cause error, after time.Duration) error {
-	return fault.New(fault.IssuerUnavailable, "the keys of the identity token's issuer can't be fetched at the moment; try again").
-		With("dependency", "issuer").After(max(after, time.Second)).Because(cause)
+	f := fault.New(fault.IssuerUnavailable, "the keys of the identity token's issuer can't be fetched at the moment; try again")
+	var unusable *unusableError
+	if errors.As(cause, &unusable) {
+		f = fault.New(fault.IssuerKeyUnusable, "the identity token's issuer publishes no key that this CA can use; ask the CA's operators")
+	}
+	return f.With("dependency", "issuer").After(max(after, time.Second)).Because(cause)
 }
 
 // usable is the keys, if they are here and not too old.
@@ -120,10 +140,7 @@ func (c *cache) newer(ctx context.Context, arrived time.Time) (*fetch, error) {
 	defer c.mu.Unlock()
 	due := c.untilDueLocked()
 	switch f := c.current; {
-	case f != nil && f.paced && f.began.IsZero() && f.waiting >= maxWaiting:
-		return nil, unavailable(nil, due)
 	case f != nil:
-		f.waiting++
 		return f, nil
 	case c.last != nil && !c.last.began.Before(arrived):
 		return c.last, nil
@@ -134,8 +151,7 @@ func (c *cache) newer(ctx context.Context, arrived time.Time) (*fetch, error) {
 	if c.keys.Load() != nil {
 		delay = max(delay, gather)
 	}
-	f := c.startLocked(context.WithoutCancel(ctx), &fetch{paced: due > 0, waiting: 1}, delay)
-	return f, nil
+	return c.startLocked(context.WithoutCancel(ctx), delay), nil
 }
 
 // renew fetches in the background, if that is due.
@@ -143,7 +159,7 @@ func (c *cache) renew(ctx context.Context) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.current == nil && c.untilDueLocked() == 0 {
-		c.startLocked(context.WithoutCancel(ctx), new(fetch), 0)
+		c.startLocked(context.WithoutCancel(ctx), 0)
 	}
 }
 
@@ -153,7 +169,7 @@ func (c *cache) refresh(ctx context.Context) error {
 	c.mu.Lock()
 	f := c.current
 	if f == nil {
-		f = c.startLocked(ctx, new(fetch), 0)
+		f = c.startLocked(ctx, 0)
 	}
 	c.mu.Unlock()
 	<-f.done // bounded by demandGap and fetchTimeout
@@ -177,8 +193,8 @@ func (c *cache) untilDue() time.Duration {
 
 // startLocked begins a fetch after the delay. It goes on when the request that
 // caused it is gone, since others wait for it, but at most for fetchTimeout.
-func (c *cache) startLocked(ctx context.Context, f *fetch, delay time.Duration) *fetch {
-	f.done = make(chan struct{})
+func (c *cache) startLocked(ctx context.Context, delay time.Duration) *fetch {
+	f := &fetch{done: make(chan struct{})}
 	c.current = f
 	go c.run(ctx, f, delay)
 	return f
@@ -192,10 +208,17 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	got, err := c.source.fetch(ctx)
+	told := Fetched{Issuer: c.issuer}
 	if err != nil {
 		err = truncated(err)
+		told.Err = err
 	} else {
-		c.keys.Store(newKeySet(got.keys, f.began, got.fresh))
+		before := c.keys.Load()
+		if before == nil || !slices.Equal(before.passedOver, got.passedOver) {
+			told.PassedOver = got.passedOver
+		}
+		got.fresh = min(got.fresh, c.maxAge) // or no key would serve in between
+		c.keys.Store(newKeySet(got, f.began))
 	}
 	c.mu.Lock()
 	f.err = err
@@ -206,7 +229,7 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 		c.gap = min(2*c.gap, failureGap)
 	}
 	c.mu.Unlock()
-	c.fetched(c.issuer, err)
+	c.fetched(told)
 	close(f.done)
 }
 
@@ -230,6 +253,7 @@ func (c *cache) status() Status {
 	if keys := c.keys.Load(); keys != nil {
 		s.KeysAge = c.now().Sub(keys.fetched)
 		s.Ready = s.KeysAge < c.maxAge
+		s.PassedOver = keys.passedOver
 	}
 	return s
 }

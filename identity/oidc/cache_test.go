@@ -16,6 +16,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -80,6 +81,7 @@ func TestUnknownKeysCostFewRequests(t *testing.T) {
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
 		v, w, a := clocked(t)
+		v.keys[0].exact.places.Resize(1000 * partOfIssuer)
 		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
 			t.Fatal(err)
 		}
@@ -201,29 +203,102 @@ func TestRunKeepsKeysFreshAndRecovers(t *testing.T) {
 	})
 }
 
+// clientOfNetwork is one of many clients.
+func clientOfNetwork(n int) netip.Prefix {
+	return netip.PrefixFrom(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), 32)
+}
+
 func TestPatternKeysAreBounded(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
-		warm, err := p.cache("warm")
+		warm, err := p.cache("warm", clientOfNetwork(0))
 		if err != nil {
 			t.Fatal(err)
 		}
-		warm.keys.Store(newKeySet(nil, time.Now(), defaultFresh))
+		warm.keys.Store(newKeySet(jwks{fresh: defaultFresh}, time.Now()))
 		refused := 0
-		for i := range 2 * maxIssuers {
-			if _, err := p.cache(fmt.Sprint(i)); err != nil {
+		for i := range 2 * maxIssuers { // of ever other clients
+			if _, err := p.cache(fmt.Sprint(i), clientOfNetwork(1+i)); err != nil {
 				if e := fault.From(err); e.Reason != fault.IssuerUnavailable || e.RetryAfter == 0 {
 					t.Fatal(err)
 				}
 				refused++
 			}
-			if i >= 100 {
+			if i >= 500 {
 				time.Sleep(time.Second / newIssuerRate)
 			}
 		}
-		if len(p.caches) != maxIssuers || refused < 50 || p.caches["warm"] != warm {
+		if len(p.caches) != maxUnproven || refused < 250 || p.caches["warm"] != warm {
 			t.Errorf("%d issuers, %d refused, the warm one kept: %v", len(p.caches), refused, p.caches["warm"] == warm)
+		}
+	})
+}
+
+// TestMadeUpIssuersOfAPatternCostTheirClient: a client that makes up issuers, as
+// fast as it can, keeps neither new issuers out that others name nor those that
+// verified a token days ago.
+func TestMadeUpIssuersOfAPatternCostTheirClient(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
+		real, err := p.cache("real", clientOfNetwork(1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = real.proves(nil)
+		attacker := clientOfNetwork(0)
+		const days = 3
+		for n := range days * 24 * 6 { // every ten minutes, with a burst each time
+			time.Sleep(10 * time.Minute)
+			var last error
+			for i := range 2 * clientBurst {
+				_, last = p.cache(fmt.Sprintf("made up %d %d", n, i), attacker)
+			}
+			if e := fault.From(last); e == nil || e.Reason != fault.RateExceeded || e.RetryAfter <= 0 {
+				t.Fatalf("the flood: %v", last)
+			}
+			if n%10 != 0 {
+				continue
+			}
+			p.active() // what is idle is dropped
+			if _, err := p.cache(fmt.Sprintf("new %d", n), clientOfNetwork(2)); err != nil {
+				t.Fatalf("another client's new issuer: %v", err)
+			}
+		}
+		if p.caches["real"] != nil {
+			t.Error("the idle issuer's keys are kept for days")
+		}
+		// Even the attacker's own address can use it: it is known.
+		if c, err := p.cache("real", attacker); err != nil || !c.proven.Load() {
+			t.Errorf("the issuer that verified a token days ago: %v", err)
+		}
+		if len(p.caches) > maxIssuers || p.clients.Len() > maxClients || p.proven.Len() > maxProven {
+			t.Errorf("%d issuers, %d clients, %d proven", len(p.caches), p.clients.Len(), p.proven.Len())
+		}
+	})
+}
+
+// TestProvenIssuersAreDroppedLast, though they have no keys at the moment.
+func TestProvenIssuersAreDroppedLast(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
+		real, err := p.cache("real", clientOfNetwork(0))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = real.proves(nil)
+		for i := range 2 * maxIssuers {
+			time.Sleep(time.Second)
+			c, err := p.cache(fmt.Sprint(i), clientOfNetwork(1))
+			if err != nil {
+				t.Fatal(err)
+			}
+			c.keys.Store(newKeySet(jwks{}, time.Now()))
+		}
+		if p.caches["real"] != real {
+			t.Error("an issuer that verified a token was dropped for one that didn't")
 		}
 	})
 }
@@ -252,16 +327,20 @@ func TestKeysThatAreNotUsed(t *testing.T) {
 		"RSA, private":      {jose.JSONWebKey{Key: key(0)}, 0},
 		"symmetric":         {jose.JSONWebKey{Key: []byte("secret"), Algorithm: "HS256"}, 0},
 		"P-224":             {jose.JSONWebKey{Key: p224.Public()}, 0},
-		"P-256":             {jose.JSONWebKey{Key: ecKey(t).Public()}, 1},
-		"P-256 for another": {jose.JSONWebKey{Key: ecKey(t).Public(), Algorithm: "ES384"}, 0},
+		"P-256":             {jose.JSONWebKey{Key: ecKeyPair(t).Public()}, 1},
+		"P-256 for another": {jose.JSONWebKey{Key: ecKeyPair(t).Public(), Algorithm: "ES384"}, 0},
 		"Ed25519":           {jose.JSONWebKey{Key: pub, Use: "sig"}, 1},
 	} {
-		if got := algorithmsOf(&c.key); len(got) != c.want {
-			t.Errorf("%s: %v, want %d", name, got, c.want)
+		text, err := json.Marshal(c.key)
+		if err != nil { // go-jose doesn't write P-224
+			text = []byte(`{"kty":"EC","crv":"P-224","x":"AA","y":"AA"}`)
+		}
+		if k, err := parseJWK(text); len(k.algorithms) != c.want || (err == nil) != (c.want > 0) {
+			t.Errorf("%s: %v, %v, want %d", name, k.algorithms, err, c.want)
 		}
 	}
 	good := encode(t, jose.JSONWebKey{Key: key(0).Public(), KeyID: "k0"})
-	if keys, err := parseJWKS([]byte(`{"keys":[{"kty":"new"},{"kty":"oct","k":"AA"},5,`+good+`]}`), 0); err != nil || len(keys.keys) != 1 {
+	if keys, err := parseJWKS([]byte(`{"keys":[{"kty":"new"},{"kty":"oct","k":"AA"},5,`+good+`]}`), 0); err != nil || len(keys.keys) != 1 || len(keys.passedOver) != 3 {
 		t.Errorf("beside unknown ones: %v, %v", keys, err)
 	}
 	for _, doc := range []string{``, `[]`, `{}`, `{"keys":[]}`, `{"keys":[{"kty":"oct","k":"AA"}]}`, `{"keys":[` + strings.TrimSuffix(strings.Repeat(good+",", maxKeys+1), ",") + `]}`} {

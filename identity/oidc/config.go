@@ -86,10 +86,26 @@ func (c *Config) checkUnused(path string, f *setting.Faults) {
 			f.Add(path+"."+s.field, "has no meaning for a pattern, whose issuers each have keys of their own; write the issuer as url")
 		case c.JWKSFile != "" && s.requests:
 			f.Add(path+"."+s.field, "has no meaning beside jwks_file: nothing is fetched")
+		case s.field == "bearer_token_file" && !c.ownOrigin():
+			f.Add(path+".bearer_token_file", "has no meaning here: it is sent to the issuer's own host, and the url isn't that of one")
 		case c.JWKSURL != "" && s.field == "jwks_hosts":
 			f.Add(path+".jwks_hosts", "has no meaning beside jwks_url: nothing is discovered")
 		}
 	}
+}
+
+// ownOrigin reports whether the issuer's URL names a server of its own.
+func (c *Config) ownOrigin() bool {
+	u, err := url.Parse(c.URL)
+	return err == nil && u.Host != "" && secureURL(u, c.AllowInsecureLoopback)
+}
+
+// SendsBearer reports whether any request goes to the issuer's own origin, which
+// the bearer token is for.
+func (c *Config) SendsBearer() bool {
+	own, err := url.Parse(c.URL)
+	keys, keysErr := url.Parse(c.JWKSURL)
+	return err == nil && keysErr == nil && (c.JWKSURL == "" || keys.Scheme == own.Scheme && keys.Host == own.Host)
 }
 
 // parseNetwork reads a CIDR whose address bits beyond its length are zero.

@@ -23,6 +23,7 @@ import (
 const (
 	fetchTimeout   = 5 * time.Second // discovery and keys together
 	maxBody        = 1 << 20         // bytes, after decompression
+	maxMemberBody  = 128 << 10       // of an issuer of a pattern, of which there may be many
 	maxHeaderBytes = 64 << 10
 	maxRedirects   = 3
 )
@@ -47,7 +48,10 @@ func newFetcher(c *Config, transport http.RoundTripper) (*fetcher, error) {
 			return nil, err
 		}
 	}
-	guarded := guardedTransport{next: transport, tokenFile: c.BearerTokenFile}
+	guarded := guardedTransport{next: transport, most: maxBody, tokenFile: c.BearerTokenFile}
+	if c.Pattern != "" {
+		guarded.most = maxMemberBody
+	}
 	if c.BearerTokenFile != "" {
 		own, err := url.Parse(c.URL)
 		if err != nil {

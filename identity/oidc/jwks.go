@@ -1,13 +1,15 @@
 package oidc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"strings"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -24,10 +26,12 @@ type jwksSource interface {
 	fetch(ctx context.Context) (jwks, error)
 }
 
-// jwks is the keys of an issuer (RFC 7517 §5) that we can use.
+// jwks is the keys of an issuer (RFC 7517 §5).
 type jwks struct {
-	keys  []jose.JSONWebKey
-	fresh time.Duration // how long they may serve before they are asked for again
+	keys       []jwk             // that can be used
+	passedOver []string          // each key for signatures that can't be, with the reason
+	unusable   map[string]string // the reasons by the keys' ids
+	fresh      time.Duration     // how long they may serve before they are asked for again
 }
 
 // jwksServer is an issuer's own server.
@@ -75,27 +79,45 @@ func (f jwksFile) read() (jwks, error) {
 	return parseJWKS(content, fileFresh)
 }
 
+// unusableError says that an issuer could be asked, and has no key that we can use.
+type unusableError struct{ passedOver []string }
+
+func (e *unusableError) Error() string {
+	if len(e.passedOver) == 0 {
+		return "keys: there is none for signatures in the set"
+	}
+	return "keys: none in the set can be used: " + strings.Join(e.passedOver, "; ")
+}
+
 // parseJWKS reads a JWKS, once for all tokens. A key that we can't use is passed
 // over: issuers publish others beside them.
 func parseJWKS(content []byte, fresh time.Duration) (jwks, error) {
 	var document struct {
 		Keys []json.RawMessage `json:"keys"`
 	}
-	if err := json.Unmarshal(content, &document); err != nil {
+	if err := json.Unmarshal(bytes.TrimPrefix(content, byteOrderMark), &document); err != nil {
 		return jwks{}, fmt.Errorf("keys: %w", err)
 	}
 	if len(document.Keys) > maxKeys {
 		return jwks{}, fmt.Errorf("keys: the set holds %d keys; at most %d are read", len(document.Keys), maxKeys)
 	}
-	usable := jwks{fresh: fresh}
-	for _, raw := range document.Keys {
-		var k jose.JSONWebKey
-		if err := k.UnmarshalJSON(raw); err == nil && len(algorithmsOf(&k)) > 0 {
-			usable.keys = append(usable.keys, k)
+	set := jwks{unusable: make(map[string]string), fresh: fresh}
+	for n, raw := range document.Keys {
+		switch k, err := parseJWK(raw); {
+		case err == nil:
+			set.keys = append(set.keys, k)
+		case errors.Is(err, errNoSignatures):
+		default:
+			name := claim.Quote(k.id)
+			if k.id == "" {
+				name = fmt.Sprintf("number %d", n+1)
+			}
+			set.passedOver = append(set.passedOver, name+": "+err.Error())
+			set.unusable[k.id] = err.Error()
 		}
 	}
-	if len(usable.keys) == 0 {
-		return jwks{}, fmt.Errorf("keys: none of the %d keys in the set can verify a signature", len(document.Keys))
+	if len(set.keys) == 0 {
+		return jwks{}, &unusableError{set.passedOver}
 	}
-	return usable, nil
+	return set, nil
 }

@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"os"
@@ -249,5 +250,95 @@ func TestMaxKeysAge(t *testing.T) {
 		synctest.Wait()
 		time.Sleep(time.Second)
 		wantFault(t, v, "too old", fresh(t, 0, "k0"), fault.IssuerUnavailable)
+	})
+}
+
+// TestShortMaxKeysAgeLeavesNoGap: keys that may serve for less long than their
+// issuer says are fetched again before they are too old.
+func TestShortMaxKeysAgeLeavesNoGap(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		c := ordinary()
+		c.MaxKeysAge = leastKeysAge
+		v, _, _ := clocked(t, c)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		for range 120 {
+			time.Sleep(5 * time.Second)
+			synctest.Wait()
+			if s := v.Status()[0]; !s.Ready {
+				t.Fatalf("no keys: %+v", s)
+			}
+		}
+		cancel()
+		<-done
+	})
+}
+
+// TestIssuersOfAPatternHaveSmallAnswers: there may be many of them.
+func TestIssuersOfAPatternHaveSmallAnswers(t *testing.T) {
+	t.Parallel()
+	const member = "https://one.family.example.com"
+	for _, c := range []struct {
+		config Config
+		size   int
+		taken  bool
+	}{
+		{Config{URL: member}, maxMemberBody + 1000, true},
+		{Config{Pattern: "https://*.family.example.com"}, maxMemberBody + 1000, false},
+		{Config{Pattern: "https://*.family.example.com"}, maxMemberBody - 1000, true},
+	} {
+		w := new(world)
+		a := found(w, member, "one.family.example.com")
+		w.serve("one.family.example.com", http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+			a.ServeHTTP(rw, r)
+			if r.URL.Path == "/keys" {
+				_, _ = rw.Write([]byte(strings.Repeat(" ", c.size-1000)))
+			}
+		}))
+		v, err := newVerifier([]Config{c.config}, Options{Now: atMoment, Transport: w})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, err = v.Authenticate(t.Context(), token(t, map[string]any{"iss": member}))
+		if (err == nil) != c.taken {
+			t.Errorf("%+v: %v", c, err)
+		}
+	}
+}
+
+// TestHangingMemberDoesNotStopTheOthersRenewal in the background.
+func TestHangingMemberDoesNotStopTheOthersRenewal(t *testing.T) {
+	t.Parallel()
+	rsaKeys()
+	synctest.Test(t, func(t *testing.T) {
+		v, w, _ := clocked(t, Config{Pattern: "https://*.family.example.com"})
+		hangs := make(map[string]*authority)
+		for i := range 30 {
+			host := fmt.Sprintf("m%d.family.example.com", i)
+			hangs[host] = found(w, "https://"+host, host)
+			from := WithClient(t.Context(), clientOfNetwork(i))
+			if _, err := v.Authenticate(from, issued(t, "https://"+host)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for host := range hangs {
+			if host != "m0.family.example.com" {
+				w.serve(host, http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+			}
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error, 1)
+		go func() { done <- v.Run(ctx) }()
+		time.Sleep(defaultFresh + time.Minute)
+		c := v.keys[0].pattern.caches["https://m0.family.example.com"]
+		if age := time.Since(c.keys.Load().fetched); age > 3*time.Minute {
+			t.Errorf("keys are %s old", age)
+		}
+		cancel()
+		<-done
+		time.Sleep(fetchTimeout)
 	})
 }

@@ -7,8 +7,8 @@
 // Discovery §4) or from a configured URL, or from a file. A token may name any
 // issuer of a pattern before its signature is checked, so all that a token can
 // cause is bounded: one fetch at a time for an issuer, one a second at the most,
-// 5 seconds and 1 MiB each; so many issuers of a pattern, and so many tokens
-// that wait. Keys serve for as long as the issuer's Cache-Control says, within
+// 5 seconds and 1 MiB each; so many new issuers of a pattern from one client, and
+// so many tokens that wait ([Places]). Keys serve for as long as the issuer's Cache-Control says, within
 // bounds, and are renewed in the background ([Keys.Run]) before a token finds
 // them old.
 //
@@ -22,19 +22,29 @@ import (
 	"context"
 	"net/http"
 	"time"
-
-	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
 // Options is what Keys need beside their configuration.
 type Options struct {
 	// Now is the clock; required.
 	Now func() time.Time
-	// Fetched is told of every fetch that has ended, and why it failed; required.
-	Fetched func(issuer string, err error)
+	// Fetched is told of every fetch that has ended; required.
+	Fetched func(Fetched)
+	// Places bound how many tokens wait for keys, of all Keys that have the same;
+	// required.
+	Places *Places
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included; nil doesn't.
 	Transport http.RoundTripper
+}
+
+// Fetched is how a fetch of an issuer's keys ended.
+type Fetched struct {
+	Issuer string
+	Err    error // why it failed; nil when it did not
+	// PassedOver names the keys that can't be used, each with the reason, when
+	// they are others than the fetch before found.
+	PassedOver []string
 }
 
 // Keys are the keys of one issuer, or of each issuer that one pattern matches.
@@ -51,7 +61,7 @@ type Keys struct {
 func NewKeys(c Config, o Options) (*Keys, error) {
 	k := &Keys{config: c, now: o.Now}
 	newCache := func(issuer string, from jwksSource) *cache {
-		return &cache{issuer: issuer, source: from, now: o.Now, maxAge: c.MaxKeysAge, fetched: o.Fetched}
+		return &cache{issuer: issuer, source: from, now: o.Now, maxAge: c.MaxKeysAge, places: o.Places, pattern: k.pattern, fetched: o.Fetched}
 	}
 	if c.JWKSFile != "" {
 		from := jwksFile{c.JWKSFile}
@@ -60,7 +70,7 @@ func NewKeys(c Config, o Options) (*Keys, error) {
 			return nil, err
 		}
 		k.exact = newCache(c.URL, from)
-		k.exact.keys.Store(newKeySet(got.keys, o.Now(), got.fresh))
+		k.exact.keys.Store(newKeySet(got, o.Now()))
 		return k, nil
 	}
 	var err error
@@ -80,28 +90,18 @@ func (k *Keys) Config() Config { return k.config }
 
 // Verify checks the signature of a token of the issuer, which is the configured
 // one or one that the pattern matches. The errors are *fault.Error: of kind
-// Unauthenticated, or IssuerUnavailable when the keys can't be had at the
-// moment; when ctx ends before they are here, its error is wrapped.
+// Unauthenticated; IssuerUnavailable when the keys can't be had at the moment,
+// IssuerKeyUnusable when they can't be used, RateExceeded when the client names too
+// many new issuers; when ctx ends before the keys are here, its error is wrapped.
 func (k *Keys) Verify(ctx context.Context, t *Token, issuer string) error {
-	c, err := k.cache(issuer)
-	if err != nil {
-		return err
+	c := k.exact
+	if c == nil {
+		var err error
+		if c, err = k.pattern.cache(issuer, clientOf(ctx)); err != nil {
+			return err
+		}
 	}
-	keys, err := c.find(ctx, t.KeyID, t.Algorithm)
-	if err != nil {
-		return err
-	}
-	if err := keys.verify(t); err != nil {
-		return fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
-	}
-	return nil
-}
-
-func (k *Keys) cache(issuer string) (*cache, error) {
-	if k.exact != nil {
-		return k.exact, nil
-	}
-	return k.pattern.cache(issuer)
+	return c.verify(ctx, t)
 }
 
 // Status is how the keys of one issuer stand.
@@ -110,6 +110,8 @@ type Status struct {
 	Ready   bool          // its keys are here and not too old
 	Err     error         // why the last fetch failed; nil when it did not. For the log, not for clients
 	KeysAge time.Duration // since the keys were fetched; zero when they never were
+	// PassedOver names the keys of the issuer that can't be used, each with the reason.
+	PassedOver []string
 }
 
 // Status says how the keys stand; ok is false for a pattern, whose issuers

@@ -1,102 +1,88 @@
 package oidc
 
 import (
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/elliptic"
-	"crypto/rsa"
-	"slices"
+	"crypto"
 	"time"
 
-	"github.com/go-jose/go-jose/v4"
-
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// RSA moduli that are accepted, in bits (RFC 7518 §3.3; above, one check gets slow).
-const (
-	minRSABits = 2048
-	maxRSABits = 8192
-)
+// maxTries is how many keys are tried for one token, of those that its header
+// may mean.
+const maxTries = 8
 
 // keySet is the keys of one issuer as they were fetched once: immutable.
 type keySet struct {
-	fetched time.Time     // when their fetch began: they are at least as new
-	fresh   time.Duration // after this they are fetched again
-	ids     map[string]bool
+	fetched    time.Time     // when their fetch began: they are at least as new
+	fresh      time.Duration // after this they are fetched again
+	passedOver []string
+	unusable   map[string]string // why the key of an id was passed over
+	ids        map[string]bool   // of the keys that can be used
 	// byName finds the keys that a token's header may mean: those with its kid
-	// that can make its algorithm. Under the empty kid stand all keys for the
-	// algorithm.
+	// that can make its algorithm. Under the empty kid stand those without one.
 	byName map[keyName]*candidates
+	// byAlgorithm is all keys for an algorithm, whatever their ids.
+	byAlgorithm map[string]*candidates
 }
 
 type keyName struct{ id, algorithm string }
 
-func newKeySet(keys []jose.JSONWebKey, fetched time.Time, fresh time.Duration) *keySet {
-	s := &keySet{fetched: fetched, fresh: fresh, ids: make(map[string]bool, len(keys)), byName: make(map[keyName]*candidates)}
-	add := func(id, algorithm string, k *jose.JSONWebKey) {
-		name := keyName{id, algorithm}
-		if s.byName[name] == nil {
-			s.byName[name] = &candidates{algorithm: algorithm}
-		}
-		s.byName[name].keys = append(s.byName[name].keys, k.Key)
+func newKeySet(from jwks, fetched time.Time) *keySet {
+	s := &keySet{
+		fetched: fetched, fresh: from.fresh, passedOver: from.passedOver, unusable: from.unusable,
+		ids: make(map[string]bool, len(from.keys)), byName: make(map[keyName]*candidates), byAlgorithm: make(map[string]*candidates),
 	}
-	for i := range keys {
-		k := &keys[i]
-		s.ids[k.KeyID] = true
-		for _, algorithm := range algorithmsOf(k) {
-			add("", algorithm, k)
-			if k.KeyID != "" {
-				add(k.KeyID, algorithm, k)
-			}
+	for _, k := range from.keys {
+		s.ids[k.id] = true
+		for _, algorithm := range k.algorithms {
+			name := keyName{k.id, algorithm}
+			s.byName[name] = s.byName[name].with(algorithm, k.key)
+			s.byAlgorithm[algorithm] = s.byAlgorithm[algorithm].with(algorithm, k.key)
 		}
 	}
 	return s
 }
 
-// find gives the keys to try. known is false when the set has none with the
-// token's kid, so that a newer set may have. A token without kid is accepted
-// where the issuer has one key for its algorithm (OpenID Connect Core §10.1).
-func (s *keySet) find(id, algorithm string) (keys *candidates, known bool, err error) {
-	keys = s.byName[keyName{id, algorithm}]
-	switch {
-	case id == "" && keys != nil && len(keys.keys) > 1:
-		return nil, true, fault.New(fault.TokenSignature, "the identity token's header has no kid and its issuer has several keys; its signature can't be checked")
-	case keys != nil:
-		return keys, true, nil
-	case id == "" || !s.ids[id]:
-		return nil, false, nil
-	default:
-		return nil, true, fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not the one of its key")
+// with is c, which may be nil, with another key.
+func (c *candidates) with(algorithm string, key crypto.PublicKey) *candidates {
+	if c == nil {
+		c = &candidates{algorithm: algorithm}
 	}
+	c.keys = append(c.keys, key)
+	return c
 }
 
-// algorithmsOf lists the algorithms that a key may verify: all that its type
-// can, or the one that it names; none for a key that we don't use.
-func algorithmsOf(k *jose.JSONWebKey) []string {
-	if k.Use != "" && k.Use != "sig" {
-		return nil
+// verify checks the signature of a token with the keys that its header may mean:
+// those with its kid or, where there is none with it, those without kid; for a token
+// without kid, all that there are for its algorithm. known is false when a newer set
+// may know better; the error is then what is to be said if it doesn't.
+func (s *keySet) verify(t *Token) (known bool, err error) {
+	keys := s.byName[keyName{t.KeyID, t.Algorithm}]
+	switch {
+	case t.KeyID == "":
+		keys = s.byAlgorithm[t.Algorithm]
+	case keys != nil:
+		known = true
+	case s.ids[t.KeyID]:
+		return true, fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not the one of its key")
+	case s.unusable[t.KeyID] != "":
+		return false, fault.New(fault.IssuerKeyUnusable, "the identity token is signed with its issuer's key %s, which this CA can't use: %s; ask the CA's operators",
+			claim.Quote(t.KeyID), s.unusable[t.KeyID]).With("dependency", "issuer")
+	default:
+		keys = s.byName[keyName{"", t.Algorithm}]
 	}
-	var can []string
-	switch key := k.Key.(type) {
-	case *rsa.PublicKey:
-		if n := key.N.BitLen(); n >= minRSABits && n <= maxRSABits {
-			can = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512"}
-		}
-	case *ecdsa.PublicKey:
-		switch key.Curve { // RFC 7518 §3.4: one curve an algorithm
-		case elliptic.P256():
-			can = []string{"ES256"}
-		case elliptic.P384():
-			can = []string{"ES384"}
-		case elliptic.P521():
-			can = []string{"ES512"}
-		}
-	case ed25519.PublicKey:
-		can = []string{"EdDSA"}
+	if keys == nil {
+		return false, fault.New(fault.TokenSignature, "the identity token is signed with a key that its issuer doesn't publish; get a new token")
 	}
-	if k.Algorithm == "" {
-		return can
+	switch err = keys.verify(t); {
+	case err == nil:
+		return true, nil
+	case len(keys.keys) > maxTries:
+		return known, fault.New(fault.TokenSignature, "the identity token doesn't say which of %d keys of its issuer it is signed with (kid); at most %d are tried", len(keys.keys), maxTries).Because(err)
+	case known:
+		return true, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with its issuer's key").Because(err)
+	default:
+		return false, fault.New(fault.TokenSignature, "the identity token's signature doesn't verify with a key of its issuer").Because(err)
 	}
-	return slices.DeleteFunc(can, func(a string) bool { return a != k.Algorithm })
 }

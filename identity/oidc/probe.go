@@ -5,9 +5,11 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"errors"
+	"fmt"
 	"net"
 	"net/url"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -51,9 +53,25 @@ func (k *Keys) Probe(ctx context.Context) []ProbeResult {
 		if err != nil {
 			return "", err
 		}
-		return strconv.Itoa(len(got.keys)) + " usable", nil
+		detail := strconv.Itoa(len(got.keys)) + " usable"
+		if len(got.passedOver) > 0 {
+			detail += "; passed over: " + DescribePassedOver(got.passedOver)
+		}
+		return detail, nil
 	})
 	return results
+}
+
+// maxNamed is how many keys that are passed over are named.
+const maxNamed = 5
+
+// DescribePassedOver is [Status.PassedOver] on one line, a few of them.
+func DescribePassedOver(keys []string) string {
+	named := strings.Join(keys[:min(len(keys), maxNamed)], "; ")
+	if more := len(keys) - maxNamed; more > 0 {
+		named += fmt.Sprintf("; and %d more", more)
+	}
+	return named
 }
 
 // Category is the kind of failure of the last fetch in one or two words out of
@@ -66,10 +84,13 @@ func (s Status) Category() string {
 		authority   x509.UnknownAuthorityError
 		network     *net.OpError
 		address     *url.Error
+		unusable    *unusableError
 	)
 	switch err := s.Err; {
 	case err == nil:
 		return ""
+	case errors.As(err, &unusable):
+		return "no usable key"
 	case errors.Is(err, errAddress):
 		return "address refused"
 	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &address) && address.Timeout():

@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -15,6 +17,8 @@ const (
 	retryMost  = time.Minute
 	// patternEvery is how often the issuers of a pattern are looked over.
 	patternEvery = minFresh / 2
+	// refreshAtOnce is how many issuers of a pattern are asked at once.
+	refreshAtOnce = 8
 )
 
 // Run fetches the keys of the configured issuer and keeps them fresh, or those
@@ -33,14 +37,17 @@ func (k *Keys) Run(ctx context.Context) {
 
 func (p *patternKeys) keepFresh(ctx context.Context) {
 	for wait.For(ctx, jitter(patternEvery)) == nil {
+		var turn errgroup.Group
+		turn.SetLimit(refreshAtOnce) // one that hangs doesn't keep the others waiting
 		for _, c := range p.active() {
-			if ctx.Err() != nil {
-				return
-			}
-			if c.refreshIn() == 0 {
-				_ = c.refresh(ctx) // Options.Fetched is told, and the next turn tries again
-			}
+			turn.Go(func() error {
+				if ctx.Err() == nil && c.refreshIn() == 0 {
+					_ = c.refresh(ctx) // Options.Fetched is told, and the next turn tries again
+				}
+				return nil
+			})
 		}
+		_ = turn.Wait() // nil: see above
 	}
 }
 

@@ -22,8 +22,8 @@ type candidates struct {
 // them it was is of use to nobody honest.
 var errSignature = errors.New("no key verifies the signature")
 
-// verify checks the token's signature (RFC 7515 §5.2) with the algorithm that
-// the keys were chosen by, and never with another.
+// verify checks the token's signature (RFC 7515 §5.2) with the first few of the
+// keys, with the algorithm that they were chosen by and never with another.
 //
 // The standard library does it on the token as it was split once. go-jose would
 // parse the token a second time, and takes RSASSA-PSS with a salt of any length;
@@ -36,7 +36,7 @@ func (c *candidates) verify(t *Token) error {
 	if err != nil {
 		return errSignature
 	}
-	for _, key := range c.keys {
+	for _, key := range c.keys[:min(len(c.keys), maxTries)] {
 		if verifySignature(t.Algorithm, key, t.Signed, signature) {
 			return nil
 		}
@@ -65,7 +65,7 @@ func verifySignature(algorithm string, key crypto.PublicKey, signed string, sign
 		_, digest := hashed(algorithm, signed)
 		return ecdsa.Verify(key, digest, r, s)
 	case ed25519.PublicKey:
-		return algorithm == "EdDSA" && ed25519.Verify(key, []byte(signed), signature) // RFC 8037 §3.1
+		return algorithm == edDSA && ed25519.Verify(key, []byte(signed), signature) // RFC 8037 §3.1
 	}
 	return false
 }

@@ -29,7 +29,22 @@ type Token struct {
 // of RFC 7518 §3.1 and RFC 8037 §3.1, but for ES256K. `none` and those with a
 // shared secret can't be configured.
 var algorithms = []string{
-	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA",
+	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", edDSA,
+}
+
+// EdDSA has two names: RFC 8037 §3.1 named it, and RFC 9864 §2.2 renamed it for
+// each of its curves, of which Ed25519 is accepted.
+const (
+	edDSA       = "EdDSA"
+	ed25519Name = "Ed25519"
+)
+
+// CanonicalAlgorithm is an algorithm by the name that [Algorithms] has.
+func CanonicalAlgorithm(name string) string {
+	if name == ed25519Name {
+		return edDSA
+	}
+	return name
 }
 
 // Algorithms lists the signature algorithms that an issuer may be configured with.
@@ -60,7 +75,7 @@ func ParseUnverified(token string) (Token, error) {
 		return Token{}, err
 	}
 	t := Token{
-		Algorithm: h.Get("alg").Literal(),
+		Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()),
 		Signed:    token[:len(token)-len(signature)-1],
 		signature: signature,
 	}
@@ -73,9 +88,9 @@ func ParseUnverified(token string) (Token, error) {
 		}
 	}
 	switch kid := h.Get("kid"); kid.Kind() {
-	case claim.String:
+	case claim.String, claim.Number: // see keyID
 		t.KeyID = kid.Literal()
-	case claim.Missing:
+	case claim.Missing, claim.Null:
 	default:
 		return Token{}, claim.Malformed("its header's kid must be a string")
 	}

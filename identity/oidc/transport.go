@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/tls"
 	"crypto/x509"
@@ -135,6 +136,7 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.
 // issuer's own origin and with no other, and bounds every answer.
 type guardedTransport struct {
 	next         http.RoundTripper
+	most         int64        // bytes of an answer
 	tokenFile    setting.Path // empty for none
 	scheme, host string       // the issuer's own origin
 }
@@ -160,7 +162,14 @@ func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := g.next.RoundTrip(req)
 	if err == nil {
-		res.Body = &boundedBody{ReadCloser: res.Body, left: maxBody}
+		body := bufio.NewReader(&boundedBody{ReadCloser: res.Body, left: g.most, most: g.most})
+		if start, _ := body.Peek(len(byteOrderMark)); bytes.Equal(start, byteOrderMark) {
+			_, _ = body.Discard(len(byteOrderMark)) // which was just seen
+		}
+		res.Body = struct {
+			io.Reader
+			io.Closer
+		}{body, res.Body}
 	}
 	return res, err
 }
@@ -172,26 +181,32 @@ func (g guardedTransport) CloseIdleConnections() {
 	}
 }
 
-// boundedBody ends with an error once it is longer than maxBody.
+// byteOrderMark is what some servers and editors put before JSON, which has none
+// (RFC 8259 §8.1 lets a parser ignore it).
+var byteOrderMark = []byte("\ufeff")
+
+// boundedBody ends with an error once it is longer than most.
 type boundedBody struct {
 	io.ReadCloser
-	left int64
+	left, most int64
 }
-
-var errBody = fmt.Errorf("the answer is longer than %d bytes", maxBody)
 
 func (b *boundedBody) Read(p []byte) (int, error) {
 	if b.left < 0 {
-		return 0, errBody
+		return 0, b.tooLong()
 	}
 	if int64(len(p)) > b.left+1 {
 		p = p[:b.left+1] // one more than allowed, to tell the end from too much
 	}
 	n, err := b.ReadCloser.Read(p)
 	if b.left -= int64(n); b.left < 0 {
-		return 0, errBody
+		return 0, b.tooLong()
 	}
 	return n, err
+}
+
+func (b *boundedBody) tooLong() error {
+	return fmt.Errorf("the answer is longer than %d bytes", b.most)
 }
 
 // readFile reads a whole file of at most that many bytes.

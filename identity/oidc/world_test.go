@@ -42,7 +42,12 @@ func newVerifier(configs []Config, o Options) (*verifier, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.Fetched = func(string, error) {}
+	if o.Fetched == nil {
+		o.Fetched = func(Fetched) {}
+	}
+	if o.Places == nil {
+		o.Places = NewPlaces(0)
+	}
 	v := new(verifier)
 	for _, c := range configs {
 		var f setting.Faults
@@ -282,7 +287,7 @@ func wantFault(t *testing.T, v *verifier, name, token string, reasons ...fault.R
 	return e
 }
 
-func ecKey(tb testing.TB) *ecdsa.PrivateKey {
+func ecKeyPair(tb testing.TB) *ecdsa.PrivateKey {
 	tb.Helper()
 	k, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -78,6 +78,7 @@ const (
 	RateExceeded Reason = "RATE_EXCEEDED"
 
 	IssuerUnavailable Reason = "ISSUER_UNAVAILABLE"
+	IssuerKeyUnusable Reason = "ISSUER_KEY_UNUSABLE"
 	SignerUnavailable Reason = "SIGNER_UNAVAILABLE"
 	SigningQuota      Reason = "SIGNING_QUOTA_EXCEEDED"
 	LogUnavailable    Reason = "LOG_UNAVAILABLE"
@@ -108,7 +109,7 @@ var kinds = map[Reason]Kind{
 
 	RateExceeded: RateLimited,
 
-	IssuerUnavailable: Unavailable, SignerUnavailable: Unavailable, SigningQuota: Unavailable, LogUnavailable: Unavailable,
+	IssuerUnavailable: Unavailable, IssuerKeyUnusable: Unavailable, SignerUnavailable: Unavailable, SigningQuota: Unavailable, LogUnavailable: Unavailable,
 	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"strconv"
 	"strings"
 	"testing"
@@ -222,5 +223,24 @@ func same(t *testing.T, v Value, want any) {
 	}
 	if !ok {
 		t.Fatalf("%v %q, encoding/json has %v", v.kind, v.text, want)
+	}
+}
+
+// TestBoundsAreStated: the messages and docs/tokens.md have them.
+func TestBoundsAreStated(t *testing.T) {
+	t.Parallel()
+	page, err := os.ReadFile("../../../docs/tokens.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for row, bound := range map[string]int{"| depth of its JSON | ": maxDepth, "| members of one object in it | ": maxMembers, "goes into a certificate | ": MaxText} {
+		if !strings.Contains(string(page), row+strconv.Itoa(bound)+" |") {
+			t.Errorf("docs/tokens.md doesn't say %s%d", row, bound)
+		}
+	}
+	for fault, bound := range map[*SyntaxError]int{errDepth: maxDepth, errMembers: maxMembers} {
+		if !strings.Contains(fault.Fault, " "+strconv.Itoa(bound)+" ") {
+			t.Errorf("%q doesn't say %d", fault.Fault, bound)
+		}
 	}
 }

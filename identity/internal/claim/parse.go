@@ -24,8 +24,8 @@ var (
 	errNotObject = &SyntaxError{"it is not a JSON object"}
 	errTrailing  = &SyntaxError{"it goes on after the JSON object"}
 	errJSON      = &SyntaxError{"it is not valid JSON"}
-	errDepth     = &SyntaxError{"its JSON is nested too deeply"}
-	errMembers   = &SyntaxError{"a JSON object in it has too many members"}
+	errDepth     = &SyntaxError{"its JSON is nested more than 16 deep"}
+	errMembers   = &SyntaxError{"a JSON object in it has more than 256 members"}
 	errDuplicate = &SyntaxError{"a JSON object in it has the same member twice"}
 )
 

@@ -68,7 +68,7 @@ func (l *Login) Browser(ctx context.Context) (string, error) {
 			l.Say("no browser could be opened (" + err.Error() + "): open the address yourself")
 		}
 	}
-	code, err := back.wait(ctx, l.Issuer)
+	code, err := back.wait(ctx, l.Issuer, announcesIssuer(provider))
 	if err != nil {
 		return "", err
 	}
@@ -143,6 +143,15 @@ func (l *Login) discover(ctx context.Context) (*oidc.Provider, *oauth2.Config, e
 		config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader // OpenID Connect Discovery §3: the default
 	}
 	return provider, config, l.checkEndpoint("token", config.Endpoint.TokenURL)
+}
+
+// announcesIssuer reports whether the issuer says its name in every answer of the
+// browser's (RFC 9207 §3).
+func announcesIssuer(provider *oidc.Provider) bool {
+	var offered struct {
+		Issuer bool `json:"authorization_response_iss_parameter_supported"`
+	}
+	return provider.Claims(&offered) == nil && offered.Issuer
 }
 
 // checkEndpoint keeps a discovery document from sending a person or a code to a
@@ -274,8 +283,9 @@ func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = io.WriteString(w, "<!doctype html><title>mayfly</title><p>"+text+"</p>\n") // a closed browser is no fault
 }
 
-// wait returns the code. issuer is compared with RFC 9207's iss, where given.
-func (c *callback) wait(ctx context.Context, issuer string) (string, error) {
+// wait returns the code. issuer is compared with RFC 9207's iss, where it is given,
+// and announced says that it must be: an answer without it is another issuer's (§2.4).
+func (c *callback) wait(ctx context.Context, issuer string, announced bool) (string, error) {
 	select {
 	case <-ctx.Done():
 		if errors.Is(ctx.Err(), context.Canceled) {
@@ -288,6 +298,10 @@ func (c *callback) wait(ctx context.Context, issuer string) (string, error) {
 		}
 		if r.issuer != "" && r.issuer != issuer {
 			return "", problem(Unverified, "", "the login was answered by another issuer, %q", r.issuer)
+		}
+		if r.issuer == "" && announced {
+			return "", problem(Unverified, "log in again, in a fresh browser window; if it goes on, report it to the operator of the issuer",
+				"the login's answer doesn't say that it is by %s, which announces that its answers do (iss)", issuer)
 		}
 		return r.code, nil
 	}

@@ -162,6 +162,60 @@ func visit(t *testing.T, at string, answer url.Values) int {
 	return fetch(t, hc, http.MethodGet, u.Query().Get("redirect_uri")+"?"+answer.Encode(), nil).status
 }
 
+// announcing has an issuer say that its answers name it (RFC 9207), and name
+// answered in them.
+func announcing(answered string) func(http.Handler) http.Handler {
+	return func(next http.Handler) http.Handler {
+		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			rec := httptest.NewRecorder()
+			next.ServeHTTP(rec, r)
+			body := rec.Body.Bytes()
+			if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
+				var document map[string]any
+				if json.Unmarshal(body, &document) == nil {
+					document["authorization_response_iss_parameter_supported"] = true
+					body, _ = json.Marshal(document)
+				}
+				rec.Header().Del("Content-Length")
+			}
+			for name, values := range rec.Header() {
+				w.Header()[name] = values
+			}
+			if at, err := url.Parse(rec.Header().Get("Location")); err == nil && at.Query().Has("code") {
+				q := at.Query()
+				q.Del("iss")
+				if answered == "self" {
+					q.Set("iss", "http://"+r.Host)
+				} else if answered != "" {
+					q.Set("iss", answered)
+				}
+				at.RawQuery = q.Encode()
+				w.Header().Set("Location", at.String())
+			}
+			w.WriteHeader(rec.Code)
+			_, _ = w.Write(body)
+		})
+	}
+}
+
+// TestAnnouncedIssuerIsRequired: where the issuer says that its answers name it, one
+// that doesn't isn't taken (RFC 9207 §2.4).
+func TestAnnouncedIssuerIsRequired(t *testing.T) {
+	t.Parallel()
+	for answered, want := range map[string]string{"self": "", "": "doesn't say that it is by", "https://evil.example": "another issuer"} {
+		l := &Login{Issuer: startIssuer(t, announcing(answered)), ClientID: "sigstore", HTTP: newHTTP(t), Say: func(string) {}}
+		l.Open = func(at string) error {
+			inBackground(t, func() { person(t, at, url.Values{"email": {"alice@example.com"}}) })
+			return nil
+		}
+		_, err := l.Browser(t.Context())
+		var e *Error
+		if want == "" && err != nil || want != "" && (!errors.As(err, &e) || e.Kind != Unverified || !strings.Contains(err.Error(), want)) {
+			t.Errorf("iss %q: %v", answered, err)
+		}
+	}
+}
+
 func TestBrowserLoginFaults(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {

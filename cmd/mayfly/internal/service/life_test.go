@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"io/fs"
 	"net"
@@ -15,6 +16,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -89,6 +91,41 @@ func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, down.Config()) })
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
 	r.issues(t, "of the issuer that is up", r.signingRequest(t, r.token(t, nil)))
+}
+
+// Tokens of an issuer that hangs, more than the requests that are served at once,
+// leave room for those of others: each of a healthy issuer's gets its certificate.
+func TestHangingIssuerLeavesRoom(t *testing.T) {
+	t.Parallel()
+	const tokens, most = 300, 256
+	down := identitytest.New(t)
+	down.Break(identitytest.Discovery, down.Hang())
+	r := newRig(t, func(_ *rig, c *config.Config) {
+		c.Issuers = append(c.Issuers, down.Config())
+		c.Server.Limits.Issuances = most
+	})
+	hanging := r.signingRequest(t, down.Token(t, map[string]any{"canary": canary}))
+	var all sync.WaitGroup
+	var waited, refused atomic.Int64
+	for n := range tokens {
+		all.Go(func() {
+			a := r.ask(t, edges[n%2], hanging)
+			if a.reason != fault.IssuerUnavailable {
+				t.Errorf("%s: %s %q", a.edge, a.reason, a.message)
+			}
+			if a.took > 2*time.Second {
+				waited.Add(1)
+			}
+			refused.Add(1)
+		})
+	}
+	for healthy := 0; refused.Load() < tokens; healthy++ {
+		r.issues(t, fmt.Sprint("of the healthy issuer, ", healthy), r.signingRequest(t, r.token(t, nil)))
+	}
+	all.Wait()
+	if n := waited.Load(); n == 0 || n > most/4 {
+		t.Errorf("%d tokens waited, want a quarter of %d at most", n, most)
+	}
 }
 
 // A service that is told to stop under load finishes what it began: a client

@@ -65,7 +65,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, d.authorityOptions(c, nil)); err != nil {
 		addFaults(&f, "ca", err)
 	}
-	o := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny}
+	o := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny, Requests: c.Server.Limits.Issuances}
 	if c.Replay.Enabled() {
 		if loaded.replay, err = replay.New(c.Replay, d.Now); err != nil {
 			addFaults(&f, "replay.redis", err)

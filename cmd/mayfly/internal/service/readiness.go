@@ -11,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -110,6 +111,9 @@ func (s *Service) issuerStatus() []string {
 		}
 		if c := i.Category(); c != "" {
 			line += "; the last attempt failed: " + c
+		}
+		if len(i.PassedOver) > 0 {
+			line += "; keys that can't be used: " + oidc.DescribePassedOver(i.PassedOver)
 		}
 		lines = append(lines, line)
 	}

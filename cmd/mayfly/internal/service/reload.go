@@ -202,7 +202,10 @@ func (s *Service) prepareIdentity(_ context.Context, next *state) (func(context.
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(context.Context) { commitIssuers() }, nil, nil
+	return func(context.Context) {
+		s.loaded.verifier.SetRequests(next.config.Server.Limits.Issuances)
+		commitIssuers()
+	}, nil, nil
 }
 
 // faultsOf is what is wrong, one entry a fault.

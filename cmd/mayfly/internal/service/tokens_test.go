@@ -144,7 +144,7 @@ func TestTokenKeyIDs(t *testing.T) {
 	}
 	all.Wait()
 	r.refusesToken(t, "kid of 100 kB", r.issuer.Sign(t, map[string]any{"kid": strings.Repeat("k", 100<<10)}, r.claims(t, nil), nil), fault.BodyTooLarge, fault.TokenTooLarge)
-	r.refusesToken(t, "kid of another type", r.issuer.Sign(t, map[string]any{"kid": 1}, r.claims(t, nil), nil), fault.TokenMalformed)
+	r.refusesToken(t, "kid of another type", r.issuer.Sign(t, map[string]any{"kid": []int{1}}, r.claims(t, nil), nil), fault.TokenMalformed)
 	if n := r.issuer.Requests(identitytest.Keys); n > 3 {
 		t.Errorf("the keys were fetched %d times: unknown kids may cause one fetch a second", n)
 	}
