@@ -104,10 +104,14 @@ func (m *Certificate) check(d *Draft) error {
 		{"the certificate, read back, says what was to be signed", func() error { return d.corresponds(signed) }},
 		{"the chain keeps the profile, from the certificate to the root", func() error {
 			var f faults
-			Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}, f.add)
+			for _, found := range Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}) {
+				if !found.Remark || found.At == 0 { // remarks on an issuer are in the notes
+					f.add("%s", found.Text)
+				}
+			}
 			return f.err()
 		}},
-		{"crypto/x509 verifies the chain for code signing", func() error { return verify(m.Chain, d.Now) }},
+		{"crypto/x509 verifies the chain for code signing", func() error { return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below}) }},
 	} {
 		if err := rule.holds(); err != nil {
 			return fmt.Errorf("after signing, this doesn't hold: %s: %w", rule.statement, err)

@@ -43,8 +43,8 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			_, end := loaded.Authorities.Active.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
 				file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
-			for _, remark := range inlineStates(file, c) {
-				fmt.Fprintf(streams.Out, "  remark     %s\n", remark)
+			for _, remark := range append(inlineStates(file, c), loaded.Remarks...) {
+				fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
 			}
 			if online {
 				return checkOnline(cmd.Context(), c, loaded, streams.Out)
