@@ -65,8 +65,8 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	if len(d.Parent) > 0 {
 		parent = d.Parent[0]
 	}
-	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
-		return nil, fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
+	if err := checkIssuer(parent, issuer); err != nil {
+		return nil, err
 	}
 	template := *d.Template
 	template.PublicKey, template.RawSubjectPublicKeyInfo = nil, nil
@@ -84,6 +84,17 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 		return nil, made.Failed(err, "nothing is written: make it anew, and keep this message with the record")
 	}
 	return made, nil
+}
+
+// CheckIssuer is nil when the key is that of the issuer, to be asked before a key
+// that would be certified is made.
+func (d *Draft) CheckIssuer(issuer Key) error { return checkIssuer(d.Parent[0], issuer) }
+
+func checkIssuer(parent *x509.Certificate, issuer Key) error {
+	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
+		return fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
+	}
+	return nil
 }
 
 // Failed is the *[SignedError] of what failed after m was signed.
