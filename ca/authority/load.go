@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -172,7 +173,7 @@ func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	l := loading{o: o, faults: &f, set: &Set{Records: records}}
+	l := loading{o: o, faults: &f, set: &Set{Records: records, Chains: make(map[string][sha256.Size]byte)}}
 	for i, r := range records {
 		l.load(ctx, setting.Index(listPath, i), all[i].Config, r)
 	}
@@ -207,6 +208,7 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 		}
 		l.set.Active = a
 		l.set.Trusted = append(l.set.Trusted, a.Trusted(e.Name))
+		l.set.Chains[e.Name] = lifecycle.ID(a.Chain[0])
 	case lifecycle.Published:
 		certs := loadChain(path, c, l.o.need(), l.o.Remark, l.faults)
 		l.try(ctx, path, c, e.Name, certs)
@@ -259,6 +261,7 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	if len(certs) == 0 {
 		return
 	}
+	l.set.Chains[e.Name] = lifecycle.ID(certs[0].Raw)
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
 		chains = newSigningCA(c.Ephemeral, certs, path, l.faults).chains()
