@@ -62,7 +62,7 @@ func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, chains 
 		case signed && r.State == Distrusted:
 			add(i, "state", "%s signs in this service: activate another first, then distrust it", l.Name)
 		case signed && !end.IsZero() && end.Before(t.Now):
-			add(i, "retired", "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s`, which records the time again",
+			add(i, "retired", "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s --again`, which records the time again",
 				l.Name, stamp(end), l.Name)
 		}
 	}

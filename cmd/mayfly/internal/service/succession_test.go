@@ -100,7 +100,7 @@ func (r *rotating) put(records []lifecycle.Entry) {
 // do takes a step, as the command would.
 func (r *rotating) do(t *testing.T, name string, action lifecycle.Action) {
 	t.Helper()
-	next, err := lifecycle.Do(r.records, name, action, lifecycle.Terms{Now: time.Now(), Propagation: 24 * time.Hour, Force: true})
+	next, err := lifecycle.Do(r.records, name, action, lifecycle.Terms{Now: time.Now(), Propagation: 24 * time.Hour, Force: true, Again: true})
 	if err != nil {
 		t.Fatal(err)
 	}
