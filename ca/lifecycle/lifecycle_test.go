@@ -29,7 +29,7 @@ func TestSteps(t *testing.T) {
 	t.Parallel()
 	legal := map[string]State{
 		"new prepare": Prepared, "prepared publish": Published, "published activate": Active, "retired publish": Published,
-		"published retire": Retired,
+		"published retire":  Retired,
 		"prepared distrust": Distrusted, "published distrust": Distrusted, "retired distrust": Distrusted,
 	}
 	for _, e := range entries() {

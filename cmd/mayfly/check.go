@@ -22,8 +22,12 @@ func newCheckCommand(streams streams) *cobra.Command {
 		Use:   "check",
 		Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
-issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
-may run beside a service. The exit status is 1 when there is any fault.
+issuers, presets, TLS, and what a start would lock and write: the logs with their
+keys, names and marks, frozen logs, the audit trail, and who may write them. A sample
+certificate is verified through each chain, as a client would. It changes nothing and
+sends nothing, so it may run beside a service: that somebody holds a log or the trail
+is a remark, as are chains that clients put up with, and plain text beyond loopback.
+The exit status is 1 when there is any fault.
 
 --online also asks the others: each issuer that has a URL for its discovery
 document and its keys, the store of used tokens for a write, and each external
@@ -36,7 +40,7 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			if err != nil {
 				return err
 			}
-			loaded, err := service.Load(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+			loaded, err := service.Check(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return startFailure(err, "")
 			}
