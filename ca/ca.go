@@ -59,13 +59,13 @@ type Options struct {
 type Issuer struct {
 	*authority.InForce
 
-	lifetime time.Duration
-	log      Log
-	trail    audit.Trail
-	now      func() time.Time
-	random   io.Reader // of serial numbers
-	logger   *slog.Logger
-	stages   [stages]prometheus.Observer
+	life   authority.Life // of a leaf whose issuer chose none
+	log    Log
+	trail  audit.Trail
+	now    func() time.Time
+	random io.Reader // of serial numbers
+	logger *slog.Logger
+	stages [stages]prometheus.Observer
 }
 
 // New makes an Issuer. Without a log, it wants AcceptUnlogged; without an
@@ -86,7 +86,7 @@ func New(c Config, o Options) (*Issuer, error) {
 	case o.Log != nil && o.AcceptUnlogged:
 		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
 	}
-	i := &Issuer{lifetime: c.Lifetime, log: o.Log, now: o.Now, random: rand.Reader, logger: o.Logger}
+	i := &Issuer{life: authority.Life{Lifetime: c.Lifetime, Backdate: c.Backdate}, log: o.Log, now: o.Now, random: rand.Reader, logger: o.Logger}
 	if i.now == nil {
 		i.now = time.Now
 	}
@@ -98,7 +98,7 @@ func New(c Config, o Options) (*Issuer, error) {
 	if i.stages, err = newStages(o.Metrics); err != nil {
 		return nil, fmt.Errorf("ca: registering metrics: %w", err)
 	}
-	in := authority.Options{Set: o.Authorities, Lifetime: c.Lifetime, Trail: i.trail, Metrics: o.Metrics}
+	in := authority.Options{Set: o.Authorities, Life: i.life, Trail: i.trail, Metrics: o.Metrics}
 	if o.Log != nil {
 		in.Probe = i.probe
 	}

@@ -85,7 +85,36 @@ func (i *Issuer) prepare(a *authority.Authority, who identity.Principal, key pro
 	if err != nil {
 		return nil, nil, err
 	}
-	return l, tbs, lint(tbs, l, a, l.lifetime)
+	if err := lint(tbs, l, a, l.lifetime); err != nil {
+		return nil, nil, err
+	}
+	return l, tbs, permitted(a, l, tbs)
+}
+
+// permitted refuses a name that the chain's name constraints exclude: verifiers
+// would refuse the certificate.
+func permitted(a *authority.Authority, l *leaf, poisoned []byte) error {
+	if !a.BoundsNames() {
+		return nil
+	}
+	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
+	if err != nil {
+		return err
+	}
+	der, err := assemble(plain, a.SignatureAlgorithm, nil)
+	if err != nil {
+		return err
+	}
+	unsigned, err := x509.ParseCertificate(der)
+	if err != nil {
+		return fmt.Errorf("ca: the certificate to be signed doesn't parse: %w", err)
+	}
+	if err := a.Permits(unsigned); err != nil {
+		kind := l.san.Kind.String()
+		return fault.New(fault.ClaimInvalid, "the certificate authority mustn't certify the identity's %s: its own certificates have name constraints that exclude it; ask its operator", kind).
+			With("claim", kind).Because(err)
+	}
+	return nil
 }
 
 // sign takes a linted TBSCertificate with the poison through the log to a

@@ -8,6 +8,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
 // TestPolicyChoosesTheLifetime holds the validity of what is issued against
@@ -45,5 +46,60 @@ func TestPolicyChoosesTheLifetime(t *testing.T) {
 		if lives := leaf.NotAfter.Sub(leaf.NotBefore) + time.Second; lives != c.want {
 			t.Errorf("%s: it lives %s, want %s", name, lives, c.want)
 		}
+	}
+}
+
+// TestBackdate: a certificate begins earlier by the backdate, lives no longer for it,
+// and never begins before its issuer.
+func TestBackdate(t *testing.T) {
+	t.Parallel()
+	certs, _ := sharedChain(t, kms.ECDSAP256)
+	began := certs[0].NotBefore
+	for name, c := range map[string]struct {
+		backdate time.Duration
+		now      time.Time
+		begin    time.Time
+	}{
+		"none":                        {0, noon, noon.Truncate(time.Second)},
+		"a minute":                    {time.Minute, noon, noon.Truncate(time.Second).Add(-time.Minute)},
+		"an issuer of ten seconds":    {time.Minute, began.Add(10 * time.Second), began},
+		"an issuer of this moment":    {time.Minute, began.Add(time.Millisecond), began},
+		"an issuer of a minute, just": {time.Minute, began.Add(time.Minute), began},
+	} {
+		r := newRig(t, kms.ECDSAP256, func(config *Config, _ *Options) { config.Backdate = c.backdate })
+		r.now = func() time.Time { return c.now }
+		who, key := alice(t)
+		got, err := r.issuer.Issue(t.Context(), who, key)
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		leaf, err := x509.ParseCertificate(got.Leaf)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !leaf.NotBefore.Equal(c.begin) || !leaf.NotAfter.Equal(c.begin.Add(DefaultLifetime-time.Second)) {
+			t.Errorf("%s: valid from %v to %v; want a lifetime from %v", name, leaf.NotBefore, leaf.NotAfter, c.begin)
+		}
+		for _, e := range r.audit.events {
+			if !e.NotBefore.Equal(leaf.NotBefore) || !e.NotAfter.Equal(leaf.NotAfter) {
+				t.Errorf("%s: %s is on record from %v to %v", name, e.Type, e.NotBefore, e.NotAfter)
+			}
+		}
+		if err := r.issuer.Ready(t.Context()); err != nil {
+			t.Errorf("%s: not ready: %v", name, err)
+		}
+	}
+}
+
+// TestNoBackdateMakesAnAuthorityReadyEarly: an authority that hasn't begun issues nothing.
+func TestNoBackdateMakesAnAuthorityReadyEarly(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, kms.ECDSAP256, func(config *Config, _ *Options) { config.Backdate = time.Minute })
+	begin, _ := r.authority.Validity()
+	r.now = func() time.Time { return begin.Add(-time.Second) }
+	who, key := alice(t)
+	if _, err := r.issuer.Issue(t.Context(), who, key); fault.From(err).Reason != fault.SignerUnavailable {
+		t.Errorf("issued before the authority began: %v", err)
 	}
 }

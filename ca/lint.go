@@ -57,6 +57,7 @@ var rules = []struct {
 	{"the validity is the configured lifetime, both ends included (RFC 5280 §4.1.2.5)", func(r *parsedTBS) bool {
 		return r.notAfter.Sub(r.notBefore) == r.lifetime-time.Second && r.lifetime >= MinLifetime && r.lifetime <= MaxLifetime
 	}},
+	{"the validity begins when the certificate was to begin", func(r *parsedTBS) bool { return r.notBefore.Equal(r.leaf.notBefore) }},
 	{"the validity lies within that of every issuer", func(r *parsedTBS) bool { return r.authority.Covers(r.notBefore, r.notAfter) == nil }},
 	{"the public key is the proven one", func(r *parsedTBS) bool { return bytes.Equal(r.spki, r.leaf.spki) }},
 	{"no extension occurs twice (RFC 5280 §4.2)", (*parsedTBS).noDuplicates},

@@ -70,6 +70,10 @@ func TestLint(t *testing.T) {
 		{name: "another issuer", bytes: replace("Example intermediate", "Exbmple intermediate"), want: "issuer"},
 		{name: "a minute more", leaf: func(l *leaf) { l.notAfter = l.notAfter.Add(time.Minute) }, want: "lifetime"},
 		{name: "a second more", leaf: func(l *leaf) { l.notAfter = l.notAfter.Add(time.Second) }, want: "lifetime"},
+		{name: "begins earlier, as long", bytes: func(tbs []byte) []byte {
+			// a second earlier, both ends
+			return bytes.Replace(bytes.Replace(tbs, []byte("260301120000Z"), []byte("260301115959Z"), 1), []byte("260301120959Z"), []byte("260301120958Z"), 1)
+		}, want: "was to begin"},
 		{name: "after the issuer", leaf: func(l *leaf) {
 			l.notBefore, l.notAfter = l.notBefore.AddDate(9, 0, 0), l.notAfter.AddDate(9, 0, 0)
 		}, want: "within that of every issuer"},

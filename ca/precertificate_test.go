@@ -35,7 +35,7 @@ func presigned(choice authority.SignerChoice) rigOption {
 
 // signerInForce is the precertificate signer of a rig's authority.
 func signerInForce(r *rig) *authority.PrecertificateSigner {
-	return r.authority.PrecertificateSigner(authority.Validity(r.now(), DefaultLifetime))
+	return r.authority.PrecertificateSigner(r.authority.LeafValidity(r.now(), authority.Life{Lifetime: DefaultLifetime}))
 }
 
 // mustIssue issues so many certificates and gives the last.

@@ -30,7 +30,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err != nil {
 		return fmt.Errorf("ca: a probe's key: %w", err)
 	}
-	l, err := i.newLeaf(spki, identity.SAN{Kind: identity.URI, Value: probeName}, i.lifetime)
+	l, err := i.newLeaf(a, spki, identity.SAN{Kind: identity.URI, Value: probeName}, i.life.Lifetime)
 	if err != nil {
 		return err
 	}

@@ -17,7 +17,7 @@ import (
 
 // profile is what the certificate for who and key will say.
 func (i *Issuer) profile(a *authority.Authority, who identity.Principal, key proof.Key) (*leaf, error) {
-	l, err := i.newLeaf(key.SPKI(), who.SAN(), i.lifetimeFor(who))
+	l, err := i.newLeaf(a, key.SPKI(), who.SAN(), i.lifetimeFor(who))
 	if err != nil {
 		return nil, err
 	}
@@ -33,10 +33,10 @@ func (i *Issuer) profile(a *authority.Authority, who identity.Principal, key pro
 	return l, nil
 }
 
-// newLeaf is a leaf that begins now, with a serial number of its own.
-func (i *Issuer) newLeaf(spki []byte, san identity.SAN, lifetime time.Duration) (*leaf, error) {
+// newLeaf is a leaf that a issues now, with a serial number of its own.
+func (i *Issuer) newLeaf(a *authority.Authority, spki []byte, san identity.SAN, lifetime time.Duration) (*leaf, error) {
 	l := &leaf{spki: spki, san: san, lifetime: lifetime}
-	l.notBefore, l.notAfter = authority.Validity(i.now(), lifetime)
+	l.notBefore, l.notAfter = a.LeafValidity(i.now(), authority.Life{Lifetime: lifetime, Backdate: i.life.Backdate})
 	var err error
 	if l.keyID, err = cacert.KeyID(spki); err != nil {
 		return nil, err
@@ -51,7 +51,7 @@ func (i *Issuer) newLeaf(spki []byte, san identity.SAN, lifetime time.Duration) 
 // lifetime where it chose none; never longer than the issuer's bound, and never
 // outside of ours.
 func (i *Issuer) lifetimeFor(who identity.Principal) time.Duration {
-	chosen := cmp.Or(who.Lifetime(), i.lifetime)
+	chosen := cmp.Or(who.Lifetime(), i.life.Lifetime)
 	if most := who.MaxLifetime(); most > 0 {
 		chosen = min(chosen, most)
 	}

@@ -142,14 +142,16 @@ func parse(data []byte, folder string, readStates func(*Config, *strict.Document
 // readStates reads what commands decided.
 func (c *Config) readStates(d *strict.Document) {
 	var err error
-	if path := string(c.CA.StateFile); path != "" && !d.Faulty("ca.state_file") {
-		if c.CA.States, err = authority.ReadStates(path); err != nil {
-			d.Add("ca.state_file", 0, "%v", err)
-		}
-	}
 	if path := string(c.CTLog.StateFile); path != "" && !d.Faulty("ctlog.state_file") {
 		if c.CTLog.State, err = ctlog.ReadState(path); err != nil {
 			d.Add("ctlog.state_file", 0, "%v", err)
+		}
+	}
+	if path := string(c.CA.StateFile); path != "" && !d.Faulty("ca.state_file") {
+		if c.CA.States, err = authority.ReadStates(path); err != nil {
+			d.Add("ca.state_file", 0, "%v", err)
+		} else {
+			c.checkLost(d)
 		}
 	}
 }

@@ -134,6 +134,13 @@ func TestEveryFaultIsListed(t *testing.T) {
 		{"two listeners on one address", valid + "server:\n  grpc_address: 127.0.0.1:5555\n", []string{"server.grpc_address: "}},
 		{"an unlogged CA that nobody accepted", valid[:strings.Index(valid, "ctlog:")] + "ctlog: {mode: none}\naudit: {path: a}\n",
 			[]string{"ctlog.accept_unlogged: "}},
+		{"the backdate isn't within the lifetimes", strings.Replace(replace("    allow: \"true\"",
+			"    allow: \"true\"\n    lifetime: 1m\n    profiles: [{name: p, when: \"true\", lifetime: 119s}, {name: q, when: \"true\", lifetime: 2m}]"), "ca:\n", "ca:\n  backdate: 1m\n", 1),
+			[]string{"ca.backdate: 1m0s leaves less than half of issuers[0].lifetime, 1m0s, to sign in", "ca.backdate: 1m0s leaves less than half of issuers[0].profiles[0].lifetime, 1m59s"}},
+		{"the backdate isn't a minute's", strings.Replace(valid, "ca:\n", "ca:\n  backdate: 61s\n", 1), []string{"ca.backdate: 1m1s is out of bounds: from 0s to 1m0s"}},
+		{"a second log is never asked", valid[:strings.Index(valid, "ctlog:")] + "audit: {path: a}\nctlog:\n  mode: external\n  stagger: 8s\n  logs:\n" +
+			"    - {url: https://a.example, key_file: a}\n    - {url: https://b.example, key_file: b}\n",
+			[]string{"ctlog.stagger: 8s is no shorter than ctlog.timeout, 8s: a second log would never be asked"}},
 		{"the log's time isn't within the request's", valid + "server: {request_timeout: 8s}\n", []string{"ctlog.timeout: "}},
 		{"one key for two", replace("file:log.key.pem", "file:issuing.key.pem"), []string{"ctlog.embedded.key: is an authority's key too"}},
 		{"audit in the log", replace("/var/log/audit.jsonl", "log/audit.jsonl"), []string{"audit.path: is inside the log's directory"}},

@@ -9,10 +9,7 @@ import (
 
 // crossCheck adds the faults that no section can see alone.
 func (c *Config) crossCheck(f *setting.Faults) {
-	if c.CTLog.Mode != ctlog.ModeNone && c.CTLog.Timeout >= c.Server.RequestTimeout {
-		f.Add("ctlog.timeout", "%v leaves no time of server.request_timeout, %v, for the certificate itself; make it shorter",
-			c.CTLog.Timeout, c.Server.RequestTimeout)
-	}
+	c.checkTimes(f)
 	if c.CTLog.Mode != ctlog.ModeEmbedded {
 		return
 	}

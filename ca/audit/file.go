@@ -65,7 +65,7 @@ func Open(c Config, o Options) (*File, error) {
 	if err := errors.Join(usable(path), usable(refusedPath(path))); err != nil {
 		return nil, err
 	}
-	lock, err := acquire(path+".lock", lockWait)
+	lock, err := acquire(lockPath(path), lockWait)
 	if err != nil {
 		return nil, err
 	}

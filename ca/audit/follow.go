@@ -263,6 +263,21 @@ func (f *Follower) next() (bool, error) {
 	return true, f.open()
 }
 
+// Begun is the file that shows that the trail at path has records, or "" where
+// nothing does.
+func Begun(path string) string {
+	all, err := (&Follower{path: path}).files()
+	if err != nil {
+		return "" // no folder, no records
+	}
+	for _, file := range all {
+		if info, err := os.Stat(file); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
+			return file
+		}
+	}
+	return ""
+}
+
 // files are the parts of the trail, the oldest first: rotated ones have the time
 // of their rotation in the name.
 func (f *Follower) files() ([]string, error) {

@@ -52,9 +52,10 @@ type Authority struct {
 	path   string // of the configuration that it was loaded from
 	config Config // and what that said
 
-	quota     *quota     // of signer; nil: none
-	renewal   *renewal   // of its precertificate signer; nil: the authority's key signs precertificates itself
-	signingCA *signingCA // nil but for an authority that certifies ephemeral issuers and signs no leaf
+	trial     *chain.Replica // of a chain with name constraints; nil: it takes every name
+	quota     *quota         // of signer; nil: none
+	renewal   *renewal       // of its precertificate signer; nil: the authority's key signs precertificates itself
+	signingCA *signingCA     // nil but for an authority that certifies ephemeral issuers and signs no leaf
 }
 
 // New makes an authority of a checked chain and the key of its first certificate.
@@ -78,6 +79,11 @@ func New(certs []*x509.Certificate, signer kms.Signer, c Config) (*Authority, er
 		quota:              newQuota(c.SigningQuota),
 	}
 	a.notBefore, a.notAfter = window(certs)
+	if chain.Constrained(certs) {
+		if a.trial, err = chain.NewReplica(certs, 0); err != nil {
+			return nil, err
+		}
+	}
 	for _, c := range certs {
 		a.Chain = append(a.Chain, c.Raw)
 		a.ChainPEM = append(a.ChainPEM, chain.Encode(c.Raw))
@@ -157,6 +163,18 @@ func (a *Authority) Covers(notBefore, notAfter time.Time) error {
 			Because(fmt.Errorf("authority %s is valid to %v", a.Subject, a.notAfter))
 	}
 	return nil
+}
+
+// BoundsNames reports whether only some names may be certified; Permits says which.
+func (a *Authority) BoundsNames() bool { return a.trial != nil }
+
+// Permits is nil when clients will take a leaf that says what this one does. Its
+// signature isn't looked at, so it is asked before there is one.
+func (a *Authority) Permits(leaf *x509.Certificate) error {
+	if a.trial == nil {
+		return nil
+	}
+	return a.trial.Takes(leaf)
 }
 
 // Intent is the record that begins what the CA signs for itself, by its purpose

@@ -181,7 +181,9 @@ func TestLoadRefuses(t *testing.T) {
 			l.order = func(i, _ string) string { return i + string(rest) }
 		}, []string{"isn't signed by the key of the next"}},
 		{"organizations", func(_ *testing.T, l *lineage) { l.intermediate.Subject.Organization = []string{"Other"} }, []string{"the Organization of CN=intermediate,O=Other differs from the root's"}},
-		{"name constraints", func(_ *testing.T, l *lineage) { l.root.PermittedEmailAddresses = []string{"example.com"} }, []string{"has name constraints"}},
+		{"policies", func(_ *testing.T, l *lineage) {
+			l.intermediate.ExtraExtensions = []pkix.Extension{{Id: []int{2, 5, 29, 36}, Critical: true, Value: []byte{0x30, 3, 0x80, 1, 0}}}
+		}, []string{"clients would refuse certificates below this chain"}},
 		{"unknown critical extension", func(_ *testing.T, l *lineage) {
 			l.intermediate.ExtraExtensions = []pkix.Extension{{Id: []int{1, 2, 3}, Critical: true, Value: []byte{5, 0}}}
 		}, []string{"critical extensions that Mayfly doesn't know ([1.2.3])"}},
@@ -249,30 +251,46 @@ func wantFaults(t *testing.T, err error, want []string) {
 	}
 }
 
-// TestLoadRefusesAWeakSignature: x509.CreateCertificate makes no SHA-1 signatures any
-// more, so OpenSSL does.
-func TestLoadRefusesAWeakSignature(t *testing.T) {
+// TestLoadTakesRootsAsTheyAre: what `openssl req -x509` makes, today and once, signs,
+// and what it lacks is remarked on.
+func TestLoadTakesRootsAsTheyAre(t *testing.T) {
 	t.Parallel()
-	dir := t.TempDir()
-	key := filepath.Join(dir, "key.pem")
-	if _, err := keystore.GenerateFile(key, kms.RSA2048, nil); err != nil {
-		t.Fatal(err)
-	}
-	file := filepath.Join(dir, "chain.pem")
-	if out, err := exec.Command("openssl", "req", "-x509", "-key", key, "-sha1", "-subj", "/O=Example/CN=old", "-days", "3650", "-out", file).CombinedOutput(); err != nil {
-		t.Fatalf("openssl req: %v\n%s", err, out)
-	}
-	pemBytes, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	certs, err := chain.Parse(pemBytes)
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, err = Load(t.Context(), Config{Chain: setting.Path(file), Key: setting.KeyRef("file:" + key)}, LoadOptions{Now: certs[0].NotBefore})
-	if err == nil || !strings.Contains(err.Error(), "is signed with SHA1-RSA: reissue it with") {
-		t.Errorf("error %v", err)
+	for name, tt := range map[string]struct {
+		flags []string
+		want  string
+	}{
+		"today":                 {nil, "the root states no key usage"},
+		"SHA-1":                 {[]string{"-sha1"}, "the root signed itself with SHA1-RSA"},
+		"PSS":                   {[]string{"-sigopt", "rsa_padding_mode:pss", "-sigopt", "rsa_pss_saltlen:digest"}, "the root signed itself with SHA256-RSAPSS"},
+		"PSS, with a long salt": {[]string{"-sigopt", "rsa_padding_mode:pss"}, "the root signed itself with an algorithm that Mayfly doesn't know"},
+	} {
+		dir := t.TempDir()
+		key, file := filepath.Join(dir, "key.pem"), filepath.Join(dir, "chain.pem")
+		if _, err := keystore.GenerateFile(key, kms.RSA2048, nil); err != nil {
+			t.Fatal(err)
+		}
+		flags := append([]string{"req", "-x509", "-key", key, "-subj", "/O=Example/CN=old", "-days", "3650", "-out", file}, tt.flags...)
+		if out, err := exec.Command("openssl", flags...).CombinedOutput(); err != nil {
+			t.Fatalf("%s: openssl req: %v\n%s", name, err, out)
+		}
+		pemBytes, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		certs, err := chain.Parse(pemBytes)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var remarks []string
+		o := LoadOptions{Now: certs[0].NotBefore, Remark: func(r string) { remarks = append(remarks, r) }}
+		if _, err = Load(t.Context(), Config{Chain: setting.Path(file), Key: setting.KeyRef("file:" + key)}, o); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if !slices.ContainsFunc(remarks, func(r string) bool {
+			return strings.HasPrefix(r, "ca.authority.chain: "+file) && strings.Contains(r, tt.want)
+		}) {
+			t.Errorf("%s: remarks %q", name, remarks)
+		}
 	}
 }
 

@@ -64,11 +64,7 @@ func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Cert
 	case !c.IsCA || !c.MaxPathLenZero:
 		return nil, errors.New("isn't the certificate of an issuing CA: move it elsewhere")
 	}
-	var faults []string
-	chain.Check(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}, func(format string, args ...any) {
-		faults = append(faults, fmt.Sprintf(format, args...))
-	})
-	if len(faults) > 0 {
+	if faults := chain.Check(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}).Faults(); len(faults) > 0 {
 		return nil, fmt.Errorf("doesn't belong to this authority's chain (%s): move it to the history of the authority that signed it", faults[0])
 	}
 	return c, nil

@@ -17,8 +17,8 @@ import (
 type Options struct {
 	// Set is what signs and what clients are to trust. InForce owns it from then on.
 	Set *Set
-	// Lifetime is that of leaves whose issuer chose none.
-	Lifetime time.Duration
+	// Life is that of leaves whose issuer chose none.
+	Life
 	// Probe has every log take a precertificate that s signs for a; its errors wrap
 	// ctlog.ErrRefused where a log refuses it, and don't where a log couldn't be
 	// asked. It is nil where there is no log, and so no precertificates.
@@ -133,16 +133,31 @@ func (l *lease) leave() {
 	}
 }
 
-// Validity is that of a leaf issued at the time now, both ends included (RFC 5280
-// §4.1.2.5): ten minutes end one second early.
-func Validity(now time.Time, lifetime time.Duration) (notBefore, notAfter time.Time) {
-	notBefore = now.UTC().Truncate(time.Second)
-	return notBefore, notBefore.Add(lifetime - time.Second)
+// Life is how long leaves live, and how much of that lies before their issuance.
+type Life struct{ Lifetime, Backdate time.Duration }
+
+// LeafValidity is that of a leaf which a issues at the time now, both ends included
+// (RFC 5280 §4.1.2.5): ten minutes end one second early. It is backdated no further
+// than to a's own begin.
+func (a *Authority) LeafValidity(now time.Time, l Life) (notBefore, notAfter time.Time) {
+	now = now.UTC().Truncate(time.Second)
+	notBefore = now.Add(-l.Backdate)
+	if notBefore.Before(a.notBefore) {
+		notBefore = earlier(now, a.notBefore)
+	}
+	return notBefore, notBefore.Add(l.Lifetime - time.Second)
 }
 
-// validity is that of a leaf whose issuer chose no lifetime.
-func (f *InForce) validity() (notBefore, notAfter time.Time) {
-	return Validity(f.o.Trail.Now(), f.o.Lifetime)
+func earlier(a, b time.Time) time.Time {
+	if a.Before(b) {
+		return a
+	}
+	return b
+}
+
+// validity is that of a's leaf whose issuer chose no lifetime.
+func (f *InForce) validity(a *Authority) (notBefore, notAfter time.Time) {
+	return a.LeafValidity(f.o.Trail.Now(), f.o.Life)
 }
 
 // Ready is nil when a certificate could be issued now: the authority covers its
@@ -154,7 +169,7 @@ func (f *InForce) Ready(ctx context.Context) error {
 		return err
 	}
 	defer a.Release()
-	if err := a.Covers(f.validity()); err != nil {
+	if err := a.Covers(f.validity(a)); err != nil {
 		return err
 	}
 	if err := f.health.check(ctx, a, f.o.Trail.Now); err != nil {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
@@ -37,6 +39,9 @@ type LoadOptions struct {
 	// KMS has what the keys' backends work with; what the configuration says of a
 	// key takes its place.
 	KMS kms.Options
+	// Remark takes what clients put up with in a chain, by its place in the
+	// configuration; nil drops it.
+	Remark func(remark string)
 	// Before are the authorities in force, nil at the start. The one that signs goes
 	// on with its open key where nothing about it has changed.
 	Before *Set
@@ -78,7 +83,7 @@ func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	certs := loadChain(path, c, o.need(), &f)
+	certs := loadChain(path, c, o.need(), o.Remark, &f)
 	var ephemeral *signingCA
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
 		ephemeral = newSigningCA(c.Ephemeral, certs, path, &f)
@@ -114,7 +119,7 @@ func checkKey(path string, c Config, certs []*x509.Certificate, signer kms.Signe
 // loadChain reads and checks the chain file of the authority at path of the
 // configuration, and gives what certificates it has. Without a time in need, it is
 // held to the time when all of it began.
-func loadChain(path string, c Config, need chain.Need, f *setting.Faults) []*x509.Certificate {
+func loadChain(path string, c Config, need chain.Need, remark func(string), f *setting.Faults) []*x509.Certificate {
 	file := string(c.Chain)
 	if c.mode() == ModeEphemeral {
 		need.Below = 1
@@ -132,9 +137,13 @@ func loadChain(path string, c Config, need chain.Need, f *setting.Faults) []*x50
 	if need.Now.IsZero() {
 		need.Now, _ = window(certs)
 	}
-	chain.Check(certs, need, func(format string, args ...any) {
-		f.Add(path+".chain", "%s: %s", file, fmt.Sprintf(format, args...))
-	})
+	for _, found := range cacert.Check(certs, need) {
+		if !found.Remark {
+			f.Add(path+".chain", "%s: %s", file, found.Text)
+		} else if remark != nil {
+			remark(fmt.Sprintf("%s.chain: %s: %s", path, file, found.Text))
+		}
+	}
 	return certs
 }
 
@@ -164,7 +173,7 @@ func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	l := loading{o: o, faults: &f, set: &Set{Records: records}}
+	l := loading{o: o, faults: &f, set: &Set{Records: records, Chains: make(map[string][sha256.Size]byte)}}
 	for i, r := range records {
 		l.load(ctx, setting.Index(listPath, i), all[i].Config, r)
 	}
@@ -199,13 +208,14 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 		}
 		l.set.Active = a
 		l.set.Trusted = append(l.set.Trusted, a.Trusted(e.Name))
+		l.set.Chains[e.Name] = lifecycle.ID(a.Chain[0])
 	case lifecycle.Published:
-		certs := loadChain(path, c, l.o.need(), l.faults)
+		certs := loadChain(path, c, l.o.need(), l.o.Remark, l.faults)
 		l.try(ctx, path, c, e.Name, certs)
 		l.trust(path, c, certs, e)
 	case lifecycle.Retired:
 		// Its certificates may have expired since, and its key be gone.
-		l.trust(path, c, loadChain(path, c, chain.Need{}, l.faults), e)
+		l.trust(path, c, loadChain(path, c, chain.Need{}, l.o.Remark, l.faults), e)
 	case lifecycle.Prepared, lifecycle.Distrusted, "":
 	}
 }
@@ -214,7 +224,7 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 func (l *loading) active(ctx context.Context, path string, c Config) *Authority {
 	if before := l.o.Before; before != nil && reflect.DeepEqual(before.Active.config, c) {
 		var f setting.Faults
-		if certs := loadChain(path, c, l.o.need(), &f); f.Len() == 0 && sameChain(certs, before.Active.Chain) {
+		if certs := loadChain(path, c, l.o.need(), nil, &f); f.Len() == 0 && sameChain(certs, before.Active.Chain) {
 			return before.Active
 		}
 	}
@@ -251,6 +261,7 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	if len(certs) == 0 {
 		return
 	}
+	l.set.Chains[e.Name] = lifecycle.ID(certs[0].Raw)
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
 		chains = newSigningCA(c.Ephemeral, certs, path, l.faults).chains()

@@ -47,7 +47,10 @@ func (f *InForce) registerSigner(r prometheus.Registerer) error {
 	if r == nil {
 		return nil
 	}
-	inForce := func() *PrecertificateSigner { return f.current.Load().Active.PrecertificateSigner(f.validity()) }
+	inForce := func() *PrecertificateSigner {
+		a := f.current.Load().Active
+		return a.PrecertificateSigner(f.validity(a))
+	}
 	return errors.Join(
 		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_ca_signatures_per_certificate",

@@ -224,7 +224,7 @@ func (f *InForce) signingForm(a *Authority) string {
 	if f.o.Probe == nil {
 		return "1: there are no precertificates without a log"
 	}
-	if s := a.PrecertificateSigner(f.validity()); s != nil {
+	if s := a.PrecertificateSigner(f.validity(a)); s != nil {
 		return "1: precertificates have a signing certificate, valid to " + chain.Stamp(s.Certificate.NotAfter)
 	}
 	switch {

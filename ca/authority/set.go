@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto/sha256"
 	"crypto/x509"
 	"fmt"
 	"slices"
@@ -22,6 +23,9 @@ type Set struct {
 	// Trusted are what the trust bundle and the trusted root show, in the order of
 	// their start. Active is among them; distrusted ones are not.
 	Trusted []Trusted
+	// Chains are the SHA-256 of the first certificates of the configured chains of
+	// those that are trusted, by name.
+	Chains map[string][sha256.Size]byte
 	// Records are the states that they were loaded by; none where the configuration
 	// has only one authority.
 	Records []lifecycle.Entry

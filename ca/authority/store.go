@@ -65,6 +65,14 @@ func newStateDocument(all []NamedConfig) *stateDocument {
 	return d
 }
 
+// HaveSigned reports whether one of all has a state that says that it signs or once did.
+func HaveSigned(all []NamedConfig) bool {
+	return slices.ContainsFunc(all, func(a NamedConfig) bool { return a.HasSigned() })
+}
+
+// HasSigned reports whether an authority of s is known to sign, or to have signed.
+func (s *Section) HasSigned() bool { return HaveSigned(s.All()) }
+
 // ExportStates makes a state file, which must not be there yet, of the states that c
 // has itself.
 func ExportStates(c Section, path string) error {

@@ -107,9 +107,13 @@ func (d *Draft) bound(p Profile, f *faults) {
 		return
 	}
 	d.Template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}, func(format string, args ...any) {
-		f.add("the issuer's chain: "+format, args...)
-	})
+	for _, found := range chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}) {
+		if found.Remark {
+			d.note("the issuer's chain: %s", found.Text)
+		} else {
+			f.add("the issuer's chain: %s", found.Text)
+		}
+	}
 	if len(d.Parent) == chain.MaxLength {
 		f.add("the issuer's chain has %d certificates already, and no longer one is read", chain.MaxLength)
 	}

@@ -6,46 +6,39 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"slices"
-	"time"
 	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// Check reports every reason why a chain isn't one that this package makes and that
-// all clients verify: what [chain.Check] wants to issue at all, and the profile.
-func Check(certs []*x509.Certificate, need chain.Need, report chain.Report) {
-	chain.Check(certs, need, report)
+// Check judges a chain for the service and for the ceremonies alike. Its faults are
+// those of [chain.Check], weak keys, and that clients would refuse a certificate
+// below the chain; its remarks are where the chain isn't one that this package makes.
+func Check(certs []*x509.Certificate, need chain.Need) chain.Findings {
+	f := chain.Check(certs, need)
 	for i, c := range certs {
 		name := fmt.Sprintf("certificate %d (%s)", i+1, chain.Subject(c))
 		for _, rule := range rules {
 			if !rule.holds(link{c, certs, i}) {
-				report("%s: %s", name, rule.says)
+				f.Remark(i, "%s: %s", name, rule.says)
 			}
 		}
 		if _, err := CheckKey(c.PublicKey); err != nil {
 			if _, unknown := kms.AlgorithmOf(c.PublicKey); unknown == nil { // chain.Check has named the others
-				report("%s: %v", name, err)
+				f.Fault(i, "%s: %v", name, err)
 			}
 		}
 	}
 	if issuing := certs[0]; need.Below == 0 && len(certs) > 1 && !issuing.MaxPathLenZero {
-		report("certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
+		f.Remark(0, "certificate 1 (%s): it issues leaves and could certify further CAs: reissue it with path length 0", chain.Subject(issuing))
 	}
-}
-
-// Faults are those of Check, and the refusal of a verifier of code signatures
-// where Check finds none.
-func Faults(certs []*x509.Certificate, need chain.Need) (all []string) {
-	Check(certs, need, func(format string, args ...any) { all = append(all, fmt.Sprintf(format, args...)) })
-	if len(all) > 0 {
-		return all
+	if len(f.Faults()) == 0 {
+		if err := verify(certs, need); err != nil {
+			f.Fault(0, "clients would refuse certificates below this chain: %v", err)
+		}
 	}
-	if err := verify(certs, need.Now); err != nil {
-		return []string{fmt.Sprintf("a verifier of code signatures refuses the chain: %v", err)}
-	}
-	return nil
+	return f
 }
 
 // link is a certificate at its place in a chain.
@@ -70,7 +63,9 @@ var rules = []struct {
 	}},
 	{"its basic constraints aren't critical (RFC 5280 §4.2.1.9): reissue it", func(l link) bool { return !l.IsCA || l.critical(oidBasicConstraints) }},
 	{"its key usage isn't critical, which strict verifiers want (RFC 5280 §4.2.1.3): reissue it", func(l link) bool { return l.KeyUsage == 0 || l.critical(oidKeyUsage) }},
-	{"lacks the key usage cRLSign: reissue it with keyCertSign and cRLSign", func(l link) bool { return l.KeyUsage&x509.KeyUsageCRLSign != 0 }},
+	{"lacks the key usage cRLSign: reissue it with keyCertSign and cRLSign", func(l link) bool {
+		return l.KeyUsage&x509.KeyUsageCRLSign != 0 || l.KeyUsage&x509.KeyUsageCertSign == 0 // chain.Check has said so
+	}},
 	{"has key usages beyond keyCertSign, cRLSign and digitalSignature: reissue it", func(l link) bool {
 		return l.KeyUsage&^(x509.KeyUsageCertSign|x509.KeyUsageCRLSign|x509.KeyUsageDigitalSignature) == 0
 	}},
@@ -121,17 +116,13 @@ func (l link) shared(part func(*x509.Certificate) []byte) bool {
 	return slices.ContainsFunc(l.chain[l.at+1:], func(c *x509.Certificate) bool { return bytes.Equal(part(c), part(l.Certificate)) })
 }
 
-// verify asks the standard library, as Go clients do.
-func verify(certs []*x509.Certificate, now time.Time) error {
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(certs[len(certs)-1])
-	for _, c := range certs[1:] {
-		intermediates.AddCert(c)
+// verify asks the standard library about a leaf below the chain, as Go clients do.
+func verify(certs []*x509.Certificate, need chain.Need) error {
+	r, err := chain.NewReplica(certs, need.Below)
+	if err != nil {
+		return err
 	}
-	_, err := certs[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	})
-	return err
+	return r.Sample(need.Now, need.Lifetime)
 }
 
 // hashName is the hash of a signature algorithm, as crypto.Hash writes it.

@@ -43,6 +43,15 @@ func made(t testing.TB, parent []*x509.Certificate, p Profile, key, issuer Key) 
 	return d, m
 }
 
+func rsaKey(t testing.TB) Key {
+	t.Helper()
+	key, err := kms.RSA2048.Generate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return Key{Signer: key, Ref: "file:key.pem"}
+}
+
 // foreign is a chain that another tool made: root, policy CA, issuing CA.
 type foreign struct {
 	templates [3]*x509.Certificate // issuing, policy, root
@@ -90,13 +99,14 @@ func withExtension(id asn1.ObjectIdentifier, critical bool, value ...byte) []pki
 	return []pkix.Extension{{Id: id, Critical: critical, Value: value}}
 }
 
-// TestFaults: each rule of the profile, broken.
-func TestFaults(t *testing.T) {
+// TestCheck: each rule of the profile, broken: what clients refuse is a fault, what
+// they take a remark.
+func TestCheck(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
 		wrong func(*foreign)
-		want  []string // a part of each fault, in order
+		want  []string // a part of each finding, in order; remarks are marked
 	}{
 		{"good", func(*foreign) {}, nil},
 		{"good, of a policy CA", func(f *foreign) {
@@ -105,37 +115,53 @@ func TestFaults(t *testing.T) {
 			f.templates[2].MaxPathLen = 3
 			f.need.Below = 1
 		}, nil},
+		{"a root as openssl makes it", func(f *foreign) { f.templates[2].KeyUsage = 0 }, []string{"remark: certificate 3 (CN=root,O=Example): the root states no key usage"}},
+		{"an issuing CA without a key usage", func(f *foreign) { f.templates[0].KeyUsage = 0 }, []string{"certificate 1 (CN=issuing,O=Example): lacks the key usage keyCertSign"}},
+		{"a root signed with SHA-1", func(f *foreign) { f.templates[2].SignatureAlgorithm = x509.ECDSAWithSHA1 }, []string{"remark: certificate 3 (CN=root,O=Example): the root signed itself with ECDSA-SHA1", "remark: its signature's hash"}},
+		{"a policy CA signed with SHA-1", func(f *foreign) { f.templates[1].SignatureAlgorithm = x509.ECDSAWithSHA1 }, []string{"certificate 2 (CN=policy,O=Example): is signed with ECDSA-SHA1", "remark: its signature's hash"}},
+		{"a root signed with PSS", func(f *foreign) {
+			f.keys[2], f.templates[2].SignatureAlgorithm = rsaKey(t), x509.SHA256WithRSAPSS
+		}, []string{"remark: certificate 3 (CN=root,O=Example): the root signed itself with SHA256-RSAPSS"}},
+		{"name constraints", func(f *foreign) {
+			f.templates[1].PermittedDNSDomainsCritical, f.templates[1].PermittedEmailAddresses = true, []string{"example.com"}
+		}, []string{"remark: certificate 2 (CN=policy,O=Example): has name constraints"}},
+		{"policies that a leaf doesn't have", func(f *foreign) {
+			f.templates[1].ExtraExtensions = withExtension([]int{2, 5, 29, 36}, true, 0x30, 3, 0x80, 1, 0) // requireExplicitPolicy 0
+		}, []string{"clients would refuse certificates below this chain"}},
+		{"an extension that nobody knows", func(f *foreign) {
+			f.templates[2].ExtraExtensions = withExtension([]int{1, 2, 3}, true, 5, 0)
+		}, []string{"certificate 3 (CN=root,O=Example): has critical extensions that Mayfly doesn't know"}},
 		{"expired", func(f *foreign) { f.need.Now = noon.Add(2 * Day) }, []string{"certificate 1 (CN=issuing,O=Example): expired", "certificate 2", "certificate 3"}},
-		{"long serial", func(f *foreign) { f.templates[1].SerialNumber = new(big.Int).Lsh(big.NewInt(1), 159) }, []string{"certificate 2 (CN=policy,O=Example): its serial number"}},
+		{"long serial", func(f *foreign) { f.templates[1].SerialNumber = new(big.Int).Lsh(big.NewInt(1), 159) }, []string{"remark: certificate 2 (CN=policy,O=Example): its serial number"}},
 		{"basic constraints not critical", func(f *foreign) {
 			f.templates[1].ExtraExtensions = withExtension(oidBasicConstraints, false, 0x30, 3, 1, 1, 0xff)
-		}, []string{"its basic constraints aren't critical"}},
-		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension(oidKeyUsage, false, 3, 2, 1, 6) }, []string{"certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
-		{"no cRLSign", func(f *foreign) { f.templates[0].KeyUsage = x509.KeyUsageCertSign }, []string{"lacks the key usage cRLSign"}},
+		}, []string{"remark: its basic constraints aren't critical"}},
+		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension(oidKeyUsage, false, 3, 2, 1, 6) }, []string{"remark: certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
+		{"no cRLSign", func(f *foreign) { f.templates[0].KeyUsage = x509.KeyUsageCertSign }, []string{"remark: lacks the key usage cRLSign"}},
 		{"no keyCertSign", func(f *foreign) { f.templates[1].KeyUsage = x509.KeyUsageCRLSign }, []string{"lacks the key usage keyCertSign"}},
-		{"keyEncipherment", func(f *foreign) { f.templates[0].KeyUsage |= x509.KeyUsageKeyEncipherment }, []string{"has key usages beyond"}},
-		{"no key id", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension([]int{2, 5, 29, 14}, false, 4, 0) }, []string{"certificate 3 (CN=root,O=Example): has no subject key identifier"}},
+		{"keyEncipherment", func(f *foreign) { f.templates[0].KeyUsage |= x509.KeyUsageKeyEncipherment }, []string{"remark: has key usages beyond"}},
+		{"no key id", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension([]int{2, 5, 29, 14}, false, 4, 0) }, []string{"remark: certificate 3 (CN=root,O=Example): has no subject key identifier"}},
 		{"another authority's key id", func(f *foreign) {
 			f.templates[0].ExtraExtensions = withExtension([]int{2, 5, 29, 35}, false, 0x30, 3, 0x80, 1, 7)
-		}, []string{"names another issuer key", "has no authority key identifier, or another"}},
+		}, []string{"names another issuer key", "remark: has no authority key identifier, or another"}},
 		{"serverAuth too", func(f *foreign) {
 			f.templates[1].ExtKeyUsage = append(f.templates[1].ExtKeyUsage, x509.ExtKeyUsageServerAuth)
-		}, []string{"its extended key usages allow more than code signing"}},
-		{"any usage", func(f *foreign) { f.templates[1].ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, []string{"its extended key usages allow more"}},
-		{"the policy CA for servers", func(f *foreign) { f.templates[1].ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, []string{"exclude code signing", "allow more"}},
-		{"begins before the issuer", func(f *foreign) { f.templates[0].NotBefore = noon.Add(-2 * Day) }, []string{"its validity isn't within its issuer's"}},
-		{"outlives the issuer", func(f *foreign) { f.templates[1].NotAfter = noon.Add(2 * Day) }, []string{"certificate 2 (CN=policy,O=Example): its validity"}},
+		}, []string{"remark: its extended key usages allow more than code signing"}},
+		{"any usage", func(f *foreign) { f.templates[1].ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageAny} }, []string{"remark: its extended key usages allow more"}},
+		{"the policy CA for servers", func(f *foreign) { f.templates[1].ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }, []string{"exclude code signing", "remark: allow more"}},
+		{"begins before the issuer", func(f *foreign) { f.templates[0].NotBefore = noon.Add(-2 * Day) }, []string{"remark: its validity isn't within its issuer's"}},
+		{"outlives the issuer", func(f *foreign) { f.templates[1].NotAfter = noon.Add(2 * Day) }, []string{"remark: certificate 2 (CN=policy,O=Example): its validity"}},
 		{"no organization", func(f *foreign) {
 			for _, c := range f.templates {
 				c.Subject.Organization = nil
 			}
-		}, []string{"certificate 1 (CN=issuing): has no Organization", "certificate 2", "certificate 3"}},
+		}, []string{"remark: certificate 1 (CN=issuing): has no Organization", "remark: certificate 2", "remark: certificate 3"}},
 		{"another organization", func(f *foreign) { f.templates[0].Subject.Organization = []string{"Other"} }, []string{"differs from the root's"}},
-		{"long name", func(f *foreign) { f.templates[0].Subject.CommonName = strings.Repeat("ü", 65) }, []string{"has a name longer than 64 characters"}},
-		{"the issuer's name", func(f *foreign) { f.templates[0].Subject.CommonName = "policy" }, []string{"has no authority key identifier", "certificate 1 (CN=policy,O=Example): has the same name"}},
-		{"the root's key", func(f *foreign) { f.keys[0] = f.keys[2] }, []string{"has the same key as another"}},
-		{"SHA-512 with P-256", func(f *foreign) { f.templates[0].SignatureAlgorithm = x509.ECDSAWithSHA512 }, []string{"its signature's hash isn't the one that goes with"}},
-		{"issues leaves without a path length", func(f *foreign) { f.templates[0].MaxPathLenZero, f.templates[0].MaxPathLen = false, -1 }, []string{"could certify further CAs"}},
+		{"long name", func(f *foreign) { f.templates[0].Subject.CommonName = strings.Repeat("ü", 65) }, []string{"remark: has a name longer than 64 characters"}},
+		{"the issuer's name", func(f *foreign) { f.templates[0].Subject.CommonName = "policy" }, []string{"remark: has no authority key identifier", "remark: certificate 1 (CN=policy,O=Example): has the same name"}},
+		{"the root's key", func(f *foreign) { f.keys[0] = f.keys[2] }, []string{"remark: has the same key as another"}},
+		{"SHA-512 with P-256", func(f *foreign) { f.templates[0].SignatureAlgorithm = x509.ECDSAWithSHA512 }, []string{"remark: its signature's hash isn't the one that goes with"}},
+		{"issues leaves without a path length", func(f *foreign) { f.templates[0].MaxPathLenZero, f.templates[0].MaxPathLen = false, -1 }, []string{"remark: could certify further CAs"}},
 		{"path length of the root", func(f *foreign) { f.templates[2].MaxPathLen = 1 }, []string{"certificate 3 (CN=root,O=Example): its path length 1 forbids the 2 CA certificates below it"}},
 		{"no room below", func(f *foreign) { f.need.Below = 1 }, []string{
 			"certificate 1 (CN=issuing,O=Example): its path length 0 forbids the 1", "certificate 2 (CN=policy,O=Example): its path length 1 forbids the 2", "certificate 3 (CN=root,O=Example): its path length 2 forbids the 3",
@@ -145,13 +171,14 @@ func TestFaults(t *testing.T) {
 			t.Parallel()
 			f := newForeign(t)
 			tt.wrong(f)
-			got := Faults(f.chain(t), f.need)
+			got := Check(f.chain(t), f.need)
 			if len(got) != len(tt.want) {
-				t.Fatalf("%d faults, want %q:\n%s", len(got), tt.want, strings.Join(got, "\n"))
+				t.Fatalf("%d findings, want %q:\n%+v", len(got), tt.want, got)
 			}
 			for i := range got {
-				if !strings.Contains(got[i], tt.want[i]) {
-					t.Errorf("fault %q; want %q", got[i], tt.want[i])
+				want, remark := strings.CutPrefix(tt.want[i], "remark: ")
+				if !strings.Contains(got[i].Text, want) || got[i].Remark != remark {
+					t.Errorf("found %+v; want %q", got[i], tt.want[i])
 				}
 			}
 		})
@@ -189,8 +216,8 @@ func TestCorresponds(t *testing.T) {
 	}
 }
 
-// FuzzFaults: whatever a chain file holds, it is judged, in words.
-func FuzzFaults(f *testing.F) {
+// FuzzCheck: whatever a chain file holds, it is judged, in words.
+func FuzzCheck(f *testing.F) {
 	key := newKey(f)
 	_, m := made(f, nil, Profile{Organization: "Example", PathLength: Unlimited}, key, key)
 	f.Add(chain.PEM(m.Chain))
@@ -202,9 +229,9 @@ func FuzzFaults(f *testing.F) {
 		if err != nil {
 			return
 		}
-		for _, fault := range Faults(certs, chain.Need{Now: noon, Lifetime: time.Hour}) {
-			if fault == "" {
-				t.Error("a fault without words")
+		for _, found := range Check(certs, chain.Need{Now: noon, Lifetime: time.Hour}) {
+			if found.Text == "" || found.At < 0 || found.At >= len(certs) {
+				t.Errorf("found %+v", found)
 			}
 		}
 	})

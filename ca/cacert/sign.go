@@ -65,8 +65,8 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	if len(d.Parent) > 0 {
 		parent = d.Parent[0]
 	}
-	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
-		return nil, fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
+	if err := checkIssuer(parent, issuer); err != nil {
+		return nil, err
 	}
 	template := *d.Template
 	template.PublicKey, template.RawSubjectPublicKeyInfo = nil, nil
@@ -84,6 +84,17 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 		return nil, made.Failed(err, "nothing is written: make it anew, and keep this message with the record")
 	}
 	return made, nil
+}
+
+// CheckIssuer is nil when the key is that of the issuer, to be asked before a key
+// that would be certified is made.
+func (d *Draft) CheckIssuer(issuer Key) error { return checkIssuer(d.Parent[0], issuer) }
+
+func checkIssuer(parent *x509.Certificate, issuer Key) error {
+	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
+		return fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
+	}
+	return nil
 }
 
 // Failed is the *[SignedError] of what failed after m was signed.
@@ -104,10 +115,14 @@ func (m *Certificate) check(d *Draft) error {
 		{"the certificate, read back, says what was to be signed", func() error { return d.corresponds(signed) }},
 		{"the chain keeps the profile, from the certificate to the root", func() error {
 			var f faults
-			Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}, f.add)
+			for _, found := range Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}) {
+				if !found.Remark || found.At == 0 { // remarks on an issuer are in the notes
+					f.add("%s", found.Text)
+				}
+			}
 			return f.err()
 		}},
-		{"crypto/x509 verifies the chain for code signing", func() error { return verify(m.Chain, d.Now) }},
+		{"crypto/x509 verifies the chain for code signing", func() error { return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below}) }},
 	} {
 		if err := rule.holds(); err != nil {
 			return fmt.Errorf("after signing, this doesn't hold: %s: %w", rule.statement, err)

@@ -35,8 +35,8 @@ func TestEveryKey(t *testing.T) {
 		for _, below := range kms.Algorithms() {
 			m := made(t, root.Chain, cacert.Profile{}, keyOf(t, below, 1), rootKey)
 			c := m.Chain[0]
-			if faults := cacert.Faults(m.Chain, chain.Need{Now: noon, Lifetime: time.Hour}); len(faults) > 0 {
-				t.Errorf("%s below %s: %q", below, above, faults)
+			if faults := cacert.Check(m.Chain, chain.Need{Now: noon, Lifetime: time.Hour}); len(faults) > 0 {
+				t.Errorf("%s below %s: %v", below, above, faults)
 			}
 			if got, err := kms.AlgorithmOf(c.PublicKey); err != nil || got != below {
 				t.Errorf("%s below %s: the key is %s, %v", below, above, got, err)
@@ -74,8 +74,8 @@ func TestProfile(t *testing.T) {
 	opensslAgrees(t, issuing.Chain)
 	for i, need := range []chain.Need{{Below: 0}, {Below: 1}, {Below: 2}} {
 		need.Now = noon
-		if faults := cacert.Faults(issuing.Chain[i:], need); len(faults) > 0 {
-			t.Errorf("from %d on: %q", i, faults)
+		if faults := cacert.Check(issuing.Chain[i:], need); len(faults) > 0 {
+			t.Errorf("from %d on: %v", i, faults)
 		}
 	}
 	serials := map[string]bool{}

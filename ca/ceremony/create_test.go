@@ -52,8 +52,8 @@ func TestCreateFiles(t *testing.T) {
 	if err != nil || len(certs) != 2 {
 		t.Fatalf("%d certificates, %v", len(certs), err)
 	}
-	if faults := cacert.Faults(certs, chain.Need{Now: noon, Lifetime: time.Hour}); len(faults) > 0 {
-		t.Errorf("%q", faults)
+	if faults := cacert.Check(certs, chain.Need{Now: noon, Lifetime: time.Hour}); len(faults) > 0 {
+		t.Errorf("%v", faults)
 	}
 	key, err := keystore.Open(t.Context(), "file:"+made.IssuingKey, kms.Options{Passphrase: setting.Secret{File: setting.Path(passphrase)}})
 	if err != nil || !pubkey.Equal(certs[0].PublicKey, key.Public()) {

@@ -1,6 +1,7 @@
 // Package chain reads the certificate chain of an authority, issuing certificate
 // first and self-signed root last, and says what keeps it from issuing
-// code-signing certificates. The service and the ceremonies ask the same.
+// code-signing certificates. A [Replica] of it says what clients would make of a
+// certificate before one is signed. The service and the ceremonies ask the same.
 package chain
 
 import (
@@ -8,6 +9,7 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
 	"errors"
@@ -75,8 +77,42 @@ func PEM(chain []*x509.Certificate) []byte {
 	return b
 }
 
-// Report takes one fault of a chain, in words, with its fix.
-type Report func(format string, args ...any)
+// Finding is something about one certificate of a chain, in words, with its fix.
+type Finding struct {
+	At     int  // its place in the chain
+	Remark bool // clients take the chain as it is; a fault keeps it from being used
+	Text   string
+}
+
+// Findings are all that a check found, in its order.
+type Findings []Finding
+
+// Fault adds what keeps a chain from being used.
+func (f *Findings) Fault(at int, format string, args ...any) {
+	*f = append(*f, Finding{At: at, Text: fmt.Sprintf(format, args...)})
+}
+
+// Remark adds what should be otherwise and that clients take all the same: a root
+// that others keep can't just be made anew.
+func (f *Findings) Remark(at int, format string, args ...any) {
+	*f = append(*f, Finding{At: at, Remark: true, Text: fmt.Sprintf(format, args...)})
+}
+
+// Faults are the words of all faults.
+func (f Findings) Faults() []string { return f.words(false) }
+
+// Remarks are the words of all remarks.
+func (f Findings) Remarks() []string { return f.words(true) }
+
+func (f Findings) words(remarks bool) []string {
+	var all []string
+	for _, one := range f {
+		if one.Remark == remarks {
+			all = append(all, one.Text)
+		}
+	}
+	return all
+}
 
 // Need is what a chain is wanted for.
 type Need struct {
@@ -88,45 +124,57 @@ type Need struct {
 	Below int
 }
 
-// Check reports every reason why the chain can't do what is needed of it.
-func Check(chain []*x509.Certificate, need Need, report Report) {
-	if root := chain[len(chain)-1]; len(chain) > 1 && signedBy(chain[0], chain[0]) && !signedBy(root, root) {
-		report("the chain is upside down: put the issuing certificate first and the root last")
-		return // what else could be said would be said of the wrong certificate
+// Check finds every reason why the chain can't do what is needed of it.
+func Check(chain []*x509.Certificate, need Need) Findings {
+	var f Findings
+	if root := chain[len(chain)-1]; len(chain) > 1 && SelfSigned(chain[0]) && !SelfSigned(root) {
+		f.Fault(0, "the chain is upside down: put the issuing certificate first and the root last")
+		return f // what else could be said would be said of the wrong certificate
 	}
 	for i, c := range chain {
-		name := fmt.Sprintf("certificate %d (%s)", i+1, Subject(c))
-		checkValidity(c, name, need, report)
-		checkMayIssue(c, name, i+need.Below, report)
+		l := link{c, i, len(chain), fmt.Sprintf("certificate %d (%s)", i+1, Subject(c))}
+		l.checkValidity(need, &f)
+		l.checkMayIssue(need.Below, &f)
+		l.checkSignature(&f)
 		if i == 0 {
-			checkIssuing(c, name, len(chain) > 1, report)
+			l.checkIssuing(&f)
 		} else if i < len(chain)-1 && !signsCode(c) {
-			report("%s: its extended key usages exclude code signing: reissue it with codeSigning", name)
+			f.Fault(i, "%s: its extended key usages exclude code signing: reissue it with codeSigning", l.name)
 		}
 	}
 	root := chain[len(chain)-1]
 	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
-		report("the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
+		f.Fault(len(chain)-1, "the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
 	}
-	checkOrder(chain, report)
-	for _, c := range chain {
+	checkOrder(chain, &f)
+	for i, c := range chain {
 		// Clients choose the verifier by the Organization, so it must be one.
 		if !slices.Equal(c.Subject.Organization, root.Subject.Organization) {
-			report("the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
+			f.Fault(i, "the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
 		}
 	}
+	return f
 }
 
+// link is a certificate at its place in a chain.
+type link struct {
+	*x509.Certificate
+	at, length int
+	name       string // for findings
+}
+
+func (l link) root() bool { return l.at == l.length-1 }
+
 // checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
-func checkValidity(c *x509.Certificate, name string, need Need, report Report) {
+func (l link) checkValidity(need Need, f *Findings) {
 	now := need.Now
 	switch {
-	case now.Before(c.NotBefore):
-		report("%s: not valid before %s: wait, or correct this machine's clock (%s)", name, Stamp(c.NotBefore), Stamp(now))
-	case now.After(c.NotAfter):
-		report("%s: expired at %s: renew it, or correct this machine's clock (%s)", name, Stamp(c.NotAfter), Stamp(now))
-	case now.Add(need.Lifetime).After(c.NotAfter):
-		report("%s: expires at %s, too soon for the certificates it would issue: renew it", name, Stamp(c.NotAfter))
+	case now.Before(l.NotBefore):
+		f.Fault(l.at, "%s: not valid before %s: wait, or correct this machine's clock (%s)", l.name, Stamp(l.NotBefore), Stamp(now))
+	case now.After(l.NotAfter):
+		f.Fault(l.at, "%s: expired at %s: renew it, or correct this machine's clock (%s)", l.name, Stamp(l.NotAfter), Stamp(now))
+	case now.Add(need.Lifetime).After(l.NotAfter):
+		f.Fault(l.at, "%s: expires at %s, too soon for the certificates it would issue: renew it", l.name, Stamp(l.NotAfter))
 	}
 }
 
@@ -140,46 +188,64 @@ func Fingerprint(der []byte) string {
 }
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
-// §4.2.1.9) that has below other CA certificates below it.
-func checkMayIssue(c *x509.Certificate, name string, below int, report Report) {
-	if !c.BasicConstraintsValid || !c.IsCA {
-		report("%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", name)
-	} else if limited := c.MaxPathLen > 0 || c.MaxPathLenZero; limited && c.MaxPathLen < below {
-		report("%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", name, c.MaxPathLen, below)
+// §4.2.1.9) that has below other CA certificates below the chain.
+func (l link) checkMayIssue(below int, f *Findings) {
+	below += l.at
+	if !l.BasicConstraintsValid || !l.IsCA {
+		f.Fault(l.at, "%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", l.name)
+	} else if limited := l.MaxPathLen > 0 || l.MaxPathLenZero; limited && l.MaxPathLen < below {
+		f.Fault(l.at, "%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", l.name, l.MaxPathLen, below)
 	}
-	if c.KeyUsage&x509.KeyUsageCertSign == 0 {
-		report("%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", name)
-	}
-	if _, err := pubkey.AlgorithmOf(c.PublicKey); err != nil {
-		report("%s: %v", name, err)
-	}
-	switch c.SignatureAlgorithm {
-	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
-		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+	switch {
+	case l.KeyUsage&x509.KeyUsageCertSign != 0:
+	case l.root() && !l.has(oidKeyUsage): // what `openssl req -x509` makes
+		f.Remark(l.at, "%s: the root states no key usage, which strict verifiers want (RFC 5280 §4.2.1.3): have the next root state keyCertSign and cRLSign", l.name)
 	default:
-		report("%s: is signed with %v: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", name, c.SignatureAlgorithm)
+		f.Fault(l.at, "%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", l.name)
 	}
-	if len(c.UnhandledCriticalExtensions) > 0 {
-		report("%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", name, c.UnhandledCriticalExtensions)
+	if _, err := pubkey.AlgorithmOf(l.PublicKey); err != nil {
+		f.Fault(l.at, "%s: %v", l.name, err)
 	}
-	if hasNameConstraints(c) {
-		report("%s: has name constraints, which Mayfly doesn't evaluate: reissue it without", name)
+	if len(l.UnhandledCriticalExtensions) > 0 {
+		f.Fault(l.at, "%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", l.name, l.UnhandledCriticalExtensions)
+	}
+	if l.has(oidNameConstraints) {
+		f.Remark(l.at, "%s: has name constraints: who has a name outside of them is refused a certificate", l.name)
 	}
 }
 
-// checkIssuing wants what the leaf certificates and their verifiers lean on.
-func checkIssuing(c *x509.Certificate, name string, intermediate bool, report Report) {
-	switch {
-	case intermediate && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
-		report("%s: lacks the extended key usage codeSigning: reissue it with codeSigning", name)
-	case !intermediate && len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) > 0 && !signsCode(c):
-		report("%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", name)
+// checkSignature wants an algorithm that clients verify. Nobody verifies that of a
+// root, which is trusted for what it is.
+func (l link) checkSignature(f *Findings) {
+	switch l.SignatureAlgorithm {
+	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
+		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
+		return
 	}
-	if len(c.SubjectKeyId) == 0 {
-		report("%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", name)
+	algorithm := l.SignatureAlgorithm.String()
+	if l.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
+		algorithm = "an algorithm that Mayfly doesn't know"
 	}
-	if bytes.Equal(c.RawSubject, []byte{0x30, 0}) {
-		report("%s: an issuing certificate needs a name: reissue it with a subject", name)
+	if l.root() {
+		f.Remark(l.at, "%s: the root signed itself with %s, which no client verifies: compare its fingerprint, SHA-256 %s, with what you have from elsewhere", l.name, algorithm, Fingerprint(l.Raw))
+		return
+	}
+	f.Fault(l.at, "%s: is signed with %s: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", l.name, algorithm)
+}
+
+// checkIssuing wants of the first what the leaf certificates and their verifiers lean on.
+func (l link) checkIssuing(f *Findings) {
+	switch intermediate := !l.root(); {
+	case intermediate && !slices.Contains(l.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
+		f.Fault(l.at, "%s: lacks the extended key usage codeSigning: reissue it with codeSigning", l.name)
+	case !intermediate && len(l.ExtKeyUsage)+len(l.UnknownExtKeyUsage) > 0 && !signsCode(l.Certificate):
+		f.Fault(l.at, "%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", l.name)
+	}
+	if len(l.SubjectKeyId) == 0 {
+		f.Fault(l.at, "%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", l.name)
+	}
+	if bytes.Equal(l.RawSubject, []byte{0x30, 0}) {
+		f.Fault(l.at, "%s: an issuing certificate needs a name: reissue it with a subject", l.name)
 	}
 }
 
@@ -189,29 +255,40 @@ func signsCode(c *x509.Certificate) bool {
 		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
-func hasNameConstraints(c *x509.Certificate) bool {
-	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool {
-		return e.Id.Equal([]int{2, 5, 29, 30}) // RFC 5280 §4.2.1.10
-	})
+var (
+	oidKeyUsage        = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 §4.2.1.3
+	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30} // RFC 5280 §4.2.1.10
+)
+
+func (l link) has(id asn1.ObjectIdentifier) bool { return hasExtension(l.Certificate, id) }
+
+func hasExtension(c *x509.Certificate, id asn1.ObjectIdentifier) bool {
+	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+}
+
+// Constrained reports whether a certificate of the chain bounds the names that may
+// be certified below it.
+func Constrained(chain []*x509.Certificate) bool {
+	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return hasExtension(c, oidNameConstraints) })
 }
 
 // checkOrder wants each certificate to be signed by the next, and the last by itself.
-func checkOrder(chain []*x509.Certificate, report Report) {
+func checkOrder(chain []*x509.Certificate, f *Findings) {
 	root := chain[len(chain)-1]
-	if !signedBy(root, root) {
-		report("the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
+	if !SelfSigned(root) {
+		f.Fault(len(chain)-1, "the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
 	}
 	for i, c := range chain[:len(chain)-1] {
 		next := chain[i+1]
 		switch {
 		case !bytes.Equal(c.RawIssuer, next.RawSubject):
-			report("certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
+			f.Fault(i, "certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
 				i+1, Subject(c), c.Issuer, Subject(next))
 		case !signedBy(c, next):
-			report("certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
+			f.Fault(i, "certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
 				i+1, Subject(c), Subject(next))
 		case len(c.AuthorityKeyId) > 0 && len(next.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, next.SubjectKeyId):
-			report("certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
+			f.Fault(i, "certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
 				i+1, Subject(c), Subject(next))
 		}
 	}
@@ -223,6 +300,17 @@ func Subject(c *x509.Certificate) string {
 		return "no subject"
 	}
 	return c.Subject.String()
+}
+
+// SelfSigned reports whether a certificate is its own issuer's. A signature of an
+// algorithm that can't be verified any more counts: [Check] remarks on it.
+func SelfSigned(c *x509.Certificate) bool {
+	if !bytes.Equal(c.RawIssuer, c.RawSubject) || len(c.AuthorityKeyId) > 0 && len(c.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId) {
+		return false
+	}
+	err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
+	var insecure x509.InsecureAlgorithmError
+	return err == nil || errors.As(err, &insecure) || errors.Is(err, x509.ErrUnsupportedAlgorithm)
 }
 
 // signedBy reports whether parent's key made the signature under child. What

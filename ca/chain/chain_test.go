@@ -3,7 +3,6 @@ package chain
 import (
 	"crypto/x509"
 	"encoding/pem"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -25,10 +24,7 @@ func TestNeed(t *testing.T) {
 		{0, 1, "its path length 0 forbids the 1 CA certificates below it"},
 	} {
 		root := root(t, tt.pathLength)
-		var faults []string
-		Check([]*x509.Certificate{root}, Need{Now: noon, Lifetime: time.Hour, Below: tt.below}, func(format string, args ...any) {
-			faults = append(faults, fmt.Sprintf(format, args...))
-		})
+		faults := Check([]*x509.Certificate{root}, Need{Now: noon, Lifetime: time.Hour, Below: tt.below}).Faults()
 		if got := strings.Join(faults, "; "); (tt.want == "") != (got == "") || !strings.Contains(got, tt.want) {
 			t.Errorf("path length %d, %d below: %q; want %q", tt.pathLength, tt.below, got, tt.want)
 		}
@@ -59,10 +55,10 @@ func FuzzChain(f *testing.F) {
 		if len(chain) == 0 || len(chain) > MaxLength {
 			t.Errorf("%d certificates", len(chain))
 		}
-		Check(chain, Need{Now: noon, Lifetime: time.Hour}, func(format string, _ ...any) {
-			if format == "" {
-				t.Error("a fault without words")
+		for _, found := range Check(chain, Need{Now: noon, Lifetime: time.Hour}) {
+			if found.Text == "" || found.At < 0 || found.At >= len(chain) {
+				t.Errorf("found %+v", found)
 			}
-		})
+		}
 	})
 }

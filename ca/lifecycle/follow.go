@@ -27,15 +27,18 @@ type Listed struct {
 type InForce struct {
 	Listed []Listed
 	Active [sha256.Size]byte // the one that signs
+	// Chains are the first certificates of the chain files of those that are listed, by name.
+	Chains map[string][sha256.Size]byte
 	// FirstListed is when the process began to list those that it didn't list at its start.
 	FirstListed map[[sha256.Size]byte]time.Time
 }
 
 // CheckFollow gives every reason why next, whose active authority is the one
-// given, can't follow what is in force in this very process. [Check] knows only
-// what is written; this knows what the process did, whatever is written. No records
-// are those of a configuration with one authority, which never changes.
-func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, t Terms) []Fault {
+// given, can't follow what is in force in this very process. chains are next's, as
+// InForce has them. [Check] knows only what is written; this knows what the process
+// did, whatever is written. No records are those of a configuration with one
+// authority, which never changes.
+func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, chains map[string][sha256.Size]byte, t Terms) []Fault {
 	var faults []Fault
 	add := func(i int, field, format string, args ...any) {
 		faults = append(faults, Fault{i, field, fmt.Sprintf(format, args...)})
@@ -52,12 +55,14 @@ func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, t Terms
 		r, signed := next[i], l.ID == before.Active
 		end := r.WindowEnd()
 		switch {
+		case r.Listed() && chains[l.Name] != before.Chains[l.Name]:
+			add(i, "chain", "begins with another certificate than the one of %s that clients are told to trust: put it back, and give what is new a name of its own", l.Name)
 		case !r.Listed() && r.State != Distrusted:
 			add(i, "state", "%s is no more listed, but clients are told to trust it: put its state back, or distrust it first", l.Name)
 		case signed && r.State == Distrusted:
 			add(i, "state", "%s signs in this service: activate another first, then distrust it", l.Name)
 		case signed && !end.IsZero() && end.Before(t.Now):
-			add(i, "retired", "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s`, which records the time again",
+			add(i, "retired", "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s --again`, which records the time again",
 				l.Name, stamp(end), l.Name)
 		}
 	}

@@ -29,30 +29,41 @@ func TestCheckFollow(t *testing.T) {
 		next   []Entry
 		active [32]byte
 		want   []string // "entry field text", in order
+		// swapped are those whose chain file has another certificate in its place.
+		swapped string
 	}{
-		"one authority":                          {both[:1], now, nil, old, nil},
-		"nothing changes":                        {both, time.Time{}, []Entry{stays, entry("next", Record{State: Published})}, old, nil},
-		"listed since before the start":          {both, time.Time{}, []Entry{retired(now), active}, next, nil},
-		"listed for a day":                       {both, now.Add(-day), []Entry{retired(now), active}, next, nil},
-		"listed for all but the tenth":           {both, now.Add(-day + day/10), []Entry{retired(now), active}, next, nil},
-		"listed for less":                        {both, now.Add(-day + day/10 + time.Second), []Entry{retired(now), active}, next, []string{"a[1].published: this service has listed next for 21h35m59s, whatever is written"}},
-		"listed for less, forced":                {both, now.Add(-time.Hour), []Entry{retired(now), forced}, next, nil},
-		"never listed":                           {both[:1], time.Time{}, []Entry{retired(now), active}, next, []string{"a[1].published: this service has listed next for 0s, "}},
-		"one that is listed is gone":             {both, time.Time{}, []Entry{stays}, old, []string{"a: next is gone, "}},
-		"one that is listed isn't any more":      {both, time.Time{}, []Entry{stays, entry("next", Record{State: Prepared})}, old, []string{"a[1].state: next is no more listed, "}},
-		"one that is listed is distrusted":       {both, time.Time{}, []Entry{stays, entry("next", Record{State: Distrusted})}, old, nil},
-		"the one that signs is distrusted":       {both, time.Time{}, []Entry{entry("old", Record{State: Distrusted}), active}, next, []string{"a[0].state: old signs in this service: "}},
-		"the window of the signer is closed":     {both, time.Time{}, []Entry{retired(now.Add(-Handover - time.Second)), active}, next, []string{"a[0].retired: old signed in this service until now, "}},
-		"the window of the signer is at its end": {both, time.Time{}, []Entry{retired(now.Add(-Handover)), active}, next, nil},
+		"one authority":                          {both[:1], now, nil, old, nil, ""},
+		"nothing changes":                        {both, time.Time{}, []Entry{stays, entry("next", Record{State: Published})}, old, nil, ""},
+		"listed since before the start":          {both, time.Time{}, []Entry{retired(now), active}, next, nil, ""},
+		"listed for a day":                       {both, now.Add(-day), []Entry{retired(now), active}, next, nil, ""},
+		"listed for all but the tenth":           {both, now.Add(-day + day/10), []Entry{retired(now), active}, next, nil, ""},
+		"listed for less":                        {both, now.Add(-day + day/10 + time.Second), []Entry{retired(now), active}, next, []string{"a[1].published: this service has listed next for 21h35m59s, whatever is written"}, ""},
+		"listed for less, forced":                {both, now.Add(-time.Hour), []Entry{retired(now), forced}, next, nil, ""},
+		"never listed":                           {both[:1], time.Time{}, []Entry{retired(now), active}, next, []string{"a[1].published: this service has listed next for 0s, "}, ""},
+		"one that is listed is gone":             {both, time.Time{}, []Entry{stays}, old, []string{"a: next is gone, "}, ""},
+		"one that is listed isn't any more":      {both, time.Time{}, []Entry{stays, entry("next", Record{State: Prepared})}, old, []string{"a[1].state: next is no more listed, "}, ""},
+		"one that is listed is distrusted":       {both, time.Time{}, []Entry{stays, entry("next", Record{State: Distrusted})}, old, nil, ""},
+		"the one that signs is distrusted":       {both, time.Time{}, []Entry{entry("old", Record{State: Distrusted}), active}, next, []string{"a[0].state: old signs in this service: "}, ""},
+		"the window of the signer is closed":     {both, time.Time{}, []Entry{retired(now.Add(-Handover - time.Second)), active}, next, []string{"a[0].retired: old signed in this service until now, "}, ""},
+		"the window of the signer is at its end": {both, time.Time{}, []Entry{retired(now.Add(-Handover)), active}, next, nil, ""},
 		"two faults": {both, now, []Entry{entry("old", Record{}), active}, next, []string{
-			"a[0].state: old is no more listed, ", "a[1].published: this service has listed next for 0s, "}},
+			"a[0].state: old is no more listed, ", "a[1].published: this service has listed next for 0s, "}, ""},
+		"the signer's chain is swapped": {both, time.Time{}, []Entry{stays, entry("next", Record{State: Published})}, ID([]byte("other")), []string{
+			"a[0].chain: begins with another certificate than the one of old", "a[0].published: "}, "old"},
+		"both chains are swapped": {both, time.Time{}, []Entry{stays, entry("next", Record{State: Published})}, old, []string{
+			"a[0].chain: begins with another", "a[1].chain: begins with another"}, "old next"},
+		"the chain of a distrusted one is swapped": {both, time.Time{}, []Entry{stays, entry("next", Record{State: Distrusted})}, old, nil, "next"},
 	} {
-		before := InForce{Listed: c.listed, Active: old, FirstListed: map[[32]byte]time.Time{}}
+		before := InForce{Listed: c.listed, Active: old, FirstListed: map[[32]byte]time.Time{}, Chains: map[string][32]byte{"old": old, "next": next}}
+		chains := map[string][32]byte{"old": old, "next": next}
+		for swapped := range strings.SplitSeq(c.swapped, " ") {
+			chains[swapped] = ID([]byte("other"))
+		}
 		if !c.first.IsZero() {
 			before.FirstListed[next] = c.first
 		}
 		var f setting.Faults
-		AddFaults("a", CheckFollow(before, c.next, c.active, Terms{Now: now, Propagation: day}), &f)
+		AddFaults("a", CheckFollow(before, c.next, c.active, chains, Terms{Now: now, Propagation: day}), &f)
 		var got []string
 		if err := (*setting.FaultError)(nil); errors.As(f.Err(), &err) {
 			got = err.Faults

@@ -29,7 +29,7 @@ func TestSteps(t *testing.T) {
 	t.Parallel()
 	legal := map[string]State{
 		"new prepare": Prepared, "prepared publish": Published, "published activate": Active, "retired publish": Published,
-		"published retire": Retired, "retired retire": Retired,
+		"published retire":  Retired,
 		"prepared distrust": Distrusted, "published distrust": Distrusted, "retired distrust": Distrusted,
 	}
 	for _, e := range entries() {
@@ -63,6 +63,10 @@ func TestSteps(t *testing.T) {
 				t.Errorf("%s leads to what can't be: %v", name, faults)
 			}
 		}
+	}
+	again, err := Do(entries(), "retired", Retire, Terms{Now: noon.Add(2 * day), Propagation: day, Again: true})
+	if err != nil || !again[4].WindowEnd().Equal(noon.Add(2*day+Handover)) {
+		t.Errorf("retired again, as asked: %+v, %v", again, err)
 	}
 	if _, err := Do(entries(), "unknown", Publish, Terms{Now: noon}); err == nil {
 		t.Error("a step of an unknown authority")

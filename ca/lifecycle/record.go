@@ -77,9 +77,9 @@ func (r Record) WindowEnd() time.Time {
 	return r.Retired.Add(Handover)
 }
 
-// hasSigned reports whether it was the active one at some time. The first of all
+// HasSigned reports whether it was the active one at some time. The first of all
 // may have no time of its own: it signed before there was a second.
-func (r Record) hasSigned() bool {
+func (r Record) HasSigned() bool {
 	past := r.State == Retired || r.State == Distrusted
 	return r.State == Active || !r.Activated.IsZero() || past && r.Prepared.IsZero() && r.Published.IsZero()
 }
@@ -88,7 +88,7 @@ func (r Record) hasSigned() bool {
 // nothing that it replaces.
 func first(all []Entry, i int) bool {
 	for j, e := range all {
-		if j != i && e.hasSigned() {
+		if j != i && e.HasSigned() {
 			return false
 		}
 	}

@@ -53,6 +53,8 @@ type Terms struct {
 	Propagation time.Duration
 	// Force overrides the propagation guard.
 	Force bool
+	// Again lets a retired authority be retired again, which moves its window's end.
+	Again bool
 }
 
 // ErrTooSoon is in the error of an activation that the propagation guard stopped.
@@ -164,6 +166,10 @@ func Do(all []Entry, name string, action Action, t Terms) ([]Entry, error) {
 		}
 		e.Activated = now
 	case Retire:
+		if all[i].State == Retired && !t.Again {
+			return nil, noStep("%s is retired since %s, and its window ends at %s; `mayfly authority retire %s --again` moves the end to an hour from now, and clients trust for longer what its key signs",
+				name, stamp(all[i].Retired), stamp(all[i].WindowEnd()), name)
+		}
 		e.Retired = now
 	case Distrust:
 		e.Distrusted = now

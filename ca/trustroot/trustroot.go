@@ -11,6 +11,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
@@ -100,22 +101,27 @@ func (a *Authority) parse(oneOrganization bool) ([]*x509.Certificate, error) {
 	if len(a.Chain) == 0 {
 		return nil, errors.New("has no certificates")
 	}
-	chain := make([]*x509.Certificate, len(a.Chain))
+	certs := make([]*x509.Certificate, len(a.Chain))
 	for i, der := range a.Chain {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return nil, fmt.Errorf("certificate %d: %w", i, err)
 		}
-		chain[i] = c
+		certs[i] = c
 	}
-	for i, c := range chain {
-		parent := chain[min(i+1, len(chain)-1)] // the root's is itself
-		if err := c.CheckSignatureFrom(parent); err != nil {
+	for i, c := range certs {
+		var err error
+		if i < len(certs)-1 {
+			err = c.CheckSignatureFrom(certs[i+1])
+		} else if !chain.SelfSigned(c) {
+			err = errors.New("it isn't a root")
+		}
+		if err != nil {
 			return nil, fmt.Errorf("certificate %d isn't signed by the next, or the last by itself: %w", i, err)
 		}
-		if oneOrganization && !slices.Equal(c.Subject.Organization, chain[0].Subject.Organization) {
+		if oneOrganization && !slices.Equal(c.Subject.Organization, certs[0].Subject.Organization) {
 			return nil, fmt.Errorf("certificate %d names another Organization than the first", i)
 		}
 	}
-	return chain, nil
+	return certs, nil
 }

@@ -18,7 +18,7 @@ import (
 var epoch = time.Date(2026, 1, 2, 3, 4, 5, 0, time.UTC)
 
 // chain makes an intermediate and a root of the organizations.
-func chain(t testing.TB, intermediateOrg, rootOrg string) [][]byte {
+func newChain(t testing.TB, intermediateOrg, rootOrg string) [][]byte {
 	t.Helper()
 	ca := func(org, name string) *x509.Certificate {
 		return catest.Authority(org, name, epoch, epoch.AddDate(5, 0, 0))
@@ -46,8 +46,8 @@ func sample(t testing.TB) Input {
 	service := func(url string) []Service { return []Service{{URL: url, Operator: "example.com", Start: epoch}} }
 	return Input{
 		Authorities: []Authority{
-			{Chain: chain(t, "Example", "Example"), URL: "https://ca.example", Start: epoch.AddDate(0, 1, 0)},
-			{Chain: chain(t, "Example", "Example"), URL: "https://ca.example", Start: epoch, End: epoch.AddDate(0, 2, 0)},
+			{Chain: newChain(t, "Example", "Example"), URL: "https://ca.example", Start: epoch.AddDate(0, 1, 0)},
+			{Chain: newChain(t, "Example", "Example"), URL: "https://ca.example", Start: epoch, End: epoch.AddDate(0, 2, 0)},
 		},
 		Logs:  []ctlog.Description{later, newLog(t)},
 		CA:    service("https://ca.example"),
@@ -250,7 +250,7 @@ func TestRenderRefuses(t *testing.T) {
 		{"no chain", func(in *Input) { in.Authorities[0].Chain = nil }, "has no certificates"},
 		{"no root", func(in *Input) { in.Authorities[0].Chain = in.Authorities[0].Chain[:1] }, "isn't signed by the next, or the last by itself"},
 		{"garbage", func(in *Input) { in.Authorities[0].Chain[0] = []byte("x") }, "certificate 0"},
-		{"two Organizations", func(in *Input) { in.Authorities[0].Chain = chain(t, "A", "B") }, "another Organization"},
+		{"two Organizations", func(in *Input) { in.Authorities[0].Chain = newChain(t, "A", "B") }, "another Organization"},
 		{"no start", func(in *Input) { in.Authorities[0].Start = time.Time{} }, "has no start"},
 		{"ends before it starts", func(in *Input) { in.Authorities[1].End = epoch.Add(-1) }, "ends before it starts"},
 		{"log twice", func(in *Input) { in.Logs[0] = in.Logs[1] }, "listed twice"},

@@ -49,10 +49,10 @@ published again before it can sign again, since clients know its window as close
 		done: "is published",
 	},
 	{
-		action: lifecycle.Retire, short: "Withdraw a published authority, or move the end of a retired one's window",
-		long: `Ends the window of a published authority that isn't to sign after all, or moves
-the end of a retired one's: it ends an hour from now. The active one is retired by
-activating another.`,
+		action: lifecycle.Retire, short: "Withdraw a published authority",
+		long: `Ends the window of a published authority that isn't to sign after all: it ends an
+hour from now. The active one is retired by activating another. A retired one is
+left as it is, unless --again moves the end of its window to an hour from now.`,
 		done: "is retired; what it signed stays trusted",
 	},
 	{
@@ -66,6 +66,7 @@ can't be taken back. The active one can't be distrusted: activate another first.
 
 func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 	var file string
+	var again bool
 	cmd := &cobra.Command{
 		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
 		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
@@ -75,7 +76,7 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 				return err
 			}
 			defer store.Close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation}
+			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Again: again}
 			if err := takeStep(cmd.Context(), store, args[0], s.action, t); err != nil {
 				return err
 			}
@@ -87,6 +88,9 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 		},
 	}
 	configFlag(cmd, &file)
+	if s.action == lifecycle.Retire {
+		cmd.Flags().BoolVar(&again, "again", false, "also move the end of a retired authority's window: clients trust for longer what its key signs")
+	}
 	return cmd
 }
 

@@ -229,6 +229,9 @@ func (c *caIntermediate) run(ctx context.Context, io streams) error {
 		return err
 	}
 	defer kms.Close(issuerSigner)
+	if err := intermediate.CheckIssuer(issuer); err != nil {
+		return err
+	}
 	key, signer, err := c.key.open(ctx, io.Out)
 	if err != nil {
 		return err

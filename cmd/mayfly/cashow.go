@@ -50,11 +50,12 @@ also fails where something is wrong.`,
 				ceremony.Print(streams.Out, c)
 				fmt.Fprintln(streams.Out)
 			}
-			faults := cacert.Faults(certs, need(time.Now(), below))
-			for _, f := range faults {
+			found := cacert.Check(certs, need(time.Now(), below))
+			for _, f := range found.Faults() {
 				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
 			}
-			if len(faults) == 0 {
+			printRemarks(streams.Out, found)
+			if len(found.Faults()) == 0 {
 				fmt.Fprintln(streams.Out, "no faults as an issuer")
 			}
 			return nil
@@ -62,6 +63,13 @@ also fails where something is wrong.`,
 	}
 	belowFlag(cmd, &below)
 	return cmd
+}
+
+// printRemarks prints what clients put up with.
+func printRemarks(out io.Writer, found cachain.Findings) {
+	for _, r := range found.Remarks() {
+		fmt.Fprintf(out, "remark: %s\n", terminal.Line(r))
+	}
 }
 
 func belowFlag(cmd *cobra.Command, below *int) {
@@ -103,7 +111,9 @@ signatures takes it. --root compares the chain's root with the one that you have
 from elsewhere: without it the chain only agrees with itself. --key opens the
 issuing key, signs a trial with it, and compares it with the first certificate.
 
-Every fault is listed with its mend. The exit status is 1 when there is any.`,
+Every fault is listed with its mend, as mayfly check lists it. A remark is what
+clients take as it is, though certificates that are made anew should be otherwise:
+a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
 		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
 		Args:    cobra.ExactArgs(1),
 		RunE:    func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
@@ -127,7 +137,9 @@ func (c *caVerify) run(ctx context.Context, io streams, path string) error {
 	if err != nil {
 		return err
 	}
-	faults := cacert.Faults(certs, need(now, c.below))
+	found := cacert.Check(certs, need(now, c.below))
+	faults := found.Faults()
+	printRemarks(io.Out, found)
 	if len(faults) == 0 {
 		fmt.Fprintf(io.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
 	}

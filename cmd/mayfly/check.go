@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"slices"
 	"strings"
 	"time"
 
@@ -23,10 +24,13 @@ func newCheckCommand(streams streams) *cobra.Command {
 		Use:   "check",
 		Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
-issuers, presets, logs' keys, TLS. It changes nothing and sends nothing, so it
-may run beside a service. The exit status is 1 when there is any fault. A remark
-is no fault: it is about what works and is likely meant otherwise, such as a
-condition over a claim that the issuer isn't known to send.
+issuers, presets, TLS, and what a start would lock and write: the logs with their
+keys, names and marks, frozen logs, the audit trail, and who may write them. A sample
+certificate is verified through each chain, as a client would. It changes nothing and
+sends nothing, so it may run beside a service. The exit status is 1 when there is any
+fault. A remark is no fault: somebody holds a log or the trail, clients put up with a
+chain, plain text goes beyond loopback, or a condition reads a claim that the issuer
+isn't known to send.
 
 --online also asks the others: each issuer that has a URL for its discovery
 document and its keys, the store of used tokens for a write, and each external
@@ -39,17 +43,15 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			if err != nil {
 				return err
 			}
-			loaded, err := service.Load(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
+			loaded, err := service.Check(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
 			if err != nil {
 				return startFailure(err, "")
 			}
 			_, end := loaded.Authorities.Active.Validity()
 			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
 				file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
-			for _, remark := range append(inlineStates(file, c), identity.Remarks("issuers", c.Issuers)...) {
-				fmt.Fprintf(streams.Out, "  remark     %s\n", remark)
-			}
-			for _, remark := range identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny) {
+			for _, remark := range slices.Concat(inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
+				identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny)) {
 				fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
 			}
 			if online {

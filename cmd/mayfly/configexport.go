@@ -51,6 +51,10 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 				return err
 			}
 			var all []exported
+			if len(c.CA.Authorities) > 0 && c.Lost() {
+				return &failure{code: exitFailed, mend: "restore the file from a copy, or write the state and its times beside each of ca.authorities first",
+					err: fmt.Errorf("%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)}
+			}
 			if len(c.CA.Authorities) > 0 {
 				all = append(all, exportAuthorities(c.CA.Section, authorities, file))
 			}

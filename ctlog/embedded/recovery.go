@@ -150,26 +150,33 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if !missing {
 		l.mark = mark
 	}
-	floors := []checkpoint.Tree{high}
-	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // a crash while the log was made; it is published soon
-	case err != nil:
-		return err
-	default:
-		floors = append(floors, published.Tree)
-	}
-	now, err := l.verifyState(ctx, floors...)
+	now, err := l.survey(ctx, high, missing)
 	if err != nil {
 		return err
 	}
 	if !missing {
 		return l.hold(now, high)
 	}
-	if now.Size > 0 && !l.o.AcceptMissingMark {
-		return fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
-	}
 	return l.newMark(ctx, now)
+}
+
+// survey gives the tree on the disk where it continues what mark and checkpoint have
+// seen. It only reads.
+func (l *Log) survey(ctx context.Context, high checkpoint.Tree, missing bool) (checkpoint.Tree, error) {
+	floors := []checkpoint.Tree{high}
+	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
+	switch {
+	case errors.Is(err, os.ErrNotExist): // a crash while the log was made; it is published soon
+	case err != nil:
+		return checkpoint.Tree{}, err
+	default:
+		floors = append(floors, published.Tree)
+	}
+	now, err := l.verifyState(ctx, floors...)
+	if err == nil && missing && now.Size > 0 && !l.o.AcceptMissingMark {
+		err = fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
+	}
+	return now, err
 }
 
 // newMark makes the mark file and opens it.

@@ -38,6 +38,23 @@ func Take(f *os.File) error {
 	}
 }
 
+// Held reports whether somebody holds the lock of the file at path. A file that isn't
+// there isn't made, and nobody holds it.
+func Held(path string) (bool, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, os.ErrNotExist) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	defer f.Close() // which gives up what Take took
+	if err := Take(f); !errors.Is(err, ErrHeld) {
+		return false, err
+	}
+	return true, nil
+}
+
 // Retry calls take again while its error is ErrHeld, for as long as patience: the
 // lock of a process that was killed can outlive it for a moment. It returns take's
 // last error, or the context's when ctx ends first.

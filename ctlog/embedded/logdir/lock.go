@@ -31,6 +31,9 @@ func (d Dir) Lock(ctx context.Context, wait time.Duration) (l *Lock, err error) 
 	return l, err
 }
 
+// InUse reports whether somebody has the log open.
+func (d Dir) InUse() (bool, error) { return filelock.Held(d.Path(lockName)) }
+
 // untilFree tries a lock for as long as wait. what names it in the error, which is
 // ErrLocked where the lock is held to the end.
 func untilFree(ctx context.Context, what string, wait time.Duration, try func() error) error {

@@ -68,12 +68,12 @@ func (s *Service) prepareAuthorities(ctx context.Context, next *state) (_ func(c
 func (s *Service) checkAuthorities(ctx context.Context, before *state, next *authority.Set, c *config.Config) error {
 	var f setting.Faults
 	const list = "ca.authorities"
-	inForce := lifecycle.InForce{Active: lifecycle.ID(before.configured.Active.Chain[0]), FirstListed: before.firstListed}
+	inForce := lifecycle.InForce{Active: lifecycle.ID(before.configured.Active.Chain[0]), FirstListed: before.firstListed, Chains: before.configured.Chains}
 	for _, l := range before.configured.Trusted {
 		inForce.Listed = append(inForce.Listed, lifecycle.Listed{Name: l.Name, ID: lifecycle.ID(l.Chain[0])})
 	}
 	terms := lifecycle.Terms{Now: s.Now(), Propagation: c.CA.Propagation}
-	lifecycle.AddFaults(list, lifecycle.CheckFollow(inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), terms), &f)
+	lifecycle.AddFaults(list, lifecycle.CheckFollow(inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), next.Chains, terms), &f)
 	if now := before.configured.Active; next.Active != now {
 		if next.Active.IsEphemeral() || now.IsEphemeral() {
 			f.Add(list, "an authority of `mode: ephemeral` begins or ends to sign only with a restart: restart the service")

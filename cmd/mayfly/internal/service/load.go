@@ -48,11 +48,13 @@ func (d Dependencies) withRegistry() Dependencies {
 // written nor connected: all that can be looked at while a service runs.
 type Components struct {
 	Authorities *authority.Set
-	LogKeys     []kms.Signer // of our logs, in the order of ctlog.Config.Own
-	verifier    *identity.Verifier
-	keys        *proof.Policy
-	replay      *replay.Store // nil where a process remembers used tokens by itself
-	external    []*external.Log
+	// Remarks are what works as it is and should be otherwise, by its place in the configuration.
+	Remarks  []string
+	LogKeys  []kms.Signer // of our logs, in the order of ctlog.Config.Own
+	verifier *identity.Verifier
+	keys     *proof.Policy
+	replay   *replay.Store // nil where a process remembers used tokens by itself
+	external []*external.Log
 }
 
 // Load reads everything that c names and reports all faults at once, as a
@@ -62,18 +64,20 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	var loaded Components
 	var f setting.Faults
 	var err error
-	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, d.authorityOptions(c, nil)); err != nil {
+	o := d.authorityOptions(c, nil)
+	o.Remark = func(r string) { loaded.Remarks = append(loaded.Remarks, r) }
+	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, o); err != nil {
 		addFaults(&f, "ca", err)
 	}
-	o := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny, Requests: c.Server.Limits.Issuances}
+	of := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny, Requests: c.Server.Limits.Issuances}
 	if c.Replay.Enabled() {
 		if loaded.replay, err = replay.New(c.Replay, d.Now); err != nil {
 			addFaults(&f, "replay.redis", err)
 		} else {
-			o.Replay = loaded.replay
+			of.Replay = loaded.replay
 		}
 	}
-	if loaded.verifier, err = identity.NewVerifier(c.Issuers, o); err != nil {
+	if loaded.verifier, err = identity.NewVerifier(c.Issuers, of); err != nil {
 		addFaults(&f, "issuers", err)
 	}
 	if loaded.keys, err = proof.NewPolicy(); err != nil {

@@ -30,22 +30,45 @@ type logSet struct {
 }
 
 // shard is a log that this process writes, with the configuration that it has in
-// one state. log and scrub go on from one state to the next.
+// one state. about, log and scrub go on from one state to the next.
 type shard struct {
 	config ctlog.EmbeddedConfig
-	log    *embedded.Log
+	about  ctlog.Description
+	log    *embedded.Log // nil where it is only looked at
 	scrub  *scrub
 }
 
 // description is what the trust root says of the log, with the end that its
 // configuration has.
 func (s *shard) description() ctlog.Description {
-	d := s.log.Description()
+	d := s.about
 	d.End = s.config.End
 	return d
 }
 
-func (s *shard) prefix() string { return strings.TrimSuffix(s.log.Prefix(), "/") }
+// reads are what the log answers.
+func (s *shard) reads() http.Handler {
+	if s.log == nil {
+		return http.NotFoundHandler()
+	}
+	return s.log.Handler()
+}
+
+// submissions are the paths that take entries.
+func (s *shard) submissions() []string {
+	if s.log == nil {
+		return nil
+	}
+	return s.log.Submissions()
+}
+
+func (s *shard) prefix() string {
+	u, err := url.Parse(s.about.URL)
+	if err != nil {
+		return "" // the configuration was checked
+	}
+	return strings.TrimSuffix(u.Path, "/")
+}
 
 // scrub checks a log now and then in the background.
 type scrub struct {
@@ -97,10 +120,11 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 	for i, c := range next.config.CTLog.Own() {
 		one := &shard{config: c, scrub: &scrub{}}
 		if known := open[strings.TrimSuffix(c.URL, "/")]; known != nil {
-			one.log, one.scrub = known.log, known.scrub
+			one.about, one.log, one.scrub = known.about, known.log, known.scrub
 		} else if one.log, err = s.openShard(ctx, c, next.configured.Roots(), keys, i); err != nil {
 			return nil, fmt.Errorf("%s: %w", next.config.CTLog.OwnPath("ctlog", i), err)
 		}
+		one.about = one.log.Description()
 		l.shards = append(l.shards, one)
 	}
 	if err := l.mount(); err != nil {
@@ -129,10 +153,10 @@ func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [
 func (l *logSet) mount() error {
 	for _, one := range l.shards {
 		prefix := one.prefix()
-		if err := l.mountAt(prefix, one.log.Handler()); err != nil {
+		if err := l.mountAt(prefix, one.reads()); err != nil {
 			return fmt.Errorf("%s: %w", one.config.URL, err)
 		}
-		for _, path := range one.log.Submissions() {
+		for _, path := range one.submissions() {
 			l.posts[prefix+path] = l.mounts[prefix+"/"]
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 
 	"github.com/mayfly-ca/mayfly/ca"
@@ -31,6 +32,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	s := &Service{Dependencies: d.withRegistry(), started: c, logBase: o.LogBase, reads: read.NewBudget()}
 	if s.loaded, err = Load(ctx, c, s.Dependencies); err != nil {
 		return nil, err
+	}
+	for _, r := range s.loaded.Remarks {
+		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a remark on the configuration", slog.String("remark", r))
 	}
 	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, logs: &logSet{}}
 	defer func() {

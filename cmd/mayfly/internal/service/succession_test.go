@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	"fmt"
 	"net/http"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -35,7 +37,12 @@ func newRotating(t *testing.T) *rotating { return newRotatingTo(t, newRootAndIss
 // newRootAndIssuer is a CA with a root of its own.
 func newRootAndIssuer(t *testing.T, r *rig) authority.Config {
 	t.Helper()
-	made, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: filepath.Join(r.dir, "next"), Organization: "Example", Now: time.Now().Add(-time.Hour)})
+	return newRootAndIssuerAt(t, filepath.Join(r.dir, "next"))
+}
+
+func newRootAndIssuerAt(t *testing.T, dir string) authority.Config {
+	t.Helper()
+	made, err := ceremony.CreateFiles(ceremony.CreateOptions{Dir: dir, Organization: "Example", Now: time.Now().Add(-time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -93,7 +100,7 @@ func (r *rotating) put(records []lifecycle.Entry) {
 // do takes a step, as the command would.
 func (r *rotating) do(t *testing.T, name string, action lifecycle.Action) {
 	t.Helper()
-	next, err := lifecycle.Do(r.records, name, action, lifecycle.Terms{Now: time.Now(), Propagation: 24 * time.Hour, Force: true})
+	next, err := lifecycle.Do(r.records, name, action, lifecycle.Terms{Now: time.Now(), Propagation: 24 * time.Hour, Force: true, Again: true})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -299,4 +306,32 @@ func TestSuccessionAsksLogs(t *testing.T) {
 		t.Errorf("/readyz?verbose says %q", page)
 	}
 	r.issues(t, "the new one signs", r.signingRequest(t, r.token(t, nil)))
+}
+
+// TestSwappedChainFile: an authority that clients are told to trust can't leave the
+// trusted root by another chain under its name.
+func TestSwappedChainFile(t *testing.T) {
+	t.Parallel()
+	r := newRotating(t)
+	r.do(t, "next", lifecycle.Prepare)
+	r.do(t, "next", lifecycle.Publish)
+	before := r.root(t)
+	other := newRootAndIssuerAt(t, filepath.Join(r.dir, "other"))
+	for i, name := range []string{"old", "next"} {
+		kept := r.list[i].Config
+		r.list[i].Config = other
+		r.put(r.records)
+		want := fmt.Sprintf("ca.authorities[%d].chain: begins with another certificate than the one of %s that clients are told to trust", i, name)
+		if !strings.Contains(r.lines.String(), want) {
+			t.Errorf("no line of the log has %q", want)
+		}
+		if !reflect.DeepEqual(r.root(t), before) {
+			t.Errorf("%s: the trusted root has changed", name)
+		}
+		r.list[i].Config = kept
+	}
+	r.put(r.records)
+	if _, page := r.readiness(t); strings.Contains(page, "configuration: failing") {
+		t.Errorf("put back, but /readyz?verbose says %q", page)
+	}
 }

@@ -1,0 +1,93 @@
+package service
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+)
+
+// Check is Load, and a look at all that a start would lock and write: audit trail,
+// logs, frozen logs and the documents for clients. It changes nothing and may run
+// beside the service. What another process holds is a remark, since that is usually
+// the service.
+func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, error) {
+	d = d.withRegistry()
+	var f setting.Faults
+	loaded, err := Load(ctx, c, d)
+	if err != nil {
+		addFaults(&f, "", err)
+		loaded = &Components{}
+	}
+	if inUse, err := audit.Inspect(c.Audit); err != nil {
+		addFaults(&f, "audit.path", err)
+	} else if inUse {
+		loaded.remark("audit.path", "%s is in use: a service runs with it, and this one wouldn't start beside it", c.Audit.Path)
+	}
+	if loaded.Authorities != nil {
+		loaded.inspectLogs(ctx, c, d, &f)
+	}
+	loaded.inspectServer(c)
+	if err := f.Err(); err != nil {
+		return nil, err
+	}
+	return loaded, nil
+}
+
+func (l *Components) remark(path, format string, args ...any) {
+	l.Remarks = append(l.Remarks, path+": "+fmt.Sprintf(format, args...))
+}
+
+// inspectLogs looks at our logs, frozen ones too, and at the documents that list them.
+func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Dependencies, f *setting.Faults) {
+	s := &Service{Dependencies: d, loaded: l, started: c}
+	set := &logSet{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
+	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set}
+	for i, log := range c.CTLog.Own() {
+		at := c.CTLog.OwnPath("ctlog", i)
+		about, inUse, err := embedded.Inspect(ctx, log, l.LogKeys[i].Public())
+		if err != nil {
+			addFaults(f, at, err)
+			continue
+		}
+		if inUse {
+			l.remark(at, "%s is in use: a service runs with it, and this one wouldn't start beside it", log.Directory)
+		}
+		set.shards = append(set.shards, &shard{config: log, about: about, scrub: &scrub{}})
+	}
+	err := set.mount()
+	if err == nil {
+		err = s.openFrozen(ctx, st, set)
+	}
+	if err != nil {
+		addFaults(f, "ctlog", err)
+		return
+	}
+	if _, err := s.render(st); err != nil {
+		addFaults(f, "ca", err)
+	}
+}
+
+// inspectServer remarks on what clients are told and how they are spoken to.
+func (l *Components) inspectServer(c *config.Config) {
+	for _, at := range []struct{ path, address string }{
+		{"server.http_address", c.Server.HTTPAddress}, {"server.grpc_address", c.Server.GRPCAddress},
+	} {
+		host, _, err := net.SplitHostPort(at.address)
+		if err != nil || loopback.Host(host) {
+			continue
+		}
+		if !c.Server.TLS.Enabled() {
+			l.remark(at.path, "%s speaks plain text beyond this machine: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls", at.address)
+		}
+		if c.Server.PublicURL == "" {
+			l.remark("server.public_url", "isn't set: clients are told to use http_address, %s, as it is written", c.Server.HTTPAddress)
+		}
+	}
+}
