@@ -6,6 +6,8 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // certificates is the listeners' certificate, read again when its files change.
@@ -48,17 +50,21 @@ func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
 	return pair, nil
 }
 
-// othersMayUse are the permissions that a private key must not have: to be read
-// or replaced by everybody.
-const othersMayUse = 0o006
+func (t *certificates) load() (*tls.Certificate, error) { return ReadCertificate(t.cert, t.key) }
 
-func (t *certificates) load() (*tls.Certificate, error) {
-	if t.tried[1].Mode().Perm()&othersMayUse != 0 {
-		return nil, fmt.Errorf("%s may be read or written by everybody: chmod o= it", t.key)
-	}
-	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+// ReadCertificate reads a certificate, with what follows it in its chain, and its key.
+func ReadCertificate(cert, key string) (*tls.Certificate, error) {
+	certs, err := os.ReadFile(cert) // #nosec G304 -- the operator names the file
 	if err != nil {
 		return nil, err
+	}
+	secret, err := secretfile.Read(key)
+	if err != nil {
+		return nil, err
+	}
+	pair, err := tls.X509KeyPair(certs, secret)
+	if err != nil {
+		return nil, fmt.Errorf("%s with %s: %w", cert, key, err)
 	}
 	return &pair, nil
 }

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 const (
@@ -48,14 +50,7 @@ func LoadOrCreateKey(path string) (*rsa.PrivateKey, error) {
 }
 
 func loadKey(path string) (*rsa.PrivateKey, error) {
-	info, err := os.Stat(path)
-	if err != nil {
-		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
-	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("devissuer: the signing key %s may be read by others: chmod 600 it", path)
-	}
-	text, err := os.ReadFile(path) // #nosec G304 -- the operator names the file
+	text, err := secretfile.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
 	}

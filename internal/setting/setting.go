@@ -69,9 +69,10 @@ type KeyRef string
 // Secret says where a secret is: in an environment variable or a file. It never
 // holds the secret itself, so a configuration can be printed.
 type Secret struct {
-	// Env is the name of an environment variable that holds the secret.
+	// Env is the name of an environment variable that holds the secret; one final new line is cut off.
 	Env string `yaml:"env,omitempty"`
-	// File is a file that holds the secret; one final new line is cut off.
+	// File is a file that holds the secret; one final new line is cut off. Nobody but its owner and
+	// the groups of the process may use it.
 	File Path `yaml:"file,omitempty"`
 }
 

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // Dependencies are what every component works with.
@@ -81,7 +81,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
-		if _, err := tls.LoadX509KeyPair(string(t.CertFile), string(t.KeyFile)); err != nil {
+		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)
 		}
 	}
