@@ -116,14 +116,14 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	}
 	publicURL, issuerURL := "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String()
 	locate(c, o, publicURL, issuerURL)
-	logger := c.Logging.Logger(streams.Err)
-	embedded.RedirectStorageLog(logger)
-	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
+	logger := openLog(c.Logging, streams.Err)
+	defer logger.Close()
+	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger.Logger})
 	if err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	overrides := service.Overrides{HTTPListener: rest, LogBase: publicURL}
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, overrides, devSource(o, publicURL, issuerURL))
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, overrides, devSource(o, publicURL, issuerURL))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}

@@ -60,9 +60,9 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	code, mend := exitFailed, ""
+	mend := ""
 	if f := (*failure)(nil); errors.As(err, &f) {
-		code, mend = f.code, f.mend
+		mend = f.mend
 	}
 	text := err.Error()
 	if errors.Is(err, context.Canceled) && mend == "" {
@@ -76,5 +76,17 @@ func report(w io.Writer, err error) int {
 	if mend != "" {
 		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(mend))
 	}
-	return code
+	return exitCode(err)
+}
+
+// exitCode is the code that err ends the process with.
+func exitCode(err error) int {
+	switch f := (*failure)(nil); {
+	case err == nil:
+		return exitOK
+	case errors.As(err, &f):
+		return f.code
+	default:
+		return exitFailed
+	}
 }

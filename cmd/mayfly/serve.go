@@ -16,7 +16,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -74,9 +73,9 @@ func loadWith(load func(string) (*config.Config, error), file string) (*config.C
 // serve opens a service and runs it until ctx ends.
 func serve(ctx context.Context, c *config.Config, from service.Source, streams streams) error {
 	tuneGC()
-	logger := c.Logging.Logger(streams.Err)
-	embedded.RedirectStorageLog(logger)
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, service.Overrides{}, from)
+	logger := openLog(c.Logging, streams.Err)
+	defer logger.Close()
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, service.Overrides{}, from)
 	if err != nil {
 		return startFailure(err, "change server.http_address, grpc_address or metrics_address, or end what listens there")
 	}
