@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync"
 
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
@@ -62,11 +64,22 @@ func ReadCertificate(cert, key string) (*tls.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	pair, err := tls.X509KeyPair(certs, secret)
+	chain, err := pemfile.CertificatesAmong(certs)
 	if err != nil {
-		return nil, fmt.Errorf("%s with %s: %w", cert, key, err)
+		return nil, fmt.Errorf("%s: %w", cert, err)
 	}
-	return &pair, nil
+	private, err := pemfile.PrivateKey(secret, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if !pubkey.Equal(chain[0].PublicKey, private.Public()) {
+		return nil, fmt.Errorf("%s: isn't the key of the first certificate in %s: name its key, or put the server's own certificate first", key, cert)
+	}
+	pair := &tls.Certificate{PrivateKey: private, Leaf: chain[0]}
+	for _, c := range chain {
+		pair.Certificate = append(pair.Certificate, c.Raw)
+	}
+	return pair, nil
 }
 
 // get is the certificate of a handshake. Each one looks whether the files have

@@ -15,6 +15,7 @@ import (
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
@@ -54,13 +55,9 @@ func loadKey(path string) (*rsa.PrivateKey, error) {
 	if err != nil {
 		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
 	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != pemKeyType {
-		return nil, fmt.Errorf("devissuer: the signing key %s is not a PEM PRIVATE KEY (PKCS#8); remove the file to have a new one made", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
+	parsed, err := pemfile.PrivateKey(text, nil)
 	if err != nil {
-		return nil, fmt.Errorf("devissuer: the signing key %s can't be parsed; remove the file to have a new one made: %w", path, err)
+		return nil, fmt.Errorf("devissuer: the signing key %s can't be read; remove the file to have a new one made: %w", path, err)
 	}
 	key, ok := parsed.(*rsa.PrivateKey)
 	if !ok {
