@@ -203,7 +203,7 @@ func TestLoadRefuses(t *testing.T) {
 				return i + "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n"
 			}
 		}, []string{"only certificates belong here"}},
-		{"cut off", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + r[:len(r)-40] } }, []string{"PEM block 2 isn't whole"}},
+		{"cut off", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + r[:len(r)-40] } }, []string{"isn't whole PEM at block 2"}},
 		{"damaged", func(_ *testing.T, l *lineage) {
 			l.order = func(i, _ string) string { return i + "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n" }
 		}, []string{"certificate 2 can't be read"}},

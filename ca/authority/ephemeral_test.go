@@ -524,7 +524,7 @@ func TestHistory(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		"damaged":          {name, good[:len(good)/2], "PEM block 1 isn't whole: restore it from a copy"},
+		"damaged":          {name, good[:len(good)/2], "isn't whole PEM at block 1: restore it from a copy"},
 		"empty":            {name, nil, "is empty: a certificate"},
 		"another's name":   {historyName(root), good, "holds another certificate than its name says"},
 		"two certificates": {name, append(bytes.Clone(good), good...), "has more in it than one certificate"},

@@ -146,7 +146,7 @@ func TestHostileRequests(t *testing.T) {
 		"nothing":                 {nil, "is empty: a certificate request is expected"},
 		"text":                    {[]byte("hello"), "holds no PEM block"},
 		"two":                     {append(bytes.Clone(good), newCSR(t, &x509.CertificateRequest{}, other)...), "more than one PEM block"},
-		"cut off":                 {good[:len(good)-30], "PEM block 1 isn't whole"},
+		"cut off":                 {good[:len(good)-30], "isn't whole PEM at block 1"},
 		"a certificate":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("CERTIFICATE")), `holds a "CERTIFICATE"`},
 		"a private key":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("PRIVATE KEY")), "holds a private key"},
 		"a megabyte":              {bytes.Repeat([]byte("A"), 1<<20), "larger than 65536 bytes"},

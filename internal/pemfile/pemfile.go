@@ -89,7 +89,7 @@ func blocks(text []byte) ([]*pem.Block, error) {
 			if bytes.Contains(text[at:], []byte(`\n`)) {
 				hint = "; its ends of line are written as \\n, which `printf '%b' \"$(cat FILE)\" > NEW.pem` mends"
 			}
-			return nil, fmt.Errorf("PEM block %d isn't whole: restore it from a copy%s", len(all)+1, hint)
+			return nil, fmt.Errorf("isn't whole PEM at block %d: restore it from a copy%s", len(all)+1, hint)
 		}
 		all, text = append(all, block), rest
 	}
