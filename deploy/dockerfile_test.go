@@ -102,7 +102,7 @@ func TestDockerfile(t *testing.T) {
 			if err := json.Unmarshal([]byte(text), &words); err != nil {
 				t.Errorf("%s %s: not in exec form: %v", what, text, err)
 			}
-			if what == "HEALTHCHECK" && !slices.Equal(words, []string{"/usr/bin/mayfly", "healthcheck"}) {
+			if what == "HEALTHCHECK" && !slices.Equal(words, []string{"/usr/bin/mayfly", "healthcheck", "--config", "/etc/mayfly/mayfly.yaml"}) {
 				t.Errorf("HEALTHCHECK runs %q", words)
 			}
 		}

@@ -6,6 +6,10 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // certificates is the listeners' certificate, read again when its files change.
@@ -48,19 +52,34 @@ func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
 	return pair, nil
 }
 
-// othersMayUse are the permissions that a private key must not have: to be read
-// or replaced by everybody.
-const othersMayUse = 0o006
+func (t *certificates) load() (*tls.Certificate, error) { return ReadCertificate(t.cert, t.key) }
 
-func (t *certificates) load() (*tls.Certificate, error) {
-	if t.tried[1].Mode().Perm()&othersMayUse != 0 {
-		return nil, fmt.Errorf("%s may be read or written by everybody: chmod o= it", t.key)
-	}
-	pair, err := tls.LoadX509KeyPair(t.cert, t.key)
+// ReadCertificate reads a certificate, with what follows it in its chain, and its key.
+func ReadCertificate(cert, key string) (*tls.Certificate, error) {
+	certs, err := os.ReadFile(cert) // #nosec G304 -- the operator names the file
 	if err != nil {
 		return nil, err
 	}
-	return &pair, nil
+	secret, err := secretfile.Read(key)
+	if err != nil {
+		return nil, err
+	}
+	chain, err := pemfile.CertificatesAmong(certs)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", cert, err)
+	}
+	private, err := pemfile.PrivateKey(secret, nil)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", key, err)
+	}
+	if !pubkey.Equal(chain[0].PublicKey, private.Public()) {
+		return nil, fmt.Errorf("%s: isn't the key of the first certificate in %s: name its key, or put the server's own certificate first", key, cert)
+	}
+	pair := &tls.Certificate{PrivateKey: private, Leaf: chain[0]}
+	for _, c := range chain {
+		pair.Certificate = append(pair.Certificate, c.Raw)
+	}
+	return pair, nil
 }
 
 // get is the certificate of a handshake. Each one looks whether the files have

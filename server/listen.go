@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,7 +18,7 @@ type listeners struct {
 }
 
 // Listen opens the configured addresses and reads the TLS certificate. On an
-// error nothing stays open. Close ends what Serve is never called for.
+// error, which names every address that is taken, nothing stays open. Close ends what Serve is never called for.
 func (s *Server) Listen(ctx context.Context) (err error) {
 	var l listeners
 	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
@@ -28,6 +29,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 			l.close()
 		}
 	}()
+	var taken []error
 	for _, open := range []struct {
 		address string
 		bound   net.Listener
@@ -43,10 +45,14 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		}
 		if opened == nil {
 			if opened, err = new(net.ListenConfig).Listen(ctx, "tcp", open.address); err != nil {
-				return fmt.Errorf("server: %w", err)
+				taken = append(taken, fmt.Errorf("server: %w", err))
+				continue
 			}
 		}
 		*open.into = newConnectionLimit(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
+	}
+	if err := errors.Join(taken...); err != nil {
+		return err
 	}
 	s.listeners = l
 	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {

@@ -28,6 +28,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -204,13 +205,19 @@ func TestLoadRefuses(t *testing.T) {
 				return i + "-----BEGIN CERTIFICATE REQUEST-----\nMAA=\n-----END CERTIFICATE REQUEST-----\n"
 			}
 		}, []string{"only certificates belong here"}},
-		{"text", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + "junk\n" + r } }, []string{"has text that isn't PEM after certificate 1"}},
-		{"cut off", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + r[:len(r)-40] } }, []string{"certificate 2 isn't whole PEM"}},
+		{"cut off", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + r[:len(r)-40] } }, []string{"isn't whole PEM at block 2"}},
 		{"damaged", func(_ *testing.T, l *lineage) {
 			l.order = func(i, _ string) string { return i + "-----BEGIN CERTIFICATE-----\nMAA=\n-----END CERTIFICATE-----\n" }
 		}, []string{"certificate 2 can't be read"}},
-		{"empty", func(_ *testing.T, l *lineage) { l.order = func(_, _ string) string { return "\n" } }, []string{"holds no certificate"}},
-		{"too long", func(_ *testing.T, l *lineage) { l.order = func(i, r string) string { return i + strings.Repeat(r, 9) } }, []string{"has more than 8 certificates"}},
+		{"empty", func(_ *testing.T, l *lineage) { l.order = func(_, _ string) string { return "\n" } }, []string{"is empty: a certificate"}},
+		{"too long", func(t *testing.T, l *lineage) {
+			l.order = func(i, r string) string {
+				for range 9 {
+					i += chain.Encode(catest.Sign(t, l.root, nil, l.rootKey.Public(), l.rootKey).Raw) // ECDSA: no two are the same
+				}
+				return i + r
+			}
+		}, []string{"has more than 8 certificates"}},
 		{"too large", func(_ *testing.T, l *lineage) {
 			l.order = func(_, _ string) string { return strings.Repeat("\n", chain.MaxBytes+1) }
 		}, []string{"is larger than 262144 bytes"}},

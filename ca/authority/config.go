@@ -71,7 +71,7 @@ type Config struct {
 	// risks and costs.
 	Mode Mode `yaml:"mode,omitempty"`
 	// Key is the private key of the issuing certificate: `file:PATH` of a PEM
-	// file that its owner alone may read (mode 0600), or a key in a KMS as the
+	// file that nobody beyond its owner and the groups of the process may use, or a key in a KMS as the
 	// vendor's console shows it, such as an AWS key ARN or an Azure key identifier.
 	// With `mode: sealed`, the key in a KMS that decrypts `sealed_key`. With `mode:
 	// ephemeral`, the key of the signing CA.

@@ -524,14 +524,14 @@ func TestHistory(t *testing.T) {
 		b    []byte
 		want string
 	}{
-		"damaged":          {name, good[:len(good)/2], "isn't whole PEM: restore the file from a copy"},
-		"empty":            {name, nil, "holds no certificate"},
+		"damaged":          {name, good[:len(good)/2], "isn't whole PEM at block 1: restore it from a copy"},
+		"empty":            {name, nil, "is empty: a certificate"},
 		"another's name":   {historyName(root), good, "holds another certificate than its name says"},
 		"two certificates": {name, append(bytes.Clone(good), good...), "has more in it than one certificate"},
 		"a space":          {name, append(bytes.Clone(good), ' '), "has more in it than one certificate"},
 		"the root":         {historyName(root), []byte(chain.Encode(root.Raw)), "isn't the certificate of an issuing CA"},
 		"another CA's":     {historyName(other), []byte(chain.Encode(other.Raw)), "doesn't belong to this authority's chain"},
-		"no PEM":           {"notes.txt", []byte("rotate on Monday"), "has text that isn't PEM"},
+		"no PEM":           {"notes.txt", []byte("rotate on Monday"), "holds no PEM block: a certificate"},
 		"too large":        {"large.pem", bytes.Repeat([]byte("\n"), maxHistoryFile+1), "is larger than"},
 	} {
 		path := filepath.Join(dir, tt.name)

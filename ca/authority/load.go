@@ -88,7 +88,7 @@ func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
 		ephemeral = newSigningCA(c.Ephemeral, certs, path, &f)
 	}
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o.KMS))
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(o.KMS, certs))
 	if err != nil {
 		f.Add(path+".key", "%v", err)
 	} else {
@@ -241,7 +241,7 @@ func (l *loading) active(ctx context.Context, path string, c Config) *Authority 
 
 // try opens a key that is to sign later.
 func (l *loading) try(ctx context.Context, path string, c Config, name string, certs []*x509.Certificate) {
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS))
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS, certs))
 	var call *kms.CallError
 	switch {
 	case err == nil:

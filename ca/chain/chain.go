@@ -12,12 +12,11 @@ import (
 	"encoding/asn1"
 	"encoding/hex"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
@@ -27,38 +26,18 @@ const (
 	MaxLength = 8
 )
 
-// Parse reads the PEM of a chain file: certificates and blank lines only. What
-// stands between PEM blocks is refused, since it may be a damaged block. The
-// error continues a sentence that begins with the file's name.
+// Parse reads a chain file, see [pemfile.Certificates]. The error continues a
+// sentence that begins with the file's name.
 func Parse(b []byte) ([]*x509.Certificate, error) {
 	if len(b) > MaxBytes {
 		return nil, fmt.Errorf("is larger than %d bytes: keep only the chain", MaxBytes)
 	}
-	var chain []*x509.Certificate
-	for len(bytes.TrimSpace(b)) > 0 {
-		if !bytes.HasPrefix(bytes.TrimSpace(b), []byte("-----BEGIN ")) {
-			return nil, fmt.Errorf("has text that isn't PEM after certificate %d: remove it", len(chain))
-		}
-		block, rest := pem.Decode(b)
-		if block == nil {
-			return nil, fmt.Errorf("certificate %d isn't whole PEM: restore the file from a copy", len(chain)+1)
-		}
-		if strings.HasSuffix(block.Type, "PRIVATE KEY") {
-			return nil, errors.New("holds a private key: keep keys in a file of their own, and treat this one as exposed if others could read it")
-		}
-		if block.Type != "CERTIFICATE" {
-			return nil, fmt.Errorf("holds a %q: only certificates belong here", block.Type)
-		}
-		c, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d can't be read: %w", len(chain)+1, err)
-		}
-		if chain, b = append(chain, c), rest; len(chain) > MaxLength {
-			return nil, fmt.Errorf("has more than %d certificates: keep only the chain", MaxLength)
-		}
+	chain, err := pemfile.Certificates(b)
+	if err == nil && len(chain) > MaxLength {
+		err = fmt.Errorf("has more than %d certificates: keep only the chain", MaxLength)
 	}
-	if len(chain) == 0 {
-		return nil, errors.New("holds no certificate: put the issuing certificate first and the root last, in PEM")
+	if err != nil {
+		return nil, err
 	}
 	return chain, nil
 }

@@ -50,6 +50,11 @@ var ErrSignatureScheme = errors.New("the key doesn't sign that")
 // there already.
 var ErrKeyExists = errors.New("a key of this name exists, and is never replaced: use that one, or choose another name")
 
+// ErrPINRefused is wrapped by the error for a token that refuses its PIN, or would
+// lock with the next wrong one. Whoever starts processes again should leave this one
+// alone: every start takes a try.
+var ErrPINRefused = errors.New("the token refuses the PIN")
+
 // Healthy is a Signer that can say whether its key could sign now, at no cost
 // in signatures. Health's error is what Sign would fail with; after a Sign that
 // failed, Health may make one signature now and then to see the key recover.
@@ -65,6 +70,10 @@ type Options struct {
 	Passphrase setting.Secret
 	// Access says how a key in a KMS is reached.
 	Access Access
+	// Public is the public half of the key, from a certificate, say, where a token
+	// doesn't keep one; nil if it isn't known. The trial signature shows whether it
+	// fits. Backends that have the key's own pass it over.
+	Public crypto.PublicKey
 	// SealedKey is the file of a private key that the referenced key decrypts at
 	// Open, or that Generate is to make; "" where the referenced key itself signs.
 	SealedKey setting.Path

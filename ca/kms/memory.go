@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"io"
 	"os"
+
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // inMemory is a key in this process's memory, usually read from a file.
@@ -46,52 +48,30 @@ func (m *inMemory) Sign(ctx context.Context, digest []byte, opts crypto.SignerOp
 	return sig, nil
 }
 
-// maxKeyFile is the largest file of a key or credential that is read, in bytes;
-// an RSA 4096 key takes about 3,300.
-const maxKeyFile = 64 << 10
-
-// ReadKeyFile reads a file that its owner alone may touch.
+// ReadKeyFile reads a file that holds a key, or what unlocks one: see package
+// secretfile for who else may use it.
 func ReadKeyFile(path string) ([]byte, error) {
 	if path == "" {
 		return nil, errors.New("key file: no path: write file:PATH")
 	}
-	f, err := os.Open(path)
+	b, err := secretfile.Read(path)
 	if err != nil {
-		return nil, fmt.Errorf("key file: %w", err)
-	}
-	defer f.Close()
-	info, err := f.Stat() // of the open file: what is checked is what is read
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("key file: %w", err)
-	case !info.Mode().IsRegular():
-		return nil, fmt.Errorf("key file %s: isn't a regular file: name the PEM file itself", path)
-	case info.Mode().Perm()&0o077 != 0:
-		return nil, fmt.Errorf("key file %s: others may read it (mode %04o): chmod 600 %s", path, info.Mode().Perm(), path)
-	}
-	b, err := readBounded(f)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("key file: %w", err)
-	case len(b) > maxKeyFile:
-		return nil, fmt.Errorf("key file %s: larger than %d bytes: name the PEM file of one key", path, maxKeyFile)
+		return nil, fmt.Errorf("key file %w", err)
 	}
 	return b, nil
 }
 
-// ReadCredentialFile reads a file of credentials, which a platform may let others read.
-func ReadCredentialFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
+// ReadPlatformFile reads a token that a platform mounts, and may let others read:
+// it is bound to the pod or machine, and short-lived.
+func ReadPlatformFile(path string) ([]byte, error) {
+	f, err := os.Open(path) // #nosec G304 -- the operator or the platform names the file
 	if err != nil {
 		return nil, err
 	}
 	defer f.Close()
-	b, err := readBounded(f)
-	if err == nil && len(b) > maxKeyFile {
-		err = fmt.Errorf("%s: larger than %d bytes", path, maxKeyFile)
+	b, err := io.ReadAll(io.LimitReader(f, secretfile.Max+1))
+	if err == nil && len(b) > secretfile.Max {
+		err = fmt.Errorf("%s: larger than %d bytes", path, secretfile.Max)
 	}
 	return b, err
 }
-
-// readBounded reads one byte more than may be there at most.
-func readBounded(f *os.File) ([]byte, error) { return io.ReadAll(io.LimitReader(f, maxKeyFile+1)) }

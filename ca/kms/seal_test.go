@@ -283,7 +283,7 @@ func TestSealedKeyIsNeverOverwritten(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, err = keystore.Open(t.Context(), s.Ref, o)
-	wantError(t, err, "others may read it (mode 0644): chmod 600")
+	wantError(t, err, "everybody may use it (mode 0644): chmod 600")
 }
 
 // TestSealedKeyReferences: which references open what a key sealed.

@@ -9,6 +9,8 @@ import (
 	"net/http"
 	"os"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // The bounds of every network backend.
@@ -68,9 +70,9 @@ func rootsOf(a Access) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca_file: %w", err)
 	}
-	pool := x509.NewCertPool()
-	if !pool.AppendCertsFromPEM(b) {
-		return nil, fmt.Errorf("ca_file %s: holds no certificate in PEM", a.CAFile)
+	pool, err := pemfile.Pool(b)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file %s: %w", a.CAFile, err)
 	}
 	return pool, nil
 }

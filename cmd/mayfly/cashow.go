@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -18,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -38,7 +38,7 @@ also fails where something is wrong.`,
 			if err != nil {
 				return err
 			}
-			if block, _ := pem.Decode(text); block != nil && strings.HasSuffix(block.Type, "CERTIFICATE REQUEST") {
+			if pemfile.IsRequest(text) {
 				return showRequest(streams.Out, text, inputName(args[0]))
 			}
 			certs, err := readChain(bytes.NewReader(text), "-")

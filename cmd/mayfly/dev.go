@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -106,24 +107,20 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
-	rest, err := new(net.ListenConfig).Listen(ctx, "tcp", o.http)
+	rest, atIssuer, err := o.listen(ctx)
 	if err != nil {
-		return portFailure("--http-address", err)
-	}
-	atIssuer, err := new(net.ListenConfig).Listen(ctx, "tcp", o.issuer)
-	if err != nil {
-		return errors.Join(portFailure("--issuer-address", err), closeListeners(rest))
+		return err
 	}
 	publicURL, issuerURL := "http://"+rest.Addr().String(), "http://"+atIssuer.Addr().String()
 	locate(c, o, publicURL, issuerURL)
-	logger := c.Logging.Logger(streams.Err)
-	embedded.RedirectStorageLog(logger)
-	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger})
+	logger := openLog(c.Logging, streams.Err)
+	defer logger.Close()
+	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger.Logger})
 	if err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	overrides := service.Overrides{HTTPListener: rest, LogBase: publicURL}
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, overrides, devSource(o, publicURL, issuerURL))
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, overrides, devSource(o, publicURL, issuerURL))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}
@@ -205,12 +202,34 @@ func logURL(c *config.Config, now time.Time) string {
 	return ""
 }
 
-func portFailure(flag string, err error) error {
-	return &failure{code: exitFailed, mend: otherAddress(flag), err: err}
+// listen opens the addresses that dev itself serves. The error names every address
+// of all that is taken, with its flag; those of the service are only tried.
+func (o devOptions) listen(ctx context.Context) (rest, issuer net.Listener, err error) {
+	var taken []error
+	var flags, open = []string(nil), make([]net.Listener, 4)
+	for i, one := range []struct{ flag, address string }{
+		{"--http-address", o.http}, {"--issuer-address", o.issuer}, {"--grpc-address", o.grpc}, {"--metrics-address", o.metrics},
+	} {
+		l, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address)
+		if err != nil {
+			taken, flags = append(taken, err), append(flags, one.flag)
+			continue
+		}
+		open[i] = l
+	}
+	if len(taken) > 0 {
+		for _, l := range open {
+			if l != nil {
+				taken = append(taken, l.Close())
+			}
+		}
+		return nil, nil, &failure{code: exitFailed, mend: otherAddress(strings.Join(flags, ", ")), err: errors.Join(taken...)}
+	}
+	return open[0], open[1], closeListeners(open[2:]...)
 }
 
-func otherAddress(flag string) string {
-	return "give another address with " + flag + "; port 0 takes a free one"
+func otherAddress(flags string) string {
+	return "another mayfly may run already; give other addresses with " + flags + "; port 0 takes a free one"
 }
 
 // serveIssuer serves the development issuer until ctx ends.

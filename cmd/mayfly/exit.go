@@ -9,6 +9,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -20,6 +21,7 @@ const (
 	exitRefused     = 3 // the CA answered with a refusal (4xx)
 	exitUnavailable = 4 // something the command needs is unreachable or overloaded
 	exitUnverified  = 5 // an answer did not pass verification
+	exitPIN         = 6 // a token refuses its PIN, and another start would take another try
 )
 
 const exitCodesText = `Exit codes of every mayfly command:
@@ -31,6 +33,8 @@ const exitCodesText = `Exit codes of every mayfly command:
   4  something needed is unreachable, overloaded or broken: try again later
      (network, HTTP 5xx or 429)
   5  what was received did not pass verification: do not use it
+  6  a token refuses its PIN: do not start again before the PIN is right, since
+     tokens lock after a few tries
 `
 
 // newExitCodesTopic is the text of `mayfly help exit-codes`.
@@ -60,9 +64,9 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	code, mend := exitFailed, ""
+	mend := ""
 	if f := (*failure)(nil); errors.As(err, &f) {
-		code, mend = f.code, f.mend
+		mend = f.mend
 	}
 	text := err.Error()
 	if errors.Is(err, context.Canceled) && mend == "" {
@@ -76,5 +80,19 @@ func report(w io.Writer, err error) int {
 	if mend != "" {
 		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(mend))
 	}
-	return code
+	return exitCode(err)
+}
+
+// exitCode is the code that err ends the process with.
+func exitCode(err error) int {
+	switch f := (*failure)(nil); {
+	case err == nil:
+		return exitOK
+	case errors.Is(err, kms.ErrPINRefused):
+		return exitPIN
+	case errors.As(err, &f):
+		return f.code
+	default:
+		return exitFailed
+	}
 }

@@ -10,6 +10,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
 )
@@ -37,7 +38,20 @@ func run(args []string, io streams) int {
 	if err != nil && !*began {
 		err = &failure{code: exitUsage, mend: usageMend(cmd), err: err}
 	}
-	return report(io.Err, err)
+	// Who reads standard error may have stalled: after a signal nobody waits for it.
+	reported := make(chan int, 1)
+	go func() { reported <- report(io.Err, err) }()
+	select {
+	case code := <-reported:
+		return code
+	case <-ctx.Done():
+	}
+	select {
+	case code := <-reported:
+		return code
+	case <-time.After(lastLines):
+		return exitCode(err)
+	}
 }
 
 // usageMend says how the command is written that a wrong command line meant.

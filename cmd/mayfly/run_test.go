@@ -17,7 +17,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 var update = flag.Bool("update", false, "write the golden files")
@@ -111,6 +113,18 @@ func TestEveryCommandIsDescribed(t *testing.T) {
 	walk(root)
 }
 
+// pinFault is a configuration whose key's token refuses the PIN.
+func pinFault() error {
+	var f, all setting.Faults
+	f.Add("ca.key", "%v", kms.ErrPINRefused)
+	var faults *setting.FaultError
+	if errors.As(f.Err(), &faults) {
+		all.AddAll(faults)
+	}
+	errors.As(all.Err(), &faults)
+	return faultList{faults}
+}
+
 func TestReport(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
@@ -123,6 +137,7 @@ func TestReport(t *testing.T) {
 		{errors.New("two\nlines\n"), exitFailed, "mayfly: two\n  lines\n"},
 		{errors.New("esc\x1b[2J \u202e"), exitFailed, `mayfly: esc\x1b[2J \u202e` + "\n"},
 		{fmt.Errorf("over: %w", &failure{code: exitRefused, mend: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  fix: do this\n"},
+		{fmt.Errorf("opening: %w", &failure{code: exitFailed, err: pinFault()}), exitPIN, "mayfly: opening: the configuration can't be used:\n  ca.key: the token refuses the PIN\n"},
 		{usage("read it", "bad %s", "flag"), exitUsage, "mayfly: bad flag\n  fix: read it\n"},
 		{fmt.Errorf("asking: %w", context.Canceled), exitFailed, "mayfly: interrupted\n"},
 		{classify(&client.Error{Kind: client.Failed, Text: "x"}), exitFailed, "mayfly: x\n"},

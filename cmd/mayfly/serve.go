@@ -15,8 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/supervisor"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -74,9 +74,19 @@ func loadWith(load func(string) (*config.Config, error), file string) (*config.C
 // serve opens a service and runs it until ctx ends.
 func serve(ctx context.Context, c *config.Config, from service.Source, streams streams) error {
 	tuneGC()
-	logger := c.Logging.Logger(streams.Err)
-	embedded.RedirectStorageLog(logger)
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger}, service.Overrides{}, from)
+	logger := openLog(c.Logging, streams.Err)
+	defer logger.Close()
+	by := supervisor.FromEnvironment(os.Getenv)
+	from.Watch = func(done bool) {
+		tell := by.Reloading
+		if done {
+			tell = by.Ready
+		}
+		if err := tell(); err != nil {
+			logger.LogAttrs(ctx, slog.LevelWarn, "systemd couldn't be told of a reload", slog.Any("error", err))
+		}
+	}
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, service.Overrides{}, from)
 	if err != nil {
 		return startFailure(err, "change server.http_address, grpc_address or metrics_address, or end what listens there")
 	}
@@ -92,11 +102,32 @@ func serve(ctx context.Context, c *config.Config, from service.Source, streams s
 		attrs = append(attrs, slog.String("metrics", at.Metrics.String()))
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
-	if err := s.Run(ctx); err != nil {
+	if err := runSupervised(ctx, s, by, logger.Logger); err != nil {
 		return err
 	}
 	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
 	return nil
+}
+
+// runSupervised runs a service and tells the supervisor how it is.
+func runSupervised(ctx context.Context, s *service.Service, by supervisor.Supervisor, logger *slog.Logger) error {
+	told := func(err error) {
+		if err != nil { // it will find out by itself
+			logger.LogAttrs(ctx, slog.LevelWarn, "systemd couldn't be told of the service", slog.Any("error", err))
+		}
+	}
+	defer context.AfterFunc(ctx, func() { told(by.Stopping()) })()
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx)) // while it drains too
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		told(by.Watch(alive))
+	}()
+	told(by.Ready())
+	err := s.Run(ctx)
+	cancel()
+	<-watched
+	return err
 }
 
 // tuneGC sets how far the heap may grow over what is live, where the operator
@@ -119,17 +150,19 @@ func startFailure(err error, listen string) error {
 	case errors.As(err, &address) && address.Op == "listen":
 		return &failure{code: exitFailed, mend: listen, err: err}
 	case errors.As(err, &faults):
-		return &failure{code: exitFailed, mend: "correct each line and run `mayfly check --config FILE`", err: faultList{faults.Faults}}
+		return &failure{code: exitFailed, mend: "correct each line and run `mayfly check --config FILE`", err: faultList{faults}}
 	}
 	return err
 }
 
 // faultList prints faults under one heading.
-type faultList struct{ faults []string }
+type faultList struct{ *setting.FaultError }
+
+func (l faultList) Unwrap() error { return l.FaultError }
 
 func (l faultList) Error() string {
 	text := "the configuration can't be used:"
-	for _, f := range l.faults {
+	for _, f := range l.Faults {
 		text += "\n" + f
 	}
 	return text

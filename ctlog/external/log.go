@@ -10,7 +10,6 @@ package external
 import (
 	"context"
 	"crypto/sha256"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -22,6 +21,7 @@ import (
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -145,20 +145,20 @@ func Describe(c ctlog.FrozenConfig) (ctlog.Description, error) {
 	}, nil
 }
 
-// ReadKey reads one PEM public key, P-256.
+// ReadKey reads one public key, P-256.
 func ReadKey(path string) ([]byte, error) {
 	raw, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading its key: %w", err)
 	}
-	block, rest := pem.Decode(raw)
-	if block == nil || block.Type != "PUBLIC KEY" || len(strings.TrimSpace(string(rest))) > 0 {
-		return nil, fmt.Errorf("%s does not hold exactly one PUBLIC KEY in PEM", path)
-	}
-	if _, err := ctlog.ParseKey(block.Bytes); err != nil {
+	spki, _, err := pemfile.PublicKey(raw)
+	if err != nil {
 		return nil, fmt.Errorf("%s: %w", path, err)
 	}
-	return block.Bytes, nil
+	if _, err := ctlog.ParseKey(spki); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return spki, nil
 }
 
 // Description is what the trust root says of the log.

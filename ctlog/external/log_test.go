@@ -459,7 +459,7 @@ func TestNew(t *testing.T) {
 	for name, c := range map[string]external.Config{
 		"no key file": {URL: "https://log.example", KeyFile: setting.Path(filepath.Join(dir, "none"))},
 		"not PEM":     {URL: "https://log.example", KeyFile: file("text", []byte("hello"))},
-		"two keys":    {URL: "https://log.example", KeyFile: file("two", append(key.PEM(t), key.PEM(t)...))},
+		"two keys":    {URL: "https://log.example", KeyFile: file("two", append(key.PEM(t), ctlogtest.NewSigner(t).PEM(t)...))},
 		"no CA":       {URL: "https://log.example", KeyFile: good, CAFile: file("ca", []byte("hello"))},
 		"empty token": {URL: "https://log.example", KeyFile: good, Token: setting.Secret{File: file("token", nil)}},
 	} {

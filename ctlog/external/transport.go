@@ -3,7 +3,6 @@ package external
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"fmt"
 	"net"
 	"net/http"
@@ -13,6 +12,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // newTransport is one log's own: a connection that hangs is no other log's trouble.
@@ -23,9 +23,8 @@ func newTransport(c Config) (*http.Transport, error) {
 		if err != nil {
 			return nil, fmt.Errorf("reading the CA file: %w", err)
 		}
-		config.RootCAs = x509.NewCertPool()
-		if !config.RootCAs.AppendCertsFromPEM(raw) {
-			return nil, fmt.Errorf("the CA file %s holds no certificate in PEM", c.CAFile)
+		if config.RootCAs, err = pemfile.Pool(raw); err != nil {
+			return nil, fmt.Errorf("the CA file %s: %w", c.CAFile, err)
 		}
 	}
 	proxy, err := proxyOf(c)

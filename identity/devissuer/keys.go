@@ -14,6 +14,9 @@ import (
 	"path/filepath"
 
 	"github.com/go-jose/go-jose/v4"
+
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 const (
@@ -48,24 +51,13 @@ func LoadOrCreateKey(path string) (*rsa.PrivateKey, error) {
 }
 
 func loadKey(path string) (*rsa.PrivateKey, error) {
-	info, err := os.Stat(path)
+	text, err := secretfile.Read(path)
 	if err != nil {
 		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
 	}
-	if info.Mode().Perm()&0o077 != 0 {
-		return nil, fmt.Errorf("devissuer: the signing key %s may be read by others: chmod 600 it", path)
-	}
-	text, err := os.ReadFile(path) // #nosec G304 -- the operator names the file
+	parsed, err := pemfile.PrivateKey(text, nil)
 	if err != nil {
-		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
-	}
-	block, _ := pem.Decode(text)
-	if block == nil || block.Type != pemKeyType {
-		return nil, fmt.Errorf("devissuer: the signing key %s is not a PEM PRIVATE KEY (PKCS#8); remove the file to have a new one made", path)
-	}
-	parsed, err := x509.ParsePKCS8PrivateKey(block.Bytes)
-	if err != nil {
-		return nil, fmt.Errorf("devissuer: the signing key %s can't be parsed; remove the file to have a new one made: %w", path, err)
+		return nil, fmt.Errorf("devissuer: the signing key %s can't be read; remove the file to have a new one made: %w", path, err)
 	}
 	key, ok := parsed.(*rsa.PrivateKey)
 	if !ok {

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -103,9 +104,8 @@ func (t *transport) transports() (direct, proxied *http.Transport, err error) {
 		return t.direct, t.proxied, nil
 	}
 	if t.caFile != "" {
-		roots = x509.NewCertPool()
-		if !roots.AppendCertsFromPEM(pem) {
-			return nil, nil, fmt.Errorf("%s holds no certificate in PEM", t.caFile)
+		if roots, err = pemfile.Pool(pem); err != nil {
+			return nil, nil, fmt.Errorf("%s: %w", t.caFile, err)
 		}
 	}
 	t.closeIdle()

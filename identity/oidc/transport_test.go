@@ -269,7 +269,7 @@ func TestCertificateAuthoritiesAreReadAgain(t *testing.T) {
 	direct(t, v)
 	tok := token(t, map[string]any{"iss": config.URL})
 	write(t, config.CAFile, "no certificates")
-	if e := wantFault(t, v, "a broken bundle", tok, fault.IssuerUnavailable); !strings.Contains(e.Cause.Error(), "no certificate in PEM") {
+	if e := wantFault(t, v, "a broken bundle", tok, fault.IssuerUnavailable); !strings.Contains(e.Cause.Error(), "holds no PEM block: a certificate") {
 		t.Errorf("cause %v", e.Cause)
 	}
 	write(t, config.CAFile, string(good))

@@ -7,7 +7,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -21,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 const (
@@ -103,9 +103,8 @@ func dialer(r *Redis) (func(ctx context.Context, _, _ string) (net.Conn, error),
 		if err != nil {
 			return nil, fmt.Errorf("ca_file: %w", err)
 		}
-		secure.Config.RootCAs = x509.NewCertPool()
-		if !secure.Config.RootCAs.AppendCertsFromPEM(text) {
-			return nil, fmt.Errorf("ca_file: %s holds no certificate in PEM", r.CAFile)
+		if secure.Config.RootCAs, err = pemfile.Pool(text); err != nil {
+			return nil, fmt.Errorf("ca_file: %s: %w", r.CAFile, err)
 		}
 	}
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {

@@ -438,7 +438,7 @@ func TestNewReadsFiles(t *testing.T) {
 	for want, r := range map[string]Redis{
 		"password: ":                 {Address: "redis:6379", Password: setting.Secret{File: "/nonexistent"}},
 		"ca_file: open ":             {Address: "redis:6379", TLS: true, CAFile: "/nonexistent"},
-		"holds no certificate in PE": {Address: "redis:6379", TLS: true, CAFile: setting.Path(notPEM)},
+		"holds no PEM block: a cert": {Address: "redis:6379", TLS: true, CAFile: setting.Path(notPEM)},
 	} {
 		if _, err := New(Config{Redis: r}, nil); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("got %v, want %s", err, want)

@@ -12,16 +12,26 @@ import (
 
 // Faults collects what is wrong with a configuration. Each package's
 // Config.Check adds to it and goes on, so that a person reads all faults at once.
-type Faults struct{ list []string }
+type Faults struct {
+	list   []string
+	causes []error
+}
 
 // Add records one fault: path as a person would write it (`issuers[3].audience`),
 // then what is wrong and what is expected. It never takes a secret's value.
 func (f *Faults) Add(path, format string, args ...any) {
 	f.list = append(f.list, path+": "+fmt.Sprintf(format, args...))
+	for _, a := range args {
+		if err, ok := a.(error); ok {
+			f.causes = append(f.causes, err)
+		}
+	}
 }
 
 // AddAll takes over the faults of an error that another collection made.
-func (f *Faults) AddAll(e *FaultError) { f.list = append(f.list, e.Faults...) }
+func (f *Faults) AddAll(e *FaultError) {
+	f.list, f.causes = append(f.list, e.Faults...), append(f.causes, e.causes...)
+}
 
 // Join names a field as a person would, `ctlog.mode`; an empty path is the document itself.
 func Join(path, field string) string {
@@ -42,12 +52,18 @@ func (f *Faults) Err() error {
 	if len(f.list) == 0 {
 		return nil
 	}
-	return &FaultError{Faults: f.list}
+	return &FaultError{Faults: f.list, causes: f.causes}
 }
 
 // FaultError is a configuration that can't be used: one line a fault, in the
 // order of the document's sections.
-type FaultError struct{ Faults []string }
+type FaultError struct {
+	Faults []string
+	causes []error // the errors that faults were made of
+}
+
+// Unwrap gives the errors that faults were made of.
+func (e *FaultError) Unwrap() []error { return e.causes }
 
 func (e *FaultError) Error() string { return strings.Join(e.Faults, "\n") }
 
@@ -69,9 +85,10 @@ type KeyRef string
 // Secret says where a secret is: in an environment variable or a file. It never
 // holds the secret itself, so a configuration can be printed.
 type Secret struct {
-	// Env is the name of an environment variable that holds the secret.
+	// Env is the name of an environment variable that holds the secret; one final new line is cut off.
 	Env string `yaml:"env,omitempty"`
-	// File is a file that holds the secret; one final new line is cut off.
+	// File is a file that holds the secret; one final new line is cut off. Nobody but its owner and
+	// the groups of the process may use it.
 	File Path `yaml:"file,omitempty"`
 }
 

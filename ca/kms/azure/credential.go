@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
@@ -16,6 +15,7 @@ import (
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // The variables of Azure's SDKs: azidentity, "Environment variables".
@@ -121,7 +121,7 @@ func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (*cr
 		if err := allSet([]string{envTenant, envClient, envCert}, tenant, app, file); err != nil {
 			return nil, err
 		}
-		b, err := os.ReadFile(file)
+		b, err := secretfile.Read(file)
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", envCert, err)
 		}

@@ -2,7 +2,6 @@
 package file
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -15,6 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // Backend keeps keys in PEM files.
@@ -37,10 +37,10 @@ type reference string
 
 func (r reference) String() string { return "file:" + string(r) }
 
-// Open reads one PEM block: PKCS #8 plain (RFC 5208 §5) or encrypted (§6), SEC 1
-// or PKCS #1. Only its owner may read the file.
+// Open reads the one private key of a file, see [pemfile.PrivateKey], that nobody
+// beyond its owner and the groups of this process may use.
 func (r reference) Open(_ context.Context, o kms.Options) (kms.Signer, error) {
-	pemBytes, err := kms.ReadKeyFile(string(r))
+	content, err := kms.ReadKeyFile(string(r))
 	if err != nil {
 		return nil, err
 	}
@@ -48,7 +48,7 @@ func (r reference) Open(_ context.Context, o kms.Options) (kms.Signer, error) {
 	if err != nil {
 		return nil, err
 	}
-	key, err := parseFile(pemBytes, passphrase)
+	key, err := pemfile.PrivateKey(content, passphrase)
 	if err != nil {
 		return nil, fmt.Errorf("key file %s: %w", string(r), err)
 	}
@@ -80,71 +80,6 @@ func (r reference) Generate(_ context.Context, a kms.Algorithm, o kms.Options) (
 		err = fmt.Errorf("key %s: %w", r, kms.ErrKeyExists)
 	}
 	return r.String(), err
-}
-
-// parseFile reads the one private key of a file.
-func parseFile(pemBytes, passphrase []byte) (crypto.Signer, error) {
-	block, err := onlyBlock(pemBytes)
-	if err != nil {
-		return nil, err
-	}
-	return parseKey(block, passphrase)
-}
-
-// onlyBlock is the one PEM block of a key file.
-func onlyBlock(pemBytes []byte) (*pem.Block, error) {
-	block, rest := pem.Decode(pemBytes)
-	if block == nil {
-		return nil, errors.New("holds no PEM block: a private key in PEM is expected")
-	}
-	if block.Type == "EC PARAMETERS" { // `openssl ecparam -genkey` writes them before the key
-		if block, rest = pem.Decode(rest); block == nil {
-			return nil, errors.New("holds EC parameters and no key")
-		}
-	}
-	if len(bytes.TrimSpace(rest)) > 0 {
-		return nil, errors.New("holds more than one key, or text after it: keep one PEM block")
-	}
-	return block, nil
-}
-
-// parseKey reads a private key. No error repeats what the block holds.
-func parseKey(block *pem.Block, passphrase []byte) (crypto.Signer, error) {
-	var key any
-	var err error
-	switch block.Type {
-	case "ENCRYPTED PRIVATE KEY":
-		if passphrase == nil {
-			return nil, errors.New("is encrypted: set the passphrase (`passphrase` in a configuration; --passphrase-file or --passphrase-env of this key on a command line)")
-		}
-		if key, err = pkcs8.ParsePKCS8PrivateKey(block.Bytes, passphrase); err != nil {
-			return nil, fmt.Errorf("can't be decrypted: check the passphrase: %w", err)
-		}
-	case "PRIVATE KEY":
-		key, err = x509.ParsePKCS8PrivateKey(block.Bytes)
-	case "EC PRIVATE KEY", "RSA PRIVATE KEY":
-		if block.Headers["DEK-Info"] != "" { // RFC 1421 §4.6.1.3, broken since
-			return nil, errors.New("uses the old PEM encryption: convert it with openssl pkcs8 -topk8")
-		}
-		if block.Type == "EC PRIVATE KEY" {
-			key, err = x509.ParseECPrivateKey(block.Bytes)
-		} else {
-			key, err = x509.ParsePKCS1PrivateKey(block.Bytes)
-		}
-	default:
-		return nil, fmt.Errorf("holds a %q: a private key (PKCS #8, SEC 1 or PKCS #1) is expected", block.Type)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("is damaged: restore it from a copy: %w", err)
-	}
-	if passphrase != nil && block.Type != "ENCRYPTED PRIVATE KEY" {
-		return nil, errors.New("isn't encrypted, but a passphrase is set: encrypt it with openssl pkcs8 -topk8, or remove the passphrase")
-	}
-	signer, ok := key.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("holds a key of type %T, which can't sign", key)
-	}
-	return signer, nil
 }
 
 // encryption is how Generate encrypts: scrypt (RFC 7914) at the strength of

@@ -18,6 +18,7 @@ import (
 	gcpauth "cloud.google.com/go/auth/credentials"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // scope is all that a token may be used for.
@@ -68,7 +69,11 @@ func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvi
 	} else if path == "" {
 		return nil, "", fmt.Errorf("credential %s: GOOGLE_APPLICATION_CREDENTIALS isn't set", o.Access.Credential)
 	}
-	b, err := kms.ReadCredentialFile(path)
+	read := secretfile.Read
+	if o.Access.Credential == kms.CredentialWorkload { // says where the token is, and holds none
+		read = kms.ReadPlatformFile
+	}
+	b, err := read(path)
 	if err != nil {
 		return nil, "", fmt.Errorf("credential %s: %w", o.Access.Credential, err)
 	}

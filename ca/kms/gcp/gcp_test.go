@@ -79,6 +79,14 @@ func TestCredentials(t *testing.T) {
 		"private_key": string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})),
 	})
 	person := credential("application_default_credentials.json", map[string]string{"type": "authorized_user", "client_id": "c", "client_secret": "s", "refresh_token": "r"})
+	large := filepath.Join(dir, "large")
+	if err := os.WriteFile(large, make([]byte, 1<<17), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	open := filepath.Join(dir, "open.json")
+	if err := os.WriteFile(open, []byte("{}"), 0o644); err != nil { // #nosec G306 -- what is to be refused
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name       string
 		credential kms.Credential
@@ -90,7 +98,8 @@ func TestCredentials(t *testing.T) {
 		{"a person's as env", kms.CredentialEnv, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": person}, `is of type "authorized_user", which isn't one of [service_account impersonated_service_account]`},
 		{"a key file as workload", kms.CredentialWorkload, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": account}, `is of type "service_account", which isn't one of [external_account]`},
 		{"cli not logged in", kms.CredentialCLI, map[string]string{"HOME": "/nowhere"}, "/nowhere/.config/gcloud/application_default_credentials.json"},
-		{"a file that is none", kms.CredentialEnv, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": "/proc/self/exe"}, "larger than 65536 bytes"},
+		{"a file that is none", kms.CredentialEnv, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": large}, "larger than 65536 bytes"},
+		{"a key that everybody may read", kms.CredentialEnv, map[string]string{"GOOGLE_APPLICATION_CREDENTIALS": open}, "everybody may use it (mode 0644): chmod 600 " + open},
 		{"none named", "", nil, "needs a credential: set it to one of env, workload, managed-identity, cli"},
 		{"auto", kms.CredentialAuto, nil, `has no credential "auto"`},
 	} {

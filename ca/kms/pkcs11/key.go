@@ -7,6 +7,7 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"sync"
@@ -39,10 +40,8 @@ type key struct {
 	public  crypto.PublicKey
 	idle    chan *worker
 	workers [maxCalls]*worker
-	// badPIN is set by the first wrong PIN: tokens lock after a few, so none is
-	// tried again.
-	badPIN atomic.Bool
-	closed sync.Once
+	known   crypto.PublicKey // the public half, where the token has none; nil if unknown
+	closed  sync.Once
 }
 
 // worker is one session, opened when it is first needed. Who took it from
@@ -61,6 +60,7 @@ func (u *uri) Open(ctx context.Context, o kms.Options) (kms.Signer, error) {
 		return nil, fmt.Errorf("key %s: no PIN: set the passphrase (env or file)", u)
 	}
 	k := newKey(u, o.Passphrase)
+	k.known = o.Public
 	for _, step := range []struct {
 		name string
 		do   func(*worker) (string, error)
@@ -138,6 +138,9 @@ func (k *key) begin(w *worker) (err error) {
 		return nil
 	}
 	public, err := k.module.public(w.handle, w.object)
+	if err != nil && k.known != nil {
+		public, err = k.known, nil // the trial signature shows whether it is this key's
+	}
 	if err != nil {
 		return err
 	}
@@ -148,22 +151,40 @@ func (k *key) begin(w *worker) (err error) {
 	return nil
 }
 
-// login gives the token its PIN, which goes nowhere else.
+// refusedPINs are the PINs that a token refused, so that none is tried twice: tokens
+// lock after a few wrong ones, and every reload opens keys anew. A PIN is kept as a
+// hash, together with its token's.
+var refusedPINs sync.Map // of [sha256.Size]byte
+
+// login gives the token its PIN, which goes nowhere else. What is left of a token's
+// tries is the operator's: the last one is never taken.
 func (k *key) login(handle pkcs11.SessionHandle, user uint) error {
-	if k.badPIN.Load() {
-		return errors.New("C_Login: the PIN was wrong, and tokens lock after a few of them: mend the PIN and start again")
-	}
 	pin, err := k.pin.Read()
 	if err != nil {
 		return fmt.Errorf("PIN: %w", err)
+	}
+	token, err := k.module.context.GetTokenInfo(k.slot)
+	if err != nil {
+		return fmt.Errorf("C_GetTokenInfo: %w", err)
+	}
+	id := sha256.Sum256(fmt.Appendf(nil, "%q %q %q %q", k.module.path, token.Label, token.SerialNumber, pin))
+	_, refused := refusedPINs.Load(id)
+	switch {
+	case refused:
+		return fmt.Errorf("C_Login: %w: it did before, and tokens lock after a few tries, so it isn't tried again: correct the PIN", kms.ErrPINRefused)
+	case token.Flags&pkcs11.CKF_USER_PIN_LOCKED != 0:
+		return fmt.Errorf("C_Login: %w: it is locked after too many wrong ones: have its security officer set a new one", kms.ErrPINRefused)
+	case token.Flags&pkcs11.CKF_USER_PIN_FINAL_TRY != 0:
+		return fmt.Errorf("C_Login: %w: one try is left before it locks, which isn't taken: log in once by hand with the right PIN (`pkcs11-tool --module %s --token-label '%s' --login --list-objects`)",
+			kms.ErrPINRefused, k.module.path, token.Label)
 	}
 	err = k.module.context.Login(handle, user, string(pin))
 	switch {
 	case err == nil || is(err, pkcs11.CKR_USER_ALREADY_LOGGED_IN):
 		return nil
 	case is(err, pkcs11.CKR_PIN_INCORRECT, pkcs11.CKR_PIN_LEN_RANGE, pkcs11.CKR_PIN_INVALID, pkcs11.CKR_PIN_LOCKED, pkcs11.CKR_PIN_EXPIRED):
-		k.badPIN.Store(true)
-		return fmt.Errorf("C_Login: the token refuses the PIN: %w", err)
+		refusedPINs.Store(id, true)
+		return fmt.Errorf("C_Login: %w: %w", kms.ErrPINRefused, err)
 	default:
 		return fmt.Errorf("C_Login: %w", err)
 	}

@@ -78,6 +78,8 @@ func TestPKCS11(t *testing.T) {
 	})
 	t.Run("closing ends the sessions", func(t *testing.T) { pkcs11Closes(t, nss) })
 	t.Run("keys of other programs", func(t *testing.T) { pkcs11Foreign(t, soft) })
+	t.Run("a PIN is tried once", func(t *testing.T) { pkcs11PINs(t, dir, soft) })
+	t.Run("no public key on the token", func(t *testing.T) { pkcs11NoPublic(t, soft) })
 	t.Run("faults", func(t *testing.T) { pkcs11Faults(t, dir, soft) })
 }
 
@@ -216,12 +218,86 @@ func pkcs11Closes(t *testing.T, token pkcs11Token) {
 	}
 }
 
-// pkcs11Faults: a library whose C_Sign fails on demand.
-func pkcs11Faults(t *testing.T, dir string, soft pkcs11Token) {
-	shim, fault := filepath.Join(dir, "faulty.so"), filepath.Join(dir, "fault")
-	run(t, "gcc", "-shared", "-fPIC", "-O1", "-o", shim, "testdata/faulty.c", "-ldl")
+// faultyLibrary makes a library before the token's, whose faults a file says.
+func faultyLibrary(t *testing.T, dir string, soft pkcs11Token) (shim, fault string) {
+	shim, fault = filepath.Join(dir, "faulty.so"), filepath.Join(dir, "fault")
+	if _, err := os.Stat(shim); err != nil {
+		run(t, "gcc", "-shared", "-fPIC", "-O1", "-o", shim, "testdata/faulty.c", "-ldl")
+	}
 	t.Setenv("REAL_PKCS11", strings.TrimPrefix(soft.library, "module-path="))
 	t.Setenv("FAULT_PKCS11", fault)
+	return shim, fault
+}
+
+// pkcs11PINs: a PIN that the token refused isn't tried again, and the last try
+// before a token locks isn't taken.
+func pkcs11PINs(t *testing.T, dir string, soft pkcs11Token) {
+	shim, fault := faultyLibrary(t, dir, soft)
+	logins := filepath.Join(dir, "logins")
+	t.Setenv("LOGINS_PKCS11", logins)
+	// Of a token that nobody is logged in to: a login is the whole process's.
+	key := "pkcs11:token=other%20ca;object=pins?module-path=" + shim
+	wrong := setting.Secret{File: setting.Path(write(t, filepath.Join(t.TempDir(), "pin"), "wrong-again"))}
+	for _, tt := range []struct {
+		name, fault string
+		pin         setting.Secret
+		want        string
+		logins      int // so far
+	}{
+		{"the last try", "f", soft.pin, "one try is left before it locks, which isn't taken: log in once by hand", 0},
+		{"locked", "l", soft.pin, "it is locked after too many wrong ones", 0},
+		{"a wrong one", "none", wrong, "C_Login: the token refuses the PIN: pkcs11: 0xA0: CKR_PIN_INCORRECT", 1},
+		{"the same again", "none", wrong, "it did before, and tokens lock after a few tries, so it isn't tried again: correct the PIN", 1},
+		{"the right one", "none", soft.pin, "the private key: no such object", 2},
+	} {
+		write(t, fault, tt.fault)
+		_, err := keystore.Open(t.Context(), key, kms.Options{Passphrase: tt.pin})
+		if err == nil || !strings.Contains(err.Error(), tt.want) {
+			t.Errorf("%s: %v; want %q", tt.name, err, tt.want)
+		}
+		if refused := tt.name != "the right one"; errors.Is(err, kms.ErrPINRefused) != refused {
+			t.Errorf("%s: ErrPINRefused is %v", tt.name, !refused)
+		}
+		if tried, err := os.ReadFile(logins); len(tried) != tt.logins {
+			t.Errorf("%s: %d logins so far, want %d (%v)", tt.name, len(tried), tt.logins, err)
+		}
+	}
+}
+
+// pkcs11NoPublic: the public half comes from the certificate where the token has none.
+func pkcs11NoPublic(t *testing.T, soft pkcs11Token) {
+	key, other := soft.generate(t, "lonely", kms.ECDSAP256), soft.generate(t, "other", kms.ECDSAP256)
+	public := func(uri string) crypto.PublicKey {
+		s, err := keystore.Open(t.Context(), uri, soft.options())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer kms.Close(s)
+		return s.Public()
+	}
+	own, others := public(key), public(other)
+	t.Setenv("PIN", pkcs11PIN)
+	run(t, "pkcs11-tool", "--module", strings.TrimPrefix(soft.library, "module-path="), "--token-label", "ca", "--login", "--pin", "env:PIN",
+		"--delete-object", "--type", "pubkey", "--label", "lonely")
+	o := soft.options()
+	if _, err := keystore.Open(t.Context(), key, o); err == nil || !strings.Contains(err.Error(), "has no public key that can be read") {
+		t.Errorf("without a certificate: %v", err)
+	}
+	o.Public = own
+	s, err := keystore.Open(t.Context(), key, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	kms.Close(s)
+	o.Public = others
+	if _, err := keystore.Open(t.Context(), key, o); err == nil || !strings.Contains(err.Error(), "a signature that doesn't verify") {
+		t.Errorf("another's certificate: %v", err)
+	}
+}
+
+// pkcs11Faults: a library whose C_Sign fails on demand.
+func pkcs11Faults(t *testing.T, dir string, soft pkcs11Token) {
+	shim, fault := faultyLibrary(t, dir, soft)
 	key := soft.generate(t, "faults", kms.ECDSAP256)
 	soft.library = "module-path=" + shim
 	s, err := keystore.Open(t.Context(), strings.Replace(key, "module-path="+os.Getenv("REAL_PKCS11"), soft.library, 1), soft.options())

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -124,11 +125,11 @@ func (c *client) credential(o kms.Options) (source string, err error) {
 
 // tokenFile reads a token anew for each call: whoever renews it replaces the file.
 func tokenFile(path string) func(context.Context, bool) (string, error) {
-	return func(context.Context, bool) (string, error) { return readToken(path) }
+	return func(context.Context, bool) (string, error) { return readToken(path, secretfile.Read) }
 }
 
-func readToken(path string) (string, error) {
-	b, err := kms.ReadCredentialFile(path)
+func readToken(path string, read func(string) ([]byte, error)) (string, error) {
+	b, err := read(path)
 	token := strings.TrimSpace(string(b))
 	switch {
 	case err != nil:
@@ -163,7 +164,7 @@ func (l *login) token(ctx context.Context, fresh bool) (string, error) {
 	if !fresh && l.value != "" && (l.renew.IsZero() || l.client.Now().Before(l.renew)) {
 		return l.value, nil
 	}
-	jwt, err := readToken(l.file)
+	jwt, err := readToken(l.file, kms.ReadPlatformFile)
 	if err != nil {
 		return "", err
 	}

@@ -21,9 +21,11 @@ every fault at once with its path and line. Anchors, aliases and tags are refuse
 filled in from the environment.
 
 - A **path** that is relative begins at the folder of the configuration file.
-- A **key** is ` + "`file:PATH`" + `, the private key in a PEM file with mode 0600, or a key in a KMS
-  as the vendor's console shows it.
+- A **key** is ` + "`file:PATH`" + `, the private key in a PEM or DER file, or a key in a KMS as the
+  vendor's console shows it.
 - A **secret** says where it is: ` + "`{env: VARIABLE}` or `{file: PATH}`" + `, never the secret itself.
+  Nobody beyond its owner and the groups of the process may use a file that holds a secret or
+  a key ([hosts.md](hosts.md#secret-files)).
 - A **duration** has its unit: ` + "`500ms`, `10s`, `24h`" + `.
 
 Complete examples: [deploy/mayfly.minimal.yaml](../deploy/mayfly.minimal.yaml) and

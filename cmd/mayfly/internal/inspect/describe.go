@@ -3,7 +3,6 @@
 package inspect
 
 import (
-	"bytes"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -13,7 +12,6 @@ import (
 	"crypto/x509/pkix"
 	"encoding/base64"
 	"encoding/hex"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"slices"
@@ -22,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // Description is what there is to say about the first certificate of a file and
@@ -91,44 +90,17 @@ type Link struct {
 // MaxBytes is how much of a file is worth reading.
 const MaxBytes = 1 << 20
 
-// maxCertificates bounds the parsing of a hostile file.
+// maxCertificates bounds what is shown of a hostile file.
 const maxCertificates = 64
 
-// Parse reads certificates in PEM, between which anything may stand, or in DER,
-// one after another. Other PEM blocks are passed over. None is an error.
+// Parse reads certificates, see [pemfile.CertificatesAmong]. None is an error.
 func Parse(data []byte) ([]*x509.Certificate, error) {
-	if !bytes.Contains(data, []byte("-----BEGIN ")) {
-		certs, err := x509.ParseCertificates(data)
-		switch {
-		case err != nil:
-			return nil, fmt.Errorf("neither PEM nor a DER certificate: %w", err)
-		case len(certs) == 0:
-			return nil, errors.New("there is no certificate in it")
-		case len(certs) > maxCertificates:
-			return nil, fmt.Errorf("there are over %d certificates in it", maxCertificates)
-		}
-		return certs, nil
+	certs, err := pemfile.CertificatesAmong(data)
+	if err == nil && len(certs) > maxCertificates {
+		err = fmt.Errorf("there are over %d certificates in it", maxCertificates)
 	}
-	var certs []*x509.Certificate
-	for {
-		var block *pem.Block
-		if block, data = pem.Decode(data); block == nil {
-			break
-		}
-		if block.Type != "CERTIFICATE" {
-			continue
-		}
-		if len(certs) == maxCertificates {
-			return nil, fmt.Errorf("there are over %d certificates in it", maxCertificates)
-		}
-		cert, err := x509.ParseCertificate(block.Bytes)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", len(certs)+1, err)
-		}
-		certs = append(certs, cert)
-	}
-	if len(certs) == 0 {
-		return nil, errors.New("there is no certificate in it")
+	if err != nil {
+		return nil, err
 	}
 	return certs, nil
 }

@@ -2,7 +2,6 @@ package service
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"log/slog"
 	"time"
@@ -21,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // Dependencies are what every component works with.
@@ -29,6 +29,8 @@ type Dependencies struct {
 	Logger *slog.Logger
 	// Registry takes the metrics; nil makes a new one.
 	Registry *prometheus.Registry
+	// DroppedLogLines is how many lines of the service's log were lost; nil where none can be.
+	DroppedLogLines func() uint64
 
 	// Tests set these.
 	getenv func(string) string // for the keys' credentials; nil is os.Getenv
@@ -40,6 +42,12 @@ func (d Dependencies) withRegistry() Dependencies {
 	if d.Registry == nil {
 		d.Registry = prometheus.NewRegistry()
 		d.Registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+		if d.DroppedLogLines != nil {
+			d.Registry.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+				Name: "mayfly_log_lines_dropped_total",
+				Help: "Lines of the service's own log that were lost, because whoever reads standard error is gone or too slow.",
+			}, func() float64 { return float64(d.DroppedLogLines()) }))
+		}
 	}
 	return d
 }
@@ -85,7 +93,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
-		if _, err := tls.LoadX509KeyPair(string(t.CertFile), string(t.KeyFile)); err != nil {
+		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)
 		}
 	}

@@ -24,6 +24,7 @@ type Source struct {
 	File   string
 	Load   func() (*config.Config, error)
 	Hangup <-chan os.Signal // asks for a reload at once; nil never does
+	Watch  func(done bool)  // is told when a reload begins and when it is done; nil if nobody asks
 
 	ticks <-chan time.Time // when to look at the files; nil is every reloadInterval. Tests set it.
 }
@@ -128,6 +129,10 @@ func (s *Service) watchConfiguration(ctx context.Context) error {
 // reload reads the configuration and puts it in force if nothing is wrong with it.
 func (s *Service) reload(ctx context.Context, cause string) {
 	r := &s.reloads
+	if r.Watch != nil {
+		r.Watch(false)
+		defer r.Watch(true)
+	}
 	// Files are looked at before they are read: what changes from here on is a change.
 	r.watcher.watch(r.files(s.state().config))
 	next, err := r.Load()

@@ -1,0 +1,112 @@
+// Package secretfile reads files that hold a secret: private keys, passphrases,
+// PINs, tokens and passwords. One rule holds for all of them: nobody may use the
+// file but its owner and the groups that this process is in. Kubernetes mounts a
+// Secret as root:fsGroup 0440 and OpenShift as group 0, and both are the process's
+// own groups; what systemd puts into the folder of a unit's credentials shows an
+// access list in the group's bits, and lets nobody else in. What everybody may
+// use is never read.
+package secretfile
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+)
+
+// Max is the largest file that is read, in bytes; the PEM of an RSA 4096 key
+// takes about 3,300.
+const Max = 64 << 10
+
+// The permissions of those who aren't the owner (chmod(1)).
+const (
+	group  = 0o070
+	others = 0o007
+)
+
+// Read reads the file at path. A pipe, such as a shell's <(command), is read too:
+// only who made it has it. The error names the path, never what the file holds.
+func Read(path string) ([]byte, error) {
+	f, err := os.Open(path) // #nosec G304 -- the operator names the file
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	info, err := f.Stat() // of the open file: what is checked is what is read
+	if err != nil {
+		return nil, err
+	}
+	if info.IsDir() {
+		return nil, fmt.Errorf("%s: isn't a regular file: name the file itself", path)
+	}
+	if err := check(path, info, os.Getenv("CREDENTIALS_DIRECTORY")); err != nil {
+		return nil, err
+	}
+	b, err := io.ReadAll(io.LimitReader(f, Max+1))
+	if err == nil && len(b) > Max {
+		err = fmt.Errorf("%s: larger than %d bytes: name the file of one secret", path, Max)
+	}
+	return b, err
+}
+
+// Check holds the file at path to the rule without reading it.
+func Check(path string) error {
+	info, err := os.Stat(path)
+	if err != nil {
+		return err
+	}
+	return check(path, info, os.Getenv("CREDENTIALS_DIRECTORY"))
+}
+
+// check applies the rule; credentials is the folder of systemd's (systemd.exec(5)).
+func check(path string, info os.FileInfo, credentials string) error {
+	mode := info.Mode().Perm()
+	if !info.Mode().IsRegular() || mode&(group|others) == 0 {
+		return nil
+	}
+	who := "everybody"
+	if mode&others == 0 {
+		if within(path, credentials) {
+			return nil
+		}
+		stat, ok := info.Sys().(*syscall.Stat_t)
+		if !ok {
+			return errors.New(path + ": its owner can't be told")
+		}
+		mine, err := inGroup(int(stat.Gid))
+		if mine || err != nil {
+			return err
+		}
+		who = fmt.Sprintf("group %d, which this process isn't in,", stat.Gid)
+	}
+	return fmt.Errorf("%s: %s may use it (mode %04o): chmod 600 %s", path, who, mode, path)
+}
+
+// within reports whether the file that path leads to is in the folder dir.
+func within(path, dir string) bool {
+	if dir == "" {
+		return false
+	}
+	file, err := filepath.EvalSymlinks(path)
+	if err != nil {
+		return false
+	}
+	folder, err := filepath.EvalSymlinks(dir)
+	if err != nil {
+		return false
+	}
+	return strings.HasPrefix(file, strings.TrimSuffix(folder, "/")+"/")
+}
+
+// inGroup reports whether this process is in a group.
+func inGroup(gid int) (bool, error) {
+	if gid == os.Getegid() {
+		return true, nil
+	}
+	all, err := os.Getgroups()
+	return slices.Contains(all, gid), err
+}
