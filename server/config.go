@@ -20,6 +20,9 @@ type Config struct {
 	GRPCAddress string `yaml:"grpc_address"`
 	// MetricsAddress is where /metrics is served, apart from the API. Empty serves none.
 	MetricsAddress string `yaml:"metrics_address"`
+	// Reflection serves gRPC's reflection on every port. Without it only a port of
+	// loopback has it, for people who try the API with a tool.
+	Reflection bool `yaml:"reflection,omitempty"`
 	// Profiling serves Go's profiles at /debug/pprof/ beside /metrics, for
 	// whoever can reach that listener.
 	Profiling bool `yaml:"profiling,omitempty"`
@@ -86,8 +89,14 @@ type Limits struct {
 	HeaderTimeout time.Duration `yaml:"header_timeout"`
 	// ReadTimeout is how long a whole request may take to arrive.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// WriteTimeout is how long a client may take to read an answer; of a stream,
+	// each message.
+	WriteTimeout time.Duration `yaml:"write_timeout"`
 	// IdleTimeout is how long a connection may wait between requests.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// StreamTime is how long a gRPC health watch or a reflection stream may stay
+	// open; its client opens it again.
+	StreamTime time.Duration `yaml:"stream_time"`
 }
 
 // RateLimits bound how often certificates may be asked for. What is over a
@@ -136,7 +145,9 @@ func DefaultConfig() Config {
 			Streams:       128,
 			HeaderTimeout: 5 * time.Second,
 			ReadTimeout:   10 * time.Second,
+			WriteTimeout:  10 * time.Second,
 			IdleTimeout:   time.Minute,
+			StreamTime:    10 * time.Minute,
 		},
 		RateLimits: defaultRateLimits(),
 	}
@@ -223,7 +234,9 @@ func (l *Limits) check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "streams"), l.Streams, 1, 1<<16, f)
 	checkRange(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
 	checkRange(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
+	checkRange(setting.Join(path, "write_timeout"), l.WriteTimeout, 10*time.Millisecond, time.Minute, f)
 	checkRange(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+	checkRange(setting.Join(path, "stream_time"), l.StreamTime, 10*time.Millisecond, 24*time.Hour, f)
 }
 
 func (l *RateLimits) check(path string, f *setting.Faults) {

@@ -133,7 +133,9 @@ type Server struct {
 	bound     net.Listener // Options.HTTPListener
 	listeners listeners
 
-	grpcShared *grpc.Server // behind the REST port, whose connections net/http owns
+	places  *places // of all requests
+	streams *places // of those that stay open
+	grpc    *grpc.Server
 }
 
 // New makes a Server. It opens nothing and starts nothing.
@@ -150,6 +152,7 @@ func New(c Config, o Options) (*Server, error) {
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances),
+		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
 	}
 	s.live.Store(newLiveSettings(c, nil))
 	if s.now == nil {
@@ -165,6 +168,6 @@ func New(c Config, o Options) (*Server, error) {
 	if s.routes, err = s.newRoutes(o); err != nil {
 		return nil, err
 	}
-	s.grpcShared = s.newGRPC()
+	s.grpc = s.newGRPC()
 	return s, nil
 }
