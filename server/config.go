@@ -23,6 +23,11 @@ type Config struct {
 	// Reflection serves gRPC's reflection on every port. Without it only a port of
 	// loopback has it, for people who try the API with a tool.
 	Reflection bool `yaml:"reflection,omitempty"`
+	// MetricsHosts are further names, in lower case and without port, by which
+	// /metrics may be asked for (`mayfly.monitoring.svc`). Addresses, `localhost` and
+	// the host of metrics_address always may: any other name in a request's Host could
+	// be that of a web page that has a browser read the metrics (DNS rebinding).
+	MetricsHosts []string `yaml:"metrics_hosts,omitempty"`
 	// Profiling serves Go's profiles at /debug/pprof/ beside /metrics, for
 	// whoever can reach that listener.
 	Profiling bool `yaml:"profiling,omitempty"`
@@ -188,6 +193,11 @@ func (c *Config) Check(path string, f *setting.Faults) {
 			checkOrigin(at, o, false, f)
 		case len(c.CORSOrigins) > 1:
 			f.Add(at, "`*` already means all: remove it or the others")
+		}
+	}
+	for i, h := range c.MetricsHosts {
+		if h == "" || h != hostOf(h) {
+			f.Add(setting.Index(setting.Join(path, "metrics_hosts"), i), "%q is not a host's name in lower case, without scheme and port", h)
 		}
 	}
 	c.Limits.check(setting.Join(path, "limits"), f)

@@ -35,10 +35,11 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		address string
 		bound   net.Listener
 		into    *net.Listener
+		most    int
 	}{
-		{s.config.HTTPAddress, s.bound, &l.http},
-		{s.config.GRPCAddress, nil, &l.grpc},
-		{s.config.MetricsAddress, nil, &l.metrics},
+		{s.config.HTTPAddress, s.bound, &l.http, s.config.Limits.Connections},
+		{s.config.GRPCAddress, nil, &l.grpc, s.config.Limits.Connections},
+		{s.config.MetricsAddress, nil, &l.metrics, min(s.config.Limits.Connections, metricsConnections)},
 	} {
 		opened := open.bound
 		if opened == nil && open.address == "" {
@@ -50,20 +51,20 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 				continue
 			}
 		}
-		*open.into = newConnectionLimit(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
+		*open.into = newConnectionLimit(opened, open.most, s.metrics.evicted.Inc)
 	}
 	if err := errors.Join(taken...); err != nil {
 		return err
 	}
 	s.listeners = l
-	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {
+	if l.certificates == nil && (!onLoopback(l.http) || !onLoopback(l.grpc)) {
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
 }
 
-// loopback reports whether l, if there is one, is for this machine alone.
-func loopback(l net.Listener) bool {
+// onLoopback reports whether l, if there is one, is for this machine alone.
+func onLoopback(l net.Listener) bool {
 	if l == nil {
 		return true
 	}

@@ -7,11 +7,9 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
 	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -85,7 +83,7 @@ func (s *Server) newHTTP(ctx context.Context, l net.Listener, h http.HandlerFunc
 		MaxConcurrentStreams: limits.Streams, PingTimeout: pingTime, SendPingTimeout: silentTime, WriteByteTimeout: limits.WriteTimeout,
 		MaxReadFrameSize: frameSize, MaxReceiveBufferPerConnection: connectionWindow, MaxReceiveBufferPerStream: connectionWindow,
 	}
-	reflects := s.config.Reflection || loopback(l)
+	reflects := s.config.Reflection || onLoopback(l)
 	api.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
 		return context.WithValue(ctx, connectionKey{}, &connection{Conn: c, reflects: reflects})
 	}
@@ -93,18 +91,6 @@ func (s *Server) newHTTP(ctx context.Context, l net.Listener, h http.HandlerFunc
 		l = tls.NewListener(l, certificates.tlsConfig(protocols...))
 	}
 	return api, l
-}
-
-// newMetricsHTTP makes the server of /metrics.
-func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry}))
-	if s.config.Profiling {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
-	}
-	return s.limitedHTTP(ctx, mux, time.Minute)
 }
 
 // limitedHTTP makes an HTTP server within the configured limits on requests.
