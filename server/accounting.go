@@ -64,6 +64,12 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		e.Issuer, e.IssuerType, e.Subject = c.who.Issuer(), c.who.IssuerType(), c.who.Subject()
 		e.SAN, e.SANType = c.who.SAN().Value, c.who.SAN().Kind.String()
 	}
+	if r := c.refused; r != nil {
+		e.Issuer, e.Subject = r.Issuer, r.Subject
+		if r.SAN.Value != "" {
+			e.SAN, e.SANType = r.SAN.Value, r.SAN.Kind.String()
+		}
+	}
 	if begun {
 		e.KeyAlgorithm = c.key.Algorithm()
 	}

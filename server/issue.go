@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -43,6 +44,7 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	who, err := s.identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
 	stop()
 	if err != nil {
+		errors.As(err, &c.refused)
 		return nil, err
 	}
 	c.who = who

@@ -75,8 +75,10 @@ type call struct {
 	edge  edge
 	start time.Time
 	code  int                // the HTTP status of a page that has been sent; 0 where the failure, or none, says it
-	who   identity.Principal // zero until the token is verified
+	who   identity.Principal // zero until the token is verified, and its holder accepted
 	key   proof.Key          // zero until possession is shown
+	// refused says whose a genuine token is that nothing is issued for; nil otherwise.
+	refused *identity.RefusedError
 }
 
 // begin is where a request starts, whichever edge it came by. The context carries

@@ -38,7 +38,9 @@ import (
 
 // Identity verifies tokens. identity.Verifier is one.
 type Identity interface {
-	// Authenticate returns a verified principal, or a *fault.Error.
+	// Authenticate returns a verified principal, or an error that fault.From
+	// classifies. Where the token is genuine and refused all the same, the error is an
+	// *identity.RefusedError, for the record.
 	Authenticate(ctx context.Context, token string) (identity.Principal, error)
 	// Issuers lists the accepted issuers, in a stable order.
 	Issuers() []identity.Description
