@@ -73,14 +73,18 @@ type TLSConfig struct {
 // Enabled reports whether the listeners speak TLS.
 func (t TLSConfig) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
 
+// maxTokenBytes is the longest token that identity looks at: a higher limit would
+// have no effect.
+const maxTokenBytes = 16 << 10
+
 // Limits bound what a client can make the service spend. Each is checked
-// before the thing it limits is parsed.
+// before the thing it limits is parsed. docs/limits.md says what they come to.
 type Limits struct {
 	// BodyBytes is the largest request body.
 	BodyBytes int `yaml:"body_bytes"`
 	// HeaderBytes is the largest request head; a token may come in it.
 	HeaderBytes int `yaml:"header_bytes"`
-	// TokenBytes is the largest identity token.
+	// TokenBytes is the largest identity token; at most 16384.
 	TokenBytes int `yaml:"token_bytes"`
 	// Issuances is how many certificates may be in the making at once; more are
 	// answered with 503 OVERLOADED.
@@ -132,7 +136,7 @@ type Rate struct {
 }
 
 // DefaultConfig listens on loopback alone, with limits that suit two cores and
-// 256 MB.
+// 512 MiB.
 func DefaultConfig() Config {
 	return Config{
 		HTTPAddress:    "127.0.0.1:5555",
@@ -143,10 +147,10 @@ func DefaultConfig() Config {
 		CORSOrigins:    []string{"*"},
 		Limits: Limits{
 			BodyBytes:     64 << 10,
-			HeaderBytes:   64 << 10,
+			HeaderBytes:   32 << 10,
 			TokenBytes:    16 << 10,
 			Issuances:     256,
-			Connections:   2048,
+			Connections:   512,
 			Streams:       128,
 			HeaderTimeout: 5 * time.Second,
 			ReadTimeout:   10 * time.Second,
@@ -238,7 +242,7 @@ func (c *Config) checkClashes(path string, f *setting.Faults) {
 func (l *Limits) check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "body_bytes"), l.BodyBytes, 4<<10, 1<<20, f)
 	checkRange(setting.Join(path, "header_bytes"), l.HeaderBytes, 4<<10, 1<<20, f)
-	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, 64<<10, f)
+	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, maxTokenBytes, f)
 	checkRange(setting.Join(path, "issuances"), l.Issuances, 1, 1<<16, f)
 	checkRange(setting.Join(path, "connections"), l.Connections, 1, 1<<20, f)
 	checkRange(setting.Join(path, "streams"), l.Streams, 1, 1<<16, f)
@@ -247,6 +251,12 @@ func (l *Limits) check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "write_timeout"), l.WriteTimeout, 10*time.Millisecond, time.Minute, f)
 	checkRange(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
 	checkRange(setting.Join(path, "stream_time"), l.StreamTime, 10*time.Millisecond, 24*time.Hour, f)
+	if l.TokenBytes <= maxTokenBytes && l.TokenBytes > max(l.BodyBytes, l.HeaderBytes) {
+		f.Add(setting.Join(path, "token_bytes"), "%d fits neither into body_bytes, %d, nor into header_bytes, %d", l.TokenBytes, l.BodyBytes, l.HeaderBytes)
+	}
+	if l.HeaderTimeout > l.ReadTimeout {
+		f.Add(setting.Join(path, "header_timeout"), "%v has no effect beyond read_timeout, %v, which is for the whole request", l.HeaderTimeout, l.ReadTimeout)
+	}
 }
 
 func (l *RateLimits) check(path string, f *setting.Faults) {

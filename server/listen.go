@@ -98,8 +98,9 @@ func (s *Server) Addresses() Addresses {
 	return Addresses{address(s.listeners.http), address(s.listeners.grpc), address(s.listeners.metrics)}
 }
 
-// How much the kernel keeps for a connection, in bytes each way.
-const receiveBuffer, sendBuffer = 32 << 10, 64 << 10
+// How much the kernel keeps for a connection, in bytes each way. Linux doubles it,
+// for what it needs beside the data (socket(7), SO_SNDBUF).
+const receiveBuffer, sendBuffer = 16 << 10, 32 << 10
 
 // connectionLimit is a listener that keeps at most so many connections. When one more
 // comes, the address that has most of them loses the one that has been quiet longest,

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"container/list"
 	"context"
 	"crypto/tls"
 	"net"
@@ -36,20 +37,18 @@ const (
 type places struct {
 	mu     sync.Mutex
 	most   int
-	spare  int // most of those turned away
-	held   map[*place]struct{}
-	by     map[netip.Prefix]int // how many of held, by address
-	turned int                  // evicted or refused, and not gone yet
-	next   uint64
+	spare  int                         // most of those turned away
+	held   int                         // how many are taken
+	by     map[netip.Prefix]*list.List // who holds them, by address, the oldest first
+	turned int                         // evicted or refused, and not gone yet
 }
 
 // place is one request's.
 type place struct {
 	of      *places
 	who     netip.Prefix
-	age     uint64
-	working bool // for the client, who waits: it isn't evicted; guarded by of.mu
-	held    bool // guarded by of.mu
+	at      *list.Element // of of.by; nil when it holds none; guarded by of.mu
+	working bool          // for the client, who waits: it isn't evicted; guarded by of.mu
 
 	mu      sync.Mutex
 	gone    bool // guarded by mu
@@ -60,7 +59,7 @@ type place struct {
 }
 
 func newPlaces(most, spare int) *places {
-	return &places{most: most, spare: spare, held: map[*place]struct{}{}, by: map[netip.Prefix]int{}}
+	return &places{most: most, spare: spare, by: map[netip.Prefix]*list.List{}}
 }
 
 // set says how many places there are from now on. Nobody loses theirs.
@@ -89,7 +88,7 @@ func (p *places) admit(t *place) (victim *place, softly bool, f *fault.Error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	softly = p.turned < p.spare
-	if len(p.held) >= p.most {
+	if p.held >= p.most {
 		if victim = p.victim(t.who); victim != nil {
 			p.drop(victim)
 			p.turned++
@@ -100,31 +99,50 @@ func (p *places) admit(t *place) (victim *place, softly bool, f *fault.Error) {
 			return nil, softly, fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
 		}
 	}
-	p.next++
-	t.age, t.held = p.next, true
-	p.held[t] = struct{}{}
-	p.by[t.who]++
+	own := p.by[t.who]
+	if own == nil {
+		own = list.New()
+		p.by[t.who] = own
+	}
+	t.at = own.PushBack(t)
+	p.held++
 	return victim, softly, nil
 }
 
 // victim is who has to go for a request of who's, or nil.
 func (p *places) victim(who netip.Prefix) (out *place) {
-	least := p.by[who] + 1 // who else would be worse off than the newcomer's address keeps its places
-	for t := range p.held {
-		if n := p.by[t.who]; t.working || n < least && t.who != who {
-			continue
-		} else if out == nil || n > p.by[out.who] || n == p.by[out.who] && t.age < out.age {
-			out = t
+	most := 0
+	if own := p.by[who]; own != nil {
+		most = own.Len()
+		out = oldest(own)
+	}
+	for _, others := range p.by {
+		if others.Len() > most { // who would be worse off than the newcomer's address keeps its places
+			if t := oldest(others); t != nil {
+				most, out = others.Len(), t
+			}
 		}
 	}
 	return out
 }
 
+// oldest is the one of an address that has waited longest for its client, or nil.
+func oldest(all *list.List) *place {
+	for at := all.Front(); at != nil; at = at.Next() {
+		if t, _ := at.Value.(*place); !t.working {
+			return t
+		}
+	}
+	return nil
+}
+
 // drop takes t's place.
 func (p *places) drop(t *place) {
-	t.held = false
-	delete(p.held, t)
-	if p.by[t.who]--; p.by[t.who] == 0 {
+	own := p.by[t.who]
+	own.Remove(t.at)
+	t.at = nil
+	p.held--
+	if own.Len() == 0 {
 		delete(p.by, t.who)
 	}
 }
@@ -133,8 +151,8 @@ func (p *places) drop(t *place) {
 func (p *places) evictAll() {
 	p.mu.Lock()
 	var all []*place
-	for t := range p.held {
-		if !t.working {
+	for _, own := range p.by {
+		for t := oldest(own); t != nil; t = oldest(own) {
 			all = append(all, t)
 			p.drop(t)
 			p.turned++
@@ -179,7 +197,7 @@ func (t *place) leave() {
 	t.mu.Unlock()
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
-	if t.held {
+	if t.at != nil {
 		t.of.drop(t)
 	} else {
 		t.of.turned--
@@ -222,7 +240,8 @@ type timedReply struct {
 	place   *place
 	timeout time.Duration // for a whole answer; of a stream, for each message
 	stream  func()        // ends a stream's context; nil for what isn't one
-	begun   bool
+	begun   bool          // something is written
+	timed   bool          // the handler has said itself how long its client may take
 }
 
 // admit begins a request over HTTP and takes a place for it: what begin does, and
@@ -232,7 +251,8 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, e *endpoint) (*ti
 	out := &timedReply{ResponseWriter: w, control: http.NewResponseController(w), timeout: s.config.Limits.WriteTimeout}
 	ctx, client, limited := s.begin(r.Context(), r.RemoteAddr, e, r.Header)
 	var f *fault.Error
-	if out.place, f = s.places.enter(client, out.cut(connectionOf(ctx))); out.place == nil {
+	if out.place, f = s.places.enter(client, out.cut(connectionOf(ctx), s.metrics.places.Inc)); out.place == nil {
+		s.metrics.places.Inc()
 		panic(http.ErrAbortHandler) //nolint:forbidigo // how a handler tells net/http to drop the connection
 	}
 	if f != nil {
@@ -245,8 +265,9 @@ func (s *Server) admit(w http.ResponseWriter, r *http.Request, e *endpoint) (*ti
 }
 
 // cut is what ends a request whose place another gets.
-func (o *timedReply) cut(c *connection) func(softly bool) {
+func (o *timedReply) cut(c *connection, count func()) func(softly bool) {
 	return func(softly bool) {
+		count()
 		if o.stream != nil {
 			o.stream()
 		}
@@ -272,7 +293,16 @@ func (o *timedReply) begin() {
 	}
 	o.begun = true
 	o.place.work(false)
-	o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Now().Add(o.timeout)) })
+	if !o.timed {
+		o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Now().Add(o.timeout)) })
+	}
+}
+
+// SetWriteDeadline is for a handler that knows how long its client may take.
+func (o *timedReply) SetWriteDeadline(deadline time.Time) (err error) {
+	o.timed = true
+	o.place.unlessEvicted(func() { err = o.control.SetWriteDeadline(deadline) })
+	return err
 }
 
 // WriteHeader begins the answer.

@@ -49,7 +49,7 @@ func TestWhoHoldsMostMakesRoom(t *testing.T) {
 	if !ended[0] || len(ended) != 1 {
 		t.Fatalf("evicted: %v, want the oldest of who holds most", ended)
 	}
-	// Both hold two: whoever comes now replaces his own, not the other's.
+	// Both hold two: whoever comes now replaces their own, not the other's.
 	take(t, p, hostile, ended, 5)
 	if !ended[1] || len(ended) != 2 {
 		t.Fatalf("evicted: %v", ended)
@@ -80,7 +80,7 @@ func TestWorkIsNotEvicted(t *testing.T) {
 	busy.leave()
 	take(t, p, honest1, ended, 2).leave()
 	other.leave()
-	if len(ended) != 0 || len(p.by) != 0 || p.turned != 0 || len(p.held) != 0 {
+	if len(ended) != 0 || len(p.by) != 0 || p.turned != 0 || p.held != 0 {
 		t.Errorf("evicted %v; left %v, %d turned away", ended, p.by, p.turned)
 	}
 }
@@ -310,7 +310,7 @@ func TestWindowsAreSmall(t *testing.T) {
 func (r *running) held() int {
 	r.server.places.mu.Lock()
 	defer r.server.places.mu.Unlock()
-	return len(r.server.places.held)
+	return r.server.places.held
 }
 
 // await waits for a condition, as long as any test may take.
