@@ -2,6 +2,7 @@ package server
 
 import (
 	"bytes"
+	"compress/gzip"
 	"context"
 	"encoding/binary"
 	"io"
@@ -208,6 +209,10 @@ func (s *Server) handGRPC(w http.ResponseWriter, r *http.Request, body io.ReadCl
 		inner = r.WithContext(r.Context())
 	}
 	inner.Body = body
+	inner.Header = r.Header.Clone()
+	if !streaming(r.URL.Path) {
+		inner.Header.Del(headerCompression) // the message isn't any more
+	}
 	if p, ok := peer.FromContext(r.Context()); ok { // whom a proxy speaks for
 		inner.RemoteAddr = p.Addr.String()
 	}
@@ -230,7 +235,35 @@ func (s *Server) readMessage(w http.ResponseWriter, r *http.Request) ([]byte, *f
 		return nil, f
 	case len(data) < frameHead || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-frameHead):
 		return nil, fault.New(fault.RequestMalformed, "the request is not one message of gRPC: it ended early, or went on after it")
+	case data[0] == 0:
+		return data, nil
+	case data[0] != 1 || r.Header.Get(headerCompression) != "gzip":
+		w.Header().Set("Grpc-Accept-Encoding", "gzip")
+		return nil, fault.New(fault.RequestMalformed, "the request is compressed in a way that isn't known here; send it with gzip, or as it is")
 	}
+	return unpack(data[frameHead:], limit)
+}
+
+// headerCompression says how messages are compressed that say that they are.
+const headerCompression = "Grpc-Encoding"
+
+// unpack decompresses a message, within the limit, and puts it into a frame.
+func unpack(packed []byte, limit int) ([]byte, *fault.Error) {
+	malformed := fault.New(fault.RequestMalformed, "the request says that it is compressed with gzip, and isn't")
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, malformed.Because(err)
+	}
+	out := bytes.NewBuffer(make([]byte, frameHead, frameHead+firstRoom))
+	n, err := io.Copy(out, io.LimitReader(z, int64(limit)+1))
+	switch {
+	case err != nil:
+		return nil, malformed.Because(err)
+	case n > int64(limit):
+		return nil, tooLarge(fault.BodyTooLarge, "the request, once decompressed,", limit)
+	}
+	data := out.Bytes()
+	binary.BigEndian.PutUint32(data[1:], uint32(n)) // #nosec G115 -- within the limit
 	return data, nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/codes"
@@ -36,7 +37,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		s.serveGRPC(w, r)
 		return
 	}
-	route := s.routes.find(r.URL.Path)
+	route, r := s.routes.route(r)
 	to := route.target(r.Method)
 	out, r, f := s.admit(w, r, to.endpoint)
 	defer out.leave(r)
@@ -81,6 +82,9 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *
 // gateway calls the service, whose method ends in finish.
 func (s *Server) api(gateway http.Handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+		if how := r.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
+			return 0, fault.New(fault.RequestMalformed, "the body is encoded, as its Content-Encoding says; send it as it is, without that header")
+		}
 		data, f := s.readBody(w, r, s.config.Limits.BodyBytes)
 		if f != nil {
 			return 0, f
