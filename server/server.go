@@ -4,12 +4,12 @@
 // says is decided by the packages it calls.
 //
 // A request comes in at one of two edges: serveHTTP (rest.go, with its table in
-// routes.go) or a method that register adds (grpc.go). Both call begin, which
-// gives it an id, its client's address and that address's limit. A method of the
-// API then goes through serve (both in request.go), with the in-flight limit and
-// the deadline, to the service and issue (issue.go). Every request ends in finish
-// (accounting.go): audit record, metrics, log line. REST is served in process:
-// nothing is dialled.
+// routes.go) or serveGRPC (grpc.go). net/http has the connections of both. Both call
+// admit, which gives the request an id, its client's address, that address's limit
+// (request.go) and a place (places.go), and read its body. A method of the API then
+// goes through serve, with the in-flight limit and the deadline, to the service and
+// issue (issue.go). Every request ends in finish (accounting.go): audit record,
+// metrics, log line. REST is served in process: nothing is dialled.
 //
 // Listen opens the addresses, Serve answers until its context ends and then
 // drains, Prepare readies other settings while requests go on.
