@@ -60,7 +60,7 @@ func TestCompressedMessages(t *testing.T) {
 			t.Errorf("gzip: %v", err)
 		}
 		bomb := r.requestV2(t, "")
-		bomb.GetPublicKeyRequest().GetPublicKey().Content = strings.Repeat("A", 16<<20)
+		bomb.GetPublicKeyRequest().GetPublicKey().Content = strings.Repeat("A", 1<<20)
 		_, err := client.CreateSigningCertificate(t.Context(), bomb, grpc.UseCompressor(grpcgzip.Name))
 		if status.Code(err) != codes.InvalidArgument || reasonIn(err) != string(fault.BodyTooLarge) {
 			t.Errorf("a bomb: %v", err)
@@ -192,4 +192,25 @@ func statusOf(t *testing.T, response *http.Response) error {
 		t.Fatal(err)
 	}
 	return status.ErrorProto(&s)
+}
+
+func FuzzUnpack(f *testing.F) {
+	const limit = 1 << 10
+	for _, text := range []string{"", "message", strings.Repeat("x", limit), strings.Repeat("x", limit+1)} {
+		var b bytes.Buffer
+		z := gzip.NewWriter(&b)
+		if _, err := io.WriteString(z, text); err != nil || z.Close() != nil {
+			f.Fatal(err)
+		}
+		f.Add(b.Bytes())
+	}
+	f.Fuzz(func(t *testing.T, packed []byte) {
+		frame, refused := unpack(packed, limit)
+		if refused != nil {
+			return
+		}
+		if n := len(frame) - frameHead; n > limit || frame[0] != 0 || int(binary.BigEndian.Uint32(frame[1:])) != n {
+			t.Errorf("%x: a frame of %d bytes with the head %x", packed, len(frame), frame[:frameHead])
+		}
+	})
 }

@@ -202,18 +202,17 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 
 // handGRPC hands a call to the gRPC server, with another body.
 func (s *Server) handGRPC(w http.ResponseWriter, r *http.Request, body io.ReadCloser, f *fault.Error) {
-	inner := r
+	ctx := r.Context()
 	if f != nil {
-		inner = r.WithContext(context.WithValue(r.Context(), refusalKey{}, f))
-	} else {
-		inner = r.WithContext(r.Context())
+		ctx = context.WithValue(ctx, refusalKey{}, f)
 	}
+	inner := r.WithContext(ctx)
 	inner.Body = body
 	inner.Header = r.Header.Clone()
 	if !streaming(r.URL.Path) {
 		inner.Header.Del(headerCompression) // the message isn't any more
 	}
-	if p, ok := peer.FromContext(r.Context()); ok { // whom a proxy speaks for
+	if p, ok := peer.FromContext(ctx); ok { // whom a proxy speaks for
 		inner.RemoteAddr = p.Addr.String()
 	}
 	s.grpc.ServeHTTP(w, inner)
