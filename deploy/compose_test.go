@@ -26,15 +26,16 @@ type service struct {
 		Context    string `yaml:"context"`
 		Dockerfile string `yaml:"dockerfile"`
 	} `yaml:"build"`
-	Image           string   `yaml:"image"`
-	ReadOnly        bool     `yaml:"read_only"`
-	CapDrop         []string `yaml:"cap_drop"`
-	SecurityOpt     []string `yaml:"security_opt"`
-	PidsLimit       int      `yaml:"pids_limit"`
-	MemLimit        string   `yaml:"mem_limit"`
-	Restart         string   `yaml:"restart"`
-	StopGracePeriod string   `yaml:"stop_grace_period"`
-	Ports           []string `yaml:"ports"`
+	Image           string            `yaml:"image"`
+	ReadOnly        bool              `yaml:"read_only"`
+	CapDrop         []string          `yaml:"cap_drop"`
+	SecurityOpt     []string          `yaml:"security_opt"`
+	PidsLimit       int               `yaml:"pids_limit"`
+	MemLimit        string            `yaml:"mem_limit"`
+	Environment     map[string]string `yaml:"environment"`
+	Restart         string            `yaml:"restart"`
+	StopGracePeriod string            `yaml:"stop_grace_period"`
+	Ports           []string          `yaml:"ports"`
 	Volumes         []struct {
 		Type     string `yaml:"type"`
 		Source   string `yaml:"source"`

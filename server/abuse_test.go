@@ -354,7 +354,7 @@ func TestNoRouteIssuesWithoutAToken(t *testing.T) {
 		}
 	}
 	conn := dial(t, r.server.Addresses().GRPC, nil)
-	for service, info := range r.server.grpcShared.GetServiceInfo() {
+	for service, info := range r.server.grpc.GetServiceInfo() {
 		for _, m := range info.Methods {
 			if m.IsServerStream {
 				continue
@@ -380,7 +380,7 @@ func TestAnnouncedBodiesTakeNoMemory(t *testing.T) {
 		body := &silentBody{}
 		request := httptest.NewRequest(http.MethodPost, "/api/v2/signingCert", body)
 		request.ContentLength = announced
-		if _, f := r.server.readBody(httptest.NewRecorder(), request); f == nil || f.Reason != fault.RequestMalformed {
+		if _, f := r.server.readBody(httptest.NewRecorder(), request, r.server.config.Limits.BodyBytes); f == nil || f.Reason != fault.RequestMalformed {
 			t.Errorf("%d bytes announced: %v", announced, f)
 		}
 		if body.room > firstRoom+1 {

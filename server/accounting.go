@@ -64,6 +64,12 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		e.Issuer, e.IssuerType, e.Subject = c.who.Issuer(), c.who.IssuerType(), c.who.Subject()
 		e.SAN, e.SANType = c.who.SAN().Value, c.who.SAN().Kind.String()
 	}
+	if r := c.refused; r != nil {
+		e.Issuer, e.Subject = r.Issuer, r.Subject
+		if r.SAN.Value != "" {
+			e.SAN, e.SANType = r.SAN.Value, r.SAN.Kind.String()
+		}
+	}
 	if begun {
 		e.KeyAlgorithm = c.key.Algorithm()
 	}
@@ -151,6 +157,7 @@ type metrics struct {
 	panics    prometheus.Counter
 	unaudited prometheus.Counter
 	evicted   prometheus.Counter
+	places    prometheus.Counter
 	shed      *prometheus.CounterVec
 }
 
@@ -173,6 +180,7 @@ func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() tim
 		panics:    counter("mayfly_panics_total", "Requests that ended in a panic. Each is a defect."),
 		unaudited: counter("mayfly_refusals_unaudited_total", "Refusals that could not be recorded in the audit trail."),
 		evicted:   counter("mayfly_connections_evicted_total", "Quiet connections closed to make room for new ones."),
+		places:    counter("mayfly_requests_evicted_total", "Requests ended because they waited for their client while others needed their place, and requests that were not even answered."),
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
 		}, []string{"limit"}),
@@ -187,7 +195,7 @@ func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() tim
 		Name: "mayfly_requests_in_flight", Help: "Requests being served.",
 	}, inFlight)
 	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.shed, inFlightGauge} {
+	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.places, m.shed, inFlightGauge} {
 		errs = append(errs, r.Register(c))
 	}
 	return m, errors.Join(errs...)

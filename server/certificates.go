@@ -111,11 +111,11 @@ func (t *certificates) become(fresh *certificates) {
 	t.cert, t.key, t.current, t.tried = fresh.cert, fresh.key, fresh.current, fresh.tried
 }
 
-// tlsConfig serves the certificate to HTTP/2 and HTTP/1.1 clients.
-func (t *certificates) tlsConfig() *tls.Config {
+// tlsConfig serves the certificate to clients of the protocols (RFC 7301).
+func (t *certificates) tlsConfig(protocols ...string) *tls.Config {
 	return &tls.Config{
 		MinVersion:     tls.VersionTLS12,
 		GetCertificate: t.get,
-		NextProtos:     []string{"h2", "http/1.1"}, // RFC 7301
+		NextProtos:     protocols,
 	}
 }

@@ -20,6 +20,14 @@ type Config struct {
 	GRPCAddress string `yaml:"grpc_address"`
 	// MetricsAddress is where /metrics is served, apart from the API. Empty serves none.
 	MetricsAddress string `yaml:"metrics_address"`
+	// Reflection serves gRPC's reflection on every port. Without it only a port of
+	// loopback has it, for people who try the API with a tool.
+	Reflection bool `yaml:"reflection,omitempty"`
+	// MetricsHosts are further names, in lower case and without port, by which
+	// /metrics may be asked for (`mayfly.monitoring.svc`). Addresses, `localhost` and
+	// the host of metrics_address always may: any other name in a request's Host could
+	// be that of a web page that has a browser read the metrics (DNS rebinding).
+	MetricsHosts []string `yaml:"metrics_hosts,omitempty"`
 	// Profiling serves Go's profiles at /debug/pprof/ beside /metrics, for
 	// whoever can reach that listener.
 	Profiling bool `yaml:"profiling,omitempty"`
@@ -65,14 +73,18 @@ type TLSConfig struct {
 // Enabled reports whether the listeners speak TLS.
 func (t TLSConfig) Enabled() bool { return t.CertFile != "" || t.KeyFile != "" }
 
+// maxTokenBytes is the longest token that identity looks at: a higher limit would
+// have no effect.
+const maxTokenBytes = 16 << 10
+
 // Limits bound what a client can make the service spend. Each is checked
-// before the thing it limits is parsed.
+// before the thing it limits is parsed. docs/limits.md says what they come to.
 type Limits struct {
 	// BodyBytes is the largest request body.
 	BodyBytes int `yaml:"body_bytes"`
 	// HeaderBytes is the largest request head; a token may come in it.
 	HeaderBytes int `yaml:"header_bytes"`
-	// TokenBytes is the largest identity token.
+	// TokenBytes is the largest identity token; at most 16384.
 	TokenBytes int `yaml:"token_bytes"`
 	// Issuances is how many certificates may be in the making at once; more are
 	// answered with 503 OVERLOADED.
@@ -86,8 +98,14 @@ type Limits struct {
 	HeaderTimeout time.Duration `yaml:"header_timeout"`
 	// ReadTimeout is how long a whole request may take to arrive.
 	ReadTimeout time.Duration `yaml:"read_timeout"`
+	// WriteTimeout is how long a client may take to read an answer; of a stream,
+	// each message.
+	WriteTimeout time.Duration `yaml:"write_timeout"`
 	// IdleTimeout is how long a connection may wait between requests.
 	IdleTimeout time.Duration `yaml:"idle_timeout"`
+	// StreamTime is how long a gRPC health watch or a reflection stream may stay
+	// open; its client opens it again.
+	StreamTime time.Duration `yaml:"stream_time"`
 }
 
 // RateLimits bound how often certificates may be asked for. What is over a
@@ -118,7 +136,7 @@ type Rate struct {
 }
 
 // DefaultConfig listens on loopback alone, with limits that suit two cores and
-// 256 MB.
+// 512 MiB.
 func DefaultConfig() Config {
 	return Config{
 		HTTPAddress:    "127.0.0.1:5555",
@@ -129,14 +147,16 @@ func DefaultConfig() Config {
 		CORSOrigins:    []string{"*"},
 		Limits: Limits{
 			BodyBytes:     64 << 10,
-			HeaderBytes:   64 << 10,
+			HeaderBytes:   32 << 10,
 			TokenBytes:    16 << 10,
 			Issuances:     256,
-			Connections:   2048,
+			Connections:   512,
 			Streams:       128,
 			HeaderTimeout: 5 * time.Second,
 			ReadTimeout:   10 * time.Second,
+			WriteTimeout:  10 * time.Second,
 			IdleTimeout:   time.Minute,
+			StreamTime:    10 * time.Minute,
 		},
 		RateLimits: defaultRateLimits(),
 	}
@@ -179,6 +199,11 @@ func (c *Config) Check(path string, f *setting.Faults) {
 			f.Add(at, "`*` already means all: remove it or the others")
 		}
 	}
+	for i, h := range c.MetricsHosts {
+		if h == "" || h != hostOf(h) {
+			f.Add(setting.Index(setting.Join(path, "metrics_hosts"), i), "%q is not a host's name in lower case, without scheme and port", h)
+		}
+	}
 	c.Limits.check(setting.Join(path, "limits"), f)
 	c.RateLimits.check(setting.Join(path, "rate_limits"), f)
 	for i, p := range c.TrustedProxies {
@@ -217,13 +242,21 @@ func (c *Config) checkClashes(path string, f *setting.Faults) {
 func (l *Limits) check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "body_bytes"), l.BodyBytes, 4<<10, 1<<20, f)
 	checkRange(setting.Join(path, "header_bytes"), l.HeaderBytes, 4<<10, 1<<20, f)
-	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, 64<<10, f)
+	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, maxTokenBytes, f)
 	checkRange(setting.Join(path, "issuances"), l.Issuances, 1, 1<<16, f)
 	checkRange(setting.Join(path, "connections"), l.Connections, 1, 1<<20, f)
 	checkRange(setting.Join(path, "streams"), l.Streams, 1, 1<<16, f)
 	checkRange(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
 	checkRange(setting.Join(path, "read_timeout"), l.ReadTimeout, 10*time.Millisecond, time.Minute, f)
+	checkRange(setting.Join(path, "write_timeout"), l.WriteTimeout, 10*time.Millisecond, time.Minute, f)
 	checkRange(setting.Join(path, "idle_timeout"), l.IdleTimeout, 10*time.Millisecond, time.Hour, f)
+	checkRange(setting.Join(path, "stream_time"), l.StreamTime, 10*time.Millisecond, 24*time.Hour, f)
+	if l.TokenBytes <= maxTokenBytes && l.TokenBytes > max(l.BodyBytes, l.HeaderBytes) {
+		f.Add(setting.Join(path, "token_bytes"), "%d fits neither into body_bytes, %d, nor into header_bytes, %d", l.TokenBytes, l.BodyBytes, l.HeaderBytes)
+	}
+	if l.HeaderTimeout > l.ReadTimeout {
+		f.Add(setting.Join(path, "header_timeout"), "%v has no effect beyond read_timeout, %v, which is for the whole request", l.HeaderTimeout, l.ReadTimeout)
+	}
 }
 
 func (l *RateLimits) check(path string, f *setting.Faults) {

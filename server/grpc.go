@@ -1,9 +1,14 @@
 package server
 
 import (
+	"bytes"
+	"compress/gzip"
 	"context"
+	"encoding/binary"
+	"io"
 	"net/http"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -12,12 +17,10 @@ import (
 	"google.golang.org/grpc/encoding"
 	protocodec "google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/keepalive"
 	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/metadata"
+	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
-	"google.golang.org/grpc/tap"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
@@ -25,34 +28,15 @@ import (
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
-// metadataRequestID names a request, in both directions.
-const metadataRequestID = "x-request-id"
-
-const (
-	// keepaliveLeast is how far apart a client's pings must be.
-	keepaliveLeast = 10 * time.Second
-	// keepaliveTime is when a silent client is pinged, keepaliveWait how long its answer may take.
-	keepaliveTime, keepaliveWait = 2 * time.Minute, 20 * time.Second
-)
-
-// newGRPC makes a gRPC server with every service on it. There are two: the one
-// that listens, and the one behind the REST port, whose connections net/http owns.
-func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
-	l := s.config.Limits
-	g := grpc.NewServer(append([]grpc.ServerOption{
-		// Between the limit and twice the limit a request is refused in our own
-		// words (checkSizes); beyond, unread, in gRPC's.
-		grpc.MaxRecvMsgSize(2 * l.BodyBytes),
-		grpc.MaxHeaderListSize(uint32(l.HeaderBytes)),
-		grpc.MaxConcurrentStreams(uint32(l.Streams)),
-		grpc.ConnectionTimeout(l.HeaderTimeout),
-		grpc.KeepaliveEnforcementPolicy(keepalive.EnforcementPolicy{MinTime: keepaliveLeast, PermitWithoutStream: true}),
-		grpc.KeepaliveParams(keepalive.ServerParameters{MaxConnectionIdle: l.IdleTimeout, Time: keepaliveTime, Timeout: keepaliveWait}),
+// newGRPC makes the gRPC server with every service on it. It takes single requests:
+// the connections of both ports are net/http's, with its limits.
+func (s *Server) newGRPC() *grpc.Server {
+	g := grpc.NewServer(
+		grpc.MaxRecvMsgSize(s.config.Limits.BodyBytes),
 		grpc.ForceServerCodecV2(lenientCodec{encoding.GetCodecV2(protocodec.Name)}),
-		grpc.InTapHandle(s.limitTime),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
-	}, extra...)...)
+	)
 	s.register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC})
 	s.register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC})
 	healthpb.RegisterHealthServer(g, s.ready.health)
@@ -60,9 +44,10 @@ func (s *Server) newGRPC(extra ...grpc.ServerOption) *grpc.Server {
 	return g
 }
 
-// register adds a service of the API. A method's request begins here, is decoded,
-// and goes to the service, whose method ends in finish. What can't be decoded gRPC
-// would answer for us, as an internal error; it is finished here.
+// register adds a service of the API. A method's request, which serveGRPC has begun
+// and read, is decoded here, and goes to the service, whose method ends in finish.
+// What can't be decoded gRPC would answer for us, as an internal error; it is
+// finished here, as is what serveGRPC refuses.
 func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 	own := *desc
 	own.Methods = slices.Clone(desc.Methods)
@@ -70,12 +55,11 @@ func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 		m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
 		// The interceptor isn't called: it is for the services that aren't the API's.
 		own.Methods[i].Handler = func(service any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
-			ctx, f := s.beginGRPC(ctx, m)
+			f := refusal(ctx)
 			decode := func(message any) error {
-				if f = s.decode(receive, message); f != nil {
+				if f = decode(receive, message); f != nil {
 					return f
 				}
-				sendID(ctx)
 				return nil
 			}
 			if f == nil {
@@ -85,7 +69,6 @@ func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 				})
 			}
 			if f != nil {
-				sendID(ctx)
 				err = s.finish(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.now()}, f)
 			}
 			return out, translated(err, requestid.From(ctx))
@@ -94,46 +77,14 @@ func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 	g.RegisterService(&own, service)
 }
 
-// beginGRPC begins a gRPC request.
-func (s *Server) beginGRPC(ctx context.Context, e *endpoint) (context.Context, *fault.Error) {
-	id := ""
-	if sent := metadata.ValueFromIncomingContext(ctx, metadataRequestID); len(sent) > 0 {
-		id = sent[0]
-	}
-	return s.begin(ctx, e, id, metadata.ValueFromIncomingContext(ctx, headerForwarded))
-}
-
-// sendID tells the client its request's id, with the head of the answer. It fails
-// only once that has been sent, as gRPC does for a message that doesn't arrive.
-func sendID(ctx context.Context) {
-	_ = grpc.SetHeader(ctx, metadata.Pairs(metadataRequestID, requestid.From(ctx)))
-}
-
-// decode receives a message, or says why it can't be.
-func (s *Server) decode(receive func(any) error, message any) *fault.Error {
+// decode decodes a message, or says why it can't be.
+func decode(receive func(any) error, message any) *fault.Error {
 	in := decodeResult{message: message}
-	if err := receive(&in); err != nil {
-		return s.unread(err)
-	}
-	if in.err != nil { // its text could quote the request
-		return fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method")
+	err := receive(&in)
+	if err != nil || in.err != nil { // its text could quote the request
+		return fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method").Because(err)
 	}
 	return nil
-}
-
-// unread classifies a message that did not arrive. The client has gRPC's own
-// status for it already.
-func (s *Server) unread(err error) *fault.Error {
-	switch status.Code(err) {
-	case codes.ResourceExhausted:
-		return tooLarge(fault.BodyTooLarge, "the request", s.config.Limits.BodyBytes)
-	case codes.DeadlineExceeded:
-		return fault.From(context.DeadlineExceeded)
-	case codes.Canceled:
-		return fault.From(context.Canceled)
-	default:
-		return fault.New(fault.RequestMalformed, "the request ended early")
-	}
 }
 
 // decodeResult receives a message together with what was wrong with it, so that
@@ -155,20 +106,12 @@ func (c lenientCodec) Unmarshal(data mem.BufferSlice, v any) error {
 	return c.CodecV2.Unmarshal(data, v)
 }
 
-// limitTime bounds how long a request may take to arrive and be answered, for
-// every method but the streams: a client that opens one and sends nothing ends here.
-func (s *Server) limitTime(ctx context.Context, info *tap.Info) (context.Context, error) {
-	if streaming(info.FullMethodName) {
-		return ctx, nil
-	}
-	limited, cancel := context.WithTimeout(ctx, s.config.Limits.ReadTimeout+s.config.RequestTimeout)
-	context.AfterFunc(ctx, cancel) // gRPC ends ctx with the request
-	return limited, nil
-}
+// reflectionPrefix begins the methods of reflection, of which there are two versions.
+const reflectionPrefix = "/grpc.reflection."
 
 // streaming reports whether a method stays open: health watches and reflection.
 func streaming(fullMethod string) bool {
-	return fullMethod == healthpb.Health_Watch_FullMethodName || strings.HasPrefix(fullMethod, "/grpc.reflection.")
+	return fullMethod == healthpb.Health_Watch_FullMethodName || strings.HasPrefix(fullMethod, reflectionPrefix)
 }
 
 // notAPI is what a request to gRPC's own services, health and reflection, asks for.
@@ -176,27 +119,25 @@ var notAPI = &endpoint{name: "grpc"}
 
 // unary serves gRPC's own unary methods.
 func (s *Server) unary(ctx context.Context, in any, info *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
-	err = s.serveNotAPI(ctx, info.FullMethod, func(ctx context.Context) (err error) {
+	err = s.serveNotAPI(ctx, info.FullMethod, func() (err error) {
 		out, err = handle(ctx, in)
 		return err
 	})
 	return out, err
 }
 
-// stream serves gRPC's own streams. A bound on streams as a class belongs here.
+// stream serves gRPC's own streams.
 func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.StreamServerInfo, handle grpc.StreamHandler) error {
-	return s.serveNotAPI(stream.Context(), info.FullMethod, func(context.Context) error { return handle(service, stream) })
+	return s.serveNotAPI(stream.Context(), info.FullMethod, func() error { return handle(service, stream) })
 }
 
-// serveNotAPI begins a request to one of gRPC's own services, and gives its failure
+// serveNotAPI serves a request to one of gRPC's own services, and gives its failure
 // the status of the one table. It isn't accounted for.
-func (s *Server) serveNotAPI(ctx context.Context, method string, handle func(context.Context) error) error {
-	ctx, f := s.beginGRPC(ctx, notAPI)
-	sendID(ctx)
-	if f != nil {
+func (s *Server) serveNotAPI(ctx context.Context, method string, handle func() error) error {
+	if f := refusal(ctx); f != nil {
 		return translated(f, requestid.From(ctx))
 	}
-	return translated(s.guard(ctx, method, func() error { return handle(ctx) }), requestid.From(ctx))
+	return translated(s.guard(ctx, method, handle), requestid.From(ctx))
 }
 
 // translated is err with the status of the one table. An err that is a status
@@ -213,14 +154,150 @@ func translated(err error, id string) error {
 	return answerTo(fault.From(err), id).grpc()
 }
 
-// serveGRPC hands a request on the REST port to the gRPC server behind it.
-func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
-	if streaming(r.URL.Path) {
-		// These stay open; the port's deadlines are for single requests. A writer
-		// without deadlines has none to lift.
-		control := http.NewResponseController(w)
-		_ = control.SetReadDeadline(time.Time{})
-		_ = control.SetWriteDeadline(time.Time{})
+// isGRPC reports whether r is a call of gRPC (its protocol over HTTP/2, Requests).
+func isGRPC(r *http.Request) bool {
+	return r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc")
+}
+
+// serveGRPCPort is the port of gRPC alone.
+func (s *Server) serveGRPCPort(w http.ResponseWriter, r *http.Request) {
+	if !isGRPC(r) {
+		http.Error(w, "gRPC alone is served here; REST has a port of its own", http.StatusUnsupportedMediaType)
+		return
 	}
-	s.grpcShared.ServeHTTP(w, r)
+	s.serveGRPC(w, r)
+}
+
+// refusalKey is where a context has the refusal of a call that its method gives.
+type refusalKey struct{}
+
+func refusal(ctx context.Context) *fault.Error {
+	f, _ := ctx.Value(refusalKey{}).(*fault.Error)
+	return f
+}
+
+// serveGRPC is a call of gRPC, on either port: within the limits, and with its
+// message read, it goes to the gRPC server. What is refused goes there too, and is
+// answered in gRPC's form.
+func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
+	e := methodAt(r.URL.Path)
+	if e == nil {
+		e = notAPI
+	}
+	out, r, f := s.admit(w, r, e)
+	defer out.leave(r)
+	if streaming(r.URL.Path) && f == nil {
+		if f = s.serveStream(out, r); f == nil {
+			return
+		}
+	}
+	message := []byte{0, 0, 0, 0, 0} // an empty one
+	if f == nil {
+		if message, f = s.readMessage(out, r); f != nil {
+			message = []byte{0, 0, 0, 0, 0}
+		}
+	}
+	s.handGRPC(out, r, io.NopCloser(bytes.NewReader(message)), f)
+}
+
+// handGRPC hands a call to the gRPC server, with another body.
+func (s *Server) handGRPC(w http.ResponseWriter, r *http.Request, body io.ReadCloser, f *fault.Error) {
+	ctx := r.Context()
+	if f != nil {
+		ctx = context.WithValue(ctx, refusalKey{}, f)
+	}
+	inner := r.WithContext(ctx)
+	inner.Body = body
+	inner.Header = r.Header.Clone()
+	if !streaming(r.URL.Path) {
+		inner.Header.Del(headerCompression) // the message isn't any more
+	}
+	if p, ok := peer.FromContext(ctx); ok { // whom a proxy speaks for
+		inner.RemoteAddr = p.Addr.String()
+	}
+	s.grpc.ServeHTTP(w, inner)
+}
+
+// frameHead is the length of what stands before a message: whether it is
+// compressed, and its length (gRPC over HTTP/2, Length-Prefixed-Message).
+const frameHead = 5
+
+// readMessage reads the one message of a unary call, with its frame, within the
+// limit that REST bodies have.
+func (s *Server) readMessage(w http.ResponseWriter, r *http.Request) ([]byte, *fault.Error) {
+	limit := s.config.Limits.BodyBytes
+	data, f := s.readBody(w, r, limit+frameHead)
+	switch {
+	case f != nil && f.Reason == fault.BodyTooLarge:
+		return nil, tooLarge(fault.BodyTooLarge, "the request", limit)
+	case f != nil:
+		return nil, f
+	case len(data) < frameHead || uint64(binary.BigEndian.Uint32(data[1:])) != uint64(len(data)-frameHead):
+		return nil, fault.New(fault.RequestMalformed, "the request is not one message of gRPC: it ended early, or went on after it")
+	case data[0] == 0:
+		return data, nil
+	case data[0] != 1 || r.Header.Get(headerCompression) != "gzip":
+		w.Header().Set("Grpc-Accept-Encoding", "gzip")
+		return nil, fault.New(fault.RequestMalformed, "the request is compressed in a way that isn't known here; send it with gzip, or as it is")
+	}
+	return unpack(data[frameHead:], limit)
+}
+
+// headerCompression says how messages are compressed that say that they are.
+const headerCompression = "Grpc-Encoding"
+
+// unpack decompresses a message, within the limit, and puts it into a frame.
+func unpack(packed []byte, limit int) ([]byte, *fault.Error) {
+	malformed := fault.New(fault.RequestMalformed, "the request says that it is compressed with gzip, and isn't")
+	z, err := gzip.NewReader(bytes.NewReader(packed))
+	if err != nil {
+		return nil, malformed.Because(err)
+	}
+	out := bytes.NewBuffer(make([]byte, frameHead, frameHead+firstRoom))
+	n, err := io.Copy(out, io.LimitReader(z, int64(limit)+1))
+	switch {
+	case err != nil:
+		return nil, malformed.Because(err)
+	case n > int64(limit):
+		return nil, tooLarge(fault.BodyTooLarge, "the request, once decompressed,", limit)
+	}
+	data := out.Bytes()
+	binary.BigEndian.PutUint32(data[1:], uint32(n)) // #nosec G115 -- within the limit
+	return data, nil
+}
+
+// serveStream is a call that stays open: a health watch, or reflection. They are
+// bounded as a class, for each connection, and in time.
+func (s *Server) serveStream(out *timedReply, r *http.Request) *fault.Error {
+	l, conn := s.config.Limits, connectionOf(r.Context())
+	if strings.HasPrefix(r.URL.Path, reflectionPrefix) && !conn.reflects {
+		return fault.New(fault.MethodNotAllowed, "reflection isn't served on this port; the operator can turn it on with server.reflection")
+	}
+	if n := conn.streams.Add(1); n > streamsAConnection {
+		conn.streams.Add(-1)
+		return fault.New(fault.Overloaded, "this connection has %d streaming calls already, which is the limit", streamsAConnection).After(retryOverload)
+	}
+	defer conn.streams.Add(-1)
+	ctx, cancel := context.WithTimeout(r.Context(), l.StreamTime)
+	defer cancel()
+	out.place.unlessEvicted(func() { out.stream = cancel })
+	held, f := s.streams.enter(peerAddress(ctx), out.place.evict)
+	if held != nil {
+		defer held.leave()
+	}
+	if f != nil {
+		return f
+	}
+	// The port's deadlines are for single requests.
+	out.place.unlessEvicted(func() {
+		_, _ = out.control.SetReadDeadline(time.Time{}), out.control.SetWriteDeadline(time.Time{})
+	})
+	s.handGRPC(out, r.WithContext(ctx), http.MaxBytesReader(out, r.Body, int64(l.BodyBytes)), nil)
+	if ctx.Err() != nil { // in the place of what gRPC made of that
+		h := out.Header()
+		h.Set("Content-Type", "application/grpc")
+		h.Set("Grpc-Status", strconv.Itoa(int(codes.Unavailable)))
+		h.Set("Grpc-Message", "the time of this stream is over; open it again")
+	}
+	return nil
 }

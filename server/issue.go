@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"strconv"
 	"strings"
 
@@ -43,6 +44,7 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	who, err := s.identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
 	stop()
 	if err != nil {
+		errors.As(err, &c.refused)
 		return nil, err
 	}
 	c.who = who
@@ -81,7 +83,8 @@ const (
 // fromV2 reads a v2 request: its token, else one in the metadata, and one key.
 func fromV2(ctx context.Context, r *fulciov2.CreateSigningCertificateRequest) signingRequest {
 	q := signingRequest{
-		size: proto.Size(r), token: r.GetCredentials().GetOidcIdentityToken(), keyFields: "publicKeyRequest or certificateSigningRequest",
+		// White space around it is what `$(cat FILE)` and text editors leave.
+		size: proto.Size(r), token: strings.TrimSpace(r.GetCredentials().GetOidcIdentityToken()), keyFields: "publicKeyRequest or certificateSigningRequest",
 	}
 	if q.token == "" {
 		q.token = bearer(ctx)
@@ -143,7 +146,7 @@ func bearer(ctx context.Context) string {
 		}
 	}
 	for _, v := range metadata.ValueFromIncomingContext(ctx, metadataToken) {
-		if v != "" {
+		if v = strings.TrimSpace(v); v != "" {
 			return v
 		}
 	}

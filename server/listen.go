@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"net/netip"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -34,10 +35,11 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		address string
 		bound   net.Listener
 		into    *net.Listener
+		most    int
 	}{
-		{s.config.HTTPAddress, s.bound, &l.http},
-		{s.config.GRPCAddress, nil, &l.grpc},
-		{s.config.MetricsAddress, nil, &l.metrics},
+		{s.config.HTTPAddress, s.bound, &l.http, s.config.Limits.Connections},
+		{s.config.GRPCAddress, nil, &l.grpc, s.config.Limits.Connections},
+		{s.config.MetricsAddress, nil, &l.metrics, min(s.config.Limits.Connections, metricsConnections)},
 	} {
 		opened := open.bound
 		if opened == nil && open.address == "" {
@@ -49,20 +51,20 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 				continue
 			}
 		}
-		*open.into = newConnectionLimit(opened, s.config.Limits.Connections, s.metrics.evicted.Inc)
+		*open.into = newConnectionLimit(opened, open.most, s.metrics.evicted.Inc)
 	}
 	if err := errors.Join(taken...); err != nil {
 		return err
 	}
 	s.listeners = l
-	if l.certificates == nil && (!loopback(l.http) || !loopback(l.grpc)) {
+	if l.certificates == nil && (!onLoopback(l.http) || !onLoopback(l.grpc)) {
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
 }
 
-// loopback reports whether l, if there is one, is for this machine alone.
-func loopback(l net.Listener) bool {
+// onLoopback reports whether l, if there is one, is for this machine alone.
+func onLoopback(l net.Listener) bool {
 	if l == nil {
 		return true
 	}
@@ -96,10 +98,14 @@ func (s *Server) Addresses() Addresses {
 	return Addresses{address(s.listeners.http), address(s.listeners.grpc), address(s.listeners.metrics)}
 }
 
+// How much the kernel keeps for a connection, in bytes each way. Linux doubles it,
+// for what it needs beside the data (socket(7), SO_SNDBUF).
+const receiveBuffer, sendBuffer = 16 << 10, 32 << 10
+
 // connectionLimit is a listener that keeps at most so many connections. When one more
-// comes, the one that has been quiet longest is closed, those that never sent a
-// byte first: somebody who only opens connections closes their own, and honest
-// clients still get in.
+// comes, the address that has most of them loses the one that has been quiet longest,
+// those that never sent a byte first: somebody who only opens connections closes
+// their own, and honest clients still get in.
 type connectionLimit struct {
 	net.Listener
 	most    int
@@ -107,12 +113,14 @@ type connectionLimit struct {
 
 	mu      sync.Mutex
 	tracked map[*trackedConn]struct{}
+	by      map[netip.Prefix]int // how many of tracked, by address
 }
 
 // trackedConn is a connection that a connectionLimit counts.
 type trackedConn struct {
 	net.Conn
 	limit  *connectionLimit
+	who    netip.Prefix
 	opened time.Time
 	// active is when it last sent or was sent something, in nanoseconds since
 	// the Unix epoch; 0 when it never sent anything.
@@ -120,7 +128,7 @@ type trackedConn struct {
 }
 
 func newConnectionLimit(l net.Listener, most int, evicted func()) *connectionLimit {
-	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: make(map[*trackedConn]struct{})}
+	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 }
 
 // Accept waits for the next connection, and makes room for it.
@@ -129,7 +137,14 @@ func (l *connectionLimit) Accept() (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &trackedConn{Conn: conn, limit: l, opened: time.Now()}
+	if tcp, ok := conn.(*net.TCPConn); ok { // what isn't read, or not sent yet, is in the kernel's memory
+		if err := errors.Join(tcp.SetReadBuffer(receiveBuffer), tcp.SetWriteBuffer(sendBuffer)); err != nil {
+			_ = conn.Close() // the client is gone
+			return l.Accept()
+		}
+	}
+	from, _ := parseHop(conn.RemoteAddr().String())
+	t := &trackedConn{Conn: conn, limit: l, who: network(from), opened: time.Now()}
 	if out := l.track(t); out != nil {
 		l.evicted()
 		_ = out.Close() // its owner reads the error
@@ -144,14 +159,26 @@ func (l *connectionLimit) track(t *trackedConn) *trackedConn {
 	var out *trackedConn
 	if len(l.tracked) >= l.most {
 		for other := range l.tracked {
-			if out == nil || other.quieter(out) {
+			if n := l.by[other.who]; out == nil || n > l.by[out.who] || n == l.by[out.who] && other.quieter(out) {
 				out = other
 			}
 		}
-		delete(l.tracked, out)
+		l.drop(out)
 	}
 	l.tracked[t] = struct{}{}
+	l.by[t.who]++
 	return out
+}
+
+// drop counts t no more.
+func (l *connectionLimit) drop(t *trackedConn) {
+	if _, ok := l.tracked[t]; !ok {
+		return
+	}
+	delete(l.tracked, t)
+	if l.by[t.who]--; l.by[t.who] == 0 {
+		delete(l.by, t.who)
+	}
 }
 
 // quieter reports whether t should go before other.
@@ -186,7 +213,7 @@ func (t *trackedConn) note(n int) {
 // Close ends the connection, which is counted no more.
 func (t *trackedConn) Close() error {
 	t.limit.mu.Lock()
-	delete(t.limit.tracked, t)
+	t.limit.drop(t)
 	t.limit.mu.Unlock()
 	return t.Conn.Close()
 }

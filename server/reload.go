@@ -70,6 +70,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	commit = func() {
 		s.live.Store(newLiveSettings(next.Config, s.live.Load().limiters))
 		s.inFlight.set(next.Config.Limits.Issuances)
+		s.places.set(next.Config.Limits.Issuances + waitingPlaces)
 		s.routes.publish(next.Documents)
 		if m != nil {
 			s.routes.mount(m)

@@ -75,22 +75,24 @@ type call struct {
 	edge  edge
 	start time.Time
 	code  int                // the HTTP status of a page that has been sent; 0 where the failure, or none, says it
-	who   identity.Principal // zero until the token is verified
+	who   identity.Principal // zero until the token is verified, and its holder accepted
 	key   proof.Key          // zero until possession is shown
+	// refused says whose a genuine token is that nothing is issued for; nil otherwise.
+	refused *identity.RefusedError
 }
 
 // begin is where a request starts, whichever edge it came by. The context carries
-// from here on the request's id (sentID, if that is harmless) and the address of
-// its client. The failure is that the address is over its limit. Nothing of the
-// request but its head has been read yet.
-func (s *Server) begin(ctx context.Context, e *endpoint, sentID string, forwarded []string) (context.Context, *fault.Error) {
+// from here on the request's id (the one that was sent, if that is harmless) and the
+// address of its client, which is returned too. The failure is that the address is
+// over its limit. Nothing of the request but its head has been read yet.
+func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Header) (context.Context, netip.Addr, *fault.Error) {
 	live := s.live.Load()
-	ctx = requestid.With(ctx, requestid.Choose(sentID))
-	ctx, client := live.proxies.locate(ctx, forwarded)
+	ctx = requestid.With(ctx, requestid.Choose(h.Get(headerRequestID)))
+	ctx, client := live.proxies.locate(peer.NewContext(ctx, &peer.Peer{Addr: address(from)}), h.Values(headerForwarded))
 	if e.limit == nil {
-		return ctx, nil
+		return ctx, client, nil
 	}
-	return ctx, s.metrics.limited(e.limit(live.limiters, client, s.now()))
+	return ctx, client, s.metrics.limited(e.limit(live.limiters, client, s.now()))
 }
 
 // serve is the one chain for every method of the API, once the request is read:
@@ -146,8 +148,7 @@ func classify(ctx context.Context, err error) *fault.Error {
 	return f
 }
 
-// headerForwarded is the header in which proxies name whom they speak for; in
-// gRPC's metadata it is in lower case.
+// headerForwarded is the header in which proxies name whom they speak for.
 const headerForwarded = "X-Forwarded-For"
 
 // maxForwarded is how many hops of headerForwarded are looked at: more proxies

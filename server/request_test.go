@@ -229,20 +229,26 @@ func TestConfigCheckFindsEachFault(t *testing.T) {
 		t.Fatalf("the default: %v", none.Err())
 	}
 	for want, change := range map[string]func(*Config){
-		"http_address: required":        func(c *Config) { c.HTTPAddress = "" },
-		"grpc_address:":                 func(c *Config) { c.GRPCAddress = "localhost" },
-		"metrics_address: is the":       func(c *Config) { c.MetricsAddress = c.HTTPAddress },
-		"public_url:":                   func(c *Config) { c.PublicURL = "ftp://x" },
-		"tls.key_file: required":        func(c *Config) { c.TLS.CertFile = "x" },
-		"tls.cert_file: required":       func(c *Config) { c.TLS.KeyFile = "x" },
-		"request_timeout:":              func(c *Config) { c.RequestTimeout = 0 },
-		"shutdown_grace:":               func(c *Config) { c.ShutdownGrace = -1 },
-		"shutdown_delay:":               func(c *Config) { c.ShutdownDelay = time.Hour },
-		"cors_origins[0]:":              func(c *Config) { c.CORSOrigins = []string{"*", "https://x"} },
-		"cors_origins[1]: \"https://x/": func(c *Config) { c.CORSOrigins = []string{"https://y", "https://x/p"} },
-		"limits.body_bytes:":            func(c *Config) { c.Limits.BodyBytes = 0 },
-		"limits.token_bytes:":           func(c *Config) { c.Limits.TokenBytes = 1 << 20 },
-		"limits.idle_timeout:":          func(c *Config) { c.Limits.IdleTimeout = 0 },
+		"http_address: required":         func(c *Config) { c.HTTPAddress = "" },
+		"grpc_address:":                  func(c *Config) { c.GRPCAddress = "localhost" },
+		"metrics_address: is the":        func(c *Config) { c.MetricsAddress = c.HTTPAddress },
+		"public_url:":                    func(c *Config) { c.PublicURL = "ftp://x" },
+		"tls.key_file: required":         func(c *Config) { c.TLS.CertFile = "x" },
+		"tls.cert_file: required":        func(c *Config) { c.TLS.KeyFile = "x" },
+		"request_timeout:":               func(c *Config) { c.RequestTimeout = 0 },
+		"shutdown_grace:":                func(c *Config) { c.ShutdownGrace = -1 },
+		"shutdown_delay:":                func(c *Config) { c.ShutdownDelay = time.Hour },
+		"cors_origins[0]:":               func(c *Config) { c.CORSOrigins = []string{"*", "https://x"} },
+		"cors_origins[1]: \"https://x/":  func(c *Config) { c.CORSOrigins = []string{"https://y", "https://x/p"} },
+		"limits.body_bytes:":             func(c *Config) { c.Limits.BodyBytes = 0 },
+		"limits.token_bytes:":            func(c *Config) { c.Limits.TokenBytes = 1 << 20 },
+		"limits.token_bytes: 16384 fits": func(c *Config) { c.Limits.BodyBytes, c.Limits.HeaderBytes = 8<<10, 8<<10 },
+		"limits.token_bytes: 16385 is":   func(c *Config) { c.Limits.TokenBytes = 16385 }, // it would have no effect
+		"limits.header_timeout: 20s has": func(c *Config) { c.Limits.HeaderTimeout = 20 * time.Second },
+		"limits.write_timeout:":          func(c *Config) { c.Limits.WriteTimeout = 0 },
+		"limits.stream_time:":            func(c *Config) { c.Limits.StreamTime = 0 },
+		"metrics_hosts[0]:":              func(c *Config) { c.MetricsHosts = []string{"http://Mayfly:2112"} },
+		"limits.idle_timeout:":           func(c *Config) { c.Limits.IdleTimeout = 0 },
 	} {
 		c := DefaultConfig()
 		change(&c)

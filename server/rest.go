@@ -12,7 +12,6 @@ import (
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
@@ -34,16 +33,16 @@ type handler func(w http.ResponseWriter, r *http.Request) (code int, f *fault.Er
 // serveHTTP is the REST port from a request's begin to its finish. gRPC goes to
 // its server, everything else to its route.
 func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.ProtoMajor == 2 && strings.HasPrefix(r.Header.Get("Content-Type"), "application/grpc") {
+	if isGRPC(r) {
 		s.serveGRPC(w, r)
 		return
 	}
-	route := s.routes.find(r.URL.Path)
+	route, r := s.routes.route(r)
 	to := route.target(r.Method)
-	ctx := peer.NewContext(r.Context(), &peer.Peer{Addr: address(r.RemoteAddr)})
-	ctx, f := s.begin(ctx, to.endpoint, r.Header.Get(headerRequestID), r.Header.Values(headerForwarded))
-	r = r.WithContext(ctx)
-	w.Header().Set(headerRequestID, requestid.From(ctx))
+	out, r, f := s.admit(w, r, to.endpoint)
+	defer out.leave(r)
+	w = out
+	ctx := r.Context()
 	w.Header().Set("X-Content-Type-Options", "nosniff")
 	if route.cors {
 		s.allowOrigin(w, r)
@@ -66,7 +65,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 	case code != 0:
 		_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.now(), code: code}, f)
 	default:
-		if !to.page() {
+		if !to.page() || f.Reason == fault.Overloaded {
 			w.Header().Set("Connection", "close") // the rest of the body is not waited for
 		}
 		s.refuse(w, r, to.endpoint, f)
@@ -83,7 +82,10 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *
 // gateway calls the service, whose method ends in finish.
 func (s *Server) api(gateway http.Handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
-		data, f := s.readBody(w, r)
+		if how := r.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
+			return 0, fault.New(fault.RequestMalformed, "the body is encoded, as its Content-Encoding says; send it as it is, without that header")
+		}
+		data, f := s.readBody(w, r, s.config.Limits.BodyBytes)
 		if f != nil {
 			return 0, f
 		}
@@ -112,9 +114,9 @@ func gatewayHeader(h http.Header) http.Header {
 // fifty bytes that never sends its body would hold a thousand times as much.
 const firstRoom = 4 << 10
 
-// readBody reads the body within its limit, before anything is made of it.
-func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *fault.Error) {
-	limit := s.config.Limits.BodyBytes
+// readBody reads the body within its limit, before anything is made of it. From
+// then on the client waits for us.
+func (s *Server) readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *fault.Error) {
 	if r.ContentLength > int64(limit) {
 		return nil, tooLarge(fault.BodyTooLarge, "the request's body", limit)
 	}
@@ -123,6 +125,13 @@ func (s *Server) readBody(w http.ResponseWriter, r *http.Request) ([]byte, *faul
 		size = 512
 	}
 	data, err := readAll(http.MaxBytesReader(w, r.Body, int64(limit)), int(size))
+	if out, ok := w.(*timedReply); ok {
+		if err == nil {
+			out.place.work(true)
+		} else if !out.place.unlessEvicted(func() {}) {
+			return nil, fault.New(fault.Overloaded, "the request came too slowly for the number that are in progress; try again").After(retryOverload)
+		}
+	}
 	var exceeded *http.MaxBytesError
 	switch {
 	case errors.As(err, &exceeded):

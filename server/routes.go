@@ -69,13 +69,17 @@ func (t *route) notAllowed(w http.ResponseWriter, _ *http.Request) (int, *fault.
 	return 0, fault.New(fault.MethodNotAllowed, "this method isn't allowed here; allowed: %s", t.allow)
 }
 
+// tracing are the headers that pages add for tracing (W3C Trace Context, Baggage).
+// They are read by proxies, and not here.
+const tracing = "traceparent, tracestate, baggage"
+
 // preflight answers OPTIONS. Without allowOrigin's header, a browser goes no further.
 func (t *route) preflight(w http.ResponseWriter, _ *http.Request) (int, *fault.Error) {
 	h := w.Header()
 	h.Set("Allow", t.allow)
 	if h.Get("Access-Control-Allow-Origin") != "" {
 		h.Set("Access-Control-Allow-Methods", t.allow)
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, If-None-Match")
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, If-None-Match, "+tracing)
 		h.Set("Access-Control-Max-Age", "86400")
 	}
 	w.WriteHeader(http.StatusNoContent)
@@ -157,6 +161,25 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mo
 func (t *routes) mount(m *mounts) {
 	t.mounted.Store(m)
 	t.index.current.Store(newVersion(t.list(m)))
+}
+
+// route is the route of r, and r with the path that the route has. Slashes that are
+// doubled or at the end come from clients that put a URL and a path together; but for
+// a log's, whose paths are its own, they mean nothing.
+func (t *routes) route(r *http.Request) (*route, *http.Request) {
+	found := t.find(r.URL.Path)
+	if found != t.unknown {
+		return found, r
+	}
+	plain := "/" + strings.Join(strings.FieldsFunc(r.URL.Path, func(c rune) bool { return c == '/' }), "/")
+	if found = t.exact[plain]; found == nil {
+		return t.unknown, r
+	}
+	to := *r.URL
+	to.Path, to.RawPath = plain, ""
+	same := *r
+	same.URL = &to
+	return found, &same
 }
 
 // find is the route of a path; the unknown one when there is none.

@@ -7,13 +7,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"net/http/pprof"
+	"slices"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus/promhttp"
 	"golang.org/x/sync/errgroup"
-	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials"
 
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -33,23 +30,23 @@ func (s *Server) Serve(ctx context.Context) error {
 	}
 	// What is in flight outlives ctx, to be finished.
 	lasting := context.WithoutCancel(ctx)
-	rest, native, metrics := s.listeners.http, s.newGRPC(), s.newMetricsHTTP(lasting)
-	if t := s.listeners.certificates; t != nil {
-		rest, native = tls.NewListener(rest, t.tlsConfig()), s.newGRPC(grpc.Creds(credentials.NewTLS(t.tlsConfig())))
-	}
-	api := s.newHTTP(lasting)
+	servers := make([]*http.Server, 0, 3)
 	group, failed := errgroup.WithContext(ctx)
-	group.Go(func() error { return but(api.Serve(rest), http.ErrServerClosed) })
+	start := func(server *http.Server, l net.Listener) {
+		servers = append(servers, server)
+		group.Go(func() error { return but(server.Serve(l), http.ErrServerClosed) })
+	}
+	start(s.newHTTP(lasting, s.listeners.http, s.serveHTTP, "h2", "http/1.1"))
 	if s.listeners.grpc != nil {
-		group.Go(func() error { return native.Serve(s.listeners.grpc) })
+		start(s.newHTTP(lasting, s.listeners.grpc, s.serveGRPCPort, "h2"))
 	}
 	if s.listeners.metrics != nil {
-		group.Go(func() error { return but(metrics.Serve(s.listeners.metrics), http.ErrServerClosed) })
+		start(s.newMetricsHTTP(lasting), s.listeners.metrics)
 	}
 	group.Go(func() error { s.ready.watch(failed); return nil })
 	group.Go(func() error {
 		<-failed.Done()
-		return s.drain(lasting, api, native, metrics)
+		return s.drain(lasting, servers)
 	})
 	return group.Wait()
 }
@@ -62,29 +59,38 @@ func but(err, asked error) error {
 	return err
 }
 
-// newHTTP makes the server of the REST port.
-func (s *Server) newHTTP(ctx context.Context) *http.Server {
-	l := s.config.Limits
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(s.listeners.certificates == nil)
-	api := s.limitedHTTP(ctx, http.HandlerFunc(s.serveHTTP), l.ReadTimeout+s.config.RequestTimeout+l.HeaderTimeout)
-	api.Protocols = protocols
-	api.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: l.Streams, PingTimeout: keepaliveWait, SendPingTimeout: keepaliveTime}
-	return api
-}
+// How HTTP/2 is spoken on both ports.
+const (
+	// silentTime is when a silent client is pinged, pingTime how long its answer may take.
+	silentTime, pingTime = 2 * time.Minute, 20 * time.Second
+	// connectionWindow is how much a connection may have sent that no request has
+	// read: the least that HTTP/2 knows (RFC 9113 §6.9.2).
+	connectionWindow = 64 << 10
+	// frameSize is the largest frame that is read, and held whole: the least that
+	// HTTP/2 knows (RFC 9113 §4.2).
+	frameSize = 16 << 10
+)
 
-// newMetricsHTTP makes the server of /metrics.
-func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
-	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry}))
-	if s.config.Profiling {
-		mux.HandleFunc("GET /debug/pprof/", pprof.Index)
-		mux.HandleFunc("GET /debug/pprof/profile", pprof.Profile)
-		mux.HandleFunc("GET /debug/pprof/trace", pprof.Trace)
+// newHTTP makes the server of one of the API's ports, and the listener it serves.
+func (s *Server) newHTTP(ctx context.Context, l net.Listener, h http.HandlerFunc, protocols ...string) (*http.Server, net.Listener) {
+	limits, certificates := s.config.Limits, s.listeners.certificates
+	api := s.limitedHTTP(ctx, h, limits.ReadTimeout+s.config.RequestTimeout+limits.WriteTimeout)
+	api.Protocols = new(http.Protocols)
+	api.Protocols.SetHTTP1(slices.Contains(protocols, "http/1.1"))
+	api.Protocols.SetHTTP2(true)
+	api.Protocols.SetUnencryptedHTTP2(certificates == nil)
+	api.HTTP2 = &http.HTTP2Config{
+		MaxConcurrentStreams: limits.Streams, PingTimeout: pingTime, SendPingTimeout: silentTime, WriteByteTimeout: limits.WriteTimeout,
+		MaxReadFrameSize: frameSize, MaxReceiveBufferPerConnection: connectionWindow, MaxReceiveBufferPerStream: connectionWindow,
 	}
-	return s.limitedHTTP(ctx, mux, time.Minute)
+	reflects := s.config.Reflection || onLoopback(l)
+	api.ConnContext = func(ctx context.Context, c net.Conn) context.Context {
+		return context.WithValue(ctx, connectionKey{}, &connection{Conn: c, reflects: reflects})
+	}
+	if certificates != nil {
+		l = tls.NewListener(l, certificates.tlsConfig(protocols...))
+	}
+	return api, l
 }
 
 // limitedHTTP makes an HTTP server within the configured limits on requests.
@@ -105,32 +111,26 @@ func (s *Server) limitedHTTP(ctx context.Context, h http.Handler, write time.Dur
 // flushTime is how long answers that are already made may take to be sent.
 const flushTime = time.Second
 
-// drain ends both edges within the grace period.
-func (s *Server) drain(ctx context.Context, api *http.Server, native *grpc.Server, metrics *http.Server) error {
+// drain ends all servers within the grace period.
+func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
 	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
 		slog.Duration("grace", s.config.ShutdownGrace))
 	idle := s.inFlight.close()
 	s.ready.health.Shutdown() // NOT_SERVING from now on, whatever the dependencies say
 	grace, cancel := context.WithTimeout(ctx, s.config.ShutdownDelay+s.config.ShutdownGrace)
 	defer cancel()
-	err := s.awaitIdle(grace, idle)
-	// Streams such as health watches have no end of their own: once no request
-	// is in flight and the last answers are out, they are closed.
-	stopped := make(chan struct{})
-	go func() {
-		defer close(stopped)
-		flush, cancel := context.WithTimeout(grace, flushTime)
-		defer cancel()
-		cut := context.AfterFunc(flush, native.Stop)
-		defer cut()
-		native.GracefulStop()
-	}()
-	s.grpcShared.Stop()
-	if shutdownErr := api.Shutdown(grace); shutdownErr != nil {
-		err = errors.Join(err, but(api.Close(), net.ErrClosed))
+	errs := []error{s.awaitIdle(grace, idle)}
+	// What remains waits for its client, and would for ever: health watches, slow
+	// bodies, answers that nobody reads.
+	s.places.evictAll()
+	flush, stop := context.WithTimeout(grace, flushTime)
+	defer stop()
+	for _, one := range servers {
+		if one.Shutdown(flush) != nil {
+			errs = append(errs, but(one.Close(), net.ErrClosed))
+		}
 	}
-	<-stopped
-	return errors.Join(err, but(metrics.Close(), net.ErrClosed))
+	return errors.Join(errs...)
 }
 
 // awaitIdle waits for the delay and then for the last request in flight.

@@ -4,12 +4,12 @@
 // says is decided by the packages it calls.
 //
 // A request comes in at one of two edges: serveHTTP (rest.go, with its table in
-// routes.go) or a method that register adds (grpc.go). Both call begin, which
-// gives it an id, its client's address and that address's limit. A method of the
-// API then goes through serve (both in request.go), with the in-flight limit and
-// the deadline, to the service and issue (issue.go). Every request ends in finish
-// (accounting.go): audit record, metrics, log line. REST is served in process:
-// nothing is dialled.
+// routes.go) or serveGRPC (grpc.go). net/http has the connections of both. Both call
+// admit, which gives the request an id, its client's address, that address's limit
+// (request.go) and a place (places.go), and read its body. A method of the API then
+// goes through serve, with the in-flight limit and the deadline, to the service and
+// issue (issue.go). Every request ends in finish (accounting.go): audit record,
+// metrics, log line. REST is served in process: nothing is dialled.
 //
 // Listen opens the addresses, Serve answers until its context ends and then
 // drains, Prepare readies other settings while requests go on.
@@ -38,7 +38,9 @@ import (
 
 // Identity verifies tokens. identity.Verifier is one.
 type Identity interface {
-	// Authenticate returns a verified principal, or a *fault.Error.
+	// Authenticate returns a verified principal, or an error that fault.From
+	// classifies. Where the token is genuine and refused all the same, the error is an
+	// *identity.RefusedError, for the record.
 	Authenticate(ctx context.Context, token string) (identity.Principal, error)
 	// Issuers lists the accepted issuers, in a stable order.
 	Issuers() []identity.Description
@@ -133,7 +135,9 @@ type Server struct {
 	bound     net.Listener // Options.HTTPListener
 	listeners listeners
 
-	grpcShared *grpc.Server // behind the REST port, whose connections net/http owns
+	places  *places // of all requests
+	streams *places // of those that stay open
+	grpc    *grpc.Server
 }
 
 // New makes a Server. It opens nothing and starts nothing.
@@ -150,6 +154,7 @@ func New(c Config, o Options) (*Server, error) {
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances),
+		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
 	}
 	s.live.Store(newLiveSettings(c, nil))
 	if s.now == nil {
@@ -165,6 +170,6 @@ func New(c Config, o Options) (*Server, error) {
 	if s.routes, err = s.newRoutes(o); err != nil {
 		return nil, err
 	}
-	s.grpcShared = s.newGRPC()
+	s.grpc = s.newGRPC()
 	return s, nil
 }

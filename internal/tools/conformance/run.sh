@@ -43,6 +43,8 @@ sed -n 's/^--- SKIP: \([^ ]*\) .*/\1/p' "$log" |
 rm -f "$log"
 absent "  TesseraCT" "its module can't be fetched: the checksum database doesn't know it"
 absent "  Sunlight, as a log" "it takes certificates for server authentication alone"
+attacks() { MAYFLY_ATTACK=1m go test -count=1 -timeout=5m -v -run '^TestAttacks' ./cmd/mayfly; }
+step "all attacks at once, for a minute" attacks
 step "keys, by backend" internal/tools/conformance/keys.sh
 absent "  gitsign" "it signs only with a Rekor transparency log beside the CA"
 summary

@@ -92,7 +92,7 @@ func TestRefusedReloadLeavesAllAsItWas(t *testing.T) {
 		c.Issuers[0].Audiences = append(slices.Clone(c.Issuers[0].Audiences), "another")
 		c.CA.Authorities = []authority.NamedConfig{old, next}
 		c.CTLog.Embedded.End, c.CTLog.Shards = shard.Start, []ctlog.EmbeddedConfig{shard}
-		c.Server.Limits.TokenBytes++
+		c.Server.Limits.TokenBytes--
 	}
 	before := r.state()
 	refuses := func(name, says string, edit func(*config.Config)) {
