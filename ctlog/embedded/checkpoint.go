@@ -107,10 +107,14 @@ func (c *cover) raise(t checkpoint.Tree) {
 	}
 }
 
-// now is the tree, and a channel that is closed when it isn't any more.
-func (c *cover) now() (checkpoint.Tree, <-chan struct{}) {
+// reaches is the tree, and, where it is smaller than size, a channel that is closed when
+// it isn't the tree any more.
+func (c *cover) reaches(size uint64) (checkpoint.Tree, <-chan struct{}) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.tree.Root != nil && size <= c.tree.Size {
+		return c.tree, nil
+	}
 	if c.raised == nil {
 		c.raised = make(chan struct{})
 	}
@@ -122,8 +126,8 @@ func (l *Log) covered(ctx context.Context, t checkpoint.Tree) error {
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
 	for {
-		mark, raised := l.cover.now()
-		if mark.Root != nil && t.Size <= mark.Size {
+		mark, raised := l.cover.reaches(t.Size)
+		if raised == nil {
 			return l.dir.GrewFrom(ctx, t, mark)
 		}
 		select {

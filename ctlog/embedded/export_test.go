@@ -27,3 +27,10 @@ func (m heldMark) Advance(to checkpoint.Tree) error {
 	}
 	return m.highWater.Advance(to)
 }
+
+// CheckpointWaits reports whether a checkpoint waits for the mark.
+func (l *Log) CheckpointWaits() bool {
+	l.cover.mu.Lock()
+	defer l.cover.mu.Unlock()
+	return l.cover.raised != nil
+}

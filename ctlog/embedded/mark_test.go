@@ -94,8 +94,12 @@ func TestNothingIsSignedBeyondTheMark(t *testing.T) {
 		_, err := l.Submit(t.Context(), b.ca.Chain(t))
 		last <- err
 	}()
-	<-writing                                   // the tree has two entries, the mark one
-	time.Sleep(3 * b.config.CheckpointInterval) // as often as that a checkpoint is due; w says when one is signed
+	<-writing // the tree has two entries, the mark one
+	for deadline := time.Now().Add(10 * time.Second); !l.CheckpointWaits(); {
+		if time.Now().After(deadline) {
+			t.Fatal("no checkpoint waits for the mark")
+		}
+	}
 	cut("before the mark")
 	copyTree(t, string(b.config.MarkFile), filepath.Join(older, "mark"))
 	before := w.trees()

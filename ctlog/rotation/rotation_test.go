@@ -5,9 +5,11 @@ import (
 	"crypto/sha256"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -385,5 +387,42 @@ func TestFreezeMeanwhile(t *testing.T) {
 	c.Embedded = ctlog.DefaultConfig().Embedded
 	if err := r.check(c); err != nil {
 		t.Errorf("without the frozen log's definition: %v", err)
+	}
+}
+
+// TestRotateAsRoot: what root makes in a service's folder is the service's.
+func TestRotateAsRoot(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives files away")
+	}
+	const service = 4242
+	r := newRig(t, nil)
+	chown := func(path string, _ fs.DirEntry, err error) error {
+		return errors.Join(err, os.Lchown(path, service, service))
+	}
+	if err := filepath.WalkDir(r.dir, chown); err != nil {
+		t.Fatal(err)
+	}
+	p, err := r.rotate(t, rotation.Request{Yearly: true}, midyear)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.TrimPrefix(string(p.Next.Key), "file:") // of the rig's own making
+	err = filepath.WalkDir(r.dir, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || path == key {
+			return err
+		}
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if is := info.Sys().(*syscall.Stat_t); is.Uid != service || is.Gid != service { //nolint:forcetypeassert // on Linux
+			t.Errorf("%s belongs to %d:%d", path, is.Uid, is.Gid)
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 }

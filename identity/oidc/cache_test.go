@@ -242,11 +242,11 @@ func TestMadeUpIssuersOfAPatternCostTheirClient(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
-		real, err := p.cache("real", clientOfNetwork(1))
+		known, err := p.cache("real", clientOfNetwork(1))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = real.proves(nil)
+		_ = known.proves(nil)
 		attacker := clientOfNetwork(0)
 		const days = 3
 		for n := range days * 24 * 6 { // every ten minutes, with a burst each time
@@ -284,11 +284,11 @@ func TestProvenIssuersAreDroppedLast(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		p := newPatternKeys(time.Now, func(issuer string) *cache { return &cache{issuer: issuer} })
-		real, err := p.cache("real", clientOfNetwork(0))
+		known, err := p.cache("real", clientOfNetwork(0))
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = real.proves(nil)
+		_ = known.proves(nil)
 		for i := range 2 * maxIssuers {
 			time.Sleep(time.Second)
 			c, err := p.cache(fmt.Sprint(i), clientOfNetwork(1))
@@ -297,7 +297,7 @@ func TestProvenIssuersAreDroppedLast(t *testing.T) {
 			}
 			c.keys.Store(newKeySet(jwks{}, time.Now()))
 		}
-		if p.caches["real"] != real {
+		if p.caches["real"] != known {
 			t.Error("an issuer that verified a token was dropped for one that didn't")
 		}
 	})

@@ -80,7 +80,9 @@ func TestTilesGoPlainWhenPackingCostsTooMuch(t *testing.T) {
 	}
 	b.packer.Unlock()
 	b.pace = rate.NewLimiter(0, packBurst)
-	if !packed(maxPacked) || !packed(maxPacked) || packed(maxPacked) {
-		t.Error("want two packed in a burst, and the third sent plain")
+	for i, want := range []bool{true, true, false} {
+		if packed(maxPacked) != want {
+			t.Errorf("tile %d of a burst: packed %t, want %t", i, !want, want)
+		}
 	}
 }

@@ -295,7 +295,7 @@ func write(w http.ResponseWriter, contentType, cache string, body []byte) error 
 	w.Header().Set("Content-Type", contentType)
 	w.Header().Set("Cache-Control", cache)
 	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) //nolint:gosec // G705: never HTML; an error here is the reader gone away
+	_, _ = w.Write(body) // an error here is the reader gone away
 	return nil
 }
 

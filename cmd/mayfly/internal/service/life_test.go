@@ -107,8 +107,11 @@ func TestHangingIssuerLeavesRoom(t *testing.T) {
 	hanging := r.signingRequest(t, down.Token(t, map[string]any{"canary": canary}))
 	var all sync.WaitGroup
 	var waited, refused atomic.Int64
+	atOnce := make(chan struct{}, 200) // so that only those that wait could fill the places of others
 	for n := range tokens {
 		all.Go(func() {
+			atOnce <- struct{}{}
+			defer func() { <-atOnce }()
 			a := r.ask(t, edges[n%2], hanging)
 			if a.reason != fault.IssuerUnavailable {
 				t.Errorf("%s: %s %q", a.edge, a.reason, a.message)
