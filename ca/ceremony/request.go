@@ -6,7 +6,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
@@ -25,18 +24,26 @@ import (
 
 // NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever
 // asks has the key. The name is for the person who reads it.
-func NewRequest(key cacert.Key, organization, commonName string) ([]byte, error) {
+//
+// Where the issuer's certificate is given, all of its name but the common name is
+// taken over, byte for byte: `openssl ca` with a policy of `match` compares the
+// kinds of strings too. Otherwise strings are UTF-8, as OpenSSL writes them.
+func NewRequest(key cacert.Key, organization, commonName string, issuer *x509.Certificate) ([]byte, error) {
 	if _, err := cacert.CheckKey(key.Public()); err != nil {
 		return nil, err
 	}
-	name, faults := pkix.Name{CommonName: commonName}, cacert.CheckName("the common name", commonName)
+	faults := cacert.CheckName("the common name", commonName)
 	if organization != "" {
-		name.Organization, faults = []string{organization}, errors.Join(faults, cacert.CheckName("the organization", organization))
+		faults = errors.Join(faults, cacert.CheckName("the organization", organization))
 	}
 	if faults != nil {
 		return nil, faults
 	}
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: name}, key)
+	name, err := requestName(organization, commonName, issuer)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: name}, key)
 	if err != nil {
 		return nil, fmt.Errorf("signing the request with %s: %w", key.Ref, err)
 	}
@@ -45,6 +52,60 @@ func NewRequest(key cacert.Key, organization, commonName string) ([]byte, error)
 		return nil, fmt.Errorf("the request that %s signed isn't good: %w", key.Ref, err)
 	}
 	return text, nil
+}
+
+// The types of names' attributes (RFC 5280 appendix A.1).
+var (
+	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
+)
+
+// requestName is the name of a request, in DER.
+func requestName(organization, commonName string, issuer *x509.Certificate) ([]byte, error) {
+	b := cryptobyte.NewBuilder(nil)
+	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+		if issuer != nil {
+			addNameOf(b, issuer.RawSubject)
+		}
+		for _, a := range []struct {
+			id    asn1.ObjectIdentifier
+			value string
+		}{{oidOrganization, organization}, {oidCommonName, commonName}} {
+			if a.value == "" {
+				continue
+			}
+			b.AddASN1(cryptobyteasn1.SET, func(b *cryptobyte.Builder) {
+				b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
+					b.AddASN1ObjectIdentifier(a.id)
+					b.AddASN1(cryptobyteasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.value)) })
+				})
+			})
+		}
+	})
+	der, err := b.Bytes()
+	if err != nil {
+		return nil, fmt.Errorf("the request's name: %w", err)
+	}
+	return der, nil
+}
+
+// addNameOf adds the parts of a name, which crypto/x509 has parsed, but the common name.
+func addNameOf(b *cryptobyte.Builder, name []byte) {
+	var parts cryptobyte.String
+	input := cryptobyte.String(name)
+	for input.ReadASN1(&parts, cryptobyteasn1.SEQUENCE); !parts.Empty(); {
+		var part, attribute cryptobyte.String
+		var id asn1.ObjectIdentifier
+		if !parts.ReadASN1Element(&part, cryptobyteasn1.SET) {
+			b.SetError(errors.New("the issuer's name can't be read"))
+			return
+		}
+		set := part
+		if !set.ReadASN1(&set, cryptobyteasn1.SET) || !set.ReadASN1(&attribute, cryptobyteasn1.SEQUENCE) ||
+			!attribute.ReadASN1ObjectIdentifier(&id) || !id.Equal(oidCommonName) {
+			b.AddBytes(part)
+		}
+	}
 }
 
 // Request is a certificate request whose signature verified: proof that whoever

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
@@ -29,7 +30,7 @@ func TestRequest(t *testing.T) {
 	r, rootKey := root(t, cacert.Profile{PathLength: cacert.Unlimited})
 	for _, a := range kms.Algorithms() {
 		key := keyOf(t, a, 1)
-		text, err := NewRequest(key, "Mallory, Inc.", "Mallory")
+		text, err := NewRequest(key, "Mallory, Inc.", "Mallory", nil)
 		if err != nil {
 			t.Errorf("%s: %v", a, err)
 			continue
@@ -60,11 +61,11 @@ func TestRequest(t *testing.T) {
 		}
 		opensslAgrees(t, m.Chain)
 	}
-	if _, err := NewRequest(keyOf(t, kms.ECDSAP256, 0), "", "a\x1bb"); err == nil {
+	if _, err := NewRequest(keyOf(t, kms.ECDSAP256, 0), "", "a\x1bb", nil); err == nil {
 		t.Error("a request with an escape in its name")
 	}
 	failing := cacert.Key{Signer: badSigner{rootKey, func([]byte, crypto.SignerOpts) ([]byte, error) { return []byte{1}, nil }}, Ref: "kms"}
-	if _, err := NewRequest(failing, "", "name"); err == nil {
+	if _, err := NewRequest(failing, "", "name", nil); err == nil {
 		t.Error("a request with a wrong signature")
 	}
 }
@@ -220,7 +221,7 @@ func writeTemporary(t testing.TB, text string) string {
 // standard library refuses, or prints what could steer a terminal.
 func FuzzRequest(f *testing.F) {
 	for _, a := range []kms.Algorithm{kms.ECDSAP256, kms.RSA2048} {
-		f.Add(must(NewRequest(keyOf(f, a, 0), "Example", "name"))(f))
+		f.Add(must(NewRequest(keyOf(f, a, 0), "Example", "name", nil))(f))
 	}
 	f.Add(newCSR(f, &x509.CertificateRequest{DNSNames: []string{"a.example"}}, keyOf(f, kms.ECDSAP256, 0)))
 	f.Fuzz(func(t *testing.T, text []byte) {
@@ -239,4 +240,44 @@ func FuzzRequest(f *testing.F) {
 			t.Errorf("a control character is printed: %q", b.String())
 		}
 	})
+}
+
+// TestOpenSSLSignsByItsMatchPolicy: the request has the issuer's own strings, of
+// whatever kind, so that `openssl ca` finds them the same.
+func TestOpenSSLSignsByItsMatchPolicy(t *testing.T) {
+	t.Parallel()
+	for _, mask := range []string{"utf8only", "default"} { // the second writes PrintableString
+		dir := t.TempDir()
+		config := "[req]\nstring_mask=" + mask + "\ndistinguished_name=n\n[n]\n[ca]\ndefault_ca=c\n[c]\ndatabase=index.txt\nserial=serial\n" +
+			"new_certs_dir=.\ndefault_md=sha256\npolicy=p\ndefault_days=1\n" +
+			"[p]\ncountryName=match\nstateOrProvinceName=match\norganizationName=match\ncommonName=supplied\n"
+		if err := os.WriteFile(filepath.Join(dir, "ca.cnf"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		sh := func(script string) {
+			t.Helper()
+			cmd := exec.Command("sh", "-ec", script) // #nosec G204 -- a test's own script
+			cmd.Dir = dir
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s: %s: %v\n%s", mask, script, err, out)
+			}
+		}
+		sh("openssl req -x509 -newkey rsa:2048 -noenc -keyout root.key -out root.pem -days 2 -subj '/C=DE/ST=Bayern/O=Example Inc/CN=root' -config ca.cnf; touch index.txt; echo 01 > serial")
+		text, err := os.ReadFile(filepath.Join(dir, "root.pem"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		root, err := pemfile.Certificates(text)
+		if err != nil {
+			t.Fatal(err)
+		}
+		request, err := NewRequest(keyOf(t, kms.ECDSAP256, 0), "", "issuing", root[0])
+		if err == nil {
+			err = os.WriteFile(filepath.Join(dir, "csr.pem"), request, 0o600)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		sh("openssl ca -batch -config ca.cnf -cert root.pem -keyfile root.key -in csr.pem -out issued.pem -notext")
+	}
 }

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"context"
 	"crypto/sha256"
+	"crypto/x509"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -22,7 +23,7 @@ import (
 
 func newCACSRCommand(streams streams) *cobra.Command {
 	var key caKey
-	var out, organization, name string
+	var out, organization, name, issuer string
 	cmd := &cobra.Command{
 		Use:   "csr",
 		Short: "Make a certificate request for a key, to be carried to the root",
@@ -39,12 +40,20 @@ printed: it is compared there, so that no other request is signed in its place.`
 			if err := free([]string{out}, &key); err != nil {
 				return err
 			}
+			var signedBy *x509.Certificate
+			if issuer != "" {
+				chain, err := readChain(streams.In, issuer)
+				if err != nil {
+					return err
+				}
+				signedBy = chain[0]
+			}
 			k, signer, err := key.open(cmd.Context(), streams.Out)
 			if err != nil {
 				return err
 			}
 			defer kms.Close(signer)
-			request, err := ceremony.NewRequest(k, organization, name)
+			request, err := ceremony.NewRequest(k, organization, name, signedBy)
 			if err != nil {
 				return err
 			}
@@ -65,6 +74,8 @@ printed: it is compared there, so that no other request is signed in its place.`
 	f.StringVar(&out, "out", "", "file for the request, in PEM (required)")
 	f.StringVar(&name, "name", "Mayfly issuing key", "common name in the request, for the person who reads it")
 	f.StringVar(&organization, "organization", "", "organization in the request, for the person who reads it")
+	f.StringVar(&issuer, "issuer", "", "certificate of the CA that is to sign: the request has its country, state and organization, byte for byte, as `openssl ca` with match policies wants them")
+	cmd.MarkFlagsMutuallyExclusive("issuer", "organization")
 	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("out"), cmd.MarkFlagRequired("key")))
 	return cmd
 }
