@@ -16,7 +16,7 @@ func TestBoundsAreStated(t *testing.T) {
 		t.Fatal(err)
 	}
 	for row, bound := range map[string]any{
-		"| bytes, also where": maxTokenBytes, "tried for its signature": maxTries, "time for a fetch": int(fetchTimeout / time.Second),
+		"| bytes; `server": maxTokenBytes, "tried for its signature": maxTries, "time for a fetch": int(fetchTimeout / time.Second),
 		"of a `jwks_file` too": maxBody, "that a pattern matched": maxMemberBody, "keys in its set": maxKeys, "bits of an RSA key": maxRSABits,
 		"| redirects": maxRedirects, "that keys serve": int(maxFresh / time.Minute), "one client address": fmt.Sprintf("%d a second, %d at once", clientRate, clientBurst),
 		"of all addresses": fmt.Sprintf("%d a second, %d at once", newIssuerRate, newIssuerBurst), "whose keys are kept": fmt.Sprintf("%d, %d", maxIssuers, maxUnproven),
