@@ -94,17 +94,18 @@ func NewPolicy(logs []Log, o Options) (*Policy, error) {
 	return p, err
 }
 
-// Use puts other logs in the place of those that the policy has. What is under
-// way goes on with the old ones. The errors are those of [NewPolicy], and leave all
-// as it is.
-func (p *Policy) Use(logs []Log) error {
+// Prepare checks other logs, and returns what puts them in the place of those that
+// the policy has. What is under way goes on with the old ones. The errors are those of
+// [NewPolicy].
+func (p *Policy) Prepare(logs []Log) (use func(), err error) {
 	known, err := p.admit(logs)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.metrics.follow(p.logs(), known)
-	p.inUse.Store(&known)
-	return nil
+	return func() {
+		p.metrics.follow(p.logs(), known)
+		p.inUse.Store(&known)
+	}, nil
 }
 
 // logs are the logs in their order.

@@ -58,9 +58,9 @@ type reloadStep struct {
 	// locks and recovers it.
 	onlyIfClean bool
 	// prepare makes what next's configuration asks for and adds it to next, where
-	// later steps read it. Nothing that is in force changes before commit, which
-	// can't fail; rollback closes what prepare opened. Either may be nil. After an
-	// error nothing is open.
+	// later steps read it. Nothing that is in force changes before commit, which can't
+	// fail; what it closes may, and is logged. rollback closes what prepare opened.
+	// Either may be nil. After an error nothing is open.
 	prepare func(ctx context.Context, next *state) (commit func(context.Context), rollback func(), err error)
 }
 
