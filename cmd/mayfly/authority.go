@@ -123,7 +123,7 @@ state file; without them ca.authorities has to name it. No client hears of it ye
 			}
 			err = takeStep(cmd.Context(), store, args[0], lifecycle.Prepare, lifecycle.Terms{Now: time.Now()})
 			if f := (*failure)(nil); added && errors.As(err, &f) && errors.As(err, new(faultList)) {
-				f.mend = "correct --chain, --key or what belongs to the key; nothing was written"
+				f.fix = "correct --chain, --key or what belongs to the key; nothing was written"
 			}
 			if err != nil {
 				return err

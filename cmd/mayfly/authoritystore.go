@@ -26,7 +26,7 @@ func namedAuthorities(file string) (*config.Config, error) {
 	}
 	if len(c.CA.All()) == 0 {
 		return nil, &failure{
-			code: exitFailed, mend: "write it as the first of ca.authorities, with a name and `state: active`: docs/authorities.md",
+			code: exitFailed, fix: "write it as the first of ca.authorities, with a name and `state: active`: docs/authorities.md",
 			err: fmt.Errorf("%s has one authority, which is always active", file),
 		}
 	}
@@ -41,7 +41,7 @@ func openAuthorities(file string) (*authority.Store, error) {
 	}
 	if c.CA.StateFile == "" {
 		return nil, &failure{
-			code: exitFailed, mend: exportStates(file),
+			code: exitFailed, fix: exportStates(file),
 			err: fmt.Errorf("%s has the states of its authorities itself, and no command writes a configuration", file),
 		}
 	}
@@ -63,9 +63,9 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	case err == nil:
 		return nil
 	case errors.Is(err, lifecycle.ErrTooSoon):
-		return &failure{code: exitFailed, mend: "wait, or see what --force risks: mayfly authority activate --help", err: err}
+		return &failure{code: exitFailed, fix: "wait, or see what --force risks: mayfly authority activate --help", err: err}
 	case errors.As(err, &none):
-		return &failure{code: exitFailed, mend: "`mayfly authority list` shows what can follow", err: err}
+		return &failure{code: exitFailed, fix: "`mayfly authority list` shows what can follow", err: err}
 	}
 	return startFailure(err, "")
 }

@@ -115,7 +115,7 @@ func changeableLogs(file string, c *config.Config) error {
 	case len(c.CTLog.Own()) == 0:
 		return usage("an external log is added under ctlog.logs, with start and end", "%s names no embedded log", file)
 	case c.CTLog.StateFile == "":
-		return &failure{code: exitFailed, mend: exportStates(file), err: fmt.Errorf("%s has no ctlog.state_file, and no command writes a configuration", file)}
+		return &failure{code: exitFailed, fix: exportStates(file), err: fmt.Errorf("%s has no ctlog.state_file, and no command writes a configuration", file)}
 	}
 	return nil
 }
@@ -127,7 +127,7 @@ func logFailure(err error) error {
 		return err
 	}
 	codes := map[rotation.Kind]int{rotation.NotNow: exitFailed, rotation.Misasked: exitUsage, rotation.Unverified: exitUnverified}
-	return &failure{code: codes[r.Kind], mend: r.Remedy, err: err}
+	return &failure{code: codes[r.Kind], fix: r.Fix, err: err}
 }
 
 // logKeys makes the keys of new logs in files, and opens keys wherever they are.

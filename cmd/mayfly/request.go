@@ -276,5 +276,5 @@ func classify(err error) error {
 		code = exitUnverified
 	case client.Failed:
 	}
-	return &failure{code: code, mend: e.Mend, err: err}
+	return &failure{code: code, fix: e.Fix, err: err}
 }

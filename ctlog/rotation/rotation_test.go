@@ -189,7 +189,7 @@ func TestRotateToGivenKey(t *testing.T) {
 	}
 	// The one after it needs a key that is named as well.
 	_, err = r.rotate(t, rotation.Request{Yearly: true}, next.Start.Add(time.Hour))
-	if refused := (*rotation.Refusal)(nil); !errors.As(err, &refused) || refused.Kind != rotation.Misasked || !strings.Contains(refused.Remedy, "--key") {
+	if refused := (*rotation.Refusal)(nil); !errors.As(err, &refused) || refused.Kind != rotation.Misasked || !strings.Contains(refused.Fix, "--key") {
 		t.Errorf("a key in a KMS is followed by %v", err)
 	}
 	// No log has another's key.

@@ -181,10 +181,10 @@ func (a *httpAnswer) fault(what string) error {
 // refusal is the one form in which another side's error is shown.
 func refusal(what, code, message, reason, id string, passing bool) error {
 	text := fmt.Sprintf("%s refused the request (%s)", what, label(code, reason))
-	kind, mend := Refused, ""
+	kind, fix := Refused, ""
 	if passing {
 		text = fmt.Sprintf("%s could not answer (%s)", what, label(code, reason))
-		kind, mend = Unavailable, "try again later"
+		kind, fix = Unavailable, "try again later"
 	}
 	if message != "" {
 		text += ": " + message
@@ -192,7 +192,7 @@ func refusal(what, code, message, reason, id string, passing bool) error {
 	if id != "" {
 		text += "\nrequest id " + oneLine(id)
 	}
-	return problem(kind, mend, "%s", text)
+	return problem(kind, fix, "%s", text)
 }
 
 func label(code, reason string) string {
