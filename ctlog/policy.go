@@ -433,7 +433,7 @@ const (
 )
 
 // check verifies all that an SCT claims, the cheap claims first. The log id is
-// not signed, so its comparison is as needful as the signature's.
+// not signed, so its comparison is as necessary as the signature's.
 func (m knownLog) check(s SCT, chain Chain, now time.Time) (flaw, error) {
 	if s.LogID != m.description.ID {
 		return flawLogID, errors.New("the SCT names another log")

@@ -1,5 +1,5 @@
 // Package rotation lets one embedded log follow another: [Plan] names the next log
-// and says when it begins, [Store.Create] makes it, [Prove] finds that an ended log
+// and says when it begins, [Store.Create] makes it, [VerifyComplete] finds that an ended log
 // holds all that it promised, and [Store.Freeze] closes it for good. What was decided
 // is kept in the state file of the logs (ctlog.Config.StateFile).
 package rotation

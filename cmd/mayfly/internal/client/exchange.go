@@ -203,4 +203,4 @@ func label(code, reason string) string {
 }
 
 // oneLine is what another side wrote, bounded.
-func oneLine(s string) string { return oneline.Of(s, maxTrouble) }
+func oneLine(s string) string { return oneline.Clean(s, maxTrouble) }
