@@ -71,10 +71,10 @@ func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 	}
 }
 
-// TestAccepts: a chain is accepted when every log takes it; a log that refuses or
+// TestAcceptsTellsARefusalFromAnOutage: a chain is accepted when every log takes it; a log that refuses or
 // lies is told from one that can't be asked, and nothing raises the alarm for SCTs
 // that something was to be issued on.
-func TestAccepts(t *testing.T) {
+func TestAcceptsTellsARefusalFromAnOutage(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	refusals := append(ctlogtest.Lies(), ctlogtest.Refusing, ctlogtest.Unclassified)
@@ -162,8 +162,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestRefusals: what the caller reads when nothing worked.
-func TestRefusals(t *testing.T) {
+// TestWhatTheCallerReadsWhenNoLogAnswers: what the caller reads when nothing worked.
+func TestWhatTheCallerReadsWhenNoLogAnswers(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	both := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Down), faulty(t, "https://b", ca, ctlogtest.WrongTime))
@@ -220,9 +220,9 @@ func TestOutsideEveryWindowTheClientLearnsWhenToTryAgain(t *testing.T) {
 	}
 }
 
-// TestWindow: an SCT whose own time is outside the log's window is none, though
+// TestAnSCTOutsideTheLogsWindowIsNone: an SCT whose own time is outside the log's window is none, though
 // the log was asked within it: clients that know the window refuse it.
-func TestWindow(t *testing.T) {
+func TestAnSCTOutsideTheLogsWindowIsNone(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	now := time.Now()

@@ -16,9 +16,9 @@ const (
 	vault = "https://demo.vault.azure.net/keys/issuing"
 )
 
-// TestCanonical: what vendors' consoles show is taken in every form, and what
+// TestReferencesAreTakenAsConsolesShowThem: what vendors' consoles show is taken in every form, and what
 // isn't is refused with what to write.
-func TestCanonical(t *testing.T) {
+func TestReferencesAreTakenAsConsolesShowThem(t *testing.T) {
 	t.Parallel()
 	arn := "arn:aws:kms:eu-central-1:111122223333:"
 	for _, tt := range []struct {
