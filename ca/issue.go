@@ -26,7 +26,7 @@ import (
 //
 // Errors are *fault.Error or unclassified ones, which are ours: ClaimInvalid for
 // a name that no certificate can carry; SignerUnavailable for the key or an
-// authority that ends too soon; AuditUnavailable; what the log says (usually
+// authority that ends too soon; SigningQuota; AuditUnavailable; what the log says (usually
 // LogUnavailable); DeadlineReached and ClientGone where ctx ended. Nothing is
 // signed before the intent is on record, and no final certificate before the
 // log has answered. A retry draws a new serial number.

@@ -188,7 +188,7 @@ func TestEveryFaultIsListed(t *testing.T) {
 	}
 }
 
-func TestF1EveryFaultAtOnceInTheOrderOfLines(t *testing.T) {
+func TestEveryFaultAtOnceInTheOrderOfLines(t *testing.T) {
 	t.Parallel()
 	_, err := Parse([]byte(`server:
   http_addr: 127.0.0.1:1

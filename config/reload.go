@@ -12,8 +12,8 @@ import (
 )
 
 // movable are the settings, with all below them, that a running service takes.
-// What isn't here needs a restart: addresses, keys, log and audit trail are held
-// open for the life of the process.
+// What isn't here needs a restart, most of it because the process holds it open:
+// listeners, the audit trail, the store of used tokens, connections to external logs.
 var movable = []string{
 	"issuers", "deny",
 	"server.tls.cert_file", "server.tls.key_file",

@@ -40,6 +40,17 @@ func (d Description) Holds(t time.Time) bool {
 	return !t.Before(d.Start) && (d.End.IsZero() || t.Before(d.End))
 }
 
+// window puts what Start and End bound into words that follow the log's URL.
+func (d Description) window() (text string) {
+	if !d.Start.IsZero() {
+		text = " from " + d.Start.UTC().Format(time.RFC3339)
+	}
+	if !d.End.IsZero() {
+		text += " until " + d.End.UTC().Format(time.RFC3339)
+	}
+	return text
+}
+
 // Log takes submissions. Its answers are unverified: only [Policy] vouches for an SCT.
 type Log interface {
 	// Submit asks the log to record the chain. It ends when ctx ends, at the latest.

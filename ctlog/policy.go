@@ -10,6 +10,7 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -93,17 +94,18 @@ func NewPolicy(logs []Log, o Options) (*Policy, error) {
 	return p, err
 }
 
-// Use puts other logs in the place of those that the policy has. What is under
-// way goes on with the old ones. The errors are those of [NewPolicy], and leave all
-// as it is.
-func (p *Policy) Use(logs []Log) error {
+// Prepare checks other logs, and returns what puts them in the place of those that
+// the policy has. What is under way goes on with the old ones. The errors are those of
+// [NewPolicy].
+func (p *Policy) Prepare(logs []Log) (use func(), err error) {
 	known, err := p.admit(logs)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	p.metrics.follow(p.logs(), known)
-	p.inUse.Store(&known)
-	return nil
+	return func() {
+		p.metrics.follow(p.logs(), known)
+		p.inUse.Store(&known)
+	}, nil
 }
 
 // logs are the logs in their order.
@@ -224,8 +226,7 @@ var ErrOutsideWindow = errors.New("ctlog: the log's time has ended")
 func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error) {
 	eligible := p.eligible()
 	if !p.suffices(eligible) {
-		return nil, p.refusal(ctx, []error{fault.New(fault.LogUnavailable, "too few transparency logs are in use now; nothing was issued").
-			Because(fmt.Errorf("ctlog: %d of %d logs are within their windows", len(eligible), len(p.logs())))})
+		return nil, p.tooFew()
 	}
 	if len(eligible) == 1 { // nobody to hand over to: no goroutine, no timer
 		sct, err := p.ask(bounded, eligible[0], chain)
@@ -235,6 +236,24 @@ func (p *Policy) submit(ctx, bounded context.Context, chain Chain) ([]SCT, error
 		return []SCT{sct}, nil
 	}
 	return p.race(ctx, bounded, eligible, chain)
+}
+
+// tooFew is the refusal at a time when too few logs are within their windows. It
+// says when to try again where enough of them will be.
+func (p *Policy) tooFew() error {
+	logs, now, wait := p.logs(), p.o.Now(), fault.NoRetry
+	windows := make([]string, len(logs))
+	for i, m := range logs {
+		d := m.description
+		windows[i] = d.URL + d.window()
+		left := d.Start.Sub(now)
+		if left > 0 && (wait == fault.NoRetry || left < wait) && p.suffices(holding(logs, d.Start)) {
+			wait = left
+		}
+	}
+	return fault.New(fault.LogUnavailable, "too few transparency logs take certificates at this time, so nothing was issued; tell the operator of this CA").
+		With("dependency", "ctlog").After(wait).
+		Because(fmt.Errorf("ctlog: too few logs are within their windows at %s: %s", now.UTC().Format(time.RFC3339), strings.Join(windows, ", ")))
 }
 
 // ErrSuperseded is the cause with which a submission's context ends when the log was
@@ -414,7 +433,7 @@ const (
 )
 
 // check verifies all that an SCT claims, the cheap claims first. The log id is
-// not signed, so its comparison is as needful as the signature's.
+// not signed, so its comparison is as necessary as the signature's.
 func (m knownLog) check(s SCT, chain Chain, now time.Time) (flaw, error) {
 	if s.LogID != m.description.ID {
 		return flawLogID, errors.New("the SCT names another log")

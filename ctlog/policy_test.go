@@ -71,10 +71,10 @@ func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 	}
 }
 
-// TestAccepts: a chain is accepted when every log takes it; a log that refuses or
+// TestAcceptsTellsARefusalFromAnOutage: a chain is accepted when every log takes it; a log that refuses or
 // lies is told from one that can't be asked, and nothing raises the alarm for SCTs
 // that something was to be issued on.
-func TestAccepts(t *testing.T) {
+func TestAcceptsTellsARefusalFromAnOutage(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	refusals := append(ctlogtest.Lies(), ctlogtest.Refusing, ctlogtest.Unclassified)
@@ -162,8 +162,8 @@ func TestFailover(t *testing.T) {
 	}
 }
 
-// TestRefusals: what the caller reads when nothing worked.
-func TestRefusals(t *testing.T) {
+// TestWhatTheCallerReadsWhenNoLogAnswers: what the caller reads when nothing worked.
+func TestWhatTheCallerReadsWhenNoLogAnswers(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	both := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Down), faulty(t, "https://b", ca, ctlogtest.WrongTime))
@@ -190,9 +190,39 @@ func TestRefusals(t *testing.T) {
 	}
 }
 
-// TestWindow: an SCT whose own time is outside the log's window is none, though
+// TestOutsideEveryWindowTheClientLearnsWhenToTryAgain: at a time when too few logs
+// take certificates, the client reads so and the operator reads every window.
+func TestOutsideEveryWindowTheClientLearnsWhenToTryAgain(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	now := year2028.Add(-2 * time.Hour)
+	clock := func() time.Time { return now }
+	ended := windowed(t, "https://a", year2027, now, clock)
+	next, later := windowed(t, "https://b", year2028, time.Time{}, clock), windowed(t, "https://c", year2029, time.Time{}, clock)
+	for name, tt := range map[string]struct {
+		logs []ctlog.Log
+		scts int
+		wait time.Duration
+	}{
+		"none comes":        {[]ctlog.Log{ended}, 1, fault.NoRetry},
+		"one comes":         {[]ctlog.Log{later, ended, next}, 1, 2 * time.Hour},
+		"two are asked for": {[]ctlog.Log{ended, next, later}, 2, year2029.Sub(now)},
+	} {
+		p := newPolicy(t, ctlog.Options{Now: clock, SCTs: tt.scts}, tt.logs...)
+		_, err := p.Submit(t.Context(), ca.Chain(t))
+		f := fault.From(err)
+		if f.Reason != fault.LogUnavailable || !strings.Contains(f.Public, "at this time") || f.RetryAfter != tt.wait {
+			t.Errorf("%s: reads %q, to try again after %s; want %s", name, f.Public, f.RetryAfter, tt.wait)
+		}
+		if !strings.Contains(err.Error(), "https://a from 2027-01-01T00:00:00Z until 2027-12-31T22:00:00Z") {
+			t.Errorf("%s: the operator doesn't read the windows: %v", name, err)
+		}
+	}
+}
+
+// TestAnSCTOutsideTheLogsWindowIsNone: an SCT whose own time is outside the log's window is none, though
 // the log was asked within it: clients that know the window refuse it.
-func TestWindow(t *testing.T) {
+func TestAnSCTOutsideTheLogsWindowIsNone(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	now := time.Now()

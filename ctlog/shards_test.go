@@ -176,13 +176,18 @@ func TestSwitchesByTheClock(t *testing.T) {
 		t.Error("ready without a log")
 	}
 	third := windowed(t, "https://c", year2029, time.Time{}, now)
-	if err := p.Use([]ctlog.Log{second, third}); err != nil {
+	use, err := p.Prepare([]ctlog.Log{second, third})
+	if err != nil {
 		t.Fatal(err)
 	}
+	if len(p.Descriptions()) != 2 || p.Descriptions()[0].ID != first.About.ID {
+		t.Error("other logs are in use before it was asked for")
+	}
+	use()
 	if from() != third.About.ID {
 		t.Error("after the third was added: not the third log")
 	}
-	if err := p.Use([]ctlog.Log{third, third}); err == nil {
+	if _, err := p.Prepare([]ctlog.Log{third, third}); err == nil {
 		t.Error("one key twice is taken")
 	}
 	if got := p.CoveredUntil(); !got.IsZero() || len(p.Descriptions()) != 2 {

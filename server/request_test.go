@@ -46,6 +46,9 @@ func TestEveryReasonHasOneStatusOnBothEdges(t *testing.T) {
 			t.Errorf("%s: tells too much: %s", c.reason, a.body())
 		}
 	}
+	if a := answerTo(fault.New(fault.LogUnavailable, "the text").After(fault.NoRetry), "the-id"); strings.Contains(string(a.body()), "RetryInfo") {
+		t.Errorf("a failure that ends at no known time asks to try again: %s", a.body())
+	}
 	for _, reason := range fault.Reasons() {
 		if outcomes[reason.Kind()].http == 0 {
 			t.Errorf("%s has no status", reason)

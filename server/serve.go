@@ -34,7 +34,7 @@ func (s *Server) Serve(ctx context.Context) error {
 	group, failed := errgroup.WithContext(ctx)
 	start := func(server *http.Server, l net.Listener) {
 		servers = append(servers, server)
-		group.Go(func() error { return but(server.Serve(l), http.ErrServerClosed) })
+		group.Go(func() error { return unlessAsked(server.Serve(l), http.ErrServerClosed) })
 	}
 	start(s.newHTTP(lasting, s.listeners.http, s.serveHTTP, "h2", "http/1.1"))
 	if s.listeners.grpc != nil {
@@ -51,8 +51,8 @@ func (s *Server) Serve(ctx context.Context) error {
 	return group.Wait()
 }
 
-// but is err, or nil where err is the end that was asked for.
-func but(err, asked error) error {
+// unlessAsked is err, or nil where err is the end that was asked for.
+func unlessAsked(err, asked error) error {
 	if errors.Is(err, asked) {
 		return nil
 	}
@@ -127,7 +127,7 @@ func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
 	defer stop()
 	for _, one := range servers {
 		if one.Shutdown(flush) != nil {
-			errs = append(errs, but(one.Close(), net.ErrClosed))
+			errs = append(errs, unlessAsked(one.Close(), net.ErrClosed))
 		}
 	}
 	return errors.Join(errs...)

@@ -68,7 +68,7 @@ func answerTo(f *fault.Error, id string) answer {
 	if o.fixed != "" {
 		a.message, a.metadata = o.fixed, nil
 	}
-	if o.retry > 0 && f.RetryAfter > 0 {
+	if o.retry > 0 && f.RetryAfter != 0 { // not sent where it is fault.NoRetry
 		a.retry = f.RetryAfter
 	}
 	return a

@@ -3,13 +3,14 @@
 //
 // A line is a CloudEvents 1.0 event in structured JSON form. Two files are kept,
 // so that nobody without a valid token can push the record of a certificate out
-// of retention: the trail itself (what carries a serial: intent, issued, and
-// failures after the intent) and, beside it, the refusals (all else).
+// of retention: the trail itself (intents and what came of them) and, beside it, the
+// refusals (all else).
 package audit
 
 import (
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -59,11 +60,7 @@ const (
 
 // valid reports whether t is one of the types that callers may record.
 func (t Type) valid() bool {
-	switch t {
-	case Intent, Issued, Denied, Failed, Probed:
-		return true
-	}
-	return false
+	return slices.Contains(types[:], t)
 }
 
 // Event is one record. A zero field is left out of the line. No field may hold a
@@ -75,10 +72,11 @@ type Event struct {
 	Time time.Time `json:"-"`
 	// RequestID ties the record to the client's answer and the log lines.
 	RequestID string `json:"request_id"`
-	// Serial is the certificate's serial number in hexadecimal. It decides the
-	// file: a Failed event without a serial counts as a refusal.
+	// Serial is the certificate's serial number in hexadecimal. A Failed event without
+	// it is a refusal, unless it has a Purpose.
 	Serial string `json:"serial"`
-	// Purpose says what the certificate is for; empty: a client asked for it.
+	// Purpose says what the certificate is for; empty: a client asked for it. What has
+	// one is recorded after its intent.
 	Purpose string `json:"purpose"`
 	// Issuer, IssuerType and Subject come from the verified token.
 	Issuer     string `json:"issuer"`
@@ -150,8 +148,8 @@ func (e *Event) UnmarshalJSON(line []byte) error {
 // SCTs are all of the event's.
 func (e *Event) SCTs() []SCT { return append([]SCT{e.SCT}, e.FurtherSCTs...) }
 
-// refusal reports whether e belongs in the file of refusals: it concerns no
-// certificate, so anybody can cause it.
+// refusal reports whether e belongs in the file of refusals: it follows no intent, so
+// anybody can cause it. An intent of PurposeIssuing has no serial, but a purpose.
 func (e *Event) refusal() bool {
-	return e.Type == Denied || e.Type == Failed && e.Serial == ""
+	return e.Type == Denied || e.Type == Failed && e.Serial == "" && e.Purpose == ""
 }

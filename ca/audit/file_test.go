@@ -44,13 +44,14 @@ func TestRefusalsGoToTheirOwnFile(t *testing.T) {
 	for _, e := range []Event{
 		{Type: Intent, Serial: "01"}, {Type: Issued, Serial: "01"}, {Type: Failed, Serial: "02"},
 		{Type: Denied, Message: "bad token"}, {Type: Failed, Message: "issuer down"},
+		{Type: Failed, Purpose: PurposeIssuing, Message: "signing CA down"}, // its intent has no serial yet
 	} {
 		if err := f.Record(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
 	}
 	trail, refused := serials(readFile(t, string(c.Path))), serials(readFile(t, refusedPath(string(c.Path))))
-	if len(trail) != 2 || trail["01"] != 2 || trail["02"] != 1 {
+	if len(trail) != 3 || trail["01"] != 2 || trail["02"] != 1 || trail["signing CA down"] != 1 {
 		t.Errorf("trail = %v", trail)
 	}
 	if len(refused) != 2 || refused["bad token"] != 1 || refused["issuer down"] != 1 {
@@ -247,7 +248,7 @@ func TestMetricsCountByTypeAndOutcome(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, e := range []Event{{Type: Intent, Serial: "01"}, {Type: Denied}, {Type: Denied}} {
+	for _, e := range []Event{{Type: Intent, Serial: "01"}, {Type: Probed, Serial: "01"}, {Type: Denied}, {Type: Denied}} {
 		if err := f.Record(t.Context(), e); err != nil {
 			t.Fatal(err)
 		}
@@ -256,10 +257,11 @@ func TestMetricsCountByTypeAndOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `
-# HELP mayfly_audit_records_total Audit records by type (intent, issued, denied, failed) and outcome (durable, failed, overflow).
+# HELP mayfly_audit_records_total Audit records by type (intent, issued, denied, failed, probed) and outcome (durable, failed, overflow).
 # TYPE mayfly_audit_records_total counter
 mayfly_audit_records_total{outcome="durable",type="denied"} 2
 mayfly_audit_records_total{outcome="durable",type="intent"} 1
+mayfly_audit_records_total{outcome="durable",type="probed"} 1
 `
 	if err := testutil.GatherAndCompare(reg, strings.NewReader(want), "mayfly_audit_records_total"); err != nil {
 		t.Error(err)

@@ -61,12 +61,12 @@ type Follower struct {
 	only   Type
 	marker []byte // in every line of that type
 
-	file   *os.File
-	name   string // of file, as it is called uncompressed
-	offset int64  // of the first line that wasn't read
-	line   int    // its number, from 0
-	inside bool   // offset is inside of a line that is too long
-	latest time.Time
+	file    *os.File
+	name    string // of file, as it is called uncompressed
+	offset  int64  // of the first line that wasn't read
+	line    int    // its number, from 0
+	midLine bool   // offset is inside of a line that is too long
+	latest  time.Time
 }
 
 // Follow reads the trail whose current file is at path: events of one type (""
@@ -103,7 +103,7 @@ func (f *Follower) Unread() iter.Seq2[Event, error] {
 					return
 				}
 			case n == len(buffer): // no line is as long
-				f.offset, f.inside = f.offset+int64(n), true
+				f.offset, f.midLine = f.offset+int64(n), true
 			default: // nothing more, or a line that is being written
 				if moved, err := f.next(); err != nil || !moved {
 					if err != nil {
@@ -134,8 +134,8 @@ func (f *Follower) lines(whole []byte, yield func(Event, error) bool) bool {
 
 // parse reads a line; its event is wanted when it has the type and the time for it.
 func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
-	if f.inside {
-		f.inside = false
+	if f.midLine {
+		f.midLine = false
 		return e, false, fmt.Errorf("it is longer than %d bytes", maxLine)
 	}
 	if !bytes.Contains(line, f.marker) {
@@ -159,7 +159,7 @@ func (f *Follower) open() error {
 	if f.file != nil {
 		info, err := f.file.Stat()
 		if err == nil && info.Size() < f.offset {
-			f.offset, f.inside = info.Size(), false
+			f.offset, f.midLine = info.Size(), false
 		}
 		return err
 	}
@@ -191,7 +191,7 @@ func (f *Follower) use(path string) error {
 	}
 	f.Close()
 	f.file, f.name = file, strings.TrimSuffix(path, compressed)
-	f.offset, f.line, f.inside = 0, 0, false
+	f.offset, f.line, f.midLine = 0, 0, false
 	if damage != nil {
 		return &PartError{Part: path, Err: damage}
 	}

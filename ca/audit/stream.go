@@ -22,14 +22,14 @@ func batchLimit(r Rotation) int {
 // batch is what one flush makes durable. Its callers wait for done, then read err.
 type batch struct {
 	lines []byte
-	types [4]int // by index of types
+	types [len(types)]int // by index of types
 	count int
 	done  chan struct{}
 	err   error
 }
 
 // types orders the counters of a batch.
-var types = [4]Type{Intent, Issued, Denied, Failed}
+var types = [...]Type{Intent, Issued, Denied, Failed, Probed}
 
 // stream is one file with its writer: callers put their line into the open batch
 // and wait; the writer takes the batch, writes it in one piece, flushes it and

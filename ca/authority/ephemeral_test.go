@@ -499,9 +499,9 @@ func TestEphemeralStartsOverAndOver(t *testing.T) {
 	}
 }
 
-// TestHistory: what isn't as Mayfly wrote it is refused at the start by name, and
+// TestABrokenHistoryIsRefusedAtStartAndLeftAloneLater: what isn't as Mayfly wrote it is refused at the start by name, and
 // in a running service leaves what is known.
-func TestHistory(t *testing.T) {
+func TestABrokenHistoryIsRefusedAtStartAndLeftAloneLater(t *testing.T) {
 	t.Parallel()
 	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
 	r, err := startEphemeral(t, c, clock)

@@ -40,7 +40,7 @@ type InForce struct {
 	current atomic.Pointer[Set]
 }
 
-// NewInForce puts o.Set in force.
+// NewInForce puts o.Set in force. After an error it is still the caller's.
 func NewInForce(o Options) (*InForce, error) {
 	f := &InForce{o: o, woken: make(chan struct{}, 1)}
 	var err error
@@ -64,6 +64,14 @@ func (f *InForce) Use(next *Set) {
 	if before != nil && before.Active.lease != next.Active.lease {
 		before.Active.Close()
 	}
+}
+
+// Close ends InForce's use of the key in force, as a Use of another does. Nothing can be
+// acquired after it.
+func (f *InForce) Close() {
+	f.using.Lock()
+	defer f.using.Unlock()
+	f.current.Load().Active.Close()
 }
 
 // Authorities are those in force. Callers must not write to them.

@@ -100,6 +100,7 @@ func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority
 	}
 	a, err := New(certs, signer, c)
 	if err != nil {
+		kms.Close(signer)
 		return nil, err
 	}
 	if a.path, a.signingCA = path, ephemeral; ephemeral != nil {

@@ -87,15 +87,15 @@ func (s *Set) Roots() [][]byte {
 	return roots
 }
 
-// lifeMarks are the parts of an authority's life, in percent, that are worth a
+// warnAtPercent are the parts of an authority's life, in percent, that are worth a
 // warning when no more remains.
-var lifeMarks = []int{30, 10, 0}
+var warnAtPercent = []int{30, 10, 0}
 
-// remains is the smallest of lifeMarks that has come; 100 when none has.
+// remains is the smallest of warnAtPercent that has come; 100 when none has.
 func (t Trusted) remains(now time.Time) int {
 	whole, left := t.NotAfter.Sub(t.NotBefore), t.NotAfter.Sub(now)
 	reached := 100
-	for _, percent := range lifeMarks {
+	for _, percent := range warnAtPercent {
 		if left <= whole/100*time.Duration(percent) {
 			reached = percent
 		}

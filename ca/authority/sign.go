@@ -30,9 +30,10 @@ func (a *Authority) digest(tbs []byte) []byte {
 // Public is the authority's key.
 func (a *Authority) Public() crypto.PublicKey { return a.signer.Public() }
 
-// Sign is the one place where an authority's key is used for what verifies under
-// its certificate: a leaf, a precertificate, or the certificate of another signer.
-// Its errors are classified.
+// Sign is the one place where an authority's key is used for what a request waits for:
+// a leaf, a precertificate, or the certificate of a precertificate signer. The key's
+// quota paces it. Its errors are classified. Only health checks, and the signing CA of
+// the mode ephemeral, which certifies a few issuers a day, sign past it and the quota.
 func (a *Authority) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	if err := a.quota.pace(ctx); err != nil {
 		return nil, fmt.Errorf("ca: signing: %w", err)

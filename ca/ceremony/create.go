@@ -40,9 +40,7 @@ type Files struct {
 
 // CreateFiles makes a private CA with keys in files: a P-384 root of ten
 // years and an issuing intermediate of five, each beside the record of its
-//
-//	The folder appears whole or not at all; when it exists, the error
-//
+// ceremony. The folder appears whole or not at all; when it exists, the error
 // wraps os.ErrExist and nothing is touched.
 func CreateFiles(o CreateOptions) (_ Files, err error) {
 	if o.Organization == "" {

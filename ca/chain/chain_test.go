@@ -12,8 +12,8 @@ import (
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
-// TestNeed: a chain that issues leaves may have no room for one more CA below it.
-func TestNeed(t *testing.T) {
+// TestPathLengthLeavesRoomForWhatIsNeededBelow: a chain that issues leaves may have no room for one more CA below it.
+func TestPathLengthLeavesRoomForWhatIsNeededBelow(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		pathLength, below int

@@ -237,7 +237,7 @@ func networkText(err error) string {
 }
 
 // OneLine bounds a text that others wrote, for logs.
-func OneLine(text string) string { return oneline.Of(text, 300) }
+func OneLine(text string) string { return oneline.Clean(text, 300) }
 
 // connectionTrace is how far one attempt came. An SDK may make several requests
 // in one attempt; the last one counts.

@@ -16,9 +16,9 @@ const (
 	vault = "https://demo.vault.azure.net/keys/issuing"
 )
 
-// TestCanonical: what vendors' consoles show is taken in every form, and what
+// TestReferencesAreTakenAsConsolesShowThem: what vendors' consoles show is taken in every form, and what
 // isn't is refused with what to write.
-func TestCanonical(t *testing.T) {
+func TestReferencesAreTakenAsConsolesShowThem(t *testing.T) {
 	t.Parallel()
 	arn := "arn:aws:kms:eu-central-1:111122223333:"
 	for _, tt := range []struct {
@@ -127,8 +127,8 @@ func TestCanonical(t *testing.T) {
 func TestVaultAndGCPReferences(t *testing.T) {
 	t.Parallel()
 	const name = "projects/my-project/locations/europe-west3/keyRings/ca/cryptoKeys/issuing"
-	const vaultMend = ": write hashivault://MOUNT/keys/NAME, with ?version=N for another than the latest"
-	const gcpMend = ": write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K, with /cryptoKeyVersions/N for another than the newest"
+	const vaultFix = ": write hashivault://MOUNT/keys/NAME, with ?version=N for another than the latest"
+	const gcpFix = ": write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K, with /cryptoKeyVersions/N for another than the newest"
 	for _, tt := range []struct{ in, want, err string }{
 		{in: "hashivault://transit/keys/issuing", want: "hashivault://transit/keys/issuing"},
 		{in: "hashivault://transit/keys/issuing?version=3", want: "hashivault://transit/keys/issuing?version=3"},
@@ -137,12 +137,12 @@ func TestVaultAndGCPReferences(t *testing.T) {
 		{in: "HASHIVAULT://transit/keys/Issuing.2", want: "hashivault://transit/keys/Issuing.2"},
 		{in: "hashivault://teams/ca/transit/keys/issuing", want: "hashivault://teams/ca/transit/keys/issuing"},
 		{in: "hashivault://keys/keys/keys", want: "hashivault://keys/keys/keys"},
-		{in: "hashivault:transit/keys/x", err: "names no key" + vaultMend},
-		{in: "hashivault://", err: "names no key" + vaultMend},
-		{in: "hashivault://transit/x", err: "has no /keys/ between mount and name" + vaultMend},
+		{in: "hashivault:transit/keys/x", err: "names no key" + vaultFix},
+		{in: "hashivault://", err: "names no key" + vaultFix},
+		{in: "hashivault://transit/x", err: "has no /keys/ between mount and name" + vaultFix},
 		{in: "hashivault://transit/keys/", err: `"" isn't a key's name: letters, digits, _ . and - between them`},
-		{in: "hashivault:///keys/x", err: `"" isn't the path of a mount` + vaultMend},
-		{in: "hashivault://a/../b/keys/x", err: `"a/../b" isn't the path of a mount` + vaultMend},
+		{in: "hashivault:///keys/x", err: `"" isn't the path of a mount` + vaultFix},
+		{in: "hashivault://a/../b/keys/x", err: `"a/../b" isn't the path of a mount` + vaultFix},
 		{in: "hashivault://transit/keys/a%2fb", err: `"a%2fb" isn't a key's name: letters, digits, _ . and - between them`},
 		{in: "hashivault://transit/keys/x?version=0", err: `"version=0" isn't version=N, N from 1`},
 		{in: "hashivault://transit/keys/x?version=latest", err: `"version=latest" isn't version=N, N from 1`},
@@ -159,12 +159,12 @@ func TestVaultAndGCPReferences(t *testing.T) {
 		{in: "gcpkms://" + name + "/versions/12", want: "gcpkms://" + name + "/cryptoKeyVersions/12"},
 		{in: strings.Replace(name, "my-project", "example.com:my-project", 1), want: "gcpkms://" + strings.Replace(name, "my-project", "example.com:my-project", 1)},
 		{in: strings.Replace(name, "my-project", "123456789012", 1), want: "gcpkms://" + strings.Replace(name, "my-project", "123456789012", 1)},
-		{in: "gcpkms://", err: "names no key" + gcpMend},
-		{in: "projects/my-project", err: "isn't the resource name of a key" + gcpMend},
-		{in: name + "/", err: "isn't the resource name of a key" + gcpMend},
+		{in: "gcpkms://", err: "names no key" + gcpFix},
+		{in: "projects/my-project", err: "isn't the resource name of a key" + gcpFix},
+		{in: name + "/", err: "isn't the resource name of a key" + gcpFix},
 		{in: name + "/cryptoKeyVersions/latest", err: `"latest" isn't a name in cryptoKeyVersions`},
 		{in: name + "/cryptoKeyVersions/0", err: `"0" isn't a name in cryptoKeyVersions`},
-		{in: strings.Replace(name, "keyRings", "keyrings", 1), err: `has "keyrings" where keyRings is expected` + gcpMend},
+		{in: strings.Replace(name, "keyRings", "keyrings", 1), err: `has "keyrings" where keyRings is expected` + gcpFix},
 		{in: strings.Replace(name, "my-project", "p", 1), err: `"p" isn't a name in projects`},
 		{in: strings.Replace(name, "issuing", "is suing", 1), err: `"is suing" isn't a name in cryptoKeys`},
 	} {

@@ -97,7 +97,7 @@ func (all Registry) Canonical(ref string, a Access) (string, error) {
 // opened; one that can't be reached is opened later, one with another public key
 // is an error. With a SealedKey, ref's key decrypts that file, once, and the key
 // from it signs in memory. Its errors are for the operator: they name the key,
-// what is wrong with it and the mend.
+// what is wrong with it and the fix.
 func (all Registry) Open(ctx context.Context, ref string, o Options) (Signer, error) {
 	o, err := o.filled()
 	if err != nil {

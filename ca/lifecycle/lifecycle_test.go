@@ -24,8 +24,8 @@ func entries() []Entry {
 	}
 }
 
-// TestSteps holds every action in every state against what may be.
-func TestSteps(t *testing.T) {
+// TestEveryActionInEveryState holds every action in every state against what may be.
+func TestEveryActionInEveryState(t *testing.T) {
 	t.Parallel()
 	legal := map[string]State{
 		"new prepare": Prepared, "prepared publish": Published, "published activate": Active, "retired publish": Published,

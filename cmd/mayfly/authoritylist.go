@@ -101,7 +101,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 	}
 	root, err := fetchTrustedRoot(ctx, strings.TrimSuffix(url, "/")+"/trusted_root.json")
 	if err != nil {
-		return &failure{code: exitUnavailable, mend: "give --url as clients reach this CA, or leave it out", err: err}
+		return &failure{code: exitUnavailable, fix: "give --url as clients reach this CA, or leave it out", err: err}
 	}
 	for _, a := range root.Authorities {
 		if bytes.Equal(a.Chain[0].Raw, certs[0].Raw) && a.Holds(now) {
@@ -109,7 +109,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 		}
 	}
 	return &failure{
-		code: exitFailed, mend: "see in the service's log and at /readyz?verbose that it took the change up, and wait for ca.propagation from then",
+		code: exitFailed, fix: "see in the service's log and at /readyz?verbose that it took the change up, and wait for ca.propagation from then",
 		err: fmt.Errorf("the trusted root at %s doesn't list %s: %w", url, name, lifecycle.ErrTooSoon),
 	}
 }

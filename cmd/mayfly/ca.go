@@ -160,7 +160,7 @@ func readChain(in io.Reader, path string) ([]*x509.Certificate, error) {
 	}
 	certs, err := cachain.Parse(b)
 	if err != nil {
-		return nil, &failure{code: exitFailed, mend: "give the certificate of the CA in PEM, each followed by its issuer's, the root last", err: fmt.Errorf("%s: %w", inputName(path), err)}
+		return nil, &failure{code: exitFailed, fix: "give the certificate of the CA in PEM, each followed by its issuer's, the root last", err: fmt.Errorf("%s: %w", inputName(path), err)}
 	}
 	return certs, nil
 }

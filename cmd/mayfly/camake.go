@@ -130,7 +130,7 @@ func (c *caInit) both(root *ceremony.Ceremony, key, issuing cacert.Key, to, belo
 		}
 	}
 	if err != nil {
-		return &failure{code: exitFailed, mend: "make the intermediate below the root that is there: mayfly ca intermediate --issuer " + to.Certificate,
+		return &failure{code: exitFailed, fix: "make the intermediate below the root that is there: mayfly ca intermediate --issuer " + to.Certificate,
 			err: fmt.Errorf("the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)}
 	}
 	return nil

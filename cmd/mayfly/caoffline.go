@@ -142,7 +142,7 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	}
 	request, err := ceremony.ParseRequest(text)
 	if err != nil {
-		return &failure{code: exitFailed, mend: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", inputName(path), err)}
+		return &failure{code: exitFailed, fix: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", inputName(path), err)}
 	}
 	intermediate, err := newCeremony(parent, p, c.witnesses)
 	if err != nil {
@@ -175,7 +175,7 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 			return usage("it has 64 hexadecimal digits, with or without colons", "--fingerprint isn't a SHA-256")
 		}
 		if [sha256.Size]byte(want) != r.SHA256 {
-			return &failure{code: exitFailed, mend: "find out where this request comes from before anything is signed",
+			return &failure{code: exitFailed, fix: "find out where this request comes from before anything is signed",
 				err: errors.New("the request isn't the one that --fingerprint names: nothing is signed")}
 		}
 		return nil

@@ -84,7 +84,7 @@ func need(now time.Time, below int) cachain.Need {
 func showRequest(out io.Writer, text []byte, name string) error {
 	r, err := ceremony.ParseRequest(text)
 	if err != nil {
-		return &failure{code: exitFailed, mend: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", name, err)}
+		return &failure{code: exitFailed, fix: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", name, err)}
 	}
 	fmt.Fprintln(out, "certificate request")
 	r.Print(out)
@@ -111,7 +111,7 @@ signatures takes it. --root compares the chain's root with the one that you have
 from elsewhere: without it the chain only agrees with itself. --key opens the
 issuing key, signs a trial with it, and compares it with the first certificate.
 
-Every fault is listed with its mend, as mayfly check lists it. A remark is what
+Every fault is listed with its fix, as mayfly check lists it. A remark is what
 clients take as it is, though certificates that are made anew should be otherwise:
 a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
 		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
@@ -189,7 +189,7 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 	}
 	defer kms.Close(signer)
 	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
-		return &failure{code: exitFailed, mend: "name the issuing certificate's key, or put its certificate first",
+		return &failure{code: exitFailed, fix: "name the issuing certificate's key, or put its certificate first",
 			err: fmt.Errorf("%s isn't the key of the first certificate", key.Ref)}
 	}
 	fmt.Fprintf(io.Out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))

@@ -53,7 +53,7 @@ func (c certShow) run(io streams, path string) error {
 	}
 	certs, err := inspect.Parse(data)
 	if err != nil {
-		return &failure{code: exitFailed, mend: "give a file with an X.509 certificate, in PEM or DER", err: fmt.Errorf("reading %s: %w", inputName(path), err)}
+		return &failure{code: exitFailed, fix: "give a file with an X.509 certificate, in PEM or DER", err: fmt.Errorf("reading %s: %w", inputName(path), err)}
 	}
 	var trust *client.Trust
 	if c.trustedRoot != "" {

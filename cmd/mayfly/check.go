@@ -86,7 +86,7 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 		return nil
 	}
 	return &failure{
-		code: exitFailed, mend: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
+		code: exitFailed, fix: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
 		err: fmt.Errorf("%d of %d steps failed", failed, all),
 	}
 }

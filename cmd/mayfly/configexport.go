@@ -52,7 +52,7 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 			}
 			var all []exported
 			if len(c.CA.Authorities) > 0 && c.Lost() {
-				return &failure{code: exitFailed, mend: "restore the file from a copy, or write the state and its times beside each of ca.authorities first",
+				return &failure{code: exitFailed, fix: "restore the file from a copy, or write the state and its times beside each of ca.authorities first",
 					err: fmt.Errorf("%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)}
 			}
 			if len(c.CA.Authorities) > 0 {
@@ -122,7 +122,7 @@ func exportLogs(c ctlog.Config, flag, file string) exported {
 func writeExported(w io.Writer, file string, all []exported) error {
 	for _, e := range all {
 		if e.put != "" && exists(e.path) {
-			return &failure{code: exitFailed, mend: "move it away, or name another with --authorities or --logs", err: fmt.Errorf("%s is there already", e.path)}
+			return &failure{code: exitFailed, fix: "move it away, or name another with --authorities or --logs", err: fmt.Errorf("%s is there already", e.path)}
 		}
 	}
 	var put, deletes []string

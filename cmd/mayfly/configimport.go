@@ -52,7 +52,7 @@ look at each line, and narrow every allow.`,
 			}
 			var f setting.Faults
 			if identity.CheckIssuers("issuers", got.Issuers, &f); f.Len() > 0 {
-				return &failure{code: exitFailed, mend: "fix these lines in the result", err: f.Err()}
+				return &failure{code: exitFailed, fix: "fix these lines in the result", err: f.Err()}
 			}
 			return nil
 		},

@@ -223,7 +223,7 @@ func (o devOptions) listen(ctx context.Context) (rest, issuer net.Listener, err 
 				taken = append(taken, l.Close())
 			}
 		}
-		return nil, nil, &failure{code: exitFailed, mend: otherAddress(strings.Join(flags, ", ")), err: errors.Join(taken...)}
+		return nil, nil, &failure{code: exitFailed, fix: otherAddress(strings.Join(flags, ", ")), err: errors.Join(taken...)}
 	}
 	return open[0], open[1], closeListeners(open[2:]...)
 }

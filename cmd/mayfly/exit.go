@@ -46,7 +46,7 @@ func newExitCodesTopic() *cobra.Command {
 // one is known, the next step for the person who reads it.
 type failure struct {
 	code int
-	mend string // an imperative sentence without a full stop, or ""
+	fix  string // an imperative sentence without a full stop, or ""
 	err  error
 }
 
@@ -54,8 +54,8 @@ func (f *failure) Error() string { return f.err.Error() }
 func (f *failure) Unwrap() error { return f.err }
 
 // usage is a wrong command line that only the command itself can notice.
-func usage(mend, format string, args ...any) error {
-	return &failure{code: exitUsage, mend: mend, err: fmt.Errorf(format, args...)}
+func usage(fix, format string, args ...any) error {
+	return &failure{code: exitUsage, fix: fix, err: fmt.Errorf(format, args...)}
 }
 
 // report prints err and returns the exit code for it: the code of the
@@ -64,12 +64,12 @@ func report(w io.Writer, err error) int {
 	if err == nil {
 		return exitOK
 	}
-	mend := ""
+	fix := ""
 	if f := (*failure)(nil); errors.As(err, &f) {
-		mend = f.mend
+		fix = f.fix
 	}
 	text := err.Error()
-	if errors.Is(err, context.Canceled) && mend == "" {
+	if errors.Is(err, context.Canceled) && fix == "" {
 		text = "interrupted"
 	}
 	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
@@ -77,8 +77,8 @@ func report(w io.Writer, err error) int {
 	for _, line := range lines[1:] {
 		fmt.Fprintf(w, "  %s\n", terminal.Line(line))
 	}
-	if mend != "" {
-		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(mend))
+	if fix != "" {
+		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(fix))
 	}
 	return exitCode(err)
 }

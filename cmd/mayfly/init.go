@@ -65,7 +65,7 @@ A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
 plain files that only their owner may read.`
 
-const allowMend = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
+const allowFix = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
 
 func newInitCommand(streams streams) *cobra.Command {
 	var o initOptions
@@ -79,7 +79,7 @@ func newInitCommand(streams streams) *cobra.Command {
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if issuer != "" && allow == "" {
-				return usage(allowMend, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
+				return usage(allowFix, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
 			}
 			if issuer != "" {
 				o.issuers = []identity.IssuerConfig{{
@@ -127,7 +127,7 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
 		return &failure{
-			code: exitFailed, mend: "choose another folder, or move this one away: a CA is never overwritten",
+			code: exitFailed, fix: "choose another folder, or move this one away: a CA is never overwritten",
 			err: fmt.Errorf("%s: %w and isn't empty", o.dir, os.ErrExist),
 		}
 	}

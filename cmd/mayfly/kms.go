@@ -73,7 +73,7 @@ func (a *kmsAccess) options(ref string) (kms.Options, error) {
 		}
 	}
 	if err := f.Err(); err != nil {
-		return kms.Options{}, &failure{code: exitUsage, mend: "see `" + a.cmd.CommandPath() + " --help`", err: err}
+		return kms.Options{}, &failure{code: exitUsage, fix: "see `" + a.cmd.CommandPath() + " --help`", err: err}
 	}
 	return kms.Options{Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey), Logger: slog.New(slog.DiscardHandler)}, nil
 }
@@ -146,8 +146,8 @@ func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string, sealin
 	return nil
 }
 
-// kmsMends say what to look at first where a step fails; the error says more.
-var kmsMends = map[string]string{
+// kmsFixes say what to look at first where a step fails; the error says more.
+var kmsFixes = map[string]string{
 	"reference":  "write the reference as the message says",
 	"credential": "set up the credential that --credential names, or name another",
 	"token":      "check that the library, the token and its PIN are those of the reference",
@@ -160,7 +160,7 @@ var kmsMends = map[string]string{
 
 // kmsFailure is the error of a command that ended at a step.
 func kmsFailure(step string, err error) error {
-	code, mend := exitFailed, kmsMends[step]
+	code, fix := exitFailed, kmsFixes[step]
 	var call *kms.CallError
 	if errors.As(err, &call) && call.Temporary() || errors.Is(err, context.DeadlineExceeded) {
 		code = exitUnavailable
@@ -168,11 +168,11 @@ func kmsFailure(step string, err error) error {
 	switch {
 	case call == nil:
 	case call.Unreached():
-		mend = "check the host's name and the way to it: resolver, routes, firewall, proxy, certificates"
+		fix = "check the host's name and the way to it: resolver, routes, firewall, proxy, certificates"
 	case step == "token": // of a credential, and not that of a PKCS #11 library
-		mend = kmsMends["credential"]
+		fix = kmsFixes["credential"]
 	}
-	return &failure{code: code, mend: mend, err: err}
+	return &failure{code: code, fix: fix, err: err}
 }
 
 func newKMSKeygenCommand(streams streams) *cobra.Command {

@@ -73,9 +73,9 @@ func newLogRestoreCommand(streams streams) *cobra.Command {
 			progress.done()
 			switch {
 			case errors.Is(err, maintain.ErrBehind):
-				return &failure{code: exitUnverified, mend: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
+				return &failure{code: exitUnverified, fix: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
 			case errors.Is(err, fs.ErrNotExist):
-				return &failure{code: exitFailed, mend: "name the backup and the log's own mark file; without the mark, begin a new log", err: err}
+				return &failure{code: exitFailed, fix: "name the backup and the log's own mark file; without the mark, begin a new log", err: err}
 			case err != nil:
 				return err
 			}

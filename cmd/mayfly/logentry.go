@@ -86,7 +86,7 @@ func findEntry(ctx context.Context, dir, name string) (read.Entry, error) {
 	}
 	e, err := lookUp(ctx, dir, name)
 	if errors.Is(err, read.ErrNoEntry) {
-		return e, &failure{code: exitFailed, mend: "an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", err: err}
+		return e, &failure{code: exitFailed, fix: "an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", err: err}
 	}
 	return e, err
 }

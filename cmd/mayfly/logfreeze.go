@@ -67,7 +67,7 @@ func proveLog(ctx context.Context, file, url string, now time.Time, streams stre
 	progress := newProgress(streams.Err)
 	defer progress.done()
 	trail := string(c.Audit.Path)
-	return rotation.Prove(ctx, log, promises.Follow(trail, nil), progress.show)
+	return rotation.VerifyComplete(ctx, log, promises.Follow(trail, nil), progress.show)
 }
 
 // freezeLog writes down that a log is frozen.

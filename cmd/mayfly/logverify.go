@@ -54,7 +54,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 				return err
 			}
 			if mark != "" && !exists(mark) {
-				return &failure{code: exitFailed, mend: "name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
+				return &failure{code: exitFailed, fix: "name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
 					err: fmt.Errorf("there is no mark %s", mark)}
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
@@ -62,15 +62,15 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
 			if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
-				return &failure{code: exitFailed, mend: "run it as the user of the service", err: err}
+				return &failure{code: exitFailed, fix: "run it as the user of the service", err: err}
 			}
 			if err != nil {
-				mend := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
+				fix := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
 				if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has
-					mend = "add --backup if `mayfly log backup` wrote this directory; else " + mend
+					fix = "add --backup if `mayfly log backup` wrote this directory; else " + fix
 				}
 				return &failure{
-					code: exitUnverified, mend: mend,
+					code: exitUnverified, fix: fix,
 					err: fmt.Errorf("the log in %s is damaged: %w", dir, err),
 				}
 			}
@@ -87,16 +87,16 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 // holdsLog is an error where nothing in dir is of a log, so that another folder
 // isn't taken for a damaged one.
 func holdsLog(dir string) error {
-	const mend = "name the log's own directory: ctlog.embedded.directory of the configuration"
+	const fix = "name the log's own directory: ctlog.embedded.directory of the configuration"
 	if _, err := os.Stat(dir); err != nil {
-		return &failure{code: exitFailed, mend: mend, err: err}
+		return &failure{code: exitFailed, fix: fix, err: err}
 	}
 	for _, part := range []string{"log.v3.json", "checkpoint", "tile", ".state"} {
 		if exists(filepath.Join(dir, part)) {
 			return nil
 		}
 	}
-	return &failure{code: exitFailed, mend: mend, err: fmt.Errorf("there is no log in %s", dir)}
+	return &failure{code: exitFailed, fix: fix, err: fmt.Errorf("there is no log in %s", dir)}
 }
 
 // exists says whether something is at path, or may be.

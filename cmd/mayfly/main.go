@@ -36,7 +36,7 @@ func run(args []string, io streams) int {
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !*began {
-		err = &failure{code: exitUsage, mend: usageMend(cmd), err: err}
+		err = &failure{code: exitUsage, fix: usageFix(cmd), err: err}
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
 	reported := make(chan int, 1)
@@ -54,8 +54,8 @@ func run(args []string, io streams) int {
 	}
 }
 
-// usageMend says how the command is written that a wrong command line meant.
-func usageMend(cmd *cobra.Command) string {
+// usageFix says how the command is written that a wrong command line meant.
+func usageFix(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() || !cmd.HasParent() {
 		return "run `mayfly help` or add --help to the command"
 	}

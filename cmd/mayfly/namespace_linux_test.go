@@ -112,7 +112,7 @@ func TestNamespaceCheck(t *testing.T) {
 					t.Errorf("ended with %v; want exit code %d", err, exitUnavailable)
 				}
 				if !strings.Contains(said.String(), "fix: check the host's name and the way to it") {
-					t.Error("the mend isn't about the way to the host")
+					t.Error("the fix isn't about the way to the host")
 				}
 				if took > 16*time.Second {
 					t.Errorf("took %v", took)

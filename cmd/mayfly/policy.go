@@ -66,7 +66,7 @@ func newPolicyTestCommand(streams streams) *cobra.Command {
 			}
 			cases, err := parsePolicyCases(data)
 			if err != nil {
-				return &failure{code: exitFailed, mend: "`mayfly policy test --help` shows the form", err: fmt.Errorf("%s: %w", inputName(args[0]), err)}
+				return &failure{code: exitFailed, fix: "`mayfly policy test --help` shows the form", err: fmt.Errorf("%s: %w", inputName(args[0]), err)}
 			}
 			verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
 			if err != nil {

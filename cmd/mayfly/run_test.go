@@ -136,7 +136,7 @@ func TestReport(t *testing.T) {
 		{errors.New("plain"), exitFailed, "mayfly: plain\n"},
 		{errors.New("two\nlines\n"), exitFailed, "mayfly: two\n  lines\n"},
 		{errors.New("esc\x1b[2J \u202e"), exitFailed, `mayfly: esc\x1b[2J \u202e` + "\n"},
-		{fmt.Errorf("over: %w", &failure{code: exitRefused, mend: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  fix: do this\n"},
+		{fmt.Errorf("over: %w", &failure{code: exitRefused, fix: "do this", err: errors.New("under")}), exitRefused, "mayfly: over: under\n  fix: do this\n"},
 		{fmt.Errorf("opening: %w", &failure{code: exitFailed, err: pinFault()}), exitPIN, "mayfly: opening: the configuration can't be used:\n  ca.key: the token refuses the PIN\n"},
 		{usage("read it", "bad %s", "flag"), exitUsage, "mayfly: bad flag\n  fix: read it\n"},
 		{fmt.Errorf("asking: %w", context.Canceled), exitFailed, "mayfly: interrupted\n"},
@@ -144,7 +144,7 @@ func TestReport(t *testing.T) {
 		{classify(&client.Error{Kind: client.Misused, Text: "x"}), exitUsage, "mayfly: x\n"},
 		{classify(&client.Error{Kind: client.Refused, Text: "x"}), exitRefused, "mayfly: x\n"},
 		{classify(&client.Error{Kind: client.Unavailable, Text: "x"}), exitUnavailable, "mayfly: x\n"},
-		{classify(&client.Error{Kind: client.Unverified, Text: "x", Mend: "y"}), exitUnverified, "mayfly: x\n  fix: y\n"},
+		{classify(&client.Error{Kind: client.Unverified, Text: "x", Fix: "y"}), exitUnverified, "mayfly: x\n  fix: y\n"},
 	} {
 		var b bytes.Buffer
 		if code := report(&b, c.err); code != c.code || b.String() != c.want {

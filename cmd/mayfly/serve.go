@@ -64,9 +64,9 @@ func loadWith(load func(string) (*config.Config, error), file string) (*config.C
 	case errors.Is(err, fs.ErrNotExist):
 		return nil, &failure{code: exitFailed, err: err}
 	case errors.Is(err, fs.ErrPermission):
-		return nil, &failure{code: exitFailed, mend: "run it as the user of the service, or let this one read the file", err: err}
+		return nil, &failure{code: exitFailed, fix: "run it as the user of the service, or let this one read the file", err: err}
 	case err != nil:
-		return nil, &failure{code: exitFailed, mend: "docs/configuration.md lists every option", err: err}
+		return nil, &failure{code: exitFailed, fix: "docs/configuration.md lists every option", err: err}
 	}
 	return c, nil
 }
@@ -148,9 +148,9 @@ func startFailure(err error, listen string) error {
 	var address *net.OpError
 	switch {
 	case errors.As(err, &address) && address.Op == "listen":
-		return &failure{code: exitFailed, mend: listen, err: err}
+		return &failure{code: exitFailed, fix: listen, err: err}
 	case errors.As(err, &faults):
-		return &failure{code: exitFailed, mend: "correct each line and run `mayfly check --config FILE`", err: faultList{faults}}
+		return &failure{code: exitFailed, fix: "correct each line and run `mayfly check --config FILE`", err: faultList{faults}}
 	}
 	return err
 }

@@ -3,7 +3,6 @@ package fulcio
 import (
 	"encoding/json"
 	"maps"
-	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity"
@@ -62,7 +61,7 @@ func samples(issuer string, p *presets.Preset) []string {
 	}
 	for _, template := range p.OptionalExtensions {
 		for _, name := range p.WholeNumbers {
-			if template == "{"+name+"}" && slices.Contains(p.WholeNumbers, name) {
+			if template == "{"+name+"}" {
 				less := maps.Clone(all)
 				delete(less, name)
 				out = append(out, encode(less))

@@ -155,7 +155,7 @@ func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
 func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
 
 // oneLine is the beginning of what a log said, on one line.
-func oneLine(said string) string { return oneline.Of(said, maxRefusal) }
+func oneLine(said string) string { return oneline.Clean(said, maxRefusal) }
 
 // flatten keeps an error's text and drops the body that jsonclient hangs on it.
 func flatten(err error) error { return errors.New(oneLine(err.Error())) }

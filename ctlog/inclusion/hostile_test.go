@@ -96,17 +96,18 @@ func TestFollowWhileHanging(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
-	ended, followed := make(chan error, 1), make(chan error, 1)
+	ended, followed := make(chan error, 1), make(chan struct{})
 	go func() { ended <- monitor.Run(ctx) }()
 	<-asked
-	go func() { followed <- monitor.Follow(logs) }()
+	follow, err := monitor.Prepare(logs)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { follow(); close(followed) }()
 	select {
-	case err := <-followed:
-		if err != nil {
-			t.Error(err)
-		}
+	case <-followed:
 	case <-time.After(10 * time.Second):
-		t.Error("Follow waits for the log")
+		t.Error("following waits for the log")
 	}
 	cancel()
 	if err := <-ended; err != nil {

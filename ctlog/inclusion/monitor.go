@@ -95,13 +95,14 @@ func New(o Options) (*Monitor, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	m := &Monitor{o: o}
-	var err error
+	follow, err := m.Prepare(o.Logs)
+	if err != nil {
+		return nil, err
+	}
 	if m.metrics, err = newMetrics(o.Metrics); err != nil {
 		return nil, err
 	}
-	if err := m.Follow(o.Logs); err != nil {
-		return nil, err
-	}
+	follow()
 	m.adopt()
 	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
@@ -113,28 +114,29 @@ func New(o Options) (*Monitor, error) {
 	return m, nil
 }
 
-// Follow watches these logs from the next look on, in place of those it had. What is
-// pending of a log that stays, stays; a log that goes is not asked again, so it should
-// owe nothing. An error leaves all as it was.
-func (m *Monitor) Follow(logs []Log) error {
+// Prepare checks logs, and returns what has them watched from the next look on, in
+// place of those it had. What is pending of a log that stays, stays; a log that goes is
+// not asked again, so it should owe nothing.
+func (m *Monitor) Prepare(logs []Log) (follow func(), err error) {
 	next := make(map[[32]byte]*watched, len(logs))
 	for _, l := range logs {
 		r, err := newReader(l)
 		if err != nil {
-			return fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
+			return nil, fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
 		if l.MMD <= 0 {
 			l.MMD = DefaultMMD
 		}
 		next[l.Description.ID] = &watched{reader: r, mmd: l.MMD}
 	}
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.next = next
-	return nil
+	return func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.next = next
+	}, nil
 }
 
-// adopt puts what Follow was told last in force.
+// adopt puts what was followed last in force.
 func (m *Monitor) adopt() {
 	m.mu.Lock()
 	next := m.next

@@ -360,8 +360,8 @@ func TestFalseSCTRaisesTheAlarm(t *testing.T) {
 	}
 }
 
-// TestRun ends with its context.
-func TestRun(t *testing.T) {
+// TestRunEndsWithItsContext ends with its context.
+func TestRunEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	b.write(t, b.submit(t, 1, true))
@@ -402,7 +402,7 @@ func TestDamagedPartOfTheTrail(t *testing.T) {
 	if got := b.value(t, "mayfly_ctlog_promises_unread_total"); got != 1 {
 		t.Errorf("the damage was counted %v times", got)
 	}
-	_, err := inclusion.Owed(t.Context(), inclusion.Options{
+	_, err := inclusion.Pending(t.Context(), inclusion.Options{
 		Trail: promises.Follow(b.trail, nil),
 		Logs:  []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: inclusion.Local(b.log.LocalReads())}},
 	}, b.now.Add(-time.Hour))

@@ -55,12 +55,12 @@ func writeState(path string, s state) error {
 	return nil
 }
 
-// Owed reads the whole trail that is there, as far back as since and for as long before
+// Pending reads the whole trail that is there, as far back as since and for as long before
 // it as a clock may have been wrong, and the one log of o, and returns the serial numbers
 // of certificates that the log promised and doesn't hold yet, or never will. It takes
 // nobody's word for what was well before, and writes nothing. An error says what could
 // not be read.
-func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
+func Pending(ctx context.Context, o Options, since time.Time) ([]string, error) {
 	o.State, o.Metrics = "", nil
 	m, err := New(o)
 	if err != nil {
@@ -68,7 +68,7 @@ func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
 	}
 	m.trail = o.Trail(since.Add(-lookBack))
 	defer m.trail.Close()
-	var owed []string
+	var pending []string
 	for {
 		read := 0
 		if _, err := m.trail.Read(maxPending, func(p Promise) { read++; m.take(p) }); err != nil {
@@ -79,12 +79,12 @@ func Owed(ctx context.Context, o Options, since time.Time) ([]string, error) {
 				return nil, err
 			}
 			for _, p := range w.pending {
-				owed = append(owed, p.Serial)
+				pending = append(pending, p.Serial)
 			}
 			w.pending = nil
 		}
 		if read == 0 {
-			return owed, nil
+			return pending, nil
 		}
 	}
 }

@@ -54,12 +54,12 @@ type Complete struct {
 	spki []byte
 }
 
-// Prove reads an ended log from the first entry to the last, and the audit trail
+// VerifyComplete reads an ended log from the first entry to the last, and the audit trail
 // beside it: the last checkpoint covers every entry, the mark fits, and every
 // certificate which the trail says is in the log is in it. What the monitor remembers
 // of the trail is no proof, and isn't read. progress may be nil. The error is a
 // *Refusal where the log isn't complete.
-func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.Time) inclusion.Trail, progress func(done, total uint64)) (c Complete, err error) {
+func VerifyComplete(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.Time) inclusion.Trail, progress func(done, total uint64)) (c Complete, err error) {
 	c.Log = log
 	dir := string(log.Directory)
 	c.Report, err = maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: string(log.MarkFile), Progress: progress})
@@ -79,16 +79,16 @@ func Prove(ctx context.Context, log ctlog.EmbeddedConfig, trail func(since time.
 	if err != nil {
 		return c, err
 	}
-	owed, err := inclusion.Owed(ctx, inclusion.Options{
+	pending, err := inclusion.Pending(ctx, inclusion.Options{
 		Trail: trail,
 		Logs:  []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
 	}, log.Start)
 	if err != nil {
 		return c, err
 	}
-	if len(owed) > 0 {
+	if len(pending) > 0 {
 		return c, refuse(Unverified, "keep the log as it is, and find out why: mayfly_ctlog_promises_overdue and the service's log tell more",
-			"%d certificates that the log promised aren't in it; the first has the serial number %s", len(owed), owed[0])
+			"%d certificates that the log promised aren't in it; the first has the serial number %s", len(pending), pending[0])
 	}
 	return c, nil
 }

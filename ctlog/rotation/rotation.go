@@ -1,5 +1,5 @@
 // Package rotation lets one embedded log follow another: [Plan] names the next log
-// and says when it begins, [Store.Create] makes it, [Prove] finds that an ended log
+// and says when it begins, [Store.Create] makes it, [VerifyComplete] finds that an ended log
 // holds all that it promised, and [Store.Freeze] closes it for good. What was decided
 // is kept in the state file of the logs (ctlog.Config.StateFile).
 package rotation
@@ -25,9 +25,9 @@ const (
 
 // Refusal is why a step can't be taken, and what to do.
 type Refusal struct {
-	Kind   Kind
-	Remedy string // an imperative sentence without a full stop
-	Err    error
+	Kind Kind
+	Fix  string // an imperative sentence without a full stop
+	Err  error
 }
 
 func (r *Refusal) Error() string { return r.Err.Error() }
@@ -35,8 +35,8 @@ func (r *Refusal) Error() string { return r.Err.Error() }
 // Unwrap is the reason.
 func (r *Refusal) Unwrap() error { return r.Err }
 
-func refuse(kind Kind, remedy, format string, args ...any) error {
-	return &Refusal{Kind: kind, Remedy: remedy, Err: fmt.Errorf(format, args...)}
+func refuse(kind Kind, fix, format string, args ...any) error {
+	return &Refusal{Kind: kind, Fix: fix, Err: fmt.Errorf(format, args...)}
 }
 
 // Store has the logs of a configuration, for the one command that changes them.

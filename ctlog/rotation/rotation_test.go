@@ -191,7 +191,7 @@ func TestRotateToGivenKey(t *testing.T) {
 	}
 	// The one after it needs a key that is named as well.
 	_, err = r.rotate(t, rotation.Request{Yearly: true}, next.Start.Add(time.Hour))
-	if refused := (*rotation.Refusal)(nil); !errors.As(err, &refused) || refused.Kind != rotation.Misasked || !strings.Contains(refused.Remedy, "--key") {
+	if refused := (*rotation.Refusal)(nil); !errors.As(err, &refused) || refused.Kind != rotation.Misasked || !strings.Contains(refused.Fix, "--key") {
 		t.Errorf("a key in a KMS is followed by %v", err)
 	}
 	// No log has another's key.
@@ -315,13 +315,13 @@ func TestFreezeWaitsForPromises(t *testing.T) {
 		t.Fatal(err)
 	}
 	var refused *rotation.Refusal
-	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
+	if _, err := rotation.VerifyComplete(t.Context(), log, promises.Follow(r.trail, nil), nil); !errors.As(err, &refused) || refused.Kind != rotation.Unverified || !strings.Contains(err.Error(), "serial number 5e41a1") {
 		t.Errorf("got %v", err)
 	}
 	if err := os.WriteFile(r.trail, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil); err != nil {
+	if _, err := rotation.VerifyComplete(t.Context(), log, promises.Follow(r.trail, nil), nil); err != nil {
 		t.Errorf("a log that owes nothing: %v", err)
 	}
 }
@@ -347,7 +347,7 @@ func TestFreezeMeanwhile(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		complete, err := rotation.Prove(t.Context(), log, promises.Follow(r.trail, nil), nil)
+		complete, err := rotation.VerifyComplete(t.Context(), log, promises.Follow(r.trail, nil), nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -239,7 +239,7 @@ func (w *Client) ask(ctx context.Context, one *witness, checkpoint []byte, size 
 			}
 			one.size = has
 		default:
-			return nil, failed(refused, "it answered %d: %q", status, oneline.Of(string(body), maxSaid))
+			return nil, failed(refused, "it answered %d: %q", status, oneline.Clean(string(body), maxSaid))
 		}
 	}
 	return nil, failed(refused, "it named another size %d times", maxAttempts)

@@ -90,7 +90,7 @@ func TestSign(t *testing.T) {
 }
 
 // The faults do what they say, and are counted.
-func TestFaults(t *testing.T) {
+func TestFaultsDoWhatTheySayAndAreCounted(t *testing.T) {
 	t.Parallel()
 	i := identitytest.New(t)
 	get := func(ctx context.Context) (*http.Response, string, error) {
@@ -141,7 +141,7 @@ func TestVerifierSeesFaults(t *testing.T) {
 }
 
 // The issuer and its verifiers live by one clock.
-func TestClock(t *testing.T) {
+func TestIssuerAndVerifiersLiveByOneClock(t *testing.T) {
 	t.Parallel()
 	now := time.Date(2040, 5, 6, 7, 8, 9, 0, time.UTC)
 	i := identitytest.New(t, identitytest.WithClock(func() time.Time { return now }))

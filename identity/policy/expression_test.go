@@ -68,7 +68,7 @@ func TestHolds(t *testing.T) {
 	}
 }
 
-func TestUndecided(t *testing.T) {
+func TestAnExpressionThatCannotBeDecidedSaysWhy(t *testing.T) {
 	t.Parallel()
 	for text, want := range map[string]struct{ absent, says string }{
 		`claims.environment == "production"`:                  {"environment", `no claim "environment"`},

@@ -186,7 +186,7 @@ func TestUseTogether(t *testing.T) {
 	}
 }
 
-func TestForgets(t *testing.T) {
+func TestATokenIsForgottenAfterItsEnd(t *testing.T) {
 	t.Parallel()
 	server := startServer(t)
 	s := server.store(t)

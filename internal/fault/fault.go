@@ -129,9 +129,12 @@ type Error struct {
 	Reason     Reason
 	Public     string            // one or two sentences: what is wrong, what was expected, what to do next
 	Metadata   map[string]string // google.rpc.ErrorInfo.metadata: claim, dependency, limit, expected, actual
-	RetryAfter time.Duration     // for RateLimited and Unavailable; zero lets the server choose
+	RetryAfter time.Duration     // for RateLimited and Unavailable; zero lets the server choose, NoRetry sends none
 	Cause      error
 }
+
+// NoRetry is the RetryAfter of a failure that ends at no known time.
+const NoRetry time.Duration = -1
 
 // New makes a classified failure whose text the client reads.
 func New(reason Reason, format string, args ...any) *Error {

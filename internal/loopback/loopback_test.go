@@ -6,7 +6,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
-func TestHost(t *testing.T) {
+func TestOnlyLoopbackNamesAndAddressesAreLoopback(t *testing.T) {
 	t.Parallel()
 	for host, want := range map[string]bool{
 		"localhost": true, "LocalHost": true, "127.0.0.1": true, "127.9.9.9": true, "::1": true,

@@ -8,10 +8,10 @@ import (
 	"unicode/utf8"
 )
 
-// Of is text on one line of at most so many bytes: white space becomes one space
+// Clean is text on one line of at most so many bytes: white space becomes one space
 // or, at both ends, nothing; what doesn't print and bytes that aren't UTF-8 become
 // U+FFFD; a text that was cut, between two characters, ends in "…" beyond them.
-func Of(text string, most int) string {
+func Clean(text string, limit int) string {
 	var b strings.Builder
 	space := false
 	for _, r := range text {
@@ -26,7 +26,7 @@ func Of(text string, most int) string {
 		if space {
 			size++
 		}
-		if b.Len()+size > most {
+		if b.Len()+size > limit {
 			return b.String() + "…"
 		}
 		if space {
@@ -38,14 +38,14 @@ func Of(text string, most int) string {
 	return b.String()
 }
 
-// Error is err with its text as [Of] gives it: a dependency may have put a whole
+// Error is err with its text as [Clean] gives it: a dependency may have put a whole
 // answer into it.
-func Error(err error, most int) error { return &bounded{err, most} }
+func Error(err error, limit int) error { return &bounded{err, limit} }
 
 type bounded struct {
 	error
-	most int
+	limit int
 }
 
-func (b *bounded) Error() string { return Of(b.error.Error(), b.most) }
+func (b *bounded) Error() string { return Clean(b.error.Error(), b.limit) }
 func (b *bounded) Unwrap() error { return b.error }

@@ -11,7 +11,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
-func TestOf(t *testing.T) {
+func TestCleanGivesOneBoundedPrintableLine(t *testing.T) {
 	t.Parallel()
 	for in, want := range map[string]string{
 		"":                             "",
@@ -26,8 +26,8 @@ func TestOf(t *testing.T) {
 		strings.Repeat("x", 39) + " y": strings.Repeat("x", 39) + "…",
 		strings.Repeat("x", 40) + " ":  strings.Repeat("x", 40),
 	} {
-		if got := oneline.Of(in, 40); got != want {
-			t.Errorf("Of(%q) = %q, want %q", in, got, want)
+		if got := oneline.Clean(in, 40); got != want {
+			t.Errorf("Clean(%q) = %q, want %q", in, got, want)
 		}
 	}
 }
@@ -40,12 +40,12 @@ func TestErrorKeepsItsCause(t *testing.T) {
 	}
 }
 
-func FuzzOf(f *testing.F) {
+func FuzzClean(f *testing.F) {
 	f.Add("a\u202e\xff \n b", 5)
 	f.Fuzz(func(t *testing.T, text string, most int) {
-		got := strings.TrimSuffix(oneline.Of(text, most), "…")
+		got := strings.TrimSuffix(oneline.Clean(text, most), "…")
 		if !utf8.ValidString(got) || len(got) > max(most, 0) || strings.ContainsFunc(got, func(r rune) bool { return !unicode.IsPrint(r) }) {
-			t.Errorf("Of(%q, %d) = %q", text, most, got)
+			t.Errorf("Clean(%q, %d) = %q", text, most, got)
 		}
 	})
 }

@@ -13,7 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
-func TestEqual(t *testing.T) {
+func TestOnlyTheSameKeyIsEqual(t *testing.T) {
 	t.Parallel()
 	key, err := ecdsa.GenerateKey(pubkey.Curves[0].Curve, rand.Reader)
 	if err != nil {

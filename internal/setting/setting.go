@@ -18,9 +18,14 @@ type Faults struct {
 }
 
 // Add records one fault: path as a person would write it (`issuers[3].audience`),
-// then what is wrong and what is expected. It never takes a secret's value.
+// then what is wrong and what is expected. An empty path is left out. It never takes
+// a secret's value.
 func (f *Faults) Add(path, format string, args ...any) {
-	f.list = append(f.list, path+": "+fmt.Sprintf(format, args...))
+	text := fmt.Sprintf(format, args...)
+	if path != "" {
+		text = path + ": " + text
+	}
+	f.list = append(f.list, text)
 	for _, a := range args {
 		if err, ok := a.(error); ok {
 			f.causes = append(f.causes, err)

@@ -105,7 +105,7 @@ func (d *Document) each(path string, n *yaml.Node, do func(name, at string, key,
 			d.Add(path, key.Line, "a name is expected as the key of each entry, as plain text")
 			continue
 		}
-		at := setting.Join(path, oneline.Of(key.Value, maxName))
+		at := setting.Join(path, oneline.Clean(key.Value, maxName))
 		if line, twice := first[key.Value]; twice {
 			d.Add(at, key.Line, "duplicate key; it is on line %d already", line)
 			continue

@@ -72,7 +72,7 @@ generated() {
 }
 
 api() {
-  buf lint && buf format --diff --exit-code --exclude-path proto/third_party &&
+  buf lint && buf format --diff --exit-code &&
     buf breaking --against proto/baseline.binpb
 }
 

@@ -70,7 +70,7 @@ const (
 	attributeReserved   = "x-init-reserved"
 )
 
-// refused are attributes of RFC 7512 that aren't taken, with the mend.
+// refused are attributes of RFC 7512 that aren't taken, with the fix.
 var refused = map[string]string{
 	"pin-value":            "a PIN never belongs in a URI: set the passphrase (env or file)",
 	"pin-source":           "name the PIN's place with the passphrase (env or file)",
@@ -121,8 +121,8 @@ func (u *uri) addAll(list, separator string, query bool) error {
 }
 
 func (u *uri) add(name, raw string, query bool) error {
-	if mend, ok := refused[name]; ok {
-		return fmt.Errorf("attribute %s isn't taken: %s", name, mend)
+	if fix, ok := refused[name]; ok {
+		return fmt.Errorf("attribute %s isn't taken: %s", name, fix)
 	}
 	for _, known := range attributes {
 		if known.name != name {

@@ -20,7 +20,11 @@ type frozenAt struct {
 
 // Freeze makes the log in a directory one that nothing opens for writing again. r is
 // what [Verify] just found; a log with entries that no checkpoint covers is refused.
-// A process that has the log open is not stopped by it. Freezing twice is no error.
+// Freezing twice is no error.
+//
+// It doesn't take the log's lock, which a service holds until it has taken up the
+// configuration without the log. What that one may still do changes no entry: the log
+// has ended. Nothing else writes this file, and only what opens the log reads it.
 func Freeze(dir string, r Report, now time.Time) error {
 	if r.Unpublished > 0 {
 		return fmt.Errorf("%d entries are in no checkpoint yet", r.Unpublished)

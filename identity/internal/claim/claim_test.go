@@ -95,7 +95,7 @@ func TestParseReads(t *testing.T) {
 	}
 }
 
-func TestText(t *testing.T) {
+func TestTextRefusesWhatNoCertificateCarries(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
 		json string
@@ -140,7 +140,7 @@ func TestText(t *testing.T) {
 	}
 }
 
-func TestWhole(t *testing.T) {
+func TestWholeNumbersInEveryNotation(t *testing.T) {
 	t.Parallel()
 	for literal, want := range map[string]string{
 		"0": "0", "42": "42", "-7": "-7", "12345678901234567890": "12345678901234567890",

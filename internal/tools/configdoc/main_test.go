@@ -24,7 +24,7 @@ func TestThePageIsWhatTheStructsSay(t *testing.T) {
 	}
 }
 
-func TestShort(t *testing.T) {
+func TestDurationsAreWrittenShort(t *testing.T) {
 	t.Parallel()
 	for d, want := range map[time.Duration]string{
 		0: "0s", time.Second: "1s", 10 * time.Second: "10s", 10 * time.Minute: "10m", 24 * time.Hour: "24h",

@@ -32,7 +32,7 @@ const (
 type Error struct {
 	Kind  Kind
 	Text  string // what is wrong
-	Mend  string // the next step, or ""
+	Fix   string // the next step, or ""
 	Cause error  // nil where Text says it all
 }
 
@@ -47,8 +47,8 @@ func (e *Error) Error() string {
 func (e *Error) Unwrap() error { return e.Cause }
 
 // problem makes an Error without a cause.
-func problem(kind Kind, mend, format string, args ...any) *Error {
-	return &Error{Kind: kind, Mend: mend, Text: fmt.Sprintf(format, args...)}
+func problem(kind Kind, fix, format string, args ...any) *Error {
+	return &Error{Kind: kind, Fix: fix, Text: fmt.Sprintf(format, args...)}
 }
 
 // because returns a copy of e with its cause.

@@ -181,10 +181,10 @@ func (a *httpAnswer) fault(what string) error {
 // refusal is the one form in which another side's error is shown.
 func refusal(what, code, message, reason, id string, passing bool) error {
 	text := fmt.Sprintf("%s refused the request (%s)", what, label(code, reason))
-	kind, mend := Refused, ""
+	kind, fix := Refused, ""
 	if passing {
 		text = fmt.Sprintf("%s could not answer (%s)", what, label(code, reason))
-		kind, mend = Unavailable, "try again later"
+		kind, fix = Unavailable, "try again later"
 	}
 	if message != "" {
 		text += ": " + message
@@ -192,7 +192,7 @@ func refusal(what, code, message, reason, id string, passing bool) error {
 	if id != "" {
 		text += "\nrequest id " + oneLine(id)
 	}
-	return problem(kind, mend, "%s", text)
+	return problem(kind, fix, "%s", text)
 }
 
 func label(code, reason string) string {
@@ -203,4 +203,4 @@ func label(code, reason string) string {
 }
 
 // oneLine is what another side wrote, bounded.
-func oneLine(s string) string { return oneline.Of(s, maxTrouble) }
+func oneLine(s string) string { return oneline.Clean(s, maxTrouble) }

@@ -85,7 +85,7 @@ func TestUnknownKeyType(t *testing.T) {
 	t.Parallel()
 	_, err := GenerateKey("p224")
 	var e *Error
-	if !errors.As(err, &e) || e.Kind != Misused || !strings.Contains(e.Mend, "p256") {
+	if !errors.As(err, &e) || e.Kind != Misused || !strings.Contains(e.Fix, "p256") {
 		t.Errorf("got %v", err)
 	}
 	if err := CheckKeyType("p256"); err != nil {

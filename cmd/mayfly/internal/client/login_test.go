@@ -423,7 +423,7 @@ func TestIssuerThatIsNotThere(t *testing.T) {
 	defer server.Close()
 	l := &Login{Issuer: server.URL, ClientID: "sigstore", HTTP: newHTTP(t), Say: func(string) {}}
 	var e *Error
-	if _, err := l.Browser(t.Context()); !errors.As(err, &e) || e.Kind != Unavailable || e.Mend == "" {
+	if _, err := l.Browser(t.Context()); !errors.As(err, &e) || e.Kind != Unavailable || e.Fix == "" {
 		t.Errorf("got %v", err)
 	}
 }

@@ -65,7 +65,7 @@ func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error)
 		"no identity token was found%s", tried(attempts))
 }
 
-// tokenError says which source failed and keeps the kind and mend of the cause.
+// tokenError says which source failed and keeps the kind and fix of the cause.
 type tokenError struct {
 	source string
 	err    error

@@ -24,24 +24,24 @@ type Token struct {
 // The error never quotes the token.
 func ParseToken(raw string) (*Token, error) {
 	raw = strings.TrimSpace(raw)
-	const mend = "give an OpenID Connect identity token: three base64url parts with dots between"
+	const fix = "give an OpenID Connect identity token: three base64url parts with dots between"
 	if raw == "" {
-		return nil, problem(Failed, mend, "the identity token is empty")
+		return nil, problem(Failed, fix, "the identity token is empty")
 	}
 	if len(raw) > maxToken {
-		return nil, problem(Failed, mend, "the identity token is over %d bytes", maxToken)
+		return nil, problem(Failed, fix, "the identity token is over %d bytes", maxToken)
 	}
 	parts := strings.Split(raw, ".")
 	if len(parts) != 3 {
-		return nil, problem(Failed, mend, "the identity token is not a JWT: it has %d parts instead of 3", len(parts))
+		return nil, problem(Failed, fix, "the identity token is not a JWT: it has %d parts instead of 3", len(parts))
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return nil, problem(Failed, mend, "the identity token is not a JWT: its second part is not base64url")
+		return nil, problem(Failed, fix, "the identity token is not a JWT: its second part is not base64url")
 	}
 	var claims map[string]json.RawMessage // a map: a struct would take Email for email
 	if err := json.Unmarshal(payload, &claims); err != nil {
-		return nil, problem(Failed, mend, "the identity token is not a JWT: its second part is not a JSON object")
+		return nil, problem(Failed, fix, "the identity token is not a JWT: its second part is not a JSON object")
 	}
 	t := &Token{raw: raw, Issuer: stringClaim(claims["iss"]), Subject: stringClaim(claims["sub"]), Email: stringClaim(claims["email"])}
 	var exp float64

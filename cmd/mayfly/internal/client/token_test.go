@@ -54,7 +54,7 @@ func TestUnfitTokens(t *testing.T) {
 	} {
 		_, err := ParseToken(raw)
 		var e *Error
-		if !errors.As(err, &e) || e.Kind != Failed || e.Mend == "" {
+		if !errors.As(err, &e) || e.Kind != Failed || e.Fix == "" {
 			t.Errorf("%s: got %v", name, err)
 			continue
 		}

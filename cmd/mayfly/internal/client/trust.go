@@ -30,20 +30,20 @@ type TrustedLog struct {
 // ParseTrust reads a trusted_root.json. Logs whose key isn't ECDSA P-256 are
 // passed over: their SCTs count as those of unknown logs.
 func ParseTrust(document []byte) (*Trust, error) {
-	const mend = "give the trusted_root.json of the CA"
+	const fix = "give the trusted_root.json of the CA"
 	root, err := trustroot.Parse(document)
 	if err != nil {
-		return nil, problem(Failed, mend, "the trusted root can't be used").because(err)
+		return nil, problem(Failed, fix, "the trusted root can't be used").because(err)
 	}
 	trust := &Trust{authorities: root.Authorities, logs: make(map[[32]byte]TrustedLog, len(root.Logs))}
 	for id, log := range root.Logs {
 		public, err := x509.ParsePKIXPublicKey(log.SPKI)
 		if err != nil {
-			return nil, problem(Failed, mend, "the trusted root has a malformed log key").because(err)
+			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
 		}
 		key, ok := public.(*ecdsa.PublicKey)
 		if !ok || id != sha256.Sum256(log.SPKI) {
-			return nil, problem(Failed, mend, "the trusted root has a log whose key and id don't fit")
+			return nil, problem(Failed, fix, "the trusted root has a log whose key and id don't fit")
 		}
 		trust.logs[id] = TrustedLog{Description: log, key: key}
 	}

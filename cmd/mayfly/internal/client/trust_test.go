@@ -105,7 +105,7 @@ func TestTrustedRootIsRefused(t *testing.T) {
 		"a broken chain": strings.Replace(good, `"rawBytes":"MII`, `"rawBytes":"MIIAAAA`, 1),
 	} {
 		var e *Error
-		if _, err := ParseTrust([]byte(document)); !errors.As(err, &e) || e.Kind != Failed || e.Mend == "" {
+		if _, err := ParseTrust([]byte(document)); !errors.As(err, &e) || e.Kind != Failed || e.Fix == "" {
 			t.Errorf("%s: got %v", name, err)
 		}
 	}

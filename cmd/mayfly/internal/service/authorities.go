@@ -99,7 +99,7 @@ func (s *Service) prepareSigning(_ context.Context, next *state) (func(context.C
 		}
 		next.firstListed = next.firstListed.with(next.configured, before, s.Now())
 		for _, one := range next.logs.shards {
-			one.log.AcceptRoots(next.configured.Roots())
+			one.AcceptRoots(next.configured.Roots())
 		}
 		s.issuer.Use(next.authorities)
 		if next.configured.Active != before.Active {

@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
 // closeTimeout bounds how long a log may take to finish its last batch.
@@ -22,26 +24,25 @@ func (s *Service) close(ctx context.Context, logs *logSet) error {
 		s.server.Close()
 	}
 	errs = append(errs, closeShards(ctx, logs.shards))
-	for _, l := range s.loaded.external {
-		l.Close()
+	if s.issuer != nil {
+		s.issuer.Close()
 	}
-	if s.loaded.replay != nil {
-		errs = append(errs, s.loaded.replay.Close())
-	}
+	errs = append(errs, s.loaded.close())
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())
 	}
 	return errors.Join(errs...)
 }
 
-// closeShards closes logs. ctx gives values, not time.
+// closeShards closes logs, and then their keys. ctx gives values, not time.
 func closeShards(ctx context.Context, shards []*shard) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), closeTimeout)
 	defer cancel()
 	var errs []error
 	for _, one := range shards {
 		one.scrub.stop()
-		errs = append(errs, one.log.Close(ctx))
+		errs = append(errs, one.Close(ctx))
+		kms.Close(one.key)
 	}
 	return errors.Join(errs...)
 }

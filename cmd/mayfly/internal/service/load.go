@@ -55,10 +55,10 @@ func (d Dependencies) withRegistry() Dependencies {
 // Components are what a configuration names, read and checked but neither locked,
 // written nor connected: all that can be looked at while a service runs.
 type Components struct {
-	Authorities *authority.Set
+	Authorities *authority.Set // nil once a service's issuer has it
 	// Remarks are what works as it is and should be otherwise, by its place in the configuration.
 	Remarks  []string
-	LogKeys  []kms.Signer // of our logs, in the order of ctlog.Config.Own
+	LogKeys  []kms.Signer // of our logs, in the order of ctlog.Config.Own; nil once a log has it
 	verifier *identity.Verifier
 	keys     *proof.Policy
 	replay   *replay.Store // nil where a process remembers used tokens by itself
@@ -72,6 +72,9 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	var loaded Components
 	var f setting.Faults
 	var err error
+	if loaded.keys, err = proof.NewPolicy(); err != nil {
+		return nil, err
+	}
 	o := d.authorityOptions(c, nil)
 	o.Remark = func(r string) { loaded.Remarks = append(loaded.Remarks, r) }
 	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, o); err != nil {
@@ -88,9 +91,6 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	if loaded.verifier, err = identity.NewVerifier(c.Issuers, of); err != nil {
 		addFaults(&f, "issuers", err)
 	}
-	if loaded.keys, err = proof.NewPolicy(); err != nil {
-		return nil, err
-	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
@@ -98,9 +98,27 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 		}
 	}
 	if err := f.Err(); err != nil {
+		_ = loaded.close() // the faults say what matters
 		return nil, err
 	}
 	return &loaded, nil
+}
+
+// close closes what Load opened, but for what has another owner since.
+func (l *Components) close() error {
+	if l.Authorities != nil {
+		l.Authorities.Active.Close()
+	}
+	for _, key := range l.LogKeys {
+		kms.Close(key)
+	}
+	for _, log := range l.external {
+		log.Close()
+	}
+	if l.replay != nil {
+		return l.replay.Close()
+	}
+	return nil
 }
 
 // loadLogs opens the keys of our logs, and reads what others' logs are called and sign with.

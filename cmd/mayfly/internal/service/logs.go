@@ -30,17 +30,18 @@ type logSet struct {
 }
 
 // shard is a log that this process writes, with the configuration that it has in
-// one state. about, log and scrub go on from one state to the next.
+// one state. about, Log, key and scrub go on from one state to the next.
 type shard struct {
-	config ctlog.EmbeddedConfig
-	about  ctlog.Description
-	log    *embedded.Log // nil where it is only looked at
-	scrub  *scrub
+	*embedded.Log // nil where it is only looked at
+	config        ctlog.EmbeddedConfig
+	about         ctlog.Description
+	key           kms.Signer
+	scrub         *scrub
 }
 
-// description is what the trust root says of the log, with the end that its
-// configuration has.
-func (s *shard) description() ctlog.Description {
+// Description is what clients are told of the log: with the end that its configuration
+// has, before a commit sets the log's own.
+func (s *shard) Description() ctlog.Description {
 	d := s.about
 	d.End = s.config.End
 	return d
@@ -48,18 +49,18 @@ func (s *shard) description() ctlog.Description {
 
 // reads are what the log answers.
 func (s *shard) reads() http.Handler {
-	if s.log == nil {
+	if s.Log == nil {
 		return http.NotFoundHandler()
 	}
-	return s.log.Handler()
+	return s.Log.Handler()
 }
 
 // submissions are the paths that take entries.
 func (s *shard) submissions() []string {
-	if s.log == nil {
+	if s.Log == nil {
 		return nil
 	}
-	return s.log.Submissions()
+	return s.Log.Submissions()
 }
 
 func (s *shard) prefix() string {
@@ -96,7 +97,7 @@ func (s *scrub) stop() {
 func (l *logSet) missingIn(other *logSet) []*shard {
 	var missing []*shard
 	for _, one := range l.shards {
-		if !slices.ContainsFunc(other.shards, func(o *shard) bool { return o.log == one.log }) {
+		if !slices.ContainsFunc(other.shards, func(o *shard) bool { return o.Log == one.Log }) {
 			missing = append(missing, one)
 		}
 	}
@@ -104,8 +105,8 @@ func (l *logSet) missingIn(other *logSet) []*shard {
 }
 
 // openLogSet opens our logs of the next state: those of before that it names too
-// stay open, and nothing of them has changed yet. The first keys are open already.
-// On an error what it opened is closed again.
+// stay open, and nothing of them has changed yet. The first keys are open already, and
+// taken from the list. On an error what it opened is closed again.
 func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer, before *logSet) (_ *logSet, err error) {
 	l := &logSet{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
 	defer func() {
@@ -118,13 +119,16 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 		open[strings.TrimSuffix(one.config.URL, "/")] = one
 	}
 	for i, c := range next.config.CTLog.Own() {
-		one := &shard{config: c, scrub: &scrub{}}
 		if known := open[strings.TrimSuffix(c.URL, "/")]; known != nil {
-			one.about, one.log, one.scrub = known.about, known.log, known.scrub
-		} else if one.log, err = s.openShard(ctx, c, next.configured.Roots(), keys, i); err != nil {
+			one := *known
+			one.config = c
+			l.shards = append(l.shards, &one)
+			continue
+		}
+		one, err := s.openShard(ctx, c, next.configured.Roots(), keys, i)
+		if err != nil {
 			return nil, fmt.Errorf("%s: %w", next.config.CTLog.OwnPath("ctlog", i), err)
 		}
-		one.about = one.log.Description()
 		l.shards = append(l.shards, one)
 	}
 	if err := l.mount(); err != nil {
@@ -135,18 +139,20 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 
 // openShard opens the log that is i in the configuration's order. Its key may be
 // open already.
-func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [][]byte, keys []kms.Signer, i int) (*embedded.Log, error) {
-	o := embedded.Options{Roots: roots, Now: s.Now, Logger: s.Logger, Metrics: s.Registry, Reads: s.reads}
+func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [][]byte, keys []kms.Signer, i int) (_ *shard, err error) {
+	one := &shard{config: c, scrub: &scrub{}}
 	if i < len(keys) {
-		o.Signer = keys[i]
-	} else {
-		key, err := s.openLogKey(ctx, c)
-		if err != nil {
-			return nil, fmt.Errorf("key: %w", err)
-		}
-		o.Signer = key
+		one.key, keys[i] = keys[i], nil
+	} else if one.key, err = s.openLogKey(ctx, c); err != nil {
+		return nil, fmt.Errorf("key: %w", err)
 	}
-	return embedded.Open(ctx, c, o)
+	one.Log, err = embedded.Open(ctx, c, embedded.Options{Signer: one.key, Roots: roots, Now: s.Now, Logger: s.Logger, Metrics: s.Registry, Reads: s.reads})
+	if err != nil {
+		kms.Close(one.key)
+		return nil, err
+	}
+	one.about = one.Log.Description()
+	return one, nil
 }
 
 // mount puts reads and submissions of the logs at the paths of their URLs.
@@ -176,10 +182,10 @@ func (l *logSet) mountAt(prefix string, reads http.Handler) error {
 func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error {
 	known := make(map[[32]byte]bool)
 	for _, one := range l.shards {
-		if known[one.description().ID] {
+		if known[one.Description().ID] {
 			return fmt.Errorf("%s: another log has the same key", one.config.URL)
 		}
-		known[one.description().ID] = true
+		known[one.Description().ID] = true
 	}
 	for _, log := range s.loaded.external {
 		known[log.Description().ID] = true
@@ -228,28 +234,33 @@ func (s *Service) prepareLogs(ctx context.Context, next *state) (_ func(context.
 // prepareSubmission has certificates submitted to next's logs in place of those in
 // use. The logs that next doesn't have are closed: they answer what they have
 // taken, and publish it.
-func (s *Service) prepareSubmission(_ context.Context, next *state) (func(context.Context), func(), error) {
+func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
+	before := s.state().logs
+	use, follow := func() {}, func() {} // without logs there is neither
+	if s.policy != nil {
+		if use, err = s.policy.Prepare(s.submittedTo(next.logs)); err != nil {
+			return nil, nil, err
+		}
+	}
+	if s.promises != nil {
+		if follow, err = s.promises.Prepare(s.monitored(next)); err != nil {
+			return nil, nil, err
+		}
+	}
 	return func(ctx context.Context) {
-		before := s.state().logs
 		for _, one := range next.logs.shards {
-			one.log.SetEnd(one.config.End)
+			one.SetEnd(one.config.End)
 		}
 		for _, one := range next.logs.missingIn(before) {
-			one.scrub.start(ctx, one.log)
+			one.scrub.start(ctx, one.Log)
 		}
-		var errs []error
+		use()
+		follow()
 		if s.policy != nil {
-			errs = append(errs, s.policy.Use(s.submittedTo(next.logs)))
 			s.issuer.RecheckSoon(s.issuer.Authorities().Active) // a log that is new hasn't seen how precertificates are signed
 		}
-		if s.promises != nil {
-			errs = append(errs, s.promises.Follow(s.monitored(next)))
-		}
-		for _, one := range before.missingIn(next.logs) {
-			errs = append(errs, closeShards(ctx, []*shard{one}))
-		}
-		if err := errors.Join(errs...); err != nil { // all that could be checked before was
-			s.Logger.ErrorContext(ctx, "putting the logs in force", slog.Any("error", err))
+		if err := closeShards(ctx, before.missingIn(next.logs)); err != nil {
+			s.Logger.ErrorContext(ctx, "closing the logs that have gone", slog.Any("error", err))
 		}
 	}, nil, nil
 }
@@ -258,7 +269,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (func(contex
 func (s *Service) submittedTo(own *logSet) []ctlog.Log {
 	var all []ctlog.Log
 	for _, one := range own.shards {
-		all = append(all, one.log)
+		all = append(all, one)
 	}
 	for _, l := range s.loaded.external {
 		all = append(all, l)
@@ -271,7 +282,7 @@ func (s *Service) submittedTo(own *logSet) []ctlog.Log {
 func (s *Service) monitored(st *state) []inclusion.Log {
 	var logs []inclusion.Log
 	for _, one := range st.logs.shards {
-		logs = append(logs, monitoredHere(one.description(), one.log.LocalReads()))
+		logs = append(logs, monitoredHere(one.Description(), one.LocalReads()))
 	}
 	logs = append(logs, st.logs.served...)
 	for i, l := range s.loaded.external {
@@ -299,7 +310,7 @@ func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
 func (s *Service) logDescriptions(own *logSet) []ctlog.Description {
 	var all []ctlog.Description
 	for _, one := range own.shards {
-		d := one.description()
+		d := one.Description()
 		if u, err := url.Parse(d.URL); s.logBase != "" && err == nil {
 			d.URL = s.logBase + u.Path
 		}

@@ -114,6 +114,9 @@ func (s *Service) startAuthorities(ctx context.Context, first *state) (err error
 	if s.issuer, err = ca.New(first.config.CA, o); err != nil {
 		return err
 	}
+	if s.ephemeral == nil { // else the issuer has other keys than the one that was loaded
+		s.loaded.Authorities = nil
+	}
 	return s.issuer.CheckPrecertificateSigner(ctx, first.authorities.Active)
 }
 

@@ -152,7 +152,7 @@ func TestRefusedReloadLeavesAllAsItWas(t *testing.T) {
 		use(slices.Insert(slices.Clone(steps), i, reloadStep{prepare: func(context.Context, *state) (func(context.Context), func(), error) {
 			return nil, nil, errors.New(name)
 		}}))
-		refuses(name, name, func(*config.Config) {})
+		refuses(name, `"faults":["`+name+`"]`, func(*config.Config) {})
 	}
 	use(steps)
 	_, refused := r.outcomes(t)

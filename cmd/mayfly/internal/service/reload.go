@@ -53,14 +53,14 @@ type refusal struct {
 
 // reloadStep is how one component follows a configuration.
 type reloadStep struct {
-	settings string // whose faults these are, where the error doesn't know
-	// afterNoFault is for a step that a configuration which is refused anyway does
-	// without: opening a log locks and recovers it.
-	afterNoFault bool
+	settings string // whose faults these are, where the error doesn't know; empty: nobody's
+	// onlyIfClean has the step skipped once another has found a fault: opening a log
+	// locks and recovers it.
+	onlyIfClean bool
 	// prepare makes what next's configuration asks for and adds it to next, where
-	// later steps read it. Nothing that is in force changes before commit, which
-	// can't fail; rollback closes what prepare opened. Either may be nil. After an
-	// error nothing is open.
+	// later steps read it. Nothing that is in force changes before commit, which can't
+	// fail; what it closes may, and is logged. rollback closes what prepare opened.
+	// Either may be nil. After an error nothing is open.
 	prepare func(ctx context.Context, next *state) (commit func(context.Context), rollback func(), err error)
 }
 
@@ -73,8 +73,8 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "", prepare: s.prepareSettings},
 		{settings: "issuers", prepare: s.prepareIdentity},
 		{settings: "ca", prepare: s.prepareAuthorities},
-		{settings: "ctlog", prepare: s.prepareLogs, afterNoFault: true},
-		{settings: "issuers", prepare: s.prepareDocuments},
+		{settings: "ctlog", prepare: s.prepareLogs, onlyIfClean: true},
+		{settings: "", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
 		{settings: "ctlog", prepare: s.prepareSubmission},
 		{settings: "ca", prepare: s.prepareSigning},
@@ -166,7 +166,7 @@ func (s *Service) apply(ctx context.Context, c *config.Config) error {
 	var commits []func(context.Context)
 	var rollbacks []func()
 	for _, step := range s.reloads.steps {
-		if step.afterNoFault && f.Len() > 0 {
+		if step.onlyIfClean && f.Len() > 0 {
 			continue
 		}
 		commit, rollback, err := step.prepare(ctx, &next)

@@ -161,9 +161,9 @@ func TestRotationUnderLoad(t *testing.T) {
 
 	ids := map[[32]byte]int{}
 	for _, one := range r.state().logs.shards {
-		ids[one.description().ID] = 0
+		ids[one.Description().ID] = 0
 	}
-	firstID, secondID := r.state().logs.shards[0].description().ID, r.state().logs.shards[1].description().ID
+	firstID, secondID := r.state().logs.shards[0].Description().ID, r.state().logs.shards[1].Description().ID
 	frozen := freeze(t, r.dir, first, at)
 	r.offer(func(c *config.Config) {
 		rotated(c)
@@ -193,7 +193,7 @@ func TestRotationUnderLoad(t *testing.T) {
 	if err != nil || !slices.Contains(strings.Split(string(checkpoint), "\n"), fmt.Sprint(ids[firstID])) {
 		t.Errorf("the frozen log's checkpoint isn't over its %d entries: %q, %v", ids[firstID], checkpoint, err)
 	}
-	if log, err := embedded.Open(t.Context(), first, embedded.Options{Signer: r.loaded.LogKeys[0]}); err == nil {
+	if log, err := r.openShard(t.Context(), first, nil, nil, 0); err == nil {
 		t.Errorf("a frozen log opens again: %v", log.Close(t.Context()))
 	}
 }

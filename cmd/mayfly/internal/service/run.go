@@ -19,7 +19,7 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	s.changing.Lock()
 	for _, one := range s.state().logs.shards {
-		one.scrub.start(ctx, one.log)
+		one.scrub.start(ctx, one.Log)
 	}
 	s.changing.Unlock()
 	for _, l := range s.loaded.external {
