@@ -44,20 +44,20 @@ func Pool(b []byte) (*x509.CertPool, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool, any := x509.NewCertPool(), false
+	pool, found := x509.NewCertPool(), false
 	for i, der := range ders {
 		c, parseErr := x509.ParseCertificate(der)
 		switch {
 		case parseErr == nil:
 			pool.AddCert(c)
-			any = true
+			found = true
 		case !isDER(der):
 			return nil, certificateFault(i, der, parseErr)
 		default:
 			err = errors.Join(err, certificateFault(i, der, parseErr))
 		}
 	}
-	if !any {
+	if !found {
 		return nil, err
 	}
 	return pool, nil

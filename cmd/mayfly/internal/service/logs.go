@@ -52,7 +52,7 @@ func (s *shard) reads() http.Handler {
 	if s.Log == nil {
 		return http.NotFoundHandler()
 	}
-	return s.Log.Handler()
+	return s.Handler()
 }
 
 // submissions are the paths that take entries.
@@ -60,7 +60,7 @@ func (s *shard) submissions() []string {
 	if s.Log == nil {
 		return nil
 	}
-	return s.Log.Submissions()
+	return s.Submissions()
 }
 
 func (s *shard) prefix() string {
