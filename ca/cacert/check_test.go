@@ -99,9 +99,9 @@ func withExtension(id asn1.ObjectIdentifier, critical bool, value ...byte) []pki
 	return []pkix.Extension{{Id: id, Critical: critical, Value: value}}
 }
 
-// TestCheck: each rule of the profile, broken: what clients refuse is a fault, what
+// TestEachBrokenRuleOfTheProfileIsFound: each rule of the profile, broken: what clients refuse is a fault, what
 // they take a remark.
-func TestCheck(t *testing.T) {
+func TestEachBrokenRuleOfTheProfileIsFound(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
 		name  string
