@@ -3,10 +3,141 @@ package identity
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 
+	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/identity/presets"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
+
+// standardClaims are in any token (RFC 7519 §4.1, OpenID Connect Core §2). What is
+// Missing may be of several kinds.
+var standardClaims = map[string]claim.Kind{
+	"iss": claim.String, "sub": claim.String, "aud": claim.Missing, "azp": claim.String, "jti": claim.String,
+	"exp": claim.Number, "iat": claim.Number, "nbf": claim.Number,
+}
+
+// ConditionRemarks says what in the conditions of a configuration compiles and is
+// likely a slip all the same: a claim that the issuer isn't known to send, a value
+// of another kind than it is compared with, a mail address compared in the case of
+// its letters, and a name whose host a claim chooses. The configuration was checked
+// and found without faults.
+func ConditionRemarks(issuersPath string, issuers []IssuerConfig, denyPath string, deny []policy.Deny) []string {
+	var all []string
+	var known []map[string]claim.Kind
+	for i := range issuers {
+		c, at := &issuers[i], setting.Index(issuersPath, i)
+		claims := knownClaims(c)
+		known = append(known, claims)
+		if claims != nil {
+			all = append(all, remarksOnAllow(at+".allow", c.Allow, claims)...)
+			for n, one := range c.Profiles {
+				all = append(all, remarksOnAllow(setting.Index(at+".profiles", n)+".when", one.When, claims)...)
+			}
+		}
+		if c.InlinePreset != nil && !bindsHost(c, at) {
+			all = append(all, at+".inline_preset.san: a claim of the token chooses the host of the name, so tokens of this issuer can name anything anywhere; begin it with a constant, or set san_prefix")
+		}
+	}
+	for i, one := range deny {
+		all = append(all, remarksOnDeny(setting.Index(denyPath, i)+".when", one.When, known)...)
+	}
+	return all
+}
+
+// knownClaims is what the issuer is known to send, or nil where its tokens may have
+// any claim.
+func knownClaims(c *IssuerConfig) map[string]claim.Kind {
+	known := map[string]claim.Kind{}
+	switch c.Type {
+	case TypeKubernetes:
+		known["kubernetes.io"] = claim.Object
+	case TypeCI:
+		preset := c.InlinePreset
+		if preset == nil {
+			preset, _ = presets.Load(c.Preset) // a fault of the configuration where it doesn't exist
+		}
+		if preset == nil || len(preset.Claims) == 0 {
+			return nil
+		}
+		known = preset.Known()
+	default:
+		return nil
+	}
+	maps.Copy(known, standardClaims)
+	return known
+}
+
+func bindsHost(c *IssuerConfig, at string) bool {
+	var f setting.Faults
+	return c.InlinePreset.SANPrefix != "" || c.InlinePreset.Compile(at, c.PresetConstants, at, &f).FixesHost()
+}
+
+func remarksOnAllow(at, condition string, known map[string]claim.Kind) []string {
+	var all []string
+	reads, _ := policy.Reads(condition)
+	for _, r := range reads {
+		kind, sent := known[r.Path[0]]
+		if !sent {
+			all = append(all, fmt.Sprintf("%s: this issuer isn't known to send the claim %s%s", at, claim.Quote(r.Path[0]), suggestion(r.Path[0], known)))
+		} else if text := misfit(r, kind); text != "" {
+			all = append(all, at+": "+text)
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// remarksOnDeny looks at a rule above issuers that know these claims, nil for one
+// that may send any.
+func remarksOnDeny(at, condition string, issuers []map[string]claim.Kind) []string {
+	reads, san := policy.Reads(condition)
+	var all []string
+	union := map[string]claim.Kind{}
+	for _, known := range issuers {
+		maps.Copy(union, known)
+	}
+	open := slices.ContainsFunc(issuers, func(known map[string]claim.Kind) bool { return known == nil })
+	for _, r := range reads {
+		name := r.Path[0]
+		kind, sent := union[name]
+		hint := suggestion(name, union)
+		switch {
+		case !sent && !open:
+			all = append(all, fmt.Sprintf("%s: no issuer here is known to send the claim %s, so the rule may never refuse anybody%s", at, claim.Quote(name), hint))
+		case !sent && hint != "" && name != "email": // which people's issuers send
+			all = append(all, fmt.Sprintf("%s: the issuers whose claims are known don't send the claim %s%s", at, claim.Quote(name), hint))
+		case misfit(r, kind) != "":
+			all = append(all, at+": "+misfit(r, kind))
+		}
+	}
+	for _, r := range slices.Concat(reads, san) {
+		if (r.Address || len(r.Path) == 1 && r.Path[0] == "email" && r.Wants == claim.String) && !r.Folded {
+			all = append(all, at+": compares a mail address in the case of its letters, and many providers take it in any: compare principal.san.lowerAscii() with a text in lower case")
+		}
+	}
+	slices.Sort(all)
+	return slices.Compact(all)
+}
+
+// misfit is what is wrong with a read of a claim of this kind, where the kind is
+// known of the whole claim.
+func misfit(r policy.Read, kind claim.Kind) string {
+	if len(r.Path) > 1 {
+		return ""
+	}
+	return r.Misfit(kind)
+}
+
+func suggestion(name string, known map[string]claim.Kind) string {
+	if near := strict.Nearest(name, slices.Sorted(maps.Keys(known))); near != "" {
+		return "; did you mean " + near + "?"
+	}
+	return ""
+}
 
 // SharedAudience is the audience that stock Sigstore clients ask their issuer for
 // where nobody tells them another. Every Sigstore service accepts it.
