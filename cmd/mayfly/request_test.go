@@ -138,7 +138,7 @@ func TestRequestJSONAndCertShow(t *testing.T) {
 		{[]string{"cert", "show", file, "--trusted-root", root}, exitOK, "verified for code signing"},
 		{[]string{"cert", "show", "--json", file, "--trusted-root", root}, exitOK, `"verified": true`},
 		{[]string{"cert", "show", file, "--trusted-root", writeFile(t, filepath.Join(dir, "other.json"), string(clienttest.New(t).TrustedRoot()))}, exitUnverified, "does not chain"},
-		{[]string{"cert", "show", filepath.Join(dir, "k.pem")}, exitFailed, "no certificate in it"},
+		{[]string{"cert", "show", filepath.Join(dir, "k.pem")}, exitFailed, "holds no certificate"},
 		{[]string{"cert", "show", filepath.Join(dir, "nothing")}, exitFailed, "no such file"},
 		{[]string{"cert", "show", file, "--trusted-root", file}, exitFailed, "trusted_root.json"},
 	} {
