@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
 )
@@ -100,6 +101,9 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
+	if err := checkUnused(c, o.dir); err != nil {
+		return err
+	}
 	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
 		return err
 	}
@@ -129,6 +133,19 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	group.Go(func() error { return s.Run(ctx) })
 	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, time.Now()), streams) })
 	return errors.Join(group.Wait(), removeEndpoints(o.dir))
+}
+
+// checkUnused refuses a folder in which another run is, before anything in it changes.
+func checkUnused(c *config.Config, dir string) error {
+	for _, log := range c.CTLog.Own() {
+		if used, err := logdir.Dir(log.Directory).InUse(); err != nil || used {
+			return &failure{
+				code: exitFailed, fix: "end that one, or take another folder with --dir",
+				err: errors.Join(fmt.Errorf("another mayfly runs in %s", dir), err),
+			}
+		}
+	}
+	return nil
 }
 
 // removeEndpoints takes back what says that everything answers.

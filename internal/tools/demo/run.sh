@@ -66,15 +66,15 @@ fetch() {
 endpoint() { sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p' "$dir/endpoints.json"; }
 
 say "1. Start a certificate authority, its log and a development issuer (data: $dir)"
-rm -f "$dir/endpoints.json"
+touch "$work/begun" # endpoints that are older are those of a run that was killed
 # shellcheck disable=SC2086 # flags are words
 "$mayfly" dev --dir "$dir" $flags >"$work/log" 2>&1 &
 service=$!
-until [ -s "$dir/endpoints.json" ]; do
+until [ "$dir/endpoints.json" -nt "$work/begun" ]; do
   if ! kill -0 "$service" 2>/dev/null; then
     cat "$work/log" >&2
     if grep -q 'address already in use' "$work/log"; then
-      echo "  flags are given like this: make run MAYFLY_FLAGS='--metrics-address 127.0.0.1:0'" >&2
+      echo "  flags and folder are given like this: make run MAYFLY_DIR=./another MAYFLY_FLAGS='--http-address 127.0.0.1:0 --metrics-address 127.0.0.1:0'" >&2
     fi
     exit 1
   fi
