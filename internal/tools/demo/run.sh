@@ -70,7 +70,7 @@ touch "$work/begun" # endpoints that are older are those of a run that was kille
 # shellcheck disable=SC2086 # flags are words
 "$mayfly" dev --dir "$dir" $flags >"$work/log" 2>&1 &
 service=$!
-until [ "$dir/endpoints.json" -nt "$work/begun" ]; do
+until [ -n "$(find "$dir" -name endpoints.json -newer "$work/begun" 2>/dev/null)" ]; do
   if ! kill -0 "$service" 2>/dev/null; then
     cat "$work/log" >&2
     if grep -q 'address already in use' "$work/log"; then
