@@ -104,8 +104,8 @@ func TestSlowBodiesGiveWay(t *testing.T) {
 			t.Fatal(err)
 		}
 		slow = append(slow, conn)
+		r.await(t, func() bool { return r.held() == len(slow) }) // so that the first is the oldest
 	}
-	r.await(t, func() bool { return r.held() == 8 })
 	honest(t, r)
 	response, err := http.ReadResponse(bufio.NewReader(slow[0]), nil)
 	if err != nil {

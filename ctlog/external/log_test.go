@@ -5,6 +5,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -61,7 +62,8 @@ func open(t *testing.T, before front, edit func(*external.Config)) fixture {
 	next := http.StripPrefix(log.Prefix(), log.Handler())
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Method == http.MethodPost {
-			requests.Add(1)
+			// Each comes from another network: one address may submit little at once.
+			r.RemoteAddr = fmt.Sprintf("[2001:db8:0:%x::1]:1", requests.Add(1)&0xffff)
 			if before != nil {
 				before(w, r, next)
 				return
