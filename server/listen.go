@@ -13,6 +13,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sys/unix"
+
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
@@ -56,6 +58,10 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 				taken = append(taken, fmt.Errorf("server: %w", err))
 				continue
 			}
+		}
+		if err := smallSegments(opened); err != nil {
+			taken = append(taken, fmt.Errorf("server: %s: %w", opened.Addr(), err), opened.Close())
+			continue
 		}
 		*open.into = newConnectionLimit(opened, open.most, s.metrics.evicted.Inc)
 	}
@@ -107,6 +113,26 @@ func (s *Server) Addresses() Addresses {
 // How much the kernel keeps for a connection, in bytes each way. Linux doubles it,
 // for what it needs beside the data (socket(7), SO_SNDBUF).
 const receiveBuffer, sendBuffer = 16 << 10, 32 << 10
+
+// segment is the largest segment that clients may send, in bytes. Loopback's are larger
+// than our receive buffer otherwise, and then TCP waits until all of it is free: calls
+// that share a connection would wait for each other (RFC 9293 §3.8.6.2).
+const segment = 4 << 10
+
+// smallSegments has the connections that l accepts take segments of that size.
+func smallSegments(l net.Listener) error {
+	tcp, ok := l.(*net.TCPListener)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var failed error
+	err = raw.Control(func(fd uintptr) { failed = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG, segment) })
+	return errors.Join(err, failed)
+}
 
 // connectionLimit is a listener that keeps at most so many connections. When one more
 // comes, the address that has most of them loses the one that has been quiet longest,
