@@ -17,8 +17,8 @@ type template []part
 // maxTemplate bounds a template, in bytes.
 const maxTemplate = 1024
 
-// parseTemplate splits `text{name}text`. It calls resolve for each name; what
-// that returns with ok false becomes a fault of the template.
+// parseTemplate splits `text{name}text`. It calls resolve for each name, whose
+// error becomes a fault of the template.
 func parseTemplate(s string, resolve func(name string) (part, error)) (template, error) {
 	if s == "" {
 		return nil, fmt.Errorf("required")
