@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
@@ -43,6 +44,8 @@ type Config struct {
 	CA ca.Config `yaml:"ca"`
 	// CTLog is the Certificate Transparency log that every certificate goes into.
 	CTLog ctlog.Config `yaml:"ctlog"`
+	// Trust is what else clients are told to trust: services beside this CA.
+	Trust trustroot.Config `yaml:"trust,omitempty"`
 	// Audit is the audit trail.
 	Audit audit.Config `yaml:"audit"`
 	// Logging is the service's own log, on standard error.
@@ -178,6 +181,7 @@ func (c *Config) check() []string {
 	c.Replay.Check("replay", f)
 	c.CA.Check("ca", f)
 	c.CTLog.Check("ctlog", f)
+	c.Trust.Check("trust", f)
 	c.Audit.Check("audit", f)
 	c.Logging.Check("logging", f)
 	c.crossCheck(f)

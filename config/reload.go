@@ -22,6 +22,7 @@ var movable = []string{
 	"ctlog.propagation", "ctlog.frozen",
 	"ctlog.embedded", "ctlog.shards", // within what ctlog.Config.CheckReload says
 	"ca.authorities", "ca.propagation",
+	"trust",
 }
 
 // CheckReload adds a fault for every setting in which next differs from c, the
@@ -72,6 +73,7 @@ func (c *Config) Files() []string {
 	paths(reflect.ValueOf(c.Issuers), add)
 	paths(reflect.ValueOf(c.Server.TLS), add)
 	paths(reflect.ValueOf(c.CA.All()), add)
+	paths(reflect.ValueOf(c.Trust), add)
 	add(c.CA.StateFile)
 	add(c.CTLog.StateFile)
 	slices.Sort(all)

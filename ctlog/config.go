@@ -6,7 +6,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -121,11 +120,11 @@ type FrozenConfig struct {
 
 // Check adds every fault of a frozen log's configuration.
 func (c *FrozenConfig) Check(path string, f *setting.Faults) {
-	checkURL(setting.Join(path, "url"), c.URL, true, f)
+	setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
 	if c.KeyFile == "" {
 		f.Add(setting.Join(path, "key_file"), "required: the log's public key in PEM")
 	}
-	checkWindow(path, c.Start, c.End, f)
+	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
 // ExternalConfig is a log that somebody runs elsewhere.
@@ -292,7 +291,7 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
 	}
 	if c.URL != "" {
-		checkURL(setting.Join(path, "url"), c.URL, true, f)
+		setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
 		if _, name, _ := strings.Cut(c.URL, "://"); name != strings.ToLower(name) {
 			// Readers derive the log's name from its URL in lower case.
 			f.Add(setting.Join(path, "url"), "must be in lower case")
@@ -309,7 +308,7 @@ func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "verify_interval"), "can't be negative; 0 never checks")
 	}
 	c.Witnesses.Check(setting.Join(path, "witnesses"), f)
-	checkWindow(path, c.Start, c.End, f)
+	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
 // maxFreeMB bounds MinFreeMB, so that the size in bytes can't overflow.
@@ -327,9 +326,9 @@ func (c *EmbeddedConfig) Origin() string {
 
 // Check adds every fault of an external log's configuration.
 func (c *ExternalConfig) Check(path string, f *setting.Faults) {
-	checkURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
+	setting.CheckURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
 	if c.MonitoringURL != "" {
-		checkURL(setting.Join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
+		setting.CheckURL(setting.Join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
 	}
 	if c.KeyFile == "" {
 		f.Add(setting.Join(path, "key_file"), "required: without the log's key no SCT can be verified")
@@ -345,7 +344,7 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	if c.MaxInFlight < 0 {
 		f.Add(setting.Join(path, "max_in_flight"), "can't be negative")
 	}
-	checkWindow(path, c.Start, c.End, f)
+	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
 // ProxyNone is the proxy of a log that none leads to, whatever the environment says.
@@ -368,29 +367,5 @@ func (c *ExternalConfig) checkWay(path string, f *setting.Faults) {
 	u, err := url.Parse(c.Proxy)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
 		f.Add(setting.Join(path, "proxy"), "expected http://host:port, https://host:port or none")
-	}
-}
-
-func checkWindow(path string, start, end time.Time, f *setting.Faults) {
-	if !end.IsZero() && !end.After(start) {
-		f.Add(setting.Join(path, "end"), "must be after start")
-	}
-}
-
-// checkURL wants an absolute URL without query, user or fragment; https unless
-// plain http is allowed or stays on this machine.
-func checkURL(path, raw string, allowHTTP bool, f *setting.Faults) {
-	u, err := url.Parse(raw)
-	switch {
-	case raw == "":
-		f.Add(path, "required")
-	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
-		f.Add(path, "%q is not an http or https URL", raw)
-	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
-		f.Add(path, "can't have user, query or fragment")
-	case u.Host != strings.ToLower(u.Host):
-		f.Add(path, "must have its host in lower case")
-	case u.Scheme == "http" && !allowHTTP && !loopback.Host(u.Hostname()):
-		f.Add(path, "must be https")
 	}
 }

@@ -76,7 +76,7 @@ func (c *WitnessesConfig) Check(path string, f *setting.Faults) {
 	names := make(map[string]int, len(c.List))
 	for i := range c.List {
 		w, at := &c.List[i], setting.Index(setting.Join(path, "list"), i)
-		checkURL(setting.Join(at, "url"), w.URL, w.AllowHTTP, f)
+		setting.CheckURL(setting.Join(at, "url"), w.URL, w.AllowHTTP, f)
 		v, err := w.Verifier()
 		if err != nil {
 			f.Add(setting.Join(at, "key"), "expected a verifier key name+hash+base64 of a witness: Ed25519 or ML-DSA-44")

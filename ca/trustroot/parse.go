@@ -1,7 +1,7 @@
 package trustroot
 
 import (
-	"crypto/x509"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -21,28 +21,10 @@ const MaxDocument = 4 << 20
 // mediaTypes are the forms of a trusted root that Parse reads.
 var mediaTypes = []string{TrustedRootMediaType, "application/vnd.dev.sigstore.trustedroot.v0.2+json"}
 
-// Root is what a client trusts.
-type Root struct {
-	Authorities []Issuer
-	Logs        map[[32]byte]ctlog.Description // by log id
-}
-
-// Issuer is a certificate authority and the time in which its leaves are trusted.
-type Issuer struct {
-	Chain []*x509.Certificate // issuing certificate first, self-signed root last
-	// Start and End bound it, both included; a zero End is open.
-	Start, End time.Time
-}
-
-// Holds reports whether a leaf that begins at t falls into the authority's time.
-func (i Issuer) Holds(t time.Time) bool {
-	return !t.Before(i.Start) && (i.End.IsZero() || !t.After(i.End))
-}
-
-// Parse reads a trusted root, Mayfly's or another's. Unknown fields are passed
-// over, logs with keys other than ECDSA on P-256 too; whatever else can't be
-// trusted as it stands is an error.
-func Parse(trustedRoot []byte) (*Root, error) {
+// Parse reads a trusted root, Mayfly's or another's, as a history without issuers
+// and operators. Unknown fields are passed over, CT logs with keys other than ECDSA
+// on P-256 too; whatever else can't be trusted as it stands is an error.
+func Parse(trustedRoot []byte) (*History, error) {
 	if len(trustedRoot) > MaxDocument {
 		return nil, fmt.Errorf("trustroot: larger than %d bytes", MaxDocument)
 	}
@@ -53,44 +35,65 @@ func Parse(trustedRoot []byte) (*Root, error) {
 	if !slices.Contains(mediaTypes, doc.GetMediaType()) {
 		return nil, fmt.Errorf("trustroot: media type %q; %q is expected", doc.GetMediaType(), TrustedRootMediaType)
 	}
-	root := &Root{Logs: make(map[[32]byte]ctlog.Description)}
-	for i, entry := range doc.GetCertificateAuthorities() {
-		a, err := parseAuthority(entry)
-		if err != nil {
-			return nil, fmt.Errorf("trustroot: certificateAuthorities[%d]: %w", i, err)
-		}
-		root.Authorities = append(root.Authorities, a)
+	var h History
+	var err error
+	if h.Authorities, err = parseAuthorities("certificateAuthorities", doc.GetCertificateAuthorities()); err != nil {
+		return nil, err
 	}
-	if len(root.Authorities) == 0 {
+	if len(h.Authorities) == 0 {
 		return nil, errors.New("trustroot: no certificate authority: nothing could be verified")
 	}
+	if h.TimestampAuthorities, err = parseAuthorities("timestampAuthorities", doc.GetTimestampAuthorities()); err != nil {
+		return nil, err
+	}
+	var ids [][sha256.Size]byte
 	for i, entry := range doc.GetCtlogs() {
 		if entry.GetPublicKey().GetKeyDetails() != commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256 {
 			continue
 		}
 		l, err := parseLog(entry)
+		if err == nil {
+			err = checkLog(l)
+		}
 		if err != nil {
 			return nil, fmt.Errorf("trustroot: ctlogs[%d]: %w", i, err)
 		}
-		if _, twice := root.Logs[l.ID]; twice {
-			return nil, fmt.Errorf("trustroot: ctlogs[%d]: the log is listed twice", i)
-		}
-		root.Logs[l.ID] = l
+		h.CTLogs, ids = append(h.CTLogs, l), append(ids, l.ID)
 	}
-	return root, nil
+	for i, entry := range doc.GetTlogs() {
+		l, err := parseLog(entry)
+		if err != nil {
+			return nil, fmt.Errorf("trustroot: tlogs[%d]: %w", i, err)
+		}
+		h.TransparencyLogs = append(h.TransparencyLogs, TransparencyLog{Description: l})
+	}
+	if err := checkDistinct("log", ids); err != nil {
+		return nil, err
+	}
+	return &h, nil
 }
 
-func parseAuthority(entry *rootpb.CertificateAuthority) (Issuer, error) {
-	var a Authority
-	for _, c := range entry.GetCertChain().GetCertificates() {
-		a.Chain = append(a.Chain, c.GetRawBytes())
+func parseAuthorities(list string, entries []*rootpb.CertificateAuthority) ([]Authority, error) {
+	var all []Authority
+	for i, entry := range entries {
+		var ders [][]byte
+		for _, c := range entry.GetCertChain().GetCertificates() {
+			ders = append(ders, c.GetRawBytes())
+		}
+		a := Authority{URL: entry.GetUri()}
+		var err error
+		if a.Chain, err = ParseChain(ders); err == nil {
+			err = checkOrder(a.Chain)
+		}
+		if err == nil {
+			a.Start, a.End, err = times(entry.GetValidFor())
+		}
+		if err != nil {
+			return nil, fmt.Errorf("trustroot: %s[%d]: %w", list, i, err)
+		}
+		all = append(all, a)
 	}
-	chain, err := a.parse(false)
-	if err != nil {
-		return Issuer{}, err
-	}
-	start, end, err := times(entry.GetValidFor())
-	return Issuer{Chain: chain, Start: start, End: end}, err
+	return all, nil
 }
 
 func parseLog(entry *rootpb.TransparencyLogInstance) (ctlog.Description, error) {
@@ -104,7 +107,7 @@ func parseLog(entry *rootpb.TransparencyLogInstance) (ctlog.Description, error) 
 		return ctlog.Description{}, fmt.Errorf("the log id has %d bytes, not %d", len(id), len(l.ID))
 	}
 	copy(l.ID[:], id)
-	return l, checkLog(l)
+	return l, nil
 }
 
 // times reads a window, which must have a start.

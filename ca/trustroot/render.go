@@ -2,10 +2,8 @@ package trustroot
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"fmt"
-	"slices"
 	"time"
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
@@ -17,18 +15,19 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
-// Render writes the three documents. It refuses an input that some client
+// Render writes the three documents. It refuses a history that some client
 // couldn't use: no authority, a chain that doesn't end in a self-signed root,
 // differing Organizations, a log listed twice or with an id that isn't its key's.
-func Render(in Input) (Documents, error) {
-	if err := in.check(); err != nil {
+func Render(h History) (Documents, error) {
+	h = h.ordered()
+	if err := h.check(); err != nil {
 		return Documents{}, err
 	}
-	root, err := trustedRoot(in)
+	root, err := trustedRoot(h)
 	if err != nil {
 		return Documents{}, err
 	}
-	signing := signingConfig(in)
+	signing := signingConfig(h)
 	var d Documents
 	for _, doc := range []struct {
 		into    *[]byte
@@ -41,9 +40,17 @@ func Render(in Input) (Documents, error) {
 		if *doc.into, err = line(doc.message); err != nil {
 			return Documents{}, err
 		}
+		if len(h.TransparencyLogs) == 0 {
+			*doc.into = bytes.Replace(*doc.into, []byte(beforeLogs), []byte(beforeLogs+`,"tlogs":[]`), 1)
+		}
 	}
 	return d, nil
 }
+
+// beforeLogs is what stands before the Rekor logs of a trusted root. sigstore-python
+// wants that list, an empty one too, and an older gh can't read a root with every
+// field that is empty.
+const beforeLogs = `"mediaType":"` + TrustedRootMediaType + `"`
 
 // line is a message as one line of JSON: protojson varies its white space on
 // purpose, so that goes.
@@ -60,70 +67,67 @@ func line(m proto.Message) ([]byte, error) {
 	return b.Bytes(), nil
 }
 
-func trustedRoot(in Input) (*rootpb.TrustedRoot, error) {
-	root := &rootpb.TrustedRoot{MediaType: TrustedRootMediaType}
-	authorities := slices.Clone(in.Authorities)
-	slices.SortStableFunc(authorities, func(a, b Authority) int { return a.Start.Compare(b.Start) })
-	for _, a := range authorities {
-		chain, err := a.parse(true)
+func trustedRoot(h History) (*rootpb.TrustedRoot, error) {
+	root := &rootpb.TrustedRoot{
+		MediaType:              TrustedRootMediaType,
+		CertificateAuthorities: authorities(h.Authorities),
+		TimestampAuthorities:   authorities(h.TimestampAuthorities),
+	}
+	for _, l := range h.CTLogs {
+		root.Ctlogs = append(root.Ctlogs, instance(l, commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256))
+	}
+	for _, l := range h.TransparencyLogs {
+		details, err := l.details()
 		if err != nil {
 			return nil, err
 		}
-		entry := &rootpb.CertificateAuthority{Uri: a.URL, ValidFor: window(a.Start, a.End), CertChain: &commonpb.X509CertificateChain{}}
-		issuing := chain[0].Subject
-		entry.Subject = &commonpb.DistinguishedName{CommonName: issuing.CommonName}
-		if len(issuing.Organization) > 0 {
-			entry.Subject.Organization = issuing.Organization[0]
+		if l.Origin != "" {
+			l.URL = "https://" + l.Origin // what clients take the name from
 		}
-		for _, c := range chain {
-			entry.CertChain.Certificates = append(entry.CertChain.Certificates, &commonpb.X509Certificate{RawBytes: c.Raw})
-		}
-		root.CertificateAuthorities = append(root.CertificateAuthorities, entry)
-	}
-	logs := slices.Clone(in.Logs)
-	for i := range logs {
-		if logs[i].Start.IsZero() { // clients want a start: nothing was logged before there was an authority
-			logs[i].Start = authorities[0].Start
-		}
-	}
-	slices.SortStableFunc(logs, func(a, b ctlog.Description) int { return a.Start.Compare(b.Start) })
-	for _, l := range logs {
-		root.Ctlogs = append(root.Ctlogs, &rootpb.TransparencyLogInstance{
-			BaseUrl:       l.URL,
-			HashAlgorithm: commonpb.HashAlgorithm_SHA2_256,
-			PublicKey: &commonpb.PublicKey{
-				RawBytes:   l.SPKI,
-				KeyDetails: commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256,
-				ValidFor:   window(l.Start, l.End),
-			},
-			// No checkpointKeyId: with one, sigstore-js refuses every SCT.
-			// No operator either: it is younger than clients that parse strictly.
-			LogId: &commonpb.LogId{KeyId: slices.Clone(l.ID[:])},
-		})
+		root.Tlogs = append(root.Tlogs, instance(l.Description, details))
 	}
 	return root, nil
 }
 
-// checkLog wants what clients identify a log by to fit its key.
-func checkLog(l ctlog.Description) error {
-	if _, err := ctlog.ParseKey(l.SPKI); err != nil {
-		return fmt.Errorf("trustroot: log %s: %w", l.URL, err)
+func authorities(all []Authority) []*rootpb.CertificateAuthority {
+	var entries []*rootpb.CertificateAuthority
+	for _, a := range all {
+		// No operator: it is younger than clients that parse strictly.
+		entry := &rootpb.CertificateAuthority{Uri: a.URL, ValidFor: window(a.Start, a.End), CertChain: &commonpb.X509CertificateChain{}}
+		issuing := a.Chain[0].Subject
+		entry.Subject = &commonpb.DistinguishedName{CommonName: issuing.CommonName}
+		if len(issuing.Organization) > 0 {
+			entry.Subject.Organization = issuing.Organization[0]
+		}
+		for _, c := range a.Chain {
+			entry.CertChain.Certificates = append(entry.CertChain.Certificates, &commonpb.X509Certificate{RawBytes: c.Raw})
+		}
+		entries = append(entries, entry)
 	}
-	if l.ID != sha256.Sum256(l.SPKI) {
-		return fmt.Errorf("trustroot: log %s: the id isn't the SHA-256 of its key", l.URL)
-	}
-	return nil
+	return entries
 }
 
-func signingConfig(in Input) *rootpb.SigningConfig {
+func instance(l ctlog.Description, details commonpb.PublicKeyDetails) *rootpb.TransparencyLogInstance {
+	return &rootpb.TransparencyLogInstance{
+		BaseUrl:       l.URL,
+		HashAlgorithm: commonpb.HashAlgorithm_SHA2_256,
+		PublicKey:     &commonpb.PublicKey{RawBytes: l.SPKI, KeyDetails: details, ValidFor: window(l.Start, l.End)},
+		// No checkpointKeyId: with one, sigstore-js refuses every SCT.
+		// No operator either, as for authorities.
+		LogId: &commonpb.LogId{KeyId: l.ID[:]},
+	}
+}
+
+func signingConfig(h History) *rootpb.SigningConfig {
 	anyOne := &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
+	ca, oidc, rekor, tsa := h.services()
 	return &rootpb.SigningConfig{
 		MediaType:       SigningConfigMediaType,
-		CaUrls:          services(in.CA),
-		OidcUrls:        services(in.OIDC),
-		RekorTlogUrls:   services(in.Rekor),
+		CaUrls:          services(ca),
+		OidcUrls:        services(oidc),
+		RekorTlogUrls:   services(rekor),
 		RekorTlogConfig: anyOne,
-		TsaUrls:         services(in.TSA),
+		TsaUrls:         services(tsa),
 		TsaConfig:       anyOne,
 	}
 }
@@ -132,7 +136,7 @@ func services(list []Service) []*rootpb.Service {
 	var out []*rootpb.Service
 	for _, s := range list {
 		// A CA's version is 1 although its path says v2: clients know no other.
-		out = append(out, &rootpb.Service{Url: s.URL, MajorApiVersion: max(s.APIVersion, 1), ValidFor: window(s.Start, time.Time{}), Operator: s.Operator})
+		out = append(out, &rootpb.Service{Url: s.URL, MajorApiVersion: max(s.APIVersion, 1), ValidFor: window(s.Start, s.End), Operator: s.Operator})
 	}
 	return out
 }

@@ -1,17 +1,14 @@
-// Package trustroot writes the documents that tell Sigstore clients whom to
-// trust and where to ask, and reads the first of them back. How clients differ
-// in what they accept decides most of what is written here; each such rule has
-// a test.
+// Package trustroot has the trust history, and writes from it the documents that
+// tell Sigstore clients whom to trust and where to ask. It reads a trusted root
+// back too. How clients differ in what they accept decides most of what is written
+// here; each such rule has a test.
 package trustroot
 
 import (
 	"crypto/x509"
-	"errors"
-	"fmt"
 	"slices"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
@@ -23,105 +20,134 @@ const (
 	TrustConfigMediaType   = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
 )
 
-// Authority is a certificate authority, past or present, and the time in which
-// it issued.
+// History is all that clients are to trust, past, present and to come, each with
+// its window: what was signed in a window is verified for ever, so an entry ends
+// and doesn't go. Every document is rendered from it, and from nothing else.
+type History struct {
+	// Authorities are the certificate authorities.
+	Authorities []Authority
+	// CTLogs are the logs that SCTs come from.
+	CTLogs []ctlog.Description
+	// TimestampAuthorities are ours and others'.
+	TimestampAuthorities []Authority
+	// TransparencyLogs are Rekor logs, which record signatures.
+	TransparencyLogs []TransparencyLog
+	// Issuers are where a person can log in. Signing clients are sent there;
+	// verifiers know nothing of them.
+	Issuers []Service
+}
+
+// Authority is a certificate authority or a timestamp authority.
 type Authority struct {
-	// Chain is in DER, from the issuing certificate to the self-signed root.
-	Chain [][]byte
-	// URL is where the authority answers.
+	// Chain goes from the certificate that issues or stamps to the self-signed root.
+	Chain []*x509.Certificate
+	// URL is where it answers. Without one, clients only verify.
 	URL string
-	// Start is not after the first leaf's notBefore. End is zero while the
-	// authority issues.
+	// Operator is who runs it, for signing clients.
+	Operator string
+	// Start and End bound the certificates and timestamps that are trusted, both
+	// included; a zero End is open. Start is not after the first of them.
 	Start, End time.Time
+}
+
+// Holds reports whether what was issued at t falls into the authority's time.
+func (a *Authority) Holds(t time.Time) bool {
+	return !t.Before(a.Start) && (a.End.IsZero() || !t.After(a.End))
 }
 
 // Service is something that a signing client calls.
 type Service struct {
-	URL      string
-	Operator string
-	Start    time.Time
+	URL        string
+	Operator   string
+	Start, End time.Time
 	// APIVersion is the major version; zero is 1.
 	APIVersion uint32
 }
 
-// Input is what the documents say.
-type Input struct {
-	// Authorities and Logs include past ones: what they signed is verified for ever.
-	Authorities []Authority
-	Logs        []ctlog.Description
-	// CA, OIDC, Rekor and TSA are the services of the signing config.
-	CA, OIDC, Rekor, TSA []Service
+// TransparencyLog is a Rekor log.
+type TransparencyLog struct {
+	ctlog.Description // its ID is by which entries name the log: see [TransparencyLog.SetID]
+	// APIVersion is 1 or 2; zero is 1.
+	APIVersion uint32
+	// Origin is the host that names the log in its checkpoints, where it isn't the
+	// URL's. Clients take it from the URL that the trusted root has.
+	Origin string
 }
 
 // Documents are the rendered documents: each one line of JSON with a final new
 // line (gh reads JSON lines and drops an unterminated one), and the same bytes
-// for the same input.
+// for the same history.
 type Documents struct {
 	TrustedRoot, SigningConfig, TrustConfig []byte
 }
 
-// check refuses what some client would choke on.
-func (in *Input) check() error {
-	if len(in.Authorities) == 0 {
-		return errors.New("trustroot: no authority: clients could verify nothing")
+// services are what signing clients call, each in ascending order of start. The CA
+// itself doesn't end with its authorities: others follow them.
+func (h *History) services() (ca, oidc, rekor, tsa []Service) {
+	for _, a := range h.Authorities {
+		ca = append(ca, Service{URL: a.URL, Operator: a.Operator, Start: a.Start})
 	}
-	for i, a := range in.Authorities {
-		if _, err := a.parse(true); err != nil {
-			return fmt.Errorf("trustroot: authority %d: %w", i, err)
-		}
-		if !a.End.IsZero() && a.End.Before(a.Start) {
-			return fmt.Errorf("trustroot: authority %d ends before it starts", i)
-		}
-		if a.Start.IsZero() {
-			return fmt.Errorf("trustroot: authority %d has no start", i)
-		}
+	for _, l := range h.TransparencyLogs {
+		rekor = append(rekor, Service{URL: l.URL, Operator: l.Operator, Start: l.Start, End: l.End, APIVersion: l.APIVersion})
 	}
-	seen := make(map[[32]byte]bool)
-	for _, l := range in.Logs {
-		if err := checkLog(l); err != nil {
-			return err
-		}
-		if seen[l.ID] {
-			return fmt.Errorf("trustroot: log %x is listed twice: clients want one entry for each key", l.ID)
-		}
-		seen[l.ID] = true
+	for _, a := range h.TimestampAuthorities {
+		tsa = append(tsa, Service{URL: a.URL, Operator: a.Operator, Start: a.Start, End: a.End})
 	}
-	for _, s := range slices.Concat(in.CA, in.OIDC, in.Rekor, in.TSA) {
-		if s.URL == "" || s.Start.IsZero() {
-			return fmt.Errorf("trustroot: service %q needs a URL and a start", s.URL)
-		}
-	}
-	return nil
+	return merged(ca), merged(h.Issuers), merged(rekor), merged(tsa)
 }
 
-// parse reads an authority's chain and wants it to end in a self-signed root,
-// each certificate signed by the next, and where oneOrganization is set (gh
-// picks the verifier by it), one Organization throughout.
-func (a *Authority) parse(oneOrganization bool) ([]*x509.Certificate, error) {
-	if len(a.Chain) == 0 {
-		return nil, errors.New("has no certificates")
-	}
-	certs := make([]*x509.Certificate, len(a.Chain))
-	for i, der := range a.Chain {
-		c, err := x509.ParseCertificate(der)
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d: %w", i, err)
-		}
-		certs[i] = c
-	}
-	for i, c := range certs {
-		var err error
-		if i < len(certs)-1 {
-			err = c.CheckSignatureFrom(certs[i+1])
-		} else if !chain.SelfSigned(c) {
-			err = errors.New("it isn't a root")
-		}
-		if err != nil {
-			return nil, fmt.Errorf("certificate %d isn't signed by the next, or the last by itself: %w", i, err)
-		}
-		if oneOrganization && !slices.Equal(c.Subject.Organization, certs[0].Subject.Organization) {
-			return nil, fmt.Errorf("certificate %d names another Organization than the first", i)
+// merged is one service for each URL and version, from its first start to its last
+// end: an authority's key changes and its URL stays. What has no URL isn't called.
+func merged(all []Service) []Service {
+	var distinct []Service
+	for _, s := range all {
+		i := slices.IndexFunc(distinct, func(d Service) bool { return d.URL == s.URL && d.APIVersion == s.APIVersion })
+		switch {
+		case s.URL == "":
+		case i < 0:
+			distinct = append(distinct, s)
+		default:
+			d := &distinct[i]
+			if s.Start.Before(d.Start) {
+				d.Start = s.Start
+			}
+			if s.End.IsZero() || !d.End.IsZero() && s.End.After(d.End) {
+				d.End, d.Operator = s.End, s.Operator
+			}
 		}
 	}
-	return certs, nil
+	return sorted(distinct, func(s Service) time.Time { return s.Start })
+}
+
+// ordered is h as documents list it: each list in ascending order of start, and a
+// log that has none from the first authority's on, since clients want one and
+// nothing was logged before.
+func (h History) ordered() History {
+	h.Authorities = sorted(h.Authorities, startOf)
+	h.TimestampAuthorities = sorted(h.TimestampAuthorities, startOf)
+	h.CTLogs, h.TransparencyLogs = slices.Clone(h.CTLogs), slices.Clone(h.TransparencyLogs)
+	if len(h.Authorities) > 0 {
+		for i := range h.CTLogs {
+			begin(&h.CTLogs[i], h.Authorities[0].Start)
+		}
+		for i := range h.TransparencyLogs {
+			begin(&h.TransparencyLogs[i].Description, h.Authorities[0].Start)
+		}
+	}
+	h.CTLogs = sorted(h.CTLogs, func(l ctlog.Description) time.Time { return l.Start })
+	h.TransparencyLogs = sorted(h.TransparencyLogs, func(l TransparencyLog) time.Time { return l.Start })
+	return h
+}
+
+func startOf(a Authority) time.Time { return a.Start }
+
+func begin(l *ctlog.Description, first time.Time) {
+	if l.Start.IsZero() {
+		l.Start = first
+	}
+}
+
+// sorted is a copy in ascending order.
+func sorted[E any](all []E, start func(E) time.Time) []E {
+	return slices.SortedStableFunc(slices.Values(all), func(a, b E) int { return start(a).Compare(start(b)) })
 }

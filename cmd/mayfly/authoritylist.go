@@ -115,7 +115,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 }
 
 // fetchTrustedRoot reads what clients read.
-func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.Root, error) {
+func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.History, error) {
 	ctx, cancel := context.WithTimeout(ctx, publishedTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

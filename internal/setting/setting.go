@@ -5,9 +5,13 @@ package setting
 
 import (
 	"fmt"
+	"net/url"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
 // Faults collects what is wrong with a configuration. Each package's
@@ -104,5 +108,30 @@ func (s Secret) IsZero() bool { return s == Secret{} }
 func (s Secret) Check(path string, f *Faults) {
 	if s.Env != "" && s.File != "" {
 		f.Add(path, "names both env and file; keep one")
+	}
+}
+
+// CheckWindow adds a fault to a section whose end isn't after its start.
+func CheckWindow(path string, start, end time.Time, f *Faults) {
+	if !end.IsZero() && !end.After(start) {
+		f.Add(Join(path, "end"), "must be after start")
+	}
+}
+
+// CheckURL wants an absolute URL without query, user or fragment; https unless
+// plain http is allowed or stays on this machine.
+func CheckURL(path, raw string, allowHTTP bool, f *Faults) {
+	u, err := url.Parse(raw)
+	switch {
+	case raw == "":
+		f.Add(path, "required")
+	case err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http"):
+		f.Add(path, "%q is not an http or https URL", raw)
+	case u.User != nil || u.RawQuery != "" || u.Fragment != "" || u.ForceQuery:
+		f.Add(path, "can't have user, query or fragment")
+	case u.Host != strings.ToLower(u.Host):
+		f.Add(path, "must have its host in lower case")
+	case u.Scheme == "http" && !allowHTTP && !loopback.Host(u.Hostname()):
+		f.Add(path, "must be https")
 	}
 }

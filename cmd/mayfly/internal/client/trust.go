@@ -17,7 +17,7 @@ import (
 // Trust is what a trusted root says: the authorities and logs that count, each
 // with the window in which it does.
 type Trust struct {
-	authorities []trustroot.Issuer
+	authorities []trustroot.Authority
 	logs        map[[32]byte]TrustedLog // by SHA-256 of the SubjectPublicKeyInfo
 }
 
@@ -35,17 +35,17 @@ func ParseTrust(document []byte) (*Trust, error) {
 	if err != nil {
 		return nil, problem(Failed, fix, "the trusted root can't be used").because(err)
 	}
-	trust := &Trust{authorities: root.Authorities, logs: make(map[[32]byte]TrustedLog, len(root.Logs))}
-	for id, log := range root.Logs {
+	trust := &Trust{authorities: root.Authorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
+	for _, log := range root.CTLogs {
 		public, err := x509.ParsePKIXPublicKey(log.SPKI)
 		if err != nil {
 			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
 		}
 		key, ok := public.(*ecdsa.PublicKey)
-		if !ok || id != sha256.Sum256(log.SPKI) {
+		if !ok {
 			return nil, problem(Failed, fix, "the trusted root has a log whose key and id don't fit")
 		}
-		trust.logs[id] = TrustedLog{Description: log, key: key}
+		trust.logs[log.ID] = TrustedLog{Description: log, key: key}
 	}
 	return trust, nil
 }

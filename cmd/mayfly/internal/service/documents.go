@@ -2,32 +2,51 @@ package service
 
 import (
 	"context"
+	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
-// render writes what clients need to trust and to find this CA: st's issuers, all
-// authorities that are listed, and all logs.
-func (s *Service) render(st *state) (trustroot.Documents, error) {
-	start := st.authorities.Trusted[0].Start
-	in := trustroot.Input{CA: []trustroot.Service{{URL: s.PublicURL(), Operator: s.operator(), Start: start}}}
-	for _, l := range st.authorities.Trusted {
-		in.Authorities = append(in.Authorities, trustroot.Authority{Chain: l.Chain, URL: s.PublicURL(), Start: l.Start, End: l.End})
+// history is all that clients are to trust in st: every document is rendered from it.
+func (s *Service) history(st *state) (trustroot.History, error) {
+	h := trustroot.History{
+		CTLogs:               s.logDescriptions(st.logs),
+		TimestampAuthorities: slices.Concat(st.timestamps, st.beside.TimestampAuthorities),
+		TransparencyLogs:     st.beside.TransparencyLogs,
 	}
-	in.Logs = s.logDescriptions(st.logs)
+	for _, l := range st.authorities.Trusted {
+		certs, err := trustroot.ParseChain(l.Chain)
+		if err != nil {
+			return h, err
+		}
+		h.Authorities = append(h.Authorities, trustroot.Authority{Chain: certs, URL: s.PublicURL(), Operator: s.operator(st.config), Start: l.Start, End: l.End})
+	}
 	for _, i := range st.config.Issuers {
 		if i.URL != "" && i.Type == identity.TypeEmail { // where a person can log in
-			in.OIDC = append(in.OIDC, trustroot.Service{URL: i.URL, Operator: i.URL, Start: start})
+			h.Issuers = append(h.Issuers, trustroot.Service{URL: i.URL, Operator: st.config.Trust.Operator("", i.URL), Start: st.authorities.Trusted[0].Start})
 		}
 	}
-	return trustroot.Render(in)
+	return h, nil
+}
+
+// render writes what clients need to trust and to find this CA.
+func (s *Service) render(st *state) (h trustroot.History, d trustroot.Documents, err error) {
+	if h, err = s.history(st); err == nil {
+		d, err = trustroot.Render(h)
+	}
+	return h, d, err
 }
 
 // prepareDocuments renders the documents of the next state.
 func (s *Service) prepareDocuments(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
-	next.documents, err = s.render(next)
+	var f setting.Faults
+	if next.beside = next.config.Trust.Read("trust", &f); f.Len() > 0 {
+		return nil, nil, f.Err()
+	}
+	_, next.documents, err = s.render(next)
 	return nil, nil, err
 }
 
@@ -49,7 +68,7 @@ func (s *Service) relist(context.Context) (err error) {
 	defer s.changing.Unlock()
 	next := *s.state()
 	next.authorities = s.withEphemeral(next.configured)
-	if next.documents, err = s.render(&next); err != nil {
+	if _, next.documents, err = s.render(&next); err != nil {
 		return err
 	}
 	s.server.Publish(server.Documents(next.documents))

@@ -16,7 +16,7 @@ import (
 // Check is Load, and a look at all that a start would lock and write: audit trail,
 // logs, frozen logs and the documents for clients. It changes nothing and may run
 // beside the service. What another process holds is a remark, since that is usually
-// the service.
+// the service. The result has what clients would be told.
 func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, error) {
 	d = d.withRegistry()
 	var f setting.Faults
@@ -48,7 +48,7 @@ func (l *Components) remark(path, format string, args ...any) {
 func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Dependencies, f *setting.Faults) {
 	s := &Service{Dependencies: d, loaded: l, started: c}
 	set := &logSet{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
-	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set}
+	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set, beside: l.Beside}
 	for i, log := range c.CTLog.Own() {
 		at := c.CTLog.OwnPath("ctlog", i)
 		about, inUse, err := embedded.Inspect(ctx, log, l.LogKeys[i].Public())
@@ -69,8 +69,8 @@ func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Depend
 		addFaults(f, "ctlog", err)
 		return
 	}
-	if _, err := s.render(st); err != nil {
-		addFaults(f, "ca", err)
+	if l.History, l.Documents, err = s.render(st); err != nil {
+		addFaults(f, "", err)
 	}
 }
 

@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -55,7 +56,11 @@ func (d Dependencies) withRegistry() Dependencies {
 // Components are what a configuration names, read and checked but neither locked,
 // written nor connected: all that can be looked at while a service runs.
 type Components struct {
-	Authorities *authority.Set // nil once a service's issuer has it
+	Authorities *authority.Set    // nil once a service's issuer has it
+	Beside      trustroot.History // what the section trust names
+	// History and Documents are what clients would be told; only of [Check].
+	History   trustroot.History
+	Documents trustroot.Documents
 	// Remarks are what works as it is and should be otherwise, by its place in the configuration.
 	Remarks  []string
 	LogKeys  []kms.Signer // of our logs, in the order of ctlog.Config.Own; nil once a log has it
@@ -92,6 +97,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 		addFaults(&f, "issuers", err)
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
+	loaded.Beside = c.Trust.Read("trust", &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)

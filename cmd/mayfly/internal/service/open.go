@@ -36,7 +36,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	for _, r := range s.loaded.Remarks {
 		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a remark on the configuration", slog.String("remark", r))
 	}
-	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, logs: &logSet{}}
+	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, logs: &logSet{}, beside: s.loaded.Beside}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx, first.logs))
@@ -54,7 +54,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
 	}
-	if first.documents, err = s.render(first); err != nil {
+	if _, first.documents, err = s.render(first); err != nil {
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(first); err != nil {

@@ -10,7 +10,6 @@
 package service
 
 import (
-	"net/url"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -54,6 +53,8 @@ type state struct {
 	authorities *authority.Set // with the issuing certificates of the mode ephemeral
 	firstListed firstListed
 	logs        *logSet
+	beside      trustroot.History     // what the section trust of config names
+	timestamps  []trustroot.Authority // our own timestamp authority; none without one
 	documents   trustroot.Documents
 }
 
@@ -83,15 +84,13 @@ func (s *Service) PublicURL() string {
 	return scheme + "://" + s.started.Server.HTTPAddress
 }
 
-// operator names who runs this CA in the documents.
-func (s *Service) operator() string {
-	for _, log := range s.started.CTLog.Own() {
+// operator names who runs this CA in the documents: as the configuration c has it
+// for one of its logs, or for the host.
+func (s *Service) operator(c *config.Config) string {
+	for _, log := range c.CTLog.Own() {
 		if log.Operator != "" {
 			return log.Operator
 		}
 	}
-	if u, err := url.Parse(s.PublicURL()); err == nil {
-		return u.Hostname()
-	}
-	return "mayfly"
+	return c.Trust.Operator("", s.PublicURL())
 }

@@ -109,7 +109,7 @@ func (r *rotating) do(t *testing.T, name string, action lifecycle.Action) {
 }
 
 // root is the trusted root that clients are given now.
-func (r *rotating) root(t *testing.T) *trustroot.Root {
+func (r *rotating) root(t *testing.T) *trustroot.History {
 	t.Helper()
 	_, b, err := get(t.Context(), r.url+"/trusted_root.json")
 	if err != nil {
@@ -123,8 +123,8 @@ func (r *rotating) root(t *testing.T) *trustroot.Root {
 }
 
 // trusts reports whether a client with that trusted root takes the leaf.
-func trusts(root *trustroot.Root, leaf *x509.Certificate) bool {
-	return slices.ContainsFunc(root.Authorities, func(a trustroot.Issuer) bool {
+func trusts(root *trustroot.History, leaf *x509.Certificate) bool {
+	return slices.ContainsFunc(root.Authorities, func(a trustroot.Authority) bool {
 		return a.Holds(leaf.NotBefore) && leaf.CheckSignatureFrom(a.Chain[0]) == nil
 	})
 }
