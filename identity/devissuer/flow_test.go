@@ -83,6 +83,10 @@ func TestCodeFlow(t *testing.T) {
 			if err := verified.VerifyAccessToken(token.AccessToken); err != nil {
 				t.Error(err)
 			}
+			// What sigstore-python takes for the identity token.
+			if _, claims := r.verify(token.AccessToken, "sigstore"); claims["email"] != "alice@example.com" || claims["at_hash"] != nil {
+				t.Errorf("the access token's claims %v", claims)
+			}
 			if _, err := config.Exchange(ctx, location.Query().Get("code"), oauth2.VerifierOption(verifier)); err == nil {
 				t.Error("a code was redeemed twice")
 			}

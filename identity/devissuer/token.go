@@ -1,7 +1,6 @@
 package devissuer
 
 import (
-	"crypto/rand"
 	"crypto/sha256"
 	"encoding/base64"
 	"log/slog"
@@ -74,20 +73,21 @@ func (i *Issuer) redeemCode(client string, values url.Values) (login, *oauthErro
 }
 
 // tokens gives those of a finished login (OpenID Connect Core 1.0 §3.1.3.3). The
-// access token opens nothing; clients expect one.
+// access token is a JWT of the same claims, as Dex gives one: sigstore-python takes
+// it for the identity token.
 func (i *Issuer) tokens(r *http.Request, done login) (map[string]any, error) {
-	access := rand.Text()
-	claims := map[string]any{
-		"aud":     done.clientID,
-		"email":   done.email,
-		"at_hash": accessTokenHash(access),
-	}
+	claims := map[string]any{"aud": done.clientID, "email": done.email}
 	if done.name != "" {
 		claims["name"] = done.name
 	}
 	if done.nonce != "" {
 		claims["nonce"] = done.nonce
 	}
+	access, err := i.Token(claims)
+	if err != nil {
+		return nil, err
+	}
+	claims["at_hash"] = accessTokenHash(access)
 	token, err := i.Token(claims)
 	if err != nil {
 		return nil, err
