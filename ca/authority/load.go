@@ -285,7 +285,11 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	l.set.Chains[e.Name] = lifecycle.ID(certs[0].Raw)
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
-		chains = newSigningCA(c.Ephemeral, certs, path, l.faults).chains()
+		before := l.faults.Len()
+		m := newSigningCA(c.Ephemeral, certs, path, l.faults)
+		if chains = m.chains(); e.HasSigned() && l.faults.Len() == before && m.history.empty() {
+			m.history.lost(path, e.Name+" has signed", l.faults)
+		}
 	}
 	for _, chain := range chains {
 		t := trusted(e.Name, chain)
