@@ -106,3 +106,45 @@ func verifyLeaf(t *testing.T, got *Certificate, certs []*x509.Certificate) {
 		t.Errorf("a verifier refuses what was issued: %v", err)
 	}
 }
+
+// TestProbeKeepsToNameConstraints: what the logs are shown of a precertificate signer is
+// something that the chain lets it certify; a log that looks would refuse the signer otherwise.
+func TestProbeKeepsToNameConstraints(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		bound func(*x509.Certificate)
+		want  string
+	}{
+		"servers alone": {func(c *x509.Certificate) { c.PermittedDNSDomains = []string{"example.org"} }, "https://nobody.invalid/mayfly-probe"},
+		"a host":        {func(c *x509.Certificate) { c.PermittedURIDomains = []string{"example.org"} }, "mayfly-probe@nobody.invalid"},
+		"a host and mail": {func(c *x509.Certificate) {
+			c.PermittedURIDomains, c.PermittedEmailAddresses = []string{"example.org"}, []string{"example.org"}
+		}, "mayfly-probe!nobody.invalid"},
+		"no such domain": {func(c *x509.Certificate) {
+			c.ExcludedURIDomains, c.ExcludedEmailAddresses = []string{"nobody.invalid"}, []string{"nobody.invalid"}
+		}, "mayfly-probe!nobody.invalid"},
+	} {
+		certs, key := constrained(t, c.bound)
+		r := newRig(t, kms.ECDSAP256, func(_ *Config, o *Options) {
+			o.Authorities = authority.Single(newAuthority(t, certs, key, authority.Config{PrecertificateSigner: authority.SignerOn}))
+		})
+		if err := r.issuer.CheckPrecertificateSigner(t.Context(), r.issuer.Authorities().Active); err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if last := r.audit.events[len(r.audit.events)-1]; last.SAN != c.want {
+			t.Errorf("%s: the probe names %q, want %q", name, last.SAN, c.want)
+		}
+		der, err := assemble(r.log.entries()[0].TBS, r.issuer.Authorities().Active.SignatureAlgorithm, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		shown, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := r.issuer.Authorities().Active.Permits(shown); err != nil {
+			t.Errorf("%s: the constraints exclude what the log is shown: %v", name, err)
+		}
+	}
+}

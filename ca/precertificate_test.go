@@ -447,7 +447,7 @@ func TestProbeNamesNoPerson(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(c.URIs) != 1 || c.URIs[0].String() != probeName || len(c.EmailAddresses) != 0 {
+	if len(c.URIs) != 1 || c.URIs[0].String() != probeNames[0].Value || len(c.EmailAddresses) != 0 {
 		t.Errorf("the probe names %v", c.URIs)
 	}
 	for _, e := range c.Extensions {

@@ -15,9 +15,14 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 )
 
-// probeName is whom a probe's precertificate names. The top-level domain can't
-// exist (RFC 2606 §2), so nobody has this identity or can be mistaken for it.
-const probeName = "https://nobody.invalid/mayfly-probe"
+// probeNames are whom a probe's precertificate may name: the first that the chain's name
+// constraints leave. The top-level domain can't exist (RFC 2606 §2), so nobody has these
+// identities or can be mistaken for them.
+var probeNames = []identity.SAN{
+	{Kind: identity.URI, Value: "https://nobody.invalid/mayfly-probe"},
+	{Kind: identity.Email, Value: "mayfly-probe@nobody.invalid"},
+	{Kind: identity.Username, Value: "mayfly-probe!nobody.invalid"},
+}
 
 // probe shows every log a precertificate that names no person, signed by p. It says
 // what a client's would, but for the identity; no certificate follows it.
@@ -30,11 +35,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err != nil {
 		return fmt.Errorf("ca: a probe's key: %w", err)
 	}
-	l, err := i.newLeaf(a, spki, identity.SAN{Kind: identity.URI, Value: probeName}, i.life.Lifetime)
-	if err != nil {
-		return err
-	}
-	poisoned, err := l.tbs(a, poisonDER)
+	l, poisoned, err := i.probeLeaf(a, spki)
 	if err != nil {
 		return err
 	}
@@ -59,4 +60,20 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	done := intent
 	done.Type = audit.Probed
 	return i.trail.Record(ctx, done)
+}
+
+// probeLeaf is what a probe says, with the poison: a log may hold it to the constraints.
+func (i *Issuer) probeLeaf(a *authority.Authority, spki []byte) (l *leaf, poisoned []byte, err error) {
+	for _, name := range probeNames {
+		if l, err = i.newLeaf(a, spki, name, i.life.Lifetime); err != nil {
+			return nil, nil, err
+		}
+		if poisoned, err = l.tbs(a, poisonDER); err != nil {
+			return nil, nil, err
+		}
+		if err = permitted(a, l, poisoned); err == nil {
+			return l, poisoned, nil
+		}
+	}
+	return nil, nil, fmt.Errorf("ca: the chain's name constraints leave a probe no name: %w", err)
 }

@@ -65,7 +65,7 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		e.SAN, e.SANType = c.who.SAN().Value, c.who.SAN().Kind.String()
 	}
 	if r := c.refused; r != nil {
-		e.Issuer, e.Subject = r.Issuer, r.Subject
+		e.Issuer, e.IssuerType, e.Subject = r.Issuer, r.IssuerType, r.Subject
 		if r.SAN.Value != "" {
 			e.SAN, e.SANType = r.SAN.Value, r.SAN.Kind.String()
 		}

@@ -27,16 +27,16 @@ func TestRefusedIdentityIsOnRecord(t *testing.T) {
 	for name, tt := range map[string]struct {
 		token  string
 		reason fault.Reason
-		want   [4]string // issuer, subject, SAN and its kind
+		want   [5]string // issuer and its type, subject, SAN and its kind
 	}{
 		"the issuer's rule": {r.issuer.Token(t, object{"sub": "b", "email": "bob@example.com"}), fault.PolicyDenied,
-			[4]string{r.issuer.URL, "b", "bob@example.com", "email"}},
+			[5]string{r.issuer.URL, "email", "b", "bob@example.com", "email"}},
 		"a deny rule": {r.issuer.Token(t, object{"sub": "m", "email": "mallory@example.com"}), fault.PolicyDenied,
-			[4]string{r.issuer.URL, "m", "mallory@example.com", "email"}},
+			[5]string{r.issuer.URL, "email", "m", "mallory@example.com", "email"}},
 		"no name": {r.issuer.Token(t, object{"sub": "e", "email_verified": false}), fault.EmailUnverified,
-			[4]string{r.issuer.URL, "e", "", ""}},
-		"another's signature": {stranger.Token(t, object{"iss": r.issuer.URL, "sub": "b", "email": "bob@example.com"}), fault.TokenSignature, [4]string{}},
-		"another's issuer":    {stranger.Token(t, nil), fault.IssuerUnknown, [4]string{}},
+			[5]string{r.issuer.URL, "email", "e", "", ""}},
+		"another's signature": {stranger.Token(t, object{"iss": r.issuer.URL, "sub": "b", "email": "bob@example.com"}), fault.TokenSignature, [5]string{}},
+		"another's issuer":    {stranger.Token(t, nil), fault.IssuerUnknown, [5]string{}},
 	} {
 		before := len(r.audit.of(audit.Denied))
 		response := r.postV2(t, setToken(r.bodyV2(t), tt.token))
@@ -46,7 +46,7 @@ func TestRefusedIdentityIsOnRecord(t *testing.T) {
 			t.Fatalf("%s: %d records", name, len(denied))
 		}
 		got := denied[0]
-		if who := [4]string{got.Issuer, got.Subject, got.SAN, got.SANType}; who != tt.want {
+		if who := [5]string{got.Issuer, got.IssuerType, got.Subject, got.SAN, got.SANType}; who != tt.want {
 			t.Errorf("%s: on record %q, want %q", name, who, tt.want)
 		}
 	}

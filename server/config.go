@@ -4,19 +4,25 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"path/filepath"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server/internal/unixsocket"
 )
 
 // Config is where the service listens and what it lets a client use.
 type Config struct {
 	// HTTPAddress is where REST is served (`127.0.0.1:5555`). With tls it also
 	// speaks gRPC on the same port; without, gRPC clients with prior knowledge
-	// (h2c) may use it too. Port 0 takes a free port.
+	// (h2c) may use it too. Port 0 takes a free port. `unix:/run/mayfly/http.sock` is a
+	// Unix socket for a proxy in front, to which owner and group may connect; it
+	// wants public_url, and the proxy in trusted_proxies.
 	HTTPAddress string `yaml:"http_address"`
-	// GRPCAddress is where gRPC alone is served. Empty serves none there.
+	// GRPCAddress is where gRPC alone is served, on a port or a Unix socket. Empty
+	// serves none there.
 	GRPCAddress string `yaml:"grpc_address"`
 	// MetricsAddress is where /metrics is served, apart from the API. Empty serves none.
 	MetricsAddress string `yaml:"metrics_address"`
@@ -56,8 +62,8 @@ type Config struct {
 	RateLimits RateLimits `yaml:"rate_limits"`
 	// TrustedProxies are the networks (`10.0.0.0/8`) whose proxies are believed
 	// in X-Forwarded-For, which then says whom the limit per address, the log and
-	// the audit trail mean. Without the proxy in front in this list, all clients
-	// behind it count as one address.
+	// the audit trail mean. `unix` is whoever connects to a Unix socket. Without the
+	// proxy in front in this list, all clients behind it count as one address.
 	TrustedProxies []string `yaml:"trusted_proxies,omitempty"`
 }
 
@@ -175,10 +181,7 @@ func defaultRateLimits() RateLimits {
 
 // Check adds all that is wrong in c.
 func (c *Config) Check(path string, f *setting.Faults) {
-	checkAddress(setting.Join(path, "http_address"), c.HTTPAddress, true, f)
-	checkAddress(setting.Join(path, "grpc_address"), c.GRPCAddress, false, f)
-	checkAddress(setting.Join(path, "metrics_address"), c.MetricsAddress, false, f)
-	c.checkClashes(path, f)
+	c.checkAddresses(path, f)
 	if c.PublicURL != "" {
 		checkOrigin(setting.Join(path, "public_url"), c.PublicURL, true, f)
 	}
@@ -208,13 +211,16 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	c.RateLimits.check(setting.Join(path, "rate_limits"), f)
 	for i, p := range c.TrustedProxies {
 		if _, err := parseNetwork(p); err != nil {
-			f.Add(setting.Index(setting.Join(path, "trusted_proxies"), i), "%q is not a network such as 10.0.0.0/8 or fd00::/8", p)
+			f.Add(setting.Index(setting.Join(path, "trusted_proxies"), i), "%q is not a network such as 10.0.0.0/8 or fd00::/8, nor unix", p)
 		}
 	}
 }
 
-// parseNetwork reads a prefix, or a single address.
+// parseNetwork reads a prefix, or a single address; of `unix`, the zero prefix.
 func parseNetwork(text string) (netip.Prefix, error) {
+	if text == "unix" {
+		return netip.Prefix{}, nil
+	}
 	if a, err := netip.ParseAddr(text); err == nil {
 		return a.Prefix(a.BitLen())
 	}
@@ -222,8 +228,19 @@ func parseNetwork(text string) (netip.Prefix, error) {
 	return p.Masked(), err
 }
 
-// checkClashes adds what is wrong where two listeners have one fixed address.
-func (c *Config) checkClashes(path string, f *setting.Faults) {
+// checkAddresses adds what is wrong with the listeners' addresses, and where two have
+// one fixed address.
+func (c *Config) checkAddresses(path string, f *setting.Faults) {
+	checkAddress(setting.Join(path, "http_address"), c.HTTPAddress, true, f)
+	checkAddress(setting.Join(path, "grpc_address"), c.GRPCAddress, false, f)
+	if _, socket := socketPath(c.MetricsAddress); socket {
+		f.Add(setting.Join(path, "metrics_address"), "%q is a Unix socket, which Prometheus can't read: give host:port, such as 127.0.0.1:2112", c.MetricsAddress)
+	} else {
+		checkAddress(setting.Join(path, "metrics_address"), c.MetricsAddress, false, f)
+	}
+	if _, socket := socketPath(c.HTTPAddress); socket && c.PublicURL == "" {
+		f.Add(setting.Join(path, "public_url"), "required where http_address is a Unix socket: the URL at which the proxy in front serves REST, such as https://ca.example.com")
+	}
 	taken := map[string]string{}
 	for _, a := range []struct{ field, address string }{
 		{"http_address", c.HTTPAddress}, {"grpc_address", c.GRPCAddress}, {"metrics_address", c.MetricsAddress},
@@ -233,7 +250,7 @@ func (c *Config) checkClashes(path string, f *setting.Faults) {
 			continue
 		}
 		if other, ok := taken[a.address]; ok {
-			f.Add(setting.Join(path, a.field), "is the address of %s too; give each its own port", other)
+			f.Add(setting.Join(path, a.field), "is the address of %s too; give each its own", other)
 		}
 		taken[a.address] = a.field
 	}
@@ -275,10 +292,21 @@ func (l *RateLimits) check(path string, f *setting.Faults) {
 	}
 }
 
+// socketPath is the path of an address that is a Unix socket.
+func socketPath(address string) (path string, ok bool) { return strings.CutPrefix(address, "unix:") }
+
 func checkAddress(path, address string, required bool, f *setting.Faults) {
 	if address == "" {
 		if required {
 			f.Add(path, "required: host:port, such as 127.0.0.1:5555")
+		}
+		return
+	}
+	if socket, ok := socketPath(address); ok {
+		if !filepath.IsAbs(socket) || filepath.Clean(socket) != socket {
+			f.Add(path, "%q is not unix: and an absolute path, such as unix:/run/mayfly/http.sock", address)
+		} else if len(socket) > unixsocket.MaxPath {
+			f.Add(path, "%q is too long: a socket's path has at most %d bytes", address, unixsocket.MaxPath)
 		}
 		return
 	}

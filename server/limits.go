@@ -237,8 +237,9 @@ func (l *inFlightLimit) count() float64 {
 const (
 	// connectionBytes is for a connection of HTTP/2 over TLS that is quiet: its
 	// buffers, its goroutines, its header tables.
-	connectionBytes = 32 << 10
-	// headCopies is how often a head that is arriving is held: its buffer doubles.
+	connectionBytes = 52 << 10
+	// headCopies is how often a head that is arriving is held: its buffer doubles. A
+	// handshake that doesn't end takes as much: 64 KiB of a hello, in buffers that double.
 	headCopies = 2
 	// requestBytes is for a request: its goroutines, and the buffers of its answer.
 	requestBytes = 32 << 10

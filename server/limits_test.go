@@ -292,7 +292,7 @@ func TestRateLimitsCheck(t *testing.T) {
 	c.Check("server", &f)
 	want := "server.rate_limits.per_address.rate: -1 is outside 0 to 1000000 requests a second; 0 sets no limit\n" +
 		"server.rate_limits.per_principal.burst: 0 is outside 1 to 1000000\n" +
-		"server.trusted_proxies[2]: \"proxy.example.com\" is not a network such as 10.0.0.0/8 or fd00::/8"
+		"server.trusted_proxies[2]: \"proxy.example.com\" is not a network such as 10.0.0.0/8 or fd00::/8, nor unix"
 	if err := f.Err(); err == nil || err.Error() != want {
 		t.Errorf("got:\n%v", err)
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
+	"github.com/mayfly-ca/mayfly/server/internal/unixsocket"
 )
 
 // listeners are the open addresses between Listen and the end of Serve.
@@ -54,7 +55,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 			continue
 		}
 		if opened == nil {
-			if opened, err = new(net.ListenConfig).Listen(ctx, "tcp", open.address); err != nil {
+			if opened, err = listenAt(ctx, open.address); err != nil {
 				taken = append(taken, fmt.Errorf("server: %w", err))
 				continue
 			}
@@ -69,17 +70,27 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		return err
 	}
 	s.listeners = l
-	if l.certificates == nil && (!onLoopback(l.http) || !onLoopback(l.grpc)) {
+	if l.certificates == nil && (!onThisMachine(l.http) || !onThisMachine(l.grpc)) {
 		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
 }
 
-// onLoopback reports whether l, if there is one, is for this machine alone.
-func onLoopback(l net.Listener) bool {
-	if l == nil {
-		return true
+// listenAt opens one address.
+func listenAt(ctx context.Context, address string) (net.Listener, error) {
+	if path, ok := socketPath(address); ok {
+		return unixsocket.Listen(ctx, path)
 	}
+	return new(net.ListenConfig).Listen(ctx, "tcp", address)
+}
+
+// onThisMachine reports whether nobody else reaches l, if there is one.
+func onThisMachine(l net.Listener) bool {
+	return l == nil || l.Addr().Network() == "unix" || onLoopback(l)
+}
+
+// onLoopback reports whether l is a port of loopback.
+func onLoopback(l net.Listener) bool {
 	a, ok := l.Addr().(*net.TCPAddr)
 	return ok && a.IP.IsLoopback()
 }
@@ -163,14 +174,20 @@ func newConnectionLimit(l net.Listener, most int, evicted func()) *connectionLim
 	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 }
 
+// buffered is a connection of which the kernel holds what isn't read, or not sent yet.
+type buffered interface {
+	SetReadBuffer(bytes int) error
+	SetWriteBuffer(bytes int) error
+}
+
 // Accept waits for the next connection, and makes room for it.
 func (l *connectionLimit) Accept() (net.Conn, error) {
 	conn, err := l.Listener.Accept()
 	if err != nil {
 		return nil, err
 	}
-	if tcp, ok := conn.(*net.TCPConn); ok { // what isn't read, or not sent yet, is in the kernel's memory
-		if err := errors.Join(tcp.SetReadBuffer(receiveBuffer), tcp.SetWriteBuffer(sendBuffer)); err != nil {
+	if c, ok := conn.(buffered); ok {
+		if err := errors.Join(c.SetReadBuffer(receiveBuffer), c.SetWriteBuffer(sendBuffer)); err != nil {
 			_ = conn.Close() // the client is gone
 			return l.Accept()
 		}

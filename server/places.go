@@ -20,7 +20,7 @@ const (
 	// certificate is made: they arrive, read, or wait for their client.
 	waitingPlaces = 256
 	// turnedAway is how many requests beyond may be told that there is no room.
-	turnedAway = 256
+	turnedAway = 128
 	// lastWords is how long a client may take to be told that.
 	lastWords = 250 * time.Millisecond
 	// streamPlaces is how many streaming calls there may be, streamsAConnection

@@ -155,11 +155,12 @@ const headerForwarded = "X-Forwarded-For"
 // than that stand before nobody.
 const maxForwarded = 16
 
-// proxies are the networks whose word on their clients' addresses is taken.
+// proxies are the networks whose word on their clients' addresses is taken. The zero one
+// is for whoever comes by a Unix socket, and has no address.
 type proxies []netip.Prefix
 
 func (p proxies) trust(a netip.Addr) bool {
-	return slices.ContainsFunc(p, func(network netip.Prefix) bool { return network.Contains(a) })
+	return slices.ContainsFunc(p, func(network netip.Prefix) bool { return network.Contains(a) || !network.IsValid() && !a.IsValid() })
 }
 
 // locate puts the client that a trusted proxy spoke for in the place of ctx's
@@ -171,6 +172,9 @@ func (p proxies) locate(ctx context.Context, forwarded []string) (context.Contex
 		return ctx, from
 	}
 	client := p.client(from, forwarded)
+	if client == from {
+		return ctx, from
+	}
 	return peer.NewContext(ctx, &peer.Peer{Addr: address(client.String())}), client
 }
 

@@ -604,9 +604,94 @@ func TestHistoryGone(t *testing.T) {
 	if err := os.RemoveAll(string(c.Ephemeral.History)); err != nil {
 		t.Fatal(err)
 	}
-	r.advance(t.Context())
-	if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 2 {
-		t.Errorf("lists %d, %v", len(r.certificates()), err)
+	for _, left := range []string{"", "lost+found"} { // where it was, there may be the folder to mount at
+		if left != "" {
+			if err := os.MkdirAll(filepath.Join(string(c.Ephemeral.History), left), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		r.advance(t.Context())
+		if err := r.Ready(t.Context()); err == nil || len(r.certificates()) != 2 {
+			t.Errorf("lists %d, %v", len(r.certificates()), err)
+		}
+	}
+}
+
+// TestEmptyHistory: a start finds out that the folder of its issuing certificates isn't the
+// one that it had, where the audit trail shows that leaves were signed below them.
+func TestEmptyHistory(t *testing.T) {
+	t.Parallel()
+	issuing := func(subject string) audit.Event {
+		return audit.Event{Type: audit.Issued, Time: noon, Purpose: audit.PurposeIssuing, Authority: subject, Serial: "ab12", Fingerprint: "f"}
+	}
+	leaf := audit.Event{Type: audit.Issued, Time: noon, Authority: "CN=Issuing", Serial: "cd"}
+	c := ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
+	subject := "O=Example"
+	if a, err := Load(t.Context(), c, LoadOptions{Now: noon}); err != nil {
+		t.Fatal(err)
+	} else {
+		subject = a.Subject
+		a.Close()
+	}
+	for name, tt := range map[string]struct {
+		trail []audit.Event
+		put   string // into the folder
+		lost  bool
+	}{
+		"no trail":                   {nil, "", false},
+		"another mode before":        {[]audit.Event{leaf}, "", false},
+		"killed before it was kept":  {[]audit.Event{leaf, issuing(subject)}, "", false},
+		"another signing CA":         {[]audit.Event{issuing("CN=other"), leaf}, "", false},
+		"it was in use":              {[]audit.Event{issuing(subject), leaf}, "", true},
+		"another disk":               {[]audit.Event{issuing(subject), leaf}, "lost+found", true},
+		"the operator begins anew":   {[]audit.Event{issuing(subject), leaf}, anew, false},
+		"in use, and one not kept":   {[]audit.Event{issuing(subject), leaf, issuing(subject)}, "", true},
+		"a signer of precertificate": {[]audit.Event{{Type: audit.Issued, Time: noon, Purpose: audit.PurposePrecertificateSigner, Authority: subject, Serial: "1"}, leaf}, "", false},
+	} {
+		dir := t.TempDir()
+		trail := filepath.Join(dir, "audit.jsonl")
+		config := audit.DefaultConfig()
+		config.Path = setting.Path(trail)
+		f, err := audit.Open(config, audit.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, e := range tt.trail {
+			if err := f.Record(t.Context(), e); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.Close(); err != nil {
+			t.Fatal(err)
+		}
+		history := filepath.Join(dir, "history")
+		c.Ephemeral.History = setting.Path(history)
+		if tt.put != "" {
+			if err := os.MkdirAll(filepath.Join(history, tt.put), 0o700); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := Load(t.Context(), c, LoadOptions{Now: noon})
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = a.CheckHistory(trail)
+		if tt.lost != (err != nil) || err != nil && !strings.HasPrefix(err.Error(), "ca.authority.ephemeral.history: "+history+" holds no issuing certificate, but "+trail+" has an issuing CA that this authority certified on 2026-03-01T12:00:00Z (serial ab12)") {
+			t.Errorf("%s: %v", name, err)
+		}
+		a.Close()
+	}
+}
+
+// TestEmptyHistoryOfARetired: what an authority signed that signs no more is told to clients,
+// or the start fails.
+func TestEmptyHistoryOfARetired(t *testing.T) {
+	t.Parallel()
+	c := threeAuthorities(t, nil)
+	c.Authorities[2].Config = ephemeralRoot(t, noon.AddDate(0, -1, 0), 0)
+	_, err := LoadSet(t.Context(), c, LoadOptions{Now: noon})
+	if err == nil || !strings.Contains(err.Error(), "ca.authorities[2].ephemeral.history: ") || !strings.Contains(err.Error(), "retired has signed") {
+		t.Errorf("%v", err)
 	}
 }
 

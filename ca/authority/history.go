@@ -17,9 +17,12 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // The bounds of a history: a certificate takes about 1 kB, and a service that
@@ -70,9 +73,51 @@ func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Cert
 	return c, nil
 }
 
+// anew is the name of a file in a history's folder by which the operator says that the
+// certificates from before are lost for good.
+const anew = ".begins-anew"
+
+// CheckHistory is nil where a has certificates from before, or nothing shows that there
+// were any; else a *setting.FaultError: the disk isn't mounted, or its copy is missing, and
+// clients would be told of those certificates no more. trail is the audit trail, which is
+// read whole where the history is empty.
+func (a *Authority) CheckHistory(trail string) error {
+	if a.signingCA == nil || !a.signingCA.history.empty() {
+		return nil
+	}
+	records := audit.Follow(trail, time.Time{}, audit.Issued)
+	defer records.Close()
+	var made audit.Event
+	for e, err := range records.Unread() {
+		switch {
+		case err != nil: // whoever opens the trail says so
+		case e.Purpose == audit.PurposeIssuing && e.Authority == a.Subject:
+			made = e
+		case e.Purpose == "" && made.Serial != "": // the one that was made was in use
+			var f setting.Faults
+			a.signingCA.history.lost(a.path, fmt.Sprintf("%s has an issuing CA that this authority certified on %s (serial %s), and leaves after it", trail, chain.Stamp(made.Time), made.Serial), &f)
+			return f.Err()
+		}
+	}
+	return nil
+}
+
+// empty reports whether h has no certificates, and its operator doesn't say that it begins.
+func (h *history) empty() bool {
+	_, err := os.Lstat(filepath.Join(h.dir, anew))
+	return len(h.all()) == 0 && err != nil
+}
+
+// lost adds the fault of an empty history, with the evidence that it wasn't always.
+func (h *history) lost(path, evidence string, f *setting.Faults) {
+	f.Add(setting.Join(path, "ephemeral.history"), "%s holds no issuing certificate, but %s: mount it, or restore it from a copy; where they are lost for good, make the file %s, and clients with a new trusted root refuse all that they signed",
+		h.dir, evidence, filepath.Join(h.dir, anew))
+}
+
 // refresh reads what is new in the folder, and reports whether what it holds has
-// changed. A folder that was never there is empty. An error names the file; what
-// was known stays so.
+// changed. A folder that was never there is empty; one that had certificates never is
+// again, since the one in use is among them. An error names the file; what was known
+// stays so.
 func (h *history) refresh() (changed bool, err error) {
 	entries, err := os.ReadDir(h.dir)
 	h.mu.Lock()
@@ -82,7 +127,8 @@ func (h *history) refresh() (changed bool, err error) {
 	}
 	next := make(map[string]*x509.Certificate, len(h.known))
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), ".") { // one that is being written, or was when the power went
+		// A hidden one is being written, or was when the power went.
+		if strings.HasPrefix(e.Name(), ".") || durable.OfTheSystem(e.Name()) {
 			continue
 		}
 		c := h.known[e.Name()]
@@ -92,6 +138,9 @@ func (h *history) refresh() (changed bool, err error) {
 			}
 		}
 		next[e.Name()] = c
+	}
+	if len(next) == 0 && len(h.known) > 0 {
+		return false, fmt.Errorf("%s: holds none of %d issuing certificates any more: mount it, or restore it from a copy", h.dir, len(h.known))
 	}
 	if len(next) > maxHistory {
 		return false, fmt.Errorf("%s: more than %d certificates: move those elsewhere whose signatures nobody verifies any more", h.dir, maxHistory)

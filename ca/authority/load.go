@@ -73,7 +73,25 @@ func LoadNamed(ctx context.Context, s Section, name string, o LoadOptions) (*Aut
 		f.Add(listPath, "has no authority %q; it has: %s", name, strings.Join(names, ", "))
 		return nil, f.Err()
 	}
-	return load(ctx, setting.Index(listPath, i), all[i].Config, o)
+	path := setting.Index(listPath, i)
+	a, err := load(ctx, path, all[i].Config, o)
+	if err != nil {
+		return nil, err
+	}
+	var f setting.Faults
+	if checkRecorded(path, all[i].Config, a.Certificate, lifecycle.Entry{Name: name, Record: all[i].Record}, &f); f.Len() > 0 {
+		a.Close()
+		return nil, f.Err()
+	}
+	return a, nil
+}
+
+// checkRecorded wants a chain to begin with the certificate that clients were told of.
+func checkRecorded(path string, c Config, first *x509.Certificate, e lifecycle.Entry, f *setting.Faults) {
+	if now := chain.Fingerprint(first.Raw); e.Listed() && e.Certificate != "" && now != e.Certificate {
+		f.Add(path+".chain", "%s: begins with a certificate of the SHA-256 %s, but clients were told to trust %s with %s: put its chain back, and give what is new a name of its own",
+			c.Chain, now, e.Name, e.Certificate)
+	}
 }
 
 // load is Load for the authority at path of the configuration.
@@ -208,6 +226,7 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 				slog.String("authority", e.Name), slog.String("forced", e.Forced))
 		}
 		l.set.Active = a
+		checkRecorded(path, c, a.Certificate, e, l.faults)
 		l.set.Trusted = append(l.set.Trusted, a.Trusted(e.Name))
 		l.set.Chains[e.Name] = lifecycle.ID(a.Chain[0])
 	case lifecycle.Published:
@@ -262,10 +281,15 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	if len(certs) == 0 {
 		return
 	}
+	checkRecorded(path, c, certs[0], e, l.faults)
 	l.set.Chains[e.Name] = lifecycle.ID(certs[0].Raw)
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
-		chains = newSigningCA(c.Ephemeral, certs, path, l.faults).chains()
+		before := l.faults.Len()
+		m := newSigningCA(c.Ephemeral, certs, path, l.faults)
+		if chains = m.chains(); e.HasSigned() && l.faults.Len() == before && m.history.empty() {
+			m.history.lost(path, e.Name+" has signed", l.faults)
+		}
 	}
 	for _, chain := range chains {
 		t := trusted(e.Name, chain)

@@ -8,13 +8,15 @@ import (
 	"reflect"
 	"slices"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/statefile"
 )
 
-// stateVersion is the newest version of the state file. One that defines no
-// authority is of version 1, which an older Mayfly reads as well.
-const stateVersion = 2
+// stateVersion is the newest version of the state file, which has certificates.
+// Without them it is of version 2, or of version 1 where it defines no authority
+// either: older Mayflies read it.
+const stateVersion = 3
 
 // stateDocument is the state file: the states of authorities, each with its
 // definition where the configuration doesn't define it.
@@ -48,6 +50,9 @@ func (d *stateDocument) check() error {
 		if d.Version == 1 && a.defined() {
 			return fmt.Errorf("has version 1 and defines the authority %q, which begins with version 2", a.Name)
 		}
+		if d.Version < stateVersion && a.Certificate != "" {
+			return fmt.Errorf("has version %d and the certificate of the authority %q, which begins with version %d", d.Version, a.Name, stateVersion)
+		}
 	}
 	return nil
 }
@@ -59,8 +64,13 @@ func indexOf(all []NamedConfig, name string) int {
 // newStateDocument has the oldest version that can say all.
 func newStateDocument(all []NamedConfig) *stateDocument {
 	d := &stateDocument{Version: 1, Authorities: all}
-	if slices.ContainsFunc(all, func(a NamedConfig) bool { return a.defined() }) {
-		d.Version = stateVersion
+	for _, a := range all {
+		switch {
+		case a.Certificate != "":
+			d.Version = stateVersion
+		case a.defined():
+			d.Version = max(d.Version, 2)
+		}
 	}
 	return d
 }
@@ -79,10 +89,24 @@ func ExportStates(c Section, path string) error {
 	var all []NamedConfig
 	for _, a := range c.Authorities {
 		if a.State != "" {
-			all = append(all, NamedConfig{Name: a.Name, Record: a.Record})
+			all = append(all, NamedConfig{Name: a.Name, Record: a.recorded(a.Record)})
 		}
 	}
 	return statefile.Create(path, newStateDocument(all))
+}
+
+// recorded is r with the certificate that c has, where clients are told of it and r has
+// none yet. A chain that can't be read has none; whoever loads it says why.
+func (c *Config) recorded(r lifecycle.Record) lifecycle.Record {
+	if !r.Listed() || r.Certificate != "" {
+		return r
+	}
+	if b, err := os.ReadFile(string(c.Chain)); err == nil {
+		if certs, err := chain.Parse(b); err == nil {
+			r.Certificate = chain.Fingerprint(certs[0].Raw)
+		}
+	}
+	return r
 }
 
 // Store has the authorities of a configuration and their states, for the one
@@ -143,12 +167,13 @@ func (s *Store) Step(ctx context.Context, name string, action lifecycle.Action, 
 		}
 		a.Close()
 	}
-	states := make([]NamedConfig, 0, len(next))
-	for _, e := range next {
+	states, all := make([]NamedConfig, 0, len(next)), s.Section.All()
+	for i, e := range next {
+		next[i].Record = all[indexOf(all, e.Name)].recorded(e.Record)
 		if e.State == "" {
 			continue
 		}
-		kept := NamedConfig{Name: e.Name, Record: e.Record}
+		kept := NamedConfig{Name: e.Name, Record: next[i].Record}
 		if i := indexOf(s.Section.States, e.Name); i >= 0 {
 			kept.Config = s.Section.States[i].Config
 		}

@@ -87,7 +87,7 @@ func TestStateFileForm(t *testing.T) {
 		"null":                         {"null", "has version 0"},
 		"a list":                       {"[]", "isn't a state file"},
 		"YAML":                         {"version: 1\nauthorities: []\n", "isn't a state file"},
-		"of a newer Mayfly":            {`{"version":3,"authorities":{},"more":1}`, "has version 3; this Mayfly knows 1 to 2"},
+		"of a newer Mayfly":            {`{"version":4,"authorities":{},"more":1}`, "has version 4; this Mayfly knows 1 to 3"},
 		"unknown member":               {`{"version":1,"authorities":[{"name":"a","state":"active","x":1}]}`, "authorities[0].x: unknown field"},
 		"a member twice":               {`{"version":1,"authorities":[{"name":"a","state":"retired","state":"active"}]}`, "duplicate key"},
 		"other case":                   {`{"version":1,"authorities":[{"name":"a","State":"active"}]}`, "did you mean state?"},
@@ -98,6 +98,7 @@ func TestStateFileForm(t *testing.T) {
 		"a time of no time":            {`{"version":1,"authorities":[{"name":"a","state":"active","activated":"yesterday"}]}`, "a time such as"},
 		"too large":                    {good + strings.Repeat(" ", statefile.MaxBytes), "is larger than"},
 		"a definition in version 1":    {`{"version":1,"authorities":[{"name":"a","state":"active","chain":"c.pem"}]}`, "begins with version 2"},
+		"a certificate in version 2":   {`{"version":2,"authorities":[{"name":"a","state":"active","certificate":"ab"}]}`, "begins with version 3"},
 		"an anchor, which JSON hasn't": {`{"version":1,"authorities":&a []}`, "isn't a state file"},
 	} {
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {
@@ -216,6 +217,100 @@ func TestStoreAdds(t *testing.T) {
 	all := s.Section.All()
 	if last := all[len(all)-1]; last.Name != "added" || last.State != lifecycle.Published || !reflect.DeepEqual(last.Config, added.Config) {
 		t.Errorf("the last is %+v", last)
+	}
+}
+
+// TestSwappedChainIsSeenAtStart: what clients were told of is on record, so that a chain
+// file which another takes the place of while no service runs is seen by the next start.
+func TestSwappedChainIsSeenAtStart(t *testing.T) {
+	t.Parallel()
+	var all []*lineage
+	c := threeAuthorities(t, func(active, published, retired *lineage) { all = []*lineage{active, published, retired} })
+	c.StateFile = setting.Path(filepath.Join(t.TempDir(), "state.json"))
+	for i := range c.Authorities { // as an older Mayfly wrote them
+		c.States = append(c.States, NamedConfig{Name: c.Authorities[i].Name, Record: c.Authorities[i].Record})
+		c.Authorities[i].Record = lifecycle.Record{}
+	}
+	c.States = c.States[:len(c.States)-1] // "new" has no state
+	if err := statefile.Create(string(c.StateFile), newStateDocument(c.States)); err != nil {
+		t.Fatal(err)
+	}
+	now := noon.Add(2 * day)
+	load := func() string {
+		t.Helper()
+		var err error
+		if c.States, err = ReadStates(string(c.StateFile)); err != nil {
+			t.Fatal(err)
+		}
+		all, err := LoadSet(t.Context(), c, LoadOptions{Now: now, Lifetime: testLeaf})
+		if err != nil {
+			return err.Error()
+		}
+		all.Active.Close()
+		return ""
+	}
+	step := func(name string, action lifecycle.Action) error {
+		t.Helper()
+		s, err := OpenStore(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer s.Close()
+		return s.Step(t.Context(), name, action, lifecycle.Terms{Now: now, Propagation: day, Again: true}, LoadOptions{Now: now, Lifetime: testLeaf})
+	}
+	swap := func(i int) (back func()) {
+		file := string(c.Authorities[i].Chain)
+		old, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		renewed := newLineage(t)
+		renewed.key = all[i].key
+		other, err := os.ReadFile(string(renewed.write(t).Chain))
+		if err != nil {
+			t.Fatal(err)
+		}
+		write := func(b []byte) {
+			if err := os.WriteFile(file, b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		write(other)
+		return func() { write(old) }
+	}
+	back := swap(2)
+	if got := load(); got != "" {
+		t.Errorf("a file without certificates says of a swapped chain: %s", got)
+	}
+	back()
+	if err := step("retired", lifecycle.Retire); err != nil { // any step writes
+		t.Fatal(err)
+	}
+	if got := load(); got != "" {
+		t.Errorf("nothing is swapped: %s", got)
+	}
+	for i, kept := range c.States {
+		if kept.Listed() != (len(kept.Certificate) == 64) {
+			t.Errorf("%s has the certificate %q", kept.Name, kept.Certificate)
+		}
+		if !kept.Listed() {
+			continue
+		}
+		back := swap(i)
+		if got, want := load(), setting.Index("ca.authorities", i)+".chain: "; !strings.Contains(got, want) || !strings.Contains(got, "clients were told to trust "+kept.Name) {
+			t.Errorf("the chain of %s is swapped: %q", kept.Name, got)
+		}
+		back()
+	}
+	defer swap(1)()
+	if err := step("published", lifecycle.Activate); err == nil || !strings.Contains(err.Error(), "clients were told to trust published") {
+		t.Errorf("activated with another's certificate: %v", err)
+	}
+	if err := step("published", lifecycle.Distrust); err != nil {
+		t.Errorf("what is swapped can't be distrusted: %v", err)
+	}
+	if got := load(); got != "" {
+		t.Errorf("what clients aren't told of any more: %s", got)
 	}
 }
 

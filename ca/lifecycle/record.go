@@ -51,6 +51,10 @@ type Record struct {
 	Distrusted time.Time `yaml:"distrusted,omitempty"`
 	// Forced says when and how the propagation guard was overridden.
 	Forced string `yaml:"forced,omitempty"`
+	// Certificate is the SHA-256 of its issuing certificate (with `mode: ephemeral`, of the
+	// signing CA's), in hexadecimal, from the time on when clients are told of it. A chain
+	// file that begins with another is refused.
+	Certificate string `yaml:"certificate,omitempty"`
 }
 
 // Entry is the record of one authority by its name.

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
@@ -80,6 +81,12 @@ func (l *Components) inspectServer(c *config.Config) {
 		{"server.http_address", c.Server.HTTPAddress}, {"server.grpc_address", c.Server.GRPCAddress},
 	} {
 		host, _, err := net.SplitHostPort(at.address)
+		if host == "unix" {
+			if !slices.Contains(c.Server.TrustedProxies, "unix") {
+				l.remark("server.trusted_proxies", "lacks `unix`: all clients of %s count as one network address; add it where the proxy in front sets X-Forwarded-For", at.address)
+			}
+			continue
+		}
 		if err != nil || loopback.Host(host) {
 			continue
 		}

@@ -84,6 +84,8 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	o.Remark = func(r string) { loaded.Remarks = append(loaded.Remarks, r) }
 	if loaded.Authorities, err = authority.LoadSet(ctx, c.CA.Section, o); err != nil {
 		addFaults(&f, "ca", err)
+	} else if err := loaded.Authorities.Active.CheckHistory(string(c.Audit.Path)); err != nil {
+		addFaults(&f, "ca", err)
 	}
 	of := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny, Requests: c.Server.Limits.Issuances}
 	if c.Replay.Enabled() {

@@ -319,3 +319,30 @@ func TestEphemeralRelists(t *testing.T) {
 	}
 	r.issues(t, "after all of it", r.signingRequest(t, r.token(t, nil)))
 }
+
+// TestEphemeralDiskIsNotMounted: a service whose history is empty, and whose audit trail shows
+// that it wasn't, doesn't start, nor does the check pass.
+func TestEphemeralDiskIsNotMounted(t *testing.T) {
+	t.Parallel()
+	var c *config.Config
+	r := startRig(t, func(r *rig, own *config.Config) {
+		ephemeralBy(t, "vault", r, own)
+		c = own
+	})
+	r.issues(t, "before", r.signingRequest(t, r.token(t, nil)))
+	d := Dependencies{Now: time.Now, getenv: r.getenv, Logger: r.logger()}
+	if checked, err := Check(t.Context(), c, d); err != nil {
+		t.Errorf("the folder is there: %v", err)
+	} else if err := checked.close(); err != nil {
+		t.Error(err)
+	}
+	if err := os.Rename(string(c.CA.Authority.Ephemeral.History), filepath.Join(r.dir, "elsewhere")); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := Check(t.Context(), c, d); err == nil || !strings.Contains(err.Error(), "ca.authority.ephemeral.history: ") || !strings.Contains(err.Error(), "mount it, or restore it from a copy") {
+		t.Errorf("the folder isn't there: %v", err)
+	}
+	if _, err := Open(t.Context(), c, d, Overrides{}, Source{}); err == nil || !strings.Contains(err.Error(), "ca.authority.ephemeral.history: ") {
+		t.Errorf("it starts: %v", err)
+	}
+}

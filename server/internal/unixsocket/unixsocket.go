@@ -1,0 +1,101 @@
+// Package unixsocket listens on Unix sockets that have a name in the file system.
+package unixsocket
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/mayfly-ca/mayfly/internal/filelock"
+)
+
+// mode lets owner and group connect, whatever the umask: a proxy belongs to the group.
+const mode = 0o660
+
+// MaxPath is the longest path, in bytes, that every system takes (macOS has 104 with the final 0).
+const MaxPath = 103
+
+// patience is how long another start may take that looks at the same folder.
+const patience = 2 * time.Second
+
+// Listen listens at path. A socket there whose process is gone is removed. What else is
+// there stays, and is an error, which wraps EADDRINUSE where a process listens. The name
+// goes when the listener is closed. Errors are those of net.Listen.
+func Listen(ctx context.Context, path string) (net.Listener, error) {
+	l, err := listen(ctx, path)
+	if other := (*net.OpError)(nil); err != nil && !(errors.As(err, &other) && other.Op == "listen") {
+		err = &net.OpError{Op: "listen", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
+	}
+	return l, err
+}
+
+func listen(ctx context.Context, path string) (net.Listener, error) {
+	folder, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return nil, err
+	}
+	defer folder.Close() // which gives up the lock: two starts at once don't remove each other's socket
+	if err := filelock.Retry(ctx, patience, func() error { return filelock.Take(folder) }); err != nil {
+		return nil, err
+	}
+	if err := makeRoom(ctx, path); err != nil {
+		return nil, err
+	}
+	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, mode); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return listener{l}, nil
+}
+
+// makeRoom removes the socket of a process that is gone.
+func makeRoom(ctx context.Context, path string) error {
+	switch info, err := os.Lstat(path); {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case info.Mode().Type() != fs.ModeSocket:
+		return errors.New("something is there that isn't a socket: move it elsewhere, or give the socket another path")
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	switch {
+	case err == nil:
+		return errors.Join(unix.EADDRINUSE, conn.Close())
+	case errors.Is(err, unix.ECONNREFUSED): // nobody listens
+		return os.Remove(path)
+	}
+	return err
+}
+
+type listener struct{ net.Listener }
+
+// Accept waits for the next connection.
+func (l listener) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil {
+		return nil, err
+	}
+	own, ok := c.(*net.UnixConn)
+	if !ok {
+		return nil, errors.Join(fmt.Errorf("unixsocket: accepted a %T", c), c.Close())
+	}
+	return conn{own}, nil
+}
+
+// conn is a connection of which it is only known that it came by a socket: its client may
+// give its end any name, that of a network address too.
+type conn struct{ *net.UnixConn }
+
+// RemoteAddr is the same for all.
+func (conn) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "unix", Net: "unix"} }
