@@ -1,6 +1,8 @@
 package ceremony
 
 import (
+	"cmp"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,6 +20,8 @@ import (
 type CreateOptions struct {
 	// Dir is the folder to create; it must not exist, and its parent must.
 	Dir string
+	// RootKey is the file of the root's key, which must not exist; in Dir where empty.
+	RootKey string
 	// Organization is the O of both certificates: clients choose the verifier by it.
 	Organization string
 	// Passphrase encrypts both keys; empty leaves them plain, readable by the owner alone.
@@ -40,8 +44,8 @@ type Files struct {
 
 // CreateFiles makes a private CA with keys in files: a P-384 root of ten
 // years and an issuing intermediate of five, each beside the record of its
-// ceremony. The folder appears whole or not at all; when it exists, the error
-// wraps os.ErrExist and nothing is touched.
+// ceremony. The folder appears whole or not at all, and a root's key elsewhere with
+// it; when it exists, the error wraps os.ErrExist and nothing is touched.
 func CreateFiles(o CreateOptions) (_ Files, err error) {
 	if o.Organization == "" {
 		return Files{}, errors.New("ca: a new authority needs the name of its organization")
@@ -62,7 +66,18 @@ func CreateFiles(o CreateOptions) (_ Files, err error) {
 			err = errors.Join(err, os.RemoveAll(temporary))
 		}
 	}()
-	if err := create(files(temporary), o); err != nil {
+	to := files(temporary)
+	to.RootKey = cmp.Or(o.RootKey, to.RootKey)
+	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
+	if err != nil {
+		return Files{}, fmt.Errorf("ca: the root: %w", err)
+	}
+	defer func() {
+		if err != nil && o.RootKey != "" {
+			err = errors.Join(err, os.Remove(o.RootKey))
+		}
+	}()
+	if err := create(to, rootKey, o); err != nil {
 		return Files{}, err
 	}
 	if err := os.Rename(temporary, dir); err != nil {
@@ -71,7 +86,9 @@ func CreateFiles(o CreateOptions) (_ Files, err error) {
 	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
 		return Files{}, fmt.Errorf("ca: %w", err)
 	}
-	return files(dir), nil
+	made := files(dir)
+	made.RootKey = cmp.Or(o.RootKey, made.RootKey)
+	return made, nil
 }
 
 func files(dir string) Files {
@@ -83,19 +100,15 @@ func files(dir string) Files {
 	}
 }
 
-// create makes keys and certificates, and writes them with the records of how.
-func create(to Files, o CreateOptions) error {
-	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
-	if err != nil {
-		return fmt.Errorf("ca: the root: %w", err)
-	}
+// create makes the issuing key and the certificates, and writes them with the records of how.
+func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
 	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
 	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
 	// The keys lie beside the records, wherever the folder goes.
-	signer := cacert.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
+	signer := cacert.Key{Signer: rootKey, Ref: "file:" + cmp.Or(o.RootKey, filepath.Base(to.RootKey))}
 	root, err := certify(nil, cacert.Profile{Organization: o.Organization, PathLength: cacert.Unlimited}, at, signer, signer, to.Root)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
