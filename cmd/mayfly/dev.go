@@ -101,7 +101,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
-	if err := checkUnused(c, o.dir); err != nil {
+	if err := errors.Join(asOwner(c, os.Geteuid()), checkUnused(c, o.dir)); err != nil {
 		return err
 	}
 	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
