@@ -18,7 +18,7 @@ func TestCeremoniesDocHSM(t *testing.T) {
 	}
 	t.Setenv("SOFTHSM2_CONF", writeFile(t, filepath.Join(dir, "softhsm2.conf"), "directories.tokendir = "+tokens+"\nlog.level = ERROR\n"))
 	work := t.TempDir()
-	said := shell(t, work, strings.ReplaceAll(ceremonies(t)["hsm"], "/usr/lib/softhsm/libsofthsm2.so", hsmLibrary(t, "libsofthsm2.so")))
+	said := shell(t, work, strings.ReplaceAll(blocks(t, "docs/ceremonies.md")["run with PKCS #11: hsm"], "/usr/lib/softhsm/libsofthsm2.so", hsmLibrary(t, "libsofthsm2.so")))
 	for _, want := range []string{"made the key pkcs11:", "ok  root: it is that of root.pem", "ok  key: file:issuing.key.pem"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("it said\n%s\nwant %q", said, want)

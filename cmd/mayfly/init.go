@@ -79,7 +79,7 @@ func newInitCommand(streams streams) *cobra.Command {
 		Use:   "init",
 		Short: "Create a private CA with keys in files",
 		Long:  initLong,
-		Example: `  mayfly init --dir ca --organization "Example, Inc." --url https://ca.example.com \
+		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
     --issuer https://accounts.google.com --allow 'principal.san.endsWith("@example.com")'`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -83,6 +84,45 @@ bin/mayfly init --dir ca --issuer https://accounts.google.com --allow true`)
 	asService()
 	// Root's own files are root's to serve.
 	if err := asOwner(&config.Config{Audit: audit.Config{Path: setting.Path(filepath.Join(t.TempDir(), "audit.jsonl"))}}, 0); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestContainerSteps runs what deploy/mayfly.container.yaml tells to do on the host, and
+// serves from the two folders as the container's user: they have no key but those that the
+// service uses, and the root's never was there.
+func TestContainerSteps(t *testing.T) {
+	t.Parallel()
+	if os.Geteuid() != 0 {
+		t.Skip("only root gives the folders to the container's user")
+	}
+	dir := built(t)
+	srv, medium := filepath.Join(dir, "srv"), t.TempDir()
+	steps := ""
+	for line := range strings.Lines(page(t, "deploy/mayfly.container.yaml")) {
+		if step, found := strings.CutPrefix(line, "#   "); found {
+			steps += step
+		}
+	}
+	shell(t, dir, strings.NewReplacer("/srv/mayfly", srv, "/media/offline", medium).Replace(steps)+`
+mkdir program && cp -L bin/mayfly program/
+chmod go+x . ..
+year=$(sed -n 's|^    url: .*/ctlog/||p' srv/ca/mayfly.yaml)
+sed -i "s|/etc/mayfly|$PWD/srv/config|; s|/var/lib/mayfly|$PWD/srv/data|; s|0\.0\.0\.0:[0-9]*|127.0.0.1:0|; s|ctlog/2026|ctlog/$year|" srv/config/mayfly.yaml`)
+	keys := strings.Fields(shell(t, srv, "grep -rl 'PRIVATE KEY' . | sort"))
+	if want := []string{"./config/authority/issuing.key.pem", "./config/ctlog.key.pem"}; !slices.Equal(keys, want) {
+		t.Errorf("private keys %q, want %q", keys, want)
+	}
+	p, err := launch(dir, "container", os.Environ(), "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
+		filepath.Join(dir, "program", "mayfly"), "serve", "--config", filepath.Join(srv, "config", configName))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer p.kill()
+	if _, err := p.serving(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.end(); err != nil {
 		t.Error(err)
 	}
 }
