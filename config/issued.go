@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -65,20 +66,20 @@ const RestoreLogs = "restore the file from a copy; where none was kept, write th
 // folder, or "" where there is none: c has lost the state file of its logs. Rotations
 // make a log beside the one before it.
 func (c *Config) LostLogs() (name, folder string) {
-	known := make(map[string]bool)
-	for _, log := range c.CTLog.Own() {
-		known[log.Origin()] = true
-	}
+	own := c.CTLog.Own()
+	named := slices.Clip(own)
 	for _, log := range c.CTLog.FrozenLogs() {
-		known[(&ctlog.EmbeddedConfig{URL: log.URL}).Origin()] = true
+		named = append(named, ctlog.EmbeddedConfig{URL: log.URL})
 	}
-	for _, log := range c.CTLog.Own() {
+	for _, log := range own {
 		host, _, _ := strings.Cut(log.Origin(), "/")
 		parent := filepath.Dir(filepath.Clean(string(log.Directory)))
 		beside, _ := os.ReadDir(parent) // what can't be read shows nothing
 		for _, entry := range beside {
 			folder := filepath.Join(parent, entry.Name())
-			if name, _ := headOf(folder); !known[name] && strings.HasPrefix(name, host+"/") {
+			name, _ := headOf(folder)
+			known := slices.ContainsFunc(named, func(l ctlog.EmbeddedConfig) bool { return l.Origin() == name })
+			if !known && strings.HasPrefix(name, host+"/") {
 				return name, folder
 			}
 		}

@@ -44,9 +44,10 @@ type Files struct {
 
 // CreateFiles makes a private CA with keys in files: a P-384 root of ten
 // years and an issuing intermediate of five, each beside the record of its
-// ceremony. The folder appears whole or not at all, and a root's key elsewhere with
-// it; when it exists, the error wraps os.ErrExist and nothing is touched.
-func CreateFiles(o CreateOptions) (_ Files, err error) {
+// ceremony. The folder appears whole or not at all; when it exists, the error
+// wraps os.ErrExist and nothing is touched. Beside an error, RootKey is set where that
+// file was made outside the folder, and is the caller's to remove.
+func CreateFiles(o CreateOptions) (made Files, err error) {
 	if o.Organization == "" {
 		return Files{}, errors.New("ca: a new authority needs the name of its organization")
 	}
@@ -66,37 +67,30 @@ func CreateFiles(o CreateOptions) (_ Files, err error) {
 			err = errors.Join(err, os.RemoveAll(temporary))
 		}
 	}()
-	to := files(temporary)
-	to.RootKey = cmp.Or(o.RootKey, to.RootKey)
+	to := files(temporary, o.RootKey)
 	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
 	if err != nil {
 		return Files{}, fmt.Errorf("ca: the root: %w", err)
 	}
-	defer func() {
-		if err != nil && o.RootKey != "" {
-			err = errors.Join(err, os.Remove(o.RootKey))
-		}
-	}()
+	made.RootKey = o.RootKey
 	if err := create(to, rootKey, o); err != nil {
-		return Files{}, err
+		return made, err
 	}
 	if err := os.Rename(temporary, dir); err != nil {
-		return Files{}, fmt.Errorf("ca: %w", err)
+		return made, fmt.Errorf("ca: %w", err)
 	}
 	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
-		return Files{}, fmt.Errorf("ca: %w", err)
+		return made, fmt.Errorf("ca: %w", err)
 	}
-	made := files(dir)
-	made.RootKey = cmp.Or(o.RootKey, made.RootKey)
-	return made, nil
+	return files(dir, o.RootKey), nil
 }
 
-func files(dir string) Files {
+func files(dir, rootKey string) Files {
 	return Files{
 		Chain:      filepath.Join(dir, "chain.pem"),
 		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
 		Root:       filepath.Join(dir, "root.pem"),
-		RootKey:    filepath.Join(dir, "root.key.pem"),
+		RootKey:    cmp.Or(rootKey, filepath.Join(dir, "root.key.pem")),
 	}
 }
 

@@ -124,9 +124,6 @@ func asOwner(c *config.Config, uid int) error {
 	for _, log := range c.CTLog.Own() {
 		paths = append(paths, log.Directory, log.MarkFile)
 	}
-	for _, a := range c.CA.All() {
-		paths = append(paths, a.Ephemeral.History)
-	}
 	for _, path := range paths {
 		info, err := os.Stat(string(path))
 		if err != nil { // the start says what is missing
