@@ -80,7 +80,8 @@ func newInitCommand(streams streams) *cobra.Command {
 		Short: "Create a private CA with keys in files",
 		Long:  initLong,
 		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
-    --issuer https://accounts.google.com --allow 'principal.san.endsWith("@example.com")'`,
+    --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
+    --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if issuer != "" && allow == "" {
@@ -348,5 +349,5 @@ Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json)
 	} else {
 		fmt.Fprintln(streams.Out, "Next:")
 	}
-	fmt.Fprintf(streams.Out, "  mayfly check --config %s\n  mayfly serve --config %s\n", in(configName), in(configName))
+	fmt.Fprintf(streams.Out, "  %[1]s check --config %[2]s\n  %[1]s serve --config %[2]s\n", os.Args[0], in(configName))
 }

@@ -19,6 +19,7 @@ func TestPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	write(t, filepath.Join(dir, "trusted_root.json"), get(t, m.HTTP+"/trusted_root.json"))
+	write(t, filepath.Join(dir, "client.secret"), []byte("none"))
 	tested := map[string]string{"docs/running.md cosign": "Verified OK"}
 	here := strings.NewReplacer("https://ca.example.com", m.HTTP, "https://accounts.google.com", m.Issuer)
 	pages, err := filepath.Glob("../../../docs/*.md")
