@@ -146,7 +146,15 @@ func parse(data []byte, folder string, readStates func(*Config, *strict.Document
 func (c *Config) readStates(d *strict.Document) {
 	var err error
 	if path := string(c.CTLog.StateFile); path != "" && !d.Faulty("ctlog.state_file") {
-		if c.CTLog.State, err = ctlog.ReadState(path); err != nil {
+		c.CTLog.State, err = ctlog.ReadState(path)
+		name, folder := "", ""
+		if _, missing := os.Stat(path); errors.Is(missing, fs.ErrNotExist) {
+			name, folder = c.LostLogs()
+		}
+		switch {
+		case name != "":
+			d.Add("ctlog.state_file", 0, "%s is missing, but %s holds the log %s, which nothing else names: %s", path, folder, name, RestoreLogs)
+		case err != nil:
 			d.Add("ctlog.state_file", 0, "%v", err)
 		}
 	}

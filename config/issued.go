@@ -1,13 +1,15 @@
 package config
 
 import (
-	"bytes"
 	"errors"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
@@ -19,10 +21,8 @@ func (c *Config) issued() string {
 		return file
 	}
 	for _, log := range c.CTLog.Own() {
-		checkpoint := filepath.Join(string(log.Directory), "checkpoint")
-		b, err := os.ReadFile(checkpoint)
-		if lines := bytes.Split(b, []byte("\n")); err == nil && len(lines) > 1 && string(lines[1]) != "0" { // c2sp.org/tlog-checkpoint: origin, size
-			return checkpoint
+		if _, size := headOf(string(log.Directory)); size != "" && size != "0" {
+			return checkpointOf(string(log.Directory))
 		}
 	}
 	for _, a := range c.CA.All() {
@@ -57,3 +57,45 @@ func (c *Config) checkLost(d *strict.Document) {
 // Lost is true where a state file of authorities can't be made of what c says: it
 // states no authority that ever signed, and this CA has issued.
 func (c *Config) Lost() bool { return !authority.HaveSigned(c.CA.Authorities) && c.issued() != "" }
+
+// RestoreLogs is what to do where the state file of the logs was lost.
+const RestoreLogs = "restore the file from a copy; where none was kept, write that log and the end of the one before it into the configuration " +
+	"(ctlog.embedded.end, ctlog.shards, or ctlog.frozen once it is closed), have `mayfly config export-states` make the file of them, and take them out again"
+
+// LostLogs names a log of this CA's that a rotation made and c doesn't define, and its
+// folder, or "" where there is none: c has lost the state file of its logs. Rotations
+// make a log beside the one before it.
+func (c *Config) LostLogs() (name, folder string) {
+	own := c.CTLog.Own()
+	named := slices.Clip(own)
+	for _, log := range c.CTLog.FrozenLogs() {
+		named = append(named, ctlog.EmbeddedConfig{URL: log.URL})
+	}
+	for _, log := range own {
+		host, _, _ := strings.Cut(log.Origin(), "/")
+		parent := filepath.Dir(filepath.Clean(string(log.Directory)))
+		beside, _ := os.ReadDir(parent) // what can't be read shows nothing
+		for _, entry := range beside {
+			folder := filepath.Join(parent, entry.Name())
+			name, _ := headOf(folder)
+			known := slices.ContainsFunc(named, func(l ctlog.EmbeddedConfig) bool { return l.Origin() == name })
+			if !known && strings.HasPrefix(name, host+"/") {
+				return name, folder
+			}
+		}
+	}
+	return "", ""
+}
+
+func checkpointOf(directory string) string { return filepath.Join(directory, "checkpoint") }
+
+// headOf is the log's name and size by the checkpoint in its directory, or nothing:
+// the first two lines (c2sp.org/tlog-checkpoint).
+func headOf(directory string) (origin, size string) {
+	b, err := os.ReadFile(checkpointOf(directory))
+	lines := strings.SplitN(string(b), "\n", 3)
+	if err != nil || len(lines) < 3 {
+		return "", ""
+	}
+	return lines[0], lines[1]
+}

@@ -85,7 +85,7 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 		return p, s.denied(tr, policy.Allow, why, e, i)
 	}
 	p.choice = i.policy.Choose(in)
-	tr.chose(p.choice)
+	tr.chose(p.choice, i.policy)
 	return p, nil
 }
 

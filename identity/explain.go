@@ -36,12 +36,12 @@ type Finding struct {
 	OK       bool   `json:"ok"`
 	Expected string `json:"expected,omitempty"`
 	Actual   string `json:"actual,omitempty"`
-	// Claims are those that a rule reads, as the token has them.
+	// Claims are those that a rule, a profile or a preset reads, as the token has them.
 	Claims []ClaimRead `json:"claims,omitempty"`
 	Notes  []string    `json:"notes,omitempty"`
 }
 
-// ClaimRead is a claim that a rule reads, with its kind in the token.
+// ClaimRead is a claim that is read, with its kind in the token.
 type ClaimRead struct {
 	Name  string `json:"name"` // as in an expression
 	Kind  string `json:"kind"` // such as "a string", or "missing"
@@ -131,6 +131,9 @@ func (tr *trace) check(step string, err error) error {
 	}
 	if step == stepIssuer {
 		f.Notes = append(f.Notes, tr.others()...)
+	}
+	if step == stepSubject {
+		tr.reading(&f, tr.entry.reads())
 	}
 	if step != stepForm || err != nil {
 		tr.findings = append(tr.findings, f)
@@ -259,6 +262,16 @@ func (tr *trace) reading(f *Finding, reads []policy.Read) {
 	}
 }
 
+// reads is the claims that the templates of the entry's preset read.
+func (i *issuer) reads() (all []policy.Read) {
+	if preset, ok := i.provider.(ci); ok {
+		for _, name := range preset.rules.Claims {
+			all = append(all, policy.Read{Path: []string{name}})
+		}
+	}
+	return all
+}
+
 // ended is told a deny rule that has ended.
 func (tr *trace) ended(d *denyRule) {
 	if tr != nil {
@@ -267,7 +280,7 @@ func (tr *trace) ended(d *denyRule) {
 }
 
 // chose is told what the policy chose for the certificate.
-func (tr *trace) chose(c policy.Choice) {
+func (tr *trace) chose(c policy.Choice, by *policy.Policy) {
 	if tr == nil {
 		return
 	}
@@ -281,6 +294,7 @@ func (tr *trace) chose(c policy.Choice) {
 	if c.Most > 0 {
 		f.Expected = "at most " + c.Most.String()
 	}
+	tr.reading(&f, by.ProfilesRead())
 	tr.findings = append(tr.findings, f)
 }
 

@@ -1,6 +1,8 @@
 package ceremony
 
 import (
+	"cmp"
+	"crypto"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,6 +20,8 @@ import (
 type CreateOptions struct {
 	// Dir is the folder to create; it must not exist, and its parent must.
 	Dir string
+	// RootKey is the file of the root's key, which must not exist; in Dir where empty.
+	RootKey string
 	// Organization is the O of both certificates: clients choose the verifier by it.
 	Organization string
 	// Passphrase encrypts both keys; empty leaves them plain, readable by the owner alone.
@@ -41,8 +45,9 @@ type Files struct {
 // CreateFiles makes a private CA with keys in files: a P-384 root of ten
 // years and an issuing intermediate of five, each beside the record of its
 // ceremony. The folder appears whole or not at all; when it exists, the error
-// wraps os.ErrExist and nothing is touched.
-func CreateFiles(o CreateOptions) (_ Files, err error) {
+// wraps os.ErrExist and nothing is touched. Beside an error, RootKey is set where that
+// file was made outside the folder, and is the caller's to remove.
+func CreateFiles(o CreateOptions) (made Files, err error) {
 	if o.Organization == "" {
 		return Files{}, errors.New("ca: a new authority needs the name of its organization")
 	}
@@ -62,40 +67,42 @@ func CreateFiles(o CreateOptions) (_ Files, err error) {
 			err = errors.Join(err, os.RemoveAll(temporary))
 		}
 	}()
-	if err := create(files(temporary), o); err != nil {
-		return Files{}, err
+	to := files(temporary, o.RootKey)
+	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
+	if err != nil {
+		return Files{}, fmt.Errorf("ca: the root: %w", err)
+	}
+	made.RootKey = o.RootKey
+	if err := create(to, rootKey, o); err != nil {
+		return made, err
 	}
 	if err := os.Rename(temporary, dir); err != nil {
-		return Files{}, fmt.Errorf("ca: %w", err)
+		return made, fmt.Errorf("ca: %w", err)
 	}
 	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
-		return Files{}, fmt.Errorf("ca: %w", err)
+		return made, fmt.Errorf("ca: %w", err)
 	}
-	return files(dir), nil
+	return files(dir, o.RootKey), nil
 }
 
-func files(dir string) Files {
+func files(dir, rootKey string) Files {
 	return Files{
 		Chain:      filepath.Join(dir, "chain.pem"),
 		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
 		Root:       filepath.Join(dir, "root.pem"),
-		RootKey:    filepath.Join(dir, "root.key.pem"),
+		RootKey:    cmp.Or(rootKey, filepath.Join(dir, "root.key.pem")),
 	}
 }
 
-// create makes keys and certificates, and writes them with the records of how.
-func create(to Files, o CreateOptions) error {
-	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
-	if err != nil {
-		return fmt.Errorf("ca: the root: %w", err)
-	}
+// create makes the issuing key and the certificates, and writes them with the records of how.
+func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
 	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
 	}
 	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
 	// The keys lie beside the records, wherever the folder goes.
-	signer := cacert.Key{Signer: rootKey, Ref: "file:" + filepath.Base(to.RootKey)}
+	signer := cacert.Key{Signer: rootKey, Ref: "file:" + cmp.Or(o.RootKey, filepath.Base(to.RootKey))}
 	root, err := certify(nil, cacert.Profile{Organization: o.Organization, PathLength: cacert.Unlimited}, at, signer, signer, to.Root)
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"fmt"
 	"io"
@@ -37,6 +38,8 @@ type caKey struct {
 	ref      string
 	generate string // the algorithm of a key to be made
 	of       string // whose key it is, in words
+	// public is the key's half in a certificate, where one is at hand: a token may keep none.
+	public crypto.PublicKey
 }
 
 // flags adds --PREFIXkey and how it is reached; a key that is to be certified
@@ -76,6 +79,7 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer
 		}
 		fmt.Fprintf(out, "made the key %s\n", terminal.Line(ref))
 	}
+	o.Public = k.public
 	words, failed := "", ""
 	o.Watch = func(s kms.Step) {
 		switch {

@@ -224,6 +224,7 @@ func (c *caIntermediate) run(ctx context.Context, io streams) error {
 	if err != nil {
 		return err
 	}
+	c.issuer.key.public = parent[0].PublicKey
 	issuer, issuerSigner, err := c.issuer.key.open(ctx, io.Out)
 	if err != nil {
 		return err

@@ -155,6 +155,7 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	if err := c.confirm(ctx, io, request); err != nil {
 		return err
 	}
+	c.issuer.key.public = parent[0].PublicKey
 	issuer, signer, err := c.issuer.key.open(ctx, io.Out)
 	if err != nil {
 		return err

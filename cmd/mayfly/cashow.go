@@ -183,6 +183,7 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 		fmt.Fprintln(io.Out, "--  key: not tried (--key)")
 		return nil
 	}
+	c.key.public = issuing.PublicKey
 	key, signer, err := c.key.open(ctx, io.Out)
 	if err != nil {
 		return err

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
 	"slices"
 	"strings"
 	"time"
@@ -53,6 +54,9 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			for _, remark := range slices.Concat(inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
 				identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny)) {
 				fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
+			}
+			if err := asOwner(c, os.Geteuid()); err != nil {
+				fmt.Fprintf(streams.Out, "  remark     serve would be refused: %s; and root may read more than that user, so run check as that user too\n", terminal.Line(err.Error()))
 			}
 			if online {
 				return checkOnline(cmd.Context(), c, loaded, streams.Out)

@@ -58,6 +58,10 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 			if len(c.CA.Authorities) > 0 {
 				all = append(all, exportAuthorities(c.CA.Section, authorities, file))
 			}
+			if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
+				return &failure{code: exitFailed, fix: config.RestoreLogs,
+					err: fmt.Errorf("%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)}
+			}
 			if c.CTLog.Mode == ctlog.ModeEmbedded {
 				all = append(all, exportLogs(c.CTLog, logs, file))
 			}

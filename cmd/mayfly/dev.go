@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"net"
 	"net/http"
@@ -101,7 +100,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
-	if err := checkUnused(c, o.dir); err != nil {
+	if err := errors.Join(asOwner(c, os.Geteuid()), checkUnused(c, o.dir)); err != nil {
 		return err
 	}
 	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
@@ -149,12 +148,7 @@ func checkUnused(c *config.Config, dir string) error {
 }
 
 // removeEndpoints takes back what says that everything answers.
-func removeEndpoints(dir string) error {
-	if err := os.Remove(filepath.Join(dir, endpointsName)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	return nil
-}
+func removeEndpoints(dir string) error { return os.RemoveAll(filepath.Join(dir, endpointsName)) }
 
 // closeListeners closes those that nobody has closed before.
 func closeListeners(all ...net.Listener) error {

@@ -45,6 +45,7 @@ const (
 // initOptions say what kind of CA `mayfly init` makes.
 type initOptions struct {
 	dir          string
+	rootKey      string // the file of the root's key; in dir where empty
 	organization string
 	publicURL    string
 	algorithm    string
@@ -61,6 +62,10 @@ authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
 alone. The folder appears whole or not at all, and one that has something in it is
 never touched.
 
+The root's key, which the service never reads, is written to --root-key-out, such as
+a medium that is kept offline, and then is nowhere else; without, it is in the folder
+and has to be moved.
+
 A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
 plain files that only their owner may read.`
@@ -74,8 +79,9 @@ func newInitCommand(streams streams) *cobra.Command {
 		Use:   "init",
 		Short: "Create a private CA with keys in files",
 		Long:  initLong,
-		Example: `  mayfly init --dir ca --organization "Example, Inc." --url https://ca.example.com \
-    --issuer https://accounts.google.com --allow 'principal.san.endsWith("@example.com")'`,
+		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
+    --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
+    --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if issuer != "" && allow == "" {
@@ -97,6 +103,7 @@ func newInitCommand(streams streams) *cobra.Command {
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "folder to create (required)")
+	flags.StringVar(&o.rootKey, "root-key-out", "", "new file for the root's key, outside the folder: on a medium that is kept offline")
 	flags.StringVar(&o.organization, "organization", "Mayfly private CA", "the organization in the CA's certificates")
 	flags.StringVar(&o.publicURL, "url", "http://127.0.0.1:5555", "the URL under which clients reach this CA; the log's name begins with it and never changes")
 	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+algorithmNames())
@@ -131,6 +138,9 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 			err: fmt.Errorf("%s: %w and isn't empty", o.dir, os.ErrExist),
 		}
 	}
+	if err := o.placeRootKey(dir); err != nil {
+		return err
+	}
 	var passphrase []byte
 	if !o.passphrase.IsZero() {
 		if passphrase, err = o.passphrase.Read(); err != nil {
@@ -148,12 +158,16 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	if err != nil {
 		return err
 	}
+	var created ceremony.Files
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(temporary))
+			if o.rootKey != "" && created.RootKey != "" {
+				err = errors.Join(err, os.Remove(created.RootKey))
+			}
 		}
 	}()
-	if err := fillCA(ctx, temporary, o, passphrase, now); err != nil {
+	if created, err = fillCA(ctx, temporary, o, passphrase, now); err != nil {
 		return err
 	}
 	if err := os.Remove(dir); err != nil && !errors.Is(err, fs.ErrNotExist) { // it is empty, or this fails
@@ -162,33 +176,49 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	if err := os.Rename(temporary, dir); err != nil {
 		return err
 	}
+	created.RootKey = "" // from here on the CA is there, and this is its key
 	return durable.SyncFolder(filepath.Dir(dir))
 }
 
-// fillCA writes keys, certificates, the empty log and the configuration.
-func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, now time.Time) error {
+// placeRootKey checks where the root's key is to be, outside the CA's folder dir.
+func (o *initOptions) placeRootKey(dir string) (err error) {
+	if o.rootKey == "" {
+		return nil
+	}
+	if o.rootKey, err = filepath.Abs(o.rootKey); err != nil {
+		return err
+	}
+	if setting.Path(o.rootKey).Inside(setting.Path(dir)) {
+		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
+	}
+	return ceremony.Free(o.rootKey)
+}
+
+// fillCA writes keys, certificates, the empty log and the configuration. Beside an
+// error it gives the authority's files where they were made.
+func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, now time.Time) (created ceremony.Files, err error) {
 	c, comments, err := initialConfig(o, now)
 	if err != nil {
-		return err
+		return created, err
 	}
 	text, err := config.Marshal(c, comments)
 	if err != nil {
-		return err
+		return created, err
 	}
 	at := circumstances(now)
-	created, err := ceremony.CreateFiles(ceremony.CreateOptions{
-		Dir: filepath.Join(dir, authorityName), Organization: o.organization,
+	created, err = ceremony.CreateFiles(ceremony.CreateOptions{
+		Dir: filepath.Join(dir, authorityName), RootKey: o.rootKey, Organization: o.organization,
 		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now, Host: at.Host, Tool: at.Tool,
 	})
 	if err != nil {
-		return err
+		return created, err
 	}
 	if _, err := keystore.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
-		return err
+		return created, err
 	}
 	for _, sub := range []string{logName, auditName} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return err
+			return created, err
 		}
 	}
 	// Read back as `serve` will: a CA that can't be used is never left behind.
@@ -196,15 +226,15 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 		Chain: setting.Path(created.Chain), Key: setting.KeyRef("file:" + created.IssuingKey), Passphrase: o.passphrase,
 	}, authority.LoadOptions{Now: now})
 	if err != nil {
-		return err
+		return created, err
 	}
 	if err := createLog(ctx, dir, c.CTLog.Embedded, issuing); err != nil {
-		return err
+		return created, err
 	}
 	if err := createStates(dir, c, now); err != nil {
-		return err
+		return created, err
 	}
-	return durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
+	return created, durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
 }
 
 // createLog makes the empty log, so that `serve` never has to make one: there
@@ -295,6 +325,10 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 // printCreated says what is where, what to take offline and what comes next.
 func printCreated(streams streams, o initOptions) {
 	in := func(names ...string) string { return filepath.Join(append([]string{o.dir}, names...)...) }
+	offline, rootKey := "Take offline now, onto media that you keep in two places, and delete here:", in(authorityName, "root.key.pem")
+	if o.rootKey != "" {
+		offline, rootKey = "The root's key is here alone. Keep it offline, in two places:", o.rootKey
+	}
 	fmt.Fprintf(streams.Out, `A private CA is in %s.
 
   %-34s what `+"`mayfly serve`"+` reads
@@ -302,18 +336,18 @@ func printCreated(streams streams, o initOptions) {
   %-34s the log, its key and its high-water mark
   %-34s what later commands decide
 
-Take offline now, onto media that you keep in two places, and delete here:
+%s
   %s
 
 Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json):
   %s
 
-`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, in(authorityName, "root.key.pem"),
+`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, offline, rootKey,
 		strings.TrimSuffix(o.publicURL, "/"), in(authorityName, "root.pem"))
 	if len(o.issuers) == 0 {
 		fmt.Fprintf(streams.Out, "Next: add an issuer under `issuers:` in %s, then run\n", in(configName))
 	} else {
 		fmt.Fprintln(streams.Out, "Next:")
 	}
-	fmt.Fprintf(streams.Out, "  mayfly check --config %s\n  mayfly serve --config %s\n", in(configName), in(configName))
+	fmt.Fprintf(streams.Out, "  %[1]s check --config %[2]s\n  %[1]s serve --config %[2]s\n", os.Args[0], in(configName))
 }

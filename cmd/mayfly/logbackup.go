@@ -25,7 +25,7 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 		Use:     "backup",
 		Short:   "Copy an embedded log while it runs",
 		Long:    logBackupLong,
-		Example: "  mayfly log backup --dir ca/ctlog --to /backup/ctlog-2027",
+		Example: "  mayfly log backup --dir my-ca/ctlog --to /backup/ctlog-2027",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := holdsLog(dir); err != nil {
@@ -64,7 +64,7 @@ func newLogRestoreCommand(streams streams) *cobra.Command {
 		Use:     "restore",
 		Short:   "Make an embedded log of its backup, where that can't fork it",
 		Long:    logRestoreLong,
-		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir ca/ctlog --mark ca/ctlog.mark",
+		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir my-ca/ctlog --mark my-ca/ctlog.mark",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))

@@ -33,7 +33,7 @@ func newLogShowCommand(streams streams) *cobra.Command {
 		Use:     "show INDEX|SERIAL",
 		Short:   "Print an entry of an embedded log",
 		Long:    logShowLong,
-		Example: "  mayfly log show 42 --dir ca/ctlog",
+		Example: "  mayfly log show 42 --dir my-ca/ctlog",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := findEntry(cmd.Context(), dir, args[0])
@@ -58,7 +58,7 @@ func newLogProofCommand(streams streams) *cobra.Command {
 		Use:     "proof INDEX|SERIAL",
 		Short:   "Print the proof that an entry is in an embedded log",
 		Long:    logProofLong,
-		Example: "  mayfly log proof 42 --dir ca/ctlog",
+		Example: "  mayfly log proof 42 --dir my-ca/ctlog",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := findEntry(cmd.Context(), dir, args[0])

@@ -47,7 +47,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 		Use:     "verify",
 		Short:   "Check an embedded log from the first entry to the last",
 		Long:    logVerifyLong,
-		Example: "  mayfly log verify --dir ca/ctlog --mark ca/ctlog.mark",
+		Example: "  mayfly log verify --dir my-ca/ctlog --mark my-ca/ctlog.mark",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := holdsLog(dir); err != nil {

@@ -28,6 +28,7 @@ const quickExit = "atexit_sleep_ms=0"
 // process is the program running in the background.
 type process struct {
 	cmd    *exec.Cmd
+	group  bool   // it has a group of its own, with all that it starts
 	stderr string // the file it writes to
 	ended  chan struct{}
 	err    error // of Wait, once ended is closed
@@ -35,7 +36,17 @@ type process struct {
 
 // launch starts a program in dir with its output in files called name.
 func launch(dir, name string, env []string, program string, args ...string) (*process, error) {
-	p := &process{stderr: filepath.Join(dir, name+".err"), ended: make(chan struct{})}
+	return (&process{}).launch(dir, name, env, program, args...)
+}
+
+// launchTerminal is launch as in a terminal, whose Ctrl-C reaches the program and all
+// that it starts.
+func launchTerminal(dir, name string, env []string, program string, args ...string) (*process, error) {
+	return (&process{group: true}).launch(dir, name, env, program, args...)
+}
+
+func (p *process) launch(dir, name string, env []string, program string, args ...string) (*process, error) {
+	p.stderr, p.ended = filepath.Join(dir, name+".err"), make(chan struct{})
 	out, err := os.Create(filepath.Join(dir, name+".out")) // #nosec G304 -- a test's own file
 	if err != nil {
 		return nil, err
@@ -48,6 +59,7 @@ func launch(dir, name string, env []string, program string, args ...string) (*pr
 	defer errs.Close()
 	p.cmd = exec.Command(program, args...) // #nosec G204 -- a test's own program
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, append(slices.Clone(env), "GORACE="+quickExit), out, errs
+	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.group}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -58,15 +70,23 @@ func launch(dir, name string, env []string, program string, args ...string) (*pr
 	return p, nil
 }
 
+// signal sends a signal to the program, and to all that it started in its group.
+func (p *process) signal(s syscall.Signal) error {
+	if p.group {
+		return syscall.Kill(-p.cmd.Process.Pid, s)
+	}
+	return p.cmd.Process.Signal(s)
+}
+
 // kill ends the program at once, if it runs.
 func (p *process) kill() {
-	_ = p.cmd.Process.Kill() // it may have ended
+	_ = p.signal(syscall.SIGKILL) // it may have ended
 	<-p.ended
 }
 
 // end tells the program to stop, and is nil when it exits with 0 in time.
 func (p *process) end() error {
-	if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := p.signal(syscall.SIGTERM); err != nil {
 		return fmt.Errorf("%w: %s", err, p.said())
 	}
 	select {

@@ -31,41 +31,27 @@ func page(t *testing.T, path string) string {
 	return string(text)
 }
 
-var markedBlock = regexp.MustCompile("(?s)<!-- run: ([a-z]+) -->\n```sh\n(.*?)```\n")
-
-// blocks are the README's commands that a test has to run, by their marks.
-func blocks(t *testing.T) map[string]string {
-	t.Helper()
-	found := map[string]string{}
-	for _, m := range markedBlock.FindAllStringSubmatch(page(t, "README.md"), -1) {
-		found[m[1]] += m[2]
-	}
-	for _, want := range []string{"dev", "serve"} {
-		if found[want] == "" {
-			t.Fatalf("the README has no block marked <!-- run: %s -->", want)
-		}
-	}
-	if len(found) != 2 {
-		t.Errorf("the README marks blocks that no test runs: %v", found)
-	}
-	return found
-}
-
 // workshop is a folder with bin/mayfly in it, as after `make build`.
 func workshop(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	putBinary(t, dir)
+	return dir
+}
+
+// putBinary puts bin/mayfly into a folder.
+func putBinary(t *testing.T, dir string) {
 	t.Helper()
 	program, err := exec.LookPath("mayfly")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
 	if err := os.Mkdir(filepath.Join(dir, "bin"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink(program, filepath.Join(dir, "bin", "mayfly")); err != nil {
 		t.Fatal(err)
 	}
-	return dir
 }
 
 // shell runs commands in dir, and fails the test with what they said.
@@ -89,60 +75,6 @@ func start(t *testing.T, dir, name string, args ...string) *process {
 	}
 	t.Cleanup(p.kill)
 	return p
-}
-
-func TestReadmeDev(t *testing.T) {
-	t.Parallel()
-	block, dir := blocks(t)["dev"], workshop(t)
-	p := start(t, dir, "dev", append([]string{"dev", "--dir", "mayfly-data"}, freePorts()...)...)
-	e, err := p.endpoints(filepath.Join(dir, "mayfly-data"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	block = strings.NewReplacer("http://127.0.0.1:5555", e.HTTP, "http://127.0.0.1:5556", e.Issuer, "127.0.0.1:5554", e.GRPC).Replace(block)
-	if strings.Contains(block, "127.0.0.1:55") {
-		t.Errorf("an address that isn't of dev: %s", block)
-	}
-	if out := shell(t, dir, block); !strings.Contains(out, "alice@example.com (email)") || !strings.Contains(out, "verified for code signing") {
-		t.Errorf("the commands say\n%s", out)
-	}
-	if err := p.end(); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestReadmeServe(t *testing.T) {
-	t.Parallel()
-	dir := workshop(t)
-	served := false
-	for line := range strings.Lines(strings.ReplaceAll(blocks(t)["serve"], "\\\n", "")) {
-		args := strings.Fields(line)
-		if len(args) < 2 || args[0] != "bin/mayfly" || args[1] != "serve" {
-			shell(t, dir, line)
-			if args[1] == "init" {
-				if err := useFreePorts(filepath.Join(dir, "my-ca", configName)); err != nil {
-					t.Fatal(err)
-				}
-			}
-			continue
-		}
-		p := start(t, dir, "serve", args[1:]...)
-		e, err := p.serving()
-		if err != nil {
-			t.Fatal(err)
-		}
-		code, _, err := get(t.Context(), e.HTTP+"/healthz")
-		if err != nil || code != 200 {
-			t.Errorf("/healthz: %d, %v", code, err)
-		}
-		if err := p.end(); err != nil {
-			t.Error(err)
-		}
-		served = true
-	}
-	if !served {
-		t.Error("nothing is served")
-	}
 }
 
 // table gives the cells of a page's table whose first heading is the one given.

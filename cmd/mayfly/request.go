@@ -68,6 +68,10 @@ terminal, a login in the browser. Tokens of the environment go only to a CA that
 --ca, --grpc or the variable MAYFLY_CA names. A login needs --issuer, unless the CA is on
 this machine and accepts a single issuer.
 
+A token is for an audience: --client-id, or the CA's own URL where it says that it takes
+such tokens, or sigstore. A CA that names another audience is told of, and not followed:
+it could use the token there.
+
 The trusted root comes from --trusted-root FILE. --trusted-root-url fetches it,
 and a CA on this machine is asked for its own where neither is given: that shows
 that the answer is consistent, not who made it.
@@ -106,7 +110,7 @@ func newRequestCommand(streams streams) *cobra.Command {
 	f.BoolVar(&o.browser, "browser", false, "log in with a browser")
 	f.BoolVar(&o.device, "device", false, "log in with a code on another device")
 	f.StringVar(&o.issuer, "issuer", "", "OpenID Connect issuer to log in at")
-	f.StringVar(&o.clientID, "client-id", "sigstore", "OAuth client to log in as; the audience of the token")
+	f.StringVar(&o.clientID, "client-id", "", "OAuth client to log in as, and audience of the token; else the CA where it names itself, or sigstore")
 	f.StringVar(&o.clientSecret, "client-secret-file", "", "file with the OAuth client's secret, where it has one")
 	f.StringVar(&o.redirectURL, "redirect-url", client.DefaultRedirectURL, "where the browser comes back to; port 0 is any")
 	f.BoolVar(&o.noBrowser, "no-browser", false, "print the address to log in at instead of opening it")

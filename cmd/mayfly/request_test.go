@@ -5,9 +5,11 @@ import (
 	"fmt"
 	"io/fs"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -226,6 +228,91 @@ func TestRequestSaysWhichSourcesItTried(t *testing.T) {
 		t.Errorf("exit code %d: %s", code, errText)
 	}
 	golden(t, "env-token.err", steady(ca, dir, errText))
+}
+
+// runner is GitHub's token service for a job: it gives anybody a token, and its
+// environment says where it is.
+func runner(t *testing.T) (asked func() string) {
+	t.Helper()
+	audience := ""
+	token := aliceToken(t)
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		audience = r.URL.Query().Get("audience")
+		_, _ = fmt.Fprintf(w, `{"value":%q}`, token)
+	}))
+	t.Cleanup(server.Close)
+	for name, value := range map[string]string{
+		"GITLAB_CI": "", client.SigstoreEnv: "", "GITHUB_ACTIONS": "true", "GITHUB_SERVER_URL": "https://github.com",
+		"ACTIONS_ID_TOKEN_REQUEST_URL": server.URL, "ACTIONS_ID_TOKEN_REQUEST_TOKEN": "secret",
+	} {
+		t.Setenv(name, value)
+	}
+	return func() string { return audience }
+}
+
+// TestAudienceOfARequest: a token is asked for --client-id, for the CA where it names
+// itself, or for every Sigstore service; never for what else a CA names.
+func TestAudienceOfARequest(t *testing.T) {
+	asked := runner(t)
+	ca := clienttest.New(t)
+	const github = "https://token.actions.githubusercontent.com"
+	for name, c := range map[string]struct {
+		issuer, audience, server string
+		args                     []string
+		want, says               string
+	}{
+		"nothing named":           {github, "", "https://github.com", nil, "sigstore", ""},
+		"of every service":        {github, "sigstore", "https://github.com", nil, "sigstore", ""},
+		"its own":                 {github, ca.URL, "https://github.com", nil, ca.URL, "audience " + ca.URL + ", which the CA names as its own"},
+		"below its own":           {github, ca.URL + "/ca", "", nil, ca.URL + "/ca", "names as its own"},
+		"a third service":         {github, "sts.amazonaws.com", "https://github.com", nil, "sigstore", `the CA names "sts.amazonaws.com" for this issuer: where that is right, give --client-id sts.amazonaws.com`},
+		"a host that looks alike": {github, ca.URL + ".example.com", "https://github.com", nil, "sigstore", "give --client-id"},
+		"told by the person":      {github, "sts.amazonaws.com", "https://github.com", []string{"--client-id", "mine"}, "mine", ""},
+		"another issuer's":        {"https://login.example.com", ca.URL, "https://github.com", nil, "sigstore", ""},
+		"a company's own GitHub":  {"https://github.example.com/_services/token", ca.URL, "https://github.example.com", nil, ca.URL, "as its own"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Setenv("GITHUB_SERVER_URL", c.server)
+			ca.Accept(c.issuer)
+			ca.Set(clienttest.Knobs{Audience: c.audience})
+			code, _, errText := mayfly(t, "", slices.Concat([]string{"request", "--ca", ca.URL}, outputs(t.TempDir()), c.args)...)
+			if code != exitOK || asked() != c.want || !strings.Contains(errText, c.says) || c.says == "" && strings.Contains(errText, "audience") {
+				t.Errorf("code %d, asked for %q, said\n%s", code, asked(), errText)
+			}
+		})
+	}
+	t.Setenv("GITLAB_CI", "true")
+	t.Setenv("CI_SERVER_URL", "https://gitlab.example.com")
+	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
+	ca.Accept("https://gitlab.example.com")
+	ca.Set(clienttest.Knobs{Audience: "https://ca.example.com"})
+	if code, _, errText := mayfly(t, "", append([]string{"request", "--ca", ca.URL}, outputs(t.TempDir())...)...); code != exitFailed || !strings.Contains(errText, "{aud: https://ca.example.com}") {
+		t.Errorf("GitLab without a token: code %d, %s", code, errText)
+	}
+}
+
+// TestServiceNamesItsAudience: what the service says of its issuers is what the client reads.
+func TestServiceNamesItsAudience(t *testing.T) {
+	asked := runner(t)
+	dir := workshop(t)
+	shell(t, dir, "bin/mayfly init --dir ca --issuer https://accounts.google.com --allow true")
+	file := filepath.Join(dir, "ca", configName)
+	shell(t, dir, `sed -i 's|url: https://accounts.google.com|url: https://token.actions.githubusercontent.com|; s/type: email/type: ci-provider\n    preset: github/' ca/mayfly.yaml`)
+	if err := useFreePorts(file); err != nil {
+		t.Fatal(err)
+	}
+	p := start(t, dir, "serve", "serve", "--config", file)
+	e, err := p.serving()
+	if err != nil {
+		t.Fatal(err)
+	}
+	code, _, errText := mayfly(t, "", append([]string{"request", "--ca", e.HTTP}, outputs(dir)...)...)
+	if code != exitRefused || asked() != "sigstore" || !strings.Contains(errText, `the CA names "http://127.0.0.1:5555" for this issuer`) {
+		t.Errorf("code %d, asked for %q, said\n%s", code, asked(), errText)
+	}
+	if err := p.end(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Only a CA on this machine may name the issuer to log in at, and only when it

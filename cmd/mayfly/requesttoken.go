@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -10,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
@@ -52,7 +54,7 @@ func (r *request) sources() []client.Source {
 			return "", &client.Absent{Reason: "not at a terminal (give --browser or --device to log in all the same)"}
 		}
 	}
-	ambient := client.Ambient(r.getenv, r.http, r.retry, r.clientID)
+	ambient := client.Ambient(r.getenv, r.http, r.retry, r)
 	if !r.caNamed { // whoever listens on the default port would get it
 		for i := range ambient {
 			ambient[i].Fetch = func(context.Context) (string, error) {
@@ -71,7 +73,7 @@ func (r *request) login(flow func(*client.Login, context.Context) (string, error
 			return "", err
 		}
 		l := &client.Login{
-			Issuer: issuer, ClientID: r.clientID, RedirectURL: r.redirectURL,
+			Issuer: issuer, ClientID: r.Ask(ctx, issuer), RedirectURL: r.redirectURL,
 			HTTP: r.http, Plaintext: r.allowHTTP, Say: r.say,
 		}
 		if !r.noBrowser {
@@ -100,14 +102,51 @@ func (r *request) loginIssuer(ctx context.Context) (string, error) {
 	}
 	u, err := url.Parse(r.ca)
 	if err == nil && loopback.Host(u.Hostname()) && len(issuers) == 1 {
-		if _, err := client.CheckURL("the issuer", issuers[0], r.allowHTTP); err != nil {
+		only := issuers[0].URL
+		if _, err := client.CheckURL("the issuer", only, r.allowHTTP); err != nil {
 			return "", err
 		}
-		r.say("issuer " + issuers[0] + ", the one that the CA accepts")
-		return issuers[0], nil
+		r.say("issuer " + only + ", the one that the CA accepts")
+		return only, nil
+	}
+	var urls []string
+	for _, i := range issuers {
+		urls = append(urls, i.URL)
 	}
 	return "", usage("give --issuer URL with one of the CA's issuers that you trust to log you in",
-		"no issuer to log in at was given; the CA accepts:\n%s", strings.Join(issuers, "\n"))
+		"no issuer to log in at was given; the CA accepts:\n%s", strings.Join(urls, "\n"))
+}
+
+// Named implements [client.Audience]: --client-id, or the audience by which the CA takes
+// tokens of the issuer. It asks REST; the audience is that of every Sigstore service
+// where nobody says.
+func (r *request) Named(ctx context.Context, issuer string) string {
+	if r.clientID != "" || r.grpc != "" {
+		return cmp.Or(r.clientID, identity.SharedAudience)
+	}
+	issuers, _ := client.Issuers(ctx, r.http, r.retry, r.ca) // what is wrong with the CA the request for a certificate says
+	for _, i := range issuers {
+		if i.URL == issuer {
+			return cmp.Or(i.Audience, identity.SharedAudience)
+		}
+	}
+	return identity.SharedAudience
+}
+
+// Ask implements [client.Audience]. Of its own accord this program asks for a token for
+// every Sigstore service or for the CA itself, and never for one that a CA could use at
+// a third service of its choice.
+func (r *request) Ask(ctx context.Context, issuer string) string {
+	named := r.Named(ctx, issuer)
+	if named == r.clientID || named == identity.SharedAudience {
+		return named
+	}
+	if u, err := url.Parse(named); err == nil && strings.HasPrefix(strings.TrimSuffix(r.ca, "/")+"/", u.Scheme+"://"+u.Host+"/") {
+		r.say("audience " + named + ", which the CA names as its own")
+		return named
+	}
+	r.say(fmt.Sprintf("audience %s; the CA names %q for this issuer: where that is right, give --client-id %s", identity.SharedAudience, named, named))
+	return identity.SharedAudience
 }
 
 // openBrowser shows the URL, which is http or https, in the person's browser.

@@ -3,11 +3,13 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"net"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"runtime/debug"
 	"syscall"
 	"time"
@@ -74,6 +76,9 @@ func loadWith(load func(string) (*config.Config, error), file string) (*config.C
 // serve opens a service and runs it until ctx ends.
 func serve(ctx context.Context, c *config.Config, from service.Source, streams streams) error {
 	tuneGC()
+	if err := asOwner(c, os.Geteuid()); err != nil {
+		return err
+	}
 	logger := openLog(c.Logging, streams.Err)
 	defer logger.Close()
 	by := supervisor.FromEnvironment(os.Getenv)
@@ -106,6 +111,31 @@ func serve(ctx context.Context, c *config.Config, from service.Source, streams s
 		return err
 	}
 	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
+	return nil
+}
+
+// asOwner refuses a service that runs as root on another user's files: what it writes
+// would be root's, and the service of that user couldn't start again.
+func asOwner(c *config.Config, uid int) error {
+	if uid != 0 {
+		return nil
+	}
+	paths := []setting.Path{c.Audit.Path, setting.Path(filepath.Dir(string(c.Audit.Path)))}
+	for _, log := range c.CTLog.Own() {
+		paths = append(paths, log.Directory, log.MarkFile)
+	}
+	for _, path := range paths {
+		info, err := os.Stat(string(path))
+		if err != nil { // the start says what is missing
+			continue
+		}
+		if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid != 0 {
+			return &failure{
+				code: exitFailed, fix: fmt.Sprintf("run it as that user (sudo -u '#%d' …), or let the system start the service; where root is to run it from now on, give root all that is there", is.Uid),
+				err: fmt.Errorf("this is root, and %s belongs to user %d: what root writes there that user's service couldn't use", path, is.Uid),
+			}
+		}
+	}
 	return nil
 }
 

@@ -167,6 +167,14 @@ func (p *Policy) Condition() string { return p.allow.Text() }
 // Reads is the claims that the condition names.
 func (p *Policy) Reads() []Read { return p.allow.reads }
 
+// ProfilesRead is the claims that the conditions of the profiles name.
+func (p *Policy) ProfilesRead() (all []Read) {
+	for i := range p.profiles {
+		all = append(all, p.profiles[i].when.reads...)
+	}
+	return all
+}
+
 // Choice is what a policy chose for a certificate.
 type Choice struct {
 	Profile  string        // its name, or "" where none holds

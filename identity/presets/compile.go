@@ -13,6 +13,9 @@ import (
 
 // Rules is a compiled preset: immutable, and safe for concurrent use.
 type Rules struct {
+	// Claims are those that its templates read, in order.
+	Claims []string
+
 	san        template
 	sanPrefix  template
 	extensions []rule
@@ -80,6 +83,11 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	}
 	c.rules(r)
 	c.checkUnused()
+	for _, name := range slices.Sorted(maps.Keys(c.used)) {
+		if _, constant := c.constants[name]; !constant && !slices.Contains(c.names, name) {
+			r.Claims = append(r.Claims, name)
+		}
+	}
 	return r
 }
 

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 )
 
@@ -23,27 +24,25 @@ func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (
 	return trust, fmt.Sprintf("%x", sha256.Sum256(body)), nil
 }
 
-// Issuers asks the CA which issuers it accepts: their exact URLs, in its order.
-func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]string, error) {
+// Accepted is an issuer that a CA accepts.
+type Accepted struct {
+	URL      string `json:"issuerUrl"`
+	Audience string `json:"audience"` // of its tokens: the first of several
+}
+
+// Issuers asks the CA which issuers it accepts by their exact URLs, in its order.
+func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]Accepted, error) {
 	body, err := get(ctx, hc, retry, "the CA", strings.TrimRight(ca, "/")+"/api/v2/configuration")
 	if err != nil {
 		return nil, err
 	}
 	var configuration struct {
-		Issuers []struct {
-			URL string `json:"issuerUrl"`
-		} `json:"issuers"`
+		Issuers []Accepted `json:"issuers"`
 	}
 	if err := json.Unmarshal(body, &configuration); err != nil {
 		return nil, unreadable("its configuration is not JSON")
 	}
-	var urls []string
-	for _, i := range configuration.Issuers {
-		if i.URL != "" {
-			urls = append(urls, i.URL)
-		}
-	}
-	return urls, nil
+	return slices.DeleteFunc(configuration.Issuers, func(i Accepted) bool { return i.URL == "" }), nil
 }
 
 func get(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {

@@ -123,20 +123,28 @@ func TokenEnv(name string, getenv func(string) string) Source {
 // SigstoreEnv is the variable that Sigstore clients agree on for a ready token.
 const SigstoreEnv = "SIGSTORE_ID_TOKEN"
 
+// Audience finds whom a token of an issuer has to be for.
+type Audience interface {
+	// Named is what the CA says.
+	Named(ctx context.Context, issuer string) string
+	// Ask is what to ask the issuer for.
+	Ask(ctx context.Context, issuer string) string
+}
+
 // Ambient lists the sources that need no flag, in order: GitLab CI's id_tokens,
-// SIGSTORE_ID_TOKEN, GitHub Actions. The audience is asked of GitHub only: the
+// SIGSTORE_ID_TOKEN, GitHub Actions. An audience is asked of GitHub only: the
 // others' tokens have theirs already.
-func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience string) []Source {
+func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience Audience) []Source {
 	inGitLab := getenv("GITLAB_CI") == "true"
 	return []Source{
-		{Name: "GitLab CI", Fetch: func(context.Context) (string, error) {
+		{Name: "GitLab CI", Fetch: func(ctx context.Context) (string, error) {
 			if !inGitLab {
 				return "", &Absent{"not a GitLab job (GITLAB_CI is not true)"}
 			}
 			if v := getenv(SigstoreEnv); v != "" {
 				return v, nil
 			}
-			return "", &Absent{"the job has no `id_tokens: {" + SigstoreEnv + ": {aud: " + audience + "}}`"}
+			return "", &Absent{"the job has no `id_tokens: {" + SigstoreEnv + ": {aud: " + audience.Named(ctx, getenv("CI_SERVER_URL")) + "}}`"}
 		}},
 		{Name: SigstoreEnv, Fetch: func(context.Context) (string, error) {
 			if v := getenv(SigstoreEnv); v != "" {
@@ -148,7 +156,7 @@ func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience 
 			at, bearer := getenv("ACTIONS_ID_TOKEN_REQUEST_URL"), getenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN")
 			switch {
 			case at != "" && bearer != "":
-				return gitHubToken(ctx, hc, retry, at, bearer, audience)
+				return gitHubToken(ctx, hc, retry, at, bearer, audience.Ask(ctx, gitHubIssuer(getenv("GITHUB_SERVER_URL"))))
 			case getenv("GITHUB_ACTIONS") == "true":
 				return "", &Absent{"the job has no `permissions: {id-token: write}`"}
 			default:
@@ -156,6 +164,14 @@ func Ambient(getenv func(string) string, hc *http.Client, retry Retry, audience 
 			}
 		}},
 	}
+}
+
+// gitHubIssuer is the issuer of a GitHub's tokens, that of a company's own server too.
+func gitHubIssuer(server string) string {
+	if server == "" || server == "https://github.com" {
+		return "https://token.actions.githubusercontent.com"
+	}
+	return server + "/_services/token"
 }
 
 // gitHubToken asks the runner's token service, whose URL and bearer the

@@ -70,7 +70,7 @@ func TestAmbientSources(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			got, attempts, err := FindToken(t.Context(), Ambient(c.env, newHTTP(t), Retry{}, "sigstore"))
+			got, attempts, err := FindToken(t.Context(), Ambient(c.env, newHTTP(t), Retry{}, fixedAudience("sigstore")))
 			if outcomes(attempts) != c.want {
 				t.Errorf("tried:\n%swant:\n%s", outcomes(attempts), c.want)
 			}
@@ -83,6 +83,12 @@ func TestAmbientSources(t *testing.T) {
 		})
 	}
 }
+
+// fixedAudience is one audience, whatever the issuer.
+type fixedAudience string
+
+func (a fixedAudience) Named(context.Context, string) string { return string(a) }
+func (a fixedAudience) Ask(context.Context, string) string   { return string(a) }
 
 func TestGitHubActionsToken(t *testing.T) {
 	t.Parallel()
@@ -118,7 +124,7 @@ func TestGitHubActionsToken(t *testing.T) {
 			defer server.Close()
 			waits := &instant{}
 			sources := Ambient(env("ACTIONS_ID_TOKEN_REQUEST_URL", server.URL+"/?api=1", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "runner-secret"),
-				newHTTP(t), Retry{Wait: waits.wait}, "sigstore")
+				newHTTP(t), Retry{Wait: waits.wait}, fixedAudience("sigstore"))
 			got, _, err := FindToken(t.Context(), sources)
 			if n != c.requests || (err == nil) != c.ok || (c.ok && got.Subject != "repo:o/r") {
 				t.Fatalf("%d requests, %v, %v", n, got, err)
@@ -133,7 +139,7 @@ func TestGitHubActionsToken(t *testing.T) {
 
 func TestGitHubURLMustBeHTTPS(t *testing.T) {
 	t.Parallel()
-	sources := Ambient(env("ACTIONS_ID_TOKEN_REQUEST_URL", "http://evil.example/", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "x"), newHTTP(t), Retry{}, "sigstore")
+	sources := Ambient(env("ACTIONS_ID_TOKEN_REQUEST_URL", "http://evil.example/", "ACTIONS_ID_TOKEN_REQUEST_TOKEN", "x"), newHTTP(t), Retry{}, fixedAudience("sigstore"))
 	if _, _, err := FindToken(t.Context(), sources); err == nil || !strings.Contains(err.Error(), "https") {
 		t.Errorf("got %v", err)
 	}

@@ -3,6 +3,7 @@ package client
 import (
 	"crypto/x509"
 	"errors"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -115,12 +116,14 @@ func TestFetchTrustAndIssuers(t *testing.T) {
 	t.Parallel()
 	ca := clienttest.New(t)
 	ca.Accept("https://one.example.com", "", "https://two.example.com")
+	ca.Set(clienttest.Knobs{Audience: "https://ca.example.com"})
 	trust, digest, err := FetchTrust(t.Context(), newHTTP(t), Retry{}, ca.URL+"/trusted_root.json")
 	if err != nil || trust == nil || len(digest) != 64 {
 		t.Errorf("got %v, %q, %v", trust, digest, err)
 	}
 	issuers, err := Issuers(t.Context(), newHTTP(t), Retry{}, ca.URL)
-	if err != nil || strings.Join(issuers, " ") != "https://one.example.com https://two.example.com" {
+	want := []Accepted{{"https://one.example.com", "https://ca.example.com"}, {"https://two.example.com", "https://ca.example.com"}}
+	if err != nil || !slices.Equal(issuers, want) {
 		t.Errorf("got %v, %v", issuers, err)
 	}
 	var e *Error

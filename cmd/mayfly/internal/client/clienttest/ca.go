@@ -47,6 +47,7 @@ type Knobs struct {
 	IsCA         bool                                              // a CA certificate
 	Detached     bool                                              // answer in the detached form
 	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
+	Audience     string                                            // what the configuration names for each issuer
 	LogEnd       time.Time                                         // the end of the log's window
 	AuthorityEnd time.Time                                         // the end of the authority's window
 }
@@ -154,11 +155,12 @@ func (c *CA) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	type issuer struct {
-		URL string `json:"issuerUrl"`
+		URL      string `json:"issuerUrl"`
+		Audience string `json:"audience"`
 	}
 	list := []issuer{}
 	for _, u := range c.Issuers {
-		list = append(list, issuer{u})
+		list = append(list, issuer{u, c.Knobs.Audience})
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"issuers": list})
 }
