@@ -1,6 +1,7 @@
 package trustroot
 
 import (
+	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha256"
@@ -10,12 +11,14 @@ import (
 	"fmt"
 	"net/url"
 	"slices"
+	"time"
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // ParseChain is a chain that comes in DER.
@@ -185,6 +188,28 @@ func (l TransparencyLog) check() error {
 		return errors.New("ends before it starts")
 	}
 	return nil
+}
+
+// Remarks are what some clients can't use in the Rekor logs of h, which are named
+// after their place in the configuration.
+func (h History) Remarks(path string, now time.Time) (all []string) {
+	stamps := slices.ContainsFunc(h.TimestampAuthorities, func(a Authority) bool { return a.URL != "" && (a.End.IsZero() || a.End.After(now)) })
+	for i, l := range h.TransparencyLogs {
+		at := setting.Index(path, i)
+		if l.APIVersion == 2 && !stamps && (l.End.IsZero() || l.End.After(now)) {
+			all = append(all, at+": it gives no times, and no timestamp authority is listed that clients could ask: what they sign can't be verified once the certificate has expired")
+		}
+		if !l.isECDSA() {
+			all = append(all, at+": its key isn't ECDSA: policy-controller refuses a trust root with such a Rekor, and older clients aren't told of it")
+		}
+	}
+	return all
+}
+
+func (l *TransparencyLog) isECDSA() bool {
+	public, _ := x509.ParsePKIXPublicKey(l.SPKI)
+	_, ok := public.(*ecdsa.PublicKey)
+	return ok
 }
 
 // The kinds of note signatures that ids of Rekor v2 are made with

@@ -99,7 +99,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 	if err != nil {
 		return err
 	}
-	root, err := fetchTrustedRoot(ctx, strings.TrimSuffix(url, "/")+"/trusted_root.json")
+	root, err := fetchTrustedRoot(ctx, url)
 	if err != nil {
 		return &failure{code: exitUnavailable, fix: "give --url as clients reach this CA, or leave it out", err: err}
 	}
@@ -114,8 +114,9 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 	}
 }
 
-// fetchTrustedRoot reads what clients read.
+// fetchTrustedRoot reads what clients of the CA at url read.
 func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.History, error) {
+	url = strings.TrimSuffix(url, "/") + "/trusted_root.json"
 	ctx, cancel := context.WithTimeout(ctx, publishedTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)

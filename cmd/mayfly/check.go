@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -30,13 +32,15 @@ keys, names and marks, frozen logs, the audit trail, and who may write them. A s
 certificate is verified through each chain, as a client would. It changes nothing and
 sends nothing, so it may run beside a service. The exit status is 1 when there is any
 fault. A remark is no fault: somebody holds a log or the trail, clients put up with a
-chain, plain text goes beyond loopback, or a condition reads a claim that the issuer
-isn't known to send.
+chain, plain text goes beyond loopback, a condition reads a claim that the issuer isn't
+known to send, or a Rekor is listed that clients can't use well.
 
 --online also asks the others: each issuer that has a URL for its discovery
 document and its keys, the store of used tokens for a write, and each external
 log for the roots that it accepts and a tree head under the configured key. Nothing
-is submitted. The embedded log's checkpoint is verified in its directory.`,
+is submitted. The embedded log's checkpoint is verified in its directory. What is in
+force at server.public_url is compared: whatever clients are told to trust there
+has to be in the configuration still, or what was signed can't be verified any more.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -64,7 +68,7 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 			return nil
 		},
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens and the logs")
+	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
 	configFlag(cmd, &file)
 	return cmd
 }
@@ -73,7 +77,7 @@ is submitted. The embedded log's checkpoint is verified in its directory.`,
 // error says how many steps failed.
 func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) error {
 	all, failed, whose := 0, 0, ""
-	loaded.Probe(ctx, c, func(p service.Probed) {
+	tell := func(p service.Probed) {
 		if p.Whose != whose {
 			fmt.Fprintf(w, "  %s\n", terminal.Escape(p.Whose))
 			whose = p.Whose
@@ -85,7 +89,11 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 			result = "failed: " + p.Err.Error()
 		}
 		fmt.Fprintf(w, "    %-10s %s\n", p.Name, terminal.Line(result))
-	})
+	}
+	loaded.Probe(ctx, c, tell)
+	if c.Server.PublicURL != "" {
+		tell(probePublished(ctx, c.Server.PublicURL, loaded.History))
+	}
 	if failed == 0 {
 		return nil
 	}
@@ -93,4 +101,19 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 		code: exitFailed, fix: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
 		err: fmt.Errorf("%d of %d steps failed", failed, all),
 	}
+}
+
+// probePublished compares what clients would be told with what they are told now.
+// Where they aren't told anything yet, nothing is lost.
+func probePublished(ctx context.Context, url string, next trustroot.History) service.Probed {
+	p := service.Probed{Whose: url, Name: "trust"}
+	published, err := fetchTrustedRoot(ctx, url)
+	if err != nil {
+		p.Detail = "not compared: " + err.Error()
+		return p
+	}
+	if lost := published.Lost(next, time.Now()); len(lost) > 0 {
+		p.Err = errors.New(strings.Join(lost, "; "))
+	}
+	return p
 }

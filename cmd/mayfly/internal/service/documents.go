@@ -2,6 +2,7 @@ package service
 
 import (
 	"context"
+	"log/slog"
 	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -40,14 +41,27 @@ func (s *Service) render(st *state) (h trustroot.History, d trustroot.Documents,
 	return h, d, err
 }
 
-// prepareDocuments renders the documents of the next state.
-func (s *Service) prepareDocuments(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
+// prepareDocuments renders the documents of the next state, and warns of what
+// clients lose with it.
+func (s *Service) prepareDocuments(_ context.Context, next *state) (func(context.Context), func(), error) {
 	var f setting.Faults
 	if next.beside = next.config.Trust.Read("trust", &f); f.Len() > 0 {
 		return nil, nil, f.Err()
 	}
-	_, next.documents, err = s.render(next)
-	return nil, nil, err
+	before, err := s.history(s.state())
+	if err != nil {
+		return nil, nil, err
+	}
+	h, d, err := s.render(next)
+	if err != nil {
+		return nil, nil, err
+	}
+	next.documents = d
+	return func(ctx context.Context) {
+		for _, lost := range before.Lost(h, s.Now()) {
+			s.Logger.LogAttrs(ctx, slog.LevelWarn, "signatures that were good can't be verified any more; list what is missing again, with an end", slog.String("lost", lost))
+		}
+	}, nil, nil
 }
 
 // prepareServer has the server serve what next has, with its settings.

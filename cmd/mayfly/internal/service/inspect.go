@@ -73,6 +73,7 @@ func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Depend
 	if l.History, l.Documents, err = s.render(st); err != nil {
 		addFaults(f, "", err)
 	}
+	l.Remarks = append(l.Remarks, l.History.Remarks("trust.transparency_logs", d.Now())...)
 }
 
 // inspectServer remarks on what clients are told and how they are spoken to.
