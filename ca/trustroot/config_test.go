@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"os"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -15,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
 // written is a file with the text.
@@ -82,6 +84,48 @@ func TestConfigIsRead(t *testing.T) {
 	decode(t, render(t, h).TrustedRoot, &root)
 	if got := root.Tlogs[0].PublicKey.ValidFor; got.Start != "2026-01-02T03:04:05Z" || got.End != "2026-04-02T03:04:05Z" || root.Tlogs[1].PublicKey.KeyDetails != "PKIX_ED25519" {
 		t.Errorf("%+v", root.Tlogs)
+	}
+}
+
+// TestExamples: what docs/trust.md has one write is read, and rendered.
+func TestExamples(t *testing.T) {
+	t.Parallel()
+	text, err := os.ReadFile(filepath.Join("..", "..", "docs", "trust.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := regexp.MustCompile("(?s)```yaml\n(.*?)```\n").FindAllSubmatch(text, -1)
+	if len(examples) != 2 {
+		t.Errorf("%d examples", len(examples))
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"tsa-chain.pem", "tsa-2026.pem", "tsa-2027.pem"} {
+		if err := os.WriteFile(filepath.Join(dir, name), catest.PEM(newStamping(t, asIs)...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Rename(string(writtenKey(t, edKey(t))), filepath.Join(dir, "rekor.pub")); err != nil {
+		t.Fatal(err)
+	}
+	for _, example := range examples {
+		var c struct {
+			Trust Config `yaml:"trust"`
+		}
+		document, ok := strict.Decode(example[1], dir, &c)
+		if !ok || len(document.Faults) > 0 {
+			t.Fatalf("%v\n%s", document.Faults, example[1])
+		}
+		var f setting.Faults
+		c.Trust.Check("trust", &f)
+		h := c.Trust.Read("trust", &f)
+		if err := f.Err(); err != nil {
+			t.Fatal(err)
+		}
+		h.Authorities = sample(t).Authorities
+		render(t, h)
+		if len(h.TimestampAuthorities) == 0 || c.Trust.Operator("", "https://accounts.google.com") == "" {
+			t.Errorf("%+v", h)
+		}
 	}
 }
 

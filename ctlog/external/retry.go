@@ -9,7 +9,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -109,21 +108,10 @@ func statusError(r *http.Response, body []byte, now time.Time) error {
 	said := fmt.Errorf("the log answered %s: %q", oneLine(r.Status), oneLine(string(body)))
 	switch {
 	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
-		return &outage{cause: said, after: min(retryAfter(r.Header.Get("Retry-After"), now), maxAfter)}
+		return &outage{cause: said, after: min(wait.Asked(r.Header, now), maxAfter)}
 	default:
 		return said
 	}
-}
-
-// retryAfter reads Retry-After: seconds or a date (RFC 9110 §10.2.3).
-func retryAfter(header string, now time.Time) time.Duration {
-	if seconds, err := strconv.ParseUint(header, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
-	}
-	if at, err := http.ParseTime(header); err == nil {
-		return max(0, at.Sub(now))
-	}
-	return 0
 }
 
 // decode takes the SCT out of an answer: version 1, ECDSA with SHA-256, nothing

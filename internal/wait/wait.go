@@ -3,6 +3,8 @@ package wait
 
 import (
 	"context"
+	"net/http"
+	"strconv"
 	"time"
 )
 
@@ -22,4 +24,17 @@ func OrWoken[T any](ctx context.Context, d time.Duration, woken <-chan T) error 
 		}
 	}
 	return ctx.Err()
+}
+
+// Asked is how long an answer says to wait (Retry-After, RFC 9110 §10.2.3: seconds or
+// a date); 0 where it doesn't say.
+func Asked(h http.Header, now time.Time) time.Duration {
+	text := h.Get("Retry-After")
+	if seconds, err := strconv.ParseUint(text, 10, 31); err == nil {
+		return time.Duration(seconds) * time.Second
+	}
+	if at, err := http.ParseTime(text); err == nil {
+		return max(at.Sub(now), 0)
+	}
+	return 0
 }

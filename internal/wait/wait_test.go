@@ -3,6 +3,7 @@ package wait_test
 import (
 	"context"
 	"errors"
+	"net/http"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -42,5 +43,20 @@ func TestWaitEndsWithTimeOrContext(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+func TestAsked(t *testing.T) {
+	t.Parallel()
+	now := time.Date(2026, 11, 29, 10, 0, 0, 0, time.UTC)
+	for text, want := range map[string]time.Duration{
+		"": 0, "soon": 0, "-5": 0, "4294967296": 0, "0": 0,
+		"7":                             7 * time.Second,
+		"Sun, 29 Nov 2026 10:00:30 GMT": 30 * time.Second,
+		"Sun, 29 Nov 2026 09:59:30 GMT": 0, // behind
+	} {
+		if got := wait.Asked(http.Header{"Retry-After": {text}}, now); got != want {
+			t.Errorf("%q: %s; want %s", text, got, want)
+		}
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
-	"strconv"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/oneline"
@@ -63,20 +62,11 @@ func (r Retry) again(ctx context.Context, n int, after time.Duration, cause stri
 	return waiting(ctx, d) == nil
 }
 
-// retryAfter reads the header (RFC 9110 §10.2.3): seconds or a date. 0 for none.
-func (r Retry) retryAfter(h http.Header) time.Duration {
-	v := h.Get("Retry-After")
-	if seconds, err := strconv.ParseUint(v, 10, 31); err == nil {
-		return time.Duration(seconds) * time.Second
+func (r Retry) now() time.Time {
+	if r.Now == nil {
+		return time.Now()
 	}
-	now := r.Now
-	if now == nil {
-		now = time.Now
-	}
-	if at, err := http.ParseTime(v); err == nil {
-		return max(at.Sub(now()), 0)
-	}
-	return 0
+	return r.Now()
 }
 
 // httpAnswer is an HTTP answer whose body was read whole.
@@ -103,7 +93,7 @@ func exchange(ctx context.Context, hc *http.Client, retry Retry, what string,
 		}
 		passing := answer.status >= 500 || answer.status == http.StatusTooManyRequests
 		cause := fmt.Sprintf("%s answered %d", what, answer.status)
-		if !passing || !retry.again(ctx, n, retry.retryAfter(answer.header), cause) {
+		if !passing || !retry.again(ctx, n, wait.Asked(answer.header, retry.now()), cause) {
 			return answer, nil
 		}
 	}

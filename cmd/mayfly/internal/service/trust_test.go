@@ -48,12 +48,21 @@ func TestReloadTakesServicesBeside(t *testing.T) {
 			t.Errorf("%s: %s", path, got)
 		}
 	}
+	if strings.Contains(r.lines.String(), "can't be verified any more") {
+		t.Errorf("a warning where nothing is lost: %s", r.lines.String())
+	}
 	before := r.document(t, "/trust_config.json")
 	r.offer(name(r.file)) // no key
 	r.hup()
 	r.expect(t, "with a file that is no key", 1, 1)
 	if !strings.Contains(r.lines.String(), "trust.transparency_logs[0].key_file: ") || r.document(t, "/trust_config.json") != before {
 		t.Errorf("%s", r.lines.String())
+	}
+	r.offer(nil) // what recorded signatures isn't listed any more
+	r.hup()
+	r.expect(t, "without the Rekor", 2, 1)
+	if said := r.lines.String(); !strings.Contains(said, "signatures that were good can't be verified any more") || !strings.Contains(said, "the Rekor log https://rekor.example (log id ") {
+		t.Errorf("no warning: %s", said)
 	}
 }
 
