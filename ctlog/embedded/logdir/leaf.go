@@ -142,15 +142,19 @@ func (l Leaf) Logged() []byte {
 // ExtraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
 // and before it the precertificate where there is one.
 func (l Leaf) ExtraData(chain [][]byte) []byte {
-	var b []byte
+	list := 0
+	for _, c := range chain {
+		list += 3 + len(c)
+	}
+	b := make([]byte, 0, 3+len(l.Precertificate)+3+list)
 	if l.Precert {
 		b = appendVector24(b, l.Precertificate)
 	}
-	var list []byte
+	b = append(b, byte(list>>16), byte(list>>8), byte(list))
 	for _, c := range chain {
-		list = appendVector24(list, c)
+		b = appendVector24(b, c)
 	}
-	return appendVector24(b, list)
+	return b
 }
 
 // BundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.

@@ -130,9 +130,8 @@ func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
 // writeEntries writes the answer.
 func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) error {
 	text := func(raw []byte) error {
-		encoder := base64.NewEncoder(base64.StdEncoding, w)
-		_, err := encoder.Write(raw)
-		return errors.Join(err, encoder.Close())
+		_, err := w.Write(base64.StdEncoding.AppendEncode(w.AvailableBuffer(), raw)) // where there is room, in its place
+		return err
 	}
 	separator := entriesBegin
 	_, err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
