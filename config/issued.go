@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"io"
 	"os"
 	"path/filepath"
 	"slices"
@@ -92,9 +93,14 @@ func checkpointOf(directory string) string { return filepath.Join(directory, "ch
 // headOf is the log's name and size by the checkpoint in its directory, or nothing:
 // the first two lines (c2sp.org/tlog-checkpoint).
 func headOf(directory string) (origin, size string) {
-	b, err := os.ReadFile(checkpointOf(directory))
+	f, err := os.Open(checkpointOf(directory))
+	if err != nil {
+		return "", ""
+	}
+	defer f.Close()
+	b, _ := io.ReadAll(io.LimitReader(f, 4<<10)) // whatever else is called so may be large
 	lines := strings.SplitN(string(b), "\n", 3)
-	if err != nil || len(lines) < 3 {
+	if len(lines) < 3 {
 		return "", ""
 	}
 	return lines[0], lines[1]
