@@ -112,8 +112,12 @@ func (f *InForce) PEM() []byte {
 	return nil
 }
 
-// Ready is nil while timestamps are given, as far as is known without a signature.
+// Ready is nil while timestamps are given, or aren't to be, as far as is known without
+// a signature.
 func (f *InForce) Ready(context.Context) error {
+	if f.current.Load() == nil {
+		return nil
+	}
 	if last := f.failed.Load(); last != nil {
 		return *last
 	}
@@ -127,7 +131,7 @@ func (f *InForce) Ready(context.Context) error {
 func (f *InForce) Detail() []string {
 	a := f.current.Load()
 	if a == nil {
-		return nil
+		return []string{"none are given here"}
 	}
 	return []string{fmt.Sprintf("%s, valid to %s", chain.Subject(a.Chain[0]), chain.Stamp(a.notAfter))}
 }
