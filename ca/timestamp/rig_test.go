@@ -1,6 +1,7 @@
 package timestamp
 
 import (
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"crypto/x509"
@@ -150,4 +151,29 @@ func openssl(t testing.TB, args ...string) string {
 		t.Fatalf("openssl %s: %v\n%s", strings.Join(args, " "), err, out)
 	}
 	return string(out)
+}
+
+// stubSigner counts signatures, and fails where a test says so.
+type stubSigner struct {
+	kms.Signer
+	signed atomic.Int64
+	fail   func(ctx context.Context) error
+}
+
+func (s *stubSigner) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
+	s.signed.Add(1)
+	if s.fail != nil {
+		if err := s.fail(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return s.Signer.Sign(ctx, digest, opts)
+}
+
+// stub is an authority of P-256 whose signatures are counted.
+func stub(t testing.TB) *Authority {
+	t.Helper()
+	a := newAuthority(t, kms.ECDSAP256).load(t)
+	a.signer = &stubSigner{Signer: a.signer}
+	return a
 }
