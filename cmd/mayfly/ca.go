@@ -104,6 +104,7 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer
 // caProfile is what flags say about a certificate.
 type caProfile struct {
 	organization, name, pathLength string
+	purpose                        string
 	days                           int
 	out                            string
 }
@@ -116,7 +117,26 @@ func (p *caProfile) flags(cmd *cobra.Command, prefix, pathLength string, days ti
 	f.StringVar(&p.pathLength, prefix+"path-length", pathLength, "how many CA certificates may come below it")
 }
 
+// The values of --purpose.
+const (
+	purposeIssuing   = "issuing"
+	purposeTimestamp = "timestamp"
+)
+
+// purposeFlag adds what the certificate is for, where that isn't a root.
+func (p *caProfile) purposeFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.purpose, "purpose", purposeIssuing,
+		"what the certificate is for: issuing, or timestamp for a timestamp authority, which certifies nothing, below the root")
+}
+
 func (p *caProfile) profile() (cacert.Profile, error) {
+	switch p.purpose {
+	case "", purposeIssuing:
+	case purposeTimestamp:
+		return p.timestamping()
+	default:
+		return cacert.Profile{}, usage("issuing or timestamp", "--purpose %q", p.purpose)
+	}
 	length := cacert.Unlimited
 	if p.pathLength != "none" {
 		n, err := strconv.Atoi(p.pathLength)
@@ -125,10 +145,20 @@ func (p *caProfile) profile() (cacert.Profile, error) {
 		}
 		length = n
 	}
+	lifetime, err := p.lifetime()
+	return cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: lifetime}, err
+}
+
+func (p *caProfile) timestamping() (cacert.Profile, error) {
+	lifetime, err := p.lifetime()
+	return cacert.Profile{Organization: p.organization, CommonName: p.name, Timestamping: true, Lifetime: lifetime}, err
+}
+
+func (p *caProfile) lifetime() (time.Duration, error) {
 	if p.days < 0 || p.days > 1<<20 {
-		return cacert.Profile{}, usage("state how many days the certificate is valid", "--days %d", p.days)
+		return 0, usage("state how many days the certificate is valid", "--days %d", p.days)
 	}
-	return cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: time.Duration(p.days) * cacert.Day}, nil
+	return time.Duration(p.days) * cacert.Day, nil
 }
 
 // circumstances are those of this machine, this program and this moment.
