@@ -137,8 +137,8 @@ func (m *Certificate) check(d *Draft) error {
 func (m *Certificate) keepsProfile(d *Draft) error {
 	var f faults
 	if d.timestamping() {
-		for _, found := range CheckTimestamping(m.Chain, d.Now) {
-			f.add("%s", found)
+		for _, fault := range CheckTimestamping(m.Chain, d.Now).Faults() {
+			f.add("%s", fault)
 		}
 		return f.err()
 	}

@@ -62,13 +62,13 @@ var stampingRules = []struct {
 
 // CheckTimestamping finds every reason why clients would refuse timestamps of a chain,
 // the authority's certificate first and the root last.
-func CheckTimestamping(certs []*x509.Certificate, now time.Time) (faults []string) {
+func CheckTimestamping(certs []*x509.Certificate, now time.Time) (f chain.Findings) {
 	add := func(at int, format string, args ...any) {
-		faults = append(faults, fmt.Sprintf("certificate %d (%s): ", at+1, chain.Subject(certs[at]))+fmt.Sprintf(format, args...))
+		f.Fault(at, "certificate %d (%s): %s", at+1, chain.Subject(certs[at]), fmt.Sprintf(format, args...))
 	}
 	if len(certs) < 2 {
 		add(0, "is alone: put the authority's certificate first, each followed by the one that signed it, and the root last")
-		return faults
+		return f
 	}
 	for _, rule := range stampingRules {
 		if !rule.holds(link{certs[0], certs, 0}) {
@@ -89,12 +89,17 @@ func CheckTimestamping(certs []*x509.Certificate, now time.Time) (faults []strin
 	if !chain.SelfSigned(certs[root]) {
 		add(root, "isn't a self-signed root: add its issuer (%s) at the end", certs[root].Issuer)
 	}
-	if len(faults) == 0 {
+	if len(f) == 0 {
 		if err := verifyTimestamping(certs, now); err != nil {
 			add(0, "clients would refuse its timestamps: %v", err)
 		}
 	}
-	return faults
+	return f
+}
+
+// IsTimestamping reports whether a certificate is meant to be a timestamp authority's.
+func IsTimestamping(c *x509.Certificate) bool {
+	return slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageTimeStamping)
 }
 
 // verifyTimestamping asks the standard library, as Go clients do.

@@ -46,8 +46,8 @@ func Load(ctx context.Context, c Config, path string, now time.Time, o kms.Optio
 	if err != nil {
 		f.Add(path+".chain", "%v", err)
 	} else {
-		for _, found := range cacert.CheckTimestamping(a.Chain, now) {
-			f.Add(path+".chain", "%s: %s", c.Chain, found)
+		for _, fault := range cacert.CheckTimestamping(a.Chain, now).Faults() {
+			f.Add(path+".chain", "%s: %s", c.Chain, fault)
 		}
 		o.Public = a.Chain[0].PublicKey
 	}
@@ -90,9 +90,9 @@ func Reload(ctx context.Context, before *Authority, c Config, path string, now t
 	return Load(ctx, c, path, now, o)
 }
 
-// Remark says in words that the chain ends soon; "" when it doesn't.
+// Remark says in words that the chain ends soon; "" when it doesn't, or there is none.
 func (a *Authority) Remark(now time.Time) string {
-	if a.notAfter.Sub(now) > soon {
+	if a == nil || a.notAfter.Sub(now) > soon {
 		return ""
 	}
 	return fmt.Sprintf("%s: no timestamp is given after %s: make the next certificate, docs/timestamps.md", a.config.Chain, chain.Stamp(a.notAfter))

@@ -130,35 +130,22 @@ func (p *caProfile) purposeFlag(cmd *cobra.Command) {
 }
 
 func (p *caProfile) profile() (cacert.Profile, error) {
-	switch p.purpose {
-	case "", purposeIssuing:
-	case purposeTimestamp:
-		return p.timestamping()
-	default:
-		return cacert.Profile{}, usage("issuing or timestamp", "--purpose %q", p.purpose)
+	out := cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: cacert.Unlimited, Timestamping: p.purpose == purposeTimestamp}
+	if p.purpose != "" && p.purpose != purposeIssuing && !out.Timestamping {
+		return out, usage(purposeIssuing+" or "+purposeTimestamp, "--purpose %q", p.purpose)
 	}
-	length := cacert.Unlimited
-	if p.pathLength != "none" {
+	if p.pathLength != "none" && !out.Timestamping {
 		n, err := strconv.Atoi(p.pathLength)
 		if err != nil || n < 0 {
-			return cacert.Profile{}, usage("state a number, or none", "path length %q", p.pathLength)
+			return out, usage("state a number, or none", "path length %q", p.pathLength)
 		}
-		length = n
+		out.PathLength = n
 	}
-	lifetime, err := p.lifetime()
-	return cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: lifetime}, err
-}
-
-func (p *caProfile) timestamping() (cacert.Profile, error) {
-	lifetime, err := p.lifetime()
-	return cacert.Profile{Organization: p.organization, CommonName: p.name, Timestamping: true, Lifetime: lifetime}, err
-}
-
-func (p *caProfile) lifetime() (time.Duration, error) {
 	if p.days < 0 || p.days > 1<<20 {
-		return 0, usage("state how many days the certificate is valid", "--days %d", p.days)
+		return out, usage("state how many days the certificate is valid", "--days %d", p.days)
 	}
-	return time.Duration(p.days) * cacert.Day, nil
+	out.Lifetime = time.Duration(p.days) * cacert.Day
+	return out, nil
 }
 
 // circumstances are those of this machine, this program and this moment.
