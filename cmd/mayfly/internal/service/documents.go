@@ -14,7 +14,7 @@ import (
 func (s *Service) history(st *state) (trustroot.History, error) {
 	h := trustroot.History{
 		CTLogs:               s.logDescriptions(st.logs),
-		TimestampAuthorities: append(s.ownTimestamps(st), st.beside.TimestampAuthorities...),
+		TimestampAuthorities: s.timestampAuthorities(st),
 		TransparencyLogs:     st.beside.TransparencyLogs,
 	}
 	for _, l := range st.authorities.Trusted {
