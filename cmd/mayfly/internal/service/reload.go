@@ -78,8 +78,8 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
 		{settings: "ctlog", prepare: s.prepareSubmission},
-		{settings: "ca", prepare: s.prepareSigning},
 		{settings: "timestamp", prepare: s.prepareStamping},
+		{settings: "ca", prepare: s.prepareSigning},
 	}
 }
 
