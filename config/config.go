@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -42,6 +43,9 @@ type Config struct {
 	Replay replay.Config `yaml:"replay"`
 	// CA is the authority that signs, and its profile.
 	CA ca.Config `yaml:"ca"`
+	// Timestamp is the timestamp authority, where this CA has one. With a timestamp, a
+	// signature verifies after its certificate has expired.
+	Timestamp timestamp.Config `yaml:"timestamp"`
 	// CTLog is the Certificate Transparency log that every certificate goes into.
 	CTLog ctlog.Config `yaml:"ctlog"`
 	// Trust is what else clients are told to trust: services beside this CA.
@@ -56,12 +60,13 @@ type Config struct {
 // it is: issuers, keys, log and audit trail have no safe default.
 func Default() *Config {
 	return &Config{
-		Server:  server.DefaultConfig(),
-		Replay:  replay.DefaultConfig(),
-		CA:      ca.DefaultConfig(),
-		CTLog:   ctlog.DefaultConfig(),
-		Audit:   audit.DefaultConfig(),
-		Logging: Logging{Level: "info", Format: "json"},
+		Server:    server.DefaultConfig(),
+		Replay:    replay.DefaultConfig(),
+		CA:        ca.DefaultConfig(),
+		Timestamp: timestamp.DefaultConfig(),
+		CTLog:     ctlog.DefaultConfig(),
+		Audit:     audit.DefaultConfig(),
+		Logging:   Logging{Level: "info", Format: "json"},
 	}
 }
 
@@ -188,6 +193,7 @@ func (c *Config) check() []string {
 	identity.CheckDeny("deny", c.Deny, f)
 	c.Replay.Check("replay", f)
 	c.CA.Check("ca", f)
+	c.Timestamp.Check("timestamp", f)
 	c.CTLog.Check("ctlog", f)
 	c.Trust.Check("trust", f)
 	c.Audit.Check("audit", f)

@@ -10,13 +10,17 @@ import (
 // crossCheck adds the faults that no section can see alone.
 func (c *Config) crossCheck(f *setting.Faults) {
 	c.checkTimes(f)
-	if c.CTLog.Mode != ctlog.ModeEmbedded {
-		return
-	}
 	keys := []setting.KeyRef{c.CA.Authority.Key}
 	for _, a := range c.CA.All() {
 		keys = append(keys, a.Key)
 	}
+	if c.Timestamp.Key != "" && slices.Contains(keys, c.Timestamp.Key) {
+		f.Add("timestamp.key", "is an authority's key too; a timestamp authority has a key of its own")
+	}
+	if c.CTLog.Mode != ctlog.ModeEmbedded {
+		return
+	}
+	keys = append(keys, c.Timestamp.Key)
 	if state := c.CTLog.StateFile; state != "" && (state == c.CA.StateFile || state == c.Audit.Path) {
 		f.Add("ctlog.state_file", "is ca.state_file or audit.path too; each needs a file of its own")
 	}

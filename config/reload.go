@@ -23,13 +23,14 @@ var movable = []string{
 	"ctlog.embedded", "ctlog.shards", // within what ctlog.Config.CheckReload says
 	"ca.authorities", "ca.propagation",
 	"trust",
+	"timestamp", "server.limits.timestamps",
 }
 
 // CheckReload adds a fault for every setting in which next differs from c, the
 // configuration of a running service, and that only a restart can change.
 func (c *Config) CheckReload(next *Config, now time.Time, f *setting.Faults) {
 	differ("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem(), func(path string) {
-		if !isMovable(path) {
+		if !isMovable(path) || path == "timestamp.time_sources" {
 			f.Add(path, "can't change while the service runs; restart it, or put the old value back")
 		}
 	})
@@ -74,6 +75,7 @@ func (c *Config) Files() []string {
 	paths(reflect.ValueOf(c.Server.TLS), add)
 	paths(reflect.ValueOf(c.CA.All()), add)
 	paths(reflect.ValueOf(c.Trust), add)
+	paths(reflect.ValueOf(c.Timestamp), add)
 	add(c.CA.StateFile)
 	add(c.CTLog.StateFile)
 	slices.Sort(all)

@@ -182,10 +182,10 @@ func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() tim
 		evicted:   counter("mayfly_connections_evicted_total", "Quiet connections closed to make room for new ones."),
 		places:    counter("mayfly_requests_evicted_total", "Requests ended because they waited for their client while others needed their place, and requests that were not even answered."),
 		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer).",
+			Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer, log_reads, timestamps).",
 		}, []string{"limit"}),
 	}
-	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer, limitReads} {
+	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer, limitReads, limitStamps} {
 		m.shed.WithLabelValues(limit)
 	}
 	for _, stage := range []string{stageAuthenticate, stageProve, stageIssue, stageTotal} {

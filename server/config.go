@@ -95,6 +95,9 @@ type Limits struct {
 	// Issuances is how many certificates may be in the making at once; more are
 	// answered with 503 OVERLOADED.
 	Issuances int `yaml:"issuances"`
+	// Timestamps is how many timestamps may be in the making at once, of the places of
+	// requests that wait; at most 128. More are answered with 503 OVERLOADED.
+	Timestamps int `yaml:"timestamps"`
 	// Connections is how many connections each listener keeps. When there are
 	// more, the one that has been quiet longest is closed.
 	Connections int `yaml:"connections"`
@@ -127,6 +130,8 @@ type RateLimits struct {
 	// PerIssuer is for all tokens of one issuer together, once verified. Off by
 	// default: where there is one issuer it would be a limit on everybody.
 	PerIssuer Rate `yaml:"per_issuer"`
+	// Timestamps is for the timestamps that one client address (IPv6: one /64) asks for.
+	Timestamps Rate `yaml:"timestamps"`
 	// LogReads is for what one client address (IPv6: one /64) reads of the logs that
 	// are served here. A monitor that reads a million entries for the first time asks
 	// for some 8,000 tiles, and stays within the default's burst.
@@ -156,6 +161,7 @@ func DefaultConfig() Config {
 			HeaderBytes:   32 << 10,
 			TokenBytes:    16 << 10,
 			Issuances:     256,
+			Timestamps:    64,
 			Connections:   512,
 			Streams:       128,
 			HeaderTimeout: 5 * time.Second,
@@ -175,6 +181,7 @@ func defaultRateLimits() RateLimits {
 		PerAddress:   Rate{Rate: 200, Burst: 2000},
 		PerPrincipal: Rate{Rate: 20, Burst: 500},
 		PerIssuer:    Rate{Rate: 0, Burst: 5000},
+		Timestamps:   Rate{Rate: 200, Burst: 2000},
 		LogReads:     Rate{Rate: 500, Burst: 10000},
 	}
 }
@@ -261,6 +268,7 @@ func (l *Limits) check(path string, f *setting.Faults) {
 	checkRange(setting.Join(path, "header_bytes"), l.HeaderBytes, 4<<10, 1<<20, f)
 	checkRange(setting.Join(path, "token_bytes"), l.TokenBytes, 1<<10, maxTokenBytes, f)
 	checkRange(setting.Join(path, "issuances"), l.Issuances, 1, 1<<16, f)
+	checkRange(setting.Join(path, "timestamps"), l.Timestamps, 1, waitingPlaces/2, f)
 	checkRange(setting.Join(path, "connections"), l.Connections, 1, 1<<20, f)
 	checkRange(setting.Join(path, "streams"), l.Streams, 1, 1<<16, f)
 	checkRange(setting.Join(path, "header_timeout"), l.HeaderTimeout, 10*time.Millisecond, time.Minute, f)
@@ -281,7 +289,7 @@ func (l *RateLimits) check(path string, f *setting.Faults) {
 	for _, r := range []struct {
 		field string
 		rate  Rate
-	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"log_reads", l.LogReads}} {
+	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"timestamps", l.Timestamps}, {"log_reads", l.LogReads}} {
 		at := setting.Join(path, r.field)
 		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
 			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))

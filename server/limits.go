@@ -19,6 +19,7 @@ const (
 	limitPrincipal = "principal"
 	limitIssuer    = "issuer"
 	limitReads     = "log_reads"
+	limitStamps    = "timestamps"
 )
 
 // maxCallers is how many callers of one kind are remembered. Whoever is
@@ -30,6 +31,7 @@ const maxCallers = 16 << 10
 type limiters struct {
 	address   *buckets[netip.Prefix]
 	reads     *buckets[netip.Prefix]
+	stamps    *buckets[netip.Prefix]
 	principal *buckets[uint64] // by a keyed hash: subjects may be long
 	issuer    *buckets[uint64]
 	seed      maphash.Seed
@@ -44,6 +46,7 @@ func newLimiters(c RateLimits, before *limiters) *limiters {
 	return &limiters{
 		address:   before.address.as(c.PerAddress),
 		reads:     before.reads.as(c.LogReads),
+		stamps:    before.stamps.as(c.Timestamps),
 		principal: before.principal.as(c.PerPrincipal),
 		issuer:    before.issuer.as(c.PerIssuer),
 		seed:      before.seed,
@@ -62,6 +65,11 @@ func (l *limiters) request(client netip.Addr, now time.Time) *fault.Error {
 // logRead is the limit on an address's reads of logs.
 func (l *limiters) logRead(client netip.Addr, now time.Time) *fault.Error {
 	return exceeded(limitReads, "this network address", l.reads.take(network(client), now))
+}
+
+// timestamp is the limit on an address's queries for timestamps.
+func (l *limiters) timestamp(client netip.Addr, now time.Time) *fault.Error {
+	return exceeded(limitStamps, "this network address", l.stamps.take(network(client), now))
 }
 
 // issuance takes one request of a principal from its limit and its issuer's, or
@@ -248,7 +256,7 @@ const (
 	bodyCopies = 3
 	// callerBytes is for a caller that a rate limit remembers, and callerKinds how
 	// many rate limits there are.
-	callerBytes, callerKinds = 256, 4
+	callerBytes, callerKinds = 256, 5
 	// logReadBytes is what all reads of logs together hold (ctlog/embedded/read, MaxBytes).
 	logReadBytes = 60 << 20
 	// ProcessBytes is what the process holds without any client: its heap, its

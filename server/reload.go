@@ -31,13 +31,15 @@ func newLiveSettings(c Config, used *limiters) *liveSettings {
 
 // Reload is what a running Server can take in place of what it has. Of the
 // configuration that is: tls (other files, not whether), rate_limits,
-// trusted_proxies, limits.issuances and limits.token_bytes. The rest is bound
+// trusted_proxies, limits.issuances, limits.timestamps and limits.token_bytes. The rest is bound
 // when the Server starts, and has no effect here.
 type Reload struct {
 	Config    Config
 	Documents Documents
-	// Mounts and Posts take the place of those in Options; where both are nil, those stay.
+	// Mounts, Posts and Timestamps take the place of those in Options; where both maps
+	// are nil, those stay.
 	Mounts, Posts map[string]http.Handler
+	Timestamps    Timestamps
 }
 
 // Publish puts other documents in the place of those that are served, and leaves
@@ -60,7 +62,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	}
 	var m *mounts
 	if next.Mounts != nil || next.Posts != nil {
-		if m, err = s.newMounts(s.routes, next.Mounts, next.Posts); err != nil {
+		if m, err = s.newMounts(s.routes, next.Mounts, next.Posts, next.Timestamps); err != nil {
 			f.Add("server", "%v", err)
 		}
 	}
@@ -70,6 +72,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	commit = func() {
 		s.live.Store(newLiveSettings(next.Config, s.live.Load().limiters))
 		s.inFlight.set(next.Config.Limits.Issuances)
+		s.stamping.set(next.Config.Limits.Timestamps)
 		s.places.set(next.Config.Limits.Issuances + waitingPlaces)
 		s.routes.publish(next.Documents)
 		if m != nil {

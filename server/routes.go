@@ -112,7 +112,7 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 	page("/readyz", false, s.readyPage)
 	t.index = newDocument("text/plain; charset=utf-8", nil)
 	page("/", false, s.counted(t.index.serve))
-	m, err := s.newMounts(t, o.Mounts, o.Posts)
+	m, err := s.newMounts(t, o.Mounts, o.Posts, o.Timestamps)
 	if err != nil {
 		return nil, err
 	}
@@ -130,14 +130,14 @@ func (t *routes) publish(d Documents) {
 	})
 }
 
-// mounts are the routes of Options.Mounts and Options.Posts. They are replaced whole.
+// mounts are the routes of Options.Mounts, Options.Posts and Options.Timestamps. They are replaced whole.
 type mounts struct {
 	exact    map[string]*route
 	prefixes []*route // their names are the prefixes; of two that match, the first wins: the longer
 }
 
 // newMounts makes the routes of handlers that don't belong to the server.
-func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mounts, error) {
+func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler, stamps Timestamps) (*mounts, error) {
 	m := &mounts{exact: map[string]*route{}}
 	for path, h := range reads {
 		if len(path) < 3 || path[0] != '/' || path[len(path)-1] != '/' || strings.HasPrefix(path, "/api/") {
@@ -154,6 +154,7 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler) (*mo
 		to := target{&endpoint{name: path, limit: (*limiters).request}, s.counted(mounted(h))}
 		m.exact[path] = newRoute(path, false, http.MethodPost, to)
 	}
+	s.mountTimestamps(m, stamps)
 	return m, nil
 }
 

@@ -104,6 +104,8 @@ type Options struct {
 	// of a log that takes submissions. They count towards an address's rate
 	// limit, and bound their bodies themselves. Usually there is none.
 	Posts map[string]http.Handler
+	// Timestamps answers at the paths of package timestamp; nil serves none there.
+	Timestamps Timestamps
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -130,6 +132,7 @@ type Server struct {
 
 	live      atomic.Pointer[liveSettings]
 	inFlight  *inFlightLimit
+	stamping  *inFlightLimit // of timestamps, which inFlight counts as well
 	ready     *readiness
 	routes    *routes
 	bound     net.Listener // Options.HTTPListener
@@ -153,7 +156,7 @@ func New(c Config, o Options) (*Server, error) {
 	s := &Server{
 		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
-		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances),
+		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
 	}
 	s.live.Store(newLiveSettings(c, nil))

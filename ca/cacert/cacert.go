@@ -32,7 +32,9 @@ import (
 const (
 	RootLifetime         = 10 * 365 * Day
 	IntermediateLifetime = 5 * 365 * Day
-	Day                  = 24 * time.Hour
+	// A timestamp is verified with today's certificate by some, so this one lives long.
+	TimestampLifetime = RootLifetime
+	Day               = 24 * time.Hour
 	// maxLifetime is longer than any algorithm of today should be relied on.
 	maxLifetime = 30 * 365 * Day
 )
@@ -47,13 +49,16 @@ type Profile struct {
 	Organization string
 	// CommonName of the certificate; empty makes one of the organization.
 	CommonName string
-	// Lifetime, both ends included; zero is RootLifetime or IntermediateLifetime,
-	// shortened to end with the issuer. A stated one is never shortened.
+	// Lifetime, both ends included; zero is RootLifetime, IntermediateLifetime or
+	// TimestampLifetime, shortened to end with the issuer. A stated one is never shortened.
 	Lifetime time.Duration
 	// PathLength is how many CA certificates may come below this one: 0 for one
 	// that issues leaves, 1 for one that certifies issuing CAs. A root's is at
 	// least 1, or Unlimited.
 	PathLength int
+	// Timestamping is for a timestamp authority: its certificate signs timestamps and
+	// certifies nothing, so that PathLength says nothing.
+	Timestamping bool
 }
 
 // Key is a private key that signs, and the words to record it by.
@@ -84,7 +89,11 @@ func New(parent []*x509.Certificate, p Profile, now time.Time) (*Draft, error) {
 		KeyUsage:              x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	var f faults
-	d.bound(p, &f)
+	if p.Timestamping {
+		d.stamp(&f)
+	} else {
+		d.bound(p, &f)
+	}
 	d.name(p, &f)
 	d.live(p, &f)
 	return d, f.err()
@@ -123,7 +132,9 @@ func (d *Draft) bound(p Profile, f *faults) {
 func (d *Draft) name(p Profile, f *faults) {
 	kind := "root"
 	if len(d.Parent) > 0 {
-		kind = "intermediate"
+		if kind = "intermediate"; p.Timestamping {
+			kind = "timestamp authority"
+		}
 		root := d.Parent[len(d.Parent)-1].Subject.Organization
 		switch {
 		case len(root) != 1:
@@ -176,6 +187,9 @@ func (d *Draft) live(p Profile, f *faults) {
 		if len(d.Parent) > 0 {
 			lifetime = IntermediateLifetime
 		}
+		if p.Timestamping {
+			lifetime = TimestampLifetime
+		}
 	}
 	if lifetime < Day || lifetime > maxLifetime {
 		f.add("a validity of %v: state from 1 day to %d days", lifetime, maxLifetime/Day)
@@ -215,7 +229,7 @@ func (d *Draft) For(public crypto.PublicKey) error {
 	}
 	for _, parent := range d.Parent {
 		if bytes.Equal(parent.RawSubjectPublicKeyInfo, spki) {
-			return fmt.Errorf("the key is that of %s already: an intermediate has a key of its own", chain.Subject(parent))
+			return fmt.Errorf("the key is that of %s already: each certificate has a key of its own", chain.Subject(parent))
 		}
 	}
 	d.Template.PublicKey, d.Template.RawSubjectPublicKeyInfo = public, spki

@@ -70,6 +70,10 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	}
 	template := *d.Template
 	template.PublicKey, template.RawSubjectPublicKeyInfo = nil, nil
+	var err error
+	if template.SubjectKeyId, err = KeyID(d.Template.RawSubjectPublicKeyInfo); err != nil {
+		return nil, err
+	}
 	der, err := x509.CreateCertificate(rand.Reader, &template, parent, d.Template.PublicKey, issuer)
 	if err != nil {
 		return nil, fmt.Errorf("signing with %s: %w", issuer.Ref, err)
@@ -113,16 +117,13 @@ func (m *Certificate) check(d *Draft) error {
 	}{
 		{"the signature verifies under the issuer's key, over " + hashName(signed.SignatureAlgorithm), func() error { return signed.CheckSignatureFrom(issuer) }},
 		{"the certificate, read back, says what was to be signed", func() error { return d.corresponds(signed) }},
-		{"the chain keeps the profile, from the certificate to the root", func() error {
-			var f faults
-			for _, found := range Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}) {
-				if !found.Remark || found.At == 0 { // remarks on an issuer are in the notes
-					f.add("%s", found.Text)
-				}
+		{"the chain keeps the profile, from the certificate to the root", func() error { return m.keepsProfile(d) }},
+		{d.verifiesFor(), func() error {
+			if d.timestamping() {
+				return verifyTimestamping(m.Chain, d.Now)
 			}
-			return f.err()
+			return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below})
 		}},
-		{"crypto/x509 verifies the chain for code signing", func() error { return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below}) }},
 	} {
 		if err := rule.holds(); err != nil {
 			return fmt.Errorf("after signing, this doesn't hold: %s: %w", rule.statement, err)
@@ -130,6 +131,23 @@ func (m *Certificate) check(d *Draft) error {
 		m.Checks = append(m.Checks, rule.statement)
 	}
 	return nil
+}
+
+// keepsProfile holds the whole chain against the profile.
+func (m *Certificate) keepsProfile(d *Draft) error {
+	var f faults
+	if d.timestamping() {
+		for _, fault := range CheckTimestamping(m.Chain, d.Now).Faults() {
+			f.add("%s", fault)
+		}
+		return f.err()
+	}
+	for _, found := range Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}) {
+		if !found.Remark || found.At == 0 { // remarks on an issuer are in the notes
+			f.add("%s", found.Text)
+		}
+	}
+	return f.err()
 }
 
 // corresponds compares the certificate with what was to be signed.
@@ -156,7 +174,7 @@ func (d *Draft) corresponds(signed *x509.Certificate) error {
 		{"public key", bytes.Equal(signed.RawSubjectPublicKeyInfo, t.RawSubjectPublicKeyInfo)},
 		{"subject key identifier", bytes.Equal(signed.SubjectKeyId, keyID)},
 		{"authority key identifier", bytes.Equal(signed.AuthorityKeyId, authority)},
-		{"basic constraints", signed.IsCA && signed.MaxPathLen == t.MaxPathLen && signed.MaxPathLenZero == t.MaxPathLenZero},
+		{"basic constraints", signed.IsCA == t.IsCA && signed.MaxPathLen == t.MaxPathLen && signed.MaxPathLenZero == t.MaxPathLenZero},
 		{"key usage", signed.KeyUsage == t.KeyUsage},
 		{"extended key usage", slices.Equal(signed.ExtKeyUsage, t.ExtKeyUsage) && len(signed.UnknownExtKeyUsage) == 0},
 	} {

@@ -22,13 +22,13 @@ type CreateOptions struct {
 	Dir string
 	// RootKey is the file of the root's key, which must not exist; in Dir where empty.
 	RootKey string
-	// Organization is the O of both certificates: clients choose the verifier by it.
+	// Organization is the O of all certificates: clients choose the verifier by it.
 	Organization string
-	// Passphrase encrypts both keys; empty leaves them plain, readable by the owner alone.
+	// Passphrase encrypts all keys; empty leaves them plain, readable by the owner alone.
 	Passphrase []byte
 	// Algorithm of the issuing key; empty is ECDSA P-256.
 	Algorithm kms.Algorithm
-	// Now is when both certificates begin.
+	// Now is when all certificates begin.
 	Now time.Time
 	// Host and Tool are for the records: the machine's name, the program and its version.
 	Host, Tool string
@@ -40,11 +40,13 @@ type Files struct {
 	IssuingKey string
 	Root       string // PEM: the root alone
 	RootKey    string // to be kept offline: the service never reads it
+	// Of the timestamp authority: PEM of its certificate and the root, and its key.
+	Timestamps, TimestampsKey string
 }
 
-// CreateFiles makes a private CA with keys in files: a P-384 root of ten
-// years and an issuing intermediate of five, each beside the record of its
-// ceremony. The folder appears whole or not at all; when it exists, the error
+// CreateFiles makes a private CA with keys in files: a P-384 root and a P-256 timestamp
+// authority of ten years and an issuing intermediate of five, each beside the record
+// of its ceremony. The folder appears whole or not at all; when it exists, the error
 // wraps os.ErrExist and nothing is touched. Beside an error, RootKey is set where that
 // file was made outside the folder, and is the caller's to remove.
 func CreateFiles(o CreateOptions) (made Files, err error) {
@@ -91,6 +93,8 @@ func files(dir, rootKey string) Files {
 		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
 		Root:       filepath.Join(dir, "root.pem"),
 		RootKey:    cmp.Or(rootKey, filepath.Join(dir, "root.key.pem")),
+
+		Timestamps: filepath.Join(dir, "timestamp.pem"), TimestampsKey: filepath.Join(dir, "timestamp.key.pem"),
 	}
 }
 
@@ -99,6 +103,10 @@ func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
 	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
 	if err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
+	}
+	stampingKey, err := keystore.GenerateFile(to.TimestampsKey, kms.ECDSAP256, o.Passphrase)
+	if err != nil {
+		return fmt.Errorf("ca: the timestamp authority: %w", err)
 	}
 	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
 	// The keys lie beside the records, wherever the folder goes.
@@ -110,6 +118,10 @@ func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
 	issuing := cacert.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
 	if _, err := certify(root, cacert.Profile{}, at, issuing, signer, to.Chain); err != nil {
 		return fmt.Errorf("ca: the intermediate: %w", err)
+	}
+	stamping := cacert.Key{Signer: stampingKey, Ref: "file:" + filepath.Base(to.TimestampsKey)}
+	if _, err := certify(root, cacert.Profile{Timestamping: true}, at, stamping, signer, to.Timestamps); err != nil {
+		return fmt.Errorf("ca: the timestamp authority: %w", err)
 	}
 	return nil
 }

@@ -87,7 +87,9 @@ func (m *Certificate) Record(file string) []byte {
 	c := m.ceremony
 	kind := "root"
 	if len(c.Parent) > 0 {
-		kind = "intermediate"
+		if kind = "intermediate"; !c.Template.IsCA {
+			kind = "timestamp authority's"
+		}
 	}
 	title := "Record of a key ceremony: " + kind + " certificate"
 	fmt.Fprintf(&b, "%s\n%s\n\n", title, strings.Repeat("=", len(title)))

@@ -104,6 +104,7 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer
 // caProfile is what flags say about a certificate.
 type caProfile struct {
 	organization, name, pathLength string
+	purpose                        string
 	days                           int
 	out                            string
 }
@@ -116,19 +117,35 @@ func (p *caProfile) flags(cmd *cobra.Command, prefix, pathLength string, days ti
 	f.StringVar(&p.pathLength, prefix+"path-length", pathLength, "how many CA certificates may come below it")
 }
 
+// The values of --purpose.
+const (
+	purposeIssuing   = "issuing"
+	purposeTimestamp = "timestamp"
+)
+
+// purposeFlag adds what the certificate is for, where that isn't a root.
+func (p *caProfile) purposeFlag(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&p.purpose, "purpose", purposeIssuing,
+		"what the certificate is for: issuing, or timestamp for a timestamp authority, which certifies nothing, below the root")
+}
+
 func (p *caProfile) profile() (cacert.Profile, error) {
-	length := cacert.Unlimited
-	if p.pathLength != "none" {
+	out := cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: cacert.Unlimited, Timestamping: p.purpose == purposeTimestamp}
+	if p.purpose != "" && p.purpose != purposeIssuing && !out.Timestamping {
+		return out, usage(purposeIssuing+" or "+purposeTimestamp, "--purpose %q", p.purpose)
+	}
+	if p.pathLength != "none" && !out.Timestamping {
 		n, err := strconv.Atoi(p.pathLength)
 		if err != nil || n < 0 {
-			return cacert.Profile{}, usage("state a number, or none", "path length %q", p.pathLength)
+			return out, usage("state a number, or none", "path length %q", p.pathLength)
 		}
-		length = n
+		out.PathLength = n
 	}
 	if p.days < 0 || p.days > 1<<20 {
-		return cacert.Profile{}, usage("state how many days the certificate is valid", "--days %d", p.days)
+		return out, usage("state how many days the certificate is valid", "--days %d", p.days)
 	}
-	return cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: length, Lifetime: time.Duration(p.days) * cacert.Day}, nil
+	out.Lifetime = time.Duration(p.days) * cacert.Day
+	return out, nil
 }
 
 // circumstances are those of this machine, this program and this moment.

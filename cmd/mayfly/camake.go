@@ -187,6 +187,8 @@ func newCAIntermediateCommand(streams streams) *cobra.Command {
 --issuer and --issuer-key name, and writes the chain from it to the root: the file
 that ca.authority.chain of a configuration names. Path length 0 is for a CA that
 issues; 1 is for one that certifies issuing CAs (ca.authority.mode: ephemeral).
+--purpose timestamp makes the certificate of a timestamp authority (timestamp.chain),
+which certifies nothing.
 
 The organization is the root's. The chain is written beside the record of the
 ceremony, FILE.record.txt. Nothing is overwritten.`,
@@ -198,6 +200,7 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 	c.issuer.flags(cmd)
 	c.key.flags(cmd, "", "the intermediate's key", true)
 	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
+	c.profile.purposeFlag(cmd)
 	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
 	witnessFlag(cmd, &c.witnesses)
 	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("out"), cmd.MarkFlagRequired("key")))

@@ -110,6 +110,7 @@ SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 	}
 	c.issuer.flags(cmd)
 	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
+	c.profile.purposeFlag(cmd)
 	f := cmd.Flags()
 	f.StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
 	f.BoolVar(&c.yes, "yes", false, "sign without asking")

@@ -28,7 +28,8 @@ func newCAShowCommand(streams streams) *cobra.Command {
 		Use:   "show FILE|-",
 		Short: "Put a CA's certificates, or a certificate request, into words",
 		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
-fingerprints to compare it by, and what is wrong with it as an issuer. A chain
+fingerprints to compare it by, and what is wrong with it as an issuer or, where it is
+one's, as a timestamp authority. A chain
 begins with the certificate that issues and ends with the root. mayfly ca verify
 also fails where something is wrong.`,
 		Example: `  mayfly ca show chain.pem`,
@@ -50,13 +51,13 @@ also fails where something is wrong.`,
 				ceremony.Print(streams.Out, c)
 				fmt.Fprintln(streams.Out)
 			}
-			found := cacert.Check(certs, need(time.Now(), below))
+			found, as := judge(certs, time.Now(), below)
 			for _, f := range found.Faults() {
 				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
 			}
 			printRemarks(streams.Out, found)
 			if len(found.Faults()) == 0 {
-				fmt.Fprintln(streams.Out, "no faults as an issuer")
+				fmt.Fprintf(streams.Out, "no faults as %s\n", as)
 			}
 			return nil
 		},
@@ -74,6 +75,14 @@ func printRemarks(out io.Writer, found cachain.Findings) {
 
 func belowFlag(cmd *cobra.Command, below *int) {
 	cmd.Flags().IntVar(below, "below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
+}
+
+// judge finds what is wrong with a chain as that of what it is for.
+func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.Findings, as string) {
+	if cacert.IsTimestamping(certs[0]) {
+		return cacert.CheckTimestamping(certs, now), "a timestamp authority"
+	}
+	return cacert.Check(certs, need(now, below)), "an issuer"
 }
 
 // need is what an authority's chain is wanted for.
@@ -107,7 +116,7 @@ func newCAVerifyCommand(streams streams) *cobra.Command {
 		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
 validities within one another, key usages, path lengths, extended key usages from
 the root to the leaf, names, the strength of the keys, and that a verifier of code
-signatures takes it. --root compares the chain's root with the one that you have
+signatures, or of timestamps where it is a timestamp authority's, takes it. --root compares the chain's root with the one that you have
 from elsewhere: without it the chain only agrees with itself. --key opens the
 issuing key, signs a trial with it, and compares it with the first certificate.
 
@@ -137,7 +146,7 @@ func (c *caVerify) run(ctx context.Context, io streams, path string) error {
 	if err != nil {
 		return err
 	}
-	found := cacert.Check(certs, need(now, c.below))
+	found, _ := judge(certs, now, c.below)
 	faults := found.Faults()
 	printRemarks(io.Out, found)
 	if len(faults) == 0 {

@@ -56,8 +56,8 @@ type initOptions struct {
 }
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
-intermediate (P-256, five years), the key of an embedded log, the empty log, and
-mayfly.yaml, which names them all. What later commands decide, such as which
+intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
+of an embedded log, the empty log, and mayfly.yaml, which names them all. What later commands decide, such as which
 authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
 alone. The folder appears whole or not at all, and one that has something in it is
 never touched.
@@ -288,6 +288,9 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		Passphrase: o.passphrase,
 	}}}
 	c.CA.StateFile = authoritiesName
+	c.Timestamp.Chain = setting.Path(filepath.Join(authorityName, "timestamp.pem"))
+	c.Timestamp.Key = setting.KeyRef("file:" + filepath.Join(authorityName, "timestamp.key.pem"))
+	c.Timestamp.Passphrase = o.passphrase
 	c.CTLog.Mode = ctlog.ModeEmbedded
 	c.CTLog.Embedded.Directory = logName
 	c.CTLog.Embedded.MarkFile = markName
@@ -315,6 +318,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		"issuers[0].audiences":     audience,
 		"issuers":                  "Whose tokens are accepted. At least one is needed.",
 		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
+		"timestamp":                "The timestamp authority, with which signatures outlive their certificates. Remove\nthis section where another gives timestamps.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
 		"server":                   "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
 		"ctlog.embedded.mark_file": "How large the log has been: never restore it from a backup together with the log.",
@@ -332,7 +336,7 @@ func printCreated(streams streams, o initOptions) {
 	fmt.Fprintf(streams.Out, `A private CA is in %s.
 
   %-34s what `+"`mayfly serve`"+` reads
-  %-34s the issuing key and its chain
+  %-34s the issuing key, the timestamp authority's, and their chains
   %-34s the log, its key and its high-water mark
   %-34s what later commands decide
 

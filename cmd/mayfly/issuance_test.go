@@ -285,7 +285,7 @@ func (c commandLine) configure(issuer string, k backendKey) {
 	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
 		c.t.Fatal(err)
 	}
-	for _, name := range []string{"ca/authority", "ca/ctlog", "ca/ctlog.mark"} {
+	for _, name := range []string{"ca/authority/chain.pem", "ca/authority/issuing.key.pem", "ca/authority/root.key.pem", "ca/ctlog", "ca/ctlog.mark"} {
 		if err := os.RemoveAll(c.path(name)); err != nil {
 			c.t.Fatal(err)
 		}

@@ -84,6 +84,7 @@ const (
 	LogUnavailable    Reason = "LOG_UNAVAILABLE"
 	AuditUnavailable  Reason = "AUDIT_UNAVAILABLE"
 	ReplayUnavailable Reason = "REPLAY_UNAVAILABLE"
+	TimeUnavailable   Reason = "TIME_UNAVAILABLE"
 	Overloaded        Reason = "OVERLOADED"
 	ShuttingDown      Reason = "SHUTTING_DOWN"
 
@@ -110,7 +111,7 @@ var kinds = map[Reason]Kind{
 	RateExceeded: RateLimited,
 
 	IssuerUnavailable: Unavailable, IssuerKeyUnusable: Unavailable, SignerUnavailable: Unavailable, SigningQuota: Unavailable, LogUnavailable: Unavailable,
-	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
+	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, TimeUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,
 

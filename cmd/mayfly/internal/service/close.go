@@ -27,6 +27,9 @@ func (s *Service) close(ctx context.Context, logs *logSet) error {
 	if s.issuer != nil {
 		s.issuer.Close()
 	}
+	if s.timestamps != nil {
+		s.timestamps.Use(nil)
+	}
 	errs = append(errs, s.loaded.close())
 	if s.audit != nil {
 		errs = append(errs, s.audit.Close())

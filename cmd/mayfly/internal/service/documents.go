@@ -3,7 +3,6 @@ package service
 import (
 	"context"
 	"log/slog"
-	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/identity"
@@ -15,7 +14,7 @@ import (
 func (s *Service) history(st *state) (trustroot.History, error) {
 	h := trustroot.History{
 		CTLogs:               s.logDescriptions(st.logs),
-		TimestampAuthorities: slices.Concat(st.timestamps, st.beside.TimestampAuthorities),
+		TimestampAuthorities: s.timestampAuthorities(st),
 		TransparencyLogs:     st.beside.TransparencyLogs,
 	}
 	for _, l := range st.authorities.Trusted {
@@ -67,7 +66,7 @@ func (s *Service) prepareDocuments(_ context.Context, next *state) (func(context
 // prepareServer has the server serve what next has, with its settings.
 func (s *Service) prepareServer(_ context.Context, next *state) (func(context.Context), func(), error) {
 	commit, rollback, err := s.server.Prepare(server.Reload{
-		Config: next.config.Server, Documents: server.Documents(next.documents), Mounts: next.logs.mounts, Posts: next.logs.posts,
+		Config: next.config.Server, Documents: server.Documents(next.documents), Mounts: next.logs.mounts, Posts: next.logs.posts, Timestamps: s.served(next),
 	})
 	if err != nil {
 		return nil, nil, err

@@ -49,7 +49,7 @@ func (l *Components) remark(path, format string, args ...any) {
 func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Dependencies, f *setting.Faults) {
 	s := &Service{Dependencies: d, loaded: l, started: c}
 	set := &logSet{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
-	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set, beside: l.Beside}
+	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set, beside: l.Beside, timestamps: l.timestamps}
 	for i, log := range c.CTLog.Own() {
 		at := c.CTLog.OwnPath("ctlog", i)
 		about, inUse, err := embedded.Inspect(ctx, log, l.LogKeys[i].Public())

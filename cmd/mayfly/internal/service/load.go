@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -62,12 +63,13 @@ type Components struct {
 	History   trustroot.History
 	Documents trustroot.Documents
 	// Remarks are what works as it is and should be otherwise, by its place in the configuration.
-	Remarks  []string
-	LogKeys  []kms.Signer // of our logs, in the order of ctlog.Config.Own; nil once a log has it
-	verifier *identity.Verifier
-	keys     *proof.Policy
-	replay   *replay.Store // nil where a process remembers used tokens by itself
-	external []*external.Log
+	Remarks    []string
+	LogKeys    []kms.Signer         // of our logs, in the order of ctlog.Config.Own; nil once a log has it
+	timestamps *timestamp.Authority // nil where there is none, and once it is in force
+	verifier   *identity.Verifier
+	keys       *proof.Policy
+	replay     *replay.Store // nil where a process remembers used tokens by itself
+	external   []*external.Log
 }
 
 // Load reads everything that c names and reports all faults at once, as a
@@ -86,6 +88,11 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 		addFaults(&f, "ca", err)
 	} else if err := loaded.Authorities.Active.CheckHistory(string(c.Audit.Path)); err != nil {
 		addFaults(&f, "ca", err)
+	}
+	if loaded.timestamps, err = d.loadTimestamps(ctx, c, nil); err != nil {
+		addFaults(&f, "timestamp", err)
+	} else if r := loaded.timestamps.Remark(d.Now()); r != "" {
+		loaded.remark("timestamp.chain", "%s", r)
 	}
 	of := identity.Options{Now: d.Now, Logger: d.Logger, Metrics: d.Registry, Deny: c.Deny, Requests: c.Server.Limits.Issuances}
 	if c.Replay.Enabled() {
@@ -117,6 +124,7 @@ func (l *Components) close() error {
 	if l.Authorities != nil {
 		l.Authorities.Active.Close()
 	}
+	l.timestamps.Close()
 	for _, key := range l.LogKeys {
 		kms.Close(key)
 	}

@@ -54,6 +54,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
 	}
+	if err := s.startTimestamps(first); err != nil {
+		return nil, err
+	}
 	if _, first.documents, err = s.render(first); err != nil {
 		return nil, err
 	}
@@ -142,6 +145,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Dependencies: s.readiness(),
 		Mounts:       first.logs.mounts,
 		Posts:        first.logs.posts,
+		Timestamps:   s.served(first),
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

@@ -23,6 +23,7 @@ func (s *Service) readiness() []server.Dependency {
 		{Name: "audit", Check: s.audit.Ready},
 		{Name: "issuers", Check: s.anyIssuer, Detail: s.issuerStatus},
 		{Name: "configuration", Check: s.lastReload, Detail: s.configurationStatus, Informational: true},
+		{Name: "timestamps", Check: s.timestamps.Ready, Detail: s.timestamps.Detail, Informational: true},
 	}
 	if s.loaded.replay != nil {
 		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})

@@ -73,10 +73,12 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "", prepare: s.prepareSettings},
 		{settings: "issuers", prepare: s.prepareIdentity},
 		{settings: "ca", prepare: s.prepareAuthorities},
+		{settings: "timestamp", prepare: s.prepareTimestamps},
 		{settings: "ctlog", prepare: s.prepareLogs, onlyIfClean: true},
 		{settings: "", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
 		{settings: "ctlog", prepare: s.prepareSubmission},
+		{settings: "timestamp", prepare: s.prepareStamping},
 		{settings: "ca", prepare: s.prepareSigning},
 	}
 }

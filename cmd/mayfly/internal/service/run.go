@@ -14,6 +14,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.server.Serve(ctx) })
 	group.Go(func() error { return s.issuer.Run(ctx) })
 	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
+	group.Go(func() error { return s.timestamps.Watch(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -28,17 +29,18 @@ import (
 // Service is one running CA. Its fields but for current are set when it is opened.
 type Service struct {
 	Dependencies
-	loaded    *Components
-	started   *config.Config // that it was opened with: for settings that need a restart
-	logBase   string         // where our logs are served, if not at their own URLs' hosts
-	policy    *ctlog.Policy  // nil without logs
-	audit     *audit.File
-	issuer    *ca.Issuer
-	ephemeral *authority.Ephemeral // nil but with an authority of the mode ephemeral
-	promises  *inclusion.Monitor   // nil without logs
-	server    *server.Server
-	reads     *read.Budget // of all logs that are served here
-	reloads   reloads
+	loaded     *Components
+	started    *config.Config // that it was opened with: for settings that need a restart
+	logBase    string         // where our logs are served, if not at their own URLs' hosts
+	policy     *ctlog.Policy  // nil without logs
+	audit      *audit.File
+	issuer     *ca.Issuer
+	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
+	promises   *inclusion.Monitor   // nil without logs
+	timestamps *timestamp.InForce   // which has no authority where there is none
+	server     *server.Server
+	reads      *read.Budget // of all logs that are served here
+	reloads    reloads
 
 	changing sync.Mutex // held by whoever makes the next state and puts it in force
 	current  atomic.Pointer[state]
@@ -52,9 +54,9 @@ type state struct {
 	configured  *authority.Set // as config has them
 	authorities *authority.Set // with the issuing certificates of the mode ephemeral
 	firstListed firstListed
+	timestamps  *timestamp.Authority // nil where there is none
 	logs        *logSet
-	beside      trustroot.History     // what the section trust of config names
-	timestamps  []trustroot.Authority // our own timestamp authority; none without one
+	beside      trustroot.History // what the section trust of config names
 	documents   trustroot.Documents
 }
 
