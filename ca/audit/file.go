@@ -32,8 +32,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 }
 
-// File is an audit trail on disk. It is safe for concurrent use. Open starts two
-// goroutines, one for each file, which Close ends.
+// File is an audit trail on disk. It is safe for concurrent use. It has no goroutine:
+// its callers write for each other.
 type File struct {
 	lock    io.Closer
 	trail   *stream
@@ -72,11 +72,11 @@ func Open(c Config, o Options) (*File, error) {
 	f := &File{lock: lock}
 	// The random part makes ids unique across restarts, the counter within a run.
 	envelope := newEnvelope(o.Source, rand.Text()[:16], o.Now)
-	f.trail, err = openStream("trail", path, c.Rotation, 0, envelope, m, o.Logger)
+	f.trail, err = openStream("trail", newDisk(path, c.Rotation), batchLimit(c.Rotation), 0, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	f.refused, err = openStream("refused", refusedPath(path), c.RefusedRotation, refusedPace, envelope, m, o.Logger)
+	f.refused, err = openStream("refused", newDisk(refusedPath(path), c.RefusedRotation), batchLimit(c.RefusedRotation), refusedPace, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
