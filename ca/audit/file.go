@@ -89,6 +89,8 @@ func Open(c Config, o Options) (*File, error) {
 // many records wait, or the trail is closed; DEADLINE_EXCEEDED or CLIENT_GONE
 // when ctx ended first; INTERNAL for an unknown type. After an error the record may
 // still be, or come to be, in the file: "failed", and "failed after it took effect".
+// Of each file, the caller who writes for all and the last who waits behind stay
+// until the disk has answered, though their ctx ends.
 func (f *File) Record(ctx context.Context, e Event) error {
 	if !e.Type.valid() {
 		return fault.From(fmt.Errorf("audit event of unknown type %q", e.Type))
