@@ -105,8 +105,8 @@ func (f *File) Record(ctx context.Context, e Event) error {
 // failure it tries the storage again, so that the service recovers without traffic.
 func (f *File) Ready(ctx context.Context) error { return f.trail.ready(ctx) }
 
-// Close makes what was accepted durable, ends the goroutines and closes the
-// files. Record fails from then on. A second Close does nothing.
+// Close makes what was accepted durable and closes the files. Record fails from then
+// on. A second Close does nothing.
 func (f *File) Close() error {
 	var errs []error
 	f.closing.Do(func() {
