@@ -225,9 +225,8 @@ func (v victim) run(t *testing.T) []left {
 	}
 	err = cmd.Wait()
 	var died *exec.ExitError
-	if status, ok := syscall.WaitStatus(0), errors.As(err, &died); ok {
-		status, _ = died.Sys().(syscall.WaitStatus)
-		if status.Signal() == syscall.SIGKILL {
+	if errors.As(err, &died) {
+		if status, ok := died.Sys().(syscall.WaitStatus); ok && status.Signal() == syscall.SIGKILL {
 			return got
 		}
 	}

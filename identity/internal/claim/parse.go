@@ -169,7 +169,7 @@ func (p *parser) duplicate(members []member, name string, fold bool) bool {
 	p.wide = p.wide || fold && strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf })
 	for i := range members {
 		other := members[i].name
-		if len(other) != len(name) && !(p.wide && fold) {
+		if len(other) != len(name) && (!p.wide || !fold) {
 			continue
 		}
 		if other == name || fold && mayFold(other, name) && strings.EqualFold(other, name) {
