@@ -135,11 +135,7 @@ func TestProbeKeepsToNameConstraints(t *testing.T) {
 		if last := r.audit.events[len(r.audit.events)-1]; last.SAN != c.want {
 			t.Errorf("%s: the probe names %q, want %q", name, last.SAN, c.want)
 		}
-		der, err := assemble(r.log.entries()[0].TBS, r.issuer.Authorities().Active.SignatureAlgorithm, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		shown, err := x509.ParseCertificate(der)
+		shown, err := x509.ParseCertificate(assemble(r.log.entries()[0].TBS, r.issuer.Authorities().Active.SignatureAlgorithm, nil))
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -2,9 +2,11 @@ package ca
 
 import (
 	"bytes"
+	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"math/big"
+	"net/url"
 	"strings"
 	"testing"
 	"time"
@@ -181,4 +183,66 @@ func FuzzReplaceExtension(f *testing.F) {
 			t.Errorf("taking out %d bytes made %d of %d", len(poisonDER), len(without), len(same))
 		}
 	})
+}
+
+// FuzzCertificate: what the profile and the lint let by, crypto/x509 takes and reads
+// alike, so that the check after the signature needn't ask it.
+func FuzzCertificate(f *testing.F) {
+	a, template := testAuthority(f, kms.ECDSAP256), sampleLeaf(f)
+	for kind, name := range map[identity.SANKind]string{
+		identity.Email: "a@b.example", identity.URI: "https://example.com/%41?q#f", identity.Username: "alice!example.com",
+	} {
+		f.Add(uint8(kind), name, "refs/heads/main")
+		f.Add(uint8(kind), "spiffe://a..b", "\u00e4\x00")
+		f.Add(uint8(kind), "urn:x", strings.Repeat("v", 300))
+		f.Add(uint8(kind), "x://[::1]:99999/", "")
+	}
+	f.Fuzz(func(t *testing.T, kind uint8, name, value string) {
+		l := *template
+		l.san = identity.SAN{Kind: identity.SANKind(kind), Value: name}
+		var err error
+		if l.extensions, err = (extension.Set{Issuer: "https://issuer.example", TokenSubject: name, GitHubRef: value}).Extensions(); err != nil || checkSAN(l.san) != nil {
+			return
+		}
+		poisoned, err := l.tbs(a, poisonDER)
+		if err != nil || lint(poisoned, &l, a, DefaultLifetime) != nil {
+			return
+		}
+		plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		c, err := x509.ParseCertificate(assemble(plain, a.SignatureAlgorithm, []byte("signature")))
+		if err != nil {
+			t.Fatalf("%v %q, %q: %v", l.san.Kind, name, value, err)
+		}
+		back, err := extension.Parse(c.Extensions)
+		if err != nil || back.TokenSubject != name || back.GitHubRef != value || c.SerialNumber.Cmp(l.serial) != 0 || !c.NotAfter.Equal(l.notAfter) {
+			t.Errorf("read back as %+v, %v, with the serial number %v until %v", back, err, c.SerialNumber, c.NotAfter)
+		}
+		switch l.san.Kind {
+		case identity.Email:
+			if len(c.EmailAddresses) != 1 || c.EmailAddresses[0] != name {
+				t.Errorf("%q is read back as %q", name, c.EmailAddresses)
+			}
+		case identity.URI:
+			if want, err := url.Parse(name); err != nil || len(c.URIs) != 1 || c.URIs[0].String() != want.String() {
+				t.Errorf("%q is read back as %q", name, c.URIs)
+			}
+		}
+	})
+}
+
+// TestObjectIdentifiers: their contents are what encoding/asn1 writes.
+func TestObjectIdentifiers(t *testing.T) {
+	t.Parallel()
+	for _, id := range []asn1.ObjectIdentifier{{0, 0}, {1, 3, 6}, {2, 5, 29, 127}, {2, 999, 128, 16383, 16384, 1<<31 - 1, 0}, {1, 3, 6, 1, 4, 1, 57264, 1, 24}} {
+		want, err := asn1.Marshal(id)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := appendOID(nil, id); !bytes.Equal(got, want[2:]) {
+			t.Errorf("%v is written as %x, want %x", id, got, want[2:])
+		}
+	}
 }

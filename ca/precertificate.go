@@ -39,10 +39,7 @@ func precertify(ctx context.Context, a *authority.Authority, p *authority.Precer
 	if err != nil {
 		return c, err
 	}
-	if c.Precertificate, err = assemble(der, a.SignatureAlgorithm, sig); err != nil {
-		return c, err
-	}
-	c.Issuers = p.Chain
+	c.Precertificate, c.Issuers = assemble(der, a.SignatureAlgorithm, sig), p.Chain
 	// The log derives what it promises from these bytes: so it is done here, before
 	// a promise for something else is asked for.
 	derived, err := ctlog.PrecertificateTBS(c.Precertificate, p.Certificate)
@@ -72,13 +69,9 @@ func replaceIssuer(der, name []byte) ([]byte, error) {
 	if !rest.ReadASN1Element(&issuer, cryptobyteasn1.SEQUENCE) {
 		return nil, tbs.ErrMalformed
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(der)+len(name)+8))
-	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(before)
-		b.AddBytes(name)
-		b.AddBytes(rest)
-	})
-	return b.Bytes()
+	b := append(make([]byte, 0, len(der)+len(name)+8), before...)
+	b = append(append(b, name...), rest...)
+	return tbs.Wrap(b, 0, cryptobyteasn1.SEQUENCE), nil
 }
 
 // replaceExtension returns a TBSCertificate with its one extension of the type oid
@@ -97,7 +90,7 @@ func replaceExtension(der []byte, oid asn1.ObjectIdentifier, with []byte) ([]byt
 	if found != 1 {
 		return nil, fmt.Errorf("ca: %d extensions where one is expected", found)
 	}
-	return tbs.Join(before, extensions)
+	return tbs.Join(before, extensions), nil
 }
 
 // sctListExtension encodes the SCTs as the certificate carries them: an OCTET
@@ -107,7 +100,6 @@ func sctListExtension(scts []ctlog.SCT) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("ca: encoding the SCT list: %w", err)
 	}
-	var b cryptobyte.Builder
-	addExtension(&b, oidSCTList, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(list) })
-	return b.Bytes()
+	b := append(make([]byte, 0, len(list)+32), list...)
+	return appendExtension(nil, oidSCTList, false, tbs.Wrap(b, 0, cryptobyteasn1.OCTET_STRING)), nil
 }

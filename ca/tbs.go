@@ -2,17 +2,19 @@ package ca
 
 import (
 	"crypto/x509/pkix"
+	encodingasn1 "encoding/asn1"
 	"errors"
-	"fmt"
 	"math/big"
+	"math/bits"
+	"slices"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // leaf is all that a leaf certificate says, beside what its authority and its
@@ -38,8 +40,10 @@ var (
 	tagURI        = asn1.Tag(6).ContextSpecific()
 )
 
-// Extensions that are the same in every leaf, in DER.
+// What is the same in every leaf, in DER.
 var (
+	versionDER = []byte{0xa0, 3, 0x02, 1, 2} // v3
+	emptyDER   = []byte{0x30, 0}
 	// keyUsage, critical, digitalSignature alone: RFC 5280 §4.2.1.3.
 	keyUsageDER = []byte{0x30, 0x0e, 0x06, 3, 0x55, 0x1d, 0x0f, 0x01, 1, 0xff, 0x04, 4, 0x03, 2, 0x07, 0x80}
 	// extKeyUsage, id-kp-codeSigning alone: RFC 5280 §4.2.1.12.
@@ -62,96 +66,102 @@ var (
 // tbs writes the TBSCertificate (RFC 5280 §4.1). last, one encoded extension or
 // nothing, comes after all others: the poison of a precertificate.
 func (l *leaf) tbs(a *authority.Authority, last []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, 1536))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(tagVersion, func(b *cryptobyte.Builder) { b.AddASN1Int64(2) }) // v3
-		b.AddASN1BigInt(l.serial)
-		b.AddBytes(a.SignatureAlgorithm)
-		b.AddBytes(a.Certificate.RawSubject)
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addTime(b, l.notBefore)
-			addTime(b, l.notAfter)
-		})
-		b.AddASN1(asn1.SEQUENCE, func(*cryptobyte.Builder) {}) // empty subject: the SAN names the identity
-		b.AddBytes(l.spki)
-		b.AddASN1(tagExtensions, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddBytes(keyUsageDER)
-				b.AddBytes(extKeyUsageDER)
-				addExtension(b, oidSubjectKey, false, func(b *cryptobyte.Builder) { b.AddASN1OctetString(l.keyID) })
-				b.AddBytes(a.KeyID)
-				addExtension(b, oidSAN, true, func(b *cryptobyte.Builder) { addSAN(b, l.san) }) // critical: the subject is empty (RFC 5280 §4.2.1.6)
-				for _, e := range l.extensions {
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						b.AddASN1ObjectIdentifier(e.Id)
-						b.AddASN1OctetString(e.Value)
-					})
-				}
-				b.AddBytes(last)
-			})
-		})
-	})
-	der, err := b.Bytes()
+	san, err := encodeSAN(l.san)
 	if err != nil {
-		return nil, fmt.Errorf("ca: writing the TBSCertificate: %w", err)
+		return nil, err
 	}
-	return der, nil
+	b := append(make([]byte, 0, 1536), versionDER...)
+	b = appendSerial(b, l.serial)
+	b = append(b, a.SignatureAlgorithm...)
+	b = append(b, a.Certificate.RawSubject...)
+	at := len(b)
+	b = appendTime(appendTime(b, l.notBefore), l.notAfter)
+	b = tbs.Wrap(b, at, asn1.SEQUENCE)
+	b = append(b, emptyDER...) // the subject: the SAN names the identity
+	b = append(b, l.spki...)
+	at = len(b)
+	b = append(append(b, keyUsageDER...), extKeyUsageDER...)
+	b = appendExtension(b, oidSubjectKey, false, tbs.Wrap(slices.Clone(l.keyID), 0, asn1.OCTET_STRING))
+	b = append(b, a.KeyID...)
+	b = appendExtension(b, oidSAN, true, san) // critical: the subject is empty (RFC 5280 §4.2.1.6)
+	var id [16]byte
+	for _, e := range l.extensions {
+		b = appendExtension(b, appendOID(id[:0], e.Id), false, e.Value)
+	}
+	b = append(b, last...)
+	b = tbs.Wrap(tbs.Wrap(b, at, asn1.SEQUENCE), at, tagExtensions)
+	return tbs.Wrap(b, 0, asn1.SEQUENCE), nil
 }
 
-// addTime writes a Time: UTCTime to the end of 2049, GeneralizedTime after it
+// appendSerial writes a positive INTEGER (X.690 §8.3).
+func appendSerial(b []byte, serial *big.Int) []byte {
+	at := len(b)
+	if serial.BitLen()%8 == 0 {
+		b = append(b, 0) // the sign
+	}
+	return tbs.Wrap(append(b, serial.Bytes()...), at, asn1.INTEGER)
+}
+
+// appendTime writes a Time: UTCTime to the end of 2049, GeneralizedTime after it
 // (RFC 5280 §4.1.2.5).
-func addTime(b *cryptobyte.Builder, t time.Time) {
-	if t.Year() < 2050 {
-		b.AddASN1UTCTime(t)
-		return
+func appendTime(b []byte, t time.Time) []byte {
+	at := len(b)
+	if t = t.UTC(); t.Year() < 2050 {
+		return tbs.Wrap(t.AppendFormat(b, "060102150405Z"), at, asn1.UTCTime)
 	}
-	b.AddASN1GeneralizedTime(t)
+	return tbs.Wrap(t.AppendFormat(b, "20060102150405Z"), at, asn1.GeneralizedTime)
 }
 
-// addExtension writes one Extension whose OID's content is oid (RFC 5280 §4.1.2.9).
-func addExtension(b *cryptobyte.Builder, oid []byte, critical bool, value cryptobyte.BuilderContinuation) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(oid) })
-		if critical {
-			b.AddASN1Boolean(true)
+// appendOID writes the content of an object identifier (X.690 §8.19).
+func appendOID(b []byte, id encodingasn1.ObjectIdentifier) []byte {
+	for i, n := range id[1:] {
+		if i == 0 {
+			n += 40 * id[0]
 		}
-		b.AddASN1(asn1.OCTET_STRING, value)
-	})
+		for shift := (bits.Len(uint(n|1)) - 1) / 7 * 7; shift > 0; shift -= 7 {
+			b = append(b, 0x80|byte(n>>shift))
+		}
+		b = append(b, byte(n&0x7f))
+	}
+	return b
 }
 
-// addSAN writes GeneralNames with the one identity (RFC 5280 §4.2.1.6).
-func addSAN(b *cryptobyte.Builder, san identity.SAN) {
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		value := []byte(san.Value)
-		switch san.Kind {
-		case identity.Email:
-			b.AddASN1(tagEmail, func(b *cryptobyte.Builder) { b.AddBytes(value) })
-		case identity.URI:
-			b.AddASN1(tagURI, func(b *cryptobyte.Builder) { b.AddBytes(value) })
-		case identity.Username:
-			b.AddASN1(tagOtherName, func(b *cryptobyte.Builder) {
-				b.AddASN1ObjectIdentifier(extension.OtherNameOID)
-				b.AddASN1(tagOtherValue, func(b *cryptobyte.Builder) {
-					b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes(value) })
-				})
-			})
-		default:
-			b.SetError(errors.New("ca: unknown kind of SAN"))
-		}
-	})
+// appendExtension writes one Extension whose OID's content is oid (RFC 5280 §4.1.2.9).
+func appendExtension(b, oid []byte, critical bool, value []byte) []byte {
+	at := len(b)
+	b = tbs.Wrap(append(b, oid...), at, asn1.OBJECT_IDENTIFIER)
+	if critical {
+		b = append(b, byte(asn1.BOOLEAN), 1, 0xff)
+	}
+	content := len(b)
+	b = tbs.Wrap(append(b, value...), content, asn1.OCTET_STRING)
+	return tbs.Wrap(b, at, asn1.SEQUENCE)
+}
+
+// encodeSAN is GeneralNames with the one identity (RFC 5280 §4.2.1.6).
+func encodeSAN(san identity.SAN) ([]byte, error) {
+	b := make([]byte, 0, len(san.Value)+32)
+	switch san.Kind {
+	case identity.Email:
+		b = tbs.Wrap(append(b, san.Value...), 0, tagEmail)
+	case identity.URI:
+		b = tbs.Wrap(append(b, san.Value...), 0, tagURI)
+	case identity.Username:
+		b = tbs.Wrap(appendOID(b, extension.OtherNameOID), 0, asn1.OBJECT_IDENTIFIER)
+		at := len(b)
+		b = tbs.Wrap(append(b, san.Value...), at, asn1.UTF8String)
+		b = tbs.Wrap(tbs.Wrap(b, at, tagOtherValue), 0, tagOtherName)
+	default:
+		return nil, errors.New("ca: unknown kind of SAN")
+	}
+	return tbs.Wrap(b, 0, asn1.SEQUENCE), nil
 }
 
 // assemble puts a signature under a TBSCertificate (RFC 5280 §4.1).
-func assemble(tbs, algorithm, sig []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+len(algorithm)+len(sig)+16))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(sig)
-	})
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("ca: writing the certificate: %w", err)
-	}
-	return der, nil
+func assemble(unsigned, algorithm, sig []byte) []byte {
+	b := append(make([]byte, 0, len(unsigned)+len(algorithm)+len(sig)+24), unsigned...)
+	b = append(b, algorithm...)
+	at := len(b)
+	b = append(append(b, 0), sig...) // no unused bits (X.690 §8.6.2)
+	return tbs.Wrap(tbs.Wrap(b, at, asn1.BIT_STRING), 0, asn1.SEQUENCE)
 }

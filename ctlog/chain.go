@@ -100,11 +100,7 @@ func PrecertificateTBS(precertificate []byte, signer *x509.Certificate) ([]byte,
 			return nil, err
 		}
 	}
-	out, err := tbs.Join(before, kept)
-	if err != nil {
-		return nil, fmt.Errorf("ctlog: %w", err)
-	}
-	return out, nil
+	return tbs.Join(before, kept), nil
 }
 
 // withIssuerOf replaces the issuer, which must be the signer, by the signer's

@@ -119,6 +119,22 @@ func FuzzClaimPath(f *testing.F) {
 	})
 }
 
+// FuzzPlainURI: what is taken without the standard library's reader is what it takes.
+func FuzzPlainURI(f *testing.F) {
+	for _, s := range []string{"https://github.com/o/r/.github/workflows/x.yml@refs/heads/main", "https://a/../b", "https://a/%2e", "https://a:1/", "https://u@a/", "https:///", "https://a//b", "https://-/"} {
+		f.Add(s)
+	}
+	f.Fuzz(func(t *testing.T, s string) {
+		if !plainURI(s) {
+			return
+		}
+		u, err := url.Parse(s)
+		if err != nil || u.String() != s || u.Scheme != "https" || u.Host == "" || u.User != nil || !all(s, uriByte) || dotSegments(u.EscapedPath()) {
+			t.Fatalf("%q is taken; url.Parse: %+v, %v", s, u, err)
+		}
+	})
+}
+
 // FuzzEncodeURI: what is encoded is what Fulcio would write, reads back as the
 // text, and is a URI that both readers of certificates take alike.
 func FuzzEncodeURI(f *testing.F) {

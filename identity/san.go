@@ -80,6 +80,9 @@ func checkUsername(name, s string) error {
 // into a certificate byte for byte: with a host, without user, and without dot
 // segments in any spelling.
 func checkURI(name, s string) error {
+	if plainURI(s) {
+		return nil
+	}
 	if !all(s, uriByte) {
 		return claim.Invalid(name, "gives a name with a character that a URI can't hold")
 	}
@@ -95,12 +98,21 @@ func checkURI(name, s string) error {
 	return nil
 }
 
+// plainURI reports whether scheme, host and path are of characters that every reader
+// takes as they are, as those of most names are: checkURI finds nothing wrong with it.
+func plainURI(s string) bool {
+	rest, ok := strings.CutPrefix(s, "https://")
+	at := strings.IndexByte(rest, '/')
+	return ok && at > 0 && all(rest[:at], func(c byte) bool { return alphanumeric(c) || c == '.' || c == '-' }) &&
+		all(rest[at:], func(c byte) bool { return alphanumeric(c) || strings.IndexByte("-._/@", c) >= 0 }) && !dotSegments(rest[at:])
+}
+
 // encodeURI percent-encodes what a URI can't hold of a text that vendors' names
 // were put into: as Fulcio does, whose names go through url.Parse and String. The
 // text's own percent signs must not come from a name. Two texts never give one
 // URI: what is encoded is decoded again and compared.
 func encodeURI(name, raw string) (string, error) {
-	if all(raw, uriByte) && !strings.Contains(raw, "%") {
+	if plainURI(raw) || all(raw, uriByte) && !strings.Contains(raw, "%") {
 		return raw, checkURI(name, raw)
 	}
 	u, err := url.Parse(raw)

@@ -32,8 +32,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 }
 
-// File is an audit trail on disk. It is safe for concurrent use. Open starts two
-// goroutines, one for each file, which Close ends.
+// File is an audit trail on disk. It is safe for concurrent use. It has no goroutine:
+// its callers write for each other.
 type File struct {
 	lock    io.Closer
 	trail   *stream
@@ -72,11 +72,11 @@ func Open(c Config, o Options) (*File, error) {
 	f := &File{lock: lock}
 	// The random part makes ids unique across restarts, the counter within a run.
 	envelope := newEnvelope(o.Source, rand.Text()[:16], o.Now)
-	f.trail, err = openStream("trail", path, c.Rotation, 0, envelope, m, o.Logger)
+	f.trail, err = openStream("trail", newDisk(path, c.Rotation), batchLimit(c.Rotation), 0, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	f.refused, err = openStream("refused", refusedPath(path), c.RefusedRotation, refusedPace, envelope, m, o.Logger)
+	f.refused, err = openStream("refused", newDisk(refusedPath(path), c.RefusedRotation), batchLimit(c.RefusedRotation), refusedPace, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
@@ -89,6 +89,8 @@ func Open(c Config, o Options) (*File, error) {
 // many records wait, or the trail is closed; DEADLINE_EXCEEDED or CLIENT_GONE
 // when ctx ended first; INTERNAL for an unknown type. After an error the record may
 // still be, or come to be, in the file: "failed", and "failed after it took effect".
+// Of each file, the caller who writes for all and the last who waits behind stay
+// until the disk has answered, though their ctx ends.
 func (f *File) Record(ctx context.Context, e Event) error {
 	if !e.Type.valid() {
 		return fault.From(fmt.Errorf("audit event of unknown type %q", e.Type))
@@ -103,8 +105,8 @@ func (f *File) Record(ctx context.Context, e Event) error {
 // failure it tries the storage again, so that the service recovers without traffic.
 func (f *File) Ready(ctx context.Context) error { return f.trail.ready(ctx) }
 
-// Close makes what was accepted durable, ends the goroutines and closes the
-// files. Record fails from then on. A second Close does nothing.
+// Close makes what was accepted durable and closes the files. Record fails from then
+// on. A second Close does nothing.
 func (f *File) Close() error {
 	var errs []error
 	f.closing.Do(func() {

@@ -272,7 +272,7 @@ mayfly_audit_records_total{outcome="durable",type="probed"} 1
 }
 
 func BenchmarkRecord(b *testing.B) {
-	for _, callers := range []int{1, 64} {
+	for _, callers := range []int{1, 8, 64} {
 		b.Run(fmt.Sprintf("callers=%d", callers), func(b *testing.B) {
 			f := openTest(b, testConfig(b))
 			e := full()

@@ -1,16 +1,19 @@
 package audit
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -54,8 +57,8 @@ func openFaulty(t *testing.T, path string) (*stream, *faults) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := newStream("trail", d, batchLimit(r), 0, newEnvelope("mayfly", "run", fixed), m, slog.New(slog.DiscardHandler))
-	if err := s.start(); err != nil {
+	s, err := openStream("trail", d, batchLimit(r), 0, newEnvelope("mayfly", "run", fixed), m, slog.New(slog.DiscardHandler))
+	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.close() })
@@ -114,6 +117,9 @@ func TestRecordReturnsAfterTheFlushAndBatchesShareOne(t *testing.T) {
 	}
 }
 
+// TestACallerThatLeavesDoesNotTakeItsRecordAlong: while the disk hangs, callers go when
+// their context ends, but for who writes and the last one of the next batch. So every
+// record gets to the disk, with nobody there to ask for it.
 func TestACallerThatLeavesDoesNotTakeItsRecordAlong(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -121,17 +127,49 @@ func TestACallerThatLeavesDoesNotTakeItsRecordAlong(t *testing.T) {
 	began, release := blocked(in)
 	defer release()
 	ctx, cancel := context.WithCancel(t.Context())
-	got := make(chan error, 1)
-	go func() { got <- s.record(ctx, intent("01")) }()
-	<-began
-	cancel()
-	wantReason(t, <-got, fault.ClientGone)
-	release()
-	if err := s.close(); err != nil {
-		t.Fatal(err)
+	const callers = 4
+	got := make(chan error, callers)
+	for i := range callers {
+		go func() { got <- s.record(ctx, intent(fmt.Sprint(i))) }()
+		if i == 0 {
+			<-began
+		}
+		eventually(t, "the record is in a batch", func() bool { return s.waiting() == i })
 	}
-	if n := serials(readFile(t, path)); n["01"] != 1 {
-		t.Errorf("failed after it took effect: %v", n)
+	cancel()
+	for range callers - 2 {
+		wantReason(t, <-got, fault.ClientGone)
+	}
+	release()
+	for range 2 {
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+	}
+	if n := serials(readFile(t, path)); len(n) != callers {
+		t.Errorf("%d records on the disk, want %d: %v", len(n), callers, n)
+	}
+}
+
+// TestALoneCallerWritesForItself: without company a record costs one flush, and no
+// goroutine is there that could do it.
+func TestALoneCallerWritesForItself(t *testing.T) {
+	t.Parallel()
+	s, in := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+	var caller atomic.Bool
+	flush := func(f storage) error {
+		var stack [4 << 10]byte
+		caller.Store(bytes.Contains(stack[:runtime.Stack(stack[:], false)], []byte("TestALoneCallerWritesForItself")))
+		return f.Sync()
+	}
+	in.sync.Store(&flush)
+	for i := range 3 {
+		if err := s.record(t.Context(), intent(fmt.Sprint(i))); err != nil {
+			t.Fatal(err)
+		}
+		if n := in.syncs.Load(); n != int64(i+1) || !caller.Load() {
+			t.Errorf("record %d: %d flushes in all, by the caller itself: %t", i, n, caller.Load())
+		}
 	}
 }
 
@@ -308,24 +346,29 @@ func TestAClosedStreamCommitsWhatWaits(t *testing.T) {
 
 func TestPaceLeavesThePauseAfterACommit(t *testing.T) {
 	t.Parallel()
-	s, _ := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
-	if err := s.close(); err != nil {
-		t.Fatal(err)
-	}
-	s.quit, s.ended, s.closed, s.pace = make(chan struct{}), make(chan struct{}), false, time.Hour
-	if err := s.start(); err != nil {
-		t.Fatal(err)
-	}
-	if err := s.record(t.Context(), intent("01")); err != nil {
-		t.Fatal(err)
-	}
-	got := make(chan error, 1)
-	go func() { got <- s.record(t.Context(), intent("02")) }()
-	eventually(t, "the second waits for the pause to end", func() bool { return s.waiting() == 1 })
-	if err := s.close(); err != nil { // closing doesn't wait for the pause
-		t.Fatal(err)
-	}
-	if err := <-got; err != nil {
-		t.Error(err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		s, _ := openFaulty(t, filepath.Join(t.TempDir(), "audit.jsonl"))
+		s.pace = time.Hour
+		began := time.Now()
+		for i, want := range []time.Duration{0, time.Hour, 2 * time.Hour} {
+			if err := s.record(t.Context(), intent(fmt.Sprint(i))); err != nil {
+				t.Fatal(err)
+			}
+			if took := time.Since(began); took != want {
+				t.Errorf("record %d is durable after %v, want %v", i, took, want)
+			}
+		}
+		got := make(chan error, 1)
+		go func() { got <- s.record(t.Context(), intent("last")) }()
+		synctest.Wait()
+		if err := s.close(); err != nil { // closing doesn't wait for the pause
+			t.Fatal(err)
+		}
+		if err := <-got; err != nil {
+			t.Error(err)
+		}
+		if took := time.Since(began); took != 2*time.Hour {
+			t.Errorf("closed after %v, want %v", took, 2*time.Hour)
+		}
+	})
 }

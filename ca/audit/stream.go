@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"runtime"
+	"slices"
 	"sync"
 	"time"
 
@@ -13,6 +15,9 @@ import (
 // maxBatch bounds the bytes that wait for the disk, and so the memory of the queue.
 const maxBatch = 4 << 20
 
+// maxSpare is the room for lines that is kept between two batches.
+const maxSpare = 256 << 10
+
 // batchLimit is maxBatch, or less for small files: a batch is one write, which the
 // rotating library refuses above the file's maximum size. There is room for a mark.
 func batchLimit(r Rotation) int {
@@ -21,19 +26,21 @@ func batchLimit(r Rotation) int {
 
 // batch is what one flush makes durable. Its callers wait for done, then read err.
 type batch struct {
-	lines []byte
-	types [len(types)]int // by index of types
-	count int
-	done  chan struct{}
-	err   error
+	lines   []byte
+	types   [len(types)]int // by index of types
+	count   int
+	waiting int // how many callers wait for it to be written; guarded by stream.mu
+	done    chan struct{}
+	err     error
 }
 
 // types orders the counters of a batch.
 var types = [...]Type{Intent, Issued, Denied, Failed, Probed}
 
-// stream is one file with its writer: callers put their line into the open batch
-// and wait; the writer takes the batch, writes it in one piece, flushes it and
-// wakes its callers, while the next batch fills. (Group commit.)
+// stream is one file. Callers put their line into the open batch, and whoever gets
+// the turn writes the batch in one piece, flushes it and wakes its callers, while the
+// next batch fills (group commit). A lone caller does it all by itself and waits for
+// nobody.
 type stream struct {
 	name     string
 	pace     time.Duration // least pause between two commits; 0 for none
@@ -42,50 +49,38 @@ type stream struct {
 	metrics  *metrics
 	logger   *slog.Logger
 
-	wake  chan struct{} // holds one token when the open batch has work
-	quit  chan struct{} // closed by close
-	ended chan struct{} // closed when the writer has returned
+	turn chan struct{} // full while somebody has the turn
+	quit chan struct{} // closed by close: nobody pauses any more
 
 	mu      sync.Mutex
 	open    *batch
 	closed  bool
 	failing error // of the last commit; nil after a success
 
-	// Of the writer alone.
+	// Of whoever has the turn.
 	disk   *disk
-	torn   []byte // cut off by the last repair, not yet quoted
-	failed uint64 // records that failed since the last success
-	broken bool   // the last commit failed: repair before the next
-	err    error  // of closing
+	spare  []byte    // of a batch that is done
+	last   time.Time // of the last commit's end
+	shared bool      // whether it held several records
+	torn   []byte    // cut off by the last repair, not yet quoted
+	failed uint64    // records that failed since the last success
+	broken bool      // the last commit failed: repair before the next
 }
 
-func openStream(name, path string, r Rotation, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
-	s := newStream(name, newDisk(path, r), batchLimit(r), pace, v, m, l)
-	if err := s.start(); err != nil {
+// openStream repairs the file. It starts nothing.
+func openStream(name string, d *disk, limit int, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
+	s := &stream{
+		name: name, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
+		turn: make(chan struct{}, 1), quit: make(chan struct{}), open: newBatch(nil),
+	}
+	var err error
+	if s.torn, err = d.repair(); err != nil {
 		return nil, err
 	}
+	if s.torn != nil {
+		l.Warn("the audit trail ended in a cut line; it was set aside", "file", name, "bytes", len(s.torn))
+	}
 	return s, nil
-}
-
-func newStream(name string, d *disk, limit int, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) *stream {
-	return &stream{
-		name: name, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
-		wake: make(chan struct{}, 1), quit: make(chan struct{}), ended: make(chan struct{}),
-		open: newBatch(nil),
-	}
-}
-
-// start repairs the file and starts the writer.
-func (s *stream) start() error {
-	torn, err := s.disk.repair()
-	if err != nil {
-		return err
-	}
-	if s.torn = torn; torn != nil {
-		s.logger.Warn("the audit trail ended in a cut line; it was set aside", "file", s.name, "bytes", len(torn))
-	}
-	go s.run()
-	return nil
 }
 
 func newBatch(lines []byte) *batch {
@@ -110,54 +105,67 @@ func (s *stream) record(ctx context.Context, e *Event) error {
 	}
 	b.lines = s.envelope.event(b.lines, e)
 	b.count++
-	for i, t := range types {
-		if t == e.Type {
-			b.types[i]++
-		}
-	}
+	b.types[slices.Index(types[:], e.Type)]++
+	b.waiting++
 	s.mu.Unlock()
-	s.signal()
-	return wait(ctx, b)
+	return s.wait(ctx, b)
 }
 
 // ready is nil after a success. After a failure it commits the open batch, which
 // then holds at least the mark of the failure, and gives the outcome.
 func (s *stream) ready(ctx context.Context) error {
 	s.mu.Lock()
-	b, failing, closed := s.open, s.failing, s.closed
-	s.mu.Unlock()
-	if closed {
+	b := s.open
+	switch {
+	case s.closed:
+		s.mu.Unlock()
 		return unavailable(errors.New("the audit trail is closed"))
-	}
-	if failing == nil {
+	case s.failing == nil:
+		s.mu.Unlock()
 		return nil
 	}
-	s.signal()
-	return wait(ctx, b)
+	b.waiting++
+	s.mu.Unlock()
+	return s.wait(ctx, b)
 }
 
-// signal tells the writer that the open batch wants a commit.
-func (s *stream) signal() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // one token is enough
-	}
-}
-
-func wait(ctx context.Context, b *batch) error {
-	select {
-	case <-b.done:
-	case <-ctx.Done():
+// wait returns when b is durable or has failed, which its caller sees to where
+// nobody has the turn. When ctx ends it leaves b to those who still wait for it.
+func (s *stream) wait(ctx context.Context, b *batch) error {
+	gone := ctx.Done()
+	for {
 		select {
-		case <-b.done: // both at once: the outcome is known
-		default:
-			return fault.From(ctx.Err())
+		case <-b.done:
+			if b.err != nil {
+				return unavailable(b.err)
+			}
+			return nil
+		case s.turn <- struct{}{}:
+			s.lead(b)
+		case <-gone:
+			if s.leave(b) {
+				return fault.From(ctx.Err())
+			}
+			gone = nil
 		}
 	}
-	if b.err != nil {
-		return unavailable(b.err)
+}
+
+// leave ends the wait for b of one caller, but not of the last before it is written:
+// what was accepted gets to the disk, whoever has given up.
+func (s *stream) leave(b *batch) bool {
+	select {
+	case <-b.done: // both at once: the outcome is known
+		return false
+	default:
 	}
-	return nil
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if b == s.open && b.waiting == 1 {
+		return false
+	}
+	b.waiting--
+	return true
 }
 
 // unavailable is the one public text of every storage failure.
@@ -166,62 +174,58 @@ func unavailable(cause error) error {
 		With("dependency", "audit").Because(cause)
 }
 
-// linger is how long the writer waits for more after a batch of several records:
-// under load a flush costs more CPU than the records it makes durable, and one
-// for eight of them costs little more than one for each. A lone caller never waits.
-const linger = 3 * time.Millisecond
-
-// run is the writer. It ends after close, when all that was accepted is committed.
-func (s *stream) run() {
-	defer close(s.ended)
-	var spare []byte
-	var company bool // whether the last batch held several records
-	for {
+// lead commits b, unless that was done, and gives the turn back, which its caller has.
+func (s *stream) lead(b *batch) {
+	defer func() { <-s.turn }()
+	select {
+	case <-b.done:
+		return
+	default:
+	}
+	if pause := s.pace - time.Since(s.last); pause > 0 {
 		select {
-		case <-s.wake:
-			b := s.take(spare)
-			company = b.count > 1
-			spare = s.commit(b)
+		case <-time.After(pause):
 		case <-s.quit:
-			s.commit(s.take(spare))
-			s.err = s.disk.close()
+		}
+	}
+	s.gather()
+	s.commit()
+}
+
+// gather lets others put in their records first: a flush costs as much CPU as half of
+// a certificate's cryptography. Those who come are those who can run now; nobody waits
+// for them while a core is idle. After a batch of one nobody is waited for.
+func (s *stream) gather() {
+	for n := 0; s.shared; {
+		s.mu.Lock()
+		now := s.open.count
+		s.mu.Unlock()
+		if now == n {
 			return
 		}
-		pause := s.pace
-		if pause == 0 && company {
-			pause = linger
-		}
-		if pause > 0 {
-			select {
-			case <-time.After(pause):
-			case <-s.quit:
-			}
-		}
+		n = now
+		runtime.Gosched()
 	}
 }
 
-// take replaces the open batch by an empty one.
-func (s *stream) take(spare []byte) *batch {
+// commit makes the open batch durable and wakes its callers. It is for whoever has
+// the turn.
+func (s *stream) commit() {
 	s.mu.Lock()
-	defer s.mu.Unlock()
 	b := s.open
-	s.open = newBatch(spare)
-	return b
-}
-
-// commit makes b durable, wakes its callers, and gives back b's buffer.
-func (s *stream) commit(b *batch) []byte {
+	s.open = newBatch(s.spare)
+	s.mu.Unlock()
 	if b.count > 0 || s.broken {
 		began := time.Now()
 		b.err = s.store(b)
-		s.account(b, time.Since(began))
+		s.last = time.Now()
+		s.account(b, s.last.Sub(began))
 	}
-	lines := b.lines
+	s.shared = b.count > 1
+	if s.spare = b.lines; cap(s.spare) > maxSpare {
+		s.spare = nil
+	}
 	close(b.done)
-	if cap(lines) > maxBatch {
-		return nil
-	}
-	return lines
 }
 
 // store repairs what the last failure left, then appends b. The first line after
@@ -275,7 +279,7 @@ func (s *stream) account(b *batch, took time.Duration) {
 	}
 }
 
-// close commits what waits, ends the writer and closes the file.
+// close commits what waits and closes the file.
 func (s *stream) close() error {
 	s.mu.Lock()
 	if s.closed {
@@ -285,6 +289,8 @@ func (s *stream) close() error {
 	s.closed = true
 	s.mu.Unlock()
 	close(s.quit)
-	<-s.ended
-	return s.err
+	s.turn <- struct{}{}
+	defer func() { <-s.turn }()
+	s.commit()
+	return s.disk.close()
 }

@@ -7,7 +7,7 @@ package tbs
 import (
 	"encoding/asn1"
 	"errors"
-	"fmt"
+	"math/bits"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
@@ -45,22 +45,33 @@ func Split(der []byte) (before, extensions []byte, err error) {
 
 // Join is the TBSCertificate of what [Split] gave. Where there are no extensions
 // the list is left out, which can't be empty (RFC 5280 §4.1).
-func Join(before, extensions []byte) ([]byte, error) {
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(before)+len(extensions)+16))
-	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(before)
-		if len(extensions) == 0 {
-			return
-		}
-		b.AddASN1(tagExtensions, func(b *cryptobyte.Builder) {
-			b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(extensions) })
-		})
-	})
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("encoding the TBSCertificate: %w", err)
+func Join(before, extensions []byte) []byte {
+	b := append(make([]byte, 0, len(before)+len(extensions)+16), before...)
+	if len(extensions) > 0 {
+		b = append(b, extensions...)
+		b = Wrap(Wrap(b, len(before), cryptobyteasn1.SEQUENCE), len(before), tagExtensions)
 	}
-	return der, nil
+	return Wrap(b, 0, cryptobyteasn1.SEQUENCE)
+}
+
+// Wrap makes what b has from an index on the content of an element of DER: it puts
+// the tag and the length before it (X.690 §8.1.3, §10.1).
+func Wrap(b []byte, from int, tag cryptobyteasn1.Tag) []byte {
+	n := len(b) - from
+	head := append(make([]byte, 0, 8), byte(tag))
+	if n < 0x80 {
+		head = append(head, byte(n))
+	} else {
+		bytes := (bits.Len(uint(n)) + 7) / 8
+		head = append(head, 0x80|byte(bytes))
+		for shift := 8 * (bytes - 1); shift >= 0; shift -= 8 {
+			head = append(head, byte(n>>shift))
+		}
+	}
+	b = append(b, head...)
+	copy(b[from+len(head):], b[from:from+n])
+	copy(b[from:], head)
+	return b
 }
 
 // Replace copies encoded extensions with each of the type oid replaced by what with

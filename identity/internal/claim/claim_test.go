@@ -55,6 +55,7 @@ func TestParseRefuses(t *testing.T) {
 		"duplicate by escape":       {`{"iss":1,"\u0069ss":1}`, errDuplicate},
 		"duplicate by long s":       {`{"iss":1,"iſs":1}`, errDuplicate},
 		"duplicate by Kelvin sign":  {`{"kid":1,"` + "\u212a" + `id":1}`, errDuplicate},
+		"duplicate of Kelvin sign":  {`{"` + "\u212a" + `id":1,"kid":1}`, errDuplicate},
 		"duplicate inside":          {`{"a":{"b":1,"b":2}}`, errDuplicate},
 		"duplicate inside an array": {`{"a":[{"b":1,"b":2}]}`, errDuplicate},
 		"too deep":                  {`{"a":` + strings.Repeat("[", 10000), errDepth},

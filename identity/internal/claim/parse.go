@@ -55,8 +55,9 @@ func Parse(document string) (Set, error) {
 }
 
 type parser struct {
-	s string
-	i int
+	s    string
+	i    int
+	wide bool // a name of the outermost object has more than ASCII
 }
 
 func (p *parser) space() {
@@ -127,8 +128,7 @@ func (p *parser) object(depth int) ([]member, error) {
 	}
 	var members []member
 	if depth == 1 {
-		// A guess that is seldom too small: 24 bytes a member, 48 members.
-		members = make([]member, 0, min(len(p.s)/24+1, 48))
+		members = make([]member, 0, min(strings.Count(p.s, ",")+1, 48)) // seldom too few
 	}
 	for {
 		if p.next() != '"' {
@@ -141,7 +141,7 @@ func (p *parser) object(depth int) ([]member, error) {
 		if len(members) == maxMembers {
 			return nil, errMembers
 		}
-		if duplicate(members, name, depth == 1) {
+		if p.duplicate(members, name, depth == 1) {
 			return nil, errDuplicate
 		}
 		if p.next() != ':' {
@@ -163,10 +163,15 @@ func (p *parser) object(depth int) ([]member, error) {
 }
 
 // duplicate compares as encoding/json would when fold is set: with Unicode's
-// simple case folding, under which the Kelvin sign is a k.
-func duplicate(members []member, name string, fold bool) bool {
+// simple case folding, under which the Kelvin sign is a k. Names of ASCII alone that
+// fold to the same are as long.
+func (p *parser) duplicate(members []member, name string, fold bool) bool {
+	p.wide = p.wide || fold && strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf })
 	for i := range members {
 		other := members[i].name
+		if len(other) != len(name) && (!p.wide || !fold) {
+			continue
+		}
 		if other == name || fold && mayFold(other, name) && strings.EqualFold(other, name) {
 			return true
 		}

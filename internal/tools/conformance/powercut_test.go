@@ -3,6 +3,8 @@ package conformance
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -94,10 +96,27 @@ func (d *recordedDisk) cutAt(moment int, lies bool) []byte {
 	return image
 }
 
+// unrecorded are those of certificates, by their fingerprints, whose outcome isn't in
+// the audit trail on a disk.
+func unrecorded(t *testing.T, disk string, certificates [][]byte) (lost []string) {
+	t.Helper()
+	trail, err := os.ReadFile(filepath.Join(disk, "audit", "audit.jsonl"))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		t.Fatal(err)
+	}
+	for _, der := range certificates {
+		if print := fmt.Sprintf("%x", sha256.Sum256(der)); !bytes.Contains(trail, []byte(`"fingerprint":"`+print)) {
+			lost = append(lost, print)
+		}
+	}
+	return lost
+}
+
 // TestPowerCut cuts the power of a running mayfly's disk at moments when somebody
 // has just been given a certificate. The disk keeps what was flushed, and loses any
-// part of the rest. A mayfly that starts from it has every certificate that was out.
-// The control is a disk that ignores flushes, with which something must be lost.
+// part of the rest. A mayfly that starts from it has every certificate that was out in
+// its log, and its outcome in the audit trail.
+// The control is a disk that ignores flushes, with which log and audit trail must lose something.
 func TestPowerCut(t *testing.T) { t.Run("log-power-cut", testPowerCut) }
 
 func testPowerCut(t *testing.T) {
@@ -106,10 +125,11 @@ func testPowerCut(t *testing.T) {
 	var mounted string
 	m := startServe(t, issuer.asIssuer(), func(t *testing.T, dir, config string) string {
 		disk, mounted = newRecordedDisk(t)
-		for _, name := range []string{"ctlog", "ctlog.mark"} {
+		for _, name := range []string{"ctlog", "ctlog.mark", "audit"} {
 			command(t, nil, "cp", "-a", filepath.Join(dir, name), mounted)
 			config = strings.ReplaceAll(config, ": "+name+"\n", ": "+filepath.Join(mounted, name)+"\n")
 		}
+		config = strings.ReplaceAll(config, ": audit/", ": "+filepath.Join(mounted, "audit")+"/")
 		command(t, nil, "sync", "--file-system", mounted)
 		return strings.Replace(config, "    mark_file: ", "    min_free_mb: 1\n    mark_file: ", 1) // the disk is small
 	})
@@ -136,6 +156,9 @@ func testPowerCut(t *testing.T) {
 			write(t, path, bytes.ReplaceAll(config, []byte(mounted), []byte(at)))
 			again := serve(t, m.dir, path)
 			again.logHolds(t, out)
+			if lost := unrecorded(t, at, out); len(lost) > 0 {
+				t.Errorf("the trail lacks the outcomes of %d certificates: %q", len(lost), lost)
+			}
 			command(t, nil, setting(t, "MAYFLY_BIN"), "log", "verify", // the issuers too
 				"--dir", filepath.Join(at, "ctlog"), "--mark", filepath.Join(at, "ctlog.mark"))
 		})
@@ -145,6 +168,9 @@ func testPowerCut(t *testing.T) {
 		if err != nil {
 			t.Logf("the disk is lost: %v", err)
 			return
+		}
+		if len(unrecorded(t, at, issued)) == 0 {
+			t.Error("the trail lost nothing, so that the rest proves nothing")
 		}
 		said, err := attempt(t, nil, setting(t, "MAYFLY_BIN"), "log", "verify",
 			"--dir", filepath.Join(at, "ctlog"), "--mark", filepath.Join(at, "ctlog.mark"))

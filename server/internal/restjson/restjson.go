@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"regexp"
-	"strings"
 
 	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
 	"google.golang.org/protobuf/encoding/protojson"
@@ -64,16 +63,17 @@ func appendChain(certificates []string) ([]byte, bool) {
 			b = append(b, ',')
 		}
 		b = append(b, '"')
-		for line := range strings.Lines(c) {
-			text, ended := strings.CutSuffix(line, "\n")
-			if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r >= 0x7f || r == '"' || r == '\\' }) {
+		done := 0 // how much of c is in b
+		for at := range len(c) {
+			switch ch := c[at]; {
+			case ch == '\n':
+				b = append(append(b, c[done:at]...), `\n`...)
+				done = at + 1
+			case ch < ' ' || ch >= 0x7f || ch == '"' || ch == '\\':
 				return nil, false
 			}
-			if b = append(b, text...); ended {
-				b = append(b, `\n`...)
-			}
 		}
-		b = append(b, '"')
+		b = append(append(b, c[done:]...), '"')
 	}
 	return append(b, "]}}}"...), len(certificates) > 0
 }

@@ -22,7 +22,7 @@ func tbsWithoutSCTs(cert *x509.Certificate) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return tbs.Join(before, kept)
+	return tbs.Join(before, kept), nil
 }
 
 // EmbeddedSCTs reads the SCTs in a certificate. None is (nil, nil).
