@@ -15,7 +15,7 @@ import (
 // maxAllocations bounds what one Issue may allocate over its two signatures, its
 // check's verification, which take 128 of them. It is a bound against
 // accidents (a pattern compiled or a key parsed for each request), not a target.
-const maxAllocations = 215
+const maxAllocations = 275
 
 // fixedLog answers with one SCT, made beforehand: the log's cost isn't ca's.
 type fixedLog struct{ scts []ctlog.SCT }

@@ -32,8 +32,8 @@ type Options struct {
 	Metrics prometheus.Registerer
 }
 
-// File is an audit trail on disk. It is safe for concurrent use. It has no goroutine:
-// its callers write for each other.
+// File is an audit trail on disk. It is safe for concurrent use. It has no goroutine
+// while nobody records.
 type File struct {
 	lock    io.Closer
 	trail   *stream

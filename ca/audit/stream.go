@@ -29,7 +29,8 @@ type batch struct {
 	lines   []byte
 	types   [len(types)]int // by index of types
 	count   int
-	waiting int // how many callers wait for it to be written; guarded by stream.mu
+	waiting int  // how many callers wait for it; guarded by stream.mu, as the next
+	left    bool // all of them left once, and it gets written without them
 	done    chan struct{}
 	err     error
 }
@@ -38,9 +39,8 @@ type batch struct {
 var types = [...]Type{Intent, Issued, Denied, Failed, Probed}
 
 // stream is one file. Callers put their line into the open batch, and whoever gets
-// the turn writes the batch in one piece, flushes it and wakes its callers, while the
-// next batch fills (group commit). A lone caller does it all by itself and waits for
-// nobody.
+// the turn has the batch written in one piece and flushed, which wakes its callers,
+// while the next batch fills (group commit). A lone caller waits for nobody else.
 type stream struct {
 	name     string
 	pace     time.Duration // least pause between two commits; 0 for none
@@ -129,10 +129,9 @@ func (s *stream) ready(ctx context.Context) error {
 	return s.wait(ctx, b)
 }
 
-// wait returns when b is durable or has failed, which its caller sees to where
-// nobody has the turn. When ctx ends it leaves b to those who still wait for it.
+// wait returns when b is durable or has failed, which it sees to where nobody has the
+// turn, or when ctx ends. What was accepted gets to the disk, whoever has given up.
 func (s *stream) wait(ctx context.Context, b *batch) error {
-	gone := ctx.Done()
 	for {
 		select {
 		case <-b.done:
@@ -141,30 +140,33 @@ func (s *stream) wait(ctx context.Context, b *batch) error {
 			}
 			return nil
 		case s.turn <- struct{}{}:
-			s.lead(b)
-		case <-gone:
+			go s.lead(b) // nothing can end a flush, and callers have a time to keep
+		case <-ctx.Done():
 			if s.leave(b) {
 				return fault.From(ctx.Err())
 			}
-			gone = nil
 		}
 	}
 }
 
-// leave ends the wait for b of one caller, but not of the last before it is written:
-// what was accepted gets to the disk, whoever has given up.
+// leave ends the wait of one caller, unless the outcome is known. Where it is the last
+// of a batch that nobody has begun to write, another goroutine waits in its place, one
+// for each batch.
 func (s *stream) leave(b *batch) bool {
 	select {
-	case <-b.done: // both at once: the outcome is known
+	case <-b.done:
 		return false
 	default:
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if b == s.open && b.waiting == 1 {
-		return false
+	if b.waiting--; b == s.open && b.waiting == 0 && !b.left {
+		b.left = true
+		go func() {
+			s.turn <- struct{}{}
+			s.lead(b)
+		}()
 	}
-	b.waiting--
 	return true
 }
 
@@ -174,7 +176,7 @@ func unavailable(cause error) error {
 		With("dependency", "audit").Because(cause)
 }
 
-// lead commits b, unless that was done, and gives the turn back, which its caller has.
+// lead commits b, unless that was done, and gives back the turn that it was given.
 func (s *stream) lead(b *batch) {
 	defer func() { <-s.turn }()
 	select {

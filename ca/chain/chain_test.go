@@ -1,7 +1,6 @@
 package chain
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/pem"
 	"strings"
@@ -62,18 +61,4 @@ func FuzzChain(f *testing.F) {
 			}
 		}
 	})
-}
-
-// TestEncode: PEM as encoding/pem writes it, whatever the last line has.
-func TestEncode(t *testing.T) {
-	for n := range 150 {
-		der := bytes.Repeat([]byte{0xfb}, n+1)
-		if want := string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})); Encode(der) != want {
-			t.Errorf("%d bytes:\n%swant\n%s", n+1, Encode(der), want)
-		}
-	}
-	der := make([]byte, 1200)
-	if got := testing.AllocsPerRun(100, func() { _ = Encode(der) }); got > 1 {
-		t.Errorf("%.0f allocations, want the text's alone", got)
-	}
 }
