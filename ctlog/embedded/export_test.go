@@ -4,6 +4,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
 // What tests set, and nobody else.
@@ -21,16 +22,9 @@ type heldMark struct {
 	before func(checkpoint.Tree) error
 }
 
-func (m heldMark) Advance(to checkpoint.Tree) error {
-	if err := m.before(to); err != nil {
+func (m heldMark) Advance(to logdir.High) error {
+	if err := m.before(to.Tree); err != nil {
 		return err
 	}
 	return m.highWater.Advance(to)
-}
-
-// CheckpointWaits reports whether a checkpoint waits for the mark.
-func (l *Log) CheckpointWaits() bool {
-	l.cover.mu.Lock()
-	defer l.cover.mu.Unlock()
-	return l.cover.raised != nil
 }

@@ -151,21 +151,3 @@ func TestCallersTogetherShareABatch(t *testing.T) {
 		t.Errorf("%d callers at once took %v batches", callers, n)
 	}
 }
-
-// TestLoneCallerWaitsForNobody: who comes alone waits for nobody, where Tessera's own batches wait
-// for a timer.
-func TestLoneCallerWaitsForNobody(t *testing.T) {
-	t.Parallel()
-	b := newBench(t)
-	b.o.Linger = time.Minute
-	l := b.open(t)
-	begin := time.Now()
-	for range 5 {
-		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if took := time.Since(begin); took >= b.o.Linger {
-		t.Errorf("5 submissions of one caller took %v: they waited for company", took)
-	}
-}
