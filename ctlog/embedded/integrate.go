@@ -193,6 +193,9 @@ func (l *Log) grow(ctx context.Context) (err error) {
 
 // extend writes the entries behind a tree, verifies what it wrote, and goes on from there.
 func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logdir.Entry) error {
+	if err := l.lock.Held(); err != nil {
+		return err
+	}
 	now, err := l.dir.Tree()
 	if err != nil {
 		return err
@@ -207,6 +210,7 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 	if err := l.dir.Grow(ctx, before.Size, entries); err != nil {
 		return err
 	}
+	l.o.reached("tiles written")
 	if err := l.verifyTiles(ctx, after); err != nil {
 		return err
 	}
@@ -218,6 +222,7 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 	if err := l.dir.PutTree(after); err != nil {
 		return err
 	}
+	l.o.reached("state written")
 	l.advance(grown, after)
 	return nil
 }

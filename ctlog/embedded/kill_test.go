@@ -312,7 +312,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 // released for what isn't durable, and the log goes on without the limit.
 func TestFileSizeLimitReleasesNothing(t *testing.T) {
 	b := newBench(t)
-	cmd := b.worker(t, "/bin/sh", "-c", `ulimit -f 64; exec "$0"`) // 64 blocks of 512 or 1024 bytes, a few dozen entries
+	cmd := b.worker(t, "/bin/sh", "-c", `ulimit -f 3000; exec "$0"`) // 3000 blocks of 512 or 1024 bytes, a few hundred entries
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err == nil {

@@ -55,6 +55,7 @@ type Options struct {
 	lockWait time.Duration                               // how long a taken lock is tried: 5 s
 	maxQueue int                                         // entries that may wait; more are refused: 4096
 	free     func(path string) (bytes uint64, err error) // of the disk of a path: asks the file system
+	reached  func(point string)                          // called at points of an integration, where a crash may come: nothing
 }
 
 const (
@@ -99,7 +100,7 @@ type Log struct {
 	closed  bool         // guarded by closing
 
 	flushing sync.Mutex     // held by the sequencer for a batch, by Ready for a probe; guards what follows
-	ahead    *wal.File      // nil where the log couldn't be opened
+	ahead    writeAhead     // nil where the log couldn't be opened
 	head     *compact.Range // of what is sequenced
 	unheld   *frame         // the last one, until it is durable
 
@@ -113,6 +114,13 @@ type Log struct {
 	submissionLimit *rate.Limiter                           // of the submission API
 	submitters      *lru.Cache[netip.Prefix, *rate.Limiter] // of the addresses that came last
 	dedup           *lru.Cache[[32]byte, position]          // its last entries by the SHA-256 of their certificates
+}
+
+// writeAhead is what a log does with its [wal.File].
+type writeAhead interface {
+	Append(f wal.Frame) error
+	Fits(size int, tree uint64) bool
+	Close() error
 }
 
 // highWater is what a log does with its [logdir.Mark].
@@ -234,6 +242,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.free == nil {
 		o.free = freeBytes
+	}
+	if o.reached == nil {
+		o.reached = func(string) {}
 	}
 	return o
 }

@@ -135,9 +135,11 @@ func (l *Log) begin(ctx context.Context) error {
 	if l.head, err = l.dir.Range(ctx, after.Size); err != nil {
 		return err
 	}
-	if l.ahead, err = wal.Open(l.dir, after.Size); err != nil {
+	file, err := wal.Open(l.dir, after.Size)
+	if err != nil {
 		return err
 	}
+	l.ahead = file
 	if len(entries) > 0 {
 		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree",
 			slog.String("log", l.description.URL), slog.Int("entries", len(entries)))
