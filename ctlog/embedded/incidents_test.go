@@ -139,7 +139,7 @@ func TestTransientStorageErrorReleasesNothing(t *testing.T) {
 			t.Fatal("an SCT while the tree can't grow")
 		}
 	}
-	if err := embeddedReady(t, l); err == nil {
+	if err := l.Ready(t.Context()); err == nil {
 		t.Error("ready while the tree can't grow")
 	}
 	if signed := b.key.Calls.Load() - before; signed > 0 {

@@ -188,44 +188,40 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if !missing {
 		l.mark = mark
 	}
-	now, err := l.survey(ctx, high, missing)
+	now, entries, err := l.survey(ctx, high, missing)
 	if err == nil && missing {
 		l.mark, err = l.newMark(ctx, now)
 	}
 	if err != nil {
 		return err
 	}
+	l.backlog.tree, l.backlog.signed = now, l.published.Size
+	l.backlog.add(entries, now.Size, l.o.Now())
 	l.base, err = l.dir.Range(ctx, now.Size)
 	return err
 }
 
 // survey gives the tree on the disk where it continues what the checkpoint has seen, and
-// with what the write-ahead file has beyond it, which becomes the backlog, what the mark
-// has seen. It only reads.
-func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (checkpoint.Tree, error) {
+// what the write-ahead file has beyond it, where that continues what the mark has seen.
+// It only reads.
+func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
 	var floors []checkpoint.Tree
 	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
 	switch {
 	case errors.Is(err, os.ErrNotExist): // a crash while the log was made; it is published soon
 	case err != nil:
-		return checkpoint.Tree{}, err
+		return now, nil, err
 	default:
 		l.published, floors = published, []checkpoint.Tree{published.Tree}
 	}
-	now, err := l.verifyState(ctx, floors...)
-	if err != nil {
-		return checkpoint.Tree{}, err
+	if now, err = l.verifyState(ctx, floors...); err != nil {
+		return now, nil, err
 	}
 	entries, end, err := wal.Follow(ctx, l.dir, now, high)
 	if err == nil && missing && end.End() > 0 && !l.o.AcceptMissingMark {
 		err = fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
 	}
-	if err != nil {
-		return checkpoint.Tree{}, err
-	}
-	l.backlog.tree, l.backlog.signed = now, published.Size
-	l.backlog.add(entries, end.End(), l.o.Now())
-	return now, nil
+	return now, entries, err
 }
 
 // newMark makes the mark file and opens it.
