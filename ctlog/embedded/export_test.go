@@ -56,3 +56,9 @@ func (l *Log) HoldTree() (release func()) {
 	l.growing.Lock()
 	return l.growing.Unlock
 }
+
+// Full reports whether the entries that wait for the tree leave no room for others.
+func (l *Log) Full() bool {
+	_, full := l.backlog.room()
+	return full
+}

@@ -21,10 +21,10 @@ import (
 // Bounds of the entries that are sequenced and not in the tree yet. Beyond them the
 // sequencer waits.
 const (
-	maxBacklog      = 4096
+	maxBacklog      = 2048
 	maxBacklogBytes = 4 << 20
 	// So many of them don't wait for the interval to pass.
-	fullBacklog      = maxBacklog / 8
+	fullBacklog      = maxBacklog / 4
 	fullBacklogBytes = maxBacklogBytes / 4
 )
 

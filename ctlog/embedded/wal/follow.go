@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"slices"
 
@@ -92,19 +91,17 @@ func verify(r *compact.Range, trees ...checkpoint.Tree) error {
 func read(d logdir.Dir, from uint64) ([]Frame, error) {
 	var frames []Frame
 	for _, name := range names {
-		s, err := readSegment(d.Path(logdir.StateDir, name))
-		if err != nil {
-			return nil, err
+		path := d.Path(logdir.StateDir, name)
+		s, err := openSegment(path, from)
+		switch {
+		case errors.Is(err, os.ErrNotExist), errors.Is(err, errNoSegment): // the mark says whether that is enough
+			continue
+		case err != nil:
+			return nil, fmt.Errorf("reading the write-ahead file: %w", err)
+		case s.lost > 0:
+			return nil, fmt.Errorf("the write-ahead file %s is damaged: its entries at byte %d can't be read, and others follow them", path, s.lost)
 		}
-		beyond := func(f Frame) bool { return f.End() > from }
-		if slices.ContainsFunc(s.behind, beyond) {
-			return nil, fmt.Errorf("the write-ahead file %s is damaged: its entries at byte %d can't be read, and others follow them", d.Path(logdir.StateDir, name), s.lost)
-		}
-		for _, f := range s.frames {
-			if beyond(f) {
-				frames = append(frames, f)
-			}
-		}
+		frames = append(frames, s.frames...)
 	}
 	slices.SortFunc(frames, func(a, b Frame) int { return cmp.Compare(a.First, b.First) })
 	for i, f := range frames {
@@ -116,23 +113,11 @@ func read(d logdir.Dir, from uint64) ([]Frame, error) {
 	return frames, nil
 }
 
-// readSegment reads a segment. One that isn't there or has no first page has nothing:
-// the mark says whether that is enough.
-func readSegment(path string) (segment, error) {
+func openSegment(path string, from uint64) (s segment, err error) {
 	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return segment{}, nil
-	}
 	if err != nil {
-		return segment{}, fmt.Errorf("reading the write-ahead file: %w", err)
+		return s, err
 	}
-	raw, err := io.ReadAll(io.LimitReader(f, segmentSize))
-	if err = errors.Join(err, f.Close()); err != nil {
-		return segment{}, fmt.Errorf("reading the write-ahead file: %w", err)
-	}
-	s, err := parseSegment(raw)
-	if err != nil {
-		return segment{}, nil //nolint:nilerr // as the comment says
-	}
-	return s, nil
+	defer func() { err = errors.Join(err, f.Close()) }()
+	return readSegment(f, segmentSize, from)
 }

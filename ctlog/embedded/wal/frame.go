@@ -7,9 +7,9 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"encoding/binary"
-	"fmt"
+	"errors"
+	"io"
 	"slices"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
@@ -19,7 +19,7 @@ import (
 // that no write touches a sector which another flush has made durable.
 const (
 	page        = 4096
-	segmentSize = 4 << 20
+	segmentSize = 8 << 20
 
 	segmentMagic = "mayfly log write-ahead v1\n"
 	saltSize     = 16
@@ -61,25 +61,44 @@ func (f Frame) encode(salt []byte) []byte {
 
 func checksum(salt, b []byte) [sha256.Size]byte { return sha256.Sum256(slices.Concat(salt, b)) }
 
-// parseFrame reads the frame that raw begins with; false when there is none.
-func parseFrame(salt, raw []byte) (f Frame, ok bool) {
+// parseHead reads the head of a frame, without its entries, of which it gives the number
+// of bytes and the checksum; false when there is none.
+func parseHead(salt, raw []byte) (f Frame, length int, content []byte, ok bool) {
 	if len(raw) < headSize || string(raw[:len(frameMagic)]) != frameMagic {
-		return f, false
+		return f, 0, nil, false
 	}
 	signed := raw[:headSize-sha256.Size]
 	if sum := checksum(salt, signed); !bytes.Equal(sum[:], raw[len(signed):headSize]) {
-		return f, false
+		return f, 0, nil, false
 	}
 	numbers := signed[len(frameMagic):]
 	f.First, f.Count = binary.BigEndian.Uint64(numbers), binary.BigEndian.Uint32(numbers[8:])
-	length := int(binary.BigEndian.Uint32(numbers[12:]))
-	f.Root = numbers[16 : 16+sha256.Size]
-	if length > logdir.MaxFlush || len(raw) < headSize+length {
-		return f, false
+	length = int(binary.BigEndian.Uint32(numbers[12:]))
+	f.Root, content = numbers[16:16+sha256.Size], numbers[16+sha256.Size:]
+	return f, length, content, f.Count > 0 && length <= logdir.MaxFlush
+}
+
+// readFrame reads the frame at a place of a segment, and gives its whole length; false
+// when there is none. The entries of one that ends before from aren't read.
+func readFrame(r io.ReaderAt, salt []byte, at int64, from uint64) (f Frame, whole int64, ok bool, err error) {
+	head := make([]byte, headSize)
+	n, err := r.ReadAt(head, at)
+	if err != nil && !errors.Is(err, io.EOF) {
+		return f, 0, false, err
 	}
-	f.Entries = raw[headSize : headSize+length]
-	content := sha256.Sum256(f.Entries)
-	return f, f.Count > 0 && bytes.Equal(content[:], numbers[16+sha256.Size:])
+	f, length, content, ok := parseHead(salt, head[:n])
+	if !ok {
+		return f, 0, false, nil
+	}
+	if whole = int64(pages(headSize + length)); f.End() <= from {
+		return f, whole, true, nil
+	}
+	f.Entries = make([]byte, length)
+	if n, err = r.ReadAt(f.Entries, at+int64(headSize)); err != nil && !errors.Is(err, io.EOF) {
+		return f, 0, false, err
+	}
+	sum := sha256.Sum256(f.Entries[:n])
+	return f, whole, bytes.Equal(sum[:], content), nil
 }
 
 // encodeHead gives the first page of a segment.
@@ -89,41 +108,47 @@ func encodeHead(salt []byte) []byte {
 	return append(append(b, sum[:]...), make([]byte, page-len(b)-len(sum))...)
 }
 
-// segment is what a file of frames holds.
+// segment is what a file of frames holds that end beyond an index.
 type segment struct {
 	frames []Frame
-	lost   int // where a frame can't be read though others follow it; 0: nowhere
-	behind []Frame
+	lost   int64 // where a frame can't be read though others of these follow it; 0: nowhere
 }
 
-// parseSegment reads a segment. An error means that its first page can't be read: it is
-// not in use, or was damaged.
-func parseSegment(raw []byte) (s segment, err error) {
-	head := len(segmentMagic) + saltSize + sha256.Size
-	if len(raw) < page || !strings.HasPrefix(string(raw[:head]), segmentMagic) {
-		return s, fmt.Errorf("no segment of a write-ahead file")
+// errNoSegment means that a file's first page can't be read: it isn't in use, or damaged.
+var errNoSegment = errors.New("no segment of a write-ahead file")
+
+// readSegment reads a segment.
+func readSegment(r io.ReaderAt, size int64, from uint64) (s segment, err error) {
+	head := make([]byte, page)
+	if n, err := r.ReadAt(head, 0); err != nil && !errors.Is(err, io.EOF) {
+		return s, err
+	} else if n < page {
+		return s, errNoSegment
 	}
-	salt := raw[len(segmentMagic):][:saltSize]
-	if !bytes.Equal(raw[:page], encodeHead(salt)) {
-		return s, fmt.Errorf("its first page is damaged")
+	salt := head[len(segmentMagic):][:saltSize]
+	if !bytes.Equal(head, encodeHead(salt)) {
+		return s, errNoSegment
 	}
-	for at := page; at < len(raw); {
-		f, ok := parseFrame(salt, raw[at:])
+	bad := int64(0)
+	for at := int64(page); at < min(size, segmentSize); {
+		f, whole, ok, err := readFrame(r, salt, at, from)
 		switch {
+		case err != nil:
+			return s, err
 		case !ok: // never written, or cut short: then none follows
-			if at += page; s.lost == 0 {
-				s.lost = at - page
+			if bad == 0 {
+				bad = at
 			}
+			at += page
 			continue
-		case s.lost == 0:
-			s.frames = append(s.frames, f)
+		case f.End() <= from: // in the tree already
+		case bad != 0:
+			s.lost = bad
+			return s, nil
 		default:
-			s.behind = append(s.behind, f)
+			s.frames = append(s.frames, f)
 		}
-		at += pages(headSize + len(f.Entries))
-	}
-	if len(s.behind) == 0 {
-		s.lost = 0
+		at += whole
 	}
 	return s, nil
 }
