@@ -217,7 +217,8 @@ func TestNoSCTBeforeItsFlush(t *testing.T) {
 func TestTreeThatDoesNotFollow(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.o.SetMaxQueue(8)
+	const queue = 64
+	b.o.SetMaxQueue(queue)
 	registry := prometheus.NewRegistry()
 	b.o.Metrics = registry
 	var clock atomic.Int64
@@ -227,27 +228,36 @@ func TestTreeThatDoesNotFollow(t *testing.T) {
 	release := sync.OnceFunc(l.HoldTree())
 	defer release()
 	var taken atomic.Uint64
-	var refused atomic.Bool
+	var refused, stop atomic.Bool
 	var callers sync.WaitGroup
-	for range 64 {
+	submit := func() {
+		chain, err := quickChain(b.ca.Root.Raw)
+		if err != nil {
+			t.Error(err)
+		}
+		switch _, err := l.Submit(t.Context(), chain); {
+		case err == nil:
+			taken.Add(1)
+		case fault.From(err).Reason == fault.Overloaded:
+			refused.Store(true)
+		default:
+			t.Error(err)
+		}
+	}
+	for range queue {
 		callers.Go(func() {
-			for !refused.Load() {
-				chain, err := quickChain(b.ca.Root.Raw)
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				switch _, err := l.Submit(t.Context(), chain); {
-				case err == nil:
-					taken.Add(1)
-				case fault.From(err).Reason == fault.Overloaded: // of the short queue before that
-					refused.Store(l.Full())
-				default:
-					t.Error(err)
-					return
-				}
+			for !stop.Load() {
+				submit()
 			}
 		})
+	}
+	b.until(t, "the entries leave no room for others", l.Full)
+	if refused.Load() {
+		t.Error("a caller was refused while there was room")
+	}
+	stop.Store(true)
+	for range 512 + queue { // more than a batch and the queue
+		callers.Go(submit)
 	}
 	b.until(t, "callers are told to come later", refused.Load)
 	if n := taken.Load(); n == 0 || n > 2048+512 {
