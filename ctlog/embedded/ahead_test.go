@@ -87,7 +87,7 @@ func wipe(from, to int, with byte) func([]byte) []byte {
 // markBefore tears the newest of the mark's two slots.
 func (c *crashed) markBefore(t *testing.T) {
 	t.Helper()
-	const second = 1<<20 + 4096
+	const second = logdir.MaxFlush + 4096
 	edit(t, string(c.config.MarkFile), func(raw []byte) []byte {
 		at := 0
 		if size := func(at int) string { return strings.Split(string(raw[at:]), "\n")[2] }; size(second) > size(0) {

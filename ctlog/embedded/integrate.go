@@ -22,10 +22,10 @@ import (
 // sequencer waits.
 const (
 	maxBacklog      = 2048
-	maxBacklogBytes = 4 << 20
+	maxBacklogBytes = 2 << 20
 	// So many of them don't wait for the interval to pass.
-	fullBacklog      = maxBacklog / 4
-	fullBacklogBytes = maxBacklogBytes / 4
+	fullBacklog      = maxBacklog / 2
+	fullBacklogBytes = maxBacklogBytes / 2
 )
 
 // frame is the entries of one flush.

@@ -36,7 +36,7 @@ const (
 )
 
 // MaxFlush is the most bytes of entries that become durable together.
-const MaxFlush = 1 << 20
+const MaxFlush = 512 << 10
 
 // High is what a mark says: the largest tree of which an SCT may have been released.
 type High struct {
@@ -76,7 +76,10 @@ func parseMark(slot []byte) (id [32]byte, h High, old bool, err error) {
 	head, _, _ := bytes.Cut(slot[:min(len(slot), markHead)], []byte("\n\n"))
 	lines := strings.Split(strings.TrimRight(string(head), "\n"), "\n")
 	body := map[string]int{markHeader: 7, oldMarkHeader: 4}[lines[0]] // lines below the checksum
-	if body == 0 || len(lines) <= body {
+	switch {
+	case body == 0 && strings.HasPrefix(lines[0], "mayfly log mark "):
+		return id, h, false, errors.New("another version of mayfly wrote it: use that one")
+	case body == 0 || len(lines) <= body:
 		return id, h, false, errors.New("not a mark")
 	}
 	sum := sha256.Sum256([]byte(strings.Join(lines[:body], "\n") + "\n"))

@@ -150,9 +150,9 @@ func TestSegmentsWaitForTheTree(t *testing.T) {
 	for w.file.Fits(logdir.MaxFlush, 0) {
 		w.append(t, 1, logdir.MaxFlush-200)
 	}
-	const each = 7 // entries of a megabyte that fill a segment
+	const each = 15 // entries of a flush each that fill a segment
 	if n := len(w.entries); n != 2*each {
-		t.Errorf("%d entries of a megabyte fill the two segments, want %d", n, 2*each)
+		t.Errorf("%d entries fill the two segments, want %d", n, 2*each)
 	}
 	if w.file.Fits(logdir.MaxFlush, each-1) || !w.file.Fits(logdir.MaxFlush, each) {
 		t.Error("the first segment is free when the tree has its entries, and not before")
@@ -168,10 +168,10 @@ func TestSegmentsWaitForTheTree(t *testing.T) {
 func TestTornTurn(t *testing.T) {
 	t.Parallel()
 	w := newWriter(t)
-	for range 9 { // seven in the first segment, two in the second
+	for range 17 { // fifteen in the first segment, two in the second
 		w.append(t, 1, logdir.MaxFlush-200)
 	}
-	tree := w.grow(t, 7)
+	tree := w.grow(t, 15)
 	path := w.dir.Path(logdir.StateDir, names[0])
 	whole, err := os.ReadFile(path)
 	if err != nil {
@@ -185,7 +185,7 @@ func TestTornTurn(t *testing.T) {
 		if got, _, err := Follow(t.Context(), w.dir, tree, w.last); err != nil || len(got) != 2 {
 			t.Errorf("%d entries, %v, want 2", len(got), err)
 		}
-		if _, _, err := Follow(t.Context(), w.dir, logdir.EmptyTree(), w.last); err == nil || !strings.Contains(err.Error(), "entry 7 where entry 0") {
+		if _, _, err := Follow(t.Context(), w.dir, logdir.EmptyTree(), w.last); err == nil || !strings.Contains(err.Error(), "entry 15 where entry 0") {
 			t.Errorf("entries that only the segment had: %v", err)
 		}
 	}
