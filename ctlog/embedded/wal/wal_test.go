@@ -111,7 +111,7 @@ func TestFollow(t *testing.T) {
 	tree := logdir.EmptyTree()
 	turns, last := 0, -1
 	for round := range 60 {
-		for _, entries := range []int{1, 2, 300, 7} {
+		for _, entries := range []int{1, 150, 2, 150, 7} {
 			size := 700
 			if round%3 == 0 {
 				size = 3000
