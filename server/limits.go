@@ -259,6 +259,9 @@ const (
 	callerBytes, callerKinds = 256, 5
 	// logReadBytes is what all reads of logs together hold (ctlog/embedded/read, MaxBytes).
 	logReadBytes = 60 << 20
+	// logBacklogBytes is what a log holds of entries that are durable or on their way, and
+	// aren't in its tree yet (ctlog/embedded, maxBacklogBytes and three copies of a flush).
+	logBacklogBytes = 4 << 20
 	// ProcessBytes is what the process holds without any client: its heap, its
 	// goroutines, the index of an embedded log, the keys of issuers.
 	ProcessBytes = 64 << 20
@@ -277,5 +280,5 @@ func (c *Config) ClientBytes() int {
 		(requests+turnedAway)*request +
 		requests*bodyCopies*l.BodyBytes +
 		callerKinds*maxCallers*callerBytes +
-		logReadBytes
+		logReadBytes + logBacklogBytes
 }

@@ -5,141 +5,98 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"encoding/base64"
 	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
-	"golang.org/x/mod/sumdb/note"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
-// signTimeout bounds the signature over a checkpoint, whose interface carries no
-// context of a caller's.
-const signTimeout = 10 * time.Second
+const (
+	signTimeout = 10 * time.Second // bounds the signature over a checkpoint, for which nobody waits
+	republish   = 10 * time.Minute // how old the checkpoint of a log that doesn't grow gets
+)
 
-// checkpointSigner signs checkpoints with the RFC 6962 note signature of
-// c2sp.org/static-ct-api, so that one signature serves both kinds of readers.
-// It never signs a smaller tree than before, nor another root for the same size, nor
-// anything that the durable mark doesn't cover.
-type checkpointSigner struct {
-	verifier note.Verifier
-	signer   ctlog.Signer
-	now      func() time.Time
-	ctx      context.Context //nolint:containedctx // note.Signer has no context; this is canceled by Close
-	// covered waits until the mark covers a tree; its error is why it doesn't.
-	covered func(ctx context.Context, t checkpoint.Tree) error
-	// release is called with each signed checkpoint before anybody gets to see it. Its
-	// error keeps the checkpoint from being published; the next one is tried anew.
-	release func(ctx context.Context, raw []byte, t checkpoint.Tree) error
-
-	mu        sync.Mutex
-	last      checkpoint.Tree
-	timestamp uint64 // of the last signature, milliseconds
+// publishTrees publishes a checkpoint when the tree has grown, at most once in an
+// interval, and when the last one is old, until ctx ends. After an error it tries again.
+func (l *Log) publishTrees(ctx context.Context) {
+	for next := time.Duration(0); wait.OrWoken(ctx, next, l.toPublish) == nil; {
+		err := l.publish(ctx)
+		next = republish - l.o.Now().Sub(l.published.Signed())
+		if err != nil && ctx.Err() == nil {
+			l.o.Logger.WarnContext(ctx, "the checkpoint can't be published; it is tried again",
+				slog.String("log", l.description.URL), slog.Any("error", err))
+			next = 0
+		}
+		if wait.For(ctx, l.config.CheckpointInterval) != nil {
+			return
+		}
+	}
 }
 
-// Name is the log's origin.
-func (s *checkpointSigner) Name() string { return s.verifier.Name() }
-
-// KeyHash is the short hash of name and key that a note carries.
-func (s *checkpointSigner) KeyHash() uint32 { return s.verifier.KeyHash() }
-
-// Sign signs the text of a checkpoint as an RFC6962NoteSignature.
-func (s *checkpointSigner) Sign(text []byte) ([]byte, error) {
-	t, err := checkpoint.ParseText(text, s.Name())
+// publish signs a checkpoint over the tree that is on disk and publishes it, unless it
+// is published already and not old. One goroutine does so at a time.
+func (l *Log) publish(ctx context.Context) error {
+	t, _ := l.backlog.next()
+	before := l.published
+	if before.Raw != nil && t.Size == before.Size && l.o.Now().Sub(before.Signed()) < republish {
+		return nil
+	}
+	raw, err := l.sign(ctx, t)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.covered(s.ctx, t); err != nil {
-		return nil, err
-	}
-	signature, err := s.sign(t)
+	head, err := checkpoint.Open(raw, l.verifier)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if err := s.release(s.ctx, checkpoint.Note(text, signature, s.verifier), t); err != nil {
-		return nil, err
+	if err := l.release(ctx, raw, t); err != nil {
+		return err
 	}
-	return signature, nil
+	if err := l.dir.Put(raw, logdir.CheckpointName); err != nil {
+		return err
+	}
+	l.published = head
+	l.backlog.published(head.Size)
+	return l.dir.Collect(before.Size, head.Size)
 }
 
-func (s *checkpointSigner) sign(t checkpoint.Tree) ([]byte, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if t.Size < s.last.Size || (t.Size == s.last.Size && s.last.Root != nil && !bytes.Equal(t.Root, s.last.Root)) {
-		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d that contradicts the last one, of size %d", t.Size, s.last.Size)
+// sign gives the checkpoint of a tree, with the RFC 6962 note signature of
+// c2sp.org/static-ct-api, so that one signature serves both kinds of readers. It never
+// signs a smaller tree than before, nor another root for the same size, nor anything
+// that the durable mark doesn't cover: an older copy of the log would pass every guard,
+// and grow another way.
+func (l *Log) sign(ctx context.Context, t checkpoint.Tree) ([]byte, error) {
+	last := l.published
+	if t.Size < last.Size || t.Size == last.Size && last.Root != nil && !bytes.Equal(t.Root, last.Root) {
+		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d that contradicts the last one, of size %d", t.Size, last.Size)
 	}
-	timestamp := max(s.timestamp, millis(s.now()))
+	if marked := l.backlog.markedSize(); t.Size > marked {
+		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, marked)
+	}
+	timestamp := max(last.Timestamp, millis(l.o.Now()))
 	digest := sha256.Sum256(checkpoint.TreeHead(timestamp, t))
-	ctx, cancel := context.WithTimeout(s.ctx, signTimeout)
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
-	signature, err := s.signer.Sign(ctx, digest[:], crypto.SHA256)
+	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return nil, fmt.Errorf("signing the checkpoint: %w", err)
 	}
 	if len(signature) > 1<<16-1 {
 		return nil, errors.New("signing the checkpoint: the signature is too long")
 	}
-	s.last, s.timestamp = t, timestamp
-	return ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), nil
-}
-
-// cover is the tree that the durable mark has. The storage asks for a checkpoint as soon
-// as it has written a tree, which is a moment before the mark goes up to it. An older
-// copy of the log would pass every guard after that moment, and grow another way than a
-// checkpoint that was signed in it.
-type cover struct {
-	mu     sync.Mutex
-	tree   checkpoint.Tree
-	raised chan struct{} // closed when tree changes; nil while nobody waits
-}
-
-func (c *cover) raise(t checkpoint.Tree) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.tree = t
-	if c.raised != nil {
-		close(c.raised)
-		c.raised = nil
-	}
-}
-
-// reaches is the tree, and, where it is smaller than size, a channel that is closed when
-// it isn't the tree any more.
-func (c *cover) reaches(size uint64) (checkpoint.Tree, <-chan struct{}) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.tree.Root != nil && size <= c.tree.Size {
-		return c.tree, nil
-	}
-	if c.raised == nil {
-		c.raised = make(chan struct{})
-	}
-	return c.tree, c.raised
-}
-
-// covered waits until the mark covers the tree, and verifies that it does.
-func (l *Log) covered(ctx context.Context, t checkpoint.Tree) error {
-	ctx, cancel := context.WithTimeout(ctx, signTimeout)
-	defer cancel()
-	for {
-		mark, raised := l.cover.reaches(t.Size)
-		if raised == nil {
-			return l.dir.GrewFrom(ctx, t, mark)
-		}
-		select {
-		case <-raised:
-		case <-ctx.Done():
-			return fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark stays at %d", t.Size, mark.Size)
-		}
-	}
+	text := fmt.Appendf(nil, "%s\n%d\n%s\n", l.origin, t.Size, base64.StdEncoding.EncodeToString(t.Root))
+	return checkpoint.Note(text, ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), l.verifier), nil
 }
 
 // release has the witnesses cosign a checkpoint and keeps what they gave, before
-// the checkpoint is published.
+// the checkpoint is published. Its error keeps it from being published.
 func (l *Log) release(ctx context.Context, raw []byte, t checkpoint.Tree) error {
 	if l.witnesses == nil {
 		return nil
@@ -157,6 +114,23 @@ func (l *Log) release(ctx context.Context, raw []byte, t checkpoint.Tree) error 
 		l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.String("log", l.description.URL), slog.Any("error", err))
 	}
 	return nil
+}
+
+// mergeDelay is how long entries have been waiting for a checkpoint; zero where none do.
+// Those that wait came after the last checkpoint was signed, and after the last time that
+// none waited.
+func (l *Log) mergeDelay() (time.Duration, error) {
+	head, err := l.reads.HeadNow()
+	if err != nil {
+		return 0, err
+	}
+	l.backlog.mu.Lock()
+	marked, behind := l.backlog.marked, l.backlog.behind
+	l.backlog.mu.Unlock()
+	if head.Size >= marked {
+		return 0, nil
+	}
+	return max(0, min(l.o.Now().Sub(head.Signed()), l.o.Now().Sub(behind))), nil
 }
 
 // millis is a time as RFC 6962 writes it; before 1970 it is zero.

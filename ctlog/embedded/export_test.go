@@ -3,7 +3,8 @@ package embedded
 import (
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 )
 
 // What tests set, and nobody else.
@@ -12,25 +13,52 @@ func (o *Options) SetLockWait(d time.Duration)               { o.lockWait = d }
 func (o *Options) SetMaxQueue(entries int)                   { o.maxQueue = entries }
 func (o *Options) SetFree(free func(string) (uint64, error)) { o.free = free }
 
+func (o *Options) SetReached(reached func(point string)) { o.reached = reached }
+
 // BeforeMark has a function called before the mark goes up, whose error keeps it where
 // it is. To be called before the first entry.
-func (l *Log) BeforeMark(before func(to checkpoint.Tree) error) { l.mark = heldMark{l.mark, before} }
+func (l *Log) BeforeMark(before func(to logdir.High) error) {
+	l.Around(nil, func(to logdir.High, advance func(logdir.High) error) error {
+		if err := before(to); err != nil {
+			return err
+		}
+		return advance(to)
+	})
+}
+
+// Around has functions called in the place of the two writes that make entries durable,
+// with the writes themselves. To be called before the first entry.
+func (l *Log) Around(file func(wal.Frame, func(wal.Frame) error) error, mark func(logdir.High, func(logdir.High) error) error) {
+	if file != nil {
+		l.ahead = heldFile{l.ahead, file}
+	}
+	if mark != nil {
+		l.mark = heldMark{l.mark, mark}
+	}
+}
+
+type heldFile struct {
+	writeAhead
+	around func(wal.Frame, func(wal.Frame) error) error
+}
+
+func (f heldFile) Append(frame wal.Frame) error { return f.around(frame, f.writeAhead.Append) }
 
 type heldMark struct {
 	highWater
-	before func(checkpoint.Tree) error
+	around func(logdir.High, func(logdir.High) error) error
 }
 
-func (m heldMark) Advance(to checkpoint.Tree) error {
-	if err := m.before(to); err != nil {
-		return err
-	}
-	return m.highWater.Advance(to)
+func (m heldMark) Advance(to logdir.High) error { return m.around(to, m.highWater.Advance) }
+
+// HoldTree keeps the tree from growing until the answer is called.
+func (l *Log) HoldTree() (release func()) {
+	l.growing.Lock()
+	return l.growing.Unlock
 }
 
-// CheckpointWaits reports whether a checkpoint waits for the mark.
-func (l *Log) CheckpointWaits() bool {
-	l.cover.mu.Lock()
-	defer l.cover.mu.Unlock()
-	return l.cover.raised != nil
+// Full reports whether the entries that wait for the tree leave no room for others.
+func (l *Log) Full() bool {
+	_, full := l.backlog.room()
+	return full
 }

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -75,18 +76,15 @@ func TestFullDiskReleasesNothingAndRecovers(t *testing.T) {
 
 // One flipped bit ended DigiCert's Yeti 2022. Here a bit flips in the last, partial
 // data tile and is copied on as the tile grows. It is found before the tile is final:
-// no SCT for what completes it, and no log that goes on.
+// no checkpoint covers it, and the log takes nothing more.
 func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	l := b.openNow(t)
 	b.load(t, l, 255)
+	b.published(t, 255)
 	flip(t, b.path("tile", "data", "000.p", "255"))
-	for range 2 {
-		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
-			t.Fatal("the log went on over a damaged entry")
-		}
-	}
+	b.untilRefused(t, l)
 	if err := l.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "entry") {
 		t.Errorf("Ready: %v, want it to name the entry", err)
 	}
@@ -99,9 +97,25 @@ func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	}
 }
 
+// untilRefused submits until the log takes nothing more: it has noticed that its tree
+// can't grow. It gives how many entries it took before, all of them durable.
+func (b *bench) untilRefused(t *testing.T, l *embedded.Log) (taken uint64) {
+	t.Helper()
+	b.until(t, "nothing is taken any more", func() bool {
+		_, err := l.Submit(t.Context(), b.ca.Chain(t))
+		if err == nil {
+			taken++
+		} else if reason := fault.From(err).Reason; reason != fault.LogUnavailable {
+			t.Fatalf("refused with %v: %v", reason, err)
+		}
+		return err != nil
+	})
+	return taken
+}
+
 // Cloudflare's Raio went on in a bad state after a transient error of its storage.
-// Here a batch fails half-written, and the next ones too, until the storage is well:
-// nothing is released meanwhile, the state is read again, and the log that goes on is
+// Here an integration fails half-written, and the next ones too, until the storage is
+// well: nothing is taken meanwhile, the state is read again, and the log that goes on is
 // whole. Root writes anywhere, so the obstacle is one that stops root too: a directory
 // where a file belongs. The conformance test of this name lets each single call of
 // the kernel fail once, on a disk that answers EIO.
@@ -112,28 +126,34 @@ func TestTransientStorageErrorReleasesNothing(t *testing.T) {
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 		t.Fatal(err)
 	}
-	obstacle := b.path("tile", "0", "000.p", "2")
-	makeDir(t, obstacle)
+	b.published(t, 1)
+	var obstacles []string
+	for size := 2; size < 256; size++ {
+		obstacles = append(obstacles, b.path("tile", "0", "000.p", strconv.Itoa(size)))
+		makeDir(t, obstacles[len(obstacles)-1])
+	}
+	taken := 1 + b.untilRefused(t, l)
 	before := b.key.Calls.Load()
 	for range 3 {
 		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
-			t.Fatal("an SCT for what isn't durable")
+			t.Fatal("an SCT while the tree can't grow")
 		}
 	}
-	if err := embeddedReady(t, l); err != nil {
-		t.Errorf("the disk itself is well, want ready to try again: %v", err)
+	if err := l.Ready(t.Context()); err == nil {
+		t.Error("ready while the tree can't grow")
 	}
-	if signed := b.key.Calls.Load() - before; signed > 1 { // a checkpoint may be signed meanwhile
+	if signed := b.key.Calls.Load() - before; signed > 0 {
 		t.Errorf("%d signatures for entries that aren't durable", signed)
 	}
-	remove(t, obstacle)
-	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
-		t.Errorf("with the obstacle gone: %v", err)
+	for _, obstacle := range obstacles {
+		remove(t, obstacle)
 	}
-	url, c := serve(t, l)
-	ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 2)
-	if report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != 2 {
-		t.Errorf("Verify: %+v, %v", report, err)
+	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+		t.Errorf("with the obstacles gone: %v", err)
+	}
+	b.published(t, taken+1)
+	if report, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil || report.Size != taken+1 {
+		t.Errorf("Verify: %+v, %v, want %d entries", report, err, taken+1)
 	}
 }
 

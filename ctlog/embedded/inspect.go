@@ -55,7 +55,7 @@ func Inspect(ctx context.Context, c Config, key crypto.PublicKey) (about ctlog.D
 		return about, false, err
 	}
 	if inUse, err = l.dir.InUse(); err == nil && !inUse {
-		_, err = l.survey(ctx, high, missing)
+		_, _, err = l.survey(ctx, high, missing)
 	}
 	return l.description, inUse, err
 }

@@ -1,101 +1,276 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"fmt"
-	"os"
+	"log/slog"
+	"slices"
+	"sync"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
-	"github.com/transparency-dev/tessera"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
+	"github.com/mayfly-ca/mayfly/internal/wait"
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
-// append hands the batch to Tessera, waits until it is durable, checks what
-// happened and advances the mark. It returns the index of the first entry. After
-// any error the state must be read again.
-func (l *Log) append(ctx context.Context, batch []*submission) (uint64, error) {
-	if l.unverified != nil {
-		if err := l.recover(ctx); err != nil {
-			return 0, err
-		}
-	}
-	if err := l.preflight(); err != nil {
-		return 0, err
-	}
-	before := l.tree
-	if err := l.integrate(ctx, batch); err != nil {
-		l.unverified = err
-		return 0, err
-	}
-	now, err := l.dir.Tree()
-	if err == nil && now.Size != before.Size+uint64(len(batch)) {
-		err = fmt.Errorf("the log has %d entries, want %d: somebody else writes to it", now.Size, before.Size+uint64(len(batch)))
-	}
-	for index := before.Size / layout.EntryBundleWidth; err == nil && index < now.Size/layout.EntryBundleWidth; index++ {
-		err = l.dir.Rehash(ctx, index, now.Size) // a tile that is full is never rewritten: last look
-	}
-	if err == nil {
-		err = l.hold(now, before)
-	}
-	if err != nil {
-		l.unverified = err
-		return 0, err
-	}
-	return before.Size, nil
+// Bounds of the entries that are sequenced and not in the tree yet. Beyond them the
+// sequencer waits.
+const (
+	maxBacklog      = 2048
+	maxBacklogBytes = 2 << 20
+	// So many of them don't wait for the interval to pass.
+	fullBacklog      = maxBacklog / 2
+	fullBacklogBytes = maxBacklogBytes / 2
+)
+
+// frame is the entries of one flush.
+type frame struct {
+	wal.Frame
+	entries []logdir.Entry
+	after   checkpoint.Tree
 }
 
-// hold makes a tree that was verified the log's: the mark goes up to it, from where it
-// is, and then it may be signed.
-func (l *Log) hold(now, mark checkpoint.Tree) error {
-	if now.Size != mark.Size || mark.Root == nil {
-		if err := l.mark.Advance(now); err != nil {
+// backlog is the entries that are sequenced and not in the tree yet, and the tree.
+type backlog struct {
+	added chan struct{} // holds one: something was added
+	grown chan struct{} // holds one: the tree has grown, or can't
+
+	mu      sync.Mutex // guards what follows
+	entries []logdir.Entry
+	bytes   int
+	marked  uint64          // entries that the durable mark covers
+	tree    checkpoint.Tree // what is on disk
+	behind  time.Time       // since when entries wait for a checkpoint, where some do
+	signed  uint64          // entries that the last checkpoint covers
+	failed  error           // why the tree on disk must be read again
+}
+
+// signal puts a value into a channel that holds one.
+func signal(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// add takes entries that are durable; the mark covers so many.
+func (b *backlog) add(entries []logdir.Entry, marked uint64, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.signed >= b.marked {
+		b.behind = now
+	}
+	b.marked = marked
+	b.entries = append(b.entries, entries...)
+	for _, e := range entries {
+		b.bytes += len(e.Raw)
+	}
+	signal(b.added)
+}
+
+// next is the tree and what follows it.
+func (b *backlog) next() (checkpoint.Tree, []logdir.Entry) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tree, b.entries[:len(b.entries):len(b.entries)]
+}
+
+// drop forgets the entries that the tree holds now.
+func (b *backlog) drop(now checkpoint.Tree) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	n := now.Size - b.tree.Size
+	for _, e := range b.entries[:n] {
+		b.bytes -= len(e.Raw)
+	}
+	b.entries, b.tree = slices.Clone(b.entries[n:]), now
+}
+
+// room gives the size of the tree, and whether nothing more may be sequenced now.
+func (b *backlog) room() (tree uint64, full bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.tree.Size, len(b.entries) >= maxBacklog || b.bytes >= maxBacklogBytes
+}
+
+func (b *backlog) failure() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.failed
+}
+
+func (b *backlog) fail(err error) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.failed = err
+	signal(b.grown)
+}
+
+// published takes the size of a checkpoint that is signed.
+func (b *backlog) published(size uint64) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.signed = size
+}
+
+// markedSize is how many entries the durable mark covers.
+func (b *backlog) markedSize() uint64 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.marked
+}
+
+// counts are the entries that aren't in the tree yet, and their bytes.
+func (b *backlog) counts() (entries, bytes int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return len(b.entries), b.bytes
+}
+
+// integrate makes what was sequenced part of the tree, at most once in an interval
+// unless there is much of it, until ctx ends. After an error it tries again.
+func (l *Log) integrate(ctx context.Context) {
+	for last := (time.Time{}); l.awaitBacklog(ctx, last.Add(l.config.CheckpointInterval)) == nil; last = time.Now() {
+		l.growing.Lock()
+		err := l.grow(ctx)
+		l.growing.Unlock()
+		if err != nil && ctx.Err() == nil {
+			l.metrics.ungrown.Inc()
+			l.o.Logger.ErrorContext(ctx, "log entries can't become part of the tree; they are stored, and it is tried again",
+				slog.String("log", l.description.URL), slog.Any("error", err))
+			if wait.For(ctx, l.config.CheckpointInterval) != nil {
+				return
+			}
+		}
+	}
+}
+
+// awaitBacklog waits until there are entries to integrate, and their time has come or
+// they are many.
+func (l *Log) awaitBacklog(ctx context.Context, due time.Time) error {
+	for {
+		entries, bytes := l.backlog.counts()
+		left := time.Until(due)
+		switch {
+		case entries >= fullBacklog || bytes >= fullBacklogBytes || entries > 0 && left <= 0:
+			return nil
+		case entries == 0:
+			left = time.Hour // or until something is added
+		}
+		if err := wait.OrWoken(ctx, left, l.backlog.added); err != nil {
 			return err
 		}
 	}
-	l.tree = now
-	l.cover.raise(now)
-	return nil
 }
 
-// integrate adds the entries and waits for all of them. The entries must follow
-// the tree without a gap and in order.
-func (l *Log) integrate(ctx context.Context, batch []*submission) error {
-	futures := make([]tessera.IndexFuture, len(batch))
-	for i, s := range batch {
-		futures[i] = l.add(ctx, s.entry)
-	}
-	var failures []error
-	for i, future := range futures {
-		got, err := future()
-		want := l.tree.Size + uint64(i)
-		switch {
-		case err != nil:
-			failures = append(failures, err)
-		case got.Index != want:
-			failures = append(failures, fmt.Errorf("an entry got the index %d, want %d: somebody else writes to the log", got.Index, want))
+// grow makes what was sequenced part of the tree, after an error once the disk has been
+// read and holds what it should. Whoever calls it has growing.
+func (l *Log) grow(ctx context.Context) (err error) {
+	failed := l.backlog.failure()
+	if failed != nil {
+		if err := l.reread(ctx); err != nil {
+			return fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
 		}
 	}
-	if len(failures) > 0 {
-		// One storage error fails the whole batch; hundreds of copies help nobody.
-		return fmt.Errorf("%d of %d entries failed, the first: %w", len(failures), len(batch), failures[0])
+	defer func() { l.backlog.fail(err) }()
+	before, entries := l.backlog.next()
+	if len(entries) > 0 {
+		if err := l.extend(ctx, before, entries); err != nil {
+			return err
+		}
+	}
+	if failed != nil {
+		l.o.Logger.InfoContext(ctx, "log state verified after a storage error",
+			slog.String("log", l.description.URL), slog.Any("after", failed))
 	}
 	return nil
 }
 
-// preflight looks for what Tessera would answer with a panic, and for a stolen lock.
-func (l *Log) preflight() error {
+// extend writes the entries behind a tree, verifies what it wrote, and goes on from there.
+func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logdir.Entry) error {
 	if err := l.lock.Held(); err != nil {
 		return err
 	}
-	// Tessera panics when it can't open this file: on a disk that went read-only,
-	// or when descriptors run out. Nobody holds its lock now: the sequencer is the only writer.
-	f, err := os.OpenFile(l.dir.Path(logdir.StateDir, logdir.TreeStateLock), os.O_RDWR|os.O_CREATE, 0o644) //nolint:gosec // as Tessera does
+	now, err := l.dir.Tree()
 	if err != nil {
-		return fmt.Errorf("the log's directory can't be written: %w", err)
+		return err
 	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("the log's directory can't be written: %w", err)
+	if now.Size != before.Size || !bytes.Equal(now.Root, before.Root) {
+		return fmt.Errorf("the log has %d entries in its tree, want %d: somebody else writes to it", now.Size, before.Size)
 	}
+	grown, after, err := l.after(before.Size + uint64(len(entries)))
+	if err != nil {
+		return err
+	}
+	if err := l.dir.Grow(ctx, before.Size, entries); err != nil {
+		return err
+	}
+	l.o.reached("tiles written")
+	if err := l.verifyTiles(ctx, after); err != nil {
+		return err
+	}
+	for index := before.Size / layout.EntryBundleWidth; index < after.Size/layout.EntryBundleWidth; index++ {
+		if err := l.dir.Rehash(ctx, index, after.Size); err != nil { // a tile that is full is never rewritten: last look
+			return err
+		}
+	}
+	if err := l.dir.PutTree(after); err != nil {
+		return err
+	}
+	l.o.reached("state written")
+	l.advance(grown, after)
+	return nil
+}
+
+// after is what the tree is with so many entries, of those that were sequenced.
+func (l *Log) after(size uint64) (*compact.Range, checkpoint.Tree, error) {
+	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
+	grown, err := factory.NewRange(0, l.base.End(), slices.Clone(l.base.Hashes()))
+	if err != nil {
+		return nil, checkpoint.Tree{}, err
+	}
+	_, entries := l.backlog.next()
+	if size < grown.End() || size-grown.End() > uint64(len(entries)) {
+		return nil, checkpoint.Tree{}, fmt.Errorf("the log has %d entries in its tree, want %d to %d: somebody else writes to it",
+			size, grown.End(), grown.End()+uint64(len(entries)))
+	}
+	for _, e := range entries[:size-grown.End()] {
+		if err := grown.Append(e.Hash, nil); err != nil {
+			return nil, checkpoint.Tree{}, err
+		}
+	}
+	t, err := logdir.TreeOf(grown)
+	return grown, t, err
+}
+
+// advance takes a tree that is on disk, and was sequenced so.
+func (l *Log) advance(r *compact.Range, now checkpoint.Tree) {
+	l.base = r
+	l.backlog.drop(now)
+	signal(l.backlog.grown)
+	signal(l.toPublish)
+}
+
+// reread reads the state from the disk again after an error. It goes on only when that
+// continues what was there before with what was sequenced, as far as that got.
+func (l *Log) reread(ctx context.Context) error {
+	before, _ := l.backlog.next()
+	now, err := l.verifyState(ctx, before)
+	if err != nil {
+		return err
+	}
+	grown, want, err := l.after(now.Size)
+	if err != nil {
+		return err
+	}
+	if !bytes.Equal(now.Root, want.Root) {
+		return fmt.Errorf("the log of %d entries has another root than what was sequenced: it was forked", now.Size)
+	}
+	l.advance(grown, now)
 	return nil
 }

@@ -17,6 +17,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -25,9 +26,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
+	"golang.org/x/sys/unix"
 )
 
 // workerEnv turns this test binary into a process that writes to a log until it
@@ -39,6 +42,8 @@ type job struct {
 	Config embedded.Config
 	Key    []byte // SEC 1
 	Issuer [][]byte
+	Point  string // where the worker kills itself; empty: it is killed
+	After  int    // how often it passes the point before
 }
 
 // promise is one line of a worker's output.
@@ -74,10 +79,14 @@ func work(path string) error {
 		return err
 	}
 	ctx := context.Background()
-	l, err := embedded.Open(ctx, j.Config, embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true})
+	o := embedded.Options{Signer: &ctlogtest.Signer{Key: key}, Create: true}
+	die := dieAt(j)
+	o.SetReached(func(point string) { die(point) })
+	l, err := embedded.Open(ctx, j.Config, o)
 	if err != nil {
 		return err
 	}
+	arm(l, j, die)
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	for range 16 {
@@ -135,13 +144,13 @@ func quickChain(issuer []byte) (ctlog.Chain, error) {
 	return ctlog.NewChain(der, [][]byte{issuer})
 }
 
-func (b *bench) job(t *testing.T) string {
+func (b *bench) job(t *testing.T, point string, after int) string {
 	t.Helper()
 	key, err := x509.MarshalECPrivateKey(b.key.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	raw, err := json.Marshal(job{Config: b.config, Key: key, Issuer: [][]byte{b.ca.Root.Raw}})
+	raw, err := json.Marshal(job{Config: b.config, Key: key, Issuer: [][]byte{b.ca.Root.Raw}, Point: point, After: after})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -160,7 +169,7 @@ func (b *bench) worker(t *testing.T, before ...string) *exec.Cmd {
 	}
 	args := append(before, exe)
 	cmd := exec.CommandContext(t.Context(), args[0], args[1:]...)
-	cmd.Env = append(os.Environ(), workerEnv+"="+b.job(t))
+	cmd.Env = append(os.Environ(), workerEnv+"="+b.job(t, "", 0))
 	return cmd
 }
 
@@ -204,6 +213,129 @@ func TestKillLosesNoPromise(t *testing.T) {
 	t.Logf("%d kills, %d SCTs printed, log of %d entries", n, len(promised), report.Size)
 	if len(promised) == 0 {
 		t.Error("no SCT was ever printed; the kills came too early to show anything")
+	}
+}
+
+// killPoints are where a crash may come between a submission and the end of its
+// entry's time in the write-ahead file. The last two are in an integration.
+var killPoints = []string{
+	"before the append", "in the append", "after the append, before the mark",
+	"after the mark, before the append", "after the mark, in the append", "after both, before the SCT", "tiles written", "state written",
+}
+
+// dieAt gives a function that kills the process when the job's point is reached once
+// more than its number says, after a last thing to do.
+func dieAt(j job) func(point string, last ...func()) {
+	var passed atomic.Int64
+	return func(point string, last ...func()) {
+		if point == j.Point && passed.Add(1) > int64(j.After) {
+			for _, do := range last {
+				do()
+			}
+			_ = unix.Kill(os.Getpid(), unix.SIGKILL)
+			select {}
+		}
+	}
+}
+
+// arm lays the points of a flush, whose two writes would come at the same time, in the
+// order that each wants.
+func arm(l *embedded.Log, j job, die func(point string, last ...func())) {
+	if !strings.Contains(j.Point, "append") && !strings.Contains(j.Point, "both") {
+		return
+	}
+	appended, marked := make(chan struct{}, 1), make(chan struct{}, 1)
+	markFirst := strings.HasPrefix(j.Point, "after the mark, ")
+	l.Around(func(f wal.Frame, write func(wal.Frame) error) error {
+		if markFirst {
+			<-marked
+		}
+		die("before the append")
+		die("after the mark, before the append")
+		if err := write(f); err != nil {
+			return err
+		}
+		torn := func() { tear(string(j.Config.Directory), f) }
+		die("in the append", torn)
+		die("after the mark, in the append", torn)
+		if !markFirst {
+			appended <- struct{}{}
+		}
+		return nil
+	}, func(to logdir.High, advance func(logdir.High) error) error {
+		if !markFirst {
+			<-appended
+			die("after the append, before the mark")
+		}
+		err := advance(to)
+		die("after both, before the SCT")
+		if markFirst {
+			marked <- struct{}{}
+		}
+		return err
+	})
+}
+
+// tear takes a part of a frame out of the write-ahead file, as if it had not got to the
+// disk: zeros are there.
+func tear(dir string, f wal.Frame) {
+	for _, name := range []string{"ahead-0", "ahead-1"} {
+		path := filepath.Join(dir, ".state", name)
+		raw, err := os.ReadFile(path)
+		if begin := bytes.Index(raw, f.Entries); err == nil && begin > 0 {
+			if file, err := os.OpenFile(path, os.O_WRONLY, 0); err == nil {
+				_, _ = file.WriteAt(make([]byte, 100), int64(begin-100+rand.IntN(len(f.Entries))))
+				_ = file.Close()
+			}
+		}
+	}
+}
+
+// TestKillAtEachPoint has a writing process die at each point of the way of an entry,
+// early and later in its life. Every SCT that it printed is in the log as promised, and
+// the log goes on.
+func TestKillAtEachPoint(t *testing.T) {
+	t.Parallel()
+	for _, point := range killPoints {
+		t.Run(point, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			b.o.SetLockWait(5 * time.Second)
+			promised := make(map[uint64]string)
+			var before ctlogtest.Head
+			for _, after := range []int{0, 1, 2, 5} {
+				cmd := b.worker(t)
+				cmd.Env = append(cmd.Env, workerEnv+"="+b.job(t, point, after))
+				var out, complaints bytes.Buffer
+				cmd.Stdout, cmd.Stderr = &out, &complaints
+				if err := cmd.Run(); err == nil || complaints.Len() > 0 {
+					t.Fatalf("the worker ended with %v: %s", err, complaints.String())
+				}
+				for line := range strings.Lines(out.String()) {
+					var p promise
+					if err := json.Unmarshal([]byte(line), &p); err != nil {
+						break
+					}
+					if old, twice := promised[p.Index]; twice && old != p.Hash {
+						t.Fatalf("index %d was promised to two certificates", p.Index)
+					}
+					promised[p.Index] = p.Hash
+				}
+				b.marked(t)
+				l := b.openNow(t)
+				before = checkPromises(t, b, l, promised, before)
+				if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
+					t.Error(err)
+				}
+				closeLog(t, l)
+				if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+					t.Errorf("Verify: %v", err)
+				}
+			}
+			if len(promised) == 0 {
+				t.Error("no SCT was ever printed: nothing was shown")
+			}
+		})
 	}
 }
 
@@ -269,11 +401,11 @@ func checkPromises(t *testing.T, b *bench, l *embedded.Log, promised map[uint64]
 	t.Helper()
 	url, c := serve(t, l)
 	reader := ctlogtest.NewReader(t, l.Description(), url, c)
-	highest := uint64(0)
+	size := uint64(0)
 	for index := range promised {
-		highest = max(highest, index)
+		size = max(size, index+1)
 	}
-	now := reader.Await(t, highest+1)
+	now := reader.Await(t, size)
 	reader.Consistent(t, before, now)
 	hashes := reader.LeafHashes(t, now.Size)
 	for index, want := range promised {
@@ -312,7 +444,7 @@ func TestSecondProcessIsRefused(t *testing.T) {
 // released for what isn't durable, and the log goes on without the limit.
 func TestFileSizeLimitReleasesNothing(t *testing.T) {
 	b := newBench(t)
-	cmd := b.worker(t, "/bin/sh", "-c", `ulimit -f 64; exec "$0"`) // 64 blocks of 512 or 1024 bytes, a few dozen entries
+	cmd := b.worker(t, "/bin/sh", "-c", `ulimit -f 3000; exec "$0"`) // 3000 blocks of 512 or 1024 bytes, a few hundred entries
 	var out, complaints bytes.Buffer
 	cmd.Stdout, cmd.Stderr = &out, &complaints
 	if err := cmd.Run(); err == nil {

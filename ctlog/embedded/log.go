@@ -22,10 +22,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/mayfly-ca/mayfly/ctlog/witness"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/prometheus/client_golang/prometheus"
-	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/time/rate"
@@ -50,21 +51,17 @@ type Options struct {
 	// operator's decision: with the mark goes the proof that this copy is the newest.
 	AcceptMissingMark bool
 
-	Linger time.Duration // how long a batch waits for its callers to come back; zero: DefaultLinger
-
 	// Zero but in tests, and then these defaults.
 	lockWait time.Duration                               // how long a taken lock is tried: 5 s
 	maxQueue int                                         // entries that may wait; more are refused: 4096
 	free     func(path string) (bytes uint64, err error) // of the disk of a path: asks the file system
+	reached  func(point string)                          // called at points of an integration, where a crash may come: nothing
 }
 
 const (
 	defaultLockWait = 5 * time.Second
 	defaultMaxQueue = 4096
 )
-
-// DefaultLinger was chosen by measurement: docs/log-performance.md.
-const DefaultLinger = 4 * time.Millisecond
 
 // MMD is the log's maximum merge delay (RFC 6962 §3). Entries are readable after
 // two checkpoint intervals; this leaves room for a machine that is busy.
@@ -90,33 +87,45 @@ type Log struct {
 	metrics   *metrics
 
 	// What start sets, for as long as the log is open.
-	lock     *logdir.Lock
-	mark     highWater
-	add      func(context.Context, *ctonly.Entry) tessera.IndexFuture
-	shutdown func(context.Context) error
-	ctx      context.Context //nolint:containedctx // of Tessera's goroutines; canceled by Close
-	cancel   context.CancelFunc
+	lock   *logdir.Lock
+	mark   highWater
+	ctx    context.Context //nolint:containedctx // of the log's goroutines; canceled by Close
+	cancel context.CancelFunc
 
 	queue   chan *submission
-	drained chan struct{} // closed when the sequencer has answered everyone
+	drained chan struct{}  // closed when the sequencer has answered everyone
+	behind  sync.WaitGroup // integration and publication
 
 	closing sync.RWMutex // held for reading while something is put into the queue
 	closed  bool         // guarded by closing
 
-	state      sync.Mutex      // held by the sequencer for a batch, by Ready for a probe; guards what follows
-	tree       checkpoint.Tree // what is on disk, and in the mark
-	unverified error           // why the disk must be read again before the next batch
+	flushing sync.Mutex     // held by the sequencer for a batch, by Ready for a probe; guards what follows
+	ahead    writeAhead     // nil where the log couldn't be opened
+	head     *compact.Range // of what is sequenced
+	unheld   *frame         // the last one, until it is durable
 
-	cover cover // of the mark
+	growing sync.Mutex     // held while the tree grows, before backlog.mu and after flushing; guards what follows
+	base    *compact.Range // of the tree
+
+	backlog   backlog
+	toPublish chan struct{}   // holds one: the tree has grown
+	published checkpoint.Head // by this process or the last one; publish's own
 
 	submissionLimit *rate.Limiter                           // of the submission API
 	submitters      *lru.Cache[netip.Prefix, *rate.Limiter] // of the addresses that came last
 	dedup           *lru.Cache[[32]byte, position]          // its last entries by the SHA-256 of their certificates
 }
 
+// writeAhead is what a log does with its [wal.File].
+type writeAhead interface {
+	Append(f wal.Frame) error
+	Fits(size int, tree uint64) bool
+	Close() error
+}
+
 // highWater is what a log does with its [logdir.Mark].
 type highWater interface {
-	Advance(to checkpoint.Tree) error
+	Advance(to logdir.High) error
 	Close() error
 }
 
@@ -139,7 +148,9 @@ func Open(ctx context.Context, c Config, o Options) (*Log, error) {
 		l.metrics.unregister()
 		return nil, fmt.Errorf("opening the log in %s: %w", c.Directory, errors.Join(err, l.releaseFiles()))
 	}
-	go l.commitBatches()
+	go l.sequence()
+	l.behind.Go(func() { l.integrate(l.ctx) })
+	l.behind.Go(func() { l.publishTrees(l.ctx) })
 	return l, nil
 }
 
@@ -188,7 +199,8 @@ func prepare(c Config, o Options) (*Log, error) {
 			ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"),
 			Operator: c.Operator, Start: c.Start, End: c.End,
 		},
-		queue: make(chan *submission, o.maxQueue), drained: make(chan struct{}),
+		queue: make(chan *submission, o.maxQueue), drained: make(chan struct{}), toPublish: make(chan struct{}, 1),
+		backlog:         backlog{added: make(chan struct{}, 1), grown: make(chan struct{}, 1)},
 		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
 	}
 	if l.dedup, err = lru.New[[32]byte, position](dedupEntries); err != nil {
@@ -222,9 +234,6 @@ func withDefaults(o Options) Options {
 	if o.Logger == nil {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
-	if o.Linger <= 0 {
-		o.Linger = DefaultLinger
-	}
 	if o.lockWait <= 0 {
 		o.lockWait = defaultLockWait
 	}
@@ -233,6 +242,9 @@ func withDefaults(o Options) Options {
 	}
 	if o.free == nil {
 		o.free = freeBytes
+	}
+	if o.reached == nil {
+		o.reached = func(string) {}
 	}
 	return o
 }
@@ -298,10 +310,10 @@ func precertEntry(chain ctlog.Chain, now time.Time) *ctonly.Entry {
 	}
 }
 
-// position is an entry that is in the log.
+// position is an entry that has its place in the log.
 type position struct {
 	entry *ctonly.Entry
-	index uint64
+	placed
 }
 
 // record stores the certificates above an entry, and then puts it into the log.
@@ -310,11 +322,12 @@ func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte)
 	if entry.FingerprintsChain, err = l.issuers.Keep(issuers); err != nil {
 		return position{}, unavailable(err)
 	}
-	index, err := l.place(ctx, entry)
-	return position{entry: entry, index: index}, err
+	p, err := l.place(ctx, entry)
+	return position{entry: entry, placed: p}, err
 }
 
-// promise signs the SCT of an entry that is in the log.
+// promise signs the SCT of an entry, beside the flush that makes it durable, and gives
+// it out when it is.
 func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
 	extensions, err := ctlog.LeafIndexExtension(p.index)
 	if err != nil {
@@ -327,6 +340,9 @@ func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
+	}
+	if err := p.flushed.wait(ctx); err != nil {
+		return ctlog.SCT{}, err
 	}
 	return ctlog.SCT{LogID: l.description.ID, Timestamp: p.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
@@ -341,26 +357,30 @@ func (l *Log) Ready(ctx context.Context) error {
 	if closed {
 		return errors.New("the log is closed")
 	}
-	if _, err := l.reads.Head(ctx); err != nil {
-		return err
-	}
 	if err := l.room(); err != nil {
 		return err
 	}
 	if err := l.scrub.Damage(); err != nil {
 		return err
 	}
-	if !l.state.TryLock() {
-		return nil // a batch is on its way to the disk; its outcome decides next time
+	delay, err := l.mergeDelay()
+	if err == nil && delay > MMD/2 {
+		err = fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
 	}
-	defer l.state.Unlock()
-	if l.unverified == nil {
+	if err != nil {
+		return err
+	}
+	if !l.flushing.TryLock() {
+		return l.backlog.failure() // a batch is on its way to the disk; its outcome decides next time
+	}
+	defer l.flushing.Unlock()
+	if l.unheld == nil && l.backlog.failure() == nil {
 		return l.lock.Held()
 	}
 	if err := l.dir.Probe(); err != nil {
 		return fmt.Errorf("the log's disk does not hold: %w", err)
 	}
-	return l.recover(ctx)
+	return l.sound(ctx)
 }
 
 // Scrub checks the whole log from time to time, as configured, until ctx ends. What it
@@ -382,39 +402,52 @@ func (l *Log) Close(ctx context.Context) error {
 	close(l.queue)
 	l.closing.Unlock()
 
-	var err error
-	select {
-	case <-l.drained:
-		if err = l.settle(ctx); err == nil {
-			err = l.shutdown(ctx)
-		}
-		if err != nil {
-			err = fmt.Errorf("publishing the last checkpoint: %w", err)
-		}
-	case <-ctx.Done():
-		err = fmt.Errorf("answering the last submissions: %w", ctx.Err())
-	}
+	err := l.finish(ctx)
 	l.cancel()
 	l.witnesses.Close()
 	l.metrics.unregister()
 	return errors.Join(err, l.releaseFiles())
 }
 
-// settle tries once more to read the state after an error: no checkpoint would cover
-// what wasn't verified, however long one is waited for.
-func (l *Log) settle(ctx context.Context) error {
-	l.state.Lock()
-	defer l.state.Unlock()
-	if l.unverified == nil {
-		return nil
+// finish answers the last submissions, makes them part of the tree and publishes it.
+func (l *Log) finish(ctx context.Context) error {
+	select {
+	case <-l.drained:
+	case <-ctx.Done():
+		return fmt.Errorf("answering the last submissions: %w", ctx.Err())
 	}
-	return l.recover(ctx)
+	l.cancel()
+	ended := make(chan struct{})
+	go func() { l.behind.Wait(); close(ended) }()
+	select {
+	case <-ended:
+	case <-ctx.Done():
+		return fmt.Errorf("publishing the last checkpoint: %w", ctx.Err())
+	}
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	err := l.sound(ctx) // once more, after an error: no checkpoint covers what wasn't verified
+	if err == nil {
+		l.growing.Lock()
+		defer l.growing.Unlock()
+		err = l.grow(ctx)
+	}
+	if err == nil {
+		err = l.publish(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("publishing the last checkpoint: %w", err)
+	}
+	return nil
 }
 
 func (l *Log) releaseFiles() error {
 	var err error
+	if l.ahead != nil {
+		err = l.ahead.Close()
+	}
 	if l.mark != nil {
-		err = l.mark.Close()
+		err = errors.Join(err, l.mark.Close())
 	}
 	return errors.Join(err, l.lock.Release())
 }

@@ -9,8 +9,10 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"go.uber.org/goleak"
 )
@@ -65,6 +67,29 @@ func closeLog(t testing.TB, l *embedded.Log) {
 	if err := l.Close(ctx); err != nil {
 		t.Errorf("Close: %v", err)
 	}
+}
+
+// until waits for a condition.
+func (b *bench) until(t testing.TB, what string, holds func() bool) {
+	t.Helper()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); !holds(); <-tick.C {
+		if time.Now().After(deadline) {
+			t.Fatalf("not within 30s: %s", what)
+		}
+	}
+}
+
+// published waits until a checkpoint covers so many entries.
+func (b *bench) published(t testing.TB, size uint64) (head checkpoint.Head) {
+	t.Helper()
+	b.until(t, "a checkpoint covers the entries", func() bool {
+		var err error
+		_, head, err = logdir.Dir(b.config.Directory).Head(t.Context())
+		return err == nil && head.Size >= size
+	})
+	return head
 }
 
 // serve puts the log's handler on a real port, below its prefix.

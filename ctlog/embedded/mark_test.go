@@ -77,7 +77,7 @@ func TestNothingIsSignedBeyondTheMark(t *testing.T) {
 		copyTree(t, string(b.config.MarkFile), filepath.Join(points, point, "mark"))
 	}
 	writing, written := make(chan struct{}), make(chan struct{})
-	l.BeforeMark(func(to checkpoint.Tree) error {
+	l.BeforeMark(func(to logdir.High) error {
 		if to.Size == 2 {
 			close(writing)
 			<-written
@@ -95,11 +95,6 @@ func TestNothingIsSignedBeyondTheMark(t *testing.T) {
 		last <- err
 	}()
 	<-writing // the tree has two entries, the mark one
-	for deadline := time.Now().Add(10 * time.Second); !l.CheckpointWaits(); {
-		if time.Now().After(deadline) {
-			t.Fatal("no checkpoint waits for the mark")
-		}
-	}
 	cut("before the mark")
 	copyTree(t, string(b.config.MarkFile), filepath.Join(older, "mark"))
 	before := w.trees()
@@ -140,7 +135,7 @@ func TestMarkThatCannotBeWritten(t *testing.T) {
 	l := b.open(t)
 	full := errors.New("no space left")
 	var mu sync.Mutex
-	l.BeforeMark(func(checkpoint.Tree) error {
+	l.BeforeMark(func(logdir.High) error {
 		mu.Lock()
 		defer mu.Unlock()
 		return full

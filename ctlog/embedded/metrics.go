@@ -13,6 +13,7 @@ type metrics struct {
 	entries prometheus.Histogram
 	seconds prometheus.Histogram
 	failed  prometheus.Counter
+	ungrown prometheus.Counter
 
 	registry   prometheus.Registerer
 	registered []prometheus.Collector
@@ -33,6 +34,10 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 			Name: "mayfly_ctlog_batch_failures_total", Help: "Batches that the storage refused; no SCT left for them.",
 			ConstLabels: labels,
 		}),
+		ungrown: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_integration_failures_total", Help: "Times that stored entries couldn't become part of the tree.",
+			ConstLabels: labels,
+		}),
 	}
 	if r == nil {
 		return m, nil
@@ -41,7 +46,7 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 		Name: "mayfly_ctlog_queued_entries", Help: "Entries that wait for the next batch.", ConstLabels: labels,
 	}, func() float64 { return float64(len(l.queue)) })
 	m.registry = r
-	for _, c := range slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, queued},
+	for _, c := range slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown, queued},
 		l.gauges(labels), l.scrub.Collectors(), l.witnesses.Collectors()) {
 		if err := r.Register(c); err != nil {
 			m.unregister()
@@ -80,6 +85,14 @@ func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
 		gauge("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.", func() (float64, error) {
 			h, err := l.reads.HeadNow()
 			return l.o.Now().Sub(h.Signed()).Seconds(), err
+		}),
+		gauge("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", func() (float64, error) {
+			entries, _ := l.backlog.counts()
+			return float64(entries), nil
+		}),
+		gauge("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", func() (float64, error) {
+			delay, err := l.mergeDelay()
+			return delay.Seconds(), err
 		}),
 		gauge("mayfly_ctlog_free_bytes", "Free space on the log's disk.", func() (float64, error) {
 			free, err := l.o.free(string(l.dir))

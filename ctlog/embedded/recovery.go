@@ -16,8 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
-	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/storage/posix"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 )
 
 // Errors of Open that callers tell apart.
@@ -77,7 +76,7 @@ func (l *Log) outside() error {
 	return nil
 }
 
-// start verifies what is on disk and starts Tessera on it.
+// start verifies what is on disk and goes on from there.
 func (l *Log) start(ctx context.Context) error {
 	fresh, err := l.inspect()
 	if err != nil {
@@ -87,31 +86,70 @@ func (l *Log) start(ctx context.Context) error {
 		return err
 	}
 	if fresh {
-		err = l.begin(ctx)
+		err = l.found(ctx)
 	} else {
 		err = l.verifyDisk(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return l.startTessera(ctx) // it may sign at once: the mark covers what is there
+	return l.begin(ctx)
 }
 
-// begin makes the files of a new log that are not the storage's.
-func (l *Log) begin(ctx context.Context) error {
+// found makes the files of a new log that are no entry's.
+func (l *Log) found(ctx context.Context) error {
 	err := l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
 	if err != nil {
 		return err
 	}
-	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	switch {
-	case errors.Is(err, os.ErrNotExist):
-		return l.newMark(ctx, logdir.EmptyTree())
-	case err != nil:
+	mark, _, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
+	if errors.Is(err, os.ErrNotExist) {
+		mark, err = l.newMark(ctx, logdir.EmptyTree())
+	}
+	if err != nil {
 		return err
 	}
-	l.mark = mark // of a first try: inspect has seen it
-	return l.hold(logdir.EmptyTree(), high)
+	l.mark = mark // maybe of a first try: inspect has seen it
+	if l.base, err = l.dir.Range(ctx, 0); err != nil {
+		return err
+	}
+	l.backlog.tree = logdir.EmptyTree()
+	return l.dir.PutTree(l.backlog.tree)
+}
+
+// begin makes the tree of what was sequenced, for which the mark goes up first, and
+// starts over with an empty write-ahead file.
+func (l *Log) begin(ctx context.Context) error {
+	now, entries := l.backlog.next()
+	_, after, err := l.after(now.Size + uint64(len(entries)))
+	if err != nil {
+		return err
+	}
+	if err := l.mark.Advance(logdir.High{Tree: after, First: after.Size}); err != nil {
+		return err
+	}
+	l.backlog.marked, l.backlog.behind = after.Size, l.o.Now()
+	if err := l.grow(ctx); err != nil {
+		return err
+	}
+	if l.head, err = l.dir.Range(ctx, after.Size); err != nil {
+		return err
+	}
+	file, err := wal.Open(l.dir, after.Size)
+	if err != nil {
+		return err
+	}
+	l.ahead = file
+	if len(entries) > 0 {
+		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree",
+			slog.String("log", l.description.URL), slog.Int("entries", len(entries)))
+	}
+	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
+	signal(l.toPublish)
+	if l.published.Raw == nil { // readers find one from the beginning
+		return l.publish(ctx)
+	}
+	return nil
 }
 
 // inspect decides whether a new log may be made here, before anything is written.
@@ -150,46 +188,49 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 	if !missing {
 		l.mark = mark
 	}
-	now, err := l.survey(ctx, high, missing)
+	now, entries, err := l.survey(ctx, high, missing)
+	if err == nil && missing {
+		l.mark, err = l.newMark(ctx, now)
+	}
 	if err != nil {
 		return err
 	}
-	if !missing {
-		return l.hold(now, high)
-	}
-	return l.newMark(ctx, now)
+	l.backlog.tree, l.backlog.signed = now, l.published.Size
+	l.backlog.add(entries, now.Size, l.o.Now())
+	l.base, err = l.dir.Range(ctx, now.Size)
+	return err
 }
 
-// survey gives the tree on the disk where it continues what mark and checkpoint have
-// seen. It only reads.
-func (l *Log) survey(ctx context.Context, high checkpoint.Tree, missing bool) (checkpoint.Tree, error) {
-	floors := []checkpoint.Tree{high}
+// survey gives the tree on the disk where it continues what the checkpoint has seen, and
+// what the write-ahead file has beyond it, where that continues what the mark has seen.
+// It only reads.
+func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
+	var floors []checkpoint.Tree
 	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
 	switch {
 	case errors.Is(err, os.ErrNotExist): // a crash while the log was made; it is published soon
 	case err != nil:
-		return checkpoint.Tree{}, err
+		return now, nil, err
 	default:
-		floors = append(floors, published.Tree)
+		l.published, floors = published, []checkpoint.Tree{published.Tree}
 	}
-	now, err := l.verifyState(ctx, floors...)
-	if err == nil && missing && now.Size > 0 && !l.o.AcceptMissingMark {
+	if now, err = l.verifyState(ctx, floors...); err != nil {
+		return now, nil, err
+	}
+	entries, end, err := wal.Follow(ctx, l.dir, now, high)
+	if err == nil && missing && end.End() > 0 && !l.o.AcceptMissingMark {
 		err = fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
 	}
-	return now, err
+	return now, entries, err
 }
 
 // newMark makes the mark file and opens it.
-func (l *Log) newMark(ctx context.Context, t checkpoint.Tree) error {
+func (l *Log) newMark(ctx context.Context, t checkpoint.Tree) (*logdir.Mark, error) {
 	if err := logdir.CreateMark(string(l.config.MarkFile), l.description.ID, t); err != nil {
-		return err
+		return nil, err
 	}
-	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	if err != nil {
-		return err
-	}
-	l.mark = mark
-	return l.hold(t, high)
+	mark, _, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
+	return mark, err
 }
 
 // verifyState reads the state and verifies that the tiles add up to it, that its
@@ -205,12 +246,8 @@ func (l *Log) verifyState(ctx context.Context, floors ...checkpoint.Tree) (check
 			return checkpoint.Tree{}, l.dir.GrewFrom(ctx, floor, now)
 		}
 	}
-	root, err := l.dir.Root(ctx, now.Size)
-	if err != nil {
+	if err := l.verifyTiles(ctx, now); err != nil {
 		return checkpoint.Tree{}, err
-	}
-	if string(root) != string(now.Root) {
-		return checkpoint.Tree{}, fmt.Errorf("the tiles of the log's %d entries don't add up to its root: damaged or forked", now.Size)
 	}
 	if now.Size > 0 {
 		if err := l.dir.Rehash(ctx, logdir.Bundles(now.Size)-1, now.Size); err != nil {
@@ -225,22 +262,13 @@ func (l *Log) verifyState(ctx context.Context, floors ...checkpoint.Tree) (check
 	return now, nil
 }
 
-// recover reads the state from the disk again after an error, and goes on only
-// when it continues what was there before. An error may have come after the state
-// was written, so the tree may have grown by entries without an SCT.
-func (l *Log) recover(ctx context.Context) error {
-	now, err := l.verifyState(ctx, l.tree)
-	if err == nil {
-		err = l.hold(now, checkpoint.Tree{}) // the mark may be what failed
+// verifyTiles refuses tiles that don't add up to a tree.
+func (l *Log) verifyTiles(ctx context.Context, t checkpoint.Tree) error {
+	root, err := l.dir.Root(ctx, t.Size)
+	if err == nil && string(root) != string(t.Root) {
+		err = fmt.Errorf("the tiles of the log's %d entries don't add up to its root: damaged or forked", t.Size)
 	}
-	if err != nil {
-		l.unverified = fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
-		return l.unverified
-	}
-	l.o.Logger.InfoContext(ctx, "log state verified after a storage error",
-		slog.String("log", l.description.URL), slog.Uint64("size", now.Size), slog.Any("after", l.unverified))
-	l.unverified = nil
-	return nil
+	return err
 }
 
 // checkOwner refuses another key or name than those that the log was made with.
@@ -255,29 +283,6 @@ func (l *Log) checkOwner() error {
 	if owner.Origin != l.origin {
 		return fmt.Errorf("the log was made as %q and can't become %q; a log keeps its name for life", owner.Origin, l.origin)
 	}
-	return nil
-}
-
-// startTessera starts the storage. Its goroutines live until Close.
-func (l *Log) startTessera(ctx context.Context) error {
-	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
-	driver, err := posix.New(l.ctx, posix.Config{Path: string(l.dir)})
-	if err != nil {
-		l.cancel()
-		return fmt.Errorf("starting the storage: %w", err)
-	}
-	signer := &checkpointSigner{verifier: l.verifier, signer: l.o.Signer, now: l.o.Now, ctx: l.ctx, covered: l.covered, release: l.release}
-	options := tessera.NewAppendOptions().WithCTLayout().
-		WithCheckpointSigner(signer).
-		WithCheckpointInterval(l.config.CheckpointInterval).
-		WithCheckpointRepublishInterval(max(tessera.DefaultCheckpointRepublishInterval, l.config.CheckpointInterval)).
-		WithBatching(maxBatch, tesseraAge)
-	appender, shutdown, _, err := tessera.NewAppender(l.ctx, driver, options)
-	if err != nil {
-		l.cancel()
-		return fmt.Errorf("starting the storage: %w", err)
-	}
-	l.add, l.shutdown = tessera.NewCertificateTransparencyAppender(appender), shutdown
 	return nil
 }
 

@@ -203,13 +203,16 @@ func TestOnlyTheCopyWithTheMarkIsWrittenTo(t *testing.T) {
 func TestLogWithoutItsLockFileTakesNothing(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	l := b.open(t)
+	l := b.openNow(t)
 	remove(t, b.path("LOCK"))
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable {
 		t.Errorf("got %v, want LOG_UNAVAILABLE", err)
 	}
 	if err := l.Ready(t.Context()); err == nil {
 		t.Error("ready without its lock")
+	}
+	if err := l.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "lock") {
+		t.Errorf("closed without its lock: %v", err)
 	}
 }
 

@@ -19,14 +19,13 @@ import (
 func TestScrubTakesReadinessAwayAtTheSecondFinding(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		// Tessera compares the time with that of files, which have the machine's clock.
-		time.Sleep(time.Until(time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))) //nolint:forbidigo // the bubble's clock
 		b := newBench(t)
 		b.config.VerifyInterval, b.config.CheckpointInterval = time.Minute, time.Second
 		registry, text := prometheus.NewRegistry(), &locked{}
 		b.o.Metrics, b.o.Logger = registry, slog.New(slog.NewTextHandler(text, nil))
 		l := b.open(t)
 		b.load(t, l, 300)
+		b.published(t, 300)
 		ctx, cancel := context.WithCancel(t.Context())
 		done := make(chan struct{})
 		go func() { defer close(done); l.Scrub(ctx) }()

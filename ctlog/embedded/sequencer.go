@@ -2,23 +2,22 @@ package embedded
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/ctonly"
 )
 
-// maxBatch is the most entries that become durable together.
-const maxBatch = 512
-
-// tesseraAge is how long Tessera holds the first entry of a batch. The sequencer has
-// gathered the batch by then, so this only has to outlast handing it over.
-const tesseraAge = 500 * time.Microsecond
-
-// maxLingers bounds how long a batch waits for callers that keep coming, in linger times.
-const maxLingers = 5
+const (
+	maxBatch = 512       // entries that become durable together, at most
+	maxEntry = 256 << 10 // bytes of an entry, without its issuers' fingerprints
+)
 
 // submission is an entry on its way into the log.
 type submission struct {
@@ -26,22 +25,43 @@ type submission struct {
 	done  chan placed // holds one, so that the sequencer never waits for a caller
 }
 
+// placed is the place of an entry. It is fixed, and its SCT may leave, when flushed is.
 type placed struct {
-	index uint64
-	err   error
+	index   uint64
+	flushed *flush
+	err     error // it got none
 }
 
-// place puts an entry into the log and returns its index when it is durable.
-func (l *Log) place(ctx context.Context, entry *ctonly.Entry) (uint64, error) {
+// flush is the batches that are made durable together, or one of them.
+type flush struct {
+	done chan struct{} // closed when err says how it went
+	err  error
+}
+
+// wait returns when the flush has ended, or ctx.
+func (f *flush) wait(ctx context.Context) error {
+	select {
+	case <-f.done:
+		return f.err
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the log: %w", ctx.Err())
+	}
+}
+
+// place gives an entry its place in the log.
+func (l *Log) place(ctx context.Context, entry *ctonly.Entry) (placed, error) {
+	if size := len(entry.Certificate) + len(entry.Precertificate); size > maxEntry {
+		return placed{}, fmt.Errorf("the log takes entries of at most %d bytes, and this one has %d", maxEntry, size)
+	}
 	s := &submission{entry: entry, done: make(chan placed, 1)}
 	if err := l.enqueue(ctx, s); err != nil {
-		return 0, err
+		return placed{}, err
 	}
 	select {
 	case p := <-s.done:
-		return p.index, p.err
+		return p, p.err
 	case <-ctx.Done():
-		return 0, fmt.Errorf("waiting for the log: %w", ctx.Err())
+		return placed{}, fmt.Errorf("waiting for the log: %w", ctx.Err())
 	}
 }
 
@@ -63,81 +83,132 @@ func (l *Log) enqueue(ctx context.Context, s *submission) error {
 	}
 }
 
-// commitBatches is the sequencer: what arrives while a batch is made durable waits
-// for the next batch. It ends when the queue is closed and empty.
-//
-// A batch costs the same few milliseconds of file system work whether it has one
-// entry or a hundred. So it waits until as many have come as came for the last one:
-// those callers are likely to come again. It goes without them when none came for
-// the linger time, and after maxLingers of it in any case. A lone caller waits for
-// nobody.
-func (l *Log) commitBatches() {
+// sequence is the sequencer: what arrives while a batch is made durable goes with the
+// next one. It ends when the queue is closed and empty.
+func (l *Log) sequence() {
 	defer close(l.drained)
-	linger := time.NewTimer(l.o.Linger)
-	defer linger.Stop()
-	last, overlap := 0, false
 	for first := range l.queue {
-		batch := l.take([]*submission{first}, maxBatch)
-		expected := last
-		if overlap { // these came during the last commit; those it answered come on top
-			expected += len(batch)
-		}
-		batch = l.gather(batch, min(expected, maxBatch), linger)
-		last, overlap = len(batch), l.commit(l.ctx, batch)
-	}
-}
-
-// take adds what is queued already, up to most entries.
-func (l *Log) take(batch []*submission, most int) []*submission {
-	for len(batch) < most {
-		select {
-		case s, open := <-l.queue:
-			if !open {
-				return batch
+		batch := []*submission{first}
+		for len(batch) < maxBatch && len(l.queue) > 0 {
+			if s, open := <-l.queue; open {
+				batch = append(batch, s)
 			}
-			batch = append(batch, s)
-		default:
-			return batch
 		}
+		l.commit(l.ctx, batch)
 	}
-	return batch
 }
 
-// gather adds what comes until the batch has as many entries as wanted, or
-// nobody has come for the linger time.
-func (l *Log) gather(batch []*submission, want int, linger *time.Timer) []*submission {
-	latest := time.Now().Add(maxLingers * l.o.Linger)
-	for len(batch) < want {
-		linger.Reset(min(l.o.Linger, time.Until(latest)))
-		select {
-		case s, open := <-l.queue:
-			if !open {
-				return batch
+// commit makes a batch durable and answers everyone in it.
+func (l *Log) commit(ctx context.Context, batch []*submission) {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	for len(batch) > 0 {
+		begin := time.Now()
+		err := l.sound(ctx)
+		if err == nil {
+			err = l.makeRoom(ctx)
+		}
+		n := len(batch)
+		if err == nil {
+			n, err = l.flush(batch)
+		} else {
+			for _, s := range batch {
+				s.done <- placed{err: unavailable(err)}
 			}
-			batch = l.take(append(batch, s), maxBatch)
-		case <-linger.C:
-			return l.take(batch, maxBatch)
 		}
+		l.metrics.batch(n, time.Since(begin), err)
+		if err != nil {
+			l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released",
+				slog.String("log", l.description.URL), slog.Int("entries", n), slog.Any("error", err))
+		}
+		batch = batch[n:]
 	}
-	return batch
 }
 
-// commit makes a batch durable and answers everyone in it. It reports whether
-// others came meanwhile.
-func (l *Log) commit(ctx context.Context, batch []*submission) (overlap bool) {
-	l.state.Lock()
-	defer l.state.Unlock()
-	begin := time.Now()
-	first, err := l.append(ctx, batch)
-	l.metrics.batch(len(batch), time.Since(begin), err)
-	if err != nil {
-		l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released",
-			slog.String("log", l.description.URL), slog.Int("entries", len(batch)), slog.Any("error", err))
-		err = unavailable(err)
+// flush gives the first n entries of a batch their places, tells those who wait, who
+// sign meanwhile, and makes the entries durable.
+func (l *Log) flush(batch []*submission) (n int, err error) {
+	f := &flush{done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			f.err = unavailable(err)
+		}
+		close(f.done)
+	}()
+	next := frame{Frame: wal.Frame{First: l.head.End()}}
+	for _, s := range batch {
+		raw := s.entry.LeafData(l.head.End())
+		begin := len(next.Entries)
+		if n > 0 && begin+len(raw) > logdir.MaxFlush {
+			break
+		}
+		next.Entries = append(next.Entries, raw...)
+		e := logdir.Entry{Raw: raw, Hash: rfc6962.DefaultHasher.HashLeaf(s.entry.MerkleTreeLeaf(l.head.End()))}
+		next.entries = append(next.entries, e)
+		s.done <- placed{index: l.head.End(), flushed: f}
+		if err := l.head.Append(e.Hash, nil); err != nil {
+			return n, err
+		}
+		n++
 	}
-	overlap = len(l.queue) > 0 // not those that are answered now: a lone caller would wait for itself
-	for i, s := range batch {
-		s.done <- placed{index: first + uint64(i), err: err}
+	if next.after, err = logdir.TreeOf(l.head); err != nil {
+		return n, err
 	}
-	return overlap
+	next.Count, next.Root = uint32(n), next.after.Root
+	l.unheld = &next
+	return n, l.hold()
+}
+
+// hold makes the last frame durable, in the file and in the mark at the same time, and
+// hands it to the integration.
+func (l *Log) hold() error {
+	f := l.unheld
+	marked := make(chan error, 1)
+	go func() { marked <- l.mark.Advance(logdir.High{Tree: f.after, First: f.First, Entries: f.Entries}) }()
+	written := l.ahead.Append(f.Frame)
+	if err := errors.Join(written, <-marked); err != nil {
+		return err
+	}
+	l.unheld = nil
+	l.backlog.add(f.entries, f.after.Size, l.o.Now())
+	return nil
+}
+
+// sound is an error unless the log may go on: its lock is its own, and what failed
+// before holds now. Whoever calls it has flushing.
+func (l *Log) sound(ctx context.Context) error {
+	if err := l.lock.Held(); err != nil {
+		return err
+	}
+	if l.unheld != nil { // it may be on the disk, so that no other may take its place
+		if err := l.hold(); err != nil {
+			return fmt.Errorf("the last entries don't hold after an earlier error: %w", err)
+		}
+		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error", slog.String("log", l.description.URL))
+	}
+	if l.backlog.failure() == nil {
+		return nil
+	}
+	l.growing.Lock()
+	defer l.growing.Unlock()
+	return l.grow(ctx)
+}
+
+// makeRoom waits until the entries that aren't in the tree yet leave room for another
+// batch.
+func (l *Log) makeRoom(ctx context.Context) error {
+	for {
+		size, full := l.backlog.room()
+		if !full && l.ahead.Fits(logdir.MaxFlush, size) {
+			return nil
+		}
+		if err := l.backlog.failure(); err != nil {
+			return err
+		}
+		select {
+		case <-l.backlog.grown:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
 }

@@ -81,7 +81,7 @@ func (b *bench) small(t *testing.T) {
 }
 
 // TestReadOnlyFoldersReleaseNothing turns folders of the log read-only under it, as kernels do after
-// an I/O error, and back.
+// an I/O error, and back. What was taken until the log noticed is in it.
 func TestReadOnlyFoldersReleaseNothing(t *testing.T) {
 	for _, folder := range []string{".state", "tile"} {
 		b := newBench(t)
@@ -90,6 +90,7 @@ func TestReadOnlyFoldersReleaseNothing(t *testing.T) {
 		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 			t.Fatal(err)
 		}
+		b.published(t, 1)
 		at := b.path(folder)
 		if err := unix.Mount(at, at, "", unix.MS_BIND, ""); err != nil {
 			t.Fatalf("mounting: %v", err)
@@ -97,6 +98,7 @@ func TestReadOnlyFoldersReleaseNothing(t *testing.T) {
 		if err := unix.Mount("", at, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""); err != nil {
 			t.Fatalf("remounting read-only: %v", err)
 		}
+		taken := 1 + b.untilRefused(t, l)
 		for range 2 {
 			if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
 				t.Errorf("%s is read-only, and an SCT was released", folder)
@@ -111,5 +113,6 @@ func TestReadOnlyFoldersReleaseNothing(t *testing.T) {
 		if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 			t.Errorf("%s is writable again: %v", folder, err)
 		}
+		b.published(t, taken+1)
 	}
 }

@@ -235,6 +235,9 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	if !l.Description().Holds(now) {
 		return ctlog.SCT{}, &read.Refusal{Status: http.StatusForbidden, Text: "the log takes no entries at this time"}
 	}
+	if len(chain[0].Raw) > maxEntry/2 { // a precertificate is in its entry twice
+		return ctlog.SCT{}, &read.Refusal{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("a certificate has at most %d bytes", maxEntry/2)}
+	}
 	identity := sha256.Sum256(chain[0].Raw)
 	if known, ok := l.dedup.Get(identity); ok {
 		return l.promise(ctx, known)
@@ -255,6 +258,9 @@ func (l *Log) log(ctx context.Context, chain []*x509.Certificate, precert bool) 
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	l.dedup.Add(identity, p)
-	return l.promise(ctx, p)
+	sct, err := l.promise(ctx, p)
+	if err == nil {
+		l.dedup.Add(identity, p)
+	}
+	return sct, err
 }

@@ -2,9 +2,17 @@ package logdir
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
 	"io"
+	"os"
+	"path/filepath"
+	"reflect"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 )
@@ -52,13 +60,112 @@ func FuzzLeafReader(f *testing.F) {
 }
 
 func FuzzParseMark(f *testing.F) {
-	f.Add(encodeMark([32]byte{1}, checkpoint.Tree{Size: 7, Root: make([]byte, 32)}))
+	tree := checkpoint.Tree{Size: 7, Root: make([]byte, 32)}
+	f.Add(encodeMark([32]byte{1}, High{Tree: tree, First: 5, Entries: []byte("entries")}))
+	f.Add(encodeMark([32]byte{1}, High{Tree: tree}))
+	f.Add(oldMark([32]byte{1}, tree))
 	f.Fuzz(func(t *testing.T, slot []byte) {
-		id, got, err := parseMark(slot)
-		if err == nil && !bytes.Equal(bytes.TrimRight(encodeMark(id, got), "\n"), bytes.TrimRight(slot, "\n")) {
-			t.Error("two slots mean the same mark")
+		id, got, old, err := parseMark(slot)
+		if err != nil || old {
+			return
+		}
+		if len(got.Entries) > MaxFlush {
+			t.Error("more entries than a mark has")
+		}
+		again, same, old, err := parseMark(encodeMark(id, got))
+		if err != nil || old || again != id || !reflect.DeepEqual(got, same) {
+			t.Errorf("%+v is read again as %+v, %v", got, same, err)
 		}
 	})
+}
+
+// oldMark is a mark as earlier versions wrote it, one slot of two.
+func oldMark(id [32]byte, t checkpoint.Tree) []byte {
+	text := fmt.Sprintf("%s\n%x\n%d\n%s\n", oldMarkHeader, id, t.Size, base64.StdEncoding.EncodeToString(t.Root))
+	text += fmt.Sprintf("%x\n", sha256.Sum256([]byte(text)))
+	return append([]byte(text), bytes.Repeat([]byte("\n"), oldMarkSlot-len(text))...)
+}
+
+// TestMarkOfAnEarlierVersion: a mark that an earlier version wrote is read, and the next
+// write leaves nothing of it that the earlier version would read.
+func TestMarkOfAnEarlierVersion(t *testing.T) {
+	t.Parallel()
+	id := [32]byte{1}
+	tree := func(size uint64) checkpoint.Tree { return checkpoint.Tree{Size: size, Root: make([]byte, 32)} }
+	for _, slots := range [][2]uint64{{7, 8}, {8, 7}, {8, 8}} {
+		path := filepath.Join(t.TempDir(), "mark")
+		if err := os.WriteFile(path, append(oldMark(id, tree(slots[0])), oldMark(id, tree(slots[1]))...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		m, high, err := TakeMark(t.Context(), path, id, time.Second)
+		if err != nil || high.Size != 8 {
+			t.Fatalf("%v is read as %+v, %v", slots, high, err)
+		}
+		if err := errors.Join(m.Advance(High{Tree: tree(8)}), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+		raw, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, at := range []int{0, oldMarkSlot} {
+			if bytes.HasPrefix(raw[at:], []byte(oldMarkHeader)) {
+				t.Errorf("an earlier version reads a mark at byte %d", at)
+			}
+		}
+		if high, err := ReadMark(path, id); err != nil || high.Size != 8 {
+			t.Errorf("then it is %+v, %v", high, err)
+		}
+	}
+}
+
+// TestMarkSurvivesATornWrite: whatever part of a write got to the disk, the mark is the
+// one before or the new one.
+func TestMarkSurvivesATornWrite(t *testing.T) {
+	t.Parallel()
+	id, path := [32]byte{1}, filepath.Join(t.TempDir(), "mark")
+	high := func(size uint64) High {
+		return High{Tree: checkpoint.Tree{Size: size, Root: make([]byte, 32)}, First: size - 1, Entries: bytes.Repeat([]byte{byte(size)}, 5000)}
+	}
+	if err := CreateMark(path, id, high(1).Tree); err != nil {
+		t.Fatal(err)
+	}
+	for size := uint64(2); size < 6; size++ {
+		before, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		m, _, err := TakeMark(t.Context(), path, id, time.Second)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := errors.Join(m.Advance(high(size)), m.Close()); err != nil {
+			t.Fatal(err)
+		}
+		after, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := ReadMark(path, id); err != nil || !reflect.DeepEqual(got, high(size)) {
+			t.Errorf("%d is read as %d, %v", size, got.Size, err)
+		}
+		copied := path + "-torn"
+		before = append(before, make([]byte, len(after))...)[:len(after)]
+		for sector := 0; sector < len(after); sector += 512 {
+			end := min(sector+512, len(after))
+			if bytes.Equal(after[sector:end], before[sector:end]) {
+				continue
+			}
+			torn := bytes.Clone(after)
+			copy(torn[sector:end], before[sector:])
+			if err := os.WriteFile(copied, torn, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if got, err := ReadMark(copied, id); err != nil || got.Size != size && got.Size != size-1 {
+				t.Errorf("%d without its sector at %d is read as %d, %v", size, sector, got.Size, err)
+			}
+		}
+	}
 }
 
 func FuzzParseTilePath(f *testing.F) {

@@ -34,13 +34,19 @@ type Leaf struct {
 // ParseLeaves reads a data tile whose first entry has the index first. An entry
 // whose leaf index is not its position is an error.
 func ParseLeaves(data []byte, first uint64) ([]Leaf, error) {
+	leaves, err := ParseEntries(data, first)
+	if err == nil && len(leaves) > layout.EntryBundleWidth {
+		return nil, errors.New("more than 256 entries")
+	}
+	return leaves, err
+}
+
+// ParseEntries is ParseLeaves for any number of entries.
+func ParseEntries(data []byte, first uint64) ([]Leaf, error) {
 	input := cryptobyte.String(data)
 	leaves := make([]Leaf, 0, layout.EntryBundleWidth)
 	for !input.Empty() {
 		position := first + uint64(len(leaves))
-		if len(leaves) == layout.EntryBundleWidth {
-			return nil, errors.New("more than 256 entries")
-		}
 		l, err := parseLeaf(&input)
 		if err != nil {
 			return nil, fmt.Errorf("entry %d: %w", position, err)

@@ -22,54 +22,93 @@ import (
 )
 
 // The mark is a file of two slots that are written in turn: whatever happens to
-// one write, the other slot still holds the mark before it.
+// one write, the other slot still holds the mark before it. A slot is a head of text
+// and, behind it, the entries that the log grew by.
 const (
-	markSlot   = 512
-	markSlots  = 2
-	markHeader = "mayfly log mark v1"
+	markHead   = 1024
+	markSlot   = MaxFlush + 4096
+	markHeader = "mayfly log mark v2"
+	markNote   = "# A mayfly without a write-ahead file can't read this mark, and can't open the log."
+
+	// What earlier versions wrote: two slots of 512 bytes, without entries.
+	oldMarkSlot   = 512
+	oldMarkHeader = "mayfly log mark v1"
 )
 
-// Mark is an open high-water mark: the largest tree of which an SCT may have
-// been released. It lives outside the log's directory, so that an older copy of
-// the directory is noticed.
+// MaxFlush is the most bytes of entries that become durable together.
+const MaxFlush = 512 << 10
+
+// High is what a mark says: the largest tree of which an SCT may have been released.
+type High struct {
+	checkpoint.Tree
+	// Entries are those that made the tree so large, from First on, each as a data tile
+	// has it, or none. File and mark are written at the same time, so either may lack
+	// them after a crash; the other has them.
+	First   uint64
+	Entries []byte
+}
+
+// Mark is an open high-water mark. It lives outside the log's directory, so that an
+// older copy of the directory is noticed.
 type Mark struct {
 	file *os.File
 	id   [32]byte
-	next int // the slot to write
+	next int  // the slot to write
+	old  bool // an earlier version's slots are there, and are written over next
 }
 
-// encodeMark makes one slot: readable lines, the last a checksum of those
-// before, filled up with new lines.
-func encodeMark(id [32]byte, t checkpoint.Tree) []byte {
+// encodeMark makes one slot: readable lines with a checksum of those before it, and a
+// note for people, filled up with new lines; then the entries.
+func encodeMark(id [32]byte, h High) []byte {
 	var b bytes.Buffer
-	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n", markHeader, id, t.Size, base64.StdEncoding.EncodeToString(t.Root))
+	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n%d\n%d\n%x\n", markHeader, id, h.Size, base64.StdEncoding.EncodeToString(h.Root),
+		h.First, len(h.Entries), sha256.Sum256(h.Entries))
 	sum := sha256.Sum256(b.Bytes())
-	fmt.Fprintf(&b, "%x\n", sum)
-	return append(b.Bytes(), bytes.Repeat([]byte("\n"), markSlot-b.Len())...)
+	fmt.Fprintf(&b, "%x\n%s\n", sum, markNote)
+	b.Write(bytes.Repeat([]byte("\n"), markHead-b.Len()))
+	b.Write(h.Entries)
+	return b.Bytes()
 }
 
-// parseMark reads one slot.
-func parseMark(slot []byte) (id [32]byte, t checkpoint.Tree, err error) {
-	lines := strings.Split(string(bytes.TrimRight(slot, "\n")), "\n")
-	if len(lines) != 5 || lines[0] != markHeader {
-		return id, t, errors.New("not a mark")
+// parseMark reads one slot, as much of it as there is. old says that an earlier version
+// wrote it.
+func parseMark(slot []byte) (id [32]byte, h High, old bool, err error) {
+	head, _, _ := bytes.Cut(slot[:min(len(slot), markHead)], []byte("\n\n"))
+	lines := strings.Split(strings.TrimRight(string(head), "\n"), "\n")
+	body := map[string]int{markHeader: 7, oldMarkHeader: 4}[lines[0]] // lines below the checksum
+	switch {
+	case body == 0 && strings.HasPrefix(lines[0], "mayfly log mark "):
+		return id, h, false, errors.New("another version of mayfly wrote it: use that one")
+	case body == 0 || len(lines) <= body:
+		return id, h, false, errors.New("not a mark")
 	}
-	body := strings.Join(lines[:4], "\n") + "\n"
-	if sum := sha256.Sum256([]byte(body)); lines[4] != hex.EncodeToString(sum[:]) {
-		return id, t, errors.New("the checksum is wrong")
+	sum := sha256.Sum256([]byte(strings.Join(lines[:body], "\n") + "\n"))
+	if lines[body] != hex.EncodeToString(sum[:]) {
+		return id, h, false, errors.New("the checksum is wrong")
 	}
 	raw, err := hex.DecodeString(lines[1])
 	if err != nil || len(raw) != len(id) {
-		return id, t, errors.New("the log id is malformed")
+		return id, h, false, errors.New("the log id is malformed")
 	}
 	copy(id[:], raw)
-	if t.Size, err = strconv.ParseUint(lines[2], 10, 64); err != nil {
-		return id, t, errors.New("the size is malformed")
+	if h.Size, err = strconv.ParseUint(lines[2], 10, 64); err != nil {
+		return id, h, false, errors.New("the size is malformed")
 	}
-	if t.Root, err = base64.StdEncoding.DecodeString(lines[3]); err != nil || len(t.Root) != sha256.Size {
-		return id, t, errors.New("the root is malformed")
+	if h.Root, err = base64.StdEncoding.DecodeString(lines[3]); err != nil || len(h.Root) != sha256.Size {
+		return id, h, false, errors.New("the root is malformed")
 	}
-	return id, t, nil
+	if lines[0] == oldMarkHeader {
+		return id, h, true, nil
+	}
+	length, err := strconv.Atoi(lines[5])
+	if err != nil || length < 0 || length > MaxFlush || len(slot) < markHead+length {
+		return id, h, false, errors.New("its entries are cut short")
+	}
+	h.Entries = slot[markHead : markHead+length : markHead+length]
+	if h.First, err = strconv.ParseUint(lines[4], 10, 64); err != nil || fmt.Sprintf("%x", sha256.Sum256(h.Entries)) != lines[6] {
+		return id, h, false, errors.New("its entries are damaged")
+	}
+	return id, h, false, nil
 }
 
 // CreateMark makes the file of a log, durable when it returns. It never
@@ -78,7 +117,7 @@ func CreateMark(path string, id [32]byte, t checkpoint.Tree) error {
 	if err := durable.MakeFolder(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("making the folder of the mark: %w", err)
 	}
-	if err := durable.WriteNew(path, bytes.Repeat(encodeMark(id, t), markSlots), 0o600); err != nil {
+	if err := durable.WriteNew(path, encodeMark(id, High{Tree: t}), 0o600); err != nil {
 		return fmt.Errorf("creating the mark: %w", err)
 	}
 	return nil
@@ -86,10 +125,10 @@ func CreateMark(path string, id [32]byte, t checkpoint.Tree) error {
 
 // ReadMark reads the mark of the log with the id, also while the log is open.
 // os.ErrNotExist when there is none.
-func ReadMark(path string, id [32]byte) (checkpoint.Tree, error) {
+func ReadMark(path string, id [32]byte) (High, error) {
 	m, latest, err := openMark(path, os.O_RDONLY, id, func(*os.File) error { return nil })
 	if err != nil {
-		return checkpoint.Tree{}, err
+		return High{}, err
 	}
 	return latest, m.Close()
 }
@@ -97,7 +136,7 @@ func ReadMark(path string, id [32]byte) (checkpoint.Tree, error) {
 // TakeMark opens the mark of the log with the id for writing, alone: of two
 // copies of a log, each locked in its own directory, only one can have the mark.
 // It tries for as long as wait. os.ErrNotExist when there is none.
-func TakeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*Mark, checkpoint.Tree, error) {
+func TakeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*Mark, High, error) {
 	// O_DSYNC: a write is durable when it returns, without the file's times.
 	return openMark(path, os.O_RDWR|unix.O_DSYNC, id, func(file *os.File) error {
 		return untilFree(ctx, path, wait, func() error { return filelock.Take(file) })
@@ -105,59 +144,68 @@ func TakeMark(ctx context.Context, path string, id [32]byte, wait time.Duration)
 }
 
 // openMark opens the mark with the flags and reads it once lock has been called.
-func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*Mark, checkpoint.Tree, error) {
+func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*Mark, High, error) {
 	file, err := os.OpenFile(path, flags, 0)
 	if err != nil {
-		return nil, checkpoint.Tree{}, fmt.Errorf("opening the log's high-water mark: %w", err)
+		return nil, High{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
 	m := &Mark{file: file, id: id}
-	var latest checkpoint.Tree
+	var latest High
 	if err = lock(file); err == nil {
 		latest, err = m.latest()
 	}
 	if err != nil {
-		return nil, checkpoint.Tree{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
+		return nil, High{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
 	}
 	return m, latest, nil
 }
 
-// latest is the greater of the readable slots; the other one is written next.
-func (m *Mark) latest() (checkpoint.Tree, error) {
+// latest is the greatest of the readable slots; the other one is written next.
+func (m *Mark) latest() (High, error) {
 	var (
-		best     checkpoint.Tree
+		best     High
 		found    bool
 		failures []error
 	)
-	for i := range markSlots {
-		slot := make([]byte, markSlot)
-		if _, err := m.file.ReadAt(slot, int64(i*markSlot)); err != nil && !errors.Is(err, io.EOF) {
-			failures = append(failures, fmt.Errorf("slot %d: %w", i, err))
+	for _, at := range []int64{0, markSlot, oldMarkSlot} {
+		slot, err := io.ReadAll(io.NewSectionReader(m.file, at, markHead+MaxFlush))
+		if err != nil {
+			failures = append(failures, fmt.Errorf("at byte %d: %w", at, err))
 			continue
 		}
-		id, t, err := parseMark(slot)
+		id, h, old, err := parseMark(slot)
 		if err != nil {
-			failures = append(failures, fmt.Errorf("slot %d: %w", i, err))
+			failures = append(failures, fmt.Errorf("at byte %d: %w", at, err))
 			continue
 		}
 		if id != m.id {
-			return checkpoint.Tree{}, errors.New("it belongs to another log")
+			return High{}, errors.New("it belongs to another log")
 		}
-		if !found || t.Size > best.Size {
-			best, found, m.next = t, true, (i+1)%markSlots
+		m.old = m.old || old
+		if !found || h.Size > best.Size {
+			best, found, m.next = h, true, 1
+			if at == markSlot {
+				m.next = 0
+			}
 		}
 	}
 	if !found {
-		return checkpoint.Tree{}, fmt.Errorf("damaged, nothing in it can be read: %w", errors.Join(failures...))
+		return High{}, fmt.Errorf("damaged, nothing in it can be read: %w", errors.Join(failures...))
 	}
 	return best, nil
 }
 
-// Advance writes a new mark, durable when it returns.
-func (m *Mark) Advance(t checkpoint.Tree) error {
-	if _, err := m.file.WriteAt(encodeMark(m.id, t), int64(m.next*markSlot)); err != nil {
-		return fmt.Errorf("writing the log's high-water mark: %w", err)
+// Advance writes a new mark, durable when it returns. After an error it may be there or
+// not: then the same has to be written again.
+func (m *Mark) Advance(h High) error {
+	slot := encodeMark(m.id, h)
+	for again := true; again; m.next = 1 - m.next {
+		if _, err := m.file.WriteAt(slot, int64(m.next*markSlot)); err != nil {
+			return fmt.Errorf("writing the log's high-water mark: %w", err)
+		}
+		// Over an earlier version's slots only once the new one is whole behind them.
+		again, m.old = m.old, false
 	}
-	m.next = (m.next + 1) % markSlots
 	return nil
 }
 

@@ -89,25 +89,43 @@ func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(i
 	return nil
 }
 
-// Root computes the root over the first size entries from the tiles.
-func (d Dir) Root(ctx context.Context, size uint64) ([]byte, error) {
+// Range is the compact range over the first size entries, made from the tiles.
+func (d Dir) Range(ctx context.Context, size uint64) (*compact.Range, error) {
+	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 	if size == 0 {
-		return rfc6962.DefaultHasher.EmptyRoot(), nil
+		return factory.NewEmptyRange(0), nil
 	}
 	nodes, err := client.FetchRangeNodes(ctx, size, d.ReadTile)
 	if err != nil {
 		return nil, fmt.Errorf("reading the tree of size %d: %w", size, err)
 	}
-	factory := compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
 	r, err := factory.NewRange(0, size, nodes)
 	if err != nil {
 		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
 	}
+	return r, nil
+}
+
+// TreeOf is the tree over a compact range that begins with the first entry.
+func TreeOf(r *compact.Range) (checkpoint.Tree, error) {
+	if r.End() == 0 {
+		return EmptyTree(), nil
+	}
 	root, err := r.GetRootHash(nil)
 	if err != nil {
-		return nil, fmt.Errorf("computing the root of size %d: %w", size, err)
+		return checkpoint.Tree{}, fmt.Errorf("computing the root of size %d: %w", r.End(), err)
 	}
-	return root, nil
+	return checkpoint.Tree{Size: r.End(), Root: root}, nil
+}
+
+// Root computes the root over the first size entries from the tiles.
+func (d Dir) Root(ctx context.Context, size uint64) ([]byte, error) {
+	r, err := d.Range(ctx, size)
+	if err != nil {
+		return nil, err
+	}
+	t, err := TreeOf(r)
+	return t.Root, err
 }
 
 // GrewFrom verifies that the tree now has old as its beginning: the consistency

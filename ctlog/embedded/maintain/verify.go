@@ -11,10 +11,13 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/fsck"
 )
@@ -101,31 +104,44 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	return report, nil
 }
 
-// verifyGrowth checks that the stored tree continues the published one, and is
-// not behind the mark.
-func verifyGrowth(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o VerifyOptions, report *Report) error {
-	var mark checkpoint.Tree
-	if o.MarkFile != "" {
-		high, err := logdir.ReadMark(o.MarkFile, report.LogID)
-		if err != nil {
-			return err
-		}
-		mark, report.MarkSize = high, high.Size
-	}
-	now := published
-	if !o.Backup {
-		var err error
-		if now, err = d.Tree(); err != nil {
+// How often a log that is being written is looked at, until its files fit each other.
+const (
+	looks     = 5
+	lookAgain = 100 * time.Millisecond
+)
+
+// verifyGrowth checks that the stored tree continues the published one, and with what
+// the write-ahead file has beyond it isn't behind the mark.
+func verifyGrowth(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o VerifyOptions, report *Report) (err error) {
+	for range looks {
+		if err = verifyOnce(ctx, d, published, o, report); err == nil || o.Backup || wait.For(ctx, lookAgain) != nil {
 			return err
 		}
 	}
-	for _, earlier := range []checkpoint.Tree{published, mark} {
-		if err := d.GrewFrom(ctx, earlier, now); err != nil {
+	return err
+}
+
+func verifyOnce(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o VerifyOptions, report *Report) (err error) {
+	var mark logdir.High
+	if o.MarkFile != "" { // first: it only grows
+		if mark, err = logdir.ReadMark(o.MarkFile, report.LogID); err != nil {
 			return err
 		}
+		report.MarkSize = mark.Size
 	}
-	report.Unpublished = now.Size - published.Size
-	return nil
+	if o.Backup {
+		return d.GrewFrom(ctx, mark.Tree, published)
+	}
+	now, err := d.Tree()
+	if err != nil {
+		return err
+	}
+	if err := d.GrewFrom(ctx, published, now); err != nil {
+		return err
+	}
+	entries, _, err := wal.Follow(ctx, d, now, mark)
+	report.Unpublished = now.Size + uint64(len(entries)) - published.Size
+	return err
 }
 
 // pacedDir is a directory that is read at the pace of the check, and whose checkpoint

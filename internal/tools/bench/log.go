@@ -44,22 +44,9 @@ type batching struct {
 	open func(ctx context.Context, dir string) (submit, func() error, error)
 }
 
-// batchings are what the log does, what it could do, and what Tessera does by itself.
+// batchings are what the log does, and what Tessera does by itself.
 func batchings() []batching {
-	all := []batching{{"a timer of 50 ms (Tessera alone, no SCT)", openTimer}}
-	for _, linger := range []time.Duration{time.Nanosecond, time.Millisecond, 2 * time.Millisecond, 4 * time.Millisecond, 8 * time.Millisecond} {
-		name := fmt.Sprintf("group commit, linger %v", linger)
-		switch linger {
-		case time.Nanosecond:
-			name = "group commit without linger"
-		case embedded.DefaultLinger:
-			name += " (the default)"
-		}
-		all = append(all, batching{name, func(ctx context.Context, dir string) (submit, func() error, error) {
-			return openGate(ctx, dir, linger)
-		}})
-	}
-	return all
+	return []batching{{"a timer of 50 ms (Tessera alone, no SCT)", openTimer}, {"the log", openGate}}
 }
 
 // throughput is one setting at one load.
@@ -169,9 +156,9 @@ func closedLoop(ctx context.Context, do submit, source *chainSource, callers int
 // maxTimes bounds the latencies that one caller remembers.
 const maxTimes = 100_000
 
-// openGate opens an embedded log as the service does, but for the linger time.
-func openGate(ctx context.Context, dir string, linger time.Duration) (submit, func() error, error) {
-	l, err := openLog(ctx, dir, linger, true)
+// openGate opens an embedded log as the service does.
+func openGate(ctx context.Context, dir string) (submit, func() error, error) {
+	l, err := openLog(ctx, dir, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -183,7 +170,7 @@ func openGate(ctx context.Context, dir string, linger time.Duration) (submit, fu
 }
 
 // openLog opens the embedded log in dir, or makes it.
-func openLog(ctx context.Context, dir string, linger time.Duration, create bool) (*embedded.Log, error) {
+func openLog(ctx context.Context, dir string, create bool) (*embedded.Log, error) {
 	keyFile := filepath.Join(dir, "key.pem")
 	if create {
 		if _, err := keystore.GenerateFile(keyFile, kms.ECDSAP256, nil); err != nil {
@@ -198,7 +185,7 @@ func openLog(ctx context.Context, dir string, linger time.Duration, create bool)
 		Directory: pathOf(dir, "log"), MarkFile: pathOf(dir, "mark"), URL: "http://localhost/ctlog/bench",
 		CheckpointInterval: ctlog.DefaultCheckpointInterval,
 	}
-	return embedded.Open(ctx, c, embedded.Options{Signer: key, Create: create, Linger: linger, Metrics: prometheus.NewRegistry()})
+	return embedded.Open(ctx, c, embedded.Options{Signer: key, Create: create, Metrics: prometheus.NewRegistry()})
 }
 
 // chainSource makes precertificate chains that differ in their serial number. The

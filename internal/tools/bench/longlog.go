@@ -47,7 +47,7 @@ func measureLong(ctx context.Context, p logPlan, source *chainSource) (*longLog,
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	l, err := openLog(ctx, dir, 0, true)
+	l, err := openLog(ctx, dir, true)
 	if err != nil {
 		return nil, err
 	}
@@ -79,7 +79,7 @@ func measureLong(ctx context.Context, p logPlan, source *chainSource) (*longLog,
 		return nil, err
 	}
 	begin := time.Now()
-	if l, err = openLog(ctx, dir, 0, false); err != nil {
+	if l, err = openLog(ctx, dir, false); err != nil {
 		return nil, err
 	}
 	result.start = time.Since(begin)

@@ -3,9 +3,11 @@ package conformance
 import (
 	"bytes"
 	"crypto/sha256"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -20,12 +22,15 @@ import (
 // onceAt is up to which of its calls a single fault is tried.
 const onceAt = 10
 
-// failingCalls are those of which a log's writes and reads are made.
+// failingCalls are those of which a log's writes and reads are made. An SCT waits for the
+// writes of flushes alone; the others are the tree's, which follows.
 var failingCalls = []string{"create", "write", "fsync", "fsync of a folder", "rename", "read"}
 
+var flushCalls = []string{"write", "fsync"}
+
 // TestLogDisk lets the disk under the log of a running mayfly fail with EIO, one
-// kind of call after the other. While it fails there is no certificate, and /readyz
-// says so; when the fault ends, the log reads its state again and goes on by itself;
+// kind of call after the other. While it fails there is no certificate, once the tree
+// that can't follow is noticed, and /readyz says so; when the fault ends, the log reads its state again and goes on by itself;
 // and every certificate that ever came out is in the log.
 func TestLogDisk(t *testing.T) {
 	t.Run("log-disk-errors", func(t *testing.T) { onFailingDisk(t, (*mayfly).lasting) })
@@ -81,6 +86,19 @@ func onFailingDisk(t *testing.T, with func(m *mayfly, t *testing.T, o *orderer, 
 func (m *mayfly) lasting(t *testing.T, o *orderer, disk *faultDisk, call string) (issued [][]byte) {
 	t.Helper()
 	disk.breaks(call, 0, -1)
+	m.process.until(t, "nothing is issued any more", func() bool {
+		status, der, err := o.order(t.Context())
+		if err != nil || der == nil && status != http.StatusServiceUnavailable {
+			t.Fatalf("every %s fails: status %d, %v, want 503", call, status, err)
+		}
+		if der != nil {
+			issued = append(issued, der)
+		}
+		return der == nil
+	})
+	if len(issued) > 0 && slices.Contains(flushCalls, call) {
+		t.Errorf("every %s fails, and %d certificates were issued", call, len(issued))
+	}
 	for range 3 {
 		status, der, err := o.order(t.Context())
 		if der != nil || err != nil || status != http.StatusServiceUnavailable {
@@ -93,19 +111,20 @@ func (m *mayfly) lasting(t *testing.T, o *orderer, disk *faultDisk, call string)
 	m.process.until(t, "/readyz notices", func() bool { return !answers(t, m.HTTP+"/readyz") })
 	disk.mends()
 	m.process.until(t, "it is ready again", func() bool { return answers(t, m.HTTP+"/readyz") })
-	return [][]byte{o.must(t)}
+	return append(issued, o.must(t))
 }
 
-// passing is a fault of a single call, at each place where an issuance makes it.
-// The issuance may fail or not; the ones after it don't.
+// passing is a fault of a single call, at each place where an issuance and the tree that
+// follows it make it. The issuance may fail or not; the ones after it don't.
 func (m *mayfly) passing(t *testing.T, o *orderer, disk *faultDisk, call string) (issued [][]byte) {
 	t.Helper()
 	times := 1
 	if call == "read" {
 		times = 2 // the kernel reads a page again that its read-ahead failed to get
 	}
-	refused := 0
+	refused, struck := 0, 0
 	for place := range onceAt {
+		before := m.published(t)
 		disk.breaks(call, place, times)
 		status, der, err := o.order(t.Context())
 		switch {
@@ -118,15 +137,32 @@ func (m *mayfly) passing(t *testing.T, o *orderer, disk *faultDisk, call string)
 		default:
 			refused++
 		}
-		disk.mends()
+		m.process.until(t, "the fault strikes, or the tree has followed", func() bool {
+			return disk.struck() > 0 || m.published(t) > before
+		})
+		struck += disk.mends()
 		m.process.until(t, "it is ready again", func() bool { return answers(t, m.HTTP+"/readyz") })
 		issued = append(issued, o.must(t))
 	}
 	t.Logf("of %d issuances with one failed %s, %d were refused", onceAt, call, refused)
-	if refused == 0 {
-		t.Errorf("a failed %s never mattered", call)
+	if struck == 0 || refused == 0 && slices.Contains(flushCalls, call) {
+		t.Errorf("a failed %s never mattered: %d failed", call, struck)
 	}
 	return issued
+}
+
+// published is how many entries the log's checkpoint covers, as it is on the folder behind
+// the disk that fails.
+func (m *mayfly) published(t *testing.T) (size uint64) {
+	t.Helper()
+	text, err := os.ReadFile(filepath.Join(m.dir, "disk", "ctlog", "checkpoint"))
+	if err == nil {
+		_, err = fmt.Sscanf(string(text), "%s\n%d\n", new(string), &size)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return size
 }
 
 // logHolds verifies the SCT in each certificate, and that the log holds at its
