@@ -76,6 +76,7 @@ func (c *Config) Files() []string {
 	paths(reflect.ValueOf(c.Trust), add)
 	add(c.CA.StateFile)
 	add(c.CTLog.StateFile)
+	add(c.TUF.StateFile())
 	slices.Sort(all)
 	return slices.Compact(all)
 }

@@ -5,9 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -106,6 +108,9 @@ type Verified struct {
 	Roles []Role
 	Files map[string]string // targets by name
 }
+
+// Names are those of the targets, in order.
+func (v *Verified) Names() []string { return slices.Sorted(maps.Keys(v.Files)) }
 
 // Verify runs a TUF client, which has the root first and nothing else, over the
 // repository at a URL.

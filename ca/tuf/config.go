@@ -1,6 +1,8 @@
 package tuf
 
 import (
+	"path/filepath"
+
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -26,6 +28,14 @@ type Config struct {
 
 // Enabled reports whether there is a repository.
 func (c *Config) Enabled() bool { return c.Directory != "" }
+
+// StateFile is what changes when another version is published.
+func (c *Config) StateFile() setting.Path {
+	if !c.Enabled() {
+		return ""
+	}
+	return setting.Path(filepath.Join(string(c.Directory), stateName))
+}
 
 // Check adds every fault of c. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {

@@ -68,9 +68,8 @@ func Init(k Keys, d trustroot.Documents, now time.Time) (*Draft, error) {
 	return newDraft(inForce{}, &k, files, now)
 }
 
-// Stage is the draft of the next targets, with the documents d. It lists for how long
-// clients need something: what was published and isn't in d is refused, unless
-// remove is set.
+// Stage is the draft of the next targets, with the documents d. What was published
+// and isn't in them is refused, unless remove is set.
 func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*Draft, error) {
 	files, err := newContents(d)
 	if err != nil {
@@ -85,6 +84,23 @@ func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*D
 		err = lost(changes)
 	}
 	return draft, err
+}
+
+// Renew is the draft of the next targets with the documents d, whatever they leave
+// out, and of the next root where that is old: for a repository that is tried out.
+func Renew(r *Repository, d trustroot.Documents, now time.Time) (*Draft, error) {
+	if !r.Old(now) {
+		return Stage(r, d, true, now)
+	}
+	files, err := newContents(d)
+	if err != nil {
+		return nil, err
+	}
+	k, err := r.Keys()
+	if err != nil {
+		return nil, err
+	}
+	return newDraft(r.inForce, &k, files, now)
 }
 
 // Rotate is the draft of the next root, with the keys k, and of targets with the

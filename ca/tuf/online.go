@@ -100,13 +100,8 @@ func (o *Online) Prepare(ctx context.Context, r *Repository) (commit, rollback f
 }
 
 func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
-	id, err := KeyID(o.o.Key.Public())
-	if err != nil {
+	if err := r.CheckOnlineKey(o.o.Key.Public()); err != nil {
 		return nil, err
-	}
-	if online := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]; online != id {
-		return nil, fmt.Errorf("the key %s isn't the online key of root %d, %s: name that one, or have people sign a root with this one (mayfly tuf rotate-root)",
-			short(id), r.state.Root, short(online))
 	}
 	now := o.site.Load()
 	if now != nil {

@@ -308,7 +308,9 @@ func TestDamage(t *testing.T) {
 		"mixed targets":      {"2.targets.json", func([]byte) []byte { return old["1.targets.json"] }},
 		"tampered targets":   {"2.targets.json", func(b []byte) []byte { return []byte(strings.Replace(string(b), `"length": `, `"length": 1`, 1)) }},
 		"tampered target":    {target, func(b []byte) []byte { return []byte(strings.Replace(string(b), "log.example", "lag.example", 1)) }},
-		"null in targets":    {"2.targets.json", func([]byte) []byte { return []byte(`{"signed":{"_type":"targets","targets":{"x":null}},"signatures":[]}`) }},
+		"null in targets": {"2.targets.json", func([]byte) []byte {
+			return []byte(`{"signed":{"_type":"targets","targets":{"x":null}},"signatures":[]}`)
+		}},
 	} {
 		changed := func(path string) ([]byte, error) {
 			b, err := o.read(path)

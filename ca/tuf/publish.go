@@ -23,6 +23,9 @@ import (
 // has what was in force before. The online key signs what the client reads. With an
 // error what was in force stays.
 func Publish(ctx context.Context, dir string, d *Draft, online kms.Signer, now time.Time) (*Repository, error) {
+	if err := durable.MakeFolder(dir, 0o755); err != nil {
+		return nil, err
+	}
 	file, err := statefile.Open(filepath.Join(dir, stateName))
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package tuf
 
 import (
+	"crypto"
 	"encoding/hex"
 	"errors"
 	"fmt"
@@ -8,11 +9,13 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/statefile"
 )
 
@@ -147,6 +150,46 @@ func hashed(name string, f *metadata.TargetFiles) string {
 // FirstRoot is 1.root.json, with which a client begins.
 func (r *Repository) FirstRoot() []byte { return r.paths[versioned(1, metadata.ROOT)] }
 
+// CheckOnlineKey is nil when clients take what the key signs for a snapshot.
+func (r *Repository) CheckOnlineKey(public crypto.PublicKey) error {
+	id, err := KeyID(public)
+	if err != nil {
+		return err
+	}
+	if online := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]; online != id {
+		return fmt.Errorf("the key %s isn't the online key of root %d, %s: name that one, or have people sign a root with this one (mayfly tuf rotate-root)",
+			short(id), r.state.Root, short(online))
+	}
+	return nil
+}
+
+// Keys are who signs under the root in force.
+func (r *Repository) Keys() (k Keys, err error) {
+	of := func(role string) (all []crypto.PublicKey) {
+		for _, id := range r.root.Signed.Roles[role].KeyIDs {
+			public, failed := r.root.Signed.Keys[id].ToPublicKey()
+			all, err = append(all, public), errors.Join(err, failed)
+		}
+		return all
+	}
+	k = Keys{of(metadata.ROOT), of(metadata.TARGETS), r.root.Signed.Roles[metadata.ROOT].Threshold, of(metadata.TIMESTAMP)[0]}
+	return k, err
+}
+
+// Drift is how the documents differ from those that were published.
+func (r *Repository) Drift(d trustroot.Documents) ([]Change, error) {
+	files, err := newContents(d)
+	if err != nil {
+		return nil, err
+	}
+	return difference(r.files, files)
+}
+
+// Same reports whether r and other are one publication.
+func (r *Repository) Same(other *Repository) bool {
+	return other != nil && r.state.Root == other.state.Root && r.state.Targets == other.state.Targets && r.state.Published.Equal(other.state.Published)
+}
+
 // Listed is since when the published trust root has listed a certificate, or a log's
 // key, by the SHA-256 of it; false where it doesn't.
 func (r *Repository) Listed(sum [32]byte) (time.Time, bool) {
@@ -184,6 +227,11 @@ func (r *Repository) Roles() []Role {
 		of(metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires, RootLife),
 		of(metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires, TargetsLife),
 	}
+}
+
+// Old reports whether less than half of the life of what people sign is left.
+func (r *Repository) Old(now time.Time) bool {
+	return slices.ContainsFunc(r.Roles(), func(role Role) bool { return role.Remains(now) < warnBelow })
 }
 
 // Published is when what is in force was published.

@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -163,7 +164,7 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(temporary))
 			if o.rootKey != "" && created.RootKey != "" {
-				err = errors.Join(err, os.Remove(created.RootKey))
+				err = errors.Join(err, os.Remove(created.RootKey), os.RemoveAll(o.tufRootKey(dir)))
 			}
 		}
 	}()
@@ -191,7 +192,7 @@ func (o *initOptions) placeRootKey(dir string) (err error) {
 	if setting.Path(o.rootKey).Inside(setting.Path(dir)) {
 		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
 	}
-	return ceremony.Free(o.rootKey)
+	return errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir)))
 }
 
 // fillCA writes keys, certificates, the empty log and the configuration. Beside an
@@ -216,6 +217,9 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if _, err := keystore.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
 		return created, err
 	}
+	if err := createTUFKeys(dir, o.tufRootKey(dir), passphrase); err != nil {
+		return created, err
+	}
 	for _, sub := range []string{logName, auditName} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			return created, err
@@ -234,7 +238,14 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err := createStates(dir, c, now); err != nil {
 		return created, err
 	}
-	return created, durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
+	if err := durable.WriteNew(filepath.Join(dir, configName), text, 0o600); err != nil || len(o.issuers) == 0 {
+		return created, err // without an issuer, what clients are told isn't complete
+	}
+	if c, err = config.Load(filepath.Join(dir, configName)); err != nil {
+		return created, err
+	}
+	_, err = syncTUF(ctx, o.tufRootKey(dir), c, o.passphrase, service.Overrides{}, now)
+	return created, err
 }
 
 // createLog makes the empty log, so that `serve` never has to make one: there
@@ -297,6 +308,10 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.CTLog.Embedded.Operator = o.organization
 	c.CTLog.Embedded.Start = now.UTC().Truncate(time.Second)
 	c.CTLog.StateFile = logsName
+	c.TUF.Directory = tufName
+	c.TUF.Key = "file:" + tufOnlineName
+	c.TUF.Passphrase = o.passphrase
+	c.TUF.MarkFile = tufMarkName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
 	if len(o.issuers) > 0 {
 		var f setting.Faults
@@ -316,6 +331,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		"issuers":                  "Whose tokens are accepted. At least one is needed.",
 		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
+		"tuf":                      "Where clients get the trust root. One key, tuf.root.key.pem, signs it alone: for trying out.",
 		"server":                   "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
 		"ctlog.embedded.mark_file": "How large the log has been: never restore it from a backup together with the log.",
 	}

@@ -60,6 +60,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if s.promises, err = s.newMonitor(first); err != nil {
 		return nil, err
 	}
+	if err := s.startTUF(ctx, c.TUF); err != nil {
+		return nil, err
+	}
 	if err := s.reloads.start(s, first, from); err != nil {
 		return nil, err
 	}
@@ -140,7 +143,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Identity: s.loaded.verifier, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    server.Documents(first.documents),
 		Dependencies: s.readiness(),
-		Mounts:       first.logs.mounts,
+		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
