@@ -39,7 +39,7 @@ type inForce struct {
 const draftVersion = 1
 
 type draftFile struct {
-	Version int             `json:"mayfly_tuf_draft"`
+	Version int             `json:"tuf_draft"`
 	Root    json.RawMessage `json:"root,omitempty"`
 	Targets json.RawMessage `json:"targets"`
 	Files   contents        `json:"files"`

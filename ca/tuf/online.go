@@ -269,6 +269,9 @@ func (o *Online) Detail() []string {
 		}
 		lines = append(lines, line)
 	}
+	if len(lines) > 0 && o.Roles()[0].Threshold == 1 {
+		lines = append(lines, "one key alone signs it: for trying out")
+	}
 	if now := o.site.Load(); now != nil && now.today.day > dayOf(o.o.Now()) {
 		lines = append(lines, "the clock was set back: the version of a later day stays")
 	}

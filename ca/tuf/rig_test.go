@@ -25,7 +25,7 @@ type rig struct {
 	dir    string
 	people []kms.Signer
 	online kms.Signer
-	input  trustroot.Input
+	input  trustroot.History
 }
 
 func newRig(t *testing.T) *rig {
@@ -34,10 +34,9 @@ func newRig(t *testing.T) *rig {
 	for range 3 {
 		r.people = append(r.people, newSigner(t))
 	}
-	r.input = trustroot.Input{
+	r.input = trustroot.History{
 		Authorities: []trustroot.Authority{newAuthority(t, "first", noon.AddDate(0, -1, 0))},
-		Logs:        []ctlog.Description{newLog(t, "https://log.example/1")},
-		CA:          []trustroot.Service{{URL: "https://ca.example", Operator: "ca.example", Start: noon.AddDate(0, -1, 0)}},
+		CTLogs:      []ctlog.Description{newLog(t, "https://log.example/1")},
 	}
 	return r
 }
@@ -49,7 +48,7 @@ func newAuthority(t *testing.T, name string, start time.Time) trustroot.Authorit
 	key := catest.Key(t)
 	root := catest.Sign(t, catest.Authority("Example", name+" root", start, start.AddDate(9, 0, 0)), nil, key.Public(), key)
 	issuing := catest.Sign(t, catest.Authority("Example", name, start, start.AddDate(5, 0, 0)), root, catest.Key(t).Public(), key)
-	return trustroot.Authority{Chain: [][]byte{issuing.Raw, root.Raw}, URL: "https://ca.example", Start: start}
+	return trustroot.Authority{Chain: []*x509.Certificate{issuing, root}, URL: "https://ca.example", Operator: "ca.example", Start: start}
 }
 
 func newLog(t *testing.T, url string) ctlog.Description {

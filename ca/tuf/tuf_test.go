@@ -42,7 +42,7 @@ func TestPublished(t *testing.T) {
 	if len(names) != 3 || !strings.Contains(strings.Join(names, "\n"), `ctfe {"sigstore":{"status":"Active","uri":"https://log.example/1","usage":"CTFE"}}`) {
 		t.Errorf("targets of older clients: %q", names)
 	}
-	if since, ok := loaded.Listed(r.input.Logs[0].ID); !ok || !since.Equal(noon) {
+	if since, ok := loaded.Listed(r.input.CTLogs[0].ID); !ok || !since.Equal(noon) {
 		t.Errorf("the log is listed since %v, %v", since, ok)
 	}
 	if roles := loaded.Roles(); len(roles) != 2 || !roles[0].Expires.Equal(noon.Add(RootLife)) || roles[1].Threshold != 2 || roles[1].Remains(noon.Add(TargetsLife/2)) != 50 {
@@ -131,7 +131,7 @@ func TestFollow(t *testing.T) {
 		t.Errorf("a draft from before: %v", err)
 	}
 	for i, want := range []time.Time{noon, later} {
-		if since, ok := r.load().Listed(sum(r.input.Authorities[i].Chain[0])); !ok || !since.Equal(want) {
+		if since, ok := r.load().Listed(sum(r.input.Authorities[i].Chain[0].Raw)); !ok || !since.Equal(want) {
 			t.Errorf("authority %d is listed since %v, %v", i, since, ok)
 		}
 	}
@@ -142,7 +142,7 @@ func TestFollow(t *testing.T) {
 	gone, err := Stage(r.load(), r.documents(), true, later)
 	r.must(err)
 	r.publish(r.signed(gone, r.people[1], r.people[2]), later)
-	if _, ok := r.load().Listed(sum(first.Chain[0])); ok {
+	if _, ok := r.load().Listed(sum(first.Chain[0].Raw)); ok {
 		t.Error("it is still listed")
 	}
 	before := r.people

@@ -296,7 +296,8 @@ func announce(ctx context.Context, dir string, s *service.Service, issuer, logUR
   metrics   %[5]s/metrics
   log       %[6]s
 
-Try it:
+Try it, and with cosign, which needs no URL after the first line (TUF_ROOT keeps it apart):
+  export TUF_ROOT=%[1]s/cosign && cosign initialize --mirror %[2]s/tuf --root %[2]s/tuf/1.root.json
   curl -s '%[4]s/dev/token?email=alice@example.com' | mayfly request --ca %[2]s --token-stdin
 Ctrl-C ends it.
 `, dir, e.HTTP, e.GRPC, e.Issuer, e.Metrics, e.CTLog)

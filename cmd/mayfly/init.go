@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -57,14 +58,14 @@ type initOptions struct {
 }
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
-intermediate (P-256, five years), the key of an embedded log, the empty log, and
-mayfly.yaml, which names them all. What later commands decide, such as which
+intermediate (P-256, five years), the key of an embedded log, the empty log, a TUF
+repository that tells clients of them, and mayfly.yaml, which names them all. What later commands decide, such as which
 authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
 alone. The folder appears whole or not at all, and one that has something in it is
 never touched.
 
 The root's key, which the service never reads, is written to --root-key-out, such as
-a medium that is kept offline, and then is nowhere else; without, it is in the folder
+a medium that is kept offline, with the one that signs TUF's root beside it, and then is nowhere else; without, it is in the folder
 and has to be moved.
 
 A passphrase encrypts every private key. It comes from an environment variable
@@ -343,7 +344,7 @@ func printCreated(streams streams, o initOptions) {
 	in := func(names ...string) string { return filepath.Join(append([]string{o.dir}, names...)...) }
 	offline, rootKey := "Take offline now, onto media that you keep in two places, and delete here:", in(authorityName, "root.key.pem")
 	if o.rootKey != "" {
-		offline, rootKey = "The root's key is here alone. Keep it offline, in two places:", o.rootKey
+		offline, rootKey = "The keys of the roots are here alone. Keep them offline, in two places:", o.rootKey
 	}
 	fmt.Fprintf(streams.Out, `A private CA is in %s.
 
@@ -354,16 +355,18 @@ func printCreated(streams streams, o initOptions) {
 
 %s
   %s
+  %s
 
 Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json):
   %s
-
-`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, offline, rootKey,
+`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, offline, rootKey, o.tufRootKey(o.dir),
 		strings.TrimSuffix(o.publicURL, "/"), in(authorityName, "root.pem"))
-	if len(o.issuers) == 0 {
-		fmt.Fprintf(streams.Out, "Next: add an issuer under `issuers:` in %s, then run\n", in(configName))
+	if r, err := tuf.Load(in(tufName)); err == nil {
+		printClients(streams.Out, o.publicURL, r)
+		fmt.Fprintf(streams.Out, "\n%s\nNext:\n", tufAlone)
 	} else {
-		fmt.Fprintln(streams.Out, "Next:")
+		fmt.Fprintf(streams.Out, "\nNext: add an issuer under `issuers:` in %[1]s, then run\n  %[4]s tuf init --config %[1]s --key %[2]s --threshold 1\n"+
+			"  %[4]s tuf sign tuf-draft.json --key file:%[3]s\n  %[4]s tuf publish --config %[1]s tuf-draft.json\n", in(configName), in(tufPublicName), o.tufRootKey(o.dir), os.Args[0])
 	}
 	fmt.Fprintf(streams.Out, "  %[1]s check --config %[2]s\n  %[1]s serve --config %[2]s\n", os.Args[0], in(configName))
 }

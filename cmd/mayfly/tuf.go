@@ -33,6 +33,10 @@ func newTUFCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
+// tufAlone is for whoever has one key that signs.
+const tufAlone = `One key alone signs the trust root: good for trying out. For others to rely on it,
+have two of three people sign: mayfly tuf rotate-root.`
+
 // tufKeys are who signs, as flags say it.
 type tufKeys struct {
 	root, targets []string
@@ -357,7 +361,7 @@ func printRoles(w io.Writer, roles []tuf.Role, now time.Time) {
 		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, keyNames(r.Keys), note)
 	}
 	if len(roles) > 0 && roles[0].Threshold == 1 {
-		fmt.Fprintln(w, "\nOne key alone signs: good for trying out. For others to rely on, have two of three\npeople sign: mayfly tuf rotate-root.")
+		fmt.Fprintln(w, "\n"+tufAlone)
 	}
 }
 

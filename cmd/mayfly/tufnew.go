@@ -63,7 +63,9 @@ func syncTUF(ctx context.Context, keyFile string, c *config.Config, passphrase s
 	if _, err := os.Stat(keyFile); !c.TUF.Enabled() || errors.Is(err, fs.ErrNotExist) {
 		return false, nil
 	}
-	documents, err := service.Documents(ctx, c, quiet(), o)
+	with := quiet()
+	with.Now = func() time.Time { return now }
+	documents, err := service.Documents(ctx, c, with, o)
 	if err != nil {
 		return false, startFailure(err, "")
 	}

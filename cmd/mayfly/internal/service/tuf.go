@@ -57,11 +57,10 @@ func (l *Components) inspectTUF() {
 	if r == nil || len(l.Documents.TrustedRoot) == 0 {
 		return
 	}
-	if changes, err := r.Drift(l.Documents); err != nil || len(changes) > 0 {
+	if changes, err := r.Drift(l.Documents); err != nil {
+		l.remark("tuf.directory", "what this configuration tells clients can't be published: %v", err)
+	} else if len(changes) > 0 {
 		l.remark("tuf.directory", "what was published differs from this configuration in %d entries: mayfly tuf stage shows them", len(changes))
-	}
-	if r.Roles()[0].Threshold == 1 {
-		l.remark("tuf.directory", "one key alone signs the trust root: whoever has it is trusted by every client; have more people sign (mayfly tuf rotate-root)")
 	}
 }
 
