@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/policy"
@@ -50,6 +51,8 @@ type Config struct {
 	CTLog ctlog.Config `yaml:"ctlog"`
 	// Trust is what else clients are told to trust: services beside this CA.
 	Trust trustroot.Config `yaml:"trust,omitempty"`
+	// TUF is the signed repository from which clients get the trust root.
+	TUF tuf.Config `yaml:"tuf"`
 	// Audit is the audit trail.
 	Audit audit.Config `yaml:"audit"`
 	// Logging is the service's own log, on standard error.
@@ -196,6 +199,7 @@ func (c *Config) check() []string {
 	c.Timestamp.Check("timestamp", f)
 	c.CTLog.Check("ctlog", f)
 	c.Trust.Check("trust", f)
+	c.TUF.Check("tuf", f)
 	c.Audit.Check("audit", f)
 	c.Logging.Check("logging", f)
 	c.crossCheck(f)

@@ -78,6 +78,7 @@ func (c *Config) Files() []string {
 	paths(reflect.ValueOf(c.Timestamp), add)
 	add(c.CA.StateFile)
 	add(c.CTLog.StateFile)
+	add(c.TUF.StateFile())
 	slices.Sort(all)
 	return slices.Compact(all)
 }

@@ -14,11 +14,23 @@ import (
 )
 
 // inMemory is a key in this process's memory, usually read from a file.
-type inMemory struct{ key crypto.Signer }
+type inMemory struct {
+	key    crypto.Signer
+	random io.Reader // nil has ECDSA signatures be those of RFC 6979
+}
 
 // InMemory is the Signer of a key that is in memory already. Its algorithm is
 // for the caller to check.
-func InMemory(key crypto.Signer) Signer { return &inMemory{key} }
+func InMemory(key crypto.Signer) Signer { return &inMemory{key, rand.Reader} }
+
+// Repeatable is s with one signature for one digest (RFC 6979), where s is in
+// memory, and else s itself: a KMS chooses its own.
+func Repeatable(s Signer) Signer {
+	if m, ok := s.(*inMemory); ok {
+		return &inMemory{m.key, nil}
+	}
+	return s
+}
 
 // Local reports whether s signs within this process, where a signature costs CPU
 // time and nothing else.
@@ -41,7 +53,7 @@ func (m *inMemory) Sign(ctx context.Context, digest []byte, opts crypto.SignerOp
 			return nil, fmt.Errorf("RSA-PSS was asked of a key of type %T", m.key.Public())
 		}
 	}
-	sig, err := m.key.Sign(rand.Reader, digest, opts)
+	sig, err := m.key.Sign(m.random, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("signing with a key file: %w", err)
 	}

@@ -24,6 +24,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // The files that `mayfly dev` adds to a CA's folder.
@@ -123,6 +124,9 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
 	overrides := service.Overrides{HTTPListener: rest, LogBase: publicURL}
+	if _, err := syncTUF(ctx, filepath.Join(o.dir, tufRootName), c, setting.Secret{}, overrides, time.Now()); err != nil {
+		return errors.Join(err, closeListeners(rest, atIssuer))
+	}
 	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, overrides, devSource(o, publicURL, issuerURL))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
@@ -292,7 +296,8 @@ func announce(ctx context.Context, dir string, s *service.Service, issuer, logUR
   metrics   %[5]s/metrics
   log       %[6]s
 
-Try it:
+Try it, and with cosign, which needs no URL after the first line (TUF_ROOT keeps it apart):
+  export TUF_ROOT=%[1]s/cosign && cosign initialize --mirror %[2]s/tuf --root %[2]s/tuf/1.root.json
   curl -s '%[4]s/dev/token?email=alice@example.com' | mayfly request --ca %[2]s --token-stdin
 Ctrl-C ends it.
 `, dir, e.HTTP, e.GRPC, e.Issuer, e.Metrics, e.CTLog)

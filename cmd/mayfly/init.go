@@ -21,6 +21,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
@@ -57,13 +59,14 @@ type initOptions struct {
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
-of an embedded log, the empty log, and mayfly.yaml, which names them all. What later commands decide, such as which
+of an embedded log, the empty log, a TUF repository that tells clients of them all, and
+mayfly.yaml, which names them. What later commands decide, such as which
 authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
 alone. The folder appears whole or not at all, and one that has something in it is
 never touched.
 
 The root's key, which the service never reads, is written to --root-key-out, such as
-a medium that is kept offline, and then is nowhere else; without, it is in the folder
+a medium that is kept offline, with the one that signs TUF's root beside it, and then is nowhere else; without, it is in the folder
 and has to be moved.
 
 A passphrase encrypts every private key. It comes from an environment variable
@@ -163,7 +166,7 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		if err != nil {
 			err = errors.Join(err, os.RemoveAll(temporary))
 			if o.rootKey != "" && created.RootKey != "" {
-				err = errors.Join(err, os.Remove(created.RootKey))
+				err = errors.Join(err, os.Remove(created.RootKey), os.RemoveAll(o.tufRootKey(dir)))
 			}
 		}
 	}()
@@ -191,7 +194,7 @@ func (o *initOptions) placeRootKey(dir string) (err error) {
 	if setting.Path(o.rootKey).Inside(setting.Path(dir)) {
 		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
 	}
-	return ceremony.Free(o.rootKey)
+	return errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir)))
 }
 
 // fillCA writes keys, certificates, the empty log and the configuration. Beside an
@@ -216,6 +219,9 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if _, err := keystore.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
 		return created, err
 	}
+	if err := createTUFKeys(dir, o.tufRootKey(dir), passphrase); err != nil {
+		return created, err
+	}
 	for _, sub := range []string{logName, auditName} {
 		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
 			return created, err
@@ -234,7 +240,14 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err := createStates(dir, c, now); err != nil {
 		return created, err
 	}
-	return created, durable.WriteNew(filepath.Join(dir, configName), text, 0o600)
+	if err := durable.WriteNew(filepath.Join(dir, configName), text, 0o600); err != nil || len(o.issuers) == 0 {
+		return created, err // without an issuer, what clients are told isn't complete
+	}
+	if c, err = config.Load(filepath.Join(dir, configName)); err != nil {
+		return created, err
+	}
+	_, err = syncTUF(ctx, o.tufRootKey(dir), c, o.passphrase, service.Overrides{}, now)
+	return created, err
 }
 
 // createLog makes the empty log, so that `serve` never has to make one: there
@@ -300,6 +313,10 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.CTLog.Embedded.Operator = o.organization
 	c.CTLog.Embedded.Start = now.UTC().Truncate(time.Second)
 	c.CTLog.StateFile = logsName
+	c.TUF.Directory = tufName
+	c.TUF.Key = "file:" + tufOnlineName
+	c.TUF.Passphrase = o.passphrase
+	c.TUF.MarkFile = tufMarkName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
 	if len(o.issuers) > 0 {
 		var f setting.Faults
@@ -320,6 +337,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
 		"timestamp":                "The timestamp authority, with which signatures outlive their certificates. Remove\nthis section where another gives timestamps.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
+		"tuf":                      "Where clients get the trust root. One key, tuf.root.key.pem, signs it alone: for trying out.",
 		"server":                   "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
 		"ctlog.embedded.mark_file": "How large the log has been: never restore it from a backup together with the log.",
 	}
@@ -331,7 +349,7 @@ func printCreated(streams streams, o initOptions) {
 	in := func(names ...string) string { return filepath.Join(append([]string{o.dir}, names...)...) }
 	offline, rootKey := "Take offline now, onto media that you keep in two places, and delete here:", in(authorityName, "root.key.pem")
 	if o.rootKey != "" {
-		offline, rootKey = "The root's key is here alone. Keep it offline, in two places:", o.rootKey
+		offline, rootKey = "The keys of the roots are here alone. Keep them offline, in two places:", o.rootKey
 	}
 	fmt.Fprintf(streams.Out, `A private CA is in %s.
 
@@ -342,16 +360,18 @@ func printCreated(streams streams, o initOptions) {
 
 %s
   %s
+  %s
 
 Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json):
   %s
-
-`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, offline, rootKey,
+`, o.dir, in(configName), in(authorityName), in(logName)+"*", in(authoritiesName)+", "+logsName, offline, rootKey, o.tufRootKey(o.dir),
 		strings.TrimSuffix(o.publicURL, "/"), in(authorityName, "root.pem"))
-	if len(o.issuers) == 0 {
-		fmt.Fprintf(streams.Out, "Next: add an issuer under `issuers:` in %s, then run\n", in(configName))
+	if r, err := tuf.Load(in(tufName)); err == nil {
+		printClients(streams.Out, o.publicURL, r)
+		fmt.Fprintf(streams.Out, "\n%s\nNext:\n", tufAlone)
 	} else {
-		fmt.Fprintln(streams.Out, "Next:")
+		fmt.Fprintf(streams.Out, "\nNext: add an issuer under `issuers:` in %[1]s, then run\n  %[4]s tuf init --config %[1]s --key %[2]s --threshold 1\n"+
+			"  %[4]s tuf sign tuf-draft.json --key file:%[3]s\n  %[4]s tuf publish --config %[1]s tuf-draft.json\n", in(configName), in(tufPublicName), o.tufRootKey(o.dir), os.Args[0])
 	}
 	fmt.Fprintf(streams.Out, "  %[1]s check --config %[2]s\n  %[1]s serve --config %[2]s\n", os.Args[0], in(configName))
 }

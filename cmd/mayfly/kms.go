@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -21,7 +23,7 @@ func newKMSCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{Use: "kms", Short: "Try and make signing keys, in files, KMSs and HSMs", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
 		return cmd.Help()
 	}}
-	cmd.AddCommand(newKMSCheckCommand(streams), newKMSKeygenCommand(streams))
+	cmd.AddCommand(newKMSCheckCommand(streams), newKMSKeygenCommand(streams), newKMSPublicCommand(streams))
 	return cmd
 }
 
@@ -206,6 +208,35 @@ and is what the configuration names as key. Keep a copy of the file.`,
 	}
 	a.flags(cmd, "", "")
 	cmd.Flags().StringVar(&algorithm, "algorithm", algorithm, "kind of key: "+kmsAlgorithms())
+	return cmd
+}
+
+func newKMSPublicCommand(streams streams) *cobra.Command {
+	var a kmsAccess
+	cmd := &cobra.Command{
+		Use:     "public REF",
+		Short:   "Print the public half of a key, in PEM",
+		Long:    "Opens a key as mayfly kms check does and prints its public half, as mayfly tuf init takes it.",
+		Example: "  mayfly kms public file:alice.key.pem > alice.pem",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			o, err := a.options(args[0])
+			if err != nil {
+				return err
+			}
+			s, err := keystore.Open(cmd.Context(), args[0], o)
+			if err != nil {
+				return kmsFailure("", err)
+			}
+			defer kms.Close(s)
+			der, err := x509.MarshalPKIXPublicKey(s.Public())
+			if err != nil {
+				return err
+			}
+			return pem.Encode(streams.Out, &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+		},
+	}
+	a.flags(cmd, "", "")
 	return cmd
 }
 

@@ -77,6 +77,7 @@ var commands = []func(streams) *cobra.Command{
 	newKMSCommand,
 	newAuthorityCommand,
 	newCACommand,
+	newTUFCommand,
 	newVersionCommand,
 	newHealthcheckCommand,
 }

@@ -64,6 +64,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 		"policy":  says("ok  chain: 2 certificates, from CN=Example policy CA"),
 	},
 	"docs/authorities.md": {"make": nil, "rotate": nil, "activate": nil, "distrust": authorityLife},
+	"docs/tuf.md":         {"tuf": signedRoot},
 	"docs/ctlog.md":       {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 
@@ -248,6 +249,31 @@ func readmeDev(t *testing.T, script string) {
 	}
 	if _, err := os.Stat(filepath.Join(dir, "mayfly-data", endpointsName)); !os.IsNotExist(err) {
 		t.Errorf("it says where it is after its end: %v", err)
+	}
+}
+
+// signedRoot has three people sign, publishes, and follows what is served.
+func signedRoot(t *testing.T, script string) {
+	dir := built(t)
+	shell(t, dir, "mayfly init --dir my-ca --url https://ca.example.com --issuer https://accounts.google.com --allow true")
+	if err := useFreePorts(filepath.Join(dir, "my-ca", configName)); err != nil {
+		t.Fatal(err)
+	}
+	sign, verify, _ := strings.Cut(script, "mayfly tuf verify ")
+	if out := shell(t, dir, sign); strings.Count(out, "Published.") != 2 || !strings.Contains(out, "root       2, ") || !strings.Contains(out, "targets    3, ") {
+		t.Errorf("the commands say\n%s", out)
+	}
+	p := start(t, dir, "serve", "serve", "--config", "my-ca/"+configName)
+	at, err := p.serving()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := shell(t, dir, "mayfly tuf verify "+strings.ReplaceAll(verify, "https://ca.example.com", at.HTTP))
+	if !strings.Contains(out, "root       2, ") || !strings.Contains(out, "targets    3, ") || !strings.Contains(out, "  trusted_root.json") {
+		t.Errorf("the client says\n%s", out)
+	}
+	if err := p.end(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -13,7 +13,7 @@ func suggest(name string, known map[string]reflect.Value) string {
 	switch near := Nearest(name, slices.Sorted(maps.Keys(known))); {
 	case near != "":
 		return "; did you mean " + near + "?"
-	case len(known) <= 8:
+	case len(known) <= 12:
 		return "; known are " + listing(known)
 	default:
 		return ""

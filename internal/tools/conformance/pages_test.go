@@ -20,7 +20,8 @@ func TestPages(t *testing.T) {
 	}
 	write(t, filepath.Join(dir, "trusted_root.json"), get(t, m.HTTP+"/trusted_root.json"))
 	write(t, filepath.Join(dir, "client.secret"), []byte("none"))
-	tested := map[string]string{"docs/running.md cosign": "Verified OK"}
+	write(t, filepath.Join(dir, "1.root.json"), get(t, m.HTTP+"/tuf/1.root.json"))
+	tested := map[string]string{"docs/running.md cosign": "Verified OK", "docs/tuf.md tuf": "Verified OK"}
 	here := strings.NewReplacer("https://ca.example.com", m.HTTP, "https://accounts.google.com", m.Issuer)
 	pages, err := filepath.Glob("../../../docs/*.md")
 	if err != nil {
@@ -40,7 +41,7 @@ func TestPages(t *testing.T) {
 			}
 			delete(tested, name)
 			t.Run("page-"+block[1], func(t *testing.T) {
-				environment := []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "SIGSTORE_ID_TOKEN=" + m.token(t)}
+				environment := []string{"PATH=" + dir + ":" + os.Getenv("PATH"), "SIGSTORE_ID_TOKEN=" + m.token(t), "TUF_ROOT=" + filepath.Join(dir, "tuf")}
 				said := command(t, environment, "sh", "-euc", "cd '"+dir+"'\n"+here.Replace(block[2])+"\n")
 				if !strings.Contains(said, want) {
 					t.Errorf("it says %s", said)

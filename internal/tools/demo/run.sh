@@ -104,12 +104,11 @@ if [ -z "$stay" ]; then
 fi
 say "4. Sign a file with cosign v3 and verify the signature"
 cat <<TEXT
-  curl -sO $http/trusted_root.json
-  curl -sO $http/signing_config.json
+  export TUF_ROOT=$dir/cosign   # not among your own trust roots
+  cosign initialize --mirror $http/tuf --root $http/tuf/1.root.json
   date > hello.txt
-  cosign sign-blob --yes --signing-config signing_config.json --trusted-root trusted_root.json \\
-    --identity-token "\$(curl -s '$issuer/dev/token?email=$email')" --bundle hello.json hello.txt
-  cosign verify-blob --bundle hello.json --trusted-root trusted_root.json --insecure-ignore-tlog \\
+  cosign sign-blob --yes --identity-token "\$(curl -s '$issuer/dev/token?email=$email')" --bundle hello.json hello.txt
+  cosign verify-blob --bundle hello.json --insecure-ignore-tlog \\
     --certificate-identity $email --certificate-oidc-issuer $issuer hello.txt
 TEXT
 

@@ -32,7 +32,8 @@ func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, 
 		loaded.remark("audit.path", "%s is in use: a service runs with it, and this one wouldn't start beside it", c.Audit.Path)
 	}
 	if loaded.Authorities != nil {
-		loaded.inspectLogs(ctx, c, d, &f)
+		loaded.inspectLogs(ctx, c, d, Overrides{}, &f)
+		loaded.inspectTUF()
 	}
 	loaded.inspectServer(c)
 	if err := f.Err(); err != nil {
@@ -46,8 +47,8 @@ func (l *Components) remark(path, format string, args ...any) {
 }
 
 // inspectLogs looks at our logs, frozen ones too, and at the documents that list them.
-func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Dependencies, f *setting.Faults) {
-	s := &Service{Dependencies: d, loaded: l, started: c}
+func (l *Components) inspectLogs(ctx context.Context, c *config.Config, d Dependencies, o Overrides, f *setting.Faults) {
+	s := &Service{Dependencies: d, loaded: l, started: c, logBase: o.LogBase}
 	set := &logSet{mounts: make(map[string]http.Handler), posts: make(map[string]http.Handler)}
 	st := &state{config: c, since: d.Now(), configured: l.Authorities, authorities: l.Authorities, logs: set, beside: l.Beside, timestamps: l.timestamps}
 	for i, log := range c.CTLog.Own() {

@@ -70,6 +70,7 @@ type Components struct {
 	keys       *proof.Policy
 	replay     *replay.Store // nil where a process remembers used tokens by itself
 	external   []*external.Log
+	tuf        signedRoot
 }
 
 // Load reads everything that c names and reports all faults at once, as a
@@ -107,6 +108,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	loaded.Beside = c.Trust.Read("trust", &f)
+	loaded.loadTUF(ctx, c.TUF, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)
@@ -131,6 +133,7 @@ func (l *Components) close() error {
 	for _, log := range l.external {
 		log.Close()
 	}
+	kms.Close(l.tuf.key)
 	if l.replay != nil {
 		return l.replay.Close()
 	}

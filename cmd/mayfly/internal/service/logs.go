@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -170,6 +171,9 @@ func (l *logSet) mount() error {
 }
 
 func (l *logSet) mountAt(prefix string, reads http.Handler) error {
+	if prefix+"/" == tuf.Prefix {
+		return fmt.Errorf("the trust root is served at %s", tuf.Prefix)
+	}
 	if l.mounts[prefix+"/"] != nil {
 		return fmt.Errorf("another log is served at %s", prefix)
 	}

@@ -63,6 +63,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if s.promises, err = s.newMonitor(first); err != nil {
 		return nil, err
 	}
+	if err := s.startTUF(ctx, c.TUF); err != nil {
+		return nil, err
+	}
 	if err := s.reloads.start(s, first, from); err != nil {
 		return nil, err
 	}
@@ -143,7 +146,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Identity: s.loaded.verifier, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    server.Documents(first.documents),
 		Dependencies: s.readiness(),
-		Mounts:       first.logs.mounts,
+		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
 		HTTPListener: listener,

@@ -77,6 +77,7 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "ctlog", prepare: s.prepareLogs, onlyIfClean: true},
 		{settings: "", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
+		{settings: "tuf.directory", prepare: s.prepareTUF},
 		{settings: "ctlog", prepare: s.prepareSubmission},
 		{settings: "timestamp", prepare: s.prepareStamping},
 		{settings: "ca", prepare: s.prepareSigning},

@@ -28,6 +28,9 @@ func (s *Service) Run(ctx context.Context) error {
 	}
 	group.Go(func() error { return s.watchConfiguration(ctx) })
 	group.Go(func() error { return s.warnBeforeLastLogEnds(ctx) })
+	if s.tuf != nil {
+		group.Go(func() error { return s.tuf.Run(ctx) })
+	}
 	if s.ephemeral != nil {
 		group.Go(func() error { return s.ephemeral.Run(ctx, s.relist) })
 	}

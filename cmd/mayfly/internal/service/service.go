@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
@@ -38,6 +39,7 @@ type Service struct {
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises   *inclusion.Monitor   // nil without logs
 	timestamps *timestamp.InForce   // which has no authority where there is none
+	tuf        *tuf.Online          // nil without a repository
 	server     *server.Server
 	reads      *read.Budget // of all logs that are served here
 	reloads    reloads
@@ -75,15 +77,18 @@ func (s *Service) ActiveAuthority() string { return s.state().configured.Active.
 func (s *Service) activeChain() [][]byte { return s.issuer.Authorities().Active.Chain }
 
 // PublicURL is where clients reach REST.
-func (s *Service) PublicURL() string {
-	if s.started.Server.PublicURL != "" {
-		return s.started.Server.PublicURL
+func (s *Service) PublicURL() string { return PublicURL(s.started) }
+
+// PublicURL is where clients reach REST of a service with the configuration c.
+func PublicURL(c *config.Config) string {
+	if c.Server.PublicURL != "" {
+		return c.Server.PublicURL
 	}
 	scheme := "http"
-	if s.started.Server.TLS.Enabled() {
+	if c.Server.TLS.Enabled() {
 		scheme = "https"
 	}
-	return scheme + "://" + s.started.Server.HTTPAddress
+	return scheme + "://" + c.Server.HTTPAddress
 }
 
 // operator names who runs this CA in the documents: as the configuration c has it

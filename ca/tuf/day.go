@@ -1,0 +1,120 @@
+package tuf
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+// perDay is how many versions of targets fit into the versions of a day. Together with
+// the days since epoch they stay below 2³¹, which sigstore-java's versions do, for
+// longer than 500 years, and 10,000 targets are 27 years of one a day.
+const perDay = 10_000
+
+// epoch is the beginning of day 0.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// timestampPath is the one file whose name doesn't say what it holds.
+const timestampPath = "timestamp.json"
+
+// dayOf is the number of the day.
+func dayOf(t time.Time) int64 { return int64(t.Sub(epoch) / day) }
+
+// dayFiles are what the online key signs for one day: a pure function of what was
+// published and the number of the day, but for the signatures of a key whose
+// signatures aren't (a KMS's). Clients take a higher version for newer, and both a
+// later day and later targets have one.
+type dayFiles struct {
+	day     int64
+	version int64
+	expires time.Time
+	paths   map[string][]byte
+	repo    *Repository
+}
+
+// online signs for a day.
+func (r *Repository) online(ctx context.Context, key kms.Signer, number int64) (*dayFiles, error) {
+	if number < 0 {
+		return nil, fmt.Errorf("tuf: this machine's clock is before %s: correct it", stamp(epoch))
+	}
+	begins := epoch.Add(time.Duration(number) * day)
+	d := &dayFiles{day: number, version: number*perDay + r.state.Targets, expires: begins.Add(OnlineLife), paths: make(map[string][]byte), repo: r}
+	snapshot := metadata.Snapshot(d.expires)
+	snapshot.Signed.Version = d.version
+	snapshot.Signed.Meta = map[string]*metadata.MetaFiles{
+		metadata.TARGETS + ".json": {Version: r.state.Targets}, crlRole + ".json": {Version: d.version},
+	}
+	crl := metadata.Targets(d.expires)
+	crl.Signed.Version = d.version
+	timestamp := metadata.Timestamp(d.expires)
+	timestamp.Signed.Version = d.version
+	timestamp.Signed.Meta = map[string]*metadata.MetaFiles{metadata.SNAPSHOT + ".json": {Version: d.version}}
+	key = kms.Repeatable(key)
+	return d, errors.Join(
+		signTo(ctx, d, versioned(d.version, crlRole), crl, key),
+		signTo(ctx, d, versioned(d.version, metadata.SNAPSHOT), snapshot, key),
+		signTo(ctx, d, timestampPath, timestamp, key),
+	)
+}
+
+func signTo[T metadata.Roles](ctx context.Context, d *dayFiles, path string, m *metadata.Metadata[T], key kms.Signer) (err error) {
+	if err := sign(ctx, m, key); err != nil {
+		return fmt.Errorf("signing %s: %w", path, err)
+	}
+	d.paths[path], err = encode(m)
+	return err
+}
+
+// read is what is served at a path.
+func (d *dayFiles) read(path string) ([]byte, error) {
+	if b, ok := d.paths[path]; ok {
+		return b, nil
+	}
+	if b, ok := d.repo.paths[path]; ok {
+		return b, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// mark is the file of the last day that was signed for; "" keeps none.
+type mark string
+
+// read is the day; false where there is none yet.
+func (m mark) read() (number int64, ok bool, err error) {
+	if m == "" {
+		return 0, false, nil
+	}
+	b, err := readFile(string(m), maxBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, false, nil
+	}
+	if err != nil {
+		return 0, false, err
+	}
+	if number, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || number < 0 {
+		return 0, false, fmt.Errorf("%s doesn't hold the number of a day: restore it, or remove it if the clock was never wrong", string(m))
+	}
+	return number, true, nil
+}
+
+// write sets the day, on disk when it returns.
+func (m mark) write(number int64) error {
+	if m == "" {
+		return nil
+	}
+	b := []byte(strconv.FormatInt(number, 10) + "\n")
+	if _, err := os.Lstat(string(m)); errors.Is(err, fs.ErrNotExist) {
+		return durable.WriteNew(string(m), b, 0o600)
+	}
+	return durable.Replace(string(m), b)
+}

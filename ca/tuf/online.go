@@ -1,0 +1,317 @@
+package tuf
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/wait"
+)
+
+const (
+	// ahead is how long before midnight the next day's files are signed and served by
+	// their versioned names: a client may have the timestamp of a replica whose clock
+	// is a little ahead.
+	ahead = 15 * time.Minute
+	// lookInterval is how often the clock is looked at.
+	lookInterval = time.Minute
+	// warnBelow is the part of a role's life, in percent, below which is warned, and
+	// urgentBelow that below which it is an error.
+	warnBelow, urgentBelow = 50, 10
+)
+
+// Options are what an Online works with.
+type Options struct {
+	Key     kms.Signer // the online key; it stays the caller's
+	Mark    string     // file of the last day that was signed for; empty remembers none
+	Now     func() time.Time
+	Logger  *slog.Logger
+	Metrics prometheus.Registerer
+}
+
+// Online serves what was published, with the snapshot and the timestamp that it signs
+// for each day.
+type Online struct {
+	o       Options
+	changes sync.Mutex // held by whoever makes the next site
+	site    atomic.Pointer[site]
+	failed  atomic.Pointer[error] // of the last attempt to sign; nil when it went well
+	warned  map[string]int        // by role, the last percentage that was warned of; only Run's
+}
+
+// site is what is served. It doesn't change. It keeps what a client may be in the
+// middle of reading: the files of the publication and of the day before.
+type site struct {
+	today, tomorrow, before *dayFiles // but for today, nil where there is none
+}
+
+// NewOnline makes an Online that serves nothing yet: see [Online.Prepare].
+func NewOnline(o Options) (*Online, error) {
+	on := &Online{o: o, warned: make(map[string]int)}
+	for i, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		for _, g := range []struct {
+			name, help string
+			value      func(Role) float64
+		}{
+			{"mayfly_tuf_expiry_timestamp_seconds", "When the served TUF metadata of a role expires, in seconds since 1970; NaN while nothing is published.",
+				func(r Role) float64 { return float64(r.Expires.Unix()) }},
+			{"mayfly_tuf_version", "Version of the served TUF metadata of a role; NaN while nothing is published.",
+				func(r Role) float64 { return float64(r.Version) }},
+		} {
+			err := o.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: g.name, Help: g.help, ConstLabels: prometheus.Labels{"role": name},
+			}, func() float64 {
+				if roles := on.Roles(); len(roles) > 0 {
+					return g.value(roles[i])
+				}
+				return math.NaN()
+			}))
+			if err != nil {
+				return nil, fmt.Errorf("tuf: registering metrics: %w", err)
+			}
+		}
+	}
+	return on, nil
+}
+
+// Prepare signs for r, and gives two functions of which the caller calls one, once:
+// commit has r served and can't fail, rollback gives it up. The error says why clients
+// couldn't follow.
+func (o *Online) Prepare(ctx context.Context, r *Repository) (commit, rollback func(), err error) {
+	o.changes.Lock()
+	next, err := o.prepare(ctx, r)
+	if err != nil {
+		o.changes.Unlock()
+		return nil, nil, err
+	}
+	return func() { o.site.Store(next); o.changes.Unlock() }, o.changes.Unlock, nil
+}
+
+func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
+	if err := r.CheckOnlineKey(o.o.Key.Public()); err != nil {
+		return nil, err
+	}
+	now := o.site.Load()
+	if now != nil {
+		if err := r.follows(now.today.repo); err != nil {
+			return nil, err
+		}
+	}
+	number, err := o.day(now)
+	if err != nil {
+		return nil, err
+	}
+	today, err := r.online(ctx, o.o.Key, number)
+	if err != nil {
+		return nil, err
+	}
+	if err := mark(o.o.Mark).write(number); err != nil {
+		return nil, fmt.Errorf("the mark of the last day: %w", err)
+	}
+	next := &site{today: today}
+	if now != nil {
+		next.before = now.today
+	}
+	return next, nil
+}
+
+// day is the number of the day that it is, or was before the clock was set back: a
+// version that a client has seen is never followed by a lower one.
+func (o *Online) day(now *site) (int64, error) {
+	number := dayOf(o.o.Now())
+	if now != nil {
+		return max(number, now.today.day), nil
+	}
+	marked, _, err := mark(o.o.Mark).read()
+	return max(number, marked), err
+}
+
+// Run signs for each day that begins, and warns of what ends, until ctx ends.
+func (o *Online) Run(ctx context.Context) error {
+	for {
+		o.refresh(ctx)
+		o.warn(ctx)
+		if wait.For(ctx, lookInterval) != nil {
+			return nil //nolint:nilerr // the service ends
+		}
+	}
+}
+
+// refresh signs for today where that wasn't done, and shortly before midnight for
+// tomorrow. Where it fails, what is served stays and it is tried again.
+func (o *Online) refresh(ctx context.Context) {
+	o.changes.Lock()
+	defer o.changes.Unlock()
+	now := o.site.Load()
+	if now == nil {
+		return
+	}
+	next, err := o.next(ctx, now)
+	if err != nil {
+		if o.failed.Swap(&err) == nil {
+			o.o.Logger.LogAttrs(ctx, slog.LevelError, "the TUF timestamp can't be signed; the last one is served until it expires", slog.Any("error", err), slog.Time("expires", now.today.expires))
+		}
+		return
+	}
+	if o.failed.Swap(nil) != nil {
+		o.o.Logger.LogAttrs(ctx, slog.LevelInfo, "the TUF timestamp is signed again")
+	}
+	o.site.Store(next)
+}
+
+// next is the site after now, or now itself.
+func (o *Online) next(ctx context.Context, now *site) (*site, error) {
+	clock, repo := o.o.Now(), now.today.repo
+	switch number, soon := dayOf(clock), dayOf(clock.Add(ahead)); {
+	case number > now.today.day:
+		today := now.tomorrow
+		if today == nil || today.day != number {
+			var err error
+			if today, err = repo.online(ctx, o.o.Key, number); err != nil {
+				return nil, err
+			}
+		}
+		if err := mark(o.o.Mark).write(number); err != nil {
+			return nil, fmt.Errorf("the mark of the last day: %w", err)
+		}
+		return &site{today: today, before: now.today}, nil
+	case soon > now.today.day && (now.tomorrow == nil || now.tomorrow.day != soon):
+		tomorrow, err := repo.online(ctx, o.o.Key, soon)
+		return &site{now.today, tomorrow, now.before}, err
+	default:
+		return now, nil
+	}
+}
+
+// warn logs every role of whose life less than half is left, again with each percent.
+func (o *Online) warn(ctx context.Context) {
+	for _, r := range o.Roles() {
+		left := r.Remains(o.o.Now())
+		if last, known := o.warned[r.Name]; left >= warnBelow {
+			delete(o.warned, r.Name)
+			continue
+		} else if known && left >= last {
+			continue
+		}
+		o.warned[r.Name] = left
+		level := slog.LevelWarn
+		if left <= urgentBelow {
+			level = slog.LevelError
+		}
+		o.o.Logger.LogAttrs(ctx, level, "TUF metadata expires, or has expired: then no client can verify anything", slog.String("role", r.Name),
+			slog.Int("percent_of_life_remaining", left), slog.Time("expires", r.Expires), slog.String("advice", "sign it again: docs/tuf.md"))
+	}
+}
+
+// Roles are how all roles that are served stand; none while nothing is published.
+func (o *Online) Roles() []Role {
+	now := o.site.Load()
+	if now == nil {
+		return nil
+	}
+	roles := now.today.repo.Roles()
+	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
+		signed := now.today.repo.root.Signed.Roles[name]
+		roles = append(roles, Role{name, now.today.version, now.today.expires, OnlineLife, signed.Threshold, signed.KeyIDs})
+	}
+	return roles
+}
+
+// Repository is what is served; nil while nothing is.
+func (o *Online) Repository() *Repository {
+	if now := o.site.Load(); now != nil {
+		return now.today.repo
+	}
+	return nil
+}
+
+// Check fails when clients refuse what is served, or soon will because it isn't
+// signed any more.
+func (o *Online) Check(context.Context) error {
+	roles := o.Roles()
+	if len(roles) == 0 {
+		return ErrNothing
+	}
+	var errs []error
+	for i, r := range roles {
+		if r.Expired(o.o.Now()) || i >= 2 && r.Remains(o.o.Now()) < warnBelow {
+			errs = append(errs, fmt.Errorf("%s expires %s", r.Name, stamp(r.Expires)))
+		}
+	}
+	if failed := o.failed.Load(); failed != nil {
+		errs = append(errs, *failed)
+	}
+	return errors.Join(errs...)
+}
+
+// Detail says how each role stands, in words that anybody may read.
+func (o *Online) Detail() []string {
+	var lines []string
+	for _, r := range o.Roles() {
+		line := fmt.Sprintf("%s %d: until %s", r.Name, r.Version, stamp(r.Expires))
+		switch left := r.Remains(o.o.Now()); {
+		case r.Expired(o.o.Now()):
+			line += "; EXPIRED: clients verify nothing"
+		case left < warnBelow:
+			line += fmt.Sprintf("; %d %% of its life is left: sign it again", left)
+		}
+		lines = append(lines, line)
+	}
+	if len(lines) > 0 && o.Roles()[0].Threshold == 1 {
+		lines = append(lines, "one key alone signs it: for trying out")
+	}
+	if now := o.site.Load(); now != nil && now.today.day > dayOf(o.o.Now()) {
+		lines = append(lines, "the clock was set back: the version of a later day stays")
+	}
+	return lines
+}
+
+// ServeHTTP serves the repository at [Prefix]: 404 for what isn't there, which ends a
+// client's way from root to root, and 503 for what has expired, which no client takes.
+func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	now, path := o.site.Load(), strings.TrimPrefix(r.URL.Path, Prefix)
+	if now == nil {
+		http.Error(w, "nothing is published here yet", http.StatusNotFound)
+		return
+	}
+	h := w.Header()
+	if path == timestampPath {
+		for _, role := range o.Roles() {
+			if role.Expired(o.o.Now()) {
+				http.Error(w, fmt.Sprintf("%s %d expired %s, and no client would take it: the operator has to sign it again", role.Name, role.Version, stamp(role.Expires)), http.StatusServiceUnavailable)
+				return
+			}
+		}
+		h.Set("Cache-Control", "no-cache")
+		h.Set("ETag", fmt.Sprintf(`"%d"`, now.today.version))
+	} else {
+		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+	}
+	for _, files := range []*dayFiles{now.today, now.tomorrow, now.before} {
+		if files == nil {
+			continue
+		}
+		if b, err := files.read(path); err == nil {
+			h.Set("Content-Type", "application/octet-stream")
+			if strings.HasSuffix(path, ".json") {
+				h.Set("Content-Type", "application/json")
+			}
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+			return
+		}
+	}
+	h.Del("Cache-Control")
+	http.Error(w, "no such file here", http.StatusNotFound)
+}

@@ -1,0 +1,250 @@
+package tuf
+
+import (
+	"crypto"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/statefile"
+)
+
+// stateName is the file that says which versions are in force. It is written last:
+// without it a file beside it counts for nothing.
+const stateName = "published.json"
+
+// state is what the state file says.
+type state struct {
+	// Version is of the file's form.
+	Version int `yaml:"version"`
+	// Root and Targets are the versions in force, Published when they came to be.
+	Root      int64     `yaml:"root"`
+	Targets   int64     `yaml:"targets"`
+	Published time.Time `yaml:"published"`
+	// Listed is since when clients have been told of what they verify by.
+	Listed []listed `yaml:"listed"`
+}
+
+type listed struct {
+	SHA256 string    `yaml:"sha256"` // of a certificate, or of a log's key
+	Since  time.Time `yaml:"since"`
+}
+
+const stateVersion = 1
+
+// ErrNothing is wrapped by the error of Load for a folder in which nothing was published.
+var ErrNothing = errors.New("nothing is published in it yet: make and publish a first root with `mayfly tuf init`, `sign` and `publish`")
+
+// Repository is what was published: verified from the first root on, whatever has
+// expired since. It doesn't change.
+type Repository struct {
+	inForce
+	state state
+	roots []*rootMetadata
+	paths map[string][]byte // what is served and doesn't change, by its path below Prefix
+}
+
+// Load reads the repository in a folder. Its errors continue a sentence that begins
+// with the folder's name.
+func Load(dir string) (*Repository, error) {
+	r := &Repository{paths: make(map[string][]byte)}
+	if err := statefile.Read(filepath.Join(dir, stateName), stateVersion, &r.state); errors.Is(err, fs.ErrNotExist) {
+		return nil, ErrNothing
+	} else if err != nil {
+		return nil, err
+	}
+	left := int64(maxBytes)
+	read := func(path string) ([]byte, error) {
+		b, err := readFile(filepath.Join(dir, filepath.FromSlash(path)), left)
+		left -= int64(len(b))
+		r.paths[path] = b
+		return b, err
+	}
+	for v := int64(1); v <= r.state.Root; v++ {
+		path := versioned(v, metadata.ROOT)
+		b, err := read(path)
+		if err != nil {
+			return nil, err
+		}
+		if err := r.addRoot(b); err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+	}
+	if len(r.roots) == 0 {
+		return nil, fmt.Errorf("%s names no root", stateName)
+	}
+	path := versioned(r.state.Targets, metadata.TARGETS)
+	b, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	if r.targets, err = decodeTargets(b); err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	r.files = contents{}
+	for name, one := range r.targets.Signed.Targets {
+		if one == nil || strings.ContainsAny(name, `/\`) {
+			return nil, fmt.Errorf("%s: the target %q can't be a file", path, name)
+		}
+		b, err := read(hashed(name, one))
+		if err != nil {
+			return nil, err
+		}
+		r.files[name] = string(b)
+	}
+	if r.targets.Signed.Version != r.state.Targets {
+		return nil, fmt.Errorf("%s has version %d", path, r.targets.Signed.Version)
+	}
+	return r, r.check()
+}
+
+// addRoot adds the root that follows the last one.
+func (r *Repository) addRoot(b []byte) error {
+	next, err := decodeRoot(b)
+	if err != nil {
+		return err
+	}
+	if next.Signed.Version != int64(len(r.roots))+1 {
+		return fmt.Errorf("has version %d", next.Signed.Version)
+	}
+	if r.root != nil {
+		if err := checkThreshold(r.root, metadata.ROOT, "it, by the keys of the root before,", next); err != nil {
+			return err
+		}
+	}
+	r.root, r.roots = next, append(r.roots, next)
+	return checkThreshold(next, metadata.ROOT, "it", next)
+}
+
+func readFile(path string, most int64) ([]byte, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s: the repository is larger than %d bytes", path, maxBytes)
+	}
+	return b, err
+}
+
+// versioned is the path of a role's metadata (§6.2 of the specification).
+func versioned(version int64, role string) string { return fmt.Sprintf("%d.%s.json", version, role) }
+
+// hashed is the path of a target.
+func hashed(name string, f *metadata.TargetFiles) string {
+	return "targets/" + hex.EncodeToString(f.Hashes["sha256"]) + "." + name
+}
+
+// FirstRoot is 1.root.json, with which a client begins.
+func (r *Repository) FirstRoot() []byte { return r.paths[versioned(1, metadata.ROOT)] }
+
+// CheckOnlineKey is nil when clients take what the key signs for a snapshot.
+func (r *Repository) CheckOnlineKey(public crypto.PublicKey) error {
+	id, err := KeyID(public)
+	if err != nil {
+		return err
+	}
+	if online := r.root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]; online != id {
+		return fmt.Errorf("the key %s isn't the online key of root %d, %s: name that one, or have people sign a root with this one (mayfly tuf rotate-root)",
+			short(id), r.state.Root, short(online))
+	}
+	return nil
+}
+
+// Keys are who signs under the root in force.
+func (r *Repository) Keys() (k Keys, err error) {
+	of := func(role string) (all []crypto.PublicKey) {
+		for _, id := range r.root.Signed.Roles[role].KeyIDs {
+			public, failed := r.root.Signed.Keys[id].ToPublicKey()
+			all, err = append(all, public), errors.Join(err, failed)
+		}
+		return all
+	}
+	k = Keys{of(metadata.ROOT), of(metadata.TARGETS), r.root.Signed.Roles[metadata.ROOT].Threshold, of(metadata.TIMESTAMP)[0]}
+	return k, err
+}
+
+// Drift is how the documents differ from those that were published.
+func (r *Repository) Drift(d trustroot.Documents) ([]Change, error) {
+	files, err := newContents(d)
+	if err != nil {
+		return nil, err
+	}
+	return difference(r.files, files)
+}
+
+// Same reports whether r and other are one publication.
+func (r *Repository) Same(other *Repository) bool {
+	return other != nil && r.state.Root == other.state.Root && r.state.Targets == other.state.Targets && r.state.Published.Equal(other.state.Published)
+}
+
+// Listed is since when the published trust root has listed a certificate, or a log's
+// key, by the SHA-256 of it; false where it doesn't.
+func (r *Repository) Listed(sum [32]byte) (time.Time, bool) {
+	for _, l := range r.state.Listed {
+		if l.SHA256 == hex.EncodeToString(sum[:]) {
+			return l.Since, true
+		}
+	}
+	return time.Time{}, false
+}
+
+// Role is how one role stands.
+type Role struct {
+	Name      string
+	Version   int64
+	Expires   time.Time
+	Life      time.Duration // what it was given when it was signed
+	Threshold int
+	Keys      []string // their ids
+}
+
+// Remains is the part of the life that is left at a time, in percent.
+func (r Role) Remains(now time.Time) int { return int(r.Expires.Sub(now) * 100 / r.Life) }
+
+// Expired reports whether clients refuse what the role has signed.
+func (r Role) Expired(now time.Time) bool { return !now.Before(r.Expires) }
+
+// Roles are those that people sign.
+func (r *Repository) Roles() []Role {
+	of := func(name string, version int64, expires time.Time, life time.Duration) Role {
+		signed := r.root.Signed.Roles[name]
+		return Role{name, version, expires, life, signed.Threshold, signed.KeyIDs}
+	}
+	return []Role{
+		of(metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires, RootLife),
+		of(metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires, TargetsLife),
+	}
+}
+
+// Old reports whether less than half of the life of what people sign is left.
+func (r *Repository) Old(now time.Time) bool {
+	return slices.ContainsFunc(r.Roles(), func(role Role) bool { return role.Remains(now) < warnBelow })
+}
+
+// Published is when what is in force was published.
+func (r *Repository) Published() time.Time { return r.state.Published }
+
+// follows is nil when a client that has seen before takes r.
+func (r *Repository) follows(before *Repository) error {
+	if before == nil {
+		return nil
+	}
+	if r.state.Root < before.state.Root || r.state.Targets < before.state.Targets || string(r.FirstRoot()) != string(before.FirstRoot()) {
+		return fmt.Errorf("has root %d and targets %d, and clients have seen root %d and targets %d of a repository: restore it",
+			r.state.Root, r.state.Targets, before.state.Root, before.state.Targets)
+	}
+	return nil
+}

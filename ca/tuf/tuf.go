@@ -1,0 +1,245 @@
+// Package tuf keeps the trust root in a TUF repository (The Update Framework,
+// specification 1.0.31): a client that once got 1.root.json follows every later
+// change by signatures, whoever hands it the files.
+//
+// The roles root and targets are signed by people, away from the service: [Init],
+// [Stage] and [Rotate] make a [Draft], one plain file, [Draft.Sign] adds a signature
+// wherever a key is, and [Publish] takes it once the threshold has signed. Snapshot
+// and timestamp are signed by the service ([Online]), which derives them from what
+// was published and the number of the day: replicas agree without talking.
+package tuf
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
+	"github.com/theupdateframework/go-tuf/v2/metadata"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// How long what a role signs is valid.
+const (
+	RootLife    = 365 * day
+	TargetsLife = 180 * day
+	OnlineLife  = 7 * day
+
+	day = 24 * time.Hour
+)
+
+// Prefix is where the repository is served.
+const Prefix = "/tuf/"
+
+// crlRole is the delegated role of targets below crl/, which the online key signs.
+const crlRole = "crl"
+
+// maxBytes bounds what is read of a repository or a draft: a trust root has some
+// ten kilobytes.
+const maxBytes = 8 << 20
+
+type (
+	rootMetadata    = metadata.Metadata[metadata.RootType]
+	targetsMetadata = metadata.Metadata[metadata.TargetsType]
+)
+
+// newKey is a public key as TUF has it, and its id. Clients differ in what else
+// they take; ECDSA on P-256 all do.
+func newKey(public crypto.PublicKey) (*metadata.Key, string, error) {
+	if a, err := kms.AlgorithmOf(public); err != nil || a != kms.ECDSAP256 {
+		return nil, "", fmt.Errorf("a key of %v doesn't sign what every TUF client takes: make one with `mayfly kms keygen REF --algorithm %s`", orType(a, public), kms.ECDSAP256)
+	}
+	k, err := metadata.KeyFromPublicKey(public)
+	if err != nil {
+		return nil, "", fmt.Errorf("tuf: %w", err)
+	}
+	id, err := k.ID()
+	return k, id, err
+}
+
+func orType(a kms.Algorithm, public crypto.PublicKey) string {
+	if a == "" {
+		return fmt.Sprintf("type %T", public)
+	}
+	return string(a)
+}
+
+// KeyID is what TUF calls a public key.
+func KeyID(public crypto.PublicKey) (string, error) {
+	_, id, err := newKey(public)
+	return id, err
+}
+
+// short is a key's id for people.
+func short(id string) string { return id[:min(len(id), 12)] }
+
+// sign adds key's signature to m, in the place of one that it has made.
+func sign[T metadata.Roles](ctx context.Context, m *metadata.Metadata[T], key kms.Signer) error {
+	id, err := KeyID(key.Public())
+	if err != nil {
+		return err
+	}
+	payload, err := cjson.EncodeCanonical(m.Signed)
+	if err != nil {
+		return fmt.Errorf("tuf: %w", err)
+	}
+	digest := sha256.Sum256(payload)
+	sig, err := key.Sign(ctx, digest[:], crypto.SHA256)
+	if err != nil {
+		return err
+	}
+	m.Signatures = append(slices.DeleteFunc(m.Signatures, func(s metadata.Signature) bool { return s.KeyID == id }),
+		metadata.Signature{KeyID: id, Signature: sig})
+	return nil
+}
+
+// signers are those of a role's keys under root which have signed m, and those which
+// haven't, by their ids.
+func signers[T metadata.Roles](root *rootMetadata, role string, m *metadata.Metadata[T]) (have, missing []string) {
+	for _, id := range root.Signed.Roles[role].KeyIDs {
+		alone := rootMetadata{Signed: metadata.RootType{
+			Keys: root.Signed.Keys, Roles: map[string]*metadata.Role{role: {KeyIDs: []string{id}, Threshold: 1}},
+		}}
+		if alone.VerifyDelegate(role, m) == nil {
+			have = append(have, id)
+		} else {
+			missing = append(missing, id)
+		}
+	}
+	return have, missing
+}
+
+// checkThreshold is nil when enough keys of a role under root have signed m.
+func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *metadata.Metadata[T]) error {
+	have, missing := signers(root, role, m)
+	need := root.Signed.Roles[role].Threshold
+	if len(have) < need {
+		return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
+			what, len(have), need, list(have), need-len(have), list(missing))
+	}
+	if err := root.VerifyDelegate(role, m); err != nil { // what every client asks
+		return fmt.Errorf("%s: %w", what, err)
+	}
+	return nil
+}
+
+// list is ids for people.
+func list(ids []string) string {
+	if len(ids) == 0 {
+		return "none"
+	}
+	text := ""
+	for i, id := range ids {
+		if i > 0 {
+			text += ", "
+		}
+		text += short(id)
+	}
+	return text
+}
+
+// encode writes metadata as it is served.
+func encode[T metadata.Roles](m *metadata.Metadata[T]) ([]byte, error) {
+	b, err := json.MarshalIndent(m, "", " ")
+	if err != nil {
+		return nil, fmt.Errorf("tuf: encoding: %w", err)
+	}
+	return append(b, '\n'), nil
+}
+
+// errNotMetadata is of a text that isn't what it should be.
+var errNotMetadata = errors.New("isn't TUF metadata of its role")
+
+// decode reads metadata from outside. The library takes some members of a JSON
+// document for given, and panics where they are null.
+func decode[T metadata.Roles](b []byte) (m *metadata.Metadata[T], err error) {
+	defer func() {
+		if recover() != nil {
+			m, err = nil, errNotMetadata
+		}
+	}()
+	var signed struct {
+		Signatures []metadata.Signature `json:"signatures"`
+	}
+	if json.Unmarshal(b, &signed) == nil {
+		seen := make(map[string]bool)
+		for _, s := range signed.Signatures {
+			if seen[s.KeyID] {
+				return nil, fmt.Errorf("has two signatures of the key %s: each key counts once", short(s.KeyID))
+			}
+			seen[s.KeyID] = true
+		}
+	}
+	if m, err = new(metadata.Metadata[T]).FromBytes(b); err != nil {
+		return nil, errNotMetadata
+	}
+	return m, nil
+}
+
+// decodeRoot reads root metadata and wants it to be as Mayfly makes it.
+func decodeRoot(b []byte) (*rootMetadata, error) {
+	m, err := decode[metadata.RootType](b)
+	if err != nil {
+		return nil, err
+	}
+	return m, checkRoot(m)
+}
+
+// decodeTargets reads targets metadata.
+func decodeTargets(b []byte) (*targetsMetadata, error) {
+	m, err := decode[metadata.TargetsType](b)
+	if err != nil {
+		return nil, err
+	}
+	if m.Signed.Version < 1 || m.Signed.Version >= perDay {
+		return nil, fmt.Errorf("targets has version %d: from 1 to %d", m.Signed.Version, perDay-1)
+	}
+	return m, nil
+}
+
+// checkRoot wants four roles, each with a threshold that different keys can meet,
+// and one online key.
+func checkRoot(m *rootMetadata) error {
+	s := m.Signed
+	if s.Version < 1 || !s.ConsistentSnapshot || len(s.Roles) != len(metadata.TOP_LEVEL_ROLE_NAMES) {
+		return errors.New("root has no version, no consistent snapshots or not the four roles")
+	}
+	for id, k := range s.Keys {
+		if k == nil {
+			return fmt.Errorf("root: key %s is missing", short(id))
+		}
+		public, err := k.ToPublicKey()
+		if err != nil {
+			return fmt.Errorf("root: key %s can't be read", short(id))
+		}
+		if own, err := KeyID(public); err != nil || own != id {
+			return errors.Join(fmt.Errorf("root: key %s isn't the one that its id names", short(id)), err)
+		}
+	}
+	for _, name := range metadata.TOP_LEVEL_ROLE_NAMES {
+		role := s.Roles[name]
+		if role == nil {
+			return fmt.Errorf("root has no role %s", name)
+		}
+		ids := slices.Compact(slices.Sorted(slices.Values(role.KeyIDs)))
+		if role.Threshold < 1 || len(ids) != len(role.KeyIDs) || role.Threshold > len(ids) {
+			return fmt.Errorf("root: %s wants %d signatures of %d different keys", name, role.Threshold, len(ids))
+		}
+		for _, id := range ids {
+			if s.Keys[id] == nil {
+				return fmt.Errorf("root: %s names the key %s, which isn't there", name, short(id))
+			}
+		}
+	}
+	online := s.Roles[metadata.TIMESTAMP].KeyIDs
+	if len(online) != 1 || !slices.Equal(online, s.Roles[metadata.SNAPSHOT].KeyIDs) {
+		return errors.New("root: snapshot and timestamp need one online key, the same")
+	}
+	return nil
+}

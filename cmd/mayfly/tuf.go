@@ -1,0 +1,424 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/sha256"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+func newTUFCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
+		return cmd.Help()
+	}}
+	cmd.AddCommand(newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
+		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams))
+	return cmd
+}
+
+// tufAlone is for whoever has one key that signs.
+const tufAlone = `One key alone signs the trust root: good for trying out. For others to rely on it,
+have two of three people sign: mayfly tuf rotate-root.`
+
+// tufKeys are who signs, as flags say it.
+type tufKeys struct {
+	root, targets []string
+	threshold     int
+}
+
+func (k *tufKeys) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringArrayVar(&k.root, "key", nil, "file with the public key of somebody who signs, in PEM; repeat it for each (mayfly kms public)")
+	f.StringArrayVar(&k.targets, "targets-key", nil, "as --key, for those who sign targets where they aren't the same")
+	f.IntVar(&k.threshold, "threshold", 2, "how many of them have to sign")
+}
+
+// keys reads the public keys. One key that signs alone has to be said.
+func (k *tufKeys) keys(cmd *cobra.Command) (tuf.Keys, error) {
+	if len(k.root) < 3 && !cmd.Flags().Changed("threshold") {
+		return tuf.Keys{}, usage("name at least three keys, or say with --threshold how many of fewer have to sign", "%d keys, of which 2 have to sign, leave nobody who may be away", len(k.root))
+	}
+	read := func(files []string) (all []crypto.PublicKey, err error) {
+		for _, file := range files {
+			b, err := os.ReadFile(file)
+			if err != nil {
+				return nil, err
+			}
+			_, public, err := pemfile.PublicKey(b)
+			if err != nil {
+				return nil, &failure{code: exitFailed, fix: "give the public half alone: mayfly kms public REF", err: fmt.Errorf("%s %w", file, err)}
+			}
+			all = append(all, public)
+		}
+		return all, nil
+	}
+	all := tuf.Keys{Threshold: k.threshold}
+	var err error
+	if all.Root, err = read(k.root); err != nil {
+		return all, err
+	}
+	if all.Targets = all.Root; len(k.targets) > 0 {
+		all.Targets, err = read(k.targets)
+	}
+	return all, err
+}
+
+// tufConfig reads a configuration with a repository.
+func tufConfig(file string) (*config.Config, error) {
+	c, err := loadConfig(file)
+	if err != nil {
+		return nil, err
+	}
+	if !c.TUF.Enabled() {
+		return nil, &failure{code: exitFailed, fix: "name its folder and its online key under tuf: docs/tuf.md", err: fmt.Errorf("%s has no TUF repository", file)}
+	}
+	return c, nil
+}
+
+// quiet are the dependencies of a command.
+func quiet() service.Dependencies {
+	return service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
+}
+
+// onlinePublic is the public half of a configuration's online key.
+func onlinePublic(ctx context.Context, c *config.Config) (crypto.PublicKey, error) {
+	key, err := service.OpenTUFKey(ctx, c.TUF, quiet())
+	if err != nil {
+		return nil, fmt.Errorf("tuf.key: %w", err)
+	}
+	defer kms.Close(key)
+	return key.Public(), nil
+}
+
+func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents, error) {
+	d, err := service.Documents(ctx, c, quiet(), service.Overrides{})
+	if err != nil {
+		return d, startFailure(err, "")
+	}
+	return d, nil
+}
+
+func newTUFInitCommand(streams streams) *cobra.Command {
+	var file, out string
+	var k tufKeys
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Draft the first root: who signs, and what clients trust",
+		Long: `Writes the draft of a repository's first root and targets: the public keys of those
+who sign, how many of them have to, the service's online key (tuf.key), and what
+clients are told by the configuration. Private keys stay where they are. The draft is
+one file: carry it to enough of the keys (mayfly tuf sign), and back (mayfly tuf
+publish).`,
+		Example: "  mayfly tuf init --config mayfly.yaml --key alice.pem --key bob.pem --key carol.pem --out draft.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			keys, err := k.keys(cmd)
+			if err != nil {
+				return err
+			}
+			c, err := tufConfig(file)
+			if err != nil {
+				return err
+			}
+			if _, err := tuf.Load(string(c.TUF.Directory)); !errors.Is(err, tuf.ErrNothing) {
+				return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
+					err: errors.Join(fmt.Errorf("%s has a root already", c.TUF.Directory), err)}
+			}
+			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
+				return err
+			}
+			documents, err := clientDocuments(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			d, err := tuf.Init(keys, documents, time.Now())
+			return writeDraft(streams.Out, out, d, err)
+		},
+	}
+	configFlag(cmd, &file)
+	k.flags(cmd)
+	draftFlag(cmd, &out)
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	return cmd
+}
+
+func draftFlag(cmd *cobra.Command, out *string) {
+	cmd.Flags().StringVar(out, "out", "tuf-draft.json", "file for the draft")
+}
+
+func newTUFStageCommand(streams streams) *cobra.Command {
+	var file, out string
+	var remove bool
+	cmd := &cobra.Command{
+		Use:   "stage",
+		Short: "Draft the next targets, with what the configuration says now",
+		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
+clients. An authority, a log or a timestamp authority that was published and isn't in
+the configuration any more is refused, unless --remove says that clients are to refuse
+what was signed under it.`,
+		Example: "  mayfly tuf stage --config mayfly.yaml --out draft.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, r, err := openPublished(file)
+			if err != nil {
+				return err
+			}
+			documents, err := clientDocuments(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			d, err := tuf.Stage(r, documents, remove, time.Now())
+			if err != nil {
+				return &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
+			}
+			return writeDraft(streams.Out, out, d, nil)
+		},
+	}
+	configFlag(cmd, &file)
+	draftFlag(cmd, &out)
+	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
+	return cmd
+}
+
+func newTUFRotateCommand(streams streams) *cobra.Command {
+	var file, out string
+	var k tufKeys
+	cmd := &cobra.Command{
+		Use:   "rotate-root",
+		Short: "Draft the next root: other keys, or the same for another year",
+		Long: `Writes the draft of the next root, and of the same targets under it. Without --key the
+same people sign for another year; the online key is the configuration's (tuf.key).
+Enough keys of the root in force have to sign, and enough of the new one.`,
+		Example: "  mayfly tuf rotate-root --config mayfly.yaml --key alice.pem --key bob.pem --key dave.pem --out draft.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, r, err := openPublished(file)
+			if err != nil {
+				return err
+			}
+			keys, err := r.Keys()
+			if len(k.root) > 0 {
+				keys, err = k.keys(cmd)
+			} else if cmd.Flags().Changed("threshold") || len(k.targets) > 0 {
+				return usage("name all keys of the next root", "--threshold and --targets-key need --key")
+			}
+			if err != nil {
+				return err
+			}
+			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
+				return err
+			}
+			d, err := tuf.Rotate(r, keys, time.Now())
+			return writeDraft(streams.Out, out, d, err)
+		},
+	}
+	configFlag(cmd, &file)
+	k.flags(cmd)
+	draftFlag(cmd, &out)
+	return cmd
+}
+
+// openPublished is what a configuration's repository has in force.
+func openPublished(file string) (*config.Config, *tuf.Repository, error) {
+	c, err := tufConfig(file)
+	if err != nil {
+		return nil, nil, err
+	}
+	r, err := tuf.Load(string(c.TUF.Directory))
+	if err != nil {
+		return nil, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+	}
+	return c, r, nil
+}
+
+// writeDraft writes a new draft and says what is in it.
+func writeDraft(w io.Writer, out string, d *tuf.Draft, err error) error {
+	if err != nil {
+		return err
+	}
+	b, err := d.Format()
+	if err != nil {
+		return err
+	}
+	if err := durable.WriteNew(out, b, 0o644); err != nil {
+		return err
+	}
+	if err := printDraft(w, d); err != nil {
+		return err
+	}
+	fmt.Fprintf(w, "\nwritten: %s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %s --key KEY\n", terminal.Line(out), terminal.Line(out))
+	return nil
+}
+
+// printDraft says what a draft changes, and who has signed it.
+func printDraft(w io.Writer, d *tuf.Draft) error {
+	changes, err := d.Changes()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "What changes for clients:")
+	for _, c := range changes {
+		fmt.Fprintf(w, "  %c %s\n", c.Sign, terminal.Line(c.Line))
+	}
+	if len(changes) == 0 {
+		fmt.Fprintln(w, "  nothing but until when it is valid, and who signs")
+	}
+	fmt.Fprintln(w, "\nSignatures:")
+	for _, s := range d.Standings() {
+		fmt.Fprintf(w, "  %s, valid to %s: %d of %d needed; signed by %s; can sign: %s\n",
+			s.Role, s.Expires.Format(time.RFC3339), len(s.Have), s.Need, keyNames(s.Have), keyNames(s.Missing))
+	}
+	return nil
+}
+
+// keyNames are key ids as people compare them.
+func keyNames(ids []string) string {
+	short := make([]string, len(ids))
+	for i, id := range ids {
+		short[i] = id[:12]
+	}
+	if len(short) == 0 {
+		return "none"
+	}
+	return strings.Join(short, ", ")
+}
+
+func newTUFPublishCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "publish DRAFT...",
+		Short: "Put a signed draft in force",
+		Long: `Puts a draft in force in the repository of a configuration, if enough keys have signed
+it. Several copies of one draft that were signed in different places are put together.
+A TUF client is run over the result first, one that begins with the first root and one
+that knows what is in force; with any fault nothing is published. A running service
+serves it within seconds. Replicas need the same folder: copy it to each.`,
+		Example: "  mayfly tuf publish --config mayfly.yaml alice/draft.json bob/draft.json",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			c, err := tufConfig(file)
+			if err != nil {
+				return err
+			}
+			var drafts []*tuf.Draft
+			for _, path := range args {
+				d, err := readDraft(streams.In, path)
+				if err != nil {
+					return err
+				}
+				drafts = append(drafts, d)
+			}
+			d, err := tuf.Merge(drafts)
+			if err != nil {
+				return err
+			}
+			key, err := service.OpenTUFKey(cmd.Context(), c.TUF, quiet())
+			if err != nil {
+				return fmt.Errorf("tuf.key: %w", err)
+			}
+			defer kms.Close(key)
+			r, err := tuf.Publish(cmd.Context(), string(c.TUF.Directory), d, key, time.Now())
+			if err != nil {
+				return &failure{code: exitFailed, fix: "nothing is published; mend it, and publish again", err: err}
+			}
+			fmt.Fprintln(streams.Out, "Published.")
+			printRoles(streams.Out, r.Roles(), time.Now())
+			printClients(streams.Out, service.PublicURL(c), r)
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}
+
+// printRoles says how long each role is valid, and who signs it.
+func printRoles(w io.Writer, roles []tuf.Role, now time.Time) {
+	for _, r := range roles {
+		note := ""
+		switch left := r.Remains(now); {
+		case r.Expired(now):
+			note = "; EXPIRED: clients verify nothing"
+		case left < 50:
+			note = fmt.Sprintf("; %d %% of its life is left: sign it again", left)
+		}
+		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, keyNames(r.Keys), note)
+	}
+	if len(roles) > 0 && roles[0].Threshold == 1 {
+		fmt.Fprintln(w, "\n"+tufAlone)
+	}
+}
+
+// printClients says how clients begin.
+func printClients(w io.Writer, url string, r *tuf.Repository) {
+	url = strings.TrimSuffix(url, "/") + strings.TrimSuffix(tuf.Prefix, "/")
+	fmt.Fprintf(w, `
+Clients begin with 1.root.json, whose SHA-256 is
+  %[2]x
+
+  cosign initialize --mirror %[1]s --root %[1]s/1.root.json --root-checksum %[2]x
+  sigstore --instance %[1]s trust-instance 1.root.json
+  npx sigstore verify --tuf-mirror-url %[1]s --tuf-root-path 1.root.json BUNDLE
+  mayfly tuf verify --url %[1]s --root 1.root.json
+`, url, sha256.Sum256(r.FirstRoot()))
+}
+
+func newTUFStatusCommand(streams streams) *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "status",
+		Short: "Say what is published, until when, and what changes with the next",
+		Long: `Says which versions are in force, until when, who signs, and how the configuration
+differs from what was published. The exit status is 1 when anything has expired.`,
+		Example: "  mayfly tuf status --config mayfly.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c, r, err := openPublished(file)
+			if err != nil {
+				return err
+			}
+			now := time.Now()
+			fmt.Fprintf(streams.Out, "Published %s in %s:\n", r.Published().Format(time.RFC3339), c.TUF.Directory)
+			printRoles(streams.Out, r.Roles(), now)
+			printClients(streams.Out, service.PublicURL(c), r)
+			documents, err := clientDocuments(cmd.Context(), c)
+			if err != nil {
+				return err
+			}
+			changes, err := r.Drift(documents)
+			if err != nil {
+				return err
+			}
+			if len(changes) > 0 {
+				fmt.Fprintln(streams.Out, "\nThe configuration says otherwise (mayfly tuf stage):")
+			}
+			for _, c := range changes {
+				fmt.Fprintf(streams.Out, "  %c %s\n", c.Sign, terminal.Line(c.Line))
+			}
+			for _, role := range r.Roles() {
+				if role.Expired(now) {
+					return &failure{code: exitFailed, fix: "docs/tuf.md, \"the day TUF expired\"", err: fmt.Errorf("%s %d has expired", role.Name, role.Version)}
+				}
+			}
+			return nil
+		},
+	}
+	configFlag(cmd, &file)
+	return cmd
+}

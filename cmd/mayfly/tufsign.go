@@ -1,0 +1,169 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+func newTUFSignCommand(streams streams) *cobra.Command {
+	var key caKey
+	var out string
+	var yes bool
+	cmd := &cobra.Command{
+		Use:   "sign DRAFT",
+		Short: "Sign a draft where a key is; nothing else is needed",
+		Long: `Shows what a draft changes for clients and who has signed it, asks, and adds the key's
+signature to all that the key may sign. It needs the draft and the key, no
+configuration and no network. The draft is changed in place, or written to --out.`,
+		Example: "  mayfly tuf sign draft.json --key file:alice.key.pem",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if err := key.check(); err != nil {
+				return err
+			}
+			d, err := readDraft(streams.In, args[0])
+			if err != nil {
+				return err
+			}
+			if err := printDraft(streams.Out, d); err != nil {
+				return err
+			}
+			if err := confirmDraft(cmd.Context(), streams, yes); err != nil {
+				return err
+			}
+			_, signer, err := key.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(signer)
+			signed, err := d.Sign(cmd.Context(), signer)
+			if err != nil {
+				return err
+			}
+			b, err := d.Format()
+			if err != nil {
+				return err
+			}
+			if out != "" {
+				err = durable.WriteNew(out, b, 0o644)
+			} else {
+				out, err = args[0], durable.Replace(args[0], b)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), out)
+			for _, s := range d.Standings() {
+				fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
+			}
+			return nil
+		},
+	}
+	key.flags(cmd, "", "the key of somebody who signs", false)
+	cmd.Flags().StringVar(&out, "out", "", "file for the signed draft; DRAFT itself if empty")
+	cmd.Flags().BoolVar(&yes, "yes", false, "sign without asking")
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	return cmd
+}
+
+// confirmDraft has a person agree to what was shown, or --yes in their place.
+func confirmDraft(ctx context.Context, io streams, yes bool) error {
+	if yes {
+		return nil
+	}
+	if !interactive(io.In) {
+		return usage("read what the draft changes, and say --yes", "nobody is at a terminal to agree: nothing is signed")
+	}
+	fmt.Fprint(io.Err, "\nIs that what clients are to trust? Type yes to sign: ")
+	answer, err := ask(ctx, io.In)
+	if err != nil {
+		return err
+	}
+	if answer != "yes" {
+		return errors.New("not confirmed: nothing is signed")
+	}
+	return nil
+}
+
+// readDraft reads the file of a draft.
+func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
+	b, err := readInput(in, path)
+	if err != nil {
+		return nil, err
+	}
+	d, err := tuf.ParseDraft(b)
+	if err != nil {
+		return nil, &failure{code: exitFailed, fix: "take a fresh copy of the draft, or stage it anew", err: fmt.Errorf("%s %w", inputName(path), err)}
+	}
+	return d, nil
+}
+
+func newTUFVerifyCommand(streams streams) *cobra.Command {
+	var url, root, checksum string
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Follow a repository as a client does, and say what it trusts",
+		Long: `Runs a TUF client over the repository at a URL: it begins with the root that --root
+names, a file or a URL with its --root-checksum, and keeps nothing. It prints the versions, until when they are valid,
+and the SHA-256 of each target.`,
+		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			first, err := firstRoot(cmd.Context(), root, checksum)
+			if err != nil {
+				return err
+			}
+			v, err := tuf.Verify(cmd.Context(), url, first, time.Now())
+			if err != nil {
+				return &failure{code: exitUnverified, fix: "docs/tuf.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+			}
+			printRoles(streams.Out, v.Roles, time.Now())
+			fmt.Fprintln(streams.Out)
+			for _, name := range v.Names() {
+				fmt.Fprintf(streams.Out, "  %x  %s\n", sha256.Sum256([]byte(v.Files[name])), name)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&url, "url", "", "URL of the repository (required)")
+	f.StringVar(&root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
+	f.StringVar(&checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
+	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("url"), cmd.MarkFlagRequired("root")))
+	return cmd
+}
+
+// firstRoot reads the root that a client begins with.
+func firstRoot(ctx context.Context, root, checksum string) (b []byte, err error) {
+	if remote := strings.HasPrefix(root, "https://") || strings.HasPrefix(root, "http://"); remote && checksum == "" {
+		return nil, usage("give the SHA-256 that mayfly tuf status shows", "a root from a URL needs --root-checksum")
+	} else if remote {
+		b, err = tuf.Fetch(ctx, &http.Client{Timeout: 30 * time.Second}, root)
+	} else {
+		b, err = os.ReadFile(root)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(b); checksum != "" {
+		if want, err := hex.DecodeString(checksum); err != nil || !bytes.Equal(want, sum[:]) {
+			return nil, &failure{code: exitUnverified, fix: "don't use it: get it anew, and the checksum from whoever runs the CA", err: fmt.Errorf("%s has another SHA-256 than --root-checksum", root)}
+		}
+	}
+	return b, nil
+}
