@@ -30,10 +30,11 @@ const patience = 2 * time.Second
 // goes when the listener is closed. Errors are those of net.Listen.
 func Listen(ctx context.Context, path string) (net.Listener, error) {
 	l, err := listen(ctx, path)
-	if other := (*net.OpError)(nil); err != nil && !(errors.As(err, &other) && other.Op == "listen") {
-		err = &net.OpError{Op: "listen", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
+	var known *net.OpError
+	if err == nil || errors.As(err, &known) && known.Op == "listen" {
+		return l, err
 	}
-	return l, err
+	return nil, &net.OpError{Op: "listen", Net: "unix", Addr: &net.UnixAddr{Name: path, Net: "unix"}, Err: err}
 }
 
 func listen(ctx context.Context, path string) (net.Listener, error) {
