@@ -5,8 +5,6 @@ import (
 	"context"
 	"crypto/x509"
 	"fmt"
-	"io"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +14,7 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -116,24 +115,13 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 
 // fetchTrustedRoot reads what clients of the CA at url read.
 func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.History, error) {
-	url = strings.TrimSuffix(url, "/") + "/trusted_root.json"
 	ctx, cancel := context.WithTimeout(ctx, publishedTimeout)
 	defer cancel()
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	hc := client.NewHTTPClient()
+	defer hc.CloseIdleConnections()
+	b, err := client.Fetch(ctx, hc, client.Retry{Attempts: 1}, "the CA", strings.TrimSuffix(url, "/")+"/trusted_root.json")
 	if err != nil {
 		return nil, err
-	}
-	resp, err := http.DefaultClient.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusOK {
-		return nil, fmt.Errorf("%s answers %s", url, resp.Status)
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, trustroot.MaxDocument+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", url, err)
 	}
 	return trustroot.Parse(b)
 }

@@ -14,7 +14,7 @@ import (
 // as trustworthy as the host that serves it; its SHA-256 in hexadecimal is for
 // the person to compare.
 func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (trust *Trust, digest string, err error) {
-	body, err := get(ctx, hc, retry, "the trusted root's host", url)
+	body, err := Fetch(ctx, hc, retry, "the trusted root's host", url)
 	if err != nil {
 		return nil, "", err
 	}
@@ -32,7 +32,7 @@ type Accepted struct {
 
 // Issuers asks the CA which issuers it accepts by their exact URLs, in its order.
 func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]Accepted, error) {
-	body, err := get(ctx, hc, retry, "the CA", strings.TrimRight(ca, "/")+"/api/v2/configuration")
+	body, err := Fetch(ctx, hc, retry, "the CA", strings.TrimRight(ca, "/")+"/api/v2/configuration")
 	if err != nil {
 		return nil, err
 	}
@@ -45,7 +45,8 @@ func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]Ac
 	return slices.DeleteFunc(configuration.Issuers, func(i Accepted) bool { return i.URL == "" }), nil
 }
 
-func get(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {
+// Fetch gets what is at url; what names the other side in errors.
+func Fetch(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {
 	answer, err := exchange(ctx, hc, retry, what, func(ctx context.Context) (*http.Request, error) {
 		return http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	})

@@ -105,10 +105,7 @@ func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
 		return nil, err
 	}
 	defer resp.Body.Close()
-	body, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err == nil && len(body) > maxAnswer {
-		err = &http.MaxBytesError{Limit: maxAnswer}
-	}
+	body, err := io.ReadAll(resp.Body) // bounded: see capped
 	if err != nil {
 		return nil, fmt.Errorf("reading the answer: %w", err)
 	}
