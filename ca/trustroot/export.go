@@ -66,13 +66,13 @@ func (h History) LegacyTargets() (all []Target) {
 
 // TrustRootRemote is a resource for policy-controller that follows the TUF repository
 // at mirror from root, its first root.json.
-func TrustRootRemote(name, mirror string, root []byte) ([]byte, error) {
+func TrustRootRemote(name, mirror string, root []byte) ([]byte, error) { //nolint:revive // TrustRoot is the resource
 	return trustRoot(name, "remote", root, "mirror", mirror)
 }
 
 // TrustRootRepository is a resource for policy-controller with the whole TUF repository
 // in it, for clusters that reach nothing: files are its contents, by their path.
-func TrustRootRepository(name string, root []byte, files map[string][]byte) ([]byte, error) {
+func TrustRootRepository(name string, root []byte, files map[string][]byte) ([]byte, error) { //nolint:revive // TrustRoot is the resource
 	packed, err := pack(files)
 	if err != nil {
 		return nil, err

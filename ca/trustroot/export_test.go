@@ -136,7 +136,7 @@ func TestTrustRoot(t *testing.T) {
 	if again, err := TrustRootRepository("mayfly", root, files); err != nil || !bytes.Equal(again, b) {
 		t.Errorf("another resource of the same files, %v", err)
 	}
-	files["targets/ab.trusted_root.json"] = append(large, 0)
+	files["targets/ab.trusted_root.json"] = make([]byte, maxPacked+1)
 	if _, err := TrustRootRepository("mayfly", root, files); err == nil || !strings.Contains(err.Error(), "targets/ab.trusted_root.json has 32769 bytes") {
 		t.Error(err)
 	}
