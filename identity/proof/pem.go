@@ -3,7 +3,6 @@ package proof
 import (
 	"bytes"
 	"encoding/pem"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
@@ -101,8 +100,12 @@ func onlyBlock(text []byte, reason fault.Reason, label string) (*pem.Block, erro
 // hasPrivatePEM reports whether any PEM block in the input is a private key of
 // any format: PKCS#8, PKCS#1, SEC 1, OpenSSH, encrypted or not.
 func hasPrivatePEM(in []byte) bool {
+	private := []byte("PRIVATE KEY")
+	if !bytes.Contains(in, private) {
+		return false
+	}
 	for line := range bytes.Lines(in) {
-		if s := string(bytes.TrimSpace(line)); strings.Contains(s, pemBegin) && strings.Contains(s, "PRIVATE KEY") {
+		if bytes.Contains(line, []byte(pemBegin)) && bytes.Contains(line, private) {
 			return true
 		}
 	}
