@@ -18,6 +18,7 @@ import (
 	"github.com/sigstore/timestamp-authority/v2/pkg/verification"
 
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // TestOwnTimestamps has signatures of stock clients outlive their certificates by
@@ -78,7 +79,9 @@ func testAMonthLater(t *testing.T, m *mayfly) {
 	policy := verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), verify.WithCertificateIdentity(identity))
 	now := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(now.AddDate(0, 1, 0).Sub(time.Now())) // in the bubble, where it takes no time
+		if err := wait.For(t.Context(), now.AddDate(0, 1, 0).Sub(time.Now())); err != nil { // in the bubble, where it takes no time
+			t.Fatal(err)
+		}
 		for _, c := range []struct {
 			when verify.VerifierOption
 			want error
