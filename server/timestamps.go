@@ -78,6 +78,6 @@ func writeReply(w http.ResponseWriter, a answer, reply []byte) int {
 	}
 	h.Set("Content-Length", strconv.Itoa(len(reply)))
 	w.WriteHeader(a.http)
-	_, _ = w.Write(reply) //nolint:gosec // G705: DER; the client may be gone, and nobody else would read it
+	_, _ = w.Write(reply) // the client may be gone, and nobody else would read it
 	return a.http
 }

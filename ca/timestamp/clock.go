@@ -115,7 +115,7 @@ func (c *clock) compare(ctx context.Context) error {
 	var errs []error
 	for _, source := range c.sources {
 		if ctx.Err() != nil {
-			return nil //nolint:nilerr // the service ends
+			return nil
 		}
 		answer, err := ntp.QueryWithOptions(source, ntp.QueryOptions{Timeout: sourceTimeout, GetSystemTime: c.now})
 		if err == nil {

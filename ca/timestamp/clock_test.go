@@ -14,6 +14,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // at is the time that a query gets; "" when it is refused for the clock.
@@ -207,9 +208,9 @@ func TestWatch(t *testing.T) {
 		f.clock.running = func() time.Duration { return time.Since(began) }
 		f.clock.now = func() time.Time { return c.now().Add(time.Since(began)) }
 		go f.clock.watch(ctx, f.bound, func(err error) { told = append(told, err == nil) })
-		time.Sleep(clockInterval / 2)
+		_ = wait.For(t.Context(), clockInterval/2)
 		c.set(time.Hour)
-		time.Sleep(settled + 2*clockInterval)
+		_ = wait.For(t.Context(), settled+2*clockInterval)
 		cancel()
 		synctest.Wait()
 	})

@@ -225,8 +225,8 @@ func TestJSON(t *testing.T) {
 		strings.Repeat("[", 4000): "badDataFormat",
 	} {
 		reply, refused := f.ReplyJSON(t.Context(), []byte(body))
-		if got := ""; refused != nil {
-			if got = refused.Metadata["failure"]; got != want {
+		if refused != nil {
+			if got := refused.Metadata["failure"]; got != want {
 				t.Errorf("%.80s: refused as %s, want %q", body, got, want)
 			}
 			continue

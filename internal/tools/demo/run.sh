@@ -1,6 +1,7 @@
 #!/bin/sh
 # A private CA on this machine in one command: starts `mayfly dev`, obtains one
-# certificate through its development issuer over HTTP, and shows it.
+# certificate through its development issuer over HTTP, shows it, and a signature
+# with it that verifies when it has expired.
 #
 #   run.sh [--exit] MAYFLY     MAYFLY is the binary
 #
@@ -62,6 +63,14 @@ fetch() {
     wget --quiet --output-document=- "$1"
   fi
 }
+# post URL FILE sends a query for a timestamp.
+post() {
+  if command -v curl >/dev/null 2>&1; then
+    curl --fail --silent --show-error --header 'Content-Type: application/timestamp-query' --data-binary "@$2" "$1"
+  else
+    wget --quiet --output-document=- --header 'Content-Type: application/timestamp-query' --post-file "$2" "$1"
+  fi
+}
 # endpoint NAME reads one of the addresses that the service chose.
 endpoint() { sed -n 's/.*"'"$1"'": *"\([^"]*\)".*/\1/p' "$dir/endpoints.json"; }
 
@@ -98,17 +107,43 @@ fetch "$issuer/dev/token?email=$email" >"$work/token"
 say "3. Read it"
 "$mayfly" cert show --trusted-root "$work/trusted_root.json" "$work/cert.pem"
 
+say "4. Sign something, have the signature timestamped, and verify it a month later, long after the certificate has expired"
+if command -v openssl >/dev/null 2>&1; then
+  cd "$work"
+  date >hello.txt
+  openssl x509 -in cert.pem -noout -pubkey >public.pem
+  openssl dgst -sha256 -sign key.pem -out hello.sig hello.txt
+  openssl ts -query -data hello.sig -sha256 -cert -out query.tsq 2>/dev/null
+  post "$http/api/v1/timestamp" query.tsq >reply.tsr
+  openssl dgst -sha256 -verify public.pem -signature hello.sig hello.txt
+  # The root is the last certificate of the chain that came with the certificate.
+  awk '/BEGIN/ { pem = "" } { pem = pem $0 "\n" } END { printf "%s", pem }' cert.pem >root.pem
+  later=$(($(date +%s) + 30 * 86400))
+  if openssl verify -attime "$later" -CAfile root.pem -untrusted cert.pem cert.pem >expired 2>&1; then
+    echo "the certificate should have expired" >&2
+    exit 1
+  fi
+  echo "In 30 days the certificate alone says: $(sed -n 's/.*lookup: //p' expired | head -n 1)"
+  openssl ts -verify -attime "$later" -data hello.sig -in reply.tsr -CAfile root.pem 2>/dev/null
+  stamped=$(openssl ts -reply -in reply.tsr -text 2>/dev/null | sed -n 's/^Time stamp: //p')
+  echo "The timestamp says, in 30 days too, that the signature was there at $stamped;"
+  echo "at that time the certificate was valid: $(openssl verify -attime "$(date -u -d "$stamped" +%s)" -CAfile root.pem -untrusted cert.pem cert.pem)"
+  cd - >/dev/null
+else
+  echo "openssl isn't here, and would show it."
+fi
+
 if [ -z "$stay" ]; then
   say "That was all. \`make run\` keeps one up, and says how to sign a file with cosign."
   exit 0
 fi
-say "4. Sign a file with cosign v3 and verify the signature"
+say "5. Sign a file with cosign v3 and verify the signature"
 cat <<TEXT
   export TUF_ROOT=$dir/cosign   # not among your own trust roots
   cosign initialize --mirror $http/tuf --root $http/tuf/1.root.json
   date > hello.txt
   cosign sign-blob --yes --identity-token "\$(curl -s '$issuer/dev/token?email=$email')" --bundle hello.json hello.txt
-  cosign verify-blob --bundle hello.json --insecure-ignore-tlog \\
+  cosign verify-blob --bundle hello.json --insecure-ignore-tlog --use-signed-timestamps \\
     --certificate-identity $email --certificate-oidc-issuer $issuer hello.txt
 TEXT
 
