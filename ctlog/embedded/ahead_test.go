@@ -322,7 +322,7 @@ func TestFullTilesHaveNoPartialOnes(t *testing.T) {
 	})
 	url, c := serve(t, l)
 	for _, path := range []string{"/tile/data/000.p/100", "/tile/0/000.p/100", "/tile/data/002.p/88"} {
-		answer, err := c.Get(url + path) //nolint:noctx // a test
+		answer, err := c.Get(url + path)
 		if err != nil {
 			t.Fatal(err)
 		}

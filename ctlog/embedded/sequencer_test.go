@@ -22,12 +22,12 @@ import (
 func stall(l *embedded.Log) (hangs <-chan struct{}, resume func()) {
 	begun, free := make(chan struct{}), make(chan struct{})
 	first := sync.OnceFunc(func() { close(begun) })
-	l.Around(func(f wal.Frame, append func(wal.Frame) error) error {
+	l.Around(func(f wal.Frame, write func(wal.Frame) error) error {
 		if f.First > 0 {
 			first()
 			<-free
 		}
-		return append(f)
+		return write(f)
 	}, nil)
 	return begun, sync.OnceFunc(func() { close(free) })
 }
@@ -166,8 +166,8 @@ func TestNoSCTBeforeItsFlush(t *testing.T) {
 			begun <- struct{}{}
 			return <-free
 		}
-		l.Around(func(f wal.Frame, append func(wal.Frame) error) error {
-			return errors.Join(hold("file"), append(f))
+		l.Around(func(f wal.Frame, write func(wal.Frame) error) error {
+			return errors.Join(hold("file"), write(f))
 		}, func(to logdir.High, advance func(logdir.High) error) error {
 			return errors.Join(hold("mark"), advance(to))
 		})

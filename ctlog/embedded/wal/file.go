@@ -60,7 +60,7 @@ func Open(d logdir.Dir, next uint64) (_ *File, err error) {
 // turn begins the other segment, whose entries are all in the tree.
 func (f *File) turn() error {
 	next, salt := 1-f.current, make([]byte, saltSize)
-	rand.Read(salt) //nolint:errcheck // it never fails
+	rand.Read(salt) // which never fails
 	if err := f.write(next, 0, encodeHead(salt)); err != nil {
 		return err
 	}

@@ -239,9 +239,9 @@ func TestForgedFrames(t *testing.T) {
 	t.Parallel()
 	salt := bytes.Repeat([]byte{1}, saltSize)
 	forged := Frame{First: 9, Count: 1, Entries: []byte("x"), Root: make([]byte, 32)}.encode(bytes.Repeat([]byte{2}, saltSize))
-	real := Frame{First: 3, Count: 1, Entries: bytes.Repeat(forged, 3), Root: make([]byte, 32)}.encode(salt)
-	copy(real[page:], forged) // where a page begins, as in an entry that is laid out for it
-	raw := append(encodeHead(salt), real...)
+	whole := Frame{First: 3, Count: 1, Entries: bytes.Repeat(forged, 3), Root: make([]byte, 32)}.encode(salt)
+	copy(whole[page:], forged) // where a page begins, as in an entry that is laid out for it
+	raw := append(encodeHead(salt), whole...)
 	s, err := readSegment(bytes.NewReader(raw), int64(len(raw)), 0)
 	if err != nil || len(s.frames) != 0 || s.lost != 0 {
 		t.Errorf("%+v, %v: the frame is damaged, and what is in it is no other", s, err)

@@ -100,8 +100,9 @@ func TestPromisesMetrics(t *testing.T) {
 	}
 	own := map[string]func(float64) bool{
 		"mayfly_ctlog_tree_size": positive, "mayfly_ctlog_checkpoint_age_seconds": func(age float64) bool { return age < 900 },
-		"mayfly_ctlog_free_bytes": positive, "mayfly_ctlog_batch_failures_total": none,
-		"mayfly_ctlog_verify_success": anything, "mayfly_ctlog_verify_timestamp_seconds": anything, // NaN before the first
+		"mayfly_ctlog_free_bytes": positive, "mayfly_ctlog_batch_failures_total": none, "mayfly_ctlog_integration_failures_total": none,
+		"mayfly_ctlog_merge_delay_seconds": func(delay float64) bool { return delay < 30 },
+		"mayfly_ctlog_verify_success":      anything, "mayfly_ctlog_verify_timestamp_seconds": anything, // NaN before the first
 		"mayfly_ctlog_checkpoint_cosignatures": none, "mayfly_ctlog_witness_offers_total": anything,
 	}
 	elsewhere := map[string]func(float64) bool{
