@@ -18,14 +18,13 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/filelock"
-	"golang.org/x/sys/unix"
 )
 
 // The mark is a file of two slots that are written in turn: whatever happens to
 // one write, the other slot still holds the mark before it. A slot is a head of text
 // and, behind it, the entries that the log grew by.
 const (
-	markHead   = 1024
+	markHead   = 512
 	markSlot   = MaxFlush + 4096
 	markHeader = "mayfly log mark v2"
 	markNote   = "# A mayfly without a write-ahead file can't read this mark, and can't open the log."
@@ -51,14 +50,14 @@ type High struct {
 // Mark is an open high-water mark. It lives outside the log's directory, so that an
 // older copy of the directory is noticed.
 type Mark struct {
-	file *os.File
+	file *durable.Direct
 	id   [32]byte
 	next int  // the slot to write
 	old  bool // an earlier version's slots are there, and are written over next
 }
 
-// encodeMark makes one slot: readable lines with a checksum of those before it, and a
-// note for people, filled up with new lines; then the entries.
+// encodeMark makes the head of a slot: readable lines with a checksum of those before it,
+// and a note for people, filled up with new lines.
 func encodeMark(id [32]byte, h High) []byte {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s\n%x\n%d\n%s\n%d\n%d\n%x\n", markHeader, id, h.Size, base64.StdEncoding.EncodeToString(h.Root),
@@ -66,7 +65,6 @@ func encodeMark(id [32]byte, h High) []byte {
 	sum := sha256.Sum256(b.Bytes())
 	fmt.Fprintf(&b, "%x\n%s\n", sum, markNote)
 	b.Write(bytes.Repeat([]byte("\n"), markHead-b.Len()))
-	b.Write(h.Entries)
 	return b.Bytes()
 }
 
@@ -126,33 +124,31 @@ func CreateMark(path string, id [32]byte, t checkpoint.Tree) error {
 // ReadMark reads the mark of the log with the id, also while the log is open.
 // os.ErrNotExist when there is none.
 func ReadMark(path string, id [32]byte) (High, error) {
-	m, latest, err := openMark(path, os.O_RDONLY, id, func(*os.File) error { return nil })
+	file, err := os.Open(path)
 	if err != nil {
-		return High{}, err
+		return High{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
-	return latest, m.Close()
+	m := Mark{id: id}
+	latest, err := m.latest(file)
+	if err = errors.Join(err, file.Close()); err != nil {
+		return High{}, fmt.Errorf("the log's high-water mark %s: %w", path, err)
+	}
+	return latest, nil
 }
 
 // TakeMark opens the mark of the log with the id for writing, alone: of two
 // copies of a log, each locked in its own directory, only one can have the mark.
 // It tries for as long as wait. os.ErrNotExist when there is none.
 func TakeMark(ctx context.Context, path string, id [32]byte, wait time.Duration) (*Mark, High, error) {
-	// O_DSYNC: a write is durable when it returns, without the file's times.
-	return openMark(path, os.O_RDWR|unix.O_DSYNC, id, func(file *os.File) error {
-		return untilFree(ctx, path, wait, func() error { return filelock.Take(file) })
-	})
-}
-
-// openMark opens the mark with the flags and reads it once lock has been called.
-func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*Mark, High, error) {
-	file, err := os.OpenFile(path, flags, 0)
+	file, err := durable.OpenDirect(path, os.O_RDWR, 0, markSlot)
 	if err != nil {
 		return nil, High{}, fmt.Errorf("opening the log's high-water mark: %w", err)
 	}
 	m := &Mark{file: file, id: id}
+	err = untilFree(ctx, path, wait, func() error { return filelock.Take(file.File) })
 	var latest High
-	if err = lock(file); err == nil {
-		latest, err = m.latest()
+	if err == nil {
+		latest, err = m.latest(file)
 	}
 	if err != nil {
 		return nil, High{}, fmt.Errorf("the log's high-water mark %s: %w", path, errors.Join(err, file.Close()))
@@ -161,19 +157,20 @@ func openMark(path string, flags int, id [32]byte, lock func(*os.File) error) (*
 }
 
 // latest is the greatest of the readable slots; the other one is written next.
-func (m *Mark) latest() (High, error) {
+func (m *Mark) latest(file io.ReaderAt) (High, error) {
 	var (
 		best     High
 		found    bool
 		failures []error
 	)
 	for _, at := range []int64{0, markSlot, oldMarkSlot} {
-		slot, err := io.ReadAll(io.NewSectionReader(m.file, at, markHead+MaxFlush))
-		if err != nil {
+		slot := make([]byte, markHead+MaxFlush)
+		n, err := file.ReadAt(slot, at)
+		if err != nil && !errors.Is(err, io.EOF) {
 			failures = append(failures, fmt.Errorf("at byte %d: %w", at, err))
 			continue
 		}
-		id, h, old, err := parseMark(slot)
+		id, h, old, err := parseMark(slot[:n])
 		if err != nil {
 			failures = append(failures, fmt.Errorf("at byte %d: %w", at, err))
 			continue
@@ -198,9 +195,12 @@ func (m *Mark) latest() (High, error) {
 // Advance writes a new mark, durable when it returns. After an error it may be there or
 // not: then the same has to be written again.
 func (m *Mark) Advance(h High) error {
-	slot := encodeMark(m.id, h)
+	parts := [][]byte{encodeMark(m.id, h), h.Entries}
+	if m.old { // both of whose slots go
+		parts = append(parts, make([]byte, oldMarkSlot))
+	}
 	for again := true; again; m.next = 1 - m.next {
-		if _, err := m.file.WriteAt(slot, int64(m.next*markSlot)); err != nil {
+		if err := m.file.Put(int64(m.next*markSlot), parts...); err != nil {
 			return fmt.Errorf("writing the log's high-water mark: %w", err)
 		}
 		// Over an earlier version's slots only once the new one is whole behind them.

@@ -9,19 +9,18 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/internal/durable"
-	"golang.org/x/sys/unix"
 )
 
 // names are the segments' names in the state's folder of a log.
 var names = [2]string{"ahead-0", "ahead-1"}
 
 // growth is by how much a segment grows at once. What is there is written over, which
-// costs the file system no more than the write itself.
+// costs no more than the write itself.
 const growth = 256 << 10
 
 // File is the write-ahead file of an open log, which has its lock. One goroutine uses it.
 type File struct {
-	segments [2]*os.File
+	segments [2]*durable.Direct
 	sizes    [2]int64
 	ends     [2]uint64 // the index after the last entry of each
 
@@ -39,12 +38,12 @@ func Open(d logdir.Dir, next uint64) (_ *File, err error) {
 		}
 	}()
 	for i, name := range names {
-		// O_DSYNC: a write is durable when it returns.
-		f.segments[i], err = os.OpenFile(d.Path(logdir.StateDir, name), os.O_RDWR|os.O_CREATE|unix.O_DSYNC, 0o644) //nolint:gosec // the log is public
+		f.segments[i], err = durable.OpenDirect(d.Path(logdir.StateDir, name), os.O_RDWR|os.O_CREATE, 0o644, // the log is public
+			pages(headSize+logdir.MaxFlush)+growth)
 		if err != nil {
 			return nil, fmt.Errorf("opening the write-ahead file: %w", err)
 		}
-		if err := durable.OwnerOfFolder(f.segments[i]); err != nil {
+		if err := durable.OwnerOfFolder(f.segments[i].File); err != nil {
 			return nil, err
 		}
 		if f.sizes[i], err = f.segments[i].Seek(0, io.SeekEnd); err != nil {
@@ -83,23 +82,25 @@ func (f *File) Append(frame Frame) error {
 			return err
 		}
 	}
-	b := frame.encode(f.salt)
-	if err := f.write(f.current, f.at, b); err != nil {
+	if err := f.write(f.current, f.at, frame.head(f.salt), frame.Entries); err != nil {
 		return err
 	}
-	f.at += int64(len(b))
+	f.at += int64(pages(headSize + len(frame.Entries)))
 	f.ends[f.current] = frame.End()
 	return nil
 }
 
 // write writes into a segment, which grows by more than it needs.
-func (f *File) write(segment int, at int64, b []byte) error {
-	end := at + int64(len(b))
-	if end > f.sizes[segment] {
-		end = min((end+growth-1)/growth*growth, segmentSize)
-		b = append(b, make([]byte, end-at-int64(len(b)))...)
+func (f *File) write(segment int, at int64, parts ...[]byte) error {
+	end := at
+	for _, p := range parts {
+		end += int64(len(p))
 	}
-	if _, err := f.segments[segment].WriteAt(b, at); err != nil {
+	if end > f.sizes[segment] {
+		whole := min((end+growth-1)/growth*growth, segmentSize)
+		parts, end = append(parts, make([]byte, whole-end)), whole
+	}
+	if err := f.segments[segment].Put(at, parts...); err != nil {
 		return fmt.Errorf("writing the write-ahead file: %w", err)
 	}
 	f.sizes[segment] = max(f.sizes[segment], end)

@@ -42,11 +42,11 @@ func (f Frame) End() uint64 { return f.First + uint64(f.Count) }
 // pages is how many bytes something of the size takes.
 func pages(size int) int { return (size + page - 1) / page * page }
 
-// encode gives the frame as a segment with the salt has it, filled up with zeros. The
+// head gives what a segment with the salt has before the frame's entries. The
 // salt is new with each use of a segment and in no checksum elsewhere: neither what the
 // segment held before nor anything in an entry can pass for a frame of now.
-func (f Frame) encode(salt []byte) []byte {
-	b := make([]byte, 0, pages(headSize+len(f.Entries)))
+func (f Frame) head(salt []byte) []byte {
+	b := make([]byte, 0, headSize)
 	b = append(b, frameMagic...)
 	b = binary.BigEndian.AppendUint64(b, f.First)
 	b = binary.BigEndian.AppendUint32(b, f.Count)
@@ -55,8 +55,7 @@ func (f Frame) encode(salt []byte) []byte {
 	content := sha256.Sum256(f.Entries)
 	b = append(b, content[:]...)
 	sum := checksum(salt, b)
-	b = append(append(b, sum[:]...), f.Entries...)
-	return b[:cap(b)]
+	return append(b, sum[:]...)
 }
 
 func checksum(salt, b []byte) [sha256.Size]byte { return sha256.Sum256(slices.Concat(salt, b)) }

@@ -17,6 +17,12 @@ import (
 	"github.com/transparency-dev/tessera/ctonly"
 )
 
+// encode gives the frame as a segment has it, up to the next page.
+func (f Frame) encode(salt []byte) []byte {
+	b := append(f.head(salt), f.Entries...)
+	return append(b, make([]byte, pages(len(b))-len(b))...)
+}
+
 // writer appends frames as the sequencer does.
 type writer struct {
 	dir     logdir.Dir

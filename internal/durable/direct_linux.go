@@ -1,0 +1,5 @@
+package durable
+
+import "golang.org/x/sys/unix"
+
+const directly = unix.O_DIRECT
