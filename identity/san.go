@@ -112,7 +112,10 @@ func plainURI(s string) bool {
 // text's own percent signs must not come from a name. Two texts never give one
 // URI: what is encoded is decoded again and compared.
 func encodeURI(name, raw string) (string, error) {
-	if plainURI(raw) || all(raw, uriByte) && !strings.Contains(raw, "%") {
+	if plainURI(raw) {
+		return raw, nil
+	}
+	if all(raw, uriByte) && !strings.Contains(raw, "%") {
 		return raw, checkURI(name, raw)
 	}
 	u, err := url.Parse(raw)

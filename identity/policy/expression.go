@@ -22,6 +22,7 @@ const (
 	maxExpression = 4096    // characters
 	maxEstimate   = 500_000 // worst case with the largest token: some milliseconds
 	maxCost       = 500_000 // the same bound again, counted while an expression runs
+	cheap         = 50_000  // an estimate so far below that nothing is counted
 
 	// A token is at most 16 KiB, of which base64 takes a quarter and a value's
 	// quotes or comma at least one more byte.
@@ -103,7 +104,11 @@ func compile(text string) (*expression, error) {
 	if text == "true" {
 		return &expression{text: text}, nil
 	}
-	program, err := env.Program(ast, cel.CostLimit(maxCost), cel.EvalOptions(cel.OptOptimize))
+	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
+	if cost.Max > cheap {
+		options = append(options, cel.CostLimit(maxCost))
+	}
+	program, err := env.Program(ast, options...)
 	if err != nil {
 		return nil, fmt.Errorf("doesn't compile: %w", err)
 	}

@@ -130,17 +130,16 @@ func (r *Rules) text(t template, c claim.Set) (string, error) {
 	if alone(t) {
 		return r.named(t[0], c)
 	}
-	var b strings.Builder
-	b.Grow(128)
+	var space [256]byte // most texts are shorter
+	b := space[:0]
 	for _, p := range t {
-		b.WriteString(p.literal)
 		text, err := r.named(p, c)
 		if err != nil {
 			return "", err
 		}
-		b.WriteString(text)
+		b = append(append(b, p.literal...), text...)
 	}
-	return b.String(), nil
+	return string(b), nil
 }
 
 // named is the text of what p names, or "" when it names nothing.

@@ -55,9 +55,8 @@ func Parse(document string) (Set, error) {
 }
 
 type parser struct {
-	s    string
-	i    int
-	wide bool // a name of the outermost object has more than ASCII
+	s string
+	i int
 }
 
 func (p *parser) space() {
@@ -127,6 +126,7 @@ func (p *parser) object(depth int) ([]member, error) {
 		return nil, nil
 	}
 	var members []member
+	var seen names
 	if depth == 1 {
 		members = make([]member, 0, min(strings.Count(p.s, ",")+1, 48)) // seldom too few
 	}
@@ -141,7 +141,7 @@ func (p *parser) object(depth int) ([]member, error) {
 		if len(members) == maxMembers {
 			return nil, errMembers
 		}
-		if p.duplicate(members, name, depth == 1) {
+		if seen.maybe(name) && duplicate(members, name, depth == 1) {
 			return nil, errDuplicate
 		}
 		if p.next() != ':' {
@@ -162,16 +162,31 @@ func (p *parser) object(depth int) ([]member, error) {
 	}
 }
 
+// names are those of an object, a bit for many, so that most are known to be new
+// without a look at each: 27 claims make 351 pairs.
+type names struct {
+	bits uint64
+	wide bool // one has more than ASCII, and may fold to another length
+}
+
+// maybe adds a name, and is false when no name before it is the same in any case.
+func (n *names) maybe(name string) bool {
+	var sum uint
+	for i := range len(name) {
+		sum = sum*5 + uint(name[i]|0x20) // one letter in two cases counts the same
+		n.wide = n.wide || name[i] >= utf8.RuneSelf
+	}
+	bit := uint64(1) << (sum % 64)
+	before := n.bits
+	n.bits |= bit
+	return n.wide || before&bit != 0
+}
+
 // duplicate compares as encoding/json would when fold is set: with Unicode's
-// simple case folding, under which the Kelvin sign is a k. Names of ASCII alone that
-// fold to the same are as long.
-func (p *parser) duplicate(members []member, name string, fold bool) bool {
-	p.wide = p.wide || fold && strings.ContainsFunc(name, func(r rune) bool { return r >= utf8.RuneSelf })
+// simple case folding, under which the Kelvin sign is a k.
+func duplicate(members []member, name string, fold bool) bool {
 	for i := range members {
 		other := members[i].name
-		if len(other) != len(name) && (!p.wide || !fold) {
-			continue
-		}
 		if other == name || fold && mayFold(other, name) && strings.EqualFold(other, name) {
 			return true
 		}
