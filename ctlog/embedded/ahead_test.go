@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -196,6 +199,66 @@ func TestOpenAfterACrash(t *testing.T) {
 func (c *crashed) ahead(t *testing.T, change func([]byte) []byte) {
 	t.Helper()
 	edit(t, c.path(".state", "ahead-0"), change)
+}
+
+// TestOneOfTwoWritesThatFails: the disk of the mark, or that of the log, fails for a
+// while, and the entries of that time are tried again until both have them. However
+// often that was, the next start finds each frame once and every entry that was promised.
+func TestOneOfTwoWritesThatFails(t *testing.T) {
+	t.Parallel()
+	for name, broken := range map[string]func(l *embedded.Log, fails *atomic.Bool){
+		"mark": func(l *embedded.Log, fails *atomic.Bool) {
+			l.Around(nil, func(to logdir.High, advance func(logdir.High) error) error {
+				if fails.Load() {
+					return syscall.ENOSPC
+				}
+				return advance(to)
+			})
+		},
+		"file": func(l *embedded.Log, fails *atomic.Bool) {
+			l.Around(func(f wal.Frame, write func(wal.Frame) error) error {
+				if fails.Load() {
+					return syscall.EIO
+				}
+				return write(f)
+			}, nil)
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			b := newBench(t)
+			l := b.open(t)
+			release := l.HoldTree()
+			defer release()
+			var fails atomic.Bool
+			broken(l, &fails)
+			submit := func() error {
+				_, err := l.Submit(t.Context(), b.ca.Chain(t))
+				return err
+			}
+			if err := submit(); err != nil {
+				t.Fatal(err)
+			}
+			fails.Store(true)
+			for range 5 {
+				if err := submit(); err == nil {
+					t.Fatal("an SCT although a write failed")
+				}
+			}
+			fails.Store(false)
+			if err := submit(); err != nil {
+				t.Fatal(err)
+			}
+			// What a process leaves that dies now. One of the failed attempts has an index,
+			// the others were never taken.
+			died, dir := *b, t.TempDir()
+			died.config.Directory, died.config.MarkFile = setting.Path(filepath.Join(dir, "log")), setting.Path(filepath.Join(dir, "mark"))
+			copyTree(t, b.path(), string(died.config.Directory))
+			copyTree(t, string(b.config.MarkFile), string(died.config.MarkFile))
+			died.open(t)
+			died.published(t, 3)
+		})
+	}
 }
 
 // TestRecoveryMayBeCutShort: a recovery that died at any of its writes is done again: the

@@ -33,6 +33,8 @@ type frame struct {
 	wal.Frame
 	entries []logdir.Entry
 	after   checkpoint.Tree
+	// written and marked are set once the file, or the mark, has it.
+	written, marked bool
 }
 
 // backlog is the entries that are sequenced and not in the tree yet, and the tree.

@@ -160,18 +160,33 @@ func (l *Log) flush(batch []*submission) (n int, err error) {
 }
 
 // hold makes the last frame durable, in the file and in the mark at the same time, and
-// hands it to the integration.
+// hands it to the integration. After an error it is called again, for what didn't hold:
+// a frame that was in the file twice would be a gap in it.
 func (l *Log) hold() error {
 	f := l.unheld
 	marked := make(chan error, 1)
-	go func() { marked <- l.mark.Advance(logdir.High{Tree: f.after, First: f.First, Entries: f.Entries}) }()
-	written := l.ahead.Append(f.Frame)
+	go func() {
+		marked <- once(&f.marked, func() error {
+			return l.mark.Advance(logdir.High{Tree: f.after, First: f.First, Entries: f.Entries})
+		})
+	}()
+	written := once(&f.written, func() error { return l.ahead.Append(f.Frame) })
 	if err := errors.Join(written, <-marked); err != nil {
 		return err
 	}
 	l.unheld = nil
 	l.backlog.add(f.entries, f.after.Size, l.o.Now())
 	return nil
+}
+
+// once does what isn't done yet, and notes that it is.
+func once(done *bool, do func() error) error {
+	if *done {
+		return nil
+	}
+	err := do()
+	*done = err == nil
+	return err
 }
 
 // sound is an error unless the log may go on: its lock is its own, and what failed
