@@ -55,6 +55,9 @@ var stampingRules = []struct {
 		return slices.Equal(l.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}) && len(l.UnknownExtKeyUsage) == 0
 	}},
 	{"its extended key usage isn't critical (RFC 3161 §2.3)", func(l link) bool { return len(l.ExtKeyUsage) == 0 || l.critical(oidExtKeyUsage) }},
+	{"its validity isn't within its issuers'", func(l link) bool {
+		return !slices.ContainsFunc(l.chain, func(c *x509.Certificate) bool { return l.NotBefore.Before(c.NotBefore) || l.NotAfter.After(c.NotAfter) })
+	}},
 	{"its key usage isn't digitalSignature or nonRepudiation alone", func(l link) bool {
 		return l.KeyUsage&^(x509.KeyUsageDigitalSignature|x509.KeyUsageContentCommitment) == 0
 	}},

@@ -82,11 +82,10 @@ func TestClockThatIsSet(t *testing.T) {
 type source struct {
 	address string
 	off     atomic.Int64
-	silent  atomic.Bool
-	lie     func(answer []byte)
+	clock   atomic.Pointer[clocks] // nil: it is silent
 }
 
-func newSource(t *testing.T, c func() time.Time) *source {
+func newSource(t *testing.T, lie func(answer []byte)) *source {
 	t.Helper()
 	conn, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
 	if err != nil {
@@ -103,10 +102,11 @@ func newSource(t *testing.T, c func() time.Time) *source {
 			if err != nil {
 				return
 			}
-			if n < 48 || s.silent.Load() {
+			c := s.clock.Load()
+			if n < 48 || c == nil {
 				continue
 			}
-			now := c().Add(time.Duration(s.off.Load()))
+			now := c.now().Add(time.Duration(s.off.Load()))
 			answer := make([]byte, 48) // RFC 5905 §7.3
 			answer[0], answer[1], answer[2], answer[3] = 4<<3|4, 1, 6, 0xe9
 			copy(answer[12:], "TEST")
@@ -114,8 +114,8 @@ func newSource(t *testing.T, c func() time.Time) *source {
 			copy(answer[24:32], query[40:48])
 			stamp(answer[32:], now)
 			stamp(answer[40:], now)
-			if s.lie != nil {
-				s.lie(answer)
+			if lie != nil {
+				lie(answer)
 			}
 			_, _ = conn.WriteTo(answer, from)
 		}
@@ -133,11 +133,11 @@ func stamp(to []byte, at time.Time) {
 // was set. The median counts, so that one that lies changes nothing; and what they say
 // is never the time of a timestamp.
 func TestTimeSources(t *testing.T) {
-	var c *clocks
-	now := func() time.Time { return c.now() }
-	all := []*source{newSource(t, now), newSource(t, now), newSource(t, now)}
-	var f *InForce
-	f, c, _ = force(t, stub(t), all[0].address, all[1].address, all[2].address)
+	all := []*source{newSource(t, nil), newSource(t, nil), newSource(t, nil)}
+	f, c, _ := force(t, stub(t), all[0].address, all[1].address, all[2].address)
+	for _, s := range all {
+		s.clock.Store(c)
+	}
 	compare := func() {
 		t.Helper()
 		if err := f.clock.compare(t.Context()); err != nil {
@@ -174,7 +174,6 @@ func TestTimeSources(t *testing.T) {
 
 // A time source that doesn't answer, or answers what it shouldn't, counts for nothing.
 func TestTimeSourcesThatFail(t *testing.T) {
-	var c *clocks
 	for name, lie := range map[string]func([]byte){
 		"another's answer":      func(b []byte) { b[24] ^= 1 },
 		"a kiss of death":       func(b []byte) { b[1] = 0; copy(b[12:], "DENY") },
@@ -182,11 +181,10 @@ func TestTimeSourcesThatFail(t *testing.T) {
 		"a root that is far":    func(b []byte) { b[4] = 0x7f },
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := newSource(t, func() time.Time { return c.now() })
-			s.lie = lie
+			s := newSource(t, lie)
 			s.off.Store(int64(time.Hour))
-			var f *InForce
-			f, c, _ = force(t, stub(t), s.address)
+			f, c, _ := force(t, stub(t), s.address)
+			s.clock.Store(c)
 			if err := f.clock.compare(t.Context()); err == nil || !strings.Contains(err.Error(), s.address) {
 				t.Errorf("the error is %v, want one that names the source", err)
 			}

@@ -60,7 +60,7 @@ func TestSignerFails(t *testing.T) {
 func TestChainEnds(t *testing.T) {
 	f, c, _ := force(t, stub(t))
 	a := f.current.Load()
-	for name, at := range map[string]time.Time{"before": begin.Add(-time.Second), "after": a.notAfter.Add(time.Second)} {
+	for name, at := range map[string]time.Time{"before": begin.Add(-time.Second), "after": a.end().Add(time.Second)} {
 		c.wall.Store(at.UnixNano())
 		if _, refused := f.ReplyDER(t.Context(), newAsk().der()); refused == nil || refused.Reason != fault.SignerUnavailable {
 			t.Errorf("%s: refused as %v", name, refused)
@@ -72,10 +72,10 @@ func TestChainEnds(t *testing.T) {
 	if n := a.signer.(*stubSigner).signed.Load(); n != 0 {
 		t.Errorf("%d signatures were made", n)
 	}
-	if r := a.Remark(a.notAfter.Add(-soon)); !strings.Contains(r, "no timestamp is given after "+chain.Stamp(a.notAfter)) {
+	if r := a.Remark(a.end().Add(-soon)); !strings.Contains(r, "no timestamp is given after "+chain.Stamp(a.end())) {
 		t.Errorf("the remark is %q", r)
 	}
-	if r := a.Remark(a.notAfter.Add(-soon - time.Second)); r != "" {
+	if r := a.Remark(a.end().Add(-soon - time.Second)); r != "" {
 		t.Errorf("a remark too early: %q", r)
 	}
 }
@@ -186,6 +186,7 @@ func TestLoadFaults(t *testing.T) {
 		"code signing":   {catest.PEM(leaf(func(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning} }), root), []string{"lacks the extended key usage timeStamping"}},
 		"key agreement":  {catest.PEM(leaf(func(c *x509.Certificate) { c.KeyUsage |= x509.KeyUsageKeyAgreement }), root), []string{"its key usage isn't digitalSignature"}},
 		"a CA's":         {catest.PEM(leaf(func(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }), root), []string{"is a CA's"}},
+		"outlives":       {catest.PEM(leaf(func(c *x509.Certificate) { c.NotAfter = root.NotAfter.Add(time.Second) }), root), []string{"its validity isn't within its issuers'"}},
 		"expired":        {catest.PEM(leaf(func(c *x509.Certificate) { c.NotAfter = begin.Add(time.Minute) }), root), []string{"renew it, or correct this machine's clock"}},
 		"not yet valid":  {catest.PEM(leaf(func(c *x509.Certificate) { c.NotBefore = begin.AddDate(0, 1, 0) }), root), []string{"renew it, or correct this machine's clock"}},
 		"not a PEM file": {[]byte("hello"), []string{"timestamp.chain: "}},

@@ -21,9 +21,8 @@ import (
 type Authority struct {
 	Chain []*x509.Certificate // its certificate first, root last
 
-	config              Config
-	template            *template
-	notBefore, notAfter time.Time // when all of the chain is valid
+	config   Config
+	template *template
 
 	using  sync.RWMutex // read-held while the key is used
 	signer kms.Signer   // nil once closed; guarded by using
@@ -67,15 +66,6 @@ func Load(ctx context.Context, c Config, path string, now time.Time, o kms.Optio
 		kms.Close(a.signer)
 		return nil, err
 	}
-	a.notBefore, a.notAfter = a.Chain[0].NotBefore, a.Chain[0].NotAfter
-	for _, link := range a.Chain[1:] {
-		if link.NotBefore.After(a.notBefore) {
-			a.notBefore = link.NotBefore
-		}
-		if link.NotAfter.Before(a.notAfter) {
-			a.notAfter = link.NotAfter
-		}
-	}
 	return a, nil
 }
 
@@ -92,11 +82,14 @@ func Reload(ctx context.Context, before *Authority, c Config, path string, now t
 
 // Remark says in words that the chain ends soon; "" when it doesn't, or there is none.
 func (a *Authority) Remark(now time.Time) string {
-	if a == nil || a.notAfter.Sub(now) > soon {
+	if a == nil || a.end().Sub(now) > soon {
 		return ""
 	}
-	return fmt.Sprintf("%s: no timestamp is given after %s: make the next certificate, docs/timestamps.md", a.config.Chain, chain.Stamp(a.notAfter))
+	return fmt.Sprintf("%s: no timestamp is given after %s: make the next certificate, docs/timestamps.md", a.config.Chain, chain.Stamp(a.end()))
 }
+
+// end is the chain's: its first certificate ends before all others.
+func (a *Authority) end() time.Time { return a.Chain[0].NotAfter }
 
 // Close closes the key once nobody uses it any more. A nil authority has none.
 func (a *Authority) Close() {

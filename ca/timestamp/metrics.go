@@ -36,10 +36,10 @@ func newMetrics(r prometheus.Registerer, f *InForce) (*metrics, error) {
 	return m, errors.Join(r.Register(m.replies), r.Register(m.seconds),
 		r.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 			Name: "mayfly_timestamp_authority_expiry_timestamp_seconds",
-			Help: "When the first certificate of the timestamp authority's chain to end does, in Unix seconds; 0 without one.",
+			Help: "When the timestamp authority's certificate ends, in Unix seconds; 0 without one.",
 		}, func() float64 {
 			if a := f.current.Load(); a != nil {
-				return float64(a.notAfter.Unix())
+				return float64(a.end().Unix())
 			}
 			return 0
 		})),

@@ -133,7 +133,7 @@ func (f *InForce) Detail() []string {
 	if a == nil {
 		return []string{"none are given here"}
 	}
-	return []string{fmt.Sprintf("%s, valid to %s", chain.Subject(a.Chain[0]), chain.Stamp(a.notAfter))}
+	return []string{fmt.Sprintf("%s, valid to %s", chain.Subject(a.Chain[0]), chain.Stamp(a.end()))}
 }
 
 // ReplyDER answers a TimeStampReq. The reply is a TimeStampResp in any case; the
@@ -187,7 +187,7 @@ func (f *InForce) grant(ctx context.Context, parse func(*Authority) (query, *ref
 
 // valid is nil while the whole chain is.
 func (a *Authority) valid(now time.Time) *refusal {
-	if a != nil && !now.Before(a.notBefore) && !now.After(a.notAfter) {
+	if a != nil && !now.Before(a.Chain[0].NotBefore) && !now.After(a.end()) {
 		return nil
 	}
 	return &refusal{systemFailure, fault.New(fault.SignerUnavailable,

@@ -17,7 +17,7 @@ import (
 // OpenSSL makes the queries and verifies the replies, of every kind of key and every
 // hash function: the second opinion on all that is built here.
 func TestOpenSSLVerifies(t *testing.T) {
-	for _, algorithm := range kms.Algorithms() {
+	for _, algorithm := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.ECDSAP521, kms.RSA2048} {
 		t.Run(string(algorithm), func(t *testing.T) {
 			m := newAuthority(t, algorithm)
 			f, c, _ := force(t, m.load(t))

@@ -65,6 +65,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 	},
 	"docs/authorities.md": {"make": nil, "rotate": nil, "activate": nil, "distrust": authorityLife},
 	"docs/tuf.md":         {"tuf": signedRoot},
+	"docs/timestamps.md":  {"sign": nil, "verify": lastingSignature},
 	"docs/ctlog.md":       {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 
@@ -323,6 +324,22 @@ func issuing(t *testing.T, name string) (dir string, p *process, e endpoints) {
 	}
 	shell(t, dir, "curl -sf '"+e.Issuer+"/dev/token?email=alice@example.com' | mayfly request --ca "+e.HTTP+" --token-stdin")
 	return dir, p, e
+}
+
+// lastingSignature signs, and verifies by a clock that is a month ahead.
+func lastingSignature(t *testing.T, script string) {
+	dir, _, e := issuing(t, "running")
+	shell(t, dir, strings.ReplaceAll(blocks(t, "docs/timestamps.md")["run: sign"], "https://ca.example.com", e.HTTP)+"cp running/authority/root.pem .")
+	later := fmt.Sprintf("-attime %d", time.Now().AddDate(0, 1, 0).Unix())
+	if out := shell(t, dir, "openssl verify "+later+" -CAfile root.pem -untrusted mayfly.crt.pem mayfly.crt.pem 2>&1 || true"); !strings.Contains(out, "certificate has expired") {
+		t.Errorf("without the timestamp:\n%s", out)
+	}
+	out := shell(t, dir, strings.Replace(script, "openssl ts -verify", "openssl ts -verify "+later, 1))
+	for _, want := range []string{"Verification: OK", "mayfly.crt.pem: OK", "Verified OK"} {
+		if !strings.Contains(out, want) {
+			t.Errorf("the commands lack %q:\n%s", want, out)
+		}
+	}
 }
 
 // auditTrail reads a trail with a certificate and a refusal in it.
