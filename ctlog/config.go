@@ -84,6 +84,9 @@ type EmbeddedConfig struct {
 	Start time.Time `yaml:"start,omitempty"`
 	// End is the moment from which the log is not used any more.
 	End time.Time `yaml:"end,omitempty"`
+	// Forced lets it take certificates before clients can know it; `mayfly log rotate
+	// --force` writes it.
+	Forced bool `yaml:"forced,omitempty"`
 	// CheckpointInterval is how often a grown log publishes a checkpoint; an entry
 	// is readable after two intervals at most. At least 100ms.
 	CheckpointInterval time.Duration `yaml:"checkpoint_interval,omitempty"`

@@ -53,6 +53,9 @@ type Terms struct {
 	Propagation time.Duration
 	// Force overrides the propagation guard.
 	Force bool
+	// SignedSince is since when the signed trust root lists an authority: zero for what
+	// every client knows; false where it isn't listed. Nil where there is none.
+	SignedSince func(name string) (time.Time, bool)
 	// Again lets a retired authority be retired again, which moves its window's end.
 	Again bool
 }
@@ -122,14 +125,51 @@ func NeedsKey(e Entry, action Action) (bool, error) {
 	return s.key, err
 }
 
+// known is since when clients can learn of an authority; false where they can't yet.
+func (t Terms) known(e Entry) (time.Time, bool) {
+	if t.SignedSince == nil {
+		return e.Published, true
+	}
+	since, listed := t.SignedSince(e.Name)
+	if since.Before(e.Published) {
+		since = e.Published
+	}
+	return since, listed
+}
+
 // Wait is how long the propagation guard still holds all[i] back; 0 when it
 // doesn't.
 func Wait(all []Entry, i int, t Terms) time.Duration {
 	if first(all, i) {
 		return 0
 	}
-	return max(0, all[i].Published.Add(t.Propagation).Sub(t.Now))
+	since, listed := t.known(all[i])
+	if !listed {
+		since = t.Now
+	}
+	return max(0, since.Add(t.Propagation).Sub(t.Now))
 }
+
+// CheckSigned gives the fault of an authority that is active although clients couldn't
+// know it by the signed trust root of t, unless that was forced.
+func CheckSigned(all []Entry, t Terms) []Fault {
+	i := slices.IndexFunc(all, func(e Entry) bool { return e.State == Active })
+	if i < 0 || t.SignedSince == nil || t.Propagation == 0 || all[i].Forced != "" || first(all, i) {
+		return nil
+	}
+	const risk = "`mayfly authority activate %s --force` says what sooner risks"
+	switch since, listed := t.known(all[i]); {
+	case !listed:
+		return []Fault{{i, "state", fmt.Sprintf("the signed trust root doesn't list %s, so clients refuse what it signs: "+notListed+"; "+risk, all[i].Name, all[i].Name)}}
+	case all[i].Activated.Before(since.Add(t.Propagation)):
+		return []Fault{{i, "activated", fmt.Sprintf("%s is %v after the signed trust root began to list %s, and clients need %v to learn of it; "+risk,
+			stamp(all[i].Activated), all[i].Activated.Sub(since), all[i].Name, t.Propagation, all[i].Name)}}
+	}
+	return nil
+}
+
+// notListed is what to do about an authority that people haven't signed for.
+const notListed = "have people sign one that does (mayfly tuf stage, sign, publish)"
 
 // Do takes a step with the authority called name and gives all records after it:
 // whole, in one piece. all stays as it is. The error is a *NoStepError or wraps
@@ -154,8 +194,12 @@ func Do(all []Entry, name string, action Action, t Terms) ([]Entry, error) {
 		e.Published, e.Retired, e.Forced = now, time.Time{}, ""
 	case Activate:
 		if wait := Wait(all, i, t); wait > 0 && !t.Force {
+			since, listed := t.known(all[i])
+			if !listed {
+				return nil, fmt.Errorf("the signed trust root doesn't list %s: %w; "+notListed+", and activate it %v later", name, ErrTooSoon, t.Propagation)
+			}
 			return nil, fmt.Errorf("%s was published at %s: %w; they are given %v, until %s",
-				name, stamp(e.Published), ErrTooSoon, t.Propagation, stamp(e.Published.Add(t.Propagation)))
+				name, stamp(since), ErrTooSoon, t.Propagation, stamp(since.Add(t.Propagation)))
 		} else if wait > 0 {
 			e.Forced = fmt.Sprintf("%s: activated %v after it was published, of %v", stamp(now), now.Sub(e.Published), t.Propagation)
 		}

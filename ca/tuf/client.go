@@ -107,6 +107,7 @@ func (r *Repository) try(ctx context.Context, before *Repository, online kms.Sig
 type Verified struct {
 	Roles []Role
 	Files map[string]string // targets by name
+	Raw   map[string][]byte // all that the client got, by its path: what a mirror needs
 }
 
 // Names are those of the targets, in order.
@@ -115,7 +116,8 @@ func (v *Verified) Names() []string { return slices.Sorted(maps.Keys(v.Files)) }
 // Verify runs a TUF client, which has the root first and nothing else, over the
 // repository at a URL.
 func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Verified, error) {
-	if _, err := decodeRoot(first); err != nil {
+	begin, err := decodeRoot(first)
+	if err != nil {
 		return nil, fmt.Errorf("the root to begin with %w", err)
 	}
 	cache, err := os.MkdirTemp("", "mayfly-tuf-")
@@ -124,13 +126,20 @@ func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Veri
 	}
 	defer os.RemoveAll(cache)
 	web := &http.Client{Timeout: 30 * time.Second}
-	get := func(path string) ([]byte, error) { return Fetch(ctx, web, strings.TrimSuffix(url, "/")+"/"+path) }
+	v := &Verified{Raw: map[string][]byte{versioned(begin.Signed.Version, metadata.ROOT): first}}
+	get := func(path string) ([]byte, error) {
+		b, err := Fetch(ctx, web, strings.TrimSuffix(url, "/")+"/"+path)
+		if err == nil {
+			v.Raw[path] = b
+		}
+		return b, err
+	}
 	files, client, err := follow(first, get, cache, now)
 	if err != nil {
 		return nil, err
 	}
 	seen := client.GetTrustedMetadataSet()
-	v := &Verified{Files: files}
+	v.Files = files
 	for _, role := range []Role{
 		{Name: metadata.ROOT, Version: seen.Root.Signed.Version, Expires: seen.Root.Signed.Expires, Life: RootLife},
 		{Name: metadata.TARGETS, Version: seen.Targets[metadata.TARGETS].Signed.Version, Expires: seen.Targets[metadata.TARGETS].Signed.Expires, Life: TargetsLife},

@@ -1,26 +1,21 @@
 package tuf
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"encoding/json"
-	"encoding/pem"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 	"time"
 
-	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	rootpb "github.com/sigstore/protobuf-specs/gen/pb-go/trustroot/v1"
 	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // The targets that clients look for, cosign v3 among them.
@@ -34,7 +29,7 @@ type contents map[string]string
 
 // documents are the parsed ones of contents.
 type documents struct {
-	root    *rootpb.TrustedRoot
+	history *trustroot.History
 	signing *rootpb.SigningConfig
 }
 
@@ -46,177 +41,123 @@ func newContents(d trustroot.Documents) (contents, error) {
 	if err != nil {
 		return nil, err
 	}
-	for name, one := range legacyTargets(parsed.root) {
-		c[name] = one.text
+	for _, one := range parsed.history.LegacyTargets() {
+		c[one.Name] = string(one.Text)
 	}
 	return c, nil
 }
 
-// parse reads the documents, and refuses what some client would: see trustroot for
-// the rules. What was rendered has them; what people signed may have another author.
-func (c contents) parse() (documents, error) {
-	d := documents{new(rootpb.TrustedRoot), new(rootpb.SigningConfig)}
-	for name, into := range map[string]proto.Message{TrustedRoot: d.root, SigningConfig: d.signing} {
-		text := c[name]
-		if err := protojson.Unmarshal([]byte(text), into); err != nil { // unknown fields too: sigstore-go parses strictly
-			return d, fmt.Errorf("%s isn't what clients parse strictly", name)
-		}
-		if strings.Index(text, "\n") != len(text)-1 {
-			return d, fmt.Errorf("%s isn't one line with a final new line: gh reads nothing else", name)
-		}
+// parse reads the documents.
+func (c contents) parse() (d documents, err error) {
+	d.signing = new(rootpb.SigningConfig)
+	if err := protojson.Unmarshal([]byte(c[SigningConfig]), d.signing); err != nil || d.signing.GetMediaType() != trustroot.SigningConfigMediaType {
+		return d, fmt.Errorf("%s isn't a signing config as clients parse it strictly", SigningConfig)
 	}
-	if _, err := trustroot.Parse([]byte(c[TrustedRoot])); err != nil {
-		return d, err
-	}
-	if m := d.root.GetMediaType(); m != trustroot.TrustedRootMediaType {
-		return d, fmt.Errorf("%s has media type %q: %q is the one that every client takes", TrustedRoot, m, trustroot.TrustedRootMediaType)
-	}
-	if m := d.signing.GetMediaType(); m != trustroot.SigningConfigMediaType {
-		return d, fmt.Errorf("%s has media type %q: %q is expected", SigningConfig, m, trustroot.SigningConfigMediaType)
-	}
-	var last time.Time
-	for _, ca := range d.root.GetCertificateAuthorities() {
-		if start := ca.GetValidFor().GetStart().AsTime(); start.Before(last) {
-			return d, fmt.Errorf("%s: the certificate authorities aren't in the order of their start", TrustedRoot)
-		} else {
-			last = start
-		}
-		if err := oneOrganization(ca); err != nil {
-			return d, fmt.Errorf("%s: %w", TrustedRoot, err)
-		}
-	}
-	for _, l := range d.root.GetCtlogs() {
-		if l.GetCheckpointKeyId() != nil {
-			return d, fmt.Errorf("%s: the log %s has a checkpointKeyId: sigstore-js then refuses every SCT", TrustedRoot, l.GetBaseUrl())
-		}
-	}
-	return d, nil
+	d.history, err = trustroot.Parse([]byte(c[TrustedRoot]))
+	return d, err
 }
 
-// oneOrganization wants it in all certificates of an authority: gh picks the verifier by it.
-func oneOrganization(ca *rootpb.CertificateAuthority) error {
-	var first []string
-	for i, raw := range ca.GetCertChain().GetCertificates() {
-		c, err := x509.ParseCertificate(raw.GetRawBytes())
-		if err != nil {
-			return errors.New("a certificate can't be read")
+// check refuses what some client would: what was rendered has all rules of package
+// trustroot, and what people signed may have another author.
+func (c contents) check() error {
+	d, err := c.parse()
+	if err != nil {
+		return err
+	}
+	again := *d.history
+	again.TransparencyLogs = slices.Clone(again.TransparencyLogs)
+	for i, l := range again.TransparencyLogs {
+		if l.ID != sha256.Sum256(l.SPKI) { // which a trusted root doesn't say otherwise
+			again.TransparencyLogs[i].APIVersion = 2
 		}
-		if i > 0 && !slices.Equal(first, c.Subject.Organization) {
-			return fmt.Errorf("the chain of %s names two Organizations", ca.GetUri())
+	}
+	rendered, err := trustroot.Render(again)
+	if err != nil {
+		return err
+	}
+	if string(rendered.TrustedRoot) != c[TrustedRoot] {
+		return fmt.Errorf("%s isn't as this Mayfly writes it, and some client would refuse it: stage it anew", TrustedRoot)
+	}
+	legacy := d.history.LegacyTargets()
+	for _, one := range legacy {
+		if c[one.Name] != string(one.Text) {
+			return fmt.Errorf("the target %s isn't of the trusted root beside it", one.Name)
 		}
-		first = c.Subject.Organization
+	}
+	if len(c) != len(legacy)+2 {
+		return errors.New("there are targets that don't belong to the trusted root")
 	}
 	return nil
 }
 
-// legacy is a target for clients that want one file for each key: cosign v2, gitsign.
-type legacy struct {
-	text   string
-	custom json.RawMessage
-}
-
-// legacyTargets are the keys and certificates of a trusted root, one a file, with
-// what says what they are for.
-func legacyTargets(root *rootpb.TrustedRoot) map[string]legacy {
-	all := make(map[string]legacy)
-	add := func(usage, uri, kind string, der []byte) {
-		sum := sha256.Sum256(der)
-		name := fmt.Sprintf("%s-%s.%s.pem", strings.ToLower(usage), hex.EncodeToString(sum[:6]), map[string]string{"CERTIFICATE": "crt", "PUBLIC KEY": "pub"}[kind])
-		// An ended one is Active too: it verifies what was signed in its time, and the
-		// clients warn of every other status at each use.
-		custom, _ := json.Marshal(map[string]any{"sigstore": map[string]string{"usage": usage, "status": "Active", "uri": uri}}) // strings always encode
-		all[name] = legacy{string(pem.EncodeToMemory(&pem.Block{Type: kind, Bytes: der})), custom}
-	}
-	for _, ca := range root.GetCertificateAuthorities() {
-		for _, c := range ca.GetCertChain().GetCertificates() {
-			add("Fulcio", ca.GetUri(), "CERTIFICATE", c.GetRawBytes())
-		}
-	}
-	for _, tsa := range root.GetTimestampAuthorities() {
-		for _, c := range tsa.GetCertChain().GetCertificates() {
-			add("TSA", tsa.GetUri(), "CERTIFICATE", c.GetRawBytes())
-		}
-	}
-	for usage, logs := range map[string][]*rootpb.TransparencyLogInstance{"CTFE": root.GetCtlogs(), "Rekor": root.GetTlogs()} {
-		for _, l := range logs {
-			add(usage, l.GetBaseUrl(), "PUBLIC KEY", l.GetPublicKey().GetRawBytes())
-		}
+// custom is what older clients find their targets by, by name.
+func (d documents) custom() map[string]json.RawMessage {
+	all := make(map[string]json.RawMessage)
+	for _, one := range d.history.LegacyTargets() {
+		all[one.Name], _ = json.Marshal(one.Custom) // text alone, which always encodes
 	}
 	return all
 }
 
-// entry is one line of what a trust root says.
+// entry is one line of what clients are told.
 type entry struct {
-	line    string
-	trusted bool // clients verify by it, which a service of the signing config isn't
-	id      string
+	words  string
+	sha256 string // of the certificate or key that clients verify by; "" for a service
 }
 
 // entries are all lines of the documents, by what they are of.
 func (d documents) entries() map[string]entry {
 	all := make(map[string]entry)
-	add := func(trusted bool, kind, name string, der []byte, of *commonpb.TimeRange) {
+	add := func(kind, name string, der []byte, start, end time.Time) {
+		e := entry{words: kind + " " + name}
 		id := name
 		if der != nil {
 			sum := sha256.Sum256(der)
 			id = hex.EncodeToString(sum[:])
-			name += ", SHA-256 " + id
+			e.words, e.sha256 = e.words+", SHA-256 "+id, id
 		}
-		all[kind+id] = entry{strings.TrimSpace(kind + " " + name + window(of)), trusted, id}
+		if e.words += ", from " + stamp(start); !end.IsZero() {
+			e.words += ", until " + stamp(end)
+		}
+		all[kind+id] = e
 	}
-	for kind, list := range map[string][]*rootpb.CertificateAuthority{
-		"certificate authority": d.root.GetCertificateAuthorities(), "timestamp authority": d.root.GetTimestampAuthorities(),
-	} {
-		for _, ca := range list {
-			if chain := ca.GetCertChain().GetCertificates(); len(chain) > 0 {
-				add(true, kind, subject(chain[0].GetRawBytes()), chain[0].GetRawBytes(), ca.GetValidFor())
-			}
+	authorities := func(kind string, list []trustroot.Authority) {
+		for _, a := range list {
+			add(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw, a.Start, a.End)
 		}
 	}
-	for kind, list := range map[string][]*rootpb.TransparencyLogInstance{"certificate log": d.root.GetCtlogs(), "signature log": d.root.GetTlogs()} {
-		for _, l := range list {
-			add(true, kind, l.GetBaseUrl(), l.GetPublicKey().GetRawBytes(), l.GetPublicKey().GetValidFor())
-		}
+	authorities("certificate authority", d.history.Authorities)
+	authorities("timestamp authority", d.history.TimestampAuthorities)
+	log := func(kind string, l ctlog.Description) { add(kind, l.URL, l.SPKI, l.Start, l.End) }
+	for _, l := range d.history.CTLogs {
+		log("CT log", l)
+	}
+	for _, l := range d.history.TransparencyLogs {
+		log("Rekor log", l.Description)
 	}
 	for kind, list := range map[string][]*rootpb.Service{
-		"CA": d.signing.GetCaUrls(), "issuer": d.signing.GetOidcUrls(), "signature log to use": d.signing.GetRekorTlogUrls(), "timestamps from": d.signing.GetTsaUrls(),
+		"CA": d.signing.GetCaUrls(), "issuer": d.signing.GetOidcUrls(), "use of Rekor": d.signing.GetRekorTlogUrls(), "timestamps of": d.signing.GetTsaUrls(),
 	} {
 		for _, s := range list {
-			add(false, kind, s.GetUrl(), nil, s.GetValidFor())
+			var end time.Time
+			if s.GetValidFor().GetEnd() != nil {
+				end = s.GetValidFor().GetEnd().AsTime()
+			}
+			add(kind, s.GetUrl(), nil, s.GetValidFor().GetStart().AsTime(), end)
 		}
 	}
 	return all
-}
-
-func subject(der []byte) string {
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return "unreadable certificate"
-	}
-	return c.Subject.String()
-}
-
-func window(r *commonpb.TimeRange) string {
-	text := ""
-	if r.GetStart() != nil {
-		text += ", from " + r.GetStart().AsTime().Format(time.RFC3339)
-	}
-	if r.GetEnd() != nil {
-		text += ", until " + r.GetEnd().AsTime().Format(time.RFC3339)
-	}
-	return text
 }
 
 // Change is one line of a difference.
 type Change struct {
 	Sign byte   // '+' new, '-' gone, '~' changed
 	Line string // what it is now, or was
-	Lost bool   // clients can't verify any more what was signed under it
 }
 
 // difference is what changes for clients. No contents before are those of a beginning.
 func difference(before, after contents) ([]Change, error) {
-	was, is := map[string]entry{}, map[string]entry{}
+	was := map[string]entry{}
 	if len(before) > 0 {
 		d, err := before.parse()
 		if err != nil {
@@ -228,19 +169,19 @@ func difference(before, after contents) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	is = d.entries()
+	is := d.entries()
 	var all []Change
 	for key, e := range is {
 		switch old, known := was[key]; {
 		case !known:
-			all = append(all, Change{'+', e.line, false})
-		case old.line != e.line:
-			all = append(all, Change{'~', e.line, false})
+			all = append(all, Change{'+', e.words})
+		case old != e:
+			all = append(all, Change{'~', e.words})
 		}
 	}
 	for key, e := range was {
 		if _, still := is[key]; !still {
-			all = append(all, Change{'-', e.line, e.trusted})
+			all = append(all, Change{'-', e.words})
 		}
 	}
 	slices.SortFunc(all, func(a, b Change) int {
@@ -249,28 +190,30 @@ func difference(before, after contents) ([]Change, error) {
 	return all, nil
 }
 
-// lost is nil when all that clients verify by is still there.
-func lost(changes []Change) error {
+// lost is nil when all that was signed under what is published can be verified after.
+func lost(before, after contents, now time.Time) error {
+	was, err := before.parse()
+	if err != nil {
+		return fmt.Errorf("what was published: %w", err)
+	}
+	is, err := after.parse()
+	if err != nil {
+		return err
+	}
 	var errs []error
-	for _, c := range changes {
-		if c.Lost {
-			errs = append(errs, fmt.Errorf("%s was published and is gone: clients would refuse what was signed under it", c.Line))
-		}
+	for _, words := range was.history.Lost(*is.history, now) {
+		errs = append(errs, errors.New(words))
 	}
 	return errors.Join(errs...)
 }
 
-// sameLegacy is nil when the targets beside the documents are those that belong to them.
-func (c contents) sameLegacy(d documents) error {
-	want := legacyTargets(d.root)
-	for _, name := range slices.Sorted(maps.Keys(c)) {
-		one, known := want[name]
-		if name != TrustedRoot && name != SigningConfig && (!known || !bytes.Equal([]byte(one.text), []byte(c[name]))) {
-			return fmt.Errorf("the target %s isn't of the trusted root beside it", name)
+// sums are the SHA-256 of all that clients verify by, in order.
+func (d documents) sums() (all []string) {
+	for e := range maps.Values(d.entries()) {
+		if e.sha256 != "" {
+			all = append(all, e.sha256)
 		}
 	}
-	if len(c) != len(want)+2 {
-		return errors.New("a target for older clients is missing")
-	}
-	return nil
+	slices.Sort(all)
+	return all
 }

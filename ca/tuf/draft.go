@@ -79,9 +79,8 @@ func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*D
 	if err != nil {
 		return nil, err
 	}
-	changes, err := draft.Changes()
-	if err == nil && !remove {
-		err = lost(changes)
+	if !remove {
+		err = lost(r.files, files, now)
 	}
 	return draft, err
 }
@@ -127,14 +126,14 @@ func newDraft(after inForce, k *Keys, files contents, now time.Time) (*Draft, er
 	if err != nil {
 		return nil, err
 	}
-	custom := legacyTargets(parsed.root)
+	custom := parsed.custom()
 	for name, text := range files {
 		target, err := metadata.TargetFile().FromBytes(name, []byte(text), "sha256")
 		if err != nil {
 			return nil, fmt.Errorf("tuf: %w", err)
 		}
 		if one, ok := custom[name]; ok {
-			target.Custom = &one.custom
+			target.Custom = &one
 		}
 		d.targets.Signed.Targets[name] = target
 	}
@@ -206,11 +205,7 @@ func (d *Draft) check() error {
 	if err := d.files.belongTo(targets); err != nil {
 		return err
 	}
-	parsed, err := d.files.parse()
-	if err != nil {
-		return err
-	}
-	return d.files.sameLegacy(parsed)
+	return d.files.check()
 }
 
 func (f *inForce) check() error {

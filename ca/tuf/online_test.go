@@ -218,7 +218,7 @@ func TestRefresherStopped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		begin := epoch.Add(100 * day)
 		time.Sleep(time.Until(begin))
-		r.T = t
+		r.TB = t
 		key := &failingKey{Signer: r.online}
 		r.online = key
 		first := r.begin(time.Now()).FirstRoot()

@@ -123,21 +123,15 @@ func (r *Repository) list(before *Repository) error {
 	if err != nil {
 		return err
 	}
-	since := make(map[string]time.Time)
-	if before != nil {
-		for _, l := range before.state.Listed {
-			since[l.SHA256] = l.Since
-		}
-	}
-	entries := parsed.entries()
-	for _, key := range slices.Sorted(maps.Keys(entries)) {
-		if e := entries[key]; e.trusted {
-			at, known := since[e.id]
-			if !known {
-				at = r.state.Published
+	for _, sum := range parsed.sums() {
+		entry := listed{SHA256: sum}
+		if before != nil {
+			entry.Since = r.state.Published
+			if i := slices.IndexFunc(before.state.Listed, func(l listed) bool { return l.SHA256 == sum }); i >= 0 {
+				entry = before.state.Listed[i]
 			}
-			r.state.Listed = append(r.state.Listed, listed{e.id, at})
 		}
+		r.state.Listed = append(r.state.Listed, entry)
 	}
 	return nil
 }

@@ -36,8 +36,8 @@ type state struct {
 }
 
 type listed struct {
-	SHA256 string    `yaml:"sha256"` // of a certificate, or of a log's key
-	Since  time.Time `yaml:"since"`
+	SHA256 string    `yaml:"sha256"`          // of a certificate, or of a log's key
+	Since  time.Time `yaml:"since,omitempty"` // unless from the first publication on: every client knows it
 }
 
 const stateVersion = 1
@@ -191,7 +191,8 @@ func (r *Repository) Same(other *Repository) bool {
 }
 
 // Listed is since when the published trust root has listed a certificate, or a log's
-// key, by the SHA-256 of it; false where it doesn't.
+// key, by the SHA-256 of it, which is zero for what every client has known from its
+// first root on; false where it isn't listed.
 func (r *Repository) Listed(sum [32]byte) (time.Time, bool) {
 	for _, l := range r.state.Listed {
 		if l.SHA256 == hex.EncodeToString(sum[:]) {

@@ -21,16 +21,16 @@ var noon = time.Date(2026, 11, 29, 12, 0, 0, 0, time.UTC)
 
 // rig is a repository with its keys: any two of three people.
 type rig struct {
-	*testing.T
+	testing.TB
 	dir    string
 	people []kms.Signer
 	online kms.Signer
 	input  trustroot.History
 }
 
-func newRig(t *testing.T) *rig {
+func newRig(t testing.TB) *rig {
 	t.Helper()
-	r := &rig{T: t, dir: filepath.Join(t.TempDir(), "tuf"), online: newSigner(t)}
+	r := &rig{TB: t, dir: filepath.Join(t.TempDir(), "tuf"), online: newSigner(t)}
 	for range 3 {
 		r.people = append(r.people, newSigner(t))
 	}
@@ -41,9 +41,9 @@ func newRig(t *testing.T) *rig {
 	return r
 }
 
-func newSigner(t *testing.T) kms.Signer { t.Helper(); return kms.InMemory(catest.Key(t)) }
+func newSigner(t testing.TB) kms.Signer { t.Helper(); return kms.InMemory(catest.Key(t)) }
 
-func newAuthority(t *testing.T, name string, start time.Time) trustroot.Authority {
+func newAuthority(t testing.TB, name string, start time.Time) trustroot.Authority {
 	t.Helper()
 	key := catest.Key(t)
 	root := catest.Sign(t, catest.Authority("Example", name+" root", start, start.AddDate(9, 0, 0)), nil, key.Public(), key)
@@ -51,7 +51,7 @@ func newAuthority(t *testing.T, name string, start time.Time) trustroot.Authorit
 	return trustroot.Authority{Chain: []*x509.Certificate{issuing, root}, URL: "https://ca.example", Operator: "ca.example", Start: start}
 }
 
-func newLog(t *testing.T, url string) ctlog.Description {
+func newLog(t testing.TB, url string) ctlog.Description {
 	t.Helper()
 	spki, err := x509.MarshalPKIXPublicKey(catest.Key(t).Public())
 	if err != nil {

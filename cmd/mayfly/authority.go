@@ -202,6 +202,9 @@ signed. It is for the hour after a key was stolen.`,
 			}
 			defer store.Close()
 			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
+			if t.SignedSince, err = signedSince(file); err != nil {
+				return err
+			}
 			if url != "" && !force {
 				if err := published(cmd.Context(), store.Section, url, args[0], t.Now); err != nil {
 					return err
@@ -245,6 +248,9 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 				return startFailure(err, "")
 			}
 			t := lifecycle.Terms{Now: time.Now(), Propagation: c.CA.Propagation}
+			if t.SignedSince, err = signedSince(file); err != nil {
+				return err
+			}
 			w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
 			fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
 			for i, a := range c.CA.All() {

@@ -127,7 +127,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if _, err := syncTUF(ctx, filepath.Join(o.dir, tufRootName), c, setting.Secret{}, overrides, time.Now()); err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, overrides, devSource(o, publicURL, issuerURL))
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped}, overrides, devSource(ctx, o, publicURL, issuerURL, overrides))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}
@@ -166,13 +166,16 @@ func closeListeners(all ...net.Listener) error {
 }
 
 // devSource reads DIR/mayfly.yaml again as this run reads it.
-func devSource(o devOptions, publicURL, issuerURL string) service.Source {
+// What it says to clients is published first.
+func devSource(ctx context.Context, o devOptions, publicURL, issuerURL string, overrides service.Overrides) service.Source {
 	file := filepath.Join(o.dir, configName)
 	return service.Source{File: file, Load: func() (*config.Config, error) {
 		c, err := config.Load(file)
-		if err == nil {
-			locate(c, o, publicURL, issuerURL)
+		if err != nil {
+			return nil, err
 		}
+		locate(c, o, publicURL, issuerURL)
+		_, err = syncTUF(ctx, filepath.Join(o.dir, tufRootName), c, setting.Secret{}, overrides, time.Now())
 		return c, err
 	}}
 }
@@ -198,6 +201,7 @@ func ensureDevCA(ctx context.Context, dir string, streams streams) error {
 func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
 	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = o.http, o.grpc, o.metrics
 	c.Server.PublicURL = publicURL
+	c.CTLog.Propagation = 0 // who runs this is its client
 	for i := range c.Issuers {
 		if c.Issuers[i].URL == devIssuerURL {
 			c.Issuers[i].URL = issuerURL

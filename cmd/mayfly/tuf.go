@@ -29,7 +29,7 @@ func newTUFCommand(streams streams) *cobra.Command {
 		return cmd.Help()
 	}}
 	cmd.AddCommand(newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
-		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams))
+		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams), newTUFExportCommand(streams))
 	return cmd
 }
 

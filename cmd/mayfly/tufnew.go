@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -10,8 +11,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -101,4 +105,36 @@ func syncTUF(ctx context.Context, keyFile string, c *config.Config, passphrase s
 	}
 	_, err = tuf.Publish(ctx, string(c.TUF.Directory), d, online, now)
 	return err == nil, err
+}
+
+// signedSince is what the propagation guard asks of the repository of a configuration;
+// nil where nothing is published.
+func signedSince(file string) (func(name string) (time.Time, bool), error) {
+	c, err := loadConfig(file)
+	if err != nil || !c.TUF.Enabled() {
+		return nil, err
+	}
+	r, err := tuf.Load(string(c.TUF.Directory))
+	if errors.Is(err, tuf.ErrNothing) {
+		return nil, nil //nolint:nilnil // there is nobody to ask
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+	}
+	all := c.CA.All()
+	return func(name string) (time.Time, bool) {
+		i := slices.IndexFunc(all, func(a authority.NamedConfig) bool { return a.Name == name })
+		if i < 0 {
+			return time.Time{}, false
+		}
+		b, err := os.ReadFile(string(all[i].Chain))
+		if err != nil {
+			return time.Time{}, false
+		}
+		chain, err := cachain.Parse(b)
+		if err != nil {
+			return time.Time{}, false
+		}
+		return r.Listed(sha256.Sum256(chain[0].Raw))
+	}, nil
 }

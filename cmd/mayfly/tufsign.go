@@ -8,14 +8,17 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net/http"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
@@ -128,9 +131,9 @@ and the SHA-256 of each target.`,
 			if err != nil {
 				return err
 			}
-			v, err := tuf.Verify(cmd.Context(), url, first, time.Now())
+			v, err := followTUF(cmd.Context(), url, first)
 			if err != nil {
-				return &failure{code: exitUnverified, fix: "docs/tuf.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+				return err
 			}
 			printRoles(streams.Out, v.Roles, time.Now())
 			fmt.Fprintln(streams.Out)
@@ -140,12 +143,91 @@ and the SHA-256 of each target.`,
 			return nil
 		},
 	}
-	f := cmd.Flags()
-	f.StringVar(&url, "url", "", "URL of the repository (required)")
-	f.StringVar(&root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
-	f.StringVar(&checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
-	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("url"), cmd.MarkFlagRequired("root")))
+	repositoryFlags(cmd, &url, &root, &checksum)
 	return cmd
+}
+
+// tufExports are the forms of what others are given, by the name of the format.
+var tufExports = map[string]func(e tufExport) ([]byte, error){
+	"policy-controller": func(e tufExport) ([]byte, error) { return trustroot.TrustRootRemote("mayfly", e.url, e.first) },
+	"policy-controller-files": func(e tufExport) ([]byte, error) {
+		return trustroot.TrustRootRepository("mayfly", e.first, e.seen.Raw)
+	},
+	"kyverno": func(e tufExport) ([]byte, error) {
+		return trustroot.KyvernoAttestor(e.url, e.first, e.issuer, e.subject)
+	},
+	"kyverno-keyless": func(e tufExport) ([]byte, error) { return e.history.KyvernoKeyless(e.issuer, e.subject, time.Now()) },
+	"trusted-root":    func(e tufExport) ([]byte, error) { return []byte(e.seen.Files[tuf.TrustedRoot]), nil },
+	"signing-config":  func(e tufExport) ([]byte, error) { return []byte(e.seen.Files[tuf.SigningConfig]), nil },
+}
+
+// tufExport is what a TUF client has seen, and for whom it is written.
+type tufExport struct {
+	url, issuer, subject string
+	first                []byte
+	seen                 *tuf.Verified
+	history              *trustroot.History
+}
+
+func newTUFExportCommand(streams streams) *cobra.Command {
+	var e tufExport
+	var root, checksum, format string
+	formats := strings.Join(slices.Sorted(maps.Keys(tufExports)), ", ")
+	cmd := &cobra.Command{
+		Use:   "export",
+		Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
+		Long: `Follows a repository as mayfly tuf verify does, and prints it in the form that somebody
+else takes: policy-controller's TrustRoot, which follows the repository, or has all of
+it in it where the cluster reaches nothing (policy-controller-files, which lasts as long
+as the timestamp); an attestor of Kyverno's; or a document alone, verified.`,
+		Example: "  mayfly tuf export --url https://ca.example.com/tuf --root 1.root.json --format policy-controller | kubectl apply -f -",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) (err error) {
+			write, known := tufExports[format]
+			if !known {
+				return usage("one of "+formats, "--format %q is unknown", format)
+			}
+			if e.first, err = firstRoot(cmd.Context(), root, checksum); err != nil {
+				return err
+			}
+			if e.seen, err = followTUF(cmd.Context(), e.url, e.first); err != nil {
+				return err
+			}
+			if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
+				return err
+			}
+			b, err := write(e)
+			if err != nil {
+				return err
+			}
+			_, err = streams.Out.Write(b)
+			return err
+		},
+	}
+	f := cmd.Flags()
+	repositoryFlags(cmd, &e.url, &root, &checksum)
+	f.StringVar(&format, "format", "trusted-root", formats)
+	f.StringVar(&e.issuer, "issuer", "", "whose identities Kyverno lets in")
+	f.StringVar(&e.subject, "subject", "", "which of them")
+	return cmd
+}
+
+// followTUF runs a TUF client.
+func followTUF(ctx context.Context, url string, first []byte) (*tuf.Verified, error) {
+	v, err := tuf.Verify(ctx, url, first, time.Now())
+	if err != nil {
+		return nil, &failure{code: exitUnverified, fix: "docs/tuf.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+	}
+	return v, nil
+}
+
+// repositoryFlags name a repository and the root to begin with.
+func repositoryFlags(cmd *cobra.Command, url, root, checksum *string) {
+	f := cmd.Flags()
+	f.StringVar(url, "url", "", "URL of the repository (required)")
+	f.StringVar(root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
+	f.StringVar(checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
+	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("url"), cmd.MarkFlagRequired("root")))
 }
 
 // firstRoot reads the root that a client begins with.

@@ -49,6 +49,7 @@ func (s *Store) Plan(r Request, now time.Time) (Plan, error) {
 	}
 	p.Next = p.Before
 	p.Next.Start, p.Next.End = start, time.Time{}
+	p.Next.Forced = start.Before(now.Add(s.Config.Propagation))
 	label := freeLabel(s.Config, p.Before, start)
 	if p.Next.URL = r.URL; p.Next.URL == "" {
 		p.Next.URL = relabelURL(p.Before.URL, label)

@@ -108,7 +108,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	loaded.Beside = c.Trust.Read("trust", &f)
-	loaded.loadTUF(ctx, c.TUF, d, &f)
+	loaded.loadTUF(ctx, c.TUF, c.CA.Propagation, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
 			addFaults(&f, "server.tls", err)

@@ -242,7 +242,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 	before := s.state().logs
 	use, follow := func() {}, func() {} // without logs there is neither
 	if s.policy != nil {
-		if use, err = s.policy.Prepare(s.submittedTo(next.logs)); err != nil {
+		if use, err = s.policy.Prepare(s.submittedTo(next)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -270,13 +270,13 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 }
 
 // submittedTo are the logs to submit to in their order: ours, then those of others.
-func (s *Service) submittedTo(own *logSet) []ctlog.Log {
+func (s *Service) submittedTo(st *state) []ctlog.Log {
 	var all []ctlog.Log
-	for _, one := range own.shards {
-		all = append(all, one)
+	for _, one := range st.logs.shards {
+		all = append(all, s.holdBack(one, one.config.Forced, st.signed, st.config.CTLog.Propagation))
 	}
 	for _, l := range s.loaded.external {
-		all = append(all, l)
+		all = append(all, s.holdBack(l, false, st.signed, st.config.CTLog.Propagation))
 	}
 	return all
 }

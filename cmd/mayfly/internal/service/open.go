@@ -36,7 +36,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	for _, r := range s.loaded.Remarks {
 		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a remark on the configuration", slog.String("remark", r))
 	}
-	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, logs: &logSet{}, beside: s.loaded.Beside}
+	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, signed: s.loaded.tuf.repository, logs: &logSet{}, beside: s.loaded.Beside}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx, first.logs))
@@ -88,7 +88,7 @@ func (s *Service) startLogs(ctx context.Context, first *state) error {
 	if c.Mode == ctlog.ModeNone {
 		return nil
 	}
-	s.policy, err = ctlog.NewPolicy(s.submittedTo(logs), ctlog.Options{
+	s.policy, err = ctlog.NewPolicy(s.submittedTo(first), ctlog.Options{
 		SCTs: c.SCTs, Operators: c.Operators, Stagger: c.Stagger, Timeout: c.Timeout, Now: s.Now, Logger: s.Logger, Metrics: s.Registry,
 	})
 	return err

@@ -60,6 +60,7 @@ type state struct {
 	logs        *logSet
 	beside      trustroot.History // what the section trust of config names
 	documents   trustroot.Documents
+	signed      *tuf.Repository // what is published by TUF; nil while nothing is
 }
 
 func (s *Service) state() *state { return s.current.Load() }

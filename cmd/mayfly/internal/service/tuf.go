@@ -7,12 +7,16 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
+	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -29,8 +33,53 @@ func OpenTUFKey(ctx context.Context, c tuf.Config, d Dependencies) (kms.Signer, 
 	return keystore.Open(ctx, string(c.Key), o)
 }
 
+// checkSigned adds the fault of an active authority that clients can't know yet by what
+// is published; none where nothing is.
+func checkSigned(r *tuf.Repository, all *authority.Set, propagation time.Duration, f *setting.Faults) {
+	if r == nil || all == nil {
+		return
+	}
+	since := func(name string) (time.Time, bool) { return r.Listed(all.Chains[name]) }
+	lifecycle.AddFaults("ca.authorities", lifecycle.CheckSigned(all.Records, lifecycle.Terms{Propagation: propagation, SignedSince: since}), f)
+}
+
+// heldBack is a log that takes nothing before clients can know it by what is published.
+type heldBack struct {
+	ctlog.Log
+	until time.Time
+}
+
+// Description begins the log when clients know it.
+func (l heldBack) Description() ctlog.Description {
+	d := l.Log.Description()
+	d.Start = l.until
+	return d
+}
+
+// never is when a log begins that isn't published.
+var never = time.Date(9999, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// holdBack is a log as it may be submitted to, with a repository r.
+func (s *Service) holdBack(log ctlog.Log, forced bool, r *tuf.Repository, propagation time.Duration) ctlog.Log {
+	d := log.Description()
+	if r == nil || forced || propagation == 0 {
+		return log
+	}
+	until := never
+	if since, listed := r.Listed(d.ID); listed && since.IsZero() {
+		return log
+	} else if listed {
+		until = since.Add(propagation - propagation/10) // a tenth: the service takes a publication up later than it was made
+	}
+	if !until.After(d.Start) || !d.End.IsZero() && d.End.Before(s.Now()) {
+		return log
+	}
+	s.Logger.Warn("a log takes no certificates before clients can know it by the signed trust root", slog.String("log", d.URL), slog.Time("begins", d.Start), slog.Time("until", until))
+	return heldBack{log, until}
+}
+
 // loadTUF opens the online key and reads what was published.
-func (l *Components) loadTUF(ctx context.Context, c tuf.Config, d Dependencies, f *setting.Faults) {
+func (l *Components) loadTUF(ctx context.Context, c tuf.Config, propagation time.Duration, d Dependencies, f *setting.Faults) {
 	if !c.Enabled() {
 		return
 	}
@@ -49,6 +98,7 @@ func (l *Components) loadTUF(ctx context.Context, c tuf.Config, d Dependencies, 
 			f.Add("tuf.key", "%v", err)
 		}
 	}
+	checkSigned(l.tuf.repository, l.Authorities, propagation, f)
 }
 
 // inspectTUF remarks on what was published.
@@ -119,6 +169,7 @@ func (s *Service) prepareTUF(ctx context.Context, next *state) (func(context.Con
 	if found.Same(served) {
 		return nil, nil, nil
 	}
+	next.signed = found
 	commit, rollback, err := s.tuf.Prepare(ctx, found)
 	if err != nil {
 		return nil, nil, err
