@@ -287,6 +287,27 @@ func TestRecoveryMayBeCutShort(t *testing.T) {
 	}
 }
 
+// TestRecoveryThatFails: where the mark alone has the last entries, it keeps them until
+// the tree has them, however many starts fail before that.
+func TestRecoveryThatFails(t *testing.T) {
+	t.Parallel()
+	for failures := 1; failures <= 2; failures++ { // so that either of the mark's slots is written last
+		c := crash(t)
+		c.ahead(t, wipe(c.frames[4], c.frames[4]+aheadPage, 0))
+		obstacle := c.path("tile", "0", "000.p", "6")
+		makeDir(t, obstacle)
+		for range failures {
+			if l, err := embedded.Open(t.Context(), c.config, c.o); err == nil {
+				closeLog(t, l)
+				t.Fatal("it opens although its tree can't grow")
+			}
+		}
+		remove(t, obstacle)
+		c.open(t)
+		c.published(t, 6)
+	}
+}
+
 // TestChecksCountWhatTheTreeDoesNotHave: a check of a log, while it runs and after it
 // crashed, and mayfly check, see the entries in the write-ahead file; no log is frozen
 // over them, and a backup has what is published.

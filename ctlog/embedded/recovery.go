@@ -85,15 +85,16 @@ func (l *Log) start(ctx context.Context) error {
 	if err := l.sweep(ctx); err != nil {
 		return err
 	}
+	var high logdir.High
 	if fresh {
 		err = l.found(ctx)
 	} else {
-		err = l.verifyDisk(ctx)
+		high, err = l.verifyDisk(ctx)
 	}
 	if err != nil {
 		return err
 	}
-	return l.begin(ctx)
+	return l.begin(ctx, high)
 }
 
 // found makes the files of a new log that are no entry's.
@@ -118,14 +119,18 @@ func (l *Log) found(ctx context.Context) error {
 }
 
 // begin makes the tree of what was sequenced, for which the mark goes up first, and
-// starts over with an empty write-ahead file.
-func (l *Log) begin(ctx context.Context) error {
+// starts over with an empty write-ahead file. high is what the mark says.
+func (l *Log) begin(ctx context.Context, high logdir.High) error {
 	now, entries := l.backlog.next()
 	_, after, err := l.after(now.Size + uint64(len(entries)))
 	if err != nil {
 		return err
 	}
-	if err := l.mark.Advance(logdir.High{Tree: after, First: after.Size}); err != nil {
+	next := logdir.High{Tree: after, First: after.Size}
+	if high.Size == after.Size { // until the tree has them, the mark alone may have the last entries
+		next.First, next.Entries = high.First, high.Entries
+	}
+	if err := l.mark.Advance(next); err != nil {
 		return err
 	}
 	l.backlog.marked, l.backlog.behind = after.Size, l.o.Now()
@@ -175,15 +180,15 @@ func (l *Log) inspect() (fresh bool, err error) {
 
 // verifyDisk refuses an existing log unless it has the same key and name, isn't
 // smaller than the mark, continues what mark and checkpoint have seen, and has an
-// undamaged right edge.
-func (l *Log) verifyDisk(ctx context.Context) error {
+// undamaged right edge. It gives what the mark says.
+func (l *Log) verifyDisk(ctx context.Context) (high logdir.High, err error) {
 	if err := l.checkOwner(); err != nil {
-		return err
+		return high, err
 	}
 	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
 	missing := errors.Is(err, os.ErrNotExist)
 	if err != nil && !missing {
-		return err
+		return high, err
 	}
 	if !missing {
 		l.mark = mark
@@ -193,12 +198,12 @@ func (l *Log) verifyDisk(ctx context.Context) error {
 		l.mark, err = l.newMark(ctx, now)
 	}
 	if err != nil {
-		return err
+		return high, err
 	}
 	l.backlog.tree, l.backlog.signed = now, l.published.Size
 	l.backlog.add(entries, now.Size, l.o.Now())
 	l.base, err = l.dir.Range(ctx, now.Size)
-	return err
+	return high, err
 }
 
 // survey gives the tree on the disk where it continues what the checkpoint has seen, and
