@@ -64,7 +64,7 @@ func warmCases(tb testing.TB) map[string]struct {
 		config IssuerConfig
 		claims map[string]any
 	}{
-		"email":  {emailIssuer(), nil},
+		"email": {emailIssuer(), nil},
 		"github": {IssuerConfig{
 			URL: "https://issuer.example", Type: TypeCI, Preset: "github", Audiences: []string{"sigstore"},
 			Allow: `claims.repository_owner == "octo-org" && principal.san.startsWith("https://github.com/octo-org/")`,
