@@ -120,8 +120,8 @@ func (l *Log) found(ctx context.Context) error {
 // begin makes the tree of what was sequenced, for which the mark goes up first, and
 // starts over with an empty write-ahead file.
 func (l *Log) begin(ctx context.Context) error {
-	now, entries := l.backlog.next()
-	_, after, err := l.after(now.Size + uint64(len(entries)))
+	now := l.backlog.now()
+	_, after, err := l.after(now.tree.Size + uint64(len(now.entries)))
 	if err != nil {
 		return err
 	}
@@ -140,9 +140,9 @@ func (l *Log) begin(ctx context.Context) error {
 		return err
 	}
 	l.ahead = file
-	if len(entries) > 0 {
+	if len(now.entries) > 0 {
 		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree",
-			slog.String("log", l.description.URL), slog.Int("entries", len(entries)))
+			slog.String("log", l.description.URL), slog.Int("entries", len(now.entries)))
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	signal(l.toPublish)
