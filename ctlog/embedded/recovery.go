@@ -82,14 +82,14 @@ func (l *Log) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.sweep(ctx); err != nil {
-		return err
-	}
 	var high logdir.High
 	if fresh {
 		err = l.found(ctx)
 	} else {
 		high, err = l.verifyDisk(ctx)
+	}
+	if err == nil {
+		err = l.sweep(ctx)
 	}
 	if err != nil {
 		return err
@@ -121,8 +121,8 @@ func (l *Log) found(ctx context.Context) error {
 // begin makes the tree of what was sequenced, for which the mark goes up first, and
 // starts over with an empty write-ahead file. high is what the mark says.
 func (l *Log) begin(ctx context.Context, high logdir.High) error {
-	now, entries := l.backlog.next()
-	_, after, err := l.after(now.Size + uint64(len(entries)))
+	now := l.backlog.now()
+	_, after, err := l.after(now.tree.Size + uint64(len(now.entries)))
 	if err != nil {
 		return err
 	}
@@ -145,9 +145,9 @@ func (l *Log) begin(ctx context.Context, high logdir.High) error {
 		return err
 	}
 	l.ahead = file
-	if len(entries) > 0 {
+	if len(now.entries) > 0 {
 		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree",
-			slog.String("log", l.description.URL), slog.Int("entries", len(entries)))
+			slog.String("log", l.description.URL), slog.Int("entries", len(now.entries)))
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	signal(l.toPublish)
@@ -291,12 +291,12 @@ func (l *Log) checkOwner() error {
 	return nil
 }
 
-// sweep removes what a crash left unfinished.
+// sweep removes what a crash left unfinished, and what nobody needs any more.
 func (l *Log) sweep(ctx context.Context) error {
 	begin := time.Now()
-	removed, err := l.dir.Sweep()
+	removed, err := l.dir.Sweep(l.published.Size)
 	if removed > 0 {
-		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished",
+		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind",
 			slog.String("log", l.description.URL), slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
 	}
 	return err
