@@ -25,9 +25,8 @@ import (
 )
 
 func newTUFCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
+	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
 		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams), newTUFExportCommand(streams))
 	return cmd
@@ -121,11 +120,9 @@ func newTUFInitCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Draft the first root: who signs, and what clients trust",
-		Long: `Writes the draft of a repository's first root and targets: the public keys of those
-who sign, how many of them have to, the service's online key (tuf.key), and what
-clients are told by the configuration. Private keys stay where they are. The draft is
-one file: carry it to enough of the keys (mayfly tuf sign), and back (mayfly tuf
-publish).`,
+		Long: `Writes the draft of a repository's first root and targets: whose keys sign, how many
+have to, the service's online key (tuf.key), and what the configuration tells clients.
+Private keys stay where they are: carry the draft to enough of them, and back.`,
 		Example: "  mayfly tuf init --config mayfly.yaml --key alice.pem --key bob.pem --key carol.pem --out draft.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -141,26 +138,21 @@ publish).`,
 				return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
 					err: errors.Join(fmt.Errorf("%s has a root already", c.TUF.Directory), err)}
 			}
-			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
-				return err
-			}
 			documents, err := clientDocuments(cmd.Context(), c)
 			if err != nil {
+				return err
+			}
+			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
 				return err
 			}
 			d, err := tuf.Init(keys, documents, time.Now())
 			return writeDraft(streams.Out, out, d, err)
 		},
 	}
-	configFlag(cmd, &file)
+	draftFlags(cmd, &file, &out)
 	k.flags(cmd)
-	draftFlag(cmd, &out)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
 	return cmd
-}
-
-func draftFlag(cmd *cobra.Command, out *string) {
-	cmd.Flags().StringVar(out, "out", "tuf-draft.json", "file for the draft")
 }
 
 func newTUFStageCommand(streams streams) *cobra.Command {
@@ -170,9 +162,8 @@ func newTUFStageCommand(streams streams) *cobra.Command {
 		Use:   "stage",
 		Short: "Draft the next targets, with what the configuration says now",
 		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
-clients. An authority, a log or a timestamp authority that was published and isn't in
-the configuration any more is refused, unless --remove says that clients are to refuse
-what was signed under it.`,
+clients. Where something that was signed couldn't be verified any more, it refuses,
+unless --remove says that this is meant.`,
 		Example: "  mayfly tuf stage --config mayfly.yaml --out draft.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -186,13 +177,12 @@ what was signed under it.`,
 			}
 			d, err := tuf.Stage(r, documents, remove, time.Now())
 			if err != nil {
-				return &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
+				err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
 			}
-			return writeDraft(streams.Out, out, d, nil)
+			return writeDraft(streams.Out, out, d, err)
 		},
 	}
-	configFlag(cmd, &file)
-	draftFlag(cmd, &out)
+	draftFlags(cmd, &file, &out)
 	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
 	return cmd
 }
@@ -229,10 +219,14 @@ Enough keys of the root in force have to sign, and enough of the new one.`,
 			return writeDraft(streams.Out, out, d, err)
 		},
 	}
-	configFlag(cmd, &file)
+	draftFlags(cmd, &file, &out)
 	k.flags(cmd)
-	draftFlag(cmd, &out)
 	return cmd
+}
+
+func draftFlags(cmd *cobra.Command, file, out *string) {
+	configFlag(cmd, file)
+	cmd.Flags().StringVar(out, "out", "tuf-draft.json", "file for the draft")
 }
 
 // openPublished is what a configuration's repository has in force.
@@ -283,21 +277,9 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 	fmt.Fprintln(w, "\nSignatures:")
 	for _, s := range d.Standings() {
 		fmt.Fprintf(w, "  %s, valid to %s: %d of %d needed; signed by %s; can sign: %s\n",
-			s.Role, s.Expires.Format(time.RFC3339), len(s.Have), s.Need, keyNames(s.Have), keyNames(s.Missing))
+			s.Role, s.Expires.Format(time.RFC3339), len(s.Have), s.Need, tuf.KeyNames(s.Have), tuf.KeyNames(s.Missing))
 	}
 	return nil
-}
-
-// keyNames are key ids as people compare them.
-func keyNames(ids []string) string {
-	short := make([]string, len(ids))
-	for i, id := range ids {
-		short[i] = id[:12]
-	}
-	if len(short) == 0 {
-		return "none"
-	}
-	return strings.Join(short, ", ")
 }
 
 func newTUFPublishCommand(streams streams) *cobra.Command {
@@ -305,11 +287,9 @@ func newTUFPublishCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish DRAFT...",
 		Short: "Put a signed draft in force",
-		Long: `Puts a draft in force in the repository of a configuration, if enough keys have signed
-it. Several copies of one draft that were signed in different places are put together.
-A TUF client is run over the result first, one that begins with the first root and one
-that knows what is in force; with any fault nothing is published. A running service
-serves it within seconds. Replicas need the same folder: copy it to each.`,
+		Long: `Puts a draft in force, if enough keys have signed it and a TUF client takes the result;
+else nothing has changed. Copies of one draft that were signed in different places are
+put together. A running service serves it within seconds; copy the folder to replicas.`,
 		Example: "  mayfly tuf publish --config mayfly.yaml alice/draft.json bob/draft.json",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -358,7 +338,7 @@ func printRoles(w io.Writer, roles []tuf.Role, now time.Time) {
 		case left < 50:
 			note = fmt.Sprintf("; %d %% of its life is left: sign it again", left)
 		}
-		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, keyNames(r.Keys), note)
+		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, tuf.KeyNames(r.Keys), note)
 	}
 	if len(roles) > 0 && roles[0].Threshold == 1 {
 		fmt.Fprintln(w, "\n"+tufAlone)
@@ -382,10 +362,8 @@ Clients begin with 1.root.json, whose SHA-256 is
 func newTUFStatusCommand(streams streams) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Say what is published, until when, and what changes with the next",
-		Long: `Says which versions are in force, until when, who signs, and how the configuration
-differs from what was published. The exit status is 1 when anything has expired.`,
+		Use:     "status",
+		Short:   "Say what is published, until when, and what changes with the next",
 		Example: "  mayfly tuf status --config mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
