@@ -49,10 +49,14 @@ func (k *tufKeys) flags(cmd *cobra.Command) {
 	f.IntVar(&k.threshold, "threshold", 2, "how many of them have to sign")
 }
 
-// keys reads the public keys. One key that signs alone has to be said.
-func (k *tufKeys) keys(cmd *cobra.Command) (tuf.Keys, error) {
-	if len(k.root) < 3 && !cmd.Flags().Changed("threshold") {
-		return tuf.Keys{}, usage("name at least three keys, or say with --threshold how many of fewer have to sign", "%d keys, of which 2 have to sign, leave nobody who may be away", len(k.root))
+// keys reads the public keys, with the online key of c. One key that signs alone has to be said.
+func (k *tufKeys) keys(cmd *cobra.Command, c *config.Config) (all tuf.Keys, err error) {
+	stated := cmd.Flags().Changed("threshold")
+	switch {
+	case len(k.root) == 0 && (stated || len(k.targets) > 0):
+		return all, usage("name all keys of the next root", "--threshold and --targets-key need --key")
+	case len(k.root) > 0 && len(k.root) < 3 && !stated:
+		return all, usage("name at least three keys, or say with --threshold how many of fewer have to sign", "%d keys, of which 2 have to sign, leave nobody who may be away", len(k.root))
 	}
 	read := func(files []string) (all []crypto.PublicKey, err error) {
 		for _, file := range files {
@@ -68,8 +72,12 @@ func (k *tufKeys) keys(cmd *cobra.Command) (tuf.Keys, error) {
 		}
 		return all, nil
 	}
-	all := tuf.Keys{Threshold: k.threshold}
-	var err error
+	key, err := service.OpenTUFKey(cmd.Context(), c.TUF, quiet())
+	if err != nil {
+		return all, fmt.Errorf("tuf.key: %w", err)
+	}
+	defer kms.Close(key)
+	all.Threshold, all.Online = k.threshold, key.Public()
 	if all.Root, err = read(k.root); err != nil {
 		return all, err
 	}
@@ -96,16 +104,6 @@ func quiet() service.Dependencies {
 	return service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
 }
 
-// onlinePublic is the public half of a configuration's online key.
-func onlinePublic(ctx context.Context, c *config.Config) (crypto.PublicKey, error) {
-	key, err := service.OpenTUFKey(ctx, c.TUF, quiet())
-	if err != nil {
-		return nil, fmt.Errorf("tuf.key: %w", err)
-	}
-	defer kms.Close(key)
-	return key.Public(), nil
-}
-
 func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents, error) {
 	d, err := service.Documents(ctx, c, quiet(), service.Overrides{})
 	if err != nil {
@@ -114,8 +112,41 @@ func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents
 	return d, nil
 }
 
-func newTUFInitCommand(streams streams) *cobra.Command {
+// draftCommand makes a command that drafts what follows r, which is nil at the beginning.
+func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error)) *cobra.Command {
 	var file, out string
+	cmd.Args = cobra.NoArgs
+	configFlag(cmd, &file)
+	cmd.Flags().StringVar(&out, "out", "tuf-draft.json", "file for the draft")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		c, r, err := openPublished(file)
+		if begins := cmd.Name() == "init"; begins && err == nil {
+			return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
+				err: fmt.Errorf("%s has a root already", c.TUF.Directory)}
+		} else if err != nil && !(begins && errors.Is(err, tuf.ErrNothing)) {
+			return err
+		}
+		d, err := draft(c, r)
+		if err != nil {
+			return err
+		}
+		b, err := d.Format()
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteNew(out, b, 0o644); err != nil {
+			return err
+		}
+		if err := printDraft(streams.Out, d); err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "\nwritten: %[1]s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %[1]s --key KEY\n", terminal.Line(out))
+		return nil
+	}
+	return cmd
+}
+
+func newTUFInitCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
 		Use:   "init",
@@ -124,39 +155,23 @@ func newTUFInitCommand(streams streams) *cobra.Command {
 have to, the service's online key (tuf.key), and what the configuration tells clients.
 Private keys stay where they are: carry the draft to enough of them, and back.`,
 		Example: "  mayfly tuf init --config mayfly.yaml --key alice.pem --key bob.pem --key carol.pem --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			keys, err := k.keys(cmd)
-			if err != nil {
-				return err
-			}
-			c, err := tufConfig(file)
-			if err != nil {
-				return err
-			}
-			if _, err := tuf.Load(string(c.TUF.Directory)); !errors.Is(err, tuf.ErrNothing) {
-				return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
-					err: errors.Join(fmt.Errorf("%s has a root already", c.TUF.Directory), err)}
-			}
-			documents, err := clientDocuments(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
-				return err
-			}
-			d, err := tuf.Init(keys, documents, time.Now())
-			return writeDraft(streams.Out, out, d, err)
-		},
 	}
-	draftFlags(cmd, &file, &out)
 	k.flags(cmd)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
-	return cmd
+	return draftCommand(cmd, streams, func(c *config.Config, _ *tuf.Repository) (*tuf.Draft, error) {
+		keys, err := k.keys(cmd, c)
+		if err != nil {
+			return nil, err
+		}
+		documents, err := clientDocuments(cmd.Context(), c)
+		if err != nil {
+			return nil, err
+		}
+		return tuf.Init(keys, documents, time.Now())
+	})
 }
 
 func newTUFStageCommand(streams streams) *cobra.Command {
-	var file, out string
 	var remove bool
 	cmd := &cobra.Command{
 		Use:   "stage",
@@ -165,30 +180,22 @@ func newTUFStageCommand(streams streams) *cobra.Command {
 clients. Where something that was signed couldn't be verified any more, it refuses,
 unless --remove says that this is meant.`,
 		Example: "  mayfly tuf stage --config mayfly.yaml --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, r, err := openPublished(file)
-			if err != nil {
-				return err
-			}
-			documents, err := clientDocuments(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			d, err := tuf.Stage(r, documents, remove, time.Now())
-			if err != nil {
-				err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
-			}
-			return writeDraft(streams.Out, out, d, err)
-		},
 	}
-	draftFlags(cmd, &file, &out)
 	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
-	return cmd
+	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
+		documents, err := clientDocuments(cmd.Context(), c)
+		if err != nil {
+			return nil, err
+		}
+		d, err := tuf.Stage(r, documents, remove, time.Now())
+		if err != nil {
+			err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
+		}
+		return d, err
+	})
 }
 
 func newTUFRotateCommand(streams streams) *cobra.Command {
-	var file, out string
 	var k tufKeys
 	cmd := &cobra.Command{
 		Use:   "rotate-root",
@@ -197,36 +204,22 @@ func newTUFRotateCommand(streams streams) *cobra.Command {
 same people sign for another year; the online key is the configuration's (tuf.key).
 Enough keys of the root in force have to sign, and enough of the new one.`,
 		Example: "  mayfly tuf rotate-root --config mayfly.yaml --key alice.pem --key bob.pem --key dave.pem --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, r, err := openPublished(file)
-			if err != nil {
-				return err
-			}
-			keys, err := r.Keys()
-			if len(k.root) > 0 {
-				keys, err = k.keys(cmd)
-			} else if cmd.Flags().Changed("threshold") || len(k.targets) > 0 {
-				return usage("name all keys of the next root", "--threshold and --targets-key need --key")
-			}
-			if err != nil {
-				return err
-			}
-			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
-				return err
-			}
-			d, err := tuf.Rotate(r, keys, time.Now())
-			return writeDraft(streams.Out, out, d, err)
-		},
 	}
-	draftFlags(cmd, &file, &out)
 	k.flags(cmd)
-	return cmd
-}
-
-func draftFlags(cmd *cobra.Command, file, out *string) {
-	configFlag(cmd, file)
-	cmd.Flags().StringVar(out, "out", "tuf-draft.json", "file for the draft")
+	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
+		keys, err := k.keys(cmd, c)
+		if err != nil {
+			return nil, err
+		}
+		if len(k.root) == 0 {
+			online := keys.Online
+			if keys, err = r.Keys(); err != nil {
+				return nil, err
+			}
+			keys.Online = online
+		}
+		return tuf.Rotate(r, keys, time.Now())
+	})
 }
 
 // openPublished is what a configuration's repository has in force.
@@ -237,28 +230,9 @@ func openPublished(file string) (*config.Config, *tuf.Repository, error) {
 	}
 	r, err := tuf.Load(string(c.TUF.Directory))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+		return c, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
 	}
 	return c, r, nil
-}
-
-// writeDraft writes a new draft and says what is in it.
-func writeDraft(w io.Writer, out string, d *tuf.Draft, err error) error {
-	if err != nil {
-		return err
-	}
-	b, err := d.Format()
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteNew(out, b, 0o644); err != nil {
-		return err
-	}
-	if err := printDraft(w, d); err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "\nwritten: %s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %s --key KEY\n", terminal.Line(out), terminal.Line(out))
-	return nil
 }
 
 // printDraft says what a draft changes, and who has signed it.
