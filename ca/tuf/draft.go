@@ -35,21 +35,16 @@ type inForce struct {
 	files   contents
 }
 
-// The draft's file.
+// draftVersion is of the form of a draft's file.
 const draftVersion = 1
 
+// draftFile is a draft as it is carried; InForce is what it follows.
 type draftFile struct {
-	Version int             `json:"tuf_draft"`
+	Version int             `json:"tuf_draft,omitempty"`
 	Root    json.RawMessage `json:"root,omitempty"`
 	Targets json.RawMessage `json:"targets"`
 	Files   contents        `json:"files"`
-	InForce *inForceFile    `json:"in_force,omitempty"`
-}
-
-type inForceFile struct {
-	Root    json.RawMessage `json:"root"`
-	Targets json.RawMessage `json:"targets"`
-	Files   contents        `json:"files"`
+	InForce *draftFile      `json:"in_force,omitempty"`
 }
 
 // Keys are who signs root and targets: any Threshold of Root, and of Targets.
@@ -240,42 +235,55 @@ func ParseDraft(b []byte) (*Draft, error) {
 	if f.Version != draftVersion {
 		return nil, fmt.Errorf("is a draft of version %d; this Mayfly knows %d: another one wrote it", f.Version, draftVersion)
 	}
-	d := &Draft{files: f.Files}
-	var err error
-	if len(f.Root) > 0 {
-		if d.root, err = decodeRoot(f.Root); err != nil {
-			return nil, fmt.Errorf("has a root that can't be used: %w", err)
-		}
+	next, err := f.read()
+	if err != nil {
+		return nil, fmt.Errorf("has a %w", err)
 	}
-	if d.targets, err = decodeTargets(f.Targets); err != nil {
-		return nil, fmt.Errorf("has targets that can't be used: %w", err)
-	}
+	d := &Draft{root: next.root, targets: next.targets, files: next.files}
 	if f.InForce != nil {
-		d.after.files = f.InForce.Files
-		if d.after.root, err = decodeRoot(f.InForce.Root); err == nil {
-			d.after.targets, err = decodeTargets(f.InForce.Targets)
+		if d.after, err = f.InForce.read(); err == nil && d.after.root == nil {
+			err = errNotMetadata
 		}
 		if err != nil {
-			return nil, fmt.Errorf("follows what can't be used: %w", err)
+			return nil, fmt.Errorf("follows a %w", err)
 		}
 	}
 	return d, d.check()
 }
 
+func (f *draftFile) read() (is inForce, err error) {
+	is.files = f.Files
+	if len(f.Root) > 0 {
+		if is.root, err = decodeRoot(f.Root); err != nil {
+			return is, fmt.Errorf("root that can't be used: %w", err)
+		}
+	}
+	if is.targets, err = decodeTargets(f.Targets); err != nil {
+		return is, fmt.Errorf("targets that can't be used: %w", err)
+	}
+	return is, nil
+}
+
+func (f *draftFile) set(is inForce) (err error) {
+	f.Files = is.files
+	if is.root != nil {
+		if f.Root, err = encode(is.root); err != nil {
+			return err
+		}
+	}
+	f.Targets, err = encode(is.targets)
+	return err
+}
+
 // Format is the draft's file.
 func (d *Draft) Format() ([]byte, error) {
-	f := draftFile{Version: draftVersion, Files: d.files}
-	var errs [4]error
-	if d.root != nil {
-		f.Root, errs[0] = encode(d.root)
-	}
-	f.Targets, errs[1] = encode(d.targets)
+	f := draftFile{Version: draftVersion}
+	err := f.set(inForce{d.root, d.targets, d.files})
 	if d.after.root != nil {
-		f.InForce = &inForceFile{Files: d.after.files}
-		f.InForce.Root, errs[2] = encode(d.after.root)
-		f.InForce.Targets, errs[3] = encode(d.after.targets)
+		f.InForce = new(draftFile)
+		err = errors.Join(err, f.InForce.set(d.after))
 	}
-	if err := errors.Join(errs[:]...); err != nil {
+	if err != nil {
 		return nil, err
 	}
 	b, err := json.MarshalIndent(f, "", " ")
@@ -301,7 +309,9 @@ func (d *Draft) Sign(ctx context.Context, key kms.Signer) (signed []string, err 
 		}
 		signed = append(signed, fmt.Sprintf("root %d", d.root.Signed.Version))
 	}
-	if holds(root, metadata.TARGETS) {
+	// By the keys of the root before too: a client may read the new targets when it has
+	// just asked for the next root in vain.
+	if holds(root, metadata.TARGETS) || holds(d.after.root, metadata.TARGETS) {
 		if err := sign(ctx, d.targets, key); err != nil {
 			return nil, err
 		}
@@ -320,7 +330,7 @@ func (d *Draft) Sign(ctx context.Context, key kms.Signer) (signed []string, err 
 		return nil, fmt.Errorf("the key %s is for %v and signs nothing of this draft", short(id), roles)
 	}
 	return nil, fmt.Errorf("the key %s is none of those that sign this draft: %s", short(id),
-		list(slices.Compact(slices.Sorted(slices.Values(slices.Concat(root.Signed.Roles[metadata.ROOT].KeyIDs, root.Signed.Roles[metadata.TARGETS].KeyIDs))))))
+		KeyNames(slices.Compact(slices.Sorted(slices.Values(slices.Concat(root.Signed.Roles[metadata.ROOT].KeyIDs, root.Signed.Roles[metadata.TARGETS].KeyIDs))))))
 }
 
 // Standing is how far the signatures of one role are.

@@ -11,11 +11,15 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"runtime"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
@@ -217,7 +221,7 @@ func TestRefresherStopped(t *testing.T) {
 	r.must(os.MkdirAll(r.dir, 0o700))
 	synctest.Test(t, func(t *testing.T) {
 		begin := epoch.Add(100 * day)
-		time.Sleep(time.Until(begin))
+		time.Sleep(time.Until(begin)) //nolint:forbidigo // the bubble's clock
 		r.TB = t
 		key := &failingKey{Signer: r.online}
 		r.online = key
@@ -230,7 +234,7 @@ func TestRefresherStopped(t *testing.T) {
 		done := make(chan error)
 		go func() { done <- o.Run(ctx) }()
 		until := func(d time.Duration) string {
-			time.Sleep(time.Until(begin.Add(d)))
+			time.Sleep(time.Until(begin.Add(d))) //nolint:forbidigo // the bubble's clock
 			synctest.Wait()
 			text := log.String()
 			log.Reset()
@@ -351,5 +355,81 @@ func TestVerifyURL(t *testing.T) {
 	other.must(os.MkdirAll(other.dir, 0o700))
 	if _, err := Verify(t.Context(), web.URL+"/tuf", other.begin(noon).FirstRoot(), noon); err == nil {
 		t.Error("verified with another's root")
+	}
+}
+
+// TestFollowUnderLoad: clients that pinned the first root follow roots 1 to 3, another
+// authority and another log while they ask without a pause, and none is refused.
+func TestFollowUnderLoad(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.must(os.MkdirAll(r.dir, 0o700))
+	first := r.begin(noon).FirstRoot()
+	web := httptest.NewServer(r.serve(func() time.Time { return noon }, ""))
+	defer web.Close()
+	o, _ := web.Config.Handler.(*Online)
+	stop := make(chan struct{})
+	clients, ctx := errgroup.WithContext(t.Context())
+	var followed atomic.Int64
+	for range 4 {
+		cache := t.TempDir()
+		clients.Go(func() error {
+			get := func(path string) ([]byte, error) { return Fetch(t.Context(), web.Client(), web.URL+Prefix+path) }
+			for {
+				if _, _, err := follow(first, get, cache, noon); err != nil {
+					return err
+				}
+				followed.Add(1)
+				select {
+				case <-stop:
+					return nil
+				default:
+				}
+			}
+		})
+	}
+	old := r.people
+	for n, change := range []func() *Draft{
+		func() *Draft {
+			r.input.Authorities = append(r.input.Authorities, newAuthority(t, "second", noon))
+			return r.stage(noon)
+		},
+		func() *Draft {
+			r.input.CTLogs = append(r.input.CTLogs, newLog(t, "https://log.example/2"))
+			return r.stage(noon)
+		},
+		func() *Draft {
+			r.people = []kms.Signer{old[0], newSigner(t), newSigner(t)}
+			d, err := Rotate(r.load(), r.keys(), noon)
+			r.must(err)
+			return d
+		},
+		func() *Draft {
+			r.people = append(r.people[1:], newSigner(t))
+			d, err := Rotate(r.load(), r.keys(), noon)
+			r.must(err)
+			return d
+		},
+	} {
+		signers := r.people[:2] // two of the root in force, and all that are new
+		d := change()
+		for _, k := range r.people {
+			if !slices.Contains(signers, k) {
+				signers = append(signers[:len(signers):len(signers)], k)
+			}
+		}
+		r.publish(r.signed(d, signers...), noon)
+		at := followed.Load()
+		r.take(o)
+		for followed.Load() < at+8 && ctx.Err() == nil {
+			runtime.Gosched()
+		}
+		if n == 3 && r.load().state.Root != 3 {
+			t.Errorf("root %d", r.load().state.Root)
+		}
+	}
+	close(stop)
+	if err := clients.Wait(); err != nil {
+		t.Error(err)
 	}
 }

@@ -10,6 +10,7 @@
 package tuf
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -17,6 +18,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/cjson"
@@ -121,7 +123,7 @@ func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *
 	need := root.Signed.Roles[role].Threshold
 	if len(have) < need {
 		return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
-			what, len(have), need, list(have), need-len(have), list(missing))
+			what, len(have), need, KeyNames(have), need-len(have), KeyNames(missing))
 	}
 	if err := root.VerifyDelegate(role, m); err != nil { // what every client asks
 		return fmt.Errorf("%s: %w", what, err)
@@ -129,19 +131,13 @@ func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *
 	return nil
 }
 
-// list is ids for people.
-func list(ids []string) string {
-	if len(ids) == 0 {
-		return "none"
-	}
-	text := ""
+// KeyNames are ids of keys as people compare them.
+func KeyNames(ids []string) string {
+	names := make([]string, len(ids))
 	for i, id := range ids {
-		if i > 0 {
-			text += ", "
-		}
-		text += short(id)
+		names[i] = short(id)
 	}
-	return text
+	return cmp.Or(strings.Join(names, ", "), "none")
 }
 
 // encode writes metadata as it is served.

@@ -182,11 +182,16 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 		}
 		return nil
 	}
+	return agree(ctx, io, "Is the request's SHA-256 the one that mayfly ca csr printed where the key is?",
+		"compare the request's SHA-256 with what mayfly ca csr printed and give it as --fingerprint, or say --yes")
+}
+
+// agree has the person at the terminal type yes; fix is for where there is none.
+func agree(ctx context.Context, io streams, question, fix string) error {
 	if !interactive(io.In) {
-		return usage("compare the request's SHA-256 with what mayfly ca csr printed and give it as --fingerprint, or say --yes",
-			"nobody is at a terminal to agree: nothing is signed")
+		return usage(fix, "nobody is at a terminal to agree: nothing is signed")
 	}
-	fmt.Fprint(io.Err, "\nIs the request's SHA-256 the one that mayfly ca csr printed where the key is?\nType yes to sign: ")
+	fmt.Fprintf(io.Err, "\n%s\nType yes to sign: ", question)
 	answer, err := ask(ctx, io.In)
 	if err != nil {
 		return err

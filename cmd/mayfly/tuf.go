@@ -25,9 +25,8 @@ import (
 )
 
 func newTUFCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
+	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
 	cmd.AddCommand(newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
 		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams), newTUFExportCommand(streams))
 	return cmd
@@ -50,10 +49,14 @@ func (k *tufKeys) flags(cmd *cobra.Command) {
 	f.IntVar(&k.threshold, "threshold", 2, "how many of them have to sign")
 }
 
-// keys reads the public keys. One key that signs alone has to be said.
-func (k *tufKeys) keys(cmd *cobra.Command) (tuf.Keys, error) {
-	if len(k.root) < 3 && !cmd.Flags().Changed("threshold") {
-		return tuf.Keys{}, usage("name at least three keys, or say with --threshold how many of fewer have to sign", "%d keys, of which 2 have to sign, leave nobody who may be away", len(k.root))
+// keys reads the public keys, with the online key of c. One key that signs alone has to be said.
+func (k *tufKeys) keys(cmd *cobra.Command, c *config.Config) (all tuf.Keys, err error) {
+	stated := cmd.Flags().Changed("threshold")
+	switch {
+	case len(k.root) == 0 && (stated || len(k.targets) > 0):
+		return all, usage("name all keys of the next root", "--threshold and --targets-key need --key")
+	case len(k.root) > 0 && len(k.root) < 3 && !stated:
+		return all, usage("name at least three keys, or say with --threshold how many of fewer have to sign", "%d keys, of which 2 have to sign, leave nobody who may be away", len(k.root))
 	}
 	read := func(files []string) (all []crypto.PublicKey, err error) {
 		for _, file := range files {
@@ -69,8 +72,12 @@ func (k *tufKeys) keys(cmd *cobra.Command) (tuf.Keys, error) {
 		}
 		return all, nil
 	}
-	all := tuf.Keys{Threshold: k.threshold}
-	var err error
+	key, err := service.OpenTUFKey(cmd.Context(), c.TUF, quiet())
+	if err != nil {
+		return all, fmt.Errorf("tuf.key: %w", err)
+	}
+	defer kms.Close(key)
+	all.Threshold, all.Online = k.threshold, key.Public()
 	if all.Root, err = read(k.root); err != nil {
 		return all, err
 	}
@@ -97,16 +104,6 @@ func quiet() service.Dependencies {
 	return service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)}
 }
 
-// onlinePublic is the public half of a configuration's online key.
-func onlinePublic(ctx context.Context, c *config.Config) (crypto.PublicKey, error) {
-	key, err := service.OpenTUFKey(ctx, c.TUF, quiet())
-	if err != nil {
-		return nil, fmt.Errorf("tuf.key: %w", err)
-	}
-	defer kms.Close(key)
-	return key.Public(), nil
-}
-
 func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents, error) {
 	d, err := service.Documents(ctx, c, quiet(), service.Overrides{})
 	if err != nil {
@@ -115,90 +112,90 @@ func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents
 	return d, nil
 }
 
-func newTUFInitCommand(streams streams) *cobra.Command {
+// draftCommand makes a command that drafts what follows r, which is nil at the beginning.
+func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error)) *cobra.Command {
 	var file, out string
+	cmd.Args = cobra.NoArgs
+	configFlag(cmd, &file)
+	cmd.Flags().StringVar(&out, "out", "tuf-draft.json", "file for the draft")
+	cmd.RunE = func(*cobra.Command, []string) error {
+		c, r, err := openPublished(file)
+		if begins := cmd.Name() == "init"; begins && err == nil {
+			return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
+				err: fmt.Errorf("%s has a root already", c.TUF.Directory)}
+		} else if err != nil && !(begins && errors.Is(err, tuf.ErrNothing)) {
+			return err
+		}
+		d, err := draft(c, r)
+		if err != nil {
+			return err
+		}
+		b, err := d.Format()
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteNew(out, b, 0o644); err != nil {
+			return err
+		}
+		if err := printDraft(streams.Out, d); err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "\nwritten: %[1]s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %[1]s --key KEY\n", terminal.Line(out))
+		return nil
+	}
+	return cmd
+}
+
+func newTUFInitCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
 		Use:   "init",
 		Short: "Draft the first root: who signs, and what clients trust",
-		Long: `Writes the draft of a repository's first root and targets: the public keys of those
-who sign, how many of them have to, the service's online key (tuf.key), and what
-clients are told by the configuration. Private keys stay where they are. The draft is
-one file: carry it to enough of the keys (mayfly tuf sign), and back (mayfly tuf
-publish).`,
+		Long: `Writes the draft of a repository's first root and targets: whose keys sign, how many
+have to, the service's online key (tuf.key), and what the configuration tells clients.
+Private keys stay where they are: carry the draft to enough of them, and back.`,
 		Example: "  mayfly tuf init --config mayfly.yaml --key alice.pem --key bob.pem --key carol.pem --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			keys, err := k.keys(cmd)
-			if err != nil {
-				return err
-			}
-			c, err := tufConfig(file)
-			if err != nil {
-				return err
-			}
-			if _, err := tuf.Load(string(c.TUF.Directory)); !errors.Is(err, tuf.ErrNothing) {
-				return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
-					err: errors.Join(fmt.Errorf("%s has a root already", c.TUF.Directory), err)}
-			}
-			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
-				return err
-			}
-			documents, err := clientDocuments(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			d, err := tuf.Init(keys, documents, time.Now())
-			return writeDraft(streams.Out, out, d, err)
-		},
 	}
-	configFlag(cmd, &file)
 	k.flags(cmd)
-	draftFlag(cmd, &out)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
-	return cmd
-}
-
-func draftFlag(cmd *cobra.Command, out *string) {
-	cmd.Flags().StringVar(out, "out", "tuf-draft.json", "file for the draft")
+	return draftCommand(cmd, streams, func(c *config.Config, _ *tuf.Repository) (*tuf.Draft, error) {
+		keys, err := k.keys(cmd, c)
+		if err != nil {
+			return nil, err
+		}
+		documents, err := clientDocuments(cmd.Context(), c)
+		if err != nil {
+			return nil, err
+		}
+		return tuf.Init(keys, documents, time.Now())
+	})
 }
 
 func newTUFStageCommand(streams streams) *cobra.Command {
-	var file, out string
 	var remove bool
 	cmd := &cobra.Command{
 		Use:   "stage",
 		Short: "Draft the next targets, with what the configuration says now",
 		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
-clients. An authority, a log or a timestamp authority that was published and isn't in
-the configuration any more is refused, unless --remove says that clients are to refuse
-what was signed under it.`,
+clients. Where something that was signed couldn't be verified any more, it refuses,
+unless --remove says that this is meant.`,
 		Example: "  mayfly tuf stage --config mayfly.yaml --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, r, err := openPublished(file)
-			if err != nil {
-				return err
-			}
-			documents, err := clientDocuments(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			d, err := tuf.Stage(r, documents, remove, time.Now())
-			if err != nil {
-				return &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
-			}
-			return writeDraft(streams.Out, out, d, nil)
-		},
 	}
-	configFlag(cmd, &file)
-	draftFlag(cmd, &out)
 	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
-	return cmd
+	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
+		documents, err := clientDocuments(cmd.Context(), c)
+		if err != nil {
+			return nil, err
+		}
+		d, err := tuf.Stage(r, documents, remove, time.Now())
+		if err != nil {
+			err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
+		}
+		return d, err
+	})
 }
 
 func newTUFRotateCommand(streams streams) *cobra.Command {
-	var file, out string
 	var k tufKeys
 	cmd := &cobra.Command{
 		Use:   "rotate-root",
@@ -207,32 +204,22 @@ func newTUFRotateCommand(streams streams) *cobra.Command {
 same people sign for another year; the online key is the configuration's (tuf.key).
 Enough keys of the root in force have to sign, and enough of the new one.`,
 		Example: "  mayfly tuf rotate-root --config mayfly.yaml --key alice.pem --key bob.pem --key dave.pem --out draft.json",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, r, err := openPublished(file)
-			if err != nil {
-				return err
-			}
-			keys, err := r.Keys()
-			if len(k.root) > 0 {
-				keys, err = k.keys(cmd)
-			} else if cmd.Flags().Changed("threshold") || len(k.targets) > 0 {
-				return usage("name all keys of the next root", "--threshold and --targets-key need --key")
-			}
-			if err != nil {
-				return err
-			}
-			if keys.Online, err = onlinePublic(cmd.Context(), c); err != nil {
-				return err
-			}
-			d, err := tuf.Rotate(r, keys, time.Now())
-			return writeDraft(streams.Out, out, d, err)
-		},
 	}
-	configFlag(cmd, &file)
 	k.flags(cmd)
-	draftFlag(cmd, &out)
-	return cmd
+	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
+		keys, err := k.keys(cmd, c)
+		if err != nil {
+			return nil, err
+		}
+		if len(k.root) == 0 {
+			online := keys.Online
+			if keys, err = r.Keys(); err != nil {
+				return nil, err
+			}
+			keys.Online = online
+		}
+		return tuf.Rotate(r, keys, time.Now())
+	})
 }
 
 // openPublished is what a configuration's repository has in force.
@@ -243,28 +230,9 @@ func openPublished(file string) (*config.Config, *tuf.Repository, error) {
 	}
 	r, err := tuf.Load(string(c.TUF.Directory))
 	if err != nil {
-		return nil, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+		return c, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
 	}
 	return c, r, nil
-}
-
-// writeDraft writes a new draft and says what is in it.
-func writeDraft(w io.Writer, out string, d *tuf.Draft, err error) error {
-	if err != nil {
-		return err
-	}
-	b, err := d.Format()
-	if err != nil {
-		return err
-	}
-	if err := durable.WriteNew(out, b, 0o644); err != nil {
-		return err
-	}
-	if err := printDraft(w, d); err != nil {
-		return err
-	}
-	fmt.Fprintf(w, "\nwritten: %s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %s --key KEY\n", terminal.Line(out), terminal.Line(out))
-	return nil
 }
 
 // printDraft says what a draft changes, and who has signed it.
@@ -283,21 +251,9 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 	fmt.Fprintln(w, "\nSignatures:")
 	for _, s := range d.Standings() {
 		fmt.Fprintf(w, "  %s, valid to %s: %d of %d needed; signed by %s; can sign: %s\n",
-			s.Role, s.Expires.Format(time.RFC3339), len(s.Have), s.Need, keyNames(s.Have), keyNames(s.Missing))
+			s.Role, s.Expires.Format(time.RFC3339), len(s.Have), s.Need, tuf.KeyNames(s.Have), tuf.KeyNames(s.Missing))
 	}
 	return nil
-}
-
-// keyNames are key ids as people compare them.
-func keyNames(ids []string) string {
-	short := make([]string, len(ids))
-	for i, id := range ids {
-		short[i] = id[:12]
-	}
-	if len(short) == 0 {
-		return "none"
-	}
-	return strings.Join(short, ", ")
 }
 
 func newTUFPublishCommand(streams streams) *cobra.Command {
@@ -305,11 +261,9 @@ func newTUFPublishCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "publish DRAFT...",
 		Short: "Put a signed draft in force",
-		Long: `Puts a draft in force in the repository of a configuration, if enough keys have signed
-it. Several copies of one draft that were signed in different places are put together.
-A TUF client is run over the result first, one that begins with the first root and one
-that knows what is in force; with any fault nothing is published. A running service
-serves it within seconds. Replicas need the same folder: copy it to each.`,
+		Long: `Puts a draft in force, if enough keys have signed it and a TUF client takes the result;
+else nothing has changed. Copies of one draft that were signed in different places are
+put together. A running service serves it within seconds; copy the folder to replicas.`,
 		Example: "  mayfly tuf publish --config mayfly.yaml alice/draft.json bob/draft.json",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -358,7 +312,7 @@ func printRoles(w io.Writer, roles []tuf.Role, now time.Time) {
 		case left < 50:
 			note = fmt.Sprintf("; %d %% of its life is left: sign it again", left)
 		}
-		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, keyNames(r.Keys), note)
+		fmt.Fprintf(w, "  %-10s %d, valid to %s, %d of %s%s\n", r.Name, r.Version, r.Expires.Format(time.RFC3339), r.Threshold, tuf.KeyNames(r.Keys), note)
 	}
 	if len(roles) > 0 && roles[0].Threshold == 1 {
 		fmt.Fprintln(w, "\n"+tufAlone)
@@ -382,10 +336,8 @@ Clients begin with 1.root.json, whose SHA-256 is
 func newTUFStatusCommand(streams streams) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use:   "status",
-		Short: "Say what is published, until when, and what changes with the next",
-		Long: `Says which versions are in force, until when, who signs, and how the configuration
-differs from what was published. The exit status is 1 when anything has expired.`,
+		Use:     "status",
+		Short:   "Say what is published, until when, and what changes with the next",
 		Example: "  mayfly tuf status --config mayfly.yaml",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -89,18 +89,7 @@ func confirmDraft(ctx context.Context, io streams, yes bool) error {
 	if yes {
 		return nil
 	}
-	if !interactive(io.In) {
-		return usage("read what the draft changes, and say --yes", "nobody is at a terminal to agree: nothing is signed")
-	}
-	fmt.Fprint(io.Err, "\nIs that what clients are to trust? Type yes to sign: ")
-	answer, err := ask(ctx, io.In)
-	if err != nil {
-		return err
-	}
-	if answer != "yes" {
-		return errors.New("not confirmed: nothing is signed")
-	}
-	return nil
+	return agree(ctx, io, "Is that what clients are to trust?", "read what the draft changes, and say --yes")
 }
 
 // readDraft reads the file of a draft.
@@ -121,9 +110,8 @@ func newTUFVerifyCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Follow a repository as a client does, and say what it trusts",
-		Long: `Runs a TUF client over the repository at a URL: it begins with the root that --root
-names, a file or a URL with its --root-checksum, and keeps nothing. It prints the versions, until when they are valid,
-and the SHA-256 of each target.`,
+		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
+versions, until when they are valid, and the SHA-256 of each target. It keeps nothing.`,
 		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -176,10 +164,9 @@ func newTUFExportCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export",
 		Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
-		Long: `Follows a repository as mayfly tuf verify does, and prints it in the form that somebody
-else takes: policy-controller's TrustRoot, which follows the repository, or has all of
-it in it where the cluster reaches nothing (policy-controller-files, which lasts as long
-as the timestamp); an attestor of Kyverno's; or a document alone, verified.`,
+		Long: `Follows a repository as mayfly tuf verify does, and prints a document of it, or what a
+cluster takes: policy-controller's TrustRoot, which follows the repository or has it in
+it (policy-controller-files: as long as the timestamp lasts), or an attestor of Kyverno's.`,
 		Example: "  mayfly tuf export --url https://ca.example.com/tuf --root 1.root.json --format policy-controller | kubectl apply -f -",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {

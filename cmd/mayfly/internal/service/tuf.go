@@ -98,6 +98,9 @@ func (l *Components) loadTUF(ctx context.Context, c tuf.Config, propagation time
 			f.Add("tuf.key", "%v", err)
 		}
 	}
+	if l.Authorities != nil && l.Authorities.Active.IsEphemeral() {
+		l.remark("tuf.directory", "issuing certificates of `mode: ephemeral` are new every few days: clients that follow TUF refuse each until people have signed a trust root that lists it")
+	}
 	checkSigned(l.tuf.repository, l.Authorities, propagation, f)
 }
 
