@@ -82,14 +82,14 @@ func (l *Log) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.sweep(ctx); err != nil {
-		return err
-	}
 	var high logdir.High
 	if fresh {
 		err = l.found(ctx)
 	} else {
 		high, err = l.verifyDisk(ctx)
+	}
+	if err == nil {
+		err = l.sweep(ctx)
 	}
 	if err != nil {
 		return err
@@ -291,12 +291,12 @@ func (l *Log) checkOwner() error {
 	return nil
 }
 
-// sweep removes what a crash left unfinished.
+// sweep removes what a crash left unfinished, and what nobody needs any more.
 func (l *Log) sweep(ctx context.Context) error {
 	begin := time.Now()
-	removed, err := l.dir.Sweep()
+	removed, err := l.dir.Sweep(l.published.Size)
 	if removed > 0 {
-		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished",
+		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind",
 			slog.String("log", l.description.URL), slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
 	}
 	return err

@@ -216,28 +216,36 @@ func TestLogWithoutItsLockFileTakesNothing(t *testing.T) {
 	}
 }
 
-// TestSweepRemovesWhatACrashLeft: what a crash left is removed, and nothing else.
+// TestSweepRemovesWhatACrashLeft: what a crash left is removed, and what an earlier version
+// didn't collect, and nothing else.
 func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
-	b.write(t, 3)
+	l := b.openNow(t)
+	b.load(t, l, 259)
+	closeLog(t, l)
 	leftovers := []string{
-		b.path("checkpoint123"), b.path(".state", "treeState456"), b.path("tile", "0", "000.p", "31456789012"),
-		b.path("tile", "data", "0001234567"), b.path("issuer", ".tmp-789"),
+		b.path("checkpoint123"), b.path(".state", "treeState456"), b.path("tile", "0", "001.p", "31456789012"),
+		b.path("tile", "data", "0011234567"), b.path("issuer", ".tmp-789"), b.path("tile", "data", "000.p"), b.path("tile", "0", "000.p"),
 	}
-	for _, path := range leftovers {
+	for _, dir := range leftovers[5:] {
+		makeDir(t, dir)
+	}
+	for _, path := range leftovers[:5] {
 		ruin(t, path)
 	}
-	keep := b.path("notes.txt")
-	ruin(t, keep)
+	keep := []string{b.path("notes.txt"), b.path("tile", "data", "001.p", "3"), b.path("tile", "0", "001.p", "3"), b.path("tile", "1", "000.p", "1")}
+	ruin(t, keep[0])
 	b.write(t, 1)
 	for _, path := range leftovers {
 		if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
 			t.Errorf("%s is still there", path)
 		}
 	}
-	if _, err := os.Stat(keep); err != nil {
-		t.Errorf("a file that is none of ours: %v", err)
+	for _, path := range keep {
+		if _, err := os.Stat(path); err != nil {
+			t.Errorf("what is no leftover: %v", err)
+		}
 	}
 	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
 		t.Errorf("Verify: %v", err)

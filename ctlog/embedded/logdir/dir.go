@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -151,8 +152,9 @@ func (d Dir) Probe() error {
 }
 
 // Sweep removes what a crash left unfinished, and counts it: files whose names are
-// not those of a log. They were never part of the log, and never served.
-func (d Dir) Sweep() (removed int, err error) {
+// not those of a log. They were never part of the log, and never served. It also removes
+// the partial tiles that Collect should have, of a log that has published so many entries.
+func (d Dir) Sweep(published uint64) (removed int, err error) {
 	err = filepath.WalkDir(string(d), func(path string, entry fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -160,6 +162,15 @@ func (d Dir) Sweep() (removed int, err error) {
 		name, err := filepath.Rel(string(d), path)
 		if err == nil && entry.IsDir() && (durable.OfTheSystem(entry.Name()) || filepath.Dir(name) == "." && name != "." && !slices.Contains(parts, name)) {
 			return fs.SkipDir // not ours, and maybe not to be read
+		}
+		if full, partial := strings.CutSuffix(name, ".p"); err == nil && entry.IsDir() && partial {
+			if t, ok := ParseTilePath(full); ok && t.Within(published) {
+				if err := os.RemoveAll(path); err != nil {
+					return err
+				}
+				removed++
+				return fs.SkipDir
+			}
 		}
 		if err != nil || entry.IsDir() || !Unfinished(name) {
 			return err
