@@ -165,7 +165,7 @@ func (d Dir) Sweep(published uint64) (removed int, err error) {
 		}
 		if full, partial := strings.CutSuffix(name, ".p"); err == nil && entry.IsDir() && partial {
 			if t, ok := ParseTilePath(full); ok && t.Within(published) {
-				if err := os.RemoveAll(path); err != nil {
+				if err := os.RemoveAll(path); err != nil { //nolint:gosec // G122: as below
 					return err
 				}
 				removed++
