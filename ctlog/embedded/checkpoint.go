@@ -43,8 +43,7 @@ func (l *Log) publishTrees(ctx context.Context) {
 // publish signs a checkpoint over the tree that is on disk and publishes it, unless it
 // is published already and not old. One goroutine does so at a time.
 func (l *Log) publish(ctx context.Context) error {
-	t, _ := l.backlog.next()
-	before := l.published
+	t, before := l.backlog.now().tree, l.published
 	if before.Raw != nil && t.Size == before.Size && l.o.Now().Sub(before.Signed()) < republish {
 		return nil
 	}
@@ -77,7 +76,7 @@ func (l *Log) sign(ctx context.Context, t checkpoint.Tree) ([]byte, error) {
 	if t.Size < last.Size || t.Size == last.Size && last.Root != nil && !bytes.Equal(t.Root, last.Root) {
 		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d that contradicts the last one, of size %d", t.Size, last.Size)
 	}
-	if marked := l.backlog.markedSize(); t.Size > marked {
+	if marked := l.backlog.now().marked; t.Size > marked {
 		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, marked)
 	}
 	timestamp := max(last.Timestamp, millis(l.o.Now()))
@@ -124,13 +123,11 @@ func (l *Log) mergeDelay() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	l.backlog.mu.Lock()
-	marked, behind := l.backlog.marked, l.backlog.behind
-	l.backlog.mu.Unlock()
-	if head.Size >= marked {
+	p, now := l.backlog.now(), l.o.Now()
+	if head.Size >= p.marked {
 		return 0, nil
 	}
-	return max(0, min(l.o.Now().Sub(head.Signed()), l.o.Now().Sub(behind))), nil
+	return max(0, min(now.Sub(head.Signed()), now.Sub(p.behind))), nil
 }
 
 // millis is a time as RFC 6962 writes it; before 1970 it is zero.

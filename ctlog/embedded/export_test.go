@@ -58,7 +58,4 @@ func (l *Log) HoldTree() (release func()) {
 }
 
 // Full reports whether the entries that wait for the tree leave no room for others.
-func (l *Log) Full() bool {
-	_, full := l.backlog.room()
-	return full
-}
+func (l *Log) Full() bool { return l.backlog.now().full() }

@@ -37,20 +37,28 @@ type frame struct {
 	written, marked bool
 }
 
-// backlog is the entries that are sequenced and not in the tree yet, and the tree.
+// backlog is the entries that are sequenced and not in the tree yet.
 type backlog struct {
 	added chan struct{} // holds one: something was added
 	grown chan struct{} // holds one: the tree has grown, or can't
 
-	mu      sync.Mutex // guards what follows
-	entries []logdir.Entry
-	bytes   int
-	marked  uint64          // entries that the durable mark covers
+	mu sync.Mutex // guards what follows
+	progress
+}
+
+// progress is how far the log has come.
+type progress struct {
 	tree    checkpoint.Tree // what is on disk
-	behind  time.Time       // since when entries wait for a checkpoint, where some do
+	entries []logdir.Entry  // that follow it
+	bytes   int             // of these
+	marked  uint64          // entries that the durable mark covers
 	signed  uint64          // entries that the last checkpoint covers
+	behind  time.Time       // since when entries wait for a checkpoint, where some do
 	failed  error           // why the tree on disk must be read again
 }
+
+// full says that nothing more may be sequenced now.
+func (p progress) full() bool { return len(p.entries) >= maxBacklog || p.bytes >= maxBacklogBytes }
 
 // signal puts a value into a channel that holds one.
 func signal(c chan struct{}) {
@@ -75,11 +83,13 @@ func (b *backlog) add(entries []logdir.Entry, marked uint64, now time.Time) {
 	signal(b.added)
 }
 
-// next is the tree and what follows it.
-func (b *backlog) next() (checkpoint.Tree, []logdir.Entry) {
+// now is how far the log has come.
+func (b *backlog) now() progress {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	return b.tree, b.entries[:len(b.entries):len(b.entries)]
+	p := b.progress
+	p.entries = slices.Clip(p.entries)
+	return p
 }
 
 // drop forgets the entries that the tree holds now.
@@ -91,19 +101,6 @@ func (b *backlog) drop(now checkpoint.Tree) {
 		b.bytes -= len(e.Raw)
 	}
 	b.entries, b.tree = slices.Clone(b.entries[n:]), now
-}
-
-// room gives the size of the tree, and whether nothing more may be sequenced now.
-func (b *backlog) room() (tree uint64, full bool) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.tree.Size, len(b.entries) >= maxBacklog || b.bytes >= maxBacklogBytes
-}
-
-func (b *backlog) failure() error {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.failed
 }
 
 func (b *backlog) fail(err error) {
@@ -118,20 +115,6 @@ func (b *backlog) published(size uint64) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.signed = size
-}
-
-// markedSize is how many entries the durable mark covers.
-func (b *backlog) markedSize() uint64 {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return b.marked
-}
-
-// counts are the entries that aren't in the tree yet, and their bytes.
-func (b *backlog) counts() (entries, bytes int) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return len(b.entries), b.bytes
 }
 
 // integrate makes what was sequenced part of the tree, at most once in an interval
@@ -156,12 +139,11 @@ func (l *Log) integrate(ctx context.Context) {
 // they are many.
 func (l *Log) awaitBacklog(ctx context.Context, due time.Time) error {
 	for {
-		entries, bytes := l.backlog.counts()
-		left := time.Until(due)
-		switch {
-		case entries >= fullBacklog || bytes >= fullBacklogBytes || entries > 0 && left <= 0:
+		now, left := l.backlog.now(), time.Until(due)
+		switch waiting := len(now.entries); {
+		case waiting >= fullBacklog || now.bytes >= fullBacklogBytes || waiting > 0 && left <= 0:
 			return nil
-		case entries == 0:
+		case waiting == 0:
 			left = time.Hour // or until something is added
 		}
 		if err := wait.OrWoken(ctx, left, l.backlog.added); err != nil {
@@ -173,16 +155,15 @@ func (l *Log) awaitBacklog(ctx context.Context, due time.Time) error {
 // grow makes what was sequenced part of the tree, after an error once the disk has been
 // read and holds what it should. Whoever calls it has growing.
 func (l *Log) grow(ctx context.Context) (err error) {
-	failed := l.backlog.failure()
+	failed := l.backlog.now().failed
 	if failed != nil {
 		if err := l.reread(ctx); err != nil {
 			return fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
 		}
 	}
 	defer func() { l.backlog.fail(err) }()
-	before, entries := l.backlog.next()
-	if len(entries) > 0 {
-		if err := l.extend(ctx, before, entries); err != nil {
+	if now := l.backlog.now(); len(now.entries) > 0 {
+		if err := l.extend(ctx, now.tree, now.entries); err != nil {
 			return err
 		}
 	}
@@ -236,7 +217,7 @@ func (l *Log) after(size uint64) (*compact.Range, checkpoint.Tree, error) {
 	if err != nil {
 		return nil, checkpoint.Tree{}, err
 	}
-	_, entries := l.backlog.next()
+	entries := l.backlog.now().entries
 	if size < grown.End() || size-grown.End() > uint64(len(entries)) {
 		return nil, checkpoint.Tree{}, fmt.Errorf("the log has %d entries in its tree, want %d to %d: somebody else writes to it",
 			size, grown.End(), grown.End()+uint64(len(entries)))
@@ -261,8 +242,7 @@ func (l *Log) advance(r *compact.Range, now checkpoint.Tree) {
 // reread reads the state from the disk again after an error. It goes on only when that
 // continues what was there before with what was sequenced, as far as that got.
 func (l *Log) reread(ctx context.Context) error {
-	before, _ := l.backlog.next()
-	now, err := l.verifyState(ctx, before)
+	now, err := l.verifyState(ctx, l.backlog.now().tree)
 	if err != nil {
 		return err
 	}
@@ -272,6 +252,9 @@ func (l *Log) reread(ctx context.Context) error {
 	}
 	if !bytes.Equal(now.Root, want.Root) {
 		return fmt.Errorf("the log of %d entries has another root than what was sequenced: it was forked", now.Size)
+	}
+	if err := l.dir.PutTree(now); err != nil { // what is read may not have got to the disk
+		return err
 	}
 	l.advance(grown, now)
 	return nil

@@ -371,10 +371,10 @@ func (l *Log) Ready(ctx context.Context) error {
 		return err
 	}
 	if !l.flushing.TryLock() {
-		return l.backlog.failure() // a batch is on its way to the disk; its outcome decides next time
+		return l.backlog.now().failed // a batch is on its way to the disk; its outcome decides next time
 	}
 	defer l.flushing.Unlock()
-	if l.unheld == nil && l.backlog.failure() == nil {
+	if l.unheld == nil && l.backlog.now().failed == nil {
 		return l.lock.Held()
 	}
 	if err := l.dir.Probe(); err != nil {

@@ -87,8 +87,7 @@ func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
 			return l.o.Now().Sub(h.Signed()).Seconds(), err
 		}),
 		gauge("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", func() (float64, error) {
-			entries, _ := l.backlog.counts()
-			return float64(entries), nil
+			return float64(len(l.backlog.now().entries)), nil
 		}),
 		gauge("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", func() (float64, error) {
 			delay, err := l.mergeDelay()

@@ -201,7 +201,7 @@ func (l *Log) sound(ctx context.Context) error {
 		}
 		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error", slog.String("log", l.description.URL))
 	}
-	if l.backlog.failure() == nil {
+	if l.backlog.now().failed == nil {
 		return nil
 	}
 	l.growing.Lock()
@@ -213,12 +213,12 @@ func (l *Log) sound(ctx context.Context) error {
 // batch.
 func (l *Log) makeRoom(ctx context.Context) error {
 	for {
-		size, full := l.backlog.room()
-		if !full && l.ahead.Fits(logdir.MaxFlush, size) {
+		now := l.backlog.now()
+		if !now.full() && l.ahead.Fits(logdir.MaxFlush, now.tree.Size) {
 			return nil
 		}
-		if err := l.backlog.failure(); err != nil {
-			return err
+		if now.failed != nil {
+			return now.failed
 		}
 		select {
 		case <-l.backlog.grown:
