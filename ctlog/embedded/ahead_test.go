@@ -130,6 +130,17 @@ func TestOpenAfterACrash(t *testing.T) {
 			c.write(t, 0)
 			copyTree(t, c.path(".state", "treeState"), c.path("grown"))
 		}, "", 6},
+		"the mark was torn, a start was cut short, and the last frame hadn't got to the disk": {func(t *testing.T, c *crashed) {
+			c.markBefore(t)
+			obstacle := c.path("tile", "data", "000.p", "6")
+			makeDir(t, obstacle)
+			if l, err := embedded.Open(t.Context(), c.config, c.o); err == nil {
+				closeLog(t, l)
+				t.Error("opened over an obstacle")
+			}
+			remove(t, obstacle)
+			c.ahead(t, wipe(c.frames[4], c.frames[4]+aheadPage, 0))
+		}, "", 6},
 		"two frames are gone": {func(t *testing.T, c *crashed) { c.ahead(t, wipe(c.frames[3], c.frames[4]+aheadPage, 0)) }, "an older copy", 0},
 		"a frame in the middle is damaged": {func(t *testing.T, c *crashed) {
 			c.ahead(t, func(raw []byte) []byte { raw[c.frames[2]+700] ^= 1; return raw })

@@ -63,7 +63,10 @@ func (l *Log) publish(ctx context.Context) error {
 	}
 	l.published = head
 	l.backlog.published(head.Size)
-	return l.dir.Collect(before.Size, head.Size)
+	if err := l.dir.Collect(before.Size, head.Size); err != nil { // the next start sweeps them
+		l.o.Logger.WarnContext(ctx, "partial tiles can't be removed", slog.String("log", l.description.URL), slog.Any("error", err))
+	}
+	return nil
 }
 
 // sign gives the checkpoint of a tree, with the RFC 6962 note signature of

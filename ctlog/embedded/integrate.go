@@ -253,6 +253,9 @@ func (l *Log) reread(ctx context.Context) error {
 	if !bytes.Equal(now.Root, want.Root) {
 		return fmt.Errorf("the log of %d entries has another root than what was sequenced: it was forked", now.Size)
 	}
+	if err := l.dir.PutTree(now); err != nil { // what is read may not have got to the disk
+		return err
+	}
 	l.advance(grown, now)
 	return nil
 }

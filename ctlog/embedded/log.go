@@ -364,7 +364,7 @@ func (l *Log) Ready(ctx context.Context) error {
 		return err
 	}
 	delay, err := l.mergeDelay()
-	if err == nil && delay > MMD/2 {
+	if err == nil && delay > max(MMD/2, 3*l.config.CheckpointInterval) {
 		err = fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
 	}
 	if err != nil {

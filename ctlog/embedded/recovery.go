@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -11,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,11 +84,10 @@ func (l *Log) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var high logdir.High
 	if fresh {
 		err = l.found(ctx)
 	} else {
-		high, err = l.verifyDisk(ctx)
+		err = l.verifyDisk(ctx)
 	}
 	if err == nil {
 		err = l.sweep(ctx)
@@ -94,7 +95,7 @@ func (l *Log) start(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return l.begin(ctx, high)
+	return l.begin(ctx)
 }
 
 // found makes the files of a new log that are no entry's.
@@ -119,18 +120,14 @@ func (l *Log) found(ctx context.Context) error {
 }
 
 // begin makes the tree of what was sequenced, for which the mark goes up first, and
-// starts over with an empty write-ahead file. high is what the mark says.
-func (l *Log) begin(ctx context.Context, high logdir.High) error {
+// starts over with an empty write-ahead file.
+func (l *Log) begin(ctx context.Context) error {
 	now := l.backlog.now()
 	_, after, err := l.after(now.tree.Size + uint64(len(now.entries)))
 	if err != nil {
 		return err
 	}
-	next := logdir.High{Tree: after, First: after.Size}
-	if high.Size == after.Size { // until the tree has them, the mark alone may have the last entries
-		next.First, next.Entries = high.First, high.Entries
-	}
-	if err := l.mark.Advance(next); err != nil {
+	if err := l.mark.Advance(highWith(now.entries, after)); err != nil {
 		return err
 	}
 	l.backlog.marked, l.backlog.behind = after.Size, l.o.Now()
@@ -157,6 +154,22 @@ func (l *Log) begin(ctx context.Context, high logdir.High) error {
 	return nil
 }
 
+// highWith is the mark of a tree with as many of the last entries, of those that lead to it,
+// as a mark has. Until the tree is on disk nothing else may have them: what a crash left in
+// the write-ahead file may never have got out of the disk's cache.
+func highWith(entries []logdir.Entry, after checkpoint.Tree) logdir.High {
+	var raws [][]byte
+	for size := 0; len(entries) > 0; entries = entries[:len(entries)-1] {
+		last := entries[len(entries)-1].Raw
+		if size += len(last); size > logdir.MaxFlush {
+			break
+		}
+		raws = append(raws, last)
+	}
+	slices.Reverse(raws)
+	return logdir.High{Tree: after, First: after.Size - uint64(len(raws)), Entries: bytes.Join(raws, nil)}
+}
+
 // inspect decides whether a new log may be made here, before anything is written.
 func (l *Log) inspect() (fresh bool, err error) {
 	if l.dir.Exists(logdir.FrozenName) {
@@ -180,15 +193,15 @@ func (l *Log) inspect() (fresh bool, err error) {
 
 // verifyDisk refuses an existing log unless it has the same key and name, isn't
 // smaller than the mark, continues what mark and checkpoint have seen, and has an
-// undamaged right edge. It gives what the mark says.
-func (l *Log) verifyDisk(ctx context.Context) (high logdir.High, err error) {
+// undamaged right edge.
+func (l *Log) verifyDisk(ctx context.Context) error {
 	if err := l.checkOwner(); err != nil {
-		return high, err
+		return err
 	}
 	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
 	missing := errors.Is(err, os.ErrNotExist)
 	if err != nil && !missing {
-		return high, err
+		return err
 	}
 	if !missing {
 		l.mark = mark
@@ -198,12 +211,12 @@ func (l *Log) verifyDisk(ctx context.Context) (high logdir.High, err error) {
 		l.mark, err = l.newMark(ctx, now)
 	}
 	if err != nil {
-		return high, err
+		return err
 	}
 	l.backlog.tree, l.backlog.signed = now, l.published.Size
 	l.backlog.add(entries, now.Size, l.o.Now())
 	l.base, err = l.dir.Range(ctx, now.Size)
-	return high, err
+	return err
 }
 
 // survey gives the tree on the disk where it continues what the checkpoint has seen, and
