@@ -143,7 +143,8 @@ func (o *Online) Run(ctx context.Context) error {
 	for {
 		o.refresh(ctx)
 		o.warn(ctx)
-		if wait.For(ctx, lookInterval) != nil {
+		midnight := day - o.o.Now().Sub(epoch)%day // replicas go over to the next day together
+		if wait.For(ctx, min(lookInterval, midnight)) != nil {
 			return nil //nolint:nilerr // the service ends
 		}
 	}

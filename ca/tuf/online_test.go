@@ -14,6 +14,7 @@ import (
 	"runtime"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -213,6 +214,27 @@ func (k *failingKey) Sign(ctx context.Context, digest []byte, opts crypto.Signer
 	return k.Signer.Sign(ctx, digest, opts)
 }
 
+// said is what was logged since it was last asked for.
+type said struct {
+	mu   sync.Mutex
+	text []byte
+}
+
+func (s *said) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.text = append(s.text, b...)
+	return len(b), nil
+}
+
+func (s *said) taken() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	text := string(s.text)
+	s.text = nil
+	return text
+}
+
 // TestRefresherStopped: a key that fails is told of at once and from half of the
 // life on; clients follow for 7 days and not longer, and a key that works again mends it.
 func TestRefresherStopped(t *testing.T) {
@@ -226,7 +248,7 @@ func TestRefresherStopped(t *testing.T) {
 		key := &failingKey{Signer: r.online}
 		r.online = key
 		first := r.begin(time.Now()).FirstRoot()
-		var log strings.Builder
+		var log said
 		o, err := NewOnline(Options{Key: key, Now: time.Now, Logger: slog.New(slog.NewTextHandler(&log, nil)), Metrics: newRegistry()})
 		r.must(err)
 		r.take(o)
@@ -236,9 +258,7 @@ func TestRefresherStopped(t *testing.T) {
 		until := func(d time.Duration) string {
 			time.Sleep(time.Until(begin.Add(d))) //nolint:forbidigo // the bubble's clock
 			synctest.Wait()
-			text := log.String()
-			log.Reset()
-			return text
+			return log.taken()
 		}
 		follows := func() error {
 			_, _, err := follow(first, o.read, t.TempDir(), time.Now())
