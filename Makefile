@@ -12,6 +12,10 @@ FUZZTIME ?= 30s
 KILLS    ?= 200
 LOSSES   ?= 27
 
+# At how many entries `make bench-log` measures, and the disk that is made for them.
+LOG_SIZES ?= 10000,1000000
+LOG_DISK  ?= 4G
+
 # The version comes from these flags and from nowhere else, so that a build
 # needs no .git and is the same from any folder.
 LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
@@ -22,7 +26,7 @@ TOOL := go tool -modfile=internal/tools/pins/go.mod
 BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
-.PHONY: help run demo build install test check bench bench-log generate baseline fuzz \
+.PHONY: help run demo build install test check bench bench-peer bench-log generate baseline fuzz \
 	kill-test powerloss-test conformance conformance-keys compare release-snapshot clean
 
 help: ## list these targets
@@ -59,13 +63,17 @@ conformance-keys: build ## the part of it about keys in a KMS or HSM; writes the
 	@internal/tools/packages.sh ca-certificates gcc iproute2 libnss3-tools opensc python3-venv softhsm2
 	@MAYFLY_BIN=$${MAYFLY_BIN:-$(CURDIR)/bin/mayfly} internal/tools/conformance/keys.sh --write
 
-bench: build ## measure, and write docs/performance.md
+bench: build ## measure, beside a peer where `make bench-peer` has built it, and write docs/performance.md
 	go build -C internal/tools -o $(CURDIR)/bin/bench ./bench
-	bin/bench -mayfly bin/mayfly -out docs/performance.md
+	bin/bench -mayfly bin/mayfly -peer internal/tools/bench/peer.sh -out docs/performance.md
 
-bench-log: ## measure the embedded log alone, a million entries in memory too: 8 minutes, 4 GB of /dev/shm
+bench-peer: ## build what Mayfly is measured beside: Fulcio, and a log of Trillian and MariaDB
+	@internal/tools/packages.sh ca-certificates mariadb-server openssl
+	@internal/tools/conformance/tools.sh peer
+
+bench-log: build ## measure the log at each of LOG_SIZES, in LOG_DISK of memory: 1.4 GB for a million entries
 	go build -C internal/tools -o $(CURDIR)/bin/bench ./bench
-	bin/bench -log -log-memory /dev/shm -out docs/log-performance.md
+	internal/tools/bench/image.sh /dev/shm $(LOG_DISK) bin/bench -log -mayfly bin/mayfly -log-sizes $(LOG_SIZES) -out docs/log-performance.md -log-folder
 
 generate: ## write all generated code again
 	$(BUF) generate

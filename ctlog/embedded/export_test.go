@@ -57,5 +57,8 @@ func (l *Log) HoldTree() (release func()) {
 	return l.growing.Unlock
 }
 
+// Closing reports whether what works behind the callers has been told to end.
+func (l *Log) Closing() bool { return l.ctx.Err() != nil }
+
 // Full reports whether the entries that wait for the tree leave no room for others.
 func (l *Log) Full() bool { return l.backlog.now().full() }

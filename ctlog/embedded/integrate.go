@@ -138,7 +138,7 @@ func (l *Log) integrate(ctx context.Context) {
 // awaitBacklog waits until there are entries to integrate, and their time has come or
 // they are many.
 func (l *Log) awaitBacklog(ctx context.Context, due time.Time) error {
-	for {
+	for ctx.Err() == nil { // however much there is: Close does the rest
 		now, left := l.backlog.now(), time.Until(due)
 		switch waiting := len(now.entries); {
 		case waiting >= fullBacklog || now.bytes >= fullBacklogBytes || waiting > 0 && left <= 0:
@@ -150,6 +150,7 @@ func (l *Log) awaitBacklog(ctx context.Context, due time.Time) error {
 			return err
 		}
 	}
+	return ctx.Err()
 }
 
 // grow makes what was sequenced part of the tree, after an error once the disk has been

@@ -287,3 +287,38 @@ func TestTreeThatDoesNotFollow(t *testing.T) {
 	}
 	closeLog(t, l)
 }
+
+// TestCloseWithAFullBacklog: a log whose tree is far behind closes, and has all of it.
+func TestCloseWithAFullBacklog(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	l := b.openNow(t)
+	release := sync.OnceFunc(l.HoldTree())
+	defer release()
+	var taken atomic.Uint64
+	var callers sync.WaitGroup
+	for range 64 {
+		callers.Go(func() {
+			for !l.Full() {
+				chain, err := quickChain(b.ca.Root.Raw)
+				if err != nil {
+					t.Error(err)
+				}
+				if _, err := l.Submit(t.Context(), chain); err != nil {
+					t.Error(err)
+					return
+				}
+				taken.Add(1)
+			}
+		})
+	}
+	callers.Wait()
+	closed := make(chan error, 1)
+	go func() { closed <- l.Close(t.Context()) }()
+	b.until(t, "the log is closing", l.Closing)
+	release()
+	if err := <-closed; err != nil {
+		t.Error(err)
+	}
+	b.published(t, taken.Load())
+}

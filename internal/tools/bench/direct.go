@@ -51,7 +51,7 @@ func measureDirect(ctx context.Context, r *report, dir string, window time.Durat
 		form    string
 	}{{1, "auto"}, {64, "auto"}, {512, "auto"}, {64, "off"}} {
 		r.step("direct, a KMS of %v, %d signatures a second, precertificate_signer %s, %d callers", kmsLatency, kmsQuota, run.form, run.callers)
-		f, err := directRun(ctx, r.plan.binary, filepath.Join(dir, fmt.Sprintf("direct-%s-%d", run.form, run.callers)), run.callers, run.form, window)
+		f, err := directRun(ctx, r.plan, filepath.Join(dir, fmt.Sprintf("direct-%s-%d", run.form, run.callers)), run.callers, run.form, window)
 		if err != nil {
 			return err
 		}
@@ -60,9 +60,9 @@ func measureDirect(ctx context.Context, r *report, dir string, window time.Durat
 	return nil
 }
 
-func directRun(ctx context.Context, binary, dir string, callers int, form string, window time.Duration) (directFigures, error) {
+func directRun(ctx context.Context, p plan, dir string, callers int, form string, window time.Duration) (directFigures, error) {
 	f := directFigures{callers: callers, form: form}
-	if err := prepare(ctx, binary, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, true); err != nil {
 		return f, err
 	}
 	key, err := readKey(filepath.Join(dir, "authority", "issuing.key.pem"))
@@ -76,21 +76,28 @@ func directRun(ctx context.Context, binary, dir string, callers int, form string
 	if err := os.Setenv("VAULT_TOKEN", kmstest.VaultToken); err != nil { // for the server
 		return f, err
 	}
-	err = edit(dir, func(doc map[string]any) {
-		doc["server"].(map[string]any)["limits"] = map[string]any{"issuances": 4 * callers} // it is the quota that refuses
-		authority := authorityOf(doc)
-		authority["key"], authority["credential"], authority["endpoint"] = vault.Ref, "env", vault.URL
-		authority["signing_quota"], authority["precertificate_signer"] = kmsQuota, form
+	err = changeAuthority(dir, document{
+		"key": vault.Ref, "credential": "env", "endpoint": vault.URL, "signing_quota": kmsQuota, "precertificate_signer": form,
 	})
 	if err != nil {
 		return f, err
 	}
-	s, err := launch(ctx, binary, dir)
+	err = edit(dir, func(doc document) error {
+		server, err := section(doc, "server")
+		if err == nil {
+			server["limits"] = document{"issuances": 4 * callers} // it is the quota that refuses
+		}
+		return err
+	})
+	if err != nil {
+		return f, err
+	}
+	s, err := p.launch(ctx, dir)
 	if err != nil {
 		return f, err
 	}
 	defer s.stop()
-	l, err := newLoad(ctx, s, callers)
+	l, err := p.newLoad(ctx, s.endpoints, callers, usual)
 	if err != nil {
 		return f, err
 	}
@@ -186,7 +193,7 @@ func (l *load) insist(ctx context.Context, callers int, window time.Duration) (g
 
 // ask asks for one certificate as caller i; retry is when it is told to come back.
 func (l *load) ask(ctx context.Context, i int) (retry time.Duration, err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, bytes.NewReader(l.bodies[i]))
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url+signingCert, bytes.NewReader(l.bodies[i]))
 	if err != nil {
 		return 0, err
 	}

@@ -73,20 +73,7 @@ func newTokens(dir string) (*tokens, error) {
 
 // token has the claims given, and those that every token needs.
 func (m *tokens) token(issuer, audience string, claims map[string]any) (string, error) {
-	now := time.Now()
-	all := map[string]any{"iss": issuer, "aud": audience, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(time.Hour).Unix()}
-	for name, value := range claims {
-		all[name] = value
-	}
-	payload, err := json.Marshal(all)
-	if err != nil {
-		return "", err
-	}
-	jws, err := m.signer.Sign(payload)
-	if err != nil {
-		return "", err
-	}
-	return jws.CompactSerialize()
+	return signed(m.signer, issuer, audience, claims)
 }
 
 // issuers are a provider of email addresses, GitHub Actions, and a pattern.

@@ -8,8 +8,10 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/json"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -21,8 +23,10 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/go-jose/go-jose/v4"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/protobuf/encoding/protojson"
 
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
@@ -33,9 +37,11 @@ import (
 type load struct {
 	http   *http.Client
 	conn   *grpc.ClientConn
-	url    string
+	url    string // of the CA
 	bodies [][]byte
 	calls  []*fulciov2.CreateSigningCertificateRequest
+	query  []byte // for a timestamp
+	keys   []*ecdsa.PrivateKey
 	count  atomic.Int64
 }
 
@@ -44,63 +50,134 @@ type call func(ctx context.Context, i int) error
 
 const email = "bench@example.com"
 
-func newLoad(ctx context.Context, s *server, callers int) (*load, error) {
-	token, err := fetch(ctx, http.DefaultClient, s.Issuer+"/dev/token?email="+email)
+// request is what the callers ask with.
+type request struct {
+	token jose.SignatureAlgorithm
+	csr   bool // a certificate request in place of a key and a proof
+	// unlogged is of a CA without a log: no SCT is looked for.
+	unlogged bool
+}
+
+// usual is the request that most figures are of.
+var usual = request{token: jose.RS256}
+
+// newLoad prepares so many callers of a CA. The first of them asks for one
+// certificate, which is looked at.
+func (p plan) newLoad(ctx context.Context, at endpoints, callers int, r request) (*load, error) {
+	token, err := p.issuer.token(r.token)
 	if err != nil {
-		return nil, fmt.Errorf("token: %w", err)
+		return nil, err
 	}
-	conn, err := grpc.NewClient(strings.TrimPrefix(s.GRPC, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient(strings.TrimPrefix(at.GRPC, "http://"), grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return nil, err
 	}
 	l := &load{
 		conn: conn,
-		url:  s.HTTP + "/api/v2/signingCert",
+		url:  at.HTTP,
 		http: &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: callers, MaxConnsPerHost: callers}, Timeout: time.Minute},
 	}
 	for range callers {
-		if err := l.prepare(strings.TrimSpace(string(token))); err != nil {
+		if err := l.prepare(token, r.csr); err != nil {
 			return nil, err
 		}
+	}
+	if l.query, err = timestampQuery(); err != nil {
+		return nil, err
+	}
+	if err := l.check(ctx, r.unlogged); err != nil {
+		l.close()
+		return nil, err
 	}
 	return l, nil
 }
 
 // prepare makes one caller's key, proof and request.
-func (l *load) prepare(token string) error {
+func (l *load) prepare(token string, csr bool) error {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return err
 	}
-	spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
-	if err != nil {
-		return err
-	}
-	digest := sha256.Sum256([]byte(email))
-	proof, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
-	if err != nil {
-		return err
-	}
-	public := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
-	body, err := json.Marshal(map[string]any{
-		"credentials": map[string]any{"oidcIdentityToken": token},
-		"publicKeyRequest": map[string]any{
-			"publicKey":         map[string]any{"algorithm": "ECDSA", "content": public},
-			"proofOfPossession": proof,
-		},
-	})
-	if err != nil {
-		return err
-	}
-	l.bodies = append(l.bodies, body)
-	l.calls = append(l.calls, &fulciov2.CreateSigningCertificateRequest{
+	l.keys = append(l.keys, key)
+	message := &fulciov2.CreateSigningCertificateRequest{
 		Credentials: &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: token}},
-		Key: &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
+	}
+	if csr {
+		der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{EmailAddresses: []string{email}}, key)
+		if err != nil {
+			return err
+		}
+		text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+		message.Key = &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: text}
+	} else {
+		spki, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+		if err != nil {
+			return err
+		}
+		digest := sha256.Sum256([]byte(email))
+		proof, err := ecdsa.SignASN1(rand.Reader, key, digest[:])
+		if err != nil {
+			return err
+		}
+		public := string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: spki}))
+		message.Key = &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
 			PublicKey:         &fulciov2.PublicKey{Algorithm: fulciov2.PublicKeyAlgorithm_ECDSA, Content: public},
 			ProofOfPossession: proof,
-		}},
-	})
+		}}
+	}
+	body, err := protojson.Marshal(message)
+	if err != nil {
+		return err
+	}
+	l.calls, l.bodies = append(l.calls, message), append(l.bodies, body)
 	return nil
+}
+
+// timestampQuery is a request for a timestamp with its certificates (RFC 3161 §2.4.1).
+func timestampQuery() ([]byte, error) {
+	type imprint struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Hash      []byte
+	}
+	digest := sha256.Sum256([]byte("a signature of no importance"))
+	return asn1.Marshal(struct {
+		Version int
+		Imprint imprint
+		Certs   bool
+	}{1, imprint{pkix.AlgorithmIdentifier{Algorithm: asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}, Parameters: asn1.NullRawValue}, digest[:]}, true})
+}
+
+// check asks for one certificate and looks at it: it is for the caller's key, its
+// issuer signed it, and an SCT is in it.
+func (l *load) check(ctx context.Context, unlogged bool) error {
+	answer, err := fulciov2.NewCAClient(l.conn).CreateSigningCertificate(ctx, l.calls[0])
+	if err != nil {
+		return err
+	}
+	texts := answer.GetSignedCertificateEmbeddedSct().GetChain().GetCertificates()
+	if len(texts) < 2 {
+		return fmt.Errorf("an answer with %d certificates", len(texts))
+	}
+	var chain [2]*x509.Certificate
+	for i := range chain {
+		block, _ := pem.Decode([]byte(texts[i]))
+		if block == nil {
+			return errors.New("an answer with a certificate that isn't PEM")
+		}
+		if chain[i], err = x509.ParseCertificate(block.Bytes); err != nil {
+			return err
+		}
+	}
+	leaf := chain[0]
+	if !l.keys[0].PublicKey.Equal(leaf.PublicKey) {
+		return errors.New("a certificate for another key")
+	}
+	scts := asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 11129, 2, 4, 2} // RFC 6962 §3.3
+	if !unlogged && !slices.ContainsFunc(leaf.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(scts) }) {
+		return errors.New("a certificate without an SCT")
+	}
+	l.count.Add(1)
+	return leaf.CheckSignatureFrom(chain[1])
 }
 
 func (l *load) close() {
@@ -112,11 +189,21 @@ func (l *load) close() {
 func (l *load) issued() int { return int(l.count.Load()) }
 
 func (l *load) rest(ctx context.Context, i int) error {
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url, bytes.NewReader(l.bodies[i]))
+	return l.post(ctx, signingCert, "application/json", l.bodies[i])
+}
+
+func (l *load) timestamp(ctx context.Context, _ int) error {
+	return l.post(ctx, "/api/v1/timestamp", "application/timestamp-query", l.query)
+}
+
+const signingCert = "/api/v2/signingCert"
+
+func (l *load) post(ctx context.Context, path, media string, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, l.url+path, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}
-	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set("Content-Type", media)
 	_, err = do(l.http, req)
 	return err
 }
@@ -130,6 +217,7 @@ func (l *load) grpc(ctx context.Context, i int) error {
 type figure struct {
 	certificates int
 	cpu          time.Duration // of the server, a certificate
+	written      int64         // bytes that the server wrote to a disk, a certificate
 	wall         time.Duration // of the whole run
 	p50, p99     time.Duration // of one request, seen by the client
 }
@@ -138,10 +226,14 @@ func (f figure) perSecond() float64 { return float64(f.certificates) / f.wall.Se
 
 // measure runs n calls from so many callers, each waiting for its answer before
 // it asks again.
-func (l *load) measure(ctx context.Context, s *server, c call, callers, n int) (figure, error) {
+func (l *load) measure(ctx context.Context, s process, c call, callers, n int) (figure, error) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
 	before, err := s.cpu()
+	if err != nil {
+		return figure{}, err
+	}
+	wrote, err := s.written()
 	if err != nil {
 		return figure{}, err
 	}
@@ -175,7 +267,12 @@ func (l *load) measure(ctx context.Context, s *server, c call, callers, n int) (
 	if err != nil {
 		return figure{}, err
 	}
+	all, err := s.written()
+	if err != nil {
+		return figure{}, err
+	}
 	if n > 0 {
+		f.written = (all - wrote) / int64(n)
 		f.cpu, f.p50, f.p99 = (after-before)/time.Duration(n), quantile(times, 0.5), quantile(times, 0.99)
 	}
 	return f, nil
@@ -188,7 +285,7 @@ func (l *load) profile(ctx context.Context, s *server, dir string, callers, n in
 		got <- save(ctx, s.Metrics+"/debug/pprof/profile?seconds=5", filepath.Join(dir, "mayfly.pprof"))
 	}()
 	for {
-		if _, err := l.measure(ctx, s, l.rest, callers, n/10); err != nil {
+		if _, err := l.measure(ctx, s.process(), l.rest, callers, n/10); err != nil {
 			return err
 		}
 		select {

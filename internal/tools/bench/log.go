@@ -13,6 +13,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -23,13 +24,14 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // logPlan says how much of the log alone is measured.
 type logPlan struct {
-	window  time.Duration // of each figure of throughput
-	entries uint64        // of the long log
-	memory  string        // folder of the long log, on a disk of memory; empty: it isn't measured
+	window time.Duration // of each figure of throughput
+	sizes  string        // of the long log
+	folder string        // of the long log; empty: it isn't measured
 }
 
 // callerCounts are the loads that group commit has to hold for.
@@ -38,20 +40,8 @@ var callerCounts = []int{1, 8, 64, 512}
 // submit puts a chain into a log and returns when it is durable.
 type submit func(ctx context.Context, chain ctlog.Chain) error
 
-// batching is one way of making entries durable together.
-type batching struct {
-	name string
-	open func(ctx context.Context, dir string) (submit, func() error, error)
-}
-
-// batchings are what the log does, and what Tessera does by itself.
-func batchings() []batching {
-	return []batching{{"a timer of 50 ms (Tessera alone, no SCT)", openTimer}, {"the log", openGate}}
-}
-
-// throughput is one setting at one load.
+// throughput is the log at one load.
 type throughput struct {
-	setting   string
 	callers   int
 	entries   int
 	wall      time.Duration
@@ -59,58 +49,52 @@ type throughput struct {
 	bareFsync time.Duration // on the same disk, just before
 }
 
+func (t throughput) perSecond() float64 { return float64(t.entries) / t.wall.Seconds() }
+
 // measureLog is the whole of `-log`.
-func measureLog(ctx context.Context, p logPlan, out string) error {
-	dir, err := os.MkdirTemp("", "mayfly-bench-log-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
+func measureLog(ctx context.Context, p plan, lp logPlan, dir string) (string, error) {
 	source, err := newChainSource()
 	if err != nil {
-		return err
+		return "", err
 	}
-	r := logReport{machine: describeMachine(), window: p.window}
-	for _, s := range batchings() {
-		for _, callers := range callerCounts {
-			fmt.Fprintf(os.Stderr, "bench: %s, %d callers\n", s.name, callers)
-			t, err := measureSetting(ctx, filepath.Join(dir, fmt.Sprint(len(r.all))), s, source, callers, p.window)
-			if err != nil {
-				return fmt.Errorf("%s, %d callers: %w", s.name, callers, err)
-			}
-			r.all = append(r.all, t)
+	r := logReport{machine: describeMachine(), window: lp.window}
+	for _, callers := range callerCounts {
+		fmt.Fprintf(os.Stderr, "bench: the log alone, %d callers\n", callers)
+		t, err := measureAlone(ctx, filepath.Join(dir, strconv.Itoa(callers)), source, callers, lp.window)
+		if err != nil {
+			return "", fmt.Errorf("%d callers: %w", callers, err)
+		}
+		r.all = append(r.all, t)
+	}
+	if lp.folder != "" {
+		if r.long, err = measureLong(ctx, p, lp, source); err != nil {
+			return "", fmt.Errorf("the long log: %w", err)
 		}
 	}
-	if p.memory != "" {
-		if r.long, err = measureLong(ctx, p, source); err != nil {
-			return fmt.Errorf("the long log: %w", err)
-		}
-	}
-	text := r.markdown()
-	fmt.Println(text)
-	if out == "" {
-		return nil
-	}
-	return os.WriteFile(out, []byte(text), 0o644)
+	return r.markdown(), nil
 }
 
-func measureSetting(ctx context.Context, dir string, s batching, source *chainSource, callers int, window time.Duration) (throughput, error) {
+func measureAlone(ctx context.Context, dir string, source *chainSource, callers int, window time.Duration) (throughput, error) {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return throughput{}, err
 	}
-	bare, err := fsyncTime(dir, 100)
+	bare, err := fsyncTimes(dir, 100)
 	if err != nil {
 		return throughput{}, err
 	}
-	do, done, err := s.open(ctx, dir)
+	keyFile := filepath.Join(dir, "key.pem")
+	if _, err := keystore.GenerateFile(keyFile, kms.ECDSAP256, nil); err != nil {
+		return throughput{}, err
+	}
+	l, err := openLog(ctx, embedded.Config{Directory: pathOf(dir, "log"), MarkFile: pathOf(dir, "mark"), URL: "http://localhost/ctlog/bench"}, keyFile, true)
 	if err != nil {
 		return throughput{}, err
 	}
-	t, err := closedLoop(ctx, do, source, callers, func(begin time.Time, _ uint64) bool { return time.Since(begin) >= window })
-	if endErr := done(); err == nil {
+	t, err := closedLoop(ctx, into(l), source, callers, func(begin time.Time, _ uint64) bool { return time.Since(begin) >= window })
+	if endErr := l.Close(context.WithoutCancel(ctx)); err == nil {
 		err = endErr
 	}
-	t.setting, t.callers, t.bareFsync = s.name, callers, bare
+	t.callers, t.bareFsync = callers, quantile(bare, 0.5)
 	return t, err
 }
 
@@ -156,37 +140,25 @@ func closedLoop(ctx context.Context, do submit, source *chainSource, callers int
 // maxTimes bounds the latencies that one caller remembers.
 const maxTimes = 100_000
 
-// openGate opens an embedded log as the service does.
-func openGate(ctx context.Context, dir string) (submit, func() error, error) {
-	l, err := openLog(ctx, dir, true)
-	if err != nil {
-		return nil, nil, err
-	}
-	do := func(ctx context.Context, chain ctlog.Chain) error {
+// into submits to a log.
+func into(l *embedded.Log) submit {
+	return func(ctx context.Context, chain ctlog.Chain) error {
 		_, err := l.Submit(ctx, chain)
 		return err
 	}
-	return do, func() error { return l.Close(context.WithoutCancel(ctx)) }, nil
 }
 
-// openLog opens the embedded log in dir, or makes it.
-func openLog(ctx context.Context, dir string, create bool) (*embedded.Log, error) {
-	keyFile := filepath.Join(dir, "key.pem")
-	if create {
-		if _, err := keystore.GenerateFile(keyFile, kms.ECDSAP256, nil); err != nil {
-			return nil, err
-		}
-	}
+// openLog opens an embedded log, or makes it.
+func openLog(ctx context.Context, c embedded.Config, keyFile string, create bool) (*embedded.Log, error) {
 	key, err := keystore.Open(ctx, "file:"+keyFile, kms.Options{})
 	if err != nil {
 		return nil, err
 	}
-	c := embedded.Config{
-		Directory: pathOf(dir, "log"), MarkFile: pathOf(dir, "mark"), URL: "http://localhost/ctlog/bench",
-		CheckpointInterval: ctlog.DefaultCheckpointInterval,
-	}
+	c.CheckpointInterval = ctlog.DefaultCheckpointInterval
 	return embedded.Open(ctx, c, embedded.Options{Signer: key, Create: create, Metrics: prometheus.NewRegistry()})
 }
+
+func pathOf(dir, name string) setting.Path { return setting.Path(filepath.Join(dir, name)) }
 
 // chainSource makes precertificate chains that differ in their serial number. The
 // log doesn't look at the precertificate's signature, so that isn't made anew.

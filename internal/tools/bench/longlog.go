@@ -2,139 +2,181 @@ package main
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/base64"
 	"errors"
 	"fmt"
-	"net/http"
-	"net/http/httptest"
+	"io/fs"
 	"os"
+	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// longLog is what a log of many entries costs.
+// longLog is what a certificate and a start cost when the log has so many entries.
 type longLog struct {
-	memory  []memoryAt
-	wall    time.Duration
-	start   time.Duration // to open it again
-	first   time.Duration // the first get-proof-by-hash, which makes the index
-	second  time.Duration
-	indexed memoryAt // after it
-	disk    int64    // bytes of all files
+	entries    uint64
+	fill       throughput // entries put into the log alone before that
+	full, solo figure     // a whole CA over it, with many callers and with one
+	open       time.Duration
+	recovery   time.Duration // the start after a kill under load
+	verify     time.Duration // mayfly log verify
+	resident   int64
+	disk       int64 // bytes that the log takes
 }
 
-// memoryAt is the memory of the process when the log had so many entries. The load
-// is made in the same process.
-type memoryAt struct {
-	entries        uint64
-	heap, resident int64 // live bytes after a collection; what the kernel counts
-}
+// fillCallers keep batches full: filling is about size.
+const fillCallers = 512
 
-// longCallers keep batches full: the long log is about size.
-const longCallers = 512
-
-func measureLong(ctx context.Context, p logPlan, source *chainSource) (*longLog, error) {
-	dir, err := os.MkdirTemp(p.memory, "mayfly-bench-log-")
+// measureLong has a whole CA work with its log at each size. Between them the log
+// is filled by itself, in this process, which is faster.
+func measureLong(ctx context.Context, p plan, lp logPlan, source *chainSource) ([]longLog, error) {
+	dir, err := os.MkdirTemp(lp.folder, "mayfly-bench-log-")
 	if err != nil {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	l, err := openLog(ctx, dir, true)
-	if err != nil {
+	if err := p.prepare(ctx, dir, true); err != nil {
 		return nil, err
 	}
-	var result longLog
-	var last ctlog.Chain
-	var lastSCT ctlog.SCT
-	do := func(ctx context.Context, chain ctlog.Chain) error {
-		_, err := l.Submit(ctx, chain)
-		return err
-	}
-	for step := uint64(1); step <= 10; step++ {
-		fmt.Fprintf(os.Stderr, "bench: the long log, %d of %d entries\n", step*p.entries/10, p.entries)
-		t, err := closedLoop(ctx, do, source, longCallers, func(_ time.Time, n uint64) bool { return n > p.entries/10 })
+	var all []longLog
+	for text := range strings.SplitSeq(lp.sizes, ",") {
+		size, err := strconv.ParseUint(text, 10, 64)
 		if err != nil {
-			return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+			return nil, fmt.Errorf("-log-sizes: %w", err)
 		}
-		result.wall += t.wall
-		m, err := memoryNow(step * p.entries / 10)
+		fmt.Fprintf(os.Stderr, "bench: the long log, %d entries\n", size)
+		one, err := p.longAt(ctx, dir, size, source)
 		if err != nil {
-			return nil, err
+			return nil, fmt.Errorf("at %d entries: %w", size, err)
 		}
-		result.memory = append(result.memory, m)
+		all = append(all, one)
 	}
-	last = source.next()
-	if lastSCT, err = l.Submit(ctx, last); err != nil {
-		return nil, err
+	return all, nil
+}
+
+func (p plan) longAt(ctx context.Context, dir string, size uint64, source *chainSource) (f longLog, err error) {
+	if f.fill, err = fill(ctx, dir, size, source); err != nil {
+		return f, err
 	}
-	if err := l.Close(ctx); err != nil {
-		return nil, err
+	if err := p.work(ctx, dir, &f); err != nil {
+		return f, err
 	}
 	begin := time.Now()
-	if l, err = openLog(ctx, dir, false); err != nil {
-		return nil, err
+	s, err := p.launch(ctx, dir)
+	if err != nil {
+		return f, err
 	}
-	result.start = time.Since(begin)
-	if err := result.proofs(ctx, l, p.entries+1, last, lastSCT); err != nil {
-		return nil, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+	f.recovery = time.Since(begin)
+	s.stop()
+	if f.disk, err = diskUse(filepath.Join(dir, "ctlog")); err != nil {
+		return f, err
 	}
-	if result.disk, err = sizeOf(dir); err != nil {
-		return nil, err
+	if f.entries, err = logSize(dir); err != nil {
+		return f, err
 	}
-	return &result, l.Close(ctx)
+	begin = time.Now()
+	verify := exec.CommandContext(ctx, p.binary, "log", "verify", "--dir", filepath.Join(dir, "ctlog"), "--mark", filepath.Join(dir, "ctlog.mark")) //nolint:gosec // the binary to measure
+	if out, err := verify.CombinedOutput(); err != nil {
+		return f, fmt.Errorf("mayfly log verify: %w: %s", err, out)
+	}
+	f.verify = time.Since(begin)
+	return f, nil
 }
 
-// proofs asks twice for the proof of the last entry.
-func (r *longLog) proofs(ctx context.Context, l *embedded.Log, size uint64, last ctlog.Chain, sct ctlog.SCT) error {
-	signed, err := last.SignedBytes(sct.Timestamp, sct.Extensions)
+// fill puts entries into the log of the CA in dir until it has so many.
+func fill(ctx context.Context, dir string, size uint64, source *chainSource) (t throughput, err error) {
+	has, err := logSize(dir)
+	if err != nil || has >= size {
+		return t, err
+	}
+	c := embedded.Config{Directory: pathOf(dir, "ctlog"), MarkFile: pathOf(dir, "ctlog.mark")}
+	err = edit(dir, func(doc document) error {
+		log, err := section(doc, "ctlog")
+		if err != nil {
+			return err
+		}
+		if log, err = section(log, "embedded"); err != nil {
+			return err
+		}
+		c.URL, _ = log["url"].(string)
+		return nil
+	})
+	if err != nil {
+		return t, err
+	}
+	l, err := openLog(ctx, c, filepath.Join(dir, "ctlog.key.pem"), false)
+	if err != nil {
+		return t, err
+	}
+	t, err = closedLoop(ctx, into(l), source, fillCallers, func(_ time.Time, n uint64) bool { return n > size-has })
+	return t, errors.Join(err, l.Close(context.WithoutCancel(ctx)))
+}
+
+// work has a CA issue from the log in dir, and ends it by a kill while it does.
+func (p plan) work(ctx context.Context, dir string, f *longLog) error {
+	begin := time.Now()
+	s, err := p.launch(ctx, dir)
 	if err != nil {
 		return err
 	}
-	hash := sha256.Sum256(append([]byte{0}, signed...)) // RFC 6962 §2.1: a leaf
-	path := "/ct/v1/get-proof-by-hash?hash=" + strings.NewReplacer("+", "%2B", "/", "%2F", "=", "%3D").Replace(base64.StdEncoding.EncodeToString(hash[:])) +
-		"&tree_size=" + strconv.FormatUint(size, 10)
-	for _, took := range []*time.Duration{&r.first, &r.second} {
-		begin := time.Now()
-		answer := httptest.NewRecorder()
-		l.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(ctx, http.MethodGet, path, nil))
-		if *took = time.Since(begin); answer.Code != http.StatusOK {
-			return fmt.Errorf("get-proof-by-hash answered %d: %s", answer.Code, answer.Body)
-		}
-	}
-	r.indexed, err = memoryNow(size)
-	return err
-}
-
-func memoryNow(entries uint64) (memoryAt, error) {
-	runtime.GC()
-	var stats runtime.MemStats
-	runtime.ReadMemStats(&stats)
-	raw, err := os.ReadFile("/proc/self/statm") // proc(5): pages; the second field is resident
+	f.open = time.Since(begin)
+	defer s.kill()
+	l, err := p.newLoad(ctx, s.endpoints, p.callers, usual)
 	if err != nil {
-		return memoryAt{}, err
+		return err
 	}
-	pages, err := strconv.ParseInt(strings.Fields(string(raw))[1], 10, 64)
-	return memoryAt{entries, int64(stats.HeapAlloc), pages * int64(os.Getpagesize())}, err
+	defer l.close()
+	if _, err := l.measure(ctx, s.process(), l.rest, p.callers, p.each/10); err != nil { // warm-up
+		return err
+	}
+	if f.full, err = l.measure(ctx, s.process(), l.rest, p.callers, p.each); err != nil {
+		return err
+	}
+	if f.solo, err = l.measure(ctx, s.process(), l.rest, 1, p.solo); err != nil {
+		return err
+	}
+	if f.resident, err = s.process().resident(); err != nil {
+		return err
+	}
+	crash := time.AfterFunc(time.Second, func() { _ = s.cmd.Process.Kill() })
+	defer crash.Stop()
+	const endless = 1 << 20
+	if _, err := l.measure(ctx, s.process(), l.rest, p.callers, endless); err == nil {
+		return errors.New("the server outlived its kill")
+	}
+	return ctx.Err()
 }
 
-// sizeOf is how many bytes the files below dir have.
-func sizeOf(dir string) (int64, error) {
+// logSize is the size in the checkpoint of the log in dir (c2sp.org/tlog-checkpoint).
+func logSize(dir string) (uint64, error) {
+	text, err := os.ReadFile(filepath.Join(dir, "ctlog", "checkpoint"))
+	if err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "\n")
+	size, _, _ := strings.Cut(rest, "\n")
+	return strconv.ParseUint(size, 10, 64)
+}
+
+// diskUse is how much of the disk the files below dir take.
+func diskUse(dir string) (int64, error) {
 	var all int64
-	err := filepath.Walk(dir, func(_ string, info os.FileInfo, err error) error {
-		if err == nil && !info.IsDir() {
-			all += info.Size()
+	err := filepath.WalkDir(dir, func(_ string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return err
 		}
-		return err
+		info, err := entry.Info()
+		if err != nil {
+			return err
+		}
+		if stat, ok := info.Sys().(*syscall.Stat_t); ok {
+			all += stat.Blocks * 512 // stat(2): whatever the disk's own blocks are
+		}
+		return nil
 	})
 	return all, err
 }
-
-func pathOf(dir, name string) setting.Path { return setting.Path(filepath.Join(dir, name)) }

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"path/filepath"
 	"strings"
@@ -40,7 +39,7 @@ func measureModes(ctx context.Context, r *report, dir string) error {
 
 func modeRun(ctx context.Context, p plan, mode, dir string) (modeFigures, error) {
 	f := modeFigures{mode: mode}
-	if err := prepare(ctx, p.binary, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, true); err != nil {
 		return f, err
 	}
 	t := &outside{dir: dir}
@@ -56,24 +55,24 @@ func modeRun(ctx context.Context, p plan, mode, dir string) (modeFigures, error)
 	if err != nil {
 		return f, err
 	}
-	s, err := launch(ctx, p.binary, dir)
+	s, err := p.launch(ctx, dir)
 	if err != nil {
 		return f, err
 	}
 	defer s.stop()
-	l, err := newLoad(ctx, s, p.callers)
+	l, err := p.newLoad(ctx, s.endpoints, p.callers, usual)
 	if err != nil {
 		return f, err
 	}
 	defer l.close()
-	if _, err := l.measure(ctx, s, l.rest, p.callers, p.certificates/10); err != nil { // warm-up
+	if _, err := l.measure(ctx, s.process(), l.rest, p.callers, p.each/10); err != nil { // warm-up
 		return f, err
 	}
 	before := calls()
-	if f.figure, err = l.measure(ctx, s, l.rest, p.callers, p.certificates); err != nil {
+	if f.figure, err = l.measure(ctx, s.process(), l.rest, p.callers, p.each); err != nil {
 		return f, err
 	}
-	f.calls = float64(calls()-before) / float64(p.certificates)
+	f.calls = float64(calls()-before) / float64(p.each)
 	return f, nil
 }
 
@@ -120,11 +119,9 @@ func sealed(ctx context.Context, t *outside, dir string) (calls func() int, err 
 	if err := os.Setenv("VAULT_TOKEN", o.Getenv("VAULT_TOKEN")); err != nil { // for the server
 		return nil, err
 	}
-	return func() int { return vault.Count("") }, edit(dir, func(doc map[string]any) {
-		maps.Copy(authorityOf(doc), map[string]any{
-			"mode": "sealed", "chain": path, "sealed_key": string(o.SealedKey),
-			"key": vault.Ref, "credential": "env", "endpoint": o.Access.Endpoint,
-		})
+	return func() int { return vault.Count("") }, changeAuthority(dir, document{
+		"mode": "sealed", "chain": path, "sealed_key": string(o.SealedKey),
+		"key": vault.Ref, "credential": "env", "endpoint": o.Access.Endpoint,
 	})
 }
 
@@ -139,12 +136,10 @@ func ephemeral(t *outside, dir string) (calls func() int, err error) {
 	if err := os.Setenv("VAULT_TOKEN", kmstest.VaultToken); err != nil { // for the server
 		return nil, err
 	}
-	return func() int { return vault.Count(vault.Sign) }, edit(dir, func(doc map[string]any) {
-		maps.Copy(authorityOf(doc), map[string]any{
-			"mode": "ephemeral", "chain": filepath.Join(dir, "authority", "root.pem"),
-			"key": vault.Ref, "credential": "env", "endpoint": vault.URL,
-			"ephemeral": map[string]any{"history": filepath.Join(dir, "history"), "accept_unlisted": true},
-		})
+	return func() int { return vault.Count(vault.Sign) }, changeAuthority(dir, document{
+		"mode": "ephemeral", "chain": filepath.Join(dir, "authority", "root.pem"),
+		"key": vault.Ref, "credential": "env", "endpoint": vault.URL,
+		"ephemeral": document{"history": filepath.Join(dir, "history"), "accept_unlisted": true},
 	})
 }
 

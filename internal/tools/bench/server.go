@@ -5,10 +5,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -32,26 +32,26 @@ type server struct {
 	failure error         // how it ended; read after exited
 }
 
-// startServer starts a CA with its state in dir, made when it isn't there.
-func startServer(ctx context.Context, binary, dir string, withLog bool) (*server, error) {
+// start starts a CA with its state in dir, made when it isn't there.
+func (p plan) start(ctx context.Context, dir string, withLog bool) (*server, error) {
 	if _, err := os.Stat(filepath.Join(dir, "mayfly.yaml")); err != nil {
-		if err := prepare(ctx, binary, dir, withLog); err != nil {
+		if err := p.prepare(ctx, dir, withLog); err != nil {
 			return nil, err
 		}
 	}
-	return launch(ctx, binary, dir)
+	return p.launch(ctx, dir)
 }
 
 // launch starts `mayfly dev` on free ports with its state in dir and waits
 // until it is ready.
-func launch(ctx context.Context, binary, dir string) (*server, error) {
+func (p plan) launch(ctx context.Context, dir string) (*server, error) {
 	file := filepath.Join(dir, "endpoints.json")
 	args := []string{"dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
 		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"}
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
-	cmd := exec.CommandContext(ctx, binary, args...)
+	cmd := exec.CommandContext(ctx, p.binary, args...)
 	var said strings.Builder
 	cmd.Stderr = &said
 	if err := cmd.Start(); err != nil {
@@ -80,43 +80,91 @@ func launch(ctx context.Context, binary, dir string) (*server, error) {
 }
 
 // prepare makes a CA in dir as `mayfly dev` does and adds to its configuration
-// what is measured with: profiles, and whether certificates go into a log.
-func prepare(ctx context.Context, binary, dir string, withLog bool) error {
-	s, err := launch(ctx, binary, dir)
+// what is measured with: profiles, the bench's issuer, and whether certificates
+// go into a log.
+func (p plan) prepare(ctx context.Context, dir string, withLog bool) error {
+	s, err := p.launch(ctx, dir)
 	if err != nil {
 		return err
 	}
 	s.stop()
-	return edit(dir, func(doc map[string]any) {
-		doc["server"].(map[string]any)["profiling"] = true
-		doc["logging"] = map[string]any{"level": "warn"}
-		if !withLog {
-			doc["ctlog"] = map[string]any{"mode": "none", "accept_unlogged": true}
+	return edit(dir, func(doc document) error {
+		server, err := section(doc, "server")
+		if err != nil {
+			return err
 		}
+		server["profiling"] = true
+		doc["logging"] = document{"level": "warn"}
+		issuers, ok := doc["issuers"].([]any)
+		if !ok {
+			return fmt.Errorf("no issuers: %w", errLayout)
+		}
+		doc["issuers"] = append(issuers, document{
+			"url": p.issuer.URL, "audiences": []any{audience}, "allow": "true", "type": "email", "allow_insecure_loopback": true,
+		})
+		if !withLog {
+			doc["ctlog"] = document{"mode": "none", "accept_unlogged": true}
+		}
+		return nil
 	})
 }
 
+// document is a configuration, or a section of one.
+type document = map[string]any
+
 // edit changes the configuration in dir.
-func edit(dir string, change func(doc map[string]any)) error {
+func edit(dir string, change func(doc document) error) error {
 	file := filepath.Join(dir, "mayfly.yaml")
 	text, err := os.ReadFile(file)
 	if err != nil {
 		return err
 	}
-	var doc map[string]any
+	var doc document
 	if err := yaml.Unmarshal(text, &doc); err != nil {
 		return err
 	}
-	change(doc)
+	if err := change(doc); err != nil {
+		return fmt.Errorf("%s: %w", file, err)
+	}
 	if text, err = yaml.Marshal(doc); err != nil {
 		return err
 	}
 	return os.WriteFile(file, text, 0o600)
 }
 
+// errLayout is a binary of another version.
+var errLayout = errors.New("not the layout of this version's configurations; fix: measure a binary of this tree (make build), and an older one with the bench beside it")
+
+// section is a part of a configuration that the binary wrote.
+func section(doc document, name string) (document, error) {
+	found, ok := doc[name].(document)
+	if !ok {
+		return nil, fmt.Errorf("no section %s: %w", name, errLayout)
+	}
+	return found, nil
+}
+
 // authorityOf is the one authority of a configuration that mayfly init made.
-func authorityOf(doc map[string]any) map[string]any {
-	return doc["ca"].(map[string]any)["authorities"].([]any)[0].(map[string]any)
+func authorityOf(doc document) (document, error) {
+	ca, err := section(doc, "ca")
+	if err != nil {
+		return nil, err
+	}
+	if all, ok := ca["authorities"].([]any); ok && len(all) == 1 {
+		if one, ok := all[0].(document); ok {
+			return one, nil
+		}
+	}
+	return nil, fmt.Errorf("no ca.authorities with one authority: %w", errLayout)
+}
+
+// changeAuthority puts what is given into the one authority of the configuration in dir.
+func changeAuthority(dir string, with document) error {
+	return edit(dir, func(doc document) error {
+		authority, err := authorityOf(doc)
+		maps.Copy(authority, with)
+		return err
+	})
 }
 
 // stop ends the server as an operator would and waits for it.
@@ -125,40 +173,11 @@ func (s *server) stop() {
 	<-s.exited
 }
 
-// cpu is the CPU time of the server so far, user and system (proc(5), /proc/pid/stat).
-func (s *server) cpu() (time.Duration, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	_, rest, ok := strings.Cut(string(text), ") ")
-	fields := strings.Fields(rest)
-	if !ok || len(fields) < 13 {
-		return 0, fmt.Errorf("unexpected /proc/pid/stat")
-	}
-	const tick = 10 * time.Millisecond // USER_HZ is 100 on Linux
-	var total time.Duration
-	for _, f := range fields[11:13] { // utime and stime are fields 14 and 15
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return 0, err
-		}
-		total += time.Duration(n) * tick
-	}
-	return total, nil
+// kill ends the server as a crash would and waits for it.
+func (s *server) kill() {
+	_ = s.cmd.Process.Kill()
+	<-s.exited
 }
 
-// resident is the server's resident memory in bytes (proc(5), VmRSS).
-func (s *server) resident() (int64, error) {
-	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", s.cmd.Process.Pid))
-	if err != nil {
-		return 0, err
-	}
-	for line := range strings.Lines(string(text)) {
-		if rest, ok := strings.CutPrefix(line, "VmRSS:"); ok {
-			kB, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-			return kB << 10, err
-		}
-	}
-	return 0, fmt.Errorf("no VmRSS in /proc/pid/status")
-}
+// process is the running server.
+func (s *server) process() process { return process(s.cmd.Process.Pid) }

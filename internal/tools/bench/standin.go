@@ -54,12 +54,7 @@ func (i introduction) options() kms.Options {
 
 // serveStandIn is this program as a vendor's service: it introduces itself on
 // standard output, and ends with its standard input.
-func serveStandIn(vendor string) error {
-	dir, err := os.MkdirTemp("", "mayfly-bench-")
-	if err != nil {
-		return err
-	}
-	defer os.RemoveAll(dir)
+func serveStandIn(vendor, dir string) error {
 	t := &outside{dir: dir}
 	defer t.close()
 	s := kmstest.Vendors[vendor](t, kmstest.Key(t, kms.ECDSAP256))
@@ -70,7 +65,7 @@ func serveStandIn(vendor string) error {
 	if err := json.NewEncoder(os.Stdout).Encode(i); err != nil {
 		return err
 	}
-	_, err = io.Copy(io.Discard, os.Stdin)
+	_, err := io.Copy(io.Discard, os.Stdin)
 	return err
 }
 
