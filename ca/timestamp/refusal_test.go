@@ -215,6 +215,7 @@ func TestJSON(t *testing.T) {
 		`{"artifactHash":"` + digest + `","hashAlgorithm":"sha256","tsaPolicyOID":"1.2.3"}`:                           "unacceptedPolicy",
 		`{"artifactHash":"` + digest + `","hashAlgorithm":"sha1"}`:                                                    "badAlg",
 		`{"artifactHash":"` + digest + `"}`:                                                                           "badAlg",
+		`{"artifactHash":"` + digest + `","hashAlgorithm":"ſha256"}`:                                                  "badAlg",
 		`{"artifactHash":"` + digest + `","hashAlgorithm":"sha512"}`:                                                  "badDataFormat",
 		`{"artifactHash":"%","hashAlgorithm":"sha256"}`:                                                               "badDataFormat",
 		`{"artifactHash":"` + digest + `","hashAlgorithm":"sha256","nonce":"7"}`:                                      "badDataFormat",

@@ -27,7 +27,8 @@ func Render(h History) (Documents, error) {
 	if err != nil {
 		return Documents{}, err
 	}
-	signing := signingConfig(h)
+	ca, oidc, rekor, tsa := h.services()
+	signing := signingConfig(services(ca), services(oidc), services(rekor), services(tsa))
 	var d Documents
 	for _, doc := range []struct {
 		into    *[]byte
@@ -118,16 +119,20 @@ func instance(l ctlog.Description, details commonpb.PublicKeyDetails) *rootpb.Tr
 	}
 }
 
-func signingConfig(h History) *rootpb.SigningConfig {
+// RenderAgain writes a signing config of the services of one that was read.
+func RenderAgain(s *rootpb.SigningConfig) ([]byte, error) {
+	return line(signingConfig(s.GetCaUrls(), s.GetOidcUrls(), s.GetRekorTlogUrls(), s.GetTsaUrls()))
+}
+
+func signingConfig(ca, oidc, rekor, tsa []*rootpb.Service) *rootpb.SigningConfig {
 	anyOne := &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
-	ca, oidc, rekor, tsa := h.services()
 	return &rootpb.SigningConfig{
 		MediaType:       SigningConfigMediaType,
-		CaUrls:          services(ca),
-		OidcUrls:        services(oidc),
-		RekorTlogUrls:   services(rekor),
+		CaUrls:          ca,
+		OidcUrls:        oidc,
+		RekorTlogUrls:   rekor,
 		RekorTlogConfig: anyOne,
-		TsaUrls:         services(tsa),
+		TsaUrls:         tsa,
 		TsaConfig:       anyOne,
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata/updater"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
 // fetch gets what is at a path below the repository; an error that wraps
@@ -125,10 +126,15 @@ func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Veri
 		return nil, err
 	}
 	defer os.RemoveAll(cache)
-	web := &http.Client{Timeout: 30 * time.Second}
+	ctx, cancel := context.WithTimeout(ctx, followTimeout)
+	defer cancel()
+	left := maxBytes
 	v := &Verified{Raw: map[string][]byte{versioned(begin.Signed.Version, metadata.ROOT): first}}
 	get := func(path string) ([]byte, error) {
-		b, err := Fetch(ctx, web, strings.TrimSuffix(url, "/")+"/"+path)
+		b, err := Fetch(ctx, strings.TrimSuffix(url, "/")+"/"+path)
+		if left -= len(b); left < 0 {
+			return nil, fmt.Errorf("%s has more than %d bytes with what it had before", url, maxBytes)
+		}
 		if err == nil {
 			v.Raw[path] = b
 		}
@@ -136,7 +142,7 @@ func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Veri
 	}
 	files, client, err := follow(first, get, cache, now)
 	if err != nil {
-		return nil, err
+		return nil, oneline.Error(err, 500)
 	}
 	seen := client.GetTrustedMetadataSet()
 	v.Files = files
@@ -152,8 +158,13 @@ func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Veri
 	return v, nil
 }
 
-// Fetch gets a URL whose answer is no larger than a repository.
-func Fetch(ctx context.Context, web *http.Client, url string) ([]byte, error) {
+// followTimeout bounds a client's way through a repository, and fetchTimeout one answer.
+const followTimeout, fetchTimeout = 2 * time.Minute, 30 * time.Second
+
+// Fetch gets a URL whose answer is no larger than a repository. It follows no redirect:
+// what asks may reach more than whoever answers.
+func Fetch(ctx context.Context, url string) ([]byte, error) {
+	web := &http.Client{Timeout: fetchTimeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
 		return nil, err
@@ -169,7 +180,7 @@ func Fetch(ctx context.Context, web *http.Client, url string) ([]byte, error) {
 		return nil, fmt.Errorf("%s: %w", url, os.ErrNotExist)
 	default:
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512)) // what it says helps, if it is there
-		return nil, fmt.Errorf("%s answers %d: %s", url, answer.StatusCode, strings.TrimSpace(string(text)))
+		return nil, fmt.Errorf("%s answers %d: %s", url, answer.StatusCode, oneline.Clean(string(text), 300))
 	}
 	return io.ReadAll(io.LimitReader(answer.Body, maxBytes+1))
 }

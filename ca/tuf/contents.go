@@ -75,8 +75,17 @@ func (c contents) check() error {
 	if err != nil {
 		return err
 	}
-	if string(rendered.TrustedRoot) != c[TrustedRoot] {
-		return fmt.Errorf("%s isn't as this Mayfly writes it, and some client would refuse it: stage it anew", TrustedRoot)
+	entries := d.entries()
+	for i, e := range entries {
+		if slices.ContainsFunc(entries[:i], func(o entry) bool { return o.id == e.id }) {
+			return fmt.Errorf("%s is listed twice: give it one window", e.words)
+		}
+	}
+	signing, err := trustroot.RenderAgain(d.signing)
+	for name, b := range map[string][]byte{TrustedRoot: rendered.TrustedRoot, SigningConfig: signing} {
+		if err != nil || string(b) != c[name] {
+			return fmt.Errorf("%s isn't as this Mayfly writes it, and some client would refuse it: stage it anew", name)
+		}
 	}
 	legacy := d.history.LegacyTargets()
 	for _, one := range legacy {
@@ -99,53 +108,63 @@ func (d documents) custom() map[string]json.RawMessage {
 	return all
 }
 
-// entry is one line of what clients are told.
+// entry is one line of what clients are told, and says all of it.
 type entry struct {
+	id     string // what it is of
 	words  string
 	sha256 string // of the certificate or key that clients verify by; "" for a service
 }
 
-// entries are all lines of the documents, by what they are of.
-func (d documents) entries() map[string]entry {
-	all := make(map[string]entry)
-	add := func(kind, name string, der []byte, start, end time.Time) {
-		e := entry{words: kind + " " + name}
-		id := name
-		if der != nil {
-			sum := sha256.Sum256(der)
-			id = hex.EncodeToString(sum[:])
-			e.words, e.sha256 = e.words+", SHA-256 "+id, id
-		}
+// entries are all lines of the documents, as they are ordered there.
+func (d documents) entries() (all []entry) {
+	add := func(e entry, start, end time.Time) {
 		if e.words += ", from " + stamp(start); !end.IsZero() {
 			e.words += ", until " + stamp(end)
 		}
-		all[kind+id] = e
+		all = append(all, e)
+	}
+	keyed := func(kind, name string, der []byte) entry {
+		sum := sha256.Sum256(der)
+		is := hex.EncodeToString(sum[:])
+		return entry{id: kind + is, words: kind + " " + name + ", SHA-256 " + is, sha256: is}
 	}
 	authorities := func(kind string, list []trustroot.Authority) {
 		for _, a := range list {
-			add(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw, a.Start, a.End)
+			e := keyed(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw)
+			for _, c := range a.Chain[1:] {
+				e.words += fmt.Sprintf(", below %x", sha256.Sum256(c.Raw))
+			}
+			e.words += ", at " + cmp.Or(a.URL, "no URL")
+			add(e, a.Start, a.End)
 		}
 	}
 	authorities("certificate authority", d.history.Authorities)
 	authorities("timestamp authority", d.history.TimestampAuthorities)
-	log := func(kind string, l ctlog.Description) { add(kind, l.URL, l.SPKI, l.Start, l.End) }
+	log := func(kind string, l ctlog.Description) {
+		e := keyed(kind, l.URL, l.SPKI)
+		e.words += fmt.Sprintf(", id %x", l.ID)
+		add(e, l.Start, l.End)
+	}
 	for _, l := range d.history.CTLogs {
 		log("CT log", l)
 	}
 	for _, l := range d.history.TransparencyLogs {
 		log("Rekor log", l.Description)
 	}
-	for kind, list := range map[string][]*rootpb.Service{
-		"CA": d.signing.GetCaUrls(), "issuer": d.signing.GetOidcUrls(), "use of Rekor": d.signing.GetRekorTlogUrls(), "timestamps of": d.signing.GetTsaUrls(),
-	} {
+	services := func(kind string, list []*rootpb.Service) {
 		for _, s := range list {
 			var end time.Time
 			if s.GetValidFor().GetEnd() != nil {
 				end = s.GetValidFor().GetEnd().AsTime()
 			}
-			add(kind, s.GetUrl(), nil, s.GetValidFor().GetStart().AsTime(), end)
+			id := fmt.Sprintf("%s %s, version %d", kind, s.GetUrl(), s.GetMajorApiVersion())
+			add(entry{id: id, words: id + ", by " + s.GetOperator()}, s.GetValidFor().GetStart().AsTime(), end)
 		}
 	}
+	services("CA", d.signing.GetCaUrls())
+	services("issuer", d.signing.GetOidcUrls())
+	services("use of Rekor", d.signing.GetRekorTlogUrls())
+	services("timestamps of", d.signing.GetTsaUrls())
 	return all
 }
 
@@ -155,9 +174,10 @@ type Change struct {
 	Line string // what it is now, or was
 }
 
-// difference is what changes for clients. No contents before are those of a beginning.
+// difference is what changes for clients, and in any case something where the files
+// aren't the same. No contents before are those of a beginning.
 func difference(before, after contents) ([]Change, error) {
-	was := map[string]entry{}
+	var was []entry
 	if len(before) > 0 {
 		d, err := before.parse()
 		if err != nil {
@@ -169,25 +189,41 @@ func difference(before, after contents) ([]Change, error) {
 	if err != nil {
 		return nil, err
 	}
-	is := d.entries()
-	var all []Change
-	for key, e := range is {
-		switch old, known := was[key]; {
-		case !known:
+	all := changed(was, d.entries())
+	if len(all) == 0 && !maps.Equal(before, after) {
+		all = []Change{{'~', "the documents are written in another way"}}
+	}
+	return all, nil
+}
+
+// changed is how one list differs from another, its order included.
+func changed(was, is []entry) (all []Change) {
+	var stay []entry
+	find := func(list []entry, e entry) int {
+		return slices.IndexFunc(list, func(o entry) bool { return o.id == e.id })
+	}
+	for _, e := range is {
+		switch i := find(was, e); {
+		case i < 0:
 			all = append(all, Change{'+', e.words})
-		case old != e:
+		case was[i] != e:
 			all = append(all, Change{'~', e.words})
+		default:
+			stay = append(stay, e)
 		}
 	}
-	for key, e := range was {
-		if _, still := is[key]; !still {
+	for _, e := range was {
+		if find(is, e) < 0 {
 			all = append(all, Change{'-', e.words})
 		}
+	}
+	if stayed := slices.DeleteFunc(slices.Clone(was), func(e entry) bool { return !slices.Contains(stay, e) }); !slices.Equal(stayed, stay) {
+		all = append(all, Change{'~', "the order in which clients find what stays"})
 	}
 	slices.SortFunc(all, func(a, b Change) int {
 		return cmp.Or(cmp.Compare(a.Line, b.Line), cmp.Compare(a.Sign, b.Sign))
 	})
-	return all, nil
+	return all
 }
 
 // lost is nil when all that was signed under what is published can be verified after.
@@ -209,7 +245,7 @@ func lost(before, after contents, now time.Time) error {
 
 // sums are the SHA-256 of all that clients verify by, in order.
 func (d documents) sums() (all []string) {
-	for e := range maps.Values(d.entries()) {
+	for _, e := range d.entries() {
 		if e.sha256 != "" {
 			all = append(all, e.sha256)
 		}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -30,7 +32,8 @@ type Draft struct {
 
 // inForce is what a draft follows.
 type inForce struct {
-	root    *rootMetadata
+	roots   []*rootMetadata // from the first on
+	root    *rootMetadata   // the last of them
 	targets *targetsMetadata
 	files   contents
 }
@@ -40,11 +43,12 @@ const draftVersion = 1
 
 // draftFile is a draft as it is carried; InForce is what it follows.
 type draftFile struct {
-	Version int             `json:"tuf_draft,omitempty"`
-	Root    json.RawMessage `json:"root,omitempty"`
-	Targets json.RawMessage `json:"targets"`
-	Files   contents        `json:"files"`
-	InForce *draftFile      `json:"in_force,omitempty"`
+	Version int               `json:"tuf_draft,omitempty"`
+	Root    json.RawMessage   `json:"root,omitempty"`
+	Roots   []json.RawMessage `json:"roots,omitempty"` // of what is in force: all
+	Targets json.RawMessage   `json:"targets"`
+	Files   contents          `json:"files"`
+	InForce *draftFile        `json:"in_force,omitempty"`
 }
 
 // Keys are who signs root and targets: any Threshold of Root, and of Targets.
@@ -108,15 +112,29 @@ func newDraft(after inForce, k *Keys, files contents, now time.Time) (*Draft, er
 	now = now.UTC().Truncate(time.Second)
 	if k != nil {
 		var err error
-		if d.root, err = newRoot(*k, after.root, now); err != nil {
+		version := int64(1)
+		if after.root != nil {
+			version = after.root.Signed.Version + 1
+		}
+		if d.root, err = newRoot(*k, version, now.Add(RootLife)); err != nil {
 			return nil, err
 		}
 	}
-	root := d.effectiveRoot()
-	d.targets = metadata.Targets(now.Add(TargetsLife))
+	version := int64(1)
 	if after.targets != nil {
-		d.targets.Signed.Version = after.targets.Signed.Version + 1
+		version = after.targets.Signed.Version + 1
 	}
+	var err error
+	if d.targets, err = newTargets(d.effectiveRoot(), files, version, now.Add(TargetsLife)); err != nil {
+		return nil, err
+	}
+	return d, d.check()
+}
+
+// newTargets lists the files, and lets the online key sign what is below crl/.
+func newTargets(root *rootMetadata, files contents, version int64, expires time.Time) (*targetsMetadata, error) {
+	t := metadata.Targets(expires.UTC().Truncate(time.Second))
+	t.Signed.Version = version
 	parsed, err := files.parse()
 	if err != nil {
 		return nil, err
@@ -130,21 +148,19 @@ func newDraft(after inForce, k *Keys, files contents, now time.Time) (*Draft, er
 		if one, ok := custom[name]; ok {
 			target.Custom = &one
 		}
-		d.targets.Signed.Targets[name] = target
+		t.Signed.Targets[name] = target
 	}
 	online := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs
-	d.targets.Signed.Delegations = &metadata.Delegations{
+	t.Signed.Delegations = &metadata.Delegations{
 		Keys:  map[string]*metadata.Key{online[0]: root.Signed.Keys[online[0]]},
 		Roles: []metadata.DelegatedRole{{Name: crlRole, KeyIDs: online, Threshold: 1, Terminating: true, Paths: []string{crlRole + "/*"}}},
 	}
-	return d, d.check()
+	return t, nil
 }
 
-func newRoot(k Keys, before *rootMetadata, now time.Time) (*rootMetadata, error) {
-	root := metadata.Root(now.Add(RootLife))
-	if before != nil {
-		root.Signed.Version = before.Signed.Version + 1
-	}
+func newRoot(k Keys, version int64, expires time.Time) (*rootMetadata, error) {
+	root := metadata.Root(expires.UTC().Truncate(time.Second))
+	root.Signed.Version = version
 	online := []crypto.PublicKey{k.Online}
 	for role, keys := range map[string][]crypto.PublicKey{
 		metadata.ROOT: k.Root, metadata.TARGETS: k.Targets, metadata.SNAPSHOT: online, metadata.TIMESTAMP: online,
@@ -200,7 +216,48 @@ func (d *Draft) check() error {
 	if err := d.files.belongTo(targets); err != nil {
 		return err
 	}
-	return d.files.check()
+	if err := d.files.check(); err != nil {
+		return err
+	}
+	return d.rebuilt()
+}
+
+// rebuilt is nil when what is signed is, to the byte, what this Mayfly makes of what
+// people are shown: keys and threshold, files, and the times of expiry.
+func (d *Draft) rebuilt() error {
+	if d.root != nil {
+		k, err := keysOf(d.root)
+		if err != nil {
+			return err
+		}
+		if again, err := newRoot(k, d.root.Signed.Version, d.root.Signed.Expires); err != nil || !same(again, d.root) {
+			return errors.Join(fmt.Errorf("root %d isn't what this Mayfly makes of its keys: draft it anew", d.root.Signed.Version), err)
+		}
+	}
+	if again, err := newTargets(d.effectiveRoot(), d.files, d.targets.Signed.Version, d.targets.Signed.Expires); err != nil || !same(again, d.targets) {
+		return errors.Join(fmt.Errorf("targets %d isn't what this Mayfly makes of its files: stage it anew", d.targets.Signed.Version), err)
+	}
+	return nil
+}
+
+// same reports whether the signatures of two are of the same bytes.
+func same[T metadata.Roles](a, b *metadata.Metadata[T]) bool {
+	x, errX := cjson.EncodeCanonical(a.Signed)
+	y, errY := cjson.EncodeCanonical(b.Signed)
+	return errX == nil && errY == nil && bytes.Equal(x, y)
+}
+
+// prune takes out of m what isn't signed, and signatures that count under none of the roots.
+func prune[T metadata.Roles](m *metadata.Metadata[T], role string, roots ...*rootMetadata) {
+	var count []string
+	for _, root := range roots {
+		have, _ := signers(root, role, m)
+		count = append(count, have...)
+	}
+	m.UnrecognizedFields = nil
+	m.Signatures = slices.DeleteFunc(m.Signatures, func(s metadata.Signature) bool {
+		return len(s.UnrecognizedFields) > 0 || !slices.Contains(count, s.KeyID)
+	})
 }
 
 func (f *inForce) check() error {
@@ -241,20 +298,33 @@ func ParseDraft(b []byte) (*Draft, error) {
 	}
 	d := &Draft{root: next.root, targets: next.targets, files: next.files}
 	if f.InForce != nil {
-		if d.after, err = f.InForce.read(); err == nil && d.after.root == nil {
+		if d.after, err = f.InForce.read(); err == nil && len(d.after.roots) == 0 {
 			err = errNotMetadata
 		}
 		if err != nil {
 			return nil, fmt.Errorf("follows a %w", err)
 		}
 	}
-	return d, d.check()
+	if err := d.check(); err != nil {
+		return nil, err
+	}
+	roots := slices.DeleteFunc([]*rootMetadata{d.after.root, d.root}, func(r *rootMetadata) bool { return r == nil })
+	prune(d.targets, metadata.TARGETS, roots...)
+	if d.root != nil {
+		prune(d.root, metadata.ROOT, roots...)
+	}
+	return d, nil
 }
 
 func (f *draftFile) read() (is inForce, err error) {
 	is.files = f.Files
 	if len(f.Root) > 0 {
 		if is.root, err = decodeRoot(f.Root); err != nil {
+			return is, fmt.Errorf("root that can't be used: %w", err)
+		}
+	}
+	for _, root := range f.Roots {
+		if err := is.addRoot(root); err != nil {
 			return is, fmt.Errorf("root that can't be used: %w", err)
 		}
 	}
@@ -266,7 +336,11 @@ func (f *draftFile) read() (is inForce, err error) {
 
 func (f *draftFile) set(is inForce) (err error) {
 	f.Files = is.files
-	if is.root != nil {
+	for _, root := range is.roots {
+		b, _ := encode(root) // it was encoded before
+		f.Roots = append(f.Roots, b)
+	}
+	if is.root != nil && len(is.roots) == 0 {
 		if f.Root, err = encode(is.root); err != nil {
 			return err
 		}
@@ -278,7 +352,7 @@ func (f *draftFile) set(is inForce) (err error) {
 // Format is the draft's file.
 func (d *Draft) Format() ([]byte, error) {
 	f := draftFile{Version: draftVersion}
-	err := f.set(inForce{d.root, d.targets, d.files})
+	err := f.set(inForce{nil, d.root, d.targets, d.files})
 	if d.after.root != nil {
 		f.InForce = new(draftFile)
 		err = errors.Join(err, f.InForce.set(d.after))
@@ -290,12 +364,44 @@ func (d *Draft) Format() ([]byte, error) {
 	return append(b, '\n'), err
 }
 
-// Changes is what clients will see differently.
-func (d *Draft) Changes() ([]Change, error) { return difference(d.after.files, d.files) }
+// Changes is what clients will see differently, and who signs from then on.
+func (d *Draft) Changes() ([]Change, error) {
+	all, err := difference(d.after.files, d.files)
+	return append(changed(whoSigns(d.after.root), whoSigns(d.effectiveRoot())), all...), err
+}
+
+// whoSigns are the lines of a root.
+func whoSigns(root *rootMetadata) (all []entry) {
+	if root == nil {
+		return nil
+	}
+	for _, name := range metadata.TOP_LEVEL_ROLE_NAMES {
+		role := root.Signed.Roles[name]
+		all = append(all, entry{id: name, words: fmt.Sprintf("%s needs %d signatures", name, role.Threshold)})
+		for _, id := range slices.Sorted(slices.Values(role.KeyIDs)) {
+			words := fmt.Sprintf("key %s signs %s", id, name)
+			all = append(all, entry{id: words, words: words})
+		}
+	}
+	return all
+}
+
+// Follows is the SHA-256 of the 1.root.json of the repository that the draft is for,
+// which nobody else can have made; zero for the draft of a beginning.
+func (d *Draft) Follows() [32]byte {
+	if len(d.after.roots) == 0 {
+		return [32]byte{}
+	}
+	b, _ := encode(d.after.roots[0]) // it was formatted before
+	return sha256.Sum256(b)
+}
 
 // Sign adds the key's signatures to all that it may sign, and says to what.
 func (d *Draft) Sign(ctx context.Context, key kms.Signer) (signed []string, err error) {
 	id, err := KeyID(key.Public())
+	if err == nil {
+		err = d.check()
+	}
 	if err != nil {
 		return nil, err
 	}

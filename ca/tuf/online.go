@@ -309,6 +309,10 @@ func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			if strings.HasSuffix(path, ".json") {
 				h.Set("Content-Type", "application/json")
 			}
+			if strings.Contains(r.Header.Get("Range"), ",") { // many ranges answer a multiple of the file; RFC 9110 §14.2: they may be passed over
+				r = r.Clone(r.Context())
+				r.Header.Del("Range")
+			}
 			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
 			return
 		}

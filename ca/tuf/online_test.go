@@ -394,7 +394,7 @@ func TestFollowUnderLoad(t *testing.T) {
 	for range 4 {
 		cache := t.TempDir()
 		clients.Go(func() error {
-			get := func(path string) ([]byte, error) { return Fetch(t.Context(), web.Client(), web.URL+Prefix+path) }
+			get := func(path string) ([]byte, error) { return Fetch(t.Context(), web.URL+Prefix+path) }
 			for {
 				if _, _, err := follow(first, get, cache, noon); err != nil {
 					return err

@@ -52,24 +52,24 @@ func Publish(ctx context.Context, dir string, d *Draft, online kms.Signer, now t
 func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
 	next := &Repository{paths: make(map[string][]byte)}
 	next.state = state{Version: stateVersion, Targets: d.targets.Signed.Version, Published: now}
-	at := int64(0)
+	at, roots := int64(0), []*rootMetadata(nil)
 	if r != nil {
 		at = r.state.Targets
-		next.roots = slices.Clone(r.roots)
+		roots = slices.Clone(r.roots)
 		for v := range int64(len(r.roots)) {
 			path := versioned(v+1, metadata.ROOT)
 			next.paths[path] = r.paths[path]
 		}
 	}
-	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && !same(r.root, d.after.root) {
+	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && !(same(r.root, d.after.root) && same(r.targets, d.after.targets)) {
 		return nil, fmt.Errorf("targets %d is in force, and the draft has targets %d of another beginning or after others: stage it anew", at, d.targets.Signed.Version)
 	}
 	if err := d.complete(now); err != nil {
 		return nil, err
 	}
-	next.inForce = inForce{d.effectiveRoot(), d.targets, d.files}
+	next.inForce = inForce{roots, d.effectiveRoot(), d.targets, d.files}
 	if d.root != nil {
-		next.roots = append(next.roots, d.root)
+		next.roots = append(roots, d.root)
 		b, err := encode(d.root)
 		if err != nil {
 			return nil, err
@@ -86,13 +86,6 @@ func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
 		next.paths[hashed(name, one)] = []byte(d.files[name])
 	}
 	return next, next.list(r)
-}
-
-// same reports whether two roots are one.
-func same(a, b *rootMetadata) bool {
-	x, errX := encode(a)
-	y, errY := encode(b)
-	return errX == nil && errY == nil && string(x) == string(y)
 }
 
 // complete is nil when enough keys have signed all of the draft, and nothing of it

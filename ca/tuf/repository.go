@@ -50,7 +50,6 @@ var ErrNothing = errors.New("nothing is published in it yet: make and publish a 
 type Repository struct {
 	inForce
 	state state
-	roots []*rootMetadata
 	paths map[string][]byte // what is served and doesn't change, by its path below Prefix
 }
 
@@ -109,20 +108,20 @@ func Load(dir string) (*Repository, error) {
 }
 
 // addRoot adds the root that follows the last one.
-func (r *Repository) addRoot(b []byte) error {
+func (f *inForce) addRoot(b []byte) error {
 	next, err := decodeRoot(b)
 	if err != nil {
 		return err
 	}
-	if next.Signed.Version != int64(len(r.roots))+1 {
+	if next.Signed.Version != int64(len(f.roots))+1 {
 		return fmt.Errorf("has version %d", next.Signed.Version)
 	}
-	if r.root != nil {
-		if err := checkThreshold(r.root, metadata.ROOT, "it, by the keys of the root before,", next); err != nil {
+	if f.root != nil {
+		if err := checkThreshold(f.root, metadata.ROOT, "it, by the keys of the root before,", next); err != nil {
 			return err
 		}
 	}
-	r.root, r.roots = next, append(r.roots, next)
+	f.root, f.roots = next, append(f.roots, next)
 	return checkThreshold(next, metadata.ROOT, "it", next)
 }
 
@@ -164,15 +163,17 @@ func (r *Repository) CheckOnlineKey(public crypto.PublicKey) error {
 }
 
 // Keys are who signs under the root in force.
-func (r *Repository) Keys() (k Keys, err error) {
+func (r *Repository) Keys() (Keys, error) { return keysOf(r.root) }
+
+func keysOf(root *rootMetadata) (k Keys, err error) {
 	of := func(role string) (all []crypto.PublicKey) {
-		for _, id := range r.root.Signed.Roles[role].KeyIDs {
-			public, failed := r.root.Signed.Keys[id].ToPublicKey()
+		for _, id := range root.Signed.Roles[role].KeyIDs {
+			public, failed := root.Signed.Keys[id].ToPublicKey()
 			all, err = append(all, public), errors.Join(err, failed)
 		}
 		return all
 	}
-	k = Keys{of(metadata.ROOT), of(metadata.TARGETS), r.root.Signed.Roles[metadata.ROOT].Threshold, of(metadata.TIMESTAMP)[0]}
+	k = Keys{of(metadata.ROOT), of(metadata.TARGETS), root.Signed.Roles[metadata.ROOT].Threshold, of(metadata.TIMESTAMP)[0]}
 	return k, err
 }
 

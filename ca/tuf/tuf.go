@@ -25,6 +25,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 // How long what a role signs is valid.
@@ -135,7 +136,7 @@ func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *
 func KeyNames(ids []string) string {
 	names := make([]string, len(ids))
 	for i, id := range ids {
-		names[i] = short(id)
+		names[i] = terminal.Line(short(id))
 	}
 	return cmp.Or(strings.Join(names, ", "), "none")
 }

@@ -6,6 +6,8 @@ import (
 	"io/fs"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -256,6 +258,12 @@ func TestAudienceOfARequest(t *testing.T) {
 	asked := runner(t)
 	ca := clienttest.New(t)
 	const github = "https://token.actions.githubusercontent.com"
+	to, err := url.Parse(ca.URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway := httptest.NewServer(http.StripPrefix("/ca", httputil.NewSingleHostReverseProxy(to))) // a host shared by path
+	t.Cleanup(gateway.Close)
 	for name, c := range map[string]struct {
 		issuer, audience, server string
 		args                     []string
@@ -267,6 +275,11 @@ func TestAudienceOfARequest(t *testing.T) {
 		"below its own":           {github, ca.URL + "/ca", "", nil, ca.URL + "/ca", "names as its own"},
 		"a third service":         {github, "sts.amazonaws.com", "https://github.com", nil, "sigstore", `the CA names "sts.amazonaws.com" for this issuer: where that is right, give --client-id sts.amazonaws.com`},
 		"a host that looks alike": {github, ca.URL + ".example.com", "https://github.com", nil, "sigstore", "give --client-id"},
+		"itself at a gateway":     {github, gateway.URL + "/ca", "", []string{"--ca", gateway.URL + "/ca/"}, gateway.URL + "/ca", "as its own"},
+		"beside it, by path":      {github, gateway.URL + "/other", "", []string{"--ca", gateway.URL + "/ca"}, "sigstore", "give --client-id"},
+		"looks alike, by path":    {github, gateway.URL + "/ca2", "", []string{"--ca", gateway.URL + "/ca"}, "sigstore", "give --client-id"},
+		"above it, by path":       {github, gateway.URL, "", []string{"--ca", gateway.URL + "/ca"}, "sigstore", "give --client-id"},
+		"out of its path":         {github, gateway.URL + "/ca/%2e%2e/other", "", []string{"--ca", gateway.URL + "/ca"}, "sigstore", "give --client-id"},
 		"told by the person":      {github, "sts.amazonaws.com", "https://github.com", []string{"--client-id", "mine"}, "mine", ""},
 		"another issuer's":        {"https://login.example.com", ca.URL, "https://github.com", nil, "sigstore", ""},
 		"a company's own GitHub":  {"https://github.example.com/_services/token", ca.URL, "https://github.example.com", nil, ca.URL, "as its own"},

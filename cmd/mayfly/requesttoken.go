@@ -141,7 +141,8 @@ func (r *request) Ask(ctx context.Context, issuer string) string {
 	if named == r.clientID || named == identity.SharedAudience {
 		return named
 	}
-	if u, err := url.Parse(named); err == nil && strings.HasPrefix(strings.TrimSuffix(r.ca, "/")+"/", u.Scheme+"://"+u.Host+"/") {
+	own := strings.TrimSuffix(r.ca, "/") + "/" // others may be beside it on its host
+	if u, err := url.Parse(named); err == nil && strings.HasPrefix(strings.TrimSuffix(named, "/")+"/", own) && !strings.Contains(u.Path+"/", "/../") {
 		r.say("audience " + named + ", which the CA names as its own")
 		return named
 	}

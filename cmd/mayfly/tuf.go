@@ -241,12 +241,17 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 	if err != nil {
 		return err
 	}
+	if first := d.Follows(); first == [32]byte{} {
+		fmt.Fprintln(w, "The beginning of a repository: all of it is new.")
+	} else {
+		fmt.Fprintf(w, "For the repository whose 1.root.json has the SHA-256\n  %x\n", first)
+	}
 	fmt.Fprintln(w, "What changes for clients:")
 	for _, c := range changes {
 		fmt.Fprintf(w, "  %c %s\n", c.Sign, terminal.Line(c.Line))
 	}
 	if len(changes) == 0 {
-		fmt.Fprintln(w, "  nothing but until when it is valid, and who signs")
+		fmt.Fprintln(w, "  nothing but until when it is valid")
 	}
 	fmt.Fprintln(w, "\nSignatures:")
 	for _, s := range d.Standings() {

@@ -9,7 +9,6 @@ import (
 	"fmt"
 	"io"
 	"maps"
-	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 func newTUFSignCommand(streams streams) *cobra.Command {
@@ -126,7 +126,7 @@ versions, until when they are valid, and the SHA-256 of each target. It keeps no
 			printRoles(streams.Out, v.Roles, time.Now())
 			fmt.Fprintln(streams.Out)
 			for _, name := range v.Names() {
-				fmt.Fprintf(streams.Out, "  %x  %s\n", sha256.Sum256([]byte(v.Files[name])), name)
+				fmt.Fprintf(streams.Out, "  %x  %s\n", sha256.Sum256([]byte(v.Files[name])), terminal.Line(name))
 			}
 			return nil
 		},
@@ -222,7 +222,7 @@ func firstRoot(ctx context.Context, root, checksum string) (b []byte, err error)
 	if remote := strings.HasPrefix(root, "https://") || strings.HasPrefix(root, "http://"); remote && checksum == "" {
 		return nil, usage("give the SHA-256 that mayfly tuf status shows", "a root from a URL needs --root-checksum")
 	} else if remote {
-		b, err = tuf.Fetch(ctx, &http.Client{Timeout: 30 * time.Second}, root)
+		b, err = tuf.Fetch(ctx, root)
 	} else {
 		b, err = os.ReadFile(root)
 	}
