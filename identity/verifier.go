@@ -286,12 +286,7 @@ func (v *Verifier) Issuers() []Description {
 // AcceptsOnce reports whether any issuer's tokens are accepted once: whether the
 // Replay is asked.
 func (v *Verifier) AcceptsOnce() bool {
-	for _, i := range v.current.Load().issuers {
-		if i.config.OneTime {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(v.current.Load().issuers, func(i *issuer) bool { return i.config.OneTime })
 }
 
 // Status says how each exact issuer stands, in the configuration's order.

@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -213,11 +214,6 @@ func validity(from, to time.Time) string {
 	return fmt.Sprintf("%s to %s (%d days)", chain.Stamp(from), chain.Stamp(to), days)
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
+func orNone(s string) string { return cmp.Or(s, "none") }
 
 func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }

@@ -1,6 +1,7 @@
 package lifecycle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -88,10 +89,7 @@ func find(e Entry, action Action) (step, error) {
 	case e.State == Active:
 		return step{}, noStep("%s is active: activate another authority first, which retires this one", e.Name)
 	}
-	state := e.State
-	if state == "" {
-		state = "in no state yet"
-	}
+	state := cmp.Or(e.State, "in no state yet")
 	legal := "nothing follows; remove it from the configuration"
 	if next := Next(e.Record); len(next) > 0 {
 		legal = "what can follow is: " + join(next)

@@ -4,6 +4,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -240,10 +241,7 @@ func encode(der []byte) string {
 type claims struct{ Issuer, Subject, Email string }
 
 func (c claims) challenge() string {
-	if c.Email != "" {
-		return c.Email
-	}
-	return c.Subject
+	return cmp.Or(c.Email, c.Subject)
 }
 
 func readClaims(token string) (claims, error) {
@@ -327,16 +325,9 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	subject := who.Subject
-	if c.Knobs.Subject != "" {
-		subject = c.Knobs.Subject
-	}
-	if c.Knobs.Issuer != "" {
-		who.Issuer = c.Knobs.Issuer
-	}
-	if c.Knobs.Email != "" {
-		who.Email = c.Knobs.Email
-	}
+	subject := cmp.Or(c.Knobs.Subject, who.Subject)
+	who.Issuer = cmp.Or(c.Knobs.Issuer, who.Issuer)
+	who.Email = cmp.Or(c.Knobs.Email, who.Email)
 	begin := c.Start.Add(c.Knobs.Begin)
 	v2, err1 := asn1.MarshalWithParams(who.Issuer, "utf8")
 	sub, err2 := asn1.MarshalWithParams(subject, "utf8")
