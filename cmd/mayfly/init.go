@@ -136,10 +136,8 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		return err
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return &failure{
-			code: exitFailed, fix: "choose another folder, or move this one away: a CA is never overwritten",
-			err: fmt.Errorf("%s: %w and isn't empty", o.dir, os.ErrExist),
-		}
+		return fail("choose another folder, or move this one away: a CA is never overwritten",
+			"%s: %w and isn't empty", o.dir, os.ErrExist)
 	}
 	if err := o.placeRootKey(dir); err != nil {
 		return err
