@@ -28,12 +28,6 @@ func Beside(certificate string) Output {
 	return Output{certificate, strings.TrimSuffix(certificate, filepath.Ext(certificate)) + ".record.txt"}
 }
 
-// Free is nil when both files could be written and neither is there. It is
-// asked before any key is used.
-func (o Output) Free() error {
-	return errors.Join(Free(o.Certificate), Free(o.Record))
-}
-
 // Free is nil when a file of that name could be written and none is there.
 func Free(path string) error {
 	if _, err := os.Lstat(path); err == nil {
