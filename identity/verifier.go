@@ -26,6 +26,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -107,9 +108,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 	if v.options.Now == nil {
 		v.options.Now = time.Now
 	}
-	if v.options.Logger == nil {
-		v.options.Logger = slog.New(slog.DiscardHandler)
-	}
+	v.options.Logger = cmp.Or(v.options.Logger, slog.New(slog.DiscardHandler))
 	v.used = newMemory(v.options.Now, maxRemembered)
 	commit, err := v.Prepare(issuers, o.Deny)
 	if err != nil {
