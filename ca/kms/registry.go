@@ -53,7 +53,7 @@ func (b *Backend) noCredential(c Credential) error {
 	if len(b.Credentials) == 0 {
 		return fmt.Errorf("%s takes no credential: remove it", b.Title)
 	}
-	return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, credentialNames(b.Credentials))
+	return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, setting.List(b.Credentials))
 }
 
 // supports is nil when b has the credential c, or needs none and c is empty.
@@ -62,7 +62,7 @@ func (b *Backend) supports(c Credential) error {
 	case slices.Contains(b.Credentials, c), len(b.Credentials) == 0 && c == "":
 		return nil
 	case c == "":
-		return fmt.Errorf("%s needs a credential: set it to one of %s", b.Title, credentialNames(b.Credentials))
+		return fmt.Errorf("%s needs a credential: set it to one of %s", b.Title, setting.List(b.Credentials))
 	default:
 		return b.noCredential(c)
 	}

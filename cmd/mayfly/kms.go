@@ -237,10 +237,4 @@ func newKMSPublicCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
-func kmsAlgorithms() string {
-	var names []string
-	for _, a := range kms.Algorithms() {
-		names = append(names, string(a))
-	}
-	return strings.Join(names, ", ")
-}
+func kmsAlgorithms() string { return setting.List(kms.Algorithms()) }
