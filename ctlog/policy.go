@@ -1,6 +1,7 @@
 package ctlog
 
 import (
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -81,9 +82,7 @@ func NewPolicy(logs []Log, o Options) (*Policy, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}}
 	known, err := p.admit(logs)
 	if err != nil {

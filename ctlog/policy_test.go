@@ -21,12 +21,12 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // faulty makes a member with a key of its own.
-func faulty(t *testing.T, url string, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
+func faulty(t *testing.T, url string, ca *ctlogtest.CA, f Fault) *Faulty {
 	t.Helper()
 	key := ctlogtest.NewSigner(t)
 	spki := key.SPKI(t)
 	honest := &ctlogtest.Honest{Signer: key, About: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: url}}
-	return ctlogtest.NewFaulty(honest, key, ca.Chain(t), f)
+	return NewFaulty(t, honest, key, ca.Chain(t), f)
 }
 
 func newPolicy(t *testing.T, o ctlog.Options, members ...ctlog.Log) *ctlog.Policy {
@@ -59,7 +59,7 @@ func counter(t *testing.T, r *prometheus.Registry, name string) (sum float64) {
 func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	for _, f := range ctlogtest.Outages() {
+	for _, f := range Outages() {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			p := newPolicy(t, ctlog.Options{Timeout: 200 * time.Millisecond}, faulty(t, "https://a", ca, f))
@@ -77,15 +77,15 @@ func TestOutageOfTheOnlyLogIsRefusedInTime(t *testing.T) {
 func TestAcceptsTellsARefusalFromAnOutage(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	refusals := append(ctlogtest.Lies(), ctlogtest.Refusing, ctlogtest.Unclassified)
-	for _, f := range slices.Concat([]ctlogtest.Fault{ctlogtest.None}, ctlogtest.Outages(), refusals) {
+	refusals := append(Lies(), Refusing, Unclassified)
+	for _, f := range slices.Concat([]Fault{None}, Outages(), refusals) {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			registry := prometheus.NewRegistry()
-			healthy, other := faulty(t, "https://a", ca, ctlogtest.None), faulty(t, "https://b", ca, f)
+			healthy, other := faulty(t, "https://a", ca, None), faulty(t, "https://b", ca, f)
 			p := newPolicy(t, ctlog.Options{Timeout: 200 * time.Millisecond, Metrics: registry}, healthy, other)
 			err := p.Accepts(t.Context(), ca.Chain(t))
-			if want := slices.Contains(refusals, f); errors.Is(err, ctlog.ErrRefused) != want || (err == nil) != (f == ctlogtest.None) {
+			if want := slices.Contains(refusals, f); errors.Is(err, ctlog.ErrRefused) != want || (err == nil) != (f == None) {
 				t.Errorf("got %v; a refusal: %t", err, want)
 			}
 			if healthy.Calls.Load() != 1 || other.Calls.Load() != 1 {
@@ -102,7 +102,7 @@ func TestAcceptsTellsARefusalFromAnOutage(t *testing.T) {
 func TestFalseSCTIsNeverPassedOn(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	for _, f := range ctlogtest.Lies() {
+	for _, f := range Lies() {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			registry := prometheus.NewRegistry()
@@ -115,7 +115,7 @@ func TestFalseSCTIsNeverPassedOn(t *testing.T) {
 			if got := counter(t, registry, "mayfly_ctlog_bad_sct_total"); got != 1 {
 				t.Errorf("alarm metric is %v, want 1", got)
 			}
-			honest := newPolicy(t, ctlog.Options{}, liar, faulty(t, "https://b", ca, ctlogtest.None))
+			honest := newPolicy(t, ctlog.Options{}, liar, faulty(t, "https://b", ca, None))
 			if _, err := honest.Submit(t.Context(), ca.Chain(t)); err != nil {
 				t.Errorf("the next log is honest: %v", err)
 			}
@@ -128,20 +128,20 @@ func TestFailover(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	for name, tt := range map[string]struct {
-		faults []ctlogtest.Fault
+		faults []Fault
 		want   int // which member's SCT
 		calls  []int64
 	}{
-		"first":         {[]ctlogtest.Fault{ctlogtest.None, ctlogtest.None}, 0, []int64{1, 0}},
-		"second":        {[]ctlogtest.Fault{ctlogtest.Down, ctlogtest.None}, 1, []int64{1, 1}},
-		"refused":       {[]ctlogtest.Fault{ctlogtest.Refusing, ctlogtest.None}, 1, []int64{1, 1}},
-		"after silence": {[]ctlogtest.Fault{ctlogtest.Slow, ctlogtest.None}, 1, []int64{1, 1}},
-		"third":         {[]ctlogtest.Fault{ctlogtest.Slow, ctlogtest.Broken, ctlogtest.None}, 2, []int64{1, 1, 1}},
+		"first":         {[]Fault{None, None}, 0, []int64{1, 0}},
+		"second":        {[]Fault{Down, None}, 1, []int64{1, 1}},
+		"refused":       {[]Fault{Refusing, None}, 1, []int64{1, 1}},
+		"after silence": {[]Fault{Slow, None}, 1, []int64{1, 1}},
+		"third":         {[]Fault{Slow, Broken, None}, 2, []int64{1, 1, 1}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) { // a machine that is busy must not look like a silent log
-				var logs []*ctlogtest.Faulty
+				var logs []*Faulty
 				var members []ctlog.Log
 				for i, f := range tt.faults {
 					logs = append(logs, faulty(t, "https://"+string(rune('a'+i)), ca, f))
@@ -166,11 +166,11 @@ func TestFailover(t *testing.T) {
 func TestWhatTheCallerReadsWhenNoLogAnswers(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	both := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Down), faulty(t, "https://b", ca, ctlogtest.WrongTime))
+	both := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, Down), faulty(t, "https://b", ca, WrongTime))
 	if _, err := both.Submit(t.Context(), ca.Chain(t)); fault.From(err).Kind() != fault.Internal {
 		t.Errorf("an outage hides a lie: %v", err)
 	}
-	slow := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, ctlogtest.Slow))
+	slow := newPolicy(t, ctlog.Options{}, faulty(t, "https://a", ca, Slow))
 	ctx, cancel := context.WithCancel(t.Context())
 	time.AfterFunc(10*time.Millisecond, cancel)
 	if _, err := slow.Submit(ctx, ca.Chain(t)); !errors.Is(err, context.Canceled) || fault.From(err).Reason != fault.ClientGone {
@@ -179,7 +179,7 @@ func TestWhatTheCallerReadsWhenNoLogAnswers(t *testing.T) {
 	if _, err := slow.Submit(t.Context(), ctlog.Chain{}); err == nil {
 		t.Error("an empty chain was submitted")
 	}
-	closed := faulty(t, "https://a", ca, ctlogtest.None)
+	closed := faulty(t, "https://a", ca, None)
 	closed.Log.(*ctlogtest.Honest).About.End = time.Now().Add(-time.Hour) //nolint:forcetypeassert // see faulty
 	over := newPolicy(t, ctlog.Options{}, closed)
 	if _, err := over.Submit(t.Context(), ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable || closed.Calls.Load() != 0 {
@@ -236,7 +236,7 @@ func TestAnSCTOutsideTheLogsWindowIsNone(t *testing.T) {
 		"the log's clock is ahead":    {time.Time{}, now, now.Add(-time.Second), now.Add(5 * time.Second), false},
 		"at the end, which is not in": {time.Time{}, now.Truncate(time.Millisecond), now.Add(-time.Second), now, false},
 	} {
-		log := faulty(t, "https://a", ca, ctlogtest.None)
+		log := faulty(t, "https://a", ca, None)
 		honest := log.Log.(*ctlogtest.Honest) //nolint:forcetypeassert // see faulty
 		honest.About.Start, honest.About.End, honest.Now = c.start, c.end, func() time.Time { return c.signed }
 		p := newPolicy(t, ctlog.Options{Now: func() time.Time { return c.asked }}, log)
@@ -251,10 +251,10 @@ func TestAnSCTOutsideTheLogsWindowIsNone(t *testing.T) {
 func TestNewPolicy(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	a := faulty(t, "https://a", ca, ctlogtest.None)
-	stranger := faulty(t, "https://b", ca, ctlogtest.None)
+	a := faulty(t, "https://a", ca, None)
+	stranger := faulty(t, "https://b", ca, None)
 	stranger.Log.(*ctlogtest.Honest).About.ID[0] ^= 1 //nolint:forcetypeassert // see faulty
-	keyless := faulty(t, "https://c", ca, ctlogtest.None)
+	keyless := faulty(t, "https://c", ca, None)
 	keyless.Log.(*ctlogtest.Honest).About.SPKI = nil //nolint:forcetypeassert // see faulty
 	for name, members := range map[string][]ctlog.Log{
 		"none": {}, "no key": {keyless}, "id is not the key's": {stranger}, "twice": {a, a},

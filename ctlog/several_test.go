@@ -14,7 +14,7 @@ import (
 )
 
 // run makes a log of an operator.
-func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f ctlogtest.Fault) *ctlogtest.Faulty {
+func run(t *testing.T, operator string, i int, ca *ctlogtest.CA, f Fault) *Faulty {
 	t.Helper()
 	log := faulty(t, fmt.Sprintf("https://log%d", i), ca, f)
 	log.Log.(*ctlogtest.Honest).About.Operator = operator //nolint:forcetypeassert // see faulty
@@ -27,34 +27,34 @@ func TestSeveralSCTs(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
 	const (
-		good, down, slow = ctlogtest.None, ctlogtest.Down, ctlogtest.Slow
+		good, down, slow = None, Down, Slow
 		stagger          = 2 * time.Second
 	)
 	for name, tt := range map[string]struct {
 		scts, operators int
 		operator        string // a letter a log
-		faults          []ctlogtest.Fault
+		faults          []Fault
 		want            []int // whose SCTs
 		calls           []int64
 		took            time.Duration
 	}{
-		"two of three":              {2, 1, "aaa", []ctlogtest.Fault{good, good, good}, []int{0, 1}, []int64{1, 1, 0}, 0},
-		"the first is down":         {2, 1, "aaa", []ctlogtest.Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
-		"the second is silent":      {2, 1, "aaa", []ctlogtest.Fault{good, slow, good}, []int{0, 2}, []int64{1, 1, 1}, stagger},
-		"both are silent":           {2, 1, "aaaa", []ctlogtest.Fault{slow, slow, good, good}, []int{2, 3}, []int64{1, 1, 1, 1}, stagger},
-		"silent, then down":         {2, 1, "aaaa", []ctlogtest.Fault{slow, good, down, good}, []int{1, 3}, []int64{1, 1, 1, 1}, stagger},
-		"two operators":             {2, 2, "aab", []ctlogtest.Fault{good, good, good}, []int{0, 2}, []int64{1, 0, 1}, 0},
-		"the other one is down":     {2, 2, "abac", []ctlogtest.Fault{good, down, good, good}, []int{0, 3}, []int64{1, 1, 0, 1}, 0},
-		"the first operator's":      {2, 2, "aab", []ctlogtest.Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
-		"three of two operators":    {3, 2, "aaab", []ctlogtest.Fault{good, good, good, good}, []int{0, 1, 3}, []int64{1, 1, 0, 1}, 0},
-		"only one operator is left": {2, 2, "aab", []ctlogtest.Fault{good, good, down}, nil, []int64{1, 0, 1}, 0},
-		"one is too few":            {2, 1, "ab", []ctlogtest.Fault{good, down}, nil, []int64{1, 1}, 0},
-		"one is silent for ever":    {2, 1, "ab", []ctlogtest.Fault{good, slow}, nil, []int64{1, 1}, 8 * time.Second},
+		"two of three":              {2, 1, "aaa", []Fault{good, good, good}, []int{0, 1}, []int64{1, 1, 0}, 0},
+		"the first is down":         {2, 1, "aaa", []Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
+		"the second is silent":      {2, 1, "aaa", []Fault{good, slow, good}, []int{0, 2}, []int64{1, 1, 1}, stagger},
+		"both are silent":           {2, 1, "aaaa", []Fault{slow, slow, good, good}, []int{2, 3}, []int64{1, 1, 1, 1}, stagger},
+		"silent, then down":         {2, 1, "aaaa", []Fault{slow, good, down, good}, []int{1, 3}, []int64{1, 1, 1, 1}, stagger},
+		"two operators":             {2, 2, "aab", []Fault{good, good, good}, []int{0, 2}, []int64{1, 0, 1}, 0},
+		"the other one is down":     {2, 2, "abac", []Fault{good, down, good, good}, []int{0, 3}, []int64{1, 1, 0, 1}, 0},
+		"the first operator's":      {2, 2, "aab", []Fault{down, good, good}, []int{1, 2}, []int64{1, 1, 1}, 0},
+		"three of two operators":    {3, 2, "aaab", []Fault{good, good, good, good}, []int{0, 1, 3}, []int64{1, 1, 0, 1}, 0},
+		"only one operator is left": {2, 2, "aab", []Fault{good, good, down}, nil, []int64{1, 0, 1}, 0},
+		"one is too few":            {2, 1, "ab", []Fault{good, down}, nil, []int64{1, 1}, 0},
+		"one is silent for ever":    {2, 1, "ab", []Fault{good, slow}, nil, []int64{1, 1}, 8 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
-				var logs []*ctlogtest.Faulty
+				var logs []*Faulty
 				var members []ctlog.Log
 				for i, f := range tt.faults {
 					logs = append(logs, run(t, tt.operator[i:i+1], i, ca, f))
@@ -68,7 +68,7 @@ func TestSeveralSCTs(t *testing.T) {
 				}
 				var got []int
 				for _, sct := range scts {
-					got = append(got, slices.IndexFunc(logs, func(l *ctlogtest.Faulty) bool { return l.Description().ID == sct.LogID }))
+					got = append(got, slices.IndexFunc(logs, func(l *Faulty) bool { return l.Description().ID == sct.LogID }))
 				}
 				if !slices.Equal(got, tt.want) {
 					t.Errorf("SCTs of %v, want %v; %v", got, tt.want, err)
@@ -93,16 +93,16 @@ func TestSeveralSCTs(t *testing.T) {
 func TestSeveralFaults(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	for _, f := range slices.Concat(ctlogtest.Outages(), ctlogtest.Lies()) {
+	for _, f := range slices.Concat(Outages(), Lies()) {
 		t.Run(string(f), func(t *testing.T) {
 			t.Parallel()
 			synctest.Test(t, func(t *testing.T) {
 				bad := run(t, "b", 1, ca, f)
-				honest := []*ctlogtest.Faulty{run(t, "a", 0, ca, ctlogtest.None), run(t, "c", 2, ca, ctlogtest.None)}
+				honest := []*Faulty{run(t, "a", 0, ca, None), run(t, "c", 2, ca, None)}
 				o := ctlog.Options{SCTs: 2, Operators: 2}
 				_, err := newPolicy(t, o, honest[0], bad).Submit(t.Context(), ca.Chain(t))
 				want := fault.ReasonInternal
-				if slices.Contains(ctlogtest.Outages(), f) {
+				if slices.Contains(Outages(), f) {
 					want = fault.LogUnavailable
 				}
 				if err == nil || fault.From(err).Reason != want {
@@ -122,7 +122,7 @@ func TestSeveralFaults(t *testing.T) {
 func TestSeveralReady(t *testing.T) {
 	t.Parallel()
 	ca := ctlogtest.NewCA(t)
-	a, b := run(t, "a", 0, ca, ctlogtest.None), run(t, "b", 1, ca, ctlogtest.None)
+	a, b := run(t, "a", 0, ca, None), run(t, "b", 1, ca, None)
 	p := newPolicy(t, ctlog.Options{SCTs: 2}, a, b)
 	if err := p.Ready(t.Context()); err != nil {
 		t.Error(err)
@@ -136,7 +136,7 @@ func TestSeveralReady(t *testing.T) {
 		t.Errorf("with one of two logs: %v, %d submissions", err, a.Calls.Load())
 	}
 	for name, o := range map[string]ctlog.Options{"three of two": {SCTs: 3}, "two operators of one": {SCTs: 2, Operators: 2}} {
-		if _, err := ctlog.NewPolicy([]ctlog.Log{a, run(t, "a", 2, ca, ctlogtest.None)}, o); err == nil {
+		if _, err := ctlog.NewPolicy([]ctlog.Log{a, run(t, "a", 2, ca, None)}, o); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
 	}

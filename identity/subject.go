@@ -43,13 +43,7 @@ var providers = map[Type]func(c *IssuerConfig, path string, f *setting.Faults) p
 }
 
 // types lists the types in order, for texts.
-func types() string {
-	var names []string
-	for _, t := range slices.Sorted(maps.Keys(providers)) {
-		names = append(names, string(t))
-	}
-	return strings.Join(names, ", ")
-}
+func types() string { return setting.List(slices.Sorted(maps.Keys(providers))) }
 
 // email names a person by a verified address.
 type email struct {

@@ -26,6 +26,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -107,9 +108,7 @@ func NewVerifier(issuers []IssuerConfig, o Options) (*Verifier, error) {
 	if v.options.Now == nil {
 		v.options.Now = time.Now
 	}
-	if v.options.Logger == nil {
-		v.options.Logger = slog.New(slog.DiscardHandler)
-	}
+	v.options.Logger = cmp.Or(v.options.Logger, slog.New(slog.DiscardHandler))
 	v.used = newMemory(v.options.Now, maxRemembered)
 	commit, err := v.Prepare(issuers, o.Deny)
 	if err != nil {
@@ -286,12 +285,7 @@ func (v *Verifier) Issuers() []Description {
 // AcceptsOnce reports whether any issuer's tokens are accepted once: whether the
 // Replay is asked.
 func (v *Verifier) AcceptsOnce() bool {
-	for _, i := range v.current.Load().issuers {
-		if i.config.OneTime {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(v.current.Load().issuers, func(i *issuer) bool { return i.config.OneTime })
 }
 
 // Status says how each exact issuer stands, in the configuration's order.

@@ -1,6 +1,7 @@
 package authority
 
 import (
+	"cmp"
 	"crypto/x509"
 	"time"
 
@@ -26,12 +27,7 @@ const (
 )
 
 // mode is c's, with its default.
-func (c *Config) mode() Mode {
-	if c.Mode == "" {
-		return ModeDirect
-	}
-	return c.Mode
-}
+func (c *Config) mode() Mode { return cmp.Or(c.Mode, ModeDirect) }
 
 // checkMode adds the faults of what belongs to one mode.
 func (c *Config) checkMode(path string, f *setting.Faults) {
@@ -110,18 +106,10 @@ type EphemeralConfig struct {
 	History setting.Path `yaml:"history,omitempty"`
 }
 
-func (c *EphemeralConfig) lifetime() time.Duration {
-	if c.Lifetime == 0 {
-		return defaultEphemeral
-	}
-	return c.Lifetime
-}
+func (c *EphemeralConfig) lifetime() time.Duration { return cmp.Or(c.Lifetime, defaultEphemeral) }
 
 func (c *EphemeralConfig) publishAhead() time.Duration {
-	if c.PublishAhead == 0 {
-		return defaultPublishAhead
-	}
-	return c.PublishAhead
+	return cmp.Or(c.PublishAhead, defaultPublishAhead)
 }
 
 // slack is how long before it must the next certificate is made: what a KMS may

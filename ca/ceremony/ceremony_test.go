@@ -216,7 +216,7 @@ func TestWrite(t *testing.T) {
 	r, _ := root(t, cacert.Profile{PathLength: cacert.Unlimited})
 	dir := t.TempDir()
 	to := Beside(filepath.Join(dir, "root.pem"))
-	if err := errors.Join(to.Free(), r.Write(to)); err != nil {
+	if err := errors.Join(bothFree(to), r.Write(to)); err != nil {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(to.Certificate)
@@ -240,7 +240,7 @@ func TestWrite(t *testing.T) {
 			t.Errorf("the record lacks %q:\n%s", want, record)
 		}
 	}
-	wants(t, to.Free(), "root.pem: file already exists, and nothing is overwritten", "root.record.txt: file already exists")
+	wants(t, bothFree(to), "root.pem: file already exists, and nothing is overwritten", "root.record.txt: file already exists")
 	for _, tt := range []struct{ there, want string }{
 		{"x.record.txt", "nothing is written"},
 		{"y.pem", "the certificate is nowhere"},
@@ -261,7 +261,7 @@ func TestWrite(t *testing.T) {
 	if _, err := os.Stat(filepath.Join(dir, "x.pem")); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("an unrecorded certificate was written: %v", err)
 	}
-	wants(t, Beside(filepath.Join(dir, "nowhere", "root.pem")).Free(), "can't be written")
+	wants(t, bothFree(Beside(filepath.Join(dir, "nowhere", "root.pem"))), "can't be written")
 	if left, err := filepath.Glob(filepath.Join(dir, ".mayfly-*")); err != nil || len(left) > 0 {
 		t.Errorf("left behind: %v, %v", left, err)
 	}
@@ -285,3 +285,5 @@ func FuzzPrint(f *testing.F) {
 		}
 	})
 }
+
+func bothFree(o Output) error { return errors.Join(Free(o.Certificate), Free(o.Record)) }

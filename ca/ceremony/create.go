@@ -53,9 +53,7 @@ func CreateFiles(o CreateOptions) (made Files, err error) {
 	if o.Organization == "" {
 		return Files{}, errors.New("ca: a new authority needs the name of its organization")
 	}
-	if o.Algorithm == "" {
-		o.Algorithm = kms.ECDSAP256
-	}
+	o.Algorithm = cmp.Or(o.Algorithm, kms.ECDSAP256)
 	dir := filepath.Clean(o.Dir)
 	if _, err := os.Lstat(dir); err == nil {
 		return Files{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)

@@ -1,6 +1,7 @@
 package ceremony
 
 import (
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"errors"
@@ -25,12 +26,6 @@ type Output struct{ Certificate, Record string }
 // Beside is the output into a file: root.pem has its record in root.record.txt.
 func Beside(certificate string) Output {
 	return Output{certificate, strings.TrimSuffix(certificate, filepath.Ext(certificate)) + ".record.txt"}
-}
-
-// Free is nil when both files could be written and neither is there. It is
-// asked before any key is used.
-func (o Output) Free() error {
-	return errors.Join(Free(o.Certificate), Free(o.Record))
 }
 
 // Free is nil when a file of that name could be written and none is there.
@@ -213,11 +208,6 @@ func validity(from, to time.Time) string {
 	return fmt.Sprintf("%s to %s (%d days)", chain.Stamp(from), chain.Stamp(to), days)
 }
 
-func orNone(s string) string {
-	if s == "" {
-		return "none"
-	}
-	return s
-}
+func orNone(s string) string { return cmp.Or(s, "none") }
 
 func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }

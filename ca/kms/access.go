@@ -4,7 +4,6 @@ import (
 	"errors"
 	"net/url"
 	"slices"
-	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -102,7 +101,7 @@ func (a Access) at(r Replica) Access {
 // path+".key". It reads nothing, not even the environment.
 func (all Registry) CheckAccess(a *Access, path string, key setting.KeyRef, f *setting.Faults) {
 	if known := knownCredentials(); a.Credential != "" && !slices.Contains(known, a.Credential) {
-		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, credentialNames(known))
+		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, setting.List(known))
 	}
 	if a.Profile != "" && a.Credential != CredentialProfile {
 		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
@@ -131,18 +130,10 @@ func (all Registry) checkKey(a Access, path string, key setting.KeyRef, f *setti
 	case err != nil:
 		f.Add(setting.Join(path, "key"), "%v", err)
 	case len(b.Credentials) > 0 && a.Credential == "":
-		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.Title, credentialNames(b.Credentials))
+		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.Title, setting.List(b.Credentials))
 	case a.Credential != "" && slices.Contains(knownCredentials(), a.Credential) && !slices.Contains(b.Credentials, a.Credential):
 		f.Add(setting.Join(path, "credential"), "%v", b.noCredential(a.Credential))
 	}
-}
-
-func credentialNames(all []Credential) string {
-	names := make([]string, len(all))
-	for i, c := range all {
-		names[i] = string(c)
-	}
-	return strings.Join(names, ", ")
 }
 
 func checkEndpoint(path, endpoint string, f *setting.Faults) {

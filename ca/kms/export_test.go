@@ -22,3 +22,13 @@ func OpenUntried(ctx context.Context, b *Backend, ref string, o Options) (Signer
 	}
 	return openRemote(ctx, remote, o)
 }
+
+// Canonical is the one form of a reference, however it is written; for `file:`
+// the reference itself. The error says what is wrong and what to write.
+func (all Registry) Canonical(ref string, a Access) (string, error) {
+	_, r, err := all.parse(ref, a)
+	if err != nil {
+		return "", err
+	}
+	return r.String(), nil
+}

@@ -9,6 +9,7 @@
 package kms
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"errors"
@@ -103,9 +104,7 @@ type Step struct {
 
 // filled is o with its defaults.
 func (o Options) filled() (Options, error) {
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Now == nil {
 		o.Now = time.Now
 	}

@@ -53,7 +53,7 @@ func (b *Backend) noCredential(c Credential) error {
 	if len(b.Credentials) == 0 {
 		return fmt.Errorf("%s takes no credential: remove it", b.Title)
 	}
-	return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, credentialNames(b.Credentials))
+	return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, setting.List(b.Credentials))
 }
 
 // supports is nil when b has the credential c, or needs none and c is empty.
@@ -62,7 +62,7 @@ func (b *Backend) supports(c Credential) error {
 	case slices.Contains(b.Credentials, c), len(b.Credentials) == 0 && c == "":
 		return nil
 	case c == "":
-		return fmt.Errorf("%s needs a credential: set it to one of %s", b.Title, credentialNames(b.Credentials))
+		return fmt.Errorf("%s needs a credential: set it to one of %s", b.Title, setting.List(b.Credentials))
 	default:
 		return b.noCredential(c)
 	}
@@ -81,18 +81,8 @@ func (all Registry) URISchemes() []string {
 	return schemes
 }
 
-// Canonical is the one form of a reference, however it is written; for `file:`
-// the reference itself. The error says what is wrong and what to write.
-func (all Registry) Canonical(ref string, a Access) (string, error) {
-	_, r, err := all.parse(ref, a)
-	if err != nil {
-		return "", err
-	}
-	return r.String(), nil
-}
-
 // Open opens the key that ref names (`file:issuing.key.pem`, or as a vendor's
-// console shows it: see Canonical), signs a fixed digest with it and verifies
+// console shows it), signs a fixed digest with it and verifies
 // that signature locally. It takes at most 15 s. With replicas, each of them is
 // opened; one that can't be reached is opened later, one with another public key
 // is an error. With a SealedKey, ref's key decrypts that file, once, and the key

@@ -59,7 +59,7 @@ func TestSealerConformance(t *testing.T) {
 		if sealer.String() != s.Pinned {
 			t.Errorf("pinned %s; want %s", sealer, s.Pinned)
 		}
-		kmstest.RunSealer(t, sealer, openedSealer(t, s.Other, s.Options), s.Authenticates)
+		runSealer(t, sealer, openedSealer(t, s.Other, s.Options), s.Authenticates)
 	})
 }
 

@@ -66,7 +66,7 @@ func TestMotoSealing(t *testing.T) {
 	}
 	// Of what another key encrypted, moto says AccessDeniedException, and AWS's API
 	// reference IncorrectKeyException: that one is the stand-in's alone.
-	kmstest.RunSealer(t, openedSealer(t, refs[0], o), nil, true)
+	runSealer(t, openedSealer(t, refs[0], o), nil, true)
 	sealedKeys(t, refs[0], refs[1], o)
 	_, err := keystore.OpenSealer(t.Context(), refs[2], o)
 	wantError(t, err, "its usage is SIGN_VERIFY: make one of the usage ENCRYPT_DECRYPT")
@@ -98,7 +98,7 @@ path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
 	maker, service := v.Options(token("maker")), v.Options(token("service"))
 	const ref, other = "hashivault://transit/keys/sealing", "hashivault://transit/keys/other"
 	for _, seals := range []string{ref, "hashivault://transit/keys/chacha"} {
-		kmstest.RunSealer(t, openedSealer(t, seals, v.Options(v.Token)), openedSealer(t, other, v.Options(v.Token)), true)
+		runSealer(t, openedSealer(t, seals, v.Options(v.Token)), openedSealer(t, other, v.Options(v.Token)), true)
 	}
 	sealedKeys(t, ref, other, maker)
 

@@ -1,11 +1,13 @@
 package lifecycle
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Action is what a person does to an authority.
@@ -88,13 +90,10 @@ func find(e Entry, action Action) (step, error) {
 	case e.State == Active:
 		return step{}, noStep("%s is active: activate another authority first, which retires this one", e.Name)
 	}
-	state := e.State
-	if state == "" {
-		state = "in no state yet"
-	}
+	state := cmp.Or(e.State, "in no state yet")
 	legal := "nothing follows; remove it from the configuration"
 	if next := Next(e.Record); len(next) > 0 {
-		legal = "what can follow is: " + join(next)
+		legal = "what can follow is: " + setting.List(next)
 	}
 	return step{}, noStep("%s is %s, and %s can't follow that; %s", e.Name, state, action, legal)
 }
@@ -108,14 +107,6 @@ func Next(r Record) []Action {
 		}
 	}
 	return all
-}
-
-func join(all []Action) string {
-	words := make([]string, len(all))
-	for i, a := range all {
-		words[i] = string(a)
-	}
-	return strings.Join(words, ", ")
 }
 
 // NeedsKey reports whether the step demands that the authority's key opens and its

@@ -3,6 +3,7 @@
 package promises
 
 import (
+	"cmp"
 	"encoding/hex"
 	"errors"
 	"log/slog"
@@ -16,9 +17,7 @@ import (
 // that can't be read, such as a crash leaves, are passed over, and logged once each
 // Read; a nil logger discards.
 func Follow(path string, logger *slog.Logger) func(since time.Time) inclusion.Trail {
-	if logger == nil {
-		logger = slog.New(slog.DiscardHandler)
-	}
+	logger = cmp.Or(logger, slog.New(slog.DiscardHandler))
 	return func(since time.Time) inclusion.Trail {
 		return &trail{Follower: audit.Follow(path, since, audit.Issued), logger: logger}
 	}

@@ -27,10 +27,8 @@ The states are kept in ca.state_file; no command writes the configuration. A run
 service takes a change up by itself. docs/authorities.md goes through a whole rotation.`
 
 func newAuthorityCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "authority", Short: "Let one certificate authority follow another", Long: authorityLong, Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newAuthorityListCommand(streams), newAuthorityPrepareCommand(streams), newAuthorityActivateCommand(streams))
+	cmd := group("authority", "Let one certificate authority follow another", authorityLong,
+		newAuthorityListCommand(streams), newAuthorityPrepareCommand(streams), newAuthorityActivateCommand(streams))
 	for _, s := range authoritySteps {
 		cmd.AddCommand(newAuthorityStepCommand(streams, s))
 	}
@@ -275,10 +273,8 @@ func namedAuthorities(file string) (*config.Config, error) {
 		return nil, err
 	}
 	if len(c.CA.All()) == 0 {
-		return nil, &failure{
-			code: exitFailed, fix: "write it as the first of ca.authorities, with a name and `state: active`: docs/authorities.md",
-			err: fmt.Errorf("%s has one authority, which is always active", file),
-		}
+		return nil, fail("write it as the first of ca.authorities, with a name and `state: active`: docs/authorities.md",
+			"%s has one authority, which is always active", file)
 	}
 	return c, nil
 }
@@ -290,10 +286,8 @@ func openAuthorities(file string) (*authority.Store, error) {
 		return nil, err
 	}
 	if c.CA.StateFile == "" {
-		return nil, &failure{
-			code: exitFailed, fix: exportStates(file),
-			err: fmt.Errorf("%s has the states of its authorities itself, and no command writes a configuration", file),
-		}
+		return nil, fail(exportStates(file),
+			"%s has the states of its authorities itself, and no command writes a configuration", file)
 	}
 	s, err := authority.OpenStore(c.CA.Section)
 	if err != nil {

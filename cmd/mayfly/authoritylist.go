@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"fmt"
@@ -20,10 +21,7 @@ import (
 
 // authorityRow is one line of `mayfly authority list`, its columns apart by tabs.
 func authorityRow(a authority.NamedConfig, next string) string {
-	state, since, window, end := string(a.State), "-", "-", "unreadable"
-	if state == "" {
-		state = "-"
-	}
+	state, since, window, end := cmp.Or(string(a.State), "-"), "-", "-", "unreadable"
 	if t := a.Since(); !t.IsZero() {
 		since = t.UTC().Format(time.RFC3339)
 	}
@@ -74,10 +72,7 @@ func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) string {
 	if e.State == lifecycle.Active {
 		words = append(words, "activate another")
 	}
-	text := strings.Join(words, ", ")
-	if text == "" {
-		text = "-"
-	}
+	text := cmp.Or(strings.Join(words, ", "), "-")
 	if e.Forced != "" {
 		text += " (forced " + e.Forced + ")"
 	}
@@ -107,10 +102,8 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 			return nil
 		}
 	}
-	return &failure{
-		code: exitFailed, fix: "see in the service's log and at /readyz?verbose that it took the change up, and wait for ca.propagation from then",
-		err: fmt.Errorf("the trusted root at %s doesn't list %s: %w", url, name, lifecycle.ErrTooSoon),
-	}
+	return fail("see in the service's log and at /readyz?verbose that it took the change up, and wait for ca.propagation from then",
+		"the trusted root at %s doesn't list %s: %w", url, name, lifecycle.ErrTooSoon)
 }
 
 // fetchTrustedRoot reads what clients of the CA at url read.

@@ -24,12 +24,9 @@ import (
 )
 
 func newCACommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "ca", Short: "Make and check the certificates of a CA, with keys in files, KMSs and HSMs", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newCAInitCommand(streams), newCAIntermediateCommand(streams), newCACSRCommand(streams),
+	return group("ca", "Make and check the certificates of a CA, with keys in files, KMSs and HSMs", "",
+		newCAInitCommand(streams), newCAIntermediateCommand(streams), newCACSRCommand(streams),
 		newCASignCSRCommand(streams), newCAShowCommand(streams), newCAVerifyCommand(streams))
-	return cmd
 }
 
 // caKey is one key of a ceremony, as flags name it.
@@ -181,7 +178,7 @@ func readChain(in io.Reader, path string) ([]*x509.Certificate, error) {
 	}
 	certs, err := cachain.Parse(b)
 	if err != nil {
-		return nil, &failure{code: exitFailed, fix: "give the certificate of the CA in PEM, each followed by its issuer's, the root last", err: fmt.Errorf("%s: %w", inputName(path), err)}
+		return nil, fail("give the certificate of the CA in PEM, each followed by its issuer's, the root last", "%s: %w", inputName(path), err)
 	}
 	return certs, nil
 }

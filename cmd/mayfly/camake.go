@@ -130,8 +130,8 @@ func (c *caInit) both(root *ceremony.Ceremony, key, issuing cacert.Key, to, belo
 		}
 	}
 	if err != nil {
-		return &failure{code: exitFailed, fix: "make the intermediate below the root that is there: mayfly ca intermediate --issuer " + to.Certificate,
-			err: fmt.Errorf("the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)}
+		return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
+			"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
 	}
 	return nil
 }

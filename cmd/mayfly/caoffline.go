@@ -143,7 +143,7 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	}
 	request, err := ceremony.ParseRequest(text)
 	if err != nil {
-		return &failure{code: exitFailed, fix: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", inputName(path), err)}
+		return fail("make the request anew where its key is: mayfly ca csr", "%s: %w", inputName(path), err)
 	}
 	intermediate, err := newCeremony(parent, p, c.witnesses)
 	if err != nil {

@@ -93,7 +93,7 @@ func need(now time.Time, below int) cachain.Need {
 func showRequest(out io.Writer, text []byte, name string) error {
 	r, err := ceremony.ParseRequest(text)
 	if err != nil {
-		return &failure{code: exitFailed, fix: "make the request anew where its key is: mayfly ca csr", err: fmt.Errorf("%s: %w", name, err)}
+		return fail("make the request anew where its key is: mayfly ca csr", "%s: %w", name, err)
 	}
 	fmt.Fprintln(out, "certificate request")
 	r.Print(out)
@@ -199,8 +199,8 @@ func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certi
 	}
 	defer kms.Close(signer)
 	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
-		return &failure{code: exitFailed, fix: "name the issuing certificate's key, or put its certificate first",
-			err: fmt.Errorf("%s isn't the key of the first certificate", key.Ref)}
+		return fail("name the issuing certificate's key, or put its certificate first",
+			"%s isn't the key of the first certificate", key.Ref)
 	}
 	fmt.Fprintf(io.Out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
 	return nil

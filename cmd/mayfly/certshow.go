@@ -13,11 +13,7 @@ import (
 )
 
 func newCertCommand(io streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "cert", Short: "Look at certificates", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newCertShowCommand(io))
-	return cmd
+	return group("cert", "Look at certificates", "", newCertShowCommand(io))
 }
 
 // certShow is the command line of `mayfly cert show`.
@@ -53,7 +49,7 @@ func (c certShow) run(io streams, path string) error {
 	}
 	certs, err := inspect.Parse(data)
 	if err != nil {
-		return &failure{code: exitFailed, fix: "give a file with an X.509 certificate, in PEM or DER", err: fmt.Errorf("reading %s: %w", inputName(path), err)}
+		return fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", inputName(path), err)
 	}
 	var trust *client.Trust
 	if c.trustedRoot != "" {

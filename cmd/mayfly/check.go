@@ -97,10 +97,8 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 	if failed == 0 {
 		return nil
 	}
-	return &failure{
-		code: exitFailed, fix: "each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
-		err: fmt.Errorf("%d of %d steps failed", failed, all),
-	}
+	return fail("each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
+		"%d of %d steps failed", failed, all)
 }
 
 // probePublished compares what clients would be told with what they are told now.

@@ -52,15 +52,15 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 			}
 			var all []exported
 			if len(c.CA.Authorities) > 0 && c.Lost() {
-				return &failure{code: exitFailed, fix: "restore the file from a copy, or write the state and its times beside each of ca.authorities first",
-					err: fmt.Errorf("%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)}
+				return fail("restore the file from a copy, or write the state and its times beside each of ca.authorities first",
+					"%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)
 			}
 			if len(c.CA.Authorities) > 0 {
 				all = append(all, exportAuthorities(c.CA.Section, authorities, file))
 			}
 			if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
-				return &failure{code: exitFailed, fix: config.RestoreLogs,
-					err: fmt.Errorf("%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)}
+				return fail(config.RestoreLogs,
+					"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
 			}
 			if c.CTLog.Mode == ctlog.ModeEmbedded {
 				all = append(all, exportLogs(c.CTLog, logs, file))
@@ -126,7 +126,7 @@ func exportLogs(c ctlog.Config, flag, file string) exported {
 func writeExported(w io.Writer, file string, all []exported) error {
 	for _, e := range all {
 		if e.put != "" && exists(e.path) {
-			return &failure{code: exitFailed, fix: "move it away, or name another with --authorities or --logs", err: fmt.Errorf("%s is there already", e.path)}
+			return fail("move it away, or name another with --authorities or --logs", "%s is there already", e.path)
 		}
 	}
 	var put, deletes []string

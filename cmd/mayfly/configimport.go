@@ -13,11 +13,7 @@ import (
 )
 
 func newConfigCommand(io streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "config", Short: "Work on configuration files", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newImportFulcioCommand(io), newExportStatesCommand(io))
-	return cmd
+	return group("config", "Work on configuration files", "", newImportFulcioCommand(io), newExportStatesCommand(io))
 }
 
 func newImportFulcioCommand(streams streams) *cobra.Command {

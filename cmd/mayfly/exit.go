@@ -58,6 +58,11 @@ func usage(fix, format string, args ...any) error {
 	return &failure{code: exitUsage, fix: fix, err: fmt.Errorf(format, args...)}
 }
 
+// fail is a command that ran and failed, with what to do next.
+func fail(fix, format string, args ...any) error {
+	return &failure{code: exitFailed, fix: fix, err: fmt.Errorf(format, args...)}
+}
+
 // report prints err and returns the exit code for it: the code of the
 // outermost *failure in its chain, or exitFailed. A nil error prints nothing.
 func report(w io.Writer, err error) int {

@@ -44,7 +44,7 @@ Meant for the health check of a container, which has neither shell nor curl.`,
 					return err
 				}
 				if url, err = healthURL(c.Server, transport); err != nil {
-					return &failure{code: exitFailed, fix: "run `mayfly check --config FILE`", err: fmt.Errorf("not ready: %w", err)}
+					return fail("run `mayfly check --config FILE`", "not ready: %w", err)
 				}
 			}
 			return checkHealth(cmd.Context(), cmd.OutOrStdout(), url, transport)

@@ -109,7 +109,7 @@ func newInitCommand(streams streams) *cobra.Command {
 	flags.StringVar(&o.rootKey, "root-key-out", "", "new file for the root's key, outside the folder: on a medium that is kept offline")
 	flags.StringVar(&o.organization, "organization", "Mayfly private CA", "the organization in the CA's certificates")
 	flags.StringVar(&o.publicURL, "url", "http://127.0.0.1:5555", "the URL under which clients reach this CA; the log's name begins with it and never changes")
-	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+algorithmNames())
+	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+kmsAlgorithms())
 	flags.StringVar(&o.passphrase.Env, "passphrase-env", "", "environment variable with a passphrase for the private keys")
 	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
 	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
@@ -120,14 +120,6 @@ func newInitCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
-func algorithmNames() string {
-	var names []string
-	for _, a := range kms.Algorithms() {
-		names = append(names, string(a))
-	}
-	return strings.Join(names, ", ")
-}
-
 // createCA makes the folder under another name and renames it when all is on
 // disk. An error that the folder is in the way wraps os.ErrExist.
 func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
@@ -136,10 +128,8 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		return err
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return &failure{
-			code: exitFailed, fix: "choose another folder, or move this one away: a CA is never overwritten",
-			err: fmt.Errorf("%s: %w and isn't empty", o.dir, os.ErrExist),
-		}
+		return fail("choose another folder, or move this one away: a CA is never overwritten",
+			"%s: %w and isn't empty", o.dir, os.ErrExist)
 	}
 	if err := o.placeRootKey(dir); err != nil {
 		return err

@@ -20,11 +20,8 @@ import (
 )
 
 func newKMSCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "kms", Short: "Try and make signing keys, in files, KMSs and HSMs", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newKMSCheckCommand(streams), newKMSKeygenCommand(streams), newKMSPublicCommand(streams))
-	return cmd
+	return group("kms", "Try and make signing keys, in files, KMSs and HSMs", "",
+		newKMSCheckCommand(streams), newKMSKeygenCommand(streams), newKMSPublicCommand(streams))
 }
 
 // kmsAccess is how a key is reached, as flags say it.
@@ -240,10 +237,4 @@ func newKMSPublicCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
-func kmsAlgorithms() string {
-	var names []string
-	for _, a := range kms.Algorithms() {
-		names = append(names, string(a))
-	}
-	return strings.Join(names, ", ")
-}
+func kmsAlgorithms() string { return setting.List(kms.Algorithms()) }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -95,12 +96,8 @@ func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time
 				entries, age = "?", "unreadable"
 			}
 		}
-		dir := l.dir
-		if dir == "" {
-			dir = "-"
-		}
 		fmt.Fprintln(table, strings.Join([]string{
-			l.state, terminal.Line(l.about.URL), moment(l.about.Start), moment(l.about.End), entries, age, id, terminal.Line(dir),
+			l.state, terminal.Line(l.about.URL), moment(l.about.Start), moment(l.about.End), entries, age, id, terminal.Line(cmp.Or(l.dir, "-")),
 		}, "\t"))
 	}
 	return table.Flush()

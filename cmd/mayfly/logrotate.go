@@ -118,7 +118,7 @@ func changeableLogs(file string, c *config.Config) error {
 	case len(c.CTLog.Own()) == 0:
 		return usage("an external log is added under ctlog.logs, with start and end", "%s names no embedded log", file)
 	case c.CTLog.StateFile == "":
-		return &failure{code: exitFailed, fix: exportStates(file), err: fmt.Errorf("%s has no ctlog.state_file, and no command writes a configuration", file)}
+		return fail(exportStates(file), "%s has no ctlog.state_file, and no command writes a configuration", file)
 	}
 	return nil
 }

@@ -30,14 +30,10 @@ All but restore may run beside the service. docs/ctlog.md goes through them.`
 
 // newLogCommand groups what there is to do with an embedded log.
 func newLogCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "log", Short: "Work on an embedded log, and on the logs that follow each other", Long: logLong, Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(
+	return group("log", "Work on an embedded log, and on the logs that follow each other", logLong,
 		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
 		newLogBackupCommand(streams), newLogRestoreCommand(streams), newLogCreateCommand(streams),
-		newLogListCommand(streams), newLogRotateCommand(streams), newLogFreezeCommand(streams),
-	)
-	return cmd
+		newLogListCommand(streams), newLogRotateCommand(streams), newLogFreezeCommand(streams))
 }
 
 func newLogVerifyCommand(streams streams) *cobra.Command {
@@ -54,8 +50,8 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 				return err
 			}
 			if mark != "" && !exists(mark) {
-				return &failure{code: exitFailed, fix: "name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
-					err: fmt.Errorf("there is no mark %s", mark)}
+				return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
+					"there is no mark %s", mark)
 			}
 			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
@@ -96,7 +92,7 @@ func holdsLog(dir string) error {
 			return nil
 		}
 	}
-	return &failure{code: exitFailed, fix: fix, err: fmt.Errorf("there is no log in %s", dir)}
+	return fail(fix, "there is no log in %s", dir)
 }
 
 // exists says whether something is at path, or may be.

@@ -82,6 +82,14 @@ var commands = []func(streams) *cobra.Command{
 	newHealthcheckCommand,
 }
 
+// group is a command that says what there is below it.
+func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
+	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
+	cmd.AddCommand(below...)
+	return cmd
+}
+
 // newRootCommand builds the command tree. The second result becomes true when
 // a command's own code starts: an error before that is a wrong command line.
 func newRootCommand(io streams) (*cobra.Command, *bool) {

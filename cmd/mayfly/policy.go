@@ -20,11 +20,7 @@ import (
 )
 
 func newPolicyCommand(io streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "policy", Short: "Work on the policy of a configuration", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newPolicyTestCommand(io))
-	return cmd
+	return group("policy", "Work on the policy of a configuration", "", newPolicyTestCommand(io))
 }
 
 const policyTestLong = `Runs a table of claims against a configuration, by the rules that the service
@@ -66,7 +62,7 @@ func newPolicyTestCommand(streams streams) *cobra.Command {
 			}
 			cases, err := parsePolicyCases(data)
 			if err != nil {
-				return &failure{code: exitFailed, fix: "`mayfly policy test --help` shows the form", err: fmt.Errorf("%s: %w", inputName(args[0]), err)}
+				return fail("`mayfly policy test --help` shows the form", "%s: %w", inputName(args[0]), err)
 			}
 			verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
 			if err != nil {
@@ -229,6 +225,4 @@ func (c *policyCase) differences(x *identity.Explanation) []string {
 	return all
 }
 
-func orNone(s string) string {
-	return cmp.Or(s, "none")
-}
+func orNone(s string) string { return cmp.Or(s, "none") }

@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
@@ -311,7 +312,7 @@ func newOutcome(r *request, token *client.Token, source, origin string, key *cli
 	o := outcome{
 		CA: r.ca, TokenSource: source, Subject: token.Subject, Issuer: token.Issuer,
 		KeyType: string(key.Type()), TrustedRoot: origin,
-		KeyFile: r.files.Key, CertFile: r.files.Certificate, Chain: string(client.ChainPEM(v.Chain)),
+		KeyFile: r.files.Key, CertFile: r.files.Certificate, Chain: string(cachain.PEM(v.Chain)),
 	}
 	if r.grpc != "" {
 		o.CA = r.grpc

@@ -130,10 +130,8 @@ func asOwner(c *config.Config, uid int) error {
 			continue
 		}
 		if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid != 0 {
-			return &failure{
-				code: exitFailed, fix: fmt.Sprintf("run it as that user (sudo -u '#%d' …), or let the system start the service; where root is to run it from now on, give root all that is there", is.Uid),
-				err: fmt.Errorf("this is root, and %s belongs to user %d: what root writes there that user's service couldn't use", path, is.Uid),
-			}
+			return fail(fmt.Sprintf("run it as that user (sudo -u '#%d' …), or let the system start the service; where root is to run it from now on, give root all that is there", is.Uid),
+				"this is root, and %s belongs to user %d: what root writes there that user's service couldn't use", path, is.Uid)
 		}
 	}
 	return nil

@@ -19,11 +19,7 @@ import (
 )
 
 func newTokenCommand(io streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "token", Short: "Look at identity tokens", Args: cobra.NoArgs, RunE: func(cmd *cobra.Command, _ []string) error {
-		return cmd.Help()
-	}}
-	cmd.AddCommand(newTokenExplainCommand(io))
-	return cmd
+	return group("token", "Look at identity tokens", "", newTokenExplainCommand(io))
 }
 
 // tokenExplain is the command line of `mayfly token explain`.

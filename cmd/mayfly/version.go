@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -89,9 +90,7 @@ func describeBuild(info *debug.BuildInfo, version, commit, date string) buildInf
 			b.Dependencies = append(b.Dependencies, dependency{m.Path, m.Version})
 		}
 	}
-	if b.Version == "" {
-		b.Version = "devel"
-	}
+	b.Version = cmp.Or(b.Version, "devel")
 	return b
 }
 

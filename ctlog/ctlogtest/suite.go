@@ -2,6 +2,7 @@ package ctlogtest
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -225,10 +226,7 @@ type Head struct {
 // NewReader makes a reader that verifies with the log's key.
 func NewReader(t testing.TB, description ctlog.Description, url string, c *http.Client) *Reader {
 	t.Helper()
-	if c == nil {
-		c = http.DefaultClient
-	}
-	lc, err := client.New(url, c, jsonclient.Options{PublicKeyDER: description.SPKI})
+	lc, err := client.New(url, cmp.Or(c, http.DefaultClient), jsonclient.Options{PublicKeyDER: description.SPKI})
 	if err != nil {
 		t.Fatalf("making a reader: %v", err)
 	}

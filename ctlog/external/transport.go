@@ -1,6 +1,7 @@
 package external
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"fmt"
@@ -79,10 +80,7 @@ func dialer(c Config) (func(ctx context.Context, network, address string) (net.C
 	if err != nil {
 		return nil, fmt.Errorf("its URL: %w", err)
 	}
-	port := u.Port()
-	if port == "" {
-		port = map[string]string{"http": "80", "https": "443"}[u.Scheme]
-	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
 	own := net.JoinHostPort(u.Hostname(), port)
 	return func(ctx context.Context, network, address string) (net.Conn, error) {
 		if strings.EqualFold(address, own) {

@@ -1,6 +1,7 @@
 package inclusion
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -44,14 +45,10 @@ func newReader(l Log) (reader, error) {
 	if err != nil {
 		return reader{}, err
 	}
-	r := reader{description: l.Description, url: strings.TrimSuffix(l.URL, "/"), client: l.Client, verifier: verifier}
-	if r.url == "" {
-		r.url = l.Description.URL
-	}
-	if r.client == nil {
-		r.client = http.DefaultClient
-	}
-	return r, nil
+	return reader{
+		description: l.Description, url: cmp.Or(strings.TrimSuffix(l.URL, "/"), l.Description.URL),
+		client: cmp.Or(l.Client, http.DefaultClient), verifier: verifier,
+	}, nil
 }
 
 // get fetches a path below the log's URL: at most limit bytes.

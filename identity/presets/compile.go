@@ -1,6 +1,7 @@
 package presets
 
 import (
+	"cmp"
 	"maps"
 	"net/url"
 	"slices"
@@ -259,8 +260,5 @@ func set(names []string) map[string]bool {
 }
 
 func list(names []string) string {
-	if len(names) == 0 {
-		return "none"
-	}
-	return strings.Join(names, ", ")
+	return cmp.Or(strings.Join(names, ", "), "none")
 }

@@ -3,6 +3,7 @@
 package catest
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -42,9 +43,7 @@ func serial() *big.Int { return new(big.Int).SetBytes([]byte(rand.Text()[:16])) 
 // parent, or where parent is nil the certificate's own.
 func Sign(t testing.TB, template, parent *x509.Certificate, public crypto.PublicKey, signer crypto.Signer) *x509.Certificate {
 	t.Helper()
-	if parent == nil {
-		parent = template
-	}
+	parent = cmp.Or(parent, template)
 	der, err := x509.CreateCertificate(rand.Reader, template, parent, public, signer)
 	if err != nil {
 		t.Fatalf("signing a certificate: %v", err)

@@ -53,15 +53,6 @@ func Read(path string) ([]byte, error) {
 	return b, err
 }
 
-// Check holds the file at path to the rule without reading it.
-func Check(path string) error {
-	info, err := os.Stat(path)
-	if err != nil {
-		return err
-	}
-	return check(path, info, os.Getenv("CREDENTIALS_DIRECTORY"))
-}
-
 // check applies the rule; credentials is the folder of systemd's (systemd.exec(5)).
 func check(path string, info os.FileInfo, credentials string) error {
 	mode := info.Mode().Perm()

@@ -135,3 +135,12 @@ func CheckURL(path, raw string, allowHTTP bool, f *Faults) {
 		f.Add(path, "must be https")
 	}
 }
+
+// List is what can be chosen from, in words.
+func List[T ~string](all []T) string {
+	words := make([]string, len(all))
+	for i, one := range all {
+		words[i] = string(one)
+	}
+	return strings.Join(words, ", ")
+}

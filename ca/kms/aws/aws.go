@@ -2,6 +2,7 @@
 package aws
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -72,12 +73,7 @@ type client struct {
 
 // Client needs the key's region.
 func (r reference) Client(ctx context.Context, o kms.Options) (kms.Client, error) {
-	c := &client{ref: r, id: r.id}
-	for _, region := range []string{r.region, o.Access.Region, o.FirstSet("AWS_REGION", "AWS_DEFAULT_REGION")} {
-		if c.region == "" {
-			c.region = region
-		}
-	}
+	c := &client{ref: r, id: r.id, region: cmp.Or(r.region, o.Access.Region, o.FirstSet("AWS_REGION", "AWS_DEFAULT_REGION"))}
 	if !regionForm.MatchString(c.region) {
 		return nil, fmt.Errorf("in which region? Set it (region %q isn't one), or name the key by its ARN", kms.Abridged(c.region))
 	}

@@ -2,6 +2,7 @@
 package azure
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -111,10 +112,7 @@ func redial(client *http.Client, host, endpoint string) error {
 	if err != nil || u.Scheme != "https" {
 		return errors.New("the endpoint must be https://HOST[:PORT]: Azure's SDK sends no token elsewhere")
 	}
-	port := u.Port()
-	if port == "" {
-		port = "443"
-	}
+	port := cmp.Or(u.Port(), "443")
 	t, ok := client.Transport.(*http.Transport)
 	if !ok {
 		return fmt.Errorf("the transport is a %T", client.Transport)

@@ -1,6 +1,6 @@
-// Package kmstest is the conformance suites of kms.Signer and kms.Sealer, which a
-// backend passes or does not merge, and a stand-in for each vendor's service, with
-// real keys and with faults on demand.
+// Package kmstest is the conformance suite of kms.Signer, which a backend passes
+// or does not merge, and a stand-in for each vendor's service, with real keys and
+// with faults on demand. The suite of kms.Sealer is in the tests of package kms.
 package kmstest
 
 import (

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"slices"
 	"strconv"
 	"sync"
 	"unsafe"
@@ -71,15 +72,7 @@ func reservedBytes(s string) []byte {
 // is reports whether err is one of the library's return values.
 func is(err error, values ...pkcs11.Error) bool {
 	var e pkcs11.Error
-	if !errors.As(err, &e) {
-		return false
-	}
-	for _, v := range values {
-		if e == v {
-			return true
-		}
-	}
-	return false
+	return errors.As(err, &e) && slices.Contains(values, e)
 }
 
 // slot is the one slot whose token the URI names.

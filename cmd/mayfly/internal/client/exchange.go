@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -37,10 +38,7 @@ const (
 // Retry-After is after (0 when it has none). It waits and reports whether to
 // send once more; false leaves the failure to the caller.
 func (r Retry) again(ctx context.Context, n int, after time.Duration, cause string) bool {
-	attempts := r.Attempts
-	if attempts == 0 {
-		attempts = usualRetries
-	}
+	attempts := cmp.Or(r.Attempts, usualRetries)
 	if n >= attempts || after > longestWait {
 		return false
 	}
@@ -152,15 +150,10 @@ func (a *httpAnswer) fault(what string) error {
 			if d.Reason != "" {
 				reason = d.Reason
 			}
-			if id == "" {
-				id = d.RequestID
-			}
+			id = cmp.Or(id, d.RequestID)
 		}
 	}
-	message := s.Message
-	if message == "" {
-		message = oneLine(string(a.body))
-	}
+	message := cmp.Or(s.Message, oneLine(string(a.body)))
 	return refusal(what, fmt.Sprintf("HTTP %d", a.status), message, reason, id,
 		a.status >= 500 || a.status == http.StatusTooManyRequests)
 }

@@ -1,13 +1,13 @@
 package client
 
 import (
-	"bytes"
 	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 )
 
 // Files is where the key and the certificate chain go.
@@ -52,22 +52,13 @@ func (f Files) Write(key *Key, chain []*x509.Certificate) error {
 	if err := f.write(f.Key, keyPEM, 0o600); err != nil {
 		return err
 	}
-	if err := f.write(f.Certificate, ChainPEM(chain), 0o644); err != nil {
+	if err := f.write(f.Certificate, cachain.PEM(chain), 0o644); err != nil {
 		if !f.Force {
 			err = errors.Join(err, os.Remove(f.Key))
 		}
 		return err
 	}
 	return nil
-}
-
-// ChainPEM is the chain in PEM, in its order.
-func ChainPEM(chain []*x509.Certificate) []byte {
-	var b bytes.Buffer
-	for _, c := range chain {
-		b.Write(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}))
-	}
-	return b.Bytes()
 }
 
 // write makes the file under another name and gives it its own only when it is

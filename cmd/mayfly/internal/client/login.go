@@ -1,6 +1,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/subtle"
@@ -216,17 +217,11 @@ type callback struct {
 type codeResult struct{ code, issuer, fault string }
 
 func listenForCode(ctx context.Context, redirect string) (*callback, error) {
-	if redirect == "" {
-		redirect = DefaultRedirectURL
-	}
-	u, err := url.Parse(redirect)
+	u, err := url.Parse(cmp.Or(redirect, DefaultRedirectURL))
 	if err != nil || u.Scheme != "http" || !loopback.Host(u.Hostname()) || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, problem(Misused, "use something like "+DefaultRedirectURL, "the redirect URL is not a plain http URL on a loopback address")
 	}
-	address, port := u.Hostname(), u.Port()
-	if port == "" {
-		port = "0"
-	}
+	address, port := u.Hostname(), cmp.Or(u.Port(), "0")
 	if net.ParseIP(address) == nil {
 		address = "127.0.0.1" // localhost may also be ::1; browsers try both
 	}
@@ -239,9 +234,7 @@ func listenForCode(ctx context.Context, redirect string) (*callback, error) {
 		return nil, errors.Join(err, listener.Close())
 	}
 	u.Host = net.JoinHostPort(u.Hostname(), port)
-	if u.Path == "" {
-		u.Path = "/"
-	}
+	u.Path = cmp.Or(u.Path, "/")
 	c := &callback{url: u.String(), path: u.Path, state: rand.Text(), results: make(chan codeResult, 1), done: make(chan struct{})}
 	c.server = &http.Server{Handler: c, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 32 << 10}
 	go func() {

@@ -2,6 +2,7 @@ package client
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
@@ -67,10 +68,7 @@ func stringClaim(raw json.RawMessage) string {
 // Challenge is what the proof of possession signs: the email claim where the
 // token carries one, sub otherwise, whatever the issuer's type.
 func (t *Token) Challenge() string {
-	if t.Email != "" {
-		return t.Email
-	}
-	return t.Subject
+	return cmp.Or(t.Email, t.Subject)
 }
 
 // String says whose token it is, never the token.

@@ -3,6 +3,7 @@ package client
 import (
 	"crypto/x509"
 	"errors"
+	"net/url"
 	"slices"
 	"strings"
 	"testing"
@@ -26,19 +27,19 @@ func TestVerification(t *testing.T) {
 		"another subject":        {knobs: clienttest.Knobs{Subject: "mallory"}, want: "another subject"},
 		"another CA's root":      {stranger: true, want: "does not chain"},
 		"authority ended":        {knobs: clienttest.Knobs{AuthorityEnd: time.Now().Add(-30 * time.Minute)}, want: "no authority for that time"},
-		"no codeSigning":         {knobs: clienttest.Knobs{NoEKU: true}, want: "not for code signing"},
-		"no usage, thus any":     {knobs: clienttest.Knobs{AnyUse: true}, want: "not for code signing"},
-		"another address":        {knobs: clienttest.Knobs{Email: "mallory@example.com"}, want: "another mail address"},
-		"another case":           {knobs: clienttest.Knobs{Email: "Alice@example.com"}, want: "another mail address"},
-		"two names":              {knobs: clienttest.Knobs{TwoNames: true}, want: "one identity"},
+		"no codeSigning":         {knobs: clienttest.Knobs{Edit: serverAuth}, want: "not for code signing"},
+		"no usage, thus any":     {knobs: clienttest.Knobs{Edit: anyUse}, want: "not for code signing"},
+		"another address":        {knobs: clienttest.Knobs{Edit: addressed("mallory@example.com")}, want: "another mail address"},
+		"another case":           {knobs: clienttest.Knobs{Edit: addressed("Alice@example.com")}, want: "another mail address"},
+		"two names":              {knobs: clienttest.Knobs{Edit: twoNames}, want: "one identity"},
 		"another username":       {knobs: clienttest.Knobs{Username: "alice2!example.com"}, want: "another username"},
 		"no domain":              {knobs: clienttest.Knobs{Username: "alice!"}, want: "another username"},
 		"a broker's issuer":      {knobs: clienttest.Knobs{Issuer: "https://accounts.example.com"}},
 		"another issuer":         {knobs: clienttest.Knobs{Username: "alice!example.com", Issuer: "https://other.example.com"}, want: "another issuer"},
-		"expired":                {knobs: clienttest.Knobs{Begin: -20 * time.Minute}, want: "which is not now"},
-		"not yet valid":          {knobs: clienttest.Knobs{Begin: 10 * time.Minute}, want: "which is not now"},
-		"a clock a little off":   {knobs: clienttest.Knobs{Begin: 4 * time.Minute}},
-		"a CA certificate":       {knobs: clienttest.Knobs{IsCA: true}, want: "CA certificate"},
+		"expired":                {knobs: clienttest.Knobs{Edit: moved(-20 * time.Minute)}, want: "which is not now"},
+		"not yet valid":          {knobs: clienttest.Knobs{Edit: moved(10 * time.Minute)}, want: "which is not now"},
+		"a clock a little off":   {knobs: clienttest.Knobs{Edit: moved(4 * time.Minute)}},
+		"a CA certificate":       {knobs: clienttest.Knobs{Edit: isCA}, want: "CA certificate"},
 		"no SCT":                 {knobs: clienttest.Knobs{NoSCT: true}, want: "carries no SCT"},
 		"no SCT, allowed":        {knobs: clienttest.Knobs{NoSCT: true}, unlogged: true},
 		"detached, thus no SCT":  {knobs: clienttest.Knobs{NoSCT: true, Detached: true}, want: "carries no SCT"},
@@ -144,4 +145,24 @@ func FuzzSCTs(f *testing.F) {
 			}
 		}
 	})
+}
+
+// What may be wrong with a certificate, for clienttest.Knobs.Edit.
+
+func serverAuth(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }
+
+func anyUse(c *x509.Certificate) { c.ExtKeyUsage = nil }
+
+func twoNames(c *x509.Certificate) {
+	c.URIs = append(c.URIs, &url.URL{Scheme: "https", Host: "other.example.com"})
+}
+
+func isCA(c *x509.Certificate) { c.IsCA, c.BasicConstraintsValid = true, true }
+
+func addressed(address string) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.EmailAddresses = []string{address} }
+}
+
+func moved(d time.Duration) func(*x509.Certificate) {
+	return func(c *x509.Certificate) { c.NotBefore, c.NotAfter = c.NotBefore.Add(d), c.NotAfter.Add(d) }
 }

@@ -18,6 +18,7 @@ import (
 	"time"
 	"unicode"
 
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client/clienttest"
 )
@@ -153,7 +154,7 @@ func TestVerifiedCertificate(t *testing.T) {
 		"no trust":       {clienttest.Knobs{}, false, []string{"not verified: " + NoTrust, "leaf index  258"}},
 		"wrong SCT":      {clienttest.Knobs{BadSCT: true}, true, []string{"not verified: ctlog: the SCT's signature", "verified for code signing"}},
 		"unknown log":    {clienttest.Knobs{UnknownLog: true}, true, []string{"not verified: the trusted root lists no log with this id"}},
-		"no codeSigning": {clienttest.Knobs{NoEKU: true}, true, []string{"not verified: the certificate is not for code signing", "not verified: the certificate's chain is not verified"}},
+		"no codeSigning": {clienttest.Knobs{Edit: serverAuth}, true, []string{"not verified: the certificate is not for code signing", "not verified: the certificate's chain is not verified"}},
 		"username":       {clienttest.Knobs{Username: "alice!example.com"}, true, []string{"alice!example.com (username)", "verified for code signing"}},
 		"no SCT":         {clienttest.Knobs{NoSCT: true}, true, []string{"timestamps\n  none"}},
 	} {
@@ -203,7 +204,7 @@ func issue(t *testing.T, ca *clienttest.CA) []*x509.Certificate {
 func TestParse(t *testing.T) {
 	t.Parallel()
 	der := fixed(t, nil).Raw
-	pem := string(client.ChainPEM([]*x509.Certificate{fixed(t, nil)}))
+	pem := string(cachain.PEM([]*x509.Certificate{fixed(t, nil)}))
 	key := "-----BEGIN PRIVATE KEY-----\nAA==\n-----END PRIVATE KEY-----\n"
 	for name, c := range map[string]struct {
 		in   string
@@ -250,7 +251,7 @@ func TestValidity(t *testing.T) {
 
 func FuzzInspect(f *testing.F) {
 	f.Add(fixed(f, nil).Raw)
-	f.Add(client.ChainPEM([]*x509.Certificate{fixed(f, nil)}))
+	f.Add(cachain.PEM([]*x509.Certificate{fixed(f, nil)}))
 	f.Fuzz(func(t *testing.T, data []byte) {
 		certs, err := Parse(data)
 		if err != nil {
@@ -280,3 +281,5 @@ func FuzzNames(f *testing.F) {
 		}
 	})
 }
+
+func serverAuth(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }

@@ -1,6 +1,7 @@
 package inspect
 
 import (
+	"cmp"
 	"fmt"
 	"io"
 	"strings"
@@ -108,10 +109,8 @@ func (d Description) printChain(b *strings.Builder) {
 		}
 	}
 	for i, l := range d.Chain {
-		if l.Subject == "" {
-			l.Subject = "(no subject)"
-		}
-		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Line(l.Subject), stamp(l.NotAfter), l.SHA256)
+		subject := cmp.Or(l.Subject, "(no subject)")
+		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Line(subject), stamp(l.NotAfter), l.SHA256)
 	}
 }
 

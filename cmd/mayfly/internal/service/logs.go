@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -302,11 +303,7 @@ func monitoredHere(d ctlog.Description, reads http.Handler) inclusion.Log {
 
 // monitoredElsewhere is an external log as it is read.
 func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
-	read := c.URL
-	if c.MonitoringURL != "" {
-		read = c.MonitoringURL
-	}
-	return inclusion.Log{Description: l.Description(), URL: read, Client: l.Reader(), MMD: c.MMD}
+	return inclusion.Log{Description: l.Description(), URL: cmp.Or(c.MonitoringURL, c.URL), Client: l.Reader(), MMD: c.MMD}
 }
 
 // logDescriptions are the logs for the trust root: those in use, those to come, and

@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -88,11 +89,7 @@ func (s *Service) anyIssuer(context.Context) error {
 		if i.Ready {
 			return nil
 		}
-		err := i.Err
-		if err == nil {
-			err = errNotFetched
-		}
-		errs = append(errs, fmt.Errorf("%s: %w", i.Name, err))
+		errs = append(errs, fmt.Errorf("%s: %w", i.Name, cmp.Or(i.Err, errNotFetched)))
 	}
 	return errors.Join(errs...)
 }

@@ -55,7 +55,7 @@ func (r *rig) claims(t testing.TB, changes map[string]any) []byte {
 // signed is a genuine token with claims that no honest issuer would send.
 func (r *rig) signed(t testing.TB, changes map[string]any) string {
 	t.Helper()
-	return r.issuer.Sign(t, nil, r.claims(t, changes), nil)
+	return forge(t, r.issuer, nil, r.claims(t, changes), nil)
 }
 
 // TestGoodRequests: without abuse every edge issues, and the oracle sees it: the other tests
@@ -76,8 +76,8 @@ func TestTokenAlgorithms(t *testing.T) {
 	r := newRig(t, nil)
 	payload := r.claims(t, nil)
 	for _, alg := range []string{"none", "None", "nOnE", "HS256", "HS512", "rs256", "RS1", ""} {
-		r.refusesToken(t, "alg "+alg, r.issuer.Sign(t, map[string]any{"alg": alg}, payload, nil), fault.TokenAlgorithm)
-		r.refusesToken(t, "alg "+alg+", no signature", r.issuer.Sign(t, map[string]any{"alg": alg}, payload, []byte{}), fault.TokenAlgorithm, fault.TokenMalformed)
+		r.refusesToken(t, "alg "+alg, forge(t, r.issuer, map[string]any{"alg": alg}, payload, nil), fault.TokenAlgorithm)
+		r.refusesToken(t, "alg "+alg+", no signature", forge(t, r.issuer, map[string]any{"alg": alg}, payload, []byte{}), fault.TokenAlgorithm, fault.TokenMalformed)
 	}
 	der := spkiOf(t, r.issuer.Key().Public())
 	jwk, err := json.Marshal(jose.JSONWebKey{Key: r.issuer.Key().Public()})
@@ -85,16 +85,16 @@ func TestTokenAlgorithms(t *testing.T) {
 		t.Fatal(err)
 	}
 	for form, secret := range map[string][]byte{"DER": der, "PEM": []byte(toPEM("PUBLIC KEY", der)), "JWK": jwk} {
-		r.refusesToken(t, "HS256 keyed with the public key in "+form, r.issuer.Sign(t, map[string]any{"alg": "HS256"}, payload, secret), fault.TokenAlgorithm)
+		r.refusesToken(t, "HS256 keyed with the public key in "+form, forge(t, r.issuer, map[string]any{"alg": "HS256"}, payload, secret), fault.TokenAlgorithm)
 	}
 	ec, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.refusesToken(t, "ES256 key, RS256 header", r.issuer.Sign(t, nil, payload, ec), fault.TokenSignature)
-	r.refusesToken(t, "RSA key, ES256 header", r.issuer.Sign(t, map[string]any{"alg": "ES256"}, payload, nil), fault.TokenAlgorithm, fault.TokenSignature)
-	r.refusesToken(t, "empty signature", r.issuer.Sign(t, nil, payload, []byte{}), fault.TokenMalformed, fault.TokenSignature)
-	r.refusesToken(t, "another key", r.issuer.Sign(t, nil, payload, identitytest.New(t).Key()), fault.TokenSignature)
+	r.refusesToken(t, "ES256 key, RS256 header", forge(t, r.issuer, nil, payload, ec), fault.TokenSignature)
+	r.refusesToken(t, "RSA key, ES256 header", forge(t, r.issuer, map[string]any{"alg": "ES256"}, payload, nil), fault.TokenAlgorithm, fault.TokenSignature)
+	r.refusesToken(t, "empty signature", forge(t, r.issuer, nil, payload, []byte{}), fault.TokenMalformed, fault.TokenSignature)
+	r.refusesToken(t, "another key", forge(t, r.issuer, nil, payload, identitytest.New(t).Key()), fault.TokenSignature)
 	parts := strings.Split(r.token(t, nil), ".")
 	r.refusesToken(t, "another payload", parts[0]+"."+b64(string(r.claims(t, map[string]any{"email": "mallory@example.com"})))+"."+parts[2], fault.TokenSignature)
 }
@@ -122,8 +122,8 @@ func TestTokenHeadersThatBringKeys(t *testing.T) {
 		"jwk":          {"jwk": jose.JSONWebKey{Key: mine.Key().Public(), Algorithm: "RS256"}},
 		"unknown crit": {"crit": []string{"exp"}, "exp": 1}, "b64": {"crit": []string{"b64"}, "b64": false}, "empty crit": {"crit": []string{}},
 	} {
-		r.refusesToken(t, name, r.issuer.Sign(t, header, r.claims(t, nil), mine.Key()), fault.TokenMalformed, fault.TokenSignature)
-		r.refusesToken(t, name+", well signed", r.issuer.Sign(t, header, r.claims(t, nil), nil), fault.TokenMalformed)
+		r.refusesToken(t, name, forge(t, r.issuer, header, r.claims(t, nil), mine.Key()), fault.TokenMalformed, fault.TokenSignature)
+		r.refusesToken(t, name+", well signed", forge(t, r.issuer, header, r.claims(t, nil), nil), fault.TokenMalformed)
 	}
 	if asked.Load() != 0 || r.issuer.TotalRequests() != before {
 		t.Errorf("asked elsewhere %d times, the issuer %d times more", asked.Load(), r.issuer.TotalRequests()-before)
@@ -135,16 +135,16 @@ func TestTokenKeyIDs(t *testing.T) {
 	other := identitytest.New(t)
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, other.Config()) })
 	r.issues(t, "the other issuer's own", r.signingRequest(t, other.Token(t, nil)))
-	kid := identitytest.KeyID(t, other.Key().Public())
+	kid := keyID(t, other.Key().Public())
 	// At once: each waits for the fetch that may know its key, and all for one.
 	var all sync.WaitGroup
-	for _, kid := range []string{kid, "../../x", "/etc/passwd", "file:///etc/passwd", identitytest.KeyID(t, r.issuer.Key().Public()), strings.Repeat("k", 4000)} {
-		token := r.issuer.Sign(t, map[string]any{"kid": kid}, r.claims(t, nil), other.Key())
+	for _, kid := range []string{kid, "../../x", "/etc/passwd", "file:///etc/passwd", keyID(t, r.issuer.Key().Public()), strings.Repeat("k", 4000)} {
+		token := forge(t, r.issuer, map[string]any{"kid": kid}, r.claims(t, nil), other.Key())
 		all.Go(func() { r.refusesToken(t, fmt.Sprintf("kid %.12s", kid), token, fault.TokenSignature) })
 	}
 	all.Wait()
-	r.refusesToken(t, "kid of 100 kB", r.issuer.Sign(t, map[string]any{"kid": strings.Repeat("k", 100<<10)}, r.claims(t, nil), nil), fault.BodyTooLarge, fault.TokenTooLarge)
-	r.refusesToken(t, "kid of another type", r.issuer.Sign(t, map[string]any{"kid": []int{1}}, r.claims(t, nil), nil), fault.TokenMalformed)
+	r.refusesToken(t, "kid of 100 kB", forge(t, r.issuer, map[string]any{"kid": strings.Repeat("k", 100<<10)}, r.claims(t, nil), nil), fault.BodyTooLarge, fault.TokenTooLarge)
+	r.refusesToken(t, "kid of another type", forge(t, r.issuer, map[string]any{"kid": []int{1}}, r.claims(t, nil), nil), fault.TokenMalformed)
 	if n := r.issuer.Requests(identitytest.Keys); n > 3 {
 		t.Errorf("the keys were fetched %d times: unknown kids may cause one fetch a second", n)
 	}
@@ -264,11 +264,11 @@ func TestDuplicateMembersInTokens(t *testing.T) {
 		`"email":"mallory@example.com"`, `"\u0065mail":"mallory@example.com"`, `"Exp":1`, `"Sub":"mallory"`, `"ſub":"mallory"`,
 	} {
 		for name, payload := range map[string]string{"after": strings.TrimSuffix(good, "}") + "," + extra + "}", "before": "{" + extra + "," + strings.TrimPrefix(good, "{")} {
-			r.refusesToken(t, extra+" "+name, r.issuer.Sign(t, nil, []byte(payload), nil), fault.TokenMalformed)
+			r.refusesToken(t, extra+" "+name, forge(t, r.issuer, nil, []byte(payload), nil), fault.TokenMalformed)
 		}
 	}
-	head := `{"alg":"RS256","alg":"none","kid":"` + identitytest.KeyID(t, r.issuer.Key().Public()) + `"}`
-	token, err := identitytest.SignRaw([]byte(head), []byte(good), "RS256", r.issuer.Key())
+	head := `{"alg":"RS256","alg":"none","kid":"` + keyID(t, r.issuer.Key().Public()) + `"}`
+	token, err := signRaw([]byte(head), []byte(good), "RS256", r.issuer.Key())
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -4,6 +4,7 @@
 package clienttest
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -38,14 +39,9 @@ type Knobs struct {
 	SCTTime      time.Time                                         // the SCT's time, instead of the start
 	Subject      string                                            // the recorded token subject, instead of the token's
 	Username     string                                            // a username SAN instead of the email
-	NoEKU        bool                                              // another extended key usage than codeSigning
-	AnyUse       bool                                              // no extended key usage at all
-	Email        string                                            // a mail address in the SAN instead of the token's
 	Issuer       string                                            // the recorded issuer, instead of the token's
-	TwoNames     bool                                              // a second name in the SAN
-	Begin        time.Duration                                     // added to the start of the validity
-	IsCA         bool                                              // a CA certificate
 	Detached     bool                                              // answer in the detached form
+	Edit         func(leaf *x509.Certificate)                      // change the certificate before it is signed
 	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
 	Audience     string                                            // what the configuration names for each issuer
 	LogEnd       time.Time                                         // the end of the log's window
@@ -240,10 +236,7 @@ func encode(der []byte) string {
 type claims struct{ Issuer, Subject, Email string }
 
 func (c claims) challenge() string {
-	if c.Email != "" {
-		return c.Email
-	}
-	return c.Subject
+	return cmp.Or(c.Email, c.Subject)
 }
 
 func readClaims(token string) (claims, error) {
@@ -327,17 +320,8 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	if err != nil {
 		return nil, err
 	}
-	subject := who.Subject
-	if c.Knobs.Subject != "" {
-		subject = c.Knobs.Subject
-	}
-	if c.Knobs.Issuer != "" {
-		who.Issuer = c.Knobs.Issuer
-	}
-	if c.Knobs.Email != "" {
-		who.Email = c.Knobs.Email
-	}
-	begin := c.Start.Add(c.Knobs.Begin)
+	subject := cmp.Or(c.Knobs.Subject, who.Subject)
+	who.Issuer = cmp.Or(c.Knobs.Issuer, who.Issuer)
 	v2, err1 := asn1.MarshalWithParams(who.Issuer, "utf8")
 	sub, err2 := asn1.MarshalWithParams(subject, "utf8")
 	if err1 != nil || err2 != nil {
@@ -345,21 +329,9 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	}
 	arc := func(n int) asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n} }
 	t := &x509.Certificate{
-		SerialNumber: serial, NotBefore: begin, NotAfter: begin.Add(10*time.Minute - time.Second),
+		SerialNumber: serial, NotBefore: c.Start, NotAfter: c.Start.Add(10*time.Minute - time.Second),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		ExtraExtensions: []pkix.Extension{{Id: arc(1), Value: []byte(who.Issuer)}, {Id: arc(8), Value: v2}, {Id: arc(24), Value: sub}},
-	}
-	if c.Knobs.NoEKU {
-		t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth}
-	}
-	if c.Knobs.AnyUse {
-		t.ExtKeyUsage = nil
-	}
-	if c.Knobs.TwoNames {
-		t.URIs = append(t.URIs, &url.URL{Scheme: "https", Host: "other.example.com"})
-	}
-	if c.Knobs.IsCA {
-		t.IsCA, t.BasicConstraintsValid = true, true
 	}
 	switch u, err := url.Parse(who.Subject); {
 	case c.Knobs.Username != "":
@@ -374,6 +346,9 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 		t.URIs = []*url.URL{u}
 	default:
 		t.EmailAddresses = []string{who.Subject}
+	}
+	if c.Knobs.Edit != nil {
+		c.Knobs.Edit(t)
 	}
 	return t, nil
 }

@@ -1,12 +1,14 @@
-package ctlogtest
+package ctlog_test
 
 import (
 	"context"
 	"errors"
 	"sync/atomic"
+	"testing"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -42,15 +44,17 @@ func Lies() []Fault {
 // Faulty is a log that fails as its Fault says, and is honest without one.
 type Faulty struct {
 	ctlog.Log
-	Signer *Signer     // the log's key: a lie is properly signed
-	Other  ctlog.Chain // for WrongChain
+
+	t      testing.TB
+	Signer *ctlogtest.Signer // the log's key: a lie is properly signed
+	Other  ctlog.Chain       // for WrongChain
 	Calls  atomic.Int64
 	fault  atomic.Value // Fault
 }
 
 // NewFaulty wraps an honest log.
-func NewFaulty(m ctlog.Log, key *Signer, other ctlog.Chain, f Fault) *Faulty {
-	out := &Faulty{Log: m, Signer: key, Other: other}
+func NewFaulty(t testing.TB, m ctlog.Log, key *ctlogtest.Signer, other ctlog.Chain, f Fault) *Faulty {
+	out := &Faulty{Log: m, t: t, Signer: key, Other: other}
 	out.Set(f)
 	return out
 }
@@ -82,19 +86,19 @@ func (f *Faulty) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, erro
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
-	return f.twist(what, chain, sct)
+	return f.twist(what, chain, sct), nil
 }
 
-func (f *Faulty) twist(what Fault, chain ctlog.Chain, sct ctlog.SCT) (ctlog.SCT, error) {
+func (f *Faulty) twist(what Fault, chain ctlog.Chain, sct ctlog.SCT) ctlog.SCT {
 	at, extensions := time.UnixMilli(int64(sct.Timestamp)), sct.Extensions
 	switch what {
 	case WrongLogID:
 		sct.LogID[0] ^= 1
-		return sct, nil
+		return sct
 	case WrongSignature:
 		sct.Signature = append([]byte(nil), sct.Signature...)
 		sct.Signature[len(sct.Signature)-1] ^= 1
-		return sct, nil
+		return sct
 	case WrongTime:
 		at = at.Add(-time.Hour)
 	case EarlyTime:
@@ -102,42 +106,10 @@ func (f *Faulty) twist(what Fault, chain ctlog.Chain, sct ctlog.SCT) (ctlog.SCT,
 	case BadExtension:
 		extensions = []byte{0, 0, 4, 1, 2, 3, 4}
 	default:
-		return sct, nil
+		return sct
 	}
 	id := sct.LogID
-	sct, err := f.Signer.sign(chain, at, extensions)
+	sct = f.Signer.SCT(f.t, chain, at, extensions)
 	sct.LogID = id
-	return sct, err
+	return sct
 }
-
-// Honest is a log without storage: it signs an SCT for whatever it is shown.
-type Honest struct {
-	Signer *Signer
-	About  ctlog.Description
-	Now    func() time.Time // nil: time.Now
-	next   atomic.Uint64
-}
-
-// Submit signs.
-func (h *Honest) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
-	if err := ctx.Err(); err != nil {
-		return ctlog.SCT{}, err
-	}
-	extensions, err := ctlog.LeafIndexExtension(h.next.Add(1) - 1)
-	if err != nil {
-		return ctlog.SCT{}, err
-	}
-	now := time.Now
-	if h.Now != nil {
-		now = h.Now
-	}
-	sct, err := h.Signer.sign(chain, now(), extensions)
-	sct.LogID = h.About.ID
-	return sct, err
-}
-
-// Description is what was set.
-func (h *Honest) Description() ctlog.Description { return h.About }
-
-// Ready is always nil.
-func (h *Honest) Ready(context.Context) error { return nil }

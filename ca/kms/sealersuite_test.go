@@ -1,4 +1,4 @@
-package kmstest
+package kms_test
 
 import (
 	"bytes"
@@ -10,12 +10,13 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
-// RunSealer holds s against the contract of kms.Sealer. authenticates says
+// runSealer holds s against the contract of kms.Sealer. authenticates says
 // whether the KMS authenticates what a secret is about; other is another key of
 // the same KMS, or nil where there is none.
-func RunSealer(t *testing.T, s, other kms.Sealer, authenticates bool) {
+func runSealer(t *testing.T, s, other kms.Sealer, authenticates bool) {
 	const about = "a key of the test"
 	secret := bytes.Repeat([]byte{0x5a}, 32)
 	sealed, err := s.Seal(t.Context(), secret, about)
@@ -83,7 +84,7 @@ func RunSealer(t *testing.T, s, other kms.Sealer, authenticates bool) {
 
 func sealsAtOnce(t *testing.T, s kms.Sealer) {
 	var all sync.WaitGroup
-	for i := range Concurrency {
+	for i := range kmstest.Concurrency {
 		all.Go(func() {
 			about := fmt.Sprintf("secret %d", i)
 			sealed, err := s.Seal(t.Context(), []byte(about), about)
