@@ -1,0 +1,159 @@
+package conformance
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+// tool is a foreign program that tools.sh installed. One that only `make
+// conformance-full` builds is missing elsewhere, and its tests say so.
+func tool(t *testing.T, name string) string {
+	t.Helper()
+	path := filepath.Join(setting(t, "CONFORMANCE_BIN"), name)
+	if _, err := os.Stat(path); err != nil {
+		t.Skipf("%s isn't there: make conformance-full builds it", name)
+	}
+	return path
+}
+
+// foreign is a client that signs and verifies files by commands of its own. Each takes the documents
+// of an instance, and ends with an error where it refuses.
+type foreign struct {
+	sign   func(t *testing.T, m *mayfly, d documents, bundle, file string) error
+	verify func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error
+}
+
+// signsAndVerifies holds a client to what all must do: what it signed it accepts,
+// and so does cosign; it refuses another file and another name.
+func (c foreign) signsAndVerifies(t *testing.T, m *mayfly, d documents) {
+	t.Helper()
+	file, bundle := artifact(t), filepath.Join(t.TempDir(), "bundle.json")
+	if err := c.sign(t, m, d, bundle, file); err != nil {
+		t.Fatal("signing: ", err)
+	}
+	if err := c.verify(t, m, d, aliceEmail, bundle, file); err != nil {
+		t.Error("verifying: ", err)
+	}
+	other := filepath.Join(t.TempDir(), "other.txt")
+	write(t, other, []byte("other bytes\n"))
+	if c.verify(t, m, d, aliceEmail, bundle, other) == nil {
+		t.Error("accepted for another file")
+	}
+	if c.verify(t, m, d, "mallory@example.com", bundle, file) == nil {
+		t.Error("accepted for another name")
+	}
+	if err := cosignClient.verify(t, m, d, aliceEmail, bundle, file); err != nil {
+		t.Error("cosign verifies it: ", err)
+	}
+	// And the other way round.
+	byCosign := filepath.Join(t.TempDir(), "cosign.json")
+	if err := cosignClient.sign(t, m, d, byCosign, file); err != nil {
+		t.Fatal("cosign signing: ", err)
+	}
+	if err := c.verify(t, m, d, aliceEmail, byCosign, file); err != nil {
+		t.Error("verifying what cosign signed: ", err)
+	}
+}
+
+// cosignClient is cosign v3 with documents that have a log and time stamps.
+var cosignClient = foreign{
+	sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+		t.Helper()
+		return run(t, nil, cosign(t, cosign3), "sign-blob", "--yes", "--signing-config", d.signingConfig,
+			"--trusted-root", d.trustedRoot, "--identity-token", m.token(t), "--bundle", bundle, file)
+	},
+	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
+		t.Helper()
+		return run(t, nil, cosign(t, cosign3), append(m.signedAs(name), "verify-blob", "--bundle", bundle,
+			"--trusted-root", d.trustedRoot, "--use-signed-timestamps", file)...)
+	},
+}
+
+// sigstorePython is the program of the Python package.
+var sigstorePython = foreign{
+	sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+		t.Helper()
+		return run(t, nil, python(t, "sigstore"), "--trust-config", d.trustConfig,
+			"sign", "--identity-token", m.token(t), "--bundle", bundle, file)
+	},
+	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
+		t.Helper()
+		return run(t, nil, python(t, "sigstore"), "--trust-config", d.trustConfig,
+			"verify", "identity", "--cert-identity", name, "--cert-oidc-issuer", m.Issuer, "--bundle", bundle, file)
+	},
+}
+
+// python is a program of the Python packages that tools.sh installed.
+func python(t *testing.T, name string) string {
+	t.Helper()
+	return filepath.Join(setting(t, "CONFORMANCE_PYTHON"), "bin", name)
+}
+
+// sigstoreJava and sigstoreRust are programs of ours around the libraries, with the
+// same arguments.
+var (
+	sigstoreJava = library(func(t *testing.T) []string {
+		t.Helper()
+		lib := setting(t, "CONFORMANCE_JAVA")
+		return []string{"java", "-cp", filepath.Join(lib, "*"), filepath.Join(lib, "Sigstore.java")}
+	})
+	sigstoreRust = library(func(t *testing.T) []string {
+		t.Helper()
+		return []string{tool(t, "sigstore-rust-0.15.1")}
+	})
+)
+
+func library(program func(t *testing.T) []string) foreign {
+	return foreign{
+		sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+			t.Helper()
+			p, token := program(t), filepath.Join(t.TempDir(), "token")
+			write(t, token, []byte(m.token(t)))
+			return run(t, nil, p[0], append(p[1:], "sign", d.trustedRoot, d.signingConfig, token, bundle, file)...)
+		},
+		verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
+			t.Helper()
+			p := program(t)
+			return run(t, nil, p[0], append(p[1:], "verify", d.trustedRoot, d.signingConfig, m.Issuer, name, bundle, file)...)
+		},
+	}
+}
+
+// TestBesideRekor has the clients that can't do without a log of signatures work
+// with a Mayfly and a Rekor v2.
+func TestBesideRekor(t *testing.T) {
+	m := startDev(t)
+	d := beside(t, startTimestampAuthority(t, m), startRekorTiles(t))
+	for name, c := range map[string]foreign{
+		"cosign-v3-rekor": cosignClient,
+		"sigstore-python": sigstorePython,
+		"sigstore-java":   sigstoreJava,
+		"sigstore-rust":   sigstoreRust,
+	} {
+		t.Run(name, func(t *testing.T) { c.signsAndVerifies(t, m, d) })
+	}
+	t.Run("model-signing", func(t *testing.T) { testModelSigning(t, m, d) })
+}
+
+// testModelSigning signs a folder, the weights of a model.
+func testModelSigning(t *testing.T, m *mayfly, d documents) {
+	binary, model := python(t, "model_signing"), t.TempDir()
+	signature := filepath.Join(t.TempDir(), "model.sig")
+	write(t, filepath.Join(model, "weights"), []byte("1 2 3"))
+	write(t, filepath.Join(model, "config.json"), []byte("{}"))
+	command(t, nil, binary, "sign", "sigstore", "--trust_config", d.trustConfig, "--identity_token", m.token(t),
+		"--signature", signature, model)
+	verify := []string{
+		"verify", "sigstore", "--trust_config", d.trustConfig, "--signature", signature,
+		"--identity_provider", m.Issuer, "--identity",
+	}
+	command(t, nil, binary, append(verify, aliceEmail, model)...)
+	if output, err := attempt(t, nil, binary, append(verify, "mallory@example.com", model)...); err == nil {
+		t.Errorf("accepted for another name: %s", output)
+	}
+	write(t, filepath.Join(model, "weights"), []byte("1 2 4"))
+	if output, err := attempt(t, nil, binary, append(verify, aliceEmail, model)...); err == nil {
+		t.Errorf("accepted with other weights: %s", output)
+	}
+}
