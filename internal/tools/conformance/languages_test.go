@@ -60,12 +60,12 @@ func (c foreign) signsAndVerifies(t *testing.T, m *mayfly, d documents) {
 var cosignClient = foreign{
 	sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
 		t.Helper()
-		return run(t, nil, cosign(t, cosign3), "sign-blob", "--yes", "--signing-config", d.signingConfig,
+		return run(t, m.environment, cosign(t, cosign3), "sign-blob", "--yes", "--signing-config", d.signingConfig,
 			"--trusted-root", d.trustedRoot, "--identity-token", m.token(t), "--bundle", bundle, file)
 	},
 	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 		t.Helper()
-		return run(t, nil, cosign(t, cosign3), append(m.signedAs(name), "verify-blob", "--bundle", bundle,
+		return run(t, m.environment, cosign(t, cosign3), append(m.signedAs(name), "verify-blob", "--bundle", bundle,
 			"--trusted-root", d.trustedRoot, "--use-signed-timestamps", file)...)
 	},
 }
@@ -74,12 +74,12 @@ var cosignClient = foreign{
 var sigstorePython = foreign{
 	sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
 		t.Helper()
-		return run(t, nil, python(t, "sigstore"), "--trust-config", d.trustConfig,
+		return run(t, m.environment, python(t, "sigstore"), "--trust-config", d.trustConfig,
 			"sign", "--identity-token", m.token(t), "--bundle", bundle, file)
 	},
 	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 		t.Helper()
-		return run(t, nil, python(t, "sigstore"), "--trust-config", d.trustConfig,
+		return run(t, m.environment, python(t, "sigstore"), "--trust-config", d.trustConfig,
 			"verify", "identity", "--cert-identity", name, "--cert-oidc-issuer", m.Issuer, "--bundle", bundle, file)
 	},
 }
@@ -110,21 +110,24 @@ func library(program func(t *testing.T) []string) foreign {
 			t.Helper()
 			p, token := program(t), filepath.Join(t.TempDir(), "token")
 			write(t, token, []byte(m.token(t)))
-			return run(t, nil, p[0], append(p[1:], "sign", d.trustedRoot, d.signingConfig, token, bundle, file)...)
+			return run(t, m.environment, p[0], append(p[1:], "sign", d.trustedRoot, d.signingConfig, token, bundle, file)...)
 		},
 		verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 			t.Helper()
 			p := program(t)
-			return run(t, nil, p[0], append(p[1:], "verify", d.trustedRoot, d.signingConfig, m.Issuer, name, bundle, file)...)
+			return run(t, m.environment, p[0], append(p[1:], "verify", d.trustedRoot, d.signingConfig, m.Issuer, name, bundle, file)...)
 		},
 	}
 }
 
 // TestBesideRekor has the clients that can't do without a log of signatures work
-// with a Mayfly and a Rekor v2.
+// with a Rekor v2 and a Mayfly that speaks TLS: sigstore-java asks over gRPC on the
+// port of REST.
 func TestBesideRekor(t *testing.T) {
-	m := startDev(t)
-	d := beside(t, startTimestampAuthority(t, m), startRekorTiles(t))
+	issuer := startDev(t)
+	m := startServe(t, issuer.asIssuer(), withTLS)
+	m.Issuer, m.environment = issuer.Issuer, trustingTLS(t)
+	d := m.trusts(t, startTimestampAuthority(t, m), startRekorTiles(t))
 	for name, c := range map[string]foreign{
 		"cosign-v3-rekor": cosignClient,
 		"sigstore-python": sigstorePython,
@@ -142,18 +145,18 @@ func testModelSigning(t *testing.T, m *mayfly, d documents) {
 	signature := filepath.Join(t.TempDir(), "model.sig")
 	write(t, filepath.Join(model, "weights"), []byte("1 2 3"))
 	write(t, filepath.Join(model, "config.json"), []byte("{}"))
-	command(t, nil, binary, "sign", "sigstore", "--trust_config", d.trustConfig, "--identity_token", m.token(t),
+	command(t, m.environment, binary, "sign", "sigstore", "--trust_config", d.trustConfig, "--identity_token", m.token(t),
 		"--signature", signature, model)
 	verify := []string{
 		"verify", "sigstore", "--trust_config", d.trustConfig, "--signature", signature,
 		"--identity_provider", m.Issuer, "--identity",
 	}
-	command(t, nil, binary, append(verify, aliceEmail, model)...)
-	if output, err := attempt(t, nil, binary, append(verify, "mallory@example.com", model)...); err == nil {
+	command(t, m.environment, binary, append(verify, aliceEmail, model)...)
+	if output, err := attempt(t, m.environment, binary, append(verify, "mallory@example.com", model)...); err == nil {
 		t.Errorf("accepted for another name: %s", output)
 	}
 	write(t, filepath.Join(model, "weights"), []byte("1 2 4"))
-	if output, err := attempt(t, nil, binary, append(verify, aliceEmail, model)...); err == nil {
+	if output, err := attempt(t, m.environment, binary, append(verify, aliceEmail, model)...); err == nil {
 		t.Errorf("accepted with other weights: %s", output)
 	}
 }

@@ -3,25 +3,20 @@ package conformance
 import (
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/json"
 	"encoding/pem"
-	"net/url"
+	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
-	"time"
 )
 
 // rekor is a transparency log of signatures, which some clients can't do without.
 type rekor struct {
 	url     string
 	version int    // of its API
-	key     []byte // SubjectPublicKeyInfo, DER
-	details string // of the key, as a trusted root names it
-	logID   []byte
+	key     string // path: its public key
 }
 
 // startRekorTiles runs Rekor v2 with its log in a folder. Clients take the host of
@@ -33,78 +28,70 @@ func startRekorTiles(t *testing.T) *rekor {
 	if err != nil {
 		t.Fatal(err)
 	}
+	dir, port := t.TempDir(), freePort(t)
+	key := filepath.Join(dir, "key.pem")
 	der, err := x509.MarshalPKCS8PrivateKey(private)
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir, port := t.TempDir(), freePort(t)
-	key := filepath.Join(dir, "key.pem")
 	write(t, key, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}))
+	if der, err = x509.MarshalPKIXPublicKey(public); err != nil {
+		t.Fatal(err)
+	}
+	r := &rekor{url: "http://" + host + ":" + port, version: 2, key: filepath.Join(dir, "key.pub")}
+	write(t, r.key, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))
 	p := start(t, tool(t, "rekor-server-posix-v2.3.0"), "serve",
 		"--hostname", host, "--http-address", host, "--http-port", port,
 		"--grpc-address", host, "--grpc-port", freePort(t), "--http-metrics-port", freePort(t),
 		"--signer-filepath", key, "--storage-dir", filepath.Join(dir, "log"),
 		"--batch-max-age", "100ms", "--checkpoint-interval", "1s") // a client waits for a checkpoint
-	r := &rekor{url: "http://" + host + ":" + port, version: 2, details: "PKIX_ED25519"}
 	p.until(t, "it answers", func() bool { return answers(t, r.url+"/healthz") })
-	if r.key, err = x509.MarshalPKIXPublicKey(public); err != nil {
-		t.Fatal(err)
-	}
-	const ed25519Note = 1 // c2sp.org/signed-note, signature types
-	id := sha256.Sum256(append([]byte(host+"\n"), append([]byte{ed25519Note}, public...)...))
-	r.logID = id[:]
 	return r
 }
 
 // documents are what clients are told of an instance: Mayfly's own, and the services
 // that stand beside it.
 type documents struct {
-	dir                                     string
-	trustedRoot, signingConfig, trustConfig string // paths in dir
+	trustedRoot, signingConfig, trustConfig string // paths
 }
 
-// beside puts services into Mayfly's documents.
-func beside(t *testing.T, tsa *timestampAuthority, log *rekor) documents {
+// documents are those that Mayfly serves.
+func (m *mayfly) documents(t *testing.T) documents {
 	t.Helper()
-	at, err := url.Parse(log.url)
-	if err != nil {
-		t.Fatal(err)
+	dir := t.TempDir()
+	return documents{
+		trustedRoot:   m.download(t, dir, "/trusted_root.json"),
+		signingConfig: m.download(t, dir, "/signing_config.json"),
+		trustConfig:   m.download(t, dir, "/trust_config.json"),
 	}
-	validFor := map[string]any{"start": time.Now().Add(-time.Hour).UTC().Format(time.RFC3339)}
-	d := documents{dir: t.TempDir()}
-	d.trustedRoot = amend(t, tsa.trustedRoot, func(document map[string]any) {
-		document["tlogs"] = []any{map[string]any{
-			"baseUrl": log.url, "hashAlgorithm": "SHA2_256", "operator": at.Hostname(),
-			"publicKey": map[string]any{
-				"rawBytes": base64.StdEncoding.EncodeToString(log.key), "keyDetails": log.details, "validFor": validFor,
-			},
-			"logId": map[string]any{"keyId": base64.StdEncoding.EncodeToString(log.logID)},
-		}}
-	})
-	d.signingConfig = amend(t, tsa.signingConfig, func(document map[string]any) {
-		document["rekorTlogUrls"] = []any{map[string]any{
-			"url": log.url, "majorApiVersion": log.version, "validFor": validFor, "operator": at.Hostname(),
-		}}
-		document["rekorTlogConfig"] = map[string]any{"selector": "ANY"}
-	})
-	d.trustConfig = filepath.Join(d.dir, "trust_config.json")
-	content, err := json.Marshal(map[string]any{
-		"mediaType":     "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json",
-		"trustedRoot":   readJSON(t, d.trustedRoot),
-		"signingConfig": readJSON(t, d.signingConfig),
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, d.trustConfig, content)
-	return d
 }
 
-func readJSON(t *testing.T, path string) json.RawMessage {
+// trusts configures services that stand beside Mayfly, while it runs, and answers
+// with the documents that then name them.
+func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) documents {
 	t.Helper()
+	path := filepath.Join(m.dir, "mayfly.yaml")
 	content, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return content
+	config, _, _ := strings.Cut(string(content), "\ntrust:\n")
+	config += "\ntrust:\n  timestamp_authorities:\n    - {url: " + tsa.url + ", chain: " + tsa.chain + "}\n"
+	for i, l := range logs {
+		if i == 0 {
+			config += "  transparency_logs:\n"
+		}
+		config += fmt.Sprintf("    - {url: %s, api_version: %d, key_file: %s}\n", l.url, l.version, l.key)
+	}
+	write(t, path, []byte(config))
+	m.process.until(t, "the documents name the services", func() bool {
+		told := string(get(t, m.HTTP+"/signing_config.json"))
+		for _, l := range logs {
+			if !strings.Contains(told, l.url) {
+				return false
+			}
+		}
+		return strings.Contains(told, tsa.url)
+	})
+	return m.documents(t)
 }

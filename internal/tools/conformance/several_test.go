@@ -28,11 +28,6 @@ func TestSeveralSCTs(t *testing.T) {
 	m := startServe(t, issuer.asIssuer(), sameAuthority(one), bothLogs(one, two))
 	m.Issuer = issuer.Issuer
 	m.signingConfig = m.download(t, t.TempDir(), "/signing_config.json")
-	content, err := os.ReadFile(m.signingConfig) // names public_url, whose port isn't the one listened on
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, m.signingConfig, bytes.ReplaceAll(content, []byte("http://127.0.0.1:5555"), []byte(m.HTTP)))
 
 	tsa := startTimestampAuthority(t, m) // sigstore-js can't do without
 

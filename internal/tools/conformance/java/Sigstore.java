@@ -4,7 +4,8 @@
 //   java -cp 'LIB/*' Sigstore.java verify TRUSTED_ROOT SIGNING_CONFIG ISSUER NAME BUNDLE FILE
 //
 // TOKEN is a file. Where TRUSTED_ROOT is a URL, it is that of a TUF repository, and
-// SIGNING_CONFIG the root file to start from. A refusal is an exception, and status 1.
+// SIGNING_CONFIG the root file to start from. A refusal ends with status 1, and its
+// reasons on one line.
 import dev.sigstore.AlgorithmRegistry.SigningAlgorithm;
 import dev.sigstore.KeylessSigner;
 import dev.sigstore.KeylessVerifier;
@@ -24,7 +25,18 @@ import java.nio.file.Files;
 import java.nio.file.Path;
 
 class Sigstore {
-  public static void main(String[] args) throws Exception {
+  public static void main(String[] args) {
+    try {
+      run(args);
+    } catch (Exception failure) {
+      for (Throwable why = failure; why != null; why = why.getCause()) {
+        System.err.print(why + " | ");
+      }
+      System.exit(1);
+    }
+  }
+
+  static void run(String[] args) throws Exception {
     var tuf = args[1].startsWith("http") ? tuf(args[1], Path.of(args[2])) : null;
     var root = tuf != null ? TrustedRootProvider.from(tuf) : TrustedRootProvider.from(Path.of(args[1]));
     if (args[0].equals("sign")) {
