@@ -65,8 +65,8 @@ var cosignClient = foreign{
 	},
 	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 		t.Helper()
-		return run(t, m.environment, cosign(t, cosign3), append(m.signedAs(name), "verify-blob", "--bundle", bundle,
-			"--trusted-root", d.trustedRoot, "--use-signed-timestamps", file)...)
+		return run(t, m.environment, cosign(t, cosign3), append([]string{"verify-blob", "--bundle", bundle,
+			"--trusted-root", d.trustedRoot, "--use-signed-timestamps", file}, m.signedAs(name)...)...)
 	},
 }
 
