@@ -96,7 +96,7 @@ var (
 	sigstoreJava = library(func(t *testing.T) []string {
 		t.Helper()
 		lib := setting(t, "CONFORMANCE_JAVA")
-		return []string{"java", "-cp", filepath.Join(lib, "*"), filepath.Join(lib, "Sigstore.java")}
+		return []string{"java", "-cp", filepath.Join(lib, "*") + ":" + lib, "Sigstore"}
 	})
 	sigstoreRust = library(func(t *testing.T) []string {
 		t.Helper()

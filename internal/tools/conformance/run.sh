@@ -1,24 +1,31 @@
 #!/usr/bin/env bash
-# make conformance: installs the foreign programs, builds mayfly unless
-# MAYFLY_BIN names a binary, runs them against it, and ends with a line for
-# each client: ran, failed or did not run.
+# make conformance: installs the foreign programs, runs them against bin/mayfly or
+# the binary that MAYFLY_BIN names, and ends with a line for each client: ran, failed
+# or did not run. `run.sh --full` is make conformance-full: those too whose build takes
+# long.
 set -uo pipefail
 cd "$(dirname "$0")/../../.." || exit 1
 root=$PWD
 . internal/tools/steps.sh
 
-packages() { internal/tools/packages.sh ca-certificates openssl nodejs python3-venv mariadb-server gcc softhsm2 libnss3-tools; }
+full=${1-}
+
+packages() {
+  internal/tools/packages.sh ca-certificates openssl npm python3-venv default-jdk-headless maven chromium \
+    mariadb-server gcc softhsm2 libnss3-tools
+}
 step "packages (conformance)" packages
 
 tools=$(mktemp)
-install_tools() { internal/tools/conformance/tools.sh >"$tools"; }
+install_tools() { internal/tools/conformance/tools.sh ${full:+"$full"} >"$tools"; }
 step "foreign programs" install_tools
 # shellcheck source=/dev/null
 . "$tools"
 rm -f "$tools"
 
 export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
-export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-}
+export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-} CONFORMANCE_PYTHON=${PYTHON-}
+export CONFORMANCE_MOTO=${MOTO-} CONFORMANCE_JAVA=${JAVA-}
 log=$(mktemp)
 clients() { (cd internal/tools/conformance && go test -count=1 -timeout=10m -skip '^(TestCTFE|TestWholeIssuance)$' -v ./... 2>&1) | tee "$log"; }
 step "conformance" clients
