@@ -119,17 +119,25 @@ func instance(l ctlog.Description, details commonpb.PublicKeyDetails) *rootpb.Tr
 }
 
 func signingConfig(h History) *rootpb.SigningConfig {
-	anyOne := &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
 	ca, oidc, rekor, tsa := h.services()
 	return &rootpb.SigningConfig{
 		MediaType:       SigningConfigMediaType,
 		CaUrls:          services(ca),
 		OidcUrls:        services(oidc),
 		RekorTlogUrls:   services(rekor),
-		RekorTlogConfig: anyOne,
+		RekorTlogConfig: anyOf(rekor),
 		TsaUrls:         services(tsa),
-		TsaConfig:       anyOne,
+		TsaConfig:       anyOf(tsa),
 	}
+}
+
+// anyOf says that one of the services is enough. Without any it says nothing: sigstore-js
+// would look for one, and sign nothing.
+func anyOf(list []Service) *rootpb.ServiceConfiguration {
+	if len(list) == 0 {
+		return nil
+	}
+	return &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
 }
 
 func services(list []Service) []*rootpb.Service {
