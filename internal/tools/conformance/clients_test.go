@@ -22,6 +22,7 @@ func TestClients(t *testing.T) {
 		{"oidc-provider-rotation", testRotation},
 		{"zitadel-oidc", testZitadel},
 		{"ci-presets", testPresets},
+		{"gh", testGH},
 		{"openssl", testOpenSSL},
 		{"ct-go", testCTClient},
 		{"tessera-fsck", testFsck},

@@ -56,7 +56,7 @@ func (c foreign) signsAndVerifies(t *testing.T, m *mayfly, d documents) {
 	}
 }
 
-// cosignClient is cosign v3 with documents that have a log and time stamps.
+// cosignClient is cosign v3 with documents that name a timestamp authority.
 var cosignClient = foreign{
 	sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
 		t.Helper()
@@ -65,8 +65,11 @@ var cosignClient = foreign{
 	},
 	verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 		t.Helper()
-		return run(t, m.environment, cosign(t, cosign3), append([]string{"verify-blob", "--bundle", bundle,
-			"--trusted-root", d.trustedRoot, "--use-signed-timestamps", file}, m.signedAs(name)...)...)
+		args := append([]string{"verify-blob", "--bundle", bundle, "--trusted-root", d.trustedRoot, "--use-signed-timestamps"}, m.signedAs(name)...)
+		if !d.logged {
+			args = append(args, "--insecure-ignore-tlog")
+		}
+		return run(t, m.environment, cosign(t, cosign3), append(args, file)...)
 	},
 }
 
@@ -106,17 +109,22 @@ var (
 
 func library(program func(t *testing.T) []string) foreign {
 	return foreign{
-		sign: func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
-			t.Helper()
-			p, token := program(t), filepath.Join(t.TempDir(), "token")
-			write(t, token, []byte(m.token(t)))
-			return run(t, m.environment, p[0], append(p[1:], "sign", d.trustedRoot, d.signingConfig, token, bundle, file)...)
-		},
+		sign: libraryDoes("sign", program),
 		verify: func(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 			t.Helper()
 			p := program(t)
 			return run(t, m.environment, p[0], append(p[1:], "verify", d.trustedRoot, d.signingConfig, m.Issuer, name, bundle, file)...)
 		},
+	}
+}
+
+// libraryDoes is what such a program does with a token.
+func libraryDoes(what string, program func(t *testing.T) []string) func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+	return func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+		t.Helper()
+		p, token := program(t), filepath.Join(t.TempDir(), "token")
+		write(t, token, []byte(m.token(t)))
+		return run(t, m.environment, p[0], append(p[1:], what, d.trustedRoot, d.signingConfig, token, bundle, file)...)
 	}
 }
 
@@ -129,10 +137,11 @@ func TestBesideRekor(t *testing.T) {
 	m.Issuer, m.environment = issuer.Issuer, trustingTLS(t)
 	d := m.trusts(t, startTimestampAuthority(t, m), startRekorTiles(t))
 	for name, c := range map[string]foreign{
-		"cosign-v3-rekor": cosignClient,
-		"sigstore-python": sigstorePython,
-		"sigstore-java":   sigstoreJava,
-		"sigstore-rust":   sigstoreRust,
+		"cosign-v3-rekor":   cosignClient,
+		"sigstore-js-rekor": sigstoreJS,
+		"sigstore-python":   sigstorePython,
+		"sigstore-java":     sigstoreJava,
+		"sigstore-rust":     sigstoreRust,
 	} {
 		t.Run(name, func(t *testing.T) { c.signsAndVerifies(t, m, d) })
 	}

@@ -53,6 +53,8 @@ func startRekorTiles(t *testing.T) *rekor {
 // that stand beside it.
 type documents struct {
 	trustedRoot, signingConfig, trustConfig string // paths
+
+	logged bool // signatures are, in a Rekor
 }
 
 // documents are those that Mayfly serves.
@@ -93,5 +95,7 @@ func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) d
 		}
 		return strings.Contains(told, tsa.url)
 	})
-	return m.documents(t)
+	d := m.documents(t)
+	d.logged = len(logs) > 0
+	return d
 }

@@ -8,7 +8,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 
@@ -226,30 +225,15 @@ func trySigstoreGo(threshold int) func(t *testing.T, m *mayfly, keys []byte) err
 func trySigstoreJS(tsa *timestampAuthority) func(t *testing.T, m *mayfly, keys []byte) error {
 	return func(t *testing.T, m *mayfly, _ []byte) error {
 		t.Helper()
-		return signWithJS(t, m, tsa.url, amend(t, tsa.trustedRoot, func(document map[string]any) {
+		d, file, bundle := tsa.documents, artifact(t), filepath.Join(t.TempDir(), "bundle.json")
+		d.trustedRoot = amend(t, tsa.trustedRoot, func(document map[string]any) {
 			amend(t, m.trustedRoot, func(known map[string]any) { document["ctlogs"] = known["ctlogs"] })
-		}))
+		})
+		if err := sigstoreJS.sign(t, m, d, bundle, file); err != nil {
+			return err
+		}
+		return sigstoreJS.verify(t, m, d, aliceEmail, bundle, file)
 	}
-}
-
-func signWithJS(t *testing.T, m *mayfly, tsaURL, trustedRoot string) error {
-	t.Helper()
-	request := map[string]string{
-		"fulcioURL": m.HTTP, "tsaURL": strings.TrimSuffix(tsaURL, "/api/v1/timestamp"), "token": m.token(t), "file": artifact(t),
-		"trustedRoot": trustedRoot, "bundle": filepath.Join(t.TempDir(), "bundle.json"), "identity": aliceEmail, "issuer": m.Issuer,
-	}
-	content, err := json.Marshal(request)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(t.TempDir(), "request.json")
-	write(t, path, content)
-	output, err := attempt(t, nil, node(t), filepath.Join(setting(t, "CONFORMANCE_NODE"), "sign.mjs"), path)
-	if err != nil {
-		said := slices.DeleteFunc(strings.Split(output, "\n"), func(line string) bool { return !strings.Contains(line, "Error") })
-		return fmt.Errorf("%w: %s", err, said)
-	}
-	return nil
 }
 
 func tryRequest(t *testing.T, m *mayfly, _ []byte) error {
