@@ -5,6 +5,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 )
 
@@ -16,13 +17,15 @@ func startRekor(t *testing.T) *rekor {
 	if err != nil {
 		t.Fatal(err)
 	}
-	port := freePort(t)
+	port, redis := freePort(t), freePort(t)
+	// The index of searches, by which gitsign finds a commit's entry.
+	index := start(t, "redis-server", "--bind", host, "--port", redis, "--save", "", "--dir", t.TempDir())
+	index.until(t, "it is ready", func() bool { return strings.Contains(index.output.String(), "Ready to accept connections") })
 	r := &rekor{url: "http://" + host + ":" + port, version: 1, key: filepath.Join(t.TempDir(), "rekor.pub")}
 	p := start(t, tool(t, "rekor-server-v1.5.4"), "serve", "--host", host, "--port", port, "--scheme", "http",
 		"--rekor_server.address", host, "--rekor_server.hostname", host, "--rekor_server.signer", "memory",
 		"--trillian_log_server.address", at, "--trillian_log_server.port", trillian,
-		// Without the index of searches, which takes a Redis.
-		"--enabled_api_endpoints", "getLogInfo,getPublicKey,getLogProof,createLogEntry,getLogEntryByIndex,getLogEntryByUUID,searchLogQuery")
+		"--redis_server.address", host, "--redis_server.port", redis)
 	p.until(t, "it has a key", func() bool { return answers(t, r.url+"/api/v1/log/publicKey") })
 	write(t, r.key, get(t, r.url+"/api/v1/log/publicKey"))
 	return r
@@ -33,7 +36,7 @@ func startRekor(t *testing.T) *rekor {
 func TestRekorV1(t *testing.T) {
 	m := startDev(t)
 	log := startRekor(t)
-	d := m.trusts(t, startTimestampAuthority(t, m), log)
+	d := m.trusts(t, nil, log)
 	t.Run("gitsign", func(t *testing.T) { testGitsign(t, m, log) })
 	t.Run("sigstore-python-rekor-v1", func(t *testing.T) { sigstorePython.signsAndVerifies(t, m, d) })
 }
@@ -60,8 +63,8 @@ func testGitsign(t *testing.T, m *mayfly, log *rekor) {
 	}
 	verify := func(what, name, object string) (string, error) {
 		t.Helper()
-		environment := append(environment, "GIT_DIR="+filepath.Join(repository, ".git"))
-		return attempt(t, environment, binary, append([]string{what}, append(m.signedAs(name), object)...)...)
+		args := append([]string{"--chdir=" + repository, binary, what}, m.signedAs(name)...)
+		return attempt(t, environment, "env", append(args, object)...)
 	}
 	command(t, environment, "git", "init", "--quiet", repository)
 	git("commit", "--quiet", "--allow-empty", "--message", "signed")

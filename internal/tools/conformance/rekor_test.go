@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -54,7 +55,10 @@ func startRekorTiles(t *testing.T) *rekor {
 type documents struct {
 	trustedRoot, signingConfig, trustConfig string // paths
 
-	logged bool // signatures are, in a Rekor
+	// What signatures get beside: an entry in a Rekor, a time stamp.
+	logged, stamped bool
+
+	home string // of a client that keeps what it learns
 }
 
 // documents are those that Mayfly serves.
@@ -69,7 +73,7 @@ func (m *mayfly) documents(t *testing.T) documents {
 }
 
 // trusts configures services that stand beside Mayfly, while it runs, and answers
-// with the documents that then name them.
+// with the documents that then name them. There may be no timestamp authority.
 func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) documents {
 	t.Helper()
 	path := filepath.Join(m.dir, "mayfly.yaml")
@@ -78,24 +82,25 @@ func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) d
 		t.Fatal(err)
 	}
 	config, _, _ := strings.Cut(string(content), "\ntrust:\n")
-	config += "\ntrust:\n  timestamp_authorities:\n    - {url: " + tsa.url + ", chain: " + tsa.chain + "}\n"
+	config += "\ntrust:\n"
+	var urls []string
+	if tsa != nil {
+		config += "  timestamp_authorities:\n    - {url: " + tsa.url + ", chain: " + tsa.chain + "}\n"
+		urls = append(urls, tsa.url)
+	}
 	for i, l := range logs {
 		if i == 0 {
 			config += "  transparency_logs:\n"
 		}
 		config += fmt.Sprintf("    - {url: %s, api_version: %d, key_file: %s}\n", l.url, l.version, l.key)
+		urls = append(urls, l.url)
 	}
 	write(t, path, []byte(config))
 	m.process.until(t, "the documents name the services", func() bool {
 		told := string(get(t, m.HTTP+"/signing_config.json"))
-		for _, l := range logs {
-			if !strings.Contains(told, l.url) {
-				return false
-			}
-		}
-		return strings.Contains(told, tsa.url)
+		return !slices.ContainsFunc(urls, func(url string) bool { return !strings.Contains(told, url) })
 	})
 	d := m.documents(t)
-	d.logged = len(logs) > 0
+	d.logged, d.stamped = len(logs) > 0, tsa != nil
 	return d
 }

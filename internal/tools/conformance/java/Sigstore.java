@@ -50,7 +50,7 @@ class Sigstore {
   static SigstoreTufClient.Builder tuf(String mirror, Path root) throws Exception {
     return SigstoreTufClient.builder()
         .tufMirror(URI.create(mirror), RootProvider.fromFile(root))
-        .tufCacheLocation(Files.createTempDirectory(Path.of("."), "tuf"));
+        .tufCacheLocation(Path.of(System.getenv("HOME"), "tuf-java"));
   }
 
   static void sign(TrustedRootProvider root, SigningConfigProvider config, String token, Path bundle, Path file)

@@ -13,6 +13,7 @@ use sigstore_verify::types::Bundle;
 use sigstore_verify::{verify, VerificationPolicy};
 use std::error::Error;
 use std::fs;
+use std::path::Path;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().collect();
@@ -23,7 +24,7 @@ fn main() -> Result<(), Box<dyn Error>> {
 async fn run(args: &[String]) -> Result<(), Box<dyn Error>> {
     let (root, config) = if args[1].starts_with("http") {
         let tuf = TufConfig::custom_from_file(&args[1], &args[2])?;
-        fetch_trust_material(tuf.without_cache()).await?
+        fetch_trust_material(tuf.with_cache_dir(Path::new(&std::env::var("HOME")?).join("tuf-rust"))).await?
     } else {
         (TrustedRoot::from_file(&args[1])?, SigningConfig::from_file(&args[2])?)
     };
