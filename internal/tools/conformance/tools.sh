@@ -47,6 +47,15 @@ go_module() {
   return $status
 }
 
+# rust_program PROGRAM: Debian's cargo is too old for it (1.86 or later).
+rust_program() {
+  local target
+  target=$(mktemp -d)
+  CARGO_TARGET_DIR=$target cargo build --quiet --locked --manifest-path "$here/rust/Cargo.toml"
+  mv "$target/debug/sigstore-conformance" "$1"
+  rm -rf "$target"
+}
+
 # The newest of each that builds with the Go version of this project.
 install_go cosign github.com/sigstore/cosign/v3/cmd/cosign v3.1.3                                # 450
 install_go cosign github.com/sigstore/cosign/v2/cmd/cosign v2.6.5                                # 345
@@ -70,8 +79,10 @@ done
 if [ "${1-}" = --full ]; then
   # Rekor v1, on that Trillian, and the client that can't do without.
   install_go rekor-server github.com/sigstore/rekor/cmd/rekor-server v1.5.4                   # 213
-  install_module gitsign github.com/sigstore/gitsign github.com/sigstore/gitsign v0.14.0
+  install_module gitsign github.com/sigstore/gitsign github.com/sigstore/gitsign v0.14.0      # 304
   install_module gh github.com/cli/cli/v2/cmd/gh github.com/cli/cli/v2 v2.83.0
+  # sigstore-rust, and our program around it.
+  built sigstore-rust-0.15.1 rust_program
 fi
 
 # Node packages, exactly those of the lock file, a Node among them.
