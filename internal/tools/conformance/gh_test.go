@@ -13,7 +13,7 @@ func testGH(t *testing.T, dev *mayfly, _ *timestampAuthority) {
     type: ci-provider
     preset: `+workflow.name+`
     allow: 'principal.san == "`+workflow.san+`"'`))
-	d := startTimestampAuthority(t, m).documents
+	d := m.documents(t)
 
 	file, dir := artifact(t), t.TempDir()
 	predicate, bundle := filepath.Join(dir, "predicate.json"), filepath.Join(dir, "bundle.json")

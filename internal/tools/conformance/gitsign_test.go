@@ -34,14 +34,19 @@ func startRekor(t *testing.T) *rekor {
 // TestRekorV1 has the clients work that want a Rekor v1 beside Mayfly, first of all
 // gitsign. run.sh starts it beside a Trillian.
 func TestRekorV1(t *testing.T) {
-	m := startDev(t)
-	log := startRekor(t)
+	issuer, log := startDev(t), startRekor(t)
+	m := startServe(t, issuer.asIssuer())
+	m.Issuer = issuer.Issuer
 	d := m.trusts(t, nil, log)
+	people := newSigners(t, 1)
+	m.publish(t, people.private, append([]string{"init", "--threshold", "1"}, people.named()...)...)
 	t.Run("gitsign", func(t *testing.T) { testGitsign(t, m, log) })
 	t.Run("sigstore-python-rekor-v1", func(t *testing.T) { sigstorePython.signsAndVerifies(t, m, d) })
 }
 
-// testGitsign signs a commit and a tag.
+// testGitsign signs a commit and a tag. It verifies with what TUF says; to sign it
+// wants keys and chain in files, since it asks its older client of TUF for them, which
+// `gitsign initialize` leaves out where there is a trusted root.
 func testGitsign(t *testing.T, m *mayfly, log *rekor) {
 	binary, dir := tool(t, "gitsign-v0.14.0"), t.TempDir()
 	chain, logKey := filepath.Join(dir, "chain.pem"), filepath.Join(dir, "ctlog.pub")
@@ -50,12 +55,20 @@ func testGitsign(t *testing.T, m *mayfly, log *rekor) {
 	settings := filepath.Join(dir, "gitconfig")
 	write(t, settings, []byte("[user]\nname = Alice\nemail = "+aliceEmail+"\n[gpg]\nformat = x509\n[gpg \"x509\"]\nprogram = "+
 		binary+"\n[commit]\ngpgsign = true\n[tag]\ngpgsign = true\n"))
+	said := filepath.Join(dir, "gitsign.log") // git shows nothing of it
+	t.Cleanup(func() {
+		if content, err := os.ReadFile(said); t.Failed() {
+			t.Logf("gitsign said %s (%v)", content, err)
+		}
+	})
 	environment := []string{
-		"GIT_CONFIG_GLOBAL=" + settings, "GIT_CONFIG_SYSTEM=" + os.DevNull,
+		"HOME=" + dir, "SIGSTORE_NO_CACHE=false", "GIT_CONFIG_GLOBAL=" + settings, "GIT_CONFIG_SYSTEM=" + os.DevNull,
 		"GITSIGN_FULCIO_URL=" + m.HTTP, "GITSIGN_REKOR_URL=" + log.url, "GITSIGN_FULCIO_ROOT=" + chain,
 		"SIGSTORE_CT_LOG_PUBLIC_KEY_FILE=" + logKey, "SIGSTORE_REKOR_PUBLIC_KEY=" + log.key,
-		"GITSIGN_TOKEN_PROVIDER=envvar", "SIGSTORE_ID_TOKEN=" + m.token(t),
+		"GITSIGN_LOG=" + said, "GITSIGN_TOKEN_PROVIDER=envvar", "SIGSTORE_ID_TOKEN=" + m.token(t),
 	}
+	first := m.download(t, t.TempDir(), "/tuf/1.root.json")
+	command(t, environment, binary, "initialize", "--mirror", m.HTTP+"/tuf", "--root", first)
 	repository := filepath.Join(dir, "repository")
 	git := func(args ...string) {
 		t.Helper()

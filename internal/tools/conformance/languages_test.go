@@ -146,7 +146,7 @@ func TestBesideRekor(t *testing.T) {
 	issuer := startDev(t)
 	m := startServe(t, issuer.asIssuer(), withTLS)
 	m.Issuer, m.environment = issuer.Issuer, trustingTLS(t)
-	d := m.trusts(t, startTimestampAuthority(t, m), startRekorTiles(t))
+	d := m.trusts(t, nil, startRekorTiles(t))
 	for name, c := range map[string]foreign{
 		"cosign-v3-rekor":   cosignClient,
 		"sigstore-js-rekor": sigstoreJS,

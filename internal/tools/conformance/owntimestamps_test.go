@@ -32,7 +32,7 @@ func TestOwnTimestamps(t *testing.T) {
 		{"sigstore-go, a month later", testAMonthLater},
 		{"cosign-v3", testCosignStamps},
 		{"sigstore-js", func(t *testing.T, m *mayfly) {
-			testSigstoreJS(t, m, &timestampAuthority{url: m.HTTP + timestamp.Path, trustedRoot: m.trustedRoot})
+			testSigstoreJS(t, m, &timestampAuthority{documents: m.documents(t)})
 		}},
 		{"timestamp-authority", testStampVerifies},
 	} {

@@ -65,15 +65,18 @@ type documents struct {
 func (m *mayfly) documents(t *testing.T) documents {
 	t.Helper()
 	dir := t.TempDir()
-	return documents{
+	d := documents{
 		trustedRoot:   m.download(t, dir, "/trusted_root.json"),
 		signingConfig: m.download(t, dir, "/signing_config.json"),
 		trustConfig:   m.download(t, dir, "/trust_config.json"),
 	}
+	services := string(get(t, m.HTTP+"/signing_config.json"))
+	d.logged, d.stamped = strings.Contains(services, `"rekorTlogUrls"`), strings.Contains(services, `"tsaUrls"`)
+	return d
 }
 
 // trusts configures services that stand beside Mayfly, while it runs, and answers
-// with the documents that then name them. There may be no timestamp authority.
+// with the documents that then name them. Mayfly gives timestamps itself: tsa may be nil.
 func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) documents {
 	t.Helper()
 	path := filepath.Join(m.dir, "mayfly.yaml")
@@ -100,7 +103,5 @@ func (m *mayfly) trusts(t *testing.T, tsa *timestampAuthority, logs ...*rekor) d
 		told := string(get(t, m.HTTP+"/signing_config.json"))
 		return !slices.ContainsFunc(urls, func(url string) bool { return !strings.Contains(told, url) })
 	})
-	d := m.documents(t)
-	d.logged, d.stamped = len(logs) > 0, tsa != nil
-	return d
+	return m.documents(t)
 }

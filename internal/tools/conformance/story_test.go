@@ -39,7 +39,7 @@ type story struct {
 func TestStory(t *testing.T) {
 	m := startDev(t)
 	s := &story{
-		mayfly: m, documents: startTimestampAuthority(t, m).documents,
+		mayfly: m, documents: m.documents(t),
 		home: startRegistry(t, true), away: startRegistry(t, false),
 	}
 	for _, step := range []struct {
@@ -144,7 +144,7 @@ func (s *story) byBrowser(t *testing.T, args []string) {
 	dir := t.TempDir()
 	said := filepath.Join(dir, "said")
 	script := "#!/bin/sh\n" + strings.Join(signIn(t, `"$1"`), " ") + " >" + said + ` 2>&1 </dev/null &` + "\n"
-	if err := os.WriteFile(filepath.Join(dir, "xdg-open"), []byte(script), 0o700); err != nil { //nolint:gosec // G306: a program
+	if err := os.WriteFile(filepath.Join(dir, "xdg-open"), []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	environment := []string{"PATH=" + dir + ":" + os.Getenv("PATH")}
@@ -304,7 +304,7 @@ func (s *story) verifyLater(t *testing.T) {
 		{"a month later, by its time stamp", now.Add(month), verify.WithSignedTimestamps(1), true},
 	} {
 		synctest.Test(t, func(t *testing.T) {
-			time.Sleep(time.Until(test.when))
+			time.Sleep(time.Until(test.when)) //nolint:forbidigo // moves the bubble's clock, and takes no time
 			verifier, err := verify.NewVerifier(trust, verify.WithSignedCertificateTimestamps(1), test.by)
 			if err != nil {
 				t.Fatal(err)

@@ -19,7 +19,8 @@ type timestampAuthority struct {
 // Its log names the port that it chose.
 var tsaAddress = regexp.MustCompile(`timestamp server at (http://[0-9.]+:[0-9]+)`)
 
-func startTimestampAuthority(t *testing.T, m *mayfly) *timestampAuthority {
+// startTimestampAuthority puts it into Mayfly's documents, beside these logs.
+func startTimestampAuthority(t *testing.T, m *mayfly, logs ...*rekor) *timestampAuthority {
 	t.Helper()
 	p := start(t, filepath.Join(setting(t, "CONFORMANCE_BIN"), "timestamp-server-v2.1.3"), "serve",
 		"--host", "127.0.0.1", "--port", "0", "--timestamp-signer", "memory", "--disable-ntp-monitoring")
@@ -34,7 +35,7 @@ func startTimestampAuthority(t *testing.T, m *mayfly) *timestampAuthority {
 	})
 	tsa.chain = filepath.Join(t.TempDir(), "tsa.pem")
 	write(t, tsa.chain, get(t, tsa.url+"/certchain"))
-	tsa.documents = m.trusts(t, tsa)
+	tsa.documents = m.trusts(t, tsa, logs...)
 	return tsa
 }
 

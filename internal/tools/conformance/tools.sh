@@ -47,6 +47,17 @@ go_module() {
   return $status
 }
 
+# admission NAME VERSION: a program of ours around a policy engine's own code.
+admission() { built "$1-$2" admission_program "$1"; }
+admission_program() {
+  local dir status=0
+  dir=$(mktemp -d)
+  cp "$here/admission/$2"/* "$dir"
+  (cd "$dir" && CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' go build -o "$1" .) || status=1
+  rm -rf "$dir"
+  return $status
+}
+
 # rust_program PROGRAM: Debian's cargo is too old for it (1.86 or later).
 rust_program() {
   local target
@@ -80,7 +91,9 @@ if [ "${1-}" = --full ]; then
   # Rekor v1, on that Trillian, and the client that can't do without.
   install_go rekor-server github.com/sigstore/rekor/cmd/rekor-server v1.5.4                   # 213
   install_module gitsign github.com/sigstore/gitsign github.com/sigstore/gitsign v0.14.0      # 304
-  install_module gh github.com/cli/cli/v2/cmd/gh github.com/cli/cli/v2 v2.83.0
+  install_module gh github.com/cli/cli/v2/cmd/gh github.com/cli/cli/v2 v2.83.0                  # 203
+  admission policy-controller v0.13.1
+  admission kyverno v1.19.1
   # sigstore-rust, and our program around it.
   built sigstore-rust-0.15.1 rust_program
 fi
