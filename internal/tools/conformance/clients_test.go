@@ -46,6 +46,7 @@ var pinnedAs = map[string]string{
 	"cosign":          "/cosign v",
 	"gh":              "github.com/cli/cli/v2 v",
 	"gitsign":         "sigstore/gitsign v",
+	"kyverno":         "admission kyverno v",
 	"model-signing":   "model-signing==",
 	"sigstore-go":     "sigstore-go v",
 	"sigstore-java":   "<artifactId>sigstore-java</artifactId>\n      <version>",

@@ -157,6 +157,15 @@ func TestBesideRekor(t *testing.T) {
 		t.Run(name, func(t *testing.T) { c.signsAndVerifies(t, m, d) })
 	}
 	t.Run("model-signing", func(t *testing.T) { testModelSigning(t, m, d) })
+	t.Run("sigstore-python-browser-login", func(t *testing.T) {
+		logsIn := sigstorePython
+		logsIn.sign = func(t *testing.T, m *mayfly, d documents, bundle, file string) error {
+			t.Helper()
+			return run(t, append([]string{"BROWSER=" + browser(t)}, m.environment...), python(t, "sigstore"),
+				"--trust-config", d.trustConfig, "sign", "--bundle", bundle, file)
+		}
+		logsIn.signsAndVerifies(t, m, d)
+	})
 }
 
 // testModelSigning signs a folder, the weights of a model.

@@ -18,25 +18,37 @@ import (
 	"time"
 )
 
-// certified is the TLS of this run: a certificate for 127.0.0.1, which is its own
-// authority.
+// certified is the TLS of this run: a certificate for 127.0.0.1, and its authority.
 type certified struct {
-	certificate, key []byte // PEM
-	caller           *http.Client
+	authority, certificate, key []byte // PEM
+	caller                      *http.Client
 }
 
 var loopback = sync.OnceValues(func() (certified, error) {
+	authorityKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return certified{}, err
+	}
+	now := time.Now()
+	authority := &x509.Certificate{
+		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Mayfly's conformance"},
+		NotBefore: now.Add(-time.Hour), NotAfter: now.Add(24 * time.Hour),
+		IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign,
+	}
+	authorityDER, err := x509.CreateCertificate(rand.Reader, authority, authority, authorityKey.Public(), authorityKey)
+	if err != nil {
+		return certified{}, err
+	}
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		return certified{}, err
 	}
-	template := &x509.Certificate{
-		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "Mayfly's conformance"},
-		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(24 * time.Hour),
-		IsCA: true, BasicConstraintsValid: true, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
-		KeyUsage: x509.KeyUsageDigitalSignature | x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
+	leaf := &x509.Certificate{
+		SerialNumber: big.NewInt(2), NotBefore: authority.NotBefore, NotAfter: authority.NotAfter,
+		IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		KeyUsage:    x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth},
 	}
-	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	leafDER, err := x509.CreateCertificate(rand.Reader, leaf, authority, key.Public(), authorityKey)
 	if err != nil {
 		return certified{}, err
 	}
@@ -45,11 +57,12 @@ var loopback = sync.OnceValues(func() (certified, error) {
 		return certified{}, err
 	}
 	c := certified{
-		certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}),
+		authority:   pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authorityDER}),
+		certificate: pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: leafDER}),
 		key:         pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: private}),
 	}
 	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(c.certificate)
+	pool.AppendCertsFromPEM(c.authority)
 	c.caller = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}}}
 	return c, nil
 })
@@ -96,7 +109,7 @@ func trustingTLS(t *testing.T) []string {
 	}
 	dir := t.TempDir()
 	file, store := filepath.Join(dir, "tls.pem"), filepath.Join(dir, "tls.p12")
-	write(t, file, c.certificate)
+	write(t, file, c.authority)
 	command(t, nil, "keytool", "-importcert", "-noprompt", "-alias", "mayfly", "-file", file,
 		"-keystore", store, "-storepass", "changeit")
 	return []string{

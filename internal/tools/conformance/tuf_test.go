@@ -2,18 +2,24 @@ package conformance
 
 import (
 	"bytes"
+	"context"
 	"crypto/rand"
+	"crypto/x509"
 	"encoding/json"
+	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"testing"
+	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tuf"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
+	"golang.org/x/sync/errgroup"
 )
 
 // signers are people whose keys sign the trust root.
@@ -153,27 +159,31 @@ func cosign2Verifies(t *testing.T, m *mayfly, d documents, name, bundle, file st
 // client of TUF brings.
 func sigstoreGoFollows(t *testing.T, m *mayfly, d documents, name, bundle, file string) error {
 	t.Helper()
-	first, err := os.ReadFile(d.signingConfig)
-	if err != nil {
-		return err
-	}
-	fetch := fetcher.NewDefaultFetcher()
-	fetch.SetHTTPClient(caller(t))
-	client, err := tuf.New(&tuf.Options{
-		Root: first, RepositoryBaseURL: d.trustedRoot, CachePath: filepath.Join(d.home, "tuf-go"), Fetcher: fetch,
-	})
-	if err != nil {
-		return err
-	}
-	target, err := client.GetTarget("trusted_root.json")
-	if err != nil {
-		return err
-	}
-	trust, err := root.NewTrustedRootFromJSON(target)
+	trust, err := trustByTUF(caller(t), d)
 	if err != nil {
 		return err
 	}
 	return verifyWith(t, m, trust, name, bundle, file)
+}
+
+func trustByTUF(c *http.Client, d documents) (*root.TrustedRoot, error) {
+	first, err := os.ReadFile(d.signingConfig)
+	if err != nil {
+		return nil, err
+	}
+	fetch := fetcher.NewDefaultFetcher()
+	fetch.SetHTTPClient(c)
+	client, err := tuf.New(&tuf.Options{
+		Root: first, RepositoryBaseURL: d.trustedRoot, CachePath: filepath.Join(d.home, "tuf-go"), Fetcher: fetch,
+	})
+	if err != nil {
+		return nil, err
+	}
+	target, err := client.GetTarget("trusted_root.json")
+	if err != nil {
+		return nil, err
+	}
+	return root.NewTrustedRootFromJSON(target)
 }
 
 // verifyWith verifies a bundle of a file with sigstore-go.
@@ -231,9 +241,10 @@ func (f *following) goesOn(t *testing.T, m *mayfly) {
 }
 
 // TestTUF has each client follow the trust root from its first version alone: through
-// two more roots, signed by other people, and to another timestamp authority and
-// another transparency log. Nobody tells it anything, and what was signed before stays
-// good.
+// two more roots, signed by other people, to another certificate authority, CT log,
+// timestamp authority and transparency log. Nobody tells it anything, and what was
+// signed before stays good. Meanwhile somebody asks for certificates without a pause,
+// and each is good by the trust root of its moment.
 func TestTUF(t *testing.T) {
 	issuer := startDev(t)
 	m := startServe(t, issuer.asIssuer(), withTLS)
@@ -243,23 +254,116 @@ func TestTUF(t *testing.T) {
 	people := newSigners(t, 4)
 	first, later := people.from(0, 3), people.from(1, 4)
 	m.publish(t, first.private[:2], append([]string{"init"}, first.named()...)...)
-	pinned := m.download(t, t.TempDir(), "/tuf/1.root.json")
-
+	told := documents{
+		trustedRoot: m.HTTP + "/tuf", signingConfig: m.download(t, t.TempDir(), "/tuf/1.root.json"), logged: true, stamped: true,
+	}
 	all := make(map[string]*following)
 	for name, client := range followers {
-		all[name] = &following{follower: client, documents: documents{
-			trustedRoot: m.HTTP + "/tuf", signingConfig: pinned, home: t.TempDir(), logged: true, stamped: true,
-		}}
+		all[name] = &following{follower: client, documents: told.at(t)}
 		t.Run(name, func(t *testing.T) { all[name].goesOn(t, m) })
 	}
-	t.Run("policy-controller", func(t *testing.T) { testPolicyController(t, m, pinned) })
-	t.Run("kyverno", func(t *testing.T) { testKyverno(t, m, pinned) })
+	load := m.issueAndVerify(t, told.at(t))
 	m.publish(t, people.private[1:3], append([]string{"rotate-root"}, later.named()...)...)
 	m.publish(t, later.private[1:], "rotate-root")
-	startTimestampAuthority(t, m, log, startRekorTiles(t))
-	m.publish(t, later.private[:2], "stage")
+	m.rotate(t, func() {
+		startTimestampAuthority(t, m, log, startRekorTiles(t))
+		m.publish(t, later.private[:2], "stage")
+	})
 	for name, client := range all {
 		t.Run(name+"-rotated", func(t *testing.T) { client.goesOn(t, m) })
+	}
+	t.Run("certificates-under-load", load)
+}
+
+// at is d for a client with a home of its own.
+func (d documents) at(t *testing.T) documents {
+	t.Helper()
+	d.home = t.TempDir()
+	return d
+}
+
+// rotate prepares another certificate authority and another CT log, has them told, and
+// goes over to both: sooner than clients would fetch the trust root by themselves, which
+// these do each time.
+func (m *mayfly) rotate(t *testing.T, tell func()) {
+	t.Helper()
+	binary, config, dir := setting(t, "MAYFLY_BIN"), filepath.Join(m.dir, "mayfly.yaml"), filepath.Join(m.dir, "next")
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	chain, key := filepath.Join(dir, "chain.pem"), "file:"+filepath.Join(dir, "issuing.key.pem")
+	command(t, nil, binary, "ca", "intermediate", "--issuer", filepath.Join(m.dir, "authority", "root.pem"),
+		"--issuer-key", "file:"+filepath.Join(m.dir, "authority", "root.key.pem"), "--key", key, "--generate", "ECDSA-P384",
+		"--name", "Conformance next", "--out", chain)
+	command(t, nil, binary, "authority", "prepare", "next", "--config", config, "--chain", chain, "--key", key)
+	command(t, nil, binary, "authority", "publish", "next", "--config", config)
+	const lead = 25 * time.Second // in which the trust root is signed and published
+	begins := time.Now().Add(lead).UTC().Truncate(time.Second)
+	command(t, nil, binary, "log", "rotate", "--config", config, "--force", "--at", begins.Format(time.RFC3339))
+	tell()
+	if !time.Now().Before(begins) {
+		t.Fatalf("the log began before clients were told, within %v: the machine is too busy", lead)
+	}
+	command(t, nil, binary, "authority", "activate", "next", "--config", config, "--force")
+	m.process.until(t, "the next authority signs, into the next log", func() bool {
+		der, err := m.certificate(t.Context(), m.token(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		leaf, err := x509.ParseCertificate(der)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return leaf.Issuer.CommonName == "Conformance next" && time.Now().After(begins.Add(time.Second))
+	})
+}
+
+// issueAndVerify asks for one certificate after the other, and verifies each by the
+// trust root that TUF has then, until the test that it answers with runs.
+func (m *mayfly) issueAndVerify(t *testing.T, d documents) func(t *testing.T) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	token, client := m.token(t), caller(t)
+	issuers := make(map[string]int)
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		for ctx.Err() == nil {
+			der, err := m.certificate(ctx, token)
+			if ctx.Err() != nil {
+				return nil //nolint:nilerr // ended by the test, not by a failure
+			}
+			if err != nil {
+				return err
+			}
+			leaf, err := x509.ParseCertificate(der)
+			if err != nil {
+				return err
+			}
+			trust, err := trustByTUF(client, d)
+			if err == nil {
+				err = provenIn(leaf, trust)
+			}
+			if err != nil {
+				return fmt.Errorf("certificate %x of %s: %w", leaf.SerialNumber, leaf.Issuer, err)
+			}
+			issuers[leaf.Issuer.CommonName]++
+			select { // a machine has other things to do
+			case <-ctx.Done():
+			case <-time.After(pause):
+			}
+		}
+		return nil
+	})
+	t.Cleanup(cancel)
+	return func(t *testing.T) {
+		cancel()
+		if err := group.Wait(); err != nil {
+			t.Error(err)
+		}
+		if len(issuers) != 2 {
+			t.Errorf("certificates of %v, want those of two authorities", issuers)
+		}
+		t.Logf("certificates that were good at once: %v", issuers)
 	}
 }
 
