@@ -1,11 +1,19 @@
 package conformance
 
 import (
+	"bytes"
+	"crypto"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/json"
 	"encoding/pem"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -47,7 +55,49 @@ func startRekorTiles(t *testing.T) *rekor {
 		"--signer-filepath", key, "--storage-dir", filepath.Join(dir, "log"),
 		"--batch-max-age", "100ms", "--checkpoint-interval", "1s") // a client waits for a checkpoint
 	p.until(t, "it answers", func() bool { return answers(t, r.url+"/healthz") })
+	r.first(t)
 	return r
+}
+
+// first makes the log's first entry. Its index is 0, which protobuf's JSON leaves out,
+// and sigstore-java and sigstore-python can't do without.
+func (r *rekor) first(t *testing.T) {
+	t.Helper()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	digest := sha256.Sum256([]byte("first"))
+	signature, err := key.Sign(rand.Reader, digest[:], crypto.SHA256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, err := json.Marshal(map[string]any{"hashedRekordRequestV002": map[string]any{
+		"digest": digest[:],
+		"signature": map[string]any{"content": signature, "verifier": map[string]any{
+			"publicKey": map[string]any{"rawBytes": public}, "keyDetails": "PKIX_ECDSA_P256_SHA_256",
+		}},
+	}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/api/v2/log/entries", bytes.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header.Set("Content-Type", "application/json")
+	response, err := caller(t).Do(request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if said, err := io.ReadAll(response.Body); err != nil || response.StatusCode/100 != 2 {
+		t.Fatalf("%s: %s %v", response.Status, said, err)
+	}
 }
 
 // documents are what clients are told of an instance: Mayfly's own, and the services
