@@ -27,7 +27,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-peer bench-log generate baseline fuzz \
-	kill-test powerloss-test conformance conformance-keys compare release-snapshot clean
+	kill-test powerloss-test conformance conformance-full conformance-keys compare release-snapshot clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -56,8 +56,11 @@ test: ## every test of the product, with the race detector
 check: ## all that must hold before a change is taken in
 	@internal/tools/check.sh $(STEPS)
 
-conformance: build ## cosign, sigstore-go, sigstore-js, openssl and others against a running mayfly
+conformance: build ## cosign, sigstore's Go, Python, Java and JavaScript clients, openssl and others against a running mayfly
 	@internal/tools/conformance/run.sh
+
+conformance-full: build ## the same, and those that take long to build: gitsign with a Rekor v1, gh, the Rust client
+	@internal/tools/conformance/run.sh --full
 
 conformance-keys: build ## the part of it about keys in a KMS or HSM; writes the table in docs/keys.md
 	@internal/tools/packages.sh ca-certificates gcc iproute2 libnss3-tools opensc python3-venv softhsm2

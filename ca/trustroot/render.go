@@ -125,16 +125,24 @@ func RenderAgain(s *rootpb.SigningConfig) ([]byte, error) {
 }
 
 func signingConfig(ca, oidc, rekor, tsa []*rootpb.Service) *rootpb.SigningConfig {
-	anyOne := &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
 	return &rootpb.SigningConfig{
 		MediaType:       SigningConfigMediaType,
 		CaUrls:          ca,
 		OidcUrls:        oidc,
 		RekorTlogUrls:   rekor,
-		RekorTlogConfig: anyOne,
+		RekorTlogConfig: anyOf(rekor),
 		TsaUrls:         tsa,
-		TsaConfig:       anyOne,
+		TsaConfig:       anyOf(tsa),
 	}
+}
+
+// anyOf says that one of the services is enough. Without any it says nothing: sigstore-js
+// would look for one, and sign nothing.
+func anyOf(list []*rootpb.Service) *rootpb.ServiceConfiguration {
+	if len(list) == 0 {
+		return nil
+	}
+	return &rootpb.ServiceConfiguration{Selector: rootpb.ServiceSelector_ANY}
 }
 
 func services(list []Service) []*rootpb.Service {

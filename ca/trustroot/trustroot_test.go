@@ -418,6 +418,17 @@ func TestEmptyTlogs(t *testing.T) {
 	}
 }
 
+// TestNoServiceNoChoice: where no service is listed, the signing config asks for none.
+// sigstore-js would look for one, and sign nothing.
+func TestNoServiceNoChoice(t *testing.T) {
+	t.Parallel()
+	in := sample(t)
+	in.TransparencyLogs, in.TimestampAuthorities = nil, nil
+	if got := render(t, in).SigningConfig; bytes.Contains(got, []byte("Config\":")) {
+		t.Errorf("asks for services that aren't there: %s", got)
+	}
+}
+
 // TestRekorIDs: the id that entries name a log by, for each kind of key. That of the
 // public good instance's second version is as its own trusted root has it.
 func TestRekorIDs(t *testing.T) {

@@ -12,7 +12,8 @@ provided() {
     ca-certificates) [ -d /etc/ssl/certs ] ;;
     gcc) printf '#include <stdlib.h>\n' | cc -E - >/dev/null 2>&1 ;; # with the C library's headers: go test -race links them
     curl) command -v curl || command -v wget ;;
-    nodejs) command -v node ;;
+    default-jdk-headless) command -v javac && command -v keytool ;;
+    maven) command -v mvn ;;
     mariadb-server) command -v mariadbd && command -v mariadb-install-db ;;
     libnss3-tools) command -v certutil ;;
     python3-venv) python3 -c 'import ensurepip, venv' ;;

@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -34,11 +33,6 @@ func TestCTFE(t *testing.T) {
 	})
 	m.Issuer, m.CTLog = issuer.Issuer, "http://127.0.0.1:"+port+"/log"
 	m.signingConfig = m.download(t, t.TempDir(), "/signing_config.json")
-	content, err := os.ReadFile(m.signingConfig) // names public_url, whose port isn't the one listened on
-	if err != nil {
-		t.Fatal(err)
-	}
-	write(t, m.signingConfig, bytes.ReplaceAll(content, []byte("http://127.0.0.1:5555"), []byte(m.HTTP)))
 
 	t.Run("cosign-v3-through-ctfe", func(t *testing.T) { testCosign3(t, m, nil) })
 	t.Run("sigstore-go-through-ctfe", func(t *testing.T) { signAndVerify(t, m, m.trustedRoot, nil, verify.WithCurrentTime()) })

@@ -1,7 +1,7 @@
 // Package conformance holds the tests of Mayfly with programs that this project
-// did not write: the signing clients cosign (v3 and v2), sigstore-go and
-// sigstore-js, two OpenID providers, a timestamp authority, openssl, and the
-// readers of the log: certificate-transparency-go's client and its program ctclient,
+// did not write: the signing clients (docs/clients.md), two OpenID providers and a
+// browser, a timestamp authority, Rekor, two registries, openssl, and the readers of
+// the log: certificate-transparency-go's client and its program ctclient,
 // Sunlight's client and Tessera's fsck (whose program reads tlog-tiles alone, so that
 // it is its library that reads our static-ct log). The disks that fail with EIO and
 // that lose what wasn't flushed are here too, because they are made of somebody

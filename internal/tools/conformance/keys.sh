@@ -10,6 +10,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/../../.." || exit 1
 . internal/tools/steps.sh
+. internal/tools/conformance/versions.sh
 doc=docs/keys.md
 table=$(mktemp)
 trap 'rm -f "$table" "$table.doc"' EXIT
@@ -44,7 +45,7 @@ faults='the suite; every fault of a signature or a start'
 
 held 'a file' 'files, plain and encrypted' 'this machine' "$suite; OpenSSL reads the keys" kms /file -run '^(TestFile|TestEncryptedFile|TestOpenSSLAgrees|TestGenerateFile)'
 
-held 'AWS KMS' "moto $(version_of kms.sh)" 'a foreign server' "$suite; a key made; a whole issuance" internal/tools/conformance/kms.sh
+held 'AWS KMS' "moto $MOTO" 'a foreign server' "$suite; a key made; a whole issuance" internal/tools/conformance/kms.sh
 held 'Vault transit' "HashiCorp Vault $(version_of vault.sh)" 'the server itself' "$suite; its refusals; rotation, sealing; a whole issuance" internal/tools/conformance/vault.sh
 
 # Microsoft's recordings of its own tests, in old modules of its SDK.

@@ -4,13 +4,9 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 
-version=5.2.5
-venv=${XDG_CACHE_HOME:-$HOME/.cache}/mayfly-conformance/moto-$version
-if [ ! -e "$venv/.complete" ]; then
-  python3 -m venv "$venv"
-  "$venv/bin/pip" install --quiet "moto[server]==$version" >&2
-  touch "$venv/.complete"
-fi
+# shellcheck source=internal/tools/conformance/versions.sh
+. internal/tools/conformance/versions.sh
+venv=$(internal/tools/conformance/venv.sh "moto-$MOTO" "moto[server]==$MOTO")
 
 log=$(mktemp)
 AWS_EC2_METADATA_DISABLED=true "$venv/bin/python" internal/tools/conformance/aws_kms.py >"$log" 2>&1 &

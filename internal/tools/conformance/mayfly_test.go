@@ -46,9 +46,10 @@ type endpoints struct {
 type mayfly struct {
 	endpoints
 	process       *process
-	dir           string // the service's data
-	trustedRoot   string // path of trusted_root.json
-	signingConfig string // path of signing_config.json
+	dir           string   // the service's data
+	trustedRoot   string   // path of trusted_root.json
+	signingConfig string   // path of signing_config.json
+	environment   []string // of the programs that call it
 
 	// leaf is the index in the log of the last certificate that tells it.
 	leaf uint64
@@ -112,7 +113,7 @@ func get(t *testing.T, url string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := caller(t).Do(request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -131,7 +132,7 @@ func answers(t *testing.T, url string) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := caller(t).Do(request)
 	if err != nil {
 		return false
 	}

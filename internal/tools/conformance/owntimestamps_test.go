@@ -32,7 +32,7 @@ func TestOwnTimestamps(t *testing.T) {
 		{"sigstore-go, a month later", testAMonthLater},
 		{"cosign-v3", testCosignStamps},
 		{"sigstore-js", func(t *testing.T, m *mayfly) {
-			testSigstoreJS(t, m, &timestampAuthority{url: m.HTTP + timestamp.Path, trustedRoot: m.trustedRoot})
+			testSigstoreJS(t, m, &timestampAuthority{documents: m.documents(t)})
 		}},
 		{"timestamp-authority", testStampVerifies},
 	} {
@@ -79,7 +79,7 @@ func testAMonthLater(t *testing.T, m *mayfly) {
 	policy := verify.NewPolicy(verify.WithArtifact(bytes.NewReader(content)), verify.WithCertificateIdentity(identity))
 	now := time.Now()
 	synctest.Test(t, func(t *testing.T) {
-		if err := wait.For(t.Context(), now.AddDate(0, 1, 0).Sub(time.Now())); err != nil { // in the bubble, where it takes no time
+		if err := wait.For(t.Context(), time.Until(now.AddDate(0, 1, 0))); err != nil { // in the bubble, where it takes no time
 			t.Fatal(err)
 		}
 		for _, c := range []struct {

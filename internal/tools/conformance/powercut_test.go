@@ -105,8 +105,8 @@ func unrecorded(t *testing.T, disk string, certificates [][]byte) (lost []string
 		t.Fatal(err)
 	}
 	for _, der := range certificates {
-		if print := fmt.Sprintf("%x", sha256.Sum256(der)); !bytes.Contains(trail, []byte(`"fingerprint":"`+print)) {
-			lost = append(lost, print)
+		if sum := fmt.Sprintf("%x", sha256.Sum256(der)); !bytes.Contains(trail, []byte(`"fingerprint":"`+sum)) {
+			lost = append(lost, sum)
 		}
 	}
 	return lost

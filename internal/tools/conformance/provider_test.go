@@ -76,7 +76,8 @@ type change func(t *testing.T, dir, config string) string
 func startServe(t *testing.T, issuers string, changes ...change) *mayfly {
 	t.Helper()
 	binary, dir := setting(t, "MAYFLY_BIN"), filepath.Join(t.TempDir(), "ca")
-	command(t, nil, binary, "init", "--dir", dir, "--organization", "Conformance")
+	address := "127.0.0.1:" + freePort(t) // which the documents for clients name
+	command(t, nil, binary, "init", "--dir", dir, "--organization", "Conformance", "--url", "http://"+address)
 	path := filepath.Join(dir, "mayfly.yaml")
 	content, err := os.ReadFile(path)
 	if err != nil {
@@ -84,7 +85,7 @@ func startServe(t *testing.T, issuers string, changes ...change) *mayfly {
 	}
 	config := strings.Replace(string(content), "\nserver:\n", `
 server:
-  http_address: 127.0.0.1:0
+  http_address: `+address+`
   grpc_address: 127.0.0.1:0
   metrics_address: ""
   rate_limits:
@@ -102,13 +103,21 @@ server:
 // serve runs `mayfly serve` with a configuration, until it is ready.
 func serve(t *testing.T, dir, path string) *mayfly {
 	t.Helper()
+	config, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	scheme := "http://"
+	if strings.Contains(string(config), withTLSLine) {
+		scheme = "https://"
+	}
 	p := start(t, setting(t, "MAYFLY_BIN"), "serve", "--config", path)
 	m := &mayfly{dir: dir, process: p}
 	p.until(t, "it says that it serves", func() bool {
 		for line := range strings.Lines(p.output.String()) {
 			var record struct{ Msg, HTTP, GRPC string }
 			if json.Unmarshal([]byte(line), &record) == nil && record.Msg == "serving" {
-				m.HTTP, m.GRPC = "http://"+record.HTTP, record.GRPC
+				m.HTTP, m.GRPC = scheme+record.HTTP, record.GRPC
 				return true
 			}
 		}
@@ -116,16 +125,11 @@ func serve(t *testing.T, dir, path string) *mayfly {
 	})
 	p.until(t, "it is ready", func() bool { return answers(t, m.HTTP+"/readyz") })
 	m.trustedRoot = m.download(t, t.TempDir(), "/trusted_root.json")
-	config, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
 	m.CTLog = m.HTTP + logPath(t, string(config))
 	return m
 }
 
-// logPath is where below the CA its embedded log is served: the path of the log's
-// URL, which names it and has a port that isn't the one listened on.
+// logPath is where below the CA its embedded log is served: the path of its URL.
 func logPath(t *testing.T, config string) string {
 	t.Helper()
 	for line := range strings.Lines(config) {

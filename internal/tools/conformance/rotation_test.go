@@ -133,7 +133,11 @@ func (m *mayfly) certificate(ctx context.Context, token string) ([]byte, error) 
 	if err != nil {
 		return nil, err
 	}
-	fulcio := sign.NewFulcio(&sign.FulcioOptions{BaseURL: m.HTTP, Timeout: 10 * time.Second})
+	tls, err := loopback()
+	if err != nil {
+		return nil, err
+	}
+	fulcio := sign.NewFulcio(&sign.FulcioOptions{BaseURL: m.HTTP, Timeout: 10 * time.Second, Transport: tls.caller.Transport})
 	return fulcio.GetCertificate(ctx, keypair, &sign.CertificateProviderOptions{IDToken: token})
 }
 

@@ -108,6 +108,10 @@ func provenBy(t *testing.T, leaf *x509.Certificate, trustedRoot string) error {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return provenIn(leaf, trust)
+}
+
+func provenIn(leaf *x509.Certificate, trust root.TrustedMaterial) error {
 	chains, err := verify.VerifyLeafCertificate(leaf.NotBefore.Add(time.Second), leaf, trust)
 	if err != nil {
 		return err

@@ -1,0 +1,37 @@
+// Command kyverno decodes an ImageValidatingPolicy into Kyverno's own types, as strictly
+// as a cluster does, and prints the mirror, issuer and subject of each attestor.
+//
+//	kyverno POLICY.yaml
+package main
+
+import (
+	"fmt"
+	"os"
+
+	policies "github.com/kyverno/api/api/policies.kyverno.io/v1"
+	"sigs.k8s.io/yaml"
+)
+
+func main() {
+	if err := show(os.Args[1]); err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		os.Exit(1)
+	}
+}
+
+func show(path string) error {
+	content, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	var policy policies.ImageValidatingPolicy
+	if err := yaml.UnmarshalStrict(content, &policy); err != nil {
+		return err
+	}
+	for _, attestor := range policy.Spec.Attestors {
+		for _, identity := range attestor.Cosign.Keyless.Identities {
+			fmt.Println(attestor.Cosign.TUF.Mirror, identity.Issuer, identity.Subject)
+		}
+	}
+	return nil
+}
