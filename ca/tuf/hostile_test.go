@@ -105,7 +105,7 @@ func TestHostileDraft(t *testing.T) {
 		want string
 	}{
 		"an authority twice": {r.stage(noon), func(_, trusted, _ object) { doubled(trusted, "certificateAuthorities") }, "is listed twice"},
-		"a service twice":    {r.stage(noon), func(_, _, signing object) { doubled(signing, "caUrls") }, "isn't as this Mayfly writes it"},
+		"a service twice":    {r.stage(noon), func(_, _, signing object) { doubled(signing, "caUrls") }, "is listed twice"},
 		"a selector":         {r.stage(noon), func(_, _, signing object) { signing["tsaConfig"] = object{"selector": "ALL"} }, "isn't as this Mayfly writes it"},
 		"a usage": {r.stage(noon), func(d, _, _ object) {
 			for name, one := range at(signed(d), "targets") {
