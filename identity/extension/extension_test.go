@@ -204,12 +204,3 @@ func BenchmarkExtensions(b *testing.B) {
 		}
 	}
 }
-
-// OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
-// It is a copy, and nil for a number outside the table.
-func OID(number int) asn1.ObjectIdentifier {
-	if r := rowFor(number); r != nil {
-		return append(asn1.ObjectIdentifier(nil), r.oid...)
-	}
-	return nil
-}

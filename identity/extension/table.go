@@ -67,6 +67,15 @@ func under(last int) asn1.ObjectIdentifier {
 	return append(append(asn1.ObjectIdentifier(nil), arc...), last)
 }
 
+// OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
+// It is a copy, and nil for a number outside the table.
+func OID(number int) asn1.ObjectIdentifier {
+	if r := rowFor(number); r != nil {
+		return append(asn1.ObjectIdentifier(nil), r.oid...)
+	}
+	return nil
+}
+
 // rowFor finds the row of an arc. The table lies in order with one gap, at 7.
 func rowFor(number int) *row {
 	i := number - 1
