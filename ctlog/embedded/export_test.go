@@ -57,6 +57,12 @@ func (l *Log) HoldTree() (release func()) {
 	return l.growing.Unlock
 }
 
+// Due reports whether so many entries wait for the tree that they don't wait for their time.
+func (l *Log) Due() bool {
+	now := l.backlog.now()
+	return len(now.entries) >= fullBacklog || now.bytes >= fullBacklogBytes
+}
+
 // Closing reports whether what works behind the callers has been told to end.
 func (l *Log) Closing() bool { return l.ctx.Err() != nil }
 

@@ -299,7 +299,7 @@ func TestCloseWithAFullBacklog(t *testing.T) {
 	var callers sync.WaitGroup
 	for range 64 {
 		callers.Go(func() {
-			for !l.Full() {
+			for !l.Due() {
 				chain, err := quickChain(b.ca.Root.Raw)
 				if err != nil {
 					t.Error(err)
