@@ -94,7 +94,7 @@ func (m mark) read() (number int64, ok bool, err error) {
 	if m == "" {
 		return 0, false, nil
 	}
-	b, err := readFile(string(m), maxBytes)
+	b, err := durable.ReadPlain(string(m), maxBytes)
 	if errors.Is(err, fs.ErrNotExist) {
 		return 0, false, nil
 	}

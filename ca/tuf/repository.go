@@ -5,9 +5,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,6 +14,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/statefile"
 )
 
@@ -64,7 +63,7 @@ func Load(dir string) (*Repository, error) {
 	}
 	left := int64(maxBytes)
 	read := func(path string) ([]byte, error) {
-		b, err := readFile(filepath.Join(dir, filepath.FromSlash(path)), left)
+		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), left)
 		left -= int64(len(b))
 		r.paths[path] = b
 		return b, err
@@ -123,19 +122,6 @@ func (f *inForce) addRoot(b []byte) error {
 	}
 	f.root, f.roots = next, append(f.roots, next)
 	return checkThreshold(next, metadata.ROOT, "it", next)
-}
-
-func readFile(path string, most int64) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err == nil && int64(len(b)) > most {
-		err = fmt.Errorf("%s: the repository is larger than %d bytes", path, maxBytes)
-	}
-	return b, err
 }
 
 // versioned is the path of a role's metadata (§6.2 of the specification).

@@ -93,7 +93,6 @@ func newDevCommand(streams streams) *cobra.Command {
 
 // dev makes what is missing, starts the issuer and the CA, and runs until ctx ends.
 func dev(ctx context.Context, o devOptions, streams streams) error {
-	tuneGC()
 	if err := ensureDevCA(ctx, o.dir, streams); err != nil {
 		return err
 	}
@@ -101,6 +100,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err != nil {
 		return err
 	}
+	tuneGC(c)
 	if err := errors.Join(asOwner(c, os.Geteuid()), checkUnused(c, o.dir)); err != nil {
 		return err
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/supervisor"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 func newServeCommand(streams streams) *cobra.Command {
@@ -75,7 +76,7 @@ func loadWith(load func(string) (*config.Config, error), file string) (*config.C
 
 // serve opens a service and runs it until ctx ends.
 func serve(ctx context.Context, c *config.Config, from service.Source, streams streams) error {
-	tuneGC()
+	tuneGC(c)
 	if err := asOwner(c, os.Geteuid()); err != nil {
 		return err
 	}
@@ -158,14 +159,15 @@ func runSupervised(ctx context.Context, s *service.Service, by supervisor.Superv
 	return err
 }
 
-// tuneGC sets how far the heap may grow over what is live, where the operator
-// hasn't (GOGC): what is live is a few megabytes, so a collection half as often
-// saves CPU and costs little memory. There is no fixed limit: a log with millions
-// of entries keeps more, and a limit below that would collect without end.
-func tuneGC() {
+// tuneGC leaves the collector the memory that the documented law allows, where the
+// environment doesn't say: a growth beyond it would end a process in a cgroup.
+func tuneGC(c *config.Config) {
 	const growth = 200 // percent
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(growth)
+	}
+	if os.Getenv("GOMEMLIMIT") == "" {
+		debug.SetMemoryLimit(int64(c.Server.ClientBytes()+server.ProcessBytes) / 5 * 4)
 	}
 }
 

@@ -10,7 +10,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -93,12 +92,7 @@ func Format(doc any, folder string) ([]byte, error) {
 // Read is Parse of the file at path, whose folder relative paths begin at. A
 // missing file wraps os.ErrNotExist.
 func Read(path string, newest int, into any) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, MaxBytes+1))
+	b, err := durable.ReadPlain(path, MaxBytes)
 	if err != nil {
 		return err
 	}

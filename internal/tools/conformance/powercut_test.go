@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto/sha256"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -100,10 +99,7 @@ func (d *recordedDisk) cutAt(moment int, lies bool) []byte {
 // the audit trail on a disk.
 func unrecorded(t *testing.T, disk string, certificates [][]byte) (lost []string) {
 	t.Helper()
-	trail, err := os.ReadFile(filepath.Join(disk, "audit", "audit.jsonl"))
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		t.Fatal(err)
-	}
+	trail, _ := os.ReadFile(filepath.Join(disk, "audit", "audit.jsonl")) // what can't be read has nothing in it
 	for _, der := range certificates {
 		if sum := fmt.Sprintf("%x", sha256.Sum256(der)); !bytes.Contains(trail, []byte(`"fingerprint":"`+sum)) {
 			lost = append(lost, sum)

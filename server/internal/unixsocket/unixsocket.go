@@ -16,8 +16,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/filelock"
 )
 
-// mode lets owner and group connect, whatever the umask: a proxy belongs to the group.
-const mode = 0o660
+// umask leaves owner and group what connecting takes, whatever the process's own: a proxy
+// belongs to the group. It takes nothing from folders that are made meanwhile.
+const umask = 0o007
 
 // MaxPath is the longest path, in bytes, that every system takes (macOS has 104 with the final 0).
 const MaxPath = 103
@@ -49,12 +50,13 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	if err := makeRoom(ctx, path); err != nil {
 		return nil, err
 	}
+	// The socket has its mode from the first moment. What changed it by name later could be
+	// led elsewhere by whoever may write the folder.
+	before := unix.Umask(umask)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
+	unix.Umask(before)
 	if err != nil {
 		return nil, err
-	}
-	if err := os.Chmod(path, mode); err != nil {
-		return nil, errors.Join(err, l.Close())
 	}
 	return listener{l}, nil
 }

@@ -41,7 +41,7 @@ func TestSocketIsForOwnerAndGroup(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "s")
 	l := listen(t, path)
-	if info, err := os.Stat(path); err != nil || info.Mode() != os.ModeSocket|0o660 {
+	if info, err := os.Stat(path); err != nil || info.Mode() != os.ModeSocket|0o770 {
 		t.Errorf("mode %v, %v", info.Mode(), err)
 	}
 	if err := l.Close(); err != nil {

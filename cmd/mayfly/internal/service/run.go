@@ -3,6 +3,8 @@ package service
 import (
 	"context"
 	"errors"
+	"fmt"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 )
@@ -34,6 +36,34 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.ephemeral != nil {
 		group.Go(func() error { return s.ephemeral.Run(ctx, s.relist) })
 	}
-	err := group.Wait()
+	err := waitFor(ctx, group.Wait, func() time.Duration {
+		server := s.state().config.Server
+		return server.ShutdownDelay + server.ShutdownGrace + overtime
+	})
+	if errors.Is(err, errHangs) {
+		return err
+	}
 	return errors.Join(err, s.close(ctx, s.state().logs))
+}
+
+// overtime is what the parts of a service may take beyond the time for requests.
+const overtime = 5 * time.Second
+
+var errHangs = errors.New("a part of the service hasn't ended in time, as when a disk doesn't answer: the process ends without it")
+
+// waitFor returns what wait does, or errHangs when that takes longer than most after ctx ended.
+func waitFor(ctx context.Context, wait func() error, most func() time.Duration) error {
+	ended := make(chan error, 1)
+	go func() { ended <- wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(most()):
+		return fmt.Errorf("%v after it was told to: %w", most(), errHangs)
+	}
 }

@@ -1,0 +1,34 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestRunEndsWithoutAPartThatHangs: SIGTERM ends a process whose reload reads a disk that doesn't
+// answer, and what ends in time is waited for.
+func TestRunEndsWithoutAPartThatHangs(t *testing.T) {
+	t.Parallel()
+	most := func() time.Duration { return time.Minute }
+	for _, one := range []struct {
+		takes time.Duration
+		hangs bool
+	}{{59 * time.Second, false}, {61 * time.Second, true}} {
+		synctest.Test(t, func(t *testing.T) {
+			ctx, cancel := context.WithCancel(t.Context())
+			wait := func() error {
+				<-ctx.Done()
+				time.Sleep(one.takes)
+				return context.Canceled
+			}
+			time.AfterFunc(time.Hour, cancel)
+			if err := waitFor(ctx, wait, most); errors.Is(err, errHangs) != one.hangs || err == nil {
+				t.Errorf("a part that takes %v: %v", one.takes, err)
+			}
+			time.Sleep(one.takes)
+		})
+	}
+}
