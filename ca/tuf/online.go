@@ -27,6 +27,9 @@ const (
 	ahead = 15 * time.Minute
 	// lookInterval is how often the clock is looked at.
 	lookInterval = time.Minute
+	// leapLooks is how many looks in a row have to find the clock more than a day further than
+	// the look before them: what is signed for a day that isn't can't be taken back.
+	leapLooks = 60
 	// warnBelow is the part of a role's life, in percent, below which is warned, and
 	// urgentBelow that below which it is an error.
 	warnBelow, urgentBelow = 50, 10
@@ -49,6 +52,8 @@ type Online struct {
 	site    atomic.Pointer[site]
 	failed  atomic.Pointer[error] // of the last attempt to sign; nil when it went well
 	warned  map[string]int        // by role, the last percentage that was warned of; only Run's
+	looked  int64                 // the day of the last look that was believed; only Run's
+	leaps   int                   // looks in a row that weren't believed; only Run's
 }
 
 // site is what is served. It doesn't change. It keeps what a client may be in the
@@ -156,7 +161,7 @@ func (o *Online) refresh(ctx context.Context) {
 	o.changes.Lock()
 	defer o.changes.Unlock()
 	now := o.site.Load()
-	if now == nil {
+	if now == nil || o.leapt(ctx) {
 		return
 	}
 	next, err := o.next(ctx, now)
@@ -170,6 +175,22 @@ func (o *Online) refresh(ctx context.Context) {
 		o.o.Logger.LogAttrs(ctx, slog.LevelInfo, "the TUF timestamp is signed again")
 	}
 	o.site.Store(next)
+}
+
+// leapt is whether the clock went ahead by more than a day, and hasn't stayed there yet: a machine
+// that slept and a clock that is set wrong for a moment look alike.
+func (o *Online) leapt(ctx context.Context) bool {
+	number := dayOf(o.o.Now())
+	leapt := o.looked != 0 && number > o.looked+1 && o.leaps < leapLooks
+	if !leapt {
+		o.looked, o.leaps = number, 0
+		return false
+	}
+	if o.leaps++; o.leaps == 1 {
+		o.o.Logger.LogAttrs(ctx, slog.LevelError, "this machine's clock went ahead by days: the TUF timestamp is signed for the new day when the clock stays there",
+			slog.Int64("days", number-o.looked), slog.Duration("stays", leapLooks*lookInterval), slog.String("advice", "correct the clock, or restart the service if it is right"))
+	}
+	return true
 }
 
 // next is the site after now, or now itself.

@@ -235,6 +235,38 @@ func (s *said) taken() string {
 	return text
 }
 
+// TestClockSetAhead: a clock that is a year ahead for a moment leaves nothing signed for then. One
+// that stays ahead, as after a sleep, is believed.
+func TestClockSetAhead(t *testing.T) {
+	t.Parallel()
+	r := newRig(t)
+	r.must(os.MkdirAll(r.dir, 0o700))
+	r.begin(noon)
+	clock := noon
+	o := r.serve(func() time.Time { return clock }, "")
+	version := func() int64 { return o.Roles()[3].Version }
+	first := version()
+	look := func(days, times int) {
+		clock = noon.Add(time.Duration(days) * day)
+		for range times {
+			o.refresh(t.Context())
+		}
+	}
+	look(0, 1)
+	look(365, leapLooks)
+	if got := version(); got != first {
+		t.Errorf("signed for a year ahead: version %d, was %d", got, first)
+	}
+	look(1, 1)
+	if got := version(); got != first+perDay {
+		t.Errorf("the day after: version %d, want %d", got, first+perDay)
+	}
+	look(4, leapLooks+1)
+	if got := version(); got != first+4*perDay {
+		t.Errorf("after a sleep of three days: version %d, want %d", got, first+4*perDay)
+	}
+}
+
 // TestRefresherStopped: a key that fails is told of at once and from half of the
 // life on; clients follow for 7 days and not longer, and a key that works again mends it.
 func TestRefresherStopped(t *testing.T) {
