@@ -40,6 +40,9 @@ type directFigures struct {
 
 // overKMS is what a latency has over the KMS's own part in it.
 func (f directFigures) overKMS(d time.Duration) time.Duration {
+	if f.signatures == 0 {
+		return 0 // nobody got one
+	}
 	return d - time.Duration(f.signatures+0.5)*kmsLatency
 }
 

@@ -70,7 +70,7 @@ func measurePeer(ctx context.Context, r *report, dir, from string) error {
 	if err != nil {
 		return err
 	}
-	cmd := exec.CommandContext(ctx, r.plan.peer, append([]string{dir, r.plan.issuer.URL}, ports...)...) //nolint:gosec // the operator's own script
+	cmd := exec.CommandContext(ctx, r.plan.peer, append([]string{dir, r.plan.issuer.URL}, ports...)...)
 	cmd.Stderr = os.Stderr
 	in, err := cmd.StdinPipe()
 	if err != nil {
@@ -130,7 +130,7 @@ func (r *report) peerRuns(ctx context.Context, parent process, at endpoints) err
 		if err != nil {
 			return err
 		}
-		got.run, got.figure.certificates, got.wall, got.p50, got.p99 = one.run, n, f.wall, f.p50, f.p99
+		got.run, got.certificates, got.wall, got.p50, got.p99 = one.run, n, f.wall, f.p50, f.p99
 		for part, was := range map[*time.Duration]time.Duration{&got.cpu: before.cpu, &got.log: before.log, &got.database: before.database} {
 			*part = (*part - was) / time.Duration(max(n, 1))
 		}

@@ -162,7 +162,9 @@ func authorityOf(doc document) (document, error) {
 func changeAuthority(dir string, with document) error {
 	return edit(dir, func(doc document) error {
 		authority, err := authorityOf(doc)
-		maps.Copy(authority, with)
+		if err == nil {
+			maps.Copy(authority, with)
+		}
 		return err
 	})
 }
