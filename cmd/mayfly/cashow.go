@@ -29,9 +29,8 @@ func newCAShowCommand(streams streams) *cobra.Command {
 		Short: "Put a CA's certificates, or a certificate request, into words",
 		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
 fingerprints to compare it by, and what is wrong with it as an issuer or, where it is
-one's, as a timestamp authority. A chain
-begins with the certificate that issues and ends with the root. mayfly ca verify
-also fails where something is wrong.`,
+one's, as a timestamp authority. A chain begins with the certificate that issues and
+ends with the root. mayfly ca verify also fails where something is wrong.`,
 		Example: `  mayfly ca show chain.pem`,
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
@@ -116,9 +115,10 @@ func newCAVerifyCommand(streams streams) *cobra.Command {
 		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
 validities within one another, key usages, path lengths, extended key usages from
 the root to the leaf, names, the strength of the keys, and that a verifier of code
-signatures, or of timestamps where it is a timestamp authority's, takes it. --root compares the chain's root with the one that you have
-from elsewhere: without it the chain only agrees with itself. --key opens the
-issuing key, signs a trial with it, and compares it with the first certificate.
+signatures, or of timestamps where it is a timestamp authority's, takes it. --root
+compares the chain's root with the one that you have from elsewhere: without it the
+chain only agrees with itself. --key opens the issuing key, signs a trial with it, and
+compares it with the first certificate.
 
 Every fault is listed with its fix, as mayfly check lists it. A remark is what
 clients take as it is, though certificates that are made anew should be otherwise:

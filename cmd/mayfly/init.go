@@ -66,8 +66,8 @@ alone. The folder appears whole or not at all, and one that has something in it 
 never touched.
 
 The root's key, which the service never reads, is written to --root-key-out, such as
-a medium that is kept offline, with the one that signs TUF's root beside it, and then is nowhere else; without, it is in the folder
-and has to be moved.
+a medium that is kept offline, with the one that signs TUF's root beside it, and then
+is nowhere else; without, it is in the folder and has to be moved.
 
 A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are

@@ -25,11 +25,9 @@ import (
 )
 
 func newTUFCommand(streams streams) *cobra.Command {
-	cmd := &cobra.Command{Use: "tuf", Short: "Sign and publish the trust root that clients follow (TUF)", Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() }}
-	cmd.AddCommand(newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
+	return group("tuf", "Sign and publish the trust root that clients follow (TUF)", "",
+		newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
 		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams), newTUFExportCommand(streams))
-	return cmd
 }
 
 // tufAlone is for whoever has one key that signs.
