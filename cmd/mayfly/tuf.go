@@ -121,7 +121,7 @@ func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Conf
 		if begins := cmd.Name() == "init"; begins && err == nil {
 			return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
 				err: fmt.Errorf("%s has a root already", c.TUF.Directory)}
-		} else if err != nil && !(begins && errors.Is(err, tuf.ErrNothing)) {
+		} else if err != nil && (!begins || !errors.Is(err, tuf.ErrNothing)) {
 			return err
 		}
 		d, err := draft(c, r)
