@@ -163,7 +163,7 @@ func parseJSON(text []byte, policy string) (query, *refusal) {
 	}
 	q := query{certs: in.Certificates}
 	for _, d := range digests {
-		if strings.ToLower(in.HashAlgorithm) != d.name { //nolint:staticcheck // EqualFold takes U+017F for an s
+		if strings.ToLower(in.HashAlgorithm) != d.name { // EqualFold takes U+017F for an s
 			continue
 		}
 		if r := checkLength(d.hash, in.ArtifactHash); r != nil {

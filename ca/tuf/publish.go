@@ -61,7 +61,7 @@ func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
 			next.paths[path] = r.paths[path]
 		}
 	}
-	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && !(same(r.root, d.after.root) && same(r.targets, d.after.targets)) {
+	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && (!same(r.root, d.after.root) || !same(r.targets, d.after.targets)) {
 		return nil, fmt.Errorf("targets %d is in force, and the draft has targets %d of another beginning or after others: stage it anew", at, d.targets.Signed.Version)
 	}
 	if err := d.complete(now); err != nil {

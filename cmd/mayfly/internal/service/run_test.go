@@ -21,14 +21,14 @@ func TestRunEndsWithoutAPartThatHangs(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			wait := func() error {
 				<-ctx.Done()
-				time.Sleep(one.takes)
+				time.Sleep(one.takes) //nolint:forbidigo // the bubble's clock
 				return context.Canceled
 			}
 			time.AfterFunc(time.Hour, cancel)
 			if err := waitFor(ctx, wait, most); errors.Is(err, errHangs) != one.hangs || err == nil {
 				t.Errorf("a part that takes %v: %v", one.takes, err)
 			}
-			time.Sleep(one.takes)
+			time.Sleep(one.takes) //nolint:forbidigo // the bubble's clock
 		})
 	}
 }
