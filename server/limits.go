@@ -258,7 +258,7 @@ const (
 	// many rate limits there are.
 	callerBytes, callerKinds = 256, 5
 	// logReadBytes is what all reads of logs together hold (ctlog/embedded/read, MaxBytes).
-	logReadBytes = 60 << 20
+	logReadBytes = 56 << 20
 	// logBacklogBytes is what a log holds of entries that are durable or on their way, and
 	// aren't in its tree yet (ctlog/embedded, maxBacklogBytes and three copies of a flush).
 	logBacklogBytes = 4 << 20

@@ -45,7 +45,7 @@ func TestAnswersThatNobodyReadsHoldLittle(t *testing.T) {
 			}
 		})
 	}
-	const held = 5 * 32
+	const held = 5 * 28
 	for range held {
 		<-blocked
 	}
@@ -54,7 +54,7 @@ func TestAnswersThatNobodyReadsHoldLittle(t *testing.T) {
 			t.Errorf("beyond the budget: %d", code)
 		}
 	}
-	if grown := heap() - before; grown > read.MaxBytes*held/256 {
+	if grown := heap() - before; grown > read.MaxBytes*held/224 {
 		t.Errorf("%d reads hold %d bytes", held, grown)
 	}
 	w := httptest.NewRecorder()

@@ -19,7 +19,7 @@ import (
 // its last byte is out, so a reader that takes none holds it until its answer's time
 // is over.
 const (
-	maxReads  = 256       // at once
+	maxReads  = 224       // at once
 	readBytes = 128 << 10 // of each: buffers, the hashes of a proof
 	maxBytes  = 16 << 20  // of those that say that they need more
 
