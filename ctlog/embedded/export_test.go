@@ -51,6 +51,14 @@ type heldMark struct {
 
 func (m heldMark) Advance(to logdir.High) error { return m.around(to, m.highWater.Advance) }
 
+// Settled waits until the batch whose callers were answered has left the sequencer, as
+// readiness doesn't.
+func (l *Log) Settled() *Log {
+	l.flushing.Lock()
+	defer l.flushing.Unlock()
+	return l
+}
+
 // HoldTree keeps the tree from growing until the answer is called.
 func (l *Log) HoldTree() (release func()) {
 	l.growing.Lock()

@@ -143,7 +143,7 @@ func TestMarkThatCannotBeWritten(t *testing.T) {
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err == nil {
 		t.Error("an SCT without the mark")
 	}
-	if err := l.Ready(t.Context()); err == nil {
+	if err := l.Settled().Ready(t.Context()); err == nil {
 		t.Error("ready without the mark")
 	}
 	for _, tree := range w.trees() {

@@ -208,7 +208,7 @@ func TestLogWithoutItsLockFileTakesNothing(t *testing.T) {
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); fault.From(err).Reason != fault.LogUnavailable {
 		t.Errorf("got %v, want LOG_UNAVAILABLE", err)
 	}
-	if err := l.Ready(t.Context()); err == nil {
+	if err := l.Settled().Ready(t.Context()); err == nil {
 		t.Error("ready without its lock")
 	}
 	if err := l.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "lock") {
