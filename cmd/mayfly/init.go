@@ -283,7 +283,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	}
 	if o.unlimited {
 		limits := &c.Server.RateLimits
-		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate, limits.LogReads.Rate = 0, 0, 0, 0
+		limits.PerAddress.Rate, limits.PerPrincipal.Rate, limits.PerIssuer.Rate, limits.Timestamps.Rate, limits.LogReads.Rate = 0, 0, 0, 0, 0
 	}
 	c.CA.Authorities = []authority.NamedConfig{{Name: fmt.Sprintf("y%d", now.UTC().Year()), Config: authority.Config{
 		Chain:      setting.Path(filepath.Join(authorityName, "chain.pem")),
