@@ -186,13 +186,13 @@ func TestForgedTUF(t *testing.T) {
 	}
 	for attack, forge := range forgeries {
 		for name, learns := range clients {
+			if attack == "replayed" && name == "cosign-v3" { // its initialize forgets what it knew
+				continue
+			}
 			t.Run(attack+"-"+name, func(t *testing.T) {
 				between := startRepository(t, m)
 				d := told(t, between.URL)
 				if attack == "replayed" { // only who remembers the newer can tell
-					if name == "cosign-v3" {
-						t.Skip("cosign initialize forgets what it knew")
-					}
 					if err := learns(t, d); err != nil {
 						t.Fatal("before the attack: ", err)
 					}
