@@ -3,7 +3,6 @@ package server
 import (
 	"bytes"
 	"context"
-	"crypto/sha256"
 	"encoding/asn1"
 	"errors"
 	"log/slog"
@@ -17,6 +16,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -65,25 +65,6 @@ func withTimestamps(h *heldTimestamps) rigOption {
 	return func(_ *Config, o *Options) { o.Timestamps = h }
 }
 
-// query is a TimeStampReq over SHA-256 of a message.
-func query(t *testing.T, message string) []byte {
-	t.Helper()
-	sum := sha256.Sum256([]byte(message))
-	type algorithm struct{ ID asn1.ObjectIdentifier }
-	type imprint struct {
-		Algorithm algorithm
-		Digest    []byte
-	}
-	der, err := asn1.Marshal(struct {
-		Version int
-		Imprint imprint
-	}{1, imprint{algorithm{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}}, sum[:]}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	return der
-}
-
 const asQuery = "application/timestamp-query"
 
 func (r *rig) stamp(t *testing.T, body []byte, media string) *http.Response {
@@ -114,7 +95,7 @@ func TestTimestamps(t *testing.T) {
 	t.Parallel()
 	h := newTimestamps(t)
 	r := newRig(t, withTimestamps(h))
-	good := query(t, "message")
+	good := catest.TimestampQuery("message")
 	for _, media := range []string{asQuery, "application/x-www-form-urlencoded", "", asQuery + "; x=y"} { // what curl sends by itself is taken
 		response := r.stamp(t, good, media)
 		if status := pkiStatus(t, response); response.StatusCode != http.StatusOK || status != 0 || response.Header.Get("Cache-Control") != "no-store" {
@@ -158,13 +139,13 @@ func TestTimestampsThatMayComeLater(t *testing.T) {
 	h.before = func(context.Context) *fault.Error {
 		return fault.New(fault.TimeUnavailable, "the clock is off").Because(errors.New("10.0.0.1 says so"))
 	}
-	response := r.stamp(t, query(t, "message"), asQuery)
+	response := r.stamp(t, catest.TimestampQuery("message"), asQuery)
 	if body := text(t, response); response.StatusCode != http.StatusServiceUnavailable || response.Header.Get("Retry-After") != "5" ||
 		response.Header.Get("Content-Type") != "application/timestamp-reply" || body != "a reply that says so" {
 		t.Errorf("%d %v %s", response.StatusCode, response.Header, body)
 	}
 	h.before = func(context.Context) *fault.Error { panic("10.0.0.1") }
-	if body := text(t, r.stamp(t, query(t, "message"), asQuery)); strings.Contains(body, "10.0.0.1") {
+	if body := text(t, r.stamp(t, catest.TimestampQuery("message"), asQuery)); strings.Contains(body, "10.0.0.1") {
 		t.Errorf("a panic reads %s", body)
 	}
 }
@@ -183,19 +164,19 @@ func TestTimestampLimits(t *testing.T) {
 		return nil
 	}
 	first := make(chan *http.Response)
-	go func() { first <- r.stamp(t, query(t, "first"), asQuery) }()
+	go func() { first <- r.stamp(t, catest.TimestampQuery("first"), asQuery) }()
 	<-entered
-	readRefusal(t, r.stamp(t, query(t, "second"), asQuery), http.StatusServiceUnavailable, fault.Overloaded)
+	readRefusal(t, r.stamp(t, catest.TimestampQuery("second"), asQuery), http.StatusServiceUnavailable, fault.Overloaded)
 	chainOf(t, r.postV2(t, r.bodyV2(t)))
 	close(release)
 	if response := <-first; pkiStatus(t, response) != 0 {
 		t.Error("the first got none")
 	}
 	h.before = nil
-	if response := r.stamp(t, query(t, "third"), asQuery); pkiStatus(t, response) != 0 {
+	if response := r.stamp(t, catest.TimestampQuery("third"), asQuery); pkiStatus(t, response) != 0 {
 		t.Error("the third got none")
 	}
-	readRefusal(t, r.stamp(t, query(t, "fourth"), asQuery), http.StatusTooManyRequests, fault.RateExceeded)
+	readRefusal(t, r.stamp(t, catest.TimestampQuery("fourth"), asQuery), http.StatusTooManyRequests, fault.RateExceeded)
 	chainOf(t, r.postV2(t, r.bodyV2(t)))
 	if got := metricsText(t, r); !strings.Contains(got, `mayfly_rate_limited_total{limit="timestamps"} 1`) {
 		t.Error("the metric doesn't count it")
@@ -212,11 +193,11 @@ func TestTimestampsEnd(t *testing.T) {
 		<-ctx.Done()
 		return fault.From(ctx.Err())
 	}
-	if response := r.stamp(t, query(t, "message"), asQuery); response.StatusCode != http.StatusGatewayTimeout {
+	if response := r.stamp(t, catest.TimestampQuery("message"), asQuery); response.StatusCode != http.StatusGatewayTimeout {
 		t.Errorf("a key that hangs: %d", response.StatusCode)
 	}
 	r.server.inFlight.close()
-	readRefusal(t, r.stamp(t, query(t, "message"), asQuery), http.StatusServiceUnavailable, fault.ShuttingDown)
+	readRefusal(t, r.stamp(t, catest.TimestampQuery("message"), asQuery), http.StatusServiceUnavailable, fault.ShuttingDown)
 }
 
 // Without an authority nothing is at its paths, and a reload brings one and takes it.
@@ -239,7 +220,7 @@ func TestTimestampsOnAndOff(t *testing.T) {
 		} else {
 			reload(nil)
 		}
-		response := r.stamp(t, query(t, "message"), asQuery)
+		response := r.stamp(t, catest.TimestampQuery("message"), asQuery)
 		listed := bytes.Contains([]byte(index()), []byte("POST  /api/v1/timestamp\n"))
 		if on {
 			if pkiStatus(t, response) != 0 || !listed {

@@ -8,6 +8,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -74,4 +75,11 @@ func PEM(certificates ...*x509.Certificate) []byte {
 		text = append(text, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
 	}
 	return text
+}
+
+// TimestampQuery is a TimeStampReq (RFC 3161 §2.4.1) over the SHA-256 of a message, in DER.
+func TimestampQuery(message string) []byte {
+	const before = "\x30\x34\x02\x01\x01\x30\x2f\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x04\x20" // version 1, id-sha256
+	digest := sha256.Sum256([]byte(message))
+	return append([]byte(before), digest[:]...)
 }

@@ -2,7 +2,6 @@ package service
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/pem"
@@ -19,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -31,20 +31,7 @@ func stamps(c *config.Config, folder string) {
 // stamp asks for a timestamp, and gives the status of HTTP and the PKIStatus.
 func (r *rig) stamp(t *testing.T) (code, pkiStatus int) {
 	t.Helper()
-	sum := sha256.Sum256([]byte("a signature"))
-	type algorithm struct{ ID asn1.ObjectIdentifier }
-	type imprint struct {
-		Algorithm algorithm
-		Digest    []byte
-	}
-	query, err := asn1.Marshal(struct {
-		Version int
-		Imprint imprint
-	}{1, imprint{algorithm{asn1.ObjectIdentifier{2, 16, 840, 1, 101, 3, 4, 2, 1}}, sum[:]}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+timestamp.Path, bytes.NewReader(query))
+	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+timestamp.Path, bytes.NewReader(catest.TimestampQuery("a signature")))
 	if err != nil {
 		t.Fatal(err)
 	}
