@@ -88,7 +88,7 @@ func (r *Repository) try(ctx context.Context, before *Repository, online kms.Sig
 		if err != nil {
 			return err
 		}
-		got, _, err := follow(r.FirstRoot(), made.read, filepath.Join(cache), now)
+		got, _, err := follow(r.FirstRoot(), made.read, cache, now)
 		if err == nil {
 			err = got.belongTo(r.targets)
 		}

@@ -52,8 +52,8 @@ type Online struct {
 	site    atomic.Pointer[site]
 	failed  atomic.Pointer[error] // of the last attempt to sign; nil when it went well
 	warned  map[string]int        // by role, the last percentage that was warned of; only Run's
-	looked  int64                 // the day of the last look that was believed; only Run's
-	leaps   int                   // looks in a row that weren't believed; only Run's
+	looked  int64                 // the day of the last look that was believed; guarded by changes
+	leaps   int                   // looks in a row that weren't believed; guarded by changes
 }
 
 // site is what is served. It doesn't change. It keeps what a client may be in the
@@ -133,10 +133,14 @@ func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
 }
 
 // day is the number of the day that it is, or was before the clock was set back: a
-// version that a client has seen is never followed by a lower one.
+// version that a client has seen is never followed by a lower one. A leap that isn't
+// believed yet counts for nothing.
 func (o *Online) day(now *site) (int64, error) {
 	number := dayOf(o.o.Now())
 	if now != nil {
+		if o.leapt(number) {
+			number = now.today.day
+		}
 		return max(number, now.today.day), nil
 	}
 	marked, _, err := mark(o.o.Mark).read()
@@ -161,7 +165,7 @@ func (o *Online) refresh(ctx context.Context) {
 	o.changes.Lock()
 	defer o.changes.Unlock()
 	now := o.site.Load()
-	if now == nil || o.leapt(ctx) {
+	if now == nil || !o.believe(ctx) {
 		return
 	}
 	next, err := o.next(ctx, now)
@@ -179,18 +183,22 @@ func (o *Online) refresh(ctx context.Context) {
 
 // leapt is whether the clock went ahead by more than a day, and hasn't stayed there yet: a machine
 // that slept and a clock that is set wrong for a moment look alike.
-func (o *Online) leapt(ctx context.Context) bool {
+func (o *Online) leapt(number int64) bool {
+	return o.looked != 0 && number > o.looked+1 && o.leaps < leapLooks
+}
+
+// believe looks at the clock, and reports whether it may be signed for the day that it shows.
+func (o *Online) believe(ctx context.Context) bool {
 	number := dayOf(o.o.Now())
-	leapt := o.looked != 0 && number > o.looked+1 && o.leaps < leapLooks
-	if !leapt {
+	if !o.leapt(number) {
 		o.looked, o.leaps = number, 0
-		return false
+		return true
 	}
 	if o.leaps++; o.leaps == 1 {
 		o.o.Logger.LogAttrs(ctx, slog.LevelError, "this machine's clock went ahead by days: the TUF timestamp is signed for the new day when the clock stays there",
 			slog.Int64("days", number-o.looked), slog.Duration("stays", leapLooks*lookInterval), slog.String("advice", "correct the clock, or restart the service if it is right"))
 	}
-	return true
+	return false
 }
 
 // next is the site after now, or now itself.

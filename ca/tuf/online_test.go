@@ -235,7 +235,7 @@ func (s *said) taken() string {
 	return text
 }
 
-// TestClockSetAhead: a clock that is a year ahead for a moment leaves nothing signed for then. One
+// TestClockSetAhead: a clock that is a month ahead for a moment leaves nothing signed for then. One
 // that stays ahead, as after a sleep, is believed.
 func TestClockSetAhead(t *testing.T) {
 	t.Parallel()
@@ -253,17 +253,22 @@ func TestClockSetAhead(t *testing.T) {
 		}
 	}
 	look(0, 1)
-	look(365, leapLooks)
+	look(30, leapLooks-1)
 	if got := version(); got != first {
-		t.Errorf("signed for a year ahead: version %d, was %d", got, first)
+		t.Errorf("signed for a month ahead: version %d, was %d", got, first)
+	}
+	r.publish(r.signed(r.stage(clock), r.people[:2]...), clock)
+	r.take(o)
+	if got := version(); got != first+1 {
+		t.Errorf("published while the clock is ahead: version %d, want %d", got, first+1)
 	}
 	look(1, 1)
-	if got := version(); got != first+perDay {
-		t.Errorf("the day after: version %d, want %d", got, first+perDay)
+	if got := version(); got != first+1+perDay {
+		t.Errorf("the day after: version %d, want %d", got, first+1+perDay)
 	}
 	look(4, leapLooks+1)
-	if got := version(); got != first+4*perDay {
-		t.Errorf("after a sleep of three days: version %d, want %d", got, first+4*perDay)
+	if got := version(); got != first+1+4*perDay {
+		t.Errorf("after a sleep of three days: version %d, want %d", got, first+1+4*perDay)
 	}
 }
 

@@ -63,8 +63,10 @@ func Load(dir string) (*Repository, error) {
 	}
 	left := int64(maxBytes)
 	read := func(path string) ([]byte, error) {
-		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), left)
-		left -= int64(len(b))
+		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), maxBytes)
+		if left -= int64(len(b)); err == nil && left < 0 {
+			err = fmt.Errorf("is larger than %d bytes", maxBytes)
+		}
 		r.paths[path] = b
 		return b, err
 	}

@@ -7,7 +7,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"os"
 	"slices"
@@ -16,94 +15,10 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
-	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
-
-func newTUFSignCommand(streams streams) *cobra.Command {
-	var key caKey
-	var out string
-	var yes bool
-	cmd := &cobra.Command{
-		Use:   "sign DRAFT",
-		Short: "Sign a draft where a key is; nothing else is needed",
-		Long: `Shows what a draft changes for clients and who has signed it, asks, and adds the key's
-signature to all that the key may sign. It needs the draft and the key, no
-configuration and no network. The draft is changed in place, or written to --out.`,
-		Example: "  mayfly tuf sign draft.json --key file:alice.key.pem",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := key.check(); err != nil {
-				return err
-			}
-			d, err := readDraft(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			if err := printDraft(streams.Out, d); err != nil {
-				return err
-			}
-			if err := confirmDraft(cmd.Context(), streams, yes); err != nil {
-				return err
-			}
-			_, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			signed, err := d.Sign(cmd.Context(), signer)
-			if err != nil {
-				return err
-			}
-			b, err := d.Format()
-			if err != nil {
-				return err
-			}
-			if out != "" {
-				err = durable.WriteNew(out, b, 0o644)
-			} else {
-				out, err = args[0], durable.Replace(args[0], b)
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), out)
-			for _, s := range d.Standings() {
-				fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
-			}
-			return nil
-		},
-	}
-	key.flags(cmd, "", "the key of somebody who signs", false)
-	cmd.Flags().StringVar(&out, "out", "", "file for the signed draft; DRAFT itself if empty")
-	cmd.Flags().BoolVar(&yes, "yes", false, "sign without asking")
-	cobra.CheckErr(cmd.MarkFlagRequired("key"))
-	return cmd
-}
-
-// confirmDraft has a person agree to what was shown, or --yes in their place.
-func confirmDraft(ctx context.Context, io streams, yes bool) error {
-	if yes {
-		return nil
-	}
-	return agree(ctx, io, "Is that what clients are to trust?", "read what the draft changes, and say --yes")
-}
-
-// readDraft reads the file of a draft.
-func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
-	b, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	d, err := tuf.ParseDraft(b)
-	if err != nil {
-		return nil, &failure{code: exitFailed, fix: "take a fresh copy of the draft, or stage it anew", err: fmt.Errorf("%s %w", inputName(path), err)}
-	}
-	return d, nil
-}
 
 func newTUFVerifyCommand(streams streams) *cobra.Command {
 	var url, root, checksum string
