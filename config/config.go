@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -40,6 +41,8 @@ type Config struct {
 	// Deny lists named rules that refuse requests of any issuer, above the
 	// issuers' own conditions: for the hour after a compromise.
 	Deny []policy.Deny `yaml:"deny,omitempty"`
+	// Access says who may search and revoke.
+	Access access.Config `yaml:"access,omitempty"`
 	// Replay is where used tokens of issuers with one_time are remembered.
 	Replay replay.Config `yaml:"replay"`
 	// CA is the authority that signs, and its profile.
@@ -194,6 +197,7 @@ func (c *Config) check() []string {
 	c.Server.Check("server", f)
 	identity.CheckIssuers("issuers", c.Issuers, f)
 	identity.CheckDeny("deny", c.Deny, f)
+	c.Access.Check("access", f)
 	c.Replay.Check("replay", f)
 	c.CA.Check("ca", f)
 	c.Timestamp.Check("timestamp", f)

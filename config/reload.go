@@ -15,7 +15,7 @@ import (
 // What isn't here needs a restart, most of it because the process holds it open:
 // listeners, the audit trail, the store of used tokens, connections to external logs.
 var movable = []string{
-	"issuers", "deny",
+	"issuers", "deny", "access",
 	"server.tls.cert_file", "server.tls.key_file",
 	"server.rate_limits", "server.trusted_proxies",
 	"server.limits.issuances", "server.limits.token_bytes",

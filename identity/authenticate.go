@@ -7,6 +7,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -27,39 +28,78 @@ func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, e
 	return v.current.Load().authenticate(ctx, token, nil)
 }
 
+// Caller verifies a token as Authenticate does, deny rules included, but asks no
+// issuer's allow: whether its bearer may do what isn't issuing is for package
+// identity/access, whose rules read what is returned. Nothing can be issued to it. The
+// error is Authenticate's, and only then there is no Input.
+func (v *Verifier) Caller(ctx context.Context, token string) (*policy.Input, error) {
+	s := v.current.Load()
+	g, err := s.genuine(ctx, token, nil)
+	if err != nil {
+		return nil, err
+	}
+	p, in, err := s.named(g, nil)
+	if err == nil && g.issuer.config.OneTime {
+		err = v.once(ctx, g.issuer, g.url, &g.token)
+	}
+	if err != nil {
+		return nil, p.refused(err)
+	}
+	return in, nil
+}
+
 // authenticate is Authenticate and tells the trace, which may be nil, about
 // every step on the way.
 func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
-	t, err := oidc.ParseUnverified(token)
-	if tr.check(stepForm, err) != nil {
-		return Principal{}, err
-	}
-	tr.reads(t)
-	i, url, audience, err := s.route(t.Claims, tr)
+	g, err := s.genuine(ctx, token, tr)
 	if err != nil {
 		return Principal{}, err
 	}
-	if err := tr.check(stepParty, checkParty(t.Claims, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
-		return Principal{}, err
-	}
-	now := s.v.options.Now()
-	if err := tr.check(stepTimes, checkTimes(t.Claims, now, i.config.Leeway, i.config.MaxTokenLifetime)); err != nil {
-		return Principal{}, err
-	}
-	if err := tr.check(stepAge, checkAge(t.Claims, now, i.config.Leeway, i.config.MaxTokenAge)); err != nil {
-		return Principal{}, err
-	}
-	if err := tr.check(stepSignature, i.verify(ctx, &t, url)); err != nil {
-		return Principal{}, err
-	}
-	p, err := s.evaluatePolicy(i, t.Claims, url, audience, tr)
-	if err == nil && i.config.OneTime && tr == nil { // looking at a token doesn't use it
-		err = s.v.once(ctx, i, url, &t)
+	p, err := s.evaluatePolicy(g, tr)
+	if err == nil && g.issuer.config.OneTime && tr == nil { // looking at a token doesn't use it
+		err = s.v.once(ctx, g.issuer, g.url, &g.token)
 	}
 	if err != nil {
-		return Principal{}, &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
+		return Principal{}, p.refused(err)
 	}
 	return p, nil
+}
+
+// genuine is a token whose signature is good, and the entry that it is for.
+type genuine struct {
+	token         oidc.Token
+	issuer        *issuer
+	url, audience string // the issuer as certificates have it, and the audience that the token named
+}
+
+// genuine checks all of a token that its issuer vouches for.
+func (s *snapshot) genuine(ctx context.Context, token string, tr *trace) (g genuine, err error) {
+	g.token, err = oidc.ParseUnverified(token)
+	if tr.check(stepForm, err) != nil {
+		return g, err
+	}
+	claims := g.token.Claims
+	tr.reads(g.token)
+	if g.issuer, g.url, g.audience, err = s.route(claims, tr); err != nil {
+		return g, err
+	}
+	c := &g.issuer.config
+	if err := tr.check(stepParty, checkParty(claims, c.Audiences, c.AuthorizedParties)); err != nil {
+		return g, err
+	}
+	now := s.v.options.Now()
+	if err := tr.check(stepTimes, checkTimes(claims, now, c.Leeway, c.MaxTokenLifetime)); err != nil {
+		return g, err
+	}
+	if err := tr.check(stepAge, checkAge(claims, now, c.Leeway, c.MaxTokenAge)); err != nil {
+		return g, err
+	}
+	return g, tr.check(stepSignature, g.issuer.verify(ctx, &g.token, g.url))
+}
+
+// refused is err, with whose the genuine token is.
+func (p Principal) refused(err error) *RefusedError {
+	return &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
 }
 
 // RefusedError is that nothing is issued for a genuine token: its signature was

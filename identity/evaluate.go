@@ -42,18 +42,19 @@ func (s *snapshot) inForce(d *denyRule) bool {
 	return false
 }
 
-// evaluatePolicy makes the principal of verified claims, and asks the policies:
-// the deny rules in their order, then the issuer's own. Beside an error the
-// principal is as far as it was made: for the record, and never to be issued to.
-func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, tr *trace) (Principal, error) {
-	p, err := i.principal(c, url, audience)
+// named makes the principal of verified claims and what rules read of it, and asks the
+// deny rules in their order. Beside an error the principal is as far as it was made: for
+// the record, and never to be issued to.
+func (s *snapshot) named(g genuine, tr *trace) (Principal, *policy.Input, error) {
+	i, c := g.issuer, g.token.Claims
+	p, err := i.principal(c, g.url, g.audience)
 	if tr.check(stepSubject, err) != nil {
-		return p, err
+		return p, nil, err
 	}
 	tr.named(p)
 	in := &policy.Input{
 		Claims: c, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
-		Type: string(p.issuerType), Audience: p.audience, Time: s.v.options.Now(),
+		Type: string(p.issuerType), Audience: g.audience, Time: s.v.options.Now(),
 	}
 	for _, d := range s.deny {
 		if !s.inForce(d) {
@@ -66,9 +67,19 @@ func (s *snapshot) evaluatePolicy(i *issuer, c claim.Set, url, audience string, 
 			s.undecided(d.Name, i, holds, why)
 		}
 		if holds {
-			return p, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
+			return p, nil, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
 				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())), i)
 		}
+	}
+	return p, in, nil
+}
+
+// evaluatePolicy makes the principal as named does, and asks the issuer's own rule.
+func (s *snapshot) evaluatePolicy(g genuine, tr *trace) (Principal, error) {
+	i := g.issuer
+	p, in, err := s.named(g, tr)
+	if err != nil {
+		return p, err
 	}
 	allowed, why := i.policy.Allows(in)
 	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)

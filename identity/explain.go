@@ -91,14 +91,14 @@ func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, erro
 		return Principal{}, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error()))
 	}
 	tr.token.Claims = set
-	i, url, audience, err := s.route(set, tr)
-	if err != nil {
+	g := genuine{token: tr.token}
+	if g.issuer, g.url, g.audience, err = s.route(set, tr); err != nil {
 		return Principal{}, err
 	}
-	if err := tr.check(stepParty, checkParty(set, i.config.Audiences, i.config.AuthorizedParties)); err != nil {
+	if err := tr.check(stepParty, checkParty(set, g.issuer.config.Audiences, g.issuer.config.AuthorizedParties)); err != nil {
 		return Principal{}, err
 	}
-	p, err := s.evaluatePolicy(i, set, url, audience, tr)
+	p, err := s.evaluatePolicy(g, tr)
 	if err != nil {
 		return Principal{}, err
 	}

@@ -93,6 +93,7 @@ type Options struct {
 	Identity  Identity
 	Keys      Keys
 	CA        CA
+	Access    Access // nil gives nobody a right
 	Auditor   Auditor
 	Documents Documents
 	// Dependencies decide readiness. Names are unique.
@@ -122,6 +123,7 @@ type Options struct {
 type Server struct {
 	config   Config
 	identity Identity
+	access   Access
 	keys     Keys
 	ca       CA
 	auditor  Auditor
@@ -154,7 +156,7 @@ func New(c Config, o Options) (*Server, error) {
 		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
 	}
 	s := &Server{
-		config: c, identity: o.Identity, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
+		config: c, identity: o.Identity, access: o.Access, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),

@@ -202,6 +202,7 @@ func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
 	c.Server.HTTPAddress, c.Server.GRPCAddress, c.Server.MetricsAddress = o.http, o.grpc, o.metrics
 	c.Server.PublicURL = publicURL
 	c.CTLog.Propagation = 0 // who runs this is its client
+	c.Access.Loopback = true
 	for i := range c.Issuers {
 		if c.Issuers[i].URL == devIssuerURL {
 			c.Issuers[i].URL = issuerURL

@@ -74,6 +74,7 @@ const (
 	EmailUnverified Reason = "EMAIL_UNVERIFIED"
 	SubjectDomain   Reason = "SUBJECT_DOMAIN"
 	PolicyDenied    Reason = "POLICY_DENIED"
+	AccessDenied    Reason = "ACCESS_DENIED"
 
 	RateExceeded Reason = "RATE_EXCEEDED"
 
@@ -106,7 +107,7 @@ var kinds = map[Reason]Kind{
 	TokenNotYetValid: Unauthenticated, TokenLifetime: Unauthenticated, TokenReplayed: Unauthenticated,
 	IssuerUnknown: Unauthenticated,
 
-	ClaimMissing: Denied, ClaimInvalid: Denied, EmailUnverified: Denied, SubjectDomain: Denied, PolicyDenied: Denied,
+	ClaimMissing: Denied, ClaimInvalid: Denied, EmailUnverified: Denied, SubjectDomain: Denied, PolicyDenied: Denied, AccessDenied: Denied,
 
 	RateExceeded: RateLimited,
 

@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -67,6 +68,7 @@ type Components struct {
 	LogKeys    []kms.Signer         // of our logs, in the order of ctlog.Config.Own; nil once a log has it
 	timestamps *timestamp.Authority // nil where there is none, and once it is in force
 	verifier   *identity.Verifier
+	access     *access.Access
 	keys       *proof.Policy
 	replay     *replay.Store // nil where a process remembers used tokens by itself
 	external   []*external.Log
@@ -105,6 +107,8 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	if loaded.verifier, err = identity.NewVerifier(c.Issuers, of); err != nil {
 		addFaults(&f, "issuers", err)
+	} else if loaded.access, err = access.New(c.Access, loaded.verifier); err != nil {
+		addFaults(&f, "access", err)
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	loaded.Beside = c.Trust.Read("trust", &f)

@@ -204,15 +204,17 @@ func (s *Service) prepareSettings(_ context.Context, next *state) (func(context.
 	return nil, nil, f.Err()
 }
 
-// prepareIdentity has tokens verified by next's issuers.
+// prepareIdentity has tokens verified by next's issuers, and rights given by its rules.
 func (s *Service) prepareIdentity(_ context.Context, next *state) (func(context.Context), func(), error) {
 	commitIssuers, err := s.loaded.verifier.Prepare(next.config.Issuers, next.config.Deny)
-	if err != nil {
+	commitAccess, accessErr := s.loaded.access.Prepare(next.config.Access)
+	if err := errors.Join(err, accessErr); err != nil {
 		return nil, nil, err
 	}
 	return func(context.Context) {
 		s.loaded.verifier.SetRequests(next.config.Server.Limits.Issuances)
 		commitIssuers()
+		commitAccess()
 	}, nil, nil
 }
 
