@@ -50,13 +50,16 @@ type query struct {
 	certs   bool   // whether the reply is to have the authority's certificate
 }
 
-// digests are the hash functions of imprints: those that clients of today make, and
-// none that is broken.
-var digests = []struct {
+// digest is a hash function.
+type digest struct {
 	name string
 	hash crypto.Hash
 	id   []byte // of NIST's arc 2.16.840.1.101.3.4.2, in DER
-}{
+}
+
+// digests are the hash functions of imprints: those that clients of today make, and
+// none that is broken.
+var digests = []digest{
 	{"sha256", crypto.SHA256, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}},
 	{"sha384", crypto.SHA384, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}},
 	{"sha512", crypto.SHA512, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}},
@@ -142,6 +145,14 @@ func checkImprint(der cryptobyte.String) *refusal {
 	return unknownHash()
 }
 
+// imprintOf is a MessageImprint.
+func imprintOf(hash, digest []byte) []byte {
+	return sequence(func(b *cryptobyte.Builder) {
+		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addID(b, hash); b.AddASN1NULL() })
+		b.AddASN1OctetString(digest)
+	})
+}
+
 func checkLength(h crypto.Hash, digest []byte) *refusal {
 	if len(digest) != h.Size() {
 		return refuse(badDataFormat, "the digest isn't one of %v: that has %d bytes", h, h.Size())
@@ -169,10 +180,7 @@ func parseJSON(text []byte, policy string) (query, *refusal) {
 		if r := checkLength(d.hash, in.ArtifactHash); r != nil {
 			return q, r
 		}
-		q.imprint = sequence(func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addID(b, d.id); b.AddASN1NULL() })
-			b.AddASN1OctetString(in.ArtifactHash)
-		})
+		q.imprint = imprintOf(d.id, in.ArtifactHash)
 	}
 	switch {
 	case q.imprint == nil:

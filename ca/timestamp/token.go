@@ -123,12 +123,18 @@ func (t *template) info(q query, serial *big.Int, at time.Time) []byte {
 
 // attributes are the signed attributes of info (RFC 5652 §5.3), as a SET with tag.
 func (t *template) attributes(info []byte) func(tag asn1.Tag) []byte {
-	h := t.hash.New()
+	all := append(attributesOf(info, t.hash), t.certificate)
+	return func(tag asn1.Tag) []byte { return setOf(tag, all...) }
+}
+
+// attributesOf are those that say what was signed (RFC 5652 §11): the type and the digest of info.
+func attributesOf(info []byte, hash crypto.Hash) [][]byte {
+	h := hash.New()
 	_, _ = h.Write(info) // a hash never fails
-	var sum cryptobyte.Builder
+	var sum, kind cryptobyte.Builder
 	sum.AddASN1OctetString(h.Sum(nil))
-	digest, kind := attribute(idMessageDigest, sum.BytesOrPanic()), attribute(idContentType, element(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(idTSTInfo) }))
-	return func(tag asn1.Tag) []byte { return setOf(tag, kind, digest, t.certificate) }
+	addID(&kind, idTSTInfo)
+	return [][]byte{attribute(idContentType, kind.BytesOrPanic()), attribute(idMessageDigest, sum.BytesOrPanic())}
 }
 
 // granted is the TimeStampResp of info, with a ContentInfo of SignedData (RFC 5652

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
@@ -50,6 +52,7 @@ type requestOptions struct {
 	trustedRootURL string
 	acceptUnlogged bool
 
+	sign  string // a file
 	files client.Files
 	json  bool
 }
@@ -60,6 +63,10 @@ const caEnv = "MAYFLY_CA"
 const requestLong = `Makes an ephemeral key, gets an identity token, proves possession of the key,
 asks the CA for a certificate, verifies the answer against a trusted root, and
 writes the key (mode 0600) and the certificate chain (leaf first).
+
+With --sign FILE it signs the file, throws the key away, and writes a Sigstore bundle: the
+signature, the certificate, and a timestamp of the authority that the trusted root names, by
+which cosign and other clients verify it when the certificate has expired.
 
 The token comes from the one place that is named: --token-file, --token-env,
 --token-stdin, --browser or --device. Without any of them these are tried in
@@ -88,11 +95,17 @@ func newRequestCommand(streams streams) *cobra.Command {
 		Long:  requestLong,
 		Example: `  mayfly request --browser
   mayfly request --ca https://ca.example.com --trusted-root trusted_root.json --token-file token.jwt
+  mayfly request --ca https://ca.example.com --trusted-root trusted_root.json --sign app.tar.gz
   mayfly request --grpc 127.0.0.1:5554 --token-env MY_TOKEN --json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
+			if o.sign != "" {
+				o.files.Bundle = cmp.Or(o.files.Bundle, o.sign+".sigstore.json")
+			} else if o.files.Bundle != "" {
+				return usage("name the file to sign with --sign", "--bundle is for what is signed")
+			}
 			o.nameCA(cmd.Flags().Changed, os.Getenv)
 			return classify(newRequest(o, streams).run(ctx))
 		},
@@ -118,12 +131,16 @@ func newRequestCommand(streams streams) *cobra.Command {
 	f.StringVar(&o.trustedRoot, "trusted-root", "", "verify against this trusted_root.json")
 	f.StringVar(&o.trustedRootURL, "trusted-root-url", "", "fetch the trusted root from here, trusting the host")
 	f.BoolVar(&o.acceptUnlogged, "accept-unlogged", false, "accept a certificate without SCT, of a CA that has no log")
+	f.StringVar(&o.sign, "sign", "", "sign this file, and write a Sigstore bundle instead of key and certificate")
+	f.StringVar(&o.files.Bundle, "bundle", "", "file for the bundle; the signed file's name with .sigstore.json if empty")
 	f.StringVar(&o.files.Key, "output-key", "mayfly.key.pem", "file for the private key (PKCS#8 PEM, mode 0600)")
 	f.StringVar(&o.files.Certificate, "output-certificate", "mayfly.crt.pem", "file for the certificate chain (PEM)")
 	f.BoolVar(&o.files.Force, "force", false, "replace the files if they are there")
 	f.BoolVar(&o.json, "json", false, "print everything as JSON")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "browser", "device")
 	cmd.MarkFlagsMutuallyExclusive("trusted-root", "trusted-root-url")
+	cmd.MarkFlagsMutuallyExclusive("sign", "output-key")
+	cmd.MarkFlagsMutuallyExclusive("sign", "output-certificate")
 	return cmd
 }
 
@@ -168,11 +185,17 @@ func (r *request) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	token, source, err := r.token(ctx)
+	key, err := client.GenerateKey(client.KeyType(r.keyType))
 	if err != nil {
 		return err
 	}
-	key, err := client.GenerateKey(client.KeyType(r.keyType))
+	var signature *commonpb.MessageSignature
+	if r.sign != "" { // before there is a token or a certificate to run out meanwhile
+		if signature, err = key.SignFile(r.sign); err != nil {
+			return err
+		}
+	}
+	token, source, err := r.token(ctx)
 	if err != nil {
 		return err
 	}
@@ -188,10 +211,33 @@ func (r *request) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.files.Write(key, verified.Chain); err != nil {
+	o := newOutcome(r, token, source, origin, key, verified)
+	if signature != nil {
+		err = r.bundle(ctx, trust, signature, &o, verified.Chain[0])
+	} else {
+		o.KeyFile, o.CertFile = r.files.Key, r.files.Certificate
+		err = r.files.Write(key, verified.Chain)
+	}
+	if err != nil {
 		return err
 	}
-	return newOutcome(r, token, source, origin, key, verified).print(r.Out, r.json, time.Now())
+	return o.print(r.Out, r.json, time.Now())
+}
+
+// bundle has a signature stamped, and writes it.
+func (r *request) bundle(ctx context.Context, trust *client.Trust, s *commonpb.MessageSignature, o *outcome, leaf *x509.Certificate) error {
+	stamp, at, err := trust.Stamp(ctx, r.http, r.retry, s.GetSignature(), leaf)
+	if err != nil {
+		return err
+	}
+	if o.Bundle = r.files.Bundle; stamp != nil {
+		o.Timestamp = at.Format(time.RFC3339)
+	}
+	bundle, err := client.Bundle(s, leaf, stamp)
+	if err != nil {
+		return err
+	}
+	return r.files.WriteBundle(bundle)
 }
 
 // check refuses what can't work before anything is asked of anybody.
@@ -303,16 +349,17 @@ type outcome struct {
 	KeyType     string         `json:"keyType"`
 	TrustedRoot string         `json:"trustedRoot"` // the file or URL that it was verified with
 	SCTs        []inspect.SCT  `json:"scts"`
-	KeyFile     string         `json:"keyFile"`
-	CertFile    string         `json:"certificateFile"`
+	KeyFile     string         `json:"keyFile,omitempty"`
+	CertFile    string         `json:"certificateFile,omitempty"`
+	Bundle      string         `json:"bundle,omitempty"`    // instead of both
+	Timestamp   string         `json:"timestamp,omitempty"` // in the bundle
 	Chain       string         `json:"certificateChain"` // PEM, leaf first, root last
 }
 
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {
 	o := outcome{
 		CA: r.ca, TokenSource: source, Subject: token.Subject, Issuer: token.Issuer,
-		KeyType: string(key.Type()), TrustedRoot: origin,
-		KeyFile: r.files.Key, CertFile: r.files.Certificate, Chain: string(cachain.PEM(v.Chain)),
+		KeyType: string(key.Type()), TrustedRoot: origin, Chain: string(cachain.PEM(v.Chain)),
 	}
 	if r.grpc != "" {
 		o.CA = r.grpc
@@ -345,8 +392,13 @@ func (o outcome) print(w io.Writer, asJSON bool, now time.Time) error {
 	if len(o.SCTs) == 0 {
 		field("SCT", "none: accepted because of --accept-unlogged")
 	}
-	field("key", terminal.Escape(o.KeyFile)+" (mode 0600)")
-	field("certificate", terminal.Escape(o.CertFile)+" (leaf first)")
+	if o.Bundle == "" {
+		field("key", terminal.Escape(o.KeyFile)+" (mode 0600)")
+		field("certificate", terminal.Escape(o.CertFile)+" (leaf first)")
+	} else {
+		field("timestamp", cmp.Or(o.Timestamp, "none: the bundle verifies until the certificate has expired"))
+		field("bundle", terminal.Escape(o.Bundle))
+	}
 	_, err := io.WriteString(w, b.String())
 	return err
 }

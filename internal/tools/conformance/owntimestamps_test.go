@@ -31,6 +31,7 @@ func TestOwnTimestamps(t *testing.T) {
 	}{
 		{"sigstore-go, a month later", testAMonthLater},
 		{"cosign-v3", testCosignStamps},
+		{"mayfly-request", testRequestSigns},
 		{"sigstore-js", func(t *testing.T, m *mayfly) {
 			testSigstoreJS(t, m, &timestampAuthority{documents: m.documents(t)})
 		}},
@@ -63,15 +64,20 @@ func stampedBundle(t *testing.T, m *mayfly, content []byte) *bundle.Bundle {
 	return entity
 }
 
-// testAMonthLater moves the verifier's clock to a month after the certificate has
-// expired: with the timestamp the signature verifies, and by that clock it doesn't.
+// testAMonthLater signs with sigstore-go.
 func testAMonthLater(t *testing.T, m *mayfly) {
 	content := []byte("signed by " + t.Name())
-	entity := stampedBundle(t, m, content)
 	trust, err := root.NewTrustedRootFromPath(m.trustedRoot)
 	if err != nil {
 		t.Fatal(err)
 	}
+	verifiesLater(t, m, trust, stampedBundle(t, m, content), content)
+}
+
+// verifiesLater moves the verifier's clock to a month after the certificate has
+// expired: with the timestamp the signature verifies, and by that clock it doesn't.
+func verifiesLater(t *testing.T, m *mayfly, trust root.TrustedMaterial, entity *bundle.Bundle, content []byte) {
+	t.Helper()
 	identity, err := verify.NewShortCertificateIdentity(m.Issuer, "", aliceEmail, "")
 	if err != nil {
 		t.Fatal(err)
@@ -95,6 +101,41 @@ func testAMonthLater(t *testing.T, m *mayfly) {
 			}
 		}
 	})
+}
+
+// testRequestSigns has clients that know 1.root.json alone verify what `mayfly request`
+// has signed, one of them a month later.
+func testRequestSigns(t *testing.T, m *mayfly) {
+	file, token := artifact(t), filepath.Join(t.TempDir(), "token")
+	write(t, token, []byte(m.token(t)))
+	d := documents{trustedRoot: m.HTTP + "/tuf", signingConfig: m.download(t, t.TempDir(), "/tuf/1.root.json"), stamped: true, home: t.TempDir()}
+	if err := cosignBegins(t, m, d); err != nil {
+		t.Fatal(err)
+	}
+	other := artifact(t)
+	write(t, other, []byte("other bytes"))
+	for _, kind := range []string{"p256", "p384", "p521", "rsa2048"} {
+		made := filepath.Join(d.home, kind+".json")
+		command(t, nil, setting(t, "MAYFLY_BIN"), "request", "--ca", m.HTTP, "--token-file", token, "--trusted-root", m.trustedRoot,
+			"--key-type", kind, "--sign", file, "--bundle", made)
+		byCosign := append([]string{"verify-blob", "--bundle", made, "--insecure-ignore-tlog", "--use-signed-timestamps"}, m.signedAs(aliceEmail)...)
+		command(t, at(m, d), cosign(t, cosign3), append(byCosign, file)...)
+		if output, err := attempt(t, at(m, d), cosign(t, cosign3), append(byCosign, other)...); err == nil {
+			t.Errorf("%s: accepted for another file: %s", kind, output)
+		}
+		if err := sigstoreJS.verify(t, m, d, aliceEmail, made, file); err != nil {
+			t.Errorf("%s: sigstore-js: %v", kind, err)
+		}
+		trust, err := trustByTUF(caller(t), d)
+		if err != nil {
+			t.Fatal(err)
+		}
+		entity, err := bundle.LoadJSONFromPath(made)
+		if err != nil {
+			t.Fatal(err)
+		}
+		verifiesLater(t, m, trust, entity, readFile(t, file))
+	}
 }
 
 // testCosignStamps has cosign sign with the documents alone, and verify by the

@@ -14,10 +14,11 @@ import (
 	"testing"
 )
 
-// startNodeProvider runs the npm oidc-provider. Its forms take any password.
-func startNodeProvider(t *testing.T) account {
+// startNodeProvider runs the npm oidc-provider. Its forms take any password; claims may
+// be a file with those of its tokens for jobs.
+func startNodeProvider(t *testing.T, claims ...string) account {
 	t.Helper()
-	p := start(t, node(t), filepath.Join(setting(t, "CONFORMANCE_NODE"), "provider.mjs"), aliceEmail)
+	p := start(t, node(t), append([]string{filepath.Join(setting(t, "CONFORMANCE_NODE"), "provider.mjs"), aliceEmail}, claims...)...)
 	a := account{client: "sigstore", scope: "openid email", fill: url.Values{"login": {"alice"}, "password": {"any"}}}
 	p.until(t, "it says its issuer URL", func() bool {
 		for line := range strings.Lines(p.output.String()) {

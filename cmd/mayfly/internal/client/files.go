@@ -10,20 +10,24 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 )
 
-// Files is where the key and the certificate chain go.
+// Files is where the key and the certificate chain go, or the bundle of what was signed.
 type Files struct {
 	Key         string // PKCS#8 PEM, mode 0600
 	Certificate string // PEM, leaf first, root last, mode 0644
+	Bundle      string // JSON, mode 0644; where it is named, the key is thrown away
 	Force       bool   // replace what is there; without it nothing is overwritten
 }
 
 // Check finds out before anything is asked of a CA whether Write may work. A
 // file that appears in between is still not overwritten.
 func (f Files) Check() error {
-	if f.Key == "" || f.Certificate == "" || filepath.Clean(f.Key) == filepath.Clean(f.Certificate) {
+	paths := []string{f.Key, f.Certificate}
+	if f.Bundle != "" {
+		paths = []string{f.Bundle}
+	} else if f.Key == "" || f.Certificate == "" || filepath.Clean(f.Key) == filepath.Clean(f.Certificate) {
 		return problem(Misused, "name two files with --output-key and --output-certificate", "the key and the certificate need a file each")
 	}
-	for _, path := range []string{f.Key, f.Certificate} {
+	for _, path := range paths {
 		if info, err := os.Stat(filepath.Dir(path)); err != nil || !info.IsDir() {
 			return problem(Failed, "create it first", "the folder of %s is not there", path)
 		}
@@ -60,6 +64,9 @@ func (f Files) Write(key *Key, chain []*x509.Certificate) error {
 	}
 	return nil
 }
+
+// WriteBundle writes the bundle.
+func (f Files) WriteBundle(bundle []byte) error { return f.write(f.Bundle, bundle, 0o644) }
 
 // write makes the file under another name and gives it its own only when it is
 // whole: by link, which never replaces, or by rename where replacing is wanted.

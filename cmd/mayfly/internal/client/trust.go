@@ -18,6 +18,7 @@ import (
 // with the window in which it does.
 type Trust struct {
 	authorities []trustroot.Authority
+	timestamps  []trustroot.Authority
 	logs        map[[32]byte]TrustedLog // by SHA-256 of the SubjectPublicKeyInfo
 }
 
@@ -35,7 +36,7 @@ func ParseTrust(document []byte) (*Trust, error) {
 	if err != nil {
 		return nil, problem(Failed, fix, "the trusted root can't be used").because(err)
 	}
-	trust := &Trust{authorities: root.Authorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
+	trust := &Trust{authorities: root.Authorities, timestamps: root.TimestampAuthorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
 	for _, log := range root.CTLogs {
 		public, err := x509.ParsePKIXPublicKey(log.SPKI)
 		if err != nil {

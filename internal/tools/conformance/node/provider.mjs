@@ -3,14 +3,17 @@
 // token) and one account. It prints its issuer URL on a line of its own once
 // it listens, and ends when its standard input does.
 //
-//   node provider.mjs EMAIL
+//   node provider.mjs EMAIL [CLAIMS.json]
 //
 // Beside the provider's own endpoints:
 //
 //   POST /control/rotate   a new key signs from now on; those before stay published
 //   POST /control/retire   only the key that signs stays published
 //   GET  /control/reads    how often the published keys were read
+//   GET  /job/token?audience=A   what a CI vendor's runner gives a job: a token for A
+//                          with the claims of the file (Authorization: Bearer job)
 import { generateKeyPair, randomUUID } from 'node:crypto';
+import { readFileSync } from 'node:fs';
 import { createServer } from 'node:http';
 import { promisify } from 'node:util';
 import { Provider } from 'oidc-provider';
@@ -18,7 +21,7 @@ import { Provider } from 'oidc-provider';
 const keysPath = '/jwks';
 const maxAge = 60; // seconds that readers may keep the keys; rotation_test.go counts on it
 
-const email = process.argv[2];
+const [email, claimsFile] = process.argv.slice(2);
 let handler;
 let keys = [];
 let reads = 0;
@@ -50,13 +53,14 @@ class Store {
   }
 }
 
-function serveKeys() {
-  handler = new Provider(issuer, {
+// provider has one client, whose id is the audience of its tokens.
+function provider(clientID) {
+  return new Provider(issuer, {
     adapter: Store,
     jwks: { keys },
     clients: [
       {
-        client_id: 'sigstore',
+        client_id: clientID,
         application_type: 'native', // so that a loopback redirect may have any port
         token_endpoint_auth_method: 'none',
         grant_types: ['authorization_code'],
@@ -70,7 +74,27 @@ function serveKeys() {
       return { accountId: id, claims: async () => ({ sub: id, email, email_verified: true }) };
     },
     cookies: { keys: ['only for this test'] },
-  }).callback();
+  });
+}
+
+function serveKeys() {
+  handler = provider('sigstore').callback();
+}
+
+async function jobToken(request, response) {
+  if (request.headers.authorization?.toLowerCase() !== 'bearer job') {
+    response.statusCode = 401;
+    response.end();
+    return;
+  }
+  const audience = new URL(request.url, issuer).searchParams.get('audience');
+  const vendor = provider(audience);
+  const { sub, ...claims } = JSON.parse(readFileSync(claimsFile, 'utf8'));
+  const token = new vendor.IdToken({ sub }, { client: await vendor.Client.find(audience) });
+  token.scope = 'openid';
+  for (const [name, value] of Object.entries({ ...claims, sub, jti: randomUUID() })) token.set(name, value);
+  response.setHeader('Content-Type', 'application/json');
+  response.end(JSON.stringify({ value: await token.issue({ use: 'idtoken' }) }));
 }
 
 async function rotate() {
@@ -99,6 +123,10 @@ async function control(request, response) {
 const server = createServer((request, response) => {
   if (request.url.startsWith('/control/')) {
     control(request, response);
+    return;
+  }
+  if (request.url.startsWith('/job/token?')) {
+    jobToken(request, response);
     return;
   }
   if (request.url === keysPath) {
