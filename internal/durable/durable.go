@@ -20,16 +20,14 @@ func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
 			err = errors.Join(err, os.Remove(path))
 		}
 	}()
-	if _, err := f.Write(b); err != nil {
-		return errors.Join(err, f.Close())
+	_, err = f.Write(b)
+	if err == nil {
+		err = OwnerOfFolder(f)
 	}
-	if err := OwnerOfFolder(f); err != nil {
-		return errors.Join(err, f.Close())
+	if err == nil {
+		err = f.Sync()
 	}
-	if err := f.Sync(); err != nil {
-		return errors.Join(err, f.Close())
-	}
-	if err := f.Close(); err != nil {
+	if err = errors.Join(err, f.Close()); err != nil {
 		return err
 	}
 	return SyncFolder(filepath.Dir(path))
@@ -45,16 +43,35 @@ func SyncFolder(dir string) error {
 	return errors.Join(d.Sync(), d.Close())
 }
 
-// Replace puts b in the place of the file at path, which must exist, and syncs it
-// and its folder. A reader sees the old content or the new one, never a part; the
-// file keeps its mode and its owner. A symbolic link is replaced, not followed.
-// After an error the old content stands, unless only the last sync failed.
-func Replace(path string, b []byte) (err error) {
+// TempPrefix begins the name of a file that is written and not in its place yet.
+const TempPrefix = ".tmp-"
+
+// Put writes a file, in the place of what is there under its name, and syncs it and its
+// folder. A reader sees the old content or the new one, never a part. A symbolic link is
+// replaced, not followed. The file is owned as OwnerAsFolder says. After an error the old
+// content stands, unless only the last sync failed.
+func Put(path string, b []byte, mode os.FileMode) error {
+	return put(path, b, func(f *os.File) error {
+		if err := f.Chmod(mode); err != nil {
+			return err
+		}
+		return OwnerOfFolder(f)
+	})
+}
+
+// Replace is Put for a file that must exist, and keeps its mode and its owner.
+func Replace(path string, b []byte) error {
 	old, err := os.Lstat(path)
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+"-*") // mode 0600
+	return put(path, b, func(f *os.File) error { return likeness(f, old) })
+}
+
+// put writes b beside its place, and renames it there once like has made the file what
+// it should be.
+func put(path string, b []byte, like func(*os.File) error) (err error) {
+	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix) // mode 0600
 	if err != nil {
 		return err
 	}
@@ -67,7 +84,7 @@ func Replace(path string, b []byte) (err error) {
 	}()
 	_, err = f.Write(b)
 	if err == nil {
-		err = likeness(f, old)
+		err = like(f)
 	}
 	if err == nil {
 		err = f.Sync()

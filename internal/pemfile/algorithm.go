@@ -1,6 +1,7 @@
 package pemfile
 
 import (
+	"cmp"
 	"encoding/asn1"
 	"errors"
 	"fmt"
@@ -18,33 +19,11 @@ var (
 	oidRSA = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
 )
 
-// names are those of algorithms and curves that are met and not supported.
-var names = map[string]string{
-	"1.2.840.113549.1.1.10":   "an RSA key for PSS alone",
-	"1.2.840.10040.4.1":       "a DSA key",
-	"1.3.101.110":             "an X25519 key",
-	"1.3.101.111":             "an X448 key",
-	"1.3.101.113":             "an Ed448 key",
-	"2.16.840.1.101.3.4.3.17": "an ML-DSA-44 key",
-	"2.16.840.1.101.3.4.3.18": "an ML-DSA-65 key",
-	"2.16.840.1.101.3.4.3.19": "an ML-DSA-87 key",
-	"1.2.840.10045.3.1.1":     "the curve P-192",
-	"1.3.132.0.33":            "the curve P-224",
-	"1.3.132.0.10":            "the curve secp256k1",
-	"1.3.36.3.3.2.8.1.1.7":    "the curve brainpoolP256r1",
-	"1.3.36.3.3.2.8.1.1.11":   "the curve brainpoolP384r1",
-	"1.3.36.3.3.2.8.1.1.13":   "the curve brainpoolP512r1",
-	"1.2.156.10197.1.301":     "the curve SM2",
-}
-
 const accepted = "use ECDSA P-256, P-384 or P-521, or RSA of 2048, 3072 or 4096 bits"
 
 // named is the object identifier in words.
 func named(oid asn1.ObjectIdentifier, kind string) string {
-	if name := names[oid.String()]; name != "" {
-		return name
-	}
-	return "the " + kind + " " + oid.String()
+	return "the " + kind + " " + cmp.Or(pubkey.Unsupported[oid.String()], oid.String())
 }
 
 // algorithmFault says what about an AlgorithmIdentifier (RFC 5280 §4.1.1.2) of a key
@@ -60,7 +39,7 @@ func algorithmFault(algorithm cryptobyte.String, convert string) error {
 	if oid.String() == "1.3.101.112" { // Ed25519 is read, and refused elsewhere where it can't be used
 		return nil
 	}
-	return fmt.Errorf("holds %s, which isn't supported: %s", named(oid, "algorithm"), accepted)
+	return fmt.Errorf("holds a key of %s, which isn't supported: %s", named(oid, "algorithm"), accepted)
 }
 
 // curveFault does the same for ECParameters (RFC 5480 §2.1.1).

@@ -7,10 +7,13 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 const certificates = "a certificate (X.509, in PEM, DER or PKCS #7)"
@@ -35,6 +38,23 @@ func Certificates(b []byte) ([]*x509.Certificate, error) {
 // CertificatesAmong reads the certificates of a file as they come. It may hold other
 // things too, such as their key.
 func CertificatesAmong(b []byte) ([]*x509.Certificate, error) { return read(b, true) }
+
+// PoolFile is [Pool] of the file at path; nil, which is the system's own, for no path.
+// Its errors name the file.
+func PoolFile(path setting.Path) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil //nolint:nilnil // tls.Config's own way to say "the system's"
+	}
+	b, err := os.ReadFile(string(path))
+	if err != nil {
+		return nil, err
+	}
+	pool, err := Pool(b)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return pool, nil
+}
 
 // Pool reads a file of trusted certificates. Those that are whole and that Go can't
 // read, of a curve that it doesn't know, say, are left out where there are others:

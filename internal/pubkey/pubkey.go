@@ -18,6 +18,13 @@ func Equal(a, b crypto.PublicKey) bool {
 	return ok && k.Equal(b)
 }
 
+// Digest is the hash of a message.
+func Digest(hash crypto.Hash, message []byte) []byte {
+	h := hash.New()
+	_, _ = h.Write(message) // a hash never fails
+	return h.Sum(nil)
+}
+
 // Curve is a curve whose keys are accepted.
 type Curve struct {
 	elliptic.Curve
@@ -40,4 +47,29 @@ func NamedCurve(oid asn1.ObjectIdentifier) (Curve, bool) {
 		return Curve{}, false
 	}
 	return Curves[i], true
+}
+
+// Unsupported names the kinds of key and the curves that people do send and that aren't
+// accepted, by their identifiers.
+var Unsupported = map[string]string{
+	"1.2.840.113549.1.1.10":   "RSASSA-PSS",
+	"1.2.840.113549.1.1.7":    "RSAES-OAEP",
+	"1.2.840.10040.4.1":       "DSA",
+	"1.2.840.113549.1.3.1":    "DH",
+	"1.2.840.10046.2.1":       "DH",
+	"1.3.132.1.12":            "ECDH",
+	"1.3.101.110":             "X25519",
+	"1.3.101.111":             "X448",
+	"1.3.101.113":             "Ed448",
+	"2.16.840.1.101.3.4.3.17": "ML-DSA-44",
+	"2.16.840.1.101.3.4.3.18": "ML-DSA-65",
+	"2.16.840.1.101.3.4.3.19": "ML-DSA-87",
+
+	"1.3.132.0.33":          "P-224",
+	"1.3.132.0.10":          "secp256k1",
+	"1.2.840.10045.3.1.1":   "P-192",
+	"1.3.36.3.3.2.8.1.1.7":  "brainpoolP256r1",
+	"1.3.36.3.3.2.8.1.1.11": "brainpoolP384r1",
+	"1.3.36.3.3.2.8.1.1.13": "brainpoolP512r1",
+	"1.2.156.10197.1.301":   "SM2",
 }
