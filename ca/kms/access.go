@@ -25,9 +25,7 @@ const (
 )
 
 // knownCredentials are all of them, in the order that errors list them.
-func knownCredentials() []Credential {
-	return []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
-}
+var knownCredentials = []Credential{CredentialEnv, CredentialWorkload, CredentialManaged, CredentialProfile, CredentialCLI, CredentialFile, CredentialAuto}
 
 // Access says how a key is reached, beside its reference. The zero value is
 // enough for `file:`.
@@ -100,8 +98,8 @@ func (a Access) at(r Replica) Access {
 // CheckAccess adds every fault of a as the access to key, whose own path is
 // path+".key". It reads nothing, not even the environment.
 func (all Registry) CheckAccess(a *Access, path string, key setting.KeyRef, f *setting.Faults) {
-	if known := knownCredentials(); a.Credential != "" && !slices.Contains(known, a.Credential) {
-		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, setting.List(known))
+	if a.Credential != "" && !slices.Contains(knownCredentials, a.Credential) {
+		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, setting.List(knownCredentials))
 	}
 	if a.Profile != "" && a.Credential != CredentialProfile {
 		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
@@ -126,21 +124,21 @@ func (all Registry) CheckAccess(a *Access, path string, key setting.KeyRef, f *s
 // checkKey adds the faults of one reference.
 func (all Registry) checkKey(a Access, path string, key setting.KeyRef, f *setting.Faults) {
 	b, _, err := all.parse(string(key), a)
-	switch {
-	case err != nil:
+	if err != nil {
 		f.Add(setting.Join(path, "key"), "%v", err)
-	case len(b.Credentials) > 0 && a.Credential == "":
-		f.Add(setting.Join(path, "credential"), "required for a key in %s: one of %s", b.Title, setting.List(b.Credentials))
-	case a.Credential != "" && slices.Contains(knownCredentials(), a.Credential) && !slices.Contains(b.Credentials, a.Credential):
-		f.Add(setting.Join(path, "credential"), "%v", b.noCredential(a.Credential))
+		return
+	}
+	at := setting.Join(path, "credential")
+	switch err := b.supports(a.Credential); {
+	case err != nil && a.Credential == "":
+		f.Add(at, "required for a key in %s: one of %s", b.Title, setting.List(b.Credentials))
+	case err != nil && slices.Contains(knownCredentials, a.Credential):
+		f.Add(at, "%v", err)
 	}
 }
 
 func checkEndpoint(path, endpoint string, f *setting.Faults) {
-	if endpoint == "" {
-		return
-	}
-	if err := CheckEndpoint(endpoint); err != nil {
+	if err := CheckEndpoint(endpoint); err != nil && endpoint != "" {
 		f.Add(path, "%v", err)
 	}
 }

@@ -15,7 +15,11 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -124,7 +128,7 @@ func (s *Service) retry(ctx context.Context, operation string, attempts int, do 
 		}
 		c := s.classified(err, at)
 		failed = &CallError{Attempts: attempt, Elapsed: s.Now().Sub(began), Err: err, outcome: c.Outcome, temporary: c.Retry, Text: c.Text}
-		failed.Host, failed.Step = at.place(s.host, operation)
+		failed.Host, failed.Step = at.now().place(s.host, operation)
 		if !c.Retry || attempt == attempts || !Pause(ctx, attempt) {
 			break
 		}
@@ -194,8 +198,9 @@ func (s *Service) classified(err error, at *connectionTrace) Classified {
 
 // classifyNetwork is for errors that don't come from the service itself.
 func classifyNetwork(err error, at *connectionTrace) Classified {
-	if hidden := at.failure(); hidden != nil {
-		err = errors.Join(err, hidden) // some SDKs keep no more than a text of it
+	reached := at.now()
+	if reached.step != "" && reached.failed != nil {
+		err = errors.Join(err, reached.failed) // some SDKs keep no more than a text of it
 	}
 	var dns *net.DNSError
 	var certificate *tls.CertificateVerificationError
@@ -219,7 +224,7 @@ func classifyNetwork(err error, at *connectionTrace) Classified {
 		return Classified{outcomeTimeout, true, "no answer in time"}
 	case errors.As(err, &network):
 		return Classified{OutcomeUnavailable, true, networkText(err)}
-	case at.reached():
+	case reached.hostPort != "": // a request was begun
 		return Classified{OutcomeUnavailable, true, ""}
 	default:
 		return Classified{OutcomeOther, false, ""} // before any request: not the network's fault
@@ -229,8 +234,7 @@ func classifyNetwork(err error, at *connectionTrace) Classified {
 // networkText is the part of an error that says what happened: an SDK's wrapping
 // and the URL are known from elsewhere.
 func networkText(err error) string {
-	var op *net.OpError
-	if errors.As(err, &op) {
+	if op, ok := errors.AsType[*net.OpError](err); ok {
 		return op.Err.Error()
 	}
 	return err.Error()
@@ -242,10 +246,21 @@ func OneLine(text string) string { return oneline.Clean(text, 300) }
 // connectionTrace is how far one attempt came. An SDK may make several requests
 // in one attempt; the last one counts.
 type connectionTrace struct {
-	mu       sync.Mutex
+	mu sync.Mutex
+	reached
+}
+
+// reached is how far a request came.
+type reached struct {
 	hostPort string // of the request under way
 	step     string // before the request; "" once there is a connection
 	failed   error  // of that step
+}
+
+func (t *connectionTrace) now() reached {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.reached
 }
 
 func (t *connectionTrace) trace() *httptrace.ClientTrace {
@@ -270,16 +285,6 @@ func (t *connectionTrace) fail(err error) {
 	}
 }
 
-// failure is why there is no connection; nil where there is one, or nobody said.
-func (t *connectionTrace) failure() error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.step == "" {
-		return nil
-	}
-	return t.failed
-}
-
 func (t *connectionTrace) set(hostPort, step string) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -291,17 +296,8 @@ func (t *connectionTrace) set(hostPort, step string) {
 	t.step, t.failed = step, nil
 }
 
-// reached reports whether a request was begun.
-func (t *connectionTrace) reached() bool {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	return t.hostPort != ""
-}
-
 // place names the host and the step of an attempt at an operation of kms.
-func (t *connectionTrace) place(kms, operation string) (host, step string) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
+func (t reached) place(kms, operation string) (host, step string) {
 	host = strings.TrimSuffix(strings.TrimSuffix(t.hostPort, ":443"), ":80")
 	switch {
 	case host == "":
@@ -314,3 +310,117 @@ func (t *connectionTrace) place(kms, operation string) (host, step string) {
 		return host, operation
 	}
 }
+
+// Outcome is how a call to a KMS ended: a metric label, from a closed list.
+type Outcome string
+
+// The outcomes of calls that failed.
+const (
+	OutcomeThrottled   Outcome = "throttled"   // a quota is used up
+	OutcomeDenied      Outcome = "denied"      // the principal may not
+	OutcomeUnusable    Outcome = "unusable"    // disabled, deleted, not found
+	OutcomeUnavailable Outcome = "unavailable" // no connection, or the service's own fault
+	OutcomeWrong       Outcome = "wrong"       // an answer that doesn't verify
+	OutcomeOther       Outcome = "other"
+
+	outcomeOK       Outcome = "ok"
+	outcomeTimeout  Outcome = "timeout"  // no answer in time
+	outcomeCanceled Outcome = "canceled" // the caller went away
+)
+
+// Text is an error of this outcome in words for the operator. A call that is
+// throttled or finds its service unavailable is made again.
+func (o Outcome) Text(text string) Classified {
+	return Classified{o, o == OutcomeThrottled || o == OutcomeUnavailable, text}
+}
+
+type metrics struct {
+	calls   *prometheus.CounterVec
+	seconds *prometheus.HistogramVec
+}
+
+// newMetrics makes the metrics, or finds those that another key registered.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		calls: metric.Counter("mayfly_kms_calls_total",
+			"Calls to key management services, each with all of its attempts, by backend, operation and outcome.", "backend", "operation", "outcome"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "mayfly_kms_call_seconds",
+			Help:    "Time that a call to a key management service took with all of its attempts, in seconds.",
+			Buckets: []float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15},
+		}, []string{"backend", "operation"}),
+	}
+	if r == nil {
+		return m, nil
+	}
+	var err error
+	if m.calls, err = shared(r, m.calls); err != nil {
+		return nil, err
+	}
+	m.seconds, err = shared(r, m.seconds)
+	return m, err
+}
+
+// shared registers c, or is the one that is registered already.
+func shared[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
+	err := r.Register(c)
+	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
+		if known, ok := already.ExistingCollector.(C); ok {
+			return known, nil
+		}
+	}
+	return c, err
+}
+
+func (m *metrics) observe(backend, operation string, o Outcome, took time.Duration) {
+	m.calls.WithLabelValues(backend, operation, string(o)).Inc()
+	m.seconds.WithLabelValues(backend, operation).Observe(took.Seconds())
+}
+
+// The bounds of every network backend.
+const (
+	dialTimeout    = 3 * time.Second  // DNS and connection together
+	tlsTimeout     = 3 * time.Second  // the handshake
+	attemptTimeout = 5 * time.Second  // one request and its answer, from DNS on
+	openTimeout    = 15 * time.Second // the whole of Open
+	// An HTTP/2 connection on which nothing came for pingAfter is asked for a sign
+	// of life, and closed without one within pingTimeout: what a firewall has
+	// forgotten would else hang every request until TCP gives up, minutes later.
+	pingAfter   = 2 * time.Second
+	pingTimeout = time.Second
+)
+
+// ErrOpenTimeout is the cause of a context whose time for an Open is over.
+var ErrOpenTimeout = fmt.Errorf("the key couldn't be opened within %v", openTimeout)
+
+// maxIdle is how many connections wait for the next signature: as many
+// signatures at once need no new handshake.
+const maxIdle = 128
+
+// newHTTPClient makes the client of one key: connections of its own, bounded in
+// time, and no redirects, which none of these services send.
+func newHTTPClient(a Access) (*http.Client, error) {
+	roots, err := pemfile.PoolFile(a.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	t := &http.Transport{
+		Proxy:                 http.ProxyFromEnvironment,
+		DialContext:           (&net.Dialer{Timeout: dialTimeout, KeepAlive: 30 * time.Second}).DialContext,
+		TLSClientConfig:       &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:   tlsTimeout,
+		ForceAttemptHTTP2:     true,
+		MaxIdleConns:          maxIdle,
+		MaxIdleConnsPerHost:   maxIdle,
+		IdleConnTimeout:       90 * time.Second,
+		ExpectContinueTimeout: time.Second,
+		HTTP2:                 &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}
+	return &http.Client{
+		Transport:     t,
+		Timeout:       attemptTimeout, // for requests that an SDK makes outside the caller's context
+		CheckRedirect: func(*http.Request, []*http.Request) error { return errRedirect },
+	}, nil
+}
+
+var errRedirect = errors.New("the service answered with a redirect, which isn't followed: set the endpoint to the service itself")

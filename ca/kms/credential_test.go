@@ -19,10 +19,10 @@ func TestCredentialHalfSet(t *testing.T) {
 		env        []string
 		want       string
 	}{
-		{"aws", kms.CredentialEnv, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "AWS_ACCESS_KEY_ID is set, but AWS_SECRET_ACCESS_KEY isn't: set both"},
-		{"aws", kms.CredentialEnv, []string{"AWS_SECRET_ACCESS_KEY", kmstest.Secret}, "AWS_SECRET_ACCESS_KEY is set, but AWS_ACCESS_KEY_ID isn't"},
-		{"aws", kms.CredentialAuto, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "credential env: AWS_ACCESS_KEY_ID is set, but"},
-		{"aws", kms.CredentialWorkload, []string{"AWS_ROLE_ARN", "arn:aws:iam::1:role/x"}, "AWS_ROLE_ARN is set, but AWS_WEB_IDENTITY_TOKEN_FILE isn't"},
+		{"aws", kms.CredentialEnv, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "half of it is set: AWS_SECRET_ACCESS_KEY is missing"},
+		{"aws", kms.CredentialEnv, []string{"AWS_SECRET_ACCESS_KEY", kmstest.Secret}, "half of it is set: AWS_ACCESS_KEY_ID is missing"},
+		{"aws", kms.CredentialAuto, []string{"AWS_ACCESS_KEY_ID", "AKIA"}, "credential env: half of it is set: AWS_SECRET_ACCESS_KEY is missing"},
+		{"aws", kms.CredentialWorkload, []string{"AWS_ROLE_ARN", "arn:aws:iam::1:role/x"}, "half of it is set: AWS_WEB_IDENTITY_TOKEN_FILE is missing"},
 		{"aws", kms.CredentialWorkload, []string{"AWS_ACCESS_KEY_ID", "AKIA", "AWS_SECRET_ACCESS_KEY", "x"}, "none is mounted here"},
 		{"aws", kms.CredentialWorkload, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI", "http://example.com/x"}, "names example.com over http: https is expected"},
 		{"aws", kms.CredentialManaged, []string{"AWS_EC2_METADATA_DISABLED", "true"}, "AWS_EC2_METADATA_DISABLED is true"},

@@ -84,8 +84,8 @@ func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Si
 
 // temporary reports whether err is a call that may work later.
 func temporary(err error) bool {
-	var call *CallError
-	return errors.As(err, &call) && call.temporary
+	call, ok := errors.AsType[*CallError](err)
+	return ok && call.temporary
 }
 
 // opened is r's signer, which is opened now if that wasn't possible before, and
@@ -147,8 +147,7 @@ func (k *replicated) Close() error {
 // Sign asks one after the other, each within its share of ctx's time.
 func (k *replicated) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
 	var sig []byte
-	err := k.each(ctx, operationSign, func(ctx context.Context, s Signer) error {
-		var err error
+	err := k.each(ctx, operationSign, func(ctx context.Context, s Signer) (err error) {
 		sig, err = s.Sign(ctx, digest, opts)
 		return err
 	})

@@ -21,6 +21,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -155,9 +156,7 @@ func Try(ctx context.Context, s Signer) error {
 		return err
 	}
 	hash := a.Hash()
-	h := hash.New()
-	_, _ = h.Write([]byte("mayfly: trial signature, of no meaning")) // a hash never fails
-	digest := h.Sum(nil)
+	digest := pubkey.Digest(hash, []byte("mayfly: trial signature, of no meaning"))
 	sig, err := s.Sign(ctx, digest, hash)
 	if err != nil {
 		return err

@@ -8,8 +8,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"os"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
@@ -76,14 +76,5 @@ func ReadKeyFile(path string) ([]byte, error) {
 // ReadPlatformFile reads a token that a platform mounts, and may let others read:
 // it is bound to the pod or machine, and short-lived.
 func ReadPlatformFile(path string) ([]byte, error) {
-	f, err := os.Open(path) // #nosec G304 -- the operator or the platform names the file
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, secretfile.Max+1))
-	if err == nil && len(b) > secretfile.Max {
-		err = fmt.Errorf("%s: larger than %d bytes", path, secretfile.Max)
-	}
-	return b, err
+	return durable.ReadPlain(path, secretfile.Max)
 }

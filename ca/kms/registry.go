@@ -48,14 +48,6 @@ type Backend struct {
 	CannotSeal string
 }
 
-// noCredential is the error for a credential that b hasn't.
-func (b *Backend) noCredential(c Credential) error {
-	if len(b.Credentials) == 0 {
-		return fmt.Errorf("%s takes no credential: remove it", b.Title)
-	}
-	return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, setting.List(b.Credentials))
-}
-
 // supports is nil when b has the credential c, or needs none and c is empty.
 func (b *Backend) supports(c Credential) error {
 	switch {
@@ -63,8 +55,10 @@ func (b *Backend) supports(c Credential) error {
 		return nil
 	case c == "":
 		return fmt.Errorf("%s needs a credential: set it to one of %s", b.Title, setting.List(b.Credentials))
+	case len(b.Credentials) == 0:
+		return fmt.Errorf("%s takes no credential: remove it", b.Title)
 	default:
-		return b.noCredential(c)
+		return fmt.Errorf("%s has no credential %q: one of %s", b.Title, c, setting.List(b.Credentials))
 	}
 }
 
@@ -77,8 +71,7 @@ func (all Registry) URISchemes() []string {
 	for _, b := range all {
 		schemes = append(schemes, b.URISchemes...)
 	}
-	slices.Sort(schemes)
-	return schemes
+	return slices.Sorted(slices.Values(schemes))
 }
 
 // Open opens the key that ref names (`file:issuing.key.pem`, or as a vendor's
@@ -105,25 +98,29 @@ func (all Registry) Open(ctx context.Context, ref string, o Options) (Signer, er
 	}
 }
 
-// openOne opens one reference and tries it.
-func (all Registry) openOne(ctx context.Context, ref string, o Options) (Signer, error) {
-	var b *Backend
-	var r Reference
-	err := o.Step("reference", func() (string, error) {
-		var err error
-		if b, r, err = all.parse(ref, o.Access); err != nil {
+// resolve is the step of reading a reference, whose backend must have the credential.
+func resolve[R Reference](ref string, o Options, parse func(string, Access) (*Backend, R, error)) (r R, _ Options, err error) {
+	err = o.Step("reference", func() (string, error) {
+		var b *Backend
+		if b, r, err = parse(ref, o.Access); err != nil {
 			return "", err
 		}
+		if err := b.supports(o.Access.Credential); err != nil {
+			return "", fmt.Errorf("key %s: %w", r, err)
+		}
+		o.backend = b.Name
 		return r.String(), nil
 	})
+	return r, o, err
+}
+
+// openOne opens one reference and tries it.
+func (all Registry) openOne(ctx context.Context, ref string, o Options) (Signer, error) {
+	r, o, err := resolve(ref, o, all.parse)
 	if err != nil {
 		return nil, err
 	}
-	if err := b.supports(o.Access.Credential); err != nil {
-		return nil, fmt.Errorf("key %s: %w", r, err)
-	}
 	var s Signer
-	o.backend = b.Name
 	switch r := r.(type) {
 	case RemoteReference:
 		s, err = openRemote(ctx, r, o)
@@ -162,14 +159,10 @@ func (all Registry) Generate(ctx context.Context, ref string, a Algorithm, o Opt
 	if o.SealedKey != "" {
 		return all.generateSealed(ctx, ref, a, o)
 	}
-	b, r, err := all.parse(ref, o.Access)
+	r, o, err := resolve(ref, o, all.parse)
 	if err != nil {
 		return "", err
 	}
-	if err := b.supports(o.Access.Credential); err != nil {
-		return "", fmt.Errorf("key %s: %w", r, err)
-	}
-	o.backend = b.Name
 	switch r := r.(type) {
 	case RemoteReference:
 		made, err := makeRemote(ctx, r, a, o)

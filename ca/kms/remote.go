@@ -76,14 +76,7 @@ const (
 type Rights struct{ Signing, Sealing, Making string }
 
 func (r Rights) of(u use) string {
-	switch u {
-	case useSealing:
-		return r.Sealing
-	case useMaking:
-		return cmp.Or(r.Making, r.Signing)
-	default:
-		return r.Signing
-	}
+	return cmp.Or([...]string{useSigning: r.Signing, useSealing: r.Sealing, useMaking: r.Making}[u], r.Signing)
 }
 
 // NewService makes the far end of one key, at host[:port]. classify says what the
@@ -98,8 +91,7 @@ func (o Options) NewService(host string, rights Rights, classify func(err error,
 		HTTP: client, Logger: o.Logger, Now: o.Now,
 		backend: o.backend, host: strings.ToLower(host), metrics: o.metrics,
 		classify: func(err error) (Classified, bool) {
-			var own *keyError
-			if errors.As(err, &own) {
+			if own, ok := errors.AsType[*keyError](err); ok {
 				return own.outcome.Text(own.Error()), true
 			}
 			return classify(err, rights.of(o.use))
@@ -115,19 +107,53 @@ func (s *Service) Close() error {
 	return nil
 }
 
+// Chosen is the step of making the credential that o names or, for [CredentialAuto],
+// the first that is set up, be it by half: then it fails, rather than another being
+// taken without a word. source says in words which it is: never a secret.
+func Chosen[C any](o Options, firstSetUp func(Options) Credential, named func(Credential) (c C, source string, err error)) (c C, source string, err error) {
+	name, auto := o.Access.Credential, ""
+	if name == CredentialAuto {
+		name, auto = firstSetUp(o), "auto: "
+	}
+	err = o.Step("credential", func() (string, error) {
+		if c, source, err = named(name); err != nil {
+			return "", fmt.Errorf("credential %s: %w", name, err)
+		}
+		source = auto + source
+		return source, nil
+	})
+	return c, source, err
+}
+
+// AllSet are the values of environment variables that mean nothing one by one.
+func (o Options) AllSet(names ...string) (values []string, err error) {
+	var missing []string
+	for _, name := range names {
+		if values = append(values, o.Getenv(name)); o.Getenv(name) == "" {
+			missing = append(missing, name)
+		}
+	}
+	switch len(missing) {
+	case 0:
+		return values, nil
+	case len(names):
+		return values, fmt.Errorf("%s aren't set", strings.Join(names, ", "))
+	default:
+		return values, fmt.Errorf("half of it is set: %s is missing", strings.Join(missing, ", "))
+	}
+}
+
 // Absent is nil where describe finds no key, by an error that missing knows. A key
 // that is there, be it disabled, is ErrKeyExists.
 func (s *Service) Absent(ctx context.Context, describe func(ctx context.Context) error, missing func(error) bool) error {
 	err := s.Call(ctx, OperationKey, describe)
-	var own *keyError
-	switch {
-	case err == nil, errors.As(err, &own):
+	if _, disabled := errors.AsType[*keyError](err); disabled || err == nil {
 		return ErrKeyExists
-	case missing(err):
-		return nil
-	default:
-		return err
 	}
+	if missing(err) {
+		return nil
+	}
+	return err
 }
 
 // keyError is what an adapter itself found wrong with a key or an answer. The
@@ -250,15 +276,13 @@ func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.Sign
 		return nil, fmt.Errorf("key %s: %w: %v", r, ErrSignatureScheme, wanted)
 	}
 	var sig []byte
-	err = r.Call(ctx, operationSign, func(ctx context.Context) error {
-		got, err := r.key.Sign(ctx, scheme, digest)
-		if err != nil {
+	err = r.Call(ctx, operationSign, func(ctx context.Context) (err error) {
+		if sig, err = r.key.Sign(ctx, scheme, digest); err != nil {
 			return err
 		}
-		if err := Verify(r.key.Public, opts, digest, got); err != nil {
+		if err := Verify(r.key.Public, opts, digest, sig); err != nil {
 			return WrongSignature(err)
 		}
-		sig = got
 		return nil
 	})
 	r.remember(err)
@@ -271,8 +295,7 @@ func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.Sign
 // remember keeps how the last signature ended, for Health. A caller who went
 // away and a quota that is used up say nothing about the key.
 func (r *remoteSigner) remember(err error) {
-	var call *CallError
-	if errors.As(err, &call) && (call.outcome == outcomeCanceled || call.outcome == OutcomeThrottled) {
+	if call, ok := errors.AsType[*CallError](err); ok && (call.outcome == outcomeCanceled || call.outcome == OutcomeThrottled) {
 		return
 	}
 	r.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // Sealer encrypts small secrets under a key that stays in its KMS.
@@ -70,32 +71,18 @@ func (all Registry) CheckSealing(ref string, a Access) error {
 	return err
 }
 
-// sealing is the step of reading a reference to a key that seals.
-func (all Registry) sealing(ref string, o Options) (r RemoteReference, _ Options, err error) {
-	err = o.Step("reference", func() (string, error) {
-		var b *Backend
-		if b, r, err = all.parseSealing(ref, o.Access); err != nil {
-			return "", err
-		}
-		if err := b.supports(o.Access.Credential); err != nil {
-			return "", fmt.Errorf("key %s: %w", r, err)
-		}
-		o.backend = b.Name
-		return r.String(), nil
-	})
-	return r, o, err
+// sealing is resolve for a reference to a key that seals.
+func (all Registry) sealing(ref string, o Options) (RemoteReference, Options, error) {
+	return resolve(ref, o, all.parseSealing)
 }
 
 func (all Registry) parseSealing(ref string, a Access) (*Backend, RemoteReference, error) {
 	b, r, err := all.parse(ref, a)
-	if err != nil {
-		return nil, nil, err
-	}
 	remote, ok := r.(RemoteReference)
-	if !ok {
-		return nil, nil, fmt.Errorf("key %s: %s", r, b.CannotSeal)
+	if err == nil && !ok {
+		err = fmt.Errorf("key %s: %s", r, b.CannotSeal)
 	}
-	return b, remote, nil
+	return b, remote, err
 }
 
 func openSealer(ctx context.Context, r RemoteReference, o Options) (*remoteSealer, error) {
@@ -175,10 +162,8 @@ func checkAbout(about string) error {
 	if about == "" || len(about) > maxAbout {
 		return fmt.Errorf("what it is about has %d bytes: 1 to %d are wanted", len(about), maxAbout)
 	}
-	for _, c := range []byte(about) {
-		if c < ' ' || c > '~' {
-			return errors.New("what it is about has characters beside printable ASCII")
-		}
+	if strings.ContainsFunc(about, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return errors.New("what it is about has characters beside printable ASCII")
 	}
 	return nil
 }

@@ -4,12 +4,10 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"math/big"
-
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
@@ -78,9 +76,7 @@ func schemeOf(key Algorithm, digest []byte, opts crypto.SignerOpts) (SignatureSc
 // length. The error wraps ErrDigest.
 func CheckDigest(digest []byte, opts crypto.SignerOpts) error {
 	hash := opts.HashFunc()
-	switch hash {
-	case crypto.SHA256, crypto.SHA384, crypto.SHA512:
-	default:
+	if hash != crypto.SHA256 && hash != crypto.SHA384 && hash != crypto.SHA512 {
 		return fmt.Errorf("%w: hash %v isn't supported: SHA-256, SHA-384 or SHA-512", ErrDigest, hash)
 	}
 	if len(digest) != hash.Size() {
@@ -114,10 +110,6 @@ func ECDSASignature(raw []byte) ([]byte, error) {
 	if len(raw) == 0 || len(raw)%2 != 0 {
 		return nil, fmt.Errorf("an ECDSA signature of %d bytes isn't r and s", len(raw))
 	}
-	var b cryptobyte.Builder
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddASN1BigInt(new(big.Int).SetBytes(raw[:len(raw)/2]))
-		b.AddASN1BigInt(new(big.Int).SetBytes(raw[len(raw)/2:]))
-	})
-	return b.Bytes()
+	r, s := new(big.Int).SetBytes(raw[:len(raw)/2]), new(big.Int).SetBytes(raw[len(raw)/2:])
+	return asn1.Marshal(struct{ R, S *big.Int }{r, s})
 }

@@ -77,6 +77,22 @@ func PEM(certificates ...*x509.Certificate) []byte {
 	return text
 }
 
+// SPKI is a public key in DER.
+func SPKI(t testing.TB, public crypto.PublicKey) []byte {
+	t.Helper()
+	der, err := x509.MarshalPKIXPublicKey(public)
+	if err != nil {
+		t.Fatalf("encoding a key: %v", err)
+	}
+	return der
+}
+
+// PublicPEM is a public key in PEM.
+func PublicPEM(t testing.TB, public crypto.PublicKey) []byte {
+	t.Helper()
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: SPKI(t, public)})
+}
+
 // TimestampQuery is a TimeStampReq (RFC 3161 §2.4.1) over the SHA-256 of a message, in DER.
 func TimestampQuery(message string) []byte {
 	const before = "\x30\x34\x02\x01\x01\x30\x2f\x30\x0b\x06\x09\x60\x86\x48\x01\x65\x03\x04\x02\x01\x04\x20" // version 1, id-sha256

@@ -4,12 +4,10 @@ package aws
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
 	"net/url"
-	"slices"
 	"strconv"
 	"time"
 
@@ -97,22 +95,18 @@ func optional(s string) *string {
 
 // Authenticate makes the client of the SDK.
 func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
-	var credential *credential
-	err := o.Step("credential", func() (string, error) {
-		var err error
-		if credential, err = newCredential(ctx, o, c.region, c.HTTP); err != nil {
-			return "", err
-		}
-		return credential.source, nil
+	provider, source, err := kms.Chosen(o, firstSetUp, func(name kms.Credential) (aws.CredentialsProvider, string, error) {
+		return named(ctx, name, o, c.region, c.HTTP)
 	})
 	if err != nil {
 		return err
 	}
+	provider = aws.NewCredentialsCache(provider)
 	c.api = awskms.New(awskms.Options{
 		Region: c.region, BaseEndpoint: optional(o.Access.Endpoint), HTTPClient: c.HTTP,
-		Credentials: credential.provider, Retryer: aws.NopRetryer{}, // Call has the one budget
+		Credentials: provider, Retryer: aws.NopRetryer{}, // Call has the one budget
 	})
-	return c.identify(ctx, credential, o)
+	return c.identify(ctx, provider, slog.String("credential", source), o)
 }
 
 // identityTimeout is how long STS may take to say whose a credential is: that is
@@ -122,12 +116,12 @@ const identityTimeout = 3 * time.Second
 // identify logs whose credential it is. Where STS can't be reached, as behind a
 // private endpoint for KMS alone, the key is used all the same: AWS itself says
 // who may.
-func (c *client) identify(ctx context.Context, credential *credential, o kms.Options) error {
+func (c *client) identify(ctx context.Context, provider aws.CredentialsProvider, source slog.Attr, o kms.Options) error {
 	var principal string
 	var token bool
 	err := o.Step("identity", func() (string, error) {
 		err := c.Call(ctx, kms.OperationToken, func(ctx context.Context) error {
-			if _, err := credential.provider.Retrieve(ctx); err != nil {
+			if _, err := provider.Retrieve(ctx); err != nil {
 				return &tokenError{err}
 			}
 			return nil
@@ -139,7 +133,7 @@ func (c *client) identify(ctx context.Context, credential *credential, o kms.Opt
 		ctx, cancel := context.WithTimeout(ctx, identityTimeout)
 		defer cancel()
 		err = c.Once(ctx, kms.OperationIdentity, func(ctx context.Context) error {
-			who, err := newSTS(o, c.region, c.HTTP, credential.provider).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+			who, err := newSTS(o, c.region, c.HTTP, provider).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 			if err != nil {
 				return err
 			}
@@ -150,13 +144,11 @@ func (c *client) identify(ctx context.Context, credential *credential, o kms.Opt
 	})
 	switch {
 	case err == nil:
-		c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.id),
-			slog.String("credential", credential.source), slog.String("principal", principal))
+		c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.id), source, slog.String("principal", principal))
 	case !token:
 		return err
 	default:
-		c.Logger.WarnContext(ctx, "credential of a key; STS didn't say whose", slog.String("key", c.id),
-			slog.String("credential", credential.source), slog.Any("error", err))
+		c.Logger.WarnContext(ctx, "credential of a key; STS didn't say whose", slog.String("key", c.id), source, slog.Any("error", err))
 	}
 	return nil
 }
@@ -165,81 +157,6 @@ func newSTS(o kms.Options, region string, client aws.HTTPClient, provider aws.Cr
 	return sts.New(sts.Options{
 		Region: region, BaseEndpoint: optional(o.Access.IdentityEndpoint), HTTPClient: client, Credentials: provider, Retryer: aws.NopRetryer{},
 	})
-}
-
-// SigningKey describes the key and fetches its public key. It pins the key by its ARN.
-func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		key, err = c.signingKey(ctx)
-		return err
-	})
-	return key, err
-}
-
-func (c *client) signingKey(ctx context.Context) (key kms.SigningKey, err error) {
-	found, err := c.metadata(ctx, types.KeyUsageTypeSignVerify)
-	if err != nil {
-		return key, err
-	}
-	algorithm, ok := specs[found.KeySpec]
-	if !ok {
-		return key, kms.Unusable("its key spec %s isn't supported: use ECC_NIST_P256, P384 or P521, or RSA_2048, 3072 or 4096", found.KeySpec)
-	}
-	answer, err := c.api.GetPublicKey(ctx, &awskms.GetPublicKeyInput{KeyId: found.Arn})
-	if err != nil {
-		return key, err
-	}
-	public, err := x509.ParsePKIXPublicKey(answer.PublicKey)
-	if err != nil {
-		return key, fmt.Errorf("its public key can't be read: %w", err)
-	}
-	if got, err := kms.AlgorithmOf(public); err != nil || got != algorithm {
-		return key, fmt.Errorf("its public key is %s, but its key spec %s", got, found.KeySpec)
-	}
-	c.id = aws.ToString(found.Arn)
-	return kms.SigningKey{
-		Name: c.id, Public: public, Algorithm: algorithm, Sign: c.sign, Describe: c.describe,
-		Supports: func(s kms.SignatureScheme) string {
-			if name := schemeName(s); slices.Contains(answer.SigningAlgorithms, types.SigningAlgorithmSpec(name)) {
-				return name
-			}
-			return ""
-		},
-	}, nil
-}
-
-// metadata is the description of a key that may be used that way now.
-func (c *client) metadata(ctx context.Context, usage types.KeyUsageType) (*types.KeyMetadata, error) {
-	answer, err := c.api.DescribeKey(ctx, &awskms.DescribeKeyInput{KeyId: &c.id})
-	if err != nil {
-		return nil, err
-	}
-	switch found := answer.KeyMetadata; {
-	case found == nil || found.Arn == nil:
-		return nil, errors.New("its description is empty")
-	case found.KeyUsage != usage:
-		return nil, kms.Unusable("its usage is %s: make one of the usage %s", found.KeyUsage, usage)
-	case found.KeyState != types.KeyStateEnabled:
-		return nil, kms.Unusable("its state is %s: enable it (or cancel its deletion)", found.KeyState)
-	default:
-		return found, nil
-	}
-}
-
-func (c *client) describe(ctx context.Context) error {
-	_, err := c.metadata(ctx, types.KeyUsageTypeSignVerify)
-	return err
-}
-
-func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
-	answer, err := c.api.Sign(ctx, &awskms.SignInput{
-		KeyId: &c.id, Message: digest, MessageType: types.MessageTypeDigest,
-		SigningAlgorithm: types.SigningAlgorithmSpec(scheme),
-	})
-	if err != nil {
-		return nil, err
-	}
-	return answer.Signature, nil
 }
 
 // tokenError is a credential that gives no token.

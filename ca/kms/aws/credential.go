@@ -43,32 +43,7 @@ const (
 // containerHost is where ECS answers tasks: ECS developer guide, "Task IAM role".
 const containerHost = "http://169.254.170.2"
 
-// credential is the one credential that was named.
-type credential struct {
-	source   string // in words, for the log: never a secret
-	provider aws.CredentialsProvider
-}
-
-// newCredential makes the named credential, which asks nobody yet but reads the
-// profile's files.
-func newCredential(ctx context.Context, o kms.Options, region string, client *http.Client) (*credential, error) {
-	name := o.Access.Credential
-	if name == kms.CredentialAuto {
-		name = firstSetUp(o)
-	}
-	c, err := named(ctx, name, o, region, client)
-	if err != nil {
-		return nil, fmt.Errorf("credential %s: %w", name, err)
-	}
-	if o.Access.Credential == kms.CredentialAuto {
-		c.source = "auto: " + c.source
-	}
-	c.provider = aws.NewCredentialsCache(c.provider)
-	return c, nil
-}
-
-// firstSetUp is the first credential that is set up, be it by half: then it fails,
-// rather than another being taken without a word.
+// firstSetUp is the first credential that is set up, be it by half.
 func firstSetUp(o kms.Options) kms.Credential {
 	switch {
 	case o.FirstSet(envKeyID, envSecret) != "":
@@ -86,28 +61,22 @@ func firstSetUp(o kms.Options) kms.Credential {
 	return kms.CredentialManaged
 }
 
-func named(ctx context.Context, name kms.Credential, o kms.Options, region string, client *http.Client) (*credential, error) {
+// named makes the credential of a name, which asks nobody yet but reads the
+// profile's files.
+func named(ctx context.Context, name kms.Credential, o kms.Options, region string, client *http.Client) (_ aws.CredentialsProvider, source string, err error) {
 	switch name {
 	case kms.CredentialEnv:
-		id, secret := o.Getenv(envKeyID), o.Getenv(envSecret)
-		if err := bothSet(envKeyID, id, envSecret, secret); err != nil {
-			return nil, err
-		}
-		return &credential{
-			source:   "environment, access key " + id, // an id, which AWS's own logs show
-			provider: awscredentials.NewStaticCredentialsProvider(id, secret, o.Getenv(envSession)),
-		}, nil
+		values, err := o.AllSet(envKeyID, envSecret)
+		id := values[0] // which AWS's own logs show
+		return awscredentials.NewStaticCredentialsProvider(id, values[1], o.Getenv(envSession)), "environment, access key " + id, err
 	case kms.CredentialWorkload:
 		return workload(o, region, client)
 	case kms.CredentialManaged:
 		if strings.EqualFold(o.Getenv(envNoMetadata), "true") {
-			return nil, errors.New(envNoMetadata + " is true, so the machine isn't asked: unset it")
+			return nil, "", errors.New(envNoMetadata + " is true, so the machine isn't asked: unset it")
 		}
 		api := imds.New(imds.Options{HTTPClient: client, Retryer: aws.NopRetryer{}})
-		return &credential{
-			source:   "the machine's role (EC2 instance metadata)",
-			provider: ec2rolecreds.New(func(r *ec2rolecreds.Options) { r.Client = api }),
-		}, nil
+		return ec2rolecreds.New(func(r *ec2rolecreds.Options) { r.Client = api }), "the machine's role (EC2 instance metadata)", nil
 	default:
 		return profile(ctx, o, region, client)
 	}
@@ -115,41 +84,30 @@ func named(ctx context.Context, name kms.Credential, o kms.Options, region strin
 
 // workload is a web identity (EKS service accounts), or what ECS or the EKS
 // pod identity agent hand out.
-func workload(o kms.Options, region string, client *http.Client) (*credential, error) {
-	role, token := o.Getenv(envRole), o.Getenv(envToken)
-	if role != "" || token != "" {
-		if err := bothSet(envRole, role, envToken, token); err != nil {
-			return nil, err
-		}
-		return &credential{
-			source: "web identity " + token + " as " + role,
-			provider: stscreds.NewWebIdentityRoleProvider(newSTS(o, region, client, nil), role, stscreds.IdentityTokenFile(token), func(w *stscreds.WebIdentityRoleOptions) {
-				w.RoleSessionName = o.Getenv(envSessionName)
-			}),
-		}, nil
+func workload(o kms.Options, region string, client *http.Client) (_ aws.CredentialsProvider, source string, err error) {
+	if o.FirstSet(envRole, envToken) != "" {
+		values, err := o.AllSet(envRole, envToken)
+		role, token := values[0], values[1]
+		return stscreds.NewWebIdentityRoleProvider(newSTS(o, region, client, nil), role, stscreds.IdentityTokenFile(token), func(w *stscreds.WebIdentityRoleOptions) {
+			w.RoleSessionName = o.Getenv(envSessionName)
+		}), "web identity " + token + " as " + role, err
 	}
 	endpoint := o.Getenv(envContainerFull)
 	if path := o.Getenv(envContainer); path != "" {
 		endpoint = containerHost + path
 	}
 	if endpoint == "" {
-		return nil, fmt.Errorf("none is mounted here: %s and %s, or %s, are expected", envRole, envToken, envContainer)
+		return nil, "", fmt.Errorf("none is mounted here: %s and %s, or %s, are expected", envRole, envToken, envContainer)
 	}
-	if err := checkContainer(endpoint); err != nil {
-		return nil, err
-	}
-	return &credential{
-		source: "container " + endpoint,
-		provider: endpointcreds.New(endpoint, func(e *endpointcreds.Options) {
-			e.HTTPClient, e.Retryer = client, aws.NopRetryer{}
-			if file := o.Getenv(envContainerAuth); file != "" {
-				e.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
-					b, err := os.ReadFile(file)
-					return strings.TrimSpace(string(b)), err
-				})
-			}
-		}),
-	}, nil
+	return endpointcreds.New(endpoint, func(e *endpointcreds.Options) {
+		e.HTTPClient, e.Retryer = client, aws.NopRetryer{}
+		if file := o.Getenv(envContainerAuth); file != "" {
+			e.AuthorizationTokenProvider = endpointcreds.TokenProviderFunc(func() (string, error) {
+				b, err := os.ReadFile(file)
+				return strings.TrimSpace(string(b)), err
+			})
+		}
+	}), "container " + endpoint, checkContainer(endpoint)
 }
 
 // checkContainer lets plain http go to this machine, ECS and the EKS agent alone.
@@ -167,16 +125,16 @@ func checkContainer(endpoint string) error {
 
 // profile is one profile of AWS's configuration files, static or by single
 // sign-on. What the environment holds doesn't matter to it.
-func profile(ctx context.Context, o kms.Options, region string, client *http.Client) (*credential, error) {
+func profile(ctx context.Context, o kms.Options, region string, client *http.Client) (_ aws.CredentialsProvider, source string, err error) {
 	name := cmp.Or(o.Access.Profile, o.Getenv(envProfile), "default")
 	files := sharedFiles(o)
 	loaded, err := config.LoadDefaultConfig(ctx, config.WithSharedConfigProfile(name), config.WithRegion(region),
 		config.WithHTTPClient(sdkClient(client)), config.WithRetryer(func() aws.Retryer { return aws.NopRetryer{} }),
 		config.WithSharedConfigFiles(files[:1]), config.WithSharedCredentialsFiles(files[1:]))
 	if err != nil {
-		return nil, fmt.Errorf("profile %s: %w", name, err)
+		return nil, "", fmt.Errorf("profile %s: %w", name, err)
 	}
-	return &credential{source: "profile " + name, provider: loaded.Credentials}, nil
+	return loaded.Credentials, "profile " + name, nil
 }
 
 // sdkClient is client in the one form to which AWS's configuration adds the
@@ -204,18 +162,4 @@ func sharedFiles(o kms.Options) []string {
 		}
 	}
 	return files
-}
-
-// bothSet wants two variables that mean nothing alone.
-func bothSet(a, aValue, b, bValue string) error {
-	switch {
-	case aValue == "" && bValue == "":
-		return fmt.Errorf("%s and %s aren't set", a, b)
-	case aValue == "":
-		return fmt.Errorf("%s is set, but %s isn't: set both", b, a)
-	case bValue == "":
-		return fmt.Errorf("%s is set, but %s isn't: set both", a, b)
-	default:
-		return nil
-	}
 }

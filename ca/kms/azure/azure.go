@@ -4,21 +4,15 @@ package azure
 import (
 	"cmp"
 	"context"
-	"crypto"
-	"crypto/ecdsa"
-	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"net"
 	"net/http"
 	"net/url"
 	"regexp"
-	"slices"
 	"strconv"
-	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
@@ -85,13 +79,8 @@ func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
 		Telemetry: policy.TelemetryOptions{Disabled: true},
 		Cloud:     authority(c.ref.place, o),
 	}
-	var credential *credential
-	err := o.Step("credential", func() (string, error) {
-		var err error
-		if credential, err = newCredential(o, options); err != nil {
-			return "", err
-		}
-		return credential.source, nil
+	credential, source, err := kms.Chosen(o, firstSetUp, func(name kms.Credential) (azcore.TokenCredential, string, error) {
+		return named(name, o, options)
 	})
 	if err != nil {
 		return err
@@ -99,7 +88,7 @@ func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
 	if c.api, err = azkeys.NewClient("https://"+c.ref.host, credential, &azkeys.ClientOptions{ClientOptions: options}); err != nil {
 		return err
 	}
-	return c.identify(ctx, credential, o)
+	return c.identify(ctx, credential, source, o)
 }
 
 // redial sends what is for the vault's host to the endpoint, under the vault's
@@ -128,7 +117,7 @@ func redial(client *http.Client, host, endpoint string) error {
 }
 
 // identify fetches a token, and logs whose it is.
-func (c *client) identify(ctx context.Context, credential *credential, o kms.Options) error {
+func (c *client) identify(ctx context.Context, credential azcore.TokenCredential, source string, o kms.Options) error {
 	var who principal
 	err := o.Step("token", func() (string, error) {
 		err := c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
@@ -144,125 +133,9 @@ func (c *client) identify(ctx context.Context, credential *credential, o kms.Opt
 	if err != nil {
 		return err
 	}
-	c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.ref.String()), slog.String("credential", credential.source),
+	c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.ref.String()), slog.String("credential", source),
 		slog.String("tenant", who.Tenant), slog.String("object", who.Object), slog.String("app", who.App))
 	return nil
-}
-
-// SigningKey fetches the key and pins its version.
-func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		found, err := c.find(ctx, azkeys.KeyOperationSign)
-		if err != nil {
-			return err
-		}
-		if err := c.pin(found); err != nil {
-			return err
-		}
-		public, err := publicKey(found.Key)
-		if err != nil {
-			return kms.Unusable("%w", err)
-		}
-		algorithm, err := kms.AlgorithmOf(public)
-		if err != nil {
-			return kms.Unusable("%w", err)
-		}
-		key = kms.SigningKey{Name: c.ref.String(), Public: public, Algorithm: algorithm, Supports: schemeName, Describe: c.describe, Sign: c.sign}
-		if _, ok := public.(*ecdsa.PublicKey); ok {
-			key.Sign = c.signECDSA
-		}
-		return nil
-	})
-	return key, err
-}
-
-// pin keeps the version that was found.
-func (c *client) pin(found azkeys.GetKeyResponse) error {
-	version := found.Key.KID.Version()
-	if !versionForm.MatchString(version) {
-		return fmt.Errorf("the vault names no version of the key (%q)", kms.OneLine(string(*found.Key.KID)))
-	}
-	c.ref.version = version
-	return nil
-}
-
-// find fetches the description of a key that may do that now.
-func (c *client) find(ctx context.Context, wanted azkeys.KeyOperation) (azkeys.GetKeyResponse, error) {
-	found, err := c.api.GetKey(ctx, c.ref.name, c.ref.version, nil)
-	if err != nil {
-		return found, err
-	}
-	if found.Key == nil || found.Key.KID == nil || found.Key.Kty == nil {
-		return found, errors.New("its description is empty")
-	}
-	if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }) {
-		return found, kms.Unusable("its permitted operations lack %s: allow it", wanted)
-	}
-	if a := found.Attributes; a != nil {
-		now := c.Now()
-		switch {
-		case a.Enabled != nil && !*a.Enabled:
-			return found, kms.Unusable("it is disabled: enable it")
-		case a.Expires != nil && !now.Before(*a.Expires):
-			return found, kms.Unusable("it expired on %s", a.Expires.UTC().Format(time.DateOnly))
-		case a.NotBefore != nil && now.Before(*a.NotBefore):
-			return found, kms.Unusable("it isn't active before %s", a.NotBefore.UTC().Format(time.DateOnly))
-		}
-	}
-	return found, nil
-}
-
-func (c *client) describe(ctx context.Context) error {
-	_, err := c.find(ctx, azkeys.KeyOperationSign)
-	return err
-}
-
-func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
-	name := azkeys.SignatureAlgorithm(scheme)
-	answer, err := c.api.Sign(ctx, c.ref.name, c.ref.version, azkeys.SignParameters{Algorithm: &name, Value: digest}, nil)
-	return answer.Result, err
-}
-
-// signECDSA makes DER of the r‖s that Azure answers with (RFC 7518 §3.4).
-func (c *client) signECDSA(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
-	raw, err := c.sign(ctx, scheme, digest)
-	if err != nil {
-		return nil, err
-	}
-	sig, err := kms.ECDSASignature(raw)
-	if err != nil {
-		return nil, kms.WrongSignature(err)
-	}
-	return sig, nil
-}
-
-// publicKey reads a JSON Web Key (RFC 7518 §6). The HSM kinds have the same members.
-func publicKey(k *azkeys.JSONWebKey) (crypto.PublicKey, error) {
-	switch *k.Kty {
-	case azkeys.KeyTypeRSA, azkeys.KeyTypeRSAHSM:
-		e := new(big.Int).SetBytes(k.E)
-		if len(k.N) == 0 || !e.IsInt64() || e.Int64() < 3 || e.Int64() > 1<<31-1 {
-			return nil, errors.New("its RSA public key can't be read")
-		}
-		return &rsa.PublicKey{N: new(big.Int).SetBytes(k.N), E: int(e.Int64())}, nil
-	case azkeys.KeyTypeEC, azkeys.KeyTypeECHSM:
-		for _, a := range kms.Algorithms() {
-			curve := a.Curve()
-			if curve == nil || k.Crv == nil || string(*k.Crv) != curve.Params().Name {
-				continue
-			}
-			size := (curve.Params().BitSize + 7) / 8
-			x, y := new(big.Int).SetBytes(k.X), new(big.Int).SetBytes(k.Y)
-			if x.BitLen() > 8*size || y.BitLen() > 8*size {
-				return nil, errors.New("its public key isn't on its curve")
-			}
-			point := append([]byte{4}, append(x.FillBytes(make([]byte, size)), y.FillBytes(make([]byte, size))...)...) // SEC 1 §2.3.3
-			return ecdsa.ParseUncompressedPublicKey(curve, point)
-		}
-		return nil, errors.New("its curve isn't supported: use P-256, P-384 or P-521")
-	default:
-		return nil, fmt.Errorf("a key of type %s doesn't sign here: use EC or RSA", *k.Kty)
-	}
 }
 
 // aadsts is Entra's own code of what is wrong with a credential.

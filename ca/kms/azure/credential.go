@@ -28,13 +28,6 @@ const (
 	envToken    = "AZURE_FEDERATED_TOKEN_FILE"
 )
 
-// credential is the one credential that was named.
-type credential struct {
-	azcore.TokenCredential
-
-	source string // in words, for the log: never a secret
-}
-
 // authority is where the tokens of a place come from.
 func authority(place *place, o kms.Options) cloud.Configuration {
 	if o.Access.IdentityEndpoint != "" {
@@ -50,25 +43,8 @@ func authority(place *place, o kms.Options) cloud.Configuration {
 	}
 }
 
-// newCredential makes the named credential, which asks nobody yet.
-func newCredential(o kms.Options, client policy.ClientOptions) (*credential, error) {
-	name := o.Access.Credential
-	if name == kms.CredentialAuto {
-		name = firstSetUp(o)
-	}
-	c, err := named(name, o, client)
-	if err != nil {
-		return nil, fmt.Errorf("credential %s: %w", name, err)
-	}
-	if o.Access.Credential == kms.CredentialAuto {
-		c.source = "auto: " + c.source
-	}
-	return c, nil
-}
-
-// firstSetUp is the first credential that is set up, be it by half: then it
-// fails, rather than another being taken without a word. A person's own login is
-// never taken unless it is named.
+// firstSetUp is the first credential that is set up, be it by half. A person's own
+// login is never taken unless it is named.
 func firstSetUp(o kms.Options) kms.Credential {
 	switch {
 	case o.FirstSet(envSecret, envCert) != "":
@@ -82,20 +58,21 @@ func firstSetUp(o kms.Options) kms.Credential {
 	}
 }
 
-func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (*credential, error) {
+// named makes the credential of a name, which asks nobody yet.
+func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (_ azcore.TokenCredential, source string, err error) {
 	own := o.Access.IdentityEndpoint != "" // an authority that Microsoft's instance discovery doesn't know
 	switch name {
 	case kms.CredentialEnv:
 		return servicePrincipal(o, client, own)
 	case kms.CredentialWorkload:
-		tenant, app, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envToken)
-		if err := allSet([]string{envTenant, envClient, envToken}, tenant, app, file); err != nil {
-			return nil, err
+		values, err := o.AllSet(envTenant, envClient, envToken)
+		if err != nil {
+			return nil, "", err
 		}
 		c, err := azidentity.NewWorkloadIdentityCredential(&azidentity.WorkloadIdentityCredentialOptions{
-			ClientOptions: client, ClientID: app, TenantID: tenant, TokenFilePath: file, DisableInstanceDiscovery: own,
+			ClientOptions: client, TenantID: values[0], ClientID: values[1], TokenFilePath: values[2], DisableInstanceDiscovery: own,
 		})
-		return &credential{c, "workload identity, app " + app}, err
+		return c, "workload identity, app " + values[1], err
 	case kms.CredentialManaged:
 		options := &azidentity.ManagedIdentityCredentialOptions{ClientOptions: client}
 		source := "the machine's own managed identity"
@@ -104,59 +81,43 @@ func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (*cr
 			source = "managed identity " + o.Access.Identity
 		}
 		c, err := azidentity.NewManagedIdentityCredential(options)
-		return &credential{c, source}, err
+		return c, source, err
 	default:
 		c, err := azidentity.NewAzureCLICredential(nil)
-		return &credential{c, "who is logged in to az"}, err
+		return c, "who is logged in to az", err
 	}
 }
 
 // servicePrincipal is a service principal with a secret or a certificate.
-func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (*credential, error) {
-	tenant, app, secret, file := o.Getenv(envTenant), o.Getenv(envClient), o.Getenv(envSecret), o.Getenv(envCert)
-	switch {
-	case secret != "" && file != "":
-		return nil, fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
-	case file != "":
-		if err := allSet([]string{envTenant, envClient, envCert}, tenant, app, file); err != nil {
-			return nil, err
+func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (_ azcore.TokenCredential, source string, err error) {
+	proof, file := envSecret, o.Getenv(envCert)
+	if file != "" {
+		if o.Getenv(envSecret) != "" {
+			return nil, "", fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
 		}
-		b, err := secretfile.Read(file)
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", envCert, err)
-		}
-		certificates, key, err := azidentity.ParseCertificates(b, []byte(o.Getenv(envCertPass)))
-		if err != nil {
-			return nil, fmt.Errorf("%s %s: can't be read as a certificate with its key", envCert, file)
-		}
-		c, err := azidentity.NewClientCertificateCredential(tenant, app, certificates, key,
-			&azidentity.ClientCertificateCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
-		return &credential{c, "environment, certificate of app " + app}, err
+		proof = envCert
 	}
-	if err := allSet([]string{envTenant, envClient, envSecret}, tenant, app, secret); err != nil {
-		return nil, err
+	values, err := o.AllSet(envTenant, envClient, proof)
+	if err != nil {
+		return nil, "", err
 	}
-	c, err := azidentity.NewClientSecretCredential(tenant, app, secret,
-		&azidentity.ClientSecretCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
-	return &credential{c, "environment, secret of app " + app}, err
-}
-
-// allSet wants several variables that mean nothing one by one.
-func allSet(names []string, values ...string) error {
-	var missing []string
-	for i, name := range names {
-		if values[i] == "" {
-			missing = append(missing, name)
-		}
+	tenant, app := values[0], values[1]
+	if file == "" {
+		c, err := azidentity.NewClientSecretCredential(tenant, app, values[2],
+			&azidentity.ClientSecretCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
+		return c, "environment, secret of app " + app, err
 	}
-	switch len(missing) {
-	case 0:
-		return nil
-	case len(names):
-		return fmt.Errorf("%s aren't set", strings.Join(missing, ", "))
-	default:
-		return fmt.Errorf("half of it is set: %s is missing", strings.Join(missing, ", "))
+	b, err := secretfile.Read(file)
+	if err != nil {
+		return nil, "", fmt.Errorf("%s: %w", envCert, err)
 	}
+	certificates, key, err := azidentity.ParseCertificates(b, []byte(o.Getenv(envCertPass)))
+	if err != nil {
+		return nil, "", fmt.Errorf("%s %s: can't be read as a certificate with its key", envCert, file)
+	}
+	c, err := azidentity.NewClientCertificateCredential(tenant, app, certificates, key,
+		&azidentity.ClientCertificateCredentialOptions{ClientOptions: client, DisableInstanceDiscovery: own})
+	return c, "environment, certificate of app " + app, err
 }
 
 // principal is what a token says of whose it is.

@@ -5,23 +5,17 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"net/http"
 	"net/url"
-	"strconv"
 	"strings"
 
 	gcpkms "cloud.google.com/go/kms/apiv1"
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/googleapis/gax-go/v2/apierror"
 	"google.golang.org/api/googleapi"
-	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
-	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
@@ -110,40 +104,6 @@ func (c *client) within(ctx context.Context) (*gcpkms.KeyManagementClient, error
 	return c.rest(ctx, &bound)
 }
 
-// SigningKey pins the newest enabled version, where none is named, and reads its
-// public key.
-func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
-	pinned := *c.ref
-	if pinned.version == "" {
-		if pinned.version, err = c.newest(ctx); err != nil {
-			return key, err
-		}
-	}
-	public, offered, err := c.public(ctx, pinned.resource())
-	if err != nil {
-		return key, err
-	}
-	return kms.SigningKey{
-		Name: pinned.String(), Detail: fmt.Sprintf("%s, %v", &pinned, offered), Public: public, Algorithm: offered.Key,
-		Supports: func(s kms.SignatureScheme) string {
-			if s == offered {
-				return s.String()
-			}
-			return ""
-		},
-		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) {
-			return c.sign(ctx, pinned.resource(), digest)
-		},
-		Describe: func(ctx context.Context) error {
-			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: pinned.resource()})
-			if err != nil {
-				return err
-			}
-			return checkEnabled(v)
-		},
-	}, nil
-}
-
 // boundTransport sends requests within one context.
 type boundTransport struct {
 	ctx  context.Context
@@ -152,127 +112,6 @@ type boundTransport struct {
 
 func (t boundTransport) RoundTrip(r *http.Request) (*http.Response, error) {
 	return t.base.RoundTrip(r.WithContext(t.ctx))
-}
-
-// newest is the number of the newest version that is enabled. Keys that sign
-// have no primary version.
-func (c *client) newest(ctx context.Context) (version string, err error) {
-	const most = 1000 // more than anybody has, and an end
-	newest := 0
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		newest = 0
-		api, err := c.within(ctx)
-		if err != nil {
-			return err
-		}
-		all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
-		for range most {
-			v, err := all.Next()
-			if errors.Is(err, iterator.Done) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			n, err := strconv.Atoi(v.GetName()[strings.LastIndexByte(v.GetName(), '/')+1:])
-			if err == nil && n > newest && v.GetState() == kmspb.CryptoKeyVersion_ENABLED {
-				newest = n
-			}
-		}
-		return errors.New("has too many versions to look through: name one")
-	})
-	if err == nil && newest == 0 {
-		err = errors.New("has no enabled version: enable one, or make a new one")
-	}
-	return strconv.Itoa(newest), err
-}
-
-// public is the public key of a version, and what it signs.
-func (c *client) public(ctx context.Context, name string) (public crypto.PublicKey, offered kms.SignatureScheme, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
-		if err != nil {
-			return err
-		}
-		if err := checkEnabled(v); err != nil {
-			return err
-		}
-		k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
-		if err != nil {
-			return err
-		}
-		if k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
-			return errDamaged
-		}
-		var ok bool
-		if offered, ok = algorithms[k.GetAlgorithm()]; !ok {
-			return kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
-		}
-		block, _ := pem.Decode([]byte(k.GetPem()))
-		if block == nil {
-			return errDamaged
-		}
-		public, err = x509.ParsePKIXPublicKey(block.Bytes)
-		return err
-	})
-	if err != nil {
-		return nil, kms.SignatureScheme{}, err
-	}
-	if a, err := kms.AlgorithmOf(public); err != nil || a != offered.Key {
-		return nil, kms.SignatureScheme{}, fmt.Errorf("the public key isn't of the key's algorithm, %v", offered)
-	}
-	return public, offered, nil
-}
-
-// sign asks for one signature, with a checksum of what is sent and of what comes back.
-func (c *client) sign(ctx context.Context, name string, digest []byte) ([]byte, error) {
-	in := &kmspb.AsymmetricSignRequest{Name: name, Digest: digestOf(digest), DigestCrc32C: wrapperspb.Int64(crc32c(digest))}
-	out, err := c.api.AsymmetricSign(ctx, in)
-	if err != nil {
-		return nil, err
-	}
-	if out.GetName() != name || !out.GetVerifiedDigestCrc32C() || !intact(out.GetSignature(), out.GetSignatureCrc32C()) {
-		return nil, errDamaged
-	}
-	return out.GetSignature(), nil
-}
-
-// digestOf is a digest by its length, which the scheme has fixed.
-func digestOf(digest []byte) *kmspb.Digest {
-	switch len(digest) {
-	case crypto.SHA384.Size():
-		return &kmspb.Digest{Digest: &kmspb.Digest_Sha384{Sha384: digest}}
-	case crypto.SHA512.Size():
-		return &kmspb.Digest{Digest: &kmspb.Digest_Sha512{Sha512: digest}}
-	default:
-		return &kmspb.Digest{Digest: &kmspb.Digest_Sha256{Sha256: digest}}
-	}
-}
-
-// crc32c is the checksum of all of the API: RFC 3720 §B.4.
-func crc32c(b []byte) int64 { return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
-
-// intact reports whether an answer's bytes have its checksum.
-func intact(b []byte, sum *wrapperspb.Int64Value) bool {
-	return sum != nil && sum.GetValue() == crc32c(b)
-}
-
-// errDamaged is an answer that was changed on the way; Google's advice is to
-// ask again.
-var errDamaged = errors.New("a checksum (CRC32C) or name doesn't match: the request or the answer was damaged on the way")
-
-// checkEnabled is nil for a version that signs.
-func checkEnabled(v *kmspb.CryptoKeyVersion) error {
-	switch v.GetState() {
-	case kmspb.CryptoKeyVersion_ENABLED:
-		return nil
-	case kmspb.CryptoKeyVersion_DISABLED:
-		return kms.Unusable("the version is disabled: enable it")
-	case kmspb.CryptoKeyVersion_DESTROY_SCHEDULED:
-		return kms.Unusable("the version is to be destroyed: restore and enable it, or name another")
-	default:
-		return kms.Unusable("the version can't sign: its state is %v", v.GetState())
-	}
 }
 
 // classify says what Google's errors mean.
@@ -306,8 +145,7 @@ func classify(err error, rights string) (kms.Classified, bool) {
 
 // textOf is what Google says is wrong.
 func textOf(said *apierror.APIError) string {
-	var plain *googleapi.Error
-	if errors.As(error(said), &plain) && plain.Message != "" {
+	if plain, ok := errors.AsType[*googleapi.Error](error(said)); ok && plain.Message != "" {
 		return kms.OneLine(plain.Message)
 	}
 	return kms.OneLine(strings.TrimSpace(said.Error()))

@@ -3,9 +3,7 @@ package kmstest
 import (
 	"cmp"
 	"crypto"
-	"crypto/x509"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"hash/crc32"
 	"io"
@@ -21,6 +19,7 @@ import (
 	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 const (
@@ -143,21 +142,19 @@ func (c *gcp) do(path string, q request) (proto.Message, error) {
 	name, _, _ := strings.Cut(path, ":")
 	switch q.operation {
 	case "asymmetricSign":
-		in := new(kmspb.AsymmetricSignRequest)
-		return decoded(q.body, in, func() (proto.Message, error) { return c.sign(name, in, q.fault) })
+		return decoded(q, func(in *kmspb.AsymmetricSignRequest) (proto.Message, error) { return c.sign(name, in, q.fault) })
 	case "encrypt":
-		in := new(kmspb.EncryptRequest)
-		return decoded(q.body, in, func() (proto.Message, error) { return encrypt(name, in) })
+		return decoded(q, func(in *kmspb.EncryptRequest) (proto.Message, error) { return encrypt(name, in) })
 	case "decrypt":
-		in := new(kmspb.DecryptRequest)
-		return decoded(q.body, in, func() (proto.Message, error) { return decrypt(name, in) })
+		return decoded(q, func(in *kmspb.DecryptRequest) (proto.Message, error) { return decrypt(name, in) })
 	case "publicKey":
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
 		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), q.URL.Query().Get("filter"))
 	case "create":
-		in := new(kmspb.CryptoKey)
-		return decoded(q.body, in, func() (proto.Message, error) { return c.create(path+"/"+q.URL.Query().Get("cryptoKeyId"), in) })
+		return decoded(q, func(in *kmspb.CryptoKey) (proto.Message, error) {
+			return c.create(path+"/"+q.URL.Query().Get("cryptoKeyId"), in)
+		})
 	default:
 		if !strings.Contains(path, "/cryptoKeyVersions/") {
 			return c.cryptoKey(path)
@@ -176,12 +173,16 @@ func (c *gcp) do(path string, q request) (proto.Message, error) {
 	}
 }
 
-// decoded does what the request in says, once body is read into it.
-func decoded(body []byte, in proto.Message, do func() (proto.Message, error)) (proto.Message, error) {
-	if err := protojson.Unmarshal(body, in); err != nil {
+// decoded does what the body of q says.
+func decoded[M any, P interface {
+	*M
+	proto.Message
+}](q request, do func(P) (proto.Message, error)) (proto.Message, error) {
+	in := P(new(M))
+	if err := protojson.Unmarshal(q.body, in); err != nil {
 		return nil, gcpFault(codes.InvalidArgument, "%v", err)
 	}
-	return do()
+	return do(in)
 }
 
 // cryptoKey is a key without a version.
@@ -253,11 +254,7 @@ func (c *gcp) public(name string) (proto.Message, error) {
 	if err != nil {
 		return nil, err
 	}
-	der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
-	if err != nil {
-		return nil, err
-	}
-	b := pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der})
+	b := catest.PublicPEM(c.t, v.Key.Public())
 	return &kmspb.PublicKey{Name: name, Pem: string(b), Algorithm: gcpAlgorithms[algorithmOf(c.t, v.Key)], PemCrc32C: GCPSum(b)}, nil
 }
 
@@ -280,8 +277,7 @@ func (c *gcp) sign(name string, in *kmspb.AsymmetricSignRequest, f Fault) (proto
 	if err != nil {
 		return nil, err
 	}
-	out := &kmspb.AsymmetricSignResponse{Name: name, Signature: sig, SignatureCrc32C: GCPSum(sig), VerifiedDigestCrc32C: true}
-	return out, nil
+	return &kmspb.AsymmetricSignResponse{Name: name, Signature: sig, SignatureCrc32C: GCPSum(sig), VerifiedDigestCrc32C: true}, nil
 }
 
 // GCPSum is the checksum of all of Google's answers.

@@ -157,8 +157,6 @@ func digestStays(t *testing.T, s kms.Signer, a kms.Algorithm) {
 func digest(t *testing.T, n int) []byte {
 	t.Helper()
 	d := make([]byte, n)
-	if _, err := rand.Read(d); err != nil {
-		t.Fatal(err)
-	}
+	_, _ = rand.Read(d) // never fails
 	return d
 }

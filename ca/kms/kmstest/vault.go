@@ -2,10 +2,8 @@ package kmstest
 
 import (
 	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
-	"encoding/pem"
 	"fmt"
 	"net/http"
 	"path"
@@ -14,6 +12,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 // VaultToken is the token that the stand-in takes until a login gave another.
@@ -136,11 +135,7 @@ func (c *vault) read(name string) (map[string]any, error) {
 			keys[strconv.Itoa(i+1)], kind = 1700000000+i, "aes256-gcm96"
 			continue
 		}
-		der, err := x509.MarshalPKIXPublicKey(v.Key.Public())
-		if err != nil {
-			return nil, err
-		}
-		keys[strconv.Itoa(i+1)] = map[string]any{"public_key": string(pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}))}
+		keys[strconv.Itoa(i+1)] = map[string]any{"public_key": string(catest.PublicPEM(c.t, v.Key.Public()))}
 	}
 	return map[string]any{
 		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,

@@ -97,6 +97,6 @@ func (v RealVault) Post(t testing.TB, path string, in, out any) {
 func (v RealVault) Options(token string) kms.Options {
 	return kms.Options{
 		Access: kms.Access{Credential: kms.CredentialEnv},
-		Getenv: func(name string) string { return map[string]string{"VAULT_ADDR": v.URL, "VAULT_TOKEN": token}[name] },
+		Getenv: Environment("VAULT_ADDR", v.URL, "VAULT_TOKEN", token),
 	}
 }

@@ -1,0 +1,305 @@
+package gcp
+
+import (
+	"context"
+	"crypto"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"hash/crc32"
+	"net/http"
+	"strconv"
+	"strings"
+
+	"cloud.google.com/go/kms/apiv1/kmspb"
+	"github.com/googleapis/gax-go/v2/apierror"
+	"google.golang.org/api/iterator"
+	"google.golang.org/protobuf/types/known/wrapperspb"
+
+	"github.com/mayfly-ca/mayfly/ca/kms"
+)
+
+// SigningKey pins the newest enabled version, where none is named, and reads its
+// public key.
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
+	pinned := *c.ref
+	if pinned.version == "" {
+		if pinned.version, err = c.newest(ctx); err != nil {
+			return key, err
+		}
+	}
+	public, offered, err := c.public(ctx, pinned.resource())
+	if err != nil {
+		return key, err
+	}
+	return kms.SigningKey{
+		Name: pinned.String(), Detail: fmt.Sprintf("%s, %v", &pinned, offered), Public: public, Algorithm: offered.Key,
+		Supports: func(s kms.SignatureScheme) string {
+			if s == offered {
+				return s.String()
+			}
+			return ""
+		},
+		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) {
+			return c.sign(ctx, pinned.resource(), digest)
+		},
+		Describe: func(ctx context.Context) error {
+			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: pinned.resource()})
+			if err != nil {
+				return err
+			}
+			return checkEnabled(v)
+		},
+	}, nil
+}
+
+// newest is the number of the newest version that is enabled. Keys that sign
+// have no primary version.
+func (c *client) newest(ctx context.Context) (version string, err error) {
+	const most = 1000 // more than anybody has, and an end
+	newest := 0
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		newest = 0
+		api, err := c.within(ctx)
+		if err != nil {
+			return err
+		}
+		all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
+		for range most {
+			v, err := all.Next()
+			if errors.Is(err, iterator.Done) {
+				return nil
+			}
+			if err != nil {
+				return err
+			}
+			n, err := strconv.Atoi(v.GetName()[strings.LastIndexByte(v.GetName(), '/')+1:])
+			if err == nil && n > newest && v.GetState() == kmspb.CryptoKeyVersion_ENABLED {
+				newest = n
+			}
+		}
+		return errors.New("has too many versions to look through: name one")
+	})
+	if err == nil && newest == 0 {
+		err = errors.New("has no enabled version: enable one, or make a new one")
+	}
+	return strconv.Itoa(newest), err
+}
+
+// public is the public key of a version, and what it signs.
+func (c *client) public(ctx context.Context, name string) (public crypto.PublicKey, offered kms.SignatureScheme, err error) {
+	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+		if err != nil {
+			return err
+		}
+		if err := checkEnabled(v); err != nil {
+			return err
+		}
+		k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
+		if err != nil {
+			return err
+		}
+		if k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
+			return errDamaged
+		}
+		var ok bool
+		if offered, ok = algorithms[k.GetAlgorithm()]; !ok {
+			return kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
+		}
+		block, _ := pem.Decode([]byte(k.GetPem()))
+		if block == nil {
+			return errDamaged
+		}
+		public, err = x509.ParsePKIXPublicKey(block.Bytes)
+		return err
+	})
+	if err != nil {
+		return nil, kms.SignatureScheme{}, err
+	}
+	if a, err := kms.AlgorithmOf(public); err != nil || a != offered.Key {
+		return nil, kms.SignatureScheme{}, fmt.Errorf("the public key isn't of the key's algorithm, %v", offered)
+	}
+	return public, offered, nil
+}
+
+// sign asks for one signature, with a checksum of what is sent and of what comes back.
+func (c *client) sign(ctx context.Context, name string, digest []byte) ([]byte, error) {
+	in := &kmspb.AsymmetricSignRequest{Name: name, Digest: digestOf(digest), DigestCrc32C: wrapperspb.Int64(crc32c(digest))}
+	out, err := c.api.AsymmetricSign(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if out.GetName() != name || !out.GetVerifiedDigestCrc32C() || !intact(out.GetSignature(), out.GetSignatureCrc32C()) {
+		return nil, errDamaged
+	}
+	return out.GetSignature(), nil
+}
+
+// digestOf is a digest by its length, which the scheme has fixed.
+func digestOf(digest []byte) *kmspb.Digest {
+	switch len(digest) {
+	case crypto.SHA384.Size():
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha384{Sha384: digest}}
+	case crypto.SHA512.Size():
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha512{Sha512: digest}}
+	default:
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha256{Sha256: digest}}
+	}
+}
+
+// crc32c is the checksum of all of the API: RFC 3720 §B.4.
+func crc32c(b []byte) int64 { return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
+
+// intact reports whether an answer's bytes have its checksum.
+func intact(b []byte, sum *wrapperspb.Int64Value) bool {
+	return sum != nil && sum.GetValue() == crc32c(b)
+}
+
+// errDamaged is an answer that was changed on the way; Google's advice is to
+// ask again.
+var errDamaged = errors.New("a checksum (CRC32C) or name doesn't match: the request or the answer was damaged on the way")
+
+// checkEnabled is nil for a version that signs.
+func checkEnabled(v *kmspb.CryptoKeyVersion) error {
+	switch v.GetState() {
+	case kmspb.CryptoKeyVersion_ENABLED:
+		return nil
+	case kmspb.CryptoKeyVersion_DISABLED:
+		return kms.Unusable("the version is disabled: enable it")
+	case kmspb.CryptoKeyVersion_DESTROY_SCHEDULED:
+		return kms.Unusable("the version is to be destroyed: restore and enable it, or name another")
+	default:
+		return kms.Unusable("the version can't sign: its state is %v", v.GetState())
+	}
+}
+
+// SealingKey finds the key. Cloud KMS finds the version that sealed by itself, so
+// none is pinned.
+func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
+	if c.ref.version != "" {
+		return kms.SealingKey{}, errors.New("a key that seals is named without a version, which Cloud KMS finds by itself: leave it out")
+	}
+	err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+		key, err := c.api.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: c.ref.keyName()})
+		if err != nil {
+			return err
+		}
+		if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+			return kms.Unusable("its purpose is %v: make one of the purpose ENCRYPT_DECRYPT", key.GetPurpose())
+		}
+		return nil
+	})
+	return kms.SealingKey{Name: c.ref.String(), Seal: c.encrypt, Unseal: c.decrypt}, err
+}
+
+// Unsealer is r, which names no version.
+func (r *reference) Unsealer(pinned kms.Reference) (kms.RemoteReference, bool) {
+	p, ok := pinned.(*reference)
+	return r, ok && *p == *r
+}
+
+// encrypt has a checksum of everything that is sent and comes back.
+func (c *client) encrypt(ctx context.Context, secret []byte, about string) ([]byte, error) {
+	out, err := c.api.Encrypt(ctx, &kmspb.EncryptRequest{
+		Name: c.ref.keyName(), Plaintext: secret, AdditionalAuthenticatedData: []byte(about),
+		PlaintextCrc32C: wrapperspb.Int64(crc32c(secret)), AdditionalAuthenticatedDataCrc32C: wrapperspb.Int64(crc32c([]byte(about))),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(out.GetName(), c.ref.keyName()+"/") || !out.GetVerifiedPlaintextCrc32C() || !out.GetVerifiedAdditionalAuthenticatedDataCrc32C() ||
+		!intact(out.GetCiphertext(), out.GetCiphertextCrc32C()) {
+		return nil, errDamaged
+	}
+	return out.GetCiphertext(), nil
+}
+
+func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]byte, error) {
+	out, err := c.api.Decrypt(ctx, &kmspb.DecryptRequest{
+		Name: c.ref.keyName(), Ciphertext: sealed, AdditionalAuthenticatedData: []byte(about),
+		CiphertextCrc32C: wrapperspb.Int64(crc32c(sealed)), AdditionalAuthenticatedDataCrc32C: wrapperspb.Int64(crc32c([]byte(about))),
+	})
+	var said *apierror.APIError
+	switch {
+	case errors.As(err, &said) && said.HTTPCode() == http.StatusBadRequest && strings.Contains(strings.ToLower(said.Error()), "decryption failed"):
+		return nil, kms.NotSealed(errors.New(textOf(said)))
+	case err != nil:
+		return nil, err
+	case !intact(out.GetPlaintext(), out.GetPlaintextCrc32C()):
+		return nil, errDamaged
+	}
+	return out.GetPlaintext(), nil
+}
+
+// CheckNew wants a reference without a version, and an algorithm that Cloud KMS has.
+func (r *reference) CheckNew(a kms.Algorithm) error {
+	if r.version != "" {
+		return errors.New("a new key has no version yet: leave /cryptoKeyVersions out")
+	}
+	if algorithmFor(a) == 0 {
+		return fmt.Errorf("%s has no keys of %s", Backend().Title, a)
+	}
+	return nil
+}
+
+// algorithmFor is the algorithm of keys that certificates are signed with; 0 for none.
+func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm {
+	for algorithm, offered := range algorithms {
+		if offered == (kms.SignatureScheme{Key: a, Hash: a.Hash()}) {
+			return algorithm
+		}
+	}
+	return 0
+}
+
+// Make makes a key in Cloud HSM, in a key ring that is there already: rings can
+// never be deleted, and so are nothing to be made by the way.
+func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	err := c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
+		_, err := c.api.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
+			Parent: c.ref.ringName(), CryptoKeyId: c.ref.key,
+			CryptoKey: &kmspb.CryptoKey{
+				Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
+				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithmFor(a), ProtectionLevel: kmspb.ProtectionLevel_HSM},
+			},
+		})
+		return err
+	})
+	var said *apierror.APIError
+	switch {
+	case errors.As(err, &said) && said.HTTPCode() == http.StatusConflict:
+		return "", kms.ErrKeyExists
+	case err != nil:
+		return "", err
+	}
+	pinned := *c.ref
+	pinned.version = "1"
+	if err := c.await(ctx, pinned.resource()); err != nil {
+		return "", fmt.Errorf("version 1 was made, but isn't ready: %w", err)
+	}
+	return pinned.String(), nil
+}
+
+// await waits until an HSM has made a version.
+func (c *client) await(ctx context.Context, name string) error {
+	for {
+		var state kmspb.CryptoKeyVersion_CryptoKeyVersionState
+		err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+			state = v.GetState()
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case state == kmspb.CryptoKeyVersion_ENABLED:
+			return nil
+		case state != kmspb.CryptoKeyVersion_PENDING_GENERATION:
+			return fmt.Errorf("its state is %v", state)
+		case !kms.Pause(ctx, 3): // as before a last attempt
+			return fmt.Errorf("it is still being made: open it later: %w", kms.ErrOpenTimeout)
+		}
+	}
+}
