@@ -101,12 +101,7 @@ func New(certs []*x509.Certificate, signer kms.Signer, c Config) (*Authority, er
 func window(certs []*x509.Certificate) (notBefore, notAfter time.Time) {
 	notBefore, notAfter = certs[0].NotBefore, certs[0].NotAfter
 	for _, c := range certs {
-		if c.NotBefore.After(notBefore) {
-			notBefore = c.NotBefore
-		}
-		if c.NotAfter.Before(notAfter) {
-			notAfter = c.NotAfter
-		}
+		notBefore, notAfter = later(notBefore, c.NotBefore), earlier(notAfter, c.NotAfter)
 	}
 	return notBefore, notAfter
 }
@@ -135,13 +130,7 @@ func signatureAlgorithm(public crypto.PublicKey, hash crypto.Hash) []byte {
 	if _, ok := public.(*ecdsa.PublicKey); !ok { // sha256WithRSAEncryption 1.2.840.113549.1.1.11
 		return []byte{0x30, 0x0d, 0x06, 9, 0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01, 0x0b, 0x05, 0x00}
 	}
-	last := byte(2) // ecdsa-with-SHA256 1.2.840.10045.4.3.2
-	switch hash {
-	case crypto.SHA384:
-		last = 3
-	case crypto.SHA512:
-		last = 4
-	}
+	last := map[crypto.Hash]byte{crypto.SHA256: 2, crypto.SHA384: 3, crypto.SHA512: 4}[hash] // ecdsa-with-SHA256 1.2.840.10045.4.3.2
 	return []byte{0x30, 0x0a, 0x06, 8, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03, last}
 }
 

@@ -3,6 +3,9 @@ package authority
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -14,7 +17,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -110,7 +116,7 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	e := &Ephemeral{signingCA: a.signingCA, signing: a, o: o}
 	var err error
 	if e.metrics, err = newEphemeralMetrics(o.Metrics); err != nil {
-		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	if err := e.history.prepare(); err != nil {
 		return nil, fmt.Errorf("ca: the history of issuing certificates: %w", err)
@@ -216,10 +222,7 @@ func (e *Ephemeral) set(change func()) {
 // due is when advance has something to do by itself.
 func (e *Ephemeral) due() time.Time {
 	if e.next == nil {
-		if e.failed.again.After(e.renewAt()) {
-			return e.failed.again
-		}
-		return e.renewAt()
+		return later(e.failed.again, e.renewAt())
 	}
 	if over := e.current.until.Add(time.Second); e.config.AcceptUnlisted && over.Before(e.next.from) {
 		return over
@@ -325,19 +328,83 @@ type ephemeralMetrics struct {
 
 func newEphemeralMetrics(r prometheus.Registerer) (*ephemeralMetrics, error) {
 	m := &ephemeralMetrics{
-		renewals: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ca_ephemeral_renewals_total", Help: "Attempts to make the next ephemeral issuing certificate, by outcome (ok, failed).",
-		}, []string{"outcome"}),
+		renewals: metric.Counter("mayfly_ca_ephemeral_renewals_total", "Attempts to make the next ephemeral issuing certificate, by outcome (ok, failed).", "outcome"),
 		until: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "mayfly_ca_ephemeral_issues_until_timestamp_seconds", Help: "When the present ephemeral issuing certificate can issue no more, in Unix seconds.",
 		}),
 	}
 	m.renewals.WithLabelValues("ok")
 	m.renewals.WithLabelValues("failed")
-	if r == nil {
-		return m, nil
-	}
-	return m, errors.Join(r.Register(m.renewals), r.Register(m.until))
+	return m, metric.Register(r, m.renewals, m.until)
 }
 
 func (m *ephemeralMetrics) show(g *ephemeralIssuer) { m.until.Set(float64(g.until.Unix())) }
+
+// ephemeralIssuer is one issuing certificate whose key is in this process's memory.
+type ephemeralIssuer struct {
+	certificate *x509.Certificate
+	authority   *Authority
+	from, until time.Time // when it signs leaves, both included
+}
+
+// starting is g with another beginning.
+func (g *ephemeralIssuer) starting(from time.Time) *ephemeralIssuer {
+	a := *g.authority
+	a.notBefore = from
+	return &ephemeralIssuer{certificate: g.certificate, authority: &a, from: from, until: g.until}
+}
+
+// make makes an issuing certificate, checks it and keeps it in the history. It
+// signs leaves once wait has passed.
+func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*ephemeralIssuer, error) {
+	ctx, cancel := context.WithTimeout(ctx, renewalTime)
+	defer cancel()
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	now := e.o.Trail.Now().UTC().Truncate(time.Second)
+	lifetime := min(e.config.lifetime(), e.signing.notAfter.Sub(now).Truncate(time.Second)) // less in the signing CA's last days
+	draft, err := cacert.New(e.parent, cacert.Profile{
+		CommonName: "Issuing " + now.Format("20060102T150405Z") + " " + rand.Text()[:8], Lifetime: lifetime,
+	}, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := draft.For(key.Public()); err != nil {
+		return nil, err
+	}
+	made, err := e.certify(ctx, draft)
+	if err != nil {
+		return nil, err
+	}
+	a, err := New(made.Chain, kms.InMemory(key), Config{})
+	if err != nil {
+		return nil, err
+	}
+	if err := kms.Try(ctx, a.signer); err != nil {
+		return nil, err
+	}
+	if err := e.history.add(made.Chain[0]); err != nil { // what isn't kept is never used
+		return nil, fmt.Errorf("keeping it in the history: %w", err)
+	}
+	g := &ephemeralIssuer{certificate: made.Chain[0], authority: a, from: now.Add(wait), until: a.notAfter.Add(time.Second - e.o.Lifetime)}
+	a.notBefore = g.from // it isn't shared yet
+	e.o.Trail.Logger.InfoContext(ctx, "a new issuing certificate", slog.String("subject", a.Subject), slog.String("sha256", chain.Fingerprint(g.certificate.Raw)),
+		slog.Time("not_after", a.notAfter), slog.Time("issues_from", g.from))
+	return g, nil
+}
+
+// certify has the signing CA sign, on record before and after.
+func (e *Ephemeral) certify(ctx context.Context, d *cacert.Draft) (*cacert.Certificate, error) {
+	intent := e.signing.Intent(audit.PurposeIssuing, d.Template.RawSubjectPublicKeyInfo)
+	if err := e.o.Trail.Record(ctx, intent); err != nil {
+		return nil, err
+	}
+	made, err := d.Sign(cacert.Key{Signer: cacert.Using(ctx, e.signing.signer), Ref: "the signing CA's key"})
+	if err != nil {
+		e.o.Trail.Failed(ctx, intent, err)
+		return nil, err
+	}
+	return made, e.o.Trail.Record(ctx, issued(intent, made.Chain[0]))
+}

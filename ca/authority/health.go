@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // How long what a key says of its health is good for: long enough that many
@@ -56,16 +57,10 @@ const expiryInterval = time.Minute
 // one may expire; what it signed stays trusted.
 func (f *InForce) WatchExpiry(ctx context.Context) error {
 	logged := make(map[string]int) // by issuing certificate: the last percentage
-	tick := time.NewTicker(expiryInterval)
-	defer tick.Stop()
-	for {
+	for next := time.Duration(0); wait.For(ctx, next) == nil; next = expiryInterval {
 		logged = f.logExpiry(ctx, logged)
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	return nil
 }
 
 // logExpiry warns of what is worth it since the percentages of before, and gives

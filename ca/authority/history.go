@@ -2,13 +2,11 @@ package authority
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/rand"
-	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -16,7 +14,6 @@ import (
 	"slices"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -45,10 +42,7 @@ type history struct {
 
 // historyName is the file name of a certificate: what it holds, so that no two
 // writers can mean different things by one name.
-func historyName(c *x509.Certificate) string {
-	sum := sha256.Sum256(c.Raw)
-	return hex.EncodeToString(sum[:]) + ".pem"
-}
+func historyName(c *x509.Certificate) string { return chain.Fingerprint(c.Raw) + ".pem" }
 
 // parseHistory reads one file of a history. Nothing but what Mayfly writes is
 // taken: one issuing certificate, under its own name, signed by the signing CA.
@@ -152,20 +146,9 @@ func (h *history) refresh() (changed bool, err error) {
 
 func (h *history) read(name string) (*x509.Certificate, error) {
 	path := filepath.Join(h.dir, name)
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0) // a pipe must not hold this up
+	b, err := durable.ReadPlain(path, maxHistoryFile)
 	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil || !info.Mode().IsRegular() {
-		return nil, errors.Join(fmt.Errorf("%s: isn't a plain file: move it elsewhere", path), err)
-	}
-	b, err := io.ReadAll(io.LimitReader(f, maxHistoryFile+1))
-	if err != nil {
-		return nil, err
-	}
-	if len(b) > maxHistoryFile {
-		return nil, fmt.Errorf("%s: is larger than %d bytes: move it elsewhere", path, maxHistoryFile)
+		return nil, fmt.Errorf("%w: if it isn't of this history, move it elsewhere", err)
 	}
 	c, err := parseHistory(name, b, h.parent)
 	if err != nil {
@@ -190,24 +173,14 @@ func (h *history) prepare() error {
 // add writes a certificate, which is on disk and whole, or not there, when add
 // returns.
 func (h *history) add(c *x509.Certificate) error {
-	whole := filepath.Join(h.dir, historyName(c))
-	half := filepath.Join(h.dir, ".new-"+rand.Text())
-	if err := durable.WriteNew(half, []byte(chain.Encode(c.Raw)), 0o644); err != nil {
-		return err
-	}
-	if err := os.Rename(half, whole); err != nil {
-		return errors.Join(err, os.Remove(half))
-	}
-	if err := durable.SyncFolder(h.dir); err != nil {
+	if err := durable.Put(filepath.Join(h.dir, historyName(c)), []byte(chain.Encode(c.Raw)), 0o644); err != nil {
 		return err
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.known = maps.Clone(h.known)
-	if h.known == nil {
-		h.known = make(map[string]*x509.Certificate)
-	}
-	h.known[historyName(c)] = c
+	next := map[string]*x509.Certificate{historyName(c): c}
+	maps.Copy(next, h.known)
+	h.known = next
 	return nil
 }
 
@@ -216,9 +189,6 @@ func (h *history) all() []*x509.Certificate {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return slices.SortedFunc(maps.Values(h.known), func(a, b *x509.Certificate) int {
-		if c := a.NotBefore.Compare(b.NotBefore); c != 0 {
-			return c
-		}
-		return bytes.Compare(a.Raw, b.Raw)
+		return cmp.Or(a.NotBefore.Compare(b.NotBefore), bytes.Compare(a.Raw, b.Raw))
 	})
 }

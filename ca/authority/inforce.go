@@ -3,6 +3,7 @@ package authority
 import (
 	"context"
 	"errors"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -149,19 +150,13 @@ type Life struct{ Lifetime, Backdate time.Duration }
 // than to a's own begin.
 func (a *Authority) LeafValidity(now time.Time, l Life) (notBefore, notAfter time.Time) {
 	now = now.UTC().Truncate(time.Second)
-	notBefore = now.Add(-l.Backdate)
-	if notBefore.Before(a.notBefore) {
-		notBefore = earlier(now, a.notBefore)
-	}
+	notBefore = later(now.Add(-l.Backdate), earlier(now, a.notBefore))
 	return notBefore, notBefore.Add(l.Lifetime - time.Second)
 }
 
-func earlier(a, b time.Time) time.Time {
-	if a.Before(b) {
-		return a
-	}
-	return b
-}
+func earlier(times ...time.Time) time.Time { return slices.MinFunc(times, time.Time.Compare) }
+
+func later(times ...time.Time) time.Time { return slices.MaxFunc(times, time.Time.Compare) }
 
 // validity is that of a's leaf whose issuer chose no lifetime.
 func (f *InForce) validity(a *Authority) (notBefore, notAfter time.Time) {

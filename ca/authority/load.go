@@ -249,11 +249,9 @@ func (l *loading) active(ctx context.Context, path string, c Config) *Authority 
 		}
 	}
 	a, err := load(ctx, path, c, l.o)
-	var faults *setting.FaultError
-	switch {
-	case errors.As(err, &faults):
+	if faults, ok := errors.AsType[*setting.FaultError](err); ok {
 		l.faults.AddAll(faults)
-	case err != nil:
+	} else if err != nil {
 		l.faults.Add(path, "%v", err)
 	}
 	return a

@@ -5,10 +5,13 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"sync"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Admit takes so many signatures of the key's quota, and returns when it is their
@@ -19,18 +22,12 @@ func (a *Authority) Admit(ctx context.Context, signatures int) error {
 
 // SignTBS signs a TBSCertificate with the authority's key and gives the signature.
 func (a *Authority) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
-	return a.Sign(ctx, a.digest(tbs), a.hash)
+	return a.Sign(ctx, pubkey.Digest(a.hash, tbs), a.hash)
 }
 
 // Verify checks a signature over a TBSCertificate by the key in the issuing certificate.
 func (a *Authority) Verify(tbs, sig []byte) error {
-	return kms.Verify(a.Certificate.PublicKey, a.hash, a.digest(tbs), sig)
-}
-
-func (a *Authority) digest(tbs []byte) []byte {
-	h := a.hash.New()
-	_, _ = h.Write(tbs) // a hash never fails
-	return h.Sum(nil)
+	return kms.Verify(a.Certificate.PublicKey, a.hash, pubkey.Digest(a.hash, tbs), sig)
 }
 
 // Public is the authority's key.
@@ -80,4 +77,90 @@ func signerFault(ctx context.Context, err error) error {
 	}
 	return fault.New(fault.SignerUnavailable, "the certificate authority's key can't be used at the moment; try again").
 		With("dependency", "signer").Because(err)
+}
+
+// How long an issuance waits for its turn at most: long enough that a short burst
+// passes, short enough that nobody waits who would rather ask another replica.
+const (
+	leastPatience = 100 * time.Millisecond
+	mostPatience  = time.Second
+	patientTurns  = 16 // so many signatures may be waited for, within these bounds
+)
+
+// quotaRetry is when a client that was refused may ask again.
+const quotaRetry = time.Second
+
+// errQuota is why the quota refused; the client's text is in its fault.
+var errQuota = errors.New("more certificates are asked for than signing_quota allows")
+
+// quota keeps the signatures of a key under a rate, its own and not the KMS's: an
+// issuance is admitted before anything is signed, in the order of asking and at
+// even distances, or refused at once; and a signature waits where it would be one
+// too many within a second, as when the log held several issuances up. It holds
+// nobody but who is admitted, each for [quota.patience] at most. A nil quota
+// admits all.
+//
+// Its clock is the machine's: it measures durations, not the time of day.
+type quota struct {
+	interval time.Duration // from one signature to the next
+	patience time.Duration
+
+	mu       sync.Mutex
+	admitted time.Time   // from when on the next issuance's signatures are free
+	signed   []time.Time // when the last signatures were due, as many as a second may see
+	oldest   int         // of them
+}
+
+// newQuota is a quota of so many signatures a second; nil for 0.
+func newQuota(perSecond int) *quota {
+	if perSecond <= 0 {
+		return nil
+	}
+	interval := time.Second / time.Duration(perSecond)
+	return &quota{
+		interval: interval, patience: min(max(patientTurns*interval, leastPatience), mostPatience),
+		signed: make([]time.Time, perSecond),
+	}
+}
+
+// free is from when on the next signature may be made: a second after the one that
+// it must not share a second with.
+func (q *quota) free() time.Time { return q.signed[q.oldest].Add(time.Second) }
+
+// admit takes so many signatures of the quota and returns when it is their turn.
+// Its errors are a *fault.Error with reason SigningQuota, or the context's.
+func (q *quota) admit(ctx context.Context, signatures int) error {
+	if q == nil {
+		return nil
+	}
+	now := time.Now()
+	q.mu.Lock()
+	due := later(q.admitted, now)
+	if wait := later(due, q.free()).Sub(now); wait > q.patience {
+		q.mu.Unlock()
+		return fault.New(fault.SigningQuota, "more certificates are asked for at the moment than the certificate authority's key may sign; try again later").
+			With("dependency", "signer").After(quotaRetry).
+			Because(fmt.Errorf("%w: a turn would come in %v, and %v is the most to wait", errQuota, wait, q.patience))
+	}
+	q.admitted = due.Add(time.Duration(signatures) * q.interval)
+	q.mu.Unlock()
+	return wait.For(ctx, due.Sub(now))
+}
+
+// pace returns when a signature may be made. The wait is that of the signatures
+// admitted before it.
+func (q *quota) pace(ctx context.Context) error {
+	if q == nil {
+		return nil
+	}
+	now := time.Now()
+	q.mu.Lock()
+	due := later(q.free(), now)
+	if deadline, ok := ctx.Deadline(); ok && deadline.Before(due) { // it would never be made: leave the turn to another
+		q.mu.Unlock()
+		return fmt.Errorf("%w before its turn to sign, in %v", context.DeadlineExceeded, due.Sub(now))
+	}
+	q.signed[q.oldest], q.oldest = due, (q.oldest+1)%len(q.signed)
+	q.mu.Unlock()
+	return wait.For(ctx, due.Sub(now))
 }
