@@ -83,11 +83,7 @@ func (s *snapshot) genuine(ctx context.Context, token string, tr *trace) (g genu
 	if g.issuer, g.url, g.audience, err = s.route(claims, tr); err != nil {
 		return g, err
 	}
-	c := &g.issuer.config
-	if err := tr.check(stepParty, checkParty(claims, c.Audiences, c.AuthorizedParties)); err != nil {
-		return g, err
-	}
-	now := s.v.options.Now()
+	c, now := &g.issuer.config, s.v.options.Now()
 	if err := tr.check(stepTimes, checkTimes(claims, now, c.Leeway, c.MaxTokenLifetime)); err != nil {
 		return g, err
 	}
@@ -118,8 +114,8 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 // Unwrap gives the failure.
 func (e *RefusedError) Unwrap() error { return e.Err }
 
-// route finds the entry that a token is for, by its issuer and its audience. url is
-// the issuer as certificates have it.
+// route finds the entry that a token is for, by its issuer and its audience, and checks
+// its authorized party. url is the issuer as certificates have it.
 func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
 	iss := c.Get("iss")
 	if iss.Kind() != claim.String {
@@ -139,7 +135,10 @@ func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience strin
 	if err == nil {
 		tr.enters(entries[slices.Index(entries, i):])
 	}
-	return i, url, audience, tr.check(stepAudience, err)
+	if err = tr.check(stepAudience, err); err == nil {
+		err = tr.check(stepParty, checkParty(c, i.config.Audiences, i.config.AuthorizedParties))
+	}
+	return i, url, audience, err
 }
 
 // verify checks the signature with the keys of the issuer at url.

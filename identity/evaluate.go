@@ -85,8 +85,7 @@ func (s *snapshot) evaluatePolicy(g genuine, tr *trace) (Principal, error) {
 	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
-		var undecided *policy.Undecided
-		if errors.As(why, &undecided) && undecided.Absent != "" {
+		if undecided, ok := errors.AsType[*policy.Undecided](why); ok && undecided.Absent != "" {
 			e = fault.New(fault.PolicyDenied, "the rule %s of the issuer %s reads the claim %s, which the token doesn't have; ask the CA's operators",
 				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Absent))
 		}

@@ -1,11 +1,10 @@
 package identity
 
 import (
-	"fmt"
-
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 // metrics are the verifier's own. Their labels are bounded by the
@@ -17,16 +16,14 @@ type metrics struct {
 }
 
 func newMetrics() *metrics {
-	return &metrics{fetches: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_identity_key_fetches_total",
-		Help: "Fetches of issuers' signing keys, by the type of issuer and result (ok, error).",
-	}, []string{"issuer_type", "result"}), denials: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_identity_denials_total",
-		Help: "Genuine tokens that policy refused, by the deny rule, or allow for the condition of the token's issuer.",
-	}, []string{"rule"}), undecided: prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_identity_undecided_total",
-		Help: "Genuine tokens for which a rule of the policy could be neither true nor false, by the rule and what became of it (refused, ignored).",
-	}, []string{"rule", "result"})}
+	return &metrics{
+		fetches: metric.Counter("mayfly_identity_key_fetches_total",
+			"Fetches of issuers' signing keys, by the type of issuer and result (ok, error).", "issuer_type", "result"),
+		denials: metric.Counter("mayfly_identity_denials_total",
+			"Genuine tokens that policy refused, by the deny rule, or allow for the condition of the token's issuer.", "rule"),
+		undecided: metric.Counter("mayfly_identity_undecided_total",
+			"Genuine tokens for which a rule of the policy could be neither true nor false, by the rule and what became of it (refused, ignored).", "rule", "result"),
+	}
 }
 
 func (m *metrics) fetched(t Type, err error) {
@@ -57,28 +54,13 @@ func (c collector) Describe(ch chan<- *prometheus.Desc) {
 
 func (c collector) Collect(ch chan<- prometheus.Metric) {
 	for _, s := range c.status() {
-		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, one(s.Ready), s.Name)
-		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, one(s.Err != nil), s.Name)
+		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, metric.Bool(s.Ready), s.Name)
+		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, metric.Bool(s.Err != nil), s.Name)
 		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
 	}
 }
 
-func one(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
-}
-
 // register registers m, and the status of the issuers, with r, which may be nil.
 func (m *metrics) register(r prometheus.Registerer, status func() []oidc.Status) error {
-	if r == nil {
-		return nil
-	}
-	for _, c := range []prometheus.Collector{m.fetches, m.denials, m.undecided, collector{status}} {
-		if err := r.Register(c); err != nil {
-			return fmt.Errorf("registering the metrics of identity: %w", err)
-		}
-	}
-	return nil
+	return metric.Register(r, m.fetches, m.denials, m.undecided, collector{status})
 }

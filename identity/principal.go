@@ -70,19 +70,10 @@ const (
 	Username                    // otherName of type extension.OtherNameOID
 )
 
+var sanKinds = map[SANKind]string{Email: "email", URI: "uri", Username: "username"}
+
 // String is "email", "uri", "username", or "" for no kind.
-func (k SANKind) String() string {
-	switch k {
-	case Email:
-		return "email"
-	case URI:
-		return "uri"
-	case Username:
-		return "username"
-	default:
-		return ""
-	}
-}
+func (k SANKind) String() string { return sanKinds[k] }
 
 // SAN is the one name of a certificate. Value is printable ASCII that Go and
 // OpenSSL read alike: it goes into the certificate byte for byte.

@@ -2,7 +2,6 @@ package identity
 
 import (
 	"net/url"
-	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -141,25 +140,15 @@ func uriByte(c byte) bool {
 // dotSegments looks for the segments `.` and `..` in a path, and for dots and
 // slashes that are percent-encoded: some reader decodes them.
 func dotSegments(path string) bool {
-	for rest := path; ; {
-		_, after, found := strings.Cut(rest, "%")
-		if !found {
-			break
-		}
-		if len(after) >= 2 && slices.Contains(hidden, strings.ToLower(after[:2])) {
+	for _, code := range []string{"%2e", "%2f", "%5c"} { // a dot, a slash and a backslash
+		if strings.Contains(path, "%") && strings.Contains(strings.ToLower(path), code) {
 			return true
 		}
-		rest = after
 	}
-	for path != "" {
-		segment, rest, _ := strings.Cut(path, "/")
+	for segment := range strings.SplitSeq(path, "/") {
 		if segment == "." || segment == ".." {
 			return true
 		}
-		path = rest
 	}
 	return false
 }
-
-// hidden is the codes of a dot, a slash and a backslash.
-var hidden = []string{"2e", "2f", "5c"}

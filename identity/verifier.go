@@ -39,6 +39,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
@@ -310,15 +311,14 @@ const maxProbes = 8
 func (v *Verifier) Probe(ctx context.Context) []oidc.ProbeResult {
 	issuers := v.current.Load().issuers
 	found := make([][]oidc.ProbeResult, len(issuers))
-	slots := make(chan struct{}, maxProbes)
-	var wg sync.WaitGroup
+	var all errgroup.Group
+	all.SetLimit(maxProbes)
 	for n, i := range issuers {
-		wg.Go(func() {
-			slots <- struct{}{}
-			defer func() { <-slots }()
+		all.Go(func() error {
 			found[n] = i.keys.Probe(ctx)
+			return nil
 		})
 	}
-	wg.Wait()
+	_ = all.Wait() // nil: failures are among the results
 	return slices.Concat(found...)
 }

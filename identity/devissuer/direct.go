@@ -1,7 +1,6 @@
 package devissuer
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -80,13 +79,10 @@ func directClaims(query url.Values) (map[string]any, error) {
 // claimValue is the JSON value that the text is, numbers digit for digit, or
 // else the text.
 func claimValue(text string) any {
-	decoder := json.NewDecoder(bytes.NewReader([]byte(text)))
+	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
 	var v any
-	if err := decoder.Decode(&v); err != nil {
-		return text
-	}
-	if _, err := decoder.Token(); !errors.Is(err, io.EOF) {
+	if !json.Valid([]byte(text)) || decoder.Decode(&v) != nil {
 		return text
 	}
 	return v

@@ -10,20 +10,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
-	"path/filepath"
 
 	"github.com/go-jose/go-jose/v4"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
-const (
-	keyBits = 2048
-	// pemKeyType is PKCS#8, RFC 7468 §10.
-	pemKeyType = "PRIVATE KEY"
-)
+const keyBits = 2048
 
 // GenerateKey makes a signing key: RSA, 2048 bits.
 func GenerateKey() (*rsa.PrivateKey, error) {
@@ -44,10 +39,7 @@ func LoadOrCreateKey(path string) (*rsa.PrivateKey, error) {
 	if key, err = GenerateKey(); err != nil {
 		return nil, err
 	}
-	if err := saveKey(path, key); err != nil {
-		return nil, err
-	}
-	return key, nil
+	return key, saveKey(path, key)
 }
 
 func loadKey(path string) (*rsa.PrivateKey, error) {
@@ -66,30 +58,15 @@ func loadKey(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// saveKey writes the key beside its place and renames it there, so that no
-// half-written key is ever read.
-func saveKey(path string, key *rsa.PrivateKey) (err error) {
+func saveKey(path string, key *rsa.PrivateKey) error {
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
 		return fmt.Errorf("devissuer: encoding the signing key: %w", err)
 	}
-	f, err := os.CreateTemp(filepath.Dir(path), ".key-*") // mode 0600
-	if err != nil {
+	if err := durable.Put(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil { // PKCS#8, RFC 7468 §10
 		return fmt.Errorf("devissuer: writing the signing key: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("devissuer: writing the signing key: %w", errors.Join(err, os.Remove(f.Name())))
-		}
-	}()
-	err = pem.Encode(f, &pem.Block{Type: pemKeyType, Bytes: der})
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return os.Rename(f.Name(), path)
+	return nil
 }
 
 // signingKey signs the tokens.

@@ -8,6 +8,10 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"unicode/utf8"
+
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // Set is the values of all extensions of one certificate. An empty value is
@@ -45,7 +49,8 @@ const maxValue = 0xffff
 // issuer or the token's subject is empty, or a value is not UTF-8 or is longer
 // than 65,535 bytes. The extensions share the table's OIDs: don't change them.
 func (s Set) Extensions() ([]pkix.Extension, error) {
-	size, count := 0, 0
+	// One buffer holds the values, since this runs once a certificate.
+	buf, out := make([]byte, 0, 1<<10), make([]pkix.Extension, 0, len(table))
 	for i := range table {
 		r := &table[i]
 		v := *r.value(&s)
@@ -59,40 +64,13 @@ func (s Set) Extensions() ([]pkix.Extension, error) {
 		case !utf8.ValidString(v):
 			return nil, fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 		}
-		count++
-		size += len(v) + 4 // tag and at most three bytes of length
-	}
-	// One buffer holds every value, since this runs once a certificate.
-	buf := make([]byte, 0, size)
-	out := make([]pkix.Extension, 0, count)
-	for i := range table {
-		r := &table[i]
-		v := *r.value(&s)
-		if v == "" {
-			continue
-		}
 		start := len(buf)
-		if r.encoding == utf8String {
-			buf = appendHeader(buf, len(v))
+		if buf = append(buf, v...); r.encoding == utf8String {
+			buf = tbs.Wrap(buf, start, cryptobyteasn1.UTF8String)
 		}
-		buf = append(buf, v...)
 		out = append(out, pkix.Extension{Id: r.oid, Value: buf[start:len(buf):len(buf)]})
 	}
 	return out, nil
-}
-
-// appendHeader writes the tag of UTF8String and a definite, minimal length
-// (X.690 §8.1.3, §10.1).
-func appendHeader(b []byte, n int) []byte {
-	b = append(b, asn1.TagUTF8String)
-	switch {
-	case n < 0x80:
-		return append(b, byte(n))
-	case n <= 0xff:
-		return append(b, 0x81, byte(n))
-	default:
-		return append(b, 0x82, byte(n>>8), byte(n))
-	}
 }
 
 // Named is one extension in words.
@@ -173,4 +151,16 @@ func decode(r *row, value []byte) (string, error) {
 		return "", fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 	}
 	return string(value), nil
+}
+
+// Map is the values of s that aren't empty, by the names of [Fields], with the
+// issuer as issuer and the token's subject as token_subject.
+func (s Set) Map() map[string]string {
+	m := map[string]string{}
+	for i := range table {
+		if v := *table[i].value(&s); v != "" {
+			m[table[i].field] = v
+		}
+	}
+	return m
 }

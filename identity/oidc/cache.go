@@ -117,8 +117,7 @@ func (c *cache) proves(err error) error {
 
 func unavailable(cause error, after time.Duration) error {
 	f := fault.New(fault.IssuerUnavailable, "the keys of the identity token's issuer can't be fetched at the moment; try again")
-	var unusable *unusableError
-	if errors.As(cause, &unusable) {
+	if _, unusable := errors.AsType[*unusableError](cause); unusable {
 		f = fault.New(fault.IssuerKeyUnusable, "the identity token's issuer publishes no key that this CA can use; ask the CA's operators")
 	}
 	return f.With("dependency", "issuer").After(max(after, time.Second)).Because(cause)

@@ -5,7 +5,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/elliptic"
 	"crypto/rsa"
 	"encoding/base64"
 	"encoding/json"
@@ -13,9 +12,11 @@ import (
 	"fmt"
 	"math/big"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // RSA keys that are accepted (RFC 7518 §3.3; above, one check gets slow).
@@ -133,15 +134,12 @@ func rsaKey(n, e string) (crypto.PublicKey, error) {
 
 // ecKey takes coordinates with leading zeros left out, too (RFC 7518 §6.2.1.2 wants them).
 func ecKey(crv, x, y string) (crypto.PublicKey, []string, error) {
-	curves := map[string]struct {
-		curve     elliptic.Curve
-		algorithm string // RFC 7518 §3.4: one curve an algorithm
-	}{"P-256": {elliptic.P256(), "ES256"}, "P-384": {elliptic.P384(), "ES384"}, "P-521": {elliptic.P521(), "ES512"}}
-	c, ok := curves[crv]
-	if !ok {
+	i := slices.IndexFunc(pubkey.Curves, func(c pubkey.Curve) bool { return c.Params().Name == crv })
+	if i < 0 {
 		return nil, nil, fmt.Errorf("its curve %s isn't accepted", claim.Quote(crv))
 	}
-	size := (c.curve.Params().BitSize + 7) / 8
+	c := pubkey.Curves[i]
+	size := (c.Params().BitSize + 7) / 8
 	point := []byte{4} // SEC 1 §2.3.3: uncompressed
 	for _, coordinate := range []struct{ name, text string }{{"x", x}, {"y", y}} {
 		b, err := octets(coordinate.name, coordinate.text)
@@ -154,11 +152,11 @@ func ecKey(crv, x, y string) (crypto.PublicKey, []string, error) {
 		}
 		point = append(point, v.FillBytes(make([]byte, size))...)
 	}
-	k, err := ecdsa.ParseUncompressedPublicKey(c.curve, point)
+	k, err := ecdsa.ParseUncompressedPublicKey(c.Curve, point)
 	if err != nil {
 		return nil, nil, errors.New("its point isn't on its curve")
 	}
-	return k, []string{c.algorithm}, nil
+	return k, []string{"ES" + strconv.Itoa(8*c.Hash.Size())}, nil // RFC 7518 §3.4: one curve an algorithm
 }
 
 func okpKey(crv, x string) (crypto.PublicKey, error) {

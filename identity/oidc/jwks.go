@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -72,7 +73,7 @@ type jwksFile struct{ path setting.Path }
 func (f jwksFile) fetch(context.Context) (jwks, error) { return f.read() }
 
 func (f jwksFile) read() (jwks, error) {
-	content, err := readFile(f.path, maxBody)
+	content, err := durable.ReadPlain(string(f.path), maxBody)
 	if err != nil {
 		return jwks{}, fmt.Errorf("keys: %w", err)
 	}

@@ -12,12 +12,13 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
-	"os"
 	"sync"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
 
+	"github.com/mayfly-ca/mayfly/internal/bounded"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -96,7 +97,7 @@ func (t *transport) transports() (direct, proxied *http.Transport, err error) {
 	var pem []byte
 	var roots *x509.CertPool
 	if t.caFile != "" {
-		if pem, err = readFile(t.caFile, maxBody); err != nil {
+		if pem, err = durable.ReadPlain(string(t.caFile), maxBody); err != nil {
 			return nil, nil, fmt.Errorf("reading the issuer's certificate authorities: %w", err)
 		}
 	}
@@ -149,7 +150,7 @@ var errBearer = errors.New("the bearer token file is empty or holds something ot
 // that was renewed is used at once.
 func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	if g.tokenFile != "" && req.URL.Scheme == g.scheme && req.URL.Host == g.host {
-		token, err := readFile(g.tokenFile, maxBearer)
+		token, err := durable.ReadPlain(string(g.tokenFile), maxBearer)
 		if err != nil {
 			return nil, fmt.Errorf("reading the bearer token: %w", err)
 		}
@@ -162,7 +163,7 @@ func (g guardedTransport) RoundTrip(req *http.Request) (*http.Response, error) {
 	}
 	res, err := g.next.RoundTrip(req)
 	if err == nil {
-		body := bufio.NewReader(&boundedBody{ReadCloser: res.Body, left: g.most, most: g.most})
+		body := bufio.NewReader(bounded.Body(res.Body, g.most, fmt.Errorf("the answer is longer than %d bytes", g.most)))
 		if start, _ := body.Peek(len(byteOrderMark)); bytes.Equal(start, byteOrderMark) {
 			_, _ = body.Discard(len(byteOrderMark)) // which was just seen
 		}
@@ -184,44 +185,3 @@ func (g guardedTransport) CloseIdleConnections() {
 // byteOrderMark is what some servers and editors put before JSON, which has none
 // (RFC 8259 §8.1 lets a parser ignore it).
 var byteOrderMark = []byte("\ufeff")
-
-// boundedBody ends with an error once it is longer than most.
-type boundedBody struct {
-	io.ReadCloser
-	left, most int64
-}
-
-func (b *boundedBody) Read(p []byte) (int, error) {
-	if b.left < 0 {
-		return 0, b.tooLong()
-	}
-	if int64(len(p)) > b.left+1 {
-		p = p[:b.left+1] // one more than allowed, to tell the end from too much
-	}
-	n, err := b.ReadCloser.Read(p)
-	if b.left -= int64(n); b.left < 0 {
-		return 0, b.tooLong()
-	}
-	return n, err
-}
-
-func (b *boundedBody) tooLong() error {
-	return fmt.Errorf("the answer is longer than %d bytes", b.most)
-}
-
-// readFile reads a whole file of at most that many bytes.
-func readFile(path setting.Path, most int64) ([]byte, error) {
-	f, err := os.Open(string(path))
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = f.Close() }() // only read from
-	content, err := io.ReadAll(io.LimitReader(f, most+1))
-	if err != nil {
-		return nil, err
-	}
-	if int64(len(content)) > most {
-		return nil, fmt.Errorf("%s is longer than %d bytes", path, most)
-	}
-	return content, nil
-}

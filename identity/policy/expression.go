@@ -158,8 +158,7 @@ func (e *expression) Holds(in *Input) (bool, error) {
 		}
 		return false, &Undecided{why: "the expression gave no boolean"} // not possible: compile looked at its type
 	}
-	var cancelled interpreter.EvalCancelledError
-	if errors.As(err, &cancelled) {
+	if _, cancelled := errors.AsType[interpreter.EvalCancelledError](err); cancelled {
 		return false, &Undecided{why: fmt.Sprintf("the expression took more than %d steps", maxCost)}
 	}
 	// What CEL says isn't asked: its texts may repeat a value of the token, and of

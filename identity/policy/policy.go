@@ -209,8 +209,7 @@ func (r *Rule) Expired(now time.Time) bool { return !r.Until.IsZero() && !now.Be
 // that it reads by name is absent from the token, and refuses otherwise.
 func (r *Rule) Holds(in *Input) (bool, error) {
 	holds, err := r.when.Holds(in)
-	var undecided *Undecided
-	if errors.As(err, &undecided) {
+	if undecided, ok := errors.AsType[*Undecided](err); ok {
 		return undecided.Absent == "", err
 	}
 	return holds || err != nil, err

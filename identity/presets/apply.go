@@ -2,6 +2,7 @@ package presets
 
 import (
 	"errors"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
@@ -82,14 +83,14 @@ func foreign(name, expected string) error {
 }
 
 func isMissing(err error) bool {
-	var e *fault.Error
-	return errors.As(err, &e) && e.Reason == fault.ClaimMissing
+	e, ok := errors.AsType[*fault.Error](err)
+	return ok && e.Reason == fault.ClaimMissing
 }
 
 // isBlank reports whether the claim that err misses is there, and empty or null.
 func isBlank(err error, c claim.Set) bool {
-	var e *fault.Error
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*fault.Error](err)
+	if !ok {
 		return false
 	}
 	v := c.Get(e.Metadata["claim"])
@@ -183,7 +184,7 @@ func (r *Rules) choose(v *variable, c claim.Set) (*choice, error) {
 // claim is the text of one claim: a string, or what the preset allows beside it.
 func (r *Rules) claim(name string, c claim.Set) (string, error) {
 	text, err := r.scalar(name, c)
-	if err == nil && r.segments[name] && (text == "." || text == ".." || strings.ContainsAny(text, `/?#@\`)) {
+	if err == nil && slices.Contains(r.segments, name) && (text == "." || text == ".." || strings.ContainsAny(text, `/?#@\`)) {
 		return "", claim.Invalid(name, "must be one segment of a path: without / ? # @ and backslash, and neither . nor ..")
 	}
 	return text, err
@@ -192,13 +193,13 @@ func (r *Rules) claim(name string, c claim.Set) (string, error) {
 func (r *Rules) scalar(name string, c claim.Set) (string, error) {
 	v := c.Get(name)
 	switch {
-	case v.Kind() == claim.Number && r.numbers[name]:
+	case v.Kind() == claim.Number && slices.Contains(r.numbers, name):
 		digits, ok := v.Whole()
 		if !ok {
 			return "", claim.Invalid(name, "must be a string or a whole number")
 		}
 		return digits, nil
-	case v.Kind() == claim.Bool && r.booleans[name]:
+	case v.Kind() == claim.Bool && slices.Contains(r.booleans, name):
 		return v.Literal(), nil
 	default:
 		return v.Text(name)

@@ -2,6 +2,8 @@ package presets
 
 import (
 	"cmp"
+	"errors"
+	"fmt"
 	"maps"
 	"net/url"
 	"slices"
@@ -22,9 +24,9 @@ type Rules struct {
 	extensions []rule
 	variables  []variable
 	fixed      []fixedClaim
-	numbers    map[string]bool
-	booleans   map[string]bool
-	segments   map[string]bool
+	numbers    []string
+	booleans   []string
+	segments   []string
 }
 
 // fixedClaim is a claim with the text that it must be.
@@ -65,7 +67,7 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	}
 	c.names = append(c.names, slices.Sorted(maps.Keys(p.Variables))...)
 	c.checkNames()
-	r := &Rules{numbers: set(p.WholeNumbers), booleans: set(p.Booleans), segments: set(p.Segments)}
+	r := &Rules{numbers: slices.Clone(p.WholeNumbers), booleans: slices.Clone(p.Booleans), segments: slices.Clone(p.Segments)}
 	for _, name := range c.names {
 		r.variables = append(r.variables, c.variable(name, p.Variables[name]))
 	}
@@ -251,14 +253,75 @@ func (c *compiler) rules(r *Rules) {
 	}
 }
 
-func set(names []string) map[string]bool {
-	m := make(map[string]bool, len(names))
-	for _, n := range names {
-		m[n] = true
-	}
-	return m
-}
-
 func list(names []string) string {
 	return cmp.Or(strings.Join(names, ", "), "none")
+}
+
+// part is a piece of a compiled template: fixed text, then what is named after it.
+type part struct {
+	literal  string
+	claim    string // the claim whose text follows, if any
+	variable int    // or one more than the index of the variable that follows
+}
+
+type template []part
+
+// maxTemplate bounds a template, in bytes.
+const maxTemplate = 1024
+
+// parseTemplate splits `text{name}text`. It calls resolve for each name, whose
+// error becomes a fault of the template.
+func parseTemplate(s string, resolve func(name string) (part, error)) (template, error) {
+	if s == "" {
+		return nil, fmt.Errorf("required")
+	}
+	if len(s) > maxTemplate {
+		return nil, fmt.Errorf("the template is longer than %d bytes", maxTemplate)
+	}
+	var out template
+	literal := ""
+	for s != "" {
+		text, rest, found := strings.Cut(s, "{")
+		if strings.Contains(text, "}") {
+			return nil, fmt.Errorf("the template closes a brace that it didn't open")
+		}
+		literal += text
+		if !found {
+			break
+		}
+		name, after, closed := strings.Cut(rest, "}")
+		if !closed {
+			return nil, fmt.Errorf("the template doesn't close a brace")
+		}
+		if err := checkName(name); err != nil {
+			return nil, err
+		}
+		p, err := resolve(name)
+		if err != nil {
+			return nil, err
+		}
+		literal += p.literal
+		if p.claim != "" || p.variable != 0 {
+			out = append(out, part{literal: literal, claim: p.claim, variable: p.variable})
+			literal = ""
+		}
+		s = after
+	}
+	if literal != "" {
+		out = append(out, part{literal: literal})
+	}
+	return out, nil
+}
+
+// checkName accepts the names that vendors give their claims, such as
+// `run_id` and `oidc.circleci.com/project-id`.
+func checkName(name string) error {
+	const characters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./:"
+	switch {
+	case name == "":
+		return errors.New("a template names nothing between its braces")
+	case strings.Trim(name, characters) != "":
+		return fmt.Errorf("the name %q has a character other than letters, digits, _, -, ., / and colon", name)
+	}
+	return nil
 }

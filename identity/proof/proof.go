@@ -11,6 +11,9 @@ package proof
 import (
 	"bytes"
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -18,6 +21,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // The limits on what is parsed at all, in bytes. The largest honest inputs are
@@ -130,4 +134,33 @@ func (k publicKey) key() (Key, error) {
 func tooLarge(reason fault.Reason, what string, limit int) *fault.Error {
 	return fault.New(reason, "%s is too large: at most %d bytes are accepted", what, limit).
 		With("limit", strconv.Itoa(limit))
+}
+
+// signed reports whether sig is k's signature over message: ASN.1 DER ECDSA or
+// PKCS#1 v1.5 over the message's hash, or pure Ed25519, for which hash is zero.
+// The standard library's verifiers are strict: trailing or non-minimal DER, r
+// or s outside [1, n−1] and RSA signatures of another length don't verify.
+func (k publicKey) signed(message, sig []byte, hash crypto.Hash) bool {
+	switch public := k.public.(type) {
+	case *ecdsa.PublicKey:
+		return ecdsa.VerifyASN1(public, pubkey.Digest(hash, message), sig)
+	case *rsa.PublicKey:
+		return rsa.VerifyPKCS1v15(public, hash, pubkey.Digest(hash, message), sig) == nil
+	case ed25519.PublicKey:
+		return ed25519.Verify(public, message, sig)
+	default:
+		return false
+	}
+}
+
+// describe says how a proof by k is made.
+func (k publicKey) describe() string {
+	switch k.public.(type) {
+	case *ecdsa.PublicKey:
+		return "an ASN.1 DER ECDSA signature with " + k.hash.String()
+	case *rsa.PublicKey:
+		return "an RSA PKCS#1 v1.5 signature with " + k.hash.String()
+	default:
+		return "a pure Ed25519 signature"
+	}
 }

@@ -35,33 +35,6 @@ var (
 	oidPBES2   = encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 5, 13} // an encrypted PKCS#8 key, RFC 8018 §6.2
 )
 
-// refused names the algorithms that people do send, so that the answer can.
-var refused = map[string]string{
-	"1.2.840.113549.1.1.10":   "RSASSA-PSS",
-	"1.2.840.113549.1.1.7":    "RSAES-OAEP",
-	"1.2.840.10040.4.1":       "DSA",
-	"1.2.840.113549.1.3.1":    "DH",
-	"1.2.840.10046.2.1":       "DH",
-	"1.3.132.1.12":            "ECDH",
-	"1.3.101.110":             "X25519",
-	"1.3.101.111":             "X448",
-	"1.3.101.113":             "Ed448",
-	"2.16.840.1.101.3.4.3.17": "ML-DSA-44",
-	"2.16.840.1.101.3.4.3.18": "ML-DSA-65",
-	"2.16.840.1.101.3.4.3.19": "ML-DSA-87",
-}
-
-// refusedCurves names the curves that people do send.
-var refusedCurves = map[string]string{
-	"1.3.132.0.33":          "P-224",
-	"1.3.132.0.10":          "secp256k1",
-	"1.2.840.10045.3.1.1":   "P-192",
-	"1.3.36.3.3.2.8.1.1.7":  "brainpoolP256r1",
-	"1.3.36.3.3.2.8.1.1.11": "brainpoolP384r1",
-	"1.3.36.3.3.2.8.1.1.13": "brainpoolP512r1",
-	"1.2.156.10197.1.301":   "SM2",
-}
-
 // parseKey reads a DER SubjectPublicKeyInfo (RFC 5280 §4.1.2.7) strictly, with
 // the cheap checks first: nothing is computed with a number whose size or
 // exponent isn't accepted.
@@ -90,7 +63,7 @@ func (p *Policy) parseKey(der []byte) (publicKey, error) {
 	case oid.Equal(oidEd25519):
 		return parseEd25519(algorithm, bits)
 	}
-	if name, ok := refused[oid.String()]; ok {
+	if name, ok := pubkey.Unsupported[oid.String()]; ok {
 		return publicKey{}, fault.New(fault.KeyUnsupported, "%s keys are not accepted; %s", name, accepted)
 	}
 	return publicKey{}, fault.New(fault.KeyUnsupported, "the key's algorithm is not accepted; %s", accepted)
@@ -137,7 +110,7 @@ func parseEC(parameters cryptobyte.String, point []byte) (publicKey, error) {
 	}
 	curve, ok := pubkey.NamedCurve(oid)
 	if !ok {
-		if name, ok := refusedCurves[oid.String()]; ok {
+		if name, ok := pubkey.Unsupported[oid.String()]; ok {
 			return publicKey{}, fault.New(fault.KeyUnsupported, "the curve %s is not accepted; %s", name, accepted)
 		}
 		return publicKey{}, fault.New(fault.KeyUnsupported, "the key's curve is not accepted; %s", accepted)

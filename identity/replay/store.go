@@ -11,7 +11,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -98,14 +97,9 @@ func dialer(r *Redis) (func(ctx context.Context, _, _ string) (net.Conn, error),
 		}, nil
 	}
 	secure := &tls.Dialer{NetDialer: plain, Config: &tls.Config{MinVersion: tls.VersionTLS12}}
-	if r.CAFile != "" {
-		text, err := os.ReadFile(string(r.CAFile))
-		if err != nil {
-			return nil, fmt.Errorf("ca_file: %w", err)
-		}
-		if secure.Config.RootCAs, err = pemfile.Pool(text); err != nil {
-			return nil, fmt.Errorf("ca_file: %s: %w", r.CAFile, err)
-		}
+	var err error
+	if secure.Config.RootCAs, err = pemfile.PoolFile(r.CAFile); err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
 	}
 	return func(ctx context.Context, _, _ string) (net.Conn, error) {
 		return secure.DialContext(ctx, "tcp", r.Address)
