@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/sha256"
@@ -17,6 +18,13 @@ import (
 
 	ct "github.com/google/certificate-transparency-go"
 	lru "github.com/hashicorp/golang-lru/v2"
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/tessera/ctonly"
+	"golang.org/x/mod/sumdb/note"
+	"golang.org/x/time/rate"
+	"k8s.io/klog/v2"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -25,11 +33,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/mayfly-ca/mayfly/ctlog/witness"
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/prometheus/client_golang/prometheus"
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/tessera/ctonly"
-	"golang.org/x/mod/sumdb/note"
-	"golang.org/x/time/rate"
 )
 
 // Config is the log's part of the configuration.
@@ -180,9 +183,7 @@ func prepare(c Config, o Options) (*Log, error) {
 	if err != nil {
 		return nil, err
 	}
-	if c.CheckpointInterval == 0 {
-		c.CheckpointInterval = ctlog.DefaultCheckpointInterval
-	}
+	c.CheckpointInterval = cmp.Or(c.CheckpointInterval, ctlog.DefaultCheckpointInterval)
 	o = withDefaults(o)
 	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
 	if err != nil || u.Host == "" {
@@ -195,20 +196,13 @@ func prepare(c Config, o Options) (*Log, error) {
 	dir := logdir.Dir(c.Directory)
 	l := &Log{
 		o: o, config: c, origin: c.Origin(), prefix: u.Path, dir: dir, issuers: dir.Issuers(), verifier: verifier,
-		description: ctlog.Description{
-			ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"),
-			Operator: c.Operator, Start: c.Start, End: c.End,
-		},
-		queue: make(chan *submission, o.maxQueue), drained: make(chan struct{}), toPublish: make(chan struct{}, 1),
+		description: describe(c, spki),
+		queue:       make(chan *submission, o.maxQueue), drained: make(chan struct{}), toPublish: make(chan struct{}, 1),
 		backlog:         backlog{added: make(chan struct{}, 1), grown: make(chan struct{}, 1)},
 		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
 	}
-	if l.dedup, err = lru.New[[32]byte, position](dedupEntries); err != nil {
-		return nil, err
-	}
-	if l.submitters, err = lru.New[netip.Prefix, *rate.Limiter](maxAddresses); err != nil {
-		return nil, err
-	}
+	l.dedup, _ = lru.New[[32]byte, position](dedupEntries) // it fails for a size below 1
+	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
 	l.AcceptRoots(o.Roots)
 	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
 	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
@@ -231,15 +225,8 @@ func withDefaults(o Options) Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.lockWait <= 0 {
-		o.lockWait = defaultLockWait
-	}
-	if o.maxQueue <= 0 {
-		o.maxQueue = defaultMaxQueue
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
+	o.lockWait, o.maxQueue = cmp.Or(o.lockWait, defaultLockWait), cmp.Or(o.maxQueue, defaultMaxQueue)
 	if o.free == nil {
 		o.free = freeBytes
 	}
@@ -247,6 +234,13 @@ func withDefaults(o Options) Options {
 		o.reached = func(string) {}
 	}
 	return o
+}
+
+// describe is what the trust root says of the log of a key.
+func describe(c Config, spki []byte) ctlog.Description {
+	return ctlog.Description{
+		ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"), Operator: c.Operator, Start: c.Start, End: c.End,
+	}
 }
 
 // Description is what the trust root says of the log.
@@ -456,4 +450,11 @@ func (l *Log) releaseFiles() error {
 func unavailable(cause error) error {
 	return fault.New(fault.LogUnavailable, "the transparency log can't store entries now; nothing was issued; try again").
 		With("dependency", "ctlog").After(time.Second).Because(cause)
+}
+
+// RedirectStorageLog sends what the storage library logs, which goes to standard
+// error otherwise, to the logger. It sets that library's one logger for the whole
+// process, so only main calls it, before a log is opened.
+func RedirectStorageLog(logger *slog.Logger) {
+	klog.SetSlogLogger(logger.With(slog.String("component", "tessera")))
 }

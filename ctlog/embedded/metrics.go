@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 type metrics struct {
@@ -42,9 +44,7 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	queued := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_ctlog_queued_entries", Help: "Entries that wait for the next batch.", ConstLabels: labels,
-	}, func() float64 { return float64(len(l.queue)) })
+	queued := metric.Read("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", labels, func() float64 { return float64(len(l.queue)) })
 	m.registry = r
 	for _, c := range slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown, queued},
 		l.gauges(labels), l.scrub.Collectors(), l.witnesses.Collectors()) {
@@ -69,7 +69,7 @@ func (m *metrics) unregister() {
 // no alarm mistakes for a healthy value.
 func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
 	gauge := func(name, help string, read func() (float64, error)) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: labels}, func() float64 {
+		return metric.Read(name, help, labels, func() float64 {
 			value, err := read()
 			if err != nil {
 				return math.NaN()

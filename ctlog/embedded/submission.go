@@ -12,16 +12,15 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"net/netip"
 	"slices"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/transparency-dev/tessera/ctonly"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/transparency-dev/tessera/ctonly"
-	"golang.org/x/time/rate"
 )
 
 // Limits of the submission API.
@@ -58,7 +57,7 @@ func (l *Log) addChain(precert bool) read.HandlerFunc {
 }
 
 func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, precert bool) error {
-	if !l.submitter(read.Network(r)).AllowN(l.o.Now(), 1) {
+	if !read.LimitOf(l.submitters, read.Network(r), addressRate, addressBurst).AllowN(l.o.Now(), 1) {
 		return &read.Refusal{Status: http.StatusTooManyRequests, Text: "too many submissions of this network address; try again later", RetryAfter: 1}
 	}
 	if !l.submissionLimit.AllowN(l.o.Now(), 1) {
@@ -86,16 +85,6 @@ func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, prec
 	})
 }
 
-// submitter is the limit of one address.
-func (l *Log) submitter(address netip.Prefix) *rate.Limiter {
-	limit := rate.NewLimiter(addressRate, addressBurst)
-	if known, ok, _ := l.submitters.PeekOrAdd(address, limit); ok {
-		l.submitters.Get(address) // it came last
-		return known
-	}
-	return limit
-}
-
 // bodyBytes is how much of a request's body is read at most.
 func bodyBytes(r *http.Request) int {
 	if r.ContentLength < 0 || r.ContentLength > maxSubmission {
@@ -108,8 +97,7 @@ func bodyBytes(r *http.Request) int {
 // or precertificate, under one of our roots. The chain returned ends in that root.
 func (l *Log) readChain(w http.ResponseWriter, r *http.Request, precert bool) ([]*x509.Certificate, error) {
 	raw, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxSubmission))
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
+	if _, tooLarge := errors.AsType[*http.MaxBytesError](err); tooLarge {
 		return nil, &read.Refusal{Status: http.StatusRequestEntityTooLarge, Text: fmt.Sprintf("a submission has at most %d bytes", maxSubmission)}
 	}
 	if err != nil {

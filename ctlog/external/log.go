@@ -8,6 +8,7 @@
 package external
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -21,6 +22,7 @@ import (
 	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -71,18 +73,13 @@ func New(c Config, o Options) (*Log, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	description, err := Describe(ctlog.FrozenConfig{URL: c.URL, KeyFile: c.KeyFile, Operator: c.Operator, Start: c.Start, End: c.End})
 	if err != nil {
 		return nil, err
 	}
 	l := &Log{description: description, o: o, breaker: &breaker{now: o.Now}}
-	if c.MaxInFlight <= 0 {
-		c.MaxInFlight = ctlog.DefaultMaxInFlight
-	}
-	l.inFlight = make(chan struct{}, c.MaxInFlight)
+	l.inFlight = make(chan struct{}, cmp.Or(max(c.MaxInFlight, 0), ctlog.DefaultMaxInFlight))
 	if !c.Token.IsZero() {
 		token, err := c.Token.Read()
 		if err != nil {
@@ -95,41 +92,27 @@ func New(c Config, o Options) (*Log, error) {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}
 	}
-	if o.Metrics == nil {
-		return l, nil
-	}
-	for _, c := range l.gauges() {
-		if err := o.Metrics.Register(c); err != nil {
-			return nil, fmt.Errorf("the log %s: registering metrics: %w", l.description.URL, err)
-		}
+	if err := metric.Register(o.Metrics, l.gauges()...); err != nil {
+		return nil, fmt.Errorf("the log %s: %w", l.description.URL, err)
 	}
 	return l, nil
 }
 
 // gauges show the state of the breaker and what the log said of its roots.
 func (l *Log) gauges() []prometheus.Collector {
-	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": l.description.URL}}, read)
-	}
+	log := prometheus.Labels{"log": l.description.URL}
 	return []prometheus.Collector{
-		gauge("mayfly_ctlog_breaker_open", "1 while an external log is left alone after repeated failures, else 0.", func() float64 {
-			if l.breaker.ready() != nil {
-				return 1
-			}
-			return 0
-		}),
-		gauge("mayfly_ctlog_roots_refused", "1 when an external log's list of roots has none of this CA's certificates any more, else 0.", func() float64 {
-			if l.Roots().Refused {
-				return 1
-			}
-			return 0
-		}),
-		gauge("mayfly_ctlog_roots_checked_timestamp_seconds", "When an external log last said which roots it accepts, in seconds since 1970; 0 before that.", func() float64 {
-			if at := l.Roots().Checked; !at.IsZero() {
-				return float64(at.Unix())
-			}
-			return 0
-		}),
+		metric.Read("mayfly_ctlog_breaker_open", "1 while an external log is left alone after repeated failures, else 0.",
+			log, func() float64 { return metric.Bool(l.breaker.ready() != nil) }),
+		metric.Read("mayfly_ctlog_roots_refused", "1 when an external log's list of roots has none of this CA's certificates any more, else 0.",
+			log, func() float64 { return metric.Bool(l.Roots().Refused) }),
+		metric.Read("mayfly_ctlog_roots_checked_timestamp_seconds", "When an external log last said which roots it accepts, in seconds since 1970; 0 before that.",
+			log, func() float64 {
+				if at := l.Roots().Checked; !at.IsZero() {
+					return float64(at.Unix())
+				}
+				return 0
+			}),
 	}
 }
 
@@ -195,30 +178,26 @@ func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) 
 	case l.inFlight <- struct{}{}:
 		defer func() { <-l.inFlight }()
 	default:
-		l.breaker.abandon()
+		l.breaker.leave(nothing)
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "too many submissions wait for the transparency log; try again").
 			With("dependency", "ctlog").After(time.Second)
 	}
 	sct, err := l.retry(ctx, l.request(chain))
-	l.settle(ctx, err)
+	l.breaker.leave(verdictOf(ctx, err))
 	return sct, err
 }
 
-// settle tells the breaker how it went. A caller that went away says nothing about
-// the log; one that went because another log was faster does.
-func (l *Log) settle(ctx context.Context, err error) {
+// verdictOf is what the end of a submission says. A caller that went away says nothing
+// about the log; one that went because another log was faster does.
+func verdictOf(ctx context.Context, err error) verdict {
 	var f *fault.Error
 	switch {
-	case err == nil:
-		l.breaker.succeeded()
-	case errors.Is(err, context.Canceled) && errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
-		l.breaker.failed()
-	case errors.Is(err, context.Canceled):
-		l.breaker.abandon()
-	case errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):
-		l.breaker.failed()
+	case errors.Is(err, context.Canceled) && !errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
+		return nothing
+	case errors.Is(err, context.Canceled), errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):
+		return fails
 	default:
-		l.breaker.succeeded() // it answered, if only to refuse
+		return works // it answered, if only to refuse
 	}
 }
 

@@ -6,18 +6,20 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"math/rand/v2"
 	"net/http"
+	"sync"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
 	"github.com/google/certificate-transparency-go/jsonclient"
+	"golang.org/x/crypto/cryptobyte"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"golang.org/x/crypto/cryptobyte"
 )
 
 // How long is waited between attempts: a random time up to a bound that doubles.
@@ -134,13 +136,11 @@ func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
 	}
 	sct.Signature = signature
 	var err error
-	if sct.Extensions, err = decodeBase64(body.Extensions); err != nil {
+	if sct.Extensions, err = base64.StdEncoding.DecodeString(body.Extensions); err != nil {
 		return ctlog.SCT{}, fmt.Errorf("the SCT's extensions are not base64: %w", err)
 	}
 	return sct, nil
 }
-
-func decodeBase64(s string) ([]byte, error) { return base64.StdEncoding.DecodeString(s) }
 
 // oneLine is the beginning of what a log said, on one line.
 func oneLine(said string) string { return oneline.Clean(said, maxRefusal) }
@@ -160,23 +160,73 @@ type capped struct {
 
 func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
 	response, err := c.next.RoundTrip(r)
-	if err != nil {
-		return nil, err
+	if err == nil {
+		response.Body = bounded.Body(response.Body, c.limit, errTooLong)
 	}
-	response.Body = &cappedBody{ReadCloser: response.Body, left: c.limit}
-	return response, nil
+	return response, err
 }
 
-type cappedBody struct {
-	io.ReadCloser
-	left int64
+// breaker leaves a log alone that failed several times in a row, and lets one
+// submission try after a pause.
+type breaker struct {
+	now func() time.Time
+
+	mu       sync.Mutex
+	failures int
+	until    time.Time // while open: when one may try
+	trying   bool      // that one is on its way
 }
 
-func (b *cappedBody) Read(p []byte) (int, error) {
-	if b.left <= 0 {
-		return 0, errTooLong
+// enter lets a submission through, or says when to come again.
+func (b *breaker) enter() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if b.failures < breakerFailures {
+		return nil
 	}
-	n, err := b.ReadCloser.Read(p[:min(int64(len(p)), b.left)])
-	b.left -= int64(n)
-	return n, err
+	if left := b.until.Sub(b.now()); left > 0 || b.trying {
+		return resting(max(left, time.Second))
+	}
+	b.trying = true
+	return nil
+}
+
+// ready is nil while submissions are let through, or one may try.
+func (b *breaker) ready() error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if left := b.until.Sub(b.now()); b.failures >= breakerFailures && left > 0 {
+		return resting(left)
+	}
+	return nil
+}
+
+func resting(left time.Duration) error {
+	return fault.New(fault.LogUnavailable, "the transparency log failed several times and is left alone for a while; try again").
+		With("dependency", "ctlog").After(left)
+}
+
+// verdict is what the end of a submission says of the log.
+type verdict int
+
+const (
+	nothing verdict = iota
+	works
+	fails
+)
+
+// leave ends a submission that was let through.
+func (b *breaker) leave(v verdict) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.trying = false
+	switch v {
+	case works:
+		b.failures = 0
+	case fails:
+		if b.failures++; b.failures >= breakerFailures {
+			b.until = b.now().Add(breakerPause)
+		}
+	case nothing:
+	}
 }

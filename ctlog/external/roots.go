@@ -3,6 +3,7 @@ package external
 import (
 	"context"
 	"crypto/sha256"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -87,7 +88,7 @@ func (l *Log) askRoots(ctx context.Context) (map[[32]byte]bool, error) {
 	}
 	accepted := make(map[[32]byte]bool, len(body.Certificates))
 	for _, text := range body.Certificates {
-		der, err := decodeBase64(text)
+		der, err := base64.StdEncoding.DecodeString(text)
 		if err != nil {
 			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.description.URL, err)
 		}

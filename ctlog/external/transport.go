@@ -8,7 +8,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -18,15 +17,9 @@ import (
 
 // newTransport is one log's own: a connection that hangs is no other log's trouble.
 func newTransport(c Config) (*http.Transport, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile != "" {
-		raw, err := os.ReadFile(string(c.CAFile))
-		if err != nil {
-			return nil, fmt.Errorf("reading the CA file: %w", err)
-		}
-		if config.RootCAs, err = pemfile.Pool(raw); err != nil {
-			return nil, fmt.Errorf("the CA file %s: %w", c.CAFile, err)
-		}
+	roots, err := pemfile.PoolFile(c.CAFile)
+	if err != nil {
+		return nil, fmt.Errorf("the CA file: %w", err)
 	}
 	proxy, err := proxyOf(c)
 	if err != nil {
@@ -39,7 +32,7 @@ func newTransport(c Config) (*http.Transport, error) {
 	return &http.Transport{
 		Proxy:                  proxy,
 		DialContext:            dial,
-		TLSClientConfig:        config,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  answerTimeout,
 		MaxResponseHeaderBytes: maxAnswer,

@@ -1,9 +1,9 @@
 package inclusion
 
 import (
-	"fmt"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -15,52 +15,35 @@ type metrics struct {
 
 // newMetrics registers the metrics.
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"log"})
-	}
 	m := &metrics{
-		pending: gauge("mayfly_ctlog_promises_pending", "Issued certificates whose entry in the log has not been seen yet."),
-		overdue: gauge("mayfly_ctlog_promises_overdue", "Pending certificates older than half of the log's merge delay. Anything above 0 needs a person."),
-		broken:  gauge("mayfly_ctlog_promises_broken", "Pending certificates whose SCT was shown to be false. Anything above 0 needs a person."),
-		oldest:  gauge("mayfly_ctlog_promise_oldest_seconds", "Age of the oldest pending certificate's SCT."),
-		done: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ctlog_promises_kept_total", Help: "Issued certificates whose entry was found and proven to be in the log.",
-		}, []string{"log"}),
+		pending: metric.Gauge("mayfly_ctlog_promises_pending", "Issued certificates whose entry in the log has not been seen yet.", "log"),
+		overdue: metric.Gauge("mayfly_ctlog_promises_overdue", "Pending certificates older than half of the log's merge delay. Anything above 0 needs a person.", "log"),
+		broken:  metric.Gauge("mayfly_ctlog_promises_broken", "Pending certificates whose SCT was shown to be false. Anything above 0 needs a person.", "log"),
+		oldest:  metric.Gauge("mayfly_ctlog_promise_oldest_seconds", "Age of the oldest pending certificate's SCT.", "log"),
+		done:    metric.Counter("mayfly_ctlog_promises_kept_total", "Issued certificates whose entry was found and proven to be in the log.", "log"),
 		unread: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_promises_unread_total", Help: "Times that a part of the audit trail couldn't be read, so that its promises weren't checked. Any increase needs a person.",
 		}),
 	}
-	if r == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.pending, m.overdue, m.broken, m.oldest, m.done, m.unread} {
-		if err := r.Register(c); err != nil {
-			return nil, fmt.Errorf("inclusion: registering metrics: %w", err)
-		}
-	}
-	return m, nil
+	return m, metric.Register(r, m.pending, m.overdue, m.broken, m.oldest, m.done, m.unread)
 }
 
 // follow gives each log that is watched a series, and takes the gauges of the others.
 func (m *metrics) follow(before, now map[[32]byte]*watched) {
-	gauges := []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest}
-	for id, w := range before {
-		if now[id] != nil {
-			continue
+	for _, g := range []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest} {
+		for id, w := range before {
+			if now[id] == nil {
+				g.DeleteLabelValues(w.reader.description.URL)
+			}
 		}
-		for _, g := range gauges {
-			g.DeleteLabelValues(w.reader.description.URL)
+		for _, w := range now {
+			g.WithLabelValues(w.reader.description.URL)
 		}
 	}
 	for _, w := range now {
 		m.done.WithLabelValues(w.reader.description.URL)
-		for _, g := range gauges {
-			g.WithLabelValues(w.reader.description.URL)
-		}
 	}
 }
-
-func (m *metrics) kept(url string) { m.done.WithLabelValues(url).Inc() }
 
 func (m *metrics) show(w *watched, oldest time.Duration) {
 	url := w.reader.description.URL

@@ -8,6 +8,7 @@
 package inclusion
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -85,15 +87,11 @@ type promise struct {
 
 // New makes a monitor. It reads the state file, and no log.
 func New(o Options) (*Monitor, error) {
-	if o.Interval <= 0 {
-		o.Interval = defaultInterval
-	}
+	o.Interval = cmp.Or(max(o.Interval, 0), defaultInterval)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	m := &Monitor{o: o}
 	follow, err := m.Prepare(o.Logs)
 	if err != nil {
@@ -124,10 +122,7 @@ func (m *Monitor) Prepare(logs []Log) (follow func(), err error) {
 		if err != nil {
 			return nil, fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
-		if l.MMD <= 0 {
-			l.MMD = DefaultMMD
-		}
-		next[l.Description.ID] = &watched{reader: r, mmd: l.MMD}
+		next[l.Description.ID] = &watched{reader: r, mmd: cmp.Or(max(l.MMD, 0), DefaultMMD)}
 	}
 	return func() {
 		m.mu.Lock()
@@ -156,19 +151,13 @@ func (m *Monitor) adopt() {
 
 // Run looks at trail and logs until ctx ends. It returns nil.
 func (m *Monitor) Run(ctx context.Context) error {
-	tick := time.NewTicker(m.o.Interval)
-	defer tick.Stop()
 	defer m.trail.Close()
-	for {
+	for next := time.Duration(0); wait.For(ctx, next) == nil; next = m.o.Interval {
 		if err := m.Look(ctx); ctx.Err() == nil {
 			m.complain(ctx, err)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	return nil
 }
 
 // complain logs why a look found less than it should, once an hour while that stays the same.
@@ -239,7 +228,7 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 			failure = fmt.Errorf("reading the log %s: %w", w.reader.description.URL, err)
 		}
 		if held {
-			m.metrics.kept(w.reader.description.URL)
+			m.metrics.done.WithLabelValues(w.reader.description.URL).Inc()
 			continue
 		}
 		left = append(left, p)

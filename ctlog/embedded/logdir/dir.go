@@ -16,12 +16,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
-	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Names in a log's directory. Tessera chose those of the state.
@@ -37,7 +38,6 @@ const (
 
 	cosignedName = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
 	lockName     = "LOCK"
-	tempPrefix   = ".tmp-" // our unfinished files, swept at open
 )
 
 // Dir is the directory of a log. Its methods hold nothing open.
@@ -76,34 +76,11 @@ func (d Dir) Put(data []byte, names ...string) error {
 	return writeDurably(path, data)
 }
 
-func writeDurably(path string, data []byte) (err error) {
-	dir := filepath.Dir(path)
-	f, err := os.CreateTemp(dir, tempPrefix)
-	if err != nil {
-		return fmt.Errorf("creating a file in %s: %w", dir, err)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(f.Name()))
-		}
-	}()
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Chmod(0o644) // the log is public
-	}
-	if err == nil {
-		err = durable.OwnerOfFolder(f)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
+func writeDurably(path string, data []byte) error {
+	if err := durable.Put(path, data, 0o644); err != nil { // the log is public
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
-	if err = os.Rename(f.Name(), path); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return durable.SyncFolder(dir)
+	return nil
 }
 
 // parts are the names of a log's own things in its directory.
@@ -141,7 +118,7 @@ func (d Dir) Occupied() (string, error) {
 
 // Probe writes a file to the log's disk and removes it again.
 func (d Dir) Probe() error {
-	path := d.Path(StateDir, tempPrefix+"probe")
+	path := d.Path(StateDir, durable.TempPrefix+"probe")
 	if err := writeDurably(path, make([]byte, 4096)); err != nil {
 		return err
 	}
@@ -184,6 +161,18 @@ func (d Dir) Sweep(published uint64) (removed int, err error) {
 	return removed, nil
 }
 
+// readJSON reads a file; what says in words what it has.
+func (d Dir) readJSON(what string, into any, names ...string) error {
+	raw, err := os.ReadFile(d.Path(names...))
+	if err == nil {
+		err = json.Unmarshal(raw, into)
+	}
+	if err != nil {
+		return fmt.Errorf("reading %s: %w", what, err)
+	}
+	return nil
+}
+
 // Owner is the file that says whose log a directory holds. It is served, so that a
 // reader of the log finds its key.
 type Owner struct {
@@ -195,15 +184,8 @@ type Owner struct {
 
 // Owner reads whose log it is. It shows what is there, not that it is right.
 func (d Dir) Owner() (Owner, error) {
-	raw, err := os.ReadFile(d.Path(OwnerName))
-	if err != nil {
-		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
-	}
 	var o Owner
-	if err := json.Unmarshal(raw, &o); err != nil {
-		return Owner{}, fmt.Errorf("reading whose log this is: %w", err)
-	}
-	return o, nil
+	return o, d.readJSON("whose log this is", &o, OwnerName)
 }
 
 // PutOwner writes whose log it is.
@@ -239,11 +221,11 @@ func (d Dir) Head(ctx context.Context) (Owner, checkpoint.Head, error) {
 	if err != nil {
 		return Owner{}, checkpoint.Head{}, err
 	}
-	raw, err := d.ReadCheckpoint(ctx)
+	verifier, err := owner.Verifier()
 	if err != nil {
-		return Owner{}, checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
+		return Owner{}, checkpoint.Head{}, err
 	}
-	head, err := owner.Open(raw)
+	head, err := d.OpenCheckpoint(ctx, verifier)
 	return owner, head, err
 }
 
@@ -291,13 +273,9 @@ type treeState struct {
 
 // Tree is the state that the storage goes on from.
 func (d Dir) Tree() (checkpoint.Tree, error) {
-	raw, err := os.ReadFile(d.Path(StateDir, TreeStateName))
-	if err != nil {
-		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
-	}
 	var state treeState
-	if err := json.Unmarshal(raw, &state); err != nil {
-		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: %w", err)
+	if err := d.readJSON("the log's state", &state, StateDir, TreeStateName); err != nil {
+		return checkpoint.Tree{}, err
 	}
 	if len(state.Root) != rfc6962.DefaultHasher.Size() {
 		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())

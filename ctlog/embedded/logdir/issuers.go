@@ -64,13 +64,18 @@ func (s *Issuers) signer(l Leaf) (*x509.Certificate, error) {
 	if len(l.Fingerprints) == 0 {
 		return nil, errors.New("no issuer is recorded")
 	}
-	der, err := s.Get([32]byte(l.Fingerprints[0]))
+	return s.Certificate([32]byte(l.Fingerprints[0]))
+}
+
+// Certificate is Get, parsed.
+func (s *Issuers) Certificate(fingerprint [32]byte) (*x509.Certificate, error) {
+	der, err := s.Get(fingerprint)
 	if err != nil {
 		return nil, err
 	}
 	c, err := x509.ParseCertificate(der)
 	if err != nil {
-		return nil, fmt.Errorf("the issuer %x: %w", l.Fingerprints[0], err)
+		return nil, fmt.Errorf("the issuer %x: %w", fingerprint, err)
 	}
 	return c, nil
 }

@@ -1,9 +1,11 @@
 package logdir
 
 import (
+	"cmp"
 	"path/filepath"
 	"strings"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/transparency-dev/tessera/api/layout"
 )
 
@@ -45,10 +47,7 @@ func ParseTilePath(path string) (TilePath, bool) {
 func (t TilePath) Within(size uint64) bool {
 	level := uint64(max(t.Level, 0))
 	have := size >> (layout.TileHeight * level)
-	width := uint64(t.Width)
-	if width == 0 {
-		width = layout.TileWidth
-	}
+	width := cmp.Or(uint64(t.Width), layout.TileWidth)
 	return t.Index <= have/layout.TileWidth && t.Index*layout.TileWidth+width <= have
 }
 
@@ -68,7 +67,7 @@ func dataTilePath(index uint64, partial uint8) string {
 // removed: a known name with digits after it (Tessera's), or our own prefix.
 func Unfinished(name string) bool {
 	dir, base := filepath.Split(name)
-	if strings.HasPrefix(base, tempPrefix) {
+	if strings.HasPrefix(base, durable.TempPrefix) {
 		return true
 	}
 	for _, known := range []string{

@@ -2,18 +2,20 @@ package logdir
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
 
-	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
+
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 )
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
@@ -37,24 +39,11 @@ func (d Dir) read(partial uint8, path func(uint8) string) ([]byte, error) {
 // Bundle reads and parses the entries [index*256, …) of a log of the size given.
 func (d Dir) Bundle(ctx context.Context, index, size uint64) ([]Leaf, error) {
 	partial := layout.PartialTileSize(0, index, size)
-	want := int(partial)
-	if want == 0 {
-		want = layout.EntryBundleWidth
-	}
+	want := cmp.Or(int(partial), layout.EntryBundleWidth)
 	data, err := d.ReadEntryBundle(ctx, index, partial)
 	if err != nil {
 		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
 	}
-	return parseBundle(data, index, want)
-}
-
-// Bundles is how many data tiles a log of the size given has.
-func Bundles(size uint64) uint64 {
-	return (size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth
-}
-
-// parseBundle is the first want entries of a data tile.
-func parseBundle(data []byte, index uint64, want int) ([]Leaf, error) {
 	leaves, err := ParseLeaves(data, index*layout.EntryBundleWidth)
 	if err != nil {
 		return nil, fmt.Errorf("data tile %d: %w", index, err)
@@ -63,6 +52,11 @@ func parseBundle(data []byte, index uint64, want int) ([]Leaf, error) {
 		return nil, fmt.Errorf("data tile %d has %d entries, want %d", index, len(leaves), want)
 	}
 	return leaves[:want], nil
+}
+
+// Bundles is how many data tiles a log of the size given has.
+func Bundles(size uint64) uint64 {
+	return (size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth
 }
 
 // LeafHashes calls yield with the leaf hashes of [from, to), read from the lowest
@@ -200,6 +194,84 @@ func (d Dir) Rehash(ctx context.Context, index, size uint64) error {
 		}
 		if !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
 			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
+		}
+	}
+	return nil
+}
+
+// Entry is an entry that has its place in the log.
+type Entry struct {
+	Raw  []byte // as a data tile has it
+	Hash []byte // of its leaf
+}
+
+// Grow writes the tiles of a log of size entries that grows by those given, durable
+// when it returns. What it writes beside full tiles that are there already is the same
+// again, so that it may be cut short anywhere and tried anew. The state is not its own.
+func (d Dir) Grow(ctx context.Context, size uint64, entries []Entry) error {
+	raws, hashes := make([][]byte, len(entries)), make([][]byte, len(entries))
+	for i, e := range entries {
+		raws[i], hashes[i] = e.Raw, e.Hash
+	}
+	if _, err := d.extend(ctx, DataLevel, size, size, raws); err != nil {
+		return err
+	}
+	for level := 0; len(hashes) > 0; level++ {
+		var err error
+		if hashes, err = d.extend(ctx, level, size>>(layout.TileHeight*level), size, hashes); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// extend puts parts behind the first have of a level, and gives the hashes of the
+// tiles that are full with them, which belong to the level above.
+func (d Dir) extend(ctx context.Context, level int, have, size uint64, parts [][]byte) (above [][]byte, err error) {
+	for len(parts) > 0 {
+		if err := ctx.Err(); err != nil {
+			return nil, fmt.Errorf("writing tiles: %w", err)
+		}
+		t := TilePath{Level: level, Index: have / layout.TileWidth, Width: uint8(have % layout.TileWidth)}
+		var tile []byte
+		if t.Width > 0 {
+			if tile, err = d.Tile(t, size); err != nil {
+				return nil, fmt.Errorf("reading tile %s: %w", t.Name(), err)
+			}
+		}
+		n := min(layout.TileWidth-int(t.Width), len(parts))
+		tile = append(tile, bytes.Join(parts[:n], nil)...)
+		have, parts = have+uint64(n), parts[n:]
+		t.Width = uint8(have % layout.TileWidth)
+		if err := d.Put(tile, t.Name()); err != nil {
+			return nil, err
+		}
+		if level != DataLevel && t.Width == 0 {
+			above = append(above, tileHash(tile))
+		}
+	}
+	return above, nil
+}
+
+// tileHash is the hash over a full hash tile.
+func tileHash(tile []byte) []byte {
+	width := rfc6962.DefaultHasher.Size()
+	if len(tile) <= width {
+		return tile
+	}
+	half := len(tile) / 2
+	return rfc6962.DefaultHasher.HashChildren(tileHash(tile[:half]), tileHash(tile[half:]))
+}
+
+// Collect removes the partial tiles of tiles that are full in a tree of to entries and
+// weren't in one of from entries. Readers of an older tree get the beginning of the full one.
+func (d Dir) Collect(from, to uint64) error {
+	for level := DataLevel; level <= MaxLevel; level++ {
+		height := layout.TileHeight * (max(level, 0) + 1)
+		for index := from >> height; index < to>>height; index++ {
+			if err := os.RemoveAll(d.Path(TilePath{Level: level, Index: index}.Name()) + ".p"); err != nil {
+				return fmt.Errorf("removing partial tiles: %w", err)
+			}
 		}
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/time/rate"
@@ -113,7 +114,7 @@ func (s *Scrub) Damage() error {
 // Collectors show the last check of the whole log; NaN before the first.
 func (s *Scrub) Collectors() []prometheus.Collector {
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help, ConstLabels: prometheus.Labels{"log": s.o.Log}}, func() float64 {
+		return metric.Read(name, help, prometheus.Labels{"log": s.o.Log}, func() float64 {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.at.IsZero() {
@@ -123,15 +124,8 @@ func (s *Scrub) Collectors() []prometheus.Collector {
 		})
 	}
 	return []prometheus.Collector{
-		gauge("mayfly_ctlog_verify_success", "1 when the last check of the whole log found it as it should be, else 0.", func() float64 {
-			if s.whole {
-				return 1
-			}
-			return 0
-		}),
-		gauge("mayfly_ctlog_verify_timestamp_seconds", "When the last check of the whole log ended, in seconds since 1970.", func() float64 {
-			return float64(s.at.Unix())
-		}),
+		gauge("mayfly_ctlog_verify_success", "1 when the last check of the whole log found it as it should be, else 0.", func() float64 { return metric.Bool(s.whole) }),
+		gauge("mayfly_ctlog_verify_timestamp_seconds", "When the last check of the whole log ended, in seconds since 1970.", func() float64 { return float64(s.at.Unix()) }),
 		gauge("mayfly_ctlog_verify_seconds", "How long the last check of the whole log took.", func() float64 { return s.took.Seconds() }),
 	}
 }

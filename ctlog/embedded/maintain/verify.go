@@ -240,17 +240,12 @@ func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) 
 	if c, ok := v.known[fingerprint]; ok {
 		return c, nil
 	}
-	der, err := v.issuers.Get(fingerprint)
+	c, err := v.issuers.Certificate(fingerprint)
 	if errors.Is(err, os.ErrNotExist) {
 		return nil, fmt.Errorf("the issuer %x is missing", fingerprint)
 	}
-	if err != nil {
-		return nil, err
+	if err == nil {
+		v.known[fingerprint] = c
 	}
-	c, err := x509.ParseCertificate(der)
-	if err != nil {
-		return nil, fmt.Errorf("the issuer %x: %w", fingerprint, err)
-	}
-	v.known[fingerprint] = c
-	return c, nil
+	return c, err
 }

@@ -51,7 +51,7 @@ type Budget struct {
 	each   map[netip.Prefix]use // of those that hold something
 	work   chan struct{}        // holds one for each read that computes
 	rates  *lru.Cache[netip.Prefix, *rate.Limiter]
-	packed gzipCache
+	packed *gzipCache
 	pace   *rate.Limiter // of packing, in bytes
 	packer sync.Mutex    // held by the one who packs
 }
@@ -63,10 +63,11 @@ type use struct{ reads, bytes int }
 func NewBudget() *Budget {
 	rates, _ := lru.New[netip.Prefix, *rate.Limiter](maxAddresses) // it fails for a size below 1
 	return &Budget{
-		rates: rates,
-		each:  make(map[netip.Prefix]use),
-		work:  make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
-		pace:  rate.NewLimiter(packRate, packBurst),
+		rates:  rates,
+		packed: newGzipCache(),
+		each:   make(map[netip.Prefix]use),
+		work:   make(chan struct{}, max(1, runtime.GOMAXPROCS(0)/2)),
+		pace:   rate.NewLimiter(packRate, packBurst),
 	}
 }
 
@@ -138,13 +139,8 @@ func (p *Place) spend(ctx context.Context, bytes int64) error {
 	if p == nil {
 		return nil
 	}
-	limit := rate.NewLimiter(readRate, readBurst)
-	if known, ok, _ := p.budget.rates.PeekOrAdd(p.client, limit); ok {
-		limit = known
-		p.budget.rates.Get(p.client) // it came last
-	}
 	now := time.Now()
-	taken := limit.ReserveN(now, int(min(bytes, readBurst)))
+	taken := LimitOf(p.budget.rates, p.client, readRate, readBurst).ReserveN(now, int(min(bytes, readBurst)))
 	delay := taken.DelayFrom(now)
 	if delay > maxWait {
 		taken.CancelAt(now)
@@ -154,6 +150,16 @@ func (p *Place) spend(ctx context.Context, bytes int64) error {
 		}
 	}
 	return wait.For(ctx, delay)
+}
+
+// LimitOf is the limit of one address among those that came last.
+func LimitOf(all *lru.Cache[netip.Prefix, *rate.Limiter], address netip.Prefix, each rate.Limit, burst int) *rate.Limiter {
+	limit := rate.NewLimiter(each, burst)
+	if known, ok, _ := all.PeekOrAdd(address, limit); ok {
+		all.Get(address) // it came last
+		return known
+	}
+	return limit
 }
 
 // compute waits for a turn to compute, which idle gives back: reads together take half

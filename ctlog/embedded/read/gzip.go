@@ -3,12 +3,12 @@ package read
 import (
 	"bytes"
 	"compress/gzip"
-	"container/list"
 	"fmt"
 	"io"
 	"sync"
 	"time"
 
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
@@ -26,20 +26,20 @@ const (
 // gzipCache remembers the data tiles that were packed last. Their readers come in
 // droves: a monitor reads all of them, and there are several.
 type gzipCache struct {
-	mu     sync.Mutex
-	known  map[gzipKey]*list.Element
-	recent list.List // of gzipTile, the last one asked for in front
-	bytes  int
+	mu    sync.Mutex
+	tiles *simplelru.LRU[gzipKey, []byte]
+	bytes int // of all tiles
+}
+
+func newGzipCache() *gzipCache {
+	c := new(gzipCache)
+	c.tiles, _ = simplelru.NewLRU(maxCompressed>>10, func(_ gzipKey, data []byte) { c.bytes -= len(data) }) // it fails for a size below 1
+	return c
 }
 
 type gzipKey struct {
 	dir  logdir.Dir
 	tile logdir.TilePath
-}
-
-type gzipTile struct {
-	key  gzipKey
-	data []byte
 }
 
 // pack packs a tile of the length given, for all who ask for it from now on; nil when it
@@ -65,25 +65,16 @@ func (b *Budget) pack(key gzipKey, tile io.Reader, length int64) ([]byte, error)
 func (c *gzipCache) find(key gzipKey) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	e := c.known[key]
-	if e == nil {
-		return nil
-	}
-	c.recent.MoveToFront(e)
-	return e.Value.(gzipTile).data //nolint:forcetypeassert // nothing else is put in
+	data, _ := c.tiles.Get(key)
+	return data
 }
 
 func (c *gzipCache) keep(key gzipKey, data []byte) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.known == nil {
-		c.known = make(map[gzipKey]*list.Element)
-	}
-	c.known[key] = c.recent.PushFront(gzipTile{key, data})
+	c.tiles.Add(key, data)
 	for c.bytes += len(data); c.bytes > maxCompressed; {
-		out := c.recent.Remove(c.recent.Back()).(gzipTile) //nolint:forcetypeassert // nothing else is put in
-		delete(c.known, out.key)
-		c.bytes -= len(out.data)
+		c.tiles.RemoveOldest()
 	}
 }
 

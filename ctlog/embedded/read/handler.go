@@ -6,6 +6,7 @@ package read
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -47,9 +48,7 @@ func New(o Options) *API {
 	if o.Roots == nil {
 		o.Roots = func() [][]byte { return nil }
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Budget == nil {
 		o.Budget = NewBudget()
 	}
