@@ -6,6 +6,9 @@ import (
 	"strings"
 	"time"
 
+	formats "github.com/transparency-dev/formats/note"
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -193,27 +196,27 @@ func DefaultConfig() Config {
 
 // Check adds every fault of the configuration. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
-	if c.AcceptUnlogged && c.Mode != ModeNone {
-		f.Add(setting.Join(path, "accept_unlogged"), "only goes with the mode none")
+	for _, s := range []struct {
+		field string
+		set   bool
+		mode  Mode
+	}{
+		{"accept_unlogged", c.AcceptUnlogged, ModeNone},
+		{"logs", len(c.Logs) > 0, ModeExternal},
+		{"shards", len(c.Shards) > 0, ModeEmbedded},
+		{"state_file", c.StateFile != "", ModeEmbedded},
+		{"embedded", c.Embedded.Directory != "" || c.Embedded.Key != "", ModeEmbedded},
+	} {
+		if s.set && c.Mode != s.mode {
+			f.Add(setting.Join(path, s.field), "only goes with the mode %s", s.mode)
+		}
 	}
 	c.checkQuorum(path, f)
 	if c.Stagger < 0 || c.Timeout < 0 {
 		f.Add(path, "stagger and timeout can't be negative")
 	}
-	if c.Mode != ModeExternal && len(c.Logs) > 0 {
-		f.Add(setting.Join(path, "logs"), "only goes with the mode external")
-	}
-	if c.Mode != ModeEmbedded && len(c.Shards) > 0 {
-		f.Add(setting.Join(path, "shards"), "only goes with the mode embedded")
-	}
-	if c.Mode != ModeEmbedded && c.StateFile != "" {
-		f.Add(setting.Join(path, "state_file"), "only goes with the mode embedded")
-	}
 	if c.Propagation < 0 {
 		f.Add(setting.Join(path, "propagation"), "can't be negative")
-	}
-	if c.Mode != ModeEmbedded && (c.Embedded.Directory != "" || c.Embedded.Key != "") {
-		f.Add(setting.Join(path, "embedded"), "only goes with the mode embedded")
 	}
 	for i, log := range c.FrozenLogs() {
 		log.Check(c.FrozenPath(path, i), f)
@@ -370,5 +373,87 @@ func (c *ExternalConfig) checkWay(path string, f *setting.Faults) {
 	u, err := url.Parse(c.Proxy)
 	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
 		f.Add(setting.Join(path, "proxy"), "expected http://host:port, https://host:port or none")
+	}
+}
+
+// WitnessMode is what a checkpoint without enough cosignatures is worth.
+type WitnessMode string
+
+// The modes.
+const (
+	WitnessOpen   WitnessMode = "open"   // it is published, and the metrics say so
+	WitnessClosed WitnessMode = "closed" // it is not published
+)
+
+// WitnessesConfig names the witnesses that cosign an embedded log's checkpoints.
+type WitnessesConfig struct {
+	// List are the witnesses. Each new checkpoint is offered to all of them, and
+	// published with the cosignatures that came.
+	List []WitnessConfig `yaml:"list"`
+	// Required is how many cosignatures a checkpoint should have; 1 unless configured.
+	Required int `yaml:"required,omitempty"`
+	// Mode is what becomes of a checkpoint that has fewer: `open` (the default)
+	// publishes it all the same; `closed` doesn't, so that nothing newer can be read
+	// until enough witnesses are back. SCTs are given in either mode. See docs/ctlog.md
+	// before choosing `closed`.
+	Mode WitnessMode `yaml:"mode,omitempty"`
+	// Timeout is how long a checkpoint waits for cosignatures; 2s unless configured.
+	Timeout time.Duration `yaml:"timeout,omitempty"`
+}
+
+// WitnessConfig is a witness (c2sp.org/tlog-witness).
+type WitnessConfig struct {
+	// URL is the witness's submission prefix; `/add-checkpoint` is appended.
+	URL string `yaml:"url"`
+	// Key is the witness's verifier key, in one line of the form
+	// `name+hash+base64`. The name is how metrics and the log call it.
+	Key string `yaml:"key"`
+	// AllowHTTP permits an http URL to a host that is not this machine.
+	AllowHTTP bool `yaml:"allow_http,omitempty"`
+}
+
+// Bounds of how witnesses are asked.
+const (
+	DefaultWitnessTimeout = 2 * time.Second
+	MaxWitnessTimeout     = 10 * time.Second // the last checkpoint has to fit the time that closing has
+	maxWitnesses          = 16
+)
+
+// Verifier reads the witness's key: Ed25519 or ML-DSA-44 for cosignatures
+// (c2sp.org/tlog-cosignature).
+func (c *WitnessConfig) Verifier() (note.Verifier, error) {
+	return formats.NewVerifierForCosignatureV1(c.Key)
+}
+
+// Check adds every fault of the configuration.
+func (c *WitnessesConfig) Check(path string, f *setting.Faults) {
+	if len(c.List) > maxWitnesses {
+		f.Add(setting.Join(path, "list"), "has %d witnesses; at most %d are asked", len(c.List), maxWitnesses)
+	}
+	if c.Required < 0 || c.Required > len(c.List) {
+		f.Add(setting.Join(path, "required"), "is %d, of %d witnesses", c.Required, len(c.List))
+	}
+	switch c.Mode {
+	case "", WitnessOpen, WitnessClosed:
+	default:
+		f.Add(setting.Join(path, "mode"), "unknown mode %q: open or closed", string(c.Mode))
+	}
+	if c.Timeout < 0 || c.Timeout > MaxWitnessTimeout {
+		f.Add(setting.Join(path, "timeout"), "is %v; at most %v is expected", c.Timeout, MaxWitnessTimeout)
+	}
+	names := make(map[string]int, len(c.List))
+	for i := range c.List {
+		w, at := &c.List[i], setting.Index(setting.Join(path, "list"), i)
+		setting.CheckURL(setting.Join(at, "url"), w.URL, w.AllowHTTP, f)
+		v, err := w.Verifier()
+		if err != nil {
+			f.Add(setting.Join(at, "key"), "expected a verifier key name+hash+base64 of a witness: Ed25519 or ML-DSA-44")
+			continue
+		}
+		if first, twice := names[v.Name()]; twice {
+			f.Add(setting.Join(at, "key"), "the same name as %s", setting.Index(setting.Join(path, "list"), first))
+			continue
+		}
+		names[v.Name()] = i
 	}
 }

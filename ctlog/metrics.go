@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/prometheus/client_golang/prometheus"
 )
 
@@ -22,11 +23,11 @@ const (
 )
 
 func outcomeOf(err error) outcome {
-	var f *fault.Error
+	f, ok := errors.AsType[*fault.Error](err)
 	switch {
 	case errors.Is(err, context.Canceled):
 		return outcomeCanceled
-	case errors.As(err, &f) && f.Kind() == fault.Unavailable, errors.Is(err, context.DeadlineExceeded):
+	case ok && f.Kind() == fault.Unavailable, errors.Is(err, context.DeadlineExceeded):
 		return outcomeDown
 	default:
 		return outcomeFailed
@@ -44,32 +45,20 @@ type metrics struct {
 // alarm on a bad SCT has a zero to rise from.
 func newMetrics(r prometheus.Registerer, logs []knownLog) (*metrics, error) {
 	m := &metrics{
-		submissions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ctlog_submissions_total",
-			Help: "Submissions to a transparency log by outcome.",
-		}, []string{"log", "outcome"}),
+		submissions: metric.Counter("mayfly_ctlog_submissions_total", "Submissions to a transparency log by outcome.", "log", "outcome"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mayfly_ctlog_submission_seconds",
 			Help:    "Time from a submission to its verified SCT or its failure.",
 			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"log", "outcome"}),
-		end: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "mayfly_ctlog_end_timestamp_seconds",
-			Help: "When a transparency log stops being used, in seconds since 1970; logs without an end are left out.",
-		}, []string{"log"}),
-		bad: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ctlog_bad_sct_total",
-			Help: "SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.",
-		}, []string{"log", "flaw"}),
+		end: metric.Gauge("mayfly_ctlog_end_timestamp_seconds",
+			"When a transparency log stops being used, in seconds since 1970; logs without an end are left out.", "log"),
+		bad: metric.Counter("mayfly_ctlog_bad_sct_total",
+			"SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.", "log", "flaw"),
 	}
 	m.follow(nil, logs)
-	if r == nil {
-		return m, nil
-	}
-	for _, c := range []prometheus.Collector{m.submissions, m.seconds, m.bad, m.end} {
-		if err := r.Register(c); err != nil {
-			return nil, fmt.Errorf("ctlog: registering metrics: %w", err)
-		}
+	if err := metric.Register(r, m.submissions, m.seconds, m.bad, m.end); err != nil {
+		return nil, fmt.Errorf("ctlog: %w", err)
 	}
 	return m, nil
 }

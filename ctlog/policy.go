@@ -73,12 +73,7 @@ func NewPolicy(logs []Log, o Options) (*Policy, error) {
 	if len(logs) == 0 {
 		return nil, errors.New("ctlog: a policy needs at least one log")
 	}
-	if o.Stagger <= 0 {
-		o.Stagger = DefaultStagger
-	}
-	if o.Timeout <= 0 {
-		o.Timeout = DefaultTimeout
-	}
+	o.Stagger, o.Timeout = cmp.Or(max(o.Stagger, 0), DefaultStagger), cmp.Or(max(o.Timeout, 0), DefaultTimeout)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -356,16 +351,11 @@ func (p *Policy) eligible() []knownLog { return holding(p.logs(), p.o.Now()) }
 
 // holding are the logs that may be used at the time t.
 func holding(logs []knownLog, t time.Time) []knownLog {
-	if len(logs) == 1 && logs[0].description.Holds(t) {
+	ends := func(m knownLog) bool { return !m.description.Holds(t) }
+	if !slices.ContainsFunc(logs, ends) {
 		return logs
 	}
-	out := make([]knownLog, 0, len(logs))
-	for _, m := range logs {
-		if m.description.Holds(t) {
-			out = append(out, m)
-		}
-	}
-	return out
+	return slices.DeleteFunc(slices.Clone(logs), ends)
 }
 
 // CoveredUntil is the moment from which the logs that are known now don't suffice
@@ -472,18 +462,13 @@ func (p *Policy) refusal(ctx context.Context, failures []error) error {
 // ours reports whether an attempt failed for a reason that time won't mend: a
 // bad SCT, or a log that understood the submission and refused it.
 func ours(err error) bool {
-	switch outcomeOf(err) {
-	case outcomeDown, outcomeCanceled:
-		return false
-	default:
-		return true
-	}
+	o := outcomeOf(err)
+	return o != outcomeDown && o != outcomeCanceled
 }
 
 // after is the wait that a log asked for, or the usual one.
 func after(cause error) time.Duration {
-	var f *fault.Error
-	if errors.As(cause, &f) && f.RetryAfter > 0 {
+	if f, ok := errors.AsType[*fault.Error](cause); ok && f.RetryAfter > 0 {
 		return f.RetryAfter
 	}
 	return retryAfter

@@ -47,22 +47,14 @@ const (
 // prefer lists the logs that may still give an SCT, or have: those that did first,
 // silent ones last, else in their order.
 func prefer(all []attemptState) []int {
-	var list []int
-	for _, wanted := range [][]attemptState{{answered}, {unasked, asked}, {silent}} {
-		for log, s := range all {
-			if slices.Contains(wanted, s) {
-				list = append(list, log)
-			}
-		}
-	}
-	return list
+	return slices.Concat(having(all, answered), having(all, unasked, asked), having(all, silent))
 }
 
-// having lists the logs in a state.
-func having(all []attemptState, wanted attemptState) []int {
+// having lists the logs in any of some states.
+func having(all []attemptState, wanted ...attemptState) []int {
 	var list []int
 	for log, s := range all {
-		if s == wanted {
+		if slices.Contains(wanted, s) {
 			list = append(list, log)
 		}
 	}

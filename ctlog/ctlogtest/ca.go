@@ -12,7 +12,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/pem"
 	"math/big"
 	"net/url"
 	"sync/atomic"
@@ -157,17 +156,13 @@ func (s *Signer) Sign(_ context.Context, digest []byte, opts crypto.SignerOpts) 
 // SPKI is the public key in DER.
 func (s *Signer) SPKI(t testing.TB) []byte {
 	t.Helper()
-	der, err := x509.MarshalPKIXPublicKey(s.Key.Public())
-	if err != nil {
-		t.Fatalf("encoding a key: %v", err)
-	}
-	return der
+	return catest.SPKI(t, s.Key.Public())
 }
 
 // PEM is the public key in PEM, as operators publish it.
 func (s *Signer) PEM(t testing.TB) []byte {
 	t.Helper()
-	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: s.SPKI(t)})
+	return catest.PublicPEM(t, s.Key.Public())
 }
 
 // SCT signs an SCT for the chain with the key.
