@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -37,8 +38,7 @@ func Free(path string) error {
 	}
 	f, err := os.CreateTemp(filepath.Dir(path), ".mayfly-*")
 	if err != nil {
-		var at *fs.PathError
-		if errors.As(err, &at) { // of a file whose name says nothing to anybody
+		if at, ok := errors.AsType[*fs.PathError](err); ok { // of a file whose name says nothing to anybody
 			err = fmt.Errorf("its folder %s: %w", filepath.Dir(path), at.Err)
 		}
 		return fmt.Errorf("%s can't be written: %w", path, err)
@@ -211,3 +211,42 @@ func validity(from, to time.Time) string {
 func orNone(s string) string { return cmp.Or(s, "none") }
 
 func serial(c *x509.Certificate) string { return c.SerialNumber.Text(16) }
+
+// keyName is a certificate's kind of key in words.
+func keyName(c *x509.Certificate) string {
+	a, err := kms.AlgorithmOf(c.PublicKey)
+	if err != nil {
+		return err.Error()
+	}
+	return string(a)
+}
+
+func pathLength(c *x509.Certificate) string {
+	switch {
+	case !c.BasicConstraintsValid || !c.IsCA:
+		return "not a CA certificate"
+	case c.MaxPathLen > 0 || c.MaxPathLenZero:
+		return fmt.Sprint(c.MaxPathLen)
+	default:
+		return "unlimited"
+	}
+}
+
+func keyUsages(u x509.KeyUsage) (words []string) {
+	for bit := x509.KeyUsageDigitalSignature; bit <= x509.KeyUsageDecipherOnly; bit <<= 1 { // RFC 5280 §4.2.1.3
+		if u&bit != 0 {
+			words = append(words, bit.String())
+		}
+	}
+	return words
+}
+
+func usages(c *x509.Certificate) (words []string) {
+	for _, u := range c.ExtKeyUsage {
+		words = append(words, u.String())
+	}
+	for _, id := range c.UnknownExtKeyUsage {
+		words = append(words, id.String())
+	}
+	return words
+}
