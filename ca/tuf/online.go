@@ -241,7 +241,7 @@ func (o *Online) warn(ctx context.Context) {
 			level = slog.LevelError
 		}
 		o.o.Logger.LogAttrs(ctx, level, "TUF metadata expires, or has expired: then no client can verify anything", slog.String("role", r.Name),
-			slog.Int("percent_of_life_remaining", left), slog.Time("expires", r.Expires), slog.String("advice", "sign it again: docs/tuf.md"))
+			slog.Int("percent_of_life_remaining", left), slog.Time("expires", r.Expires), slog.String("advice", "sign it again: docs/tasks/tuf-expired.md"))
 	}
 }
 

@@ -72,7 +72,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 // pages are all, by their paths from the root.
 func pages(t *testing.T) (all []string) {
 	t.Helper()
-	for _, pattern := range []string{"*.md", "docs/*.md", "docs/decisions/*.md"} {
+	for _, pattern := range []string{"*.md", "docs/*.md", "docs/tasks/*.md", "docs/decisions/*.md"} {
 		found, err := filepath.Glob(filepath.Join("..", "..", pattern))
 		if err != nil || len(found) == 0 {
 			t.Fatal(pattern, err)

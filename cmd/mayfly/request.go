@@ -353,7 +353,7 @@ type outcome struct {
 	CertFile    string         `json:"certificateFile,omitempty"`
 	Bundle      string         `json:"bundle,omitempty"`    // instead of both
 	Timestamp   string         `json:"timestamp,omitempty"` // in the bundle
-	Chain       string         `json:"certificateChain"` // PEM, leaf first, root last
+	Chain       string         `json:"certificateChain"`    // PEM, leaf first, root last
 }
 
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {

@@ -450,7 +450,7 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 			}
 			for _, role := range r.Roles() {
 				if role.Expired(now) {
-					return &failure{code: exitFailed, fix: "docs/tuf.md, \"the day TUF expired\"", err: fmt.Errorf("%s %d has expired", role.Name, role.Version)}
+					return &failure{code: exitFailed, fix: "docs/tasks/tuf-expired.md", err: fmt.Errorf("%s %d has expired", role.Name, role.Version)}
 				}
 			}
 			return nil

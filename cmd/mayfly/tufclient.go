@@ -118,7 +118,7 @@ it (policy-controller-files: as long as the timestamp lasts), or an attestor of 
 func followTUF(ctx context.Context, url string, first []byte) (*tuf.Verified, error) {
 	v, err := tuf.Verify(ctx, url, first, time.Now())
 	if err != nil {
-		return nil, &failure{code: exitUnverified, fix: "docs/tuf.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+		return nil, &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
 	}
 	return v, nil
 }

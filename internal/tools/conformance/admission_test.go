@@ -1,102 +1,59 @@
 package conformance
 
 import (
-	"encoding/json"
 	"os"
-	"path"
 	"path/filepath"
 	"strings"
 	"testing"
-
-	"github.com/mayfly-ca/mayfly/ca/trustroot"
 )
 
-// TestAdmission has policy engines of clusters read what is rendered for them. There is
-// no Rekor v2: policy-controller refuses a trust root with a key that isn't ECDSA.
+// TestAdmission runs the commands of docs/tasks/admission.md, and has policy engines of
+// clusters read what they print. There is no Rekor v2: policy-controller refuses a trust
+// root with a key that isn't ECDSA.
 func TestAdmission(t *testing.T) {
 	issuer := startDev(t)
 	m := startServe(t, issuer.asIssuer())
 	m.Issuer = issuer.Issuer
 	people := newSigners(t, 1)
 	m.publish(t, people.private, append([]string{"init", "--threshold", "1"}, people.named()...)...)
-	pinned := m.download(t, t.TempDir(), "/tuf/1.root.json")
-	t.Run("policy-controller", func(t *testing.T) { testPolicyController(t, m, pinned) })
-	t.Run("kyverno", func(t *testing.T) { testKyverno(t, m, pinned) })
+	blocks := pageBlocks(t, "docs/tasks/admission.md")
+	for name, test := range map[string]func(t *testing.T, m *mayfly, dir string){"policy-controller": testPolicyController, "kyverno": testKyverno} {
+		t.Run(name, func(t *testing.T) {
+			d := newDesk(t, m)
+			d.run(t, blocks[name])
+			test(t, m, d.dir)
+		})
+	}
 }
 
 // testPolicyController and testKyverno hold the resources for clusters to the code that
 // reads them there.
-func testPolicyController(t *testing.T, m *mayfly, pinned string) {
-	binary, mirror, first := tool(t, "policy-controller-v0.13.1"), m.HTTP+"/tuf", readFile(t, pinned)
-	remote, err := trustroot.TrustRootRemote("mayfly", mirror, first)
-	if err != nil {
-		t.Fatal(err)
-	}
-	inside, err := trustroot.TrustRootRepository("mayfly", first, m.repository(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	for what, resource := range map[string][]byte{"that follows": remote, "with the repository in it": inside} {
-		file := filepath.Join(t.TempDir(), "trustroot.yaml")
-		write(t, file, resource)
+func testPolicyController(t *testing.T, _ *mayfly, dir string) {
+	binary := tool(t, "policy-controller-v0.13.1")
+	for _, resource := range []string{"trustroot.yaml", "trustroot-inside.yaml"} {
 		const read = "1 1 1" // an authority, a CT log, a timestamp authority
-		if said := command(t, nil, binary, file); said != read {
-			t.Errorf("a resource %s: %s, want %s", what, said, read)
+		if said := command(t, nil, binary, filepath.Join(dir, resource)); said != read {
+			t.Errorf("%s: %s, want %s", resource, said, read)
 		}
 	}
-	file := filepath.Join(t.TempDir(), "trustroot.yaml")
-	write(t, file, []byte(strings.Replace(string(inside), "mirrorFS:", "mirrorFs:", 1)))
+	inside := string(readFile(t, filepath.Join(dir, "trustroot-inside.yaml")))
+	file := filepath.Join(dir, "other.yaml")
+	write(t, file, []byte(strings.Replace(inside, "mirrorFS:", "mirror:", 1)))
 	if said, err := attempt(t, nil, binary, file); err == nil {
 		t.Errorf("a resource with another field is accepted: %s", said)
 	}
 }
 
-func testKyverno(t *testing.T, m *mayfly, pinned string) {
-	binary, file, mirror := tool(t, "kyverno-v1.19.1"), filepath.Join(t.TempDir(), "policy.yaml"), m.HTTP+"/tuf"
-	attestor, err := trustroot.KyvernoAttestor(mirror, readFile(t, pinned), m.Issuer, aliceEmail)
-	if err != nil {
-		t.Fatal(err)
-	}
+func testKyverno(t *testing.T, m *mayfly, dir string) {
 	policy := "apiVersion: policies.kyverno.io/v1\nkind: ImageValidatingPolicy\nmetadata: {name: signed}\nspec:\n  attestors:\n"
-	for line := range strings.Lines(string(attestor)) {
+	for line := range strings.Lines(string(readFile(t, filepath.Join(dir, "attestor.yaml")))) {
 		policy += "  " + line
 	}
+	file := filepath.Join(dir, "policy.yaml")
 	write(t, file, []byte(policy))
-	if said, want := command(t, nil, binary, file), mirror+" "+m.Issuer+" "+aliceEmail; said != want {
+	if said, want := command(t, nil, tool(t, "kyverno-v1.19.1"), file), m.HTTP+"/tuf "+m.Issuer+" "+aliceEmail; said != want {
 		t.Errorf("Kyverno reads %s, want %s", said, want)
 	}
-}
-
-// repository is all that the TUF repository has now, by path.
-func (m *mayfly) repository(t *testing.T) map[string][]byte {
-	t.Helper()
-	files := make(map[string][]byte)
-	fetch := func(name string) []byte {
-		t.Helper()
-		files[name] = get(t, m.HTTP+"/tuf/"+name)
-		return files[name]
-	}
-	var meta struct {
-		Signed struct {
-			Meta    map[string]struct{ Version json.Number }
-			Targets map[string]struct{ Hashes map[string]string }
-		}
-	}
-	for at := "timestamp.json"; at != ""; {
-		meta.Signed.Meta = nil
-		if err := json.Unmarshal(fetch(at), &meta); err != nil {
-			t.Fatal(err)
-		}
-		at = ""
-		for name, of := range meta.Signed.Meta {
-			at = of.Version.String() + "." + name
-		}
-	}
-	for name, target := range meta.Signed.Targets {
-		fetch(path.Join("targets", target.Hashes["sha256"]+"."+name))
-	}
-	fetch("1.root.json")
-	return files
 }
 
 func readFile(t *testing.T, path string) []byte {

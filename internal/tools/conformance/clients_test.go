@@ -43,16 +43,17 @@ var documentedClient = regexp.MustCompile(`(?m)^\| ([a-z-]+)\*? \| ([0-9][0-9.]*
 
 // pinnedAs is what stands before a client's version where it is pinned.
 var pinnedAs = map[string]string{
-	"cosign":          "/cosign v",
-	"gh":              "github.com/cli/cli/v2 v",
-	"gitsign":         "sigstore/gitsign v",
-	"kyverno":         "admission kyverno v",
-	"model-signing":   "model-signing==",
-	"sigstore-go":     "sigstore-go v",
-	"sigstore-java":   "<artifactId>sigstore-java</artifactId>\n      <version>",
-	"sigstore-js":     `"sigstore": "`,
-	"sigstore-python": "\nsigstore==",
-	"sigstore-rust":   `sigstore-sign = "=`,
+	"cosign":            "/cosign v",
+	"gh":                "github.com/cli/cli/v2 v",
+	"gitsign":           "sigstore/gitsign v",
+	"kyverno":           "admission kyverno v",
+	"model-signing":     "model-signing==",
+	"policy-controller": "admission policy-controller v",
+	"sigstore-go":       "sigstore-go v",
+	"sigstore-java":     "<artifactId>sigstore-java</artifactId>\n      <version>",
+	"sigstore-js":       `"sigstore": "`,
+	"sigstore-python":   "\nsigstore==",
+	"sigstore-rust":     `sigstore-sign = "=`,
 }
 
 // TestDocumentedClients: docs/clients.md says the versions that are pinned.

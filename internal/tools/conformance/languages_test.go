@@ -156,6 +156,7 @@ func TestBesideRekor(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) { c.signsAndVerifies(t, m, d) })
 	}
+	t.Run("sigstore-python-timestamps", func(t *testing.T) { testPythonStamps(t, m, d) })
 	t.Run("model-signing", func(t *testing.T) { testModelSigning(t, m, d) })
 	t.Run("sigstore-python-browser-login", func(t *testing.T) {
 		logsIn := sigstorePython

@@ -245,6 +245,7 @@ func attempt(t *testing.T, environment []string, name string, args ...string) (s
 	c.Dir = t.TempDir() // also the home: clients look for settings and caches there
 	c.Env = append(os.Environ(), "HOME="+c.Dir, "NO_COLOR=1", "COSIGN_EXPERIMENTAL=", "SIGSTORE_NO_CACHE=1")
 	c.Env = append(c.Env, environment...)
+	c.WaitDelay = 5 * time.Second // for what it started
 	output, err := c.CombinedOutput()
 	return string(bytes.TrimSpace(output)), err
 }

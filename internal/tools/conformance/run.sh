@@ -27,11 +27,9 @@ export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
 export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-} CONFORMANCE_PYTHON=${PYTHON-}
 export CONFORMANCE_MOTO=${MOTO-} CONFORMANCE_JAVA=${JAVA-}
 log=$(mktemp)
-admission() { compgen -G "$CONFORMANCE_BIN/policy-controller-*" >/dev/null; }
 # The tests that other steps run, and those of programs that aren't built.
 skip='^(TestCTFE|TestRekorV1|TestWholeIssuance)$'
 [ -n "$full" ] || skip+='|^TestAdmission$|/^(gh|sigstore-rust.*)$'
-admission || skip+='|/^policy-controller$'
 clients() { (cd internal/tools/conformance && go test -count=1 -timeout=15m -skip "$skip" -v ./... 2>&1) | tee "$log"; }
 step "conformance" clients
 issuances() { internal/tools/conformance/issuances.sh 2>&1 | tee -a "$log"; }
@@ -63,9 +61,8 @@ absent "  Sunlight, as a log" "it takes certificates for server authentication a
 attacks() { MAYFLY_ATTACK=1m go test -count=1 -timeout=5m -v -run '^TestAttacks' ./cmd/mayfly; }
 step "all attacks at once, for a minute" attacks
 step "keys, by backend" internal/tools/conformance/keys.sh
-[ -n "$full" ] || for name in gitsign gh sigstore-rust kyverno; do
+[ -n "$full" ] || for name in gitsign gh sigstore-rust kyverno policy-controller; do
   absent "  $name" "its build is long: make conformance-full"
 done
-admission || absent "  policy-controller" "it isn't built: make conformance-full tries"
 absent "  a replay, against cosign" "its initialize forgets what it knew"
 summary

@@ -7,6 +7,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,19 +42,20 @@ func read(ctx context.Context, path string) (*config.SigstoreKeys, error) {
 	if err := resource.Validate(ctx); err != nil {
 		return nil, err
 	}
+	const target = "trusted_root.json" // where none is named, as the reconciler has it
 	switch spec := resource.Spec; {
 	case spec.Remote != nil:
 		client, err := tuf.ClientFromRemote(ctx, spec.Remote.Mirror.String(), spec.Remote.Root, spec.Remote.Targets)
 		if err != nil {
 			return nil, err
 		}
-		return trustroot.GetSigstoreKeysFromTuf(ctx, client, spec.Remote.TrustedRootTarget)
+		return trustroot.GetSigstoreKeysFromTuf(ctx, client, cmp.Or(spec.Remote.TrustedRootTarget, target))
 	case spec.Repository != nil:
 		client, err := tuf.ClientFromSerializedMirror(ctx, spec.Repository.MirrorFS, spec.Repository.Root, spec.Repository.Targets, v1alpha1.DefaultTUFRepoPrefix)
 		if err != nil {
 			return nil, err
 		}
-		return trustroot.GetSigstoreKeysFromTuf(ctx, client, spec.Repository.TrustedRootTarget)
+		return trustroot.GetSigstoreKeysFromTuf(ctx, client, cmp.Or(spec.Repository.TrustedRootTarget, target))
 	}
 	return nil, errors.New("neither remote nor repository")
 }
