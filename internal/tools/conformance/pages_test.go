@@ -28,6 +28,9 @@ func TestPages(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, file := range append(pages, "../../../README.md") {
+		if strings.HasSuffix(file, "/releases.md") { // internal/tools/release runs that page on a release
+			continue
+		}
 		text, err := os.ReadFile(file)
 		if err != nil {
 			t.Fatal(err)
