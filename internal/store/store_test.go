@@ -144,7 +144,7 @@ func TestTLS(t *testing.T) {
 		"postgres://mayfly@db.example/mayfly":                 "sslmode=verify-full",
 		"postgres://mayfly@db.example/mayfly?sslmode=disable": "sslmode=disable",
 		"postgres://mayfly@127.0.0.1/mayfly":                  "",
-		"postgres:///mayfly?host=/run/postgresql":             "host=%2Frun%2Fpostgresql",
+		"postgres:///mayfly?host=/run/postgresql":             "host=/run/postgresql",
 	} {
 		got, err := store.Postgres(store.Config{URL: url})
 		if err != nil || !strings.Contains(got.RawQuery, want) || want == "" && got.RawQuery != "" {
