@@ -23,72 +23,74 @@ var (
 // replicas that start together; a transaction is whole or nothing; bytes come back.
 func TestEach(t *testing.T) {
 	t.Parallel()
-	storetest.Each(t, func(t *testing.T, c store.Config) {
-		ctx := t.Context()
-		d, replica := storetest.Open(t, c), storetest.Open(t, c)
-		var starting sync.WaitGroup
-		for _, one := range []*store.DB{d, replica} {
-			starting.Go(func() {
-				if err := one.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err != nil {
-					t.Error(err)
-				}
-			})
-		}
-		starting.Wait()
-		const big = 1 << 40
-		var rows []any
-		for i := range 100 {
-			rows = append(rows, big+i, "naïve", []byte{0, 255})
-		}
-		if err := d.Write(ctx, func(tx store.Handle) error {
-			return tx.Insert(ctx, "INSERT INTO things (id, name, raw)", 3, rows)
-		}); err != nil {
-			t.Fatal(err)
-		}
-		no := errors.New("no")
-		if err := d.Write(ctx, func(tx store.Handle) error {
-			if _, err := tx.Exec(ctx, "DELETE FROM things"); err != nil {
-				return err
+	storetest.Each(t, map[string]func(*testing.T, store.Config){"tables": testTables})
+}
+
+func testTables(t *testing.T, c store.Config) {
+	ctx := t.Context()
+	d, replica := storetest.Open(t, c), storetest.Open(t, c)
+	var starting sync.WaitGroup
+	for _, one := range []*store.DB{d, replica} {
+		starting.Go(func() {
+			if err := one.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err != nil {
+				t.Error(err)
 			}
-			return no
-		}); !errors.Is(err, no) {
-			t.Errorf("%v", err)
-		}
-		stopped, stop := context.WithCancel(ctx)
-		if err := d.Write(stopped, func(tx store.Handle) error {
-			_, err := tx.Exec(ctx, "DELETE FROM things")
-			stop()
+		})
+	}
+	starting.Wait()
+	const big = 1 << 40
+	var rows []any
+	for i := range 100 {
+		rows = append(rows, big+i, "naïve", []byte{0, 255})
+	}
+	if err := d.Write(ctx, func(tx store.Handle) error {
+		return tx.Insert(ctx, "INSERT INTO things (id, name, raw)", 3, rows)
+	}); err != nil {
+		t.Fatal(err)
+	}
+	no := errors.New("no")
+	if err := d.Write(ctx, func(tx store.Handle) error {
+		if _, err := tx.Exec(ctx, "DELETE FROM things"); err != nil {
 			return err
-		}); err == nil {
-			t.Error("a transaction outlived its context")
 		}
-		var count int
-		var id int64
-		var raw []byte
-		if err := replica.QueryRow(ctx, "SELECT COUNT(*), MAX(id) FROM things WHERE name = ?", "naïve").Scan(&count, &id); err != nil || count != 100 || id != big+99 {
-			t.Errorf("%d rows, the last %d, %v", count, id, err)
-		}
-		if err := d.QueryRow(ctx, "SELECT raw FROM things WHERE id = ? AND name = ?", big, "naïve").Scan(&raw); err != nil || string(raw) != "\x00\xff" {
-			t.Errorf("%x, %v", raw, err)
-		}
-		both := fstest.MapFS{"01-first.sql": first, "02-next.sql": next}
-		if err := d.Migrate(ctx, "things", both); err != nil {
-			t.Fatal(err)
-		}
-		if err := replica.Migrate(ctx, "things", both); err != nil {
-			t.Fatal(err)
-		}
-		if err := replica.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err == nil || !strings.Contains(err.Error(), "a newer Mayfly") {
-			t.Errorf("tables of a newer program: %v", err)
-		}
-		broken := fstest.MapFS{"01-first.sql": first, "02-next.sql": next, "03-broken.sql": &fstest.MapFile{Data: []byte("CREATE TABLE others (id INTEGER); CREATE NONSENSE;")}}
-		if err := d.Migrate(ctx, "things", broken); err == nil || !strings.Contains(err.Error(), "03-broken.sql") {
-			t.Errorf("a broken step: %v", err)
-		}
-		if _, err := d.Query(ctx, "SELECT id FROM others"); err == nil {
-			t.Error("half of a step was kept")
-		}
-	})
+		return no
+	}); !errors.Is(err, no) {
+		t.Errorf("%v", err)
+	}
+	stopped, stop := context.WithCancel(ctx)
+	if err := d.Write(stopped, func(tx store.Handle) error {
+		_, err := tx.Exec(ctx, "DELETE FROM things")
+		stop()
+		return err
+	}); err == nil {
+		t.Error("a transaction outlived its context")
+	}
+	var count int
+	var id int64
+	var raw []byte
+	if err := replica.QueryRow(ctx, "SELECT COUNT(*), MAX(id) FROM things WHERE name = ?", "naïve").Scan(&count, &id); err != nil || count != 100 || id != big+99 {
+		t.Errorf("%d rows, the last %d, %v", count, id, err)
+	}
+	if err := d.QueryRow(ctx, "SELECT raw FROM things WHERE id = ? AND name = ?", big, "naïve").Scan(&raw); err != nil || string(raw) != "\x00\xff" {
+		t.Errorf("%x, %v", raw, err)
+	}
+	both := fstest.MapFS{"01-first.sql": first, "02-next.sql": next}
+	if err := d.Migrate(ctx, "things", both); err != nil {
+		t.Fatal(err)
+	}
+	if err := replica.Migrate(ctx, "things", both); err != nil {
+		t.Fatal(err)
+	}
+	if err := replica.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err == nil || !strings.Contains(err.Error(), "a newer Mayfly") {
+		t.Errorf("tables of a newer program: %v", err)
+	}
+	broken := fstest.MapFS{"01-first.sql": first, "02-next.sql": next, "03-broken.sql": &fstest.MapFile{Data: []byte("CREATE TABLE others (id INTEGER); CREATE NONSENSE;")}}
+	if err := d.Migrate(ctx, "things", broken); err == nil || !strings.Contains(err.Error(), "03-broken.sql") {
+		t.Errorf("a broken step: %v", err)
+	}
+	if _, err := d.Query(ctx, "SELECT id FROM others"); err == nil {
+		t.Error("half of a step was kept")
+	}
 }
 
 // TestFileOfItsOwner: what is in the database is nobody else's to read.

@@ -2,12 +2,14 @@
 package storetest
 
 import (
+	"crypto/rand"
 	"os"
 	"os/exec"
 	"os/user"
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -16,12 +18,26 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/store"
 )
 
-// Each runs a test against an empty SQLite database and an empty PostgreSQL one. The
-// configuration opens it, as often as the test wants.
-func Each(t *testing.T, test func(t *testing.T, c store.Config)) {
+// Each runs tests against each kind of store, each test against an empty database of its
+// own, which the configuration opens as often as the test wants.
+func Each(t *testing.T, tests map[string]func(t *testing.T, c store.Config)) {
 	t.Helper()
-	t.Run("SQLite", func(t *testing.T) { test(t, store.Config{Path: setting.Path(filepath.Join(t.TempDir(), "store.db"))}) })
-	t.Run("PostgreSQL", func(t *testing.T) { test(t, Postgres(t)) })
+	for name, test := range tests {
+		t.Run("SQLite/"+name, func(t *testing.T) {
+			test(t, store.Config{Path: setting.Path(filepath.Join(t.TempDir(), "store.db"))})
+		})
+	}
+	server := Postgres(t)
+	databases := Open(t, server)
+	for name, test := range tests {
+		t.Run("PostgreSQL/"+name, func(t *testing.T) {
+			database := "test" + strings.ToLower(rand.Text())
+			if _, err := databases.Exec(t.Context(), "CREATE DATABASE "+database); err != nil {
+				t.Fatal(err)
+			}
+			test(t, store.Config{URL: strings.Replace(server.URL, "/postgres?", "/"+database+"?", 1)})
+		})
+	}
 }
 
 // Open opens a store until the test ends.
