@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
@@ -22,7 +23,7 @@ func (f *Follower) look(ctx context.Context, l *source) error {
 		return err
 	}
 	f.at(l, at.Size, 0)
-	tree, err := ranges.NewRange(0, at.Size, at.Hashes)
+	tree, err := ranges.NewRange(0, at.Size, slices.Clone(at.Hashes))
 	if err != nil {
 		return fmt.Errorf("the position in the store: %w", err)
 	}
@@ -116,7 +117,7 @@ func (f *Follower) batch(ctx context.Context, l *source, tree *compact.Range, he
 	if err := f.consistent(ctx, l, checkpoint.Tree{Size: tree.End(), Root: root}, head, e); err != nil {
 		return err
 	}
-	return f.o.Keeper.Keep(ctx, l.Description, from, entries, Position{Size: tree.End(), Hashes: tree.Hashes(), Checkpoint: head.Raw})
+	return f.o.Keeper.Keep(ctx, l.Description, from, entries, Position{Size: tree.End(), Hashes: slices.Clone(tree.Hashes()), Checkpoint: head.Raw})
 }
 
 // withheld makes a contradiction of what the log lacks of a tree that it signed, and of
