@@ -54,8 +54,12 @@ const maxEvidence = 100
 func (f *Follower) contradiction(l *source, kind string, e Evidence, format string, args ...any) error {
 	c := &Contradiction{Kind: kind, what: fmt.Sprintf(format, args...)}
 	e.Kind, e.Log, e.LogID, e.What = kind, l.Description.URL, fmt.Sprintf("%x", l.Description.ID), c.what
-	same := sha256.Sum256([]byte(e.Kind + e.LogID + e.What))
-	path := filepath.Join(f.o.Evidence, fmt.Sprintf("%s-%x.json", kind, same[:8]))
+	same := sha256.New()
+	fmt.Fprintln(same, kind, e.LogID, e.From)
+	if kind == kindFork || kind == kindBack { // each tree shows something else
+		same.Write(e.Shown)
+	}
+	path := filepath.Join(f.o.Evidence, fmt.Sprintf("%s-%x.json", kind, same.Sum(nil)[:8]))
 	if before, _ := filepath.Glob(filepath.Join(f.o.Evidence, "*.json")); len(before) >= maxEvidence {
 		return c
 	}

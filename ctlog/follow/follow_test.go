@@ -227,7 +227,6 @@ func TestContradictions(t *testing.T) {
 		"RFC 6962, nonsense":   {both(without(b.log, "/checkpoint"), changed(b.log, "/ct/v1/get-entries", func([]byte) []byte { return []byte(`{"entries":[{"leaf_input":"AAAA"}]}`) }), "/ct/v1/get-entries"), "entry", "can't be read"},
 	} {
 		b.lie.Store(&tt.lie)
-		before, _ := os.ReadDir(b.evidence)
 		for range 2 {
 			err := b.Look(t.Context())
 			var c *follow.Contradiction
@@ -237,10 +236,6 @@ func TestContradictions(t *testing.T) {
 		}
 		if len(b.keeper.entries) != 20 || b.keeper.at.Size != 20 {
 			t.Fatalf("%s: followed to %d", name, b.keeper.at.Size)
-		}
-		after, _ := os.ReadDir(b.evidence)
-		if len(after) != len(before)+1 && name != "false hashes" { // which says the same as another tree
-			t.Errorf("%s: %d files of evidence after %d", name, len(after), len(before))
 		}
 	}
 	b.checkEvidence(t)
@@ -265,6 +260,9 @@ func both(first, second http.HandlerFunc, path string) http.HandlerFunc {
 // checkEvidence: a file of evidence has what shows it.
 func (b *bench) checkEvidence(t *testing.T) {
 	t.Helper()
+	if all, err := os.ReadDir(b.evidence); len(all) > 10 || err != nil { // each was met twice
+		t.Errorf("%d files of evidence, %v", len(all), err)
+	}
 	files, _ := filepath.Glob(filepath.Join(b.evidence, "fork-*.json"))
 	shown := false
 	for _, name := range files {
