@@ -5,7 +5,9 @@ import (
 	"database/sql"
 	"encoding/base64"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -14,13 +16,12 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/store"
 )
 
-// What one search may cost. A page is as long as was asked for, at most MaxPage; where
+// What one search may cost. A page is as long as was asked for, at most maxPage; where
 // conditions fit so many subjects that their certificates aren't looked up one by one,
 // certificates are read from the newest on, scan at once, and a page may have fewer
 // then, or none, and go on all the same.
 const (
-	MaxPage     = 1000
-	defaultPage = 100
+	maxPage     = 100
 	fewSubjects = 64
 	fewRows     = 1000
 	scan        = 10_000
@@ -33,6 +34,19 @@ type Filter struct {
 	Field  string
 	Value  string
 	Prefix bool
+}
+
+// ParseFilter reads `field=value`, or `field^=beginning`. The error is a *fault.Error.
+func ParseFilter(text string) (Filter, error) {
+	field, value, found := strings.Cut(text, "=")
+	field, prefix := strings.CutSuffix(field, "^")
+	if !found {
+		return Filter{}, fault.New(fault.RequestMalformed, "a condition is field=value, or field^=beginning")
+	}
+	if slices.Contains([]string{"digest", "serial", "authority", "key_fingerprint", "certificate_fingerprint", "log"}, field) {
+		value = strings.ToLower(strings.TrimPrefix(value, "sha256:")) // hexadecimal
+	}
+	return Filter{field, value, prefix}, nil
 }
 
 // Query is what is searched for: what fits all of it.
@@ -49,13 +63,31 @@ type Query struct {
 // those that have a value.
 type Certificate struct {
 	Index               uint64
-	Fields              map[string]string
+	Fields              map[string]string // text
 	Logged              time.Time
 	NotBefore, NotAfter time.Time
 	RevokedAt           time.Time // zero: it isn't
 	RevokedReason       string
 
 	id int64
+}
+
+// Cursor is that of a page which begins after c.
+func (c *Certificate) Cursor() string { return cursor(c.NotBefore.Unix(), c.id) }
+
+// Named is everything by its name, as all that shows certificates has it.
+func (c *Certificate) Named() map[string]string {
+	all := maps.Clone(c.Fields)
+	all["index"] = strconv.FormatUint(c.Index, 10)
+	for name, t := range map[string]time.Time{"logged": c.Logged, "not_before": c.NotBefore, "not_after": c.NotAfter, "revoked": c.RevokedAt} {
+		if !t.IsZero() {
+			all[name] = t.Format(time.RFC3339)
+		}
+	}
+	if c.RevokedReason != "" {
+		all["reason"] = c.RevokedReason
+	}
+	return all
 }
 
 // Page is a part of what was found, the newest first.
@@ -113,9 +145,9 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 		return Page{}, err
 	}
 	if q.Limit <= 0 {
-		q.Limit = defaultPage
+		q.Limit = maxPage
 	}
-	q.Limit = min(q.Limit, MaxPage)
+	q.Limit = min(q.Limit, maxPage)
 	p, err := q.plan()
 	if err != nil {
 		return Page{}, err
@@ -137,8 +169,7 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 	switch {
 	case len(found) > q.Limit:
 		page.Certificates = found[:q.Limit]
-		last := page.Certificates[q.Limit-1]
-		page.Next = cursor(last.NotBefore.Unix(), last.id)
+		page.Next = page.Certificates[q.Limit-1].Cursor()
 	case bounded: // what was read may have ended before the certificates did
 		var at, id int64
 		err := db.QueryRow(ctx, "SELECT not_before, id FROM certificates c"+where(p.window)+" ORDER BY not_before DESC, id DESC LIMIT 1 OFFSET ?", append(slices.Clone(p.windowArgs), scan-1)...).Scan(&at, &id)

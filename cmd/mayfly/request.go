@@ -20,6 +20,7 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -338,22 +339,22 @@ type chain = []*x509.Certificate
 
 // outcome is the answer of `mayfly request --json`.
 type outcome struct {
-	CA          string         `json:"ca"`
-	TokenSource string         `json:"tokenSource"`
-	Identity    []inspect.Name `json:"identity"`
-	Issuer      string         `json:"issuer"`
-	Subject     string         `json:"subject"` // of the token
-	Serial      string         `json:"serial"`
-	NotBefore   time.Time      `json:"notBefore"`
-	NotAfter    time.Time      `json:"notAfter"`
-	KeyType     string         `json:"keyType"`
-	TrustedRoot string         `json:"trustedRoot"` // the file or URL that it was verified with
-	SCTs        []inspect.SCT  `json:"scts"`
-	KeyFile     string         `json:"keyFile,omitempty"`
-	CertFile    string         `json:"certificateFile,omitempty"`
-	Bundle      string         `json:"bundle,omitempty"`    // instead of both
-	Timestamp   string         `json:"timestamp,omitempty"` // in the bundle
-	Chain       string         `json:"certificateChain"` // PEM, leaf first, root last
+	CA          string          `json:"ca"`
+	TokenSource string          `json:"tokenSource"`
+	Identity    []extension.SAN `json:"identity"`
+	Issuer      string          `json:"issuer"`
+	Subject     string          `json:"subject"` // of the token
+	Serial      string          `json:"serial"`
+	NotBefore   time.Time       `json:"notBefore"`
+	NotAfter    time.Time       `json:"notAfter"`
+	KeyType     string          `json:"keyType"`
+	TrustedRoot string          `json:"trustedRoot"` // the file or URL that it was verified with
+	SCTs        []inspect.SCT   `json:"scts"`
+	KeyFile     string          `json:"keyFile,omitempty"`
+	CertFile    string          `json:"certificateFile,omitempty"`
+	Bundle      string          `json:"bundle,omitempty"`    // instead of both
+	Timestamp   string          `json:"timestamp,omitempty"` // in the bundle
+	Chain       string          `json:"certificateChain"`    // PEM, leaf first, root last
 }
 
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {

@@ -38,6 +38,7 @@ type Service struct {
 	issuer     *ca.Issuer
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises   *inclusion.Monitor   // nil without logs
+	index      *indexing            // nil without a store
 	timestamps *timestamp.InForce   // which has no authority where there is none
 	tuf        *tuf.Online          // nil without a repository
 	server     *server.Server
