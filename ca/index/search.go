@@ -102,8 +102,12 @@ var ofArtifact = []string{"digest", "certificate_fingerprint"}
 // ofCertificate are the fields in a certificate's row.
 var ofCertificate = slices.Concat([]string{"serial", "key_fingerprint"}, ofRun)
 
-// Fields are the names of all that can be searched by, in the order in which it is shown.
-var Fields = slices.Concat(ofCertificate[:1], ofSubject[1:], ofCertificate[1:], ofSubject[:1], ofArtifact)
+// Shown are the names of a certificate's text, in the order in which it is shown, and
+// Fields those of all that can be searched by.
+var (
+	Shown  = slices.Concat(ofCertificate[:1], ofSubject[1:], ofCertificate[1:], ofSubject[:1])
+	Fields = slices.Concat(Shown, ofArtifact)
+)
 
 // condition is the SQL of a filter on one column of the table with that alias.
 func (f Filter) condition() (table, where string, args []any, err error) {

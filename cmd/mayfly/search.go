@@ -116,7 +116,7 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 		look, columns = in.firstUses, []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
 	}
 	if o.csv && !o.firstUses {
-		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Fields)
+		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Shown)
 	}
 	write, flush := o.output(io.Out, columns)
 	count := 0

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -54,7 +55,7 @@ func (s served) firstUses(ctx context.Context, q url.Values) (rows []map[string]
 	if err != nil {
 		return nil, "", err
 	}
-	err = s.ask(ctx, "first-uses", url.Values{"identity": {identity}, "after": {q.Get("cursor")}}, nil, &page)
+	err = s.ask(ctx, "first-uses", url.Values{"identity": {identity}, "after": {cmp.Or(q.Get("cursor"), "0")}}, nil, &page)
 	if n := len(page.FirstUses); n > 0 {
 		next = page.FirstUses[n-1]["id"]
 	}
