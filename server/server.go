@@ -31,6 +31,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -108,7 +109,7 @@ type Options struct {
 	// Timestamps answers at the paths of package timestamp; nil serves none there.
 	Timestamps Timestamps
 	// Index finds what was issued; nil keeps none.
-	Index Index
+	Index *index.Index
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -128,7 +129,7 @@ type Server struct {
 	access   Access
 	keys     Keys
 	ca       CA
-	index    Index // nil where there is none
+	index    *index.Index // nil where there is none
 	auditor  Auditor
 	logger   *slog.Logger
 	metrics  *metrics

@@ -55,7 +55,8 @@ type Query struct {
 	// From and To bound not_before: not before From, and before To. Zero sets no bound.
 	From, To time.Time
 	Revoked  bool // only what is revoked
-	Limit    int  // 0: 100
+	Limit    int  // certificates; 0: 100
+	Most     int  // bytes of text, but for the first certificate; 0: no bound
 	Cursor   string
 }
 
@@ -71,9 +72,6 @@ type Certificate struct {
 
 	id int64
 }
-
-// Cursor is that of a page which begins after c.
-func (c *Certificate) Cursor() string { return cursor(c.NotBefore.Unix(), c.id) }
 
 // Named is everything by its name, as all that shows certificates has it.
 func (c *Certificate) Named() map[string]string {
@@ -170,10 +168,19 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 		return Page{}, err
 	}
 	page := Page{Certificates: found}
+	fits := min(len(found), q.Limit)
+	for size, n := 0, 0; q.Most > 0 && n < fits; n++ {
+		for name, value := range found[n].Fields {
+			size += len(name) + len(value)
+		}
+		if size > q.Most {
+			fits = max(n, 1)
+		}
+	}
 	switch {
-	case len(found) > q.Limit:
-		page.Certificates = found[:q.Limit]
-		page.Next = page.Certificates[q.Limit-1].Cursor()
+	case fits < len(found):
+		page.Certificates = found[:fits]
+		page.Next = cursor(found[fits-1].NotBefore.Unix(), found[fits-1].id)
 	case bounded: // what was read may have ended before the certificates did
 		var at, id int64
 		err := db.QueryRow(ctx, "SELECT not_before, id FROM certificates c"+where(p.window)+" ORDER BY not_before DESC, id DESC LIMIT 1 OFFSET ?", append(slices.Clone(p.windowArgs), scan-1)...).Scan(&at, &id)

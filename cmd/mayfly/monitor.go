@@ -10,7 +10,6 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -64,15 +63,11 @@ func (o monitor) run(ctx context.Context, streams streams) error {
 	if err != nil {
 		return fail("give the log's public key in PEM; a trusted_root.json has it in base64 under ctlogs", "the log's key: %w", err)
 	}
-	db, err := openStore(ctx, o.store)
+	i, done, err := openIndex(ctx, o.store)
 	if err != nil {
 		return err
 	}
-	defer db.Close()
-	i := index.New()
-	if err := i.Open(ctx, db); err != nil {
-		return err
-	}
+	defer done()
 	logger := openLog(config.Logging{Level: "info", Format: "text"}, streams.Err)
 	defer logger.Close()
 	about := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(o.log, "/")}

@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -316,6 +317,9 @@ func (r *request) loopbackGRPC() bool {
 // classify gives an error of package client its exit code.
 func classify(err error) error {
 	var e *client.Error
+	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Kind() == fault.Malformed { // as the CA would have refused it
+		return &failure{code: exitRefused, err: errors.New(f.Public)}
+	}
 	if !errors.As(err, &e) {
 		return err
 	}

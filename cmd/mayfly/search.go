@@ -7,14 +7,15 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net/url"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -22,6 +23,8 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
+	"github.com/mayfly-ca/mayfly/server"
 )
 
 // search is the command line of `mayfly search`.
@@ -105,31 +108,31 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 		if err != nil {
 			return err
 		}
-		serial, err := in.tell(ctx, text)
+		told, err := in.Tell(ctx, &mayflyv1.TellRequest{Bundle: string(text)})
 		if err != nil {
 			return err
 		}
-		query.Add("where", "serial="+serial)
+		query.Where = append(query.Where, "serial="+told.GetSerial())
 	}
-	look, columns := in.search, []string{"not_before", "san", "issuer", "serial", "log", "index"}
-	if o.firstUses {
-		look, columns = in.firstUses, []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
-	}
-	if o.csv && !o.firstUses {
+	look, columns := certificatePages(in, query), []string{"not_before", "san", "issuer", "serial", "log", "index"}
+	switch {
+	case o.firstUses:
+		look, columns = firstUses(in, query.Where), []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
+	case o.csv:
 		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Shown)
 	}
 	write, flush := o.output(io.Out, columns)
 	count := 0
-	for next := "-"; next != "" && (o.limit == 0 || count < o.limit); query.Set("cursor", next) {
+	for more := true; more; {
 		var rows []map[string]string
-		if rows, next, err = look(ctx, query); err != nil {
+		if rows, more, err = look(ctx); err != nil {
 			return err
 		}
+		if o.limit > 0 && count+len(rows) >= o.limit {
+			rows, more = rows[:o.limit-count], false
+		}
+		count += len(rows)
 		for _, row := range rows {
-			if o.limit > 0 && count == o.limit {
-				break
-			}
-			count++
 			if err := write(row); err != nil {
 				return err
 			}
@@ -139,10 +142,45 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 		return err
 	}
 	fix := "docs/search.md lists the fields; /readyz?verbose of the CA says how far its index has come"
-	if strings.Contains(query.Encode(), "digest") {
+	if strings.Contains(strings.Join(query.Where, " "), "digest") {
 		fix = "a digest is known once a bundle has shown it: mayfly search --bundle FILE"
 	}
 	return fail(fix, "nothing was found")
+}
+
+// next gives the next rows, and whether there may be more.
+type next func(ctx context.Context) (rows []map[string]string, more bool, err error)
+
+func certificatePages(in mayflyv1.IndexServer, q *mayflyv1.SearchRequest) next {
+	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		page, err := in.Search(ctx, q)
+		for _, c := range page.GetCertificates() {
+			rows = append(rows, c.GetFields())
+		}
+		q.Cursor = page.GetNext()
+		return rows, q.Cursor != "", err
+	}
+}
+
+func firstUses(in mayflyv1.IndexServer, where []string) next {
+	q := &mayflyv1.FirstUsesRequest{}
+	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		for _, w := range where {
+			found := false
+			if q.Identity, found = strings.CutPrefix(w, "identity="); !found || len(where) > 1 {
+				return nil, false, usage("give one condition, identity=https://github.com/acme/tool, or none", "--first-uses looks at identities")
+			}
+		}
+		page, err := in.FirstUses(ctx, q)
+		for _, u := range page.GetFirstUses() {
+			q.After = u.GetId()
+			rows = append(rows, map[string]string{
+				"happened": u.GetHappened().AsTime().Format(time.RFC3339), "kind": u.GetKind(), "identity": u.GetIdentity(), "value": u.GetValue(),
+				"serial": u.GetSerial(), "log": u.GetLog(), "index": strconv.FormatInt(u.GetIndex(), 10),
+			})
+		}
+		return rows, len(rows) > 0, err
+	}
 }
 
 // output writes rows in the form that was asked for.
@@ -183,10 +221,10 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 }
 
 // query is the search as the API has it.
-func (o *search) query(args []string) (url.Values, error) {
-	q := url.Values{}
+func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
+	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
 	for _, arg := range args {
-		q.Add("where", condition(arg))
+		q.Where = append(q.Where, condition(arg))
 	}
 	if o.certificate != "" {
 		data, err := readLimited(o.certificate)
@@ -197,23 +235,20 @@ func (o *search) query(args []string) (url.Values, error) {
 		if err != nil {
 			return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", o.certificate, err)
 		}
-		q.Add("where", "serial="+certs[0].SerialNumber.Text(16))
-		q.Add("where", fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
+		q.Where = append(q.Where, "serial="+certs[0].SerialNumber.Text(16), fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
 	}
 	if o.since > 0 {
-		o.from = time.Now().Add(-o.since).UTC().Format(time.RFC3339)
+		q.From = timestamppb.New(time.Now().Add(-o.since))
 	}
-	for name, at := range map[string]string{"from": o.from, "to": o.to} {
-		if at == "" {
+	for into, text := range map[**timestamppb.Timestamp]string{&q.From: o.from, &q.To: o.to} {
+		if text == "" {
 			continue
 		}
-		if _, err := time.Parse(time.RFC3339, at); err != nil {
-			return nil, usage("write a time as 2026-03-01T12:00:00Z", "--%s is no time", name)
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return nil, usage("write a time as 2026-03-01T12:00:00Z", "%q is no time", text)
 		}
-		q.Set(name, at)
-	}
-	if o.revoked {
-		q.Set("revoked", "true")
+		*into = timestamppb.New(at)
 	}
 	return q, nil
 }
@@ -234,34 +269,16 @@ func condition(arg string) string {
 	}
 }
 
-// finder is what is searched: a CA, or a store.
-type finder interface {
-	search(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error)
-	firstUses(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error)
-	tell(ctx context.Context, bundle []byte) (serial string, err error)
-}
-
-func (o *search) open(ctx context.Context) (in finder, done func(), err error) {
+// open gives what is searched: the index of a CA, or one in a store.
+func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func(), err error) {
 	if o.store != "" {
-		if c := store.Parse(o.store); c.Path != "" {
-			if _, err := os.Stat(string(c.Path)); err != nil {
-				return nil, nil, fail("name the file that store.path of the configuration names, or mayfly monitor --store", "the store: %w", err)
-			}
-		}
-		db, err := openStore(ctx, o.store)
-		if err != nil {
-			return nil, nil, err
-		}
-		i := index.New()
-		if err := i.Open(ctx, db); err != nil {
-			return nil, nil, errors.Join(err, db.Close())
-		}
-		return stored{i}, func() { _ = db.Close() }, nil
+		i, done, err := openIndex(ctx, o.store)
+		return &server.Searching{Index: i, Now: time.Now}, done, err
 	}
 	if _, err := client.CheckURL("the CA", o.ca, o.allowHTTP); err != nil {
 		return nil, nil, err
 	}
-	c := served{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
+	c := &remoteIndex{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
 	switch {
 	case o.tokenFile != "":
 		c.token, err = client.TokenFile(o.tokenFile).Fetch(ctx)
@@ -271,16 +288,20 @@ func (o *search) open(ctx context.Context) (in finder, done func(), err error) {
 	return c, c.http.CloseIdleConnections, err
 }
 
-// openStore opens a store that a command line names.
-func openStore(ctx context.Context, named string) (*store.DB, error) {
+// openIndex opens the index in a store that a command line names.
+func openIndex(ctx context.Context, named string) (i *index.Index, done func(), err error) {
 	c, f := store.Parse(named), setting.Faults{}
 	c.Check("", &f)
 	if err := f.Err(); err != nil {
-		return nil, usage("name a SQLite file, or postgres://user@host/database; a password goes into PGPASSWORD or ~/.pgpass", "--store: %w", err)
+		return nil, nil, usage("name a SQLite file, or postgres://user@host/database; a password goes into PGPASSWORD or ~/.pgpass", "--store: %w", err)
 	}
 	db, err := store.Open(ctx, c)
 	if err != nil {
-		return nil, &failure{code: exitUnavailable, err: err}
+		return nil, nil, &failure{code: exitUnavailable, err: err}
 	}
-	return db, nil
+	i = index.New()
+	if err := i.Open(ctx, db); err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return i, func() { _ = db.Close() }, nil
 }

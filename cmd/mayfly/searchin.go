@@ -1,148 +1,60 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/http"
 	"net/url"
 	"strconv"
-	"strings"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ca/index"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
+
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/internal/fault"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
 
-// served is the index of a CA that answers.
-type served struct {
+// remoteIndex is the index of a CA, asked over REST.
+type remoteIndex struct {
+	mayflyv1.UnimplementedIndexServer
 	http        *http.Client
 	base, token string
 }
 
-func (s served) ask(ctx context.Context, path string, q url.Values, body []byte, into any) error {
-	answer, err := client.API(ctx, s.http, client.Retry{}, s.base, path, q, body, s.token)
+func (r *remoteIndex) ask(ctx context.Context, path string, q url.Values, body []byte, into proto.Message) error {
+	answer, err := client.API(ctx, r.http, client.Retry{}, r.base, path, q, body, r.token)
 	if err != nil {
 		return err
 	}
-	if err := json.Unmarshal(answer, into); err != nil {
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer, into); err != nil {
 		return fail("check the URL", "the CA's answer isn't an index's")
 	}
 	return nil
 }
 
-func (s served) search(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error) {
-	var page struct {
-		Certificates []struct {
-			Fields map[string]string `json:"fields"`
-		} `json:"certificates"`
-		Next string `json:"next"`
+func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
+	q := url.Values{"where": s.GetWhere(), "revoked": {strconv.FormatBool(s.GetRevoked())}, "cursor": {s.GetCursor()}}
+	if s.GetFrom() != nil {
+		q.Set("from", s.GetFrom().AsTime().Format(time.RFC3339))
 	}
-	err = s.ask(ctx, "certificates", q, nil, &page)
-	for _, c := range page.Certificates {
-		rows = append(rows, c.Fields)
+	if s.GetTo() != nil {
+		q.Set("to", s.GetTo().AsTime().Format(time.RFC3339))
 	}
-	return rows, page.Next, err
+	out := &mayflyv1.SearchResponse{}
+	return out, r.ask(ctx, "certificates", q, nil, out)
 }
 
-func (s served) firstUses(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error) {
-	var page struct {
-		FirstUses []map[string]string `json:"firstUses"` // numbers are strings in protobuf's JSON
-	}
-	identity, err := identityOf(q)
+func (r *remoteIndex) FirstUses(ctx context.Context, f *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
+	out := &mayflyv1.FirstUsesResponse{}
+	return out, r.ask(ctx, "first-uses", url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}, nil, out)
+}
+
+func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
+	body, err := json.Marshal(map[string]string{"bundle": t.GetBundle()})
 	if err != nil {
-		return nil, "", err
+		return nil, err
 	}
-	err = s.ask(ctx, "first-uses", url.Values{"identity": {identity}, "after": {cmp.Or(q.Get("cursor"), "0")}}, nil, &page)
-	if n := len(page.FirstUses); n > 0 {
-		next = page.FirstUses[n-1]["id"]
-	}
-	return page.FirstUses, next, err
-}
-
-func (s served) tell(ctx context.Context, bundle []byte) (string, error) {
-	var answer struct {
-		Serial string `json:"serial"`
-	}
-	body, err := json.Marshal(map[string]string{"bundle": string(bundle)})
-	if err != nil {
-		return "", err
-	}
-	err = s.ask(ctx, "artifacts", nil, body, &answer)
-	return answer.Serial, err
-}
-
-// identityOf is the one condition that first uses can have.
-func identityOf(q url.Values) (string, error) {
-	where := q["where"]
-	if len(where) == 0 {
-		return "", nil
-	}
-	identity, found := strings.CutPrefix(where[0], "identity=")
-	if !found || len(where) > 1 {
-		return "", usage("give one condition, identity=https://github.com/acme/tool, or none", "--first-uses looks at identities")
-	}
-	return identity, nil
-}
-
-// stored is an index in a store that is opened here.
-type stored struct{ *index.Index }
-
-// public is an error as the CA would have answered it.
-func public(err error) error {
-	switch f := fault.From(err); {
-	case err == nil:
-		return nil
-	case f.Kind() == fault.Malformed:
-		return &failure{code: exitUsage, fix: "docs/search.md lists the fields", err: fmt.Errorf("%s", f.Public)}
-	default:
-		return &failure{code: exitUnavailable, err: err}
-	}
-}
-
-func (s stored) search(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error) {
-	query := index.Query{Revoked: q.Has("revoked"), Cursor: q.Get("cursor")}
-	query.From, _ = time.Parse(time.RFC3339, q.Get("from")) // they were checked
-	query.To, _ = time.Parse(time.RFC3339, q.Get("to"))
-	for _, text := range q["where"] {
-		f, err := index.ParseFilter(text)
-		if err != nil {
-			return nil, "", public(err)
-		}
-		query.Filters = append(query.Filters, f)
-	}
-	page, err := s.Search(ctx, query)
-	for _, c := range page.Certificates {
-		rows = append(rows, c.Named())
-	}
-	return rows, page.Next, public(err)
-}
-
-func (s stored) firstUses(ctx context.Context, q url.Values) (rows []map[string]string, next string, err error) {
-	identity, err := identityOf(q)
-	if err != nil {
-		return nil, "", err
-	}
-	after, _ := strconv.ParseInt(q.Get("cursor"), 10, 64)
-	events, err := s.Events(ctx, after, identity, 100)
-	for _, e := range events {
-		next = strconv.FormatInt(e.ID, 10)
-		rows = append(rows, map[string]string{
-			"id": next, "kind": e.Kind, "identity": e.Identity, "value": e.Value, "log": e.Log, "index": strconv.FormatUint(e.Index, 10), "serial": e.Serial, "happened": e.Happened.Format(time.RFC3339),
-		})
-	}
-	return rows, next, public(err)
-}
-
-func (s stored) tell(ctx context.Context, bundle []byte) (string, error) {
-	signed, err := index.ParseBundle(bundle)
-	if err == nil {
-		err = s.Tell(ctx, signed, time.Now())
-	}
-	if err != nil {
-		return "", public(err)
-	}
-	return signed.Certificate.SerialNumber.Text(16), nil
+	out := &mayflyv1.TellResponse{}
+	return out, r.ask(ctx, "artifacts", nil, body, out)
 }

@@ -12,7 +12,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 // indexInterval is how often logs are looked at for the index, and how long a store
@@ -22,24 +21,17 @@ const (
 	storeInterval = 10 * time.Second
 )
 
-// indexing fills the index of what was issued, beside all else: no request waits for it.
-type indexing struct {
-	*index.Index
-	follower *follow.Follower
-}
-
 // startIndex prepares the index, where the configuration has a store. Nothing is opened
 // yet: a store that is down keeps no CA from issuing.
 func (s *Service) startIndex(first *state) (err error) {
 	if !first.config.Store.Enabled() {
 		return nil
 	}
-	i := index.New()
-	follower, err := follow.New(s.followed(first), follow.Options{
-		Keeper: i, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
+	s.index = index.New()
+	s.follower, err = follow.New(s.followed(first), follow.Options{
+		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
 		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
-	s.index = &indexing{i, follower}
 	return err
 }
 
@@ -57,7 +49,7 @@ func (s *Service) runIndex(ctx context.Context) error {
 		db, err := store.Open(ctx, s.started.Store)
 		if err == nil {
 			if err = s.index.Open(ctx, db); err == nil {
-				err = s.index.follower.Run(ctx)
+				err = s.follower.Run(ctx)
 				return errors.Join(err, db.Close())
 			}
 			err = errors.Join(err, db.Close())
@@ -75,17 +67,9 @@ func (s *Service) runIndex(ctx context.Context) error {
 	}
 }
 
-// searched is what the server searches: nothing where there is no store.
-func (s *Service) searched() server.Index {
-	if s.index == nil {
-		return nil
-	}
-	return s.index
-}
-
 // indexReady fails while the index can't be filled.
 func (s *Service) indexReady(context.Context) (err error) {
-	for _, l := range s.index.follower.Status() {
+	for _, l := range s.follower.Status() {
 		if l.Looked.IsZero() && l.Err == nil {
 			err = errors.Join(err, fmt.Errorf("%s hasn't been looked at yet", l.URL))
 		}
@@ -96,7 +80,7 @@ func (s *Service) indexReady(context.Context) (err error) {
 
 // indexStatus says how far each log is in the index, for anybody to read.
 func (s *Service) indexStatus() (lines []string) {
-	for _, l := range s.index.follower.Status() {
+	for _, l := range s.follower.Status() {
 		line := fmt.Sprintf("%s: %d of %d entries", l.URL, l.Followed, l.Size)
 		var c *follow.Contradiction
 		switch {

@@ -253,7 +253,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 		}
 	}
 	if s.index != nil {
-		if index, err = s.index.follower.Prepare(s.followed(next)); err != nil {
+		if index, err = s.follower.Prepare(s.followed(next)); err != nil {
 			return nil, nil, err
 		}
 	}

@@ -152,7 +152,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
-		Index:        s.searched(),
+		Index:        s.index,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
