@@ -94,6 +94,9 @@ func (s *Server) api(gateway http.Handler) handler {
 		*inner = *r
 		inner.Body = restjson.Body(data)
 		inner.Header = gatewayHeader(r.Header)
+		if r.Method == http.MethodHead { // the gateway knows none
+			inner.Method = http.MethodGet
+		}
 		w.Header().Set("Cache-Control", "no-store")
 		gateway.ServeHTTP(w, inner)
 		return 0, nil
@@ -209,10 +212,7 @@ func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtim
 func cached(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
 		held := &recorder{header: w.Header(), code: http.StatusOK}
-		inner := new(http.Request)
-		*inner = *r
-		inner.Method = http.MethodGet // the gateway knows no HEAD
-		if _, f := h(held, inner); f != nil {
+		if _, f := h(held, r); f != nil {
 			return 0, f
 		}
 		if held.code != http.StatusOK {
