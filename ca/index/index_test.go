@@ -123,7 +123,7 @@ func begins(field, value string) []index.Filter {
 func TestStores(t *testing.T) {
 	t.Parallel()
 	storetest.Each(t, map[string]func(*testing.T, store.Config){
-		"search": testSearch, "pages": testPagesUnderInserts, "first uses": testFirstUses, "position": testPosition, "artifacts": testArtifacts,
+		"search": testSearch, "pages": testPagesUnderInserts, "first uses": testFirstUses, "position": testPosition, "artifacts": testArtifacts, "killed": testKilled,
 	})
 }
 

@@ -271,6 +271,11 @@ func condition(arg string) string {
 
 // open gives what is searched: the index of a CA, or one in a store.
 func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func(), err error) {
+	if path := string(store.Parse(o.store).Path); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return nil, nil, fail("name the file of store.path in the CA's configuration, or of mayfly monitor", "the store: %w", err)
+		}
+	}
 	if o.store != "" {
 		i, done, err := openIndex(ctx, o.store)
 		return &server.Searching{Index: i, Now: time.Now}, done, err
