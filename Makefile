@@ -55,7 +55,7 @@ install: build ## bin/mayfly into $(PREFIX)/bin
 	install -D -m 0755 bin/mayfly $(DESTDIR)$(PREFIX)/bin/mayfly
 
 test: ## every test of the product, with the race detector
-	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools redis-server
+	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools postgresql redis-server
 	go test -race ./...
 	cd internal/tools && go test -race . ./configdoc
 	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...

@@ -26,6 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/identity/replay"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/strict"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -56,6 +57,8 @@ type Config struct {
 	Trust trustroot.Config `yaml:"trust,omitempty"`
 	// TUF is the signed repository from which clients get the trust root.
 	TUF tuf.Config `yaml:"tuf"`
+	// Store is the database of what was issued, for search. It is filled from the logs.
+	Store store.Config `yaml:"store,omitempty"`
 	// Audit is the audit trail.
 	Audit audit.Config `yaml:"audit"`
 	// Logging is the service's own log, on standard error.
@@ -204,6 +207,7 @@ func (c *Config) check() []string {
 	c.CTLog.Check("ctlog", f)
 	c.Trust.Check("trust", f)
 	c.TUF.Check("tuf", f)
+	c.Store.Check("store", f)
 	c.Audit.Check("audit", f)
 	c.Logging.Check("logging", f)
 	c.crossCheck(f)

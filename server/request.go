@@ -37,6 +37,7 @@ type endpoint struct {
 	rpc        string       // a method's full name in gRPC; "" for a page
 	verb, path string       // where REST has a method
 	issues     bool         // whether it makes a certificate
+	private    bool         // whether its answer is the caller's alone, and kept nowhere
 	limit      addressLimit // on the client's address, taken from before anything is read; nil sets none
 }
 
@@ -55,7 +56,7 @@ var (
 	rootCertificate = &endpoint{name: "v1beta.GetRootCertificate", rpc: fulciov1beta.CA_GetRootCertificate_FullMethodName,
 		verb: http.MethodGet, path: "/api/v1/rootCert"}
 
-	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate}
+	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod}
 )
 
 // methodAt is the API's method with a full name in gRPC, or at a path in REST.

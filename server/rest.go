@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 	"github.com/mayfly-ca/mayfly/server/internal/restjson"
 )
 
@@ -93,6 +94,9 @@ func (s *Server) api(gateway http.Handler) handler {
 		*inner = *r
 		inner.Body = restjson.Body(data)
 		inner.Header = gatewayHeader(r.Header)
+		if r.Method == http.MethodHead { // the gateway knows none
+			inner.Method = http.MethodGet
+		}
 		w.Header().Set("Cache-Control", "no-store")
 		gateway.ServeHTTP(w, inner)
 		return 0, nil
@@ -177,6 +181,7 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 	return mux, errors.Join(
 		fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}),
 		fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}),
+		mayflyv1.RegisterIndexHandlerServer(unused, mux, searching{server: s, edge: edgeREST}),
 	)
 }
 
@@ -207,10 +212,7 @@ func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtim
 func cached(h handler) handler {
 	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
 		held := &recorder{header: w.Header(), code: http.StatusOK}
-		inner := new(http.Request)
-		*inner = *r
-		inner.Method = http.MethodGet // the gateway knows no HEAD
-		if _, f := h(held, inner); f != nil {
+		if _, f := h(held, r); f != nil {
 			return 0, f
 		}
 		if held.code != http.StatusOK {

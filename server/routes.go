@@ -95,7 +95,7 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 	t := &routes{exact: map[string]*route{}, unknown: &route{page: &endpoint{name: "unknown"}}, documents: map[string]*document{}}
 	for _, m := range methods {
 		handle := s.api(gateway)
-		if !m.issues {
+		if !m.issues && !m.private {
 			handle = cached(handle)
 		}
 		t.exact[m.path] = newRoute(m.path, true, m.verb, target{m, handle})

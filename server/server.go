@@ -31,6 +31,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -107,6 +108,8 @@ type Options struct {
 	Posts map[string]http.Handler
 	// Timestamps answers at the paths of package timestamp; nil serves none there.
 	Timestamps Timestamps
+	// Index finds what was issued; nil keeps none.
+	Index *index.Index
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -126,6 +129,7 @@ type Server struct {
 	access   Access
 	keys     Keys
 	ca       CA
+	index    *index.Index // nil where there is none
 	auditor  Auditor
 	logger   *slog.Logger
 	metrics  *metrics
@@ -156,7 +160,7 @@ func New(c Config, o Options) (*Server, error) {
 		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
 	}
 	s := &Server{
-		config: c, identity: o.Identity, access: o.Access, keys: o.Keys, ca: o.CA, auditor: o.Auditor,
+		config: c, identity: o.Identity, access: o.Access, keys: o.Keys, ca: o.CA, index: o.Index, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),

@@ -203,6 +203,9 @@ func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
 	c.Server.PublicURL = publicURL
 	c.CTLog.Propagation = 0 // who runs this is its client
 	c.Access.Loopback = true
+	if !c.Store.Enabled() { // of a folder that an earlier mayfly made
+		c.Store.Path = setting.Path(filepath.Join(o.dir, indexName))
+	}
 	for i := range c.Issuers {
 		if c.Issuers[i].URL == devIssuerURL {
 			c.Issuers[i].URL = issuerURL

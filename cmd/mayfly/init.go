@@ -42,6 +42,7 @@ const (
 	markName        = "ctlog.mark"
 	logsName        = "logs.json"
 	auditName       = "audit"
+	indexName       = "index.db"
 )
 
 // initOptions say what kind of CA `mayfly init` makes.
@@ -307,6 +308,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.TUF.Key = "file:" + tufOnlineName
 	c.TUF.Passphrase = o.passphrase
 	c.TUF.MarkFile = tufMarkName
+	c.Store.Path = indexName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
 	if len(o.issuers) > 0 {
 		var f setting.Faults
@@ -328,6 +330,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		"timestamp":                "The timestamp authority, with which signatures outlive their certificates. Remove\nthis section where another gives timestamps.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
 		"tuf":                      "Where clients get the trust root. One key, tuf.root.key.pem, signs it alone: for trying out.",
+		"store":                    "What was issued, for `mayfly search`: made from the logs, and can be made again.",
 		"server":                   "Listens on 127.0.0.1 unless http_address and grpc_address say otherwise.",
 		"ctlog.embedded.mark_file": "How large the log has been: never restore it from a backup together with the log.",
 	}

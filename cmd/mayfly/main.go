@@ -70,6 +70,8 @@ var commands = []func(streams) *cobra.Command{
 	newCheckCommand,
 	newRequestCommand,
 	newCertCommand,
+	newSearchCommand,
+	newMonitorCommand,
 	newTokenCommand,
 	newPolicyCommand,
 	newConfigCommand,

@@ -20,6 +20,8 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -315,6 +317,9 @@ func (r *request) loopbackGRPC() bool {
 // classify gives an error of package client its exit code.
 func classify(err error) error {
 	var e *client.Error
+	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Kind() == fault.Malformed { // as the CA would have refused it
+		return &failure{code: exitRefused, err: errors.New(f.Public)}
+	}
 	if !errors.As(err, &e) {
 		return err
 	}
@@ -338,22 +343,22 @@ type chain = []*x509.Certificate
 
 // outcome is the answer of `mayfly request --json`.
 type outcome struct {
-	CA          string         `json:"ca"`
-	TokenSource string         `json:"tokenSource"`
-	Identity    []inspect.Name `json:"identity"`
-	Issuer      string         `json:"issuer"`
-	Subject     string         `json:"subject"` // of the token
-	Serial      string         `json:"serial"`
-	NotBefore   time.Time      `json:"notBefore"`
-	NotAfter    time.Time      `json:"notAfter"`
-	KeyType     string         `json:"keyType"`
-	TrustedRoot string         `json:"trustedRoot"` // the file or URL that it was verified with
-	SCTs        []inspect.SCT  `json:"scts"`
-	KeyFile     string         `json:"keyFile,omitempty"`
-	CertFile    string         `json:"certificateFile,omitempty"`
-	Bundle      string         `json:"bundle,omitempty"`    // instead of both
-	Timestamp   string         `json:"timestamp,omitempty"` // in the bundle
-	Chain       string         `json:"certificateChain"`    // PEM, leaf first, root last
+	CA          string          `json:"ca"`
+	TokenSource string          `json:"tokenSource"`
+	Identity    []extension.SAN `json:"identity"`
+	Issuer      string          `json:"issuer"`
+	Subject     string          `json:"subject"` // of the token
+	Serial      string          `json:"serial"`
+	NotBefore   time.Time       `json:"notBefore"`
+	NotAfter    time.Time       `json:"notAfter"`
+	KeyType     string          `json:"keyType"`
+	TrustedRoot string          `json:"trustedRoot"` // the file or URL that it was verified with
+	SCTs        []inspect.SCT   `json:"scts"`
+	KeyFile     string          `json:"keyFile,omitempty"`
+	CertFile    string          `json:"certificateFile,omitempty"`
+	Bundle      string          `json:"bundle,omitempty"`    // instead of both
+	Timestamp   string          `json:"timestamp,omitempty"` // in the bundle
+	Chain       string          `json:"certificateChain"`    // PEM, leaf first, root last
 }
 
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {

@@ -86,6 +86,7 @@ const (
 	AuditUnavailable  Reason = "AUDIT_UNAVAILABLE"
 	ReplayUnavailable Reason = "REPLAY_UNAVAILABLE"
 	TimeUnavailable   Reason = "TIME_UNAVAILABLE"
+	StoreUnavailable  Reason = "STORE_UNAVAILABLE"
 	Overloaded        Reason = "OVERLOADED"
 	ShuttingDown      Reason = "SHUTTING_DOWN"
 
@@ -112,7 +113,7 @@ var kinds = map[Reason]Kind{
 	RateExceeded: RateLimited,
 
 	IssuerUnavailable: Unavailable, IssuerKeyUnusable: Unavailable, SignerUnavailable: Unavailable, SigningQuota: Unavailable, LogUnavailable: Unavailable,
-	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, TimeUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
+	AuditUnavailable: Unavailable, ReplayUnavailable: Unavailable, TimeUnavailable: Unavailable, StoreUnavailable: Unavailable, Overloaded: Unavailable, ShuttingDown: Unavailable,
 
 	DeadlineReached: DeadlineExceeded, ClientGone: Canceled,
 

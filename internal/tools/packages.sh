@@ -20,6 +20,7 @@ provided() {
     opensc) command -v pkcs11-tool ;;
     softhsm2) command -v softhsm2-util ;;
     systemd) command -v systemd-analyze ;;
+    postgresql) ls /usr/lib/postgresql/*/bin/initdb ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1
 }

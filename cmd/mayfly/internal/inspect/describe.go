@@ -26,26 +26,26 @@ import (
 // Description is what there is to say about the first certificate of a file and
 // the chain that follows it. Values are exact; only printing escapes them.
 type Description struct {
-	Identity       []Name      `json:"identity"`       // the SAN entries, in their order
-	RecordedIssuer string      `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
-	Extensions     []Extension `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
-	Serial         string      `json:"serial"`         // hexadecimal
-	NotBefore      time.Time   `json:"notBefore"`
-	NotAfter       time.Time   `json:"notAfter"` // inclusive
-	Key            Key         `json:"key"`
-	Subject        string      `json:"subject"` // RFC 4514; empty in what Mayfly issues
-	Issuer         string      `json:"issuer"`  // RFC 4514: the certificate that signed it
-	Signature      string      `json:"signatureAlgorithm"`
-	CA             bool        `json:"ca"`
-	Usages         []string    `json:"usages"`
-	Others         []Other     `json:"otherExtensions"`
-	SHA256         string      `json:"sha256"`
-	SHA1           string      `json:"sha1"`
-	SCTs           []SCT       `json:"scts"`
-	SCTFault       string      `json:"sctFault,omitempty"` // the SCT list is there and can't be read
-	Chain          []Link      `json:"chain"`              // what follows in the file, as it came
-	Verified       bool        `json:"verified"`           // the chain, for code signing, at notBefore
-	Why            string      `json:"why,omitempty"`      // why it is not verified
+	Identity       []extension.SAN `json:"identity"`       // the SAN entries, in their order
+	RecordedIssuer string          `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
+	Extensions     []Extension     `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
+	Serial         string          `json:"serial"`         // hexadecimal
+	NotBefore      time.Time       `json:"notBefore"`
+	NotAfter       time.Time       `json:"notAfter"` // inclusive
+	Key            Key             `json:"key"`
+	Subject        string          `json:"subject"` // RFC 4514; empty in what Mayfly issues
+	Issuer         string          `json:"issuer"`  // RFC 4514: the certificate that signed it
+	Signature      string          `json:"signatureAlgorithm"`
+	CA             bool            `json:"ca"`
+	Usages         []string        `json:"usages"`
+	Others         []Other         `json:"otherExtensions"`
+	SHA256         string          `json:"sha256"`
+	SHA1           string          `json:"sha1"`
+	SCTs           []SCT           `json:"scts"`
+	SCTFault       string          `json:"sctFault,omitempty"` // the SCT list is there and can't be read
+	Chain          []Link          `json:"chain"`              // what follows in the file, as it came
+	Verified       bool            `json:"verified"`           // the chain, for code signing, at notBefore
+	Why            string          `json:"why,omitempty"`      // why it is not verified
 }
 
 // Extension is one identity extension.
@@ -110,7 +110,7 @@ func Parse(data []byte) ([]*x509.Certificate, error) {
 func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 	cert := certs[0]
 	d := Description{
-		Identity:  names(cert),
+		Identity:  extension.SANs(cert),
 		Serial:    serial(cert),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
 		Key:     Key{Algorithm: algorithm(cert), SHA256: hex256(cert.RawSubjectPublicKeyInfo)},

@@ -270,16 +270,4 @@ func FuzzInspect(f *testing.F) {
 	})
 }
 
-func FuzzNames(f *testing.F) {
-	f.Add([]byte{0x30, 0x03, 0x81, 0x01, 'a'})
-	f.Fuzz(func(t *testing.T, san []byte) {
-		cert := &x509.Certificate{Extensions: []pkix.Extension{{Id: oidSAN, Value: san}}}
-		for _, n := range names(cert) {
-			if n.Type == "" {
-				t.Error("a name without a type")
-			}
-		}
-	})
-}
-
 func serverAuth(c *x509.Certificate) { c.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth} }

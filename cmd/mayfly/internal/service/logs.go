@@ -241,7 +241,7 @@ func (s *Service) prepareLogs(ctx context.Context, next *state) (_ func(context.
 // taken, and publish it.
 func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
 	before := s.state().logs
-	use, follow := func() {}, func() {} // without logs there is neither
+	use, follow, index := func() {}, func() {}, func() {} // without logs, or a store, there is none
 	if s.policy != nil {
 		if use, err = s.policy.Prepare(s.submittedTo(next)); err != nil {
 			return nil, nil, err
@@ -249,6 +249,11 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 	}
 	if s.promises != nil {
 		if follow, err = s.promises.Prepare(s.monitored(next)); err != nil {
+			return nil, nil, err
+		}
+	}
+	if s.index != nil {
+		if index, err = s.follower.Prepare(s.followed(next)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -261,6 +266,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 		}
 		use()
 		follow()
+		index()
 		if s.policy != nil {
 			s.issuer.RecheckSoon(s.issuer.Authorities().Active) // a log that is new hasn't seen how precertificates are signed
 		}

@@ -63,6 +63,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if s.promises, err = s.newMonitor(first); err != nil {
 		return nil, err
 	}
+	if err := s.startIndex(first); err != nil {
+		return nil, err
+	}
 	if err := s.startTUF(ctx, c.TUF); err != nil {
 		return nil, err
 	}
@@ -149,6 +152,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
+		Index:        s.index,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

@@ -156,6 +156,7 @@ func (r *rig) configuration(t *testing.T) *config.Config {
 	c.CTLog.Embedded = newShard(t, r.dir, now.UTC().Format("2006"), now.UTC().Truncate(time.Second))
 	c.CTLog.Embedded.Operator = "Example"
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
+	c.Store.Path = setting.Path(filepath.Join(t.TempDir(), "index.db")) // outside the folder, whose files tests compare
 	text, err := config.Marshal(c, nil)
 	if err != nil {
 		t.Fatal(err)

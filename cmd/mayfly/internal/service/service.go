@@ -17,12 +17,14 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
+	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -38,6 +40,8 @@ type Service struct {
 	issuer     *ca.Issuer
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises   *inclusion.Monitor   // nil without logs
+	index      *index.Index         // nil without a store; filled beside all else, and nobody waits for it
+	follower   *follow.Follower     // fills it
 	timestamps *timestamp.InForce   // which has no authority where there is none
 	tuf        *tuf.Online          // nil without a repository
 	server     *server.Server

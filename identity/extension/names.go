@@ -1,4 +1,4 @@
-package inspect
+package extension
 
 import (
 	"bytes"
@@ -9,12 +9,10 @@ import (
 
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
-
-	"github.com/mayfly-ca/mayfly/identity/extension"
 )
 
-// Name is one entry of the subject alternative name.
-type Name struct {
+// SAN is one entry of the subject alternative name.
+type SAN struct {
 	Type  string `json:"type"` // email, uri, username, dns, ip, other name, …
 	Value string `json:"value"`
 }
@@ -33,69 +31,69 @@ const (
 	tagRegisteredID  = 8
 )
 
-// names reads the bytes of the SAN: crypto/x509 parses URIs, and would show
+// SANs reads the bytes of the SAN: crypto/x509 parses URIs, and would show
 // something other than what a verifier compares.
-func names(cert *x509.Certificate) []Name {
-	list := []Name{}
+func SANs(cert *x509.Certificate) []SAN {
+	list := []SAN{}
 	for _, e := range cert.Extensions {
 		if !e.Id.Equal(oidSAN) {
 			continue
 		}
 		input, entries := cryptobyte.String(e.Value), cryptobyte.String(nil)
 		if !input.ReadASN1(&entries, cbasn1.SEQUENCE) || !input.Empty() {
-			return append(list, Name{"malformed", hex.EncodeToString(e.Value)})
+			return append(list, SAN{"malformed", hex.EncodeToString(e.Value)})
 		}
 		for !entries.Empty() {
 			rest := entries
 			var value cryptobyte.String
 			var tag cbasn1.Tag
 			if !entries.ReadAnyASN1(&value, &tag) {
-				list = append(list, Name{"malformed", hex.EncodeToString(rest)})
+				list = append(list, SAN{"malformed", hex.EncodeToString(rest)})
 				break
 			}
-			list = append(list, name(tag, value))
+			list = append(list, san(tag, value))
 		}
 	}
 	return list
 }
 
-func name(tag cbasn1.Tag, value cryptobyte.String) Name {
+func san(tag cbasn1.Tag, value cryptobyte.String) SAN {
 	const class, constructed = 0xc0, 0x20 // X.690 §8.1.2
 	if tag&class != 0x80 {
-		return Name{"malformed", hex.EncodeToString(value)}
+		return SAN{"malformed", hex.EncodeToString(value)}
 	}
 	switch number := tag &^ (class | constructed); number {
 	case tagOtherName:
 		return otherName(value)
 	case tagEmail:
-		return Name{"email", string(value)}
+		return SAN{"email", string(value)}
 	case tagDNS:
-		return Name{"dns", string(value)}
+		return SAN{"dns", string(value)}
 	case tagURI:
-		return Name{"uri", string(value)}
+		return SAN{"uri", string(value)}
 	case tagIP:
 		if ip, ok := netip.AddrFromSlice(value); ok {
-			return Name{"ip", ip.String()}
+			return SAN{"ip", ip.String()}
 		}
-		return Name{"malformed ip", hex.EncodeToString(value)}
+		return SAN{"malformed ip", hex.EncodeToString(value)}
 	case tagDirectoryName:
-		return Name{"directory name", hex.EncodeToString(value)}
+		return SAN{"directory name", hex.EncodeToString(value)}
 	case tagRegisteredID:
-		return Name{"registered id", hex.EncodeToString(value)}
+		return SAN{"registered id", hex.EncodeToString(value)}
 	default:
-		return Name{"unknown name", hex.EncodeToString(value)}
+		return SAN{"unknown name", hex.EncodeToString(value)}
 	}
 }
 
 // otherName reads a username: OID, then an explicit [0] with a UTF8String.
-func otherName(value cryptobyte.String) Name {
+func otherName(value cryptobyte.String) SAN {
 	whole := bytes.Clone(value)
 	var oid asn1.ObjectIdentifier
 	var explicit, text cryptobyte.String
-	if value.ReadASN1ObjectIdentifier(&oid) && oid.Equal(extension.OtherNameOID) &&
+	if value.ReadASN1ObjectIdentifier(&oid) && oid.Equal(OtherNameOID) &&
 		value.ReadASN1(&explicit, cbasn1.Tag(0).Constructed().ContextSpecific()) && value.Empty() &&
 		explicit.ReadASN1(&text, cbasn1.UTF8String) && explicit.Empty() {
-		return Name{"username", string(text)}
+		return SAN{"username", string(text)}
 	}
-	return Name{"other name", hex.EncodeToString(whole)}
+	return SAN{"other name", hex.EncodeToString(whole)}
 }

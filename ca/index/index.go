@@ -1,0 +1,288 @@
+// Package index keeps every certificate that a log holds, decoded, in a store, and finds
+// them again: by identity, by any extension, by key, by time, by what they signed. It is
+// filled by ctlog/follow, may be late or down without anybody waiting for it, and can be
+// made again from the log at any time, but for what bundles and revocations told.
+package index
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	lru "github.com/hashicorp/golang-lru/v2"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/store"
+)
+
+//go:embed schema/*.sql
+var schema embed.FS
+
+// knownSubjects is how many subjects' numbers are remembered: some 100 bytes each.
+const knownSubjects = 16 << 10
+
+// Index is one index. It is safe for concurrent use.
+type Index struct {
+	db    atomic.Pointer[store.DB] // nil until it could be opened
+	known *lru.Cache[[sha256.Size]byte, int64]
+}
+
+// New is an index that isn't open yet.
+func New() *Index {
+	known, _ := lru.New[[sha256.Size]byte, int64](knownSubjects) // it fails for a size below 1
+	return &Index{known: known}
+}
+
+// Open opens the index in a store, whose tables it makes. The store stays the caller's.
+func (i *Index) Open(ctx context.Context, db *store.DB) error {
+	files, err := fs.Sub(schema, "schema")
+	if err == nil {
+		err = db.Migrate(ctx, "index", files)
+	}
+	if err == nil {
+		i.db.Store(db)
+	}
+	return err
+}
+
+// open is the store, or a *fault.Error while there is none.
+func (i *Index) open() (*store.DB, error) {
+	if db := i.db.Load(); db != nil {
+		return db, nil
+	}
+	return nil, unavailable(nil)
+}
+
+// unavailable is the failure of a search whose store doesn't answer.
+func unavailable(err error) error {
+	return fault.New(fault.StoreUnavailable, "the index can't be read now; try again").Because(err)
+}
+
+// Position is where the following of a log goes on.
+func (i *Index) Position(ctx context.Context, log ctlog.Description) (p follow.Position, err error) {
+	db, err := i.open()
+	if err != nil {
+		return p, err
+	}
+	var hashes []byte
+	err = db.QueryRow(ctx, "SELECT size, hashes, checkpoint FROM followed WHERE log = ?", logID(log)).Scan(&p.Size, &hashes, &p.Checkpoint)
+	if errors.Is(err, sql.ErrNoRows) {
+		return p, nil
+	}
+	p.Hashes = slices.Collect(slices.Chunk(hashes, sha256.Size))
+	return p, err
+}
+
+func logID(log ctlog.Description) string { return hex.EncodeToString(log.ID[:]) }
+
+// Keep stores entries and the position after them in one transaction.
+func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, entries []follow.Entry, after follow.Position) error {
+	db, err := i.open()
+	if err != nil {
+		return err
+	}
+	k := keeping{log: logID(log), index: i, fresh: map[[sha256.Size]byte]int64{}}
+	err = db.Write(ctx, func(tx store.Handle) error {
+		if err := k.move(ctx, tx, from, after); err != nil {
+			return err
+		}
+		for _, e := range entries {
+			if err := k.add(ctx, tx, e); err != nil {
+				return err
+			}
+		}
+		for _, into := range []struct {
+			table   string
+			columns []string
+			rows    []any
+		}{
+			{"certificates", append([]string{"subject", "log_index", "logged", "not_before", "not_after", "serial", "key_fingerprint"}, ofRun...), k.certificates},
+			{"events", []string{"kind", "identity", "value", "log", "log_index", "serial", "happened"}, k.events},
+		} {
+			if err := tx.Insert(ctx, "INSERT INTO "+into.table+" ("+strings.Join(into.columns, ", ")+")", len(into.columns), into.rows); err != nil {
+				return fmt.Errorf("index: keeping entries: %w", err)
+			}
+		}
+		return nil
+	})
+	if err == nil { // what was rolled back has no number
+		for digest, id := range k.fresh {
+			i.known.Add(digest, id)
+		}
+	}
+	return err
+}
+
+// keeping is what one transaction adds.
+type keeping struct {
+	log                  string
+	index                *Index
+	fresh                map[[sha256.Size]byte]int64 // subjects' numbers, of this transaction
+	certificates, events []any
+}
+
+// move moves the position, which has to be at from.
+func (k *keeping) move(ctx context.Context, tx store.Handle, from uint64, after follow.Position) error {
+	hashes := append([]byte{}, slices.Concat(after.Hashes...)...) // not NULL
+	statement, args := "UPDATE followed SET size = ?, hashes = ?, checkpoint = ? WHERE log = ? AND size = ?", []any{after.Size, hashes, after.Checkpoint, k.log, from}
+	if from == 0 {
+		statement, args = "INSERT INTO followed (size, hashes, checkpoint, log) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", args[:4]
+	}
+	done, err := tx.Exec(ctx, statement, args...)
+	if err != nil {
+		return fmt.Errorf("index: moving the position: %w", err)
+	}
+	if n, err := done.RowsAffected(); err != nil || n != 1 {
+		return errors.Join(err, follow.ErrMoved)
+	}
+	return nil
+}
+
+// add takes one entry up.
+func (k *keeping) add(ctx context.Context, tx store.Handle, e follow.Entry) error {
+	c := decode(e)
+	c.subject[0] = k.log
+	id, err := k.subject(ctx, tx, c, e)
+	if err != nil {
+		return fmt.Errorf("index: keeping a subject: %w", err)
+	}
+	k.certificates = append(k.certificates, id, e.Index, e.Timestamp.Unix(), c.notBefore.Unix(), c.notAfter.Unix(), c.serial, c.keyFingerprint)
+	for _, v := range c.run {
+		k.certificates = append(k.certificates, sql.NullString{String: v, Valid: v != ""})
+	}
+	if e.Precert {
+		return nil
+	}
+	return tell(ctx, tx, "", fingerprint(e.Certificate), c.serial, c.authority(), e.Timestamp)
+}
+
+// subject is the number of the certificate's subject. One that is new is compared with
+// what its identity used before.
+func (k *keeping) subject(ctx context.Context, tx store.Handle, c *certificate, e follow.Entry) (int64, error) {
+	digest := sha256.Sum256([]byte(strings.Join(c.subject, "\x00")))
+	if id, ok := k.fresh[digest]; ok {
+		return id, nil
+	}
+	if id, ok := k.index.known.Get(digest); ok {
+		return id, nil
+	}
+	var id int64
+	err := tx.QueryRow(ctx, "SELECT id FROM subjects WHERE digest = ?", digest[:]).Scan(&id)
+	if errors.Is(err, sql.ErrNoRows) {
+		if err := k.compare(ctx, tx, c, e); err != nil {
+			return 0, err
+		}
+		values := []any{digest[:]}
+		for _, v := range c.subject {
+			values = append(values, v)
+		}
+		// Another process may have followed another log to the same one meanwhile.
+		err = tx.QueryRow(ctx, "INSERT INTO subjects (digest, "+strings.Join(ofSubject, ", ")+") VALUES (?"+strings.Repeat(", ?", len(ofSubject))+
+			") ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id", values...).Scan(&id)
+	}
+	k.fresh[digest] = id
+	return id, err
+}
+
+// The kinds of events, each with the column that has what is new.
+var firstUses = []struct{ kind, column string }{
+	{"new_workflow", "workflow"}, {"new_runner", "runner_environment"}, {"new_issuer", "issuer"},
+}
+
+// compare makes an event of each thing that an identity, known before, uses first.
+func (k *keeping) compare(ctx context.Context, tx store.Handle, c *certificate, e follow.Entry) error {
+	identity := c.of("identity")
+	for _, first := range firstUses {
+		value := c.of(first.column)
+		var known, used bool
+		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM subjects WHERE identity = ?), EXISTS (SELECT 1 FROM subjects WHERE identity = ? AND "+first.column+" = ?)", identity, identity, value).Scan(&known, &used)
+		if err != nil {
+			return err
+		}
+		if identity != "" && value != "" && known && !used {
+			k.events = append(k.events, first.kind, identity, value, k.log, e.Index, c.serial, e.Timestamp.Unix())
+		}
+	}
+	return nil
+}
+
+// Event is the first use of something by an identity that was known.
+type Event struct {
+	ID       int64     `json:"-"`
+	Kind     string    `json:"kind"` // new_workflow, new_runner, new_issuer
+	Identity string    `json:"identity"`
+	Value    string    `json:"value"`
+	Log      string    `json:"log"`
+	Index    uint64    `json:"index"`
+	Serial   string    `json:"serial"`
+	Happened time.Time `json:"happened"`
+}
+
+// Events lists what happened after the event with a number, the oldest first; of one
+// identity, or of all for "".
+func (i *Index) Events(ctx context.Context, after int64, identity string, limit int) (all []Event, err error) {
+	db, err := i.open()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.Query(ctx, "SELECT id, kind, identity, value, log, log_index, serial, happened FROM events WHERE id > ? AND (? = '' OR identity = ?) ORDER BY id LIMIT ?", after, identity, identity, limit)
+	return collect(rows, err, func(e *Event) ([]any, func()) {
+		var happened int64
+		return []any{&e.ID, &e.Kind, &e.Identity, &e.Value, &e.Log, &e.Index, &e.Serial, &happened}, func() { e.Happened = time.Unix(happened, 0).UTC() }
+	})
+}
+
+// collect reads rows; of gives where the columns of one go, and what is done after.
+func collect[T any](rows *sql.Rows, err error, of func(*T) ([]any, func())) ([]T, error) {
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	defer rows.Close()
+	var all []T
+	for rows.Next() {
+		var one T
+		places, done := of(&one)
+		if err := rows.Scan(places...); err != nil {
+			return nil, unavailable(err)
+		}
+		done()
+		all = append(all, one)
+	}
+	if err := rows.Err(); err != nil {
+		return nil, unavailable(err)
+	}
+	return all, nil
+}
+
+// Revocation is what is revoked, and when.
+type Revocation struct {
+	Serial, Authority, Reason string
+	At                        time.Time
+}
+
+// SetRevoked notes revocations, also of what isn't here yet. The same one again changes nothing.
+func (i *Index) SetRevoked(ctx context.Context, all []Revocation) error {
+	db, err := i.open()
+	if err != nil {
+		return err
+	}
+	return db.Write(ctx, func(tx store.Handle) error {
+		for _, r := range all {
+			if _, err := tx.Exec(ctx, "INSERT INTO revoked (serial, authority, reason, revoked_at) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", r.Serial, r.Authority, r.Reason, r.At.Unix()); err != nil {
+				return fmt.Errorf("index: noting a revocation: %w", err)
+			}
+		}
+		return nil
+	})
+}

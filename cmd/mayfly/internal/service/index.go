@@ -1,0 +1,95 @@
+package service
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"path/filepath"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/internal/store"
+	"github.com/mayfly-ca/mayfly/internal/wait"
+)
+
+// indexInterval is how often logs are looked at for the index, and how long a store
+// that can't be opened is left alone.
+const (
+	indexInterval = time.Second
+	storeInterval = 10 * time.Second
+)
+
+// startIndex prepares the index, where the configuration has a store. Nothing is opened
+// yet: a store that is down keeps no CA from issuing.
+func (s *Service) startIndex(first *state) (err error) {
+	if !first.config.Store.Enabled() {
+		return nil
+	}
+	s.index = index.New()
+	s.follower, err = follow.New(s.followed(first), follow.Options{
+		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
+		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
+	})
+	return err
+}
+
+// followed are the logs of st, as the monitor of promises reads them.
+func (s *Service) followed(st *state) (logs []follow.Log) {
+	for _, l := range s.monitored(st) {
+		logs = append(logs, follow.Log{Description: l.Description, URL: l.URL, Client: l.Client})
+	}
+	return logs
+}
+
+// runIndex opens the store, as soon as that is possible, and fills it until ctx ends.
+func (s *Service) runIndex(ctx context.Context) error {
+	for said := ""; ; {
+		db, err := store.Open(ctx, s.started.Store)
+		if err == nil {
+			if err = s.index.Open(ctx, db); err == nil {
+				err = s.follower.Run(ctx)
+				return errors.Join(err, db.Close())
+			}
+			err = errors.Join(err, db.Close())
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if text := err.Error(); text != said {
+			said = text
+			s.Logger.LogAttrs(ctx, slog.LevelError, "the index can't be opened: nothing can be searched, and all else goes on", slog.Any("error", err))
+		}
+		if wait.For(ctx, storeInterval) != nil {
+			return nil
+		}
+	}
+}
+
+// indexReady fails while the index can't be filled.
+func (s *Service) indexReady(context.Context) (err error) {
+	for _, l := range s.follower.Status() {
+		if l.Looked.IsZero() && l.Err == nil {
+			err = errors.Join(err, fmt.Errorf("%s hasn't been looked at yet", l.URL))
+		}
+		err = errors.Join(err, l.Err)
+	}
+	return err
+}
+
+// indexStatus says how far each log is in the index, for anybody to read.
+func (s *Service) indexStatus() (lines []string) {
+	for _, l := range s.follower.Status() {
+		line := fmt.Sprintf("%s: %d of %d entries", l.URL, l.Followed, l.Size)
+		var c *follow.Contradiction
+		switch {
+		case errors.As(l.Err, &c):
+			line += "; it contradicts what it signed (" + c.Kind + "), and is followed no further"
+		case l.Err != nil:
+			line += "; the last attempt to go on failed"
+		}
+		lines = append(lines, line)
+	}
+	return lines
+}

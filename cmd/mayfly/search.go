@@ -1,0 +1,312 @@
+package main
+
+import (
+	"context"
+	"encoding/csv"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/store"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
+	"github.com/mayfly-ca/mayfly/server"
+)
+
+// search is the command line of `mayfly search`.
+type search struct {
+	ca, store, tokenFile, tokenEnv string
+	allowHTTP                      bool
+	certificate, bundle            string
+	from, to                       string
+	since                          time.Duration
+	revoked, firstUses             bool
+	limit                          int
+	json, csv                      bool
+}
+
+const searchLong = `Finds certificates in a CA's index, the newest first: those that fit every
+condition. A condition is FIELD=VALUE, or FIELD^=BEGINNING; docs/search.md has the
+fields. For short: alice@example.com is san=alice@example.com, @example.com is
+domain=example.com, sha256:… is digest=…, and a URL is san^=URL.
+
+The digest of an artifact is found once a bundle has shown what was signed:
+--bundle FILE tells the CA, and finds the certificate. --certificate finds an
+entry by the final certificate. --first-uses lists what an identity that was known
+used for the first time: a workflow, a runner, an issuer.
+
+It asks the CA, which wants a token of a reader (access.readers), or reads a store
+itself with --store. Exit code 1 says that nothing was found.`
+
+func newSearchCommand(streams streams) *cobra.Command {
+	var o search
+	cmd := &cobra.Command{
+		Use:   "search [CONDITION…]",
+		Short: "Find who got what: certificates by identity, workflow run, digest, time",
+		Long:  searchLong,
+		Example: `  mayfly search alice@example.com --since 24h
+  mayfly search source_repository_uri=https://github.com/acme/tool build_trigger=push --csv
+  mayfly search run_invocation_uri^=https://github.com/acme/tool/actions/runs/17
+  mayfly search --bundle tool.sigstore.json --json`,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			if named := os.Getenv(caEnv); named != "" && !cmd.Flags().Changed("ca") {
+				o.ca = named
+			}
+			return classify(o.run(cmd.Context(), args, streams))
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.ca, "ca", "http://127.0.0.1:5555", "base URL of the CA; MAYFLY_CA names it too")
+	f.StringVar(&o.store, "store", "", "read this store in place of the CA's: a SQLite file or a postgres:// URL")
+	f.StringVar(&o.tokenFile, "token-file", "", "read the reader's identity token from a file")
+	f.StringVar(&o.tokenEnv, "token-env", "", "read the reader's identity token from the environment variable of this name")
+	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
+	f.StringVar(&o.certificate, "certificate", "", "find this certificate, in PEM or DER")
+	f.StringVar(&o.bundle, "bundle", "", "tell what this Sigstore bundle shows, and find its certificate")
+	f.StringVar(&o.from, "from", "", "only certificates that begin at this time (RFC 3339) or later")
+	f.StringVar(&o.to, "to", "", "only certificates that begin before this time (RFC 3339)")
+	f.DurationVar(&o.since, "since", 0, "only certificates of so long until now")
+	f.BoolVar(&o.revoked, "revoked", false, "only what is revoked")
+	f.BoolVar(&o.firstUses, "first-uses", false, "list first uses, of the identity in the condition identity=…, or of all")
+	f.IntVar(&o.limit, "limit", 1000, "how many at most; 0 for all")
+	f.BoolVar(&o.json, "json", false, "print one JSON object a line")
+	f.BoolVar(&o.csv, "csv", false, "print CSV with every field")
+	cmd.MarkFlagsMutuallyExclusive("json", "csv")
+	cmd.MarkFlagsMutuallyExclusive("from", "since")
+	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env")
+	return cmd
+}
+
+// run reads top to bottom what the command does.
+func (o *search) run(ctx context.Context, args []string, io streams) error {
+	query, err := o.query(args)
+	if err != nil {
+		return err
+	}
+	in, done, err := o.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	if o.bundle != "" {
+		text, err := readLimited(o.bundle)
+		if err != nil {
+			return err
+		}
+		told, err := in.Tell(ctx, &mayflyv1.TellRequest{Bundle: string(text)})
+		if err != nil {
+			return err
+		}
+		query.Where = append(query.Where, "serial="+told.GetSerial())
+	}
+	look, columns := certificatePages(in, query), []string{"not_before", "san", "issuer", "serial", "log", "index"}
+	switch {
+	case o.firstUses:
+		look, columns = firstUses(in, query.Where), []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
+	case o.csv:
+		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Shown)
+	}
+	write, flush := o.output(io.Out, columns)
+	count := 0
+	for more := true; more; {
+		var rows []map[string]string
+		if rows, more, err = look(ctx); err != nil {
+			return err
+		}
+		if o.limit > 0 && count+len(rows) >= o.limit {
+			rows, more = rows[:o.limit-count], false
+		}
+		count += len(rows)
+		for _, row := range rows {
+			if err := write(row); err != nil {
+				return err
+			}
+		}
+	}
+	if err := flush(); err != nil || count > 0 {
+		return err
+	}
+	fix := "docs/search.md lists the fields; /readyz?verbose of the CA says how far its index has come"
+	if strings.Contains(strings.Join(query.Where, " "), "digest") {
+		fix = "a digest is known once a bundle has shown it: mayfly search --bundle FILE"
+	}
+	return fail(fix, "nothing was found")
+}
+
+// next gives the next rows, and whether there may be more.
+type next func(ctx context.Context) (rows []map[string]string, more bool, err error)
+
+func certificatePages(in mayflyv1.IndexServer, q *mayflyv1.SearchRequest) next {
+	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		page, err := in.Search(ctx, q)
+		for _, c := range page.GetCertificates() {
+			rows = append(rows, c.GetFields())
+		}
+		q.Cursor = page.GetNext()
+		return rows, q.Cursor != "", err
+	}
+}
+
+func firstUses(in mayflyv1.IndexServer, where []string) next {
+	q := &mayflyv1.FirstUsesRequest{}
+	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		for _, w := range where {
+			found := false
+			if q.Identity, found = strings.CutPrefix(w, "identity="); !found || len(where) > 1 {
+				return nil, false, usage("give one condition, identity=https://github.com/acme/tool, or none", "--first-uses looks at identities")
+			}
+		}
+		page, err := in.FirstUses(ctx, q)
+		for _, u := range page.GetFirstUses() {
+			q.After = u.GetId()
+			rows = append(rows, map[string]string{
+				"happened": u.GetHappened().AsTime().Format(time.RFC3339), "kind": u.GetKind(), "identity": u.GetIdentity(), "value": u.GetValue(),
+				"serial": u.GetSerial(), "log": u.GetLog(), "index": strconv.FormatInt(u.GetIndex(), 10),
+			})
+		}
+		return rows, len(rows) > 0, err
+	}
+}
+
+// output writes rows in the form that was asked for.
+func (o *search) output(w io.Writer, columns []string) (write func(map[string]string) error, flush func() error) {
+	values := func(row map[string]string) []string {
+		all := make([]string, len(columns))
+		for i, name := range columns {
+			all[i] = row[name]
+		}
+		return all
+	}
+	switch {
+	case o.json:
+		return func(row map[string]string) error { return json.NewEncoder(w).Encode(row) }, func() error { return nil }
+	case o.csv:
+		c := csv.NewWriter(w)
+		err := c.Write(columns)
+		return func(row map[string]string) error { return errors.Join(err, c.Write(values(row))) },
+			func() error { c.Flush(); return errors.Join(err, c.Error()) }
+	}
+	table, begun := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), false
+	line := func(cells []string) error {
+		for i := range cells {
+			cells[i] = terminal.Line(cells[i])
+		}
+		_, err := fmt.Fprintln(table, strings.Join(cells, "\t"))
+		return err
+	}
+	return func(row map[string]string) (err error) {
+		if !begun {
+			begun, err = true, line(strings.Split(strings.ToUpper(strings.ReplaceAll(strings.Join(columns, " "), "_", "-")), " "))
+		}
+		if log := row["log"]; len(log) > 8 {
+			row["log"] = log[:8]
+		}
+		return errors.Join(err, line(values(row)))
+	}, table.Flush
+}
+
+// query is the search as the API has it.
+func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
+	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
+	for _, arg := range args {
+		q.Where = append(q.Where, condition(arg))
+	}
+	if o.certificate != "" {
+		data, err := readLimited(o.certificate)
+		if err != nil {
+			return nil, err
+		}
+		certs, err := inspect.Parse(data)
+		if err != nil {
+			return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", o.certificate, err)
+		}
+		q.Where = append(q.Where, "serial="+certs[0].SerialNumber.Text(16), fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
+	}
+	if o.since > 0 {
+		q.From = timestamppb.New(time.Now().Add(-o.since))
+	}
+	for into, text := range map[**timestamppb.Timestamp]string{&q.From: o.from, &q.To: o.to} {
+		if text == "" {
+			continue
+		}
+		at, err := time.Parse(time.RFC3339, text)
+		if err != nil {
+			return nil, usage("write a time as 2026-03-01T12:00:00Z", "%q is no time", text)
+		}
+		*into = timestamppb.New(at)
+	}
+	return q, nil
+}
+
+// condition spells a short form out.
+func condition(arg string) string {
+	switch {
+	case strings.HasPrefix(arg, "sha256:"):
+		return "digest=" + arg
+	case strings.HasPrefix(arg, "https://"), strings.HasPrefix(arg, "http://"), strings.HasPrefix(arg, "spiffe://"):
+		return "san^=" + arg
+	case strings.Contains(arg, "="):
+		return arg
+	case strings.HasPrefix(arg, "@"):
+		return "domain=" + strings.ToLower(arg[1:])
+	default:
+		return "san=" + arg
+	}
+}
+
+// open gives what is searched: the index of a CA, or one in a store.
+func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func(), err error) {
+	if path := string(store.Parse(o.store).Path); path != "" {
+		if _, err := os.Stat(path); err != nil {
+			return nil, nil, fail("name the file of store.path in the CA's configuration, or of mayfly monitor", "the store: %w", err)
+		}
+	}
+	if o.store != "" {
+		i, done, err := openIndex(ctx, o.store)
+		return &server.Searching{Index: i, Now: time.Now}, done, err
+	}
+	if _, err := client.CheckURL("the CA", o.ca, o.allowHTTP); err != nil {
+		return nil, nil, err
+	}
+	c := &remoteIndex{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
+	switch {
+	case o.tokenFile != "":
+		c.token, err = client.TokenFile(o.tokenFile).Fetch(ctx)
+	case o.tokenEnv != "":
+		c.token, err = client.TokenEnv(o.tokenEnv, os.Getenv).Fetch(ctx)
+	}
+	return c, c.http.CloseIdleConnections, err
+}
+
+// openIndex opens the index in a store that a command line names.
+func openIndex(ctx context.Context, named string) (i *index.Index, done func(), err error) {
+	c, f := store.Parse(named), setting.Faults{}
+	c.Check("", &f)
+	if err := f.Err(); err != nil {
+		return nil, nil, usage("name a SQLite file, or postgres://user@host/database; a password goes into PGPASSWORD or ~/.pgpass", "--store: %w", err)
+	}
+	db, err := store.Open(ctx, c)
+	if err != nil {
+		return nil, nil, &failure{code: exitUnavailable, err: err}
+	}
+	i = index.New()
+	if err := i.Open(ctx, db); err != nil {
+		return nil, nil, errors.Join(err, db.Close())
+	}
+	return i, func() { _ = db.Close() }, nil
+}

@@ -1,0 +1,4 @@
+package follow
+
+// ParseLeaf reads a MerkleTreeLeaf.
+var ParseLeaf = parseLeaf

@@ -1,0 +1,247 @@
+// Package store keeps what has to be found again, such as the index of issued
+// certificates: in SQLite, a file beside the service, or in PostgreSQL, which replicas
+// share. Whoever keeps something has tables of its own ([DB.Migrate]) and writes SQL
+// that both understand, with `?` for each argument.
+package store
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net/url"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/stdlib"
+	_ "modernc.org/sqlite" // the driver
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
+)
+
+// What SQLite may hold in memory: pages of the one connection that writes and of each
+// that reads.
+const (
+	readers     = 4 // also half of the connections to PostgreSQL
+	writerCache = 32 << 20
+	readerCache = 4 << 20
+)
+
+// MaxBytes bounds what an open store holds in memory.
+const MaxBytes = writerCache + readers*readerCache
+
+// Handle is what statements are run with: the store, or one transaction.
+type Handle struct {
+	on       querier
+	postgres bool
+}
+
+type querier interface {
+	ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error)
+	QueryContext(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+// DB is an open store. What is run on it reads; [DB.Write] writes. It is safe for
+// concurrent use.
+type DB struct {
+	Handle
+	reads, writes *sql.DB // one and the same for PostgreSQL
+}
+
+// Open connects, and makes the file of a new SQLite database, which its owner alone may
+// read. The error doesn't hold the password.
+func Open(ctx context.Context, c Config) (*DB, error) {
+	open := openSQLite
+	if c.URL != "" {
+		open = openPostgres
+	}
+	d, err := open(c)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Ready(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+// openSQLite has one connection write, so that none waits for another's lock, and
+// several read what is committed meanwhile (https://sqlite.org/wal.html).
+func openSQLite(c Config) (*DB, error) {
+	f, err := os.OpenFile(string(c.Path), os.O_CREATE|os.O_RDWR, 0o600) // the files beside it get its mode
+	if err == nil {
+		err = errors.Join(durable.OwnerOfFolder(f), f.Close())
+	}
+	if err != nil {
+		return nil, fmt.Errorf("store: opening the database: %w", err)
+	}
+	pool := func(connections, cache int) *sql.DB {
+		file := url.URL{Scheme: "file", OmitHost: true, Path: string(c.Path), RawQuery: url.Values{
+			"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(wal)", "synchronous(full)", fmt.Sprintf("cache_size(-%d)", cache>>10)},
+		}.Encode()}
+		p, _ := sql.Open("sqlite", file.String()) // it fails for an unknown driver
+		p.SetMaxOpenConns(connections)
+		p.SetMaxIdleConns(connections)
+		return p
+	}
+	d := &DB{reads: pool(readers, readerCache), writes: pool(1, writerCache)}
+	d.on = d.reads
+	return d, nil
+}
+
+func openPostgres(c Config) (*DB, error) {
+	u, err := c.postgres()
+	if err != nil {
+		return nil, err
+	}
+	settings, err := pgx.ParseConfig(u.String()) // its error has no password
+	if err != nil {
+		return nil, fmt.Errorf("store: the database's URL: %w", err)
+	}
+	if !c.Password.IsZero() {
+		password, err := c.Password.Read()
+		if err != nil {
+			return nil, fmt.Errorf("store: the database's password: %w", err)
+		}
+		settings.Password = string(password)
+	}
+	p := stdlib.OpenDB(*settings)
+	p.SetMaxOpenConns(2 * readers)
+	p.SetMaxIdleConns(readers)
+	return &DB{Handle: Handle{on: p, postgres: true}, reads: p, writes: p}, nil
+}
+
+// Ready is nil while the database answers.
+func (d *DB) Ready(ctx context.Context) error {
+	if err := d.writes.PingContext(ctx); err != nil {
+		return fmt.Errorf("store: the database doesn't answer: %w", err)
+	}
+	return nil
+}
+
+// Close closes the store.
+func (d *DB) Close() error {
+	if d.reads == d.writes {
+		return d.writes.Close()
+	}
+	return errors.Join(d.reads.Close(), d.writes.Close())
+}
+
+// Write runs do in one transaction: all that it did is kept, or after an error nothing.
+func (d *DB) Write(ctx context.Context, do func(Handle) error) error {
+	tx, err := d.writes.BeginTx(ctx, nil)
+	if err != nil {
+		return fmt.Errorf("store: beginning to write: %w", err)
+	}
+	if err := do(Handle{on: tx, postgres: d.postgres}); err != nil {
+		_ = tx.Rollback() // where that fails the connection is given up, and the transaction with it
+		return err
+	}
+	if err := tx.Commit(); err != nil {
+		return fmt.Errorf("store: writing: %w", err)
+	}
+	return nil
+}
+
+// Migrate brings the tables of one component up to date: files hold one step each,
+// `01-name.sql` and on, of which none changes once it was released. They are written
+// for SQLite, where INTEGER has 64 bits; PostgreSQL's names of types take their place.
+func (d *DB) Migrate(ctx context.Context, component string, files fs.FS) error {
+	names, err := fs.Glob(files, "*.sql") // in order
+	if err != nil {
+		return err
+	}
+	return d.Write(ctx, func(tx Handle) error {
+		if d.postgres { // replicas start together
+			if _, err := tx.Exec(ctx, "SELECT pg_advisory_xact_lock(?)", schemaLock); err != nil {
+				return fmt.Errorf("store: waiting for the schema: %w", err)
+			}
+		}
+		if _, err := tx.Exec(ctx, "CREATE TABLE IF NOT EXISTS schema_versions (component TEXT PRIMARY KEY, version INTEGER NOT NULL)"); err != nil {
+			return fmt.Errorf("store: the schema's versions: %w", err)
+		}
+		version := 0
+		if err := tx.QueryRow(ctx, "SELECT version FROM schema_versions WHERE component = ?", component).Scan(&version); err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("store: the schema's version: %w", err)
+		}
+		if version > len(names) {
+			return fmt.Errorf("store: the tables of %s have version %d, and this program knows %d: a newer Mayfly made them; use that one, or another database", component, version, len(names))
+		}
+		for _, name := range names[version:] {
+			step, err := fs.ReadFile(files, name)
+			if err != nil {
+				return err
+			}
+			text := string(step)
+			if d.postgres {
+				text = types.Replace(text)
+			}
+			if _, err := tx.Exec(ctx, text); err != nil {
+				return fmt.Errorf("store: bringing the tables of %s up to date, %s: %w", component, name, err)
+			}
+		}
+		_, err := tx.Exec(ctx, "INSERT INTO schema_versions VALUES (?, ?) ON CONFLICT (component) DO UPDATE SET version = excluded.version", component, len(names))
+		return err
+	})
+}
+
+// types are PostgreSQL's names of what SQLite means: a key that is an integer numbers
+// the rows, and text is ordered by its bytes.
+var types = strings.NewReplacer("INTEGER PRIMARY KEY", "BIGINT GENERATED BY DEFAULT AS IDENTITY PRIMARY KEY",
+	"INTEGER", "BIGINT", "BLOB", "BYTEA", "TEXT", `TEXT COLLATE "C"`)
+
+// schemaLock is held by whoever changes tables in PostgreSQL: "mayfly" as a number.
+const schemaLock = 0x6d6179666c79
+
+// Exec runs a statement.
+func (h Handle) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	return h.on.ExecContext(ctx, h.bind(query), args...)
+}
+
+// Query runs a statement that returns rows.
+func (h Handle) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return h.on.QueryContext(ctx, h.bind(query), args...)
+}
+
+// QueryRow runs a statement that returns one row.
+func (h Handle) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	return h.on.QueryRowContext(ctx, h.bind(query), args...)
+}
+
+// insertRows is how many rows go into a table with one statement.
+const insertRows = 64
+
+// Insert puts rows of so many columns, one after the other in values, into a table:
+// into is the statement up to VALUES.
+func (h Handle) Insert(ctx context.Context, into string, columns int, values []any) error {
+	row := ", (?" + strings.Repeat(", ?", columns-1) + ")"
+	for rows := range slices.Chunk(values, insertRows*columns) {
+		if _, err := h.Exec(ctx, into+" VALUES "+strings.Repeat(row, len(rows)/columns)[2:], rows...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// bind writes the places of arguments as the database has them. No statement has a
+// question mark that isn't one.
+func (h Handle) bind(query string) string {
+	if !h.postgres {
+		return query
+	}
+	var b strings.Builder
+	for n := 1; ; n++ {
+		before, after, found := strings.Cut(query, "?")
+		b.WriteString(before)
+		if !found {
+			return b.String()
+		}
+		b.WriteString("$" + strconv.Itoa(n))
+		query = after
+	}
+}
