@@ -26,6 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
 
 // newGRPC makes the gRPC server with every service on it. It takes single requests:
@@ -39,6 +40,9 @@ func (s *Server) newGRPC() *grpc.Server {
 	)
 	s.register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC})
 	s.register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC})
+	if s.revoking != nil {
+		s.register(g, &mayflyv1.Revocation_ServiceDesc, revocation{server: s, edge: edgeGRPC})
+	}
 	healthpb.RegisterHealthServer(g, s.ready.health)
 	reflection.Register(g)
 	return g

@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 	"github.com/mayfly-ca/mayfly/server/internal/restjson"
 )
 
@@ -177,6 +178,7 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 	return mux, errors.Join(
 		fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}),
 		fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}),
+		mayflyv1.RegisterRevocationHandlerServer(unused, mux, revocation{server: s, edge: edgeREST}),
 	)
 }
 

@@ -36,6 +36,9 @@ func (s *Service) readiness() []server.Dependency {
 		all = append(all, server.Dependency{Name: "log", Check: s.policy.Ready, Detail: s.rootsStatus},
 			server.Dependency{Name: "next log", Check: s.nextLog, Detail: s.logStatus, Informational: true})
 	}
+	if s.revoker != nil {
+		all = append(all, server.Dependency{Name: "revocation", Check: s.revoker.Lists.Ready, Informational: true})
+	}
 	if s.tuf != nil {
 		all = append(all, server.Dependency{Name: "tuf", Check: s.tuf.Check, Detail: s.tuf.Detail, Informational: true})
 	}

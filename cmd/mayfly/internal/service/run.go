@@ -17,6 +17,9 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.issuer.Run(ctx) })
 	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
 	group.Go(func() error { return s.timestamps.Watch(ctx) })
+	if s.revoker != nil {
+		group.Go(func() error { return s.revoker.Run(ctx) })
+	}
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -36,6 +37,7 @@ type Service struct {
 	policy     *ctlog.Policy  // nil without logs
 	audit      *audit.File
 	issuer     *ca.Issuer
+	revoker    *revoke.Revoker      // nil where nothing can be revoked
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises   *inclusion.Monitor   // nil without logs
 	timestamps *timestamp.InForce   // which has no authority where there is none
