@@ -64,7 +64,7 @@ type Request struct {
 
 // Answer says what was found, or done.
 type Answer struct {
-	Found      []Certificate // of a dry run
+	Found      []Certificate // what is meant
 	Statements [][]byte      // as the log has them
 	Proofs     [][][]byte    // of the statements, in the checkpoint's tree; of few statements
 	Checkpoint []byte
@@ -102,8 +102,8 @@ func KeyHolder() By { return By{Asker: Asker{Right: rightKey}} }
 
 // Challenge is what the key of a certificate signs to revoke it. There is nothing to
 // gain by sending it again.
-func Challenge(cert *x509.Certificate) []byte {
-	return []byte("revoke the certificate with the SHA-256 " + chain.Fingerprint(cert.Raw))
+func Challenge(cert []byte) []byte {
+	return []byte("revoke the certificate with the SHA-256 " + chain.Fingerprint(cert))
 }
 
 // The bounds of one request.
@@ -159,7 +159,11 @@ func (r *Revoker) Revoke(ctx context.Context, by By, q Request, record func(what
 		id, err := r.keep(by, drafts)
 		return &Answer{Found: found, Pending: id}, err
 	}
-	return r.do(ctx, drafts)
+	a, err := r.do(ctx, drafts)
+	if err == nil {
+		a.Found = found
+	}
+	return a, err
 }
 
 // what says what is to be revoked, for the record.
@@ -186,7 +190,7 @@ func (r *Revoker) find(ctx context.Context, by By, q Request) ([]Certificate, er
 	case len(q.Certificates) > 0:
 		return r.sent(by, q)
 	case q.Serial != "":
-		return r.bySerial(ctx, q)
+		return r.bySerial(q)
 	case q.Find == nil:
 		return nil, refuse("send certificates, a serial number, or what to find")
 	case r.o.Index == nil:
@@ -219,7 +223,17 @@ func (r *Revoker) sent(by By, q Request) ([]Certificate, error) {
 		if err := by.mayRevoke(cert, q.Signature); err != nil {
 			return nil, err
 		}
-		found = append(found, Certificate{Authority: ID(issuer), Serial: cert.SerialNumber.Text(16), NotBefore: cert.NotBefore, Fingerprint: chain.Fingerprint(cert.Raw)})
+		c := Certificate{Authority: ID(issuer), Serial: cert.SerialNumber.Text(16), NotBefore: cert.NotBefore, Fingerprint: chain.Fingerprint(cert.Raw)}
+		says, err := extension.Parse(cert.Extensions)
+		if err == nil {
+			c.Issuer = says.Issuer
+		}
+		if len(cert.EmailAddresses) > 0 {
+			c.SAN, c.SANType = cert.EmailAddresses[0], identity.Email.String()
+		} else if len(cert.URIs) > 0 {
+			c.SAN, c.SANType = cert.URIs[0].String(), identity.URI.String()
+		}
+		found = append(found, c)
 	}
 	return found, nil
 }
@@ -243,8 +257,8 @@ func (by By) mayRevoke(cert *x509.Certificate, signature []byte) error {
 	case rightAdmin:
 		return nil
 	case rightKey:
-		if cert.CheckSignature(algorithmOf(cert), Challenge(cert), signature) != nil {
-			return fault.New(fault.ProofInvalid, "the signature isn't by the certificate's key over %q", Challenge(cert))
+		if cert.CheckSignature(algorithmOf(cert), Challenge(cert.Raw), signature) != nil {
+			return fault.New(fault.ProofInvalid, "the signature isn't by the certificate's key over %q", Challenge(cert.Raw))
 		}
 		return nil
 	}
@@ -257,11 +271,11 @@ func (by By) mayRevoke(cert *x509.Certificate, signature []byte) error {
 	return nil
 }
 
-// algorithmOf is how a client's key signs, as for a proof of possession.
+// algorithmOf is how a certificate's key signs its Challenge.
 func algorithmOf(cert *x509.Certificate) x509.SignatureAlgorithm {
-	switch key := cert.PublicKey.(type) {
+	switch cert.PublicKey.(type) {
 	case *ecdsa.PublicKey:
-		return map[int]x509.SignatureAlgorithm{256: x509.ECDSAWithSHA256, 384: x509.ECDSAWithSHA384, 521: x509.ECDSAWithSHA512}[key.Curve.Params().BitSize]
+		return x509.ECDSAWithSHA256
 	case *rsa.PublicKey:
 		return x509.SHA256WithRSA
 	}
@@ -270,20 +284,10 @@ func algorithmOf(cert *x509.Certificate) x509.SignatureAlgorithm {
 
 // bySerial is a certificate of which its number is known alone. Its own begin is as
 // good as its issuer's: listed is listed.
-func (r *Revoker) bySerial(ctx context.Context, q Request) ([]Certificate, error) {
+func (r *Revoker) bySerial(q Request) ([]Certificate, error) {
 	n, err := parseSerial(q.Serial)
 	if err != nil {
 		return nil, refuse("%v", err)
-	}
-	if r.o.Index != nil {
-		match := map[string]string{"serial": n.String()}
-		if q.Authority != "" {
-			match["authority"] = q.Authority
-		}
-		found, err := r.o.Index.Issued(ctx, Query{Match: match}, 2)
-		if err != nil || len(found) == 1 {
-			return found, err
-		}
 	}
 	var of []*x509.Certificate
 	for _, issuer := range r.o.Issuers() {

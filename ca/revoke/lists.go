@@ -106,8 +106,7 @@ func (l *Lists) Use(s Signing, release func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if before := l.active; before != nil && before.Certificate.Equal(s.Certificate) {
-		release()
-		return
+		before.release() // the same key, opened again
 	} else if before != nil {
 		before.Last = true
 		l.ended = append(l.ended, before)

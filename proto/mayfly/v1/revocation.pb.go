@@ -106,7 +106,8 @@ type RevokeRequest struct {
 	DryRun bool `protobuf:"varint,10,opt,name=dry_run,json=dryRun,proto3" json:"dry_run,omitempty"`
 	// How many certificates are meant, as a dry run of find, or pending, said.
 	Count uint32 `protobuf:"varint,11,opt,name=count,proto3" json:"count,omitempty"`
-	// By the certificate's key, over `revoke the certificate with the SHA-256 HEX`.
+	// By the certificate's key, over `revoke the certificate with the SHA-256 HEX`: ECDSA or
+	// RSA PKCS #1 v1.5 with SHA-256, or Ed25519.
 	Signature     []byte `protobuf:"bytes,12,opt,name=signature,proto3" json:"signature,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -295,7 +296,7 @@ type RevokeResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// How many certificates are meant, or revoked.
 	Count uint32 `protobuf:"varint,1,opt,name=count,proto3" json:"count,omitempty"`
-	// Of a dry run, and of what waits for another administrator.
+	// What is meant.
 	Found []*RevocableCertificate `protobuf:"bytes,2,rep,name=found,proto3" json:"found,omitempty"`
 	// What the log says of each certificate.
 	Statements []*RevocationStatement `protobuf:"bytes,3,rep,name=statements,proto3" json:"statements,omitempty"`

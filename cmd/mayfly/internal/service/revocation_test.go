@@ -185,7 +185,7 @@ func openssl(t *testing.T, list []byte, chain []*x509.Certificate) (string, erro
 		}
 		return path
 	}
-	files := []string{"-CAfile", write("root", cachain.PEM(chain[2:])), "-untrusted", write("issuer", cachain.PEM(chain[1:2])), "-purpose", "any", "-ignore_critical"}
+	files := []string{"-CAfile", write("root", cachain.PEM(chain[2:])), "-untrusted", write("issuer", cachain.PEM(chain[1:2])), "-purpose", "any"}
 	leaf := write("leaf", cachain.PEM(chain[:1]))
 	first := append([]string{"verify", "-attime", fmt.Sprint(chain[0].NotBefore.Unix() + 60)}, append(files, leaf)...)
 	if out, err := exec.Command("openssl", first...).CombinedOutput(); err != nil {
@@ -234,7 +234,7 @@ func TestSelfService(t *testing.T) {
 		{"a serial number alone", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "serial": mine.SerialNumber.Text(16)}, 403, "ACCESS_DENIED"},
 		{"no administrator", r.token(t, nil), map[string]any{"certificates": text}, 403, "ACCESS_DENIED"},
 		{"no signature", "", map[string]any{"right": "RIGHT_KEY", "certificates": text}, 400, "PROOF_INVALID"},
-		{"a signature by another key", "", map[string]any{"right": "RIGHT_KEY", "certificates": text, "signature": prove(t, newKey(t), string(revoke.Challenge(mine)))}, 400, "PROOF_INVALID"},
+		{"a signature by another key", "", map[string]any{"right": "RIGHT_KEY", "certificates": text, "signature": prove(t, newKey(t), string(revoke.Challenge(mine.Raw)))}, 400, "PROOF_INVALID"},
 		{"an approval", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "approve": "X"}, 403, "ACCESS_DENIED"},
 		{"an unknown reason", r.token(t, nil), with(map[string]any{"reason": "removeFromCRL"}), 400, "REQUEST_MALFORMED"},
 		{"a right that there isn't", r.token(t, nil), with(map[string]any{"right": 9}), 400, "REQUEST_MALFORMED"},
@@ -260,7 +260,7 @@ func TestSelfService(t *testing.T) {
 	if code != http.StatusOK {
 		t.Fatalf("%d %v", code, out)
 	}
-	signature := prove(t, r.key, string(revoke.Challenge(mine)))
+	signature := prove(t, r.key, string(revoke.Challenge(mine.Raw)))
 	code, _, again := r.revoke(t, "", map[string]any{"right": "RIGHT_KEY", "certificates": text, "signature": signature})
 	if code != http.StatusOK || fmt.Sprint(again["statements"]) != fmt.Sprint(out["statements"]) || r.revoker.Log.Size() != 1 {
 		t.Errorf("once more, by the key: %d %v", code, again)
