@@ -100,7 +100,7 @@ fuzz: ## every fuzz target for FUZZTIME each
 	@internal/tools/fuzz.sh $(FUZZTIME)
 
 kill-test: ## kill a log that is being written to KILLS times, and a CA between its durable steps: nothing acknowledged may be lost
-	MAYFLY_KILLS=$(KILLS) go test -count=1 -timeout=60m -run 'Kill' -v ./ctlog/embedded/... ./ca
+	MAYFLY_KILLS=$(KILLS) go test -count=1 -timeout=60m -run 'Kill' -v ./ctlog/embedded/... ./ca ./ca/revoke
 
 powerloss-test: ## cut the power of a log's disk LOSSES times (root, ext4 on a loop device); without fsync it must lose something
 	MAYFLY_LOSSES=$(LOSSES) go test -count=1 -timeout=60m -run 'PowerLoss' -v ./ctlog/embedded/...

@@ -66,7 +66,7 @@ var (
 // tbs writes the TBSCertificate (RFC 5280 §4.1). last, one encoded extension or
 // nothing, comes after all others: the poison of a precertificate.
 func (l *leaf) tbs(a *authority.Authority, last []byte) ([]byte, error) {
-	san, err := encodeSAN(l.san)
+	san, err := EncodeSAN(l.san)
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +138,8 @@ func appendExtension(b, oid []byte, critical bool, value []byte) []byte {
 	return tbs.Wrap(b, at, asn1.SEQUENCE)
 }
 
-// encodeSAN is GeneralNames with the one identity (RFC 5280 §4.2.1.6).
-func encodeSAN(san identity.SAN) ([]byte, error) {
+// EncodeSAN is GeneralNames with the one identity (RFC 5280 §4.2.1.6).
+func EncodeSAN(san identity.SAN) ([]byte, error) {
 	b := make([]byte, 0, len(san.Value)+32)
 	switch san.Kind {
 	case identity.Email:

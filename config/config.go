@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -48,6 +49,8 @@ type Config struct {
 	Replay replay.Config `yaml:"replay"`
 	// CA is the authority that signs, and its profile.
 	CA ca.Config `yaml:"ca"`
+	// Revocation is where single certificates are made invalid.
+	Revocation revoke.Config `yaml:"revocation,omitempty"`
 	// Timestamp is the timestamp authority, where this CA has one. With a timestamp, a
 	// signature verifies after its certificate has expired.
 	Timestamp timestamp.Config `yaml:"timestamp"`
@@ -203,6 +206,7 @@ func (c *Config) check() []string {
 	c.Access.Check("access", f)
 	c.Replay.Check("replay", f)
 	c.CA.Check("ca", f)
+	c.Revocation.Check("revocation", f)
 	c.Timestamp.Check("timestamp", f)
 	c.CTLog.Check("ctlog", f)
 	c.Trust.Check("trust", f)

@@ -32,7 +32,7 @@ func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
 	if c.code != 0 {
 		a.http = c.code
 	}
-	if f != nil && c.issues {
+	if f != nil && (c.issues || c.act != "") {
 		s.audit(ctx, c, f, a)
 	}
 	s.metrics.request(c, a, took)
@@ -58,7 +58,28 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 	}
 	e := audit.Event{
 		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
-		RemoteAddr: remote(ctx), Method: c.name,
+		RemoteAddr: remote(ctx), Method: c.name, Act: c.act,
+	}
+	c.identify(&e)
+	if begun {
+		e.KeyAlgorithm = c.key.Algorithm()
+	}
+	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
+	defer cancel()
+	if err := s.auditor.Record(lasting, e); err != nil {
+		s.metrics.unaudited.Inc()
+		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
+			slog.String("request_id", e.RequestID), slog.Any("error", err))
+	}
+}
+
+// identify says in e who asks, as far as that is known.
+func (c *call) identify(e *audit.Event) {
+	if g := c.grant; g.Right != "" {
+		e.Issuer, e.IssuerType, e.Subject, e.SAN, e.SANType = g.Issuer, g.IssuerType, g.Subject, g.SAN, g.SANType
+		if g.Rule != "" {
+			e.Rule = g.Rule
+		}
 	}
 	if !c.who.IsZero() {
 		e.Issuer, e.IssuerType, e.Subject = c.who.Issuer(), c.who.IssuerType(), c.who.Subject()
@@ -69,16 +90,6 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		if r.SAN.Value != "" {
 			e.SAN, e.SANType = r.SAN.Value, r.SAN.Kind.String()
 		}
-	}
-	if begun {
-		e.KeyAlgorithm = c.key.Algorithm()
-	}
-	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
-	defer cancel()
-	if err := s.auditor.Record(lasting, e); err != nil {
-		s.metrics.unaudited.Inc()
-		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
-			slog.String("request_id", e.RequestID), slog.Any("error", err))
 	}
 }
 

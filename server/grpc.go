@@ -41,6 +41,9 @@ func (s *Server) newGRPC() *grpc.Server {
 	s.register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC})
 	s.register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC})
 	s.register(g, &mayflyv1.Index_ServiceDesc, searching{server: s, edge: edgeGRPC})
+	if s.revoking != nil {
+		s.register(g, &mayflyv1.Revocation_ServiceDesc, revocation{server: s, edge: edgeGRPC})
+	}
 	healthpb.RegisterHealthServer(g, s.ready.health)
 	reflection.Register(g)
 	return g

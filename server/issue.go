@@ -111,15 +111,13 @@ func fromV1(ctx context.Context, r *fulciov1beta.CreateSigningCertificateRequest
 // checkSizes refuses what is missing or too large before anything of q is parsed.
 // The size of the whole holds gRPC to the limit that REST bodies have.
 func (s *Server) checkSizes(q signingRequest) *fault.Error {
-	mostBody, mostToken := s.config.Limits.BodyBytes, s.live.Load().tokenBytes
-	switch {
-	case q.size > mostBody:
+	if mostBody := s.config.Limits.BodyBytes; q.size > mostBody {
 		return tooLarge(fault.BodyTooLarge, "the request", mostBody)
-	case q.token == "":
-		return fault.New(fault.TokenMissing,
-			"no identity token: send one in credentials.oidcIdentityToken or in the header `Authorization: Bearer`")
-	case len(q.token) > mostToken:
-		return tooLarge(fault.TokenTooLarge, "the identity token", mostToken)
+	}
+	if f := s.checkToken(q.token); f != nil {
+		return f
+	}
+	switch {
 	case len(q.csr) > proofs.MaxCSRBytes:
 		return tooLarge(fault.KeyTooLarge, "the certificate signing request", proofs.MaxCSRBytes)
 	case len(q.spki) > proofs.MaxKeyBytes:
@@ -128,6 +126,19 @@ func (s *Server) checkSizes(q signingRequest) *fault.Error {
 		return tooLarge(fault.ProofTooLarge, "the proof of possession", proofs.MaxProofBytes)
 	case len(q.csr) == 0 && len(q.spki) == 0:
 		return fault.New(fault.RequestMalformed, "no key: send %s", q.keyFields)
+	}
+	return nil
+}
+
+// checkToken refuses a token that is missing or too large to be parsed.
+func (s *Server) checkToken(token string) *fault.Error {
+	most := s.live.Load().tokenBytes
+	switch {
+	case token == "":
+		return fault.New(fault.TokenMissing,
+			"no identity token: send one in credentials.oidcIdentityToken or in the header `Authorization: Bearer`")
+	case len(token) > most:
+		return tooLarge(fault.TokenTooLarge, "the identity token", most)
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/grpc/peer"
 
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
@@ -38,6 +39,7 @@ type endpoint struct {
 	verb, path string       // where REST has a method
 	issues     bool         // whether it makes a certificate
 	private    bool         // whether its answer is the caller's alone, and kept nowhere
+	act        string       // what the audit trail calls it where it is an act of administration; "" for all else
 	limit      addressLimit // on the client's address, taken from before anything is read; nil sets none
 }
 
@@ -56,7 +58,7 @@ var (
 	rootCertificate = &endpoint{name: "v1beta.GetRootCertificate", rpc: fulciov1beta.CA_GetRootCertificate_FullMethodName,
 		verb: http.MethodGet, path: "/api/v1/rootCert"}
 
-	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod}
+	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod, revokeMethod}
 )
 
 // methodAt is the API's method with a full name in gRPC, or at a path in REST.
@@ -78,6 +80,7 @@ type call struct {
 	code  int                // the HTTP status of a page that has been sent; 0 where the failure, or none, says it
 	who   identity.Principal // zero until the token is verified, and its holder accepted
 	key   proof.Key          // zero until possession is shown
+	grant access.Grant       // zero until somebody asks for a right
 	// refused says whose a genuine token is that nothing is issued for; nil otherwise.
 	refused *identity.RefusedError
 }

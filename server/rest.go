@@ -182,6 +182,7 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 		fulciov2.RegisterCAHandlerServer(unused, mux, fulcioV2{server: s, edge: edgeREST}),
 		fulciov1beta.RegisterCAHandlerServer(unused, mux, fulcioV1Beta{server: s, edge: edgeREST}),
 		mayflyv1.RegisterIndexHandlerServer(unused, mux, searching{server: s, edge: edgeREST}),
+		mayflyv1.RegisterRevocationHandlerServer(unused, mux, revocation{server: s, edge: edgeREST}),
 	)
 }
 

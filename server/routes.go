@@ -94,8 +94,11 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 	}
 	t := &routes{exact: map[string]*route{}, unknown: &route{page: &endpoint{name: "unknown"}}, documents: map[string]*document{}}
 	for _, m := range methods {
+		if m == revokeMethod && s.revoking == nil {
+			continue
+		}
 		handle := s.api(gateway)
-		if !m.issues && !m.private {
+		if m.verb == http.MethodGet && !m.private {
 			handle = cached(handle)
 		}
 		t.exact[m.path] = newRoute(m.path, true, m.verb, target{m, handle})

@@ -110,6 +110,8 @@ type Options struct {
 	Timestamps Timestamps
 	// Index finds what was issued; nil keeps none.
 	Index *index.Index
+	// Revocation revokes certificates; nil revokes none.
+	Revocation Revocation
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -127,6 +129,7 @@ type Server struct {
 	config   Config
 	identity Identity
 	access   Access
+	revoking Revocation // nil revokes none
 	keys     Keys
 	ca       CA
 	index    *index.Index // nil where there is none
@@ -160,7 +163,7 @@ func New(c Config, o Options) (*Server, error) {
 		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
 	}
 	s := &Server{
-		config: c, identity: o.Identity, access: o.Access, keys: o.Keys, ca: o.CA, index: o.Index, auditor: o.Auditor,
+		config: c, identity: o.Identity, access: o.Access, revoking: o.Revocation, keys: o.Keys, ca: o.CA, index: o.Index, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),

@@ -18,10 +18,10 @@ const (
 // maxFurtherSCTs bounds the SCTs of a record after the first (ctlog.MaxSCTs).
 const maxFurtherSCTs = 7
 
-// maxRecord bounds an encoded record: with the envelope 5 long and 15 short
+// maxRecord bounds an encoded record: with the envelope 5 long and 18 short
 // strings and two short ones for each further SCT, each byte escaped to six at
 // most, and the rest.
-const maxRecord = 6*(5*maxLong+(15+2*maxFurtherSCTs)*maxShort) + 4096
+const maxRecord = 6*(5*maxLong+(18+2*maxFurtherSCTs)*maxShort) + 4096
 
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
@@ -93,6 +93,9 @@ func (v *envelope) event(b []byte, e *Event) []byte {
 	b = appendField(b, "rule", e.Rule, maxShort)
 	b = appendField(b, "reason", string(e.Reason), maxShort)
 	b = appendField(b, "message", e.Message, maxLong)
+	b = appendField(b, "act", e.Act, maxShort)
+	b = appendField(b, "by", e.By, maxShort)
+	b = appendField(b, "what", e.What, maxShort)
 	b = appendField(b, "remote_addr", e.RemoteAddr, maxShort)
 	b = appendField(b, "method", e.Method, maxShort)
 	return end(b)

@@ -33,6 +33,9 @@ const (
 	// Probed is the outcome of an intent whose Purpose is PurposeProbe: logs were shown
 	// a precertificate, and no certificate follows.
 	Probed Type = "probed"
+	// Admin is an act of whoever administers the CA: By did Act to What. It is written
+	// before the act, and once more, with a message, where the act then failed.
+	Admin Type = "admin"
 )
 
 // recovered marks the place in a file where an earlier write failed or was cut
@@ -106,6 +109,11 @@ type Event struct {
 	// Reason and Message say why a request was refused or failed.
 	Reason  fault.Reason `json:"reason"`
 	Message string       `json:"message"`
+	// Act is what an administrator does, By who it is where no token says so, and What
+	// it is done to.
+	Act  string `json:"act"`
+	By   string `json:"by"`
+	What string `json:"what"`
 	// RemoteAddr is the client's address and Method the API method.
 	RemoteAddr string `json:"remote_addr"`
 	Method     string `json:"method"`

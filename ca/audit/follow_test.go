@@ -18,7 +18,7 @@ import (
 func TestEveryFieldIsReadBack(t *testing.T) {
 	t.Parallel()
 	e := full()
-	e.Purpose, e.Rule = "p", "r"
+	e.Purpose, e.Rule, e.Act, e.By, e.What = "p", "r", "a", "b", "w"
 	for i, v := 0, reflect.ValueOf(e); i < v.NumField(); i++ {
 		if v.Field(i).IsZero() {
 			t.Errorf("the test says nothing of %s", v.Type().Field(i).Name)

@@ -36,7 +36,7 @@ type batch struct {
 }
 
 // types orders the counters of a batch.
-var types = [...]Type{Intent, Issued, Denied, Failed, Probed}
+var types = [...]Type{Intent, Issued, Denied, Failed, Probed, Admin}
 
 // stream is one file. Callers put their line into the open batch, and whoever gets
 // the turn has the batch written in one piece and flushed, which wakes its callers,

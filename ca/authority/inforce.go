@@ -102,7 +102,10 @@ func (f *InForce) Acquire() (*Authority, error) {
 	}
 }
 
-// Release ends the request's use of a that Acquire began.
+// Hold is Acquire for an authority at hand, false once its key is closed.
+func (a *Authority) Hold() bool { return a.lease.take() }
+
+// Release ends the use of a that Acquire or Hold began.
 func (a *Authority) Release() { a.lease.leave() }
 
 // Close ends the owner's use of a's key: it is closed when the last request that

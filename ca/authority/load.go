@@ -273,6 +273,26 @@ func (l *loading) try(ctx context.Context, path string, c Config, name string, c
 	}
 }
 
+// OpenKey opens the key of an authority for lists of revoked certificates, whatever its
+// state, and though its chain may have expired. Beside an error of the key it gives the
+// issuing certificate. The key of a signing CA (mode ephemeral) signs none.
+func OpenKey(ctx context.Context, c Config, o kms.Options) (*x509.Certificate, kms.Signer, error) {
+	var f setting.Faults
+	certs := loadChain("authority", c, chain.Need{}, nil, &f)
+	if err := f.Err(); err != nil || c.mode() == ModeEphemeral {
+		return nil, nil, err
+	}
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(o, certs))
+	if err != nil {
+		return certs[0], nil, err
+	}
+	if checkKey("authority", c, certs, signer, &f); f.Len() > 0 {
+		kms.Close(signer)
+		return certs[0], nil, f.Err()
+	}
+	return certs[0], signer, nil
+}
+
 // trust adds what clients are shown of an authority that doesn't sign, until the
 // end of its window.
 func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e lifecycle.Entry) {

@@ -43,6 +43,10 @@ const (
 	logsName        = "logs.json"
 	auditName       = "audit"
 	indexName       = "index.db"
+
+	revocationsName    = "revocations"
+	revocationsMark    = "revocations.mark"
+	revocationsKeyName = "revocations.key.pem"
 )
 
 // initOptions say what kind of CA `mayfly init` makes.
@@ -207,8 +211,10 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err != nil {
 		return created, err
 	}
-	if _, err := keystore.GenerateFile(filepath.Join(dir, logKeyName), kms.ECDSAP256, passphrase); err != nil {
-		return created, err
+	for _, name := range []string{logKeyName, revocationsKeyName} {
+		if _, err := keystore.GenerateFile(filepath.Join(dir, name), kms.ECDSAP256, passphrase); err != nil {
+			return created, err
+		}
 	}
 	if err := createTUFKeys(dir, o.tufRootKey(dir), passphrase); err != nil {
 		return created, err
@@ -295,6 +301,11 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.Timestamp.Chain = setting.Path(filepath.Join(authorityName, "timestamp.pem"))
 	c.Timestamp.Key = setting.KeyRef("file:" + filepath.Join(authorityName, "timestamp.key.pem"))
 	c.Timestamp.Passphrase = o.passphrase
+	c.Revocation.Directory = revocationsName
+	c.Revocation.MarkFile = revocationsMark
+	c.Revocation.Key = "file:" + revocationsKeyName
+	c.Revocation.Passphrase = o.passphrase
+	c.Revocation.SelfService = true
 	c.CTLog.Mode = ctlog.ModeEmbedded
 	c.CTLog.Embedded.Directory = logName
 	c.CTLog.Embedded.MarkFile = markName
@@ -328,6 +339,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 		"issuers":                  "Whose tokens are accepted. At least one is needed.",
 		"ca":                       "The authority that signs. Its root's key is not used: keep it offline.\n`mayfly authority` keeps in state_file which one signs.",
 		"timestamp":                "The timestamp authority, with which signatures outlive their certificates. Remove\nthis section where another gives timestamps.",
+		"revocation":               "What was revoked, for good. access.admins says who may revoke what isn't theirs.",
 		"ctlog":                    "The embedded log. Its URL is its name and can't change over its life.",
 		"tuf":                      "Where clients get the trust root. One key, tuf.root.key.pem, signs it alone: for trying out.",
 		"store":                    "What was issued, for `mayfly search`: made from the logs, and can be made again.",

@@ -69,6 +69,7 @@ var commands = []func(streams) *cobra.Command{
 	newInitCommand,
 	newCheckCommand,
 	newRequestCommand,
+	newRevokeCommand,
 	newCertCommand,
 	newSearchCommand,
 	newMonitorCommand,

@@ -4,6 +4,7 @@
 package checkpoint
 
 import (
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"encoding/base64"
@@ -131,6 +132,20 @@ func TreeHead(timestamp uint64, t Tree) []byte {
 	b = binary.BigEndian.AppendUint64(b, timestamp)
 	b = binary.BigEndian.AppendUint64(b, t.Size)
 	return append(b, t.Root...)
+}
+
+// Sign makes the checkpoint of a tree, signed at a time in milliseconds since 1970.
+func Sign(ctx context.Context, s ctlog.Signer, v note.Verifier, timestamp uint64, t Tree) ([]byte, error) {
+	digest := sha256.Sum256(TreeHead(timestamp, t))
+	signature, err := s.Sign(ctx, digest[:], crypto.SHA256)
+	if err != nil {
+		return nil, fmt.Errorf("signing the checkpoint: %w", err)
+	}
+	if len(signature) > 1<<16-1 {
+		return nil, errors.New("signing the checkpoint: the signature is too long")
+	}
+	text := fmt.Appendf(nil, "%s\n%d\n%s\n", v.Name(), t.Size, base64.StdEncoding.EncodeToString(t.Root))
+	return Note(text, ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), v), nil
 }
 
 // Note is the checkpoint with the text and the log's signature, which is the

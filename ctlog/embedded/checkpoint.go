@@ -3,16 +3,10 @@ package embedded
 import (
 	"bytes"
 	"context"
-	"crypto"
-	"crypto/sha256"
-	"encoding/base64"
-	"encoding/binary"
-	"errors"
 	"fmt"
 	"log/slog"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -83,18 +77,9 @@ func (l *Log) sign(ctx context.Context, t checkpoint.Tree) ([]byte, error) {
 		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, marked)
 	}
 	timestamp := max(last.Timestamp, millis(l.o.Now()))
-	digest := sha256.Sum256(checkpoint.TreeHead(timestamp, t))
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
 	defer cancel()
-	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
-	if err != nil {
-		return nil, fmt.Errorf("signing the checkpoint: %w", err)
-	}
-	if len(signature) > 1<<16-1 {
-		return nil, errors.New("signing the checkpoint: the signature is too long")
-	}
-	text := fmt.Appendf(nil, "%s\n%d\n%s\n", l.origin, t.Size, base64.StdEncoding.EncodeToString(t.Root))
-	return checkpoint.Note(text, ctlog.AppendSignature(binary.BigEndian.AppendUint64(nil, timestamp), signature), l.verifier), nil
+	return checkpoint.Sign(ctx, l.o.Signer, l.verifier, timestamp, t)
 }
 
 // release has the witnesses cosign a checkpoint and keeps what they gave, before

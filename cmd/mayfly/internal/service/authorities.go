@@ -102,6 +102,7 @@ func (s *Service) prepareSigning(_ context.Context, next *state) (func(context.C
 		for _, one := range next.logs.shards {
 			one.AcceptRoots(next.configured.Roots())
 		}
+		s.useForLists(next)
 		s.issuer.Use(next.authorities)
 		if next.configured.Active != before.Active {
 			s.Logger.LogAttrs(ctx, slog.LevelInfo, "another authority signs from now on",

@@ -24,6 +24,9 @@ func (s *Service) close(ctx context.Context, logs *logSet) error {
 		s.server.Close()
 	}
 	errs = append(errs, closeShards(ctx, logs.shards))
+	if s.revoker != nil {
+		errs = append(errs, s.revoker.Close())
+	}
 	if s.issuer != nil {
 		s.issuer.Close()
 	}

@@ -85,6 +85,7 @@ func (s *Service) relist(context.Context) (err error) {
 		return err
 	}
 	s.server.Publish(server.Documents(next.documents))
+	s.useForLists(&next)
 	s.issuer.Use(next.authorities)
 	s.current.Store(&next)
 	return nil

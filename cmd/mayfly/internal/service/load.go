@@ -80,6 +80,8 @@ type Components struct {
 	replay     *replay.Store // nil where a process remembers used tokens by itself
 	external   []*external.Log
 	tuf        signedRoot
+	// revocationKey is nil where nothing can be revoked, and once a Revoker has it.
+	revocationKey kms.Signer
 }
 
 // Load reads everything that c names and reports all faults at once, as a
@@ -119,6 +121,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	}
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	loaded.Beside = c.Trust.Read("trust", &f)
+	loaded.loadRevocation(ctx, c.Revocation, d, &f)
 	loaded.loadTUF(ctx, c.TUF, c.CA.Propagation, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {
@@ -145,6 +148,7 @@ func (l *Components) close() error {
 		log.Close()
 	}
 	kms.Close(l.tuf.key)
+	kms.Close(l.revocationKey)
 	if l.replay != nil {
 		return l.replay.Close()
 	}

@@ -54,6 +54,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
 	}
+	if err := s.startRevocation(ctx, first); err != nil {
+		return nil, err
+	}
 	if err := s.startTimestamps(first); err != nil {
 		return nil, err
 	}
@@ -153,6 +156,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
 		Index:        s.index,
+		Revocation:   s.revocation(),
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

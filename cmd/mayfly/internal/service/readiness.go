@@ -39,6 +39,9 @@ func (s *Service) readiness() []server.Dependency {
 	if s.index != nil {
 		all = append(all, server.Dependency{Name: "index", Check: s.indexReady, Detail: s.indexStatus, Informational: true})
 	}
+	if s.revoker != nil {
+		all = append(all, server.Dependency{Name: "revocation", Check: s.revoker.Lists.Ready, Informational: true})
+	}
 	if s.tuf != nil {
 		all = append(all, server.Dependency{Name: "tuf", Check: s.tuf.Check, Detail: s.tuf.Detail, Informational: true})
 	}

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -38,6 +39,7 @@ type Service struct {
 	policy     *ctlog.Policy  // nil without logs
 	audit      *audit.File
 	issuer     *ca.Issuer
+	revoker    *revoke.Revoker      // nil where nothing can be revoked
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
 	promises   *inclusion.Monitor   // nil without logs
 	index      *index.Index         // nil without a store; filled beside all else, and nobody waits for it

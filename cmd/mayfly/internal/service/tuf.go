@@ -149,11 +149,11 @@ func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
 // mounts are all that is served beside the API and the documents.
 func (s *Service) mounts(logs *logSet) map[string]http.Handler {
 	if s.tuf == nil {
-		return logs.mounts
+		return s.withRevocations(logs.mounts)
 	}
 	all := maps.Clone(logs.mounts)
 	all[tuf.Prefix] = s.tuf
-	return all
+	return s.withRevocations(all)
 }
 
 // prepareTUF has what was published since served.

@@ -1,0 +1,244 @@
+package main
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"crypto/rand"
+	"crypto/x509"
+	"encoding/pem"
+	"fmt"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
+	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
+)
+
+// revokeOptions is the command line of `mayfly revoke`.
+type revokeOptions struct {
+	requestOptions
+	certificates, bundles []string
+	match                 map[string]string
+	from, until           time.Time
+	self, deny            bool
+	key                   string
+	q                     mayflyv1.RevokeRequest
+}
+
+const revokeLong = `Makes certificates invalid, for good, whenever something was signed with them.
+
+Administrators (access.admins of the CA's configuration) name certificates, Sigstore
+bundles or serial numbers; or search the CA's index with --match, of which a first run
+with --dry-run shows a list and a count, and a second one repeats it as --count. With
+--self, a token for which the same certificate would be issued now is enough for one
+certificate; with --key, its own private key.
+
+The token comes from --token-file, --token-env or --token-stdin, or as with mayfly request; a CA
+on this machine is asked without one where none is named. --deny prints the rule that refuses the
+same identity from now on, to be put into the CA's configuration.
+
+Everything that is sent, and who asked, is public: see docs/revocation.md.`
+
+func newRevokeCommand(streams streams) *cobra.Command {
+	o := &revokeOptions{}
+	cmd := &cobra.Command{
+		Use:   "revoke",
+		Short: "Make single certificates invalid",
+		Long:  revokeLong,
+		Example: `  mayfly revoke --certificate mayfly.crt.pem --reason keyCompromise --self --token-file token.jwt
+  mayfly revoke --bundle v2.sigstore.json --reference INC-7 --token-file admin.jwt
+  mayfly revoke --match source_repository_uri=https://github.com/acme/app --from 2027-01-01T00:00:00Z --dry-run --token-file admin.jwt`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
+			defer cancel()
+			o.nameCA(cmd.Flags().Changed, os.Getenv)
+			return classify(o.run(ctx, newRequest(o.requestOptions, streams)))
+		},
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	f.StringVar(&o.ca, "ca", "http://127.0.0.1:5555", "base URL of the CA; MAYFLY_CA names it too")
+	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
+	f.DurationVar(&o.timeout, "timeout", time.Minute, "for everything")
+	f.StringArrayVar(&o.certificates, "certificate", nil, "a certificate in PEM, the first of its file; - is standard input; may be repeated")
+	f.StringArrayVar(&o.bundles, "bundle", nil, "the certificate of a Sigstore bundle; may be repeated")
+	f.StringVar(&o.q.Serial, "serial", "", "a serial number in hexadecimal")
+	f.StringVar(&o.q.Authority, "authority", "", "key identifier of the serial number's authority, where there are several")
+	f.StringToStringVar(&o.match, "match", nil, "what the index has, name=value, such as san=…, issuer=… or an extension; may be repeated")
+	f.TimeVar(&o.from, "from", time.Time{}, []string{time.RFC3339}, "of --match: certificates from this time on, as in 2027-01-01T00:00:00Z")
+	f.TimeVar(&o.until, "until", time.Time{}, []string{time.RFC3339}, "of --match: certificates before this time")
+	f.StringVar(&o.q.Approve, "approve", "", "what another administrator asked for, by the name that was printed")
+	f.BoolVar(&o.q.DryRun, "dry-run", false, "only say which certificates are meant, and how many")
+	f.Uint32Var(&o.q.Count, "count", 0, "with --match and --approve: how many certificates are meant")
+	f.StringVar(&o.q.Reason, "reason", "", "one of "+strings.ReplaceAll(strings.Trim(fmt.Sprint(revoke.Reasons()), "[]"), " ", ", "))
+	f.StringVar(&o.q.Comment, "comment", "", "one line for people")
+	f.StringVar(&o.q.Reference, "reference", "", "such as the URL of an incident")
+	f.BoolVar(&o.self, "self", false, "by a token for which the same certificate would be issued now")
+	f.StringVar(&o.key, "key", "", "by the certificate's own private key: a PEM file")
+	f.BoolVar(&o.deny, "deny", false, "print the rule that refuses the same identities from now on")
+	f.StringVar(&o.tokenFile, "token-file", "", "read the identity token from a file")
+	f.StringVar(&o.tokenEnv, "token-env", "", "read the identity token from the environment variable of this name")
+	f.BoolVar(&o.tokenStdin, "token-stdin", false, "read the identity token from standard input")
+	f.BoolVar(&o.json, "json", false, "print the CA's answer as JSON")
+	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "key")
+	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "serial", "match", "approve")
+	cmd.MarkFlagsOneRequired("certificate", "bundle", "serial", "match", "approve")
+	cmd.MarkFlagsMutuallyExclusive("self", "key")
+	return cmd
+}
+
+func (o *revokeOptions) run(ctx context.Context, r *request) error {
+	ca, err := client.CheckURL("the CA", o.ca, o.allowHTTP)
+	if err != nil {
+		return err
+	}
+	if err := o.read(r.streams); err != nil {
+		return err
+	}
+	if len(o.match) > 0 {
+		o.q.Find = &mayflyv1.Find{Match: o.match, From: stampOf(o.from), Until: stampOf(o.until)}
+	}
+	token, err := o.authorize(ctx, r, ca)
+	if err != nil {
+		return err
+	}
+	body, err := protojson.Marshal(&o.q)
+	if err != nil {
+		return err
+	}
+	text, err := client.Ask(ctx, r.http, r.retry, strings.TrimRight(o.ca, "/")+"/api/v1/mayfly/revocations", token, body)
+	if err != nil {
+		return err
+	}
+	var a mayflyv1.RevokeResponse
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, &a); err != nil {
+		return fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
+	}
+	if o.json {
+		fmt.Fprintf(r.Out, "%s\n", text)
+	} else {
+		o.print(r.streams, &a)
+	}
+	if o.deny {
+		printRules(r.streams, &a)
+	}
+	return nil
+}
+
+func stampOf(t time.Time) *timestamppb.Timestamp {
+	if t.IsZero() {
+		return nil
+	}
+	return timestamppb.New(t)
+}
+
+// read reads the certificates that the command line names.
+func (o *revokeOptions) read(io streams) error {
+	for i, file := range append(o.certificates, o.bundles...) {
+		data, err := readInput(io.In, file)
+		if err != nil {
+			return err
+		}
+		if i >= len(o.certificates) {
+			var b bundlepb.Bundle
+			if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, &b); err != nil {
+				return fail("name a bundle as cosign and mayfly request write it", "%s isn't a Sigstore bundle", inputName(file))
+			}
+			data = b.GetVerificationMaterial().GetCertificate().GetRawBytes()
+			if old := b.GetVerificationMaterial().GetX509CertificateChain().GetCertificates(); len(old) > 0 {
+				data = old[0].GetRawBytes()
+			}
+		} else if block, _ := pem.Decode(data); block != nil {
+			data = block.Bytes
+		}
+		if _, err := x509.ParseCertificate(data); err != nil {
+			return fail("name a file with a certificate: PEM with --certificate, a bundle with --bundle", "%s has no certificate", inputName(file))
+		}
+		o.q.Certificates = append(o.q.Certificates, data)
+	}
+	return nil
+}
+
+// authorize gets the token, or signs.
+func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (_ *client.Token, err error) {
+	if o.key != "" {
+		if len(o.q.Certificates) != 1 {
+			return nil, usage("name the one certificate that it is of", "--key is for one certificate")
+		}
+		o.q.Right = mayflyv1.Right_RIGHT_KEY
+		o.q.Signature, err = signWith(o.key, revoke.Challenge(o.q.Certificates[0]))
+		return nil, err
+	}
+	if o.self {
+		o.q.Right = mayflyv1.Right_RIGHT_SELF_SERVICE
+	} else if o.tokenFile == "" && o.tokenEnv == "" && !o.tokenStdin && loopback.Host(ca.Hostname()) {
+		return nil, nil //nolint:nilnil // `mayfly dev` asks for none
+	}
+	token, _, err := r.token(ctx)
+	return token, err
+}
+
+// signWith signs with the private key in a file, as `mayfly request` wrote it.
+func signWith(file string, text []byte) ([]byte, error) {
+	data, err := readLimited(file)
+	if err != nil {
+		return nil, err
+	}
+	if block, _ := pem.Decode(data); block != nil {
+		data = block.Bytes
+	}
+	key, err := x509.ParsePKCS8PrivateKey(data)
+	signer, ok := key.(crypto.Signer)
+	if err != nil || !ok {
+		return nil, fail("name the key that mayfly request wrote", "%s isn't a private key in PKCS #8", file)
+	}
+	hash := crypto.SHA256
+	if _, pure := key.(ed25519.PrivateKey); pure {
+		hash = 0
+	}
+	return crypto.SignMessage(signer, rand.Reader, text, hash)
+}
+
+// printRules prints deny rules for the configuration, for the identities that were meant.
+func printRules(io streams, a *mayflyv1.RevokeResponse) {
+	fmt.Fprintln(io.Out, "deny:")
+	seen := map[string]bool{}
+	for _, c := range a.GetFound() {
+		when := fmt.Sprintf("principal.issuer == %q && principal.san == %q", c.GetIssuer(), c.GetSan())
+		if c.GetSan() != "" && !seen[when] {
+			seen[when] = true
+			fmt.Fprintf(io.Out, "  - name: revoked-%s\n    when: '%s'\n", c.GetSerial(), strings.ReplaceAll(when, "'", "''"))
+		}
+	}
+}
+
+// print says what is meant, and what was done.
+func (o *revokeOptions) print(io streams, a *mayflyv1.RevokeResponse) {
+	for _, c := range a.GetFound() {
+		fmt.Fprintf(io.Out, "%s  %s  %s  %s\n", c.GetSerial(), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
+	}
+	for _, s := range a.GetStatements() {
+		fmt.Fprintln(io.Out, terminal.Line(s.GetStatement()))
+	}
+	switch {
+	case a.GetPending() != "":
+		fmt.Fprintf(io.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, a.GetPending(), a.GetCount())
+	case o.q.GetDryRun():
+		fmt.Fprintf(io.Out, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
+	default:
+		fmt.Fprintf(io.Out, "%d revoked, for good. The lists have them within a minute.\n", a.GetCount())
+	}
+}
