@@ -1,0 +1,92 @@
+package main
+
+import (
+	"context"
+	"encoding/hex"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/google/go-containerregistry/pkg/authn"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/verify"
+)
+
+// signPredicate is the type of the statement that cosign 3 signs an image with.
+const signPredicate = "https://sigstore.dev/cosign/sign/v1"
+
+// bundleType begins the types of what refers to an image and is a bundle.
+const bundleType = "application/vnd.dev.sigstore.bundle"
+
+// The most that is read of an image's signatures: anybody who may write beside the
+// image can add some.
+const (
+	maxSignatures = 100
+	maxSignature  = 16 << 20 // bytes
+)
+
+// imageSignatures are the bundles that refer to an image (OCI distribution, referrers),
+// with the digest that its name has, or its tag has now.
+func imageSignatures(ctx context.Context, image string) (verify.ArtifactPolicyOption, []*bundle.Bundle, string, error) {
+	reference, err := name.ParseReference(image)
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("%w: %q isn't an image: %w", errUsage, image, err)
+	}
+	with := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
+	is, err := remote.Head(reference, with...)
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("%s: %w", image, err)
+	}
+	digest := reference.Context().Digest(is.Digest.String())
+	sum, err := hex.DecodeString(is.Digest.Hex)
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+	}
+	index, err := remote.Referrers(digest, with...)
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+	}
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+	}
+	var bundles []*bundle.Bundle
+	for _, r := range manifest.Manifests {
+		if !strings.HasPrefix(r.ArtifactType, bundleType) {
+			continue
+		}
+		if len(bundles) == maxSignatures {
+			return nil, nil, "", fmt.Errorf("%s has more than %d signatures", digest, maxSignatures)
+		}
+		b, err := readBundle(digest.Context().Digest(r.Digest.String()), with)
+		if err != nil {
+			return nil, nil, "", fmt.Errorf("%s: its signature %s: %w", digest, r.Digest, err)
+		}
+		bundles = append(bundles, b)
+	}
+	return verify.WithArtifactDigest(is.Digest.Algorithm, sum), bundles, digest.String(), nil
+}
+
+func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
+	artifact, err := remote.Image(at, with...)
+	if err != nil {
+		return nil, err
+	}
+	layers, err := artifact.Layers()
+	if err != nil || len(layers) != 1 {
+		return nil, fmt.Errorf("it has %d layers, not one: %w", len(layers), err)
+	}
+	stored, err := layers[0].Compressed() // as it is stored, which isn't compressed
+	if err != nil {
+		return nil, err
+	}
+	defer stored.Close()
+	text, err := io.ReadAll(io.LimitReader(stored, maxSignature))
+	if err != nil {
+		return nil, err
+	}
+	b := new(bundle.Bundle)
+	return b, b.UnmarshalJSON(text)
+}

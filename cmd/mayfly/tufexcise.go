@@ -1,0 +1,80 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+// excision is a time in which nothing is to count that was signed, as flags say it.
+type excision struct {
+	times string
+	hits  int
+}
+
+// maxListed is how many identities are printed that an excision hits.
+const maxListed = 50
+
+// agreed puts the time into c, once the number of certificates is repeated that it hits.
+func (e excision) agreed(w io.Writer, c *config.Config) ([]trustroot.Gap, error) {
+	if e.times == "" {
+		return nil, nil
+	}
+	gap, err := trustroot.ParseGap(e.times)
+	if err != nil {
+		return nil, usage("give --excise FROM/TO", "--excise: %w", err)
+	}
+	by, count, err := issuedIn(string(c.Audit.Path), gap)
+	if err != nil {
+		return nil, fail("run it where the audit trail is", "what it hits can't be counted: %w", err)
+	}
+	fmt.Fprintf(w, "Certificates that could sign in %s: %d\n", gap, count)
+	for i, who := range slices.SortedFunc(maps.Keys(by), func(a, b string) int { return by[b] - by[a] }) {
+		if i == maxListed {
+			fmt.Fprintf(w, "  and %d more identities\n", len(by)-i)
+			break
+		}
+		fmt.Fprintf(w, "  %6d %s\n", by[who], terminal.Escape(who))
+	}
+	if e.hits != count {
+		return nil, fail(fmt.Sprintf("if no signature of these is to count any more, say --excise %s --hits %d", gap, count),
+			"nothing is drafted: all of these are hit, and --hits doesn't say so many")
+	}
+	if !slices.ContainsFunc(c.Trust.Excised, func(g trustroot.Gap) bool { return g.String() == gap.String() }) {
+		c.Trust.Excised = append(c.Trust.Excised, gap)
+		fmt.Fprintf(w, "\nPut it into the configuration as well, for good (trust.excised), or the next draft is refused:\n  - {from: %s, to: %s}\n\n",
+			gap.From.UTC().Format(time.RFC3339), gap.To.UTC().Format(time.RFC3339))
+	}
+	return []trustroot.Gap{gap}, nil
+}
+
+// issuedIn counts the certificates on record whose validity meets the gap, by identity.
+func issuedIn(trail string, gap trustroot.Gap) (by map[string]int, count int, err error) {
+	if audit.Begun(trail) == "" {
+		return nil, 0, fmt.Errorf("%s has no records", trail)
+	}
+	f := audit.Follow(trail, gap.From.Add(-authority.MaxLeafLifetime-time.Minute), audit.Issued)
+	defer f.Close()
+	by = make(map[string]int)
+	for event, err := range f.Unread() {
+		if line := (*audit.LineError)(nil); errors.As(err, &line) {
+			event.SAN = "a record that can't be read: " + line.Error()
+		} else if err != nil {
+			return nil, 0, err
+		}
+		if err != nil || event.Purpose == "" && !event.NotBefore.After(gap.To) && !event.NotAfter.Before(gap.From) {
+			by[event.SAN]++
+			count++
+		}
+	}
+	return by, count, nil
+}
