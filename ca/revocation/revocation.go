@@ -82,7 +82,7 @@ func Parse(b []byte) (*List, error) {
 		b = block.Bytes
 	}
 	crl, err := x509.ParseRevocationList(b)
-	if err != nil || crl.Number == nil {
+	if err != nil || crl.Number == nil || len(crl.Raw) != len(b) {
 		return nil, refuse(Malformed, "that isn't the whole of a revocation list with a number (a CRL of version 2, in DER or PEM): get it anew")
 	}
 	return &List{crl}, nil

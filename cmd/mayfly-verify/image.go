@@ -17,14 +17,14 @@ import (
 // signPredicate is the type of the statement that cosign 3 signs an image with.
 const signPredicate = "https://sigstore.dev/cosign/sign/v1"
 
-// bundleType begins the types of what refers to an image and is a bundle.
+// bundleType begins the media types of bundles.
 const bundleType = "application/vnd.dev.sigstore.bundle"
 
 // The most that is read of an image's signatures: anybody who may write beside the
 // image can add some.
 const (
-	maxSignatures = 100
-	maxSignature  = 16 << 20 // bytes
+	maxReferrers = 200
+	maxSignature = 16 << 20 // bytes
 )
 
 // imageSignatures are the bundles that refer to an image (OCI distribution, referrers),
@@ -52,23 +52,24 @@ func imageSignatures(ctx context.Context, image string) (verify.ArtifactPolicyOp
 	if err != nil {
 		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
 	}
+	if n := len(manifest.Manifests); n > maxReferrers {
+		return nil, nil, "", fmt.Errorf("%s has %d signatures and the like, and at most %d are read", digest, n, maxReferrers)
+	}
 	var bundles []*bundle.Bundle
 	for _, r := range manifest.Manifests {
-		if !strings.HasPrefix(r.ArtifactType, bundleType) {
-			continue
-		}
-		if len(bundles) == maxSignatures {
-			return nil, nil, "", fmt.Errorf("%s has more than %d signatures", digest, maxSignatures)
-		}
 		b, err := readBundle(digest.Context().Digest(r.Digest.String()), with)
 		if err != nil {
-			return nil, nil, "", fmt.Errorf("%s: its signature %s: %w", digest, r.Digest, err)
+			return nil, nil, "", fmt.Errorf("%s: what refers to it, %s: %w", digest, r.Digest, err)
 		}
-		bundles = append(bundles, b)
+		if b != nil {
+			bundles = append(bundles, b)
+		}
 	}
 	return verify.WithArtifactDigest(is.Digest.Algorithm, sum), bundles, digest.String(), nil
 }
 
+// readBundle is nil for what isn't a bundle. Its layer says so: registries differ in the
+// artifact type that they give.
 func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
 	artifact, err := remote.Image(at, with...)
 	if err != nil {
@@ -76,7 +77,10 @@ func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
 	}
 	layers, err := artifact.Layers()
 	if err != nil || len(layers) != 1 {
-		return nil, fmt.Errorf("it has %d layers, not one: %w", len(layers), err)
+		return nil, err
+	}
+	if kind, err := layers[0].MediaType(); err != nil || !strings.HasPrefix(string(kind), bundleType) {
+		return nil, err
 	}
 	stored, err := layers[0].Compressed() // as it is stored, which isn't compressed
 	if err != nil {

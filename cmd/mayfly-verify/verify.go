@@ -224,5 +224,5 @@ func (s *signature) of(c *x509.Certificate) {
 		s.SAN, s.Issuer = is.SubjectAlternativeName, is.Issuer
 	}
 	sum := sha256.Sum256(c.Raw)
-	s.Serial, s.Authority, s.Fingerprint = hex.EncodeToString(c.SerialNumber.Bytes()), hex.EncodeToString(c.AuthorityKeyId), hex.EncodeToString(sum[:])
+	s.Serial, s.Authority, s.Fingerprint = c.SerialNumber.Text(16), hex.EncodeToString(c.AuthorityKeyId), hex.EncodeToString(sum[:])
 }
