@@ -40,11 +40,11 @@ demo: build ## the same in a folder that is thrown away, then exit
 	@internal/tools/packages.sh ca-certificates curl
 	@internal/tools/demo/run.sh --exit bin/mayfly
 
-build: ## bin/mayfly, static
-	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/mayfly ./cmd/mayfly
+build: ## bin/mayfly and bin/mayfly-verify, static
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/ ./cmd/mayfly ./cmd/mayfly-verify
 
-install: build ## bin/mayfly into $(PREFIX)/bin
-	install -D -m 0755 bin/mayfly $(DESTDIR)$(PREFIX)/bin/mayfly
+install: build ## both into $(PREFIX)/bin
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/mayfly bin/mayfly-verify
 
 test: ## every test of the product, with the race detector
 	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools redis-server

@@ -9,9 +9,10 @@ import (
 
 // Gap is a time, both ends included, in which nothing counts that was signed.
 type Gap struct {
-	// From and To are the first and the last moment.
+	// From is its first moment.
 	From time.Time `yaml:"from"`
-	To   time.Time `yaml:"to"`
+	// To is its last moment.
+	To time.Time `yaml:"to"`
 }
 
 // ParseGap reads FROM/TO, two times of RFC 3339.

@@ -70,6 +70,7 @@ var commands = []func(streams) *cobra.Command{
 	newCheckCommand,
 	newRequestCommand,
 	newCertCommand,
+	newVerifyCommand,
 	newTokenCommand,
 	newPolicyCommand,
 	newConfigCommand,

@@ -1,0 +1,37 @@
+package main
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+
+	"github.com/spf13/cobra"
+)
+
+// verifier is the program that verifies: with its libraries it weighs 20 MB, which the
+// server needn't carry (docs/decisions/2026-11-29-verifier.md).
+const verifier = "mayfly-verify"
+
+func newVerifyCommand(streams) *cobra.Command {
+	return &cobra.Command{
+		Use:   "verify ARGUMENT...",
+		Short: "Verify a signature, and that its certificate isn't revoked",
+		Long: `Runs mayfly-verify, a program of its own, which stands beside this one or in the PATH:
+mayfly-verify --help says all about it.`,
+		DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			self, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			path := filepath.Join(filepath.Dir(self), verifier)
+			if _, err := os.Stat(path); err != nil {
+				if path, err = exec.LookPath(verifier); err != nil {
+					return fail("install it: it is built and released beside mayfly", "verifying takes the program %s, which isn't here", verifier)
+				}
+			}
+			return syscall.Exec(path, append([]string{verifier}, args...), os.Environ()) // #nosec G204 -- the arguments are the caller's own
+		},
+	}
+}
