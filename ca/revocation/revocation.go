@@ -92,9 +92,6 @@ func Parse(b []byte) (*List, error) {
 // lists are named after it.
 func (l *List) Authority() string { return hex.EncodeToString(l.crl.AuthorityKeyId) }
 
-// Number is the list's number, which only rises.
-func (l *List) Number() *big.Int { return l.crl.Number }
-
 // Terms are what a verifier asks of a list.
 type Terms struct {
 	// Now is the verifier's own time. A signature's would let an old list count.
@@ -123,7 +120,7 @@ func (l *List) Check(certificate, issuer *x509.Certificate, t Terms) error {
 		return e.SerialNumber.Cmp(certificate.SerialNumber) == 0
 	}); i >= 0 {
 		entry := l.crl.RevokedCertificateEntries[i]
-		r := refuse(Revoked, "the certificate %x is revoked (%s): nothing that was ever signed with it counts", certificate.SerialNumber, Reason(entry.ReasonCode))
+		r := refuse(Revoked, "the certificate %x is revoked (reason code %d): nothing that was ever signed with it counts", certificate.SerialNumber, entry.ReasonCode)
 		r.Entry = &entry
 		return r
 	}
@@ -180,34 +177,17 @@ func (l *List) whole(certificate *x509.Certificate) *Refusal {
 	return nil
 }
 
-// reasons are the words of RFC 5280 §5.3.1.
-var reasons = [...]string{
-	"unspecified", "keyCompromise", "cACompromise", "affiliationChanged", "superseded", "cessationOfOperation",
-	"certificateHold", 8: "removeFromCRL", 9: "privilegeWithdrawn", 10: "aACompromise",
-}
-
-// Reason is a code's name.
-func Reason(code int) string {
-	if code < 0 || code >= len(reasons) || reasons[code] == "" {
-		return fmt.Sprintf("reason %d", code)
-	}
-	return reasons[code]
-}
-
-// Source has the list of an authority, by its key id in hexadecimal, and the highest
-// number of its lists that was seen before: nil for none. Where it has no list, its
-// error is a *[Refusal] of the kind Missing.
-type Source func(authority string) (l *List, known *big.Int, err error)
+// Source has the list of an authority, by its key id in hexadecimal. Where it has none,
+// its error is that of [NoList].
+type Source func(authority string) (*List, error)
 
 // From is a source of lists that are at hand.
 func From(lists ...*List) Source {
-	return func(authority string) (*List, *big.Int, error) {
-		for _, l := range lists {
-			if l.Authority() == authority {
-				return l, nil, nil
-			}
+	return func(authority string) (*List, error) {
+		if i := slices.IndexFunc(lists, func(l *List) bool { return l.Authority() == authority }); i >= 0 {
+			return lists[i], nil
 		}
-		return nil, nil, NoList(authority)
+		return nil, NoList(authority)
 	}
 }
 

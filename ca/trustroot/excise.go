@@ -3,6 +3,7 @@ package trustroot
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 )
@@ -65,22 +66,13 @@ func (h History) Excise(gaps []Gap) History {
 
 // Regained are the gaps of h in which next trusts an authority again, in words.
 func (h History) Regained(next History) (words []string) {
-	h = h.ordered()
-	for i, a := range h.Authorities {
-		for _, b := range h.Authorities[i+1:] {
-			if !a.same(b) {
-				continue
-			}
-			gap := Gap{a.End.Add(time.Second), b.Start.Add(-time.Second)}
-			for _, n := range next.Authorities {
-				if n.same(a) && n.Holds(gap.From) {
-					words = append(words, fmt.Sprintf("what %s signed in %s was excised and would count again: keep it under trust.excised", a.Chain[0].Subject, gap))
-				}
-			}
-			break // b is the next window
+	for _, a := range h.Authorities {
+		hole := a.End.Add(time.Second)
+		holds := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Holds(hole) }
+		goesOn := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Start.After(hole) }
+		if !a.End.IsZero() && slices.ContainsFunc(h.Authorities, goesOn) && !slices.ContainsFunc(h.Authorities, holds) && slices.ContainsFunc(next.Authorities, holds) {
+			words = append(words, fmt.Sprintf("what %s signed from %s on was excised and would count again: keep it under trust.excised", a.Chain[0].Subject, hole.UTC().Format(time.RFC3339)))
 		}
 	}
 	return words
 }
-
-func (a *Authority) same(b Authority) bool { return a.Chain[0].Equal(b.Chain[0]) }

@@ -165,7 +165,7 @@ func TestExciseIsStaged(t *testing.T) {
 	r.stage(later) // nothing is lost any more
 
 	r.input = whole
-	if _, err := Stage(r.load(), r.documents(), false, nil, later); err == nil || !strings.Contains(err.Error(), "in 2026-11-29T09:00:00Z/2026-11-29T10:00:00Z was excised and would count again") {
+	if _, err := Stage(r.load(), r.documents(), false, nil, later); err == nil || !strings.Contains(err.Error(), "from 2026-11-29T09:00:00Z on was excised and would count again") {
 		t.Errorf("the gap is forgotten: %v", err)
 	}
 	_, err = Stage(r.load(), r.documents(), true, nil, later)

@@ -14,58 +14,53 @@ import (
 	"github.com/sigstore/sigstore-go/pkg/verify"
 )
 
-// signPredicate is the type of the statement that cosign 3 signs an image with.
-const signPredicate = "https://sigstore.dev/cosign/sign/v1"
-
-// bundleType begins the media types of bundles.
-const bundleType = "application/vnd.dev.sigstore.bundle"
-
-// The most that is read of an image's signatures: anybody who may write beside the
-// image can add some.
+// What cosign 3 signs an image with: the type of the statement, and how the media type
+// of the bundle begins.
 const (
-	maxReferrers = 200
-	maxSignature = 16 << 20 // bytes
+	signPredicate = "https://sigstore.dev/cosign/sign/v1"
+	bundleType    = "application/vnd.dev.sigstore.bundle"
 )
 
-// imageSignatures are the bundles that refer to an image (OCI distribution, referrers),
-// with the digest that its name has, or its tag has now.
-func imageSignatures(ctx context.Context, image string) (verify.ArtifactPolicyOption, []*bundle.Bundle, string, error) {
+// The most that is read of what refers to an image: anybody who may write beside it can
+// add some.
+const maxReferrers, maxBundle = 200, 16 << 20
+
+// readImage gives the bundles that refer to an image (OCI distribution, referrers), by
+// the digest in its name or that its tag has now.
+func (v *verification) readImage(ctx context.Context, image string) (bundles []*bundle.Bundle, err error) {
 	reference, err := name.ParseReference(image)
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("%w: %q isn't an image: %w", errUsage, image, err)
+		return nil, err
 	}
 	with := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
 	is, err := remote.Head(reference, with...)
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("%s: %w", image, err)
+		return nil, err
 	}
-	digest := reference.Context().Digest(is.Digest.String())
 	sum, err := hex.DecodeString(is.Digest.Hex)
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+		return nil, err
 	}
-	index, err := remote.Referrers(digest, with...)
+	v.artifact = verify.WithArtifactDigest(is.Digest.Algorithm, sum)
+	index, err := remote.Referrers(reference.Context().Digest(is.Digest.String()), with...)
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+		return nil, err
 	}
 	manifest, err := index.IndexManifest()
 	if err != nil {
-		return nil, nil, "", fmt.Errorf("%s: %w", digest, err)
+		return nil, err
 	}
 	if n := len(manifest.Manifests); n > maxReferrers {
-		return nil, nil, "", fmt.Errorf("%s has %d signatures and the like, and at most %d are read", digest, n, maxReferrers)
+		return nil, fmt.Errorf("it has %d signatures and the like, and at most %d are read", n, maxReferrers)
 	}
-	var bundles []*bundle.Bundle
 	for _, r := range manifest.Manifests {
-		b, err := readBundle(digest.Context().Digest(r.Digest.String()), with)
-		if err != nil {
-			return nil, nil, "", fmt.Errorf("%s: what refers to it, %s: %w", digest, r.Digest, err)
-		}
-		if b != nil {
+		if b, err := readBundle(reference.Context().Digest(r.Digest.String()), with); err != nil {
+			return nil, fmt.Errorf("what refers to it, %s: %w", r.Digest, err)
+		} else if b != nil {
 			bundles = append(bundles, b)
 		}
 	}
-	return verify.WithArtifactDigest(is.Digest.Algorithm, sum), bundles, digest.String(), nil
+	return bundles, nil
 }
 
 // readBundle is nil for what isn't a bundle. Its layer says so: registries differ in the
@@ -87,7 +82,7 @@ func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
 		return nil, err
 	}
 	defer stored.Close()
-	text, err := io.ReadAll(io.LimitReader(stored, maxSignature))
+	text, err := io.ReadAll(io.LimitReader(stored, maxBundle))
 	if err != nil {
 		return nil, err
 	}

@@ -1,22 +1,21 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
+	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/revocation"
 	"github.com/mayfly-ca/mayfly/ca/revocation/guard"
@@ -25,204 +24,144 @@ import (
 
 // options are the command line.
 type options struct {
-	bundle, digest, predicate    string
-	identity, identityRegexp     string
-	issuer, issuerRegexp         string
-	trustedRoot, tufURL, tufRoot string
-	crl                          []string
-	cache                        string
-	offline, allowStale, json    bool
-	ignoreTlog, ignoreSCT        bool
-	out, warn                    io.Writer
+	bundle, trustedRoot, tufURL, tufRoot, crl      string
+	identity, identityRegexp, issuer, issuerRegexp string
+	offline, allowStale, json                      bool
+	warn                                           io.Writer
 }
 
 // signature is what one signature came to, as it is printed.
 type signature struct {
 	Result      string      `json:"result"` // good, bad, or a kind of refusal
 	Words       string      `json:"words,omitempty"`
-	SAN         string      `json:"san,omitempty"`
-	Issuer      string      `json:"issuer,omitempty"`
-	Serial      string      `json:"serial,omitempty"`
-	Authority   string      `json:"authority,omitempty"` // its key id
-	Fingerprint string      `json:"certificate_fingerprint,omitempty"`
+	SAN         string      `json:"san"`
+	Issuer      string      `json:"issuer"`
+	Serial      string      `json:"serial"`
+	Authority   string      `json:"authority"` // its key id
+	Fingerprint string      `json:"certificate_fingerprint"`
 	Times       []time.Time `json:"timestamps,omitempty"`
-
-	err error
 }
 
 // run verifies, prints what came out, and fails unless a signature is good.
-func (o *options) run(ctx context.Context, args []string) error {
+func (o *options) run(cmd *cobra.Command, name string) error {
+	o.warn = cmd.ErrOrStderr()
 	identity, err := verify.NewShortCertificateIdentity(o.issuer, o.issuerRegexp, o.identity, o.identityRegexp)
 	if err != nil {
-		return fmt.Errorf("%w: %w", errUsage, err)
+		return fmt.Errorf("say who signed with --certificate-identity and --certificate-oidc-issuer: %w", err)
 	}
-	t, err := o.trust(ctx)
-	if err != nil {
+	v := verification{options: o, identity: identity}
+	if v.trusted, v.lists, err = o.trust(cmd.Context()); err != nil {
 		return err
 	}
-	artifact, bundles, name, err := o.artifact(ctx, args)
+	bundles, err := v.read(cmd.Context(), name)
 	if err != nil {
-		return err
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	v := verification{options: o, trust: t, artifact: artifact, identity: identity}
-	var all []signature
-	for _, b := range bundles {
-		all = append(all, v.signature(b))
-	}
-	err = o.outcome(all)
-	if e := o.print(name, all, err); e != nil {
-		return e
-	}
-	return err
-}
-
-// outcome is nil when one signature is good; else the error that says most.
-func (o *options) outcome(all []signature) error {
-	var outcome error = errors.New("there is no signature")
-	for _, s := range all {
-		switch {
-		case s.err == nil:
-			return nil
-		case exitCode(outcome) == exitNotGood, exitCode(s.err) == exitRevoked:
-			outcome = s.err
+	result := errors.New("there is no signature")
+	all := make([]signature, len(bundles))
+	for i, b := range bundles {
+		if err := v.signature(b, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
+			result = err // the last, unless one was revoked: one that is good is enough
 		}
 	}
-	return outcome
-}
-
-func (o *options) print(name string, all []signature, outcome error) error {
 	if o.json {
-		result := map[string]any{"artifact": name, "good": outcome == nil, "signatures": all}
-		e := json.NewEncoder(o.out)
-		e.SetIndent("", "  ")
-		return e.Encode(result)
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"artifact": name, "good": result == nil, "signatures": all})
+		return cmp.Or(result, err)
 	}
 	for _, s := range all {
-		fmt.Fprintf(o.out, "%-8s %s by %s (%s)", s.Result, terminal.Escape(name), terminal.Escape(s.SAN), terminal.Escape(s.Issuer))
-		for _, t := range s.Times {
-			fmt.Fprintf(o.out, " at %s", t.UTC().Format(time.RFC3339))
-		}
-		fmt.Fprintf(o.out, ", certificate %s\n", s.Serial)
+		fmt.Fprintf(cmd.OutOrStdout(), "%-8s %s by %s (%s), certificate %s\n", s.Result, terminal.Escape(name), terminal.Escape(s.SAN), terminal.Escape(s.Issuer), s.Serial)
 	}
-	return nil
-}
-
-// artifact is what was signed, its signatures, and its name.
-func (o *options) artifact(ctx context.Context, args []string) (verify.ArtifactPolicyOption, []*bundle.Bundle, string, error) {
-	if o.bundle == "" {
-		if len(args) != 1 || o.digest != "" {
-			return nil, nil, "", fmt.Errorf("%w: name an image, or a file and its --bundle", errUsage)
-		}
-		return imageSignatures(ctx, args[0])
-	}
-	if (len(args) == 1) == (o.digest != "") {
-		return nil, nil, "", fmt.Errorf("%w: with --bundle name a file, or its --digest", errUsage)
-	}
-	b, err := bundle.LoadJSONFromPath(o.bundle)
-	if err != nil {
-		return nil, nil, "", fmt.Errorf("%s isn't a Sigstore bundle: %w", o.bundle, err)
-	}
-	if o.digest != "" {
-		sum, err := hex.DecodeString(strings.TrimPrefix(o.digest, "sha256:"))
-		if err != nil || len(sum) != sha256.Size {
-			return nil, nil, "", fmt.Errorf("%w: --digest is sha256: and 64 hexadecimal digits", errUsage)
-		}
-		return verify.WithArtifactDigest("sha256", sum), []*bundle.Bundle{b}, o.digest, nil
-	}
-	if _, err := os.Stat(args[0]); err != nil {
-		return nil, nil, "", err
-	}
-	return func(p *verify.PolicyConfig) error { // each verification reads it anew
-		file, err := os.Open(args[0])
-		if err != nil {
-			return err
-		}
-		return verify.WithArtifact(file)(p)
-	}, []*bundle.Bundle{b}, args[0], nil
+	return result
 }
 
 // verification is how each signature is verified.
 type verification struct {
 	*options
-	trust    *trust
+	trusted  *root.TrustedRoot
+	lists    revocation.Source // nil where none is to be asked
 	artifact verify.ArtifactPolicyOption
 	identity verify.CertificateIdentity
 }
 
-// signature verifies one.
-func (v *verification) signature(b *bundle.Bundle) (s signature) {
+// read gives the signatures of an artifact.
+func (v *verification) read(ctx context.Context, name string) ([]*bundle.Bundle, error) {
+	if v.bundle == "" {
+		return v.readImage(ctx, name)
+	}
+	b, err := bundle.LoadJSONFromPath(v.bundle)
+	if err != nil {
+		return nil, fmt.Errorf("%s isn't a Sigstore bundle: %w", v.bundle, err)
+	}
+	v.artifact = func(p *verify.PolicyConfig) error { // each verification reads it anew
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		return verify.WithArtifact(file)(p)
+	}
+	return []*bundle.Bundle{b}, nil
+}
+
+// signature verifies one. It is revoked only if all else is good: who asks goes by that.
+func (v *verification) signature(b *bundle.Bundle, s *signature) (err error) {
+	defer func() {
+		s.Result = "good"
+		if refusal := (*revocation.Refusal)(nil); errors.As(err, &refusal) {
+			s.Result, s.Words = string(refusal.Kind), refusal.Words
+		} else if err != nil {
+			s.Result, s.Words = "bad", err.Error()
+		}
+	}()
 	content, err := b.VerificationContent()
-	if err != nil || content.Certificate() == nil {
-		return signature{Result: "bad", Words: "signed with a key, and not with a certificate", err: errors.New("signed with a key, and not with a certificate")}
-	}
-	s.of(content.Certificate())
-	guarded := guard.New(v.trust.root, v.trust.lists, revocation.Terms{Now: time.Now(), Stale: v.stale()})
-	var material root.TrustedMaterial = guarded
-	if v.trust.lists == nil {
-		material = v.trust.root
-	}
-	if s.err = v.verify(b, material, &s); s.err != nil && guarded.Refusal() != nil {
-		// It is revoked only if nothing else speaks against it: who asks goes by that.
-		if err := v.verify(b, v.trust.root, &s); err == nil {
-			s.err = guarded.Refusal()
-		}
-	}
-	s.Result = "good"
-	if s.err != nil {
-		s.Result, s.Words = "bad", s.err.Error()
-		if r := (*revocation.Refusal)(nil); errors.As(s.err, &r) {
-			s.Result = string(r.Kind)
-		}
-	}
-	if s.Result == "good" || s.Result == string(revocation.Revoked) {
-		v.trust.remember(s.Authority)
-	}
-	return s
-}
-
-func (v *verification) stale() func(*revocation.Refusal) {
-	if !v.allowStale {
-		return nil
-	}
-	return func(r *revocation.Refusal) { fmt.Fprintln(v.warn, "mayfly-verify: warning:", r.Words) }
-}
-
-// verify has sigstore-go verify a bundle by what the trusted root has.
-func (v *verification) verify(b *bundle.Bundle, material root.TrustedMaterial, s *signature) error {
-	by := verify.WithObserverTimestamps(1)
-	if len(material.TimestampingAuthorities()) == 0 && len(material.RekorLogs()) == 0 {
-		by = verify.WithCurrentTime()
-	}
-	wanted := []verify.VerifierOption{by, verify.WithoutStatementPredicate()}
-	if len(material.RekorLogs()) > 0 && !v.ignoreTlog {
-		wanted = append(wanted, verify.WithTransparencyLog(1))
-	}
-	if len(material.CTLogs()) > 0 && !v.ignoreSCT {
-		wanted = append(wanted, verify.WithSignedCertificateTimestamps(1))
-	}
-	verifier, err := verify.NewVerifier(material, wanted...)
 	if err != nil {
 		return err
 	}
-	result, err := verifier.Verify(b, verify.NewPolicy(v.artifact, verify.WithCertificateIdentity(v.identity)))
-	if err != nil {
-		return err
+	c := content.Certificate()
+	if c == nil {
+		return errors.New("it is signed with a key, and not with a certificate")
 	}
-	if v.bundle == "" && result.Statement.GetPredicateType() != v.predicate {
-		return fmt.Errorf("it is a statement of the type %q, not %q (--type)", result.Statement.GetPredicateType(), v.predicate)
-	}
-	s.Times = nil
-	for _, t := range result.VerifiedTimestamps {
-		s.Times = append(s.Times, t.Timestamp)
-	}
-	return nil
-}
-
-// of has s say whose certificate it is.
-func (s *signature) of(c *x509.Certificate) {
 	if is, err := certificate.SummarizeCertificate(c); err == nil {
 		s.SAN, s.Issuer = is.SubjectAlternativeName, is.Issuer
 	}
-	sum := sha256.Sum256(c.Raw)
-	s.Serial, s.Authority, s.Fingerprint = c.SerialNumber.Text(16), hex.EncodeToString(c.AuthorityKeyId), hex.EncodeToString(sum[:])
+	s.Serial, s.Authority, s.Fingerprint = c.SerialNumber.Text(16), fmt.Sprintf("%x", c.AuthorityKeyId), fmt.Sprintf("%x", sha256.Sum256(c.Raw))
+	if s.Times, err = v.verify(b, v.trusted); err != nil || v.lists == nil {
+		return err
+	}
+	terms := revocation.Terms{Now: time.Now()}
+	if v.allowStale {
+		terms.Stale = func(r *revocation.Refusal) { fmt.Fprintln(v.warn, "mayfly-verify: warning:", r) }
+	}
+	guarded := guard.New(v.trusted, v.lists, terms)
+	_, err = v.verify(b, guarded)
+	return cmp.Or(guarded.Refusal(), err)
+}
+
+// verify has sigstore-go verify a bundle by all that the trusted root has, and gives the
+// times of its signature.
+func (v *verification) verify(b *bundle.Bundle, by root.TrustedMaterial) (times []time.Time, err error) {
+	wanted := []verify.VerifierOption{verify.WithObserverTimestamps(1), verify.WithoutStatementPredicate()}
+	if len(by.TimestampingAuthorities())+len(by.RekorLogs()) == 0 {
+		wanted[0] = verify.WithCurrentTime()
+	}
+	if len(by.RekorLogs()) > 0 {
+		wanted = append(wanted, verify.WithTransparencyLog(1))
+	}
+	if len(by.CTLogs()) > 0 {
+		wanted = append(wanted, verify.WithSignedCertificateTimestamps(1))
+	}
+	verifier, err := verify.NewVerifier(by, wanted...)
+	if err != nil {
+		return nil, err
+	}
+	result, err := verifier.Verify(b, verify.NewPolicy(v.artifact, verify.WithCertificateIdentity(v.identity)))
+	if err != nil {
+		return nil, err
+	}
+	if is := result.Statement.GetPredicateType(); v.bundle == "" && is != signPredicate {
+		return nil, fmt.Errorf("it is a statement of the type %q, and no signature", is)
+	}
+	for _, t := range result.VerifiedTimestamps {
+		times = append(times, t.Timestamp)
+	}
+	return times, nil
 }

@@ -21,9 +21,6 @@ type excision struct {
 	hits  int
 }
 
-// maxListed is how many identities are printed that an excision hits.
-const maxListed = 50
-
 // agreed puts the time into c, once the number of certificates is repeated that it hits.
 func (e excision) agreed(w io.Writer, c *config.Config) ([]trustroot.Gap, error) {
 	if e.times == "" {
@@ -38,11 +35,7 @@ func (e excision) agreed(w io.Writer, c *config.Config) ([]trustroot.Gap, error)
 		return nil, fail("run it where the audit trail is", "what it hits can't be counted: %w", err)
 	}
 	fmt.Fprintf(w, "Certificates that could sign in %s: %d\n", gap, count)
-	for i, who := range slices.SortedFunc(maps.Keys(by), func(a, b string) int { return by[b] - by[a] }) {
-		if i == maxListed {
-			fmt.Fprintf(w, "  and %d more identities\n", len(by)-i)
-			break
-		}
+	for _, who := range slices.SortedFunc(maps.Keys(by), func(a, b string) int { return by[b] - by[a] }) {
 		fmt.Fprintf(w, "  %6d %s\n", by[who], terminal.Escape(who))
 	}
 	if e.hits != count {
@@ -51,8 +44,7 @@ func (e excision) agreed(w io.Writer, c *config.Config) ([]trustroot.Gap, error)
 	}
 	if !slices.ContainsFunc(c.Trust.Excised, func(g trustroot.Gap) bool { return g.String() == gap.String() }) {
 		c.Trust.Excised = append(c.Trust.Excised, gap)
-		fmt.Fprintf(w, "\nPut it into the configuration as well, for good (trust.excised), or the next draft is refused:\n  - {from: %s, to: %s}\n\n",
-			gap.From.UTC().Format(time.RFC3339), gap.To.UTC().Format(time.RFC3339))
+		fmt.Fprintf(w, "Put it into the configuration too (trust.excised), or the next draft is refused: %s\n", gap)
 	}
 	return []trustroot.Gap{gap}, nil
 }

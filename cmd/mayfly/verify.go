@@ -21,17 +21,15 @@ func newVerifyCommand(streams) *cobra.Command {
 mayfly-verify --help says all about it.`,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
+			args = append([]string{verifier}, args...)
 			self, err := os.Executable()
-			if err != nil {
-				return err
+			if err == nil {
+				err = syscall.Exec(filepath.Join(filepath.Dir(self), verifier), args, os.Environ()) // it comes back only where that isn't there
 			}
-			path := filepath.Join(filepath.Dir(self), verifier)
-			if _, err := os.Stat(path); err != nil {
-				if path, err = exec.LookPath(verifier); err != nil {
-					return fail("install it: it is built and released beside mayfly", "verifying takes the program %s, which isn't here", verifier)
-				}
+			if path, failed := exec.LookPath(verifier); failed == nil {
+				err = syscall.Exec(path, args, os.Environ())
 			}
-			return syscall.Exec(path, append([]string{verifier}, args...), os.Environ()) // #nosec G204 -- the arguments are the caller's own
+			return fail("install it: it is built and released beside mayfly", "verifying takes the program %s: %w", verifier, err)
 		},
 	}
 }

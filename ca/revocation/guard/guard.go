@@ -5,7 +5,6 @@ package guard
 import (
 	"crypto/x509"
 	"encoding/hex"
-	"sync"
 	"time"
 
 	"github.com/sigstore/sigstore-go/pkg/root"
@@ -21,21 +20,16 @@ type Material struct {
 	root.TrustedMaterial
 	source  revocation.Source
 	terms   revocation.Terms
-	mu      sync.Mutex
 	refusal error
 }
 
-// New guards trusted material with lists. Terms' Known is the source's matter.
+// New guards trusted material with lists.
 func New(trusted root.TrustedMaterial, source revocation.Source, terms revocation.Terms) *Material {
-	return &Material{TrustedMaterial: trusted, source: source, terms: terms}
+	return &Material{trusted, source, terms, nil}
 }
 
 // Refusal is why a certificate was refused that is good otherwise; nil where none was.
-func (m *Material) Refusal() error {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	return m.refusal
-}
+func (m *Material) Refusal() error { return m.refusal }
 
 // FulcioCertificateAuthorities are the guarded authorities.
 func (m *Material) FulcioCertificateAuthorities() []root.CertificateAuthority {
@@ -57,24 +51,14 @@ func (g guarded) Verify(certificate *x509.Certificate, signed time.Time) ([][]*x
 	if err != nil {
 		return nil, err
 	}
-	if err := g.material.check(chains[0]); err != nil {
-		g.material.mu.Lock()
-		defer g.material.mu.Unlock()
+	issuer := chains[0][min(1, len(chains[0])-1)]
+	list, err := g.material.source(hex.EncodeToString(issuer.SubjectKeyId))
+	if err == nil {
+		err = list.Check(certificate, issuer, g.material.terms)
+	}
+	if err != nil {
 		g.material.refusal = err
 		return nil, err
 	}
 	return chains, nil
-}
-
-func (m *Material) check(chain []*x509.Certificate) error {
-	if len(chain) < 2 { // the root itself has signed
-		return revocation.NoList("none")
-	}
-	list, known, err := m.source(hex.EncodeToString(chain[1].SubjectKeyId))
-	if err != nil {
-		return err
-	}
-	terms := m.terms
-	terms.Known = known
-	return list.Check(chain[0], chain[1], terms)
 }

@@ -113,5 +113,5 @@ func Example() {
 	if err != nil && errors.As(guarded.Refusal(), &refusal) {
 		fmt.Println(refusal.Kind, "-", refusal)
 	}
-	// Output: revoked - the certificate 2 is revoked (unspecified): nothing that was ever signed with it counts
+	// Output: revoked - the certificate 2 is revoked (reason code 0): nothing that was ever signed with it counts
 }
