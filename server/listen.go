@@ -13,6 +13,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -33,6 +34,11 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 	var l listeners
 	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
 		return err
+	}
+	if l.certificates != nil {
+		if err := s.registry.Register(l.certificates.expiry()); err != nil {
+			return err
+		}
 	}
 	defer func() {
 		if err != nil {
@@ -357,6 +363,18 @@ func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 	t.current = fresh
 	t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", slog.String("cert_file", t.cert))
 	return t.current, nil
+}
+
+// expiry shows when the certificate that is served ends.
+func (t *certificates) expiry() prometheus.Collector {
+	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "mayfly_tls_expiry_timestamp_seconds",
+		Help: "When the TLS certificate of the API's listeners ends, in Unix seconds.",
+	}, func() float64 {
+		t.mu.Lock()
+		defer t.mu.Unlock()
+		return float64(t.current.Leaf.NotAfter.Unix())
+	})
 }
 
 // become serves what fresh, which nobody else uses, has read.

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus/testutil"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -390,6 +391,9 @@ func TestChangedCertificateFilesAreServed(t *testing.T) {
 	serverFiles(t, dir, "second")
 	if got := name(); got != "second" {
 		t.Errorf("after a change: %s", got)
+	}
+	if shown := testutil.ToFloat64(c.expiry()); shown != float64(c.current.Leaf.NotAfter.Unix()) {
+		t.Errorf("the metric says %v, the certificate ends %v", shown, c.current.Leaf.NotAfter)
 	}
 	if err := os.WriteFile(string(files.KeyFile), []byte("not a key"), 0o600); err != nil {
 		t.Fatal(err)

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
 	"google.golang.org/grpc/health"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
@@ -170,6 +171,32 @@ func (r *readiness) setHealth(ready bool) {
 	for _, service := range []string{"", fulciov2.CA_ServiceDesc.ServiceName, fulciov1beta.CA_ServiceDesc.ServiceName} {
 		r.health.SetServingStatus(service, status)
 	}
+}
+
+var workingDesc = prometheus.NewDesc("mayfly_dependency_working",
+	"1 when what issuing needs worked at its last check, 0 when it failed, by the name that /readyz has for it.", []string{"dependency"}, nil)
+
+// Describe and Collect show the last check to metrics.
+func (r *readiness) Describe(ch chan<- *prometheus.Desc) { ch <- workingDesc }
+
+// Collect sends what the last check found, and nothing before the first.
+func (r *readiness) Collect(ch chan<- prometheus.Metric) {
+	r.mu.Lock()
+	checked, states := !r.at.IsZero(), r.states
+	r.mu.Unlock()
+	for _, s := range states {
+		if checked && !s.Informational {
+			ch <- prometheus.MustNewConstMetric(workingDesc, prometheus.GaugeValue, truth(s.err == nil), s.Name)
+		}
+	}
+}
+
+// truth is a bool as a metric's value.
+func truth(b bool) float64 {
+	if b {
+		return 1
+	}
+	return 0
 }
 
 // watch keeps grpc.health.v1 up to date until ctx ends.

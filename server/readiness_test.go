@@ -7,6 +7,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus/testutil"
 )
 
 // A dependency that has never worked is starting for a while, which is no error
@@ -25,6 +27,9 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 		now, err = now.Add(after), with
 		if states := r.check(t.Context()); (states[0].err == nil) != (with == nil) {
 			t.Errorf("%v with %v: an old result", states[0].err, with)
+		}
+		if working := testutil.ToFloat64(r); working != truth(with == nil) {
+			t.Errorf("%v with %v: the metric is of an old result", working, with)
 		}
 		text := out.String()
 		if f, m := strings.Count(text, "a dependency fails"), strings.Count(text, "works again"); f != failures || m != mended {
@@ -53,6 +58,10 @@ func TestInformationalDependencyDecidesNothing(t *testing.T) {
 			{Name: "news", Check: func(context.Context) error { return errBroken }, Informational: true},
 		}
 	})
+	r.server.ready.check(t.Context())
+	if shown := testutil.CollectAndCount(r.server.ready); shown != 1 {
+		t.Errorf("%d dependencies in the metrics, want the one that counts", shown)
+	}
 	for path, want := range map[string]string{
 		"/readyz":         "ok\n",
 		"/readyz?verbose": "keys: ok\n  12s old\nnews: failing, but certificates can be issued\n",

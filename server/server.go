@@ -172,6 +172,9 @@ func New(c Config, o Options) (*Server, error) {
 	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.now, s.logger); err != nil {
 		return nil, err
 	}
+	if err = s.registry.Register(s.ready); err != nil {
+		return nil, fmt.Errorf("server: registering metrics: %w", err)
+	}
 	if s.routes, err = s.newRoutes(o); err != nil {
 		return nil, err
 	}

@@ -160,6 +160,7 @@ mark of one, are never touched. mayfly log rotate makes the log that follows.`
 
 func newLogCreateCommand(streams streams) *cobra.Command {
 	var file string
+	var missing bool
 	cmd := &cobra.Command{
 		Use:     "create",
 		Short:   "Make the empty log that a configuration names",
@@ -179,19 +180,20 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 			if err != nil {
 				return startFailure(err, "")
 			}
-			return createLogs(cmd.Context(), c.CTLog.Own(), p, streams)
+			return createLogs(cmd.Context(), c.CTLog.Own(), missing, p, streams)
 		},
 	}
+	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
 	configFlag(cmd, &file)
 	return cmd
 }
 
 // createLogs makes those of the logs of which nothing is there. It is an error when
-// there is none to make.
-func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, p *service.Components, streams streams) error {
+// there is none to make, unless only missing ones are asked for.
+func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, missing bool, p *service.Components, streams streams) error {
 	made := 0
 	for i, log := range logs {
-		if len(logs) > 1 && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
+		if (missing || len(logs) > 1) && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
 			continue
 		}
 		if err := embedded.Create(ctx, log, embedded.Options{Signer: p.LogKeys[i], Roots: p.Authorities.Roots()}); err != nil {
@@ -200,7 +202,7 @@ func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, p *service.Com
 		fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
 		made++
 	}
-	if made == 0 {
+	if made == 0 && !missing {
 		return errors.New("every log that the configuration names is there already")
 	}
 	return nil

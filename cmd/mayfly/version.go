@@ -7,6 +7,7 @@ import (
 	"io"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -56,6 +57,11 @@ func newVersionCommand(streams) *cobra.Command {
 func thisBuild() buildInfo {
 	info, _ := debug.ReadBuildInfo()
 	return describeBuild(info, version, commit, date)
+}
+
+// labels are those of the metric mayfly_build_info.
+func (b buildInfo) labels() map[string]string {
+	return map[string]string{"version": b.Version, "commit": b.Commit, "dirty": strconv.FormatBool(b.Dirty), "go": b.Go}
 }
 
 // describeBuild joins what the linker was told with what the Go tool recorded;

@@ -34,6 +34,8 @@ type Dependencies struct {
 	Registry *prometheus.Registry
 	// DroppedLogLines is how many lines of the service's log were lost; nil where none can be.
 	DroppedLogLines func() uint64
+	// Build is what mayfly_build_info says of the program; without it, it says nothing.
+	Build prometheus.Labels
 
 	// Tests set these.
 	getenv func(string) string // for the keys' credentials; nil is os.Getenv
@@ -50,6 +52,11 @@ func (d Dependencies) withRegistry() Dependencies {
 				Name: "mayfly_log_lines_dropped_total",
 				Help: "Lines of the service's own log that were lost, because whoever reads standard error is gone or too slow.",
 			}, func() float64 { return float64(d.DroppedLogLines()) }))
+		}
+		if d.Build != nil {
+			d.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+				Name: "mayfly_build_info", Help: "1, with what the running program was built from.", ConstLabels: d.Build,
+			}, func() float64 { return 1 }))
 		}
 	}
 	return d
