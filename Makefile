@@ -20,14 +20,17 @@ LOG_DISK  ?= 4G
 # needs no .git and is the same from any folder.
 LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-PLATFORMS  := linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+
+# The least version of Go: go.mod's. Go's own words about an older one fill a screen.
+GO_WANTED := $(shell sed -n 's/^go //p' go.mod)
 
 TOOL := go tool -modfile=internal/tools/pins/go.mod
 BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-peer bench-log generate baseline fuzz \
-	kill-test powerloss-test conformance conformance-full conformance-keys compare release-snapshot clean
+	kill-test powerloss-test check-deploy conformance conformance-full conformance-keys compare release go-version clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -40,7 +43,12 @@ demo: build ## the same in a folder that is thrown away, then exit
 	@internal/tools/packages.sh ca-certificates curl
 	@internal/tools/demo/run.sh --exit bin/mayfly
 
-build: ## bin/mayfly, static
+go-version:
+	@have=$$(go env GOVERSION 2>/dev/null | sed 's/^go//'); \
+	[ "$$(printf '%s\n' $(GO_WANTED) "$${have:-0}" | sort -V | head -n 1)" = $(GO_WANTED) ] || \
+		{ echo "Mayfly needs Go $(GO_WANTED) or later, and here is $${have:-none}: https://go.dev/dl" >&2; exit 1; }
+
+build: go-version ## bin/mayfly, static
 	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/mayfly ./cmd/mayfly
 
 install: build ## bin/mayfly into $(PREFIX)/bin
@@ -55,6 +63,9 @@ test: ## every test of the product, with the race detector
 
 check: ## all that must hold before a change is taken in
 	@internal/tools/check.sh $(STEPS)
+
+check-deploy: build ## the chart, manifests, alerts and dashboard of deploy/, with helm, kubeconform, kube-score, promtool and pods' own surroundings (root)
+	@internal/tools/deploy/run.sh $(if $(UPDATE),-args -update)
 
 conformance: build ## cosign, sigstore's Go, Python, Java and JavaScript clients, openssl and others against a running mayfly
 	@internal/tools/conformance/run.sh
@@ -97,15 +108,10 @@ powerloss-test: ## cut the power of a log's disk LOSSES times (root, ext4 on a l
 compare: build ## what differs to the outside between another binary and this one: make compare OLD=path/to/mayfly
 	@python3 internal/tools/compare/compare.py $(OLD) bin/mayfly
 
-release-snapshot: ## static binaries of every platform, what they are made of, and checksums, into $(DIST)
-	@rm -rf $(DIST) && mkdir -p $(DIST)
-	@set -e; for platform in $(PLATFORMS); do \
-		name=mayfly-$(VERSION)-$$(echo $$platform | tr / -); \
-		echo "$(DIST)/$$name"; \
-		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} go build $(BUILDFLAGS) -o $(DIST)/$$name ./cmd/mayfly; \
-		go version -m $(DIST)/$$name >$(DIST)/$$name.modules.txt; \
-	done
-	@cd $(DIST) && sha256sum * >SHA256SUMS && cat SHA256SUMS
+release: go-version ## all that is published of a version, into $(DIST): binaries, image, packages, chart, SBOMs, provenance, signatures
+	@internal/tools/packages.sh ca-certificates curl
+	@eval "$$(internal/tools/conformance/tools.sh release)" && export NFPM && \
+		VERSION='$(VERSION)' COMMIT='$(COMMIT)' DATE='$(DATE)' PLATFORMS='$(PLATFORMS)' internal/tools/release/release.sh $(DIST)
 
 clean: ## remove what was built here (never ./mayfly-data)
 	rm -rf bin $(DIST)

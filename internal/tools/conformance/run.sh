@@ -26,6 +26,7 @@ rm -f "$tools"
 export MAYFLY_BIN=${MAYFLY_BIN:-$root/bin/mayfly}
 export CONFORMANCE_BIN=${BIN-} CONFORMANCE_NODE=${NODE-} CONFORMANCE_PYTHON=${PYTHON-}
 export CONFORMANCE_MOTO=${MOTO-} CONFORMANCE_JAVA=${JAVA-}
+step "deploy/, as clusters read it" internal/tools/deploy/run.sh
 log=$(mktemp)
 admission() { compgen -G "$CONFORMANCE_BIN/policy-controller-*" >/dev/null; }
 # The tests that other steps run, and those of programs that aren't built.

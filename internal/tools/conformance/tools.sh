@@ -5,6 +5,8 @@
 #
 #   tools.sh [--full]     with those that take more than three minutes of processor
 #   tools.sh peer         Fulcio and its log alone, for the bench
+#   tools.sh deploy       what reads deploy/ in clusters, alone
+#   tools.sh release      what makes packages, alone
 #
 # Beside each stands what it costs where nothing is there: processor seconds, after
 # those above it.
@@ -67,6 +69,23 @@ rust_program() {
   mv "$target/debug/sigstore-conformance" "$1"
   rm -rf "$target"
 }
+
+# What renders, judges and reads deploy/.
+if [ "${1-}" = deploy ]; then
+  install_go kubeconform github.com/yannh/kubeconform/cmd/kubeconform v0.8.0
+  install_go helm helm.sh/helm/v3/cmd/helm v3.22.0
+  install_go kube-score github.com/zegl/kube-score/cmd/kube-score v1.20.0
+  install_go promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0
+  printf '%s=%s\n' KUBECONFORM "$bin/kubeconform-v0.8.0" HELM "$bin/helm-v3.22.0" \
+    KUBE_SCORE "$bin/kube-score-v1.20.0" PROMTOOL "$bin/promtool-v0.316.0"
+  exit
+fi
+
+if [ "${1-}" = release ]; then
+  install_go nfpm github.com/goreleaser/nfpm/v2/cmd/nfpm v2.45.2
+  printf 'NFPM=%s\n' "$bin/nfpm-v2.45.2"
+  exit
+fi
 
 # certificate-transparency-go's log and the Trillian that it needs: 240 in all.
 install_go ct_server github.com/google/certificate-transparency-go/trillian/ctfe/ct_server "$CT_GO"
