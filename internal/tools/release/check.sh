@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# A release is built twice, in two folders with caches of their own, and compared; verified
+# as docs/releases.md says; held to foreign validators; and installed in a fresh Debian.
+# It is part of make conformance-full. PLATFORMS narrows or widens what is built.
+set -euo pipefail
+cd "$(dirname "$0")/../../.."
+internal/tools/packages.sh ca-certificates curl debootstrap mandoc openssl python3-venv rpm systemd
+eval "$(internal/tools/conformance/tools.sh release)"
+export NFPM PLATFORMS=${PLATFORMS-linux/amd64} VERSION=v0.0.1
+COMMIT=$(git rev-parse HEAD) DATE=$(git log -1 --format=%cI)
+export COMMIT DATE
+
+work=$(mktemp -d)
+finish() {
+  local status=$?
+  chmod -R u+w "$work" && rm -rf "$work" # modules are read-only
+  exit $status
+}
+trap finish EXIT
+for copy in one another/folder; do
+  mkdir -p "$work/$copy"
+  git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- | tar --extract --directory "$work/$copy"
+done
+issuer=$(cd "$work/one" && internal/tools/release/release.sh "$work/dist" 2>&1 | sed -n 's/^signed by .* issuer is //p')
+(cd "$work/another/folder" && GOCACHE=$work/cache SIGN=no internal/tools/release/release.sh "$work/again")
+rm -rf "$work/cache"
+for file in "$work"/again/*; do
+  cmp "$file" "$work/dist/${file##*/}"
+done
+echo "reproducible: $(find "$work/again" -type f | wc -l) files of two builds are the same"
+
+mkdir "$work/bin"
+ln -s "${CONFORMANCE_BIN:?}/cosign-v3.1.3" "$work/bin/cosign"
+(cd internal/tools && PATH=$work/bin:$PATH RELEASE_DIST=$work/dist RELEASE_ISSUER=$issuer go test -count=1 -v ./release)
+
+python=$(internal/tools/conformance/venv.sh sbom-1 'cyclonedx-python-lib[json-validation]==11.11.0' spdx-tools==0.8.5)
+for list in "$work"/dist/*.cdx.json; do
+  "$python" - "$list" <<'PY'
+import sys
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
+fault = JsonStrictValidator(SchemaVersion.V1_6).validate_str(open(sys.argv[1]).read())
+sys.exit(f"{sys.argv[1]}: {fault}" if fault else 0)
+PY
+done
+for list in "$work"/dist/*.spdx.json; do
+  "$python" -m spdx_tools.spdx.clitools.pyspdxtools --infile "$list"
+done
+"$CONFORMANCE_BIN/oras-v1.3.6" manifest fetch --oci-layout "$work/dist/mayfly-$VERSION-image.tar:$VERSION" >/dev/null
+rpm --query --package --list "$work"/dist/*.rpm | grep -qx /usr/lib/systemd/system/mayfly.service
+internal/tools/release/stranger.sh "$work"/dist/*-linux-"$(dpkg --print-architecture)".deb "$work/dist/mayfly-$VERSION-linux-$(dpkg --print-architecture)"
