@@ -31,10 +31,10 @@ built() {
   echo "built $name in $((SECONDS - began)) s" >&2
 }
 
-# install_go NAME PACKAGE VERSION: with exactly the modules of its authors' go.mod.
-install_go() { built "$1-$3" go_install "$2" "$3"; }
+# install_go NAME PACKAGE VERSION [TAGS]: with exactly the modules of its authors' go.mod.
+install_go() { built "$1-$3" go_install "${@:2}"; }
 go_install() {
-  GOBIN=$bin/.new CGO_ENABLED=0 GOFLAGS=-buildvcs=false go install "$2@$3"
+  GOBIN=$bin/.new CGO_ENABLED=0 GOFLAGS=-buildvcs=false go install ${4:+-tags "$4"} "$2@$3"
   mv "$bin/.new/$(basename "$2")" "$1"
 }
 
@@ -75,7 +75,7 @@ if [ "${1-}" = deploy ]; then
   install_go kubeconform github.com/yannh/kubeconform/cmd/kubeconform v0.8.0
   install_go helm helm.sh/helm/v3/cmd/helm v3.22.0
   install_go kube-score github.com/zegl/kube-score/cmd/kube-score v1.20.0
-  install_go promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0
+  install_go promtool github.com/prometheus/prometheus/cmd/promtool v0.316.0 remove_all_sd # without the clouds' clients
   printf '%s=%s\n' KUBECONFORM "$bin/kubeconform-v0.8.0" HELM "$bin/helm-v3.22.0" \
     KUBE_SCORE "$bin/kube-score-v1.20.0" PROMTOOL "$bin/promtool-v0.316.0"
   exit

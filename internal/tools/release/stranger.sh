@@ -20,7 +20,7 @@ finish() {
   exit $status
 }
 trap finish EXIT
-debootstrap --variant=minbase --include=ca-certificates,systemd stable "$root" >"$root.log" 2>&1 || { tail -n 20 "$root.log"; exit 1; }
+debootstrap --variant=minbase --include=ca-certificates,procps,systemd stable "$root" >"$root.log" 2>&1 || { tail -n 20 "$root.log"; exit 1; }
 rm -f "$root.log"
 mount -t proc proc "$root/proc"
 inside() { chroot "$root" "$@"; }
@@ -30,7 +30,7 @@ inside dpkg --install /tmp/mayfly.deb
 inside getent passwd mayfly >/dev/null
 [ "$(inside stat -c '%U:%G %a' /etc/mayfly)" = "root:mayfly 750" ]
 inside mayfly version | head -n 1
-systemd-analyze verify --root="$root" --man=no mayfly.service
+inside systemd-analyze verify --man=no mayfly.service
 for page in "$root"/usr/share/man/man1/mayfly*.1; do
   mandoc -T lint -W error "$page"
 done
