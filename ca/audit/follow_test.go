@@ -18,7 +18,7 @@ import (
 func TestEveryFieldIsReadBack(t *testing.T) {
 	t.Parallel()
 	e := full()
-	e.Purpose, e.Rule = "p", "r"
+	e.Purpose, e.Rule, e.Act, e.By, e.What = "p", "r", "a", "b", "w"
 	for i, v := 0, reflect.ValueOf(e); i < v.NumField(); i++ {
 		if v.Field(i).IsZero() {
 			t.Errorf("the test says nothing of %s", v.Type().Field(i).Name)
@@ -179,6 +179,31 @@ func TestFollowARepairedFile(t *testing.T) {
 	r.write(t, r.path, r.lines("2"))
 	if got = append(got, unread(t, f)...); !slices.Equal(got, []string{"1", "2"}) {
 		t.Errorf("read %q", got)
+	}
+}
+
+// TestFollowACutPart: the last line of a rotated part that has no end is named, and stops
+// nobody from reading what follows.
+func TestFollowACutPart(t *testing.T) {
+	t.Parallel()
+	for _, packed := range []bool{false, true} {
+		r := newTrail(t)
+		name, content := r.part(1), append(r.lines("1"), begin+"cut"...)
+		if packed {
+			var z bytes.Buffer
+			w := gzip.NewWriter(&z)
+			if _, err := w.Write(content); err != nil || w.Close() != nil {
+				t.Fatal(err)
+			}
+			name, content = name+compressed, z.Bytes()
+		}
+		r.write(t, name, content)
+		r.write(t, r.path, r.lines("2"))
+		f := Follow(r.path, time.Time{}, Issued)
+		defer f.Close()
+		if got, want := unread(t, f), []string{"1", filepath.Base(r.part(1)) + ":3", "2"}; !slices.Equal(got, want) {
+			t.Errorf("packed %v: read %q, want %q", packed, got, want)
+		}
 	}
 }
 

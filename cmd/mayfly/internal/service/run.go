@@ -17,6 +17,7 @@ func (s *Service) Run(ctx context.Context) error {
 	group.Go(func() error { return s.issuer.Run(ctx) })
 	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
 	group.Go(func() error { return s.timestamps.Watch(ctx) })
+	group.Go(func() error { return s.audit.Run(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}
