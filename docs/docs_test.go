@@ -103,6 +103,7 @@ func TestAuditPage(t *testing.T) {
 	for i, kind := range want {
 		want[i] = "dev.mayfly.certificate." + kind
 	}
+	want = append(want, "dev.mayfly.audit.admin", "dev.mayfly.audit.head", "dev.mayfly.audit.recovered")
 	for field := range reflect.TypeFor[audit.Event]().Fields() {
 		if name := field.Tag.Get("json"); name != "-" && name != "" {
 			want = append(want, name)

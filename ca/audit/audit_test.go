@@ -26,6 +26,7 @@ func fixed() time.Time { return noon }
 // record is one line as a reader of the trail parses it.
 type record struct {
 	SpecVersion     string         `json:"specversion"`
+	Prev            string         `json:"prev"`
 	ID              string         `json:"id"`
 	Source          string         `json:"source"`
 	Type            string         `json:"type"`

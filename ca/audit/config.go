@@ -1,9 +1,14 @@
 package audit
 
 import (
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"fmt"
 	"path/filepath"
 	"strings"
 
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -14,6 +19,12 @@ type Config struct {
 	// Required; its folder must exist. Refusals go to a second file beside it:
 	// `audit.jsonl` has `audit.refused.jsonl`.
 	Path setting.Path `yaml:"path"`
+	// KeyFile is a P-256 key in a PEM file that signs heads: each minute in which there
+	// were records, and at the end, one record that vouches for all before it. Without
+	// it, who alters the trail can hide it by writing it anew from there on.
+	KeyFile setting.Path `yaml:"key_file,omitempty"`
+	// Passphrase is for a key file that is encrypted.
+	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
 	// Rotation says when the audit trail is rotated and how much is kept. By
 	// default nothing is ever deleted.
 	Rotation Rotation `yaml:"rotation"`
@@ -56,6 +67,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	case strings.HasSuffix(string(c.Path), string(filepath.Separator)):
 		f.Add(setting.Join(path, "path"), "names a folder; a file is expected, for example audit.jsonl")
 	}
+	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
 	c.Rotation.check(setting.Join(path, "rotation"), f)
 	c.RefusedRotation.check(setting.Join(path, "refused_rotation"), f)
 }
@@ -72,9 +84,53 @@ func (r *Rotation) check(path string, f *setting.Faults) {
 	}
 }
 
-// refusedPath is the file of refusals beside the trail at path. The part before
-// the last extension must not be "<trail>-", the prefix of rotated trails.
-func refusedPath(path string) string {
-	ext := filepath.Ext(path)
-	return strings.TrimSuffix(path, ext) + ".refused" + ext
+// Key reads the key that signs heads; nil where none is named.
+func (c *Config) Key() (*ecdsa.PrivateKey, error) {
+	if c.KeyFile == "" {
+		return nil, nil //nolint:nilnil // heads are optional
+	}
+	b, err := secretfile.Read(string(c.KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("the key of the audit trail: %w", err)
+	}
+	var passphrase []byte
+	if !c.Passphrase.IsZero() {
+		if passphrase, err = c.Passphrase.Read(); err != nil {
+			return nil, fmt.Errorf("the passphrase of the audit trail's key: %w", err)
+		}
+	}
+	signer, err := pemfile.PrivateKey(b, passphrase)
+	if err != nil {
+		return nil, fmt.Errorf("the key of the audit trail: %s %w", c.KeyFile, err)
+	}
+	key, ok := signer.(*ecdsa.PrivateKey)
+	if !ok || key.Curve != elliptic.P256() {
+		return nil, fmt.Errorf("the key of the audit trail: %s isn't a P-256 key: make one with mayfly kms keygen", c.KeyFile)
+	}
+	return key, nil
 }
+
+// TrailFile is one of the files that make a trail, each with its rotated parts.
+type TrailFile struct{ Name, Path string }
+
+// The files of a trail, by their names: what is issued, what is refused, and what
+// administrators do.
+const (
+	fileTrail   = "trail"
+	fileRefused = "refused"
+	fileAdmin   = "admin"
+)
+
+// Files are those of the trail at path.
+func Files(path string) []TrailFile {
+	return []TrailFile{{fileTrail, path}, {fileRefused, beside(path, fileRefused)}, {fileAdmin, beside(path, fileAdmin)}}
+}
+
+// beside is another file of the trail at path. The part before the last extension
+// must not be "<trail>-", the prefix of rotated trails.
+func beside(path, name string) string {
+	ext := filepath.Ext(path)
+	return strings.TrimSuffix(path, ext) + "." + name + ext
+}
+
+func refusedPath(path string) string { return beside(path, fileRefused) }

@@ -2,6 +2,12 @@ package audit
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
 	"strconv"
 	"sync/atomic"
 	"time"
@@ -23,6 +29,35 @@ const maxFurtherSCTs = 7
 // most, and the rest.
 const maxRecord = 6*(5*maxLong+(18+2*maxFurtherSCTs)*maxShort) + 4096
 
+// begin is how every record begins, with the SHA-256 of the line before it, without its
+// end, in hexadecimal at prevAt. [chain] puts it there, once the line's place is known.
+const (
+	begin  = `{"specversion":"1.0","prev":"`
+	prevAt = len(begin)
+	noPrev = "0000000000000000000000000000000000000000000000000000000000000000"
+)
+
+// chain ties whole lines to each other and to the one before them, whose hash is prev. It
+// gives the hash of the last one.
+func chain(lines []byte, prev [sha256.Size]byte) [sha256.Size]byte {
+	for line := range bytes.Lines(lines) {
+		hex.Encode(line[prevAt:], prev[:])
+		prev = hashOf(line)
+	}
+	return prev
+}
+
+func hashOf(line []byte) [sha256.Size]byte {
+	return sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
+}
+
+// statement is what the signature of a head is over: all before it in the file, by the
+// hash of the line before.
+func statement(file, at, prev string) []byte {
+	sum := sha256.Sum256([]byte("mayfly audit head\n" + file + "\n" + at + "\n" + prev + "\n"))
+	return sum[:]
+}
+
 // envelope writes the CloudEvents attributes that all records share.
 // CloudEvents 1.0.2 §3.1 (required) and §3.2 (optional attributes).
 type envelope struct {
@@ -37,19 +72,18 @@ func newEnvelope(source, run string, now func() time.Time) *envelope {
 }
 
 // begin appends an event's attributes up to `"data":{`.
-func (v *envelope) begin(b []byte, typePrefix, kind string, at time.Time, subject string) []byte {
+func (v *envelope) begin(b []byte, t Type, at time.Time, subject string) []byte {
 	if at.IsZero() {
 		at = v.now()
 	}
-	b = append(b, `{"specversion":"1.0","id":"`...)
+	b = append(b, begin+noPrev+`","id":"`...)
 	b = append(b, v.run...)
 	b = append(b, '-')
 	b = strconv.AppendUint(b, v.last.Add(1), 10)
 	b = append(b, `",`...)
 	b = append(b, v.source...)
 	b = append(b, `"type":"`...)
-	b = append(b, typePrefix...)
-	b = append(b, kind...)
+	b = append(b, t.name()...)
 	b = append(b, `",`...)
 	b = appendField(b, "subject", subject, maxShort)
 	b = appendTime(b, "time", at)
@@ -66,7 +100,7 @@ func end(b []byte) []byte {
 
 // event appends e as one line.
 func (v *envelope) event(b []byte, e *Event) []byte {
-	b = v.begin(b, typePrefix, string(e.Type), e.Time, e.Serial)
+	b = v.begin(b, e.Type, e.Time, e.Serial)
 	b = appendField(b, "request_id", e.RequestID, maxShort)
 	b = appendField(b, "serial", e.Serial, maxShort)
 	b = appendField(b, "purpose", e.Purpose, maxShort)
@@ -116,12 +150,26 @@ func appendSCT(b []byte, s SCT) []byte {
 // mark appends the record that follows a storage failure: how many records
 // failed since the last success, and the cut line, if there was one.
 func (v *envelope) mark(b []byte, failed uint64, torn []byte) []byte {
-	b = v.begin(b, recoveredType, "", time.Time{}, "")
+	b = v.begin(b, recovered, time.Time{}, "")
 	b = append(b, `"failed_records":`...)
 	b = strconv.AppendUint(b, failed, 10)
 	b = append(b, ',')
 	b = appendField(b, "torn_line", string(torn), maxLong)
 	return end(b)
+}
+
+// head appends the record that signs all before it in the file; tip is the hash of the
+// line before.
+func (v *envelope) head(b []byte, file string, tip [sha256.Size]byte, key *ecdsa.PrivateKey) ([]byte, error) {
+	at := v.now().UTC()
+	sig, err := key.Sign(rand.Reader, statement(file, at.Format(time.RFC3339Nano), hex.EncodeToString(tip[:])), crypto.SHA256)
+	if err != nil {
+		return b, err
+	}
+	b = v.begin(b, head, at, "")
+	b = appendField(b, "file", file, maxShort)
+	b = appendField(b, "signature", base64.StdEncoding.EncodeToString(sig), maxShort)
+	return end(b), nil
 }
 
 // appendField appends `"key":"value",`, or nothing for an empty value.

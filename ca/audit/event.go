@@ -20,7 +20,8 @@ import (
 // Type says what happened; it ends the CloudEvents type.
 type Type string
 
-// The types of event. Each has its own CloudEvents type, "dev.mayfly.certificate." + Type.
+// The types of event. Each has its own CloudEvents type: typePrefix and the Type, or
+// auditPrefix and the Type for what isn't about one certificate.
 const (
 	// Intent is written before the issuing key is used: no record, no signature.
 	Intent Type = "intent"
@@ -38,15 +39,28 @@ const (
 	Admin Type = "admin"
 )
 
-// recovered marks the place in a file where an earlier write failed or was cut
-// short by a crash. It is written by the package itself, never through Record.
-const recovered = "recovered"
+// Types that the package itself writes, never through Record: recovered marks the place
+// in a file where an earlier write failed or was cut short by a crash, and head is a
+// signature over all that stands before it.
+const (
+	recovered Type = "recovered"
+	head      Type = "head"
+)
 
 // typePrefix begins the CloudEvents type of every record about a certificate.
 const typePrefix = "dev.mayfly.certificate."
 
-// recoveredType is the CloudEvents type of the mark that follows a storage failure.
-const recoveredType = "dev.mayfly.audit." + recovered
+// auditPrefix begins the CloudEvents type of every other record.
+const auditPrefix = "dev.mayfly.audit."
+
+// name is the CloudEvents type.
+func (t Type) name() string {
+	switch t {
+	case Admin, recovered, head:
+		return auditPrefix + string(t)
+	}
+	return typePrefix + string(t)
+}
 
 // What a certificate is for, where it isn't a client's: Purpose's values.
 const (
@@ -131,8 +145,8 @@ type SCT struct {
 	LeafHash string `json:"leaf_hash"`
 }
 
-// UnmarshalJSON reads a line of the trail. A line that the package wrote after a
-// storage failure is read as an event of the type "recovered" with nothing else.
+// UnmarshalJSON reads a line of the trail. A line that the package wrote for itself is
+// read as an event of the type "recovered" or "head" with nothing else.
 func (e *Event) UnmarshalJSON(line []byte) error {
 	type fields Event // without this method
 	var record struct {
@@ -144,10 +158,8 @@ func (e *Event) UnmarshalJSON(line []byte) error {
 		return err
 	}
 	*e = Event(record.Data)
-	e.Type, e.Time = Type(strings.TrimPrefix(record.Type, typePrefix)), record.Time
-	if record.Type == recoveredType {
-		e.Type = recovered
-	} else if !strings.HasPrefix(record.Type, typePrefix) {
+	e.Type, e.Time = Type(record.Type[strings.LastIndexByte(record.Type, '.')+1:]), record.Time
+	if e.Type.name() != record.Type {
 		return fmt.Errorf("a record of the type %q", record.Type)
 	}
 	return nil

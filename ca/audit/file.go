@@ -12,7 +12,9 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // refusedPace is the least time between two commits of the file of refusals, so
@@ -61,6 +63,10 @@ func Open(c Config, o Options) (*File, error) {
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of the audit trail: %w", err)
 	}
+	key, err := c.Key()
+	if err != nil {
+		return nil, err
+	}
 	path := string(c.Path)
 	if err := errors.Join(usable(path), usable(refusedPath(path))); err != nil {
 		return nil, err
@@ -70,17 +76,63 @@ func Open(c Config, o Options) (*File, error) {
 		return nil, err
 	}
 	f := &File{lock: lock}
-	// The random part makes ids unique across restarts, the counter within a run.
-	envelope := newEnvelope(o.Source, rand.Text()[:16], o.Now)
-	f.trail, err = openStream("trail", newDisk(path, c.Rotation), batchLimit(c.Rotation), 0, envelope, m, o.Logger)
+	envelope := o.envelope()
+	f.trail, err = openStream(fileTrail, newDisk(path, c.Rotation), batchLimit(c.Rotation), 0, key, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
-	f.refused, err = openStream("refused", newDisk(refusedPath(path), c.RefusedRotation), batchLimit(c.RefusedRotation), refusedPace, envelope, m, o.Logger)
+	f.refused, err = openStream(fileRefused, newDisk(refusedPath(path), c.RefusedRotation), batchLimit(c.RefusedRotation), refusedPace, key, envelope, m, o.Logger)
 	if err != nil {
 		return nil, errors.Join(err, f.Close())
 	}
 	return f, nil
+}
+
+// envelope has a random part that makes ids unique across restarts, and counts within a run.
+func (o Options) envelope() *envelope { return newEnvelope(o.Source, rand.Text()[:16], o.Now) }
+
+// headEvery is how long records wait for a head at most, and so how much of a trail can
+// be cut off unseen.
+const headEvery = time.Minute
+
+// Run signs heads until ctx ends. Close signs the last ones.
+func (f *File) Run(ctx context.Context) error {
+	for wait.For(ctx, headEvery) == nil {
+		for _, s := range []*stream{f.trail, f.refused} {
+			_ = s.sign(ctx) // the stream tells of its failures, and the next head covers what this one should
+		}
+	}
+	return nil
+}
+
+// Append records an act of an administrator, in the file of those beside the trail, which
+// a service may hold meanwhile. What is made belongs to whom the folder belongs to.
+func Append(ctx context.Context, c Config, e Event) (err error) {
+	path := beside(string(c.Path), fileAdmin)
+	key, err := c.Key()
+	if err != nil {
+		return err
+	}
+	if err := usable(path); err != nil {
+		return err
+	}
+	lock, err := acquire(lockPath(path), lockWait)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, lock.Close()) }()
+	m, err := newMetrics(nil)
+	if err != nil {
+		return err
+	}
+	r := DefaultConfig().Rotation
+	s, err := openStream(fileAdmin, newDisk(path, r), batchLimit(r), 0, key, Options{Source: "mayfly", Now: time.Now}.envelope(), m, slog.New(slog.DiscardHandler))
+	if err != nil {
+		return err
+	}
+	e.Type = Admin
+	err = errors.Join(s.record(ctx, &e), s.close())
+	return errors.Join(err, durable.OwnerAsFolder(path), durable.OwnerAsFolder(lockPath(path)))
 }
 
 // Record writes e and returns when it is durable: written and flushed to the disk.

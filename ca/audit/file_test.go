@@ -153,7 +153,7 @@ func TestALineCutByACrashIsSetAside(t *testing.T) {
 		}
 		records := readFile(t, string(c.Path))
 		records = records[strings.Count(before, "\n"):]
-		if len(records) != 2 || records[0].Type != recoveredType || records[0].Data["torn_line"] != torn || *records[1].Subject != "01" {
+		if len(records) != 2 || records[0].Type != recovered.name() || records[0].Data["torn_line"] != torn || *records[1].Subject != "01" {
 			t.Errorf("before %q: %+v", before, records)
 		}
 	}
@@ -257,7 +257,7 @@ func TestMetricsCountByTypeAndOutcome(t *testing.T) {
 		t.Fatal(err)
 	}
 	const want = `
-# HELP mayfly_audit_records_total Audit records by type (intent, issued, denied, failed, probed) and outcome (durable, failed, overflow).
+# HELP mayfly_audit_records_total Audit records by type (intent, issued, denied, failed, probed, admin) and outcome (durable, failed, overflow).
 # TYPE mayfly_audit_records_total counter
 mayfly_audit_records_total{outcome="durable",type="denied"} 2
 mayfly_audit_records_total{outcome="durable",type="intent"} 1

@@ -2,8 +2,6 @@ package audit
 
 import (
 	"bytes"
-	"compress/flate"
-	"compress/gzip"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -11,21 +9,12 @@ import (
 	"io/fs"
 	"iter"
 	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"time"
 )
 
-// maxLine bounds a line that is read, and so the memory of reading. No line that
-// this package writes is nearly as long (maxRecord).
-const maxLine = 1 << 20
-
 // overlap is how far the times of records may be out of their order.
 const overlap = time.Minute
-
-// compressed is what a compressed file's name ends with.
-const compressed = ".gz"
 
 // LineError is about a line of the trail that is no record.
 type LineError struct {
@@ -53,6 +42,13 @@ func (e *PartError) Error() string {
 
 func (e *PartError) Unwrap() error { return e.Err }
 
+// Line is a line of the trail, and where it is.
+type Line struct {
+	Part   string // the file, as it is called uncompressed
+	Number int    // from 1
+	Text   []byte // without its end; another line's once the next is asked for
+}
+
 // Follower reads an audit trail from a time on, and goes on as it grows, rotates
 // and is compressed. It isn't safe for concurrent use.
 type Follower struct {
@@ -60,13 +56,8 @@ type Follower struct {
 	since  time.Time
 	only   Type
 	marker []byte // in every line of that type
-
-	file    *os.File
-	name    string // of file, as it is called uncompressed
-	offset  int64  // of the first line that wasn't read
-	line    int    // its number, from 0
-	midLine bool   // offset is inside of a line that is too long
-	latest  time.Time
+	latest time.Time
+	part   *part // that is being read; nil before the first
 }
 
 // Follow reads the trail whose current file is at path: events of one type (""
@@ -74,70 +65,93 @@ type Follower struct {
 func Follow(path string, since time.Time, only Type) *Follower {
 	f := &Follower{path: path, since: since, only: only}
 	if only != "" {
-		f.marker = []byte(`"` + typePrefix + string(only) + `"`)
+		f.marker = []byte(`"` + only.name() + `"`)
 	}
 	return f
 }
 
-// Unread yields the events that are on record and weren't yielded before, the
-// oldest file first. A line that can't be read is a *[LineError], after which it goes
-// on; any other error ends it, and the next Unread tries again. That goes on from a
-// damaged part, too, whose *[PartError] comes once. An event may come
-// twice where files were rotated away unseen, but none is left out.
+// Unread yields the events that are on record and weren't yielded before, as Lines does.
 func (f *Follower) Unread() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
-		if err := f.open(); err != nil {
-			yield(Event{}, err)
-			return
-		}
-		for buffer := make([]byte, maxLine); f.file != nil; {
-			n, err := f.file.ReadAt(buffer, f.offset)
-			if err != nil && !errors.Is(err, io.EOF) {
-				yield(Event{}, fmt.Errorf("reading the audit trail: %w", err))
-				return
+		for line, err := range f.Lines() {
+			e, wanted := Event{}, true
+			if err == nil {
+				if e, wanted, err = f.parse(line.Text); err != nil {
+					e, wanted, err = Event{}, true, &LineError{Part: line.Part, Line: line.Number, Err: err}
+				}
 			}
-			whole := buffer[:bytes.LastIndexByte(buffer[:n], '\n')+1]
-			switch {
-			case len(whole) > 0:
-				if !f.lines(whole, yield) {
-					return
-				}
-			case n == len(buffer): // no line is as long
-				f.offset, f.midLine = f.offset+int64(n), true
-			default: // nothing more, or a line that is being written
-				if moved, err := f.next(); err != nil || !moved {
-					if err != nil {
-						yield(Event{}, err)
-					}
-					return
-				}
+			if wanted && !yield(e, err) {
+				return
 			}
 		}
 	}
 }
 
-// lines yields the events of whole lines.
-func (f *Follower) lines(whole []byte, yield func(Event, error) bool) bool {
-	for line := range bytes.Lines(whole) {
-		f.offset += int64(len(line))
-		f.line++
-		e, wanted, err := f.parse(line)
-		if err != nil {
-			e, wanted, err = Event{}, true, &LineError{Part: f.name, Line: f.line, Err: err}
+// Lines yields the lines that weren't yielded before, the oldest file first, whatever
+// their type and time. One that can't be read is a *[LineError], after which it goes
+// on; any other error ends it, and the next Lines tries again. That goes on from a
+// damaged part, too, whose *[PartError] comes once. A line may come
+// twice where files were rotated away unseen, but none is left out.
+func (f *Follower) Lines() iter.Seq2[Line, error] {
+	return func(yield func(Line, error) bool) {
+		if err := f.open(); err != nil {
+			yield(Line{}, err)
+			return
 		}
-		if wanted && !yield(e, err) {
-			return false
+		for f.part != nil {
+			p := f.part
+			text, err := p.read()
+			if err == nil || errors.Is(err, errTooLong) {
+				if err != nil {
+					err = &LineError{Part: p.name, Line: p.line, Err: err}
+				}
+				if !yield(Line{p.name, p.line, text}, err) {
+					return
+				}
+				continue
+			}
+			over, told := f.over(p, err)
+			if told != nil && !yield(Line{}, told) || !over {
+				return
+			}
 		}
 	}
-	return true
+}
+
+// over says what the end of what can be read of a part means, and goes to the next where
+// that is there: nothing more for now, a line that is being written, one that never gets
+// its end, or damage.
+func (f *Follower) over(p *part, end error) (goOn bool, told error) {
+	switch {
+	case isDamage(end):
+		told = &PartError{Part: p.file.Name(), Err: end}
+	case errors.Is(end, errCut):
+		told = &LineError{Part: p.name, Line: p.line + 1, Err: end}
+	case !errors.Is(end, io.EOF):
+		return false, fmt.Errorf("reading the audit trail: %w", end)
+	}
+	if !p.packed {
+		current, err := p.rewind()
+		if err != nil {
+			return false, fmt.Errorf("reading the audit trail: %w", err)
+		}
+		live, err := os.Stat(f.path)
+		if err != nil || os.SameFile(current, live) { // not there: it is being rotated
+			return false, nil //nolint:nilerr // the next Lines finds it
+		}
+		if current.Size() > p.seen {
+			return true, nil // it grew before it was rotated
+		}
+	}
+	moved, err := f.next(p)
+	if err != nil {
+		return false, errors.Join(told, err)
+	}
+	return moved, told
 }
 
 // parse reads a line; its event is wanted when it has the type and the time for it.
 func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
-	if f.midLine {
-		f.midLine = false
-		return e, false, fmt.Errorf("it is longer than %d bytes", maxLine)
-	}
 	if !bytes.Contains(line, f.marker) {
 		return e, false, nil
 	}
@@ -156,14 +170,11 @@ func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
 // open opens the oldest file that has something from the time on; nothing when
 // there is no trail yet. A file that got shorter was repaired: its end is read from.
 func (f *Follower) open() error {
-	if f.file != nil {
-		info, err := f.file.Stat()
-		if err == nil && info.Size() < f.offset {
-			f.offset, f.midLine = info.Size(), false
-		}
+	if f.part != nil {
+		_, err := f.part.rewind()
 		return err
 	}
-	files, err := f.files()
+	files, err := parts(f.path)
 	if err != nil {
 		return err
 	}
@@ -178,79 +189,31 @@ func (f *Follower) open() error {
 
 // use reads from the beginning of a file from now on.
 func (f *Follower) use(path string) error {
-	file, err := os.Open(path)
+	p, err := openPart(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil
-	}
-	var damage error
-	if err == nil && strings.HasSuffix(path, compressed) {
-		file, damage, err = decompress(file)
 	}
 	if err != nil {
 		return fmt.Errorf("opening the audit trail: %w", err)
 	}
 	f.Close()
-	f.file, f.name = file, strings.TrimSuffix(path, compressed)
-	f.offset, f.line, f.midLine = 0, 0, false
-	if damage != nil {
-		return &PartError{Part: path, Err: damage}
-	}
+	f.part = p
 	return nil
 }
 
-// decompress puts what is in a compressed file into one that nobody else sees. damage
-// is why that isn't all of it.
-func decompress(from *os.File) (_ *os.File, damage, err error) {
-	defer func() { _ = from.Close() }()                               // it was only read
-	to, err := os.CreateTemp(filepath.Dir(from.Name()), ".unpacked-") // there is room for the trail, and nowhere else may be
-	if err != nil {
-		return nil, nil, err
-	}
-	if err := os.Remove(to.Name()); err != nil { // it lives for as long as it is open
-		return nil, nil, errors.Join(err, to.Close())
-	}
-	z, err := gzip.NewReader(from)
-	if err == nil {
-		_, err = io.Copy(to, z) //nolint:gosec // G110: our own trail, as long as its rotation makes it
-	}
-	if isDamage(err) {
-		if _, err := to.WriteString("\n"); err != nil { // nothing comes after the line that is cut
-			return nil, nil, errors.Join(err, to.Close())
-		}
-		return to, err, nil
-	}
-	if err != nil {
-		return nil, nil, errors.Join(fmt.Errorf("%s: %w", from.Name(), err), to.Close())
-	}
-	return to, nil, nil
-}
-
-// isDamage reports whether an error says that what is compressed isn't whole.
-func isDamage(err error) bool {
-	var corrupt flate.CorruptInputError
-	return errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) || errors.As(err, &corrupt)
-}
-
-// next goes to the file that follows the one being read, if that was rotated.
-func (f *Follower) next() (bool, error) {
-	current, err := f.file.Stat()
+// next goes to the file that follows p, which was rotated.
+func (f *Follower) next(p *part) (bool, error) {
+	current, err := p.file.Stat()
 	if err != nil {
 		return false, fmt.Errorf("reading the audit trail: %w", err)
 	}
-	live, err := os.Stat(f.path)
-	if err != nil || os.SameFile(current, live) { // not there: it is being rotated
-		return false, nil //nolint:nilerr // the next Unread finds it
-	}
-	if current.Size() > f.offset {
-		return false, nil // it grew before it was rotated
-	}
-	files, err := f.files()
+	files, err := parts(f.path)
 	if err != nil {
 		return false, err
 	}
 	for i, path := range files {
 		info, err := os.Stat(path)
-		if i+1 < len(files) && (strings.TrimSuffix(path, compressed) == f.name || err == nil && os.SameFile(info, current)) {
+		if i+1 < len(files) && (strings.TrimSuffix(path, compressed) == p.name || err == nil && os.SameFile(info, current)) {
 			return true, f.use(files[i+1])
 		}
 	}
@@ -266,7 +229,7 @@ func (f *Follower) next() (bool, error) {
 // Begun is the file that shows that the trail at path has records, or "" where
 // nothing does.
 func Begun(path string) string {
-	all, err := (&Follower{path: path}).files()
+	all, err := parts(path)
 	if err != nil {
 		return "" // no folder, no records
 	}
@@ -278,34 +241,10 @@ func Begun(path string) string {
 	return ""
 }
 
-// files are the parts of the trail, the oldest first: rotated ones have the time
-// of their rotation in the name.
-func (f *Follower) files() ([]string, error) {
-	dir, base := filepath.Split(f.path)
-	extension := filepath.Ext(base)
-	prefix := strings.TrimSuffix(base, extension) + "-"
-	entries, err := os.ReadDir(filepath.Clean(dir + "."))
-	if err != nil {
-		return nil, fmt.Errorf("reading the audit trail's folder: %w", err)
-	}
-	var rotated []string
-	for _, e := range entries {
-		// While a file is compressed both are there, in this order.
-		whole := strings.TrimSuffix(e.Name(), compressed)
-		if !strings.HasPrefix(whole, prefix) || !strings.HasSuffix(whole, extension) ||
-			len(rotated) > 0 && rotated[len(rotated)-1] == filepath.Join(dir, whole) {
-			continue
-		}
-		rotated = append(rotated, filepath.Join(dir, e.Name()))
-	}
-	slices.Sort(rotated)
-	return append(rotated, f.path), nil
-}
-
 // Close closes the file that is open; a later Unread begins anew.
 func (f *Follower) Close() {
-	if f.file != nil {
-		_ = f.file.Close() // it was only read
-		f.file = nil
+	if f.part != nil {
+		f.part.close()
+		f.part = nil
 	}
 }

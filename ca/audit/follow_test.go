@@ -182,6 +182,31 @@ func TestFollowARepairedFile(t *testing.T) {
 	}
 }
 
+// TestFollowACutPart: the last line of a rotated part that has no end is named, and stops
+// nobody from reading what follows.
+func TestFollowACutPart(t *testing.T) {
+	t.Parallel()
+	for _, packed := range []bool{false, true} {
+		r := newTrail(t)
+		name, content := r.part(1), append(r.lines("1"), begin+"cut"...)
+		if packed {
+			var z bytes.Buffer
+			w := gzip.NewWriter(&z)
+			if _, err := w.Write(content); err != nil || w.Close() != nil {
+				t.Fatal(err)
+			}
+			name, content = name+compressed, z.Bytes()
+		}
+		r.write(t, name, content)
+		r.write(t, r.path, r.lines("2"))
+		f := Follow(r.path, time.Time{}, Issued)
+		defer f.Close()
+		if got, want := unread(t, f), []string{"1", filepath.Base(r.part(1)) + ":3", "2"}; !slices.Equal(got, want) {
+			t.Errorf("packed %v: read %q, want %q", packed, got, want)
+		}
+	}
+}
+
 // TestFollowADamagedPart: a compressed part that is damaged is told once, what can be
 // read of it is, and the parts after it are read as ever.
 func TestFollowADamagedPart(t *testing.T) {

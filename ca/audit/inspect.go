@@ -14,6 +14,9 @@ import (
 // looks, and may run beside a service, whose hold of the trail inUse reports.
 func Inspect(c Config) (inUse bool, err error) {
 	path := string(c.Path)
+	if _, err := c.Key(); err != nil {
+		return false, err
+	}
 	for _, file := range []string{path, refusedPath(path)} {
 		if err := usable(file); err != nil {
 			return false, err

@@ -13,7 +13,7 @@ const (
 	outcomeOverflow = "overflow" // too many records were waiting
 )
 
-// metrics counts what the package does. Labels are closed lists: 5 types × 3
+// metrics counts what the package does. Labels are closed lists: 6 types × 3
 // outcomes, and 2 files.
 type metrics struct {
 	records *prometheus.CounterVec
@@ -25,7 +25,7 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		records: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "mayfly_audit_records_total",
-			Help: "Audit records by type (intent, issued, denied, failed, probed) and outcome (durable, failed, overflow).",
+			Help: "Audit records by type (intent, issued, denied, failed, probed, admin) and outcome (durable, failed, overflow).",
 		}, []string{"type", "outcome"}),
 		batch: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mayfly_audit_batch_records",

@@ -2,6 +2,7 @@ package audit
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -110,28 +111,33 @@ func (d *disk) syncNew() error {
 }
 
 // repair closes what is open and cuts the file after its last whole line. It
-// gives the cut-off bytes, which no caller was told are durable.
+// gives the cut-off bytes, which no caller was told are durable, and the hash of the
+// line that is the last one now, which may be that of the part before.
 //
 // The writer is closed first because it may hold the file without O_APPEND: its
 // next write would leave a hole after a cut.
-func (d *disk) repair() (torn []byte, err error) {
+func (d *disk) repair() (torn []byte, tip [sha256.Size]byte, err error) {
 	if err := d.close(); err != nil {
-		return nil, err
+		return nil, tip, err
 	}
+	var last []byte
 	f, err := os.OpenFile(d.path, os.O_RDWR, 0)
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
+	if err == nil {
+		if err = recognise(f); err == nil {
+			last, torn, err = cutTail(f)
+		}
+		err = errors.Join(err, f.Close())
+	} else if errors.Is(err, os.ErrNotExist) {
+		err = nil
 	}
-	if err != nil {
-		return nil, fmt.Errorf("repairing the audit trail: %w", err)
+	switch {
+	case err != nil:
+		return nil, tip, fmt.Errorf("repairing the audit trail: %w", err)
+	case last != nil:
+		return torn, hashOf(last), nil
 	}
-	if err = recognise(f); err == nil {
-		torn, err = cutTail(f)
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return nil, fmt.Errorf("repairing the audit trail: %w", err)
-	}
-	return torn, nil
+	tip, err = lastOfParts(d.path)
+	return torn, tip, err
 }
 
 // recognise refuses a file that doesn't begin as a record does, before anything
@@ -149,28 +155,32 @@ func recognise(f *os.File) error {
 	return nil
 }
 
-// cutTail cuts f after its last new line and gives what followed it.
-func cutTail(f *os.File) ([]byte, error) {
+// cutTail cuts f after its last new line. It gives the last line, nil where there is
+// none, and what followed it.
+func cutTail(f *os.File) (last, torn []byte, err error) {
 	info, err := f.Stat()
 	if err != nil || info.Size() == 0 {
-		return nil, err
+		return nil, nil, err
 	}
 	from := max(0, info.Size()-maxTorn)
 	tail := make([]byte, info.Size()-from)
 	if _, err := f.ReadAt(tail, from); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	whole := bytes.LastIndexByte(tail, '\n') + 1
 	if whole == 0 && from > 0 {
-		return nil, fmt.Errorf("no end of a line in the last %d bytes: is this an audit trail?", len(tail))
+		return nil, nil, fmt.Errorf("no end of a line in the last %d bytes: is this an audit trail?", len(tail))
+	}
+	if whole > 0 {
+		last = tail[bytes.LastIndexByte(tail[:whole-1], '\n')+1 : whole]
 	}
 	if whole == len(tail) {
-		return nil, nil
+		return last, nil, nil
 	}
 	if err := f.Truncate(from + int64(whole)); err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	return tail[whole:], f.Sync()
+	return last, tail[whole:], f.Sync()
 }
 
 // close ends the writer. What was appended is durable already.

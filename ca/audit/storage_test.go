@@ -57,7 +57,7 @@ func openFaulty(t *testing.T, path string) (*stream, *faults) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := openStream("trail", d, batchLimit(r), 0, newEnvelope("mayfly", "run", fixed), m, slog.New(slog.DiscardHandler))
+	s, err := openStream("trail", d, batchLimit(r), 0, nil, newEnvelope("mayfly", "run", fixed), m, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -266,7 +266,7 @@ func TestAStorageFailureFailsTheBatchAndTheNextRecovers(t *testing.T) {
 				t.Errorf("records: %v", n)
 			}
 			mark := records[len(records)-2]
-			if mark.Type != recoveredType || mark.Data["failed_records"] != 1.0 || (mark.Data["torn_line"] != nil) != tt.torn {
+			if mark.Type != recovered.name() || mark.Data["failed_records"] != 1.0 || (mark.Data["torn_line"] != nil) != tt.torn {
 				t.Errorf("the mark before the first record after the failure: %+v", mark)
 			}
 		})

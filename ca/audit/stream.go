@@ -2,6 +2,8 @@ package audit
 
 import (
 	"context"
+	"crypto/ecdsa"
+	"crypto/sha256"
 	"errors"
 	"log/slog"
 	"runtime"
@@ -19,9 +21,9 @@ const maxBatch = 4 << 20
 const maxSpare = 256 << 10
 
 // batchLimit is maxBatch, or less for small files: a batch is one write, which the
-// rotating library refuses above the file's maximum size. There is room for a mark.
+// rotating library refuses above the file's maximum size. There is room for a mark and a head.
 func batchLimit(r Rotation) int {
-	return min(maxBatch, r.MaxSizeMB<<20) - maxRecord
+	return min(maxBatch, r.MaxSizeMB<<20) - 2*maxRecord
 }
 
 // batch is what one flush makes durable. Its callers wait for done, then read err.
@@ -31,6 +33,7 @@ type batch struct {
 	count   int
 	waiting int  // how many callers wait for it; guarded by stream.mu, as the next
 	left    bool // all of them left once, and it gets written without them
+	head    bool // a signed head is to end it
 	done    chan struct{}
 	err     error
 }
@@ -43,8 +46,9 @@ var types = [...]Type{Intent, Issued, Denied, Failed, Probed, Admin}
 // while the next batch fills (group commit). A lone caller waits for nobody else.
 type stream struct {
 	name     string
-	pace     time.Duration // least pause between two commits; 0 for none
-	limit    int           // of the bytes of a batch
+	pace     time.Duration     // least pause between two commits; 0 for none
+	limit    int               // of the bytes of a batch
+	key      *ecdsa.PrivateKey // of heads; nil for none
 	envelope *envelope
 	metrics  *metrics
 	logger   *slog.Logger
@@ -52,31 +56,34 @@ type stream struct {
 	turn chan struct{} // full while somebody has the turn
 	quit chan struct{} // closed by close: nobody pauses any more
 
-	mu      sync.Mutex
-	open    *batch
-	closed  bool
-	failing error // of the last commit; nil after a success
+	mu       sync.Mutex
+	open     *batch
+	closed   bool
+	failing  error // of the last commit; nil after a success
+	unsigned bool  // records came since the last head
 
 	// Of whoever has the turn.
 	disk   *disk
-	spare  []byte    // of a batch that is done
-	last   time.Time // of the last commit's end
-	shared bool      // whether it held several records
-	torn   []byte    // cut off by the last repair, not yet quoted
-	failed uint64    // records that failed since the last success
-	broken bool      // the last commit failed: repair before the next
+	spare  []byte            // of a batch that is done
+	last   time.Time         // of the last commit's end
+	shared bool              // whether it held several records
+	torn   []byte            // cut off by the last repair, not yet quoted
+	failed uint64            // records that failed since the last success
+	broken bool              // the last commit failed: repair before the next
+	tip    [sha256.Size]byte // the hash of the file's last line
 }
 
 // openStream repairs the file. It starts nothing.
-func openStream(name string, d *disk, limit int, pace time.Duration, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
+func openStream(name string, d *disk, limit int, pace time.Duration, key *ecdsa.PrivateKey, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
 	s := &stream{
-		name: name, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
+		name: name, key: key, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
 		turn: make(chan struct{}, 1), quit: make(chan struct{}), open: newBatch(nil),
 	}
 	var err error
-	if s.torn, err = d.repair(); err != nil {
+	if s.torn, s.tip, err = d.repair(); err != nil {
 		return nil, err
 	}
+	s.unsigned = s.tip != [sha256.Size]byte{} // who knows how the last run ended
 	if s.torn != nil {
 		l.Warn("the audit trail ended in a cut line; it was set aside", "file", name, "bytes", len(s.torn))
 	}
@@ -107,8 +114,29 @@ func (s *stream) record(ctx context.Context, e *Event) error {
 	b.count++
 	b.types[slices.Index(types[:], e.Type)]++
 	b.waiting++
+	s.unsigned = true
 	s.mu.Unlock()
 	return s.wait(ctx, b)
+}
+
+// sign ends what was recorded since the last head with one, where there is a key.
+func (s *stream) sign(ctx context.Context) error {
+	s.mu.Lock()
+	b := s.open
+	if s.closed || !s.headless() {
+		s.mu.Unlock()
+		return nil
+	}
+	b.waiting++
+	s.mu.Unlock()
+	return s.wait(ctx, b)
+}
+
+// headless has the open batch end in a head, where something came since the last one.
+// It is for whoever holds mu.
+func (s *stream) headless() bool {
+	s.open.head = s.key != nil && s.unsigned
+	return s.open.head
 }
 
 // ready is nil after a success. After a failure it commits the open batch, which
@@ -217,7 +245,7 @@ func (s *stream) commit() {
 	b := s.open
 	s.open = newBatch(s.spare)
 	s.mu.Unlock()
-	if b.count > 0 || s.broken {
+	if b.count > 0 || s.broken || b.head {
 		began := time.Now()
 		b.err = s.store(b)
 		s.last = time.Now()
@@ -235,10 +263,11 @@ func (s *stream) commit() {
 // it, never to a record.
 func (s *stream) store(b *batch) error {
 	if s.broken {
-		torn, err := s.disk.repair()
+		torn, tip, err := s.disk.repair()
 		if err != nil {
 			return err
 		}
+		s.tip = tip
 		if s.torn == nil {
 			s.torn = torn
 		}
@@ -247,7 +276,20 @@ func (s *stream) store(b *batch) error {
 	if s.broken || s.torn != nil {
 		lines = append(s.envelope.mark(make([]byte, 0, maxRecord+len(lines)), s.failed, s.torn), lines...)
 	}
-	return s.disk.append(lines)
+	tip := chain(lines, s.tip)
+	if b.head {
+		from := len(lines)
+		var err error
+		if lines, err = s.envelope.head(lines, s.name, tip, s.key); err != nil {
+			return err
+		}
+		tip = chain(lines[from:], tip)
+	}
+	if err := s.disk.append(lines); err != nil {
+		return err
+	}
+	s.tip = tip
+	return nil
 }
 
 // account counts what a commit did.
@@ -269,6 +311,7 @@ func (s *stream) account(b *batch, took time.Duration) {
 	}
 	s.mu.Lock()
 	s.failing = b.err
+	s.unsigned = s.unsigned && (b.err != nil || !b.head || s.open.count > 0)
 	s.mu.Unlock()
 	for i, n := range b.types {
 		if n > 0 {
@@ -289,6 +332,7 @@ func (s *stream) close() error {
 		return nil
 	}
 	s.closed = true
+	s.headless()
 	s.mu.Unlock()
 	close(s.quit)
 	s.turn <- struct{}{}

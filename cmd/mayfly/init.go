@@ -47,6 +47,7 @@ const (
 	revocationsName    = "revocations"
 	revocationsMark    = "revocations.mark"
 	revocationsKeyName = "revocations.key.pem"
+	auditKeyName       = "audit.key.pem"
 )
 
 // initOptions say what kind of CA `mayfly init` makes.
@@ -64,8 +65,8 @@ type initOptions struct {
 
 const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
-of an embedded log, the empty log, a TUF repository that tells clients of them all, and
-mayfly.yaml, which names them. What later commands decide, such as which
+of an embedded log, the empty log, the key that signs the audit trail, a TUF repository
+that tells clients of them all, and mayfly.yaml, which names them. What later commands decide, such as which
 authority signs, is kept in authorities.json and logs.json; mayfly.yaml is yours
 alone. The folder appears whole or not at all, and one that has something in it is
 never touched.
@@ -211,7 +212,7 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err != nil {
 		return created, err
 	}
-	for _, name := range []string{logKeyName, revocationsKeyName} {
+	for _, name := range []string{logKeyName, revocationsKeyName, auditKeyName} {
 		if _, err := keystore.GenerateFile(filepath.Join(dir, name), kms.ECDSAP256, passphrase); err != nil {
 			return created, err
 		}
@@ -321,6 +322,7 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.TUF.MarkFile = tufMarkName
 	c.Store.Path = indexName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
+	c.Audit.KeyFile, c.Audit.Passphrase = auditKeyName, o.passphrase
 	if len(o.issuers) > 0 {
 		var f setting.Faults
 		if identity.CheckIssuers("--issuer", o.issuers, &f); f.Len() > 0 {

@@ -42,7 +42,7 @@ func newLogRotateCommand(streams streams) *cobra.Command {
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			var err error
-			if r.At, err = parseMoment(at); err != nil {
+			if r.At, err = parseMoment("--at", at); err != nil {
 				return err
 			}
 			r.Key = setting.KeyRef(key)
@@ -69,8 +69,8 @@ func newLogRotateCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
-// parseMoment reads a day or a moment; "" is the zero time.
-func parseMoment(text string) (time.Time, error) {
+// parseMoment reads a flag's day or moment; "" is the zero time.
+func parseMoment(flag, text string) (time.Time, error) {
 	for _, layout := range []string{time.DateOnly, time.RFC3339} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t, nil
@@ -79,7 +79,7 @@ func parseMoment(text string) (time.Time, error) {
 	if text == "" {
 		return time.Time{}, nil
 	}
-	return time.Time{}, usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--at %q isn't a time", text)
+	return time.Time{}, usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "%s %q isn't a time", flag, text)
 }
 
 // rotateLog plans the log that follows the last one, and makes it.

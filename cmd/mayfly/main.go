@@ -78,6 +78,7 @@ var commands = []func(streams) *cobra.Command{
 	newPolicyCommand,
 	newConfigCommand,
 	newLogCommand,
+	newAuditCommand,
 	newKMSCommand,
 	newAuthorityCommand,
 	newCACommand,
@@ -115,6 +116,7 @@ code-signing certificate that lives ten minutes and is in a transparency log.`,
 	for _, command := range commands {
 		root.AddCommand(command(io))
 	}
+	putOnRecord(root)
 	markBegin(root, began)
 	root.AddCommand(newExitCodesTopic())
 	refuseUnknownTopics(root)

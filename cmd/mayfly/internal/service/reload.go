@@ -11,6 +11,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -156,6 +157,9 @@ func (s *Service) reload(ctx context.Context, cause string) {
 	r.success.Set(1)
 	s.Logger.LogAttrs(ctx, slog.LevelInfo, "the configuration was read again and is in force",
 		slog.String("cause", cause), slog.String("file", r.File), slog.Int("issuers", len(next.Issuers)))
+	if err := s.audit.Record(ctx, audit.Event{Type: audit.Admin, Act: "configuration in force", By: cause, What: r.File}); err != nil {
+		s.Logger.LogAttrs(ctx, slog.LevelError, "a new configuration is in force and isn't on record in the audit trail", slog.Any("error", err))
+	}
 }
 
 // apply makes all that c asks for and, when nothing is wrong with any of it, puts

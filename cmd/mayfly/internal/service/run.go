@@ -26,6 +26,7 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.revoker != nil {
 		group.Go(func() error { return s.revoker.Run(ctx) })
 	}
+	group.Go(func() error { return s.audit.Run(ctx) })
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}

@@ -1,0 +1,243 @@
+package main
+
+import (
+	"crypto/ecdsa"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+const auditLong = `Asks the audit trail, with all its rotated parts, compressed ones too, and the files
+of refusals and of administrators' acts beside it. It only reads, so a service may run.`
+
+func newAuditCommand(streams streams) *cobra.Command {
+	return group("audit", "Ask the audit trail, and verify it", auditLong,
+		newAuditSearchCommand(streams), newAuditShowCommand(streams), newAuditVerifyCommand(streams))
+}
+
+// trailFlag names the trail.
+func trailFlag(cmd *cobra.Command, trail *string) {
+	cmd.Flags().StringVar(trail, "trail", "", "the trail's current file, audit.path or that of a copy, with its parts beside it (required)")
+	cobra.CheckErr(cmd.MarkFlagRequired("trail"))
+}
+
+const auditSearchLong = `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
+what was refused, then of what administrators did; a * at the end of VALUE stands for
+the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
+probed or admin. Records of one kind are in the order in which they were written.`
+
+func newAuditSearchCommand(streams streams) *cobra.Command {
+	var trail, since, until string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "search [FIELD=VALUE...]",
+		Short: "Find records by any of their fields, and by time",
+		Long:  auditSearchLong,
+		Example: `  mayfly audit search --trail audit/audit.jsonl san=alice@example.com type=issued
+  mayfly audit search --trail audit/audit.jsonl 'subject=repo:example/*' --since 2026-11-01 --json`,
+		RunE: func(_ *cobra.Command, args []string) (err error) {
+			var q audit.Query
+			for _, arg := range args {
+				f, err := audit.ParseFilter(arg)
+				if err != nil {
+					return usage("write for example san=alice@example.com", "%w", err)
+				}
+				q.Filters = append(q.Filters, f)
+			}
+			if q.Since, err = parseMoment("--since", since); err != nil {
+				return err
+			}
+			if q.Until, err = parseMoment("--until", until); err != nil {
+				return err
+			}
+			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, line []byte) {
+				if asJSON {
+					fmt.Fprintf(streams.Out, "%s\n", line)
+				} else {
+					fmt.Fprintln(streams.Out, row(r))
+				}
+			})
+			if found == 0 && err == nil {
+				fmt.Fprintln(streams.Err, "nothing found")
+			}
+			return err
+		},
+	}
+	trailFlag(cmd, &trail)
+	cmd.Flags().StringVar(&since, "since", "", "no records before this, such as 2026-11-01 or 2026-11-01T08:00:00Z")
+	cmd.Flags().StringVar(&until, "until", "", "none at this time or later")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as they are, one a line")
+	return cmd
+}
+
+// searchTrail gives what it finds to show, and counts it. What can't be read is told to
+// warnings, and is an error at the end: something may be missing.
+func searchTrail(trail string, q audit.Query, warnings io.Writer, show func(audit.Record, []byte)) (found int, err error) {
+	if _, err := os.Stat(trail); err != nil {
+		return 0, fail("name the trail's current file, which is audit.path of the configuration", "%w", err)
+	}
+	for _, file := range audit.Files(trail) {
+		q.Search(file.Path, func(r audit.Record, line []byte, unread error) bool {
+			if unread != nil {
+				fmt.Fprintln(warnings, terminal.Line(unread.Error()))
+				err = fail("run `mayfly audit verify`, which says more", "parts of the audit trail can't be read, so something may be missing")
+				return true
+			}
+			found++
+			show(r, line)
+			return true
+		})
+	}
+	return found, err
+}
+
+// row is a record on one line.
+func row(r audit.Record) string {
+	word := func(fields ...string) string {
+		for _, field := range fields {
+			if v, ok := r.Data[field]; ok {
+				return terminal.Line(fmt.Sprint(v))
+			}
+		}
+		return "-"
+	}
+	return fmt.Sprintf("%-24s %-9s %-40s %-40s %-26s %s", r.Time.UTC().Format("2006-01-02T15:04:05.000Z"), terminal.Line(r.Type),
+		word("san", "subject", "by", "remote_addr"), word("serial", "what"), word("request_id"), word("reason", "act"))
+}
+
+func newAuditShowCommand(streams streams) *cobra.Command {
+	var trail string
+	cmd := &cobra.Command{
+		Use:   "show SERIAL|REQUEST_ID|FINGERPRINT|ID",
+		Short: "Print all that is on record of a certificate or a request",
+		Long: `Prints every record of a certificate, by its serial number or fingerprint, of a
+request, by the id that the client was given, or the one record with an id: each
+with all its fields. Nothing found is exit code 1.`,
+		Example: "  mayfly audit show --trail audit/audit.jsonl 2OUZ6DV6QUNAM2KDM2TXG2BDK4",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			q := audit.Query{Filters: []audit.Filter{audit.Refers(args[0])}}
+			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, _ []byte) {
+				fmt.Fprintf(streams.Out, "%s  %s\n  %-16s %s\n", r.Time.UTC().Format(time.RFC3339Nano), terminal.Line(r.Type), "id", terminal.Line(r.ID))
+				for _, field := range audit.Fields {
+					if v, ok := r.Data[field]; ok {
+						fmt.Fprintf(streams.Out, "  %-16s %s\n", field, terminal.Line(fmt.Sprint(v)))
+					}
+				}
+			})
+			if found == 0 && err == nil {
+				err = fail("`mayfly audit search` finds records by other fields", "no record of %s", args[0])
+			}
+			return err
+		},
+	}
+	trailFlag(cmd, &trail)
+	return cmd
+}
+
+// maxFaults bounds what is told of a trail.
+const maxFaults = 10_000
+
+const auditVerifyLong = `Reads the whole trail and names every place where a line was altered, deleted,
+swapped, added or cut: each record has the hash of the one before it, and signed
+heads vouch for all before them. --key is the public half of audit.key_file. With
+--heads, heads that were kept elsewhere, such as a collector's copy, must be in the
+trail: without them nobody sees that its end was cut off, or that somebody who has
+the key wrote it anew. Exit code 5 says that it isn't whole.`
+
+func newAuditVerifyCommand(streams streams) *cobra.Command {
+	var trail, keyFile, heads string
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "verify",
+		Short: "Verify that the trail is as it was written",
+		Long:  auditVerifyLong,
+		Example: `  mayfly kms public file:audit.key.pem >audit.pub.pem
+  mayfly audit verify --trail audit/audit.jsonl --key audit.pub.pem --heads collected.jsonl`,
+		Args: cobra.NoArgs,
+		RunE: func(*cobra.Command, []string) error {
+			v, err := verifyTrail(trail, keyFile, heads)
+			if err != nil {
+				return err
+			}
+			if asJSON {
+				err = writeJSON(streams.Out, v)
+			} else {
+				v.print(streams.Out)
+			}
+			if err == nil && len(v.Faults) > 0 {
+				err = &failure{code: exitUnverified, err: errors.New("the audit trail isn't as it was written")}
+			}
+			return err
+		},
+	}
+	trailFlag(cmd, &trail)
+	cmd.Flags().StringVar(&keyFile, "key", "", "PEM file with the public key of the heads; else none is verified")
+	cmd.Flags().StringVar(&heads, "heads", "", "file with records of heads that were kept elsewhere")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
+	return cmd
+}
+
+// trailVerification is what `mayfly audit verify` found.
+type trailVerification struct {
+	Files  []audit.Report `json:"files"`
+	Faults []string       `json:"faults"`
+}
+
+func verifyTrail(trail, keyFile, heads string) (v trailVerification, err error) {
+	v.Faults = []string{}
+	var key *ecdsa.PublicKey
+	if keyFile != "" {
+		b, err := readLimited(keyFile)
+		if err != nil {
+			return v, err
+		}
+		_, public, err := pemfile.PublicKey(b)
+		if key, _ = public.(*ecdsa.PublicKey); key == nil {
+			return v, fail("make it with `mayfly kms public`", "%s has no P-256 public key (%v)", keyFile, err)
+		}
+	}
+	var kept []audit.Head
+	if heads != "" {
+		text, err := os.ReadFile(heads) // #nosec G304 -- the user names the file
+		if err != nil {
+			return v, err
+		}
+		if kept = audit.Heads(text); len(kept) == 0 {
+			return v, fail("give what a sink of the trail got, one record a line", "%s has no heads", heads)
+		}
+	}
+	for _, file := range audit.Files(trail) {
+		r, err := audit.Verify(file, key, kept, func(fault error) {
+			if len(v.Faults) < maxFaults {
+				v.Faults = append(v.Faults, fault.Error())
+			}
+		})
+		if err != nil {
+			return v, err
+		}
+		v.Files = append(v.Files, r)
+	}
+	return v, nil
+}
+
+func (v *trailVerification) print(w io.Writer) {
+	for _, r := range v.Files {
+		fmt.Fprintf(w, "%s: %d records, %d from before they were chained; %d verified heads, %d records after the last", r.File, r.Records, r.Unchained, r.Heads, r.Unsigned)
+		if r.Later {
+			fmt.Fprint(w, "; what was before them was deleted, by rotation or by somebody")
+		}
+		fmt.Fprintln(w)
+	}
+	for _, fault := range v.Faults {
+		fmt.Fprintf(w, "FAULT  %s\n", terminal.Line(fault))
+	}
+}
