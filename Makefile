@@ -48,11 +48,11 @@ go-version:
 	[ "$$(printf '%s\n' $(GO_WANTED) "$${have:-0}" | sort -V | head -n 1)" = $(GO_WANTED) ] || \
 		{ echo "Mayfly needs Go $(GO_WANTED) or later, and here is $${have:-none}: https://go.dev/dl" >&2; exit 1; }
 
-build: go-version ## bin/mayfly, static
-	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/mayfly ./cmd/mayfly
+build: go-version ## bin/mayfly and bin/mayfly-verify, static
+	CGO_ENABLED=0 go build $(BUILDFLAGS) -o bin/ ./cmd/mayfly ./cmd/mayfly-verify
 
-install: build ## bin/mayfly into $(PREFIX)/bin
-	install -D -m 0755 bin/mayfly $(DESTDIR)$(PREFIX)/bin/mayfly
+install: build ## both into $(PREFIX)/bin
+	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/mayfly bin/mayfly-verify
 
 test: ## every test of the product, with the race detector
 	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools postgresql redis-server

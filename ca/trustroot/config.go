@@ -25,6 +25,10 @@ type Config struct {
 	// `accounts.google.com: google.com`. They ask one service of each operator. A
 	// host that isn't here is its own.
 	Operators map[string]string `yaml:"operators,omitempty"`
+	// Excised are times in which nothing counts that was signed with certificates of this
+	// CA: an emergency, for clients that know no list of what is revoked. Add one with
+	// `mayfly tuf stage --excise`, which counts what it hits, and leave it here.
+	Excised []Gap `yaml:"excised,omitempty"`
 }
 
 // TimestampAuthorityConfig is a timestamp authority (RFC 3161) that somebody runs.
@@ -99,6 +103,13 @@ func (c *Config) Check(path string, f *setting.Faults) {
 			f.Add(setting.Join(at, "origin"), "%q isn't a host in lower case without port or path, and clients know a log by no other name", l.Origin)
 		}
 		setting.CheckWindow(at, l.Start, l.End, f)
+	}
+	list = setting.Join(path, "excised")
+	checkLength(list, len(c.Excised), f)
+	for i, g := range c.Excised {
+		if err := g.check(); err != nil {
+			f.Add(setting.Index(list, i), "%v", err)
+		}
 	}
 	for host, operator := range c.Operators {
 		if u, err := url.Parse("https://" + host); err != nil || u.Hostname() != host || operator == "" {

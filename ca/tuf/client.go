@@ -84,7 +84,7 @@ func (r *Repository) try(ctx context.Context, before *Repository, online kms.Sig
 	}
 	defer func() { err = errors.Join(err, os.RemoveAll(cache)) }()
 	try := func(r *Repository, cache string) error {
-		made, err := r.online(ctx, online, dayOf(now))
+		made, err := r.online(ctx, online, dayOf(now), Lists{})
 		if err != nil {
 			return err
 		}

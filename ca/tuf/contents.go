@@ -129,8 +129,13 @@ func (d documents) entries() (all []entry) {
 		return entry{id: kind + is, words: kind + " " + name + ", SHA-256 " + is, sha256: is}
 	}
 	authorities := func(kind string, list []trustroot.Authority) {
-		for _, a := range list {
+		for i, a := range list {
 			e := keyed(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw)
+			for _, before := range list[:i] { // what is excised lies in between
+				if before.Chain[0].Equal(a.Chain[0]) && !before.End.IsZero() && before.End.Before(a.Start) {
+					e.id += " again"
+				}
+			}
 			for _, c := range a.Chain[1:] {
 				e.words += fmt.Sprintf(", below %x", sha256.Sum256(c.Raw))
 			}
@@ -226,8 +231,9 @@ func changed(was, is []entry) (all []Change) {
 	return all
 }
 
-// lost is nil when all that was signed under what is published can be verified after.
-func lost(before, after contents, now time.Time) error {
+// lost is nil when all that was signed under what is published can be verified after,
+// but for what was signed in the gap, and nothing that was excised before.
+func lost(before, after contents, gap []trustroot.Gap, now time.Time) error {
 	was, err := before.parse()
 	if err != nil {
 		return fmt.Errorf("what was published: %w", err)
@@ -237,7 +243,7 @@ func lost(before, after contents, now time.Time) error {
 		return err
 	}
 	var errs []error
-	for _, words := range was.history.Lost(*is.history, now) {
+	for _, words := range append(was.history.Excise(gap).Lost(*is.history, now), was.history.Regained(*is.history)...) {
 		errs = append(errs, errors.New(words))
 	}
 	return errors.Join(errs...)
@@ -251,5 +257,5 @@ func (d documents) sums() (all []string) {
 		}
 	}
 	slices.Sort(all)
-	return all
+	return slices.Compact(all)
 }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"strconv"
 	"strings"
@@ -30,12 +31,31 @@ const timestampPath = "timestamp.json"
 // dayOf is the number of the day.
 func dayOf(t time.Time) int64 { return int64(t.Sub(epoch) / day) }
 
+// Lists are the revocation lists (CRLs) below crl/, which replicas sign alike.
+type Lists struct {
+	// Number is of the statement up to which the lists have all. It only rises, and with
+	// it the versions: lists that are signed again for the same number go out with the
+	// next day.
+	Number int64
+	// Files are the lists in DER, by the authority's key id in hexadecimal.
+	Files map[string][]byte
+}
+
+// same reports whether what is signed for other does for l.
+func (l Lists) same(other Lists) bool {
+	return l.Number == other.Number && maps.EqualFunc(l.Files, other.Files, func(_, _ []byte) bool { return true })
+}
+
+// ListPath is the target of an authority's list.
+func ListPath(authority string) string { return crlRole + "/" + authority + ".crl" }
+
 // dayFiles are what the online key signs for one day: a pure function of what was
-// published and the number of the day, but for the signatures of a key whose
-// signatures aren't (a KMS's). Clients take a higher version for newer, and both a
-// later day and later targets have one.
+// published, the number of the day and the lists, but for the signatures of a key whose
+// signatures aren't (a KMS's). Clients take a higher version for newer, and a later
+// day, later targets and later lists all have one.
 type dayFiles struct {
 	day     int64
+	lists   Lists
 	version int64
 	expires time.Time
 	paths   map[string][]byte
@@ -43,12 +63,15 @@ type dayFiles struct {
 }
 
 // online signs for a day.
-func (r *Repository) online(ctx context.Context, key kms.Signer, number int64) (*dayFiles, error) {
+func (r *Repository) online(ctx context.Context, key kms.Signer, number int64, lists Lists) (*dayFiles, error) {
 	if number < 0 {
 		return nil, fmt.Errorf("tuf: this machine's clock is before %s: correct it", stamp(epoch))
 	}
 	begins := epoch.Add(time.Duration(number) * day)
-	d := &dayFiles{day: number, version: number*perDay + r.state.Targets, expires: begins.Add(OnlineLife), paths: make(map[string][]byte), repo: r}
+	d := &dayFiles{
+		day: number, lists: lists, version: number*perDay + r.state.Targets + lists.Number,
+		expires: begins.Add(OnlineLife), paths: make(map[string][]byte), repo: r,
+	}
 	snapshot := metadata.Snapshot(d.expires)
 	snapshot.Signed.Version = d.version
 	snapshot.Signed.Meta = map[string]*metadata.MetaFiles{
@@ -56,6 +79,14 @@ func (r *Repository) online(ctx context.Context, key kms.Signer, number int64) (
 	}
 	crl := metadata.Targets(d.expires)
 	crl.Signed.Version = d.version
+	for authority, list := range lists.Files {
+		name := ListPath(authority)
+		target, err := metadata.TargetFile().FromBytes(name, list, "sha256")
+		if err != nil {
+			return nil, fmt.Errorf("tuf: %w", err)
+		}
+		crl.Signed.Targets[name], d.paths[hashed(name, target)] = target, list
+	}
 	timestamp := metadata.Timestamp(d.expires)
 	timestamp.Signed.Version = d.version
 	timestamp.Signed.Meta = map[string]*metadata.MetaFiles{metadata.SNAPSHOT + ".json": {Version: d.version}}

@@ -65,8 +65,8 @@ func Init(k Keys, d trustroot.Documents, now time.Time) (*Draft, error) {
 }
 
 // Stage is the draft of the next targets, with the documents d. What was published
-// and isn't in them is refused, unless remove is set.
-func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*Draft, error) {
+// and isn't in them is refused, unless remove is set, or it is of the gap.
+func Stage(r *Repository, d trustroot.Documents, remove bool, gap []trustroot.Gap, now time.Time) (*Draft, error) {
 	files, err := newContents(d)
 	if err != nil {
 		return nil, err
@@ -76,7 +76,7 @@ func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*D
 		return nil, err
 	}
 	if !remove {
-		err = lost(r.files, files, now)
+		err = lost(r.files, files, gap, now)
 	}
 	return draft, err
 }
@@ -85,7 +85,7 @@ func Stage(r *Repository, d trustroot.Documents, remove bool, now time.Time) (*D
 // out, and of the next root where that is old: for a repository that is tried out.
 func Renew(r *Repository, d trustroot.Documents, now time.Time) (*Draft, error) {
 	if !r.Old(now) {
-		return Stage(r, d, true, now)
+		return Stage(r, d, true, nil, now)
 	}
 	files, err := newContents(d)
 	if err != nil {

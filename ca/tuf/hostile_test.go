@@ -169,7 +169,7 @@ func TestEveryDifferenceIsSaid(t *testing.T) {
 		r.input = was
 		r.input.Authorities, r.input.CTLogs = slices.Clone(was.Authorities), slices.Clone(was.CTLogs)
 		c.edit()
-		d, err := Stage(r.load(), r.documents(), true, noon)
+		d, err := Stage(r.load(), r.documents(), true, nil, noon)
 		r.must(err)
 		changes, err := r.carried(d).Changes()
 		r.must(err)
@@ -250,7 +250,7 @@ func TestForeignDraft(t *testing.T) {
 	}
 	// Other targets in force under the same root: whoever signed saw another difference.
 	aside := *ours.load()
-	later, err := Stage(&aside, ours.documents(), false, noon.Add(time.Hour))
+	later, err := Stage(&aside, ours.documents(), false, nil, noon.Add(time.Hour))
 	ours.must(err)
 	twin := ours.signed(later, ours.people[0], ours.people[1])
 	twin.targets.Signed.Version = 2 // as what is in force
@@ -259,7 +259,7 @@ func TestForeignDraft(t *testing.T) {
 		ours.must(sign(t.Context(), twin.targets, key))
 	}
 	aside.targets = twin.targets
-	unseen, err := Stage(&aside, ours.documents(), false, noon)
+	unseen, err := Stage(&aside, ours.documents(), false, nil, noon)
 	ours.must(err)
 	if _, err := Publish(t.Context(), ours.dir, ours.signed(unseen, ours.people[0], ours.people[1]), ours.online, noon); err == nil || !strings.Contains(err.Error(), "stage it anew") {
 		t.Errorf("after other targets: %v", err)

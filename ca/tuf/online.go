@@ -54,6 +54,7 @@ type Online struct {
 	warned  map[string]int        // by role, the last percentage that was warned of; only Run's
 	looked  int64                 // the day of the last look that was believed; guarded by changes
 	leaps   int                   // looks in a row that weren't believed; guarded by changes
+	lists   Lists                 // guarded by changes
 }
 
 // site is what is served. It doesn't change. It keeps what a client may be in the
@@ -118,7 +119,7 @@ func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	today, err := r.online(ctx, o.o.Key, number)
+	today, err := r.online(ctx, o.o.Key, number, o.lists)
 	if err != nil {
 		return nil, err
 	}
@@ -145,6 +146,27 @@ func (o *Online) day(now *site) (int64, error) {
 	}
 	marked, _, err := mark(o.o.Mark).read()
 	return max(number, marked), err
+}
+
+// PublishLists has revocation lists served from now on, or from the first publication
+// on. Lists of a lower number than before are passed over.
+func (o *Online) PublishLists(ctx context.Context, lists Lists) error {
+	o.changes.Lock()
+	defer o.changes.Unlock()
+	if lists.Number < o.lists.Number {
+		return nil
+	}
+	o.lists = lists
+	now := o.site.Load()
+	if now == nil || now.today.lists.same(lists) {
+		return nil
+	}
+	next, err := o.withLists(ctx, now)
+	if err != nil {
+		return fmt.Errorf("tuf: signing for revocation lists, which is tried again: %w", err)
+	}
+	o.site.Store(next)
+	return nil
 }
 
 // Run signs for each day that begins, and warns of what ends, until ctx ends.
@@ -207,9 +229,9 @@ func (o *Online) next(ctx context.Context, now *site) (*site, error) {
 	switch number, soon := dayOf(clock), dayOf(clock.Add(ahead)); {
 	case number > now.today.day:
 		today := now.tomorrow
-		if today == nil || today.day != number {
+		if today == nil || today.day != number || !today.lists.same(o.lists) {
 			var err error
-			if today, err = repo.online(ctx, o.o.Key, number); err != nil {
+			if today, err = repo.online(ctx, o.o.Key, number, o.lists); err != nil {
 				return nil, err
 			}
 		}
@@ -217,12 +239,20 @@ func (o *Online) next(ctx context.Context, now *site) (*site, error) {
 			return nil, fmt.Errorf("the mark of the last day: %w", err)
 		}
 		return &site{today: today, before: now.today}, nil
+	case !now.today.lists.same(o.lists):
+		return o.withLists(ctx, now)
 	case soon > now.today.day && (now.tomorrow == nil || now.tomorrow.day != soon):
-		tomorrow, err := repo.online(ctx, o.o.Key, soon)
+		tomorrow, err := repo.online(ctx, o.o.Key, soon, o.lists)
 		return &site{now.today, tomorrow, now.before}, err
 	default:
 		return now, nil
 	}
+}
+
+// withLists is the site of the same day with other lists.
+func (o *Online) withLists(ctx context.Context, now *site) (*site, error) {
+	today, err := now.today.repo.online(ctx, o.o.Key, now.today.day, o.lists)
+	return &site{today: today, before: now.today}, err
 }
 
 // warn logs every role of whose life less than half is left, again with each percent.

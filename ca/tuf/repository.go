@@ -131,7 +131,8 @@ func versioned(version int64, role string) string { return fmt.Sprintf("%d.%s.js
 
 // hashed is the path of a target.
 func hashed(name string, f *metadata.TargetFiles) string {
-	return "targets/" + hex.EncodeToString(f.Hashes["sha256"]) + "." + name
+	file := strings.LastIndex(name, "/") + 1
+	return "targets/" + name[:file] + hex.EncodeToString(f.Hashes["sha256"]) + "." + name[file:]
 }
 
 // FirstRoot is 1.root.json, with which a client begins.

@@ -125,7 +125,7 @@ func (r *rig) begin(now time.Time) *Repository {
 // stage is the draft of what the input says now.
 func (r *rig) stage(now time.Time) *Draft {
 	r.Helper()
-	d, err := Stage(r.load(), r.documents(), false, now)
+	d, err := Stage(r.load(), r.documents(), false, nil, now)
 	r.must(err)
 	return d
 }

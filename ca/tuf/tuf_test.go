@@ -136,10 +136,10 @@ func TestFollow(t *testing.T) {
 		}
 	}
 	r.input.Authorities = r.input.Authorities[1:]
-	if _, err := Stage(r.load(), r.documents(), false, later); err == nil || !strings.Contains(err.Error(), "the certificate authority CN=first,O=Example") || !strings.Contains(err.Error(), "nothing signed under it can be verified") {
+	if _, err := Stage(r.load(), r.documents(), false, nil, later); err == nil || !strings.Contains(err.Error(), "the certificate authority CN=first,O=Example") || !strings.Contains(err.Error(), "nothing signed under it can be verified") {
 		t.Errorf("an authority that vanished: %v", err)
 	}
-	gone, err := Stage(r.load(), r.documents(), true, later)
+	gone, err := Stage(r.load(), r.documents(), true, nil, later)
 	r.must(err)
 	r.publish(r.signed(gone, r.people[1], r.people[2]), later)
 	if _, ok := r.load().Listed(sum(first.Chain[0].Raw)); ok {

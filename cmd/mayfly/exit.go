@@ -35,6 +35,10 @@ const exitCodesText = `Exit codes of every mayfly command:
   5  what was received did not pass verification: do not use it
   6  a token refuses its PIN: do not start again before the PIN is right, since
      tokens lock after a few tries
+
+mayfly verify has more to tell apart: 1 is a signature that isn't good, 3 one whose
+certificate is revoked, and 4 one that is good but for the list of what is revoked:
+that is stale, or can't be had or used.
 `
 
 // newExitCodesTopic is the text of `mayfly help exit-codes`.

@@ -73,6 +73,7 @@ var commands = []func(streams) *cobra.Command{
 	newCertCommand,
 	newSearchCommand,
 	newMonitorCommand,
+	newVerifyCommand,
 	newTokenCommand,
 	newPolicyCommand,
 	newConfigCommand,

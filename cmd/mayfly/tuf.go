@@ -171,21 +171,33 @@ Private keys stay where they are: carry the draft to enough of them, and back.`,
 
 func newTUFStageCommand(streams streams) *cobra.Command {
 	var remove bool
+	var e excision
 	cmd := &cobra.Command{
 		Use:   "stage",
 		Short: "Draft the next targets, with what the configuration says now",
 		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
 clients. Where something that was signed couldn't be verified any more, it refuses,
-unless --remove says that this is meant.`,
-		Example: "  mayfly tuf stage --config mayfly.yaml --out draft.json",
+unless --remove says that this is meant.
+
+--excise is for an emergency: nothing that was signed between two times counts any more,
+for clients too that ask no list of what is revoked. First it says how many certificates
+that hits, good ones among them; with that number in --hits it drafts.`,
+		Example: `  mayfly tuf stage --config mayfly.yaml --out draft.json
+  mayfly tuf stage --config mayfly.yaml --excise 2026-11-29T10:00:00Z/2026-11-29T11:30:00Z --hits 17`,
 	}
 	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
+	cmd.Flags().StringVar(&e.times, "excise", "", "FROM/TO, two times of RFC 3339: let nothing count that was signed then")
+	cmd.Flags().IntVar(&e.hits, "hits", -1, "how many certificates --excise hits, as it said")
 	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
+		gap, err := e.agreed(streams.Out, c)
+		if err != nil {
+			return nil, err
+		}
 		documents, err := clientDocuments(cmd.Context(), c)
 		if err != nil {
 			return nil, err
 		}
-		d, err := tuf.Stage(r, documents, remove, time.Now())
+		d, err := tuf.Stage(r, documents, remove, gap, time.Now())
 		if err != nil {
 			err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
 		}

@@ -86,6 +86,11 @@ lint() {
   (cd internal/tools && go tool -modfile=pins/go.mod golangci-lint run --config ../../.golangci.yaml ./...)
 }
 
+policies() {
+  local opa="go tool -modfile=internal/tools/opa/go.mod opa"
+  $opa check --strict deploy/policies && $opa test deploy/policies
+}
+
 shell() {
   tree '*.sh' .ci/run | xargs -0 shellcheck --external-sources
 }
@@ -128,6 +133,7 @@ run_step() {
     vet) step "vet" vet ;;
     lint) step "lint" lint ;;
     shell) step "shell" shell ;;
+    policies) step "policies" policies ;;
     vulnerabilities) vulnerabilities ;;
     fuzz) step "fuzz" internal/tools/fuzz.sh "$fuzztime" ;;
     test)
@@ -144,7 +150,7 @@ run_step() {
 
 steps=("$@")
 [ ${#steps[@]} -gt 0 ] ||
-  steps=(packages format modules generated api vet lint shell vulnerabilities fuzz demo test)
+  steps=(packages format modules generated api vet lint shell policies vulnerabilities fuzz demo test)
 for name in "${steps[@]}"; do
   run_step "$name"
 done

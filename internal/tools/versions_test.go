@@ -11,9 +11,7 @@ import (
 
 // bent are the modules that the foreign clients want newer than the product, each
 // with the reason why figures and documents made here are the product's even so.
-var bent = map[string]string{
-	"k8s.io/klog/v2": "Tessera writes a few log lines through it, and nothing else does",
-}
+var bent = map[string]string{}
 
 // TestVersionsAreTheProducts: what the bench measures and configdoc describes in
 // process is built with the product's own dependencies.

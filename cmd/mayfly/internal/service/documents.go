@@ -29,7 +29,7 @@ func (s *Service) history(st *state) (trustroot.History, error) {
 			h.Issuers = append(h.Issuers, trustroot.Service{URL: i.URL, Operator: st.config.Trust.Operator("", i.URL), Start: st.authorities.Trusted[0].Start})
 		}
 	}
-	return h, nil
+	return h.Excise(st.config.Trust.Excised), nil
 }
 
 // render writes what clients need to trust and to find this CA.

@@ -74,7 +74,7 @@ func TestLogsAreHeldBack(t *testing.T) {
 		return tuf.Init(tuf.Keys{Root: only, Targets: only, Threshold: 1, Online: online.Public()}, d, began)
 	}, began)
 	history.CTLogs = []ctlog.Description{first, second}
-	r = publish(func(d trustroot.Documents) (*tuf.Draft, error) { return tuf.Stage(r, d, false, later) }, later)
+	r = publish(func(d trustroot.Documents) (*tuf.Draft, error) { return tuf.Stage(r, d, false, nil, later) }, later)
 
 	var said strings.Builder
 	s := &Service{Dependencies: Dependencies{Now: func() time.Time { return later }, Logger: slog.New(slog.NewTextHandler(&said, nil))}}
