@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 
@@ -11,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -55,7 +57,7 @@ func (s *Service) startRevocation(ctx context.Context, first *state) (err error)
 	s.revoker, err = revoke.Open(ctx, revoke.Options{
 		Config: first.config.Revocation, Signer: s.loaded.revocationKey, URL: s.PublicURL(), Metrics: s.Registry,
 		Issuers:     func() []*x509.Certificate { return issuingCertificates(s.issuer.Authorities()) },
-		ListOptions: revoke.ListOptions{Now: s.Now, Logger: s.Logger, Open: s.openForList},
+		ListOptions: revoke.ListOptions{Now: s.Now, Logger: s.Logger, Open: s.openForList, Changed: s.publishLists},
 	})
 	if err != nil {
 		return err
@@ -63,6 +65,16 @@ func (s *Service) startRevocation(ctx context.Context, first *state) (err error)
 	s.loaded.revocationKey = nil
 	s.useForLists(first)
 	return nil
+}
+
+// publishLists has lists served by TUF too.
+func (s *Service) publishLists(ctx context.Context, number uint64, lists map[string][]byte) {
+	if s.tuf == nil {
+		return
+	}
+	if err := s.tuf.PublishLists(ctx, tuf.Lists{Number: int64(number), Files: lists}); err != nil {
+		s.Logger.LogAttrs(ctx, slog.LevelError, "lists of revoked certificates aren't served by TUF yet", slog.Any("error", err))
+	}
 }
 
 // useForLists has the authority that signs in st sign lists. It comes before another
