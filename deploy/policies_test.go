@@ -35,7 +35,9 @@ func TestKyvernoPolicy(t *testing.T) {
 	}
 	var policy struct {
 		Kind string
-		Spec struct{ Variables, Validations []struct{ Name, Expression string } }
+		Spec struct {
+			Variables, Validations []struct{ Name, Expression string }
+		}
 	}
 	if err := yaml.Unmarshal([]byte(text), &policy); err != nil || policy.Kind != "ValidatingPolicy" || len(policy.Spec.Validations) != 1 {
 		t.Fatalf("%v: %s", err, text)

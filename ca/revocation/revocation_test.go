@@ -56,7 +56,7 @@ func (i issuer) leaf(t testing.TB, serial int64) *x509.Certificate {
 func keeping(since time.Time) pkix.Extension {
 	b, err := asn1.MarshalWithParams(since, "generalized")
 	if err != nil {
-		panic(err) //nolint:forbidigo // a time of these tests
+		panic(err) // a time of these tests
 	}
 	return pkix.Extension{Id: oidExpiredCertsOnCRL, Value: b}
 }
@@ -102,7 +102,7 @@ func TestListIsRefused(t *testing.T) {
 	t.Parallel()
 	ours, other := newAuthority(t, "ours"), newAuthority(t, "other")
 	namesake := newIssuer(t, catest.Authority("Example", "ours", signed, signed.AddDate(9, 0, 0)))
-	namesake.Certificate.SubjectKeyId = ours.SubjectKeyId // says to be ours, with another key
+	namesake.SubjectKeyId = ours.SubjectKeyId // says to be ours, with another key
 	weak := catest.Authority("Example", "weak", signed, signed.AddDate(9, 0, 0))
 	weak.KeyUsage = x509.KeyUsageCertSign
 	now := Terms{Now: today}

@@ -57,8 +57,8 @@ type ListOptions struct {
 	// Open opens the key of an authority that signs no more, by its ID, for as long as
 	// it isn't released. The error says that it can't be had.
 	Open func(ctx context.Context, id string) (s Signing, release func(), err error)
-	// Changed is told of all lists, in DER by ID, and how many statements there are, once
-	// at the start and when any of them has changed; nil where nobody asks.
+	// Changed is told of all lists, in DER by ID, and the sum of their numbers, once at the
+	// start and when any of them has changed; nil where nobody asks.
 	Changed func(ctx context.Context, number uint64, lists map[string][]byte)
 	Now     func() time.Time
 	Logger  *slog.Logger
@@ -193,6 +193,10 @@ func (l *Lists) tell(ctx context.Context) {
 	l.mu.Lock()
 	ids, same := slices.Collect(maps.Keys(l.current)), maps.Equal(l.current, l.told)
 	l.told = maps.Clone(l.current)
+	number := uint64(0)
+	for _, on := range l.current {
+		number += on.number
+	}
 	l.mu.Unlock()
 	if same || l.o.Changed == nil {
 		return
@@ -206,7 +210,7 @@ func (l *Lists) tell(ctx context.Context) {
 		}
 		all[id] = der
 	}
-	l.o.Changed(ctx, l.log.Size(), all)
+	l.o.Changed(ctx, number, all)
 }
 
 func (l list) final() bool { return l.next.Equal(noEnd) }

@@ -33,9 +33,8 @@ func dayOf(t time.Time) int64 { return int64(t.Sub(epoch) / day) }
 
 // Lists are the revocation lists (CRLs) below crl/, which replicas sign alike.
 type Lists struct {
-	// Number is of the statement up to which the lists have all. It only rises, and with
-	// it the versions: lists that are signed again for the same number go out with the
-	// next day.
+	// Number is the sum of the lists' numbers. It only rises, and with it the versions:
+	// lists that are signed again for the same number go out with the next day.
 	Number int64
 	// Files are the lists in DER, by the authority's key id in hexadecimal.
 	Files map[string][]byte

@@ -24,10 +24,10 @@ mayfly-verify --help says all about it.`,
 			args = append([]string{verifier}, args...)
 			self, err := os.Executable()
 			if err == nil {
-				err = syscall.Exec(filepath.Join(filepath.Dir(self), verifier), args, os.Environ()) // it comes back only where that isn't there
+				err = syscall.Exec(filepath.Join(filepath.Dir(self), verifier), args, os.Environ()) // #nosec G204 -- it comes back only where that isn't there
 			}
 			if path, failed := exec.LookPath(verifier); failed == nil {
-				err = syscall.Exec(path, args, os.Environ())
+				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- as the caller's PATH has it
 			}
 			return fail("install it: it is built and released beside mayfly", "verifying takes the program %s: %w", verifier, err)
 		},
