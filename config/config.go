@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/notify"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -62,6 +63,8 @@ type Config struct {
 	TUF tuf.Config `yaml:"tuf"`
 	// Store is the database of what was issued, for search. It is filled from the logs.
 	Store store.Config `yaml:"store,omitempty"`
+	// Alerts tell people and programs of certificates that concern them.
+	Alerts notify.Config `yaml:"alerts,omitempty"`
 	// Audit is the audit trail.
 	Audit audit.Config `yaml:"audit"`
 	// Logging is the service's own log, on standard error.
@@ -212,6 +215,7 @@ func (c *Config) check() []string {
 	c.Trust.Check("trust", f)
 	c.TUF.Check("tuf", f)
 	c.Store.Check("store", f)
+	c.Alerts.Check("alerts", f)
 	c.Audit.Check("audit", f)
 	c.Logging.Check("logging", f)
 	c.crossCheck(f)

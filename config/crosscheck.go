@@ -10,6 +10,9 @@ import (
 // crossCheck adds the faults that no section can see alone.
 func (c *Config) crossCheck(f *setting.Faults) {
 	c.checkTimes(f)
+	if c.Alerts.Enabled() && !c.Store.Enabled() {
+		f.Add("alerts", "needs store: what isn't sent yet is kept there, and certificates come from its index")
+	}
 	keys := []setting.KeyRef{c.CA.Authority.Key}
 	for _, a := range c.CA.All() {
 		keys = append(keys, a.Key)

@@ -23,7 +23,7 @@ var movable = []string{
 	"ctlog.embedded", "ctlog.shards", // within what ctlog.Config.CheckReload says
 	"ca.authorities", "ca.propagation",
 	"trust",
-	"timestamp", "server.limits.timestamps",
+	"timestamp", "server.limits.timestamps", "alerts",
 }
 
 // CheckReload adds a fault for every setting in which next differs from c, the
@@ -76,6 +76,7 @@ func (c *Config) Files() []string {
 	paths(reflect.ValueOf(c.CA.All()), add)
 	paths(reflect.ValueOf(c.Trust), add)
 	paths(reflect.ValueOf(c.Timestamp), add)
+	paths(reflect.ValueOf(c.Alerts), add)
 	add(c.CA.StateFile)
 	add(c.CTLog.StateFile)
 	add(c.TUF.StateFile())

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"iter"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -36,7 +37,23 @@ const knownSubjects = 16 << 10
 type Index struct {
 	db    atomic.Pointer[store.DB] // nil until it could be opened
 	known *lru.Cache[[sha256.Size]byte, int64]
+	taker Taker // nil: nobody is told
 }
+
+// Taker is told of what is kept, in order, within the transaction that keeps it. Its
+// error has nothing kept.
+type Taker interface {
+	Take(ctx context.Context, tx store.Handle, log string, all iter.Seq[Kept]) error
+}
+
+// Kept is a certificate that is kept, with what its identity uses for the first time.
+type Kept struct {
+	Certificate
+	FirstUses []Event
+}
+
+// SetTaker says who is told. It goes before Open.
+func (i *Index) SetTaker(t Taker) { i.taker = t }
 
 // New is an index that isn't open yet.
 func New() *Index {
@@ -114,7 +131,10 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 				return fmt.Errorf("index: keeping entries: %w", err)
 			}
 		}
-		return nil
+		if i.taker == nil {
+			return nil
+		}
+		return i.taker.Take(ctx, tx, k.log, k.all)
 	})
 	if err == nil { // what was rolled back has no number
 		for digest, id := range k.fresh {
@@ -130,6 +150,31 @@ type keeping struct {
 	index                *Index
 	fresh                map[[sha256.Size]byte]int64 // subjects' numbers, of this transaction
 	certificates, events []any
+	uses                 []Event // of the entry at hand
+	kept                 []kept
+}
+
+type kept struct {
+	*certificate
+	entry follow.Entry
+	uses  []Event
+}
+
+// all tells of each certificate that is kept.
+func (k *keeping) all(yield func(Kept) bool) {
+	for _, c := range k.kept {
+		fields := map[string]string{"serial": c.serial, "key_fingerprint": c.keyFingerprint}
+		for i, name := range ofSubject {
+			fields[name] = c.subject[i]
+		}
+		for i, name := range ofRun {
+			fields[name] = c.run[i]
+		}
+		one := Certificate{Index: c.entry.Index, Fields: fields, Logged: c.entry.Timestamp, NotBefore: c.notBefore, NotAfter: c.notAfter}
+		if !yield(Kept{one, c.uses}) {
+			return
+		}
+	}
 }
 
 // move moves the position, which has to be at from.
@@ -152,10 +197,13 @@ func (k *keeping) move(ctx context.Context, tx store.Handle, from uint64, after 
 // add takes one entry up.
 func (k *keeping) add(ctx context.Context, tx store.Handle, e follow.Entry) error {
 	c := decode(e)
-	c.subject[0] = k.log
+	c.subject[0], k.uses = k.log, nil
 	id, err := k.subject(ctx, tx, c, e)
 	if err != nil {
 		return fmt.Errorf("index: keeping a subject: %w", err)
+	}
+	if k.index.taker != nil {
+		k.kept = append(k.kept, kept{c, e, k.uses})
 	}
 	k.certificates = append(k.certificates, id, e.Index, e.Timestamp.Unix(), c.notBefore.Unix(), c.notAfter.Unix(), c.serial, c.keyFingerprint)
 	for _, v := range c.run {
@@ -212,6 +260,7 @@ func (k *keeping) compare(ctx context.Context, tx store.Handle, c *certificate, 
 		}
 		if identity != "" && value != "" && known && !used {
 			k.events = append(k.events, first.kind, identity, value, k.log, e.Index, c.serial, e.Timestamp.Unix())
+			k.uses = append(k.uses, Event{Kind: first.kind, Identity: identity, Value: value})
 		}
 	}
 	return nil

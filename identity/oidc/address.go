@@ -54,7 +54,7 @@ var loopbackNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), neti
 // Internet, and of the networks that the issuer's configuration allows.
 type dialPolicy struct{ allowed []netip.Prefix }
 
-var errAddress = errors.New("the address is not one of the public Internet, and the issuer's allow_networks doesn't allow it")
+var errAddress = errors.New("the address is not one of the public Internet, and allow_networks doesn't allow it")
 
 // check judges one address. An IPv4 address inside an IPv6 one is judged as
 // what it is: a connection to ::ffff:127.0.0.1 is one to 127.0.0.1.

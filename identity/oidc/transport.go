@@ -52,6 +52,22 @@ func newTransport(policy dialPolicy, caFile setting.Path) (*transport, error) {
 	return t, err
 }
 
+// NewTransport is the way to servers that are nobody's issuers, with the same rules:
+// addresses of the public Internet, and of the networks that are allowed beside; of
+// authorities those of a file, where one is named. Errors are for f, under path.
+func NewTransport(path string, networks []string, caFile setting.Path, f *setting.Faults) http.RoundTripper {
+	c := Config{AllowNetworks: networks}
+	policy, err := c.dialPolicy()
+	if err != nil {
+		f.Add(setting.Join(path, "allow_networks"), "%v", err)
+	}
+	t, err := newTransport(policy, caFile)
+	if err != nil {
+		f.Add(setting.Join(path, "ca_file"), "%v", err)
+	}
+	return t
+}
+
 // RoundTrip makes one request.
 func (t *transport) RoundTrip(req *http.Request) (*http.Response, error) {
 	direct, proxied, err := t.transports()
@@ -98,7 +114,7 @@ func (t *transport) transports() (direct, proxied *http.Transport, err error) {
 	var roots *x509.CertPool
 	if t.caFile != "" {
 		if pem, err = durable.ReadPlain(string(t.caFile), maxBody); err != nil {
-			return nil, nil, fmt.Errorf("reading the issuer's certificate authorities: %w", err)
+			return nil, nil, fmt.Errorf("reading the certificate authorities: %w", err)
 		}
 	}
 	if t.direct != nil && bytes.Equal(pem, t.pem) {

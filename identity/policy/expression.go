@@ -50,18 +50,20 @@ var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nam
 // its strings library (version 4: no formatting), and the names above. There is
 // one for the process, for it is immutable and takes longer to make than a policy.
 var language = sync.OnceValues(func() (*cel.Env, error) {
-	options := []cel.EnvOption{
-		cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)),
-		cel.Variable(nameTime, cel.TimestampType),
-		cel.ParserExpressionSizeLimit(maxExpression),
-		cel.ParserRecursionLimit(64),
-		ext.Strings(ext.StringsVersion(4)),
-	}
+	options := []cel.EnvOption{cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)), cel.Variable(nameTime, cel.TimestampType)}
 	for _, name := range principalNames {
 		options = append(options, cel.Variable(name, cel.StringType))
 	}
-	return cel.NewEnv(options...)
+	return newLanguage(options)
 })
+
+func newLanguage(names []cel.EnvOption) (*cel.Env, error) {
+	env, err := cel.NewEnv(append(names, cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(64), ext.Strings(ext.StringsVersion(4)))...)
+	if err != nil {
+		return nil, fmt.Errorf("making the expression language: %w", err)
+	}
+	return env, nil
+}
 
 // expression is a compiled condition; it is immutable and safe for concurrent use.
 type expression struct {
@@ -74,35 +76,46 @@ type expression struct {
 // Text is the expression as it was written.
 func (e *expression) Text() string { return e.text }
 
-// compile reads one expression, which must be of type bool and cheap whatever
-// token it meets. The error is for the person who wrote it.
+// compile reads one expression over a token. The error is for the person who wrote it.
 func compile(text string) (*expression, error) {
-	switch {
-	case strings.TrimSpace(text) == "":
-		return nil, errors.New("is empty; write a condition, or true")
-	case len(text) > maxExpression:
-		return nil, fmt.Errorf("is longer than %d characters", maxExpression)
-	}
 	env, err := language()
 	if err != nil {
-		return nil, fmt.Errorf("making the expression language: %w", err)
+		return nil, err
+	}
+	ast, program, err := compileIn(env, text, nameClaims+", "+strings.Join(principalNames, ", ")+", "+nameTime)
+	switch {
+	case err != nil:
+		return nil, err
+	case text == "true":
+		return &expression{text: text}, nil
+	}
+	var r reader
+	r.walk(ast.NativeRep().Expr(), Read{})
+	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
+}
+
+// compileIn reads one expression, which must be of type bool and cheap whatever it
+// meets. The error is for the person who wrote it; names are what they may use.
+func compileIn(env *cel.Env, text, names string) (*cel.Ast, cel.Program, error) {
+	switch {
+	case strings.TrimSpace(text) == "":
+		return nil, nil, errors.New("is empty; write a condition, or true")
+	case len(text) > maxExpression:
+		return nil, nil, fmt.Errorf("is longer than %d characters", maxExpression)
 	}
 	ast, issues := env.Compile(text)
 	if err := issues.Err(); err != nil {
-		return nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), nameClaims+", "+strings.Join(principalNames, ", ")+", "+nameTime)
+		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), names)
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
-		return nil, fmt.Errorf("is of type %s; a condition is of type bool, as in claims.x == \"y\"", cel.FormatCELType(t))
+		return nil, nil, fmt.Errorf("is of type %s; a condition is of type bool, as in x == \"y\"", cel.FormatCELType(t))
 	}
 	cost, err := env.EstimateCost(ast, sizes{})
 	if err != nil {
-		return nil, fmt.Errorf("its cost can't be estimated: %w", err)
+		return nil, nil, fmt.Errorf("its cost can't be estimated: %w", err)
 	}
 	if cost.Max > maxEstimate {
-		return nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
-	}
-	if text == "true" {
-		return &expression{text: text}, nil
+		return nil, nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if cost.Max > cheap {
@@ -110,11 +123,9 @@ func compile(text string) (*expression, error) {
 	}
 	program, err := env.Program(ast, options...)
 	if err != nil {
-		return nil, fmt.Errorf("doesn't compile: %w", err)
+		return nil, nil, fmt.Errorf("doesn't compile: %w", err)
 	}
-	var r reader
-	r.walk(ast.NativeRep().Expr(), Read{})
-	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
+	return ast, program, nil
 }
 
 // firstIssue is the first thing wrong with an expression, with its place.

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/store"
@@ -32,7 +34,10 @@ func (s *Service) startIndex(first *state) (err error) {
 		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
 		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
-	return err
+	if err != nil {
+		return err
+	}
+	return s.startAlerts()
 }
 
 // followed are the logs of st, as the monitor of promises reads them.
@@ -48,9 +53,11 @@ func (s *Service) runIndex(ctx context.Context) error {
 	for said := ""; ; {
 		db, err := store.Open(ctx, s.started.Store)
 		if err == nil {
-			if err = s.index.Open(ctx, db); err == nil {
-				err = s.follower.Run(ctx)
-				return errors.Join(err, db.Close())
+			if err = errors.Join(s.alerts.Open(ctx, db), s.index.Open(ctx, db)); err == nil {
+				group, running := errgroup.WithContext(ctx)
+				group.Go(func() error { return s.follower.Run(running) })
+				group.Go(func() error { return s.alerts.Run(running) })
+				return errors.Join(group.Wait(), db.Close())
 			}
 			err = errors.Join(err, db.Close())
 		}

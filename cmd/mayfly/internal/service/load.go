@@ -13,6 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/notify"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
@@ -82,6 +83,7 @@ type Components struct {
 	tuf        signedRoot
 	// revocationKey is nil where nothing can be revoked, and once a Revoker has it.
 	revocationKey kms.Signer
+	alerts        *notify.Loaded
 }
 
 // Load reads everything that c names and reports all faults at once, as a
@@ -122,6 +124,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 	loaded.loadLogs(ctx, c.CTLog, d, &f)
 	loaded.Beside = c.Trust.Read("trust", &f)
 	loaded.loadRevocation(ctx, c.Revocation, d, &f)
+	loaded.alerts = notify.Load("alerts", c.Alerts, &f)
 	loaded.loadTUF(ctx, c.TUF, c.CA.Propagation, d, &f)
 	if t := c.Server.TLS; t.Enabled() {
 		if _, err := server.ReadCertificate(string(t.CertFile), string(t.KeyFile)); err != nil {

@@ -54,9 +54,6 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
 	}
-	if err := s.startIndex(first); err != nil {
-		return nil, err
-	}
 	if err := s.startRevocation(ctx, first); err != nil {
 		return nil, err
 	}
@@ -67,6 +64,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 		return nil, err
 	}
 	if s.promises, err = s.newMonitor(first); err != nil {
+		return nil, err
+	}
+	if err := s.startIndex(first); err != nil {
 		return nil, err
 	}
 	if err := s.startTUF(ctx, c.TUF); err != nil {

@@ -37,7 +37,8 @@ func (s *Service) readiness() []server.Dependency {
 			server.Dependency{Name: "next log", Check: s.nextLog, Detail: s.logStatus, Informational: true})
 	}
 	if s.index != nil {
-		all = append(all, server.Dependency{Name: "index", Check: s.indexReady, Detail: s.indexStatus, Informational: true})
+		all = append(all, server.Dependency{Name: "index", Check: s.indexReady, Detail: s.indexStatus, Informational: true},
+			server.Dependency{Name: "alerts", Check: s.alerts.Ready, Informational: true})
 	}
 	if s.revoker != nil {
 		all = append(all, server.Dependency{Name: "revocation", Check: s.revoker.Lists.Ready, Informational: true})

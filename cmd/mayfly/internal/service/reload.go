@@ -76,6 +76,7 @@ func (s *Service) reloadSteps() []reloadStep {
 		{settings: "ca", prepare: s.prepareAuthorities},
 		{settings: "timestamp", prepare: s.prepareTimestamps},
 		{settings: "ctlog", prepare: s.prepareLogs, onlyIfClean: true},
+		{settings: "alerts", prepare: s.prepareAlerts},
 		{settings: "", prepare: s.prepareDocuments},
 		{settings: "server", prepare: s.prepareServer},
 		{settings: "tuf.directory", prepare: s.prepareTUF},

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/ca/notify"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -44,6 +45,7 @@ type Service struct {
 	promises   *inclusion.Monitor   // nil without logs
 	index      *index.Index         // nil without a store; filled beside all else, and nobody waits for it
 	follower   *follow.Follower     // fills it
+	alerts     *notify.Alerts       // nil without an index
 	timestamps *timestamp.InForce   // which has no authority where there is none
 	tuf        *tuf.Online          // nil without a repository
 	server     *server.Server

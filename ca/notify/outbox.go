@@ -1,0 +1,130 @@
+package notify
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/store"
+)
+
+// The bounds of what waits, and of one message.
+const (
+	maxQueued    = 50_000             // alerts for one target: what comes beyond is lost
+	maxWait      = 7 * 24 * time.Hour // of one alert: then it is lost, and the next one's turn
+	digestEvents = 100
+	digestBytes  = 128 << 10
+	lease        = 2 * time.Minute // of a queue
+)
+
+// lock has whoever adds wait for the one before: so numbers are in the order of commits,
+// and no two wait for each other.
+func lock(ctx context.Context, tx store.Handle) error {
+	if _, err := tx.Exec(ctx, "UPDATE alerts_state SET last = last"); err != nil {
+		return fmt.Errorf("notify: waiting to add alerts: %w", err)
+	}
+	return nil
+}
+
+// add puts an alert into the outbox.
+func (a *Alerts) add(ctx context.Context, tx store.Handle, t *target, recipient, text string) error {
+	if a.status(t.Name).queued >= maxQueued { // as of the last look
+		a.metrics.alerts.WithLabelValues(t.Name, outcomeLost).Inc()
+		return nil
+	}
+	now := a.Now()
+	var id int64
+	err := tx.QueryRow(ctx, "UPDATE alerts_state SET last = last + 1 RETURNING last").Scan(&id)
+	if err == nil {
+		_, err = tx.Exec(ctx, "INSERT INTO alerts_outbox VALUES (?, ?, ?, ?, ?, 0, ?)", id, t.Name, recipient, now.UnixMilli(), now.Add(t.Digest).UnixMilli(), text)
+	}
+	if err != nil {
+		return fmt.Errorf("notify: keeping an alert: %w", err)
+	}
+	return nil
+}
+
+// parcel is what is sent at once: the first of a queue, and of a digest those after it.
+type parcel struct {
+	recipient   string
+	first, last int64
+	attempts    int
+	events      []event
+}
+
+// claim takes the queue of a target that has been due longest; nil where none is.
+func (a *Alerts) claim(ctx context.Context, t *target) (*parcel, error) {
+	now, p, due := a.Now(), &parcel{}, int64(0)
+	err := a.store.QueryRow(ctx, `SELECT id, recipient, attempts, due FROM alerts_outbox
+		WHERE id IN (SELECT MIN(id) FROM alerts_outbox WHERE target = ? GROUP BY recipient) AND due <= ? ORDER BY due, id LIMIT 1`,
+		t.Name, now.UnixMilli()).Scan(&p.first, &p.recipient, &p.attempts, &due)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, nil //nolint:nilnil // nothing is due
+	}
+	if err != nil {
+		return nil, err
+	}
+	claimed, err := a.change(ctx, "UPDATE alerts_outbox SET due = ? WHERE id = ? AND due = ?", now.Add(lease).UnixMilli(), p.first, due)
+	if err != nil || claimed == 0 { // another process has it
+		return nil, err
+	}
+	most := 1
+	if t.Digest > 0 {
+		most = digestEvents
+	}
+	rows, err := a.store.Query(ctx, "SELECT id, event FROM alerts_outbox WHERE target = ? AND recipient = ? AND id >= ? ORDER BY id LIMIT ?", t.Name, p.recipient, p.first, most)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close()
+	for size := 0; size < digestBytes && rows.Next(); {
+		var text []byte
+		var e event
+		if err := errors.Join(rows.Scan(&p.last, &text), json.Unmarshal(text, &e)); err != nil {
+			return nil, err
+		}
+		p.events, size = append(p.events, e), size+len(text)
+	}
+	return p, rows.Err()
+}
+
+// change is one statement by itself, and how many rows it changed.
+func (a *Alerts) change(ctx context.Context, statement string, args ...any) (n int64, err error) {
+	err = a.store.Write(ctx, func(tx store.Handle) error {
+		done, err := tx.Exec(ctx, statement, args...)
+		if err == nil {
+			n, err = done.RowsAffected()
+		}
+		return err
+	})
+	return n, err
+}
+
+// count looks at what waits, and gives up what has waited too long, as that of a target
+// that no configuration has any more.
+func (a *Alerts) count(ctx context.Context, c *Loaded) error {
+	old := a.Now().Add(-maxWait).UnixMilli()
+	lost, err := a.change(ctx, "DELETE FROM alerts_outbox WHERE created < ?", old)
+	if err != nil {
+		return err
+	}
+	if lost > 0 {
+		a.metrics.expired.Add(float64(lost))
+		a.Logger.LogAttrs(ctx, slog.LevelError, "alerts that waited for a week are lost", slog.Int64("alerts", lost))
+	}
+	for name := range c.targets {
+		var queued int
+		var oldest sql.NullInt64
+		if err := a.store.QueryRow(ctx, "SELECT COUNT(*), MIN(created) FROM alerts_outbox WHERE target = ?", name).Scan(&queued, &oldest); err != nil {
+			return err
+		}
+		a.note(name, func(s *status) { s.queued = queued })
+		a.metrics.queued.WithLabelValues(name).Set(float64(queued))
+		a.metrics.oldest.WithLabelValues(name).Set(float64(oldest.Int64) / 1000)
+	}
+	return nil
+}

@@ -1,0 +1,135 @@
+package notify
+
+import (
+	"context"
+	"fmt"
+	"iter"
+	"maps"
+	"slices"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/identity/policy"
+	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/store"
+)
+
+// language is what conditions are written in: the fields of search, and those of first
+// uses and revocations.
+var language = sync.OnceValues(func() (*policy.Fields, error) { return policy.NewFields(texts, []string{"not_before", "not_after"}) })
+
+var texts = append(slices.Clone(index.Fields), "kind", "value", "reason")
+
+// rule is one that can be asked.
+type rule struct {
+	Rule
+	when    *policy.Condition // nil: all
+	targets []*target
+}
+
+func compile(path string, all []Rule, f *setting.Faults) []rule {
+	env, err := language()
+	if err != nil {
+		f.Add(path, "%v", err)
+		return nil
+	}
+	made := make([]rule, len(all))
+	for i, r := range all {
+		if made[i].Rule = r; r.When == "" {
+			continue
+		}
+		if made[i].when, err = env.Compile(r.When); err != nil {
+			f.Add(setting.Join(setting.Index(path, i), "when"), "%v", err)
+		}
+	}
+	return made
+}
+
+// Take looks at entries of a log, in the transaction that keeps them: both or neither.
+// It takes none twice, and none from before there were alerts.
+func (a *Alerts) Take(ctx context.Context, tx store.Handle, log string, entries iter.Seq[index.Kept]) error {
+	if err := lock(ctx, tx); err != nil {
+		return err
+	}
+	var taken uint64
+	if err := tx.QueryRow(ctx, "SELECT COALESCE(MAX(entries), 0) FROM alerts_logs WHERE log = ?", log).Scan(&taken); err != nil {
+		return fmt.Errorf("notify: how far the log was looked at: %w", err)
+	}
+	size := taken
+	for e := range entries {
+		size = max(size, e.Index+1)
+		if e.Index < taken || e.Logged.Before(a.began) {
+			continue
+		}
+		for _, on := range []On{Certificate, Silence} {
+			if err := a.tell(ctx, tx, on, &e.Certificate, nil); err != nil {
+				return err
+			}
+		}
+		for _, use := range e.FirstUses {
+			if err := a.tell(ctx, tx, FirstUse, &e.Certificate, map[string]string{"kind": use.Kind, "value": use.Value}); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := tx.Exec(ctx, "INSERT INTO alerts_logs VALUES (?, ?) ON CONFLICT (log) DO UPDATE SET entries = excluded.entries", log, size)
+	return err
+}
+
+// tell does what the rules about something say of a certificate, and of more beside it.
+func (a *Alerts) tell(ctx context.Context, tx store.Handle, on On, c *index.Certificate, more map[string]string) (err error) {
+	facts := map[string]any{"not_before": c.NotBefore, "not_after": c.NotAfter}
+	for _, name := range texts {
+		facts[name] = c.Fields[name]
+	}
+	for name, value := range more {
+		facts[name] = value
+	}
+	rules := a.current.Load().rules
+	for i := range rules {
+		r := &rules[i]
+		switch {
+		case err != nil || r.On != on || r.when != nil && !r.when.Holds(facts):
+		case on == Silence:
+			_, err = tx.Exec(ctx, `INSERT INTO alerts_seen VALUES (?, ?, ?, ?, 0) ON CONFLICT (rule, identity) DO UPDATE SET
+				seen = excluded.seen, owner = excluded.owner, told = 0 WHERE alerts_seen.seen < excluded.seen`, r.Name, c.Fields["identity"], owner(c), c.Logged.UnixMilli())
+		default:
+			err = a.write(ctx, tx, r, c, more)
+		}
+	}
+	return err
+}
+
+// write puts an alert into the outbox for each target of a rule. The fields of more go
+// before its own; the empty ones are left out.
+func (a *Alerts) write(ctx context.Context, tx store.Handle, r *rule, c *index.Certificate, more map[string]string) error {
+	data := map[string]string{"rule": r.Name, "index": strconv.FormatUint(c.Index, 10)}
+	for name, at := range map[string]time.Time{"not_before": c.NotBefore, "not_after": c.NotAfter} {
+		if !at.IsZero() {
+			data[name] = at.UTC().Format(time.RFC3339)
+		}
+	}
+	maps.Copy(data, c.Fields)
+	maps.Copy(data, more)
+	text, err := encode(a.Source, r.On, c.Logged, data)
+	for _, t := range r.targets {
+		recipient := ""
+		if t.Owner {
+			recipient = owner(c)
+		}
+		if err == nil && (!t.Owner || recipient != "") {
+			err = a.add(ctx, tx, t, recipient, text)
+		}
+	}
+	return err
+}
+
+// owner is the mail address of whom the certificate is for, or "".
+func owner(c *index.Certificate) string {
+	if c.Fields["san_type"] == "email" && isAddress(c.Fields["san"]) {
+		return c.Fields["san"]
+	}
+	return ""
+}
