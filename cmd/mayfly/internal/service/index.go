@@ -10,7 +10,6 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
-	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -26,10 +25,9 @@ const (
 // startIndex prepares the index, where the configuration has a store. Nothing is opened
 // yet: a store that is down keeps no CA from issuing.
 func (s *Service) startIndex(first *state) (err error) {
-	if !first.config.Store.Enabled() {
+	if s.index == nil {
 		return nil
 	}
-	s.index = index.New()
 	s.follower, err = follow.New(s.followed(first), follow.Options{
 		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
 		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
