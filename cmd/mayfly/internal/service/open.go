@@ -10,6 +10,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -53,6 +54,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	}
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
+	}
+	if c.Store.Enabled() {
+		s.index = index.New()
 	}
 	if err := s.startRevocation(ctx, first); err != nil {
 		return nil, err
