@@ -69,11 +69,11 @@ func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signatu
 		}
 		return req, err
 	})
+	if err == nil && answer.status/100 != 2 { // 201 of sigstore's
+		err = answer.fault(what)
+	}
 	if err != nil {
 		return nil, at, err
-	}
-	if answer.status/100 != 2 { // 201 of sigstore's
-		return nil, at, answer.fault(what)
 	}
 	at, err = timestamp.Verify(answer.body, signature, a.Chain[0])
 	if err == nil && (!a.Holds(at) || at.Before(leaf.NotBefore) || at.After(leaf.NotAfter)) {
@@ -87,15 +87,16 @@ func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signatu
 
 // Bundle is a signature as a Sigstore bundle, with a timestamp unless that is nil.
 func Bundle(s *commonpb.MessageSignature, leaf *x509.Certificate, stamp []byte) ([]byte, error) {
-	material := &bundlepb.VerificationMaterial{
-		Content: &bundlepb.VerificationMaterial_Certificate{Certificate: &commonpb.X509Certificate{RawBytes: leaf.Raw}},
-	}
+	var stamps []*commonpb.RFC3161SignedTimestamp
 	if stamp != nil {
-		material.TimestampVerificationData = &bundlepb.TimestampVerificationData{Rfc3161Timestamps: []*commonpb.RFC3161SignedTimestamp{{SignedTimestamp: stamp}}}
+		stamps = append(stamps, &commonpb.RFC3161SignedTimestamp{SignedTimestamp: stamp})
 	}
 	return protojson.Marshal(&bundlepb.Bundle{
-		MediaType:            "application/vnd.dev.sigstore.bundle.v0.3+json",
-		VerificationMaterial: material,
-		Content:              &bundlepb.Bundle_MessageSignature{MessageSignature: s},
+		MediaType: "application/vnd.dev.sigstore.bundle.v0.3+json",
+		VerificationMaterial: &bundlepb.VerificationMaterial{
+			Content:                   &bundlepb.VerificationMaterial_Certificate{Certificate: &commonpb.X509Certificate{RawBytes: leaf.Raw}},
+			TimestampVerificationData: &bundlepb.TimestampVerificationData{Rfc3161Timestamps: stamps},
+		},
+		Content: &bundlepb.Bundle_MessageSignature{MessageSignature: s},
 	})
 }
