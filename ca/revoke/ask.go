@@ -202,7 +202,22 @@ func (r *Revoker) find(ctx context.Context, by By, q Request) ([]Certificate, er
 	if err == nil && len(found) > maxFound {
 		err = refuse("more than %d certificates are meant: narrow it in time", maxFound)
 	}
-	return found, err
+	return r.ours(found), err
+}
+
+// ours are the certificates of our authorities, each once: several logs may have it, and
+// a log that is shared has others' too.
+func (r *Revoker) ours(found []Certificate) (ours []Certificate) {
+	known := map[[2]string]bool{}
+	for _, issuer := range r.o.Issuers() {
+		known[[2]string{ID(issuer)}] = true
+	}
+	for _, c := range found {
+		if one := [2]string{c.Authority, c.Serial}; known[[2]string{c.Authority}] && !known[one] {
+			known[one], ours = true, append(ours, c)
+		}
+	}
+	return ours
 }
 
 // sent are the certificates of q, which one of our authorities has issued.

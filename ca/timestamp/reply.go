@@ -4,13 +4,12 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/asn1"
 	"errors"
-	"math/big"
 	"slices"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
+	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
@@ -27,71 +26,45 @@ func Ask(message []byte) []byte {
 	})
 }
 
-// response is a TimeStampResp (RFC 3161 §2.4.2) around a SignedData (RFC 5652 §5.1), up
-// to what is read of each.
-type response struct {
-	Status struct{ Code int }
-	Token  struct {
-		Type asn1.ObjectIdentifier
-		Data struct {
-			Version int
-			Hashes  asn1.RawValue
-			Info    struct {
-				Type asn1.ObjectIdentifier
-				DER  []byte `asn1:"explicit,tag:0"`
-			}
-			Certificates asn1.RawValue `asn1:"optional,tag:0"`
-			CRLs         asn1.RawValue `asn1:"optional,tag:1"`
-			Signers      []struct {
-				Version    int
-				Name       asn1.RawValue
-				Hash       struct{ ID asn1.RawValue }
-				Attributes asn1.RawValue `asn1:"tag:0"`
-				Algorithm  asn1.RawValue
-				Signature  []byte
-			} `asn1:"set"`
-		} `asn1:"explicit,tag:0"`
-	} `asn1:"optional"`
-}
-
-// stamped is a TSTInfo (RFC 3161 §2.4.2), up to its time.
-type stamped struct {
-	Version int
-	Policy  asn1.ObjectIdentifier
-	Imprint asn1.RawValue
-	Serial  *big.Int
-	Time    time.Time `asn1:"generalized"`
-}
-
-// Verify is the time that a reply to [Ask] says, anybody's reply, if the certificate's
-// key signed it. Whether that certificate counts at that time is for the caller to know.
-func Verify(reply, message []byte, authority *x509.Certificate) (time.Time, error) {
-	var r response
-	var i stamped
-	if rest, err := asn1.Unmarshal(reply, &r); err != nil || len(rest) > 0 {
-		return i.Time, errors.New("the reply isn't a TimeStampResp in DER")
-	}
-	if r.Status.Code > 1 || len(r.Token.Data.Signers) != 1 { // 1: granted with changes
-		return i.Time, errors.New("the reply has no timestamp")
-	}
-	s, content := r.Token.Data.Signers[0], r.Token.Data.Info.DER
-	n := slices.IndexFunc(digests, func(d digest) bool { return bytes.Equal(d.id, s.Hash.ID.Bytes) })
-	if n < 0 {
-		return i.Time, errors.New("the timestamp is signed with another hash function than SHA-256, SHA-384 or SHA-512")
-	}
-	for _, a := range attributesOf(content, digests[n].hash) {
-		if !bytes.Contains(s.Attributes.Bytes, a) {
-			return i.Time, errors.New("the timestamp isn't what was signed")
+// down is the element that a way through nested elements of DER leads to, each counted
+// from 0; nothing where there is none.
+func down(der cryptobyte.String, way ...int) cryptobyte.String {
+	for _, n := range way {
+		var inside cryptobyte.String
+		var tag asn1.Tag
+		ok := der.ReadAnyASN1(&inside, &tag)
+		for ; ok && n >= 0; n-- {
+			ok = inside.ReadAnyASN1Element(&der, &tag)
+		}
+		if !ok {
+			return nil
 		}
 	}
+	return der
+}
+
+// Verify is the time that a reply to [Ask] says (RFC 3161 §2.4.2), anybody's reply, if the
+// certificate's key signed it. Whether that certificate counts then is for the caller to know.
+func Verify(reply, message []byte, authority *x509.Certificate) (at time.Time, err error) {
+	signed := down(reply, 1, 1, 0)                               // SignedData (RFC 5652 §5.1)
+	content, signer := down(signed, 2, 1, 0), down(signed, 4, 0) // before and after the certificates
+	hash, attributes, value := down(signer, 2, 0), down(signer, 3), down(signer, 5)
+	var info, id, signature, text cryptobyte.String
+	if !content.ReadASN1(&info, asn1.OCTET_STRING) || !hash.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) || !value.ReadASN1(&signature, asn1.OCTET_STRING) {
+		return at, errors.New("the reply has no timestamp")
+	}
+	n := slices.IndexFunc(digests, func(d digest) bool { return bytes.Equal(d.id, id) })
+	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[max(n, 0)].hash), func(a []byte) bool { return !bytes.Contains(attributes, a) }) {
+		return at, errors.New("the timestamp isn't what was signed")
+	}
 	h := digests[n].hash.New()
-	_, _ = h.Write(append([]byte{asn1.TagSet | 0x20}, s.Attributes.FullBytes[1:]...)) // RFC 5652 §5.4; a hash never fails
-	if err := kms.Verify(authority.PublicKey, digests[n].hash, h.Sum(nil), s.Signature); err != nil {
-		return i.Time, err
+	_, _ = h.Write(append([]byte{byte(asn1.SET)}, attributes[1:]...)) // RFC 5652 §5.4; a hash never fails
+	if err := kms.Verify(authority.PublicKey, digests[n].hash, h.Sum(nil), signature); err != nil {
+		return at, err
 	}
-	sum := sha256.Sum256(message)
-	if _, err := asn1.Unmarshal(content, &i); err != nil || !bytes.Equal(i.Imprint.FullBytes, imprintOf(digests[0].id, sum[:])) {
-		return i.Time, errors.New("the timestamp is over something else")
+	sum, clock := sha256.Sum256(message), down(info, 4)
+	if !bytes.Equal(down(info, 2), imprintOf(digests[0].id, sum[:])) || !clock.ReadASN1(&text, asn1.GeneralizedTime) {
+		return at, errors.New("the timestamp is over something else")
 	}
-	return i.Time, nil
+	return time.Parse("20060102150405Z", string(text)) // takes fractions of a second too
 }

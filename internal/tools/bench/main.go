@@ -46,6 +46,11 @@ func main() {
 	flag.DurationVar(&p.direct, "direct", 10*time.Second, "time of each figure of a CA whose key is in a KMS")
 	keys := flag.Bool("keys", false, "measure keys in a KMS alone, and write nothing")
 	standIn := flag.String("stand-in", "", "be a vendor's service, for another of these programs")
+	ofIndex := flag.Bool("index", false, "measure the index of what was issued alone, and print a table")
+	var ip indexPlan
+	flag.IntVar(&ip.entries, "index-entries", 1_000_000, "with -index: certificates")
+	flag.StringVar(&ip.postgres, "index-postgres", "", "with -index: URL of an empty PostgreSQL database in place of SQLite")
+	flag.IntVar(&ip.searches, "index-searches", 200, "with -index: searches of each kind")
 	log := flag.Bool("log", false, "measure the embedded log alone instead")
 	var lp logPlan
 	flag.DurationVar(&lp.window, "log-window", 4*time.Second, "with -log: time of each figure")
@@ -63,6 +68,8 @@ func main() {
 	switch {
 	case *standIn != "":
 		measure = func(dir string) (string, error) { return "", serveStandIn(*standIn, dir) }
+	case *ofIndex:
+		measure = func(dir string) (string, error) { return runIndex(ctx, ip, dir) }
 	case *log:
 		measure = func(dir string) (string, error) { return measureLog(ctx, p, lp, dir) }
 	case *keys:
