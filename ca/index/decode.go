@@ -18,7 +18,7 @@ import (
 
 // ofRun are the extensions that nearly every certificate of a CI system has a value of
 // its own for; they are in its row. All others are in its subject's.
-var ofRun = []string{"github_sha", "source_repository_digest", "build_config_digest", "run_invocation_uri"}
+var ofRun = []string{"github_sha", "build_signer_digest", "source_repository_digest", "build_config_digest", "run_invocation_uri"}
 
 // ofSubject are the columns of a subject: the log first, then what is made of the
 // certificate's names, then extensions.

@@ -31,7 +31,7 @@ import (
 var schema embed.FS
 
 // knownSubjects is how many subjects' numbers are remembered: some 100 bytes each.
-const knownSubjects = 16 << 10
+const knownSubjects = 64 << 10
 
 // Index is one index. It is safe for concurrent use.
 type Index struct {

@@ -1,6 +1,7 @@
 package index
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"encoding/base64"
@@ -22,9 +23,9 @@ import (
 // then, or none, and go on all the same.
 const (
 	maxPage     = 100
-	fewSubjects = 64
+	fewSubjects = 200
 	fewRows     = 1000
-	scan        = 10_000
+	scan        = 4000
 	maxFilters  = 16
 	maxFilter   = 4096 // bytes of a value that is searched for
 )
@@ -115,14 +116,20 @@ func (f Filter) condition() (table, where string, args []any, err error) {
 	case f.Value == "" || len(f.Value) > maxFilter || strings.ContainsRune(f.Value, 0) || !utf8.ValidString(f.Value):
 		return "", "", nil, fault.New(fault.RequestMalformed, "the value for %s is empty, longer than %d bytes, or no text", f.Field, maxFilter)
 	}
-	for table, fields := range map[string][]string{"s": ofSubject, "c": ofCertificate, "a": ofArtifact} {
-		if column := table + "." + f.Field; slices.Contains(fields, f.Field) && f.Prefix { // no text is after the last character of Unicode
-			return table, column + " >= ? AND " + column + " < ?", []any{clip(f.Value), clip(f.Value) + "\U0010FFFF"}, nil
-		} else if slices.Contains(fields, f.Field) {
-			return table, column + " = ?", []any{clip(f.Value)}, nil
+	for name, fields := range map[string][]string{"s": ofSubject, "c": ofCertificate, "a": ofArtifact} {
+		if slices.Contains(fields, f.Field) {
+			table = name
 		}
 	}
-	return "", "", nil, nil
+	column := table + "." + f.Field
+	where, args = column+" = ?", []any{clip(f.Value)}
+	if f.Prefix { // no text is after the last character of Unicode
+		where, args = column+" >= ? AND "+column+" < ?", append(args, clip(f.Value)+"\U0010FFFF")
+	}
+	if table == "s" { // as the indexes have it
+		where += " AND " + column + " <> ''"
+	}
+	return table, where, args, nil
 }
 
 // plan is a query in SQL.
@@ -160,8 +167,8 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 	}
 	statement := "SELECT c.id, c.log_index, c.logged, c.not_before, c.not_after, r.revoked_at, COALESCE(r.reason, ''), " +
 		"c.serial, c.key_fingerprint, c." + strings.Join(ofRun, ", c.") + ", s." + strings.Join(ofSubject, ", s.") +
-		" FROM " + from + " JOIN subjects s ON s.id = c.subject LEFT JOIN revoked r ON r.serial = c.serial AND r.authority = s.authority" +
-		where(p.ofSubject, p.ofRow, p.window) + newestFirst
+		" FROM " + from + " CROSS JOIN subjects s LEFT JOIN revoked r ON r.serial = c.serial AND r.authority = s.authority" +
+		where([]string{"s.id = c.subject"}, p.ofSubject, p.ofRow, p.window) + newestFirst // CROSS JOIN: SQLite begins with c
 	rows, err := db.Query(ctx, statement, slices.Concat(args, p.args, p.rowArgs, p.windowArgs, []any{q.Limit + 1})...)
 	found, err := collect(rows, err, (*Certificate).places)
 	if err != nil {
@@ -274,15 +281,32 @@ func (p plan) from(ctx context.Context, db *store.DB, limit int) (from string, a
 	if len(p.ofSubject) > 0 {
 		ids, few, err := few("s.id", "subjects s"+where(p.ofSubject), p.args, fewSubjects)
 		if few || err != nil {
-			parts := []string{"SELECT * FROM certificates WHERE subject IS NULL"} // none
-			for _, id := range ids {
-				parts = append(parts, "SELECT * FROM (SELECT * FROM certificates c"+where([]string{"c.subject = ?"}, p.window)+newestFirst+") AS one")
-				args = append(append(append(args, id), p.windowArgs...), limit)
-			}
-			return "(" + strings.Join(parts, " UNION ALL ") + ") AS c", args, false, err
+			from, err = p.newest(ctx, db, ids, limit)
+			return from, nil, false, err
 		}
 	}
 	return "(SELECT * FROM certificates c" + where(p.window) + newestFirst + ") AS c", append(slices.Clone(p.windowArgs), scan), true, nil
+}
+
+// newest are the newest certificates of some subjects, each of which has an index in
+// that order.
+func (p plan) newest(ctx context.Context, db *store.DB, subjects []int64, limit int) (from string, err error) {
+	type place struct{ at, id int64 }
+	var all []place
+	for _, subject := range subjects {
+		rows, err := db.Query(ctx, "SELECT c.not_before, c.id FROM certificates c"+where([]string{"c.subject = ?"}, p.window)+newestFirst, slices.Concat([]any{subject}, p.windowArgs, []any{limit})...)
+		some, err := collect(rows, err, func(p *place) ([]any, func()) { return []any{&p.at, &p.id}, func() {} })
+		if err != nil {
+			return "", err
+		}
+		all = append(all, some...)
+	}
+	slices.SortFunc(all, func(a, b place) int { return cmp.Or(cmp.Compare(b.at, a.at), cmp.Compare(b.id, a.id)) })
+	ids := "-1" // nobody's
+	for _, one := range all[:min(limit, len(all))] {
+		ids += "," + strconv.FormatInt(one.id, 10)
+	}
+	return "(SELECT * FROM certificates WHERE id IN (" + ids + ")) AS c", nil
 }
 
 // places are where the columns of a row go.

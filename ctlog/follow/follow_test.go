@@ -313,7 +313,7 @@ func TestTrouble(t *testing.T) {
 					return
 				}
 			}
-		}, "/tile/data/000.p/11"), "more than 4194304 bytes"},
+		}, "/tile/data/000.p/11"), "more than 2097152 bytes"},
 	} {
 		b.lie.Store(&tt.lie)
 		err := b.Look(t.Context())

@@ -53,6 +53,42 @@ type DB struct {
 	reads, writes *sql.DB // one and the same for PostgreSQL
 }
 
+// prepared is a transaction of SQLite's that prepares each statement once, which takes
+// as long as running it; pgx does that by itself.
+type prepared struct {
+	*sql.Tx
+	statements map[string]*sql.Stmt // which end with it
+}
+
+func (p prepared) statement(ctx context.Context, query string) (s *sql.Stmt, err error) {
+	if s = p.statements[query]; s == nil {
+		if s, err = p.PrepareContext(ctx, query); err == nil {
+			p.statements[query] = s
+		}
+	}
+	return s, err
+}
+
+// ExecContext runs a statement; without arguments it may be several.
+func (p prepared) ExecContext(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	if len(args) == 0 {
+		return p.Tx.ExecContext(ctx, query)
+	}
+	s, err := p.statement(ctx, query)
+	if err != nil {
+		return nil, err
+	}
+	return s.ExecContext(ctx, args...)
+}
+
+// QueryRowContext runs a statement that returns one row.
+func (p prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
+	if s, err := p.statement(ctx, query); err == nil {
+		return s.QueryRowContext(ctx, args...)
+	}
+	return p.Tx.QueryRowContext(ctx, query, args...) // which says the error
+}
+
 // Open connects, and makes the file of a new SQLite database, which its owner alone may
 // read. The error doesn't hold the password.
 func Open(ctx context.Context, c Config) (*DB, error) {
@@ -82,7 +118,7 @@ func openSQLite(c Config) (*DB, error) {
 	}
 	pool := func(connections, cache int) *sql.DB {
 		file := url.URL{Scheme: "file", OmitHost: true, Path: string(c.Path), RawQuery: url.Values{
-			"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(wal)", "synchronous(full)", fmt.Sprintf("cache_size(-%d)", cache>>10)},
+			"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(wal)", "synchronous(full)", "temp_store(memory)", fmt.Sprintf("cache_size(-%d)", cache>>10)},
 		}.Encode()}
 		p, _ := sql.Open("sqlite", file.String()) // it fails for an unknown driver
 		p.SetMaxOpenConns(connections)
@@ -138,7 +174,11 @@ func (d *DB) Write(ctx context.Context, do func(Handle) error) error {
 	if err != nil {
 		return fmt.Errorf("store: beginning to write: %w", err)
 	}
-	if err := do(Handle{on: tx, postgres: d.postgres}); err != nil {
+	h := Handle{on: tx, postgres: true}
+	if !d.postgres {
+		h = Handle{on: prepared{tx, map[string]*sql.Stmt{}}}
+	}
+	if err := do(h); err != nil {
 		_ = tx.Rollback() // where that fails the connection is given up, and the transaction with it
 		return err
 	}

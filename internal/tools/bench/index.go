@@ -192,7 +192,7 @@ func (s *synthetic) grow(ctx context.Context, n int) error {
 		}
 		key, tbs := s.random.IntN(len(s.keys)), bytes.Clone(s.subjects[which])
 		serial, point := make([]byte, len(serialMark)), s.keys[key]
-		binary.BigEndian.PutUint64(serial, s.random.Uint64()|1<<56&^(1<<63))
+		binary.BigEndian.PutUint64(serial, (s.random.Uint64()|1<<56)&^(1<<63))
 		binary.BigEndian.PutUint64(serial[8:], position)
 		commit, run := fmt.Sprintf("%040x", s.random.Uint64()), fmt.Sprintf("%010d", position)
 		for mark, value := range map[string]string{
@@ -385,7 +385,7 @@ func (s *synthetic) search(ctx context.Context, i *index.Index, searches int, ou
 			took, found = append(took, time.Since(begin)), found+len(page.Certificates)
 		}
 		slices.Sort(took)
-		fmt.Fprintf(out, "| %s | p50 %.1f ms, p95 %.1f ms, %d found on average |\n", kind.name, took[len(took)/2].Seconds()*1000, took[len(took)*95/100].Seconds()*1000, found/len(took))
+		fmt.Fprintf(out, "| %s | p50 %.1f ms, p95 %.1f ms, %.2f found on average |\n", kind.name, took[len(took)/2].Seconds()*1000, took[len(took)*95/100].Seconds()*1000, float64(found)/float64(len(took)))
 	}
 	return nil
 }
