@@ -98,6 +98,9 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 			continue
 		}
 		handle := s.api(gateway)
+		if !m.issues {
+			handle = ownPages(handle)
+		}
 		if m.verb == http.MethodGet && !m.private {
 			handle = cached(handle)
 		}
@@ -267,3 +270,15 @@ func (o *observed) WriteHeader(code int) {
 
 // Unwrap lets http.ResponseController reach what is beneath.
 func (o *observed) Unwrap() http.ResponseWriter { return o.ResponseWriter }
+
+// ownPages refuses what a browser sends for a page of another origin, and would change
+// something: `mayfly dev` asks no token of who sits before the machine.
+func ownPages(h handler) handler {
+	foreign := http.NewCrossOriginProtection()
+	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+		if foreign.Check(r) != nil {
+			return 0, fault.New(fault.AccessDenied, "a browser sent this for a page of another origin")
+		}
+		return h(w, r)
+	}
+}

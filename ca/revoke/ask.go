@@ -28,16 +28,15 @@ import (
 
 // Index finds what this CA issued.
 type Index interface {
-	// Issued are certificates that have all of these values, by the names of
-	// docs/search.md, and began within a time; at most so many. The error is a
+	// Issued are the certificates that a query means, at most so many. The error is a
 	// *fault.Error or ours.
 	Issued(ctx context.Context, q Query, most int) ([]Certificate, error)
 }
 
 // Query says which certificates are meant, whoever made them.
 type Query struct {
-	Match       map[string]string // name to value, exactly
-	From, Until time.Time         // of not_before; zero is open
+	Where       []string  // conditions of docs/search.md, all of which hold
+	From, Until time.Time // of not_before; zero is open
 }
 
 // Certificate is one that can be revoked.
@@ -195,14 +194,29 @@ func (r *Revoker) find(ctx context.Context, by By, q Request) ([]Certificate, er
 		return nil, refuse("send certificates, a serial number, or what to find")
 	case r.o.Index == nil:
 		return nil, refuse("nothing can be searched for here, as there is no index (store): name certificates or serial numbers")
-	case len(q.Find.Match) == 0:
-		return nil, refuse("say at least one value that the certificates have, such as san")
+	case len(q.Find.Where) == 0:
+		return nil, refuse("say at least one condition, such as san=alice@example.com")
 	}
 	found, err := r.o.Index.Issued(ctx, *q.Find, maxFound+1)
 	if err == nil && len(found) > maxFound {
 		err = refuse("more than %d certificates are meant: narrow it in time", maxFound)
 	}
-	return found, err
+	return r.ours(found), err
+}
+
+// ours are the certificates of our authorities, each once: several logs may have it, and
+// a log that is shared has others' too.
+func (r *Revoker) ours(found []Certificate) (ours []Certificate) {
+	known := map[[2]string]bool{}
+	for _, issuer := range r.o.Issuers() {
+		known[[2]string{ID(issuer)}] = true
+	}
+	for _, c := range found {
+		if one := [2]string{c.Authority, c.Serial}; known[[2]string{c.Authority}] && !known[one] {
+			known[one], ours = true, append(ours, c)
+		}
+	}
+	return ours
 }
 
 // sent are the certificates of q, which one of our authorities has issued.
@@ -228,10 +242,8 @@ func (r *Revoker) sent(by By, q Request) ([]Certificate, error) {
 		if err == nil {
 			c.Issuer = says.Issuer
 		}
-		if len(cert.EmailAddresses) > 0 {
-			c.SAN, c.SANType = cert.EmailAddresses[0], identity.Email.String()
-		} else if len(cert.URIs) > 0 {
-			c.SAN, c.SANType = cert.URIs[0].String(), identity.URI.String()
+		if names := extension.SANs(cert); len(names) > 0 {
+			c.SAN, c.SANType = names[0].Value, names[0].Type
 		}
 		found = append(found, c)
 	}

@@ -4,14 +4,18 @@ import (
 	"context"
 	"crypto/x509"
 	"errors"
+	"log/slog"
 	"maps"
 	"net/http"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -52,11 +56,15 @@ func (s *Service) startRevocation(ctx context.Context, first *state) (err error)
 	if !first.config.Revocation.Enabled() {
 		return nil
 	}
-	s.revoker, err = revoke.Open(ctx, revoke.Options{
+	o := revoke.Options{
 		Config: first.config.Revocation, Signer: s.loaded.revocationKey, URL: s.PublicURL(), Metrics: s.Registry,
 		Issuers:     func() []*x509.Certificate { return issuingCertificates(s.issuer.Authorities()) },
-		ListOptions: revoke.ListOptions{Now: s.Now, Logger: s.Logger, Open: s.openForList},
-	})
+		ListOptions: revoke.ListOptions{Now: s.Now, Logger: s.Logger, Open: s.openForList, Changed: s.publishLists},
+	}
+	if s.index != nil {
+		o.Index = issued{s.index}
+	}
+	s.revoker, err = revoke.Open(ctx, o)
 	if err != nil {
 		return err
 	}
@@ -88,6 +96,81 @@ func (s *Service) openForList(ctx context.Context, id string) (revoke.Signing, f
 		}
 	}
 	return revoke.Signing{}, nil, errors.New("its key isn't in the configuration, or was never stored (mode ephemeral)")
+}
+
+// publishLists has TUF's clients get the lists too, where there is a repository.
+func (s *Service) publishLists(ctx context.Context, number uint64, lists map[string][]byte) {
+	if s.tuf == nil {
+		return
+	}
+	if err := s.tuf.PublishLists(ctx, tuf.Lists{Number: int64(number), Files: lists}); err != nil { // #nosec G115 -- a count
+		s.Logger.LogAttrs(ctx, slog.LevelError, "the lists of revoked certificates aren't in the TUF repository yet", slog.Any("error", err))
+	}
+}
+
+// issued finds what is to be revoked in the index.
+type issued struct{ *index.Index }
+
+// Issued reads the index page by page.
+func (i issued) Issued(ctx context.Context, q revoke.Query, most int) (all []revoke.Certificate, err error) {
+	search := index.Query{From: q.From, To: q.Until}
+	for _, text := range q.Where {
+		f, err := index.ParseFilter(text)
+		if err != nil {
+			return nil, err
+		}
+		search.Filters = append(search.Filters, f)
+	}
+	for {
+		page, err := i.Search(ctx, search)
+		if err != nil {
+			return nil, err
+		}
+		for _, c := range page.Certificates {
+			if len(all) == most {
+				return all, nil
+			}
+			all = append(all, revoke.Certificate{
+				Authority: c.Fields["authority"], Serial: c.Fields["serial"], NotBefore: c.NotBefore,
+				Issuer: c.Fields["issuer"], SAN: c.Fields["san"], SANType: c.Fields["san_type"],
+			})
+		}
+		if search.Cursor = page.Next; page.Next == "" {
+			return all, nil
+		}
+	}
+}
+
+// indexRevocations has the index know what is revoked, from the first statement on,
+// until ctx ends. Statements are final, and noting one again changes nothing.
+func (s *Service) indexRevocations(ctx context.Context) {
+	const batch = 1000
+	for next := uint64(0); ctx.Err() == nil; {
+		size, grown := s.revoker.Log.Grown()
+		var some []index.Revocation
+		for next+uint64(len(some)) < size && len(some) < batch {
+			line, err := s.revoker.Log.Line(next + uint64(len(some)))
+			var of *revoke.Statement
+			if err == nil {
+				of, err = revoke.ParseStatement(line)
+			}
+			if err != nil {
+				s.Logger.LogAttrs(ctx, slog.LevelError, "a statement of revocation can't be read for the index", slog.Any("error", err))
+				return
+			}
+			some = append(some, index.Revocation{Serial: of.Serial, Authority: of.Authority, Reason: string(of.Reason), At: of.Time})
+		}
+		if err := s.index.SetRevoked(ctx, some); err != nil {
+			_ = wait.For(ctx, storeInterval) // the index says why in its own words
+			continue
+		}
+		if next += uint64(len(some)); next == size {
+			select {
+			case <-ctx.Done():
+			case <-grown:
+			}
+		}
+	}
 }
 
 // revocation is what the server revokes with: nothing where there is none.

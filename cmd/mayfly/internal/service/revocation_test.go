@@ -22,6 +22,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
@@ -32,6 +33,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/store"
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
 
@@ -230,7 +232,7 @@ func TestSelfService(t *testing.T) {
 		{"another name of the same issuer", r.token(t, map[string]any{"email": "mallory@example.com", "sub": "mallory"}), self, 403, "ACCESS_DENIED"},
 		{"whom a deny rule means", r.token(t, map[string]any{"email": "thief@example.com"}), self, 403, "POLICY_DENIED"},
 		{"two at once", r.token(t, nil), with(map[string]any{"certificates": append(text, text...)}), 403, "ACCESS_DENIED"},
-		{"a range", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "find": map[string]any{"match": map[string]string{"san": identitytest.Email}}}, 403, "ACCESS_DENIED"},
+		{"a range", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "find": map[string]any{"where": []string{"san=" + identitytest.Email}}}, 403, "ACCESS_DENIED"},
 		{"a serial number alone", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "serial": mine.SerialNumber.Text(16)}, 403, "ACCESS_DENIED"},
 		{"no administrator", r.token(t, nil), map[string]any{"certificates": text}, 403, "ACCESS_DENIED"},
 		{"no signature", "", map[string]any{"right": "RIGHT_KEY", "certificates": text}, 400, "PROOF_INVALID"},
@@ -293,6 +295,69 @@ func TestRevokeOverGRPC(t *testing.T) {
 	a, err := client.Revoke(as(admin), q)
 	if err != nil || a.GetCount() != 1 || !strings.Contains(a.GetStatements()[0].GetStatement(), `"serial":"abc"`) {
 		t.Errorf("%v, %v", a, err)
+	}
+}
+
+// TestRevokeByIndex: an administrator finds certificates by what they say, repeats their
+// number, and only then they are revoked; the index says so, and so does TUF.
+func TestRevokeByIndex(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig, c *config.Config) {
+		revoking(t, r, c)
+		c.Store = store.Config{Path: setting.Path(filepath.Join(r.dir, "index.db"))}
+	})
+	for range 3 {
+		r.ask(t, edges[0], r.signingRequest(t, r.token(t, nil)))
+	}
+	r.ask(t, edges[0], r.signingRequest(t, r.token(t, map[string]any{"email": "bob@example.com", "sub": "bob"})))
+	token := r.token(t, map[string]any{"email": admin})
+	ask := func(more map[string]any) (int, map[string]any) {
+		q := map[string]any{"find": map[string]any{"where": []string{"san=" + identitytest.Email}}}
+		maps.Copy(q, more)
+		code, _, out := r.revoke(t, token, q)
+		return code, out
+	}
+	poll(t, "all certificates in the index", func() bool {
+		code, out := ask(map[string]any{"dryRun": true})
+		return code == http.StatusOK && out["count"] == 3.0
+	})
+	if code, out := ask(map[string]any{"count": 2}); code != http.StatusBadRequest || r.revoker.Log.Size() != 0 {
+		t.Errorf("another number: %d %v", code, out)
+	}
+	if code, out := ask(map[string]any{"count": 3, "reason": "keyCompromise"}); code != http.StatusOK || r.revoker.Log.Size() != 3 {
+		t.Fatalf("%d %v", code, out)
+	}
+	poll(t, "the index says what is revoked", func() bool {
+		page, err := r.index.Search(t.Context(), index.Query{Revoked: true})
+		return err == nil && len(page.Certificates) == 3 && page.Certificates[0].RevokedReason == "keyCompromise"
+	})
+	r.list(t, r.Service.issuer.Authorities().Active.Certificate, 3)
+}
+
+// TestPagesOfOthers: a page of another origin revokes nothing by a browser on this machine.
+func TestPagesOfOthers(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, func(r *rig, c *config.Config) {
+		revoking(t, r, c)
+		c.Access.Loopback = true
+	})
+	for origin, want := range map[string]int{"": http.StatusOK, "https://evil.example": http.StatusForbidden} {
+		q, err := http.NewRequestWithContext(t.Context(), http.MethodPost, r.url+"/api/v1/mayfly/revocations", strings.NewReader(`{"serial":"abc"}`))
+		if err != nil {
+			t.Fatal(err)
+		}
+		q.Header.Set("Content-Type", "text/plain") // which a browser sends without asking
+		if origin != "" {
+			q.Header.Set("Origin", origin)
+		}
+		a, err := r.http.Do(q)
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = a.Body.Close()
+		if a.StatusCode != want {
+			t.Errorf("from %q: %d", origin, a.StatusCode)
+		}
 	}
 }
 

@@ -20,6 +20,9 @@ func (s *Service) Run(ctx context.Context) error {
 	if s.index != nil {
 		group.Go(func() error { return s.runIndex(ctx) })
 	}
+	if s.revoker != nil && s.index != nil {
+		group.Go(func() error { s.indexRevocations(ctx); return nil })
+	}
 	if s.revoker != nil {
 		group.Go(func() error { return s.revoker.Run(ctx) })
 	}
