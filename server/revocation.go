@@ -101,7 +101,7 @@ func revocationRequest(r *mayflyv1.RevokeRequest) revoke.Request {
 		DryRun: r.GetDryRun(), Count: int(r.GetCount()), Signature: r.GetSignature(),
 	}
 	if f := r.GetFind(); f != nil {
-		q.Find = &revoke.Query{Match: f.GetMatch(), From: moment(f.GetFrom()), Until: moment(f.GetUntil())}
+		q.Find = &revoke.Query{Where: f.GetWhere(), From: moment(f.GetFrom()), Until: moment(f.GetUntil())}
 	}
 	return q
 }

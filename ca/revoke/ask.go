@@ -28,16 +28,15 @@ import (
 
 // Index finds what this CA issued.
 type Index interface {
-	// Issued are certificates that have all of these values, by the names of
-	// docs/search.md, and began within a time; at most so many. The error is a
+	// Issued are the certificates that a query means, at most so many. The error is a
 	// *fault.Error or ours.
 	Issued(ctx context.Context, q Query, most int) ([]Certificate, error)
 }
 
 // Query says which certificates are meant, whoever made them.
 type Query struct {
-	Match       map[string]string // name to value, exactly
-	From, Until time.Time         // of not_before; zero is open
+	Where       []string  // conditions of docs/search.md, all of which hold
+	From, Until time.Time // of not_before; zero is open
 }
 
 // Certificate is one that can be revoked.
@@ -195,8 +194,8 @@ func (r *Revoker) find(ctx context.Context, by By, q Request) ([]Certificate, er
 		return nil, refuse("send certificates, a serial number, or what to find")
 	case r.o.Index == nil:
 		return nil, refuse("nothing can be searched for here, as there is no index (store): name certificates or serial numbers")
-	case len(q.Find.Match) == 0:
-		return nil, refuse("say at least one value that the certificates have, such as san")
+	case len(q.Find.Where) == 0:
+		return nil, refuse("say at least one condition, such as san=alice@example.com")
 	}
 	found, err := r.o.Index.Issued(ctx, *q.Find, maxFound+1)
 	if err == nil && len(found) > maxFound {
@@ -243,10 +242,8 @@ func (r *Revoker) sent(by By, q Request) ([]Certificate, error) {
 		if err == nil {
 			c.Issuer = says.Issuer
 		}
-		if len(cert.EmailAddresses) > 0 {
-			c.SAN, c.SANType = cert.EmailAddresses[0], identity.Email.String()
-		} else if len(cert.URIs) > 0 {
-			c.SAN, c.SANType = cert.URIs[0].String(), identity.URI.String()
+		if names := extension.SANs(cert); len(names) > 0 {
+			c.SAN, c.SANType = names[0].Value, names[0].Type
 		}
 		found = append(found, c)
 	}

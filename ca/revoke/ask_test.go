@@ -41,7 +41,7 @@ func TestRange(t *testing.T) {
 		found = append(found, Certificate{Authority: ID(by.Certificate), Serial: c.SerialNumber.Text(16), NotBefore: c.NotBefore, SAN: "alice@example.com"})
 	}
 	r := newRig(t, func(o *Options) { o.Index = found }, by)
-	sue, q := administrator("sue@example.com"), Request{Find: &Query{Match: map[string]string{"san": "alice@example.com"}}}
+	sue, q := administrator("sue@example.com"), Request{Find: &Query{Where: []string{"san=alice@example.com"}}}
 	q.DryRun = true
 	if a, err := r.ask(t, sue, q); err != nil || len(a.Found) != 5 || r.Log.Size() != 0 {
 		t.Fatalf("%+v, %v", a, err)
@@ -58,7 +58,7 @@ func TestRange(t *testing.T) {
 		t.Fatalf("%+v, %v", a, err)
 	}
 	_, err = r.ask(t, sue, Request{Find: &Query{From: begin}})
-	wantFault(t, "a search for everything", err, fault.RequestMalformed, "at least one value")
+	wantFault(t, "a search for everything", err, fault.RequestMalformed, "at least one condition")
 	r.Revoker.o.Index = make(listed, maxFound+1)
 	_, err = r.ask(t, sue, q)
 	wantFault(t, "too much", err, fault.RequestMalformed, "narrow it in time")

@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -347,8 +348,12 @@ func lastingSignature(t *testing.T, script string) {
 // is denied, found and revoked, and openssl refuses it alone, within a minute of the denial.
 func compromiseDrill(t *testing.T, look string) {
 	dir, p, e := issuing(t, "running")
+	verifier := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "bin", "mayfly-verify"), "../mayfly-verify")
+	if out, err := verifier.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	request := func(version, who string) string {
-		return "curl -sf '" + e.Issuer + "/dev/token?sub=x&email=" + who + "' | mayfly request --ca " + e.HTTP + " --token-stdin --force --output-key " + version + ".key --output-certificate " + version + ".crt.pem"
+		return "date > " + version + "; curl -sf '" + e.Issuer + "/dev/token?sub=x&email=" + who + "' | mayfly request --ca " + e.HTTP + " --token-stdin --force --sign " + version + " --bundle " + version + ".json"
 	}
 	shell(t, dir, request("v1", "pipeline@example.com"))
 	shell(t, dir, request("v2", "pipeline@example.com"))
@@ -356,9 +361,9 @@ func compromiseDrill(t *testing.T, look string) {
 	commands := blocks(t, "docs/revocation.md")
 	shell(t, dir, commands["run: deny"])
 	shell(t, dir, "until "+request("v3", "pipeline@example.com")+" 2>&1 | grep -q POLICY_DENIED; do sleep 0.2; done")
-	at := func(script string) string { return strings.ReplaceAll(script, "https://ca.example.com", e.HTTP) }
-	said := shell(t, dir, at(commands["run: find"])) + shell(t, dir, at(commands["run: revoke"])) + shell(t, dir, at(look))
-	for _, want := range []string{"1 certificates are meant", "1 revoked, for good", `"reference":"INC-7"`, "v1.crt.pem: OK", "v2 is refused"} {
+	at := strings.NewReplacer("https://ca.example.com", e.HTTP, "https://idp.example.com", e.Issuer).Replace
+	said := shell(t, dir, at(commands["run: find"])) + shell(t, dir, at(commands["run: revoke"])) + shell(t, dir, "PATH=$PWD/bin:$PATH\n"+at(look))
+	for _, want := range []string{"1 certificates are meant", "1 revoked, for good", `"reference":"INC-7"`, "v1.pem: OK", "v2 is refused with 3", "certificate revoked"} {
 		if !strings.Contains(said, want) {
 			t.Errorf("it says\n%s\nwant %q", said, want)
 		}
@@ -367,6 +372,9 @@ func compromiseDrill(t *testing.T, look string) {
 		t.Errorf("the drill took %v", took)
 	} else {
 		t.Logf("the drill took %v", took)
+	}
+	if strings.Contains(said, "v1 is refused") {
+		t.Errorf("v1 is refused:\n%s", said)
 	}
 	shell(t, dir, request("v4", "new-pipeline@example.com"))
 	if err := p.end(); err != nil {

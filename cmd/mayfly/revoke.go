@@ -13,14 +13,15 @@ import (
 	"strings"
 	"time"
 
-	bundlepb "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
@@ -30,7 +31,7 @@ import (
 type revokeOptions struct {
 	requestOptions
 	certificates, bundles []string
-	match                 map[string]string
+	where                 []string
 	from, until           time.Time
 	self, deny            bool
 	key                   string
@@ -40,7 +41,7 @@ type revokeOptions struct {
 const revokeLong = `Makes certificates invalid, for good, whenever something was signed with them.
 
 Administrators (access.admins of the CA's configuration) name certificates, Sigstore
-bundles or serial numbers; or search the CA's index with --match, of which a first run
+bundles or serial numbers; or search the CA's index with --where, of which a first run
 with --dry-run shows a list and a count, and a second one repeats it as --count. With
 --self, a token for which the same certificate would be issued now is enough for one
 certificate; with --key, its own private key.
@@ -59,7 +60,7 @@ func newRevokeCommand(streams streams) *cobra.Command {
 		Long:  revokeLong,
 		Example: `  mayfly revoke --certificate mayfly.crt.pem --reason keyCompromise --self --token-file token.jwt
   mayfly revoke --bundle v2.sigstore.json --reference INC-7 --token-file admin.jwt
-  mayfly revoke --match source_repository_uri=https://github.com/acme/app --from 2027-01-01T00:00:00Z --dry-run --token-file admin.jwt`,
+  mayfly revoke --where source_repository_uri=https://github.com/acme/app --from 2027-01-01T00:00:00Z --dry-run --token-file admin.jwt`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
@@ -77,12 +78,12 @@ func newRevokeCommand(streams streams) *cobra.Command {
 	f.StringArrayVar(&o.bundles, "bundle", nil, "the certificate of a Sigstore bundle; may be repeated")
 	f.StringVar(&o.q.Serial, "serial", "", "a serial number in hexadecimal")
 	f.StringVar(&o.q.Authority, "authority", "", "key identifier of the serial number's authority, where there are several")
-	f.StringToStringVar(&o.match, "match", nil, "what the index has, name=value, such as san=…, issuer=… or an extension; may be repeated")
-	f.TimeVar(&o.from, "from", time.Time{}, []string{time.RFC3339}, "of --match: certificates from this time on, as in 2027-01-01T00:00:00Z")
-	f.TimeVar(&o.until, "until", time.Time{}, []string{time.RFC3339}, "of --match: certificates before this time")
+	f.StringArrayVar(&o.where, "where", nil, "what the index has: FIELD=VALUE or FIELD^=BEGINNING, as mayfly search takes it; may be repeated")
+	f.TimeVar(&o.from, "from", time.Time{}, []string{time.RFC3339}, "of --where: certificates from this time on, as in 2027-01-01T00:00:00Z")
+	f.TimeVar(&o.until, "until", time.Time{}, []string{time.RFC3339}, "of --where: certificates before this time")
 	f.StringVar(&o.q.Approve, "approve", "", "what another administrator asked for, by the name that was printed")
 	f.BoolVar(&o.q.DryRun, "dry-run", false, "only say which certificates are meant, and how many")
-	f.Uint32Var(&o.q.Count, "count", 0, "with --match and --approve: how many certificates are meant")
+	f.Uint32Var(&o.q.Count, "count", 0, "with --where and --approve: how many certificates are meant")
 	f.StringVar(&o.q.Reason, "reason", "", "one of "+strings.ReplaceAll(strings.Trim(fmt.Sprint(revoke.Reasons()), "[]"), " ", ", "))
 	f.StringVar(&o.q.Comment, "comment", "", "one line for people")
 	f.StringVar(&o.q.Reference, "reference", "", "such as the URL of an incident")
@@ -94,8 +95,8 @@ func newRevokeCommand(streams streams) *cobra.Command {
 	f.BoolVar(&o.tokenStdin, "token-stdin", false, "read the identity token from standard input")
 	f.BoolVar(&o.json, "json", false, "print the CA's answer as JSON")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "key")
-	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "serial", "match", "approve")
-	cmd.MarkFlagsOneRequired("certificate", "bundle", "serial", "match", "approve")
+	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "serial", "where", "approve")
+	cmd.MarkFlagsOneRequired("certificate", "bundle", "serial", "where", "approve")
 	cmd.MarkFlagsMutuallyExclusive("self", "key")
 	return cmd
 }
@@ -108,8 +109,8 @@ func (o *revokeOptions) run(ctx context.Context, r *request) error {
 	if err := o.read(r.streams); err != nil {
 		return err
 	}
-	if len(o.match) > 0 {
-		o.q.Find = &mayflyv1.Find{Match: o.match, From: stampOf(o.from), Until: stampOf(o.until)}
+	if len(o.where) > 0 {
+		o.q.Find = &mayflyv1.Find{Where: o.where, From: stampOf(o.from), Until: stampOf(o.until)}
 	}
 	token, err := o.authorize(ctx, r, ca)
 	if err != nil {
@@ -119,7 +120,7 @@ func (o *revokeOptions) run(ctx context.Context, r *request) error {
 	if err != nil {
 		return err
 	}
-	text, err := client.Ask(ctx, r.http, r.retry, strings.TrimRight(o.ca, "/")+"/api/v1/mayfly/revocations", token, body)
+	text, err := client.API(ctx, r.http, r.retry, strings.TrimRight(o.ca, "/"), "revocations", nil, body, token)
 	if err != nil {
 		return err
 	}
@@ -153,14 +154,11 @@ func (o *revokeOptions) read(io streams) error {
 			return err
 		}
 		if i >= len(o.certificates) {
-			var b bundlepb.Bundle
-			if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(data, &b); err != nil {
-				return fail("name a bundle as cosign and mayfly request write it", "%s isn't a Sigstore bundle", inputName(file))
+			signed, err := index.ParseBundle(data)
+			if err != nil {
+				return fail("name a Sigstore bundle, or its certificate with --certificate", "%s: %s", inputName(file), fault.From(err).Public)
 			}
-			data = b.GetVerificationMaterial().GetCertificate().GetRawBytes()
-			if old := b.GetVerificationMaterial().GetX509CertificateChain().GetCertificates(); len(old) > 0 {
-				data = old[0].GetRawBytes()
-			}
+			data = signed.Certificate.Raw
 		} else if block, _ := pem.Decode(data); block != nil {
 			data = block.Bytes
 		}
@@ -173,22 +171,25 @@ func (o *revokeOptions) read(io streams) error {
 }
 
 // authorize gets the token, or signs.
-func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (_ *client.Token, err error) {
+func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (token string, err error) {
 	if o.key != "" {
 		if len(o.q.Certificates) != 1 {
-			return nil, usage("name the one certificate that it is of", "--key is for one certificate")
+			return "", usage("name the one certificate that it is of", "--key is for one certificate")
 		}
 		o.q.Right = mayflyv1.Right_RIGHT_KEY
 		o.q.Signature, err = signWith(o.key, revoke.Challenge(o.q.Certificates[0]))
-		return nil, err
+		return "", err
 	}
 	if o.self {
 		o.q.Right = mayflyv1.Right_RIGHT_SELF_SERVICE
 	} else if o.tokenFile == "" && o.tokenEnv == "" && !o.tokenStdin && loopback.Host(ca.Hostname()) {
-		return nil, nil //nolint:nilnil // `mayfly dev` asks for none
+		return "", nil // `mayfly dev` asks for none
 	}
-	token, _, err := r.token(ctx)
-	return token, err
+	found, _, err := r.token(ctx)
+	if err != nil {
+		return "", err
+	}
+	return found.Raw(), nil
 }
 
 // signWith signs with the private key in a file, as `mayfly request` wrote it.

@@ -230,8 +230,8 @@ func (x *RevokeRequest) GetSignature() []byte {
 // Find says which certificates are meant.
 type Find struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Name to value, such as san, issuer or an extension's.
-	Match map[string]string `protobuf:"bytes,1,rep,name=match,proto3" json:"match,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
+	// Conditions as SearchRequest has them: FIELD=VALUE, or FIELD^=BEGINNING.
+	Where []string `protobuf:"bytes,1,rep,name=where,proto3" json:"where,omitempty"`
 	// From when to when the certificates began.
 	From *timestamppb.Timestamp `protobuf:"bytes,2,opt,name=from,proto3" json:"from,omitempty"`
 	// Up to when.
@@ -270,9 +270,9 @@ func (*Find) Descriptor() ([]byte, []int) {
 	return file_mayfly_v1_revocation_proto_rawDescGZIP(), []int{1}
 }
 
-func (x *Find) GetMatch() map[string]string {
+func (x *Find) GetWhere() []string {
 	if x != nil {
-		return x.Match
+		return x.Where
 	}
 	return nil
 }
@@ -546,15 +546,11 @@ const file_mayfly_v1_revocation_proto_rawDesc = "" +
 	"\adry_run\x18\n" +
 	" \x01(\bR\x06dryRun\x12\x14\n" +
 	"\x05count\x18\v \x01(\rR\x05count\x12\x1c\n" +
-	"\tsignature\x18\f \x01(\fR\tsignature\"\xd4\x01\n" +
-	"\x04Find\x120\n" +
-	"\x05match\x18\x01 \x03(\v2\x1a.mayfly.v1.Find.MatchEntryR\x05match\x12.\n" +
+	"\tsignature\x18\f \x01(\fR\tsignature\"~\n" +
+	"\x04Find\x12\x14\n" +
+	"\x05where\x18\x01 \x03(\tR\x05where\x12.\n" +
 	"\x04from\x18\x02 \x01(\v2\x1a.google.protobuf.TimestampR\x04from\x120\n" +
-	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\x1a8\n" +
-	"\n" +
-	"MatchEntry\x12\x10\n" +
-	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\"\xd7\x01\n" +
+	"\x05until\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x05until\"\xd7\x01\n" +
 	"\x0eRevokeResponse\x12\x14\n" +
 	"\x05count\x18\x01 \x01(\rR\x05count\x125\n" +
 	"\x05found\x18\x02 \x03(\v2\x1f.mayfly.v1.RevocableCertificateR\x05found\x12>\n" +
@@ -598,7 +594,7 @@ func file_mayfly_v1_revocation_proto_rawDescGZIP() []byte {
 }
 
 var file_mayfly_v1_revocation_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_mayfly_v1_revocation_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_mayfly_v1_revocation_proto_msgTypes = make([]protoimpl.MessageInfo, 5)
 var file_mayfly_v1_revocation_proto_goTypes = []any{
 	(Right)(0),                    // 0: mayfly.v1.Right
 	(*RevokeRequest)(nil),         // 1: mayfly.v1.RevokeRequest
@@ -606,25 +602,23 @@ var file_mayfly_v1_revocation_proto_goTypes = []any{
 	(*RevokeResponse)(nil),        // 3: mayfly.v1.RevokeResponse
 	(*RevocableCertificate)(nil),  // 4: mayfly.v1.RevocableCertificate
 	(*RevocationStatement)(nil),   // 5: mayfly.v1.RevocationStatement
-	nil,                           // 6: mayfly.v1.Find.MatchEntry
-	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
 }
 var file_mayfly_v1_revocation_proto_depIdxs = []int32{
 	0, // 0: mayfly.v1.RevokeRequest.right:type_name -> mayfly.v1.Right
 	2, // 1: mayfly.v1.RevokeRequest.find:type_name -> mayfly.v1.Find
-	6, // 2: mayfly.v1.Find.match:type_name -> mayfly.v1.Find.MatchEntry
-	7, // 3: mayfly.v1.Find.from:type_name -> google.protobuf.Timestamp
-	7, // 4: mayfly.v1.Find.until:type_name -> google.protobuf.Timestamp
-	4, // 5: mayfly.v1.RevokeResponse.found:type_name -> mayfly.v1.RevocableCertificate
-	5, // 6: mayfly.v1.RevokeResponse.statements:type_name -> mayfly.v1.RevocationStatement
-	7, // 7: mayfly.v1.RevocableCertificate.not_before:type_name -> google.protobuf.Timestamp
-	1, // 8: mayfly.v1.Revocation.Revoke:input_type -> mayfly.v1.RevokeRequest
-	3, // 9: mayfly.v1.Revocation.Revoke:output_type -> mayfly.v1.RevokeResponse
-	9, // [9:10] is the sub-list for method output_type
-	8, // [8:9] is the sub-list for method input_type
-	8, // [8:8] is the sub-list for extension type_name
-	8, // [8:8] is the sub-list for extension extendee
-	0, // [0:8] is the sub-list for field type_name
+	6, // 2: mayfly.v1.Find.from:type_name -> google.protobuf.Timestamp
+	6, // 3: mayfly.v1.Find.until:type_name -> google.protobuf.Timestamp
+	4, // 4: mayfly.v1.RevokeResponse.found:type_name -> mayfly.v1.RevocableCertificate
+	5, // 5: mayfly.v1.RevokeResponse.statements:type_name -> mayfly.v1.RevocationStatement
+	6, // 6: mayfly.v1.RevocableCertificate.not_before:type_name -> google.protobuf.Timestamp
+	1, // 7: mayfly.v1.Revocation.Revoke:input_type -> mayfly.v1.RevokeRequest
+	3, // 8: mayfly.v1.Revocation.Revoke:output_type -> mayfly.v1.RevokeResponse
+	8, // [8:9] is the sub-list for method output_type
+	7, // [7:8] is the sub-list for method input_type
+	7, // [7:7] is the sub-list for extension type_name
+	7, // [7:7] is the sub-list for extension extendee
+	0, // [0:7] is the sub-list for field type_name
 }
 
 func init() { file_mayfly_v1_revocation_proto_init() }
@@ -638,7 +632,7 @@ func file_mayfly_v1_revocation_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_mayfly_v1_revocation_proto_rawDesc), len(file_mayfly_v1_revocation_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   6,
+			NumMessages:   5,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

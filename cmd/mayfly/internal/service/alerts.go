@@ -10,6 +10,9 @@ import (
 
 // startAlerts has alerts made of what the index keeps.
 func (s *Service) startAlerts() (err error) {
+	if s.index == nil {
+		return nil
+	}
 	o := notify.Options{Source: s.PublicURL(), Known: s.indexed, Index: s.index, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}
 	if s.revoker != nil {
 		o.Statements = s.revoker.Log

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -25,17 +26,15 @@ const (
 // startIndex prepares the index, where the configuration has a store. Nothing is opened
 // yet: a store that is down keeps no CA from issuing.
 func (s *Service) startIndex(first *state) (err error) {
-	if s.index == nil {
+	if !first.config.Store.Enabled() {
 		return nil
 	}
+	s.index = index.New()
 	s.follower, err = follow.New(s.followed(first), follow.Options{
 		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
 		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
-	if err != nil {
-		return err
-	}
-	return s.startAlerts()
+	return err
 }
 
 // followed are the logs of st, as the monitor of promises reads them.

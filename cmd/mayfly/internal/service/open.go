@@ -10,7 +10,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
-	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -55,12 +54,6 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if err := s.startAuthorities(ctx, first); err != nil {
 		return nil, err
 	}
-	if c.Store.Enabled() {
-		s.index = index.New()
-	}
-	if err := s.startRevocation(ctx, first); err != nil {
-		return nil, err
-	}
 	if err := s.startTimestamps(first); err != nil {
 		return nil, err
 	}
@@ -70,7 +63,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	if s.promises, err = s.newMonitor(first); err != nil {
 		return nil, err
 	}
-	if err := s.startIndex(first); err != nil {
+	if err := errors.Join(s.startIndex(first), s.startRevocation(ctx, first), s.startAlerts()); err != nil {
 		return nil, err
 	}
 	if err := s.startTUF(ctx, c.TUF); err != nil {

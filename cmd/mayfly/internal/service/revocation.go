@@ -114,8 +114,12 @@ type issued struct{ *index.Index }
 // Issued reads the index page by page.
 func (i issued) Issued(ctx context.Context, q revoke.Query, most int) (all []revoke.Certificate, err error) {
 	search := index.Query{From: q.From, To: q.Until}
-	for field, value := range q.Match {
-		search.Filters = append(search.Filters, index.Filter{Field: field, Value: value})
+	for _, text := range q.Where {
+		f, err := index.ParseFilter(text)
+		if err != nil {
+			return nil, err
+		}
+		search.Filters = append(search.Filters, f)
 	}
 	for {
 		page, err := i.Search(ctx, search)

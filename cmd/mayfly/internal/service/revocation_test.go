@@ -232,7 +232,7 @@ func TestSelfService(t *testing.T) {
 		{"another name of the same issuer", r.token(t, map[string]any{"email": "mallory@example.com", "sub": "mallory"}), self, 403, "ACCESS_DENIED"},
 		{"whom a deny rule means", r.token(t, map[string]any{"email": "thief@example.com"}), self, 403, "POLICY_DENIED"},
 		{"two at once", r.token(t, nil), with(map[string]any{"certificates": append(text, text...)}), 403, "ACCESS_DENIED"},
-		{"a range", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "find": map[string]any{"match": map[string]string{"san": identitytest.Email}}}, 403, "ACCESS_DENIED"},
+		{"a range", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "find": map[string]any{"where": []string{"san=" + identitytest.Email}}}, 403, "ACCESS_DENIED"},
 		{"a serial number alone", r.token(t, nil), map[string]any{"right": "RIGHT_SELF_SERVICE", "serial": mine.SerialNumber.Text(16)}, 403, "ACCESS_DENIED"},
 		{"no administrator", r.token(t, nil), map[string]any{"certificates": text}, 403, "ACCESS_DENIED"},
 		{"no signature", "", map[string]any{"right": "RIGHT_KEY", "certificates": text}, 400, "PROOF_INVALID"},
@@ -312,7 +312,7 @@ func TestRevokeByIndex(t *testing.T) {
 	r.ask(t, edges[0], r.signingRequest(t, r.token(t, map[string]any{"email": "bob@example.com", "sub": "bob"})))
 	token := r.token(t, map[string]any{"email": admin})
 	ask := func(more map[string]any) (int, map[string]any) {
-		q := map[string]any{"find": map[string]any{"match": map[string]string{"san": identitytest.Email}}}
+		q := map[string]any{"find": map[string]any{"where": []string{"san=" + identitytest.Email}}}
 		maps.Copy(q, more)
 		code, _, out := r.revoke(t, token, q)
 		return code, out
