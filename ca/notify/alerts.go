@@ -155,7 +155,7 @@ func (a *Alerts) Ready(context.Context) error {
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(a.all)) {
 		if s := a.all[name]; s.err != nil || s.queued >= maxQueued {
-			errs = append(errs, fmt.Errorf("%s: %d alerts wait: %w", name, s.queued, cmp.Or(s.err, errFull)))
+			errs = append(errs, fmt.Errorf("%s: %d alerts wait: %w", cmp.Or(name, "the outbox"), s.queued, cmp.Or(s.err, errFull)))
 		}
 	}
 	return errors.Join(errs...)

@@ -80,7 +80,7 @@ type Target struct {
 }
 
 // SMTP is a mail server. It is spoken to under TLS, from the first byte on port 465, and
-// after STARTTLS on all others; without TLS only on this machine.
+// after STARTTLS on all others; on this machine only where ca_file says whom to believe.
 type SMTP struct {
 	// Address is `host:port`.
 	Address string `yaml:"address,omitempty"`

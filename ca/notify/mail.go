@@ -56,8 +56,8 @@ func (m *mailer) client() (*mail.Client, error) {
 	switch {
 	case m.port == implicitTLS:
 		options = append(options, mail.WithSSL())
-	case loopback.Host(m.host):
-		options = append(options, mail.WithTLSPolicy(mail.TLSOpportunistic))
+	case loopback.Host(m.host) && m.CAFile == "":
+		options = append(options, mail.WithTLSPolicy(mail.NoTLS))
 	}
 	if m.Username != "" {
 		password, err := m.Password.Read()

@@ -1,6 +1,7 @@
 package notify
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"iter"
@@ -80,18 +81,18 @@ func (a *Alerts) Take(ctx context.Context, tx store.Handle, log string, entries 
 
 // tell does what the rules about something say of a certificate, and of more beside it.
 func (a *Alerts) tell(ctx context.Context, tx store.Handle, on On, c *index.Certificate, more map[string]string) (err error) {
-	facts := map[string]any{"not_before": c.NotBefore, "not_after": c.NotAfter}
-	for _, name := range texts {
-		facts[name] = c.Fields[name]
-	}
-	for name, value := range more {
-		facts[name] = value
-	}
+	facts := sync.OnceValue(func() map[string]any {
+		all := map[string]any{"not_before": c.NotBefore, "not_after": c.NotAfter}
+		for _, name := range texts {
+			all[name] = cmp.Or(more[name], c.Fields[name])
+		}
+		return all
+	})
 	rules := a.current.Load().rules
 	for i := range rules {
 		r := &rules[i]
 		switch {
-		case err != nil || r.On != on || r.when != nil && !r.when.Holds(facts):
+		case err != nil || r.On != on || r.when != nil && !r.when.Holds(facts()):
 		case on == Silence:
 			_, err = tx.Exec(ctx, `INSERT INTO alerts_seen VALUES (?, ?, ?, ?, 0) ON CONFLICT (rule, identity) DO UPDATE SET
 				seen = excluded.seen, owner = excluded.owner, told = 0 WHERE alerts_seen.seen < excluded.seen`, r.Name, c.Fields["identity"], owner(c), c.Logged.UnixMilli())
