@@ -29,7 +29,7 @@ mayfly-verify --help says all about it.`,
 			if path, failed := exec.LookPath(verifier); failed == nil {
 				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- as the caller's PATH has it
 			}
-			return fail("install it: it is built and released beside mayfly", "verifying takes the program %s: %w", verifier, err)
+			return fail("install it: make build makes it beside mayfly, or go install github.com/mayfly-ca/mayfly/cmd/mayfly-verify", "verifying takes the program %s: %w", verifier, err)
 		},
 	}
 }
