@@ -21,7 +21,8 @@ for copy in one another/folder; do
   mkdir -p "$work/$copy"
   git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- | tar --extract --directory "$work/$copy"
 done
-issuer=$(cd "$work/one" && internal/tools/release/release.sh "$work/dist" 2>&1 | sed -n 's/^signed by .* issuer is //p')
+(cd "$work/one" && internal/tools/release/release.sh "$work/dist" 2>&1) | tee "$work/log"
+issuer=$(sed -n "s/^signed by .* issuer is //p" "$work/log")
 (cd "$work/another/folder" && GOCACHE=$work/cache SIGN=no internal/tools/release/release.sh "$work/again")
 rm -rf "$work/cache"
 for file in "$work"/again/*; do
