@@ -42,6 +42,7 @@ if [ -n "$full" ]; then
   export -f beside_rekor
   rekor() { internal/tools/conformance/trillian.sh bash -ec beside_rekor 2>&1 | tee -a "$log"; }
   step "clients of a Rekor v1" rekor
+  step "a release: built twice, verified, installed" internal/tools/release/check.sh
 fi
 
 # One line for each client, from go test's own.

@@ -178,8 +178,12 @@ func (p *pod) stop(t *testing.T, c *exec.Cmd) {
 
 func until(t *testing.T, what string, condition func() bool) {
 	t.Helper()
-	for end := time.Now().Add(within); !condition(); time.Sleep(50 * time.Millisecond) {
-		if time.Now().After(end) {
+	end, tick := time.After(within), time.NewTicker(50*time.Millisecond)
+	defer tick.Stop()
+	for !condition() {
+		select {
+		case <-tick.C:
+		case <-end:
 			t.Fatalf("not within %v: %s", within, what)
 		}
 	}

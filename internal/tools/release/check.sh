@@ -21,7 +21,8 @@ for copy in one another/folder; do
   mkdir -p "$work/$copy"
   git ls-files -z --cached --others --exclude-standard | tar --create --null --files-from=- | tar --extract --directory "$work/$copy"
 done
-issuer=$(cd "$work/one" && internal/tools/release/release.sh "$work/dist" 2>&1 | sed -n 's/^signed by .* issuer is //p')
+(cd "$work/one" && internal/tools/release/release.sh "$work/dist" 2>&1) | tee "$work/log"
+issuer=$(sed -n "s/^signed by .* issuer is //p" "$work/log")
 (cd "$work/another/folder" && GOCACHE=$work/cache SIGN=no internal/tools/release/release.sh "$work/again")
 rm -rf "$work/cache"
 for file in "$work"/again/*; do
@@ -33,9 +34,9 @@ mkdir "$work/bin"
 ln -s "${CONFORMANCE_BIN:?}/cosign-v3.1.3" "$work/bin/cosign"
 (cd internal/tools && PATH=$work/bin:$PATH RELEASE_DIST=$work/dist RELEASE_ISSUER=$issuer go test -count=1 -v ./release)
 
-python=$(internal/tools/conformance/venv.sh sbom-1 'cyclonedx-python-lib[json-validation]==11.11.0' spdx-tools==0.8.5)
+venv=$(internal/tools/conformance/venv.sh sbom-1 'cyclonedx-python-lib[json-validation]==11.11.0' spdx-tools==0.8.5)
 for list in "$work"/dist/*.cdx.json; do
-  "$python" - "$list" <<'PY'
+  "$venv/bin/python" - "$list" <<'PY'
 import sys
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
@@ -44,7 +45,7 @@ sys.exit(f"{sys.argv[1]}: {fault}" if fault else 0)
 PY
 done
 for list in "$work"/dist/*.spdx.json; do
-  "$python" -m spdx_tools.spdx.clitools.pyspdxtools --infile "$list"
+  "$venv/bin/pyspdxtools" --infile "$list"
 done
 "$CONFORMANCE_BIN/oras-v1.3.6" manifest fetch --oci-layout "$work/dist/mayfly-$VERSION-image.tar:$VERSION" >/dev/null
 rpm --query --package --list "$work"/dist/*.rpm | grep -qx /usr/lib/systemd/system/mayfly.service

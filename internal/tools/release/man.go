@@ -18,7 +18,7 @@ func (b build) man(ctx context.Context, mayfly, dir string, command ...string) e
 	}
 	page, below := b.page(string(said), command)
 	name := strings.Join(append([]string{"mayfly"}, command...), "-")
-	if err := os.WriteFile(filepath.Join(dir, name+".1"), []byte(page), 0o644); err != nil { //nolint:gosec // to be read by all
+	if err := os.WriteFile(filepath.Join(dir, name+".1"), []byte(page), 0o644); err != nil {
 		return err
 	}
 	for _, sub := range below {

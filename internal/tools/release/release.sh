@@ -35,7 +35,7 @@ mkdir -p "$dist"
 dist=$(cd "$dist" && pwd)
 name=mayfly-$VERSION
 ldflags="-s -w -buildid= -X main.version=$VERSION -X main.commit=$COMMIT -X main.date=$DATE"
-build() { CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$1" ./cmd/mayfly; }
+build() { CGO_ENABLED=0 go build -trimpath -buildvcs=false -ldflags "$ldflags" -o "$1" "./cmd/$2"; }
 go build -C internal/tools -o "$work/release" ./release
 touch_all() { find "$1" -exec touch --no-dereference --date="@$SOURCE_DATE_EPOCH" {} +; }
 packed() { # packed FILE FOLDER: a tar that is the same each time
@@ -46,15 +46,20 @@ binaries=()
 for platform in $PLATFORMS; do
   os=${platform%/*} arch=${platform#*/} suffix=
   [ "$os" != windows ] || suffix=.exe
-  GOOS=$os GOARCH=$arch build "$dist/$name-$os-$arch$suffix"
-  binaries+=("$dist/$name-$os-$arch$suffix")
+  for program in mayfly mayfly-verify; do
+    file=$dist/$program-$VERSION-$os-$arch$suffix
+    GOOS=$os GOARCH=$arch build "$file" "$program"
+    binaries+=("$file")
+  done
 done
 "$work/release" sbom "${binaries[@]}"
 
 # Manual pages and completion, from the binary itself.
 stage=$work/stage
 mkdir -p "$stage/man" "$stage/completion" "$stage/doc/examples"
-build "$work/mayfly"
+for program in mayfly mayfly-verify; do
+  build "$work/$program" "$program" # `mayfly verify` runs the other, beside it
+done
 "$work/release" man "$work/mayfly" "$stage/man"
 for shell in bash zsh fish; do
   "$work/mayfly" completion "$shell" >"$stage/completion/$shell"
@@ -65,7 +70,7 @@ cp README.md CHANGELOG.md "$stage/doc/"
 cp -L deploy/mayfly.example.yaml deploy/prometheus/mayfly.rules.yaml deploy/grafana/mayfly.dashboard.json "$stage/doc/examples/"
 
 # The image of Linux' binaries, the packages, the chart.
-mapfile -t linux < <(printf '%s\n' "${binaries[@]}" | grep -- '-linux-' || true)
+mapfile -t linux < <(printf '%s\n' "${binaries[@]}" | grep -F "/$name-linux-" || true)
 if [ ${#linux[@]} -gt 0 ]; then
   "$work/release" image "$dist/$name-image.tar" "${linux[@]}"
 fi
@@ -75,6 +80,7 @@ export PACKAGE_VERSION STAGE=$stage
 for binary in "${linux[@]}"; do
   export ARCH=${binary##*-}
   cp "$binary" "$stage/mayfly"
+  cp "$dist/mayfly-verify-$VERSION-linux-$ARCH" "$stage/mayfly-verify"
   touch_all "$stage"
   for kind in ${PACKAGES-deb rpm}; do
     "${NFPM:?tools.sh release prints it}" package --config deploy/packages/nfpm.yaml --packager "$kind" --target "$dist/$name-linux-$ARCH.$kind" >/dev/null

@@ -63,7 +63,7 @@ func typed(t *testing.T, dir, name, identity string) (string, error) {
 	t.Helper()
 	c := exec.CommandContext(t.Context(), "sh", "-euc", block(t, name))
 	c.Dir = dir
-	c.Env = append(os.Environ(), "identity="+identity, "issuer="+os.Getenv("RELEASE_ISSUER"), "HOME="+t.TempDir(), "file="+filepath.Base(one(t, dir, "mayfly-*-linux-amd64")))
+	c.Env = append(os.Environ(), "identity="+identity, "issuer="+os.Getenv("RELEASE_ISSUER"), "HOME="+t.TempDir(), "file="+filepath.Base(one(t, dir, "mayfly-v[0-9]*-linux-amd64")))
 	said, err := c.CombinedOutput()
 	return string(said), err
 }
@@ -80,7 +80,7 @@ func TestVerify(t *testing.T) {
 				t.Fatalf("%v\n%s", err, said)
 			}
 			changed := copied(t)
-			binary := one(t, changed, "mayfly-*-linux-amd64")
+			binary := one(t, changed, "mayfly-v[0-9]*-linux-amd64")
 			if err := os.Truncate(binary, 1000); err != nil {
 				t.Fatal(err)
 			}
@@ -164,7 +164,7 @@ func read(t *testing.T, file string, into any) {
 // The lists name the modules that are in the binary, and nothing else.
 func TestSBOM(t *testing.T) {
 	t.Parallel()
-	binary := one(t, dist(t), "mayfly-*-linux-amd64")
+	binary := one(t, dist(t), "mayfly-v[0-9]*-linux-amd64")
 	info, err := buildinfo.ReadFile(binary)
 	if err != nil {
 		t.Fatal(err)

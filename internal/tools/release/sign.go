@@ -114,7 +114,7 @@ func writeBundle(file string, bundle *protobundle.Bundle) error {
 	if err := json.Compact(&compact, text); err != nil {
 		return err
 	}
-	return os.WriteFile(file, append(compact.Bytes(), '\n'), 0o644) //nolint:gosec // to be read by all
+	return os.WriteFile(file, append(compact.Bytes(), '\n'), 0o644)
 }
 
 // detached writes the parts of a bundle one by one, with what the CA tells clients to trust.
@@ -139,7 +139,7 @@ func detached(ctx context.Context, ca, dir string, bundle *protobundle.Bundle) e
 		parts[file] = content
 	}
 	for file, content := range parts {
-		if err := os.WriteFile(filepath.Join(dir, file), content, 0o644); err != nil { //nolint:gosec // to be read by all
+		if err := os.WriteFile(filepath.Join(dir, file), content, 0o644); err != nil {
 			return err
 		}
 	}

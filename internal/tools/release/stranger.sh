@@ -8,6 +8,7 @@
 set -euo pipefail
 deb=${1:?} mayfly=${2:?}
 root=$(mktemp -d)
+chmod 0755 "$root" # the user of the service goes through
 running=()
 finish() {
   local status=$?
@@ -30,6 +31,7 @@ inside dpkg --install /tmp/mayfly.deb
 inside getent passwd mayfly >/dev/null
 [ "$(inside stat -c '%U:%G %a' /etc/mayfly)" = "root:mayfly 750" ]
 inside mayfly version | head -n 1
+inside mayfly verify --version
 inside systemd-analyze verify --man=no mayfly.service
 for page in "$root"/usr/share/man/man1/mayfly*.1; do
   mandoc -T lint -W error "$page"
@@ -42,10 +44,13 @@ until [ -e "$root.dev/endpoints.json" ]; do sleep 0.1; done
 issuer=$(sed -n 's/.*"issuer": *"\([^"]*\)".*/\1/p' "$root.dev/endpoints.json")
 inside install -d -m 0700 -o mayfly -g mayfly /var/lib/mayfly
 as_service() { inside setpriv --reuid=mayfly --regid=mayfly --clear-groups "$@"; }
-as_service mayfly init --dir /var/lib/mayfly/ca --issuer "$issuer" --audience sigstore --allow true
-sed -i 's/^\( *\)audiences:/\1allow_insecure_loopback: true\n&/; s/127\.0\.0\.1:5555$/127.0.0.1:15555/' "$root/var/lib/mayfly/ca/mayfly.yaml"
-printf 'server:\n  http_address: 127.0.0.1:15555\n  grpc_address: 127.0.0.1:15554\n  metrics_address: 127.0.0.1:12112\n' >"$root/tmp/server"
-grep -q '^server:' "$root/var/lib/mayfly/ca/mayfly.yaml" || cat "$root/tmp/server" >>"$root/var/lib/mayfly/ca/mayfly.yaml"
+as_service mayfly init --dir /var/lib/mayfly/ca --url http://127.0.0.1:15555
+config=$root/var/lib/mayfly/ca/mayfly.yaml
+sed -i 's/^server:/&\n  http_address: 127.0.0.1:15555\n  grpc_address: 127.0.0.1:15554\n  metrics_address: 127.0.0.1:12112/' "$config"
+cat >>"$config" <<YAML
+issuers:
+  - {url: "$issuer", audiences: [sigstore], type: email, allow: "true", allow_insecure_loopback: true}
+YAML
 serve() {
   chroot "$root" setpriv --reuid=mayfly --regid=mayfly --clear-groups mayfly serve --config /var/lib/mayfly/ca/mayfly.yaml >"$root.dev/log" 2>&1 &
   running+=($!)
