@@ -54,12 +54,12 @@ func (r *rig) awaitReadiness(t *testing.T, want string) {
 }
 
 // deciding is /readyz?verbose without what only informs: the details, and the
-// lines about the configuration, timestamps, the index and the log to come.
+// lines about the configuration, timestamps, the index, alerts and the log to come.
 func deciding(page string) string {
 	var kept strings.Builder
 	for line := range strings.Lines(page) {
 		if !strings.HasPrefix(line, " ") && !strings.HasPrefix(line, "configuration: ") && !strings.HasPrefix(line, "next log: ") &&
-			!strings.HasPrefix(line, "timestamps: ") && !strings.HasPrefix(line, "index: ") {
+			!strings.HasPrefix(line, "timestamps: ") && !strings.HasPrefix(line, "index: ") && !strings.HasPrefix(line, "alerts: ") {
 			kept.WriteString(line)
 		}
 	}
