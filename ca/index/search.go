@@ -5,6 +5,7 @@ import (
 	"context"
 	"database/sql"
 	"encoding/base64"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -193,7 +194,7 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 		err := db.QueryRow(ctx, "SELECT not_before, id FROM certificates c"+where(p.window)+" ORDER BY not_before DESC, id DESC LIMIT 1 OFFSET ?", append(slices.Clone(p.windowArgs), scan-1)...).Scan(&at, &id)
 		if err == nil {
 			page.Next = cursor(at, id)
-		} else if err != sql.ErrNoRows { //nolint:errorlint // Row.Scan's own
+		} else if !errors.Is(err, sql.ErrNoRows) {
 			return Page{}, unavailable(err)
 		}
 	}

@@ -180,11 +180,13 @@ func (f *Follower) report(ctx context.Context, l *source, err error) {
 	if err == nil || before != nil && before.Error() == err.Error() {
 		return
 	}
-	level, text := slog.LevelWarn, "the log can't be followed now"
+	attrs := []slog.Attr{slog.String("log", at.URL), slog.Uint64("followed", at.Followed), slog.Any("error", err)}
 	if c := (*Contradiction)(nil); errors.As(err, &c) {
-		level, text = slog.LevelError, "the log contradicts what it signed: it is followed no further than it was verified, and the evidence is kept in "+f.o.Evidence
+		f.o.Logger.LogAttrs(ctx, slog.LevelError, "the log contradicts what it signed: it is followed no further than it was verified, and the evidence is kept",
+			append(attrs, slog.String("evidence", f.o.Evidence))...)
+		return
 	}
-	f.o.Logger.LogAttrs(ctx, level, text, slog.String("log", at.URL), slog.Uint64("followed", at.Followed), slog.Any("error", err))
+	f.o.Logger.LogAttrs(ctx, slog.LevelWarn, "the log can't be followed now", attrs...)
 }
 
 // at notes how far a log is followed, and how large it is.
