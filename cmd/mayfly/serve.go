@@ -16,10 +16,13 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/notify"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/supervisor"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -167,7 +170,11 @@ func tuneGC(c *config.Config) {
 		debug.SetGCPercent(growth)
 	}
 	if os.Getenv("GOMEMLIMIT") == "" {
-		debug.SetMemoryLimit(int64(c.Server.ClientBytes()+server.ProcessBytes) / 5 * 4)
+		most := c.Server.ClientBytes() + server.ProcessBytes
+		if c.Store.Enabled() {
+			most += store.MaxBytes + notify.MaxBytes + follow.MaxBytes*max(1, len(c.CTLog.Own()))
+		}
+		debug.SetMemoryLimit(int64(most) / 5 * 4)
 	}
 }
 

@@ -24,7 +24,7 @@ import (
 // What one batch may hold in memory of a log: so many data tiles, or answers to
 // get-entries, of so many bytes.
 const (
-	batchTiles = 16
+	batchTiles = 8
 	maxTile    = 2 << 20 // an entry of a certificate authority has some 4 kB, with its precertificate
 	maxAnswer  = 1 << 20 // a checkpoint, a proof
 	userAgent  = "mayfly-monitor"

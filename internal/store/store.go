@@ -27,8 +27,8 @@ import (
 // that reads.
 const (
 	readers     = 4 // also half of the connections to PostgreSQL
-	writerCache = 32 << 20
-	readerCache = 4 << 20
+	writerCache = 8 << 20
+	readerCache = 2 << 20
 )
 
 // MaxBytes bounds what an open store holds in memory.
