@@ -23,7 +23,6 @@ var pageTests = map[string]func(t *testing.T, blocks map[string]string){
 	"docs/tasks/admission.md":      nil, // TestAdmission does, of make conformance-full
 	"docs/tasks/air-gapped.md":     pageAirGapped,
 	"docs/tasks/tuf-expired.md":    pageExpired,
-	"docs/releases.md":             nil, // internal/tools/release runs it on a release
 }
 
 // TestPages runs the commands of all pages, each where its reader is.
