@@ -62,7 +62,7 @@ serve() {
 }
 issue() {
   curl -fsS "$issuer/dev/token?email=alice@example.com" |
-    inside mayfly request --ca http://127.0.0.1:15555 --token-stdin --output-key /tmp/key --output-certificate /tmp/crt
+    inside mayfly request --ca http://127.0.0.1:15555 --token-stdin --force --output-key /tmp/key --output-certificate /tmp/crt
   inside mayfly cert show /tmp/crt | grep -F alice@example.com
 }
 serve
