@@ -55,7 +55,7 @@ install: build ## both into $(PREFIX)/bin
 	install -D -m 0755 -t $(DESTDIR)$(PREFIX)/bin bin/mayfly bin/mayfly-verify
 
 test: ## every test of the product, with the race detector
-	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools postgresql redis-server
+	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools postgresql redis-server rsyslog
 	go test -race ./...
 	cd internal/tools && go test -race . ./configdoc
 	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...

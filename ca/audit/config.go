@@ -4,7 +4,10 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"fmt"
+	"net/url"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -31,6 +34,51 @@ type Config struct {
 	// RefusedRotation is the same for the file of refusals. Anybody can cause
 	// refusals, so by default this file is bounded.
 	RefusedRotation Rotation `yaml:"refused_rotation"`
+	// Sinks are where the records go besides, four at most. Each follows the files from
+	// where it was, so that what one couldn't take waits there; issuing waits for none.
+	Sinks []Sink `yaml:"sinks,omitempty"`
+}
+
+// Sink is one place that records go to.
+type Sink struct {
+	// Name is what metrics, `/readyz` and the file of its position call the sink:
+	// lower-case letters, digits and `-`, at most 64.
+	Name string `yaml:"name"`
+	// URL is `stdout:`; syslog (RFC 5424) as `tls://HOST:PORT`, `tcp://HOST:PORT` or a socket,
+	// `unix:///dev/log`; or an `https` URL to which batches of CloudEvents are posted.
+	URL string `yaml:"url"`
+	// Only names the one type of record that goes there, such as `head` or `issued`; empty: all.
+	Only Type `yaml:"only,omitempty"`
+	// CAFile has the certificates, in PEM, that a server of TLS is verified with, in
+	// place of the system's.
+	CAFile setting.Path `yaml:"ca_file,omitempty"`
+	// BearerTokenFile holds a token that is sent with each batch by HTTP. It is read anew
+	// each time.
+	BearerTokenFile setting.Path `yaml:"bearer_token_file,omitempty"`
+}
+
+// maxSinks bounds the sinks, each of which takes 3 MiB.
+const maxSinks = 4
+
+var sinkName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
+
+func (s *Sink) check(path string, f *setting.Faults) {
+	if !sinkName.MatchString(s.Name) {
+		f.Add(setting.Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -", s.Name)
+	}
+	if s.Only != "" && !s.Only.valid() && s.Only != head && s.Only != recovered {
+		f.Add(setting.Join(path, "only"), "%q is no type of record; docs/audit.md has them", s.Only)
+	}
+	u, err := url.Parse(s.URL)
+	switch {
+	case err == nil && u.Scheme == "stdout" && s.URL == "stdout:",
+		err == nil && u.Scheme == "unix" && u.Host == "" && filepath.IsAbs(u.Path),
+		err == nil && (u.Scheme == "tcp" || u.Scheme == "tls") && u.Port() != "" && u.Path == "":
+	case err == nil && (u.Scheme == "https" || u.Scheme == "http"):
+		setting.CheckURL(setting.Join(path, "url"), s.URL, false, f)
+	default:
+		f.Add(setting.Join(path, "url"), "%q isn't stdout:, tls://HOST:PORT, tcp://HOST:PORT, unix:///PATH or an https URL", s.URL)
+	}
 }
 
 // Rotation says when a file is rotated and how much of the past is kept.
@@ -68,6 +116,16 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "path"), "names a folder; a file is expected, for example audit.jsonl")
 	}
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
+	if len(c.Sinks) > maxSinks {
+		f.Add(setting.Join(path, "sinks"), "are %d; %d at most are expected", len(c.Sinks), maxSinks)
+	}
+	for i := range c.Sinks {
+		at := setting.Index(setting.Join(path, "sinks"), i)
+		c.Sinks[i].check(at, f)
+		if slices.ContainsFunc(c.Sinks[:i], func(s Sink) bool { return s.Name == c.Sinks[i].Name }) {
+			f.Add(setting.Join(at, "name"), "%q is another sink's too", c.Sinks[i].Name)
+		}
+	}
 	c.Rotation.check(setting.Join(path, "rotation"), f)
 	c.RefusedRotation.check(setting.Join(path, "refused_rotation"), f)
 }

@@ -241,6 +241,49 @@ func Begun(path string) string {
 	return ""
 }
 
+// Position is how far a trail was read: by what the part begins with, which rotation and
+// compression leave as it is, and where in it.
+type Position struct {
+	First  string `json:"first"` // the SHA-256 of the part's first line
+	Offset int64  `json:"offset"`
+}
+
+// Position is where the next line begins; the zero value before the first.
+func (f *Follower) Position() Position {
+	if f.part == nil {
+		return Position{}
+	}
+	return Position{f.part.first, f.part.offset}
+}
+
+// Resume goes on at a position. Where it isn't found, since that part is gone, reading
+// begins with the oldest part that is there.
+func (f *Follower) Resume(at Position) (found bool, err error) {
+	files, err := parts(f.path)
+	if err != nil {
+		return false, err
+	}
+	for _, path := range files {
+		p, err := openPart(path)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for err = nil; (err == nil || errors.Is(err, errTooLong)) && p.offset < at.Offset && (p.line == 0 || p.first == at.First); {
+			_, err = p.read()
+		}
+		if p.first == at.First && p.first != "" {
+			f.part = p
+			_, err := p.rewind() // where the line at the position isn't whole
+			return true, err
+		}
+		p.close()
+	}
+	return false, nil
+}
+
 // Close closes the file that is open; a later Unread begins anew.
 func (f *Follower) Close() {
 	if f.part != nil {

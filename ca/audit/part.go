@@ -5,6 +5,7 @@ import (
 	"compress/flate"
 	"compress/gzip"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -37,6 +38,7 @@ type part struct {
 	seen   int64  // the end of what was read, of a line that isn't whole too
 	line   int    // how many lines were read
 	long   bool   // offset is inside of a line that is too long
+	first  string // the hash of the first line, once it was read
 	damage error  // of the beginning of what is packed
 }
 
@@ -98,7 +100,12 @@ func (p *part) read() ([]byte, error) {
 			return nil, errTooLong
 		case err == nil:
 			p.offset, p.line = p.offset+int64(len(text)), p.line+1
-			return text[:len(text)-1], nil
+			text = text[:len(text)-1]
+			if p.line == 1 {
+				sum := sha256.Sum256(text)
+				p.first = hex.EncodeToString(sum[:])
+			}
+			return text, nil
 		case errors.Is(err, bufio.ErrBufferFull):
 			p.offset, p.long = p.offset+int64(len(text)), true
 		case errors.Is(err, io.EOF) && (p.long || len(text) > 0):

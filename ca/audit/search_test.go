@@ -3,6 +3,7 @@ package audit
 import (
 	"bytes"
 	"compress/gzip"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -80,5 +81,62 @@ func TestSearch(t *testing.T) {
 		if f, err := ParseFilter(wrong); err == nil {
 			t.Errorf("%q is taken for %+v", wrong, f)
 		}
+	}
+}
+
+// TestResume: reading goes on where it was, in a part that was rotated and compressed
+// meanwhile, and begins anew where that part is gone.
+func TestResume(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	r.write(t, r.path, r.lines("1", "2"))
+	f := Follow(r.path, time.Time{}, "")
+	for range 3 {
+		for line, err := range f.Lines() {
+			if err != nil {
+				t.Fatal(err)
+			}
+			if line.Number == 3 {
+				break
+			}
+		}
+		if f.Position().Offset > 0 {
+			break
+		}
+	}
+	at := f.Position()
+	f.Close()
+	rest := func() (found bool, serials []string) {
+		f := Follow(r.path, time.Time{}, "")
+		defer f.Close()
+		found, err := f.Resume(at)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return found, unread(t, f)
+	}
+	if found, got := rest(); !found || !slices.Equal(got, []string{"2"}) {
+		t.Errorf("%v, %q", found, got)
+	}
+	b, err := os.ReadFile(r.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var z bytes.Buffer
+	w := gzip.NewWriter(&z)
+	if _, err := w.Write(b); err != nil || w.Close() != nil || os.Remove(r.path) != nil {
+		t.Fatal(err)
+	}
+	r.write(t, r.part(1), r.lines("0"))
+	r.write(t, r.part(2)+compressed, z.Bytes())
+	r.write(t, r.path, r.lines("3"))
+	if found, got := rest(); !found || !slices.Equal(got, []string{"2", "3", "3"}) {
+		t.Errorf("%v, %q", found, got)
+	}
+	if err := os.Remove(r.part(2) + compressed); err != nil {
+		t.Fatal(err)
+	}
+	if found, got := rest(); found || !slices.Equal(got, []string{"0", "0", "3", "3"}) {
+		t.Errorf("%v, %q", found, got)
 	}
 }

@@ -127,7 +127,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if _, err := syncTUF(ctx, filepath.Join(o.dir, tufRootName), c, setting.Secret{}, overrides, time.Now()); err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped, Build: thisBuild().labels()}, overrides, devSource(ctx, o, publicURL, issuerURL, overrides))
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped, Out: streams.Out, Build: thisBuild().labels()}, overrides, devSource(ctx, o, publicURL, issuerURL, overrides))
 	if err != nil {
 		return errors.Join(startFailure(err, otherAddress("--grpc-address or --metrics-address")), closeListeners(rest, atIssuer))
 	}

@@ -92,7 +92,7 @@ func serve(ctx context.Context, c *config.Config, from service.Source, streams s
 			logger.LogAttrs(ctx, slog.LevelWarn, "systemd couldn't be told of a reload", slog.Any("error", err))
 		}
 	}
-	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped, Build: thisBuild().labels()}, service.Overrides{}, from)
+	s, err := service.Open(ctx, c, service.Dependencies{Now: time.Now, Logger: logger.Logger, DroppedLogLines: logger.queue.Dropped, Out: streams.Out, Build: thisBuild().labels()}, service.Overrides{}, from)
 	if err != nil {
 		return startFailure(err, "change server.http_address, grpc_address or metrics_address, or end what listens there")
 	}

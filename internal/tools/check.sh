@@ -22,7 +22,7 @@ tree() {
 }
 
 packages() {
-  internal/tools/packages.sh ca-certificates curl gcc openssl postgresql redis-server shellcheck systemd
+  internal/tools/packages.sh ca-certificates curl gcc openssl postgresql redis-server rsyslog shellcheck systemd
 }
 
 format() {

@@ -18,6 +18,7 @@ provided() {
     libnss3-tools) command -v certutil ;;
     python3-venv) python3 -c 'import ensurepip, venv' ;;
     opensc) command -v pkcs11-tool ;;
+    rsyslog) command -v rsyslogd ;;
     softhsm2) command -v softhsm2-util ;;
     systemd) command -v systemd-analyze ;;
     postgresql) ls /usr/lib/postgresql/*/bin/initdb ;;

@@ -8,6 +8,7 @@ import (
 	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/audit/sink"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
@@ -30,6 +31,9 @@ func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, 
 		addFaults(&f, "audit.path", err)
 	} else if inUse {
 		loaded.remark("audit.path", "%s is in use: a service runs with it, and this one wouldn't start beside it", c.Audit.Path)
+	}
+	if _, err := sink.New(c.Audit, sink.Options{Metrics: d.Registry}); err != nil {
+		addFaults(&f, "", err)
 	}
 	if loaded.Authorities != nil {
 		loaded.inspectLogs(ctx, c, d, Overrides{}, &f)

@@ -3,6 +3,7 @@ package service
 import (
 	"context"
 	"errors"
+	"io"
 	"log/slog"
 	"time"
 
@@ -32,6 +33,8 @@ type Dependencies struct {
 	Logger *slog.Logger
 	// Registry takes the metrics; nil makes a new one.
 	Registry *prometheus.Registry
+	// Out is standard output, for the sink of the audit trail that writes there.
+	Out io.Writer
 	// DroppedLogLines is how many lines of the service's log were lost; nil where none can be.
 	DroppedLogLines func() uint64
 	// Build is what mayfly_build_info says of the program; without it, it says nothing.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/audit/sink"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/config"
@@ -47,6 +48,9 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	}
 	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
 		return nil, fmt.Errorf("audit: %w", err)
+	}
+	if s.sinks, err = sink.New(c.Audit, sink.Options{Out: s.Out, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
+		return nil, err
 	}
 	if err := s.startLogs(ctx, first); err != nil {
 		return nil, err

@@ -26,6 +26,9 @@ func (s *Service) readiness() []server.Dependency {
 		{Name: "configuration", Check: s.lastReload, Detail: s.configurationStatus, Informational: true},
 		{Name: "timestamps", Check: s.timestamps.Ready, Detail: s.timestamps.Detail, Informational: true},
 	}
+	for _, one := range s.sinks {
+		all = append(all, server.Dependency{Name: "audit sink " + one.Name, Check: one.Check, Informational: true})
+	}
 	if s.loaded.replay != nil {
 		all = append(all, server.Dependency{Name: "replay", Check: s.replayReady})
 	}

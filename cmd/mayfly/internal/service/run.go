@@ -27,6 +27,9 @@ func (s *Service) Run(ctx context.Context) error {
 		group.Go(func() error { return s.revoker.Run(ctx) })
 	}
 	group.Go(func() error { return s.audit.Run(ctx) })
+	for _, one := range s.sinks {
+		group.Go(func() error { return one.Run(ctx) })
+	}
 	if s.promises != nil {
 		group.Go(func() error { return s.promises.Run(ctx) })
 	}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/audit/sink"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
@@ -38,6 +39,7 @@ type Service struct {
 	logBase    string         // where our logs are served, if not at their own URLs' hosts
 	policy     *ctlog.Policy  // nil without logs
 	audit      *audit.File
+	sinks      []*sink.Sink
 	issuer     *ca.Issuer
 	revoker    *revoke.Revoker      // nil where nothing can be revoked
 	ephemeral  *authority.Ephemeral // nil but with an authority of the mode ephemeral
