@@ -15,6 +15,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"time"
@@ -147,7 +148,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		for i, follower := range followers {
 			batch, more := s.read(ctx, follower)
 			if s.deliver(ctx, batch) != nil {
-				return nil //nolint:nilerr // the service ends
+				return nil
 			}
 			if at := follower.Position(); at.First != "" && at != positions[i] {
 				positions[i], changed = at, true
@@ -162,7 +163,7 @@ func (s *Sink) Run(ctx context.Context) error {
 		}
 		s.pending.Store(0)
 		if wait.For(ctx, lookEvery) != nil {
-			return nil //nolint:nilerr // as above
+			return nil
 		}
 	}
 }
@@ -232,7 +233,7 @@ func (s *Sink) positions() []audit.Position {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		s.options.Logger.Warn("the position of a sink of the audit trail can't be read: it begins anew with the oldest record", "sink", s.Name, "error", err)
 	}
-	return append(all, make([]audit.Position, len(s.files))...)[:len(s.files)]
+	return slices.Concat(all, make([]audit.Position, len(s.files)))[:len(s.files)]
 }
 
 // keep writes the positions down.
