@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -74,17 +75,39 @@ type httpAnswer struct {
 	body   []byte
 }
 
-// exchange sends the request that build makes until an answer is final, and
-// reads it. what names the other side in errors. Network failures are
-// Unavailable and not sent again: whether the first arrived isn't known.
-func exchange(ctx context.Context, hc *http.Client, retry Retry, what string,
-	build func(context.Context) (*http.Request, error),
-) (*httpAnswer, error) {
+// message is what is sent: by POST where it has a body, else by GET.
+type message struct {
+	what   string // names the other side in errors
+	url    string
+	header http.Header
+	body   []byte
+}
+
+// ask gives the body of an answer that has to be 200.
+func ask(ctx context.Context, hc *http.Client, retry Retry, m message) ([]byte, error) {
+	answer, err := exchange(ctx, hc, retry, m)
+	if err == nil && answer.status != http.StatusOK {
+		err = answer.fault(m.what)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer.body, nil
+}
+
+// exchange sends a message until an answer is final, and reads it. Network failures
+// are Unavailable and not sent again: whether the first arrived isn't known.
+func exchange(ctx context.Context, hc *http.Client, retry Retry, m message) (*httpAnswer, error) {
+	method, what := http.MethodGet, m.what
+	if m.body != nil {
+		method = http.MethodPost
+	}
 	for n := 1; ; n++ {
-		req, err := build(ctx)
+		req, err := http.NewRequestWithContext(ctx, method, m.url, bytes.NewReader(m.body))
 		if err != nil {
 			return nil, problem(Failed, "", "making the request to %s", what).because(err)
 		}
+		req.Header = m.header
 		answer, err := roundTrip(hc, req)
 		if err != nil {
 			return nil, unreachable(ctx, what, err)
