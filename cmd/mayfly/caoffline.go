@@ -177,8 +177,7 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 			return usage("it has 64 hexadecimal digits, with or without colons", "--fingerprint isn't a SHA-256")
 		}
 		if [sha256.Size]byte(want) != r.SHA256 {
-			return &failure{code: exitFailed, fix: "find out where this request comes from before anything is signed",
-				err: errors.New("the request isn't the one that --fingerprint names: nothing is signed")}
+			return fail("find out where this request comes from before anything is signed", "the request isn't the one that --fingerprint names: nothing is signed")
 		}
 		return nil
 	}
@@ -188,7 +187,7 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 
 // agree has the person at the terminal type yes; fix is for where there is none.
 func agree(ctx context.Context, io streams, question, fix string) error {
-	if !interactive(io.In) {
+	if !atTerminal(io.In) {
 		return usage(fix, "nobody is at a terminal to agree: nothing is signed")
 	}
 	fmt.Fprintf(io.Err, "\n%s\nType yes to sign: ", question)
@@ -202,9 +201,9 @@ func agree(ctx context.Context, io streams, question, fix string) error {
 	return nil
 }
 
-// interactive reports whether a person can answer.
-func interactive(in io.Reader) bool {
-	f, ok := in.(*os.File)
+// atTerminal reports whether a person is at the other end.
+func atTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
 }
 

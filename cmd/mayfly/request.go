@@ -15,7 +15,6 @@ import (
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -167,10 +166,7 @@ type request struct {
 
 func newRequest(o requestOptions, io streams) *request {
 	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient(), getenv: os.Getenv, open: openBrowser}
-	r.retry = client.Retry{Say: r.say}
-	if f, ok := io.Err.(*os.File); ok {
-		r.interactive = term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
-	}
+	r.retry, r.interactive = client.Retry{Say: r.say}, atTerminal(io.Err)
 	return r
 }
 
@@ -316,26 +312,18 @@ func (r *request) loopbackGRPC() bool {
 
 // classify gives an error of package client its exit code.
 func classify(err error) error {
-	var e *client.Error
-	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Kind() == fault.Malformed { // as the CA would have refused it
+	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind() == fault.Malformed { // as the CA would have refused it
 		return &failure{code: exitRefused, err: errors.New(f.Public)}
 	}
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
 		return err
 	}
-	code := exitFailed
-	switch e.Kind {
-	case client.Misused:
-		code = exitUsage
-	case client.Refused:
-		code = exitRefused
-	case client.Unavailable:
-		code = exitUnavailable
-	case client.Unverified:
-		code = exitUnverified
-	case client.Failed:
-	}
-	return &failure{code: code, fix: e.Fix, err: err}
+	return &failure{code: clientCodes[e.Kind], fix: e.Fix, err: err}
+}
+
+var clientCodes = map[client.Kind]int{
+	client.Failed: exitFailed, client.Misused: exitUsage, client.Refused: exitRefused, client.Unavailable: exitUnavailable, client.Unverified: exitUnverified,
 }
 
 // chain is a CA's answer, leaf first.
