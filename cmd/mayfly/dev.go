@@ -224,24 +224,19 @@ func logURL(c *config.Config, now time.Time) string {
 // of all that is taken, with its flag; those of the service are only tried.
 func (o devOptions) listen(ctx context.Context) (rest, issuer net.Listener, err error) {
 	var taken []error
-	var flags, open = []string(nil), make([]net.Listener, 4)
-	for i, one := range []struct{ flag, address string }{
+	var flags []string
+	var open []net.Listener
+	for _, one := range []struct{ flag, address string }{
 		{"--http-address", o.http}, {"--issuer-address", o.issuer}, {"--grpc-address", o.grpc}, {"--metrics-address", o.metrics},
 	} {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address)
-		if err != nil {
+		if l, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address); err == nil {
+			open = append(open, l)
+		} else {
 			taken, flags = append(taken, err), append(flags, one.flag)
-			continue
 		}
-		open[i] = l
 	}
 	if len(taken) > 0 {
-		for _, l := range open {
-			if l != nil {
-				taken = append(taken, l.Close())
-			}
-		}
-		return nil, nil, &failure{code: exitFailed, fix: otherAddress(strings.Join(flags, ", ")), err: errors.Join(taken...)}
+		return nil, nil, fail(otherAddress(strings.Join(flags, ", ")), "%w", errors.Join(append(taken, closeListeners(open...))...))
 	}
 	return open[0], open[1], closeListeners(open[2:]...)
 }

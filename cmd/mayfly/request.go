@@ -107,7 +107,7 @@ func newRequestCommand(streams streams) *cobra.Command {
 			} else if o.files.Bundle != "" {
 				return usage("name the file to sign with --sign", "--bundle is for what is signed")
 			}
-			o.nameCA(cmd.Flags().Changed, os.Getenv)
+			o.nameCA(cmd.Flags().Changed)
 			return classify(newRequest(o, streams).run(ctx))
 		},
 	}
@@ -146,9 +146,9 @@ func newRequestCommand(streams streams) *cobra.Command {
 }
 
 // nameCA takes the CA from the environment where no flag names it.
-func (o *requestOptions) nameCA(given func(flag string) bool, getenv func(string) string) {
+func (o *requestOptions) nameCA(given func(flag string) bool) {
 	o.caNamed = given("ca") || given("grpc")
-	if named := getenv(caEnv); named != "" && !given("ca") {
+	if named := os.Getenv(caEnv); named != "" && !given("ca") {
 		o.ca, o.caNamed = named, true
 	}
 }
@@ -159,13 +159,11 @@ type request struct {
 	streams
 	http        *http.Client
 	retry       client.Retry
-	getenv      func(string) string
-	open        func(url string) error // shows a URL in a browser
-	interactive bool                   // a person is there to log in
+	interactive bool // a person is there to log in
 }
 
 func newRequest(o requestOptions, io streams) *request {
-	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient(), getenv: os.Getenv, open: openBrowser}
+	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient()}
 	r.retry, r.interactive = client.Retry{Say: r.say}, atTerminal(io.Err)
 	return r
 }
@@ -299,15 +297,8 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 // loopbackGRPC is false when the certificate comes from another machine than
 // the documents.
 func (r *request) loopbackGRPC() bool {
-	if r.grpc == "" {
-		return true
-	}
-	_, host, found := strings.Cut(r.grpc, "://")
-	if !found {
-		host = r.grpc
-	}
-	u := url.URL{Host: host}
-	return loopback.Host(u.Hostname())
+	u := url.URL{Host: strings.TrimPrefix(strings.TrimPrefix(r.grpc, "http://"), "https://")}
+	return r.grpc == "" || loopback.Host(u.Hostname())
 }
 
 // classify gives an error of package client its exit code.

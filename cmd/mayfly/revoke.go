@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -65,7 +64,7 @@ func newRevokeCommand(streams streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
-			o.nameCA(cmd.Flags().Changed, os.Getenv)
+			o.nameCA(cmd.Flags().Changed)
 			return classify(o.run(ctx, newRequest(o.requestOptions, streams)))
 		},
 	}
