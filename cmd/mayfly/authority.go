@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"path/filepath"
 	"strings"
 	"text/tabwriter"
@@ -67,37 +66,29 @@ can't be taken back. The active one can't be distrusted: activate another first.
 }
 
 func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
-	var file string
 	var again bool
 	cmd := &cobra.Command{
 		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
 		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := openAuthorities(file)
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Again: again}
-			if err := takeStep(cmd.Context(), store, args[0], s.action, t); err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "%s %s.\n", args[0], s.done)
-			if i := lifecycle.Find(store.Records, args[0]); s.action == lifecycle.Publish {
-				fmt.Fprintf(streams.Out, "next: %s\n", nextSteps(store.Records, i, t))
-			}
-			return nil
-		},
 	}
-	configFlag(cmd, &file)
 	if s.action == lifecycle.Retire {
 		cmd.Flags().BoolVar(&again, "again", false, "also move the end of a retired authority's window: clients trust for longer what its key signs")
 	}
-	return cmd
+	return withAuthorities(cmd, func(cmd *cobra.Command, _ *config.Config, store *authority.Store, name string) error {
+		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Again: again}
+		if err := takeStep(cmd.Context(), store, name, s.action, t); err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "%s %s.\n", name, s.done)
+		if i := lifecycle.Find(store.Records, name); s.action == lifecycle.Publish {
+			fmt.Fprintf(streams.Out, "next: %s\n", nextSteps(store.Records, i, t))
+		}
+		return nil
+	})
 }
 
 func newAuthorityPrepareCommand(streams streams) *cobra.Command {
-	var file, chain, key string
+	var chain, key string
 	var a kmsAccess
 	cmd := &cobra.Command{
 		Use:   "prepare NAME",
@@ -107,38 +98,31 @@ With --chain and --key the authority is added to those of the configuration, in 
 state file; without them ca.authorities has to name it. No client hears of it yet.`,
 		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := openAuthorities(file)
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			added := chain != "" || key != ""
-			if added {
-				named, err := newAuthority(args[0], chain, key, a)
-				if err != nil {
-					return err
-				}
-				if err := store.Add(named); err != nil {
-					return usage("leave out --chain and --key, or choose another name", "%w", err)
-				}
-			}
-			err = takeStep(cmd.Context(), store, args[0], lifecycle.Prepare, lifecycle.Terms{Now: time.Now()})
-			if f := (*failure)(nil); added && errors.As(err, &f) && errors.As(err, new(faultList)) {
-				f.fix = "correct --chain, --key or what belongs to the key; nothing was written"
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "%s is prepared: its key signs, and its chain fits.\nnext: publish\n", args[0])
-			return nil
-		},
 	}
-	configFlag(cmd, &file)
 	cmd.Flags().StringVar(&chain, "chain", "", "PEM file with its chain: issuing certificate first, root last")
 	cmd.Flags().StringVar(&key, "key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
 	a.flags(cmd, "", "the key")
-	return cmd
+	return withAuthorities(cmd, func(cmd *cobra.Command, _ *config.Config, store *authority.Store, name string) error {
+		added := chain != "" || key != ""
+		if added {
+			named, err := newAuthority(name, chain, key, a)
+			if err != nil {
+				return err
+			}
+			if err := store.Add(named); err != nil {
+				return usage("leave out --chain and --key, or choose another name", "%w", err)
+			}
+		}
+		err := takeStep(cmd.Context(), store, name, lifecycle.Prepare, lifecycle.Terms{Now: time.Now()})
+		if f := (*failure)(nil); added && errors.As(err, &f) && errors.As(err, new(*setting.FaultError)) {
+			f.fix = "correct --chain, --key or what belongs to the key; nothing was written"
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "%s is prepared: its key signs, and its chain fits.\nnext: publish\n", name)
+		return nil
+	})
 }
 
 // newAuthority is the entry for the state file. A flag's path begins at the working
@@ -179,7 +163,7 @@ refuse every certificate from now on until they do.
 `
 
 func newAuthorityActivateCommand(streams streams) *cobra.Command {
-	var file, url string
+	var url string
 	var force bool
 	cmd := &cobra.Command{
 		Use:   "activate NAME",
@@ -193,72 +177,57 @@ and makes every client that hasn't fetched the trusted root since refuse what is
 signed. It is for the hour after a key was stolen.`,
 		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			store, err := openAuthorities(file)
-			if err != nil {
-				return err
-			}
-			defer store.Close()
-			t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
-			if t.SignedSince, err = signedSince(file); err != nil {
-				return err
-			}
-			if url != "" && !force {
-				if err := published(cmd.Context(), store.Section, url, args[0], t.Now); err != nil {
-					return err
-				}
-			}
-			if err := takeStep(cmd.Context(), store, args[0], lifecycle.Activate, t); err != nil {
-				return err
-			}
-			if store.Records[lifecycle.Find(store.Records, args[0])].Forced != "" {
-				fmt.Fprintf(streams.Err, forceRisk, args[0])
-			}
-			fmt.Fprintf(streams.Out, "%s is active.\n", args[0])
-			for _, e := range store.Records {
-				if e.State == lifecycle.Retired && e.Retired.Equal(t.Now.UTC().Truncate(time.Second)) {
-					fmt.Fprintf(streams.Out, "%s is retired; its window ends at %s.\n", e.Name, e.WindowEnd().UTC().Format(time.RFC3339))
-				}
-			}
-			return nil
-		},
 	}
-	configFlag(cmd, &file)
 	cmd.Flags().StringVar(&url, "url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
 	cmd.Flags().BoolVar(&force, "force", false, "activate although clients may not know it yet; they then refuse its certificates")
-	return cmd
+	return withAuthorities(cmd, func(cmd *cobra.Command, c *config.Config, store *authority.Store, name string) (err error) {
+		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
+		if t.SignedSince, err = signedSince(c); err != nil {
+			return err
+		}
+		if url != "" && !force {
+			if err := published(cmd.Context(), store.Section, url, name, t.Now); err != nil {
+				return err
+			}
+		}
+		if err := takeStep(cmd.Context(), store, name, lifecycle.Activate, t); err != nil {
+			return err
+		}
+		if store.Records[lifecycle.Find(store.Records, name)].Forced != "" {
+			fmt.Fprintf(streams.Err, forceRisk, name)
+		}
+		fmt.Fprintf(streams.Out, "%s is active.\n", name)
+		for _, e := range store.Records {
+			if e.State == lifecycle.Retired && e.Retired.Equal(t.Now.UTC().Truncate(time.Second)) {
+				fmt.Fprintf(streams.Out, "%s is retired; its window ends at %s.\n", e.Name, e.WindowEnd().UTC().Format(time.RFC3339))
+			}
+		}
+		return nil
+	})
 }
 
 func newAuthorityListCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	return withConfig(&cobra.Command{
 		Use:     "list",
 		Short:   "Show every authority's state, window, end, key and next steps",
 		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			c, err := namedAuthorities(file)
-			if err != nil {
-				return err
-			}
-			records, err := c.CA.Records()
-			if err != nil {
-				return startFailure(err, "")
-			}
-			t := lifecycle.Terms{Now: time.Now(), Propagation: c.CA.Propagation}
-			if t.SignedSince, err = signedSince(file); err != nil {
-				return err
-			}
-			w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
-			fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
-			for i, a := range c.CA.All() {
-				fmt.Fprintln(w, authorityRow(a, nextSteps(records, i, t)))
-			}
-			return w.Flush()
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
+	}, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
+		records, err := c.CA.Records()
+		if err != nil {
+			return startFailure(err, "")
+		}
+		t := lifecycle.Terms{Now: time.Now(), Propagation: c.CA.Propagation}
+		if t.SignedSince, err = signedSince(c); err != nil {
+			return err
+		}
+		w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
+		fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
+		for i, a := range c.CA.All() {
+			fmt.Fprintln(w, authorityRow(a, nextSteps(records, i, t)))
+		}
+		return w.Flush()
+	})
 }
 
 // exportStates is what to do where a configuration has states itself.
@@ -279,21 +248,20 @@ func namedAuthorities(file string) (*config.Config, error) {
 	return c, nil
 }
 
-// openAuthorities opens the store of a configuration's authorities, to change them.
-func openAuthorities(file string) (*authority.Store, error) {
-	c, err := namedAuthorities(file)
-	if err != nil {
-		return nil, err
-	}
-	if c.CA.StateFile == "" {
-		return nil, fail(exportStates(file),
-			"%s has the states of its authorities itself, and no command writes a configuration", file)
-	}
-	s, err := authority.OpenStore(c.CA.Section)
-	if err != nil {
-		return nil, startFailure(err, "")
-	}
-	return s, nil
+// withAuthorities has cmd change the authority that its argument names, in the store of a
+// configuration's.
+func withAuthorities(cmd *cobra.Command, run func(cmd *cobra.Command, c *config.Config, s *authority.Store, name string) error) *cobra.Command {
+	return withConfig(cmd, namedAuthorities, func(cmd *cobra.Command, file string, c *config.Config, args []string) error {
+		if c.CA.StateFile == "" {
+			return fail(exportStates(file), "%s has the states of its authorities itself, and no command writes a configuration", file)
+		}
+		s, err := authority.OpenStore(c.CA.Section)
+		if err != nil {
+			return startFailure(err, "")
+		}
+		defer s.Close()
+		return run(cmd, c, s, args[0])
+	})
 }
 
 // takeStep takes a step and writes it down.
@@ -301,15 +269,14 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	if lifecycle.Find(s.Records, name) < 0 {
 		return usage("`mayfly authority list` shows those that there are; `prepare` with --chain and --key adds one", "there is no authority %q", name)
 	}
-	var none *lifecycle.NoStepError
-	err := s.Step(ctx, name, action, t, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: slog.New(slog.DiscardHandler)}})
+	err := s.Step(ctx, name, action, t, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: quiet().Logger}})
 	switch {
 	case err == nil:
 		return nil
 	case errors.Is(err, lifecycle.ErrTooSoon):
-		return &failure{code: exitFailed, fix: "wait, or see what --force risks: mayfly authority activate --help", err: err}
-	case errors.As(err, &none):
-		return &failure{code: exitFailed, fix: "`mayfly authority list` shows what can follow", err: err}
+		return fail("wait, or see what --force risks: mayfly authority activate --help", "%w", err)
+	case errors.As(err, new(*lifecycle.NoStepError)):
+		return fail("`mayfly authority list` shows what can follow", "%w", err)
 	}
 	return startFailure(err, "")
 }

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 )
@@ -32,16 +33,20 @@ func madeCA(t *testing.T) (dir, file string) {
 func TestAuthorityStoreIsForOneCommand(t *testing.T) {
 	t.Parallel()
 	_, file := madeCA(t)
-	first, err := openAuthorities(file)
+	c, err := namedAuthorities(file)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if second, err := openAuthorities(file); err == nil {
+	first, err := authority.OpenStore(c.CA.Section)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if second, err := authority.OpenStore(c.CA.Section); err == nil {
 		second.Close()
 		t.Error("two commands change one state file")
 	}
 	first.Close()
-	third, err := openAuthorities(file)
+	third, err := authority.OpenStore(c.CA.Section)
 	if err != nil {
 		t.Fatal(err)
 	}

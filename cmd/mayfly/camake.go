@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 
 	"github.com/spf13/cobra"
 
@@ -170,12 +171,45 @@ func (i *caIssuer) flags(cmd *cobra.Command) {
 	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("issuer"), cmd.MarkFlagRequired("issuer-key")))
 }
 
-// caIntermediate is the command line of `mayfly ca intermediate`.
-type caIntermediate struct {
-	key       caKey
+// caBelow is what the commands have in common that certify a key below another.
+type caBelow struct {
 	issuer    caIssuer
 	profile   caProfile
 	witnesses []string
+}
+
+func (c *caBelow) flags(cmd *cobra.Command) {
+	c.issuer.flags(cmd)
+	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
+	c.profile.purposeFlag(cmd)
+	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
+	witnessFlag(cmd, &c.witnesses)
+	cobra.CheckErr(cmd.MarkFlagRequired("out"))
+}
+
+// begin begins the ceremony, before any key is used.
+func (c *caBelow) begin(in io.Reader, keys ...*caKey) (below *ceremony.Ceremony, to ceremony.Output, err error) {
+	to = ceremony.Beside(c.profile.out)
+	if err := free([]string{to.Certificate, to.Record}, keys...); err != nil {
+		return nil, to, err
+	}
+	p, err := c.profile.profile()
+	if err != nil {
+		return nil, to, err
+	}
+	parent, err := readChain(in, c.issuer.chain)
+	if err != nil {
+		return nil, to, err
+	}
+	c.issuer.key.public = parent[0].PublicKey
+	below, err = newCeremony(parent, p, c.witnesses)
+	return below, to, err
+}
+
+// caIntermediate is the command line of `mayfly ca intermediate`.
+type caIntermediate struct {
+	caBelow
+	key caKey
 }
 
 func newCAIntermediateCommand(streams streams) *cobra.Command {
@@ -197,37 +231,20 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), streams) },
 	}
-	c.issuer.flags(cmd)
+	c.flags(cmd)
 	c.key.flags(cmd, "", "the intermediate's key", true)
-	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
-	c.profile.purposeFlag(cmd)
-	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
-	witnessFlag(cmd, &c.witnesses)
-	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("out"), cmd.MarkFlagRequired("key")))
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
 	return cmd
 }
 
 func (c *caIntermediate) run(ctx context.Context, io streams) error {
-	to := ceremony.Beside(c.profile.out)
 	if err := errors.Join(c.key.check(), c.issuer.key.check()); err != nil {
 		return err
 	}
-	if err := free([]string{to.Certificate, to.Record}, &c.key); err != nil {
-		return err
-	}
-	p, err := c.profile.profile()
+	intermediate, to, err := c.begin(io.In, &c.key)
 	if err != nil {
 		return err
 	}
-	parent, err := readChain(io.In, c.issuer.chain)
-	if err != nil {
-		return err
-	}
-	intermediate, err := newCeremony(parent, p, c.witnesses)
-	if err != nil {
-		return err
-	}
-	c.issuer.key.public = parent[0].PublicKey
 	issuer, issuerSigner, err := c.issuer.key.open(ctx, io.Out)
 	if err != nil {
 		return err

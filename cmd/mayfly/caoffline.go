@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/term"
 
-	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/durable"
@@ -82,9 +81,7 @@ printed: it is compared there, so that no other request is signed in its place.`
 
 // caSignCSR is the command line of `mayfly ca sign-csr`.
 type caSignCSR struct {
-	issuer      caIssuer
-	profile     caProfile
-	witnesses   []string
+	caBelow
 	yes         bool
 	fingerprint string
 }
@@ -108,32 +105,19 @@ SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
 	}
-	c.issuer.flags(cmd)
-	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
-	c.profile.purposeFlag(cmd)
+	c.flags(cmd)
 	f := cmd.Flags()
-	f.StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
 	f.BoolVar(&c.yes, "yes", false, "sign without asking")
 	f.StringVar(&c.fingerprint, "fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
-	witnessFlag(cmd, &c.witnesses)
-	cobra.CheckErr(cmd.MarkFlagRequired("out"))
 	cmd.MarkFlagsMutuallyExclusive("yes", "fingerprint")
 	return cmd
 }
 
 func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
-	to := ceremony.Beside(c.profile.out)
 	if err := c.issuer.key.check(); err != nil {
 		return err
 	}
-	if err := free([]string{to.Certificate, to.Record}); err != nil {
-		return err
-	}
-	p, err := c.profile.profile()
-	if err != nil {
-		return err
-	}
-	parent, err := readChain(io.In, c.issuer.chain)
+	intermediate, to, err := c.begin(io.In)
 	if err != nil {
 		return err
 	}
@@ -145,10 +129,6 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	if err != nil {
 		return fail("make the request anew where its key is: mayfly ca csr", "%s: %w", inputName(path), err)
 	}
-	intermediate, err := newCeremony(parent, p, c.witnesses)
-	if err != nil {
-		return err
-	}
 	if err := intermediate.ForRequest(request); err != nil {
 		return err
 	}
@@ -156,7 +136,6 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	if err := c.confirm(ctx, io, request); err != nil {
 		return err
 	}
-	c.issuer.key.public = parent[0].PublicKey
 	issuer, signer, err := c.issuer.key.open(ctx, io.Out)
 	if err != nil {
 		return err
@@ -177,8 +156,7 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 			return usage("it has 64 hexadecimal digits, with or without colons", "--fingerprint isn't a SHA-256")
 		}
 		if [sha256.Size]byte(want) != r.SHA256 {
-			return &failure{code: exitFailed, fix: "find out where this request comes from before anything is signed",
-				err: errors.New("the request isn't the one that --fingerprint names: nothing is signed")}
+			return fail("find out where this request comes from before anything is signed", "the request isn't the one that --fingerprint names: nothing is signed")
 		}
 		return nil
 	}
@@ -188,7 +166,7 @@ func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request
 
 // agree has the person at the terminal type yes; fix is for where there is none.
 func agree(ctx context.Context, io streams, question, fix string) error {
-	if !interactive(io.In) {
+	if !atTerminal(io.In) {
 		return usage(fix, "nobody is at a terminal to agree: nothing is signed")
 	}
 	fmt.Fprintf(io.Err, "\n%s\nType yes to sign: ", question)
@@ -202,9 +180,9 @@ func agree(ctx context.Context, io streams, question, fix string) error {
 	return nil
 }
 
-// interactive reports whether a person can answer.
-func interactive(in io.Reader) bool {
-	f, ok := in.(*os.File)
+// atTerminal reports whether a person is at the other end.
+func atTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
 }
 

@@ -81,12 +81,7 @@ func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.F
 	if cacert.IsTimestamping(certs[0]) {
 		return cacert.CheckTimestamping(certs, now), "a timestamp authority"
 	}
-	return cacert.Check(certs, need(now, below)), "an issuer"
-}
-
-// need is what an authority's chain is wanted for.
-func need(now time.Time, below int) cachain.Need {
-	return cachain.Need{Now: now, Lifetime: ca.MaxLifetime, Below: max(below, 0)}
+	return cacert.Check(certs, cachain.Need{Now: now, Lifetime: ca.MaxLifetime, Below: max(below, 0)}), "an issuer"
 }
 
 func showRequest(out io.Writer, text []byte, name string) error {

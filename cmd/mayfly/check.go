@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"os"
 	"slices"
 	"strings"
@@ -21,7 +20,6 @@ import (
 )
 
 func newCheckCommand(streams streams) *cobra.Command {
-	var file string
 	var online bool
 	cmd := &cobra.Command{
 		Use:   "check",
@@ -43,34 +41,28 @@ force at server.public_url is compared: whatever clients are told to trust there
 has to be in the configuration still, or what was signed can't be verified any more.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			loaded, err := service.Check(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				return startFailure(err, "")
-			}
-			_, end := loaded.Authorities.Active.Validity()
-			fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
-				file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
-			for _, remark := range slices.Concat(inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
-				identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny)) {
-				fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
-			}
-			if err := asOwner(c, os.Geteuid()); err != nil {
-				fmt.Fprintf(streams.Out, "  remark     serve would be refused: %s; and root may read more than that user, so run check as that user too\n", terminal.Line(err.Error()))
-			}
-			if online {
-				return checkOnline(cmd.Context(), c, loaded, streams.Out)
-			}
-			return nil
-		},
 	}
 	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
-	configFlag(cmd, &file)
-	return cmd
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
+		loaded, err := service.Check(cmd.Context(), c, quiet())
+		if err != nil {
+			return startFailure(err, "")
+		}
+		_, end := loaded.Authorities.Active.Validity()
+		fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
+			file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+		for _, remark := range slices.Concat(inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
+			identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny)) {
+			fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
+		}
+		if err := asOwner(c, os.Geteuid()); err != nil {
+			fmt.Fprintf(streams.Out, "  remark     serve would be refused: %s; and root may read more than that user, so run check as that user too\n", terminal.Line(err.Error()))
+		}
+		if online {
+			return checkOnline(cmd.Context(), c, loaded, streams.Out)
+		}
+		return nil
+	})
 }
 
 // checkOnline prints what a service would be told by others, step by step; the

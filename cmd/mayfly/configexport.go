@@ -37,7 +37,7 @@ put and which to delete, and writes nothing into it. A state file that is there
 already is never touched. Restart the service once the lines are changed.`
 
 func newExportStatesCommand(streams streams) *cobra.Command {
-	var file, authorities, logs string
+	var authorities, logs string
 	cmd := &cobra.Command{
 		Use:   "export-states",
 		Short: "Move the states of authorities and logs into state files",
@@ -45,33 +45,28 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml
   mayfly config export-states --config /etc/mayfly/mayfly.yaml --authorities /var/lib/mayfly/authorities.json --logs /var/lib/mayfly/logs.json`,
 		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			c, err := loadWith(config.LoadDefinitions, file)
-			if err != nil {
-				return err
-			}
-			var all []exported
-			if len(c.CA.Authorities) > 0 && c.Lost() {
+	}
+	cmd.Flags().StringVar(&authorities, "authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
+	cmd.Flags().StringVar(&logs, "logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
+	load := func(file string) (*config.Config, error) { return loadWith(config.LoadDefinitions, file) }
+	return withConfig(cmd, load, func(_ *cobra.Command, file string, c *config.Config, _ []string) error {
+		var all []exported
+		if len(c.CA.Authorities) > 0 {
+			if c.Lost() {
 				return fail("restore the file from a copy, or write the state and its times beside each of ca.authorities first",
 					"%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)
 			}
-			if len(c.CA.Authorities) > 0 {
-				all = append(all, exportAuthorities(c.CA.Section, authorities, file))
-			}
-			if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
-				return fail(config.RestoreLogs,
-					"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
-			}
-			if c.CTLog.Mode == ctlog.ModeEmbedded {
-				all = append(all, exportLogs(c.CTLog, logs, file))
-			}
-			return writeExported(streams.Out, file, all)
-		},
-	}
-	configFlag(cmd, &file)
-	cmd.Flags().StringVar(&authorities, "authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
-	cmd.Flags().StringVar(&logs, "logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
-	return cmd
+			all = append(all, exportAuthorities(c.CA.Section, authorities, file))
+		}
+		if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
+			return fail(config.RestoreLogs,
+				"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
+		}
+		if c.CTLog.Mode == ctlog.ModeEmbedded {
+			all = append(all, exportLogs(c.CTLog, logs, file))
+		}
+		return writeExported(streams.Out, file, all)
+	})
 }
 
 // exported is a state file to be made, and what it changes in the configuration.
@@ -135,8 +130,7 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		if exists(e.path) {
 			continue
 		}
-		err := e.write(e.path)
-		if err != nil {
+		if err := e.write(e.path); err != nil {
 			return err
 		}
 		made++
@@ -145,10 +139,10 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		if e.put == "" {
 			continue
 		}
-		path := e.path
-		if filepath.Dir(path) == filepath.Dir(file) {
-			path = filepath.Base(path)
-		} else if path, err = filepath.Abs(path); err != nil {
+		path, err := filepath.Abs(e.path)
+		if filepath.Dir(e.path) == filepath.Dir(file) {
+			path = filepath.Base(e.path)
+		} else if err != nil {
 			return err
 		}
 		put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.put, terminal.Line(path)))

@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"net/url"
@@ -20,10 +19,10 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -119,7 +118,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	locate(c, o, publicURL, issuerURL)
 	logger := openLog(c.Logging, streams.Err)
 	defer logger.Close()
-	issuer, err := devissuer.New(devissuer.Options{URL: "http://" + atIssuer.Addr().String(), Key: key, Logger: logger.Logger})
+	issuer, err := devissuer.New(devissuer.Options{URL: issuerURL, Key: key, Logger: logger.Logger})
 	if err != nil {
 		return errors.Join(err, closeListeners(rest, atIssuer))
 	}
@@ -142,10 +141,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 func checkUnused(c *config.Config, dir string) error {
 	for _, log := range c.CTLog.Own() {
 		if used, err := logdir.Dir(log.Directory).InUse(); err != nil || used {
-			return &failure{
-				code: exitFailed, fix: "end that one, or take another folder with --dir",
-				err: errors.Join(fmt.Errorf("another mayfly runs in %s", dir), err),
-			}
+			return fail("end that one, or take another folder with --dir", "%w", errors.Join(fmt.Errorf("another mayfly runs in %s", dir), err))
 		}
 	}
 	return nil
@@ -186,7 +182,6 @@ func ensureDevCA(ctx context.Context, dir string, streams streams) error {
 		return nil
 	}
 	fmt.Fprintf(streams.Err, "creating a CA and a log in %s\n", dir)
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 	return createCA(ctx, initOptions{
 		dir: dir, organization: "Mayfly development", publicURL: "http://127.0.0.1:5555", algorithm: "ECDSA-P256",
 		logging:   config.Logging{Level: "info", Format: "text"},
@@ -229,24 +224,19 @@ func logURL(c *config.Config, now time.Time) string {
 // of all that is taken, with its flag; those of the service are only tried.
 func (o devOptions) listen(ctx context.Context) (rest, issuer net.Listener, err error) {
 	var taken []error
-	var flags, open = []string(nil), make([]net.Listener, 4)
-	for i, one := range []struct{ flag, address string }{
+	var flags []string
+	var open []net.Listener
+	for _, one := range []struct{ flag, address string }{
 		{"--http-address", o.http}, {"--issuer-address", o.issuer}, {"--grpc-address", o.grpc}, {"--metrics-address", o.metrics},
 	} {
-		l, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address)
-		if err != nil {
+		if l, err := new(net.ListenConfig).Listen(ctx, "tcp", one.address); err == nil {
+			open = append(open, l)
+		} else {
 			taken, flags = append(taken, err), append(flags, one.flag)
-			continue
 		}
-		open[i] = l
 	}
 	if len(taken) > 0 {
-		for _, l := range open {
-			if l != nil {
-				taken = append(taken, l.Close())
-			}
-		}
-		return nil, nil, &failure{code: exitFailed, fix: otherAddress(strings.Join(flags, ", ")), err: errors.Join(taken...)}
+		return nil, nil, fail(otherAddress(strings.Join(flags, ", ")), "%w", errors.Join(append(taken, closeListeners(open...))...))
 	}
 	return open[0], open[1], closeListeners(open[2:]...)
 }
@@ -292,7 +282,7 @@ func announce(ctx context.Context, dir string, s *service.Service, issuer, logUR
 		{trustedRootName, documents.TrustedRoot}, {signingConfigName, documents.SigningConfig},
 		{endpointsName, append(text, '\n')}, // last: it says that everything answers
 	} {
-		if err := replaceFile(filepath.Join(dir, file.name), file.data); err != nil {
+		if err := durable.Put(filepath.Join(dir, file.name), file.data, 0o644); err != nil {
 			return err
 		}
 	}
@@ -310,13 +300,4 @@ Try it, and with cosign, which needs no URL after the first line (TUF_ROOT keeps
 Ctrl-C ends it.
 `, dir, e.HTTP, e.GRPC, e.Issuer, e.Metrics, e.CTLog)
 	return nil
-}
-
-// replaceFile writes a file that a reader sees whole or not at all.
-func replaceFile(path string, data []byte) error {
-	temporary := path + ".new"
-	if err := os.WriteFile(temporary, data, 0o644); err != nil { //nolint:gosec // public documents
-		return err
-	}
-	return os.Rename(temporary, path)
 }

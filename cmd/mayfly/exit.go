@@ -74,7 +74,7 @@ func report(w io.Writer, err error) int {
 		return exitOK
 	}
 	fix := ""
-	if f := (*failure)(nil); errors.As(err, &f) {
+	if f, ok := errors.AsType[*failure](err); ok {
 		fix = f.fix
 	}
 	text := err.Error()

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -102,7 +101,6 @@ func newInitCommand(streams streams) *cobra.Command {
 					Audiences: []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))},
 				}}
 			}
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // it remarks on every new log
 			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
 				return err
 			}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
@@ -226,15 +227,21 @@ func newKMSPublicCommand(streams streams) *cobra.Command {
 				return kmsFailure("", err)
 			}
 			defer kms.Close(s)
-			der, err := x509.MarshalPKIXPublicKey(s.Public())
-			if err != nil {
-				return err
+			text, err := publicPEM(s.Public())
+			if err == nil {
+				_, err = streams.Out.Write(text)
 			}
-			return pem.Encode(streams.Out, &pem.Block{Type: "PUBLIC KEY", Bytes: der})
+			return err
 		},
 	}
 	a.flags(cmd, "", "")
 	return cmd
+}
+
+// publicPEM is the public half of a key.
+func publicPEM(key crypto.PublicKey) ([]byte, error) {
+	der, err := x509.MarshalPKIXPublicKey(key)
+	return pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), err
 }
 
 func kmsAlgorithms() string { return setting.List(kms.Algorithms()) }

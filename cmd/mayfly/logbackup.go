@@ -4,12 +4,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"log/slog"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/spf13/cobra"
-
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 const logBackupLong = `Copies what an embedded log has published into another folder and checks the
@@ -31,7 +28,6 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 			if err := holdsLog(dir); err != nil {
 				return err
 			}
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			progress := newProgress(streams.Err)
 			report, err := maintain.Backup(cmd.Context(), dir, to, maintain.VerifyOptions{Progress: progress.show})
 			progress.done()
@@ -67,7 +63,6 @@ func newLogRestoreCommand(streams streams) *cobra.Command {
 		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir my-ca/ctlog --mark my-ca/ctlog.mark",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			progress := newProgress(streams.Err)
 			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: progress.show})
 			progress.done()

@@ -80,27 +80,24 @@ func logDirFlag(cmd *cobra.Command, dir *string) {
 }
 
 // findEntry finds an entry by what a person knows of it.
-func findEntry(ctx context.Context, dir, name string) (read.Entry, error) {
+func findEntry(ctx context.Context, dir, name string) (e read.Entry, err error) {
 	if err := holdsLog(dir); err != nil {
-		return read.Entry{}, err
+		return e, err
 	}
-	e, err := lookUp(ctx, dir, name)
+	if index, failed := strconv.ParseUint(name, 10, 64); failed == nil && len(name) <= maxIndexDigits {
+		e, err = read.EntryAt(ctx, dir, index)
+	} else {
+		digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(name), "0x"))
+		serial, ok := new(big.Int).SetString(digits, 16)
+		if !ok || serial.Sign() < 0 {
+			return e, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither an index nor a serial number", name)
+		}
+		e, err = read.FindEntry(ctx, dir, serial)
+	}
 	if errors.Is(err, read.ErrNoEntry) {
-		return e, &failure{code: exitFailed, fix: "an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", err: err}
+		err = fail("an entry can be read when a checkpoint covers it, a second or two after its certificate was issued", "%w", err)
 	}
 	return e, err
-}
-
-func lookUp(ctx context.Context, dir, name string) (read.Entry, error) {
-	if index, err := strconv.ParseUint(name, 10, 64); err == nil && len(name) <= maxIndexDigits {
-		return read.EntryAt(ctx, dir, index)
-	}
-	digits := strings.NewReplacer(":", "", " ", "").Replace(strings.TrimPrefix(strings.ToLower(name), "0x"))
-	serial, ok := new(big.Int).SetString(digits, 16)
-	if !ok || serial.Sign() < 0 {
-		return read.Entry{}, usage("give an index, as in 42, or a serial number in hexadecimal", "%q is neither an index nor a serial number", name)
-	}
-	return read.FindEntry(ctx, dir, serial)
 }
 
 func printEntry(w io.Writer, e read.Entry, withPEM bool) error {

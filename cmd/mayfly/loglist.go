@@ -30,23 +30,15 @@ moved it. Of logs in a directory it prints how many entries the published
 checkpoint covers, and how old that is. It only reads, so a service may run.`
 
 func newLogListCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	return withConfig(&cobra.Command{
 		Use:     "list",
 		Short:   "Print the logs of a configuration and how they stand",
 		Long:    logListLong,
 		Example: "  mayfly log list --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			return printLogs(cmd.Context(), streams.Out, c, time.Now())
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
+	}, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		return printLogs(cmd.Context(), streams.Out, c, time.Now())
+	})
 }
 
 // listed is one log as it is printed.

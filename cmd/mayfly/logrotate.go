@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
 
@@ -46,7 +45,6 @@ func newLogRotateCommand(streams streams) *cobra.Command {
 				return err
 			}
 			r.Key = setting.KeyRef(key)
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			p, err := rotateLog(cmd.Context(), file, r, time.Now())
 			if err != nil {
 				return logFailure(err)
@@ -159,7 +157,6 @@ empty folder means that a disk isn't mounted. A directory that holds a log, and 
 mark of one, are never touched. mayfly log rotate makes the log that follows.`
 
 func newLogCreateCommand(streams streams) *cobra.Command {
-	var file string
 	var missing bool
 	cmd := &cobra.Command{
 		Use:     "create",
@@ -167,25 +164,18 @@ func newLogCreateCommand(streams streams) *cobra.Command {
 		Long:    logCreateLong,
 		Example: "  mayfly log create --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			if c.CTLog.Mode != ctlog.ModeEmbedded {
-				return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
-			}
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
-			p, err := service.Load(cmd.Context(), c, service.Dependencies{Now: time.Now, Logger: slog.New(slog.DiscardHandler)})
-			if err != nil {
-				return startFailure(err, "")
-			}
-			return createLogs(cmd.Context(), c.CTLog.Own(), missing, p, streams)
-		},
 	}
 	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
-	configFlag(cmd, &file)
-	return cmd
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
+		if c.CTLog.Mode != ctlog.ModeEmbedded {
+			return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
+		}
+		p, err := service.Load(cmd.Context(), c, quiet())
+		if err != nil {
+			return startFailure(err, "")
+		}
+		return createLogs(cmd.Context(), c.CTLog.Own(), missing, p, streams)
+	})
 }
 
 // createLogs makes those of the logs of which nothing is there. It is an error when
@@ -226,7 +216,6 @@ func newLogFreezeCommand(streams streams) *cobra.Command {
   mayfly log freeze --config /etc/mayfly/mayfly.yaml https://ca.example.com/ctlog/2027`,
 		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 			now := time.Now()
 			complete, err := proveLog(cmd.Context(), file, strings.Join(args, ""), now, streams)
 			if err != nil {

@@ -5,16 +5,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
-
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 const logVerifyLong = `Reads an embedded log from the first entry to the last: the checkpoint's
@@ -53,7 +49,6 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 				return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
 					"there is no mark %s", mark)
 			}
-			embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // the report says it all
 			progress := newProgress(streams.Err)
 			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
 			progress.done()
@@ -65,10 +60,7 @@ func newLogVerifyCommand(streams streams) *cobra.Command {
 				if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has
 					fix = "add --backup if `mayfly log backup` wrote this directory; else " + fix
 				}
-				return &failure{
-					code: exitUnverified, fix: fix,
-					err: fmt.Errorf("the log in %s is damaged: %w", dir, err),
-				}
+				return &failure{code: exitUnverified, fix: fix, err: fmt.Errorf("the log in %s is damaged: %w", dir, err)}
 			}
 			printReport(streams.Out, report, mark != "")
 			return nil
@@ -128,7 +120,7 @@ type progress struct {
 }
 
 func newProgress(w io.Writer) *progress {
-	if f, ok := w.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
+	if atTerminal(w) {
 		return &progress{w: w}
 	}
 	return &progress{}

@@ -6,6 +6,7 @@ import (
 	"context"
 	"fmt"
 	"io"
+	"log/slog"
 	"os"
 	"os/signal"
 	"strings"
@@ -13,6 +14,8 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 // streams are a command's standard input and outputs. A command prints its
@@ -22,7 +25,10 @@ type streams struct {
 	Out, Err io.Writer
 }
 
-func main() { os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr})) }
+func main() {
+	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler)) // a service's log has it; see openLog
+	os.Exit(run(os.Args[1:], streams{os.Stdin, os.Stdout, os.Stderr}))
+}
 
 // run executes one command line and returns its exit code. The context of a
 // command ends at the first SIGINT or SIGTERM; a second signal ends the process.
@@ -127,15 +133,13 @@ code-signing certificate that lives ten minutes and is in a transparency log.`,
 // command or topic; cobra would print the help of the last that it knows.
 func refuseUnknownTopics(root *cobra.Command) {
 	root.InitDefaultHelpCmd()
-	for _, cmd := range root.Commands() {
-		if cmd.Name() == "help" {
-			cmd.Args = func(_ *cobra.Command, topic []string) error {
-				if _, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
-					return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
-				}
-				return nil
-			}
+	help, _, err := root.Find([]string{"help"})
+	cobra.CheckErr(err)
+	help.Args = func(_ *cobra.Command, topic []string) error {
+		if _, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
+			return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
 		}
+		return nil
 	}
 }
 

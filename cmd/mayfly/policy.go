@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -44,35 +45,27 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
         # lifetime: 30m`
 
 func newPolicyTestCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	return withConfig(&cobra.Command{
 		Use:     "test FILE|-",
 		Short:   "Compare what a policy decides with what it should",
 		Long:    policyTestLong,
 		Example: "  mayfly policy test policy_test.yaml --config mayfly.yaml",
 		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			data, err := readInput(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			cases, err := parsePolicyCases(data)
-			if err != nil {
-				return fail("`mayfly policy test --help` shows the form", "%s: %w", inputName(args[0]), err)
-			}
-			verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
-			if err != nil {
-				return startFailure(err, "")
-			}
-			return runPolicyCases(streams.Out, verifier, cases)
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
+	}, loadConfig, func(_ *cobra.Command, _ string, c *config.Config, args []string) error {
+		data, err := readInput(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		cases, err := parsePolicyCases(data)
+		if err != nil {
+			return fail("`mayfly policy test --help` shows the form", "%s: %w", inputName(args[0]), err)
+		}
+		verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
+		if err != nil {
+			return startFailure(err, "")
+		}
+		return runPolicyCases(streams.Out, verifier, cases)
+	})
 }
 
 // policyCase is one line of the table.
@@ -115,14 +108,12 @@ func parsePolicyCases(data []byte) ([]policyCase, error) {
 		return nil, fmt.Errorf("holds %d cases; 1 to %d are expected", n, maxPolicyCases)
 	}
 	for i, c := range document.Cases {
-		switch {
-		case c.Name == "":
-			return nil, fmt.Errorf("cases[%d].name: required", i)
-		case c.Issuer == "":
-			return nil, fmt.Errorf("cases[%d].issuer: required", i)
-		case c.Audience == "":
-			return nil, fmt.Errorf("cases[%d].audience: required", i)
-		case c.Expect.Allow == nil:
+		for _, field := range [][2]string{{"name", c.Name}, {"issuer", c.Issuer}, {"audience", c.Audience}} {
+			if field[1] == "" {
+				return nil, fmt.Errorf("cases[%d].%s: required", i, field[0])
+			}
+		}
+		if c.Expect.Allow == nil {
 			return nil, fmt.Errorf("cases[%d].expect.allow: required, true or false", i)
 		}
 		if _, err := c.token(); err != nil {
@@ -174,7 +165,7 @@ func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error
 		return err
 	}
 	if failed > 0 {
-		return &failure{code: exitFailed, err: fmt.Errorf("%d of %d cases failed", failed, len(cases))}
+		return fail("", "%d of %d cases failed", failed, len(cases))
 	}
 	_, err := fmt.Fprintf(w, "%d cases passed\n", len(cases))
 	return err

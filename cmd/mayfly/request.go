@@ -15,7 +15,6 @@ import (
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -108,7 +107,7 @@ func newRequestCommand(streams streams) *cobra.Command {
 			} else if o.files.Bundle != "" {
 				return usage("name the file to sign with --sign", "--bundle is for what is signed")
 			}
-			o.nameCA(cmd.Flags().Changed, os.Getenv)
+			o.nameCA(cmd.Flags().Changed)
 			return classify(newRequest(o, streams).run(ctx))
 		},
 	}
@@ -147,9 +146,9 @@ func newRequestCommand(streams streams) *cobra.Command {
 }
 
 // nameCA takes the CA from the environment where no flag names it.
-func (o *requestOptions) nameCA(given func(flag string) bool, getenv func(string) string) {
+func (o *requestOptions) nameCA(given func(flag string) bool) {
 	o.caNamed = given("ca") || given("grpc")
-	if named := getenv(caEnv); named != "" && !given("ca") {
+	if named := os.Getenv(caEnv); named != "" && !given("ca") {
 		o.ca, o.caNamed = named, true
 	}
 }
@@ -160,17 +159,12 @@ type request struct {
 	streams
 	http        *http.Client
 	retry       client.Retry
-	getenv      func(string) string
-	open        func(url string) error // shows a URL in a browser
-	interactive bool                   // a person is there to log in
+	interactive bool // a person is there to log in
 }
 
 func newRequest(o requestOptions, io streams) *request {
-	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient(), getenv: os.Getenv, open: openBrowser}
-	r.retry = client.Retry{Say: r.say}
-	if f, ok := io.Err.(*os.File); ok {
-		r.interactive = term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
-	}
+	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient()}
+	r.retry, r.interactive = client.Retry{Say: r.say}, atTerminal(io.Err)
 	return r
 }
 
@@ -303,39 +297,24 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 // loopbackGRPC is false when the certificate comes from another machine than
 // the documents.
 func (r *request) loopbackGRPC() bool {
-	if r.grpc == "" {
-		return true
-	}
-	_, host, found := strings.Cut(r.grpc, "://")
-	if !found {
-		host = r.grpc
-	}
-	u := url.URL{Host: host}
-	return loopback.Host(u.Hostname())
+	u := url.URL{Host: strings.TrimPrefix(strings.TrimPrefix(r.grpc, "http://"), "https://")}
+	return r.grpc == "" || loopback.Host(u.Hostname())
 }
 
 // classify gives an error of package client its exit code.
 func classify(err error) error {
-	var e *client.Error
-	if f := (*fault.Error)(nil); errors.As(err, &f) && f.Kind() == fault.Malformed { // as the CA would have refused it
+	if f, ok := errors.AsType[*fault.Error](err); ok && f.Kind() == fault.Malformed { // as the CA would have refused it
 		return &failure{code: exitRefused, err: errors.New(f.Public)}
 	}
-	if !errors.As(err, &e) {
+	e, ok := errors.AsType[*client.Error](err)
+	if !ok {
 		return err
 	}
-	code := exitFailed
-	switch e.Kind {
-	case client.Misused:
-		code = exitUsage
-	case client.Refused:
-		code = exitRefused
-	case client.Unavailable:
-		code = exitUnavailable
-	case client.Unverified:
-		code = exitUnverified
-	case client.Failed:
-	}
-	return &failure{code: code, fix: e.Fix, err: err}
+	return &failure{code: clientCodes[e.Kind], fix: e.Fix, err: err}
+}
+
+var clientCodes = map[client.Kind]int{
+	client.Failed: exitFailed, client.Misused: exitUsage, client.Refused: exitRefused, client.Unavailable: exitUnavailable, client.Unverified: exitUnverified,
 }
 
 // chain is a CA's answer, leaf first.

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"os/exec"
 	"runtime"
 	"strings"
@@ -41,7 +42,7 @@ func (r *request) sources() []client.Source {
 	case r.tokenFile != "":
 		return []client.Source{client.TokenFile(r.tokenFile)}
 	case r.tokenEnv != "":
-		return []client.Source{client.TokenEnv(r.tokenEnv, r.getenv)}
+		return []client.Source{client.TokenEnv(r.tokenEnv, os.Getenv)}
 	case r.tokenStdin:
 		return []client.Source{client.TokenReader("standard input", r.In)}
 	case r.device:
@@ -54,7 +55,7 @@ func (r *request) sources() []client.Source {
 			return "", &client.Absent{Reason: "not at a terminal (give --browser or --device to log in all the same)"}
 		}
 	}
-	ambient := client.Ambient(r.getenv, r.http, r.retry, r)
+	ambient := client.Ambient(os.Getenv, r.http, r.retry, r)
 	if !r.caNamed { // whoever listens on the default port would get it
 		for i := range ambient {
 			ambient[i].Fetch = func(context.Context) (string, error) {
@@ -77,7 +78,7 @@ func (r *request) login(flow func(*client.Login, context.Context) (string, error
 			HTTP: r.http, Plaintext: r.allowHTTP, Say: r.say,
 		}
 		if !r.noBrowser {
-			l.Open = r.open
+			l.Open = openBrowser
 		}
 		if r.clientSecret != "" {
 			secret, err := readLimited(r.clientSecret)

@@ -9,7 +9,6 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/url"
-	"os"
 	"strings"
 	"time"
 
@@ -65,7 +64,7 @@ func newRevokeCommand(streams streams) *cobra.Command {
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
-			o.nameCA(cmd.Flags().Changed, os.Getenv)
+			o.nameCA(cmd.Flags().Changed)
 			return classify(o.run(ctx, newRequest(o.requestOptions, streams)))
 		},
 	}
@@ -171,25 +170,22 @@ func (o *revokeOptions) read(io streams) error {
 }
 
 // authorize gets the token, or signs.
-func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (token string, err error) {
+func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (_ *client.Token, err error) {
 	if o.key != "" {
 		if len(o.q.Certificates) != 1 {
-			return "", usage("name the one certificate that it is of", "--key is for one certificate")
+			return nil, usage("name the one certificate that it is of", "--key is for one certificate")
 		}
 		o.q.Right = mayflyv1.Right_RIGHT_KEY
 		o.q.Signature, err = signWith(o.key, revoke.Challenge(o.q.Certificates[0]))
-		return "", err
+		return nil, err
 	}
 	if o.self {
 		o.q.Right = mayflyv1.Right_RIGHT_SELF_SERVICE
 	} else if o.tokenFile == "" && o.tokenEnv == "" && !o.tokenStdin && loopback.Host(ca.Hostname()) {
-		return "", nil // `mayfly dev` asks for none
+		return nil, nil //nolint:nilnil // `mayfly dev` asks for none
 	}
-	found, _, err := r.token(ctx)
-	if err != nil {
-		return "", err
-	}
-	return found.Raw(), nil
+	token, _, err := r.token(ctx)
+	return token, err
 }
 
 // signWith signs with the private key in a file, as `mayfly request` wrote it.

@@ -122,7 +122,7 @@ func pinFault() error {
 		all.AddAll(faults)
 	}
 	errors.As(all.Err(), &faults)
-	return faultList{faults}
+	return startFailure(faults, "")
 }
 
 func TestReport(t *testing.T) {

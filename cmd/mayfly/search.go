@@ -286,9 +286,9 @@ func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func()
 	c := &remoteIndex{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
 	switch {
 	case o.tokenFile != "":
-		c.token, err = client.TokenFile(o.tokenFile).Fetch(ctx)
+		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenFile(o.tokenFile)})
 	case o.tokenEnv != "":
-		c.token, err = client.TokenEnv(o.tokenEnv, os.Getenv).Fetch(ctx)
+		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenEnv(o.tokenEnv, os.Getenv)})
 	}
 	return c, c.http.CloseIdleConnections, err
 }

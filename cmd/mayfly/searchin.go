@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -18,8 +17,9 @@ import (
 // remoteIndex is the index of a CA, asked over REST.
 type remoteIndex struct {
 	mayflyv1.UnimplementedIndexServer
-	http        *http.Client
-	base, token string
+	http  *http.Client
+	base  string
+	token *client.Token
 }
 
 func (r *remoteIndex) ask(ctx context.Context, path string, q url.Values, body []byte, into proto.Message) error {
@@ -51,7 +51,7 @@ func (r *remoteIndex) FirstUses(ctx context.Context, f *mayflyv1.FirstUsesReques
 }
 
 func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
-	body, err := json.Marshal(map[string]string{"bundle": t.GetBundle()})
+	body, err := protojson.Marshal(t)
 	if err != nil {
 		return nil, err
 	}

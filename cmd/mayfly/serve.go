@@ -62,19 +62,33 @@ func configFlag(cmd *cobra.Command, file *string) {
 	cobra.CheckErr(cmd.MarkFlagRequired("config"))
 }
 
+// withConfig gives cmd the required --config, and has it run with what load reads there.
+func withConfig(cmd *cobra.Command, load func(file string) (*config.Config, error), run func(cmd *cobra.Command, file string, c *config.Config, args []string) error) *cobra.Command {
+	var file string
+	configFlag(cmd, &file)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		c, err := load(file)
+		if err != nil {
+			return err
+		}
+		return run(cmd, file, c, args)
+	}
+	return cmd
+}
+
 func loadConfig(file string) (*config.Config, error) { return loadWith(config.Load, file) }
 
 func loadWith(load func(string) (*config.Config, error), file string) (*config.Config, error) {
 	c, err := load(file)
 	switch {
+	case err == nil:
+		return c, nil
 	case errors.Is(err, fs.ErrNotExist):
-		return nil, &failure{code: exitFailed, err: err}
+		return nil, fail("", "%w", err)
 	case errors.Is(err, fs.ErrPermission):
-		return nil, &failure{code: exitFailed, fix: "run it as the user of the service, or let this one read the file", err: err}
-	case err != nil:
-		return nil, &failure{code: exitFailed, fix: "docs/configuration.md lists every option", err: err}
+		return nil, fail("run it as the user of the service, or let this one read the file", "%w", err)
 	}
-	return c, nil
+	return nil, fail("docs/configuration.md lists every option", "%w", err)
 }
 
 // serve opens a service and runs it until ctx ends.
@@ -181,26 +195,11 @@ func tuneGC(c *config.Config) {
 // startFailure puts what is wrong with what a configuration names into words;
 // listen says what to do about an address that can't be listened on.
 func startFailure(err error, listen string) error {
-	var faults *setting.FaultError
-	var address *net.OpError
-	switch {
-	case errors.As(err, &address) && address.Op == "listen":
+	if address, ok := errors.AsType[*net.OpError](err); ok && address.Op == "listen" {
 		return &failure{code: exitFailed, fix: listen, err: err}
-	case errors.As(err, &faults):
-		return &failure{code: exitFailed, fix: "correct each line and run `mayfly check --config FILE`", err: faultList{faults}}
+	}
+	if faults, ok := errors.AsType[*setting.FaultError](err); ok {
+		return fail("correct each line and run `mayfly check --config FILE`", "the configuration can't be used:\n%w", faults)
 	}
 	return err
-}
-
-// faultList prints faults under one heading.
-type faultList struct{ *setting.FaultError }
-
-func (l faultList) Unwrap() error { return l.FaultError }
-
-func (l faultList) Error() string {
-	text := "the configuration can't be used:"
-	for _, f := range l.Faults {
-		text += "\n" + f
-	}
-	return text
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -24,9 +25,8 @@ func newTokenCommand(io streams) *cobra.Command {
 
 // tokenExplain is the command line of `mayfly token explain`.
 type tokenExplain struct {
-	config, token, jwks string
-	offline, json       bool
-	at                  string
+	token, jwks, at string
+	offline, json   bool
 }
 
 const tokenExplainLong = `Checks a token as the service with this configuration would, by the same code,
@@ -47,19 +47,19 @@ func newTokenExplainCommand(streams streams) *cobra.Command {
 		Example: `  mayfly token explain --config mayfly.yaml --token-file token.jwt
   mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
 		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return e.run(cmd, streams) },
 	}
-	configFlag(cmd, &e.config)
 	flags := cmd.Flags()
 	flags.StringVar(&e.token, "token-file", "-", "file with the token, or - for standard input")
 	flags.StringVar(&e.jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
 	flags.BoolVar(&e.offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
 	flags.StringVar(&e.at, "at", "", "check the token as of this time (RFC 3339), for one that has expired")
 	flags.BoolVar(&e.json, "json", false, "print JSON")
-	return cmd
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		return e.run(cmd.Context(), c, streams)
+	})
 }
 
-func (e *tokenExplain) run(cmd *cobra.Command, streams streams) error {
+func (e *tokenExplain) run(ctx context.Context, c *config.Config, streams streams) error {
 	now := time.Now
 	if e.at != "" {
 		at, err := time.Parse(time.RFC3339, e.at)
@@ -67,10 +67,6 @@ func (e *tokenExplain) run(cmd *cobra.Command, streams streams) error {
 			return usage("write it like 2026-05-04T03:02:01Z", "--at %q isn't a time", e.at)
 		}
 		now = func() time.Time { return at }
-	}
-	c, err := loadConfig(e.config)
-	if err != nil {
-		return err
 	}
 	data, err := readInput(streams.In, e.token)
 	if err != nil {
@@ -85,7 +81,7 @@ func (e *tokenExplain) run(cmd *cobra.Command, streams streams) error {
 	if err != nil {
 		return startFailure(err, "")
 	}
-	x := verifier.Explain(cmd.Context(), token)
+	x := verifier.Explain(ctx, token)
 	if e.json {
 		err = writeJSON(streams.Out, explained(x))
 	} else {

@@ -64,7 +64,7 @@ func (k *tufKeys) keys(cmd *cobra.Command, c *config.Config) (all tuf.Keys, err 
 			}
 			_, public, err := pemfile.PublicKey(b)
 			if err != nil {
-				return nil, &failure{code: exitFailed, fix: "give the public half alone: mayfly kms public REF", err: fmt.Errorf("%s %w", file, err)}
+				return nil, fail("give the public half alone: mayfly kms public REF", "%s %w", file, err)
 			}
 			all = append(all, public)
 		}
@@ -92,7 +92,7 @@ func tufConfig(file string) (*config.Config, error) {
 		return nil, err
 	}
 	if !c.TUF.Enabled() {
-		return nil, &failure{code: exitFailed, fix: "name its folder and its online key under tuf: docs/tuf.md", err: fmt.Errorf("%s has no TUF repository", file)}
+		return nil, fail("name its folder and its online key under tuf: docs/tuf.md", "%s has no TUF repository", file)
 	}
 	return c, nil
 }
@@ -112,15 +112,14 @@ func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents
 
 // draftCommand makes a command that drafts what follows r, which is nil at the beginning.
 func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error)) *cobra.Command {
-	var file, out string
+	var out string
 	cmd.Args = cobra.NoArgs
-	configFlag(cmd, &file)
 	cmd.Flags().StringVar(&out, "out", "tuf-draft.json", "file for the draft")
-	cmd.RunE = func(*cobra.Command, []string) error {
-		c, r, err := openPublished(file)
+	return withConfig(cmd, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		r, err := loadTUF(c)
 		if begins := cmd.Name() == "init"; begins && err == nil {
-			return &failure{code: exitFailed, fix: "change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
-				err: fmt.Errorf("%s has a root already", c.TUF.Directory)}
+			return fail("change it with mayfly tuf stage or rotate-root: clients follow from the first root on, which never changes",
+				"%s has a root already", c.TUF.Directory)
 		} else if err != nil && (!begins || !errors.Is(err, tuf.ErrNothing)) {
 			return err
 		}
@@ -140,8 +139,7 @@ func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Conf
 		}
 		fmt.Fprintf(streams.Out, "\nwritten: %[1]s\ncarry it to the keys, and sign it there:\n  mayfly tuf sign %[1]s --key KEY\n", terminal.Line(out))
 		return nil
-	}
-	return cmd
+	})
 }
 
 func newTUFInitCommand(streams streams) *cobra.Command {
@@ -199,7 +197,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 		}
 		d, err := tuf.Stage(r, documents, remove, gap, time.Now())
 		if err != nil {
-			err = &failure{code: exitFailed, fix: "put it back into the configuration, or say --remove", err: err}
+			err = fail("put it back into the configuration, or say --remove", "%w", err)
 		}
 		return d, err
 	})
@@ -232,17 +230,19 @@ Enough keys of the root in force have to sign, and enough of the new one.`,
 	})
 }
 
-// openPublished is what a configuration's repository has in force.
-func openPublished(file string) (*config.Config, *tuf.Repository, error) {
-	c, err := tufConfig(file)
-	if err != nil {
-		return nil, nil, err
-	}
+// loadTUF is what a configuration's repository has in force.
+func loadTUF(c *config.Config) (*tuf.Repository, error) {
 	r, err := tuf.Load(string(c.TUF.Directory))
 	if err != nil {
-		return c, nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+		return nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
 	}
-	return c, r, nil
+	return r, nil
+}
+
+func printChanges(w io.Writer, changes []tuf.Change) {
+	for _, c := range changes {
+		fmt.Fprintf(w, "  %c %s\n", c.Sign, terminal.Line(c.Line))
+	}
 }
 
 // printDraft says what a draft changes, and who has signed it.
@@ -257,9 +257,7 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 		fmt.Fprintf(w, "For the repository whose 1.root.json has the SHA-256\n  %x\n", first)
 	}
 	fmt.Fprintln(w, "What changes for clients:")
-	for _, c := range changes {
-		fmt.Fprintf(w, "  %c %s\n", c.Sign, terminal.Line(c.Line))
-	}
+	printChanges(w, changes)
 	if len(changes) == 0 {
 		fmt.Fprintln(w, "  nothing but until when it is valid")
 	}
@@ -294,8 +292,10 @@ configuration and no network. The draft is changed in place, or written to --out
 			if err := printDraft(streams.Out, d); err != nil {
 				return err
 			}
-			if err := confirmDraft(cmd.Context(), streams, yes); err != nil {
-				return err
+			if !yes {
+				if err := agree(cmd.Context(), streams, "Is that what clients are to trust?", "read what the draft changes, and say --yes"); err != nil {
+					return err
+				}
 			}
 			_, signer, err := key.open(cmd.Context(), streams.Out)
 			if err != nil {
@@ -332,14 +332,6 @@ configuration and no network. The draft is changed in place, or written to --out
 	return cmd
 }
 
-// confirmDraft has a person agree to what was shown, or --yes in their place.
-func confirmDraft(ctx context.Context, io streams, yes bool) error {
-	if yes {
-		return nil
-	}
-	return agree(ctx, io, "Is that what clients are to trust?", "read what the draft changes, and say --yes")
-}
-
 // readDraft reads the file of a draft.
 func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
 	b, err := readInput(in, path)
@@ -348,14 +340,13 @@ func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
 	}
 	d, err := tuf.ParseDraft(b)
 	if err != nil {
-		return nil, &failure{code: exitFailed, fix: "take a fresh copy of the draft, or stage it anew", err: fmt.Errorf("%s %w", inputName(path), err)}
+		return nil, fail("take a fresh copy of the draft, or stage it anew", "%s %w", inputName(path), err)
 	}
 	return d, nil
 }
 
 func newTUFPublishCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	return withConfig(&cobra.Command{
 		Use:   "publish DRAFT...",
 		Short: "Put a signed draft in force",
 		Long: `Puts a draft in force, if enough keys have signed it and a TUF client takes the result;
@@ -363,40 +354,33 @@ else nothing has changed. Copies of one draft that were signed in different plac
 put together. A running service serves it within seconds; copy the folder to replicas.`,
 		Example: "  mayfly tuf publish --config mayfly.yaml alice/draft.json bob/draft.json",
 		Args:    cobra.MinimumNArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			c, err := tufConfig(file)
+	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, args []string) error {
+		var drafts []*tuf.Draft
+		for _, path := range args {
+			d, err := readDraft(streams.In, path)
 			if err != nil {
 				return err
 			}
-			var drafts []*tuf.Draft
-			for _, path := range args {
-				d, err := readDraft(streams.In, path)
-				if err != nil {
-					return err
-				}
-				drafts = append(drafts, d)
-			}
-			d, err := tuf.Merge(drafts)
-			if err != nil {
-				return err
-			}
-			key, err := service.OpenTUFKey(cmd.Context(), c.TUF, quiet())
-			if err != nil {
-				return fmt.Errorf("tuf.key: %w", err)
-			}
-			defer kms.Close(key)
-			r, err := tuf.Publish(cmd.Context(), string(c.TUF.Directory), d, key, time.Now())
-			if err != nil {
-				return &failure{code: exitFailed, fix: "nothing is published; mend it, and publish again", err: err}
-			}
-			fmt.Fprintln(streams.Out, "Published.")
-			printRoles(streams.Out, r.Roles(), time.Now())
-			printClients(streams.Out, service.PublicURL(c), r)
-			return nil
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
+			drafts = append(drafts, d)
+		}
+		d, err := tuf.Merge(drafts)
+		if err != nil {
+			return err
+		}
+		key, err := service.OpenTUFKey(cmd.Context(), c.TUF, quiet())
+		if err != nil {
+			return fmt.Errorf("tuf.key: %w", err)
+		}
+		defer kms.Close(key)
+		r, err := tuf.Publish(cmd.Context(), string(c.TUF.Directory), d, key, time.Now())
+		if err != nil {
+			return fail("nothing is published; mend it, and publish again", "%w", err)
+		}
+		fmt.Fprintln(streams.Out, "Published.")
+		printRoles(streams.Out, r.Roles(), time.Now())
+		printClients(streams.Out, service.PublicURL(c), r)
+		return nil
+	})
 }
 
 // printRoles says how long each role is valid, and who signs it.
@@ -431,43 +415,37 @@ Clients begin with 1.root.json, whose SHA-256 is
 }
 
 func newTUFStatusCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	return withConfig(&cobra.Command{
 		Use:     "status",
 		Short:   "Say what is published, until when, and what changes with the next",
 		Example: "  mayfly tuf status --config mayfly.yaml",
 		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			c, r, err := openPublished(file)
-			if err != nil {
-				return err
+	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		r, err := loadTUF(c)
+		if err != nil {
+			return err
+		}
+		now := time.Now()
+		fmt.Fprintf(streams.Out, "Published %s in %s:\n", r.Published().Format(time.RFC3339), c.TUF.Directory)
+		printRoles(streams.Out, r.Roles(), now)
+		printClients(streams.Out, service.PublicURL(c), r)
+		documents, err := clientDocuments(cmd.Context(), c)
+		if err != nil {
+			return err
+		}
+		changes, err := r.Drift(documents)
+		if err != nil {
+			return err
+		}
+		if len(changes) > 0 {
+			fmt.Fprintln(streams.Out, "\nThe configuration says otherwise (mayfly tuf stage):")
+		}
+		printChanges(streams.Out, changes)
+		for _, role := range r.Roles() {
+			if role.Expired(now) {
+				return fail("docs/tasks/tuf-expired.md", "%s %d has expired", role.Name, role.Version)
 			}
-			now := time.Now()
-			fmt.Fprintf(streams.Out, "Published %s in %s:\n", r.Published().Format(time.RFC3339), c.TUF.Directory)
-			printRoles(streams.Out, r.Roles(), now)
-			printClients(streams.Out, service.PublicURL(c), r)
-			documents, err := clientDocuments(cmd.Context(), c)
-			if err != nil {
-				return err
-			}
-			changes, err := r.Drift(documents)
-			if err != nil {
-				return err
-			}
-			if len(changes) > 0 {
-				fmt.Fprintln(streams.Out, "\nThe configuration says otherwise (mayfly tuf stage):")
-			}
-			for _, c := range changes {
-				fmt.Fprintf(streams.Out, "  %c %s\n", c.Sign, terminal.Line(c.Line))
-			}
-			for _, role := range r.Roles() {
-				if role.Expired(now) {
-					return &failure{code: exitFailed, fix: "docs/tasks/tuf-expired.md", err: fmt.Errorf("%s %d has expired", role.Name, role.Version)}
-				}
-			}
-			return nil
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
+		}
+		return nil
+	})
 }

@@ -4,10 +4,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
-	"crypto/x509"
-	"encoding/pem"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -15,7 +12,6 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
-	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -53,11 +49,11 @@ func createTUFKeys(dir, rootKey string, passphrase []byte) error {
 	if err != nil {
 		return err
 	}
-	der, err := x509.MarshalPKIXPublicKey(key.Public())
+	text, err := publicPEM(key.Public())
 	if err != nil {
 		return err
 	}
-	return durable.WriteNew(filepath.Join(dir, tufPublicName), pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: der}), 0o644)
+	return durable.WriteNew(filepath.Join(dir, tufPublicName), text, 0o644)
 }
 
 // syncTUF publishes what a configuration says to clients, signed with the one key of
@@ -83,14 +79,14 @@ func syncTUF(ctx context.Context, keyFile string, c *config.Config, passphrase s
 	}
 	defer kms.Close(online)
 	var d *tuf.Draft
-	switch r, err := tuf.Load(string(c.TUF.Directory)); {
+	switch r, err := loadTUF(c); {
 	case errors.Is(err, tuf.ErrNothing):
 		only := []crypto.PublicKey{key.Public()}
 		if d, err = tuf.Init(tuf.Keys{Root: only, Targets: only, Threshold: 1, Online: online.Public()}, documents, now); err != nil {
 			return false, err
 		}
 	case err != nil:
-		return false, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+		return false, err
 	default:
 		changes, err := r.Drift(documents)
 		if err != nil || len(changes) == 0 && !r.Old(now) {
@@ -109,17 +105,16 @@ func syncTUF(ctx context.Context, keyFile string, c *config.Config, passphrase s
 
 // signedSince is what the propagation guard asks of the repository of a configuration;
 // nil where nothing is published.
-func signedSince(file string) (func(name string) (time.Time, bool), error) {
-	c, err := loadConfig(file)
-	if err != nil || !c.TUF.Enabled() {
-		return nil, err
+func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) {
+	if !c.TUF.Enabled() {
+		return nil, nil //nolint:nilnil // there is nobody to ask
 	}
-	r, err := tuf.Load(string(c.TUF.Directory))
+	r, err := loadTUF(c)
 	if errors.Is(err, tuf.ErrNothing) {
 		return nil, nil //nolint:nilnil // there is nobody to ask
 	}
 	if err != nil {
-		return nil, fmt.Errorf("%s: %w", c.TUF.Directory, err)
+		return nil, err
 	}
 	all := c.CA.All()
 	return func(name string) (time.Time, bool) {
@@ -127,11 +122,7 @@ func signedSince(file string) (func(name string) (time.Time, bool), error) {
 		if i < 0 {
 			return time.Time{}, false
 		}
-		b, err := os.ReadFile(string(all[i].Chain))
-		if err != nil {
-			return time.Time{}, false
-		}
-		chain, err := cachain.Parse(b)
+		chain, err := chainOf(all[i])
 		if err != nil {
 			return time.Time{}, false
 		}

@@ -4,37 +4,42 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"net/http"
 	"strings"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
 	"github.com/mayfly-ca/mayfly/internal/requestid"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // Submission is what a client sends for one certificate: the token, and either
 // the public key with its proof or a CSR.
 type Submission struct {
-	token     string
-	algorithm string
-	spki      []byte // PEM
-	proof     []byte
-	csr       []byte // PEM; nil for key and proof
+	token   string
+	request *fulciov2.CreateSigningCertificateRequest
 }
 
 // Submit makes the submission for a key and a token.
 func Submit(token *Token, key *Key, csr bool) (Submission, error) {
-	s := Submission{token: token.raw, algorithm: key.typ.algorithm}
-	var err error
+	r := &fulciov2.CreateSigningCertificateRequest{
+		Credentials: &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: token.raw}},
+	}
 	if csr {
-		s.csr, err = key.CSR()
-		return s, err
+		request, err := key.CSR()
+		r.Key = &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: request}
+		return Submission{token.raw, r}, err
 	}
-	if s.spki, err = key.SPKI(); err != nil {
-		return s, err
+	spki, err := key.SPKI()
+	if err != nil {
+		return Submission{}, err
 	}
-	s.proof, err = key.Prove(token.Challenge())
-	return s, err
+	proof, err := key.Prove(token.Challenge())
+	r.Key = &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
+		PublicKey: &fulciov2.PublicKey{Algorithm: key.typ.algorithm, Content: string(spki)}, ProofOfPossession: proof,
+	}}
+	return Submission{token.raw, r}, err
 }
 
 // CA is one way to ask a CA for a certificate.
@@ -53,76 +58,37 @@ type REST struct {
 	Retry Retry
 }
 
-// The JSON of dev.sigstore.fulcio.v2, as far as this client uses it.
-type (
-	createRequest struct {
-		Credentials struct {
-			Token string `json:"oidcIdentityToken"`
-		} `json:"credentials"`
-		PublicKeyRequest *publicKeyRequest `json:"publicKeyRequest,omitempty"`
-		CSR              []byte            `json:"certificateSigningRequest,omitempty"`
-	}
-	publicKeyRequest struct {
-		PublicKey struct {
-			Algorithm string `json:"algorithm"`
-			Content   string `json:"content"`
-		} `json:"publicKey"`
-		Proof []byte `json:"proofOfPossession"`
-	}
-	createAnswer struct {
-		Embedded *struct {
-			Chain jsonChain `json:"chain"`
-		} `json:"signedCertificateEmbeddedSct"`
-		Detached *struct {
-			Chain jsonChain `json:"chain"`
-		} `json:"signedCertificateDetachedSct"`
-	}
-	jsonChain struct {
-		Certificates []string `json:"certificates"`
-	}
-)
-
 // Certificate implements CA.
 func (c *REST) Certificate(ctx context.Context, s Submission) ([]*x509.Certificate, error) {
-	var body createRequest
-	body.Credentials.Token = s.token
-	body.CSR = s.csr
-	if s.csr == nil {
-		body.PublicKeyRequest = &publicKeyRequest{Proof: s.proof}
-		body.PublicKeyRequest.PublicKey.Algorithm = s.algorithm
-		body.PublicKeyRequest.PublicKey.Content = string(s.spki)
-	}
-	payload, err := json.Marshal(body)
+	payload, err := protojson.Marshal(s.request)
 	if err != nil {
 		return nil, problem(Failed, "", "encoding the request").because(err)
 	}
-	id := requestid.New()
-	answer, err := exchange(ctx, c.HTTP, c.Retry, "the CA", func(ctx context.Context) (*http.Request, error) {
-		url := strings.TrimRight(c.URL, "/") + "/api/v2/signingCert"
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(payload))
-		if err == nil {
-			req.Header.Set("Content-Type", "application/json")
-			req.Header.Set("Accept", "application/json")
-			req.Header.Set("X-Request-Id", id)
-		}
-		return req, err
-	})
+	header := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}, "X-Request-Id": {requestid.New()}}
+	body, err := ask(ctx, c.HTTP, c.Retry, message{"the CA", strings.TrimRight(c.URL, "/") + "/api/v2/signingCert", header, payload})
 	if err != nil {
 		return nil, err
 	}
-	if answer.status != http.StatusOK {
-		return nil, answer.fault("the CA")
-	}
-	var got createAnswer
-	if err := json.Unmarshal(answer.body, &got); err != nil {
+	return parseAnswer(body)
+}
+
+// parseAnswer reads the JSON of a certificate.
+func parseAnswer(body []byte) ([]*x509.Certificate, error) {
+	var got fulciov2.SigningCertificate
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(body, &got); err != nil {
 		return nil, unreadable("it is not JSON")
 	}
-	switch {
-	case got.Embedded != nil:
-		return parseChain(got.Embedded.Chain.Certificates)
-	case got.Detached != nil:
-		// Allowed by the API: a CA without a log answers in this form with an empty SCT.
-		return parseChain(got.Detached.Chain.Certificates)
+	return answerChain(&got)
+}
+
+// answerChain is the chain of a certificate. A CA without a log answers in the detached
+// form with an empty SCT.
+func answerChain(answer *fulciov2.SigningCertificate) ([]*x509.Certificate, error) {
+	switch cert := answer.GetCertificate().(type) {
+	case *fulciov2.SigningCertificate_SignedCertificateEmbeddedSct:
+		return parseChain(cert.SignedCertificateEmbeddedSct.GetChain().GetCertificates())
+	case *fulciov2.SigningCertificate_SignedCertificateDetachedSct:
+		return parseChain(cert.SignedCertificateDetachedSct.GetChain().GetCertificates())
 	default:
 		return nil, unreadable("it holds no certificate")
 	}

@@ -47,14 +47,5 @@ func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]Ac
 
 // Fetch gets what is at url; what names the other side in errors.
 func Fetch(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {
-	answer, err := exchange(ctx, hc, retry, what, func(ctx context.Context) (*http.Request, error) {
-		return http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
-	})
-	if err != nil {
-		return nil, err
-	}
-	if answer.status != http.StatusOK {
-		return nil, answer.fault(what)
-	}
-	return answer.body, nil
+	return ask(ctx, hc, retry, message{what: what, url: url})
 }

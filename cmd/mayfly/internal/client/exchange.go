@@ -1,6 +1,7 @@
 package client
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
@@ -74,28 +75,52 @@ type httpAnswer struct {
 	body   []byte
 }
 
-// exchange sends the request that build makes until an answer is final, and
-// reads it. what names the other side in errors. Network failures are
-// Unavailable and not sent again: whether the first arrived isn't known.
-func exchange(ctx context.Context, hc *http.Client, retry Retry, what string,
-	build func(context.Context) (*http.Request, error),
-) (*httpAnswer, error) {
+// message is what is sent: by POST where it has a body, else by GET.
+type message struct {
+	what   string // names the other side in errors
+	url    string
+	header http.Header
+	body   []byte
+}
+
+// ask gives the body of an answer that has to be 200.
+func ask(ctx context.Context, hc *http.Client, retry Retry, m message) ([]byte, error) {
+	answer, err := exchange(ctx, hc, retry, m)
+	if err == nil && answer.status != http.StatusOK {
+		err = answer.fault(m.what)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer.body, nil
+}
+
+// exchange sends a message until an answer is final, and reads it. Network failures
+// are Unavailable and not sent again: whether the first arrived isn't known.
+func exchange(ctx context.Context, hc *http.Client, retry Retry, m message) (*httpAnswer, error) {
+	method, what := http.MethodGet, m.what
+	if m.body != nil {
+		method = http.MethodPost
+	}
 	for n := 1; ; n++ {
-		req, err := build(ctx)
+		req, err := http.NewRequestWithContext(ctx, method, m.url, bytes.NewReader(m.body))
 		if err != nil {
 			return nil, problem(Failed, "", "making the request to %s", what).because(err)
 		}
+		req.Header = m.header
 		answer, err := roundTrip(hc, req)
 		if err != nil {
 			return nil, unreachable(ctx, what, err)
 		}
-		passing := answer.status >= 500 || answer.status == http.StatusTooManyRequests
 		cause := fmt.Sprintf("%s answered %d", what, answer.status)
-		if !passing || !retry.again(ctx, n, wait.Asked(answer.header, retry.now()), cause) {
+		if !passing(answer.status) || !retry.again(ctx, n, wait.Asked(answer.header, retry.now()), cause) {
 			return answer, nil
 		}
 	}
 }
+
+// passing says that the same request may succeed later.
+func passing(status int) bool { return status >= 500 || status == http.StatusTooManyRequests }
 
 func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
 	resp, err := hc.Do(req)
@@ -112,9 +137,8 @@ func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
 
 // unreachable classifies a failure to get any answer.
 func unreachable(ctx context.Context, what string, err error) error {
-	var tooLarge *http.MaxBytesError
 	switch {
-	case errors.As(err, &tooLarge):
+	case errors.As(err, new(*http.MaxBytesError)):
 		return problem(Failed, "check the URL", "%s answered with more than %d bytes", what, maxAnswer)
 	case errors.Is(ctx.Err(), context.Canceled):
 		return ctx.Err()
@@ -155,17 +179,19 @@ func (a *httpAnswer) fault(what string) error {
 	}
 	message := cmp.Or(s.Message, oneLine(string(a.body)))
 	return refusal(what, fmt.Sprintf("HTTP %d", a.status), message, reason, id,
-		a.status >= 500 || a.status == http.StatusTooManyRequests)
+		passing(a.status))
 }
 
 // refusal is the one form in which another side's error is shown.
 func refusal(what, code, message, reason, id string, passing bool) error {
-	text := fmt.Sprintf("%s refused the request (%s)", what, label(code, reason))
-	kind, fix := Refused, ""
+	kind, outcome, fix := Refused, "refused the request", ""
 	if passing {
-		text = fmt.Sprintf("%s could not answer (%s)", what, label(code, reason))
-		kind, fix = Unavailable, "try again later"
+		kind, outcome, fix = Unavailable, "could not answer", "try again later"
 	}
+	if reason != "" {
+		code += ", " + oneLine(reason)
+	}
+	text := fmt.Sprintf("%s %s (%s)", what, outcome, code)
 	if message != "" {
 		text += ": " + message
 	}
@@ -173,13 +199,6 @@ func refusal(what, code, message, reason, id string, passing bool) error {
 		text += "\nrequest id " + oneLine(id)
 	}
 	return problem(kind, fix, "%s", text)
-}
-
-func label(code, reason string) string {
-	if reason == "" {
-		return code
-	}
-	return code + ", " + oneLine(reason)
 }
 
 // oneLine is what another side wrote, bounded.

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Files is where the key and the certificate chain go, or the bundle of what was signed.
@@ -68,33 +69,13 @@ func (f Files) Write(key *Key, chain []*x509.Certificate) error {
 // WriteBundle writes the bundle.
 func (f Files) WriteBundle(bundle []byte) error { return f.write(f.Bundle, bundle, 0o644) }
 
-// write makes the file under another name and gives it its own only when it is
-// whole: by link, which never replaces, or by rename where replacing is wanted.
-func (f Files) write(path string, content []byte, mode fs.FileMode) (err error) {
-	temp, err := os.CreateTemp(filepath.Dir(path), ".mayfly-*") // 0600 from the first moment
-	if err != nil {
-		return problem(Failed, "", "writing %s", path).because(err)
-	}
-	defer func() {
-		if removed := os.Remove(temp.Name()); removed != nil && !errors.Is(removed, fs.ErrNotExist) && err == nil {
-			err = removed
-		}
-	}()
-	_, err = temp.Write(content)
-	if err == nil {
-		err = temp.Chmod(mode)
-	}
-	if err == nil {
-		err = temp.Sync()
-	}
-	if err = errors.Join(err, temp.Close()); err != nil {
-		return problem(Failed, "", "writing %s", path).because(err)
-	}
+// write makes the file, or replaces it where that is wanted.
+func (f Files) write(path string, content []byte, mode fs.FileMode) error {
+	write := durable.WriteNew
 	if f.Force {
-		err = os.Rename(temp.Name(), path)
-	} else {
-		err = os.Link(temp.Name(), path)
+		write = durable.Put
 	}
+	err := write(path, content, mode)
 	switch {
 	case errors.Is(err, fs.ErrExist):
 		return exists(path)

@@ -69,23 +69,11 @@ func (c *GRPC) Close() error { return c.conn.Close() }
 
 // Certificate implements CA.
 func (c *GRPC) Certificate(ctx context.Context, s Submission) ([]*x509.Certificate, error) {
-	req := &fulciov2.CreateSigningCertificateRequest{
-		Credentials: &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: s.token}},
-	}
-	if s.csr != nil {
-		req.Key = &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: s.csr}
-	} else {
-		algorithm := fulciov2.PublicKeyAlgorithm(fulciov2.PublicKeyAlgorithm_value[s.algorithm])
-		req.Key = &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
-			PublicKey:         &fulciov2.PublicKey{Algorithm: algorithm, Content: string(s.spki)},
-			ProofOfPossession: s.proof,
-		}}
-	}
 	id := requestid.New()
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", id)
 	ca := fulciov2.NewCAClient(c.conn)
 	for n := 1; ; n++ {
-		answer, err := ca.CreateSigningCertificate(ctx, req)
+		answer, err := ca.CreateSigningCertificate(ctx, s.request)
 		if err == nil {
 			return answerChain(answer)
 		}
@@ -93,17 +81,6 @@ func (c *GRPC) Certificate(ctx context.Context, s Submission) ([]*x509.Certifica
 		if !passing || !c.retry.again(ctx, n, after, "the CA answered "+status.Code(err).String()) {
 			return nil, grpcFault(ctx, err, id)
 		}
-	}
-}
-
-func answerChain(answer *fulciov2.SigningCertificate) ([]*x509.Certificate, error) {
-	switch cert := answer.GetCertificate().(type) {
-	case *fulciov2.SigningCertificate_SignedCertificateEmbeddedSct:
-		return parseChain(cert.SignedCertificateEmbeddedSct.GetChain().GetCertificates())
-	case *fulciov2.SigningCertificate_SignedCertificateDetachedSct:
-		return parseChain(cert.SignedCertificateDetachedSct.GetChain().GetCertificates())
-	default:
-		return nil, unreadable("it holds no certificate")
 	}
 }
 

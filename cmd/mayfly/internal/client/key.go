@@ -9,11 +9,12 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/pem"
 	"fmt"
 	"slices"
 	"strings"
+
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // KeyType names a type of ephemeral key as it is written on a command line.
@@ -25,20 +26,20 @@ const DefaultKeyType KeyType = "p256"
 // keyType is how keys of one type are made and used.
 type keyType struct {
 	name      KeyType
-	algorithm string      // dev.sigstore.fulcio.v2.PublicKeyAlgorithm; the CA ignores it
-	hash      crypto.Hash // of the challenge; zero: the challenge itself is signed
+	algorithm fulciov2.PublicKeyAlgorithm // the CA ignores it
+	hash      crypto.Hash                 // of the challenge; zero: the challenge itself is signed
 	generate  func() (crypto.Signer, error)
 }
 
 var keyTypes = []keyType{
-	{"p256", "ECDSA", crypto.SHA256, onCurve(elliptic.P256())},
-	{"p384", "ECDSA", crypto.SHA384, onCurve(elliptic.P384())},
-	{"p521", "ECDSA", crypto.SHA512, onCurve(elliptic.P521())},
+	{"p256", fulciov2.PublicKeyAlgorithm_ECDSA, crypto.SHA256, onCurve(elliptic.P256())},
+	{"p384", fulciov2.PublicKeyAlgorithm_ECDSA, crypto.SHA384, onCurve(elliptic.P384())},
+	{"p521", fulciov2.PublicKeyAlgorithm_ECDSA, crypto.SHA512, onCurve(elliptic.P521())},
 	// The only RSA name of the API's enum is RSA_PSS, although proofs are PKCS#1 v1.5.
-	{"rsa2048", "RSA_PSS", crypto.SHA256, ofBits(2048)},
-	{"rsa3072", "RSA_PSS", crypto.SHA256, ofBits(3072)},
-	{"rsa4096", "RSA_PSS", crypto.SHA256, ofBits(4096)},
-	{"ed25519", "ED25519", 0, func() (crypto.Signer, error) {
+	{"rsa2048", fulciov2.PublicKeyAlgorithm_RSA_PSS, crypto.SHA256, ofBits(2048)},
+	{"rsa3072", fulciov2.PublicKeyAlgorithm_RSA_PSS, crypto.SHA256, ofBits(3072)},
+	{"rsa4096", fulciov2.PublicKeyAlgorithm_RSA_PSS, crypto.SHA256, ofBits(4096)},
+	{"ed25519", fulciov2.PublicKeyAlgorithm_ED25519, 0, func() (crypto.Signer, error) {
 		_, key, err := ed25519.GenerateKey(rand.Reader)
 		return key, err
 	}},
@@ -77,17 +78,15 @@ type Key struct {
 
 // GenerateKey makes a key. An unknown type is Misused.
 func GenerateKey(t KeyType) (*Key, error) {
-	for _, typ := range keyTypes {
-		if typ.name != t {
-			continue
-		}
-		signer, err := typ.generate()
-		if err != nil {
-			return nil, problem(Failed, "", "making a %s key", t).because(err)
-		}
-		return &Key{signer: signer, typ: typ}, nil
+	if err := CheckKeyType(string(t)); err != nil {
+		return nil, err
 	}
-	return nil, CheckKeyType(string(t))
+	typ := keyTypes[slices.Index(KeyTypes(), string(t))]
+	signer, err := typ.generate()
+	if err != nil {
+		return nil, problem(Failed, "", "making a %s key", t).because(err)
+	}
+	return &Key{signer: signer, typ: typ}, nil
 }
 
 // Type is the type that the key was made with.
@@ -99,13 +98,7 @@ func (k *Key) Public() crypto.PublicKey { return k.signer.Public() }
 // Prove signs the raw bytes of the challenge: ECDSA in ASN.1 DER with the
 // curve's own hash, RSA PKCS#1 v1.5 with SHA-256, Ed25519 pure.
 func (k *Key) Prove(challenge string) ([]byte, error) {
-	digest := []byte(challenge)
-	if k.typ.hash != 0 {
-		h := k.typ.hash.New()
-		h.Write(digest)
-		digest = h.Sum(nil)
-	}
-	sig, err := k.signer.Sign(rand.Reader, digest, k.typ.hash)
+	sig, err := crypto.SignMessage(k.signer, rand.Reader, []byte(challenge), k.typ.hash)
 	if err != nil {
 		return nil, problem(Failed, "", "signing the challenge").because(err)
 	}
@@ -115,7 +108,7 @@ func (k *Key) Prove(challenge string) ([]byte, error) {
 // CSR is a PKCS#10 request (RFC 2986) in PEM, self-signed by the key and
 // otherwise empty: the CA takes nothing but the key from it.
 func (k *Key) CSR() ([]byte, error) {
-	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{Subject: pkix.Name{}}, k.signer)
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{}, k.signer)
 	if err != nil {
 		return nil, problem(Failed, "", "making the certificate request").because(err)
 	}

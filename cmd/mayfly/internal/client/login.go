@@ -178,7 +178,7 @@ func (l *Login) oauthFault(ctx context.Context, doing string, err error) error {
 		return problem(Refused, "", "%s: the issuer refused: %s", doing, oneLine(answered.ErrorCode+" "+answered.ErrorDescription))
 	case errors.As(err, &answered) && answered.Response != nil:
 		kind := Refused
-		if answered.Response.StatusCode >= 500 || answered.Response.StatusCode == http.StatusTooManyRequests {
+		if passing(answered.Response.StatusCode) {
 			kind = Unavailable
 		}
 		return problem(kind, "", "%s: the issuer answered %d", doing, answered.Response.StatusCode)

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -62,13 +61,7 @@ func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signatu
 	if a.URL == "" {
 		return nil, at, nil
 	}
-	answer, err := exchange(ctx, hc, retry, what, func(ctx context.Context) (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodPost, a.URL, bytes.NewReader(timestamp.Ask(signature)))
-		if err == nil {
-			req.Header.Set("Content-Type", "application/timestamp-query")
-		}
-		return req, err
-	})
+	answer, err := exchange(ctx, hc, retry, message{what, a.URL, http.Header{"Content-Type": {"application/timestamp-query"}}, timestamp.Ask(signature)})
 	if err == nil && answer.status/100 != 2 { // 201 of sigstore's
 		err = answer.fault(what)
 	}

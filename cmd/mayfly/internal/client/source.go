@@ -56,7 +56,7 @@ func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error)
 		}
 		if err != nil {
 			attempts = append(attempts, Attempt{s.Name, OutcomeFailed})
-			return nil, attempts, &tokenError{source: s.Name, err: err}
+			return nil, attempts, fmt.Errorf("the identity token from %s: %w", s.Name, err)
 		}
 		return token, append(attempts, Attempt{s.Name, OutcomeUsed}), nil
 	}
@@ -64,17 +64,6 @@ func FindToken(ctx context.Context, sources []Source) (*Token, []Attempt, error)
 		"give one of --token-file FILE, --token-env NAME, --token-stdin, --browser or --device (the last two with --issuer URL)",
 		"no identity token was found%s", tried(attempts))
 }
-
-// tokenError says which source failed and keeps the kind and fix of the cause.
-type tokenError struct {
-	source string
-	err    error
-}
-
-func (e *tokenError) Error() string {
-	return "the identity token from " + e.source + ": " + e.err.Error()
-}
-func (e *tokenError) Unwrap() error { return e.err }
 
 func tried(attempts []Attempt) string {
 	text := ""
@@ -185,25 +174,15 @@ func gitHubToken(ctx context.Context, hc *http.Client, retry Retry, at, bearer, 
 	q.Set("audience", audience)
 	u.RawQuery = q.Encode()
 
-	send := func(ctx context.Context) (*http.Request, error) {
-		req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), http.NoBody)
-		if err == nil {
-			req.Header.Set("Authorization", "Bearer "+bearer)
-			req.Header.Set("Accept", "application/json")
-		}
-		return req, err
-	}
-	answer, err := exchange(ctx, hc, retry, "GitHub's token service", send)
+	header := http.Header{"Authorization": {"Bearer " + bearer}, "Accept": {"application/json"}}
+	answer, err := ask(ctx, hc, retry, message{what: "GitHub's token service", url: u.String(), header: header})
 	if err != nil {
 		return "", err
-	}
-	if answer.status != http.StatusOK {
-		return "", answer.fault("GitHub's token service")
 	}
 	var body struct {
 		Value string `json:"value"`
 	}
-	if err := json.Unmarshal(answer.body, &body); err != nil || body.Value == "" {
+	if err := json.Unmarshal(answer, &body); err != nil || body.Value == "" {
 		return "", problem(Failed, "", "GitHub's token service answered without a token")
 	}
 	return body.Value, nil

@@ -56,9 +56,6 @@ func ParseToken(raw string) (*Token, error) {
 	return t, nil
 }
 
-// Raw is the token itself, for a header.
-func (t *Token) Raw() string { return t.raw }
-
 // stringClaim is the claim when it is a JSON string, else "".
 func stringClaim(raw json.RawMessage) string {
 	var s string

@@ -14,7 +14,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"slices"
 	"strings"
 	"time"
 
@@ -97,12 +96,9 @@ const maxCertificates = 64
 func Parse(data []byte) ([]*x509.Certificate, error) {
 	certs, err := pemfile.CertificatesAmong(data)
 	if err == nil && len(certs) > maxCertificates {
-		err = fmt.Errorf("there are over %d certificates in it", maxCertificates)
+		return nil, fmt.Errorf("there are over %d certificates in it", maxCertificates)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return certs, nil
+	return certs, err
 }
 
 // Describe describes the first certificate; the rest is its chain. trust may be
@@ -111,7 +107,7 @@ func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 	cert := certs[0]
 	d := Description{
 		Identity:  extension.SANs(cert),
-		Serial:    serial(cert),
+		Serial:    cert.SerialNumber.Text(16),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
 		Key:     Key{Algorithm: algorithm(cert), SHA256: hex256(cert.RawSubjectPublicKeyInfo)},
 		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(),
@@ -137,21 +133,17 @@ const NoTrust = "no trusted root was given (--trusted-root FILE)"
 // verify fills in the chain's and the SCTs' results.
 func (d *Description) verify(cert *x509.Certificate, trust *client.Trust) {
 	why := NoTrust
-	if trust != nil {
+	if d.Why = why; trust != nil {
 		chain, err := trust.VerifyChain(cert)
 		if err == nil {
-			d.Verified = true
 			results, err := trust.VerifySCTs(cert, chain[1])
 			if err != nil {
 				d.SCTFault = err.Error()
 			}
-			d.SCTs = SCTs(results)
+			d.Verified, d.Why, d.SCTs = true, "", SCTs(results)
 			return
 		}
-		d.Why = err.Error()
-		why = "the certificate's chain is not verified"
-	} else {
-		d.Why = why
+		d.Why, why = err.Error(), "the certificate's chain is not verified"
 	}
 	scts, err := client.EmbeddedSCTs(cert)
 	if err != nil {
@@ -215,49 +207,20 @@ func extensions(cert *x509.Certificate) ([]Extension, []Other) {
 	return ours, others
 }
 
-var keyUsages = []struct {
-	bit  x509.KeyUsage
-	name string
-}{
-	{x509.KeyUsageDigitalSignature, "digitalSignature"}, // RFC 5280 §4.2.1.3
-	{x509.KeyUsageContentCommitment, "contentCommitment"},
-	{x509.KeyUsageKeyEncipherment, "keyEncipherment"},
-	{x509.KeyUsageDataEncipherment, "dataEncipherment"},
-	{x509.KeyUsageKeyAgreement, "keyAgreement"},
-	{x509.KeyUsageCertSign, "keyCertSign"},
-	{x509.KeyUsageCRLSign, "cRLSign"},
-	{x509.KeyUsageEncipherOnly, "encipherOnly"},
-	{x509.KeyUsageDecipherOnly, "decipherOnly"},
-}
-
-var extKeyUsages = map[x509.ExtKeyUsage]string{
-	x509.ExtKeyUsageAny:             "anyExtendedKeyUsage", // RFC 5280 §4.2.1.12
-	x509.ExtKeyUsageServerAuth:      "serverAuth",
-	x509.ExtKeyUsageClientAuth:      "clientAuth",
-	x509.ExtKeyUsageCodeSigning:     "codeSigning",
-	x509.ExtKeyUsageEmailProtection: "emailProtection",
-	x509.ExtKeyUsageTimeStamping:    "timeStamping",
-	x509.ExtKeyUsageOCSPSigning:     "OCSPSigning",
-}
-
 func usages(cert *x509.Certificate) []string {
 	list := []string{}
-	for _, u := range keyUsages {
-		if cert.KeyUsage&u.bit != 0 {
-			list = append(list, u.name)
+	for bit := x509.KeyUsageDigitalSignature; bit <= x509.KeyUsageDecipherOnly; bit <<= 1 { // RFC 5280 §4.2.1.3
+		if cert.KeyUsage&bit != 0 {
+			list = append(list, bit.String())
 		}
 	}
 	for _, u := range cert.ExtKeyUsage {
-		name, ok := extKeyUsages[u]
-		if !ok {
-			name = fmt.Sprintf("extended key usage %d", u)
-		}
-		list = append(list, name)
+		list = append(list, u.String())
 	}
 	for _, oid := range cert.UnknownExtKeyUsage {
 		list = append(list, oid.String())
 	}
-	return slices.Clip(list)
+	return list
 }
 
 // algorithm names the key with its size.
@@ -273,9 +236,6 @@ func algorithm(cert *x509.Certificate) string {
 		return cert.PublicKeyAlgorithm.String()
 	}
 }
-
-// serial is the serial number in hexadecimal, with its sign.
-func serial(cert *x509.Certificate) string { return cert.SerialNumber.Text(16) }
 
 func hex256(b []byte) string {
 	sum := sha256.Sum256(b)
