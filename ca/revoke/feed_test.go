@@ -106,7 +106,7 @@ func TestLongPoll(t *testing.T) {
 			return answer
 		}
 		one := ask("?wait=30")
-		time.Sleep(7 * time.Second)
+		time.Sleep(7 * time.Second) //nolint:forbidigo // the bubble's clock
 		if _, err := log.Append([]Statement{draft(oneID, 1)}); err != nil {
 			t.Fatal(err)
 		}

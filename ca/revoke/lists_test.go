@@ -189,7 +189,7 @@ func TestWhenListsAreSigned(t *testing.T) {
 	released, gone, opened := 0, false, 0
 	r := newRig(t, func(o *Options) {
 		o.Changed = func(_ context.Context, _ uint64, lists map[string][]byte) { told = lists }
-		o.ListOptions.Open = func(_ context.Context, id string) (Signing, func(), error) {
+		o.Open = func(_ context.Context, id string) (Signing, func(), error) {
 			if gone || id != ID(first.Certificate) {
 				return Signing{}, nil, errors.New("the key is gone")
 			}

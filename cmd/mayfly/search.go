@@ -166,8 +166,8 @@ func firstUses(in mayflyv1.IndexServer, where []string) next {
 	q := &mayflyv1.FirstUsesRequest{}
 	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
 		for _, w := range where {
-			found := false
-			if q.Identity, found = strings.CutPrefix(w, "identity="); !found || len(where) > 1 {
+			identity, found := strings.CutPrefix(w, "identity=")
+			if q.Identity = identity; !found || len(where) > 1 {
 				return nil, false, usage("give one condition, identity=https://github.com/acme/tool, or none", "--first-uses looks at identities")
 			}
 		}

@@ -2,6 +2,7 @@
 package storetest
 
 import (
+	"context"
 	"crypto/rand"
 	"os"
 	"os/exec"
@@ -78,7 +79,7 @@ func Postgres(t testing.TB) store.Config {
 		t.Fatal("no PostgreSQL in /usr/lib/postgresql; on Debian, postgresql is a package")
 	}
 	command := func(name string, args ...string) *exec.Cmd {
-		cmd := exec.Command(filepath.Join(slices.Max(programs), name), args...) // #nosec G204 -- PostgreSQL's own
+		cmd := exec.CommandContext(context.WithoutCancel(t.Context()), filepath.Join(slices.Max(programs), name), args...) // #nosec G204 -- PostgreSQL's own
 		cmd.Dir, cmd.SysProcAttr = folder, as
 		return cmd
 	}

@@ -59,14 +59,14 @@ func (s *Service) runIndex(ctx context.Context) error {
 			err = errors.Join(err, db.Close())
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // the service ends
 		}
 		if text := err.Error(); text != said {
 			said = text
 			s.Logger.LogAttrs(ctx, slog.LevelError, "the index can't be opened: nothing can be searched, and all else goes on", slog.Any("error", err))
 		}
 		if wait.For(ctx, storeInterval) != nil {
-			return nil
+			return nil //nolint:nilerr // the service ends
 		}
 	}
 }
