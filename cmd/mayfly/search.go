@@ -166,7 +166,7 @@ func firstUses(in mayflyv1.IndexServer, where []string) next {
 	q := &mayflyv1.FirstUsesRequest{}
 	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
 		for _, w := range where {
-			found := false
+			var found bool
 			if q.Identity, found = strings.CutPrefix(w, "identity="); !found || len(where) > 1 {
 				return nil, false, usage("give one condition, identity=https://github.com/acme/tool, or none", "--first-uses looks at identities")
 			}
