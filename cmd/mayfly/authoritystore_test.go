@@ -66,7 +66,8 @@ func TestCommandsLeaveConfiguration(t *testing.T) {
 	mounted := filepath.Join(t.TempDir(), "..data-1")
 	linked := filepath.Join(t.TempDir(), "mounted")
 	absolute := strings.NewReplacer(": authority/", ": "+dir+"/authority/", ": file:", ": file:"+dir+"/", ": ctlog", ": "+dir+"/ctlog", ": tuf", ": "+dir+"/tuf",
-		": authorities.json", ": "+dir+"/authorities.json", ": logs.json", ": "+dir+"/logs.json", "path: audit", "path: "+dir+"/audit").Replace(string(text))
+		": authorities.json", ": "+dir+"/authorities.json", ": logs.json", ": "+dir+"/logs.json", "path: audit", "path: "+dir+"/audit",
+		": audit.key.pem", ": "+dir+"/audit.key.pem", ": revocations", ": "+dir+"/revocations", ": index.db", ": "+dir+"/index.db").Replace(string(text))
 	if err := os.Mkdir(mounted, 0o700); err != nil {
 		t.Fatal(err)
 	}

@@ -30,11 +30,7 @@ versions, until when they are valid, and the SHA-256 of each target. It keeps no
 		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			first, err := firstRoot(cmd.Context(), root, checksum)
-			if err != nil {
-				return err
-			}
-			v, err := followTUF(cmd.Context(), url, first)
+			_, v, err := followTUF(cmd.Context(), url, root, checksum)
 			if err != nil {
 				return err
 			}
@@ -89,10 +85,7 @@ it (policy-controller-files: as long as the timestamp lasts), or an attestor of 
 			if !known {
 				return usage("one of "+formats, "--format %q is unknown", format)
 			}
-			if e.first, err = firstRoot(cmd.Context(), root, checksum); err != nil {
-				return err
-			}
-			if e.seen, err = followTUF(cmd.Context(), e.url, e.first); err != nil {
+			if e.first, e.seen, err = followTUF(cmd.Context(), e.url, root, checksum); err != nil {
 				return err
 			}
 			if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
@@ -114,13 +107,15 @@ it (policy-controller-files: as long as the timestamp lasts), or an attestor of 
 	return cmd
 }
 
-// followTUF runs a TUF client.
-func followTUF(ctx context.Context, url string, first []byte) (*tuf.Verified, error) {
-	v, err := tuf.Verify(ctx, url, first, time.Now())
-	if err != nil {
-		return nil, &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+// followTUF runs a TUF client that begins with a root, which it gives too.
+func followTUF(ctx context.Context, url, root, checksum string) (first []byte, v *tuf.Verified, err error) {
+	if first, err = firstRoot(ctx, root, checksum); err != nil {
+		return nil, nil, err
 	}
-	return v, nil
+	if v, err = tuf.Verify(ctx, url, first, time.Now()); err != nil {
+		err = &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
+	}
+	return first, v, err
 }
 
 // repositoryFlags name a repository and the root to begin with.
