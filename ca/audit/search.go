@@ -75,7 +75,7 @@ func Refers(to string) (f Filter) {
 	for _, name := range []string{"serial", "request_id", "id", "fingerprint"} {
 		f = append(f, appendField(nil, name, to, maxShort))
 	}
-	return f
+	return append(f, appendField(nil, "serial", "0"+to, maxShort)) // a record has whole bytes
 }
 
 // Query is what is searched for: records that meet all filters, since a time and before

@@ -36,6 +36,9 @@ func OpenDirect(path string, flags int, mode os.FileMode, most int) (*Direct, er
 
 // Put writes parts one after the other at a multiple of 512, and zeros up to the next one.
 func (d *Direct) Put(at int64, parts ...[]byte) error {
+	if d.buffer == nil {
+		return os.ErrClosed
+	}
 	n := 0
 	for _, p := range parts {
 		if n+len(p) > len(d.buffer)-sector {
@@ -59,5 +62,12 @@ func (d *Direct) Put(at int64, parts ...[]byte) error {
 	return err
 }
 
-// Close gives up the file.
-func (d *Direct) Close() error { return errors.Join(d.File.Close(), unix.Munmap(d.buffer)) }
+// Close gives up the file. A second one does nothing but fail: by then the memory may be
+// another's.
+func (d *Direct) Close() error {
+	buffer := d.buffer
+	if d.buffer = nil; buffer == nil {
+		return os.ErrClosed
+	}
+	return errors.Join(d.File.Close(), unix.Munmap(buffer))
+}

@@ -2,6 +2,7 @@ package durable_test
 
 import (
 	"bytes"
+	"errors"
 	"os"
 	"path/filepath"
 	"testing"
@@ -35,6 +36,9 @@ func TestDirect(t *testing.T) {
 		}
 		if err := f.Close(); err != nil {
 			t.Fatal(err)
+		}
+		if put, again := f.Put(0, one), f.Close(); !errors.Is(put, os.ErrClosed) || !errors.Is(again, os.ErrClosed) {
+			t.Errorf("once it is closed: %v, %v", put, again)
 		}
 		got, err := os.ReadFile(path)
 		want := bytes.Join([][]byte{one[:512], one, two, make([]byte, 120)}, nil)
