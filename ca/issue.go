@@ -160,7 +160,7 @@ func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.
 
 	if err := check(a, der, plain, len(scts) > 0); err != nil {
 		i.logger.ErrorContext(ctx, "a certificate failed the check after signing and was not released",
-			slog.String("request_id", requestid.From(ctx)), slog.String("serial", hex.EncodeToString(l.serial.Bytes())), slog.Any("error", err))
+			slog.String("request_id", requestid.From(ctx)), slog.String("serial", l.serial.Text(16)), slog.Any("error", err))
 		return nil, err
 	}
 	watch.lap(stageCheck)
@@ -229,7 +229,7 @@ func (i *Issuer) recordUnbegun(ctx context.Context, a *authority.Authority, who 
 func event(ctx context.Context, a *authority.Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
 	e := asked(ctx, a, who, key)
 	e.Type = audit.Intent
-	e.Serial = hex.EncodeToString(l.serial.Bytes())
+	e.Serial = l.serial.Text(16)
 	e.NotBefore, e.NotAfter = l.notBefore, l.notAfter
 	return e
 }

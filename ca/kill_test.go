@@ -169,7 +169,7 @@ func beVictim(t *testing.T, file string) {
 					return err
 				}
 				sum := sha256.Sum256(cert.Leaf)
-				line, err := json.Marshal(left{hex.EncodeToString(cert.Serial.Bytes()), hex.EncodeToString(sum[:])})
+				line, err := json.Marshal(left{cert.Serial.Text(16), hex.EncodeToString(sum[:])})
 				if err != nil {
 					return err
 				}
@@ -301,7 +301,7 @@ func (v victim) checkLog(t *testing.T, r records, seen uint64) uint64 {
 		if err != nil {
 			t.Fatal(err)
 		}
-		serial := hex.EncodeToString(c.SerialNumber.Bytes())
+		serial := c.SerialNumber.Text(16)
 		if _, ok := r.intents[serial]; !ok {
 			t.Errorf("%s: entry %d, of %s, has no intent", v.Point, seen, serial)
 		}

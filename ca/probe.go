@@ -6,7 +6,6 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
-	"encoding/hex"
 	"fmt"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -44,7 +43,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 		return err
 	}
 	intent := a.Intent(audit.PurposeProbe, l.spki)
-	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(l.serial.Bytes()), l.notBefore, l.notAfter
+	intent.Serial, intent.NotBefore, intent.NotAfter = l.serial.Text(16), l.notBefore, l.notAfter
 	intent.SAN, intent.SANType = l.san.Value, l.san.Kind.String()
 	if err := i.trail.Record(ctx, intent); err != nil {
 		return err

@@ -11,7 +11,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -114,7 +113,7 @@ func (f *InForce) newSigner(ctx context.Context, a *Authority, now time.Time) (*
 	}
 	template := a.signerTemplate(serial, keyID, now)
 	intent := a.Intent(audit.PurposePrecertificateSigner, spki)
-	intent.Serial, intent.NotBefore, intent.NotAfter = hex.EncodeToString(serial.Bytes()), template.NotBefore, template.NotAfter
+	intent.Serial, intent.NotBefore, intent.NotAfter = serial.Text(16), template.NotBefore, template.NotAfter
 	if err := f.o.Trail.Record(ctx, intent); err != nil {
 		return nil, err
 	}

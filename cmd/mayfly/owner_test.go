@@ -110,7 +110,7 @@ chmod go+x . ..
 year=$(sed -n 's|^    url: .*/ctlog/||p' srv/ca/mayfly.yaml)
 sed -i "s|/etc/mayfly|$PWD/srv/config|; s|/var/lib/mayfly|$PWD/srv/data|; s|0\.0\.0\.0:[0-9]*|127.0.0.1:0|; s|ctlog/2026|ctlog/$year|" srv/config/mayfly.yaml`)
 	keys := strings.Fields(shell(t, srv, "grep -rl 'PRIVATE KEY' . | sort"))
-	if want := []string{"./config/audit.key.pem", "./config/authority/issuing.key.pem", "./config/authority/timestamp.key.pem", "./config/ctlog.key.pem", "./config/tuf.online.key.pem"}; !slices.Equal(keys, want) {
+	if want := []string{"./config/audit.key.pem", "./config/authority/issuing.key.pem", "./config/authority/timestamp.key.pem", "./config/ctlog.key.pem", "./config/revocations.key.pem", "./config/tuf.online.key.pem"}; !slices.Equal(keys, want) {
 		t.Errorf("private keys %q, want %q", keys, want)
 	}
 	p, err := launch(dir, "container", os.Environ(), "setpriv", "--reuid=65532", "--regid=65532", "--clear-groups",
