@@ -93,7 +93,7 @@ func checkRecords(t *testing.T, r *rig, cert *Certificate) {
 	fingerprint := sha256.Sum256(cert.Leaf)
 	for what, pair := range map[string][2]string{
 		"request id":  {done.RequestID, "request-1"},
-		"serial":      {done.Serial, hex.EncodeToString(cert.Serial.Bytes())},
+		"serial":      {done.Serial, cert.Serial.Text(16)},
 		"fingerprint": {done.Fingerprint, hex.EncodeToString(fingerprint[:])},
 		"SAN":         {done.SANType + " " + done.SAN, "email alice@example.com"},
 		"subject":     {done.Subject, "alice"},

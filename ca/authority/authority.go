@@ -16,7 +16,6 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
@@ -176,7 +175,7 @@ func (a *Authority) Intent(purpose string, spki []byte) audit.Event {
 func issued(intent audit.Event, c *x509.Certificate) audit.Event {
 	e := intent
 	e.Type, e.Fingerprint = audit.Issued, chain.Fingerprint(c.Raw)
-	e.Serial = hex.EncodeToString(c.SerialNumber.Bytes())
+	e.Serial = c.SerialNumber.Text(16)
 	e.NotBefore, e.NotAfter = c.NotBefore, c.NotAfter
 	return e
 }

@@ -118,7 +118,7 @@ func printEntry(w io.Writer, e read.Entry, withPEM bool) error {
 		{"kind", kind},
 		{"logged", time.UnixMilli(int64(e.Timestamp)).UTC().Format(time.RFC3339Nano)},
 		{"leaf hash", fmt.Sprintf("%x", e.LeafHash)},
-		{"serial", fmt.Sprintf("%x", c.SerialNumber.Bytes())},
+		{"serial", c.SerialNumber.Text(16)},
 		{"issuer", c.Issuer.String()},
 		{"names", strings.Join(names, " ")},
 		{"valid", c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339)},
