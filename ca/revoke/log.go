@@ -223,6 +223,9 @@ func (l *Log) Append(drafts []Statement) ([]uint64, error) {
 		return nil, fault.New(fault.RequestMalformed, "this CA keeps %d statements at most: an authority with so many revoked certificates is better distrusted", MaxStatements)
 	}
 	indexes, err := l.append(drafts)
+	if refused, ok := errors.AsType[*fault.Error](err); ok {
+		return nil, refused
+	}
 	if err != nil {
 		l.broken = err
 		return nil, unavailable(err)
@@ -247,8 +250,11 @@ func (l *Log) append(drafts []Statement) (indexes []uint64, err error) {
 		}
 		s.Index, s.Serial, s.NotBefore, s.Time = l.size()+uint64(len(made)), n.String(), s.NotBefore.UTC().Truncate(time.Second), l.now().UTC().Truncate(time.Second)
 		line, err := s.encode()
-		if err != nil || len(line) >= maxStatement {
-			return nil, errors.Join(err, fmt.Errorf("a statement of %d bytes", len(line)))
+		if err != nil {
+			return nil, err
+		}
+		if len(line) >= maxStatement {
+			return nil, refuse("a statement of %d bytes is too long, shorten comment and reference: %d are kept", len(line), maxStatement-1)
 		}
 		if grown, err = grown.with(int(s.Index), line); err != nil { // #nosec G115 -- bounded by MaxStatements
 			return nil, err
