@@ -1,7 +1,11 @@
 package main
 
 import (
+	"context"
+	"crypto/x509"
+	"encoding/pem"
 	"fmt"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -9,9 +13,12 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // backendKey is a key in some backend, as commands and configuration name it.
@@ -204,6 +211,7 @@ func wholeIssuance(t *testing.T, root commandLine, issuer string, k backendKey, 
 	}
 	c.save("trusted_root.json", at.HTTP+"/trusted_root.json")
 	c.save("token", issuer+"/dev/token?email=alice@example.com")
+	c.firstList(at.HTTP)
 	opened := k.count()
 	c.mayfly("request", "--ca", at.HTTP, "--trusted-root", "trusted_root.json", "--token-file", "token", "--output-key", "key.pem", "--output-certificate", "cert.pem")
 	if k.signed != nil {
@@ -307,6 +315,30 @@ func (c commandLine) save(name, url string) {
 	}
 	if err != nil {
 		c.t.Fatalf("%s: %v", url, err)
+	}
+}
+
+// firstList waits for the list of revocations that the issuing key signs beside the start.
+func (c commandLine) firstList(ca string) {
+	c.t.Helper()
+	block, _ := pem.Decode([]byte(c.read("chain.pem")))
+	issuing, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		c.t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(c.t.Context(), patience)
+	defer cancel()
+	for {
+		code, _, err := get(ctx, ca+revoke.ListPath+revoke.ID(issuing)+".crl")
+		if err == nil && code == http.StatusOK {
+			return
+		}
+		if err == nil {
+			err = wait.For(ctx, 20*time.Millisecond)
+		}
+		if err != nil {
+			c.t.Fatalf("no list of revocations: %v", err)
+		}
 	}
 }
 
