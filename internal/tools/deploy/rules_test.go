@@ -56,6 +56,7 @@ func (c alertCase) of(name, labels, kept string) alertCase {
 
 func alertCases() map[string]alertCase {
 	const log = `,log="https://ca.example.com/ctlog/2026"`
+	const target = `,target="owners"`
 	issuer, role := `,issuer="https://idp.example.com"`, func(r string) string { return `,role="` + r + `"` }
 	active := "mayfly_ca_authority_active" + m + `,authority="2026"} 1x180`
 	ends := gauge("mayfly_ca_authority_expiry_timestamp_seconds", `,authority="2026"`, 80*day, 100*day)
@@ -64,6 +65,9 @@ func alertCases() map[string]alertCase {
 	renewal := counter("mayfly_ca_ephemeral_renewals_total", `,outcome="failed"`)
 	renewal.fires = append(renewal.fires, "mayfly_ca_ephemeral_issues_until_timestamp_seconds"+m+"} 9000x180")
 	renewal.silent = append(renewal.fires[:1:1], "mayfly_ca_ephemeral_issues_until_timestamp_seconds"+m+"} 90000x180")
+	behind := gauge("mayfly_follow_entries", log, 90, 100)
+	growing := "mayfly_follow_log_entries" + m + log + "} 100x180"
+	behind.fires, behind.silent = append(behind.fires, growing), append(behind.silent, growing)
 	slow := alertCase{labels: "-instance", fires: buckets(0), silent: buckets(10)}
 	return map[string]alertCase{
 		"MayflyDown": gauge("up", "", 0, 1), "MayflyNotReady": gauge("mayfly_dependency_working", `,dependency="log"`, 0, 1),
@@ -86,7 +90,11 @@ func alertCases() map[string]alertCase {
 		"MayflyLogUnverified": gauge("mayfly_ctlog_verify_timestamp_seconds", log, -3*day, -2*day), "MayflyLogWritesFail": counter("mayfly_ctlog_batch_failures_total", log),
 		"MayflyLogMergesLate": gauge("mayfly_ctlog_merge_delay_seconds", log, 20, 2), "MayflyCosignaturesMissing": gauge("mayfly_ctlog_checkpoint_cosignatures", log, 0, 1),
 		"MayflyAuditRecordsLost": counter("mayfly_audit_records_total", `,type="issuance",outcome="failed"`), "MayflyClockUntrusted": gauge("mayfly_timestamp_clock_trusted", "", 0, 1),
-		"MayflyDiskFull": gauge("mayfly_ctlog_free_bytes", log, "5e8", "5e10"),
+		"MayflyFollowedLogContradicts": counter("mayfly_follow_contradictions_total", log+`,kind="fork"`), "MayflyRevocationListsBehind": gauge("mayfly_revocation_lists_behind", "", 1, 0),
+		"MayflyIndexBehind": behind, "MayflyAlertsWait": gauge("mayfly_alerts_oldest_timestamp_seconds", target, 60, 0),
+		"MayflyAlertsLost":      relabel(counter("mayfly_alerts_total", target+`,outcome="lost"`), ""),
+		"MayflyAuditSinkBehind": gauge("mayfly_audit_sink_behind_seconds", `,sink="siem"`, 2000, 20),
+		"MayflyDiskFull":        gauge("mayfly_ctlog_free_bytes", log, "5e8", "5e10"),
 		"MayflyDiskFills": {
 			[]string{"mayfly_ctlog_free_bytes" + m + log + "} 5e10-2e7x180"},
 			[]string{"mayfly_ctlog_free_bytes" + m + log + "} 5e10-2e6x180"}, log,
