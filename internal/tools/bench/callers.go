@@ -85,9 +85,11 @@ func (r *report) flushes(dir string, of run) error {
 func measureLife(ctx context.Context, r *report, dir string, s *server, l *load) error {
 	p := r.plan
 	if p.profile != "" {
-		r.step("profile")
-		if err := l.profile(ctx, s, p.profile, p.callers, p.each); err != nil {
-			return err
+		for _, callers := range []int{p.callers, 8, 1} {
+			r.step("profile of %d callers", callers)
+			if err := l.profile(ctx, s, p.profile, callers, p.certificates(callers)); err != nil {
+				return err
+			}
 		}
 	}
 	r.step("soak: %d certificates", p.soak)

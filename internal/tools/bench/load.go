@@ -282,7 +282,7 @@ func (l *load) measure(ctx context.Context, s process, c call, callers, n int) (
 func (l *load) profile(ctx context.Context, s *server, dir string, callers, n int) error {
 	got := make(chan error, 1)
 	go func() {
-		got <- save(ctx, s.Metrics+"/debug/pprof/profile?seconds=5", filepath.Join(dir, "mayfly.pprof"))
+		got <- save(ctx, s.Metrics+"/debug/pprof/profile?seconds=5", filepath.Join(dir, fmt.Sprintf("mayfly-%d.pprof", callers)))
 	}()
 	for {
 		if _, err := l.measure(ctx, s.process(), l.rest, callers, n/10); err != nil {
