@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -15,11 +17,14 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -210,5 +215,184 @@ func free(paths []string, keys ...*caKey) error {
 			return err
 		}
 	}
+	return nil
+}
+
+func newCAShowCommand(streams streams) *cobra.Command {
+	below := 0
+	cmd := &cobra.Command{
+		Use:   "show FILE|-",
+		Short: "Put a CA's certificates, or a certificate request, into words",
+		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
+fingerprints to compare it by, and what is wrong with it as an issuer or, where it is
+one's, as a timestamp authority. A chain begins with the certificate that issues and
+ends with the root. mayfly ca verify also fails where something is wrong.`,
+		Example: `  mayfly ca show chain.pem`,
+		Args:    cobra.ExactArgs(1),
+		RunE: func(_ *cobra.Command, args []string) error {
+			text, err := readInput(streams.In, args[0])
+			if err != nil {
+				return err
+			}
+			if pemfile.IsRequest(text) {
+				return showRequest(streams.Out, text, inputName(args[0]))
+			}
+			certs, err := readChain(bytes.NewReader(text), "-")
+			if err != nil {
+				return err
+			}
+			for i, c := range certs {
+				fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
+				ceremony.Print(streams.Out, c)
+				fmt.Fprintln(streams.Out)
+			}
+			found, as := judge(certs, time.Now(), below)
+			for _, f := range found.Faults() {
+				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
+			}
+			printRemarks(streams.Out, found)
+			if len(found.Faults()) == 0 {
+				fmt.Fprintf(streams.Out, "no faults as %s\n", as)
+			}
+			return nil
+		},
+	}
+	belowFlag(cmd, &below)
+	return cmd
+}
+
+// printRemarks prints what clients put up with.
+func printRemarks(out io.Writer, found cachain.Findings) {
+	for _, r := range found.Remarks() {
+		fmt.Fprintf(out, "remark: %s\n", terminal.Line(r))
+	}
+}
+
+func belowFlag(cmd *cobra.Command, below *int) {
+	cmd.Flags().IntVar(below, "below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
+}
+
+// judge finds what is wrong with a chain as that of what it is for.
+func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.Findings, as string) {
+	if cacert.IsTimestamping(certs[0]) {
+		return cacert.CheckTimestamping(certs, now), "a timestamp authority"
+	}
+	return cacert.Check(certs, cachain.Need{Now: now, Lifetime: ca.MaxLifetime, Below: max(below, 0)}), "an issuer"
+}
+
+func showRequest(out io.Writer, text []byte, name string) error {
+	r, err := ceremony.ParseRequest(text)
+	if err != nil {
+		return fail("make the request anew where its key is: mayfly ca csr", "%s: %w", name, err)
+	}
+	fmt.Fprintln(out, "certificate request")
+	r.Print(out)
+	return nil
+}
+
+// caVerify is the command line of `mayfly ca verify`.
+type caVerify struct {
+	key   caKey
+	root  string
+	at    string
+	below int
+}
+
+func newCAVerifyCommand(streams streams) *cobra.Command {
+	var c caVerify
+	cmd := &cobra.Command{
+		Use:   "verify FILE|-",
+		Short: "Check a CA's chain, and its key, as the service and verifiers would",
+		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
+validities within one another, key usages, path lengths, extended key usages from
+the root to the leaf, names, the strength of the keys, and that a verifier of code
+signatures, or of timestamps where it is a timestamp authority's, takes it. --root
+compares the chain's root with the one that you have from elsewhere: without it the
+chain only agrees with itself. --key opens the issuing key, signs a trial with it, and
+compares it with the first certificate.
+
+Every fault is listed with its fix, as mayfly check lists it. A remark is what
+clients take as it is, though certificates that are made anew should be otherwise:
+a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
+		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
+		Args:    cobra.ExactArgs(1),
+		RunE:    func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
+	}
+	c.key.flags(cmd, "", "the key of the first certificate", false)
+	cmd.Flags().StringVar(&c.root, "root", "", "file with the root certificate that the chain must end with")
+	cmd.Flags().StringVar(&c.at, "at", "", "time to check at (RFC 3339); now if empty")
+	belowFlag(cmd, &c.below)
+	return cmd
+}
+
+func (c *caVerify) run(ctx context.Context, io streams, path string) error {
+	now := time.Now()
+	if c.at != "" {
+		var err error
+		if now, err = time.Parse(time.RFC3339, c.at); err != nil {
+			return usage("write it like 2026-11-24T12:00:00Z", "--at %q isn't a time", c.at)
+		}
+	}
+	certs, err := readChain(io.In, path)
+	if err != nil {
+		return err
+	}
+	found, _ := judge(certs, now, c.below)
+	faults := found.Faults()
+	printRemarks(io.Out, found)
+	if len(faults) == 0 {
+		fmt.Fprintf(io.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
+	}
+	more, err := c.checkRoot(io, certs)
+	if err != nil {
+		return err
+	}
+	faults = append(faults, more...)
+	keyFault := c.checkKey(ctx, io, certs[0])
+	if len(faults) == 0 {
+		return keyFault
+	}
+	return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(path)+": "+strings.Join(faults, "\n")), keyFault)}
+}
+
+// checkRoot compares the chain's root with the one from elsewhere.
+func (c *caVerify) checkRoot(io streams, certs []*x509.Certificate) (faults []string, err error) {
+	root := certs[len(certs)-1]
+	if c.root == "" {
+		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
+		return nil, nil
+	}
+	trusted, err := readChain(io.In, c.root)
+	if err != nil {
+		return nil, err
+	}
+	switch {
+	case len(trusted) != 1:
+		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", c.root, len(trusted))}, nil
+	case !trusted[0].Equal(root):
+		return []string{fmt.Sprintf("the chain ends with another root (SHA-256 %s) than %s (SHA-256 %s): find out where the chain comes from",
+			cachain.Fingerprint(root.Raw), c.root, cachain.Fingerprint(trusted[0].Raw))}, nil
+	}
+	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", c.root)
+	return nil, nil
+}
+
+// checkKey opens the issuing key, where one is named, and compares it.
+func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certificate) error {
+	if c.key.ref == "" {
+		fmt.Fprintln(io.Out, "--  key: not tried (--key)")
+		return nil
+	}
+	c.key.public = issuing.PublicKey
+	key, signer, err := c.key.open(ctx, io.Out)
+	if err != nil {
+		return err
+	}
+	defer kms.Close(signer)
+	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
+		return fail("name the issuing certificate's key, or put its certificate first",
+			"%s isn't the key of the first certificate", key.Ref)
+	}
+	fmt.Fprintf(io.Out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
 	return nil
 }
