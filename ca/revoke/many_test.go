@@ -10,9 +10,6 @@ import (
 // TestHundredThousand: a list of so many is signed within the time that clients are told,
 // beside a log and feeds that go on; the figures are in docs/revocation.md.
 func TestHundredThousand(t *testing.T) {
-	if testing.Short() {
-		t.Skip("a hundred thousand statements take a few seconds")
-	}
 	t.Parallel()
 	by, _ := issuing(t, key(t, "P-256"))
 	r := newRig(t, nil, by)

@@ -57,6 +57,9 @@ func main() {
 	flag.StringVar(&lp.sizes, "log-sizes", "10000,1000000", "with -log: sizes at which the long log is measured")
 	flag.StringVar(&lp.folder, "log-folder", "", "with -log: folder of the long log; empty leaves it out")
 	flag.Parse()
+	if p.callers < 64 {
+		fatal(fmt.Errorf("-callers %d: the table has runs of 64, so it has to be 64 or more", p.callers))
+	}
 
 	var err error
 	if p.issuer, err = newIssuer(); err != nil {
