@@ -16,6 +16,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
@@ -367,10 +368,7 @@ func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 
 // expiry shows when the certificate that is served ends.
 func (t *certificates) expiry() prometheus.Collector {
-	return prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_tls_expiry_timestamp_seconds",
-		Help: "When the TLS certificate of the API's listeners ends, in Unix seconds.",
-	}, func() float64 {
+	return metric.Read("mayfly_tls_expiry_timestamp_seconds", "When the TLS certificate of the API's listeners ends, in Unix seconds.", nil, func() float64 {
 		t.mu.Lock()
 		defer t.mu.Unlock()
 		return float64(t.current.Leaf.NotAfter.Unix())

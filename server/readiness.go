@@ -16,6 +16,7 @@ import (
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
@@ -162,7 +163,7 @@ func (r *readiness) logChange(ctx context.Context, s *state) {
 	}
 }
 
-// setHealth sets what grpc.health.v1 says, of the whole and of each service.
+// setHealth sets what grpc.health.v1 says, of the whole and of each service that issues.
 func (r *readiness) setHealth(ready bool) {
 	status := healthpb.HealthCheckResponse_NOT_SERVING
 	if ready {
@@ -182,21 +183,13 @@ func (r *readiness) Describe(ch chan<- *prometheus.Desc) { ch <- workingDesc }
 // Collect sends what the last check found, and nothing before the first.
 func (r *readiness) Collect(ch chan<- prometheus.Metric) {
 	r.mu.Lock()
-	checked, states := !r.at.IsZero(), r.states
+	checked, states := !r.began.IsZero(), r.states
 	r.mu.Unlock()
 	for _, s := range states {
 		if checked && !s.Informational {
-			ch <- prometheus.MustNewConstMetric(workingDesc, prometheus.GaugeValue, truth(s.err == nil), s.Name)
+			ch <- prometheus.MustNewConstMetric(workingDesc, prometheus.GaugeValue, metric.Bool(s.err == nil), s.Name)
 		}
 	}
-}
-
-// truth is a bool as a metric's value.
-func truth(b bool) float64 {
-	if b {
-		return 1
-	}
-	return 0
 }
 
 // watch keeps grpc.health.v1 up to date until ctx ends.

@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
+
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 // A dependency that has never worked is starting for a while, which is no error
@@ -28,7 +30,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 		if states := r.check(t.Context()); (states[0].err == nil) != (with == nil) {
 			t.Errorf("%v with %v: an old result", states[0].err, with)
 		}
-		if working := testutil.ToFloat64(r); working != truth(with == nil) {
+		if working := testutil.ToFloat64(r); working != metric.Bool(with == nil) {
 			t.Errorf("%v with %v: the metric is of an old result", working, with)
 		}
 		text := out.String()

@@ -25,13 +25,7 @@ type Searching struct {
 
 // Search answers with a page.
 func (s *Searching) Search(ctx context.Context, r *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
-	q := index.Query{Revoked: r.GetRevoked(), Limit: int(r.GetLimit()), Cursor: r.GetCursor(), Most: s.Most}
-	if r.GetFrom() != nil {
-		q.From = r.GetFrom().AsTime()
-	}
-	if r.GetTo() != nil {
-		q.To = r.GetTo().AsTime()
-	}
+	q := index.Query{From: moment(r.GetFrom()), To: moment(r.GetTo()), Revoked: r.GetRevoked(), Limit: int(r.GetLimit()), Cursor: r.GetCursor(), Most: s.Most}
 	for _, text := range r.GetWhere() {
 		f, err := index.ParseFilter(text)
 		if err != nil {

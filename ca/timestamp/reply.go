@@ -54,7 +54,7 @@ func Verify(reply, message []byte, authority *x509.Certificate) (at time.Time, e
 		return at, errors.New("the reply has no timestamp")
 	}
 	n := slices.IndexFunc(digests, func(d digest) bool { return bytes.Equal(d.id, id) })
-	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[max(n, 0)].hash), func(a []byte) bool { return !bytes.Contains(attributes, a) }) {
+	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[n].hash), func(a []byte) bool { return !bytes.Contains(attributes, a) }) {
 		return at, errors.New("the timestamp isn't what was signed")
 	}
 	h := digests[n].hash.New()

@@ -6,6 +6,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ca/chain"
 )
 
 // Gap is a time, both ends included, in which nothing counts that was signed.
@@ -36,7 +38,7 @@ func (g Gap) check() error {
 }
 
 func (g Gap) String() string {
-	return g.From.UTC().Format(time.RFC3339) + "/" + g.To.UTC().Format(time.RFC3339)
+	return chain.Stamp(g.From) + "/" + chain.Stamp(g.To)
 }
 
 // Excise is h with each certificate authority that counts in a gap listed twice, once
@@ -71,7 +73,7 @@ func (h History) Regained(next History) (words []string) {
 		holds := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Holds(hole) }
 		goesOn := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Start.After(hole) }
 		if !a.End.IsZero() && slices.ContainsFunc(h.Authorities, goesOn) && !slices.ContainsFunc(h.Authorities, holds) && slices.ContainsFunc(next.Authorities, holds) {
-			words = append(words, fmt.Sprintf("what %s signed from %s on was excised and would count again: keep it under trust.excised", a.Chain[0].Subject, hole.UTC().Format(time.RFC3339)))
+			words = append(words, fmt.Sprintf("what %s signed from %s on was excised and would count again: keep it under trust.excised", a.Chain[0].Subject, chain.Stamp(hole)))
 		}
 	}
 	return words

@@ -65,7 +65,7 @@ func Load(dir string) (*Repository, error) {
 	read := func(path string) ([]byte, error) {
 		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), maxBytes)
 		if left -= int64(len(b)); err == nil && left < 0 {
-			err = fmt.Errorf("is larger than %d bytes", maxBytes)
+			err = fmt.Errorf("%s and the files before it are larger than %d bytes together", path, maxBytes)
 		}
 		r.paths[path] = b
 		return b, err

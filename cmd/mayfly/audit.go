@@ -83,11 +83,19 @@ func newAuditSearchCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
+// hasTrail refuses a name that is no trail's, in which nothing would be found wrong either.
+func hasTrail(trail string) error {
+	if _, err := os.Stat(trail); err != nil {
+		return fail("name the trail's current file, which is audit.path of the configuration", "%w", err)
+	}
+	return nil
+}
+
 // searchTrail gives what it finds to show, and counts it. What can't be read is told to
 // warnings, and is an error at the end: something may be missing.
 func searchTrail(trail string, q audit.Query, warnings io.Writer, show func(audit.Record, []byte)) (found int, err error) {
-	if _, err := os.Stat(trail); err != nil {
-		return 0, fail("name the trail's current file, which is audit.path of the configuration", "%w", err)
+	if err := hasTrail(trail); err != nil {
+		return 0, err
 	}
 	for _, file := range audit.Files(trail) {
 		q.Search(file.Path, func(r audit.Record, line []byte, unread error) bool {
@@ -199,6 +207,9 @@ type trailVerification struct {
 
 func verifyTrail(trail, keyFile, heads string) (v trailVerification, err error) {
 	v.Faults = []string{}
+	if err := hasTrail(trail); err != nil {
+		return v, err
+	}
 	var key *ecdsa.PublicKey
 	if keyFile != "" {
 		b, err := readLimited(keyFile)
@@ -289,7 +300,7 @@ func administrator() string {
 // what is the object of an act, and the switches that change what the act means.
 func what(cmd *cobra.Command, args []string) string {
 	cmd.Flags().Visit(func(f *pflag.Flag) {
-		if f.Value.Type() == "bool" {
+		if f.Value.Type() == "bool" && f.Value.String() == "true" {
 			args = append(args, "--"+f.Name)
 		}
 	})

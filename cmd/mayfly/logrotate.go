@@ -193,7 +193,7 @@ func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, missing bool, 
 		made++
 	}
 	if made == 0 && !missing {
-		return errors.New("every log that the configuration names is there already")
+		return fail("make the log that follows with `mayfly log rotate`; with --missing there is nothing to do", "every log that the configuration names is there already")
 	}
 	return nil
 }

@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
@@ -194,16 +195,12 @@ func signWith(file string, text []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	if block, _ := pem.Decode(data); block != nil {
-		data = block.Bytes
-	}
-	key, err := x509.ParsePKCS8PrivateKey(data)
-	signer, ok := key.(crypto.Signer)
-	if err != nil || !ok {
-		return nil, fail("name the key that mayfly request wrote", "%s isn't a private key in PKCS #8", file)
+	signer, err := pemfile.PrivateKey(data, nil)
+	if err != nil {
+		return nil, fail("name the key that mayfly request wrote", "%s: %w", file, err)
 	}
 	hash := crypto.SHA256
-	if _, pure := key.(ed25519.PrivateKey); pure {
+	if _, pure := signer.(ed25519.PrivateKey); pure {
 		hash = 0
 	}
 	return crypto.SignMessage(signer, rand.Reader, text, hash)
@@ -217,7 +214,7 @@ func printRules(io streams, a *mayflyv1.RevokeResponse) {
 		when := fmt.Sprintf("principal.issuer == %q && principal.san == %q", c.GetIssuer(), c.GetSan())
 		if c.GetSan() != "" && !seen[when] {
 			seen[when] = true
-			fmt.Fprintf(io.Out, "  - name: revoked-%s\n    when: '%s'\n", c.GetSerial(), strings.ReplaceAll(when, "'", "''"))
+			fmt.Fprintf(io.Out, "  - name: revoked-%s\n    when: '%s'\n", terminal.Line(c.GetSerial()), strings.ReplaceAll(when, "'", "''"))
 		}
 	}
 }
@@ -225,14 +222,14 @@ func printRules(io streams, a *mayflyv1.RevokeResponse) {
 // print says what is meant, and what was done.
 func (o *revokeOptions) print(io streams, a *mayflyv1.RevokeResponse) {
 	for _, c := range a.GetFound() {
-		fmt.Fprintf(io.Out, "%s  %s  %s  %s\n", c.GetSerial(), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
+		fmt.Fprintf(io.Out, "%s  %s  %s  %s\n", terminal.Line(c.GetSerial()), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
 	}
 	for _, s := range a.GetStatements() {
 		fmt.Fprintln(io.Out, terminal.Line(s.GetStatement()))
 	}
 	switch {
 	case a.GetPending() != "":
-		fmt.Fprintf(io.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, a.GetPending(), a.GetCount())
+		fmt.Fprintf(io.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, terminal.Line(a.GetPending()), a.GetCount())
 	case o.q.GetDryRun():
 		fmt.Fprintf(io.Out, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
 	default:

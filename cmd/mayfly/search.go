@@ -244,17 +244,16 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	if o.since > 0 {
 		q.From = timestamppb.New(time.Now().Add(-o.since))
 	}
-	for into, text := range map[**timestamppb.Timestamp]string{&q.From: o.from, &q.To: o.to} {
-		if text == "" {
-			continue
-		}
-		at, err := time.Parse(time.RFC3339, text)
-		if err != nil {
-			return nil, usage("write a time as 2026-03-01T12:00:00Z", "%q is no time", text)
-		}
-		*into = timestamppb.New(at)
+	from, err := parseMoment("--from", o.from)
+	if err != nil {
+		return nil, err
 	}
-	return q, nil
+	if !from.IsZero() {
+		q.From = timestamppb.New(from)
+	}
+	to, err := parseMoment("--to", o.to)
+	q.To = stampOf(to)
+	return q, err
 }
 
 // condition spells a short form out.

@@ -443,7 +443,7 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 		printChanges(streams.Out, changes)
 		for _, role := range r.Roles() {
 			if role.Expired(now) {
-				return fail("docs/tasks/tuf-expired.md", "%s %d has expired", role.Name, role.Version)
+				return fail("follow docs/tasks/tuf-expired.md", "%s %d has expired", role.Name, role.Version)
 			}
 		}
 		return nil
