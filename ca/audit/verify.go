@@ -135,6 +135,7 @@ func (v *verification) line(text []byte) (err error) {
 	}
 	v.tied = true
 	if h, ok := parseHead(text); ok && err == nil {
+		h.Prev = prev // the chain's, whatever another "prev" in the line says
 		err = v.head(h)
 	}
 	return err
@@ -142,7 +143,9 @@ func (v *verification) line(text []byte) (err error) {
 
 // head verifies a head that stands where it was written.
 func (v *verification) head(h Head) error {
-	delete(v.kept, h.Data.Signature)
+	if kept, ok := v.kept[h.Data.Signature]; ok && kept.Prev == h.Prev && kept.Time.Equal(h.Time) {
+		delete(v.kept, h.Data.Signature)
+	}
 	if v.key == nil {
 		return nil
 	}

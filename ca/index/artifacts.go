@@ -12,6 +12,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"strings"
 	"time"
 
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
@@ -73,7 +74,7 @@ func ParseBundle(text []byte) (Signed, error) {
 	signed := Signed{Certificate: cert}
 	for _, s := range statement.Subject {
 		for _, d := range s.Digest {
-			signed.Digests = append(signed.Digests, clip(d))
+			signed.Digests = append(signed.Digests, clip(strings.ToLower(d))) // as searches ask
 		}
 	}
 	if len(signed.Digests) == 0 || len(signed.Digests) > maxDigests {
@@ -84,12 +85,15 @@ func ParseBundle(text []byte) (Signed, error) {
 
 // verifies reports whether a signature is over a digest.
 func verifies(key crypto.PublicKey, digest, signature []byte) bool {
+	hash, ok := map[int]crypto.Hash{32: crypto.SHA256, 48: crypto.SHA384, 64: crypto.SHA512}[len(digest)]
+	if !ok { // ECDSA would pass over what a digest has beyond the curve's size
+		return false
+	}
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
-		return len(digest) >= sha256.Size && ecdsa.VerifyASN1(k, digest, signature)
+		return ecdsa.VerifyASN1(k, digest, signature)
 	case *rsa.PublicKey:
-		hash, ok := map[int]crypto.Hash{32: crypto.SHA256, 48: crypto.SHA384, 64: crypto.SHA512}[len(digest)]
-		return ok && rsa.VerifyPKCS1v15(k, hash, digest, signature) == nil
+		return rsa.VerifyPKCS1v15(k, hash, digest, signature) == nil
 	}
 	return false
 }

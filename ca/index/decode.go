@@ -51,7 +51,7 @@ func decode(e follow.Entry) *certificate {
 	if err != nil {
 		c.notBefore, c.notAfter = e.Timestamp, e.Timestamp
 	} else {
-		c.serial, c.keyFingerprint = cert.SerialNumber.Text(16), fingerprint(cert.RawSubjectPublicKeyInfo)
+		c.serial, c.keyFingerprint = clip(cert.SerialNumber.Text(16)), fingerprint(cert.RawSubjectPublicKeyInfo)
 		c.notBefore, c.notAfter = cert.NotBefore, cert.NotAfter
 		set, _ := extension.Parse(cert.Extensions) // what can't be read isn't found
 		values = set.Map()
@@ -91,15 +91,16 @@ func derive(v map[string]string) {
 	}
 }
 
-// maxValue is how much of a value is kept, in bytes: what PostgreSQL's indexes take.
-const maxValue = 2000
+// maxValue is how much of a value is kept, in bytes: two of them are a row of PostgreSQL's indexes, of 2704 at most.
+const maxValue = 1300
 
 // clip makes text of a value that PostgreSQL takes: no NUL, valid, and not too long.
 func clip(s string) string {
+	s = strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
 	if len(s) > maxValue {
-		s = s[:maxValue]
+		s = strings.ToValidUTF8(s[:maxValue], "")
 	}
-	return strings.ReplaceAll(strings.ToValidUTF8(s, "\uFFFD"), "\x00", "\uFFFD")
+	return s
 }
 
 // signed makes a certificate of a TBSCertificate, with a signature of nobody: it is

@@ -343,7 +343,7 @@ func (r *Revoker) approve(ctx context.Context, by By, q Request, record func(wha
 		return nil, refuse("nothing waits for an approval under this name any more: ask anew")
 	case asked.by.Issuer == by.Issuer && asked.by.SAN == by.SAN:
 		return nil, fault.New(fault.AccessDenied, "another person has to approve what you ask for")
-	case q.Count != len(asked.drafts):
+	case !q.DryRun && q.Count != len(asked.drafts):
 		return nil, miscounted(len(asked.drafts), q.Count)
 	}
 	drafts := slices.Clone(asked.drafts)
@@ -352,6 +352,13 @@ func (r *Revoker) approve(ctx context.Context, by By, q Request, record func(wha
 	}
 	if err := record(what(drafts)); err != nil {
 		return nil, err
+	}
+	if q.DryRun {
+		found := make([]Certificate, len(drafts))
+		for i, s := range drafts {
+			found[i] = Certificate{Authority: s.Authority, Serial: s.Serial, NotBefore: s.NotBefore, Fingerprint: s.Fingerprint}
+		}
+		return &Answer{Found: found}, nil
 	}
 	a, err := r.do(ctx, drafts)
 	if err == nil {

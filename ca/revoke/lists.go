@@ -108,8 +108,7 @@ func (l *Lists) Use(s Signing, release func()) {
 	if before := l.active; before != nil && before.Certificate.Equal(s.Certificate) {
 		before.release() // the same key, opened again
 	} else if before != nil {
-		before.Last = true
-		l.ended = append(l.ended, before)
+		l.ended = append(l.ended, &held{Signing{before.Certificate, before.Key, true}, before.release}) // another: sign may be reading before
 	}
 	l.active = &held{s, release}
 	l.wake()
@@ -176,7 +175,7 @@ func (l *Lists) sign(ctx context.Context) {
 	}
 	if active != nil {
 		id := ID(active.Certificate)
-		behind[id] = !l.renew(ctx, id, of(active), l.old)
+		behind[id] = !l.renew(ctx, id, of(active), func(on list) bool { return l.old(on) || on.final() && !active.Last })
 	}
 	for _, id := range append(ids, l.log.authorities()...) {
 		if _, done := behind[id]; !done {
@@ -192,7 +191,7 @@ func (l *Lists) sign(ctx context.Context) {
 func (l *Lists) tell(ctx context.Context) {
 	l.mu.Lock()
 	ids, same := slices.Collect(maps.Keys(l.current)), maps.Equal(l.current, l.told)
-	l.told = maps.Clone(l.current)
+	current := maps.Clone(l.current)
 	number := uint64(0)
 	for _, on := range l.current {
 		number += on.number
@@ -210,6 +209,9 @@ func (l *Lists) tell(ctx context.Context) {
 		}
 		all[id] = der
 	}
+	l.mu.Lock()
+	l.told = current
+	l.mu.Unlock()
 	l.o.Changed(ctx, number, all)
 }
 

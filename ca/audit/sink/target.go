@@ -79,7 +79,7 @@ func newPost(c audit.Sink) (*post, error) {
 		return nil, err
 	}
 	return &post{url: c.URL, token: setting.Secret{File: c.BearerTokenFile}, client: &http.Client{
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: 1},
+		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: 1, MaxResponseHeaderBytes: 64 << 10},
 		// A token goes where the configuration says, and nowhere else.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}}, nil
@@ -174,7 +174,8 @@ func (s *syslog) send(ctx context.Context, records [][]byte) (err error) {
 	if err := s.conn.SetWriteDeadline(deadline); err != nil {
 		return err
 	}
-	defer context.AfterFunc(ctx, func() { _ = s.conn.SetWriteDeadline(time.Unix(1, 0)) })()
+	conn := s.conn // s has none any more once this ended
+	defer context.AfterFunc(ctx, func() { _ = conn.SetWriteDeadline(time.Unix(1, 0)) })()
 	var out []byte
 	for _, record := range records {
 		m, err := s.message(nil, record)

@@ -84,18 +84,22 @@ func (s *Service) useForLists(st *state) {
 // openForList opens the key of an authority that signs no certificates any more.
 func (s *Service) openForList(ctx context.Context, id string) (revoke.Signing, func(), error) {
 	c := s.state().config.CA
+	var unread []error
 	for _, named := range c.All() {
 		cert, key, err := authority.OpenKey(ctx, named.Config, s.kmsOptions())
 		switch {
 		case cert == nil || revoke.ID(cert) != id:
 			kms.Close(key)
+			if cert == nil {
+				unread = append(unread, err)
+			}
 		case err != nil:
 			return revoke.Signing{}, nil, err
 		default:
 			return revoke.Signing{Certificate: cert, Key: key}, func() { kms.Close(key) }, nil
 		}
 	}
-	return revoke.Signing{}, nil, errors.New("its key isn't in the configuration, or was never stored (mode ephemeral)")
+	return revoke.Signing{}, nil, errors.Join(append(unread, errors.New("its key isn't in the configuration, or was never stored (mode ephemeral)"))...)
 }
 
 // publishLists has TUF's clients get the lists too, where there is a repository.
