@@ -55,7 +55,9 @@ type Log struct {
 	by     map[string]*authority
 	broken error         // why nothing is taken until a restart
 	grown  chan struct{} // closed when the log has grown
-	signed checkpoint.Head
+
+	signing sync.Mutex // guards signed; is taken before mu, which no slow key may hold
+	signed  checkpoint.Head
 }
 
 // authority is what lists need of the statements about one, in their order. What is in
@@ -335,16 +337,19 @@ const republish = 10 * time.Minute
 
 // Checkpoint is the log's signed checkpoint over all statements.
 func (l *Log) Checkpoint(ctx context.Context) (checkpoint.Head, error) {
+	l.signing.Lock()
+	defer l.signing.Unlock()
 	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.broken != nil {
-		return checkpoint.Head{}, unavailable(l.broken)
+	size, h, broken := l.size(), l.hashes, l.broken // h only grows beyond its end
+	l.mu.Unlock()
+	if broken != nil {
+		return checkpoint.Head{}, unavailable(broken)
 	}
 	now := l.now()
-	if l.signed.Raw != nil && l.signed.Size == l.size() && now.Sub(l.signed.Signed()) < republish {
+	if l.signed.Raw != nil && l.signed.Size == size && now.Sub(l.signed.Signed()) < republish {
 		return l.signed, nil
 	}
-	t, err := tree(l.size(), l.hashes)
+	t, err := tree(size, h)
 	if err != nil {
 		return checkpoint.Head{}, err
 	}

@@ -84,6 +84,9 @@ func (s *source) consistency(ctx context.Context, size uint64, head checkpoint.H
 	var failed error // the builder's errors don't wrap it
 	builder, err := client.NewProofBuilder(ctx, head.Size, func(ctx context.Context, level, index uint64, p uint8) (tile []byte, err error) {
 		tile, failed = s.get(ctx, "/"+layout.TilePath(level, index, p), maxAnswer)
+		if p != 0 && errors.Is(failed, errAbsent) { // a log may keep the full tile alone
+			tile, failed = s.get(ctx, "/"+layout.TilePath(level, index, 0), maxAnswer)
+		}
 		return tile, failed
 	})
 	if err != nil {
@@ -107,16 +110,24 @@ func (s *source) leaves(ctx context.Context, from uint64, head checkpoint.Head) 
 	for i := range tiles {
 		group.Go(func() error {
 			index := first + uint64(i)
-			path := logdir.TilePath{Level: logdir.DataLevel, Index: index, Width: layout.PartialTileSize(0, index, head.Size)}.Name()
+			tile := logdir.TilePath{Level: logdir.DataLevel, Index: index, Width: layout.PartialTileSize(0, index, head.Size)}
+			path := tile.Name()
 			raw, err := s.get(ctx, "/"+path, maxTile)
+			if tile.Width != 0 && errors.Is(err, errAbsent) { // as above
+				tile.Width = 0
+				path = tile.Name()
+				raw, err = s.get(ctx, "/"+path, maxTile)
+			}
 			if err != nil {
 				return fmt.Errorf("%s: %w", path, err)
 			}
 			if tiles[i], err = logdir.ParseLeaves(raw, index*layout.EntryBundleWidth); err != nil {
 				return fmt.Errorf("%s: %w: %w", path, errMalformed, err)
 			}
-			if want := min(head.Size-index*layout.EntryBundleWidth, layout.EntryBundleWidth); uint64(len(tiles[i])) != want {
+			if want := min(head.Size-index*layout.EntryBundleWidth, layout.EntryBundleWidth); uint64(len(tiles[i])) < want || tile.Width != 0 && uint64(len(tiles[i])) != want {
 				return fmt.Errorf("%s: %w: %d entries, not %d", path, errMalformed, len(tiles[i]), want)
+			} else {
+				tiles[i] = tiles[i][:want]
 			}
 			return nil
 		})
