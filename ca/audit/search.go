@@ -57,6 +57,9 @@ func ParseFilter(text string) (Filter, error) {
 	if !ok || !slices.Contains(Fields, name) {
 		return nil, fmt.Errorf("%q isn't FIELD=VALUE with one of the fields %s", text, strings.Join(Fields, ", "))
 	}
+	if strings.TrimSuffix(value, "*") == "" {
+		return nil, fmt.Errorf("%q has no value, or beginning of one, to look for", text)
+	}
 	if name == "type" {
 		value = Type(value).name()
 	}

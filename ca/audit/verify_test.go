@@ -8,6 +8,7 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/x509"
+	"encoding/hex"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -160,8 +161,20 @@ func TestVerifyNamesWhatWasDone(t *testing.T) {
 		harm func(*testing.T, Config)
 		want string // of the first fault
 	}{
-		"nothing":       {func(*testing.T, Config) {}, ""},
-		"altered":       {edit(func(l []string) []string { l[1] = strings.Replace(l[1], `"01"`, `"ff"`, 1); return l }), "line 3, can't be read: the line before it isn't the one"},
+		"nothing": {func(*testing.T, Config) {}, ""},
+		"altered": {edit(func(l []string) []string { l[1] = strings.Replace(l[1], `"01"`, `"ff"`, 1); return l }), "line 3, can't be read: the line before it isn't the one"},
+		"altered and chained anew, with what the head signed beside": {edit(func(l []string) []string {
+			l[1] = strings.Replace(l[1], `"01"`, `"ff"`, 1)
+			for i := 2; i < len(l); i++ {
+				sum, signed := hashOf([]byte(strings.TrimSuffix(l[i-1], "\n"))), l[i][prevAt:prevAt+len(noPrev)]
+				line, end := strings.CutSuffix(l[i], "\n")
+				l[i] = line[:prevAt] + hex.EncodeToString(sum[:]) + strings.TrimSuffix(line[prevAt+len(noPrev):], "}") + `,"prev":"` + signed + `"}`
+				if end {
+					l[i] += "\n"
+				}
+			}
+			return l
+		}), "can't be read: it is a head whose signature"},
 		"deleted":       {edit(func(l []string) []string { return append(l[:1:1], l[2:]...) }), "line 2, can't be read: the line before"},
 		"swapped":       {edit(func(l []string) []string { l[1], l[2] = l[2], l[1]; return l }), "line 2, "},
 		"added":         {edit(func(l []string) []string { return append(l[:2:2], l[1:]...) }), "line 3, "},

@@ -99,7 +99,11 @@ func TestTwoPeople(t *testing.T) {
 	wantFault(t, "another count", err, fault.RequestMalformed, "2 certificates are meant")
 	_, err = r.ask(t, bob, Request{Approve: "X", Count: 2})
 	wantFault(t, "another name", err, fault.RequestMalformed, "ask anew")
-	a, err := r.ask(t, bob, Request{Approve: id, Count: 2})
+	a, err := r.ask(t, bob, Request{Approve: id, DryRun: true})
+	if err != nil || len(a.Found) != 2 || r.Log.Size() != 1 {
+		t.Fatalf("a dry run: %+v, %v, %d statements", a, err, r.Log.Size())
+	}
+	a, err = r.ask(t, bob, Request{Approve: id, Count: 2})
 	if err != nil || len(a.Statements) != 2 {
 		t.Fatalf("%+v, %v", a, err)
 	}

@@ -137,6 +137,9 @@ with all its fields. Nothing found is exit code 1.`,
 		Example: "  mayfly audit show --trail audit/audit.jsonl 2OUZ6DV6QUNAM2KDM2TXG2BDK4",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
+			if args[0] == "" {
+				return usage("name what to look for, as it stands in an answer or a certificate", "an empty name is every record's")
+			}
 			q := audit.Query{Filters: []audit.Filter{audit.Refers(args[0])}}
 			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, _ []byte) {
 				fmt.Fprintf(streams.Out, "%s  %s\n  %-16s %s\n", r.Time.UTC().Format(time.RFC3339Nano), terminal.Line(r.Type), "id", terminal.Line(r.ID))
