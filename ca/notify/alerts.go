@@ -154,6 +154,9 @@ func (a *Alerts) Ready(context.Context) error {
 	defer a.mu.Unlock()
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(a.all)) {
+		if name != "" && a.current.Load().targets[name] == nil {
+			continue // it was removed while something was on its way to it
+		}
 		if s := a.all[name]; s.err != nil || s.queued >= maxQueued {
 			errs = append(errs, fmt.Errorf("%s: %d alerts wait: %w", cmp.Or(name, "the outbox"), s.queued, cmp.Or(s.err, errFull)))
 		}

@@ -47,7 +47,7 @@ func (a *Alerts) Run(ctx context.Context) error {
 			if _, already := busy.LoadOrStore(name, true); !already {
 				sending.Go(func() {
 					defer busy.Delete(name)
-					for more := true; more && ctx.Err() == nil; {
+					for more := true; more && ctx.Err() == nil && a.current.Load() == c; { // a reload may send it elsewhere
 						more = a.deliver(ctx, t)
 					}
 				})

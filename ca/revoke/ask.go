@@ -131,6 +131,15 @@ func (r *Revoker) Revoke(ctx context.Context, by By, q Request, record func(what
 	if err := errors.Join(checkText("comment", q.Comment), checkText("reference", q.Reference)); err != nil {
 		return nil, refuse("%v", err)
 	}
+	given := 0
+	for _, is := range []bool{len(q.Certificates) > 0, q.Serial != "", q.Find != nil, q.Approve != ""} {
+		if is {
+			given++
+		}
+	}
+	if given > 1 {
+		return nil, refuse("send one of certificates, serial, find and approve: the others would be passed over")
+	}
 	if q.Approve != "" {
 		return r.approve(ctx, by, q, record)
 	}

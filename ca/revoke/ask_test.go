@@ -99,6 +99,8 @@ func TestTwoPeople(t *testing.T) {
 	wantFault(t, "another count", err, fault.RequestMalformed, "2 certificates are meant")
 	_, err = r.ask(t, bob, Request{Approve: "X", Count: 2})
 	wantFault(t, "another name", err, fault.RequestMalformed, "ask anew")
+	_, err = r.ask(t, bob, Request{Approve: id, Serial: "1f", Count: 2})
+	wantFault(t, "two things at once", err, fault.RequestMalformed, "send one of")
 	a, err := r.ask(t, bob, Request{Approve: id, DryRun: true})
 	if err != nil || len(a.Found) != 2 || r.Log.Size() != 1 {
 		t.Fatalf("a dry run: %+v, %v, %d statements", a, err, r.Log.Size())

@@ -23,7 +23,7 @@ const (
 
 // The most that is read of what refers to an image: anybody who may write beside it can
 // add some.
-const maxReferrers, maxBundle = 200, 16 << 20
+const maxReferrers, maxBundle, maxBundles = 200, 16 << 20, 64 << 20
 
 // readImage gives the bundles that refer to an image (OCI distribution, referrers), by
 // the digest in its name or that its tag has now.
@@ -53,8 +53,9 @@ func (v *verification) readImage(ctx context.Context, image string) (bundles []*
 	if n := len(manifest.Manifests); n > maxReferrers {
 		return nil, fmt.Errorf("it has %d signatures and the like, and at most %d are read", n, maxReferrers)
 	}
+	left := int64(maxBundles)
 	for _, r := range manifest.Manifests {
-		if b, err := readBundle(reference.Context().Digest(r.Digest.String()), with); err != nil {
+		if b, err := readBundle(reference.Context().Digest(r.Digest.String()), with, &left); err != nil {
 			return nil, fmt.Errorf("what refers to it, %s: %w", r.Digest, err)
 		} else if b != nil {
 			bundles = append(bundles, b)
@@ -64,8 +65,8 @@ func (v *verification) readImage(ctx context.Context, image string) (bundles []*
 }
 
 // readBundle is nil for what isn't a bundle. Its layer says so: registries differ in the
-// artifact type that they give.
-func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
+// artifact type that they give. What it reads counts against left.
+func readBundle(at name.Digest, with []remote.Option, left *int64) (*bundle.Bundle, error) {
 	artifact, err := remote.Image(at, with...)
 	if err != nil {
 		return nil, err
@@ -82,9 +83,12 @@ func readBundle(at name.Digest, with []remote.Option) (*bundle.Bundle, error) {
 		return nil, err
 	}
 	defer stored.Close()
-	text, err := io.ReadAll(io.LimitReader(stored, maxBundle))
+	text, err := io.ReadAll(io.LimitReader(stored, maxBundle+1))
 	if err != nil {
 		return nil, err
+	}
+	if *left -= int64(len(text)); len(text) > maxBundle || *left < 0 {
+		return nil, fmt.Errorf("a bundle has more than %d bytes, or all together more than %d", maxBundle, maxBundles)
 	}
 	b := new(bundle.Bundle)
 	return b, b.UnmarshalJSON(text)

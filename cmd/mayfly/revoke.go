@@ -98,6 +98,7 @@ func newRevokeCommand(streams streams) *cobra.Command {
 	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "serial", "where", "approve")
 	cmd.MarkFlagsOneRequired("certificate", "bundle", "serial", "where", "approve")
 	cmd.MarkFlagsMutuallyExclusive("self", "key")
+	cmd.MarkFlagsMutuallyExclusive("json", "deny") // each is a document of its own
 	return cmd
 }
 
