@@ -8,6 +8,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
@@ -47,7 +49,7 @@ type Evidence struct {
 	Leaf     []byte    `json:"leaf,omitempty"`                // the entry that can't be read
 }
 
-// maxEvidence is how many contradictions are kept: a log that is hostile could make one a look.
+// maxEvidence is how many contradictions of a log are kept: one that is hostile could make one a look.
 const maxEvidence = 100
 
 // contradiction keeps the evidence, the same thing once, and returns the error.
@@ -59,8 +61,10 @@ func (f *Follower) contradiction(l *source, kind string, e Evidence, format stri
 	if kind == kindFork || kind == kindBack { // each tree shows something else
 		same.Write(e.Shown)
 	}
-	path := filepath.Join(f.o.Evidence, fmt.Sprintf("%s-%x.json", kind, same.Sum(nil)[:8]))
-	if before, _ := filepath.Glob(filepath.Join(f.o.Evidence, "*.json")); len(before) >= maxEvidence {
+	of := fmt.Sprintf("-%x-", l.Description.ID[:8])
+	path := filepath.Join(f.o.Evidence, fmt.Sprintf("%s%s%x.json", kind, of, same.Sum(nil)[:8]))
+	before, _ := os.ReadDir(f.o.Evidence) // of which there may be none yet
+	if kept := slices.DeleteFunc(before, func(e os.DirEntry) bool { return !strings.Contains(e.Name(), of) }); len(kept) >= maxEvidence {
 		return c
 	}
 	e.Found = f.o.Now().UTC()

@@ -149,7 +149,7 @@ func (f *Follower) Run(ctx context.Context) error {
 
 // Look looks at every log once, at all of them together.
 func (f *Follower) Look(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, passTimeout)
+	pass, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
 	f.mu.Lock()
 	logs := slices.Collect(maps.Values(f.logs))
@@ -158,7 +158,13 @@ func (f *Follower) Look(ctx context.Context) error {
 	var looking sync.WaitGroup
 	for i, l := range logs {
 		looking.Go(func() {
-			if errs[i] = f.look(ctx, l); ctx.Err() == nil && !errors.Is(errs[i], ErrMoved) { // the other one reports
+			before := f.statusOf(l).Followed
+			errs[i] = f.look(pass, l)
+			switch at := f.statusOf(l); {
+			case ctx.Err() != nil || errors.Is(errs[i], ErrMoved): // the other one reports
+			case errs[i] != nil && pass.Err() != nil && at.Followed > before: // there is a long way to go
+				f.metrics.show(at)
+			default:
 				f.report(ctx, l, errs[i])
 			}
 		})
@@ -194,6 +200,12 @@ func (f *Follower) at(l *source, followed, size uint64) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	l.status.Followed, l.status.Size = followed, max(size, l.status.Size)
+}
+
+func (f *Follower) statusOf(l *source) Status {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return l.status
 }
 
 // Status says how each log stands, by URL.

@@ -15,6 +15,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -370,6 +371,30 @@ func TestRun(t *testing.T) {
 			t.Fatalf("entry %d is %d", i, e.Index)
 		}
 	}
+}
+
+// TestStoreHangs: a look that its own minute ends is told of, as it followed nothing.
+func TestStoreHangs(t *testing.T) {
+	t.Parallel()
+	b := newBench(t)
+	about := b.log.Description()
+	synctest.Test(t, func(t *testing.T) {
+		f, err := follow.New([]follow.Log{{Description: about, URL: "http://log", Client: &http.Client{}}}, follow.Options{Keeper: &hanging{}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = f.Look(t.Context())
+		if s := f.Status()[0]; !errors.Is(s.Err, context.DeadlineExceeded) || !s.Looked.IsZero() {
+			t.Errorf("%+v", s)
+		}
+	})
+}
+
+type hanging struct{ keeper }
+
+func (*hanging) Position(ctx context.Context, _ ctlog.Description) (follow.Position, error) {
+	<-ctx.Done()
+	return follow.Position{}, ctx.Err()
 }
 
 type local struct{ http.Handler }
