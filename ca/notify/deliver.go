@@ -14,7 +14,7 @@ import (
 const (
 	interval    = time.Second
 	lookTimeout = 30 * time.Second
-	sendTimeout = 30 * time.Second // one message; well below the lease
+	sendTimeout = 30 * time.Second // one message, or each of the five steps of a mail: less than the lease together
 	keepTimeout = 5 * time.Second  // that a message was sent, also when the service ends
 	firstRetry  = 5 * time.Second  // doubled from attempt to attempt
 	lastRetry   = 30 * time.Minute

@@ -18,7 +18,7 @@ const (
 	maxWait      = 7 * 24 * time.Hour // of one alert: then it is lost, and the next one's turn
 	digestEvents = 100
 	digestBytes  = 128 << 10
-	lease        = 2 * time.Minute // of a queue
+	lease        = 3 * time.Minute // of a queue
 )
 
 // lock has whoever adds wait for the one before: so numbers are in the order of commits,

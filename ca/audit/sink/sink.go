@@ -13,7 +13,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"net/url"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -178,6 +177,9 @@ func (s *Sink) read(ctx context.Context, follower *audit.Follower) (batch [][]by
 		}
 		r, err := audit.ParseRecord(line.Text)
 		if err != nil || s.config.Only != "" && r.Type != string(s.config.Only) {
+			if ctx.Err() != nil {
+				return batch, false // or the whole trail would have to be read first
+			}
 			continue
 		}
 		if len(batch) == 0 {
@@ -241,11 +243,7 @@ func (s *Sink) keep(all []audit.Position) bool {
 	s.kept = time.Now()
 	b, err := json.Marshal(all)
 	if err == nil {
-		if _, missing := os.Lstat(s.state); errors.Is(missing, fs.ErrNotExist) {
-			err = durable.WriteNew(s.state, b, 0o600)
-		} else {
-			err = durable.Replace(s.state, b)
-		}
+		err = durable.Put(s.state, b, 0o600)
 	}
 	if err != nil {
 		s.options.Logger.Warn("the position of a sink of the audit trail can't be kept: after a restart it gets records again", "sink", s.Name, "error", err)
