@@ -94,6 +94,16 @@ func compile(text string) (*expression, error) {
 	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
 }
 
+// checking lets one expression be checked at a time: cel-go (0.33.2) makes what it
+// suggests for an unknown name without a lock.
+var checking sync.Mutex
+
+func check(env *cel.Env, text string) (*cel.Ast, *cel.Issues) {
+	checking.Lock()
+	defer checking.Unlock()
+	return env.Compile(text)
+}
+
 // compileIn reads one expression, which must be of type bool and cheap whatever it
 // meets. The error is for the person who wrote it; names are what they may use.
 func compileIn(env *cel.Env, text, names string) (*cel.Ast, cel.Program, error) {
@@ -103,7 +113,7 @@ func compileIn(env *cel.Env, text, names string) (*cel.Ast, cel.Program, error) 
 	case len(text) > maxExpression:
 		return nil, nil, fmt.Errorf("is longer than %d characters", maxExpression)
 	}
-	ast, issues := env.Compile(text)
+	ast, issues := check(env, text)
 	if err := issues.Err(); err != nil {
 		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), names)
 	}

@@ -3,6 +3,7 @@ package policy
 import (
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -168,6 +169,29 @@ func TestCompileRefuses(t *testing.T) {
 			t.Errorf("%.40s: %v; want %q", text, err, want)
 		}
 	}
+}
+
+// TestCompileAtOnce is for the race detector: an unknown name, for which cel-go makes
+// its suggestions, beside a loop, which copies them.
+func TestCompileAtOnce(t *testing.T) {
+	var all sync.WaitGroup
+	for range 20 {
+		fields, err := NewFields([]string{"san"}, []string{"time"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		all.Go(func() {
+			if _, err := fields.Compile(`sann.x == "y"`); err == nil {
+				t.Error("an unknown name was taken")
+			}
+		})
+		all.Go(func() {
+			if _, err := fields.Compile(`[san].exists(s, s == "y")`); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	all.Wait()
 }
 
 // BenchmarkHolds is what one condition costs a request.
