@@ -34,8 +34,7 @@ const backoff = 100 * time.Millisecond
 // The operations of a service: metric labels, and the step of an error that has
 // come as far as the service itself.
 const (
-	OperationToken    = "token"    // fetch one with the credential
-	OperationIdentity = "identity" // whose credential it is
+	OperationIdentity = "identity" // whose credential it is, with a token
 	OperationKey      = "key"      // describe it, fetch its public key
 	OperationMake     = "make"     // a key, or a name of it
 
@@ -49,7 +48,7 @@ const (
 	stepDNS     = "DNS"
 	stepConnect = "connect"
 	stepTLS     = "TLS"
-	stepToken   = OperationToken // the credential, from another host than the KMS
+	stepToken   = "token" // the credential, from another host than the KMS
 )
 
 // Unreached reports whether there was no connection to the host at all.
@@ -327,6 +326,22 @@ const (
 	outcomeTimeout  Outcome = "timeout"  // no answer in time
 	outcomeCanceled Outcome = "canceled" // the caller went away
 )
+
+// OutcomeOf is what an HTTP status means that refuses a request to a KMS.
+func OutcomeOf(status int) Outcome {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return OutcomeDenied
+	case status == http.StatusNotFound, status == http.StatusConflict:
+		return OutcomeUnusable
+	case status == http.StatusTooManyRequests:
+		return OutcomeThrottled
+	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
+		return OutcomeUnavailable
+	default:
+		return OutcomeOther
+	}
+}
 
 // Text is an error of this outcome in words for the operator. A call that is
 // throttled or finds its service unavailable is made again.

@@ -1,7 +1,6 @@
 package kms
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -37,7 +36,7 @@ const (
 // SealingKey is a key that a [Client] has found.
 type SealingKey struct {
 	Name   string // the pinned reference
-	Detail string // what was found, for who watches; Name if empty
+	Detail string // its kind, for who watches
 	// Seal and Unseal are one call each. An answer that refuses the sealed bytes is
 	// a [NotSealed] error.
 	Seal, Unseal func(ctx context.Context, in []byte, about string) ([]byte, error)
@@ -87,10 +86,9 @@ func (all Registry) parseSealing(ref string, a Access) (*Backend, RemoteReferenc
 
 func openSealer(ctx context.Context, r RemoteReference, o Options) (*remoteSealer, error) {
 	var key SealingKey
-	s, err := find(ctx, r, o, useSealing, func(c Client) (string, error) {
-		var err error
+	s, err := find(ctx, r, o, useSealing, func(ctx context.Context, c Client) (_ string, err error) {
 		key, err = c.SealingKey(ctx)
-		return cmp.Or(key.Detail, key.Name), err
+		return key.Name + ", " + key.Detail, err
 	})
 	return &remoteSealer{s, key}, err
 }

@@ -106,51 +106,30 @@ func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
 		Region: c.region, BaseEndpoint: optional(o.Access.Endpoint), HTTPClient: c.HTTP,
 		Credentials: provider, Retryer: aws.NopRetryer{}, // Call has the one budget
 	})
-	return c.identify(ctx, provider, slog.String("credential", source), o)
+	return c.Identify(ctx, o, c.ref, source, func(ctx context.Context) ([]slog.Attr, error) {
+		if _, err := provider.Retrieve(ctx); err != nil {
+			return nil, &tokenError{err}
+		}
+		return []slog.Attr{slog.String("principal", c.principal(ctx, newSTS(o, c.region, c.HTTP, provider)))}, nil
+	})
 }
 
 // identityTimeout is how long STS may take to say whose a credential is: that is
 // for the log alone, and the time for the key goes with it.
 const identityTimeout = 3 * time.Second
 
-// identify logs whose credential it is. Where STS can't be reached, as behind a
+// principal is whose credential it is. Where STS can't be reached, as behind a
 // private endpoint for KMS alone, the key is used all the same: AWS itself says
 // who may.
-func (c *client) identify(ctx context.Context, provider aws.CredentialsProvider, source slog.Attr, o kms.Options) error {
-	var principal string
-	var token bool
-	err := o.Step("identity", func() (string, error) {
-		err := c.Call(ctx, kms.OperationToken, func(ctx context.Context) error {
-			if _, err := provider.Retrieve(ctx); err != nil {
-				return &tokenError{err}
-			}
-			return nil
-		})
-		if err != nil {
-			return "", err
-		}
-		token = true
-		ctx, cancel := context.WithTimeout(ctx, identityTimeout)
-		defer cancel()
-		err = c.Once(ctx, kms.OperationIdentity, func(ctx context.Context) error {
-			who, err := newSTS(o, c.region, c.HTTP, provider).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-			if err != nil {
-				return err
-			}
-			principal = aws.ToString(who.Arn)
-			return nil
-		})
-		return principal, err
-	})
-	switch {
-	case err == nil:
-		c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.id), source, slog.String("principal", principal))
-	case !token:
-		return err
-	default:
-		c.Logger.WarnContext(ctx, "credential of a key; STS didn't say whose", slog.String("key", c.id), source, slog.Any("error", err))
+func (c *client) principal(ctx context.Context, api *sts.Client) string {
+	ctx, cancel := context.WithTimeout(ctx, identityTimeout)
+	defer cancel()
+	who, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+	if err != nil {
+		c.Logger.WarnContext(ctx, "STS didn't say whose the credential of a key is", slog.String("key", c.id), slog.Any("error", err))
+		return "unknown: STS didn't say"
 	}
-	return nil
+	return aws.ToString(who.Arn)
 }
 
 func newSTS(o kms.Options, region string, client aws.HTTPClient, provider aws.CredentialsProvider) *sts.Client {

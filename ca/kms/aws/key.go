@@ -2,7 +2,6 @@ package aws
 
 import (
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"slices"
@@ -17,43 +16,28 @@ import (
 
 // SigningKey describes the key and fetches its public key. It pins the key by its ARN.
 func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		key, err = c.signingKey(ctx)
-		return err
-	})
-	return key, err
-}
-
-func (c *client) signingKey(ctx context.Context) (key kms.SigningKey, err error) {
 	found, err := c.metadata(ctx, types.KeyUsageTypeSignVerify)
 	if err != nil {
 		return key, err
 	}
-	algorithm, ok := specs[found.KeySpec]
-	if !ok {
+	if specs[found.KeySpec] == "" {
 		return key, kms.Unusable("its key spec %s isn't supported: use ECC_NIST_P256, P384 or P521, or RSA_2048, 3072 or 4096", found.KeySpec)
 	}
-	answer, err := c.api.GetPublicKey(ctx, &awskms.GetPublicKeyInput{KeyId: found.Arn})
+	c.id = *found.Arn
+	answer, err := c.api.GetPublicKey(ctx, &awskms.GetPublicKeyInput{KeyId: &c.id})
 	if err != nil {
 		return key, err
 	}
-	public, err := x509.ParsePKIXPublicKey(answer.PublicKey)
-	if err != nil {
-		return key, fmt.Errorf("its public key can't be read: %w", err)
-	}
-	if got, err := kms.AlgorithmOf(public); err != nil || got != algorithm {
-		return key, fmt.Errorf("its public key is %s, but its key spec %s", got, found.KeySpec)
-	}
-	c.id = aws.ToString(found.Arn)
+	public, err := kms.ParsePublic(answer.PublicKey)
 	return kms.SigningKey{
-		Name: c.id, Public: public, Algorithm: algorithm, Sign: c.sign, Describe: c.describe,
+		Name: c.id, Public: public, Sign: c.sign, Describe: c.describe,
 		Supports: func(s kms.SignatureScheme) string {
 			if name := schemeName(s); slices.Contains(answer.SigningAlgorithms, types.SigningAlgorithmSpec(name)) {
 				return name
 			}
 			return ""
 		},
-	}, nil
+	}, err
 }
 
 // metadata is the description of a key that may be used that way now.
@@ -95,19 +79,16 @@ func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte
 const contextName = "mayfly"
 
 // SealingKey finds the key and pins it by its ARN.
-func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
-	err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		found, err := c.metadata(ctx, types.KeyUsageTypeEncryptDecrypt)
-		if err != nil {
-			return err
-		}
-		if found.KeySpec != types.KeySpecSymmetricDefault {
-			return kms.Unusable("its key spec %s doesn't seal here: make one of SYMMETRIC_DEFAULT", found.KeySpec)
-		}
-		c.id = aws.ToString(found.Arn)
-		return nil
-	})
-	return kms.SealingKey{Name: c.id, Seal: c.encrypt, Unseal: c.decrypt}, err
+func (c *client) SealingKey(ctx context.Context) (key kms.SealingKey, err error) {
+	found, err := c.metadata(ctx, types.KeyUsageTypeEncryptDecrypt)
+	if err != nil {
+		return key, err
+	}
+	if found.KeySpec != types.KeySpecSymmetricDefault {
+		return key, kms.Unusable("its key spec %s doesn't seal here: make one of SYMMETRIC_DEFAULT", found.KeySpec)
+	}
+	c.id = *found.Arn
+	return kms.SealingKey{Name: c.id, Detail: string(found.KeySpec), Seal: c.encrypt, Unseal: c.decrypt}, nil
 }
 
 // Unsealer takes an ARN for the same key as the ARN of its replica in another

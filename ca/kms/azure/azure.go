@@ -88,7 +88,13 @@ func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
 	if c.api, err = azkeys.NewClient("https://"+c.ref.host, credential, &azkeys.ClientOptions{ClientOptions: options}); err != nil {
 		return err
 	}
-	return c.identify(ctx, credential, source, o)
+	return c.Identify(ctx, o, c.ref, source, func(ctx context.Context) ([]slog.Attr, error) {
+		token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.ref.place.scope}})
+		if err != nil {
+			return nil, fmt.Errorf("the credential gives no token: %w", err)
+		}
+		return principal(token.Token), nil
+	})
 }
 
 // redial sends what is for the vault's host to the endpoint, under the vault's
@@ -116,28 +122,6 @@ func redial(client *http.Client, host, endpoint string) error {
 	return nil
 }
 
-// identify fetches a token, and logs whose it is.
-func (c *client) identify(ctx context.Context, credential azcore.TokenCredential, source string, o kms.Options) error {
-	var who principal
-	err := o.Step("token", func() (string, error) {
-		err := c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
-			token, err := credential.GetToken(ctx, policy.TokenRequestOptions{Scopes: []string{c.ref.place.scope}})
-			if err != nil {
-				return fmt.Errorf("the credential gives no token: %w", err)
-			}
-			who = principalOf(token.Token)
-			return nil
-		})
-		return who.String(), err
-	})
-	if err != nil {
-		return err
-	}
-	c.Logger.InfoContext(ctx, "credential of a key", slog.String("key", c.ref.String()), slog.String("credential", source),
-		slog.String("tenant", who.Tenant), slog.String("object", who.Object), slog.String("app", who.App))
-	return nil
-}
-
 // aadsts is Entra's own code of what is wrong with a credential.
 var aadsts = regexp.MustCompile(`AADSTS[0-9]+`)
 
@@ -157,41 +141,40 @@ func classify(err error, rights string) (kms.Classified, bool) {
 }
 
 func classifyToken(failed *azidentity.AuthenticationFailedError) kms.Classified {
-	text := fmt.Sprintf("the credential is refused (HTTP %d %s)", failed.RawResponse.StatusCode, aadsts.FindString(failed.Error()))
-	switch status := failed.RawResponse.StatusCode; {
-	case status == http.StatusTooManyRequests:
-		return kms.OutcomeThrottled.Text(text)
-	case status >= http.StatusInternalServerError:
-		return kms.OutcomeUnavailable.Text(text)
-	default:
-		return kms.OutcomeDenied.Text(text)
+	status := failed.RawResponse.StatusCode
+	outcome := kms.OutcomeOf(status)
+	if outcome != kms.OutcomeThrottled && outcome != kms.OutcomeUnavailable {
+		outcome = kms.OutcomeDenied
 	}
+	return outcome.Text(fmt.Sprintf("the credential is refused (HTTP %d %s)", status, aadsts.FindString(failed.Error())))
 }
 
-// classifyAnswer goes by the status, which vault and HSM have in common: Key Vault
+// refusals are what the statuses mean that vault and HSM have in common: Key Vault
 // REST reference, "Authentication, requests and responses".
+var refusals = map[int]string{
+	http.StatusUnauthorized:    "the vault doesn't take the token: check the tenant",
+	http.StatusForbidden:       "the principal may not, or the key or the network is barred: ",
+	http.StatusNotFound:        "there is no such key or version in this vault",
+	http.StatusConflict:        "the key is deleted: recover it",
+	http.StatusTooManyRequests: "the vault's quota is used up",
+}
+
 func classifyAnswer(answered *azcore.ResponseError, rights string) kms.Classified {
-	c := kms.OutcomeOther.Text("the vault refused")
-	switch status := answered.StatusCode; {
-	case status == http.StatusUnauthorized:
-		c = kms.OutcomeDenied.Text("the vault doesn't take the token: check the tenant")
-	case status == http.StatusForbidden:
-		c = kms.OutcomeDenied.Text("the principal may not, or the key or the network is barred: " + rights)
-	case status == http.StatusNotFound:
-		c = kms.OutcomeUnusable.Text("there is no such key or version in this vault")
-	case status == http.StatusConflict:
-		c = kms.OutcomeUnusable.Text("the key is deleted: recover it")
-	case status == http.StatusTooManyRequests:
-		c = kms.OutcomeThrottled.Text("the vault's quota is used up")
-	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
-		c = kms.OutcomeUnavailable.Text("the vault failed within itself")
+	outcome := kms.OutcomeOf(answered.StatusCode)
+	text := refusals[answered.StatusCode]
+	switch {
+	case answered.StatusCode == http.StatusForbidden:
+		text += rights
+	case outcome == kms.OutcomeUnavailable:
+		text = "the vault failed within itself"
+	case text == "":
+		text = "the vault refused"
 	}
-	c.Text += fmt.Sprintf(" (HTTP %d", answered.StatusCode)
+	text += fmt.Sprintf(" (HTTP %d", answered.StatusCode)
 	if code := codeOf(answered); code != "" {
-		c.Text += ", " + code
+		text += ", " + code
 	}
-	c.Text += ")"
-	return c
+	return outcome.Text(text + ")")
 }
 
 // answeredWith reports whether the vault answered with the status.

@@ -20,65 +20,49 @@ import (
 
 // SigningKey fetches the key and pins its version.
 func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		found, err := c.find(ctx, azkeys.KeyOperationSign)
-		if err != nil {
-			return err
-		}
-		if err := c.pin(found); err != nil {
-			return err
-		}
-		public, err := publicKey(found.Key)
-		if err != nil {
-			return kms.Unusable("%w", err)
-		}
-		algorithm, err := kms.AlgorithmOf(public)
-		if err != nil {
-			return kms.Unusable("%w", err)
-		}
-		key = kms.SigningKey{Name: c.ref.String(), Public: public, Algorithm: algorithm, Supports: schemeName, Describe: c.describe, Sign: c.sign}
-		if _, ok := public.(*ecdsa.PublicKey); ok {
-			key.Sign = c.signECDSA
-		}
-		return nil
-	})
-	return key, err
-}
-
-// pin keeps the version that was found.
-func (c *client) pin(found azkeys.GetKeyResponse) error {
-	version := found.Key.KID.Version()
-	if !versionForm.MatchString(version) {
-		return fmt.Errorf("the vault names no version of the key (%q)", kms.OneLine(string(*found.Key.KID)))
+	found, err := c.find(ctx, azkeys.KeyOperationSign)
+	if err != nil {
+		return key, err
 	}
-	c.ref.version = version
-	return nil
+	public, err := publicKey(found)
+	if err != nil {
+		return key, kms.Unusable("%w", err)
+	}
+	key = kms.SigningKey{Name: c.ref.String(), Public: public, Supports: schemeName, Describe: c.describe, Sign: c.sign}
+	if _, ok := public.(*ecdsa.PublicKey); ok {
+		key.Sign = c.signECDSA
+	}
+	return key, nil
 }
 
-// find fetches the description of a key that may do that now.
-func (c *client) find(ctx context.Context, wanted azkeys.KeyOperation) (azkeys.GetKeyResponse, error) {
+// find fetches a key that may do that now, and pins its version.
+func (c *client) find(ctx context.Context, wanted azkeys.KeyOperation) (*azkeys.JSONWebKey, error) {
 	found, err := c.api.GetKey(ctx, c.ref.name, c.ref.version, nil)
 	if err != nil {
-		return found, err
+		return nil, err
 	}
-	if found.Key == nil || found.Key.KID == nil || found.Key.Kty == nil {
-		return found, errors.New("its description is empty")
+	k, a, now := found.Key, found.Attributes, c.Now()
+	if k == nil || k.KID == nil || k.Kty == nil {
+		return nil, errors.New("its description is empty")
 	}
-	if len(found.Key.KeyOps) > 0 && !slices.ContainsFunc(found.Key.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }) {
-		return found, kms.Unusable("its permitted operations lack %s: allow it", wanted)
+	if a == nil {
+		a = new(azkeys.KeyAttributes)
 	}
-	if a := found.Attributes; a != nil {
-		now := c.Now()
-		switch {
-		case a.Enabled != nil && !*a.Enabled:
-			return found, kms.Unusable("it is disabled: enable it")
-		case a.Expires != nil && !now.Before(*a.Expires):
-			return found, kms.Unusable("it expired on %s", a.Expires.UTC().Format(time.DateOnly))
-		case a.NotBefore != nil && now.Before(*a.NotBefore):
-			return found, kms.Unusable("it isn't active before %s", a.NotBefore.UTC().Format(time.DateOnly))
-		}
+	switch version := k.KID.Version(); {
+	case len(k.KeyOps) > 0 && !slices.ContainsFunc(k.KeyOps, func(o *azkeys.KeyOperation) bool { return o != nil && *o == wanted }):
+		return nil, kms.Unusable("its permitted operations lack %s: allow it", wanted)
+	case a.Enabled != nil && !*a.Enabled:
+		return nil, kms.Unusable("it is disabled: enable it")
+	case a.Expires != nil && !now.Before(*a.Expires):
+		return nil, kms.Unusable("it expired on %s", a.Expires.UTC().Format(time.DateOnly))
+	case a.NotBefore != nil && now.Before(*a.NotBefore):
+		return nil, kms.Unusable("it isn't active before %s", a.NotBefore.UTC().Format(time.DateOnly))
+	case !versionForm.MatchString(version):
+		return nil, fmt.Errorf("the vault names no version of the key (%q)", kms.OneLine(string(*k.KID)))
+	case c.ref.version == "":
+		c.ref.version = version
 	}
-	return found, nil
+	return k, nil
 }
 
 func (c *client) describe(ctx context.Context) error {
@@ -145,20 +129,17 @@ var wraps = map[azkeys.KeyType]azkeys.EncryptionAlgorithm{
 }
 
 // SealingKey finds the key and pins its version.
-func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
-	var wrap azkeys.EncryptionAlgorithm
-	err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		found, err := c.find(ctx, azkeys.KeyOperationUnwrapKey)
-		if err != nil {
-			return err
-		}
-		if wrap = wraps[*found.Key.Kty]; wrap == "" {
-			return kms.Unusable("a key of type %s doesn't seal: use RSA, or oct-HSM in a Managed HSM", *found.Key.Kty)
-		}
-		return c.pin(found)
-	})
+func (c *client) SealingKey(ctx context.Context) (key kms.SealingKey, err error) {
+	found, err := c.find(ctx, azkeys.KeyOperationUnwrapKey)
+	if err != nil {
+		return key, err
+	}
+	wrap, ok := wraps[*found.Kty]
+	if !ok {
+		return key, kms.Unusable("a key of type %s doesn't seal: use RSA, or oct-HSM in a Managed HSM", *found.Kty)
+	}
 	return kms.SealingKey{
-		Name: c.ref.String(),
+		Name: c.ref.String(), Detail: string(*found.Kty),
 		Seal: func(ctx context.Context, secret []byte, _ string) ([]byte, error) {
 			answer, err := c.api.WrapKey(ctx, c.ref.name, c.ref.version, azkeys.KeyOperationParameters{Algorithm: &wrap, Value: secret}, nil)
 			return answer.Result, err
@@ -170,7 +151,7 @@ func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
 			}
 			return answer.Result, err
 		},
-	}, err
+	}, nil
 }
 
 // Unsealer is the version that sealed, where r leaves it open.

@@ -7,10 +7,13 @@ import (
 	"crypto"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/url"
 	"strings"
 
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/httptransport"
 	gcpkms "cloud.google.com/go/kms/apiv1"
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/googleapis/gax-go/v2/apierror"
@@ -77,12 +80,27 @@ func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error)
 }
 
 // Authenticate makes the client of the library.
-func (c *client) Authenticate(ctx context.Context, o kms.Options) (err error) {
-	if c.authorized, err = c.authorize(ctx, o); err != nil {
+func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
+	var principal string
+	credential, _, err := kms.Chosen(o, nil, func(name kms.Credential) (found *auth.Credentials, _ string, err error) {
+		found, principal, err = c.credential(ctx, o)
+		return found, string(name) + ": " + principal, err
+	})
+	if err != nil {
 		return err
 	}
-	c.api, err = c.rest(ctx, c.authorized)
-	return err
+	authorized := *c.HTTP
+	if err := httptransport.AddAuthorizationMiddleware(&authorized, credential); err != nil {
+		return err
+	}
+	c.authorized = &authorized
+	if c.api, err = c.rest(ctx, c.authorized); err != nil {
+		return err
+	}
+	return c.Identify(ctx, o, c.ref, string(o.Access.Credential), func(ctx context.Context) ([]slog.Attr, error) {
+		_, err := credential.Token(ctx)
+		return []slog.Attr{slog.String("principal", principal)}, err
+	})
 }
 
 // rest is a client of Google's over h. ctx is for credentials that the library
@@ -126,21 +144,20 @@ func classify(err error, rights string) (kms.Classified, bool) {
 	if !errors.As(err, &said) || said.HTTPCode() <= 0 {
 		return kms.Classified{}, false
 	}
-	text := textOf(said)
-	switch code := said.HTTPCode(); {
-	case code == http.StatusUnauthorized:
-		return kms.OutcomeDenied.Text("the credential isn't accepted: " + text), true
-	case code == http.StatusForbidden:
-		return kms.OutcomeDenied.Text("permission denied: " + rights + " on the key: " + text), true
-	case code == http.StatusNotFound:
-		return kms.OutcomeUnusable.Text("there is no such key: " + text), true
-	case code == http.StatusTooManyRequests:
-		return kms.OutcomeThrottled.Text("a quota is used up: " + text), true
-	case code >= 500:
-		return kms.OutcomeUnavailable.Text(text), true
-	default: // 400 FAILED_PRECONDITION: disabled, destroyed
-		return kms.OutcomeUnusable.Text(text), true
+	outcome, text := kms.OutcomeOf(said.HTTPCode()), textOf(said)
+	switch {
+	case said.HTTPCode() == http.StatusUnauthorized:
+		text = "the credential isn't accepted: " + text
+	case outcome == kms.OutcomeDenied:
+		text = "permission denied: " + rights + " on the key: " + text
+	case said.HTTPCode() == http.StatusNotFound:
+		text = "there is no such key: " + text
+	case outcome == kms.OutcomeThrottled:
+		text = "a quota is used up: " + text
+	case outcome == kms.OutcomeOther: // 400 FAILED_PRECONDITION: disabled, destroyed
+		outcome = kms.OutcomeUnusable
 	}
+	return outcome.Text(text), true
 }
 
 // textOf is what Google says is wrong.

@@ -3,7 +3,6 @@ package gcp
 import (
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -29,99 +28,68 @@ func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error)
 			return key, err
 		}
 	}
-	public, offered, err := c.public(ctx, pinned.resource())
+	name := pinned.resource()
+	describe := func(ctx context.Context) error {
+		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+		if err != nil {
+			return err
+		}
+		return checkEnabled(v)
+	}
+	if err := describe(ctx); err != nil {
+		return key, err
+	}
+	k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
 	if err != nil {
 		return key, err
 	}
+	block, _ := pem.Decode([]byte(k.GetPem()))
+	if block == nil || k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
+		return key, errDamaged
+	}
+	offered, ok := algorithms[k.GetAlgorithm()]
+	if !ok {
+		return key, kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
+	}
+	public, err := kms.ParsePublic(block.Bytes)
 	return kms.SigningKey{
-		Name: pinned.String(), Detail: fmt.Sprintf("%s, %v", &pinned, offered), Public: public, Algorithm: offered.Key,
+		Name: pinned.String(), Detail: offered.String(), Public: public, Describe: describe,
 		Supports: func(s kms.SignatureScheme) string {
 			if s == offered {
 				return s.String()
 			}
 			return ""
 		},
-		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) {
-			return c.sign(ctx, pinned.resource(), digest)
-		},
-		Describe: func(ctx context.Context) error {
-			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: pinned.resource()})
-			if err != nil {
-				return err
-			}
-			return checkEnabled(v)
-		},
-	}, nil
+		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) { return c.sign(ctx, name, digest) },
+	}, err
 }
 
 // newest is the number of the newest version that is enabled. Keys that sign
 // have no primary version.
-func (c *client) newest(ctx context.Context) (version string, err error) {
+func (c *client) newest(ctx context.Context) (string, error) {
 	const most = 1000 // more than anybody has, and an end
-	newest := 0
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		newest = 0
-		api, err := c.within(ctx)
-		if err != nil {
-			return err
-		}
-		all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
-		for range most {
-			v, err := all.Next()
-			if errors.Is(err, iterator.Done) {
-				return nil
-			}
-			if err != nil {
-				return err
-			}
-			n, err := strconv.Atoi(v.GetName()[strings.LastIndexByte(v.GetName(), '/')+1:])
-			if err == nil && n > newest && v.GetState() == kmspb.CryptoKeyVersion_ENABLED {
-				newest = n
-			}
-		}
-		return errors.New("has too many versions to look through: name one")
-	})
-	if err == nil && newest == 0 {
-		err = errors.New("has no enabled version: enable one, or make a new one")
-	}
-	return strconv.Itoa(newest), err
-}
-
-// public is the public key of a version, and what it signs.
-func (c *client) public(ctx context.Context, name string) (public crypto.PublicKey, offered kms.SignatureScheme, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
-		if err != nil {
-			return err
-		}
-		if err := checkEnabled(v); err != nil {
-			return err
-		}
-		k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
-		if err != nil {
-			return err
-		}
-		if k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
-			return errDamaged
-		}
-		var ok bool
-		if offered, ok = algorithms[k.GetAlgorithm()]; !ok {
-			return kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
-		}
-		block, _ := pem.Decode([]byte(k.GetPem()))
-		if block == nil {
-			return errDamaged
-		}
-		public, err = x509.ParsePKIXPublicKey(block.Bytes)
-		return err
-	})
+	api, err := c.within(ctx)
 	if err != nil {
-		return nil, kms.SignatureScheme{}, err
+		return "", err
 	}
-	if a, err := kms.AlgorithmOf(public); err != nil || a != offered.Key {
-		return nil, kms.SignatureScheme{}, fmt.Errorf("the public key isn't of the key's algorithm, %v", offered)
+	newest := 0
+	all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
+	for range most {
+		v, err := all.Next()
+		switch {
+		case errors.Is(err, iterator.Done) && newest == 0:
+			return "", kms.Unusable("has no enabled version: enable one, or make a new one")
+		case errors.Is(err, iterator.Done):
+			return strconv.Itoa(newest), nil
+		case err != nil:
+			return "", err
+		}
+		n, err := strconv.Atoi(v.GetName()[strings.LastIndexByte(v.GetName(), '/')+1:])
+		if err == nil && v.GetState() == kmspb.CryptoKeyVersion_ENABLED {
+			newest = max(newest, n)
+		}
 	}
-	return public, offered, nil
+	return "", kms.Unusable("has too many versions to look through: name one")
 }
 
 // sign asks for one signature, with a checksum of what is sent and of what comes back.
@@ -177,21 +145,18 @@ func checkEnabled(v *kmspb.CryptoKeyVersion) error {
 
 // SealingKey finds the key. Cloud KMS finds the version that sealed by itself, so
 // none is pinned.
-func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
+func (c *client) SealingKey(ctx context.Context) (key kms.SealingKey, err error) {
 	if c.ref.version != "" {
-		return kms.SealingKey{}, errors.New("a key that seals is named without a version, which Cloud KMS finds by itself: leave it out")
+		return key, kms.Unusable("a key that seals is named without a version, which Cloud KMS finds by itself: leave it out")
 	}
-	err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		key, err := c.api.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: c.ref.keyName()})
-		if err != nil {
-			return err
-		}
-		if key.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
-			return kms.Unusable("its purpose is %v: make one of the purpose ENCRYPT_DECRYPT", key.GetPurpose())
-		}
-		return nil
-	})
-	return kms.SealingKey{Name: c.ref.String(), Seal: c.encrypt, Unseal: c.decrypt}, err
+	found, err := c.api.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: c.ref.keyName()})
+	if err != nil {
+		return key, err
+	}
+	if found.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+		return key, kms.Unusable("its purpose is %v: make one of the purpose ENCRYPT_DECRYPT", found.GetPurpose())
+	}
+	return kms.SealingKey{Name: c.ref.String(), Detail: found.GetPurpose().String(), Seal: c.encrypt, Unseal: c.decrypt}, nil
 }
 
 // Unsealer is r, which names no version.
