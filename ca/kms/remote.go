@@ -311,7 +311,7 @@ func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.Sign
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("signing with %s: %w", r, err)
 	}
-	wanted, err := schemeOf(r.algorithm, digest, opts)
+	wanted, err := SchemeOf(r.algorithm, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", r, err)
 	}
