@@ -16,10 +16,7 @@ import (
 
 // Submission is what a client sends for one certificate: the token, and either
 // the public key with its proof or a CSR.
-type Submission struct {
-	token   string
-	request *fulciov2.CreateSigningCertificateRequest
-}
+type Submission = *fulciov2.CreateSigningCertificateRequest
 
 // Submit makes the submission for a key and a token.
 func Submit(token *Token, key *Key, csr bool) (Submission, error) {
@@ -29,17 +26,17 @@ func Submit(token *Token, key *Key, csr bool) (Submission, error) {
 	if csr {
 		request, err := key.CSR()
 		r.Key = &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: request}
-		return Submission{token.raw, r}, err
+		return r, err
 	}
 	spki, err := key.SPKI()
 	if err != nil {
-		return Submission{}, err
+		return nil, err
 	}
 	proof, err := key.Prove(token.Challenge())
 	r.Key = &fulciov2.CreateSigningCertificateRequest_PublicKeyRequest{PublicKeyRequest: &fulciov2.PublicKeyRequest{
-		PublicKey: &fulciov2.PublicKey{Algorithm: key.typ.algorithm, Content: string(spki)}, ProofOfPossession: proof,
+		PublicKey: &fulciov2.PublicKey{Algorithm: key.typ.api, Content: string(spki)}, ProofOfPossession: proof,
 	}}
-	return Submission{token.raw, r}, err
+	return r, err
 }
 
 // CA is one way to ask a CA for a certificate.
@@ -60,7 +57,7 @@ type REST struct {
 
 // Certificate implements CA.
 func (c *REST) Certificate(ctx context.Context, s Submission) ([]*x509.Certificate, error) {
-	payload, err := protojson.Marshal(s.request)
+	payload, err := protojson.Marshal(s)
 	if err != nil {
 		return nil, problem(Failed, "", "encoding the request").because(err)
 	}

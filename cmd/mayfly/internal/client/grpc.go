@@ -73,7 +73,7 @@ func (c *GRPC) Certificate(ctx context.Context, s Submission) ([]*x509.Certifica
 	ctx = metadata.AppendToOutgoingContext(ctx, "x-request-id", id)
 	ca := fulciov2.NewCAClient(c.conn)
 	for n := 1; ; n++ {
-		answer, err := ca.CreateSigningCertificate(ctx, s.request)
+		answer, err := ca.CreateSigningCertificate(ctx, s)
 		if err == nil {
 			return answerChain(answer)
 		}

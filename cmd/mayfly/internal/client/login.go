@@ -47,11 +47,11 @@ const DefaultRedirectURL = "http://127.0.0.1:0/auth/callback"
 // browser. It waits for the person until ctx ends.
 func (l *Login) Browser(ctx context.Context) (string, error) {
 	ctx = oidc.ClientContext(ctx, l.HTTP)
-	provider, config, err := l.discover(ctx)
-	if err != nil {
-		return "", err
+	provider, config, offered, err := l.discover(ctx)
+	if err == nil {
+		err = l.checkEndpoint("authorization", config.Endpoint.AuthURL)
 	}
-	if err := l.checkEndpoint("authorization", config.Endpoint.AuthURL); err != nil {
+	if err != nil {
 		return "", err
 	}
 	back, err := listenForCode(ctx, l.RedirectURL)
@@ -69,7 +69,7 @@ func (l *Login) Browser(ctx context.Context) (string, error) {
 			l.Say("no browser could be opened (" + err.Error() + "): open the address yourself")
 		}
 	}
-	code, err := back.wait(ctx, l.Issuer, announcesIssuer(provider))
+	code, err := back.wait(ctx, l.Issuer, offered.Issuer)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +84,7 @@ func (l *Login) Browser(ctx context.Context) (string, error) {
 // any device with a short code. It polls until ctx or the code ends.
 func (l *Login) Device(ctx context.Context) (string, error) {
 	ctx = oidc.ClientContext(ctx, l.HTTP)
-	provider, config, err := l.discover(ctx)
+	provider, config, _, err := l.discover(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -110,49 +110,40 @@ func (l *Login) Device(ctx context.Context) (string, error) {
 	return l.identityToken(ctx, provider, token, "")
 }
 
-func (l *Login) discover(ctx context.Context) (*oidc.Provider, *oauth2.Config, error) {
-	provider, err := oidc.NewProvider(ctx, l.Issuer)
+// discovered is what an issuer says of itself, beyond what the libraries read.
+type discovered struct {
+	Scopes  []string `json:"scopes_supported"`
+	Methods []string `json:"token_endpoint_auth_methods_supported"`
+	Issuer  bool     `json:"authorization_response_iss_parameter_supported"` // in every answer of the browser's: RFC 9207 §3
+}
+
+func (l *Login) discover(ctx context.Context) (provider *oidc.Provider, config *oauth2.Config, offered discovered, err error) {
+	provider, err = oidc.NewProvider(ctx, l.Issuer)
 	if err != nil {
 		var mismatch *oidc.IssuerMismatchError
 		switch {
 		case errors.Is(ctx.Err(), context.Canceled):
-			return nil, nil, ctx.Err()
+			return nil, nil, offered, ctx.Err()
 		case errors.As(err, &mismatch):
-			return nil, nil, problem(Unverified, "give --issuer exactly as the issuer writes it",
+			return nil, nil, offered, problem(Unverified, "give --issuer exactly as the issuer writes it",
 				"the issuer at %s calls itself %q", l.Issuer, mismatch.Provided)
 		}
-		return nil, nil, problem(Unavailable, "check --issuer: its discovery document is at /.well-known/openid-configuration",
+		return nil, nil, offered, problem(Unavailable, "check --issuer: its discovery document is at /.well-known/openid-configuration",
 			"the issuer %s can't be used", l.Issuer).because(err)
 	}
-	config := &oauth2.Config{
-		ClientID: l.ClientID, ClientSecret: l.ClientSecret,
-		Endpoint: provider.Endpoint(), Scopes: []string{oidc.ScopeOpenID, "email"},
-	}
-	var offered struct {
-		Scopes  []string `json:"scopes_supported"`
-		Methods []string `json:"token_endpoint_auth_methods_supported"`
-	}
 	if err := provider.Claims(&offered); err != nil {
-		return nil, nil, problem(Unverified, "report it to the operator of the issuer", "the issuer's discovery document is malformed").because(err)
+		return nil, nil, offered, problem(Unverified, "report it to the operator of the issuer", "the issuer's discovery document is malformed").because(err)
 	}
-	if len(offered.Scopes) > 0 && !slices.Contains(offered.Scopes, "email") {
-		config.Scopes = []string{oidc.ScopeOpenID}
+	config = &oauth2.Config{ClientID: l.ClientID, ClientSecret: l.ClientSecret, Endpoint: provider.Endpoint(), Scopes: []string{oidc.ScopeOpenID}}
+	if len(offered.Scopes) == 0 || slices.Contains(offered.Scopes, "email") {
+		config.Scopes = append(config.Scopes, "email")
 	}
 	// Finding the style out by trial would send a code, which works once, twice.
 	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
 	if l.ClientSecret != "" && (len(offered.Methods) == 0 || slices.Contains(offered.Methods, "client_secret_basic")) {
 		config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader // OpenID Connect Discovery §3: the default
 	}
-	return provider, config, l.checkEndpoint("token", config.Endpoint.TokenURL)
-}
-
-// announcesIssuer reports whether the issuer says its name in every answer of the
-// browser's (RFC 9207 §3).
-func announcesIssuer(provider *oidc.Provider) bool {
-	var offered struct {
-		Issuer bool `json:"authorization_response_iss_parameter_supported"`
-	}
-	return provider.Claims(&offered) == nil && offered.Issuer
+	return provider, config, offered, l.checkEndpoint("token", config.Endpoint.TokenURL)
 }
 
 // checkEndpoint keeps a discovery document from sending a person or a code to a

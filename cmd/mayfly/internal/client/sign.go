@@ -26,10 +26,11 @@ var hashNames = map[crypto.Hash]commonpb.HashAlgorithm{
 
 // SignFile signs a file of any size, by its digest.
 func (k *Key) SignFile(path string) (*commonpb.MessageSignature, error) {
-	if k.typ.hash == 0 { // Ed25519
+	hash := k.typ.hash()
+	if hash == 0 { // Ed25519
 		return nil, problem(Misused, "use another --key-type", "a key of type %s signs no file: it can't sign a digest", k.typ.name)
 	}
-	h := k.typ.hash.New()
+	h := hash.New()
 	f, err := os.Open(path) // #nosec G304 -- the user names the file
 	if err == nil {
 		defer f.Close()
@@ -39,12 +40,12 @@ func (k *Key) SignFile(path string) (*commonpb.MessageSignature, error) {
 		return nil, problem(Failed, "", "reading what is to be signed").because(err)
 	}
 	digest := h.Sum(nil)
-	signature, err := k.signer.Sign(rand.Reader, digest, k.typ.hash)
+	signature, err := k.signer.Sign(rand.Reader, digest, hash)
 	if err != nil {
 		return nil, problem(Failed, "", "signing the file").because(err)
 	}
 	return &commonpb.MessageSignature{
-		MessageDigest: &commonpb.HashOutput{Algorithm: hashNames[k.typ.hash], Digest: digest}, Signature: signature,
+		MessageDigest: &commonpb.HashOutput{Algorithm: hashNames[hash], Digest: digest}, Signature: signature,
 	}, nil
 }
 
