@@ -4,14 +4,20 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
 	"time"
 
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // Trust is what a trusted root says: the authorities and logs that count, each
@@ -206,4 +212,86 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 	}
 	return nil, problem(Unverified, "check that the trusted root is the CA's current one",
 		"no SCT of the certificate could be verified").because(errors.Join(reasons...))
+}
+
+// oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
+var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// checkSubject compares what the certificate says of the identity with the
+// token that was sent. It knows no issuer's rule, so of a URI it can't tell how
+// it was made; but the subject and the issuer that stand beside it are the
+// token's. A mail address is the token's own, whichever issuer is recorded: a
+// broker's is another than the token's. CAs that write no subject pass.
+func checkSubject(leaf *x509.Certificate, token *Token) error {
+	const report = "report it to the operator of the CA"
+	set, err := extension.Parse(leaf.Extensions)
+	if err != nil {
+		return problem(Unverified, report, "the certificate's identity extensions are malformed").because(err)
+	}
+	if set.TokenSubject != "" && set.TokenSubject != token.Subject {
+		return problem(Unverified, report, "the certificate is for another subject than the token's")
+	}
+	names := extension.SANs(leaf)
+	if len(names) != 1 || names[0].Value == "" {
+		return problem(Unverified, report, "the certificate does not name one identity")
+	}
+	switch name := names[0].Value; names[0].Type {
+	case "email":
+		if name != token.Challenge() {
+			return problem(Unverified, report, "the certificate is for another mail address than the token's")
+		}
+		return nil
+	case "username":
+		if !hasSubject(name, token.Subject) {
+			return problem(Unverified, report, "the certificate is for another username than the token's")
+		}
+	case "uri":
+	default:
+		return problem(Unverified, report, "the certificate does not name one identity")
+	}
+	if set.Issuer != "" && set.Issuer != token.Issuer {
+		return problem(Unverified, report, "the certificate records another issuer than the token's")
+	}
+	return nil
+}
+
+// hasSubject reports whether username is `subject!domain`.
+func hasSubject(username, subject string) bool {
+	return subject != "" && len(username) > len(subject)+1 && username[:len(subject)+1] == subject+"!"
+}
+
+// tbsWithoutSCTs is the certificate's TBSCertificate without the SCT list and
+// with every other byte as it was: what a log has signed (RFC 6962 §3.2).
+func tbsWithoutSCTs(cert *x509.Certificate) ([]byte, error) {
+	before, extensions, err := tbs.Split(cert.RawTBSCertificate)
+	if err != nil {
+		return nil, err
+	}
+	kept, _, err := tbs.Replace(extensions, ctlog.OIDSCTList, func(cryptobyte.String) ([]byte, error) { return nil, nil })
+	if err != nil {
+		return nil, err
+	}
+	return tbs.Join(before, kept), nil
+}
+
+// EmbeddedSCTs reads the SCTs in a certificate. None is (nil, nil).
+func EmbeddedSCTs(cert *x509.Certificate) ([]ctlog.SCT, error) {
+	var found []byte
+	for _, e := range cert.Extensions {
+		if !e.Id.Equal(ctlog.OIDSCTList) {
+			continue
+		}
+		if found != nil {
+			return nil, errors.New("the certificate has two SCT lists")
+		}
+		list, input := cryptobyte.String(nil), cryptobyte.String(e.Value)
+		if !input.ReadASN1(&list, cbasn1.OCTET_STRING) || !input.Empty() || len(list) == 0 {
+			return nil, errors.New("the SCT list is not a DER OCTET STRING")
+		}
+		found = list
+	}
+	if found == nil {
+		return nil, nil
+	}
+	return ctlog.ParseList(found)
 }
