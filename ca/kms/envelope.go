@@ -9,12 +9,11 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"regexp"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
@@ -39,6 +38,8 @@ type sealedKey struct {
 // dataKeySize is that of AES-256.
 const dataKeySize = 32
 
+var spkiForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // parseSealedKey reads a sealed key's file. Nothing but what Mayfly writes is
 // taken, byte for byte: there is one encoding of each.
 func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
@@ -51,13 +52,10 @@ func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
 	if k.Format != sealedFormat {
 		return nil, nil, fmt.Errorf("has the format %q, and this Mayfly reads %q: use the version of Mayfly that wrote it, or a newer one", Abridged(k.Format), sealedFormat)
 	}
-	again, err := k.encode()
-	if err != nil || !bytes.Equal(b, again) {
+	if !bytes.Equal(b, k.encode()) {
 		return nil, nil, errors.New("was changed since Mayfly wrote it: restore it from a copy")
 	}
-	spki, err := hex.DecodeString(k.SPKI)
-	if err != nil || len(spki) != sha256.Size || hex.EncodeToString(spki) != k.SPKI || k.Algorithm.Hash() == 0 ||
-		len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
+	if !spkiForm.MatchString(k.SPKI) || k.Algorithm.Hash() == 0 || len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
 		return nil, nil, errors.New("is damaged: restore it from a copy")
 	}
 	_, r, err := all.parse(k.KMSKey, Access{})
@@ -67,9 +65,9 @@ func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
 	return &k, r, nil
 }
 
-func (k *sealedKey) encode() ([]byte, error) {
-	b, err := json.MarshalIndent(k, "", "  ") //nolint:gosec // G117: the key in it is encrypted
-	return append(b, '\n'), err
+func (k *sealedKey) encode() []byte {
+	b, _ := json.MarshalIndent(k, "", "  ") //nolint:gosec,errchkjson // G117: the key in it is encrypted; strings and bytes always encode
+	return append(b, '\n')
 }
 
 // about is what the KMS is told, and shows in its own audit trail.
@@ -129,18 +127,14 @@ func (k *sealedKey) unseal(ctx context.Context, s Sealer) (crypto.Signer, error)
 	if err != nil {
 		return nil, errors.New("holds no private key: make it again") // the error might repeat what it holds
 	}
-	key, ok := parsed.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("holds a key of type %T, which can't sign", parsed)
+	if key, ok := parsed.(crypto.Signer); ok {
+		a, err := AlgorithmOf(key.Public())
+		spki, spkiErr := fingerprint(key.Public())
+		if err == nil && spkiErr == nil && a == k.Algorithm && spki == k.SPKI {
+			return key, nil
+		}
 	}
-	spki, err := fingerprint(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	if a, err := AlgorithmOf(key.Public()); err != nil || a != k.Algorithm || spki != k.SPKI {
-		return nil, errors.New("holds another key than it says: make it again")
-	}
-	return key, nil
+	return nil, errors.New("holds another key than it says: make it again")
 }
 
 // fingerprint is the SHA-256 of a key's SubjectPublicKeyInfo, in hex.
@@ -149,8 +143,7 @@ func fingerprint(public crypto.PublicKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encoding the public key: %w", err)
 	}
-	sum := sha256.Sum256(spki)
-	return hex.EncodeToString(sum[:]), nil
+	return fmt.Sprintf("%x", sha256.Sum256(spki)), nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -238,10 +231,6 @@ func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm,
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	path := string(o.SealedKey)
-	exists := fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
-	if _, err := os.Lstat(path); err == nil {
-		return "", exists
-	}
 	r, o, err := all.sealing(ref, o)
 	if err != nil {
 		return "", err
@@ -262,12 +251,8 @@ func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm,
 	if _, err := k.unseal(ctx, s); err != nil {
 		return "", fmt.Errorf("a key that was just sealed can't be unsealed, so nothing was written: %w", err)
 	}
-	b, err := k.encode()
-	if err != nil {
-		return "", fmt.Errorf("sealed key %s: %w", path, err)
-	}
-	if err := durable.WriteNew(path, b, 0o600); errors.Is(err, fs.ErrExist) {
-		return "", exists
+	if err := durable.WriteNew(path, k.encode(), 0o600); errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
 	} else if err != nil {
 		return "", fmt.Errorf("sealed key: %w", err)
 	}

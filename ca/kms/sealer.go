@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
+	"regexp"
 )
 
 // Sealer encrypts small secrets under a key that stays in its KMS.
@@ -28,10 +28,9 @@ var ErrSealed = errors.New("the KMS key doesn't decrypt it: another key encrypte
 
 // The bounds of what is sealed. The least of the vendors' bounds is RSA-OAEP's
 // (RFC 8017 §7.1.1): 190 bytes under RSA 2048 and SHA-256.
-const (
-	maxSecret = 64
-	maxAbout  = 256
-)
+const maxSecret = 64
+
+var aboutForm = regexp.MustCompile(`^[ -~]{1,256}$`)
 
 // SealingKey is a key that a [Client] has found.
 type SealingKey struct {
@@ -135,11 +134,11 @@ func (s *remoteSealer) Unseal(ctx context.Context, sealed []byte, about string) 
 }
 
 func (s *remoteSealer) do(ctx context.Context, operation, verb string, do func(context.Context, []byte, string) ([]byte, error), in []byte, about string) ([]byte, error) {
-	err := ctx.Err()
-	if err == nil {
-		err = checkAbout(about)
-	}
 	var out []byte
+	err := ctx.Err()
+	if !aboutForm.MatchString(about) {
+		err = errors.New("what it is about isn't 1 to 256 characters of printable ASCII")
+	}
 	if err == nil {
 		err = s.Call(ctx, operation, func(ctx context.Context) error {
 			got, err := do(ctx, in, about)
@@ -154,14 +153,4 @@ func (s *remoteSealer) do(ctx context.Context, operation, verb string, do func(c
 		return nil, fmt.Errorf("%s with %s: %w", verb, s, err)
 	}
 	return out, nil
-}
-
-func checkAbout(about string) error {
-	if about == "" || len(about) > maxAbout {
-		return fmt.Errorf("what it is about has %d bytes: 1 to %d are wanted", len(about), maxAbout)
-	}
-	if strings.ContainsFunc(about, func(r rune) bool { return r < ' ' || r > '~' }) {
-		return errors.New("what it is about has characters beside printable ASCII")
-	}
-	return nil
 }

@@ -31,12 +31,10 @@ func Backend() *kms.Backend {
 }
 
 // rights are of IAM: KMS developer guide, "Actions, resources and condition keys".
-func rights() kms.Rights {
-	return kms.Rights{
-		Signing: "allow it kms:DescribeKey, kms:GetPublicKey and kms:Sign",
-		Sealing: "allow it kms:DescribeKey and kms:Decrypt, and kms:Encrypt to make a sealed key",
-		Making:  "allow it kms:DescribeKey, kms:CreateKey and kms:CreateAlias",
-	}
+var rights = kms.Rights{
+	Signing: "allow it kms:DescribeKey, kms:GetPublicKey and kms:Sign",
+	Sealing: "allow it kms:DescribeKey and kms:Decrypt, and kms:Encrypt to make a sealed key",
+	Making:  "allow it kms:DescribeKey, kms:CreateKey and kms:CreateAlias",
 }
 
 // specs are the kinds of key that sign here: KMS developer guide, "Key spec reference".
@@ -83,7 +81,7 @@ func (r reference) Client(ctx context.Context, o kms.Options) (kms.Client, error
 	if err != nil {
 		return nil, fmt.Errorf("region %s: %w", c.region, err)
 	}
-	c.Service, err = o.NewService(endpoint.URI.Host, rights(), classify)
+	c.Service, err = o.NewService(endpoint.URI.Host, rights, classify)
 	return c, err
 }
 
@@ -179,32 +177,28 @@ var codes = map[string]kms.Classified{
 // package kms bounds the text.
 func classify(err error, rights string) (kms.Classified, bool) {
 	var api smithy.APIError
-	var token *tokenError
-	switch {
-	case errors.As(err, &api):
-		c, known := codes[api.ErrorCode()]
-		switch {
-		case !known && api.ErrorFault() == smithy.FaultServer:
-			c = kms.OutcomeUnavailable.Text("the service refused")
-		case !known:
-			c = kms.OutcomeOther.Text("the service refused")
-		case api.ErrorCode() == codeDenied:
-			c.Text += ": " + rights
-		}
-		c.Text += " (" + api.ErrorCode()
-		if m := api.ErrorMessage(); m != "" {
-			c.Text += ": " + m
-		}
-		c.Text += ")"
-		return c, true
-	case errors.As(err, &token):
-		if urlError := (*url.Error)(nil); errors.As(err, &urlError) {
-			return kms.Classified{}, false // the network's
+	if !errors.As(err, &api) {
+		token, ok := errors.AsType[*tokenError](err)
+		if _, network := errors.AsType[*url.Error](err); !ok || network {
+			return kms.Classified{}, false
 		}
 		return kms.OutcomeDenied.Text(token.Error()), true
-	default:
-		return kms.Classified{}, false
 	}
+	code, message := api.ErrorCode(), api.ErrorMessage()
+	c, known := codes[code]
+	switch {
+	case !known && api.ErrorFault() == smithy.FaultServer:
+		c = kms.OutcomeUnavailable.Text("the service refused")
+	case !known:
+		c = kms.OutcomeOther.Text("the service refused")
+	case code == codeDenied:
+		c.Text += ": " + rights
+	}
+	if message != "" {
+		code += ": " + message
+	}
+	c.Text += " (" + code + ")"
+	return c, true
 }
 
 // says reports whether AWS answered with the code.

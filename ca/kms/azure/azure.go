@@ -18,10 +18,12 @@ import (
 	"regexp"
 	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
+	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 	"github.com/Azure/azure-sdk-for-go/sdk/security/keyvault/azkeys"
 
@@ -37,12 +39,10 @@ func Backend() *kms.Backend {
 }
 
 // rights are key permissions, and a role that has them.
-func rights() kms.Rights {
-	return kms.Rights{
-		Signing: "allow it get and sign (Key Vault Crypto User)",
-		Sealing: "allow it get and unwrapKey, and wrapKey to make a sealed key (Key Vault Crypto User)",
-		Making:  "allow it get and create (Key Vault Crypto Officer)",
-	}
+var rights = kms.Rights{
+	Signing: "allow it get and sign (Key Vault Crypto User)",
+	Sealing: "allow it get and unwrapKey, and wrapKey to make a sealed key (Key Vault Crypto User)",
+	Making:  "allow it get and create (Key Vault Crypto Officer)",
 }
 
 // schemeName is the name of RFC 7518 §3.1 for a signature scheme; "" for one that
@@ -70,7 +70,7 @@ type client struct {
 
 // Client has the vault's own name, whatever the endpoint is.
 func (r reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
-	service, err := o.NewService(r.host, rights(), classify)
+	service, err := o.NewService(r.host, rights, classify)
 	if err != nil {
 		return nil, err
 	}
@@ -113,12 +113,11 @@ func redial(client *http.Client, host, endpoint string) error {
 	if err != nil || u.Scheme != "https" {
 		return errors.New("the endpoint must be https://HOST[:PORT]: Azure's SDK sends no token elsewhere")
 	}
-	port := cmp.Or(u.Port(), "443")
 	t, ok := client.Transport.(*http.Transport)
 	if !ok {
 		return fmt.Errorf("the transport is a %T", client.Transport)
 	}
-	dial, vault, there := t.DialContext, net.JoinHostPort(host, "443"), net.JoinHostPort(u.Hostname(), port)
+	dial, vault, there := t.DialContext, net.JoinHostPort(host, "443"), net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), "443"))
 	t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
 		if address == vault {
 			address = there
@@ -200,14 +199,13 @@ func codeOf(answered *azcore.ResponseError) string {
 			} `json:"innererror"`
 		} `json:"error"`
 	}
-	code := answered.ErrorCode
-	if b, err := payload(answered.RawResponse); err == nil && json.Unmarshal(b, &body) == nil {
-		if body.Error.Inner.Code != "" {
-			code = body.Error.Inner.Code
-		}
-		if body.Error.Message != "" {
-			code += ": " + kms.OneLine(body.Error.Message)
-		}
+	if answered.RawResponse != nil {
+		b, _ := runtime.Payload(answered.RawResponse) // the SDK has read it already
+		_ = json.Unmarshal(b, &body)                  // a proxy's page says nothing
+	}
+	code := cmp.Or(body.Error.Inner.Code, answered.ErrorCode)
+	if body.Error.Message != "" {
+		code += ": " + kms.OneLine(body.Error.Message)
 	}
 	return code
 }
@@ -222,11 +220,7 @@ func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error)
 	if err != nil {
 		return key, kms.Unusable("%w", err)
 	}
-	key = kms.SigningKey{Name: c.ref.String(), Public: public, Supports: schemeName, Describe: c.describe, Sign: c.sign}
-	if _, ok := public.(*ecdsa.PublicKey); ok {
-		key.Sign = c.signECDSA
-	}
-	return key, nil
+	return kms.SigningKey{Name: c.ref.String(), Public: public, Supports: schemeName, Describe: c.describe, Sign: c.sign}, nil
 }
 
 // find fetches a key that may do that now, and pins its version.
@@ -264,19 +258,14 @@ func (c *client) describe(ctx context.Context) error {
 	return err
 }
 
+// sign makes DER of the r‖s that Azure answers with for ECDSA (RFC 7518 §3.4).
 func (c *client) sign(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
 	name := azkeys.SignatureAlgorithm(scheme)
 	answer, err := c.api.Sign(ctx, c.ref.name, c.ref.version, azkeys.SignParameters{Algorithm: &name, Value: digest}, nil)
-	return answer.Result, err
-}
-
-// signECDSA makes DER of the r‖s that Azure answers with (RFC 7518 §3.4).
-func (c *client) signECDSA(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
-	raw, err := c.sign(ctx, scheme, digest)
-	if err != nil {
-		return nil, err
+	if err != nil || !strings.HasPrefix(scheme, "ES") {
+		return answer.Result, err
 	}
-	sig, err := kms.ECDSASignature(raw)
+	sig, err := kms.ECDSASignature(answer.Result)
 	if err != nil {
 		return nil, kms.WrongSignature(err)
 	}

@@ -3,16 +3,13 @@ package azure
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -136,12 +133,4 @@ func principal(token string) []slog.Attr {
 	return []slog.Attr{
 		slog.String("tenant", kms.OneLine(claims.Tenant)), slog.String("object", kms.OneLine(claims.Object)), slog.String("app", kms.OneLine(claims.App)),
 	}
-}
-
-// payload is the body of an answer, which the SDK has read already.
-func payload(answer *http.Response) ([]byte, error) {
-	if answer == nil {
-		return nil, errors.New("no answer")
-	}
-	return runtime.Payload(answer)
 }

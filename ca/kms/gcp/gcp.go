@@ -11,7 +11,6 @@ import (
 	"hash/crc32"
 	"log/slog"
 	"net/http"
-	"net/url"
 	"strconv"
 	"strings"
 
@@ -37,11 +36,9 @@ func Backend() *kms.Backend {
 }
 
 // rights are the predefined roles of Cloud KMS.
-func rights() kms.Rights {
-	return kms.Rights{
-		Signing: "grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
-		Sealing: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
-	}
+var rights = kms.Rights{
+	Signing: "grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
+	Sealing: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
 }
 
 // algorithms are the algorithms of key versions that sign certificates, each with
@@ -72,15 +69,12 @@ type client struct {
 
 // Client is for Google's own endpoint unless another is set.
 func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
-	c := &client{ref: r, endpoint: strings.TrimSuffix(cmp.Or(o.Access.Endpoint, "https://cloudkms.googleapis.com"), "/")}
-	if err := kms.CheckEndpoint(c.endpoint); err != nil {
-		return nil, fmt.Errorf("endpoint: %w", err)
-	}
-	at, err := url.Parse(c.endpoint)
+	at, err := kms.ParseEndpoint(cmp.Or(o.Access.Endpoint, "https://cloudkms.googleapis.com"))
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	c.Service, err = o.NewService(at.Host, rights(), classify)
+	c := &client{ref: r, endpoint: at.String()}
+	c.Service, err = o.NewService(at.Host, rights, classify)
 	return c, err
 }
 

@@ -43,10 +43,7 @@ func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error)
 	if endpoint == "" {
 		return nil, errors.New("where is Vault? set endpoint, or VAULT_ADDR")
 	}
-	if err := kms.CheckEndpoint(endpoint); err != nil {
-		return nil, err
-	}
-	base, err := url.Parse(strings.TrimSuffix(endpoint, "/"))
+	base, err := kms.ParseEndpoint(endpoint)
 	if err != nil {
 		return nil, err
 	}
