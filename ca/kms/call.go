@@ -127,7 +127,7 @@ func (s *Service) retry(ctx context.Context, operation string, attempts int, do 
 		}
 		c := s.classified(err, at)
 		failed = &CallError{Attempts: attempt, Elapsed: s.Now().Sub(began), Err: err, outcome: c.Outcome, temporary: c.Retry, Text: c.Text}
-		failed.Host, failed.Step = at.now().place(s.host, operation)
+		failed.Host, failed.Step = at.place(s.host, operation)
 		if !c.Retry || attempt == attempts || !Pause(ctx, attempt) {
 			break
 		}
@@ -168,22 +168,22 @@ func Pause(ctx context.Context, attempt int) bool {
 }
 
 // attempt does the operation once and reports how far it came.
-func (s *Service) attempt(ctx context.Context, do func(ctx context.Context) error) (*connectionTrace, error) {
-	at := new(connectionTrace)
+func (s *Service) attempt(ctx context.Context, do func(ctx context.Context) error) (reached, error) {
 	if err := ctx.Err(); err != nil {
-		return at, err
+		return reached{}, err
 	}
+	at := new(connectionTrace)
 	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, at.trace()), attemptTimeout)
 	defer cancel()
 	err := do(ctx)
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		err = errors.Join(ctx.Err(), err) // SDKs don't always say so
 	}
-	return at, err
+	return at.now(), err
 }
 
 // classified says what the error of one attempt means.
-func (s *Service) classified(err error, at *connectionTrace) Classified {
+func (s *Service) classified(err error, at reached) Classified {
 	c, known := s.classify(err)
 	if !known {
 		c = classifyNetwork(err, at)
@@ -196,8 +196,7 @@ func (s *Service) classified(err error, at *connectionTrace) Classified {
 }
 
 // classifyNetwork is for errors that don't come from the service itself.
-func classifyNetwork(err error, at *connectionTrace) Classified {
-	reached := at.now()
+func classifyNetwork(err error, reached reached) Classified {
 	if reached.step != "" && reached.failed != nil {
 		err = errors.Join(err, reached.failed) // some SDKs keep no more than a text of it
 	}
@@ -368,12 +367,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	var err error
-	if m.calls, err = shared(r, m.calls); err != nil {
-		return nil, err
-	}
-	m.seconds, err = shared(r, m.seconds)
-	return m, err
+	var callsErr, secondsErr error
+	m.calls, callsErr = shared(r, m.calls)
+	m.seconds, secondsErr = shared(r, m.seconds)
+	return m, errors.Join(callsErr, secondsErr)
 }
 
 // shared registers c, or is the one that is registered already.

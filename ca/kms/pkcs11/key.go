@@ -65,21 +65,13 @@ func (u *uri) Open(ctx context.Context, o kms.Options) (kms.Signer, error) {
 	}
 	k := newKey(u, o.Passphrase)
 	k.known = o.Public
-	for _, step := range []struct {
-		name string
-		do   func(*worker) (string, error)
-	}{{"token", k.find}, {"key", k.start}} {
-		err := o.Step(step.name, func() (string, error) {
-			detail, err := k.call(ctx, func(w *worker) ([]byte, error) {
-				detail, err := step.do(w)
-				return []byte(detail), err
-			})
-			return string(detail), err
-		})
-		if err != nil {
-			_ = k.Close()
-			return nil, fmt.Errorf("key %s: %w", u, err)
-		}
+	err := o.Step("token", func() (string, error) { return call(ctx, k, k.find) })
+	if err == nil {
+		err = o.Step("key", func() (string, error) { return call(ctx, k, k.start) })
+	}
+	if err != nil {
+		_ = k.Close()
+		return nil, fmt.Errorf("key %s: %w", u, err)
 	}
 	return k, nil
 }
@@ -231,7 +223,7 @@ func (k *key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) (
 		return nil, fmt.Errorf("key %s: %w", k.uri, err)
 	}
 	mechanism, input := mechanismOf(scheme, digest)
-	sig, err := k.call(ctx, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
+	sig, err := call(ctx, k, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
 	if err == nil && scheme.Key.Curve() != nil {
 		sig, err = kms.ECDSASignature(sig)
 	}
@@ -282,9 +274,9 @@ func (k *key) signOnce(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]
 
 // call runs f in an idle worker and waits for it as long as ctx lasts. f goes on
 // without its caller, and keeps its worker until it returns.
-func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte, error) {
+func call[T any](ctx context.Context, k *key, f func(*worker) (T, error)) (result T, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("not begun: %w", err)
+		return result, fmt.Errorf("not begun: %w", err)
 	}
 	began := time.Now()
 	var w *worker
@@ -292,31 +284,27 @@ func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte
 	case w = <-k.idle:
 	default:
 		if busy := k.youngest(began); busy > hungAfter {
-			return nil, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
+			return result, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
 		}
 		select {
 		case w = <-k.idle:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
+			return result, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
 		}
 	}
-	type outcome struct {
-		sig []byte
-		err error
-	}
-	done := make(chan outcome, 1)
+	done := make(chan func() (T, error), 1)
 	w.since.Store(began.UnixNano())
 	go func() {
-		sig, err := f(w)
+		result, err := f(w)
 		w.since.Store(0)
 		k.idle <- w
-		done <- outcome{sig, err}
+		done <- func() (T, error) { return result, err }
 	}()
 	select {
-	case o := <-done:
-		return o.sig, o.err
+	case outcome := <-done:
+		return outcome()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("the library hasn't answered after %v: %w", time.Since(began).Round(time.Millisecond), ctx.Err())
+		return result, fmt.Errorf("the library hasn't answered after %v: %w", time.Since(began).Round(time.Millisecond), ctx.Err())
 	}
 }
 
@@ -371,11 +359,12 @@ func (u *uri) Generate(ctx context.Context, a kms.Algorithm, o kms.Options) (str
 		named.values[attributeID] = string(id)
 	}
 	k := newKey(u, o.Passphrase)
-	_, err := k.call(ctx, func(w *worker) ([]byte, error) {
-		if _, err := k.find(w); err != nil {
-			return nil, err
+	_, err := call(ctx, k, func(w *worker) (string, error) {
+		detail, err := k.find(w)
+		if err == nil {
+			err = k.generate(w, named, a)
 		}
-		return nil, k.generate(w, named, a)
+		return detail, err
 	})
 	if err != nil {
 		return "", fmt.Errorf("key %s: %w", u, err)

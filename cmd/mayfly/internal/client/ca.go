@@ -6,7 +6,6 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/pem"
-	"errors"
 	"net"
 	"net/http"
 	"strings"
@@ -142,17 +141,14 @@ type GRPC struct {
 func DialGRPC(address string, plaintext bool, retry Retry) (*GRPC, error) {
 	scheme, host, found := strings.Cut(address, "://")
 	if !found {
-		scheme, host = "", address
+		scheme, host = "https", address
 	}
 	name, _, err := net.SplitHostPort(host)
 	if err != nil {
 		return nil, problem(Misused, "write --grpc host:port", "the gRPC address is not host:port")
 	}
-	if scheme == "" {
-		scheme = "https"
-		if loopback.Host(name) {
-			scheme = "http"
-		}
+	if !found && loopback.Host(name) {
+		scheme = "http"
 	}
 	if _, err := CheckURL("the CA", scheme+"://"+host, plaintext); err != nil {
 		return nil, err
@@ -210,11 +206,8 @@ func passes(err error) (after time.Duration, passing bool) {
 }
 
 func grpcFault(ctx context.Context, err error, id string) error {
-	if errors.Is(ctx.Err(), context.Canceled) {
-		return ctx.Err()
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return unreachable(ctx, "the CA", context.DeadlineExceeded)
+	if ctx.Err() != nil {
+		return unreachable(ctx, "the CA", ctx.Err())
 	}
 	st := status.Convert(err)
 	reason := ""

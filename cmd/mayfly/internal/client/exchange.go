@@ -58,11 +58,10 @@ func (r Retry) again(ctx context.Context, n int, after time.Duration, cause stri
 	if r.Say != nil {
 		r.Say(fmt.Sprintf("%s; trying again in %s (%d of %d)", cause, d.Round(10*time.Millisecond), n+1, attempts))
 	}
-	waiting := r.Wait
-	if waiting == nil {
-		waiting = wait.For
+	if r.Wait != nil {
+		return r.Wait(ctx, d) == nil
 	}
-	return waiting(ctx, d) == nil
+	return wait.For(ctx, d) == nil
 }
 
 func (r Retry) now() time.Time {
@@ -155,7 +154,6 @@ func unreachable(ctx context.Context, what string, err error) error {
 
 // rpcStatus is the JSON of google.rpc.Status with the details this client reads.
 type rpcStatus struct {
-	Code    int    `json:"code"`
 	Message string `json:"message"`
 	Details []struct {
 		Reason    string `json:"reason"`    // google.rpc.ErrorInfo
@@ -172,18 +170,15 @@ func (a *httpAnswer) fault(what string) error {
 	}
 	id := a.header.Get("X-Request-Id")
 	var s rpcStatus
-	reason := ""
-	if json.Unmarshal(a.body, &s) == nil {
-		for _, d := range s.Details {
-			if d.Reason != "" {
-				reason = d.Reason
-			}
-			id = cmp.Or(id, d.RequestID)
-		}
+	if json.Unmarshal(a.body, &s) != nil {
+		s = rpcStatus{}
 	}
-	message := cmp.Or(s.Message, oneLine(string(a.body)))
-	return refusal(what, fmt.Sprintf("HTTP %d", a.status), message, reason, id,
-		passing(a.status))
+	reason := ""
+	for _, d := range s.Details {
+		reason = cmp.Or(d.Reason, reason)
+		id = cmp.Or(id, d.RequestID)
+	}
+	return refusal(what, fmt.Sprintf("HTTP %d", a.status), cmp.Or(s.Message, oneLine(string(a.body))), reason, id, passing(a.status))
 }
 
 // refusal is the one form in which another side's error is shown.

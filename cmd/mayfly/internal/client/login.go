@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -238,11 +239,10 @@ func listenForCode(ctx context.Context, redirect string) (*callback, error) {
 // ServeHTTP takes the one answer whose state is ours. Any page in the person's
 // browser can knock here; a knock without the state changes nothing.
 func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer") // the code is in the URL
-	w.Header().Set("Content-Security-Policy", "default-src 'none'")
-	w.Header().Set("Connection", "close")
+	maps.Copy(w.Header(), http.Header{
+		"Content-Type": {"text/html; charset=utf-8"}, "Cache-Control": {"no-store"}, "Connection": {"close"},
+		"Referrer-Policy": {"no-referrer"}, "Content-Security-Policy": {"default-src 'none'"}, // the code is in the URL
+	})
 	q := r.URL.Query()
 	if r.Method != http.MethodGet || r.URL.Path != c.path ||
 		subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(c.state)) != 1 {
@@ -250,14 +250,9 @@ func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result := codeResult{code: q.Get("code"), issuer: q.Get("iss")}
-	if result.code == "" {
-		result.fault = oneLine(q.Get("error") + " " + q.Get("error_description"))
-		if result.fault == "" {
-			result.fault = "neither a code nor an error came back"
-		}
-	}
 	text := "You are logged in. You may close this page and go back to the terminal."
-	if result.fault != "" {
+	if result.code == "" {
+		result.fault = cmp.Or(oneLine(q.Get("error")+" "+q.Get("error_description")), "neither a code nor an error came back")
 		text = "The login failed. Go back to the terminal."
 	}
 	select {
@@ -277,13 +272,12 @@ func (c *callback) wait(ctx context.Context, issuer string, announced bool) (str
 		}
 		return "", problem(Unavailable, "try again, or use --device on a machine without a browser", "nobody logged in in time")
 	case r := <-c.results:
-		if r.fault != "" {
+		switch {
+		case r.fault != "":
 			return "", problem(Refused, "", "the issuer refused the login: %s", r.fault)
-		}
-		if r.issuer != "" && r.issuer != issuer {
+		case r.issuer != "" && r.issuer != issuer:
 			return "", problem(Unverified, "", "the login was answered by another issuer, %q", r.issuer)
-		}
-		if r.issuer == "" && announced {
+		case r.issuer == "" && announced:
 			return "", problem(Unverified, "log in again, in a fresh browser window; if it goes on, report it to the operator of the issuer",
 				"the login's answer doesn't say that it is by %s, which announces that its answers do (iss)", issuer)
 		}

@@ -26,14 +26,13 @@ type Token struct {
 func ParseToken(raw string) (*Token, error) {
 	raw = strings.TrimSpace(raw)
 	const fix = "give an OpenID Connect identity token: three base64url parts with dots between"
-	if raw == "" {
-		return nil, problem(Failed, fix, "the identity token is empty")
-	}
-	if len(raw) > maxToken {
-		return nil, problem(Failed, fix, "the identity token is over %d bytes", maxToken)
-	}
 	parts := strings.Split(raw, ".")
-	if len(parts) != 3 {
+	switch {
+	case raw == "":
+		return nil, problem(Failed, fix, "the identity token is empty")
+	case len(raw) > maxToken:
+		return nil, problem(Failed, fix, "the identity token is over %d bytes", maxToken)
+	case len(parts) != 3:
 		return nil, problem(Failed, fix, "the identity token is not a JWT: it has %d parts instead of 3", len(parts))
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])

@@ -4,10 +4,12 @@ import (
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"golang.org/x/crypto/cryptobyte"
@@ -45,12 +47,9 @@ func ParseTrust(document []byte) (*Trust, error) {
 	trust := &Trust{authorities: root.Authorities, timestamps: root.TimestampAuthorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
 	for _, log := range root.CTLogs {
 		public, err := x509.ParsePKIXPublicKey(log.SPKI)
-		if err != nil {
-			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
-		}
 		key, ok := public.(*ecdsa.PublicKey)
 		if !ok {
-			return nil, problem(Failed, fix, "the trusted root has a log whose key and id don't fit")
+			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
 		}
 		trust.logs[log.ID] = TrustedLog{Description: log, key: key}
 	}
@@ -73,22 +72,17 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 	// A SAN that holds nothing but an OtherName is critical and unknown to
 	// crypto/x509; it is read by package inspect instead.
 	checked := *leaf
-	checked.UnhandledCriticalExtensions = nil
-	for _, oid := range leaf.UnhandledCriticalExtensions {
-		if !oid.Equal(oidSAN) {
-			checked.UnhandledCriticalExtensions = append(checked.UnhandledCriticalExtensions, oid)
-		}
-	}
+	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
 	last := errors.New("it lists no authority for that time")
 	for _, authority := range t.authorities {
-		if len(authority.Chain) == 0 || !authority.Holds(at) {
+		if !authority.Holds(at) {
 			continue
 		}
 		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-		roots.AddCert(authority.Chain[len(authority.Chain)-1])
-		for _, c := range authority.Chain[:len(authority.Chain)-1] {
+		for _, c := range authority.Chain {
 			intermediates.AddCert(c)
 		}
+		roots.AddCert(authority.Chain[len(authority.Chain)-1])
 		chains, err := checked.Verify(x509.VerifyOptions{
 			Roots: roots, Intermediates: intermediates, CurrentTime: at,
 			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
@@ -123,14 +117,13 @@ func (t *Trust) VerifySCTs(leaf, issuer *x509.Certificate) ([]SCTResult, error) 
 		return nil, err
 	}
 	entry := ctlog.Chain{IssuerKeyHash: sha256.Sum256(issuer.RawSubjectPublicKeyInfo), TBS: tbs}
-	results := make([]SCTResult, 0, len(scts))
-	for _, sct := range scts {
-		r := SCTResult{SCT: sct}
-		r.Log, r.Err = t.logFor(sct)
-		if r.Err == nil {
+	results := make([]SCTResult, len(scts))
+	for i, sct := range scts {
+		r := &results[i]
+		r.SCT = sct
+		if r.Log, r.Err = t.logFor(sct); r.Err == nil {
 			r.Err = sct.Verify(r.Log.key, entry)
 		}
-		results = append(results, r)
 	}
 	return results, nil
 }
@@ -196,10 +189,10 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate's SCTs can't be read").because(err)
 	}
 	verified := &Verified{Chain: chain, SCTs: results}
+	if len(results) == 0 && unlogged {
+		return verified, nil
+	}
 	if len(results) == 0 {
-		if unlogged {
-			return verified, nil
-		}
 		return nil, problem(Unverified, "configure a log at the CA, or accept such certificates with --accept-unlogged",
 			"the certificate carries no SCT: it is in no transparency log that verifiers know of")
 	}
@@ -225,14 +218,13 @@ var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 func checkSubject(leaf *x509.Certificate, token *Token) error {
 	const report = "report it to the operator of the CA"
 	set, err := extension.Parse(leaf.Extensions)
-	if err != nil {
-		return problem(Unverified, report, "the certificate's identity extensions are malformed").because(err)
-	}
-	if set.TokenSubject != "" && set.TokenSubject != token.Subject {
-		return problem(Unverified, report, "the certificate is for another subject than the token's")
-	}
 	names := extension.SANs(leaf)
-	if len(names) != 1 || names[0].Value == "" {
+	switch {
+	case err != nil:
+		return problem(Unverified, report, "the certificate's identity extensions are malformed").because(err)
+	case set.TokenSubject != "" && set.TokenSubject != token.Subject:
+		return problem(Unverified, report, "the certificate is for another subject than the token's")
+	case len(names) != 1 || names[0].Value == "":
 		return problem(Unverified, report, "the certificate does not name one identity")
 	}
 	switch name := names[0].Value; names[0].Type {
@@ -242,7 +234,7 @@ func checkSubject(leaf *x509.Certificate, token *Token) error {
 		}
 		return nil
 	case "username":
-		if !hasSubject(name, token.Subject) {
+		if domain, ok := strings.CutPrefix(name, token.Subject+"!"); !ok || domain == "" || token.Subject == "" {
 			return problem(Unverified, report, "the certificate is for another username than the token's")
 		}
 	case "uri":
@@ -253,11 +245,6 @@ func checkSubject(leaf *x509.Certificate, token *Token) error {
 		return problem(Unverified, report, "the certificate records another issuer than the token's")
 	}
 	return nil
-}
-
-// hasSubject reports whether username is `subject!domain`.
-func hasSubject(username, subject string) bool {
-	return subject != "" && len(username) > len(subject)+1 && username[:len(subject)+1] == subject+"!"
 }
 
 // tbsWithoutSCTs is the certificate's TBSCertificate without the SCT list and
@@ -276,22 +263,14 @@ func tbsWithoutSCTs(cert *x509.Certificate) ([]byte, error) {
 
 // EmbeddedSCTs reads the SCTs in a certificate. None is (nil, nil).
 func EmbeddedSCTs(cert *x509.Certificate) ([]ctlog.SCT, error) {
-	var found []byte
-	for _, e := range cert.Extensions {
-		if !e.Id.Equal(ctlog.OIDSCTList) {
-			continue
-		}
-		if found != nil {
-			return nil, errors.New("the certificate has two SCT lists")
-		}
-		list, input := cryptobyte.String(nil), cryptobyte.String(e.Value)
-		if !input.ReadASN1(&list, cbasn1.OCTET_STRING) || !input.Empty() || len(list) == 0 {
-			return nil, errors.New("the SCT list is not a DER OCTET STRING")
-		}
-		found = list
-	}
-	if found == nil {
+	i := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(ctlog.OIDSCTList) })
+	if i < 0 {
 		return nil, nil
 	}
-	return ctlog.ParseList(found)
+	var list cryptobyte.String
+	input := cryptobyte.String(cert.Extensions[i].Value)
+	if !input.ReadASN1(&list, cbasn1.OCTET_STRING) || !input.Empty() || len(list) == 0 {
+		return nil, errors.New("the SCT list is not a DER OCTET STRING")
+	}
+	return ctlog.ParseList(list)
 }
