@@ -181,7 +181,7 @@ func (k *Key) SignFile(path string) (*commonpb.MessageSignature, error) {
 func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signature []byte, leaf *x509.Certificate) (reply []byte, at time.Time, err error) {
 	const what = "the timestamp authority"
 	var a trustroot.Authority
-	for _, listed := range t.timestamps { // in ascending order of start
+	for _, listed := range t.root.TimestampAuthorities { // in ascending order of start
 		if listed.URL != "" && listed.Holds(leaf.NotBefore) {
 			a = listed
 		}

@@ -1,7 +1,6 @@
 package client
 
 import (
-	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -24,36 +23,16 @@ import (
 
 // Trust is what a trusted root says: the authorities and logs that count, each
 // with the window in which it does.
-type Trust struct {
-	authorities []trustroot.Authority
-	timestamps  []trustroot.Authority
-	logs        map[[32]byte]TrustedLog // by SHA-256 of the SubjectPublicKeyInfo
-}
-
-// TrustedLog is a log with its key.
-type TrustedLog struct {
-	ctlog.Description
-	key *ecdsa.PublicKey
-}
+type Trust struct{ root *trustroot.History }
 
 // ParseTrust reads a trusted_root.json. Logs whose key isn't ECDSA P-256 are
 // passed over: their SCTs count as those of unknown logs.
 func ParseTrust(document []byte) (*Trust, error) {
-	const fix = "give the trusted_root.json of the CA"
 	root, err := trustroot.Parse(document)
 	if err != nil {
-		return nil, problem(Failed, fix, "the trusted root can't be used").because(err)
+		return nil, problem(Failed, "give the trusted_root.json of the CA", "the trusted root can't be used").because(err)
 	}
-	trust := &Trust{authorities: root.Authorities, timestamps: root.TimestampAuthorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
-	for _, log := range root.CTLogs {
-		public, err := x509.ParsePKIXPublicKey(log.SPKI)
-		key, ok := public.(*ecdsa.PublicKey)
-		if !ok {
-			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
-		}
-		trust.logs[log.ID] = TrustedLog{Description: log, key: key}
-	}
-	return trust, nil
+	return &Trust{root}, nil
 }
 
 // VerifyChain verifies the leaf for code signing, at its own notBefore, to the
@@ -74,7 +53,7 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 	checked := *leaf
 	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
 	last := errors.New("it lists no authority for that time")
-	for _, authority := range t.authorities {
+	for _, authority := range t.root.Authorities {
 		if !authority.Holds(at) {
 			continue
 		}
@@ -99,8 +78,8 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 // SCTResult is one SCT of a certificate and what verifying it came to.
 type SCTResult struct {
 	SCT ctlog.SCT
-	Log *TrustedLog // nil when no listed log has the id
-	Err error       // nil: verified
+	Log *ctlog.Description // nil when no listed log has the id
+	Err error              // nil: verified
 }
 
 // VerifySCTs verifies each embedded SCT with the key of the listed log that has
@@ -121,28 +100,30 @@ func (t *Trust) VerifySCTs(leaf, issuer *x509.Certificate) ([]SCTResult, error) 
 	for i, sct := range scts {
 		r := &results[i]
 		r.SCT = sct
-		if r.Log, r.Err = t.logFor(sct); r.Err == nil {
-			r.Err = sct.Verify(r.Log.key, entry)
-		}
+		r.Log, r.Err = t.verify(sct, entry)
 	}
 	return results, nil
 }
 
-// logFor finds the log of an SCT, whose window must hold the SCT's time.
-func (t *Trust) logFor(sct ctlog.SCT) (*TrustedLog, error) {
+// verify verifies an SCT with the key of its log, whose window must hold the SCT's time.
+func (t *Trust) verify(sct ctlog.SCT, entry ctlog.Chain) (*ctlog.Description, error) {
 	at, ok := SCTTime(sct)
 	if !ok {
 		return nil, errors.New("its time is out of range")
 	}
-	log, known := t.logs[sct.LogID]
-	switch {
-	case !known:
+	i := slices.IndexFunc(t.root.CTLogs, func(l ctlog.Description) bool { return l.ID == sct.LogID })
+	if i < 0 {
 		return nil, errors.New("the trusted root lists no log with this id")
-	case !log.Holds(at):
-		return &log, errors.New("its time is outside the window in which the trusted root accepts the log")
-	default:
-		return &log, nil
 	}
+	log := &t.root.CTLogs[i]
+	if !log.Holds(at) {
+		return log, errors.New("its time is outside the window in which the trusted root accepts the log")
+	}
+	key, err := ctlog.ParseKey(log.SPKI)
+	if err != nil {
+		return log, err
+	}
+	return log, sct.Verify(key, entry)
 }
 
 // SCTTime is the SCT's time; false when it is beyond the year 9999, which no
