@@ -192,32 +192,26 @@ func (s *Service) Absent(ctx context.Context, describe func(ctx context.Context)
 // same call would find it again.
 type keyError struct {
 	outcome Outcome
-	text    string
-	causes  []error
+	error
 }
 
-func (e *keyError) Error() string { return e.text }
-
-func (e *keyError) Unwrap() []error { return e.causes }
+func (e *keyError) Unwrap() error { return e.error }
 
 // Unusable is the error for a key that was found and can't be used as it is.
 func Unusable(format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	return &keyError{OutcomeUnusable, err.Error(), []error{err}}
+	return &keyError{OutcomeUnusable, fmt.Errorf(format, args...)}
 }
 
 // WrongSignature is the error for a signature that doesn't verify. There is no
 // second attempt: a service that signs with another key, or corrupts what it
 // signed, is broken.
 func WrongSignature(cause error) error {
-	return &keyError{OutcomeWrong, "the signature that came back doesn't verify under the key that was found at the start: " + cause.Error(), []error{cause}}
+	return &keyError{OutcomeWrong, fmt.Errorf("the signature that came back doesn't verify under the key that was found at the start: %w", cause)}
 }
 
 // NotSealed is the error for a refusal of the sealed bytes themselves, in the
 // vendor's words. It wraps ErrSealed.
-func NotSealed(cause error) error {
-	return &keyError{OutcomeWrong, ErrSealed.Error() + " (" + cause.Error() + ")", []error{ErrSealed, cause}}
-}
+func NotSealed(cause error) error { return &keyError{OutcomeWrong, fmt.Errorf("%w (%w)", ErrSealed, cause)} }
 
 // connect makes a client of the key and authenticates.
 func connect(ctx context.Context, r RemoteReference, o Options, u use) (Client, error) {

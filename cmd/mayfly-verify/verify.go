@@ -174,16 +174,16 @@ func (v *verification) verify(b *bundle.Bundle, by root.TrustedMaterial) (times 
 func (o *options) trust(ctx context.Context) (*root.TrustedRoot, revocation.Source, error) {
 	var client *tuf.Client
 	var text []byte
+	var trusted *root.TrustedRoot
 	var err error
 	if o.tufURL == "" {
 		text, err = os.ReadFile(o.trustedRoot)
 	} else if client, err = o.follow(ctx); err == nil {
 		text, err = client.GetTarget("trusted_root.json")
 	}
-	if err != nil {
-		return nil, nil, fmt.Errorf("the trusted root: %w", err)
+	if err == nil {
+		trusted, err = root.NewTrustedRootFromJSON(text)
 	}
-	trusted, err := root.NewTrustedRootFromJSON(text)
 	if err != nil {
 		return nil, nil, fmt.Errorf("the trusted root: %w", err)
 	}
