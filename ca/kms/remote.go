@@ -211,7 +211,9 @@ func WrongSignature(cause error) error {
 
 // NotSealed is the error for a refusal of the sealed bytes themselves, in the
 // vendor's words. It wraps ErrSealed.
-func NotSealed(cause error) error { return &keyError{OutcomeWrong, fmt.Errorf("%w (%w)", ErrSealed, cause)} }
+func NotSealed(cause error) error {
+	return &keyError{OutcomeWrong, fmt.Errorf("%w (%w)", ErrSealed, cause)}
+}
 
 // connect makes a client of the key and authenticates.
 func connect(ctx context.Context, r RemoteReference, o Options, u use) (Client, error) {

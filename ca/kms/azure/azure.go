@@ -133,16 +133,16 @@ var aadsts = regexp.MustCompile(`AADSTS[0-9]+`)
 // classify says what the answers of the vault and of Entra mean. The SDK's own
 // texts are pages long, so they aren't used.
 func classify(err error, rights string) (kms.Classified, bool) {
-	var failed *azidentity.AuthenticationFailedError
-	var answered *azcore.ResponseError
-	switch {
-	case errors.As(err, &failed) && failed.RawResponse != nil: // without an answer it is the network's
+	if failed, ok := errors.AsType[*azidentity.AuthenticationFailedError](err); ok {
+		if failed.RawResponse == nil { // without an answer it is the network's
+			return kms.Classified{}, false
+		}
 		return classifyToken(failed), true
-	case !errors.As(err, &failed) && errors.As(err, &answered):
-		return classifyAnswer(answered, rights), true
-	default:
-		return kms.Classified{}, false
 	}
+	if answered, ok := errors.AsType[*azcore.ResponseError](err); ok {
+		return classifyAnswer(answered, rights), true
+	}
+	return kms.Classified{}, false
 }
 
 func classifyToken(failed *azidentity.AuthenticationFailedError) kms.Classified {
@@ -184,8 +184,8 @@ func classifyAnswer(answered *azcore.ResponseError, rights string) kms.Classifie
 
 // answeredWith reports whether the vault answered with the status.
 func answeredWith(err error, status int) bool {
-	var answered *azcore.ResponseError
-	return errors.As(err, &answered) && answered.StatusCode == status
+	answered, ok := errors.AsType[*azcore.ResponseError](err)
+	return ok && answered.StatusCode == status
 }
 
 // codeOf is the innermost code of an answer, such as ForbiddenByRbac, and the

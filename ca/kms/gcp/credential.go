@@ -128,31 +128,20 @@ func (m *metadata) get(ctx context.Context, what string) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case response.StatusCode != http.StatusOK:
-		return nil, &metadataError{response.StatusCode}
+		return nil, &auth.Error{Response: response, Body: b}
 	case response.Header.Get("Metadata-Flavor") != "Google":
 		return nil, errors.New("what answers at the metadata address isn't Google's metadata server")
 	}
 	return b, nil
 }
 
-// metadataError is a refusal by the metadata server.
-type metadataError struct{ status int }
-
-func (e *metadataError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
-
 // classifyToken is for what went wrong with a token.
 func classifyToken(err error) (kms.Classified, bool) {
-	var refused *auth.Error
-	var answered *metadataError
-	var status int
-	switch {
-	case errors.As(err, &answered):
-		status = answered.status
-	case errors.As(err, &refused) && refused.Response != nil:
-		status = refused.Response.StatusCode
-	default:
+	refused, ok := errors.AsType[*auth.Error](err)
+	if !ok || refused.Response == nil {
 		return kms.Classified{}, false
 	}
+	status := refused.Response.StatusCode
 	switch kms.OutcomeOf(status) {
 	case kms.OutcomeUnavailable, kms.OutcomeThrottled:
 		return kms.OutcomeUnavailable.Text(fmt.Sprintf("no token: HTTP %d", status)), true

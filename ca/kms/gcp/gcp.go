@@ -139,8 +139,8 @@ func classify(err error, rights string) (kms.Classified, bool) {
 	if c, ok := classifyToken(err); ok {
 		return c, true
 	}
-	var said *apierror.APIError
-	if !errors.As(err, &said) || said.HTTPCode() <= 0 {
+	said, ok := errors.AsType[*apierror.APIError](err)
+	if !ok || said.HTTPCode() <= 0 {
 		return kms.Classified{}, false
 	}
 	outcome, text := kms.OutcomeOf(said.HTTPCode()), textOf(said)
@@ -334,9 +334,9 @@ func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]by
 		Name: c.ref.keyName(), Ciphertext: sealed, AdditionalAuthenticatedData: []byte(about),
 		CiphertextCrc32C: wrapperspb.Int64(crc32c(sealed)), AdditionalAuthenticatedDataCrc32C: wrapperspb.Int64(crc32c([]byte(about))),
 	})
-	var said *apierror.APIError
+	said, _ := errors.AsType[*apierror.APIError](err)
 	switch {
-	case errors.As(err, &said) && said.HTTPCode() == http.StatusBadRequest && strings.Contains(strings.ToLower(said.Error()), "decryption failed"):
+	case said != nil && said.HTTPCode() == http.StatusBadRequest && strings.Contains(strings.ToLower(said.Error()), "decryption failed"):
 		return nil, kms.NotSealed(errors.New(textOf(said)))
 	case err != nil:
 		return nil, err
@@ -372,7 +372,7 @@ func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgori
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
 	err := c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
 		_, err := c.api.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
-			Parent: c.ref.ringName(), CryptoKeyId: c.ref.key,
+			Parent: c.ref.ring, CryptoKeyId: c.ref.key,
 			CryptoKey: &kmspb.CryptoKey{
 				Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
 				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithmFor(a), ProtectionLevel: kmspb.ProtectionLevel_HSM},
@@ -380,11 +380,10 @@ func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
 		})
 		return err
 	})
-	var said *apierror.APIError
-	switch {
-	case errors.As(err, &said) && said.HTTPCode() == http.StatusConflict:
-		return "", kms.ErrKeyExists
-	case err != nil:
+	if said, ok := errors.AsType[*apierror.APIError](err); ok && said.HTTPCode() == http.StatusConflict {
+		err = kms.ErrKeyExists
+	}
+	if err != nil {
 		return "", err
 	}
 	pinned := *c.ref

@@ -237,20 +237,18 @@ func (c *client) send(ctx context.Context, method, path, token string, in, out a
 // decode reads an answer.
 func decode(status int, answer []byte, out any) error {
 	if len(answer) > maxAnswer {
-		return &refusal{status: http.StatusBadGateway, texts: []string{"an answer too large to be read"}}
+		return &refusal{status: http.StatusBadGateway, Texts: []string{"an answer too large to be read"}}
 	}
-	if status < 200 || status > 299 {
-		var said struct {
-			Errors []string `json:"errors"`
-		}
-		_ = json.Unmarshal(answer, &said) // a proxy's page says nothing
-		return &refusal{status: status, texts: said.Errors}
+	if status/100 != 2 {
+		said := &refusal{status: status}
+		_ = json.Unmarshal(answer, said) // a proxy's page says nothing
+		return said
 	}
-	if status == http.StatusNoContent || len(answer) == 0 {
+	if len(answer) == 0 {
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return &refusal{status: http.StatusBadGateway, texts: []string{"the answer isn't Vault's: check the endpoint"}}
+		return &refusal{status: http.StatusBadGateway, Texts: []string{"the answer isn't Vault's: check the endpoint"}}
 	}
 	return nil
 }
@@ -258,11 +256,11 @@ func decode(status int, answer []byte, out any) error {
 // refusal is a refusal by Vault, in its own words.
 type refusal struct {
 	status int
-	texts  []string
+	Texts  []string `json:"errors"`
 }
 
 func (e *refusal) Error() string {
-	return kms.OneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.texts, "; ")))
+	return kms.OneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.Texts, "; ")))
 }
 
 // refusedWith reports whether Vault refused with the status.
@@ -273,11 +271,11 @@ func refusedWith(err error, status int) bool {
 
 // classify says what Vault's refusals mean.
 func (c *client) classify(err error, rights string) (kms.Classified, bool) {
-	var said *refusal
-	if !errors.As(err, &said) {
+	said, ok := errors.AsType[*refusal](err)
+	if !ok {
 		return kms.Classified{}, false
 	}
-	text := strings.ToLower(strings.Join(said.texts, " "))
+	text := strings.ToLower(strings.Join(said.Texts, " "))
 	noKey := fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", c.ref.name, c.ref.mount)
 	outcome := kms.OutcomeOf(said.status)
 	switch {

@@ -162,9 +162,9 @@ func (c *client) sign(ctx context.Context, version int, scheme string, digest []
 	}
 	sig, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		return nil, kms.WrongSignature(err)
+		err = kms.WrongSignature(err)
 	}
-	return sig, nil
+	return sig, err
 }
 
 // read asks for the key once.
@@ -189,8 +189,8 @@ func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
 		return err
 	}
 	err := c.Absent(ctx, describe, func(err error) bool {
-		var said *refusal
-		return errors.As(err, &said) && said.status == http.StatusNotFound && len(said.texts) == 0
+		said, ok := errors.AsType[*refusal](err)
+		return ok && said.status == http.StatusNotFound && len(said.Texts) == 0
 	})
 	if err != nil {
 		return "", err
@@ -262,13 +262,10 @@ func (c *client) encrypt(ctx context.Context, version int, secret []byte, about 
 func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]byte, error) {
 	var out cryptRequest
 	err := c.do(ctx, http.MethodPost, c.ref.path("decrypt"), cryptRequest{Ciphertext: string(sealed), About: []byte(about)}, &out)
-	if said, ok := errors.AsType[*refusal](err); ok && said.status == http.StatusBadRequest {
-		return nil, kms.NotSealed(said)
+	if refusedWith(err, http.StatusBadRequest) {
+		err = kms.NotSealed(err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return out.Plaintext, nil
+	return out.Plaintext, err
 }
 
 // reference is a key of a transit engine.
