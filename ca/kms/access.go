@@ -4,6 +4,7 @@ import (
 	"errors"
 	"net/url"
 	"slices"
+	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -138,21 +139,21 @@ func (all Registry) checkKey(a Access, path string, key setting.KeyRef, f *setti
 }
 
 func checkEndpoint(path, endpoint string, f *setting.Faults) {
-	if err := CheckEndpoint(endpoint); err != nil && endpoint != "" {
+	if _, err := ParseEndpoint(endpoint); err != nil && endpoint != "" {
 		f.Add(path, "%v", err)
 	}
 }
 
-// CheckEndpoint wants https, so that neither digests nor tokens travel in the
+// ParseEndpoint wants https, so that neither digests nor tokens travel in the
 // clear; loopback is where tests and sidecars listen.
-func CheckEndpoint(endpoint string) error {
-	u, err := url.Parse(endpoint)
+func ParseEndpoint(endpoint string) (*url.URL, error) {
+	u, err := url.Parse(strings.TrimSuffix(endpoint, "/"))
 	switch {
 	case err != nil || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "":
-		return errors.New("isn't the URL of a service: write https://HOST[:PORT]")
+		return nil, errors.New("isn't the URL of a service: write https://HOST[:PORT]")
 	case u.Scheme == "https", u.Scheme == "http" && loopback.Host(u.Hostname()):
-		return nil
+		return u, nil
 	default:
-		return errors.New("must be https: plain http is for this machine's loopback interface alone")
+		return nil, errors.New("must be https: plain http is for this machine's loopback interface alone")
 	}
 }

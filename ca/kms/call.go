@@ -34,8 +34,7 @@ const backoff = 100 * time.Millisecond
 // The operations of a service: metric labels, and the step of an error that has
 // come as far as the service itself.
 const (
-	OperationToken    = "token"    // fetch one with the credential
-	OperationIdentity = "identity" // whose credential it is
+	OperationIdentity = "identity" // whose credential it is, with a token
 	OperationKey      = "key"      // describe it, fetch its public key
 	OperationMake     = "make"     // a key, or a name of it
 
@@ -49,7 +48,7 @@ const (
 	stepDNS     = "DNS"
 	stepConnect = "connect"
 	stepTLS     = "TLS"
-	stepToken   = OperationToken // the credential, from another host than the KMS
+	stepToken   = "token" // the credential, from another host than the KMS
 )
 
 // Unreached reports whether there was no connection to the host at all.
@@ -128,7 +127,7 @@ func (s *Service) retry(ctx context.Context, operation string, attempts int, do 
 		}
 		c := s.classified(err, at)
 		failed = &CallError{Attempts: attempt, Elapsed: s.Now().Sub(began), Err: err, outcome: c.Outcome, temporary: c.Retry, Text: c.Text}
-		failed.Host, failed.Step = at.now().place(s.host, operation)
+		failed.Host, failed.Step = at.place(s.host, operation)
 		if !c.Retry || attempt == attempts || !Pause(ctx, attempt) {
 			break
 		}
@@ -169,22 +168,22 @@ func Pause(ctx context.Context, attempt int) bool {
 }
 
 // attempt does the operation once and reports how far it came.
-func (s *Service) attempt(ctx context.Context, do func(ctx context.Context) error) (*connectionTrace, error) {
-	at := new(connectionTrace)
+func (s *Service) attempt(ctx context.Context, do func(ctx context.Context) error) (reached, error) {
 	if err := ctx.Err(); err != nil {
-		return at, err
+		return reached{}, err
 	}
+	at := new(connectionTrace)
 	ctx, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, at.trace()), attemptTimeout)
 	defer cancel()
 	err := do(ctx)
 	if err != nil && ctx.Err() != nil && !errors.Is(err, ctx.Err()) {
 		err = errors.Join(ctx.Err(), err) // SDKs don't always say so
 	}
-	return at, err
+	return at.now(), err
 }
 
 // classified says what the error of one attempt means.
-func (s *Service) classified(err error, at *connectionTrace) Classified {
+func (s *Service) classified(err error, at reached) Classified {
 	c, known := s.classify(err)
 	if !known {
 		c = classifyNetwork(err, at)
@@ -197,8 +196,7 @@ func (s *Service) classified(err error, at *connectionTrace) Classified {
 }
 
 // classifyNetwork is for errors that don't come from the service itself.
-func classifyNetwork(err error, at *connectionTrace) Classified {
-	reached := at.now()
+func classifyNetwork(err error, reached reached) Classified {
 	if reached.step != "" && reached.failed != nil {
 		err = errors.Join(err, reached.failed) // some SDKs keep no more than a text of it
 	}
@@ -328,6 +326,22 @@ const (
 	outcomeCanceled Outcome = "canceled" // the caller went away
 )
 
+// OutcomeOf is what an HTTP status means that refuses a request to a KMS.
+func OutcomeOf(status int) Outcome {
+	switch {
+	case status == http.StatusUnauthorized, status == http.StatusForbidden:
+		return OutcomeDenied
+	case status == http.StatusNotFound, status == http.StatusConflict:
+		return OutcomeUnusable
+	case status == http.StatusTooManyRequests:
+		return OutcomeThrottled
+	case status == http.StatusRequestTimeout, status >= http.StatusInternalServerError:
+		return OutcomeUnavailable
+	default:
+		return OutcomeOther
+	}
+}
+
 // Text is an error of this outcome in words for the operator. A call that is
 // throttled or finds its service unavailable is made again.
 func (o Outcome) Text(text string) Classified {
@@ -353,12 +367,10 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	var err error
-	if m.calls, err = shared(r, m.calls); err != nil {
-		return nil, err
-	}
-	m.seconds, err = shared(r, m.seconds)
-	return m, err
+	var callsErr, secondsErr error
+	m.calls, callsErr = shared(r, m.calls)
+	m.seconds, secondsErr = shared(r, m.seconds)
+	return m, errors.Join(callsErr, secondsErr)
 }
 
 // shared registers c, or is the one that is registered already.

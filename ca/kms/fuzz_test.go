@@ -28,10 +28,7 @@ func FuzzSealedKey(f *testing.F) {
 		Format: sealedFormat, KMSKey: "any:sealing", Algorithm: ECDSAP256,
 		SPKI: strings.Repeat("ab", 32), DataKey: []byte("data key"), Nonce: make([]byte, 12), Key: make([]byte, 64),
 	}
-	good, err := k.encode()
-	if err != nil {
-		f.Fatal(err)
-	}
+	good := k.encode()
 	f.Add(good)
 	f.Add(bytes.Replace(good, []byte("any"), []byte("other"), 1))
 	f.Add(bytes.Replace(good, []byte("nonce"), []byte("NONCE"), 1))
@@ -41,8 +38,7 @@ func FuzzSealedKey(f *testing.F) {
 		if err != nil {
 			return
 		}
-		again, err := k.encode()
-		if err != nil || !bytes.Equal(again, b) || by.String() != k.KMSKey || checkAbout(k.about()) != nil {
+		if !bytes.Equal(k.encode(), b) || by.String() != k.KMSKey || !aboutForm.MatchString(k.about()) {
 			t.Errorf("%s: %v, %v", b, by, err)
 		}
 	})

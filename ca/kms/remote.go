@@ -4,8 +4,10 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"sync"
 	"time"
@@ -30,13 +32,13 @@ type RemoteReference interface {
 type Client interface {
 	overService
 
-	// Authenticate takes the credential that o names, and finds out and logs whose
-	// it is.
+	// Authenticate takes the credential that o names ([Chosen]), and finds out and
+	// logs whose it is ([Service.Identify]).
 	Authenticate(ctx context.Context, o Options) error
-	// SigningKey finds the key and pins its version.
+	// SigningKey finds the key and pins its version, in one attempt.
 	SigningKey(ctx context.Context) (SigningKey, error)
 	// SealingKey finds the key and pins its version, where the KMS needs that to
-	// unseal.
+	// unseal, in one attempt.
 	SealingKey(ctx context.Context) (SealingKey, error)
 	// Make makes a key that can't be taken out of its KMS, and returns the
 	// reference that names it and its version. It never replaces a key: its error
@@ -49,10 +51,9 @@ type overService interface{ service() *Service }
 
 // SigningKey is a key that a [Client] has found.
 type SigningKey struct {
-	Name      string // the pinned reference
-	Detail    string // what was found, for who watches; Name if empty
-	Public    crypto.PublicKey
-	Algorithm Algorithm
+	Name   string // the pinned reference
+	Detail string // what it signs, for who watches; its algorithm if empty
+	Public crypto.PublicKey
 	// Supports gives the vendor's name of a scheme of the key's algorithm; "" for
 	// one that the key doesn't sign with.
 	Supports func(s SignatureScheme) string
@@ -125,6 +126,37 @@ func Chosen[C any](o Options, firstSetUp func(Options) Credential, named func(Cr
 	return c, source, err
 }
 
+// Identify is the step of asking whose the credential is that source names, which also
+// shows that it gives a token. The answer is logged: never a secret.
+func (s *Service) Identify(ctx context.Context, o Options, key fmt.Stringer, source string, ask func(ctx context.Context) ([]slog.Attr, error)) error {
+	var who []slog.Attr
+	err := o.Step(stepToken, func() (string, error) {
+		err := s.Call(ctx, OperationIdentity, func(ctx context.Context) (err error) {
+			who, err = ask(ctx)
+			return err
+		})
+		var words []string
+		for _, a := range who {
+			words = append(words, a.Key+" "+a.Value.String())
+		}
+		return strings.Join(words, ", "), err
+	})
+	if err == nil {
+		s.Logger.LogAttrs(ctx, slog.LevelInfo, "credential of a key",
+			append([]slog.Attr{slog.String("key", key.String()), slog.String("source", source)}, who...)...)
+	}
+	return err
+}
+
+// ParsePublic reads the public key of a SubjectPublicKeyInfo (RFC 5280 §4.1).
+func ParsePublic(spki []byte) (crypto.PublicKey, error) {
+	public, err := x509.ParsePKIXPublicKey(spki)
+	if err != nil {
+		return nil, Unusable("its public key can't be read: %w", err)
+	}
+	return public, nil
+}
+
 // AllSet are the values of environment variables that mean nothing one by one.
 func (o Options) AllSet(names ...string) (values []string, err error) {
 	var missing []string
@@ -160,31 +192,27 @@ func (s *Service) Absent(ctx context.Context, describe func(ctx context.Context)
 // same call would find it again.
 type keyError struct {
 	outcome Outcome
-	text    string
-	causes  []error
+	error
 }
 
-func (e *keyError) Error() string { return e.text }
-
-func (e *keyError) Unwrap() []error { return e.causes }
+func (e *keyError) Unwrap() error { return e.error }
 
 // Unusable is the error for a key that was found and can't be used as it is.
 func Unusable(format string, args ...any) error {
-	err := fmt.Errorf(format, args...)
-	return &keyError{OutcomeUnusable, err.Error(), []error{err}}
+	return &keyError{OutcomeUnusable, fmt.Errorf(format, args...)}
 }
 
 // WrongSignature is the error for a signature that doesn't verify. There is no
 // second attempt: a service that signs with another key, or corrupts what it
 // signed, is broken.
 func WrongSignature(cause error) error {
-	return &keyError{OutcomeWrong, "the signature that came back doesn't verify under the key that was found at the start: " + cause.Error(), []error{cause}}
+	return &keyError{OutcomeWrong, fmt.Errorf("the signature that came back doesn't verify under the key that was found at the start: %w", cause)}
 }
 
 // NotSealed is the error for a refusal of the sealed bytes themselves, in the
 // vendor's words. It wraps ErrSealed.
 func NotSealed(cause error) error {
-	return &keyError{OutcomeWrong, ErrSealed.Error() + " (" + cause.Error() + ")", []error{ErrSealed, cause}}
+	return &keyError{OutcomeWrong, fmt.Errorf("%w (%w)", ErrSealed, cause)}
 }
 
 // connect makes a client of the key and authenticates.
@@ -201,11 +229,18 @@ func connect(ctx context.Context, r RemoteReference, o Options, u use) (Client, 
 	return c, nil
 }
 
-// find connects and runs the step that finds the key.
-func find(ctx context.Context, r RemoteReference, o Options, u use, key func(c Client) (detail string, err error)) (*Service, error) {
+// find connects and runs the step that finds the key, all of whose attempts are one call.
+func find(ctx context.Context, r RemoteReference, o Options, u use, key func(ctx context.Context, c Client) (detail string, err error)) (*Service, error) {
 	c, err := connect(ctx, r, o, u)
 	if err == nil {
-		if err = o.Step("key", func() (string, error) { return key(c) }); err == nil {
+		err = o.Step("key", func() (detail string, err error) {
+			err = c.service().Call(ctx, OperationKey, func(ctx context.Context) error {
+				detail, err = key(ctx, c)
+				return err
+			})
+			return detail, err
+		})
+		if err == nil {
 			return c.service(), nil
 		}
 		_ = c.service().Close()
@@ -216,10 +251,14 @@ func find(ctx context.Context, r RemoteReference, o Options, u use, key func(c C
 func openRemote(ctx context.Context, r RemoteReference, o Options) (Signer, error) {
 	signer := new(remoteSigner)
 	var err error
-	signer.Service, err = find(ctx, r, o, useSigning, func(c Client) (string, error) {
-		var err error
-		signer.key, err = c.SigningKey(ctx)
-		return cmp.Or(signer.key.Detail, signer.key.Name), err
+	signer.Service, err = find(ctx, r, o, useSigning, func(ctx context.Context, c Client) (_ string, err error) {
+		if signer.key, err = c.SigningKey(ctx); err != nil {
+			return "", err
+		}
+		if signer.algorithm, err = AlgorithmOf(signer.key.Public); err != nil {
+			return "", Unusable("%w", err)
+		}
+		return signer.key.Name + ", " + cmp.Or(signer.key.Detail, string(signer.algorithm)), nil
 	})
 	if err != nil {
 		return nil, err
@@ -249,7 +288,8 @@ const trialInterval = 10 * time.Second
 type remoteSigner struct {
 	*Service
 
-	key SigningKey
+	key       SigningKey
+	algorithm Algorithm
 
 	mu        sync.Mutex
 	failure   error     // of the last signature; nil after one that succeeded
@@ -267,7 +307,7 @@ func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.Sign
 	if err := ctx.Err(); err != nil {
 		return nil, fmt.Errorf("signing with %s: %w", r, err)
 	}
-	wanted, err := schemeOf(r.key.Algorithm, digest, opts)
+	wanted, err := SchemeOf(r.algorithm, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", r, err)
 	}

@@ -49,10 +49,10 @@ func (s SignatureScheme) String() string {
 	return fmt.Sprintf("%s%s with %v", s.Key, padding, s.Hash)
 }
 
-// schemeOf is the scheme that a caller of Sign asks of a key: a backend need not
+// SchemeOf is the scheme that a caller of Sign asks of a key: a backend need not
 // ask whether its kind of key has it. The error wraps ErrDigest or
 // ErrSignatureScheme.
-func schemeOf(key Algorithm, digest []byte, opts crypto.SignerOpts) (SignatureScheme, error) {
+func SchemeOf(key Algorithm, digest []byte, opts crypto.SignerOpts) (SignatureScheme, error) {
 	if err := CheckDigest(digest, opts); err != nil {
 		return SignatureScheme{}, err
 	}

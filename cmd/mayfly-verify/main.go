@@ -4,14 +4,30 @@
 package main
 
 import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"net/http"
 	"os"
+	"strings"
+	"time"
 
+	"github.com/sigstore/sigstore-go/pkg/bundle"
+	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
+	"github.com/sigstore/sigstore-go/pkg/root"
+	"github.com/sigstore/sigstore-go/pkg/tuf"
+	"github.com/sigstore/sigstore-go/pkg/verify"
 	"github.com/spf13/cobra"
+	"github.com/theupdateframework/go-tuf/v2/metadata/fetcher"
 
 	"github.com/mayfly-ca/mayfly/ca/revocation"
+	"github.com/mayfly-ca/mayfly/ca/revocation/guard"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 // version is set by the build.
@@ -76,4 +92,221 @@ of what is revoked, which is stale, or can't be had or used.`,
 	cmd.MarkFlagsOneRequired("trusted-root", "tuf-url")
 	cmd.MarkFlagsRequiredTogether("tuf-url", "tuf-root")
 	return cmd
+}
+
+// options are the command line.
+type options struct {
+	bundle, trustedRoot, tufURL, tufRoot, crl      string
+	identity, identityRegexp, issuer, issuerRegexp string
+	offline, allowStale, json                      bool
+	warn                                           io.Writer
+}
+
+// signature is what one signature came to, as it is printed.
+type signature struct {
+	Result      string      `json:"result"` // good, bad, or a kind of refusal
+	Words       string      `json:"words,omitempty"`
+	SAN         string      `json:"san"`
+	Issuer      string      `json:"issuer"`
+	Serial      string      `json:"serial"`
+	Authority   string      `json:"authority"` // its key id
+	Fingerprint string      `json:"certificate_fingerprint"`
+	Times       []time.Time `json:"timestamps,omitempty"`
+}
+
+// run verifies, prints what came out, and fails unless a signature is good.
+func (o *options) run(cmd *cobra.Command, name string) error {
+	o.warn = cmd.ErrOrStderr()
+	identity, err := verify.NewShortCertificateIdentity(o.issuer, o.issuerRegexp, o.identity, o.identityRegexp)
+	if err != nil {
+		return fmt.Errorf("say who signed with --certificate-identity and --certificate-oidc-issuer: %w", err)
+	}
+	v := verification{options: o, identity: identity}
+	if v.trusted, v.lists, err = o.trust(cmd.Context()); err != nil {
+		return err
+	}
+	bundles, err := v.read(cmd.Context(), name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	result := errors.New("there is no signature")
+	all := make([]signature, len(bundles))
+	for i, b := range bundles {
+		if err := v.signature(b, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
+			result = err // the last, unless one was revoked: one that is good is enough
+		}
+	}
+	if o.json {
+		err = json.NewEncoder(cmd.OutOrStdout()).Encode(map[string]any{"artifact": name, "good": result == nil, "signatures": all})
+		return cmp.Or(result, err)
+	}
+	for _, s := range all {
+		fmt.Fprintf(cmd.OutOrStdout(), "%-8s %s by %s (%s), certificate %s\n", s.Result, terminal.Escape(name), terminal.Escape(s.SAN), terminal.Escape(s.Issuer), s.Serial)
+	}
+	return result
+}
+
+// verification is how each signature is verified.
+type verification struct {
+	*options
+	trusted  *root.TrustedRoot
+	lists    revocation.Source // nil where none is to be asked
+	artifact verify.ArtifactPolicyOption
+	identity verify.CertificateIdentity
+}
+
+// read gives the signatures of an artifact.
+func (v *verification) read(ctx context.Context, name string) ([]*bundle.Bundle, error) {
+	if v.bundle == "" {
+		return v.readImage(ctx, name)
+	}
+	b, err := bundle.LoadJSONFromPath(v.bundle)
+	if err != nil {
+		return nil, fmt.Errorf("%s isn't a Sigstore bundle: %w", v.bundle, err)
+	}
+	v.artifact = func(p *verify.PolicyConfig) error { // each verification reads it anew
+		file, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		return verify.WithArtifact(file)(p)
+	}
+	return []*bundle.Bundle{b}, nil
+}
+
+// signature verifies one. It is revoked only if all else is good: who asks goes by that.
+func (v *verification) signature(b *bundle.Bundle, s *signature) (err error) {
+	defer func() {
+		s.Result = "good"
+		if refusal := (*revocation.Refusal)(nil); errors.As(err, &refusal) {
+			s.Result, s.Words = string(refusal.Kind), refusal.Words
+		} else if err != nil {
+			s.Result, s.Words = "bad", err.Error()
+		}
+	}()
+	content, err := b.VerificationContent()
+	if err != nil {
+		return err
+	}
+	c := content.Certificate()
+	if c == nil {
+		return errors.New("it is signed with a key, and not with a certificate")
+	}
+	if is, err := certificate.SummarizeCertificate(c); err == nil {
+		s.SAN, s.Issuer = is.SubjectAlternativeName, is.Issuer
+	}
+	s.Serial, s.Authority, s.Fingerprint = c.SerialNumber.Text(16), fmt.Sprintf("%x", c.AuthorityKeyId), fmt.Sprintf("%x", sha256.Sum256(c.Raw))
+	if s.Times, err = v.verify(b, v.trusted); err != nil || v.lists == nil {
+		return err
+	}
+	terms := revocation.Terms{Now: time.Now()}
+	if v.allowStale {
+		terms.Stale = func(r *revocation.Refusal) { fmt.Fprintln(v.warn, "mayfly-verify: warning:", r) }
+	}
+	guarded := guard.New(v.trusted, v.lists, terms)
+	_, err = v.verify(b, guarded)
+	return cmp.Or(guarded.Refusal(), err)
+}
+
+// verify has sigstore-go verify a bundle by all that the trusted root has, and gives the
+// times of its signature.
+func (v *verification) verify(b *bundle.Bundle, by root.TrustedMaterial) (times []time.Time, err error) {
+	wanted := []verify.VerifierOption{verify.WithObserverTimestamps(1), verify.WithoutStatementPredicate()}
+	if len(by.TimestampingAuthorities())+len(by.RekorLogs()) == 0 {
+		wanted[0] = verify.WithCurrentTime()
+	}
+	if len(by.RekorLogs()) > 0 {
+		wanted = append(wanted, verify.WithTransparencyLog(1))
+	}
+	if len(by.CTLogs()) > 0 {
+		wanted = append(wanted, verify.WithSignedCertificateTimestamps(1))
+	}
+	verifier, err := verify.NewVerifier(by, wanted...)
+	if err != nil {
+		return nil, err
+	}
+	result, err := verifier.Verify(b, verify.NewPolicy(v.artifact, verify.WithCertificateIdentity(v.identity)))
+	if err != nil {
+		return nil, err
+	}
+	if is := result.Statement.GetPredicateType(); v.bundle == "" && is != signPredicate {
+		return nil, fmt.Errorf("it is a statement of the type %q, and no signature", is)
+	}
+	for _, t := range result.VerifiedTimestamps {
+		times = append(times, t.Timestamp)
+	}
+	return times, nil
+}
+
+// trust reads the trusted root, and says where lists come from: nil for nowhere.
+func (o *options) trust(ctx context.Context) (*root.TrustedRoot, revocation.Source, error) {
+	var client *tuf.Client
+	var text []byte
+	var trusted *root.TrustedRoot
+	var err error
+	if o.tufURL == "" {
+		text, err = os.ReadFile(o.trustedRoot)
+	} else if client, err = o.follow(ctx); err == nil {
+		text, err = client.GetTarget("trusted_root.json")
+	}
+	if err == nil {
+		trusted, err = root.NewTrustedRootFromJSON(text)
+	}
+	if err != nil {
+		return nil, nil, fmt.Errorf("the trusted root: %w", err)
+	}
+	if o.crl == "" && client == nil {
+		fmt.Fprintln(o.warn, "mayfly-verify: warning: no --crl is given: a certificate that is revoked counts")
+	}
+	if o.crl == "none" || o.crl == "" && client == nil {
+		return trusted, nil, nil
+	}
+	return trusted, func(authority string) (*revocation.List, error) {
+		b, err := o.readList(authority, client)
+		if err != nil {
+			missing := revocation.NoList(authority)
+			missing.Words += ": " + err.Error()
+			return nil, missing
+		}
+		return revocation.Parse(b)
+	}, nil
+}
+
+// follow is a TUF client, which remembers what it saw where cosign does.
+func (o *options) follow(ctx context.Context) (*tuf.Client, error) {
+	first, err := os.ReadFile(o.tufRoot)
+	if err != nil {
+		return nil, err
+	}
+	with := tuf.DefaultOptions().WithContext(ctx).WithRoot(first).WithRepositoryBaseURL(strings.TrimSuffix(o.tufURL, "/"))
+	if o.offline {
+		with = with.WithForceCache().WithFetcher(offline{})
+	}
+	return tuf.New(with)
+}
+
+// offline fetches nothing.
+type offline struct{}
+
+func (offline) DownloadFile(string, int64, time.Duration) ([]byte, error) {
+	return nil, errors.New("nothing is fetched --offline, and what was fetched before doesn't have it, or has expired")
+}
+
+// readList gets the list of an authority.
+func (o *options) readList(authority string, client *tuf.Client) ([]byte, error) {
+	url := o.crl
+	if strings.HasSuffix(url, "/") {
+		url += authority + ".crl"
+	}
+	switch {
+	case (url == "" || url == "tuf") && client != nil:
+		return client.GetTarget("crl/" + authority + ".crl")
+	case !strings.HasPrefix(url, "https://") && !strings.HasPrefix(url, "http://"):
+		return os.ReadFile(url)
+	case o.offline:
+		return nil, errors.New("nothing is fetched --offline: give a file")
+	}
+	web := fetcher.NewDefaultFetcher()
+	web.SetHTTPClient(&http.Client{Timeout: time.Minute})
+	return web.DownloadFile(url, revocation.MaxBytes, 0)
 }

@@ -117,7 +117,7 @@ func newRequestCommand(streams streams) *cobra.Command {
 	f.StringVar(&o.grpc, "grpc", "", "ask over gRPC at this host:port instead of REST (TLS, or plaintext on loopback)")
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
 	f.DurationVar(&o.timeout, "timeout", 3*time.Minute, "for everything, a person's login included")
-	f.StringVar(&o.keyType, "key-type", string(client.DefaultKeyType), strings.Join(client.KeyTypes(), ", "))
+	f.StringVar(&o.keyType, "key-type", client.DefaultKeyType, strings.Join(client.KeyTypes(), ", "))
 	f.BoolVar(&o.csr, "csr", false, "prove possession with a certificate signing request instead of a signature")
 	f.StringVar(&o.tokenFile, "token-file", "", "read the identity token from a file")
 	f.StringVar(&o.tokenEnv, "token-env", "", "read the identity token from the environment variable of this name")
@@ -181,7 +181,7 @@ func (r *request) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	key, err := client.GenerateKey(client.KeyType(r.keyType))
+	key, err := client.GenerateKey(r.keyType)
 	if err != nil {
 		return err
 	}
@@ -343,7 +343,7 @@ type outcome struct {
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {
 	o := outcome{
 		CA: r.ca, TokenSource: source, Subject: token.Subject, Issuer: token.Issuer,
-		KeyType: string(key.Type()), TrustedRoot: origin, Chain: string(cachain.PEM(v.Chain)),
+		KeyType: key.Type(), TrustedRoot: origin, Chain: string(cachain.PEM(v.Chain)),
 	}
 	if r.grpc != "" {
 		o.CA = r.grpc

@@ -3,15 +3,13 @@ package azure
 import (
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
-	"net/http"
+	"log/slog"
 	"strings"
 
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/cloud"
 	"github.com/Azure/azure-sdk-for-go/sdk/azcore/policy"
-	"github.com/Azure/azure-sdk-for-go/sdk/azcore/runtime"
 	"github.com/Azure/azure-sdk-for-go/sdk/azidentity"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -120,36 +118,19 @@ func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (_ a
 	return c, "environment, certificate of app " + app, err
 }
 
-// principal is what a token says of whose it is.
-type principal struct {
-	Tenant string `json:"tid"`
-	Object string `json:"oid"`
-	App    string `json:"appid"`
-}
-
-func (p principal) String() string {
-	return "tenant " + p.Tenant + ", object " + p.Object + ", app " + p.App
-}
-
-// principalOf reads a token's claims for the log. Nothing is decided by
+// principal reads a token's claims for the log. Nothing is decided by
 // them, so nothing is verified: the vault does that.
-func principalOf(token string) principal {
-	var p principal
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return p
+func principal(token string) []slog.Attr {
+	var claims struct {
+		Tenant string `json:"tid"`
+		Object string `json:"oid"`
+		App    string `json:"appid"`
 	}
-	if b, err := base64.RawURLEncoding.DecodeString(parts[1]); err == nil && json.Unmarshal(b, &p) != nil {
-		return principal{}
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		b, _ := base64.RawURLEncoding.DecodeString(parts[1])
+		_ = json.Unmarshal(b, &claims) // what isn't a token's says nothing
 	}
-	p.Tenant, p.Object, p.App = kms.Abridged(p.Tenant), kms.Abridged(p.Object), kms.Abridged(p.App)
-	return p
-}
-
-// payload is the body of an answer, which the SDK has read already.
-func payload(answer *http.Response) ([]byte, error) {
-	if answer == nil {
-		return nil, errors.New("no answer")
+	return []slog.Attr{
+		slog.String("tenant", kms.OneLine(claims.Tenant)), slog.String("object", kms.OneLine(claims.Object)), slog.String("app", kms.OneLine(claims.App)),
 	}
-	return runtime.Payload(answer)
 }

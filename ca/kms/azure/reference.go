@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/url"
 	"regexp"
+	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -65,58 +66,46 @@ func claims(ref string) bool {
 // azurekms://VAULT[.SUFFIX]/[keys/]NAME[/VERSION].
 func parse(ref string, a kms.Access) (kms.Reference, error) {
 	lower := strings.ToLower(ref)
+	full := strings.HasPrefix(lower, "https://")
 	switch {
 	case strings.HasPrefix(lower, "/subscriptions/"):
 		return nil, errors.New("is a resource ID: " + forms)
 	case strings.HasPrefix(lower, "http://"):
 		return nil, errors.New("is plain http: " + forms)
-	case strings.HasPrefix(lower, "https://"):
+	case full:
 		ref = ref[len("https://"):]
 	default:
 		ref = strings.TrimPrefix(strings.TrimPrefix(ref, "//"), "/")
 	}
-	host, path, err := split(ref)
-	if err != nil {
-		return nil, err
-	}
-	r := reference{}
-	if r.host, r.place, err = hostOf(host, a); err != nil {
-		return nil, err
-	}
-	full := strings.HasPrefix(lower, "https://")
-	if r.name, r.version, err = parsePath(path, full); err != nil {
-		return nil, err
-	}
-	return r, nil
-}
-
-// split takes a URL without its scheme apart.
-func split(ref string) (host, path string, err error) {
 	u, err := url.Parse("https://" + ref)
 	switch {
 	case err != nil || u.Host == "":
-		return "", "", errors.New("names no key: " + forms)
-	case strings.Contains(u.Host, "=") || strings.Contains(u.Host, ";"):
-		return "", "", errors.New("has attributes: " + forms)
+		return nil, errors.New("names no key: " + forms)
+	case strings.ContainsAny(u.Host, "=;"):
+		return nil, errors.New("has attributes: " + forms)
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.RawPath != "":
-		return "", "", errors.New("has more than host and path: " + forms)
+		return nil, errors.New("has more than host and path: " + forms)
 	case u.Port() != "" && u.Port() != "443":
-		return "", "", fmt.Errorf("has the port %s: leave it out, and set the endpoint apart", u.Port())
+		return nil, fmt.Errorf("has the port %s: leave it out, and set the endpoint apart", u.Port())
 	}
-	return strings.ToLower(u.Hostname()), u.Path, nil
+	var r reference
+	if r.host, r.place, err = hostOf(strings.ToLower(u.Hostname()), a); err != nil {
+		return nil, err
+	}
+	r.name, r.version, err = parsePath(u.Path, full)
+	return r, err
 }
 
 // hostOf finds the cloud of a whole host name, and completes a short one.
 func hostOf(host string, a kms.Access) (string, *place, error) {
-	if a.Cloud != "" && placeOf(a.Cloud) == nil {
+	first := slices.IndexFunc(places, func(p *place) bool { return p.cloud == a.Cloud })
+	switch short := !strings.Contains(host, "."); {
+	case a.Cloud != "" && first < 0:
 		return "", nil, fmt.Errorf("cloud %q is unknown: one of public, usgovernment, china", kms.Abridged(a.Cloud))
-	}
-	if !strings.Contains(host, ".") {
-		place := placeOf(a.Cloud)
-		if place == nil {
-			return "", nil, fmt.Errorf("%q is a short name: write %s%s, or set the cloud", kms.Abridged(host), kms.Abridged(host), places[0].suffix)
-		}
-		host += place.suffix
+	case short && first < 0:
+		return "", nil, fmt.Errorf("%q is a short name: write %s%s, or set the cloud", kms.Abridged(host), kms.Abridged(host), places[0].suffix)
+	case short:
+		host += places[first].suffix
 	}
 	for _, place := range places {
 		vault, ok := strings.CutSuffix(host, place.suffix)
@@ -133,16 +122,6 @@ func hostOf(host string, a kms.Access) (string, *place, error) {
 	return "", nil, fmt.Errorf("%s isn't a host of Azure Key Vault or Managed HSM: %s", kms.Abridged(host), forms)
 }
 
-// placeOf is where short names of a cloud are; nil for none.
-func placeOf(cloud string) *place {
-	for _, place := range places {
-		if place.cloud == cloud {
-			return place
-		}
-	}
-	return nil
-}
-
 // parsePath reads /keys/NAME[/VERSION]; unless full, `keys` may be missing. One
 // slash at the end is forgiven.
 func parsePath(path string, full bool) (name, version string, err error) {
@@ -155,15 +134,16 @@ func parsePath(path string, full bool) (name, version string, err error) {
 	case full || parts[0] == "" || parts[0] == "keys":
 		return "", "", errors.New("names no key: " + forms)
 	}
+	if name = parts[0]; len(parts) > 1 {
+		version = parts[1]
+	}
 	switch {
 	case len(parts) > 2:
 		return "", "", errors.New("has more than a key and a version: " + forms)
-	case !nameForm.MatchString(parts[0]):
-		return "", "", fmt.Errorf("%q isn't a key's name: letters, digits and '-'", kms.Abridged(parts[0]))
-	case len(parts) == 2 && !versionForm.MatchString(parts[1]):
-		return "", "", fmt.Errorf("%q isn't a version: 32 hexadecimal digits are", kms.Abridged(parts[1]))
-	case len(parts) == 2:
-		return parts[0], parts[1], nil
+	case !nameForm.MatchString(name):
+		return "", "", fmt.Errorf("%q isn't a key's name: letters, digits and '-'", kms.Abridged(name))
+	case len(parts) == 2 && !versionForm.MatchString(version):
+		return "", "", fmt.Errorf("%q isn't a version: 32 hexadecimal digits are", kms.Abridged(version))
 	}
-	return parts[0], "", nil
+	return name, version, nil
 }

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -31,31 +30,8 @@ var fileTypes = map[kms.Credential][]gcpauth.CredType{
 	kms.CredentialCLI:      {gcpauth.AuthorizedUser, gcpauth.ImpersonatedServiceAccount, gcpauth.ExternalAccountAuthorizedUser},
 }
 
-// authorize is the HTTP client that adds tokens of the credential that is named.
-func (c *client) authorize(ctx context.Context, o kms.Options) (*http.Client, error) {
-	authorized := *c.HTTP
-	err := o.Step("credential", func() (string, error) {
-		provider, principal, err := c.credential(ctx, o)
-		if err != nil {
-			return "", err
-		}
-		err = c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
-			_, err := provider.Token(ctx)
-			return err
-		})
-		if err != nil {
-			return "", err
-		}
-		authorized.Transport = &tokenTransport{base: c.HTTP.Transport, tokens: provider}
-		c.Logger.InfoContext(ctx, "credential for a key", slog.String("key", c.ref.String()),
-			slog.String("source", string(o.Access.Credential)), slog.String("principal", principal))
-		return string(o.Access.Credential) + ": " + principal, nil
-	})
-	return &authorized, err
-}
-
-// credential finds what the configuration names, and nothing else.
-func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvider, string, error) {
+// credential is what the configuration names, and nothing else, and whose it is.
+func (c *client) credential(ctx context.Context, o kms.Options) (*auth.Credentials, string, error) {
 	if o.Access.Credential == kms.CredentialManaged {
 		return c.managed(ctx, o)
 	}
@@ -67,7 +43,7 @@ func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvi
 		}
 		path = filepath.Join(folder, "application_default_credentials.json")
 	} else if path == "" {
-		return nil, "", fmt.Errorf("credential %s: GOOGLE_APPLICATION_CREDENTIALS isn't set", o.Access.Credential)
+		return nil, "", errors.New("GOOGLE_APPLICATION_CREDENTIALS isn't set")
 	}
 	read := secretfile.Read
 	if o.Access.Credential == kms.CredentialWorkload { // says where the token is, and holds none
@@ -75,7 +51,7 @@ func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvi
 	}
 	b, err := read(path)
 	if err != nil {
-		return nil, "", fmt.Errorf("credential %s: %w", o.Access.Credential, err)
+		return nil, "", err
 	}
 	var said struct {
 		Type          gcpauth.CredType `json:"type"`
@@ -85,23 +61,23 @@ func (c *client) credential(ctx context.Context, o kms.Options) (auth.TokenProvi
 		ClientID      string           `json:"client_id"`
 	}
 	if json.Unmarshal(b, &said) != nil {
-		return nil, "", fmt.Errorf("credential %s: %s isn't a credential file of Google's", o.Access.Credential, path)
+		return nil, "", fmt.Errorf("%s isn't a credential file of Google's", path)
 	}
 	if accepted := fileTypes[o.Access.Credential]; !slices.Contains(accepted, said.Type) {
-		return nil, "", fmt.Errorf("credential %s: %s is of type %q, which isn't one of %v", o.Access.Credential, path, kms.OneLine(string(said.Type)), accepted)
+		return nil, "", fmt.Errorf("%s is of type %q, which isn't one of %v", path, kms.OneLine(string(said.Type)), accepted)
 	}
 	found, err := gcpauth.NewCredentialsFromJSON(said.Type, b, &gcpauth.DetectOptions{
 		Scopes: []string{scope}, Client: c.HTTP, UseSelfSignedJWT: true, DisableAsyncRefresh: true,
 	})
 	if err != nil {
-		return nil, "", fmt.Errorf("credential %s: %s can't be used: %w", o.Access.Credential, path, err)
+		return nil, "", fmt.Errorf("%s can't be used: %w", path, err)
 	}
 	return found, kms.OneLine(cmp.Or(said.Email, said.Impersonation, said.Audience, said.ClientID)), nil
 }
 
 // managed is the machine's own credential, or that of a pod on GKE, from the
 // metadata address.
-func (c *client) managed(ctx context.Context, o kms.Options) (auth.TokenProvider, string, error) {
+func (c *client) managed(ctx context.Context, o kms.Options) (*auth.Credentials, string, error) {
 	host := cmp.Or(o.Getenv("GCE_METADATA_HOST"), "metadata.google.internal") // Google's own variable
 	account := cmp.Or(o.Access.Identity, "default")
 	m := &metadata{client: c.HTTP, base: "http://" + host + "/computeMetadata/v1/instance/service-accounts/" + url.PathEscape(account) + "/", now: o.Now}
@@ -110,10 +86,8 @@ func (c *client) managed(ctx context.Context, o kms.Options) (auth.TokenProvider
 		email, err = m.get(ctx, "email")
 		return err
 	})
-	if err != nil {
-		return nil, "", err
-	}
-	return auth.NewCachedTokenProvider(m, &auth.CachedTokenProviderOptions{DisableAsyncRefresh: true}), kms.OneLine(string(email)), nil
+	cached := auth.NewCachedTokenProvider(m, &auth.CachedTokenProviderOptions{DisableAsyncRefresh: true})
+	return auth.NewCredentials(&auth.CredentialsOptions{TokenProvider: cached}), kms.OneLine(string(email)), err
 }
 
 // metadata gets tokens from the metadata server.
@@ -154,52 +128,24 @@ func (m *metadata) get(ctx context.Context, what string) ([]byte, error) {
 	case err != nil:
 		return nil, err
 	case response.StatusCode != http.StatusOK:
-		return nil, &metadataError{response.StatusCode}
+		return nil, &auth.Error{Response: response, Body: b}
 	case response.Header.Get("Metadata-Flavor") != "Google":
 		return nil, errors.New("what answers at the metadata address isn't Google's metadata server")
 	}
 	return b, nil
 }
 
-// metadataError is a refusal by the metadata server.
-type metadataError struct{ status int }
-
-func (e *metadataError) Error() string { return fmt.Sprintf("HTTP %d", e.status) }
-
-// tokenTransport adds a token to each request, within the request's time.
-type tokenTransport struct {
-	base   http.RoundTripper
-	tokens auth.TokenProvider
-}
-
-func (t *tokenTransport) RoundTrip(r *http.Request) (*http.Response, error) {
-	token, err := t.tokens.Token(r.Context())
-	if err != nil {
-		if r.Body != nil {
-			_ = r.Body.Close() // RoundTrip's duty
-		}
-		return nil, fmt.Errorf("token: %w", err)
-	}
-	r = r.Clone(r.Context())
-	r.Header.Set("Authorization", "Bearer "+token.Value)
-	return t.base.RoundTrip(r)
-}
-
 // classifyToken is for what went wrong with a token.
 func classifyToken(err error) (kms.Classified, bool) {
-	var refused *auth.Error
-	var answered *metadataError
-	var status int
-	switch {
-	case errors.As(err, &answered):
-		status = answered.status
-	case errors.As(err, &refused) && refused.Response != nil:
-		status = refused.Response.StatusCode
-	default:
+	refused, ok := errors.AsType[*auth.Error](err)
+	if !ok || refused.Response == nil {
 		return kms.Classified{}, false
 	}
-	if status >= 500 || status == http.StatusTooManyRequests {
+	status := refused.Response.StatusCode
+	switch kms.OutcomeOf(status) {
+	case kms.OutcomeUnavailable, kms.OutcomeThrottled:
 		return kms.OutcomeUnavailable.Text(fmt.Sprintf("no token: HTTP %d", status)), true
+	default:
+		return kms.OutcomeDenied.Text(fmt.Sprintf("the credential gets no token: HTTP %d: check the account, and that it isn't disabled or its key deleted", status)), true
 	}
-	return kms.OutcomeDenied.Text(fmt.Sprintf("the credential gets no token: HTTP %d: check the account, and that it isn't disabled or its key deleted", status)), true
 }

@@ -5,17 +5,24 @@ import (
 	"cmp"
 	"context"
 	"crypto"
+	"encoding/pem"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"log/slog"
 	"net/http"
-	"net/url"
+	"strconv"
 	"strings"
 
+	"cloud.google.com/go/auth"
+	"cloud.google.com/go/auth/httptransport"
 	gcpkms "cloud.google.com/go/kms/apiv1"
 	"cloud.google.com/go/kms/apiv1/kmspb"
 	"github.com/googleapis/gax-go/v2/apierror"
 	"google.golang.org/api/googleapi"
+	"google.golang.org/api/iterator"
 	"google.golang.org/api/option"
+	"google.golang.org/protobuf/types/known/wrapperspb"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
@@ -29,11 +36,9 @@ func Backend() *kms.Backend {
 }
 
 // rights are the predefined roles of Cloud KMS.
-func rights() kms.Rights {
-	return kms.Rights{
-		Signing: "grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
-		Sealing: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
-	}
+var rights = kms.Rights{
+	Signing: "grant roles/cloudkms.signerVerifier and roles/cloudkms.viewer",
+	Sealing: "grant roles/cloudkms.cryptoKeyDecrypter and roles/cloudkms.viewer, and cryptoKeyEncrypter to make a sealed key,",
 }
 
 // algorithms are the algorithms of key versions that sign certificates, each with
@@ -64,25 +69,37 @@ type client struct {
 
 // Client is for Google's own endpoint unless another is set.
 func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error) {
-	c := &client{ref: r, endpoint: strings.TrimSuffix(cmp.Or(o.Access.Endpoint, "https://cloudkms.googleapis.com"), "/")}
-	if err := kms.CheckEndpoint(c.endpoint); err != nil {
-		return nil, fmt.Errorf("endpoint: %w", err)
-	}
-	at, err := url.Parse(c.endpoint)
+	at, err := kms.ParseEndpoint(cmp.Or(o.Access.Endpoint, "https://cloudkms.googleapis.com"))
 	if err != nil {
 		return nil, fmt.Errorf("endpoint: %w", err)
 	}
-	c.Service, err = o.NewService(at.Host, rights(), classify)
+	c := &client{ref: r, endpoint: at.String()}
+	c.Service, err = o.NewService(at.Host, rights, classify)
 	return c, err
 }
 
 // Authenticate makes the client of the library.
-func (c *client) Authenticate(ctx context.Context, o kms.Options) (err error) {
-	if c.authorized, err = c.authorize(ctx, o); err != nil {
+func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
+	var principal string
+	credential, _, err := kms.Chosen(o, nil, func(name kms.Credential) (found *auth.Credentials, _ string, err error) {
+		found, principal, err = c.credential(ctx, o)
+		return found, string(name) + ": " + principal, err
+	})
+	if err != nil {
 		return err
 	}
-	c.api, err = c.rest(ctx, c.authorized)
-	return err
+	authorized := *c.HTTP
+	if err := httptransport.AddAuthorizationMiddleware(&authorized, credential); err != nil {
+		return err
+	}
+	c.authorized = &authorized
+	if c.api, err = c.rest(ctx, c.authorized); err != nil {
+		return err
+	}
+	return c.Identify(ctx, o, c.ref, string(o.Access.Credential), func(ctx context.Context) ([]slog.Attr, error) {
+		_, err := credential.Token(ctx)
+		return []slog.Attr{slog.String("principal", principal)}, err
+	})
 }
 
 // rest is a client of Google's over h. ctx is for credentials that the library
@@ -122,25 +139,24 @@ func classify(err error, rights string) (kms.Classified, bool) {
 	if c, ok := classifyToken(err); ok {
 		return c, true
 	}
-	var said *apierror.APIError
-	if !errors.As(err, &said) || said.HTTPCode() <= 0 {
+	said, ok := errors.AsType[*apierror.APIError](err)
+	if !ok || said.HTTPCode() <= 0 {
 		return kms.Classified{}, false
 	}
-	text := textOf(said)
-	switch code := said.HTTPCode(); {
-	case code == http.StatusUnauthorized:
-		return kms.OutcomeDenied.Text("the credential isn't accepted: " + text), true
-	case code == http.StatusForbidden:
-		return kms.OutcomeDenied.Text("permission denied: " + rights + " on the key: " + text), true
-	case code == http.StatusNotFound:
-		return kms.OutcomeUnusable.Text("there is no such key: " + text), true
-	case code == http.StatusTooManyRequests:
-		return kms.OutcomeThrottled.Text("a quota is used up: " + text), true
-	case code >= 500:
-		return kms.OutcomeUnavailable.Text(text), true
-	default: // 400 FAILED_PRECONDITION: disabled, destroyed
-		return kms.OutcomeUnusable.Text(text), true
+	outcome, text := kms.OutcomeOf(said.HTTPCode()), textOf(said)
+	switch {
+	case said.HTTPCode() == http.StatusUnauthorized:
+		text = "the credential isn't accepted: " + text
+	case outcome == kms.OutcomeDenied:
+		text = "permission denied: " + rights + " on the key: " + text
+	case said.HTTPCode() == http.StatusNotFound:
+		text = "there is no such key: " + text
+	case outcome == kms.OutcomeThrottled:
+		text = "a quota is used up: " + text
+	case outcome == kms.OutcomeOther: // 400 FAILED_PRECONDITION: disabled, destroyed
+		outcome = kms.OutcomeUnusable
 	}
+	return outcome.Text(text), true
 }
 
 // textOf is what Google says is wrong.
@@ -149,4 +165,253 @@ func textOf(said *apierror.APIError) string {
 		return kms.OneLine(plain.Message)
 	}
 	return kms.OneLine(strings.TrimSpace(said.Error()))
+}
+
+// SigningKey pins the newest enabled version, where none is named, and reads its
+// public key.
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
+	pinned := *c.ref
+	if pinned.version == "" {
+		if pinned.version, err = c.newest(ctx); err != nil {
+			return key, err
+		}
+	}
+	name := pinned.resource()
+	describe := func(ctx context.Context) error {
+		v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+		if err != nil {
+			return err
+		}
+		return checkEnabled(v)
+	}
+	if err := describe(ctx); err != nil {
+		return key, err
+	}
+	k, err := c.api.GetPublicKey(ctx, &kmspb.GetPublicKeyRequest{Name: name})
+	if err != nil {
+		return key, err
+	}
+	block, _ := pem.Decode([]byte(k.GetPem()))
+	if block == nil || k.GetName() != name || !intact([]byte(k.GetPem()), k.GetPemCrc32C()) {
+		return key, errDamaged
+	}
+	offered, ok := algorithms[k.GetAlgorithm()]
+	if !ok {
+		return key, kms.Unusable("a key of algorithm %v isn't one to sign certificates with: make one of EC_SIGN_P256_SHA256, say", k.GetAlgorithm())
+	}
+	public, err := kms.ParsePublic(block.Bytes)
+	return kms.SigningKey{
+		Name: pinned.String(), Detail: offered.String(), Public: public, Describe: describe,
+		Supports: func(s kms.SignatureScheme) string {
+			if s == offered {
+				return s.String()
+			}
+			return ""
+		},
+		Sign: func(ctx context.Context, _ string, digest []byte) ([]byte, error) { return c.sign(ctx, name, digest) },
+	}, err
+}
+
+// newest is the number of the newest version that is enabled. Keys that sign
+// have no primary version.
+func (c *client) newest(ctx context.Context) (string, error) {
+	const most = 1000 // more than anybody has, and an end
+	api, err := c.within(ctx)
+	if err != nil {
+		return "", err
+	}
+	newest := 0
+	all := api.ListCryptoKeyVersions(ctx, &kmspb.ListCryptoKeyVersionsRequest{Parent: c.ref.keyName(), Filter: "state=ENABLED"})
+	for range most {
+		v, err := all.Next()
+		switch {
+		case errors.Is(err, iterator.Done) && newest == 0:
+			return "", kms.Unusable("has no enabled version: enable one, or make a new one")
+		case errors.Is(err, iterator.Done):
+			return strconv.Itoa(newest), nil
+		case err != nil:
+			return "", err
+		}
+		n, err := strconv.Atoi(v.GetName()[strings.LastIndexByte(v.GetName(), '/')+1:])
+		if err == nil && v.GetState() == kmspb.CryptoKeyVersion_ENABLED {
+			newest = max(newest, n)
+		}
+	}
+	return "", kms.Unusable("has too many versions to look through: name one")
+}
+
+// sign asks for one signature, with a checksum of what is sent and of what comes back.
+func (c *client) sign(ctx context.Context, name string, digest []byte) ([]byte, error) {
+	in := &kmspb.AsymmetricSignRequest{Name: name, Digest: digestOf(digest), DigestCrc32C: wrapperspb.Int64(crc32c(digest))}
+	out, err := c.api.AsymmetricSign(ctx, in)
+	if err != nil {
+		return nil, err
+	}
+	if out.GetName() != name || !out.GetVerifiedDigestCrc32C() || !intact(out.GetSignature(), out.GetSignatureCrc32C()) {
+		return nil, errDamaged
+	}
+	return out.GetSignature(), nil
+}
+
+// digestOf is a digest by its length, which the scheme has fixed.
+func digestOf(digest []byte) *kmspb.Digest {
+	switch len(digest) {
+	case crypto.SHA384.Size():
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha384{Sha384: digest}}
+	case crypto.SHA512.Size():
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha512{Sha512: digest}}
+	default:
+		return &kmspb.Digest{Digest: &kmspb.Digest_Sha256{Sha256: digest}}
+	}
+}
+
+// crc32c is the checksum of all of the API: RFC 3720 §B.4.
+func crc32c(b []byte) int64 { return int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))) }
+
+// intact reports whether an answer's bytes have its checksum.
+func intact(b []byte, sum *wrapperspb.Int64Value) bool {
+	return sum != nil && sum.GetValue() == crc32c(b)
+}
+
+// errDamaged is an answer that was changed on the way; Google's advice is to
+// ask again.
+var errDamaged = errors.New("a checksum (CRC32C) or name doesn't match: the request or the answer was damaged on the way")
+
+// checkEnabled is nil for a version that signs.
+func checkEnabled(v *kmspb.CryptoKeyVersion) error {
+	switch v.GetState() {
+	case kmspb.CryptoKeyVersion_ENABLED:
+		return nil
+	case kmspb.CryptoKeyVersion_DISABLED:
+		return kms.Unusable("the version is disabled: enable it")
+	case kmspb.CryptoKeyVersion_DESTROY_SCHEDULED:
+		return kms.Unusable("the version is to be destroyed: restore and enable it, or name another")
+	default:
+		return kms.Unusable("the version can't sign: its state is %v", v.GetState())
+	}
+}
+
+// SealingKey finds the key. Cloud KMS finds the version that sealed by itself, so
+// none is pinned.
+func (c *client) SealingKey(ctx context.Context) (key kms.SealingKey, err error) {
+	if c.ref.version != "" {
+		return key, kms.Unusable("a key that seals is named without a version, which Cloud KMS finds by itself: leave it out")
+	}
+	found, err := c.api.GetCryptoKey(ctx, &kmspb.GetCryptoKeyRequest{Name: c.ref.keyName()})
+	if err != nil {
+		return key, err
+	}
+	if found.GetPurpose() != kmspb.CryptoKey_ENCRYPT_DECRYPT {
+		return key, kms.Unusable("its purpose is %v: make one of the purpose ENCRYPT_DECRYPT", found.GetPurpose())
+	}
+	return kms.SealingKey{Name: c.ref.String(), Detail: found.GetPurpose().String(), Seal: c.encrypt, Unseal: c.decrypt}, nil
+}
+
+// Unsealer is r, which names no version.
+func (r *reference) Unsealer(pinned kms.Reference) (kms.RemoteReference, bool) {
+	p, ok := pinned.(*reference)
+	return r, ok && *p == *r
+}
+
+// encrypt has a checksum of everything that is sent and comes back.
+func (c *client) encrypt(ctx context.Context, secret []byte, about string) ([]byte, error) {
+	out, err := c.api.Encrypt(ctx, &kmspb.EncryptRequest{
+		Name: c.ref.keyName(), Plaintext: secret, AdditionalAuthenticatedData: []byte(about),
+		PlaintextCrc32C: wrapperspb.Int64(crc32c(secret)), AdditionalAuthenticatedDataCrc32C: wrapperspb.Int64(crc32c([]byte(about))),
+	})
+	if err != nil {
+		return nil, err
+	}
+	if !strings.HasPrefix(out.GetName(), c.ref.keyName()+"/") || !out.GetVerifiedPlaintextCrc32C() || !out.GetVerifiedAdditionalAuthenticatedDataCrc32C() ||
+		!intact(out.GetCiphertext(), out.GetCiphertextCrc32C()) {
+		return nil, errDamaged
+	}
+	return out.GetCiphertext(), nil
+}
+
+func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]byte, error) {
+	out, err := c.api.Decrypt(ctx, &kmspb.DecryptRequest{
+		Name: c.ref.keyName(), Ciphertext: sealed, AdditionalAuthenticatedData: []byte(about),
+		CiphertextCrc32C: wrapperspb.Int64(crc32c(sealed)), AdditionalAuthenticatedDataCrc32C: wrapperspb.Int64(crc32c([]byte(about))),
+	})
+	said, _ := errors.AsType[*apierror.APIError](err)
+	switch {
+	case said != nil && said.HTTPCode() == http.StatusBadRequest && strings.Contains(strings.ToLower(said.Error()), "decryption failed"):
+		return nil, kms.NotSealed(errors.New(textOf(said)))
+	case err != nil:
+		return nil, err
+	case !intact(out.GetPlaintext(), out.GetPlaintextCrc32C()):
+		return nil, errDamaged
+	}
+	return out.GetPlaintext(), nil
+}
+
+// CheckNew wants a reference without a version, and an algorithm that Cloud KMS has.
+func (r *reference) CheckNew(a kms.Algorithm) error {
+	if r.version != "" {
+		return errors.New("a new key has no version yet: leave /cryptoKeyVersions out")
+	}
+	if algorithmFor(a) == 0 {
+		return fmt.Errorf("%s has no keys of %s", Backend().Title, a)
+	}
+	return nil
+}
+
+// algorithmFor is the algorithm of keys that certificates are signed with; 0 for none.
+func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm {
+	for algorithm, offered := range algorithms {
+		if offered == (kms.SignatureScheme{Key: a, Hash: a.Hash()}) {
+			return algorithm
+		}
+	}
+	return 0
+}
+
+// Make makes a key in Cloud HSM, in a key ring that is there already: rings can
+// never be deleted, and so are nothing to be made by the way.
+func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	err := c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
+		_, err := c.api.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
+			Parent: c.ref.ring, CryptoKeyId: c.ref.key,
+			CryptoKey: &kmspb.CryptoKey{
+				Purpose:         kmspb.CryptoKey_ASYMMETRIC_SIGN,
+				VersionTemplate: &kmspb.CryptoKeyVersionTemplate{Algorithm: algorithmFor(a), ProtectionLevel: kmspb.ProtectionLevel_HSM},
+			},
+		})
+		return err
+	})
+	if said, ok := errors.AsType[*apierror.APIError](err); ok && said.HTTPCode() == http.StatusConflict {
+		err = kms.ErrKeyExists
+	}
+	if err != nil {
+		return "", err
+	}
+	pinned := *c.ref
+	pinned.version = "1"
+	if err := c.await(ctx, pinned.resource()); err != nil {
+		return "", fmt.Errorf("version 1 was made, but isn't ready: %w", err)
+	}
+	return pinned.String(), nil
+}
+
+// await waits until an HSM has made a version.
+func (c *client) await(ctx context.Context, name string) error {
+	for {
+		var state kmspb.CryptoKeyVersion_CryptoKeyVersionState
+		err := c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
+			v, err := c.api.GetCryptoKeyVersion(ctx, &kmspb.GetCryptoKeyVersionRequest{Name: name})
+			state = v.GetState()
+			return err
+		})
+		switch {
+		case err != nil:
+			return err
+		case state == kmspb.CryptoKeyVersion_ENABLED:
+			return nil
+		case state != kmspb.CryptoKeyVersion_PENDING_GENERATION:
+			return fmt.Errorf("its state is %v", state)
+		case !kms.Pause(ctx, 3): // as before a last attempt
+			return fmt.Errorf("it is still being made: open it later: %w", kms.ErrOpenTimeout)
+		}
+	}
 }

@@ -19,8 +19,9 @@ const fullName = "//cloudkms.googleapis.com/"
 
 // reference is a key, or one version of it, by its resource name.
 type reference struct {
-	project, location, ring, key string
-	version                      string // "" is the newest that is enabled, at Open
+	ring    string // the resource name of its key ring
+	key     string
+	version string // "" is the newest that is enabled, at Open
 }
 
 const form = "write gcpkms://projects/P/locations/L/keyRings/R/cryptoKeys/K, with /cryptoKeyVersions/N for another than the newest"
@@ -49,7 +50,6 @@ func parse(ref string, _ kms.Access) (kms.Reference, error) {
 	if len(words) != 8 && len(words) != 10 {
 		return nil, errors.New("isn't the resource name of a key: " + form)
 	}
-	var values [5]string
 	for i := 0; i < len(words); i += 2 {
 		part := parts[i/2]
 		if words[i] != part.collection && (part.collection != "cryptoKeyVersions" || words[i] != "versions") { // gcloud's flag, and sigstore's form
@@ -58,19 +58,18 @@ func parse(ref string, _ kms.Access) (kms.Reference, error) {
 		if !part.name.MatchString(words[i+1]) {
 			return nil, fmt.Errorf("%q isn't a name in %s", kms.Abridged(words[i+1]), part.collection)
 		}
-		values[i/2] = words[i+1]
 	}
-	return &reference{values[0], values[1], values[2], values[3], values[4]}, nil
+	r := &reference{ring: strings.Join(words[:6], "/"), key: words[7]}
+	if len(words) == 10 {
+		r.version = words[9]
+	}
+	return r, nil
 }
 
 func (r *reference) String() string { return "gcpkms://" + r.resource() }
 
-// ringName, keyName and resource are resource names, as the API takes them.
-func (r *reference) ringName() string {
-	return "projects/" + r.project + "/locations/" + r.location + "/keyRings/" + r.ring
-}
-
-func (r *reference) keyName() string { return r.ringName() + "/cryptoKeys/" + r.key }
+// keyName and resource are resource names, as the API takes them.
+func (r *reference) keyName() string { return r.ring + "/cryptoKeys/" + r.key }
 
 func (r *reference) resource() string {
 	if r.version == "" {

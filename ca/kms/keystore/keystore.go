@@ -3,9 +3,6 @@
 package keystore
 
 import (
-	"context"
-	"crypto"
-
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/aws"
 	"github.com/mayfly-ca/mayfly/ca/kms/azure"
@@ -13,7 +10,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/gcp"
 	"github.com/mayfly-ca/mayfly/ca/kms/pkcs11"
 	"github.com/mayfly-ca/mayfly/ca/kms/vault"
-	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Backends are all of them.
@@ -28,30 +24,13 @@ func Backends() kms.Registry {
 	}
 }
 
-// Open opens a key: see [kms.Registry.Open].
-func Open(ctx context.Context, ref string, o kms.Options) (kms.Signer, error) {
-	return Backends().Open(ctx, ref, o)
-}
+// What is done with the keys of all backends.
+var (
+	Open         = Backends().Open
+	OpenSealer   = Backends().OpenSealer
+	Generate     = Backends().Generate
+	CheckAccess  = Backends().CheckAccess
+	CheckSealing = Backends().CheckSealing
 
-// OpenSealer opens a key that encrypts: see [kms.Registry.OpenSealer].
-func OpenSealer(ctx context.Context, ref string, o kms.Options) (kms.Sealer, error) {
-	return Backends().OpenSealer(ctx, ref, o)
-}
-
-// Generate makes a key: see [kms.Registry.Generate].
-func Generate(ctx context.Context, ref string, a kms.Algorithm, o kms.Options) (string, error) {
-	return Backends().Generate(ctx, ref, a, o)
-}
-
-// CheckAccess adds the faults of the access to a key: see [kms.Registry.CheckAccess].
-func CheckAccess(a *kms.Access, path string, key setting.KeyRef, f *setting.Faults) {
-	Backends().CheckAccess(a, path, key, f)
-}
-
-// CheckSealing is nil where keys can be sealed by ref: see [kms.Registry.CheckSealing].
-func CheckSealing(ref string, a kms.Access) error { return Backends().CheckSealing(ref, a) }
-
-// GenerateFile makes a key in a new file: see [file.Generate].
-func GenerateFile(path string, a kms.Algorithm, passphrase []byte) (crypto.Signer, error) {
-	return file.Generate(path, a, passphrase)
-}
+	GenerateFile = file.Generate // a key in a new file
+)

@@ -5,14 +5,13 @@ package pkcs11
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
-	"crypto/rsa"
 	"crypto/sha256"
 	"encoding/asn1"
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -36,16 +35,17 @@ const (
 // a caller whose time is up goes away and the call stays, in one of a fixed
 // number of workers, so that a library that hangs costs those and no more.
 type key struct {
-	uri     *uri
-	module  *module
-	slot    uint
-	pin     setting.Secret
-	private []*pkcs11.Attribute // finds the private key
-	public  crypto.PublicKey
-	idle    chan *worker
-	workers [maxCalls]*worker
-	known   crypto.PublicKey // the public half, where the token has none; nil if unknown
-	closed  sync.Once
+	uri       *uri
+	module    *module
+	slot      uint
+	pin       setting.Secret
+	private   []*pkcs11.Attribute // finds the private key
+	public    crypto.PublicKey    // its public half, once it is found
+	algorithm kms.Algorithm       // of both
+	idle      chan *worker
+	workers   [maxCalls]*worker
+	known     crypto.PublicKey // the public half, where the token has none; nil if unknown
+	closed    sync.Once
 }
 
 // worker is one session, opened when it is first needed. Who took it from
@@ -65,21 +65,13 @@ func (u *uri) Open(ctx context.Context, o kms.Options) (kms.Signer, error) {
 	}
 	k := newKey(u, o.Passphrase)
 	k.known = o.Public
-	for _, step := range []struct {
-		name string
-		do   func(*worker) (string, error)
-	}{{"token", k.find}, {"key", k.start}} {
-		err := o.Step(step.name, func() (string, error) {
-			detail, err := k.call(ctx, func(w *worker) ([]byte, error) {
-				detail, err := step.do(w)
-				return []byte(detail), err
-			})
-			return string(detail), err
-		})
-		if err != nil {
-			_ = k.Close()
-			return nil, fmt.Errorf("key %s: %w", u, err)
-		}
+	err := o.Step("token", func() (string, error) { return call(ctx, k, k.find) })
+	if err == nil {
+		err = o.Step("key", func() (string, error) { return call(ctx, k, k.start) })
+	}
+	if err != nil {
+		_ = k.Close()
+		return nil, fmt.Errorf("key %s: %w", u, err)
 	}
 	return k, nil
 }
@@ -111,25 +103,31 @@ func (k *key) find(*worker) (detail string, err error) {
 	return fmt.Sprintf("slot %d of %s", k.slot, k.module.path), nil
 }
 
-// start opens the worker's session, logs in, and finds the private key in it.
-func (k *key) start(w *worker) (detail string, err error) {
-	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION)
+// session opens the worker's session and logs in.
+func (k *key) session(w *worker, flags uint) error {
+	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION|flags)
 	if err != nil {
-		return "", fmt.Errorf("C_OpenSession: %w", err)
+		return fmt.Errorf("C_OpenSession: %w", err)
 	}
 	w.handle, w.open = handle, true
-	if err := k.begin(w); err != nil {
+	if err = k.login(handle, pkcs11.CKU_USER); err != nil {
 		k.end(w)
+	}
+	return err
+}
+
+// start opens the worker's session and finds the private key in it.
+func (k *key) start(w *worker) (detail string, err error) {
+	if err := k.session(w, 0); err != nil {
 		return "", err
 	}
-	algorithm, err := kms.AlgorithmOf(k.public)
-	return string(algorithm), err
+	if err = k.begin(w); err != nil {
+		k.end(w)
+	}
+	return string(k.algorithm), err
 }
 
 func (k *key) begin(w *worker) (err error) {
-	if err := k.login(w.handle, pkcs11.CKU_USER); err != nil {
-		return err
-	}
 	if w.object, err = k.module.one(w.handle, k.private); err != nil {
 		return fmt.Errorf("the private key: %w", err)
 	}
@@ -148,11 +146,11 @@ func (k *key) begin(w *worker) (err error) {
 	if err != nil {
 		return err
 	}
-	if _, err := kms.AlgorithmOf(public); err != nil {
-		return err
+	k.algorithm, err = kms.AlgorithmOf(public)
+	if err == nil {
+		k.public = public
 	}
-	k.public = public
-	return nil
+	return err
 }
 
 // refusedPINs are the PINs that a token refused, so that none is tried twice: tokens
@@ -220,22 +218,17 @@ func (k *key) Public() crypto.PublicKey { return k.public }
 // Sign signs on the token. It tries a second time where the first attempt found
 // its session or token gone: nothing was signed then.
 func (k *key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) ([]byte, error) {
-	if err := kms.CheckDigest(digest, opts); err != nil {
-		return nil, err
-	}
-	mechanism, input, err := mechanismOf(k.public, digest, opts)
-	if err != nil {
-		return nil, err
-	}
-	raw, err := k.call(ctx, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
+	scheme, err := kms.SchemeOf(k.algorithm, digest, opts)
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.uri, err)
 	}
-	sig := raw
-	if _, ok := k.public.(*ecdsa.PublicKey); ok {
-		if sig, err = kms.ECDSASignature(raw); err != nil {
-			return nil, fmt.Errorf("key %s: C_Sign: %w", k.uri, err)
-		}
+	mechanism, input := mechanismOf(scheme, digest)
+	sig, err := call(ctx, k, func(w *worker) ([]byte, error) { return k.signTwice(w, mechanism, input) })
+	if err == nil && scheme.Key.Curve() != nil {
+		sig, err = kms.ECDSASignature(sig)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("key %s: %w", k.uri, err)
 	}
 	if err := kms.Verify(k.public, opts, digest, sig); err != nil {
 		return nil, fmt.Errorf("key %s: the token gave a signature that doesn't verify: is it still the same key? %w", k.uri, err)
@@ -281,9 +274,9 @@ func (k *key) signOnce(w *worker, mechanism *pkcs11.Mechanism, input []byte) ([]
 
 // call runs f in an idle worker and waits for it as long as ctx lasts. f goes on
 // without its caller, and keeps its worker until it returns.
-func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte, error) {
+func call[T any](ctx context.Context, k *key, f func(*worker) (T, error)) (result T, err error) {
 	if err := ctx.Err(); err != nil {
-		return nil, fmt.Errorf("not begun: %w", err)
+		return result, fmt.Errorf("not begun: %w", err)
 	}
 	began := time.Now()
 	var w *worker
@@ -291,31 +284,27 @@ func (k *key) call(ctx context.Context, f func(*worker) ([]byte, error)) ([]byte
 	case w = <-k.idle:
 	default:
 		if busy := k.youngest(began); busy > hungAfter {
-			return nil, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
+			return result, fmt.Errorf("the library hangs: all %d calls have been inside it for more than %v; restart the service when the token answers again", maxCalls, busy.Round(time.Second))
 		}
 		select {
 		case w = <-k.idle:
 		case <-ctx.Done():
-			return nil, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
+			return result, fmt.Errorf("all %d calls into the library are busy (waited %v): %w", maxCalls, time.Since(began).Round(time.Millisecond), ctx.Err())
 		}
 	}
-	type outcome struct {
-		sig []byte
-		err error
-	}
-	done := make(chan outcome, 1)
+	done := make(chan func() (T, error), 1)
 	w.since.Store(began.UnixNano())
 	go func() {
-		sig, err := f(w)
+		result, err := f(w)
 		w.since.Store(0)
 		k.idle <- w
-		done <- outcome{sig, err}
+		done <- func() (T, error) { return result, err }
 	}()
 	select {
-	case o := <-done:
-		return o.sig, o.err
+	case outcome := <-done:
+		return outcome()
 	case <-ctx.Done():
-		return nil, fmt.Errorf("the library hasn't answered after %v: %w", time.Since(began).Round(time.Millisecond), ctx.Err())
+		return result, fmt.Errorf("the library hasn't answered after %v: %w", time.Since(began).Round(time.Millisecond), ctx.Err())
 	}
 }
 
@@ -328,25 +317,17 @@ func (k *key) youngest(now time.Time) time.Duration {
 	return now.Sub(time.Unix(0, latest))
 }
 
-// mechanismOf is the mechanism for a key and its options, and what is given
-// to it: PKCS #11 v2.40 §2.1.5, §2.1.10 and §2.3.6.
-func mechanismOf(public crypto.PublicKey, digest []byte, opts crypto.SignerOpts) (*pkcs11.Mechanism, []byte, error) {
-	pss, wantsPSS := opts.(*rsa.PSSOptions)
-	switch public.(type) {
-	case *ecdsa.PublicKey:
-		if wantsPSS {
-			return nil, nil, fmt.Errorf("RSA-PSS was asked of a key of type %T", public)
-		}
-		return pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil), digest, nil
+// mechanismOf is the mechanism for a scheme, and what is given to it: PKCS #11
+// v2.40 §2.1.5, §2.1.10 and §2.3.6.
+func mechanismOf(s kms.SignatureScheme, digest []byte) (*pkcs11.Mechanism, []byte) {
+	hash := hashes[s.Hash]
+	switch {
+	case s.Key.Curve() != nil:
+		return pkcs11.NewMechanism(pkcs11.CKM_ECDSA, nil), digest
+	case s.PSS:
+		return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(hash.hash, hash.mask, uint(len(digest)))), digest
 	default:
-		hash := hashes[opts.HashFunc()]
-		if !wantsPSS {
-			return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS, nil), append(append([]byte(nil), hash.info...), digest...), nil
-		}
-		if pss.SaltLength != rsa.PSSSaltLengthEqualsHash && pss.SaltLength != len(digest) {
-			return nil, nil, errors.New("RSA-PSS is signed with a salt as long as the hash")
-		}
-		return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS_PSS, pkcs11.NewPSSParams(hash.hash, hash.mask, uint(len(digest)))), digest, nil
+		return pkcs11.NewMechanism(pkcs11.CKM_RSA_PKCS, nil), slices.Concat(hash.info, digest)
 	}
 }
 
@@ -374,17 +355,16 @@ func (u *uri) Generate(ctx context.Context, a kms.Algorithm, o kms.Options) (str
 	named := &uri{values: maps.Clone(u.values)}
 	if named.values[attributeID] == "" {
 		id := make([]byte, 8)
-		if _, err := rand.Read(id); err != nil {
-			return "", fmt.Errorf("key %s: an id: %w", u, err)
-		}
+		_, _ = rand.Read(id) // crypto/rand never fails
 		named.values[attributeID] = string(id)
 	}
 	k := newKey(u, o.Passphrase)
-	_, err := k.call(ctx, func(w *worker) ([]byte, error) {
-		if _, err := k.find(w); err != nil {
-			return nil, err
+	_, err := call(ctx, k, func(w *worker) (string, error) {
+		detail, err := k.find(w)
+		if err == nil {
+			err = k.generate(w, named, a)
 		}
-		return nil, k.generate(w, named, a)
+		return detail, err
 	})
 	if err != nil {
 		return "", fmt.Errorf("key %s: %w", u, err)
@@ -393,15 +373,10 @@ func (u *uri) Generate(ctx context.Context, a kms.Algorithm, o kms.Options) (str
 }
 
 func (k *key) generate(w *worker, named *uri, a kms.Algorithm) error {
-	handle, err := k.module.context.OpenSession(k.slot, pkcs11.CKF_SERIAL_SESSION|pkcs11.CKF_RW_SESSION)
-	if err != nil {
-		return fmt.Errorf("C_OpenSession: %w", err)
-	}
-	w.handle, w.open = handle, true
-	defer k.end(w)
-	if err := k.login(w.handle, pkcs11.CKU_USER); err != nil {
+	if err := k.session(w, pkcs11.CKF_RW_SESSION); err != nil {
 		return err
 	}
+	defer k.end(w)
 	if _, err := k.module.one(w.handle, k.private); !errors.Is(err, errNoObject) {
 		return fmt.Errorf("%w: choose another label, or destroy that key first", kms.ErrKeyExists)
 	}
@@ -414,14 +389,12 @@ func (k *key) generate(w *worker, named *uri, a kms.Algorithm) error {
 		pkcs11.NewAttribute(pkcs11.CKA_ID, []byte(named.values[attributeID])),
 		pkcs11.NewAttribute(pkcs11.CKA_LABEL, named.values[attributeObject]),
 	}
-	public := append(kind, both...)
-	public = append(public, pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true))
-	private := append([]*pkcs11.Attribute{
+	public := append(slices.Concat(kind, both), pkcs11.NewAttribute(pkcs11.CKA_VERIFY, true))
+	private := append(both,
 		pkcs11.NewAttribute(pkcs11.CKA_PRIVATE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_SENSITIVE, true),
 		pkcs11.NewAttribute(pkcs11.CKA_EXTRACTABLE, false),
-		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true),
-	}, both...)
+		pkcs11.NewAttribute(pkcs11.CKA_SIGN, true))
 	if _, _, err := k.module.context.GenerateKeyPair(w.handle, []*pkcs11.Mechanism{mechanism}, public, private); err != nil {
 		return fmt.Errorf("C_GenerateKeyPair (%s): %w", a, err)
 	}
@@ -437,11 +410,10 @@ func generation(a kms.Algorithm) (*pkcs11.Mechanism, []*pkcs11.Attribute, error)
 			pkcs11.NewAttribute(pkcs11.CKA_PUBLIC_EXPONENT, []byte{1, 0, 1}),
 		}, nil
 	}
-	for _, curve := range pubkey.Curves {
-		if curve.Algorithm == string(a) {
-			oid, err := asn1.Marshal(curve.OID)
-			return pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, oid)}, err
-		}
+	i := slices.IndexFunc(pubkey.Curves, func(c pubkey.Curve) bool { return c.Algorithm == string(a) })
+	if i < 0 {
+		return nil, nil, fmt.Errorf("algorithm %q is unknown", string(a))
 	}
-	return nil, nil, fmt.Errorf("algorithm %q is unknown", string(a))
+	oid, err := asn1.Marshal(pubkey.Curves[i].OID)
+	return pkcs11.NewMechanism(pkcs11.CKM_EC_KEY_PAIR_GEN, nil), []*pkcs11.Attribute{pkcs11.NewAttribute(pkcs11.CKA_EC_PARAMS, oid)}, err
 }

@@ -3,6 +3,7 @@
 package pkcs11
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
@@ -32,17 +33,17 @@ type module struct {
 // modules are the libraries of this process. C_Initialize is once a process
 // (PKCS #11 v2.40 §5.4), and other keys' sessions live in the same library, so
 // they stay until the process ends.
-var modules struct {
+var modules = struct {
 	sync.Mutex
 	byPath map[string]*module
-}
+}{byPath: make(map[string]*module)}
 
 // load gives the library at path. The first to ask decides what reserved is.
 func load(path, reserved string) (*module, error) {
 	modules.Lock()
 	defer modules.Unlock()
 	if m := modules.byPath[path]; m != nil {
-		if want := reservedBytes(reserved); string(m.reserved) != string(want) {
+		if !bytes.Equal(m.reserved, reservedBytes(reserved)) {
 			return nil, fmt.Errorf("library %s is in use with another %s: one process, one of them", path, attributeReserved)
 		}
 		return m, nil
@@ -61,9 +62,6 @@ func load(path, reserved string) (*module, error) {
 	if err := m.context.Initialize(options...); err != nil && !is(err, pkcs11.CKR_CRYPTOKI_ALREADY_INITIALIZED) {
 		m.context.Destroy()
 		return nil, fmt.Errorf("library %s: C_Initialize: %w", path, err)
-	}
-	if modules.byPath == nil {
-		modules.byPath = make(map[string]*module)
 	}
 	modules.byPath[path] = m
 	return m, nil
@@ -93,15 +91,9 @@ func (m *module) slot(u *uri) (uint, error) {
 	var seen []string
 	for _, slot := range slots {
 		token, err := m.context.GetTokenInfo(slot)
-		if err != nil {
-			continue // a reader whose card was just pulled
-		}
-		info, err := m.context.GetSlotInfo(slot)
-		if err != nil {
-			continue
-		}
-		if token.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
-			continue
+		info, infoErr := m.context.GetSlotInfo(slot)
+		if err != nil || infoErr != nil || token.Flags&pkcs11.CKF_TOKEN_INITIALIZED == 0 {
+			continue // one that nobody set up, or a reader whose card was just pulled
 		}
 		seen = append(seen, strconv.Quote(token.Label))
 		if u.matches(map[string]string{
@@ -210,8 +202,7 @@ func (m *module) publicOf(session pkcs11.SessionHandle, object pkcs11.ObjectHand
 		}
 		return &rsa.PublicKey{N: new(big.Int).SetBytes(n), E: int(exponent.Int64())}
 	}
-	point, parameters := m.attribute(session, object, pkcs11.CKA_EC_POINT), m.attribute(session, object, pkcs11.CKA_EC_PARAMS)
-	if public := parsePoint(parameters, point); public != nil {
+	if public := parsePoint(m.attribute(session, object, pkcs11.CKA_EC_PARAMS), m.attribute(session, object, pkcs11.CKA_EC_POINT)); public != nil {
 		return public
 	}
 	return nil

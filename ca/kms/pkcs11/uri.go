@@ -7,8 +7,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"path/filepath"
-	"strconv"
+	"regexp"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -37,28 +37,32 @@ type uri struct {
 	values map[string]string // decoded, by attribute name
 }
 
-// attributes are the attributes that are known, in the order of the
-// canonical form: RFC 7512 §2.3, path attributes first. What a library says of
-// itself (library-*) says nothing about a key and isn't among them.
-var attributes = []struct {
+// attribute is one that is known.
+type attribute struct {
 	name  string
 	query bool
-	check func(value string) error
-}{
-	{"slot-id", false, checkSlotID},
-	{"slot-manufacturer", false, checkText},
-	{"slot-description", false, checkText},
-	{"model", false, checkText},
-	{"manufacturer", false, checkText},
-	{"serial", false, checkText},
-	{"token", false, checkText},
-	{"id", false, nil}, // bytes
-	{"object", false, checkText},
-	{"type", false, checkPrivate},
-	{"module-path", true, checkModulePath},
+	form  string // of its value, a regular expression
+	fault string // what another value is told
+}
+
+// attributes are all of them, in the order of the canonical form: RFC 7512 §2.3,
+// path attributes first. What a library says of itself (library-*) says nothing
+// about a key and isn't among them.
+var attributes = []attribute{
+	{"slot-id", false, `^(0|[1-9][0-9]{0,9})$`, "%q isn't a slot's decimal number"},
+	{name: "slot-manufacturer"},
+	{name: "slot-description"},
+	{name: "model"},
+	{name: "manufacturer"},
+	{name: "serial"},
+	{name: "token"},
+	{name: attributeID}, // bytes
+	{name: attributeObject},
+	{"type", false, "^private$", "%q: a signing key is of type private"},
+	{attributeModulePath, true, "^/", "%q isn't absolute"},
 	// Not of RFC 7512: what p11-kit's configuration calls x-init-reserved, the
 	// string that NSS wants in C_Initialize.
-	{"x-init-reserved", true, checkText},
+	{name: attributeReserved, query: true},
 }
 
 // The attributes that the backend reads by name.
@@ -88,11 +92,18 @@ func parseURI(rest string) (*uri, error) {
 	}
 	u := &uri{values: make(map[string]string)}
 	path, query, _ := strings.Cut(rest, "?")
-	if err := u.addAll(path, ";", false); err != nil {
-		return nil, err
-	}
-	if err := u.addAll(query, "&", true); err != nil {
-		return nil, err
+	for _, part := range []struct {
+		list, separator string
+		query           bool
+	}{{path, ";", false}, {query, "&", true}} {
+		if part.list == "" {
+			continue
+		}
+		for text := range strings.SplitSeq(part.list, part.separator) {
+			if err := u.add(text, part.query); err != nil {
+				return nil, err
+			}
+		}
 	}
 	switch {
 	case u.values[attributeModulePath] == "":
@@ -103,114 +114,54 @@ func parseURI(rest string) (*uri, error) {
 	return u, nil
 }
 
-// addAll takes the attributes of the path or of the query.
-func (u *uri) addAll(list, separator string, query bool) error {
-	if list == "" {
-		return nil
+// add takes one attribute of the path or of the query.
+func (u *uri) add(text string, query bool) error {
+	name, raw, ok := strings.Cut(text, "=")
+	if !ok || name == "" {
+		return errors.New("an attribute isn't of the form name=value")
 	}
-	for attribute := range strings.SplitSeq(list, separator) {
-		name, raw, ok := strings.Cut(attribute, "=")
-		if !ok || name == "" {
-			return errors.New("an attribute isn't of the form name=value")
-		}
-		if err := u.add(name, raw, query); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-func (u *uri) add(name, raw string, query bool) error {
 	if fix, ok := refused[name]; ok {
 		return fmt.Errorf("attribute %s isn't taken: %s", name, fix)
 	}
-	for _, known := range attributes {
-		if known.name != name {
-			continue
-		}
-		if known.query != query {
-			return fmt.Errorf("attribute %s is in the wrong part: what names the key comes before the ?, module-path after it", name)
-		}
-		if _, twice := u.values[name]; twice { // RFC 7512 §2.3
-			return fmt.Errorf("attribute %s comes twice", name)
-		}
-		value, err := url.PathUnescape(raw)
-		if err != nil {
-			return fmt.Errorf("attribute %s: a %% isn't followed by two hexadecimal digits", name)
-		}
-		if value == "" {
-			return fmt.Errorf("attribute %s is empty: leave it out", name)
-		}
-		if known.check != nil {
-			if err := known.check(value); err != nil {
-				return fmt.Errorf("attribute %s: %w", name, err)
-			}
-		}
-		u.values[name] = value
-		return nil
+	i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == name })
+	if i < 0 {
+		return fmt.Errorf("attribute %q is unknown", name)
 	}
-	return fmt.Errorf("attribute %q is unknown", name)
-}
-
-func checkText(value string) error {
-	if !utf8.ValidString(value) || strings.ContainsRune(value, 0) {
-		return errors.New("isn't UTF-8 text")
+	known := attributes[i]
+	_, twice := u.values[name] // RFC 7512 §2.3
+	value, err := url.PathUnescape(raw)
+	switch {
+	case known.query != query:
+		return fmt.Errorf("attribute %s is in the wrong part: what names the key comes before the ?, module-path after it", name)
+	case twice:
+		return fmt.Errorf("attribute %s comes twice", name)
+	case err != nil:
+		return fmt.Errorf("attribute %s: a %% isn't followed by two hexadecimal digits", name)
+	case value == "":
+		return fmt.Errorf("attribute %s is empty: leave it out", name)
+	case name != attributeID && (!utf8.ValidString(value) || strings.ContainsRune(value, 0)):
+		return fmt.Errorf("attribute %s: isn't UTF-8 text", name)
+	case known.form != "" && !regexp.MustCompile(known.form).MatchString(value):
+		return fmt.Errorf("attribute %s: "+known.fault, name, value)
 	}
-	return nil
-}
-
-func checkPrivate(value string) error {
-	if value != "private" {
-		return fmt.Errorf("%q: a signing key is of type private", value)
-	}
-	return nil
-}
-
-func checkSlotID(value string) error {
-	n, err := strconv.ParseUint(value, 10, 32)
-	if err != nil || strconv.FormatUint(n, 10) != value {
-		return fmt.Errorf("%q isn't a slot's decimal number", value)
-	}
-	return nil
-}
-
-func checkModulePath(value string) error {
-	if err := checkText(value); err != nil {
-		return err
-	}
-	if !filepath.IsAbs(value) {
-		return fmt.Errorf("%q isn't absolute", value)
-	}
+	u.values[name] = value
 	return nil
 }
 
 // String is the canonical form: the attributes in a fixed order, as few
 // characters encoded as RFC 7512 §2.3 allows, and every byte of id encoded.
 func (u *uri) String() string {
-	var b strings.Builder
-	b.WriteString("pkcs11:")
-	inPath, inQuery := 0, 0
+	var path, query []string
 	for _, known := range attributes {
 		value, ok := u.values[known.name]
-		if !ok {
-			continue
+		switch text := known.name + "=" + escape(value, known.name == attributeID, known.query); {
+		case ok && known.query:
+			query = append(query, text)
+		case ok:
+			path = append(path, text)
 		}
-		switch {
-		case known.query && inQuery == 0:
-			b.WriteByte('?')
-		case known.query:
-			b.WriteByte('&')
-		case inPath > 0:
-			b.WriteByte(';')
-		}
-		if known.query {
-			inQuery++
-		} else {
-			inPath++
-		}
-		b.WriteString(known.name + "=" + escape(value, known.name == attributeID, known.query))
 	}
-	return b.String()
+	return "pkcs11:" + strings.Join(path, ";") + "?" + strings.Join(query, "&") // which holds the library's path
 }
 
 // escape percent-encodes what an attribute may not hold as it is: RFC 7512

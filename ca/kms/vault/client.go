@@ -34,7 +34,7 @@ type client struct {
 	ref       *reference
 	base      *url.URL
 	namespace string
-	token     func(ctx context.Context, fresh bool) (string, error)
+	token     tokenSource
 }
 
 // Client finds out where Vault is, from the configuration or its own variables.
@@ -43,10 +43,7 @@ func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error)
 	if endpoint == "" {
 		return nil, errors.New("where is Vault? set endpoint, or VAULT_ADDR")
 	}
-	if err := kms.CheckEndpoint(endpoint); err != nil {
-		return nil, err
-	}
-	base, err := url.Parse(strings.TrimSuffix(endpoint, "/"))
+	base, err := kms.ParseEndpoint(endpoint)
 	if err != nil {
 		return nil, err
 	}
@@ -58,73 +55,66 @@ func (r *reference) Client(_ context.Context, o kms.Options) (kms.Client, error)
 
 // Authenticate sets up the credential that is named, and asks whose it is.
 func (c *client) Authenticate(ctx context.Context, o kms.Options) error {
-	return o.Step("credential", func() (string, error) {
-		source, err := c.credential(o)
-		if err != nil {
-			return "", err
-		}
+	token, source, err := kms.Chosen(o, nil, func(name kms.Credential) (tokenSource, string, error) { return c.named(name, o) })
+	if err != nil {
+		return err
+	}
+	c.token = token
+	return c.Identify(ctx, o, c.ref, source, func(ctx context.Context) ([]slog.Attr, error) {
 		var who struct {
 			Name     string   `json:"display_name"`
 			Policies []string `json:"policies"`
 			Accessor string   `json:"accessor"`
 		}
-		err = c.Call(ctx, kms.OperationIdentity, func(ctx context.Context) error {
-			return c.do(ctx, http.MethodGet, "auth/token/lookup-self", nil, &who)
-		})
-		var said *refusal
-		switch {
-		case errors.As(err, &said) && said.status == http.StatusForbidden:
-			who.Name = "a token that may not look itself up" // or a wrong one: reading the key tells
-		case err != nil:
-			return "", err
+		err := c.do(ctx, http.MethodGet, "auth/token/lookup-self", nil, &who)
+		if refusedWith(err, http.StatusForbidden) {
+			who.Name, err = "a token that may not look itself up", nil // or a wrong one: reading the key tells
 		}
 		principal := fmt.Sprintf("%s, policies %v", kms.OneLine(who.Name), kms.OneLine(strings.Join(who.Policies, " ")))
-		c.Logger.InfoContext(ctx, "credential for a key", slog.String("key", c.ref.String()), slog.String("source", source),
-			slog.String("principal", principal), slog.String("accessor", kms.OneLine(who.Accessor)))
-		return source + ": " + principal, nil
+		return []slog.Attr{slog.String("principal", principal), slog.String("accessor", kms.OneLine(who.Accessor))}, err
 	})
 }
 
-// credential sets c.token to what is named in the configuration.
-func (c *client) credential(o kms.Options) (source string, err error) {
-	switch o.Access.Credential {
+// tokenSource is the present token; with fresh, one that is had now.
+type tokenSource func(ctx context.Context, fresh bool) (string, error)
+
+// named is the credential of a name.
+func (c *client) named(name kms.Credential, o kms.Options) (_ tokenSource, source string, err error) {
+	vault := o.Access.Vault
+	switch name {
 	case kms.CredentialEnv:
 		for _, name := range []string{"VAULT_TOKEN", "BAO_TOKEN"} {
 			if token := strings.TrimSpace(o.Getenv(name)); token != "" {
-				c.token = func(context.Context, bool) (string, error) { return token, nil }
-				return name, nil
+				return func(context.Context, bool) (string, error) { return token, nil }, name, nil
 			}
 		}
-		return "", errors.New("credential env: VAULT_TOKEN isn't set")
+		return nil, "", errors.New("VAULT_TOKEN isn't set")
 	case kms.CredentialFile:
-		if o.Access.Vault.TokenFile == "" {
-			return "", errors.New("credential file: set vault.token_file")
+		if vault.TokenFile == "" {
+			return nil, "", errors.New("set vault.token_file")
 		}
-		c.token = tokenFile(string(o.Access.Vault.TokenFile))
-		return string(o.Access.Vault.TokenFile), nil
+		return tokenFile(string(vault.TokenFile)), string(vault.TokenFile), nil
 	case kms.CredentialCLI:
 		home := o.Getenv("HOME")
 		if home == "" {
-			return "", errors.New("credential cli: HOME isn't set")
+			return nil, "", errors.New("HOME isn't set")
 		}
 		path := filepath.Join(home, ".vault-token")
-		c.token = tokenFile(path)
-		return path, nil
+		return tokenFile(path), path, nil
 	default:
-		if o.Access.Vault.Role == "" {
-			return "", errors.New("credential workload: set vault.role to the role of Vault's Kubernetes login")
+		if vault.Role == "" {
+			return nil, "", errors.New("set vault.role to the role of Vault's Kubernetes login")
 		}
 		l := &login{
-			client: c, mount: cmp.Or(o.Access.Vault.AuthMount, "kubernetes"), role: o.Access.Vault.Role,
-			file: string(cmp.Or(o.Access.Vault.TokenFile, serviceAccount)), turn: make(chan struct{}, 1),
+			client: c, mount: cmp.Or(vault.AuthMount, "kubernetes"), role: vault.Role,
+			file: string(cmp.Or(vault.TokenFile, serviceAccount)), turn: make(chan struct{}, 1),
 		}
-		c.token = l.token
-		return fmt.Sprintf("Kubernetes login at auth/%s, role %s", l.mount, l.role), nil
+		return l.token, fmt.Sprintf("Kubernetes login at auth/%s, role %s", l.mount, l.role), nil
 	}
 }
 
 // tokenFile reads a token anew for each call: whoever renews it replaces the file.
-func tokenFile(path string) func(context.Context, bool) (string, error) {
+func tokenFile(path string) tokenSource {
 	return func(context.Context, bool) (string, error) { return readToken(path, secretfile.Read) }
 }
 
@@ -198,8 +188,7 @@ func (c *client) do(ctx context.Context, method, path string, in, out any) error
 		return err
 	}
 	err = c.send(ctx, method, path, token, in, &envelope)
-	var said *refusal
-	if !errors.As(err, &said) || said.status != http.StatusForbidden {
+	if !refusedWith(err, http.StatusForbidden) {
 		return err
 	}
 	again, freshErr := c.token(ctx, true)
@@ -248,20 +237,18 @@ func (c *client) send(ctx context.Context, method, path, token string, in, out a
 // decode reads an answer.
 func decode(status int, answer []byte, out any) error {
 	if len(answer) > maxAnswer {
-		return &refusal{status: http.StatusBadGateway, texts: []string{"an answer too large to be read"}}
+		return &refusal{status: http.StatusBadGateway, Texts: []string{"an answer too large to be read"}}
 	}
-	if status < 200 || status > 299 {
-		var said struct {
-			Errors []string `json:"errors"`
-		}
-		_ = json.Unmarshal(answer, &said) // a proxy's page says nothing
-		return &refusal{status: status, texts: said.Errors}
+	if status/100 != 2 {
+		said := &refusal{status: status}
+		_ = json.Unmarshal(answer, said) // a proxy's page says nothing
+		return said
 	}
-	if status == http.StatusNoContent || len(answer) == 0 {
+	if len(answer) == 0 {
 		return nil
 	}
 	if err := json.Unmarshal(answer, out); err != nil {
-		return &refusal{status: http.StatusBadGateway, texts: []string{"the answer isn't Vault's: check the endpoint"}}
+		return &refusal{status: http.StatusBadGateway, Texts: []string{"the answer isn't Vault's: check the endpoint"}}
 	}
 	return nil
 }
@@ -269,37 +256,45 @@ func decode(status int, answer []byte, out any) error {
 // refusal is a refusal by Vault, in its own words.
 type refusal struct {
 	status int
-	texts  []string
+	Texts  []string `json:"errors"`
 }
 
 func (e *refusal) Error() string {
-	return kms.OneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.texts, "; ")))
+	return kms.OneLine(fmt.Sprintf("HTTP %d: %s", e.status, strings.Join(e.Texts, "; ")))
+}
+
+// refusedWith reports whether Vault refused with the status.
+func refusedWith(err error, status int) bool {
+	said, ok := errors.AsType[*refusal](err)
+	return ok && said.status == status
 }
 
 // classify says what Vault's refusals mean.
 func (c *client) classify(err error, rights string) (kms.Classified, bool) {
-	var said *refusal
-	if !errors.As(err, &said) {
+	said, ok := errors.AsType[*refusal](err)
+	if !ok {
 		return kms.Classified{}, false
 	}
-	text := strings.ToLower(strings.Join(said.texts, " "))
+	text := strings.ToLower(strings.Join(said.Texts, " "))
 	noKey := fmt.Sprintf("there is no key %s in a transit engine at %s (in this namespace)", c.ref.name, c.ref.mount)
+	outcome := kms.OutcomeOf(said.status)
 	switch {
 	case strings.Contains(text, "less than the minimum encryption key version"): // with HTTP 500
 		return kms.OutcomeUnusable.Text("this version of the key may no longer sign, since min_encryption_version was raised: lower it, or move to a newer version"), true
 	case said.status == http.StatusForbidden:
-		return kms.OutcomeDenied.Text("permission denied, which Vault says of both: the token is wrong or has expired, or " + rights + " (in the right namespace)"), true
+		return outcome.Text("permission denied, which Vault says of both: the token is wrong or has expired, or " + rights + " (in the right namespace)"), true
 	case said.status == http.StatusNotFound && strings.Contains(text, "no handler for route"):
-		return kms.OutcomeUnusable.Text(noKey + ": nothing is mounted there; vault secrets enable -path=" + c.ref.mount + " transit"), true
+		return outcome.Text(noKey + ": nothing is mounted there; vault secrets enable -path=" + c.ref.mount + " transit"), true
 	case said.status == http.StatusNotFound:
-		return kms.OutcomeUnusable.Text(noKey), true
-	case said.status == http.StatusTooManyRequests:
-		return kms.OutcomeThrottled.Text("a rate limit quota is used up (HTTP 429)"), true
+		return outcome.Text(noKey), true
+	case outcome == kms.OutcomeThrottled:
+		return outcome.Text("a rate limit quota is used up (HTTP 429)"), true
 	case said.status == http.StatusServiceUnavailable && strings.Contains(text, "sealed"):
-		return kms.OutcomeUnavailable.Text("Vault is sealed: unseal it"), true
-	case said.status >= 500, said.status == http.StatusPreconditionFailed: // 412: a standby that hasn't caught up
-		return kms.OutcomeUnavailable.Text(said.Error()), true
-	default:
-		return kms.OutcomeUnusable.Text(said.Error()), true
+		return outcome.Text("Vault is sealed: unseal it"), true
+	case said.status == http.StatusPreconditionFailed: // a standby that hasn't caught up
+		outcome = kms.OutcomeUnavailable
+	case outcome != kms.OutcomeUnavailable:
+		outcome = kms.OutcomeUnusable
 	}
+	return outcome.Text(said.Error()), true
 }

@@ -6,13 +6,13 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"net/http"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -60,39 +60,34 @@ type keyInfo struct {
 	// MinEncryption is the least version that signs. 0 means the latest alone, which
 	// Vault applies only where no version is asked for.
 	MinEncryption int `json:"min_encryption_version"`
-	// Keys are by version: a [versionInfo] each, or the time when it was made of
-	// a key without a public half.
+	// Keys are by version: one with its public half, or the time when it was made of
+	// a key that has none.
 	Keys map[string]json.RawMessage `json:"keys"`
 }
 
-// versionInfo is one version of a key that has a public half, in PEM.
-type versionInfo struct {
-	PublicKey string `json:"public_key"`
-}
-
 // SigningKey reads the key and pins its version.
-func (c *client) SigningKey(ctx context.Context) (kms.SigningKey, error) {
+func (c *client) SigningKey(ctx context.Context) (key kms.SigningKey, err error) {
 	info, err := c.read(ctx)
 	if err != nil {
-		return kms.SigningKey{}, err
+		return key, err
 	}
 	pinned := *c.ref
 	pinned.version = cmp.Or(pinned.version, info.Latest)
-	public, algorithm, err := info.public(pinned.version)
+	public, err := info.public(pinned.version)
 	return kms.SigningKey{
-		Name: pinned.String(), Detail: fmt.Sprintf("%s, %s", &pinned, algorithm), Public: public, Algorithm: algorithm, Supports: schemeName,
+		Name: pinned.String(), Public: public, Supports: schemeName,
 		Sign: func(ctx context.Context, scheme string, digest []byte) ([]byte, error) {
 			return c.sign(ctx, pinned.version, scheme, digest)
 		},
 		Describe: func(ctx context.Context) error {
-			info, err := c.describe(ctx)
+			info, err := c.read(ctx)
 			if err != nil {
 				return err
 			}
 			if info.MinEncryption > pinned.version {
-				return &refusal{status: http.StatusBadRequest, texts: []string{fmt.Sprintf("version %d may no longer sign: min_encryption_version is %d", pinned.version, info.MinEncryption)}}
+				return kms.Unusable("version %d may no longer sign: min_encryption_version is %d", pinned.version, info.MinEncryption)
 			}
-			_, _, err = info.public(pinned.version)
+			_, err = info.public(pinned.version)
 			return err
 		},
 	}, err
@@ -113,26 +108,23 @@ func schemeName(s kms.SignatureScheme) string {
 }
 
 // public is the public key of a version.
-func (k *keyInfo) public(version int) (crypto.PublicKey, kms.Algorithm, error) {
+func (k *keyInfo) public(version int) (crypto.PublicKey, error) {
 	if k.Signing != nil && !*k.Signing {
-		return nil, "", fmt.Errorf("a key of type %q doesn't sign: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
+		return nil, kms.Unusable("a key of type %q doesn't sign: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
 	}
 	raw, ok := k.Keys[strconv.Itoa(version)]
 	if !ok {
-		return nil, "", fmt.Errorf("version %d isn't there: the latest is %d", version, k.Latest)
+		return nil, kms.Unusable("version %d isn't there: the latest is %d", version, k.Latest)
 	}
-	var held versionInfo
+	var held struct {
+		PublicKey string `json:"public_key"` // PEM
+	}
 	_ = json.Unmarshal(raw, &held) // what isn't one has no public key, as found next
 	block, rest := pem.Decode([]byte(held.PublicKey))
 	if block == nil || len(strings.TrimSpace(string(rest))) > 0 {
-		return nil, "", fmt.Errorf("a key of type %q isn't one to sign certificates with: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
+		return nil, kms.Unusable("a key of type %q isn't one to sign certificates with: make one of type ecdsa-p256 or rsa-3072, say", kms.OneLine(k.Type))
 	}
-	public, err := x509.ParsePKIXPublicKey(block.Bytes)
-	if err != nil {
-		return nil, "", fmt.Errorf("its public key can't be read: %w", err)
-	}
-	a, err := kms.AlgorithmOf(public)
-	return public, a, err
+	return kms.ParsePublic(block.Bytes)
 }
 
 // signRequest is the request of POST MOUNT/sign/NAME.
@@ -170,24 +162,15 @@ func (c *client) sign(ctx context.Context, version int, scheme string, digest []
 	}
 	sig, err := base64.StdEncoding.DecodeString(text)
 	if err != nil {
-		return nil, kms.WrongSignature(err)
+		err = kms.WrongSignature(err)
 	}
-	return sig, nil
+	return sig, err
 }
 
-// describe asks for the key once.
-func (c *client) describe(ctx context.Context) (*keyInfo, error) {
+// read asks for the key once.
+func (c *client) read(ctx context.Context) (*keyInfo, error) {
 	info := new(keyInfo)
 	return info, c.do(ctx, http.MethodGet, c.ref.path("keys"), nil, info)
-}
-
-// read is describe with retries.
-func (c *client) read(ctx context.Context) (info *keyInfo, err error) {
-	err = c.Call(ctx, kms.OperationKey, func(ctx context.Context) error {
-		info, err = c.describe(ctx)
-		return err
-	})
-	return info, err
 }
 
 // CheckNew wants a reference without a version.
@@ -202,12 +185,12 @@ func (r *reference) CheckNew(kms.Algorithm) error {
 // exists as if it had been made, so it is asked first.
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
 	describe := func(ctx context.Context) error {
-		_, err := c.describe(ctx)
+		_, err := c.read(ctx)
 		return err
 	}
 	err := c.Absent(ctx, describe, func(err error) bool {
-		var said *refusal
-		return errors.As(err, &said) && said.status == http.StatusNotFound && len(said.texts) == 0
+		said, ok := errors.AsType[*refusal](err)
+		return ok && said.status == http.StatusNotFound && len(said.Texts) == 0
 	})
 	if err != nil {
 		return "", err
@@ -226,18 +209,18 @@ var aeads = []string{"aes256-gcm96", "chacha20-poly1305", "xchacha20-poly1305"}
 
 // SealingKey finds the key. Vault writes the version into what it encrypts; a
 // version in the reference is the one to seal with.
-func (c *client) SealingKey(ctx context.Context) (kms.SealingKey, error) {
+func (c *client) SealingKey(ctx context.Context) (key kms.SealingKey, err error) {
 	info, err := c.read(ctx)
 	if err != nil {
-		return kms.SealingKey{}, err
+		return key, err
 	}
 	if !slices.Contains(aeads, info.Type) {
-		return kms.SealingKey{}, fmt.Errorf("a key of type %q doesn't seal: make one of type %s", kms.OneLine(info.Type), aeads[0])
+		return key, kms.Unusable("a key of type %q doesn't seal: make one of type %s", kms.OneLine(info.Type), aeads[0])
 	}
 	pinned := *c.ref
 	pinned.version = cmp.Or(pinned.version, info.Latest)
 	return kms.SealingKey{
-		Name: pinned.String(), Detail: fmt.Sprintf("%s, %s", &pinned, info.Type),
+		Name: pinned.String(), Detail: info.Type,
 		Seal: func(ctx context.Context, secret []byte, about string) ([]byte, error) {
 			return c.encrypt(ctx, pinned.version, secret, about)
 		},
@@ -279,11 +262,65 @@ func (c *client) encrypt(ctx context.Context, version int, secret []byte, about 
 func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]byte, error) {
 	var out cryptRequest
 	err := c.do(ctx, http.MethodPost, c.ref.path("decrypt"), cryptRequest{Ciphertext: string(sealed), About: []byte(about)}, &out)
-	if said, ok := errors.AsType[*refusal](err); ok && said.status == http.StatusBadRequest {
-		return nil, kms.NotSealed(said)
+	if refusedWith(err, http.StatusBadRequest) {
+		err = kms.NotSealed(err)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return out.Plaintext, nil
+	return out.Plaintext, err
 }
+
+// reference is a key of a transit engine.
+type reference struct {
+	mount, name string
+	version     int // 0 is the latest at Open
+}
+
+// The names that Vault takes: framework.GenericNameRegex for keys, and path
+// segments of the same letters for mounts.
+var (
+	nameForm  = regexp.MustCompile(`^\w([\w.-]*\w)?$`)
+	mountForm = regexp.MustCompile(`^\w([\w.-]*\w)?(/\w([\w.-]*\w)?)*$`)
+)
+
+const form = "write hashivault://MOUNT/keys/NAME, with ?version=N for another than the latest"
+
+// parse reads `//MOUNT/keys/NAME[?version=N]`; `//NAME` alone is a key of
+// the mount `transit`, as Vault's own default is.
+func parse(rest string, _ kms.Access) (kms.Reference, error) {
+	path, query, asked := strings.Cut(rest, "?")
+	path, ok := strings.CutPrefix(path, "//")
+	if !ok || path == "" {
+		return nil, errors.New("names no key: " + form)
+	}
+	r := &reference{mount: "transit", name: path}
+	if i := strings.LastIndex(path, "/keys/"); i >= 0 {
+		r.mount, r.name = path[:i], path[i+len("/keys/"):]
+	} else if strings.Contains(path, "/") {
+		return nil, errors.New("has no /keys/ between mount and name: " + form)
+	}
+	switch {
+	case !mountForm.MatchString(r.mount):
+		return nil, fmt.Errorf("%q isn't the path of a mount: %s", kms.Abridged(r.mount), form)
+	case !nameForm.MatchString(r.name):
+		return nil, fmt.Errorf("%q isn't a key's name: letters, digits, _ . and - between them", kms.Abridged(r.name))
+	case !asked:
+		return r, nil
+	}
+	number, ok := strings.CutPrefix(query, "version=")
+	n, err := strconv.ParseInt(number, 10, 32)
+	if !ok || err != nil || n < 1 || strconv.FormatInt(n, 10) != number {
+		return nil, fmt.Errorf("%q isn't version=N, N from 1", kms.Abridged(query))
+	}
+	r.version = int(n)
+	return r, nil
+}
+
+func (r *reference) String() string {
+	s := "hashivault://" + r.mount + "/keys/" + r.name
+	if r.version > 0 {
+		s += "?version=" + strconv.Itoa(r.version)
+	}
+	return s
+}
+
+// path is where an operation on the key is.
+func (r *reference) path(operation string) string { return r.mount + "/" + operation + "/" + r.name }

@@ -143,7 +143,7 @@ func TestRESTFaults(t *testing.T) {
 			if !errors.As(err, &e) || e.Kind != c.kind || !strings.Contains(err.Error(), c.text) {
 				t.Errorf("got %v\nwant kind %d and %s", err, c.kind, c.text)
 			}
-			if strings.Contains(err.Error(), s.token) || len(err.Error()) > 1000 {
+			if strings.Contains(err.Error(), s.GetCredentials().GetOidcIdentityToken()) || len(err.Error()) > 1000 {
 				t.Errorf("the error holds the token or is too long: %v", err)
 			}
 			if ca.Requests() != c.requests {

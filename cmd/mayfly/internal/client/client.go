@@ -7,13 +7,25 @@
 package client
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Kind says whose failure it is, which decides the exit code of the command.
@@ -114,4 +126,238 @@ func CheckURL(what, raw string, plaintext bool) (*url.URL, error) {
 			"%s at %s would be spoken to without encryption", what, u.Host)
 	}
 	return u, nil
+}
+
+// Retry bounds how often a request is sent. Only what may pass is sent again:
+// HTTP 5xx and 429, and their gRPC equals. The zero Retry is usable.
+type Retry struct {
+	// Attempts is the number of times a request is sent at most; 0 means 4.
+	Attempts int
+	// Wait waits for d or until ctx ends; nil waits by the clock.
+	Wait func(ctx context.Context, d time.Duration) error
+	// Say is told why and how long it waits; nil is silent.
+	Say func(line string)
+	// Now reads the clock for a Retry-After that is a date; nil is time.Now.
+	Now func() time.Time
+}
+
+const (
+	firstWait    = 500 * time.Millisecond // doubled each time, with jitter
+	longestWait  = 30 * time.Second       // a Retry-After beyond it ends the attempts
+	usualRetries = 4
+)
+
+// again decides after attempt n (from 1) has failed with cause, whose
+// Retry-After is after (0 when it has none). It waits and reports whether to
+// send once more; false leaves the failure to the caller.
+func (r Retry) again(ctx context.Context, n int, after time.Duration, cause string) bool {
+	attempts := cmp.Or(r.Attempts, usualRetries)
+	if n >= attempts || after > longestWait {
+		return false
+	}
+	d := after
+	if d <= 0 {
+		d = firstWait << (n - 1)
+		d = d/2 + rand.N(d/2+1) // #nosec G404 -- jitter
+	}
+	if deadline, ok := ctx.Deadline(); ok && time.Until(deadline) < d {
+		return false
+	}
+	if r.Say != nil {
+		r.Say(fmt.Sprintf("%s; trying again in %s (%d of %d)", cause, d.Round(10*time.Millisecond), n+1, attempts))
+	}
+	if r.Wait != nil {
+		return r.Wait(ctx, d) == nil
+	}
+	return wait.For(ctx, d) == nil
+}
+
+func (r Retry) now() time.Time {
+	if r.Now == nil {
+		return time.Now()
+	}
+	return r.Now()
+}
+
+// httpAnswer is an HTTP answer whose body was read whole.
+type httpAnswer struct {
+	status int
+	header http.Header
+	body   []byte
+}
+
+// message is what is sent: by POST where it has a body, else by GET.
+type message struct {
+	what   string // names the other side in errors
+	url    string
+	header http.Header
+	body   []byte
+}
+
+// ask gives the body of an answer that has to be 200.
+func ask(ctx context.Context, hc *http.Client, retry Retry, m message) ([]byte, error) {
+	answer, err := exchange(ctx, hc, retry, m)
+	if err == nil && answer.status != http.StatusOK {
+		err = answer.fault(m.what)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return answer.body, nil
+}
+
+// exchange sends a message until an answer is final, and reads it. Network failures
+// are Unavailable and not sent again: whether the first arrived isn't known.
+func exchange(ctx context.Context, hc *http.Client, retry Retry, m message) (*httpAnswer, error) {
+	method, what := http.MethodGet, m.what
+	if m.body != nil {
+		method = http.MethodPost
+	}
+	for n := 1; ; n++ {
+		req, err := http.NewRequestWithContext(ctx, method, m.url, bytes.NewReader(m.body))
+		if err != nil {
+			return nil, problem(Failed, "", "making the request to %s", what).because(err)
+		}
+		req.Header = m.header
+		answer, err := roundTrip(hc, req)
+		if err != nil {
+			return nil, unreachable(ctx, what, err)
+		}
+		cause := fmt.Sprintf("%s answered %d", what, answer.status)
+		if !passing(answer.status) || !retry.again(ctx, n, wait.Asked(answer.header, retry.now()), cause) {
+			return answer, nil
+		}
+	}
+}
+
+// passing says that the same request may succeed later.
+func passing(status int) bool { return status >= 500 || status == http.StatusTooManyRequests }
+
+func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, err
+	}
+	defer resp.Body.Close()
+	body, err := io.ReadAll(resp.Body) // bounded: see capped
+	if err != nil {
+		return nil, fmt.Errorf("reading the answer: %w", err)
+	}
+	return &httpAnswer{status: resp.StatusCode, header: resp.Header, body: body}, nil
+}
+
+// unreachable classifies a failure to get any answer.
+func unreachable(ctx context.Context, what string, err error) error {
+	switch {
+	case errors.As(err, new(*http.MaxBytesError)):
+		return problem(Failed, "check the URL", "%s answered with more than %d bytes", what, maxAnswer)
+	case errors.Is(ctx.Err(), context.Canceled):
+		return ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		return problem(Unavailable, "try again, or give a longer --timeout", "%s did not answer in time", what)
+	default:
+		return problem(Unavailable, "check the URL and that the service runs", "%s is unreachable", what).because(err)
+	}
+}
+
+// rpcStatus is the JSON of google.rpc.Status with the details this client reads.
+type rpcStatus struct {
+	Message string `json:"message"`
+	Details []struct {
+		Reason    string `json:"reason"`    // google.rpc.ErrorInfo
+		RequestID string `json:"requestId"` // google.rpc.RequestInfo
+	} `json:"details"`
+}
+
+// fault makes the error for an answer that isn't a success: the other side's
+// message, its reason and the request id that its operator can look up.
+func (a *httpAnswer) fault(what string) error {
+	if a.status >= 300 && a.status < 400 {
+		return problem(Refused, "give the final URL; a token is never sent on to another place",
+			"%s answered with a redirect to %q", what, a.header.Get("Location"))
+	}
+	id := a.header.Get("X-Request-Id")
+	var s rpcStatus
+	if json.Unmarshal(a.body, &s) != nil {
+		s = rpcStatus{}
+	}
+	reason := ""
+	for _, d := range s.Details {
+		reason = cmp.Or(d.Reason, reason)
+		id = cmp.Or(id, d.RequestID)
+	}
+	return refusal(what, fmt.Sprintf("HTTP %d", a.status), cmp.Or(s.Message, oneLine(string(a.body))), reason, id, passing(a.status))
+}
+
+// refusal is the one form in which another side's error is shown.
+func refusal(what, code, message, reason, id string, passing bool) error {
+	kind, outcome, fix := Refused, "refused the request", ""
+	if passing {
+		kind, outcome, fix = Unavailable, "could not answer", "try again later"
+	}
+	if reason != "" {
+		code += ", " + oneLine(reason)
+	}
+	text := fmt.Sprintf("%s %s (%s)", what, outcome, code)
+	if message != "" {
+		text += ": " + message
+	}
+	if id != "" {
+		text += "\nrequest id " + oneLine(id)
+	}
+	return problem(kind, fix, "%s", text)
+}
+
+// oneLine is what another side wrote, bounded.
+func oneLine(s string) string { return oneline.Clean(s, maxTrouble) }
+
+// FetchTrust gets a trusted root from a URL and parses it. The document is only
+// as trustworthy as the host that serves it; its SHA-256 in hexadecimal is for
+// the person to compare.
+func FetchTrust(ctx context.Context, hc *http.Client, retry Retry, url string) (trust *Trust, digest string, err error) {
+	body, err := Fetch(ctx, hc, retry, "the trusted root's host", url)
+	if err != nil {
+		return nil, "", err
+	}
+	if trust, err = ParseTrust(body); err != nil {
+		return nil, "", err
+	}
+	return trust, fmt.Sprintf("%x", sha256.Sum256(body)), nil
+}
+
+// Accepted is an issuer that a CA accepts.
+type Accepted struct {
+	URL      string `json:"issuerUrl"`
+	Audience string `json:"audience"` // of its tokens: the first of several
+}
+
+// Issuers asks the CA which issuers it accepts by their exact URLs, in its order.
+func Issuers(ctx context.Context, hc *http.Client, retry Retry, ca string) ([]Accepted, error) {
+	body, err := Fetch(ctx, hc, retry, "the CA", strings.TrimRight(ca, "/")+"/api/v2/configuration")
+	if err != nil {
+		return nil, err
+	}
+	var configuration struct {
+		Issuers []Accepted `json:"issuers"`
+	}
+	if err := json.Unmarshal(body, &configuration); err != nil {
+		return nil, unreadable("its configuration is not JSON")
+	}
+	return slices.DeleteFunc(configuration.Issuers, func(i Accepted) bool { return i.URL == "" }), nil
+}
+
+// Fetch gets what is at url; what names the other side in errors.
+func Fetch(ctx context.Context, hc *http.Client, retry Retry, what, url string) ([]byte, error) {
+	return ask(ctx, hc, retry, message{what: what, url: url})
+}
+
+// API asks the CA at base for something of its own API, below /api/v1/mayfly/: with a
+// body by POST, else by GET. The token may be nil where the CA asks for none. Errors are
+// those of [CA].
+func API(ctx context.Context, hc *http.Client, retry Retry, base, path string, query url.Values, body []byte, token *Token) ([]byte, error) {
+	header := http.Header{"Content-Type": {"application/json"}}
+	if token != nil {
+		header.Set("Authorization", "Bearer "+token.raw)
+	}
+	return ask(ctx, hc, retry, message{"the CA", base + "/api/v1/mayfly/" + path + "?" + query.Encode(), header, body})
 }

@@ -17,7 +17,7 @@ func TestEveryKeyTypeProvesPossession(t *testing.T) {
 	for _, name := range KeyTypes() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			key, err := GenerateKey(KeyType(name))
+			key, err := GenerateKey(name)
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"net/url"
@@ -47,11 +48,11 @@ const DefaultRedirectURL = "http://127.0.0.1:0/auth/callback"
 // browser. It waits for the person until ctx ends.
 func (l *Login) Browser(ctx context.Context) (string, error) {
 	ctx = oidc.ClientContext(ctx, l.HTTP)
-	provider, config, err := l.discover(ctx)
-	if err != nil {
-		return "", err
+	provider, config, offered, err := l.discover(ctx)
+	if err == nil {
+		err = l.checkEndpoint("authorization", config.Endpoint.AuthURL)
 	}
-	if err := l.checkEndpoint("authorization", config.Endpoint.AuthURL); err != nil {
+	if err != nil {
 		return "", err
 	}
 	back, err := listenForCode(ctx, l.RedirectURL)
@@ -69,7 +70,7 @@ func (l *Login) Browser(ctx context.Context) (string, error) {
 			l.Say("no browser could be opened (" + err.Error() + "): open the address yourself")
 		}
 	}
-	code, err := back.wait(ctx, l.Issuer, announcesIssuer(provider))
+	code, err := back.wait(ctx, l.Issuer, offered.Issuer)
 	if err != nil {
 		return "", err
 	}
@@ -84,7 +85,7 @@ func (l *Login) Browser(ctx context.Context) (string, error) {
 // any device with a short code. It polls until ctx or the code ends.
 func (l *Login) Device(ctx context.Context) (string, error) {
 	ctx = oidc.ClientContext(ctx, l.HTTP)
-	provider, config, err := l.discover(ctx)
+	provider, config, _, err := l.discover(ctx)
 	if err != nil {
 		return "", err
 	}
@@ -110,49 +111,40 @@ func (l *Login) Device(ctx context.Context) (string, error) {
 	return l.identityToken(ctx, provider, token, "")
 }
 
-func (l *Login) discover(ctx context.Context) (*oidc.Provider, *oauth2.Config, error) {
-	provider, err := oidc.NewProvider(ctx, l.Issuer)
+// discovered is what an issuer says of itself, beyond what the libraries read.
+type discovered struct {
+	Scopes  []string `json:"scopes_supported"`
+	Methods []string `json:"token_endpoint_auth_methods_supported"`
+	Issuer  bool     `json:"authorization_response_iss_parameter_supported"` // in every answer of the browser's: RFC 9207 §3
+}
+
+func (l *Login) discover(ctx context.Context) (provider *oidc.Provider, config *oauth2.Config, offered discovered, err error) {
+	provider, err = oidc.NewProvider(ctx, l.Issuer)
 	if err != nil {
 		var mismatch *oidc.IssuerMismatchError
 		switch {
 		case errors.Is(ctx.Err(), context.Canceled):
-			return nil, nil, ctx.Err()
+			return nil, nil, offered, ctx.Err()
 		case errors.As(err, &mismatch):
-			return nil, nil, problem(Unverified, "give --issuer exactly as the issuer writes it",
+			return nil, nil, offered, problem(Unverified, "give --issuer exactly as the issuer writes it",
 				"the issuer at %s calls itself %q", l.Issuer, mismatch.Provided)
 		}
-		return nil, nil, problem(Unavailable, "check --issuer: its discovery document is at /.well-known/openid-configuration",
+		return nil, nil, offered, problem(Unavailable, "check --issuer: its discovery document is at /.well-known/openid-configuration",
 			"the issuer %s can't be used", l.Issuer).because(err)
 	}
-	config := &oauth2.Config{
-		ClientID: l.ClientID, ClientSecret: l.ClientSecret,
-		Endpoint: provider.Endpoint(), Scopes: []string{oidc.ScopeOpenID, "email"},
-	}
-	var offered struct {
-		Scopes  []string `json:"scopes_supported"`
-		Methods []string `json:"token_endpoint_auth_methods_supported"`
-	}
 	if err := provider.Claims(&offered); err != nil {
-		return nil, nil, problem(Unverified, "report it to the operator of the issuer", "the issuer's discovery document is malformed").because(err)
+		return nil, nil, offered, problem(Unverified, "report it to the operator of the issuer", "the issuer's discovery document is malformed").because(err)
 	}
-	if len(offered.Scopes) > 0 && !slices.Contains(offered.Scopes, "email") {
-		config.Scopes = []string{oidc.ScopeOpenID}
+	config = &oauth2.Config{ClientID: l.ClientID, ClientSecret: l.ClientSecret, Endpoint: provider.Endpoint(), Scopes: []string{oidc.ScopeOpenID}}
+	if len(offered.Scopes) == 0 || slices.Contains(offered.Scopes, "email") {
+		config.Scopes = append(config.Scopes, "email")
 	}
 	// Finding the style out by trial would send a code, which works once, twice.
 	config.Endpoint.AuthStyle = oauth2.AuthStyleInParams
 	if l.ClientSecret != "" && (len(offered.Methods) == 0 || slices.Contains(offered.Methods, "client_secret_basic")) {
 		config.Endpoint.AuthStyle = oauth2.AuthStyleInHeader // OpenID Connect Discovery §3: the default
 	}
-	return provider, config, l.checkEndpoint("token", config.Endpoint.TokenURL)
-}
-
-// announcesIssuer reports whether the issuer says its name in every answer of the
-// browser's (RFC 9207 §3).
-func announcesIssuer(provider *oidc.Provider) bool {
-	var offered struct {
-		Issuer bool `json:"authorization_response_iss_parameter_supported"`
-	}
-	return provider.Claims(&offered) == nil && offered.Issuer
+	return provider, config, offered, l.checkEndpoint("token", config.Endpoint.TokenURL)
 }
 
 // checkEndpoint keeps a discovery document from sending a person or a code to a
@@ -247,11 +239,10 @@ func listenForCode(ctx context.Context, redirect string) (*callback, error) {
 // ServeHTTP takes the one answer whose state is ours. Any page in the person's
 // browser can knock here; a knock without the state changes nothing.
 func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	w.Header().Set("Content-Type", "text/html; charset=utf-8")
-	w.Header().Set("Cache-Control", "no-store")
-	w.Header().Set("Referrer-Policy", "no-referrer") // the code is in the URL
-	w.Header().Set("Content-Security-Policy", "default-src 'none'")
-	w.Header().Set("Connection", "close")
+	maps.Copy(w.Header(), http.Header{
+		"Content-Type": {"text/html; charset=utf-8"}, "Cache-Control": {"no-store"}, "Connection": {"close"},
+		"Referrer-Policy": {"no-referrer"}, "Content-Security-Policy": {"default-src 'none'"}, // the code is in the URL
+	})
 	q := r.URL.Query()
 	if r.Method != http.MethodGet || r.URL.Path != c.path ||
 		subtle.ConstantTimeCompare([]byte(q.Get("state")), []byte(c.state)) != 1 {
@@ -259,14 +250,9 @@ func (c *callback) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	result := codeResult{code: q.Get("code"), issuer: q.Get("iss")}
-	if result.code == "" {
-		result.fault = oneLine(q.Get("error") + " " + q.Get("error_description"))
-		if result.fault == "" {
-			result.fault = "neither a code nor an error came back"
-		}
-	}
 	text := "You are logged in. You may close this page and go back to the terminal."
-	if result.fault != "" {
+	if result.code == "" {
+		result.fault = cmp.Or(oneLine(q.Get("error")+" "+q.Get("error_description")), "neither a code nor an error came back")
 		text = "The login failed. Go back to the terminal."
 	}
 	select {
@@ -286,13 +272,12 @@ func (c *callback) wait(ctx context.Context, issuer string, announced bool) (str
 		}
 		return "", problem(Unavailable, "try again, or use --device on a machine without a browser", "nobody logged in in time")
 	case r := <-c.results:
-		if r.fault != "" {
+		switch {
+		case r.fault != "":
 			return "", problem(Refused, "", "the issuer refused the login: %s", r.fault)
-		}
-		if r.issuer != "" && r.issuer != issuer {
+		case r.issuer != "" && r.issuer != issuer:
 			return "", problem(Unverified, "", "the login was answered by another issuer, %q", r.issuer)
-		}
-		if r.issuer == "" && announced {
+		case r.issuer == "" && announced:
 			return "", problem(Unverified, "log in again, in a fresh browser window; if it goes on, report it to the operator of the issuer",
 				"the login's answer doesn't say that it is by %s, which announces that its answers do (iss)", issuer)
 		}

@@ -208,7 +208,7 @@ func TestCheckURL(t *testing.T) {
 			t.Errorf("the error holds the password: %v", err)
 		}
 	}
-	if !slices.Contains(KeyTypes(), string(DefaultKeyType)) {
+	if !slices.Contains(KeyTypes(), DefaultKeyType) {
 		t.Error("the default key type is unknown")
 	}
 }

@@ -1,54 +1,38 @@
 package client
 
 import (
-	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
+
+	"golang.org/x/crypto/cryptobyte"
+	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // Trust is what a trusted root says: the authorities and logs that count, each
 // with the window in which it does.
-type Trust struct {
-	authorities []trustroot.Authority
-	timestamps  []trustroot.Authority
-	logs        map[[32]byte]TrustedLog // by SHA-256 of the SubjectPublicKeyInfo
-}
-
-// TrustedLog is a log with its key.
-type TrustedLog struct {
-	ctlog.Description
-	key *ecdsa.PublicKey
-}
+type Trust struct{ root *trustroot.History }
 
 // ParseTrust reads a trusted_root.json. Logs whose key isn't ECDSA P-256 are
 // passed over: their SCTs count as those of unknown logs.
 func ParseTrust(document []byte) (*Trust, error) {
-	const fix = "give the trusted_root.json of the CA"
 	root, err := trustroot.Parse(document)
 	if err != nil {
-		return nil, problem(Failed, fix, "the trusted root can't be used").because(err)
+		return nil, problem(Failed, "give the trusted_root.json of the CA", "the trusted root can't be used").because(err)
 	}
-	trust := &Trust{authorities: root.Authorities, timestamps: root.TimestampAuthorities, logs: make(map[[32]byte]TrustedLog, len(root.CTLogs))}
-	for _, log := range root.CTLogs {
-		public, err := x509.ParsePKIXPublicKey(log.SPKI)
-		if err != nil {
-			return nil, problem(Failed, fix, "the trusted root has a malformed log key").because(err)
-		}
-		key, ok := public.(*ecdsa.PublicKey)
-		if !ok {
-			return nil, problem(Failed, fix, "the trusted root has a log whose key and id don't fit")
-		}
-		trust.logs[log.ID] = TrustedLog{Description: log, key: key}
-	}
-	return trust, nil
+	return &Trust{root}, nil
 }
 
 // VerifyChain verifies the leaf for code signing, at its own notBefore, to the
@@ -67,22 +51,17 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 	// A SAN that holds nothing but an OtherName is critical and unknown to
 	// crypto/x509; it is read by package inspect instead.
 	checked := *leaf
-	checked.UnhandledCriticalExtensions = nil
-	for _, oid := range leaf.UnhandledCriticalExtensions {
-		if !oid.Equal(oidSAN) {
-			checked.UnhandledCriticalExtensions = append(checked.UnhandledCriticalExtensions, oid)
-		}
-	}
+	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
 	last := errors.New("it lists no authority for that time")
-	for _, authority := range t.authorities {
-		if len(authority.Chain) == 0 || !authority.Holds(at) {
+	for _, authority := range t.root.Authorities {
+		if !authority.Holds(at) {
 			continue
 		}
 		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-		roots.AddCert(authority.Chain[len(authority.Chain)-1])
-		for _, c := range authority.Chain[:len(authority.Chain)-1] {
+		for _, c := range authority.Chain {
 			intermediates.AddCert(c)
 		}
+		roots.AddCert(authority.Chain[len(authority.Chain)-1])
 		chains, err := checked.Verify(x509.VerifyOptions{
 			Roots: roots, Intermediates: intermediates, CurrentTime: at,
 			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
@@ -99,8 +78,8 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 // SCTResult is one SCT of a certificate and what verifying it came to.
 type SCTResult struct {
 	SCT ctlog.SCT
-	Log *TrustedLog // nil when no listed log has the id
-	Err error       // nil: verified
+	Log *ctlog.Description // nil when no listed log has the id
+	Err error              // nil: verified
 }
 
 // VerifySCTs verifies each embedded SCT with the key of the listed log that has
@@ -117,33 +96,34 @@ func (t *Trust) VerifySCTs(leaf, issuer *x509.Certificate) ([]SCTResult, error) 
 		return nil, err
 	}
 	entry := ctlog.Chain{IssuerKeyHash: sha256.Sum256(issuer.RawSubjectPublicKeyInfo), TBS: tbs}
-	results := make([]SCTResult, 0, len(scts))
-	for _, sct := range scts {
-		r := SCTResult{SCT: sct}
-		r.Log, r.Err = t.logFor(sct)
-		if r.Err == nil {
-			r.Err = sct.Verify(r.Log.key, entry)
-		}
-		results = append(results, r)
+	results := make([]SCTResult, len(scts))
+	for i, sct := range scts {
+		r := &results[i]
+		r.SCT = sct
+		r.Log, r.Err = t.verify(sct, entry)
 	}
 	return results, nil
 }
 
-// logFor finds the log of an SCT, whose window must hold the SCT's time.
-func (t *Trust) logFor(sct ctlog.SCT) (*TrustedLog, error) {
+// verify verifies an SCT with the key of its log, whose window must hold the SCT's time.
+func (t *Trust) verify(sct ctlog.SCT, entry ctlog.Chain) (*ctlog.Description, error) {
 	at, ok := SCTTime(sct)
 	if !ok {
 		return nil, errors.New("its time is out of range")
 	}
-	log, known := t.logs[sct.LogID]
-	switch {
-	case !known:
+	i := slices.IndexFunc(t.root.CTLogs, func(l ctlog.Description) bool { return l.ID == sct.LogID })
+	if i < 0 {
 		return nil, errors.New("the trusted root lists no log with this id")
-	case !log.Holds(at):
-		return &log, errors.New("its time is outside the window in which the trusted root accepts the log")
-	default:
-		return &log, nil
 	}
+	log := &t.root.CTLogs[i]
+	if !log.Holds(at) {
+		return log, errors.New("its time is outside the window in which the trusted root accepts the log")
+	}
+	key, err := ctlog.ParseKey(log.SPKI)
+	if err != nil {
+		return log, err
+	}
+	return log, sct.Verify(key, entry)
 }
 
 // SCTTime is the SCT's time; false when it is beyond the year 9999, which no
@@ -190,10 +170,10 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 		return nil, problem(Unverified, "report it to the operator of the CA", "the certificate's SCTs can't be read").because(err)
 	}
 	verified := &Verified{Chain: chain, SCTs: results}
+	if len(results) == 0 && unlogged {
+		return verified, nil
+	}
 	if len(results) == 0 {
-		if unlogged {
-			return verified, nil
-		}
 		return nil, problem(Unverified, "configure a log at the CA, or accept such certificates with --accept-unlogged",
 			"the certificate carries no SCT: it is in no transparency log that verifiers know of")
 	}
@@ -206,4 +186,72 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 	}
 	return nil, problem(Unverified, "check that the trusted root is the CA's current one",
 		"no SCT of the certificate could be verified").because(errors.Join(reasons...))
+}
+
+// oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
+var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+// checkSubject compares what the certificate says of the identity with the
+// token that was sent. It knows no issuer's rule, so of a URI it can't tell how
+// it was made; but the subject and the issuer that stand beside it are the
+// token's. A mail address is the token's own, whichever issuer is recorded: a
+// broker's is another than the token's. CAs that write no subject pass.
+func checkSubject(leaf *x509.Certificate, token *Token) error {
+	const report = "report it to the operator of the CA"
+	set, err := extension.Parse(leaf.Extensions)
+	names := extension.SANs(leaf)
+	switch {
+	case err != nil:
+		return problem(Unverified, report, "the certificate's identity extensions are malformed").because(err)
+	case set.TokenSubject != "" && set.TokenSubject != token.Subject:
+		return problem(Unverified, report, "the certificate is for another subject than the token's")
+	case len(names) != 1 || names[0].Value == "":
+		return problem(Unverified, report, "the certificate does not name one identity")
+	}
+	switch name := names[0].Value; names[0].Type {
+	case "email":
+		if name != token.Challenge() {
+			return problem(Unverified, report, "the certificate is for another mail address than the token's")
+		}
+		return nil
+	case "username":
+		if domain, ok := strings.CutPrefix(name, token.Subject+"!"); !ok || domain == "" || token.Subject == "" {
+			return problem(Unverified, report, "the certificate is for another username than the token's")
+		}
+	case "uri":
+	default:
+		return problem(Unverified, report, "the certificate does not name one identity")
+	}
+	if set.Issuer != "" && set.Issuer != token.Issuer {
+		return problem(Unverified, report, "the certificate records another issuer than the token's")
+	}
+	return nil
+}
+
+// tbsWithoutSCTs is the certificate's TBSCertificate without the SCT list and
+// with every other byte as it was: what a log has signed (RFC 6962 §3.2).
+func tbsWithoutSCTs(cert *x509.Certificate) ([]byte, error) {
+	before, extensions, err := tbs.Split(cert.RawTBSCertificate)
+	if err != nil {
+		return nil, err
+	}
+	kept, _, err := tbs.Replace(extensions, ctlog.OIDSCTList, func(cryptobyte.String) ([]byte, error) { return nil, nil })
+	if err != nil {
+		return nil, err
+	}
+	return tbs.Join(before, kept), nil
+}
+
+// EmbeddedSCTs reads the SCTs in a certificate. None is (nil, nil).
+func EmbeddedSCTs(cert *x509.Certificate) ([]ctlog.SCT, error) {
+	i := slices.IndexFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(ctlog.OIDSCTList) })
+	if i < 0 {
+		return nil, nil
+	}
+	var list cryptobyte.String
+	input := cryptobyte.String(cert.Extensions[i].Value)
+	if !input.ReadASN1(&list, cbasn1.OCTET_STRING) || !input.Empty() || len(list) == 0 {
+		return nil, errors.New("the SCT list is not a DER OCTET STRING")
+	}
+	return ctlog.ParseList(list)
 }

@@ -7,16 +7,15 @@ import (
 	"crypto/ed25519"
 	"crypto/rsa"
 	"crypto/sha1" // #nosec G505 -- a fingerprint that people compare, nothing relies on it
-	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/base64"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -109,10 +108,10 @@ func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 		Identity:  extension.SANs(cert),
 		Serial:    cert.SerialNumber.Text(16),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
-		Key:     Key{Algorithm: algorithm(cert), SHA256: hex256(cert.RawSubjectPublicKeyInfo)},
+		Key:     Key{Algorithm: algorithm(cert), SHA256: chain.Fingerprint(cert.RawSubjectPublicKeyInfo)},
 		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(),
 		Signature: cert.SignatureAlgorithm.String(), CA: cert.IsCA, Usages: usages(cert),
-		SHA256: hex256(cert.Raw),
+		SHA256: chain.Fingerprint(cert.Raw),
 		SHA1:   fmt.Sprintf("%x", sha1.Sum(cert.Raw)), // #nosec G401 -- as above
 		SCTs:   []SCT{}, Chain: []Link{},
 	}
@@ -121,7 +120,7 @@ func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 		d.RecordedIssuer = set.Issuer
 	}
 	for _, c := range certs[1:] {
-		d.Chain = append(d.Chain, Link{Subject: c.Subject.String(), Issuer: c.Issuer.String(), NotAfter: c.NotAfter.UTC(), SHA256: hex256(c.Raw)})
+		d.Chain = append(d.Chain, Link{Subject: c.Subject.String(), Issuer: c.Issuer.String(), NotAfter: c.NotAfter.UTC(), SHA256: chain.Fingerprint(c.Raw)})
 	}
 	d.verify(cert, trust)
 	return d
@@ -134,9 +133,9 @@ const NoTrust = "no trusted root was given (--trusted-root FILE)"
 func (d *Description) verify(cert *x509.Certificate, trust *client.Trust) {
 	why := NoTrust
 	if d.Why = why; trust != nil {
-		chain, err := trust.VerifyChain(cert)
+		verified, err := trust.VerifyChain(cert)
 		if err == nil {
-			results, err := trust.VerifySCTs(cert, chain[1])
+			results, err := trust.VerifySCTs(cert, verified[1])
 			if err != nil {
 				d.SCTFault = err.Error()
 			}
@@ -235,9 +234,4 @@ func algorithm(cert *x509.Certificate) string {
 	default:
 		return cert.PublicKeyAlgorithm.String()
 	}
-}
-
-func hex256(b []byte) string {
-	sum := sha256.Sum256(b)
-	return hex.EncodeToString(sum[:])
 }

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"math"
 	"strings"
 	"time"
 
@@ -71,15 +72,11 @@ func (d Description) printExtensions(b *strings.Builder) {
 func (d Description) printSCTs(b *strings.Builder) {
 	b.WriteString("\nsigned certificate timestamps\n")
 	for _, s := range d.SCTs {
-		result := "verified"
-		if !s.Verified {
-			result = "not verified: " + terminal.Line(s.Why)
-		}
 		at := "a time out of range"
 		if s.Time != nil {
 			at = s.Time.Format("2006-01-02 15:04:05.000 UTC")
 		}
-		fmt.Fprintf(b, "  %s\n    log id      %s\n", result, s.LogID)
+		fmt.Fprintf(b, "  %s\n    log id      %s\n", s.result(), s.LogID)
 		if s.LogURL != "" {
 			fmt.Fprintf(b, "    log         %s\n", terminal.Escape(s.LogURL))
 		}
@@ -114,13 +111,16 @@ func (d Description) printChain(b *strings.Builder) {
 	}
 }
 
+func (s SCT) result() string {
+	if s.Verified {
+		return "verified"
+	}
+	return "not verified: " + terminal.Line(s.Why)
+}
+
 // String is the SCT in one line.
 func (s SCT) String() string {
-	text := "verified"
-	if !s.Verified {
-		text = "not verified: " + terminal.Line(s.Why)
-	}
-	text += ", log " + s.LogID
+	text := s.result() + ", log " + s.LogID
 	if s.LeafIndex != nil {
 		text += fmt.Sprintf(", leaf %d", *s.LeafIndex)
 	}
@@ -145,31 +145,28 @@ func Validity(notBefore, notAfter, now time.Time) string {
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
 
+var units = []struct {
+	span time.Duration
+	name string
+}{{time.Second, "second"}, {time.Minute, "minute"}, {time.Hour, "hour"}, {24 * time.Hour, "day"}, {365 * 24 * time.Hour, "year"}}
+
 // words is a span in its largest unit, rounded down; from 2 units on, so that
 // little is lost: 90 seconds stay seconds.
 func words(d time.Duration) string {
-	const day = 24 * time.Hour
 	switch {
 	case d < 0:
 		return "a negative time"
-	case d < 2*time.Minute:
-		return count(int64(d/time.Second), "second")
-	case d < 2*time.Hour:
-		return count(int64(d/time.Minute), "minute")
-	case d < 2*day:
-		return count(int64(d/time.Hour), "hour")
-	case d < 2*365*day:
-		return count(int64(d/day), "day")
-	case d == 1<<63-1: // what time.Sub answers beyond 292 years
+	case d == math.MaxInt64: // what time.Sub answers beyond 292 years
 		return "centuries"
-	default:
-		return count(int64(d/(365*day)), "year")
 	}
-}
-
-func count(n int64, unit string) string {
-	if n == 1 {
-		return "1 " + unit
+	unit := units[0]
+	for _, larger := range units {
+		if d >= 2*larger.span {
+			unit = larger
+		}
 	}
-	return fmt.Sprintf("%d %ss", n, unit)
+	if d/unit.span == 1 {
+		return "1 " + unit.name
+	}
+	return fmt.Sprintf("%d %ss", d/unit.span, unit.name)
 }

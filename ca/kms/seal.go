@@ -9,15 +9,162 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
+	"regexp"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
 )
+
+// Sealer encrypts small secrets under a key that stays in its KMS.
+//
+// Seal encrypts a secret of 1 to 64 bytes, and Unseal gives it back. about says
+// what the secret is, in at most 256 bytes of printable ASCII: a KMS that
+// authenticates additional data unseals only for what was sealed for, and shows
+// it in its own audit trail. Errors are as those of [Signer.Sign]; one about
+// bytes that this key didn't seal, or that were changed since, wraps [ErrSealed].
+// String is the canonical reference of the key, pinned as Open pins it. A Sealer
+// is safe for concurrent use.
+type Sealer interface {
+	fmt.Stringer
+	Seal(ctx context.Context, secret []byte, about string) ([]byte, error)
+	Unseal(ctx context.Context, sealed []byte, about string) ([]byte, error)
+}
+
+// ErrSealed is wrapped by errors about a secret that the key doesn't unseal:
+// another key sealed it, or it was changed since.
+var ErrSealed = errors.New("the KMS key doesn't decrypt it: another key encrypted it, or it was changed since")
+
+// The bounds of what is sealed. The least of the vendors' bounds is RSA-OAEP's
+// (RFC 8017 §7.1.1): 190 bytes under RSA 2048 and SHA-256.
+const maxSecret = 64
+
+var aboutForm = regexp.MustCompile(`^[ -~]{1,256}$`)
+
+// SealingKey is a key that a [Client] has found.
+type SealingKey struct {
+	Name   string // the pinned reference
+	Detail string // its kind, for who watches
+	// Seal and Unseal are one call each. An answer that refuses the sealed bytes is
+	// a [NotSealed] error.
+	Seal, Unseal func(ctx context.Context, in []byte, about string) ([]byte, error)
+}
+
+// OpenSealer opens the key that ref names for encryption, as Open does for
+// signatures: the same references, access, bounds in time and errors. It finds
+// the key without using it.
+func (all Registry) OpenSealer(ctx context.Context, ref string, o Options) (Sealer, error) {
+	o, err := o.filled()
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
+	defer cancel()
+	r, o, err := all.sealing(ref, o)
+	if err != nil {
+		return nil, err
+	}
+	s, err := openSealer(ctx, r, o)
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// CheckSealing is nil where keys can be sealed by ref as it is accessed by a. It
+// reads nothing.
+func (all Registry) CheckSealing(ref string, a Access) error {
+	_, _, err := all.parseSealing(ref, a)
+	return err
+}
+
+// sealing is resolve for a reference to a key that seals.
+func (all Registry) sealing(ref string, o Options) (RemoteReference, Options, error) {
+	return resolve(ref, o, all.parseSealing)
+}
+
+func (all Registry) parseSealing(ref string, a Access) (*Backend, RemoteReference, error) {
+	b, r, err := all.parse(ref, a)
+	remote, ok := r.(RemoteReference)
+	if err == nil && !ok {
+		err = fmt.Errorf("key %s: %s", r, b.CannotSeal)
+	}
+	return b, remote, err
+}
+
+func openSealer(ctx context.Context, r RemoteReference, o Options) (*remoteSealer, error) {
+	var key SealingKey
+	s, err := find(ctx, r, o, useSealing, func(ctx context.Context, c Client) (_ string, err error) {
+		key, err = c.SealingKey(ctx)
+		return key.Name + ", " + key.Detail, err
+	})
+	return &remoteSealer{s, key}, err
+}
+
+// TrySealer seals a fixed secret and unseals it, so that a key which can't is
+// found before it is needed. It needs both permissions.
+func TrySealer(ctx context.Context, s Sealer) error {
+	const secret, about = "mayfly: of no meaning", "mayfly-trial"
+	sealed, err := s.Seal(ctx, []byte(secret), about)
+	if err != nil {
+		return err
+	}
+	got, err := s.Unseal(ctx, sealed, about)
+	if err != nil {
+		return err
+	}
+	if string(got) != secret {
+		return fmt.Errorf("key %s: what was encrypted comes back as something else: %w", s, ErrSealed)
+	}
+	return nil
+}
+
+// remoteSealer is a key behind a network that seals.
+type remoteSealer struct {
+	*Service
+
+	key SealingKey
+}
+
+// String is the pinned reference.
+func (s *remoteSealer) String() string { return s.key.Name }
+
+// Seal encrypts secret.
+func (s *remoteSealer) Seal(ctx context.Context, secret []byte, about string) ([]byte, error) {
+	if len(secret) == 0 || len(secret) > maxSecret {
+		return nil, fmt.Errorf("encrypting with %s: a secret of %d bytes: 1 to %d can be sealed", s, len(secret), maxSecret)
+	}
+	return s.do(ctx, operationSeal, "encrypting", s.key.Seal, secret, about)
+}
+
+// Unseal decrypts what Seal made.
+func (s *remoteSealer) Unseal(ctx context.Context, sealed []byte, about string) ([]byte, error) {
+	return s.do(ctx, operationUnseal, "decrypting", s.key.Unseal, sealed, about)
+}
+
+func (s *remoteSealer) do(ctx context.Context, operation, verb string, do func(context.Context, []byte, string) ([]byte, error), in []byte, about string) ([]byte, error) {
+	var out []byte
+	err := ctx.Err()
+	if !aboutForm.MatchString(about) {
+		err = errors.New("what it is about isn't 1 to 256 characters of printable ASCII")
+	}
+	if err == nil {
+		err = s.Call(ctx, operation, func(ctx context.Context) error {
+			got, err := do(ctx, in, about)
+			if err == nil && len(got) == 0 {
+				err = NotSealed(errors.New("the answer is empty"))
+			}
+			out = got
+			return err
+		})
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s with %s: %w", verb, s, err)
+	}
+	return out, nil
+}
 
 // sealedFormat names the format of a sealed key's file, and its version.
 const sealedFormat = "mayfly-sealed-key/1"
@@ -39,6 +186,8 @@ type sealedKey struct {
 // dataKeySize is that of AES-256.
 const dataKeySize = 32
 
+var spkiForm = regexp.MustCompile(`^[0-9a-f]{64}$`)
+
 // parseSealedKey reads a sealed key's file. Nothing but what Mayfly writes is
 // taken, byte for byte: there is one encoding of each.
 func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
@@ -51,13 +200,10 @@ func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
 	if k.Format != sealedFormat {
 		return nil, nil, fmt.Errorf("has the format %q, and this Mayfly reads %q: use the version of Mayfly that wrote it, or a newer one", Abridged(k.Format), sealedFormat)
 	}
-	again, err := k.encode()
-	if err != nil || !bytes.Equal(b, again) {
+	if !bytes.Equal(b, k.encode()) {
 		return nil, nil, errors.New("was changed since Mayfly wrote it: restore it from a copy")
 	}
-	spki, err := hex.DecodeString(k.SPKI)
-	if err != nil || len(spki) != sha256.Size || hex.EncodeToString(spki) != k.SPKI || k.Algorithm.Hash() == 0 ||
-		len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
+	if !spkiForm.MatchString(k.SPKI) || k.Algorithm.Hash() == 0 || len(k.Nonce) != 12 || len(k.DataKey) == 0 || len(k.Key) < 16 {
 		return nil, nil, errors.New("is damaged: restore it from a copy")
 	}
 	_, r, err := all.parse(k.KMSKey, Access{})
@@ -67,9 +213,9 @@ func (all Registry) parseSealedKey(b []byte) (*sealedKey, Reference, error) {
 	return &k, r, nil
 }
 
-func (k *sealedKey) encode() ([]byte, error) {
-	b, err := json.MarshalIndent(k, "", "  ") //nolint:gosec // G117: the key in it is encrypted
-	return append(b, '\n'), err
+func (k *sealedKey) encode() []byte {
+	b, _ := json.MarshalIndent(k, "", "  ") //nolint:gosec,errchkjson // G117: the key in it is encrypted; strings and bytes always encode
+	return append(b, '\n')
 }
 
 // about is what the KMS is told, and shows in its own audit trail.
@@ -129,18 +275,14 @@ func (k *sealedKey) unseal(ctx context.Context, s Sealer) (crypto.Signer, error)
 	if err != nil {
 		return nil, errors.New("holds no private key: make it again") // the error might repeat what it holds
 	}
-	key, ok := parsed.(crypto.Signer)
-	if !ok {
-		return nil, fmt.Errorf("holds a key of type %T, which can't sign", parsed)
+	if key, ok := parsed.(crypto.Signer); ok {
+		a, err := AlgorithmOf(key.Public())
+		spki, spkiErr := fingerprint(key.Public())
+		if err == nil && spkiErr == nil && a == k.Algorithm && spki == k.SPKI {
+			return key, nil
+		}
 	}
-	spki, err := fingerprint(key.Public())
-	if err != nil {
-		return nil, err
-	}
-	if a, err := AlgorithmOf(key.Public()); err != nil || a != k.Algorithm || spki != k.SPKI {
-		return nil, errors.New("holds another key than it says: make it again")
-	}
-	return key, nil
+	return nil, errors.New("holds another key than it says: make it again")
 }
 
 // fingerprint is the SHA-256 of a key's SubjectPublicKeyInfo, in hex.
@@ -149,8 +291,7 @@ func fingerprint(public crypto.PublicKey) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("encoding the public key: %w", err)
 	}
-	sum := sha256.Sum256(spki)
-	return hex.EncodeToString(sum[:]), nil
+	return fmt.Sprintf("%x", sha256.Sum256(spki)), nil
 }
 
 func newGCM(key []byte) (cipher.AEAD, error) {
@@ -238,10 +379,6 @@ func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm,
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	path := string(o.SealedKey)
-	exists := fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
-	if _, err := os.Lstat(path); err == nil {
-		return "", exists
-	}
 	r, o, err := all.sealing(ref, o)
 	if err != nil {
 		return "", err
@@ -262,12 +399,8 @@ func (all Registry) generateSealed(ctx context.Context, ref string, a Algorithm,
 	if _, err := k.unseal(ctx, s); err != nil {
 		return "", fmt.Errorf("a key that was just sealed can't be unsealed, so nothing was written: %w", err)
 	}
-	b, err := k.encode()
-	if err != nil {
-		return "", fmt.Errorf("sealed key %s: %w", path, err)
-	}
-	if err := durable.WriteNew(path, b, 0o600); errors.Is(err, fs.ErrExist) {
-		return "", exists
+	if err := durable.WriteNew(path, k.encode(), 0o600); errors.Is(err, fs.ErrExist) {
+		return "", fmt.Errorf("sealed key %s: %w", path, ErrKeyExists)
 	} else if err != nil {
 		return "", fmt.Errorf("sealed key: %w", err)
 	}
