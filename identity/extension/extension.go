@@ -65,7 +65,7 @@ func (s Set) Extensions() ([]pkix.Extension, error) {
 			return nil, fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 		}
 		start := len(buf)
-		if buf = append(buf, v...); r.encoding == utf8String {
+		if buf = append(buf, v...); !r.raw {
 			buf = tbs.Wrap(buf, start, cryptobyteasn1.UTF8String)
 		}
 		out = append(out, pkix.Extension{Id: r.oid, Value: buf[start:len(buf):len(buf)]})
@@ -136,7 +136,7 @@ func read(extensions []pkix.Extension) (s Set, values [32]string, err error) {
 }
 
 func decode(r *row, value []byte) (string, error) {
-	if r.encoding == utf8String {
+	if !r.raw {
 		var v asn1.RawValue
 		rest, err := asn1.Unmarshal(value, &v)
 		if err != nil || len(rest) > 0 || v.Class != asn1.ClassUniversal || v.Tag != asn1.TagUTF8String || v.IsCompound {
