@@ -185,13 +185,8 @@ func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error)
 		return p, err
 	}
 	p.subject = sub
-	named, err := i.provider.subject(sub, c)
-	if err != nil {
+	if err := i.rule(&p, c); err != nil {
 		return p, err
-	}
-	p.san, p.extensions = named.SAN, named.Extensions
-	if named.Issuer != "" {
-		p.issuer = named.Issuer
 	}
 	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
 	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {

@@ -113,10 +113,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 	checkAudiences(path+".audiences", c.Audiences, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
-	} else if newProvider := providers[c.Type]; newProvider == nil {
+	} else if newRule := rules[c.Type]; newRule == nil {
 		f.Add(path+".type", "%q is unknown; the types are %s", c.Type, types())
 	} else {
-		i.provider = newProvider(&i.config, path, f)
+		i.rule = newRule(i, path, f)
 		checkUnused(path, c, f)
 	}
 	i.policy = policy.New(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)

@@ -130,7 +130,9 @@ func (tr *trace) check(step string, err error) error {
 		f.Notes = append(f.Notes, tr.others()...)
 	}
 	if step == stepSubject {
-		tr.reading(&f, tr.entry.reads())
+		for _, name := range tr.entry.presetReads {
+			tr.reading(&f, policy.Read{Path: []string{name}})
+		}
 	}
 	if step != stepForm || err != nil {
 		tr.findings = append(tr.findings, f)
@@ -235,7 +237,7 @@ func (tr *trace) ruled(step, rule, text string, reads []policy.Read, ok bool, wh
 	if why != nil {
 		f.Notes = append(f.Notes, why.Error())
 	}
-	tr.reading(&f, reads)
+	tr.reading(&f, reads...)
 	if !ok || step == stepAllow {
 		tr.rule = rule
 	}
@@ -243,7 +245,7 @@ func (tr *trace) ruled(step, rule, text string, reads []policy.Read, ok bool, wh
 }
 
 // reading puts what a rule reads into its finding, and what doesn't fit there.
-func (tr *trace) reading(f *Finding, reads []policy.Read) {
+func (tr *trace) reading(f *Finding, reads ...policy.Read) {
 	for _, r := range reads {
 		v := claim.At(tr.token.Claims, r.Path)
 		one := ClaimRead{Name: r.Name(), Kind: v.Kind().String()}
@@ -257,16 +259,6 @@ func (tr *trace) reading(f *Finding, reads []policy.Read) {
 			f.Notes = append(f.Notes, note)
 		}
 	}
-}
-
-// reads is the claims that the templates of the entry's preset read.
-func (i *issuer) reads() (all []policy.Read) {
-	if preset, ok := i.provider.(ci); ok {
-		for _, name := range preset.rules.Claims {
-			all = append(all, policy.Read{Path: []string{name}})
-		}
-	}
-	return all
 }
 
 // ended is told a deny rule that has ended.
@@ -291,7 +283,7 @@ func (tr *trace) chose(c policy.Choice, by *policy.Policy) {
 	if c.Most > 0 {
 		f.Expected = "at most " + c.Most.String()
 	}
-	tr.reading(&f, by.ProfilesRead())
+	tr.reading(&f, by.ProfilesRead()...)
 	tr.findings = append(tr.findings, f)
 }
 
