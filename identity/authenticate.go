@@ -25,42 +25,39 @@ import (
 // the issuer and audience. Once the signature is good, every error is wrapped in a
 // *RefusedError, which says whose token it is.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
-	return v.current.Load().authenticate(ctx, token, nil)
+	s := v.current.Load()
+	return s.authenticate(ctx, token, nil, func(g genuine) (Principal, error) { return s.evaluatePolicy(g, nil) })
 }
 
 // Caller verifies a token as Authenticate does, deny rules included, but asks no
 // issuer's allow: whether its bearer may do what isn't issuing is for package
 // identity/access, whose rules read what is returned. Nothing can be issued to it. The
 // error is Authenticate's, and only then there is no Input.
-func (v *Verifier) Caller(ctx context.Context, token string) (*policy.Input, error) {
+func (v *Verifier) Caller(ctx context.Context, token string) (in *policy.Input, err error) {
 	s := v.current.Load()
-	g, err := s.genuine(ctx, token, nil)
+	_, err = s.authenticate(ctx, token, nil, func(g genuine) (p Principal, err error) {
+		p, in, err = s.named(g, nil)
+		return p, err
+	})
 	if err != nil {
 		return nil, err
-	}
-	p, in, err := s.named(g, nil)
-	if err == nil && g.issuer.config.OneTime {
-		err = v.once(ctx, g.issuer, g.url, &g.token)
-	}
-	if err != nil {
-		return nil, p.refused(err)
 	}
 	return in, nil
 }
 
-// authenticate is Authenticate and tells the trace, which may be nil, about
-// every step on the way.
-func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
+// authenticate is Authenticate, with what judges a genuine token, and tells the trace,
+// which may be nil, about every step on the way.
+func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace, judge func(genuine) (Principal, error)) (Principal, error) {
 	g, err := s.genuine(ctx, token, tr)
 	if err != nil {
 		return Principal{}, err
 	}
-	p, err := s.evaluatePolicy(g, tr)
+	p, err := judge(g)
 	if err == nil && g.issuer.config.OneTime && tr == nil { // looking at a token doesn't use it
 		err = s.v.once(ctx, g.issuer, g.url, &g.token)
 	}
 	if err != nil {
-		return Principal{}, p.refused(err)
+		return Principal{}, &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
 	}
 	return p, nil
 }
@@ -75,11 +72,11 @@ type genuine struct {
 // genuine checks all of a token that its issuer vouches for.
 func (s *snapshot) genuine(ctx context.Context, token string, tr *trace) (g genuine, err error) {
 	g.token, err = oidc.ParseUnverified(token)
+	tr.reads(g.token)
 	if tr.check(stepForm, err) != nil {
 		return g, err
 	}
 	claims := g.token.Claims
-	tr.reads(g.token)
 	if g.issuer, g.url, g.audience, err = s.route(claims, tr); err != nil {
 		return g, err
 	}
@@ -90,12 +87,10 @@ func (s *snapshot) genuine(ctx context.Context, token string, tr *trace) (g genu
 	if err := tr.check(stepAge, checkAge(claims, now, c.Leeway, c.MaxTokenAge)); err != nil {
 		return g, err
 	}
-	return g, tr.check(stepSignature, g.issuer.verify(ctx, &g.token, g.url))
-}
-
-// refused is err, with whose the genuine token is.
-func (p Principal) refused(err error) *RefusedError {
-	return &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
+	if err = g.token.CheckAlgorithm(c.Algorithms); err == nil {
+		err = g.issuer.keys.Verify(ctx, &g.token, g.url)
+	}
+	return g, tr.check(stepSignature, err)
 }
 
 // RefusedError is that nothing is issued for a genuine token: its signature was
@@ -139,14 +134,6 @@ func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience strin
 		err = tr.check(stepParty, checkParty(c, i.config.Audiences, i.config.AuthorizedParties))
 	}
 	return i, url, audience, err
-}
-
-// verify checks the signature with the keys of the issuer at url.
-func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
-	if err := t.CheckAlgorithm(i.config.Algorithms); err != nil {
-		return err
-	}
-	return i.keys.Verify(ctx, t, url)
 }
 
 // match finds the entries for an issuer: an exact URL or an alias first, then the most

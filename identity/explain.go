@@ -71,8 +71,9 @@ type Explanation struct {
 // code, and says how each step went. It uses up no one-time token, and counts
 // nothing.
 func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
-	tr := &trace{snapshot: v.current.Load()}
-	p, err := tr.snapshot.authenticate(ctx, token, tr)
+	s := v.current.Load()
+	tr := &trace{snapshot: s}
+	p, err := s.authenticate(ctx, token, tr, func(g genuine) (Principal, error) { return s.evaluatePolicy(g, tr) })
 	return tr.explain(p, err)
 }
 
@@ -80,26 +81,22 @@ func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
 // these claims, a JSON object, at any time within its validity: which entry it
 // is for, what name it gives, and what the policies say of it.
 func (v *Verifier) ExplainClaims(claims string) *Explanation {
-	tr := &trace{snapshot: v.current.Load()}
-	p, err := tr.snapshot.authenticateClaims(claims, tr)
-	return tr.explain(p, err)
-}
-
-func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, error) {
+	s := v.current.Load()
+	tr := &trace{snapshot: s}
+	var p Principal
 	set, err := claim.Parse(claims)
 	if err != nil {
-		return Principal{}, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error()))
+		return tr.explain(p, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error())))
 	}
 	tr.token.Claims = set
 	g := genuine{token: tr.token}
-	if g.issuer, g.url, g.audience, err = s.route(set, tr); err != nil {
-		return Principal{}, err
+	if g.issuer, g.url, g.audience, err = s.route(set, tr); err == nil {
+		p, err = s.evaluatePolicy(g, tr)
 	}
-	p, err := s.evaluatePolicy(g, tr)
 	if err != nil {
-		return Principal{}, err
+		p = Principal{}
 	}
-	return p, nil
+	return tr.explain(p, err)
 }
 
 // trace takes down the steps of one authentication. A nil trace takes nothing,
@@ -119,7 +116,7 @@ func (tr *trace) check(step string, err error) error {
 		return err
 	}
 	f := Finding{Step: step, OK: err == nil}
-	f.Expected, f.Actual = tr.facts(step)
+	f.Expected, f.Actual = tr.facts(step, err)
 	if e := fault.From(err); e != nil {
 		f.Notes = append(f.Notes, e.Public)
 		if e.Cause != nil {
@@ -134,19 +131,15 @@ func (tr *trace) check(step string, err error) error {
 			tr.reading(&f, policy.Read{Path: []string{name}})
 		}
 	}
-	if step != stepForm || err != nil {
-		tr.findings = append(tr.findings, f)
-	}
+	tr.findings = append(tr.findings, f)
 	return err
 }
 
-// reads is told the token once its form is good.
+// reads is told the token, before its form is checked.
 func (tr *trace) reads(t oidc.Token) {
-	if tr == nil {
-		return
+	if tr != nil {
+		tr.token = t
 	}
-	tr.token = t
-	tr.findings = append(tr.findings, Finding{Step: stepForm, OK: true, Actual: "compact JWS, alg " + t.Algorithm + ", kid " + claim.Quote(t.KeyID)})
 }
 
 // enters is told the entries for the token's issuer, and again those from the
@@ -158,15 +151,18 @@ func (tr *trace) enters(entries []*issuer) {
 }
 
 // facts is what a step expects, and what the token has.
-func (tr *trace) facts(step string) (expected, actual string) {
+func (tr *trace) facts(step string, err error) (expected, actual string) {
 	c := tr.token.Claims
-	if step == stepIssuer {
+	key := tr.token.Algorithm + ", kid " + claim.Quote(tr.token.KeyID)
+	switch {
+	case step == stepForm && err == nil:
+		return "", "compact JWS, alg " + key
+	case step == stepIssuer:
 		if tr.entry != nil {
 			expected = tr.entry.name()
 		}
 		return expected, show(c.Get("iss"))
-	}
-	if tr.entry == nil {
+	case tr.entry == nil:
 		return "", ""
 	}
 	config := &tr.entry.config
@@ -188,10 +184,9 @@ func (tr *trace) facts(step string) (expected, actual string) {
 		}
 		return expected, "iat " + showTime(c, "iat")
 	case stepSignature:
-		return "one of " + strings.Join(config.Algorithms, ", "), tr.token.Algorithm + ", kid " + claim.Quote(tr.token.KeyID)
-	default:
-		return "", ""
+		return "one of " + strings.Join(config.Algorithms, ", "), key
 	}
+	return "", ""
 }
 
 // others says of every other entry why the token isn't for it.
@@ -218,11 +213,9 @@ func (tr *trace) others() []string {
 
 // named is told the principal before the policies are asked.
 func (tr *trace) named(p Principal) {
-	if tr == nil {
-		return
+	if tr != nil {
+		tr.findings[len(tr.findings)-1].Actual = p.san.Kind.String() + " " + p.san.Value
 	}
-	last := &tr.findings[len(tr.findings)-1]
-	last.Actual = p.san.Kind.String() + " " + p.san.Value
 }
 
 // ruled is told what a rule says: ok when it lets the token pass.

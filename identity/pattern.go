@@ -182,7 +182,9 @@ func newPatternIndex(patterns []*issuer) (x patternIndex) {
 		key := string(x[at].key(nil, i.pattern.parts))
 		x[at].entries[key] = append(x[at].entries[key], i)
 	}
-	slices.SortStableFunc(x, func(a, b shape) int { return cmp.Compare(strings.Count(a.text, wildcard), strings.Count(b.text, wildcard)) })
+	slices.SortStableFunc(x, func(a, b shape) int {
+		return cmp.Compare(strings.Count(a.text, wildcard), strings.Count(b.text, wildcard))
+	})
 	return x
 }
 

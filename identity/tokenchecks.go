@@ -46,15 +46,12 @@ func audiencesOf(entries []*issuer) (all []string) {
 // ours should be an audience that no other service shares; see checkParty.
 func checkAudience(c claim.Set, accepted []string) (string, error) {
 	aud := c.Get("aud")
-	var named []claim.Value
+	named := []claim.Value{aud}
 	switch aud.Kind() {
-	case claim.String:
-		named = []claim.Value{aud}
 	case claim.Array:
 		named = aud.Elements()
 	case claim.Missing:
-	default:
-		return "", claim.Malformed("its aud must be a string or an array of strings")
+		named = nil
 	}
 	found := ""
 	for _, v := range named {

@@ -138,7 +138,10 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	before := v.current.Load()
 	var patterns []*issuer
 	for n, i := range next.issuers {
-		i.keys = cmp.Or(before.keysFor(i), sharedKeys(next.issuers[:n], i))
+		if before != nil && i.keysConfig.JWKSFile == "" {
+			i.keys = keysLike(before.issuers, i, true)
+		}
+		i.keys = cmp.Or(i.keys, keysLike(next.issuers[:n], i, false))
 		if i.keys == nil {
 			if i.keys, err = oidc.NewKeys(i.keysConfig, v.keysOptions(i.config.Type)); err != nil {
 				return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
@@ -192,26 +195,12 @@ func (v *Verifier) keysOptions(t Type) oidc.Options {
 	}}
 }
 
-// keysFor is the keys of an entry that fetches the same as i in the same way, or
-// nil. s may be nil. Keys from a file aren't kept.
-func (s *snapshot) keysFor(i *issuer) *oidc.Keys {
-	if s == nil || i.keysConfig.JWKSFile != "" {
-		return nil
-	}
-	for _, old := range s.issuers { // the type is a label of the metric
-		if old.config.Type == i.config.Type && reflect.DeepEqual(old.keysConfig, i.keysConfig) {
-			return old.keys
-		}
-	}
-	return nil
-}
-
-// sharedKeys is the keys of an entry for the same issuer, which is fetched in
-// the same way (see checkSameIssuer), or nil.
-func sharedKeys(entries []*issuer, i *issuer) *oidc.Keys {
-	for _, other := range entries {
-		if other.name() == i.name() {
-			return other.keys
+// keysLike is the keys of an entry for the same issuer that is fetched in the same way,
+// or nil. Where they are kept, its type is the same too: a label of the metric.
+func keysLike(entries []*issuer, i *issuer, kept bool) *oidc.Keys {
+	for _, o := range entries {
+		if o.name() == i.name() && (!kept || o.config.Type == i.config.Type && reflect.DeepEqual(o.keysConfig, i.keysConfig)) {
+			return o.keys
 		}
 	}
 	return nil
