@@ -29,7 +29,7 @@ const (
 // needed: one fetch at a time, however many tokens wait for it.
 type cache struct {
 	issuer  string
-	source  jwksSource
+	source  func(context.Context) (jwks, error) // asked one thing at a time
 	now     func() time.Time
 	maxAge  time.Duration // older keys are not used
 	places  *Places
@@ -206,7 +206,7 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	got, err := c.source.fetch(ctx)
+	got, err := c.source(ctx)
 	told := Fetched{Issuer: c.issuer}
 	if err != nil {
 		err = truncated(err)
@@ -217,7 +217,7 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 			told.PassedOver = got.passedOver
 		}
 		got.fresh = min(got.fresh, c.maxAge) // or no key would serve in between
-		c.keys.Store(newKeySet(got, f.began))
+		c.keys.Store(&keySet{got, f.began})
 	}
 	c.mu.Lock()
 	f.err = err

@@ -41,15 +41,15 @@ func (k *Keys) Probe(ctx context.Context) []ProbeResult {
 		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.now().Sub(began), Err: err})
 		return err == nil
 	}
-	from := jwksSource(jwksFile{k.config.JWKSFile})
+	from := func(context.Context) (jwks, error) { return readJWKS(k.config.JWKSFile) }
 	if k.fetcher != nil {
 		if k.config.JWKSURL == "" && !ask("discovery", func() (string, error) { return k.fetcher.discover(ctx, k.config.URL) }) {
 			return results
 		}
-		from = k.server(k.config.URL)
+		from = k.server(k.config.URL).fetch
 	}
 	ask("keys", func() (string, error) {
-		got, err := from.fetch(ctx)
+		got, err := from(ctx)
 		if err != nil {
 			return "", err
 		}

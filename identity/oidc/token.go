@@ -2,10 +2,8 @@ package oidc
 
 import (
 	"encoding/base64"
-	"iter"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -121,41 +119,14 @@ var strict = base64.RawURLEncoding.Strict()
 
 // decode reads the JSON object in the named part of a token.
 func decode(part, encoded string) (claim.Set, error) {
-	var text strings.Builder
-	text.Grow(base64.RawURLEncoding.DecodedLen(len(encoded)))
-	var decoded [pieceSize / 4 * 3]byte
-	for piece := range pieces(encoded) {
-		n, err := strict.Decode(decoded[:], piece)
-		if err != nil {
-			return claim.Set{}, claim.Malformed("its " + part + " is not base64url")
-		}
-		text.Write(decoded[:n])
+	var text [maxTokenBytes]byte // on the stack: a copy of each part would show in what a request costs
+	n, err := strict.Decode(text[:], []byte(encoded))
+	if err != nil {
+		return claim.Set{}, claim.Malformed("its " + part + " is not base64url")
 	}
-	s, err := claim.Parse(text.String())
+	s, err := claim.Parse(string(text[:n]))
 	if err != nil {
 		return claim.Set{}, claim.Malformed("its " + part + ": " + err.Error())
 	}
 	return s, nil
-}
-
-const pieceSize = 1024 // a multiple of 4, so that base64 has no byte in two pieces
-
-var buffers = sync.Pool{New: func() any { return new([pieceSize]byte) }}
-
-// pieces gives a text as bytes, piece by piece in one buffer: a token is read
-// twice, and copying it whole each time would show in what a request costs.
-func pieces(text string) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		buffer, ok := buffers.Get().(*[pieceSize]byte)
-		if !ok {
-			buffer = new([pieceSize]byte)
-		}
-		defer buffers.Put(buffer)
-		for text != "" {
-			n := copy(buffer[:], text)
-			if text = text[n:]; !yield(buffer[:n]) {
-				return
-			}
-		}
-	}
 }
