@@ -81,7 +81,7 @@ func TestUnknownKeysCostFewRequests(t *testing.T) {
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
 		v, w, a := clocked(t)
-		v.keys[0].exact.places.Resize(1000 * partOfIssuer)
+		v.keys[0].exact.Places.Resize(1000 * partOfIssuer)
 		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
 			t.Fatal(err)
 		}

@@ -41,7 +41,7 @@ type jwksServer struct {
 
 // server is the way to the keys of an issuer.
 func (k *Keys) server(issuer string) *jwksServer {
-	return &jwksServer{fetcher: k.fetcher, issuer: issuer, now: k.now, url: k.config.JWKSURL}
+	return &jwksServer{fetcher: k.fetcher, issuer: issuer, now: k.options.Now, url: k.config.JWKSURL}
 }
 
 func (s *jwksServer) fetch(ctx context.Context) (jwks, error) {

@@ -56,7 +56,7 @@ type Fetched struct {
 // They are safe for concurrent use.
 type Keys struct {
 	config  Config
-	now     func() time.Time
+	options Options
 	fetcher *fetcher     // nil where the keys are in a file
 	exact   *cache       // where the configuration has a URL
 	pattern *patternKeys // where it has a pattern
@@ -64,9 +64,9 @@ type Keys struct {
 
 // NewKeys reads the files that c names, which was checked, and makes no request.
 func NewKeys(c Config, o Options) (*Keys, error) {
-	k := &Keys{config: c, now: o.Now}
+	k := &Keys{config: c, options: o}
 	newCache := func(issuer string, from func(context.Context) (jwks, error)) *cache {
-		return &cache{issuer: issuer, source: from, now: o.Now, maxAge: c.MaxKeysAge, places: o.Places, pattern: k.pattern, fetched: o.Fetched}
+		return &cache{issuer: issuer, source: from, maxAge: c.MaxKeysAge, pattern: k.pattern, Options: o}
 	}
 	if c.JWKSFile != "" {
 		got, err := readJWKS(c.JWKSFile)

@@ -106,22 +106,18 @@ func (p *patternKeys) unprovenLocked() (n int) {
 // longest ago.
 func (p *patternKeys) leastMissedLocked() *cache {
 	return slices.MinFunc(slices.Collect(maps.Values(p.caches)), func(a, b *cache) int {
-		return cmp.Or(
-			falseFirst(a.proven.Load(), b.proven.Load()),
-			falseFirst(a.keys.Load() != nil, b.keys.Load() != nil),
-			cmp.Compare(a.used.Load(), b.used.Load()))
+		return cmp.Or(a.worth()-b.worth(), cmp.Compare(a.used.Load(), b.used.Load()))
 	})
 }
 
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	default:
-		return 1
+func (c *cache) worth() (n int) {
+	if c.proven.Load() {
+		n += 2
 	}
+	if c.keys.Load() != nil {
+		n++
+	}
+	return n
 }
 
 // dropLocked forgets a cache, but not that its issuer verified a token.
