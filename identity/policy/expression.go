@@ -10,7 +10,6 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
-	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -46,24 +45,11 @@ const (
 // principalNames are those of type string.
 var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience}
 
-// language is what expressions are written in: CEL's standard functions, those of
-// its strings library (version 4: no formatting), and the names above. There is
-// one for the process, for it is immutable and takes longer to make than a policy.
-var language = sync.OnceValues(func() (*cel.Env, error) {
-	options := []cel.EnvOption{cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)), cel.Variable(nameTime, cel.TimestampType)}
-	for _, name := range principalNames {
-		options = append(options, cel.Variable(name, cel.StringType))
-	}
-	return newLanguage(options)
+// language is what expressions over a token are written in. There is one for the
+// process, for it is immutable and takes longer to make than a policy.
+var language = sync.OnceValues(func() (*Fields, error) {
+	return newFields(principalNames, []string{nameTime}, cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)))
 })
-
-func newLanguage(names []cel.EnvOption) (*cel.Env, error) {
-	env, err := cel.NewEnv(append(names, cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(64), ext.Strings(ext.StringsVersion(4)))...)
-	if err != nil {
-		return nil, fmt.Errorf("making the expression language: %w", err)
-	}
-	return env, nil
-}
 
 // expression is a compiled condition; it is immutable and safe for concurrent use.
 type expression struct {
@@ -82,7 +68,7 @@ func compile(text string) (*expression, error) {
 	if err != nil {
 		return nil, err
 	}
-	ast, program, err := compileIn(env, text, nameClaims+", "+strings.Join(principalNames, ", ")+", "+nameTime)
+	ast, program, err := env.compile(text)
 	switch {
 	case err != nil:
 		return nil, err
@@ -98,40 +84,36 @@ func compile(text string) (*expression, error) {
 // suggests for an unknown name without a lock.
 var checking sync.Mutex
 
-func check(env *cel.Env, text string) (*cel.Ast, *cel.Issues) {
-	checking.Lock()
-	defer checking.Unlock()
-	return env.Compile(text)
-}
-
-// compileIn reads one expression, which must be of type bool and cheap whatever it
-// meets. The error is for the person who wrote it; names are what they may use.
-func compileIn(env *cel.Env, text, names string) (*cel.Ast, cel.Program, error) {
+// compile reads one expression, which must be of type bool and cheap whatever it
+// meets. The error is for the person who wrote it.
+func (f *Fields) compile(text string) (*cel.Ast, cel.Program, error) {
 	switch {
 	case strings.TrimSpace(text) == "":
 		return nil, nil, errors.New("is empty; write a condition, or true")
 	case len(text) > maxExpression:
 		return nil, nil, fmt.Errorf("is longer than %d characters", maxExpression)
 	}
-	ast, issues := check(env, text)
+	checking.Lock()
+	ast, issues := f.env.Compile(text)
+	checking.Unlock()
 	if err := issues.Err(); err != nil {
-		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), names)
+		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), f.names)
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
 		return nil, nil, fmt.Errorf("is of type %s; a condition is of type bool, as in x == \"y\"", cel.FormatCELType(t))
 	}
-	cost, err := env.EstimateCost(ast, sizes{})
-	if err != nil {
+	cost, err := f.env.EstimateCost(ast, sizes{})
+	switch {
+	case err != nil:
 		return nil, nil, fmt.Errorf("its cost can't be estimated: %w", err)
-	}
-	if cost.Max > maxEstimate {
+	case cost.Max > maxEstimate:
 		return nil, nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if cost.Max > cheap {
 		options = append(options, cel.CostLimit(maxCost))
 	}
-	program, err := env.Program(ast, options...)
+	program, err := f.env.Program(ast, options...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("doesn't compile: %w", err)
 	}
