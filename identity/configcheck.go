@@ -103,11 +103,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 			f.Add(path+".url", "%s", err)
 		}
 	default:
-		p, err := compilePattern(c.Pattern)
-		if err != nil {
+		var err error
+		if i.pattern, err = compilePattern(c.Pattern); err != nil {
 			f.Add(path+".pattern", "%s", err)
 		}
-		i.pattern = p
 	}
 	c.checkAliases(path, f)
 	checkAudiences(path+".audiences", c.Audiences, f)
@@ -129,12 +128,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 // checkURL accepts any text as an issuer that nothing is fetched from by its URL.
 func (c *IssuerConfig) checkURL() error {
 	err := checkIssuerURL(c.URL, c.AllowInsecureLoopback)
-	switch keysElsewhere := c.JWKSURL != "" || c.JWKSFile != ""; {
-	case err == nil:
-		return nil
-	case c.Type == TypeChainguard: // the names in certificates begin with it
+	switch {
+	case err == nil || c.Type == TypeChainguard: // the names in certificates begin with it
 		return err
-	case keysElsewhere:
+	case c.JWKSURL != "" || c.JWKSFile != "":
 		return checkIssuerText(c.URL)
 	default:
 		return fmt.Errorf("%w; any text that the issuer's tokens have as iss is accepted beside jwks_url or jwks_file", err)
@@ -241,21 +238,22 @@ func checkUnused(path string, c *IssuerConfig, f *setting.Faults) {
 // checkTokens checks what is asked of every token, whatever the type, and fills
 // in the defaults.
 func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
-	switch c.ChallengeClaim {
-	case "email", "sub":
-	case "":
-		c.ChallengeClaim = "sub"
-		if c.Type == TypeEmail {
-			c.ChallengeClaim = "email"
-		}
-	default:
+	usual := "sub"
+	if c.Type == TypeEmail {
+		usual = "email"
+	}
+	if c.ChallengeClaim = cmp.Or(c.ChallengeClaim, usual); c.ChallengeClaim != "email" && c.ChallengeClaim != "sub" {
 		f.Add(path+".challenge_claim", "must be email or sub")
 	}
 	known := oidc.Algorithms()
+	algorithms := make([]string, len(c.Algorithms))
 	for i, a := range c.Algorithms {
-		if !slices.Contains(known, oidc.CanonicalAlgorithm(a)) {
+		if algorithms[i] = oidc.CanonicalAlgorithm(a); !slices.Contains(known, algorithms[i]) {
 			f.Add(setting.Index(path+".algorithms", i), "%q is not accepted; the algorithms are %s", a, strings.Join(known, ", "))
 		}
+	}
+	if c.Algorithms = algorithms; len(algorithms) == 0 {
+		c.Algorithms = known
 	}
 	if c.MaxTokenLifetime < 0 {
 		f.Add(path+".max_token_lifetime", "must not be negative")
@@ -270,13 +268,7 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 		checkPartyName(setting.Index(path+".authorized_parties", i), "azp", party, f)
 	}
 	// The caller keeps its lists; these are ours.
-	c.Aliases, c.Audiences, c.Algorithms, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.Algorithms), slices.Clone(c.AuthorizedParties)
-	for i, a := range c.Algorithms {
-		c.Algorithms[i] = oidc.CanonicalAlgorithm(a)
-	}
-	if len(c.Algorithms) == 0 {
-		c.Algorithms = known
-	}
+	c.Aliases, c.Audiences, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.AuthorizedParties)
 	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
 	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
 }

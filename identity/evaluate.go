@@ -109,13 +109,13 @@ const (
 // refused a token: a rule over claims that the token lacks isn't meant for it,
 // and is nothing to look at.
 func (s *snapshot) undecided(rule string, i *issuer, refused bool, why error) {
-	result := resultIgnored
-	if refused {
-		result = resultRefused
-		s.v.options.Logger.Warn("a rule of the policy couldn't be decided, and refused a genuine token; mayfly token explain shows what it met",
-			slog.String("rule", rule), slog.String("issuer", i.name()), slog.String("why", why.Error()))
+	if !refused {
+		s.v.metrics.undecided.WithLabelValues(rule, resultIgnored).Inc()
+		return
 	}
-	s.v.metrics.undecided.WithLabelValues(rule, result).Inc()
+	s.v.metrics.undecided.WithLabelValues(rule, resultRefused).Inc()
+	s.v.options.Logger.Warn("a rule of the policy couldn't be decided, and refused a genuine token; mayfly token explain shows what it met",
+		slog.String("rule", rule), slog.String("issuer", i.name()), slog.String("why", why.Error()))
 }
 
 // denied counts a refusal by a rule, and names the rule in it.

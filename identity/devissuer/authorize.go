@@ -39,10 +39,7 @@ type login struct {
 // authorizeParams are the parameters of an authorization request that the login
 // page hands on; the page holds all of the state, so an unfinished login costs
 // the issuer nothing.
-var authorizeParams = []string{
-	"response_type", "client_id", "redirect_uri", "scope", "state", "nonce",
-	"code_challenge", "code_challenge_method",
-}
+var authorizeParams = []string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method"}
 
 // showLogin answers an authorization request (OpenID Connect Core 1.0 §3.1.2)
 // with the login page.

@@ -98,13 +98,7 @@ func (i *Issuer) URL() string { return i.url }
 // the claim out. It fails when neither sub nor email is given.
 func (i *Issuer) Token(claims map[string]any) (string, error) {
 	now := i.now()
-	full := map[string]any{
-		"iss": i.url,
-		"aud": DefaultAudience,
-		"iat": now.Unix(),
-		"nbf": now.Unix(),
-		"exp": now.Add(TokenLifetime).Unix(),
-	}
+	full := map[string]any{"iss": i.url, "aud": DefaultAudience, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(TokenLifetime).Unix()}
 	if email, ok := claims["email"].(string); ok {
 		full["email_verified"] = true
 		full["sub"] = subjectOf(email)

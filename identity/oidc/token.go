@@ -26,9 +26,7 @@ type Token struct {
 // algorithms is every signature algorithm that is accepted: the asymmetric ones
 // of RFC 7518 §3.1 and RFC 8037 §3.1, but for ES256K. `none` and those with a
 // shared secret can't be configured.
-var algorithms = []string{
-	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", edDSA,
-}
+var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", edDSA}
 
 // EdDSA has two names: RFC 8037 §3.1 named it, and RFC 9864 §2.2 renamed it for
 // each of its curves, of which Ed25519 is accepted.
@@ -72,11 +70,7 @@ func ParseUnverified(token string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	t := Token{
-		Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()),
-		Signed:    token[:len(token)-len(signature)-1],
-		signature: signature,
-	}
+	t := Token{Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()), Signed: token[:len(token)-len(signature)-1], signature: signature}
 	if h.Get("alg").Kind() != claim.String || !slices.Contains(algorithms, t.Algorithm) {
 		return Token{}, refuseAlgorithm(algorithms)
 	}

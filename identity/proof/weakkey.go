@@ -35,9 +35,7 @@ type Policy struct {
 func NewPolicy() (*Policy, error) {
 	// EC keys never reach goodkey: parseEC has made sure of all that it would
 	// check, without its multiplication by the curve's order.
-	checks, err := goodkey.NewPolicy(&goodkey.Config{
-		AllowedKeys: &goodkey.AllowedKeys{RSA2048: true, RSA3072: true, RSA4096: true},
-	}, nil)
+	checks, err := goodkey.NewPolicy(&goodkey.Config{AllowedKeys: &goodkey.AllowedKeys{RSA2048: true, RSA3072: true, RSA4096: true}}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("proof: setting up the weak-key checks: %w", err)
 	}
