@@ -71,8 +71,8 @@ func ParseUnverified(token string) (Token, error) {
 		return Token{}, err
 	}
 	t := Token{Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()), Signed: token[:len(token)-len(signature)-1], signature: signature}
-	if h.Get("alg").Kind() != claim.String || !slices.Contains(algorithms, t.Algorithm) {
-		return Token{}, refuseAlgorithm(algorithms)
+	if err := t.CheckAlgorithm(algorithms); err != nil {
+		return Token{}, err
 	}
 	for _, name := range refusedHeaders {
 		if h.Get(name).Kind() != claim.Missing {
@@ -95,10 +95,6 @@ func (t *Token) CheckAlgorithm(accepted []string) error {
 	if slices.Contains(accepted, t.Algorithm) {
 		return nil
 	}
-	return refuseAlgorithm(accepted)
-}
-
-func refuseAlgorithm(accepted []string) error {
 	return fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not accepted; accepted: %s", strings.Join(accepted, ", "))
 }
 
