@@ -62,7 +62,7 @@ func (s *snapshot) named(g genuine, tr *trace) (Principal, *policy.Input, error)
 			continue
 		}
 		holds, why := d.Holds(in)
-		tr.ruled(stepDeny, d.Name, d.Text(), d.Reads(), !holds, why)
+		tr.ruled(stepDeny, d.Name, d.Expression, !holds, why)
 		if why != nil && tr == nil {
 			s.undecided(d.Name, i, holds, why)
 		}
@@ -81,8 +81,8 @@ func (s *snapshot) evaluatePolicy(g genuine, tr *trace) (Principal, error) {
 	if err != nil {
 		return p, err
 	}
-	allowed, why := i.policy.Allows(in)
-	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)
+	allowed, why := i.policy.Allow.Holds(in)
+	tr.ruled(stepAllow, policy.Allow, i.policy.Allow, allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		if undecided, ok := errors.AsType[*policy.Undecided](why); ok && undecided.Absent != "" {

@@ -219,18 +219,18 @@ func (tr *trace) named(p Principal) {
 }
 
 // ruled is told what a rule says: ok when it lets the token pass.
-func (tr *trace) ruled(step, rule, text string, reads []policy.Read, ok bool, why error) {
+func (tr *trace) ruled(step, rule string, x *policy.Expression, ok bool, why error) {
 	if tr == nil {
 		return
 	}
-	f := Finding{Step: step, OK: ok, Expected: text}
+	f := Finding{Step: step, OK: ok, Expected: x.Text}
 	if step == stepDeny {
-		f.Step, f.Expected = step+" "+rule, "not "+text
+		f.Step, f.Expected = step+" "+rule, "not "+x.Text
 	}
 	if why != nil {
 		f.Notes = append(f.Notes, why.Error())
 	}
-	tr.reading(&f, reads...)
+	tr.reading(&f, x.Reads...)
 	if !ok || step == stepAllow {
 		tr.rule = rule
 	}

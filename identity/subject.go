@@ -3,6 +3,7 @@ package identity
 import (
 	"errors"
 	"maps"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -243,35 +244,20 @@ func newCI(i *issuer, path string, f *setting.Faults) rule {
 	}
 }
 
+var (
+	claimPath   = regexp.MustCompile(`^\$(\.[A-Za-z0-9_-]+|\['[^'\\]+'\])+$`)
+	claimMember = regexp.MustCompile(`\.([A-Za-z0-9_-]+)|\['([^'\\]+)'\]`)
+)
+
 // parseClaimPath reads the part of JSONPath (RFC 9535 §2.5.1) that names one
 // member: `$.federated_claims.connector_id`, or `$['a.b'].c` for a name with
 // other characters than letters, digits, `_` and `-`.
-func parseClaimPath(s string) ([]string, error) {
-	invalid := errors.New("must be a path such as $.federated_claims.connector_id or $['example.com/org'].name")
-	rest, ok := strings.CutPrefix(s, "$")
-	if !ok || rest == "" || len(s) > maxIssuer {
-		return nil, invalid
+func parseClaimPath(s string) (path []string, err error) {
+	if len(s) > maxIssuer || !claimPath.MatchString(s) {
+		return nil, errors.New("must be a path such as $.federated_claims.connector_id or $['example.com/org'].name")
 	}
-	var path []string
-	for rest != "" {
-		var name string
-		if after, quoted := strings.CutPrefix(rest, "['"); quoted {
-			if name, rest, ok = strings.Cut(after, "']"); !ok || strings.ContainsAny(name, `'\`) {
-				return nil, invalid
-			}
-		} else if after, dotted := strings.CutPrefix(rest, "."); dotted {
-			end := strings.IndexAny(after, ".[")
-			if end < 0 {
-				end = len(after)
-			}
-			if name, rest = after[:end], after[end:]; !all(name, segmentByte) {
-				return nil, invalid
-			}
-		}
-		if name == "" {
-			return nil, invalid
-		}
-		path = append(path, name)
+	for _, m := range claimMember.FindAllStringSubmatch(s, -1) {
+		path = append(path, m[1]+m[2])
 	}
 	return path, nil
 }

@@ -51,19 +51,17 @@ var language = sync.OnceValues(func() (*Fields, error) {
 	return newFields(principalNames, []string{nameTime}, cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)))
 })
 
-// expression is a compiled condition; it is immutable and safe for concurrent use.
-type expression struct {
-	text    string
+// Expression is a compiled condition over a token; it is immutable and safe for
+// concurrent use.
+type Expression struct {
+	Text    string      // as it was written
+	Reads   []Read      // of claims that it names
 	program cel.Program // nil for the expression true, which needs none
-	reads   []Read      // of claims that it names
 	san     []Read      // of principal.san
 }
 
-// Text is the expression as it was written.
-func (e *expression) Text() string { return e.text }
-
 // compile reads one expression over a token. The error is for the person who wrote it.
-func compile(text string) (*expression, error) {
+func compile(text string) (*Expression, error) {
 	env, err := language()
 	if err != nil {
 		return nil, err
@@ -73,11 +71,11 @@ func compile(text string) (*expression, error) {
 	case err != nil:
 		return nil, err
 	case text == "true":
-		return &expression{text: text}, nil
+		return &Expression{Text: text}, nil
 	}
 	var r reader
 	r.walk(ast.NativeRep().Expr(), Read{})
-	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
+	return &Expression{Text: text, Reads: r.reads, program: program, san: r.san}, nil
 }
 
 // checking lets one expression be checked at a time: cel-go (0.33.2) makes what it
@@ -150,7 +148,7 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 
 // Holds evaluates the expression. The error is that it couldn't be decided: an
 // *Undecided.
-func (e *expression) Holds(in *Input) (bool, error) {
+func (e *Expression) Holds(in *Input) (bool, error) {
 	if e.program == nil {
 		return true, nil
 	}
@@ -171,19 +169,19 @@ func (e *expression) Holds(in *Input) (bool, error) {
 
 // asksFor reports whether the expression asks if the claim is there: then its
 // absence was thought of, and explains no failure.
-func (e *expression) asksFor(name string) bool {
-	return slices.ContainsFunc(e.reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
+func (e *Expression) asksFor(name string) bool {
+	return slices.ContainsFunc(e.Reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
 }
 
 // undecided says why an evaluation over these claims failed, by what the
 // expression names and the token has.
-func (e *expression) undecided(c claim.Set) *Undecided {
-	for _, r := range e.reads {
+func (e *Expression) undecided(c claim.Set) *Undecided {
+	for _, r := range e.Reads {
 		if name := r.Path[0]; !e.asksFor(name) && c.Get(name).Kind() == claim.Missing {
 			return &Undecided{Absent: name}
 		}
 	}
-	for _, r := range e.reads {
+	for _, r := range e.Reads {
 		if !r.Asked && claim.At(c, r.Path).Kind() == claim.Missing {
 			return &Undecided{why: fmt.Sprintf("the token has no %s, which the expression reads", r.Name())}
 		}

@@ -67,7 +67,7 @@ func Reads(condition string) (claims, san []Read) {
 	if err != nil {
 		return nil, nil
 	}
-	return x.reads, x.san
+	return x.Reads, x.san
 }
 
 // reader collects the reads of one expression.

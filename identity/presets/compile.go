@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"iter"
 	"maps"
 	"net/url"
 	"slices"
@@ -75,24 +74,24 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	}
 	c.checkNames()
 	r := &Rules{numbers: slices.Clone(p.WholeNumbers), booleans: slices.Clone(p.Booleans), segments: slices.Clone(p.Segments)}
-	for name, cases := range sorted(p.Variables) {
-		c.variables[name].cases = c.cases(path+".variables."+name, cases)
+	for _, name := range keys(p.Variables) {
+		c.variables[name].cases = c.cases(path+".variables."+name, p.Variables[name])
 	}
 	r.san = c.template(path+".san", p.SAN, true)
 	if p.SANPrefix != "" {
 		r.sanPrefix = c.template(path+".san_prefix", p.SANPrefix, true)
 	}
-	for name, text := range sorted(p.Fixed) {
-		r.fixed = append(r.fixed, fixedClaim{name, c.fixed(path+".fixed."+name, name, text)})
+	for _, name := range keys(p.Fixed) {
+		r.fixed = append(r.fixed, fixedClaim{name, c.fixed(path+".fixed."+name, name, p.Fixed[name])})
 	}
-	for kind := range sorted(p.Claims) {
+	for _, kind := range keys(p.Claims) {
 		if claimKinds[kind] == claim.Missing {
-			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(slices.Sorted(maps.Keys(claimKinds))))
+			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(keys(claimKinds)))
 		}
 	}
 	c.rules(r)
 	c.checkUnused()
-	for name := range sorted(c.used) {
+	for _, name := range keys(c.used) {
 		if c.isClaim(name) {
 			r.Claims = append(r.Claims, name)
 		}
@@ -100,16 +99,8 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	return r
 }
 
-// sorted iterates over a map in the order of its keys: faults always come in one order.
-func sorted[V any](m map[string]V) iter.Seq2[string, V] {
-	return func(yield func(string, V) bool) {
-		for _, name := range slices.Sorted(maps.Keys(m)) {
-			if !yield(name, m[name]) {
-				return
-			}
-		}
-	}
-}
+// keys are in their order: faults always come in one.
+func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
 
 // isClaim reports whether a name stands for a claim: whatever is neither a constant
 // nor a variable does.
@@ -141,10 +132,10 @@ func (c *compiler) checkUnused() {
 			c.faults.Add(c.path+path+name, "is used by no template")
 		}
 	}
-	for name := range sorted(c.preset.Constants) {
+	for _, name := range keys(c.preset.Constants) {
 		unused(".constants.", name)
 	}
-	for name := range sorted(c.variables) {
+	for _, name := range keys(c.variables) {
 		unused(".variables.", name)
 	}
 	for _, list := range []struct {
@@ -163,12 +154,12 @@ func (c *compiler) checkUnused() {
 
 // replace puts an issuer's own constants in place of the preset's.
 func (c *compiler) replace(constants map[string]string, path string) {
-	for name, value := range sorted(constants) {
-		at := path + "." + name
+	for _, name := range keys(constants) {
+		value, at := constants[name], path+"."+name
 		original, known := c.preset.Constants[name]
 		switch {
 		case !known:
-			c.faults.Add(at, "the preset %s has no such constant; it has %s", c.preset.Name, list(slices.Sorted(maps.Keys(c.preset.Constants))))
+			c.faults.Add(at, "the preset %s has no such constant; it has %s", c.preset.Name, list(keys(c.preset.Constants)))
 		case strings.HasPrefix(original, "https://") && !plainURL(value):
 			c.faults.Add(at, "must be an https URL without query, fragment, user or final slash, such as %s", original)
 		default:
@@ -189,14 +180,14 @@ func (c *compiler) checkNames() {
 			c.faults.Add(at, "%s", err)
 		}
 	}
-	for name, text := range sorted(c.preset.Constants) {
-		at := c.path + ".constants." + name
+	for _, name := range keys(c.preset.Constants) {
+		text, at := c.preset.Constants[name], c.path+".constants."+name
 		check(at, name)
 		if text == "" || strings.ContainsAny(text, "{}") {
 			c.faults.Add(at, "must be text without braces")
 		}
 	}
-	for name := range sorted(c.variables) {
+	for _, name := range keys(c.variables) {
 		at := c.path + ".variables." + name
 		check(at, name)
 		if _, both := c.constants[name]; both {
@@ -235,7 +226,7 @@ func (c *compiler) rules(r *Rules) {
 		optional  bool
 	}{{"extensions", c.preset.Extensions, false}, {"optional_extensions", c.preset.OptionalExtensions, true}} {
 		path := c.path + "." + section.name + "."
-		for field, text := range sorted(section.templates) {
+		for _, field := range keys(section.templates) {
 			if !slices.Contains(known, field) {
 				c.faults.Add(path+field, "is no extension; the extensions are %s", list(known))
 				continue
@@ -243,7 +234,7 @@ func (c *compiler) rules(r *Rules) {
 			if _, both := c.preset.Extensions[field]; both && section.optional {
 				c.faults.Add(path+field, "is among the extensions too; keep one")
 			}
-			t := c.template(path+field, text, true)
+			t := c.template(path+field, section.templates[field], true)
 			r.extensions = append(r.extensions, rule{place: extension.Place(field), template: t, optional: section.optional})
 		}
 	}
