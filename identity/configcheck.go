@@ -109,7 +109,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		}
 	}
 	c.checkAliases(path, f)
-	checkAudiences(path+".audiences", c.Audiences, f)
+	if len(c.Audiences) == 0 {
+		f.Add(path+".audiences", "required: at least one, such as sigstore")
+	}
+	checkParties(path+".audiences", "aud", c.Audiences, true, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
 	} else if newRule := rules[c.Type]; newRule == nil {
@@ -150,12 +153,25 @@ func (c *IssuerConfig) checkAliases(path string, f *setting.Faults) {
 	if len(c.Aliases) > 0 && (c.Pattern != "" || c.Type == TypeChainguard) {
 		f.Add(path+".aliases", "has no meaning for a pattern, nor for the type %s, whose names begin with the token's own iss", TypeChainguard)
 	}
-	for i, alias := range c.Aliases {
-		at := setting.Index(path+".aliases", i)
-		if err := checkIssuerText(alias); err != nil {
-			f.Add(at, "%s", err)
-		} else if alias == c.URL || slices.Index(c.Aliases, alias) < i {
-			f.Add(at, "is listed twice")
+	checkEach(path+".aliases", c.Aliases, true, f, func(alias string) error {
+		if alias == c.URL {
+			return errTwice
+		}
+		return checkIssuerText(alias)
+	})
+}
+
+var errTwice = errors.New("is listed twice")
+
+// checkEach checks the entries of a list, of which none may be there twice where once is set.
+func checkEach(path string, list []string, once bool, f *setting.Faults, check func(string) error) {
+	for i, one := range list {
+		err := check(one)
+		if err == nil && once && slices.Index(list, one) < i {
+			err = errTwice
+		}
+		if err != nil {
+			f.Add(setting.Index(path, i), "%s", err)
 		}
 	}
 }
@@ -185,29 +201,17 @@ func checkIssuerURL(s string, insecure bool) error {
 	return nil
 }
 
-func checkAudiences(path string, audiences []string, f *setting.Faults) {
-	if len(audiences) == 0 {
-		f.Add(path, "required: at least one, such as sigstore")
-	}
-	for i, audience := range audiences {
-		at := setting.Index(path, i)
-		if checkPartyName(at, "aud", audience, f) && slices.Index(audiences, audience) < i {
-			f.Add(at, "is listed twice")
+// checkParties checks what the named claim is compared with.
+func checkParties(path, claimName string, parties []string, once bool, f *setting.Faults) {
+	checkEach(path, parties, once, f, func(party string) error {
+		switch {
+		case party == "":
+			return errors.New("must not be empty")
+		case len(party) > maxAudience || claim.Fit(claimName, party) != nil:
+			return fmt.Errorf("must be at most %d bytes without control characters", maxAudience)
 		}
-	}
-}
-
-// checkPartyName checks a value that the named claim is compared with.
-func checkPartyName(at, claimName, party string, f *setting.Faults) bool {
-	switch {
-	case party == "":
-		f.Add(at, "must not be empty")
-	case len(party) > maxAudience || claim.Fit(claimName, party) != nil:
-		f.Add(at, "must be at most %d bytes without control characters", maxAudience)
-	default:
-		return true
-	}
-	return false
+		return nil
+	})
 }
 
 // checkUnused refuses settings that the type's rule doesn't read: they would
@@ -264,9 +268,7 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 	if c.MaxTokenAge < 0 {
 		f.Add(path+".max_token_age", "must not be negative")
 	}
-	for i, party := range c.AuthorizedParties {
-		checkPartyName(setting.Index(path+".authorized_parties", i), "azp", party, f)
-	}
+	checkParties(path+".authorized_parties", "azp", c.AuthorizedParties, false, f)
 	// The caller keeps its lists; these are ours.
 	c.Aliases, c.Audiences, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.AuthorizedParties)
 	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
