@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"context"
 	"slices"
 	"strings"
@@ -25,7 +26,11 @@ import (
 // the issuer and audience. Once the signature is good, every error is wrapped in a
 // *RefusedError, which says whose token it is.
 func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, error) {
-	return v.current.Load().authenticate(ctx, token, nil)
+	a := attempt{snapshot: v.current.Load()}
+	if err := a.authenticate(ctx, token, true); err != nil {
+		return Principal{}, err
+	}
+	return a.principal, nil
 }
 
 // Caller verifies a token as Authenticate does, deny rules included, but asks no
@@ -33,69 +38,64 @@ func (v *Verifier) Authenticate(ctx context.Context, token string) (Principal, e
 // identity/access, whose rules read what is returned. Nothing can be issued to it. The
 // error is Authenticate's, and only then there is no Input.
 func (v *Verifier) Caller(ctx context.Context, token string) (*policy.Input, error) {
-	s := v.current.Load()
-	g, err := s.genuine(ctx, token, nil)
-	if err != nil {
+	a := attempt{snapshot: v.current.Load()}
+	if err := a.authenticate(ctx, token, false); err != nil {
 		return nil, err
 	}
-	p, in, err := s.named(g, nil)
-	if err == nil && g.issuer.config.OneTime {
-		err = v.once(ctx, g.issuer, g.url, &g.token)
-	}
-	if err != nil {
-		return nil, p.refused(err)
-	}
-	return in, nil
+	return a.input, nil
 }
 
-// authenticate is Authenticate and tells the trace, which may be nil, about
-// every step on the way.
-func (s *snapshot) authenticate(ctx context.Context, token string, tr *trace) (Principal, error) {
-	g, err := s.genuine(ctx, token, tr)
-	if err != nil {
-		return Principal{}, err
-	}
-	p, err := s.evaluatePolicy(g, tr)
-	if err == nil && g.issuer.config.OneTime && tr == nil { // looking at a token doesn't use it
-		err = s.v.once(ctx, g.issuer, g.url, &g.token)
-	}
-	if err != nil {
-		return Principal{}, p.refused(err)
-	}
-	return p, nil
-}
-
-// genuine is a token whose signature is good, and the entry that it is for.
-type genuine struct {
+// attempt is one token on its way through the checks, and what was found out on it.
+type attempt struct {
+	*snapshot
 	token         oidc.Token
-	issuer        *issuer
-	url, audience string // the issuer as certificates have it, and the audience that the token named
+	issuer        *issuer       // the entry that it is for, as far as that is known
+	entries       []*issuer     // those for its issuer, from that one on
+	url, audience string        // the issuer as certificates have it, and the audience that the token named
+	principal     Principal     // as far as it was made: beside an error for the record, and never to be issued to
+	input         *policy.Input // what rules read of it
+
+	explains bool // findings are taken down, nothing is counted, and no token used up
+	findings []Finding
+	rule     string
+}
+
+// authenticate is Authenticate, or without certificate Caller.
+func (a *attempt) authenticate(ctx context.Context, token string, certificate bool) error {
+	if err := a.genuine(ctx, token); err != nil {
+		return err
+	}
+	err := a.judge(certificate)
+	if err == nil && a.issuer.config.OneTime && !a.explains {
+		err = a.v.once(ctx, a.issuer, a.url, &a.token)
+	}
+	if err != nil {
+		p := &a.principal
+		return &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
+	}
+	return nil
 }
 
 // genuine checks all of a token that its issuer vouches for.
-func (s *snapshot) genuine(ctx context.Context, token string, tr *trace) (g genuine, err error) {
-	g.token, err = oidc.ParseUnverified(token)
-	if tr.check(stepForm, err) != nil {
-		return g, err
+func (a *attempt) genuine(ctx context.Context, token string) (err error) {
+	a.token, err = oidc.ParseUnverified(token)
+	if a.check(stepForm, err) != nil {
+		return err
 	}
-	claims := g.token.Claims
-	tr.reads(g.token)
-	if g.issuer, g.url, g.audience, err = s.route(claims, tr); err != nil {
-		return g, err
+	if err := a.route(); err != nil {
+		return err
 	}
-	c, now := &g.issuer.config, s.v.options.Now()
-	if err := tr.check(stepTimes, checkTimes(claims, now, c.Leeway, c.MaxTokenLifetime)); err != nil {
-		return g, err
+	claims, c, now := a.token.Claims, &a.issuer.config, a.v.options.Now()
+	if err := a.check(stepTimes, checkTimes(claims, now, c.Leeway, c.MaxTokenLifetime)); err != nil {
+		return err
 	}
-	if err := tr.check(stepAge, checkAge(claims, now, c.Leeway, c.MaxTokenAge)); err != nil {
-		return g, err
+	if err := a.check(stepAge, checkAge(claims, now, c.Leeway, c.MaxTokenAge)); err != nil {
+		return err
 	}
-	return g, tr.check(stepSignature, g.issuer.verify(ctx, &g.token, g.url))
-}
-
-// refused is err, with whose the genuine token is.
-func (p Principal) refused(err error) *RefusedError {
-	return &RefusedError{Issuer: p.issuer, IssuerType: string(p.issuerType), Subject: p.subject, SAN: p.san, Err: err}
+	if err = a.token.CheckAlgorithm(c.Algorithms); err == nil {
+		err = a.issuer.keys.Verify(ctx, &a.token, a.url)
+	}
+	return a.check(stepSignature, err)
 }
 
 // RefusedError is that nothing is issued for a genuine token: its signature was
@@ -115,38 +115,28 @@ func (e *RefusedError) Error() string { return e.Err.Error() }
 func (e *RefusedError) Unwrap() error { return e.Err }
 
 // route finds the entry that a token is for, by its issuer and its audience, and checks
-// its authorized party. url is the issuer as certificates have it.
-func (s *snapshot) route(c claim.Set, tr *trace) (i *issuer, url, audience string, err error) {
+// its authorized party.
+func (a *attempt) route() error {
+	c := a.token.Claims
 	iss := c.Get("iss")
 	if iss.Kind() != claim.String {
-		return nil, "", "", tr.check(stepIssuer, claim.Malformed("its iss must be a string"))
+		return a.check(stepIssuer, claim.Malformed("its iss must be a string"))
 	}
-	url = iss.Literal()
-	entries := s.match(url)
-	if len(entries) == 0 {
-		return nil, "", "", tr.check(stepIssuer, s.unknown(url))
+	a.url = iss.Literal()
+	if a.entries = a.match(a.url); len(a.entries) == 0 {
+		return a.check(stepIssuer, a.unknown(a.url))
 	}
-	if own := entries[0].config.URL; own != "" {
-		url = own // and not the alias
-	}
-	tr.enters(entries)
-	_ = tr.check(stepIssuer, nil)
-	i, audience, err = forAudience(entries, c)
+	a.issuer = a.entries[0]
+	a.url = cmp.Or(a.issuer.config.URL, a.url) // and not the alias
+	_ = a.check(stepIssuer, nil)
+	found, audience, err := forAudience(a.entries, c)
 	if err == nil {
-		tr.enters(entries[slices.Index(entries, i):])
+		a.issuer, a.audience, a.entries = found, audience, a.entries[slices.Index(a.entries, found):]
 	}
-	if err = tr.check(stepAudience, err); err == nil {
-		err = tr.check(stepParty, checkParty(c, i.config.Audiences, i.config.AuthorizedParties))
-	}
-	return i, url, audience, err
-}
-
-// verify checks the signature with the keys of the issuer at url.
-func (i *issuer) verify(ctx context.Context, t *oidc.Token, url string) error {
-	if err := t.CheckAlgorithm(i.config.Algorithms); err != nil {
+	if err := a.check(stepAudience, err); err != nil {
 		return err
 	}
-	return i.keys.Verify(ctx, t, url)
+	return a.check(stepParty, checkParty(c, a.issuer.config.Audiences, a.issuer.config.AuthorizedParties))
 }
 
 // match finds the entries for an issuer: an exact URL or an alias first, then the most
@@ -185,13 +175,8 @@ func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error)
 		return p, err
 	}
 	p.subject = sub
-	named, err := i.provider.subject(sub, c)
-	if err != nil {
+	if err := i.rule(&p, c); err != nil {
 		return p, err
-	}
-	p.san, p.extensions = named.SAN, named.Extensions
-	if named.Issuer != "" {
-		p.issuer = named.Issuer
 	}
 	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
 	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {

@@ -189,19 +189,24 @@ func TestIssuersAreDescribed(t *testing.T) {
 		{URL: "https://u.example", Type: TypeUsername, Allow: "true", SubjectDomain: "example.com", Audiences: []string{"sigstore"}, ChallengeClaim: "email"},
 	}
 	v, _, _ := verifier(t, configs...)
-	want := []Description{
-		{URL: "https://issuer.example", Audience: "sigstore", Type: "email", ChallengeClaim: "email"},
-		{WildcardURL: "https://*.b.example.com", Audience: "b", Type: "spiffe", ChallengeClaim: "sub", SPIFFETrustDomain: "example.org"},
-		{URL: "https://u.example", Audience: "sigstore", Type: "username", ChallengeClaim: "email", SubjectDomain: "example.com"},
+	type description struct{ url, pattern, audience, kind, challenge, trustDomain, domain string }
+	var got []description
+	for _, c := range v.Issuers() {
+		got = append(got, description{c.URL, c.Pattern, c.Audiences[0], string(c.Type), c.ChallengeClaim, c.SPIFFETrustDomain, c.SubjectDomain})
 	}
-	if got := v.Issuers(); !reflect.DeepEqual(got, want) {
+	want := []description{
+		{url: "https://issuer.example", audience: "sigstore", kind: "email", challenge: "email"},
+		{pattern: "https://*.b.example.com", audience: "b", kind: "spiffe", challenge: "sub", trustDomain: "example.org"},
+		{url: "https://u.example", audience: "sigstore", kind: "username", challenge: "email", domain: "example.com"},
+	}
+	if !reflect.DeepEqual(got, want) {
 		t.Errorf("got %+v\nwant %+v", got, want)
 	}
 	if s := v.Status(); len(s) != 2 || s[0].Ready || s[0].Name != "https://issuer.example" {
 		t.Errorf("status %+v", s)
 	}
 	configs[0].Audiences[0] = "changed"
-	if v.Issuers()[0].Audience != "sigstore" {
+	if v.Issuers()[0].Audiences[0] != "sigstore" {
 		t.Error("the caller's list is the verifier's own")
 	}
 }

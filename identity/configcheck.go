@@ -103,20 +103,22 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 			f.Add(path+".url", "%s", err)
 		}
 	default:
-		p, err := compilePattern(c.Pattern)
-		if err != nil {
+		var err error
+		if i.pattern, err = compilePattern(c.Pattern); err != nil {
 			f.Add(path+".pattern", "%s", err)
 		}
-		i.pattern = p
 	}
 	c.checkAliases(path, f)
-	checkAudiences(path+".audiences", c.Audiences, f)
+	if len(c.Audiences) == 0 {
+		f.Add(path+".audiences", "required: at least one, such as sigstore")
+	}
+	checkParties(path+".audiences", "aud", c.Audiences, true, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
-	} else if newProvider := providers[c.Type]; newProvider == nil {
+	} else if newRule := rules[c.Type]; newRule == nil {
 		f.Add(path+".type", "%q is unknown; the types are %s", c.Type, types())
 	} else {
-		i.provider = newProvider(&i.config, path, f)
+		i.rule = newRule(i, path, f)
 		checkUnused(path, c, f)
 	}
 	i.policy = policy.New(path, policy.Settings{Allow: c.Allow, Lifetime: c.Lifetime, MaxLifetime: c.MaxLifetime, Profiles: c.Profiles}, f)
@@ -129,12 +131,10 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 // checkURL accepts any text as an issuer that nothing is fetched from by its URL.
 func (c *IssuerConfig) checkURL() error {
 	err := checkIssuerURL(c.URL, c.AllowInsecureLoopback)
-	switch keysElsewhere := c.JWKSURL != "" || c.JWKSFile != ""; {
-	case err == nil:
-		return nil
-	case c.Type == TypeChainguard: // the names in certificates begin with it
+	switch {
+	case err == nil || c.Type == TypeChainguard: // the names in certificates begin with it
 		return err
-	case keysElsewhere:
+	case c.JWKSURL != "" || c.JWKSFile != "":
 		return checkIssuerText(c.URL)
 	default:
 		return fmt.Errorf("%w; any text that the issuer's tokens have as iss is accepted beside jwks_url or jwks_file", err)
@@ -153,12 +153,25 @@ func (c *IssuerConfig) checkAliases(path string, f *setting.Faults) {
 	if len(c.Aliases) > 0 && (c.Pattern != "" || c.Type == TypeChainguard) {
 		f.Add(path+".aliases", "has no meaning for a pattern, nor for the type %s, whose names begin with the token's own iss", TypeChainguard)
 	}
-	for i, alias := range c.Aliases {
-		at := setting.Index(path+".aliases", i)
-		if err := checkIssuerText(alias); err != nil {
-			f.Add(at, "%s", err)
-		} else if alias == c.URL || slices.Index(c.Aliases, alias) < i {
-			f.Add(at, "is listed twice")
+	checkEach(path+".aliases", c.Aliases, true, f, func(alias string) error {
+		if alias == c.URL {
+			return errTwice
+		}
+		return checkIssuerText(alias)
+	})
+}
+
+var errTwice = errors.New("is listed twice")
+
+// checkEach checks the entries of a list, of which none may be there twice where once is set.
+func checkEach(path string, list []string, once bool, f *setting.Faults, check func(string) error) {
+	for i, one := range list {
+		err := check(one)
+		if err == nil && once && slices.Index(list, one) < i {
+			err = errTwice
+		}
+		if err != nil {
+			f.Add(setting.Index(path, i), "%s", err)
 		}
 	}
 }
@@ -188,29 +201,17 @@ func checkIssuerURL(s string, insecure bool) error {
 	return nil
 }
 
-func checkAudiences(path string, audiences []string, f *setting.Faults) {
-	if len(audiences) == 0 {
-		f.Add(path, "required: at least one, such as sigstore")
-	}
-	for i, audience := range audiences {
-		at := setting.Index(path, i)
-		if checkPartyName(at, "aud", audience, f) && slices.Index(audiences, audience) < i {
-			f.Add(at, "is listed twice")
+// checkParties checks what the named claim is compared with.
+func checkParties(path, claimName string, parties []string, once bool, f *setting.Faults) {
+	checkEach(path, parties, once, f, func(party string) error {
+		switch {
+		case party == "":
+			return errors.New("must not be empty")
+		case len(party) > maxAudience || claim.Fit(claimName, party) != nil:
+			return fmt.Errorf("must be at most %d bytes without control characters", maxAudience)
 		}
-	}
-}
-
-// checkPartyName checks a value that the named claim is compared with.
-func checkPartyName(at, claimName, party string, f *setting.Faults) bool {
-	switch {
-	case party == "":
-		f.Add(at, "must not be empty")
-	case len(party) > maxAudience || claim.Fit(claimName, party) != nil:
-		f.Add(at, "must be at most %d bytes without control characters", maxAudience)
-	default:
-		return true
-	}
-	return false
+		return nil
+	})
 }
 
 // checkUnused refuses settings that the type's rule doesn't read: they would
@@ -241,21 +242,22 @@ func checkUnused(path string, c *IssuerConfig, f *setting.Faults) {
 // checkTokens checks what is asked of every token, whatever the type, and fills
 // in the defaults.
 func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
-	switch c.ChallengeClaim {
-	case "email", "sub":
-	case "":
-		c.ChallengeClaim = "sub"
-		if c.Type == TypeEmail {
-			c.ChallengeClaim = "email"
-		}
-	default:
+	usual := "sub"
+	if c.Type == TypeEmail {
+		usual = "email"
+	}
+	if c.ChallengeClaim = cmp.Or(c.ChallengeClaim, usual); c.ChallengeClaim != "email" && c.ChallengeClaim != "sub" {
 		f.Add(path+".challenge_claim", "must be email or sub")
 	}
 	known := oidc.Algorithms()
+	algorithms := make([]string, len(c.Algorithms))
 	for i, a := range c.Algorithms {
-		if !slices.Contains(known, oidc.CanonicalAlgorithm(a)) {
+		if algorithms[i] = oidc.CanonicalAlgorithm(a); !slices.Contains(known, algorithms[i]) {
 			f.Add(setting.Index(path+".algorithms", i), "%q is not accepted; the algorithms are %s", a, strings.Join(known, ", "))
 		}
+	}
+	if c.Algorithms = algorithms; len(algorithms) == 0 {
+		c.Algorithms = known
 	}
 	if c.MaxTokenLifetime < 0 {
 		f.Add(path+".max_token_lifetime", "must not be negative")
@@ -266,17 +268,9 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 	if c.MaxTokenAge < 0 {
 		f.Add(path+".max_token_age", "must not be negative")
 	}
-	for i, party := range c.AuthorizedParties {
-		checkPartyName(setting.Index(path+".authorized_parties", i), "azp", party, f)
-	}
+	checkParties(path+".authorized_parties", "azp", c.AuthorizedParties, false, f)
 	// The caller keeps its lists; these are ours.
-	c.Aliases, c.Audiences, c.Algorithms, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.Algorithms), slices.Clone(c.AuthorizedParties)
-	for i, a := range c.Algorithms {
-		c.Algorithms[i] = oidc.CanonicalAlgorithm(a)
-	}
-	if len(c.Algorithms) == 0 {
-		c.Algorithms = known
-	}
+	c.Aliases, c.Audiences, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.AuthorizedParties)
 	c.MaxTokenLifetime = cmp.Or(c.MaxTokenLifetime, defaultLifetime)
 	c.Leeway = cmp.Or(c.Leeway, defaultLeeway)
 }

@@ -42,61 +42,52 @@ func (s *snapshot) inForce(d *denyRule) bool {
 	return false
 }
 
-// named makes the principal of verified claims and what rules read of it, and asks the
-// deny rules in their order. Beside an error the principal is as far as it was made: for
-// the record, and never to be issued to.
-func (s *snapshot) named(g genuine, tr *trace) (Principal, *policy.Input, error) {
-	i, c := g.issuer, g.token.Claims
-	p, err := i.principal(c, g.url, g.audience)
-	if tr.check(stepSubject, err) != nil {
-		return p, nil, err
+// judge makes the principal of verified claims and what rules read of it, and asks the
+// deny rules in their order and, for a certificate, the issuer's own condition.
+func (a *attempt) judge(certificate bool) (err error) {
+	i, p := a.issuer, &a.principal
+	*p, err = i.principal(a.token.Claims, a.url, a.audience)
+	if a.check(stepSubject, err) != nil {
+		return err
 	}
-	tr.named(p)
-	in := &policy.Input{
-		Claims: c, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
-		Type: string(p.issuerType), Audience: g.audience, Time: s.v.options.Now(),
+	a.input = &policy.Input{
+		Claims: a.token.Claims, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
+		Type: string(p.issuerType), Audience: a.audience, Time: a.v.options.Now(),
 	}
-	for _, d := range s.deny {
-		if !s.inForce(d) {
-			tr.ended(d)
+	for _, d := range a.deny {
+		if !a.inForce(d) {
+			a.ended(d)
 			continue
 		}
-		holds, why := d.Holds(in)
-		tr.ruled(stepDeny, d.Name, d.Text(), d.Reads(), !holds, why)
-		if why != nil && tr == nil {
-			s.undecided(d.Name, i, holds, why)
+		holds, why := d.Holds(a.input)
+		a.ruled(stepDeny, d.Name, d.Expression, !holds, why)
+		if why != nil && !a.explains {
+			a.undecided(d.Name, i, holds, why)
 		}
 		if holds {
-			return p, nil, s.denied(tr, d.Name, why, fault.New(fault.PolicyDenied,
-				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())), i)
+			return a.denied(d.Name, why, fault.New(fault.PolicyDenied,
+				"the rule %s of this CA's policy refuses the identity that %s vouches for; ask the CA's operators", d.Name, claim.Quote(i.name())))
 		}
 	}
-	return p, in, nil
-}
-
-// evaluatePolicy makes the principal as named does, and asks the issuer's own rule.
-func (s *snapshot) evaluatePolicy(g genuine, tr *trace) (Principal, error) {
-	i := g.issuer
-	p, in, err := s.named(g, tr)
-	if err != nil {
-		return p, err
+	if !certificate {
+		return nil
 	}
-	allowed, why := i.policy.Allows(in)
-	tr.ruled(stepAllow, policy.Allow, i.policy.Condition(), i.policy.Reads(), allowed, why)
+	allowed, why := i.policy.Allow.Holds(a.input)
+	a.ruled(stepAllow, policy.Allow, i.policy.Allow, allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
 		if undecided, ok := errors.AsType[*policy.Undecided](why); ok && undecided.Absent != "" {
 			e = fault.New(fault.PolicyDenied, "the rule %s of the issuer %s reads the claim %s, which the token doesn't have; ask the CA's operators",
 				policy.Allow, claim.Quote(i.name()), claim.Quote(undecided.Absent))
 		}
-		if why != nil && tr == nil {
-			s.v.metrics.undecided.WithLabelValues(policy.Allow, resultRefused).Inc()
+		if why != nil && !a.explains {
+			a.v.metrics.undecided.WithLabelValues(policy.Allow, resultRefused).Inc()
 		}
-		return p, s.denied(tr, policy.Allow, why, e, i)
+		return a.denied(policy.Allow, why, e)
 	}
-	p.choice = i.policy.Choose(in)
-	tr.chose(p.choice, i.policy)
-	return p, nil
+	p.choice = i.policy.Choose(a.input)
+	a.chose()
+	return nil
 }
 
 // What became of a token that a rule couldn't decide on: labels.
@@ -109,19 +100,19 @@ const (
 // refused a token: a rule over claims that the token lacks isn't meant for it,
 // and is nothing to look at.
 func (s *snapshot) undecided(rule string, i *issuer, refused bool, why error) {
-	result := resultIgnored
-	if refused {
-		result = resultRefused
-		s.v.options.Logger.Warn("a rule of the policy couldn't be decided, and refused a genuine token; mayfly token explain shows what it met",
-			slog.String("rule", rule), slog.String("issuer", i.name()), slog.String("why", why.Error()))
+	if !refused {
+		s.v.metrics.undecided.WithLabelValues(rule, resultIgnored).Inc()
+		return
 	}
-	s.v.metrics.undecided.WithLabelValues(rule, result).Inc()
+	s.v.metrics.undecided.WithLabelValues(rule, resultRefused).Inc()
+	s.v.options.Logger.Warn("a rule of the policy couldn't be decided, and refused a genuine token; mayfly token explain shows what it met",
+		slog.String("rule", rule), slog.String("issuer", i.name()), slog.String("why", why.Error()))
 }
 
 // denied counts a refusal by a rule, and names the rule in it.
-func (s *snapshot) denied(tr *trace, rule string, why error, e *fault.Error, i *issuer) error {
-	if tr == nil {
-		s.v.metrics.denials.WithLabelValues(rule).Inc()
+func (a *attempt) denied(rule string, why error, e *fault.Error) error {
+	if !a.explains {
+		a.v.metrics.denials.WithLabelValues(rule).Inc()
 	}
-	return e.With("rule", rule).With("issuer", i.name()).Because(why)
+	return e.With("rule", rule).With("issuer", a.issuer.name()).Because(why)
 }

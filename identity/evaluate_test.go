@@ -254,7 +254,7 @@ func TestRoutes(t *testing.T) {
 			t.Errorf("%v: %v", aud, e)
 		}
 	}
-	if d := v.Issuers(); len(d) != 2 || d[0].URL != d[1].URL || d[0].Audience != "sigstore" || d[1].Audience != "machines" || d[1].Type != "username" {
+	if d := v.Issuers(); len(d) != 2 || d[0].URL != d[1].URL || d[0].Audiences[0] != "sigstore" || d[1].Audiences[0] != "machines" || d[1].Type != "username" {
 		t.Errorf("described as %+v", d)
 	}
 	if s := v.Status(); len(s) != 1 || s[0].Name != "https://issuer.example" {

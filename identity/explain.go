@@ -9,7 +9,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
-	"github.com/mayfly-ca/mayfly/identity/oidc"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
@@ -71,55 +70,33 @@ type Explanation struct {
 // code, and says how each step went. It uses up no one-time token, and counts
 // nothing.
 func (v *Verifier) Explain(ctx context.Context, token string) *Explanation {
-	tr := &trace{snapshot: v.current.Load()}
-	p, err := tr.snapshot.authenticate(ctx, token, tr)
-	return tr.explain(p, err)
+	a := attempt{snapshot: v.current.Load(), explains: true}
+	return a.explanation(a.authenticate(ctx, token, true))
 }
 
 // ExplainClaims says what [Verifier.Authenticate] would of a genuine token with
 // these claims, a JSON object, at any time within its validity: which entry it
 // is for, what name it gives, and what the policies say of it.
 func (v *Verifier) ExplainClaims(claims string) *Explanation {
-	tr := &trace{snapshot: v.current.Load()}
-	p, err := tr.snapshot.authenticateClaims(claims, tr)
-	return tr.explain(p, err)
-}
-
-func (s *snapshot) authenticateClaims(claims string, tr *trace) (Principal, error) {
+	a := attempt{snapshot: v.current.Load(), explains: true}
 	set, err := claim.Parse(claims)
 	if err != nil {
-		return Principal{}, tr.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error()))
+		return a.explanation(a.check(stepForm, claim.Malformed("its claims can't be read: "+err.Error())))
 	}
-	tr.token.Claims = set
-	g := genuine{token: tr.token}
-	if g.issuer, g.url, g.audience, err = s.route(set, tr); err != nil {
-		return Principal{}, err
+	a.token.Claims = set
+	if err = a.route(); err == nil {
+		err = a.judge(true)
 	}
-	p, err := s.evaluatePolicy(g, tr)
-	if err != nil {
-		return Principal{}, err
-	}
-	return p, nil
-}
-
-// trace takes down the steps of one authentication. A nil trace takes nothing,
-// and costs a comparison a step.
-type trace struct {
-	snapshot *snapshot
-	token    oidc.Token
-	entry    *issuer
-	entries  []*issuer // those for the token's issuer, from entry on
-	rule     string
-	findings []Finding
+	return a.explanation(err)
 }
 
 // check takes down a step that ended with err, and returns err.
-func (tr *trace) check(step string, err error) error {
-	if tr == nil {
+func (a *attempt) check(step string, err error) error {
+	if !a.explains {
 		return err
 	}
 	f := Finding{Step: step, OK: err == nil}
-	f.Expected, f.Actual = tr.facts(step)
+	f.Expected, f.Actual = a.facts(step, err)
 	if e := fault.From(err); e != nil {
 		f.Notes = append(f.Notes, e.Public)
 		if e.Cause != nil {
@@ -127,57 +104,45 @@ func (tr *trace) check(step string, err error) error {
 		}
 	}
 	if step == stepIssuer {
-		f.Notes = append(f.Notes, tr.others()...)
+		f.Notes = append(f.Notes, a.others()...)
 	}
 	if step == stepSubject {
-		tr.reading(&f, tr.entry.reads())
+		for _, name := range a.issuer.presetReads {
+			a.reading(&f, policy.Read{Path: []string{name}})
+		}
 	}
-	if step != stepForm || err != nil {
-		tr.findings = append(tr.findings, f)
-	}
+	a.findings = append(a.findings, f)
 	return err
 }
 
-// reads is told the token once its form is good.
-func (tr *trace) reads(t oidc.Token) {
-	if tr == nil {
-		return
-	}
-	tr.token = t
-	tr.findings = append(tr.findings, Finding{Step: stepForm, OK: true, Actual: "compact JWS, alg " + t.Algorithm + ", kid " + claim.Quote(t.KeyID)})
-}
-
-// enters is told the entries for the token's issuer, and again those from the
-// one for its audience on.
-func (tr *trace) enters(entries []*issuer) {
-	if tr != nil {
-		tr.entry, tr.entries = entries[0], entries
-	}
-}
-
 // facts is what a step expects, and what the token has.
-func (tr *trace) facts(step string) (expected, actual string) {
-	c := tr.token.Claims
-	if step == stepIssuer {
-		if tr.entry != nil {
-			expected = tr.entry.name()
+func (a *attempt) facts(step string, err error) (expected, actual string) {
+	c := a.token.Claims
+	key := a.token.Algorithm + ", kid " + claim.Quote(a.token.KeyID)
+	switch {
+	case step == stepForm && err == nil:
+		return "", "compact JWS, alg " + key
+	case step == stepIssuer:
+		if a.issuer != nil {
+			expected = a.issuer.name()
 		}
 		return expected, show(c.Get("iss"))
-	}
-	if tr.entry == nil {
+	case step == stepSubject && err == nil:
+		return "", a.principal.san.Kind.String() + " " + a.principal.san.Value
+	case a.issuer == nil:
 		return "", ""
 	}
-	config := &tr.entry.config
+	config := &a.issuer.config
 	switch step {
 	case stepAudience:
-		return claim.QuoteAll(audiencesOf(tr.entries)), show(c.Get("aud"))
+		return claim.QuoteAll(audiencesOf(a.entries)), show(c.Get("aud"))
 	case stepParty:
 		if len(config.AuthorizedParties) > 0 {
 			expected = claim.QuoteAll(slices.Concat(config.Audiences, config.AuthorizedParties))
 		}
 		return expected, show(c.Get("azp"))
 	case stepTimes:
-		now := tr.snapshot.v.options.Now()
+		now := a.v.options.Now()
 		return "now, " + now.UTC().Format(time.RFC3339) + ", within ±" + config.Leeway.String() + ", and at most " + config.MaxTokenLifetime.String() + " in all",
 			"iat " + showTime(c, "iat") + ", nbf " + showTime(c, "nbf") + ", exp " + showTime(c, "exp")
 	case stepAge:
@@ -186,20 +151,19 @@ func (tr *trace) facts(step string) (expected, actual string) {
 		}
 		return expected, "iat " + showTime(c, "iat")
 	case stepSignature:
-		return "one of " + strings.Join(config.Algorithms, ", "), tr.token.Algorithm + ", kid " + claim.Quote(tr.token.KeyID)
-	default:
-		return "", ""
+		return "one of " + strings.Join(config.Algorithms, ", "), key
 	}
+	return "", ""
 }
 
 // others says of every other entry why the token isn't for it.
-func (tr *trace) others() []string {
-	iss := tr.token.Claims.Get("iss")
+func (a *attempt) others() []string {
+	iss := a.token.Claims.Get("iss")
 	url := iss.Literal()
 	var notes []string
-	for _, i := range tr.snapshot.issuers {
+	for _, i := range a.issuers {
 		switch {
-		case tr.entry != nil && i.name() == tr.entry.name():
+		case a.issuer != nil && i.name() == a.issuer.name():
 		case iss.Kind() != claim.String:
 		case i.config.URL != "" && strings.EqualFold(strings.TrimSuffix(i.config.URL, "/"), strings.TrimSuffix(url, "/")):
 			notes = append(notes, i.name()+": differs in case or a final slash, and every byte counts")
@@ -214,38 +178,29 @@ func (tr *trace) others() []string {
 	return notes
 }
 
-// named is told the principal before the policies are asked.
-func (tr *trace) named(p Principal) {
-	if tr == nil {
+// ruled takes down what a rule says: ok when it lets the token pass.
+func (a *attempt) ruled(step, rule string, x *policy.Expression, ok bool, why error) {
+	if !a.explains {
 		return
 	}
-	last := &tr.findings[len(tr.findings)-1]
-	last.Actual = p.san.Kind.String() + " " + p.san.Value
-}
-
-// ruled is told what a rule says: ok when it lets the token pass.
-func (tr *trace) ruled(step, rule, text string, reads []policy.Read, ok bool, why error) {
-	if tr == nil {
-		return
-	}
-	f := Finding{Step: step, OK: ok, Expected: text}
+	f := Finding{Step: step, OK: ok, Expected: x.Text}
 	if step == stepDeny {
-		f.Step, f.Expected = step+" "+rule, "not "+text
+		f.Step, f.Expected = step+" "+rule, "not "+x.Text
 	}
 	if why != nil {
 		f.Notes = append(f.Notes, why.Error())
 	}
-	tr.reading(&f, reads)
+	a.reading(&f, x.Reads...)
 	if !ok || step == stepAllow {
-		tr.rule = rule
+		a.rule = rule
 	}
-	tr.findings = append(tr.findings, f)
+	a.findings = append(a.findings, f)
 }
 
 // reading puts what a rule reads into its finding, and what doesn't fit there.
-func (tr *trace) reading(f *Finding, reads []policy.Read) {
+func (a *attempt) reading(f *Finding, reads ...policy.Read) {
 	for _, r := range reads {
-		v := claim.At(tr.token.Claims, r.Path)
+		v := claim.At(a.token.Claims, r.Path)
 		one := ClaimRead{Name: r.Name(), Kind: v.Kind().String()}
 		if v.Kind() != claim.Missing && v.Kind() != claim.Null && v.Kind() != claim.Object {
 			one.Value = show(v)
@@ -259,29 +214,19 @@ func (tr *trace) reading(f *Finding, reads []policy.Read) {
 	}
 }
 
-// reads is the claims that the templates of the entry's preset read.
-func (i *issuer) reads() (all []policy.Read) {
-	if preset, ok := i.provider.(ci); ok {
-		for _, name := range preset.rules.Claims {
-			all = append(all, policy.Read{Path: []string{name}})
-		}
-	}
-	return all
-}
-
-// ended is told a deny rule that has ended.
-func (tr *trace) ended(d *denyRule) {
-	if tr != nil {
-		tr.findings = append(tr.findings, Finding{Step: stepDeny + " " + d.Name, OK: true, Notes: []string{"ended at " + d.Until.UTC().Format(time.RFC3339) + ", and is ignored"}})
+// ended takes down a deny rule that has ended.
+func (a *attempt) ended(d *denyRule) {
+	if a.explains {
+		a.findings = append(a.findings, Finding{Step: stepDeny + " " + d.Name, OK: true, Notes: []string{"ended at " + d.Until.UTC().Format(time.RFC3339) + ", and is ignored"}})
 	}
 }
 
-// chose is told what the policy chose for the certificate.
-func (tr *trace) chose(c policy.Choice, by *policy.Policy) {
-	if tr == nil {
+// chose takes down what the policy chose for the certificate.
+func (a *attempt) chose() {
+	if !a.explains {
 		return
 	}
-	f := Finding{Step: stepLifetime, OK: true, Actual: "the CA's own"}
+	c, f := a.principal.choice, Finding{Step: stepLifetime, OK: true, Actual: "the CA's own"}
 	if c.Lifetime > 0 {
 		f.Actual = c.Lifetime.String()
 	}
@@ -291,17 +236,21 @@ func (tr *trace) chose(c policy.Choice, by *policy.Policy) {
 	if c.Most > 0 {
 		f.Expected = "at most " + c.Most.String()
 	}
-	tr.reading(&f, by.ProfilesRead())
-	tr.findings = append(tr.findings, f)
+	a.reading(&f, a.issuer.policy.ProfilesRead()...)
+	a.findings = append(a.findings, f)
 }
 
-func (tr *trace) explain(p Principal, err error) *Explanation {
+func (a *attempt) explanation(err error) *Explanation {
+	p := &a.principal
+	if err != nil {
+		p = new(Principal)
+	}
 	x := &Explanation{
-		Findings: tr.findings, Refusal: fault.From(err), Rule: tr.rule, Issuer: p.issuer, Subject: p.subject, Audience: p.audience,
+		Findings: a.findings, Refusal: fault.From(err), Rule: a.rule, Issuer: p.issuer, Subject: p.subject, Audience: p.audience,
 		SAN: p.san, Extensions: p.extensions, Profile: p.choice.Profile, Lifetime: p.choice.Lifetime, MaxLifetime: p.choice.Most,
 	}
-	if tr.entry != nil {
-		x.Entry = tr.entry.name()
+	if a.issuer != nil {
+		x.Entry = a.issuer.name()
 	}
 	return x
 }

@@ -43,24 +43,14 @@ var (
 		"1 when the last fetch of the keys of a configured issuer failed.", []string{"issuer"}, nil)
 )
 
-// collector reads each exact issuer's status when it is scraped.
-type collector struct{ status func() []oidc.Status }
-
-func (c collector) Describe(ch chan<- *prometheus.Desc) {
-	ch <- readyDesc
-	ch <- ageDesc
-	ch <- failingDesc
-}
-
-func (c collector) Collect(ch chan<- prometheus.Metric) {
-	for _, s := range c.status() {
-		ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, metric.Bool(s.Ready), s.Name)
-		ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, metric.Bool(s.Err != nil), s.Name)
-		ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
-	}
-}
-
-// register registers m, and the status of the issuers, with r, which may be nil.
+// register registers m, and the status of each exact issuer, which is read when it is
+// scraped, with r, which may be nil.
 func (m *metrics) register(r prometheus.Registerer, status func() []oidc.Status) error {
-	return metric.Register(r, m.fetches, m.denials, m.undecided, collector{status})
+	return metric.Register(r, m.fetches, m.denials, m.undecided, prometheus.CollectorFunc(func(ch chan<- prometheus.Metric) {
+		for _, s := range status() {
+			ch <- prometheus.MustNewConstMetric(readyDesc, prometheus.GaugeValue, metric.Bool(s.Ready), s.Name)
+			ch <- prometheus.MustNewConstMetric(failingDesc, prometheus.GaugeValue, metric.Bool(s.Err != nil), s.Name)
+			ch <- prometheus.MustNewConstMetric(ageDesc, prometheus.GaugeValue, s.KeysAge.Seconds(), s.Name)
+		}
+	}))
 }

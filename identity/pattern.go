@@ -30,23 +30,12 @@ const wildcard = "*"
 func split(url string, space []string) (u urlParts, ok bool) {
 	rest, ok := strings.CutPrefix(url, "https://")
 	host, path, hasPath := strings.Cut(rest, "/")
-	u.parts = cutAll(space, host, ".")
+	u.parts = slices.AppendSeq(space, strings.SplitSeq(host, "."))
 	u.labels = len(u.parts)
 	if hasPath {
-		u.parts = cutAll(u.parts, path, "/")
+		u.parts = slices.AppendSeq(u.parts, strings.SplitSeq(path, "/"))
 	}
 	return u, ok
-}
-
-func cutAll(parts []string, s, separator string) []string {
-	for {
-		part, rest, more := strings.Cut(s, separator)
-		parts = append(parts, part)
-		if !more {
-			return parts
-		}
-		s = rest
-	}
 }
 
 // compilePattern reads a pattern and refuses one that could reach a host of
@@ -171,54 +160,42 @@ func (p *pattern) compare(q *pattern) relation {
 // and not with the number of patterns.
 type patternIndex []shape // the most specific first
 
-// shape is the patterns that have their wildcards at the same places: each of
-// them is one key, made of what it writes out.
+// shape is the patterns that have their wildcards at the same places as its first.
 type shape struct {
-	open      []bool // the parts that are wildcards
-	labels    int
-	wildcards int                  // how many are open
-	entries   map[string][]*issuer // by key; several for one pattern differ in their audiences
+	pattern
+	entries map[string][]*issuer // by what the pattern writes out; several for one pattern differ in their audiences
 }
 
 // newPatternIndex orders the shapes by the number of their wildcards: patterns
 // that match one issuer can be put in order (see checkPair), and of those the
 // one with the fewest is the most specific. The order of shapes with as many
 // never matters, and is the configuration's.
-func newPatternIndex(patterns []*issuer) patternIndex {
-	var x patternIndex
+func newPatternIndex(patterns []*issuer) (x patternIndex) {
 	for _, i := range patterns {
-		s := shape{open: make([]bool, len(i.pattern.parts)), labels: i.pattern.labels, entries: map[string][]*issuer{}}
-		for n, part := range i.pattern.parts {
-			if s.open[n] = part == wildcard; s.open[n] {
-				s.wildcards++
-			}
-		}
-		at := slices.IndexFunc(x, func(o shape) bool { return o.labels == s.labels && slices.Equal(o.open, s.open) })
+		at := slices.IndexFunc(x, func(s shape) bool {
+			return s.labels == i.pattern.labels && slices.EqualFunc(s.parts, i.pattern.parts, func(a, b string) bool { return (a == wildcard) == (b == wildcard) })
+		})
 		if at < 0 {
 			at = len(x)
-			x = append(x, s)
+			x = append(x, shape{i.pattern, map[string][]*issuer{}})
 		}
 		key := string(x[at].key(nil, i.pattern.parts))
 		x[at].entries[key] = append(x[at].entries[key], i)
 	}
-	slices.SortStableFunc(x, func(a, b shape) int { return cmp.Compare(a.wildcards, b.wildcards) })
+	slices.SortStableFunc(x, func(a, b shape) int {
+		return cmp.Compare(strings.Count(a.text, wildcard), strings.Count(b.text, wildcard))
+	})
 	return x
 }
 
 // find gives the entries of the most specific pattern, or none.
 func (x patternIndex) find(url string) []*issuer {
-	if len(x) == 0 {
-		return nil
-	}
 	var parts [32]string // few URLs have more parts, and those may cost memory
 	u, ok := split(url, parts[:0])
-	if !ok {
-		return nil
-	}
 	var space [256]byte
 	for n := range x {
 		s := &x[n]
-		if s.labels != u.labels || len(s.open) != len(u.parts) {
+		if !ok || s.labels != u.labels || len(s.parts) != len(u.parts) {
 			continue
 		}
 		entries := s.entries[string(s.key(space[:0], u.parts))]
@@ -233,7 +210,7 @@ func (x patternIndex) find(url string) []*issuer {
 // separator, so parts that differ have keys that differ.
 func (s *shape) key(to []byte, parts []string) []byte {
 	for i, part := range parts {
-		if !s.open[i] {
+		if s.parts[i] != wildcard {
 			to = append(to, part...)
 		}
 		to = append(to, '/')

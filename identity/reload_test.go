@@ -60,7 +60,7 @@ func TestReloadKeepsKeys(t *testing.T) {
 	if _, err := v.Authenticate(t.Context(), token(t, nil)); err != nil {
 		t.Errorf("the keys were lost: %v", err)
 	}
-	if got := v.Issuers()[0].Audience; got != "another" {
+	if got := v.Issuers()[0].Audiences[0]; got != "another" {
 		t.Errorf("the audience is %s: the old configuration is in force", got)
 	}
 	elsewhere := claims

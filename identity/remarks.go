@@ -51,23 +51,22 @@ func ConditionRemarks(issuersPath string, issuers []IssuerConfig, denyPath strin
 // knownClaims is what the issuer is known to send, or nil where its tokens may have
 // any claim.
 func knownClaims(c *IssuerConfig) map[string]claim.Kind {
-	known := map[string]claim.Kind{}
+	var known map[string]claim.Kind
 	switch c.Type {
 	case TypeKubernetes:
-		known["kubernetes.io"] = claim.Object
+		known = map[string]claim.Kind{"kubernetes.io": claim.Object}
 	case TypeCI:
 		preset := c.InlinePreset
 		if preset == nil {
 			preset, _ = presets.Load(c.Preset) // a fault of the configuration where it doesn't exist
 		}
-		if preset == nil || len(preset.Claims) == 0 {
-			return nil
+		if preset != nil {
+			known = preset.Known()
 		}
-		known = preset.Known()
-	default:
-		return nil
 	}
-	maps.Copy(known, standardClaims)
+	if known != nil {
+		maps.Copy(known, standardClaims)
+	}
 	return known
 }
 
@@ -76,36 +75,33 @@ func bindsHost(c *IssuerConfig, at string) bool {
 	return c.InlinePreset.SANPrefix != "" || c.InlinePreset.Compile(at, c.PresetConstants, at, &f).FixesHost()
 }
 
-func remarksOnAllow(at, condition string, known map[string]claim.Kind) []string {
-	var all []string
+func remarksOnAllow(at, condition string, known map[string]claim.Kind) (all []string) {
 	reads, _ := policy.Reads(condition)
 	for _, r := range reads {
-		kind, sent := known[r.Path[0]]
+		name := r.Path[0]
+		kind, sent := known[name]
 		if !sent {
-			all = append(all, fmt.Sprintf("%s: this issuer isn't known to send the claim %s%s", at, claim.Quote(r.Path[0]), suggestion(r.Path[0], known)))
+			all = append(all, fmt.Sprintf("%s: this issuer isn't known to send the claim %s%s", at, claim.Quote(name), suggestion(name, known)))
 		} else if text := misfit(r, kind); text != "" {
 			all = append(all, at+": "+text)
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return once(all)
 }
 
 // remarksOnDeny looks at a rule above issuers that know these claims, nil for one
 // that may send any.
-func remarksOnDeny(at, condition string, issuers []map[string]claim.Kind) []string {
+func remarksOnDeny(at, condition string, issuers []map[string]claim.Kind) (all []string) {
 	reads, san := policy.Reads(condition)
-	var all []string
-	union := map[string]claim.Kind{}
+	union, open := map[string]claim.Kind{}, false
 	for _, known := range issuers {
 		maps.Copy(union, known)
+		open = open || known == nil
 	}
-	open := slices.ContainsFunc(issuers, func(known map[string]claim.Kind) bool { return known == nil })
 	for _, r := range reads {
 		name := r.Path[0]
 		kind, sent := union[name]
-		hint := suggestion(name, union)
-		switch {
+		switch hint := suggestion(name, union); {
 		case !sent && !open:
 			all = append(all, fmt.Sprintf("%s: no issuer here is known to send the claim %s, so the rule may never refuse anybody%s", at, claim.Quote(name), hint))
 		case !sent && hint != "" && name != "email": // which people's issuers send
@@ -119,9 +115,11 @@ func remarksOnDeny(at, condition string, issuers []map[string]claim.Kind) []stri
 			all = append(all, at+": compares a mail address in the case of its letters, and many providers take it in any: compare principal.san.lowerAscii() with a text in lower case")
 		}
 	}
-	slices.Sort(all)
-	return slices.Compact(all)
+	return once(all)
 }
+
+// once is each remark once, in order.
+func once(remarks []string) []string { return slices.Compact(slices.Sorted(slices.Values(remarks))) }
 
 // misfit is what is wrong with a read of a claim of this kind, where the kind is
 // known of the whole claim.

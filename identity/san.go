@@ -2,17 +2,17 @@ package identity
 
 import (
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 )
 
-// Limits of a mail address (RFC 5321 §4.5.3.1), of a domain's label (RFC 1035
-// §2.3.4) and of the other names.
+// Limits of a mail address (RFC 5321 §4.5.3.1), and of
+// the other names.
 const (
 	maxLocalPart = 64
 	maxDomain    = 255
-	maxLabel     = 63
 	maxUsername  = 255
 )
 
@@ -46,20 +46,11 @@ func alphanumeric(c byte) bool {
 	return c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9'
 }
 
+var domainForm = regexp.MustCompile(`^[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?(\.[A-Za-z0-9]([A-Za-z0-9-]{0,61}[A-Za-z0-9])?)*$`)
+
 // domainName accepts letters, digits and inner hyphens in labels of at most 63
 // bytes (RFC 1123 §2.1), in either case.
-func domainName(s string) bool {
-	if s == "" || len(s) > maxDomain {
-		return false
-	}
-	for _, l := range strings.Split(s, ".") {
-		if l == "" || len(l) > maxLabel || l[0] == '-' || l[len(l)-1] == '-' ||
-			!all(l, func(c byte) bool { return alphanumeric(c) || c == '-' }) {
-			return false
-		}
-	}
-	return true
-}
+func domainName(s string) bool { return len(s) <= maxDomain && domainForm.MatchString(s) }
 
 // checkUsername accepts printable ASCII without space, comma, `!` and `@`: what
 // comes before the `!` can then be told from the domain, and from a mail address.
@@ -137,18 +128,11 @@ func uriByte(c byte) bool {
 	return alphanumeric(c) || strings.IndexByte("-._~:/?#[]@!$&'()*+,;=%", c) >= 0
 }
 
-// dotSegments looks for the segments `.` and `..` in a path, and for dots and
-// slashes that are percent-encoded: some reader decodes them.
+var encodedDot = regexp.MustCompile(`(?i)%(2e|2f|5c)`) // a dot, a slash and a backslash
+
+// dotSegments looks for the segments `.` and `..` in the path of a URL with a host, and
+// for dots and slashes that are percent-encoded: some reader decodes them.
 func dotSegments(path string) bool {
-	for _, code := range []string{"%2e", "%2f", "%5c"} { // a dot, a slash and a backslash
-		if strings.Contains(path, "%") && strings.Contains(strings.ToLower(path), code) {
-			return true
-		}
-	}
-	for segment := range strings.SplitSeq(path, "/") {
-		if segment == "." || segment == ".." {
-			return true
-		}
-	}
-	return false
+	return strings.Contains(path, "/./") || strings.Contains(path, "/../") || strings.HasSuffix(path, "/.") || strings.HasSuffix(path, "/..") ||
+		strings.Contains(path, "%") && encodedDot.MatchString(path)
 }

@@ -16,20 +16,19 @@ import (
 func forAudience(entries []*issuer, c claim.Set) (found *issuer, audience string, err error) {
 	for _, i := range entries {
 		a, err := checkAudience(c, i.config.Audiences)
-		switch {
-		case err != nil:
-		case found != nil:
+		if err != nil {
+			continue
+		}
+		if found != nil {
 			return nil, "", fault.New(fault.TokenAudience, "the identity token is for the audiences %s and %s, which stand for different rules here; get one that is for either alone",
 				claim.Quote(audience), claim.Quote(a))
-		default:
-			found, audience = i, a
 		}
+		found, audience = i, a
 	}
-	if found != nil {
-		return found, audience, nil
+	if found == nil {
+		_, err = checkAudience(c, audiencesOf(entries))
 	}
-	_, err = checkAudience(c, audiencesOf(entries))
-	return nil, "", err
+	return found, audience, err
 }
 
 func audiencesOf(entries []*issuer) (all []string) {
@@ -46,15 +45,12 @@ func audiencesOf(entries []*issuer) (all []string) {
 // ours should be an audience that no other service shares; see checkParty.
 func checkAudience(c claim.Set, accepted []string) (string, error) {
 	aud := c.Get("aud")
-	var named []claim.Value
+	named := []claim.Value{aud}
 	switch aud.Kind() {
-	case claim.String:
-		named = []claim.Value{aud}
 	case claim.Array:
 		named = aud.Elements()
 	case claim.Missing:
-	default:
-		return "", claim.Malformed("its aud must be a string or an array of strings")
+		named = nil
 	}
 	found := ""
 	for _, v := range named {
@@ -78,26 +74,20 @@ func checkAudience(c claim.Set, accepted []string) (string, error) {
 // an accepted audience itself, or listed. Where parties are listed, such a
 // token must name one, and the one that another token names counts as well.
 func checkParty(c claim.Set, audiences, parties []string) error {
-	several := len(c.Get("aud").Elements()) > 1
-	if !several && len(parties) == 0 {
+	several, azp := len(c.Get("aud").Elements()) > 1, c.Get("azp")
+	switch party := azp.Literal(); {
+	case len(parties) == 0 && (!several || azp.Kind() == claim.Missing), !several && azp.Kind() == claim.Missing:
 		return nil
-	}
-	azp := c.Get("azp")
-	switch azp.Kind() {
-	case claim.Missing:
-		if !several || len(parties) == 0 {
-			return nil
-		}
+	case azp.Kind() == claim.Missing:
 		return fault.New(fault.TokenAudience, "the identity token is for several audiences and has no azp, which this issuer's tokens then need")
-	case claim.String:
-		if party := azp.Literal(); slices.Contains(audiences, party) || slices.Contains(parties, party) {
-			return nil
-		}
-		expected, actual := claim.QuoteAll(slices.Concat(audiences, parties)), claim.Quote(azp.Literal())
+	case azp.Kind() != claim.String:
+		return claim.Malformed("its azp must be a string")
+	case slices.Contains(audiences, party) || slices.Contains(parties, party):
+		return nil
+	default:
+		expected, actual := claim.QuoteAll(slices.Concat(audiences, parties)), claim.Quote(party)
 		return fault.New(fault.TokenAudience, "the identity token was issued to the party %s (azp); expected %s", actual, expected).
 			With("expected", expected).With("actual", actual)
-	default:
-		return claim.Malformed("its azp must be a string")
 	}
 }
 
@@ -117,28 +107,23 @@ const maxNumericDate = 253402300799
 // where the token has none.
 func checkTimes(c claim.Set, now time.Time, leeway, maxLifetime time.Duration) error {
 	exp, present, err := numericDate(c, "exp")
-	if err != nil {
+	switch {
+	case err != nil:
 		return err
-	}
-	if !present {
+	case !present:
 		return claim.Malformed("it has no exp; a token without an end is not accepted")
-	}
-	if !now.Before(exp.Add(leeway)) {
+	case !now.Before(exp.Add(leeway)):
 		return fault.New(fault.TokenExpired, "the identity token expired %s ago; get a new one", now.Sub(exp).Round(time.Second))
 	}
 	start := now
 	for _, name := range []string{"nbf", "iat"} {
 		t, present, err := numericDate(c, name)
-		if err != nil {
+		switch {
+		case err != nil:
 			return err
-		}
-		if !present {
-			continue
-		}
-		if t.After(now.Add(leeway)) {
+		case present && t.After(now.Add(leeway)):
 			return fault.New(fault.TokenNotYetValid, "the identity token's %s is %s in the future; check the clocks", name, t.Sub(now).Round(time.Second))
-		}
-		if name == "iat" {
+		case present && name == "iat":
 			start = t
 		}
 	}
@@ -155,13 +140,12 @@ func checkAge(c claim.Set, now time.Time, leeway, most time.Duration) error {
 		return nil
 	}
 	iat, present, err := numericDate(c, "iat")
-	if err != nil {
+	switch age := now.Sub(iat); {
+	case err != nil:
 		return err
-	}
-	if !present {
+	case !present:
 		return claim.Malformed("it has no iat, which this issuer's tokens need")
-	}
-	if age := now.Sub(iat); age > most+leeway {
+	case age > most+leeway:
 		return fault.New(fault.TokenExpired, "the identity token was issued %s ago; at most %s is accepted from this issuer; get a new one", age.Round(time.Second), most)
 	}
 	return nil

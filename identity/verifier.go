@@ -91,12 +91,13 @@ type snapshot struct {
 
 // issuer is one entry of the configuration, compiled.
 type issuer struct {
-	config     IssuerConfig
-	keysConfig oidc.Config
-	provider   provider
-	pattern    pattern    // where the entry is a pattern
-	keys       *oidc.Keys // entries for the same issuer share them
-	policy     *policy.Policy
+	config      IssuerConfig
+	keysConfig  oidc.Config
+	rule        rule
+	presetReads []string   // the claims that the templates of its preset read
+	pattern     pattern    // where the entry is a pattern
+	keys        *oidc.Keys // entries for the same issuer share them
+	policy      *policy.Policy
 }
 
 func (i *issuer) name() string { return i.config.URL + i.config.Pattern } // one of them is empty
@@ -137,9 +138,10 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	before := v.current.Load()
 	var patterns []*issuer
 	for n, i := range next.issuers {
-		if i.keys = before.keysFor(i); i.keys == nil {
-			i.keys = sharedKeys(next.issuers[:n], i)
+		if before != nil && i.keysConfig.JWKSFile == "" {
+			i.keys = keysLike(before.issuers, i, true)
 		}
+		i.keys = cmp.Or(i.keys, keysLike(next.issuers[:n], i, false))
 		if i.keys == nil {
 			if i.keys, err = oidc.NewKeys(i.keysConfig, v.keysOptions(i.config.Type)); err != nil {
 				return nil, fmt.Errorf("issuer %s: %w", i.name(), err)
@@ -193,26 +195,12 @@ func (v *Verifier) keysOptions(t Type) oidc.Options {
 	}}
 }
 
-// keysFor is the keys of an entry that fetches the same as i in the same way, or
-// nil. s may be nil. Keys from a file aren't kept.
-func (s *snapshot) keysFor(i *issuer) *oidc.Keys {
-	if s == nil || i.keysConfig.JWKSFile != "" {
-		return nil
-	}
-	for _, old := range s.issuers { // the type is a label of the metric
-		if old.config.Type == i.config.Type && reflect.DeepEqual(old.keysConfig, i.keysConfig) {
-			return old.keys
-		}
-	}
-	return nil
-}
-
-// sharedKeys is the keys of an entry for the same issuer, which is fetched in
-// the same way (see checkSameIssuer), or nil.
-func sharedKeys(entries []*issuer, i *issuer) *oidc.Keys {
-	for _, other := range entries {
-		if other.name() == i.name() {
-			return other.keys
+// keysLike is the keys of an entry for the same issuer that is fetched in the same way,
+// or nil. Where they are kept, its type is the same too: a label of the metric.
+func keysLike(entries []*issuer, i *issuer, kept bool) *oidc.Keys {
+	for _, o := range entries {
+		if o.name() == i.name() && (!kept || o.config.Type == i.config.Type && reflect.DeepEqual(o.keysConfig, i.keysConfig)) {
+			return o.keys
 		}
 	}
 	return nil
@@ -252,35 +240,13 @@ func (v *Verifier) Run(ctx context.Context) error {
 	return nil
 }
 
-// Description is one configured issuer, as GetConfiguration tells it.
-type Description struct {
-	URL                   string // empty for a pattern
-	WildcardURL           string // empty for an exact issuer
-	Audience              string // the first of the configured audiences
-	Type                  string
-	ChallengeClaim        string
-	SPIFFETrustDomain     string
-	SubjectDomain         string
-	SkipEmailVerification bool
-}
-
-// Issuers describes the configured issuers in the configuration's order.
-func (v *Verifier) Issuers() []Description {
-	var out []Description
+// Issuers are the configured issuers in the configuration's order, with the defaults
+// filled in. They are shared: don't change them.
+func (v *Verifier) Issuers() (all []IssuerConfig) {
 	for _, i := range v.current.Load().issuers {
-		c := &i.config
-		out = append(out, Description{
-			URL:                   c.URL,
-			WildcardURL:           c.Pattern,
-			Audience:              c.Audiences[0],
-			Type:                  string(c.Type),
-			ChallengeClaim:        c.ChallengeClaim,
-			SPIFFETrustDomain:     c.SPIFFETrustDomain,
-			SubjectDomain:         c.SubjectDomain,
-			SkipEmailVerification: c.SkipEmailVerification,
-		})
+		all = append(all, i.config)
 	}
-	return out
+	return all
 }
 
 // AcceptsOnce reports whether any issuer's tokens are accepted once: whether the

@@ -19,7 +19,7 @@ import (
 type canned struct{ who identity.Principal }
 
 func (c canned) Authenticate(context.Context, string) (identity.Principal, error) { return c.who, nil }
-func (canned) Issuers() []identity.Description                                    { return nil }
+func (canned) Issuers() []identity.IssuerConfig                                   { return nil }
 
 type cannedKeys struct{ key proof.Key }
 

@@ -222,14 +222,14 @@ func (v fulcioV2) GetConfiguration(ctx context.Context, _ *fulciov2.GetConfigura
 	})
 }
 
-func describe(d identity.Description) *fulciov2.OIDCIssuer {
+func describe(d identity.IssuerConfig) *fulciov2.OIDCIssuer {
 	i := &fulciov2.OIDCIssuer{
-		Audience: d.Audience, ChallengeClaim: d.ChallengeClaim, IssuerType: d.Type,
+		Audience: d.Audiences[0], ChallengeClaim: d.ChallengeClaim, IssuerType: string(d.Type),
 		SpiffeTrustDomain: d.SPIFFETrustDomain, SubjectDomain: d.SubjectDomain,
 		SkipEmailVerification: d.SkipEmailVerification,
 	}
-	if d.WildcardURL != "" {
-		i.Issuer = &fulciov2.OIDCIssuer_WildcardIssuerUrl{WildcardIssuerUrl: d.WildcardURL}
+	if d.Pattern != "" {
+		i.Issuer = &fulciov2.OIDCIssuer_WildcardIssuerUrl{WildcardIssuerUrl: d.Pattern}
 	} else {
 		i.Issuer = &fulciov2.OIDCIssuer_IssuerUrl{IssuerUrl: d.URL}
 	}

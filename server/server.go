@@ -44,7 +44,7 @@ type Identity interface {
 	// *identity.RefusedError, for the record.
 	Authenticate(ctx context.Context, token string) (identity.Principal, error)
 	// Issuers lists the accepted issuers, in a stable order.
-	Issuers() []identity.Description
+	Issuers() []identity.IssuerConfig
 }
 
 // Keys verifies possession of keys. proof.Policy is one.

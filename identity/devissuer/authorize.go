@@ -5,6 +5,7 @@ import (
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/base64"
+	"errors"
 	"maps"
 	"net/http"
 	"net/url"
@@ -38,10 +39,7 @@ type login struct {
 // authorizeParams are the parameters of an authorization request that the login
 // page hands on; the page holds all of the state, so an unfinished login costs
 // the issuer nothing.
-var authorizeParams = []string{
-	"response_type", "client_id", "redirect_uri", "scope", "state", "nonce",
-	"code_challenge", "code_challenge_method",
-}
+var authorizeParams = []string{"response_type", "client_id", "redirect_uri", "scope", "state", "nonce", "code_challenge", "code_challenge_method"}
 
 // showLogin answers an authorization request (OpenID Connect Core 1.0 §3.1.2)
 // with the login page.
@@ -63,10 +61,12 @@ func (i *Issuer) finishLogin(w http.ResponseWriter, r *http.Request, values url.
 	}
 	code := rand.Text()
 	redirect := values.Get("redirect_uri")
+	i.mu.Lock()
 	i.codes.put(code, login{
 		person: who, clientID: values.Get("client_id"), redirectURI: redirect,
 		nonce: values.Get("nonce"), challenge: values.Get("code_challenge"),
 	})
+	i.mu.Unlock()
 	if redirect == outOfBand {
 		servePage(w, http.StatusOK, page{Title: "Signed in", Heading: "Copy this code", Code: code,
 			Text: "Paste it where the program asks for it. It works once, within a minute."})
@@ -80,8 +80,8 @@ func (i *Issuer) finishLogin(w http.ResponseWriter, r *http.Request, values url.
 // 6749 §4.1.2.1). It answers by itself when it returns false.
 func acceptAuthorize(w http.ResponseWriter, r *http.Request, values url.Values) bool {
 	redirect := values.Get("redirect_uri")
-	problem := checkAuthorize(values)
-	switch {
+	err := checkAuthorize(values)
+	switch problem, _ := errors.AsType[*oauthError](err); {
 	case values.Get("client_id") == "":
 		problemPage(w, "The client_id is missing.")
 	case !acceptedRedirect(redirect):
@@ -96,7 +96,7 @@ func acceptAuthorize(w http.ResponseWriter, r *http.Request, values url.Values) 
 	return false
 }
 
-func checkAuthorize(values url.Values) *oauthError {
+func checkAuthorize(values url.Values) error {
 	switch {
 	case values.Get("response_type") != "code":
 		return refuse("unsupported_response_type", "response_type must be code")
@@ -111,7 +111,7 @@ func checkAuthorize(values url.Values) *oauthError {
 
 // checkChallenge takes S256 alone: a plain challenge is the verifier itself, so
 // whoever saw the request could redeem the code (RFC 7636 §7.2).
-func checkChallenge(values url.Values) *oauthError {
+func checkChallenge(values url.Values) error {
 	challenge := values.Get("code_challenge")
 	_, err := base64.RawURLEncoding.DecodeString(challenge)
 	switch {

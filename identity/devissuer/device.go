@@ -2,8 +2,6 @@ package devissuer
 
 import (
 	"crypto/rand"
-	"fmt"
-	"math/big"
 	"net/http"
 	"net/url"
 	"strings"
@@ -28,38 +26,26 @@ const (
 // device is a device authorization under way, kept under its device code.
 type device struct {
 	login
-	userCode string // userCodeLength letters, without the hyphen
-	interval time.Duration
-	polled   time.Time
-	state    deviceState
+	userCode        string // userCodeLength letters, without the hyphen
+	interval        time.Duration
+	polled          time.Time
+	decided, denied bool
 }
-
-type deviceState uint8
-
-const (
-	devicePending deviceState = iota
-	deviceApproved
-	deviceDenied
-)
 
 // startDevice is the device authorization endpoint (RFC 8628 §3.1 and §3.2).
 // PKCE is used when the client asks for it, as Sigstore's clients do.
 func (i *Issuer) startDevice(r *http.Request, values url.Values) (map[string]any, error) {
-	client, problem := clientOf(r, values)
-	if problem == nil && !hasScope(values.Get("scope"), "openid") {
-		problem = refuse("invalid_scope", "scope must hold openid")
+	client, err := clientOf(r, values)
+	if err == nil && !hasScope(values.Get("scope"), "openid") {
+		err = refuse("invalid_scope", "scope must hold openid")
 	}
-	if problem == nil && values.Get("code_challenge") != "" {
-		problem = checkChallenge(values)
+	if err == nil && values.Get("code_challenge") != "" {
+		err = checkChallenge(values)
 	}
-	if problem != nil {
-		return nil, problem
-	}
-	userCode, err := newUserCode()
 	if err != nil {
 		return nil, err
 	}
-	deviceCode := rand.Text()
+	deviceCode, userCode := rand.Text(), newUserCode()
 	i.devices.put(deviceCode, device{
 		login:    login{clientID: client, nonce: values.Get("nonce"), challenge: values.Get("code_challenge")},
 		userCode: userCode,
@@ -76,17 +62,12 @@ func (i *Issuer) startDevice(r *http.Request, values url.Values) (map[string]any
 	}, nil
 }
 
-// newUserCode makes a code that a person types: 20⁸ possibilities.
-func newUserCode() (string, error) {
-	var b strings.Builder
-	for range userCodeLength {
-		n, err := rand.Int(rand.Reader, big.NewInt(int64(len(userCodeLetters))))
-		if err != nil {
-			return "", fmt.Errorf("devissuer: making a user code: %w", err)
-		}
-		b.WriteByte(userCodeLetters[n.Int64()])
+// newUserCode makes a code that a person types: 20⁸ possibilities, each as likely.
+func newUserCode() (code string) {
+	for len(code) < userCodeLength {
+		code += plainUserCode(rand.Text())
 	}
-	return b.String(), nil
+	return code[:userCodeLength]
 }
 
 // plainUserCode takes case, hyphens and blanks out of what a person typed.
@@ -99,11 +80,6 @@ func plainUserCode(typed string) string {
 	}, strings.ToUpper(typed))
 }
 
-// showDevice is the page on which a person enters the user code (RFC 8628 §3.3).
-func showDevice(w http.ResponseWriter, _ *http.Request, values url.Values) {
-	devicePage(w, http.StatusOK, values, "")
-}
-
 // finishDevice takes the page: the person lets the device in, or refuses it.
 func (i *Issuer) finishDevice(w http.ResponseWriter, _ *http.Request, values url.Values) {
 	deny := values.Get("action") == "deny"
@@ -112,21 +88,8 @@ func (i *Issuer) finishDevice(w http.ResponseWriter, _ *http.Request, values url
 		devicePage(w, http.StatusUnprocessableEntity, values, wrong)
 		return
 	}
-	typed := plainUserCode(values.Get("user_code"))
-	code := i.devices.find(func(d device) bool { return d.userCode == typed && d.state == devicePending })
-	decided := false
-	i.devices.change(code, func(d *device) bool {
-		if d.state == devicePending {
-			decided = true
-			d.person, d.state = who, deviceApproved
-			if deny {
-				d.person, d.state = person{}, deviceDenied
-			}
-		}
-		return true
-	})
 	switch {
-	case !decided:
+	case !i.decide(plainUserCode(values.Get("user_code")), who, deny):
 		devicePage(w, http.StatusUnprocessableEntity, values, "This code is unknown, used or expired. Enter the code that the program shows.")
 	case deny:
 		servePage(w, http.StatusOK, page{Title: "Refused", Heading: "Sign-in refused", Text: "The program gets no token. You can close this page."})
@@ -135,41 +98,46 @@ func (i *Issuer) finishDevice(w http.ResponseWriter, _ *http.Request, values url
 	}
 }
 
-// redeemDevice answers a poll (RFC 8628 §3.4 and §3.5).
-func (i *Issuer) redeemDevice(client string, values url.Values) (login, *oauthError) {
-	var done login
-	var problem *oauthError
-	now := i.now()
-	known, expired := i.devices.change(values.Get("device_code"), func(d *device) (keep bool) {
-		early := now.Sub(d.polled) < d.interval/2 // half, for the network's jitter
-		d.polled = now
-		switch {
-		case d.clientID != client:
-			problem = refuse("invalid_grant", "the device code was given to another client")
-			return true
-		case d.challenge != "" && !verifies(values.Get("code_verifier"), d.challenge):
-			problem = refuse("invalid_grant", "code_verifier does not answer the code_challenge")
-			return true
-		case d.state == deviceDenied:
-			problem = refuse("access_denied", "the person refused")
-			return false
-		case d.state == deviceApproved:
-			done = d.login
-			return false
-		case early:
-			d.interval += slowDown
-			problem = refuse("slow_down", "")
-			return true
-		default:
-			problem = refuse("authorization_pending", "")
+// decide lets the device with the user code in, or refuses it. It is false where no
+// device waits with this code.
+func (i *Issuer) decide(userCode string, who person, deny bool) bool {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	for d := range i.devices.live() {
+		if d.userCode == userCode && !d.decided {
+			d.person, d.decided, d.denied = who, true, deny
 			return true
 		}
-	})
+	}
+	return false
+}
+
+// redeemDevice answers a poll (RFC 8628 §3.4 and §3.5).
+func (i *Issuer) redeemDevice(client string, values url.Values) (login, error) {
+	code := values.Get("device_code")
+	d, known := i.devices.get(code)
 	switch {
 	case !known:
-		problem = refuse("invalid_grant", "the device code is unknown or used")
-	case expired:
-		problem = refuse("expired_token", "the device code has expired: start again")
+		return login{}, refuse("invalid_grant", "the device code is unknown or used")
+	case d == nil:
+		return login{}, refuse("expired_token", "the device code has expired: start again")
 	}
-	return done, problem
+	early := i.now().Sub(d.polled) < d.interval/2 // half, for the network's jitter
+	d.polled = i.now()
+	switch {
+	case d.clientID != client:
+		return login{}, refuse("invalid_grant", "the device code was given to another client")
+	case d.challenge != "" && !verifies(values.Get("code_verifier"), d.challenge):
+		return login{}, refuse("invalid_grant", "code_verifier does not answer the code_challenge")
+	case !d.decided && early:
+		d.interval += slowDown
+		return login{}, refuse("slow_down", "")
+	case !d.decided:
+		return login{}, refuse("authorization_pending", "")
+	}
+	i.devices.remove(code)
+	if d.denied {
+		return login{}, refuse("access_denied", "the person refused")
+	}
+	return d.login, nil
 }

@@ -24,7 +24,10 @@ import (
 	"maps"
 	"net/url"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/go-jose/go-jose/v4"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
@@ -53,10 +56,13 @@ type Options struct {
 // Issuer is the development issuer. It is safe for concurrent use, keeps a
 // bounded number of codes in memory, and starts no goroutine.
 type Issuer struct {
-	url     string
-	now     func() time.Time
-	log     *slog.Logger
-	key     signingKey
+	url    string
+	now    func() time.Time
+	log    *slog.Logger
+	signer jose.Signer
+	public jose.JSONWebKey
+
+	mu      sync.Mutex // guards what follows
 	codes   *store[login]
 	devices *store[device]
 }
@@ -75,15 +81,12 @@ func New(o Options) (*Issuer, error) {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	key, err := newSigningKey(o.Key)
-	if err != nil {
-		return nil, err
-	}
-	return &Issuer{
-		url: o.URL, now: o.Now, log: o.Logger, key: key,
+	i := &Issuer{
+		url: o.URL, now: o.Now, log: o.Logger,
 		codes:   newStore[login](maxCodes, codeLifetime, o.Now),
 		devices: newStore[device](maxDevices, deviceLifetime, o.Now),
-	}, nil
+	}
+	return i, i.use(o.Key)
 }
 
 // URL is the issuer as its tokens write it in iss.
@@ -94,23 +97,8 @@ func (i *Issuer) URL() string { return i.url }
 // email_verified (true) and sub (derived from the email). A nil value leaves
 // the claim out. It fails when neither sub nor email is given.
 func (i *Issuer) Token(claims map[string]any) (string, error) {
-	payload, err := i.payload(claims)
-	if err != nil {
-		return "", err
-	}
-	return i.key.sign(payload)
-}
-
-// payload is the JSON of a token's claims.
-func (i *Issuer) payload(claims map[string]any) ([]byte, error) {
 	now := i.now()
-	full := map[string]any{
-		"iss": i.url,
-		"aud": DefaultAudience,
-		"iat": now.Unix(),
-		"nbf": now.Unix(),
-		"exp": now.Add(TokenLifetime).Unix(),
-	}
+	full := map[string]any{"iss": i.url, "aud": DefaultAudience, "iat": now.Unix(), "nbf": now.Unix(), "exp": now.Add(TokenLifetime).Unix()}
 	if email, ok := claims["email"].(string); ok {
 		full["email_verified"] = true
 		full["sub"] = subjectOf(email)
@@ -118,13 +106,17 @@ func (i *Issuer) payload(claims map[string]any) ([]byte, error) {
 	maps.Copy(full, claims)
 	maps.DeleteFunc(full, func(_ string, v any) bool { return v == nil })
 	if full["sub"] == nil && full["email"] == nil {
-		return nil, errors.New("devissuer: a token needs a sub or an email")
+		return "", errors.New("devissuer: a token needs a sub or an email")
 	}
 	payload, err := json.Marshal(full)
 	if err != nil {
-		return nil, fmt.Errorf("devissuer: the claims are not JSON: %w", err)
+		return "", fmt.Errorf("devissuer: the claims are not JSON: %w", err)
 	}
-	return payload, nil
+	jws, err := i.signer.Sign(payload)
+	if err != nil {
+		return "", fmt.Errorf("devissuer: signing a token: %w", err)
+	}
+	return jws.CompactSerialize()
 }
 
 // subjectOf derives a stable subject from an email, opaque as those of real

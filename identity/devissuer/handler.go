@@ -10,6 +10,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/go-jose/go-jose/v4"
+
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
@@ -44,7 +46,9 @@ func (i *Issuer) Handler() http.Handler {
 	mux.HandleFunc("POST "+pathAuthorize, forPeople(i.finishLogin))
 	mux.HandleFunc("POST "+pathToken, i.forPrograms(i.redeem))
 	mux.HandleFunc("POST "+pathDeviceAPI, i.forPrograms(i.startDevice))
-	mux.HandleFunc("GET "+pathDevice, forPeople(showDevice))
+	mux.HandleFunc("GET "+pathDevice, forPeople(func(w http.ResponseWriter, _ *http.Request, values url.Values) {
+		devicePage(w, http.StatusOK, values, "")
+	}))
 	mux.HandleFunc("POST "+pathDevice, forPeople(i.finishDevice))
 	mux.HandleFunc("GET "+pathDirect, i.serveDirect)
 	mux.HandleFunc("GET /{$}", i.showIndex)
@@ -70,9 +74,9 @@ func bounded(next http.Handler) http.Handler {
 // forPeople is a page. What is wrong with its parameters is shown on one as well.
 func forPeople(show func(http.ResponseWriter, *http.Request, url.Values)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		values, problem := form(r)
-		if problem != nil {
-			problemPage(w, problem.Description)
+		values, err := form(r)
+		if err != nil {
+			problemPage(w, err.Error())
 			return
 		}
 		show(w, r, values)
@@ -82,13 +86,15 @@ func forPeople(show func(http.ResponseWriter, *http.Request, url.Values)) http.H
 // forPrograms is an endpoint that answers in JSON, with an *oauthError too.
 func (i *Issuer) forPrograms(do func(*http.Request, url.Values) (map[string]any, error)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		values, problem := form(r)
-		if problem != nil {
-			writeJSON(w, http.StatusBadRequest, problem)
-			return
+		var body any
+		values, err := form(r)
+		if err == nil {
+			i.mu.Lock()
+			body, err = do(r, values)
+			i.mu.Unlock()
 		}
-		switch body, err := do(r, values); {
-		case errors.As(err, &problem):
+		switch problem, told := errors.AsType[*oauthError](err); {
+		case told:
 			writeJSON(w, http.StatusBadRequest, problem)
 		case err != nil:
 			i.fail(w, r, err)
@@ -123,7 +129,7 @@ func (i *Issuer) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 // serveKeys answers with the signing key.
 func (i *Issuer) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=60")
-	writeJSON(w, http.StatusOK, i.key.jwks())
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{i.public}}) // RFC 7517 §5
 }
 
 // writeJSON answers with v. The values are ours, so encoding can't fail; a
@@ -140,13 +146,13 @@ type oauthError struct {
 	Description string `json:"error_description,omitempty"`
 }
 
-func refuse(code, description string) *oauthError { return &oauthError{code, description} }
+func refuse(code, description string) error { return &oauthError{code, description} }
 
-func (e *oauthError) Error() string { return e.Code }
+func (e *oauthError) Error() string { return e.Description }
 
 // form reads the request's parameters, from the query or the body, and refuses
 // oversized and repeated ones (RFC 6749 §3.1).
-func form(r *http.Request) (url.Values, *oauthError) {
+func form(r *http.Request) (url.Values, error) {
 	if err := r.ParseForm(); err != nil {
 		return nil, refuse("invalid_request", "the form can't be read, or is too large")
 	}
@@ -179,13 +185,8 @@ func CheckLoopback(addr string) error {
 	return nil
 }
 
-// hostOf is the host of a Host header or an address, without port and brackets.
-func hostOf(hostport string) string {
-	if host, _, err := net.SplitHostPort(hostport); err == nil {
-		return host
-	}
-	return strings.TrimSuffix(strings.TrimPrefix(hostport, "["), "]")
-}
+// isLocal reports whether a Host header or an address is of this machine.
+func isLocal(hostport string) bool { return loopback.Host((&url.URL{Host: hostport}).Hostname()) }
 
 // local lets only this machine's own programs and pages in: the caller's
 // address and the name it used must be loopback, and a browser's request must
@@ -197,9 +198,9 @@ func local(next http.Handler) http.Handler {
 	}))
 	return crossOrigin.Handler(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		switch {
-		case !loopback.Host(hostOf(r.RemoteAddr)):
+		case !isLocal(r.RemoteAddr):
 			http.Error(w, "the development issuer answers this machine alone", http.StatusForbidden)
-		case !loopback.Host(hostOf(r.Host)):
+		case !isLocal(r.Host):
 			// RFC 9110 §15.5.20. A page under another name that now resolves
 			// to loopback is of that name's origin, so it could read the answer.
 			http.Error(w, "the Host is not loopback: use localhost, 127.0.0.1 or [::1]", http.StatusMisdirectedRequest)
@@ -212,15 +213,9 @@ func local(next http.Handler) http.Handler {
 // fromAnotherPage reports whether a browser sent the request for a page of
 // another origin (Fetch Metadata, or the Origin header of older browsers).
 func fromAnotherPage(r *http.Request) bool {
-	switch r.Header.Get("Sec-Fetch-Site") {
-	case "none", "same-origin":
-		return false
-	case "":
-		origin := r.Header.Get("Origin")
-		return origin != "" && origin != "http://"+r.Host
-	default:
-		return true
-	}
+	asked := r.Clone(r.Context())
+	asked.Method = http.MethodPost // a GET would be let through
+	return http.NewCrossOriginProtection().Check(asked) != nil
 }
 
 // outOfBand is the redirect URI of clients that can't listen: the code is shown

@@ -32,19 +32,11 @@ func GenerateKey() (*rsa.PrivateKey, error) {
 // LoadOrCreateKey reads the PKCS#8 PEM key at path, or makes one there with mode
 // 0600 when there is no such file. It refuses a file that others may read.
 func LoadOrCreateKey(path string) (*rsa.PrivateKey, error) {
-	key, err := loadKey(path)
-	if !errors.Is(err, fs.ErrNotExist) {
-		return key, err
-	}
-	if key, err = GenerateKey(); err != nil {
-		return nil, err
-	}
-	return key, saveKey(path, key)
-}
-
-func loadKey(path string) (*rsa.PrivateKey, error) {
 	text, err := secretfile.Read(path)
-	if err != nil {
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return createKey(path)
+	case err != nil:
 		return nil, fmt.Errorf("devissuer: the signing key: %w", err)
 	}
 	parsed, err := pemfile.PrivateKey(text, nil)
@@ -58,60 +50,39 @@ func loadKey(path string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-func saveKey(path string, key *rsa.PrivateKey) error {
+func createKey(path string) (*rsa.PrivateKey, error) {
+	key, err := GenerateKey()
+	if err != nil {
+		return nil, err
+	}
 	der, err := x509.MarshalPKCS8PrivateKey(key)
 	if err != nil {
-		return fmt.Errorf("devissuer: encoding the signing key: %w", err)
+		return nil, fmt.Errorf("devissuer: encoding the signing key: %w", err)
 	}
 	if err := durable.Put(path, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}), 0o600); err != nil { // PKCS#8, RFC 7468 §10
-		return fmt.Errorf("devissuer: writing the signing key: %w", err)
+		return nil, fmt.Errorf("devissuer: writing the signing key: %w", err)
 	}
-	return nil
+	return key, nil
 }
 
-// signingKey signs the tokens.
-type signingKey struct {
-	signer jose.Signer
-	public jose.JSONWebKey
-}
-
-func newSigningKey(key *rsa.PrivateKey) (signingKey, error) {
+// use has the tokens signed with the key.
+func (i *Issuer) use(key *rsa.PrivateKey) error {
 	if key == nil {
-		return signingKey{}, errors.New("devissuer: no signing key was given")
+		return errors.New("devissuer: no signing key was given")
 	}
 	if bits := key.N.BitLen(); bits < keyBits {
-		return signingKey{}, fmt.Errorf("devissuer: the signing key has %d bits: expected %d or more", bits, keyBits)
+		return fmt.Errorf("devissuer: the signing key has %d bits: expected %d or more", bits, keyBits)
 	}
-	public := jose.JSONWebKey{Key: key.Public(), Algorithm: string(jose.RS256), Use: "sig"}
-	thumbprint, err := public.Thumbprint(crypto.SHA256) // RFC 7638
+	i.public = jose.JSONWebKey{Key: key.Public(), Algorithm: string(jose.RS256), Use: "sig"}
+	thumbprint, err := i.public.Thumbprint(crypto.SHA256) // RFC 7638
 	if err != nil {
-		return signingKey{}, fmt.Errorf("devissuer: the signing key's thumbprint: %w", err)
+		return fmt.Errorf("devissuer: the signing key's thumbprint: %w", err)
 	}
-	public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
+	i.public.KeyID = base64.RawURLEncoding.EncodeToString(thumbprint)
 	// RS256 because cosign takes tokens in other algorithms from files only.
-	signer, err := jose.NewSigner(
-		jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: public.KeyID}},
-		(&jose.SignerOptions{}).WithType("JWT"))
+	i.signer, err = jose.NewSigner(jose.SigningKey{Algorithm: jose.RS256, Key: jose.JSONWebKey{Key: key, KeyID: i.public.KeyID}}, (&jose.SignerOptions{}).WithType("JWT"))
 	if err != nil {
-		return signingKey{}, fmt.Errorf("devissuer: making a signer: %w", err)
+		return fmt.Errorf("devissuer: making a signer: %w", err)
 	}
-	return signingKey{signer: signer, public: public}, nil
-}
-
-// sign makes the compact serialisation of the payload.
-func (k *signingKey) sign(payload []byte) (string, error) {
-	jws, err := k.signer.Sign(payload)
-	if err != nil {
-		return "", fmt.Errorf("devissuer: signing a token: %w", err)
-	}
-	token, err := jws.CompactSerialize()
-	if err != nil {
-		return "", fmt.Errorf("devissuer: writing a token: %w", err)
-	}
-	return token, nil
-}
-
-// jwks is the key as it is served (RFC 7517 §5).
-func (k *signingKey) jwks() jose.JSONWebKeySet {
-	return jose.JSONWebKeySet{Keys: []jose.JSONWebKey{k.public}}
+	return nil
 }

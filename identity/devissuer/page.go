@@ -34,6 +34,7 @@ type page struct {
 	Code                 string   // a code to copy
 	Form                 *signIn  // the sign-in form
 	Links                []string // the issuer's addresses
+	Redirect             string   // where the form's answer redirects to
 }
 
 // signIn is the sign-in form of both flows.
@@ -58,7 +59,7 @@ func loginPage(w http.ResponseWriter, status int, values url.Values, problem str
 		}
 	}
 	servePage(w, status, page{Title: "Sign in", Heading: "Sign in", Problem: problem, Form: f,
-		Text: values.Get("client_id") + " asks who you are."}, values.Get("redirect_uri"))
+		Text: values.Get("client_id") + " asks who you are.", Redirect: values.Get("redirect_uri")})
 }
 
 func devicePage(w http.ResponseWriter, status int, values url.Values, problem string) {
@@ -81,7 +82,7 @@ func (i *Issuer) showIndex(w http.ResponseWriter, _ *http.Request) {
 
 // servePage writes a page. Browsers apply form-action to where a form's answer
 // redirects as well, so the client's redirect URI is named when there is one.
-func servePage(w http.ResponseWriter, status int, p page, redirects ...string) {
+func servePage(w http.ResponseWriter, status int, p page) {
 	var b bytes.Buffer
 	if err := pageTemplate.Execute(&b, struct {
 		page
@@ -93,7 +94,7 @@ func servePage(w http.ResponseWriter, status int, p page, redirects ...string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/html; charset=utf-8")
 	h.Set("Content-Security-Policy", "default-src 'none'; style-src '"+styleHash+
-		"'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formTargets(redirects))
+		"'; base-uri 'none'; frame-ancestors 'none'; form-action 'self'"+formTarget(p.Redirect))
 	h.Set("X-Frame-Options", "DENY")
 	// Not no-referrer: it would make browsers send "Origin: null" with the form.
 	h.Set("Referrer-Policy", "same-origin")
@@ -101,20 +102,17 @@ func servePage(w http.ResponseWriter, status int, p page, redirects ...string) {
 	_, _ = b.WriteTo(w) // a failed write means that the client went away
 }
 
-// formTargets are the origins of the redirect URIs as CSP sources. CSP has no
-// syntax for IPv6 literals, so for one the scheme stands alone: the URIs have
-// been checked to be on loopback.
-func formTargets(redirects []string) string {
-	var b strings.Builder
-	for _, r := range redirects {
-		u, err := url.Parse(r)
-		switch {
-		case err != nil || u.Host == "":
-		case strings.Contains(u.Host, "["):
-			b.WriteString(" http:")
-		default:
-			b.WriteString(" http://" + u.Host)
-		}
+// formTarget is the origin of a redirect URI as a CSP source. CSP has no syntax for
+// IPv6 literals, so for one the scheme stands alone: the URI has been checked to be
+// on loopback.
+func formTarget(redirect string) string {
+	u, err := url.Parse(redirect)
+	switch {
+	case err != nil || u.Host == "":
+		return ""
+	case strings.Contains(u.Host, "["):
+		return " http:"
+	default:
+		return " http://" + u.Host
 	}
-	return b.String()
 }

@@ -1,19 +1,18 @@
 package devissuer
 
 import (
-	"sync"
+	"iter"
 	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
 )
 
 // store keeps a bounded number of values for a while, under keys that can't be
-// guessed. When it is full, the oldest makes room.
+// guessed. When it is full, the oldest makes room. Issuer.mu guards it.
 type store[V any] struct {
-	most int
-	life time.Duration
-	now  func() time.Time
-
-	mu      sync.Mutex
-	entries map[string]entry[V]
+	life    time.Duration
+	now     func() time.Time
+	entries *simplelru.LRU[string, *entry[V]] // Peek leaves them in the order in which they came
 }
 
 type entry[V any] struct {
@@ -22,60 +21,33 @@ type entry[V any] struct {
 }
 
 func newStore[V any](most int, life time.Duration, now func() time.Time) *store[V] {
-	return &store[V]{most: most, life: life, now: now, entries: make(map[string]entry[V])}
+	entries, _ := simplelru.NewLRU[string, *entry[V]](most, nil) // it fails for a size below 1
+	return &store[V]{life: life, now: now, entries: entries}
 }
 
-// put keeps the value under the key.
 func (s *store[V]) put(key string, value V) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	oldest := ""
-	for k, e := range s.entries {
-		// An expired value is kept for one more life, to be told from one
-		// that never was.
-		if now.After(e.expires.Add(s.life)) {
-			delete(s.entries, k)
-		} else if oldest == "" || e.expires.Before(s.entries[oldest].expires) {
-			oldest = k
-		}
-	}
-	if len(s.entries) >= s.most {
-		delete(s.entries, oldest)
-	}
-	s.entries[key] = entry[V]{value: value, expires: now.Add(s.life)}
+	s.entries.Add(key, &entry[V]{value, s.now().Add(s.life)})
 }
 
-// change calls f with the value under the key, and keeps what f made of it, or
-// drops it when f returns false. It reports whether the key is known and, if
-// so, whether its value had expired, in which case f isn't called.
-func (s *store[V]) change(key string, f func(*V) (keep bool)) (known, expired bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	e, ok := s.entries[key]
-	if !ok {
-		return false, false
+// get is the value under the key: nil where there is none, or where it has expired,
+// which known tells from the other.
+func (s *store[V]) get(key string) (v *V, known bool) {
+	e, known := s.entries.Peek(key)
+	if !known || !s.now().Before(e.expires) {
+		return nil, known
 	}
-	if !s.now().Before(e.expires) {
-		return true, true
-	}
-	if f(&e.value) {
-		s.entries[key] = e
-	} else {
-		delete(s.entries, key)
-	}
-	return true, false
+	return &e.value, true
 }
 
-// find is the key of a live value that matches, or "".
-func (s *store[V]) find(match func(V) bool) string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := s.now()
-	for k, e := range s.entries {
-		if now.Before(e.expires) && match(e.value) {
-			return k
+func (s *store[V]) remove(key string) { s.entries.Remove(key) }
+
+// live are the values that haven't expired.
+func (s *store[V]) live() iter.Seq[*V] {
+	return func(yield func(*V) bool) {
+		for _, key := range s.entries.Keys() {
+			if v, _ := s.get(key); v != nil && !yield(v) {
+				return
+			}
 		}
 	}
-	return ""
 }

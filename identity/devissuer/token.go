@@ -16,21 +16,17 @@ const (
 
 // redeem is the token endpoint (RFC 6749 §3.2).
 func (i *Issuer) redeem(r *http.Request, values url.Values) (map[string]any, error) {
-	client, problem := clientOf(r, values)
-	if problem != nil {
-		return nil, problem
+	client, err := clientOf(r, values)
+	if err != nil {
+		return nil, err
 	}
-	var done login
-	switch values.Get("grant_type") {
-	case grantCode:
-		done, problem = i.redeemCode(client, values)
-	case grantDevice:
-		done, problem = i.redeemDevice(client, values)
-	default:
-		problem = refuse("unsupported_grant_type", "expected authorization_code or device_code")
+	redeem := map[string]func(string, url.Values) (login, error){grantCode: i.redeemCode, grantDevice: i.redeemDevice}[values.Get("grant_type")]
+	if redeem == nil {
+		return nil, refuse("unsupported_grant_type", "expected authorization_code or device_code")
 	}
-	if problem != nil {
-		return nil, problem
+	done, err := redeem(client, values)
+	if err != nil {
+		return nil, err
 	}
 	return i.tokens(r, done)
 }
@@ -38,7 +34,7 @@ func (i *Issuer) redeem(r *http.Request, values url.Values) (map[string]any, err
 // clientOf is the client's id, from the body or, as some libraries send it,
 // from basic authentication (RFC 6749 §2.3.1). Clients are public: a secret
 // proves nothing and is ignored.
-func clientOf(r *http.Request, values url.Values) (string, *oauthError) {
+func clientOf(r *http.Request, values url.Values) (string, error) {
 	client := values.Get("client_id")
 	if user, _, ok := r.BasicAuth(); ok {
 		id, err := url.QueryUnescape(user)
@@ -55,21 +51,19 @@ func clientOf(r *http.Request, values url.Values) (string, *oauthError) {
 
 // redeemCode takes the code, which is gone whether or not the rest is right:
 // whoever guesses has one try.
-func (i *Issuer) redeemCode(client string, values url.Values) (login, *oauthError) {
-	var l login
-	known, expired := i.codes.change(values.Get("code"), func(v *login) (keep bool) {
-		l = *v
-		return false
-	})
+func (i *Issuer) redeemCode(client string, values url.Values) (login, error) {
+	code := values.Get("code")
+	l, _ := i.codes.get(code)
+	i.codes.remove(code)
 	switch {
-	case !known || expired:
+	case l == nil:
 		return login{}, refuse("invalid_grant", "the code is unknown, used or expired: sign in again")
 	case l.clientID != client || l.redirectURI != values.Get("redirect_uri"):
 		return login{}, refuse("invalid_grant", "client_id or redirect_uri differ from the authorization request's")
 	case !verifies(values.Get("code_verifier"), l.challenge):
 		return login{}, refuse("invalid_grant", "code_verifier does not answer the code_challenge")
 	}
-	return l, nil
+	return *l, nil
 }
 
 // tokens gives those of a finished login (OpenID Connect Core 1.0 §3.1.3.3). The
@@ -87,7 +81,8 @@ func (i *Issuer) tokens(r *http.Request, done login) (map[string]any, error) {
 	if err != nil {
 		return nil, err
 	}
-	claims["at_hash"] = accessTokenHash(access)
+	sum := sha256.Sum256([]byte(access)) // at_hash for RS256 is its left half (§3.1.3.6)
+	claims["at_hash"] = base64.RawURLEncoding.EncodeToString(sum[:sha256.Size/2])
 	token, err := i.Token(claims)
 	if err != nil {
 		return nil, err
@@ -100,13 +95,6 @@ func (i *Issuer) tokens(r *http.Request, done login) (map[string]any, error) {
 		"id_token":     token,
 		"scope":        "openid email profile",
 	}, nil
-}
-
-// accessTokenHash is at_hash for RS256: the left half of the token's SHA-256
-// (OpenID Connect Core 1.0 §3.1.3.6).
-func accessTokenHash(access string) string {
-	sum := sha256.Sum256([]byte(access))
-	return base64.RawURLEncoding.EncodeToString(sum[:sha256.Size/2])
 }
 
 // fail answers a failure that is ours.

@@ -5,10 +5,10 @@ package extension
 
 import (
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"fmt"
 	"unicode/utf8"
 
+	"golang.org/x/crypto/cryptobyte"
 	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/tbs"
@@ -65,7 +65,7 @@ func (s Set) Extensions() ([]pkix.Extension, error) {
 			return nil, fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 		}
 		start := len(buf)
-		if buf = append(buf, v...); r.encoding == utf8String {
+		if buf = append(buf, v...); !r.raw {
 			buf = tbs.Wrap(buf, start, cryptobyteasn1.UTF8String)
 		}
 		out = append(out, pkix.Extension{Id: r.oid, Value: buf[start:len(buf):len(buf)]})
@@ -136,21 +136,17 @@ func read(extensions []pkix.Extension) (s Set, values [32]string, err error) {
 }
 
 func decode(r *row, value []byte) (string, error) {
-	if r.encoding == utf8String {
-		var v asn1.RawValue
-		rest, err := asn1.Unmarshal(value, &v)
-		if err != nil || len(rest) > 0 || v.Class != asn1.ClassUniversal || v.Tag != asn1.TagUTF8String || v.IsCompound {
-			return "", fmt.Errorf("extension %d (%s) is not one DER UTF8String", r.arc, r.name)
-		}
-		value = v.Bytes
+	text := cryptobyte.String(value)
+	if outer := text; !r.raw && (!outer.ReadASN1(&text, cryptobyteasn1.UTF8String) || !outer.Empty()) {
+		return "", fmt.Errorf("extension %d (%s) is not one DER UTF8String", r.arc, r.name)
 	}
-	if len(value) == 0 {
+	switch {
+	case len(text) == 0:
 		return "", fmt.Errorf("extension %d (%s) is empty", r.arc, r.name)
-	}
-	if !utf8.Valid(value) {
+	case !utf8.Valid(text):
 		return "", fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 	}
-	return string(value), nil
+	return string(text), nil
 }
 
 // Map is the values of s that aren't empty, by the names of [Fields], with the

@@ -1,7 +1,6 @@
 package extension
 
 import (
-	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
 	"encoding/hex"
@@ -20,15 +19,15 @@ type SAN struct {
 // oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
 var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
-// The tags of a GeneralName (RFC 5280 §4.2.1.6).
+// The tags of a GeneralName (RFC 5280 §4.2.1.6): those that are texts, and those that are shown in hex.
+var (
+	textNames  = map[cbasn1.Tag]string{1: "email", 2: "dns", 6: "uri"}
+	otherNames = map[cbasn1.Tag]string{4: "directory name", 8: "registered id"}
+)
+
 const (
-	tagOtherName     = 0
-	tagEmail         = 1
-	tagDNS           = 2
-	tagDirectoryName = 4
-	tagURI           = 6
-	tagIP            = 7
-	tagRegisteredID  = 8
+	tagOtherName = 0
+	tagIP        = 7
 )
 
 // SANs reads the bytes of the SAN: crypto/x509 parses URIs, and would show
@@ -59,35 +58,28 @@ func SANs(cert *x509.Certificate) []SAN {
 
 func san(tag cbasn1.Tag, value cryptobyte.String) SAN {
 	const class, constructed = 0xc0, 0x20 // X.690 §8.1.2
-	if tag&class != 0x80 {
-		return SAN{"malformed", hex.EncodeToString(value)}
-	}
-	switch number := tag &^ (class | constructed); number {
-	case tagOtherName:
+	kind := "unknown name"
+	switch number := tag &^ (class | constructed); {
+	case tag&class != 0x80:
+		kind = "malformed"
+	case number == tagOtherName:
 		return otherName(value)
-	case tagEmail:
-		return SAN{"email", string(value)}
-	case tagDNS:
-		return SAN{"dns", string(value)}
-	case tagURI:
-		return SAN{"uri", string(value)}
-	case tagIP:
+	case textNames[number] != "":
+		return SAN{textNames[number], string(value)}
+	case number == tagIP:
 		if ip, ok := netip.AddrFromSlice(value); ok {
 			return SAN{"ip", ip.String()}
 		}
-		return SAN{"malformed ip", hex.EncodeToString(value)}
-	case tagDirectoryName:
-		return SAN{"directory name", hex.EncodeToString(value)}
-	case tagRegisteredID:
-		return SAN{"registered id", hex.EncodeToString(value)}
-	default:
-		return SAN{"unknown name", hex.EncodeToString(value)}
+		kind = "malformed ip"
+	case otherNames[number] != "":
+		kind = otherNames[number]
 	}
+	return SAN{kind, hex.EncodeToString(value)}
 }
 
 // otherName reads a username: OID, then an explicit [0] with a UTF8String.
 func otherName(value cryptobyte.String) SAN {
-	whole := bytes.Clone(value)
+	whole := value
 	var oid asn1.ObjectIdentifier
 	var explicit, text cryptobyte.String
 	if value.ReadASN1ObjectIdentifier(&oid) && oid.Equal(OtherNameOID) &&

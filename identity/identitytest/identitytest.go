@@ -14,7 +14,6 @@ import (
 	"net/http/httptest"
 	"sync"
 	"testing"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
@@ -39,7 +38,6 @@ type Issuer struct {
 	URL string
 
 	dev  *devissuer.Issuer
-	now  func() time.Time
 	key  *rsa.PrivateKey
 	done chan struct{} // closed when the test ends
 
@@ -48,25 +46,16 @@ type Issuer struct {
 	requests map[string]int
 }
 
-// Option changes how New sets an issuer up.
-type Option func(*Issuer)
-
-// WithClock makes the issuer, and the verifiers made from it, live by the clock.
-func WithClock(now func() time.Time) Option { return func(i *Issuer) { i.now = now } }
-
 // New starts an issuer that ends with the test.
-func New(t testing.TB, options ...Option) *Issuer {
+func New(t testing.TB) *Issuer {
 	t.Helper()
 	server := httptest.NewUnstartedServer(nil)
 	i := &Issuer{
-		URL: "http://" + server.Listener.Addr().String(), now: time.Now, key: borrowKey(t),
+		URL: "http://" + server.Listener.Addr().String(), key: borrowKey(t),
 		done: make(chan struct{}), broken: make(map[string]http.Handler), requests: make(map[string]int),
 	}
-	for _, o := range options {
-		o(i)
-	}
 	var err error
-	if i.dev, err = devissuer.New(devissuer.Options{URL: i.URL, Key: i.key, Now: i.now}); err != nil {
+	if i.dev, err = devissuer.New(devissuer.Options{URL: i.URL, Key: i.key}); err != nil {
 		t.Fatalf("identitytest: %v", err)
 	}
 	server.Config.Handler = i.handler()
@@ -110,13 +99,7 @@ func (i *Issuer) Token(t testing.TB, claims map[string]any) string {
 
 // Config is the issuer's configuration for identity.NewVerifier, of type email.
 func (i *Issuer) Config() identity.IssuerConfig {
-	return identity.IssuerConfig{
-		URL:                   i.URL,
-		Audiences:             []string{Audience},
-		Type:                  identity.TypeEmail,
-		Allow:                 "true",
-		AllowInsecureLoopback: true,
-	}
+	return identity.IssuerConfig{URL: i.URL, Audiences: []string{Audience}, Type: identity.TypeEmail, Allow: "true", AllowInsecureLoopback: true}
 }
 
 // Verifier makes a verifier that trusts the issuer, as Config says or, when any
@@ -126,21 +109,15 @@ func (i *Issuer) Verifier(t testing.TB, configs ...identity.IssuerConfig) *ident
 	if len(configs) == 0 {
 		configs = []identity.IssuerConfig{i.Config()}
 	}
-	v, err := identity.NewVerifier(configs, identity.Options{Now: i.now})
+	v, err := identity.NewVerifier(configs, identity.Options{})
 	if err != nil {
 		t.Fatalf("identitytest: %v", err)
 	}
 	return v
 }
 
-// Principal is who a real verifier says that Token's token speaks of.
-func (i *Issuer) Principal(t testing.TB, claims map[string]any) identity.Principal {
-	t.Helper()
-	return i.PrincipalAs(t, i.Config(), claims)
-}
-
-// PrincipalAs is Principal with the issuer configured otherwise, for the other
-// types of issuer.
+// PrincipalAs is who a real verifier says that Token's token speaks of, with the issuer
+// configured so.
 func (i *Issuer) PrincipalAs(t testing.TB, config identity.IssuerConfig, claims map[string]any) identity.Principal {
 	t.Helper()
 	who, err := i.Verifier(t, config).Authenticate(t.Context(), i.Token(t, claims))
@@ -154,7 +131,8 @@ func (i *Issuer) PrincipalAs(t testing.TB, config identity.IssuerConfig, claims 
 // with the claims speaks of.
 func Principal(t testing.TB, claims map[string]any) identity.Principal {
 	t.Helper()
-	return New(t).Principal(t, claims)
+	i := New(t)
+	return i.PrincipalAs(t, i.Config(), claims)
 }
 
 // keyPool lends the process's RSA keys to issuers.

@@ -92,16 +92,6 @@ func TestVerifierSeesFaults(t *testing.T) {
 	}
 }
 
-// The issuer and its verifiers live by one clock.
-func TestIssuerAndVerifiersLiveByOneClock(t *testing.T) {
-	t.Parallel()
-	now := time.Date(2040, 5, 6, 7, 8, 9, 0, time.UTC)
-	i := identitytest.New(t, identitytest.WithClock(func() time.Time { return now }))
-	if who := i.Principal(t, nil); who.IsZero() {
-		t.Error("zero")
-	}
-}
-
 // keyID is the key id that the issuer publishes the public key under.
 func keyID(t *testing.T, public crypto.PublicKey) string {
 	t.Helper()

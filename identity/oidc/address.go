@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/netip"
 	"slices"
 	"syscall"
-	"time"
 )
 
 // refusedNetworks are those of no issuer on the public Internet: what a name
@@ -52,7 +50,7 @@ var loopbackNetworks = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), neti
 
 // dialPolicy says which addresses may be connected to: those of the public
 // Internet, and of the networks that the issuer's configuration allows.
-type dialPolicy struct{ allowed []netip.Prefix }
+type dialPolicy []netip.Prefix
 
 var errAddress = errors.New("the address is not one of the public Internet, and allow_networks doesn't allow it")
 
@@ -62,13 +60,13 @@ func (p dialPolicy) check(a netip.Addr) error {
 	zoned := a.Zone() != ""
 	a = a.WithZone("").Unmap()
 	in := func(n netip.Prefix) bool { return n.Contains(a) }
-	if slices.ContainsFunc(p.allowed, in) {
+	if slices.ContainsFunc(p, in) {
 		return nil
 	}
 	if nat64.Contains(a) {
 		b := a.As16()
 		a = netip.AddrFrom4([4]byte(b[12:]))
-		if slices.ContainsFunc(p.allowed, in) {
+		if slices.ContainsFunc(p, in) {
 			return nil
 		}
 	}
@@ -82,20 +80,9 @@ func (p dialPolicy) check(a netip.Addr) error {
 // resolved, at the moment before the connection, so no answer of a name server
 // can come between the check and its use.
 func (p dialPolicy) control(_ context.Context, network, address string, _ syscall.RawConn) error {
-	if network != "tcp4" && network != "tcp6" {
+	at, err := netip.ParseAddrPort(address)
+	if network != "tcp4" && network != "tcp6" || err != nil || p.check(at.Addr()) != nil {
 		return fmt.Errorf("connecting to %s over %s: %w", address, network, errAddress)
 	}
-	at, err := netip.ParseAddrPort(address)
-	if err != nil {
-		return fmt.Errorf("connecting to %s: %w", address, errAddress)
-	}
-	if err := p.check(at.Addr()); err != nil {
-		return fmt.Errorf("connecting to %s: %w", address, err)
-	}
 	return nil
-}
-
-// dialer connects to what the policy allows, and to nothing else.
-func (p dialPolicy) dialer(timeout time.Duration) *net.Dialer {
-	return &net.Dialer{Timeout: timeout, ControlContext: p.control}
 }

@@ -29,12 +29,10 @@ const (
 // needed: one fetch at a time, however many tokens wait for it.
 type cache struct {
 	issuer  string
-	source  jwksSource
-	now     func() time.Time
-	maxAge  time.Duration // older keys are not used
-	places  *Places
-	pattern *patternKeys // whose issuer it is; nil for a configured one
-	fetched func(Fetched)
+	source  func(context.Context) (jwks, error) // asked one thing at a time
+	maxAge  time.Duration                       // older keys are not used
+	pattern *patternKeys                        // whose issuer it is; nil for a configured one
+	Options
 
 	keys   atomic.Pointer[keySet]
 	used   atomic.Int64 // Unix seconds of the last token
@@ -64,7 +62,7 @@ type fetch struct {
 // made the signature; IssuerUnavailable when that can't be known at the moment, and
 // IssuerKeyUnusable when its key is one that we can't use; or ctx's own.
 func (c *cache) verify(ctx context.Context, t *Token) error {
-	arrived := c.now()
+	arrived := c.Now()
 	c.used.Store(arrived.Unix())
 	if s := c.usable(arrived); s != nil {
 		if known, err := s.verify(t); known {
@@ -75,11 +73,11 @@ func (c *cache) verify(ctx context.Context, t *Token) error {
 		}
 	}
 	shares := c.shares(ctx)
-	if !c.places.take(shares) {
+	if !c.Places.take(shares) {
 		return fault.New(fault.IssuerUnavailable, "too many requests wait for the keys of the identity token's issuer; try again").
 			With("dependency", "issuer").After(max(c.untilDue(), time.Second))
 	}
-	defer c.places.leave(shares)
+	defer c.Places.leave(shares)
 	for {
 		f, err := c.newer(ctx, arrived)
 		if err != nil {
@@ -90,7 +88,7 @@ func (c *cache) verify(ctx context.Context, t *Token) error {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the issuer's keys: %w", context.Cause(ctx))
 		}
-		s := c.usable(c.now())
+		s := c.usable(c.Now())
 		var refused error
 		if s != nil {
 			var known bool
@@ -180,7 +178,7 @@ func (c *cache) untilDueLocked() time.Duration {
 	if c.last == nil {
 		return 0
 	}
-	since := c.now().Sub(c.last.began)
+	since := c.Now().Sub(c.last.began)
 	return min(max(c.gap-since, 0), c.gap) // also when the clock was set back
 }
 
@@ -202,25 +200,21 @@ func (c *cache) startLocked(ctx context.Context, delay time.Duration) *fetch {
 func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 	_ = wait.For(ctx, delay) // a fetch whose ctx has ended says so
 	c.mu.Lock()
-	f.began = c.now()
+	f.began = c.Now()
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
-	got, err := c.source.fetch(ctx)
-	told := Fetched{Issuer: c.issuer}
-	if err != nil {
-		err = truncated(err)
-		told.Err = err
-	} else {
-		before := c.keys.Load()
-		if before == nil || !slices.Equal(before.passedOver, got.passedOver) {
+	got, err := c.source(ctx)
+	told := Fetched{Issuer: c.issuer, Err: truncated(err)}
+	if err == nil {
+		if before := c.keys.Load(); before == nil || !slices.Equal(before.passedOver, got.passedOver) {
 			told.PassedOver = got.passedOver
 		}
 		got.fresh = min(got.fresh, c.maxAge) // or no key would serve in between
-		c.keys.Store(newKeySet(got, f.began))
+		c.keys.Store(&keySet{got, f.began})
 	}
 	c.mu.Lock()
-	f.err = err
+	f.err = told.Err
 	c.current, c.last = nil, f
 	if err == nil || c.gap == 0 {
 		c.gap = demandGap
@@ -228,7 +222,7 @@ func (c *cache) run(ctx context.Context, f *fetch, delay time.Duration) {
 		c.gap = min(2*c.gap, failureGap)
 	}
 	c.mu.Unlock()
-	c.fetched(told)
+	c.Fetched(told)
 	close(f.done)
 }
 
@@ -239,7 +233,7 @@ func (c *cache) refreshIn() time.Duration {
 	if s == nil {
 		return 0
 	}
-	return max(s.fresh*9/10-c.now().Sub(s.fetched), 0)
+	return max(s.fresh*9/10-c.Now().Sub(s.fetched), 0)
 }
 
 func (c *cache) status() Status {
@@ -250,7 +244,7 @@ func (c *cache) status() Status {
 	}
 	c.mu.Unlock()
 	if keys := c.keys.Load(); keys != nil {
-		s.KeysAge = c.now().Sub(keys.fetched)
+		s.KeysAge = c.Now().Sub(keys.fetched)
 		s.Ready = s.KeysAge < c.maxAge
 		s.PassedOver = keys.passedOver
 	}

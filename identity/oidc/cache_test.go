@@ -81,7 +81,7 @@ func TestUnknownKeysCostFewRequests(t *testing.T) {
 	rsaKeys()
 	synctest.Test(t, func(t *testing.T) {
 		v, w, a := clocked(t)
-		v.keys[0].exact.places.Resize(1000 * partOfIssuer)
+		v.keys[0].exact.Places.Resize(1000 * partOfIssuer)
 		if _, err := v.Authenticate(t.Context(), fresh(t, 0, "k0")); err != nil {
 			t.Fatal(err)
 		}
@@ -216,7 +216,7 @@ func TestPatternKeysAreBounded(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		warm.keys.Store(newKeySet(jwks{fresh: defaultFresh}, time.Now()))
+		warm.keys.Store(&keySet{jwks{fresh: defaultFresh}, time.Now()})
 		refused := 0
 		for i := range 2 * maxIssuers { // of ever other clients
 			if _, err := p.cache(fmt.Sprint(i), clientOfNetwork(1+i)); err != nil {
@@ -295,7 +295,7 @@ func TestProvenIssuersAreDroppedLast(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c.keys.Store(newKeySet(jwks{}, time.Now()))
+			c.keys.Store(&keySet{jwks{}, time.Now()})
 		}
 		if p.caches["real"] != known {
 			t.Error("an issuer that verified a token was dropped for one that didn't")

@@ -122,18 +122,17 @@ func parseNetwork(s string) (netip.Prefix, error) {
 	return p, nil
 }
 
-// dialPolicy is what may be connected to. c was checked.
-func (c *Config) dialPolicy() (dialPolicy, error) {
-	var p dialPolicy
+// dialPolicy is what may be connected to, beside the public Internet.
+func (c *Config) dialPolicy() (p dialPolicy, err error) {
 	for _, s := range c.AllowNetworks {
 		n, err := parseNetwork(s)
 		if err != nil {
 			return p, err
 		}
-		p.allowed = append(p.allowed, n)
+		p = append(p, n)
 	}
 	if c.AllowInsecureLoopback {
-		p.allowed = append(p.allowed, loopbackNetworks...)
+		p = append(p, loopbackNetworks...)
 	}
 	return p, nil
 }

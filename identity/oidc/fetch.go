@@ -1,6 +1,7 @@
 package oidc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -132,14 +133,7 @@ func secureURL(u *url.URL, insecure bool) bool {
 
 // hostPort is a URL's host in lower case, with its port written out.
 func hostPort(u *url.URL) string {
-	port := u.Port()
-	switch {
-	case port != "":
-	case u.Scheme == "http":
-		port = "80"
-	default:
-		port = "443"
-	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80"}[u.Scheme], "443")
 	return net.JoinHostPort(strings.ToLower(u.Hostname()), port)
 }
 
@@ -167,7 +161,12 @@ func (f *fetcher) jwks(ctx context.Context, from string) (jwks, error) {
 
 // truncated keeps an answer that a dependency put into its error from filling
 // the log.
-func truncated(err error) error { return oneline.Error(err, 300) }
+func truncated(err error) error {
+	if err == nil {
+		return nil
+	}
+	return oneline.Error(err, 300)
+}
 
 // How long keys serve before they are fetched again. An issuer says it with
 // Cache-Control, within bounds: keys that it removes stop working within

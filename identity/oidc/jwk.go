@@ -2,6 +2,7 @@ package oidc
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -48,11 +49,8 @@ func parseJWK(raw json.RawMessage) (k jwk, err error) {
 	if k.id, err = keyID(members["kid"]); err != nil {
 		return k, err
 	}
-	text := func(name string) string {
-		var s string
-		if json.Unmarshal(members[name], &s) != nil {
-			return ""
-		}
+	text := func(name string) (s string) {
+		_ = json.Unmarshal(members[name], &s) // "" where it is no text
 		return s
 	}
 	kind, use := text("kty"), text("use")
@@ -75,16 +73,16 @@ func parseJWK(raw json.RawMessage) (k jwk, err error) {
 	default:
 		err = fmt.Errorf("its kty %s is unknown", claim.Quote(kind))
 	}
-	if err != nil {
+	switch named := CanonicalAlgorithm(text("alg")); {
+	case err != nil:
 		return k, err
+	case named == "":
+		k.algorithms = can
+	case slices.Contains(can, named):
+		k.algorithms = []string{named}
+	default:
+		return k, fmt.Errorf("its alg %s isn't one that its type can verify", claim.Quote(named))
 	}
-	if named := CanonicalAlgorithm(text("alg")); named != "" {
-		if !slices.Contains(can, named) {
-			return k, fmt.Errorf("its alg %s isn't one that its type can verify", claim.Quote(named))
-		}
-		can = []string{named}
-	}
-	k.algorithms = can
 	return k, nil
 }
 
@@ -113,11 +111,8 @@ func octets(name, text string) ([]byte, error) {
 
 func rsaKey(n, e string) (crypto.PublicKey, error) {
 	modulus, err := octets("n", n)
-	if err != nil {
-		return nil, err
-	}
-	exponent, err := octets("e", e)
-	if err != nil {
+	exponent, eErr := octets("e", e)
+	if err := cmp.Or(err, eErr); err != nil {
 		return nil, err
 	}
 	k := &rsa.PublicKey{N: new(big.Int).SetBytes(modulus)}

@@ -188,7 +188,7 @@ func TestKeysThatArePassedOverAreNamed(t *testing.T) {
 		usable := with(rsaMembers(key(1)), map[string]any{"kid": "k1"})
 		forEncryption := with(usable, map[string]any{"kid": "k2", "use": "enc", "alg": "RSA-OAEP"})
 		v := publishing(t, keySetOf(t, c, usable, forEncryption))
-		v.keys[0].exact.fetched = func(f Fetched) { told = append(told, f) }
+		v.keys[0].exact.Fetched = func(f Fetched) { told = append(told, f) }
 		e := wantFault(t, v, reason, token(t, nil), fault.IssuerKeyUnusable)
 		if !strings.Contains(e.Public, reason) || !strings.Contains(e.Public, `"k0"`) || strings.Contains(e.Public, "fetched") || strings.Contains(e.Public, "new token") {
 			t.Errorf("%s: %q", reason, e.Public)

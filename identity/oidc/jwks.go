@@ -21,12 +21,6 @@ const (
 	fileFresh       = 10 * time.Second // for keys in a file
 )
 
-// jwksSource is where the keys of one issuer come from. A cache asks it one
-// thing at a time.
-type jwksSource interface {
-	fetch(ctx context.Context) (jwks, error)
-}
-
 // jwks is the keys of an issuer (RFC 7517 §5).
 type jwks struct {
 	keys       []jwk             // that can be used
@@ -47,7 +41,7 @@ type jwksServer struct {
 
 // server is the way to the keys of an issuer.
 func (k *Keys) server(issuer string) *jwksServer {
-	return &jwksServer{fetcher: k.fetcher, issuer: issuer, now: k.now, url: k.config.JWKSURL}
+	return &jwksServer{fetcher: k.fetcher, issuer: issuer, now: k.options.Now, url: k.config.JWKSURL}
 }
 
 func (s *jwksServer) fetch(ctx context.Context) (jwks, error) {
@@ -66,14 +60,10 @@ func (s *jwksServer) fetch(ctx context.Context) (jwks, error) {
 	return got, err
 }
 
-// jwksFile is keys that the operator put there, for a place without a way to
-// the issuer. It is read again while the process runs.
-type jwksFile struct{ path setting.Path }
-
-func (f jwksFile) fetch(context.Context) (jwks, error) { return f.read() }
-
-func (f jwksFile) read() (jwks, error) {
-	content, err := durable.ReadPlain(string(f.path), maxBody)
+// readJWKS reads keys that the operator put there, for a place without a way to
+// the issuer. They are read again while the process runs.
+func readJWKS(path setting.Path) (jwks, error) {
+	content, err := durable.ReadPlain(string(path), maxBody)
 	if err != nil {
 		return jwks{}, fmt.Errorf("keys: %w", err)
 	}

@@ -153,7 +153,7 @@ func TestDiscoveryIsAskedAgain(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r := (&Keys{fetcher: f, now: time.Now}).server("https://issuer.example")
+		r := (&Keys{fetcher: f, options: Options{Now: time.Now}}).server("https://issuer.example")
 		fetch := func(name string, requests int, fails bool) {
 			t.Helper()
 			before := w.count()

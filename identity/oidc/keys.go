@@ -56,7 +56,7 @@ type Fetched struct {
 // They are safe for concurrent use.
 type Keys struct {
 	config  Config
-	now     func() time.Time
+	options Options
 	fetcher *fetcher     // nil where the keys are in a file
 	exact   *cache       // where the configuration has a URL
 	pattern *patternKeys // where it has a pattern
@@ -64,18 +64,17 @@ type Keys struct {
 
 // NewKeys reads the files that c names, which was checked, and makes no request.
 func NewKeys(c Config, o Options) (*Keys, error) {
-	k := &Keys{config: c, now: o.Now}
-	newCache := func(issuer string, from jwksSource) *cache {
-		return &cache{issuer: issuer, source: from, now: o.Now, maxAge: c.MaxKeysAge, places: o.Places, pattern: k.pattern, fetched: o.Fetched}
+	k := &Keys{config: c, options: o}
+	newCache := func(issuer string, from func(context.Context) (jwks, error)) *cache {
+		return &cache{issuer: issuer, source: from, maxAge: c.MaxKeysAge, pattern: k.pattern, Options: o}
 	}
 	if c.JWKSFile != "" {
-		from := jwksFile{c.JWKSFile}
-		got, err := from.read()
+		got, err := readJWKS(c.JWKSFile)
 		if err != nil {
 			return nil, err
 		}
-		k.exact = newCache(c.URL, from)
-		k.exact.keys.Store(newKeySet(got, o.Now()))
+		k.exact = newCache(c.URL, func(context.Context) (jwks, error) { return readJWKS(c.JWKSFile) })
+		k.exact.keys.Store(&keySet{got, o.Now()})
 		return k, nil
 	}
 	var err error
@@ -83,9 +82,9 @@ func NewKeys(c Config, o Options) (*Keys, error) {
 		return nil, err
 	}
 	if c.Pattern != "" {
-		k.pattern = newPatternKeys(o.Now, func(issuer string) *cache { return newCache(issuer, k.server(issuer)) })
+		k.pattern = newPatternKeys(o.Now, func(issuer string) *cache { return newCache(issuer, k.server(issuer).fetch) })
 	} else {
-		k.exact = newCache(c.URL, k.server(c.URL))
+		k.exact = newCache(c.URL, k.server(c.URL).fetch)
 	}
 	return k, nil
 }

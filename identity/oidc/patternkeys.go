@@ -106,22 +106,18 @@ func (p *patternKeys) unprovenLocked() (n int) {
 // longest ago.
 func (p *patternKeys) leastMissedLocked() *cache {
 	return slices.MinFunc(slices.Collect(maps.Values(p.caches)), func(a, b *cache) int {
-		return cmp.Or(
-			falseFirst(a.proven.Load(), b.proven.Load()),
-			falseFirst(a.keys.Load() != nil, b.keys.Load() != nil),
-			cmp.Compare(a.used.Load(), b.used.Load()))
+		return cmp.Or(a.worth()-b.worth(), cmp.Compare(a.used.Load(), b.used.Load()))
 	})
 }
 
-func falseFirst(a, b bool) int {
-	switch {
-	case a == b:
-		return 0
-	case b:
-		return -1
-	default:
-		return 1
+func (c *cache) worth() (n int) {
+	if c.proven.Load() {
+		n += 2
 	}
+	if c.keys.Load() != nil {
+		n++
+	}
+	return n
 }
 
 // dropLocked forgets a cache, but not that its issuer verified a token.
@@ -166,18 +162,14 @@ type Places struct {
 // NewPlaces makes the places of a CA that serves so many requests at once; 0
 // means 256.
 func NewPlaces(requests int) *Places {
-	p := &Places{taken: make(map[any]int)}
-	p.Resize(requests)
-	return p
+	return &Places{requests: cmp.Or(requests, defaultRequests), taken: make(map[any]int)}
 }
 
 // Resize says how many requests the CA serves at once from now on.
 func (p *Places) Resize(requests int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.requests = requests; requests == 0 {
-		p.requests = defaultRequests
-	}
+	p.requests = cmp.Or(requests, defaultRequests)
 }
 
 // share is the part of all requests that a holder may have waiting.
@@ -227,11 +219,7 @@ func (c *cache) shares(ctx context.Context) []share {
 	if c.pattern == nil || c.proven.Load() {
 		return []share{all, {c, partOfIssuer}}
 	}
-	client := struct {
-		of   *patternKeys
-		from netip.Prefix
-	}{c.pattern, clientOf(ctx)}
-	return []share{all, {c.pattern, partOfIssuer}, {client, partOfClient}}
+	return []share{all, {c.pattern, partOfIssuer}, {[2]any{c.pattern, clientOf(ctx)}, partOfClient}}
 }
 
 type clientKey struct{}

@@ -33,23 +33,20 @@ func (k *Keys) Probe(ctx context.Context) []ProbeResult {
 	defer cancel()
 	var results []ProbeResult
 	ask := func(name string, do func() (string, error)) bool {
-		began := k.now()
+		began := k.options.Now()
 		detail, err := do()
-		if err != nil {
-			err = truncated(err)
-		}
-		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.now().Sub(began), Err: err})
+		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.options.Now().Sub(began), Err: truncated(err)})
 		return err == nil
 	}
-	from := jwksSource(jwksFile{k.config.JWKSFile})
+	from := func(context.Context) (jwks, error) { return readJWKS(k.config.JWKSFile) }
 	if k.fetcher != nil {
 		if k.config.JWKSURL == "" && !ask("discovery", func() (string, error) { return k.fetcher.discover(ctx, k.config.URL) }) {
 			return results
 		}
-		from = k.server(k.config.URL)
+		from = k.server(k.config.URL).fetch
 	}
 	ask("keys", func() (string, error) {
-		got, err := from.fetch(ctx)
+		got, err := from(ctx)
 		if err != nil {
 			return "", err
 		}
@@ -77,31 +74,29 @@ func DescribePassedOver(keys []string) string {
 // Category is the kind of failure of the last fetch in one or two words out of
 // a closed list, fit for anybody to read; empty when it did not fail.
 func (s Status) Category() string {
-	var (
-		name        *net.DNSError
-		certificate *tls.CertificateVerificationError
-		record      tls.RecordHeaderError
-		authority   x509.UnknownAuthorityError
-		network     *net.OpError
-		address     *url.Error
-		unusable    *unusableError
-	)
-	switch err := s.Err; {
+	err := s.Err
+	address, _ := errors.AsType[*url.Error](err)
+	switch {
 	case err == nil:
 		return ""
-	case errors.As(err, &unusable):
+	case is[*unusableError](err):
 		return "no usable key"
 	case errors.Is(err, errAddress):
 		return "address refused"
-	case errors.Is(err, context.DeadlineExceeded), errors.As(err, &address) && address.Timeout():
+	case errors.Is(err, context.DeadlineExceeded), address != nil && address.Timeout():
 		return "timeout"
-	case errors.As(err, &name):
+	case is[*net.DNSError](err):
 		return "name not found"
-	case errors.As(err, &certificate), errors.As(err, &record), errors.As(err, &authority):
+	case is[*tls.CertificateVerificationError](err), is[tls.RecordHeaderError](err), is[x509.UnknownAuthorityError](err):
 		return "TLS"
-	case errors.As(err, &network):
+	case is[*net.OpError](err):
 		return "no connection"
 	default:
 		return "bad answer"
 	}
+}
+
+func is[E error](err error) bool {
+	_, ok := errors.AsType[E](err)
+	return ok
 }

@@ -59,14 +59,14 @@ func signers(tb testing.TB) map[string]struct {
 }
 
 // compact lets our keys serve go-oidc's verifier.
-type compact struct{ *candidates }
+type compact struct{ *keySet }
 
 func (c compact) VerifySignature(_ context.Context, token string) ([]byte, error) {
 	t, err := ParseUnverified(token)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.verify(&t); err != nil {
+	if _, err := c.verify(&t); err != nil {
 		return nil, err
 	}
 	return base64.RawURLEncoding.DecodeString(strings.Split(token, ".")[1])
@@ -103,7 +103,7 @@ func TestSignaturesAgreeWithGoOIDC(t *testing.T) {
 			"another's input":   {input + "." + base64.RawURLEncoding.EncodeToString(s.sign(other)), false},
 			"ASN.1, not r || s": {input + "." + base64.RawURLEncoding.EncodeToString(asn1Of(t, algorithm, good)), false},
 		} {
-			ours := compact{&candidates{algorithm: algorithm, keys: []crypto.PublicKey{s.public}}}
+			ours := compact{&keySet{jwks: jwks{keys: []jwk{{algorithms: []string{algorithm}, key: s.public}}}}}
 			_, err := ours.VerifySignature(t.Context(), c.token)
 			if (err == nil) != c.good {
 				t.Errorf("%s, %s: %v", algorithm, name, err)
@@ -133,7 +133,7 @@ func TestSignaturesAgreeWithGoOIDC(t *testing.T) {
 				}
 			}
 		}
-		if err := (&candidates{algorithm: "RS999", keys: []crypto.PublicKey{s.public}}).verify(&u); err == nil {
+		if _, err := (&keySet{jwks: jwks{keys: []jwk{{algorithms: []string{"RS999"}, key: s.public}}}}).verify(&u); err == nil {
 			t.Errorf("%s: keys that were chosen by another algorithm", algorithm)
 		}
 	}
@@ -158,8 +158,8 @@ func FuzzSignature(f *testing.F) {
 	f.Add(good)
 	f.Add(good[:len(good)-2])
 	f.Add(strings.Replace(good, ".", "..", 1))
-	ours := compact{&candidates{algorithm: "RS256", keys: []crypto.PublicKey{key(0).Public()}}}
-	theirs := &goidc.StaticKeySet{PublicKeys: ours.keys}
+	ours := compact{&keySet{jwks: jwks{keys: []jwk{{algorithms: []string{"RS256"}, key: key(0).Public()}}}}}
+	theirs := &goidc.StaticKeySet{PublicKeys: []crypto.PublicKey{key(0).Public()}}
 	f.Fuzz(func(t *testing.T, token string) {
 		payload, err := ours.VerifySignature(t.Context(), token)
 		if err != nil {

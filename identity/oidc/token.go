@@ -2,10 +2,8 @@ package oidc
 
 import (
 	"encoding/base64"
-	"iter"
 	"slices"
 	"strings"
-	"sync"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -28,9 +26,7 @@ type Token struct {
 // algorithms is every signature algorithm that is accepted: the asymmetric ones
 // of RFC 7518 §3.1 and RFC 8037 §3.1, but for ES256K. `none` and those with a
 // shared secret can't be configured.
-var algorithms = []string{
-	"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", edDSA,
-}
+var algorithms = []string{"RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", edDSA}
 
 // EdDSA has two names: RFC 8037 §3.1 named it, and RFC 9864 §2.2 renamed it for
 // each of its curves, of which Ed25519 is accepted.
@@ -74,13 +70,9 @@ func ParseUnverified(token string) (Token, error) {
 	if err != nil {
 		return Token{}, err
 	}
-	t := Token{
-		Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()),
-		Signed:    token[:len(token)-len(signature)-1],
-		signature: signature,
-	}
-	if h.Get("alg").Kind() != claim.String || !slices.Contains(algorithms, t.Algorithm) {
-		return Token{}, refuseAlgorithm(algorithms)
+	t := Token{Algorithm: CanonicalAlgorithm(h.Get("alg").Literal()), Signed: token[:len(token)-len(signature)-1], signature: signature}
+	if err := t.CheckAlgorithm(algorithms); err != nil {
+		return Token{}, err
 	}
 	for _, name := range refusedHeaders {
 		if h.Get(name).Kind() != claim.Missing {
@@ -103,10 +95,6 @@ func (t *Token) CheckAlgorithm(accepted []string) error {
 	if slices.Contains(accepted, t.Algorithm) {
 		return nil
 	}
-	return refuseAlgorithm(accepted)
-}
-
-func refuseAlgorithm(accepted []string) error {
 	return fault.New(fault.TokenAlgorithm, "the identity token's signature algorithm is not accepted; accepted: %s", strings.Join(accepted, ", "))
 }
 
@@ -121,41 +109,14 @@ var strict = base64.RawURLEncoding.Strict()
 
 // decode reads the JSON object in the named part of a token.
 func decode(part, encoded string) (claim.Set, error) {
-	var text strings.Builder
-	text.Grow(base64.RawURLEncoding.DecodedLen(len(encoded)))
-	var decoded [pieceSize / 4 * 3]byte
-	for piece := range pieces(encoded) {
-		n, err := strict.Decode(decoded[:], piece)
-		if err != nil {
-			return claim.Set{}, claim.Malformed("its " + part + " is not base64url")
-		}
-		text.Write(decoded[:n])
+	var space [4 << 10]byte // few parts are longer, and those cost memory
+	text, err := strict.AppendDecode(space[:0], []byte(encoded))
+	if err != nil {
+		return claim.Set{}, claim.Malformed("its " + part + " is not base64url")
 	}
-	s, err := claim.Parse(text.String())
+	s, err := claim.Parse(string(text))
 	if err != nil {
 		return claim.Set{}, claim.Malformed("its " + part + ": " + err.Error())
 	}
 	return s, nil
-}
-
-const pieceSize = 1024 // a multiple of 4, so that base64 has no byte in two pieces
-
-var buffers = sync.Pool{New: func() any { return new([pieceSize]byte) }}
-
-// pieces gives a text as bytes, piece by piece in one buffer: a token is read
-// twice, and copying it whole each time would show in what a request costs.
-func pieces(text string) iter.Seq[[]byte] {
-	return func(yield func([]byte) bool) {
-		buffer, ok := buffers.Get().(*[pieceSize]byte)
-		if !ok {
-			buffer = new([pieceSize]byte)
-		}
-		defer buffers.Put(buffer)
-		for text != "" {
-			n := copy(buffer[:], text)
-			if text = text[n:]; !yield(buffer[:n]) {
-				return
-			}
-		}
-	}
 }

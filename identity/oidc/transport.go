@@ -42,12 +42,8 @@ type transport struct {
 // newTransport reads the file of certificate authorities, and the proxy from
 // the environment: HTTPS_PROXY and NO_PROXY, or in lower case.
 func newTransport(policy dialPolicy, caFile setting.Path) (*transport, error) {
-	t := &transport{
-		policy: policy,
-		dialer: policy.dialer(fetchTimeout),
-		proxy:  httpproxy.FromEnvironment().ProxyFunc(),
-		caFile: caFile,
-	}
+	t := &transport{policy: policy, proxy: httpproxy.FromEnvironment().ProxyFunc(), caFile: caFile}
+	t.dialer = &net.Dialer{Timeout: fetchTimeout, ControlContext: policy.control}
 	_, _, err := t.transports()
 	return t, err
 }
@@ -97,10 +93,9 @@ func (t *transport) CloseIdleConnections() {
 }
 
 func (t *transport) closeIdle() {
-	for _, h := range []*http.Transport{t.direct, t.proxied} {
-		if h != nil {
-			h.CloseIdleConnections()
-		}
+	if t.direct != nil {
+		t.direct.CloseIdleConnections()
+		t.proxied.CloseIdleConnections()
 	}
 }
 
@@ -127,14 +122,16 @@ func (t *transport) transports() (direct, proxied *http.Transport, err error) {
 	}
 	t.closeIdle()
 	t.pem = pem
-	t.direct = newHTTPTransport(t.dialer, roots, nil)
-	t.proxied = newHTTPTransport(&net.Dialer{Timeout: fetchTimeout}, roots, t.proxy)
+	t.direct = newHTTPTransport(roots)
+	t.direct.DialContext = t.dialer.DialContext
+	t.proxied = newHTTPTransport(roots)
+	t.proxied.DialContext = (&net.Dialer{Timeout: fetchTimeout}).DialContext
+	t.proxied.Proxy = func(req *http.Request) (*url.URL, error) { return t.proxy(req.URL) }
 	return t.direct, t.proxied, nil
 }
 
-func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.URL) (*url.URL, error)) *http.Transport {
-	t := &http.Transport{
-		DialContext:            dialer.DialContext,
+func newHTTPTransport(roots *x509.CertPool) *http.Transport {
+	return &http.Transport{
 		ForceAttemptHTTP2:      true,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    fetchTimeout,
@@ -143,10 +140,6 @@ func newHTTPTransport(dialer *net.Dialer, roots *x509.CertPool, proxy func(*url.
 		MaxIdleConnsPerHost:    1,
 		IdleConnTimeout:        30 * time.Second,
 	}
-	if proxy != nil {
-		t.Proxy = func(req *http.Request) (*url.URL, error) { return proxy(req.URL) }
-	}
-	return t
 }
 
 // guardedTransport sends the bearer token of tokenFile with the requests to the

@@ -89,8 +89,7 @@ func TestAnswerThatNeverEndsIsCutOff(t *testing.T) {
 			go func() { served <- server.Serve(network) }()
 			c := ordinary()
 			c.URL, c.AllowInsecureLoopback = self, true
-			base := newHTTPTransport(&net.Dialer{}, nil, nil)
-			base.DialContext = nil
+			base := newHTTPTransport(nil)
 			base.Dial = func(string, string) (net.Conn, error) { return network.dial() } //nolint:staticcheck // a pipe needs no context
 			v, err := newVerifier([]Config{c}, Options{Transport: base})
 			if err != nil {

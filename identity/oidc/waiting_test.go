@@ -50,7 +50,7 @@ func TestHangingIssuerLeavesRoomForOthers(t *testing.T) {
 			}
 			time.Sleep(time.Minute)
 			synctest.Wait()
-			if n := len(v.keys[0].exact.places.taken); n != 0 {
+			if n := len(v.keys[0].exact.Places.taken); n != 0 {
 				t.Errorf("%s: %d places stay taken", name, n)
 			}
 		})
@@ -178,7 +178,7 @@ func TestWaitingEndsWithItsPlace(t *testing.T) {
 		if _, err := v.Authenticate(ctx, fresh(t, 0, "k0")); !errors.Is(err, context.DeadlineExceeded) {
 			t.Error(err)
 		}
-		if n := len(v.keys[0].exact.places.taken); n != 0 {
+		if n := len(v.keys[0].exact.Places.taken); n != 0 {
 			t.Errorf("%d places stay taken", n)
 		}
 		time.Sleep(fetchTimeout)

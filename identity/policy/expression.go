@@ -10,7 +10,6 @@ import (
 	"cel.dev/cel-go/cel"
 	"cel.dev/cel-go/common/cost"
 	"cel.dev/cel-go/common/types"
-	"cel.dev/cel-go/ext"
 	"cel.dev/cel-go/interpreter"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -46,92 +45,73 @@ const (
 // principalNames are those of type string.
 var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience}
 
-// language is what expressions are written in: CEL's standard functions, those of
-// its strings library (version 4: no formatting), and the names above. There is
-// one for the process, for it is immutable and takes longer to make than a policy.
-var language = sync.OnceValues(func() (*cel.Env, error) {
-	options := []cel.EnvOption{cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)), cel.Variable(nameTime, cel.TimestampType)}
-	for _, name := range principalNames {
-		options = append(options, cel.Variable(name, cel.StringType))
-	}
-	return newLanguage(options)
+// language is what expressions over a token are written in. There is one for the
+// process, for it is immutable and takes longer to make than a policy.
+var language = sync.OnceValues(func() (*Fields, error) {
+	return newFields(principalNames, []string{nameTime}, cel.Variable(nameClaims, cel.MapType(cel.StringType, cel.DynType)))
 })
 
-func newLanguage(names []cel.EnvOption) (*cel.Env, error) {
-	env, err := cel.NewEnv(append(names, cel.ParserExpressionSizeLimit(maxExpression), cel.ParserRecursionLimit(64), ext.Strings(ext.StringsVersion(4)))...)
-	if err != nil {
-		return nil, fmt.Errorf("making the expression language: %w", err)
-	}
-	return env, nil
-}
-
-// expression is a compiled condition; it is immutable and safe for concurrent use.
-type expression struct {
-	text    string
+// Expression is a compiled condition over a token; it is immutable and safe for
+// concurrent use.
+type Expression struct {
+	Text    string      // as it was written
+	Reads   []Read      // of claims that it names
 	program cel.Program // nil for the expression true, which needs none
-	reads   []Read      // of claims that it names
 	san     []Read      // of principal.san
 }
 
-// Text is the expression as it was written.
-func (e *expression) Text() string { return e.text }
-
 // compile reads one expression over a token. The error is for the person who wrote it.
-func compile(text string) (*expression, error) {
+func compile(text string) (*Expression, error) {
 	env, err := language()
 	if err != nil {
 		return nil, err
 	}
-	ast, program, err := compileIn(env, text, nameClaims+", "+strings.Join(principalNames, ", ")+", "+nameTime)
+	ast, program, err := env.compile(text)
 	switch {
 	case err != nil:
 		return nil, err
 	case text == "true":
-		return &expression{text: text}, nil
+		return &Expression{Text: text}, nil
 	}
 	var r reader
 	r.walk(ast.NativeRep().Expr(), Read{})
-	return &expression{text: text, program: program, reads: r.reads, san: r.san}, nil
+	return &Expression{Text: text, Reads: r.reads, program: program, san: r.san}, nil
 }
 
 // checking lets one expression be checked at a time: cel-go (0.33.2) makes what it
 // suggests for an unknown name without a lock.
 var checking sync.Mutex
 
-func check(env *cel.Env, text string) (*cel.Ast, *cel.Issues) {
-	checking.Lock()
-	defer checking.Unlock()
-	return env.Compile(text)
-}
-
-// compileIn reads one expression, which must be of type bool and cheap whatever it
-// meets. The error is for the person who wrote it; names are what they may use.
-func compileIn(env *cel.Env, text, names string) (*cel.Ast, cel.Program, error) {
+// compile reads one expression, which must be of type bool and cheap whatever it
+// meets. The error is for the person who wrote it.
+func (f *Fields) compile(text string) (*cel.Ast, cel.Program, error) {
 	switch {
 	case strings.TrimSpace(text) == "":
 		return nil, nil, errors.New("is empty; write a condition, or true")
 	case len(text) > maxExpression:
 		return nil, nil, fmt.Errorf("is longer than %d characters", maxExpression)
 	}
-	ast, issues := check(env, text)
+	checking.Lock()
+	ast, issues := f.env.Compile(text)
+	checking.Unlock()
 	if err := issues.Err(); err != nil {
-		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), names)
+		return nil, nil, fmt.Errorf("doesn't compile: %s; it can read %s", firstIssue(issues), f.names)
 	}
 	if t := ast.OutputType(); !t.IsExactType(cel.BoolType) {
 		return nil, nil, fmt.Errorf("is of type %s; a condition is of type bool, as in x == \"y\"", cel.FormatCELType(t))
 	}
-	cost, err := env.EstimateCost(ast, sizes{})
-	if err != nil {
+	cost, err := f.env.EstimateCost(ast, sizes{})
+	switch {
+	case err != nil:
 		return nil, nil, fmt.Errorf("its cost can't be estimated: %w", err)
-	}
-	if cost.Max > maxEstimate {
+	case cost.Max > maxEstimate:
 		return nil, nil, fmt.Errorf("costs too much with a large token: up to %d steps, and the most is %d; nest fewer loops", cost.Max, maxEstimate)
 	}
 	options := []cel.ProgramOption{cel.EvalOptions(cel.OptOptimize)}
 	if cost.Max > cheap {
 		options = append(options, cel.CostLimit(maxCost))
 	}
-	program, err := env.Program(ast, options...)
+	program, err := f.env.Program(ast, options...)
 	if err != nil {
 		return nil, nil, fmt.Errorf("doesn't compile: %w", err)
 	}
@@ -168,7 +148,7 @@ func (sizes) EstimateCallCost(string, string, *cost.AstNode, []cost.AstNode) *co
 
 // Holds evaluates the expression. The error is that it couldn't be decided: an
 // *Undecided.
-func (e *expression) Holds(in *Input) (bool, error) {
+func (e *Expression) Holds(in *Input) (bool, error) {
 	if e.program == nil {
 		return true, nil
 	}
@@ -189,19 +169,19 @@ func (e *expression) Holds(in *Input) (bool, error) {
 
 // asksFor reports whether the expression asks if the claim is there: then its
 // absence was thought of, and explains no failure.
-func (e *expression) asksFor(name string) bool {
-	return slices.ContainsFunc(e.reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
+func (e *Expression) asksFor(name string) bool {
+	return slices.ContainsFunc(e.Reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
 }
 
 // undecided says why an evaluation over these claims failed, by what the
 // expression names and the token has.
-func (e *expression) undecided(c claim.Set) *Undecided {
-	for _, r := range e.reads {
+func (e *Expression) undecided(c claim.Set) *Undecided {
+	for _, r := range e.Reads {
 		if name := r.Path[0]; !e.asksFor(name) && c.Get(name).Kind() == claim.Missing {
 			return &Undecided{Absent: name}
 		}
 	}
-	for _, r := range e.reads {
+	for _, r := range e.Reads {
 		if !r.Asked && claim.At(c, r.Path).Kind() == claim.Missing {
 			return &Undecided{why: fmt.Sprintf("the token has no %s, which the expression reads", r.Name())}
 		}

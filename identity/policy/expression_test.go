@@ -63,8 +63,8 @@ func TestHolds(t *testing.T) {
 		if got, err := x.Holds(input(t, someClaims)); err != nil || got != c.want {
 			t.Errorf("%s: %v, %v; want %v", c.text, got, err, c.want)
 		}
-		if x.Text() != c.text {
-			t.Errorf("%s: its text is %q", c.text, x.Text())
+		if x.Text != c.text {
+			t.Errorf("%s: its text is %q", c.text, x.Text)
 		}
 	}
 }

@@ -71,7 +71,9 @@ type Settings struct {
 
 // Policy is the compiled policy of one issuer.
 type Policy struct {
-	allow    *expression
+	// Allow is the issuer's condition. Where it can't be decided it doesn't hold, and
+	// the error says why.
+	Allow    *Expression
 	profiles []profile
 	lifetime time.Duration
 	most     time.Duration
@@ -79,7 +81,7 @@ type Policy struct {
 
 type profile struct {
 	name     string
-	when     *expression
+	when     *Expression
 	lifetime time.Duration
 }
 
@@ -90,7 +92,7 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 	if s.Allow == "" {
 		f.Add(path+".allow", "required: the condition under which a token of this issuer gets a certificate, such as claims.repository_owner == \"acme\"; \"true\" lets all of them")
 	} else {
-		p.allow = compileAt(path+".allow", s.Allow, f)
+		p.Allow = compileAt(path+".allow", s.Allow, f)
 	}
 	bound := p.most
 	if bound == 0 {
@@ -119,12 +121,12 @@ func Rules(path string, all []Deny, f *setting.Faults) []Rule {
 	for i, one := range all {
 		at := setting.Index(path, i)
 		checkName(at+".name", one.Name, names, f)
-		rules = append(rules, Rule{Name: one.Name, Until: one.Until, when: compileAt(at+".when", one.When, f)})
+		rules = append(rules, Rule{one.Name, one.Until, compileAt(at+".when", one.When, f)})
 	}
 	return rules
 }
 
-func compileAt(path, text string, f *setting.Faults) *expression {
+func compileAt(path, text string, f *setting.Faults) *Expression {
 	x, err := compile(text)
 	if err != nil {
 		f.Add(path, "%s", err)
@@ -157,20 +159,10 @@ func checkName(path, name string, seen map[string]bool, f *setting.Faults) {
 	seen[name] = true
 }
 
-// Allows reports whether the issuer's condition holds. Where it can't be
-// decided it doesn't, and the error says why.
-func (p *Policy) Allows(in *Input) (bool, error) { return p.allow.Holds(in) }
-
-// Condition is the allow expression as it was written.
-func (p *Policy) Condition() string { return p.allow.Text() }
-
-// Reads is the claims that the condition names.
-func (p *Policy) Reads() []Read { return p.allow.reads }
-
 // ProfilesRead is the claims that the conditions of the profiles name.
 func (p *Policy) ProfilesRead() (all []Read) {
 	for i := range p.profiles {
-		all = append(all, p.profiles[i].when.reads...)
+		all = append(all, p.profiles[i].when.Reads...)
 	}
 	return all
 }
@@ -198,7 +190,7 @@ func (p *Policy) Choose(in *Input) Choice {
 type Rule struct {
 	Name  string
 	Until time.Time
-	when  *expression
+	*Expression
 }
 
 // Expired reports whether the rule has ended at now.
@@ -208,15 +200,9 @@ func (r *Rule) Expired(now time.Time) bool { return !r.Until.IsZero() && !now.Be
 // couldn't be decided, an *Undecided: the rule then isn't meant where a claim
 // that it reads by name is absent from the token, and refuses otherwise.
 func (r *Rule) Holds(in *Input) (bool, error) {
-	holds, err := r.when.Holds(in)
+	holds, err := r.Expression.Holds(in)
 	if undecided, ok := errors.AsType[*Undecided](err); ok {
 		return undecided.Absent == "", err
 	}
 	return holds || err != nil, err
 }
-
-// Text is the rule's condition as it was written.
-func (r *Rule) Text() string { return r.when.Text() }
-
-// Reads is the claims that the condition names.
-func (r *Rule) Reads() []Read { return r.when.reads }

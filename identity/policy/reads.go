@@ -67,7 +67,7 @@ func Reads(condition string) (claims, san []Read) {
 	if err != nil {
 		return nil, nil
 	}
-	return x.reads, x.san
+	return x.Reads, x.san
 }
 
 // reader collects the reads of one expression.
@@ -84,33 +84,34 @@ func (r *reader) walk(e ast.Expr, around Read) {
 		return
 	}
 	switch e.Kind() {
-	case ast.SelectKind:
-		r.walk(e.AsSelect().Operand(), Read{})
 	case ast.IdentKind:
 		if e.AsIdent() == nameSAN {
 			r.san = append(r.san, around)
 		}
 	case ast.CallKind:
 		r.call(e.AsCall(), around)
-	case ast.ListKind:
-		for _, one := range e.AsList().Elements() {
-			r.walk(one, Read{})
-		}
-	case ast.MapKind:
-		for _, one := range e.AsMap().Entries() {
-			r.walk(one.AsMapEntry().Key(), Read{})
-			r.walk(one.AsMapEntry().Value(), Read{})
-		}
 	case ast.ComprehensionKind:
 		c := e.AsComprehension()
 		r.walk(c.IterRange(), Read{Wants: claim.Array})
-		if c.IterVar() == nameClaims || c.IterVar2() == nameClaims {
-			return // the name means something else in there
+		if c.IterVar() != nameClaims && c.IterVar2() != nameClaims { // else the name means something else in there
+			r.all(c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result())
 		}
-		for _, one := range []ast.Expr{c.AccuInit(), c.LoopCondition(), c.LoopStep(), c.Result()} {
-			r.walk(one, Read{})
-		}
+	default:
+		r.all(children(e)...)
 	}
+}
+
+func (r *reader) all(of ...ast.Expr) {
+	for _, one := range of {
+		r.walk(one, Read{})
+	}
+}
+
+func children(e ast.Expr) (all []ast.Expr) {
+	for _, child := range ast.NavigateExpr(nil, e).Children() {
+		all = append(all, child)
+	}
+	return all
 }
 
 // textCalls are the functions of texts whose result compares as their target would.
@@ -124,9 +125,7 @@ func (r *reader) call(c ast.CallExpr, around Read) {
 			place.Wants = claim.String
 		}
 		r.walk(c.Target(), place)
-		for _, one := range args {
-			r.walk(one, Read{})
-		}
+		r.all(args...)
 		return
 	}
 	switch name := c.FunctionName(); {
@@ -143,9 +142,7 @@ func (r *reader) call(c ast.CallExpr, around Read) {
 		r.walk(args[0], Read{Wants: claim.String, Address: hasAddress(args[1:])})
 		r.walk(args[1], Read{})
 	default:
-		for _, one := range args {
-			r.walk(one, Read{})
-		}
+		r.all(args...)
 	}
 }
 

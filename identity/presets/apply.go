@@ -1,7 +1,6 @@
 package presets
 
 import (
-	"errors"
 	"slices"
 	"strings"
 
@@ -9,8 +8,6 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
-
-var errNested = errors.New("a variable names claims and constants, not another variable")
 
 // Apply gives the name and the extensions for a verified token's claims. The
 // name isn't percent-encoded yet. The set's issuer and token subject are left for
@@ -82,18 +79,11 @@ func foreign(name, expected string) error {
 		With("expected", expected)
 }
 
-func isMissing(err error) bool {
-	e, ok := errors.AsType[*fault.Error](err)
-	return ok && e.Reason == fault.ClaimMissing
-}
+func isMissing(err error) bool { return err != nil && fault.From(err).Reason == fault.ClaimMissing }
 
 // isBlank reports whether the claim that err misses is there, and empty or null.
 func isBlank(err error, c claim.Set) bool {
-	e, ok := errors.AsType[*fault.Error](err)
-	if !ok {
-		return false
-	}
-	v := c.Get(e.Metadata["claim"])
+	v := c.Get(fault.From(err).Metadata["claim"])
 	return v.Kind() == claim.Null || v.Kind() == claim.String && v.Literal() == ""
 }
 
@@ -116,8 +106,8 @@ func (r *Rules) blame(t template, c claim.Set, unfit func(text string) bool) str
 			if text, err := r.claim(p.claim, c); err == nil && unfit(text) {
 				return p.claim
 			}
-		case p.variable != 0:
-			if one, err := r.choose(&r.variables[p.variable-1], c); err == nil {
+		case p.variable != nil:
+			if one, err := r.choose(p.variable, c); err == nil {
 				if name := r.blame(one.template, c, unfit); name != "" {
 					return name
 				}
@@ -148,8 +138,8 @@ func (r *Rules) named(p part, c claim.Set) (string, error) {
 	switch {
 	case p.claim != "":
 		return r.claim(p.claim, c)
-	case p.variable != 0:
-		one, err := r.choose(&r.variables[p.variable-1], c)
+	case p.variable != nil:
+		one, err := r.choose(p.variable, c)
 		if err != nil {
 			return "", err
 		}
@@ -163,47 +153,42 @@ func (r *Rules) named(p part, c claim.Set) (string, error) {
 func (r *Rules) choose(v *variable, c claim.Set) (*choice, error) {
 	for i := range v.cases {
 		one := &v.cases[i]
-		if one.claim == "" {
+		if one.Claim == "" {
 			return one, nil
 		}
-		text, err := r.claim(one.claim, c)
+		text, err := r.claim(one.Claim, c)
 		switch {
-		case err != nil && isMissing(err) && one.equals == "" && one.suffix == "":
+		case isMissing(err) && one.Equals == "" && one.Suffix == "":
 			continue
 		case err != nil:
 			return nil, err
-		case one.equals != "" && text != one.equals, !strings.HasSuffix(text, one.suffix):
+		case one.Equals != "" && text != one.Equals, !strings.HasSuffix(text, one.Suffix):
 			continue
 		}
 		return one, nil
 	}
-	last := v.cases[len(v.cases)-1].claim
+	last := v.cases[len(v.cases)-1].Claim
 	return nil, fault.New(fault.ClaimMissing, "the token's claim %q gives the %s of this issuer's rule no value", last, v.name).With("claim", last)
 }
 
 // claim is the text of one claim: a string, or what the preset allows beside it.
-func (r *Rules) claim(name string, c claim.Set) (string, error) {
-	text, err := r.scalar(name, c)
-	if err == nil && slices.Contains(r.segments, name) && (text == "." || text == ".." || strings.ContainsAny(text, `/?#@\`)) {
-		return "", claim.Invalid(name, "must be one segment of a path: without / ? # @ and backslash, and neither . nor ..")
-	}
-	return text, err
-}
-
-func (r *Rules) scalar(name string, c claim.Set) (string, error) {
+func (r *Rules) claim(name string, c claim.Set) (text string, err error) {
 	v := c.Get(name)
 	switch {
 	case v.Kind() == claim.Number && slices.Contains(r.numbers, name):
-		digits, ok := v.Whole()
-		if !ok {
-			return "", claim.Invalid(name, "must be a string or a whole number")
+		var ok bool
+		if text, ok = v.Whole(); !ok {
+			err = claim.Invalid(name, "must be a string or a whole number")
 		}
-		return digits, nil
 	case v.Kind() == claim.Bool && slices.Contains(r.booleans, name):
-		return v.Literal(), nil
+		text = v.Literal()
 	default:
-		return v.Text(name)
+		text, err = v.Text(name)
 	}
+	if err == nil && slices.Contains(r.segments, name) && (text == "." || text == ".." || strings.ContainsAny(text, `/?#@\`)) {
+		err = claim.Invalid(name, "must be one segment of a path: without / ? # @ and backslash, and neither . nor ..")
+	}
+	return text, err
 }
 
 // FixesScheme reports whether the rule itself writes the name's scheme, so that

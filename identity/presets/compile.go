@@ -22,7 +22,6 @@ type Rules struct {
 	san        template
 	sanPrefix  template
 	extensions []rule
-	variables  []variable
 	fixed      []fixedClaim
 	numbers    []string
 	booleans   []string
@@ -47,56 +46,73 @@ type variable struct {
 }
 
 type choice struct {
-	claim    string
-	equals   string
-	suffix   string
+	Case
 	template template
+}
+
+type compiler struct {
+	preset    *Preset
+	path      string
+	faults    *setting.Faults
+	constants map[string]string
+	variables map[string]*variable
+	used      map[string]bool
 }
 
 // Compile turns p into rules, with some constants replaced. All faults of p go
 // to f under path, and those of the replacements under constantsPath; the
 // rules are only good when there was none.
 func (p *Preset) Compile(path string, constants map[string]string, constantsPath string, f *setting.Faults) *Rules {
-	c := compiler{preset: p, path: path, faults: f, constants: maps.Clone(p.Constants), used: map[string]bool{}}
-	if c.constants == nil {
-		c.constants = map[string]string{}
-	}
+	c := compiler{preset: p, path: path, faults: f, constants: map[string]string{}, variables: map[string]*variable{}, used: map[string]bool{}}
+	maps.Copy(c.constants, p.Constants)
 	c.replace(constants, constantsPath)
 	if p.Name == "" {
 		f.Add(path+".name", "required")
 	}
-	c.names = append(c.names, slices.Sorted(maps.Keys(p.Variables))...)
+	for name := range p.Variables {
+		c.variables[name] = &variable{name: name}
+	}
 	c.checkNames()
 	r := &Rules{numbers: slices.Clone(p.WholeNumbers), booleans: slices.Clone(p.Booleans), segments: slices.Clone(p.Segments)}
-	for _, name := range c.names {
-		r.variables = append(r.variables, c.variable(name, p.Variables[name]))
+	for _, name := range keys(p.Variables) {
+		c.variables[name].cases = c.cases(path+".variables."+name, p.Variables[name])
 	}
 	r.san = c.template(path+".san", p.SAN, true)
 	if p.SANPrefix != "" {
 		r.sanPrefix = c.template(path+".san_prefix", p.SANPrefix, true)
 	}
-	for _, name := range slices.Sorted(maps.Keys(p.Fixed)) {
-		c.used[name] = true
+	for _, name := range keys(p.Fixed) {
 		r.fixed = append(r.fixed, fixedClaim{name, c.fixed(path+".fixed."+name, name, p.Fixed[name])})
 	}
-	for _, kind := range slices.Sorted(maps.Keys(p.Claims)) {
+	for _, kind := range keys(p.Claims) {
 		if claimKinds[kind] == claim.Missing {
-			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(slices.Sorted(maps.Keys(claimKinds))))
+			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(keys(claimKinds)))
 		}
 	}
 	c.rules(r)
 	c.checkUnused()
-	for _, name := range slices.Sorted(maps.Keys(c.used)) {
-		if _, constant := c.constants[name]; !constant && !slices.Contains(c.names, name) {
+	for _, name := range keys(c.used) {
+		if c.isClaim(name) {
 			r.Claims = append(r.Claims, name)
 		}
 	}
 	return r
 }
 
+// keys are in their order: faults always come in one.
+func keys[V any](m map[string]V) []string { return slices.Sorted(maps.Keys(m)) }
+
+// isClaim reports whether a name stands for a claim: whatever is neither a constant
+// nor a variable does.
+func (c *compiler) isClaim(name string) bool {
+	_, constant := c.constants[name]
+	return !constant && c.variables[name] == nil
+}
+
 // fixed compiles the text that a claim must be.
 func (c *compiler) fixed(path, name, text string) template {
-	if _, constant := c.constants[name]; constant || slices.Contains(c.names, name) {
+	c.used[name] = true
+	if !c.isClaim(name) {
 		c.faults.Add(path, "%q is a constant or variable, and a claim is expected", name)
 	}
 	t := c.template(path, text, false)
@@ -111,15 +127,16 @@ func (c *compiler) fixed(path, name, text string) template {
 // checkUnused refuses names that no template reads: each is a slip, or looks
 // like a rule and is none.
 func (c *compiler) checkUnused() {
-	for _, name := range slices.Sorted(maps.Keys(c.preset.Constants)) {
+	unused := func(path, name string) {
 		if !c.used[name] {
-			c.faults.Add(c.path+".constants."+name, "is used by no template")
+			c.faults.Add(c.path+path+name, "is used by no template")
 		}
 	}
-	for _, name := range c.names {
-		if !c.used[name] {
-			c.faults.Add(c.path+".variables."+name, "is used by no template")
-		}
+	for _, name := range keys(c.preset.Constants) {
+		unused(".constants.", name)
+	}
+	for _, name := range keys(c.variables) {
+		unused(".variables.", name)
 	}
 	for _, list := range []struct {
 		field  string
@@ -135,23 +152,14 @@ func (c *compiler) checkUnused() {
 	}
 }
 
-type compiler struct {
-	preset    *Preset
-	path      string
-	faults    *setting.Faults
-	constants map[string]string
-	names     []string // of the variables, in order
-	used      map[string]bool
-}
-
 // replace puts an issuer's own constants in place of the preset's.
 func (c *compiler) replace(constants map[string]string, path string) {
-	for _, name := range slices.Sorted(maps.Keys(constants)) {
+	for _, name := range keys(constants) {
 		value, at := constants[name], path+"."+name
 		original, known := c.preset.Constants[name]
 		switch {
 		case !known:
-			c.faults.Add(at, "the preset %s has no such constant; it has %s", c.preset.Name, list(slices.Sorted(maps.Keys(c.preset.Constants))))
+			c.faults.Add(at, "the preset %s has no such constant; it has %s", c.preset.Name, list(keys(c.preset.Constants)))
 		case strings.HasPrefix(original, "https://") && !plainURL(value):
 			c.faults.Add(at, "must be an https URL without query, fragment, user or final slash, such as %s", original)
 		default:
@@ -167,27 +175,28 @@ func plainURL(s string) bool {
 }
 
 func (c *compiler) checkNames() {
-	for _, name := range slices.Sorted(maps.Keys(c.preset.Constants)) {
+	check := func(at, name string) {
 		if err := checkName(name); err != nil {
-			c.faults.Add(c.path+".constants."+name, "%s", err)
-		}
-		if c.preset.Constants[name] == "" || strings.ContainsAny(c.preset.Constants[name], "{}") {
-			c.faults.Add(c.path+".constants."+name, "must be text without braces")
+			c.faults.Add(at, "%s", err)
 		}
 	}
-	for _, name := range c.names {
-		if err := checkName(name); err != nil {
-			c.faults.Add(c.path+".variables."+name, "%s", err)
+	for _, name := range keys(c.preset.Constants) {
+		text, at := c.preset.Constants[name], c.path+".constants."+name
+		check(at, name)
+		if text == "" || strings.ContainsAny(text, "{}") {
+			c.faults.Add(at, "must be text without braces")
 		}
+	}
+	for _, name := range keys(c.variables) {
+		at := c.path + ".variables." + name
+		check(at, name)
 		if _, both := c.constants[name]; both {
-			c.faults.Add(c.path+".variables."+name, "is a constant too; a name means one thing")
+			c.faults.Add(at, "is a constant too; a name means one thing")
 		}
 	}
 }
 
-func (c *compiler) variable(name string, cases []Case) variable {
-	path := c.path + ".variables." + name
-	v := variable{name: name}
+func (c *compiler) cases(path string, cases []Case) (compiled []choice) {
 	if len(cases) == 0 {
 		c.faults.Add(path, "needs at least one case")
 	}
@@ -200,35 +209,13 @@ func (c *compiler) variable(name string, cases []Case) variable {
 				c.faults.Add(path, "%s", err)
 			}
 			c.used[one.Claim] = true
-			if _, constant := c.constants[one.Claim]; constant || slices.Contains(c.names, one.Claim) {
+			if !c.isClaim(one.Claim) {
 				c.faults.Add(path, "a case looks at a claim, and %q is a constant or variable", one.Claim)
 			}
 		}
-		v.cases = append(v.cases, choice{claim: one.Claim, equals: one.Equals, suffix: one.Suffix, template: c.template(path, one.Value, false)})
+		compiled = append(compiled, choice{one, c.template(path, one.Value, false)})
 	}
-	return v
-}
-
-// template compiles one template. Constants become fixed text here, so no
-// claim of the same name can ever be asked for.
-func (c *compiler) template(path, text string, variables bool) template {
-	t, err := parseTemplate(text, func(name string) (part, error) {
-		c.used[name] = true
-		if constant, ok := c.constants[name]; ok {
-			return part{literal: constant}, nil
-		}
-		if i := slices.Index(c.names, name); i >= 0 {
-			if !variables {
-				return part{}, errNested
-			}
-			return part{variable: i + 1}, nil
-		}
-		return part{claim: name}, nil
-	})
-	if err != nil {
-		c.faults.Add(path, "%s", err)
-	}
-	return t
+	return compiled
 }
 
 func (c *compiler) rules(r *Rules) {
@@ -239,7 +226,7 @@ func (c *compiler) rules(r *Rules) {
 		optional  bool
 	}{{"extensions", c.preset.Extensions, false}, {"optional_extensions", c.preset.OptionalExtensions, true}} {
 		path := c.path + "." + section.name + "."
-		for _, field := range slices.Sorted(maps.Keys(section.templates)) {
+		for _, field := range keys(section.templates) {
 			if !slices.Contains(known, field) {
 				c.faults.Add(path+field, "is no extension; the extensions are %s", list(known))
 				continue
@@ -260,8 +247,8 @@ func list(names []string) string {
 // part is a piece of a compiled template: fixed text, then what is named after it.
 type part struct {
 	literal  string
-	claim    string // the claim whose text follows, if any
-	variable int    // or one more than the index of the variable that follows
+	claim    string    // the claim whose text follows, if any
+	variable *variable // or the variable that follows
 }
 
 type template []part
@@ -269,21 +256,29 @@ type template []part
 // maxTemplate bounds a template, in bytes.
 const maxTemplate = 1024
 
-// parseTemplate splits `text{name}text`. It calls resolve for each name, whose
-// error becomes a fault of the template.
-func parseTemplate(s string, resolve func(name string) (part, error)) (template, error) {
-	if s == "" {
-		return nil, fmt.Errorf("required")
+// template compiles one template.
+func (c *compiler) template(path, text string, variables bool) template {
+	t, err := c.parse(text, variables)
+	if err != nil {
+		c.faults.Add(path, "%s", err)
 	}
-	if len(s) > maxTemplate {
+	return t
+}
+
+// parse splits `text{name}text`. Constants become fixed text here, so no claim of the
+// same name can ever be asked for.
+func (c *compiler) parse(s string, variables bool) (out template, err error) {
+	switch {
+	case s == "":
+		return nil, errors.New("required")
+	case len(s) > maxTemplate:
 		return nil, fmt.Errorf("the template is longer than %d bytes", maxTemplate)
 	}
-	var out template
 	literal := ""
 	for s != "" {
 		text, rest, found := strings.Cut(s, "{")
 		if strings.Contains(text, "}") {
-			return nil, fmt.Errorf("the template closes a brace that it didn't open")
+			return nil, errors.New("the template closes a brace that it didn't open")
 		}
 		literal += text
 		if !found {
@@ -291,21 +286,25 @@ func parseTemplate(s string, resolve func(name string) (part, error)) (template,
 		}
 		name, after, closed := strings.Cut(rest, "}")
 		if !closed {
-			return nil, fmt.Errorf("the template doesn't close a brace")
+			return nil, errors.New("the template doesn't close a brace")
 		}
 		if err := checkName(name); err != nil {
 			return nil, err
 		}
-		p, err := resolve(name)
-		if err != nil {
-			return nil, err
+		c.used[name], s = true, after
+		p := part{variable: c.variables[name]}
+		constant, fixed := c.constants[name]
+		switch {
+		case fixed:
+			literal += constant
+			continue
+		case p.variable == nil:
+			p.claim = name
+		case !variables:
+			return nil, errors.New("a variable names claims and constants, not another variable")
 		}
-		literal += p.literal
-		if p.claim != "" || p.variable != 0 {
-			out = append(out, part{literal: literal, claim: p.claim, variable: p.variable})
-			literal = ""
-		}
-		s = after
+		p.literal, literal = literal, ""
+		out = append(out, p)
 	}
 	if literal != "" {
 		out = append(out, part{literal: literal})

@@ -9,7 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path"
+	"io/fs"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -104,13 +104,9 @@ var files embed.FS
 
 // Names lists the built-in presets in order.
 func Names() []string {
-	entries, err := files.ReadDir(".")
-	if err != nil {
-		return nil // not possible: the folder is part of the program
-	}
-	names := make([]string, len(entries))
-	for i, e := range entries {
-		names[i] = strings.TrimSuffix(e.Name(), path.Ext(e.Name()))
+	names, _ := fs.Glob(files, "*.yaml") // it fails for a malformed pattern alone
+	for i, name := range names {
+		names[i] = strings.TrimSuffix(name, ".yaml")
 	}
 	return names
 }

@@ -2,7 +2,6 @@ package proof
 
 import (
 	"crypto"
-	"crypto/ed25519"
 	"crypto/rsa"
 	encodingasn1 "encoding/asn1"
 
@@ -114,12 +113,5 @@ func (k publicKey) requestHash(r request) (crypto.Hash, error) {
 			return a.hash, nil
 		}
 	}
-	expected := "ECDSA with " + k.hash.String()
-	switch k.public.(type) {
-	case *rsa.PublicKey:
-		expected = "RSA PKCS#1 v1.5 with SHA-256, SHA-384 or SHA-512"
-	case ed25519.PublicKey:
-		expected = "Ed25519"
-	}
-	return 0, fault.New(fault.CSRInvalid, "the certificate request's signature algorithm is not accepted: expected %s", expected)
+	return 0, fault.New(fault.CSRInvalid, "the certificate request's signature algorithm is not accepted: expected %s", k.request)
 }

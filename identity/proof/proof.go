@@ -81,7 +81,11 @@ func (p *Policy) signature(spki, sig []byte, challenges []string) (Key, error) {
 	case len(sig) > MaxProofBytes:
 		return Key{}, tooLarge(fault.ProofTooLarge, "the proof of possession", MaxProofBytes)
 	}
-	public, err := p.publicKey(spki)
+	der, err := decodeKey(spki)
+	if err != nil {
+		return Key{}, err
+	}
+	public, err := p.parseKey(der)
 	if err != nil {
 		return Key{}, err
 	}
@@ -97,7 +101,7 @@ func (p *Policy) signature(spki, sig []byte, challenges []string) (Key, error) {
 	}
 	return Key{}, fault.New(fault.ProofInvalid,
 		"the proof of possession does not verify: expected %s by the private half of the key sent, over the exact bytes of the token's email claim, or of sub",
-		public.describe())
+		public.proof)
 }
 
 // Strong is nil for a public key, as SubjectPublicKeyInfo in DER, that p would
@@ -110,15 +114,6 @@ func (p *Policy) Strong(spki []byte) error {
 	}
 	_, err := p.parseKey(spki)
 	return err
-}
-
-// publicKey decodes PEM or DER and parses the key in it.
-func (p *Policy) publicKey(spki []byte) (publicKey, error) {
-	der, err := decodeKey(spki)
-	if err != nil {
-		return publicKey{}, err
-	}
-	return p.parseKey(der)
 }
 
 // key completes a parsed key whose possession was just shown.
@@ -150,17 +145,5 @@ func (k publicKey) signed(message, sig []byte, hash crypto.Hash) bool {
 		return ed25519.Verify(public, message, sig)
 	default:
 		return false
-	}
-}
-
-// describe says how a proof by k is made.
-func (k publicKey) describe() string {
-	switch k.public.(type) {
-	case *ecdsa.PublicKey:
-		return "an ASN.1 DER ECDSA signature with " + k.hash.String()
-	case *rsa.PublicKey:
-		return "an RSA PKCS#1 v1.5 signature with " + k.hash.String()
-	default:
-		return "a pure Ed25519 signature"
 	}
 }

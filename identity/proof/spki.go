@@ -22,6 +22,8 @@ type publicKey struct {
 	public    crypto.PublicKey
 	algorithm string
 	hash      crypto.Hash // what a proof is made with; zero for Ed25519, which hashes by itself
+
+	proof, request string // the signatures that are accepted as a proof and of a request, in words
 }
 
 // accepted is the end of every refusal of a key's kind.
@@ -88,7 +90,7 @@ func notPublic(der []byte) error {
 		}
 	case asn1.SEQUENCE:
 		if first.PeekASN1Tag(asn1.Tag(0).ContextSpecific().Constructed()) { // a version: RFC 5280 §4.1
-			return errCertificate()
+			return fault.New(fault.KeyMalformed, isCertificate)
 		}
 		if first.ReadASN1ObjectIdentifier(&oid) && oid.Equal(oidPBES2) {
 			return errPrivateKey(fault.KeyMalformed)
@@ -125,7 +127,10 @@ func parseEC(parameters cryptobyte.String, point []byte) (publicKey, error) {
 	if err != nil {
 		return publicKey{}, fault.New(fault.KeyMalformed, "the key is not a point on its curve").Because(err)
 	}
-	return publicKey{public: public, algorithm: curve.Algorithm, hash: curve.Hash}, nil
+	return publicKey{
+		public: public, algorithm: curve.Algorithm, hash: curve.Hash,
+		proof: "an ASN.1 DER ECDSA signature with " + curve.Hash.String(), request: "ECDSA with " + curve.Hash.String(),
+	}, nil
 }
 
 // parseRSA reads an RSA key (RFC 3279 §2.3.1) of an accepted size and exponent
@@ -149,7 +154,10 @@ func (p *Policy) parseRSA(parameters cryptobyte.String, bits []byte) (publicKey,
 	if err := p.strong(public); err != nil {
 		return publicKey{}, err
 	}
-	return publicKey{public: public, algorithm: "RSA-" + strconv.Itoa(n.BitLen()), hash: crypto.SHA256}, nil
+	return publicKey{
+		public: public, algorithm: "RSA-" + strconv.Itoa(n.BitLen()), hash: crypto.SHA256,
+		proof: "an RSA PKCS#1 v1.5 signature with SHA-256", request: "RSA PKCS#1 v1.5 with SHA-256, SHA-384 or SHA-512",
+	}, nil
 }
 
 // parseEd25519 reads an Ed25519 key (RFC 8410 §3 and §4).
@@ -161,5 +169,5 @@ func parseEd25519(parameters cryptobyte.String, bits []byte) (publicKey, error) 
 	if err := strongEd25519(public); err != nil {
 		return publicKey{}, err
 	}
-	return publicKey{public: public, algorithm: "Ed25519"}, nil
+	return publicKey{public: public, algorithm: "Ed25519", proof: "a pure Ed25519 signature", request: "Ed25519"}, nil
 }

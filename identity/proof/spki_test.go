@@ -12,6 +12,7 @@ import (
 	"crypto/x509"
 	encodingasn1 "encoding/asn1"
 	"encoding/base64"
+	"encoding/hex"
 	"math/big"
 	"strings"
 	"testing"
@@ -241,7 +242,7 @@ func TestWeakEd25519PointsAreRefused(t *testing.T) {
 	}
 	for _, sign := range []byte{0, 1} {
 		for _, point := range smallOrder {
-			key := bytes.Clone(point)
+			key := unhex(t, point)
 			key[31] |= sign << 7
 			_, err := policy.signature(writeSPKI(t, oidEd25519, encodingasn1.RawValue{}, key), make([]byte, 64), challenges)
 			wantFault(t, err, fault.KeyWeak)
@@ -256,10 +257,19 @@ func TestWeakEd25519PointsAreRefused(t *testing.T) {
 		}
 	}
 	for _, point := range smallOrder {
-		if !orderDivides8(t, prime, point) {
-			t.Errorf("%x isn't of small order", point)
+		if !orderDivides8(t, prime, unhex(t, point)) {
+			t.Errorf("%s isn't of small order", point)
 		}
 	}
+}
+
+func unhex(t *testing.T, text string) []byte {
+	t.Helper()
+	b, err := hex.DecodeString(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // orderDivides8 doubles the point three times on −x² + y² = 1 + dx²y² (RFC 8032

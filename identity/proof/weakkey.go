@@ -1,6 +1,7 @@
 package proof
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -34,9 +35,7 @@ type Policy struct {
 func NewPolicy() (*Policy, error) {
 	// EC keys never reach goodkey: parseEC has made sure of all that it would
 	// check, without its multiplication by the curve's order.
-	checks, err := goodkey.NewPolicy(&goodkey.Config{
-		AllowedKeys: &goodkey.AllowedKeys{RSA2048: true, RSA3072: true, RSA4096: true},
-	}, nil)
+	checks, err := goodkey.NewPolicy(&goodkey.Config{AllowedKeys: &goodkey.AllowedKeys{RSA2048: true, RSA3072: true, RSA4096: true}}, nil)
 	if err != nil {
 		return nil, fmt.Errorf("proof: setting up the weak-key checks: %w", err)
 	}
@@ -80,47 +79,27 @@ func (p *Policy) strong(key *rsa.PublicKey) error {
 	return nil
 }
 
-// smallOrder are the canonical encodings, without the sign bit, of the points
+// smallOrder are the canonical encodings in hex, without the sign bit, of the points
 // of Ed25519 whose order divides 8. Anyone can sign for such a key.
-var smallOrder = func() (points [][]byte) {
-	for _, p := range []string{
-		"0100000000000000000000000000000000000000000000000000000000000000", // order 1, the identity
-		"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 2
-		"0000000000000000000000000000000000000000000000000000000000000000", // order 4
-		"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // order 8
-		"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", // order 8
-	} {
-		point, _ := hex.DecodeString(p) // the test decodes each and checks its order
-		points = append(points, point)
-	}
-	return points
-}()
+var smallOrder = []string{
+	"0100000000000000000000000000000000000000000000000000000000000000", // order 1, the identity
+	"ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f", // order 2
+	"0000000000000000000000000000000000000000000000000000000000000000", // order 4
+	"26e8958fc2b227b045c3f489f2ef98f0d5dfac05d3c63339b13802886d53fc05", // order 8
+	"c7176a703d4dd84fba3c0b760d10670f2a2053fa2c39ccc64ec7fd7792ac037a", // order 8
+}
 
 // strongEd25519 refuses a point of small order and a y coordinate that isn't
-// reduced (RFC 8032 §5.1.3): libraries disagree about whether those verify.
+// reduced, p = 2²⁵⁵ − 19 or above (RFC 8032 §5.1.3): libraries disagree about
+// whether those verify.
 func strongEd25519(key ed25519.PublicKey) error {
 	y := slices.Clone([]byte(key))
 	y[31] &= 0x7f // the sign of x
-	if !reduced(y) {
+	switch {
+	case y[0] >= 0xed && y[31] == 0x7f && bytes.Count(y[1:31], []byte{0xff}) == 30:
 		return fault.New(fault.KeyMalformed, "the Ed25519 key is not in its canonical encoding")
-	}
-	for _, point := range smallOrder {
-		if slices.Equal(y, point) {
-			return fault.New(fault.KeyWeak, "the Ed25519 key is a point of small order: anyone could sign with it")
-		}
+	case slices.Contains(smallOrder, hex.EncodeToString(y)):
+		return fault.New(fault.KeyWeak, "the Ed25519 key is a point of small order: anyone could sign with it")
 	}
 	return nil
-}
-
-// reduced reports whether the little-endian y is below p = 2²⁵⁵ − 19.
-func reduced(y []byte) bool {
-	if y[0] < 0xed || y[31] != 0x7f {
-		return true
-	}
-	for _, b := range y[1:31] {
-		if b != 0xff {
-			return true
-		}
-	}
-	return false
 }

@@ -10,7 +10,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"net"
 	"time"
 
 	"github.com/redis/go-redis/v9"
@@ -54,15 +53,11 @@ func New(c Config, now func() time.Time) (*Store, error) {
 		now = time.Now
 	}
 	r := c.Redis
-	dial, err := dialer(&r)
-	if err != nil {
-		return nil, err
-	}
 	// What the library would print, past our logger, is in the errors that it
 	// returns.
 	redis.SetLogger(&logging.VoidLogger{})
 	o := &redis.Options{
-		Addr: r.Address, Dialer: dial,
+		Addr: r.Address, Network: "tcp",
 		Protocol: 2, DisableIdentity: true, // two replies are read here; ask for nothing more
 		MaintNotificationsConfig: &maintnotifications.Config{Mode: maintnotifications.ModeDisabled},
 		MaxRetries:               -1, // see Use
@@ -71,6 +66,16 @@ func New(c Config, now func() time.Time) (*Store, error) {
 		ContextTimeoutEnabled: true,
 		MaxIdleConns:          8, ConnMaxIdleTime: time.Minute,
 		ReadBufferSize: 1 << 10, WriteBufferSize: 1 << 10, PipelinePoolSize: -1,
+	}
+	switch {
+	case r.unix():
+		o.Network = "unix"
+	case r.TLS:
+		roots, err := pemfile.PoolFile(r.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("ca_file: %w", err)
+		}
+		o.TLSConfig = &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots}
 	}
 	if !r.Password.IsZero() {
 		if _, err := r.Password.Read(); err != nil {
@@ -82,28 +87,6 @@ func New(c Config, now func() time.Time) (*Store, error) {
 		}
 	}
 	return &Store{client: redis.NewClient(o), prefix: r.KeyPrefix, now: now, longer: clocksDiffer}, nil
-}
-
-// dialer is the way to the server.
-func dialer(r *Redis) (func(ctx context.Context, _, _ string) (net.Conn, error), error) {
-	plain := &net.Dialer{Timeout: timeout}
-	if r.unix() || !r.TLS {
-		network := "tcp"
-		if r.unix() {
-			network = "unix"
-		}
-		return func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return plain.DialContext(ctx, network, r.Address)
-		}, nil
-	}
-	secure := &tls.Dialer{NetDialer: plain, Config: &tls.Config{MinVersion: tls.VersionTLS12}}
-	var err error
-	if secure.Config.RootCAs, err = pemfile.PoolFile(r.CAFile); err != nil {
-		return nil, fmt.Errorf("ca_file: %w", err)
-	}
-	return func(ctx context.Context, _, _ string) (net.Conn, error) {
-		return secure.DialContext(ctx, "tcp", r.Address)
-	}, nil
 }
 
 // Use marks a token as used; see identity.Replay. It takes 3 seconds at most.

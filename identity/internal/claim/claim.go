@@ -127,7 +127,7 @@ const MaxText = 2048
 func (v Value) Text(name string) (string, error) {
 	switch {
 	case v.kind == Missing || v.kind == Null:
-		return "", missing(name)
+		return "", fault.New(fault.ClaimMissing, "the token has no claim %q, which this issuer's rule needs", name).With("claim", name)
 	case v.kind != String:
 		return "", Invalid(name, "must be a string and is "+v.kind.String())
 	case v.text == "":
@@ -141,19 +141,9 @@ func Fit(name, text string) error {
 	if len(text) > MaxText {
 		return Invalid(name, "is longer than "+strconv.Itoa(MaxText)+" bytes")
 	}
-	for i := range len(text) {
-		if c := text[i]; c < 0x20 || c == 0x7f {
-			return Invalid(name, "contains a control character")
-		} else if c >= 0x80 {
-			return fitUnicode(name, text)
-		}
-	}
-	return nil
-}
-
-func fitUnicode(name, text string) error {
 	for _, r := range text {
 		switch {
+		case r >= ' ' && r < 0x7f:
 		case unicode.IsControl(r), r == '\u2028', r == '\u2029':
 			return Invalid(name, "contains a control character")
 		case unicode.Is(unicode.Bidi_Control, r):
@@ -178,10 +168,6 @@ func (v Value) Whole() (digits string, ok bool) {
 		return "", false
 	}
 	return strconv.FormatInt(int64(f), 10), true
-}
-
-func missing(name string) error {
-	return fault.New(fault.ClaimMissing, "the token has no claim %q, which this issuer's rule needs", name).With("claim", name)
 }
 
 // Invalid is the refusal of a claim that is there but unfit: what says why,
@@ -210,7 +196,7 @@ func QuoteAll(texts []string) string {
 	if len(texts) == 0 {
 		return "none"
 	}
-	shown := make([]string, 0, most)
+	var shown []string
 	for _, s := range texts[:min(len(texts), most)] {
 		shown = append(shown, Quote(s))
 	}

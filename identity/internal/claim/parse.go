@@ -1,9 +1,9 @@
 package claim
 
 import (
-	"strconv"
+	"encoding/json"
+	"regexp"
 	"strings"
-	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -39,16 +39,14 @@ func Parse(document string) (Set, error) {
 		return Set{}, errNotUTF8
 	}
 	p := parser{s: document}
-	p.space()
-	if p.i >= len(p.s) || p.s[p.i] != '{' {
+	if p.peek() != '{' {
 		return Set{}, errNotObject
 	}
 	v, err := p.object(1)
 	if err != nil {
 		return Set{}, err
 	}
-	p.space()
-	if p.i != len(p.s) {
+	if p.peek(); p.i != len(p.s) {
 		return Set{}, errTrailing
 	}
 	return Set{members: v}, nil
@@ -59,33 +57,21 @@ type parser struct {
 	i int
 }
 
-func (p *parser) space() {
-	for p.i < len(p.s) {
-		switch p.s[p.i] {
-		case ' ', '\t', '\n', '\r':
-			p.i++
-		default:
-			return
+// peek skips white space and looks at a byte; 0 at the end.
+func (p *parser) peek() byte {
+	for ; p.i < len(p.s); p.i++ {
+		if c := p.s[p.i]; c != ' ' && c != '\t' && c != '\n' && c != '\r' {
+			return c
 		}
 	}
+	return 0
 }
 
-// next skips white space and takes one byte; 0 at the end.
+// next is peek and takes the byte. After a 0 nothing more is asked for.
 func (p *parser) next() byte {
-	p.space()
-	if p.i >= len(p.s) {
-		return 0
-	}
+	c := p.peek()
 	p.i++
-	return p.s[p.i-1]
-}
-
-func (p *parser) peek() byte {
-	p.space()
-	if p.i >= len(p.s) {
-		return 0
-	}
-	return p.s[p.i]
+	return c
 }
 
 func (p *parser) value(depth int) (Value, error) {
@@ -102,241 +88,132 @@ func (p *parser) value(depth int) (Value, error) {
 		return Value{kind: Array, contents: &contents{elements: e}}, err
 	case c == '-' || c >= '0' && c <= '9':
 		return p.number()
-	case strings.HasPrefix(p.s[p.i:], "true"):
-		p.i += len("true")
-		return Value{kind: Bool, text: "true"}, nil
-	case strings.HasPrefix(p.s[p.i:], "false"):
-		p.i += len("false")
-		return Value{kind: Bool, text: "false"}, nil
-	case strings.HasPrefix(p.s[p.i:], "null"):
-		p.i += len("null")
-		return Value{kind: Null}, nil
-	default:
-		return Value{}, errJSON
 	}
+	for _, one := range literals {
+		if strings.HasPrefix(p.s[p.i:], one.text) {
+			p.i += len(one.text)
+			return one.value, nil
+		}
+	}
+	return Value{}, errJSON
 }
 
-func (p *parser) object(depth int) ([]member, error) {
-	if depth > maxDepth {
-		return nil, errDepth
-	}
-	p.i++ // the brace
-	if p.peek() == '}' {
-		p.i++
-		return nil, nil
-	}
-	var members []member
-	var seen names
+var literals = []struct {
+	text  string
+	value Value
+}{{"true", Value{kind: Bool, text: "true"}}, {"false", Value{kind: Bool, text: "false"}}, {"null", Value{kind: Null}}}
+
+func (p *parser) object(depth int) (members []member, err error) {
 	if depth == 1 {
 		members = make([]member, 0, min(strings.Count(p.s, ",")+1, 48)) // seldom too few
 	}
-	for {
+	err = p.items(depth, '}', func() error {
 		if p.next() != '"' {
-			return nil, errJSON
+			return errJSON
 		}
 		name, err := p.text()
-		if err != nil {
-			return nil, err
-		}
-		if len(members) == maxMembers {
-			return nil, errMembers
-		}
-		if seen.maybe(name) && duplicate(members, name, depth == 1) {
-			return nil, errDuplicate
-		}
-		if p.next() != ':' {
-			return nil, errJSON
+		switch {
+		case err != nil:
+			return err
+		case len(members) == maxMembers:
+			return errMembers
+		case duplicate(members, name, depth == 1):
+			return errDuplicate
+		case p.next() != ':':
+			return errJSON
 		}
 		v, err := p.value(depth)
-		if err != nil {
-			return nil, err
-		}
 		members = append(members, member{name, v})
+		return err
+	})
+	return members, err
+}
+
+func (p *parser) array(depth int) (elements []Value, err error) {
+	err = p.items(depth, ']', func() error {
+		v, err := p.value(depth)
+		elements = append(elements, v)
+		return err
+	})
+	return elements, err
+}
+
+// items takes a bracket, what is in it, with commas between, and the bracket at its end.
+func (p *parser) items(depth int, end byte, item func() error) error {
+	if depth > maxDepth {
+		return errDepth
+	}
+	p.i++
+	if p.peek() == end {
+		p.i++
+		return nil
+	}
+	for {
+		if err := item(); err != nil {
+			return err
+		}
 		switch p.next() {
 		case ',':
-		case '}':
-			return members, nil
+		case end:
+			return nil
 		default:
-			return nil, errJSON
+			return errJSON
 		}
 	}
-}
-
-// names are those of an object, a bit for many, so that most are known to be new
-// without a look at each: 27 claims make 351 pairs.
-type names struct {
-	bits uint64
-	wide bool // one has more than ASCII, and may fold to another length
-}
-
-// maybe adds a name, and is false when no name before it is the same in any case.
-func (n *names) maybe(name string) bool {
-	var sum uint
-	for i := range len(name) {
-		sum = sum*5 + uint(name[i]|0x20) // one letter in two cases counts the same
-		n.wide = n.wide || name[i] >= utf8.RuneSelf
-	}
-	bit := uint64(1) << (sum % 64)
-	before := n.bits
-	n.bits |= bit
-	return n.wide || before&bit != 0
 }
 
 // duplicate compares as encoding/json would when fold is set: with Unicode's
 // simple case folding, under which the Kelvin sign is a k.
 func duplicate(members []member, name string, fold bool) bool {
 	for i := range members {
-		other := members[i].name
-		if other == name || fold && mayFold(other, name) && strings.EqualFold(other, name) {
+		if other := members[i].name; other == name || fold && strings.EqualFold(other, name) {
 			return true
 		}
 	}
 	return false
 }
 
-// mayFold tells most different names apart by their first byte: two of ASCII
-// that aren't one letter in two cases never fold to the same.
-func mayFold(a, b string) bool {
-	return a != "" && b != "" && (a[0]|0x20 == b[0]|0x20 || a[0]|b[0] >= utf8.RuneSelf)
-}
-
-func (p *parser) array(depth int) ([]Value, error) {
-	if depth > maxDepth {
-		return nil, errDepth
-	}
-	p.i++ // the bracket
-	if p.peek() == ']' {
-		p.i++
-		return nil, nil
-	}
-	var elements []Value
-	for {
-		v, err := p.value(depth)
-		if err != nil {
-			return nil, err
-		}
-		elements = append(elements, v)
-		switch p.next() {
-		case ',':
-		case ']':
-			return elements, nil
-		default:
-			return nil, errJSON
-		}
-	}
-}
-
-// number takes a literal by the grammar of RFC 8259 §6 and keeps its text.
+// number keeps a number's text.
 func (p *parser) number() (Value, error) {
-	start := p.i
-	if p.s[p.i] == '-' {
-		p.i++
-	}
-	if p.i < len(p.s) && p.s[p.i] == '0' {
-		p.i++
-	} else if !p.digits() {
+	rest := p.s[p.i:]
+	text := rest[:len(rest)-len(strings.TrimLeft(rest, "+-.0123456789eE"))]
+	p.i += len(text)
+	if !json.Valid([]byte(text)) {
 		return Value{}, errJSON
 	}
-	if p.i < len(p.s) && p.s[p.i] == '.' {
-		p.i++
-		if !p.digits() {
-			return Value{}, errJSON
-		}
-	}
-	if p.i < len(p.s) && (p.s[p.i] == 'e' || p.s[p.i] == 'E') {
-		p.i++
-		if p.i < len(p.s) && (p.s[p.i] == '+' || p.s[p.i] == '-') {
-			p.i++
-		}
-		if !p.digits() {
-			return Value{}, errJSON
-		}
-	}
-	return Value{kind: Number, text: p.s[start:p.i]}, nil
-}
-
-func (p *parser) digits() bool {
-	start := p.i
-	for p.i < len(p.s) && p.s[p.i] >= '0' && p.s[p.i] <= '9' {
-		p.i++
-	}
-	return p.i > start
+	return Value{kind: Number, text: text}, nil
 }
 
 // text takes a string whose opening quote is already taken. One without
 // escapes is a part of the document, so it costs no memory.
 func (p *parser) text() (string, error) {
-	start := p.i
-	for p.i < len(p.s) {
+	start, escapes := p.i, false
+	for ; p.i < len(p.s); p.i++ {
 		switch c := p.s[p.i]; {
-		case c == '"':
-			p.i++
-			return p.s[start : p.i-1], nil
 		case c == '\\':
-			return p.escaped(start)
+			escapes = true
+			p.i++ // what it escapes may be a quote
 		case c < 0x20:
 			return "", errJSON
-		default:
-			p.i++
-		}
-	}
-	return "", errJSON
-}
-
-// simple is the escapes of one letter (RFC 8259 §7).
-var simple = [256]byte{'"': '"', '\\': '\\', '/': '/', 'b': '\b', 'f': '\f', 'n': '\n', 'r': '\r', 't': '\t'}
-
-func (p *parser) escaped(start int) (string, error) {
-	b := append(make([]byte, 0, 2*(p.i-start)+32), p.s[start:p.i]...)
-	for p.i < len(p.s) {
-		c := p.s[p.i]
-		p.i++
-		switch {
 		case c == '"':
-			return string(b), nil
-		case c < 0x20:
-			return "", errJSON
-		case c != '\\':
-			b = append(b, c)
-		case p.i >= len(p.s):
-			return "", errJSON
-		case p.s[p.i] == 'u':
-			r, ok := p.unicode()
-			if !ok {
-				return "", errJSON
-			}
-			b = utf8.AppendRune(b, r)
-		case simple[p.s[p.i]] != 0:
-			b = append(b, simple[p.s[p.i]])
 			p.i++
-		default:
-			return "", errJSON
+			if escapes {
+				return unescape(p.s[start-1 : p.i])
+			}
+			return p.s[start : p.i-1], nil
 		}
 	}
 	return "", errJSON
 }
 
-// unicode takes `uXXXX`, or two of them for a pair of surrogates. A lone
-// surrogate is refused: readers replace it in different ways.
-func (p *parser) unicode() (rune, bool) {
-	r, ok := p.hex4()
-	if !ok || !utf16.IsSurrogate(r) {
-		return r, ok
-	}
-	if !strings.HasPrefix(p.s[p.i:], `\u`) {
-		return 0, false
-	}
-	p.i++
-	low, ok := p.hex4()
-	r = utf16.DecodeRune(r, low)
-	return r, ok && r != utf8.RuneError
-}
+// paired is a JSON string whose surrogates come in pairs.
+var paired = regexp.MustCompile(`^(?:[^\\]|\\(?:[^u]|u(?:[^dD]|[dD](?:[0-7]|[89abAB]..\\u[dD][c-fC-F]))))*$`)
 
-func (p *parser) hex4() (rune, bool) {
-	if p.i+5 > len(p.s) {
-		return 0, false
+// unescape reads a string with its quotes. A lone surrogate is refused: readers
+// replace it in different ways, encoding/json with U+FFFD.
+func unescape(quoted string) (s string, err error) {
+	if json.Unmarshal([]byte(quoted), &s) != nil || strings.ContainsRune(s, utf8.RuneError) && !paired.MatchString(quoted) {
+		return "", errJSON
 	}
-	r, err := strconv.ParseUint(p.s[p.i+1:p.i+5], 16, 16) // takes neither sign nor prefix
-	p.i += 5
-	return rune(r), err == nil
+	return s, nil
 }
