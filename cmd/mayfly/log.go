@@ -23,6 +23,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -90,8 +91,8 @@ func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time
 			id = fmt.Sprintf("%x", l.about.ID)
 		}
 		if l.dir != "" && l.err == nil {
-			size, signed, err := l.published(ctx)
-			if entries, age = fmt.Sprint(size), now.Sub(signed).Truncate(time.Second).String(); err != nil {
+			head, err := l.published(ctx)
+			if entries, age = fmt.Sprint(head.Size), now.Sub(head.Signed()).Truncate(time.Second).String(); err != nil {
 				entries, age = "?", "unreadable"
 			}
 		}
@@ -103,10 +104,10 @@ func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time
 }
 
 // published reads the checkpoint in the log's directory.
-func (l listed) published(ctx context.Context) (uint64, time.Time, error) {
+func (l listed) published(ctx context.Context) (checkpoint.Head, error) {
 	key, err := x509.ParsePKIXPublicKey(l.about.SPKI)
 	if err != nil {
-		return 0, time.Time{}, err
+		return checkpoint.Head{}, err
 	}
 	return read.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
 }

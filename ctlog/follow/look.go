@@ -12,6 +12,7 @@ import (
 	"github.com/transparency-dev/merkle/rfc6962"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 )
 
 var ranges = compact.RangeFactory{Hash: rfc6962.DefaultHasher.HashChildren}
@@ -27,7 +28,7 @@ func (f *Follower) look(ctx context.Context, l *source) error {
 	if err != nil {
 		return fmt.Errorf("the position in the store: %w", err)
 	}
-	head, err := l.head(ctx)
+	head, err := l.Head(ctx)
 	if err != nil {
 		return err
 	}
@@ -48,11 +49,11 @@ func (f *Follower) look(ctx context.Context, l *source) error {
 // compare shows that the log's head continues the one that was verified last. older is
 // true where it is one from before, as a cache or a replica of the log has: there is
 // nothing to do then.
-func (f *Follower) compare(ctx context.Context, l *source, at Position, head checkpoint.Head) (older bool, err error) {
+func (f *Follower) compare(ctx context.Context, l *source, at Position, head remote.Head) (older bool, err error) {
 	if at.Checkpoint == nil {
 		return false, nil
 	}
-	last, err := checkpoint.Open(at.Checkpoint, l.signed)
+	last, err := checkpoint.Open(at.Checkpoint, l.Verifier)
 	if err != nil {
 		return false, fmt.Errorf("the checkpoint in the store: %w", err)
 	}
@@ -71,7 +72,7 @@ func (f *Follower) compare(ctx context.Context, l *source, at Position, head che
 }
 
 // consistent shows that tree is a beginning of the one that head signed.
-func (f *Follower) consistent(ctx context.Context, l *source, tree checkpoint.Tree, head checkpoint.Head, e Evidence) error {
+func (f *Follower) consistent(ctx context.Context, l *source, tree checkpoint.Tree, head remote.Head, e Evidence) error {
 	if tree.Size == head.Size {
 		if !bytes.Equal(tree.Root, head.Root) {
 			return f.contradiction(l, kindFork, e, "the log's %d entries don't make the root that it signed", tree.Size)
@@ -90,7 +91,7 @@ func (f *Follower) consistent(ctx context.Context, l *source, tree checkpoint.Tr
 }
 
 // batch follows the next entries: tree grows by them once the Keeper has them.
-func (f *Follower) batch(ctx context.Context, l *source, tree *compact.Range, head checkpoint.Head) error {
+func (f *Follower) batch(ctx context.Context, l *source, tree *compact.Range, head remote.Head) error {
 	from := tree.End()
 	e := Evidence{Shown: head.Raw, From: from}
 	leaves, err := l.leaves(ctx, from, head)
@@ -124,7 +125,7 @@ func (f *Follower) batch(ctx context.Context, l *source, tree *compact.Range, he
 // what it gives in no form that a log may; other errors are passed on.
 func (f *Follower) withheld(l *source, e Evidence, err error) error {
 	switch {
-	case errors.Is(err, errAbsent):
+	case errors.Is(err, remote.ErrAbsent):
 		return f.contradiction(l, kindWithheld, e, "the log doesn't show what it signed: %v", err)
 	case errors.Is(err, errMalformed):
 		return f.contradiction(l, kindEntry, e, "%v", err)

@@ -4,6 +4,8 @@ import (
 	"errors"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 type metrics struct {
@@ -13,25 +15,13 @@ type metrics struct {
 
 // newMetrics registers the metrics.
 func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	gauge := func(name, help string) *prometheus.GaugeVec {
-		return prometheus.NewGaugeVec(prometheus.GaugeOpts{Name: name, Help: help}, []string{"log"})
-	}
 	m := &metrics{
-		followed: gauge("mayfly_follow_entries", "Entries of the log that were verified and kept in the store."),
-		size:     gauge("mayfly_follow_log_entries", "Entries of the log itself, as it signed last."),
-		contradictions: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_follow_contradictions_total",
-			Help: "Looks at which the log contradicted what it had signed, by kind (fork, back, withheld, entry). Any increase needs a person.",
-		}, []string{"log", "kind"}),
+		followed: metric.Gauge("mayfly_follow_entries", "Entries of the log that were verified and kept in the store.", "log"),
+		size:     metric.Gauge("mayfly_follow_log_entries", "Entries of the log itself, as it signed last.", "log"),
+		contradictions: metric.Counter("mayfly_follow_contradictions_total",
+			"Looks at which the log contradicted what it had signed, by kind (fork, back, withheld, entry). Any increase needs a person.", "log", "kind"),
 	}
-	if r == nil {
-		return m, nil
-	}
-	var errs []error
-	for _, c := range []prometheus.Collector{m.followed, m.size, m.contradictions} {
-		errs = append(errs, r.Register(c))
-	}
-	return m, errors.Join(errs...)
+	return m, metric.Register(r, m.followed, m.size, m.contradictions)
 }
 
 // forget takes a log's gauges.

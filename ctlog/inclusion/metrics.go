@@ -33,20 +33,20 @@ func (m *metrics) follow(before, now map[[32]byte]*watched) {
 	for _, g := range []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest} {
 		for id, w := range before {
 			if now[id] == nil {
-				g.DeleteLabelValues(w.reader.description.URL)
+				g.DeleteLabelValues(w.Description.URL)
 			}
 		}
 		for _, w := range now {
-			g.WithLabelValues(w.reader.description.URL)
+			g.WithLabelValues(w.Description.URL)
 		}
 	}
 	for _, w := range now {
-		m.done.WithLabelValues(w.reader.description.URL)
+		m.done.WithLabelValues(w.Description.URL)
 	}
 }
 
 func (m *metrics) show(w *watched, oldest time.Duration) {
-	url := w.reader.description.URL
+	url := w.Description.URL
 	m.pending.WithLabelValues(url).Set(float64(len(w.pending)))
 	m.overdue.WithLabelValues(url).Set(float64(w.overdue))
 	m.broken.WithLabelValues(url).Set(float64(w.broken))

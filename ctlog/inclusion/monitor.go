@@ -13,11 +13,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/prometheus/client_golang/prometheus"
 )
@@ -30,31 +29,21 @@ const (
 
 // Bounds of what one look does.
 const (
-	maxPending  = 100_000          // promises in memory; more stay in the trail for later
-	passTimeout = time.Minute      // of reading one log
-	overlap     = time.Minute      // the trail's records are in order but for this
-	lookBack    = 2 * DefaultMMD   // how far the first start reads the trail
-	maxBody     = 1 << 20          // bytes of an answer
-	userAgent   = "mayfly-monitor" // RFC 9110 §10.1.5
+	maxPending  = 100_000        // promises in memory; more stay in the trail for later
+	passTimeout = time.Minute    // of reading one log
+	overlap     = time.Minute    // the trail's records are in order but for this
+	lookBack    = 2 * DefaultMMD // how far the first start reads the trail
 )
-
-// Log is a log to be read.
-type Log struct {
-	Description ctlog.Description
-	URL         string        // where it is read, without a final slash; empty: Description.URL
-	Client      *http.Client  // nil: http.DefaultClient
-	MMD         time.Duration // zero: DefaultMMD
-}
 
 // Options are what a Monitor works with.
 type Options struct {
 	Trail    func(since time.Time) Trail // reads what is on record from then on
 	State    string                      // the file that remembers how far all is well
-	Logs     []Log
-	Interval time.Duration         // zero: ten seconds
-	Now      func() time.Time      // nil: time.Now
-	Logger   *slog.Logger          // nil: nothing is logged
-	Metrics  prometheus.Registerer // nil: nothing is registered
+	Logs     []remote.Log                // their merge delay is DefaultMMD unless they say another
+	Interval time.Duration               // zero: ten seconds
+	Now      func() time.Time            // nil: time.Now
+	Logger   *slog.Logger                // nil: nothing is logged
+	Metrics  prometheus.Registerer       // nil: nothing is registered
 }
 
 // Monitor follows the audit trail and reads the logs. Run does the work.
@@ -72,8 +61,7 @@ type Monitor struct {
 
 // watched is a log with what it still owes.
 type watched struct {
-	reader  reader
-	mmd     time.Duration
+	*remote.Reader
 	pending []promise
 	overdue int // of them, older than half of the MMD at the last look
 	broken  int // of them, shown to be false
@@ -115,14 +103,15 @@ func New(o Options) (*Monitor, error) {
 // Prepare checks logs, and returns what has them watched from the next look on, in
 // place of those it had. What is pending of a log that stays, stays; a log that goes is
 // not asked again, so it should owe nothing.
-func (m *Monitor) Prepare(logs []Log) (follow func(), err error) {
+func (m *Monitor) Prepare(logs []remote.Log) (follow func(), err error) {
 	next := make(map[[32]byte]*watched, len(logs))
 	for _, l := range logs {
-		r, err := newReader(l)
+		l.MMD = cmp.Or(max(l.MMD, 0), DefaultMMD)
+		r, err := remote.New(l)
 		if err != nil {
 			return nil, fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
-		next[l.Description.ID] = &watched{reader: r, mmd: cmp.Or(max(l.MMD, 0), DefaultMMD)}
+		next[l.Description.ID] = &watched{Reader: r}
 	}
 	return func() {
 		m.mu.Lock()
@@ -212,7 +201,7 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
-	look := w.reader.look()
+	look := look{Reader: w.Reader, tiles: make(map[tileKey][]byte)}
 	var left []promise
 	var failure error
 	for i, p := range w.pending {
@@ -221,14 +210,14 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 		case errors.As(err, &wrong):
 			if !p.broken {
 				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
-					slog.String("log", w.reader.description.URL), slog.String("serial", p.Serial), slog.Any("error", err))
+					slog.String("log", w.Description.URL), slog.String("serial", p.Serial), slog.Any("error", err))
 			}
 			p.broken = true
 		case err != nil:
-			failure = fmt.Errorf("reading the log %s: %w", w.reader.description.URL, err)
+			failure = fmt.Errorf("reading the log %s: %w", w.Description.URL, err)
 		}
 		if held {
-			m.metrics.done.WithLabelValues(w.reader.description.URL).Inc()
+			m.metrics.done.WithLabelValues(w.Description.URL).Inc()
 			continue
 		}
 		left = append(left, p)
@@ -249,7 +238,7 @@ func (m *Monitor) tally(ctx context.Context, w *watched) {
 	for _, p := range w.pending {
 		age := now.Sub(p.Promised)
 		oldest = max(oldest, age)
-		if age > w.mmd/2 {
+		if age > w.MMD/2 {
 			w.overdue++
 		}
 		if p.broken {
@@ -258,7 +247,7 @@ func (m *Monitor) tally(ctx context.Context, w *watched) {
 	}
 	if w.overdue > before {
 		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
-			slog.String("log", w.reader.description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
+			slog.String("log", w.Description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.MMD))
 	}
 	m.metrics.show(w, oldest)
 }

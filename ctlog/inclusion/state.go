@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // state is what the monitor remembers over a restart. Losing it costs reading
@@ -43,10 +45,7 @@ func readState(path string, begin time.Time) (state, error) {
 func writeState(path string, s state) error {
 	raw, err := json.Marshal(s)
 	if err == nil {
-		err = os.WriteFile(path+".new", append(raw, '\n'), 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = durable.Put(path, append(raw, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("inclusion: writing the monitor's state: %w", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -81,7 +82,7 @@ func VerifyComplete(ctx context.Context, log ctlog.EmbeddedConfig, trail func(si
 	}
 	pending, err := inclusion.Pending(ctx, inclusion.Options{
 		Trail: trail,
-		Logs:  []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
+		Logs:  []remote.Log{{Description: about, URL: "http://embedded", Client: remote.Local(archive.Local())}},
 	}, log.Start)
 	if err != nil {
 		return c, err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"os"
 	"sync"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -76,16 +75,11 @@ func (c *checkpointCache) cosigned(raw []byte, d logdir.Dir) []byte {
 }
 
 // Published reads the checkpoint in a log's directory and verifies it under the
-// log's key, with nothing else of the log opened: how many entries it covers, and
-// when it was signed.
-func Published(ctx context.Context, c ctlog.EmbeddedConfig, key crypto.PublicKey) (size uint64, signed time.Time, err error) {
+// log's key, with nothing else of the log opened.
+func Published(ctx context.Context, c ctlog.EmbeddedConfig, key crypto.PublicKey) (checkpoint.Head, error) {
 	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
 	if err != nil {
-		return 0, time.Time{}, err
+		return checkpoint.Head{}, err
 	}
-	h, err := logdir.Dir(c.Directory).OpenCheckpoint(ctx, verifier)
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	return h.Size, h.Signed(), nil
+	return logdir.Dir(c.Directory).OpenCheckpoint(ctx, verifier)
 }
