@@ -24,8 +24,7 @@ func (l *Log) publishTrees(ctx context.Context) {
 		err := l.publish(ctx)
 		next = republish - l.o.Now().Sub(l.published.Signed())
 		if err != nil && ctx.Err() == nil {
-			l.o.Logger.WarnContext(ctx, "the checkpoint can't be published; it is tried again",
-				slog.String("log", l.description.URL), slog.Any("error", err))
+			l.o.Logger.WarnContext(ctx, "the checkpoint can't be published; it is tried again", slog.Any("error", err))
 			next = 0
 		}
 		if wait.For(ctx, l.config.CheckpointInterval) != nil {
@@ -58,7 +57,7 @@ func (l *Log) publish(ctx context.Context) error {
 	l.published = head
 	l.backlog.published(head.Size)
 	if err := l.dir.Collect(before.Size, head.Size); err != nil { // the next start sweeps them
-		l.o.Logger.WarnContext(ctx, "partial tiles can't be removed", slog.String("log", l.description.URL), slog.Any("error", err))
+		l.o.Logger.WarnContext(ctx, "partial tiles can't be removed", slog.Any("error", err))
 	}
 	return nil
 }
@@ -98,7 +97,7 @@ func (l *Log) release(ctx context.Context, raw []byte, t checkpoint.Tree) error 
 	}
 	if err := l.dir.PutCosigned(cosigned); err != nil {
 		// Only a restart would miss them.
-		l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.String("log", l.description.URL), slog.Any("error", err))
+		l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.Any("error", err))
 	}
 	return nil
 }

@@ -126,8 +126,7 @@ func (l *Log) integrate(ctx context.Context) {
 		l.growing.Unlock()
 		if err != nil && ctx.Err() == nil {
 			l.metrics.ungrown.Inc()
-			l.o.Logger.ErrorContext(ctx, "log entries can't become part of the tree; they are stored, and it is tried again",
-				slog.String("log", l.description.URL), slog.Any("error", err))
+			l.o.Logger.ErrorContext(ctx, "log entries can't become part of the tree; they are stored, and it is tried again", slog.Any("error", err))
 			if wait.For(ctx, l.config.CheckpointInterval) != nil {
 				return
 			}
@@ -169,8 +168,7 @@ func (l *Log) grow(ctx context.Context) (err error) {
 		}
 	}
 	if failed != nil {
-		l.o.Logger.InfoContext(ctx, "log state verified after a storage error",
-			slog.String("log", l.description.URL), slog.Any("after", failed))
+		l.o.Logger.InfoContext(ctx, "log state verified after a storage error", slog.Any("after", failed))
 	}
 	return nil
 }

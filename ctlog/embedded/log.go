@@ -174,73 +174,63 @@ func Create(ctx context.Context, c Config, o Options) error {
 	return l.dir.Own() // of what the storage has made; root may have run this for a service
 }
 
+// describe is the part of a Log that its configuration and its key say.
+func describe(c Config, key crypto.PublicKey) (*Log, error) {
+	spki, err := marshalKey(key)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("the log's URL %q is not an absolute URL", c.URL)
+	}
+	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
+	return &Log{
+		config: c, origin: c.Origin(), prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
+		description: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: u.String(), Operator: c.Operator, Start: c.Start, End: c.End},
+	}, err
+}
+
 // prepare makes a Log from its settings, without touching a file.
 func prepare(c Config, o Options) (*Log, error) {
 	if o.Signer == nil {
 		return nil, errors.New("the log needs its key")
 	}
-	spki, err := marshalKey(o.Signer.Public())
-	if err != nil {
-		return nil, err
-	}
 	c.CheckpointInterval = cmp.Or(c.CheckpointInterval, ctlog.DefaultCheckpointInterval)
-	o = withDefaults(o)
-	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("the log's URL %q is not an absolute URL", c.URL)
-	}
-	verifier, err := checkpoint.NewVerifier(c.Origin(), o.Signer.Public())
+	l, err := describe(c, o.Signer.Public())
 	if err != nil {
 		return nil, err
 	}
-	dir := logdir.Dir(c.Directory)
-	l := &Log{
-		o: o, config: c, origin: c.Origin(), prefix: u.Path, dir: dir, issuers: dir.Issuers(), verifier: verifier,
-		description: describe(c, spki),
-		queue:       make(chan *submission, o.maxQueue), drained: make(chan struct{}), toPublish: make(chan struct{}, 1),
-		backlog:         backlog{added: make(chan struct{}, 1), grown: make(chan struct{}, 1)},
-		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
-	}
-	l.dedup, _ = lru.New[[32]byte, position](dedupEntries) // it fails for a size below 1
-	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
-	l.AcceptRoots(o.Roots)
-	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
-	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
-		Dir: string(dir), Log: l.description.URL, Key: spki, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
-	})
-	l.witnesses, err = witness.New(c.Witnesses, witness.Options{
-		Log: l.description.URL, Now: o.Now, Logger: o.Logger,
-		Consistency: func(ctx context.Context, smaller, size uint64) ([][]byte, error) {
-			return dir.Consistency(ctx, smaller, size, size)
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	l.metrics, err = newMetrics(o.Metrics, l)
-	return l, err
-}
-
-func withDefaults(o Options) Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	o.lockWait, o.maxQueue = cmp.Or(o.lockWait, defaultLockWait), cmp.Or(o.maxQueue, defaultMaxQueue)
 	if o.free == nil {
 		o.free = freeBytes
 	}
 	if o.reached == nil {
 		o.reached = func(string) {}
 	}
-	return o
-}
-
-// describe is what the trust root says of the log of a key.
-func describe(c Config, spki []byte) ctlog.Description {
-	return ctlog.Description{
-		ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"), Operator: c.Operator, Start: c.Start, End: c.End,
+	o.lockWait, o.maxQueue = cmp.Or(o.lockWait, defaultLockWait), cmp.Or(o.maxQueue, defaultMaxQueue)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With(slog.String("log", l.description.URL))
+	l.o, l.issuers = o, l.dir.Issuers()
+	l.queue, l.drained, l.toPublish = make(chan *submission, o.maxQueue), make(chan struct{}), make(chan struct{}, 1)
+	l.backlog.added, l.backlog.grown = make(chan struct{}, 1), make(chan struct{}, 1)
+	l.submissionLimit = rate.NewLimiter(submissionRate, submissionBurst)
+	l.dedup, _ = lru.New[[32]byte, position](dedupEntries) // it fails for a size below 1
+	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
+	l.AcceptRoots(o.Roots)
+	l.reads = read.New(read.Options{Dir: l.dir, Issuers: l.issuers, Verifier: l.verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
+	l.scrub = &maintain.Scrub{
+		Dir: string(l.dir), Key: l.description.SPKI, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
 	}
+	consistency := func(ctx context.Context, smaller, size uint64) ([][]byte, error) {
+		return l.dir.Consistency(ctx, smaller, size, size)
+	}
+	if l.witnesses, err = witness.New(c.Witnesses, witness.Options{Now: o.Now, Logger: o.Logger, Consistency: consistency}); err != nil {
+		return nil, err
+	}
+	l.metrics, err = newMetrics(o.Metrics, l)
+	return l, err
 }
 
 // Description is what the trust root says of the log.

@@ -12,64 +12,63 @@ import (
 )
 
 type metrics struct {
-	entries prometheus.Histogram
-	seconds prometheus.Histogram
-	failed  prometheus.Counter
-	ungrown prometheus.Counter
-
-	registry   prometheus.Registerer
-	registered []prometheus.Collector
+	entries, seconds prometheus.Histogram
+	failed, ungrown  prometheus.Counter
+	// unregister takes the metrics of a log that is closed out of the registry: a service
+	// may go on without it, or open it again.
+	unregister func()
 }
 
 func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
-	labels := prometheus.Labels{"log": l.description.URL}
 	m := &metrics{
 		entries: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "mayfly_ctlog_batch_entries", Help: "Entries that became durable together.",
-			ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+			Name: "mayfly_ctlog_batch_entries", Help: "Entries that became durable together.", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "mayfly_ctlog_batch_seconds", Help: "Time to make a batch durable.",
-			ConstLabels: labels, Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1},
+			Name: "mayfly_ctlog_batch_seconds", Help: "Time to make a batch durable.", Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1},
 		}),
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_batch_failures_total", Help: "Batches that the storage refused; no SCT left for them.",
-			ConstLabels: labels,
 		}),
 		ungrown: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_integration_failures_total", Help: "Times that stored entries couldn't become part of the tree.",
-			ConstLabels: labels,
 		}),
+		unregister: func() {},
 	}
 	if r == nil {
 		return m, nil
 	}
-	queued := metric.Read("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", labels, func() float64 { return float64(len(l.queue)) })
-	m.registry = r
-	for _, c := range slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown, queued},
-		l.gauges(labels), l.scrub.Collectors(), l.witnesses.Collectors()) {
-		if err := r.Register(c); err != nil {
-			m.unregister()
-			return nil, fmt.Errorf("registering the log's metrics: %w", err)
-		}
-		m.registered = append(m.registered, c)
+	all := collectors(slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown}, l.gauges(), l.scrub.Collectors(), l.witnesses.Collectors()))
+	r = prometheus.WrapRegistererWith(prometheus.Labels{"log": l.description.URL}, r)
+	if err := r.Register(all); err != nil {
+		return nil, fmt.Errorf("registering the log's metrics: %w", err)
 	}
+	m.unregister = func() { r.Unregister(all) }
 	return m, nil
 }
 
-// unregister takes the metrics of a log that is closed out of the registry: a service may
-// go on without it, or open it again.
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
+// collectors are registered all or none.
+type collectors []prometheus.Collector
+
+// Describe describes all.
+func (all collectors) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range all {
+		c.Describe(to)
+	}
+}
+
+// Collect collects all.
+func (all collectors) Collect(to chan<- prometheus.Metric) {
+	for _, c := range all {
+		c.Collect(to)
 	}
 }
 
 // gauges read the log when they are scraped. What can't be read is NaN, which
 // no alarm mistakes for a healthy value.
-func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
+func (l *Log) gauges() []prometheus.Collector {
 	gauge := func(name, help string, read func() (float64, error)) prometheus.Collector {
-		return metric.Read(name, help, labels, func() float64 {
+		return metric.Read(name, help, nil, func() float64 {
 			value, err := read()
 			if err != nil {
 				return math.NaN()
@@ -78,6 +77,7 @@ func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
 		})
 	}
 	return []prometheus.Collector{
+		gauge("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", func() (float64, error) { return float64(len(l.queue)), nil }),
 		gauge("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", func() (float64, error) {
 			h, err := l.reads.HeadNow()
 			return float64(h.Size), err

@@ -118,8 +118,7 @@ func (l *Log) commit(ctx context.Context, batch []*submission) {
 		}
 		l.metrics.batch(n, time.Since(begin), err)
 		if err != nil {
-			l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released",
-				slog.String("log", l.description.URL), slog.Int("entries", n), slog.Any("error", err))
+			l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released", slog.Int("entries", n), slog.Any("error", err))
 		}
 		batch = batch[n:]
 	}
@@ -199,7 +198,7 @@ func (l *Log) sound(ctx context.Context) error {
 		if err := l.hold(); err != nil {
 			return fmt.Errorf("the last entries don't hold after an earlier error: %w", err)
 		}
-		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error", slog.String("log", l.description.URL))
+		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error")
 	}
 	if l.backlog.now().failed == nil {
 		return nil

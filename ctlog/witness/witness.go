@@ -22,6 +22,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
@@ -39,7 +40,6 @@ const (
 
 // Options are what a Client needs besides its configuration.
 type Options struct {
-	Log    string // the log's URL, as metrics and messages name it
 	Now    func() time.Time
 	Logger *slog.Logger
 	// Consistency proves that the log of a size continues that of a smaller size.
@@ -92,7 +92,7 @@ func New(c ctlog.WitnessesConfig, o Options) (*Client, error) {
 			},
 		})
 	}
-	w.metrics = newMetrics(o.Log, w.witnesses)
+	w.metrics = newMetrics(w.witnesses)
 	return w, nil
 }
 
@@ -158,7 +158,7 @@ func (w *Client) report(ctx context.Context, count int, cause error) {
 	}
 	w.short = short
 	attrs := []slog.Attr{
-		slog.String("log", w.o.Log), slog.Int("cosignatures", count), slog.Int("required", w.required), slog.Bool("published", !short || !w.closed),
+		slog.Int("cosignatures", count), slog.Int("required", w.required), slog.Bool("published", !short || !w.closed),
 	}
 	if !short {
 		w.o.Logger.LogAttrs(ctx, slog.LevelInfo, "checkpoints have enough cosignatures again", attrs...)
@@ -200,10 +200,10 @@ func (w *Client) offer(ctx context.Context, one *witness, checkpoint []byte, siz
 	}
 	if outcome == ahead || outcome == invalid {
 		w.o.Logger.ErrorContext(ctx, "a witness's answer can't be right, or this log is an older copy",
-			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+			slog.String("witness", one.name), slog.Any("error", err))
 	} else if one.failures == 0 {
 		w.o.Logger.WarnContext(ctx, "a witness gave no cosignature",
-			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+			slog.String("witness", one.name), slog.Any("error", err))
 	}
 	one.failures++
 	one.until = w.o.Now().Add(pause)
@@ -326,21 +326,16 @@ type metrics struct {
 }
 
 // newMetrics makes the metrics with a series for every witness and outcome.
-func newMetrics(log string, witnesses []*witness) *metrics {
-	labels := prometheus.Labels{"log": log}
+func newMetrics(witnesses []*witness) *metrics {
 	m := &metrics{
-		offers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ctlog_witness_offers_total", Help: "Checkpoints by what each witness made of them.", ConstLabels: labels,
-		}, []string{"witness", "outcome"}),
+		offers: metric.Counter("mayfly_ctlog_witness_offers_total", "Checkpoints by what each witness made of them.", "witness", "outcome"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "mayfly_ctlog_witness_seconds", Help: "Time from offering a checkpoint to a witness to its answer or its failure.",
-			ConstLabels: labels, Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"witness"}),
-		sizes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "mayfly_ctlog_witness_tree_size", Help: "Entries of the last checkpoint that each witness cosigned for this process.", ConstLabels: labels,
-		}, []string{"witness"}),
+		sizes: metric.Gauge("mayfly_ctlog_witness_tree_size", "Entries of the last checkpoint that each witness cosigned for this process.", "witness"),
 		cosignatures: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.", ConstLabels: labels,
+			Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.",
 		}),
 	}
 	for _, one := range witnesses {

@@ -23,20 +23,14 @@ const (
 	scrubReaders = 1                // of them at the same time
 )
 
-// ScrubOptions are what a Scrub needs.
-type ScrubOptions struct {
+// Scrub checks the whole log again and again, and remembers what it found.
+type Scrub struct {
 	Dir      string
-	Log      string // the log's URL, as metrics and messages name it
 	Key      []byte // the log's, DER SubjectPublicKeyInfo
 	MarkFile string
 	Interval time.Duration // zero: the log is never checked
 	Now      func() time.Time
 	Logger   *slog.Logger
-}
-
-// Scrub checks the whole log again and again, and remembers what it found.
-type Scrub struct {
-	o ScrubOptions
 
 	mu      sync.Mutex // guards what follows
 	finding error      // of the last two checks; nil when the log is whole, or wasn't checked
@@ -45,24 +39,22 @@ type Scrub struct {
 	whole   bool // what the last one found
 }
 
-// NewScrub makes a scrub that has found nothing yet.
-func NewScrub(o ScrubOptions) *Scrub { return &Scrub{o: o} }
-
 // Run checks the whole log as `mayfly log verify` does, every day or as configured,
 // slowly and one check at a time, until ctx ends. What two checks in a row find is
 // damage until a later one finds the log whole.
 func (s *Scrub) Run(ctx context.Context) {
-	every := s.o.Interval
+	every := s.Interval
 	if every <= 0 {
 		return
 	}
 	for found, next := 0, min(scrubFirst, every); wait.For(ctx, next) == nil; {
 		begin := time.Now()
-		report, err := s.check(ctx)
+		report, err := Verify(ctx, s.Dir, VerifyOptions{
+			Key: s.Key, MarkFile: s.MarkFile, workers: scrubReaders, pace: rate.NewLimiter(scrubTiles, 1).Wait,
+		})
 		if ctx.Err() != nil {
 			return // a check that was cut off has found nothing
 		}
-		took := time.Since(begin)
 		switch {
 		case err == nil:
 			found, next = 0, every
@@ -71,33 +63,25 @@ func (s *Scrub) Run(ctx context.Context) {
 		default:
 			found, next = found+1, min(scrubAlarm, every)
 		}
-		s.found(ctx, report, err, found, took)
+		s.found(ctx, report, err, found, time.Since(begin))
 	}
-}
-
-// check is one check of everything.
-func (s *Scrub) check(ctx context.Context) (Report, error) {
-	limiter := rate.NewLimiter(scrubTiles, 1)
-	return Verify(ctx, s.o.Dir, VerifyOptions{
-		Key: s.o.Key, MarkFile: s.o.MarkFile, workers: scrubReaders, pace: limiter.Wait,
-	})
 }
 
 // found keeps what a check found, and says so.
 func (s *Scrub) found(ctx context.Context, report Report, err error, times int, took time.Duration) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.at, s.took, s.whole = s.o.Now(), took, err == nil
-	attrs := []slog.Attr{slog.String("log", s.o.Log), slog.Uint64("entries", report.Size), slog.Duration("took", took)}
+	s.at, s.took, s.whole = s.Now(), took, err == nil
+	attrs := []slog.Attr{slog.Uint64("entries", report.Size), slog.Duration("took", took)}
 	switch {
 	case err == nil:
 		s.finding = nil
-		s.o.Logger.LogAttrs(ctx, slog.LevelInfo, "the whole log was checked: it is as it should be", attrs...)
+		s.Logger.LogAttrs(ctx, slog.LevelInfo, "the whole log was checked: it is as it should be", attrs...)
 	case times == 1:
-		s.o.Logger.LogAttrs(ctx, slog.LevelWarn, "a check of the whole log failed; it is checked once more", append(attrs, slog.Any("error", err))...)
+		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a check of the whole log failed; it is checked once more", append(attrs, slog.Any("error", err))...)
 	default:
 		s.finding = err
-		s.o.Logger.LogAttrs(ctx, slog.LevelError, "the log is damaged", append(attrs, slog.Any("error", err))...)
+		s.Logger.LogAttrs(ctx, slog.LevelError, "the log is damaged", append(attrs, slog.Any("error", err))...)
 	}
 }
 
@@ -114,7 +98,7 @@ func (s *Scrub) Damage() error {
 // Collectors show the last check of the whole log; NaN before the first.
 func (s *Scrub) Collectors() []prometheus.Collector {
 	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return metric.Read(name, help, prometheus.Labels{"log": s.o.Log}, func() float64 {
+		return metric.Read(name, help, nil, func() float64 {
 			s.mu.Lock()
 			defer s.mu.Unlock()
 			if s.at.IsZero() {
