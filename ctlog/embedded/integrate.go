@@ -197,7 +197,7 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 		return err
 	}
 	for index := before.Size / layout.EntryBundleWidth; index < after.Size/layout.EntryBundleWidth; index++ {
-		if err := l.dir.Rehash(ctx, index, after.Size); err != nil { // a tile that is full is never rewritten: last look
+		if _, err := l.dir.Rehash(ctx, index, after.Size); err != nil { // a tile that is full is never rewritten: last look
 			return err
 		}
 	}

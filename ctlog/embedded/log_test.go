@@ -86,7 +86,7 @@ func (b *bench) published(t testing.TB, size uint64) (head checkpoint.Head) {
 	t.Helper()
 	b.until(t, "a checkpoint covers the entries", func() bool {
 		var err error
-		_, head, err = logdir.Dir(b.config.Directory).Head(t.Context())
+		_, head, err = logdir.Dir(b.config.Directory).Head()
 		return err == nil && head.Size >= size
 	})
 	return head

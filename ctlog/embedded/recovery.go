@@ -209,7 +209,7 @@ func (l *Log) inspect() (fresh bool, err error) {
 // what the write-ahead file has beyond it, where that continues what the mark has seen.
 // It only reads.
 func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
-	l.published, err = l.dir.OpenCheckpoint(ctx, l.verifier)
+	l.published, err = l.dir.OpenCheckpoint(l.verifier)
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // else a crash while the log was made; it is published soon
 		return now, nil, err
 	}
@@ -230,7 +230,7 @@ func (l *Log) verifyState(ctx context.Context, earlier checkpoint.Tree) (checkpo
 	if err == nil && earlier.Size <= now.Size { // else an older copy is told as such, not as a missing tile
 		err = l.verifyTiles(ctx, now)
 		if err == nil && now.Size > 0 {
-			err = l.dir.Rehash(ctx, logdir.Bundles(now.Size)-1, now.Size)
+			_, err = l.dir.Rehash(ctx, logdir.Bundles(now.Size)-1, now.Size)
 		}
 	}
 	if err == nil {

@@ -1,10 +1,8 @@
 // Package external submits to Certificate Transparency logs that somebody runs
 // elsewhere, over RFC 6962's add-pre-chain, which static-ct logs speak as well.
 //
-// The HTTP exchange is certificate-transparency-go's; when to try again, when to
-// give up and what to believe are ours. Its client's own retries lose the cause,
-// hammer a log that answers 408, and slow down for life, so each attempt is one
-// request of a fresh client over the log's own transport.
+// certificate-transparency-go has the messages, but not the exchange: its client's own
+// retries lose the cause, hammer a log that answers 408, and slow down for life.
 package external
 
 import (
@@ -19,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/certificate-transparency-go/jsonclient"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
@@ -147,12 +144,16 @@ func ReadKey(path string) ([]byte, error) {
 // Description is what the trust root says of the log.
 func (l *Log) Description() ctlog.Description { return l.description }
 
-// Reader is a client for reading the log: over its own transport. What is below the
-// log's URL is asked for with the token; a monitoring URL elsewhere never sees it.
+// Reader is a client for the log, over its own transport. What is below the log's URL is
+// asked for with the token; a monitoring URL elsewhere never sees it.
 func (l *Log) Reader() *http.Client {
-	c := l.client(maxRoots)
+	c := &http.Client{
+		Transport: l.transport,
+		// A redirect would carry the submission, and its token, to a place that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	if l.token != "" {
-		c.Transport = bearer{next: c.Transport, below: l.description.URL + "/", token: l.token}
+		c.Transport = bearer{next: l.transport, below: l.description.URL + "/", token: l.token}
 	}
 	return c
 }
@@ -182,7 +183,7 @@ func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) 
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "too many submissions wait for the transparency log; try again").
 			With("dependency", "ctlog").After(time.Second)
 	}
-	sct, err := l.retry(ctx, l.request(chain))
+	sct, err := l.retry(ctx, chain)
 	l.breaker.leave(verdictOf(ctx, err))
 	return sct, err
 }
@@ -200,29 +201,3 @@ func verdictOf(ctx context.Context, err error) verdict {
 		return works // it answered, if only to refuse
 	}
 }
-
-// fresh is a client for one request: it has no memory of earlier outages. It gets
-// no key, because its verification overlooks log id and time; the policy does all.
-func (l *Log) fresh(limit int64) (*jsonclient.JSONClient, error) {
-	c, err := jsonclient.New(l.description.URL, l.client(limit), jsonclient.Options{
-		UserAgent: userAgent, Authorization: l.token, Logger: silent{},
-	})
-	if err != nil {
-		return nil, fmt.Errorf("making a client for the log: %w", err)
-	}
-	return c, nil
-}
-
-// client reads at most limit bytes of an answer, over the log's one transport.
-func (l *Log) client(limit int64) *http.Client {
-	return &http.Client{
-		Transport: capped{next: l.transport, limit: limit},
-		// A redirect would carry the submission, and its token, to a place that nobody configured.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}
-}
-
-// silent keeps certificate-transparency-go from writing to standard error.
-type silent struct{}
-
-func (silent) Printf(string, ...any) {}

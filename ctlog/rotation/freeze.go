@@ -70,9 +70,11 @@ func VerifyComplete(ctx context.Context, log ctlog.EmbeddedConfig, trail func(si
 	case c.Report.Unpublished > 0:
 		return c, refuse(NotNow, "let the service run, which publishes them, and try again", "%d entries are in no checkpoint yet", c.Report.Unpublished)
 	}
-	if c.spki, err = maintain.KeyOf(dir); err != nil {
+	owner, err := logdir.Dir(dir).Owner()
+	if err != nil {
 		return c, err
 	}
+	c.spki = owner.Key
 	about := ctlog.Description{
 		ID: sha256.Sum256(c.spki), SPKI: c.spki, URL: strings.TrimSuffix(log.URL, "/"), Start: log.Start, End: log.End,
 	}

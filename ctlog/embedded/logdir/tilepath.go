@@ -54,13 +54,9 @@ func (t TilePath) Within(size uint64) bool {
 // Name is the path below the log's directory and its URL.
 func (t TilePath) Name() string {
 	if t.Level == DataLevel {
-		return dataTilePath(t.Index, t.Width)
+		return TileDir + "/data/" + layout.NWithSuffix(0, t.Index, t.Width)
 	}
 	return layout.TilePath(uint64(t.Level), t.Index, t.Width)
-}
-
-func dataTilePath(index uint64, partial uint8) string {
-	return TileDir + "/data/" + layout.NWithSuffix(0, index, partial)
 }
 
 // Unfinished reports whether a file is one that its writer would have renamed or

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -20,18 +19,19 @@ import (
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
 func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	return d.read(partial, func(p uint8) string { return layout.TilePath(level, index, p) })
+	return d.read(TilePath{Level: int(level), Index: index, Width: partial})
 }
 
 // ReadEntryBundle is a data tile (c2sp.org/static-ct-api); the full one where the partial one is gone.
 func (d Dir) ReadEntryBundle(_ context.Context, index uint64, partial uint8) ([]byte, error) {
-	return d.read(partial, func(p uint8) string { return dataTilePath(index, p) })
+	return d.read(TilePath{Level: DataLevel, Index: index, Width: partial})
 }
 
-func (d Dir) read(partial uint8, path func(uint8) string) ([]byte, error) {
-	data, err := os.ReadFile(d.Path(path(partial)))
-	if partial > 0 && errors.Is(err, os.ErrNotExist) {
-		return os.ReadFile(d.Path(path(0)))
+func (d Dir) read(t TilePath) ([]byte, error) {
+	data, err := os.ReadFile(d.Path(t.Name()))
+	if t.Width > 0 && errors.Is(err, os.ErrNotExist) {
+		t.Width = 0
+		return os.ReadFile(d.Path(t.Name()))
 	}
 	return data, err
 }
@@ -147,12 +147,11 @@ func (d Dir) GrewFrom(ctx context.Context, old, now checkpoint.Tree) error {
 }
 
 // Consistency is the proof between two sizes, read from the tiles of a log of the size given.
-func (d Dir) Consistency(ctx context.Context, first, second, size uint64) ([][]byte, error) {
+func (d Dir) Consistency(ctx context.Context, first, second, size uint64) (hashes [][]byte, err error) {
 	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
+	if err == nil {
+		hashes, err = builder.ConsistencyProof(ctx, first, second)
 	}
-	hashes, err := builder.ConsistencyProof(ctx, first, second)
 	if err != nil {
 		return nil, fmt.Errorf("making the consistency proof from %d to %d: %w", first, second, err)
 	}
@@ -160,43 +159,43 @@ func (d Dir) Consistency(ctx context.Context, first, second, size uint64) ([][]b
 }
 
 // Inclusion is the audit path of an entry in the first size entries (RFC 6962 §2.1.1).
-func (d Dir) Inclusion(ctx context.Context, index, size uint64) ([][]byte, error) {
+func (d Dir) Inclusion(ctx context.Context, index, size uint64) (hashes [][]byte, err error) {
 	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
+	if err == nil {
+		hashes, err = builder.InclusionProof(ctx, index)
 	}
-	hashes, err := builder.InclusionProof(ctx, index)
 	if err != nil {
 		return nil, fmt.Errorf("making the inclusion proof of %d: %w", index, err)
 	}
 	return hashes, nil
 }
 
-// Rehash compares the entries of a data tile with the hashes over it in the
-// tree: a bit that flips on disk would otherwise be copied on when the tile grows.
-func (d Dir) Rehash(ctx context.Context, index, size uint64) error {
+// Rehash gives the entries of a data tile, which it has compared with the hashes over it in
+// the tree: a bit that flips on disk would otherwise be copied on when the tile grows.
+func (d Dir) Rehash(ctx context.Context, index, size uint64) ([]Leaf, error) {
 	leaves, err := d.Bundle(ctx, index, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	hashes, err := d.ReadTile(ctx, 0, index, layout.PartialTileSize(0, index, size))
 	if err != nil {
-		return fmt.Errorf("reading hash tile %d: %w", index, err)
+		return nil, fmt.Errorf("reading hash tile %d: %w", index, err)
 	}
 	width := rfc6962.DefaultHasher.Size()
 	if len(hashes) < len(leaves)*width {
-		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
+		return nil, fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
 	}
-	above := d.Issuers() // reads each file once
+	issuers := d.Issuers() // reads each file once
 	for i, l := range leaves {
-		if err := l.checkPrecertificate(func() (*x509.Certificate, error) { return above.signer(l) }); err != nil {
-			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
+		err := l.checkPrecertificate(issuers)
+		if err == nil && !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
+			err = errors.New("its hash is not the one in the tree")
 		}
-		if !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
-			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
+		if err != nil {
+			return nil, fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
 		}
 	}
-	return nil
+	return leaves, nil
 }
 
 // Entry is an entry that has its place in the log.

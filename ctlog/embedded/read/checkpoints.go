@@ -76,10 +76,10 @@ func (c *checkpointCache) cosigned(raw []byte, d logdir.Dir) []byte {
 
 // Published reads the checkpoint in a log's directory and verifies it under the
 // log's key, with nothing else of the log opened.
-func Published(ctx context.Context, c ctlog.EmbeddedConfig, key crypto.PublicKey) (checkpoint.Head, error) {
+func Published(c ctlog.EmbeddedConfig, key crypto.PublicKey) (checkpoint.Head, error) {
 	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
 	if err != nil {
 		return checkpoint.Head{}, err
 	}
-	return logdir.Dir(c.Directory).OpenCheckpoint(ctx, verifier)
+	return logdir.Dir(c.Directory).OpenCheckpoint(verifier)
 }

@@ -26,7 +26,7 @@ const (
 
 // entryCopies is how often the bytes of one entry are in memory while it is sent: as it
 // was read, as leaf and extra data, and once more where they are put together.
-const entryCopies = 4
+const entryCopies = 5
 
 // The JSON of an answer around the two base64 texts of each entry.
 const (

@@ -37,7 +37,7 @@ var ErrNoEntry = errors.New("no such entry in the published log")
 // only reads, so the log may be in use.
 func EntryAt(ctx context.Context, dir string, index uint64) (Entry, error) {
 	d := logdir.Dir(dir)
-	_, h, err := d.Head(ctx)
+	_, h, err := d.Head()
 	if err != nil {
 		return Entry{}, err
 	}
@@ -52,7 +52,7 @@ func EntryAt(ctx context.Context, dir string, index uint64) (Entry, error) {
 // ago the certificate was logged.
 func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) {
 	d := logdir.Dir(dir)
-	_, h, err := d.Head(ctx)
+	_, h, err := d.Head()
 	if err != nil {
 		return Entry{}, err
 	}

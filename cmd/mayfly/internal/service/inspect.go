@@ -139,7 +139,7 @@ func (l *Components) Probe(ctx context.Context, c *config.Config, tell func(Prob
 		tell(Probed{url, "tree head", describeHead(head), err})
 	}
 	for i, log := range c.CTLog.Own() {
-		head, err := read.Published(ctx, log, l.LogKeys[i].Public())
+		head, err := read.Published(log, l.LogKeys[i].Public())
 		tell(Probed{log.URL, "tree head", describeHead(remote.Head{Head: head, Static: true}), err})
 	}
 }
