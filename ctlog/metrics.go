@@ -3,8 +3,6 @@ package ctlog
 import (
 	"context"
 	"errors"
-	"fmt"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
@@ -41,10 +39,8 @@ type metrics struct {
 	end         *prometheus.GaugeVec
 }
 
-// newMetrics registers the metrics with a series for every log, so that an
-// alarm on a bad SCT has a zero to rise from.
-func newMetrics(r prometheus.Registerer, logs []knownLog) (*metrics, error) {
-	m := &metrics{
+func newMetrics() *metrics {
+	return &metrics{
 		submissions: metric.Counter("mayfly_ctlog_submissions_total", "Submissions to a transparency log by outcome.", "log", "outcome"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name:    "mayfly_ctlog_submission_seconds",
@@ -56,15 +52,11 @@ func newMetrics(r prometheus.Registerer, logs []knownLog) (*metrics, error) {
 		bad: metric.Counter("mayfly_ctlog_bad_sct_total",
 			"SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.", "log", "flaw"),
 	}
-	m.follow(nil, logs)
-	if err := metric.Register(r, m.submissions, m.seconds, m.bad, m.end); err != nil {
-		return nil, fmt.Errorf("ctlog: %w", err)
-	}
-	return m, nil
 }
 
-// follow gives the logs that are in use now their series. Those that are no longer
-// keep what was counted, but have no end to come.
+// follow gives the logs that are in use now their series, so that an alarm on a bad SCT
+// has a zero to rise from. Those that are no longer keep what was counted, but have no
+// end to come.
 func (m *metrics) follow(before, now []knownLog) {
 	for _, one := range before {
 		m.end.DeleteLabelValues(one.description.URL)
@@ -78,10 +70,3 @@ func (m *metrics) follow(before, now []knownLog) {
 		}
 	}
 }
-
-func (m *metrics) submission(url string, o outcome, took time.Duration) {
-	m.submissions.WithLabelValues(url, string(o)).Inc()
-	m.seconds.WithLabelValues(url, string(o)).Observe(took.Seconds())
-}
-
-func (m *metrics) badSCT(url string, f flaw) { m.bad.WithLabelValues(url, string(f)).Inc() }

@@ -1,6 +1,7 @@
 package ctlog
 
 import (
+	"fmt"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -125,32 +126,17 @@ func checkSequel(at, earlier string, before, after *EmbeddedConfig, f *setting.F
 
 // checkApart wants two logs to share nothing.
 func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
-	for _, s := range []struct {
-		field string
-		same  bool
-	}{
-		{"url", b.URL != "" && trimmed(a.URL) == trimmed(b.URL)},
-		{"key", b.Key != "" && a.Key == b.Key},
-		{"mark_file", b.MarkFile != "" && clean(a.MarkFile) == clean(b.MarkFile)},
-		{"directory", a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory)},
-	} {
-		if s.same {
-			f.Add(setting.Join(at, s.field), "is that of %s; each log has its own", other)
-		}
-	}
-	for _, s := range []struct {
-		dir  *EmbeddedConfig
-		mark *EmbeddedConfig
-	}{{a, b}, {b, a}} {
-		if s.mark.MarkFile.Inside(s.dir.Directory) {
-			f.Add(setting.Join(at, "mark_file"), "or that of %s is inside the other log's directory", other)
-		}
-	}
+	shared, within := fmt.Sprintf("is that of %s; each log has its own", other), fmt.Sprintf("or that of %s is inside the other log's directory", other)
+	check(at, f, []rule{
+		{b.URL != "" && trimmed(a.URL) == trimmed(b.URL), "url", shared},
+		{b.Key != "" && a.Key == b.Key, "key", shared},
+		{b.MarkFile != "" && filepath.Clean(string(a.MarkFile)) == filepath.Clean(string(b.MarkFile)), "mark_file", shared},
+		{a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory), "directory", shared},
+		{b.MarkFile.Inside(a.Directory) || a.MarkFile.Inside(b.Directory), "mark_file", within},
+	})
 }
 
 func trimmed(url string) string { return strings.TrimSuffix(url, "/") }
-
-func clean(p setting.Path) string { return filepath.Clean(string(p)) }
 
 // CheckReload adds a fault for each way in which the logs of next can't follow
 // those of c in a running service. They can in these: a log is added that begins

@@ -22,7 +22,7 @@ const (
 func (l *Log) publishTrees(ctx context.Context) {
 	for next := time.Duration(0); wait.OrWoken(ctx, next, l.toPublish) == nil; {
 		err := l.publish(ctx)
-		next = republish - l.o.Now().Sub(l.published.Signed())
+		next = republish - l.o.Now().Sub(l.backlog.now().published.Signed())
 		if err != nil && ctx.Err() == nil {
 			l.o.Logger.WarnContext(ctx, "the checkpoint can't be published; it is tried again", slog.Any("error", err))
 			next = 0
@@ -36,11 +36,12 @@ func (l *Log) publishTrees(ctx context.Context) {
 // publish signs a checkpoint over the tree that is on disk and publishes it, unless it
 // is published already and not old. One goroutine does so at a time.
 func (l *Log) publish(ctx context.Context) error {
-	t, before := l.backlog.now().tree, l.published
-	if before.Raw != nil && t.Size == before.Size && l.o.Now().Sub(before.Signed()) < republish {
+	now := l.backlog.now()
+	before := now.published
+	if before.Raw != nil && now.tree.Size == before.Size && l.o.Now().Sub(before.Signed()) < republish {
 		return nil
 	}
-	raw, err := l.sign(ctx, t)
+	raw, err := l.sign(ctx, now)
 	if err != nil {
 		return err
 	}
@@ -48,14 +49,18 @@ func (l *Log) publish(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.release(ctx, raw, t); err != nil {
+	if head.Raw, err = l.witnesses.Cosign(ctx, raw, head.Size); err != nil {
 		return err
+	}
+	if len(head.Raw) > len(raw) {
+		if err := l.dir.PutCosigned(head.Raw); err != nil { // only a restart would miss them
+			l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.Any("error", err))
+		}
 	}
 	if err := l.dir.Put(raw, logdir.CheckpointName); err != nil {
 		return err
 	}
-	l.published = head
-	l.backlog.published(head.Size)
+	l.backlog.update(func(p *progress) { p.published = head })
 	if err := l.dir.Collect(before.Size, head.Size); err != nil { // the next start sweeps them
 		l.o.Logger.WarnContext(ctx, "partial tiles can't be removed", slog.Any("error", err))
 	}
@@ -67,13 +72,13 @@ func (l *Log) publish(ctx context.Context) error {
 // signs a smaller tree than before, nor another root for the same size, nor anything
 // that the durable mark doesn't cover: an older copy of the log would pass every guard,
 // and grow another way.
-func (l *Log) sign(ctx context.Context, t checkpoint.Tree) ([]byte, error) {
-	last := l.published
+func (l *Log) sign(ctx context.Context, now progress) ([]byte, error) {
+	t, last := now.tree, now.published
 	if t.Size < last.Size || t.Size == last.Size && last.Root != nil && !bytes.Equal(t.Root, last.Root) {
 		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d that contradicts the last one, of size %d", t.Size, last.Size)
 	}
-	if marked := l.backlog.now().marked; t.Size > marked {
-		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, marked)
+	if t.Size > now.marked {
+		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, now.marked)
 	}
 	timestamp := max(last.Timestamp, millis(l.o.Now()))
 	ctx, cancel := context.WithTimeout(ctx, signTimeout)
@@ -81,40 +86,15 @@ func (l *Log) sign(ctx context.Context, t checkpoint.Tree) ([]byte, error) {
 	return checkpoint.Sign(ctx, l.o.Signer, l.verifier, timestamp, t)
 }
 
-// release has the witnesses cosign a checkpoint and keeps what they gave, before
-// the checkpoint is published. Its error keeps it from being published.
-func (l *Log) release(ctx context.Context, raw []byte, t checkpoint.Tree) error {
-	if l.witnesses == nil {
-		return nil
-	}
-	cosigned, err := l.witnesses.Cosign(ctx, raw, t.Size)
-	if err != nil {
-		return err
-	}
-	l.reads.Announce(cosigned)
-	if len(cosigned) == len(raw) {
-		return nil
-	}
-	if err := l.dir.PutCosigned(cosigned); err != nil {
-		// Only a restart would miss them.
-		l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.Any("error", err))
-	}
-	return nil
-}
-
 // mergeDelay is how long entries have been waiting for a checkpoint; zero where none do.
 // Those that wait came after the last checkpoint was signed, and after the last time that
 // none waited.
-func (l *Log) mergeDelay() (time.Duration, error) {
-	head, err := l.reads.HeadNow()
-	if err != nil {
-		return 0, err
-	}
+func (l *Log) mergeDelay() time.Duration {
 	p, now := l.backlog.now(), l.o.Now()
-	if head.Size >= p.marked {
-		return 0, nil
+	if p.published.Size >= p.marked {
+		return 0
 	}
-	return max(0, min(now.Sub(head.Signed()), now.Sub(p.behind))), nil
+	return max(0, min(now.Sub(p.published.Signed()), now.Sub(p.behind)))
 }
 
 // millis is a time as RFC 6962 writes it; before 1970 it is zero.

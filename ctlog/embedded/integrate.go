@@ -48,13 +48,13 @@ type backlog struct {
 
 // progress is how far the log has come.
 type progress struct {
-	tree    checkpoint.Tree // what is on disk
-	entries []logdir.Entry  // that follow it
-	bytes   int             // of these
-	marked  uint64          // entries that the durable mark covers
-	signed  uint64          // entries that the last checkpoint covers
-	behind  time.Time       // since when entries wait for a checkpoint, where some do
-	failed  error           // why the tree on disk must be read again
+	tree      checkpoint.Tree // what is on disk
+	entries   []logdir.Entry  // that follow it
+	bytes     int             // of these
+	marked    uint64          // entries that the durable mark covers
+	published checkpoint.Head // by this process or the last one, with its cosignatures
+	behind    time.Time       // since when entries wait for a checkpoint, where some do
+	failed    error           // why the tree on disk must be read again
 }
 
 // full says that nothing more may be sequenced now.
@@ -70,51 +70,41 @@ func signal(c chan struct{}) {
 
 // add takes entries that are durable; the mark covers so many.
 func (b *backlog) add(entries []logdir.Entry, marked uint64, now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.signed >= b.marked {
-		b.behind = now
-	}
-	b.marked = marked
-	b.entries = append(b.entries, entries...)
-	for _, e := range entries {
-		b.bytes += len(e.Raw)
-	}
+	b.update(func(p *progress) {
+		if p.published.Size >= p.marked {
+			p.behind = now
+		}
+		p.marked = marked
+		p.entries = append(p.entries, entries...)
+		for _, e := range entries {
+			p.bytes += len(e.Raw)
+		}
+	})
 	signal(b.added)
 }
 
 // now is how far the log has come.
-func (b *backlog) now() progress {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.progress
+func (b *backlog) now() (p progress) {
+	b.update(func(now *progress) { p = *now })
 	p.entries = slices.Clip(p.entries)
 	return p
 }
 
+func (b *backlog) update(change func(*progress)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.progress)
+}
+
 // drop forgets the entries that the tree holds now.
 func (b *backlog) drop(now checkpoint.Tree) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := now.Size - b.tree.Size
-	for _, e := range b.entries[:n] {
-		b.bytes -= len(e.Raw)
-	}
-	b.entries, b.tree = slices.Clone(b.entries[n:]), now
-}
-
-func (b *backlog) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.failed = err
-	signal(b.grown)
-}
-
-// published takes the size of a checkpoint that is signed.
-func (b *backlog) published(size uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.signed = size
+	b.update(func(p *progress) {
+		n := now.Size - p.tree.Size
+		for _, e := range p.entries[:n] {
+			p.bytes -= len(e.Raw)
+		}
+		p.entries, p.tree = slices.Clone(p.entries[n:]), now
+	})
 }
 
 // integrate makes what was sequenced part of the tree, at most once in an interval
@@ -161,7 +151,10 @@ func (l *Log) grow(ctx context.Context) (err error) {
 			return fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
 		}
 	}
-	defer func() { l.backlog.fail(err) }()
+	defer func() {
+		l.backlog.update(func(p *progress) { p.failed = err })
+		signal(l.backlog.grown)
+	}()
 	if now := l.backlog.now(); len(now.entries) > 0 {
 		if err := l.extend(ctx, now.tree, now.entries); err != nil {
 			return err
@@ -197,7 +190,7 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 		return err
 	}
 	for index := before.Size / layout.EntryBundleWidth; index < after.Size/layout.EntryBundleWidth; index++ {
-		if _, err := l.dir.Rehash(ctx, index, after.Size); err != nil { // a tile that is full is never rewritten: last look
+		if _, err := l.dir.Rehash(index, after.Size); err != nil { // a tile that is full is never rewritten: last look
 			return err
 		}
 	}

@@ -16,7 +16,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/transparency-dev/merkle/compact"
@@ -111,12 +110,11 @@ type Log struct {
 	base    *compact.Range // of the tree
 
 	backlog   backlog
-	toPublish chan struct{}   // holds one: the tree has grown
-	published checkpoint.Head // by this process or the last one; publish's own
+	toPublish chan struct{} // holds one: the tree has grown
 
 	submissionLimit *rate.Limiter                           // of the submission API
 	submitters      *lru.Cache[netip.Prefix, *rate.Limiter] // of the addresses that came last
-	dedup           *lru.Cache[[32]byte, position]          // its last entries by the SHA-256 of their certificates
+	dedup           *lru.Cache[[32]byte, *submission]       // its last entries by the SHA-256 of their certificates
 }
 
 // writeAhead is what a log does with its [wal.File].
@@ -216,10 +214,13 @@ func prepare(c Config, o Options) (*Log, error) {
 	l.queue, l.drained, l.toPublish = make(chan *submission, o.maxQueue), make(chan struct{}), make(chan struct{}, 1)
 	l.backlog.added, l.backlog.grown = make(chan struct{}, 1), make(chan struct{}, 1)
 	l.submissionLimit = rate.NewLimiter(submissionRate, submissionBurst)
-	l.dedup, _ = lru.New[[32]byte, position](dedupEntries) // it fails for a size below 1
+	l.dedup, _ = lru.New[[32]byte, *submission](dedupEntries) // it fails for a size below 1
 	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
 	l.AcceptRoots(o.Roots)
-	l.reads = read.New(read.Options{Dir: l.dir, Issuers: l.issuers, Verifier: l.verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
+	l.reads = read.New(read.Options{
+		Dir: l.dir, Issuers: l.issuers, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads, Posts: l.posts(),
+		Head: func() (checkpoint.Head, error) { return l.backlog.now().published, nil },
+	})
 	l.scrub = &maintain.Scrub{
 		Dir: string(l.dir), Key: l.description.SPKI, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
 	}
@@ -257,13 +258,7 @@ func (l *Log) Prefix() string { return l.prefix }
 
 // Handler serves the log below its prefix, which http.StripPrefix has taken off: the
 // reads of [read.API.Handler] and, when the configuration turns it on, submission.
-func (l *Log) Handler() http.Handler {
-	posts := make(map[string]read.HandlerFunc)
-	for _, path := range l.Submissions() {
-		posts[path] = l.addChain(path == ct.AddPreChainPath)
-	}
-	return l.reads.Handler(posts)
-}
+func (l *Log) Handler() http.Handler { return l.reads.Handler() }
 
 // LocalReads serves the reads to this process itself: see [read.API.Local].
 func (l *Log) LocalReads() http.Handler { return l.reads.Local() }
@@ -294,41 +289,33 @@ func precertEntry(chain ctlog.Chain, now time.Time) *ctonly.Entry {
 	}
 }
 
-// position is an entry that has its place in the log.
-type position struct {
-	entry *ctonly.Entry
-	placed
-}
-
 // record stores the certificates above an entry, and then puts it into the log.
-func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (position, error) {
-	var err error
+func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (_ *submission, err error) {
 	if entry.FingerprintsChain, err = l.issuers.Keep(issuers); err != nil {
-		return position{}, unavailable(err)
+		return nil, unavailable(err)
 	}
-	p, err := l.place(ctx, entry)
-	return position{entry: entry, placed: p}, err
+	return l.place(ctx, entry)
 }
 
 // promise signs the SCT of an entry, beside the flush that makes it durable, and gives
 // it out when it is.
-func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
-	extensions, err := ctlog.LeafIndexExtension(p.index)
+func (l *Log) promise(ctx context.Context, s *submission) (ctlog.SCT, error) {
+	extensions, err := ctlog.LeafIndexExtension(s.index)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
 	// A MerkleTreeLeaf (RFC 6962 §3.4) has the bytes that the SCT signs (§3.2): both
 	// start with version v1 and a zero for their type.
-	digest := sha256.Sum256(p.entry.MerkleTreeLeaf(p.index))
+	digest := sha256.Sum256(s.entry.MerkleTreeLeaf(s.index))
 	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
 	}
-	if err := p.flushed.wait(ctx); err != nil {
+	if err := s.flushed.wait(ctx); err != nil {
 		return ctlog.SCT{}, err
 	}
-	return ctlog.SCT{LogID: l.description.ID, Timestamp: p.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
+	return ctlog.SCT{LogID: l.description.ID, Timestamp: s.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
 // Ready is nil when the log takes entries, its disk has more room than the
@@ -347,12 +334,8 @@ func (l *Log) Ready(ctx context.Context) error {
 	if err := l.scrub.Damage(); err != nil {
 		return err
 	}
-	delay, err := l.mergeDelay()
-	if err == nil && delay > max(MMD/2, 3*l.config.CheckpointInterval) {
-		err = fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
-	}
-	if err != nil {
-		return err
+	if delay := l.mergeDelay(); delay > max(MMD/2, 3*l.config.CheckpointInterval) {
+		return fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
 	}
 	if !l.flushing.TryLock() {
 		return l.backlog.now().failed // a batch is on its way to the disk; its outcome decides next time

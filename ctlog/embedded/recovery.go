@@ -109,7 +109,7 @@ func (l *Log) start(ctx context.Context) error {
 			return err
 		}
 	}
-	l.backlog.tree, l.backlog.signed = now, l.published.Size
+	l.backlog.tree = now
 	l.backlog.add(entries, now.Size, l.o.Now())
 	if l.base, err = l.dir.Range(ctx, now.Size); err != nil {
 		return err
@@ -162,7 +162,7 @@ func (l *Log) begin(ctx context.Context) error {
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	signal(l.toPublish)
-	if l.published.Raw == nil { // readers find one from the beginning
+	if l.backlog.published.Raw == nil { // readers find one from the beginning
 		return l.publish(ctx)
 	}
 	return nil
@@ -209,11 +209,11 @@ func (l *Log) inspect() (fresh bool, err error) {
 // what the write-ahead file has beyond it, where that continues what the mark has seen.
 // It only reads.
 func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
-	l.published, err = l.dir.OpenCheckpoint(l.verifier)
+	l.backlog.published, err = l.dir.OpenCheckpoint(l.verifier)
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // else a crash while the log was made; it is published soon
 		return now, nil, err
 	}
-	if now, err = l.verifyState(ctx, l.published.Tree); err != nil {
+	if now, err = l.verifyState(ctx, l.backlog.published.Tree); err != nil {
 		return now, nil, err
 	}
 	entries, end, err := wal.Follow(ctx, l.dir, now, high)
@@ -230,7 +230,7 @@ func (l *Log) verifyState(ctx context.Context, earlier checkpoint.Tree) (checkpo
 	if err == nil && earlier.Size <= now.Size { // else an older copy is told as such, not as a missing tile
 		err = l.verifyTiles(ctx, now)
 		if err == nil && now.Size > 0 {
-			_, err = l.dir.Rehash(ctx, logdir.Bundles(now.Size)-1, now.Size)
+			_, err = l.dir.Rehash(logdir.Bundles(now.Size)-1, now.Size)
 		}
 	}
 	if err == nil {
@@ -266,7 +266,7 @@ func (l *Log) checkOwner() error {
 // sweep removes what a crash left unfinished, and what nobody needs any more.
 func (l *Log) sweep(ctx context.Context) error {
 	begin := time.Now()
-	removed, err := l.dir.Sweep(l.published.Size)
+	removed, err := l.dir.Sweep(l.backlog.published.Size)
 	if removed > 0 {
 		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind", slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
 	}

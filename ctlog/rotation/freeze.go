@@ -78,7 +78,7 @@ func VerifyComplete(ctx context.Context, log ctlog.EmbeddedConfig, trail func(si
 	about := ctlog.Description{
 		ID: sha256.Sum256(c.spki), SPKI: c.spki, URL: strings.TrimSuffix(log.URL, "/"), Start: log.Start, End: log.End,
 	}
-	archive, err := read.OpenArchive(ctx, about, read.Options{Dir: logdir.Dir(dir)})
+	archive, err := read.OpenArchive(about, read.Options{Dir: logdir.Dir(dir)})
 	if err != nil {
 		return c, err
 	}

@@ -37,10 +37,10 @@ func (d Dir) read(t TilePath) ([]byte, error) {
 }
 
 // Bundle reads and parses the entries [index*256, …) of a log of the size given.
-func (d Dir) Bundle(ctx context.Context, index, size uint64) ([]Leaf, error) {
+func (d Dir) Bundle(index, size uint64) ([]Leaf, error) {
 	partial := layout.PartialTileSize(0, index, size)
 	want := cmp.Or(int(partial), layout.EntryBundleWidth)
-	data, err := d.ReadEntryBundle(ctx, index, partial)
+	data, err := d.read(TilePath{Level: DataLevel, Index: index, Width: partial})
 	if err != nil {
 		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
 	}
@@ -59,6 +59,21 @@ func Bundles(size uint64) uint64 {
 	return (size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth
 }
 
+// hashes is a hash tile of a log of the size given; the beginning of the full one where
+// the partial one is gone.
+func (d Dir) hashes(level int, index, size uint64) ([]byte, error) {
+	partial := layout.PartialTileSize(uint64(level), index, size)
+	tile, err := d.read(TilePath{Level: level, Index: index, Width: partial})
+	if err != nil {
+		return nil, fmt.Errorf("reading hash tile %d: %w", index, err)
+	}
+	want := cmp.Or(int(partial), layout.TileWidth) * rfc6962.DefaultHasher.Size()
+	if len(tile) < want {
+		return nil, fmt.Errorf("hash tile %d is cut short: it has %d bytes, want %d", index, len(tile), want)
+	}
+	return tile[:want], nil
+}
+
 // LeafHashes calls yield with the leaf hashes of [from, to), read from the lowest
 // hash tiles of a log of the size given.
 func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(index uint64, hash [32]byte)) error {
@@ -66,18 +81,13 @@ func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(i
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("reading leaf hashes: %w", err)
 		}
-		tile := from / layout.TileWidth
-		raw, err := d.ReadTile(ctx, 0, tile, layout.PartialTileSize(0, tile, size))
+		tile, err := d.hashes(0, from/layout.TileWidth, size)
 		if err != nil {
-			return fmt.Errorf("reading hash tile %d: %w", tile, err)
+			return err
 		}
-		end := min(to, (tile+1)*layout.TileWidth)
-		for ; from < end; from++ {
-			at := (from % layout.TileWidth) * 32
-			if uint64(len(raw)) < at+32 {
-				return fmt.Errorf("hash tile %d is cut short", tile)
-			}
-			yield(from, [32]byte(raw[at:at+32]))
+		for at := from % layout.TileWidth * 32; from < to && at < uint64(len(tile)); at += 32 {
+			yield(from, [32]byte(tile[at:at+32]))
+			from++
 		}
 	}
 	return nil
@@ -172,23 +182,19 @@ func (d Dir) Inclusion(ctx context.Context, index, size uint64) (hashes [][]byte
 
 // Rehash gives the entries of a data tile, which it has compared with the hashes over it in
 // the tree: a bit that flips on disk would otherwise be copied on when the tile grows.
-func (d Dir) Rehash(ctx context.Context, index, size uint64) ([]Leaf, error) {
-	leaves, err := d.Bundle(ctx, index, size)
+func (d Dir) Rehash(index, size uint64) ([]Leaf, error) {
+	leaves, err := d.Bundle(index, size)
 	if err != nil {
 		return nil, err
 	}
-	hashes, err := d.ReadTile(ctx, 0, index, layout.PartialTileSize(0, index, size))
+	hashes, err := d.hashes(0, index, size)
 	if err != nil {
-		return nil, fmt.Errorf("reading hash tile %d: %w", index, err)
-	}
-	width := rfc6962.DefaultHasher.Size()
-	if len(hashes) < len(leaves)*width {
-		return nil, fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
+		return nil, err
 	}
 	issuers := d.Issuers() // reads each file once
 	for i, l := range leaves {
 		err := l.checkPrecertificate(issuers)
-		if err == nil && !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
+		if err == nil && !bytes.Equal(l.Hash(), hashes[i*32:][:32]) {
 			err = errors.New("its hash is not the one in the tree")
 		}
 		if err != nil {

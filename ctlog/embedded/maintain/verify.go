@@ -180,7 +180,7 @@ func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	if err := v.pace(ctx); err != nil {
 		return fmt.Errorf("checking the log: %w", err)
 	}
-	leaves, err := v.dir.Rehash(ctx, index, size)
+	leaves, err := v.dir.Rehash(index, size)
 	if err != nil {
 		return err
 	}

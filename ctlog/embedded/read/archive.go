@@ -1,29 +1,24 @@
 package read
 
 import (
-	"context"
+	"crypto"
 	"crypto/sha256"
 	"errors"
 	"fmt"
-	"net/http"
 	"net/url"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
-// Archive serves a log that nothing is added to any more: its directory as the
-// log left it, or a backup of it. It writes nothing, and holds nothing open.
-type Archive struct {
-	api    *API
-	prefix string
-}
-
-// OpenArchive verifies whose log the options' directory holds, and its checkpoint. Issuers and
-// Verifier are set here.
-func OpenArchive(ctx context.Context, description ctlog.Description, o Options) (_ *Archive, err error) {
-	o.Verifier, err = checkpoint.VerifierOf(description)
+// OpenArchive serves a log that nothing is added to any more: its directory as the
+// log left it, or a backup of it. It verifies whose log the options' directory holds, and
+// its checkpoint; Issuers, Head and Prefix are set here. It writes nothing, and holds
+// nothing open.
+func OpenArchive(description ctlog.Description, o Options) (*API, error) {
+	verifier, err := checkpoint.VerifierOf(description)
 	if err != nil {
 		return nil, err
 	}
@@ -34,19 +29,20 @@ func OpenArchive(ctx context.Context, description ctlog.Description, o Options) 
 	if description.ID != sha256.Sum256(description.SPKI) {
 		return nil, errors.New("the log's id is not its key's hash")
 	}
-	o.Issuers = o.Dir.Issuers()
-	api := New(o)
-	if _, err := api.Head(ctx); err != nil {
+	o.Issuers, o.Prefix = o.Dir.Issuers(), strings.TrimSuffix(u.Path, "/")
+	o.Head = func() (checkpoint.Head, error) { return o.Dir.OpenCheckpoint(verifier) }
+	if _, err := o.Head(); err != nil {
 		return nil, fmt.Errorf("the frozen log in %s: %w", o.Dir, err)
 	}
-	return &Archive{api: api, prefix: strings.TrimSuffix(u.Path, "/")}, nil
+	return New(o), nil
 }
 
-// Handler serves the reads of [API.Handler].
-func (a *Archive) Handler() http.Handler { return a.api.Handler(nil) }
-
-// Local serves the same to this process itself: see [API.Local].
-func (a *Archive) Local() http.Handler { return a.api.Local() }
-
-// Prefix is the path of the log's URL.
-func (a *Archive) Prefix() string { return a.prefix }
+// Published reads the checkpoint in a log's directory and verifies it under the
+// log's key, with nothing else of the log opened.
+func Published(c ctlog.EmbeddedConfig, key crypto.PublicKey) (checkpoint.Head, error) {
+	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	return logdir.Dir(c.Directory).OpenCheckpoint(verifier)
+}

@@ -45,7 +45,7 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 	if err != nil {
 		return err
 	}
-	head, err := a.Head(r.Context())
+	head, err := a.o.Head()
 	if err != nil {
 		return err
 	}

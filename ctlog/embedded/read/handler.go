@@ -21,26 +21,29 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
-	"golang.org/x/mod/sumdb/note"
 )
 
 // Options are what an API reads from.
 type Options struct {
-	Dir      logdir.Dir
-	Issuers  *logdir.Issuers // of the directory
-	Verifier note.Verifier   // of the log's checkpoints
-	Roots    func() [][]byte // DER: what get-roots lists; nil: none
-	Logger   *slog.Logger    // nil: nothing is logged
-	Budget   *Budget         // of all logs of the process; nil: one for this log alone
+	Dir     logdir.Dir
+	Issuers *logdir.Issuers // of the directory
+	// Head is the published checkpoint. All reads are answered from it and from nothing
+	// beyond it.
+	Head   func() (checkpoint.Head, error)
+	Roots  func() [][]byte        // DER: what get-roots lists; nil: none
+	Posts  map[string]HandlerFunc // what the log itself takes by POST, by path
+	Prefix string                 // the path of the log's URL
+	Logger *slog.Logger           // nil: nothing is logged
+	Budget *Budget                // of all logs of the process; nil: one for this log alone
 }
 
 // API answers the reads of one log. It is safe for concurrent use.
 type API struct {
-	o           Options
-	checkpoints checkpointCache
-	hashes      hashIndex
+	o      Options
+	hashes hashIndex
 }
 
 // New makes the API of a log. It reads nothing yet.
@@ -79,9 +82,10 @@ type HandlerFunc func(http.ResponseWriter, *http.Request, *Place) error
 // (ct/v1/get-…), and what the log itself takes by POST. Everything else is 404, another
 // way to write one of these paths too: each thing has one. All of it is within the
 // budget.
-func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
-	return a.handler(posts, a.o.Budget.Enter)
-}
+func (a *API) Handler() http.Handler { return a.handler(a.o.Posts, a.o.Budget.Enter) }
+
+// Prefix is the path of the log's URL.
+func (a *API) Prefix() string { return a.o.Prefix }
 
 // Local serves the reads to this process itself, for which they are always there.
 func (a *API) Local() http.Handler {
@@ -190,7 +194,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, serve func() error)
 }
 
 func (a *API) serveCheckpoint(w http.ResponseWriter, r *http.Request, _ *Place) error {
-	h, err := a.Head(r.Context())
+	h, err := a.o.Head()
 	if err != nil {
 		return err
 	}
@@ -224,7 +228,7 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 	if !ok {
 		return errNotFound
 	}
-	h, err := a.Head(r.Context())
+	h, err := a.o.Head()
 	if err != nil {
 		return err
 	}

@@ -33,7 +33,7 @@ func (a *API) query(cache string, answer answerer, parameters ...string) Handler
 		if err != nil {
 			return err
 		}
-		head, err := a.Head(r.Context())
+		head, err := a.o.Head()
 		if err != nil {
 			return err
 		}
@@ -223,21 +223,9 @@ func (x *hashIndex) grow(ctx context.Context, d logdir.Dir, size uint64) error {
 	slices.Sort(added)
 	x.runs = append(x.runs, added)
 	for last := len(x.runs) - 1; last > 0 && len(x.runs[last-1]) <= 2*len(x.runs[last]); last-- {
-		x.runs[last-1] = merge(x.runs[last-1], x.runs[last])
+		x.runs[last-1] = slices.Concat(x.runs[last-1], x.runs[last])
+		slices.Sort(x.runs[last-1])
 		x.runs = x.runs[:last]
 	}
 	return err
-}
-
-// merge is the sorted union of two sorted lists.
-func merge(a, b []pair) []pair {
-	all := make([]pair, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		if a[0] <= b[0] {
-			all, a = append(all, a[0]), a[1:]
-		} else {
-			all, b = append(all, b[0]), b[1:]
-		}
-	}
-	return append(append(all, a...), b...)
 }

@@ -209,7 +209,7 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 		if log.Directory == "" {
 			continue
 		}
-		archive, err := read.OpenArchive(ctx, d, read.Options{Dir: logdir.Dir(log.Directory), Roots: next.configured.Roots, Logger: s.Logger, Budget: s.reads})
+		archive, err := read.OpenArchive(d, read.Options{Dir: logdir.Dir(log.Directory), Roots: next.configured.Roots, Logger: s.Logger, Budget: s.reads})
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
