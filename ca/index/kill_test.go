@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -34,7 +33,6 @@ const followerEnv = "MAYFLY_TEST_FOLLOWER"
 const kills = 50
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	if text := os.Getenv(followerEnv); text != "" {
 		if err := followUntilKilled(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)

@@ -187,7 +187,7 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 		return err
 	}
 	l.o.reached("tiles written")
-	if err := l.verifyTiles(ctx, after); err != nil {
+	if err := l.dir.VerifyRoot(ctx, after); err != nil {
 		return err
 	}
 	for index := before.Size / layout.EntryBundleWidth; index < after.Size/layout.EntryBundleWidth; index++ {

@@ -22,7 +22,6 @@ import (
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/time/rate"
-	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -312,8 +311,13 @@ func (l *Log) promise(ctx context.Context, s *submission) (ctlog.SCT, error) {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
 	}
-	if err := s.flushed.wait(ctx); err != nil {
-		return ctlog.SCT{}, err
+	select {
+	case <-s.flushed.done:
+		if s.flushed.err != nil {
+			return ctlog.SCT{}, s.flushed.err
+		}
+	case <-ctx.Done():
+		return ctlog.SCT{}, fmt.Errorf("waiting for the log: %w", ctx.Err())
 	}
 	return ctlog.SCT{LogID: l.description.ID, Timestamp: s.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
@@ -423,11 +427,4 @@ func (l *Log) releaseFiles() error {
 func unavailable(cause error) error {
 	return fault.New(fault.LogUnavailable, "the transparency log can't store entries now; nothing was issued; try again").
 		With("dependency", "ctlog").After(time.Second).Because(cause)
-}
-
-// RedirectStorageLog sends what the storage library logs, which goes to standard
-// error otherwise, to the logger. It sets that library's one logger for the whole
-// process, so only main calls it, before a log is opened.
-func RedirectStorageLog(logger *slog.Logger) {
-	klog.SetSlogLogger(logger.With(slog.String("component", "tessera")))
 }

@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	if worker() { // this binary is its own victim: see kill_test.go
 		return
 	}

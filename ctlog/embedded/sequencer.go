@@ -36,16 +36,6 @@ type flush struct {
 	err  error
 }
 
-// wait returns when the flush has ended, or ctx.
-func (f *flush) wait(ctx context.Context) error {
-	select {
-	case <-f.done:
-		return f.err
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the log: %w", ctx.Err())
-	}
-}
-
 // place gives an entry its place in the log.
 func (l *Log) place(ctx context.Context, entry *ctonly.Entry) (*submission, error) {
 	if size := len(entry.Certificate) + len(entry.Precertificate); size > maxEntry {

@@ -10,7 +10,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -176,34 +175,19 @@ func (l *Log) Ready(context.Context) error { return l.breaker.ready() }
 // overloaded or left alone after outages; an unclassified error when it refused
 // the chain or its answer makes no sense; the context's error when that ends first.
 func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
-	if err := l.breaker.enter(); err != nil {
-		return ctlog.SCT{}, err
-	}
 	select {
 	case l.inFlight <- struct{}{}:
 		defer func() { <-l.inFlight }()
 	default:
-		l.breaker.leave(nothing)
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "too many submissions wait for the transparency log; try again").
 			With("dependency", "ctlog").After(time.Second)
 	}
-	sct, err := l.retry(ctx, chain)
-	l.breaker.leave(verdictOf(ctx, err))
-	return sct, err
-}
-
-// verdictOf is what the end of a submission says. A caller that went away says nothing
-// about the log; one that went because another log was faster does.
-func verdictOf(ctx context.Context, err error) verdict {
-	var f *fault.Error
-	switch {
-	case errors.Is(err, context.Canceled) && !errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
-		return nothing
-	case errors.Is(err, context.Canceled), errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):
-		return fails
-	default:
-		return works // it answered, if only to refuse
+	if err := l.breaker.enter(); err != nil {
+		return ctlog.SCT{}, err
 	}
+	sct, err := l.retry(ctx, chain)
+	l.breaker.leave(ctx, err)
+	return sct, err
 }
 
 // newTransport is one log's own: a connection that hangs is no other log's trouble.

@@ -192,27 +192,21 @@ func resting(left time.Duration) error {
 		With("dependency", "ctlog").After(left)
 }
 
-// verdict is what the end of a submission says of the log.
-type verdict int
-
-const (
-	nothing verdict = iota
-	works
-	fails
-)
-
-// leave ends a submission that was let through.
-func (b *breaker) leave(v verdict) {
+// leave ends a submission that was let through. A caller that went away says nothing
+// about the log; one that went because another log was faster does.
+func (b *breaker) leave(ctx context.Context, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trying = false
-	switch v {
-	case works:
-		b.failures = 0
-	case fails:
+	_, outage := errors.AsType[*fault.Error](err)
+	left := errors.Is(err, context.Canceled)
+	switch {
+	case left && !errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
+	case left, outage, errors.Is(err, context.DeadlineExceeded):
 		if b.failures++; b.failures >= breakerFailures {
 			b.until = b.now().Add(breakerPause)
 		}
-	case nothing:
+	default: // it answered, if only to refuse
+		b.failures = 0
 	}
 }

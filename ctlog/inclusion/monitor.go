@@ -55,7 +55,7 @@ type Monitor struct {
 	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   Trail
-	state   state
+	until   time.Time // what was recorded before is in its log
 	metrics *metrics
 	said    string // the last complaint, while it holds
 	saidAt  time.Time
@@ -92,13 +92,13 @@ func New(o Options) (*Monitor, error) {
 	}
 	follow()
 	m.adopt()
-	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
+	if m.until, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
-	if m.state.Until.After(o.Now()) { // the clock went back, and records began again at an earlier time
-		m.state.Until = o.Now().Add(-lookBack)
+	if m.until.After(o.Now()) { // the clock went back, and records began again at an earlier time
+		m.until = o.Now().Add(-lookBack)
 	}
-	m.trail = o.Trail(m.state.Until)
+	m.trail = o.Trail(m.until)
 	return m, nil
 }
 
@@ -263,14 +263,14 @@ func (m *Monitor) remember(latest time.Time) error {
 			if p.Recorded.Before(until) {
 				until = p.Recorded
 			}
-			owed = owed || p.Recorded.Before(m.state.Until)
+			owed = owed || p.Recorded.Before(m.until)
 		}
 	}
-	if until = until.Add(-overlap); until.Equal(m.state.Until) || until.Before(m.state.Until) && !owed {
+	if until = until.Add(-overlap); until.Equal(m.until) || until.Before(m.until) && !owed {
 		return nil
 	}
-	m.state.Until = until
-	return writeState(m.o.State, m.state)
+	m.until = until
+	return writeState(m.o.State, m.until)
 }
 
 type metrics struct {

@@ -31,7 +31,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
 }
 

@@ -34,6 +34,7 @@ type Leaf struct {
 	Precertificate []byte   // precert only
 	Fingerprints   [][]byte // SHA-256 of each certificate above it
 	Raw            []byte   // the whole entry
+	committed      []byte   // its beginning, to which the tree commits
 }
 
 // ParseLeaves reads a data tile whose first entry has the index first. An entry
@@ -92,8 +93,11 @@ func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 	if l.Precert && !input.ReadBytes(&l.IssuerKeyHash, 32) {
 		return Leaf{}, errShort
 	}
-	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) ||
-		(l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
+	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) {
+		return Leaf{}, errShort
+	}
+	l.committed = whole[:len(whole)-len(*input)]
+	if (l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
 		!input.ReadUint16LengthPrefixed(&fingerprints) || len(fingerprints)%32 != 0 {
 		return Leaf{}, errShort
 	}
@@ -107,13 +111,7 @@ func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 
 // MerkleTreeLeaf is the structure that the tree commits to (RFC 6962 §3.4).
 func (l Leaf) MerkleTreeLeaf() []byte {
-	b := make([]byte, 0, 64+len(l.Certificate)+len(l.Extensions))
-	b = append(b, 0, 0) // version v1, leaf type timestamped_entry
-	b = append(b, l.Raw[:8+2]...)
-	b = append(b, l.IssuerKeyHash...)
-	b = appendVector24(b, l.Certificate)
-	b = append(b, byte(len(l.Extensions)>>8), byte(len(l.Extensions)))
-	return append(b, l.Extensions...)
+	return append([]byte{0, 0}, l.committed...) // version v1, leaf type timestamped_entry
 }
 
 // Hash is the hash under which the tree holds the entry (RFC 6962 §2.1).
@@ -171,20 +169,6 @@ func (l Leaf) ExtraData(chain [][]byte) []byte {
 		b = appendVector24(b, l.Precertificate)
 	}
 	return appendVector24(b, list)
-}
-
-// BundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.
-func BundleHashes(data []byte) ([][]byte, error) {
-	input := cryptobyte.String(data)
-	var hashes [][]byte
-	for !input.Empty() {
-		l, err := parseLeaf(&input)
-		if err != nil {
-			return nil, err
-		}
-		hashes = append(hashes, l.Hash())
-	}
-	return hashes, nil
 }
 
 // appendVector24 appends an opaque<0..2^24-1>. What is longer than that never

@@ -210,12 +210,7 @@ func (m *Mark) Advance(h High) error {
 }
 
 // Close gives up the file and its lock.
-func (m *Mark) Close() error {
-	if err := m.file.Close(); err != nil {
-		return fmt.Errorf("closing the log's high-water mark: %w", err)
-	}
-	return nil
-}
+func (m *Mark) Close() error { return m.file.Close() }
 
 // ErrLocked means that another process, or this one, has the log open.
 var ErrLocked = errors.New("the log's directory is in use by another process; only one may write to a log")
@@ -286,9 +281,4 @@ func (l *Lock) Held() error {
 }
 
 // Release lets others take the lock.
-func (l *Lock) Release() error {
-	if err := l.file.Close(); err != nil {
-		return fmt.Errorf("releasing the log's lock: %w", err)
-	}
-	return nil
-}
+func (l *Lock) Release() error { return l.file.Close() }

@@ -100,11 +100,6 @@ func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]
 	return d.read(TilePath{Level: int(level), Index: index, Width: partial})
 }
 
-// ReadEntryBundle is a data tile (c2sp.org/static-ct-api); the full one where the partial one is gone.
-func (d Dir) ReadEntryBundle(_ context.Context, index uint64, partial uint8) ([]byte, error) {
-	return d.read(TilePath{Level: DataLevel, Index: index, Width: partial})
-}
-
 func (d Dir) read(t TilePath) ([]byte, error) {
 	data, err := os.ReadFile(d.Path(t.Name()))
 	if t.Width > 0 && errors.Is(err, os.ErrNotExist) {
@@ -143,11 +138,11 @@ func (d Dir) hashes(level int, index, size uint64) ([]byte, error) {
 	partial := layout.PartialTileSize(uint64(level), index, size)
 	tile, err := d.read(TilePath{Level: level, Index: index, Width: partial})
 	if err != nil {
-		return nil, fmt.Errorf("reading hash tile %d: %w", index, err)
+		return nil, fmt.Errorf("reading hash tile %d of level %d: %w", index, level, err)
 	}
 	want := cmp.Or(int(partial), layout.TileWidth) * rfc6962.DefaultHasher.Size()
-	if len(tile) < want {
-		return nil, fmt.Errorf("hash tile %d is cut short: it has %d bytes, want %d", index, len(tile), want)
+	if len(tile) < want || len(tile) > want && len(tile) != layout.TileWidth*rfc6962.DefaultHasher.Size() {
+		return nil, fmt.Errorf("hash tile %d of level %d has %d bytes, want %d", index, level, len(tile), want)
 	}
 	return tile[:want], nil
 }
@@ -200,14 +195,41 @@ func TreeOf(r *compact.Range) (checkpoint.Tree, error) {
 	return checkpoint.Tree{Size: r.End(), Root: root}, nil
 }
 
-// Root computes the root over the first size entries from the tiles.
-func (d Dir) Root(ctx context.Context, size uint64) ([]byte, error) {
-	r, err := d.Range(ctx, size)
+// VerifyRoot refuses tiles that don't add up to a tree.
+func (d Dir) VerifyRoot(ctx context.Context, t checkpoint.Tree) error {
+	r, err := d.Range(ctx, t.Size)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t, err := TreeOf(r)
-	return t.Root, err
+	now, err := TreeOf(r)
+	if err == nil && !bytes.Equal(now.Root, t.Root) {
+		err = fmt.Errorf("the tiles of the log's %d entries don't add up to its root: damaged or forked", t.Size)
+	}
+	return err
+}
+
+// VerifyTiles compares each hash tile that is full with the hash over it in the tile above,
+// and all of them with the root. Before it reads a tile it waits for pace.
+func (d Dir) VerifyTiles(ctx context.Context, t checkpoint.Tree, pace func(context.Context) error) error {
+	for level := 1; t.Size>>(layout.TileHeight*level) > 0; level++ {
+		var above []byte
+		for index := range t.Size >> (layout.TileHeight * level) {
+			if err := pace(ctx); err != nil {
+				return fmt.Errorf("checking the tiles: %w", err)
+			}
+			tile, err := d.hashes(level-1, index, t.Size)
+			if err == nil && index%layout.TileWidth == 0 {
+				above, err = d.hashes(level, index/layout.TileWidth, t.Size)
+			}
+			if err != nil {
+				return err
+			}
+			if want := above[index%layout.TileWidth*32:][:32]; !bytes.Equal(tileHash(tile), want) {
+				return fmt.Errorf("hash tile %d of level %d is damaged: its hash is not the one in the tile above it", index, level-1)
+			}
+		}
+	}
+	return d.VerifyRoot(ctx, t)
 }
 
 // GrewFrom verifies that the tree now has old as its beginning: the consistency

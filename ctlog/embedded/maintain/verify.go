@@ -18,7 +18,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/transparency-dev/tessera/api/layout"
-	"github.com/transparency-dev/tessera/fsck"
 	"golang.org/x/time/rate"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -41,8 +40,7 @@ type VerifyOptions struct {
 	// Progress is called with entries done and all entries, from one goroutine; may be nil.
 	Progress func(done, total uint64)
 
-	workers uint                            // read tiles at the same time; zero: 2
-	pace    func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
+	pace func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
 }
 
 // Report is what a full check found in a log that is whole.
@@ -63,8 +61,8 @@ type Report struct {
 // Verify checks everything in the log of a directory that its published
 // checkpoint covers: the checkpoint's signature, each entry (its form, leaf index
 // = position, the precertificate's TBS and issuer key, its issuers present and
-// whole), and with Tessera's own checker each tile and the root. It only reads,
-// so the log may be in use meanwhile. An error says what is damaged.
+// whole), each tile and the root. It only reads, so the log may be in use meanwhile. An
+// error says what is damaged.
 func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	d := logdir.Dir(dir)
 	owner, head, err := d.Head()
@@ -73,10 +71,6 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	}
 	if len(o.Key) > 0 && !bytes.Equal(o.Key, owner.Key) {
 		return Report{}, errors.New("the log was made with another key than the one given")
-	}
-	verifier, err := owner.Verifier()
-	if err != nil {
-		return Report{}, err
 	}
 	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Size: head.Size, Root: head.Root}
 	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
@@ -95,16 +89,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		}
 	}
 	report.Issuers = len(v.known)
-	if o.workers == 0 {
-		o.workers = 2
-	}
-	// Tessera's own checker comes last: what it finds damaged is told better by the
-	// checks before it.
-	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: o.pace}
-	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: o.workers}).Check(ctx); err != nil {
-		return report, fmt.Errorf("tessera's check of tiles and root: %w", err)
-	}
-	return report, nil
+	return report, d.VerifyTiles(ctx, head.Tree, o.pace)
 }
 
 // How often a log that is being written is looked at, until its files fit each other.
@@ -145,30 +130,6 @@ func verifyOnce(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o 
 	entries, _, err := wal.Follow(ctx, d, now, mark)
 	report.Unpublished = now.Size + uint64(len(entries)) - published.Size
 	return err
-}
-
-// pacedDir is a directory that is read at the pace of the check, and whose checkpoint
-// stays the one that the check began with.
-type pacedDir struct {
-	logdir.Dir
-	checkpoint []byte
-	pace       func(ctx context.Context) error
-}
-
-func (p pacedDir) ReadCheckpoint(context.Context) ([]byte, error) { return p.checkpoint, nil }
-
-func (p pacedDir) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	if err := p.pace(ctx); err != nil {
-		return nil, err
-	}
-	return p.Dir.ReadTile(ctx, level, index, partial)
-}
-
-func (p pacedDir) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
-	if err := p.pace(ctx); err != nil {
-		return nil, err
-	}
-	return p.Dir.ReadEntryBundle(ctx, index, partial)
 }
 
 // entryVerifier checks entries one by one.
@@ -252,11 +213,10 @@ func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) 
 
 // How the log is checked in the background.
 const (
-	scrubFirst   = 10 * time.Minute // after the start, so that a service that restarts daily is checked too
-	scrubAgain   = time.Minute      // after a finding, which only a second look makes one
-	scrubAlarm   = time.Hour        // while there is one
-	scrubTiles   = 20               // tiles a second: some 10 MB/s
-	scrubReaders = 1                // of them at the same time
+	scrubFirst = 10 * time.Minute // after the start, so that a service that restarts daily is checked too
+	scrubAgain = time.Minute      // after a finding, which only a second look makes one
+	scrubAlarm = time.Hour        // while there is one
+	scrubTiles = 20               // tiles a second: some 10 MB/s
 )
 
 // Scrub checks the whole log again and again, and remembers what it found.
@@ -286,7 +246,7 @@ func (s *Scrub) Run(ctx context.Context) {
 	for found, next := 0, min(scrubFirst, every); wait.For(ctx, next) == nil; {
 		begin := time.Now()
 		report, err := Verify(ctx, s.Dir, VerifyOptions{
-			Key: s.Key, MarkFile: s.MarkFile, workers: scrubReaders, pace: rate.NewLimiter(scrubTiles, 1).Wait,
+			Key: s.Key, MarkFile: s.MarkFile, pace: rate.NewLimiter(scrubTiles, 1).Wait,
 		})
 		if ctx.Err() != nil {
 			return // a check that was cut off has found nothing

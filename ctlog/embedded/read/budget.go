@@ -106,11 +106,7 @@ func (p *Place) Take(bytes int) error {
 	if p == nil {
 		return nil
 	}
-	err := p.add(use{bytes: bytes})
-	if err == nil {
-		p.bytes += bytes
-	}
-	return err
+	return p.add(use{bytes: bytes})
 }
 
 // Leave gives everything back.
@@ -134,6 +130,7 @@ func (p *Place) add(more use) error {
 		return errShare
 	}
 	b.all, b.each[p.client] = all, each
+	p.bytes += more.bytes
 	if each == (use{}) {
 		delete(b.each, p.client)
 	}

@@ -298,19 +298,11 @@ func send(w http.ResponseWriter, r *http.Request, contentType, cache, tag string
 
 func hashTag(raw []byte) string { return fmt.Sprintf("%x", sha256.Sum256(raw)) }
 
-func write(w http.ResponseWriter, contentType, cache string, body []byte) error {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", cache)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // an error here is the reader gone away
-	return nil
-}
-
 // acceptsGzip reads Accept-Encoding (RFC 9110 §12.5.3), refusing gzip;q=0.
 func acceptsGzip(r *http.Request) bool {
 	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
 		coding, weight, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(part, " ", "")), ";")
-		if coding == "gzip" && strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || coding == "gzip" && weight == "" {
+		if coding == "gzip" && (weight == "" || strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "") {
 			return true
 		}
 	}

@@ -37,6 +37,14 @@ const (
 	headSize   = len(frameMagic) + 8 + 4 + 4 + 3*sha256.Size
 )
 
+// head is what a frame begins with, before a checksum of it.
+type head struct {
+	Magic         [len(frameMagic)]byte
+	First         uint64
+	Count, Length uint32
+	Root, Content [sha256.Size]byte // Content is the checksum of the entries
+}
+
 // Frame is the entries that one flush makes durable.
 type Frame struct {
 	First   uint64 // index of the first of them
@@ -55,58 +63,46 @@ func pages(size int) int { return (size + page - 1) / page * page }
 // salt is new with each use of a segment and in no checksum elsewhere: neither what the
 // segment held before nor anything in an entry can pass for a frame of now.
 func (f Frame) head(salt []byte) []byte {
-	b := make([]byte, 0, headSize)
-	b = append(b, frameMagic...)
-	b = binary.BigEndian.AppendUint64(b, f.First)
-	b = binary.BigEndian.AppendUint32(b, f.Count)
-	b = binary.BigEndian.AppendUint32(b, uint32(len(f.Entries)))
-	b = append(b, f.Root...)
-	content := sha256.Sum256(f.Entries)
-	b = append(b, content[:]...)
+	h := head{[len(frameMagic)]byte([]byte(frameMagic)), f.First, f.Count, uint32(len(f.Entries)), [sha256.Size]byte(f.Root), sha256.Sum256(f.Entries)}
+	b, _ := binary.Append(nil, binary.BigEndian, h) // it fails for what has no fixed size
 	sum := checksum(salt, b)
 	return append(b, sum[:]...)
 }
 
 func checksum(salt, b []byte) [sha256.Size]byte { return sha256.Sum256(slices.Concat(salt, b)) }
 
-// parseHead reads the head of a frame, without its entries, of which it gives the number
-// of bytes and the checksum; false when there is none.
-func parseHead(salt, raw []byte) (f Frame, length int, content []byte, ok bool) {
-	if len(raw) < headSize || string(raw[:len(frameMagic)]) != frameMagic {
-		return f, 0, nil, false
+// parseHead reads the head of a frame; false when there is none.
+func parseHead(salt, raw []byte) (h head, ok bool) {
+	n, err := binary.Decode(raw, binary.BigEndian, &h)
+	if err != nil || len(raw) < headSize || string(h.Magic[:]) != frameMagic {
+		return h, false
 	}
-	signed := raw[:headSize-sha256.Size]
-	if sum := checksum(salt, signed); !bytes.Equal(sum[:], raw[len(signed):headSize]) {
-		return f, 0, nil, false
-	}
-	numbers := signed[len(frameMagic):]
-	f.First, f.Count = binary.BigEndian.Uint64(numbers), binary.BigEndian.Uint32(numbers[8:])
-	length = int(binary.BigEndian.Uint32(numbers[12:]))
-	f.Root, content = numbers[16:16+sha256.Size], numbers[16+sha256.Size:]
-	return f, length, content, f.Count > 0 && length <= logdir.MaxFlush
+	sum := checksum(salt, raw[:n])
+	return h, bytes.Equal(sum[:], raw[n:headSize]) && h.Count > 0 && h.Length <= logdir.MaxFlush
 }
 
 // readFrame reads the frame at a place of a segment, and gives its whole length; false
 // when there is none. The entries of one that ends before from aren't read.
 func readFrame(r io.ReaderAt, salt []byte, at int64, from uint64) (f Frame, whole int64, ok bool, err error) {
-	head := make([]byte, headSize)
-	n, err := r.ReadAt(head, at)
+	raw := make([]byte, headSize)
+	n, err := r.ReadAt(raw, at)
 	if err != nil && !errors.Is(err, io.EOF) {
 		return f, 0, false, err
 	}
-	f, length, content, ok := parseHead(salt, head[:n])
+	h, ok := parseHead(salt, raw[:n])
 	if !ok {
 		return f, 0, false, nil
 	}
-	if whole = int64(pages(headSize + length)); f.End() <= from {
+	f = Frame{First: h.First, Count: h.Count, Root: h.Root[:]}
+	if whole = int64(pages(headSize + int(h.Length))); f.End() <= from {
 		return f, whole, true, nil
 	}
-	f.Entries = make([]byte, length)
+	f.Entries = make([]byte, h.Length)
 	if n, err = r.ReadAt(f.Entries, at+int64(headSize)); err != nil && !errors.Is(err, io.EOF) {
 		return f, 0, false, err
 	}
 	sum := sha256.Sum256(f.Entries[:n])
-	return f, whole, bytes.Equal(sum[:], content), nil
+	return f, whole, sum == h.Content, nil
 }
 
 // encodeHead gives the first page of a segment.
