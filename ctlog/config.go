@@ -1,6 +1,7 @@
 package ctlog
 
 import (
+	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -124,12 +125,26 @@ type FrozenConfig struct {
 	End time.Time `yaml:"end,omitempty"`
 }
 
+// rule is a fault of a field, where something is wrong with it.
+type rule struct {
+	wrong bool
+	field string
+	fault string
+}
+
+// check adds the faults of a section at a path.
+func check(path string, f *setting.Faults, rules []rule) {
+	for _, r := range rules {
+		if r.wrong {
+			f.Add(setting.Join(path, r.field), "%s", r.fault)
+		}
+	}
+}
+
 // Check adds every fault of a frozen log's configuration.
 func (c *FrozenConfig) Check(path string, f *setting.Faults) {
 	setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
-	if c.KeyFile == "" {
-		f.Add(setting.Join(path, "key_file"), "required: the log's public key in PEM")
-	}
+	check(path, f, []rule{{c.KeyFile == "", "key_file", "required: the log's public key in PEM"}})
 	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
@@ -196,27 +211,31 @@ func DefaultConfig() Config {
 
 // Check adds every fault of the configuration. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
-	for _, s := range []struct {
-		field string
-		set   bool
-		mode  Mode
-	}{
-		{"accept_unlogged", c.AcceptUnlogged, ModeNone},
-		{"logs", len(c.Logs) > 0, ModeExternal},
-		{"shards", len(c.Shards) > 0, ModeEmbedded},
-		{"state_file", c.StateFile != "", ModeEmbedded},
-		{"embedded", c.Embedded.Directory != "" || c.Embedded.Key != "", ModeEmbedded},
-	} {
-		if s.set && c.Mode != s.mode {
-			f.Add(setting.Join(path, s.field), "only goes with the mode %s", s.mode)
-		}
+	only := func(mode Mode, field string, set bool) rule {
+		return rule{set && c.Mode != mode, field, "only goes with the mode " + string(mode)}
 	}
-	c.checkQuorum(path, f)
-	if c.Stagger < 0 || c.Timeout < 0 {
-		f.Add(path, "stagger and timeout can't be negative")
-	}
-	if c.Propagation < 0 {
-		f.Add(setting.Join(path, "propagation"), "can't be negative")
+	scts, operators, logs := max(c.SCTs, 1), max(c.Operators, 1), max(len(c.Logs), 1)
+	const negative = "can't be negative"
+	check(path, f, []rule{
+		only(ModeNone, "accept_unlogged", c.AcceptUnlogged),
+		only(ModeExternal, "logs", len(c.Logs) > 0),
+		only(ModeEmbedded, "shards", len(c.Shards) > 0),
+		only(ModeEmbedded, "state_file", c.StateFile != ""),
+		only(ModeEmbedded, "embedded", c.Embedded.Directory != "" || c.Embedded.Key != ""),
+		{c.SCTs < 0, "scts", negative},
+		{c.Operators < 0, "operators", negative},
+		{scts > MaxSCTs, "scts", fmt.Sprintf("is %d; at most %d fit a certificate that clients read", scts, MaxSCTs)},
+		{scts <= MaxSCTs && scts > logs, "scts", fmt.Sprintf("is %d, of %d logs", scts, logs)},
+		{operators > scts, "operators", fmt.Sprintf("is %d, of %d SCTs (scts)", operators, scts)},
+		{c.Stagger < 0, "stagger", negative},
+		{c.Timeout < 0, "timeout", negative},
+		{c.Propagation < 0, "propagation", negative},
+		{c.Mode == "", "mode", "required: embedded, external or none"},
+		{c.Mode == ModeNone && !c.AcceptUnlogged, "accept_unlogged", "must be true for the mode none: certificates would leave without a trace"},
+		{c.Mode == ModeExternal && len(c.Logs) == 0, "logs", "required for the mode external: at least one log"},
+	})
+	if operators > 1 {
+		c.checkOperators(path, operators, f)
 	}
 	for i, log := range c.FrozenLogs() {
 		log.Check(c.FrozenPath(path, i), f)
@@ -227,34 +246,14 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		c.checkOwn(path, f)
 	case ModeExternal:
 		c.checkLogs(setting.Join(path, "logs"), f)
-	case ModeNone:
-		if !c.AcceptUnlogged {
-			f.Add(setting.Join(path, "accept_unlogged"), "must be true for the mode none: certificates would leave without a trace")
-		}
-	case "":
-		f.Add(setting.Join(path, "mode"), "required: embedded, external or none")
+	case ModeNone, "":
 	default:
 		f.Add(setting.Join(path, "mode"), "unknown mode %q: embedded, external or none", string(c.Mode))
 	}
 }
 
-// checkQuorum adds the faults of how many SCTs are asked for.
-func (c *Config) checkQuorum(path string, f *setting.Faults) {
-	scts, operators := max(c.SCTs, 1), max(c.Operators, 1)
-	logs := max(len(c.Logs), 1)
-	switch {
-	case c.SCTs < 0 || c.Operators < 0:
-		f.Add(path, "scts and operators can't be negative")
-	case scts > MaxSCTs:
-		f.Add(setting.Join(path, "scts"), "is %d; at most %d fit a certificate that clients read", scts, MaxSCTs)
-	case scts > logs:
-		f.Add(setting.Join(path, "scts"), "is %d, of %d logs", scts, logs)
-	case operators > scts:
-		f.Add(setting.Join(path, "operators"), "is %d, of %d SCTs (scts)", operators, scts)
-	}
-	if operators == 1 {
-		return
-	}
+// checkOperators wants as many operators of the logs.
+func (c *Config) checkOperators(path string, wanted int, f *setting.Faults) {
 	names := make(map[string]bool, len(c.Logs))
 	for i, l := range c.Logs {
 		if l.Operator == "" {
@@ -262,15 +261,12 @@ func (c *Config) checkQuorum(path string, f *setting.Faults) {
 		}
 		names[l.Operator] = true
 	}
-	if operators > len(names) {
-		f.Add(setting.Join(path, "operators"), "is %d, of %d operators of the logs", operators, len(names))
+	if wanted > len(names) {
+		f.Add(setting.Join(path, "operators"), "is %d, of %d operators of the logs", wanted, len(names))
 	}
 }
 
 func (c *Config) checkLogs(path string, f *setting.Faults) {
-	if len(c.Logs) == 0 {
-		f.Add(path, "required for the mode external: at least one log")
-	}
 	seen := make(map[string]int, len(c.Logs))
 	for i := range c.Logs {
 		at := setting.Index(path, i)
@@ -286,33 +282,22 @@ func (c *Config) checkLogs(path string, f *setting.Faults) {
 
 // Check adds every fault of the embedded log's configuration.
 func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
-	for _, required := range []struct{ field, value string }{
-		{"directory", string(c.Directory)}, {"mark_file", string(c.MarkFile)}, {"url", c.URL}, {"key", string(c.Key)},
-	} {
-		if required.value == "" {
-			f.Add(setting.Join(path, required.field), "required")
-		}
-	}
-	if c.MarkFile.Inside(c.Directory) {
-		f.Add(setting.Join(path, "mark_file"), "must be outside the log's directory, or it would be rolled back with it")
-	}
+	_, name, _ := strings.Cut(c.URL, "://")
+	check(path, f, []rule{
+		{c.Directory == "", "directory", "required"},
+		{c.MarkFile == "", "mark_file", "required"},
+		{c.URL == "", "url", "required"},
+		{c.Key == "", "key", "required"},
+		{c.MarkFile.Inside(c.Directory), "mark_file", "must be outside the log's directory, or it would be rolled back with it"},
+		{name != strings.ToLower(name), "url", "must be in lower case"}, // readers derive the log's name from its URL in lower case
+		{c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval, "checkpoint_interval", "at least " + MinCheckpointInterval.String()},
+		{c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB, "min_free_mb", fmt.Sprintf("is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)},
+		{c.VerifyInterval < 0, "verify_interval", "can't be negative; 0 never checks"},
+	})
 	if c.URL != "" {
 		setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
-		if _, name, _ := strings.Cut(c.URL, "://"); name != strings.ToLower(name) {
-			// Readers derive the log's name from its URL in lower case.
-			f.Add(setting.Join(path, "url"), "must be in lower case")
-		}
 	}
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
-	if c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval {
-		f.Add(setting.Join(path, "checkpoint_interval"), "at least %s", MinCheckpointInterval)
-	}
-	if c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB {
-		f.Add(setting.Join(path, "min_free_mb"), "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
-	}
-	if c.VerifyInterval < 0 {
-		f.Add(setting.Join(path, "verify_interval"), "can't be negative; 0 never checks")
-	}
 	c.Witnesses.Check(setting.Join(path, "witnesses"), f)
 	setting.CheckWindow(path, c.Start, c.End, f)
 }
@@ -330,50 +315,36 @@ func (c *EmbeddedConfig) Origin() string {
 	return u.Host + u.Path
 }
 
+// ProxyNone is the proxy of a log that none leads to, whatever the environment says.
+const ProxyNone = "none"
+
 // Check adds every fault of an external log's configuration.
 func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	setting.CheckURL(setting.Join(path, "url"), c.URL, c.AllowHTTP, f)
 	if c.MonitoringURL != "" {
 		setting.CheckURL(setting.Join(path, "monitoring_url"), c.MonitoringURL, c.AllowHTTP, f)
 	}
-	if c.KeyFile == "" {
-		f.Add(setting.Join(path, "key_file"), "required: without the log's key no SCT can be verified")
-	}
-	c.checkWay(path, f)
 	c.Token.Check(setting.Join(path, "token"), f)
-	if !c.Token.IsZero() && strings.HasPrefix(c.URL, "http:") {
-		f.Add(setting.Join(path, "token"), "is only sent over https")
-	}
-	if c.MMD < 0 {
-		f.Add(setting.Join(path, "mmd"), "can't be negative")
-	}
-	if c.MaxInFlight < 0 {
-		f.Add(setting.Join(path, "max_in_flight"), "can't be negative")
-	}
+	host, port, err := net.SplitHostPort(c.Address)
+	proxied := c.Proxy != "" && c.Proxy != ProxyNone
+	check(path, f, []rule{
+		{c.KeyFile == "", "key_file", "required: without the log's key no SCT can be verified"},
+		{c.Address != "" && (err != nil || host == "" || port == ""), "address", fmt.Sprintf("%q is not host:port", c.Address)},
+		{c.Address != "" && proxied, "proxy", "doesn't go with address: a proxy looks up names by itself"},
+		{proxied && !isProxy(c.Proxy), "proxy", "expected http://host:port, https://host:port or none"},
+		{!c.Token.IsZero() && strings.HasPrefix(c.URL, "http:"), "token", "is only sent over https"},
+		{c.MMD < 0, "mmd", "can't be negative"},
+		{c.MaxInFlight < 0, "max_in_flight", "can't be negative"},
+	})
 	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
-// ProxyNone is the proxy of a log that none leads to, whatever the environment says.
-const ProxyNone = "none"
-
-// checkWay adds the faults of how the log is connected to.
-func (c *ExternalConfig) checkWay(path string, f *setting.Faults) {
-	if c.Address != "" {
-		if host, port, err := net.SplitHostPort(c.Address); err != nil || host == "" || port == "" {
-			f.Add(setting.Join(path, "address"), "%q is not host:port", c.Address)
-		}
-	}
-	if c.Proxy == "" || c.Proxy == ProxyNone {
-		return
-	}
-	if c.Address != "" {
-		f.Add(setting.Join(path, "proxy"), "doesn't go with address: a proxy looks up names by itself")
-	}
-	// The proxy's own password would be in the configuration; nothing here needs one yet.
-	u, err := url.Parse(c.Proxy)
-	if err != nil || u.Host == "" || (u.Scheme != "http" && u.Scheme != "https") || u.User != nil || u.RawQuery != "" || u.Fragment != "" || strings.Trim(u.Path, "/") != "" {
-		f.Add(setting.Join(path, "proxy"), "expected http://host:port, https://host:port or none")
-	}
+// isProxy reports whether the URL is a proxy's. The proxy's own password would be in the
+// configuration; nothing here needs one yet.
+func isProxy(raw string) bool {
+	u, err := url.Parse(raw)
+	return err == nil && u.Host != "" && (u.Scheme == "http" || u.Scheme == "https") &&
+		u.User == nil && u.RawQuery == "" && u.Fragment == "" && strings.Trim(u.Path, "/") == ""
 }
 
 // WitnessMode is what a checkpoint without enough cosignatures is worth.
@@ -427,20 +398,12 @@ func (c *WitnessConfig) Verifier() (note.Verifier, error) {
 
 // Check adds every fault of the configuration.
 func (c *WitnessesConfig) Check(path string, f *setting.Faults) {
-	if len(c.List) > maxWitnesses {
-		f.Add(setting.Join(path, "list"), "has %d witnesses; at most %d are asked", len(c.List), maxWitnesses)
-	}
-	if c.Required < 0 || c.Required > len(c.List) {
-		f.Add(setting.Join(path, "required"), "is %d, of %d witnesses", c.Required, len(c.List))
-	}
-	switch c.Mode {
-	case "", WitnessOpen, WitnessClosed:
-	default:
-		f.Add(setting.Join(path, "mode"), "unknown mode %q: open or closed", string(c.Mode))
-	}
-	if c.Timeout < 0 || c.Timeout > MaxWitnessTimeout {
-		f.Add(setting.Join(path, "timeout"), "is %v; at most %v is expected", c.Timeout, MaxWitnessTimeout)
-	}
+	check(path, f, []rule{
+		{len(c.List) > maxWitnesses, "list", fmt.Sprintf("has %d witnesses; at most %d are asked", len(c.List), maxWitnesses)},
+		{c.Required < 0 || c.Required > len(c.List), "required", fmt.Sprintf("is %d, of %d witnesses", c.Required, len(c.List))},
+		{c.Mode != "" && c.Mode != WitnessOpen && c.Mode != WitnessClosed, "mode", fmt.Sprintf("unknown mode %q: open or closed", string(c.Mode))},
+		{c.Timeout < 0 || c.Timeout > MaxWitnessTimeout, "timeout", fmt.Sprintf("is %v; at most %v is expected", c.Timeout, MaxWitnessTimeout)},
+	})
 	names := make(map[string]int, len(c.List))
 	for i := range c.List {
 		w, at := &c.List[i], setting.Index(setting.Join(path, "list"), i)

@@ -16,8 +16,10 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 // How the policy waits where [Options] says nothing.
@@ -70,31 +72,46 @@ var errBadSCT = errors.New("ctlog: a log answered with an SCT that does not hold
 // NewPolicy makes a policy of one or more logs, the preferred first. A log
 // without a P-256 key, or one whose id is not its key's hash, is an error.
 func NewPolicy(logs []Log, o Options) (*Policy, error) {
-	if len(logs) == 0 {
-		return nil, errors.New("ctlog: a policy needs at least one log")
-	}
 	o.Stagger, o.Timeout = cmp.Or(max(o.Stagger, 0), DefaultStagger), cmp.Or(max(o.Timeout, 0), DefaultTimeout)
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}}
-	known, err := p.admit(logs)
+	p := &Policy{o: o, quorum: quorum{scts: max(o.SCTs, 1), operators: max(o.Operators, 1)}, metrics: newMetrics()}
+	p.inUse.Store(new([]knownLog))
+	use, err := p.Prepare(logs)
 	if err != nil {
 		return nil, err
 	}
-	p.inUse.Store(&known)
-	p.metrics, err = newMetrics(o.Metrics, known)
-	return p, err
+	use()
+	if err := metric.Register(o.Metrics, p.metrics.submissions, p.metrics.seconds, p.metrics.bad, p.metrics.end); err != nil {
+		return nil, fmt.Errorf("ctlog: %w", err)
+	}
+	return p, nil
 }
 
 // Prepare checks other logs, and returns what puts them in the place of those that
 // the policy has. What is under way goes on with the old ones. The errors are those of
 // [NewPolicy].
 func (p *Policy) Prepare(logs []Log) (use func(), err error) {
-	known, err := p.admit(logs)
-	if err != nil {
-		return nil, err
+	known := make([]knownLog, len(logs))
+	for i, m := range logs {
+		d := m.Description()
+		key, err := ParseKey(d.SPKI)
+		switch {
+		case err != nil:
+		case d.ID != sha256.Sum256(d.SPKI):
+			err = errors.New("its id is not the SHA-256 of its key")
+		case slices.ContainsFunc(known[:i], func(other knownLog) bool { return other.description.ID == d.ID }):
+			err = errors.New("another log has the same key")
+		}
+		if err != nil {
+			return nil, fmt.Errorf("ctlog: the log %s: %w", d.URL, err)
+		}
+		known[i] = knownLog{Log: m, description: d, key: key}
+	}
+	if !p.suffices(known) {
+		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(logs))
 	}
 	return func() {
 		p.metrics.follow(p.logs(), known)
@@ -104,31 +121,6 @@ func (p *Policy) Prepare(logs []Log) (use func(), err error) {
 
 // logs are the logs in their order.
 func (p *Policy) logs() []knownLog { return *p.inUse.Load() }
-
-// admit reads the logs' keys.
-func (p *Policy) admit(logs []Log) ([]knownLog, error) {
-	known := make([]knownLog, 0, len(logs))
-	seen := make(map[[32]byte]bool, len(logs))
-	for _, m := range logs {
-		description := m.Description()
-		key, err := ParseKey(description.SPKI)
-		if err != nil {
-			return nil, fmt.Errorf("ctlog: the log %s: %w", description.URL, err)
-		}
-		if description.ID != sha256.Sum256(description.SPKI) {
-			return nil, fmt.Errorf("ctlog: the log %s: its id is not the SHA-256 of its key", description.URL)
-		}
-		if seen[description.ID] {
-			return nil, fmt.Errorf("ctlog: the log %s: another log has the same key", description.URL)
-		}
-		seen[description.ID] = true
-		known = append(known, knownLog{Log: m, description: description, key: key})
-	}
-	if !p.suffices(known) {
-		return nil, fmt.Errorf("ctlog: %d SCTs of logs of %d operators are wanted, which the %d logs don't give", p.quorum.scts, p.quorum.operators, len(logs))
-	}
-	return known, nil
-}
 
 // ParseKey reads a log's key from a DER SubjectPublicKeyInfo. Logs here have
 // ECDSA keys on P-256 (RFC 6962 §2.1.4), which every client takes.
@@ -145,13 +137,11 @@ func ParseKey(spki []byte) (*ecdsa.PublicKey, error) {
 }
 
 // Descriptions are the logs of the policy, in their order.
-func (p *Policy) Descriptions() []Description {
-	logs := p.logs()
-	out := make([]Description, 0, len(logs))
-	for _, m := range logs {
-		out = append(out, m.description)
+func (p *Policy) Descriptions() (all []Description) {
+	for _, m := range p.logs() {
+		all = append(all, m.description)
 	}
-	return out
+	return all
 }
 
 // suffices reports whether a certificate could get its SCTs from the logs.
@@ -166,15 +156,13 @@ func (p *Policy) Ready(ctx context.Context) error {
 	var ready []knownLog
 	var failures []error
 	for _, m := range p.logs() {
-		if !m.description.Holds(now) {
-			failures = append(failures, fmt.Errorf("ctlog: the log %s is outside its window", m.description.URL))
-			continue
+		err := errors.New("it is outside its window")
+		if m.description.Holds(now) {
+			err = m.Ready(ctx)
 		}
-		if err := m.Ready(ctx); err != nil {
+		if err != nil {
 			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err))
-			continue
-		}
-		if ready = append(ready, m); p.suffices(ready) {
+		} else if ready = append(ready, m); p.suffices(ready) {
 			return nil
 		}
 	}
@@ -379,30 +367,35 @@ func (p *Policy) CoveredUntil() time.Time {
 
 // ask submits to one log and verifies what it answers.
 func (p *Policy) ask(ctx context.Context, m knownLog, chain Chain) (SCT, error) {
-	begin := time.Now() // a duration, not the time of day: the injected clock has no say
+	url, begin := m.description.URL, time.Now() // a duration, not the time of day: the injected clock has no say
+	sct, outcome, err := p.verified(ctx, m, chain)
+	p.metrics.submissions.WithLabelValues(url, string(outcome)).Inc()
+	p.metrics.seconds.WithLabelValues(url, string(outcome)).Observe(time.Since(begin).Seconds())
+	return sct, err
+}
+
+// verified is ask, and what became of it.
+func (p *Policy) verified(ctx context.Context, m knownLog, chain Chain) (SCT, outcome, error) {
+	url := m.description.URL
 	sct, err := m.Submit(ctx, chain)
 	if err != nil {
-		p.metrics.submission(m.description.URL, outcomeOf(err), time.Since(begin))
 		if !errors.Is(err, context.Canceled) {
-			p.o.Logger.WarnContext(ctx, "log gave no SCT", slog.String("log", m.description.URL), slog.Any("error", err))
+			p.o.Logger.WarnContext(ctx, "log gave no SCT", slog.String("log", url), slog.Any("error", err))
 		}
-		return SCT{}, fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err)
+		return SCT{}, outcomeOf(err), fmt.Errorf("ctlog: the log %s: %w", url, err)
 	}
 	now := p.o.Now()
 	flaw, err := m.check(sct, chain, now)
-	if flaw == flawTime && !m.description.Holds(now) { // it did when it was asked
-		p.metrics.submission(m.description.URL, outcomeDown, time.Since(begin))
-		return SCT{}, LogEnded(m.description.URL)
+	switch {
+	case err == nil:
+		return sct, outcomeLogged, nil
+	case flaw == flawTime && !m.description.Holds(now): // it did when it was asked
+		return SCT{}, outcomeDown, LogEnded(url)
 	}
-	if err != nil {
-		p.metrics.submission(m.description.URL, outcomeBad, time.Since(begin))
-		p.metrics.badSCT(m.description.URL, flaw)
-		p.o.Logger.ErrorContext(ctx, "log answered with a bad SCT; nothing was issued on it",
-			slog.String("log", m.description.URL), slog.String("flaw", string(flaw)), slog.Any("error", err))
-		return SCT{}, fmt.Errorf("%w: the log %s: %w", errBadSCT, m.description.URL, err)
-	}
-	p.metrics.submission(m.description.URL, outcomeLogged, time.Since(begin))
-	return sct, nil
+	p.metrics.bad.WithLabelValues(url, string(flaw)).Inc()
+	p.o.Logger.ErrorContext(ctx, "log answered with a bad SCT; nothing was issued on it",
+		slog.String("log", url), slog.String("flaw", string(flaw)), slog.Any("error", err))
+	return SCT{}, outcomeBad, fmt.Errorf("%w: the log %s: %w", errBadSCT, url, err)
 }
 
 // LogEnded is the error of a log whose time ended while it was asked.
@@ -472,4 +465,66 @@ func after(cause error) time.Duration {
 		return f.RetryAfter
 	}
 	return retryAfter
+}
+
+// outcome is how a submission ended: a metric label from a closed list.
+type outcome string
+
+const (
+	outcomeLogged   outcome = "logged"
+	outcomeDown     outcome = "unavailable" // the log is down, slow or overloaded
+	outcomeCanceled outcome = "canceled"    // another log was faster, or the caller went away
+	outcomeFailed   outcome = "failed"      // anything else
+	outcomeBad      outcome = "bad_sct"     // the log broke its word
+)
+
+func outcomeOf(err error) outcome {
+	f, ok := errors.AsType[*fault.Error](err)
+	switch {
+	case errors.Is(err, context.Canceled):
+		return outcomeCanceled
+	case ok && f.Kind() == fault.Unavailable, errors.Is(err, context.DeadlineExceeded):
+		return outcomeDown
+	default:
+		return outcomeFailed
+	}
+}
+
+type metrics struct {
+	submissions *prometheus.CounterVec
+	seconds     *prometheus.HistogramVec
+	bad         *prometheus.CounterVec
+	end         *prometheus.GaugeVec
+}
+
+func newMetrics() *metrics {
+	return &metrics{
+		submissions: metric.Counter("mayfly_ctlog_submissions_total", "Submissions to a transparency log by outcome.", "log", "outcome"),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
+			Name:    "mayfly_ctlog_submission_seconds",
+			Help:    "Time from a submission to its verified SCT or its failure.",
+			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}, []string{"log", "outcome"}),
+		end: metric.Gauge("mayfly_ctlog_end_timestamp_seconds",
+			"When a transparency log stops being used, in seconds since 1970; logs without an end are left out.", "log"),
+		bad: metric.Counter("mayfly_ctlog_bad_sct_total",
+			"SCTs that did not hold, by what was wrong. Any increase needs a person: the log breaks its word.", "log", "flaw"),
+	}
+}
+
+// follow gives the logs that are in use now their series, so that an alarm on a bad SCT
+// has a zero to rise from. Those that are no longer keep what was counted, but have no
+// end to come.
+func (m *metrics) follow(before, now []knownLog) {
+	for _, one := range before {
+		m.end.DeleteLabelValues(one.description.URL)
+	}
+	for _, one := range now {
+		for _, f := range []flaw{flawLogID, flawTime, flawExtensions, flawSignature} {
+			m.bad.WithLabelValues(one.description.URL, string(f))
+		}
+		if end := one.description.End; !end.IsZero() {
+			m.end.WithLabelValues(one.description.URL).Set(float64(end.Unix()))
+		}
+	}
 }

@@ -46,11 +46,7 @@ type SCT struct {
 func (s SCT) Marshal() ([]byte, error) {
 	b := cryptobyte.NewBuilder(make([]byte, 0, 64+len(s.Extensions)+len(s.Signature)))
 	s.add(b)
-	out, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("ctlog: encoding an SCT: %w", err)
-	}
-	return out, nil
+	return b.Bytes()
 }
 
 func (s SCT) add(b *cryptobyte.Builder) {
@@ -111,11 +107,7 @@ func MarshalList(scts []SCT) ([]byte, error) {
 			list.AddUint16LengthPrefixed(s.add)
 		}
 	})
-	out, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("ctlog: encoding a list of SCTs: %w", err)
-	}
-	return out, nil
+	return b.Bytes()
 }
 
 // ParseList decodes what [MarshalList] encodes. An empty list, an SCT that

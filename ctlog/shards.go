@@ -1,6 +1,9 @@
 package ctlog
 
 import (
+	"errors"
+	"fmt"
+	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
@@ -8,6 +11,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/statefile"
 )
 
 // DefaultPropagation is how long clients get to fetch a trusted root with a new
@@ -125,32 +129,17 @@ func checkSequel(at, earlier string, before, after *EmbeddedConfig, f *setting.F
 
 // checkApart wants two logs to share nothing.
 func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
-	for _, s := range []struct {
-		field string
-		same  bool
-	}{
-		{"url", b.URL != "" && trimmed(a.URL) == trimmed(b.URL)},
-		{"key", b.Key != "" && a.Key == b.Key},
-		{"mark_file", b.MarkFile != "" && clean(a.MarkFile) == clean(b.MarkFile)},
-		{"directory", a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory)},
-	} {
-		if s.same {
-			f.Add(setting.Join(at, s.field), "is that of %s; each log has its own", other)
-		}
-	}
-	for _, s := range []struct {
-		dir  *EmbeddedConfig
-		mark *EmbeddedConfig
-	}{{a, b}, {b, a}} {
-		if s.mark.MarkFile.Inside(s.dir.Directory) {
-			f.Add(setting.Join(at, "mark_file"), "or that of %s is inside the other log's directory", other)
-		}
-	}
+	shared, within := fmt.Sprintf("is that of %s; each log has its own", other), fmt.Sprintf("or that of %s is inside the other log's directory", other)
+	check(at, f, []rule{
+		{b.URL != "" && trimmed(a.URL) == trimmed(b.URL), "url", shared},
+		{b.Key != "" && a.Key == b.Key, "key", shared},
+		{b.MarkFile != "" && filepath.Clean(string(a.MarkFile)) == filepath.Clean(string(b.MarkFile)), "mark_file", shared},
+		{a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory), "directory", shared},
+		{b.MarkFile.Inside(a.Directory) || a.MarkFile.Inside(b.Directory), "mark_file", within},
+	})
 }
 
 func trimmed(url string) string { return strings.TrimSuffix(url, "/") }
-
-func clean(p setting.Path) string { return filepath.Clean(string(p)) }
 
 // CheckReload adds a fault for each way in which the logs of next can't follow
 // those of c in a running service. They can in these: a log is added that begins
@@ -197,3 +186,95 @@ func normal(c EmbeddedConfig) EmbeddedConfig {
 }
 
 func ended(end, now time.Time) bool { return !end.IsZero() && !end.After(now) }
+
+// stateVersion is that of the state file's form.
+const stateVersion = 1
+
+// State is the state file: what commands decided about the logs of this process.
+type State struct {
+	Version int `yaml:"version"`
+	// Logs follow those of the configuration.
+	Logs []EmbeddedConfig `yaml:"logs"`
+	// Ends are those of logs that the configuration defines.
+	Ends []End `yaml:"ends"`
+	// Frozen are closed logs. One that the configuration still defines isn't in use.
+	Frozen []FrozenConfig `yaml:"frozen"`
+}
+
+// End is the end of the log called URL.
+type End struct {
+	URL string    `yaml:"url"`
+	End time.Time `yaml:"end"`
+}
+
+// NewState is the state of logs that no command has touched.
+func NewState() *State { return &State{Version: stateVersion} }
+
+// ReadState reads a state file. One that is missing is an error: without it an old
+// log would take certificates again.
+func ReadState(path string) (*State, error) {
+	s := new(State)
+	err := statefile.Read(path, stateVersion, s)
+	if errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("%s is missing: restore it from a copy; where no log was ever rotated, `mayfly config export-states` makes it", path)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// froze reports whether the log called url is closed.
+func (s *State) froze(url string) bool {
+	return s != nil && slices.ContainsFunc(s.Frozen, func(l FrozenConfig) bool { return trimmed(l.URL) == trimmed(url) })
+}
+
+// end is the end of a log, which its definition has or the state.
+func (s *State) end(log EmbeddedConfig) time.Time {
+	if s != nil {
+		for _, e := range s.Ends {
+			if trimmed(e.URL) == trimmed(log.URL) {
+				return e.End
+			}
+		}
+	}
+	return log.End
+}
+
+// checkState adds what the state file and the configuration can't both say.
+func (c *Config) checkState(path string, f *setting.Faults) {
+	if c.State == nil {
+		return
+	}
+	type place struct {
+		at  string
+		end time.Time
+	}
+	at := setting.Join(path, "state_file")
+	defined := make(map[string]place) // in the configuration itself
+	if c.Embedded.named() {
+		defined[trimmed(c.Embedded.URL)] = place{"embedded", c.Embedded.End}
+	}
+	for i, log := range c.Shards {
+		defined[trimmed(log.URL)] = place{setting.Index("shards", i), log.End}
+	}
+	for _, e := range c.State.Ends {
+		switch known, ok := defined[trimmed(e.URL)]; {
+		case !ok:
+			f.Add(at, "%s gives the log %s an end, which %s doesn't define: put it back, or take its end out of there", c.StateFile, e.URL, path)
+		case !known.end.IsZero():
+			f.Add(setting.Join(setting.Join(path, known.at), "end"), "stands in state_file as well: remove it here")
+		}
+	}
+	for i, log := range c.Frozen {
+		defined[trimmed(log.URL)] = place{setting.Index("frozen", i), log.End}
+		if c.State.froze(log.URL) {
+			f.Add(c.FrozenPath(path, i), "stands in state_file as well: remove it here")
+		}
+	}
+	for _, log := range c.State.Logs {
+		if known, twice := defined[trimmed(log.URL)]; twice {
+			f.Add(setting.Join(path, known.at), "%s, the state_file, has the log %s as well: remove it here, or take it out of there", c.StateFile, log.URL)
+		}
+	}
+}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"log/slog"
 	"math/rand/v2"
 	"net/http/httptest"
 	"os"
@@ -21,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/store/storetest"
@@ -33,7 +33,6 @@ const followerEnv = "MAYFLY_TEST_FOLLOWER"
 const kills = 50
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	if text := os.Getenv(followerEnv); text != "" {
 		if err := followUntilKilled(text); err != nil {
 			fmt.Fprintln(os.Stderr, err)
@@ -75,7 +74,7 @@ func followUntilKilled(text string) error {
 	if err := i.Open(ctx, db); err != nil {
 		return err
 	}
-	f, err := follow.New([]follow.Log{{Description: j.Log, URL: j.URL}}, follow.Options{Keeper: telling{i}, Evidence: j.Dir, Interval: time.Millisecond})
+	f, err := follow.New([]remote.Log{{Description: j.Log, URL: j.URL}}, follow.Options{Keeper: telling{i}, Evidence: j.Dir, Interval: time.Millisecond})
 	if err != nil {
 		return err
 	}
@@ -134,7 +133,7 @@ func testKilled(t *testing.T, c store.Config) {
 	if err := i.Open(t.Context(), storetest.Open(t, c)); err != nil {
 		t.Fatal(err)
 	}
-	f, err := follow.New([]follow.Log{{Description: log.Description(), URL: server.URL}}, follow.Options{Keeper: i, Evidence: dir})
+	f, err := follow.New([]remote.Log{{Description: log.Description(), URL: server.URL}}, follow.Options{Keeper: i, Evidence: dir})
 	if err != nil {
 		t.Fatal(err)
 	}

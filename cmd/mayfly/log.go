@@ -23,6 +23,8 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -44,7 +46,7 @@ func newLogListCommand(streams streams) *cobra.Command {
 		Example: "  mayfly log list --config /etc/mayfly/mayfly.yaml",
 		Args:    cobra.NoArgs,
 	}, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
-		return printLogs(cmd.Context(), streams.Out, c, time.Now())
+		return printLogs(streams.Out, c, time.Now())
 	})
 }
 
@@ -71,8 +73,8 @@ func listLogs(c *config.Config, now time.Time) []listed {
 		add("frozen", log.URL, log.Start, log.End, log.Directory, d.SPKI, err)
 	}
 	for _, log := range c.CTLog.Own() {
-		spki, err := maintain.KeyOf(string(log.Directory))
-		add("", log.URL, log.Start, log.End, log.Directory, spki, err)
+		owner, err := logdir.Dir(log.Directory).Owner()
+		add("", log.URL, log.Start, log.End, log.Directory, owner.Key, err)
 	}
 	for _, log := range c.CTLog.Logs {
 		spki, err := external.ReadKey(string(log.KeyFile))
@@ -81,7 +83,7 @@ func listLogs(c *config.Config, now time.Time) []listed {
 	return all
 }
 
-func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time) error {
+func printLogs(w io.Writer, c *config.Config, now time.Time) error {
 	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "STATE\tLOG\tSTART\tEND\tENTRIES\tCHECKPOINT\tKEY ID\tDIRECTORY")
 	for _, l := range listLogs(c, now) {
@@ -90,8 +92,8 @@ func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time
 			id = fmt.Sprintf("%x", l.about.ID)
 		}
 		if l.dir != "" && l.err == nil {
-			size, signed, err := l.published(ctx)
-			if entries, age = fmt.Sprint(size), now.Sub(signed).Truncate(time.Second).String(); err != nil {
+			head, err := l.published()
+			if entries, age = fmt.Sprint(head.Size), now.Sub(head.Signed()).Truncate(time.Second).String(); err != nil {
 				entries, age = "?", "unreadable"
 			}
 		}
@@ -103,12 +105,12 @@ func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time
 }
 
 // published reads the checkpoint in the log's directory.
-func (l listed) published(ctx context.Context) (uint64, time.Time, error) {
+func (l listed) published() (checkpoint.Head, error) {
 	key, err := x509.ParsePKIXPublicKey(l.about.SPKI)
 	if err != nil {
-		return 0, time.Time{}, err
+		return checkpoint.Head{}, err
 	}
-	return read.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
+	return read.Published(ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
 }
 
 func moment(t time.Time) string {

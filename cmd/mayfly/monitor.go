@@ -14,6 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 )
 
 // monitor is the command line of `mayfly monitor`.
@@ -71,7 +72,7 @@ func (o monitor) run(ctx context.Context, streams streams) error {
 	logger := openLog(config.Logging{Level: "info", Format: "text"}, streams.Err)
 	defer logger.Close()
 	about := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(o.log, "/")}
-	follower, err := follow.New([]follow.Log{{Description: about, URL: o.read}},
+	follower, err := follow.New([]remote.Log{{Description: about, URL: o.read}},
 		follow.Options{Keeper: i, Evidence: o.evidence, Interval: o.interval, Logger: logger.Logger})
 	if err != nil {
 		return err

@@ -2,14 +2,11 @@ package main
 
 import (
 	"fmt"
-	"log/slog"
 	"os"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
-
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 )
 
 // TestMain lets scripts, and tests that look for it in the PATH, run this
@@ -21,7 +18,6 @@ func TestMain(m *testing.M) {
 type unleaking struct{ *testing.M }
 
 func (u unleaking) Run() int {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	code := u.M.Run()
 	if code != 0 {
 		return code

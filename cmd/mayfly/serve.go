@@ -23,7 +23,6 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/supervisor"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/logqueue"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -232,7 +231,6 @@ func openLog(c config.Logging, w io.Writer) *serviceLog {
 		direct.Warn("log lines were dropped: whoever reads standard error was too slow", slog.Uint64("lines", dropped))
 	})
 	l.Logger = c.Logger(l.queue)
-	embedded.RedirectStorageLog(l.Logger)
 	log.SetOutput(l.queue)
 	grpclog.SetLoggerV2(grpclog.NewLoggerV2(io.Discard, io.Discard, l.queue))
 	return l

@@ -33,7 +33,7 @@ func TestArchive(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, dir := range []string{b.path(), backup} {
-		a, err := read.OpenArchive(t.Context(), about, read.Options{Dir: logdir.Dir(dir)})
+		a, err := read.OpenArchive(about, read.Options{Dir: logdir.Dir(dir)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -48,7 +48,7 @@ func TestArchive(t *testing.T) {
 	}
 	spki := ctlogtest.NewSigner(t).SPKI(t)
 	stranger := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: about.URL}
-	if _, err := read.OpenArchive(t.Context(), stranger, read.Options{Dir: logdir.Dir(backup)}); err == nil {
+	if _, err := read.OpenArchive(stranger, read.Options{Dir: logdir.Dir(backup)}); err == nil {
 		t.Error("opened with another key")
 	}
 }

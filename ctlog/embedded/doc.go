@@ -11,7 +11,7 @@
 // batch its indexes and writes it into the write-ahead file and the high-water mark at the
 // same time (sequencer.go); then everybody in the batch gets an SCT. Behind that the
 // entries become part of the tree (integrate.go), in larger batches, and a checkpoint is
-// signed over it (checkpoint.go); readers see what that covers.
+// signed over it (there too); readers see what that covers.
 //
 // # What holds
 //

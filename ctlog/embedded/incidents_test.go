@@ -91,7 +91,7 @@ func TestFlippedBitIsFoundBeforeItsTileIsFull(t *testing.T) {
 	if err := l.Close(t.Context()); err == nil || !strings.Contains(err.Error(), "entry") {
 		t.Errorf("Close: %v, want it to name the entry", err)
 	}
-	_, head, err := logdir.Dir(b.config.Directory).Head(t.Context())
+	_, head, err := logdir.Dir(b.config.Directory).Head()
 	if err != nil || head.Size > 255 {
 		t.Errorf("a checkpoint of %d entries was signed over the damaged one (%v)", head.Size, err)
 	}

@@ -9,13 +9,14 @@ import (
 	"sync"
 	"time"
 
+	"github.com/transparency-dev/merkle/compact"
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera/api/layout"
+
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"github.com/transparency-dev/merkle/compact"
-	"github.com/transparency-dev/merkle/rfc6962"
-	"github.com/transparency-dev/tessera/api/layout"
 )
 
 // Bounds of the entries that are sequenced and not in the tree yet. Beyond them the
@@ -48,13 +49,13 @@ type backlog struct {
 
 // progress is how far the log has come.
 type progress struct {
-	tree    checkpoint.Tree // what is on disk
-	entries []logdir.Entry  // that follow it
-	bytes   int             // of these
-	marked  uint64          // entries that the durable mark covers
-	signed  uint64          // entries that the last checkpoint covers
-	behind  time.Time       // since when entries wait for a checkpoint, where some do
-	failed  error           // why the tree on disk must be read again
+	tree      checkpoint.Tree // what is on disk
+	entries   []logdir.Entry  // that follow it
+	bytes     int             // of these
+	marked    uint64          // entries that the durable mark covers
+	published checkpoint.Head // by this process or the last one, with its cosignatures
+	behind    time.Time       // since when entries wait for a checkpoint, where some do
+	failed    error           // why the tree on disk must be read again
 }
 
 // full says that nothing more may be sequenced now.
@@ -70,51 +71,41 @@ func signal(c chan struct{}) {
 
 // add takes entries that are durable; the mark covers so many.
 func (b *backlog) add(entries []logdir.Entry, marked uint64, now time.Time) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if b.signed >= b.marked {
-		b.behind = now
-	}
-	b.marked = marked
-	b.entries = append(b.entries, entries...)
-	for _, e := range entries {
-		b.bytes += len(e.Raw)
-	}
+	b.update(func(p *progress) {
+		if p.published.Size >= p.marked {
+			p.behind = now
+		}
+		p.marked = marked
+		p.entries = append(p.entries, entries...)
+		for _, e := range entries {
+			p.bytes += len(e.Raw)
+		}
+	})
 	signal(b.added)
 }
 
 // now is how far the log has come.
-func (b *backlog) now() progress {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	p := b.progress
+func (b *backlog) now() (p progress) {
+	b.update(func(now *progress) { p = *now })
 	p.entries = slices.Clip(p.entries)
 	return p
 }
 
+func (b *backlog) update(change func(*progress)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	change(&b.progress)
+}
+
 // drop forgets the entries that the tree holds now.
 func (b *backlog) drop(now checkpoint.Tree) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	n := now.Size - b.tree.Size
-	for _, e := range b.entries[:n] {
-		b.bytes -= len(e.Raw)
-	}
-	b.entries, b.tree = slices.Clone(b.entries[n:]), now
-}
-
-func (b *backlog) fail(err error) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.failed = err
-	signal(b.grown)
-}
-
-// published takes the size of a checkpoint that is signed.
-func (b *backlog) published(size uint64) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	b.signed = size
+	b.update(func(p *progress) {
+		n := now.Size - p.tree.Size
+		for _, e := range p.entries[:n] {
+			p.bytes -= len(e.Raw)
+		}
+		p.entries, p.tree = slices.Clone(p.entries[n:]), now
+	})
 }
 
 // integrate makes what was sequenced part of the tree, at most once in an interval
@@ -126,8 +117,7 @@ func (l *Log) integrate(ctx context.Context) {
 		l.growing.Unlock()
 		if err != nil && ctx.Err() == nil {
 			l.metrics.ungrown.Inc()
-			l.o.Logger.ErrorContext(ctx, "log entries can't become part of the tree; they are stored, and it is tried again",
-				slog.String("log", l.description.URL), slog.Any("error", err))
+			l.o.Logger.ErrorContext(ctx, "log entries can't become part of the tree; they are stored, and it is tried again", slog.Any("error", err))
 			if wait.For(ctx, l.config.CheckpointInterval) != nil {
 				return
 			}
@@ -162,15 +152,17 @@ func (l *Log) grow(ctx context.Context) (err error) {
 			return fmt.Errorf("the log's state does not hold after an earlier error: %w", err)
 		}
 	}
-	defer func() { l.backlog.fail(err) }()
+	defer func() {
+		l.backlog.update(func(p *progress) { p.failed = err })
+		signal(l.backlog.grown)
+	}()
 	if now := l.backlog.now(); len(now.entries) > 0 {
 		if err := l.extend(ctx, now.tree, now.entries); err != nil {
 			return err
 		}
 	}
 	if failed != nil {
-		l.o.Logger.InfoContext(ctx, "log state verified after a storage error",
-			slog.String("log", l.description.URL), slog.Any("after", failed))
+		l.o.Logger.InfoContext(ctx, "log state verified after a storage error", slog.Any("after", failed))
 	}
 	return nil
 }
@@ -195,11 +187,11 @@ func (l *Log) extend(ctx context.Context, before checkpoint.Tree, entries []logd
 		return err
 	}
 	l.o.reached("tiles written")
-	if err := l.verifyTiles(ctx, after); err != nil {
+	if err := l.dir.VerifyRoot(ctx, after); err != nil {
 		return err
 	}
 	for index := before.Size / layout.EntryBundleWidth; index < after.Size/layout.EntryBundleWidth; index++ {
-		if err := l.dir.Rehash(ctx, index, after.Size); err != nil { // a tile that is full is never rewritten: last look
+		if _, err := l.dir.Rehash(index, after.Size); err != nil { // a tile that is full is never rewritten: last look
 			return err
 		}
 	}
@@ -260,3 +252,91 @@ func (l *Log) reread(ctx context.Context) error {
 	l.advance(grown, now)
 	return nil
 }
+
+const (
+	signTimeout = 10 * time.Second // bounds the signature over a checkpoint, for which nobody waits
+	republish   = 10 * time.Minute // how old the checkpoint of a log that doesn't grow gets
+)
+
+// publishTrees publishes a checkpoint when the tree has grown, at most once in an
+// interval, and when the last one is old, until ctx ends. After an error it tries again.
+func (l *Log) publishTrees(ctx context.Context) {
+	for next := time.Duration(0); wait.OrWoken(ctx, next, l.toPublish) == nil; {
+		err := l.publish(ctx)
+		next = republish - l.o.Now().Sub(l.backlog.now().published.Signed())
+		if err != nil && ctx.Err() == nil {
+			l.o.Logger.WarnContext(ctx, "the checkpoint can't be published; it is tried again", slog.Any("error", err))
+			next = 0
+		}
+		if wait.For(ctx, l.config.CheckpointInterval) != nil {
+			return
+		}
+	}
+}
+
+// publish signs a checkpoint over the tree that is on disk and publishes it, unless it
+// is published already and not old. One goroutine does so at a time.
+func (l *Log) publish(ctx context.Context) error {
+	now := l.backlog.now()
+	before := now.published
+	if before.Raw != nil && now.tree.Size == before.Size && l.o.Now().Sub(before.Signed()) < republish {
+		return nil
+	}
+	raw, err := l.sign(ctx, now)
+	if err != nil {
+		return err
+	}
+	head, err := checkpoint.Open(raw, l.verifier)
+	if err != nil {
+		return err
+	}
+	if head.Raw, err = l.witnesses.Cosign(ctx, raw, head.Size); err != nil {
+		return err
+	}
+	if len(head.Raw) > len(raw) {
+		if err := l.dir.PutCosigned(head.Raw); err != nil { // only a restart would miss them
+			l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.Any("error", err))
+		}
+	}
+	if err := l.dir.Put(raw, logdir.CheckpointName); err != nil {
+		return err
+	}
+	l.backlog.update(func(p *progress) { p.published = head })
+	if err := l.dir.Collect(before.Size, head.Size); err != nil { // the next start sweeps them
+		l.o.Logger.WarnContext(ctx, "partial tiles can't be removed", slog.Any("error", err))
+	}
+	return nil
+}
+
+// sign gives the checkpoint of a tree, with the RFC 6962 note signature of
+// c2sp.org/static-ct-api, so that one signature serves both kinds of readers. It never
+// signs a smaller tree than before, nor another root for the same size, nor anything
+// that the durable mark doesn't cover: an older copy of the log would pass every guard,
+// and grow another way.
+func (l *Log) sign(ctx context.Context, now progress) ([]byte, error) {
+	t, last := now.tree, now.published
+	if t.Size < last.Size || t.Size == last.Size && last.Root != nil && !bytes.Equal(t.Root, last.Root) {
+		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d that contradicts the last one, of size %d", t.Size, last.Size)
+	}
+	if t.Size > now.marked {
+		return nil, fmt.Errorf("refusing to sign a checkpoint of size %d: the high-water mark is at %d", t.Size, now.marked)
+	}
+	timestamp := max(last.Timestamp, millis(l.o.Now()))
+	ctx, cancel := context.WithTimeout(ctx, signTimeout)
+	defer cancel()
+	return checkpoint.Sign(ctx, l.o.Signer, l.verifier, timestamp, t)
+}
+
+// mergeDelay is how long entries have been waiting for a checkpoint; zero where none do.
+// Those that wait came after the last checkpoint was signed, and after the last time that
+// none waited.
+func (l *Log) mergeDelay() time.Duration {
+	p, now := l.backlog.now(), l.o.Now()
+	if p.published.Size >= p.marked {
+		return 0
+	}
+	return max(0, min(now.Sub(p.published.Signed()), now.Sub(p.behind)))
+}
+
+// millis is a time as RFC 6962 writes it; before 1970 it is zero.
+func millis(t time.Time) uint64 { return uint64(max(t.UnixMilli(), 0)) }

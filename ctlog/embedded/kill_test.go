@@ -383,7 +383,7 @@ func runAndKill(t *testing.T, b *bench) map[uint64]string {
 // marked fails where a process that was killed left a checkpoint beyond its mark.
 func (b *bench) marked(t *testing.T) {
 	t.Helper()
-	_, head, err := logdir.Dir(b.config.Directory).Head(t.Context())
+	_, head, err := logdir.Dir(b.config.Directory).Head()
 	if errors.Is(err, os.ErrNotExist) {
 		return
 	}

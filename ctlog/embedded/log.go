@@ -16,14 +16,12 @@ import (
 	"sync/atomic"
 	"time"
 
-	ct "github.com/google/certificate-transparency-go"
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/tessera/ctonly"
 	"golang.org/x/mod/sumdb/note"
 	"golang.org/x/time/rate"
-	"k8s.io/klog/v2"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
@@ -111,12 +109,11 @@ type Log struct {
 	base    *compact.Range // of the tree
 
 	backlog   backlog
-	toPublish chan struct{}   // holds one: the tree has grown
-	published checkpoint.Head // by this process or the last one; publish's own
+	toPublish chan struct{} // holds one: the tree has grown
 
 	submissionLimit *rate.Limiter                           // of the submission API
 	submitters      *lru.Cache[netip.Prefix, *rate.Limiter] // of the addresses that came last
-	dedup           *lru.Cache[[32]byte, position]          // its last entries by the SHA-256 of their certificates
+	dedup           *lru.Cache[[32]byte, *submission]       // its last entries by the SHA-256 of their certificates
 }
 
 // writeAhead is what a log does with its [wal.File].
@@ -174,73 +171,66 @@ func Create(ctx context.Context, c Config, o Options) error {
 	return l.dir.Own() // of what the storage has made; root may have run this for a service
 }
 
+// describe is the part of a Log that its configuration and its key say.
+func describe(c Config, key crypto.PublicKey) (*Log, error) {
+	spki, err := marshalKey(key)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
+	if err != nil || u.Host == "" {
+		return nil, fmt.Errorf("the log's URL %q is not an absolute URL", c.URL)
+	}
+	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
+	return &Log{
+		config: c, origin: c.Origin(), prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
+		description: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: u.String(), Operator: c.Operator, Start: c.Start, End: c.End},
+	}, err
+}
+
 // prepare makes a Log from its settings, without touching a file.
 func prepare(c Config, o Options) (*Log, error) {
 	if o.Signer == nil {
 		return nil, errors.New("the log needs its key")
 	}
-	spki, err := marshalKey(o.Signer.Public())
-	if err != nil {
-		return nil, err
-	}
 	c.CheckpointInterval = cmp.Or(c.CheckpointInterval, ctlog.DefaultCheckpointInterval)
-	o = withDefaults(o)
-	u, err := url.Parse(strings.TrimSuffix(c.URL, "/"))
-	if err != nil || u.Host == "" {
-		return nil, fmt.Errorf("the log's URL %q is not an absolute URL", c.URL)
-	}
-	verifier, err := checkpoint.NewVerifier(c.Origin(), o.Signer.Public())
+	l, err := describe(c, o.Signer.Public())
 	if err != nil {
 		return nil, err
 	}
-	dir := logdir.Dir(c.Directory)
-	l := &Log{
-		o: o, config: c, origin: c.Origin(), prefix: u.Path, dir: dir, issuers: dir.Issuers(), verifier: verifier,
-		description: describe(c, spki),
-		queue:       make(chan *submission, o.maxQueue), drained: make(chan struct{}), toPublish: make(chan struct{}, 1),
-		backlog:         backlog{added: make(chan struct{}, 1), grown: make(chan struct{}, 1)},
-		submissionLimit: rate.NewLimiter(submissionRate, submissionBurst),
-	}
-	l.dedup, _ = lru.New[[32]byte, position](dedupEntries) // it fails for a size below 1
-	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
-	l.AcceptRoots(o.Roots)
-	l.reads = read.New(read.Options{Dir: dir, Issuers: l.issuers, Verifier: verifier, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads})
-	l.scrub = maintain.NewScrub(maintain.ScrubOptions{
-		Dir: string(dir), Log: l.description.URL, Key: spki, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
-	})
-	l.witnesses, err = witness.New(c.Witnesses, witness.Options{
-		Log: l.description.URL, Now: o.Now, Logger: o.Logger,
-		Consistency: func(ctx context.Context, smaller, size uint64) ([][]byte, error) {
-			return dir.Consistency(ctx, smaller, size, size)
-		},
-	})
-	if err != nil {
-		return nil, err
-	}
-	l.metrics, err = newMetrics(o.Metrics, l)
-	return l, err
-}
-
-func withDefaults(o Options) Options {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
-	o.lockWait, o.maxQueue = cmp.Or(o.lockWait, defaultLockWait), cmp.Or(o.maxQueue, defaultMaxQueue)
 	if o.free == nil {
 		o.free = freeBytes
 	}
 	if o.reached == nil {
 		o.reached = func(string) {}
 	}
-	return o
-}
-
-// describe is what the trust root says of the log of a key.
-func describe(c Config, spki []byte) ctlog.Description {
-	return ctlog.Description{
-		ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(c.URL, "/"), Operator: c.Operator, Start: c.Start, End: c.End,
+	o.lockWait, o.maxQueue = cmp.Or(o.lockWait, defaultLockWait), cmp.Or(o.maxQueue, defaultMaxQueue)
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)).With(slog.String("log", l.description.URL))
+	l.o, l.issuers = o, l.dir.Issuers()
+	l.queue, l.drained, l.toPublish = make(chan *submission, o.maxQueue), make(chan struct{}), make(chan struct{}, 1)
+	l.backlog.added, l.backlog.grown = make(chan struct{}, 1), make(chan struct{}, 1)
+	l.submissionLimit = rate.NewLimiter(submissionRate, submissionBurst)
+	l.dedup, _ = lru.New[[32]byte, *submission](dedupEntries) // it fails for a size below 1
+	l.submitters, _ = lru.New[netip.Prefix, *rate.Limiter](maxAddresses)
+	l.AcceptRoots(o.Roots)
+	l.reads = read.New(read.Options{
+		Dir: l.dir, Issuers: l.issuers, Roots: l.acceptedRoots, Logger: o.Logger, Budget: o.Reads, Posts: l.posts(),
+		Head: func() (checkpoint.Head, error) { return l.backlog.now().published, nil },
+	})
+	l.scrub = &maintain.Scrub{
+		Dir: string(l.dir), Key: l.description.SPKI, MarkFile: string(c.MarkFile), Interval: c.VerifyInterval, Now: o.Now, Logger: o.Logger,
 	}
+	consistency := func(ctx context.Context, smaller, size uint64) ([][]byte, error) {
+		return l.dir.Consistency(ctx, smaller, size, size)
+	}
+	if l.witnesses, err = witness.New(c.Witnesses, witness.Options{Now: o.Now, Logger: o.Logger, Consistency: consistency}); err != nil {
+		return nil, err
+	}
+	l.metrics, err = newMetrics(o.Metrics, l)
+	return l, err
 }
 
 // Description is what the trust root says of the log.
@@ -267,13 +257,7 @@ func (l *Log) Prefix() string { return l.prefix }
 
 // Handler serves the log below its prefix, which http.StripPrefix has taken off: the
 // reads of [read.API.Handler] and, when the configuration turns it on, submission.
-func (l *Log) Handler() http.Handler {
-	posts := make(map[string]read.HandlerFunc)
-	for _, path := range l.Submissions() {
-		posts[path] = l.addChain(path == ct.AddPreChainPath)
-	}
-	return l.reads.Handler(posts)
-}
+func (l *Log) Handler() http.Handler { return l.reads.Handler() }
 
 // LocalReads serves the reads to this process itself: see [read.API.Local].
 func (l *Log) LocalReads() http.Handler { return l.reads.Local() }
@@ -304,41 +288,38 @@ func precertEntry(chain ctlog.Chain, now time.Time) *ctonly.Entry {
 	}
 }
 
-// position is an entry that has its place in the log.
-type position struct {
-	entry *ctonly.Entry
-	placed
-}
-
 // record stores the certificates above an entry, and then puts it into the log.
-func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (position, error) {
-	var err error
+func (l *Log) record(ctx context.Context, entry *ctonly.Entry, issuers [][]byte) (_ *submission, err error) {
 	if entry.FingerprintsChain, err = l.issuers.Keep(issuers); err != nil {
-		return position{}, unavailable(err)
+		return nil, unavailable(err)
 	}
-	p, err := l.place(ctx, entry)
-	return position{entry: entry, placed: p}, err
+	return l.place(ctx, entry)
 }
 
 // promise signs the SCT of an entry, beside the flush that makes it durable, and gives
 // it out when it is.
-func (l *Log) promise(ctx context.Context, p position) (ctlog.SCT, error) {
-	extensions, err := ctlog.LeafIndexExtension(p.index)
+func (l *Log) promise(ctx context.Context, s *submission) (ctlog.SCT, error) {
+	extensions, err := ctlog.LeafIndexExtension(s.index)
 	if err != nil {
 		return ctlog.SCT{}, err
 	}
 	// A MerkleTreeLeaf (RFC 6962 §3.4) has the bytes that the SCT signs (§3.2): both
 	// start with version v1 and a zero for their type.
-	digest := sha256.Sum256(p.entry.MerkleTreeLeaf(p.index))
+	digest := sha256.Sum256(s.entry.MerkleTreeLeaf(s.index))
 	signature, err := l.o.Signer.Sign(ctx, digest[:], crypto.SHA256)
 	if err != nil {
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "the transparency log's key can't be used now; try again").
 			With("dependency", "ctlog").Because(err)
 	}
-	if err := p.flushed.wait(ctx); err != nil {
-		return ctlog.SCT{}, err
+	select {
+	case <-s.flushed.done:
+		if s.flushed.err != nil {
+			return ctlog.SCT{}, s.flushed.err
+		}
+	case <-ctx.Done():
+		return ctlog.SCT{}, fmt.Errorf("waiting for the log: %w", ctx.Err())
 	}
-	return ctlog.SCT{LogID: l.description.ID, Timestamp: p.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
+	return ctlog.SCT{LogID: l.description.ID, Timestamp: s.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
 // Ready is nil when the log takes entries, its disk has more room than the
@@ -357,12 +338,8 @@ func (l *Log) Ready(ctx context.Context) error {
 	if err := l.scrub.Damage(); err != nil {
 		return err
 	}
-	delay, err := l.mergeDelay()
-	if err == nil && delay > max(MMD/2, 3*l.config.CheckpointInterval) {
-		err = fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
-	}
-	if err != nil {
-		return err
+	if delay := l.mergeDelay(); delay > max(MMD/2, 3*l.config.CheckpointInterval) {
+		return fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
 	}
 	if !l.flushing.TryLock() {
 		return l.backlog.now().failed // a batch is on its way to the disk; its outcome decides next time
@@ -450,11 +427,4 @@ func (l *Log) releaseFiles() error {
 func unavailable(cause error) error {
 	return fault.New(fault.LogUnavailable, "the transparency log can't store entries now; nothing was issued; try again").
 		With("dependency", "ctlog").After(time.Second).Because(cause)
-}
-
-// RedirectStorageLog sends what the storage library logs, which goes to standard
-// error otherwise, to the logger. It sets that library's one logger for the whole
-// process, so only main calls it, before a log is opened.
-func RedirectStorageLog(logger *slog.Logger) {
-	klog.SetSlogLogger(logger.With(slog.String("component", "tessera")))
 }

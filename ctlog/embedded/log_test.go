@@ -2,7 +2,6 @@ package embedded_test
 
 import (
 	"context"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"path/filepath"
@@ -18,7 +17,6 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	if worker() { // this binary is its own victim: see kill_test.go
 		return
 	}
@@ -86,7 +84,7 @@ func (b *bench) published(t testing.TB, size uint64) (head checkpoint.Head) {
 	t.Helper()
 	b.until(t, "a checkpoint covers the entries", func() bool {
 		var err error
-		_, head, err = logdir.Dir(b.config.Directory).Head(t.Context())
+		_, head, err = logdir.Dir(b.config.Directory).Head()
 		return err == nil && head.Size >= size
 	})
 	return head

@@ -7,95 +7,82 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 type metrics struct {
-	entries prometheus.Histogram
-	seconds prometheus.Histogram
-	failed  prometheus.Counter
-	ungrown prometheus.Counter
-
-	registry   prometheus.Registerer
-	registered []prometheus.Collector
+	entries, seconds prometheus.Histogram
+	failed, ungrown  prometheus.Counter
+	// unregister takes the metrics of a log that is closed out of the registry: a service
+	// may go on without it, or open it again.
+	unregister func()
 }
 
 func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
-	labels := prometheus.Labels{"log": l.description.URL}
 	m := &metrics{
 		entries: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "mayfly_ctlog_batch_entries", Help: "Entries that became durable together.",
-			ConstLabels: labels, Buckets: prometheus.ExponentialBuckets(1, 2, 10),
+			Name: "mayfly_ctlog_batch_entries", Help: "Entries that became durable together.", Buckets: prometheus.ExponentialBuckets(1, 2, 10),
 		}),
 		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "mayfly_ctlog_batch_seconds", Help: "Time to make a batch durable.",
-			ConstLabels: labels, Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1},
+			Name: "mayfly_ctlog_batch_seconds", Help: "Time to make a batch durable.", Buckets: []float64{.001, .0025, .005, .01, .025, .05, .1, .25, 1},
 		}),
 		failed: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_batch_failures_total", Help: "Batches that the storage refused; no SCT left for them.",
-			ConstLabels: labels,
 		}),
 		ungrown: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "mayfly_ctlog_integration_failures_total", Help: "Times that stored entries couldn't become part of the tree.",
-			ConstLabels: labels,
 		}),
+		unregister: func() {},
 	}
 	if r == nil {
 		return m, nil
 	}
-	queued := metric.Read("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", labels, func() float64 { return float64(len(l.queue)) })
-	m.registry = r
-	for _, c := range slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown, queued},
-		l.gauges(labels), l.scrub.Collectors(), l.witnesses.Collectors()) {
-		if err := r.Register(c); err != nil {
-			m.unregister()
-			return nil, fmt.Errorf("registering the log's metrics: %w", err)
-		}
-		m.registered = append(m.registered, c)
+	all := collectors(slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown}, l.gauges(), l.scrub.Collectors(), l.witnesses.Collectors()))
+	r = prometheus.WrapRegistererWith(prometheus.Labels{"log": l.description.URL}, r)
+	if err := r.Register(all); err != nil {
+		return nil, fmt.Errorf("registering the log's metrics: %w", err)
 	}
+	m.unregister = func() { r.Unregister(all) }
 	return m, nil
 }
 
-// unregister takes the metrics of a log that is closed out of the registry: a service may
-// go on without it, or open it again.
-func (m *metrics) unregister() {
-	for _, c := range m.registered {
-		m.registry.Unregister(c)
+// collectors are registered all or none.
+type collectors []prometheus.Collector
+
+// Describe describes all.
+func (all collectors) Describe(to chan<- *prometheus.Desc) {
+	for _, c := range all {
+		c.Describe(to)
 	}
 }
 
-// gauges read the log when they are scraped. What can't be read is NaN, which
-// no alarm mistakes for a healthy value.
-func (l *Log) gauges(labels prometheus.Labels) []prometheus.Collector {
-	gauge := func(name, help string, read func() (float64, error)) prometheus.Collector {
-		return metric.Read(name, help, labels, func() float64 {
-			value, err := read()
-			if err != nil {
-				return math.NaN()
-			}
-			return value
-		})
+// Collect collects all.
+func (all collectors) Collect(to chan<- prometheus.Metric) {
+	for _, c := range all {
+		c.Collect(to)
+	}
+}
+
+// gauges read the log when they are scraped.
+func (l *Log) gauges() []prometheus.Collector {
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return metric.Read(name, help, nil, read)
 	}
 	return []prometheus.Collector{
-		gauge("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", func() (float64, error) {
-			h, err := l.reads.HeadNow()
-			return float64(h.Size), err
-		}),
-		gauge("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.", func() (float64, error) {
-			h, err := l.reads.HeadNow()
-			return l.o.Now().Sub(h.Signed()).Seconds(), err
-		}),
-		gauge("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", func() (float64, error) {
-			return float64(len(l.backlog.now().entries)), nil
-		}),
-		gauge("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", func() (float64, error) {
-			delay, err := l.mergeDelay()
-			return delay.Seconds(), err
-		}),
-		gauge("mayfly_ctlog_free_bytes", "Free space on the log's disk.", func() (float64, error) {
+		gauge("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", func() float64 { return float64(len(l.queue)) }),
+		gauge("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", func() float64 { return float64(l.backlog.now().published.Size) }),
+		gauge("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.",
+			func() float64 { return l.o.Now().Sub(l.backlog.now().published.Signed()).Seconds() }),
+		gauge("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", func() float64 { return float64(len(l.backlog.now().entries)) }),
+		gauge("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", func() float64 { return l.mergeDelay().Seconds() }),
+		gauge("mayfly_ctlog_free_bytes", "Free space on the log's disk.", func() float64 {
 			free, err := l.o.free(string(l.dir))
-			return float64(free), err
+			if err != nil {
+				return math.NaN() // which no alarm mistakes for a healthy value
+			}
+			return float64(free)
 		}),
 	}
 }
@@ -107,4 +94,31 @@ func (m *metrics) batch(entries int, took time.Duration, err error) {
 	}
 	m.entries.Observe(float64(entries))
 	m.seconds.Observe(took.Seconds())
+}
+
+// freeBytes is how much a writer without privileges may still put on the disk
+// that holds the path.
+func freeBytes(path string) (uint64, error) {
+	var s unix.Statfs_t
+	if err := unix.Statfs(path, &s); err != nil {
+		return 0, fmt.Errorf("asking how much of the log's disk is free: %w", err)
+	}
+	return s.Bavail * uint64(s.Bsize), nil
+}
+
+// room is an error when less of the log's disk is free than the configuration's
+// floor. Entries are taken even then, for as long as the disk takes them: this is
+// the warning that comes before they aren't.
+func (l *Log) room() error {
+	if l.config.MinFreeMB <= 0 {
+		return nil
+	}
+	free, err := l.o.free(string(l.dir))
+	if err != nil {
+		return err
+	}
+	if floor := uint64(l.config.MinFreeMB) << 20; free < floor {
+		return fmt.Errorf("the log's disk has %d MiB free, less than the floor of %d MiB (min_free_mb)", free>>20, l.config.MinFreeMB)
+	}
+	return nil
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -33,14 +31,11 @@ var (
 )
 
 func marshalKey(key crypto.PublicKey) ([]byte, error) {
-	if k, ok := key.(*ecdsa.PublicKey); !ok || k.Curve != elliptic.P256() {
-		return nil, errors.New("the log's key is not ECDSA on P-256, which is what clients take")
-	}
 	spki, err := x509.MarshalPKIXPublicKey(key)
-	if err != nil {
-		return nil, fmt.Errorf("encoding the log's key: %w", err)
+	if err == nil {
+		_, err = ctlog.ParseKey(spki)
 	}
-	return spki, nil
+	return spki, err
 }
 
 // acquire makes the directory when it may, and locks it.
@@ -49,14 +44,11 @@ func (l *Log) acquire(ctx context.Context) error {
 		if err := l.dir.Make(); err != nil {
 			return err
 		}
-	} else if _, err := os.Stat(string(l.dir)); err != nil {
-		return fmt.Errorf("the directory can't be used; is its disk mounted?: %w", err)
 	}
-	if err := l.outside(); err != nil {
-		return err
+	err := l.outside()
+	if err == nil {
+		l.lock, err = l.dir.Lock(ctx, l.o.lockWait)
 	}
-	var err error
-	l.lock, err = l.dir.Lock(ctx, l.o.lockWait)
 	return err
 }
 
@@ -65,7 +57,7 @@ func (l *Log) acquire(ctx context.Context) error {
 func (l *Log) outside() error {
 	dir, err := filepath.EvalSymlinks(string(l.dir))
 	if err != nil {
-		return fmt.Errorf("resolving the directory: %w", err)
+		return fmt.Errorf("the directory can't be used; is its disk mounted?: %w", err)
 	}
 	parent, err := filepath.EvalSymlinks(filepath.Dir(string(l.config.MarkFile)))
 	if errors.Is(err, os.ErrNotExist) {
@@ -81,45 +73,65 @@ func (l *Log) outside() error {
 	return nil
 }
 
-// start verifies what is on disk and goes on from there.
+// start verifies what is on disk, or makes a new log's files that are no entry's, and
+// goes on from there. It refuses an existing log unless it has the same key and name, isn't
+// smaller than the mark, continues what mark and checkpoint have seen, and has an
+// undamaged right edge.
 func (l *Log) start(ctx context.Context) error {
 	fresh, err := l.inspect()
+	switch {
+	case err != nil:
+	case fresh:
+		err = l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
+	default:
+		err = l.checkOwner()
+	}
 	if err != nil {
 		return err
 	}
+	high, err := l.takeMark(ctx) // of a new log maybe that of a first try: inspect has seen it
+	missing := errors.Is(err, os.ErrNotExist)
+	if err != nil && !missing {
+		return err
+	}
+	now, entries := logdir.EmptyTree(), []logdir.Entry(nil)
+	if !fresh {
+		if now, entries, err = l.survey(ctx, high, missing); err != nil {
+			return err
+		}
+	}
+	if missing {
+		err := logdir.CreateMark(string(l.config.MarkFile), l.description.ID, now)
+		if err == nil {
+			_, err = l.takeMark(ctx)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	l.backlog.tree = now
+	l.backlog.add(entries, now.Size, l.o.Now())
+	if l.base, err = l.dir.Range(ctx, now.Size); err != nil {
+		return err
+	}
 	if fresh {
-		err = l.found(ctx)
-	} else {
-		err = l.verifyDisk(ctx)
+		if err := l.dir.PutTree(now); err != nil {
+			return err
+		}
 	}
-	if err == nil {
-		err = l.sweep(ctx)
-	}
-	if err != nil {
+	if err := l.sweep(ctx); err != nil {
 		return err
 	}
 	return l.begin(ctx)
 }
 
-// found makes the files of a new log that are no entry's.
-func (l *Log) found(ctx context.Context) error {
-	err := l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
-	if err != nil {
-		return err
+// takeMark opens the mark for as long as the log is open.
+func (l *Log) takeMark(ctx context.Context) (logdir.High, error) {
+	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
+	if err == nil {
+		l.mark = mark
 	}
-	mark, _, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	if errors.Is(err, os.ErrNotExist) {
-		mark, err = l.newMark(ctx, logdir.EmptyTree())
-	}
-	if err != nil {
-		return err
-	}
-	l.mark = mark // maybe of a first try: inspect has seen it
-	if l.base, err = l.dir.Range(ctx, 0); err != nil {
-		return err
-	}
-	l.backlog.tree = logdir.EmptyTree()
-	return l.dir.PutTree(l.backlog.tree)
+	return high, err
 }
 
 // begin makes the tree of what was sequenced, for which the mark goes up first, and
@@ -146,12 +158,11 @@ func (l *Log) begin(ctx context.Context) error {
 	}
 	l.ahead = file
 	if len(now.entries) > 0 {
-		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree",
-			slog.String("log", l.description.URL), slog.Int("entries", len(now.entries)))
+		l.o.Logger.InfoContext(ctx, "entries of the write-ahead file became part of the tree", slog.Int("entries", len(now.entries)))
 	}
 	l.ctx, l.cancel = context.WithCancel(context.WithoutCancel(ctx))
 	signal(l.toPublish)
-	if l.published.Raw == nil { // readers find one from the beginning
+	if l.backlog.published.Raw == nil { // readers find one from the beginning
 		return l.publish(ctx)
 	}
 	return nil
@@ -194,48 +205,15 @@ func (l *Log) inspect() (fresh bool, err error) {
 	return true, nil
 }
 
-// verifyDisk refuses an existing log unless it has the same key and name, isn't
-// smaller than the mark, continues what mark and checkpoint have seen, and has an
-// undamaged right edge.
-func (l *Log) verifyDisk(ctx context.Context) error {
-	if err := l.checkOwner(); err != nil {
-		return err
-	}
-	mark, high, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	missing := errors.Is(err, os.ErrNotExist)
-	if err != nil && !missing {
-		return err
-	}
-	if !missing {
-		l.mark = mark
-	}
-	now, entries, err := l.survey(ctx, high, missing)
-	if err == nil && missing {
-		l.mark, err = l.newMark(ctx, now)
-	}
-	if err != nil {
-		return err
-	}
-	l.backlog.tree, l.backlog.signed = now, l.published.Size
-	l.backlog.add(entries, now.Size, l.o.Now())
-	l.base, err = l.dir.Range(ctx, now.Size)
-	return err
-}
-
 // survey gives the tree on the disk where it continues what the checkpoint has seen, and
 // what the write-ahead file has beyond it, where that continues what the mark has seen.
 // It only reads.
 func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
-	var floors []checkpoint.Tree
-	published, err := l.dir.OpenCheckpoint(ctx, l.verifier)
-	switch {
-	case errors.Is(err, os.ErrNotExist): // a crash while the log was made; it is published soon
-	case err != nil:
+	l.backlog.published, err = l.dir.OpenCheckpoint(l.verifier)
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // else a crash while the log was made; it is published soon
 		return now, nil, err
-	default:
-		l.published, floors = published, []checkpoint.Tree{published.Tree}
 	}
-	if now, err = l.verifyState(ctx, floors...); err != nil {
+	if now, err = l.verifyState(ctx, l.backlog.published.Tree); err != nil {
 		return now, nil, err
 	}
 	entries, end, err := wal.Follow(ctx, l.dir, now, high)
@@ -245,51 +223,20 @@ func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now c
 	return now, entries, err
 }
 
-// newMark makes the mark file and opens it.
-func (l *Log) newMark(ctx context.Context, t checkpoint.Tree) (*logdir.Mark, error) {
-	if err := logdir.CreateMark(string(l.config.MarkFile), l.description.ID, t); err != nil {
-		return nil, err
-	}
-	mark, _, err := logdir.TakeMark(ctx, string(l.config.MarkFile), l.description.ID, l.o.lockWait)
-	return mark, err
-}
-
 // verifyState reads the state and verifies that the tiles add up to it, that its
-// last entries are undamaged and that it continues each of the earlier trees.
-func (l *Log) verifyState(ctx context.Context, floors ...checkpoint.Tree) (checkpoint.Tree, error) {
+// last entries are undamaged and that it continues the earlier tree.
+func (l *Log) verifyState(ctx context.Context, earlier checkpoint.Tree) (checkpoint.Tree, error) {
 	now, err := l.dir.Tree()
-	if err != nil {
-		return checkpoint.Tree{}, err
-	}
-	// The sizes first: an older copy is told as such, not as a missing tile.
-	for _, floor := range floors {
-		if floor.Size > now.Size {
-			return checkpoint.Tree{}, l.dir.GrewFrom(ctx, floor, now)
+	if err == nil && earlier.Size <= now.Size { // else an older copy is told as such, not as a missing tile
+		err = l.dir.VerifyRoot(ctx, now)
+		if err == nil && now.Size > 0 {
+			_, err = l.dir.Rehash(logdir.Bundles(now.Size)-1, now.Size)
 		}
 	}
-	if err := l.verifyTiles(ctx, now); err != nil {
-		return checkpoint.Tree{}, err
+	if err == nil {
+		err = l.dir.GrewFrom(ctx, earlier, now)
 	}
-	if now.Size > 0 {
-		if err := l.dir.Rehash(ctx, logdir.Bundles(now.Size)-1, now.Size); err != nil {
-			return checkpoint.Tree{}, err
-		}
-	}
-	for _, floor := range floors {
-		if err := l.dir.GrewFrom(ctx, floor, now); err != nil {
-			return checkpoint.Tree{}, err
-		}
-	}
-	return now, nil
-}
-
-// verifyTiles refuses tiles that don't add up to a tree.
-func (l *Log) verifyTiles(ctx context.Context, t checkpoint.Tree) error {
-	root, err := l.dir.Root(ctx, t.Size)
-	if err == nil && string(root) != string(t.Root) {
-		err = fmt.Errorf("the tiles of the log's %d entries don't add up to its root: damaged or forked", t.Size)
-	}
-	return err
+	return now, err
 }
 
 // checkOwner refuses another key or name than those that the log was made with.
@@ -310,10 +257,9 @@ func (l *Log) checkOwner() error {
 // sweep removes what a crash left unfinished, and what nobody needs any more.
 func (l *Log) sweep(ctx context.Context) error {
 	begin := time.Now()
-	removed, err := l.dir.Sweep(l.published.Size)
+	removed, err := l.dir.Sweep(l.backlog.published.Size)
 	if removed > 0 {
-		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind",
-			slog.String("log", l.description.URL), slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
+		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind", slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
 	}
 	return err
 }
@@ -322,17 +268,9 @@ func (l *Log) sweep(ctx context.Context) error {
 // only reads, and may run beside a service: where another process has the log open,
 // which inUse says, that one has compared its state with its mark.
 func Inspect(ctx context.Context, c Config, key crypto.PublicKey) (about ctlog.Description, inUse bool, err error) {
-	spki, err := marshalKey(key)
+	l, err := describe(c, key)
 	if err != nil {
 		return about, false, err
-	}
-	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
-	if err != nil {
-		return about, false, err
-	}
-	l := &Log{config: c, origin: c.Origin(), dir: logdir.Dir(c.Directory), verifier: verifier, description: describe(c, spki)}
-	if _, err := os.Stat(string(l.dir)); err != nil {
-		return about, false, fmt.Errorf("the directory can't be used; is its disk mounted?: %w", err)
 	}
 	if err := l.outside(); err != nil {
 		return about, false, err

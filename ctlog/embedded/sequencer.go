@@ -21,12 +21,10 @@ const (
 
 // submission is an entry on its way into the log.
 type submission struct {
-	entry *ctonly.Entry
-	done  chan placed // holds one, so that the sequencer never waits for a caller
-}
+	entry  *ctonly.Entry
+	placed chan struct{} // closed when the rest is set
 
-// placed is the place of an entry. It is fixed, and its SCT may leave, when flushed is.
-type placed struct {
+	// The place of the entry. It is fixed, and its SCT may leave, when flushed is.
 	index   uint64
 	flushed *flush
 	err     error // it got none
@@ -38,30 +36,20 @@ type flush struct {
 	err  error
 }
 
-// wait returns when the flush has ended, or ctx.
-func (f *flush) wait(ctx context.Context) error {
-	select {
-	case <-f.done:
-		return f.err
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the log: %w", ctx.Err())
-	}
-}
-
 // place gives an entry its place in the log.
-func (l *Log) place(ctx context.Context, entry *ctonly.Entry) (placed, error) {
+func (l *Log) place(ctx context.Context, entry *ctonly.Entry) (*submission, error) {
 	if size := len(entry.Certificate) + len(entry.Precertificate); size > maxEntry {
-		return placed{}, fmt.Errorf("the log takes entries of at most %d bytes, and this one has %d", maxEntry, size)
+		return nil, fmt.Errorf("the log takes entries of at most %d bytes, and this one has %d", maxEntry, size)
 	}
-	s := &submission{entry: entry, done: make(chan placed, 1)}
+	s := &submission{entry: entry, placed: make(chan struct{})}
 	if err := l.enqueue(ctx, s); err != nil {
-		return placed{}, err
+		return nil, err
 	}
 	select {
-	case p := <-s.done:
-		return p, p.err
+	case <-s.placed:
+		return s, s.err
 	case <-ctx.Done():
-		return placed{}, fmt.Errorf("waiting for the log: %w", ctx.Err())
+		return nil, fmt.Errorf("waiting for the log: %w", ctx.Err())
 	}
 }
 
@@ -113,13 +101,13 @@ func (l *Log) commit(ctx context.Context, batch []*submission) {
 			n, err = l.flush(batch)
 		} else {
 			for _, s := range batch {
-				s.done <- placed{err: unavailable(err)}
+				s.err = unavailable(err)
+				close(s.placed)
 			}
 		}
 		l.metrics.batch(n, time.Since(begin), err)
 		if err != nil {
-			l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released",
-				slog.String("log", l.description.URL), slog.Int("entries", n), slog.Any("error", err))
+			l.o.Logger.ErrorContext(ctx, "log batch failed; no SCT was released", slog.Int("entries", n), slog.Any("error", err))
 		}
 		batch = batch[n:]
 	}
@@ -145,7 +133,8 @@ func (l *Log) flush(batch []*submission) (n int, err error) {
 		next.Entries = append(next.Entries, raw...)
 		e := logdir.Entry{Raw: raw, Hash: rfc6962.DefaultHasher.HashLeaf(s.entry.MerkleTreeLeaf(l.head.End()))}
 		next.entries = append(next.entries, e)
-		s.done <- placed{index: l.head.End(), flushed: f}
+		s.index, s.flushed = l.head.End(), f
+		close(s.placed)
 		if err := l.head.Append(e.Hash, nil); err != nil {
 			return n, err
 		}
@@ -199,7 +188,7 @@ func (l *Log) sound(ctx context.Context) error {
 		if err := l.hold(); err != nil {
 			return fmt.Errorf("the last entries don't hold after an earlier error: %w", err)
 		}
-		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error", slog.String("log", l.description.URL))
+		l.o.Logger.InfoContext(ctx, "log entries stored after a storage error")
 	}
 	if l.backlog.now().failed == nil {
 		return nil

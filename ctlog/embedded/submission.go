@@ -51,9 +51,15 @@ func (l *Log) Submissions() []string {
 	return []string{ct.AddChainPath, ct.AddPreChainPath}
 }
 
-// addChain takes certificates, or precertificates.
-func (l *Log) addChain(precert bool) read.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request, p *read.Place) error { return l.accept(w, r, p, precert) }
+// posts serve them.
+func (l *Log) posts() map[string]read.HandlerFunc {
+	posts := make(map[string]read.HandlerFunc)
+	for _, path := range l.Submissions() {
+		posts[path] = func(w http.ResponseWriter, r *http.Request, p *read.Place) error {
+			return l.accept(w, r, p, path == ct.AddPreChainPath)
+		}
+	}
+	return posts
 }
 
 func (l *Log) accept(w http.ResponseWriter, r *http.Request, p *read.Place, precert bool) error {

@@ -145,7 +145,7 @@ func TestPublishedCheckpointsAreCosigned(t *testing.T) {
 	if raw := readFile(t, filepath.Join(backup, "checkpoint")); !bytes.Equal(raw, cosigned) {
 		t.Errorf("the backup's checkpoint is\n%s, want\n%s", raw, cosigned)
 	}
-	archive, err := read.OpenArchive(t.Context(), l.Description(), read.Options{Dir: logdir.Dir(b.path())})
+	archive, err := read.OpenArchive(l.Description(), read.Options{Dir: logdir.Dir(b.path())})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -179,7 +179,7 @@ func TestDamagedCosignaturesAreLeftOut(t *testing.T) {
 		if err := os.WriteFile(b.path("checkpoint.witnessed"), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		archive, err := read.OpenArchive(t.Context(), l.Description(), read.Options{Dir: logdir.Dir(b.path())})
+		archive, err := read.OpenArchive(l.Description(), read.Options{Dir: logdir.Dir(b.path())})
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

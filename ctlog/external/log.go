@@ -1,30 +1,30 @@
 // Package external submits to Certificate Transparency logs that somebody runs
 // elsewhere, over RFC 6962's add-pre-chain, which static-ct logs speak as well.
 //
-// The HTTP exchange is certificate-transparency-go's; when to try again, when to
-// give up and what to believe are ours. Its client's own retries lose the cause,
-// hammer a log that answers 408, and slow down for life, so each attempt is one
-// request of a fresh client over the log's own transport.
+// certificate-transparency-go has the messages, but not the exchange: its client's own
+// retries lose the cause, hammer a log that answers 408, and slow down for life.
 package external
 
 import (
 	"cmp"
 	"context"
 	"crypto/sha256"
-	"errors"
+	"crypto/tls"
 	"fmt"
 	"log/slog"
+	"net"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/google/certificate-transparency-go/jsonclient"
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
-	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Config is an external log's part of the configuration.
@@ -147,12 +147,16 @@ func ReadKey(path string) ([]byte, error) {
 // Description is what the trust root says of the log.
 func (l *Log) Description() ctlog.Description { return l.description }
 
-// Reader is a client for reading the log: over its own transport. What is below the
-// log's URL is asked for with the token; a monitoring URL elsewhere never sees it.
+// Reader is a client for the log, over its own transport. What is below the log's URL is
+// asked for with the token; a monitoring URL elsewhere never sees it.
 func (l *Log) Reader() *http.Client {
-	c := l.client(maxRoots)
+	c := &http.Client{
+		Transport: l.transport,
+		// A redirect would carry the submission, and its token, to a place that nobody configured.
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}
 	if l.token != "" {
-		c.Transport = bearer{next: c.Transport, below: l.description.URL + "/", token: l.token}
+		c.Transport = bearer{next: l.transport, below: l.description.URL + "/", token: l.token}
 	}
 	return c
 }
@@ -171,58 +175,100 @@ func (l *Log) Ready(context.Context) error { return l.breaker.ready() }
 // overloaded or left alone after outages; an unclassified error when it refused
 // the chain or its answer makes no sense; the context's error when that ends first.
 func (l *Log) Submit(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
-	if err := l.breaker.enter(); err != nil {
-		return ctlog.SCT{}, err
-	}
 	select {
 	case l.inFlight <- struct{}{}:
 		defer func() { <-l.inFlight }()
 	default:
-		l.breaker.leave(nothing)
 		return ctlog.SCT{}, fault.New(fault.LogUnavailable, "too many submissions wait for the transparency log; try again").
 			With("dependency", "ctlog").After(time.Second)
 	}
-	sct, err := l.retry(ctx, l.request(chain))
-	l.breaker.leave(verdictOf(ctx, err))
+	if err := l.breaker.enter(); err != nil {
+		return ctlog.SCT{}, err
+	}
+	sct, err := l.retry(ctx, chain)
+	l.breaker.leave(ctx, err)
 	return sct, err
 }
 
-// verdictOf is what the end of a submission says. A caller that went away says nothing
-// about the log; one that went because another log was faster does.
-func verdictOf(ctx context.Context, err error) verdict {
-	var f *fault.Error
-	switch {
-	case errors.Is(err, context.Canceled) && !errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
-		return nothing
-	case errors.Is(err, context.Canceled), errors.As(err, &f), errors.Is(err, context.DeadlineExceeded):
-		return fails
-	default:
-		return works // it answered, if only to refuse
-	}
-}
-
-// fresh is a client for one request: it has no memory of earlier outages. It gets
-// no key, because its verification overlooks log id and time; the policy does all.
-func (l *Log) fresh(limit int64) (*jsonclient.JSONClient, error) {
-	c, err := jsonclient.New(l.description.URL, l.client(limit), jsonclient.Options{
-		UserAgent: userAgent, Authorization: l.token, Logger: silent{},
-	})
+// newTransport is one log's own: a connection that hangs is no other log's trouble.
+func newTransport(c Config) (*http.Transport, error) {
+	roots, err := pemfile.PoolFile(c.CAFile)
 	if err != nil {
-		return nil, fmt.Errorf("making a client for the log: %w", err)
+		return nil, fmt.Errorf("the CA file: %w", err)
 	}
-	return c, nil
+	proxy, err := proxyOf(c)
+	if err != nil {
+		return nil, err
+	}
+	dial, err := dialer(c)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Transport{
+		Proxy:                  proxy,
+		DialContext:            dial,
+		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
+		TLSHandshakeTimeout:    dialTimeout,
+		ResponseHeaderTimeout:  answerTimeout,
+		MaxResponseHeaderBytes: maxAnswer,
+		MaxIdleConnsPerHost:    64,
+		IdleConnTimeout:        90 * time.Second,
+		ForceAttemptHTTP2:      true,
+		// A connection that a firewall forgot takes requests and answers none, until TCP
+		// gives up after a quarter of an hour.
+		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
+	}, nil
 }
 
-// client reads at most limit bytes of an answer, over the log's one transport.
-func (l *Log) client(limit int64) *http.Client {
-	return &http.Client{
-		Transport: capped{next: l.transport, limit: limit},
-		// A redirect would carry the submission, and its token, to a place that nobody configured.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+// proxyOf is the way that the option proxy says. A proxy looks up names by itself,
+// so none is asked where the address is given.
+func proxyOf(c Config) (func(*http.Request) (*url.URL, error), error) {
+	switch {
+	case c.Proxy == ctlog.ProxyNone, c.Address != "":
+		return nil, nil //nolint:nilnil // http.Transport's way to say that there is no proxy
+	case c.Proxy == "":
+		return http.ProxyFromEnvironment, nil
 	}
+	u, err := url.Parse(c.Proxy)
+	if err != nil {
+		return nil, fmt.Errorf("its proxy: %w", err)
+	}
+	return http.ProxyURL(u), nil
 }
 
-// silent keeps certificate-transparency-go from writing to standard error.
-type silent struct{}
+// dialer connects to the option address in place of the URL's own host, so that
+// Host and TLS name the log as it names itself, wherever it is reached. Where the
+// log is read at another host, that one is found by its own name.
+func dialer(c Config) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
+	d := &net.Dialer{Timeout: dialTimeout}
+	if c.Address == "" {
+		return d.DialContext, nil
+	}
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, fmt.Errorf("its URL: %w", err)
+	}
+	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
+	own := net.JoinHostPort(u.Hostname(), port)
+	return func(ctx context.Context, network, address string) (net.Conn, error) {
+		if strings.EqualFold(address, own) {
+			address = c.Address
+		}
+		return d.DialContext(ctx, network, address)
+	}, nil
+}
 
-func (silent) Printf(string, ...any) {}
+// bearer adds the token to what is asked for below a URL.
+type bearer struct {
+	next         http.RoundTripper
+	below, token string
+}
+
+// RoundTrip makes one request.
+func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
+	if strings.HasPrefix(r.URL.String(), b.below) {
+		r = r.Clone(r.Context())
+		r.Header.Set("Authorization", b.token)
+	}
+	return b.next.RoundTrip(r)
+}

@@ -1,18 +1,20 @@
 package external
 
 import (
+	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"math/rand/v2"
 	"net/http"
 	"sync"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
-	"github.com/google/certificate-transparency-go/jsonclient"
 	"golang.org/x/crypto/cryptobyte"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -42,13 +44,21 @@ func (o *outage) Error() string { return o.cause.Error() }
 func (o *outage) Unwrap() error { return o.cause }
 
 // retry attempts until the log answers, refuses, or ctx ends.
-func (l *Log) retry(ctx context.Context, request *ct.AddChainRequest) (ctlog.SCT, error) {
+func (l *Log) retry(ctx context.Context, chain ctlog.Chain) (ctlog.SCT, error) {
+	request, err := l.request(chain)
+	if err != nil {
+		return ctlog.SCT{}, fmt.Errorf("submitting to the log: %w", err)
+	}
 	bound := minWait
 	for {
-		sct, err := l.attempt(ctx, request)
+		var body ct.AddChainResponse
+		err := l.exchange(ctx, http.MethodPost, ct.AddPreChainPath, request, maxAnswer, &body)
 		var o *outage
-		if !errors.As(err, &o) {
-			return sct, err
+		switch {
+		case err == nil:
+			return decode(body)
+		case !errors.As(err, &o):
+			return ctlog.SCT{}, err
 		}
 		pause := minWait + rand.N(bound) //nolint:gosec // jitter, not a secret
 		pause = max(min(pause, maxWait), o.after)
@@ -69,39 +79,36 @@ func (l *Log) unavailable(o *outage, after time.Duration) error {
 		With("dependency", "ctlog").After(max(after, time.Second)).Because(o.cause)
 }
 
-// attempt makes one request.
-func (l *Log) attempt(ctx context.Context, request *ct.AddChainRequest) (ctlog.SCT, error) {
-	client, err := l.fresh(maxAnswer)
+// exchange makes one request, and decodes at most limit bytes of the answer's JSON. The
+// error is an *outage unless the log's answer was one, or the caller went away.
+func (l *Log) exchange(ctx context.Context, method, path string, body []byte, limit int64, answer any) error {
+	request, err := http.NewRequestWithContext(ctx, method, l.description.URL+path, bytes.NewReader(body))
 	if err != nil {
-		return ctlog.SCT{}, err
+		return fmt.Errorf("making a request for the log: %w", err)
 	}
-	var body ct.AddChainResponse
-	response, raw, err := client.PostAndParse(ctx, ct.AddPreChainPath, request, &body)
-	if err != nil {
-		return ctlog.SCT{}, classify(ctx, err)
+	request.Header.Set("User-Agent", userAgent)
+	if len(body) > 0 {
+		request.Header.Set("Content-Type", "application/json")
 	}
-	if response.StatusCode != http.StatusOK {
-		return ctlog.SCT{}, statusError(response, raw, l.o.Now())
-	}
-	return decode(body)
-}
-
-// classify tells an outage from an answer that makes no sense.
-func classify(ctx context.Context, err error) error {
-	var (
-		answered jsonclient.RspError
-		syntax   *json.SyntaxError
-	)
+	response, err := l.Reader().Do(request)
 	switch {
-	case errors.Is(err, errTooLong):
-		return flatten(err)
-	case errors.As(err, &answered), errors.As(err, &syntax):
-		return fmt.Errorf("the log's answer can't be read: %w", flatten(err))
-	case errors.Is(ctx.Err(), context.Canceled):
+	case err != nil && errors.Is(ctx.Err(), context.Canceled):
 		return fmt.Errorf("submitting to the log: %w", ctx.Err())
-	default:
+	case err != nil:
 		return &outage{cause: oneline.Error(err, 2*maxRefusal)} // it may hold a line of the log's
 	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := io.ReadAll(bounded.Body(response.Body, limit, errTooLong))
+	if err == nil && response.StatusCode != http.StatusOK {
+		return statusError(response, raw, l.o.Now())
+	}
+	if err == nil {
+		err = json.Unmarshal(raw, answer)
+	}
+	if err != nil {
+		return fmt.Errorf("the log's answer can't be read: %w", oneline.Error(err, maxRefusal))
+	}
+	return nil
 }
 
 // statusError classifies a status. Never again after 400: the log has understood
@@ -119,52 +126,31 @@ func statusError(r *http.Response, body []byte, now time.Time) error {
 // decode takes the SCT out of an answer: version 1, ECDSA with SHA-256, nothing
 // behind it.
 func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
-	var (
-		sct             = ctlog.SCT{Timestamp: body.Timestamp}
-		hash, algorithm uint8
-		signature       cryptobyte.String
-		signed          = cryptobyte.String(body.Signature)
-	)
-	if body.SCTVersion != ct.V1 || len(body.ID) != len(sct.LogID) {
-		return ctlog.SCT{}, errors.New("the log's answer is not a version 1 SCT")
-	}
-	copy(sct.LogID[:], body.ID)
-	// RFC 5246 §4.7: hash sha256(4), signature ecdsa(3).
-	if !signed.ReadUint8(&hash) || !signed.ReadUint8(&algorithm) || hash != 4 || algorithm != 3 ||
-		!signed.ReadUint16LengthPrefixed(&signature) || !signed.Empty() {
-		return ctlog.SCT{}, errors.New("the log's signature is not ECDSA with SHA-256")
-	}
-	sct.Signature = signature
-	var err error
-	if sct.Extensions, err = base64.StdEncoding.DecodeString(body.Extensions); err != nil {
+	extensions, err := base64.StdEncoding.DecodeString(body.Extensions)
+	if err != nil {
 		return ctlog.SCT{}, fmt.Errorf("the SCT's extensions are not base64: %w", err)
 	}
-	return sct, nil
+	if len(body.ID) != sha256.Size {
+		return ctlog.SCT{}, errors.New("the log's answer has no log id")
+	}
+	var b cryptobyte.Builder // RFC 6962 §3.2
+	b.AddUint8(uint8(body.SCTVersion))
+	b.AddBytes(body.ID)
+	b.AddUint64(body.Timestamp)
+	b.AddUint16LengthPrefixed(func(b *cryptobyte.Builder) { b.AddBytes(extensions) })
+	b.AddBytes(body.Signature) // with its algorithms and length
+	raw, err := b.Bytes()
+	if err != nil {
+		return ctlog.SCT{}, fmt.Errorf("reading the log's SCT: %w", err)
+	}
+	return ctlog.ParseSCT(raw)
 }
 
 // oneLine is the beginning of what a log said, on one line.
 func oneLine(said string) string { return oneline.Clean(said, maxRefusal) }
 
-// flatten keeps an error's text and drops the body that jsonclient hangs on it.
-func flatten(err error) error { return errors.New(oneLine(err.Error())) }
-
 // errTooLong ends the reading of an answer that is longer than any honest one.
 var errTooLong = errors.New("the log's answer is too long")
-
-// capped is a transport whose bodies end with errTooLong after limit bytes:
-// jsonclient reads a body to its end, however far that is.
-type capped struct {
-	next  http.RoundTripper
-	limit int64
-}
-
-func (c capped) RoundTrip(r *http.Request) (*http.Response, error) {
-	response, err := c.next.RoundTrip(r)
-	if err == nil {
-		response.Body = bounded.Body(response.Body, c.limit, errTooLong)
-	}
-	return response, err
-}
 
 // breaker leaves a log alone that failed several times in a row, and lets one
 // submission try after a pause.
@@ -206,27 +192,21 @@ func resting(left time.Duration) error {
 		With("dependency", "ctlog").After(left)
 }
 
-// verdict is what the end of a submission says of the log.
-type verdict int
-
-const (
-	nothing verdict = iota
-	works
-	fails
-)
-
-// leave ends a submission that was let through.
-func (b *breaker) leave(v verdict) {
+// leave ends a submission that was let through. A caller that went away says nothing
+// about the log; one that went because another log was faster does.
+func (b *breaker) leave(ctx context.Context, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.trying = false
-	switch v {
-	case works:
-		b.failures = 0
-	case fails:
+	_, outage := errors.AsType[*fault.Error](err)
+	left := errors.Is(err, context.Canceled)
+	switch {
+	case left && !errors.Is(context.Cause(ctx), ctlog.ErrSuperseded):
+	case left, outage, errors.Is(err, context.DeadlineExceeded):
 		if b.failures++; b.failures >= breakerFailures {
 			b.until = b.now().Add(breakerPause)
 		}
-	case nothing:
+	default: // it answered, if only to refuse
+		b.failures = 0
 	}
 }

@@ -4,9 +4,11 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync"
 	"time"
 
@@ -79,12 +81,8 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 // askRoots is get-roots (RFC 6962 §4.7).
 func (l *Log) askRoots(ctx context.Context) (map[[32]byte]bool, error) {
 	var body ct.GetRootsResponse
-	client, err := l.fresh(maxRoots)
-	if err != nil {
-		return nil, err
-	}
-	if _, _, err := client.GetAndParse(ctx, ct.GetRootsPath, nil, &body); err != nil {
-		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.description.URL, flatten(err))
+	if err := l.exchange(ctx, http.MethodGet, ct.GetRootsPath, nil, maxRoots, &body); err != nil {
+		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.description.URL, err)
 	}
 	accepted := make(map[[32]byte]bool, len(body.Certificates))
 	for _, text := range body.Certificates {
@@ -110,7 +108,7 @@ func cut(accepted map[[32]byte]bool, chain [][]byte) int {
 // request is the body of add-pre-chain: the precertificate and what is above it,
 // up to the certificate that the log accepts; all of it when it accepts none, for
 // the log to say so itself.
-func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
+func (l *Log) request(chain ctlog.Chain) ([]byte, error) {
 	l.roots.mu.RLock()
 	accepted := l.roots.accepted
 	l.roots.mu.RUnlock()
@@ -118,7 +116,7 @@ func (l *Log) request(chain ctlog.Chain) *ct.AddChainRequest {
 	if n := cut(accepted, issuers); n > 0 {
 		issuers = issuers[:n]
 	}
-	return &ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)}
+	return json.Marshal(ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)})
 }
 
 // WatchRoots checks every day whether the log still accepts the chain that the CA
@@ -130,7 +128,10 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		next = rootsInterval
 		refused := l.Roots().Refused
 		var none *RootsError
-		switch err := l.checkRootsNow(ctx, chain()); {
+		asking, cancel := context.WithTimeout(ctx, rootsTimeout)
+		err := l.CheckRoots(asking, chain())
+		cancel()
+		switch {
 		case ctx.Err() != nil: // it was cut off, and says nothing
 		case errors.As(err, &none):
 			next = rootsAgain
@@ -145,10 +146,4 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 		}
 	}
 	return nil
-}
-
-func (l *Log) checkRootsNow(ctx context.Context, chain [][]byte) error {
-	ctx, cancel := context.WithTimeout(ctx, rootsTimeout)
-	defer cancel()
-	return l.CheckRoots(ctx, chain)
 }

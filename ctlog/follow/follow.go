@@ -13,7 +13,6 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
-	"net/http"
 	"slices"
 	"strings"
 	"sync"
@@ -22,6 +21,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -31,13 +31,6 @@ const (
 	defaultInterval = 10 * time.Second
 	passTimeout     = time.Minute
 )
-
-// Log is a log to follow.
-type Log struct {
-	Description ctlog.Description
-	URL         string       // where it is read, without a final slash; empty: Description.URL
-	Client      *http.Client // nil: http.DefaultClient
-}
 
 // Entry is one entry as the log's tree commits to it.
 type Entry struct {
@@ -97,7 +90,7 @@ type Status struct {
 }
 
 // New makes a Follower of logs. It reads nothing yet.
-func New(logs []Log, o Options) (*Follower, error) {
+func New(logs []remote.Log, o Options) (*Follower, error) {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	o.Interval = cmp.Or(o.Interval, defaultInterval)
 	if o.Now == nil {
@@ -105,7 +98,7 @@ func New(logs []Log, o Options) (*Follower, error) {
 	}
 	m, err := newMetrics(o.Metrics)
 	if err != nil {
-		return nil, fmt.Errorf("follow: registering metrics: %w", err)
+		return nil, fmt.Errorf("follow: %w", err)
 	}
 	f := &Follower{o: o, metrics: m}
 	commit, err := f.Prepare(logs)
@@ -116,12 +109,14 @@ func New(logs []Log, o Options) (*Follower, error) {
 }
 
 // Prepare checks logs, and returns what has them followed in place of those before.
-func (f *Follower) Prepare(logs []Log) (commit func(), err error) {
+func (f *Follower) Prepare(logs []remote.Log) (commit func(), err error) {
 	next := make(map[[32]byte]*source, len(logs))
 	for _, l := range logs {
-		if next[l.Description.ID], err = newSource(l); err != nil {
+		r, err := remote.New(l)
+		if err != nil {
 			return nil, fmt.Errorf("follow: the log %s: %w", l.Description.URL, err)
 		}
+		next[l.Description.ID] = &source{Reader: r, status: Status{URL: l.Description.URL}}
 	}
 	return func() {
 		f.mu.Lock()

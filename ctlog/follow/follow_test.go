@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"io"
-	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -26,11 +25,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*persistConn).readLoop"), goleak.IgnoreAnyFunction("net/http.(*persistConn).writeLoop"))
 }
 
@@ -84,7 +83,7 @@ func newBench(t *testing.T) *bench {
 	t.Cleanup(server.Close)
 	b.evidence = filepath.Join(t.TempDir(), "evidence")
 	var err error
-	b.Follower, err = follow.New([]follow.Log{{Description: b.log.Description(), URL: server.URL}},
+	b.Follower, err = follow.New([]remote.Log{{Description: b.log.Description(), URL: server.URL}},
 		follow.Options{Keeper: b.keeper, Evidence: b.evidence, Interval: time.Millisecond, Metrics: b.registry})
 	if err != nil {
 		t.Fatal(err)
@@ -341,7 +340,7 @@ func TestRun(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	var running sync.WaitGroup
 	for range 2 {
-		other, err := follow.New([]follow.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: local{b.log.LocalReads()}}}},
+		other, err := follow.New([]remote.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: local{b.log.LocalReads()}}}},
 			follow.Options{Keeper: b.keeper, Evidence: b.evidence, Interval: time.Millisecond})
 		if err != nil {
 			t.Fatal(err)
@@ -379,7 +378,7 @@ func TestStoreHangs(t *testing.T) {
 	b := newBench(t)
 	about := b.log.Description()
 	synctest.Test(t, func(t *testing.T) {
-		f, err := follow.New([]follow.Log{{Description: about, URL: "http://log", Client: &http.Client{}}}, follow.Options{Keeper: &hanging{}})
+		f, err := follow.New([]remote.Log{{Description: about, URL: "http://log", Client: &http.Client{}}}, follow.Options{Keeper: &hanging{}})
 		if err != nil {
 			t.Fatal(err)
 		}

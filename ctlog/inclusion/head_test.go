@@ -9,7 +9,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 )
 
 // TestReadHead: a log's head is read through the API that it has, and is worth
@@ -36,23 +36,23 @@ func TestReadHead(t *testing.T) {
 		})
 	}
 	for name, tt := range map[string]struct {
-		log    inclusion.Log
+		log    remote.Log
 		reads  http.Handler
 		static bool
 		fails  string
 	}{
-		"static-ct":          {inclusion.Log{Description: about}, b.log.Handler(), true, ""},
-		"RFC 6962":           {inclusion.Log{Description: about}, without("/checkpoint", http.StatusNotFound), false, ""},
-		"neither":            {inclusion.Log{Description: about}, without("/", http.StatusNotFound), false, "404"},
-		"an error is no 404": {inclusion.Log{Description: about}, without("/checkpoint", http.StatusBadGateway), false, "502"},
-		"another key":        {inclusion.Log{Description: stranger}, b.log.Handler(), false, "not signed by the log"},
-		"another key's STH":  {inclusion.Log{Description: stranger}, without("/checkpoint", http.StatusNotFound), false, "not signed by the log"},
-		"another name":       {inclusion.Log{Description: renamed}, b.log.Handler(), false, "not signed by the log"},
-		"an STH has no name": {inclusion.Log{Description: renamed}, without("/checkpoint", http.StatusNotFound), false, ""},
+		"static-ct":          {remote.Log{Description: about}, b.log.Handler(), true, ""},
+		"RFC 6962":           {remote.Log{Description: about}, without("/checkpoint", http.StatusNotFound), false, ""},
+		"neither":            {remote.Log{Description: about}, without("/", http.StatusNotFound), false, "404"},
+		"an error is no 404": {remote.Log{Description: about}, without("/checkpoint", http.StatusBadGateway), false, "502"},
+		"another key":        {remote.Log{Description: stranger}, b.log.Handler(), false, "not signed by the log"},
+		"another key's STH":  {remote.Log{Description: stranger}, without("/checkpoint", http.StatusNotFound), false, "not signed by the log"},
+		"another name":       {remote.Log{Description: renamed}, b.log.Handler(), false, "not signed by the log"},
+		"an STH has no name": {remote.Log{Description: renamed}, without("/checkpoint", http.StatusNotFound), false, ""},
 	} {
 		server := httptest.NewServer(tt.reads)
 		tt.log.URL = server.URL
-		head, err := inclusion.ReadHead(t.Context(), tt.log)
+		head, err := remote.ReadHead(t.Context(), tt.log)
 		server.Close()
 		if tt.fails != "" {
 			if err == nil || !strings.Contains(err.Error(), tt.fails) {
@@ -60,7 +60,7 @@ func TestReadHead(t *testing.T) {
 			}
 			continue
 		}
-		if err != nil || head.Size != 3 || head.Static != tt.static || time.Since(head.Signed).Abs() > time.Minute {
+		if err != nil || head.Size != 3 || head.Static != tt.static || time.Since(head.Signed()).Abs() > time.Minute {
 			t.Errorf("%s: %+v, %v", name, head, err)
 		}
 	}

@@ -12,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 )
 
 // TestEndlessTiles: what a log makes the monitor read is bounded by what its tiles
@@ -23,10 +24,10 @@ func TestEndlessTiles(t *testing.T) {
 	b.settle(t)
 	b.write(t, b.submit(t, 2, true))
 	var taken atomic.Int64
-	honest := inclusion.Local(b.log.Handler()).Transport
+	honest := remote.Local(b.log.Handler()).Transport
 	monitor, err := inclusion.New(inclusion.Options{
 		Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "other.json"), Now: func() time.Time { return b.now },
-		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		Logs: []remote.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			answer, err := honest.RoundTrip(r)
 			if err == nil && strings.HasPrefix(r.URL.Path, "/tile/") {
 				answer.Body = io.NopCloser(&endless{&taken})
@@ -86,7 +87,7 @@ func TestFollowWhileHanging(t *testing.T) {
 	b := newBench(t)
 	b.write(t, b.submit(t, 1, true))
 	asked := make(chan struct{}, 1)
-	logs := []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+	logs := []remote.Log{{Description: b.log.Description(), URL: "http://log", Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 		asked <- struct{}{}
 		<-r.Context().Done()
 		return nil, r.Context().Err()

@@ -13,13 +13,14 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"sync"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
+	"github.com/mayfly-ca/mayfly/internal/metric"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // What Options that say nothing mean.
@@ -30,31 +31,21 @@ const (
 
 // Bounds of what one look does.
 const (
-	maxPending  = 100_000          // promises in memory; more stay in the trail for later
-	passTimeout = time.Minute      // of reading one log
-	overlap     = time.Minute      // the trail's records are in order but for this
-	lookBack    = 2 * DefaultMMD   // how far the first start reads the trail
-	maxBody     = 1 << 20          // bytes of an answer
-	userAgent   = "mayfly-monitor" // RFC 9110 §10.1.5
+	maxPending  = 100_000        // promises in memory; more stay in the trail for later
+	passTimeout = time.Minute    // of reading one log
+	overlap     = time.Minute    // the trail's records are in order but for this
+	lookBack    = 2 * DefaultMMD // how far the first start reads the trail
 )
-
-// Log is a log to be read.
-type Log struct {
-	Description ctlog.Description
-	URL         string        // where it is read, without a final slash; empty: Description.URL
-	Client      *http.Client  // nil: http.DefaultClient
-	MMD         time.Duration // zero: DefaultMMD
-}
 
 // Options are what a Monitor works with.
 type Options struct {
 	Trail    func(since time.Time) Trail // reads what is on record from then on
 	State    string                      // the file that remembers how far all is well
-	Logs     []Log
-	Interval time.Duration         // zero: ten seconds
-	Now      func() time.Time      // nil: time.Now
-	Logger   *slog.Logger          // nil: nothing is logged
-	Metrics  prometheus.Registerer // nil: nothing is registered
+	Logs     []remote.Log                // their merge delay is DefaultMMD unless they say another
+	Interval time.Duration               // zero: ten seconds
+	Now      func() time.Time            // nil: time.Now
+	Logger   *slog.Logger                // nil: nothing is logged
+	Metrics  prometheus.Registerer       // nil: nothing is registered
 }
 
 // Monitor follows the audit trail and reads the logs. Run does the work.
@@ -64,7 +55,7 @@ type Monitor struct {
 	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   Trail
-	state   state
+	until   time.Time // what was recorded before is in its log
 	metrics *metrics
 	said    string // the last complaint, while it holds
 	saidAt  time.Time
@@ -72,8 +63,7 @@ type Monitor struct {
 
 // watched is a log with what it still owes.
 type watched struct {
-	reader  reader
-	mmd     time.Duration
+	*remote.Reader
 	pending []promise
 	overdue int // of them, older than half of the MMD at the last look
 	broken  int // of them, shown to be false
@@ -102,27 +92,28 @@ func New(o Options) (*Monitor, error) {
 	}
 	follow()
 	m.adopt()
-	if m.state, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
+	if m.until, err = readState(o.State, o.Now().Add(-lookBack)); err != nil {
 		return nil, err
 	}
-	if m.state.Until.After(o.Now()) { // the clock went back, and records began again at an earlier time
-		m.state.Until = o.Now().Add(-lookBack)
+	if m.until.After(o.Now()) { // the clock went back, and records began again at an earlier time
+		m.until = o.Now().Add(-lookBack)
 	}
-	m.trail = o.Trail(m.state.Until)
+	m.trail = o.Trail(m.until)
 	return m, nil
 }
 
 // Prepare checks logs, and returns what has them watched from the next look on, in
 // place of those it had. What is pending of a log that stays, stays; a log that goes is
 // not asked again, so it should owe nothing.
-func (m *Monitor) Prepare(logs []Log) (follow func(), err error) {
+func (m *Monitor) Prepare(logs []remote.Log) (follow func(), err error) {
 	next := make(map[[32]byte]*watched, len(logs))
 	for _, l := range logs {
-		r, err := newReader(l)
+		l.MMD = cmp.Or(max(l.MMD, 0), DefaultMMD)
+		r, err := remote.New(l)
 		if err != nil {
 			return nil, fmt.Errorf("inclusion: the log %s: %w", l.Description.URL, err)
 		}
-		next[l.Description.ID] = &watched{reader: r, mmd: cmp.Or(max(l.MMD, 0), DefaultMMD)}
+		next[l.Description.ID] = &watched{Reader: r}
 	}
 	return func() {
 		m.mu.Lock()
@@ -212,7 +203,7 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, passTimeout)
 	defer cancel()
-	look := w.reader.look()
+	look := look{Reader: w.Reader, tiles: make(map[tileKey][]byte)}
 	var left []promise
 	var failure error
 	for i, p := range w.pending {
@@ -221,14 +212,14 @@ func (m *Monitor) ask(ctx context.Context, w *watched) error {
 		case errors.As(err, &wrong):
 			if !p.broken {
 				m.o.Logger.ErrorContext(ctx, "a log broke its promise: a certificate's SCT is false",
-					slog.String("log", w.reader.description.URL), slog.String("serial", p.Serial), slog.Any("error", err))
+					slog.String("log", w.Description.URL), slog.String("serial", p.Serial), slog.Any("error", err))
 			}
 			p.broken = true
 		case err != nil:
-			failure = fmt.Errorf("reading the log %s: %w", w.reader.description.URL, err)
+			failure = fmt.Errorf("reading the log %s: %w", w.Description.URL, err)
 		}
 		if held {
-			m.metrics.done.WithLabelValues(w.reader.description.URL).Inc()
+			m.metrics.done.WithLabelValues(w.Description.URL).Inc()
 			continue
 		}
 		left = append(left, p)
@@ -249,7 +240,7 @@ func (m *Monitor) tally(ctx context.Context, w *watched) {
 	for _, p := range w.pending {
 		age := now.Sub(p.Promised)
 		oldest = max(oldest, age)
-		if age > w.mmd/2 {
+		if age > w.MMD/2 {
 			w.overdue++
 		}
 		if p.broken {
@@ -258,7 +249,7 @@ func (m *Monitor) tally(ctx context.Context, w *watched) {
 	}
 	if w.overdue > before {
 		m.o.Logger.ErrorContext(ctx, "a log is late with what it promised: certificates are not in it after half of its merge delay",
-			slog.String("log", w.reader.description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.mmd))
+			slog.String("log", w.Description.URL), slog.Int("certificates", w.overdue), slog.Duration("oldest", oldest), slog.Duration("merge_delay", w.MMD))
 	}
 	m.metrics.show(w, oldest)
 }
@@ -272,12 +263,58 @@ func (m *Monitor) remember(latest time.Time) error {
 			if p.Recorded.Before(until) {
 				until = p.Recorded
 			}
-			owed = owed || p.Recorded.Before(m.state.Until)
+			owed = owed || p.Recorded.Before(m.until)
 		}
 	}
-	if until = until.Add(-overlap); until.Equal(m.state.Until) || until.Before(m.state.Until) && !owed {
+	if until = until.Add(-overlap); until.Equal(m.until) || until.Before(m.until) && !owed {
 		return nil
 	}
-	m.state.Until = until
-	return writeState(m.o.State, m.state)
+	m.until = until
+	return writeState(m.o.State, m.until)
+}
+
+type metrics struct {
+	pending, overdue, broken, oldest *prometheus.GaugeVec
+	done                             *prometheus.CounterVec
+	unread                           prometheus.Counter
+}
+
+// newMetrics registers the metrics.
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		pending: metric.Gauge("mayfly_ctlog_promises_pending", "Issued certificates whose entry in the log has not been seen yet.", "log"),
+		overdue: metric.Gauge("mayfly_ctlog_promises_overdue", "Pending certificates older than half of the log's merge delay. Anything above 0 needs a person.", "log"),
+		broken:  metric.Gauge("mayfly_ctlog_promises_broken", "Pending certificates whose SCT was shown to be false. Anything above 0 needs a person.", "log"),
+		oldest:  metric.Gauge("mayfly_ctlog_promise_oldest_seconds", "Age of the oldest pending certificate's SCT.", "log"),
+		done:    metric.Counter("mayfly_ctlog_promises_kept_total", "Issued certificates whose entry was found and proven to be in the log.", "log"),
+		unread: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "mayfly_ctlog_promises_unread_total", Help: "Times that a part of the audit trail couldn't be read, so that its promises weren't checked. Any increase needs a person.",
+		}),
+	}
+	return m, metric.Register(r, m.pending, m.overdue, m.broken, m.oldest, m.done, m.unread)
+}
+
+// follow gives each log that is watched a series, and takes the gauges of the others.
+func (m *metrics) follow(before, now map[[32]byte]*watched) {
+	for _, g := range []*prometheus.GaugeVec{m.pending, m.overdue, m.broken, m.oldest} {
+		for id, w := range before {
+			if now[id] == nil {
+				g.DeleteLabelValues(w.Description.URL)
+			}
+		}
+		for _, w := range now {
+			g.WithLabelValues(w.Description.URL)
+		}
+	}
+	for _, w := range now {
+		m.done.WithLabelValues(w.Description.URL)
+	}
+}
+
+func (m *metrics) show(w *watched, oldest time.Duration) {
+	url := w.Description.URL
+	m.pending.WithLabelValues(url).Set(float64(len(w.pending)))
+	m.overdue.WithLabelValues(url).Set(float64(w.overdue))
+	m.broken.WithLabelValues(url).Set(float64(w.broken))
+	m.oldest.WithLabelValues(url).Set(oldest.Seconds())
 }

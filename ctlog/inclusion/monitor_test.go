@@ -26,11 +26,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
 }
 
@@ -72,12 +72,12 @@ func newBench(t *testing.T) *bench {
 func (b *bench) restart(t *testing.T) {
 	t.Helper()
 	b.registry = prometheus.NewRegistry()
-	handler := inclusion.Local(b.log.Handler()).Transport
+	handler := remote.Local(b.log.Handler()).Transport
 	var err error
 	b.monitor, err = inclusion.New(inclusion.Options{
 		Trail: promises.Follow(b.trail, nil), State: filepath.Join(b.dir, "audit.inclusion.json"), Interval: 5 * time.Millisecond,
 		Now: func() time.Time { return b.now }, Metrics: b.registry,
-		Logs: []inclusion.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
+		Logs: []remote.Log{{Description: b.log.Description(), URL: "http://log", MMD: time.Hour, Client: &http.Client{Transport: trip(func(r *http.Request) (*http.Response, error) {
 			if b.down.Load() {
 				return nil, errors.New("down")
 			}
@@ -404,7 +404,7 @@ func TestDamagedPartOfTheTrail(t *testing.T) {
 	}
 	_, err := inclusion.Pending(t.Context(), inclusion.Options{
 		Trail: promises.Follow(b.trail, nil),
-		Logs:  []inclusion.Log{{Description: b.log.Description(), URL: "http://log", Client: inclusion.Local(b.log.LocalReads())}},
+		Logs:  []remote.Log{{Description: b.log.Description(), URL: "http://log", Client: remote.Local(b.log.LocalReads())}},
 	}, b.now.Add(-time.Hour))
 	if err == nil || !strings.Contains(err.Error(), part) {
 		t.Errorf("what is owed is known with a damaged part: %v", err)

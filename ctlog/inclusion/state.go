@@ -10,6 +10,8 @@ import (
 	"path/filepath"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // state is what the monitor remembers over a restart. Losing it costs reading
@@ -23,30 +25,24 @@ func StateFile(trail string) string {
 	return strings.TrimSuffix(trail, filepath.Ext(trail)) + ".inclusion.json"
 }
 
-// readState reads the file; without one the state begins at the time given.
-func readState(path string, begin time.Time) (state, error) {
+// readState reads the file; without one all before the time given is well.
+func readState(path string, begin time.Time) (time.Time, error) {
 	raw, err := os.ReadFile(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return state{Until: begin}, nil
-	}
-	if err != nil {
-		return state{}, fmt.Errorf("inclusion: reading the monitor's state: %w", err)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return begin, fmt.Errorf("inclusion: reading the monitor's state: %w", err)
 	}
 	var s state
 	if err := json.Unmarshal(raw, &s); err != nil || s.Until.IsZero() {
-		return state{Until: begin}, nil //nolint:nilerr // cut short by a crash: the trail has it all
+		return begin, nil //nolint:nilerr // cut short by a crash, or not there: the trail has it all
 	}
-	return s, nil
+	return s.Until, nil
 }
 
 // writeState replaces the file.
-func writeState(path string, s state) error {
-	raw, err := json.Marshal(s)
+func writeState(path string, until time.Time) error {
+	raw, err := json.Marshal(state{until})
 	if err == nil {
-		err = os.WriteFile(path+".new", append(raw, '\n'), 0o600)
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = durable.Put(path, append(raw, '\n'), 0o600)
 	}
 	if err != nil {
 		return fmt.Errorf("inclusion: writing the monitor's state: %w", err)

@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -69,19 +70,21 @@ func VerifyComplete(ctx context.Context, log ctlog.EmbeddedConfig, trail func(si
 	case c.Report.Unpublished > 0:
 		return c, refuse(NotNow, "let the service run, which publishes them, and try again", "%d entries are in no checkpoint yet", c.Report.Unpublished)
 	}
-	if c.spki, err = maintain.KeyOf(dir); err != nil {
+	owner, err := logdir.Dir(dir).Owner()
+	if err != nil {
 		return c, err
 	}
+	c.spki = owner.Key
 	about := ctlog.Description{
 		ID: sha256.Sum256(c.spki), SPKI: c.spki, URL: strings.TrimSuffix(log.URL, "/"), Start: log.Start, End: log.End,
 	}
-	archive, err := read.OpenArchive(ctx, about, read.Options{Dir: logdir.Dir(dir)})
+	archive, err := read.OpenArchive(about, read.Options{Dir: logdir.Dir(dir)})
 	if err != nil {
 		return c, err
 	}
 	pending, err := inclusion.Pending(ctx, inclusion.Options{
 		Trail: trail,
-		Logs:  []inclusion.Log{{Description: about, URL: "http://embedded", Client: inclusion.Local(archive.Local())}},
+		Logs:  []remote.Log{{Description: about, URL: "http://embedded", Client: remote.Local(archive.Local())}},
 	}, log.Start)
 	if err != nil {
 		return c, err

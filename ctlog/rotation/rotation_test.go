@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/ctlog/rotation"
@@ -185,8 +186,8 @@ func TestRotateToGivenKey(t *testing.T) {
 	if next.Key != kms || !next.Passphrase.IsZero() || len(r.made) > 0 {
 		t.Errorf("the next log has the key %s and the passphrase %v; %d were made", next.Key, next.Passphrase, len(r.made))
 	}
-	spki, err := maintain.KeyOf(string(next.Directory))
-	if want := r.keys[kms].SPKI(t); err != nil || string(spki) != string(want) {
+	owner, err := logdir.Dir(next.Directory).Owner()
+	if want := r.keys[kms].SPKI(t); err != nil || string(owner.Key) != string(want) {
 		t.Errorf("the next log was made with another key: %v", err)
 	}
 	// The one after it needs a key that is named as well.
@@ -292,12 +293,12 @@ func TestFreezeWaitsForPromises(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	spki, err := maintain.KeyOf(string(p.Before.Directory))
+	owner, err := logdir.Dir(p.Before.Directory).Owner()
 	if err != nil {
 		t.Fatal(err)
 	}
 	line := fmt.Sprintf(`{"type":"dev.mayfly.certificate.issued","time":%q,"data":{"serial":"5e41a1","log_id":"%x","leaf_hash":"%x","log_index":0,"sct_timestamp":%[1]q}}`+"\n",
-		began.Format(time.RFC3339Nano), sha256.Sum256(spki), sha256.Sum256(nil))
+		began.Format(time.RFC3339Nano), sha256.Sum256(owner.Key), sha256.Sum256(nil))
 	if err := os.WriteFile(r.trail, []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}

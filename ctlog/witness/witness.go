@@ -22,6 +22,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
 
@@ -39,7 +40,6 @@ const (
 
 // Options are what a Client needs besides its configuration.
 type Options struct {
-	Log    string // the log's URL, as metrics and messages name it
 	Now    func() time.Time
 	Logger *slog.Logger
 	// Consistency proves that the log of a size continues that of a smaller size.
@@ -92,7 +92,7 @@ func New(c ctlog.WitnessesConfig, o Options) (*Client, error) {
 			},
 		})
 	}
-	w.metrics = newMetrics(o.Log, w.witnesses)
+	w.metrics = newMetrics(w.witnesses)
 	return w, nil
 }
 
@@ -158,7 +158,7 @@ func (w *Client) report(ctx context.Context, count int, cause error) {
 	}
 	w.short = short
 	attrs := []slog.Attr{
-		slog.String("log", w.o.Log), slog.Int("cosignatures", count), slog.Int("required", w.required), slog.Bool("published", !short || !w.closed),
+		slog.Int("cosignatures", count), slog.Int("required", w.required), slog.Bool("published", !short || !w.closed),
 	}
 	if !short {
 		w.o.Logger.LogAttrs(ctx, slog.LevelInfo, "checkpoints have enough cosignatures again", attrs...)
@@ -167,43 +167,21 @@ func (w *Client) report(ctx context.Context, count int, cause error) {
 	w.o.Logger.LogAttrs(ctx, slog.LevelWarn, "a checkpoint has too few cosignatures", append(attrs, slog.Any("error", cause))...)
 }
 
-// failure is why a witness gave no cosignature, with its outcome.
-type failure struct {
-	outcome outcome
-	cause   error
-}
-
-func (e *failure) Error() string { return e.cause.Error() }
-func (e *failure) Unwrap() error { return e.cause }
-
-func failed(o outcome, format string, args ...any) error {
-	return &failure{o, fmt.Errorf(format, args...)}
-}
-
 // offer asks one witness, and remembers how it went.
 func (w *Client) offer(ctx context.Context, one *witness, checkpoint []byte, size uint64) answer {
 	begin := time.Now()
-	line, err := w.ask(ctx, one, checkpoint, size)
-	outcome := cosigned
-	var known *failure
-	switch {
-	case errors.As(err, &known):
-		outcome = known.outcome
-	case err != nil:
-		outcome = unavailable
-	}
+	line, outcome, err := w.ask(ctx, one, checkpoint, size)
 	w.metrics.answered(one.name, outcome, time.Since(begin))
 	if err == nil {
 		one.failures = 0
 		w.metrics.sizes.WithLabelValues(one.name).Set(float64(one.size))
 		return answer{line: line}
 	}
+	attrs := []slog.Attr{slog.String("witness", one.name), slog.Any("error", err)}
 	if outcome == ahead || outcome == invalid {
-		w.o.Logger.ErrorContext(ctx, "a witness's answer can't be right, or this log is an older copy",
-			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+		w.o.Logger.LogAttrs(ctx, slog.LevelError, "a witness's answer can't be right, or this log is an older copy", attrs...)
 	} else if one.failures == 0 {
-		w.o.Logger.WarnContext(ctx, "a witness gave no cosignature",
-			slog.String("log", w.o.Log), slog.String("witness", one.name), slog.Any("error", err))
+		w.o.Logger.LogAttrs(ctx, slog.LevelWarn, "a witness gave no cosignature", attrs...)
 	}
 	one.failures++
 	one.until = w.o.Now().Add(pause)
@@ -212,37 +190,38 @@ func (w *Client) offer(ctx context.Context, one *witness, checkpoint []byte, siz
 
 // ask makes the request of c2sp.org/tlog-witness, and again from the size that the
 // witness names.
-func (w *Client) ask(ctx context.Context, one *witness, checkpoint []byte, size uint64) ([]byte, error) {
+func (w *Client) ask(ctx context.Context, one *witness, checkpoint []byte, size uint64) ([]byte, outcome, error) {
 	for range maxAttempts {
 		request, err := w.request(ctx, one.size, checkpoint, size)
 		if err != nil {
-			return nil, err
+			return nil, unavailable, err
 		}
 		status, contentType, body, err := one.post(ctx, request)
-		if err != nil {
-			return nil, err
-		}
 		switch {
+		case err != nil:
+			return nil, unavailable, err
+		case len(body) > maxAnswer:
+			return nil, invalid, fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
 		case status == http.StatusOK:
 			line, err := cosignature(checkpoint, body, one.verifier, w.o.Now())
-			if err == nil {
-				one.size = size
-			}
-			return line, err
-		case status == http.StatusConflict && contentType == sizeType:
-			has, err := strconv.ParseUint(strings.TrimSuffix(string(body), "\n"), 10, 63)
 			if err != nil {
-				return nil, failed(invalid, "it answered 409 with a size that is none")
+				return nil, invalid, err
 			}
-			if has > size {
-				return nil, failed(ahead, "it has cosigned %d entries of this log, which has %d", has, size)
-			}
-			one.size = has
-		default:
-			return nil, failed(refused, "it answered %d: %q", status, oneline.Clean(string(body), maxSaid))
+			one.size = size
+			return line, cosigned, nil
+		case status != http.StatusConflict || contentType != sizeType:
+			return nil, refused, fmt.Errorf("it answered %d: %q", status, oneline.Clean(string(body), maxSaid))
 		}
+		has, err := strconv.ParseUint(strings.TrimSuffix(string(body), "\n"), 10, 63)
+		switch {
+		case err != nil:
+			return nil, invalid, errors.New("it answered 409 with a size that is none")
+		case has > size:
+			return nil, ahead, fmt.Errorf("it has cosigned %d entries of this log, which has %d", has, size)
+		}
+		one.size = has
 	}
-	return nil, failed(refused, "it named another size %d times", maxAttempts)
+	return nil, refused, fmt.Errorf("it named another size %d times", maxAttempts)
 }
 
 // request is the body of add-checkpoint: the size that the witness has, the proof
@@ -278,9 +257,6 @@ func (w *witness) post(ctx context.Context, body []byte) (status int, contentTyp
 	if answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1)); err != nil {
 		return 0, "", nil, fmt.Errorf("reading its answer: %w", err)
 	}
-	if len(answer) > maxAnswer {
-		return 0, "", nil, failed(invalid, "its answer is longer than %d bytes", maxAnswer)
-	}
 	return response.StatusCode, response.Header.Get("Content-Type"), answer, nil
 }
 
@@ -289,19 +265,19 @@ func (w *witness) post(ctx context.Context, body []byte) (status int, contentTyp
 func cosignature(checkpoint, answer []byte, v note.Verifier, now time.Time) ([]byte, error) {
 	n, err := note.Open(append(bytes.Clone(checkpoint), answer...), note.VerifierList(v))
 	if err != nil {
-		return nil, failed(invalid, "its cosignature does not hold: %w", err)
+		return nil, fmt.Errorf("its cosignature does not hold: %w", err)
 	}
 	// A note's text ends at its last empty line: one in the answer makes the log's
 	// signature part of the text, and the cosignature one over something else.
 	if text, _, _ := bytes.Cut(checkpoint, []byte("\n\n")); n.Text != string(text)+"\n" {
-		return nil, failed(invalid, "its cosignature is over another text than the checkpoint's")
+		return nil, errors.New("its cosignature is over another text than the checkpoint's")
 	}
 	at, err := formats.CoSigV1Timestamp(n.Sigs[0])
 	if err != nil {
-		return nil, failed(invalid, "its cosignature does not hold: %w", err)
+		return nil, fmt.Errorf("its cosignature does not hold: %w", err)
 	}
 	if skew := at.Sub(now).Abs(); skew > maxSkew {
-		return nil, failed(invalid, "its cosignature is from %s, more than %v from now", at.UTC().Format(time.RFC3339), maxSkew)
+		return nil, fmt.Errorf("its cosignature is from %s, more than %v from now", at.UTC().Format(time.RFC3339), maxSkew)
 	}
 	return fmt.Appendf(nil, "\u2014 %s %s\n", n.Sigs[0].Name, n.Sigs[0].Base64), nil
 }
@@ -326,21 +302,16 @@ type metrics struct {
 }
 
 // newMetrics makes the metrics with a series for every witness and outcome.
-func newMetrics(log string, witnesses []*witness) *metrics {
-	labels := prometheus.Labels{"log": log}
+func newMetrics(witnesses []*witness) *metrics {
 	m := &metrics{
-		offers: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_ctlog_witness_offers_total", Help: "Checkpoints by what each witness made of them.", ConstLabels: labels,
-		}, []string{"witness", "outcome"}),
+		offers: metric.Counter("mayfly_ctlog_witness_offers_total", "Checkpoints by what each witness made of them.", "witness", "outcome"),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Name: "mayfly_ctlog_witness_seconds", Help: "Time from offering a checkpoint to a witness to its answer or its failure.",
-			ConstLabels: labels, Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
 		}, []string{"witness"}),
-		sizes: prometheus.NewGaugeVec(prometheus.GaugeOpts{
-			Name: "mayfly_ctlog_witness_tree_size", Help: "Entries of the last checkpoint that each witness cosigned for this process.", ConstLabels: labels,
-		}, []string{"witness"}),
+		sizes: metric.Gauge("mayfly_ctlog_witness_tree_size", "Entries of the last checkpoint that each witness cosigned for this process.", "witness"),
 		cosignatures: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.", ConstLabels: labels,
+			Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.",
 		}),
 	}
 	for _, one := range witnesses {

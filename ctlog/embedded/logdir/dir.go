@@ -6,7 +6,6 @@ package logdir
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -32,7 +31,6 @@ const (
 	IssuerDir      = "issuer"
 	StateDir       = ".state"
 	TreeStateName  = "treeState"
-	TreeStateLock  = "treeState.lock"
 	OwnerName      = "log.v3.json"
 	FrozenName     = "frozen.json" // the log is complete, and nothing opens it for writing
 
@@ -206,46 +204,26 @@ func (o Owner) Verifier() (note.Verifier, error) {
 	return checkpoint.NewVerifier(o.Origin, key)
 }
 
-// Open verifies a checkpoint with the key that the directory states.
-func (o Owner) Open(raw []byte) (checkpoint.Head, error) {
-	verifier, err := o.Verifier()
-	if err != nil {
-		return checkpoint.Head{}, err
-	}
-	return checkpoint.Open(raw, verifier)
-}
-
 // Head is the published checkpoint, and whose it is as the directory states it.
-func (d Dir) Head(ctx context.Context) (Owner, checkpoint.Head, error) {
-	owner, err := d.Owner()
-	if err != nil {
-		return Owner{}, checkpoint.Head{}, err
+func (d Dir) Head() (owner Owner, head checkpoint.Head, err error) {
+	if owner, err = d.Owner(); err != nil {
+		return owner, head, err
 	}
 	verifier, err := owner.Verifier()
-	if err != nil {
-		return Owner{}, checkpoint.Head{}, err
+	if err == nil {
+		head, err = d.OpenCheckpoint(verifier)
 	}
-	head, err := d.OpenCheckpoint(ctx, verifier)
 	return owner, head, err
 }
 
-// OpenCheckpoint reads the published checkpoint and verifies it.
-func (d Dir) OpenCheckpoint(ctx context.Context, v note.Verifier) (checkpoint.Head, error) {
-	raw, err := d.ReadCheckpoint(ctx)
+// OpenCheckpoint reads the published checkpoint, with its cosignatures, and verifies it;
+// os.ErrNotExist when there is none.
+func (d Dir) OpenCheckpoint(v note.Verifier) (checkpoint.Head, error) {
+	raw, err := os.ReadFile(d.Path(CheckpointName))
 	if err != nil {
 		return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	return checkpoint.Open(raw, v)
-}
-
-// ReadCheckpoint is the published checkpoint, with its cosignatures; os.ErrNotExist
-// when there is none.
-func (d Dir) ReadCheckpoint(context.Context) ([]byte, error) {
-	raw, err := os.ReadFile(d.Path(CheckpointName))
-	if err != nil {
-		return nil, err
-	}
-	return d.Cosigned(raw), nil
+	return checkpoint.Open(d.Cosigned(raw), v)
 }
 
 // Cosigned is the checkpoint with the cosignatures that are kept beside it. Those

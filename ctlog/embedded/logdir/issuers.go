@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -57,14 +56,6 @@ func (s *Issuers) Get(fingerprint [32]byte) ([]byte, error) {
 	}
 	s.cache.Store(fingerprint, der)
 	return der, nil
-}
-
-// signer reads the certificate that signed an entry.
-func (s *Issuers) signer(l Leaf) (*x509.Certificate, error) {
-	if len(l.Fingerprints) == 0 {
-		return nil, errors.New("no issuer is recorded")
-	}
-	return s.Certificate([32]byte(l.Fingerprints[0]))
 }
 
 // Certificate is Get, parsed.

@@ -9,7 +9,6 @@ import (
 	"io"
 	"io/fs"
 	"os"
-	"slices"
 
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
@@ -35,6 +34,7 @@ type Leaf struct {
 	Precertificate []byte   // precert only
 	Fingerprints   [][]byte // SHA-256 of each certificate above it
 	Raw            []byte   // the whole entry
+	committed      []byte   // its beginning, to which the tree commits
 }
 
 // ParseLeaves reads a data tile whose first entry has the index first. An entry
@@ -52,18 +52,28 @@ func ParseEntries(data []byte, first uint64) ([]Leaf, error) {
 	input := cryptobyte.String(data)
 	leaves := make([]Leaf, 0, layout.EntryBundleWidth)
 	for !input.Empty() {
-		position := first + uint64(len(leaves))
 		l, err := parseLeaf(&input)
-		if err != nil {
-			return nil, fmt.Errorf("entry %d: %w", position, err)
-		}
-		if index, ok := (ctlog.SCT{Extensions: l.Extensions}).LeafIndex(); !ok || index != position {
-			return nil, fmt.Errorf("entry %d: its leaf index is not its position", position)
+		if err = l.checkPosition(first+uint64(len(leaves)), err); err != nil {
+			return nil, err
 		}
 		leaves = append(leaves, l)
 	}
 	return leaves, nil
 }
+
+// checkPosition is an error unless an entry was read, and has the leaf index.
+func (l Leaf) checkPosition(want uint64, err error) error {
+	if index, ok := (ctlog.SCT{Extensions: l.Extensions}).LeafIndex(); err == nil && (!ok || index != want) {
+		err = errors.New("its leaf index is not its position")
+	}
+	if err != nil {
+		return fmt.Errorf("entry %d: %w", want, err)
+	}
+	return nil
+}
+
+// errShort means that an entry isn't whole.
+var errShort = errors.New("cut short")
 
 func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 	var (
@@ -74,19 +84,22 @@ func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 		whole                            = *input
 	)
 	if !input.ReadUint64(&l.Timestamp) || !input.ReadUint16(&kind) {
-		return Leaf{}, errors.New("cut short")
+		return Leaf{}, errShort
 	}
 	if kind != entryX509 && kind != entryPrecert {
 		return Leaf{}, fmt.Errorf("unknown entry type %d", kind)
 	}
 	l.Precert = kind == entryPrecert
 	if l.Precert && !input.ReadBytes(&l.IssuerKeyHash, 32) {
-		return Leaf{}, errors.New("cut short")
+		return Leaf{}, errShort
 	}
-	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) ||
-		(l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
+	if !input.ReadUint24LengthPrefixed(&certificate) || !input.ReadUint16LengthPrefixed(&extensions) {
+		return Leaf{}, errShort
+	}
+	l.committed = whole[:len(whole)-len(*input)]
+	if (l.Precert && !input.ReadUint24LengthPrefixed(&precert)) ||
 		!input.ReadUint16LengthPrefixed(&fingerprints) || len(fingerprints)%32 != 0 {
-		return Leaf{}, errors.New("cut short")
+		return Leaf{}, errShort
 	}
 	l.Certificate, l.Extensions, l.Precertificate = certificate, extensions, precert
 	for ; len(fingerprints) > 0; fingerprints = fingerprints[32:] {
@@ -98,37 +111,31 @@ func parseLeaf(input *cryptobyte.String) (Leaf, error) {
 
 // MerkleTreeLeaf is the structure that the tree commits to (RFC 6962 §3.4).
 func (l Leaf) MerkleTreeLeaf() []byte {
-	b := make([]byte, 0, 64+len(l.Certificate)+len(l.Extensions))
-	b = append(b, 0, 0) // version v1, leaf type timestamped_entry
-	b = append(b, l.Raw[:8+2]...)
-	b = append(b, l.IssuerKeyHash...)
-	b = appendVector24(b, l.Certificate)
-	b = append(b, byte(len(l.Extensions)>>8), byte(len(l.Extensions)))
-	return append(b, l.Extensions...)
+	return append([]byte{0, 0}, l.committed...) // version v1, leaf type timestamped_entry
 }
 
 // Hash is the hash under which the tree holds the entry (RFC 6962 §2.1).
 func (l Leaf) Hash() []byte { return rfc6962.DefaultHasher.HashLeaf(l.MerkleTreeLeaf()) }
 
 // checkPrecertificate compares the logged TBSCertificate, which the tree commits
-// to, with the precertificate, which it doesn't. signer gives the certificate that
-// signed it, and is asked only where the issuer itself didn't.
-func (l Leaf) checkPrecertificate(signer func() (*x509.Certificate, error)) error {
+// to, with the precertificate, which it doesn't. The certificate that signed it is read
+// only where the issuer itself didn't.
+func (l Leaf) checkPrecertificate(issuers *Issuers) error {
 	if !l.Precert {
 		return nil
 	}
 	tbs, err := ctlog.PrecertificateTBS(l.Precertificate, nil)
+	if err != nil || bytes.Equal(tbs, l.Certificate) {
+		return err
+	}
+	if len(l.Fingerprints) == 0 {
+		return errors.New("no issuer is recorded")
+	}
+	signer, err := issuers.Certificate([32]byte(l.Fingerprints[0]))
 	if err != nil {
 		return err
 	}
-	if bytes.Equal(tbs, l.Certificate) {
-		return nil
-	}
-	c, err := signer()
-	if err != nil {
-		return err
-	}
-	return l.CheckSignedBy(c)
+	return l.CheckSignedBy(signer)
 }
 
 // CheckSignedBy is checkPrecertificate where the signer is known.
@@ -154,33 +161,14 @@ func (l Leaf) Logged() []byte {
 // ExtraData is what get-entries gives beside the leaf (RFC 6962 §4.6): the chain,
 // and before it the precertificate where there is one.
 func (l Leaf) ExtraData(chain [][]byte) []byte {
-	list := 0
+	var b, list []byte
 	for _, c := range chain {
-		list += 3 + len(c)
+		list = appendVector24(list, c)
 	}
-	b := make([]byte, 0, 3+len(l.Precertificate)+3+list)
 	if l.Precert {
 		b = appendVector24(b, l.Precertificate)
 	}
-	b = append(b, byte(list>>16), byte(list>>8), byte(list))
-	for _, c := range chain {
-		b = appendVector24(b, c)
-	}
-	return b
-}
-
-// BundleHashes are the leaf hashes of a data tile, as Tessera's checker wants them.
-func BundleHashes(data []byte) ([][]byte, error) {
-	input := cryptobyte.String(data)
-	var hashes [][]byte
-	for !input.Empty() {
-		l, err := parseLeaf(&input)
-		if err != nil {
-			return nil, err
-		}
-		hashes = append(hashes, l.Hash())
-	}
-	return hashes, nil
+	return appendVector24(b, list)
 }
 
 // appendVector24 appends an opaque<0..2^24-1>. What is longer than that never
@@ -200,76 +188,41 @@ const streamBuffer = 32 << 10
 // LeafReader reads the entries of a data tile one after the other, so that a reader
 // holds one of them and not the tile.
 type LeafReader struct {
-	in    *bufio.Reader
-	index uint64 // of the next entry
-	raw   []byte // of the last one
+	in    *bufio.Scanner
+	leaf  Leaf   // the last one
+	index uint64 // of the next one
 }
 
 // NewLeafReader reads a data tile whose first entry has the index first.
 func NewLeafReader(tile io.Reader, first uint64) *LeafReader {
-	return &LeafReader{in: bufio.NewReaderSize(tile, streamBuffer), index: first}
+	r := &LeafReader{in: bufio.NewScanner(tile), index: first}
+	r.in.Buffer(make([]byte, streamBuffer), maxLeaf)
+	r.in.Split(func(data []byte, end bool) (int, []byte, error) {
+		input := cryptobyte.String(data)
+		if input.Empty() {
+			return 0, nil, nil
+		}
+		l, err := parseLeaf(&input)
+		if errors.Is(err, errShort) && !end {
+			return 0, nil, nil
+		}
+		r.leaf = l
+		return len(l.Raw), l.Raw, err
+	})
+	return r
 }
 
 // Next is the next entry, which holds until Next is called again. io.EOF when there is
 // none. An entry whose leaf index is not its position is an error.
 func (r *LeafReader) Next() (Leaf, error) {
-	if _, err := r.in.Peek(1); err != nil {
+	if !r.in.Scan() && r.in.Err() == nil {
+		return Leaf{}, io.EOF
+	}
+	if err := r.leaf.checkPosition(r.index, r.in.Err()); err != nil {
 		return Leaf{}, err
 	}
-	if err := r.readLeaf(); err != nil {
-		return Leaf{}, fmt.Errorf("entry %d: %w", r.index, err)
-	}
-	input := cryptobyte.String(r.raw)
-	l, err := parseLeaf(&input)
-	if err != nil {
-		return Leaf{}, fmt.Errorf("entry %d: %w", r.index, err)
-	}
-	if index, ok := (ctlog.SCT{Extensions: l.Extensions}).LeafIndex(); !ok || index != r.index {
-		return Leaf{}, fmt.Errorf("entry %d: its leaf index is not its position", r.index)
-	}
 	r.index++
-	return l, nil
-}
-
-// readLeaf reads the bytes of an entry in the form that parseLeaf reads.
-func (r *LeafReader) readLeaf() error {
-	r.raw = r.raw[:0]
-	if err := r.take(8 + 2); err != nil { // timestamp and type
-		return err
-	}
-	vectors := []int{3, 2, 2} // the sizes of the lengths of certificate, extensions, fingerprints
-	if kind := r.raw[9]; kind == entryPrecert {
-		if err := r.take(32); err != nil { // issuer key hash
-			return err
-		}
-		vectors = []int{3, 2, 3, 2} // with the precertificate
-	}
-	for _, size := range vectors {
-		if err := r.take(size); err != nil {
-			return err
-		}
-		length := 0
-		for _, b := range r.raw[len(r.raw)-size:] {
-			length = length<<8 | int(b)
-		}
-		if err := r.take(length); err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
-// take reads n bytes of an entry.
-func (r *LeafReader) take(n int) error {
-	begin := len(r.raw)
-	if begin+n > maxLeaf {
-		return fmt.Errorf("longer than %d bytes", maxLeaf)
-	}
-	r.raw = slices.Grow(r.raw, n)[:begin+n]
-	if _, err := io.ReadFull(r.in, r.raw[begin:]); err != nil {
-		return fmt.Errorf("cut short: %w", err)
-	}
-	return nil
+	return r.leaf, nil
 }
 
 // OpenTile opens the file that holds the tile in a log of the size given, and tells how
@@ -310,10 +263,11 @@ func tileLength(f *os.File, t, now TilePath) (int64, error) {
 	length := int64(0)
 	leaves := NewLeafReader(f, t.Index*layout.EntryBundleWidth)
 	for range t.Width {
-		if err := leaves.readLeaf(); err != nil {
+		l, err := leaves.Next()
+		if err != nil {
 			return 0, fmt.Errorf("data tile %d: %w", t.Index, err)
 		}
-		length += int64(len(leaves.raw))
+		length += int64(len(l.Raw))
 	}
 	return length, nil
 }

@@ -4,10 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
+	"strings"
 
 	"github.com/transparency-dev/merkle/compact"
 	"github.com/transparency-dev/merkle/proof"
@@ -16,31 +17,103 @@ import (
 	"github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
+
+// DataLevel stands for `data` where a hash tile has its level.
+const DataLevel = -1
+
+// MaxLevel is the highest level of hash tiles in a path (c2sp.org/static-ct-api).
+const MaxLevel = 5
+
+// TilePath is a path of the tile grammar: tile/<level>/<index>[.p/<width>].
+type TilePath struct {
+	Level int    // 0 … 5, or DataLevel
+	Index uint64 // which tile of the level
+	Width uint8  // entries of a partial tile; 0: a full one
+}
+
+// ParseTilePath reads a path. Each tile has exactly one: no leading zeros, no
+// empty or dot parts, no width of a full tile.
+func ParseTilePath(path string) (TilePath, bool) {
+	rest, below := strings.CutPrefix(path, TileDir+"/")
+	level, number, found := strings.Cut(rest, "/")
+	if !below || !found {
+		return TilePath{}, false
+	}
+	var t TilePath
+	var err error
+	if level == "data" {
+		t.Level = DataLevel
+		t.Index, t.Width, err = layout.ParseTileIndexPartial(number)
+	} else {
+		var l uint64
+		l, t.Index, t.Width, err = layout.ParseTileLevelIndexPartial(level, number)
+		t.Level = int(l)
+	}
+	return t, err == nil && t.Level <= MaxLevel && t.Name() == path
+}
+
+// Within reports whether all of the tile is in a log of the size given.
+func (t TilePath) Within(size uint64) bool {
+	level := uint64(max(t.Level, 0))
+	have := size >> (layout.TileHeight * level)
+	width := cmp.Or(uint64(t.Width), layout.TileWidth)
+	return t.Index <= have/layout.TileWidth && t.Index*layout.TileWidth+width <= have
+}
+
+// Name is the path below the log's directory and its URL.
+func (t TilePath) Name() string {
+	if t.Level == DataLevel {
+		return TileDir + "/data/" + layout.NWithSuffix(0, t.Index, t.Width)
+	}
+	return layout.TilePath(uint64(t.Level), t.Index, t.Width)
+}
+
+// Unfinished reports whether a file is one that its writer would have renamed or
+// removed: a known name with digits after it (Tessera's), or our own prefix.
+func Unfinished(name string) bool {
+	dir, base := filepath.Split(name)
+	if strings.HasPrefix(base, durable.TempPrefix) {
+		return true
+	}
+	for _, known := range []string{
+		CheckpointName, StateDir + "/" + TreeStateName, StateDir + "/gcState", StateDir + "/version",
+	} {
+		if rest, ok := strings.CutPrefix(name, known); ok && digits(rest) {
+			return true
+		}
+	}
+	if !strings.HasPrefix(dir, TileDir+"/") || !digits(base) {
+		return false
+	}
+	_, ok := ParseTilePath(name)
+	return !ok
+}
+
+func digits(s string) bool {
+	return s != "" && strings.Trim(s, "0123456789") == ""
+}
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
 func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	return d.read(partial, func(p uint8) string { return layout.TilePath(level, index, p) })
+	return d.read(TilePath{Level: int(level), Index: index, Width: partial})
 }
 
-// ReadEntryBundle is a data tile (c2sp.org/static-ct-api); the full one where the partial one is gone.
-func (d Dir) ReadEntryBundle(_ context.Context, index uint64, partial uint8) ([]byte, error) {
-	return d.read(partial, func(p uint8) string { return dataTilePath(index, p) })
-}
-
-func (d Dir) read(partial uint8, path func(uint8) string) ([]byte, error) {
-	data, err := os.ReadFile(d.Path(path(partial)))
-	if partial > 0 && errors.Is(err, os.ErrNotExist) {
-		return os.ReadFile(d.Path(path(0)))
+func (d Dir) read(t TilePath) ([]byte, error) {
+	data, err := os.ReadFile(d.Path(t.Name()))
+	if t.Width > 0 && errors.Is(err, os.ErrNotExist) {
+		t.Width = 0
+		return os.ReadFile(d.Path(t.Name()))
 	}
 	return data, err
 }
 
 // Bundle reads and parses the entries [index*256, …) of a log of the size given.
-func (d Dir) Bundle(ctx context.Context, index, size uint64) ([]Leaf, error) {
+func (d Dir) Bundle(index, size uint64) ([]Leaf, error) {
 	partial := layout.PartialTileSize(0, index, size)
 	want := cmp.Or(int(partial), layout.EntryBundleWidth)
-	data, err := d.ReadEntryBundle(ctx, index, partial)
+	data, err := d.read(TilePath{Level: DataLevel, Index: index, Width: partial})
 	if err != nil {
 		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
 	}
@@ -59,6 +132,21 @@ func Bundles(size uint64) uint64 {
 	return (size + layout.EntryBundleWidth - 1) / layout.EntryBundleWidth
 }
 
+// hashes is a hash tile of a log of the size given; the beginning of the full one where
+// the partial one is gone.
+func (d Dir) hashes(level int, index, size uint64) ([]byte, error) {
+	partial := layout.PartialTileSize(uint64(level), index, size)
+	tile, err := d.read(TilePath{Level: level, Index: index, Width: partial})
+	if err != nil {
+		return nil, fmt.Errorf("reading hash tile %d of level %d: %w", index, level, err)
+	}
+	want := cmp.Or(int(partial), layout.TileWidth) * rfc6962.DefaultHasher.Size()
+	if len(tile) < want || len(tile) > want && len(tile) != layout.TileWidth*rfc6962.DefaultHasher.Size() {
+		return nil, fmt.Errorf("hash tile %d of level %d has %d bytes, want %d", index, level, len(tile), want)
+	}
+	return tile[:want], nil
+}
+
 // LeafHashes calls yield with the leaf hashes of [from, to), read from the lowest
 // hash tiles of a log of the size given.
 func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(index uint64, hash [32]byte)) error {
@@ -66,18 +154,13 @@ func (d Dir) LeafHashes(ctx context.Context, from, to, size uint64, yield func(i
 		if err := ctx.Err(); err != nil {
 			return fmt.Errorf("reading leaf hashes: %w", err)
 		}
-		tile := from / layout.TileWidth
-		raw, err := d.ReadTile(ctx, 0, tile, layout.PartialTileSize(0, tile, size))
+		tile, err := d.hashes(0, from/layout.TileWidth, size)
 		if err != nil {
-			return fmt.Errorf("reading hash tile %d: %w", tile, err)
+			return err
 		}
-		end := min(to, (tile+1)*layout.TileWidth)
-		for ; from < end; from++ {
-			at := (from % layout.TileWidth) * 32
-			if uint64(len(raw)) < at+32 {
-				return fmt.Errorf("hash tile %d is cut short", tile)
-			}
-			yield(from, [32]byte(raw[at:at+32]))
+		for at := from % layout.TileWidth * 32; from < to && at < uint64(len(tile)); at += 32 {
+			yield(from, [32]byte(tile[at:at+32]))
+			from++
 		}
 	}
 	return nil
@@ -112,14 +195,41 @@ func TreeOf(r *compact.Range) (checkpoint.Tree, error) {
 	return checkpoint.Tree{Size: r.End(), Root: root}, nil
 }
 
-// Root computes the root over the first size entries from the tiles.
-func (d Dir) Root(ctx context.Context, size uint64) ([]byte, error) {
-	r, err := d.Range(ctx, size)
+// VerifyRoot refuses tiles that don't add up to a tree.
+func (d Dir) VerifyRoot(ctx context.Context, t checkpoint.Tree) error {
+	r, err := d.Range(ctx, t.Size)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	t, err := TreeOf(r)
-	return t.Root, err
+	now, err := TreeOf(r)
+	if err == nil && !bytes.Equal(now.Root, t.Root) {
+		err = fmt.Errorf("the tiles of the log's %d entries don't add up to its root: damaged or forked", t.Size)
+	}
+	return err
+}
+
+// VerifyTiles compares each hash tile that is full with the hash over it in the tile above,
+// and all of them with the root. Before it reads a tile it waits for pace.
+func (d Dir) VerifyTiles(ctx context.Context, t checkpoint.Tree, pace func(context.Context) error) error {
+	for level := 1; t.Size>>(layout.TileHeight*level) > 0; level++ {
+		var above []byte
+		for index := range t.Size >> (layout.TileHeight * level) {
+			if err := pace(ctx); err != nil {
+				return fmt.Errorf("checking the tiles: %w", err)
+			}
+			tile, err := d.hashes(level-1, index, t.Size)
+			if err == nil && index%layout.TileWidth == 0 {
+				above, err = d.hashes(level, index/layout.TileWidth, t.Size)
+			}
+			if err != nil {
+				return err
+			}
+			if want := above[index%layout.TileWidth*32:][:32]; !bytes.Equal(tileHash(tile), want) {
+				return fmt.Errorf("hash tile %d of level %d is damaged: its hash is not the one in the tile above it", index, level-1)
+			}
+		}
+	}
+	return d.VerifyRoot(ctx, t)
 }
 
 // GrewFrom verifies that the tree now has old as its beginning: the consistency
@@ -147,12 +257,11 @@ func (d Dir) GrewFrom(ctx context.Context, old, now checkpoint.Tree) error {
 }
 
 // Consistency is the proof between two sizes, read from the tiles of a log of the size given.
-func (d Dir) Consistency(ctx context.Context, first, second, size uint64) ([][]byte, error) {
+func (d Dir) Consistency(ctx context.Context, first, second, size uint64) (hashes [][]byte, err error) {
 	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
+	if err == nil {
+		hashes, err = builder.ConsistencyProof(ctx, first, second)
 	}
-	hashes, err := builder.ConsistencyProof(ctx, first, second)
 	if err != nil {
 		return nil, fmt.Errorf("making the consistency proof from %d to %d: %w", first, second, err)
 	}
@@ -160,43 +269,39 @@ func (d Dir) Consistency(ctx context.Context, first, second, size uint64) ([][]b
 }
 
 // Inclusion is the audit path of an entry in the first size entries (RFC 6962 §2.1.1).
-func (d Dir) Inclusion(ctx context.Context, index, size uint64) ([][]byte, error) {
+func (d Dir) Inclusion(ctx context.Context, index, size uint64) (hashes [][]byte, err error) {
 	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
-	if err != nil {
-		return nil, fmt.Errorf("preparing a proof: %w", err)
+	if err == nil {
+		hashes, err = builder.InclusionProof(ctx, index)
 	}
-	hashes, err := builder.InclusionProof(ctx, index)
 	if err != nil {
 		return nil, fmt.Errorf("making the inclusion proof of %d: %w", index, err)
 	}
 	return hashes, nil
 }
 
-// Rehash compares the entries of a data tile with the hashes over it in the
-// tree: a bit that flips on disk would otherwise be copied on when the tile grows.
-func (d Dir) Rehash(ctx context.Context, index, size uint64) error {
-	leaves, err := d.Bundle(ctx, index, size)
+// Rehash gives the entries of a data tile, which it has compared with the hashes over it in
+// the tree: a bit that flips on disk would otherwise be copied on when the tile grows.
+func (d Dir) Rehash(index, size uint64) ([]Leaf, error) {
+	leaves, err := d.Bundle(index, size)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	hashes, err := d.ReadTile(ctx, 0, index, layout.PartialTileSize(0, index, size))
+	hashes, err := d.hashes(0, index, size)
 	if err != nil {
-		return fmt.Errorf("reading hash tile %d: %w", index, err)
+		return nil, err
 	}
-	width := rfc6962.DefaultHasher.Size()
-	if len(hashes) < len(leaves)*width {
-		return fmt.Errorf("hash tile %d has %d bytes for %d entries", index, len(hashes), len(leaves))
-	}
-	above := d.Issuers() // reads each file once
+	issuers := d.Issuers() // reads each file once
 	for i, l := range leaves {
-		if err := l.checkPrecertificate(func() (*x509.Certificate, error) { return above.signer(l) }); err != nil {
-			return fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
+		err := l.checkPrecertificate(issuers)
+		if err == nil && !bytes.Equal(l.Hash(), hashes[i*32:][:32]) {
+			err = errors.New("its hash is not the one in the tree")
 		}
-		if !bytes.Equal(l.Hash(), hashes[i*width:(i+1)*width]) {
-			return fmt.Errorf("entry %d is damaged: its hash is not the one in the tree", index*layout.EntryBundleWidth+uint64(i))
+		if err != nil {
+			return nil, fmt.Errorf("entry %d is damaged: %w", index*layout.EntryBundleWidth+uint64(i), err)
 		}
 	}
-	return nil
+	return leaves, nil
 }
 
 // Entry is an entry that has its place in the log.

@@ -26,11 +26,7 @@ import (
 // never forks the log. [Restore] makes a log of it again.
 func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error) {
 	from, copied := logdir.Dir(dir), logdir.Dir(to)
-	raw, err := from.ReadCheckpoint(ctx) // first: everything that it covers is there already
-	if err != nil {
-		return Report{}, fmt.Errorf("reading the checkpoint: %w", err)
-	}
-	owner, err := from.Owner()
+	owner, head, err := from.Head() // first: everything that the checkpoint covers is there already
 	if err != nil {
 		return Report{}, err
 	}
@@ -47,14 +43,10 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 			return Report{}, errors.Join(fmt.Errorf("%s holds something else than a backup of this log, %s: name a new folder", to, name), err)
 		}
 	}
-	head, err := owner.Open(raw)
-	if err != nil {
-		return Report{}, err
-	}
 	if err := copyLog(ctx, from, copied, head.Size, o.Progress); err != nil {
 		return Report{}, fmt.Errorf("copying the log: %w", err)
 	}
-	if err := copied.Put(raw, logdir.CheckpointName); err != nil { // last: it says that all else is there
+	if err := copied.Put(head.Raw, logdir.CheckpointName); err != nil { // last: it says that all else is there
 		return Report{}, err
 	}
 	if err := copyEnd(from, copied, head.Tree); err != nil {
@@ -168,7 +160,7 @@ func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions)
 	if name, err := logdir.Dir(dir).Occupied(); err != nil || name != "" {
 		return Report{}, errors.Join(fmt.Errorf("%s isn't empty, it holds %s: a log is never overwritten", dir, name), err)
 	}
-	owner, head, err := from.Head(ctx)
+	owner, head, err := from.Head()
 	if err != nil {
 		return Report{}, err
 	}
@@ -239,11 +231,4 @@ func Freeze(dir string, r Report, now time.Time) error {
 		return fmt.Errorf("freezing the log: %w", err)
 	}
 	return nil
-}
-
-// KeyOf is the key that the log in a directory states as its own, in DER
-// (SubjectPublicKeyInfo). It shows what is there, not that it is right.
-func KeyOf(dir string) ([]byte, error) {
-	owner, err := logdir.Dir(dir).Owner()
-	return owner.Key, err
 }

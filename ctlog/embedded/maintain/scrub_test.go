@@ -53,9 +53,9 @@ func TestScrubLooksAgainSoonAfterAFinding(t *testing.T) {
 	damaged := bytes.Clone(whole)
 	damaged[len(damaged)/2] ^= 1
 	synctest.Test(t, func(t *testing.T) {
-		s := maintain.NewScrub(maintain.ScrubOptions{
+		s := &maintain.Scrub{
 			Dir: dir, Interval: 24 * time.Hour, Now: time.Now, Logger: slog.New(slog.DiscardHandler),
-		})
+		}
 		checked := s.Collectors()[1] // when
 		ctx, cancel := context.WithCancel(t.Context())
 		defer cancel()

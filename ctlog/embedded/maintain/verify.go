@@ -10,16 +10,22 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"log/slog"
+	"math"
 	"os"
+	"sync"
 	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/transparency-dev/tessera/api/layout"
+	"golang.org/x/time/rate"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"github.com/transparency-dev/tessera/api/layout"
-	"github.com/transparency-dev/tessera/fsck"
 )
 
 // VerifyOptions are what a full check may be told.
@@ -34,8 +40,7 @@ type VerifyOptions struct {
 	// Progress is called with entries done and all entries, from one goroutine; may be nil.
 	Progress func(done, total uint64)
 
-	workers uint                            // read tiles at the same time; zero: 2
-	pace    func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
+	pace func(ctx context.Context) error // waits before each tile and data tile is read; nil: nothing waits
 }
 
 // Report is what a full check found in a log that is whole.
@@ -56,24 +61,16 @@ type Report struct {
 // Verify checks everything in the log of a directory that its published
 // checkpoint covers: the checkpoint's signature, each entry (its form, leaf index
 // = position, the precertificate's TBS and issuer key, its issuers present and
-// whole), and with Tessera's own checker each tile and the root. It only reads,
-// so the log may be in use meanwhile. An error says what is damaged.
+// whole), each tile and the root. It only reads, so the log may be in use meanwhile. An
+// error says what is damaged.
 func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	d := logdir.Dir(dir)
-	owner, err := d.Owner()
+	owner, head, err := d.Head()
 	if err != nil {
 		return Report{}, err
 	}
 	if len(o.Key) > 0 && !bytes.Equal(o.Key, owner.Key) {
 		return Report{}, errors.New("the log was made with another key than the one given")
-	}
-	verifier, err := owner.Verifier()
-	if err != nil {
-		return Report{}, err
-	}
-	head, err := d.OpenCheckpoint(ctx, verifier)
-	if err != nil {
-		return Report{}, err
 	}
 	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Size: head.Size, Root: head.Root}
 	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
@@ -92,16 +89,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 		}
 	}
 	report.Issuers = len(v.known)
-	if o.workers == 0 {
-		o.workers = 2
-	}
-	// Tessera's own checker comes last: what it finds damaged is told better by the
-	// checks before it.
-	snapshot := pacedDir{Dir: d, checkpoint: head.Raw, pace: o.pace}
-	if err := fsck.New(owner.Origin, verifier, snapshot, logdir.BundleHashes, fsck.Opts{N: o.workers}).Check(ctx); err != nil {
-		return report, fmt.Errorf("tessera's check of tiles and root: %w", err)
-	}
-	return report, nil
+	return report, d.VerifyTiles(ctx, head.Tree, o.pace)
 }
 
 // How often a log that is being written is looked at, until its files fit each other.
@@ -144,30 +132,6 @@ func verifyOnce(ctx context.Context, d logdir.Dir, published checkpoint.Tree, o 
 	return err
 }
 
-// pacedDir is a directory that is read at the pace of the check, and whose checkpoint
-// stays the one that the check began with.
-type pacedDir struct {
-	logdir.Dir
-	checkpoint []byte
-	pace       func(ctx context.Context) error
-}
-
-func (p pacedDir) ReadCheckpoint(context.Context) ([]byte, error) { return p.checkpoint, nil }
-
-func (p pacedDir) ReadTile(ctx context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	if err := p.pace(ctx); err != nil {
-		return nil, err
-	}
-	return p.Dir.ReadTile(ctx, level, index, partial)
-}
-
-func (p pacedDir) ReadEntryBundle(ctx context.Context, index uint64, partial uint8) ([]byte, error) {
-	if err := p.pace(ctx); err != nil {
-		return nil, err
-	}
-	return p.Dir.ReadEntryBundle(ctx, index, partial)
-}
-
 // entryVerifier checks entries one by one.
 type entryVerifier struct {
 	dir     logdir.Dir
@@ -184,10 +148,7 @@ func (v *entryVerifier) bundle(ctx context.Context, index, size uint64) error {
 	if err := v.pace(ctx); err != nil {
 		return fmt.Errorf("checking the log: %w", err)
 	}
-	if err := v.dir.Rehash(ctx, index, size); err != nil {
-		return err
-	}
-	leaves, err := v.dir.Bundle(ctx, index, size)
+	leaves, err := v.dir.Rehash(index, size)
 	if err != nil {
 		return err
 	}
@@ -248,4 +209,103 @@ func (v *entryVerifier) issuer(fingerprint [32]byte) (*x509.Certificate, error) 
 		v.known[fingerprint] = c
 	}
 	return c, err
+}
+
+// How the log is checked in the background.
+const (
+	scrubFirst = 10 * time.Minute // after the start, so that a service that restarts daily is checked too
+	scrubAgain = time.Minute      // after a finding, which only a second look makes one
+	scrubAlarm = time.Hour        // while there is one
+	scrubTiles = 20               // tiles a second: some 10 MB/s
+)
+
+// Scrub checks the whole log again and again, and remembers what it found.
+type Scrub struct {
+	Dir      string
+	Key      []byte // the log's, DER SubjectPublicKeyInfo
+	MarkFile string
+	Interval time.Duration // zero: the log is never checked
+	Now      func() time.Time
+	Logger   *slog.Logger
+
+	mu      sync.Mutex // guards what follows
+	finding error      // of the last two checks; nil when the log is whole, or wasn't checked
+	at      time.Time
+	took    time.Duration
+	whole   bool // what the last one found
+}
+
+// Run checks the whole log as `mayfly log verify` does, every day or as configured,
+// slowly and one check at a time, until ctx ends. What two checks in a row find is
+// damage until a later one finds the log whole.
+func (s *Scrub) Run(ctx context.Context) {
+	every := s.Interval
+	if every <= 0 {
+		return
+	}
+	for found, next := 0, min(scrubFirst, every); wait.For(ctx, next) == nil; {
+		begin := time.Now()
+		report, err := Verify(ctx, s.Dir, VerifyOptions{
+			Key: s.Key, MarkFile: s.MarkFile, pace: rate.NewLimiter(scrubTiles, 1).Wait,
+		})
+		if ctx.Err() != nil {
+			return // a check that was cut off has found nothing
+		}
+		switch {
+		case err == nil:
+			found, next = 0, every
+		case found == 0:
+			found, next = 1, min(scrubAgain, every)
+		default:
+			found, next = found+1, min(scrubAlarm, every)
+		}
+		s.found(ctx, report, err, found, time.Since(begin))
+	}
+}
+
+// found keeps what a check found, and says so.
+func (s *Scrub) found(ctx context.Context, report Report, err error, times int, took time.Duration) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.at, s.took, s.whole = s.Now(), took, err == nil
+	attrs := []slog.Attr{slog.Uint64("entries", report.Size), slog.Duration("took", took)}
+	switch {
+	case err == nil:
+		s.finding = nil
+		s.Logger.LogAttrs(ctx, slog.LevelInfo, "the whole log was checked: it is as it should be", attrs...)
+	case times == 1:
+		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a check of the whole log failed; it is checked once more", append(attrs, slog.Any("error", err))...)
+	default:
+		s.finding = err
+		s.Logger.LogAttrs(ctx, slog.LevelError, "the log is damaged", append(attrs, slog.Any("error", err))...)
+	}
+}
+
+// Damage is an error while the log is known to be damaged.
+func (s *Scrub) Damage() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.finding == nil {
+		return nil
+	}
+	return fmt.Errorf("the log was found damaged at %s; run `mayfly log verify`: %w", s.at.UTC().Format(time.RFC3339), s.finding)
+}
+
+// Collectors show the last check of the whole log; NaN before the first.
+func (s *Scrub) Collectors() []prometheus.Collector {
+	gauge := func(name, help string, read func() float64) prometheus.Collector {
+		return metric.Read(name, help, nil, func() float64 {
+			s.mu.Lock()
+			defer s.mu.Unlock()
+			if s.at.IsZero() {
+				return math.NaN()
+			}
+			return read()
+		})
+	}
+	return []prometheus.Collector{
+		gauge("mayfly_ctlog_verify_success", "1 when the last check of the whole log found it as it should be, else 0.", func() float64 { return metric.Bool(s.whole) }),
+		gauge("mayfly_ctlog_verify_timestamp_seconds", "When the last check of the whole log ended, in seconds since 1970.", func() float64 { return float64(s.at.Unix()) }),
+		gauge("mayfly_ctlog_verify_seconds", "How long the last check of the whole log took.", func() float64 { return s.took.Seconds() }),
+	}
 }

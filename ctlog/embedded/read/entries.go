@@ -26,16 +26,7 @@ const (
 
 // entryCopies is how often the bytes of one entry are in memory while it is sent: as it
 // was read, as leaf and extra data, and once more where they are put together.
-const entryCopies = 4
-
-// The JSON of an answer around the two base64 texts of each entry.
-const (
-	entriesBegin = `{"entries":[`
-	entryBegin   = `{"leaf_input":"`
-	entryMiddle  = `","extra_data":"`
-	entryEnd     = `"}`
-	entriesEnd   = `]}`
-)
+const entryCopies = 5
 
 // getEntries is RFC 6962 §4.6. The tile is read twice, one entry at a time: what is
 // wrong with it is found before the answer begins, and then all that is held is one
@@ -45,7 +36,7 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 	if err != nil {
 		return err
 	}
-	head, err := a.Head(r.Context())
+	head, err := a.o.Head()
 	if err != nil {
 		return err
 	}
@@ -57,21 +48,22 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 		return err
 	}
 	defer p.idle()
-	plan, err := a.planEntries(head.Size, start, min(end, head.Size-1))
+	var length counter
+	largest, read, err := a.writeEntries(bufio.NewWriter(&length), head.Size, start, min(end, head.Size-1))
 	p.idle()
 	if err != nil {
 		return err
 	}
-	if err := p.Take(entryCopies * plan.largest); err != nil {
+	if err := p.Take(entryCopies * largest); err != nil {
 		return err
 	}
-	if err := p.spend(r.Context(), plan.read+plan.length); err != nil {
+	if err := p.spend(r.Context(), read+int64(length)); err != nil {
 		return err
 	}
-	limitTime(w, plan.length)
+	limitTime(w, int64(length))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", cacheNever)
-	w.Header().Set("Content-Length", strconv.FormatInt(plan.length, 10))
+	w.Header().Set("Content-Length", strconv.FormatInt(int64(length), 10))
 	if r.Method == http.MethodHead {
 		return nil
 	}
@@ -79,29 +71,34 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 		return err
 	}
 	network := &network{to: w, place: p, ctx: r.Context()}
-	err = a.writeEntries(bufio.NewWriterSize(network, readBytes/4), head.Size, start, plan.last)
+	_, _, err = a.writeEntries(bufio.NewWriterSize(network, readBytes/4), head.Size, start, min(end, head.Size-1))
 	if err != nil && network.err == nil { // it isn't the reader who went away; its length shows that the answer isn't whole
 		a.o.Logger.ErrorContext(r.Context(), "serving the log", slog.String("path", r.URL.Path), slog.Any("error", err))
 	}
 	return nil
 }
 
-// entriesPlan is what an answer to get-entries will be.
-type entriesPlan struct {
-	last    uint64 // its last entry
-	length  int64  // bytes of JSON
-	largest int    // bytes of its largest entry with the chain
-	read    int64  // bytes of the entries that were read for it, those before it included
+// counter counts the bytes of an answer.
+type counter int64
+
+func (c *counter) Write(b []byte) (int, error) {
+	*c += counter(len(b))
+	return len(b), nil
 }
 
 // errEnough ends the reading of entries early.
 var errEnough = errors.New("the answer is full")
 
-// planEntries reads the entries from start to end, as far as one answer goes.
-func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
-	plan := entriesPlan{last: start, length: int64(len(entriesBegin) + len(entriesEnd))}
-	count, total := 0, 0
-	read, err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
+// writeEntries writes the entries from start to end, as far as one answer goes. It tells the
+// bytes of the largest one with its chain, and of all that were read for it, those before
+// it included.
+func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) (largest int, read int64, err error) {
+	text := func(name string, raw []byte) {
+		_, _ = w.WriteString(name)                                                // the writer keeps its error
+		_, _ = w.Write(base64.StdEncoding.AppendEncode(w.AvailableBuffer(), raw)) // where there is room, in its place
+	}
+	count, total, separator := 0, 0, `{"entries":[`
+	read, err = a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
 		chain, err := a.chain(leaf)
 		if err != nil {
 			return err
@@ -110,52 +107,17 @@ func (a *API) planEntries(size, start, end uint64) (entriesPlan, error) {
 		if count > 0 && (count == maxEntries || total+bytes > maxEntryBytes) {
 			return errEnough
 		}
-		plan.last = start + uint64(count)
-		plan.length += int64(len(entryBegin) + base64.StdEncoding.EncodedLen(len(leaf.MerkleTreeLeaf())) +
-			len(entryMiddle) + base64.StdEncoding.EncodedLen(len(leaf.ExtraData(chain))) + len(entryEnd))
-		if count > 0 {
-			plan.length++ // the comma
-		}
-		plan.largest = max(plan.largest, bytes)
-		count, total = count+1, total+bytes
-		return nil
-	})
-	plan.read = read
-	if errors.Is(err, errEnough) {
-		err = nil
-	}
-	return plan, err
-}
-
-// writeEntries writes the answer.
-func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) error {
-	text := func(raw []byte) error {
-		_, err := w.Write(base64.StdEncoding.AppendEncode(w.AvailableBuffer(), raw)) // where there is room, in its place
-		return err
-	}
-	separator := entriesBegin
-	_, err := a.eachEntry(size, start, end, func(leaf logdir.Leaf) error {
-		chain, err := a.chain(leaf)
-		if err != nil {
-			return err
-		}
-		_, _ = w.WriteString(separator + entryBegin) // the writer keeps its error
-		if err := text(leaf.MerkleTreeLeaf()); err != nil {
-			return err
-		}
-		_, _ = w.WriteString(entryMiddle)
-		if err := text(leaf.ExtraData(chain)); err != nil {
-			return err
-		}
-		_, err = w.WriteString(entryEnd)
-		separator = ","
+		text(separator+`{"leaf_input":"`, leaf.MerkleTreeLeaf())
+		text(`","extra_data":"`, leaf.ExtraData(chain))
+		_, err = w.WriteString(`"}`)
+		largest, count, total, separator = max(largest, bytes), count+1, total+bytes, ","
 		return err
 	})
-	if err != nil {
-		return err
+	if err != nil && !errors.Is(err, errEnough) {
+		return largest, read, err
 	}
-	_, _ = w.WriteString(entriesEnd)
-	return w.Flush()
+	_, _ = w.WriteString(`]}`)
+	return largest, read, w.Flush()
 }
 
 // eachEntry calls yield with the entries from start to end, or to the end of the data

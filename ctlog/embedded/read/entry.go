@@ -37,7 +37,7 @@ var ErrNoEntry = errors.New("no such entry in the published log")
 // only reads, so the log may be in use.
 func EntryAt(ctx context.Context, dir string, index uint64) (Entry, error) {
 	d := logdir.Dir(dir)
-	_, h, err := d.Head(ctx)
+	_, h, err := d.Head()
 	if err != nil {
 		return Entry{}, err
 	}
@@ -52,7 +52,7 @@ func EntryAt(ctx context.Context, dir string, index uint64) (Entry, error) {
 // ago the certificate was logged.
 func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) {
 	d := logdir.Dir(dir)
-	_, h, err := d.Head(ctx)
+	_, h, err := d.Head()
 	if err != nil {
 		return Entry{}, err
 	}
@@ -60,7 +60,7 @@ func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) 
 		if err := ctx.Err(); err != nil {
 			return Entry{}, err
 		}
-		leaves, err := d.Bundle(ctx, bundle-1, h.Size)
+		leaves, err := d.Bundle(bundle-1, h.Size)
 		if err != nil {
 			return Entry{}, err
 		}
@@ -76,7 +76,7 @@ func FindEntry(ctx context.Context, dir string, serial *big.Int) (Entry, error) 
 
 // prove reads the entry and verifies its proof.
 func prove(ctx context.Context, d logdir.Dir, index uint64, h checkpoint.Head) (Entry, error) {
-	leaves, err := d.Bundle(ctx, index/layout.EntryBundleWidth, h.Size)
+	leaves, err := d.Bundle(index/layout.EntryBundleWidth, h.Size)
 	if err != nil {
 		return Entry{}, err
 	}

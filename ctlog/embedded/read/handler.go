@@ -7,6 +7,7 @@ package read
 import (
 	"bytes"
 	"cmp"
+	"crypto"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -14,6 +15,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	"net/url"
 	"os"
 	"slices"
 	"strconv"
@@ -21,26 +23,31 @@ import (
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/transparency-dev/tessera/api/layout"
-	"golang.org/x/mod/sumdb/note"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
 // Options are what an API reads from.
 type Options struct {
-	Dir      logdir.Dir
-	Issuers  *logdir.Issuers // of the directory
-	Verifier note.Verifier   // of the log's checkpoints
-	Roots    func() [][]byte // DER: what get-roots lists; nil: none
-	Logger   *slog.Logger    // nil: nothing is logged
-	Budget   *Budget         // of all logs of the process; nil: one for this log alone
+	Dir     logdir.Dir
+	Issuers *logdir.Issuers // of the directory
+	// Head is the published checkpoint. All reads are answered from it and from nothing
+	// beyond it.
+	Head   func() (checkpoint.Head, error)
+	Roots  func() [][]byte        // DER: what get-roots lists; nil: none
+	Posts  map[string]HandlerFunc // what the log itself takes by POST, by path
+	Prefix string                 // the path of the log's URL
+	Logger *slog.Logger           // nil: nothing is logged
+	Budget *Budget                // of all logs of the process; nil: one for this log alone
 }
 
 // API answers the reads of one log. It is safe for concurrent use.
 type API struct {
-	o           Options
-	checkpoints checkpointCache
-	hashes      hashIndex
+	o      Options
+	hashes hashIndex
 }
 
 // New makes the API of a log. It reads nothing yet.
@@ -79,9 +86,10 @@ type HandlerFunc func(http.ResponseWriter, *http.Request, *Place) error
 // (ct/v1/get-…), and what the log itself takes by POST. Everything else is 404, another
 // way to write one of these paths too: each thing has one. All of it is within the
 // budget.
-func (a *API) Handler(posts map[string]HandlerFunc) http.Handler {
-	return a.handler(posts, a.o.Budget.Enter)
-}
+func (a *API) Handler() http.Handler { return a.handler(a.o.Posts, a.o.Budget.Enter) }
+
+// Prefix is the path of the log's URL.
+func (a *API) Prefix() string { return a.o.Prefix }
 
 // Local serves the reads to this process itself, for which they are always there.
 func (a *API) Local() http.Handler {
@@ -190,7 +198,7 @@ func (a *API) answer(w http.ResponseWriter, r *http.Request, serve func() error)
 }
 
 func (a *API) serveCheckpoint(w http.ResponseWriter, r *http.Request, _ *Place) error {
-	h, err := a.Head(r.Context())
+	h, err := a.o.Head()
 	if err != nil {
 		return err
 	}
@@ -224,7 +232,7 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 	if !ok {
 		return errNotFound
 	}
-	h, err := a.Head(r.Context())
+	h, err := a.o.Head()
 	if err != nil {
 		return err
 	}
@@ -290,21 +298,47 @@ func send(w http.ResponseWriter, r *http.Request, contentType, cache, tag string
 
 func hashTag(raw []byte) string { return fmt.Sprintf("%x", sha256.Sum256(raw)) }
 
-func write(w http.ResponseWriter, contentType, cache string, body []byte) error {
-	w.Header().Set("Content-Type", contentType)
-	w.Header().Set("Cache-Control", cache)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	_, _ = w.Write(body) // an error here is the reader gone away
-	return nil
-}
-
 // acceptsGzip reads Accept-Encoding (RFC 9110 §12.5.3), refusing gzip;q=0.
 func acceptsGzip(r *http.Request) bool {
 	for _, part := range strings.Split(r.Header.Get("Accept-Encoding"), ",") {
 		coding, weight, _ := strings.Cut(strings.ToLower(strings.ReplaceAll(part, " ", "")), ";")
-		if coding == "gzip" && strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "" || coding == "gzip" && weight == "" {
+		if coding == "gzip" && (weight == "" || strings.Trim(strings.TrimPrefix(weight, "q="), "0.") != "") {
 			return true
 		}
 	}
 	return false
+}
+
+// OpenArchive serves a log that nothing is added to any more: its directory as the
+// log left it, or a backup of it. It verifies whose log the options' directory holds, and
+// its checkpoint; Issuers, Head and Prefix are set here. It writes nothing, and holds
+// nothing open.
+func OpenArchive(description ctlog.Description, o Options) (*API, error) {
+	verifier, err := checkpoint.VerifierOf(description)
+	if err != nil {
+		return nil, err
+	}
+	u, err := url.Parse(description.URL)
+	if err != nil {
+		return nil, fmt.Errorf("the log's URL: %w", err)
+	}
+	if description.ID != sha256.Sum256(description.SPKI) {
+		return nil, errors.New("the log's id is not its key's hash")
+	}
+	o.Issuers, o.Prefix = o.Dir.Issuers(), strings.TrimSuffix(u.Path, "/")
+	o.Head = func() (checkpoint.Head, error) { return o.Dir.OpenCheckpoint(verifier) }
+	if _, err := o.Head(); err != nil {
+		return nil, fmt.Errorf("the frozen log in %s: %w", o.Dir, err)
+	}
+	return New(o), nil
+}
+
+// Published reads the checkpoint in a log's directory and verifies it under the
+// log's key, with nothing else of the log opened.
+func Published(c ctlog.EmbeddedConfig, key crypto.PublicKey) (checkpoint.Head, error) {
+	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
+	if err != nil {
+		return checkpoint.Head{}, err
+	}
+	return logdir.Dir(c.Directory).OpenCheckpoint(verifier)
 }

@@ -17,11 +17,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 )
 
-// rootsBody is RFC 6962 §4.7; a []byte is base64 in JSON.
-type rootsBody struct {
-	Certificates [][]byte `json:"certificates"`
-}
-
 // answerer makes the body of an answer from the published checkpoint and the
 // numbers that were asked with.
 type answerer func(ctx context.Context, head checkpoint.Head, numbers []uint64, p *Place) (body any, err error)
@@ -33,7 +28,7 @@ func (a *API) query(cache string, answer answerer, parameters ...string) Handler
 		if err != nil {
 			return err
 		}
-		head, err := a.Head(r.Context())
+		head, err := a.o.Head()
 		if err != nil {
 			return err
 		}
@@ -108,7 +103,7 @@ func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request, p *Place) e
 			return nil, errNotFound
 		}
 		path, err := a.o.Dir.Inclusion(ctx, index, size)
-		return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: orEmpty(path)}, err
+		return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: append([][]byte{}, path...)}, err
 	}, "tree_size")(w, r, p)
 }
 
@@ -131,7 +126,7 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 		if err := p.Take(entryCopies * leafBytes(leaf, chain)); err != nil {
 			return err
 		}
-		answer = ct.GetEntryAndProofResponse{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain), AuditPath: orEmpty(path)}
+		answer = ct.GetEntryAndProofResponse{LeafInput: leaf.MerkleTreeLeaf(), ExtraData: leaf.ExtraData(chain), AuditPath: append([][]byte{}, path...)}
 		return nil
 	})
 	return answer, err
@@ -139,14 +134,9 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 
 // getRoots is RFC 6962 §4.7.
 func (a *API) getRoots(w http.ResponseWriter, _ *http.Request, _ *Place) error {
-	return WriteJSON(w, cacheNever, rootsBody{Certificates: orEmpty(a.o.Roots())})
-}
-
-func orEmpty(list [][]byte) [][]byte {
-	if list == nil {
-		return [][]byte{}
-	}
-	return list
+	return WriteJSON(w, cacheNever, struct {
+		Certificates [][]byte `json:"certificates"` // base64 in JSON
+	}{append([][]byte{}, a.o.Roots()...)})
 }
 
 // WriteJSON answers with a body in JSON.
@@ -155,7 +145,11 @@ func WriteJSON(w http.ResponseWriter, cache string, body any) error {
 	if err != nil {
 		return fmt.Errorf("encoding an answer: %w", err)
 	}
-	return write(w, "application/json", cache, raw)
+	w.Header().Set("Content-Type", "application/json")
+	w.Header().Set("Cache-Control", cache)
+	w.Header().Set("Content-Length", strconv.Itoa(len(raw)))
+	_, _ = w.Write(raw) // an error here is the reader gone away
+	return nil
 }
 
 // hashIndex finds an entry by its leaf hash, for get-proof-by-hash. It is made
@@ -223,21 +217,9 @@ func (x *hashIndex) grow(ctx context.Context, d logdir.Dir, size uint64) error {
 	slices.Sort(added)
 	x.runs = append(x.runs, added)
 	for last := len(x.runs) - 1; last > 0 && len(x.runs[last-1]) <= 2*len(x.runs[last]); last-- {
-		x.runs[last-1] = merge(x.runs[last-1], x.runs[last])
+		x.runs[last-1] = slices.Concat(x.runs[last-1], x.runs[last])
+		slices.Sort(x.runs[last-1])
 		x.runs = x.runs[:last]
 	}
 	return err
-}
-
-// merge is the sorted union of two sorted lists.
-func merge(a, b []pair) []pair {
-	all := make([]pair, 0, len(a)+len(b))
-	for len(a) > 0 && len(b) > 0 {
-		if a[0] <= b[0] {
-			all, a = append(all, a[0]), a[1:]
-		} else {
-			all, b = append(all, b[0]), b[1:]
-		}
-	}
-	return append(append(all, a...), b...)
 }

@@ -85,11 +85,13 @@ func (w *writer) grow(t *testing.T, size uint64) checkpoint.Tree {
 	if err == nil {
 		err = w.dir.Grow(t.Context(), now.Size, w.entries[now.Size:size])
 	}
-	var root []byte
-	if err == nil {
-		root, err = w.dir.Root(t.Context(), size)
+	if err != nil {
+		t.Fatal(err)
 	}
-	now = checkpoint.Tree{Size: size, Root: root}
+	r, err := w.dir.Range(t.Context(), size)
+	if err == nil {
+		now, err = logdir.TreeOf(r)
+	}
 	if err == nil {
 		err = w.dir.PutTree(now)
 	}

@@ -32,7 +32,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
@@ -281,7 +281,7 @@ func runIndex(ctx context.Context, p indexPlan, dir string) (string, error) {
 	if err := i.Open(ctx, db); err != nil {
 		return "", err
 	}
-	f, err := follow.New([]follow.Log{{Description: s.about, URL: "http://log", Client: inclusion.Local(http.FileServer(http.Dir(string(s.dir))))}},
+	f, err := follow.New([]remote.Log{{Description: s.about, URL: "http://log", Client: remote.Local(http.FileServer(http.Dir(string(s.dir))))}},
 		follow.Options{Keeper: i, Evidence: dir})
 	if err != nil {
 		return "", err

@@ -32,19 +32,11 @@ func (s *Service) startIndex(first *state) (err error) {
 		return nil
 	}
 	s.index = index.New()
-	s.follower, err = follow.New(s.followed(first), follow.Options{
+	s.follower, err = follow.New(s.monitored(first), follow.Options{
 		Keeper: s.index, Evidence: filepath.Join(filepath.Dir(string(first.config.Audit.Path)), "evidence"),
 		Interval: indexInterval, Logger: s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
 	return err
-}
-
-// followed are the logs of st, as the monitor of promises reads them.
-func (s *Service) followed(st *state) (logs []follow.Log) {
-	for _, l := range s.monitored(st) {
-		logs = append(logs, follow.Log{Description: l.Description, URL: l.URL, Client: l.Client})
-	}
-	return logs
 }
 
 // runIndex opens the store, as soon as that is possible, and fills it until ctx ends.

@@ -13,7 +13,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -135,20 +135,20 @@ func (l *Components) Probe(ctx context.Context, c *config.Config, tell func(Prob
 	for i, log := range l.external {
 		url := log.Description().URL
 		tell(Probed{url, "get-roots", "", log.CheckRoots(ctx, l.Authorities.Active.Chain)})
-		head, err := inclusion.ReadHead(ctx, monitoredElsewhere(log, c.CTLog.Logs[i]))
+		head, err := remote.ReadHead(ctx, monitoredElsewhere(log, c.CTLog.Logs[i]))
 		tell(Probed{url, "tree head", describeHead(head), err})
 	}
 	for i, log := range c.CTLog.Own() {
-		size, signed, err := read.Published(ctx, log, l.LogKeys[i].Public())
-		tell(Probed{log.URL, "tree head", describeHead(inclusion.Head{Size: size, Signed: signed, Static: true}), err})
+		head, err := read.Published(log, l.LogKeys[i].Public())
+		tell(Probed{log.URL, "tree head", describeHead(remote.Head{Head: head, Static: true}), err})
 	}
 }
 
 // describeHead puts what a log signed into words.
-func describeHead(h inclusion.Head) string {
+func describeHead(h remote.Head) string {
 	api := "static-ct"
 	if !h.Static {
 		api = "RFC 6962"
 	}
-	return fmt.Sprintf("%s, %d entries, signed %s", api, h.Size, h.Signed.UTC().Format(time.RFC3339))
+	return fmt.Sprintf("%s, %d entries, signed %s", api, h.Size, h.Signed().UTC().Format(time.RFC3339))
 }

@@ -18,7 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
-	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 )
 
 // logSet are the logs of this process in one state: those that are written, each
@@ -26,7 +26,7 @@ import (
 type logSet struct {
 	shards []*shard
 	frozen []ctlog.Description
-	served []inclusion.Log         // of the frozen ones those that are served here
+	served []remote.Log            // of the frozen ones those that are served here
 	mounts map[string]http.Handler // reads, by path prefix
 	posts  map[string]http.Handler // submissions from everyone, by path
 }
@@ -209,7 +209,7 @@ func (s *Service) openFrozen(ctx context.Context, next *state, l *logSet) error 
 		if log.Directory == "" {
 			continue
 		}
-		archive, err := read.OpenArchive(ctx, d, read.Options{Dir: logdir.Dir(log.Directory), Roots: next.configured.Roots, Logger: s.Logger, Budget: s.reads})
+		archive, err := read.OpenArchive(d, read.Options{Dir: logdir.Dir(log.Directory), Roots: next.configured.Roots, Logger: s.Logger, Budget: s.reads})
 		if err != nil {
 			return fmt.Errorf("%s: %w", at, err)
 		}
@@ -253,7 +253,7 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 		}
 	}
 	if s.index != nil {
-		if index, err = s.follower.Prepare(s.followed(next)); err != nil {
+		if index, err = s.follower.Prepare(s.monitored(next)); err != nil {
 			return nil, nil, err
 		}
 	}
@@ -290,8 +290,8 @@ func (s *Service) submittedTo(st *state) []ctlog.Log {
 
 // monitored are the logs that have to keep promises. A frozen one is among them: a
 // submission may have crossed its end, and a copy in its place may lack its last entries.
-func (s *Service) monitored(st *state) []inclusion.Log {
-	var logs []inclusion.Log
+func (s *Service) monitored(st *state) []remote.Log {
+	var logs []remote.Log
 	for _, one := range st.logs.shards {
 		logs = append(logs, monitoredHere(one.Description(), one.LocalReads()))
 	}
@@ -303,13 +303,13 @@ func (s *Service) monitored(st *state) []inclusion.Log {
 }
 
 // monitoredHere is a log of this process as it is read.
-func monitoredHere(d ctlog.Description, reads http.Handler) inclusion.Log {
-	return inclusion.Log{Description: d, URL: "http://embedded", Client: inclusion.Local(reads), MMD: embedded.MMD}
+func monitoredHere(d ctlog.Description, reads http.Handler) remote.Log {
+	return remote.Log{Description: d, URL: "http://embedded", Client: remote.Local(reads), MMD: embedded.MMD}
 }
 
 // monitoredElsewhere is an external log as it is read.
-func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) inclusion.Log {
-	return inclusion.Log{Description: l.Description(), URL: cmp.Or(c.MonitoringURL, c.URL), Client: l.Reader(), MMD: c.MMD}
+func monitoredElsewhere(l *external.Log, c ctlog.ExternalConfig) remote.Log {
+	return remote.Log{Description: l.Description(), URL: cmp.Or(c.MonitoringURL, c.URL), Client: l.Reader(), MMD: c.MMD}
 }
 
 // logDescriptions are the logs for the trust root: those in use, those to come, and

@@ -29,14 +29,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/ceremony"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
-	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 func TestMain(m *testing.M) {
-	embedded.RedirectStorageLog(slog.New(slog.DiscardHandler))
 	goleak.VerifyTestMain(m)
 }
 

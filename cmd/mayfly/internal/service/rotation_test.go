@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -210,12 +211,12 @@ func freeze(t *testing.T, dir string, log ctlog.EmbeddedConfig, end time.Time) c
 	if err := maintain.Freeze(string(log.Directory), report, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	spki, err := maintain.KeyOf(string(log.Directory))
+	owner, err := logdir.Dir(log.Directory).Owner()
 	if err != nil {
 		t.Fatal(err)
 	}
 	key := setting.Path(filepath.Join(dir, "old.pub.pem"))
-	if err := os.WriteFile(string(key), []byte(toPEM("PUBLIC KEY", spki)), 0o600); err != nil {
+	if err := os.WriteFile(string(key), []byte(toPEM("PUBLIC KEY", owner.Key)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	return ctlog.FrozenConfig{URL: log.URL, KeyFile: key, Directory: log.Directory, Start: log.Start, End: end}
@@ -233,12 +234,12 @@ func TestFrozenLogIsHeldToItsPromises(t *testing.T) {
 	c.CTLog.Embedded = newShard(t, r.dir, "next", end)
 	frozen := freeze(t, r.dir, old, end)
 	c.CTLog.Frozen = []ctlog.FrozenConfig{frozen}
-	spki, err := maintain.KeyOf(string(old.Directory))
+	owner, err := logdir.Dir(old.Directory).Owner()
 	if err != nil {
 		t.Fatal(err)
 	}
 	line := fmt.Sprintf(`{"type":"dev.mayfly.certificate.issued","time":%q,"data":{"serial":"5e41a1","log_id":"%x","leaf_hash":"%x","log_index":0,"sct_timestamp":%[1]q}}`+"\n",
-		end.Add(-time.Second).Format(time.RFC3339Nano), sha256.Sum256(spki), sha256.Sum256(nil))
+		end.Add(-time.Second).Format(time.RFC3339Nano), sha256.Sum256(owner.Key), sha256.Sum256(nil))
 	if err := os.WriteFile(string(c.Audit.Path), []byte(line), 0o600); err != nil {
 		t.Fatal(err)
 	}
