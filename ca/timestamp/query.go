@@ -3,6 +3,7 @@ package timestamp
 import (
 	"bytes"
 	"crypto"
+	encodingasn1 "encoding/asn1"
 	"encoding/json"
 	"math/big"
 	"strings"
@@ -52,33 +53,29 @@ type query struct {
 
 // digest is a hash function.
 type digest struct {
-	name string
-	hash crypto.Hash
-	id   []byte // of NIST's arc 2.16.840.1.101.3.4.2, in DER
+	name       string
+	hash       crypto.Hash
+	id         []byte                        // of NIST's arc 2.16.840.1.101.3.4.2, its contents in DER
+	ecdsa, rsa encodingasn1.ObjectIdentifier // of signatures: RFC 5758 §3.2, RFC 8017 appendix C
 }
 
 // digests are the hash functions of imprints: those that clients of today make, and
 // none that is broken.
 var digests = []digest{
-	{"sha256", crypto.SHA256, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}},
-	{"sha384", crypto.SHA384, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}},
-	{"sha512", crypto.SHA512, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}},
+	{"sha256", crypto.SHA256, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}},
+	{"sha384", crypto.SHA384, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}},
+	{"sha512", crypto.SHA512, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}},
 }
 
 // maxNonce bounds a nonce, in bytes: clients draw 8, or 20.
 const maxNonce = 64
 
-func malformed() *refusal {
-	return refuse(badDataFormat, "the query isn't a TimeStampReq in DER (RFC 3161 §2.4.1)")
-}
-
-func unknownHash() *refusal {
-	return refuse(badAlg, "the hash function isn't accepted: use SHA-256, SHA-384 or SHA-512")
-}
-
-func unknownPolicy() *refusal {
-	return refuse(unacceptedPolicy, "no timestamps are given under this policy: leave the policy out")
-}
+// What is wrong with a query, where several places find it.
+const (
+	malformed     = "the query isn't a TimeStampReq in DER (RFC 3161 §2.4.1)"
+	unknownHash   = "the hash function isn't accepted: use SHA-256, SHA-384 or SHA-512"
+	unknownPolicy = "no timestamps are given under this policy: leave the policy out"
+)
 
 // parseDER reads a TimeStampReq (RFC 3161 §2.4.1). Object identifiers are compared as
 // bytes, and nothing is copied.
@@ -88,31 +85,31 @@ func parseDER(der, policy []byte) (query, *refusal) {
 	var version int64
 	input := cryptobyte.String(der)
 	if !input.ReadASN1(&all, asn1.SEQUENCE) || !input.Empty() || !all.ReadASN1Integer(&version) || !all.ReadASN1Element(&imprint, asn1.SEQUENCE) {
-		return q, malformed()
+		return q, refuse(badDataFormat, malformed)
 	}
 	if version != 1 {
 		return q, refuse(badRequest, "the query isn't of version 1")
 	}
 	if all.PeekASN1Tag(asn1.OBJECT_IDENTIFIER) && !all.ReadASN1(&wanted, asn1.OBJECT_IDENTIFIER) {
-		return q, malformed()
+		return q, refuse(badDataFormat, malformed)
 	}
 	if all.PeekASN1Tag(asn1.INTEGER) && (!all.ReadASN1Element((*cryptobyte.String)(&q.nonce), asn1.INTEGER) || !isNonce(q.nonce)) {
 		return q, refuse(badDataFormat, "the nonce isn't an integer in DER of at most %d bytes", maxNonce)
 	}
 	if all.PeekASN1Tag(asn1.BOOLEAN) && !all.ReadASN1Boolean(&q.certs) {
-		return q, malformed()
+		return q, refuse(badDataFormat, malformed)
 	}
 	extensions := asn1.Tag(0).ContextSpecific().Constructed()
 	extended := all.PeekASN1Tag(extensions)
 	if extended && !all.SkipASN1(extensions) || !all.Empty() {
-		return q, malformed()
+		return q, refuse(badDataFormat, malformed)
 	}
 	q.imprint = imprint
 	if r := checkImprint(imprint); r != nil {
 		return q, r
 	}
 	if wanted != nil && !bytes.Equal(wanted, policy) {
-		return q, unknownPolicy()
+		return q, refuse(unacceptedPolicy, unknownPolicy)
 	}
 	if extended { // RFC 3161 §2.4.1: refused, critical or not, where it isn't known
 		return q, refuse(unacceptedExtension, "no extension is known here: leave them out")
@@ -131,26 +128,26 @@ func checkImprint(der cryptobyte.String) *refusal {
 	var all, algorithm, id, null, digest cryptobyte.String
 	if !der.ReadASN1(&all, asn1.SEQUENCE) || !all.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) ||
 		!all.ReadASN1(&digest, asn1.OCTET_STRING) || !all.Empty() {
-		return malformed()
+		return refuse(badDataFormat, malformed)
 	}
 	// RFC 5754 §2: parameters are absent or NULL.
 	if !algorithm.Empty() && (!algorithm.ReadASN1(&null, asn1.NULL) || len(null) > 0 || !algorithm.Empty()) {
-		return unknownHash()
+		return refuse(badAlg, unknownHash)
 	}
 	for _, d := range digests {
 		if bytes.Equal(id, d.id) {
 			return checkLength(d.hash, digest)
 		}
 	}
-	return unknownHash()
+	return refuse(badAlg, unknownHash)
 }
 
 // imprintOf is a MessageImprint.
 func imprintOf(hash, digest []byte) []byte {
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addID(b, hash); b.AddASN1NULL() })
-		b.AddASN1OctetString(digest)
-	})
+	return encode(struct {
+		Hash   algorithm
+		Digest []byte
+	}{algorithm{objectID(hash), encodingasn1.NullRawValue}, digest}, "")
 }
 
 func checkLength(h crypto.Hash, digest []byte) *refusal {
@@ -184,15 +181,13 @@ func parseJSON(text []byte, policy string) (query, *refusal) {
 	}
 	switch {
 	case q.imprint == nil:
-		return q, unknownHash()
+		return q, refuse(badAlg, unknownHash)
 	case in.Policy != "" && in.Policy != policy:
-		return q, unknownPolicy()
+		return q, refuse(unacceptedPolicy, unknownPolicy)
 	case in.Nonce != nil && in.Nonce.BitLen() >= 8*maxNonce:
 		return q, refuse(badDataFormat, "the nonce has more than %d bytes", maxNonce)
 	case in.Nonce != nil:
-		var b cryptobyte.Builder
-		b.AddASN1BigInt(in.Nonce)
-		q.nonce = b.BytesOrPanic()
+		q.nonce = encode(in.Nonce, "")
 	}
 	return q, nil
 }

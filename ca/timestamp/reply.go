@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
+	encodingasn1 "encoding/asn1"
 	"errors"
 	"slices"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Ask is a query over the SHA-256 of message, for a reply with the authority's
@@ -19,11 +21,11 @@ import (
 // fresh signature.
 func Ask(message []byte) []byte {
 	sum := sha256.Sum256(message)
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(1)
-		b.AddBytes(imprintOf(digests[0].id, sum[:]))
-		b.AddASN1Boolean(true)
-	})
+	return encode(struct {
+		Version int
+		Imprint encodingasn1.RawValue
+		Certs   bool
+	}{1, encodingasn1.RawValue{FullBytes: imprintOf(digests[0].id, sum[:])}, true}, "")
 }
 
 // down is the element that a way through nested elements of DER leads to, each counted
@@ -54,12 +56,11 @@ func Verify(reply, message []byte, authority *x509.Certificate) (at time.Time, e
 		return at, errors.New("the reply has no timestamp")
 	}
 	n := slices.IndexFunc(digests, func(d digest) bool { return bytes.Equal(d.id, id) })
-	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[n].hash), func(a []byte) bool { return !bytes.Contains(attributes, a) }) {
+	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[n].hash), func(a encodingasn1.RawValue) bool { return !bytes.Contains(attributes, a.FullBytes) }) {
 		return at, errors.New("the timestamp isn't what was signed")
 	}
-	h := digests[n].hash.New()
-	_, _ = h.Write(append([]byte{byte(asn1.SET)}, attributes[1:]...)) // RFC 5652 §5.4; a hash never fails
-	if err := kms.Verify(authority.PublicKey, digests[n].hash, h.Sum(nil), signature); err != nil {
+	signedBytes := append([]byte{byte(asn1.SET)}, attributes[1:]...) // RFC 5652 §5.4
+	if err := kms.Verify(authority.PublicKey, digests[n].hash, pubkey.Digest(digests[n].hash, signedBytes), signature); err != nil {
 		return at, err
 	}
 	sum, clock := sha256.Sum256(message), down(info, 4)

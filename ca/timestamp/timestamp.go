@@ -18,11 +18,11 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Paths of the authority on the REST port, those of sigstore's timestamp-authority:
@@ -176,13 +176,15 @@ func (f *InForce) grant(ctx context.Context, parse func(*Authority) (query, *ref
 	if err != nil {
 		return nil, &refusal{systemFailure, fault.From(err)}
 	}
-	info := a.template.info(q, serial, at)
-	attributes := a.template.attributes(info)
-	signature, err := f.sign(ctx, a, attributes(asn1.SET))
+	said := a.template.info
+	said.Imprint.FullBytes, said.Nonce.FullBytes, said.Serial, said.Time = q.imprint, q.nonce, serial, at
+	info := encode(said, "")
+	attributes := append(attributesOf(info, a.template.hash), a.template.certificate)
+	signature, err := f.sign(ctx, a, encode(attributes, "set"))
 	if err != nil {
 		return nil, &refusal{systemFailure, signerFault(ctx, err)}
 	}
-	return a.template.granted(info, attributes(tag0), signature, q.certs), nil
+	return a.template.granted(info, attributes, signature, q.certs), nil
 }
 
 // valid is nil while the whole chain is.
@@ -204,10 +206,8 @@ func (f *InForce) sign(ctx context.Context, a *Authority, attributes []byte) ([]
 	if a.signer == nil {
 		return nil, errClosed
 	}
-	h := a.template.hash.New()
-	_, _ = h.Write(attributes) // a hash never fails
 	began := time.Now()
-	signature, err := a.signer.Sign(ctx, h.Sum(nil), a.template.hash)
+	signature, err := a.signer.Sign(ctx, pubkey.Digest(a.template.hash, attributes), a.template.hash)
 	switch {
 	case err == nil:
 		f.metrics.seconds.Observe(time.Since(began).Seconds())

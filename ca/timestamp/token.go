@@ -1,51 +1,89 @@
 package timestamp
 
 import (
-	"bytes"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
 	"fmt"
 	"math/big"
 	"slices"
 	"time"
 
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
-
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
-// Object identifiers, their contents in DER.
 var (
-	idSignedData    = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x02}                                    // RFC 5652 §5.1
-	idContentType   = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x03}                                    // RFC 5652 §11.1
-	idMessageDigest = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x04}                                    // RFC 5652 §11.2
-	idTSTInfo       = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x01, 0x04}                        // RFC 3161 §2.4.2
-	idCertificateV2 = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x09, 0x10, 0x02, 0x2f}                        // RFC 5035 §3
-	idECDSAWith     = []byte{0x2a, 0x86, 0x48, 0xce, 0x3d, 0x04, 0x03}                                                // RFC 5758 §3.2: a digit follows
-	idRSAWith       = []byte{0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x01}                                          // RFC 8017 appendix C: a digit follows
-	lastDigit       = map[crypto.Hash][2]byte{crypto.SHA256: {2, 11}, crypto.SHA384: {3, 12}, crypto.SHA512: {4, 13}} // ECDSA, RSA
+	idSignedData    = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}         // RFC 5652 §5.1
+	idContentType   = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 3}         // RFC 5652 §11.1
+	idMessageDigest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 4}         // RFC 5652 §11.2
+	idTSTInfo       = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 1, 4}  // RFC 3161 §2.4.2
+	idCertificateV2 = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 16, 2, 47} // RFC 5035 §3
 )
 
-// Tags of fields.
-var (
-	tag0 = asn1.Tag(0).ContextSpecific().Constructed()
-	tag4 = asn1.Tag(4).ContextSpecific().Constructed()
-)
+// response is a TimeStampResp (RFC 3161 §2.4.2).
+type response struct {
+	Status struct {
+		Status  int
+		Text    []asn1.RawValue `asn1:"optional"`
+		Failure asn1.BitString  `asn1:"optional"`
+	}
+	Token token `asn1:"optional"`
+}
 
-// template is what all timestamps of an authority have in common, in DER.
+// token is a ContentInfo of SignedData (RFC 5652 §3, §5.1).
+type token struct {
+	Type asn1.ObjectIdentifier
+	Data struct {
+		Version int
+		Digests []algorithm `asn1:"set"`
+		Content struct {
+			Type asn1.ObjectIdentifier
+			Info []byte `asn1:"explicit,tag:0"`
+		}
+		Certificates []asn1.RawValue `asn1:"set,tag:0,omitempty"`
+		Signers      []signerInfo    `asn1:"set"`
+	} `asn1:"explicit,tag:0"`
+}
+
+// signerInfo is RFC 5652 §5.3's.
+type signerInfo struct {
+	Version    int
+	Issuer     asn1.RawValue
+	Digest     algorithm
+	Attributes []asn1.RawValue `asn1:"set,tag:0"`
+	Algorithm  algorithm
+	Signature  []byte
+}
+
+// algorithm is an AlgorithmIdentifier.
+type algorithm struct {
+	ID         asn1.RawValue
+	Parameters asn1.RawValue `asn1:"optional"`
+}
+
+// tstInfo is what is said (RFC 3161 §2.4.2). Its ordering is false, which DER leaves out.
+type tstInfo struct {
+	Version  int
+	Policy   asn1.RawValue
+	Imprint  asn1.RawValue
+	Serial   *big.Int
+	Time     time.Time `asn1:"generalized"`
+	Accuracy struct{ Seconds int }
+	Nonce    asn1.RawValue `asn1:"optional"`
+	Name     asn1.RawValue // [0]
+}
+
+// template is what all timestamps of an authority have in common.
 type template struct {
 	hash         crypto.Hash // of the authority's own signature
 	policy       []byte      // contents of an object identifier
-	accuracy     time.Duration
-	name         []byte // GeneralName of the authority
-	signer       []byte // IssuerAndSerialNumber
-	certificates []byte // CertificateSet: all of the chain but its root
-	certificate  []byte // attribute: which certificate it is signed with
-	digest       []byte // AlgorithmIdentifier of hash
-	signature    []byte // AlgorithmIdentifier of the signature
+	info         tstInfo
+	certificates []asn1.RawValue // all of the chain but its root
+	certificate  asn1.RawValue   // attribute: which certificate it is signed with
+	signer       signerInfo
 }
 
 func newTemplate(chain []*x509.Certificate, c *Config) (*template, error) {
@@ -54,174 +92,108 @@ func newTemplate(chain []*x509.Certificate, c *Config) (*template, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := &template{hash: a.Hash(), accuracy: c.Accuracy}
+	t := &template{hash: a.Hash()}
 	if t.policy, err = c.policy(); err != nil {
 		return nil, err
 	}
-	t.name = element(tag4, func(b *cryptobyte.Builder) { b.AddBytes(leaf.RawSubject) })
-	t.signer = sequence(func(b *cryptobyte.Builder) {
-		b.AddBytes(leaf.RawIssuer)
-		b.AddASN1BigInt(leaf.SerialNumber)
-	})
-	var certificates [][]byte
+	t.info = tstInfo{Version: 1, Policy: objectID(t.policy), Name: field(0, encode(directoryName(leaf.RawSubject), ""))}
+	t.info.Accuracy.Seconds = int(c.Accuracy / time.Second)
 	for _, link := range chain[:len(chain)-1] {
-		certificates = append(certificates, link.Raw)
+		t.certificates = append(t.certificates, asn1.RawValue{FullBytes: link.Raw})
 	}
-	t.certificates = setOf(tag0, certificates...)
 	t.certificate = attribute(idCertificateV2, signingCertificate(leaf))
-	digit := lastDigit[t.hash]
-	_, ec := leaf.PublicKey.(*ecdsa.PublicKey)
-	t.signature = sequence(func(b *cryptobyte.Builder) {
-		if ec {
-			addID(b, append(slices.Clone(idECDSAWith), digit[0]))
-			return
-		}
-		addID(b, append(slices.Clone(idRSAWith), digit[1]))
-		b.AddASN1NULL()
-	})
-	for _, d := range digests {
-		if d.hash == t.hash {
-			t.digest = sequence(func(b *cryptobyte.Builder) { addID(b, d.id) })
-			return t, nil
-		}
+	i := slices.IndexFunc(digests, func(d digest) bool { return d.hash == t.hash })
+	if i < 0 {
+		return nil, fmt.Errorf("the key is used with %v, with which no timestamp is signed", t.hash)
 	}
-	return nil, fmt.Errorf("the key is used with %v, with which no timestamp is signed", t.hash)
+	t.signer = signerInfo{
+		Version: 1, // the signer is named by issuer and serial number
+		Issuer: raw(struct {
+			Name   asn1.RawValue
+			Serial *big.Int
+		}{asn1.RawValue{FullBytes: leaf.RawIssuer}, leaf.SerialNumber}),
+		Digest: algorithm{ID: objectID(digests[i].id)}, Algorithm: algorithm{raw(digests[i].rsa), asn1.NullRawValue},
+	}
+	if _, ok := leaf.PublicKey.(*ecdsa.PublicKey); ok {
+		t.signer.Algorithm = algorithm{ID: raw(digests[i].ecdsa)}
+	}
+	return t, nil
 }
 
 // signingCertificate is a SigningCertificateV2 (RFC 5035 §3) of one certificate. Its
 // hash function is the default, SHA-256, which DER leaves out.
-func signingCertificate(c *x509.Certificate) []byte {
+func signingCertificate(c *x509.Certificate) any {
+	type issuer struct {
+		Names  []asn1.RawValue
+		Serial *big.Int
+	}
+	type id struct {
+		Hash   []byte
+		Issuer issuer
+	}
 	sum := sha256.Sum256(c.Raw)
-	id := sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1OctetString(sum[:])
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1(tag4, func(b *cryptobyte.Builder) { b.AddBytes(c.RawIssuer) })
-			})
-			b.AddASN1BigInt(c.SerialNumber)
-		})
-	})
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddBytes(id) })
-	})
-}
-
-// info is the TSTInfo (RFC 3161 §2.4.2) of a query. Its ordering is false, which DER
-// leaves out.
-func (t *template) info(q query, serial *big.Int, at time.Time) []byte {
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(1)
-		addID(b, t.policy)
-		b.AddBytes(q.imprint)
-		b.AddASN1BigInt(serial)
-		b.AddASN1GeneralizedTime(at)
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1Int64(int64(t.accuracy / time.Second)) })
-		b.AddBytes(q.nonce)
-		b.AddASN1(tag0, func(b *cryptobyte.Builder) { b.AddBytes(t.name) })
-	})
-}
-
-// attributes are the signed attributes of info (RFC 5652 §5.3), as a SET with tag.
-func (t *template) attributes(info []byte) func(tag asn1.Tag) []byte {
-	all := append(attributesOf(info, t.hash), t.certificate)
-	return func(tag asn1.Tag) []byte { return setOf(tag, all...) }
+	return struct{ IDs []id }{[]id{{sum[:], issuer{[]asn1.RawValue{directoryName(c.RawIssuer)}, c.SerialNumber}}}}
 }
 
 // attributesOf are those that say what was signed (RFC 5652 §11): the type and the digest of info.
-func attributesOf(info []byte, hash crypto.Hash) [][]byte {
-	h := hash.New()
-	_, _ = h.Write(info) // a hash never fails
-	var sum, kind cryptobyte.Builder
-	sum.AddASN1OctetString(h.Sum(nil))
-	addID(&kind, idTSTInfo)
-	return [][]byte{attribute(idContentType, kind.BytesOrPanic()), attribute(idMessageDigest, sum.BytesOrPanic())}
+func attributesOf(info []byte, hash crypto.Hash) []asn1.RawValue {
+	return []asn1.RawValue{attribute(idContentType, idTSTInfo), attribute(idMessageDigest, pubkey.Digest(hash, info))}
 }
 
-// granted is the TimeStampResp of info, with a ContentInfo of SignedData (RFC 5652
-// §5.1). attributes have the tag [0].
-func (t *template) granted(info, attributes, signature []byte, certs bool) []byte {
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { b.AddASN1Int64(0) }) // granted
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			addID(b, idSignedData)
-			b.AddASN1(tag0, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					b.AddASN1Int64(3) // the content isn't id-data
-					b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) { b.AddBytes(t.digest) })
-					b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-						addID(b, idTSTInfo)
-						b.AddASN1(tag0, func(b *cryptobyte.Builder) { b.AddASN1OctetString(info) })
-					})
-					if certs {
-						b.AddBytes(t.certificates)
-					}
-					b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) { b.AddASN1(asn1.SEQUENCE, t.signerInfo(attributes, signature)) })
-				})
-			})
-		})
-	})
-}
-
-// signerInfo is a SignerInfo (RFC 5652 §5.3).
-func (t *template) signerInfo(attributes, signature []byte) cryptobyte.BuilderContinuation {
-	return func(b *cryptobyte.Builder) {
-		b.AddASN1Int64(1) // the signer is named by issuer and serial number
-		b.AddBytes(t.signer)
-		b.AddBytes(t.digest)
-		b.AddBytes(attributes)
-		b.AddBytes(t.signature)
-		b.AddASN1OctetString(signature)
+// granted is the reply with info under a signature.
+func (t *template) granted(info []byte, attributes []asn1.RawValue, signature []byte, certs bool) []byte {
+	var r response
+	r.Token.Type = idSignedData
+	signed := &r.Token.Data
+	signed.Version, signed.Digests = 3, []algorithm{t.signer.Digest} // 3: the content isn't id-data
+	signed.Content.Type, signed.Content.Info = idTSTInfo, info
+	if certs {
+		signed.Certificates = t.certificates
 	}
+	signer := t.signer
+	signer.Attributes, signer.Signature = attributes, signature
+	signed.Signers = []signerInfo{signer}
+	return encode(r, "")
 }
 
-// rejected is the TimeStampResp without a timestamp.
+// rejected is the reply without a timestamp.
 func rejected(r *refusal) []byte {
-	text := r.Public
-	bits := make([]byte, r.failure/8+1)
+	var reply response
+	reply.Status.Status = 2
+	reply.Status.Text = []asn1.RawValue{{Tag: asn1.TagUTF8String, Bytes: []byte(r.Public)}}
+	bits := make([]byte, r.failure/8+1) // a list of named bits ends with the last that is set (X.690 §11.2.2)
 	bits[r.failure/8] = 0x80 >> (r.failure % 8)
-	return sequence(func(b *cryptobyte.Builder) {
-		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-			b.AddASN1Int64(2) // rejection
-			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-				b.AddASN1(asn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(text)) })
-			})
-			// A list of named bits ends with the last that is set (X.690 §11.2.2).
-			b.AddASN1(asn1.BIT_STRING, func(b *cryptobyte.Builder) {
-				b.AddUint8(uint8(7 - r.failure%8)) // #nosec G115 -- 0 to 7
-				b.AddBytes(bits)
-			})
-		})
-	})
+	reply.Status.Failure = asn1.BitString{Bytes: bits, BitLength: int(r.failure) + 1}
+	return encode(reply, "")
 }
 
 // attribute is an Attribute with one value.
-func attribute(id, value []byte) []byte {
-	return sequence(func(b *cryptobyte.Builder) {
-		addID(b, id)
-		b.AddASN1(asn1.SET, func(b *cryptobyte.Builder) { b.AddBytes(value) })
-	})
+func attribute(id asn1.ObjectIdentifier, value any) asn1.RawValue {
+	return raw(struct {
+		ID     asn1.ObjectIdentifier
+		Values []asn1.RawValue `asn1:"set"`
+	}{id, []asn1.RawValue{raw(value)}})
 }
 
-// setOf is a SET OF in DER, whose elements are sorted (X.690 §11.6).
-func setOf(tag asn1.Tag, elements ...[]byte) []byte {
-	slices.SortFunc(elements, bytes.Compare)
-	return element(tag, func(b *cryptobyte.Builder) {
-		for _, e := range elements {
-			b.AddBytes(e)
-		}
-	})
+// objectID is one whose contents are at hand.
+func objectID(contents []byte) asn1.RawValue { return asn1.RawValue{Tag: asn1.TagOID, Bytes: contents} }
+
+// directoryName is a GeneralName (RFC 5280 §4.2.1.6).
+func directoryName(name []byte) asn1.RawValue { return field(4, name) }
+
+// field is an element with a tag of its own, around others.
+func field(tag int, inside []byte) asn1.RawValue {
+	return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: true, Bytes: inside}
 }
 
-func addID(b *cryptobyte.Builder, id []byte) {
-	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(id) })
-}
+func raw(v any) asn1.RawValue { return asn1.RawValue{FullBytes: encode(v, "")} }
 
-func sequence(f cryptobyte.BuilderContinuation) []byte { return element(asn1.SEQUENCE, f) }
-
-// element is one element in DER. All that goes into one here is of bounded length, so
-// that building can't fail.
-func element(tag asn1.Tag, f cryptobyte.BuilderContinuation) []byte {
-	var b cryptobyte.Builder
-	b.AddASN1(tag, f)
-	return b.BytesOrPanic()
+// encode writes a value in DER. All that goes into one here is of a type that has a form
+// there, so that it can't fail.
+func encode(v any, params string) []byte {
+	der, err := asn1.MarshalWithParams(v, params)
+	if err != nil {
+		panic(err)
+	}
+	return der
 }
