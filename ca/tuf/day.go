@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -142,9 +141,5 @@ func (m mark) write(number int64) error {
 	if m == "" {
 		return nil
 	}
-	b := []byte(strconv.FormatInt(number, 10) + "\n")
-	if _, err := os.Lstat(string(m)); errors.Is(err, fs.ErrNotExist) {
-		return durable.WriteNew(string(m), b, 0o600)
-	}
-	return durable.Replace(string(m), b)
+	return durable.Put(string(m), []byte(strconv.FormatInt(number, 10)+"\n"), 0o600)
 }

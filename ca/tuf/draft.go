@@ -57,26 +57,15 @@ type Keys struct {
 
 // Init is the draft of a repository's first root and targets.
 func Init(k Keys, d trustroot.Documents, now time.Time) (*Draft, error) {
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
-	return newDraft(inForce{}, &k, files, now)
+	return newDraft(inForce{}, &k, &d, now)
 }
 
 // Stage is the draft of the next targets, with the documents d. What was published
 // and isn't in them is refused, unless remove is set, or it is of the gap.
 func Stage(r *Repository, d trustroot.Documents, remove bool, gap []trustroot.Gap, now time.Time) (*Draft, error) {
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
-	draft, err := newDraft(r.inForce, nil, files, now)
-	if err != nil {
-		return nil, err
-	}
-	if !remove {
-		err = lost(r.files, files, gap, now)
+	draft, err := newDraft(r.inForce, nil, &d, now)
+	if err == nil && !remove {
+		err = lost(r.files, draft.files, gap, now)
 	}
 	return draft, err
 }
@@ -87,45 +76,45 @@ func Renew(r *Repository, d trustroot.Documents, now time.Time) (*Draft, error) 
 	if !r.Old(now) {
 		return Stage(r, d, true, nil, now)
 	}
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
 	k, err := r.Keys()
 	if err != nil {
 		return nil, err
 	}
-	return newDraft(r.inForce, &k, files, now)
+	return newDraft(r.inForce, &k, &d, now)
 }
 
 // Rotate is the draft of the next root, with the keys k, and of targets with the
 // content in force. Enough keys of the root in force sign it, and enough of the new.
 func Rotate(r *Repository, k Keys, now time.Time) (*Draft, error) {
-	return newDraft(r.inForce, &k, r.files, now)
+	return newDraft(r.inForce, &k, nil, now)
 }
 
-func newDraft(after inForce, k *Keys, files contents, now time.Time) (*Draft, error) {
-	d := &Draft{files: files, after: after}
-	now = now.UTC().Truncate(time.Second)
-	if k != nil {
-		var err error
-		version := int64(1)
-		if after.root != nil {
-			version = after.root.Signed.Version + 1
-		}
-		if d.root, err = newRoot(*k, version, now.Add(RootLife)); err != nil {
+// newDraft follows after: with the same keys or files where there are no others.
+func newDraft(after inForce, k *Keys, documents *trustroot.Documents, now time.Time) (_ *Draft, err error) {
+	d := &Draft{files: after.files, after: after}
+	if documents != nil {
+		if d.files, err = newContents(*documents); err != nil {
 			return nil, err
 		}
 	}
-	version := int64(1)
-	if after.targets != nil {
-		version = after.targets.Signed.Version + 1
+	nextRoot, nextTargets := after.next()
+	if k != nil {
+		if d.root, err = newRoot(*k, nextRoot, now.Add(RootLife)); err != nil {
+			return nil, err
+		}
 	}
-	var err error
-	if d.targets, err = newTargets(d.effectiveRoot(), files, version, now.Add(TargetsLife)); err != nil {
+	if d.targets, err = newTargets(d.effectiveRoot(), d.files, nextTargets, now.Add(TargetsLife)); err != nil {
 		return nil, err
 	}
 	return d, d.check()
+}
+
+// next are the versions of what follows.
+func (f *inForce) next() (root, targets int64) {
+	if f.root == nil {
+		return 1, 1
+	}
+	return f.root.Signed.Version + 1, f.targets.Signed.Version + 1
 }
 
 // newTargets lists the files, and lets the online key sign what is below crl/.
@@ -200,9 +189,8 @@ func (d *Draft) check() error {
 	if root == nil || targets == nil {
 		return errors.New("the draft has no root, or no targets")
 	}
-	nextRoot, nextTargets := int64(1), int64(1)
+	nextRoot, nextTargets := d.after.next()
 	if d.after.root != nil {
-		nextRoot, nextTargets = d.after.root.Signed.Version+1, d.after.targets.Signed.Version+1
 		if err := d.after.check(); err != nil {
 			return fmt.Errorf("what the draft follows: %w", err)
 		}
@@ -289,16 +277,18 @@ func ParseDraft(b []byte) (*Draft, error) {
 	if f.Version != draftVersion {
 		return nil, fmt.Errorf("is a draft of version %d; this Mayfly knows %d: another one wrote it", f.Version, draftVersion)
 	}
-	next, err := f.read()
-	if err != nil {
-		return nil, fmt.Errorf("has a %w", err)
-	}
-	d := &Draft{root: next.root, targets: next.targets, files: next.files}
-	if f.InForce != nil {
-		if d.after, err = f.InForce.read(); err == nil && len(d.after.roots) == 0 {
-			err = errNotMetadata
+	d := &Draft{files: f.Files}
+	var err error
+	if len(f.Root) > 0 {
+		if d.root, err = decodeRoot(f.Root); err != nil {
+			return nil, fmt.Errorf("has a root that can't be used: %w", err)
 		}
-		if err != nil {
+	}
+	if d.targets, err = decodeTargets(f.Targets); err != nil {
+		return nil, fmt.Errorf("has targets that can't be used: %w", err)
+	}
+	if f.InForce != nil {
+		if d.after, err = f.InForce.read(); err != nil {
 			return nil, fmt.Errorf("follows a %w", err)
 		}
 	}
@@ -313,52 +303,39 @@ func ParseDraft(b []byte) (*Draft, error) {
 	return d, nil
 }
 
+// read is what a draft follows.
 func (f *draftFile) read() (is inForce, err error) {
 	is.files = f.Files
-	if len(f.Root) > 0 {
-		if is.root, err = decodeRoot(f.Root); err != nil {
-			return is, fmt.Errorf("root that can't be used: %w", err)
-		}
-	}
 	for _, root := range f.Roots {
 		if err := is.addRoot(root); err != nil {
 			return is, fmt.Errorf("root that can't be used: %w", err)
 		}
 	}
+	if is.root == nil {
+		return is, errNotMetadata
+	}
 	if is.targets, err = decodeTargets(f.Targets); err != nil {
-		return is, fmt.Errorf("targets that can't be used: %w", err)
+		return is, fmt.Errorf("repository whose targets can't be used: %w", err)
 	}
 	return is, nil
 }
 
-func (f *draftFile) set(is inForce) (err error) {
-	f.Files = is.files
-	for _, root := range is.roots {
-		b, _ := encode(root) // it was encoded before
-		f.Roots = append(f.Roots, b)
-	}
-	if is.root != nil && len(is.roots) == 0 {
-		if f.Root, err = encode(is.root); err != nil {
-			return err
-		}
-	}
-	f.Targets, err = encode(is.targets)
-	return err
-}
-
 // Format is the draft's file.
 func (d *Draft) Format() ([]byte, error) {
-	f := draftFile{Version: draftVersion}
-	err := f.set(inForce{nil, d.root, d.targets, d.files})
-	if d.after.root != nil {
-		f.InForce = new(draftFile)
-		err = errors.Join(err, f.InForce.set(d.after))
+	var errs []error
+	text := func(b []byte, err error) json.RawMessage { errs = append(errs, err); return b }
+	f := draftFile{Version: draftVersion, Targets: text(encode(d.targets)), Files: d.files}
+	if d.root != nil {
+		f.Root = text(encode(d.root))
 	}
-	if err != nil {
-		return nil, err
+	if d.after.root != nil {
+		f.InForce = &draftFile{Targets: text(encode(d.after.targets)), Files: d.after.files}
+		for _, root := range d.after.roots {
+			f.InForce.Roots = append(f.InForce.Roots, text(encode(root)))
+		}
 	}
 	b, err := json.MarshalIndent(f, "", " ")
-	return append(b, '\n'), err
+	return append(b, '\n'), errors.Join(append(errs, err)...)
 }
 
 // Changes is what clients will see differently, and who signs from then on.

@@ -17,6 +17,7 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -66,30 +67,21 @@ type site struct {
 // NewOnline makes an Online that serves nothing yet: see [Online.Prepare].
 func NewOnline(o Options) (*Online, error) {
 	on := &Online{o: o, warned: make(map[string]int)}
+	var all []prometheus.Collector
 	for i, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		for _, g := range []struct {
-			name, help string
-			value      func(Role) float64
-		}{
-			{"mayfly_tuf_expiry_timestamp_seconds", "When the served TUF metadata of a role expires, in seconds since 1970; NaN while nothing is published.",
-				func(r Role) float64 { return float64(r.Expires.Unix()) }},
-			{"mayfly_tuf_version", "Version of the served TUF metadata of a role; NaN while nothing is published.",
-				func(r Role) float64 { return float64(r.Version) }},
-		} {
-			err := o.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: g.name, Help: g.help, ConstLabels: prometheus.Labels{"role": name},
-			}, func() float64 {
+		read := func(metricName, help string, value func(Role) int64) {
+			all = append(all, metric.Read(metricName, help, prometheus.Labels{"role": name}, func() float64 {
 				if roles := on.Roles(); len(roles) > 0 {
-					return g.value(roles[i])
+					return float64(value(roles[i]))
 				}
 				return math.NaN()
 			}))
-			if err != nil {
-				return nil, fmt.Errorf("tuf: registering metrics: %w", err)
-			}
 		}
+		read("mayfly_tuf_expiry_timestamp_seconds", "When the served TUF metadata of a role expires, in seconds since 1970; NaN while nothing is published.",
+			func(r Role) int64 { return r.Expires.Unix() })
+		read("mayfly_tuf_version", "Version of the served TUF metadata of a role; NaN while nothing is published.", func(r Role) int64 { return r.Version })
 	}
-	return on, nil
+	return on, metric.Register(o.Metrics, all...)
 }
 
 // Prepare signs for r, and gives two functions of which the caller calls one, once:
@@ -283,8 +275,7 @@ func (o *Online) Roles() []Role {
 	}
 	roles := now.today.repo.Roles()
 	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		signed := now.today.repo.root.Signed.Roles[name]
-		roles = append(roles, Role{name, now.today.version, now.today.expires, OnlineLife, signed.Threshold, signed.KeyIDs})
+		roles = append(roles, roleOf(now.today.repo.root, name, now.today.version, now.today.expires))
 	}
 	return roles
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"maps"
 	"os"
 	"path/filepath"
@@ -92,15 +91,10 @@ func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
 // has expired.
 func (d *Draft) complete(now time.Time) error {
 	errs := []error{d.check()}
-	if before := d.after.root; d.root != nil {
-		what := fmt.Sprintf("root %d", d.root.Signed.Version)
-		errs = append(errs, checkThreshold(d.root, metadata.ROOT, what, d.root))
-		if before != nil {
-			errs = append(errs, checkThreshold(before, metadata.ROOT, what+" by the keys of the root in force", d.root))
-		}
+	for _, s := range d.Standings() {
+		errs = append(errs, s.check())
 	}
 	root := d.effectiveRoot()
-	errs = append(errs, checkThreshold(root, metadata.TARGETS, fmt.Sprintf("targets %d", d.targets.Signed.Version), d.targets))
 	if !now.Before(root.Signed.Expires) {
 		errs = append(errs, fmt.Errorf("root %d has expired at %s: no client takes anything under it; make the next with `mayfly tuf rotate-root`", root.Signed.Version, stamp(root.Signed.Expires)))
 	}
@@ -145,17 +139,10 @@ func (r *Repository) write(dir string, file *statefile.File) error {
 // writeOnce writes a file whose name says what it holds. One that a run left which
 // was cut short, and that never was in force, is replaced.
 func writeOnce(path string, b []byte) error {
-	old, err := os.ReadFile(path)
-	switch {
-	case errors.Is(err, fs.ErrNotExist):
-		return durable.WriteNew(path, b, 0o644)
-	case err != nil:
-		return err
-	case string(old) == string(b):
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
 		return nil
-	default:
-		return durable.Replace(path, b)
 	}
+	return durable.Put(path, b, 0o644)
 }
 
 func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -208,15 +208,19 @@ func (r Role) Remains(now time.Time) int { return int(r.Expires.Sub(now) * 100 /
 // Expired reports whether clients refuse what the role has signed.
 func (r Role) Expired(now time.Time) bool { return !now.Before(r.Expires) }
 
+// lives are what roles are given when they are signed.
+var lives = map[string]time.Duration{metadata.ROOT: RootLife, metadata.TARGETS: TargetsLife, metadata.SNAPSHOT: OnlineLife, metadata.TIMESTAMP: OnlineLife}
+
+func roleOf(root *rootMetadata, name string, version int64, expires time.Time) Role {
+	signed := root.Signed.Roles[name]
+	return Role{name, version, expires, lives[name], signed.Threshold, signed.KeyIDs}
+}
+
 // Roles are those that people sign.
 func (r *Repository) Roles() []Role {
-	of := func(name string, version int64, expires time.Time, life time.Duration) Role {
-		signed := r.root.Signed.Roles[name]
-		return Role{name, version, expires, life, signed.Threshold, signed.KeyIDs}
-	}
 	return []Role{
-		of(metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires, RootLife),
-		of(metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires, TargetsLife),
+		roleOf(r.root, metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires),
+		roleOf(r.root, metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires),
 	}
 }
 

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
@@ -56,14 +55,6 @@ func (d *Draft) Sign(ctx context.Context, key kms.Signer) (signed []string, err 
 		KeyNames(slices.Compact(slices.Sorted(slices.Values(slices.Concat(root.Signed.Roles[metadata.ROOT].KeyIDs, root.Signed.Roles[metadata.TARGETS].KeyIDs))))))
 }
 
-// Standing is how far the signatures of one role are.
-type Standing struct {
-	Role          string // "root 2", "root 2 by the keys of root 1", "targets 5"
-	Expires       time.Time
-	Need          int
-	Have, Missing []string // key ids
-}
-
 // Standings are what a draft needs.
 func (d *Draft) Standings() []Standing {
 	var all []Standing
@@ -75,12 +66,6 @@ func (d *Draft) Standings() []Standing {
 		}
 	}
 	return append(all, standing(d.effectiveRoot(), metadata.TARGETS, fmt.Sprintf("targets %d", d.targets.Signed.Version), d.targets.Signed.Expires, d.targets))
-}
-
-func standing[T metadata.Roles](root *rootMetadata, role, what string, expires time.Time, m *metadata.Metadata[T]) Standing {
-	s := Standing{Role: what, Expires: expires, Need: root.Signed.Roles[role].Threshold}
-	s.Have, s.Missing = signers(root, role, m)
-	return s
 }
 
 // Merge is one draft with the signatures of all, which are copies of one draft.

@@ -56,7 +56,7 @@ type (
 // they take; ECDSA on P-256 all do.
 func newKey(public crypto.PublicKey) (*metadata.Key, string, error) {
 	if a, err := kms.AlgorithmOf(public); err != nil || a != kms.ECDSAP256 {
-		return nil, "", fmt.Errorf("a key of %v doesn't sign what every TUF client takes: make one with `mayfly kms keygen REF --algorithm %s`", orType(a, public), kms.ECDSAP256)
+		return nil, "", fmt.Errorf("a key of %v doesn't sign what every TUF client takes: make one with `mayfly kms keygen REF --algorithm %s`", cmp.Or(string(a), fmt.Sprintf("type %T", public)), kms.ECDSAP256)
 	}
 	k, err := metadata.KeyFromPublicKey(public)
 	if err != nil {
@@ -64,13 +64,6 @@ func newKey(public crypto.PublicKey) (*metadata.Key, string, error) {
 	}
 	id, err := k.ID()
 	return k, id, err
-}
-
-func orType(a kms.Algorithm, public crypto.PublicKey) string {
-	if a == "" {
-		return fmt.Sprintf("type %T", public)
-	}
-	return string(a)
 }
 
 // KeyID is what TUF calls a public key.
@@ -118,18 +111,32 @@ func signers[T metadata.Roles](root *rootMetadata, role string, m *metadata.Meta
 	return have, missing
 }
 
+// Standing is how far the signatures of one role are.
+type Standing struct {
+	Role          string // "root 2", "root 2 by the keys of root 1", "targets 5"
+	Expires       time.Time
+	Need          int
+	Have, Missing []string // key ids
+}
+
+func standing[T metadata.Roles](root *rootMetadata, role, what string, expires time.Time, m *metadata.Metadata[T]) Standing {
+	s := Standing{Role: what, Expires: expires, Need: root.Signed.Roles[role].Threshold}
+	s.Have, s.Missing = signers(root, role, m)
+	return s
+}
+
+// check is nil when enough keys have signed.
+func (s Standing) check() error {
+	if len(s.Have) >= s.Need {
+		return nil
+	}
+	return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
+		s.Role, len(s.Have), s.Need, KeyNames(s.Have), s.Need-len(s.Have), KeyNames(s.Missing))
+}
+
 // checkThreshold is nil when enough keys of a role under root have signed m.
 func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *metadata.Metadata[T]) error {
-	have, missing := signers(root, role, m)
-	need := root.Signed.Roles[role].Threshold
-	if len(have) < need {
-		return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
-			what, len(have), need, KeyNames(have), need-len(have), KeyNames(missing))
-	}
-	if err := root.VerifyDelegate(role, m); err != nil { // what every client asks
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return standing(root, role, what, time.Time{}, m).check()
 }
 
 // KeyNames are ids of keys as people compare them.
@@ -161,18 +168,6 @@ func decode[T metadata.Roles](b []byte) (m *metadata.Metadata[T], err error) {
 			m, err = nil, errNotMetadata
 		}
 	}()
-	var signed struct {
-		Signatures []metadata.Signature `json:"signatures"`
-	}
-	if json.Unmarshal(b, &signed) == nil {
-		seen := make(map[string]bool)
-		for _, s := range signed.Signatures {
-			if seen[s.KeyID] {
-				return nil, fmt.Errorf("has two signatures of the key %s: each key counts once", short(s.KeyID))
-			}
-			seen[s.KeyID] = true
-		}
-	}
 	if m, err = new(metadata.Metadata[T]).FromBytes(b); err != nil {
 		return nil, errNotMetadata
 	}
