@@ -3,13 +3,13 @@ package timestamp
 import (
 	"bytes"
 	"crypto"
-	encodingasn1 "encoding/asn1"
+	"encoding/asn1"
 	"encoding/json"
 	"math/big"
 	"strings"
 
 	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
+	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
@@ -55,16 +55,16 @@ type query struct {
 type digest struct {
 	name       string
 	hash       crypto.Hash
-	id         []byte                        // of NIST's arc 2.16.840.1.101.3.4.2, its contents in DER
-	ecdsa, rsa encodingasn1.ObjectIdentifier // of signatures: RFC 5758 §3.2, RFC 8017 appendix C
+	id         []byte                // of NIST's arc 2.16.840.1.101.3.4.2, its contents in DER
+	ecdsa, rsa asn1.ObjectIdentifier // of signatures: RFC 5758 §3.2, RFC 8017 appendix C
 }
 
 // digests are the hash functions of imprints: those that clients of today make, and
 // none that is broken.
 var digests = []digest{
-	{"sha256", crypto.SHA256, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}},
-	{"sha384", crypto.SHA384, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}},
-	{"sha512", crypto.SHA512, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}, encodingasn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, encodingasn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}},
+	{"sha256", crypto.SHA256, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x01}, asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 2}, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 11}},
+	{"sha384", crypto.SHA384, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x02}, asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 3}, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 12}},
+	{"sha512", crypto.SHA512, []byte{0x60, 0x86, 0x48, 0x01, 0x65, 0x03, 0x04, 0x02, 0x03}, asn1.ObjectIdentifier{1, 2, 840, 10045, 4, 3, 4}, asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 13}},
 }
 
 // maxNonce bounds a nonce, in bytes: clients draw 8, or 20.
@@ -84,22 +84,22 @@ func parseDER(der, policy []byte) (query, *refusal) {
 	var all, imprint, wanted cryptobyte.String
 	var version int64
 	input := cryptobyte.String(der)
-	if !input.ReadASN1(&all, asn1.SEQUENCE) || !input.Empty() || !all.ReadASN1Integer(&version) || !all.ReadASN1Element(&imprint, asn1.SEQUENCE) {
+	if !input.ReadASN1(&all, cryptobyteasn1.SEQUENCE) || !input.Empty() || !all.ReadASN1Integer(&version) || !all.ReadASN1Element(&imprint, cryptobyteasn1.SEQUENCE) {
 		return q, refuse(badDataFormat, malformed)
 	}
 	if version != 1 {
 		return q, refuse(badRequest, "the query isn't of version 1")
 	}
-	if all.PeekASN1Tag(asn1.OBJECT_IDENTIFIER) && !all.ReadASN1(&wanted, asn1.OBJECT_IDENTIFIER) {
+	if all.PeekASN1Tag(cryptobyteasn1.OBJECT_IDENTIFIER) && !all.ReadASN1(&wanted, cryptobyteasn1.OBJECT_IDENTIFIER) {
 		return q, refuse(badDataFormat, malformed)
 	}
-	if all.PeekASN1Tag(asn1.INTEGER) && (!all.ReadASN1Element((*cryptobyte.String)(&q.nonce), asn1.INTEGER) || !isNonce(q.nonce)) {
+	if all.PeekASN1Tag(cryptobyteasn1.INTEGER) && (!all.ReadASN1Element((*cryptobyte.String)(&q.nonce), cryptobyteasn1.INTEGER) || !isNonce(q.nonce)) {
 		return q, refuse(badDataFormat, "the nonce isn't an integer in DER of at most %d bytes", maxNonce)
 	}
-	if all.PeekASN1Tag(asn1.BOOLEAN) && !all.ReadASN1Boolean(&q.certs) {
+	if all.PeekASN1Tag(cryptobyteasn1.BOOLEAN) && !all.ReadASN1Boolean(&q.certs) {
 		return q, refuse(badDataFormat, malformed)
 	}
-	extensions := asn1.Tag(0).ContextSpecific().Constructed()
+	extensions := cryptobyteasn1.Tag(0).ContextSpecific().Constructed()
 	extended := all.PeekASN1Tag(extensions)
 	if extended && !all.SkipASN1(extensions) || !all.Empty() {
 		return q, refuse(badDataFormat, malformed)
@@ -126,12 +126,12 @@ func isNonce(der []byte) bool {
 // checkImprint wants a known hash function, and a digest of its length.
 func checkImprint(der cryptobyte.String) *refusal {
 	var all, algorithm, id, null, digest cryptobyte.String
-	if !der.ReadASN1(&all, asn1.SEQUENCE) || !all.ReadASN1(&algorithm, asn1.SEQUENCE) || !algorithm.ReadASN1(&id, asn1.OBJECT_IDENTIFIER) ||
-		!all.ReadASN1(&digest, asn1.OCTET_STRING) || !all.Empty() {
+	if !der.ReadASN1(&all, cryptobyteasn1.SEQUENCE) || !all.ReadASN1(&algorithm, cryptobyteasn1.SEQUENCE) || !algorithm.ReadASN1(&id, cryptobyteasn1.OBJECT_IDENTIFIER) ||
+		!all.ReadASN1(&digest, cryptobyteasn1.OCTET_STRING) || !all.Empty() {
 		return refuse(badDataFormat, malformed)
 	}
 	// RFC 5754 §2: parameters are absent or NULL.
-	if !algorithm.Empty() && (!algorithm.ReadASN1(&null, asn1.NULL) || len(null) > 0 || !algorithm.Empty()) {
+	if !algorithm.Empty() && (!algorithm.ReadASN1(&null, cryptobyteasn1.NULL) || len(null) > 0 || !algorithm.Empty()) {
 		return refuse(badAlg, unknownHash)
 	}
 	for _, d := range digests {
@@ -147,7 +147,7 @@ func imprintOf(hash, digest []byte) []byte {
 	return encode(struct {
 		Hash   algorithm
 		Digest []byte
-	}{algorithm{objectID(hash), encodingasn1.NullRawValue}, digest}, "")
+	}{algorithm{objectID(hash), asn1.NullRawValue}, digest}, "")
 }
 
 func checkLength(h crypto.Hash, digest []byte) *refusal {

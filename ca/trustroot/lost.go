@@ -1,12 +1,84 @@
 package trustroot
 
 import (
+	"errors"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 )
+
+// Gap is a time, both ends included, in which nothing counts that was signed.
+type Gap struct {
+	// From is its first moment.
+	From time.Time `yaml:"from"`
+	// To is its last moment.
+	To time.Time `yaml:"to"`
+}
+
+// ParseGap reads FROM/TO, two times of RFC 3339.
+func ParseGap(text string) (g Gap, err error) {
+	from, to, _ := strings.Cut(text, "/")
+	if g.From, err = time.Parse(time.RFC3339, from); err == nil {
+		g.To, err = time.Parse(time.RFC3339, to)
+	}
+	if err != nil || g.check() != nil {
+		return g, fmt.Errorf("%q isn't two times, the earlier first, such as 2026-11-29T10:00:00Z/2026-11-29T11:30:00Z", text)
+	}
+	return g, nil
+}
+
+func (g Gap) check() error {
+	if g.From.IsZero() || g.To.Before(g.From) {
+		return errors.New("needs from and to, the earlier first")
+	}
+	return nil
+}
+
+func (g Gap) String() string {
+	return chain.Stamp(g.From) + "/" + chain.Stamp(g.To)
+}
+
+// Excise is h with each certificate authority that counts in a gap listed twice, once
+// before it and once after: clients find no authority for a time in between. Times are
+// compared by the second.
+func (h History) Excise(gaps []Gap) History {
+	for _, g := range gaps {
+		var parts []Authority
+		for _, a := range h.Authorities {
+			if a.Start.After(g.To) || !a.End.IsZero() && a.End.Before(g.From) {
+				parts = append(parts, a)
+				continue
+			}
+			before, after := a, a
+			before.End, after.Start = g.From.Add(-time.Second), g.To.Add(time.Second)
+			if !before.End.Before(a.Start) {
+				parts = append(parts, before)
+			}
+			if a.End.IsZero() || !after.Start.After(a.End) {
+				parts = append(parts, after)
+			}
+		}
+		h.Authorities = parts
+	}
+	return h
+}
+
+// Regained are the gaps of h in which next trusts an authority again, in words.
+func (h History) Regained(next History) (words []string) {
+	for _, a := range h.Authorities {
+		hole := a.End.Add(time.Second)
+		holds := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Holds(hole) }
+		goesOn := func(o Authority) bool { return o.Chain[0].Equal(a.Chain[0]) && o.Start.After(hole) }
+		if !a.End.IsZero() && slices.ContainsFunc(h.Authorities, goesOn) && !slices.ContainsFunc(h.Authorities, holds) && slices.ContainsFunc(next.Authorities, holds) {
+			words = append(words, fmt.Sprintf("what %s signed from %s on was excised and would count again: keep it under trust.excised", a.Chain[0].Subject, chain.Stamp(hole)))
+		}
+	}
+	return words
+}
 
 // entry is something that clients verify by, and when.
 type entry struct {
