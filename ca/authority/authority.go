@@ -55,10 +55,10 @@ type Authority struct {
 	path   string // of the configuration that it was loaded from
 	config Config // and what that said
 
-	trial     *chain.Replica // of a chain with name constraints; nil: it takes every name
-	quota     *quota         // of signer; nil: none
-	renewal   *renewal       // of its precertificate signer; nil: the authority's key signs precertificates itself
-	signingCA *signingCA     // nil but for an authority that certifies ephemeral issuers and signs no leaf
+	trial   *chain.Replica // of a chain with name constraints; nil: it takes every name
+	quota   *quota         // of signer; nil: none
+	renewal *renewal       // of its precertificate signer; nil: the authority's key signs precertificates itself
+	history *history       // nil but for an authority that certifies ephemeral issuers and signs no leaf
 }
 
 // New makes an authority of a checked chain and the key of its first certificate.
@@ -117,11 +117,8 @@ func authorityKeyID(keyID []byte) ([]byte, error) {
 	value, err := asn1.Marshal(struct {
 		KeyID []byte `asn1:"tag:0"`
 	}{keyID})
-	if err != nil {
-		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
-	}
-	der, err := asn1.Marshal(pkix.Extension{Id: OIDKeyID, Value: value})
-	if err != nil {
+	der, failed := asn1.Marshal(pkix.Extension{Id: OIDKeyID, Value: value})
+	if err := errors.Join(err, failed); err != nil {
 		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
 	}
 	return der, nil
@@ -145,7 +142,7 @@ func (a *Authority) Validity() (notBefore, notAfter time.Time) { return a.notBef
 // any of its issuers, nor begin before them.
 func (a *Authority) Covers(notBefore, notAfter time.Time) error {
 	switch {
-	case a.signingCA != nil:
+	case a.history != nil:
 		return errors.New("ca: a signing CA was asked for a leaf")
 	case notBefore.Before(a.notBefore):
 		return fault.New(fault.SignerUnavailable, "the certificate authority isn't valid yet; try again later").

@@ -32,12 +32,24 @@ const (
 // history is the folder of an ephemeral authority's issuing certificates, past
 // ones included, one PEM file each: what clients must know to verify what was
 // signed. Replicas share it. Nothing in it is secret.
+//
+// An authority that has one certifies ephemeral issuers and signs no leaf itself.
 type history struct {
+	config EphemeralConfig
 	dir    string
 	parent []*x509.Certificate // the signing CA's chain, which every one of them ends in
 
 	mu    sync.Mutex
 	known map[string]*x509.Certificate // by file name
+}
+
+// newHistory reads the folder, and adds what is wrong with it.
+func newHistory(c EphemeralConfig, parent []*x509.Certificate, path string, f *setting.Faults) *history {
+	h := &history{config: c, dir: string(c.History), parent: parent}
+	if _, err := h.refresh(); err != nil {
+		f.Add(setting.Join(path, "ephemeral.history"), "%v", err)
+	}
+	return h
 }
 
 // historyName is the file name of a certificate: what it holds, so that no two
@@ -76,7 +88,7 @@ const anew = ".begins-anew"
 // clients would be told of those certificates no more. trail is the audit trail, which is
 // read whole where the history is empty.
 func (a *Authority) CheckHistory(trail string) error {
-	if a.signingCA == nil || !a.signingCA.history.empty() {
+	if a.history == nil || !a.history.empty() {
 		return nil
 	}
 	records := audit.Follow(trail, time.Time{}, audit.Issued)
@@ -89,7 +101,7 @@ func (a *Authority) CheckHistory(trail string) error {
 			made = e
 		case e.Purpose == "" && made.Serial != "": // the one that was made was in use
 			var f setting.Faults
-			a.signingCA.history.lost(a.path, fmt.Sprintf("%s has an issuing CA that this authority certified on %s (serial %s), and leaves after it", trail, chain.Stamp(made.Time), made.Serial), &f)
+			a.history.lost(a.path, fmt.Sprintf("%s has an issuing CA that this authority certified on %s (serial %s), and leaves after it", trail, chain.Stamp(made.Time), made.Serial), &f)
 			return f.Err()
 		}
 	}

@@ -56,7 +56,9 @@ func (o *LoadOptions) need() chain.Need {
 // checks that they fit each other and may issue code-signing certificates. Its
 // error is a *setting.FaultError with every fault, each with its fix.
 func Load(ctx context.Context, c Config, o LoadOptions) (*Authority, error) {
-	return load(ctx, singlePath, c, o)
+	var f setting.Faults
+	a := load(ctx, singlePath, c, o, &f)
+	return a, f.Err()
 }
 
 // LoadNamed is Load for the authority of s called name, as a start that makes it
@@ -64,21 +66,20 @@ func Load(ctx context.Context, c Config, o LoadOptions) (*Authority, error) {
 func LoadNamed(ctx context.Context, s Section, name string, o LoadOptions) (*Authority, error) {
 	all := s.All()
 	i := indexOf(all, name)
+	var f setting.Faults
 	if i < 0 {
 		names := make([]string, len(all))
 		for i, a := range all {
 			names[i] = a.Name
 		}
-		var f setting.Faults
 		f.Add(listPath, "has no authority %q; it has: %s", name, strings.Join(names, ", "))
 		return nil, f.Err()
 	}
 	path := setting.Index(listPath, i)
-	a, err := load(ctx, path, all[i].Config, o)
-	if err != nil {
-		return nil, err
+	a := load(ctx, path, all[i].Config, o, &f)
+	if a == nil {
+		return nil, f.Err()
 	}
-	var f setting.Faults
 	if checkRecorded(path, all[i].Config, a.Certificate, lifecycle.Entry{Name: name, Record: all[i].Record}, &f); f.Len() > 0 {
 		a.Close()
 		return nil, f.Err()
@@ -94,45 +95,48 @@ func checkRecorded(path string, c Config, first *x509.Certificate, e lifecycle.E
 	}
 }
 
-// load is Load for the authority at path of the configuration.
-func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority, error) {
-	var f setting.Faults
-	c.check(path, &f)
-	if err := f.Err(); err != nil {
-		return nil, err
+// load is Load for the authority at path of the configuration; nil where it adds faults.
+func load(ctx context.Context, path string, c Config, o LoadOptions, f *setting.Faults) *Authority {
+	before := f.Len()
+	if c.check(path, f); f.Len() > before {
+		return nil
 	}
-	certs := loadChain(path, c, o.need(), o.Remark, &f)
-	var ephemeral *signingCA
+	certs := loadChain(path, c, o.need(), o.Remark, f)
+	var ephemeral *history
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
-		ephemeral = newSigningCA(c.Ephemeral, certs, path, &f)
+		ephemeral = newHistory(c.Ephemeral, certs, path, f)
 	}
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o.KMS, certs))
-	if err != nil {
-		f.Add(path+".key", "%v", err)
-	} else {
-		checkKey(path, c, certs, signer, &f)
-	}
-	if err := f.Err(); err != nil {
+	signer := openKey(ctx, path, c, certs, o.KMS, f)
+	if f.Len() > before {
 		kms.Close(signer)
-		return nil, err
+		return nil
 	}
 	a, err := New(certs, signer, c)
 	if err != nil {
+		f.Add(path, "%v", err)
 		kms.Close(signer)
-		return nil, err
+		return nil
 	}
-	if a.path, a.signingCA = path, ephemeral; ephemeral != nil {
+	if a.path, a.history = path, ephemeral; ephemeral != nil {
 		a.renewal = nil
 	}
-	return a, nil
+	return a
 }
 
-// checkKey wants the key to be that of the first certificate.
-func checkKey(path string, c Config, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
-	if len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()) {
+// openKey opens the key, and wants it to be that of the first certificate; nil where it adds a fault.
+func openKey(ctx context.Context, path string, c Config, certs []*x509.Certificate, o kms.Options, f *setting.Faults) kms.Signer {
+	signer, err := keystore.Open(ctx, string(c.Key), c.options(o, certs))
+	switch {
+	case err != nil:
+		f.Add(path+".key", "%v", err)
+		return nil
+	case len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()):
 		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
 			chain.Subject(certs[0]), c.Chain)
+		kms.Close(signer)
+		return nil
 	}
+	return signer
 }
 
 // loadChain reads and checks the chain file of the authority at path of the
@@ -248,28 +252,19 @@ func (l *loading) active(ctx context.Context, path string, c Config) *Authority 
 			return before.Active
 		}
 	}
-	a, err := load(ctx, path, c, l.o)
-	if faults, ok := errors.AsType[*setting.FaultError](err); ok {
-		l.faults.AddAll(faults)
-	} else if err != nil {
-		l.faults.Add(path, "%v", err)
-	}
-	return a
+	return load(ctx, path, c, l.o, l.faults)
 }
 
 // try opens a key that is to sign later.
 func (l *loading) try(ctx context.Context, path string, c Config, name string, certs []*x509.Certificate) {
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS, certs))
-	var call *kms.CallError
-	switch {
-	case err == nil:
-		checkKey(path, c, certs, signer, l.faults)
-		kms.Close(signer)
-	case errors.As(err, &call) && call.Temporary() && l.o.KMS.Logger != nil:
+	var f setting.Faults
+	kms.Close(openKey(ctx, path, c, certs, l.o.KMS, &f))
+	faults, failed := errors.AsType[*setting.FaultError](f.Err())
+	if call, ok := errors.AsType[*kms.CallError](f.Err()); ok && call.Temporary() && l.o.KMS.Logger != nil {
 		l.o.KMS.Logger.LogAttrs(ctx, slog.LevelWarn, "the key of a published authority can't be used at the moment; it signs nothing yet",
-			slog.String("authority", name), slog.Any("error", err))
-	default:
-		l.faults.Add(path+".key", "%v", err)
+			slog.String("authority", name), slog.Any("error", faults))
+	} else if failed {
+		l.faults.AddAll(faults)
 	}
 }
 
@@ -282,15 +277,8 @@ func OpenKey(ctx context.Context, c Config, o kms.Options) (*x509.Certificate, k
 	if err := f.Err(); err != nil || c.mode() == ModeEphemeral {
 		return nil, nil, err
 	}
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o, certs))
-	if err != nil {
-		return certs[0], nil, err
-	}
-	if checkKey("authority", c, certs, signer, &f); f.Len() > 0 {
-		kms.Close(signer)
-		return certs[0], nil, f.Err()
-	}
-	return certs[0], signer, nil
+	signer := openKey(ctx, "authority", c, certs, o, &f)
+	return certs[0], signer, f.Err()
 }
 
 // trust adds what clients are shown of an authority that doesn't sign, until the
@@ -304,9 +292,13 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
 		before := l.faults.Len()
-		m := newSigningCA(c.Ephemeral, certs, path, l.faults)
-		if chains = m.chains(); e.HasSigned() && l.faults.Len() == before && m.history.empty() {
-			m.history.lost(path, e.Name+" has signed", l.faults)
+		h := newHistory(c.Ephemeral, certs, path, l.faults)
+		chains = nil
+		for _, issuing := range h.all() {
+			chains = append(chains, append([]*x509.Certificate{issuing}, certs...))
+		}
+		if e.HasSigned() && l.faults.Len() == before && h.empty() {
+			h.lost(path, e.Name+" has signed", l.faults)
 		}
 	}
 	for _, chain := range chains {
