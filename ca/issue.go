@@ -43,7 +43,7 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	defer a.Release()
 
-	l, tbs, err := i.prepare(a, who, key)
+	l, poisoned, plain, err := i.prepare(a, who, key)
 	if err != nil {
 		i.recordUnbegun(ctx, a, who, key, err)
 		return nil, err
@@ -63,7 +63,7 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	}
 	watch.lap(stageAudit)
 
-	cert, err := i.sign(ctx, a, p, l, tbs, &watch)
+	cert, err := i.sign(ctx, a, p, l, poisoned, plain, &watch)
 	if err != nil {
 		i.trail.Failed(ctx, intent, err)
 		return nil, err
@@ -77,31 +77,25 @@ func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Ke
 	return cert, nil
 }
 
-// prepare builds the profile and its TBSCertificate with the poison, and lints it.
-func (i *Issuer) prepare(a *authority.Authority, who identity.Principal, key proof.Key) (*leaf, []byte, error) {
-	l, err := i.profile(a, who, key)
-	if err != nil {
-		return nil, nil, err
+// prepare builds the profile and its TBSCertificate, with the poison and without, and lints it.
+func (i *Issuer) prepare(a *authority.Authority, who identity.Principal, key proof.Key) (l *leaf, poisoned, plain []byte, err error) {
+	if l, err = i.profile(a, who, key); err != nil {
+		return nil, nil, nil, err
 	}
-	tbs, err := l.tbs(a, poisonDER)
-	if err != nil {
-		return nil, nil, err
+	if poisoned, plain, err = l.encode(a); err != nil {
+		return nil, nil, nil, err
 	}
-	if err := lint(tbs, l, a, l.lifetime); err != nil {
-		return nil, nil, err
+	if err := lint(poisoned, l, a, l.lifetime); err != nil {
+		return nil, nil, nil, err
 	}
-	return l, tbs, permitted(a, l, tbs)
+	return l, poisoned, plain, permitted(a, l, plain)
 }
 
 // permitted refuses a name that the chain's name constraints exclude: verifiers
 // would refuse the certificate.
-func permitted(a *authority.Authority, l *leaf, poisoned []byte) error {
+func permitted(a *authority.Authority, l *leaf, plain []byte) error {
 	if !a.BoundsNames() {
 		return nil
-	}
-	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
-	if err != nil {
-		return err
 	}
 	unsigned, err := x509.ParseCertificate(assemble(plain, a.SignatureAlgorithm, nil))
 	if err != nil {
@@ -115,27 +109,26 @@ func permitted(a *authority.Authority, l *leaf, poisoned []byte) error {
 	return nil
 }
 
-// sign takes a linted TBSCertificate with the poison through the log to a
+// sign takes a linted TBSCertificate, with the poison and without, through the log to a
 // checked certificate. p signs the precertificate, or the authority where it is nil.
-func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, l *leaf, poisoned []byte, watch *stopwatch) (*Certificate, error) {
-	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
-	if err != nil {
-		return nil, err
-	}
+func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, l *leaf, poisoned, plain []byte, watch *stopwatch) (*Certificate, error) {
 	final, scts := plain, []ctlog.SCT(nil)
 	var leafHashes [][32]byte
 	if i.log != nil {
-		chain, err := precertify(ctx, a, p, poisoned, plain)
+		chain, err := precertify(ctx, a, p, l, poisoned, plain)
 		if err != nil {
 			return nil, err
 		}
 		watch.lap(stageSignPrecertificate)
 
-		if scts, err = i.submit(ctx, chain); err != nil {
+		if scts, err = i.log.Submit(ctx, chain); err != nil {
 			if p != nil && errors.Is(err, ctlog.ErrRefused) {
 				i.RecheckSoon(a)
 			}
-			return nil, err
+			return nil, fmt.Errorf("ca: submitting the precertificate: %w", err)
+		}
+		if len(scts) == 0 {
+			return nil, errors.New("ca: the log answered without an SCT")
 		}
 		for _, sct := range scts {
 			hash, err := chain.LeafHash(sct)
@@ -170,18 +163,6 @@ func (i *Issuer) sign(ctx context.Context, a *authority.Authority, p *authority.
 		Leaf: der, Chain: a.Chain, SCTs: scts, Serial: l.serial,
 		NotBefore: l.notBefore, NotAfter: l.notAfter, chainPEM: a.ChainPEM, leafHashes: leafHashes,
 	}, nil
-}
-
-// submit asks the log, and takes no answer without an SCT for one.
-func (i *Issuer) submit(ctx context.Context, chain ctlog.Chain) ([]ctlog.SCT, error) {
-	scts, err := i.log.Submit(ctx, chain)
-	if err != nil {
-		return nil, fmt.Errorf("ca: submitting the precertificate: %w", err)
-	}
-	if len(scts) == 0 {
-		return nil, errors.New("ca: the log answered without an SCT")
-	}
-	return scts, nil
 }
 
 // signTBS makes a certificate of a TBSCertificate, signed by the authority's key.
@@ -222,24 +203,15 @@ func check(a *authority.Authority, der, plain []byte, logged bool) error {
 func (i *Issuer) recordUnbegun(ctx context.Context, a *authority.Authority, who identity.Principal, key proof.Key, cause error) {
 	switch fault.From(cause).Kind() {
 	case fault.Internal, fault.Unavailable, fault.DeadlineExceeded, fault.Canceled:
-		i.trail.Failed(ctx, asked(ctx, a, who, key), cause)
+		i.trail.Failed(ctx, event(ctx, a, nil, who, key), cause)
 	default:
 	}
 }
 
-// event is the intent to issue l.
+// event is the intent to issue l. Where l is nil it says only what every record of an
+// issuance does: who asked, with which key, of which authority.
 func event(ctx context.Context, a *authority.Authority, l *leaf, who identity.Principal, key proof.Key) audit.Event {
-	e := asked(ctx, a, who, key)
-	e.Type = audit.Intent
-	e.Serial = l.serial.Text(16)
-	e.NotBefore, e.NotAfter = l.notBefore, l.notAfter
-	return e
-}
-
-// asked is what every record of an issuance says: who asked, with which key, of
-// which authority.
-func asked(ctx context.Context, a *authority.Authority, who identity.Principal, key proof.Key) audit.Event {
-	return audit.Event{
+	e := audit.Event{
 		RequestID:      requestid.From(ctx),
 		Issuer:         who.Issuer(),
 		IssuerType:     who.IssuerType(),
@@ -250,6 +222,10 @@ func asked(ctx context.Context, a *authority.Authority, who identity.Principal, 
 		KeyFingerprint: chain.Fingerprint(key.SPKI()),
 		Authority:      a.Subject,
 	}
+	if l != nil {
+		e.Type, e.Serial, e.NotBefore, e.NotAfter = audit.Intent, l.serial.Text(16), l.notBefore, l.notAfter
+	}
+	return e
 }
 
 // issued is the outcome of an issuance that succeeded.

@@ -21,10 +21,10 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
-// precertify signs the precertificate of a TBSCertificate with the poison, plain
+// precertify signs the precertificate of l, whose TBSCertificate is poisoned, and plain
 // without it, by p or, where p is nil, by the authority's key. The chain says of it
 // what every log will find: the entry of the final certificate.
-func precertify(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, poisoned, plain []byte) (ctlog.Chain, error) {
+func precertify(ctx context.Context, a *authority.Authority, p *authority.PrecertificateSigner, l *leaf, poisoned, plain []byte) (ctlog.Chain, error) {
 	c := ctlog.Chain{Issuers: a.Chain, IssuerKeyHash: a.KeyHash, TBS: plain}
 	var err error
 	if p == nil {
@@ -34,11 +34,8 @@ func precertify(ctx context.Context, a *authority.Authority, p *authority.Precer
 	if err := ctx.Err(); err != nil {
 		return c, fmt.Errorf("ca: signing: %w", err)
 	}
-	der, err := replaceIssuer(poisoned, p.Certificate.RawSubject)
+	der, err := l.tbsOf(a.SignatureAlgorithm, p.Certificate.RawSubject, p.KeyID, poisonDER)
 	if err != nil {
-		return c, err
-	}
-	if der, err = replaceExtension(der, authority.OIDKeyID, p.KeyID); err != nil {
 		return c, err
 	}
 	sig, err := p.SignTBS(der)
@@ -56,28 +53,6 @@ func precertify(ctx context.Context, a *authority.Authority, p *authority.Precer
 		return c, errors.New("ca: the precertificate isn't that of the final certificate")
 	}
 	return c, nil
-}
-
-// replaceIssuer returns a TBSCertificate with another issuer, in DER (RFC 5280
-// §4.1), and every other byte as it was.
-func replaceIssuer(der, name []byte) ([]byte, error) {
-	input := cryptobyte.String(der)
-	var fields, version, serial, algorithm, issuer cryptobyte.String
-	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !input.Empty() {
-		return nil, tbs.ErrMalformed
-	}
-	rest := fields
-	if !rest.ReadASN1Element(&version, tagVersion) || !rest.ReadASN1Element(&serial, cryptobyteasn1.INTEGER) ||
-		!rest.ReadASN1Element(&algorithm, cryptobyteasn1.SEQUENCE) {
-		return nil, tbs.ErrMalformed
-	}
-	before := fields[:len(fields)-len(rest)]
-	if !rest.ReadASN1Element(&issuer, cryptobyteasn1.SEQUENCE) {
-		return nil, tbs.ErrMalformed
-	}
-	b := append(make([]byte, 0, len(der)+len(name)+8), before...)
-	b = append(append(b, name...), rest...)
-	return tbs.Wrap(b, 0, cryptobyteasn1.SEQUENCE), nil
 }
 
 // replaceExtension returns a TBSCertificate with its one extension of the type oid
@@ -130,11 +105,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err != nil {
 		return fmt.Errorf("ca: a probe's key: %w", err)
 	}
-	l, poisoned, err := i.probeLeaf(a, spki)
-	if err != nil {
-		return err
-	}
-	plain, err := replaceExtension(poisoned, ctlog.OIDPoison, nil)
+	l, poisoned, plain, err := i.probeLeaf(a, spki)
 	if err != nil {
 		return err
 	}
@@ -144,7 +115,7 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 	if err := i.trail.Record(ctx, intent); err != nil {
 		return err
 	}
-	chain, err := precertify(ctx, a, p, poisoned, plain)
+	chain, err := precertify(ctx, a, p, l, poisoned, plain)
 	if err == nil {
 		err = i.log.Accepts(ctx, chain)
 	}
@@ -158,17 +129,17 @@ func (i *Issuer) probe(ctx context.Context, a *authority.Authority, p *authority
 }
 
 // probeLeaf is what a probe says, with the poison: a log may hold it to the constraints.
-func (i *Issuer) probeLeaf(a *authority.Authority, spki []byte) (l *leaf, poisoned []byte, err error) {
+func (i *Issuer) probeLeaf(a *authority.Authority, spki []byte) (l *leaf, poisoned, plain []byte, err error) {
 	for _, name := range probeNames {
 		if l, err = i.newLeaf(a, spki, name, i.life.Lifetime); err != nil {
-			return nil, nil, err
+			return nil, nil, nil, err
 		}
-		if poisoned, err = l.tbs(a, poisonDER); err != nil {
-			return nil, nil, err
+		if poisoned, plain, err = l.encode(a); err != nil {
+			return nil, nil, nil, err
 		}
-		if err = permitted(a, l, poisoned); err == nil {
-			return l, poisoned, nil
+		if err = permitted(a, l, plain); err == nil {
+			return l, poisoned, plain, nil
 		}
 	}
-	return nil, nil, fmt.Errorf("ca: the chain's name constraints leave a probe no name: %w", err)
+	return nil, nil, nil, fmt.Errorf("ca: the chain's name constraints leave a probe no name: %w", err)
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/proof"
@@ -164,17 +165,31 @@ var (
 	oidSCTList     = []byte{0x2b, 0x06, 0x01, 0x04, 0x01, 0xd6, 0x79, 0x02, 0x04, 0x02} // RFC 6962 §3.3
 )
 
-// tbs writes the TBSCertificate (RFC 5280 §4.1). last, one encoded extension or
-// nothing, comes after all others: the poison of a precertificate.
+// encode is the TBSCertificate with the poison, and without it.
+func (l *leaf) encode(a *authority.Authority) (poisoned, plain []byte, err error) {
+	if poisoned, err = l.tbs(a, poisonDER); err != nil {
+		return nil, nil, err
+	}
+	plain, err = replaceExtension(poisoned, ctlog.OIDPoison, nil)
+	return poisoned, plain, err
+}
+
+// tbs is the TBSCertificate that a issues.
 func (l *leaf) tbs(a *authority.Authority, last []byte) ([]byte, error) {
+	return l.tbsOf(a.SignatureAlgorithm, a.Certificate.RawSubject, a.KeyID, last)
+}
+
+// tbsOf writes the TBSCertificate (RFC 5280 §4.1) of an issuer by its name and the
+// extension that names its key. last, one encoded extension or nothing, comes after all
+// others: the poison of a precertificate.
+func (l *leaf) tbsOf(algorithm, issuer, keyID, last []byte) ([]byte, error) {
 	san, err := EncodeSAN(l.san)
 	if err != nil {
 		return nil, err
 	}
 	b := append(make([]byte, 0, 1536), versionDER...)
 	b = appendSerial(b, l.serial)
-	b = append(b, a.SignatureAlgorithm...)
-	b = append(b, a.Certificate.RawSubject...)
+	b = append(append(b, algorithm...), issuer...)
 	at := len(b)
 	b = appendTime(appendTime(b, l.notBefore), l.notAfter)
 	b = tbs.Wrap(b, at, asn1.SEQUENCE)
@@ -183,7 +198,7 @@ func (l *leaf) tbs(a *authority.Authority, last []byte) ([]byte, error) {
 	at = len(b)
 	b = append(append(b, keyUsageDER...), extKeyUsageDER...)
 	b = appendExtension(b, oidSubjectKey, false, tbs.Wrap(slices.Clone(l.keyID), 0, asn1.OCTET_STRING))
-	b = append(b, a.KeyID...)
+	b = append(b, keyID...)
 	b = appendExtension(b, oidSAN, true, san) // critical: the subject is empty (RFC 5280 §4.2.1.6)
 	var id [16]byte
 	for _, e := range l.extensions {

@@ -6,13 +6,12 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
-
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+	"slices"
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -60,52 +59,44 @@ var (
 	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
 )
 
-// requestName is the name of a request, in DER.
+// requestName is the name of a request, in DER: the issuer's without its common name, then
+// what is given.
 func requestName(organization, commonName string, issuer *x509.Certificate) ([]byte, error) {
-	b := cryptobyte.NewBuilder(nil)
-	b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		if issuer != nil {
-			addNameOf(b, issuer.RawSubject)
+	var name []asn1.RawValue
+	if issuer != nil {
+		if _, err := asn1.Unmarshal(issuer.RawSubject, &name); err != nil {
+			return nil, fmt.Errorf("the issuer's name can't be read: %w", err)
 		}
-		for _, a := range []struct {
-			id    asn1.ObjectIdentifier
-			value string
-		}{{oidOrganization, organization}, {oidCommonName, commonName}} {
-			if a.value == "" {
-				continue
-			}
-			b.AddASN1(cryptobyteasn1.SET, func(b *cryptobyte.Builder) {
-				b.AddASN1(cryptobyteasn1.SEQUENCE, func(b *cryptobyte.Builder) {
-					b.AddASN1ObjectIdentifier(a.id)
-					b.AddASN1(cryptobyteasn1.UTF8String, func(b *cryptobyte.Builder) { b.AddBytes([]byte(a.value)) })
-				})
-			})
-		}
-	})
-	der, err := b.Bytes()
-	if err != nil {
-		return nil, fmt.Errorf("the request's name: %w", err)
+		name = slices.DeleteFunc(name, isCommonName)
 	}
-	return der, nil
+	for _, part := range []struct {
+		id    asn1.ObjectIdentifier
+		value string
+	}{{oidOrganization, organization}, {oidCommonName, commonName}} {
+		if part.value == "" {
+			continue
+		}
+		text := asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(part.value)}
+		der, err := asn1.Marshal(pkix.RelativeDistinguishedNameSET{{Type: part.id, Value: text}})
+		if err != nil {
+			return nil, fmt.Errorf("the request's name: %w", err)
+		}
+		name = append(name, asn1.RawValue{FullBytes: der})
+	}
+	return asn1.Marshal(name)
 }
 
-// addNameOf adds the parts of a name, which crypto/x509 has parsed, but the common name.
-func addNameOf(b *cryptobyte.Builder, name []byte) {
-	var parts cryptobyte.String
-	input := cryptobyte.String(name)
-	for input.ReadASN1(&parts, cryptobyteasn1.SEQUENCE); !parts.Empty(); {
-		var part, attribute cryptobyte.String
-		var id asn1.ObjectIdentifier
-		if !parts.ReadASN1Element(&part, cryptobyteasn1.SET) {
-			b.SetError(errors.New("the issuer's name can't be read"))
-			return
-		}
-		set := part
-		if !set.ReadASN1(&set, cryptobyteasn1.SET) || !set.ReadASN1(&attribute, cryptobyteasn1.SEQUENCE) ||
-			!attribute.ReadASN1ObjectIdentifier(&id) || !id.Equal(oidCommonName) {
-			b.AddBytes(part)
-		}
-	}
+// typed is what begins with an object identifier: an attribute of a name, or of a request.
+type typed struct {
+	ID    asn1.ObjectIdentifier
+	Value asn1.RawValue
+}
+
+// isCommonName reports whether a part of a name is the common name.
+func isCommonName(part asn1.RawValue) bool {
+	var set []typed
+	_, err := asn1.UnmarshalWithParams(part.FullBytes, &set, "set")
+	return err == nil && len(set) > 0 && set[0].ID.Equal(oidCommonName)
 }
 
 // Request is a certificate request whose signature verified: proof that whoever
@@ -155,9 +146,9 @@ func ParseRequest(text []byte) (*Request, error) {
 	for _, e := range parsed.Extensions {
 		r.asks("extension " + named(e.Id))
 	}
-	for _, id := range attributes(parsed.RawTBSCertificateRequest) {
-		if !id.Equal(oidExtensionRequest) {
-			r.asks("attribute " + named(id))
+	for _, a := range attributes(parsed.RawTBSCertificateRequest) {
+		if !a.ID.Equal(oidExtensionRequest) {
+			r.asks("attribute " + named(a.ID))
 		}
 	}
 	return r, nil
@@ -176,25 +167,15 @@ func (r *Request) asks(what string) {
 // oidExtensionRequest is the attribute that holds extensions (RFC 2985 §5.4.2).
 var oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
 
-// attributes are the types of a CertificationRequestInfo's attributes (RFC 2986
-// §4.1), as far as they can be read.
-func attributes(info []byte) (ids []asn1.ObjectIdentifier) {
-	input := cryptobyte.String(info)
-	var fields, list cryptobyte.String
-	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.INTEGER) ||
-		!fields.SkipASN1(cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.SEQUENCE) ||
-		!fields.ReadASN1(&list, cryptobyteasn1.Tag(0).ContextSpecific().Constructed()) {
-		return nil
+// attributes are a CertificationRequestInfo's (RFC 2986 §4.1), if they can be read.
+func attributes(der []byte) []typed {
+	var info struct {
+		Version      int
+		Subject, Key asn1.RawValue
+		Attributes   []typed `asn1:"set,tag:0"`
 	}
-	for !list.Empty() {
-		var attribute cryptobyte.String
-		var id asn1.ObjectIdentifier
-		if !list.ReadASN1(&attribute, cryptobyteasn1.SEQUENCE) || !attribute.ReadASN1ObjectIdentifier(&id) {
-			return ids
-		}
-		ids = append(ids, id)
-	}
-	return ids
+	_, _ = asn1.Unmarshal(der, &info) // none where there aren't any
+	return info.Attributes
 }
 
 // challengePassword is an attribute of requests (RFC 2985 §5.4.1).

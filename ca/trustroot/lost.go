@@ -1,6 +1,8 @@
 package trustroot
 
 import (
+	"cmp"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"slices"
@@ -80,11 +82,14 @@ func (h History) Regained(next History) (words []string) {
 	return words
 }
 
-// entry is something that clients verify by, and when.
-type entry struct {
-	id         string // by what they find it
-	words      string
-	start, end time.Time
+// Entry is something that clients verify by, and when.
+type Entry struct {
+	ID         string // by what they find it
+	Name       string // in words
+	Mark       string // what tells it from others of the name, in words
+	Verifies   []byte // the certificate or key, in DER
+	Start, End time.Time
+	More       string // what else clients are told, in words
 }
 
 // Lost is what h trusts and next doesn't any more, each in words: it may have been
@@ -92,46 +97,53 @@ type entry struct {
 // begun isn't missed, and an end may be set as long as it is ahead.
 func (h History) Lost(next History, now time.Time) []string {
 	var lost []string
-	still := next.entries()
-	for _, was := range h.entries() {
+	still := next.Entries()
+	for _, was := range h.Entries() {
 		until := now
-		if !was.end.IsZero() && was.end.Before(now) {
-			until = was.end
+		if !was.End.IsZero() && was.End.Before(now) {
+			until = was.End
 		}
-		if was.start.After(until) {
+		if was.Start.After(until) {
 			continue
 		}
-		is := slices.DeleteFunc(slices.Clone(still), func(e entry) bool { return e.id != was.id })
+		words := fmt.Sprintf("the %s (%s)", was.Name, was.Mark)
+		is := slices.DeleteFunc(slices.Clone(still), func(e Entry) bool { return e.ID != was.ID })
 		if len(is) == 0 {
-			lost = append(lost, was.words+" isn't listed any more: nothing signed under it can be verified")
-		} else if !slices.ContainsFunc(is, func(e entry) bool {
-			return !e.start.After(was.start) && (e.end.IsZero() || !e.end.Before(until))
+			lost = append(lost, words+" isn't listed any more: nothing signed under it can be verified")
+		} else if !slices.ContainsFunc(is, func(e Entry) bool {
+			return !e.Start.After(was.Start) && (e.End.IsZero() || !e.End.Before(until))
 		}) {
-			lost = append(lost, fmt.Sprintf("%s is listed %s and was %s: nothing signed in between can be verified", was.words, is[0].window(), was.window()))
+			lost = append(lost, fmt.Sprintf("%s is listed %s and was %s: nothing signed in between can be verified", words, is[0].window(), was.window()))
 		}
 	}
 	return lost
 }
 
-func (e entry) window() string {
-	text := "from " + e.start.UTC().Format(time.RFC3339)
-	if !e.end.IsZero() {
-		text += " to " + e.end.UTC().Format(time.RFC3339)
+func (e Entry) window() string {
+	text := "from " + e.Start.UTC().Format(time.RFC3339)
+	if !e.End.IsZero() {
+		text += " to " + e.End.UTC().Format(time.RFC3339)
 	}
 	return text
 }
 
-// entries are all of h, in the order of the documents.
-func (h History) entries() (all []entry) {
+// Entries are all of h, in the order of the documents.
+func (h History) Entries() (all []Entry) {
 	h = h.ordered()
 	authorities := func(kind string, list []Authority) {
 		for _, a := range list {
 			c := a.Chain[0]
-			all = append(all, entry{kind + string(c.Raw), fmt.Sprintf("the %s %s (serial number %x)", kind, c.Subject, c.SerialNumber), a.Start, a.End})
+			e := Entry{ID: kind + string(c.Raw), Name: kind + " " + c.Subject.String(), Mark: fmt.Sprintf("serial number %x", c.SerialNumber), Verifies: c.Raw, Start: a.Start, End: a.End}
+			for _, above := range a.Chain[1:] {
+				e.More += fmt.Sprintf(", below %x", sha256.Sum256(above.Raw))
+			}
+			e.More += ", at " + cmp.Or(a.URL, "no URL")
+			all = append(all, e)
 		}
 	}
 	log := func(kind string, l ctlog.Description) {
-		all = append(all, entry{kind + string(l.ID[:]), fmt.Sprintf("the %s %s (log id %x)", kind, l.URL, l.ID), l.Start, l.End})
+		mark := fmt.Sprintf("log id %x", l.ID)
+		all = append(all, Entry{kind + string(l.ID[:]), kind + " " + l.URL, mark, l.SPKI, l.Start, l.End, ", " + strings.TrimPrefix(mark, "log ")})
 	}
 	authorities("certificate authority", h.Authorities)
 	authorities("timestamp authority", h.TimestampAuthorities)

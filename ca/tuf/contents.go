@@ -3,7 +3,6 @@ package tuf
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -15,7 +14,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
-	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // The targets that clients look for, cosign v3 among them.
@@ -123,38 +121,16 @@ func (d documents) entries() (all []entry) {
 		}
 		all = append(all, e)
 	}
-	keyed := func(kind, name string, der []byte) entry {
-		sum := sha256.Sum256(der)
-		is := hex.EncodeToString(sum[:])
-		return entry{id: kind + is, words: kind + " " + name + ", SHA-256 " + is, sha256: is}
-	}
-	authorities := func(kind string, list []trustroot.Authority) {
-		for i, a := range list {
-			e := keyed(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw)
-			for _, before := range list[:i] { // what is excised lies in between
-				if before.Chain[0].Equal(a.Chain[0]) && !before.End.IsZero() && before.End.Before(a.Start) {
-					e.id += " again"
-				}
+	listed := d.history.Entries()
+	for i, e := range listed {
+		is := fmt.Sprintf("%x", sha256.Sum256(e.Verifies))
+		one := entry{id: e.ID, words: e.Name + ", SHA-256 " + is + e.More, sha256: is}
+		for _, before := range listed[:i] { // what is excised lies in between
+			if before.ID == e.ID && !before.End.IsZero() && before.End.Before(e.Start) {
+				one.id += " again"
 			}
-			for _, c := range a.Chain[1:] {
-				e.words += fmt.Sprintf(", below %x", sha256.Sum256(c.Raw))
-			}
-			e.words += ", at " + cmp.Or(a.URL, "no URL")
-			add(e, a.Start, a.End)
 		}
-	}
-	authorities("certificate authority", d.history.Authorities)
-	authorities("timestamp authority", d.history.TimestampAuthorities)
-	log := func(kind string, l ctlog.Description) {
-		e := keyed(kind, l.URL, l.SPKI)
-		e.words += fmt.Sprintf(", id %x", l.ID)
-		add(e, l.Start, l.End)
-	}
-	for _, l := range d.history.CTLogs {
-		log("CT log", l)
-	}
-	for _, l := range d.history.TransparencyLogs {
-		log("Rekor log", l.Description)
+		add(one, e.Start, e.End)
 	}
 	services := func(kind string, list []*rootpb.Service) {
 		for _, s := range list {

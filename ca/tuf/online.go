@@ -115,7 +115,12 @@ func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := mark(o.o.Mark).write(number); err != nil {
+	return o.begin(today, now)
+}
+
+// begin is the site of a day, which the mark has from then on; now is what it follows, or nil.
+func (o *Online) begin(today *dayFiles, now *site) (*site, error) {
+	if err := mark(o.o.Mark).write(today.day); err != nil {
 		return nil, fmt.Errorf("the mark of the last day: %w", err)
 	}
 	next := &site{today: today}
@@ -227,10 +232,7 @@ func (o *Online) next(ctx context.Context, now *site) (*site, error) {
 				return nil, err
 			}
 		}
-		if err := mark(o.o.Mark).write(number); err != nil {
-			return nil, fmt.Errorf("the mark of the last day: %w", err)
-		}
-		return &site{today: today, before: now.today}, nil
+		return o.begin(today, now)
 	case !now.today.lists.same(o.lists):
 		return o.withLists(ctx, now)
 	case soon > now.today.day && (now.tomorrow == nil || now.tomorrow.day != soon):
@@ -337,7 +339,7 @@ func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nothing is published here yet", http.StatusNotFound)
 		return
 	}
-	h := w.Header()
+	cache := "public, max-age=31536000, immutable"
 	if path == timestampPath {
 		for _, role := range o.Roles() {
 			if role.Expired(o.o.Now()) {
@@ -345,28 +347,31 @@ func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		h.Set("Cache-Control", "no-cache")
-		h.Set("ETag", fmt.Sprintf(`"%d"`, now.today.version))
-	} else {
-		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+		cache = "no-cache"
 	}
 	for _, files := range []*dayFiles{now.today, now.tomorrow, now.before} {
 		if files == nil {
 			continue
 		}
-		if b, err := files.read(path); err == nil {
-			h.Set("Content-Type", "application/octet-stream")
-			if strings.HasSuffix(path, ".json") {
-				h.Set("Content-Type", "application/json")
-			}
-			if strings.Contains(r.Header.Get("Range"), ",") { // many ranges answer a multiple of the file; RFC 9110 §14.2: they may be passed over
-				r = r.Clone(r.Context())
-				r.Header.Del("Range")
-			}
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
-			return
+		b, err := files.read(path)
+		if err != nil {
+			continue
 		}
+		h := w.Header()
+		h.Set("Cache-Control", cache)
+		h.Set("Content-Type", "application/octet-stream")
+		if strings.HasSuffix(path, ".json") {
+			h.Set("Content-Type", "application/json")
+		}
+		if path == timestampPath {
+			h.Set("ETag", fmt.Sprintf(`"%d"`, now.today.version))
+		}
+		if strings.Contains(r.Header.Get("Range"), ",") { // many ranges answer a multiple of the file; RFC 9110 §14.2: they may be passed over
+			r = r.Clone(r.Context())
+			r.Header.Del("Range")
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+		return
 	}
-	h.Del("Cache-Control")
 	http.Error(w, "no such file here", http.StatusNotFound)
 }

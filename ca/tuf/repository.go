@@ -59,18 +59,27 @@ type Repository struct {
 // Load reads the repository in a folder. Its errors continue a sentence that begins
 // with the folder's name.
 func Load(dir string) (*Repository, error) {
-	r := &Repository{paths: make(map[string][]byte)}
-	if err := statefile.Read(filepath.Join(dir, stateName), stateVersion, &r.state); errors.Is(err, fs.ErrNotExist) {
+	var s state
+	if err := statefile.Read(filepath.Join(dir, stateName), stateVersion, &s); errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNothing
 	} else if err != nil {
 		return nil, err
 	}
 	left := int64(maxBytes)
-	read := func(path string) ([]byte, error) {
+	return assemble(s, func(path string) ([]byte, error) {
 		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), maxBytes)
 		if left -= int64(len(b)); err == nil && left < 0 {
 			err = fmt.Errorf("%s and the files before it are larger than %d bytes together", path, maxBytes)
 		}
+		return b, err
+	})
+}
+
+// assemble makes a repository of what a state says is in force, and verifies it.
+func assemble(s state, from func(path string) ([]byte, error)) (*Repository, error) {
+	r := &Repository{state: s, paths: make(map[string][]byte)}
+	read := func(path string) (b []byte, err error) {
+		b, err = from(path)
 		r.paths[path] = b
 		return b, err
 	}
@@ -280,16 +289,11 @@ func Publish(ctx context.Context, dir string, d *Draft, online kms.Signer, now t
 
 // with is the repository with a draft in force; r is nil at the beginning.
 func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
-	next := &Repository{paths: make(map[string][]byte)}
-	next.state = state{Version: stateVersion, Targets: d.targets.Signed.Version, Published: now}
-	at, roots := int64(0), []*rootMetadata(nil)
+	next, paths := state{Version: stateVersion, Root: 1, Targets: d.targets.Signed.Version, Published: now}, make(map[string][]byte)
+	at := int64(0)
 	if r != nil {
-		at = r.state.Targets
-		roots = slices.Clone(r.roots)
-		for v := range int64(len(r.roots)) {
-			path := versioned(v+1, metadata.ROOT)
-			next.paths[path] = r.paths[path]
-		}
+		at, next.Root = r.state.Targets, r.state.Root
+		maps.Copy(paths, r.paths)
 	}
 	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && (!same(r.root, d.after.root) || !same(r.targets, d.after.targets)) {
 		return nil, fmt.Errorf("targets %d is in force, and the draft has targets %d of another beginning or after others: stage it anew", at, d.targets.Signed.Version)
@@ -297,25 +301,24 @@ func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
 	if err := d.complete(now); err != nil {
 		return nil, err
 	}
-	next.inForce = inForce{roots, d.effectiveRoot(), d.targets, d.files}
+	var err error
 	if d.root != nil {
-		next.roots = append(roots, d.root)
-		b, err := encode(d.root)
-		if err != nil {
+		next.Root = d.root.Signed.Version
+		if paths[versioned(next.Root, metadata.ROOT)], err = encode(d.root); err != nil {
 			return nil, err
 		}
-		next.paths[versioned(d.root.Signed.Version, metadata.ROOT)] = b
 	}
-	next.state.Root = int64(len(next.roots))
-	b, err := encode(d.targets)
+	if paths[versioned(next.Targets, metadata.TARGETS)], err = encode(d.targets); err != nil {
+		return nil, err
+	}
+	for name, one := range d.targets.Signed.Targets {
+		paths[hashed(name, one)] = []byte(d.files[name])
+	}
+	all, err := assemble(next, func(path string) ([]byte, error) { return paths[path], nil })
 	if err != nil {
 		return nil, err
 	}
-	next.paths[versioned(d.targets.Signed.Version, metadata.TARGETS)] = b
-	for name, one := range d.targets.Signed.Targets {
-		next.paths[hashed(name, one)] = []byte(d.files[name])
-	}
-	return next, next.list(r)
+	return all, all.list(r)
 }
 
 // complete is nil when enough keys have signed all of the draft, and nothing of it
