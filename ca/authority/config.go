@@ -195,7 +195,7 @@ func (s *Section) checkAuthorities(path string, f *setting.Faults) {
 		}
 	}
 	if s.StateFile == "" {
-		lifecycle.AddFaults(list, lifecycle.Check(s.records(), s.Propagation), f)
+		lifecycle.Check(list, s.records(), s.Propagation, f)
 	}
 }
 

@@ -192,7 +192,8 @@ func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
 		return nil, err
 	}
 	var f setting.Faults
-	lifecycle.AddFaults(listPath, append(lifecycle.Check(records, s.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
+	lifecycle.Check(listPath, records, s.Propagation, &f)
+	lifecycle.CheckTimes(listPath, records, o.Now, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}

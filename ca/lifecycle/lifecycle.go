@@ -5,7 +5,9 @@
 package lifecycle
 
 import (
+	"cmp"
 	"crypto/sha256"
+	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -102,22 +104,27 @@ func first(all []Entry, i int) bool {
 	return true
 }
 
-// Fault is what is wrong with the record of one authority, or with all of them
-// where Entry is -1. Field is the setting, or empty.
-type Fault struct {
-	Entry int
-	Field string
-	Text  string
+// adder adds faults of the records that are listed at a path: by their index, -1 for all of
+// them, and the setting's name, or none.
+func adder(path string, f *setting.Faults) func(i int, field, format string, args ...any) {
+	return func(i int, field, format string, args ...any) {
+		at := path
+		if i >= 0 {
+			at = setting.Index(path, i)
+		}
+		if field != "" {
+			at = setting.Join(at, field)
+		}
+		f.Add(at, format, args...)
+	}
 }
 
-// Check gives every reason why all can't be in force. It needs no clock; see [CheckTimes].
-func Check(all []Entry, propagation time.Duration) []Fault {
-	var faults []Fault
+// Check adds every reason why all can't be in force. It needs no clock; see [CheckTimes].
+func Check(path string, all []Entry, propagation time.Duration, f *setting.Faults) {
+	addTo := adder(path, f)
 	active := 0
 	for i, e := range all {
-		add := func(field, format string, args ...any) {
-			faults = append(faults, Fault{i, field, fmt.Sprintf(format, args...)})
-		}
+		add := func(field, format string, args ...any) { addTo(i, field, format, args...) }
 		switch e.State {
 		case "", Prepared:
 		case Published:
@@ -143,9 +150,8 @@ func Check(all []Entry, propagation time.Duration) []Fault {
 		}
 	}
 	if active != 1 {
-		faults = append(faults, Fault{-1, "", fmt.Sprintf("%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)})
+		addTo(-1, "", "%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)
 	}
-	return faults
 }
 
 // checkGuard is the propagation guard for an authority that is active, however it
@@ -163,19 +169,17 @@ func checkGuard(e Entry, propagation time.Duration, add func(field, format strin
 	}
 }
 
-// CheckTimes gives every time that lies in the future of now: a state begins when
+// CheckTimes adds every time that lies in the future of now: a state begins when
 // it is written, never by itself.
-func CheckTimes(all []Entry, now time.Time) []Fault {
-	var faults []Fault
+func CheckTimes(path string, all []Entry, now time.Time, f *setting.Faults) {
+	add := adder(path, f)
 	for i, e := range all {
 		for field, t := range e.times() {
 			if t.After(now.Add(skew)) {
-				faults = append(faults, Fault{i, field, fmt.Sprintf("%s is in the future: a state begins when it is recorded; or correct this machine's clock (%s)", stamp(t), stamp(now))})
+				add(i, field, "%s is in the future: a state begins when it is recorded; or correct this machine's clock (%s)", stamp(t), stamp(now))
 			}
 		}
 	}
-	slices.SortStableFunc(faults, func(a, b Fault) int { return a.Entry - b.Entry })
-	return faults
 }
 
 // times are the record's by the names of their settings.
@@ -211,19 +215,16 @@ type InForce struct {
 	FirstListed map[[sha256.Size]byte]time.Time
 }
 
-// CheckFollow gives every reason why next, whose active authority is the one
+// CheckFollow adds every reason why next, whose active authority is the one
 // given, can't follow what is in force in this very process. chains are next's, as
 // InForce has them. [Check] knows only what is written; this knows what the process
 // did, whatever is written. No records are those of a configuration with one
 // authority, which never changes.
-func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, chains map[string][sha256.Size]byte, t Terms) []Fault {
-	var faults []Fault
-	add := func(i int, field, format string, args ...any) {
-		faults = append(faults, Fault{i, field, fmt.Sprintf(format, args...)})
-	}
+func CheckFollow(path string, before InForce, next []Entry, active [sha256.Size]byte, chains map[string][sha256.Size]byte, t Terms, f *setting.Faults) {
 	if len(next) == 0 {
-		return nil
+		return
 	}
+	add := adder(path, f)
 	for _, l := range before.Listed {
 		i := Find(next, l.Name)
 		if i < 0 {
@@ -253,19 +254,205 @@ func CheckFollow(before InForce, next []Entry, active [sha256.Size]byte, chains 
 		add(i, "published", "this service has listed %s for %v, whatever is written, and clients need %v to learn of it: activate it later; `mayfly authority activate %s --force` says what sooner risks",
 			next[i].Name, listed.Truncate(time.Second), t.Propagation, next[i].Name)
 	}
-	return faults
 }
 
-// AddFaults puts faults of records under the list at path.
-func AddFaults(path string, faults []Fault, f *setting.Faults) {
-	for _, r := range faults {
-		at := path
-		if r.Entry >= 0 {
-			at = setting.Index(path, r.Entry)
+// Action is what a person does to an authority.
+type Action string
+
+// The actions.
+const (
+	Prepare  Action = "prepare"
+	Publish  Action = "publish"
+	Activate Action = "activate"
+	Retire   Action = "retire"
+	Distrust Action = "distrust"
+)
+
+// step is one way from a state to another.
+type step struct {
+	action   Action
+	from, to State
+	// key says that the key must open and fit, and the chain be fit to issue.
+	key bool
+	// guard says that clients must have been told for the propagation time.
+	guard bool
+}
+
+// steps are all that there are. A retired authority can sign again only through
+// published: clients that read the trusted root meanwhile know its window as
+// closed, and have to be told first, as of a new one. The active one can be
+// neither retired nor distrusted by itself, since nothing would sign then:
+// activating another retires it.
+var steps = []step{
+	{action: Prepare, from: "", to: Prepared, key: true},
+	{action: Publish, from: Prepared, to: Published, key: true},
+	{action: Publish, from: Retired, to: Published, key: true}, // its window is open again
+	{action: Activate, from: Published, to: Active, key: true, guard: true},
+	{action: Retire, from: Published, to: Retired}, // withdrawn
+	{action: Retire, from: Retired, to: Retired},   // its window ends later
+	{action: Distrust, from: Prepared, to: Distrusted},
+	{action: Distrust, from: Published, to: Distrusted},
+	{action: Distrust, from: Retired, to: Distrusted},
+}
+
+// Terms are what a step is taken under.
+type Terms struct {
+	Now         time.Time
+	Propagation time.Duration
+	// Force overrides the propagation guard.
+	Force bool
+	// SignedSince is since when the signed trust root lists an authority: zero for what
+	// every client knows; false where it isn't listed. Nil where there is none.
+	SignedSince func(name string) (time.Time, bool)
+	// Again lets a retired authority be retired again, which moves its window's end.
+	Again bool
+}
+
+// ErrTooSoon is in the error of an activation that the propagation guard stopped.
+var ErrTooSoon = errors.New("clients may not know it yet")
+
+// Find is the place of a name in all, or -1.
+func Find(all []Entry, name string) int {
+	return slices.IndexFunc(all, func(e Entry) bool { return e.Name == name })
+}
+
+// NoStepError says that an action can't follow an authority's state.
+type NoStepError struct{ text string }
+
+func (e *NoStepError) Error() string { return e.text }
+
+func noStep(format string, args ...any) error { return &NoStepError{fmt.Sprintf(format, args...)} }
+
+// find is the step, or why there is none.
+func find(e Entry, action Action) (step, error) {
+	for _, s := range steps {
+		if s.action == action && s.from == e.State {
+			return s, nil
 		}
-		if r.Field != "" {
-			at = setting.Join(at, r.Field)
-		}
-		f.Add(at, "%s", r.Text)
 	}
+	switch {
+	case e.State == Active && action == Activate:
+		return step{}, noStep("%s is active already", e.Name)
+	case e.State == Active:
+		return step{}, noStep("%s is active: activate another authority first, which retires this one", e.Name)
+	}
+	state := cmp.Or(e.State, "in no state yet")
+	legal := "nothing follows; remove it from the configuration"
+	if next := Next(e.Record); len(next) > 0 {
+		legal = "what can follow is: " + setting.List(next)
+	}
+	return step{}, noStep("%s is %s, and %s can't follow that; %s", e.Name, state, action, legal)
+}
+
+// Next are the actions that can follow.
+func Next(r Record) []Action {
+	var all []Action
+	for _, s := range steps {
+		if s.from == r.State {
+			all = append(all, s.action)
+		}
+	}
+	return all
+}
+
+// NeedsKey reports whether the step demands that the authority's key opens and its
+// chain is fit to issue. The error is a *NoStepError.
+func NeedsKey(e Entry, action Action) (bool, error) {
+	s, err := find(e, action)
+	return s.key, err
+}
+
+// known is since when clients can learn of an authority; false where they can't yet.
+func (t Terms) known(e Entry) (time.Time, bool) {
+	if t.SignedSince == nil {
+		return e.Published, true
+	}
+	since, listed := t.SignedSince(e.Name)
+	if since.Before(e.Published) {
+		since = e.Published
+	}
+	return since, listed
+}
+
+// Wait is how long the propagation guard still holds all[i] back; 0 when it
+// doesn't.
+func Wait(all []Entry, i int, t Terms) time.Duration {
+	if first(all, i) {
+		return 0
+	}
+	since, listed := t.known(all[i])
+	if !listed {
+		since = t.Now
+	}
+	return max(0, since.Add(t.Propagation).Sub(t.Now))
+}
+
+// CheckSigned adds the fault of an authority that is active although clients couldn't
+// know it by the signed trust root of t, unless that was forced.
+func CheckSigned(path string, all []Entry, t Terms, f *setting.Faults) {
+	i := slices.IndexFunc(all, func(e Entry) bool { return e.State == Active })
+	if i < 0 || t.SignedSince == nil || t.Propagation == 0 || all[i].Forced != "" || first(all, i) {
+		return
+	}
+	const risk = "`mayfly authority activate %s --force` says what sooner risks"
+	switch since, listed := t.known(all[i]); {
+	case !listed:
+		adder(path, f)(i, "state", "the signed trust root doesn't list %s, so clients refuse what it signs: "+notListed+"; "+risk, all[i].Name, all[i].Name)
+	case all[i].Activated.Before(since.Add(t.Propagation)):
+		adder(path, f)(i, "activated", "%s is %v after the signed trust root began to list %s, and clients need %v to learn of it; "+risk,
+			stamp(all[i].Activated), all[i].Activated.Sub(since), all[i].Name, t.Propagation, all[i].Name)
+	}
+}
+
+// notListed is what to do about an authority that people haven't signed for.
+const notListed = "have people sign one that does (mayfly tuf stage, sign, publish)"
+
+// Do takes a step with the authority called name and gives all records after it:
+// whole, in one piece. all stays as it is. The error is a *NoStepError or wraps
+// [ErrTooSoon], where there is an authority of that name.
+func Do(all []Entry, name string, action Action, t Terms) ([]Entry, error) {
+	i := Find(all, name)
+	if i < 0 {
+		return nil, fmt.Errorf("there is no authority %q", name)
+	}
+	s, err := find(all[i], action)
+	if err != nil {
+		return nil, err
+	}
+	now := t.Now.UTC().Truncate(time.Second)
+	next := slices.Clone(all)
+	e := &next[i]
+	e.State = s.to
+	switch s.action {
+	case Prepare:
+		e.Prepared = now
+	case Publish:
+		e.Published, e.Retired, e.Forced = now, time.Time{}, ""
+	case Activate:
+		if wait := Wait(all, i, t); wait > 0 && !t.Force {
+			since, listed := t.known(all[i])
+			if !listed {
+				return nil, fmt.Errorf("the signed trust root doesn't list %s: %w; "+notListed+", and activate it %v later", name, ErrTooSoon, t.Propagation)
+			}
+			return nil, fmt.Errorf("%s was published at %s: %w; they are given %v, until %s",
+				name, stamp(since), ErrTooSoon, t.Propagation, stamp(since.Add(t.Propagation)))
+		} else if wait > 0 {
+			e.Forced = fmt.Sprintf("%s: activated %v after it was published, of %v", stamp(now), now.Sub(e.Published), t.Propagation)
+		}
+		for j := range next {
+			if j != i && next[j].State == Active {
+				next[j].State, next[j].Retired = Retired, now
+			}
+		}
+		e.Activated = now
+	case Retire:
+		if all[i].State == Retired && !t.Again {
+			return nil, noStep("%s is retired since %s, and its window ends at %s; `mayfly authority retire %s --again` moves the end to an hour from now, and clients trust for longer what its key signs",
+				name, stamp(all[i].Retired), stamp(all[i].WindowEnd()), name)
+		}
+		e.Retired = now
+	case Distrust:
+		e.Distrusted = now
+	}
+	return next, nil
 }
