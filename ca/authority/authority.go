@@ -20,6 +20,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -50,7 +51,7 @@ type Authority struct {
 	notBefore, notAfter time.Time // where all of the chain is valid
 	hash                crypto.Hash
 	signer              kms.Signer
-	lease               *lease
+	holders             *atomic.Int64 // of the key: its owner, and each request that reads it; the last to leave closes it
 
 	path   string // of the configuration that it was loaded from
 	config Config // and what that said
@@ -74,13 +75,15 @@ func New(certs []*x509.Certificate, signer kms.Signer, c Config) (*Authority, er
 		Subject:            chain.Subject(issuer),
 		KeyHash:            sha256.Sum256(issuer.RawSubjectPublicKeyInfo),
 		SignatureAlgorithm: signatureAlgorithm(signer.Public(), algorithm.Hash()),
+		KeyID:              authorityKeyID(issuer.SubjectKeyId),
 		hash:               algorithm.Hash(),
 		signer:             signer,
-		lease:              newLease(signer),
+		holders:            new(atomic.Int64),
 		path:               singlePath,
 		config:             c,
 		quota:              newQuota(c.SigningQuota),
 	}
+	a.holders.Store(1) // the owner
 	a.notBefore, a.notAfter = window(certs)
 	if chain.Constrained(certs) {
 		if a.trial, err = chain.NewReplica(certs, 0); err != nil {
@@ -90,9 +93,6 @@ func New(certs []*x509.Certificate, signer kms.Signer, c Config) (*Authority, er
 	for _, c := range certs {
 		a.Chain = append(a.Chain, c.Raw)
 		a.ChainPEM = append(a.ChainPEM, chain.Encode(c.Raw))
-	}
-	if a.KeyID, err = authorityKeyID(issuer.SubjectKeyId); err != nil {
-		return nil, err
 	}
 	if c.PrecertificateSigner == SignerOn || c.PrecertificateSigner != SignerOff && !kms.Local(signer) {
 		a.renewal = &renewal{required: c.PrecertificateSigner == SignerOn}
@@ -113,15 +113,12 @@ func window(certs []*x509.Certificate) (notBefore, notAfter time.Time) {
 var OIDKeyID = asn1.ObjectIdentifier{2, 5, 29, 35}
 
 // authorityKeyID is the extension that names an issuer's key.
-func authorityKeyID(keyID []byte) ([]byte, error) {
-	value, err := asn1.Marshal(struct {
+func authorityKeyID(keyID []byte) []byte {
+	value, _ := asn1.Marshal(struct { // all of it has a form in DER
 		KeyID []byte `asn1:"tag:0"`
 	}{keyID})
-	der, failed := asn1.Marshal(pkix.Extension{Id: OIDKeyID, Value: value})
-	if err := errors.Join(err, failed); err != nil {
-		return nil, fmt.Errorf("ca: the authority's key identifier: %w", err)
-	}
-	return der, nil
+	der, _ := asn1.Marshal(pkix.Extension{Id: OIDKeyID, Value: value})
+	return der
 }
 
 // signatureAlgorithm is the AlgorithmIdentifier of the authority's signatures.

@@ -66,7 +66,7 @@ func (f *InForce) Use(next *Set) {
 	before := f.current.Swap(next)
 	f.wake()
 	f.metrics.show(next)
-	if before != nil && before.Active.lease != next.Active.lease {
+	if before != nil && before.Active.holders != next.Active.holders {
 		before.Active.Close()
 	}
 }
@@ -97,7 +97,7 @@ func (f *InForce) Chains() [][][]byte {
 func (f *InForce) Acquire() (*Authority, error) {
 	for {
 		a := f.current.Load().Active
-		if a.lease.take() {
+		if a.Hold() {
 			return a, nil
 		}
 		if f.current.Load().Active == a {
@@ -107,47 +107,28 @@ func (f *InForce) Acquire() (*Authority, error) {
 }
 
 // Hold is Acquire for an authority at hand, false once its key is closed.
-func (a *Authority) Hold() bool { return a.lease.take() }
-
-// Release ends the use of a that Acquire or Hold began.
-func (a *Authority) Release() { a.lease.leave() }
-
-// Close ends the owner's use of a's key: it is closed when the last request that
-// still signs with it has ended. An authority is closed once.
-func (a *Authority) Close() { a.lease.leave() }
-
-// lease counts who uses an authority's key: its owner, and each request that
-// reads it. The last to leave closes the key.
-type lease struct {
-	holders atomic.Int64
-	signer  kms.Signer
-}
-
-func newLease(s kms.Signer) *lease {
-	l := &lease{signer: s}
-	l.holders.Store(1) // the owner
-	return l
-}
-
-// take adds a holder; it is false when the last has left.
-func (l *lease) take() bool {
+func (a *Authority) Hold() bool {
 	for {
-		n := l.holders.Load()
+		n := a.holders.Load()
 		if n == 0 {
 			return false
 		}
-		if l.holders.CompareAndSwap(n, n+1) {
+		if a.holders.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}
 }
 
-// leave ends one holding.
-func (l *lease) leave() {
-	if l.holders.Add(-1) == 0 {
-		kms.Close(l.signer)
+// Release ends the use of a that Acquire or Hold began.
+func (a *Authority) Release() {
+	if a.holders.Add(-1) == 0 {
+		kms.Close(a.signer)
 	}
 }
+
+// Close ends the owner's use of a's key: it is closed when the last request that
+// still signs with it has ended. An authority is closed once.
+func (a *Authority) Close() { a.Release() }
 
 // Life is how long leaves live, and how much of that lies before their issuance.
 type Life struct{ Lifetime, Backdate time.Duration }

@@ -116,8 +116,8 @@ func (a *Authority) certifySigner(ctx context.Context, template *x509.Certificat
 	if s.Certificate.NotAfter.Before(a.notAfter) {
 		s.renew = now.Add(signerRenewal)
 	}
-	s.KeyID, err = authorityKeyID(s.Certificate.SubjectKeyId)
-	return s, err
+	s.KeyID = authorityKeyID(s.Certificate.SubjectKeyId)
+	return s, nil
 }
 
 // How a precertificate signer is kept up to date.
@@ -243,7 +243,7 @@ func (r *renewal) due() time.Time {
 // to. The error is why there is no new one; ErrRefused in it means that there can't
 // be.
 func (f *InForce) renewSigner(ctx context.Context, a *Authority) error {
-	if !a.lease.take() { // another took its place meanwhile
+	if !a.Hold() { // another took its place meanwhile
 		return nil
 	}
 	defer a.Release()

@@ -360,6 +360,10 @@ func (m *Certificate) Failed(err error, exists string) error {
 func (m *Certificate) check(d *Draft) error {
 	signed := m.Chain[0]
 	issuer := m.Chain[min(1, len(m.Chain)-1)]
+	purpose, verified := "code signing", func() error { return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below}) }
+	if d.timestamping() {
+		purpose, verified = "timestamps", func() error { return verifyTimestamping(m.Chain, d.Now) }
+	}
 	for _, rule := range []struct {
 		statement string
 		holds     func() error
@@ -367,12 +371,7 @@ func (m *Certificate) check(d *Draft) error {
 		{"the signature verifies under the issuer's key, over " + hashName(signed.SignatureAlgorithm), func() error { return signed.CheckSignatureFrom(issuer) }},
 		{"the certificate, read back, says what was to be signed", func() error { return d.corresponds(signed) }},
 		{"the chain keeps the profile, from the certificate to the root", func() error { return m.keepsProfile(d) }},
-		{d.verifiesFor(), func() error {
-			if d.timestamping() {
-				return verifyTimestamping(m.Chain, d.Now)
-			}
-			return verify(m.Chain, chain.Need{Now: d.Now, Below: d.below})
-		}},
+		{"crypto/x509 verifies the chain for " + purpose, verified},
 	} {
 		if err := rule.holds(); err != nil {
 			return fmt.Errorf("after signing, this doesn't hold: %s: %w", rule.statement, err)
@@ -384,14 +383,14 @@ func (m *Certificate) check(d *Draft) error {
 
 // keepsProfile holds the whole chain against the profile.
 func (m *Certificate) keepsProfile(d *Draft) error {
-	var f faults
-	if d.timestamping() {
-		for _, fault := range CheckTimestamping(m.Chain, d.Now).Faults() {
-			f.add("%s", fault)
+	findings := CheckTimestamping
+	if !d.timestamping() {
+		findings = func(certs []*x509.Certificate, now time.Time) chain.Findings {
+			return Check(certs, chain.Need{Now: now, Below: d.below})
 		}
-		return f.err()
 	}
-	for _, found := range Check(m.Chain, chain.Need{Now: d.Now, Below: d.below}) {
+	var f faults
+	for _, found := range findings(m.Chain, d.Now) {
 		if !found.Remark || found.At == 0 { // remarks on an issuer are in the notes
 			f.add("%s", found.Text)
 		}

@@ -166,14 +166,6 @@ func (d *Draft) stamp(f *faults) {
 // timestamping reports whether the certificate is a timestamp authority's.
 func (d *Draft) timestamping() bool { return !d.Template.IsCA }
 
-// verifiesFor says what crypto/x509 is asked.
-func (d *Draft) verifiesFor() string {
-	if d.timestamping() {
-		return "crypto/x509 verifies the chain for timestamps"
-	}
-	return "crypto/x509 verifies the chain for code signing"
-}
-
 // stampingRules are what verifiers want of a timestamp authority's certificate.
 var stampingRules = []struct {
 	says  string
@@ -236,13 +228,5 @@ func IsTimestamping(c *x509.Certificate) bool {
 
 // verifyTimestamping asks the standard library, as Go clients do.
 func verifyTimestamping(certs []*x509.Certificate, now time.Time) error {
-	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(certs[len(certs)-1])
-	for _, c := range certs[1 : len(certs)-1] {
-		intermediates.AddCert(c)
-	}
-	_, err := certs[0].Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping},
-	})
-	return err
+	return chain.Verify(certs[0], certs[1:], now, x509.ExtKeyUsageTimeStamping)
 }

@@ -128,7 +128,7 @@ func Check(chain []*x509.Certificate, need Need) Findings {
 		}
 	}
 	root := chain[len(chain)-1]
-	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
+	if len(chain) > 1 && !signsCode(root) {
 		f.Fault(len(chain)-1, "the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
 	}
 	checkOrder(chain, &f)
@@ -223,7 +223,7 @@ func (l link) checkIssuing(f *Findings) {
 	switch intermediate := !l.root(); {
 	case intermediate && !slices.Contains(l.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
 		f.Fault(l.at, "%s: lacks the extended key usage codeSigning: reissue it with codeSigning", l.name)
-	case !intermediate && len(l.ExtKeyUsage)+len(l.UnknownExtKeyUsage) > 0 && !signsCode(l.Certificate):
+	case !intermediate && !signsCode(l.Certificate):
 		f.Fault(l.at, "%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", l.name)
 	}
 	if len(l.SubjectKeyId) == 0 {
@@ -395,13 +395,16 @@ func (r *Replica) verify(t *x509.Certificate, public crypto.PublicKey, now time.
 	}
 	// Sigstore's clients read a username, an otherName that crypto/x509 doesn't know, themselves.
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
+	return Verify(leaf, r.certs, now, x509.ExtKeyUsageCodeSigning)
+}
+
+// Verify asks the standard library about a certificate below a chain, as Go clients do.
+func Verify(leaf *x509.Certificate, chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) error {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-	roots.AddCert(r.certs[len(r.certs)-1])
-	for _, c := range r.certs {
+	roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain {
 		intermediates.AddCert(c)
 	}
-	_, err = leaf.Verify(x509.VerifyOptions{
-		Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-	})
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
 	return err
 }

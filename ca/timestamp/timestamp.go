@@ -2,8 +2,8 @@
 // there at a time, so that a signature goes on verifying when its certificate has
 // expired.
 //
-// A query goes one way: parse it within bounds (query.go), ask the clock, which
-// refuses while something is known against it (clock.go), and sign (token.go). There
+// A query goes one way: parse it within bounds (rfc3161.go), ask the clock, which
+// refuses while something is known against it (clock.go), and sign. There
 // is a reply to every query, a refusal too. [Load] reads an authority, [InForce] holds
 // the one that answers.
 package timestamp
