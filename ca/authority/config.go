@@ -3,7 +3,6 @@ package authority
 import (
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"os"
@@ -280,15 +279,6 @@ func (c *Config) checkMode(path string, f *setting.Faults) {
 	if err := keystore.CheckSealing(string(c.Key), c.Access); err != nil {
 		f.Add(setting.Join(path, "key"), "%v", err)
 	}
-}
-
-// options are what the key of c is opened with, which is that of the first certificate.
-func (c *Config) options(o kms.Options, certs []*x509.Certificate) kms.Options {
-	if len(certs) > 0 {
-		o.Public = certs[0].PublicKey
-	}
-	o.Passphrase, o.Access, o.SealedKey = c.Passphrase, c.Access, c.SealedKey
-	return o
 }
 
 // The bounds of an ephemeral issuing certificate's life: long enough to be

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,9 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
-	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -123,51 +120,25 @@ func load(ctx context.Context, path string, c Config, o LoadOptions, f *setting.
 	return a
 }
 
-// openKey opens the key, and wants it to be that of the first certificate; nil where it adds a fault.
+// openKey is cacert.OpenKey for the authority at path of the configuration.
 func openKey(ctx context.Context, path string, c Config, certs []*x509.Certificate, o kms.Options, f *setting.Faults) kms.Signer {
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o, certs))
-	switch {
-	case err != nil:
-		f.Add(path+".key", "%v", err)
-		return nil
-	case len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()):
-		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
-			chain.Subject(certs[0]), c.Chain)
-		kms.Close(signer)
-		return nil
-	}
-	return signer
+	o.Passphrase, o.Access, o.SealedKey = c.Passphrase, c.Access, c.SealedKey
+	return cacert.OpenKey(ctx, path, c.Key, "issuing certificate", c.Chain, certs, o, f)
 }
 
 // loadChain reads and checks the chain file of the authority at path of the
 // configuration, and gives what certificates it has. Without a time in need, it is
 // held to the time when all of it began.
 func loadChain(path string, c Config, need chain.Need, remark func(string), f *setting.Faults) []*x509.Certificate {
-	file := string(c.Chain)
 	if c.mode() == ModeEphemeral {
 		need.Below = 1
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		f.Add(path+".chain", "%v", err)
-		return nil
-	}
-	certs, err := chain.Parse(b)
-	if err != nil {
-		f.Add(path+".chain", "%s: %v", file, err)
-		return nil
-	}
-	if need.Now.IsZero() {
-		need.Now, _ = window(certs)
-	}
-	for _, found := range cacert.Check(certs, need) {
-		if !found.Remark {
-			f.Add(path+".chain", "%s: %s", file, found.Text)
-		} else if remark != nil {
-			remark(fmt.Sprintf("%s.chain: %s: %s", path, file, found.Text))
+	return cacert.Read(path, c.Chain, func(certs []*x509.Certificate) chain.Findings {
+		if need.Now.IsZero() {
+			need.Now, _ = window(certs)
 		}
-	}
-	return certs
+		return cacert.Check(certs, need)
+	}, remark, f)
 }
 
 // LoadSet loads what s names: the chains of all that clients trust, and the key of
@@ -353,9 +324,7 @@ type Trusted struct {
 
 // Single is the set of a CA that has only a: trusted for as long as its chain is
 // valid.
-func Single(a *Authority) *Set {
-	return &Set{Active: a, Trusted: []Trusted{a.Trusted(DefaultName)}}
-}
+func Single(a *Authority) *Set { return &Set{Active: a, Trusted: []Trusted{a.Trusted(DefaultName)}} }
 
 // Trusted is how a is shown under name when it is trusted for as long as its chain
 // is valid.

@@ -2,16 +2,21 @@ package cacert
 
 import (
 	"bytes"
+	"context"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
 	"fmt"
+	"os"
 	"slices"
 	"time"
 	"unicode/utf8"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Check judges a chain for the service and for the ceremonies alike. Its faults are
@@ -229,4 +234,47 @@ func IsTimestamping(c *x509.Certificate) bool {
 // verifyTimestamping asks the standard library, as Go clients do.
 func verifyTimestamping(certs []*x509.Certificate, now time.Time) error {
 	return chain.Verify(certs[0], certs[1:], now, x509.ExtKeyUsageTimeStamping)
+}
+
+// Read reads the chain file that path.chain of the configuration names, and gives what
+// certificates it has. What check finds wrong is a fault there; remark takes what clients
+// put up with, and may be nil.
+func Read(path string, file setting.Path, check func([]*x509.Certificate) chain.Findings, remark func(string), f *setting.Faults) []*x509.Certificate {
+	b, err := os.ReadFile(string(file))
+	if err != nil {
+		f.Add(path+".chain", "%v", err)
+		return nil
+	}
+	certs, err := chain.Parse(b)
+	if err != nil {
+		f.Add(path+".chain", "%s: %v", file, err)
+		return nil
+	}
+	for _, found := range check(certs) {
+		if !found.Remark {
+			f.Add(path+".chain", "%s: %s", file, found.Text)
+		} else if remark != nil {
+			remark(fmt.Sprintf("%s.chain: %s: %s", path, file, found.Text))
+		}
+	}
+	return certs
+}
+
+// OpenKey opens the key that path.key of the configuration names, and wants it to be that
+// of the first certificate in file, where there is one; nil where it adds a fault.
+func OpenKey(ctx context.Context, path string, ref setting.KeyRef, of string, file setting.Path, certs []*x509.Certificate, o kms.Options, f *setting.Faults) kms.Signer {
+	if len(certs) > 0 {
+		o.Public = certs[0].PublicKey
+	}
+	signer, err := keystore.Open(ctx, string(ref), o)
+	switch {
+	case err != nil:
+		f.Add(path+".key", "%v", err)
+		return nil
+	case len(certs) > 0 && !pubkey.Equal(o.Public, signer.Public()):
+		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the %s's key, or put its certificate first", chain.Subject(certs[0]), file, of)
+		kms.Close(signer)
+		return nil
+	}
+	return signer
 }

@@ -162,16 +162,8 @@ func files(dir, rootKey string) Files {
 	}
 }
 
-// create makes the issuing key and the certificates, and writes them with the records of how.
+// create makes the keys and certificates, and writes them with the records of how.
 func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
-	issuingKey, err := keystore.GenerateFile(to.IssuingKey, o.Algorithm, o.Passphrase)
-	if err != nil {
-		return fmt.Errorf("ca: the intermediate: %w", err)
-	}
-	stampingKey, err := keystore.GenerateFile(to.TimestampsKey, kms.ECDSAP256, o.Passphrase)
-	if err != nil {
-		return fmt.Errorf("ca: the timestamp authority: %w", err)
-	}
 	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
 	// The keys lie beside the records, wherever the folder goes.
 	signer := cacert.Key{Signer: rootKey, Ref: "file:" + cmp.Or(o.RootKey, filepath.Base(to.RootKey))}
@@ -179,13 +171,22 @@ func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
 	if err != nil {
 		return fmt.Errorf("ca: the root: %w", err)
 	}
-	issuing := cacert.Key{Signer: issuingKey, Ref: "file:" + filepath.Base(to.IssuingKey)}
-	if _, err := certify(root, cacert.Profile{}, at, issuing, signer, to.Chain); err != nil {
-		return fmt.Errorf("ca: the intermediate: %w", err)
-	}
-	stamping := cacert.Key{Signer: stampingKey, Ref: "file:" + filepath.Base(to.TimestampsKey)}
-	if _, err := certify(root, cacert.Profile{Timestamping: true}, at, stamping, signer, to.Timestamps); err != nil {
-		return fmt.Errorf("ca: the timestamp authority: %w", err)
+	for _, below := range []struct {
+		name, keyFile string
+		algorithm     kms.Algorithm
+		profile       cacert.Profile
+		file          string
+	}{
+		{"intermediate", to.IssuingKey, o.Algorithm, cacert.Profile{}, to.Chain},
+		{"timestamp authority", to.TimestampsKey, kms.ECDSAP256, cacert.Profile{Timestamping: true}, to.Timestamps},
+	} {
+		key, err := keystore.GenerateFile(below.keyFile, below.algorithm, o.Passphrase)
+		if err == nil {
+			_, err = certify(root, below.profile, at, cacert.Key{Signer: key, Ref: "file:" + filepath.Base(below.keyFile)}, signer, below.file)
+		}
+		if err != nil {
+			return fmt.Errorf("ca: the %s: %w", below.name, err)
+		}
 	}
 	return nil
 }

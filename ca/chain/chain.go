@@ -42,10 +42,7 @@ func Parse(b []byte) ([]*x509.Certificate, error) {
 	if err == nil && len(chain) > MaxLength {
 		err = fmt.Errorf("has more than %d certificates: keep only the chain", MaxLength)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return chain, nil
+	return chain, err
 }
 
 // Encode is one certificate in PEM, with a final new line.

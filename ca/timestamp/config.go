@@ -14,7 +14,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
-	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -125,30 +124,12 @@ const soon = 90 * cacert.Day
 // *setting.FaultError with every fault, each with its fix.
 func Load(ctx context.Context, c Config, path string, now time.Time, o kms.Options) (*Authority, error) {
 	var f setting.Faults
-	a := &Authority{config: c}
-	b, err := os.ReadFile(string(c.Chain))
-	if err == nil {
-		if a.Chain, err = chain.Parse(b); err != nil {
-			err = fmt.Errorf("%s: %w", c.Chain, err)
-		}
-	}
-	if err != nil {
-		f.Add(path+".chain", "%v", err)
-	} else {
-		for _, fault := range cacert.CheckTimestamping(a.Chain, now).Faults() {
-			f.Add(path+".chain", "%s: %s", c.Chain, fault)
-		}
-		o.Public = a.Chain[0].PublicKey
-	}
+	certs := cacert.Read(path, c.Chain, func(certs []*x509.Certificate) chain.Findings { return cacert.CheckTimestamping(certs, now) }, nil, &f)
 	o.Passphrase, o.Access = c.Passphrase, c.Access
-	if a.signer, err = keystore.Open(ctx, string(c.Key), o); err != nil {
-		f.Add(path+".key", "%v", err)
-	} else if len(a.Chain) > 0 && !pubkey.Equal(a.Chain[0].PublicKey, a.signer.Public()) {
-		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the timestamp authority's key, or put its certificate first",
-			chain.Subject(a.Chain[0]), c.Chain)
-	}
+	a := &Authority{config: c, Chain: certs, signer: cacert.OpenKey(ctx, path, c.Key, "timestamp authority", c.Chain, certs, o, &f)}
 	if f.Len() == 0 {
-		if a.template, err = newTemplate(a.Chain, &c); err != nil {
+		var err error
+		if a.template, err = newTemplate(certs, &c); err != nil {
 			f.Add(path, "%v", err)
 		}
 	}

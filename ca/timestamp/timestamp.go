@@ -76,12 +76,11 @@ func (f *InForce) Use(next *Authority) {
 
 // bound is how far the clock may be off.
 func (f *InForce) bound() time.Duration {
-	a := f.current.Load()
-	if a == nil {
-		c := DefaultConfig()
-		return c.bound()
+	c := DefaultConfig()
+	if a := f.current.Load(); a != nil {
+		c = a.config
 	}
-	return a.config.bound()
+	return c.bound()
 }
 
 // Watch looks at the clock until ctx ends, and logs when it becomes trusted or is no

@@ -2,7 +2,6 @@ package trustroot
 
 import (
 	"bytes"
-	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -198,19 +197,19 @@ func Parse(trustedRoot []byte) (*History, error) {
 	if h.TimestampAuthorities, err = parseAuthorities("timestampAuthorities", doc.GetTimestampAuthorities()); err != nil {
 		return nil, err
 	}
-	var ids [][sha256.Size]byte
+	seen := make(ids)
 	for i, entry := range doc.GetCtlogs() {
 		if entry.GetPublicKey().GetKeyDetails() != commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256 {
 			continue
 		}
 		l, err := parseLog(entry)
-		if err == nil {
-			err = checkLog(l)
-		}
 		if err != nil {
 			return nil, fmt.Errorf("trustroot: ctlogs[%d]: %w", i, err)
 		}
-		h.CTLogs, ids = append(h.CTLogs, l), append(ids, l.ID)
+		if err := seen.add("log", l, checkLog(l)); err != nil {
+			return nil, err
+		}
+		h.CTLogs = append(h.CTLogs, l)
 	}
 	for i, entry := range doc.GetTlogs() {
 		l, err := parseLog(entry)
@@ -218,9 +217,6 @@ func Parse(trustedRoot []byte) (*History, error) {
 			return nil, fmt.Errorf("trustroot: tlogs[%d]: %w", i, err)
 		}
 		h.TransparencyLogs = append(h.TransparencyLogs, TransparencyLog{Description: l})
-	}
-	if err := checkDistinct("log", ids); err != nil {
-		return nil, err
 	}
 	return &h, nil
 }

@@ -40,9 +40,7 @@ func (g Gap) check() error {
 	return nil
 }
 
-func (g Gap) String() string {
-	return chain.Stamp(g.From) + "/" + chain.Stamp(g.To)
-}
+func (g Gap) String() string { return chain.Stamp(g.From) + "/" + chain.Stamp(g.To) }
 
 // Excise is h with each certificate authority that counts in a gap listed twice, once
 // before it and once after: clients find no authority for a time in between. Times are

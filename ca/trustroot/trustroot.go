@@ -249,28 +249,19 @@ func (h *History) check() error {
 	if err := checkAuthorities("timestamp authority", h.TimestampAuthorities, checkStamping); err != nil {
 		return err
 	}
-	var ids [][sha256.Size]byte
+	seen := make(ids)
 	for _, l := range h.CTLogs {
-		if err := checkLog(l); err != nil {
+		if err := seen.add("log", l, checkLog(l)); err != nil {
 			return err
 		}
-		ids = append(ids, l.ID)
 	}
-	if err := checkDistinct("log", ids); err != nil {
-		return err
-	}
-	ids = nil
+	seen = make(ids)
 	for _, l := range h.TransparencyLogs {
-		if err := l.check(); err != nil {
-			return fmt.Errorf("trustroot: transparency log %s: %w", l.URL, err)
+		if err := seen.add("transparency log", l.Description, l.check()); err != nil {
+			return err
 		}
-		ids = append(ids, l.ID)
 	}
-	if err := checkDistinct("transparency log", ids); err != nil {
-		return err
-	}
-	ca, oidc, rekor, tsa := h.services()
-	for _, s := range slices.Concat(ca, oidc, rekor, tsa) {
+	for _, s := range h.Issuers {
 		if s.Start.IsZero() {
 			return fmt.Errorf("trustroot: service %q needs a start", s.URL)
 		}
@@ -278,23 +269,28 @@ func (h *History) check() error {
 	return nil
 }
 
-// checkDistinct wants one entry for each key.
-func checkDistinct(what string, ids [][sha256.Size]byte) error {
-	for i, id := range ids {
-		if slices.Contains(ids[:i], id) {
-			return fmt.Errorf("trustroot: %s %x is listed twice: clients want one entry for each key", what, id)
-		}
+// ids are the logs that there are.
+type ids map[[sha256.Size]byte]bool
+
+// add adds a log, with what is wrong with it, and wants one entry for each key.
+func (seen ids) add(what string, l ctlog.Description, err error) error {
+	if err == nil && seen[l.ID] {
+		err = errors.New("is listed twice: clients want one entry for each key")
 	}
+	if err != nil {
+		return fmt.Errorf("trustroot: %s %s (id %x): %w", what, l.URL, l.ID, err)
+	}
+	seen[l.ID] = true
 	return nil
 }
 
 // checkLog wants what clients identify a log by to fit its key.
 func checkLog(l ctlog.Description) error {
 	if _, err := ctlog.ParseKey(l.SPKI); err != nil {
-		return fmt.Errorf("trustroot: log %s: %w", l.URL, err)
+		return err
 	}
 	if l.ID != sha256.Sum256(l.SPKI) {
-		return fmt.Errorf("trustroot: log %s: the id isn't the SHA-256 of its key", l.URL)
+		return errors.New("the id isn't the SHA-256 of its key")
 	}
 	return nil
 }

@@ -3,7 +3,6 @@ package tuf
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -79,31 +78,22 @@ func (c contents) check() error {
 			return fmt.Errorf("%s is listed twice: give it one window", e.words)
 		}
 	}
-	signing, err := trustroot.RenderAgain(d.signing)
-	for name, b := range map[string][]byte{TrustedRoot: rendered.TrustedRoot, SigningConfig: signing} {
-		if err != nil || string(b) != c[name] {
+	if rendered.SigningConfig, err = trustroot.RenderAgain(d.signing); err != nil {
+		return err
+	}
+	want, err := newContents(rendered)
+	if err != nil {
+		return err
+	}
+	for name, text := range want {
+		if c[name] != text {
 			return fmt.Errorf("%s isn't as this Mayfly writes it, and some client would refuse it: stage it anew", name)
 		}
 	}
-	legacy := d.history.LegacyTargets()
-	for _, one := range legacy {
-		if c[one.Name] != string(one.Text) {
-			return fmt.Errorf("the target %s isn't of the trusted root beside it", one.Name)
-		}
-	}
-	if len(c) != len(legacy)+2 {
+	if len(c) != len(want) {
 		return errors.New("there are targets that don't belong to the trusted root")
 	}
 	return nil
-}
-
-// custom is what older clients find their targets by, by name.
-func (d documents) custom() map[string]json.RawMessage {
-	all := make(map[string]json.RawMessage)
-	for _, one := range d.history.LegacyTargets() {
-		all[one.Name], _ = json.Marshal(one.Custom) // text alone, which always encodes
-	}
-	return all
 }
 
 // entry is one line of what clients are told, and says all of it.

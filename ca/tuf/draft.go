@@ -128,16 +128,18 @@ func newTargets(root *rootMetadata, files contents, version int64, expires time.
 	if err != nil {
 		return nil, err
 	}
-	custom := parsed.custom()
 	for name, text := range files {
 		target, err := metadata.TargetFile().FromBytes(name, []byte(text), "sha256")
 		if err != nil {
 			return nil, fmt.Errorf("tuf: %w", err)
 		}
-		if one, ok := custom[name]; ok {
-			target.Custom = &one
-		}
 		t.Signed.Targets[name] = target
+	}
+	for _, one := range parsed.history.LegacyTargets() { // what older clients find them by
+		custom, _ := json.Marshal(one.Custom) // text alone, which always encodes
+		if target := t.Signed.Targets[one.Name]; target != nil {
+			target.Custom = (*json.RawMessage)(&custom)
+		}
 	}
 	online := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs
 	t.Signed.Delegations = &metadata.Delegations{
