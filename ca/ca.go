@@ -5,6 +5,7 @@
 package ca
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -86,24 +87,22 @@ func New(c Config, o Options) (*Issuer, error) {
 	case o.Log != nil && o.AcceptUnlogged:
 		return nil, errors.New("ca: a log and accept_unlogged contradict each other: remove one")
 	}
-	i := &Issuer{life: authority.Life{Lifetime: c.Lifetime, Backdate: c.Backdate}, log: o.Log, now: o.Now, random: rand.Reader, logger: o.Logger}
+	i := &Issuer{life: authority.Life{Lifetime: c.Lifetime, Backdate: c.Backdate}, log: o.Log, now: o.Now, random: rand.Reader}
+	i.logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if i.now == nil {
 		i.now = time.Now
-	}
-	if i.logger == nil {
-		i.logger = slog.New(slog.DiscardHandler)
 	}
 	i.trail = audit.Trail{Recorder: o.Auditor, Now: i.now, Logger: i.logger}
 	var err error
 	if i.stages, err = newStages(o.Metrics); err != nil {
-		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	in := authority.Options{Set: o.Authorities, Life: i.life, Trail: i.trail, Metrics: o.Metrics}
 	if o.Log != nil {
 		in.Probe = i.probe
 	}
 	if i.InForce, err = authority.NewInForce(in); err != nil {
-		return nil, fmt.Errorf("ca: registering metrics: %w", err)
+		return nil, fmt.Errorf("ca: %w", err)
 	}
 	return i, nil
 }
@@ -125,9 +124,7 @@ type Certificate struct {
 // PEM is the leaf and its chain in PEM: leaf, issuing certificate, …, root.
 // Each ends in a new line.
 func (c *Certificate) PEM() []string {
-	all := make([]string, 0, 1+len(c.chainPEM))
-	all = append(all, chain.Encode(c.Leaf))
-	return append(all, c.chainPEM...)
+	return append([]string{chain.Encode(c.Leaf)}, c.chainPEM...)
 }
 
 // The bounds of a leaf's lifetime. Signing clients use a certificate once, at

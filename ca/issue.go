@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
@@ -285,10 +286,7 @@ func newStages(r prometheus.Registerer) (all [stages]prometheus.Observer, err er
 	for i, name := range stageNames {
 		all[i] = seconds.WithLabelValues(name)
 	}
-	if r != nil {
-		err = r.Register(seconds)
-	}
-	return all, err
+	return all, metric.Register(r, seconds)
 }
 
 // stopwatch times the stages of one issuance.

@@ -134,10 +134,8 @@ type leaf struct {
 
 // Tags of RFC 5280 §4.1 and §4.2.1.6 (GeneralName is implicitly tagged).
 var (
-	tagVersion    = asn1.Tag(0).ContextSpecific().Constructed()
 	tagExtensions = asn1.Tag(3).ContextSpecific().Constructed()
 	tagOtherName  = asn1.Tag(0).ContextSpecific().Constructed()
-	tagOtherValue = asn1.Tag(0).ContextSpecific().Constructed()
 	tagEmail      = asn1.Tag(1).ContextSpecific()
 	tagURI        = asn1.Tag(6).ContextSpecific()
 )
@@ -266,7 +264,7 @@ func EncodeSAN(san identity.SAN) ([]byte, error) {
 		b = tbs.Wrap(appendOID(b, extension.OtherNameOID), 0, asn1.OBJECT_IDENTIFIER)
 		at := len(b)
 		b = tbs.Wrap(append(b, san.Value...), at, asn1.UTF8String)
-		b = tbs.Wrap(tbs.Wrap(b, at, tagOtherValue), 0, tagOtherName)
+		b = tbs.Wrap(tbs.Wrap(b, at, tagOtherName), 0, tagOtherName)
 	default:
 		return nil, errors.New("ca: unknown kind of SAN")
 	}

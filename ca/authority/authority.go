@@ -155,13 +155,8 @@ func (a *Authority) Covers(notBefore, notAfter time.Time) error {
 func (a *Authority) BoundsNames() bool { return a.trial != nil }
 
 // Permits is nil when clients will take a leaf that says what this one does. Its
-// signature isn't looked at, so it is asked before there is one.
-func (a *Authority) Permits(leaf *x509.Certificate) error {
-	if a.trial == nil {
-		return nil
-	}
-	return a.trial.Takes(leaf)
-}
+// signature isn't looked at, so it is asked before there is one, and only where BoundsNames.
+func (a *Authority) Permits(leaf *x509.Certificate) error { return a.trial.Takes(leaf) }
 
 // Intent is the record that begins what the CA signs for itself, by its purpose
 // and the key that is certified.
@@ -206,9 +201,9 @@ func (a *Authority) Sign(ctx context.Context, digest []byte, opts crypto.SignerO
 		return nil, fmt.Errorf("ca: signing: %w", err)
 	}
 	within := ctx
-	if !kms.Local(a.signer) { // a key in memory answers at once
+	if deadline, ok := ctx.Deadline(); ok && !kms.Local(a.signer) { // a key in memory answers at once
 		var cancel context.CancelFunc
-		within, cancel = withReserve(ctx)
+		within, cancel = context.WithDeadline(ctx, deadline.Add(-min(reserve, time.Until(deadline)/10)))
 		defer cancel()
 	}
 	sig, err := a.signer.Sign(within, digest, opts)
@@ -218,20 +213,10 @@ func (a *Authority) Sign(ctx context.Context, digest []byte, opts crypto.SignerO
 	return sig, nil
 }
 
-// reserve is what a key that doesn't answer leaves of its request's time: with it
-// the client is told that the key is out of reach, which is worth another try,
-// and not only that the time is over.
+// reserve is what a key that doesn't answer leaves of its request's time, but a tenth of
+// it at most: with it the client is told that the key is out of reach, which is worth
+// another try, and not only that the time is over.
 const reserve = 500 * time.Millisecond
-
-// withReserve ends the reserve before ctx does, but leaves at least nine tenths of
-// the time.
-func withReserve(ctx context.Context) (context.Context, context.CancelFunc) {
-	deadline, ok := ctx.Deadline()
-	if !ok {
-		return context.WithCancel(ctx)
-	}
-	return context.WithDeadline(ctx, deadline.Add(-min(reserve, time.Until(deadline)/10)))
-}
 
 // signerFault classifies what a signer failed with: the request's own end, or a
 // key that is out of reach.

@@ -130,24 +130,44 @@ func (s *Section) Check(path string, f *setting.Faults) {
 	}
 }
 
-func (c *Config) check(path string, f *setting.Faults) {
-	if c.Chain == "" {
-		f.Add(setting.Join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
+// faults adds a fault at a field below path where something is wrong.
+type faults struct {
+	path string
+	*setting.Faults
+}
+
+func (f faults) when(wrong bool, field, format string, args ...any) {
+	if wrong {
+		f.Add(setting.Join(f.path, field), format, args...)
 	}
-	if c.Key == "" {
-		f.Add(setting.Join(path, "key"), "required: the issuing certificate's private key, file:PATH or a key in a KMS")
+}
+
+func (c *Config) check(path string, all *setting.Faults) {
+	f, mode := faults{path, all}, c.mode()
+	f.when(c.Chain == "", "chain", "required: a PEM file, issuing certificate first, root last")
+	f.when(c.Key == "", "key", "required: the issuing certificate's private key, file:PATH or a key in a KMS")
+	keystore.CheckAccess(&c.Access, path, c.Key, all)
+	c.Passphrase.Check(setting.Join(path, "passphrase"), all)
+	f.when(c.SigningQuota < 0 || c.SigningQuota > maxQuota, "signing_quota", "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	f.when(!slices.Contains([]SignerChoice{"", SignerAuto, SignerOn, SignerOff}, c.PrecertificateSigner), "precertificate_signer", "%q is none of auto, on, off", c.PrecertificateSigner)
+
+	f.when(!slices.Contains([]Mode{ModeDirect, ModeSealed, ModeEphemeral}, mode), "mode", "%q is none of direct, sealed, ephemeral", c.Mode)
+	if mode == ModeEphemeral {
+		c.Ephemeral.check(setting.Join(path, "ephemeral"), all)
+		f.when(c.SigningQuota != 0, "signing_quota", "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
+		f.when(c.PrecertificateSigner == SignerOn, "precertificate_signer", "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
+	} else {
+		f.when(c.Ephemeral != (EphemeralConfig{}), "ephemeral", "belongs to `mode: ephemeral`: set that, or remove it")
 	}
-	keystore.CheckAccess(&c.Access, path, c.Key, f)
-	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
-	if c.SigningQuota < 0 || c.SigningQuota > maxQuota {
-		f.Add(setting.Join(path, "signing_quota"), "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	if mode != ModeSealed {
+		f.when(c.SealedKey != "", "sealed_key", "belongs to `mode: sealed`: set that, or remove it")
+		return
 	}
-	switch c.PrecertificateSigner {
-	case "", SignerAuto, SignerOn, SignerOff:
-	default:
-		f.Add(setting.Join(path, "precertificate_signer"), "%q is none of auto, on, off", c.PrecertificateSigner)
+	f.when(c.SealedKey == "", "sealed_key", "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
+	if c.Key != "" {
+		err := keystore.CheckSealing(string(c.Key), c.Access)
+		f.when(err != nil, "key", "%v", err)
 	}
-	c.checkMode(path, f)
 }
 
 // The propagation guard's time: a client that fetches the trusted root once a day
@@ -172,17 +192,11 @@ func CheckName(path, name string, f *setting.Faults) {
 
 // checkAuthorities adds the faults of `authorities` and what belongs to it.
 func (s *Section) checkAuthorities(path string, f *setting.Faults) {
-	list := setting.Join(path, "authorities")
-	if !reflect.ValueOf(s.Authority).IsZero() {
-		f.Add(list, "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
-	}
-	all := s.All()
-	if len(all) > maxAuthorities {
-		f.Add(list, "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
-	}
-	if s.Propagation < 0 || s.Propagation > maxPropagation {
-		f.Add(setting.Join(path, "propagation"), "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
-	}
+	list, all := setting.Join(path, "authorities"), s.All()
+	wrong := faults{path, f}
+	wrong.when(!reflect.ValueOf(s.Authority).IsZero(), "authorities", "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
+	wrong.when(len(all) > maxAuthorities, "authorities", "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
+	wrong.when(s.Propagation < 0 || s.Propagation > maxPropagation, "propagation", "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
 	for i, a := range all {
 		at := setting.Index(list, i)
 		CheckName(setting.Join(at, "name"), a.Name, f)
@@ -244,42 +258,6 @@ const (
 
 // mode is c's, with its default.
 func (c *Config) mode() Mode { return cmp.Or(c.Mode, ModeDirect) }
-
-// checkMode adds the faults of what belongs to one mode.
-func (c *Config) checkMode(path string, f *setting.Faults) {
-	switch c.mode() {
-	case ModeDirect, ModeSealed:
-	case ModeEphemeral:
-		c.Ephemeral.check(setting.Join(path, "ephemeral"), f)
-		if c.SigningQuota != 0 {
-			f.Add(setting.Join(path, "signing_quota"), "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
-		}
-		if c.PrecertificateSigner == SignerOn {
-			f.Add(setting.Join(path, "precertificate_signer"), "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
-		}
-	default:
-		f.Add(setting.Join(path, "mode"), "%q is none of direct, sealed, ephemeral", c.Mode)
-	}
-	if c.mode() != ModeEphemeral && c.Ephemeral != (EphemeralConfig{}) {
-		f.Add(setting.Join(path, "ephemeral"), "belongs to `mode: ephemeral`: set that, or remove it")
-	}
-	sealed := setting.Join(path, "sealed_key")
-	if c.mode() != ModeSealed {
-		if c.SealedKey != "" {
-			f.Add(sealed, "belongs to `mode: sealed`: set that, or remove it")
-		}
-		return
-	}
-	if c.SealedKey == "" {
-		f.Add(sealed, "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
-	}
-	if c.Key == "" {
-		return
-	}
-	if err := keystore.CheckSealing(string(c.Key), c.Access); err != nil {
-		f.Add(setting.Join(path, "key"), "%v", err)
-	}
-}
 
 // The bounds of an ephemeral issuing certificate's life: long enough to be
 // published ahead and to outlast a KMS that is down, short enough that nobody

@@ -220,7 +220,7 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 func (l *loading) active(ctx context.Context, path string, c Config) *Authority {
 	if before := l.o.Before; before != nil && reflect.DeepEqual(before.Active.config, c) {
 		var f setting.Faults
-		if certs := loadChain(path, c, l.o.need(), nil, &f); f.Len() == 0 && sameChain(certs, before.Active.Chain) {
+		if certs := loadChain(path, c, l.o.need(), nil, &f); f.Len() == 0 && slices.EqualFunc(certs, before.Active.Chain, func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) }) {
 			return before.Active
 		}
 	}
@@ -280,10 +280,6 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 		}
 		l.set.Trusted = append(l.set.Trusted, t)
 	}
-}
-
-func sameChain(certs []*x509.Certificate, chain [][]byte) bool {
-	return slices.EqualFunc(certs, chain, func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) })
 }
 
 // DefaultName is the name of the authority of a configuration that has only one

@@ -73,9 +73,7 @@ func (r Record) Listed() bool { return r.State == Published || r.State == Active
 
 // Since is when it came to its state; zero where that isn't known.
 func (r Record) Since() time.Time {
-	return map[State]time.Time{
-		Prepared: r.Prepared, Published: r.Published, Active: r.Activated, Retired: r.Retired, Distrusted: r.Distrusted,
-	}[r.State]
+	return r.times()[r.State]
 }
 
 // WindowEnd is the end of its window in the trusted root; zero leaves it to its chain.
@@ -174,7 +172,11 @@ func checkGuard(e Entry, propagation time.Duration, add func(field, format strin
 func CheckTimes(path string, all []Entry, now time.Time, f *setting.Faults) {
 	add := adder(path, f)
 	for i, e := range all {
-		for field, t := range e.times() {
+		for state, t := range e.times() {
+			field := string(state)
+			if state == Active {
+				field = "activated"
+			}
 			if t.After(now.Add(skew)) {
 				add(i, field, "%s is in the future: a state begins when it is recorded; or correct this machine's clock (%s)", stamp(t), stamp(now))
 			}
@@ -182,10 +184,10 @@ func CheckTimes(path string, all []Entry, now time.Time, f *setting.Faults) {
 	}
 }
 
-// times are the record's by the names of their settings.
-func (r Record) times() map[string]time.Time {
-	return map[string]time.Time{
-		"prepared": r.Prepared, "published": r.Published, "activated": r.Activated, "retired": r.Retired, "distrusted": r.Distrusted,
+// times are when it came to each state.
+func (r Record) times() map[State]time.Time {
+	return map[State]time.Time{
+		Prepared: r.Prepared, Published: r.Published, Active: r.Activated, Retired: r.Retired, Distrusted: r.Distrusted,
 	}
 }
 

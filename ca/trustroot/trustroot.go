@@ -368,7 +368,10 @@ func (l *TransparencyLog) SetID() error {
 	}
 	hashed := l.SPKI
 	if l.APIVersion == 2 {
-		name := l.name()
+		name := l.Origin // in its checkpoints, as clients know it: a host without port
+		if u, err := url.Parse(l.URL); name == "" && err == nil {
+			name = u.Hostname()
+		}
 		switch key := public.(type) {
 		case ed25519.PublicKey:
 			hashed = slices.Concat([]byte(name+"\n"+noteEd25519), key)
@@ -378,18 +381,6 @@ func (l *TransparencyLog) SetID() error {
 	}
 	l.ID = sha256.Sum256(hashed)
 	return nil
-}
-
-// name is the log's in its checkpoints, as clients know it: a host without port.
-func (l *TransparencyLog) name() string {
-	if l.Origin != "" {
-		return l.Origin
-	}
-	u, err := url.Parse(l.URL)
-	if err != nil {
-		return ""
-	}
-	return u.Hostname()
 }
 
 // keyDetails are what a trusted root calls the keys of Rekor logs.
