@@ -9,6 +9,7 @@ package cacert
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/rand"
@@ -137,13 +138,21 @@ func (d *Draft) bound(p Profile, f *faults) {
 	}
 }
 
+// Kind is what the certificate is, in words, and how long it lives where nobody says.
+func (d *Draft) Kind() (name string, lifetime time.Duration) {
+	switch {
+	case len(d.Parent) == 0:
+		return "root", RootLifetime
+	case d.Template.IsCA:
+		return "intermediate", IntermediateLifetime
+	default:
+		return "timestamp authority", TimestampLifetime
+	}
+}
+
 // name makes the subject. RFC 5280 appendix A.1 bounds both parts to 64 characters.
 func (d *Draft) name(p Profile, f *faults) {
-	kind := "root"
 	if len(d.Parent) > 0 {
-		if kind = "intermediate"; p.Timestamping {
-			kind = "timestamp authority"
-		}
 		root := d.Parent[len(d.Parent)-1].Subject.Organization
 		switch {
 		case len(root) != 1:
@@ -155,6 +164,7 @@ func (d *Draft) name(p Profile, f *faults) {
 		}
 	}
 	if p.CommonName == "" {
+		kind, _ := d.Kind()
 		if p.CommonName = p.Organization + " " + kind; utf8.RuneCountInString(p.CommonName) > maxName {
 			p.CommonName = kind
 		}
@@ -190,16 +200,8 @@ func CheckName(what, name string) error {
 
 // live sets the end of the validity: never beyond any issuer's.
 func (d *Draft) live(p Profile, f *faults) {
-	lifetime, stated := p.Lifetime, p.Lifetime != 0
-	if !stated {
-		lifetime = RootLifetime
-		if len(d.Parent) > 0 {
-			lifetime = IntermediateLifetime
-		}
-		if p.Timestamping {
-			lifetime = TimestampLifetime
-		}
-	}
+	_, usual := d.Kind()
+	lifetime, stated := cmp.Or(p.Lifetime, usual), p.Lifetime != 0
 	if lifetime < Day || lifetime > maxLifetime {
 		f.add("a validity of %v: state from 1 day to %d days", lifetime, maxLifetime/Day)
 		return

@@ -95,12 +95,7 @@ func printFields(w io.Writer, fields []field) {
 func (m *Certificate) Record(file string) []byte {
 	var b strings.Builder
 	c := m.ceremony
-	kind := "root"
-	if len(c.Parent) > 0 {
-		if kind = "intermediate"; !c.Template.IsCA {
-			kind = "timestamp authority's"
-		}
-	}
+	kind, _ := c.Kind()
 	title := "Record of a key ceremony: " + kind + " certificate"
 	fmt.Fprintf(&b, "%s\n%s\n\n", title, strings.Repeat("=", len(title)))
 	printFields(&b, []field{
