@@ -66,7 +66,7 @@ func (c *Ceremony) For(public crypto.PublicKey, ref string) error {
 // ForRequest is For with the key of a request. Whatever else the request asks
 // for is noted and ignored.
 func (c *Ceremony) ForRequest(r *Request) error {
-	if err := c.For(r.public, "of the certificate request"); err != nil {
+	if err := c.For(r.key.Public(), "of the certificate request"); err != nil {
 		return err
 	}
 	c.request = r

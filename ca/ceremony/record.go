@@ -2,7 +2,6 @@ package ceremony
 
 import (
 	"cmp"
-	"crypto"
 	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
@@ -162,8 +161,8 @@ func (c *Ceremony) printRequest(w io.Writer) {
 func (r *Request) Print(w io.Writer) {
 	printFields(w, []field{
 		line("SHA-256 of request", hex.EncodeToString(r.SHA256[:])),
-		line("key", r.algorithm),
-		line("SHA-256 of key", chain.Fingerprint(r.spki)),
+		line("key", r.key.Algorithm()),
+		line("SHA-256 of key", chain.Fingerprint(r.key.SPKI())),
 		line("signature", "verified: whoever made the request has the key"),
 		{"ignored of it", append([]string{"subject " + orNone(r.Subject)}, r.Asks...)},
 	})
@@ -339,9 +338,7 @@ type Request struct {
 	Subject string            // the name that it asks for, in words
 	Asks    []string          // what else it asks for, in words
 
-	public    crypto.PublicKey
-	spki      []byte
-	algorithm string
+	key proof.Key
 }
 
 // maxAsks bounds what is told about a request that asks for a lot.
@@ -372,29 +369,19 @@ func ParseRequest(text []byte) (*Request, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the certificate request can't be read whole, make it anew with `mayfly ca csr`: %w", err)
 	}
-	r := &Request{
-		SHA256: sha256.Sum256(der), Subject: parsed.Subject.String(),
-		public: key.Public(), spki: key.SPKI(), algorithm: key.Algorithm(),
-	}
+	r := &Request{SHA256: sha256.Sum256(der), Subject: parsed.Subject.String(), key: key}
 	for _, e := range parsed.Extensions {
-		r.asks("extension " + named(e.Id))
+		r.Asks = append(r.Asks, "extension "+named(e.Id))
 	}
 	for _, a := range attributes(parsed.RawTBSCertificateRequest) {
 		if !a.ID.Equal(oidExtensionRequest) {
-			r.asks("attribute " + named(a.ID))
+			r.Asks = append(r.Asks, "attribute "+named(a.ID))
 		}
 	}
-	return r, nil
-}
-
-func (r *Request) asks(what string) {
-	switch len(r.Asks) {
-	case maxAsks + 1:
-	case maxAsks:
-		r.Asks = append(r.Asks, "and more")
-	default:
-		r.Asks = append(r.Asks, what)
+	if len(r.Asks) > maxAsks {
+		r.Asks = append(r.Asks[:maxAsks], "and more")
 	}
+	return r, nil
 }
 
 // oidExtensionRequest is the attribute that holds extensions (RFC 2985 §5.4.2).

@@ -152,17 +152,23 @@ func newTargets(root *rootMetadata, files contents, version int64, expires time.
 func newRoot(k Keys, version int64, expires time.Time) (*rootMetadata, error) {
 	root := metadata.Root(expires.UTC().Truncate(time.Second))
 	root.Signed.Version = version
+	_, onlineID, err := newKey(k.Online)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", metadata.TIMESTAMP, err)
+	}
 	online := []crypto.PublicKey{k.Online}
 	for role, keys := range map[string][]crypto.PublicKey{
 		metadata.ROOT: k.Root, metadata.TARGETS: k.Targets, metadata.SNAPSHOT: online, metadata.TIMESTAMP: online,
 	} {
 		for _, public := range keys {
 			key, id, err := newKey(public)
-			if err != nil {
+			switch people := role == metadata.ROOT || role == metadata.TARGETS; {
+			case err != nil:
 				return nil, fmt.Errorf("%s: %w", role, err)
-			}
-			if slices.Contains(root.Signed.Roles[role].KeyIDs, id) {
+			case slices.Contains(root.Signed.Roles[role].KeyIDs, id):
 				return nil, fmt.Errorf("%s: the key %s is named twice: name different keys", role, short(id))
+			case people && id == onlineID:
+				return nil, fmt.Errorf("%s: the key %s is the online key, which the service holds: name another", role, short(id))
 			}
 			if err := root.Signed.AddKey(key, role); err != nil {
 				return nil, fmt.Errorf("tuf: %w", err)
@@ -171,12 +177,6 @@ func newRoot(k Keys, version int64, expires time.Time) (*rootMetadata, error) {
 	}
 	root.Signed.Roles[metadata.ROOT].Threshold = k.Threshold
 	root.Signed.Roles[metadata.TARGETS].Threshold = k.Threshold
-	online0 := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]
-	for _, role := range []string{metadata.ROOT, metadata.TARGETS} {
-		if slices.Contains(root.Signed.Roles[role].KeyIDs, online0) {
-			return nil, fmt.Errorf("%s: the key %s is the online key, which the service holds: name another", role, short(online0))
-		}
-	}
 	return root, checkRoot(root)
 }
 

@@ -115,21 +115,29 @@ func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
+	return o.begin(ctx, r, number, now)
+}
+
+// begin signs for a day; now is what the site follows, or nil.
+func (o *Online) begin(ctx context.Context, r *Repository, number int64, now *site) (*site, error) {
 	today, err := r.online(ctx, o.o.Key, number, o.lists)
 	if err != nil {
 		return nil, err
 	}
-	return o.begin(today, now)
+	return o.turn(today, now)
 }
 
-// begin is the site of a day, which the mark has from then on; now is what it follows, or nil.
-func (o *Online) begin(today *dayFiles, now *site) (*site, error) {
-	if err := mark(o.o.Mark).write(today.day); err != nil {
-		return nil, fmt.Errorf("the mark of the last day: %w", err)
-	}
+// turn is the site of a day, which the mark has from then on.
+func (o *Online) turn(today *dayFiles, now *site) (*site, error) {
 	next := &site{today: today}
 	if now != nil {
 		next.before = now.today
+	}
+	if now != nil && now.today.day == today.day {
+		return next, nil
+	}
+	if err := mark(o.o.Mark).write(today.day); err != nil {
+		return nil, fmt.Errorf("the mark of the last day: %w", err)
 	}
 	return next, nil
 }
@@ -145,7 +153,7 @@ func (o *Online) day(now *site) (int64, error) {
 		}
 		return max(number, now.today.day), nil
 	}
-	marked, _, err := mark(o.o.Mark).read()
+	marked, err := mark(o.o.Mark).read()
 	return max(number, marked), err
 }
 
@@ -162,7 +170,7 @@ func (o *Online) PublishLists(ctx context.Context, lists Lists) error {
 	if now == nil || now.today.lists.same(lists) {
 		return nil
 	}
-	next, err := o.withLists(ctx, now)
+	next, err := o.begin(ctx, now.today.repo, now.today.day, now)
 	if err != nil {
 		return fmt.Errorf("tuf: signing for revocation lists, which is tried again: %w", err)
 	}
@@ -229,28 +237,18 @@ func (o *Online) next(ctx context.Context, now *site) (*site, error) {
 	clock, repo := o.o.Now(), now.today.repo
 	switch number, soon := dayOf(clock), dayOf(clock.Add(ahead)); {
 	case number > now.today.day:
-		today := now.tomorrow
-		if today == nil || today.day != number || !today.lists.same(o.lists) {
-			var err error
-			if today, err = repo.online(ctx, o.o.Key, number, o.lists); err != nil {
-				return nil, err
-			}
+		if t := now.tomorrow; t != nil && t.day == number && t.lists.same(o.lists) {
+			return o.turn(t, now)
 		}
-		return o.begin(today, now)
+		return o.begin(ctx, repo, number, now)
 	case !now.today.lists.same(o.lists):
-		return o.withLists(ctx, now)
+		return o.begin(ctx, now.today.repo, now.today.day, now)
 	case soon > now.today.day && (now.tomorrow == nil || now.tomorrow.day != soon):
 		tomorrow, err := repo.online(ctx, o.o.Key, soon, o.lists)
 		return &site{now.today, tomorrow, now.before}, err
 	default:
 		return now, nil
 	}
-}
-
-// withLists is the site of the same day with other lists.
-func (o *Online) withLists(ctx context.Context, now *site) (*site, error) {
-	today, err := now.today.repo.online(ctx, o.o.Key, now.today.day, o.lists)
-	return &site{today: today, before: now.today}, err
 }
 
 // warn logs every role of whose life less than half is left, again with each percent.
@@ -482,22 +480,22 @@ func (d *dayFiles) read(path string) ([]byte, error) {
 // mark is the file of the last day that was signed for; "" keeps none.
 type mark string
 
-// read is the day; false where there is none yet.
-func (m mark) read() (number int64, ok bool, err error) {
+// read is the day; 0 where there is none yet.
+func (m mark) read() (number int64, err error) {
 	if m == "" {
-		return 0, false, nil
+		return 0, nil
 	}
 	b, err := durable.ReadPlain(string(m), maxBytes)
 	if errors.Is(err, fs.ErrNotExist) {
-		return 0, false, nil
+		return 0, nil
 	}
 	if err != nil {
-		return 0, false, err
+		return 0, err
 	}
 	if number, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || number < 0 {
-		return 0, false, fmt.Errorf("%s doesn't hold the number of a day: restore it, or remove it if the clock was never wrong", string(m))
+		return 0, fmt.Errorf("%s doesn't hold the number of a day: restore it, or remove it if the clock was never wrong", string(m))
 	}
-	return number, true, nil
+	return number, nil
 }
 
 // write sets the day, on disk when it returns.
