@@ -119,50 +119,47 @@ func adder(path string, f *setting.Faults) func(i int, field, format string, arg
 
 // Check adds every reason why all can't be in force. It needs no clock; see [CheckTimes].
 func Check(path string, all []Entry, propagation time.Duration, f *setting.Faults) {
-	addTo := adder(path, f)
+	add := adder(path, f)
 	active := 0
 	for i, e := range all {
-		add := func(field, format string, args ...any) { addTo(i, field, format, args...) }
+		when := func(wrong bool, field, format string, args ...any) {
+			if wrong {
+				add(i, field, format, args...)
+			}
+		}
 		switch e.State {
 		case "", Prepared:
 		case Published:
-			if e.Published.IsZero() {
-				add("published", "required of a published authority: run `mayfly authority publish %s`, which records when clients were first told", e.Name)
-			}
+			when(e.Published.IsZero(), "published", "required of a published authority: run `mayfly authority publish %s`, which records when clients were first told", e.Name)
 		case Active:
 			if active++; !first(all, i) {
-				checkGuard(e, propagation, add)
+				checkGuard(i, e, propagation, add)
 			}
 		case Retired:
-			if e.Retired.IsZero() {
-				add("retired", "required of a retired authority: when it stopped signing")
-			} else if e.Retired.Before(e.Activated) {
-				add("retired", "%s is before it was activated, %s", stamp(e.Retired), stamp(e.Activated))
-			}
+			when(e.Retired.IsZero(), "retired", "required of a retired authority: when it stopped signing")
+			when(!e.Retired.IsZero() && e.Retired.Before(e.Activated), "retired", "%s is before it was activated, %s", stamp(e.Retired), stamp(e.Activated))
 		case Distrusted:
-			if e.Distrusted.IsZero() {
-				add("distrusted", "required of a distrusted authority: when it was taken out of the trusted root")
-			}
+			when(e.Distrusted.IsZero(), "distrusted", "required of a distrusted authority: when it was taken out of the trusted root")
 		default:
-			add("state", "%q is none of %v", e.State, States)
+			add(i, "state", "%q is none of %v", e.State, States)
 		}
 	}
 	if active != 1 {
-		addTo(-1, "", "%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)
+		add(-1, "", "%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)
 	}
 }
 
 // checkGuard is the propagation guard for an authority that is active, however it
 // came to be.
-func checkGuard(e Entry, propagation time.Duration, add func(field, format string, args ...any)) {
+func checkGuard(i int, e Entry, propagation time.Duration, add func(i int, field, format string, args ...any)) {
 	switch {
 	case e.Forced != "":
 	case e.Published.IsZero():
-		add("published", "required of an active authority that follows another: when the trusted root began to list it; publish it first, activate it %v later", propagation)
+		add(i, "published", "required of an active authority that follows another: when the trusted root began to list it; publish it first, activate it %v later", propagation)
 	case e.Activated.IsZero():
-		add("activated", "required of an active authority that follows another: run `mayfly authority activate %s`", e.Name)
+		add(i, "activated", "required of an active authority that follows another: run `mayfly authority activate %s`", e.Name)
 	case e.Activated.Before(e.Published.Add(propagation)):
-		add("activated", "%s is %v after it was published, and clients need %v to learn of it: activate it after %s; `mayfly authority activate %s --force` says what sooner risks",
+		add(i, "activated", "%s is %v after it was published, and clients need %v to learn of it: activate it after %s; `mayfly authority activate %s --force` says what sooner risks",
 			stamp(e.Activated), e.Activated.Sub(e.Published), propagation, stamp(e.Published.Add(propagation)), e.Name)
 	}
 }
