@@ -5,8 +5,6 @@ import (
 	"encoding/asn1"
 	"fmt"
 	"math/big"
-	"net/url"
-	"strings"
 	"time"
 	"unicode/utf8"
 
@@ -215,22 +213,23 @@ func (r *parsedTBS) wellNamed() bool {
 	if !value.ReadASN1(&names, cryptobyteasn1.SEQUENCE) || !value.Empty() || !names.ReadAnyASN1(&name, &tag) || !names.Empty() {
 		return false
 	}
+	san := identity.SAN{Value: string(name)}
 	switch tag {
-	case cryptobyteasn1.Tag(1).ContextSpecific(): // rfc822Name, an IA5String
-		return r.leaf.san == identity.SAN{Kind: identity.Email, Value: string(name)} &&
-			ia5(name) && bytes.Count(name, []byte("@")) == 1
-	case cryptobyteasn1.Tag(6).ContextSpecific(): // uniformResourceIdentifier, an IA5String
-		u, err := url.Parse(string(name))
-		return r.leaf.san == identity.SAN{Kind: identity.URI, Value: string(name)} && ia5(name) && err == nil && u.Scheme != ""
+	case cryptobyteasn1.Tag(1).ContextSpecific(): // rfc822Name
+		san.Kind = identity.Email
+	case cryptobyteasn1.Tag(6).ContextSpecific(): // uniformResourceIdentifier
+		san.Kind = identity.URI
 	case cryptobyteasn1.Tag(0).ContextSpecific().Constructed(): // otherName
 		var id asn1.ObjectIdentifier
 		var explicit, text cryptobyte.String
-		return name.ReadASN1ObjectIdentifier(&id) && id.Equal(extension.OtherNameOID) &&
-			name.ReadASN1(&explicit, cryptobyteasn1.Tag(0).ContextSpecific().Constructed()) && name.Empty() &&
-			explicit.ReadASN1(&text, cryptobyteasn1.UTF8String) && explicit.Empty() &&
-			printable(text) && r.leaf.san == identity.SAN{Kind: identity.Username, Value: string(text)}
+		if !name.ReadASN1ObjectIdentifier(&id) || !id.Equal(extension.OtherNameOID) ||
+			!name.ReadASN1(&explicit, cryptobyteasn1.Tag(0).ContextSpecific().Constructed()) || !name.Empty() ||
+			!explicit.ReadASN1(&text, cryptobyteasn1.UTF8String) || !explicit.Empty() {
+			return false
+		}
+		san = identity.SAN{Kind: identity.Username, Value: string(text)}
 	}
-	return false
+	return san == r.leaf.san && checkSAN(san) == nil
 }
 
 // wellExtended wants issuer (1 and 8) and token subject (24), and every value
@@ -254,11 +253,4 @@ func (r *parsedTBS) wellExtended() bool {
 		seen[arc] = true
 	}
 	return seen[1] && seen[8] && seen[24]
-}
-
-// ia5 reports whether s is a visible IA5String: ASCII without controls.
-func ia5(s []byte) bool { return printable(s) && ascii(string(s)) }
-
-func printable(s []byte) bool {
-	return len(s) > 0 && utf8.Valid(s) && !strings.ContainsFunc(string(s), func(r rune) bool { return r < 0x20 || r == 0x7f })
 }

@@ -18,8 +18,6 @@ import (
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	ctx509util "github.com/google/certificate-transparency-go/x509util"
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
@@ -463,34 +461,4 @@ func TestProbeNamesNoPerson(t *testing.T) {
 	if !slices.Equal(purposes, want) {
 		t.Errorf("records %v, want %v", purposes, want)
 	}
-}
-
-// FuzzReplaceIssuer: the issuer put back gives the TBSCertificate that it was taken
-// from, byte for byte.
-func FuzzReplaceIssuer(f *testing.F) {
-	name := []byte{0x30, 3, 0x31, 1, 'x'}
-	f.Add([]byte{0x30, 14, 0xa0, 3, 2, 1, 2, 2, 1, 1, 0x30, 0, 0x30, 0, 0x30, 0}, name)
-	f.Add([]byte{0x30, 0}, name)
-	f.Fuzz(func(t *testing.T, tbs, name []byte) {
-		whole := cryptobyte.String(name)
-		var element cryptobyte.String
-		if !whole.ReadASN1Element(&element, cryptobyteasn1.SEQUENCE) || !whole.Empty() {
-			return
-		}
-		out, err := replaceIssuer(tbs, name)
-		if err != nil {
-			return
-		}
-		var fields, skipped, issuer cryptobyte.String
-		input := cryptobyte.String(tbs)
-		var tag cryptobyteasn1.Tag
-		if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.ReadAnyASN1Element(&skipped, &tag) ||
-			!fields.ReadAnyASN1Element(&skipped, &tag) || !fields.ReadAnyASN1Element(&skipped, &tag) ||
-			!fields.ReadAnyASN1Element(&issuer, &tag) {
-			t.Fatalf("%x has no fourth field, but its issuer was replaced", tbs)
-		}
-		if back, err := replaceIssuer(out, issuer); err != nil || !bytes.Equal(back, tbs) {
-			t.Errorf("back: %x, %v; want %x", back, err, tbs)
-		}
-	})
 }

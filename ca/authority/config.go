@@ -2,16 +2,21 @@ package authority
 
 import (
 	"cmp"
-	"crypto/x509"
+	"context"
+	"errors"
+	"fmt"
+	"os"
 	"reflect"
 	"regexp"
 	"slices"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/statefile"
 )
 
 // Section is the part of the configuration's section `ca` that names authorities.
@@ -125,24 +130,44 @@ func (s *Section) Check(path string, f *setting.Faults) {
 	}
 }
 
-func (c *Config) check(path string, f *setting.Faults) {
-	if c.Chain == "" {
-		f.Add(setting.Join(path, "chain"), "required: a PEM file, issuing certificate first, root last")
+// faults adds a fault at a field below path where something is wrong.
+type faults struct {
+	path string
+	*setting.Faults
+}
+
+func (f faults) when(wrong bool, field, format string, args ...any) {
+	if wrong {
+		f.Add(setting.Join(f.path, field), format, args...)
 	}
-	if c.Key == "" {
-		f.Add(setting.Join(path, "key"), "required: the issuing certificate's private key, file:PATH or a key in a KMS")
+}
+
+func (c *Config) check(path string, all *setting.Faults) {
+	f, mode := faults{path, all}, c.mode()
+	f.when(c.Chain == "", "chain", "required: a PEM file, issuing certificate first, root last")
+	f.when(c.Key == "", "key", "required: the issuing certificate's private key, file:PATH or a key in a KMS")
+	keystore.CheckAccess(&c.Access, path, c.Key, all)
+	c.Passphrase.Check(setting.Join(path, "passphrase"), all)
+	f.when(c.SigningQuota < 0 || c.SigningQuota > maxQuota, "signing_quota", "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	f.when(!slices.Contains([]SignerChoice{"", SignerAuto, SignerOn, SignerOff}, c.PrecertificateSigner), "precertificate_signer", "%q is none of auto, on, off", c.PrecertificateSigner)
+
+	f.when(!slices.Contains([]Mode{ModeDirect, ModeSealed, ModeEphemeral}, mode), "mode", "%q is none of direct, sealed, ephemeral", c.Mode)
+	if mode == ModeEphemeral {
+		c.Ephemeral.check(setting.Join(path, "ephemeral"), all)
+		f.when(c.SigningQuota != 0, "signing_quota", "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
+		f.when(c.PrecertificateSigner == SignerOn, "precertificate_signer", "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
+	} else {
+		f.when(c.Ephemeral != (EphemeralConfig{}), "ephemeral", "belongs to `mode: ephemeral`: set that, or remove it")
 	}
-	keystore.CheckAccess(&c.Access, path, c.Key, f)
-	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
-	if c.SigningQuota < 0 || c.SigningQuota > maxQuota {
-		f.Add(setting.Join(path, "signing_quota"), "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	if mode != ModeSealed {
+		f.when(c.SealedKey != "", "sealed_key", "belongs to `mode: sealed`: set that, or remove it")
+		return
 	}
-	switch c.PrecertificateSigner {
-	case "", SignerAuto, SignerOn, SignerOff:
-	default:
-		f.Add(setting.Join(path, "precertificate_signer"), "%q is none of auto, on, off", c.PrecertificateSigner)
+	f.when(c.SealedKey == "", "sealed_key", "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
+	if c.Key != "" {
+		err := keystore.CheckSealing(string(c.Key), c.Access)
+		f.when(err != nil, "key", "%v", err)
 	}
-	c.checkMode(path, f)
 }
 
 // The propagation guard's time: a client that fetches the trusted root once a day
@@ -167,17 +192,11 @@ func CheckName(path, name string, f *setting.Faults) {
 
 // checkAuthorities adds the faults of `authorities` and what belongs to it.
 func (s *Section) checkAuthorities(path string, f *setting.Faults) {
-	list := setting.Join(path, "authorities")
-	if !reflect.ValueOf(s.Authority).IsZero() {
-		f.Add(list, "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
-	}
-	all := s.All()
-	if len(all) > maxAuthorities {
-		f.Add(list, "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
-	}
-	if s.Propagation < 0 || s.Propagation > maxPropagation {
-		f.Add(setting.Join(path, "propagation"), "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
-	}
+	list, all := setting.Join(path, "authorities"), s.All()
+	wrong := faults{path, f}
+	wrong.when(!reflect.ValueOf(s.Authority).IsZero(), "authorities", "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
+	wrong.when(len(all) > maxAuthorities, "authorities", "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
+	wrong.when(s.Propagation < 0 || s.Propagation > maxPropagation, "propagation", "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
 	for i, a := range all {
 		at := setting.Index(list, i)
 		CheckName(setting.Join(at, "name"), a.Name, f)
@@ -195,7 +214,7 @@ func (s *Section) checkAuthorities(path string, f *setting.Faults) {
 		}
 	}
 	if s.StateFile == "" {
-		lifecycle.AddFaults(list, lifecycle.Check(s.records(), s.Propagation), f)
+		lifecycle.Check(list, s.records(), s.Propagation, f)
 	}
 }
 
@@ -239,51 +258,6 @@ const (
 
 // mode is c's, with its default.
 func (c *Config) mode() Mode { return cmp.Or(c.Mode, ModeDirect) }
-
-// checkMode adds the faults of what belongs to one mode.
-func (c *Config) checkMode(path string, f *setting.Faults) {
-	switch c.mode() {
-	case ModeDirect, ModeSealed:
-	case ModeEphemeral:
-		c.Ephemeral.check(setting.Join(path, "ephemeral"), f)
-		if c.SigningQuota != 0 {
-			f.Add(setting.Join(path, "signing_quota"), "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
-		}
-		if c.PrecertificateSigner == SignerOn {
-			f.Add(setting.Join(path, "precertificate_signer"), "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
-		}
-	default:
-		f.Add(setting.Join(path, "mode"), "%q is none of direct, sealed, ephemeral", c.Mode)
-	}
-	if c.mode() != ModeEphemeral && c.Ephemeral != (EphemeralConfig{}) {
-		f.Add(setting.Join(path, "ephemeral"), "belongs to `mode: ephemeral`: set that, or remove it")
-	}
-	sealed := setting.Join(path, "sealed_key")
-	if c.mode() != ModeSealed {
-		if c.SealedKey != "" {
-			f.Add(sealed, "belongs to `mode: sealed`: set that, or remove it")
-		}
-		return
-	}
-	if c.SealedKey == "" {
-		f.Add(sealed, "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
-	}
-	if c.Key == "" {
-		return
-	}
-	if err := keystore.CheckSealing(string(c.Key), c.Access); err != nil {
-		f.Add(setting.Join(path, "key"), "%v", err)
-	}
-}
-
-// options are what the key of c is opened with, which is that of the first certificate.
-func (c *Config) options(o kms.Options, certs []*x509.Certificate) kms.Options {
-	if len(certs) > 0 {
-		o.Public = certs[0].PublicKey
-	}
-	o.Passphrase, o.Access, o.SealedKey = c.Passphrase, c.Access, c.SealedKey
-	return o
-}
 
 // The bounds of an ephemeral issuing certificate's life: long enough to be
 // published ahead and to outlast a KMS that is down, short enough that nobody
@@ -336,4 +310,177 @@ func (c *EphemeralConfig) check(path string, f *setting.Faults) {
 	if c.History == "" {
 		f.Add(setting.Join(path, "history"), "required with `mode: ephemeral`: a folder for the issuing certificates, which verifiers need for as long as their signatures count")
 	}
+}
+
+// stateVersion is the newest version of the state file, which has certificates.
+// Without them it is of version 2, or of version 1 where it defines no authority
+// either: older Mayflies read it.
+const stateVersion = 3
+
+// stateDocument is the state file: the states of authorities, each with its
+// definition where the configuration doesn't define it.
+type stateDocument struct {
+	Version     int           `yaml:"version"`
+	Authorities []NamedConfig `yaml:"authorities"`
+}
+
+// defined reports whether a says what its authority is, and not its state alone.
+func (a *NamedConfig) defined() bool { return !reflect.ValueOf(a.Config).IsZero() }
+
+// ReadStates reads a state file. A missing one has no states.
+func ReadStates(path string) ([]NamedConfig, error) {
+	var d stateDocument
+	if err := statefile.Read(path, stateVersion, &d); errors.Is(err, os.ErrNotExist) {
+		return nil, nil
+	} else if err != nil {
+		return nil, err
+	}
+	if err := d.check(); err != nil {
+		return nil, fmt.Errorf("%s %w", path, err)
+	}
+	return d.Authorities, nil
+}
+
+func (d *stateDocument) check() error {
+	for i, a := range d.Authorities {
+		if a.Name == "" || indexOf(d.Authorities, a.Name) != i {
+			return fmt.Errorf("has the authority %q twice, or one without a name", a.Name)
+		}
+		if d.Version == 1 && a.defined() {
+			return fmt.Errorf("has version 1 and defines the authority %q, which begins with version 2", a.Name)
+		}
+		if d.Version < stateVersion && a.Certificate != "" {
+			return fmt.Errorf("has version %d and the certificate of the authority %q, which begins with version %d", d.Version, a.Name, stateVersion)
+		}
+	}
+	return nil
+}
+
+func indexOf(all []NamedConfig, name string) int {
+	return slices.IndexFunc(all, func(a NamedConfig) bool { return a.Name == name })
+}
+
+// newStateDocument has the oldest version that can say all.
+func newStateDocument(all []NamedConfig) *stateDocument {
+	d := &stateDocument{Version: 1, Authorities: all}
+	for _, a := range all {
+		switch {
+		case a.Certificate != "":
+			d.Version = stateVersion
+		case a.defined():
+			d.Version = max(d.Version, 2)
+		}
+	}
+	return d
+}
+
+// HaveSigned reports whether one of all has a state that says that it signs or once did.
+func HaveSigned(all []NamedConfig) bool {
+	return slices.ContainsFunc(all, func(a NamedConfig) bool { return a.HasSigned() })
+}
+
+// HasSigned reports whether an authority of s is known to sign, or to have signed.
+func (s *Section) HasSigned() bool { return HaveSigned(s.All()) }
+
+// ExportStates makes a state file, which must not be there yet, of the states that c
+// has itself.
+func ExportStates(c Section, path string) error {
+	var all []NamedConfig
+	for _, a := range c.Authorities {
+		if a.State != "" {
+			all = append(all, NamedConfig{Name: a.Name, Record: a.recorded(a.Record)})
+		}
+	}
+	return statefile.Create(path, newStateDocument(all))
+}
+
+// recorded is r with the certificate that c has, where clients are told of it and r has
+// none yet. A chain that can't be read has none; whoever loads it says why.
+func (c *Config) recorded(r lifecycle.Record) lifecycle.Record {
+	if !r.Listed() || r.Certificate != "" {
+		return r
+	}
+	if b, err := os.ReadFile(string(c.Chain)); err == nil {
+		if certs, err := chain.Parse(b); err == nil {
+			r.Certificate = chain.Fingerprint(certs[0].Raw)
+		}
+	}
+	return r
+}
+
+// Store has the authorities of a configuration and their states, for the one
+// command that changes them.
+type Store struct {
+	Section Section
+	Records []lifecycle.Entry // in the order of Section.All
+
+	file *statefile.File
+}
+
+// OpenStore opens the state file that c names. A second command on it is refused.
+func OpenStore(c Section) (_ *Store, err error) {
+	s := &Store{Section: c}
+	if s.file, err = statefile.Open(string(c.StateFile)); err != nil {
+		return nil, err
+	}
+	// The states may have changed since the configuration was read.
+	if s.Section.States, err = ReadStates(string(c.StateFile)); err == nil {
+		s.Records, err = s.Section.Records()
+	}
+	if err != nil {
+		s.Close()
+		return nil, err
+	}
+	return s, nil
+}
+
+// Close lets other commands change the states.
+func (s *Store) Close() { s.file.Close() }
+
+// Add defines another authority. The state file has it once it took a step.
+func (s *Store) Add(a NamedConfig) error {
+	if lifecycle.Find(s.Records, a.Name) >= 0 {
+		return fmt.Errorf("there is an authority %q already", a.Name)
+	}
+	s.Section.States = append(slices.Clip(s.Section.States), a)
+	s.Records = append(slices.Clip(s.Records), lifecycle.Entry{Name: a.Name})
+	return nil
+}
+
+// Step takes a step and writes it down: all of it or nothing. The error of a key or
+// a chain that can't sign is a *setting.FaultError; else it is that of [lifecycle.Do],
+// or of the file.
+func (s *Store) Step(ctx context.Context, name string, action lifecycle.Action, t lifecycle.Terms, o LoadOptions) error {
+	next, err := lifecycle.Do(s.Records, name, action, t)
+	if err != nil {
+		return err
+	}
+	needsKey, err := lifecycle.NeedsKey(s.Records[lifecycle.Find(s.Records, name)], action)
+	if err != nil {
+		return err
+	}
+	if needsKey {
+		a, err := LoadNamed(ctx, s.Section, name, o)
+		if err != nil {
+			return err
+		}
+		a.Close()
+	}
+	states, all := make([]NamedConfig, 0, len(next)), s.Section.All()
+	for i, e := range next {
+		next[i].Record = all[indexOf(all, e.Name)].recorded(e.Record)
+		if e.State == "" {
+			continue
+		}
+		kept := NamedConfig{Name: e.Name, Record: next[i].Record}
+		if i := indexOf(s.Section.States, e.Name); i >= 0 {
+			kept.Config = s.Section.States[i].Config
+		}
+		states = append(states, kept)
+	}
+	if err := s.file.Write(newStateDocument(states)); err != nil {
+		return err
+	}
+	s.Records, s.Section.States = next, states
+	return nil
 }

@@ -2,6 +2,7 @@ package authority
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -9,8 +10,13 @@ import (
 	"crypto/x509"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
+	"os"
+	"path/filepath"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -20,6 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/wait"
@@ -29,35 +36,9 @@ import (
 // service that starts over and over would fill its clients' trusted root.
 const maxValidEphemeral = 200
 
-// signingCA is what makes an authority one that certifies ephemeral issuers and
-// signs no leaf.
-type signingCA struct {
-	config  EphemeralConfig
-	parent  []*x509.Certificate
-	history *history
-}
-
-// newSigningCA reads the history, and adds what is wrong with it.
-func newSigningCA(c EphemeralConfig, parent []*x509.Certificate, path string, f *setting.Faults) *signingCA {
-	m := &signingCA{config: c, parent: parent, history: &history{dir: string(c.History), parent: parent}}
-	if _, err := m.history.refresh(); err != nil {
-		f.Add(setting.Join(path, "ephemeral.history"), "%v", err)
-	}
-	return m
-}
-
-// chains are those of all issuing certificates, past ones included, in the order
-// of their start.
-func (m *signingCA) chains() (all [][]*x509.Certificate) {
-	for _, c := range m.history.all() {
-		all = append(all, append([]*x509.Certificate{c}, m.parent...))
-	}
-	return all
-}
-
 // IsEphemeral reports whether a certifies ephemeral issuing CAs, by StartEphemeral,
 // and signs no leaf itself.
-func (a *Authority) IsEphemeral() bool { return a.signingCA != nil }
+func (a *Authority) IsEphemeral() bool { return a.history != nil }
 
 // EphemeralOptions are what an Ephemeral works with.
 type EphemeralOptions struct {
@@ -76,17 +57,17 @@ type EphemeralOptions struct {
 // for long enough. Keys are made here, never leave memory, and end with the
 // process.
 type Ephemeral struct {
-	*signingCA
+	*history
 
-	signing *Authority
-	o       EphemeralOptions
-	metrics *ephemeralMetrics
+	signing  *Authority
+	o        EphemeralOptions
+	renewals *prometheus.CounterVec
 
 	mu      sync.Mutex
-	current *ephemeralIssuer // never nil
-	next    *ephemeralIssuer // nil until the next is made
-	failed  failures         // to make the next
-	listing error            // of the history, or of putting it in force
+	current *Authority // nil only while the first is made; its own validity begins when it may sign leaves
+	next    *Authority // nil until the next is made
+	failed  failures   // to make the next
+	listing error      // of the history, or of putting it in force
 }
 
 // failures are the attempts at one thing that failed since the last success.
@@ -113,9 +94,12 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	if o.Trail.Recorder == nil {
 		return nil, errors.New("ca: no auditor: nothing is signed without a record")
 	}
-	e := &Ephemeral{signingCA: a.signingCA, signing: a, o: o}
-	var err error
-	if e.metrics, err = newEphemeralMetrics(o.Metrics); err != nil {
+	e := &Ephemeral{history: a.history, signing: a, o: o}
+	e.renewals = metric.Counter("mayfly_ca_ephemeral_renewals_total", "Attempts to make the next ephemeral issuing certificate, by outcome (ok, failed).", "outcome")
+	e.renewals.WithLabelValues("ok")
+	e.renewals.WithLabelValues("failed")
+	if err := metric.Register(o.Metrics, e.renewals, metric.Read("mayfly_ca_ephemeral_issues_until_timestamp_seconds",
+		"When the present ephemeral issuing certificate can issue no more, in Unix seconds.", nil, e.readUntil)); err != nil {
 		return nil, fmt.Errorf("ca: %w", err)
 	}
 	if err := e.history.prepare(); err != nil {
@@ -128,13 +112,14 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	if e.config.AcceptUnlisted {
 		wait = 0
 	}
-	if e.current, err = e.make(ctx, wait); err != nil {
+	first, err := e.make(ctx, wait)
+	if err != nil {
 		return nil, fmt.Errorf("ca: the first ephemeral issuing certificate: %w", err)
 	}
-	e.metrics.show(e.current)
+	e.set(func() { e.current = first })
 	if wait > 0 {
 		e.o.Trail.Logger.WarnContext(ctx, "nothing is issued before the new issuing certificate has been listed for long enough: `accept_unlisted: true` would issue at once",
-			slog.Time("issues_from", e.current.from), slog.Duration("publish_ahead", wait))
+			slog.Time("issues_from", e.current.notBefore), slog.Duration("publish_ahead", wait))
 	}
 	return e, nil
 }
@@ -153,9 +138,22 @@ func (e *Ephemeral) checkValidCount() error {
 	return nil
 }
 
+// until is when a signs its last leaf.
+func (e *Ephemeral) until(a *Authority) time.Time { return a.notAfter.Add(time.Second - e.o.Lifetime) }
+
+// readUntil is what the metric shows.
+func (e *Ephemeral) readUntil() float64 {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.current == nil {
+		return 0
+	}
+	return float64(e.until(e.current).Unix())
+}
+
 // renewAt is when the next certificate is made.
 func (e *Ephemeral) renewAt() time.Time {
-	return e.current.until.Add(-e.config.publishAhead() - e.config.slack())
+	return e.until(e.current).Add(-e.config.publishAhead() - e.config.slack())
 }
 
 // advance does what is due: reads what replicas have added, makes the next
@@ -176,20 +174,20 @@ func (e *Ephemeral) advance(ctx context.Context) (changed bool) {
 
 // renew makes the next certificate.
 func (e *Ephemeral) renew(ctx context.Context) bool {
-	g, err := e.make(ctx, e.config.publishAhead())
+	next, err := e.make(ctx, e.config.publishAhead())
 	if err != nil {
 		if ctx.Err() != nil {
 			return false // the service ends
 		}
-		e.metrics.renewals.WithLabelValues("failed").Inc()
+		e.renewals.WithLabelValues("failed").Inc()
 		wait := min(firstRetry<<min(e.failed.count, 10), longestRetry)
 		e.set(func() { e.failed = failures{count: e.failed.count + 1, err: err, again: e.o.Trail.Now().Add(wait)} })
 		e.o.Trail.Logger.WarnContext(ctx, "the next issuing certificate can't be made; the present one goes on",
-			slog.Time("issues_until", e.current.until), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
+			slog.Time("issues_until", e.until(e.current)), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
 		return false
 	}
-	e.metrics.renewals.WithLabelValues("ok").Inc()
-	e.set(func() { e.next, e.failed = g, failures{} })
+	e.renewals.WithLabelValues("ok").Inc()
+	e.set(func() { e.next, e.failed = next, failures{} })
 	return true
 }
 
@@ -199,15 +197,14 @@ func (e *Ephemeral) succeed(ctx context.Context, now time.Time) bool {
 	switch {
 	case e.next == nil:
 		return false
-	case !now.Before(e.next.from):
-	case now.After(e.current.until) && e.config.AcceptUnlisted:
-		e.o.Trail.Logger.WarnContext(ctx, "the new issuing certificate issues before it has been listed for long enough: there is no other", slog.Time("due", e.next.from))
-		e.set(func() { e.next = e.next.starting(e.next.certificate.NotBefore) })
+	case !now.Before(e.next.notBefore):
+	case now.After(e.until(e.current)) && e.config.AcceptUnlisted:
+		e.o.Trail.Logger.WarnContext(ctx, "the new issuing certificate issues before it has been listed for long enough: there is no other", slog.Time("due", e.next.notBefore))
+		e.set(func() { e.next = e.next.starting(e.next.Certificate.NotBefore) })
 	default:
 		return false
 	}
 	e.set(func() { e.current, e.next = e.next, nil })
-	e.metrics.show(e.current)
 	return true
 }
 
@@ -224,10 +221,10 @@ func (e *Ephemeral) due() time.Time {
 	if e.next == nil {
 		return later(e.failed.again, e.renewAt())
 	}
-	if over := e.current.until.Add(time.Second); e.config.AcceptUnlisted && over.Before(e.next.from) {
+	if over := e.until(e.current).Add(time.Second); e.config.AcceptUnlisted && over.Before(e.next.notBefore) {
 		return over
 	}
-	return e.next.from
+	return e.next.notBefore
 }
 
 // historyInterval is how often what replicas have added is looked for.
@@ -264,10 +261,10 @@ func (e *Ephemeral) postpone() {
 // own: what is listed, and the one that signs where the signing CA is the active.
 func (e *Ephemeral) Authorities(base *Set) *Set {
 	e.mu.Lock()
-	current := e.current.authority
+	current := e.current
 	e.mu.Unlock()
 	next := &Set{Active: base.Active, Records: base.Records}
-	if base.Active.signingCA == e.signingCA {
+	if base.Active.history == e.history {
 		next.Active = current
 	}
 	for _, b := range base.Trusted {
@@ -291,9 +288,9 @@ func (e *Ephemeral) certificates() []*x509.Certificate {
 	all := e.history.all()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, g := range []*ephemeralIssuer{e.current, e.next} { // they count even if somebody has emptied the folder
-		if g != nil && !slices.ContainsFunc(all, g.certificate.Equal) {
-			all = append(all, g.certificate)
+	for _, g := range []*Authority{e.current, e.next} { // they count even if somebody has emptied the folder
+		if g != nil && !slices.ContainsFunc(all, g.Certificate.Equal) {
+			all = append(all, g.Certificate)
 		}
 	}
 	return all
@@ -311,9 +308,9 @@ func (e *Ephemeral) Ready(context.Context) error {
 func (e *Ephemeral) Detail() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.from), chain.Stamp(e.current.until))}
+	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.notBefore), chain.Stamp(e.until(e.current)))}
 	if e.next != nil {
-		lines = append(lines, "the next is listed, and issues from "+chain.Stamp(e.next.from))
+		lines = append(lines, "the next is listed, and issues from "+chain.Stamp(e.next.notBefore))
 	}
 	if e.failed.count > 0 {
 		lines = append(lines, fmt.Sprintf("the next was due at %s; %d attempts failed, the next attempt is at %s", chain.Stamp(e.renewAt()), e.failed.count, chain.Stamp(e.failed.again)))
@@ -321,42 +318,16 @@ func (e *Ephemeral) Detail() []string {
 	return lines
 }
 
-type ephemeralMetrics struct {
-	renewals *prometheus.CounterVec
-	until    prometheus.Gauge
-}
-
-func newEphemeralMetrics(r prometheus.Registerer) (*ephemeralMetrics, error) {
-	m := &ephemeralMetrics{
-		renewals: metric.Counter("mayfly_ca_ephemeral_renewals_total", "Attempts to make the next ephemeral issuing certificate, by outcome (ok, failed).", "outcome"),
-		until: prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "mayfly_ca_ephemeral_issues_until_timestamp_seconds", Help: "When the present ephemeral issuing certificate can issue no more, in Unix seconds.",
-		}),
-	}
-	m.renewals.WithLabelValues("ok")
-	m.renewals.WithLabelValues("failed")
-	return m, metric.Register(r, m.renewals, m.until)
-}
-
-func (m *ephemeralMetrics) show(g *ephemeralIssuer) { m.until.Set(float64(g.until.Unix())) }
-
-// ephemeralIssuer is one issuing certificate whose key is in this process's memory.
-type ephemeralIssuer struct {
-	certificate *x509.Certificate
-	authority   *Authority
-	from, until time.Time // when it signs leaves, both included
-}
-
-// starting is g with another beginning.
-func (g *ephemeralIssuer) starting(from time.Time) *ephemeralIssuer {
-	a := *g.authority
-	a.notBefore = from
-	return &ephemeralIssuer{certificate: g.certificate, authority: &a, from: from, until: g.until}
+// starting is a with another beginning.
+func (a *Authority) starting(from time.Time) *Authority {
+	later := *a
+	later.notBefore = from
+	return &later
 }
 
 // make makes an issuing certificate, checks it and keeps it in the history. It
 // signs leaves once wait has passed.
-func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*ephemeralIssuer, error) {
+func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*Authority, error) {
 	ctx, cancel := context.WithTimeout(ctx, renewalTime)
 	defer cancel()
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -388,11 +359,10 @@ func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*ephemeralIss
 	if err := e.history.add(made.Chain[0]); err != nil { // what isn't kept is never used
 		return nil, fmt.Errorf("keeping it in the history: %w", err)
 	}
-	g := &ephemeralIssuer{certificate: made.Chain[0], authority: a, from: now.Add(wait), until: a.notAfter.Add(time.Second - e.o.Lifetime)}
-	a.notBefore = g.from // it isn't shared yet
-	e.o.Trail.Logger.InfoContext(ctx, "a new issuing certificate", slog.String("subject", a.Subject), slog.String("sha256", chain.Fingerprint(g.certificate.Raw)),
-		slog.Time("not_after", a.notAfter), slog.Time("issues_from", g.from))
-	return g, nil
+	a.notBefore = now.Add(wait) // it isn't shared yet
+	e.o.Trail.Logger.InfoContext(ctx, "a new issuing certificate", slog.String("subject", a.Subject), slog.String("sha256", chain.Fingerprint(a.Certificate.Raw)),
+		slog.Time("not_after", a.notAfter), slog.Time("issues_from", a.notBefore))
+	return a, nil
 }
 
 // certify has the signing CA sign, on record before and after.
@@ -407,4 +377,187 @@ func (e *Ephemeral) certify(ctx context.Context, d *cacert.Draft) (*cacert.Certi
 		return nil, err
 	}
 	return made, e.o.Trail.Record(ctx, issued(intent, made.Chain[0]))
+}
+
+// The bounds of a history: a certificate takes about 1 kB, and a service that
+// renews daily and restarts weekly makes 420 a year.
+const (
+	maxHistoryFile = 16 << 10
+	maxHistory     = 20_000
+)
+
+// history is the folder of an ephemeral authority's issuing certificates, past
+// ones included, one PEM file each: what clients must know to verify what was
+// signed. Replicas share it. Nothing in it is secret.
+//
+// An authority that has one certifies ephemeral issuers and signs no leaf itself.
+type history struct {
+	config EphemeralConfig
+	dir    string
+	parent []*x509.Certificate // the signing CA's chain, which every one of them ends in
+
+	mu    sync.Mutex
+	known map[string]*x509.Certificate // by file name
+}
+
+// newHistory reads the folder, and adds what is wrong with it.
+func newHistory(c EphemeralConfig, parent []*x509.Certificate, path string, f *setting.Faults) *history {
+	h := &history{config: c, dir: string(c.History), parent: parent}
+	if _, err := h.refresh(); err != nil {
+		f.Add(setting.Join(path, "ephemeral.history"), "%v", err)
+	}
+	return h
+}
+
+// historyName is the file name of a certificate: what it holds, so that no two
+// writers can mean different things by one name.
+func historyName(c *x509.Certificate) string { return chain.Fingerprint(c.Raw) + ".pem" }
+
+// parseHistory reads one file of a history. Nothing but what Mayfly writes is
+// taken: one issuing certificate, under its own name, signed by the signing CA.
+// The error continues a sentence that begins with the file's name.
+func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Certificate, error) {
+	certs, err := chain.Parse(b)
+	if err != nil {
+		return nil, err
+	}
+	c := certs[0]
+	switch {
+	case len(certs) != 1 || !bytes.Equal(b, []byte(chain.Encode(c.Raw))):
+		return nil, errors.New("has more in it than one certificate as Mayfly writes it: restore it from a copy")
+	case historyName(c) != name:
+		return nil, errors.New("holds another certificate than its name says: restore it from a copy")
+	case !c.IsCA || !c.MaxPathLenZero:
+		return nil, errors.New("isn't the certificate of an issuing CA: move it elsewhere")
+	}
+	if faults := chain.Check(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}).Faults(); len(faults) > 0 {
+		return nil, fmt.Errorf("doesn't belong to this authority's chain (%s): move it to the history of the authority that signed it", faults[0])
+	}
+	return c, nil
+}
+
+// anew is the name of a file in a history's folder by which the operator says that the
+// certificates from before are lost for good.
+const anew = ".begins-anew"
+
+// CheckHistory is nil where a has certificates from before, or nothing shows that there
+// were any; else a *setting.FaultError: the disk isn't mounted, or its copy is missing, and
+// clients would be told of those certificates no more. trail is the audit trail, which is
+// read whole where the history is empty.
+func (a *Authority) CheckHistory(trail string) error {
+	if a.history == nil || !a.history.empty() {
+		return nil
+	}
+	records := audit.Follow(trail, time.Time{}, audit.Issued)
+	defer records.Close()
+	var made audit.Event
+	for e, err := range records.Unread() {
+		switch {
+		case err != nil: // whoever opens the trail says so
+		case e.Purpose == audit.PurposeIssuing && e.Authority == a.Subject:
+			made = e
+		case e.Purpose == "" && made.Serial != "": // the one that was made was in use
+			var f setting.Faults
+			a.history.lost(a.path, fmt.Sprintf("%s has an issuing CA that this authority certified on %s (serial %s), and leaves after it", trail, chain.Stamp(made.Time), made.Serial), &f)
+			return f.Err()
+		}
+	}
+	return nil
+}
+
+// empty reports whether h has no certificates, and its operator doesn't say that it begins.
+func (h *history) empty() bool {
+	_, err := os.Lstat(filepath.Join(h.dir, anew))
+	return len(h.all()) == 0 && err != nil
+}
+
+// lost adds the fault of an empty history, with the evidence that it wasn't always.
+func (h *history) lost(path, evidence string, f *setting.Faults) {
+	f.Add(setting.Join(path, "ephemeral.history"), "%s holds no issuing certificate, but %s: mount it, or restore it from a copy; where they are lost for good, make the file %s, and clients with a new trusted root refuse all that they signed",
+		h.dir, evidence, filepath.Join(h.dir, anew))
+}
+
+// refresh reads what is new in the folder, and reports whether what it holds has
+// changed. A folder that was never there is empty; one that had certificates never is
+// again, since the one in use is among them. An error names the file; what was known
+// stays so.
+func (h *history) refresh() (changed bool, err error) {
+	entries, err := os.ReadDir(h.dir)
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err != nil && (len(h.known) > 0 || !errors.Is(err, fs.ErrNotExist)) {
+		return false, err
+	}
+	next := make(map[string]*x509.Certificate, len(h.known))
+	for _, e := range entries {
+		// A hidden one is being written, or was when the power went.
+		if strings.HasPrefix(e.Name(), ".") || durable.OfTheSystem(e.Name()) {
+			continue
+		}
+		c := h.known[e.Name()]
+		if c == nil {
+			if c, err = h.read(e.Name()); err != nil {
+				return false, err
+			}
+		}
+		next[e.Name()] = c
+	}
+	if len(next) == 0 && len(h.known) > 0 {
+		return false, fmt.Errorf("%s: holds none of %d issuing certificates any more: mount it, or restore it from a copy", h.dir, len(h.known))
+	}
+	if len(next) > maxHistory {
+		return false, fmt.Errorf("%s: more than %d certificates: move those elsewhere whose signatures nobody verifies any more", h.dir, maxHistory)
+	}
+	changed = !maps.EqualFunc(next, h.known, func(a, b *x509.Certificate) bool { return a.Equal(b) })
+	h.known = next
+	return changed, nil
+}
+
+func (h *history) read(name string) (*x509.Certificate, error) {
+	path := filepath.Join(h.dir, name)
+	b, err := durable.ReadPlain(path, maxHistoryFile)
+	if err != nil {
+		return nil, fmt.Errorf("%w: if it isn't of this history, move it elsewhere", err)
+	}
+	c, err := parseHistory(name, b, h.parent)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return c, nil
+}
+
+// prepare makes the folder and shows that it can be written, before a key is
+// used for what couldn't be kept.
+func (h *history) prepare() error {
+	if err := os.MkdirAll(h.dir, 0o750); err != nil {
+		return err
+	}
+	trial := filepath.Join(h.dir, ".trial-"+rand.Text())
+	if err := durable.WriteNew(trial, nil, 0o644); err != nil {
+		return err
+	}
+	return os.Remove(trial)
+}
+
+// add writes a certificate, which is on disk and whole, or not there, when add
+// returns.
+func (h *history) add(c *x509.Certificate) error {
+	if err := durable.Put(filepath.Join(h.dir, historyName(c)), []byte(chain.Encode(c.Raw)), 0o644); err != nil {
+		return err
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	next := map[string]*x509.Certificate{historyName(c): c}
+	maps.Copy(next, h.known)
+	h.known = next
+	return nil
+}
+
+// all are the certificates in the order of their start.
+func (h *history) all() []*x509.Certificate {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return slices.SortedFunc(maps.Values(h.known), func(a, b *x509.Certificate) int {
+		return cmp.Or(a.NotBefore.Compare(b.NotBefore), bytes.Compare(a.Raw, b.Raw))
+	})
 }

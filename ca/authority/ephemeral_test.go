@@ -170,7 +170,7 @@ func (r *ephemeralRig) run(t *testing.T) {
 func (r *ephemeralRig) active() *Authority {
 	r.Ephemeral.mu.Lock()
 	defer r.Ephemeral.mu.Unlock()
-	return r.current.authority
+	return r.current
 }
 
 // issues reports whether a leaf could begin now, and holds what would be issued

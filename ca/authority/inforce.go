@@ -1,8 +1,10 @@
 package authority
 
 import (
+	"bytes"
 	"context"
 	"errors"
+	"log/slog"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -12,6 +14,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/metric"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Options are what InForce works with.
@@ -62,7 +66,7 @@ func (f *InForce) Use(next *Set) {
 	before := f.current.Swap(next)
 	f.wake()
 	f.metrics.show(next)
-	if before != nil && before.Active.lease != next.Active.lease {
+	if before != nil && before.Active.holders != next.Active.holders {
 		before.Active.Close()
 	}
 }
@@ -93,7 +97,7 @@ func (f *InForce) Chains() [][][]byte {
 func (f *InForce) Acquire() (*Authority, error) {
 	for {
 		a := f.current.Load().Active
-		if a.lease.take() {
+		if a.Hold() {
 			return a, nil
 		}
 		if f.current.Load().Active == a {
@@ -103,47 +107,28 @@ func (f *InForce) Acquire() (*Authority, error) {
 }
 
 // Hold is Acquire for an authority at hand, false once its key is closed.
-func (a *Authority) Hold() bool { return a.lease.take() }
-
-// Release ends the use of a that Acquire or Hold began.
-func (a *Authority) Release() { a.lease.leave() }
-
-// Close ends the owner's use of a's key: it is closed when the last request that
-// still signs with it has ended. An authority is closed once.
-func (a *Authority) Close() { a.lease.leave() }
-
-// lease counts who uses an authority's key: its owner, and each request that
-// reads it. The last to leave closes the key.
-type lease struct {
-	holders atomic.Int64
-	signer  kms.Signer
-}
-
-func newLease(s kms.Signer) *lease {
-	l := &lease{signer: s}
-	l.holders.Store(1) // the owner
-	return l
-}
-
-// take adds a holder; it is false when the last has left.
-func (l *lease) take() bool {
+func (a *Authority) Hold() bool {
 	for {
-		n := l.holders.Load()
+		n := a.holders.Load()
 		if n == 0 {
 			return false
 		}
-		if l.holders.CompareAndSwap(n, n+1) {
+		if a.holders.CompareAndSwap(n, n+1) {
 			return true
 		}
 	}
 }
 
-// leave ends one holding.
-func (l *lease) leave() {
-	if l.holders.Add(-1) == 0 {
-		kms.Close(l.signer)
+// Release ends the use of a that Acquire or Hold began.
+func (a *Authority) Release() {
+	if a.holders.Add(-1) == 0 {
+		kms.Close(a.signer)
 	}
 }
+
+// Close ends the owner's use of a's key: it is closed when the last request that
+// still signs with it has ended. An authority is closed once.
+func (a *Authority) Close() { a.Release() }
 
 // Life is how long leaves live, and how much of that lies before their issuance.
 type Life struct{ Lifetime, Backdate time.Duration }
@@ -182,4 +167,127 @@ func (f *InForce) Ready(ctx context.Context) error {
 		return signerFault(ctx, err)
 	}
 	return nil
+}
+
+// How long what a key says of its health is good for: long enough that many
+// probes cost a KMS nothing, short enough that a key which comes back is seen.
+const (
+	healthyFor   = 5 * time.Second
+	unhealthyFor = time.Second
+)
+
+// health remembers what a key said that can be asked without a signature.
+type health struct {
+	mu      sync.Mutex
+	of      *Authority
+	checked time.Time // when it was asked
+	err     error     // what it said; nil: it could sign
+}
+
+// check is nil when a's key could sign. Callers at the same time share one question.
+func (h *health) check(ctx context.Context, a *Authority, now func() time.Time) error {
+	key, ok := a.signer.(kms.Healthy)
+	if !ok {
+		return kms.Try(ctx, a.signer)
+	}
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	good := healthyFor
+	if h.err != nil {
+		good = unhealthyFor
+	}
+	if h.of == a && now().Sub(h.checked) < good {
+		return h.err
+	}
+	err := key.Health(ctx)
+	if ctx.Err() != nil {
+		return err // that the caller gave up says nothing about the key
+	}
+	h.of, h.checked, h.err = a, now(), err
+	return err
+}
+
+// expiryInterval is how often the trusted authorities are looked at: a CA's life is
+// counted in months, or days.
+const expiryInterval = time.Minute
+
+// WatchExpiry warns of every trusted authority whose end comes near: at once, and
+// each time that less of its life remains than before, until ctx ends. A retired
+// one may expire; what it signed stays trusted.
+func (f *InForce) WatchExpiry(ctx context.Context) error {
+	logged := make(map[string]int) // by issuing certificate: the last percentage
+	for next := time.Duration(0); wait.For(ctx, next) == nil; next = expiryInterval {
+		logged = f.logExpiry(ctx, logged)
+	}
+	return nil
+}
+
+// logExpiry warns of what is worth it since the percentages of before, and gives
+// those of now.
+func (f *InForce) logExpiry(ctx context.Context, before map[string]int) map[string]int {
+	now, remaining := f.o.Trail.Now(), make(map[string]int)
+	for _, t := range f.current.Load().Trusted {
+		id, percent := string(t.Chain[0]), t.remains(now)
+		remaining[id] = percent
+		last, known := before[id]
+		if ended := t.Renewed || !t.End.IsZero() && t.End.Before(now) && t.End.Before(t.NotAfter); ended || percent == 100 || known && percent >= last {
+			continue
+		}
+		level := slog.LevelWarn
+		if percent <= 10 {
+			level = slog.LevelError
+		}
+		f.o.Trail.Logger.LogAttrs(ctx, level, "an authority's certificate ends soon, or has ended", slog.String("authority", t.Name),
+			slog.Int("percent_of_life_remaining", percent), slog.Time("not_after", t.NotAfter), slog.String("advice", "prepare and publish its successor: docs/authorities.md"))
+	}
+	return remaining
+}
+
+type metrics struct {
+	expiry *prometheus.GaugeVec
+	active *prometheus.GaugeVec
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		expiry: metric.Gauge("mayfly_ca_authority_expiry_timestamp_seconds",
+			"When the first certificate of a listed authority's chain ends, in Unix seconds, by the authority's configured name.", "authority"),
+		active: metric.Gauge("mayfly_ca_authority_active",
+			"1 for the listed authority that signs, 0 for the others, by the authority's configured name.", "authority"),
+	}
+	return m, metric.Register(r, m.expiry, m.active)
+}
+
+// show shows the trusted authorities, and no other ones any more.
+func (m *metrics) show(s *Set) {
+	m.expiry.Reset()
+	m.active.Reset()
+	for _, active := range []bool{false, true} { // which is last, since issuing certificates of one ephemeral authority have one name
+		for _, t := range s.Trusted {
+			if !active || bytes.Equal(t.Chain[0], s.Active.Chain[0]) {
+				m.expiry.WithLabelValues(t.Name).Set(float64(t.NotAfter.Unix()))
+				m.active.WithLabelValues(t.Name).Set(metric.Bool(active))
+			}
+		}
+	}
+}
+
+// registerSigner registers what shows how precertificates are signed.
+func (f *InForce) registerSigner(r prometheus.Registerer) error {
+	inForce := func() *PrecertificateSigner {
+		a := f.current.Load().Active
+		return a.PrecertificateSigner(f.validity(a))
+	}
+	return metric.Register(r,
+		metric.Read("mayfly_ca_signatures_per_certificate",
+			"Signatures of the active authority's key that a certificate costs: 1 with a precertificate signing certificate or without a log, else 2.",
+			nil, func() float64 { return float64(f.Signatures(inForce())) }),
+		metric.Read("mayfly_ca_precertificate_signer_expiry_timestamp_seconds",
+			"When the precertificate signing certificate in force ends, in Unix seconds; 0 without one.", nil, func() float64 {
+				if s := inForce(); s != nil {
+					return float64(s.Certificate.NotAfter.Unix())
+				}
+				return 0
+			}),
+	)
 }

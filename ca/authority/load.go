@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -18,9 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
-	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -56,7 +53,9 @@ func (o *LoadOptions) need() chain.Need {
 // checks that they fit each other and may issue code-signing certificates. Its
 // error is a *setting.FaultError with every fault, each with its fix.
 func Load(ctx context.Context, c Config, o LoadOptions) (*Authority, error) {
-	return load(ctx, singlePath, c, o)
+	var f setting.Faults
+	a := load(ctx, singlePath, c, o, &f)
+	return a, f.Err()
 }
 
 // LoadNamed is Load for the authority of s called name, as a start that makes it
@@ -64,21 +63,20 @@ func Load(ctx context.Context, c Config, o LoadOptions) (*Authority, error) {
 func LoadNamed(ctx context.Context, s Section, name string, o LoadOptions) (*Authority, error) {
 	all := s.All()
 	i := indexOf(all, name)
+	var f setting.Faults
 	if i < 0 {
 		names := make([]string, len(all))
 		for i, a := range all {
 			names[i] = a.Name
 		}
-		var f setting.Faults
 		f.Add(listPath, "has no authority %q; it has: %s", name, strings.Join(names, ", "))
 		return nil, f.Err()
 	}
 	path := setting.Index(listPath, i)
-	a, err := load(ctx, path, all[i].Config, o)
-	if err != nil {
-		return nil, err
+	a := load(ctx, path, all[i].Config, o, &f)
+	if a == nil {
+		return nil, f.Err()
 	}
-	var f setting.Faults
 	if checkRecorded(path, all[i].Config, a.Certificate, lifecycle.Entry{Name: name, Record: all[i].Record}, &f); f.Len() > 0 {
 		a.Close()
 		return nil, f.Err()
@@ -94,76 +92,53 @@ func checkRecorded(path string, c Config, first *x509.Certificate, e lifecycle.E
 	}
 }
 
-// load is Load for the authority at path of the configuration.
-func load(ctx context.Context, path string, c Config, o LoadOptions) (*Authority, error) {
-	var f setting.Faults
-	c.check(path, &f)
-	if err := f.Err(); err != nil {
-		return nil, err
+// load is Load for the authority at path of the configuration; nil where it adds faults.
+func load(ctx context.Context, path string, c Config, o LoadOptions, f *setting.Faults) *Authority {
+	before := f.Len()
+	if c.check(path, f); f.Len() > before {
+		return nil
 	}
-	certs := loadChain(path, c, o.need(), o.Remark, &f)
-	var ephemeral *signingCA
+	certs := loadChain(path, c, o.need(), o.Remark, f)
+	var ephemeral *history
 	if c.mode() == ModeEphemeral && len(certs) > 0 {
-		ephemeral = newSigningCA(c.Ephemeral, certs, path, &f)
+		ephemeral = newHistory(c.Ephemeral, certs, path, f)
 	}
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o.KMS, certs))
-	if err != nil {
-		f.Add(path+".key", "%v", err)
-	} else {
-		checkKey(path, c, certs, signer, &f)
-	}
-	if err := f.Err(); err != nil {
+	signer := openKey(ctx, path, c, certs, o.KMS, f)
+	if f.Len() > before {
 		kms.Close(signer)
-		return nil, err
+		return nil
 	}
 	a, err := New(certs, signer, c)
 	if err != nil {
+		f.Add(path, "%v", err)
 		kms.Close(signer)
-		return nil, err
+		return nil
 	}
-	if a.path, a.signingCA = path, ephemeral; ephemeral != nil {
+	if a.path, a.history = path, ephemeral; ephemeral != nil {
 		a.renewal = nil
 	}
-	return a, nil
+	return a
 }
 
-// checkKey wants the key to be that of the first certificate.
-func checkKey(path string, c Config, certs []*x509.Certificate, signer kms.Signer, f *setting.Faults) {
-	if len(certs) > 0 && !pubkey.Equal(certs[0].PublicKey, signer.Public()) {
-		f.Add(path+".key", "isn't the key of the first certificate (%s) in %s: name the issuing certificate's key, or put its certificate first",
-			chain.Subject(certs[0]), c.Chain)
-	}
+// openKey is cacert.OpenKey for the authority at path of the configuration.
+func openKey(ctx context.Context, path string, c Config, certs []*x509.Certificate, o kms.Options, f *setting.Faults) kms.Signer {
+	o.Passphrase, o.Access, o.SealedKey = c.Passphrase, c.Access, c.SealedKey
+	return cacert.OpenKey(ctx, path, c.Key, "issuing certificate", c.Chain, certs, o, f)
 }
 
 // loadChain reads and checks the chain file of the authority at path of the
 // configuration, and gives what certificates it has. Without a time in need, it is
 // held to the time when all of it began.
 func loadChain(path string, c Config, need chain.Need, remark func(string), f *setting.Faults) []*x509.Certificate {
-	file := string(c.Chain)
 	if c.mode() == ModeEphemeral {
 		need.Below = 1
 	}
-	b, err := os.ReadFile(file)
-	if err != nil {
-		f.Add(path+".chain", "%v", err)
-		return nil
-	}
-	certs, err := chain.Parse(b)
-	if err != nil {
-		f.Add(path+".chain", "%s: %v", file, err)
-		return nil
-	}
-	if need.Now.IsZero() {
-		need.Now, _ = window(certs)
-	}
-	for _, found := range cacert.Check(certs, need) {
-		if !found.Remark {
-			f.Add(path+".chain", "%s: %s", file, found.Text)
-		} else if remark != nil {
-			remark(fmt.Sprintf("%s.chain: %s: %s", path, file, found.Text))
+	return cacert.Read(path, c.Chain, func(certs []*x509.Certificate) chain.Findings {
+		if need.Now.IsZero() {
+			need.Now, _ = window(certs)
 		}
-	}
-	return certs
+		return cacert.Check(certs, need)
+	}, remark, f)
 }
 
 // LoadSet loads what s names: the chains of all that clients trust, and the key of
@@ -188,7 +163,8 @@ func LoadSet(ctx context.Context, s Section, o LoadOptions) (*Set, error) {
 		return nil, err
 	}
 	var f setting.Faults
-	lifecycle.AddFaults(listPath, append(lifecycle.Check(records, s.Propagation), lifecycle.CheckTimes(records, o.Now)...), &f)
+	lifecycle.Check(listPath, records, s.Propagation, &f)
+	lifecycle.CheckTimes(listPath, records, o.Now, &f)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
@@ -244,32 +220,23 @@ func (l *loading) load(ctx context.Context, path string, c Config, e lifecycle.E
 func (l *loading) active(ctx context.Context, path string, c Config) *Authority {
 	if before := l.o.Before; before != nil && reflect.DeepEqual(before.Active.config, c) {
 		var f setting.Faults
-		if certs := loadChain(path, c, l.o.need(), nil, &f); f.Len() == 0 && sameChain(certs, before.Active.Chain) {
+		if certs := loadChain(path, c, l.o.need(), nil, &f); f.Len() == 0 && slices.EqualFunc(certs, before.Active.Chain, func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) }) {
 			return before.Active
 		}
 	}
-	a, err := load(ctx, path, c, l.o)
-	if faults, ok := errors.AsType[*setting.FaultError](err); ok {
-		l.faults.AddAll(faults)
-	} else if err != nil {
-		l.faults.Add(path, "%v", err)
-	}
-	return a
+	return load(ctx, path, c, l.o, l.faults)
 }
 
 // try opens a key that is to sign later.
 func (l *loading) try(ctx context.Context, path string, c Config, name string, certs []*x509.Certificate) {
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(l.o.KMS, certs))
-	var call *kms.CallError
-	switch {
-	case err == nil:
-		checkKey(path, c, certs, signer, l.faults)
-		kms.Close(signer)
-	case errors.As(err, &call) && call.Temporary() && l.o.KMS.Logger != nil:
+	var f setting.Faults
+	kms.Close(openKey(ctx, path, c, certs, l.o.KMS, &f))
+	faults, failed := errors.AsType[*setting.FaultError](f.Err())
+	if call, ok := errors.AsType[*kms.CallError](f.Err()); ok && call.Temporary() && l.o.KMS.Logger != nil {
 		l.o.KMS.Logger.LogAttrs(ctx, slog.LevelWarn, "the key of a published authority can't be used at the moment; it signs nothing yet",
-			slog.String("authority", name), slog.Any("error", err))
-	default:
-		l.faults.Add(path+".key", "%v", err)
+			slog.String("authority", name), slog.Any("error", faults))
+	} else if failed {
+		l.faults.AddAll(faults)
 	}
 }
 
@@ -282,15 +249,8 @@ func OpenKey(ctx context.Context, c Config, o kms.Options) (*x509.Certificate, k
 	if err := f.Err(); err != nil || c.mode() == ModeEphemeral {
 		return nil, nil, err
 	}
-	signer, err := keystore.Open(ctx, string(c.Key), c.options(o, certs))
-	if err != nil {
-		return certs[0], nil, err
-	}
-	if checkKey("authority", c, certs, signer, &f); f.Len() > 0 {
-		kms.Close(signer)
-		return certs[0], nil, f.Err()
-	}
-	return certs[0], signer, nil
+	signer := openKey(ctx, "authority", c, certs, o, &f)
+	return certs[0], signer, f.Err()
 }
 
 // trust adds what clients are shown of an authority that doesn't sign, until the
@@ -304,9 +264,13 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	chains := [][]*x509.Certificate{certs}
 	if c.mode() == ModeEphemeral { // what it certified is what signed
 		before := l.faults.Len()
-		m := newSigningCA(c.Ephemeral, certs, path, l.faults)
-		if chains = m.chains(); e.HasSigned() && l.faults.Len() == before && m.history.empty() {
-			m.history.lost(path, e.Name+" has signed", l.faults)
+		h := newHistory(c.Ephemeral, certs, path, l.faults)
+		chains = nil
+		for _, issuing := range h.all() {
+			chains = append(chains, append([]*x509.Certificate{issuing}, certs...))
+		}
+		if e.HasSigned() && l.faults.Len() == before && h.empty() {
+			h.lost(path, e.Name+" has signed", l.faults)
 		}
 	}
 	for _, chain := range chains {
@@ -318,6 +282,105 @@ func (l *loading) trust(path string, c Config, certs []*x509.Certificate, e life
 	}
 }
 
-func sameChain(certs []*x509.Certificate, chain [][]byte) bool {
-	return slices.EqualFunc(certs, chain, func(c *x509.Certificate, der []byte) bool { return bytes.Equal(c.Raw, der) })
+// DefaultName is the name of the authority of a configuration that has only one
+// and gives it none.
+const DefaultName = "default"
+
+// Set is all that a CA has at one time: the authority that signs, and those whose
+// certificates its clients are to trust. It never changes; [InForce.Use] puts
+// another in its place.
+type Set struct {
+	// Active signs; never nil.
+	Active *Authority
+	// Trusted are what the trust bundle and the trusted root show, in the order of
+	// their start. Active is among them; distrusted ones are not.
+	Trusted []Trusted
+	// Chains are the SHA-256 of the first certificates of the configured chains of
+	// those that are trusted, by name.
+	Chains map[string][sha256.Size]byte
+	// Records are the states that they were loaded by; none where the configuration
+	// has only one authority.
+	Records []lifecycle.Entry
+}
+
+// Trusted is one authority as the documents for clients show it.
+type Trusted struct {
+	// Name is the configured one: [a-z0-9-].
+	Name string
+	// Chain is in DER, from the issuing certificate to the self-signed root.
+	Chain [][]byte
+	// Start and End bound when its certificates began that clients are to trust,
+	// both included; a zero End is open.
+	Start, End time.Time
+	// NotBefore and NotAfter bound when all of the chain is valid.
+	NotBefore, NotAfter time.Time
+	// Renewed says that another follows it without anybody's doing.
+	Renewed bool
+}
+
+// Single is the set of a CA that has only a: trusted for as long as its chain is
+// valid.
+func Single(a *Authority) *Set { return &Set{Active: a, Trusted: []Trusted{a.Trusted(DefaultName)}} }
+
+// Trusted is how a is shown under name when it is trusted for as long as its chain
+// is valid.
+func (a *Authority) Trusted(name string) Trusted {
+	return Trusted{Name: name, Chain: a.Chain, Start: a.notBefore, End: a.notAfter, NotBefore: a.notBefore, NotAfter: a.notAfter}
+}
+
+// trusted is how a chain is shown that is trusted for as long as it is valid.
+func trusted(name string, certs []*x509.Certificate) Trusted {
+	t := Trusted{Name: name}
+	t.NotBefore, t.NotAfter = window(certs)
+	t.Start, t.End = t.NotBefore, t.NotAfter
+	for _, c := range certs {
+		t.Chain = append(t.Chain, c.Raw)
+	}
+	return t
+}
+
+// sort puts the trusted into the order of the documents.
+func (s *Set) sort() {
+	slices.SortStableFunc(s.Trusted, func(a, b Trusted) int { return a.Start.Compare(b.Start) })
+}
+
+// Roots are the roots of all trusted chains in DER, each once: what a log must
+// accept to log what these authorities issue.
+func (s *Set) Roots() [][]byte {
+	var roots [][]byte
+	for _, t := range s.Trusted {
+		root := t.Chain[len(t.Chain)-1]
+		if !slices.ContainsFunc(roots, func(r []byte) bool { return slices.Equal(r, root) }) {
+			roots = append(roots, root)
+		}
+	}
+	return roots
+}
+
+// warnAtPercent are the parts of an authority's life, in percent, that are worth a
+// warning when no more remains.
+var warnAtPercent = []int{30, 10, 0}
+
+// remains is the smallest of warnAtPercent that has come; 100 when none has.
+func (t Trusted) remains(now time.Time) int {
+	whole, left := t.NotAfter.Sub(t.NotBefore), t.NotAfter.Sub(now)
+	reached := 100
+	for _, percent := range warnAtPercent {
+		if left <= whole/100*time.Duration(percent) {
+			reached = percent
+		}
+	}
+	return reached
+}
+
+// Expiry says that an authority is near its end, or past it; empty when it isn't.
+func (t Trusted) Expiry(now time.Time) string {
+	switch percent := t.remains(now); percent {
+	case 100:
+		return ""
+	case 0:
+		return "expired"
+	default:
+		return fmt.Sprintf("less than %d %% of its life remains", percent)
+	}
 }

@@ -4,8 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
@@ -14,7 +12,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"math/big"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -22,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -36,9 +34,6 @@ const (
 	signerRenewal  = 24 * time.Hour
 	signerBackdate = 5 * time.Minute // a log's clock may be behind ours
 )
-
-// signerRSABits is for an authority whose key is RSA.
-const signerRSABits = 2048
 
 // PrecertificateSigner is a precertificate signing certificate (RFC 6962 §3.1) and
 // its key, which is in memory: what it signs costs no signature of the authority's
@@ -62,40 +57,16 @@ func (s *PrecertificateSigner) SignTBS(tbs []byte) ([]byte, error) {
 	return sig, nil
 }
 
-// covers reports whether what s signs is within s's validity.
-func (s *PrecertificateSigner) covers(notBefore, notAfter time.Time) bool {
-	return !notBefore.Before(s.Certificate.NotBefore) && !notAfter.After(s.Certificate.NotAfter)
-}
-
-// newSignerKey makes a key that signs with the authority's algorithm: a
-// TBSCertificate names it, and must fit the precertificate's signature as well as
-// the final one's (RFC 6962 §3.2). ECDSA's names no curve, so P-256 does for all.
-func (a *Authority) newSignerKey() (crypto.Signer, error) {
-	if _, ok := a.Public().(*rsa.PublicKey); ok {
-		return rsa.GenerateKey(rand.Reader, signerRSABits)
-	}
-	return ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-}
-
-// signerTemplate is what the certificate of a precertificate signer says. Its life
-// ends with the authority's at the latest.
-func (a *Authority) signerTemplate(serial *big.Int, keyID []byte, now time.Time) *x509.Certificate {
-	now = now.UTC().Truncate(time.Second)
-	return &x509.Certificate{
-		SerialNumber: serial,
-		Subject:      pkix.Name{Organization: a.Certificate.Subject.Organization, CommonName: "Precertificate signing"},
-		NotBefore:    later(now.Add(-signerBackdate), a.notBefore), NotAfter: earlier(now.Add(signerLifetime), a.notAfter),
-		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
-		KeyUsage:           x509.KeyUsageCertSign,
-		SubjectKeyId:       keyID,
-		UnknownExtKeyUsage: []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}, // that one alone: it signs nothing that anybody else accepts
-	}
-}
-
 // newSigner makes a key and has a certify it with one signature, on record before
 // and after. The error is classified where a's key can't be used.
 func (f *InForce) newSigner(ctx context.Context, a *Authority, now time.Time) (*PrecertificateSigner, error) {
-	key, err := a.newSignerKey()
+	// A TBSCertificate names the algorithm, which must fit the precertificate's signature as well as
+	// the final one's (RFC 6962 §3.2). ECDSA's names no curve, so P-256 does for all.
+	algorithm := kms.ECDSAP256
+	if _, ok := a.Public().(*rsa.PublicKey); ok {
+		algorithm = kms.RSA2048
+	}
+	key, err := algorithm.Generate()
 	if err != nil {
 		return nil, fmt.Errorf("ca: making a precertificate signing key: %w", err)
 	}
@@ -107,11 +78,15 @@ func (f *InForce) newSigner(ctx context.Context, a *Authority, now time.Time) (*
 	if err != nil {
 		return nil, fmt.Errorf("ca: the precertificate signing key: %w", err)
 	}
-	keyID, err := cacert.KeyID(spki)
-	if err != nil {
-		return nil, err
+	begin := now.UTC().Truncate(time.Second)
+	template := &x509.Certificate{
+		SerialNumber: serial,
+		Subject:      pkix.Name{Organization: a.Certificate.Subject.Organization, CommonName: "Precertificate signing"},
+		NotBefore:    later(begin.Add(-signerBackdate), a.notBefore), NotAfter: earlier(begin.Add(signerLifetime), a.notAfter),
+		BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+		KeyUsage:           x509.KeyUsageCertSign,
+		UnknownExtKeyUsage: []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}, // that one alone: it signs nothing that anybody else accepts
 	}
-	template := a.signerTemplate(serial, keyID, now)
 	intent := a.Intent(audit.PurposePrecertificateSigner, spki)
 	intent.Serial, intent.NotBefore, intent.NotAfter = serial.Text(16), template.NotBefore, template.NotAfter
 	if err := f.o.Trail.Record(ctx, intent); err != nil {
@@ -141,8 +116,8 @@ func (a *Authority) certifySigner(ctx context.Context, template *x509.Certificat
 	if s.Certificate.NotAfter.Before(a.notAfter) {
 		s.renew = now.Add(signerRenewal)
 	}
-	s.KeyID, err = authorityKeyID(s.Certificate.SubjectKeyId)
-	return s, err
+	s.KeyID = authorityKeyID(s.Certificate.SubjectKeyId)
+	return s, nil
 }
 
 // How a precertificate signer is kept up to date.
@@ -182,7 +157,7 @@ func (a *Authority) PrecertificateSigner(notBefore, notAfter time.Time) *Precert
 	if a.renewal == nil {
 		return nil
 	}
-	if s := a.renewal.current.Load(); s != nil && s.covers(notBefore, notAfter) {
+	if s := a.renewal.current.Load(); s != nil && !notBefore.Before(s.Certificate.NotBefore) && !notAfter.After(s.Certificate.NotAfter) {
 		return s
 	}
 	return nil
@@ -268,7 +243,7 @@ func (r *renewal) due() time.Time {
 // to. The error is why there is no new one; ErrRefused in it means that there can't
 // be.
 func (f *InForce) renewSigner(ctx context.Context, a *Authority) error {
-	if !a.lease.take() { // another took its place meanwhile
+	if !a.Hold() { // another took its place meanwhile
 		return nil
 	}
 	defer a.Release()

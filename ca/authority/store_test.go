@@ -340,7 +340,8 @@ func FuzzStateFile(f *testing.F) {
 			t.Fatalf("%q is written as %q and then as %q, %v", b, again, third, err)
 		}
 		records := (&Section{States: d.Authorities}).records()
-		lifecycle.Check(records, day)
-		lifecycle.CheckTimes(records, noon)
+		var f setting.Faults
+		lifecycle.Check("", records, day, &f)
+		lifecycle.CheckTimes("", records, noon, &f)
 	})
 }

@@ -10,11 +10,19 @@
 package ceremony
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Circumstances are when, where and before whom a ceremony is held.
@@ -58,7 +66,7 @@ func (c *Ceremony) For(public crypto.PublicKey, ref string) error {
 // ForRequest is For with the key of a request. Whatever else the request asks
 // for is noted and ignored.
 func (c *Ceremony) ForRequest(r *Request) error {
-	if err := c.For(r.public, "of the certificate request"); err != nil {
+	if err := c.For(r.key.Public(), "of the certificate request"); err != nil {
 		return err
 	}
 	c.request = r
@@ -72,4 +80,129 @@ func (c *Ceremony) Sign(issuer cacert.Key) (*Certificate, error) {
 		return nil, err
 	}
 	return &Certificate{Certificate: made, ceremony: c, signedBy: issuer.Ref}, nil
+}
+
+// CreateOptions say what CreateFiles makes.
+type CreateOptions struct {
+	// Dir is the folder to create; it must not exist, and its parent must.
+	Dir string
+	// RootKey is the file of the root's key, which must not exist; in Dir where empty.
+	RootKey string
+	// Organization is the O of all certificates: clients choose the verifier by it.
+	Organization string
+	// Passphrase encrypts all keys; empty leaves them plain, readable by the owner alone.
+	Passphrase []byte
+	// Algorithm of the issuing key; empty is ECDSA P-256.
+	Algorithm kms.Algorithm
+	// Now is when all certificates begin.
+	Now time.Time
+	// Host and Tool are for the records: the machine's name, the program and its version.
+	Host, Tool string
+}
+
+// Files are the files of a new authority.
+type Files struct {
+	Chain      string // PEM: intermediate, root
+	IssuingKey string
+	Root       string // PEM: the root alone
+	RootKey    string // to be kept offline: the service never reads it
+	// Of the timestamp authority: PEM of its certificate and the root, and its key.
+	Timestamps, TimestampsKey string
+}
+
+// CreateFiles makes a private CA with keys in files: a P-384 root and a P-256 timestamp
+// authority of ten years and an issuing intermediate of five, each beside the record
+// of its ceremony. The folder appears whole or not at all; when it exists, the error
+// wraps os.ErrExist and nothing is touched. Beside an error, RootKey is set where that
+// file was made outside the folder, and is the caller's to remove.
+func CreateFiles(o CreateOptions) (made Files, err error) {
+	if o.Organization == "" {
+		return Files{}, errors.New("ca: a new authority needs the name of its organization")
+	}
+	o.Algorithm = cmp.Or(o.Algorithm, kms.ECDSAP256)
+	dir := filepath.Clean(o.Dir)
+	if _, err := os.Lstat(dir); err == nil {
+		return Files{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)
+	}
+	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
+	if err != nil {
+		return Files{}, fmt.Errorf("ca: %w", err)
+	}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, os.RemoveAll(temporary))
+		}
+	}()
+	to := files(temporary, o.RootKey)
+	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
+	if err != nil {
+		return Files{}, fmt.Errorf("ca: the root: %w", err)
+	}
+	made.RootKey = o.RootKey
+	if err := create(to, rootKey, o); err != nil {
+		return made, err
+	}
+	if err := os.Rename(temporary, dir); err != nil {
+		return made, fmt.Errorf("ca: %w", err)
+	}
+	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
+		return made, fmt.Errorf("ca: %w", err)
+	}
+	return files(dir, o.RootKey), nil
+}
+
+func files(dir, rootKey string) Files {
+	return Files{
+		Chain:      filepath.Join(dir, "chain.pem"),
+		IssuingKey: filepath.Join(dir, "issuing.key.pem"),
+		Root:       filepath.Join(dir, "root.pem"),
+		RootKey:    cmp.Or(rootKey, filepath.Join(dir, "root.key.pem")),
+
+		Timestamps: filepath.Join(dir, "timestamp.pem"), TimestampsKey: filepath.Join(dir, "timestamp.key.pem"),
+	}
+}
+
+// create makes the keys and certificates, and writes them with the records of how.
+func create(to Files, rootKey crypto.Signer, o CreateOptions) error {
+	at := Circumstances{Now: o.Now, Host: o.Host, Tool: o.Tool}
+	// The keys lie beside the records, wherever the folder goes.
+	signer := cacert.Key{Signer: rootKey, Ref: "file:" + cmp.Or(o.RootKey, filepath.Base(to.RootKey))}
+	root, err := certify(nil, cacert.Profile{Organization: o.Organization, PathLength: cacert.Unlimited}, at, signer, signer, to.Root)
+	if err != nil {
+		return fmt.Errorf("ca: the root: %w", err)
+	}
+	for _, below := range []struct {
+		name, keyFile string
+		algorithm     kms.Algorithm
+		profile       cacert.Profile
+		file          string
+	}{
+		{"intermediate", to.IssuingKey, o.Algorithm, cacert.Profile{}, to.Chain},
+		{"timestamp authority", to.TimestampsKey, kms.ECDSAP256, cacert.Profile{Timestamping: true}, to.Timestamps},
+	} {
+		key, err := keystore.GenerateFile(below.keyFile, below.algorithm, o.Passphrase)
+		if err == nil {
+			_, err = certify(root, below.profile, at, cacert.Key{Signer: key, Ref: "file:" + filepath.Base(below.keyFile)}, signer, below.file)
+		}
+		if err != nil {
+			return fmt.Errorf("ca: the %s: %w", below.name, err)
+		}
+	}
+	return nil
+}
+
+// certify holds one ceremony, and gives the chain that it wrote.
+func certify(parent []*x509.Certificate, p cacert.Profile, at Circumstances, key, issuer cacert.Key, file string) ([]*x509.Certificate, error) {
+	c, err := New(parent, p, at)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.For(key.Public(), key.Ref); err != nil {
+		return nil, err
+	}
+	made, err := c.Sign(issuer)
+	if err != nil {
+		return nil, err
+	}
+	return made.Chain, made.Write(Beside(file))
 }

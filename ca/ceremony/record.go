@@ -2,8 +2,13 @@ package ceremony
 
 import (
 	"cmp"
+	"crypto/rand"
+	"crypto/sha256"
 	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -17,7 +22,11 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -64,6 +73,11 @@ type field struct {
 	values []string
 }
 
+// line is a field of what there is of values.
+func line(label string, values ...string) field {
+	return field{label, slices.DeleteFunc(values, func(v string) bool { return v == "" })}
+}
+
 // printFields writes in two columns. Values are from outside and escaped.
 func printFields(w io.Writer, fields []field) {
 	for _, f := range fields {
@@ -80,20 +94,15 @@ func printFields(w io.Writer, fields []field) {
 func (m *Certificate) Record(file string) []byte {
 	var b strings.Builder
 	c := m.ceremony
-	kind := "root"
-	if len(c.Parent) > 0 {
-		if kind = "intermediate"; !c.Template.IsCA {
-			kind = "timestamp authority's"
-		}
-	}
+	kind, _ := c.Kind()
 	title := "Record of a key ceremony: " + kind + " certificate"
 	fmt.Fprintf(&b, "%s\n%s\n\n", title, strings.Repeat("=", len(title)))
 	printFields(&b, []field{
-		{"date", []string{chain.Stamp(c.Now)}},
-		{"host", present(c.at.Host)},
-		{"made with", present(c.at.Tool)},
+		line("date", chain.Stamp(c.Now)),
+		line("host", c.at.Host),
+		line("made with", c.at.Tool),
 		{"witnesses", c.at.Witnesses},
-		{"file", []string{file}},
+		line("file", file),
 	})
 	b.WriteString("\nThe certificate\n\n")
 	printFields(&b, certificateFields(m.Chain[0]))
@@ -117,13 +126,6 @@ func (m *Certificate) Record(file string) []byte {
 	return []byte(b.String())
 }
 
-func present(s string) []string {
-	if s == "" {
-		return nil
-	}
-	return []string{s}
-}
-
 // Print shows what is about to be signed, and what of a request was ignored.
 func (c *Ceremony) Print(w io.Writer) {
 	t := c.Template
@@ -133,10 +135,10 @@ func (c *Ceremony) Print(w io.Writer) {
 	}
 	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(issuer.Subject.String()))
 	fields := []field{
-		{"subject", []string{t.Subject.String()}},
-		{"validity", []string{validity(t.NotBefore, t.NotAfter)}},
-		{"path length", []string{pathLength(t)}},
-		{"extended key usage", present(strings.Join(usages(t), ", "))},
+		line("subject", t.Subject.String()),
+		line("validity", validity(t.NotBefore, t.NotAfter)),
+		line("path length", pathLength(t)),
+		line("extended key usage", strings.Join(usages(t), ", ")),
 	}
 	if t.RawSubjectPublicKeyInfo != nil {
 		fields = append(fields, keyFields(t)...)
@@ -158,10 +160,10 @@ func (c *Ceremony) printRequest(w io.Writer) {
 // Print says what is in a request, and what of it doesn't count.
 func (r *Request) Print(w io.Writer) {
 	printFields(w, []field{
-		{"SHA-256 of request", []string{hex.EncodeToString(r.SHA256[:])}},
-		{"key", []string{r.algorithm}},
-		{"SHA-256 of key", []string{chain.Fingerprint(r.spki)}},
-		{"signature", []string{"verified: whoever made the request has the key"}},
+		line("SHA-256 of request", hex.EncodeToString(r.SHA256[:])),
+		line("key", r.key.Algorithm()),
+		line("SHA-256 of key", chain.Fingerprint(r.key.SPKI())),
+		line("signature", "verified: whoever made the request has the key"),
 		{"ignored of it", append([]string{"subject " + orNone(r.Subject)}, r.Asks...)},
 	})
 }
@@ -171,19 +173,19 @@ func Print(w io.Writer, c *x509.Certificate) { printFields(w, certificateFields(
 
 func certificateFields(c *x509.Certificate) []field {
 	fields := []field{
-		{"subject", []string{chain.Subject(c)}},
-		{"issuer", []string{orNone(c.Issuer.String())}},
-		{"serial", []string{serial(c)}},
-		{"validity", []string{validity(c.NotBefore, c.NotAfter)}},
+		line("subject", chain.Subject(c)),
+		line("issuer", orNone(c.Issuer.String())),
+		line("serial", serial(c)),
+		line("validity", validity(c.NotBefore, c.NotAfter)),
 	}
 	fields = append(fields, keyFields(c)...)
 	fields = append(fields,
-		field{"signature", []string{c.SignatureAlgorithm.String()}},
-		field{"path length", []string{pathLength(c)}},
-		field{"key usage", present(strings.Join(keyUsages(c.KeyUsage), ", "))},
-		field{"extended key usage", present(strings.Join(usages(c), ", "))},
-		field{"subject key id", present(hex.EncodeToString(c.SubjectKeyId))},
-		field{"authority key id", present(hex.EncodeToString(c.AuthorityKeyId))},
+		line("signature", c.SignatureAlgorithm.String()),
+		line("path length", pathLength(c)),
+		line("key usage", strings.Join(keyUsages(c.KeyUsage), ", ")),
+		line("extended key usage", strings.Join(usages(c), ", ")),
+		line("subject key id", hex.EncodeToString(c.SubjectKeyId)),
+		line("authority key id", hex.EncodeToString(c.AuthorityKeyId)),
 	)
 	var others []string
 	for _, e := range c.Extensions {
@@ -196,7 +198,7 @@ func certificateFields(c *x509.Certificate) []field {
 		}
 		others = append(others, name)
 	}
-	return append(fields, field{"other extensions", others}, field{"SHA-256", []string{chain.Fingerprint(c.Raw)}})
+	return append(fields, field{"other extensions", others}, line("SHA-256", chain.Fingerprint(c.Raw)))
 }
 
 func keyFields(c *x509.Certificate) []field {
@@ -249,4 +251,160 @@ func usages(c *x509.Certificate) (words []string) {
 		words = append(words, id.String())
 	}
 	return words
+}
+
+// NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever
+// asks has the key. The name is for the person who reads it.
+//
+// Where the issuer's certificate is given, all of its name but the common name is
+// taken over, byte for byte: `openssl ca` with a policy of `match` compares the
+// kinds of strings too. Otherwise strings are UTF-8, as OpenSSL writes them.
+func NewRequest(key cacert.Key, organization, commonName string, issuer *x509.Certificate) ([]byte, error) {
+	if _, err := cacert.CheckKey(key.Public()); err != nil {
+		return nil, err
+	}
+	faults := cacert.CheckName("the common name", commonName)
+	if organization != "" {
+		faults = errors.Join(faults, cacert.CheckName("the organization", organization))
+	}
+	if faults != nil {
+		return nil, faults
+	}
+	name, err := requestName(organization, commonName, issuer)
+	if err != nil {
+		return nil, err
+	}
+	der, err := x509.CreateCertificateRequest(rand.Reader, &x509.CertificateRequest{RawSubject: name}, key)
+	if err != nil {
+		return nil, fmt.Errorf("signing the request with %s: %w", key.Ref, err)
+	}
+	text := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der})
+	if _, err := ParseRequest(text); err != nil { // what couldn't be used isn't carried over
+		return nil, fmt.Errorf("the request that %s signed isn't good: %w", key.Ref, err)
+	}
+	return text, nil
+}
+
+// The types of names' attributes (RFC 5280 appendix A.1).
+var (
+	oidCommonName   = asn1.ObjectIdentifier{2, 5, 4, 3}
+	oidOrganization = asn1.ObjectIdentifier{2, 5, 4, 10}
+)
+
+// requestName is the name of a request, in DER: the issuer's without its common name, then
+// what is given.
+func requestName(organization, commonName string, issuer *x509.Certificate) ([]byte, error) {
+	var name []asn1.RawValue
+	if issuer != nil {
+		if _, err := asn1.Unmarshal(issuer.RawSubject, &name); err != nil {
+			return nil, fmt.Errorf("the issuer's name can't be read: %w", err)
+		}
+		name = slices.DeleteFunc(name, isCommonName)
+	}
+	for _, part := range []struct {
+		id    asn1.ObjectIdentifier
+		value string
+	}{{oidOrganization, organization}, {oidCommonName, commonName}} {
+		if part.value == "" {
+			continue
+		}
+		text := asn1.RawValue{Tag: asn1.TagUTF8String, Bytes: []byte(part.value)}
+		der, err := asn1.Marshal(pkix.RelativeDistinguishedNameSET{{Type: part.id, Value: text}})
+		if err != nil {
+			return nil, fmt.Errorf("the request's name: %w", err)
+		}
+		name = append(name, asn1.RawValue{FullBytes: der})
+	}
+	return asn1.Marshal(name)
+}
+
+// typed is what begins with an object identifier: an attribute of a name, or of a request.
+type typed struct {
+	ID    asn1.ObjectIdentifier
+	Value asn1.RawValue
+}
+
+// isCommonName reports whether a part of a name is the common name.
+func isCommonName(part asn1.RawValue) bool {
+	var set []typed
+	_, err := asn1.UnmarshalWithParams(part.FullBytes, &set, "set")
+	return err == nil && len(set) > 0 && set[0].ID.Equal(oidCommonName)
+}
+
+// Request is a certificate request whose signature verified: proof that whoever
+// made it has the key. Nothing else in it counts.
+type Request struct {
+	SHA256  [sha256.Size]byte // of the request in DER
+	Subject string            // the name that it asks for, in words
+	Asks    []string          // what else it asks for, in words
+
+	key proof.Key
+}
+
+// maxAsks bounds what is told about a request that asks for a lot.
+const maxAsks = 32
+
+// ParseRequest reads a request from outside, in PEM or DER. It refuses what isn't
+// exactly one request, whose signature doesn't verify or isn't ECDSA with the
+// curve's own hash or RSA PKCS #1 v1.5 with SHA-256, SHA-384 or SHA-512, and
+// keys that are weak or that clients don't take. Its subject, extensions and
+// attributes are told and not used.
+func ParseRequest(text []byte) (*Request, error) {
+	policy, err := proof.NewPolicy()
+	if err != nil {
+		return nil, err
+	}
+	der, err := pemfile.Request(text)
+	if err != nil {
+		return nil, err
+	}
+	key, err := policy.CSR(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: der}))
+	if err != nil {
+		return nil, errors.New(fault.From(err).Public) // the refusal in words, without its reason
+	}
+	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
+		return nil, err
+	}
+	parsed, err := x509.ParseCertificateRequest(der)
+	if err != nil {
+		return nil, fmt.Errorf("the certificate request can't be read whole, make it anew with `mayfly ca csr`: %w", err)
+	}
+	r := &Request{SHA256: sha256.Sum256(der), Subject: parsed.Subject.String(), key: key}
+	for _, e := range parsed.Extensions {
+		r.Asks = append(r.Asks, "extension "+named(e.Id))
+	}
+	for _, a := range attributes(parsed.RawTBSCertificateRequest) {
+		if !a.ID.Equal(oidExtensionRequest) {
+			r.Asks = append(r.Asks, "attribute "+named(a.ID))
+		}
+	}
+	if len(r.Asks) > maxAsks {
+		r.Asks = append(r.Asks[:maxAsks], "and more")
+	}
+	return r, nil
+}
+
+// oidExtensionRequest is the attribute that holds extensions (RFC 2985 §5.4.2).
+var oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
+
+// attributes are a CertificationRequestInfo's (RFC 2986 §4.1), if they can be read.
+func attributes(der []byte) []typed {
+	var info struct {
+		Version      int
+		Subject, Key asn1.RawValue
+		Attributes   []typed `asn1:"set,tag:0"`
+	}
+	_, _ = asn1.Unmarshal(der, &info) // none where there aren't any
+	return info.Attributes
+}
+
+// challengePassword is an attribute of requests (RFC 2985 §5.4.1).
+const challengePassword = "1.2.840.113549.1.9.7"
+
+func named(id asn1.ObjectIdentifier) string {
+	oid := id.String()
+	if oid == challengePassword {
+		return "challenge password"
+	}
+	return cmp.Or(extension.Standard(oid), oid)
 }

@@ -6,6 +6,10 @@ package chain
 
 import (
 	"bytes"
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -14,6 +18,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
 	"slices"
 	"time"
 
@@ -37,10 +42,7 @@ func Parse(b []byte) ([]*x509.Certificate, error) {
 	if err == nil && len(chain) > MaxLength {
 		err = fmt.Errorf("has more than %d certificates: keep only the chain", MaxLength)
 	}
-	if err != nil {
-		return nil, err
-	}
-	return chain, nil
+	return chain, err
 }
 
 // Encode is one certificate in PEM, with a final new line.
@@ -111,20 +113,20 @@ func Check(chain []*x509.Certificate, need Need) Findings {
 		f.Fault(0, "the chain is upside down: put the issuing certificate first and the root last")
 		return f // what else could be said would be said of the wrong certificate
 	}
-	for i, c := range chain {
-		l := link{c, i, len(chain), fmt.Sprintf("certificate %d (%s)", i+1, Subject(c))}
-		l.checkValidity(need, &f)
-		l.checkMayIssue(need.Below, &f)
-		l.checkSignature(&f)
-		if i == 0 {
-			l.checkIssuing(&f)
-		} else if i < len(chain)-1 && !signsCode(c) {
-			f.Fault(i, "%s: its extended key usages exclude code signing: reissue it with codeSigning", l.name)
-		}
-	}
 	root := chain[len(chain)-1]
-	if len(chain) > 1 && len(root.ExtKeyUsage)+len(root.UnknownExtKeyUsage) > 0 && !signsCode(root) {
-		f.Fault(len(chain)-1, "the root (%s): its extended key usages exclude code signing: reissue it with codeSigning or without any", Subject(root))
+	for i, c := range chain {
+		l := link{c, i, len(chain), &f}
+		l.checkValidity(need)
+		l.checkMayIssue(need.Below)
+		l.checkSignature()
+		switch {
+		case i == 0:
+			l.checkIssuing()
+		case l.root():
+			l.when(!signsCode(c), excludesSigning+" or without any")
+		default:
+			l.when(!signsCode(c), excludesSigning)
+		}
 	}
 	checkOrder(chain, &f)
 	for i, c := range chain {
@@ -136,26 +138,43 @@ func Check(chain []*x509.Certificate, need Need) Findings {
 	return f
 }
 
-// link is a certificate at its place in a chain.
+// excludesSigning is of a certificate below which no code may be signed.
+const excludesSigning = "its extended key usages exclude code signing: reissue it with codeSigning"
+
+// link is a certificate at its place in a chain, and where what is found goes.
 type link struct {
 	*x509.Certificate
 	at, length int
-	name       string // for findings
+	found      *Findings
 }
 
 func (l link) root() bool { return l.at == l.length-1 }
 
-// checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
-func (l link) checkValidity(need Need, f *Findings) {
-	now := need.Now
-	switch {
-	case now.Before(l.NotBefore):
-		f.Fault(l.at, "%s: not valid before %s: wait, or correct this machine's clock (%s)", l.name, Stamp(l.NotBefore), Stamp(now))
-	case now.After(l.NotAfter):
-		f.Fault(l.at, "%s: expired at %s: renew it, or correct this machine's clock (%s)", l.name, Stamp(l.NotAfter), Stamp(now))
-	case now.Add(need.Lifetime).After(l.NotAfter):
-		f.Fault(l.at, "%s: expires at %s, too soon for the certificates it would issue: renew it", l.name, Stamp(l.NotAfter))
+// name is the certificate's for findings.
+func (l link) name() string {
+	return fmt.Sprintf("certificate %d (%s)", l.at+1, Subject(l.Certificate))
+}
+
+// when adds a fault where something is wrong, and remark a remark.
+func (l link) when(wrong bool, format string, args ...any) {
+	if wrong {
+		l.found.Fault(l.at, "%s: %s", l.name(), fmt.Sprintf(format, args...))
 	}
+}
+
+func (l link) remark(odd bool, format string, args ...any) {
+	if odd {
+		l.found.Remark(l.at, "%s: %s", l.name(), fmt.Sprintf(format, args...))
+	}
+}
+
+// checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
+func (l link) checkValidity(need Need) {
+	now, ended := need.Now, need.Now.After(l.NotAfter)
+	early := now.Before(l.NotBefore)
+	l.when(early, "not valid before %s: wait, or correct this machine's clock (%s)", Stamp(l.NotBefore), Stamp(now))
+	l.when(ended, "expired at %s: renew it, or correct this machine's clock (%s)", Stamp(l.NotAfter), Stamp(now))
+	l.when(!early && !ended && now.Add(need.Lifetime).After(l.NotAfter), "expires at %s, too soon for the certificates it would issue: renew it", Stamp(l.NotAfter))
 }
 
 // Stamp is a time as faults and records write it.
@@ -169,34 +188,23 @@ func Fingerprint(der []byte) string {
 
 // checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
 // §4.2.1.9) that has below other CA certificates below the chain.
-func (l link) checkMayIssue(below int, f *Findings) {
+func (l link) checkMayIssue(below int) {
 	below += l.at
-	if !l.BasicConstraintsValid || !l.IsCA {
-		f.Fault(l.at, "%s: isn't a CA certificate: reissue it with basicConstraints CA:TRUE", l.name)
-	} else if limited := l.MaxPathLen > 0 || l.MaxPathLenZero; limited && l.MaxPathLen < below {
-		f.Fault(l.at, "%s: its path length %d forbids the %d CA certificates below it: reissue it with a longer one", l.name, l.MaxPathLen, below)
-	}
-	switch {
-	case l.KeyUsage&x509.KeyUsageCertSign != 0:
-	case l.root() && !l.has(oidKeyUsage): // what `openssl req -x509` makes
-		f.Remark(l.at, "%s: the root states no key usage, which strict verifiers want (RFC 5280 §4.2.1.3): have the next root state keyCertSign and cRLSign", l.name)
-	default:
-		f.Fault(l.at, "%s: lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign", l.name)
-	}
-	if _, err := pubkey.AlgorithmOf(l.PublicKey); err != nil {
-		f.Fault(l.at, "%s: %v", l.name, err)
-	}
-	if len(l.UnhandledCriticalExtensions) > 0 {
-		f.Fault(l.at, "%s: has critical extensions that Mayfly doesn't know (%v): reissue it without", l.name, l.UnhandledCriticalExtensions)
-	}
-	if l.has(oidNameConstraints) {
-		f.Remark(l.at, "%s: has name constraints: who has a name outside of them is refused a certificate", l.name)
-	}
+	ca, limited := l.BasicConstraintsValid && l.IsCA, l.MaxPathLen > 0 || l.MaxPathLenZero
+	l.when(!ca, "isn't a CA certificate: reissue it with basicConstraints CA:TRUE")
+	l.when(ca && limited && l.MaxPathLen < below, "its path length %d forbids the %d CA certificates below it: reissue it with a longer one", l.MaxPathLen, below)
+	signs, unstated := l.KeyUsage&x509.KeyUsageCertSign != 0, l.root() && !l.has(oidKeyUsage) // what `openssl req -x509` makes
+	l.remark(!signs && unstated, "the root states no key usage, which strict verifiers want (RFC 5280 §4.2.1.3): have the next root state keyCertSign and cRLSign")
+	l.when(!signs && !unstated, "lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign")
+	_, err := pubkey.AlgorithmOf(l.PublicKey)
+	l.when(err != nil, "%v", err)
+	l.when(len(l.UnhandledCriticalExtensions) > 0, "has critical extensions that Mayfly doesn't know (%v): reissue it without", l.UnhandledCriticalExtensions)
+	l.remark(l.has(oidNameConstraints), "has name constraints: who has a name outside of them is refused a certificate")
 }
 
 // checkSignature wants an algorithm that clients verify. Nobody verifies that of a
 // root, which is trusted for what it is.
-func (l link) checkSignature(f *Findings) {
+func (l link) checkSignature() {
 	switch l.SignatureAlgorithm {
 	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
 		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
@@ -206,27 +214,16 @@ func (l link) checkSignature(f *Findings) {
 	if l.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
 		algorithm = "an algorithm that Mayfly doesn't know"
 	}
-	if l.root() {
-		f.Remark(l.at, "%s: the root signed itself with %s, which no client verifies: compare its fingerprint, SHA-256 %s, with what you have from elsewhere", l.name, algorithm, Fingerprint(l.Raw))
-		return
-	}
-	f.Fault(l.at, "%s: is signed with %s: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", l.name, algorithm)
+	l.remark(l.root(), "the root signed itself with %s, which no client verifies: compare its fingerprint, SHA-256 %s, with what you have from elsewhere", algorithm, Fingerprint(l.Raw))
+	l.when(!l.root(), "is signed with %s: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", algorithm)
 }
 
 // checkIssuing wants of the first what the leaf certificates and their verifiers lean on.
-func (l link) checkIssuing(f *Findings) {
-	switch intermediate := !l.root(); {
-	case intermediate && !slices.Contains(l.ExtKeyUsage, x509.ExtKeyUsageCodeSigning):
-		f.Fault(l.at, "%s: lacks the extended key usage codeSigning: reissue it with codeSigning", l.name)
-	case !intermediate && len(l.ExtKeyUsage)+len(l.UnknownExtKeyUsage) > 0 && !signsCode(l.Certificate):
-		f.Fault(l.at, "%s: its extended key usages exclude code signing: reissue it with codeSigning or without any", l.name)
-	}
-	if len(l.SubjectKeyId) == 0 {
-		f.Fault(l.at, "%s: has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one", l.name)
-	}
-	if bytes.Equal(l.RawSubject, []byte{0x30, 0}) {
-		f.Fault(l.at, "%s: an issuing certificate needs a name: reissue it with a subject", l.name)
-	}
+func (l link) checkIssuing() {
+	l.when(!l.root() && !slices.Contains(l.ExtKeyUsage, x509.ExtKeyUsageCodeSigning), "lacks the extended key usage codeSigning: reissue it with codeSigning")
+	l.when(l.root() && !signsCode(l.Certificate), excludesSigning+" or without any")
+	l.when(len(l.SubjectKeyId) == 0, "has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one")
+	l.when(bytes.Equal(l.RawSubject, []byte{0x30, 0}), "an issuing certificate needs a name: reissue it with a subject")
 }
 
 // signsCode reports whether c's extended key usages leave code signing open.
@@ -298,4 +295,108 @@ func SelfSigned(c *x509.Certificate) bool {
 func signedBy(child, parent *x509.Certificate) bool {
 	return bytes.Equal(child.RawIssuer, parent.RawSubject) &&
 		parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature) == nil
+}
+
+// Replica is a chain once more, with other keys, which are at hand, and all else
+// the same: what a client makes of a certificate below it, it would make of the
+// same one below the chain. So a certificate is tried before the chain's own key
+// signs anything.
+type Replica struct {
+	certs []*x509.Certificate // issuing one first
+	key   crypto.Signer       // of the issuing one
+}
+
+// NewReplica copies a checked chain. With a below of 1, a short-lived issuing CA comes first.
+func NewReplica(chain []*x509.Certificate, below int) (*Replica, error) {
+	r := &Replica{}
+	all := slices.Clone(chain)
+	for range below {
+		issuing := *chain[0]
+		issuing.Extensions = nil
+		all = slices.Insert(all, 0, &issuing)
+	}
+	for i, c := range slices.Backward(all) {
+		key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader) // forgotten with the replica
+		if err != nil {
+			return nil, fmt.Errorf("chain: making a key for a trial: %w", err)
+		}
+		t := copyOf(c)
+		if i < below {
+			t.RawSubject, t.Subject = nil, pkix.Name{CommonName: fmt.Sprintf("issuing CA %d", i)}
+			t.IsCA, t.BasicConstraintsValid, t.MaxPathLen, t.MaxPathLenZero = true, true, i, i == 0
+			t.KeyUsage, t.ExtKeyUsage = x509.KeyUsageCertSign, []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+		}
+		made, err := r.certify(t, key.Public(), key)
+		if err != nil {
+			return nil, err
+		}
+		r.certs, r.key = slices.Insert(r.certs, 0, made), key
+	}
+	return r, nil
+}
+
+// copyOf is what a certificate says, without its keys and its serial number.
+func copyOf(c *x509.Certificate) *x509.Certificate {
+	return &x509.Certificate{
+		SerialNumber: big.NewInt(1), RawSubject: c.RawSubject, NotBefore: c.NotBefore, NotAfter: c.NotAfter, ExtraExtensions: c.Extensions,
+	}
+}
+
+// certify signs a certificate below the replica; the first signs itself with own.
+func (r *Replica) certify(t *x509.Certificate, public crypto.PublicKey, own crypto.Signer) (*x509.Certificate, error) {
+	parent, key := t, own
+	if len(r.certs) > 0 {
+		parent, key = r.certs[0], r.key
+	}
+	der, err := x509.CreateCertificate(rand.Reader, t, parent, public, key)
+	if err != nil {
+		return nil, fmt.Errorf("chain: a trial: %w", err)
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("chain: a trial can't be read back: %w", err)
+	}
+	return c, nil
+}
+
+// Sample is nil when clients take a certificate of the lifetime from now, whatever
+// it names.
+func (r *Replica) Sample(now time.Time, lifetime time.Duration) error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return fmt.Errorf("chain: making a key for a trial: %w", err)
+	}
+	return r.verify(&x509.Certificate{
+		SerialNumber: big.NewInt(1), NotBefore: now, NotAfter: now.Add(lifetime),
+		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
+	}, key.Public(), now)
+}
+
+// Takes is nil when clients take the leaf, whose signature isn't looked at, when it begins.
+func (r *Replica) Takes(leaf *x509.Certificate) error {
+	return r.verify(copyOf(leaf), leaf.PublicKey, leaf.NotBefore)
+}
+
+// oidSubjectAltName is the type of the names of a leaf (RFC 5280 §4.2.1.6).
+var oidSubjectAltName = asn1.ObjectIdentifier{2, 5, 29, 17}
+
+func (r *Replica) verify(t *x509.Certificate, public crypto.PublicKey, now time.Time) error {
+	leaf, err := r.certify(t, public, nil)
+	if err != nil {
+		return err
+	}
+	// Sigstore's clients read a username, an otherName that crypto/x509 doesn't know, themselves.
+	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
+	return Verify(leaf, r.certs, now, x509.ExtKeyUsageCodeSigning)
+}
+
+// Verify asks the standard library about a certificate below a chain, as Go clients do.
+func Verify(leaf *x509.Certificate, chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) error {
+	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
+	roots.AddCert(chain[len(chain)-1])
+	for _, c := range chain {
+		intermediates.AddCert(c)
+	}
+	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
+	return err
 }

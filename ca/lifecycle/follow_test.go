@@ -1,7 +1,6 @@
 package lifecycle
 
 import (
-	"errors"
 	"strings"
 	"testing"
 	"time"
@@ -62,12 +61,9 @@ func TestCheckFollow(t *testing.T) {
 		if !c.first.IsZero() {
 			before.FirstListed[next] = c.first
 		}
-		var f setting.Faults
-		AddFaults("a", CheckFollow(before, c.next, c.active, chains, Terms{Now: now, Propagation: day}), &f)
-		var got []string
-		if err := (*setting.FaultError)(nil); errors.As(f.Err(), &err) {
-			got = err.Faults
-		}
+		got := faultsOf(func(f *setting.Faults) {
+			CheckFollow("a", before, c.next, c.active, chains, Terms{Now: now, Propagation: day}, f)
+		})
 		if len(got) != len(c.want) {
 			t.Errorf("%s: got %q, want %q", name, got, c.want)
 			continue

@@ -6,11 +6,23 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
 
 const day = 24 * time.Hour
+
+// faultsOf are the faults that a check adds.
+func faultsOf(check func(*setting.Faults)) []string {
+	var f setting.Faults
+	check(&f)
+	if err, ok := errors.AsType[*setting.FaultError](f.Err()); ok {
+		return err.Faults
+	}
+	return nil
+}
 
 // entries are an active authority, first of all, and one in each other state.
 func entries() []Entry {
@@ -59,7 +71,7 @@ func TestEveryActionInEveryState(t *testing.T) {
 			if retired := action == Activate; retired != (old.State == Retired) || retired && !old.WindowEnd().Equal(noon.Add(2*day+Handover)) {
 				t.Errorf("%s: the active one is %+v", name, old)
 			}
-			if faults := Check(next, day); len(faults) > 0 {
+			if faults := faultsOf(func(f *setting.Faults) { Check("", next, day, f) }); len(faults) > 0 {
 				t.Errorf("%s leads to what can't be: %v", name, faults)
 			}
 		}
@@ -165,10 +177,7 @@ func TestCheck(t *testing.T) {
 		"distrusted when":        {[]Entry{active, {"b", Record{State: Distrusted, Prepared: noon}}}, []string{"distrusted: required"}},
 		"all at once":            {[]Entry{{"a", Record{State: "x"}}, {"b", Record{State: Published}}}, []string{"state:", "published:", "0 authorities"}},
 	} {
-		var got []string
-		for _, f := range Check(tt.all, day) {
-			got = append(got, f.Field+": "+f.Text)
-		}
+		got := faultsOf(func(f *setting.Faults) { Check("", tt.all, day, f) })
 		if len(got) != len(tt.want) {
 			t.Errorf("%s: %q; want %q", name, got, tt.want)
 			continue
@@ -179,10 +188,10 @@ func TestCheck(t *testing.T) {
 			}
 		}
 	}
-	if faults := CheckTimes([]Entry{active}, noon); len(faults) != 1 || faults[0].Field != "activated" {
+	if faults := faultsOf(func(f *setting.Faults) { CheckTimes("", []Entry{active}, noon, f) }); len(faults) != 1 || !strings.HasPrefix(faults[0], "[0].activated: ") {
 		t.Errorf("a state of tomorrow: %v", faults)
 	}
-	if faults := CheckTimes([]Entry{active}, noon.Add(day-time.Minute)); len(faults) != 0 {
+	if faults := faultsOf(func(f *setting.Faults) { CheckTimes("", []Entry{active}, noon.Add(day-time.Minute), f) }); len(faults) != 0 {
 		t.Errorf("a clock a minute behind: %v", faults)
 	}
 }

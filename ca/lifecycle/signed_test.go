@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // TestSignedTrustRoot: where people sign what clients trust, the guard counts from when
@@ -47,13 +49,14 @@ func TestSignedTrustRoot(t *testing.T) {
 			next[Find(next, "active")].State = Retired
 			next[i].State, next[i].Activated = Active, c.now
 		}
-		faults := CheckSigned(next, terms)
-		if c.fault == "" && len(faults) > 0 || c.fault != "" && (len(faults) != 1 || !strings.Contains(faults[0].Text, c.fault)) {
+		faults := faultsOf(func(f *setting.Faults) { CheckSigned("", next, terms, f) })
+		if c.fault == "" && len(faults) > 0 || c.fault != "" && (len(faults) != 1 || !strings.Contains(faults[0], c.fault)) {
 			t.Errorf("%s: %v", name, faults)
 		}
 	}
 	first := []Entry{{"only", Record{State: Active}}}
-	if faults := CheckSigned(first, Terms{Propagation: day, SignedSince: func(string) (time.Time, bool) { return time.Time{}, false }}); len(faults) > 0 {
+	terms := Terms{Propagation: day, SignedSince: func(string) (time.Time, bool) { return time.Time{}, false }}
+	if faults := faultsOf(func(f *setting.Faults) { CheckSigned("", first, terms, f) }); len(faults) > 0 {
 		t.Errorf("the first authority of all: %v", faults)
 	}
 }

@@ -22,7 +22,7 @@ func at(t *testing.T, f *InForce) string {
 	t.Helper()
 	reply, refused := f.ReplyDER(t.Context(), newAsk().der())
 	if refused == nil {
-		return string(tstInfo(t, reply).Time.Bytes)
+		return string(infoOf(t, reply).Time.Bytes)
 	}
 	if refused.Reason != fault.TimeUnavailable || parsed(t, reply).Status.FailInfo.At(int(timeNotAvailable)) != 1 {
 		t.Fatalf("refused as %v", refused)

@@ -1,10 +1,17 @@
 package timestamp
 
 import (
+	"context"
 	"crypto/x509"
+	"fmt"
 	"net"
+	"os"
+	"reflect"
+	"sync"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/cacert"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -98,3 +105,70 @@ func (c *Config) policy() ([]byte, error) {
 
 // bound is how far the clock may be off.
 func (c *Config) bound() time.Duration { return c.Accuracy - ownSecond }
+
+// Authority is a chain, the key of its first certificate, and what it says under it.
+type Authority struct {
+	Chain []*x509.Certificate // its certificate first, root last
+
+	config   Config
+	template *template
+
+	using  sync.RWMutex // read-held while the key is used
+	signer kms.Signer   // nil once closed; guarded by using
+}
+
+// soon is how long before a chain's end it is remarked on.
+const soon = 90 * cacert.Day
+
+// Load reads what c names, opens the key, and checks that all fits. The error is a
+// *setting.FaultError with every fault, each with its fix.
+func Load(ctx context.Context, c Config, path string, now time.Time, o kms.Options) (*Authority, error) {
+	var f setting.Faults
+	certs := cacert.Read(path, c.Chain, func(certs []*x509.Certificate) chain.Findings { return cacert.CheckTimestamping(certs, now) }, nil, &f)
+	o.Passphrase, o.Access = c.Passphrase, c.Access
+	a := &Authority{config: c, Chain: certs, signer: cacert.OpenKey(ctx, path, c.Key, "timestamp authority", c.Chain, certs, o, &f)}
+	if f.Len() == 0 {
+		var err error
+		if a.template, err = newTemplate(certs, &c); err != nil {
+			f.Add(path, "%v", err)
+		}
+	}
+	if err := f.Err(); err != nil {
+		kms.Close(a.signer)
+		return nil, err
+	}
+	return a, nil
+}
+
+// Reload is Load, but gives before where it is what c names already.
+func Reload(ctx context.Context, before *Authority, c Config, path string, now time.Time, o kms.Options) (*Authority, error) {
+	if before == nil || !reflect.DeepEqual(before.config, c) {
+		return Load(ctx, c, path, now, o)
+	}
+	if b, err := os.ReadFile(string(c.Chain)); err == nil && string(b) == string(chain.PEM(before.Chain)) {
+		return before, nil
+	}
+	return Load(ctx, c, path, now, o)
+}
+
+// Remark says in words that the chain ends soon; "" when it doesn't, or there is none.
+func (a *Authority) Remark(now time.Time) string {
+	if a == nil || a.end().Sub(now) > soon {
+		return ""
+	}
+	return fmt.Sprintf("%s: no timestamp is given after %s: make the next certificate, docs/timestamps.md", a.config.Chain, chain.Stamp(a.end()))
+}
+
+// end is the chain's: its first certificate ends before all others.
+func (a *Authority) end() time.Time { return a.Chain[0].NotAfter }
+
+// Close closes the key once nobody uses it any more. A nil authority has none.
+func (a *Authority) Close() {
+	if a == nil {
+		return
+	}
+	a.using.Lock()
+	defer a.using.Unlock()
+	kms.Close(a.signer)
+	a.signer = nil
+}

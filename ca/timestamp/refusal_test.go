@@ -152,7 +152,7 @@ func TestGrants(t *testing.T) {
 				if refused != nil {
 					t.Fatal(refused)
 				}
-				info := tstInfo(t, reply)
+				info := infoOf(t, reply)
 				if !bytes.Contains(a.der(), info.Imprint.FullBytes) {
 					t.Errorf("the imprint isn't the query's: %x", info.Imprint.FullBytes)
 				}
@@ -180,7 +180,7 @@ type info struct {
 	TSA      asn1.RawValue `asn1:"tag:0,optional"`
 }
 
-func tstInfo(t testing.TB, reply []byte) (out info) {
+func infoOf(t testing.TB, reply []byte) (out info) {
 	t.Helper()
 	var content struct {
 		Type asn1.ObjectIdentifier
@@ -240,7 +240,7 @@ func TestJSON(t *testing.T) {
 		if err := json.Unmarshal([]byte(body), &in); err != nil {
 			t.Fatal(err)
 		}
-		if got := tstInfo(t, reply); (got.Nonce == nil) != (in.Nonce == nil) || in.Nonce != nil && got.Nonce.Cmp(in.Nonce) != 0 {
+		if got := infoOf(t, reply); (got.Nonce == nil) != (in.Nonce == nil) || in.Nonce != nil && got.Nonce.Cmp(in.Nonce) != 0 {
 			t.Errorf("%.80s: the nonce is %v", body, got.Nonce)
 		}
 	}
@@ -281,7 +281,7 @@ func FuzzReply(f *testing.F) {
 			t.Fatalf("refused is %v, and the status %d", refused, r.Status.Status)
 		}
 		if refused == nil {
-			tstInfo(t, reply)
+			infoOf(t, reply)
 		}
 	})
 }

@@ -118,6 +118,16 @@ func force(t testing.TB, a *Authority, sources ...string) (*InForce, *clocks, *p
 	return f, c, r
 }
 
+func addID(b *cryptobyte.Builder, id []byte) {
+	b.AddASN1(asn1.OBJECT_IDENTIFIER, func(b *cryptobyte.Builder) { b.AddBytes(id) })
+}
+
+func element(tag asn1.Tag, f cryptobyte.BuilderContinuation) []byte {
+	var b cryptobyte.Builder
+	b.AddASN1(tag, f)
+	return b.BytesOrPanic()
+}
+
 // ask is a TimeStampReq, for a test to bend.
 type ask struct {
 	version    int64
@@ -133,7 +143,7 @@ func newAsk() ask {
 }
 
 func (a ask) der() []byte {
-	return sequence(func(b *cryptobyte.Builder) {
+	return element(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 		b.AddASN1Int64(a.version)
 		b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
 			b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) { addID(b, a.hash); b.AddBytes(a.parameters) })

@@ -2,8 +2,8 @@
 // there at a time, so that a signature goes on verifying when its certificate has
 // expired.
 //
-// A query goes one way: parse it within bounds (query.go), ask the clock, which
-// refuses while something is known against it (clock.go), and sign (token.go). There
+// A query goes one way: parse it within bounds (rfc3161.go), ask the clock, which
+// refuses while something is known against it (clock.go), and sign. There
 // is a reply to every query, a refusal too. [Load] reads an authority, [InForce] holds
 // the one that answers.
 package timestamp
@@ -18,11 +18,12 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Paths of the authority on the REST port, those of sigstore's timestamp-authority:
@@ -75,12 +76,11 @@ func (f *InForce) Use(next *Authority) {
 
 // bound is how far the clock may be off.
 func (f *InForce) bound() time.Duration {
-	a := f.current.Load()
-	if a == nil {
-		c := DefaultConfig()
-		return c.bound()
+	c := DefaultConfig()
+	if a := f.current.Load(); a != nil {
+		c = a.config
 	}
-	return a.config.bound()
+	return c.bound()
 }
 
 // Watch looks at the clock until ctx ends, and logs when it becomes trusted or is no
@@ -176,13 +176,15 @@ func (f *InForce) grant(ctx context.Context, parse func(*Authority) (query, *ref
 	if err != nil {
 		return nil, &refusal{systemFailure, fault.From(err)}
 	}
-	info := a.template.info(q, serial, at)
-	attributes := a.template.attributes(info)
-	signature, err := f.sign(ctx, a, attributes(asn1.SET))
+	said := a.template.info
+	said.Imprint.FullBytes, said.Nonce.FullBytes, said.Serial, said.Time = q.imprint, q.nonce, serial, at
+	info := encode(said, "")
+	attributes := append(attributesOf(info, a.template.hash), a.template.certificate)
+	signature, err := f.sign(ctx, a, encode(attributes, "set"))
 	if err != nil {
 		return nil, &refusal{systemFailure, signerFault(ctx, err)}
 	}
-	return a.template.granted(info, attributes(tag0), signature, q.certs), nil
+	return a.template.granted(info, attributes, signature, q.certs), nil
 }
 
 // valid is nil while the whole chain is.
@@ -204,10 +206,8 @@ func (f *InForce) sign(ctx context.Context, a *Authority, attributes []byte) ([]
 	if a.signer == nil {
 		return nil, errClosed
 	}
-	h := a.template.hash.New()
-	_, _ = h.Write(attributes) // a hash never fails
 	began := time.Now()
-	signature, err := a.signer.Sign(ctx, h.Sum(nil), a.template.hash)
+	signature, err := a.signer.Sign(ctx, pubkey.Digest(a.template.hash, attributes), a.template.hash)
 	switch {
 	case err == nil:
 		f.metrics.seconds.Observe(time.Since(began).Seconds())
@@ -226,4 +226,38 @@ func signerFault(ctx context.Context, err error) *fault.Error {
 	}
 	return fault.New(fault.SignerUnavailable, "the timestamp authority's key can't be used at the moment; try again").
 		With("dependency", "signer").Because(err)
+}
+
+// granted is the status of a reply that has a timestamp; others have a failure's name.
+const granted = "granted"
+
+type metrics struct {
+	replies *prometheus.CounterVec
+	seconds prometheus.Histogram
+}
+
+func newMetrics(r prometheus.Registerer, f *InForce) (*metrics, error) {
+	m := &metrics{
+		replies: metric.Counter("mayfly_timestamps_total",
+			"Replies to queries for timestamps by status: granted, or why not, as RFC 3161 calls it; timeNotAvailable is for the clock.", "status"),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "mayfly_timestamp_signing_seconds",
+			Help:    "Time that the timestamp authority's key took for a signature, in seconds.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	m.replies.WithLabelValues(granted)
+	for _, name := range failures {
+		m.replies.WithLabelValues(name)
+	}
+	return m, metric.Register(r, m.replies, m.seconds,
+		metric.Read("mayfly_timestamp_authority_expiry_timestamp_seconds", "When the timestamp authority's certificate ends, in Unix seconds; 0 without one.", nil, func() float64 {
+			if a := f.current.Load(); a != nil {
+				return float64(a.end().Unix())
+			}
+			return 0
+		}),
+		metric.Read("mayfly_timestamp_clock_trusted", "0 while no timestamps are given because the clock was set, or is off, else 1.", nil, func() float64 {
+			return metric.Bool(f.clock.trusted(f.bound()) == nil)
+		}))
 }

@@ -70,58 +70,65 @@ type TransparencyLogConfig struct {
 	End time.Time `yaml:"end,omitempty"`
 }
 
-// maxEntries bounds each list: every client fetches all of it.
+// maxEntries bounds each list.
 const maxEntries = 64
 
-// Check adds every fault of c. It reads no file.
-func (c *Config) Check(path string, f *setting.Faults) {
-	list := setting.Join(path, "timestamp_authorities")
-	checkLength(list, len(c.TimestampAuthorities), f)
-	for i, a := range c.TimestampAuthorities {
-		at := setting.Index(list, i)
-		if a.URL != "" {
-			setting.CheckURL(setting.Join(at, "url"), a.URL, true, f)
-		}
-		if a.Chain == "" {
-			f.Add(setting.Join(at, "chain"), "required: a PEM file, the certificate that signs timestamps first, the root last")
-		}
-		setting.CheckWindow(at, a.Start, a.End, f)
-	}
-	list = setting.Join(path, "transparency_logs")
-	checkLength(list, len(c.TransparencyLogs), f)
-	for i, l := range c.TransparencyLogs {
-		at := setting.Index(list, i)
-		setting.CheckURL(setting.Join(at, "url"), l.URL, true, f)
-		if l.APIVersion != 1 && l.APIVersion != 2 {
-			f.Add(setting.Join(at, "api_version"), "is %d: 1, or 2 for a log of tiles", l.APIVersion)
-		}
-		if l.KeyFile == "" {
-			f.Add(setting.Join(at, "key_file"), "required: the log's public key in PEM")
-		}
-		// sigstore-go and sigstore-java take the host alone from the document.
-		if u, err := url.Parse("https://" + l.Origin); l.Origin != "" && (err != nil || u.Hostname() != l.Origin || l.Origin != strings.ToLower(l.Origin)) {
-			f.Add(setting.Join(at, "origin"), "%q isn't a host in lower case without port or path, and clients know a log by no other name", l.Origin)
-		}
-		setting.CheckWindow(at, l.Start, l.End, f)
-	}
-	list = setting.Join(path, "excised")
-	checkLength(list, len(c.Excised), f)
-	for i, g := range c.Excised {
-		if err := g.check(); err != nil {
-			f.Add(setting.Index(list, i), "%v", err)
-		}
-	}
-	for host, operator := range c.Operators {
-		if u, err := url.Parse("https://" + host); err != nil || u.Hostname() != host || operator == "" {
-			f.Add(setting.Join(path, "operators"), "%q: %q isn't a host, without scheme and port, and who runs it", host, operator)
-		}
+// faults adds a fault at a field below path where something is wrong.
+type faults struct {
+	path string
+	*setting.Faults
+}
+
+func (f faults) when(wrong bool, field, format string, args ...any) {
+	if wrong {
+		f.Add(setting.Join(f.path, field), format, args...)
 	}
 }
 
-func checkLength(path string, n int, f *setting.Faults) {
-	if n > maxEntries {
-		f.Add(path, "has %d entries; at most %d", n, maxEntries)
+// below gives the places of a list's entries, which clients fetch all of.
+func (f faults) below(field string, n int) func(i int) faults {
+	f.when(n > maxEntries, field, "has %d entries; at most %d", n, maxEntries)
+	return func(i int) faults { return faults{setting.Index(setting.Join(f.path, field), i), f.Faults} }
+}
+
+// Check adds every fault of c. It reads no file.
+func (c *Config) Check(path string, all *setting.Faults) {
+	top := faults{path, all}
+	at := top.below("timestamp_authorities", len(c.TimestampAuthorities))
+	for i, a := range c.TimestampAuthorities {
+		f := at(i)
+		if a.URL != "" {
+			setting.CheckURL(setting.Join(f.path, "url"), a.URL, true, all)
+		}
+		f.when(a.Chain == "", "chain", "required: a PEM file, the certificate that signs timestamps first, the root last")
+		setting.CheckWindow(f.path, a.Start, a.End, all)
 	}
+	at = top.below("transparency_logs", len(c.TransparencyLogs))
+	for i, l := range c.TransparencyLogs {
+		f := at(i)
+		setting.CheckURL(setting.Join(f.path, "url"), l.URL, true, all)
+		f.when(l.APIVersion != 1 && l.APIVersion != 2, "api_version", "is %d: 1, or 2 for a log of tiles", l.APIVersion)
+		f.when(l.KeyFile == "", "key_file", "required: the log's public key in PEM")
+		// sigstore-go and sigstore-java take the host alone from the document.
+		f.when(l.Origin != "" && (!isHost(l.Origin) || l.Origin != strings.ToLower(l.Origin)), "origin", "%q isn't a host in lower case without port or path, and clients know a log by no other name", l.Origin)
+		setting.CheckWindow(f.path, l.Start, l.End, all)
+	}
+	at = top.below("excised", len(c.Excised))
+	for i, g := range c.Excised {
+		err := g.check()
+		if f := at(i); err != nil {
+			f.Add(f.path, "%v", err)
+		}
+	}
+	for host, operator := range c.Operators {
+		top.when(!isHost(host) || operator == "", "operators", "%q: %q isn't a host, without scheme and port, and who runs it", host, operator)
+	}
+}
+
+// isHost reports whether a text is a host and nothing else.
+func isHost(text string) bool {
+	u, err := url.Parse("https://" + text)
+	return err == nil && u.Hostname() == text
 }
 
 // Operator is who runs what is at the URL: named where the entry says so, else what

@@ -5,11 +5,24 @@
 package trustroot
 
 import (
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/rsa"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/asn1"
+	"errors"
+	"fmt"
+	"net/url"
 	"slices"
 	"time"
 
+	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
+
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
 // Media types of the documents. The trusted root's is the one form that all
@@ -150,4 +163,245 @@ func begin(l *ctlog.Description, first time.Time) {
 // sorted is a copy in ascending order.
 func sorted[E any](all []E, start func(E) time.Time) []E {
 	return slices.SortedStableFunc(slices.Values(all), func(a, b E) int { return start(a).Compare(start(b)) })
+}
+
+// ParseChain is a chain that comes in DER.
+func ParseChain(ders [][]byte) ([]*x509.Certificate, error) {
+	certs := make([]*x509.Certificate, len(ders))
+	for i, der := range ders {
+		var err error
+		if certs[i], err = x509.ParseCertificate(der); err != nil {
+			return nil, fmt.Errorf("certificate %d: %w", i, err)
+		}
+	}
+	return certs, nil
+}
+
+// checkOrder wants a chain to end in a self-signed root, and each certificate of it
+// to be signed by the next.
+func checkOrder(certs []*x509.Certificate) error {
+	if len(certs) == 0 {
+		return errors.New("has no certificates")
+	}
+	for i, c := range certs {
+		var err error
+		if i < len(certs)-1 {
+			err = c.CheckSignatureFrom(certs[i+1])
+		} else if !chain.SelfSigned(c) {
+			err = errors.New("it isn't a root")
+		}
+		if err != nil {
+			return fmt.Errorf("certificate %d isn't signed by the next, or the last by itself: %w", i, err)
+		}
+	}
+	return nil
+}
+
+// checkIssuing wants what clients need of a certificate authority's chain: gh picks
+// the verifier by the Organization, so there is one throughout.
+func checkIssuing(certs []*x509.Certificate) error {
+	if err := checkOrder(certs); err != nil {
+		return err
+	}
+	for i, c := range certs {
+		if !slices.Equal(c.Subject.Organization, certs[0].Subject.Organization) {
+			return fmt.Errorf("certificate %d names another Organization than the first", i)
+		}
+	}
+	return nil
+}
+
+// oidExtendedKeyUsage is RFC 5280 §4.2.1.12's.
+var oidExtendedKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37}
+
+// checkStamping wants what clients need of a timestamp authority's chain.
+func checkStamping(certs []*x509.Certificate) error {
+	if err := checkOrder(certs); err != nil {
+		return err
+	}
+	leaf := certs[0]
+	if len(certs) == 1 || leaf.IsCA { // sigstore-go finds no leaf otherwise, or no root
+		return errors.New("begins with a CA certificate, or has nothing else: put the certificate that signs timestamps first, the root last")
+	}
+	critical := false
+	for _, e := range leaf.Extensions {
+		critical = critical || e.Id.Equal(oidExtendedKeyUsage) && e.Critical
+	}
+	if usages := leaf.ExtKeyUsage; !critical || len(usages)+len(leaf.UnknownExtKeyUsage) != 1 || usages[0] != x509.ExtKeyUsageTimeStamping { // RFC 3161 §2.3
+		return errors.New("the first certificate's extended key usage isn't timeStamping alone, critical: reissue it so (RFC 3161 §2.3)")
+	}
+	for i, c := range certs[1 : len(certs)-1] {
+		if len(c.ExtKeyUsage) > 0 && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageTimeStamping) && !slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny) {
+			return fmt.Errorf("certificate %d has extended key usages that exclude timeStamping: reissue it with it, or without any", i+1)
+		}
+	}
+	return nil
+}
+
+// check refuses what some client would choke on.
+func (h *History) check() error {
+	if len(h.Authorities) == 0 {
+		return errors.New("trustroot: no authority: clients could verify nothing")
+	}
+	if err := checkAuthorities("authority", h.Authorities, checkIssuing); err != nil {
+		return err
+	}
+	if err := checkAuthorities("timestamp authority", h.TimestampAuthorities, checkStamping); err != nil {
+		return err
+	}
+	seen := make(ids)
+	for _, l := range h.CTLogs {
+		if err := seen.add("log", l, checkLog(l)); err != nil {
+			return err
+		}
+	}
+	seen = make(ids)
+	for _, l := range h.TransparencyLogs {
+		if err := seen.add("transparency log", l.Description, l.check()); err != nil {
+			return err
+		}
+	}
+	for _, s := range h.Issuers {
+		if s.Start.IsZero() {
+			return fmt.Errorf("trustroot: service %q needs a start", s.URL)
+		}
+	}
+	return nil
+}
+
+// ids are the logs that there are.
+type ids map[[sha256.Size]byte]bool
+
+// add adds a log, with what is wrong with it, and wants one entry for each key.
+func (seen ids) add(what string, l ctlog.Description, err error) error {
+	if err == nil && seen[l.ID] {
+		err = errors.New("is listed twice: clients want one entry for each key")
+	}
+	if err != nil {
+		return fmt.Errorf("trustroot: %s %s (id %x): %w", what, l.URL, l.ID, err)
+	}
+	seen[l.ID] = true
+	return nil
+}
+
+// checkLog wants what clients identify a log by to fit its key.
+func checkLog(l ctlog.Description) error {
+	if _, err := ctlog.ParseKey(l.SPKI); err != nil {
+		return err
+	}
+	if l.ID != sha256.Sum256(l.SPKI) {
+		return errors.New("the id isn't the SHA-256 of its key")
+	}
+	return nil
+}
+
+func checkAuthorities(what string, all []Authority, check func([]*x509.Certificate) error) error {
+	for i, a := range all {
+		if err := check(a.Chain); err != nil {
+			return fmt.Errorf("trustroot: %s %d: %w", what, i, err)
+		}
+		if !a.End.IsZero() && a.End.Before(a.Start) {
+			return fmt.Errorf("trustroot: %s %d ends before it starts", what, i)
+		}
+		if a.Start.IsZero() {
+			return fmt.Errorf("trustroot: %s %d has no start", what, i)
+		}
+	}
+	return nil
+}
+
+// check wants of a Rekor log what clients find it and verify it by.
+func (l TransparencyLog) check() error {
+	is := l.ID
+	if _, err := l.details(); err != nil {
+		return err
+	}
+	if err := l.SetID(); err != nil {
+		return err
+	}
+	switch {
+	case is != l.ID:
+		return errors.New("the id isn't that of its key")
+	case l.APIVersion > 2:
+		return fmt.Errorf("API version %d isn't known: 1 or 2", l.APIVersion)
+	case !l.End.IsZero() && l.End.Before(l.Start):
+		return errors.New("ends before it starts")
+	}
+	return nil
+}
+
+// Remarks are what some clients can't use in the Rekor logs of h, which are named
+// after their place in the configuration.
+func (h History) Remarks(path string, now time.Time) (all []string) {
+	stamps := slices.ContainsFunc(h.TimestampAuthorities, func(a Authority) bool { return a.URL != "" && (a.End.IsZero() || a.End.After(now)) })
+	for i, l := range h.TransparencyLogs {
+		at := setting.Index(path, i)
+		if l.APIVersion == 2 && !stamps && (l.End.IsZero() || l.End.After(now)) {
+			all = append(all, at+": it gives no times, and no timestamp authority is listed that clients could ask: what they sign can't be verified once the certificate has expired")
+		}
+		if !l.isECDSA() {
+			all = append(all, at+": its key isn't ECDSA: policy-controller refuses a trust root with such a Rekor, and older clients aren't told of it")
+		}
+	}
+	return all
+}
+
+func (l *TransparencyLog) isECDSA() bool {
+	public, _ := x509.ParsePKIXPublicKey(l.SPKI)
+	_, ok := public.(*ecdsa.PublicKey)
+	return ok
+}
+
+// The kinds of note signatures that ids of Rekor v2 are made with
+// (c2sp.org/signed-note): Ed25519, and those without a number, which are named.
+const (
+	noteEd25519 = "\x01"
+	noteRSA     = "\xffPKIX-RSA-PKCS#1v1.5"
+)
+
+// SetID sets the log's ID: the SHA-256 of its key, or in version 2 for keys other
+// than ECDSA the untruncated key id of its checkpoints, which its name is part of.
+func (l *TransparencyLog) SetID() error {
+	public, err := x509.ParsePKIXPublicKey(l.SPKI)
+	if err != nil {
+		return fmt.Errorf("parsing its key: %w", err)
+	}
+	hashed := l.SPKI
+	if l.APIVersion == 2 {
+		name := l.Origin // in its checkpoints, as clients know it: a host without port
+		if u, err := url.Parse(l.URL); name == "" && err == nil {
+			name = u.Hostname()
+		}
+		switch key := public.(type) {
+		case ed25519.PublicKey:
+			hashed = slices.Concat([]byte(name+"\n"+noteEd25519), key)
+		case *rsa.PublicKey:
+			hashed = slices.Concat([]byte(name+"\n"+noteRSA), l.SPKI)
+		}
+	}
+	l.ID = sha256.Sum256(hashed)
+	return nil
+}
+
+// keyDetails are what a trusted root calls the keys of Rekor logs.
+var keyDetails = map[pubkey.Algorithm]commonpb.PublicKeyDetails{
+	pubkey.ECDSAP256: commonpb.PublicKeyDetails_PKIX_ECDSA_P256_SHA_256,
+	pubkey.ECDSAP384: commonpb.PublicKeyDetails_PKIX_ECDSA_P384_SHA_384,
+	pubkey.ECDSAP521: commonpb.PublicKeyDetails_PKIX_ECDSA_P521_SHA_512,
+	pubkey.RSA2048:   commonpb.PublicKeyDetails_PKIX_RSA_PKCS1V15_2048_SHA256,
+	pubkey.RSA3072:   commonpb.PublicKeyDetails_PKIX_RSA_PKCS1V15_3072_SHA256,
+	pubkey.RSA4096:   commonpb.PublicKeyDetails_PKIX_RSA_PKCS1V15_4096_SHA256,
+}
+
+// details is what a trusted root calls the log's key.
+func (l *TransparencyLog) details() (commonpb.PublicKeyDetails, error) {
+	public, err := x509.ParsePKIXPublicKey(l.SPKI)
+	if err != nil {
+		return 0, fmt.Errorf("parsing its key: %w", err)
+	}
+	if _, ok := public.(ed25519.PublicKey); ok {
+		return commonpb.PublicKeyDetails_PKIX_ED25519, nil
+	}
+	algorithm, err := pubkey.AlgorithmOf(public)
+	return keyDetails[algorithm], err
 }

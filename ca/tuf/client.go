@@ -145,15 +145,12 @@ func Verify(ctx context.Context, url string, first []byte, now time.Time) (*Veri
 		return nil, oneline.Error(err, 500)
 	}
 	seen := client.GetTrustedMetadataSet()
-	v.Files = files
-	for _, role := range []Role{
-		{Name: metadata.ROOT, Version: seen.Root.Signed.Version, Expires: seen.Root.Signed.Expires, Life: RootLife},
-		{Name: metadata.TARGETS, Version: seen.Targets[metadata.TARGETS].Signed.Version, Expires: seen.Targets[metadata.TARGETS].Signed.Expires, Life: TargetsLife},
-		{Name: metadata.SNAPSHOT, Version: seen.Snapshot.Signed.Version, Expires: seen.Snapshot.Signed.Expires, Life: OnlineLife},
-		{Name: metadata.TIMESTAMP, Version: seen.Timestamp.Signed.Version, Expires: seen.Timestamp.Signed.Expires, Life: OnlineLife},
-	} {
-		role.Threshold, role.Keys = seen.Root.Signed.Roles[role.Name].Threshold, seen.Root.Signed.Roles[role.Name].KeyIDs
-		v.Roles = append(v.Roles, role)
+	targets := seen.Targets[metadata.TARGETS].Signed
+	v.Files, v.Roles = files, []Role{
+		roleOf(seen.Root, metadata.ROOT, seen.Root.Signed.Version, seen.Root.Signed.Expires),
+		roleOf(seen.Root, metadata.TARGETS, targets.Version, targets.Expires),
+		roleOf(seen.Root, metadata.SNAPSHOT, seen.Snapshot.Signed.Version, seen.Snapshot.Signed.Expires),
+		roleOf(seen.Root, metadata.TIMESTAMP, seen.Timestamp.Signed.Version, seen.Timestamp.Signed.Expires),
 	}
 	return v, nil
 }

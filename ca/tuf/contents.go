@@ -3,8 +3,6 @@ package tuf
 import (
 	"cmp"
 	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
@@ -15,7 +13,6 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
-	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // The targets that clients look for, cosign v3 among them.
@@ -81,31 +78,22 @@ func (c contents) check() error {
 			return fmt.Errorf("%s is listed twice: give it one window", e.words)
 		}
 	}
-	signing, err := trustroot.RenderAgain(d.signing)
-	for name, b := range map[string][]byte{TrustedRoot: rendered.TrustedRoot, SigningConfig: signing} {
-		if err != nil || string(b) != c[name] {
+	if rendered.SigningConfig, err = trustroot.RenderAgain(d.signing); err != nil {
+		return err
+	}
+	want, err := newContents(rendered)
+	if err != nil {
+		return err
+	}
+	for name, text := range want {
+		if c[name] != text {
 			return fmt.Errorf("%s isn't as this Mayfly writes it, and some client would refuse it: stage it anew", name)
 		}
 	}
-	legacy := d.history.LegacyTargets()
-	for _, one := range legacy {
-		if c[one.Name] != string(one.Text) {
-			return fmt.Errorf("the target %s isn't of the trusted root beside it", one.Name)
-		}
-	}
-	if len(c) != len(legacy)+2 {
+	if len(c) != len(want) {
 		return errors.New("there are targets that don't belong to the trusted root")
 	}
 	return nil
-}
-
-// custom is what older clients find their targets by, by name.
-func (d documents) custom() map[string]json.RawMessage {
-	all := make(map[string]json.RawMessage)
-	for _, one := range d.history.LegacyTargets() {
-		all[one.Name], _ = json.Marshal(one.Custom) // text alone, which always encodes
-	}
-	return all
 }
 
 // entry is one line of what clients are told, and says all of it.
@@ -123,38 +111,16 @@ func (d documents) entries() (all []entry) {
 		}
 		all = append(all, e)
 	}
-	keyed := func(kind, name string, der []byte) entry {
-		sum := sha256.Sum256(der)
-		is := hex.EncodeToString(sum[:])
-		return entry{id: kind + is, words: kind + " " + name + ", SHA-256 " + is, sha256: is}
-	}
-	authorities := func(kind string, list []trustroot.Authority) {
-		for i, a := range list {
-			e := keyed(kind, a.Chain[0].Subject.String(), a.Chain[0].Raw)
-			for _, before := range list[:i] { // what is excised lies in between
-				if before.Chain[0].Equal(a.Chain[0]) && !before.End.IsZero() && before.End.Before(a.Start) {
-					e.id += " again"
-				}
+	listed := d.history.Entries()
+	for i, e := range listed {
+		is := fmt.Sprintf("%x", sha256.Sum256(e.Verifies))
+		one := entry{id: e.ID, words: e.Name + ", SHA-256 " + is + e.More, sha256: is}
+		for _, before := range listed[:i] { // what is excised lies in between
+			if before.ID == e.ID && !before.End.IsZero() && before.End.Before(e.Start) {
+				one.id += " again"
 			}
-			for _, c := range a.Chain[1:] {
-				e.words += fmt.Sprintf(", below %x", sha256.Sum256(c.Raw))
-			}
-			e.words += ", at " + cmp.Or(a.URL, "no URL")
-			add(e, a.Start, a.End)
 		}
-	}
-	authorities("certificate authority", d.history.Authorities)
-	authorities("timestamp authority", d.history.TimestampAuthorities)
-	log := func(kind string, l ctlog.Description) {
-		e := keyed(kind, l.URL, l.SPKI)
-		e.words += fmt.Sprintf(", id %x", l.ID)
-		add(e, l.Start, l.End)
-	}
-	for _, l := range d.history.CTLogs {
-		log("CT log", l)
-	}
-	for _, l := range d.history.TransparencyLogs {
-		log("Rekor log", l.Description)
+		add(one, e.Start, e.End)
 	}
 	services := func(kind string, list []*rootpb.Service) {
 		for _, s := range list {

@@ -2,18 +2,21 @@ package tuf
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/secure-systems-lab/go-securesystemslib/cjson"
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 )
 
@@ -57,26 +60,15 @@ type Keys struct {
 
 // Init is the draft of a repository's first root and targets.
 func Init(k Keys, d trustroot.Documents, now time.Time) (*Draft, error) {
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
-	return newDraft(inForce{}, &k, files, now)
+	return newDraft(inForce{}, &k, &d, now)
 }
 
 // Stage is the draft of the next targets, with the documents d. What was published
 // and isn't in them is refused, unless remove is set, or it is of the gap.
 func Stage(r *Repository, d trustroot.Documents, remove bool, gap []trustroot.Gap, now time.Time) (*Draft, error) {
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
-	draft, err := newDraft(r.inForce, nil, files, now)
-	if err != nil {
-		return nil, err
-	}
-	if !remove {
-		err = lost(r.files, files, gap, now)
+	draft, err := newDraft(r.inForce, nil, &d, now)
+	if err == nil && !remove {
+		err = lost(r.files, draft.files, gap, now)
 	}
 	return draft, err
 }
@@ -87,45 +79,45 @@ func Renew(r *Repository, d trustroot.Documents, now time.Time) (*Draft, error) 
 	if !r.Old(now) {
 		return Stage(r, d, true, nil, now)
 	}
-	files, err := newContents(d)
-	if err != nil {
-		return nil, err
-	}
 	k, err := r.Keys()
 	if err != nil {
 		return nil, err
 	}
-	return newDraft(r.inForce, &k, files, now)
+	return newDraft(r.inForce, &k, &d, now)
 }
 
 // Rotate is the draft of the next root, with the keys k, and of targets with the
 // content in force. Enough keys of the root in force sign it, and enough of the new.
 func Rotate(r *Repository, k Keys, now time.Time) (*Draft, error) {
-	return newDraft(r.inForce, &k, r.files, now)
+	return newDraft(r.inForce, &k, nil, now)
 }
 
-func newDraft(after inForce, k *Keys, files contents, now time.Time) (*Draft, error) {
-	d := &Draft{files: files, after: after}
-	now = now.UTC().Truncate(time.Second)
-	if k != nil {
-		var err error
-		version := int64(1)
-		if after.root != nil {
-			version = after.root.Signed.Version + 1
-		}
-		if d.root, err = newRoot(*k, version, now.Add(RootLife)); err != nil {
+// newDraft follows after: with the same keys or files where there are no others.
+func newDraft(after inForce, k *Keys, documents *trustroot.Documents, now time.Time) (_ *Draft, err error) {
+	d := &Draft{files: after.files, after: after}
+	if documents != nil {
+		if d.files, err = newContents(*documents); err != nil {
 			return nil, err
 		}
 	}
-	version := int64(1)
-	if after.targets != nil {
-		version = after.targets.Signed.Version + 1
+	nextRoot, nextTargets := after.next()
+	if k != nil {
+		if d.root, err = newRoot(*k, nextRoot, now.Add(RootLife)); err != nil {
+			return nil, err
+		}
 	}
-	var err error
-	if d.targets, err = newTargets(d.effectiveRoot(), files, version, now.Add(TargetsLife)); err != nil {
+	if d.targets, err = newTargets(d.effectiveRoot(), d.files, nextTargets, now.Add(TargetsLife)); err != nil {
 		return nil, err
 	}
 	return d, d.check()
+}
+
+// next are the versions of what follows.
+func (f *inForce) next() (root, targets int64) {
+	if f.root == nil {
+		return 1, 1
+	}
+	return f.root.Signed.Version + 1, f.targets.Signed.Version + 1
 }
 
 // newTargets lists the files, and lets the online key sign what is below crl/.
@@ -136,16 +128,18 @@ func newTargets(root *rootMetadata, files contents, version int64, expires time.
 	if err != nil {
 		return nil, err
 	}
-	custom := parsed.custom()
 	for name, text := range files {
 		target, err := metadata.TargetFile().FromBytes(name, []byte(text), "sha256")
 		if err != nil {
 			return nil, fmt.Errorf("tuf: %w", err)
 		}
-		if one, ok := custom[name]; ok {
-			target.Custom = &one
-		}
 		t.Signed.Targets[name] = target
+	}
+	for _, one := range parsed.history.LegacyTargets() { // what older clients find them by
+		custom, _ := json.Marshal(one.Custom) // text alone, which always encodes
+		if target := t.Signed.Targets[one.Name]; target != nil {
+			target.Custom = (*json.RawMessage)(&custom)
+		}
 	}
 	online := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs
 	t.Signed.Delegations = &metadata.Delegations{
@@ -158,17 +152,23 @@ func newTargets(root *rootMetadata, files contents, version int64, expires time.
 func newRoot(k Keys, version int64, expires time.Time) (*rootMetadata, error) {
 	root := metadata.Root(expires.UTC().Truncate(time.Second))
 	root.Signed.Version = version
+	_, onlineID, err := newKey(k.Online)
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", metadata.TIMESTAMP, err)
+	}
 	online := []crypto.PublicKey{k.Online}
 	for role, keys := range map[string][]crypto.PublicKey{
 		metadata.ROOT: k.Root, metadata.TARGETS: k.Targets, metadata.SNAPSHOT: online, metadata.TIMESTAMP: online,
 	} {
 		for _, public := range keys {
 			key, id, err := newKey(public)
-			if err != nil {
+			switch people := role == metadata.ROOT || role == metadata.TARGETS; {
+			case err != nil:
 				return nil, fmt.Errorf("%s: %w", role, err)
-			}
-			if slices.Contains(root.Signed.Roles[role].KeyIDs, id) {
+			case slices.Contains(root.Signed.Roles[role].KeyIDs, id):
 				return nil, fmt.Errorf("%s: the key %s is named twice: name different keys", role, short(id))
+			case people && id == onlineID:
+				return nil, fmt.Errorf("%s: the key %s is the online key, which the service holds: name another", role, short(id))
 			}
 			if err := root.Signed.AddKey(key, role); err != nil {
 				return nil, fmt.Errorf("tuf: %w", err)
@@ -177,12 +177,6 @@ func newRoot(k Keys, version int64, expires time.Time) (*rootMetadata, error) {
 	}
 	root.Signed.Roles[metadata.ROOT].Threshold = k.Threshold
 	root.Signed.Roles[metadata.TARGETS].Threshold = k.Threshold
-	online0 := root.Signed.Roles[metadata.TIMESTAMP].KeyIDs[0]
-	for _, role := range []string{metadata.ROOT, metadata.TARGETS} {
-		if slices.Contains(root.Signed.Roles[role].KeyIDs, online0) {
-			return nil, fmt.Errorf("%s: the key %s is the online key, which the service holds: name another", role, short(online0))
-		}
-	}
 	return root, checkRoot(root)
 }
 
@@ -200,9 +194,8 @@ func (d *Draft) check() error {
 	if root == nil || targets == nil {
 		return errors.New("the draft has no root, or no targets")
 	}
-	nextRoot, nextTargets := int64(1), int64(1)
+	nextRoot, nextTargets := d.after.next()
 	if d.after.root != nil {
-		nextRoot, nextTargets = d.after.root.Signed.Version+1, d.after.targets.Signed.Version+1
 		if err := d.after.check(); err != nil {
 			return fmt.Errorf("what the draft follows: %w", err)
 		}
@@ -289,16 +282,18 @@ func ParseDraft(b []byte) (*Draft, error) {
 	if f.Version != draftVersion {
 		return nil, fmt.Errorf("is a draft of version %d; this Mayfly knows %d: another one wrote it", f.Version, draftVersion)
 	}
-	next, err := f.read()
-	if err != nil {
-		return nil, fmt.Errorf("has a %w", err)
-	}
-	d := &Draft{root: next.root, targets: next.targets, files: next.files}
-	if f.InForce != nil {
-		if d.after, err = f.InForce.read(); err == nil && len(d.after.roots) == 0 {
-			err = errNotMetadata
+	d := &Draft{files: f.Files}
+	var err error
+	if len(f.Root) > 0 {
+		if d.root, err = decodeRoot(f.Root); err != nil {
+			return nil, fmt.Errorf("has a root that can't be used: %w", err)
 		}
-		if err != nil {
+	}
+	if d.targets, err = decodeTargets(f.Targets); err != nil {
+		return nil, fmt.Errorf("has targets that can't be used: %w", err)
+	}
+	if f.InForce != nil {
+		if d.after, err = f.InForce.read(); err != nil {
 			return nil, fmt.Errorf("follows a %w", err)
 		}
 	}
@@ -313,52 +308,39 @@ func ParseDraft(b []byte) (*Draft, error) {
 	return d, nil
 }
 
+// read is what a draft follows.
 func (f *draftFile) read() (is inForce, err error) {
 	is.files = f.Files
-	if len(f.Root) > 0 {
-		if is.root, err = decodeRoot(f.Root); err != nil {
-			return is, fmt.Errorf("root that can't be used: %w", err)
-		}
-	}
 	for _, root := range f.Roots {
 		if err := is.addRoot(root); err != nil {
 			return is, fmt.Errorf("root that can't be used: %w", err)
 		}
 	}
+	if is.root == nil {
+		return is, errNotMetadata
+	}
 	if is.targets, err = decodeTargets(f.Targets); err != nil {
-		return is, fmt.Errorf("targets that can't be used: %w", err)
+		return is, fmt.Errorf("repository whose targets can't be used: %w", err)
 	}
 	return is, nil
 }
 
-func (f *draftFile) set(is inForce) (err error) {
-	f.Files = is.files
-	for _, root := range is.roots {
-		b, _ := encode(root) // it was encoded before
-		f.Roots = append(f.Roots, b)
-	}
-	if is.root != nil && len(is.roots) == 0 {
-		if f.Root, err = encode(is.root); err != nil {
-			return err
-		}
-	}
-	f.Targets, err = encode(is.targets)
-	return err
-}
-
 // Format is the draft's file.
 func (d *Draft) Format() ([]byte, error) {
-	f := draftFile{Version: draftVersion}
-	err := f.set(inForce{nil, d.root, d.targets, d.files})
-	if d.after.root != nil {
-		f.InForce = new(draftFile)
-		err = errors.Join(err, f.InForce.set(d.after))
+	var errs []error
+	text := func(b []byte, err error) json.RawMessage { errs = append(errs, err); return b }
+	f := draftFile{Version: draftVersion, Targets: text(encode(d.targets)), Files: d.files}
+	if d.root != nil {
+		f.Root = text(encode(d.root))
 	}
-	if err != nil {
-		return nil, err
+	if d.after.root != nil {
+		f.InForce = &draftFile{Targets: text(encode(d.after.targets)), Files: d.after.files}
+		for _, root := range d.after.roots {
+			f.InForce.Roots = append(f.InForce.Roots, text(encode(root)))
+		}
 	}
 	b, err := json.MarshalIndent(f, "", " ")
-	return append(b, '\n'), err
+	return append(b, '\n'), errors.Join(append(errs, err)...)
 }
 
 // Changes is what clients will see differently, and who signs from then on.
@@ -391,4 +373,96 @@ func (d *Draft) Follows() [32]byte {
 	}
 	b, _ := encode(d.after.roots[0]) // it was formatted before
 	return sha256.Sum256(b)
+}
+
+// Sign adds the key's signatures to all that it may sign, and says to what.
+func (d *Draft) Sign(ctx context.Context, key kms.Signer) (signed []string, err error) {
+	id, err := KeyID(key.Public())
+	if err == nil {
+		err = d.check()
+	}
+	if err != nil {
+		return nil, err
+	}
+	root := d.effectiveRoot()
+	holds := func(r *rootMetadata, role string) bool {
+		return r != nil && slices.Contains(r.Signed.Roles[role].KeyIDs, id)
+	}
+	if d.root != nil && (holds(d.root, metadata.ROOT) || holds(d.after.root, metadata.ROOT)) {
+		if err := sign(ctx, d.root, key); err != nil {
+			return nil, err
+		}
+		signed = append(signed, fmt.Sprintf("root %d", d.root.Signed.Version))
+	}
+	// By the keys of the root before too: a client may read the new targets when it has
+	// just asked for the next root in vain.
+	if holds(root, metadata.TARGETS) || holds(d.after.root, metadata.TARGETS) {
+		if err := sign(ctx, d.targets, key); err != nil {
+			return nil, err
+		}
+		signed = append(signed, fmt.Sprintf("targets %d", d.targets.Signed.Version))
+	}
+	if len(signed) > 0 {
+		return signed, nil
+	}
+	var roles []string
+	for _, role := range metadata.TOP_LEVEL_ROLE_NAMES {
+		if holds(root, role) {
+			roles = append(roles, role)
+		}
+	}
+	if len(roles) > 0 {
+		return nil, fmt.Errorf("the key %s is for %v and signs nothing of this draft", short(id), roles)
+	}
+	return nil, fmt.Errorf("the key %s is none of those that sign this draft: %s", short(id),
+		KeyNames(slices.Compact(slices.Sorted(slices.Values(slices.Concat(root.Signed.Roles[metadata.ROOT].KeyIDs, root.Signed.Roles[metadata.TARGETS].KeyIDs))))))
+}
+
+// Standings are what a draft needs.
+func (d *Draft) Standings() []Standing {
+	var all []Standing
+	if d.root != nil {
+		what := fmt.Sprintf("root %d", d.root.Signed.Version)
+		all = append(all, standing(d.root, metadata.ROOT, what, d.root.Signed.Expires, d.root))
+		if before := d.after.root; before != nil {
+			all = append(all, standing(before, metadata.ROOT, fmt.Sprintf("%s by the keys of root %d", what, before.Signed.Version), d.root.Signed.Expires, d.root))
+		}
+	}
+	return append(all, standing(d.effectiveRoot(), metadata.TARGETS, fmt.Sprintf("targets %d", d.targets.Signed.Version), d.targets.Signed.Expires, d.targets))
+}
+
+// Merge is one draft with the signatures of all, which are copies of one draft.
+func Merge(drafts []*Draft) (*Draft, error) {
+	all := *drafts[0]
+	for _, other := range drafts[1:] {
+		if !all.same(other) {
+			return nil, errors.New("the drafts aren't copies of one: give those that were made together")
+		}
+		if all.root != nil {
+			all.root.Signatures = union(all.root.Signatures, other.root.Signatures)
+		}
+		all.targets.Signatures = union(all.targets.Signatures, other.targets.Signatures)
+	}
+	return &all, nil
+}
+
+// same reports whether the signatures of two drafts are of the same content.
+func (d *Draft) same(other *Draft) bool {
+	unsigned := func(d *Draft) []byte {
+		plain := Draft{files: d.files, after: d.after, targets: &targetsMetadata{Signed: d.targets.Signed}}
+		if d.root != nil {
+			plain.root = &rootMetadata{Signed: d.root.Signed}
+		}
+		b, _ := plain.Format() // it was formatted before
+		return b
+	}
+	return bytes.Equal(unsigned(d), unsigned(other))
+}
+
+func union(a, b []metadata.Signature) []metadata.Signature {
+	by := make(map[string]metadata.Signature)
+	for _, s := range slices.Concat(b, a) {
+		by[s.KeyID] = s
+	}
+	return slices.SortedFunc(maps.Values(by), func(a, b metadata.Signature) int { return bytes.Compare([]byte(a.KeyID), []byte(b.KeyID)) })
 }

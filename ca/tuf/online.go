@@ -5,9 +5,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"log/slog"
+	"maps"
 	"math"
 	"net/http"
+	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -17,6 +20,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -66,30 +71,21 @@ type site struct {
 // NewOnline makes an Online that serves nothing yet: see [Online.Prepare].
 func NewOnline(o Options) (*Online, error) {
 	on := &Online{o: o, warned: make(map[string]int)}
+	var all []prometheus.Collector
 	for i, name := range []string{metadata.ROOT, metadata.TARGETS, metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		for _, g := range []struct {
-			name, help string
-			value      func(Role) float64
-		}{
-			{"mayfly_tuf_expiry_timestamp_seconds", "When the served TUF metadata of a role expires, in seconds since 1970; NaN while nothing is published.",
-				func(r Role) float64 { return float64(r.Expires.Unix()) }},
-			{"mayfly_tuf_version", "Version of the served TUF metadata of a role; NaN while nothing is published.",
-				func(r Role) float64 { return float64(r.Version) }},
-		} {
-			err := o.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: g.name, Help: g.help, ConstLabels: prometheus.Labels{"role": name},
-			}, func() float64 {
+		read := func(metricName, help string, value func(Role) int64) {
+			all = append(all, metric.Read(metricName, help, prometheus.Labels{"role": name}, func() float64 {
 				if roles := on.Roles(); len(roles) > 0 {
-					return g.value(roles[i])
+					return float64(value(roles[i]))
 				}
 				return math.NaN()
 			}))
-			if err != nil {
-				return nil, fmt.Errorf("tuf: registering metrics: %w", err)
-			}
 		}
+		read("mayfly_tuf_expiry_timestamp_seconds", "When the served TUF metadata of a role expires, in seconds since 1970; NaN while nothing is published.",
+			func(r Role) int64 { return r.Expires.Unix() })
+		read("mayfly_tuf_version", "Version of the served TUF metadata of a role; NaN while nothing is published.", func(r Role) int64 { return r.Version })
 	}
-	return on, nil
+	return on, metric.Register(o.Metrics, all...)
 }
 
 // Prepare signs for r, and gives two functions of which the caller calls one, once:
@@ -119,16 +115,29 @@ func (o *Online) prepare(ctx context.Context, r *Repository) (*site, error) {
 	if err != nil {
 		return nil, err
 	}
+	return o.begin(ctx, r, number, now)
+}
+
+// begin signs for a day; now is what the site follows, or nil.
+func (o *Online) begin(ctx context.Context, r *Repository, number int64, now *site) (*site, error) {
 	today, err := r.online(ctx, o.o.Key, number, o.lists)
 	if err != nil {
 		return nil, err
 	}
-	if err := mark(o.o.Mark).write(number); err != nil {
-		return nil, fmt.Errorf("the mark of the last day: %w", err)
-	}
+	return o.turn(today, now)
+}
+
+// turn is the site of a day, which the mark has from then on.
+func (o *Online) turn(today *dayFiles, now *site) (*site, error) {
 	next := &site{today: today}
 	if now != nil {
 		next.before = now.today
+	}
+	if now != nil && now.today.day == today.day {
+		return next, nil
+	}
+	if err := mark(o.o.Mark).write(today.day); err != nil {
+		return nil, fmt.Errorf("the mark of the last day: %w", err)
 	}
 	return next, nil
 }
@@ -144,7 +153,7 @@ func (o *Online) day(now *site) (int64, error) {
 		}
 		return max(number, now.today.day), nil
 	}
-	marked, _, err := mark(o.o.Mark).read()
+	marked, err := mark(o.o.Mark).read()
 	return max(number, marked), err
 }
 
@@ -161,7 +170,7 @@ func (o *Online) PublishLists(ctx context.Context, lists Lists) error {
 	if now == nil || now.today.lists.same(lists) {
 		return nil
 	}
-	next, err := o.withLists(ctx, now)
+	next, err := o.begin(ctx, now.today.repo, now.today.day, now)
 	if err != nil {
 		return fmt.Errorf("tuf: signing for revocation lists, which is tried again: %w", err)
 	}
@@ -228,31 +237,18 @@ func (o *Online) next(ctx context.Context, now *site) (*site, error) {
 	clock, repo := o.o.Now(), now.today.repo
 	switch number, soon := dayOf(clock), dayOf(clock.Add(ahead)); {
 	case number > now.today.day:
-		today := now.tomorrow
-		if today == nil || today.day != number || !today.lists.same(o.lists) {
-			var err error
-			if today, err = repo.online(ctx, o.o.Key, number, o.lists); err != nil {
-				return nil, err
-			}
+		if t := now.tomorrow; t != nil && t.day == number && t.lists.same(o.lists) {
+			return o.turn(t, now)
 		}
-		if err := mark(o.o.Mark).write(number); err != nil {
-			return nil, fmt.Errorf("the mark of the last day: %w", err)
-		}
-		return &site{today: today, before: now.today}, nil
+		return o.begin(ctx, repo, number, now)
 	case !now.today.lists.same(o.lists):
-		return o.withLists(ctx, now)
+		return o.begin(ctx, now.today.repo, now.today.day, now)
 	case soon > now.today.day && (now.tomorrow == nil || now.tomorrow.day != soon):
 		tomorrow, err := repo.online(ctx, o.o.Key, soon, o.lists)
 		return &site{now.today, tomorrow, now.before}, err
 	default:
 		return now, nil
 	}
-}
-
-// withLists is the site of the same day with other lists.
-func (o *Online) withLists(ctx context.Context, now *site) (*site, error) {
-	today, err := now.today.repo.online(ctx, o.o.Key, now.today.day, o.lists)
-	return &site{today: today, before: now.today}, err
 }
 
 // warn logs every role of whose life less than half is left, again with each percent.
@@ -283,8 +279,7 @@ func (o *Online) Roles() []Role {
 	}
 	roles := now.today.repo.Roles()
 	for _, name := range []string{metadata.SNAPSHOT, metadata.TIMESTAMP} {
-		signed := now.today.repo.root.Signed.Roles[name]
-		roles = append(roles, Role{name, now.today.version, now.today.expires, OnlineLife, signed.Threshold, signed.KeyIDs})
+		roles = append(roles, roleOf(now.today.repo.root, name, now.today.version, now.today.expires))
 	}
 	return roles
 }
@@ -346,7 +341,7 @@ func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.Error(w, "nothing is published here yet", http.StatusNotFound)
 		return
 	}
-	h := w.Header()
+	cache := "public, max-age=31536000, immutable"
 	if path == timestampPath {
 		for _, role := range o.Roles() {
 			if role.Expired(o.o.Now()) {
@@ -354,28 +349,159 @@ func (o *Online) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 				return
 			}
 		}
-		h.Set("Cache-Control", "no-cache")
-		h.Set("ETag", fmt.Sprintf(`"%d"`, now.today.version))
-	} else {
-		h.Set("Cache-Control", "public, max-age=31536000, immutable")
+		cache = "no-cache"
 	}
 	for _, files := range []*dayFiles{now.today, now.tomorrow, now.before} {
 		if files == nil {
 			continue
 		}
-		if b, err := files.read(path); err == nil {
-			h.Set("Content-Type", "application/octet-stream")
-			if strings.HasSuffix(path, ".json") {
-				h.Set("Content-Type", "application/json")
-			}
-			if strings.Contains(r.Header.Get("Range"), ",") { // many ranges answer a multiple of the file; RFC 9110 §14.2: they may be passed over
-				r = r.Clone(r.Context())
-				r.Header.Del("Range")
-			}
-			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
-			return
+		b, err := files.read(path)
+		if err != nil {
+			continue
 		}
+		h := w.Header()
+		h.Set("Cache-Control", cache)
+		h.Set("Content-Type", "application/octet-stream")
+		if strings.HasSuffix(path, ".json") {
+			h.Set("Content-Type", "application/json")
+		}
+		if path == timestampPath {
+			h.Set("ETag", fmt.Sprintf(`"%d"`, now.today.version))
+		}
+		if strings.Contains(r.Header.Get("Range"), ",") { // many ranges answer a multiple of the file; RFC 9110 §14.2: they may be passed over
+			r = r.Clone(r.Context())
+			r.Header.Del("Range")
+		}
+		http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(b))
+		return
 	}
-	h.Del("Cache-Control")
 	http.Error(w, "no such file here", http.StatusNotFound)
+}
+
+// perDay is how many versions of targets fit into the versions of a day. Together with
+// the days since epoch they stay below 2³¹, which sigstore-java's versions do, for
+// longer than 500 years, and 10,000 targets are 27 years of one a day.
+const perDay = 10_000
+
+// epoch is the beginning of day 0.
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+// timestampPath is the one file whose name doesn't say what it holds.
+const timestampPath = "timestamp.json"
+
+// dayOf is the number of the day.
+func dayOf(t time.Time) int64 { return int64(t.Sub(epoch) / day) }
+
+// Lists are the revocation lists (CRLs) below crl/, which replicas sign alike.
+type Lists struct {
+	// Number is the sum of the lists' numbers. It only rises, and with it the versions:
+	// lists that are signed again for the same number go out with the next day.
+	Number int64
+	// Files are the lists in DER, by the authority's key id in hexadecimal.
+	Files map[string][]byte
+}
+
+// same reports whether what is signed for other does for l.
+func (l Lists) same(other Lists) bool {
+	return l.Number == other.Number && maps.EqualFunc(l.Files, other.Files, func(_, _ []byte) bool { return true })
+}
+
+// ListPath is the target of an authority's list.
+func ListPath(authority string) string { return crlRole + "/" + authority + ".crl" }
+
+// dayFiles are what the online key signs for one day: a pure function of what was
+// published, the number of the day and the lists, but for the signatures of a key whose
+// signatures aren't (a KMS's). Clients take a higher version for newer, and a later
+// day, later targets and later lists all have one.
+type dayFiles struct {
+	day     int64
+	lists   Lists
+	version int64
+	expires time.Time
+	paths   map[string][]byte
+	repo    *Repository
+}
+
+// online signs for a day.
+func (r *Repository) online(ctx context.Context, key kms.Signer, number int64, lists Lists) (*dayFiles, error) {
+	if number < 0 {
+		return nil, fmt.Errorf("tuf: this machine's clock is before %s: correct it", stamp(epoch))
+	}
+	begins := epoch.Add(time.Duration(number) * day)
+	d := &dayFiles{
+		day: number, lists: lists, version: number*perDay + r.state.Targets + lists.Number,
+		expires: begins.Add(OnlineLife), paths: make(map[string][]byte), repo: r,
+	}
+	snapshot := metadata.Snapshot(d.expires)
+	snapshot.Signed.Version = d.version
+	snapshot.Signed.Meta = map[string]*metadata.MetaFiles{
+		metadata.TARGETS + ".json": {Version: r.state.Targets}, crlRole + ".json": {Version: d.version},
+	}
+	crl := metadata.Targets(d.expires)
+	crl.Signed.Version = d.version
+	for authority, list := range lists.Files {
+		name := ListPath(authority)
+		target, err := metadata.TargetFile().FromBytes(name, list, "sha256")
+		if err != nil {
+			return nil, fmt.Errorf("tuf: %w", err)
+		}
+		crl.Signed.Targets[name], d.paths[hashed(name, target)] = target, list
+	}
+	timestamp := metadata.Timestamp(d.expires)
+	timestamp.Signed.Version = d.version
+	timestamp.Signed.Meta = map[string]*metadata.MetaFiles{metadata.SNAPSHOT + ".json": {Version: d.version}}
+	key = kms.Repeatable(key)
+	return d, errors.Join(
+		signTo(ctx, d, versioned(d.version, crlRole), crl, key),
+		signTo(ctx, d, versioned(d.version, metadata.SNAPSHOT), snapshot, key),
+		signTo(ctx, d, timestampPath, timestamp, key),
+	)
+}
+
+func signTo[T metadata.Roles](ctx context.Context, d *dayFiles, path string, m *metadata.Metadata[T], key kms.Signer) (err error) {
+	if err := sign(ctx, m, key); err != nil {
+		return fmt.Errorf("signing %s: %w", path, err)
+	}
+	d.paths[path], err = encode(m)
+	return err
+}
+
+// read is what is served at a path.
+func (d *dayFiles) read(path string) ([]byte, error) {
+	if b, ok := d.paths[path]; ok {
+		return b, nil
+	}
+	if b, ok := d.repo.paths[path]; ok {
+		return b, nil
+	}
+	return nil, fs.ErrNotExist
+}
+
+// mark is the file of the last day that was signed for; "" keeps none.
+type mark string
+
+// read is the day; 0 where there is none yet.
+func (m mark) read() (number int64, err error) {
+	if m == "" {
+		return 0, nil
+	}
+	b, err := durable.ReadPlain(string(m), maxBytes)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if number, err = strconv.ParseInt(strings.TrimSpace(string(b)), 10, 64); err != nil || number < 0 {
+		return 0, fmt.Errorf("%s doesn't hold the number of a day: restore it, or remove it if the clock was never wrong", string(m))
+	}
+	return number, nil
+}
+
+// write sets the day, on disk when it returns.
+func (m mark) write(number int64) error {
+	if m == "" {
+		return nil
+	}
+	return durable.Put(string(m), []byte(strconv.FormatInt(number, 10)+"\n"), 0o600)
 }

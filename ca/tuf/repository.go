@@ -1,11 +1,14 @@
 package tuf
 
 import (
+	"context"
 	"crypto"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -13,6 +16,7 @@ import (
 
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/statefile"
@@ -55,18 +59,27 @@ type Repository struct {
 // Load reads the repository in a folder. Its errors continue a sentence that begins
 // with the folder's name.
 func Load(dir string) (*Repository, error) {
-	r := &Repository{paths: make(map[string][]byte)}
-	if err := statefile.Read(filepath.Join(dir, stateName), stateVersion, &r.state); errors.Is(err, fs.ErrNotExist) {
+	var s state
+	if err := statefile.Read(filepath.Join(dir, stateName), stateVersion, &s); errors.Is(err, fs.ErrNotExist) {
 		return nil, ErrNothing
 	} else if err != nil {
 		return nil, err
 	}
 	left := int64(maxBytes)
-	read := func(path string) ([]byte, error) {
+	return assemble(s, func(path string) ([]byte, error) {
 		b, err := durable.ReadPlain(filepath.Join(dir, filepath.FromSlash(path)), maxBytes)
 		if left -= int64(len(b)); err == nil && left < 0 {
 			err = fmt.Errorf("%s and the files before it are larger than %d bytes together", path, maxBytes)
 		}
+		return b, err
+	})
+}
+
+// assemble makes a repository of what a state says is in force, and verifies it.
+func assemble(s state, from func(path string) ([]byte, error)) (*Repository, error) {
+	r := &Repository{state: s, paths: make(map[string][]byte)}
+	read := func(path string) (b []byte, err error) {
+		b, err = from(path)
 		r.paths[path] = b
 		return b, err
 	}
@@ -208,15 +221,19 @@ func (r Role) Remains(now time.Time) int { return int(r.Expires.Sub(now) * 100 /
 // Expired reports whether clients refuse what the role has signed.
 func (r Role) Expired(now time.Time) bool { return !now.Before(r.Expires) }
 
+// lives are what roles are given when they are signed.
+var lives = map[string]time.Duration{metadata.ROOT: RootLife, metadata.TARGETS: TargetsLife, metadata.SNAPSHOT: OnlineLife, metadata.TIMESTAMP: OnlineLife}
+
+func roleOf(root *rootMetadata, name string, version int64, expires time.Time) Role {
+	signed := root.Signed.Roles[name]
+	return Role{name, version, expires, lives[name], signed.Threshold, signed.KeyIDs}
+}
+
 // Roles are those that people sign.
 func (r *Repository) Roles() []Role {
-	of := func(name string, version int64, expires time.Time, life time.Duration) Role {
-		signed := r.root.Signed.Roles[name]
-		return Role{name, version, expires, life, signed.Threshold, signed.KeyIDs}
-	}
 	return []Role{
-		of(metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires, RootLife),
-		of(metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires, TargetsLife),
+		roleOf(r.root, metadata.ROOT, r.root.Signed.Version, r.root.Signed.Expires),
+		roleOf(r.root, metadata.TARGETS, r.targets.Signed.Version, r.targets.Signed.Expires),
 	}
 }
 
@@ -239,3 +256,127 @@ func (r *Repository) follows(before *Repository) error {
 	}
 	return nil
 }
+
+// Publish puts a draft in force in the repository of a folder, if enough keys have
+// signed and a TUF client takes it: one that begins with the first root, and one that
+// has what was in force before. The online key signs what the client reads. With an
+// error what was in force stays.
+func Publish(ctx context.Context, dir string, d *Draft, online kms.Signer, now time.Time) (*Repository, error) {
+	if err := durable.MakeFolder(dir, 0o755); err != nil {
+		return nil, err
+	}
+	file, err := statefile.Open(filepath.Join(dir, stateName))
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	before, err := Load(dir)
+	if errors.Is(err, ErrNothing) {
+		before, err = nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("%s %w", dir, err)
+	}
+	next, err := before.with(d, now.UTC().Truncate(time.Second))
+	if err != nil {
+		return nil, err
+	}
+	if err := next.try(ctx, before, online, now); err != nil {
+		return nil, fmt.Errorf("a TUF client refuses the result, and nothing is published: %w", err)
+	}
+	return next, next.write(dir, file)
+}
+
+// with is the repository with a draft in force; r is nil at the beginning.
+func (r *Repository) with(d *Draft, now time.Time) (*Repository, error) {
+	next, paths := state{Version: stateVersion, Root: 1, Targets: d.targets.Signed.Version, Published: now}, make(map[string][]byte)
+	at := int64(0)
+	if r != nil {
+		at, next.Root = r.state.Targets, r.state.Root
+		maps.Copy(paths, r.paths)
+	}
+	if at+1 != d.targets.Signed.Version || (r == nil) != (d.after.root == nil) || r != nil && (!same(r.root, d.after.root) || !same(r.targets, d.after.targets)) {
+		return nil, fmt.Errorf("targets %d is in force, and the draft has targets %d of another beginning or after others: stage it anew", at, d.targets.Signed.Version)
+	}
+	if err := d.complete(now); err != nil {
+		return nil, err
+	}
+	var err error
+	if d.root != nil {
+		next.Root = d.root.Signed.Version
+		if paths[versioned(next.Root, metadata.ROOT)], err = encode(d.root); err != nil {
+			return nil, err
+		}
+	}
+	if paths[versioned(next.Targets, metadata.TARGETS)], err = encode(d.targets); err != nil {
+		return nil, err
+	}
+	for name, one := range d.targets.Signed.Targets {
+		paths[hashed(name, one)] = []byte(d.files[name])
+	}
+	all, err := assemble(next, func(path string) ([]byte, error) { return paths[path], nil })
+	if err != nil {
+		return nil, err
+	}
+	return all, all.list(r)
+}
+
+// complete is nil when enough keys have signed all of the draft, and nothing of it
+// has expired.
+func (d *Draft) complete(now time.Time) error {
+	errs := []error{d.check()}
+	for _, s := range d.Standings() {
+		errs = append(errs, s.check())
+	}
+	root := d.effectiveRoot()
+	if !now.Before(root.Signed.Expires) {
+		errs = append(errs, fmt.Errorf("root %d has expired at %s: no client takes anything under it; make the next with `mayfly tuf rotate-root`", root.Signed.Version, stamp(root.Signed.Expires)))
+	}
+	if !now.Before(d.targets.Signed.Expires) {
+		errs = append(errs, fmt.Errorf("targets %d has expired at %s: stage it anew", d.targets.Signed.Version, stamp(d.targets.Signed.Expires)))
+	}
+	return errors.Join(errs...)
+}
+
+// list sets since when everything is listed.
+func (r *Repository) list(before *Repository) error {
+	parsed, err := r.files.parse()
+	if err != nil {
+		return err
+	}
+	for _, sum := range parsed.sums() {
+		entry := listed{SHA256: sum}
+		if before != nil {
+			entry.Since = r.state.Published
+			if i := slices.IndexFunc(before.state.Listed, func(l listed) bool { return l.SHA256 == sum }); i >= 0 {
+				entry = before.state.Listed[i]
+			}
+		}
+		r.state.Listed = append(r.state.Listed, entry)
+	}
+	return nil
+}
+
+// write puts the files where they belong, and then in force.
+func (r *Repository) write(dir string, file *statefile.File) error {
+	if err := durable.MakeFolder(filepath.Join(dir, "targets"), 0o755); err != nil {
+		return err
+	}
+	for _, path := range slices.Sorted(maps.Keys(r.paths)) {
+		if err := writeOnce(filepath.Join(dir, filepath.FromSlash(path)), r.paths[path]); err != nil {
+			return err
+		}
+	}
+	return file.Write(&r.state)
+}
+
+// writeOnce writes a file whose name says what it holds. One that a run left which
+// was cut short, and that never was in force, is replaced.
+func writeOnce(path string, b []byte) error {
+	if old, err := os.ReadFile(path); err == nil && string(old) == string(b) {
+		return nil
+	}
+	return durable.Put(path, b, 0o644)
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }

@@ -17,6 +17,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -25,6 +26,8 @@ import (
 	"github.com/theupdateframework/go-tuf/v2/metadata"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -56,7 +59,7 @@ type (
 // they take; ECDSA on P-256 all do.
 func newKey(public crypto.PublicKey) (*metadata.Key, string, error) {
 	if a, err := kms.AlgorithmOf(public); err != nil || a != kms.ECDSAP256 {
-		return nil, "", fmt.Errorf("a key of %v doesn't sign what every TUF client takes: make one with `mayfly kms keygen REF --algorithm %s`", orType(a, public), kms.ECDSAP256)
+		return nil, "", fmt.Errorf("a key of %v doesn't sign what every TUF client takes: make one with `mayfly kms keygen REF --algorithm %s`", cmp.Or(string(a), fmt.Sprintf("type %T", public)), kms.ECDSAP256)
 	}
 	k, err := metadata.KeyFromPublicKey(public)
 	if err != nil {
@@ -64,13 +67,6 @@ func newKey(public crypto.PublicKey) (*metadata.Key, string, error) {
 	}
 	id, err := k.ID()
 	return k, id, err
-}
-
-func orType(a kms.Algorithm, public crypto.PublicKey) string {
-	if a == "" {
-		return fmt.Sprintf("type %T", public)
-	}
-	return string(a)
 }
 
 // KeyID is what TUF calls a public key.
@@ -118,18 +114,32 @@ func signers[T metadata.Roles](root *rootMetadata, role string, m *metadata.Meta
 	return have, missing
 }
 
+// Standing is how far the signatures of one role are.
+type Standing struct {
+	Role          string // "root 2", "root 2 by the keys of root 1", "targets 5"
+	Expires       time.Time
+	Need          int
+	Have, Missing []string // key ids
+}
+
+func standing[T metadata.Roles](root *rootMetadata, role, what string, expires time.Time, m *metadata.Metadata[T]) Standing {
+	s := Standing{Role: what, Expires: expires, Need: root.Signed.Roles[role].Threshold}
+	s.Have, s.Missing = signers(root, role, m)
+	return s
+}
+
+// check is nil when enough keys have signed.
+func (s Standing) check() error {
+	if len(s.Have) >= s.Need {
+		return nil
+	}
+	return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
+		s.Role, len(s.Have), s.Need, KeyNames(s.Have), s.Need-len(s.Have), KeyNames(s.Missing))
+}
+
 // checkThreshold is nil when enough keys of a role under root have signed m.
 func checkThreshold[T metadata.Roles](root *rootMetadata, role, what string, m *metadata.Metadata[T]) error {
-	have, missing := signers(root, role, m)
-	need := root.Signed.Roles[role].Threshold
-	if len(have) < need {
-		return fmt.Errorf("%s has %d of %d signatures that count (keys %s): have %d more of its keys sign it: %s",
-			what, len(have), need, KeyNames(have), need-len(have), KeyNames(missing))
-	}
-	if err := root.VerifyDelegate(role, m); err != nil { // what every client asks
-		return fmt.Errorf("%s: %w", what, err)
-	}
-	return nil
+	return standing(root, role, what, time.Time{}, m).check()
 }
 
 // KeyNames are ids of keys as people compare them.
@@ -161,18 +171,6 @@ func decode[T metadata.Roles](b []byte) (m *metadata.Metadata[T], err error) {
 			m, err = nil, errNotMetadata
 		}
 	}()
-	var signed struct {
-		Signatures []metadata.Signature `json:"signatures"`
-	}
-	if json.Unmarshal(b, &signed) == nil {
-		seen := make(map[string]bool)
-		for _, s := range signed.Signatures {
-			if seen[s.KeyID] {
-				return nil, fmt.Errorf("has two signatures of the key %s: each key counts once", short(s.KeyID))
-			}
-			seen[s.KeyID] = true
-		}
-	}
 	if m, err = new(metadata.Metadata[T]).FromBytes(b); err != nil {
 		return nil, errNotMetadata
 	}
@@ -239,4 +237,50 @@ func checkRoot(m *rootMetadata) error {
 		return errors.New("root: snapshot and timestamp need one online key, the same")
 	}
 	return nil
+}
+
+// Config is the TUF repository in which clients find the trust root.
+type Config struct {
+	// Directory is the repository, as `mayfly tuf publish` writes it. Empty serves
+	// none. Replicas have the same content.
+	Directory setting.Path `yaml:"directory,omitempty"`
+	// Key signs snapshot and timestamp once a day: `file:PATH`, or a key in a KMS.
+	// It is an ECDSA key on P-256. Replicas have the same one.
+	Key setting.KeyRef `yaml:"key,omitempty"`
+	// Passphrase decrypts the key, where it is an encrypted file.
+	Passphrase setting.Secret `yaml:"passphrase,omitempty"`
+	// MarkFile remembers the last day that this process has signed for, so that a
+	// clock which is set back makes no client refuse what is served. Each replica has
+	// its own. Without it only a running process knows.
+	MarkFile setting.Path `yaml:"mark_file,omitempty"`
+	// Access says how a key in a KMS is reached.
+	kms.Access `yaml:",inline"`
+}
+
+// Enabled reports whether there is a repository.
+func (c *Config) Enabled() bool { return c.Directory != "" }
+
+// StateFile is what changes when another version is published.
+func (c *Config) StateFile() setting.Path {
+	if !c.Enabled() {
+		return ""
+	}
+	return setting.Path(filepath.Join(string(c.Directory), stateName))
+}
+
+// Check adds every fault of c. It reads no file.
+func (c *Config) Check(path string, f *setting.Faults) {
+	switch {
+	case c.Enabled() && c.Key == "":
+		f.Add(setting.Join(path, "key"), "required: the key that signs snapshot and timestamp, file:PATH or a key in a KMS")
+	case !c.Enabled() && (c.Key != "" || c.MarkFile != ""):
+		f.Add(setting.Join(path, "directory"), "required with key and mark_file: the folder of the repository")
+	}
+	if c.Key != "" {
+		keystore.CheckAccess(&c.Access, path, c.Key, f)
+	}
+	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
+	if c.MarkFile.Inside(c.Directory) {
+		f.Add(setting.Join(path, "mark_file"), "is inside the repository, which replicas may share; each needs a mark of its own elsewhere")
+	}
 }

@@ -78,7 +78,7 @@ func TestNothingIsPublished(t *testing.T) {
 		"one key as two":        {twice, noon, "targets 2 has 1 of 2 signatures that count"},
 		"changed after signing": {forged, noon, "targets 2 has 0 of 2 signatures that count"},
 		"another file":          {changed, noon, "trusted_root.json isn't the file that targets 2 lists"},
-		"new keys alone":        {r.signed(rotated, foreign), noon, "root 2 by the keys of the root in force has 0 of 2 signatures that count"},
+		"new keys alone":        {r.signed(rotated, foreign), noon, "root 2 by the keys of root 1 has 0 of 2 signatures that count"},
 		"an expired root":       {r.signed(r.stage(noon.Add(RootLife)), r.people[0], r.people[1]), noon.Add(RootLife), "root 1 has expired"},
 		"expired targets":       {r.signed(r.stage(noon), r.people[0], r.people[1]), noon.Add(TargetsLife), "targets 2 has expired"},
 	} {

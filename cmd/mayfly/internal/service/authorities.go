@@ -73,7 +73,7 @@ func (s *Service) checkAuthorities(ctx context.Context, before *state, next *aut
 		inForce.Listed = append(inForce.Listed, lifecycle.Listed{Name: l.Name, ID: lifecycle.ID(l.Chain[0])})
 	}
 	terms := lifecycle.Terms{Now: s.Now(), Propagation: c.CA.Propagation}
-	lifecycle.AddFaults(list, lifecycle.CheckFollow(inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), next.Chains, terms), &f)
+	lifecycle.CheckFollow(list, inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), next.Chains, terms, &f)
 	checkSigned(before.signed, next, c.CA.Propagation, &f)
 	if now := before.configured.Active; next.Active != now {
 		if next.Active.IsEphemeral() || now.IsEphemeral() {

@@ -40,7 +40,7 @@ func checkSigned(r *tuf.Repository, all *authority.Set, propagation time.Duratio
 		return
 	}
 	since := func(name string) (time.Time, bool) { return r.Listed(all.Chains[name]) }
-	lifecycle.AddFaults("ca.authorities", lifecycle.CheckSigned(all.Records, lifecycle.Terms{Propagation: propagation, SignedSince: since}), f)
+	lifecycle.CheckSigned("ca.authorities", all.Records, lifecycle.Terms{Propagation: propagation, SignedSince: since}, f)
 }
 
 // heldBack is a log that takes nothing before clients can know it by what is published.
