@@ -1,19 +1,24 @@
 package audit
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"os"
+	"path/filepath"
 	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/filelock"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -53,12 +58,7 @@ func Open(c Config, o Options) (*File, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	if o.Source == "" {
-		o.Source = "mayfly"
-	}
+	o.Logger, o.Source = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.Source, "mayfly")
 	m, err := newMetrics(o.Metrics)
 	if err != nil {
 		return nil, fmt.Errorf("registering the metrics of the audit trail: %w", err)
@@ -141,8 +141,6 @@ func Append(ctx context.Context, c Config, e Event) (err error) {
 // many records wait, or the trail is closed; DEADLINE_EXCEEDED or CLIENT_GONE
 // when ctx ended first; INTERNAL for an unknown type. After an error the record may
 // still be, or come to be, in the file: "failed", and "failed after it took effect".
-// Of each file, the caller who writes for all and the last who waits behind stay
-// until the disk has answered, though their ctx ends.
 func (f *File) Record(ctx context.Context, e Event) error {
 	if !e.Type.valid() {
 		return fault.From(fmt.Errorf("audit event of unknown type %q", e.Type))
@@ -170,4 +168,47 @@ func (f *File) Close() error {
 		errs = append(errs, f.lock.Close())
 	})
 	return errors.Join(errs...)
+}
+
+// Inspect says what [Open] would: whether the trail's files can be written. It only
+// looks, and may run beside a service, whose hold of the trail inUse reports.
+func Inspect(c Config) (inUse bool, err error) {
+	path := string(c.Path)
+	if _, err := c.Key(); err != nil {
+		return false, err
+	}
+	for _, file := range []string{path, refusedPath(path)} {
+		if err := usable(file); err != nil {
+			return false, err
+		}
+		for _, needed := range []string{filepath.Dir(file), file} {
+			if err := unix.Access(needed, unix.W_OK); err != nil && !errors.Is(err, unix.ENOENT) {
+				return false, fmt.Errorf("%s can't be written by this user: %w; run it as the user of the service, or give it to that one", needed, err)
+			}
+		}
+	}
+	return filelock.Held(lockPath(path))
+}
+
+func lockPath(trail string) string { return trail + ".lock" }
+
+// lockWait is how long Open waits for another process to let go of the trail.
+const lockWait = 5 * time.Second
+
+// acquire takes the lock file at path, which is created and stays, and waits for
+// it as long as told. The lock is separate from the trail because rotation
+// replaces the trail's file.
+func acquire(path string, patience time.Duration) (io.Closer, error) {
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock of the audit trail: %w", err)
+	}
+	err = filelock.Retry(context.Background(), patience, func() error { return filelock.Take(f) }) //nolint:forbidigo // Open has no context; the wait is bounded
+	if err == nil {
+		return f, nil
+	}
+	if errors.Is(err, filelock.ErrHeld) {
+		err = fmt.Errorf("locking %s: another process writes this audit trail; give each its own path", path)
+	}
+	return nil, errors.Join(err, f.Close())
 }

@@ -74,13 +74,20 @@ func Follow(path string, since time.Time, only Type) *Follower {
 func (f *Follower) Unread() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for line, err := range f.Lines() {
-			e, wanted := Event{}, true
+			var e Event
 			if err == nil {
-				if e, wanted, err = f.parse(line.Text); err != nil {
-					e, wanted, err = Event{}, true, &LineError{Part: line.Part, Line: line.Number, Err: err}
+				if !bytes.Contains(line.Text, f.marker) {
+					continue
+				}
+				if err = json.Unmarshal(line.Text, &e); err != nil {
+					e, err = Event{}, &LineError{Part: line.Part, Line: line.Number, Err: err}
+				} else if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
+					continue
+				} else if e.Time.After(f.latest) {
+					f.latest = e.Time
 				}
 			}
-			if wanted && !yield(e, err) {
+			if !yield(e, err) {
 				return
 			}
 		}
@@ -130,11 +137,11 @@ func (f *Follower) over(p *part, end error) (goOn bool, told error) {
 	case !errors.Is(end, io.EOF):
 		return false, fmt.Errorf("reading the audit trail: %w", end)
 	}
+	current, err := p.rewind()
+	if err != nil {
+		return false, err
+	}
 	if !p.packed {
-		current, err := p.rewind()
-		if err != nil {
-			return false, fmt.Errorf("reading the audit trail: %w", err)
-		}
 		live, err := os.Stat(f.path)
 		if err != nil || os.SameFile(current, live) { // not there: it is being rotated
 			return false, nil //nolint:nilerr // the next Lines finds it
@@ -143,28 +150,11 @@ func (f *Follower) over(p *part, end error) (goOn bool, told error) {
 			return true, nil // it grew before it was rotated
 		}
 	}
-	moved, err := f.next(p)
+	moved, err := f.next(p, current)
 	if err != nil {
 		return false, errors.Join(told, err)
 	}
 	return moved, told
-}
-
-// parse reads a line; its event is wanted when it has the type and the time for it.
-func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
-	if !bytes.Contains(line, f.marker) {
-		return e, false, nil
-	}
-	if err := json.Unmarshal(line, &e); err != nil {
-		return e, false, err
-	}
-	if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
-		return e, false, nil
-	}
-	if e.Time.After(f.latest) {
-		f.latest = e.Time
-	}
-	return e, true, nil
 }
 
 // open opens the oldest file that has something from the time on; nothing when
@@ -202,11 +192,7 @@ func (f *Follower) use(path string) error {
 }
 
 // next goes to the file that follows p, which was rotated.
-func (f *Follower) next(p *part) (bool, error) {
-	current, err := p.file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("reading the audit trail: %w", err)
-	}
+func (f *Follower) next(p *part, current os.FileInfo) (bool, error) {
 	files, err := parts(f.path)
 	if err != nil {
 		return false, err

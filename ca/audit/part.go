@@ -123,15 +123,17 @@ func (p *part) read() ([]byte, error) {
 // shorter, as a repair makes it.
 func (p *part) rewind() (os.FileInfo, error) {
 	info, err := p.file.Stat()
-	if err != nil || p.packed {
-		return info, err
+	if err == nil && !p.packed {
+		if info.Size() < p.offset {
+			p.offset, p.long = info.Size(), false
+		}
+		_, err = p.file.Seek(p.offset, io.SeekStart)
+		p.lines.Reset(p.file)
 	}
-	if info.Size() < p.offset {
-		p.offset, p.long = info.Size(), false
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit trail: %w", err)
 	}
-	_, err = p.file.Seek(p.offset, io.SeekStart)
-	p.lines.Reset(p.file)
-	return info, err
+	return info, nil
 }
 
 func (p *part) close() { _ = p.file.Close() } // it was only read
@@ -154,6 +156,9 @@ func lastOfParts(path string) (last [sha256.Size]byte, err error) {
 			}
 		}
 		p.close()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, errCut) && !isDamage(err) {
+			return last, err // a chain would go on from a line that isn't the last
+		}
 		if p.line > 0 {
 			break
 		}

@@ -42,10 +42,8 @@ func usable(path string) error {
 	if path == "" {
 		return errors.New("the audit trail has no path")
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil {
+	if _, err := os.Stat(filepath.Dir(path) + string(filepath.Separator)); err != nil { // which a file hasn't
 		return fmt.Errorf("the folder of the audit trail: %w", err)
-	} else if !info.IsDir() {
-		return fmt.Errorf("the folder of the audit trail: %s is not a folder", filepath.Dir(path))
 	}
 	info, err := os.Stat(path)
 	switch {
