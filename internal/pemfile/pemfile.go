@@ -10,6 +10,7 @@ package pemfile
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/pem"
@@ -18,9 +19,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
-
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 const (
@@ -96,20 +94,29 @@ func blocks(text []byte) ([]*pem.Block, error) {
 	return all, nil
 }
 
+// sequence begins every SEQUENCE in DER.
+const sequence = 0x30
+
+// elements are the values of ASN.1 that b has one after the other.
+func elements(b []byte) (all [][]byte, err error) {
+	for len(b) > 0 {
+		var one asn1.RawValue
+		if b, err = asn1.Unmarshal(b, &one); err != nil {
+			return nil, err
+		}
+		all = append(all, one.FullBytes)
+	}
+	return all, nil
+}
+
 // isDER reports whether b is one value or several of ASN.1, each a SEQUENCE, or
 // begins like one whose length isn't stated (BER).
 func isDER(b []byte) bool {
-	if bytes.HasPrefix(b, []byte{0x30, 0x80}) {
+	if bytes.HasPrefix(b, []byte{sequence, 0x80}) {
 		return true
 	}
-	rest := cryptobyte.String(b)
-	for !rest.Empty() {
-		var value cryptobyte.String
-		if !rest.ReadASN1Element(&value, cryptobyteasn1.SEQUENCE) {
-			return false
-		}
-	}
-	return len(b) > 0
+	all, err := elements(b)
+	return err == nil && len(all) > 0 && !slices.ContainsFunc(all, func(one []byte) bool { return one[0] != sequence })
 }
 
 // foreign are formats that are neither PEM nor what is wanted in DER, by how a file
@@ -148,12 +155,12 @@ func unreadable(b []byte, want string) error {
 
 // isPKCS12 reports whether b begins as RFC 7292 §4 says: version 3, then a ContentInfo.
 func isPKCS12(b []byte) bool {
-	var version int64
-	var outer, content cryptobyte.String
-	input := cryptobyte.String(b)
-	return bytes.HasPrefix(b, []byte{0x30, 0x80, 0x02, 0x01, 0x03}) ||
-		input.ReadASN1(&outer, cryptobyteasn1.SEQUENCE) && outer.ReadASN1Integer(&version) && version == 3 &&
-			outer.ReadASN1(&content, cryptobyteasn1.SEQUENCE) && content.PeekASN1Tag(cryptobyteasn1.OBJECT_IDENTIFIER)
+	var pfx struct {
+		Version int
+		Content struct{ Type asn1.ObjectIdentifier }
+	}
+	_, err := asn1.Unmarshal(b, &pfx)
+	return bytes.HasPrefix(b, []byte{sequence, 0x80, 0x02, 0x01, 0x03}) || err == nil && pfx.Version == 3
 }
 
 func isPrivate(label string) bool { return strings.HasSuffix(label, "PRIVATE KEY") }
@@ -211,7 +218,6 @@ func Request(b []byte) ([]byte, error) {
 
 // IsRequest reports whether the first PEM block of a file is a certificate request.
 func IsRequest(b []byte) bool {
-	text := plain(b)
-	at := bytes.Index(text, []byte(begin))
-	return at >= 0 && (bytes.HasPrefix(text[at:], []byte(begin+"CERTIFICATE REQUEST-")) || bytes.HasPrefix(text[at:], []byte(begin+"NEW CERTIFICATE REQUEST-")))
+	_, first, _ := bytes.Cut(plain(b), []byte(begin))
+	return bytes.HasPrefix(first, []byte("CERTIFICATE REQUEST-")) || bytes.HasPrefix(first, []byte("NEW CERTIFICATE REQUEST-"))
 }
