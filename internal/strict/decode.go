@@ -61,7 +61,7 @@ func (d *Document) document(data []byte) *yaml.Node {
 		d.Add("", 0, "the file is larger than %d KiB; a configuration is much smaller", MaxBytes>>10)
 		return nil
 	case !utf8.Valid(data):
-		d.Add("", 1+bytes.Count(data[:invalidAt(data)], []byte("\n")), "the file isn't UTF-8 text")
+		d.Add("", 1+bytes.Count(data[:bytes.IndexRune(data, utf8.RuneError)], []byte("\n")), "the file isn't UTF-8 text")
 		return nil
 	}
 	y := yaml.NewDecoder(bytes.NewReader(data))
@@ -88,17 +88,6 @@ func (d *Document) document(data []byte) *yaml.Node {
 		return nil
 	}
 	return root
-}
-
-func invalidAt(data []byte) int {
-	for i := 0; i < len(data); {
-		r, size := utf8.DecodeRune(data[i:])
-		if r == utf8.RuneError && size == 1 {
-			return i
-		}
-		i += size
-	}
-	return len(data)
 }
 
 // syntaxLine is how the YAML library begins the text of a syntax error.
