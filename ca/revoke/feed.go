@@ -24,7 +24,6 @@ const (
 // Feed tells of statements: in their order, from any on, and at once to who waits.
 type Feed struct {
 	log     *Log
-	metrics *metrics
 	waiters chan struct{}
 	done    <-chan struct{} // closed when the service ends
 	url     string          // of the service, for people
@@ -98,8 +97,7 @@ func (f *Feed) wait(w http.ResponseWriter, r *http.Request, from uint64, most ti
 	default:
 		return
 	}
-	f.metrics.waiting.Inc()
-	defer func() { <-f.waiters; f.metrics.waiting.Dec() }()
+	defer func() { <-f.waiters }()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the request is read
 	over := time.NewTimer(most)
 	defer over.Stop()
