@@ -108,18 +108,19 @@ func (a *Alerts) backoff(attempts int) time.Duration {
 
 // ended keeps how an attempt with a target ended, or a look for "", and logs where that is news.
 func (a *Alerts) ended(ctx context.Context, name string, err error) {
-	var before error
-	a.note(name, func(s *status) { before, s.err = s.err, err })
 	outcome := outcomeSent
 	if err != nil {
 		outcome = outcomeFailed
 	}
-	if name != "" {
-		a.metrics.alerts.WithLabelValues(name, outcome).Inc()
-	}
-	if err != nil && before == nil {
-		a.Logger.LogAttrs(ctx, slog.LevelWarn, "alerts wait, in order", slog.String("target", name), slog.Any("error", err))
-	} else if err == nil && before != nil {
-		a.Logger.LogAttrs(ctx, slog.LevelInfo, "alerts are sent again", slog.String("target", name))
-	}
+	a.note(name, func(s *status) {
+		if name != "" {
+			a.alerts.WithLabelValues(name, outcome).Inc()
+		}
+		if err != nil && s.err == nil {
+			a.Logger.LogAttrs(ctx, slog.LevelWarn, "alerts wait, in order", slog.String("target", name), slog.Any("error", err))
+		} else if err == nil && s.err != nil {
+			a.Logger.LogAttrs(ctx, slog.LevelInfo, "alerts are sent again", slog.String("target", name))
+		}
+		s.err = err
+	})
 }

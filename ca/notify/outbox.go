@@ -32,8 +32,13 @@ func lock(ctx context.Context, tx store.Handle) error {
 
 // add puts an alert into the outbox.
 func (a *Alerts) add(ctx context.Context, tx store.Handle, t *target, recipient, text string) error {
-	if a.status(t.Name).queued >= maxQueued { // as of the last look
-		a.metrics.alerts.WithLabelValues(t.Name, outcomeLost).Inc()
+	full := false
+	a.note(t.Name, func(s *status) {
+		if full = s.queued >= maxQueued; full { // as of the last look
+			a.alerts.WithLabelValues(t.Name, outcomeLost).Inc()
+		}
+	})
+	if full {
 		return nil
 	}
 	now := a.Now()
@@ -113,7 +118,7 @@ func (a *Alerts) count(ctx context.Context, c *Loaded) error {
 		return err
 	}
 	if lost > 0 {
-		a.metrics.expired.Add(float64(lost))
+		a.expired.WithLabelValues().Add(float64(lost))
 		a.Logger.LogAttrs(ctx, slog.LevelError, "alerts that waited for a week are lost", slog.Int64("alerts", lost))
 	}
 	for name := range c.targets {
@@ -122,9 +127,11 @@ func (a *Alerts) count(ctx context.Context, c *Loaded) error {
 		if err := a.store.QueryRow(ctx, "SELECT COUNT(*), MIN(created) FROM alerts_outbox WHERE target = ?", name).Scan(&queued, &oldest); err != nil {
 			return err
 		}
-		a.note(name, func(s *status) { s.queued = queued })
-		a.metrics.queued.WithLabelValues(name).Set(float64(queued))
-		a.metrics.oldest.WithLabelValues(name).Set(float64(oldest.Int64) / 1000)
+		a.note(name, func(s *status) {
+			s.queued = queued
+			a.queued.WithLabelValues(name).Set(float64(queued))
+			a.oldest.WithLabelValues(name).Set(float64(oldest.Int64) / 1000)
+		})
 	}
 	return nil
 }
