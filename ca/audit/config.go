@@ -162,24 +162,11 @@ func (c *Config) Key() (*ecdsa.PrivateKey, error) {
 // TrailFile is one of the files that make a trail, each with its rotated parts.
 type TrailFile struct{ Name, Path string }
 
-// The files of a trail, by their names: what is issued, what is refused, and what
-// administrators do.
-const (
-	fileTrail   = "trail"
-	fileRefused = "refused"
-	fileAdmin   = "admin"
-)
-
-// Files are those of the trail at path.
+// Files are those of the trail at path: of what is issued, of what is refused, and of
+// what administrators do. The part of a name before the last extension must not be
+// "<trail>-", the prefix of rotated trails.
 func Files(path string) []TrailFile {
-	return []TrailFile{{fileTrail, path}, {fileRefused, beside(path, fileRefused)}, {fileAdmin, beside(path, fileAdmin)}}
-}
-
-// beside is another file of the trail at path. The part before the last extension
-// must not be "<trail>-", the prefix of rotated trails.
-func beside(path, name string) string {
 	ext := filepath.Ext(path)
-	return strings.TrimSuffix(path, ext) + "." + name + ext
+	name := strings.TrimSuffix(path, ext)
+	return []TrailFile{{"trail", path}, {"refused", name + ".refused" + ext}, {"admin", name + ".admin" + ext}}
 }
-
-func refusedPath(path string) string { return beside(path, fileRefused) }

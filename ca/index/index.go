@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -64,10 +63,7 @@ func New() *Index {
 
 // Open opens the index in a store, whose tables it makes. The store stays the caller's.
 func (i *Index) Open(ctx context.Context, db *store.DB) error {
-	files, err := fs.Sub(schema, "schema")
-	if err == nil {
-		err = db.Migrate(ctx, "index", files)
-	}
+	err := db.Migrate(ctx, "index", schema)
 	if err == nil {
 		i.db.Store(db)
 	}
@@ -161,12 +157,12 @@ func (k *keeping) move(ctx context.Context, tx store.Handle, from uint64, after 
 	if from == 0 {
 		statement, args = "INSERT INTO followed (size, hashes, checkpoint, log) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", args[:4]
 	}
-	done, err := tx.Exec(ctx, statement, args...)
+	n, err := tx.Change(ctx, statement, args...)
 	if err != nil {
 		return fmt.Errorf("index: moving the position: %w", err)
 	}
-	if n, err := done.RowsAffected(); err != nil || n != 1 {
-		return errors.Join(err, follow.ErrMoved)
+	if n != 1 {
+		return follow.ErrMoved
 	}
 	return nil
 }

@@ -15,7 +15,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -97,10 +96,7 @@ func New(o Options) (*Alerts, error) {
 // Open opens the outbox in a store, whose tables it makes. The store stays the caller's.
 // It goes before Take and Run.
 func (a *Alerts) Open(ctx context.Context, db *store.DB) error {
-	files, err := fs.Sub(schema, "schema")
-	if err == nil {
-		err = db.Migrate(ctx, "alerts", files)
-	}
+	err := db.Migrate(ctx, "alerts", schema)
 	a.store = db
 	if err == nil {
 		_, err = a.change(ctx, "INSERT INTO alerts_state VALUES (1, 0, ?, 0) ON CONFLICT DO NOTHING", a.Now().UnixMilli())

@@ -101,11 +101,8 @@ func (a *Alerts) claim(ctx context.Context, t *target) (*parcel, error) {
 
 // change is one statement by itself, and how many rows it changed.
 func (a *Alerts) change(ctx context.Context, statement string, args ...any) (n int64, err error) {
-	err = a.store.Write(ctx, func(tx store.Handle) error {
-		done, err := tx.Exec(ctx, statement, args...)
-		if err == nil {
-			n, err = done.RowsAffected()
-		}
+	err = a.store.Write(ctx, func(tx store.Handle) (err error) {
+		n, err = tx.Change(ctx, statement, args...)
 		return err
 	})
 	return n, err

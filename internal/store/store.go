@@ -250,10 +250,10 @@ func (d *DB) Write(ctx context.Context, do func(Handle) error) error {
 }
 
 // Migrate brings the tables of one component up to date: files hold one step each,
-// `01-name.sql` and on, of which none changes once it was released. They are written
+// `schema/01-name.sql` and on, of which none changes once it was released. They are written
 // for SQLite, where INTEGER has 64 bits; PostgreSQL's names of types take their place.
 func (d *DB) Migrate(ctx context.Context, component string, files fs.FS) error {
-	names, err := fs.Glob(files, "*.sql") // in order
+	names, err := fs.Glob(files, "schema/*.sql") // in order
 	if err != nil {
 		return err
 	}
@@ -302,6 +302,15 @@ const schemaLock = 0x6d6179666c79
 // Exec runs a statement.
 func (h Handle) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
 	return h.on.ExecContext(ctx, h.bind(query), args...)
+}
+
+// Change runs a statement and counts the rows that it changed.
+func (h Handle) Change(ctx context.Context, query string, args ...any) (int64, error) {
+	done, err := h.Exec(ctx, query, args...)
+	if err != nil {
+		return 0, err
+	}
+	return done.RowsAffected()
 }
 
 // Query runs a statement that returns rows.
