@@ -2,6 +2,7 @@ package revoke
 
 import (
 	"bytes"
+	"context"
 	"encoding/xml"
 	"fmt"
 	"html"
@@ -99,8 +100,8 @@ func (f *Feed) wait(w http.ResponseWriter, r *http.Request, from uint64, most ti
 	}
 	defer func() { <-f.waiters }()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the request is read
-	over := time.NewTimer(most)
-	defer over.Stop()
+	ctx, cancel := context.WithTimeout(r.Context(), most)
+	defer cancel()
 	for {
 		size, grown := f.log.Grown()
 		if from < size {
@@ -108,11 +109,9 @@ func (f *Feed) wait(w http.ResponseWriter, r *http.Request, from uint64, most ti
 		}
 		select {
 		case <-grown:
-		case <-over.C:
-			return
 		case <-f.done:
 			return
-		case <-r.Context().Done():
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -54,8 +54,8 @@ type Lists struct {
 	active  *held                // nil before Use
 	ended   []*held              // whose last list is to be signed
 	current map[string]list      // by ID
-	told    map[string]list      // of those that Changed was told of
 	again   map[string]time.Time // when what failed is tried again; Run's own
+	untold  bool                 // Changed is to be told of current; Run's own
 	woken   chan struct{}
 }
 
@@ -87,7 +87,7 @@ type ListOptions struct {
 // log: numbers never go back.
 func openLists(c Config, log *Log, o ListOptions) (*Lists, error) {
 	l := &Lists{
-		log: log, dir: logdir.Dir(filepath.Join(string(c.Directory), listsName)), o: o, current: map[string]list{}, again: map[string]time.Time{}, woken: make(chan struct{}, 1),
+		log: log, dir: logdir.Dir(filepath.Join(string(c.Directory), listsName)), o: o, current: map[string]list{}, again: map[string]time.Time{}, untold: true, woken: make(chan struct{}, 1),
 		signed: metric.Counter("mayfly_revocation_lists_signed_total", "Lists of revoked certificates that were to be signed, by outcome (ok, failed).", "outcome"),
 	}
 	l.signed.WithLabelValues("ok")
@@ -212,29 +212,23 @@ func (l *Lists) sign(ctx context.Context) {
 
 // tell tells of the lists as they are on disk, where they changed since it did last.
 func (l *Lists) tell(ctx context.Context) {
-	l.mu.Lock()
-	ids, same := slices.Collect(maps.Keys(l.current)), maps.Equal(l.current, l.told)
-	current := maps.Clone(l.current)
-	number := uint64(0)
-	for _, on := range l.current {
-		number += on.number
-	}
-	l.mu.Unlock()
-	if same || l.o.Changed == nil {
+	if !l.untold || l.o.Changed == nil {
 		return
 	}
-	all := make(map[string][]byte, len(ids))
-	for _, id := range ids {
+	l.mu.Lock()
+	current := maps.Clone(l.current)
+	l.mu.Unlock()
+	all, number := make(map[string][]byte, len(current)), uint64(0)
+	for id, on := range current {
 		der, err := os.ReadFile(l.dir.Path(id + ".crl"))
 		if err != nil {
 			l.o.Logger.ErrorContext(ctx, "a list of revoked certificates can't be read", slog.Any("error", err))
 			return
 		}
 		all[id] = der
+		number += on.number
 	}
-	l.mu.Lock()
-	l.told = current
-	l.mu.Unlock()
+	l.untold = false
 	l.o.Changed(ctx, number, all)
 }
 
@@ -293,6 +287,7 @@ func (l *Lists) put(ctx context.Context, s Signing, entries []entry, size uint64
 	if err := l.dir.Put(made.Raw, id+".crl"); err != nil {
 		return err
 	}
+	l.untold = true
 	l.mu.Lock()
 	l.current[id] = known(made)
 	l.mu.Unlock()
