@@ -116,17 +116,13 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 				return err
 			}
 		}
-		for _, into := range []struct {
-			table   string
-			columns []string
-			rows    []any
-		}{
-			{"certificates", append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...), k.certificates},
-			{"events", []string{"kind", "identity", "value", "log", "log_index", "serial", "happened"}, k.events},
-		} {
-			if err := tx.Insert(ctx, "INSERT INTO "+into.table+" ("+strings.Join(into.columns, ", ")+")", len(into.columns), into.rows); err != nil {
-				return fmt.Errorf("index: keeping entries: %w", err)
-			}
+		certificates := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...)
+		err := tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(certificates, ", ")+")", len(certificates), k.certificates)
+		if err == nil {
+			err = tx.Insert(ctx, "INSERT INTO events (kind, identity, value, log, log_index, serial, happened)", 7, k.events)
+		}
+		if err != nil {
+			return fmt.Errorf("index: keeping entries: %w", err)
 		}
 		if i.taker == nil {
 			return nil

@@ -96,14 +96,13 @@ func New(o Options) (*Alerts, error) {
 // Open opens the outbox in a store, whose tables it makes. The store stays the caller's.
 // It goes before Take and Run.
 func (a *Alerts) Open(ctx context.Context, db *store.DB) error {
-	err := db.Migrate(ctx, "alerts", schema)
 	a.store = db
-	if err == nil {
-		_, err = a.change(ctx, "INSERT INTO alerts_state VALUES (1, 0, ?, 0) ON CONFLICT DO NOTHING", a.Now().UnixMilli())
-	}
 	var began int64
+	err := db.Migrate(ctx, "alerts", schema)
 	if err == nil {
-		err = db.QueryRow(ctx, "SELECT began FROM alerts_state").Scan(&began)
+		err = db.Write(ctx, func(tx store.Handle) error {
+			return tx.QueryRow(ctx, "INSERT INTO alerts_state VALUES (1, 0, ?, 0) ON CONFLICT (id) DO UPDATE SET began = alerts_state.began RETURNING began", a.Now().UnixMilli()).Scan(&began)
+		})
 	}
 	a.began = time.UnixMilli(began)
 	return err

@@ -2,6 +2,7 @@ package revoke
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/xml"
 	"fmt"
@@ -84,11 +85,7 @@ func (f *Feed) json(w http.ResponseWriter, r *http.Request) {
 }
 
 func number(r *http.Request, name string) (uint64, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		return 0, nil
-	}
-	return strconv.ParseUint(text, 10, 62)
+	return strconv.ParseUint(cmp.Or(r.URL.Query().Get(name), "0"), 10, 62)
 }
 
 // wait waits for the statement with an index, where there is room for one more who waits.
