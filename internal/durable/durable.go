@@ -55,7 +55,18 @@ func Replace(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return put(path, b, func(f *os.File) error { return likeness(f, old) })
+	return put(path, b, func(f *os.File) error {
+		own, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if uid, gid, differ := ownerOf(own, old); differ {
+			if err := f.Chown(uid, gid); err != nil {
+				return err
+			}
+		}
+		return f.Chmod(old.Mode().Perm())
+	})
 }
 
 // put writes b beside its place, and puts it there once like has made the file what it
@@ -92,20 +103,6 @@ func finish(f *os.File, b []byte, like func(*os.File) error, path string) (err e
 		return err
 	}
 	return SyncFolder(filepath.Dir(path))
-}
-
-// likeness gives f the owner and the mode of another file.
-func likeness(f *os.File, other os.FileInfo) error {
-	own, err := f.Stat()
-	if err != nil {
-		return err
-	}
-	if uid, gid, differ := ownerOf(own, other); differ {
-		if err := f.Chown(uid, gid); err != nil {
-			return err
-		}
-	}
-	return f.Chmod(other.Mode().Perm())
 }
 
 // ReadPlain reads a plain file of at most so many bytes. A pipe or a device in its place

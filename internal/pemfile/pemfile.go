@@ -37,18 +37,20 @@ func plain(b []byte) []byte {
 	if isDER(b) {
 		return b
 	}
-	switch {
-	case bytes.HasPrefix(b, []byte{0xff, 0xfe}):
-		b = utf8Of(b[2:], binary.LittleEndian)
-	case bytes.HasPrefix(b, []byte{0xfe, 0xff}):
-		b = utf8Of(b[2:], binary.BigEndian)
-	case len(b) > 1 && b[1] == 0 && b[0] != 0:
-		b = utf8Of(b, binary.LittleEndian)
-	case len(b) > 1 && b[0] == 0 && b[1] != 0:
-		b = utf8Of(b, binary.BigEndian)
-	default:
-		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		if len(b) < 2 {
+			break
+		}
+		if first := order.Uint16(b); first == 0xfeff || first > 0 && first < 0x100 { // UTF-16, with or without a mark
+			units := make([]uint16, len(b)/2)
+			for i := range units {
+				units[i] = order.Uint16(b[2*i:])
+			}
+			b = []byte(string(utf16.Decode(units)))
+			break
+		}
 	}
+	b = bytes.TrimPrefix(b, []byte("\ufeff"))
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
 	b = bytes.ReplaceAll(b, []byte("\r"), []byte("\n"))
 	// What `cat` makes of files without a final new line.
@@ -58,15 +60,6 @@ func plain(b []byte) []byte {
 		lines[i] = bytes.TrimSpace(lines[i])
 	}
 	return bytes.Join(lines, []byte("\n"))
-}
-
-// utf8Of turns UTF-16 into UTF-8.
-func utf8Of(b []byte, order binary.ByteOrder) []byte {
-	units := make([]uint16, len(b)/2)
-	for i := range units {
-		units[i] = order.Uint16(b[2*i:])
-	}
-	return []byte(string(utf16.Decode(units)))
 }
 
 // blocks takes every PEM block out of a text that has been made plain. The package

@@ -66,12 +66,13 @@ func (d *Document) document(data []byte) *yaml.Node {
 	}
 	y := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
-	switch err := y.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
-		return nil
-	case err != nil:
+	err := y.Decode(&doc)
+	if err != nil && !errors.Is(err, io.EOF) {
 		d.syntax(err)
+		return nil
+	}
+	if err != nil || doc.Content[0].Kind == yaml.ScalarNode && doc.Content[0].ShortTag() == "!!null" {
+		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
 		return nil
 	}
 	var more yaml.Node
@@ -82,12 +83,7 @@ func (d *Document) document(data []byte) *yaml.Node {
 	default:
 		d.Add("", more.Line, "a second document begins here; the file must hold one")
 	}
-	root := doc.Content[0]
-	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
-		return nil
-	}
-	return root
+	return doc.Content[0]
 }
 
 // syntaxLine is how the YAML library begins the text of a syntax error.
