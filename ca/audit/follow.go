@@ -256,23 +256,28 @@ func (f *Follower) Resume(at Position) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, path := range files {
-		p, err := openPart(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+	defer func() {
+		if !found {
+			f.Close()
 		}
-		if err != nil {
+	}()
+	for _, path := range files {
+		if err := f.use(path); err != nil {
 			return false, err
 		}
-		for err = nil; (err == nil || errors.Is(err, errTooLong)) && p.offset < at.Offset && (p.line == 0 || p.first == at.First); {
-			_, err = p.read()
+		p := f.part
+		if p == nil {
+			continue // there is no trail yet
+		}
+		for p.offset < at.Offset && (p.line == 0 || p.first == at.First) {
+			if _, err := p.read(); err != nil && !errors.Is(err, errTooLong) {
+				break
+			}
 		}
 		if p.first == at.First && p.first != "" {
-			f.part = p
 			_, err := p.rewind() // where the line at the position isn't whole
 			return true, err
 		}
-		p.close()
 	}
 	return false, nil
 }
