@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"net/url"
 	"path/filepath"
-	"regexp"
-	"slices"
 	"strings"
 
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -60,12 +58,8 @@ type Sink struct {
 // maxSinks bounds the sinks, each of which takes 3 MiB.
 const maxSinks = 4
 
-var sinkName = regexp.MustCompile(`^[a-z0-9-]{1,64}$`)
-
-func (s *Sink) check(path string, f *setting.Faults) {
-	if !sinkName.MatchString(s.Name) {
-		f.Add(setting.Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -", s.Name)
-	}
+func (s *Sink) check(path string, seen map[string]bool, f *setting.Faults) {
+	setting.CheckName(path, s.Name, seen, f)
 	if s.Only != "" && !s.Only.valid() && s.Only != head && s.Only != recovered {
 		f.Add(setting.Join(path, "only"), "%q is no type of record; docs/audit.md has them", s.Only)
 	}
@@ -119,12 +113,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if len(c.Sinks) > maxSinks {
 		f.Add(setting.Join(path, "sinks"), "are %d; %d at most are expected", len(c.Sinks), maxSinks)
 	}
+	seen := map[string]bool{}
 	for i := range c.Sinks {
-		at := setting.Index(setting.Join(path, "sinks"), i)
-		c.Sinks[i].check(at, f)
-		if slices.ContainsFunc(c.Sinks[:i], func(s Sink) bool { return s.Name == c.Sinks[i].Name }) {
-			f.Add(setting.Join(at, "name"), "%q is another sink's too", c.Sinks[i].Name)
-		}
+		c.Sinks[i].check(setting.Index(setting.Join(path, "sinks"), i), seen, f)
 	}
 	c.Rotation.check(setting.Join(path, "rotation"), f)
 	c.RefusedRotation.check(setting.Join(path, "refused_rotation"), f)
@@ -171,24 +162,11 @@ func (c *Config) Key() (*ecdsa.PrivateKey, error) {
 // TrailFile is one of the files that make a trail, each with its rotated parts.
 type TrailFile struct{ Name, Path string }
 
-// The files of a trail, by their names: what is issued, what is refused, and what
-// administrators do.
-const (
-	fileTrail   = "trail"
-	fileRefused = "refused"
-	fileAdmin   = "admin"
-)
-
-// Files are those of the trail at path.
+// Files are those of the trail at path: of what is issued, of what is refused, and of
+// what administrators do. The part of a name before the last extension must not be
+// "<trail>-", the prefix of rotated trails.
 func Files(path string) []TrailFile {
-	return []TrailFile{{fileTrail, path}, {fileRefused, beside(path, fileRefused)}, {fileAdmin, beside(path, fileAdmin)}}
-}
-
-// beside is another file of the trail at path. The part before the last extension
-// must not be "<trail>-", the prefix of rotated trails.
-func beside(path, name string) string {
 	ext := filepath.Ext(path)
-	return strings.TrimSuffix(path, ext) + "." + name + ext
+	name := strings.TrimSuffix(path, ext)
+	return []TrailFile{{"trail", path}, {"refused", name + ".refused" + ext}, {"admin", name + ".admin" + ext}}
 }
-
-func refusedPath(path string) string { return beside(path, fileRefused) }

@@ -12,6 +12,7 @@ import (
 	"sync/atomic"
 	"time"
 	"unicode"
+	"unicode/utf16"
 	"unicode/utf8"
 )
 
@@ -82,9 +83,7 @@ func (v *envelope) begin(b []byte, t Type, at time.Time, subject string) []byte 
 	b = strconv.AppendUint(b, v.last.Add(1), 10)
 	b = append(b, `",`...)
 	b = append(b, v.source...)
-	b = append(b, `"type":"`...)
-	b = append(b, t.name()...)
-	b = append(b, `",`...)
+	b = appendField(b, "type", t.name(), maxShort)
 	b = appendField(b, "subject", subject, maxShort)
 	b = appendTime(b, "time", at)
 	return append(b, `"datacontenttype":"application/json","data":{`...)
@@ -203,56 +202,33 @@ const hexDigits = "0123456789abcdef"
 // overrides, terminal controls), so that a line shown on a screen can't deceive;
 // invalid UTF-8 becomes U+FFFD. What is over limit bytes is cut at a character.
 func appendEscaped(b []byte, s string, limit int) []byte {
-	cut := false
+	end := ""
 	if len(s) > limit {
 		for limit > 0 && !utf8.RuneStart(s[limit]) {
 			limit--
 		}
-		s, cut = s[:limit], true
+		s, end = s[:limit], "…"
 	}
-	start := 0
-	for i := 0; i < len(s); {
-		c := s[i]
-		if c < utf8.RuneSelf {
-			if c >= ' ' && c != '"' && c != '\\' && c != 0x7f {
-				i++
-				continue
-			}
-			b = append(b, s[start:i]...)
-			if c == '"' || c == '\\' {
-				b = append(b, '\\', c)
-			} else {
-				b = appendUnit(b, uint16(c))
-			}
-			i++
-			start = i
-			continue
+	for len(s) > 0 {
+		plain := 0
+		for plain < len(s) && s[plain] >= ' ' && s[plain] < 0x7f && s[plain] != '"' && s[plain] != '\\' {
+			plain++
 		}
-		r, size := utf8.DecodeRuneInString(s[i:])
-		if r == utf8.RuneError && size == 1 || !unicode.IsPrint(r) {
-			b = append(b, s[start:i]...)
-			b = appendRune(b, r)
-			start = i + size
+		b, s = append(b, s[:plain]...), s[plain:]
+		r, size := utf8.DecodeRuneInString(s)
+		switch {
+		case size == 0: // that was all
+		case r == '"' || r == '\\':
+			b = append(b, '\\', byte(r))
+		case r == utf8.RuneError && size == 1 || !unicode.IsPrint(r):
+			var units [2]uint16
+			for _, u := range utf16.AppendRune(units[:0], r) {
+				b = append(b, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&0xf], hexDigits[u>>4&0xf], hexDigits[u&0xf])
+			}
+		default:
+			b = append(b, s[:size]...)
 		}
-		i += size
+		s = s[size:]
 	}
-	b = append(b, s[start:]...)
-	if cut {
-		b = append(b, "…"...)
-	}
-	return b
-}
-
-// appendRune appends \uXXXX, twice for a character outside the basic plane.
-func appendRune(b []byte, r rune) []byte {
-	if r >= 0x10000 {
-		r -= 0x10000
-		b = appendUnit(b, 0xd800+uint16(r>>10))
-		return appendUnit(b, 0xdc00+uint16(r&0x3ff))
-	}
-	return appendUnit(b, uint16(r))
-}
-
-func appendUnit(b []byte, u uint16) []byte {
-	return append(b, '\\', 'u', hexDigits[u>>12], hexDigits[u>>8&0xf], hexDigits[u>>4&0xf], hexDigits[u&0xf])
+	return append(b, end...)
 }

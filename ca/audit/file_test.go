@@ -50,14 +50,14 @@ func TestRefusalsGoToTheirOwnFile(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	trail, refused := serials(readFile(t, string(c.Path))), serials(readFile(t, refusedPath(string(c.Path))))
+	trail, refused := serials(readFile(t, string(c.Path))), serials(readFile(t, Files(string(c.Path))[1].Path))
 	if len(trail) != 3 || trail["01"] != 2 || trail["02"] != 1 || trail["signing CA down"] != 1 {
 		t.Errorf("trail = %v", trail)
 	}
 	if len(refused) != 2 || refused["bad token"] != 1 || refused["issuer down"] != 1 {
 		t.Errorf("refused = %v", refused)
 	}
-	for _, path := range []string{string(c.Path), refusedPath(string(c.Path))} {
+	for _, path := range []string{string(c.Path), Files(string(c.Path))[1].Path} {
 		if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: mode %v, %v", path, info.Mode(), err)
 		}

@@ -1,7 +1,12 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
+	"compress/flate"
+	"compress/gzip"
+	"crypto/sha256"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,6 +14,8 @@ import (
 	"io/fs"
 	"iter"
 	"os"
+	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 )
@@ -74,13 +81,20 @@ func Follow(path string, since time.Time, only Type) *Follower {
 func (f *Follower) Unread() iter.Seq2[Event, error] {
 	return func(yield func(Event, error) bool) {
 		for line, err := range f.Lines() {
-			e, wanted := Event{}, true
+			var e Event
 			if err == nil {
-				if e, wanted, err = f.parse(line.Text); err != nil {
-					e, wanted, err = Event{}, true, &LineError{Part: line.Part, Line: line.Number, Err: err}
+				if !bytes.Contains(line.Text, f.marker) {
+					continue
+				}
+				if err = json.Unmarshal(line.Text, &e); err != nil {
+					e, err = Event{}, &LineError{Part: line.Part, Line: line.Number, Err: err}
+				} else if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
+					continue
+				} else if e.Time.After(f.latest) {
+					f.latest = e.Time
 				}
 			}
-			if wanted && !yield(e, err) {
+			if !yield(e, err) {
 				return
 			}
 		}
@@ -130,11 +144,11 @@ func (f *Follower) over(p *part, end error) (goOn bool, told error) {
 	case !errors.Is(end, io.EOF):
 		return false, fmt.Errorf("reading the audit trail: %w", end)
 	}
+	current, err := p.rewind()
+	if err != nil {
+		return false, err
+	}
 	if !p.packed {
-		current, err := p.rewind()
-		if err != nil {
-			return false, fmt.Errorf("reading the audit trail: %w", err)
-		}
 		live, err := os.Stat(f.path)
 		if err != nil || os.SameFile(current, live) { // not there: it is being rotated
 			return false, nil //nolint:nilerr // the next Lines finds it
@@ -143,28 +157,11 @@ func (f *Follower) over(p *part, end error) (goOn bool, told error) {
 			return true, nil // it grew before it was rotated
 		}
 	}
-	moved, err := f.next(p)
+	moved, err := f.next(p, current)
 	if err != nil {
 		return false, errors.Join(told, err)
 	}
 	return moved, told
-}
-
-// parse reads a line; its event is wanted when it has the type and the time for it.
-func (f *Follower) parse(line []byte) (e Event, wanted bool, err error) {
-	if !bytes.Contains(line, f.marker) {
-		return e, false, nil
-	}
-	if err := json.Unmarshal(line, &e); err != nil {
-		return e, false, err
-	}
-	if e.Time.Before(f.since) || f.only != "" && e.Type != f.only {
-		return e, false, nil
-	}
-	if e.Time.After(f.latest) {
-		f.latest = e.Time
-	}
-	return e, true, nil
 }
 
 // open opens the oldest file that has something from the time on; nothing when
@@ -202,11 +199,7 @@ func (f *Follower) use(path string) error {
 }
 
 // next goes to the file that follows p, which was rotated.
-func (f *Follower) next(p *part) (bool, error) {
-	current, err := p.file.Stat()
-	if err != nil {
-		return false, fmt.Errorf("reading the audit trail: %w", err)
-	}
+func (f *Follower) next(p *part, current os.FileInfo) (bool, error) {
 	files, err := parts(f.path)
 	if err != nil {
 		return false, err
@@ -263,23 +256,28 @@ func (f *Follower) Resume(at Position) (found bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	for _, path := range files {
-		p, err := openPart(path)
-		if errors.Is(err, fs.ErrNotExist) {
-			continue
+	defer func() {
+		if !found {
+			f.Close()
 		}
-		if err != nil {
+	}()
+	for _, path := range files {
+		if err := f.use(path); err != nil {
 			return false, err
 		}
-		for err = nil; (err == nil || errors.Is(err, errTooLong)) && p.offset < at.Offset && (p.line == 0 || p.first == at.First); {
-			_, err = p.read()
+		p := f.part
+		if p == nil {
+			continue // there is no trail yet
+		}
+		for p.offset < at.Offset && (p.line == 0 || p.first == at.First) {
+			if _, err := p.read(); err != nil && !errors.Is(err, errTooLong) {
+				break
+			}
 		}
 		if p.first == at.First && p.first != "" {
-			f.part = p
 			_, err := p.rewind() // where the line at the position isn't whole
 			return true, err
 		}
-		p.close()
 	}
 	return false, nil
 }
@@ -290,4 +288,155 @@ func (f *Follower) Close() {
 		f.part.close()
 		f.part = nil
 	}
+}
+
+// maxLine bounds a line that is read, and so the memory of reading. No line that
+// this package writes is nearly as long (maxRecord).
+const maxLine = 512 << 10
+
+// compressed is what a compressed file's name ends with.
+const compressed = ".gz"
+
+// Why a line can't be read.
+var (
+	errTooLong = fmt.Errorf("it is longer than %d bytes", maxLine)
+	errCut     = errors.New("it is cut off: it has no end")
+)
+
+// part is one file of a trail that is read line by line.
+type part struct {
+	file   *os.File
+	lines  *bufio.Reader // of the file, or of what is packed in it
+	packed bool
+	name   string // as the file is called uncompressed
+	offset int64  // of the first line that wasn't read, uncompressed
+	seen   int64  // the end of what was read, of a line that isn't whole too
+	line   int    // how many lines were read
+	long   bool   // offset is inside of a line that is too long
+	first  string // the hash of the first line, once it was read
+	damage error  // of the beginning of what is packed
+}
+
+// parts are the files of the trail whose current file is at path, the oldest first:
+// rotated ones have the time of their rotation in the name.
+func parts(path string) ([]string, error) {
+	dir, base := filepath.Split(path)
+	extension := filepath.Ext(base)
+	prefix := strings.TrimSuffix(base, extension) + "-"
+	entries, err := os.ReadDir(filepath.Clean(dir + "."))
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit trail's folder: %w", err)
+	}
+	var rotated []string
+	for _, e := range entries {
+		// While a file is compressed both are there, in this order.
+		whole := strings.TrimSuffix(e.Name(), compressed)
+		if !strings.HasPrefix(whole, prefix) || !strings.HasSuffix(whole, extension) ||
+			len(rotated) > 0 && rotated[len(rotated)-1] == filepath.Join(dir, whole) {
+			continue
+		}
+		rotated = append(rotated, filepath.Join(dir, e.Name()))
+	}
+	slices.Sort(rotated)
+	return append(rotated, path), nil
+}
+
+func openPart(path string) (*part, error) {
+	file, err := os.Open(path) // #nosec G304 -- the operator names the trail
+	if err != nil {
+		return nil, err
+	}
+	p := &part{file: file, name: strings.TrimSuffix(path, compressed), packed: strings.HasSuffix(path, compressed)}
+	var from io.Reader = file
+	if p.packed {
+		if from, p.damage = gzip.NewReader(file); p.damage != nil {
+			from = file
+		}
+	}
+	p.lines = bufio.NewReaderSize(from, maxLine)
+	return p, nil
+}
+
+// isDamage reports whether an error says that what is compressed isn't whole.
+func isDamage(err error) bool {
+	var corrupt flate.CorruptInputError
+	return errors.Is(err, gzip.ErrChecksum) || errors.Is(err, gzip.ErrHeader) || errors.Is(err, io.ErrUnexpectedEOF) || errors.As(err, &corrupt)
+}
+
+// read gives the next line, without its end, until the next read. The error is
+// errTooLong, after which it goes on; io.EOF where nothing follows; errCut where what
+// follows has no end yet; or why the file can't be read.
+func (p *part) read() ([]byte, error) {
+	for p.damage == nil {
+		text, err := p.lines.ReadSlice('\n')
+		switch {
+		case err == nil && p.long:
+			p.offset, p.line, p.long = p.offset+int64(len(text)), p.line+1, false
+			return nil, errTooLong
+		case err == nil:
+			p.offset, p.line = p.offset+int64(len(text)), p.line+1
+			text = text[:len(text)-1]
+			if p.line == 1 {
+				sum := sha256.Sum256(text)
+				p.first = hex.EncodeToString(sum[:])
+			}
+			return text, nil
+		case errors.Is(err, bufio.ErrBufferFull):
+			p.offset, p.long = p.offset+int64(len(text)), true
+		case errors.Is(err, io.EOF) && (p.long || len(text) > 0):
+			p.seen = p.offset + int64(len(text))
+			return nil, errCut
+		default:
+			p.seen = p.offset
+			return nil, err
+		}
+	}
+	return nil, fmt.Errorf("%w (%w)", gzip.ErrHeader, p.damage)
+}
+
+// rewind goes back to the line that had no end yet, or to the end of a file that got
+// shorter, as a repair makes it.
+func (p *part) rewind() (os.FileInfo, error) {
+	info, err := p.file.Stat()
+	if err == nil && !p.packed {
+		if info.Size() < p.offset {
+			p.offset, p.long = info.Size(), false
+		}
+		_, err = p.file.Seek(p.offset, io.SeekStart)
+		p.lines.Reset(p.file)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the audit trail: %w", err)
+	}
+	return info, nil
+}
+
+func (p *part) close() { _ = p.file.Close() } // it was only read
+
+// lastOfParts is the hash of the last line in rotated parts; zero where there is none.
+func lastOfParts(path string) (last [sha256.Size]byte, err error) {
+	files, err := parts(path)
+	if err != nil {
+		return last, err
+	}
+	for _, file := range slices.Backward(files[:len(files)-1]) {
+		p, err := openPart(file)
+		if err != nil {
+			return last, err
+		}
+		for err == nil || errors.Is(err, errTooLong) {
+			var text []byte
+			if text, err = p.read(); err == nil {
+				last = sha256.Sum256(text)
+			}
+		}
+		p.close()
+		if !errors.Is(err, io.EOF) && !errors.Is(err, errCut) && !isDamage(err) {
+			return last, err // a chain would go on from a line that isn't the last
+		}
+		if p.line > 0 {
+			break
+		}
+	}
+	return last, nil
 }

@@ -60,16 +60,23 @@ func ParseFilter(text string) (Filter, error) {
 	if strings.TrimSuffix(value, "*") == "" {
 		return nil, fmt.Errorf("%q has no value, or beginning of one, to look for", text)
 	}
-	if name == "type" {
-		value = Type(value).name()
-	}
 	value, prefix := strings.CutSuffix(value, "*")
-	field := bytes.TrimSuffix(appendField(nil, name, value, maxLong), []byte(","))
-	if prefix {
-		return Filter{bytes.TrimSuffix(field, []byte(`"`))}, nil
+	values := []string{value}
+	if name == "type" { // which of the two it is, nobody has to know
+		values = []string{typePrefix + value, auditPrefix + value}
 	}
 	number := `"` + name + `":` + value
-	return Filter{field, []byte(number + ","), []byte(number + "}")}, nil
+	f := Filter{[]byte(number + ","), []byte(number + "}")}
+	for _, v := range values {
+		f = append(f, bytes.TrimSuffix(appendField(nil, name, v, maxLong), []byte(",")))
+	}
+	if prefix {
+		f = f[2:]
+		for i := range f {
+			f[i] = bytes.TrimSuffix(f[i], []byte(`"`))
+		}
+	}
+	return f, nil
 }
 
 // Refers is the filter for whatever names a record or its certificate: a serial number, a

@@ -46,6 +46,8 @@ func TestSearch(t *testing.T) {
 		{"index=1152921504606846977", time.Time{}, time.Time{}, "run-2"},
 		{"log=second", time.Time{}, time.Time{}, "run-2"},
 		{"by=alice* act=log*", time.Time{}, time.Time{}, "run-4"},
+		{"type=adm*", time.Time{}, time.Time{}, "run-4"},
+		{"type=iss*", time.Time{}, time.Time{}, "run-2 run-3"},
 		{"request_id=R1 serial=0b", time.Time{}, time.Time{}, ""},
 	} {
 		q := Query{Since: tt.since, Until: tt.until}

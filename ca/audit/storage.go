@@ -42,10 +42,8 @@ func usable(path string) error {
 	if path == "" {
 		return errors.New("the audit trail has no path")
 	}
-	if info, err := os.Stat(filepath.Dir(path)); err != nil {
+	if _, err := os.Stat(filepath.Dir(path) + string(filepath.Separator)); err != nil { // which a file hasn't
 		return fmt.Errorf("the folder of the audit trail: %w", err)
-	} else if !info.IsDir() {
-		return fmt.Errorf("the folder of the audit trail: %s is not a folder", filepath.Dir(path))
 	}
 	info, err := os.Stat(path)
 	switch {
@@ -82,32 +80,33 @@ func (d *disk) append(p []byte) error {
 	if d.current == nil {
 		d.current = d.open()
 	}
-	if n, err := d.current.Write(p); err != nil {
+	n, err := d.current.Write(p)
+	if err == nil && n != len(p) {
+		err = io.ErrShortWrite
+	}
+	if err == nil {
+		err = d.current.Sync()
+	}
+	if err == nil {
+		err = d.syncNew()
+	}
+	if err != nil {
 		return fmt.Errorf("writing the audit trail: %w", err)
-	} else if n != len(p) {
-		return fmt.Errorf("writing the audit trail: %w", io.ErrShortWrite)
 	}
-	if err := d.current.Sync(); err != nil {
-		return fmt.Errorf("flushing the audit trail: %w", err)
-	}
-	return d.syncNew()
+	return nil
 }
 
 // syncNew makes the folder's entries durable when the file at path is a new one,
 // created or rotated since the last time.
 func (d *disk) syncNew() error {
 	info, err := os.Stat(d.path)
-	if err != nil {
-		return fmt.Errorf("looking at the audit trail: %w", err)
+	if err != nil || d.known != nil && os.SameFile(d.known, info) {
+		return err
 	}
-	if d.known != nil && os.SameFile(d.known, info) {
-		return nil
+	if err = durable.SyncFolder(filepath.Dir(d.path)); err == nil {
+		d.known = info
 	}
-	if err := durable.SyncFolder(filepath.Dir(d.path)); err != nil {
-		return fmt.Errorf("flushing the folder of the audit trail: %w", err)
-	}
-	d.known = info
-	return nil
+	return err
 }
 
 // repair closes what is open and cuts the file after its last whole line. It
@@ -188,9 +187,9 @@ func (d *disk) close() error {
 	if d.current == nil {
 		return nil
 	}
-	err := d.current.Close()
+	current := d.current
 	d.current = nil
-	if err != nil {
+	if err := current.Close(); err != nil {
 		return fmt.Errorf("closing the audit trail: %w", err)
 	}
 	return nil

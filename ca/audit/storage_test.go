@@ -369,3 +369,16 @@ func TestPaceLeavesThePauseAfterACommit(t *testing.T) {
 		}
 	})
 }
+
+// TestAPartThatCantBeReadIsNoEnd: the chain doesn't go on from a line before it.
+func TestAPartThatCantBeReadIsNoEnd(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	r.write(t, r.part(1), r.lines("1"))
+	if err := os.Mkdir(r.part(2), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := lastOfParts(r.path); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("a part that can't be read: %v", err)
+	}
+}

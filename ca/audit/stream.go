@@ -11,7 +11,10 @@ import (
 	"sync"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
 // maxBatch bounds the bytes that wait for the disk, and so the memory of the queue.
@@ -26,24 +29,46 @@ func batchLimit(r Rotation) int {
 	return min(maxBatch, r.MaxSizeMB<<20) - 2*maxRecord
 }
 
+// Outcomes of a record, the second label of mayfly_audit_records_total.
+const (
+	outcomeDurable  = "durable"  // written and flushed
+	outcomeFailed   = "failed"   // the storage refused it
+	outcomeOverflow = "overflow" // too many records were waiting
+)
+
+// metrics counts what the package does. Labels are closed lists: 6 types × 3
+// outcomes, and 2 files.
+type metrics struct {
+	records       *prometheus.CounterVec
+	batch, commit *prometheus.HistogramVec
+}
+
+func newMetrics(r prometheus.Registerer) (*metrics, error) {
+	m := &metrics{
+		metric.Counter("mayfly_audit_records_total", "Audit records by type (intent, issued, denied, failed, probed, admin) and outcome (durable, failed, overflow).", "type", "outcome"),
+		metric.Histogram("mayfly_audit_batch_records", "Records made durable by one flush to the disk, by file (trail, refused).", prometheus.ExponentialBuckets(1, 2, 11), "file"),
+		metric.Histogram("mayfly_audit_commit_seconds", "Time to write and flush one batch of audit records, by file (trail, refused).", prometheus.ExponentialBuckets(0.0005, 2, 14), "file"),
+	}
+	return m, metric.Register(r, m.records, m.batch, m.commit)
+}
+
 // batch is what one flush makes durable. Its callers wait for done, then read err.
 type batch struct {
-	lines   []byte
-	types   [len(types)]int // by index of types
-	count   int
-	waiting int  // how many callers wait for it; guarded by stream.mu, as the next
-	left    bool // all of them left once, and it gets written without them
-	head    bool // a signed head is to end it
-	done    chan struct{}
-	err     error
+	lines  []byte
+	types  [len(types)]int // by index of types
+	count  int
+	wanted bool // somebody waited for it; guarded by stream.mu, as the next
+	head   bool // a signed head is to end it
+	done   chan struct{}
+	err    error
 }
 
 // types orders the counters of a batch.
 var types = [...]Type{Intent, Issued, Denied, Failed, Probed, Admin}
 
-// stream is one file. Callers put their line into the open batch, and whoever gets
-// the turn has the batch written in one piece and flushed, which wakes its callers,
-// while the next batch fills (group commit). A lone caller waits for nobody else.
+// stream is one file. Callers put their line into the open batch, which is written in
+// one piece and flushed, and that wakes its callers, while the next batch fills (group
+// commit). A lone caller waits for nobody else.
 type stream struct {
 	name     string
 	pace     time.Duration     // least pause between two commits; 0 for none
@@ -52,17 +77,16 @@ type stream struct {
 	envelope *envelope
 	metrics  *metrics
 	logger   *slog.Logger
-
-	turn chan struct{} // full while somebody has the turn
-	quit chan struct{} // closed by close: nobody pauses any more
+	quit     chan struct{} // closed by close: nobody pauses any more
 
 	mu       sync.Mutex
 	open     *batch
+	writing  bool // a goroutine writes
 	closed   bool
 	failing  error // of the last commit; nil after a success
 	unsigned bool  // records came since the last head
 
-	// Of whoever has the turn.
+	// Of the goroutine that writes.
 	disk   *disk
 	spare  []byte            // of a batch that is done
 	last   time.Time         // of the last commit's end
@@ -77,7 +101,7 @@ type stream struct {
 func openStream(name string, d *disk, limit int, pace time.Duration, key *ecdsa.PrivateKey, v *envelope, m *metrics, l *slog.Logger) (*stream, error) {
 	s := &stream{
 		name: name, key: key, limit: limit, pace: pace, envelope: v, metrics: m, logger: l, disk: d,
-		turn: make(chan struct{}, 1), quit: make(chan struct{}), open: newBatch(nil),
+		quit: make(chan struct{}), open: newBatch(nil),
 	}
 	var err error
 	if s.torn, s.tip, err = d.repair(); err != nil {
@@ -99,37 +123,22 @@ func (s *stream) record(ctx context.Context, e *Event) error {
 	if err := ctx.Err(); err != nil {
 		return fault.From(err)
 	}
-	s.mu.Lock()
-	b := s.open
-	switch {
-	case s.closed:
-		s.mu.Unlock()
-		return unavailable(errors.New("the audit trail is closed"))
-	case len(b.lines) > s.limit-maxRecord:
-		s.mu.Unlock()
-		s.metrics.records.WithLabelValues(string(e.Type), outcomeOverflow).Inc()
-		return unavailable(errors.New("too many audit records wait for the disk"))
-	}
-	b.lines = s.envelope.event(b.lines, e)
-	b.count++
-	b.types[slices.Index(types[:], e.Type)]++
-	b.waiting++
-	s.unsigned = true
-	s.mu.Unlock()
-	return s.wait(ctx, b)
+	return s.join(ctx, func(b *batch) (bool, error) {
+		if len(b.lines) > s.limit-maxRecord {
+			s.metrics.records.WithLabelValues(string(e.Type), outcomeOverflow).Inc()
+			return false, unavailable(errors.New("too many audit records wait for the disk"))
+		}
+		b.lines = s.envelope.event(b.lines, e)
+		b.count++
+		b.types[slices.Index(types[:], e.Type)]++
+		s.unsigned = true
+		return true, nil
+	})
 }
 
 // sign ends what was recorded since the last head with one, where there is a key.
 func (s *stream) sign(ctx context.Context) error {
-	s.mu.Lock()
-	b := s.open
-	if s.closed || !s.headless() {
-		s.mu.Unlock()
-		return nil
-	}
-	b.waiting++
-	s.mu.Unlock()
-	return s.wait(ctx, b)
+	return s.join(ctx, func(*batch) (bool, error) { return s.headless(), nil })
 }
 
 // headless has the open batch end in a head, where something came since the last one.
@@ -142,60 +151,49 @@ func (s *stream) headless() bool {
 // ready is nil after a success. After a failure it commits the open batch, which
 // then holds at least the mark of the failure, and gives the outcome.
 func (s *stream) ready(ctx context.Context) error {
+	return s.join(ctx, func(*batch) (bool, error) { return s.failing != nil, nil })
+}
+
+// join has the open batch written, if put, which holds mu, has a reason for that, and
+// waits until it is durable or has failed, or ctx ends. What was accepted gets to the
+// disk, whoever has given up.
+func (s *stream) join(ctx context.Context, put func(*batch) (bool, error)) error {
 	s.mu.Lock()
-	b := s.open
-	switch {
-	case s.closed:
+	if s.closed {
 		s.mu.Unlock()
 		return unavailable(errors.New("the audit trail is closed"))
-	case s.failing == nil:
-		s.mu.Unlock()
-		return nil
 	}
-	b.waiting++
+	b := s.open
+	wanted, err := put(b)
+	if wanted {
+		s.want()
+	}
 	s.mu.Unlock()
-	return s.wait(ctx, b)
-}
-
-// wait returns when b is durable or has failed, which it sees to where nobody has the
-// turn, or when ctx ends. What was accepted gets to the disk, whoever has given up.
-func (s *stream) wait(ctx context.Context, b *batch) error {
-	for {
-		select {
-		case <-b.done:
-			if b.err != nil {
-				return unavailable(b.err)
-			}
-			return nil
-		case s.turn <- struct{}{}:
-			go s.lead(b) // nothing can end a flush, and callers have a time to keep
-		case <-ctx.Done():
-			if s.leave(b) {
-				return fault.From(ctx.Err())
-			}
-		}
+	if !wanted {
+		return err
 	}
-}
-
-// leave ends the wait of one caller, unless the outcome is known. Where it is the last
-// of a batch that nobody has begun to write, another goroutine waits in its place, one
-// for each batch.
-func (s *stream) leave(b *batch) bool {
 	select {
 	case <-b.done:
-		return false
-	default:
+	case <-ctx.Done():
+		select {
+		case <-b.done: // the outcome is known
+		default:
+			return fault.From(ctx.Err())
+		}
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if b.waiting--; b == s.open && b.waiting == 0 && !b.left {
-		b.left = true
-		go func() {
-			s.turn <- struct{}{}
-			s.lead(b)
-		}()
+	if b.err != nil {
+		return unavailable(b.err)
 	}
-	return true
+	return nil
+}
+
+// want has the open batch written. It is for whoever holds mu.
+func (s *stream) want() {
+	s.open.wanted = true
+	if !s.writing {
+		s.writing = true
+		go s.write() // nothing can end a flush, and callers have a time to keep
+	}
 }
 
 // unavailable is the one public text of every storage failure.
@@ -204,22 +202,25 @@ func unavailable(cause error) error {
 		With("dependency", "audit").Because(cause)
 }
 
-// lead commits b, unless that was done, and gives back the turn that it was given.
-func (s *stream) lead(b *batch) {
-	defer func() { <-s.turn }()
-	select {
-	case <-b.done:
-		return
-	default:
-	}
-	if pause := s.pace - time.Since(s.last); pause > 0 {
-		select {
-		case <-time.After(pause):
-		case <-s.quit:
+// write commits batches for as long as somebody wants another.
+func (s *stream) write() {
+	for s.due() {
+		if pause := s.pace - time.Since(s.last); pause > 0 {
+			select {
+			case <-time.After(pause):
+			case <-s.quit:
+			}
 		}
+		s.gather()
+		s.commit()
 	}
-	s.gather()
-	s.commit()
+}
+
+func (s *stream) due() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.writing = s.open.wanted
+	return s.writing
 }
 
 // gather lets others put in their records first: a flush costs as much CPU as half of
@@ -238,8 +239,7 @@ func (s *stream) gather() {
 	}
 }
 
-// commit makes the open batch durable and wakes its callers. It is for whoever has
-// the turn.
+// commit makes the open batch durable and wakes its callers.
 func (s *stream) commit() {
 	s.mu.Lock()
 	b := s.open
@@ -332,11 +332,11 @@ func (s *stream) close() error {
 		return nil
 	}
 	s.closed = true
+	b := s.open
 	s.headless()
+	s.want()
 	s.mu.Unlock()
 	close(s.quit)
-	s.turn <- struct{}{}
-	defer func() { <-s.turn }()
-	s.commit()
+	<-b.done
 	return s.disk.close()
 }

@@ -96,14 +96,14 @@ func TestATrailVerifies(t *testing.T) {
 				t.Fatal(err)
 			}
 			run(t, c, "04") // after a rotation, perhaps into an empty file
-			r, faults := verified(t, c, fileTrail, key)
+			r, faults := verified(t, c, "trail", key)
 			if len(faults) > 0 || r.Records != 1608+1+4 || r.Heads != 4 || r.Unsigned != 0 || r.Unchained != 0 || r.Later {
 				t.Errorf("%+v, faults %q", r, faults)
 			}
 			if files, _ := parts(string(c.Path)); len(files) < 3 {
 				t.Errorf("%d parts; the test must rotate", len(files))
 			}
-			if r, faults := verified(t, c, fileRefused, key); len(faults) > 0 || r.Records != 22 || r.Heads != 2 {
+			if r, faults := verified(t, c, "refused", key); len(faults) > 0 || r.Records != 22 || r.Heads != 2 {
 				t.Errorf("refusals: %+v, faults %q", r, faults)
 			}
 		})
@@ -134,7 +134,7 @@ func TestAnEmptyFileFollowsItsParts(t *testing.T) {
 			t.Fatal(err)
 		}
 		run(t, c, "02")
-		if r, faults := verified(t, c, fileTrail, key); len(faults) > 0 || r.Records != 6 || r.Heads != 2 {
+		if r, faults := verified(t, c, "trail", key); len(faults) > 0 || r.Records != 6 || r.Heads != 2 {
 			t.Errorf("packed %v: %+v, faults %q", packed, r, faults)
 		}
 	}
@@ -200,7 +200,7 @@ func TestVerifyNamesWhatWasDone(t *testing.T) {
 		"another file's": {func(t *testing.T, c Config) {
 			t.Helper()
 			f := openTest(t, c)
-			if err := errors.Join(f.Record(t.Context(), Event{Type: Denied}), f.Close(), os.Rename(refusedPath(string(c.Path)), string(c.Path))); err != nil {
+			if err := errors.Join(f.Record(t.Context(), Event{Type: Denied}), f.Close(), os.Rename(Files(string(c.Path))[1].Path, string(c.Path))); err != nil {
 				t.Fatal(err)
 			}
 		}, "line 2, can't be read: it is a head"},
@@ -232,7 +232,7 @@ func TestVerifyNamesWhatWasDone(t *testing.T) {
 				t.Fatal("the last line is no head")
 			}
 			tt.harm(t, c)
-			r, faults := verified(t, c, fileTrail, key, kept...)
+			r, faults := verified(t, c, "trail", key, kept...)
 			switch {
 			case tt.want == "" && len(faults) > 0:
 				t.Errorf("faults %q", faults)
@@ -256,7 +256,7 @@ func TestATrailFromBeforeGoesOn(t *testing.T) {
 		t.Fatal(err)
 	}
 	run(t, c, "03")
-	if r, faults := verified(t, c, fileTrail, key); len(faults) > 0 || r.Unchained != 2 || r.Records != 5 || r.Heads != 1 {
+	if r, faults := verified(t, c, "trail", key); len(faults) > 0 || r.Unchained != 2 || r.Records != 5 || r.Heads != 1 {
 		t.Errorf("%+v, faults %q", r, faults)
 	}
 	b, err := os.ReadFile(string(c.Path))
@@ -266,7 +266,7 @@ func TestATrailFromBeforeGoesOn(t *testing.T) {
 	if err := os.WriteFile(string(c.Path), bytes.Replace(b, []byte(`"02"`), []byte(`"ff"`), 1), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, faults := verified(t, c, fileTrail, key); len(faults) != 1 || !strings.Contains(faults[0], "line 3, ") {
+	if _, faults := verified(t, c, "trail", key); len(faults) != 1 || !strings.Contains(faults[0], "line 3, ") {
 		t.Errorf("faults %q", faults)
 	}
 }
@@ -288,7 +288,7 @@ func TestHeadsByTheMinute(t *testing.T) {
 			}
 			<-time.After(3 * headEvery) // by the bubble's clock
 			synctest.Wait()
-			if r, faults := verified(t, c, fileTrail, key); len(faults) > 0 || r.Heads != want+1 || r.Unsigned != 0 {
+			if r, faults := verified(t, c, "trail", key); len(faults) > 0 || r.Heads != want+1 || r.Unsigned != 0 {
 				t.Errorf("%+v, faults %q", r, faults)
 			}
 		}
@@ -310,10 +310,10 @@ func TestAppend(t *testing.T) {
 		})
 	}
 	all.Wait()
-	if r, faults := verified(t, c, fileAdmin, key); len(faults) > 0 || r.Records != 8 || r.Heads != 4 {
+	if r, faults := verified(t, c, "admin", key); len(faults) > 0 || r.Records != 8 || r.Heads != 4 {
 		t.Errorf("%+v, faults %q", r, faults)
 	}
-	for i, r := range readFile(t, beside(string(c.Path), fileAdmin)) {
+	for i, r := range readFile(t, Files(string(c.Path))[2].Path) {
 		if i%2 == 0 && (r.Type != "dev.mayfly.audit.admin" || r.Data["act"] != "log rotate" || r.Data["by"] != "root") {
 			t.Errorf("%+v", r)
 		}
@@ -343,7 +343,7 @@ func FuzzVerify(f *testing.F) {
 		if err := os.WriteFile(string(c.Path), b, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if r, faults := verified(t, c, fileTrail, key); len(faults) == 0 && !r.Later {
+		if r, faults := verified(t, c, "trail", key); len(faults) == 0 && !r.Later {
 			t.Errorf("byte %d as %q isn't seen: %+v", at, to, r)
 		}
 	})

@@ -18,6 +18,7 @@ import (
 	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/store"
 )
@@ -115,7 +116,7 @@ func (i *Index) Tell(ctx context.Context, s Signed, now time.Time) error {
 		return err
 	}
 	serial, authority := s.Certificate.SerialNumber.Text(16), hex.EncodeToString(s.Certificate.AuthorityKeyId)
-	key := fingerprint(s.Certificate.RawSubjectPublicKeyInfo)
+	key := chain.Fingerprint(s.Certificate.RawSubjectPublicKeyInfo)
 	var known bool
 	err = db.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM certificates c JOIN subjects s ON s.id = c.subject WHERE c.serial = ? AND s.authority = ? AND c.key_fingerprint = ?)",
 		serial, authority, key).Scan(&known)
@@ -127,7 +128,7 @@ func (i *Index) Tell(ctx context.Context, s Signed, now time.Time) error {
 	}
 	err = db.Write(ctx, func(tx store.Handle) error {
 		for _, digest := range append([]string{""}, s.Digests...) {
-			if err := tell(ctx, tx, digest, fingerprint(s.Certificate.Raw), serial, authority, now); err != nil {
+			if err := tell(ctx, tx, digest, chain.Fingerprint(s.Certificate.Raw), serial, authority, now); err != nil {
 				return err
 			}
 		}

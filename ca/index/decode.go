@@ -1,17 +1,17 @@
 package index
 
 import (
-	"crypto/sha256"
+	"cmp"
 	"crypto/x509"
 	"encoding/hex"
 	"net/url"
 	"slices"
 	"strings"
-	"time"
 
 	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 )
@@ -25,48 +25,31 @@ var ofRun = []string{"github_sha", "build_signer_digest", "source_repository_dig
 var ofSubject = slices.Concat([]string{"log", "authority", "san", "san_type", "domain", "identity", "workflow", "issuer", "token_subject"},
 	slices.DeleteFunc(extension.Fields(), func(name string) bool { return slices.Contains(ofRun, name) }))
 
-// certificate is an entry, decoded.
-type certificate struct {
-	subject, run           []string // in the order of ofSubject and ofRun
-	serial, keyFingerprint string
-	notBefore, notAfter    time.Time
-}
-
-func (c *certificate) of(column string) string { return c.subject[slices.Index(ofSubject, column)] }
-func (c *certificate) authority() string       { return c.subject[1] }
-
 // Unreadable is the san_type of an entry whose certificate can't be read: it is kept,
 // so that the index has every entry.
 const Unreadable = "unreadable"
 
-// decode reads an entry. It never fails: logs take what their CAs signed.
-func decode(e follow.Entry) *certificate {
+// decode reads an entry of a log. It never fails: logs take what their CAs signed.
+func decode(log string, e follow.Entry) *Certificate {
 	der := e.Certificate
 	if e.Precert {
 		der = signed(der)
 	}
-	c := &certificate{subject: make([]string, len(ofSubject)), run: make([]string, len(ofRun))}
-	cert, err := x509.ParseCertificate(der)
-	values := map[string]string{"san_type": Unreadable}
-	if err != nil {
-		c.notBefore, c.notAfter = e.Timestamp, e.Timestamp
-	} else {
-		c.serial, c.keyFingerprint = clip(cert.SerialNumber.Text(16)), fingerprint(cert.RawSubjectPublicKeyInfo)
-		c.notBefore, c.notAfter = cert.NotBefore, cert.NotAfter
+	c := &Certificate{Index: e.Index, Fields: map[string]string{"san_type": Unreadable}, Logged: e.Timestamp, NotBefore: e.Timestamp, NotAfter: e.Timestamp}
+	if cert, err := x509.ParseCertificate(der); err == nil {
 		set, _ := extension.Parse(cert.Extensions) // what can't be read isn't found
-		values = set.Map()
-		values["authority"] = hex.EncodeToString(cert.AuthorityKeyId)
+		c.Fields, c.NotBefore, c.NotAfter = set.Map(), cert.NotBefore, cert.NotAfter
+		c.Fields["serial"], c.Fields["key_fingerprint"] = cert.SerialNumber.Text(16), chain.Fingerprint(cert.RawSubjectPublicKeyInfo)
+		c.Fields["authority"] = hex.EncodeToString(cert.AuthorityKeyId)
 		if names := extension.SANs(cert); len(names) > 0 {
-			values["san"], values["san_type"] = names[0].Value, names[0].Type
+			c.Fields["san"], c.Fields["san_type"] = names[0].Value, names[0].Type
 		}
-		derive(values)
+		derive(c.Fields)
 	}
-	for i, column := range ofSubject {
-		c.subject[i] = clip(values[column])
+	for name, value := range c.Fields {
+		c.Fields[name] = clip(value)
 	}
-	for i, column := range ofRun {
-		c.run[i] = clip(values[column])
-	}
+	c.Fields["log"] = log
 	return c
 }
 
@@ -83,11 +66,7 @@ func derive(v map[string]string) {
 	v["identity"] = san
 	if repository := v["source_repository_uri"]; repository != "" {
 		v["identity"] = repository
-		workflow := v["build_config_uri"]
-		if workflow == "" {
-			workflow = san
-		}
-		v["workflow"], _, _ = strings.Cut(workflow, "@")
+		v["workflow"], _, _ = strings.Cut(cmp.Or(v["build_config_uri"], san), "@")
 	}
 }
 
@@ -121,9 +100,4 @@ func signed(tbs []byte) []byte {
 	})
 	out, _ := b.Bytes() // what is too long for DER is no certificate
 	return out
-}
-
-func fingerprint(der []byte) string {
-	sum := sha256.Sum256(der)
-	return hex.EncodeToString(sum[:])
 }

@@ -12,7 +12,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"io/fs"
 	"iter"
 	"slices"
 	"strings"
@@ -21,6 +20,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -63,10 +63,7 @@ func New() *Index {
 
 // Open opens the index in a store, whose tables it makes. The store stays the caller's.
 func (i *Index) Open(ctx context.Context, db *store.DB) error {
-	files, err := fs.Sub(schema, "schema")
-	if err == nil {
-		err = db.Migrate(ctx, "index", files)
-	}
+	err := db.Migrate(ctx, "index", schema)
 	if err == nil {
 		i.db.Store(db)
 	}
@@ -119,22 +116,18 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 				return err
 			}
 		}
-		for _, into := range []struct {
-			table   string
-			columns []string
-			rows    []any
-		}{
-			{"certificates", append([]string{"subject", "log_index", "logged", "not_before", "not_after", "serial", "key_fingerprint"}, ofRun...), k.certificates},
-			{"events", []string{"kind", "identity", "value", "log", "log_index", "serial", "happened"}, k.events},
-		} {
-			if err := tx.Insert(ctx, "INSERT INTO "+into.table+" ("+strings.Join(into.columns, ", ")+")", len(into.columns), into.rows); err != nil {
-				return fmt.Errorf("index: keeping entries: %w", err)
-			}
+		certificates := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...)
+		err := tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(certificates, ", ")+")", len(certificates), k.certificates)
+		if err == nil {
+			err = tx.Insert(ctx, "INSERT INTO events (kind, identity, value, log, log_index, serial, happened)", 7, k.events)
+		}
+		if err != nil {
+			return fmt.Errorf("index: keeping entries: %w", err)
 		}
 		if i.taker == nil {
 			return nil
 		}
-		return i.taker.Take(ctx, tx, k.log, k.all)
+		return i.taker.Take(ctx, tx, k.log, slices.Values(k.kept))
 	})
 	if err == nil { // what was rolled back has no number
 		for digest, id := range k.fresh {
@@ -150,31 +143,7 @@ type keeping struct {
 	index                *Index
 	fresh                map[[sha256.Size]byte]int64 // subjects' numbers, of this transaction
 	certificates, events []any
-	uses                 []Event // of the entry at hand
-	kept                 []kept
-}
-
-type kept struct {
-	*certificate
-	entry follow.Entry
-	uses  []Event
-}
-
-// all tells of each certificate that is kept.
-func (k *keeping) all(yield func(Kept) bool) {
-	for _, c := range k.kept {
-		fields := map[string]string{"serial": c.serial, "key_fingerprint": c.keyFingerprint}
-		for i, name := range ofSubject {
-			fields[name] = c.subject[i]
-		}
-		for i, name := range ofRun {
-			fields[name] = c.run[i]
-		}
-		one := Certificate{Index: c.entry.Index, Fields: fields, Logged: c.entry.Timestamp, NotBefore: c.notBefore, NotAfter: c.notAfter}
-		if !yield(Kept{one, c.uses}) {
-			return
-		}
-	}
+	kept                 []Kept // for the taker
 }
 
 // move moves the position, which has to be at from.
@@ -184,63 +153,66 @@ func (k *keeping) move(ctx context.Context, tx store.Handle, from uint64, after 
 	if from == 0 {
 		statement, args = "INSERT INTO followed (size, hashes, checkpoint, log) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING", args[:4]
 	}
-	done, err := tx.Exec(ctx, statement, args...)
+	n, err := tx.Change(ctx, statement, args...)
 	if err != nil {
 		return fmt.Errorf("index: moving the position: %w", err)
 	}
-	if n, err := done.RowsAffected(); err != nil || n != 1 {
-		return errors.Join(err, follow.ErrMoved)
+	if n != 1 {
+		return follow.ErrMoved
 	}
 	return nil
 }
 
 // add takes one entry up.
 func (k *keeping) add(ctx context.Context, tx store.Handle, e follow.Entry) error {
-	c := decode(e)
-	c.subject[0], k.uses = k.log, nil
-	id, err := k.subject(ctx, tx, c, e)
+	c := decode(k.log, e)
+	id, uses, err := k.subject(ctx, tx, c)
 	if err != nil {
 		return fmt.Errorf("index: keeping a subject: %w", err)
 	}
 	if k.index.taker != nil {
-		k.kept = append(k.kept, kept{c, e, k.uses})
+		k.kept = append(k.kept, Kept{*c, uses})
 	}
-	k.certificates = append(k.certificates, id, e.Index, e.Timestamp.Unix(), c.notBefore.Unix(), c.notAfter.Unix(), c.serial, c.keyFingerprint)
-	for _, v := range c.run {
-		k.certificates = append(k.certificates, sql.NullString{String: v, Valid: v != ""})
+	k.certificates = append(k.certificates, id, c.Index, c.Logged.Unix(), c.NotBefore.Unix(), c.NotAfter.Unix(), c.Fields["serial"], c.Fields["key_fingerprint"])
+	for _, name := range ofRun {
+		k.certificates = append(k.certificates, sql.NullString{String: c.Fields[name], Valid: c.Fields[name] != ""})
 	}
 	if e.Precert {
 		return nil
 	}
-	return tell(ctx, tx, "", fingerprint(e.Certificate), c.serial, c.authority(), e.Timestamp)
+	return tell(ctx, tx, "", chain.Fingerprint(e.Certificate), c.Fields["serial"], c.Fields["authority"], c.Logged)
 }
 
 // subject is the number of the certificate's subject. One that is new is compared with
 // what its identity used before.
-func (k *keeping) subject(ctx context.Context, tx store.Handle, c *certificate, e follow.Entry) (int64, error) {
-	digest := sha256.Sum256([]byte(strings.Join(c.subject, "\x00")))
-	if id, ok := k.fresh[digest]; ok {
-		return id, nil
+func (k *keeping) subject(ctx context.Context, tx store.Handle, c *Certificate) (id int64, uses []Event, err error) {
+	texts := make([]string, len(ofSubject))
+	for i, name := range ofSubject {
+		texts[i] = c.Fields[name]
 	}
-	if id, ok := k.index.known.Get(digest); ok {
-		return id, nil
+	digest := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
+	id, ok := k.fresh[digest]
+	if !ok {
+		id, ok = k.index.known.Get(digest)
 	}
-	var id int64
-	err := tx.QueryRow(ctx, "SELECT id FROM subjects WHERE digest = ?", digest[:]).Scan(&id)
+	if ok {
+		return id, nil, nil
+	}
+	err = tx.QueryRow(ctx, "SELECT id FROM subjects WHERE digest = ?", digest[:]).Scan(&id)
 	if errors.Is(err, sql.ErrNoRows) {
-		if err := k.compare(ctx, tx, c, e); err != nil {
-			return 0, err
+		if uses, err = k.compare(ctx, tx, c); err != nil {
+			return 0, nil, err
 		}
 		values := []any{digest[:]}
-		for _, v := range c.subject {
-			values = append(values, v)
+		for _, text := range texts {
+			values = append(values, text)
 		}
 		// Another process may have followed another log to the same one meanwhile.
 		err = tx.QueryRow(ctx, "INSERT INTO subjects (digest, "+strings.Join(ofSubject, ", ")+") VALUES (?"+strings.Repeat(", ?", len(ofSubject))+
 			") ON CONFLICT (digest) DO UPDATE SET digest = excluded.digest RETURNING id", values...).Scan(&id)
 	}
 	k.fresh[digest] = id
-	return id, err
+	return id, uses, err
 }
 
 // The kinds of events, each with the column that has what is new.
@@ -249,21 +221,21 @@ var firstUses = []struct{ kind, column string }{
 }
 
 // compare makes an event of each thing that an identity, known before, uses first.
-func (k *keeping) compare(ctx context.Context, tx store.Handle, c *certificate, e follow.Entry) error {
-	identity := c.of("identity")
+func (k *keeping) compare(ctx context.Context, tx store.Handle, c *Certificate) (uses []Event, err error) {
+	identity := c.Fields["identity"]
 	for _, first := range firstUses {
-		value := c.of(first.column)
+		value := c.Fields[first.column]
 		var known, used bool
 		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM subjects WHERE identity = ?), EXISTS (SELECT 1 FROM subjects WHERE identity = ? AND "+first.column+" = ?)", identity, identity, value).Scan(&known, &used)
 		if err != nil {
-			return err
+			return nil, err
 		}
 		if identity != "" && value != "" && known && !used {
-			k.events = append(k.events, first.kind, identity, value, k.log, e.Index, c.serial, e.Timestamp.Unix())
-			k.uses = append(k.uses, Event{Kind: first.kind, Identity: identity, Value: value})
+			k.events = append(k.events, first.kind, identity, value, k.log, c.Index, c.Fields["serial"], c.Logged.Unix())
+			uses = append(uses, Event{Kind: first.kind, Identity: identity, Value: value})
 		}
 	}
-	return nil
+	return uses, nil
 }
 
 // Event is the first use of something by an identity that was known.

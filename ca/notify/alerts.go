@@ -5,7 +5,7 @@
 // What rules hold for (rules.go) goes into a durable outbox (outbox.go), in the very
 // transaction in which the index keeps what caused it; revocations and silences are
 // looked for (look.go). From there each target is sent its own, in order and at least
-// once (deliver.go): by mail (mail.go), or to a webhook or chat (webhook.go). Whatever a
+// once: by mail (mail.go), or to a webhook or chat (webhook.go). Whatever a
 // target does, it holds up neither the others nor the index, let alone issuing.
 package notify
 
@@ -15,7 +15,6 @@ import (
 	"embed"
 	"errors"
 	"fmt"
-	"io/fs"
 	"log/slog"
 	"maps"
 	"math/rand/v2"
@@ -27,6 +26,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 )
@@ -47,14 +47,24 @@ type Options struct {
 	Metrics    prometheus.Registerer
 }
 
+// What became of alerts: the label of mayfly_alerts_total.
+const (
+	outcomeSent   = "sent"
+	outcomeFailed = "failed"
+	outcomeLost   = "lost"
+)
+
 // Alerts take up what concerns somebody, and send it. They are safe for concurrent use.
 type Alerts struct {
 	Options
 	store   *store.DB
 	began   time.Time // what was logged before concerns nobody
-	metrics metrics
 	current atomic.Pointer[Loaded]
 	jitter  func() float64 // in [0, 1)
+
+	queued, oldest *prometheus.GaugeVec
+	alerts         *prometheus.CounterVec
+	expired        *prometheus.CounterVec
 
 	mu  sync.Mutex
 	all map[string]*status // by target, guarded by mu; that of "" is the last look's
@@ -71,25 +81,28 @@ var schema embed.FS
 
 // New makes Alerts that do nothing before Use and Open.
 func New(o Options) (*Alerts, error) {
-	a := &Alerts{Options: o, metrics: newMetrics(), jitter: rand.Float64, all: map[string]*status{}}
+	a := &Alerts{
+		Options: o, jitter: rand.Float64, all: map[string]*status{},
+		queued:  metric.Gauge("mayfly_alerts_queued", "Alerts that wait to be sent.", "target"),
+		oldest:  metric.Gauge("mayfly_alerts_oldest_timestamp_seconds", "Since when the oldest alert waits; 0 while none does.", "target"),
+		alerts:  metric.Counter("mayfly_alerts_total", "Messages to targets, by outcome (sent, failed: they are sent again), and alerts that were lost, because too many wait (lost).", "target", "outcome"),
+		expired: metric.Counter("mayfly_alerts_expired_total", "Alerts that were lost after waiting for a week."),
+	}
+	a.expired.WithLabelValues()
 	a.current.Store(&Loaded{})
-	return a, a.metrics.register(o.Metrics)
+	return a, metric.Register(o.Metrics, a.queued, a.oldest, a.alerts, a.expired)
 }
 
 // Open opens the outbox in a store, whose tables it makes. The store stays the caller's.
 // It goes before Take and Run.
 func (a *Alerts) Open(ctx context.Context, db *store.DB) error {
-	files, err := fs.Sub(schema, "schema")
-	if err == nil {
-		err = db.Migrate(ctx, "alerts", files)
-	}
 	a.store = db
-	if err == nil {
-		_, err = a.change(ctx, "INSERT INTO alerts_state VALUES (1, 0, ?, 0) ON CONFLICT DO NOTHING", a.Now().UnixMilli())
-	}
 	var began int64
+	err := db.Migrate(ctx, "alerts", schema)
 	if err == nil {
-		err = db.QueryRow(ctx, "SELECT began FROM alerts_state").Scan(&began)
+		err = db.Write(ctx, func(tx store.Handle) error {
+			return tx.QueryRow(ctx, "INSERT INTO alerts_state VALUES (1, 0, ?, 0) ON CONFLICT (id) DO UPDATE SET began = alerts_state.began RETURNING began", a.Now().UnixMilli()).Scan(&began)
+		})
 	}
 	a.began = time.UnixMilli(began)
 	return err
@@ -122,28 +135,36 @@ func Load(path string, c Config, f *setting.Faults) *Loaded {
 	return l
 }
 
-// Use puts a configuration in force.
+// Use puts a configuration in force. Nothing is shown of targets that it hasn't.
 func (a *Alerts) Use(l *Loaded) {
-	a.metrics.only(l.targets)
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	maps.DeleteFunc(a.all, func(name string, _ *status) bool { return l.targets[name] == nil })
-	a.current.Store(l)
+	for name := range a.current.Swap(l).targets {
+		if l.targets[name] == nil {
+			for _, of := range []*prometheus.MetricVec{a.queued.MetricVec, a.oldest.MetricVec, a.alerts.MetricVec} {
+				of.DeletePartialMatch(prometheus.Labels{"target": name})
+			}
+			delete(a.all, name)
+		}
+	}
+	for name := range l.targets {
+		for _, outcome := range []string{outcomeSent, outcomeFailed, outcomeLost} {
+			a.alerts.WithLabelValues(name, outcome)
+		}
+	}
 }
 
-// note changes how a target stands.
+// note changes how a target stands, if there is such a one.
 func (a *Alerts) note(name string, change func(*status)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if name != "" && a.current.Load().targets[name] == nil {
+		return // it was removed while something was on its way to it
+	}
 	if a.all[name] == nil {
 		a.all[name] = &status{}
 	}
 	change(a.all[name])
-}
-
-func (a *Alerts) status(name string) (now status) {
-	a.note(name, func(s *status) { now = *s })
-	return now
 }
 
 var errFull = errors.New("more are lost")
@@ -154,9 +175,6 @@ func (a *Alerts) Ready(context.Context) error {
 	defer a.mu.Unlock()
 	var errs []error
 	for _, name := range slices.Sorted(maps.Keys(a.all)) {
-		if name != "" && a.current.Load().targets[name] == nil {
-			continue // it was removed while something was on its way to it
-		}
 		if s := a.all[name]; s.err != nil || s.queued >= maxQueued {
 			errs = append(errs, fmt.Errorf("%s: %d alerts wait: %w", cmp.Or(name, "the outbox"), s.queued, cmp.Or(s.err, errFull)))
 		}

@@ -2,6 +2,7 @@ package notify
 
 import (
 	"errors"
+	"io"
 	"log/slog"
 	"maps"
 	"slices"
@@ -57,10 +58,10 @@ func testDownForADay(t *testing.T, c store.Config) {
 	if err := r.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "down: 96 alerts wait: the receiver answered 503") || strings.Contains(err.Error(), "up") {
 		t.Errorf("readiness: %v", err)
 	}
-	if got := testutil.ToFloat64(r.metrics.queued.WithLabelValues("down")); got != count {
+	if got := testutil.ToFloat64(r.queued.WithLabelValues("down")); got != count {
 		t.Errorf("%v wait", got)
 	}
-	if got := testutil.ToFloat64(r.metrics.oldest.WithLabelValues("down")); got < 1e9 {
+	if got := testutil.ToFloat64(r.oldest.WithLabelValues("down")); got < 1e9 {
 		t.Errorf("the oldest waits since %v", got)
 	}
 	down.set(false)
@@ -71,7 +72,7 @@ func testDownForADay(t *testing.T, c store.Config) {
 	if err := r.Ready(t.Context()); err != nil {
 		t.Error(err)
 	}
-	if got := testutil.ToFloat64(r.metrics.oldest.WithLabelValues("down")); got != 0 {
+	if got := testutil.ToFloat64(r.oldest.WithLabelValues("down")); got != 0 {
 		t.Errorf("the oldest waits since %v", got)
 	}
 }
@@ -339,8 +340,32 @@ func TestBounds(t *testing.T) {
 		t.Errorf("%v", err)
 	}
 	r.round()
-	if got := at.taken(t); len(got) != 0 || testutil.ToFloat64(r.metrics.alerts.WithLabelValues("hook", outcomeLost)) != 1 {
+	if got := at.taken(t); len(got) != 0 || testutil.ToFloat64(r.alerts.WithLabelValues("hook", outcomeLost)) != 1 {
 		t.Errorf("%v", got)
+	}
+}
+
+// TestRemovedTarget: of a target that was removed nothing is shown, whatever was on its way.
+func TestRemovedTarget(t *testing.T) {
+	t.Parallel()
+	at := newReceiver(t)
+	r := newRig(t, store.Config{Path: setting.Path(t.TempDir() + "/store.db")}, Config{Rules: []Rule{everything("hook", "more")}, Targets: []Target{hook(t, "hook", at.URL), hook(t, "more", at.URL)}})
+	at.set(true)
+	r.take(r.kept(email("alice@example.com")))
+	r.round()
+	r.use(Config{Rules: []Rule{everything("more")}, Targets: []Target{hook(t, "more", at.URL)}})
+	r.ended(t.Context(), "hook", io.ErrUnexpectedEOF)
+	r.round()
+	for _, c := range []prometheus.Collector{r.queued, r.oldest} {
+		if n := testutil.CollectAndCount(c); n != 1 {
+			t.Errorf("%d targets are shown", n)
+		}
+	}
+	if n := testutil.CollectAndCount(r.alerts); n != 3 { // sent, failed, lost
+		t.Errorf("%d series of alerts", n)
+	}
+	if err := r.Ready(t.Context()); err == nil || strings.Contains(err.Error(), "hook") {
+		t.Errorf("readiness: %v", err)
 	}
 }
 

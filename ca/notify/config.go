@@ -129,16 +129,8 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	c.SMTP.Password.Check(setting.Join(path, "smtp.password"), f)
 }
 
-func checkName(at, name string, seen map[string]bool, f *setting.Faults) {
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name] {
-		f.Add(setting.Join(at, "name"), "must be of lower-case letters, digits and -, at most 64, and no other's")
-	}
-	seen[name] = true
-}
-
 func (r *Rule) check(at string, rules, targets map[string]bool, f *setting.Faults) {
-	checkName(at, r.Name, rules, f)
+	setting.CheckName(at, r.Name, rules, f)
 	all := []On{Certificate, FirstUse, Silence, Revocation}
 	switch {
 	case !slices.Contains(all, r.On):
@@ -159,7 +151,7 @@ func (r *Rule) check(at string, rules, targets map[string]bool, f *setting.Fault
 func (t *Target) mails() bool { return t.Owner || len(t.Email) > 0 }
 
 func (t *Target) check(at string, targets map[string]bool, f *setting.Faults) {
-	checkName(at, t.Name, targets, f)
+	setting.CheckName(at, t.Name, targets, f)
 	ways := slices.DeleteFunc([]bool{len(t.Email) > 0, t.Owner, t.Webhook != "", !t.Slack.IsZero()}, func(set bool) bool { return !set })
 	switch {
 	case len(ways) != 1:

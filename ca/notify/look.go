@@ -29,11 +29,7 @@ func (a *Alerts) once(ctx context.Context, do func(tx store.Handle) error, state
 		if err := lock(ctx, tx); err != nil {
 			return err
 		}
-		done, err := tx.Exec(ctx, statement, args...)
-		if err != nil {
-			return err
-		}
-		if n, err := done.RowsAffected(); n == 0 || err != nil {
+		if n, err := tx.Change(ctx, statement, args...); n == 0 || err != nil {
 			return err
 		}
 		return do(tx)

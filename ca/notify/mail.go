@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"os"
 	"strconv"
 	"strings"
 	"time"
@@ -34,14 +33,9 @@ func newMailer(path string, to []string, c SMTP, f *setting.Faults) *mailer {
 	host, port, _ := net.SplitHostPort(c.Address) // it was checked
 	m := &mailer{SMTP: c, to: to, host: host, tls: &tls.Config{ServerName: host, MinVersion: tls.VersionTLS12}}
 	m.port, _ = strconv.Atoi(port) // go-mail refuses 0
-	if c.CAFile != "" {
-		pem, err := os.ReadFile(string(c.CAFile))
-		if err == nil {
-			m.tls.RootCAs, err = pemfile.Pool(pem)
-		}
-		if err != nil {
-			f.Add(setting.Join(path, "ca_file"), "%v", err)
-		}
+	var err error
+	if m.tls.RootCAs, err = pemfile.PoolFile(c.CAFile); err != nil {
+		f.Add(setting.Join(path, "ca_file"), "%v", err)
 	}
 	if _, err := m.client(); err != nil {
 		f.Add(path, "%v", err)

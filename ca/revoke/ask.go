@@ -116,6 +116,7 @@ const (
 // pending is what waits for another person.
 type pending struct {
 	by     By
+	found  []Certificate
 	drafts []Statement
 	until  time.Time
 }
@@ -131,13 +132,8 @@ func (r *Revoker) Revoke(ctx context.Context, by By, q Request, record func(what
 	if err := errors.Join(checkText("comment", q.Comment), checkText("reference", q.Reference)); err != nil {
 		return nil, refuse("%v", err)
 	}
-	given := 0
-	for _, is := range []bool{len(q.Certificates) > 0, q.Serial != "", q.Find != nil, q.Approve != ""} {
-		if is {
-			given++
-		}
-	}
-	if given > 1 {
+	given := slices.DeleteFunc([]bool{len(q.Certificates) > 0, q.Serial != "", q.Find != nil, q.Approve != ""}, func(is bool) bool { return !is })
+	if len(given) > 1 {
 		return nil, refuse("send one of certificates, serial, find and approve: the others would be passed over")
 	}
 	if q.Approve != "" {
@@ -164,7 +160,7 @@ func (r *Revoker) Revoke(ctx context.Context, by By, q Request, record func(what
 	case q.DryRun:
 		return &Answer{Found: found}, nil
 	case r.o.Config.TwoPeople && (q.Find != nil || len(found) > 1):
-		id, err := r.keep(by, drafts)
+		id, err := r.keep(by, found, drafts)
 		return &Answer{Found: found, Pending: id}, err
 	}
 	a, err := r.do(ctx, drafts)
@@ -327,7 +323,7 @@ func refuse(format string, args ...any) *fault.Error {
 }
 
 // keep keeps what one person asked for until another approves it, and gives its name.
-func (r *Revoker) keep(by By, drafts []Statement) (string, error) {
+func (r *Revoker) keep(by By, found []Certificate, drafts []Statement) (string, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	now := r.o.Now()
@@ -336,7 +332,7 @@ func (r *Revoker) keep(by By, drafts []Statement) (string, error) {
 		return "", refuse("%d requests wait for another person already: approve them, or ask again tomorrow", len(r.pending))
 	}
 	id := rand.Text()
-	r.pending[id] = pending{by, drafts, now.Add(pendingTime)}
+	r.pending[id] = pending{by, found, drafts, now.Add(pendingTime)}
 	return id, nil
 }
 
@@ -363,11 +359,7 @@ func (r *Revoker) approve(ctx context.Context, by By, q Request, record func(wha
 		return nil, err
 	}
 	if q.DryRun {
-		found := make([]Certificate, len(drafts))
-		for i, s := range drafts {
-			found[i] = Certificate{Authority: s.Authority, Serial: s.Serial, NotBefore: s.NotBefore, Fingerprint: s.Fingerprint}
-		}
-		return &Answer{Found: found}, nil
+		return &Answer{Found: asked.found}, nil
 	}
 	a, err := r.do(ctx, drafts)
 	if err == nil {

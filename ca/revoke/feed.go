@@ -2,6 +2,8 @@ package revoke
 
 import (
 	"bytes"
+	"cmp"
+	"context"
 	"encoding/xml"
 	"fmt"
 	"html"
@@ -24,7 +26,6 @@ const (
 // Feed tells of statements: in their order, from any on, and at once to who waits.
 type Feed struct {
 	log     *Log
-	metrics *metrics
 	waiters chan struct{}
 	done    <-chan struct{} // closed when the service ends
 	url     string          // of the service, for people
@@ -84,11 +85,7 @@ func (f *Feed) json(w http.ResponseWriter, r *http.Request) {
 }
 
 func number(r *http.Request, name string) (uint64, error) {
-	text := r.URL.Query().Get(name)
-	if text == "" {
-		return 0, nil
-	}
-	return strconv.ParseUint(text, 10, 62)
+	return strconv.ParseUint(cmp.Or(r.URL.Query().Get(name), "0"), 10, 62)
 }
 
 // wait waits for the statement with an index, where there is room for one more who waits.
@@ -98,11 +95,10 @@ func (f *Feed) wait(w http.ResponseWriter, r *http.Request, from uint64, most ti
 	default:
 		return
 	}
-	f.metrics.waiting.Inc()
-	defer func() { <-f.waiters; f.metrics.waiting.Dec() }()
+	defer func() { <-f.waiters }()
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{}) // the request is read
-	over := time.NewTimer(most)
-	defer over.Stop()
+	ctx, cancel := context.WithTimeout(r.Context(), most)
+	defer cancel()
 	for {
 		size, grown := f.log.Grown()
 		if from < size {
@@ -110,11 +106,9 @@ func (f *Feed) wait(w http.ResponseWriter, r *http.Request, from uint64, most ti
 		}
 		select {
 		case <-grown:
-		case <-over.C:
-			return
 		case <-f.done:
 			return
-		case <-r.Context().Done():
+		case <-ctx.Done():
 			return
 		}
 	}

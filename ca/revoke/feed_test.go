@@ -97,7 +97,7 @@ func TestLongPoll(t *testing.T) {
 		log := opened.Log
 		r := &rig{Revoker: &Revoker{Log: log, Lists: opened.Lists, done: make(chan struct{})}}
 		log.grown = make(chan struct{}) // a channel of the bubble
-		r.feed = &Feed{log: log, metrics: opened.feed.metrics, waiters: make(chan struct{}, maxWaiters), done: r.done}
+		r.feed = &Feed{log: log, waiters: make(chan struct{}, maxWaiters), done: r.done}
 		begun := time.Now()
 		ask := func(query string) <-chan page {
 			answer := make(chan page, 1)

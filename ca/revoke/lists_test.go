@@ -184,7 +184,7 @@ func TestWhenListsAreSigned(t *testing.T) {
 	t.Parallel()
 	first, _ := issuing(t, key(t, "P-256"))
 	second, _ := issuing(t, key(t, "P-256"))
-	signed := func(r *rig) int { return int(testutil.ToFloat64(r.Lists.metrics.signed.WithLabelValues("ok"))) }
+	signed := func(r *rig) int { return int(testutil.ToFloat64(r.Lists.signed.WithLabelValues("ok"))) }
 	var told map[string][]byte
 	released, gone, opened := 0, false, 0
 	r := newRig(t, func(o *Options) {

@@ -45,8 +45,8 @@ type Log struct {
 	signer   kms.Signer
 	verifier note.Verifier
 	now      func() time.Time
-	lock     *logdir.Lock
 	mark     *logdir.Mark
+	held     []func() error // gives up what is held
 
 	mu     sync.Mutex // guards what follows
 	file   *os.File
@@ -114,9 +114,11 @@ func openLog(ctx context.Context, c Config, origin string, signer kms.Signer, no
 	if err := dir.Make(); err != nil {
 		return nil, err
 	}
-	if l.lock, err = dir.Lock(ctx, lockWait); err != nil {
+	lock, err := dir.Lock(ctx, lockWait)
+	if err != nil {
 		return nil, err
 	}
+	l.held = append(l.held, lock.Release)
 	if _, err := os.Stat(string(c.MarkFile)); errors.Is(err, os.ErrNotExist) {
 		if begun, err := os.Stat(dir.Path(statementsName)); err == nil && begun.Size() > 0 || dir.Exists(listsName) {
 			return nil, fmt.Errorf("its mark %s is missing: without it an older copy can't be told from the newest; restore the file", c.MarkFile)
@@ -129,9 +131,11 @@ func openLog(ctx context.Context, c Config, origin string, signer kms.Signer, no
 	if l.mark, high, err = logdir.TakeMark(ctx, string(c.MarkFile), id, lockWait); err != nil {
 		return nil, err
 	}
+	l.held = append(l.held, l.mark.Close)
 	if l.file, err = os.OpenFile(dir.Path(statementsName), os.O_RDWR, 0); err != nil {
 		return nil, fmt.Errorf("%w; it had %d statements: restore the directory", err, high.Size)
 	}
+	l.held = append(l.held, func() error { return l.file.Close() })
 	return l, l.recover(ctx, high, logger)
 }
 
@@ -381,15 +385,9 @@ func (l *Log) close() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	var errs []error
-	if l.file != nil {
-		errs = append(errs, l.file.Close())
+	for _, release := range slices.Backward(l.held) {
+		errs = append(errs, release())
 	}
-	if l.mark != nil {
-		errs = append(errs, l.mark.Close())
-	}
-	if l.lock != nil {
-		errs = append(errs, l.lock.Release())
-	}
-	l.broken = errors.New("the log is closed")
+	l.held, l.broken = nil, errors.New("the log is closed")
 	return errors.Join(errs...)
 }

@@ -3,34 +3,24 @@ package durable
 
 import (
 	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
 )
 
 // WriteNew writes a file that must not exist yet (the error then wraps
 // os.ErrExist) and syncs it and its folder. What a failure left half-written is
 // removed. The file is owned as OwnerAsFolder says.
-func WriteNew(path string, b []byte, mode os.FileMode) (err error) {
+func WriteNew(path string, b []byte, mode os.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.Remove(path))
-		}
-	}()
-	_, err = f.Write(b)
-	if err == nil {
-		err = OwnerOfFolder(f)
-	}
-	if err == nil {
-		err = f.Sync()
-	}
-	if err = errors.Join(err, f.Close()); err != nil {
-		return err
-	}
-	return SyncFolder(filepath.Dir(path))
+	return finish(f, b, OwnerOfFolder, path)
 }
 
 // SyncFolder makes the names in a folder durable: fsync(2) of a file alone
@@ -65,16 +55,33 @@ func Replace(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return put(path, b, func(f *os.File) error { return likeness(f, old) })
+	return put(path, b, func(f *os.File) error {
+		own, err := f.Stat()
+		if err != nil {
+			return err
+		}
+		if uid, gid, differ := ownerOf(own, old); differ {
+			if err := f.Chown(uid, gid); err != nil {
+				return err
+			}
+		}
+		return f.Chmod(old.Mode().Perm())
+	})
 }
 
-// put writes b beside its place, and renames it there once like has made the file what
-// it should be.
-func put(path string, b []byte, like func(*os.File) error) (err error) {
+// put writes b beside its place, and puts it there once like has made the file what it
+// should be.
+func put(path string, b []byte, like func(*os.File) error) error {
 	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix) // mode 0600
 	if err != nil {
 		return err
 	}
+	return finish(f, b, like, path)
+}
+
+// finish fills a new file and puts it at a path, where it may be already. After an error
+// it is gone, unless only the last sync failed.
+func finish(f *os.File, b []byte, like func(*os.File) error, path string) (err error) {
 	defer func() {
 		if err != nil {
 			if removed := os.Remove(f.Name()); !errors.Is(removed, os.ErrNotExist) {
@@ -98,16 +105,37 @@ func put(path string, b []byte, like func(*os.File) error) (err error) {
 	return SyncFolder(filepath.Dir(path))
 }
 
-// likeness gives f the owner and the mode of another file.
-func likeness(f *os.File, other os.FileInfo) error {
-	own, err := f.Stat()
+// ReadPlain reads a plain file of at most so many bytes. A pipe or a device in its place
+// is an error, and holds nobody up.
+func ReadPlain(path string, most int64) ([]byte, error) {
+	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	if uid, gid, differ := ownerOf(own, other); differ {
-		if err := f.Chown(uid, gid); err != nil {
-			return err
-		}
+	defer f.Close()
+	if info, err := f.Stat(); err != nil {
+		return nil, err
+	} else if !info.Mode().IsRegular() {
+		return nil, fmt.Errorf("%s isn't a plain file", path)
 	}
-	return f.Chmod(other.Mode().Perm())
+	b, err := io.ReadAll(io.LimitReader(f, most+1))
+	if err == nil && int64(len(b)) > most {
+		err = fmt.Errorf("%s is larger than %d bytes", path, most)
+	}
+	return b, err
+}
+
+// OfTheSystem reports whether a name in a folder is one that file systems, desktops and
+// platforms put there by themselves: lost+found of ext4, snapshots, the links that
+// Kubernetes mounts by. Whoever looks for what a folder holds passes over them, and
+// leaves them as they are.
+func OfTheSystem(name string) bool {
+	return strings.HasPrefix(name, "..") || strings.HasPrefix(name, ".nfs") || strings.HasPrefix(name, ".Trash") ||
+		strings.HasPrefix(name, "._") || slices.Contains(systemNames, name)
+}
+
+var systemNames = []string{
+	"lost+found", ".snapshot", ".snapshots", ".zfs", // ext4, NetApp, btrfs, ZFS
+	".DS_Store", ".fseventsd", ".Spotlight-V100", ".TemporaryItems", // macOS
+	"Thumbs.db", "desktop.ini", "System Volume Information", "$RECYCLE.BIN", "@eaDir", // Windows, Synology
 }

@@ -19,24 +19,17 @@ var asRoot = os.Geteuid() == 0
 // MakeFolder makes a folder and those above it that are missing, each owned as the folder
 // it is in. A folder that is there stays as it is.
 func MakeFolder(path string, mode os.FileMode) error {
-	path = filepath.Clean(path)
-	info, err := os.Stat(path)
-	switch {
-	case err == nil && !info.IsDir():
-		return &fs.PathError{Op: "mkdir", Path: path, Err: syscall.ENOTDIR}
-	case err == nil || !errors.Is(err, fs.ErrNotExist):
-		return err
-	}
-	if err := MakeFolder(filepath.Dir(path), mode); err != nil {
-		return err
-	}
-	if err := os.Mkdir(path, mode); err != nil {
-		if info, statErr := os.Stat(path); errors.Is(err, fs.ErrExist) && statErr == nil && info.IsDir() {
-			return nil // another was faster
+	missing := "" // the first of them
+	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
+		if _, err := os.Stat(at); !errors.Is(err, fs.ErrNotExist) {
+			break
 		}
+		missing = at
+	}
+	if err := os.MkdirAll(path, mode); err != nil || missing == "" {
 		return err
 	}
-	return OwnerAsFolder(path)
+	return OwnerAsFolderAll(missing)
 }
 
 // OwnerAsFolder gives a new file or folder to the owner of the folder it is in. A
@@ -45,45 +38,6 @@ func OwnerAsFolder(path string) error {
 	if !asRoot {
 		return nil
 	}
-	owner, err := os.Stat(filepath.Dir(filepath.Clean(path)))
-	if err != nil {
-		return err
-	}
-	return give(path, owner)
-}
-
-// OwnerOfFolder is OwnerAsFolder for a file that is open.
-func OwnerOfFolder(f *os.File) error {
-	if !asRoot {
-		return nil
-	}
-	owner, err := os.Stat(filepath.Dir(f.Name()))
-	if err != nil {
-		return err
-	}
-	return giveOpen(f, owner)
-}
-
-// OwnerAsFolderAll gives a new folder to the owner of the folder it is in, with
-// everything that is in it.
-func OwnerAsFolderAll(dir string) error {
-	if !asRoot {
-		return nil
-	}
-	owner, err := os.Stat(filepath.Dir(filepath.Clean(dir)))
-	if err != nil {
-		return err
-	}
-	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
-		if err != nil {
-			return err
-		}
-		return give(path, owner)
-	})
-}
-
-// give makes the owner and group of the file at a path those of another one.
-func give(path string, other os.FileInfo) error {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil
@@ -91,18 +45,39 @@ func give(path string, other os.FileInfo) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(giveOpen(f, other), f.Close())
+	return errors.Join(OwnerOfFolder(f), f.Close())
 }
 
-// giveOpen is give for an open file. One that has a second name is refused: whoever
-// owns the folder may have put that name where the new file was, and would get a file
-// of root's.
-func giveOpen(f *os.File, other os.FileInfo) error {
+// OwnerAsFolderAll gives a new folder to the owner of the folder it is in, with
+// everything that is in it: each after the folder above it.
+func OwnerAsFolderAll(dir string) error {
+	if !asRoot {
+		return nil
+	}
+	return filepath.WalkDir(dir, func(path string, _ fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return OwnerAsFolder(path)
+	})
+}
+
+// OwnerOfFolder is OwnerAsFolder for a file that is open. One that has a second name is
+// refused: whoever owns the folder may have put that name where the new file was, and
+// would get a file of root's.
+func OwnerOfFolder(f *os.File) error {
+	if !asRoot {
+		return nil
+	}
+	folder, err := os.Stat(filepath.Dir(filepath.Clean(f.Name())))
+	if err != nil {
+		return err
+	}
 	own, err := f.Stat()
 	if err != nil {
 		return err
 	}
-	uid, gid, differ := ownerOf(own, other)
+	uid, gid, differ := ownerOf(own, folder)
 	if !differ {
 		return nil
 	}

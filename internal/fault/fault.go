@@ -154,10 +154,7 @@ func (e *Error) Because(cause error) *Error {
 // With returns a copy of e with one more entry of public metadata.
 func (e *Error) With(key, value string) *Error {
 	c := *e
-	c.Metadata = maps.Clone(e.Metadata)
-	if c.Metadata == nil {
-		c.Metadata = make(map[string]string, 1)
-	}
+	c.Metadata = maps.Collect(maps.All(e.Metadata))
 	c.Metadata[key] = value
 	return &c
 }

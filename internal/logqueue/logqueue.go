@@ -87,10 +87,8 @@ func (q *Queue) Close(wait time.Duration) {
 		close(q.lines)
 	}
 	q.mu.Unlock()
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
 	select {
 	case <-q.finished:
-	case <-timer.C:
+	case <-time.After(wait):
 	}
 }

@@ -3,15 +3,13 @@ package pemfile
 import (
 	"bytes"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
-
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -105,6 +103,21 @@ func certificateFault(i int, der []byte, err error) error {
 	return fmt.Errorf("certificate %d can't be read: restore it from a copy, or have it issued again: %w", i+1, err)
 }
 
+// certificateAlgorithm is the algorithmFault of a certificate's key (RFC 5280 §4.1).
+func certificateAlgorithm(der []byte) error {
+	var c struct {
+		TBS struct {
+			Version                                      int `asn1:"optional,explicit,tag:0"`
+			Serial, Signature, Issuer, Validity, Subject asn1.RawValue
+			Key                                          struct{ Algorithm pkix.AlgorithmIdentifier }
+		}
+	}
+	if _, err := asn1.Unmarshal(der, &c); err != nil {
+		return nil //nolint:nilerr // it isn't the algorithm
+	}
+	return algorithmFault(c.TBS.Key.Algorithm, "have it issued again for a key with a named curve (`openssl pkey -in KEY -ec_param_enc named_curve -out NEW.pem`)")
+}
+
 // raw takes the certificates out of a file.
 func raw(b []byte, among bool) ([][]byte, error) {
 	text := plain(b)
@@ -131,7 +144,7 @@ func raw(b []byte, among bool) ([][]byte, error) {
 func fromBlock(found [][]byte, block *pem.Block, among bool) ([][]byte, error) {
 	switch block.Type {
 	case "CERTIFICATE", "X509 CERTIFICATE", "PKCS7", "CMS": // RFC 7468 §5.1, §8, §9; tools mix them up
-		if set, ok := fromPKCS7(block.Bytes); ok {
+		if set := fromPKCS7(block.Bytes); len(set) > 0 {
 			return append(found, inOrder(set)...), nil
 		}
 		if block.Type == "PKCS7" || block.Type == "CMS" {
@@ -156,23 +169,15 @@ func rawDER(b []byte) (found [][]byte, err error) {
 	if !isDER(b) || isPKCS12(b) {
 		return nil, unreadable(b, certificates)
 	}
-	if set, ok := fromPKCS7(b); ok {
-		if len(set) == 0 {
-			return nil, errPKCS7
-		}
+	if set := fromPKCS7(b); len(set) > 0 {
 		return inOrder(set), nil
 	}
 	if bytes.HasPrefix(b, []byte{0x30, 0x80}) { // of a length that isn't stated
 		return nil, errPKCS7
 	}
-	rest := cryptobyte.String(b)
-	for !rest.Empty() {
-		var der cryptobyte.String
-		rest.ReadASN1Element(&der, cryptobyteasn1.SEQUENCE) // isDER has seen it
-		if _, err := x509.ParseCertificate(der); err != nil && certificateAlgorithm(der) == nil && len(found) == 0 {
-			return nil, unreadable(b, certificates)
-		}
-		found = append(found, der)
+	found, _ = elements(b) // isDER has seen them
+	if _, err := x509.ParseCertificate(found[0]); err != nil && certificateAlgorithm(found[0]) == nil {
+		return nil, unreadable(b, certificates)
 	}
 	return found, nil
 }
@@ -184,61 +189,48 @@ var oidSignedData = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 7, 2}
 
 // fromPKCS7 takes the certificates out of SignedData (RFC 5652 §5.1). Its signatures
 // count for nothing: as files with certificates are used there are none.
-func fromPKCS7(b []byte) (set [][]byte, ok bool) {
-	var content, explicit, signed, list cryptobyte.String
-	var kind asn1.ObjectIdentifier
-	input := cryptobyte.String(b)
-	context0 := cryptobyteasn1.Tag(0).ContextSpecific().Constructed()
-	if !input.ReadASN1(&content, cryptobyteasn1.SEQUENCE) || !content.ReadASN1ObjectIdentifier(&kind) || !kind.Equal(oidSignedData) ||
-		!content.ReadASN1(&explicit, context0) || !explicit.ReadASN1(&signed, cryptobyteasn1.SEQUENCE) ||
-		!signed.SkipASN1(cryptobyteasn1.INTEGER) || !signed.SkipASN1(cryptobyteasn1.SET) || !signed.SkipASN1(cryptobyteasn1.SEQUENCE) ||
-		!signed.ReadASN1(&list, context0) {
-		return nil, false
+func fromPKCS7(b []byte) [][]byte {
+	var content struct {
+		Kind   asn1.ObjectIdentifier
+		Signed struct {
+			Version             int
+			Algorithms, Content asn1.RawValue
+			Certificates        asn1.RawValue `asn1:"tag:0"`
+		} `asn1:"explicit,tag:0"`
 	}
-	for !list.Empty() {
-		var der cryptobyte.String
-		var tag cryptobyteasn1.Tag
-		if !list.ReadAnyASN1Element(&der, &tag) {
-			return nil, false
-		}
-		if tag == cryptobyteasn1.SEQUENCE { // others are attribute certificates
-			set = append(set, der)
-		}
+	if _, err := asn1.Unmarshal(b, &content); err != nil || !content.Kind.Equal(oidSignedData) {
+		return nil
 	}
-	return set, len(set) > 0
+	set, err := elements(content.Signed.Certificates.Bytes)
+	if err != nil {
+		return nil
+	}
+	return slices.DeleteFunc(set, func(der []byte) bool { return der[0] != sequence }) // others are attribute certificates
 }
 
 // inOrder puts a set of certificates into the order of a chain: each followed by
 // its issuer. Where they aren't one chain they stay as they are.
 func inOrder(set [][]byte) [][]byte {
-	parsed := make([]*x509.Certificate, len(set))
-	for i, der := range set {
-		var err error
-		if parsed[i], err = x509.ParseCertificate(der); err != nil {
-			return set
-		}
+	all, err := x509.ParseCertificates(bytes.Join(set, nil))
+	if err != nil {
+		return set
 	}
-	issuerOf := func(i int) int {
-		for j, c := range parsed {
-			if j != i && bytes.Equal(parsed[i].RawIssuer, c.RawSubject) && !bytes.Equal(c.RawSubject, parsed[i].RawSubject) {
-				return j
+	issuerOf := func(c *x509.Certificate) *x509.Certificate {
+		for _, issuer := range all {
+			if bytes.Equal(c.RawIssuer, issuer.RawSubject) && !bytes.Equal(c.RawSubject, issuer.RawSubject) {
+				return issuer
 			}
 		}
-		return -1
+		return nil
 	}
-	issues := make([]bool, len(set))
-	for i := range set {
-		if j := issuerOf(i); j >= 0 {
-			issues[j] = true
-		}
-	}
-	for first := range set {
-		var chain [][]byte
-		for i := first; i >= 0 && !issues[first] && len(chain) < len(set); i = issuerOf(i) {
-			chain = append(chain, set[i])
+	for _, first := range all {
+		var chain []*x509.Certificate
+		var ders [][]byte
+		for c := first; c != nil && !slices.Contains(chain, c); c = issuerOf(c) {
+			chain, ders = append(chain, c), append(ders, c.Raw)
 		}
 		if len(chain) == len(set) {
-			return chain
+			return ders
 		}
 	}
 	return set

@@ -2,16 +2,20 @@ package pemfile
 
 import (
 	"bytes"
+	"cmp"
 	"crypto"
 	"crypto/x509"
+	"crypto/x509/pkix"
 	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"math/big"
+	"slices"
 
 	"github.com/youmark/pkcs8"
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
+
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 const privateKey = "a private key (PKCS #8, SEC 1 or PKCS #1, in PEM or DER)"
@@ -96,50 +100,107 @@ func keyBlock(b []byte) (*pem.Block, error) {
 	}
 }
 
-// keyLabel tells the PEM label of a private key in DER by its first fields.
+// labels are the PEM labels of private keys, by the types of their first fields.
+var labels = []struct {
+	label  string
+	fields []int
+}{
+	{"ENCRYPTED PRIVATE KEY", []int{asn1.TagSequence, asn1.TagOctetString}},        // RFC 5208 §6
+	{"PRIVATE KEY", []int{asn1.TagInteger, asn1.TagSequence, asn1.TagOctetString}}, // RFC 5208 §5
+	{"EC PRIVATE KEY", []int{asn1.TagInteger, asn1.TagOctetString}},                // RFC 5915 §3
+	{"RSA PRIVATE KEY", []int{asn1.TagInteger, asn1.TagInteger}},                   // RFC 8017 §A.1.2
+}
+
+// keyLabel tells the PEM label of a private key in DER, or "".
 func keyLabel(b []byte) string {
-	var fields cryptobyte.String
-	input := cryptobyte.String(b)
-	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !input.Empty() {
+	var all []asn1.RawValue
+	if rest, err := asn1.Unmarshal(b, &all); err != nil || len(rest) > 0 {
 		return ""
 	}
-	if !fields.PeekASN1Tag(cryptobyteasn1.INTEGER) {
-		var algorithm cryptobyte.String
-		if fields.ReadASN1(&algorithm, cryptobyteasn1.SEQUENCE) && fields.PeekASN1Tag(cryptobyteasn1.OCTET_STRING) {
-			return "ENCRYPTED PRIVATE KEY"
+	tags := make([]int, len(all))
+	for i, field := range all {
+		tags[i] = field.Tag
+	}
+	for _, l := range labels {
+		if len(tags) >= len(l.fields) && slices.Equal(tags[:len(l.fields)], l.fields) {
+			return l.label
 		}
-		return ""
-	}
-	fields.SkipASN1(cryptobyteasn1.INTEGER)
-	switch {
-	case fields.PeekASN1Tag(cryptobyteasn1.OCTET_STRING):
-		return "EC PRIVATE KEY" // RFC 5915 §3
-	case fields.PeekASN1Tag(cryptobyteasn1.INTEGER):
-		return "RSA PRIVATE KEY" // RFC 8017 §A.1.2
-	case fields.SkipASN1(cryptobyteasn1.SEQUENCE) && fields.PeekASN1Tag(cryptobyteasn1.OCTET_STRING):
-		return "PRIVATE KEY"
 	}
 	return ""
+}
+
+// The algorithms of keys on a curve (RFC 5480 §2.1.1), of RSA (RFC 8017), and Ed25519,
+// which is read, and refused elsewhere where it can't be used.
+var (
+	oidEC      = asn1.ObjectIdentifier{1, 2, 840, 10045, 2, 1}
+	oidRSA     = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 1, 1}
+	oidEd25519 = asn1.ObjectIdentifier{1, 3, 101, 112}
+)
+
+// named is the object identifier in words.
+func named(oid asn1.ObjectIdentifier, kind string) string {
+	return "the " + kind + " " + cmp.Or(pubkey.Unsupported[oid.String()], oid.String())
+}
+
+// algorithmFault says what about the algorithm of a key can't be used; nil where it
+// isn't that. convert makes a key with a named curve.
+func algorithmFault(a pkix.AlgorithmIdentifier, convert string) error {
+	switch {
+	case a.Algorithm.Equal(oidRSA), a.Algorithm.Equal(oidEd25519):
+		return nil
+	case a.Algorithm.Equal(oidEC):
+		return curveFault(a.Parameters.FullBytes, convert)
+	}
+	return fmt.Errorf("holds a key of %s, which isn't supported: %s", named(a.Algorithm, "algorithm"), pubkey.Accepted)
+}
+
+// curveFault does the same for ECParameters (RFC 5480 §2.1.1).
+func curveFault(parameters []byte, convert string) error {
+	var oid asn1.ObjectIdentifier
+	if _, err := asn1.Unmarshal(parameters, &oid); err == nil {
+		if _, known := pubkey.NamedCurve(oid); known {
+			return nil
+		}
+		return fmt.Errorf("holds a key on %s, which isn't supported: %s", named(oid, "curve"), pubkey.Accepted)
+	}
+	var spelled struct { // ANSI X9.62: ECParameters, version 1
+		Version int
+		Field   struct {
+			Type  asn1.ObjectIdentifier
+			Prime *big.Int
+		}
+	}
+	if _, err := asn1.Unmarshal(parameters, &spelled); err != nil {
+		return nil //nolint:nilerr // it isn't the algorithm
+	}
+	for _, c := range pubkey.Curves {
+		if c.Params().P.Cmp(spelled.Field.Prime) == 0 {
+			return fmt.Errorf("spells out the parameters of the curve %s, where RFC 5480 §2.1.1 wants its name: %s", c.Params().Name, convert)
+		}
+	}
+	return errors.New("spells out the parameters of a curve that isn't supported: " + pubkey.Accepted)
 }
 
 // keyAlgorithm is the algorithmFault of a private key.
 func keyAlgorithm(block *pem.Block) error {
 	const convert = "`openssl pkey -in FILE -ec_param_enc named_curve -out NEW.pem`"
-	var fields, algorithm cryptobyte.String
-	input := cryptobyte.String(block.Bytes)
-	if !input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) || !fields.SkipASN1(cryptobyteasn1.INTEGER) {
-		return nil
-	}
 	if block.Type == "EC PRIVATE KEY" {
-		if fields.SkipASN1(cryptobyteasn1.OCTET_STRING) && fields.ReadASN1(&algorithm, cryptobyteasn1.Tag(0).ContextSpecific().Constructed()) {
-			return curveFault(algorithm, convert)
+		var key struct {
+			Version    int
+			Key        []byte
+			Parameters asn1.RawValue `asn1:"tag:0"`
 		}
-		return nil
+		_, _ = asn1.Unmarshal(block.Bytes, &key) // what can't be read is of no curve
+		return curveFault(key.Parameters.Bytes, convert)
 	}
-	if !fields.ReadASN1(&algorithm, cryptobyteasn1.SEQUENCE) {
-		return nil
+	var key struct {
+		Version   int
+		Algorithm pkix.AlgorithmIdentifier
 	}
-	return algorithmFault(algorithm, convert)
+	if _, err := asn1.Unmarshal(block.Bytes, &key); err != nil {
+		return nil //nolint:nilerr // it isn't the algorithm
+	}
+	return algorithmFault(key.Algorithm, convert)
 }
 
 // The parts of PBES2 (RFC 8018 §A.4), and the ciphers that are decrypted, with the
@@ -162,7 +223,7 @@ func decrypt(der, passphrase []byte) (any, error) {
 	}
 	key, err := pkcs8.ParsePKCS8PrivateKey(der, passphrase)
 	if err != nil {
-		return nil, fmt.Errorf("can't be decrypted: check the passphrase; if it is right, the key is of a kind that isn't supported (%s): %w", accepted, err)
+		return nil, fmt.Errorf("can't be decrypted: check the passphrase; if it is right, the key is of a kind that isn't supported (%s): %w", pubkey.Accepted, err)
 	}
 	return key, nil
 }
@@ -173,27 +234,29 @@ func encryptionFault(der []byte) error {
 	unknown := func(what string, oid asn1.ObjectIdentifier) error {
 		return fmt.Errorf("is encrypted with %s %s, which isn't supported: `openssl pkcs8 -topk8 -v2 aes-256-cbc -in FILE -out NEW.pem`", what, oid)
 	}
-	var outer, algorithm, parameters, kdf, cipher, data, iv cryptobyte.String
-	var scheme, derive, encrypt asn1.ObjectIdentifier
-	input := cryptobyte.String(der)
-	if !input.ReadASN1(&outer, cryptobyteasn1.SEQUENCE) || !outer.ReadASN1(&algorithm, cryptobyteasn1.SEQUENCE) ||
-		!algorithm.ReadASN1ObjectIdentifier(&scheme) || !outer.ReadASN1(&data, cryptobyteasn1.OCTET_STRING) {
+	var key struct {
+		Algorithm pkix.AlgorithmIdentifier
+		Data      []byte
+	}
+	if _, err := asn1.Unmarshal(der, &key); err != nil {
 		return errors.New(damaged)
 	}
-	if !scheme.Equal(oidPBES2) {
-		return unknown("the scheme", scheme)
+	if !key.Algorithm.Algorithm.Equal(oidPBES2) {
+		return unknown("the scheme", key.Algorithm.Algorithm)
 	}
-	if !algorithm.ReadASN1(&parameters, cryptobyteasn1.SEQUENCE) || !parameters.ReadASN1(&kdf, cryptobyteasn1.SEQUENCE) ||
-		!kdf.ReadASN1ObjectIdentifier(&derive) || !parameters.ReadASN1(&cipher, cryptobyteasn1.SEQUENCE) || !cipher.ReadASN1ObjectIdentifier(&encrypt) {
+	var scheme struct{ KDF, Cipher pkix.AlgorithmIdentifier }
+	if _, err := asn1.Unmarshal(key.Algorithm.Parameters.FullBytes, &scheme); err != nil {
 		return errors.New(damaged)
 	}
-	shape, ok := keyCiphers[encrypt.String()]
+	var iv []byte
+	_, err := asn1.Unmarshal(scheme.Cipher.Parameters.FullBytes, &iv)
+	shape, ok := keyCiphers[scheme.Cipher.Algorithm.String()]
 	switch {
-	case !keyDerivers[derive.String()]:
-		return unknown("the key derivation", derive)
+	case !keyDerivers[scheme.KDF.Algorithm.String()]:
+		return unknown("the key derivation", scheme.KDF.Algorithm)
 	case !ok:
-		return unknown("the cipher", encrypt)
-	case !cipher.ReadASN1(&iv, cryptobyteasn1.OCTET_STRING) || len(iv) != shape.iv || len(data) == 0 || len(data)%shape.step != 0:
+		return unknown("the cipher", scheme.Cipher.Algorithm)
+	case err != nil || len(iv) != shape.iv || len(key.Data) == 0 || len(key.Data)%shape.step != 0:
 		return errors.New(damaged)
 	}
 	return nil
@@ -207,10 +270,9 @@ func PublicKey(b []byte) (spki []byte, key crypto.PublicKey, err error) {
 	if key, err = x509.ParsePKIXPublicKey(spki); err == nil {
 		return spki, key, nil
 	}
-	var fields, algorithm cryptobyte.String
-	input := cryptobyte.String(spki)
-	if input.ReadASN1(&fields, cryptobyteasn1.SEQUENCE) && fields.ReadASN1(&algorithm, cryptobyteasn1.SEQUENCE) {
-		if known := algorithmFault(algorithm, "`openssl pkey -pubin -in FILE -ec_param_enc named_curve -pubout -out NEW.pem`"); known != nil {
+	var info struct{ Algorithm pkix.AlgorithmIdentifier }
+	if _, unread := asn1.Unmarshal(spki, &info); unread == nil {
+		if known := algorithmFault(info.Algorithm, "`openssl pkey -pubin -in FILE -ec_param_enc named_curve -pubout -out NEW.pem`"); known != nil {
 			return nil, nil, known
 		}
 	}

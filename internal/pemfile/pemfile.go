@@ -10,6 +10,7 @@ package pemfile
 
 import (
 	"bytes"
+	"encoding/asn1"
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/pem"
@@ -18,9 +19,6 @@ import (
 	"slices"
 	"strings"
 	"unicode/utf16"
-
-	"golang.org/x/crypto/cryptobyte"
-	cryptobyteasn1 "golang.org/x/crypto/cryptobyte/asn1"
 )
 
 const (
@@ -39,18 +37,20 @@ func plain(b []byte) []byte {
 	if isDER(b) {
 		return b
 	}
-	switch {
-	case bytes.HasPrefix(b, []byte{0xff, 0xfe}):
-		b = utf8Of(b[2:], binary.LittleEndian)
-	case bytes.HasPrefix(b, []byte{0xfe, 0xff}):
-		b = utf8Of(b[2:], binary.BigEndian)
-	case len(b) > 1 && b[1] == 0 && b[0] != 0:
-		b = utf8Of(b, binary.LittleEndian)
-	case len(b) > 1 && b[0] == 0 && b[1] != 0:
-		b = utf8Of(b, binary.BigEndian)
-	default:
-		b = bytes.TrimPrefix(b, []byte("\xef\xbb\xbf"))
+	for _, order := range []binary.ByteOrder{binary.LittleEndian, binary.BigEndian} {
+		if len(b) < 2 {
+			break
+		}
+		if first := order.Uint16(b); first == 0xfeff || first > 0 && first < 0x100 { // UTF-16, with or without a mark
+			units := make([]uint16, len(b)/2)
+			for i := range units {
+				units[i] = order.Uint16(b[2*i:])
+			}
+			b = []byte(string(utf16.Decode(units)))
+			break
+		}
 	}
+	b = bytes.TrimPrefix(b, []byte("\ufeff"))
 	b = bytes.ReplaceAll(b, []byte("\r\n"), []byte("\n"))
 	b = bytes.ReplaceAll(b, []byte("\r"), []byte("\n"))
 	// What `cat` makes of files without a final new line.
@@ -60,15 +60,6 @@ func plain(b []byte) []byte {
 		lines[i] = bytes.TrimSpace(lines[i])
 	}
 	return bytes.Join(lines, []byte("\n"))
-}
-
-// utf8Of turns UTF-16 into UTF-8.
-func utf8Of(b []byte, order binary.ByteOrder) []byte {
-	units := make([]uint16, len(b)/2)
-	for i := range units {
-		units[i] = order.Uint16(b[2*i:])
-	}
-	return []byte(string(utf16.Decode(units)))
 }
 
 // blocks takes every PEM block out of a text that has been made plain. The package
@@ -96,20 +87,29 @@ func blocks(text []byte) ([]*pem.Block, error) {
 	return all, nil
 }
 
+// sequence begins every SEQUENCE in DER.
+const sequence = 0x30
+
+// elements are the values of ASN.1 that b has one after the other.
+func elements(b []byte) (all [][]byte, err error) {
+	for len(b) > 0 {
+		var one asn1.RawValue
+		if b, err = asn1.Unmarshal(b, &one); err != nil {
+			return nil, err
+		}
+		all = append(all, one.FullBytes)
+	}
+	return all, nil
+}
+
 // isDER reports whether b is one value or several of ASN.1, each a SEQUENCE, or
 // begins like one whose length isn't stated (BER).
 func isDER(b []byte) bool {
-	if bytes.HasPrefix(b, []byte{0x30, 0x80}) {
+	if bytes.HasPrefix(b, []byte{sequence, 0x80}) {
 		return true
 	}
-	rest := cryptobyte.String(b)
-	for !rest.Empty() {
-		var value cryptobyte.String
-		if !rest.ReadASN1Element(&value, cryptobyteasn1.SEQUENCE) {
-			return false
-		}
-	}
-	return len(b) > 0
+	all, err := elements(b)
+	return err == nil && len(all) > 0 && !slices.ContainsFunc(all, func(one []byte) bool { return one[0] != sequence })
 }
 
 // foreign are formats that are neither PEM nor what is wanted in DER, by how a file
@@ -148,12 +148,12 @@ func unreadable(b []byte, want string) error {
 
 // isPKCS12 reports whether b begins as RFC 7292 §4 says: version 3, then a ContentInfo.
 func isPKCS12(b []byte) bool {
-	var version int64
-	var outer, content cryptobyte.String
-	input := cryptobyte.String(b)
-	return bytes.HasPrefix(b, []byte{0x30, 0x80, 0x02, 0x01, 0x03}) ||
-		input.ReadASN1(&outer, cryptobyteasn1.SEQUENCE) && outer.ReadASN1Integer(&version) && version == 3 &&
-			outer.ReadASN1(&content, cryptobyteasn1.SEQUENCE) && content.PeekASN1Tag(cryptobyteasn1.OBJECT_IDENTIFIER)
+	var pfx struct {
+		Version int
+		Content struct{ Type asn1.ObjectIdentifier }
+	}
+	_, err := asn1.Unmarshal(b, &pfx)
+	return bytes.HasPrefix(b, []byte{sequence, 0x80, 0x02, 0x01, 0x03}) || err == nil && pfx.Version == 3
 }
 
 func isPrivate(label string) bool { return strings.HasSuffix(label, "PRIVATE KEY") }
@@ -211,7 +211,6 @@ func Request(b []byte) ([]byte, error) {
 
 // IsRequest reports whether the first PEM block of a file is a certificate request.
 func IsRequest(b []byte) bool {
-	text := plain(b)
-	at := bytes.Index(text, []byte(begin))
-	return at >= 0 && (bytes.HasPrefix(text[at:], []byte(begin+"CERTIFICATE REQUEST-")) || bytes.HasPrefix(text[at:], []byte(begin+"NEW CERTIFICATE REQUEST-")))
+	_, first, _ := bytes.Cut(plain(b), []byte(begin))
+	return bytes.HasPrefix(first, []byte("CERTIFICATE REQUEST-")) || bytes.HasPrefix(first, []byte("NEW CERTIFICATE REQUEST-"))
 }

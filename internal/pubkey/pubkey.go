@@ -3,8 +3,12 @@ package pubkey
 
 import (
 	"crypto"
+	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
 	"encoding/asn1"
+	"fmt"
 	"slices"
 
 	// The hashes of Curves; crypto.Hash.New needs them linked.
@@ -42,11 +46,14 @@ var Curves = []Curve{
 
 // NamedCurve is the curve that oid names.
 func NamedCurve(oid asn1.ObjectIdentifier) (Curve, bool) {
-	i := slices.IndexFunc(Curves, func(c Curve) bool { return c.OID.Equal(oid) })
-	if i < 0 {
-		return Curve{}, false
+	return curveThat(func(c Curve) bool { return c.OID.Equal(oid) })
+}
+
+func curveThat(is func(Curve) bool) (c Curve, ok bool) {
+	if i := slices.IndexFunc(Curves, is); i >= 0 {
+		return Curves[i], true
 	}
-	return Curves[i], true
+	return c, false
 }
 
 // Unsupported names the kinds of key and the curves that people do send and that aren't
@@ -72,4 +79,77 @@ var Unsupported = map[string]string{
 	"1.3.36.3.3.2.8.1.1.11": "brainpoolP384r1",
 	"1.3.36.3.3.2.8.1.1.13": "brainpoolP512r1",
 	"1.2.156.10197.1.301":   "SM2",
+}
+
+// Accepted says which keys of authorities are.
+const Accepted = "use ECDSA P-256, P-384 or P-521, or RSA of 2048, 3072 or 4096 bits"
+
+// Algorithm is a kind of key that an authority may have.
+type Algorithm string
+
+// The algorithms, by the names that proof.Key uses too.
+const (
+	ECDSAP256 Algorithm = "ECDSA-P256"
+	ECDSAP384 Algorithm = "ECDSA-P384"
+	ECDSAP521 Algorithm = "ECDSA-P521"
+	RSA2048   Algorithm = "RSA-2048"
+	RSA3072   Algorithm = "RSA-3072"
+	RSA4096   Algorithm = "RSA-4096"
+)
+
+var rsaBits = map[Algorithm]int{RSA2048: 2048, RSA3072: 3072, RSA4096: 4096}
+
+// Algorithms are all of them, in a fixed order.
+func Algorithms() []Algorithm {
+	return []Algorithm{ECDSAP256, ECDSAP384, ECDSAP521, RSA2048, RSA3072, RSA4096}
+}
+
+// curve is the row of an ECDSA key in Curves; the zero Curve for another.
+func (a Algorithm) curve() Curve {
+	c, _ := curveThat(func(c Curve) bool { return c.Algorithm == string(a) })
+	return c
+}
+
+// Curve is the curve of an ECDSA key; nil for another.
+func (a Algorithm) Curve() elliptic.Curve { return a.curve().Curve }
+
+// Bits is the size of an RSA key's modulus; 0 for another.
+func (a Algorithm) Bits() int { return rsaBits[a] }
+
+// Hash is the hash that certificates are signed with under a key of this kind;
+// zero for an unknown one.
+func (a Algorithm) Hash() crypto.Hash {
+	if a.Bits() > 0 {
+		return crypto.SHA256
+	}
+	return a.curve().Hash
+}
+
+// AlgorithmOf names a public key's algorithm. The error says what is accepted.
+func AlgorithmOf(public crypto.PublicKey) (Algorithm, error) {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if c, ok := curveThat(func(c Curve) bool { return c.Curve == k.Curve }); ok {
+			return Algorithm(c.Algorithm), nil
+		}
+		return "", fmt.Errorf("curve %s isn't supported: %s", k.Curve.Params().Name, Accepted)
+	case *rsa.PublicKey:
+		if a := Algorithm(fmt.Sprintf("RSA-%d", k.N.BitLen())); a.Bits() > 0 {
+			return a, nil
+		}
+		return "", fmt.Errorf("RSA of %d bits isn't supported: %s", k.N.BitLen(), Accepted)
+	}
+	return "", fmt.Errorf("a key of type %T isn't supported: %s", public, Accepted)
+}
+
+// Generate makes a new private key. The error is for an unknown algorithm.
+func (a Algorithm) Generate() (crypto.Signer, error) {
+	switch curve, bits := a.Curve(), a.Bits(); {
+	case curve != nil:
+		return ecdsa.GenerateKey(curve, rand.Reader)
+	case bits > 0:
+		return rsa.GenerateKey(rand.Reader, bits)
+	default:
+		return nil, fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
+	}
 }

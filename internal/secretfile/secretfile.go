@@ -68,8 +68,8 @@ func check(path string, info os.FileInfo, credentials string) error {
 		if !ok {
 			return errors.New(path + ": its owner can't be told")
 		}
-		mine, err := inGroup(int(stat.Gid))
-		if mine || err != nil {
+		groups, err := os.Getgroups()
+		if err != nil || slices.Contains(append(groups, os.Getegid()), int(stat.Gid)) {
 			return err
 		}
 		who = fmt.Sprintf("group %d, which this process isn't in,", stat.Gid)
@@ -79,25 +79,7 @@ func check(path string, info os.FileInfo, credentials string) error {
 
 // within reports whether the file that path leads to is in the folder dir.
 func within(path, dir string) bool {
-	if dir == "" {
-		return false
-	}
 	file, err := filepath.EvalSymlinks(path)
-	if err != nil {
-		return false
-	}
-	folder, err := filepath.EvalSymlinks(dir)
-	if err != nil {
-		return false
-	}
-	return strings.HasPrefix(file, strings.TrimSuffix(folder, "/")+"/")
-}
-
-// inGroup reports whether this process is in a group.
-func inGroup(gid int) (bool, error) {
-	if gid == os.Getegid() {
-		return true, nil
-	}
-	all, err := os.Getgroups()
-	return slices.Contains(all, gid), err
+	folder, err2 := filepath.EvalSymlinks(dir)
+	return dir != "" && err == nil && err2 == nil && strings.HasPrefix(file, strings.TrimSuffix(folder, "/")+"/")
 }

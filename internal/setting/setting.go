@@ -4,14 +4,18 @@
 package setting
 
 import (
+	"bytes"
+	"errors"
 	"fmt"
 	"net/url"
+	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
 // Faults collects what is wrong with a configuration. Each package's
@@ -111,11 +115,44 @@ func (s Secret) Check(path string, f *Faults) {
 	}
 }
 
+// Read fetches the secret, without a final end of line, which editors and shells add. An
+// empty secret is an error: a variable that is not set is more often a slip than a wish.
+// The error names the place, never the value.
+func (s Secret) Read() (b []byte, err error) {
+	where := "environment variable " + s.Env
+	switch {
+	case s.Env != "":
+		if b = []byte(os.Getenv(s.Env)); len(b) == 0 {
+			return nil, fmt.Errorf("%s is not set or empty", where)
+		}
+	case s.File != "":
+		where = "the secret file " + string(s.File)
+		if b, err = secretfile.Read(string(s.File)); err != nil {
+			return nil, fmt.Errorf("reading the secret: %w", err)
+		}
+	default:
+		return nil, errors.New("no secret is named: set env or file")
+	}
+	if b = bytes.TrimSuffix(bytes.TrimSuffix(b, []byte("\n")), []byte("\r")); len(b) == 0 {
+		return nil, fmt.Errorf("%s holds nothing, or an empty line", where)
+	}
+	return b, nil
+}
+
 // CheckWindow adds a fault to a section whose end isn't after its start.
 func CheckWindow(path string, start, end time.Time, f *Faults) {
 	if !end.IsZero() && !end.After(start) {
 		f.Add(Join(path, "end"), "must be after start")
 	}
+}
+
+// CheckName wants a name for programs, and one that isn't in seen, where it goes.
+func CheckName(path, name string, seen map[string]bool, f *Faults) {
+	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
+	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name] {
+		f.Add(Join(path, "name"), "must be of lower-case letters, digits and -, at most 64, and no other's")
+	}
+	seen[name] = true
 }
 
 // CheckURL wants an absolute URL without query, user or fragment; https unless

@@ -39,7 +39,7 @@ func Parse(b []byte, folder string, newest int, into any) error {
 		return fmt.Errorf("isn't a state file: %w", err)
 	}
 	if head.Version < 1 || head.Version > newest {
-		return fmt.Errorf("has version %d; this Mayfly knows %s: a newer one wrote it, or it was damaged", head.Version, versions(newest))
+		return fmt.Errorf("has version %d; this Mayfly knows those up to %d: a newer one wrote it, or it was damaged", head.Version, newest)
 	}
 	var text bytes.Buffer
 	if err := json.Indent(&text, b, "", "  "); err != nil { // the tabs of JSON aren't YAML's
@@ -59,13 +59,6 @@ func Parse(b []byte, folder string, newest int, into any) error {
 		return fmt.Errorf("isn't a state file: %s", strings.Join(all, "; "))
 	}
 	return nil
-}
-
-func versions(newest int) string {
-	if newest == 1 {
-		return "1"
-	}
-	return fmt.Sprintf("1 to %d", newest)
 }
 
 // Format is the text of the document that doc points to, as Parse reads it. Paths

@@ -32,7 +32,7 @@ func testTables(t *testing.T, c store.Config) {
 	var starting sync.WaitGroup
 	for _, one := range []*store.DB{d, replica} {
 		starting.Go(func() {
-			if err := one.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err != nil {
+			if err := one.Migrate(ctx, "things", fstest.MapFS{"schema/01-first.sql": first}); err != nil {
 				t.Error(err)
 			}
 		})
@@ -74,17 +74,17 @@ func testTables(t *testing.T, c store.Config) {
 	if err := d.QueryRow(ctx, "SELECT raw FROM things WHERE id = ? AND name = ?", big, "naïve").Scan(&raw); err != nil || string(raw) != "\x00\xff" {
 		t.Errorf("%x, %v", raw, err)
 	}
-	both := fstest.MapFS{"01-first.sql": first, "02-next.sql": next}
+	both := fstest.MapFS{"schema/01-first.sql": first, "schema/02-next.sql": next}
 	if err := d.Migrate(ctx, "things", both); err != nil {
 		t.Fatal(err)
 	}
 	if err := replica.Migrate(ctx, "things", both); err != nil {
 		t.Fatal(err)
 	}
-	if err := replica.Migrate(ctx, "things", fstest.MapFS{"01-first.sql": first}); err == nil || !strings.Contains(err.Error(), "a newer Mayfly") {
+	if err := replica.Migrate(ctx, "things", fstest.MapFS{"schema/01-first.sql": first}); err == nil || !strings.Contains(err.Error(), "a newer Mayfly") {
 		t.Errorf("tables of a newer program: %v", err)
 	}
-	broken := fstest.MapFS{"01-first.sql": first, "02-next.sql": next, "03-broken.sql": &fstest.MapFile{Data: []byte("CREATE TABLE others (id INTEGER); CREATE NONSENSE;")}}
+	broken := fstest.MapFS{"schema/01-first.sql": first, "schema/02-next.sql": next, "schema/03-broken.sql": &fstest.MapFile{Data: []byte("CREATE TABLE others (id INTEGER); CREATE NONSENSE;")}}
 	if err := d.Migrate(ctx, "things", broken); err == nil || !strings.Contains(err.Error(), "03-broken.sql") {
 		t.Errorf("a broken step: %v", err)
 	}
@@ -98,7 +98,7 @@ func TestFileOfItsOwner(t *testing.T) {
 	t.Parallel()
 	path := t.TempDir() + "/a file?with#marks%20.db"
 	d := storetest.Open(t, store.Config{Path: setting.Path(path)})
-	if err := d.Migrate(t.Context(), "things", fstest.MapFS{"01.sql": first}); err != nil {
+	if err := d.Migrate(t.Context(), "things", fstest.MapFS{"schema/01.sql": first}); err != nil {
 		t.Fatal(err)
 	}
 	for _, name := range []string{path, path + "-wal", path + "-shm"} {

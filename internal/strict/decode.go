@@ -61,17 +61,18 @@ func (d *Document) document(data []byte) *yaml.Node {
 		d.Add("", 0, "the file is larger than %d KiB; a configuration is much smaller", MaxBytes>>10)
 		return nil
 	case !utf8.Valid(data):
-		d.Add("", 1+bytes.Count(data[:invalidAt(data)], []byte("\n")), "the file isn't UTF-8 text")
+		d.Add("", 1+bytes.Count(data[:bytes.IndexRune(data, utf8.RuneError)], []byte("\n")), "the file isn't UTF-8 text")
 		return nil
 	}
 	y := yaml.NewDecoder(bytes.NewReader(data))
 	var doc yaml.Node
-	switch err := y.Decode(&doc); {
-	case errors.Is(err, io.EOF):
-		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
-		return nil
-	case err != nil:
+	err := y.Decode(&doc)
+	if err != nil && !errors.Is(err, io.EOF) {
 		d.syntax(err)
+		return nil
+	}
+	if err != nil || doc.Content[0].Kind == yaml.ScalarNode && doc.Content[0].ShortTag() == "!!null" {
+		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
 		return nil
 	}
 	var more yaml.Node
@@ -82,23 +83,7 @@ func (d *Document) document(data []byte) *yaml.Node {
 	default:
 		d.Add("", more.Line, "a second document begins here; the file must hold one")
 	}
-	root := doc.Content[0]
-	if root.Kind == yaml.ScalarNode && root.ShortTag() == "!!null" {
-		d.Add("", 0, "the file is empty; see mayfly.example.yaml for what it can hold")
-		return nil
-	}
-	return root
-}
-
-func invalidAt(data []byte) int {
-	for i := 0; i < len(data); {
-		r, size := utf8.DecodeRune(data[i:])
-		if r == utf8.RuneError && size == 1 {
-			return i
-		}
-		i += size
-	}
-	return len(data)
+	return doc.Content[0]
 }
 
 // syntaxLine is how the YAML library begins the text of a syntax error.

@@ -138,17 +138,14 @@ func setDefaults(entry reflect.Value) {
 
 // scalar decodes one plain value.
 func (d *Document) scalar(path string, n *yaml.Node, v reflect.Value) {
-	if n.Kind != yaml.ScalarNode {
-		d.Add(path, n.Line, "%s is expected, not %s", wanted(v), kind(n))
+	if n.Kind == yaml.ScalarNode && d.set(n, v) {
 		return
 	}
-	if !d.set(n, v) {
-		got := kind(n)
-		if v.Kind() == reflect.String {
-			got += "; put it in quotes"
-		}
-		d.Add(path, n.Line, "%s is expected, not %s", wanted(v), got)
+	got := kind(n)
+	if n.Kind == yaml.ScalarNode && v.Kind() == reflect.String {
+		got += "; put it in quotes"
 	}
+	d.Add(path, n.Line, "%s is expected, not %s", wanted(v), got)
 }
 
 // set stores n in v, if it is of the right kind, and reports whether it is. What
@@ -187,28 +184,19 @@ func store[T any](set func(T), x T) bool {
 }
 
 // resolve makes a relative path relative to the folder of the configuration
-// file. Text that isn't a path stays as it is.
+// file. Text that isn't a path, such as the URI of a KMS key, stays as it is.
 func (d *Document) resolve(t reflect.Type, text string) string {
-	path, scheme := text, ""
-	switch t {
-	case pathType:
-	case keyRefType:
-		rest, ok := strings.CutPrefix(text, "file:")
-		if !ok {
-			return text // the URI of a KMS key
-		}
-		path, scheme = rest, "file:"
-	default:
+	const separator = string(filepath.Separator)
+	path, isFile := strings.CutPrefix(text, "file:")
+	switch {
+	case t == keyRefType && isFile:
+		return "file:" + d.resolve(pathType, path)
+	case t != pathType || text == "" || filepath.IsAbs(text) || d.folder == "":
 		return text
+	case strings.HasSuffix(text, separator): // Join would hide that a folder is named
+		return filepath.Join(d.folder, text) + separator
 	}
-	if path == "" || filepath.IsAbs(path) || d.folder == "" {
-		return text
-	}
-	slash := ""
-	if strings.HasSuffix(path, string(filepath.Separator)) {
-		slash = string(filepath.Separator) // Join would hide that a folder is named
-	}
-	return scheme + filepath.Join(d.folder, path) + slash
+	return filepath.Join(d.folder, text)
 }
 
 // Fields are a struct's fields in their order, by their YAML names; an inlined
@@ -253,22 +241,9 @@ func wanted(v reflect.Value) string {
 	}
 }
 
-// kind says what n is.
-func kind(n *yaml.Node) string {
-	switch n.Kind {
-	case yaml.MappingNode:
-		return "a mapping"
-	case yaml.SequenceNode:
-		return "a list"
-	}
-	switch n.ShortTag() {
-	case "!!int", "!!float":
-		return "this number"
-	case "!!bool":
-		return "true or false"
-	case "!!timestamp":
-		return "a date"
-	default:
-		return "this text"
-	}
+var kinds = map[string]string{
+	"!!map": "a mapping", "!!seq": "a list", "!!int": "this number", "!!float": "this number", "!!bool": "true or false", "!!timestamp": "a date",
 }
+
+// kind says what n is.
+func kind(n *yaml.Node) string { return cmp.Or(kinds[n.ShortTag()], "this text") }

@@ -3,6 +3,7 @@ package terminal
 
 import (
 	"fmt"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -21,11 +22,7 @@ func Escape(s string) string { return escape(s, true) }
 func Line(s string) string { return escape(s, false) }
 
 func escape(s string, backslash bool) string {
-	if plain(s) {
-		return s
-	}
 	var b strings.Builder
-	b.Grow(len(s) + 16)
 	for i := 0; i < len(s); {
 		r, size := utf8.DecodeRuneInString(s[i:])
 		switch {
@@ -35,30 +32,10 @@ func escape(s string, backslash bool) string {
 			b.WriteString(`\\`)
 		case unicode.IsPrint(r): // letters, marks, numbers, punctuation, symbols and U+0020
 			b.WriteRune(r)
-		case r == '\n':
-			b.WriteString(`\n`)
-		case r == '\r':
-			b.WriteString(`\r`)
-		case r == '\t':
-			b.WriteString(`\t`)
-		case r < utf8.RuneSelf:
-			fmt.Fprintf(&b, `\x%02x`, r)
-		case r <= 0xffff:
-			fmt.Fprintf(&b, `\u%04x`, r)
 		default:
-			fmt.Fprintf(&b, `\U%08x`, r)
+			b.WriteString(strings.Trim(strconv.QuoteRune(r), "'"))
 		}
 		i += size
 	}
 	return b.String()
-}
-
-// plain reports whether s is printable ASCII without a backslash.
-func plain(s string) bool {
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e || s[i] == '\\' {
-			return false
-		}
-	}
-	return true
 }

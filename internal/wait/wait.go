@@ -15,10 +15,8 @@ func For(ctx context.Context, d time.Duration) error { return OrWoken[any](ctx, 
 // OrWoken is [For], but also returns nil when woken has a value for it.
 func OrWoken[T any](ctx context.Context, d time.Duration, woken <-chan T) error {
 	if d > 0 {
-		t := time.NewTimer(d)
-		defer t.Stop()
 		select {
-		case <-t.C:
+		case <-time.After(d):
 		case <-woken:
 		case <-ctx.Done():
 		}

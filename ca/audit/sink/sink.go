@@ -12,7 +12,6 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
-	"net/url"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -23,6 +22,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -36,13 +36,6 @@ const (
 	longPause  = time.Minute
 	sendTime   = 30 * time.Second // for a batch
 )
-
-// target takes records in their order: all of them are there once send returns nil, and
-// any number of them may be after an error. Records have no line ends.
-type target interface {
-	send(ctx context.Context, records [][]byte) error
-	close()
-}
 
 // Options are what New needs besides the configuration.
 type Options struct {
@@ -69,40 +62,22 @@ type Sink struct {
 
 // New makes the sinks of a trail. It connects nowhere.
 func New(c audit.Config, o Options) (all []*Sink, err error) {
-	records := prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_audit_sink_records_total", Help: "Records of the audit trail that a sink was sent, by sink and outcome (delivered, failed); those that failed are sent again.",
-	}, []string{"sink", "outcome"})
+	records := metric.Counter("mayfly_audit_sink_records_total",
+		"Records of the audit trail that a sink was sent, by sink and outcome (delivered, failed); those that failed are sent again.", "sink", "outcome")
+	shown := []prometheus.Collector{records}
 	for i, config := range c.Sinks {
 		s := &Sink{Name: config.Name, config: config, files: audit.Files(string(c.Path)), options: o, records: records}
 		s.state = strings.TrimSuffix(string(c.Path), filepath.Ext(string(c.Path))) + ".sink-" + config.Name + ".json"
-		if s.to, err = newTarget(config, o); err != nil {
+		if s.to, err = newTarget(config, o.Out); err != nil {
 			return nil, fmt.Errorf("%s: %w", setting.Index("audit.sinks", i), err)
 		}
 		records.WithLabelValues(s.Name, "delivered")
 		records.WithLabelValues(s.Name, "failed")
-		if err := o.Metrics.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "mayfly_audit_sink_behind_seconds", Help: "How old the oldest record is that a sink hasn't got yet; 0 when it has all.",
-			ConstLabels: prometheus.Labels{"sink": s.Name},
-		}, s.behind)); err != nil {
-			return nil, err
-		}
+		shown = append(shown, metric.Read("mayfly_audit_sink_behind_seconds", "How old the oldest record is that a sink hasn't got yet; 0 when it has all.",
+			prometheus.Labels{"sink": s.Name}, s.behind))
 		all = append(all, s)
 	}
-	return all, o.Metrics.Register(records)
-}
-
-func newTarget(c audit.Sink, o Options) (target, error) {
-	u, err := url.Parse(c.URL)
-	if err != nil {
-		return nil, err
-	}
-	switch u.Scheme {
-	case "stdout":
-		return lines{o.Out, make(chan struct{}, 1)}, nil
-	case "http", "https":
-		return newPost(c)
-	}
-	return newSyslog(c, u)
+	return all, metric.Register(o.Metrics, shown...)
 }
 
 // behind is how old the record is that waits, in seconds.
@@ -196,7 +171,9 @@ func (s *Sink) read(ctx context.Context, follower *audit.Follower) (batch [][]by
 // deliver sends a batch until it is taken, or ctx ends.
 func (s *Sink) deliver(ctx context.Context, batch [][]byte) error {
 	for pause := firstPause; len(batch) > 0; pause = min(2*pause, longPause) {
-		err := s.try(ctx, batch)
+		sending, cancel := context.WithTimeout(ctx, sendTime)
+		err := s.to.send(sending, batch)
+		cancel()
 		if err == nil {
 			s.records.WithLabelValues(s.Name, "delivered").Add(float64(len(batch)))
 			if s.failed.Swap(nil) != nil {
@@ -216,13 +193,6 @@ func (s *Sink) deliver(ctx context.Context, batch [][]byte) error {
 		}
 	}
 	return ctx.Err()
-}
-
-// try sends a batch within its time.
-func (s *Sink) try(ctx context.Context, batch [][]byte) error {
-	ctx, cancel := context.WithTimeout(ctx, sendTime)
-	defer cancel()
-	return s.to.send(ctx, batch)
 }
 
 // positions are those that were kept, one a file.

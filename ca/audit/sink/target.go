@@ -20,6 +20,45 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
+// target takes records in their order: all of them are there once send returns nil, and
+// any number of them may be after an error. Records have no line ends.
+type target interface {
+	send(ctx context.Context, records [][]byte) error
+	close()
+}
+
+func newTarget(c audit.Sink, out io.Writer) (target, error) {
+	u, err := url.Parse(c.URL)
+	if err != nil {
+		return nil, err
+	}
+	if u.Scheme == "stdout" {
+		return lines{out, make(chan struct{}, 1)}, nil
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12}
+	if config.RootCAs, err = pemfile.PoolFile(c.CAFile); err != nil {
+		return nil, fmt.Errorf("ca_file: %w", err)
+	}
+	s := &syslog{network: "tcp", address: u.Host, host: "-"}
+	switch u.Scheme {
+	case "http", "https":
+		return &post{url: c.URL, token: setting.Secret{File: c.BearerTokenFile}, client: &http.Client{
+			Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: 1, MaxResponseHeaderBytes: 64 << 10},
+			// A token goes where the configuration says, and nowhere else.
+			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		}}, nil
+	case "unix":
+		s.network, s.address = "unixgram", u.Path
+	case "tls":
+		config.ServerName = u.Hostname()
+		s.tls = config
+	}
+	if host, err := os.Hostname(); err == nil {
+		s.host = host
+	}
+	return s, nil
+}
+
 // lines writes records as they are, one a line.
 type lines struct {
 	io.Writer
@@ -50,39 +89,11 @@ func (l lines) send(ctx context.Context, records [][]byte) error {
 
 func (lines) close() {}
 
-// tlsConfig verifies servers as the sink's configuration says.
-func tlsConfig(c audit.Sink) (*tls.Config, error) {
-	config := &tls.Config{MinVersion: tls.VersionTLS12}
-	if c.CAFile == "" {
-		return config, nil
-	}
-	b, err := os.ReadFile(string(c.CAFile))
-	if err != nil {
-		return nil, err
-	}
-	if config.RootCAs, err = pemfile.Pool(b); err != nil {
-		return nil, fmt.Errorf("ca_file: %s %w", c.CAFile, err)
-	}
-	return config, nil
-}
-
 // post sends batches of CloudEvents (HTTP Protocol Binding 1.0.2 §3.3).
 type post struct {
 	client *http.Client
 	url    string
 	token  setting.Secret
-}
-
-func newPost(c audit.Sink) (*post, error) {
-	config, err := tlsConfig(c)
-	if err != nil {
-		return nil, err
-	}
-	return &post{url: c.URL, token: setting.Secret{File: c.BearerTokenFile}, client: &http.Client{
-		Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, TLSClientConfig: config, ForceAttemptHTTP2: true, MaxIdleConns: 1, MaxResponseHeaderBytes: 64 << 10},
-		// A token goes where the configuration says, and nowhere else.
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-	}}, nil
 }
 
 func (p *post) send(ctx context.Context, records [][]byte) error {
@@ -120,23 +131,6 @@ type syslog struct {
 	tls              *tls.Config // nil for none
 	host             string
 	conn             net.Conn // nil while there is none
-}
-
-func newSyslog(c audit.Sink, u *url.URL) (s *syslog, err error) {
-	s = &syslog{network: "tcp", address: u.Host, host: "-"}
-	switch u.Scheme {
-	case "unix":
-		s.network, s.address = "unixgram", u.Path
-	case "tls":
-		if s.tls, err = tlsConfig(c); err != nil {
-			return nil, err
-		}
-		s.tls.ServerName = u.Hostname()
-	}
-	if host, err := os.Hostname(); err == nil {
-		s.host = host
-	}
-	return s, nil
 }
 
 // Priorities (RFC 5424 §6.2.1): 13 is the facility for audit, and the severities are

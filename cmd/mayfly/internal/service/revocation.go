@@ -149,6 +149,7 @@ func (i issued) Issued(ctx context.Context, q revoke.Query, most int) (all []rev
 // until ctx ends. Statements are final, and noting one again changes nothing.
 func (s *Service) indexRevocations(ctx context.Context) {
 	const batch = 1000
+	failing := false
 	for next := uint64(0); ctx.Err() == nil; {
 		size, grown := s.revoker.Log.Grown()
 		var some []index.Revocation
@@ -165,9 +166,14 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			some = append(some, index.Revocation{Serial: of.Serial, Authority: of.Authority, Reason: string(of.Reason), At: of.Time})
 		}
 		if err := s.index.SetRevoked(ctx, some); err != nil {
-			_ = wait.For(ctx, storeInterval) // the index says why in its own words
+			if !failing {
+				s.Logger.LogAttrs(ctx, slog.LevelWarn, "the index doesn't know of the newest revocations; it is told again", slog.Any("error", err))
+			}
+			failing = true
+			_ = wait.For(ctx, storeInterval)
 			continue
 		}
+		failing = false
 		if next += uint64(len(some)); next == size {
 			select {
 			case <-ctx.Done():
