@@ -286,16 +286,13 @@ func (l *Limits) check(path string, f *setting.Faults) {
 
 func (l *RateLimits) check(path string, f *setting.Faults) {
 	const mostRate, mostBurst = 1e6, 1_000_000
-	for _, r := range []struct {
-		field string
-		rate  Rate
-	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"timestamps", l.Timestamps}, {"log_reads", l.LogReads}} {
-		at := setting.Join(path, r.field)
-		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
+	for _, limit := range rateLimits {
+		at, rate := setting.Join(path, limit.setting), limit.rate(l)
+		if v := rate.Rate; !(v >= 0 && v <= mostRate) {
 			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
 		}
-		if r.rate.Rate > 0 {
-			checkRange(setting.Join(at, "burst"), r.rate.Burst, 1, mostBurst, f)
+		if rate.Rate > 0 {
+			checkRange(setting.Join(at, "burst"), rate.Burst, 1, mostBurst, f)
 		}
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
@@ -37,27 +36,30 @@ type Documents struct {
 	TrustedRoot, SigningConfig, TrustConfig []byte
 }
 
-// each calls do for every document that isn't empty.
-func (d Documents) each(do func(path, media string, data []byte)) {
-	for _, one := range []struct {
-		path, media string
-		data        []byte
-	}{
-		{"/trusted_root.json", mediaTrustedRoot, d.TrustedRoot},
-		{"/signing_config.json", mediaSigningConfig, d.SigningConfig},
-		{"/trust_config.json", mediaTrustConfig, d.TrustConfig},
-	} {
-		if len(one.data) > 0 {
-			do(one.path, one.media, one.data)
-		}
+// document is one of them.
+type document struct {
+	media string
+	data  []byte
+}
+
+// byPath are the documents by the paths at which they are served.
+func (d Documents) byPath() map[string]document {
+	return map[string]document{
+		"/trusted_root.json":   {mediaTrustedRoot, d.TrustedRoot},
+		"/signing_config.json": {mediaSigningConfig, d.SigningConfig},
+		"/trust_config.json":   {mediaTrustConfig, d.TrustConfig},
 	}
 }
 
-// document is served with its version that is in force, which may be replaced
-// while it is read.
-type document struct {
-	media   string
-	current atomic.Pointer[version]
+// orElse is d, with those of before in the place of empty ones.
+func (d Documents) orElse(before Documents) Documents {
+	first := func(a, b []byte) []byte {
+		if len(a) > 0 {
+			return a
+		}
+		return b
+	}
+	return Documents{first(d.TrustedRoot, before.TrustedRoot), first(d.SigningConfig, before.SigningConfig), first(d.TrustConfig, before.TrustConfig)}
 }
 
 // version is one state of a document, and the validator that tells it from others.
@@ -66,25 +68,23 @@ type version struct {
 	tag  string
 }
 
-func newDocument(media string, data []byte) *document {
-	d := &document{media: media}
-	d.current.Store(newVersion(data))
-	return d
-}
-
 // newVersion computes the strong validator of data (RFC 9110 §8.8.3).
 func newVersion(data []byte) *version {
 	sum := sha256.Sum256(data)
 	return &version{data, `"` + hex.EncodeToString(sum[:16]) + `"`}
 }
 
-// serve answers with the document.
-func (d *document) serve(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
-	return writeTagged(w, r, d.media, d.current.Load()), nil
+// document is the page of a document.
+func (s *Server) document(media string, data []byte) handler {
+	v := newVersion(data)
+	return s.counted(func(w *timedReply, r *http.Request) *fault.Error {
+		writeTagged(w, r, media, v)
+		return nil
+	})
 }
 
-// writeTagged answers with v, or with 304 when the client has it. It returns the status.
-func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *version) int {
+// writeTagged answers with v, or with 304 when the client has it.
+func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *version) {
 	h := w.Header()
 	h.Set("ETag", v.tag)
 	h.Set("Cache-Control", cacheControl)
@@ -92,12 +92,11 @@ func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *versio
 		h.Del("Content-Type")
 		h.Del("Content-Length")
 		w.WriteHeader(http.StatusNotModified)
-		return http.StatusNotModified
+		return
 	}
 	h.Set("Content-Type", media)
 	h.Set("Content-Length", strconv.Itoa(len(v.data)))
 	_, _ = w.Write(v.data)
-	return http.StatusOK
 }
 
 // matches is the weak comparison that If-None-Match asks for (RFC 9110 §13.1.2).

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"container/list"
 	"context"
 	"crypto/tls"
@@ -240,7 +241,7 @@ type timedReply struct {
 	place   *place
 	timeout time.Duration // for a whole answer; of a stream, for each message
 	stream  func()        // ends a stream's context; nil for what isn't one
-	begun   bool          // something is written
+	code    int           // the status that is sent; 0 before
 	timed   bool          // the handler has said itself how long its client may take
 }
 
@@ -287,11 +288,11 @@ func (o *timedReply) hurry() {
 }
 
 // begin starts the client's time to take the answer.
-func (o *timedReply) begin() {
-	if o.begun && o.stream == nil {
+func (o *timedReply) begin(code int) {
+	if o.code != 0 && o.stream == nil {
 		return
 	}
-	o.begun = true
+	o.code = cmp.Or(o.code, code)
 	o.place.work(false)
 	if !o.timed {
 		o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Now().Add(o.timeout)) })
@@ -307,19 +308,19 @@ func (o *timedReply) SetWriteDeadline(deadline time.Time) (err error) {
 
 // WriteHeader begins the answer.
 func (o *timedReply) WriteHeader(code int) {
-	o.begin()
+	o.begin(code)
 	o.ResponseWriter.WriteHeader(code)
 }
 
 // Write sends a part of the answer.
 func (o *timedReply) Write(b []byte) (int, error) {
-	o.begin()
+	o.begin(http.StatusOK)
 	return o.ResponseWriter.Write(b)
 }
 
 // FlushError sends what is written.
 func (o *timedReply) FlushError() error {
-	o.begin()
+	o.begin(http.StatusOK)
 	err := o.control.Flush()
 	if o.stream != nil { // it may be quiet until the next message
 		o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Time{}) })
@@ -336,7 +337,7 @@ func (o *timedReply) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 // leave gives the place back once the answer is with the client. HTTP/1 sends the
 // rest after the handler: there that is one answer a connection.
 func (o *timedReply) leave(r *http.Request) {
-	if r.ProtoMajor == 2 && o.begun {
+	if r.ProtoMajor == 2 && o.code != 0 {
 		o.Flush()
 	}
 	o.place.leave()

@@ -206,13 +206,14 @@ func (r *readiness) watch(ctx context.Context) {
 var errNotReady = errors.New("not ready")
 
 // healthPage is /healthz: the process answers.
-func healthPage(w http.ResponseWriter, _ *http.Request) (int, *fault.Error) {
-	return writePlain(w, http.StatusOK, "ok\n"), nil
+func healthPage(w *timedReply, _ *http.Request) *fault.Error {
+	writePlain(w, http.StatusOK, "ok\n")
+	return nil
 }
 
 // readyPage is /readyz: 200, or 503 with the names of what fails; with
 // `?verbose` every dependency by name, with its detail.
-func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
 	for _, d := range s.ready.check(r.Context()) {
@@ -245,11 +246,12 @@ func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.
 		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
 			slog.String("request_id", requestid.From(r.Context())), slog.Any("error", errNotReady))
 	}
-	return writePlain(w, code, text.String()), nil
+	writePlain(w, code, text.String())
+	return nil
 }
 
-// writePlain answers with a text. It returns the status.
-func writePlain(w http.ResponseWriter, code int, text string) int {
+// writePlain answers with a text.
+func writePlain(w http.ResponseWriter, code int, text string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -258,5 +260,4 @@ func writePlain(w http.ResponseWriter, code int, text string) int {
 	}
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text))
-	return code
 }

@@ -29,7 +29,7 @@ type Revocation interface {
 }
 
 var revokeMethod = &endpoint{name: "v1.Revoke", rpc: mayflyv1.Revocation_Revoke_FullMethodName,
-	verb: http.MethodPost, path: "/api/v1/mayfly/revocations", act: "revoke", limit: (*limiters).request}
+	verb: http.MethodPost, path: "/api/v1/mayfly/revocations", act: "revoke", limit: limitAddress}
 
 // revocation is the service mayfly.v1.Revocation on one edge.
 type revocation struct {

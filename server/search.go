@@ -71,11 +71,11 @@ func (s *Searching) FirstUses(ctx context.Context, r *mayflyv1.FirstUsesRequest)
 
 var (
 	searchMethod = &endpoint{name: "v1.Search", rpc: mayflyv1.Index_Search_FullMethodName,
-		verb: http.MethodGet, path: "/api/v1/mayfly/certificates", private: true, limit: (*limiters).request}
+		verb: http.MethodGet, path: "/api/v1/mayfly/certificates", private: true, limit: limitAddress}
 	tellMethod = &endpoint{name: "v1.Tell", rpc: mayflyv1.Index_Tell_FullMethodName,
-		verb: http.MethodPost, path: "/api/v1/mayfly/artifacts", private: true, limit: (*limiters).request}
+		verb: http.MethodPost, path: "/api/v1/mayfly/artifacts", private: true, limit: limitAddress}
 	firstUsesMethod = &endpoint{name: "v1.FirstUses", rpc: mayflyv1.Index_FirstUses_FullMethodName,
-		verb: http.MethodGet, path: "/api/v1/mayfly/first-uses", private: true, limit: (*limiters).request}
+		verb: http.MethodGet, path: "/api/v1/mayfly/first-uses", private: true, limit: limitAddress}
 )
 
 // searching is the service mayfly.v1.Index on one edge, for those who may read. A page is

@@ -143,7 +143,7 @@ type Server struct {
 	inFlight  *inFlightLimit
 	stamping  *inFlightLimit // of timestamps, which inFlight counts as well
 	ready     *readiness
-	routes    *routes
+	routes    atomic.Pointer[routes]
 	bound     net.Listener // Options.HTTPListener
 	listeners listeners
 
@@ -174,7 +174,7 @@ func New(c Config, o Options) (*Server, error) {
 	}
 	var err error
 	if s.metrics, err = newMetrics(s.registry, s.inFlight.count, s.now); err != nil {
-		return nil, fmt.Errorf("server: registering metrics: %w", err)
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.now, s.logger); err != nil {
 		return nil, err
@@ -182,9 +182,11 @@ func New(c Config, o Options) (*Server, error) {
 	if err = s.registry.Register(s.ready); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
-	if s.routes, err = s.newRoutes(o); err != nil {
+	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})
+	if err != nil {
 		return nil, err
 	}
+	s.routes.Store(t)
 	s.grpc = s.newGRPC()
 	return s, nil
 }
