@@ -24,7 +24,7 @@ const auditTimeout = 5 * time.Second
 // record of a refusal, the metrics, the log line. f is nil when it went well.
 // finish returns f as an error, nil for nil.
 func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
-	took := s.now().Sub(c.start)
+	took := s.with.Now().Sub(c.start)
 	a := answer{outcome: outcome{http: http.StatusOK}, reason: "OK"}
 	if f != nil {
 		a = answerTo(f, "")
@@ -57,7 +57,7 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		return
 	}
 	e := audit.Event{
-		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
+		Type: kind, Time: s.with.Now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
 		RemoteAddr: remote(ctx), Method: c.name, Act: c.act,
 	}
 	c.identify(&e)
@@ -66,9 +66,9 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 	}
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
-	if err := s.auditor.Record(lasting, e); err != nil {
+	if err := s.with.Auditor.Record(lasting, e); err != nil {
 		s.metrics.unaudited.Inc()
-		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
+		s.with.Logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
 			slog.String("request_id", e.RequestID), slog.Any("error", err))
 	}
 }
@@ -124,7 +124,7 @@ func (c *call) level(f *fault.Error) slog.Level {
 // logRequest writes the one line of a request. It never holds a token, a key or a proof.
 func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answer, took time.Duration) {
 	level := c.level(f)
-	if !s.logger.Enabled(ctx, level) {
+	if !s.with.Logger.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 10)
@@ -140,7 +140,7 @@ func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answ
 	if f != nil {
 		attrs = append(attrs, slog.Any("error", f))
 	}
-	s.logger.LogAttrs(ctx, level, "request", attrs...)
+	s.with.Logger.LogAttrs(ctx, level, "request", attrs...)
 }
 
 // remote is the address of the client, or "".

@@ -35,7 +35,7 @@ func (s *Server) services(e edge, tell func(desc *grpc.ServiceDesc, service any)
 	tell(&fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: e})
 	tell(&fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: e})
 	tell(&mayflyv1.Index_ServiceDesc, searching{server: s, edge: e})
-	if s.revoking != nil {
+	if s.with.Revocation != nil {
 		tell(&mayflyv1.Revocation_ServiceDesc, revocation{server: s, edge: e})
 	}
 }
@@ -81,9 +81,11 @@ func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
 		m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
 		// The interceptor isn't called: it is for the services that aren't the API's.
 		own.Methods[i].Handler = func(service any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
-			method := func(ctx context.Context, decode func(any) error) (any, error) { return d.Handler(service, ctx, decode, nil) }
+			method := func(ctx context.Context, decode func(any) error) (any, error) {
+				return d.Handler(service, ctx, decode, nil)
+			}
 			err = s.guard(ctx, m.rpc, func() (err error) {
-				out, err = s.invoke(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.now()}, method, receivedBy(ctx).decode)
+				out, err = s.invoke(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.with.Now()}, method, receivedBy(ctx).decode)
 				return err
 			})
 			return out, translated(err, requestid.From(ctx))

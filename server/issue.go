@@ -41,14 +41,14 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	}
 
 	stop := s.metrics.stage(stageAuthenticate)
-	who, err := s.identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
+	who, err := s.with.Identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
 	stop()
 	if err != nil {
 		errors.As(err, &c.refused)
 		return nil, err
 	}
 	c.who = who
-	if f := s.metrics.limited(s.live.Load().limiters.issuance(who, s.now())); f != nil {
+	if f := s.metrics.limited(s.live.Load().limiters.issuance(who, s.with.Now())); f != nil {
 		return nil, f
 	}
 
@@ -61,7 +61,7 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	c.key = key
 
 	stop = s.metrics.stage(stageIssue)
-	cert, err := s.ca.Issue(ctx, who, key)
+	cert, err := s.with.CA.Issue(ctx, who, key)
 	stop()
 	return cert, err
 }
@@ -69,9 +69,9 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 // proven is the key of q, if who holds it.
 func (s *Server) proven(q signingRequest, who identity.Principal) (proofs.Key, error) {
 	if len(q.csr) > 0 {
-		return s.keys.CSR(q.csr)
+		return s.with.Keys.CSR(q.csr)
 	}
-	return s.keys.Signature(q.spki, q.proof, who)
+	return s.with.Keys.Signature(q.spki, q.proof, who)
 }
 
 // Metadata keys that may hold a token, besides the request itself.
@@ -204,7 +204,7 @@ func (v fulcioV2) CreateSigningCertificate(ctx context.Context, r *fulciov2.Crea
 func (v fulcioV2) GetTrustBundle(ctx context.Context, _ *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
 	return serve(ctx, v.server, v.edge, trustBundle, func(context.Context, *call) (*fulciov2.TrustBundle, error) {
 		var bundle fulciov2.TrustBundle
-		for _, chain := range v.server.ca.Chains() {
+		for _, chain := range v.server.with.CA.Chains() {
 			bundle.Chains = append(bundle.Chains, &fulciov2.CertificateChain{Certificates: chainPEM(chain)})
 		}
 		return &bundle, nil
@@ -215,7 +215,7 @@ func (v fulcioV2) GetTrustBundle(ctx context.Context, _ *fulciov2.GetTrustBundle
 func (v fulcioV2) GetConfiguration(ctx context.Context, _ *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
 	return serve(ctx, v.server, v.edge, configuration, func(context.Context, *call) (*fulciov2.Configuration, error) {
 		var all fulciov2.Configuration
-		for _, d := range v.server.identity.Issuers() {
+		for _, d := range v.server.with.Identity.Issuers() {
 			all.Issuers = append(all.Issuers, describe(d))
 		}
 		return &all, nil
@@ -262,7 +262,7 @@ func (v fulcioV1Beta) CreateSigningCertificate(ctx context.Context, r *fulciov1b
 func (v fulcioV1Beta) GetRootCertificate(ctx context.Context, _ *emptypb.Empty) (*httpbody.HttpBody, error) {
 	return serve(ctx, v.server, v.edge, rootCertificate, func(context.Context, *call) (*httpbody.HttpBody, error) {
 		var active [][]byte
-		if chains := v.server.ca.Chains(); len(chains) > 0 {
+		if chains := v.server.with.CA.Chains(); len(chains) > 0 {
 			active = chains[0]
 		}
 		return pemBody(chainPEM(active)), nil

@@ -33,11 +33,11 @@ type listeners struct {
 // error, which names every address that is taken, nothing stays open. Close ends what Serve is never called for.
 func (s *Server) Listen(ctx context.Context) (err error) {
 	var l listeners
-	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
+	if l.certificates, err = loadCertificates(s.config.TLS, s.with.Logger); err != nil {
 		return err
 	}
 	if l.certificates != nil {
-		if err := s.registry.Register(l.certificates.expiry()); err != nil {
+		if err := s.with.Metrics.Register(l.certificates.expiry()); err != nil {
 			return err
 		}
 	}
@@ -53,7 +53,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		into    *net.Listener
 		most    int
 	}{
-		{s.config.HTTPAddress, s.bound, &l.http, s.config.Limits.Connections},
+		{s.config.HTTPAddress, s.with.HTTPListener, &l.http, s.config.Limits.Connections},
 		{s.config.GRPCAddress, nil, &l.grpc, s.config.Limits.Connections},
 		{s.config.MetricsAddress, nil, &l.metrics, min(s.config.Limits.Connections, metricsConnections)},
 	} {
@@ -78,7 +78,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 	}
 	s.listeners = l
 	if l.certificates == nil && (!onThisMachine(l.http) || !onThisMachine(l.grpc)) {
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
+		s.with.Logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
 }

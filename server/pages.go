@@ -125,7 +125,7 @@ const (
 // newMetricsHTTP makes the server of /metrics.
 func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
 	mux := http.NewServeMux()
-	page := promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry, MaxRequestsInFlight: scrapes})
+	page := promhttp.HandlerFor(s.with.Metrics, promhttp.HandlerOpts{Registry: s.with.Metrics, MaxRequestsInFlight: scrapes})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		// The server's own deadline is for profiles.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.config.Limits.WriteTimeout))

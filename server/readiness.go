@@ -243,7 +243,7 @@ func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 		text.WriteString("ok\n")
 	}
 	if code != http.StatusOK {
-		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
+		s.with.Logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
 			slog.String("request_id", requestid.From(r.Context())), slog.Any("error", errNotReady))
 	}
 	writePlain(w, code, text.String())

@@ -62,7 +62,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	var pair *certificates
 	current := s.listeners.certificates
 	if current != nil && f.Len() == 0 {
-		if pair, err = loadCertificates(next.Config.TLS, s.logger); err != nil {
+		if pair, err = loadCertificates(next.Config.TLS, s.with.Logger); err != nil {
 			f.Add("server.tls", "%v", err)
 		}
 	}

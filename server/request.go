@@ -33,13 +33,13 @@ const (
 // endpoint is what a request asks for: a method of the API, which both edges
 // have, or a page, which only REST has.
 type endpoint struct {
-	name       string       // of the log, the metrics and the audit trail, the same on both edges
-	rpc        string       // a method's full name in gRPC; "" for a page
-	verb, path string       // where REST has a method
-	issues     bool         // whether it makes a certificate
-	private    bool         // whether its answer is the caller's alone, and kept nowhere
-	act        string       // what the audit trail calls it where it is an act of administration; "" for all else
-	limit      *limit       // on the client's address, taken from before anything is read; nil sets none
+	name       string // of the log, the metrics and the audit trail, the same on both edges
+	rpc        string // a method's full name in gRPC; "" for a page
+	verb, path string // where REST has a method
+	issues     bool   // whether it makes a certificate
+	private    bool   // whether its answer is the caller's alone, and kept nowhere
+	act        string // what the audit trail calls it where it is an act of administration; "" for all else
+	limit      *limit // on the client's address, taken from before anything is read; nil sets none
 }
 
 // page reports whether e is no method of the API.
@@ -99,14 +99,14 @@ func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Hea
 	if e.limit == nil {
 		return ctx, client, nil
 	}
-	return ctx, client, s.metrics.limited(live.limiters.address(e.limit, client, s.now()))
+	return ctx, client, s.metrics.limited(live.limiters.address(e.limit, client, s.with.Now()))
 }
 
 // serve is the one chain for every method of the API, once the request is read:
 // the in-flight limit, the deadline, handle with a panic caught, and finish. Its
 // error is a *fault.Error. ctx is what begin returned.
 func serve[T any](ctx context.Context, s *Server, e edge, m *endpoint, handle func(context.Context, *call) (*T, error)) (*T, error) {
-	c := &call{endpoint: m, edge: e, start: s.now()}
+	c := &call{endpoint: m, edge: e, start: s.with.Now()}
 	if f := s.inFlight.enter(m.issues); f != nil {
 		return nil, s.finish(ctx, c, f)
 	}
@@ -136,7 +136,7 @@ func (s *Server) guard(ctx context.Context, name string, do func() error) (err e
 			err = http.ErrAbortHandler
 		default:
 			s.metrics.panics.Inc()
-			s.logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
+			s.with.Logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
 				slog.String("route", name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 			err = fmt.Errorf("panic: %v", p)
 		}

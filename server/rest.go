@@ -62,7 +62,7 @@ func (s *Server) serveHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		s.refuse(out, r, to.endpoint, f)
 	case to.page():
-		_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.now(), code: knownStatus(out.code)}, f)
+		_ = s.finish(ctx, &call{endpoint: to.endpoint, edge: edgeREST, start: s.with.Now(), code: knownStatus(out.code)}, f)
 	}
 }
 
@@ -79,7 +79,7 @@ func knownStatus(code int) int {
 
 // refuse finishes a request that never reached the API's chain, and answers it.
 func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *fault.Error) {
-	_ = s.finish(r.Context(), &call{endpoint: e, edge: edgeREST, start: s.now()}, f) // the error is f again
+	_ = s.finish(r.Context(), &call{endpoint: e, edge: edgeREST, start: s.with.Now()}, f) // the error is f again
 	answerTo(f, requestid.From(r.Context())).write(w)
 }
 
@@ -97,7 +97,7 @@ func (s *Server) rest(m *endpoint, method rpcMethod) handler {
 		}
 		w.Header().Set("Cache-Control", "no-store")
 		ctx := metadata.NewIncomingContext(r.Context(), metadata.MD{metadataAuthorization: r.Header.Values("Authorization")})
-		out, err := s.invoke(ctx, &call{endpoint: m, edge: edgeREST, start: s.now()}, method, func(message proto.Message) (f *fault.Error) {
+		out, err := s.invoke(ctx, &call{endpoint: m, edge: edgeREST, start: s.with.Now()}, method, func(message proto.Message) (f *fault.Error) {
 			var err error
 			if m.verb == http.MethodGet {
 				err = readQuery(r.URL.RawQuery, message)

@@ -93,7 +93,9 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 	s.services(edgeREST, func(desc *grpc.ServiceDesc, service any) {
 		for _, d := range desc.Methods {
 			m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
-			handle := s.rest(m, func(ctx context.Context, decode func(any) error) (any, error) { return d.Handler(service, ctx, decode, nil) })
+			handle := s.rest(m, func(ctx context.Context, decode func(any) error) (any, error) {
+				return d.Handler(service, ctx, decode, nil)
+			})
 			if !m.issues {
 				handle = ownPages(handle)
 			}

@@ -104,7 +104,7 @@ func (s *Server) limitedHTTP(ctx context.Context, h http.Handler, write time.Dur
 		WriteTimeout:      write,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    l.HeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.with.Logger.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -113,7 +113,7 @@ const flushTime = time.Second
 
 // drain ends all servers within the grace period.
 func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
-	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
+	s.with.Logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
 		slog.Duration("grace", s.config.ShutdownGrace))
 	idle := s.inFlight.close()
 	s.ready.health.Shutdown() // NOT_SERVING from now on, whatever the dependencies say

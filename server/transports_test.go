@@ -115,7 +115,7 @@ func TestEveryPathGivesOneResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server.identity = verifier
+	r.server.with.Identity = verifier
 	random := mathrand.New(mathrand.NewPCG(3, 4))
 	choices := map[string][]any{
 		"email":          {identitytest.Email, "bob@example.com", "mallory@example.com", "eve@example.org", "a@b,c@d"},

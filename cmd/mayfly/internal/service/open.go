@@ -157,7 +157,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
 		Index:        s.index,
-		Revocation:   s.revocation(),
+		Revocation:   s.revoker,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

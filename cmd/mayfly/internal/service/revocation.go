@@ -16,7 +16,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 // loadRevocation opens the key of the statements' log, and refuses authorities whose
@@ -175,14 +174,6 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// revocation is what the server revokes with: nothing where there is none.
-func (s *Service) revocation() server.Revocation {
-	if s.revoker == nil {
-		return nil
-	}
-	return s.revoker
 }
 
 // withRevocations adds the paths of lists and feeds to others.
