@@ -17,6 +17,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/notify"
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
@@ -24,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/identity/replay"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -58,9 +60,7 @@ func (d Dependencies) withRegistry() Dependencies {
 			}, func() float64 { return float64(d.DroppedLogLines()) }))
 		}
 		if d.Build != nil {
-			d.Registry.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-				Name: "mayfly_build_info", Help: "1, with what the running program was built from.", ConstLabels: d.Build,
-			}, func() float64 { return 1 }))
+			d.Registry.MustRegister(metric.Read("mayfly_build_info", "1, with what the running program was built from.", d.Build, func() float64 { return 1 }))
 		}
 	}
 	return d
@@ -83,7 +83,8 @@ type Components struct {
 	keys       *proof.Policy
 	replay     *replay.Store // nil where a process remembers used tokens by itself
 	external   []*external.Log
-	tuf        signedRoot
+	tufKey     kms.Signer      // nil without a repository
+	published  *tuf.Repository // nil while nothing is
 	// revocationKey is nil where nothing can be revoked, and once a Revoker has it.
 	revocationKey kms.Signer
 	alerts        *notify.Loaded
@@ -153,7 +154,7 @@ func (l *Components) close() error {
 	for _, log := range l.external {
 		log.Close()
 	}
-	kms.Close(l.tuf.key)
+	kms.Close(l.tufKey)
 	kms.Close(l.revocationKey)
 	if l.replay != nil {
 		return l.replay.Close()
@@ -164,7 +165,7 @@ func (l *Components) close() error {
 // loadLogs opens the keys of our logs, and reads what others' logs are called and sign with.
 func (l *Components) loadLogs(ctx context.Context, c ctlog.Config, d Dependencies, f *setting.Faults) {
 	for i, log := range c.Own() {
-		key, err := d.openLogKey(ctx, log)
+		key, err := d.openKey(ctx, log.Key, log.Passphrase, kms.Access{})
 		if err != nil {
 			addFaults(f, setting.Join(c.OwnPath("ctlog", i), "key"), err)
 		}
@@ -199,11 +200,11 @@ func (d Dependencies) kmsOptions() kms.Options {
 	return kms.Options{Logger: d.Logger, Metrics: d.Registry, Now: d.Now, Getenv: d.getenv}
 }
 
-// openLogKey opens the key of one of our logs.
-func (d Dependencies) openLogKey(ctx context.Context, c ctlog.EmbeddedConfig) (kms.Signer, error) {
+// openKey opens a key that isn't an authority's.
+func (d Dependencies) openKey(ctx context.Context, key setting.KeyRef, passphrase setting.Secret, access kms.Access) (kms.Signer, error) {
 	o := d.kmsOptions()
-	o.Passphrase = c.Passphrase
-	return keystore.Open(ctx, string(c.Key), o)
+	o.Passphrase, o.Access = passphrase, access
+	return keystore.Open(ctx, string(key), o)
 }
 
 // longestLifetime is the longest that any issuer's policy may give a certificate.

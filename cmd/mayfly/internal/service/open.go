@@ -37,7 +37,7 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	for _, r := range s.loaded.Remarks {
 		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a remark on the configuration", slog.String("remark", r))
 	}
-	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, signed: s.loaded.tuf.repository, logs: &logSet{}, beside: s.loaded.Beside}
+	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, signed: s.loaded.published, logs: &logSet{}, beside: s.loaded.Beside}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx, first.logs))

@@ -11,7 +11,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -24,10 +23,8 @@ func (l *Components) loadRevocation(ctx context.Context, c revoke.Config, d Depe
 	if !c.Enabled() {
 		return
 	}
-	o := d.kmsOptions()
-	o.Passphrase, o.Access = c.Passphrase, c.Access
 	var err error
-	if l.revocationKey, err = keystore.Open(ctx, string(c.Key), o); err != nil {
+	if l.revocationKey, err = d.openKey(ctx, c.Key, c.Passphrase, c.Access); err != nil {
 		addFaults(f, "revocation.key", err)
 	}
 	if l.Authorities == nil {

@@ -11,7 +11,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -20,17 +19,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// signedRoot is the TUF repository as a configuration names it; zero without one.
-type signedRoot struct {
-	key        kms.Signer
-	repository *tuf.Repository // nil while nothing is published
-}
-
 // OpenTUFKey opens the key that signs snapshot and timestamp.
 func OpenTUFKey(ctx context.Context, c tuf.Config, d Dependencies) (kms.Signer, error) {
-	o := d.withRegistry().kmsOptions()
-	o.Passphrase, o.Access = c.Passphrase, c.Access
-	return keystore.Open(ctx, string(c.Key), o)
+	return d.withRegistry().openKey(ctx, c.Key, c.Passphrase, c.Access)
 }
 
 // checkSigned adds the fault of an active authority that clients can't know yet by what
@@ -84,29 +75,29 @@ func (l *Components) loadTUF(ctx context.Context, c tuf.Config, propagation time
 		return
 	}
 	var err error
-	if l.tuf.key, err = OpenTUFKey(ctx, c, d); err != nil {
+	if l.tufKey, err = OpenTUFKey(ctx, c, d); err != nil {
 		addFaults(f, "tuf.key", err)
 		return
 	}
-	switch l.tuf.repository, err = tuf.Load(string(c.Directory)); {
+	switch l.published, err = tuf.Load(string(c.Directory)); {
 	case errors.Is(err, tuf.ErrNothing):
 		l.remark("tuf.directory", "%s: %v", c.Directory, err)
 	case err != nil:
 		f.Add("tuf.directory", "%s: %v", c.Directory, err)
 	default:
-		if err := l.tuf.repository.CheckOnlineKey(l.tuf.key.Public()); err != nil {
+		if err := l.published.CheckOnlineKey(l.tufKey.Public()); err != nil {
 			f.Add("tuf.key", "%v", err)
 		}
 	}
 	if l.Authorities != nil && l.Authorities.Active.IsEphemeral() {
 		l.remark("tuf.directory", "issuing certificates of `mode: ephemeral` are new every few days: clients that follow TUF refuse each until people have signed a trust root that lists it")
 	}
-	checkSigned(l.tuf.repository, l.Authorities, propagation, f)
+	checkSigned(l.published, l.Authorities, propagation, f)
 }
 
 // inspectTUF remarks on what was published.
 func (l *Components) inspectTUF() {
-	r := l.tuf.repository
+	r := l.published
 	if r == nil || len(l.Documents.TrustedRoot) == 0 {
 		return
 	}
@@ -134,11 +125,11 @@ func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
 	if !c.Enabled() {
 		return nil
 	}
-	s.tuf, err = tuf.NewOnline(tuf.Options{Key: s.loaded.tuf.key, Mark: string(c.MarkFile), Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
-	if err != nil || s.loaded.tuf.repository == nil {
+	s.tuf, err = tuf.NewOnline(tuf.Options{Key: s.loaded.tufKey, Mark: string(c.MarkFile), Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
+	if err != nil || s.loaded.published == nil {
 		return err
 	}
-	commit, _, err := s.tuf.Prepare(ctx, s.loaded.tuf.repository)
+	commit, _, err := s.tuf.Prepare(ctx, s.loaded.published)
 	if err != nil {
 		return fmt.Errorf("tuf: %w", err)
 	}
