@@ -127,6 +127,11 @@ func field(key string) string {
 	return ""
 }
 
+var (
+	errLanguage = errors.New("uses more of the template language than names and if")
+	errPipeline = errors.New("uses a pipeline")
+)
+
 type builder struct {
 	preset   *presets.Preset
 	optional map[string]bool
@@ -166,14 +171,14 @@ func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
 			}
 		case *parse.ActionNode:
 			var name string
-			if name, err = operand(n.Pipe); err == nil {
+			if name, err = claimOf(n.Pipe); err == nil {
 				text, opt = b.name(name)
 				b.lenient = b.lenient || opt || strings.Contains(n.Pipe.String(), "index ")
 			}
 		case *parse.IfNode:
 			text, opt, err = b.condition(n)
 		default:
-			err = errors.New("uses more of the template language than names and if")
+			err = errLanguage
 		}
 		if err != nil {
 			return "", false, err
@@ -192,15 +197,8 @@ func (b *builder) name(name string) (string, bool) {
 	return "{" + name + "}", b.optional[name]
 }
 
-// operand is the claim that `.name` or `index . "name"` names.
-func operand(p *parse.PipeNode) (string, error) {
-	if len(p.Decl) > 0 || len(p.Cmds) != 1 {
-		return "", errors.New("uses a pipeline")
-	}
-	return argument(p.Cmds[0].Args)
-}
-
-func argument(args []parse.Node) (string, error) {
+// claimOf is the claim that `.name` or `index . "name"` names, in brackets or not.
+func claimOf(args ...parse.Node) (string, error) {
 	if len(args) == 1 {
 		switch a := args[0].(type) {
 		case *parse.FieldNode:
@@ -208,7 +206,10 @@ func argument(args []parse.Node) (string, error) {
 				return a.Ident[0], nil
 			}
 		case *parse.PipeNode:
-			return operand(a)
+			if len(a.Decl) > 0 || len(a.Cmds) != 1 {
+				return "", errPipeline
+			}
+			return claimOf(a.Cmds[0].Args...)
 		}
 	}
 	if len(args) == 3 && args[0].String() == "index" && args[1].String() == "." {
@@ -216,13 +217,13 @@ func argument(args []parse.Node) (string, error) {
 			return s.Text, nil
 		}
 	}
-	return "", errors.New("uses more of the template language than names and if")
+	return "", errLanguage
 }
 
 // condition turns an if over one claim into a variable.
 func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
 	if len(n.Pipe.Cmds) != 1 {
-		return "", false, errors.New("uses a pipeline")
+		return "", false, errPipeline
 	}
 	args := n.Pipe.Cmds[0].Args
 	one := presets.Case{}
@@ -233,9 +234,9 @@ func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
 			return "", false, errors.New("compares with something else than text")
 		}
 		one.Equals = s.Text
-		one.Claim, err = argument(args[1:2])
+		one.Claim, err = claimOf(args[1])
 	} else {
-		one.Claim, err = argument(args)
+		one.Claim, err = claimOf(args...)
 	}
 	if err != nil {
 		return "", false, err
@@ -270,67 +271,49 @@ func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
 // may be lacking, and of each way that a choice can go.
 func equivalent(name string, converted *presets.Preset) bool {
 	const issuer = "https://issuer.example"
-	verdicts := func(c identity.IssuerConfig) func(claims string) *identity.Explanation {
+	var both [2]*identity.Verifier
+	for n, c := range []identity.IssuerConfig{{Preset: name}, {InlinePreset: converted}} {
 		c.URL, c.Type, c.Audiences, c.Allow = issuer, identity.TypeCI, []string{"a"}, "true"
-		v, err := identity.NewVerifier([]identity.IssuerConfig{c}, identity.Options{})
-		if err != nil {
-			return nil
-		}
-		return v.ExplainClaims
-	}
-	ours, theirs := verdicts(identity.IssuerConfig{Preset: name}), verdicts(identity.IssuerConfig{InlinePreset: converted})
-	if ours == nil || theirs == nil {
-		return false
-	}
-	for _, claims := range samples(issuer, converted) {
-		a, b := ours(claims), theirs(claims)
-		if (a.Refusal == nil) != (b.Refusal == nil) || a.SAN != b.SAN || a.Extensions != b.Extensions || a.Refusal != nil {
+		var err error
+		if both[n], err = identity.NewVerifier([]identity.IssuerConfig{c}, identity.Options{}); err != nil {
 			return false
 		}
 	}
-	return true
+	return !slices.ContainsFunc(samples(issuer, converted), func(claims map[string]any) bool {
+		text, err := json.Marshal(claims)
+		a, b := both[0].ExplainClaims(string(text)), both[1].ExplainClaims(string(text))
+		return err != nil || a.Refusal != nil || b.Refusal != nil || a.SAN != b.SAN || a.Extensions != b.Extensions
+	})
 }
 
 // samples are tokens' claims: all of them with values of their own, then with
 // each choice taken, and then without each claim that the preset can do without.
-func samples(issuer string, p *presets.Preset) []string {
+func samples(issuer string, p *presets.Preset) []map[string]any {
 	all := map[string]any{"iss": issuer, "aud": "a", "sub": "subject"}
 	for _, name := range p.WholeNumbers {
-		all[name] = "value-of-" + strings.ReplaceAll(plain(name), "/", ".") // most claims are one segment of a path
-	}
-	// GitLab's claim begins with its host, which our preset checks.
-	if _, has := all["ci_config_ref_uri"]; has {
-		all["ci_config_ref_uri"] = "gitlab.com/group/project//.gitlab-ci.yml@refs/heads/main"
-	}
-	for _, name := range []string{"scm_repo_url", "oidc.circleci.com/vcs-origin"} {
-		if _, has := all[name]; has {
+		switch name {
+		case "ci_config_ref_uri": // GitLab's claim begins with its host, which our preset checks
+			all[name] = "gitlab.com/group/project//.gitlab-ci.yml@refs/heads/main"
+		case "scm_repo_url", "oidc.circleci.com/vcs-origin":
 			all[name] = "https://git.example/acme/app"
+		default:
+			all[name] = "value-of-" + strings.ReplaceAll(plain(name), "/", ".") // most claims are one segment of a path
 		}
 	}
-	out := []string{encode(all)}
+	out := []map[string]any{all}
 	for _, cases := range p.Variables {
 		if one := cases[0]; one.Equals != "" {
 			chosen := maps.Clone(all)
 			chosen[one.Claim] = one.Equals
-			out = append(out, encode(chosen))
+			out = append(out, chosen)
 		}
 	}
 	for _, template := range p.OptionalExtensions {
-		for _, name := range p.WholeNumbers {
-			if template == "{"+name+"}" {
-				less := maps.Clone(all)
-				delete(less, name)
-				out = append(out, encode(less))
-			}
+		if name := strings.Trim(template, "{}"); slices.Contains(p.WholeNumbers, name) && template == "{"+name+"}" {
+			less := maps.Clone(all)
+			delete(less, name)
+			out = append(out, less)
 		}
 	}
 	return out
-}
-
-func encode(claims map[string]any) string {
-	text, err := json.Marshal(claims) // strings alone, which always can be written
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }
