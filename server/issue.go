@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/identity"
 	proofs "github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -273,10 +273,9 @@ func pemBody(certificates []string) *httpbody.HttpBody {
 	return &httpbody.HttpBody{ContentType: pemChain, Data: []byte(strings.Join(certificates, ""))}
 }
 
-func chainPEM(chain [][]byte) []string {
-	all := make([]string, 0, len(chain))
-	for _, der := range chain {
-		all = append(all, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+func chainPEM(ders [][]byte) (all []string) {
+	for _, der := range ders {
+		all = append(all, chain.Encode(der))
 	}
 	return all
 }

@@ -297,7 +297,7 @@ func loadCertificates(c TLSConfig, logger *slog.Logger) (*certificates, error) {
 	t := &certificates{cert: string(c.CertFile), key: string(c.KeyFile), logger: logger}
 	var err error
 	if t.tried, err = t.stat(); err == nil {
-		t.current, err = t.load()
+		t.current, err = ReadCertificate(t.cert, t.key)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("server: tls: %w", err)
@@ -313,8 +313,6 @@ func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
 	}
 	return pair, nil
 }
-
-func (t *certificates) load() (*tls.Certificate, error) { return ReadCertificate(t.cert, t.key) }
 
 // ReadCertificate reads a certificate, with what follows it in its chain, and its key.
 func ReadCertificate(cert, key string) (*tls.Certificate, error) {
@@ -355,7 +353,7 @@ func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error)
 		return t.current, nil // while they are being replaced, the old pair serves
 	}
 	t.tried = pair
-	fresh, err := t.load()
+	fresh, err := ReadCertificate(t.cert, t.key)
 	if err != nil {
 		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays",
 			slog.String("cert_file", t.cert), slog.Any("error", err))

@@ -164,7 +164,7 @@ func New(c Config, o Options) (*Server, error) {
 	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.with.Now, s.with.Logger); err != nil {
 		return nil, err
 	}
-	if err = s.with.Metrics.Register(s.ready); err != nil {
+	if err = s.with.Metrics.Register(s.ready.working); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
 	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})
