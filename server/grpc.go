@@ -26,36 +26,28 @@ import (
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
 
-// rpcMethod is a method of the API as gRPC's generated code calls it: with the
-// function that decodes its request.
-type rpcMethod func(ctx context.Context, decode func(message any) error) (answer any, err error)
-
-// services tells the services of the API on one edge.
-func (s *Server) services(e edge, tell func(desc *grpc.ServiceDesc, service any)) {
-	tell(&fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: e})
-	tell(&fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: e})
-	tell(&mayflyv1.Index_ServiceDesc, searching{server: s, edge: e})
-	if s.with.Revocation != nil {
-		tell(&mayflyv1.Revocation_ServiceDesc, revocation{server: s, edge: e})
-	}
+// rpcMethod is a method of the API, as gRPC's generated code has it.
+type rpcMethod struct {
+	*endpoint
+	desc    grpc.MethodDesc
+	service any
 }
 
-// invoke calls a method of the API, whose request read decodes. The method ends in
-// finish; what can't be read is finished here.
-func (s *Server) invoke(ctx context.Context, c *call, method rpcMethod, read func(message proto.Message) *fault.Error) (proto.Message, error) {
-	var f *fault.Error
-	answer, err := method(ctx, func(in any) error {
-		message, _ := in.(proto.Message)
-		if f = read(message); f != nil {
-			return f
+// methods tells the methods of the API, by service.
+func (s *Server) methods(tell func(desc *grpc.ServiceDesc, methods []rpcMethod)) {
+	add := func(desc *grpc.ServiceDesc, service any) {
+		var all []rpcMethod
+		for _, d := range desc.Methods {
+			all = append(all, rpcMethod{methodAt("/" + desc.ServiceName + "/" + d.MethodName), d, service})
 		}
-		return nil
-	})
-	if f != nil {
-		return nil, s.finish(ctx, c, f)
+		tell(desc, all)
 	}
-	out, _ := answer.(proto.Message)
-	return out, err
+	add(&fulciov2.CA_ServiceDesc, fulcioV2{server: s})
+	add(&fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s})
+	add(&mayflyv1.Index_ServiceDesc, searching{server: s})
+	if s.with.Revocation != nil {
+		add(&mayflyv1.Revocation_ServiceDesc, revocation{server: s})
+	}
 }
 
 // newGRPC makes the gRPC server with every service on it. It takes single requests:
@@ -66,7 +58,7 @@ func (s *Server) newGRPC() *grpc.Server {
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	)
-	s.services(edgeGRPC, func(desc *grpc.ServiceDesc, service any) { s.register(g, desc, service) })
+	s.methods(func(desc *grpc.ServiceDesc, methods []rpcMethod) { s.register(g, desc, methods) })
 	healthpb.RegisterHealthServer(g, s.ready.health)
 	reflection.Register(g)
 	return g
@@ -74,24 +66,20 @@ func (s *Server) newGRPC() *grpc.Server {
 
 // register adds a service of the API. A method's request is decoded from what serveGRPC
 // has read: what can't be decoded gRPC would answer for us, as an internal error.
-func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
+func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, methods []rpcMethod) {
 	own := *desc
 	own.Methods = slices.Clone(desc.Methods)
-	for i, d := range own.Methods {
-		m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
+	for i, m := range methods {
 		// The interceptor isn't called: it is for the services that aren't the API's.
-		own.Methods[i].Handler = func(service any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
-			method := func(ctx context.Context, decode func(any) error) (any, error) {
-				return d.Handler(service, ctx, decode, nil)
-			}
+		own.Methods[i].Handler = func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
 			err = s.guard(ctx, m.rpc, func() (err error) {
-				out, err = s.invoke(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.with.Now()}, method, receivedBy(ctx).decode)
+				out, err = s.serve(ctx, edgeGRPC, m, receivedBy(ctx).decode)
 				return err
 			})
 			return out, translated(err, requestid.From(ctx))
 		}
 	}
-	g.RegisterService(&own, service)
+	g.RegisterService(&own, methods[0].service)
 }
 
 // reflectionPrefix begins the methods of reflection, of which there are two versions.

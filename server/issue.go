@@ -178,48 +178,41 @@ func spki(content string) []byte {
 	return raw
 }
 
-// fulcioV2 is the service dev.sigstore.fulcio.v2.CA on one edge.
+// fulcioV2 is the service dev.sigstore.fulcio.v2.CA.
 type fulcioV2 struct {
 	fulciov2.UnimplementedCAServer
 	server *Server
-	edge   edge
 }
 
 // CreateSigningCertificate answers with a certificate whose SCT is embedded.
 func (v fulcioV2) CreateSigningCertificate(ctx context.Context, r *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
-	return serve(ctx, v.server, v.edge, createV2, func(ctx context.Context, c *call) (*fulciov2.SigningCertificate, error) {
-		cert, err := v.server.issue(ctx, c, fromV2(ctx, r))
-		if err != nil {
-			return nil, err
-		}
-		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
-			SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{
-				Chain: &fulciov2.CertificateChain{Certificates: cert.PEM()},
-			},
-		}}, nil
-	})
+	cert, err := v.server.issue(ctx, callOf(ctx), fromV2(ctx, r))
+	if err != nil {
+		return nil, err
+	}
+	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
+		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{
+			Chain: &fulciov2.CertificateChain{Certificates: cert.PEM()},
+		},
+	}}, nil
 }
 
 // GetTrustBundle answers with every chain, each from the issuing certificate to the root.
-func (v fulcioV2) GetTrustBundle(ctx context.Context, _ *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
-	return serve(ctx, v.server, v.edge, trustBundle, func(context.Context, *call) (*fulciov2.TrustBundle, error) {
-		var bundle fulciov2.TrustBundle
-		for _, chain := range v.server.with.CA.Chains() {
-			bundle.Chains = append(bundle.Chains, &fulciov2.CertificateChain{Certificates: chainPEM(chain)})
-		}
-		return &bundle, nil
-	})
+func (v fulcioV2) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
+	var bundle fulciov2.TrustBundle
+	for _, chain := range v.server.with.CA.Chains() {
+		bundle.Chains = append(bundle.Chains, &fulciov2.CertificateChain{Certificates: chainPEM(chain)})
+	}
+	return &bundle, nil
 }
 
 // GetConfiguration answers with the accepted issuers, in their stable order.
-func (v fulcioV2) GetConfiguration(ctx context.Context, _ *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
-	return serve(ctx, v.server, v.edge, configuration, func(context.Context, *call) (*fulciov2.Configuration, error) {
-		var all fulciov2.Configuration
-		for _, d := range v.server.with.Identity.Issuers() {
-			all.Issuers = append(all.Issuers, describe(d))
-		}
-		return &all, nil
-	})
+func (v fulcioV2) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
+	var all fulciov2.Configuration
+	for _, d := range v.server.with.Identity.Issuers() {
+		all.Issuers = append(all.Issuers, describe(d))
+	}
+	return &all, nil
 }
 
 func describe(d identity.Description) *fulciov2.OIDCIssuer {
@@ -239,34 +232,29 @@ func describe(d identity.Description) *fulciov2.OIDCIssuer {
 // pemChain is the media type of the v1 API's answers (RFC 8555 §9.1).
 const pemChain = "application/pem-certificate-chain"
 
-// fulcioV1Beta is the service dev.sigstore.fulcio.v1beta.CA on one edge. It
-// issues by the same path as v2; only reading and writing are its own.
+// fulcioV1Beta is the service dev.sigstore.fulcio.v1beta.CA. It issues by the same path
+// as v2; only reading and writing are its own.
 type fulcioV1Beta struct {
 	fulciov1beta.UnimplementedCAServer
 	server *Server
-	edge   edge
 }
 
 // CreateSigningCertificate answers with a PEM chain, the certificate first.
 func (v fulcioV1Beta) CreateSigningCertificate(ctx context.Context, r *fulciov1beta.CreateSigningCertificateRequest) (*httpbody.HttpBody, error) {
-	return serve(ctx, v.server, v.edge, createV1, func(ctx context.Context, c *call) (*httpbody.HttpBody, error) {
-		cert, err := v.server.issue(ctx, c, fromV1(ctx, r))
-		if err != nil {
-			return nil, err
-		}
-		return pemBody(cert.PEM()), nil
-	})
+	cert, err := v.server.issue(ctx, callOf(ctx), fromV1(ctx, r))
+	if err != nil {
+		return nil, err
+	}
+	return pemBody(cert.PEM()), nil
 }
 
 // GetRootCertificate answers with the active chain, from the issuing certificate to the root.
-func (v fulcioV1Beta) GetRootCertificate(ctx context.Context, _ *emptypb.Empty) (*httpbody.HttpBody, error) {
-	return serve(ctx, v.server, v.edge, rootCertificate, func(context.Context, *call) (*httpbody.HttpBody, error) {
-		var active [][]byte
-		if chains := v.server.with.CA.Chains(); len(chains) > 0 {
-			active = chains[0]
-		}
-		return pemBody(chainPEM(active)), nil
-	})
+func (v fulcioV1Beta) GetRootCertificate(context.Context, *emptypb.Empty) (*httpbody.HttpBody, error) {
+	var active [][]byte
+	if chains := v.server.with.CA.Chains(); len(chains) > 0 {
+		active = chains[0]
+	}
+	return pemBody(chainPEM(active)), nil
 }
 
 func pemBody(certificates []string) *httpbody.HttpBody {

@@ -100,66 +100,60 @@ var (
 		verb: http.MethodGet, path: "/api/v1/mayfly/first-uses", private: true, limit: limitAddress}
 )
 
-// searching is the service mayfly.v1.Index on one edge, for those who may read. A page is
-// no larger than a request may be: the memory law has that much for each.
+// searching is the service mayfly.v1.Index, for those who may read. A page is no larger
+// than a request may be: the memory law has that much for each.
 type searching struct {
 	mayflyv1.UnimplementedIndexServer
 	server *Server
-	edge   edge
 }
 
-func asReader[In, Out any](ctx context.Context, v searching, m *endpoint, r *In, answer func(*Searching, context.Context, *In) (*Out, error)) (*Out, error) {
-	return serve(ctx, v.server, v.edge, m, func(ctx context.Context, _ *call) (*Out, error) {
-		s := v.server
-		if s.with.Index == nil {
-			return nil, fault.New(fault.RouteUnknown, "this CA keeps no index of what it issued; its operators set `store` in the configuration to have one")
-		}
-		if _, err := s.grant(ctx, access.Read); err != nil {
-			return nil, err
-		}
-		return answer(&Searching{Index: s.with.Index, Now: s.with.Now, Most: s.config.Limits.BodyBytes}, ctx, r)
-	})
+func asReader[In, Out any](ctx context.Context, s *Server, r *In, answer func(*Searching, context.Context, *In) (*Out, error)) (*Out, error) {
+	if s.with.Index == nil {
+		return nil, fault.New(fault.RouteUnknown, "this CA keeps no index of what it issued; its operators set `store` in the configuration to have one")
+	}
+	if _, err := s.grant(ctx, access.Read); err != nil {
+		return nil, err
+	}
+	return answer(&Searching{Index: s.with.Index, Now: s.with.Now, Most: s.config.Limits.BodyBytes}, ctx, r)
 }
 
 func (v searching) Search(ctx context.Context, r *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
-	return asReader(ctx, v, searchMethod, r, (*Searching).Search)
+	return asReader(ctx, v.server, r, (*Searching).Search)
 }
 
 func (v searching) Tell(ctx context.Context, r *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
-	return asReader(ctx, v, tellMethod, r, (*Searching).Tell)
+	return asReader(ctx, v.server, r, (*Searching).Tell)
 }
 
 func (v searching) FirstUses(ctx context.Context, r *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
-	return asReader(ctx, v, firstUsesMethod, r, (*Searching).FirstUses)
+	return asReader(ctx, v.server, r, (*Searching).FirstUses)
 }
 
 var revokeMethod = &endpoint{name: "v1.Revoke", rpc: mayflyv1.Revocation_Revoke_FullMethodName,
 	verb: http.MethodPost, path: "/api/v1/mayfly/revocations", act: "revoke", limit: limitAddress}
 
-// revocation is the service mayfly.v1.Revocation on one edge.
+// revocation is the service mayfly.v1.Revocation.
 type revocation struct {
 	mayflyv1.UnimplementedRevocationServer
 	server *Server
-	edge   edge
 }
 
 // Revoke answers once what it says is on record and durable.
 func (v revocation) Revoke(ctx context.Context, r *mayflyv1.RevokeRequest) (*mayflyv1.RevokeResponse, error) {
-	return serve(ctx, v.server, v.edge, revokeMethod, func(ctx context.Context, c *call) (*mayflyv1.RevokeResponse, error) {
-		if most := v.server.config.Limits.BodyBytes; proto.Size(r) > most {
-			return nil, tooLarge(fault.BodyTooLarge, "the request", most)
-		}
-		by, err := v.server.revoker(ctx, c, r.GetRight())
-		if err != nil {
-			return nil, err
-		}
-		q := revocationRequest(r)
-		a, err := v.server.with.Revocation.Revoke(ctx, by, q, func(what string) error { return v.server.record(ctx, c, what, q.DryRun) })
-		if err != nil {
-			return nil, err
-		}
-		return revocationAnswer(a), nil
-	})
+	s, c := v.server, callOf(ctx)
+	if most := s.config.Limits.BodyBytes; proto.Size(r) > most {
+		return nil, tooLarge(fault.BodyTooLarge, "the request", most)
+	}
+	by, err := s.revoker(ctx, c, r.GetRight())
+	if err != nil {
+		return nil, err
+	}
+	q := revocationRequest(r)
+	a, err := s.with.Revocation.Revoke(ctx, by, q, func(what string) error { return s.record(ctx, c, what, q.DryRun) })
+	if err != nil {
+		return nil, err
+	}
+	return revocationAnswer(a), nil
 }
 
 // revoker is who asks, by the right that they name.

@@ -11,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/access"
@@ -57,12 +59,12 @@ var (
 	rootCertificate = &endpoint{name: "v1beta.GetRootCertificate", rpc: fulciov1beta.CA_GetRootCertificate_FullMethodName,
 		verb: http.MethodGet, path: "/api/v1/rootCert"}
 
-	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod, revokeMethod}
+	endpoints = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod, revokeMethod}
 )
 
 // methodAt is the API's method with a full name in gRPC, or at a path in REST.
 func methodAt(name string) *endpoint {
-	for _, m := range methods {
+	for _, m := range endpoints {
 		if m.rpc == name || m.path == name {
 			return m
 		}
@@ -102,27 +104,43 @@ func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Hea
 	return ctx, client, s.metrics.limited(live.limiters.address(e.limit, client, s.with.Now()))
 }
 
-// serve is the one chain for every method of the API, once the request is read:
-// the in-flight limit, the deadline, handle with a panic caught, and finish. Its
+// serve is the one chain for every method of the API: read decodes the request, and then
+// come the in-flight limit, the deadline, the method with a panic caught, and finish. Its
 // error is a *fault.Error. ctx is what begin returned.
-func serve[T any](ctx context.Context, s *Server, e edge, m *endpoint, handle func(context.Context, *call) (*T, error)) (*T, error) {
-	c := &call{endpoint: m, edge: e, start: s.with.Now()}
-	if f := s.inFlight.enter(m.issues); f != nil {
-		return nil, s.finish(ctx, c, f)
+func (s *Server) serve(ctx context.Context, e edge, m rpcMethod, read func(message proto.Message) *fault.Error) (any, error) {
+	c := &call{endpoint: m.endpoint, edge: e, start: s.with.Now()}
+	decode := func(in any) error {
+		message, _ := in.(proto.Message)
+		if f := read(message); f != nil {
+			return s.finish(ctx, c, f)
+		}
+		return nil
 	}
-	defer s.inFlight.leave(m.issues)
+	return m.desc.Handler(m.service, ctx, decode, func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
+		if f := s.inFlight.enter(m.issues); f != nil {
+			return nil, s.finish(ctx, c, f)
+		}
+		defer s.inFlight.leave(m.issues)
 
-	limited, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
-	defer cancel()
-	var out *T
-	err := s.guard(limited, m.name, func() (err error) {
-		out, err = handle(limited, c)
-		return err
+		limited, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), s.config.RequestTimeout)
+		defer cancel()
+		err = s.guard(limited, m.name, func() (err error) {
+			out, err = handle(limited, in)
+			return err
+		})
+		if err := s.finish(ctx, c, classify(limited, err)); err != nil {
+			return nil, err
+		}
+		return out, nil
 	})
-	if err := s.finish(ctx, c, classify(limited, err)); err != nil {
-		return nil, err
-	}
-	return out, nil
+}
+
+type callKey struct{}
+
+// callOf is the call that a method of the API answers.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
 }
 
 // guard calls do. It counts a panic in it, logs it with its stack, and makes it an

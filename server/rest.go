@@ -86,7 +86,7 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *
 // rest is a method of the API on REST: the request's JSON, or its query, is read here,
 // and goes to the service, whose method ends in finish. What can't be read is refused
 // in words that say where it is wrong and quote nothing of it.
-func (s *Server) rest(m *endpoint, method rpcMethod) handler {
+func (s *Server) rest(m rpcMethod) handler {
 	return func(w *timedReply, r *http.Request) *fault.Error {
 		if how := r.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
 			return fault.New(fault.RequestMalformed, "the body is encoded, as its Content-Encoding says; send it as it is, without that header")
@@ -97,7 +97,7 @@ func (s *Server) rest(m *endpoint, method rpcMethod) handler {
 		}
 		w.Header().Set("Cache-Control", "no-store")
 		ctx := metadata.NewIncomingContext(r.Context(), metadata.MD{metadataAuthorization: r.Header.Values("Authorization")})
-		out, err := s.invoke(ctx, &call{endpoint: m, edge: edgeREST, start: s.with.Now()}, method, func(message proto.Message) (f *fault.Error) {
+		out, err := s.serve(ctx, edgeREST, m, func(message proto.Message) (f *fault.Error) {
 			var err error
 			if m.verb == http.MethodGet {
 				err = readQuery(r.URL.RawQuery, message)
@@ -113,17 +113,18 @@ func (s *Server) rest(m *endpoint, method rpcMethod) handler {
 			answerTo(fault.From(err), requestid.From(ctx)).write(w)
 			return nil
 		}
-		media, body, err := restjson.Marshal(out)
+		message, _ := out.(proto.Message)
+		media, body, err := restjson.Marshal(message)
 		switch {
 		case err != nil:
-			s.refuse(w, r, m, fault.From(err))
+			s.refuse(w, r, m.endpoint, fault.From(err))
 		case m.verb == http.MethodGet && !m.private:
 			writeTagged(w, r, media, newVersion(body))
 		default:
 			h := w.Header()
 			h.Set("Content-Type", media)
 			h.Set("Content-Length", strconv.Itoa(len(body)))
-			if m == createV1 { // cosign v2 accepts nothing else
+			if m.endpoint == createV1 { // cosign v2 accepts nothing else
 				w.WriteHeader(http.StatusCreated)
 			}
 			_, _ = w.Write(body)

@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"fmt"
 	"net/http"
 	"slices"
@@ -90,16 +89,13 @@ func (t *route) preflight(w *timedReply, _ *http.Request) *fault.Error {
 // newRoutes makes the table.
 func (s *Server) newRoutes(o Reload) (*routes, error) {
 	t := &routes{served: o, exact: map[string]*route{}, unknown: &route{page: &endpoint{name: "unknown"}}}
-	s.services(edgeREST, func(desc *grpc.ServiceDesc, service any) {
-		for _, d := range desc.Methods {
-			m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
-			handle := s.rest(m, func(ctx context.Context, decode func(any) error) (any, error) {
-				return d.Handler(service, ctx, decode, nil)
-			})
+	s.methods(func(_ *grpc.ServiceDesc, methods []rpcMethod) {
+		for _, m := range methods {
+			handle := s.rest(m)
 			if !m.issues {
 				handle = ownPages(handle)
 			}
-			t.exact[m.path] = newRoute(m.path, true, m.verb, target{m, handle})
+			t.exact[m.path] = newRoute(m.path, true, m.verb, target{m.endpoint, handle})
 		}
 	})
 	page := func(path string, cors bool, handle handler) {
