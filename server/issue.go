@@ -53,7 +53,12 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	}
 
 	stop = s.metrics.stage(stageProve)
-	key, err := s.proven(q, who)
+	var key proofs.Key
+	if len(q.csr) > 0 {
+		key, err = s.with.Keys.CSR(q.csr)
+	} else {
+		key, err = s.with.Keys.Signature(q.spki, q.proof, who)
+	}
 	stop()
 	if err != nil {
 		return nil, err
@@ -64,14 +69,6 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	cert, err := s.with.CA.Issue(ctx, who, key)
 	stop()
 	return cert, err
-}
-
-// proven is the key of q, if who holds it.
-func (s *Server) proven(q signingRequest, who identity.Principal) (proofs.Key, error) {
-	if len(q.csr) > 0 {
-		return s.with.Keys.CSR(q.csr)
-	}
-	return s.with.Keys.Signature(q.spki, q.proof, who)
 }
 
 // Metadata keys that may hold a token, besides the request itself.

@@ -52,15 +52,16 @@ func newLimiters(c RateLimits, before *limiters) *limiters {
 		l.seed = before.seed
 	}
 	for _, limit := range rateLimits {
-		rate := limit.rate(&c)
-		if rate.Rate == 0 {
+		r := limit.rate(&c)
+		if r.Rate == 0 {
 			continue
 		}
-		if before != nil && before.buckets[limit] != nil && before.buckets[limit].rate == rate {
+		if before != nil && before.buckets[limit] != nil && before.buckets[limit].rate == r {
 			l.buckets[limit] = before.buckets[limit]
-		} else {
-			l.buckets[limit] = newBuckets(rate)
+			continue
 		}
+		callers, _ := simplelru.NewLRU[uint64, *rate.Limiter](maxCallers, nil) // it fails for a size below 1
+		l.buckets[limit] = &buckets{rate: r, callers: callers}
 	}
 	return l
 }
@@ -114,11 +115,6 @@ type buckets struct {
 
 	mu      sync.Mutex
 	callers *simplelru.LRU[uint64, *rate.Limiter] // guarded by mu
-}
-
-func newBuckets(r Rate) *buckets {
-	callers, _ := simplelru.NewLRU[uint64, *rate.Limiter](maxCallers, nil) // it fails for a size below 1
-	return &buckets{rate: r, callers: callers}
 }
 
 // take takes one token of the caller's, whose bucket is full at first. Without one

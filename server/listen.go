@@ -47,32 +47,29 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		}
 	}()
 	var taken []error
-	for _, open := range []struct {
-		address string
-		bound   net.Listener
-		into    *net.Listener
-		most    int
-	}{
-		{s.config.HTTPAddress, s.with.HTTPListener, &l.http, s.config.Limits.Connections},
-		{s.config.GRPCAddress, nil, &l.grpc, s.config.Limits.Connections},
-		{s.config.MetricsAddress, nil, &l.metrics, min(s.config.Limits.Connections, metricsConnections)},
-	} {
-		opened := open.bound
-		if opened == nil && open.address == "" {
-			continue
+	open := func(opened net.Listener, address string, most int) net.Listener {
+		if opened == nil && address == "" {
+			return nil
 		}
+		var err error
 		if opened == nil {
-			if opened, err = listenAt(ctx, open.address); err != nil {
-				taken = append(taken, fmt.Errorf("server: %w", err))
-				continue
+			opened, err = listenAt(ctx, address)
+		}
+		if err == nil {
+			if err = smallSegments(opened); err != nil {
+				err = fmt.Errorf("%s: %w", opened.Addr(), err)
 			}
 		}
-		if err := smallSegments(opened); err != nil {
-			taken = append(taken, fmt.Errorf("server: %s: %w", opened.Addr(), err), opened.Close())
-			continue
+		if err != nil {
+			taken = append(taken, fmt.Errorf("server: %w", err))
+			return opened
 		}
-		*open.into = newConnectionLimit(opened, open.most, s.metrics.evicted.Inc)
+		return &connectionLimit{Listener: opened, most: most, evicted: s.metrics.evicted.Inc, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 	}
+	most := s.config.Limits.Connections
+	l.http = open(s.with.HTTPListener, s.config.HTTPAddress, most)
+	l.grpc = open(nil, s.config.GRPCAddress, most)
+	l.metrics = open(nil, s.config.MetricsAddress, min(most, metricsConnections))
 	if err := errors.Join(taken...); err != nil {
 		return err
 	}
@@ -175,10 +172,6 @@ type trackedConn struct {
 	// active is when it last sent or was sent something, in nanoseconds since
 	// the Unix epoch; 0 when it never sent anything.
 	active atomic.Int64
-}
-
-func newConnectionLimit(l net.Listener, most int, evicted func()) *connectionLimit {
-	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 }
 
 // buffered is a connection of which the kernel holds what isn't read, or not sent yet.
@@ -378,13 +371,4 @@ func (t *certificates) become(fresh *certificates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.cert, t.key, t.current, t.tried = fresh.cert, fresh.key, fresh.current, fresh.tried
-}
-
-// tlsConfig serves the certificate to clients of the protocols (RFC 7301).
-func (t *certificates) tlsConfig(protocols ...string) *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: t.get,
-		NextProtos:     protocols,
-	}
 }

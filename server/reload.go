@@ -46,7 +46,7 @@ type Reload struct {
 // everything else as it is.
 func (s *Server) Publish(d Documents) {
 	next := s.routes.Load().served
-	next.Documents = d.orElse(next.Documents)
+	next.Documents = orElse(d, next.Documents)
 	if t, err := s.newRoutes(next); err == nil { // the rest was taken before
 		s.routes.Store(t)
 	}
@@ -67,7 +67,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 		}
 	}
 	before := s.routes.Load().served
-	next.Documents = next.Documents.orElse(before.Documents)
+	next.Documents = orElse(next.Documents, before.Documents)
 	if next.Mounts == nil && next.Posts == nil {
 		next.Mounts, next.Posts, next.Timestamps = before.Mounts, before.Posts, before.Timestamps
 	}

@@ -1,8 +1,8 @@
 package server
 
 import (
+	"bytes"
 	"errors"
-	"io"
 	"net/http"
 	"net/url"
 	"os"
@@ -153,11 +153,9 @@ func (s *Server) readBody(w *timedReply, r *http.Request, limit int) ([]byte, *f
 	if r.ContentLength > int64(limit) {
 		return nil, tooLarge(fault.BodyTooLarge, "the request's body", limit)
 	}
-	size := min(r.ContentLength, firstRoom)
-	if size < 0 {
-		size = 512
-	}
-	data, err := readAll(http.MaxBytesReader(w, r.Body, int64(limit)), int(size))
+	size := min(max(r.ContentLength, 0)+bytes.MinRead, firstRoom) // MinRead, to meet the end without growing
+	data := bytes.NewBuffer(make([]byte, 0, size))
+	_, err := data.ReadFrom(http.MaxBytesReader(w, r.Body, int64(limit)))
 	if err == nil {
 		w.place.work(true)
 	} else if !w.place.unlessEvicted(func() {}) {
@@ -172,25 +170,7 @@ func (s *Server) readBody(w *timedReply, r *http.Request, limit int) ([]byte, *f
 	case err != nil:
 		return nil, fault.New(fault.RequestMalformed, "the request's body ended early or came too slowly").Because(err)
 	}
-	return data, nil
-}
-
-// readAll is io.ReadAll with room for size bytes from the start.
-func readAll(r io.Reader, size int) ([]byte, error) {
-	b := make([]byte, 0, size+1) // one more, to meet the end without growing
-	for {
-		n, err := r.Read(b[len(b):cap(b)])
-		b = b[:len(b)+n]
-		if errors.Is(err, io.EOF) {
-			return b, nil
-		}
-		if err != nil {
-			return nil, err
-		}
-		if len(b) == cap(b) {
-			b = append(b, 0)[:len(b)]
-		}
-	}
+	return data.Bytes(), nil
 }
 
 // allowOrigin lets pages of the configured origins read the answer (Fetch

@@ -102,7 +102,7 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 		t.exact[path] = newRoute(path, cors, http.MethodGet, target{&endpoint{name: path}, handle})
 	}
 	page("/openapi.json", true, s.document("application/json", proto.OpenAPI))
-	for path, d := range o.Documents.byPath() {
+	for path, d := range documentsByPath(o.Documents) {
 		if len(d.data) > 0 {
 			page(path, true, s.document(d.media, d.data))
 		}

@@ -88,7 +88,7 @@ func (s *Server) newHTTP(ctx context.Context, l net.Listener, h http.HandlerFunc
 		return context.WithValue(ctx, connectionKey{}, &connection{Conn: c, reflects: reflects})
 	}
 	if certificates != nil {
-		l = tls.NewListener(l, certificates.tlsConfig(protocols...))
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificates.get, NextProtos: protocols})
 	}
 	return api, l
 }
@@ -119,7 +119,15 @@ func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
 	s.ready.health.Shutdown() // NOT_SERVING from now on, whatever the dependencies say
 	grace, cancel := context.WithTimeout(ctx, s.config.ShutdownDelay+s.config.ShutdownGrace)
 	defer cancel()
-	errs := []error{s.awaitIdle(grace, idle)}
+	_ = wait.For(grace, s.config.ShutdownDelay)
+	var errs []error
+	select {
+	case <-idle:
+	case <-grace.Done():
+		if s.inFlight.count() > 0 { // else both came at the same moment
+			errs = append(errs, errGrace)
+		}
+	}
 	// What remains waits for its client, and would for ever: health watches, slow
 	// bodies, answers that nobody reads.
 	s.places.evictAll()
@@ -131,20 +139,4 @@ func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// awaitIdle waits for the delay and then for the last request in flight.
-func (s *Server) awaitIdle(grace context.Context, idle <-chan struct{}) error {
-	_ = wait.For(grace, s.config.ShutdownDelay)
-	select {
-	case <-idle:
-		return nil
-	case <-grace.Done():
-	}
-	select {
-	case <-idle: // at the same moment
-		return nil
-	default:
-		return errGrace
-	}
 }

@@ -151,7 +151,7 @@ func (s *Service) newMonitor(first *state) (*inclusion.Monitor, error) {
 func (s *Service) startServer(ctx context.Context, first *state, listener net.Listener) error {
 	made, err := server.New(first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
-		Documents:    server.Documents(first.documents),
+		Documents:    first.documents,
 		Dependencies: s.readiness(),
 		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,

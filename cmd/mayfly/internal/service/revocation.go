@@ -5,8 +5,6 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"maps"
-	"net/http"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
@@ -171,14 +169,4 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// withRevocations adds the paths of lists and feeds to others.
-func (s *Service) withRevocations(mounts map[string]http.Handler) map[string]http.Handler {
-	if s.revoker == nil {
-		return mounts
-	}
-	all := s.revoker.Mounts()
-	maps.Copy(all, mounts)
-	return all
 }

@@ -139,12 +139,15 @@ func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
 
 // mounts are all that is served beside the API and the documents.
 func (s *Service) mounts(logs *logSet) map[string]http.Handler {
-	if s.tuf == nil {
-		return s.withRevocations(logs.mounts)
+	all := make(map[string]http.Handler)
+	if s.revoker != nil {
+		maps.Copy(all, s.revoker.Mounts())
 	}
-	all := maps.Clone(logs.mounts)
-	all[tuf.Prefix] = s.tuf
-	return s.withRevocations(all)
+	maps.Copy(all, logs.mounts)
+	if s.tuf != nil {
+		all[tuf.Prefix] = s.tuf
+	}
+	return all
 }
 
 // prepareTUF has what was published since served.
@@ -154,14 +157,11 @@ func (s *Service) prepareTUF(ctx context.Context, next *state) (func(context.Con
 	}
 	served := s.tuf.Repository()
 	found, err := tuf.Load(string(next.config.TUF.Directory))
-	if err != nil {
-		if errors.Is(err, tuf.ErrNothing) && served == nil {
-			return nil, nil, nil
-		}
-		return nil, nil, err
-	}
-	if found.Same(served) {
+	if errors.Is(err, tuf.ErrNothing) && served == nil || err == nil && found.Same(served) {
 		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	next.signed = found
 	commit, rollback, err := s.tuf.Prepare(ctx, found)
