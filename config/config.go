@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"syscall"
@@ -183,21 +184,13 @@ func (c *Config) Check() error {
 // check collects what every section, and the sections together, find wrong.
 func (c *Config) check() (all []strict.Fault) {
 	f := new(setting.Faults)
-	c.Server.Check("server", f)
 	identity.CheckIssuers("issuers", c.Issuers, f)
 	identity.CheckDeny("deny", c.Deny, f)
-	c.Access.Check("access", f)
-	c.Replay.Check("replay", f)
-	c.CA.Check("ca", f)
-	c.Revocation.Check("revocation", f)
-	c.Timestamp.Check("timestamp", f)
-	c.CTLog.Check("ctlog", f)
-	c.Trust.Check("trust", f)
-	c.TUF.Check("tuf", f)
-	c.Store.Check("store", f)
-	c.Alerts.Check("alerts", f)
-	c.Audit.Check("audit", f)
-	c.Logging.Check("logging", f)
+	for name, section := range strict.Fields(reflect.ValueOf(c).Elem()) {
+		if s, ok := section.Addr().Interface().(interface{ Check(string, *setting.Faults) }); ok {
+			s.Check(name, f)
+		}
+	}
 	c.crossCheck(f)
 	var faults *setting.FaultError
 	if errors.As(f.Err(), &faults) {

@@ -44,7 +44,7 @@ func (s *Server) methods(tell func(desc *grpc.ServiceDesc, methods []rpcMethod))
 	}
 	add(&fulciov2.CA_ServiceDesc, fulcioV2{server: s})
 	add(&fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s})
-	add(&mayflyv1.Index_ServiceDesc, searching{server: s})
+	add(&mayflyv1.Index_ServiceDesc, &Searching{Index: s.with.Index, Now: s.with.Now, Most: s.config.Limits.BodyBytes}) // the memory law has that much for each
 	if s.with.Revocation != nil {
 		add(&mayflyv1.Revocation_ServiceDesc, revocation{server: s})
 	}

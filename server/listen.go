@@ -271,15 +271,10 @@ func (t *trackedConn) Close() error {
 type certificates struct {
 	logger *slog.Logger
 
-	mu        sync.Mutex
-	cert, key string
-	current   *tls.Certificate
-	tried     [2]os.FileInfo // the versions of both files that were last read
-}
-
-// sameVersion reports whether two looks at a file, links followed, saw the same.
-func sameVersion(a, b os.FileInfo) bool {
-	return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
+	mu      sync.Mutex
+	files   TLSConfig
+	current *tls.Certificate
+	tried   [2]os.FileInfo // the versions of both files that were last read
 }
 
 // loadCertificates reads the pair that c names; nil without one.
@@ -287,24 +282,33 @@ func loadCertificates(c TLSConfig, logger *slog.Logger) (*certificates, error) {
 	if !c.Enabled() {
 		return nil, nil //nolint:nilnil // no TLS is a configuration, not a failure
 	}
-	t := &certificates{cert: string(c.CertFile), key: string(c.KeyFile), logger: logger}
-	var err error
-	if t.tried, err = t.stat(); err == nil {
-		t.current, err = ReadCertificate(t.cert, t.key)
-	}
-	if err != nil {
+	t := &certificates{files: c, logger: logger}
+	if _, err := t.look(); err != nil {
 		return nil, fmt.Errorf("server: tls: %w", err)
 	}
 	return t, nil
 }
 
-func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
-	for i, name := range []string{t.cert, t.key} {
-		if pair[i], err = os.Stat(name); err != nil {
-			return pair, err
+// look reads the files if they aren't the ones that were read last, links followed.
+func (t *certificates) look() (changed bool, err error) {
+	cert, key := string(t.files.CertFile), string(t.files.KeyFile)
+	var now [2]os.FileInfo
+	for i, name := range []string{cert, key} {
+		if now[i], err = os.Stat(name); err != nil {
+			return false, err
 		}
+		before := t.tried[i]
+		changed = changed || before == nil || !now[i].ModTime().Equal(before.ModTime()) || now[i].Size() != before.Size() || !os.SameFile(now[i], before)
 	}
-	return pair, nil
+	if !changed {
+		return false, nil
+	}
+	t.tried = now
+	fresh, err := ReadCertificate(cert, key)
+	if err == nil {
+		t.current = fresh
+	}
+	return true, err
 }
 
 // ReadCertificate reads a certificate, with what follows it in its chain, and its key.
@@ -341,19 +345,14 @@ func ReadCertificate(cert, key string) (*tls.Certificate, error) {
 func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	pair, err := t.stat()
-	if err != nil || sameVersion(pair[0], t.tried[0]) && sameVersion(pair[1], t.tried[1]) {
-		return t.current, nil // while they are being replaced, the old pair serves
+	cert := slog.String("cert_file", string(t.files.CertFile))
+	switch changed, err := t.look(); {
+	case !changed: // nor while they are being replaced
+	case err != nil:
+		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays", cert, slog.Any("error", err))
+	default:
+		t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", cert)
 	}
-	t.tried = pair
-	fresh, err := ReadCertificate(t.cert, t.key)
-	if err != nil {
-		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays",
-			slog.String("cert_file", t.cert), slog.Any("error", err))
-		return t.current, nil
-	}
-	t.current = fresh
-	t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", slog.String("cert_file", t.cert))
 	return t.current, nil
 }
 
@@ -370,5 +369,5 @@ func (t *certificates) expiry() prometheus.Collector {
 func (t *certificates) become(fresh *certificates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cert, t.key, t.current, t.tried = fresh.cert, fresh.key, fresh.current, fresh.tried
+	t.files, t.current, t.tried = fresh.files, fresh.current, fresh.tried
 }

@@ -93,40 +93,20 @@ func (s *Searching) FirstUses(ctx context.Context, r *mayflyv1.FirstUsesRequest)
 
 var (
 	searchMethod = &endpoint{name: "v1.Search", rpc: mayflyv1.Index_Search_FullMethodName,
-		verb: http.MethodGet, path: "/api/v1/mayfly/certificates", private: true, limit: limitAddress}
+		verb: http.MethodGet, path: "/api/v1/mayfly/certificates", reads: true, limit: limitAddress}
 	tellMethod = &endpoint{name: "v1.Tell", rpc: mayflyv1.Index_Tell_FullMethodName,
-		verb: http.MethodPost, path: "/api/v1/mayfly/artifacts", private: true, limit: limitAddress}
+		verb: http.MethodPost, path: "/api/v1/mayfly/artifacts", reads: true, limit: limitAddress}
 	firstUsesMethod = &endpoint{name: "v1.FirstUses", rpc: mayflyv1.Index_FirstUses_FullMethodName,
-		verb: http.MethodGet, path: "/api/v1/mayfly/first-uses", private: true, limit: limitAddress}
+		verb: http.MethodGet, path: "/api/v1/mayfly/first-uses", reads: true, limit: limitAddress}
 )
 
-// searching is the service mayfly.v1.Index, for those who may read. A page is no larger
-// than a request may be: the memory law has that much for each.
-type searching struct {
-	mayflyv1.UnimplementedIndexServer
-	server *Server
-}
-
-func asReader[In, Out any](ctx context.Context, s *Server, r *In, answer func(*Searching, context.Context, *In) (*Out, error)) (*Out, error) {
+// mayRead has an error where who asks may not search, or there is nothing to search in.
+func (s *Server) mayRead(ctx context.Context) error {
 	if s.with.Index == nil {
-		return nil, fault.New(fault.RouteUnknown, "this CA keeps no index of what it issued; its operators set `store` in the configuration to have one")
+		return fault.New(fault.RouteUnknown, "this CA keeps no index of what it issued; its operators set `store` in the configuration to have one")
 	}
-	if _, err := s.grant(ctx, access.Read); err != nil {
-		return nil, err
-	}
-	return answer(&Searching{Index: s.with.Index, Now: s.with.Now, Most: s.config.Limits.BodyBytes}, ctx, r)
-}
-
-func (v searching) Search(ctx context.Context, r *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
-	return asReader(ctx, v.server, r, (*Searching).Search)
-}
-
-func (v searching) Tell(ctx context.Context, r *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
-	return asReader(ctx, v.server, r, (*Searching).Tell)
-}
-
-func (v searching) FirstUses(ctx context.Context, r *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
-	return asReader(ctx, v.server, r, (*Searching).FirstUses)
+	_, err := s.grant(ctx, access.Read)
+	return err
 }
 
 var revokeMethod = &endpoint{name: "v1.Revoke", rpc: mayflyv1.Revocation_Revoke_FullMethodName,

@@ -39,7 +39,7 @@ type endpoint struct {
 	rpc        string // a method's full name in gRPC; "" for a page
 	verb, path string // where REST has a method
 	issues     bool   // whether it makes a certificate
-	private    bool   // whether its answer is the caller's alone, and kept nowhere
+	reads      bool   // whether it takes the right to read; its answer is the caller's alone, and kept nowhere
 	act        string // what the audit trail calls it where it is an act of administration; "" for all else
 	limit      *limit // on the client's address, taken from before anything is read; nil sets none
 }
@@ -125,7 +125,12 @@ func (s *Server) serve(ctx context.Context, e edge, m rpcMethod, read func(messa
 		limited, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), s.config.RequestTimeout)
 		defer cancel()
 		err = s.guard(limited, m.name, func() (err error) {
-			out, err = handle(limited, in)
+			if m.reads {
+				err = s.mayRead(limited)
+			}
+			if err == nil {
+				out, err = handle(limited, in)
+			}
 			return err
 		})
 		if err := s.finish(ctx, c, classify(limited, err)); err != nil {

@@ -118,7 +118,7 @@ func (s *Server) rest(m rpcMethod) handler {
 		switch {
 		case err != nil:
 			s.refuse(w, r, m.endpoint, fault.From(err))
-		case m.verb == http.MethodGet && !m.private:
+		case m.verb == http.MethodGet && !m.reads:
 			writeTagged(w, r, media, newVersion(body))
 		default:
 			h := w.Header()

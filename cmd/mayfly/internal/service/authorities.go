@@ -139,7 +139,7 @@ func (d Dependencies) loadTimestamps(ctx context.Context, c *config.Config, befo
 }
 
 // startTimestamps puts the timestamp authority in force, where there is one.
-func (s *Service) startTimestamps(first *state) (err error) {
+func (s *Service) startTimestamps(_ context.Context, first *state) (err error) {
 	s.timestamps, err = timestamp.NewInForce(timestamp.Options{
 		Now: s.Now, TimeSources: first.config.Timestamp.TimeSources, Logger: s.Logger, Metrics: s.Registry,
 	})

@@ -141,7 +141,7 @@ func (i issued) Issued(ctx context.Context, q revoke.Query, most int) (all []rev
 
 // indexRevocations has the index know what is revoked, from the first statement on,
 // until ctx ends. Statements are final, and noting one again changes nothing.
-func (s *Service) indexRevocations(ctx context.Context) {
+func (s *Service) indexRevocations(ctx context.Context) error {
 	const batch = 1000
 	for next := uint64(0); ctx.Err() == nil; {
 		size, grown := s.revoker.Log.Grown()
@@ -154,7 +154,7 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 			if err != nil {
 				s.Logger.LogAttrs(ctx, slog.LevelError, "a statement of revocation can't be read for the index", slog.Any("error", err))
-				return
+				return nil
 			}
 			some = append(some, index.Revocation{Serial: of.Serial, Authority: of.Authority, Reason: string(of.Reason), At: of.Time})
 		}
@@ -169,4 +169,5 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 		}
 	}
+	return nil
 }

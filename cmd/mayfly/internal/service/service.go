@@ -121,43 +121,41 @@ func (s *Service) operator(c *config.Config) string {
 // Run serves until ctx ends, drains, and closes everything.
 func (s *Service) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return s.loaded.verifier.Run(ctx) })
-	group.Go(func() error { return s.server.Serve(ctx) })
-	group.Go(func() error { return s.issuer.Run(ctx) })
-	group.Go(func() error { return s.issuer.WatchExpiry(ctx) })
-	group.Go(func() error { return s.timestamps.Watch(ctx) })
-	if s.index != nil {
-		group.Go(func() error { return s.runIndex(ctx) })
+	parts := []func(context.Context) error{
+		s.loaded.verifier.Run, s.server.Serve, s.issuer.Run, s.issuer.WatchExpiry, s.timestamps.Watch, s.audit.Run, s.watchConfiguration, s.warnBeforeLastLogEnds,
 	}
-	if s.revoker != nil && s.index != nil {
-		group.Go(func() error { s.indexRevocations(ctx); return nil })
+	if s.index != nil {
+		parts = append(parts, s.runIndex)
 	}
 	if s.revoker != nil {
-		group.Go(func() error { return s.revoker.Run(ctx) })
+		parts = append(parts, s.revoker.Run)
+		if s.index != nil {
+			parts = append(parts, s.indexRevocations)
+		}
 	}
-	group.Go(func() error { return s.audit.Run(ctx) })
 	for _, one := range s.sinks {
-		group.Go(func() error { return one.Run(ctx) })
+		parts = append(parts, one.Run)
 	}
 	if s.promises != nil {
-		group.Go(func() error { return s.promises.Run(ctx) })
+		parts = append(parts, s.promises.Run)
+	}
+	for _, l := range s.loaded.external {
+		parts = append(parts, func(ctx context.Context) error { return l.WatchRoots(ctx, s.activeChain) })
+	}
+	if s.tuf != nil {
+		parts = append(parts, s.tuf.Run)
+	}
+	if s.ephemeral != nil {
+		parts = append(parts, func(ctx context.Context) error { return s.ephemeral.Run(ctx, s.relist) })
+	}
+	for _, run := range parts {
+		group.Go(func() error { return run(ctx) })
 	}
 	s.changing.Lock()
 	for _, one := range s.state().logs.shards {
 		one.scrub.start(ctx, one.Log)
 	}
 	s.changing.Unlock()
-	for _, l := range s.loaded.external {
-		group.Go(func() error { return l.WatchRoots(ctx, s.activeChain) })
-	}
-	group.Go(func() error { return s.watchConfiguration(ctx) })
-	group.Go(func() error { return s.warnBeforeLastLogEnds(ctx) })
-	if s.tuf != nil {
-		group.Go(func() error { return s.tuf.Run(ctx) })
-	}
-	if s.ephemeral != nil {
-		group.Go(func() error { return s.ephemeral.Run(ctx, s.relist) })
-	}
 	err := waitFor(ctx, group.Wait, func() time.Duration {
 		server := s.state().config.Server
 		return server.ShutdownDelay + server.ShutdownGrace + overtime

@@ -121,7 +121,8 @@ func Documents(ctx context.Context, c *config.Config, d Dependencies, o Override
 }
 
 // startTUF has what was published served; nothing without a repository.
-func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
+func (s *Service) startTUF(ctx context.Context, first *state) (err error) {
+	c := first.config.TUF
 	if !c.Enabled() {
 		return nil
 	}
