@@ -170,19 +170,14 @@ func DefaultConfig() Config {
 			IdleTimeout:   time.Minute,
 			StreamTime:    10 * time.Minute,
 		},
-		RateLimits: defaultRateLimits(),
-	}
-}
-
-// defaultRateLimits are far above what honest clients do, and far below what
-// two cores can take.
-func defaultRateLimits() RateLimits {
-	return RateLimits{
-		PerAddress:   Rate{Rate: 200, Burst: 2000},
-		PerPrincipal: Rate{Rate: 20, Burst: 500},
-		PerIssuer:    Rate{Rate: 0, Burst: 5000},
-		Timestamps:   Rate{Rate: 200, Burst: 2000},
-		LogReads:     Rate{Rate: 500, Burst: 10000},
+		// Far above what honest clients do, and far below what two cores can take.
+		RateLimits: RateLimits{
+			PerAddress:   Rate{Rate: 200, Burst: 2000},
+			PerPrincipal: Rate{Rate: 20, Burst: 500},
+			PerIssuer:    Rate{Rate: 0, Burst: 5000},
+			Timestamps:   Rate{Rate: 200, Burst: 2000},
+			LogReads:     Rate{Rate: 500, Burst: 10000},
+		},
 	}
 }
 

@@ -266,7 +266,7 @@ func (s *Server) serveStream(out *timedReply, r *http.Request) *fault.Error {
 	}
 	if n := conn.streams.Add(1); n > streamsAConnection {
 		conn.streams.Add(-1)
-		return fault.New(fault.Overloaded, "this connection has %d streaming calls already, which is the limit", streamsAConnection).After(retryOverload)
+		return fault.New(fault.Overloaded, "this connection has %d streaming calls already, which is the limit", streamsAConnection).After(retrySoon)
 	}
 	defer conn.streams.Add(-1)
 	ctx, cancel := context.WithTimeout(r.Context(), l.StreamTime)

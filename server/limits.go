@@ -134,11 +134,8 @@ func (b *buckets) take(caller uint64, now time.Time) (wait time.Duration) {
 	return max(time.Duration(missing*float64(time.Second)), time.Millisecond)
 }
 
-// How long a client waits before it asks again.
-const (
-	retryShutdown = time.Second
-	retryOverload = time.Second
-)
+// retrySoon is how long a client waits before it asks again.
+const retrySoon = time.Second
 
 // inFlightLimit counts requests in flight, refuses what is too much, and lets a
 // drain wait for the last one.
@@ -163,9 +160,9 @@ func (l *inFlightLimit) enter(issues bool) *fault.Error {
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retryShutdown)
+		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retrySoon)
 	case issues && l.issuances >= l.most:
-		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
+		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retrySoon)
 	}
 	l.active++
 	if issues {

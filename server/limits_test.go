@@ -192,7 +192,7 @@ func TestIssuerLimit(t *testing.T) {
 // The defaults let a CI fleet behind one address start at once.
 func TestDefaultLimitsLetAFleetThrough(t *testing.T) {
 	t.Parallel()
-	l, now := newLimiters(defaultRateLimits(), nil), time.Now()
+	l, now := newLimiters(DefaultConfig().RateLimits, nil), time.Now()
 	for n := range 2000 {
 		if f := l.address(limitAddress, netip.MustParseAddr("192.0.2.1"), now); f != nil {
 			t.Fatalf("job %d: %v", n, f)
@@ -207,7 +207,7 @@ func TestDefaultLimitsLetAFleetThrough(t *testing.T) {
 // is one address.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
-	l, now := newLimiters(defaultRateLimits(), nil), time.Now()
+	l, now := newLimiters(DefaultConfig().RateLimits, nil), time.Now()
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -10,7 +11,6 @@ import (
 	"net/http/pprof"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -91,28 +91,8 @@ func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *versio
 	h := w.Header()
 	h.Set("ETag", v.tag)
 	h.Set("Cache-Control", cacheControl)
-	if matches(r.Header.Values("If-None-Match"), v.tag) {
-		h.Del("Content-Type")
-		h.Del("Content-Length")
-		w.WriteHeader(http.StatusNotModified)
-		return
-	}
 	h.Set("Content-Type", media)
-	h.Set("Content-Length", strconv.Itoa(len(v.data)))
-	_, _ = w.Write(v.data)
-}
-
-// matches is the weak comparison that If-None-Match asks for (RFC 9110 §13.1.2).
-func matches(values []string, tag string) bool {
-	for _, v := range values {
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.TrimSpace(one)
-			if one == "*" || strings.TrimPrefix(one, "W/") == tag {
-				return true
-			}
-		}
-	}
-	return false
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(v.data))
 }
 
 const (

@@ -97,7 +97,7 @@ func (p *places) admit(t *place) (victim *place, softly bool, f *fault.Error) {
 			if softly {
 				p.turned++
 			}
-			return nil, softly, fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
+			return nil, softly, fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retrySoon)
 		}
 	}
 	p.by[t.who] = append(p.by[t.who], t)

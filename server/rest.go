@@ -159,7 +159,7 @@ func (s *Server) readBody(w *timedReply, r *http.Request, limit int) ([]byte, *f
 	if err == nil {
 		w.place.work(true)
 	} else if !w.place.unlessEvicted(func() {}) {
-		return nil, fault.New(fault.Overloaded, "the request came too slowly for the number that are in progress; try again").After(retryOverload)
+		return nil, fault.New(fault.Overloaded, "the request came too slowly for the number that are in progress; try again").After(retrySoon)
 	}
 	var exceeded *http.MaxBytesError
 	switch {
