@@ -51,16 +51,13 @@ func Convert(data []byte) (*Import, error) {
 		return nil, fmt.Errorf("ci-issuer-metadata: %w", err)
 	}
 	c.unknown("the document", root, "define", "oidcissuers", "metaissuers", "ciissuermetadata")
-	for _, list := range []struct {
-		key     string
-		pattern bool
-	}{{"oidcissuers", false}, {"metaissuers", true}} {
-		entries, err := sections(root[list.key])
+	for _, list := range []string{"oidcissuers", "metaissuers"} {
+		entries, err := sections(root[list])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", list.key, err)
+			return nil, fmt.Errorf("%s: %w", list, err)
 		}
 		for _, url := range slices.Sorted(maps.Keys(entries)) {
-			c.issuer(url, entries[url], list.pattern)
+			c.issuer(url, entries[url], list == "metaissuers")
 		}
 	}
 	c.decide("every issuer", "stricter than Fulcio: a token for several audiences whose azp is neither one of ours nor in authorized_parties is refused")
@@ -146,9 +143,7 @@ func (c *converter) issuer(url string, s section, pattern bool) {
 		Allow: "true", IssuerClaim: s.text("issuerclaim"), SubjectDomain: s.text("subjectdomain"),
 		SPIFFETrustDomain: s.text("spiffetrustdomain"), ChallengeClaim: s.text("challengeclaim"),
 	}
-	if skip, _ := s["skipemailverification"].(bool); skip {
-		i.SkipEmailVerification = true
-	}
+	i.SkipEmailVerification, _ = s["skipemailverification"].(bool)
 	if own := s.text("issuerurl"); own != "" && own != url && !pattern {
 		c.decide(url, "its issuer-url is %s, which is taken", own)
 		url = own
@@ -165,12 +160,11 @@ func (c *converter) issuer(url string, s section, pattern bool) {
 	}
 	i.Audiences = []string{audience}
 	kind := s.text("type")
-	switch {
-	case kinds[kind] != "":
-		i.Type = kinds[kind]
-	case vendorTypes[kind] != "":
-		i.Type, i.Preset = identity.TypeCI, vendorTypes[kind]
-	default:
+	i.Type = kinds[kind]
+	if i.Preset = vendorTypes[kind]; i.Preset != "" {
+		i.Type = identity.TypeCI
+	}
+	if i.Type == "" {
 		c.decide(url, "its type %q is unknown: left out", kind)
 		return
 	}
@@ -199,30 +193,34 @@ var otherNames = map[string]string{
 // templates are the vendor's usual ones, and otherwise a preset of their own.
 func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
 	metadata, known := c.vendors[name]
-	if !known {
-		if preset := vendorTypes[name]; preset != "" {
-			i.Preset = preset
-			c.decide(url, "ci-issuer-metadata has no %s; our preset %s is taken", name, preset)
-			return true
-		}
+	preset := vendorTypes[name]
+	switch {
+	case !known && preset == "":
 		c.decide(url, "ci-issuer-metadata has no %q: left out", name)
 		return false
+	case !known:
+		i.Preset = preset
+		c.decide(url, "ci-issuer-metadata has no %s; our preset %s is taken", name, preset)
+		return true
 	}
-	b := builder{preset: &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
-		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}, optional: map[string]bool{}, claims: map[string]bool{}}
-	inline, err := b.read(metadata)
-	if err != nil {
+	own := &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
+		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}
+	b := builder{preset: own, optional: map[string]bool{}, claims: map[string]bool{}}
+	if err := b.read(metadata); err != nil {
 		c.decide(url, "the templates of %s can't be taken over (%s): left out", name, err)
 		return false
 	}
-	if preset := vendorTypes[name]; preset != "" && equivalent(preset, inline) {
+	if preset != "" && equivalent(preset, own) {
 		i.Preset = preset
 		c.decide(url, "the templates of %s are those of our preset %s, which is taken; a host that a token's claim names must be the preset's, or preset_constants say another", name, preset)
 		return true
 	}
-	i.InlinePreset = inline
+	i.InlinePreset = own
 	c.decide(url, "the templates of %s are taken over as an inline_preset; its default-template-values are constants, which no claim overrides", name)
-	if start := inline.SAN; !strings.Contains(start[:strings.IndexByte(start+"{", '{')], "://") && !b.startsWithConstant() {
+	// The name begins with an address where its text does, or the constant that it begins with.
+	start, rest, _ := strings.Cut(own.SAN, "{")
+	first, _, _ := strings.Cut(rest, "}")
+	if address := start == "" && strings.Contains(own.Constants[first], "://"); !address && !strings.Contains(start, "://") {
 		c.decide(url, "a claim of the token writes the host of the name, as in Fulcio; bind it with san_prefix")
 	}
 	for _, what := range b.stricter {
@@ -231,20 +229,14 @@ func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
 	return true
 }
 
-// startsWithConstant reports whether the name begins with a constant that is an address.
-func (b *builder) startsWithConstant() bool {
-	name, _, _ := strings.Cut(strings.TrimPrefix(b.preset.SAN, "{"), "}")
-	return strings.HasPrefix(b.preset.SAN, "{") && strings.Contains(b.preset.Constants[name], "://")
-}
-
-// read turns the metadata of one vendor into a preset.
-func (b *builder) read(metadata section) (*presets.Preset, error) {
+// read turns the metadata of one vendor into the preset.
+func (b *builder) read(metadata section) error {
 	defaults, _ := metadata["defaulttemplatevalues"].(map[string]any)
 	for key, value := range defaults {
 		text, isText := value.(string)
 		switch {
 		case !isText:
-			return nil, fmt.Errorf("default-template-values.%s isn't text", key)
+			return fmt.Errorf("default-template-values.%s isn't text", key)
 		case text == "":
 			b.optional[key] = true // an empty default is how a claim is made optional
 		default:
@@ -256,26 +248,25 @@ func (b *builder) read(metadata section) (*presets.Preset, error) {
 		text, isText := templates[key].(string)
 		field := field(key)
 		if !isText || field == "" {
-			return nil, fmt.Errorf("extension-templates.%s isn't known", key)
+			return fmt.Errorf("extension-templates.%s isn't known", key)
 		}
 		converted, optional, err := b.template(text)
 		if err != nil {
-			return nil, fmt.Errorf("extension-templates.%s: %w", key, err)
+			return fmt.Errorf("extension-templates.%s: %w", key, err)
 		}
+		into, otherwise := b.preset.Extensions, "request is refused"
 		if optional {
-			b.preset.OptionalExtensions[field] = converted
-		} else {
-			b.preset.Extensions[field] = converted
+			into, otherwise = b.preset.OptionalExtensions, "extension is left out"
 		}
+		into[field] = converted
 		if alone := strings.HasPrefix(converted, "{") && strings.IndexByte(converted, '}') == len(converted)-1; !alone && b.lenient {
-			b.stricter = append(b.stricter, key+" is a text with a claim in it, which Fulcio writes with a hole where the token lacks the claim; here the "+
-				map[bool]string{true: "extension is left out", false: "request is refused"}[optional])
+			b.stricter = append(b.stricter, key+" is a text with a claim in it, which Fulcio writes with a hole where the token lacks the claim; here the "+otherwise)
 		}
 		b.lenient = false
 	}
 	san, optional, err := b.template(metadata.text("subjectalternativenametemplate"))
 	if err != nil || optional || san == "" {
-		return nil, errors.New("subject-alternative-name-template: must be a template of claims that are always there")
+		return errors.New("subject-alternative-name-template: must be a template of claims that are always there")
 	}
 	if b.lenient {
 		b.stricter = append(b.stricter, "a token without a claim of the name is refused, where Fulcio gives a name with a hole")
@@ -284,7 +275,7 @@ func (b *builder) read(metadata section) (*presets.Preset, error) {
 	// Fulcio writes any JSON number or boolean as text.
 	b.preset.WholeNumbers = slices.Sorted(maps.Keys(b.claims))
 	b.preset.Booleans = b.preset.WholeNumbers
-	return b.preset, nil
+	return nil
 }
 
 func field(key string) string {
