@@ -26,17 +26,6 @@ import (
 // counts for more than a time that somebody wrote.
 type firstListed map[[sha256.Size]byte]time.Time
 
-// with adds what next lists and before didn't, to a copy.
-func (f firstListed) with(next, before *authority.Set, now time.Time) firstListed {
-	all := maps.Clone(f)
-	for _, l := range next.Trusted {
-		if !slices.ContainsFunc(before.Trusted, func(b authority.Trusted) bool { return bytes.Equal(b.Chain[0], l.Chain[0]) }) {
-			all[lifecycle.ID(l.Chain[0])] = now
-		}
-	}
-	return all
-}
-
 // withEphemeral are configured authorities with the issuing certificates of the
 // mode ephemeral, where there are any.
 func (s *Service) withEphemeral(configured *authority.Set) *authority.Set {
@@ -102,7 +91,12 @@ func (s *Service) prepareSigning(_ context.Context, next *state) (func(context.C
 		if next.configured == before {
 			return
 		}
-		next.firstListed = next.firstListed.with(next.configured, before, s.Now())
+		next.firstListed = maps.Clone(next.firstListed)
+		for _, l := range next.configured.Trusted {
+			if !slices.ContainsFunc(before.Trusted, func(b authority.Trusted) bool { return bytes.Equal(b.Chain[0], l.Chain[0]) }) {
+				next.firstListed[lifecycle.ID(l.Chain[0])] = s.Now()
+			}
+		}
 		for _, one := range next.logs.shards {
 			one.AcceptRoots(next.configured.Roots())
 		}

@@ -100,13 +100,12 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 			err = errors.Join(err, closeShards(ctx, l.missingIn(before)))
 		}
 	}()
-	open := make(map[string]*shard)
-	for _, one := range before.shards {
-		open[strings.TrimSuffix(one.config.URL, "/")] = one
-	}
 	for i, c := range next.config.CTLog.Own() {
-		if known := open[strings.TrimSuffix(c.URL, "/")]; known != nil {
-			one := *known
+		same := func(one *shard) bool {
+			return strings.TrimSuffix(one.config.URL, "/") == strings.TrimSuffix(c.URL, "/")
+		}
+		if n := slices.IndexFunc(before.shards, same); n >= 0 {
+			one := *before.shards[n]
 			one.config = c
 			l.shards = append(l.shards, &one)
 			continue
@@ -232,21 +231,19 @@ func (s *Service) prepareLogs(ctx context.Context, next *state) (_ func(context.
 // taken, and publish it.
 func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
 	before := s.state().logs
-	use, follow, index := func() {}, func() {}, func() {} // without logs, or a store, there is none
+	var commits []func()
+	add := func(commit func(), problem error) { commits, err = append(commits, commit), errors.Join(err, problem) }
 	if s.policy != nil {
-		if use, err = s.policy.Prepare(s.submittedTo(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.policy.Prepare(s.submittedTo(next)))
 	}
 	if s.promises != nil {
-		if follow, err = s.promises.Prepare(s.monitored(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.promises.Prepare(s.monitored(next)))
 	}
 	if s.index != nil {
-		if index, err = s.follower.Prepare(s.followed(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.follower.Prepare(s.followed(next)))
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	return func(ctx context.Context) {
 		for _, one := range next.logs.shards {
@@ -255,9 +252,9 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 		for _, one := range next.logs.missingIn(before) {
 			one.scrub.start(ctx, one.Log)
 		}
-		use()
-		follow()
-		index()
+		for _, commit := range commits {
+			commit()
+		}
 		if s.policy != nil {
 			s.issuer.RecheckSoon(s.issuer.Authorities().Active) // a log that is new hasn't seen how precertificates are signed
 		}
