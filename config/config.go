@@ -5,14 +5,20 @@
 package config
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"io"
 	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
+	"slices"
 	"strings"
 	"syscall"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -88,76 +94,59 @@ func Default() *Config {
 // Load reads the file at path, and the state files that it names. The error is an
 // *Error with all faults; when the file can't be read it wraps the cause, such as
 // fs.ErrNotExist.
-func Load(path string) (*Config, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	c, err := parse(data, filepath.Dir(path), (*Config).readStates)
-	return c, inFile(path, err)
-}
+func Load(path string) (*Config, error) { return load(path, (*Config).readStates) }
 
 // LoadDefinitions is Load without the state files.
-func LoadDefinitions(path string) (*Config, error) {
-	data, err := read(path)
-	if err != nil {
-		return nil, err
-	}
-	c, err := Parse(data, filepath.Dir(path))
-	return c, inFile(path, err)
-}
+func LoadDefinitions(path string) (*Config, error) { return load(path, withoutStates) }
 
-// inFile adds the name of the file to err's faults.
-func inFile(path string, err error) error {
-	var faults *Error
-	if errors.As(err, &faults) {
-		faults.File = path
-	}
-	return err
-}
+func withoutStates(*Config, *strict.Document) {}
 
-func read(path string) ([]byte, error) {
+func load(path string, readStates func(*Config, *strict.Document)) (*Config, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, fmt.Errorf("the configuration file is missing: %w; name one with --config, or make one with mayfly init", err)
 	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the configuration: %w", err)
+	var data []byte
+	if err == nil {
+		defer f.Close()
+		data, err = io.ReadAll(io.LimitReader(f, strict.MaxBytes+1))
 	}
-	defer f.Close()
-	data, err := io.ReadAll(io.LimitReader(f, strict.MaxBytes+1))
-	if errors.Is(err, syscall.EISDIR) {
+	switch {
+	case errors.Is(err, syscall.EISDIR):
 		return nil, fmt.Errorf("%s is a folder: name the configuration file in it, such as %s", path, filepath.Join(path, "mayfly.yaml"))
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
-	return data, nil
+	c, err := parse(data, filepath.Dir(path), readStates)
+	var faults *Error
+	if errors.As(err, &faults) {
+		faults.File = path
+	}
+	return c, err
 }
 
 // Parse decodes and checks a document whose relative paths begin at folder; an
 // empty folder leaves them as they are. It reads no state file. The error is an
 // *Error.
-func Parse(data []byte, folder string) (*Config, error) {
-	return parse(data, folder, func(*Config, *strict.Document) {})
-}
+func Parse(data []byte, folder string) (*Config, error) { return parse(data, folder, withoutStates) }
 
 func parse(data []byte, folder string, readStates func(*Config, *strict.Document)) (*Config, error) {
 	c := Default()
 	d, ok := strict.Decode(data, folder, c)
-	if !ok { // the checks would only repeat it
-		return nil, &Error{Faults: sorted(d.Faults)}
-	}
-	readStates(c, d)
-	all := d.Faults
-	for _, f := range c.check() {
-		path, text, _ := strings.Cut(f, ": ")
-		if !d.Faulty(path) {
-			all = append(all, strict.Fault{Path: path, Line: d.Line(path), Text: text})
+	if ok { // else the checks would only repeat it
+		readStates(c, d)
+		all := d.Faults
+		for _, f := range c.check() {
+			if !d.Faulty(f.Path) {
+				f.Line = d.Line(f.Path)
+				all = append(all, f)
+			}
 		}
+		d.Faults = all
 	}
-	if len(all) > 0 {
-		return nil, &Error{Faults: sorted(all)}
+	if len(d.Faults) > 0 {
+		slices.SortStableFunc(d.Faults, func(a, b strict.Fault) int { return a.Line - b.Line })
+		return nil, &Error{Faults: d.Faults}
 	}
 	return c, nil
 }
@@ -189,39 +178,127 @@ func (c *Config) readStates(d *strict.Document) {
 
 // Check is nil where nothing is wrong with c, as after [Load]; else it is an *Error.
 func (c *Config) Check() error {
-	var all []strict.Fault
-	for _, f := range c.check() {
-		path, text, _ := strings.Cut(f, ": ")
-		all = append(all, strict.Fault{Path: path, Text: text})
+	if all := c.check(); len(all) > 0 {
+		return &Error{Faults: all}
 	}
-	if len(all) == 0 {
-		return nil
-	}
-	return &Error{Faults: all}
+	return nil
 }
 
 // check collects what every section, and the sections together, find wrong.
-func (c *Config) check() []string {
+func (c *Config) check() (all []strict.Fault) {
 	f := new(setting.Faults)
-	c.Server.Check("server", f)
 	identity.CheckIssuers("issuers", c.Issuers, f)
 	identity.CheckDeny("deny", c.Deny, f)
-	c.Access.Check("access", f)
-	c.Replay.Check("replay", f)
-	c.CA.Check("ca", f)
-	c.Revocation.Check("revocation", f)
-	c.Timestamp.Check("timestamp", f)
-	c.CTLog.Check("ctlog", f)
-	c.Trust.Check("trust", f)
-	c.TUF.Check("tuf", f)
-	c.Store.Check("store", f)
-	c.Alerts.Check("alerts", f)
-	c.Audit.Check("audit", f)
-	c.Logging.Check("logging", f)
+	for name, section := range strict.Fields(reflect.ValueOf(c).Elem()) {
+		if s, ok := section.Addr().Interface().(interface{ Check(string, *setting.Faults) }); ok {
+			s.Check(name, f)
+		}
+	}
 	c.crossCheck(f)
 	var faults *setting.FaultError
 	if errors.As(f.Err(), &faults) {
-		return faults.Faults
+		for _, one := range faults.Faults {
+			path, text, _ := strings.Cut(one, ": ")
+			all = append(all, strict.Fault{Path: path, Text: text})
+		}
 	}
-	return nil
+	return all
+}
+
+// Error is a configuration that can't be used, with every fault that was found,
+// in the order of the document's lines.
+type Error struct {
+	// File is the configuration file, or empty.
+	File   string
+	Faults []strict.Fault
+}
+
+// Error is a headline and one indented line a fault.
+func (e *Error) Error() string {
+	var b strings.Builder
+	if e.File != "" {
+		b.WriteString(e.File + ": ")
+	}
+	if len(e.Faults) == 1 {
+		b.WriteString("1 fault in the configuration:")
+	} else {
+		fmt.Fprintf(&b, "%d faults in the configuration:", len(e.Faults))
+	}
+	for _, f := range e.Faults {
+		b.WriteString("\n  " + f.String())
+	}
+	return b.String()
+}
+
+// Logging is the `logging` section: the service's own log, on standard error.
+type Logging struct {
+	// Level is the least severe level that is written: debug, info, warn or error.
+	Level string `yaml:"level"`
+	// Format is `json`, one object a line, or `text` for people.
+	Format string `yaml:"format"`
+}
+
+// levels are the names that Level takes.
+var levels = map[string]slog.Level{
+	"debug": slog.LevelDebug, "info": slog.LevelInfo, "warn": slog.LevelWarn, "error": slog.LevelError,
+}
+
+// Check adds every fault of l.
+func (l *Logging) Check(path string, f *setting.Faults) {
+	if _, ok := levels[l.Level]; !ok {
+		f.Add(setting.Join(path, "level"), "%q is unknown; debug, info, warn or error is expected", l.Level)
+	}
+	if l.Format != "json" && l.Format != "text" {
+		f.Add(setting.Join(path, "format"), "%q is unknown; json or text is expected", l.Format)
+	}
+}
+
+// Logger is the logger that l, which was checked, describes.
+func (l *Logging) Logger(w io.Writer) *slog.Logger {
+	o := &slog.HandlerOptions{Level: levels[strings.ToLower(l.Level)]}
+	if l.Format == "text" {
+		return slog.New(slog.NewTextHandler(w, o))
+	}
+	return slog.New(slog.NewJSONHandler(w, o))
+}
+
+// Marshal writes c as a document that Parse reads back: only what differs from
+// Default, with a comment above each path (`ca.authority`) that has one in
+// comments; "" is the head of the document. Secrets are never in a Config, so
+// none is written. It doesn't check c.
+func Marshal(c *Config, comments map[string]string) ([]byte, error) {
+	root, err := strict.Encode(*c, *Default(), "")
+	if err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	comment("", root, comments)
+	var out bytes.Buffer
+	if head := comments[""]; head != "" {
+		// The blank line keeps the head apart from the comment of the first section.
+		out.WriteString("# " + strings.ReplaceAll(head, "\n", "\n# ") + "\n\n")
+	}
+	e := yaml.NewEncoder(&out)
+	e.SetIndent(2)
+	if err := errors.Join(e.Encode(root), e.Close()); err != nil {
+		return nil, fmt.Errorf("writing the configuration: %w", err)
+	}
+	return out.Bytes(), nil
+}
+
+// comment puts the comments above their keys and list items.
+func comment(path string, n *yaml.Node, comments map[string]string) {
+	switch n.Kind {
+	case yaml.MappingNode:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			at := setting.Join(path, n.Content[i].Value)
+			n.Content[i].HeadComment = comments[at]
+			comment(at, n.Content[i+1], comments)
+		}
+	case yaml.SequenceNode:
+		for i, item := range n.Content {
+			at := fmt.Sprintf("%s[%d]", path, i)
+			item.HeadComment = comments[at]
+			comment(at, item, comments)
+		}
+	}
 }

@@ -30,7 +30,8 @@ var movable = []string{
 // configuration of a running service, and that only a restart can change.
 func (c *Config) CheckReload(next *Config, now time.Time, f *setting.Faults) {
 	differ("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem(), func(path string) {
-		if !isMovable(path) || path == "timestamp.time_sources" {
+		moves := slices.ContainsFunc(movable, func(m string) bool { return path == m || strings.HasPrefix(path, m+".") })
+		if !moves || path == "timestamp.time_sources" {
 			f.Add(path, "can't change while the service runs; restart it, or put the old value back")
 		}
 	})
@@ -38,10 +39,6 @@ func (c *Config) CheckReload(next *Config, now time.Time, f *setting.Faults) {
 	if c.Server.TLS.Enabled() != next.Server.TLS.Enabled() {
 		f.Add("server.tls", "can't be turned on or off while the service runs; restart it")
 	}
-}
-
-func isMovable(path string) bool {
-	return slices.ContainsFunc(movable, func(m string) bool { return path == m || strings.HasPrefix(path, m+".") })
 }
 
 // differ tells the path of every setting in which a and b, of one type, differ.
@@ -71,15 +68,9 @@ func (c *Config) Files() []string {
 			all = append(all, string(path))
 		}
 	}
-	paths(reflect.ValueOf(c.Issuers), add)
-	paths(reflect.ValueOf(c.Server.TLS), add)
-	paths(reflect.ValueOf(c.CA.All()), add)
-	paths(reflect.ValueOf(c.Trust), add)
-	paths(reflect.ValueOf(c.Timestamp), add)
-	paths(reflect.ValueOf(c.Alerts), add)
-	add(c.CA.StateFile)
-	add(c.CTLog.StateFile)
-	add(c.TUF.StateFile())
+	for _, v := range []any{c.Issuers, c.Server.TLS, c.CA.All(), c.Trust, c.Timestamp, c.Alerts, c.CA.StateFile, c.CTLog.StateFile, c.TUF.StateFile()} {
+		paths(reflect.ValueOf(v), add)
+	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }

@@ -334,7 +334,7 @@ func TestNoRouteIssuesWithoutAToken(t *testing.T) {
 		o.Mounts = map[string]http.Handler{"/ctlog/": http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { _, _ = io.WriteString(w, "tile") })}
 	})
 	paths := []string{"/ctlog/checkpoint", "/ctlog/add-pre-chain", "/nowhere", "//api/v2/signingCert", "/api/v2/signingCert/"}
-	for path := range r.server.routes.exact {
+	for path := range r.server.routes.Load().exact {
 		paths = append(paths, path)
 	}
 	complete := r.bodyV2(t)
@@ -380,12 +380,14 @@ func TestAnnouncedBodiesTakeNoMemory(t *testing.T) {
 		body := &silentBody{}
 		request := httptest.NewRequest(http.MethodPost, "/api/v2/signingCert", body)
 		request.ContentLength = announced
-		if _, f := r.server.readBody(httptest.NewRecorder(), request, r.server.config.Limits.BodyBytes); f == nil || f.Reason != fault.RequestMalformed {
+		out, request, _ := r.server.admit(httptest.NewRecorder(), request, createV2)
+		if _, f := r.server.readBody(out, request, r.server.config.Limits.BodyBytes); f == nil || f.Reason != fault.RequestMalformed {
 			t.Errorf("%d bytes announced: %v", announced, f)
 		}
 		if body.room > firstRoom+1 {
 			t.Errorf("%d bytes announced, none sent: room for %d", announced, body.room)
 		}
+		out.leave(request)
 	}
 }
 

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -13,6 +12,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 )
 
@@ -24,7 +24,7 @@ const auditTimeout = 5 * time.Second
 // record of a refusal, the metrics, the log line. f is nil when it went well.
 // finish returns f as an error, nil for nil.
 func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
-	took := s.now().Sub(c.start)
+	took := s.with.Now().Sub(c.start)
 	a := answer{outcome: outcome{http: http.StatusOK}, reason: "OK"}
 	if f != nil {
 		a = answerTo(f, "")
@@ -57,7 +57,7 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 		return
 	}
 	e := audit.Event{
-		Type: kind, Time: s.now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
+		Type: kind, Time: s.with.Now(), RequestID: requestid.From(ctx), Reason: a.reason, Message: a.message, Rule: f.Metadata["rule"],
 		RemoteAddr: remote(ctx), Method: c.name, Act: c.act,
 	}
 	c.identify(&e)
@@ -66,9 +66,9 @@ func (s *Server) audit(ctx context.Context, c *call, f *fault.Error, a answer) {
 	}
 	lasting, cancel := context.WithTimeout(context.WithoutCancel(ctx), auditTimeout)
 	defer cancel()
-	if err := s.auditor.Record(lasting, e); err != nil {
+	if err := s.with.Auditor.Record(lasting, e); err != nil {
 		s.metrics.unaudited.Inc()
-		s.logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
+		s.with.Logger.LogAttrs(ctx, slog.LevelError, "a refusal could not be recorded in the audit trail",
 			slog.String("request_id", e.RequestID), slog.Any("error", err))
 	}
 }
@@ -124,7 +124,7 @@ func (c *call) level(f *fault.Error) slog.Level {
 // logRequest writes the one line of a request. It never holds a token, a key or a proof.
 func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answer, took time.Duration) {
 	level := c.level(f)
-	if !s.logger.Enabled(ctx, level) {
+	if !s.with.Logger.Enabled(ctx, level) {
 		return
 	}
 	attrs := make([]slog.Attr, 0, 10)
@@ -140,7 +140,7 @@ func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answ
 	if f != nil {
 		attrs = append(attrs, slog.Any("error", f))
 	}
-	s.logger.LogAttrs(ctx, level, "request", attrs...)
+	s.with.Logger.LogAttrs(ctx, level, "request", attrs...)
 }
 
 // remote is the address of the client, or "".
@@ -183,33 +183,23 @@ func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() tim
 	}, []string{"stage"})
 	m := &metrics{
 		now: now,
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_requests_total",
-			Help: "Requests by route, edge (grpc, rest), HTTP status of the result, reason of a refusal (OK when none), and type of issuer.",
-		}, []string{"route", "edge", "code", "reason", "issuer_type"}),
+		requests: metric.Counter("mayfly_requests_total", "Requests by route, edge (grpc, rest), HTTP status of the result, reason of a refusal (OK when none), and type of issuer.",
+			"route", "edge", "code", "reason", "issuer_type"),
 		stages:    map[string]prometheus.Observer{},
 		panics:    counter("mayfly_panics_total", "Requests that ended in a panic. Each is a defect."),
 		unaudited: counter("mayfly_refusals_unaudited_total", "Refusals that could not be recorded in the audit trail."),
 		evicted:   counter("mayfly_connections_evicted_total", "Quiet connections closed to make room for new ones."),
 		places:    counter("mayfly_requests_evicted_total", "Requests ended because they waited for their client while others needed their place, and requests that were not even answered."),
-		shed: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "mayfly_rate_limited_total", Help: "Requests refused for a rate limit, by what the limit is on (address, principal, issuer, log_reads, timestamps).",
-		}, []string{"limit"}),
+		shed:      metric.Counter("mayfly_rate_limited_total", "Requests refused for a rate limit, by what the limit is on (address, principal, issuer, log_reads, timestamps).", "limit"),
 	}
-	for _, limit := range []string{limitAddress, limitPrincipal, limitIssuer, limitReads, limitStamps} {
-		m.shed.WithLabelValues(limit)
+	for _, limit := range rateLimits {
+		m.shed.WithLabelValues(limit.name)
 	}
 	for _, stage := range []string{stageAuthenticate, stageProve, stageIssue, stageTotal} {
 		m.stages[stage] = seconds.WithLabelValues(stage)
 	}
-	inFlightGauge := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_requests_in_flight", Help: "Requests being served.",
-	}, inFlight)
-	var errs []error
-	for _, c := range []prometheus.Collector{m.requests, seconds, m.panics, m.unaudited, m.evicted, m.places, m.shed, inFlightGauge} {
-		errs = append(errs, r.Register(c))
-	}
-	return m, errors.Join(errs...)
+	return m, metric.Register(r, m.requests, seconds, m.panics, m.unaudited, m.evicted, m.places, m.shed,
+		metric.Read("mayfly_requests_in_flight", "Requests being served.", nil, inFlight))
 }
 
 // stage begins to time a stage; the function it returns ends it.

@@ -22,7 +22,7 @@ func TestRefusedIdentityIsOnRecord(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server.identity = verifier
+	r.server.with.Identity = verifier
 	stranger := identitytest.New(t)
 	for name, tt := range map[string]struct {
 		token  string

@@ -42,7 +42,7 @@ func (r *rig) issueNothing(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	key, err := r.server.keys.Signature([]byte(r.spki), r.prove(b, identitytest.Email), who)
+	key, err := r.server.with.Keys.Signature([]byte(r.spki), r.prove(b, identitytest.Email), who)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -50,7 +50,7 @@ func (r *rig) issueNothing(b *testing.B) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	r.server.identity, r.server.keys, r.server.ca = canned{who: who}, cannedKeys{key}, cannedCA{cert}
+	r.server.with.Identity, r.server.with.Keys, r.server.with.CA = canned{who: who}, cannedKeys{key}, cannedCA{cert}
 }
 
 func unlogged(_ *Config, o *Options) { o.Logger = nil }

@@ -170,19 +170,14 @@ func DefaultConfig() Config {
 			IdleTimeout:   time.Minute,
 			StreamTime:    10 * time.Minute,
 		},
-		RateLimits: defaultRateLimits(),
-	}
-}
-
-// defaultRateLimits are far above what honest clients do, and far below what
-// two cores can take.
-func defaultRateLimits() RateLimits {
-	return RateLimits{
-		PerAddress:   Rate{Rate: 200, Burst: 2000},
-		PerPrincipal: Rate{Rate: 20, Burst: 500},
-		PerIssuer:    Rate{Rate: 0, Burst: 5000},
-		Timestamps:   Rate{Rate: 200, Burst: 2000},
-		LogReads:     Rate{Rate: 500, Burst: 10000},
+		// Far above what honest clients do, and far below what two cores can take.
+		RateLimits: RateLimits{
+			PerAddress:   Rate{Rate: 200, Burst: 2000},
+			PerPrincipal: Rate{Rate: 20, Burst: 500},
+			PerIssuer:    Rate{Rate: 0, Burst: 5000},
+			Timestamps:   Rate{Rate: 200, Burst: 2000},
+			LogReads:     Rate{Rate: 500, Burst: 10000},
+		},
 	}
 }
 
@@ -238,28 +233,30 @@ func parseNetwork(text string) (netip.Prefix, error) {
 // checkAddresses adds what is wrong with the listeners' addresses, and where two have
 // one fixed address.
 func (c *Config) checkAddresses(path string, f *setting.Faults) {
-	checkAddress(setting.Join(path, "http_address"), c.HTTPAddress, true, f)
-	checkAddress(setting.Join(path, "grpc_address"), c.GRPCAddress, false, f)
-	if _, socket := socketPath(c.MetricsAddress); socket {
-		f.Add(setting.Join(path, "metrics_address"), "%q is a Unix socket, which Prometheus can't read: give host:port, such as 127.0.0.1:2112", c.MetricsAddress)
-	} else {
-		checkAddress(setting.Join(path, "metrics_address"), c.MetricsAddress, false, f)
-	}
-	if _, socket := socketPath(c.HTTPAddress); socket && c.PublicURL == "" {
-		f.Add(setting.Join(path, "public_url"), "required where http_address is a Unix socket: the URL at which the proxy in front serves REST, such as https://ca.example.com")
+	if c.HTTPAddress == "" {
+		f.Add(setting.Join(path, "http_address"), "required: host:port, such as 127.0.0.1:5555")
 	}
 	taken := map[string]string{}
 	for _, a := range []struct{ field, address string }{
 		{"http_address", c.HTTPAddress}, {"grpc_address", c.GRPCAddress}, {"metrics_address", c.MetricsAddress},
 	} {
+		at := setting.Join(path, a.field)
+		if _, socket := socketPath(a.address); socket && a.field == "metrics_address" {
+			f.Add(at, "%q is a Unix socket, which Prometheus can't read: give host:port, such as 127.0.0.1:2112", a.address)
+		} else if a.address != "" {
+			checkAddress(at, a.address, f)
+		}
 		_, port, err := net.SplitHostPort(a.address)
 		if err != nil || port == "0" {
 			continue
 		}
 		if other, ok := taken[a.address]; ok {
-			f.Add(setting.Join(path, a.field), "is the address of %s too; give each its own", other)
+			f.Add(at, "is the address of %s too; give each its own", other)
 		}
 		taken[a.address] = a.field
+	}
+	if _, socket := socketPath(c.HTTPAddress); socket && c.PublicURL == "" {
+		f.Add(setting.Join(path, "public_url"), "required where http_address is a Unix socket: the URL at which the proxy in front serves REST, such as https://ca.example.com")
 	}
 }
 
@@ -286,16 +283,13 @@ func (l *Limits) check(path string, f *setting.Faults) {
 
 func (l *RateLimits) check(path string, f *setting.Faults) {
 	const mostRate, mostBurst = 1e6, 1_000_000
-	for _, r := range []struct {
-		field string
-		rate  Rate
-	}{{"per_address", l.PerAddress}, {"per_principal", l.PerPrincipal}, {"per_issuer", l.PerIssuer}, {"timestamps", l.Timestamps}, {"log_reads", l.LogReads}} {
-		at := setting.Join(path, r.field)
-		if v := r.rate.Rate; !(v >= 0 && v <= mostRate) {
+	for _, limit := range rateLimits {
+		at, rate := setting.Join(path, limit.setting), limit.rate(l)
+		if v := rate.Rate; !(v >= 0 && v <= mostRate) {
 			f.Add(setting.Join(at, "rate"), "%v is outside 0 to %d requests a second; 0 sets no limit", v, int(mostRate))
 		}
-		if r.rate.Rate > 0 {
-			checkRange(setting.Join(at, "burst"), r.rate.Burst, 1, mostBurst, f)
+		if rate.Rate > 0 {
+			checkRange(setting.Join(at, "burst"), rate.Burst, 1, mostBurst, f)
 		}
 	}
 }
@@ -303,13 +297,7 @@ func (l *RateLimits) check(path string, f *setting.Faults) {
 // socketPath is the path of an address that is a Unix socket.
 func socketPath(address string) (path string, ok bool) { return strings.CutPrefix(address, "unix:") }
 
-func checkAddress(path, address string, required bool, f *setting.Faults) {
-	if address == "" {
-		if required {
-			f.Add(path, "required: host:port, such as 127.0.0.1:5555")
-		}
-		return
-	}
+func checkAddress(path, address string, f *setting.Faults) {
 	if socket, ok := socketPath(address); ok {
 		if !filepath.IsAbs(socket) || filepath.Clean(socket) != socket {
 			f.Add(path, "%q is not unix: and an absolute path, such as unix:/run/mayfly/http.sock", address)

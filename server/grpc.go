@@ -14,13 +14,10 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/encoding"
-	protocodec "google.golang.org/grpc/encoding/proto"
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
-	"google.golang.org/grpc/mem"
-	"google.golang.org/grpc/peer"
 	"google.golang.org/grpc/reflection"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
@@ -29,86 +26,60 @@ import (
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
 
+// rpcMethod is a method of the API, as gRPC's generated code has it.
+type rpcMethod struct {
+	*endpoint
+	desc    grpc.MethodDesc
+	service any
+}
+
+// methods tells the methods of the API, by service.
+func (s *Server) methods(tell func(desc *grpc.ServiceDesc, methods []rpcMethod)) {
+	add := func(desc *grpc.ServiceDesc, service any) {
+		var all []rpcMethod
+		for _, d := range desc.Methods {
+			all = append(all, rpcMethod{methodAt("/" + desc.ServiceName + "/" + d.MethodName), d, service})
+		}
+		tell(desc, all)
+	}
+	add(&fulciov2.CA_ServiceDesc, fulcioV2{server: s})
+	add(&fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s})
+	add(&mayflyv1.Index_ServiceDesc, &Searching{Index: s.with.Index, Now: s.with.Now, Most: s.config.Limits.BodyBytes}) // the memory law has that much for each
+	if s.with.Revocation != nil {
+		add(&mayflyv1.Revocation_ServiceDesc, revocation{server: s})
+	}
+}
+
 // newGRPC makes the gRPC server with every service on it. It takes single requests:
 // the connections of both ports are net/http's, with its limits.
 func (s *Server) newGRPC() *grpc.Server {
 	g := grpc.NewServer(
 		grpc.MaxRecvMsgSize(s.config.Limits.BodyBytes),
-		grpc.ForceServerCodecV2(lenientCodec{encoding.GetCodecV2(protocodec.Name)}),
 		grpc.UnaryInterceptor(s.unary),
 		grpc.StreamInterceptor(s.stream),
 	)
-	s.register(g, &fulciov2.CA_ServiceDesc, fulcioV2{server: s, edge: edgeGRPC})
-	s.register(g, &fulciov1beta.CA_ServiceDesc, fulcioV1Beta{server: s, edge: edgeGRPC})
-	s.register(g, &mayflyv1.Index_ServiceDesc, searching{server: s, edge: edgeGRPC})
-	if s.revoking != nil {
-		s.register(g, &mayflyv1.Revocation_ServiceDesc, revocation{server: s, edge: edgeGRPC})
-	}
+	s.methods(func(desc *grpc.ServiceDesc, methods []rpcMethod) { s.register(g, desc, methods) })
 	healthpb.RegisterHealthServer(g, s.ready.health)
 	reflection.Register(g)
 	return g
 }
 
-// register adds a service of the API. A method's request, which serveGRPC has begun
-// and read, is decoded here, and goes to the service, whose method ends in finish.
-// What can't be decoded gRPC would answer for us, as an internal error; it is
-// finished here, as is what serveGRPC refuses.
-func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, service any) {
+// register adds a service of the API. A method's request is decoded from what serveGRPC
+// has read: what can't be decoded gRPC would answer for us, as an internal error.
+func (s *Server) register(g *grpc.Server, desc *grpc.ServiceDesc, methods []rpcMethod) {
 	own := *desc
 	own.Methods = slices.Clone(desc.Methods)
-	for i, d := range own.Methods {
-		m := methodAt("/" + desc.ServiceName + "/" + d.MethodName)
+	for i, m := range methods {
 		// The interceptor isn't called: it is for the services that aren't the API's.
-		own.Methods[i].Handler = func(service any, ctx context.Context, receive func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
-			f := refusal(ctx)
-			decode := func(message any) error {
-				if f = decode(receive, message); f != nil {
-					return f
-				}
-				return nil
-			}
-			if f == nil {
-				err = s.guard(ctx, m.rpc, func() (err error) {
-					out, err = d.Handler(service, ctx, decode, nil)
-					return err
-				})
-			}
-			if f != nil {
-				err = s.finish(ctx, &call{endpoint: m, edge: edgeGRPC, start: s.now()}, f)
-			}
+		own.Methods[i].Handler = func(_ any, ctx context.Context, _ func(any) error, _ grpc.UnaryServerInterceptor) (out any, err error) {
+			err = s.guard(ctx, m.rpc, func() (err error) {
+				out, err = s.serve(ctx, edgeGRPC, m, receivedBy(ctx).decode)
+				return err
+			})
 			return out, translated(err, requestid.From(ctx))
 		}
 	}
-	g.RegisterService(&own, service)
-}
-
-// decode decodes a message, or says why it can't be.
-func decode(receive func(any) error, message any) *fault.Error {
-	in := decodeResult{message: message}
-	err := receive(&in)
-	if err != nil || in.err != nil { // its text could quote the request
-		return fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method").Because(err)
-	}
-	return nil
-}
-
-// decodeResult receives a message together with what was wrong with it, so that
-// the answer to that is ours to give.
-type decodeResult struct {
-	message any
-	err     error
-}
-
-// lenientCodec is gRPC's protobuf codec, but for a decodeResult.
-type lenientCodec struct{ encoding.CodecV2 }
-
-// Unmarshal keeps the error of a decodeResult in it.
-func (c lenientCodec) Unmarshal(data mem.BufferSlice, v any) error {
-	if in, ok := v.(*decodeResult); ok {
-		in.err = c.CodecV2.Unmarshal(data, in.message)
-		return nil
-	}
-	return c.CodecV2.Unmarshal(data, v)
+	g.RegisterService(&own, methods[0].service)
 }
 
 // reflectionPrefix begins the methods of reflection, of which there are two versions.
@@ -139,7 +110,7 @@ func (s *Server) stream(service any, stream grpc.ServerStream, info *grpc.Stream
 // serveNotAPI serves a request to one of gRPC's own services, and gives its failure
 // the status of the one table. It isn't accounted for.
 func (s *Server) serveNotAPI(ctx context.Context, method string, handle func() error) error {
-	if f := refusal(ctx); f != nil {
+	if f := receivedBy(ctx).refused; f != nil {
 		return translated(f, requestid.From(ctx))
 	}
 	return translated(s.guard(ctx, method, handle), requestid.From(ctx))
@@ -173,12 +144,31 @@ func (s *Server) serveGRPCPort(w http.ResponseWriter, r *http.Request) {
 	s.serveGRPC(w, r)
 }
 
-// refusalKey is where a context has the refusal of a call that its method gives.
-type refusalKey struct{}
+// received is what serveGRPC hands to the method of a call.
+type received struct {
+	message []byte       // of a single call, with its frame
+	refused *fault.Error // in the place of the message
+}
 
-func refusal(ctx context.Context) *fault.Error {
-	f, _ := ctx.Value(refusalKey{}).(*fault.Error)
-	return f
+type receivedKey struct{}
+
+// receivedBy is what was received for the call of ctx.
+func receivedBy(ctx context.Context) *received {
+	if in, ok := ctx.Value(receivedKey{}).(*received); ok {
+		return in
+	}
+	return &received{message: make([]byte, frameHead)}
+}
+
+// decode decodes the message, or says why it can't be.
+func (in *received) decode(message proto.Message) *fault.Error {
+	if in.refused != nil {
+		return in.refused
+	}
+	if err := proto.Unmarshal(in.message[frameHead:], message); err != nil { // its text could quote the request
+		return fault.New(fault.RequestMalformed, "the request is not a protobuf message of this method").Because(err)
+	}
+	return nil
 }
 
 // serveGRPC is a call of gRPC, on either port: within the limits, and with its
@@ -196,30 +186,26 @@ func (s *Server) serveGRPC(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 	}
-	message := []byte{0, 0, 0, 0, 0} // an empty one
+	in := &received{refused: f}
 	if f == nil {
-		if message, f = s.readMessage(out, r); f != nil {
-			message = []byte{0, 0, 0, 0, 0}
-		}
+		in.message, in.refused = s.readMessage(out, r)
 	}
-	s.handGRPC(out, r, io.NopCloser(bytes.NewReader(message)), f)
+	if in.refused != nil {
+		in.message = make([]byte, frameHead) // an empty one
+	}
+	r = r.WithContext(context.WithValue(r.Context(), receivedKey{}, in))
+	s.handGRPC(out, r, io.NopCloser(bytes.NewReader(in.message)))
 }
 
 // handGRPC hands a call to the gRPC server, with another body.
-func (s *Server) handGRPC(w http.ResponseWriter, r *http.Request, body io.ReadCloser, f *fault.Error) {
-	ctx := r.Context()
-	if f != nil {
-		ctx = context.WithValue(ctx, refusalKey{}, f)
-	}
-	inner := r.WithContext(ctx)
+func (s *Server) handGRPC(w http.ResponseWriter, r *http.Request, body io.ReadCloser) {
+	inner := r.WithContext(r.Context())
 	inner.Body = body
 	inner.Header = r.Header.Clone()
 	if !streaming(r.URL.Path) {
 		inner.Header.Del(headerCompression) // the message isn't any more
 	}
-	if p, ok := peer.FromContext(ctx); ok { // whom a proxy speaks for
-		inner.RemoteAddr = p.Addr.String()
-	}
+	inner.RemoteAddr = remote(r.Context()) // whom a proxy speaks for
 	s.grpc.ServeHTTP(w, inner)
 }
 
@@ -229,7 +215,7 @@ const frameHead = 5
 
 // readMessage reads the one message of a unary call, with its frame, within the
 // limit that REST bodies have.
-func (s *Server) readMessage(w http.ResponseWriter, r *http.Request) ([]byte, *fault.Error) {
+func (s *Server) readMessage(w *timedReply, r *http.Request) ([]byte, *fault.Error) {
 	limit := s.config.Limits.BodyBytes
 	data, f := s.readBody(w, r, limit+frameHead)
 	switch {
@@ -280,7 +266,7 @@ func (s *Server) serveStream(out *timedReply, r *http.Request) *fault.Error {
 	}
 	if n := conn.streams.Add(1); n > streamsAConnection {
 		conn.streams.Add(-1)
-		return fault.New(fault.Overloaded, "this connection has %d streaming calls already, which is the limit", streamsAConnection).After(retryOverload)
+		return fault.New(fault.Overloaded, "this connection has %d streaming calls already, which is the limit", streamsAConnection).After(retrySoon)
 	}
 	defer conn.streams.Add(-1)
 	ctx, cancel := context.WithTimeout(r.Context(), l.StreamTime)
@@ -297,7 +283,7 @@ func (s *Server) serveStream(out *timedReply, r *http.Request) *fault.Error {
 	out.place.unlessEvicted(func() {
 		_, _ = out.control.SetReadDeadline(time.Time{}), out.control.SetWriteDeadline(time.Time{})
 	})
-	s.handGRPC(out, r.WithContext(ctx), http.MaxBytesReader(out, r.Body, int64(l.BodyBytes)), nil)
+	s.handGRPC(out, r.WithContext(ctx), http.MaxBytesReader(out, r.Body, int64(l.BodyBytes)))
 	if ctx.Err() != nil { // in the place of what gRPC made of that
 		h := out.Header()
 		h.Set("Content-Type", "application/grpc")

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/pem"
 	"errors"
 	"strconv"
 	"strings"
@@ -15,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/emptypb"
 
 	"github.com/mayfly-ca/mayfly/ca"
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/identity"
 	proofs "github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -41,19 +41,24 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	}
 
 	stop := s.metrics.stage(stageAuthenticate)
-	who, err := s.identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
+	who, err := s.with.Identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
 	stop()
 	if err != nil {
 		errors.As(err, &c.refused)
 		return nil, err
 	}
 	c.who = who
-	if f := s.metrics.limited(s.live.Load().limiters.issuance(who, s.now())); f != nil {
+	if f := s.metrics.limited(s.live.Load().limiters.issuance(who, s.with.Now())); f != nil {
 		return nil, f
 	}
 
 	stop = s.metrics.stage(stageProve)
-	key, err := s.proven(q, who)
+	var key proofs.Key
+	if len(q.csr) > 0 {
+		key, err = s.with.Keys.CSR(q.csr)
+	} else {
+		key, err = s.with.Keys.Signature(q.spki, q.proof, who)
+	}
 	stop()
 	if err != nil {
 		return nil, err
@@ -61,17 +66,9 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	c.key = key
 
 	stop = s.metrics.stage(stageIssue)
-	cert, err := s.ca.Issue(ctx, who, key)
+	cert, err := s.with.CA.Issue(ctx, who, key)
 	stop()
 	return cert, err
-}
-
-// proven is the key of q, if who holds it.
-func (s *Server) proven(q signingRequest, who identity.Principal) (proofs.Key, error) {
-	if len(q.csr) > 0 {
-		return s.keys.CSR(q.csr)
-	}
-	return s.keys.Signature(q.spki, q.proof, who)
 }
 
 // Metadata keys that may hold a token, besides the request itself.
@@ -178,48 +175,41 @@ func spki(content string) []byte {
 	return raw
 }
 
-// fulcioV2 is the service dev.sigstore.fulcio.v2.CA on one edge.
+// fulcioV2 is the service dev.sigstore.fulcio.v2.CA.
 type fulcioV2 struct {
 	fulciov2.UnimplementedCAServer
 	server *Server
-	edge   edge
 }
 
 // CreateSigningCertificate answers with a certificate whose SCT is embedded.
 func (v fulcioV2) CreateSigningCertificate(ctx context.Context, r *fulciov2.CreateSigningCertificateRequest) (*fulciov2.SigningCertificate, error) {
-	return serve(ctx, v.server, v.edge, createV2, func(ctx context.Context, c *call) (*fulciov2.SigningCertificate, error) {
-		cert, err := v.server.issue(ctx, c, fromV2(ctx, r))
-		if err != nil {
-			return nil, err
-		}
-		return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
-			SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{
-				Chain: &fulciov2.CertificateChain{Certificates: cert.PEM()},
-			},
-		}}, nil
-	})
+	cert, err := v.server.issue(ctx, callOf(ctx), fromV2(ctx, r))
+	if err != nil {
+		return nil, err
+	}
+	return &fulciov2.SigningCertificate{Certificate: &fulciov2.SigningCertificate_SignedCertificateEmbeddedSct{
+		SignedCertificateEmbeddedSct: &fulciov2.SigningCertificateEmbeddedSCT{
+			Chain: &fulciov2.CertificateChain{Certificates: cert.PEM()},
+		},
+	}}, nil
 }
 
 // GetTrustBundle answers with every chain, each from the issuing certificate to the root.
-func (v fulcioV2) GetTrustBundle(ctx context.Context, _ *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
-	return serve(ctx, v.server, v.edge, trustBundle, func(context.Context, *call) (*fulciov2.TrustBundle, error) {
-		var bundle fulciov2.TrustBundle
-		for _, chain := range v.server.ca.Chains() {
-			bundle.Chains = append(bundle.Chains, &fulciov2.CertificateChain{Certificates: chainPEM(chain)})
-		}
-		return &bundle, nil
-	})
+func (v fulcioV2) GetTrustBundle(context.Context, *fulciov2.GetTrustBundleRequest) (*fulciov2.TrustBundle, error) {
+	var bundle fulciov2.TrustBundle
+	for _, chain := range v.server.with.CA.Chains() {
+		bundle.Chains = append(bundle.Chains, &fulciov2.CertificateChain{Certificates: chainPEM(chain)})
+	}
+	return &bundle, nil
 }
 
 // GetConfiguration answers with the accepted issuers, in their stable order.
-func (v fulcioV2) GetConfiguration(ctx context.Context, _ *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
-	return serve(ctx, v.server, v.edge, configuration, func(context.Context, *call) (*fulciov2.Configuration, error) {
-		var all fulciov2.Configuration
-		for _, d := range v.server.identity.Issuers() {
-			all.Issuers = append(all.Issuers, describe(d))
-		}
-		return &all, nil
-	})
+func (v fulcioV2) GetConfiguration(context.Context, *fulciov2.GetConfigurationRequest) (*fulciov2.Configuration, error) {
+	var all fulciov2.Configuration
+	for _, d := range v.server.with.Identity.Issuers() {
+		all.Issuers = append(all.Issuers, describe(d))
+	}
+	return &all, nil
 }
 
 func describe(d identity.IssuerConfig) *fulciov2.OIDCIssuer {
@@ -239,44 +229,38 @@ func describe(d identity.IssuerConfig) *fulciov2.OIDCIssuer {
 // pemChain is the media type of the v1 API's answers (RFC 8555 §9.1).
 const pemChain = "application/pem-certificate-chain"
 
-// fulcioV1Beta is the service dev.sigstore.fulcio.v1beta.CA on one edge. It
-// issues by the same path as v2; only reading and writing are its own.
+// fulcioV1Beta is the service dev.sigstore.fulcio.v1beta.CA. It issues by the same path
+// as v2; only reading and writing are its own.
 type fulcioV1Beta struct {
 	fulciov1beta.UnimplementedCAServer
 	server *Server
-	edge   edge
 }
 
 // CreateSigningCertificate answers with a PEM chain, the certificate first.
 func (v fulcioV1Beta) CreateSigningCertificate(ctx context.Context, r *fulciov1beta.CreateSigningCertificateRequest) (*httpbody.HttpBody, error) {
-	return serve(ctx, v.server, v.edge, createV1, func(ctx context.Context, c *call) (*httpbody.HttpBody, error) {
-		cert, err := v.server.issue(ctx, c, fromV1(ctx, r))
-		if err != nil {
-			return nil, err
-		}
-		return pemBody(cert.PEM()), nil
-	})
+	cert, err := v.server.issue(ctx, callOf(ctx), fromV1(ctx, r))
+	if err != nil {
+		return nil, err
+	}
+	return pemBody(cert.PEM()), nil
 }
 
 // GetRootCertificate answers with the active chain, from the issuing certificate to the root.
-func (v fulcioV1Beta) GetRootCertificate(ctx context.Context, _ *emptypb.Empty) (*httpbody.HttpBody, error) {
-	return serve(ctx, v.server, v.edge, rootCertificate, func(context.Context, *call) (*httpbody.HttpBody, error) {
-		var active [][]byte
-		if chains := v.server.ca.Chains(); len(chains) > 0 {
-			active = chains[0]
-		}
-		return pemBody(chainPEM(active)), nil
-	})
+func (v fulcioV1Beta) GetRootCertificate(context.Context, *emptypb.Empty) (*httpbody.HttpBody, error) {
+	var active [][]byte
+	if chains := v.server.with.CA.Chains(); len(chains) > 0 {
+		active = chains[0]
+	}
+	return pemBody(chainPEM(active)), nil
 }
 
 func pemBody(certificates []string) *httpbody.HttpBody {
 	return &httpbody.HttpBody{ContentType: pemChain, Data: []byte(strings.Join(certificates, ""))}
 }
 
-func chainPEM(chain [][]byte) []string {
-	all := make([]string, 0, len(chain))
-	for _, der := range chain {
-		all = append(all, string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})))
+func chainPEM(ders [][]byte) (all []string) {
+	for _, der := range ders {
+		all = append(all, chain.Encode(der))
 	}
 	return all
 }

@@ -13,13 +13,24 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// What a limit is on: the label of mayfly_rate_limited_total and the metadata of a refusal.
-const (
-	limitAddress   = "address"
-	limitPrincipal = "principal"
-	limitIssuer    = "issuer"
-	limitReads     = "log_reads"
-	limitStamps    = "timestamps"
+// limit is one of the rate limits.
+type limit struct {
+	name    string // the label of mayfly_rate_limited_total, and the metadata of a refusal
+	whose   string // requests are too many
+	setting string // in the configuration
+	rate    func(c *RateLimits) Rate
+}
+
+const thisAddress = "this network address"
+
+var (
+	limitAddress   = &limit{"address", thisAddress, "per_address", func(c *RateLimits) Rate { return c.PerAddress }}
+	limitPrincipal = &limit{"principal", "this identity", "per_principal", func(c *RateLimits) Rate { return c.PerPrincipal }}
+	limitIssuer    = &limit{"issuer", "this identity's issuer", "per_issuer", func(c *RateLimits) Rate { return c.PerIssuer }}
+	limitStamps    = &limit{"timestamps", thisAddress, "timestamps", func(c *RateLimits) Rate { return c.Timestamps }}
+	limitReads     = &limit{"log_reads", thisAddress, "log_reads", func(c *RateLimits) Rate { return c.LogReads }}
+
+	rateLimits = []*limit{limitAddress, limitPrincipal, limitIssuer, limitStamps, limitReads}
 )
 
 // maxCallers is how many callers of one kind are remembered. Whoever is
@@ -29,70 +40,57 @@ const maxCallers = 16 << 10
 
 // limiters are the rate limits in force, and how much of them each caller has used.
 type limiters struct {
-	address   *buckets[netip.Prefix]
-	reads     *buckets[netip.Prefix]
-	stamps    *buckets[netip.Prefix]
-	principal *buckets[uint64] // by a keyed hash: subjects may be long
-	issuer    *buckets[uint64]
-	seed      maphash.Seed
+	seed    maphash.Seed
+	buckets map[*limit]*buckets // none where nobody is limited
 }
 
 // newLimiters makes limiters for c. Callers keep what they have used of limits
 // that are the same as before; before may be nil.
 func newLimiters(c RateLimits, before *limiters) *limiters {
-	if before == nil {
-		before = &limiters{seed: maphash.MakeSeed()}
+	l := &limiters{seed: maphash.MakeSeed(), buckets: map[*limit]*buckets{}}
+	if before != nil {
+		l.seed = before.seed
 	}
-	return &limiters{
-		address:   before.address.as(c.PerAddress),
-		reads:     before.reads.as(c.LogReads),
-		stamps:    before.stamps.as(c.Timestamps),
-		principal: before.principal.as(c.PerPrincipal),
-		issuer:    before.issuer.as(c.PerIssuer),
-		seed:      before.seed,
+	for _, limit := range rateLimits {
+		r := limit.rate(&c)
+		if r.Rate == 0 {
+			continue
+		}
+		if before != nil && before.buckets[limit] != nil && before.buckets[limit].rate == r {
+			l.buckets[limit] = before.buckets[limit]
+			continue
+		}
+		callers, _ := simplelru.NewLRU[uint64, *rate.Limiter](maxCallers, nil) // it fails for a size below 1
+		l.buckets[limit] = &buckets{rate: r, callers: callers}
 	}
+	return l
 }
 
-// addressLimit takes one request of an address from one of the limiters, or says
-// why not.
-type addressLimit func(l *limiters, client netip.Addr, now time.Time) *fault.Error
-
-// request is the limit on an address's requests for certificates.
-func (l *limiters) request(client netip.Addr, now time.Time) *fault.Error {
-	return exceeded(limitAddress, "this network address", l.address.take(network(client), now))
-}
-
-// logRead is the limit on an address's reads of logs.
-func (l *limiters) logRead(client netip.Addr, now time.Time) *fault.Error {
-	return exceeded(limitReads, "this network address", l.reads.take(network(client), now))
-}
-
-// timestamp is the limit on an address's queries for timestamps.
-func (l *limiters) timestamp(client netip.Addr, now time.Time) *fault.Error {
-	return exceeded(limitStamps, "this network address", l.stamps.take(network(client), now))
+// address takes one request of an address from a limit, or says why not.
+func (l *limiters) address(limit *limit, client netip.Addr, now time.Time) *fault.Error {
+	return l.take(limit, maphash.Comparable(l.seed, network(client)), now)
 }
 
 // issuance takes one request of a principal from its limit and its issuer's, or
 // says why not.
 func (l *limiters) issuance(who identity.Principal, now time.Time) *fault.Error {
-	if l.principal != nil {
-		key := maphash.Comparable(l.seed, [2]string{who.Issuer(), who.Subject()})
-		if f := exceeded(limitPrincipal, "this identity", l.principal.take(key, now)); f != nil {
-			return f
-		}
+	if f := l.take(limitPrincipal, maphash.Comparable(l.seed, [2]string{who.Issuer(), who.Subject()}), now); f != nil {
+		return f
 	}
-	if l.issuer != nil {
-		return exceeded(limitIssuer, "this identity's issuer", l.issuer.take(maphash.String(l.seed, who.Issuer()), now))
-	}
-	return nil
+	return l.take(limitIssuer, maphash.String(l.seed, who.Issuer()), now)
 }
 
-// exceeded is nil when there is nothing to wait for.
-func exceeded(limit, whose string, wait time.Duration) *fault.Error {
+// take takes one request from a limit. The caller is a keyed hash: subjects may be long.
+func (l *limiters) take(limit *limit, caller uint64, now time.Time) *fault.Error {
+	b := l.buckets[limit]
+	if b == nil {
+		return nil
+	}
+	wait := b.take(caller, now)
 	if wait <= 0 {
 		return nil
 	}
-	return fault.New(fault.RateExceeded, "too many requests of %s; try again later", whose).With("limit", limit).After(wait)
+	return fault.New(fault.RateExceeded, "too many requests of %s; try again later", limit.whose).With("limit", limit.name).After(wait)
 }
 
 // network is whom an address counts for: itself, or the /64 of an IPv6 address,
@@ -111,32 +109,17 @@ func network(a netip.Addr) netip.Prefix {
 }
 
 // buckets hold one token bucket each for the callers that came last. It is safe
-// for concurrent use; a nil one limits nobody.
-type buckets[K comparable] struct {
+// for concurrent use.
+type buckets struct {
 	rate Rate
 
 	mu      sync.Mutex
-	callers *simplelru.LRU[K, *rate.Limiter] // guarded by mu
-}
-
-// as is b if it has the rate r; else new buckets, or nil where r sets no limit.
-func (b *buckets[K]) as(r Rate) *buckets[K] {
-	switch {
-	case r.Rate == 0:
-		return nil
-	case b != nil && b.rate == r:
-		return b
-	}
-	callers, _ := simplelru.NewLRU[K, *rate.Limiter](maxCallers, nil) // it fails for a size below 1
-	return &buckets[K]{rate: r, callers: callers}
+	callers *simplelru.LRU[uint64, *rate.Limiter] // guarded by mu
 }
 
 // take takes one token of the caller's, whose bucket is full at first. Without one
 // it says how long it takes to get one.
-func (b *buckets[K]) take(caller K, now time.Time) (wait time.Duration) {
-	if b == nil {
-		return 0
-	}
+func (b *buckets) take(caller uint64, now time.Time) (wait time.Duration) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	tokens, ok := b.callers.Get(caller)
@@ -151,11 +134,8 @@ func (b *buckets[K]) take(caller K, now time.Time) (wait time.Duration) {
 	return max(time.Duration(missing*float64(time.Second)), time.Millisecond)
 }
 
-// How long a client waits before it asks again.
-const (
-	retryShutdown = time.Second
-	retryOverload = time.Second
-)
+// retrySoon is how long a client waits before it asks again.
+const retrySoon = time.Second
 
 // inFlightLimit counts requests in flight, refuses what is too much, and lets a
 // drain wait for the last one.
@@ -180,9 +160,9 @@ func (l *inFlightLimit) enter(issues bool) *fault.Error {
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retryShutdown)
+		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retrySoon)
 	case issues && l.issuances >= l.most:
-		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
+		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retrySoon)
 	}
 	l.active++
 	if issues {
@@ -254,9 +234,8 @@ const (
 	// bodyCopies is how often a body is held: as it came, as its fields, and as
 	// what they decode to.
 	bodyCopies = 3
-	// callerBytes is for a caller that a rate limit remembers, and callerKinds how
-	// many rate limits there are.
-	callerBytes, callerKinds = 256, 5
+	// callerBytes is for a caller that a rate limit remembers.
+	callerBytes = 256
 	// logReadBytes is what all reads of logs together hold (ctlog/embedded/read, MaxBytes).
 	logReadBytes = 56 << 20
 	// logBacklogBytes is what a log holds of entries that are durable or on their way, and
@@ -279,6 +258,6 @@ func (c *Config) ClientBytes() int {
 	return connections*connection +
 		(requests+turnedAway)*request +
 		requests*bodyCopies*l.BodyBytes +
-		callerKinds*maxCallers*callerBytes +
+		len(rateLimits)*maxCallers*callerBytes +
 		logReadBytes + logBacklogBytes
 }

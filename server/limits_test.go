@@ -71,7 +71,7 @@ func TestAddressLimit(t *testing.T) {
 	}
 	recorded := len(r.audit.of(audit.Denied))
 	shed := r.sendFrom(t, "192.0.2.1:1001", garbage)
-	if b := readRefusal(t, shed, http.StatusTooManyRequests, fault.RateExceeded); b.Code != int(codes.ResourceExhausted) || b.Details[0].Metadata["limit"] != limitAddress {
+	if b := readRefusal(t, shed, http.StatusTooManyRequests, fault.RateExceeded); b.Code != int(codes.ResourceExhausted) || b.Details[0].Metadata["limit"] != limitAddress.name {
 		t.Errorf("%+v", b)
 	}
 	if after := shed.Header.Get("Retry-After"); after != "2" {
@@ -160,7 +160,7 @@ func TestPrincipalLimit(t *testing.T) {
 	issued := r.log.entries.Load()
 	response := r.postV2(t, r.bodyV2(t))
 	b := readRefusal(t, response, http.StatusTooManyRequests, fault.RateExceeded)
-	if b.Details[0].Metadata["limit"] != limitPrincipal || response.Header.Get("Retry-After") != "10" {
+	if b.Details[0].Metadata["limit"] != limitPrincipal.name || response.Header.Get("Retry-After") != "10" {
 		t.Errorf("%+v, Retry-After %s", b, response.Header.Get("Retry-After"))
 	}
 	denied := r.audit.of(audit.Denied)
@@ -184,7 +184,7 @@ func TestIssuerLimit(t *testing.T) {
 	body := r.bodyV2(t)
 	setToken(body, r.issuer.Token(t, object{"sub": "bob"}))
 	b := readRefusal(t, r.postV2(t, body), http.StatusTooManyRequests, fault.RateExceeded)
-	if b.Details[0].Metadata["limit"] != limitIssuer {
+	if b.Details[0].Metadata["limit"] != limitIssuer.name {
 		t.Errorf("%+v", b)
 	}
 }
@@ -192,13 +192,13 @@ func TestIssuerLimit(t *testing.T) {
 // The defaults let a CI fleet behind one address start at once.
 func TestDefaultLimitsLetAFleetThrough(t *testing.T) {
 	t.Parallel()
-	l, now := newLimiters(defaultRateLimits(), nil), time.Now()
+	l, now := newLimiters(DefaultConfig().RateLimits, nil), time.Now()
 	for n := range 2000 {
-		if f := l.request(netip.MustParseAddr("192.0.2.1"), now); f != nil {
+		if f := l.address(limitAddress, netip.MustParseAddr("192.0.2.1"), now); f != nil {
 			t.Fatalf("job %d: %v", n, f)
 		}
 	}
-	if l.request(netip.MustParseAddr("192.0.2.1"), now) == nil {
+	if l.address(limitAddress, netip.MustParseAddr("192.0.2.1"), now) == nil {
 		t.Error("no limit at all")
 	}
 }
@@ -207,7 +207,7 @@ func TestDefaultLimitsLetAFleetThrough(t *testing.T) {
 // is one address.
 func TestAddressesAreBounded(t *testing.T) {
 	t.Parallel()
-	l, now := newLimiters(defaultRateLimits(), nil), time.Now()
+	l, now := newLimiters(DefaultConfig().RateLimits, nil), time.Now()
 	heap := func() uint64 {
 		runtime.GC()
 		var m runtime.MemStats
@@ -216,9 +216,9 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	before := heap()
 	for n := range 100_000 {
-		l.request(netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now)
+		l.address(limitAddress, netip.AddrFrom4([4]byte{10, byte(n >> 16), byte(n >> 8), byte(n)}), now)
 	}
-	if got := l.address.callers.Len(); got != maxCallers {
+	if got := l.buckets[limitAddress].callers.Len(); got != maxCallers {
 		t.Errorf("%d are remembered", got)
 	}
 	const most = 16 << 20 // other tests run beside this one
@@ -227,13 +227,13 @@ func TestAddressesAreBounded(t *testing.T) {
 	}
 	runtime.KeepAlive(l)
 	six := newLimiters(RateLimits{PerAddress: Rate{Rate: 1, Burst: 1}}, nil)
-	if six.request(netip.MustParseAddr("2001:db8::1"), now) != nil || six.request(netip.MustParseAddr("2001:db8::ffff:2"), now) == nil {
+	if six.address(limitAddress, netip.MustParseAddr("2001:db8::1"), now) != nil || six.address(limitAddress, netip.MustParseAddr("2001:db8::ffff:2"), now) == nil {
 		t.Error("two addresses of one /64 aren't one")
 	}
-	if six.request(netip.MustParseAddr("2001:db8:0:1::1"), now) != nil {
+	if six.address(limitAddress, netip.MustParseAddr("2001:db8:0:1::1"), now) != nil {
 		t.Error("another /64 is limited too")
 	}
-	if six.request(netip.MustParseAddr("::ffff:192.0.2.1"), now) != nil || six.request(netip.MustParseAddr("192.0.2.1"), now) == nil {
+	if six.address(limitAddress, netip.MustParseAddr("::ffff:192.0.2.1"), now) != nil || six.address(limitAddress, netip.MustParseAddr("192.0.2.1"), now) == nil {
 		t.Error("a mapped address isn't the IPv4 address")
 	}
 }
@@ -321,6 +321,6 @@ func BenchmarkAdmit(b *testing.B) {
 	b.ReportAllocs()
 	for b.Loop() {
 		n++
-		l.request(netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now)
+		l.address(limitAddress, netip.AddrFrom4([4]byte{10, 0, byte(n >> 8), byte(n)}), now)
 	}
 }

@@ -33,11 +33,11 @@ type listeners struct {
 // error, which names every address that is taken, nothing stays open. Close ends what Serve is never called for.
 func (s *Server) Listen(ctx context.Context) (err error) {
 	var l listeners
-	if l.certificates, err = loadCertificates(s.config.TLS, s.logger); err != nil {
+	if l.certificates, err = loadCertificates(s.config.TLS, s.with.Logger); err != nil {
 		return err
 	}
 	if l.certificates != nil {
-		if err := s.registry.Register(l.certificates.expiry()); err != nil {
+		if err := s.with.Metrics.Register(l.certificates.expiry()); err != nil {
 			return err
 		}
 	}
@@ -47,38 +47,35 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		}
 	}()
 	var taken []error
-	for _, open := range []struct {
-		address string
-		bound   net.Listener
-		into    *net.Listener
-		most    int
-	}{
-		{s.config.HTTPAddress, s.bound, &l.http, s.config.Limits.Connections},
-		{s.config.GRPCAddress, nil, &l.grpc, s.config.Limits.Connections},
-		{s.config.MetricsAddress, nil, &l.metrics, min(s.config.Limits.Connections, metricsConnections)},
-	} {
-		opened := open.bound
-		if opened == nil && open.address == "" {
-			continue
+	open := func(opened net.Listener, address string, most int) net.Listener {
+		if opened == nil && address == "" {
+			return nil
 		}
+		var err error
 		if opened == nil {
-			if opened, err = listenAt(ctx, open.address); err != nil {
-				taken = append(taken, fmt.Errorf("server: %w", err))
-				continue
+			opened, err = listenAt(ctx, address)
+		}
+		if err == nil {
+			if err = smallSegments(opened); err != nil {
+				err = fmt.Errorf("%s: %w", opened.Addr(), err)
 			}
 		}
-		if err := smallSegments(opened); err != nil {
-			taken = append(taken, fmt.Errorf("server: %s: %w", opened.Addr(), err), opened.Close())
-			continue
+		if err != nil {
+			taken = append(taken, fmt.Errorf("server: %w", err))
+			return opened
 		}
-		*open.into = newConnectionLimit(opened, open.most, s.metrics.evicted.Inc)
+		return &connectionLimit{Listener: opened, most: most, evicted: s.metrics.evicted.Inc, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 	}
+	most := s.config.Limits.Connections
+	l.http = open(s.with.HTTPListener, s.config.HTTPAddress, most)
+	l.grpc = open(nil, s.config.GRPCAddress, most)
+	l.metrics = open(nil, s.config.MetricsAddress, min(most, metricsConnections))
 	if err := errors.Join(taken...); err != nil {
 		return err
 	}
 	s.listeners = l
 	if l.certificates == nil && (!onThisMachine(l.http) || !onThisMachine(l.grpc)) {
-		s.logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
+		s.with.Logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
 	}
 	return nil
 }
@@ -175,10 +172,6 @@ type trackedConn struct {
 	// active is when it last sent or was sent something, in nanoseconds since
 	// the Unix epoch; 0 when it never sent anything.
 	active atomic.Int64
-}
-
-func newConnectionLimit(l net.Listener, most int, evicted func()) *connectionLimit {
-	return &connectionLimit{Listener: l, most: most, evicted: evicted, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
 }
 
 // buffered is a connection of which the kernel holds what isn't read, or not sent yet.
@@ -278,15 +271,10 @@ func (t *trackedConn) Close() error {
 type certificates struct {
 	logger *slog.Logger
 
-	mu        sync.Mutex
-	cert, key string
-	current   *tls.Certificate
-	tried     [2]os.FileInfo // the versions of both files that were last read
-}
-
-// sameVersion reports whether two looks at a file, links followed, saw the same.
-func sameVersion(a, b os.FileInfo) bool {
-	return a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && os.SameFile(a, b)
+	mu      sync.Mutex
+	files   TLSConfig
+	current *tls.Certificate
+	tried   [2]os.FileInfo // the versions of both files that were last read
 }
 
 // loadCertificates reads the pair that c names; nil without one.
@@ -294,27 +282,34 @@ func loadCertificates(c TLSConfig, logger *slog.Logger) (*certificates, error) {
 	if !c.Enabled() {
 		return nil, nil //nolint:nilnil // no TLS is a configuration, not a failure
 	}
-	t := &certificates{cert: string(c.CertFile), key: string(c.KeyFile), logger: logger}
-	var err error
-	if t.tried, err = t.stat(); err == nil {
-		t.current, err = t.load()
-	}
-	if err != nil {
+	t := &certificates{files: c, logger: logger}
+	if _, err := t.look(); err != nil {
 		return nil, fmt.Errorf("server: tls: %w", err)
 	}
 	return t, nil
 }
 
-func (t *certificates) stat() (pair [2]os.FileInfo, err error) {
-	for i, name := range []string{t.cert, t.key} {
-		if pair[i], err = os.Stat(name); err != nil {
-			return pair, err
+// look reads the files if they aren't the ones that were read last, links followed.
+func (t *certificates) look() (changed bool, err error) {
+	cert, key := string(t.files.CertFile), string(t.files.KeyFile)
+	var now [2]os.FileInfo
+	for i, name := range []string{cert, key} {
+		if now[i], err = os.Stat(name); err != nil {
+			return false, err
 		}
+		before := t.tried[i]
+		changed = changed || before == nil || !now[i].ModTime().Equal(before.ModTime()) || now[i].Size() != before.Size() || !os.SameFile(now[i], before)
 	}
-	return pair, nil
+	if !changed {
+		return false, nil
+	}
+	t.tried = now
+	fresh, err := ReadCertificate(cert, key)
+	if err == nil {
+		t.current = fresh
+	}
+	return true, err
 }
-
-func (t *certificates) load() (*tls.Certificate, error) { return ReadCertificate(t.cert, t.key) }
 
 // ReadCertificate reads a certificate, with what follows it in its chain, and its key.
 func ReadCertificate(cert, key string) (*tls.Certificate, error) {
@@ -350,19 +345,14 @@ func ReadCertificate(cert, key string) (*tls.Certificate, error) {
 func (t *certificates) get(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	pair, err := t.stat()
-	if err != nil || sameVersion(pair[0], t.tried[0]) && sameVersion(pair[1], t.tried[1]) {
-		return t.current, nil // while they are being replaced, the old pair serves
+	cert := slog.String("cert_file", string(t.files.CertFile))
+	switch changed, err := t.look(); {
+	case !changed: // nor while they are being replaced
+	case err != nil:
+		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays", cert, slog.Any("error", err))
+	default:
+		t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", cert)
 	}
-	t.tried = pair
-	fresh, err := t.load()
-	if err != nil {
-		t.logger.LogAttrs(hello.Context(), slog.LevelError, "the new TLS certificate can't be used; the old one stays",
-			slog.String("cert_file", t.cert), slog.Any("error", err))
-		return t.current, nil
-	}
-	t.current = fresh
-	t.logger.LogAttrs(hello.Context(), slog.LevelInfo, "TLS certificate read again", slog.String("cert_file", t.cert))
 	return t.current, nil
 }
 
@@ -379,14 +369,5 @@ func (t *certificates) expiry() prometheus.Collector {
 func (t *certificates) become(fresh *certificates) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.cert, t.key, t.current, t.tried = fresh.cert, fresh.key, fresh.current, fresh.tried
-}
-
-// tlsConfig serves the certificate to clients of the protocols (RFC 7301).
-func (t *certificates) tlsConfig(protocols ...string) *tls.Config {
-	return &tls.Config{
-		MinVersion:     tls.VersionTLS12,
-		GetCertificate: t.get,
-		NextProtos:     protocols,
-	}
+	t.files, t.current, t.tried = fresh.files, fresh.current, fresh.tried
 }

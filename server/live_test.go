@@ -369,7 +369,7 @@ func TestChangedCertificateFilesAreServed(t *testing.T) {
 	dir := t.TempDir()
 	files, _ := serverFiles(t, dir, "first")
 	r := newRig(t)
-	c, err := loadCertificates(files, r.server.logger)
+	c, err := loadCertificates(files, r.server.with.Logger)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -414,7 +414,7 @@ func TestChangedCertificateFilesAreServed(t *testing.T) {
 	if err := os.Chmod(string(files.KeyFile), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := loadCertificates(files, r.server.logger); err == nil {
+	if _, err := loadCertificates(files, r.server.with.Logger); err == nil {
 		t.Error("a key that everybody may read was taken")
 	}
 }

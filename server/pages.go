@@ -1,21 +1,23 @@
 package server
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"mime"
 	"net"
 	"net/http"
 	"net/http/pprof"
 	"net/netip"
 	"slices"
-	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
@@ -33,31 +35,34 @@ const cacheControl = "public, max-age=300"
 
 // Documents are what clients fetch to trust and to find the service, as JSON.
 // An empty one isn't served.
-type Documents struct {
-	TrustedRoot, SigningConfig, TrustConfig []byte
+type Documents = trustroot.Documents
+
+// document is one of them.
+type document struct {
+	media string
+	data  []byte
 }
 
-// each calls do for every document that isn't empty.
-func (d Documents) each(do func(path, media string, data []byte)) {
-	for _, one := range []struct {
-		path, media string
-		data        []byte
-	}{
-		{"/trusted_root.json", mediaTrustedRoot, d.TrustedRoot},
-		{"/signing_config.json", mediaSigningConfig, d.SigningConfig},
-		{"/trust_config.json", mediaTrustConfig, d.TrustConfig},
-	} {
-		if len(one.data) > 0 {
-			do(one.path, one.media, one.data)
-		}
+// documentsByPath are the documents by the paths at which they are served.
+func documentsByPath(d Documents) map[string]document {
+	return map[string]document{
+		"/trusted_root.json":   {mediaTrustedRoot, d.TrustedRoot},
+		"/signing_config.json": {mediaSigningConfig, d.SigningConfig},
+		"/trust_config.json":   {mediaTrustConfig, d.TrustConfig},
 	}
 }
 
-// document is served with its version that is in force, which may be replaced
-// while it is read.
-type document struct {
-	media   string
-	current atomic.Pointer[version]
+// orElse is d, with those of before in the place of empty ones.
+func orElse(d, before Documents) Documents {
+	first := func(a, b []byte) []byte {
+		if len(a) > 0 {
+			return a
+		}
+		return b
+	}
+	return Documents{
+		TrustedRoot: first(d.TrustedRoot, before.TrustedRoot), SigningConfig: first(d.SigningConfig, before.SigningConfig), TrustConfig: first(d.TrustConfig, before.TrustConfig),
+	}
 }
 
 // version is one state of a document, and the validator that tells it from others.
@@ -66,51 +71,28 @@ type version struct {
 	tag  string
 }
 
-func newDocument(media string, data []byte) *document {
-	d := &document{media: media}
-	d.current.Store(newVersion(data))
-	return d
-}
-
 // newVersion computes the strong validator of data (RFC 9110 §8.8.3).
 func newVersion(data []byte) *version {
 	sum := sha256.Sum256(data)
 	return &version{data, `"` + hex.EncodeToString(sum[:16]) + `"`}
 }
 
-// serve answers with the document.
-func (d *document) serve(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
-	return writeTagged(w, r, d.media, d.current.Load()), nil
+// document is the page of a document.
+func (s *Server) document(media string, data []byte) handler {
+	v := newVersion(data)
+	return s.counted(func(w *timedReply, r *http.Request) *fault.Error {
+		writeTagged(w, r, media, v)
+		return nil
+	})
 }
 
-// writeTagged answers with v, or with 304 when the client has it. It returns the status.
-func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *version) int {
+// writeTagged answers with v, or with 304 when the client has it.
+func writeTagged(w http.ResponseWriter, r *http.Request, media string, v *version) {
 	h := w.Header()
 	h.Set("ETag", v.tag)
 	h.Set("Cache-Control", cacheControl)
-	if matches(r.Header.Values("If-None-Match"), v.tag) {
-		h.Del("Content-Type")
-		h.Del("Content-Length")
-		w.WriteHeader(http.StatusNotModified)
-		return http.StatusNotModified
-	}
 	h.Set("Content-Type", media)
-	h.Set("Content-Length", strconv.Itoa(len(v.data)))
-	_, _ = w.Write(v.data)
-	return http.StatusOK
-}
-
-// matches is the weak comparison that If-None-Match asks for (RFC 9110 §13.1.2).
-func matches(values []string, tag string) bool {
-	for _, v := range values {
-		for one := range strings.SplitSeq(v, ",") {
-			one = strings.TrimSpace(one)
-			if one == "*" || strings.TrimPrefix(one, "W/") == tag {
-				return true
-			}
-		}
-	}
-	return false
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(v.data))
 }
 
 const (
@@ -126,7 +108,7 @@ const (
 // newMetricsHTTP makes the server of /metrics.
 func (s *Server) newMetricsHTTP(ctx context.Context) *http.Server {
 	mux := http.NewServeMux()
-	page := promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{Registry: s.registry, MaxRequestsInFlight: scrapes})
+	page := promhttp.HandlerFor(s.with.Metrics, promhttp.HandlerOpts{Registry: s.with.Metrics, MaxRequestsInFlight: scrapes})
 	mux.HandleFunc("GET /metrics", func(w http.ResponseWriter, r *http.Request) {
 		// The server's own deadline is for profiles.
 		_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(s.config.Limits.WriteTimeout))
@@ -164,4 +146,61 @@ func hostOf(header string) string {
 		host = strings.Trim(header, "[]")
 	}
 	return strings.ToLower(host)
+}
+
+// maxQuery is the largest query for a timestamp, in bytes: real ones have 60 to 300.
+const maxQuery = 4 << 10
+
+// Timestamps gives timestamps. timestamp.InForce does.
+type Timestamps interface {
+	// ReplyDER answers a query of RFC 3161. There is a reply to every query; the
+	// failure is nil where it grants a timestamp.
+	ReplyDER(ctx context.Context, query []byte) ([]byte, *fault.Error)
+	// ReplyJSON is ReplyDER for the form of sigstore's timestamp-authority.
+	ReplyJSON(ctx context.Context, query []byte) ([]byte, *fault.Error)
+	// PEM is the chain that timestamps verify with.
+	PEM() []byte
+}
+
+// mountTimestamps adds the routes of t, where there is one.
+func (s *Server) mountTimestamps(to *routes, t Timestamps) {
+	if t == nil {
+		return
+	}
+	stamp := target{&endpoint{name: timestamp.Path, limit: limitStamps}, s.counted(s.stamp(t))}
+	to.exact[timestamp.Path] = newRoute(timestamp.Path, true, http.MethodPost, stamp)
+	chain := target{&endpoint{name: timestamp.ChainPath}, s.counted(func(w *timedReply, r *http.Request) *fault.Error {
+		writeTagged(w, r, pemChain, newVersion(t.PEM()))
+		return nil
+	})}
+	to.exact[timestamp.ChainPath] = newRoute(timestamp.ChainPath, true, http.MethodGet, chain)
+}
+
+// stamp answers queries. RFC 3161 §3.4 has a refusal in the reply, with status 200, as
+// openssl and stock servers do; but what may pass by itself has a status that has
+// clients try again. Who asks in JSON reads no refusal in a reply, and gets the API's.
+func (s *Server) stamp(t Timestamps) handler {
+	return func(w *timedReply, r *http.Request) *fault.Error {
+		body, f := s.readBody(w, r, maxQuery)
+		if f != nil {
+			return f
+		}
+		if f := s.stamping.enter(true); f != nil {
+			return f
+		}
+		defer s.stamping.leave(true)
+		ctx, cancel := context.WithTimeout(r.Context(), s.config.RequestTimeout)
+		defer cancel()
+		var reply []byte
+		a := answer{outcome: outcome{http: http.StatusOK}}
+		if media, _, _ := mime.ParseMediaType(r.Header.Get("Content-Type")); media == "application/json" {
+			if reply, f = t.ReplyJSON(ctx, body); f != nil {
+				return f
+			}
+		} else if reply, f = t.ReplyDER(ctx, body); f != nil && f.Kind() != fault.Malformed {
+			a = answerTo(f, "")
+		}
+		a.send(w, "application/timestamp-reply", reply)
+		return f
+	}
 }

@@ -1,12 +1,13 @@
 package server
 
 import (
-	"container/list"
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
 	"net/http"
 	"net/netip"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -37,18 +38,18 @@ const (
 type places struct {
 	mu     sync.Mutex
 	most   int
-	spare  int                         // most of those turned away
-	held   int                         // how many are taken
-	by     map[netip.Prefix]*list.List // who holds them, by address, the oldest first
-	turned int                         // evicted or refused, and not gone yet
+	spare  int                       // most of those turned away
+	held   int                       // how many are taken
+	by     map[netip.Prefix][]*place // who holds them, by address, the oldest first
+	turned int                       // evicted or refused, and not gone yet
 }
 
 // place is one request's.
 type place struct {
 	of      *places
 	who     netip.Prefix
-	at      *list.Element // of of.by; nil when it holds none; guarded by of.mu
-	working bool          // for the client, who waits: it isn't evicted; guarded by of.mu
+	holds   bool // is in of.by; guarded by of.mu
+	working bool // for the client, who waits: it isn't evicted; guarded by of.mu
 
 	mu      sync.Mutex
 	gone    bool // guarded by mu
@@ -59,7 +60,7 @@ type place struct {
 }
 
 func newPlaces(most, spare int) *places {
-	return &places{most: most, spare: spare, by: map[netip.Prefix]*list.List{}}
+	return &places{most: most, spare: spare, by: map[netip.Prefix][]*place{}}
 }
 
 // set says how many places there are from now on. Nobody loses theirs.
@@ -96,30 +97,23 @@ func (p *places) admit(t *place) (victim *place, softly bool, f *fault.Error) {
 			if softly {
 				p.turned++
 			}
-			return nil, softly, fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retryOverload)
+			return nil, softly, fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retrySoon)
 		}
 	}
-	own := p.by[t.who]
-	if own == nil {
-		own = list.New()
-		p.by[t.who] = own
-	}
-	t.at = own.PushBack(t)
+	p.by[t.who] = append(p.by[t.who], t)
+	t.holds = true
 	p.held++
 	return victim, softly, nil
 }
 
 // victim is who has to go for a request of who's, or nil.
 func (p *places) victim(who netip.Prefix) (out *place) {
-	most := 0
-	if own := p.by[who]; own != nil {
-		most = own.Len()
-		out = oldest(own)
-	}
+	most := len(p.by[who])
+	out = oldest(p.by[who])
 	for _, others := range p.by {
-		if others.Len() > most { // who would be worse off than the newcomer's address keeps its places
+		if len(others) > most { // who would be worse off than the newcomer's address keeps its places
 			if t := oldest(others); t != nil {
-				most, out = others.Len(), t
+				most, out = len(others), t
 			}
 		}
 	}
@@ -127,22 +121,19 @@ func (p *places) victim(who netip.Prefix) (out *place) {
 }
 
 // oldest is the one of an address that has waited longest for its client, or nil.
-func oldest(all *list.List) *place {
-	for at := all.Front(); at != nil; at = at.Next() {
-		if t, _ := at.Value.(*place); !t.working {
-			return t
-		}
+func oldest(all []*place) *place {
+	if i := slices.IndexFunc(all, func(t *place) bool { return !t.working }); i >= 0 {
+		return all[i]
 	}
 	return nil
 }
 
 // drop takes t's place.
 func (p *places) drop(t *place) {
-	own := p.by[t.who]
-	own.Remove(t.at)
-	t.at = nil
+	p.by[t.who] = slices.DeleteFunc(p.by[t.who], func(other *place) bool { return other == t })
+	t.holds = false
 	p.held--
-	if own.Len() == 0 {
+	if len(p.by[t.who]) == 0 {
 		delete(p.by, t.who)
 	}
 }
@@ -151,8 +142,8 @@ func (p *places) drop(t *place) {
 func (p *places) evictAll() {
 	p.mu.Lock()
 	var all []*place
-	for _, own := range p.by {
-		for t := oldest(own); t != nil; t = oldest(own) {
+	for who := range p.by {
+		for t := oldest(p.by[who]); t != nil; t = oldest(p.by[who]) {
 			all = append(all, t)
 			p.drop(t)
 			p.turned++
@@ -197,7 +188,7 @@ func (t *place) leave() {
 	t.mu.Unlock()
 	t.of.mu.Lock()
 	defer t.of.mu.Unlock()
-	if t.at != nil {
+	if t.holds {
 		t.of.drop(t)
 	} else {
 		t.of.turned--
@@ -240,7 +231,7 @@ type timedReply struct {
 	place   *place
 	timeout time.Duration // for a whole answer; of a stream, for each message
 	stream  func()        // ends a stream's context; nil for what isn't one
-	begun   bool          // something is written
+	code    int           // the status that is sent; 0 before
 	timed   bool          // the handler has said itself how long its client may take
 }
 
@@ -287,11 +278,11 @@ func (o *timedReply) hurry() {
 }
 
 // begin starts the client's time to take the answer.
-func (o *timedReply) begin() {
-	if o.begun && o.stream == nil {
+func (o *timedReply) begin(code int) {
+	if o.code != 0 && o.stream == nil {
 		return
 	}
-	o.begun = true
+	o.code = cmp.Or(o.code, code)
 	o.place.work(false)
 	if !o.timed {
 		o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Now().Add(o.timeout)) })
@@ -307,19 +298,19 @@ func (o *timedReply) SetWriteDeadline(deadline time.Time) (err error) {
 
 // WriteHeader begins the answer.
 func (o *timedReply) WriteHeader(code int) {
-	o.begin()
+	o.begin(code)
 	o.ResponseWriter.WriteHeader(code)
 }
 
 // Write sends a part of the answer.
 func (o *timedReply) Write(b []byte) (int, error) {
-	o.begin()
+	o.begin(http.StatusOK)
 	return o.ResponseWriter.Write(b)
 }
 
 // FlushError sends what is written.
 func (o *timedReply) FlushError() error {
-	o.begin()
+	o.begin(http.StatusOK)
 	err := o.control.Flush()
 	if o.stream != nil { // it may be quiet until the next message
 		o.place.unlessEvicted(func() { _ = o.control.SetWriteDeadline(time.Time{}) })
@@ -336,7 +327,7 @@ func (o *timedReply) Unwrap() http.ResponseWriter { return o.ResponseWriter }
 // leave gives the place back once the answer is with the client. HTTP/1 sends the
 // rest after the handler: there that is one answer a connection.
 func (o *timedReply) leave(r *http.Request) {
-	if r.ProtoMajor == 2 && o.begun {
+	if r.ProtoMajor == 2 && o.code != 0 {
 		o.Flush()
 	}
 	o.place.leave()

@@ -2,7 +2,6 @@ package server
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
@@ -46,6 +45,7 @@ type readiness struct {
 	now      func() time.Time
 	logger   *slog.Logger
 	health   *health.Server
+	working  *prometheus.GaugeVec // what the last check found
 
 	mu     sync.Mutex // held during a check: probes that come meanwhile share its result
 	began  time.Time  // the first check
@@ -70,7 +70,8 @@ const (
 )
 
 func newReadiness(dependencies []Dependency, inFlight *inFlightLimit, now func() time.Time, logger *slog.Logger) (*readiness, error) {
-	r := &readiness{inFlight: inFlight, now: now, logger: logger, health: health.NewServer()}
+	r := &readiness{inFlight: inFlight, now: now, logger: logger, health: health.NewServer(), working: metric.Gauge("mayfly_dependency_working",
+		"1 when what issuing needs worked at its last check, 0 when it failed, by the name that /readyz has for it.", "dependency")}
 	names := map[string]bool{"": true}
 	for _, d := range dependencies {
 		if d.Check == nil || names[d.Name] {
@@ -98,9 +99,13 @@ func (s *Server) Ready(ctx context.Context) bool {
 func (r *readiness) check(ctx context.Context) []state {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	valid := failedValid
+	if allWork(r.states) {
+		valid = checkValid
+	}
 	if r.began.IsZero() {
 		r.began = r.now()
-	} else if r.now().Sub(r.at) < r.valid() {
+	} else if r.now().Sub(r.at) < valid {
 		return r.states
 	}
 	// A probe that goes away early must not spoil the result for others.
@@ -113,19 +118,14 @@ func (r *readiness) check(ctx context.Context) []state {
 	}
 	wg.Wait()
 	for i := range states {
-		r.logChange(ctx, &states[i])
+		if s := &states[i]; !s.Informational {
+			r.working.WithLabelValues(s.Name).Set(metric.Bool(s.err == nil))
+			r.logChange(ctx, s)
+		}
 	}
 	r.states, r.at = states, r.now()
 	r.setHealth(allWork(states) && !r.inFlight.draining())
 	return states
-}
-
-// valid is how long the last result may be used.
-func (r *readiness) valid() time.Duration {
-	if allWork(r.states) {
-		return checkValid
-	}
-	return failedValid
 }
 
 func allWork(states []state) bool {
@@ -145,9 +145,6 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 // logChange writes a line when a dependency begins to fail, and when one that failed
 // works again. What has never worked gets some time to start before it counts.
 func (r *readiness) logChange(ctx context.Context, s *state) {
-	if s.Informational {
-		return
-	}
 	was := s.logged
 	switch {
 	case s.err == nil:
@@ -174,24 +171,6 @@ func (r *readiness) setHealth(ready bool) {
 	}
 }
 
-var workingDesc = prometheus.NewDesc("mayfly_dependency_working",
-	"1 when what issuing needs worked at its last check, 0 when it failed, by the name that /readyz has for it.", []string{"dependency"}, nil)
-
-// Describe and Collect show the last check to metrics.
-func (r *readiness) Describe(ch chan<- *prometheus.Desc) { ch <- workingDesc }
-
-// Collect sends what the last check found, and nothing before the first.
-func (r *readiness) Collect(ch chan<- prometheus.Metric) {
-	r.mu.Lock()
-	checked, states := !r.began.IsZero(), r.states
-	r.mu.Unlock()
-	for _, s := range states {
-		if checked && !s.Informational {
-			ch <- prometheus.MustNewConstMetric(workingDesc, prometheus.GaugeValue, metric.Bool(s.err == nil), s.Name)
-		}
-	}
-}
-
 // watch keeps grpc.health.v1 up to date until ctx ends.
 func (r *readiness) watch(ctx context.Context) {
 	for next := time.Duration(0); wait.For(ctx, next) == nil; {
@@ -202,17 +181,15 @@ func (r *readiness) watch(ctx context.Context) {
 	}
 }
 
-// errNotReady is why a readiness probe failed; the names are in the answer.
-var errNotReady = errors.New("not ready")
-
 // healthPage is /healthz: the process answers.
-func healthPage(w http.ResponseWriter, _ *http.Request) (int, *fault.Error) {
-	return writePlain(w, http.StatusOK, "ok\n"), nil
+func healthPage(w *timedReply, _ *http.Request) *fault.Error {
+	writePlain(w, http.StatusOK, "ok\n")
+	return nil
 }
 
 // readyPage is /readyz: 200, or 503 with the names of what fails; with
 // `?verbose` every dependency by name, with its detail.
-func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
 	for _, d := range s.ready.check(r.Context()) {
@@ -242,14 +219,15 @@ func (s *Server) readyPage(w http.ResponseWriter, r *http.Request) (int, *fault.
 		text.WriteString("ok\n")
 	}
 	if code != http.StatusOK {
-		s.logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
-			slog.String("request_id", requestid.From(r.Context())), slog.Any("error", errNotReady))
+		s.with.Logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
+			slog.String("request_id", requestid.From(r.Context())), slog.String("error", "not ready"))
 	}
-	return writePlain(w, code, text.String()), nil
+	writePlain(w, code, text.String())
+	return nil
 }
 
-// writePlain answers with a text. It returns the status.
-func writePlain(w http.ResponseWriter, code int, text string) int {
+// writePlain answers with a text.
+func writePlain(w http.ResponseWriter, code int, text string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
 	h.Set("Cache-Control", "no-store")
@@ -258,5 +236,4 @@ func writePlain(w http.ResponseWriter, code int, text string) int {
 	}
 	w.WriteHeader(code)
 	_, _ = w.Write([]byte(text))
-	return code
 }

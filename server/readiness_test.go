@@ -30,7 +30,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 		if states := r.check(t.Context()); (states[0].err == nil) != (with == nil) {
 			t.Errorf("%v with %v: an old result", states[0].err, with)
 		}
-		if working := testutil.ToFloat64(r); working != metric.Bool(with == nil) {
+		if working := testutil.ToFloat64(r.working); working != metric.Bool(with == nil) {
 			t.Errorf("%v with %v: the metric is of an old result", working, with)
 		}
 		text := out.String()
@@ -61,7 +61,7 @@ func TestInformationalDependencyDecidesNothing(t *testing.T) {
 		}
 	})
 	r.server.ready.check(t.Context())
-	if shown := testutil.CollectAndCount(r.server.ready); shown != 1 {
+	if shown := testutil.CollectAndCount(r.server.ready.working); shown != 1 {
 		t.Errorf("%d dependencies in the metrics, want the one that counts", shown)
 	}
 	for path, want := range map[string]string{

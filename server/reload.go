@@ -44,11 +44,17 @@ type Reload struct {
 
 // Publish puts other documents in the place of those that are served, and leaves
 // everything else as it is.
-func (s *Server) Publish(d Documents) { s.routes.publish(d) }
+func (s *Server) Publish(d Documents) {
+	next := s.routes.Load().served
+	next.Documents = orElse(d, next.Documents)
+	if t, err := s.newRoutes(next); err == nil { // the rest was taken before
+		s.routes.Store(t)
+	}
+}
 
 // Prepare checks next and reads its certificate, and changes nothing. On an error,
 // which is a *setting.FaultError, there is nothing to undo. Otherwise the caller
-// calls one of the two functions, once: commit puts next in force and can't fail,
+// calls one of the two functions, once, and publishes nothing before: commit puts next in force and can't fail,
 // rollback gives next up. Requests in flight go on.
 func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	var f setting.Faults
@@ -56,15 +62,18 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 	var pair *certificates
 	current := s.listeners.certificates
 	if current != nil && f.Len() == 0 {
-		if pair, err = loadCertificates(next.Config.TLS, s.logger); err != nil {
+		if pair, err = loadCertificates(next.Config.TLS, s.with.Logger); err != nil {
 			f.Add("server.tls", "%v", err)
 		}
 	}
-	var m *mounts
-	if next.Mounts != nil || next.Posts != nil {
-		if m, err = s.newMounts(s.routes, next.Mounts, next.Posts, next.Timestamps); err != nil {
-			f.Add("server", "%v", err)
-		}
+	before := s.routes.Load().served
+	next.Documents = orElse(next.Documents, before.Documents)
+	if next.Mounts == nil && next.Posts == nil {
+		next.Mounts, next.Posts, next.Timestamps = before.Mounts, before.Posts, before.Timestamps
+	}
+	t, err := s.newRoutes(next)
+	if err != nil {
+		f.Add("server", "%v", err)
 	}
 	if err := f.Err(); err != nil {
 		return nil, nil, err
@@ -74,10 +83,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 		s.inFlight.set(next.Config.Limits.Issuances)
 		s.stamping.set(next.Config.Limits.Timestamps)
 		s.places.set(next.Config.Limits.Issuances + waitingPlaces)
-		s.routes.publish(next.Documents)
-		if m != nil {
-			s.routes.mount(m)
-		}
+		s.routes.Store(t)
 		if pair != nil {
 			current.become(pair)
 		}

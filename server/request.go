@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/netip"
 	"runtime/debug"
@@ -12,7 +11,9 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/peer"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/access"
@@ -34,13 +35,13 @@ const (
 // endpoint is what a request asks for: a method of the API, which both edges
 // have, or a page, which only REST has.
 type endpoint struct {
-	name       string       // of the log, the metrics and the audit trail, the same on both edges
-	rpc        string       // a method's full name in gRPC; "" for a page
-	verb, path string       // where REST has a method
-	issues     bool         // whether it makes a certificate
-	private    bool         // whether its answer is the caller's alone, and kept nowhere
-	act        string       // what the audit trail calls it where it is an act of administration; "" for all else
-	limit      addressLimit // on the client's address, taken from before anything is read; nil sets none
+	name       string // of the log, the metrics and the audit trail, the same on both edges
+	rpc        string // a method's full name in gRPC; "" for a page
+	verb, path string // where REST has a method
+	issues     bool   // whether it makes a certificate
+	reads      bool   // whether it takes the right to read; its answer is the caller's alone, and kept nowhere
+	act        string // what the audit trail calls it where it is an act of administration; "" for all else
+	limit      *limit // on the client's address, taken from before anything is read; nil sets none
 }
 
 // page reports whether e is no method of the API.
@@ -48,22 +49,22 @@ func (e *endpoint) page() bool { return e.rpc == "" }
 
 var (
 	createV2 = &endpoint{name: "v2.CreateSigningCertificate", rpc: fulciov2.CA_CreateSigningCertificate_FullMethodName,
-		verb: http.MethodPost, path: "/api/v2/signingCert", issues: true, limit: (*limiters).request}
+		verb: http.MethodPost, path: "/api/v2/signingCert", issues: true, limit: limitAddress}
 	trustBundle = &endpoint{name: "v2.GetTrustBundle", rpc: fulciov2.CA_GetTrustBundle_FullMethodName,
 		verb: http.MethodGet, path: "/api/v2/trustBundle"}
 	configuration = &endpoint{name: "v2.GetConfiguration", rpc: fulciov2.CA_GetConfiguration_FullMethodName,
 		verb: http.MethodGet, path: "/api/v2/configuration"}
 	createV1 = &endpoint{name: "v1beta.CreateSigningCertificate", rpc: fulciov1beta.CA_CreateSigningCertificate_FullMethodName,
-		verb: http.MethodPost, path: "/api/v1/signingCert", issues: true, limit: (*limiters).request}
+		verb: http.MethodPost, path: "/api/v1/signingCert", issues: true, limit: limitAddress}
 	rootCertificate = &endpoint{name: "v1beta.GetRootCertificate", rpc: fulciov1beta.CA_GetRootCertificate_FullMethodName,
 		verb: http.MethodGet, path: "/api/v1/rootCert"}
 
-	methods = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod, revokeMethod}
+	endpoints = []*endpoint{createV2, trustBundle, configuration, createV1, rootCertificate, searchMethod, tellMethod, firstUsesMethod, revokeMethod}
 )
 
 // methodAt is the API's method with a full name in gRPC, or at a path in REST.
 func methodAt(name string) *endpoint {
-	for _, m := range methods {
+	for _, m := range endpoints {
 		if m.rpc == name || m.path == name {
 			return m
 		}
@@ -91,35 +92,60 @@ type call struct {
 // over its limit. Nothing of the request but its head has been read yet.
 func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Header) (context.Context, netip.Addr, *fault.Error) {
 	live := s.live.Load()
-	ctx = requestid.With(ctx, requestid.Choose(h.Get(headerRequestID)))
-	ctx, client := live.proxies.locate(peer.NewContext(ctx, &peer.Peer{Addr: address(from)}), h.Values(headerForwarded))
+	other, _ := parseHop(from) // the other end of the connection
+	client := live.proxies.client(other, h.Values(headerForwarded))
+	if client != other {
+		from = client.String()
+	}
+	ctx = peer.NewContext(requestid.With(ctx, requestid.Choose(h.Get(headerRequestID))), &peer.Peer{Addr: address(from)})
 	if e.limit == nil {
 		return ctx, client, nil
 	}
-	return ctx, client, s.metrics.limited(e.limit(live.limiters, client, s.now()))
+	return ctx, client, s.metrics.limited(live.limiters.address(e.limit, client, s.with.Now()))
 }
 
-// serve is the one chain for every method of the API, once the request is read:
-// the in-flight limit, the deadline, handle with a panic caught, and finish. Its
+// serve is the one chain for every method of the API: read decodes the request, and then
+// come the in-flight limit, the deadline, the method with a panic caught, and finish. Its
 // error is a *fault.Error. ctx is what begin returned.
-func serve[T any](ctx context.Context, s *Server, e edge, m *endpoint, handle func(context.Context, *call) (*T, error)) (*T, error) {
-	c := &call{endpoint: m, edge: e, start: s.now()}
-	if f := s.inFlight.enter(m.issues); f != nil {
-		return nil, s.finish(ctx, c, f)
+func (s *Server) serve(ctx context.Context, e edge, m rpcMethod, read func(message proto.Message) *fault.Error) (any, error) {
+	c := &call{endpoint: m.endpoint, edge: e, start: s.with.Now()}
+	decode := func(in any) error {
+		message, _ := in.(proto.Message)
+		if f := read(message); f != nil {
+			return s.finish(ctx, c, f)
+		}
+		return nil
 	}
-	defer s.inFlight.leave(m.issues)
+	return m.desc.Handler(m.service, ctx, decode, func(ctx context.Context, in any, _ *grpc.UnaryServerInfo, handle grpc.UnaryHandler) (out any, err error) {
+		if f := s.inFlight.enter(m.issues); f != nil {
+			return nil, s.finish(ctx, c, f)
+		}
+		defer s.inFlight.leave(m.issues)
 
-	limited, cancel := context.WithTimeout(ctx, s.config.RequestTimeout)
-	defer cancel()
-	var out *T
-	err := s.guard(limited, m.name, func() (err error) {
-		out, err = handle(limited, c)
-		return err
+		limited, cancel := context.WithTimeout(context.WithValue(ctx, callKey{}, c), s.config.RequestTimeout)
+		defer cancel()
+		err = s.guard(limited, m.name, func() (err error) {
+			if m.reads {
+				err = s.mayRead(limited)
+			}
+			if err == nil {
+				out, err = handle(limited, in)
+			}
+			return err
+		})
+		if err := s.finish(ctx, c, classify(limited, err)); err != nil {
+			return nil, err
+		}
+		return out, nil
 	})
-	if err := s.finish(ctx, c, classify(limited, err)); err != nil {
-		return nil, err
-	}
-	return out, nil
+}
+
+type callKey struct{}
+
+// callOf is the call that a method of the API answers.
+func callOf(ctx context.Context) *call {
+	c, _ := ctx.Value(callKey{}).(*call)
+	return c
 }
 
 // guard calls do. It counts a panic in it, logs it with its stack, and makes it an
@@ -133,7 +159,7 @@ func (s *Server) guard(ctx context.Context, name string, do func() error) (err e
 			err = http.ErrAbortHandler
 		default:
 			s.metrics.panics.Inc()
-			s.logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
+			s.with.Logger.LogAttrs(ctx, slog.LevelError, "panic", slog.String("request_id", requestid.From(ctx)),
 				slog.String("route", name), slog.String("panic", fmt.Sprint(p)), slog.String("stack", string(debug.Stack())))
 			err = fmt.Errorf("panic: %v", p)
 		}
@@ -167,41 +193,19 @@ func (p proxies) trust(a netip.Addr) bool {
 	return slices.ContainsFunc(p, func(network netip.Prefix) bool { return network.Contains(a) || !network.IsValid() && !a.IsValid() })
 }
 
-// locate puts the client that a trusted proxy spoke for in the place of ctx's
-// peer, which is the other end of the connection. It returns the client's
-// address; the zero one when the peer has none.
-func (p proxies) locate(ctx context.Context, forwarded []string) (context.Context, netip.Addr) {
-	from := peerAddress(ctx)
-	if len(forwarded) == 0 || !p.trust(from) {
-		return ctx, from
-	}
-	client := p.client(from, forwarded)
-	if client == from {
-		return ctx, from
-	}
-	return peer.NewContext(ctx, &peer.Peer{Addr: address(client.String())}), client
-}
-
 // client is who sent a request that came from the peer with the values of
 // X-Forwarded-For. Each proxy adds at the end whom it heard, so the list is read
 // from there for as long as proxies that are trusted vouch for the one before:
 // what a client writes into it himself is never reached.
 func (p proxies) client(from netip.Addr, forwarded []string) netip.Addr {
-	hops := 0
-	for i := len(forwarded) - 1; i >= 0; i-- {
-		rest := forwarded[i]
-		for rest != "" || hops == 0 {
-			if hops++; hops > maxForwarded || !p.trust(from) {
-				return from
-			}
-			at := strings.LastIndexByte(rest, ',')
-			next, ok := parseHop(rest[at+1:])
-			if !ok {
-				return from
-			}
-			from = next
-			rest = rest[:max(at, 0)]
+	rest := strings.Join(forwarded, ",")
+	for range maxForwarded {
+		at := strings.LastIndexByte(rest, ',')
+		next, ok := parseHop(rest[at+1:])
+		if !ok || !p.trust(from) {
+			break
 		}
+		from, rest = next, rest[:max(at, 0)]
 	}
 	return from
 }
@@ -218,23 +222,14 @@ func parseHop(text string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// peerAddress is the address of ctx's peer.
+// peerAddress is the address of ctx's client; the zero one when it has none.
 func peerAddress(ctx context.Context) netip.Addr {
-	p, ok := peer.FromContext(ctx)
-	if !ok || p.Addr == nil {
-		return netip.Addr{}
-	}
-	if tcp, ok := p.Addr.(*net.TCPAddr); ok {
-		return tcp.AddrPort().Addr().Unmap().WithZone("")
-	}
-	a, _ := parseHop(p.Addr.String())
+	a, _ := parseHop(remote(ctx))
 	return a
 }
 
 // address is a net.Addr made of its text.
 type address string
-
-var _ net.Addr = address("")
 
 // Network is always tcp here.
 func (address) Network() string { return "tcp" }

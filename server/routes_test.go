@@ -33,7 +33,7 @@ func TestPostsHavePathsOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/api/v2/signingCert", "/healthz", "ctlog", "/api/x"} {
 		r := newRig(t)
-		if _, err := r.server.newRoutes(Options{Posts: map[string]http.Handler{path: http.NotFoundHandler()}}); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := r.server.newRoutes(Reload{Posts: map[string]http.Handler{path: http.NotFoundHandler()}}); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
@@ -55,7 +55,7 @@ func TestLogReadsHaveTheirOwnLimit(t *testing.T) {
 	if refused.Header.Get("Retry-After") == "" {
 		t.Error("no Retry-After")
 	}
-	if b := readRefusal(t, refused, 429, fault.RateExceeded); b.Details[0].Metadata["limit"] != limitReads {
+	if b := readRefusal(t, refused, 429, fault.RateExceeded); b.Details[0].Metadata["limit"] != limitReads.name {
 		t.Errorf("the limit is %q", b.Details[0].Metadata["limit"])
 	}
 	if response := r.send(t, http.MethodGet, "/healthz", nil); response.StatusCode != 200 {

@@ -15,10 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
-var (
-	errNotListening = errors.New("server: Serve before Listen")
-	errGrace        = errors.New("server: requests were still in flight when the grace period ended, and were cut off")
-)
+var errGrace = errors.New("server: requests were still in flight when the grace period ended, and were cut off")
 
 // Serve answers requests until ctx ends, and then drains: readiness is false and
 // new requests get 503 from that moment; listeners close when the delay has
@@ -26,7 +23,7 @@ var (
 // what remains and is an error. Serve may be called once, after Listen.
 func (s *Server) Serve(ctx context.Context) error {
 	if s.listeners.http == nil {
-		return errNotListening
+		return errors.New("server: Serve before Listen")
 	}
 	// What is in flight outlives ctx, to be finished.
 	lasting := context.WithoutCancel(ctx)
@@ -34,7 +31,12 @@ func (s *Server) Serve(ctx context.Context) error {
 	group, failed := errgroup.WithContext(ctx)
 	start := func(server *http.Server, l net.Listener) {
 		servers = append(servers, server)
-		group.Go(func() error { return unlessAsked(server.Serve(l), http.ErrServerClosed) })
+		group.Go(func() error {
+			if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
 	}
 	start(s.newHTTP(lasting, s.listeners.http, s.serveHTTP, "h2", "http/1.1"))
 	if s.listeners.grpc != nil {
@@ -49,14 +51,6 @@ func (s *Server) Serve(ctx context.Context) error {
 		return s.drain(lasting, servers)
 	})
 	return group.Wait()
-}
-
-// unlessAsked is err, or nil where err is the end that was asked for.
-func unlessAsked(err, asked error) error {
-	if errors.Is(err, asked) {
-		return nil
-	}
-	return err
 }
 
 // How HTTP/2 is spoken on both ports.
@@ -88,7 +82,7 @@ func (s *Server) newHTTP(ctx context.Context, l net.Listener, h http.HandlerFunc
 		return context.WithValue(ctx, connectionKey{}, &connection{Conn: c, reflects: reflects})
 	}
 	if certificates != nil {
-		l = tls.NewListener(l, certificates.tlsConfig(protocols...))
+		l = tls.NewListener(l, &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: certificates.get, NextProtos: protocols})
 	}
 	return api, l
 }
@@ -104,7 +98,7 @@ func (s *Server) limitedHTTP(ctx context.Context, h http.Handler, write time.Dur
 		WriteTimeout:      write,
 		IdleTimeout:       l.IdleTimeout,
 		MaxHeaderBytes:    l.HeaderBytes,
-		ErrorLog:          slog.NewLogLogger(s.logger.Handler(), slog.LevelDebug),
+		ErrorLog:          slog.NewLogLogger(s.with.Logger.Handler(), slog.LevelDebug),
 	}
 }
 
@@ -113,38 +107,33 @@ const flushTime = time.Second
 
 // drain ends all servers within the grace period.
 func (s *Server) drain(ctx context.Context, servers []*http.Server) error {
-	s.logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
+	s.with.Logger.LogAttrs(ctx, slog.LevelInfo, "shutting down: new requests are refused, those in flight finish",
 		slog.Duration("grace", s.config.ShutdownGrace))
 	idle := s.inFlight.close()
 	s.ready.health.Shutdown() // NOT_SERVING from now on, whatever the dependencies say
 	grace, cancel := context.WithTimeout(ctx, s.config.ShutdownDelay+s.config.ShutdownGrace)
 	defer cancel()
-	errs := []error{s.awaitIdle(grace, idle)}
+	_ = wait.For(grace, s.config.ShutdownDelay)
+	var errs []error
+	select {
+	case <-idle:
+	case <-grace.Done():
+		if s.inFlight.count() > 0 { // else both came at the same moment
+			errs = append(errs, errGrace)
+		}
+	}
 	// What remains waits for its client, and would for ever: health watches, slow
 	// bodies, answers that nobody reads.
 	s.places.evictAll()
 	flush, stop := context.WithTimeout(grace, flushTime)
 	defer stop()
 	for _, one := range servers {
-		if one.Shutdown(flush) != nil {
-			errs = append(errs, unlessAsked(one.Close(), net.ErrClosed))
+		if one.Shutdown(flush) == nil {
+			continue
+		}
+		if err := one.Close(); !errors.Is(err, net.ErrClosed) {
+			errs = append(errs, err)
 		}
 	}
 	return errors.Join(errs...)
-}
-
-// awaitIdle waits for the delay and then for the last request in flight.
-func (s *Server) awaitIdle(grace context.Context, idle <-chan struct{}) error {
-	_ = wait.For(grace, s.config.ShutdownDelay)
-	select {
-	case <-idle:
-		return nil
-	case <-grace.Done():
-	}
-	select {
-	case <-idle: // at the same moment
-		return nil
-	default:
-		return errGrace
-	}
 }

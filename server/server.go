@@ -32,7 +32,9 @@ import (
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/index"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -67,12 +69,6 @@ type CA interface {
 	Chains() [][][]byte
 }
 
-// Auditor records refusals. Record returns when the event is durable; it is safe
-// for concurrent use.
-type Auditor interface {
-	Record(ctx context.Context, e audit.Event) error
-}
-
 // Dependency is something that must work for certificates to be issued.
 type Dependency struct {
 	// Name is what /readyz calls it.
@@ -94,8 +90,8 @@ type Options struct {
 	Identity  Identity
 	Keys      Keys
 	CA        CA
-	Access    Access // nil gives nobody a right
-	Auditor   Auditor
+	Access    *access.Access // nil gives nobody a right
+	Auditor   audit.Recorder // of refusals
 	Documents Documents
 	// Dependencies decide readiness. Names are unique.
 	Dependencies []Dependency
@@ -111,7 +107,7 @@ type Options struct {
 	// Index finds what was issued; nil keeps none.
 	Index *index.Index
 	// Revocation revokes certificates; nil revokes none.
-	Revocation Revocation
+	Revocation *revoke.Revoker
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -126,25 +122,15 @@ type Options struct {
 
 // Server serves the API. New makes one, Listen opens its addresses, Serve runs it.
 type Server struct {
-	config   Config
-	identity Identity
-	access   Access
-	revoking Revocation // nil revokes none
-	keys     Keys
-	ca       CA
-	index    *index.Index // nil where there is none
-	auditor  Auditor
-	logger   *slog.Logger
-	metrics  *metrics
-	registry *prometheus.Registry
-	now      func() time.Time
+	config  Config
+	with    Options
+	metrics *metrics
 
 	live      atomic.Pointer[liveSettings]
 	inFlight  *inFlightLimit
 	stamping  *inFlightLimit // of timestamps, which inFlight counts as well
 	ready     *readiness
-	routes    *routes
-	bound     net.Listener // Options.HTTPListener
+	routes    atomic.Pointer[routes]
 	listeners listeners
 
 	places  *places // of all requests
@@ -162,29 +148,30 @@ func New(c Config, o Options) (*Server, error) {
 	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil {
 		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
 	}
+	o.Logger, o.Metrics = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.Metrics, prometheus.NewRegistry())
+	if o.Now == nil {
+		o.Now = time.Now
+	}
 	s := &Server{
-		config: c, identity: o.Identity, access: o.Access, revoking: o.Revocation, keys: o.Keys, ca: o.CA, index: o.Index, auditor: o.Auditor,
-		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
-		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
+		config: c, with: o, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
 	}
 	s.live.Store(newLiveSettings(c, nil))
-	if s.now == nil {
-		s.now = time.Now
-	}
 	var err error
-	if s.metrics, err = newMetrics(s.registry, s.inFlight.count, s.now); err != nil {
-		return nil, fmt.Errorf("server: registering metrics: %w", err)
+	if s.metrics, err = newMetrics(s.with.Metrics, s.inFlight.count, s.with.Now); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
 	}
-	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.now, s.logger); err != nil {
+	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.with.Now, s.with.Logger); err != nil {
 		return nil, err
 	}
-	if err = s.registry.Register(s.ready); err != nil {
+	if err = s.with.Metrics.Register(s.ready.working); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
-	if s.routes, err = s.newRoutes(o); err != nil {
+	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})
+	if err != nil {
 		return nil, err
 	}
+	s.routes.Store(t)
 	s.grpc = s.newGRPC()
 	return s, nil
 }

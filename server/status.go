@@ -1,18 +1,19 @@
 package server
 
 import (
-	"encoding/json"
-	"fmt"
 	"net/http"
 	"strconv"
+	"strings"
 	"time"
 
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/server/internal/restjson"
 )
 
 // domain is google.rpc.ErrorInfo.domain: whose list the reasons belong to.
@@ -61,7 +62,7 @@ type answer struct {
 // has fixed text: nothing of the failure itself gets out.
 func answerTo(f *fault.Error, id string) answer {
 	o := outcomes[f.Kind()]
-	a := answer{outcome: o, reason: f.Reason, message: f.Public, metadata: f.Metadata, retry: o.retry, id: id}
+	a := answer{outcome: o, reason: f.Reason, message: strings.ToValidUTF8(f.Public, "\uFFFD"), metadata: f.Metadata, retry: o.retry, id: id}
 	if f.Kind() == fault.Internal {
 		a.reason = fault.ReasonInternal
 	}
@@ -74,69 +75,30 @@ func answerTo(f *fault.Error, id string) answer {
 	return a
 }
 
-// retrySeconds is the value of Retry-After: whole seconds, rounded up.
-func (a answer) retrySeconds() int64 { return int64((a.retry + time.Second - 1) / time.Second) }
-
-// grpc is the answer as a gRPC status error.
-func (a answer) grpc() error {
+// status is the answer as a google.rpc.Status with its details.
+func (a answer) status() *status.Status {
 	s := status.New(a.code, a.message)
-	info := &errdetails.ErrorInfo{Reason: string(a.reason), Domain: domain, Metadata: a.metadata}
-	request := &errdetails.RequestInfo{RequestId: a.id}
-	var (
-		detailed *status.Status
-		err      error
-	)
+	details := []protoadapt.MessageV1{
+		&errdetails.ErrorInfo{Reason: string(a.reason), Domain: domain, Metadata: a.metadata},
+		&errdetails.RequestInfo{RequestId: a.id},
+	}
 	if a.retry > 0 {
-		detailed, err = s.WithDetails(info, request, &errdetails.RetryInfo{RetryDelay: durationpb.New(a.retry)})
-	} else {
-		detailed, err = s.WithDetails(info, request)
+		details = append(details, &errdetails.RetryInfo{RetryDelay: durationpb.New(a.retry)})
 	}
+	detailed, err := s.WithDetails(details...)
 	if err != nil { // a metadata value that isn't UTF-8: the status alone must do
-		return s.Err()
+		return s
 	}
-	return detailed.Err()
+	return detailed
 }
 
-// The JSON form of google.rpc.Status and of the details sent in it
-// (proto3 JSON mapping of google.protobuf.Any).
-type (
-	statusJSON struct {
-		Code    codes.Code `json:"code"`
-		Message string     `json:"message"`
-		Details []any      `json:"details"`
-	}
-	errorInfoJSON struct {
-		Type     string            `json:"@type"`
-		Reason   fault.Reason      `json:"reason"`
-		Domain   string            `json:"domain"`
-		Metadata map[string]string `json:"metadata"`
-	}
-	requestInfoJSON struct {
-		Type        string `json:"@type"`
-		RequestID   string `json:"requestId"`
-		ServingData string `json:"servingData"`
-	}
-	retryInfoJSON struct {
-		Type       string `json:"@type"`
-		RetryDelay string `json:"retryDelay"`
-	}
-)
+// grpc is the answer as a gRPC status error.
+func (a answer) grpc() error { return a.status().Err() }
 
 // body is the answer as the JSON of a google.rpc.Status.
 func (a answer) body() []byte {
-	metadata := a.metadata
-	if metadata == nil {
-		metadata = map[string]string{}
-	}
-	s := statusJSON{Code: a.code, Message: a.message, Details: []any{
-		errorInfoJSON{"type.googleapis.com/google.rpc.ErrorInfo", a.reason, domain, metadata},
-		requestInfoJSON{Type: "type.googleapis.com/google.rpc.RequestInfo", RequestID: a.id},
-	}}
-	if a.retry > 0 {
-		s.Details = append(s.Details, retryInfoJSON{"type.googleapis.com/google.rpc.RetryInfo", fmt.Sprintf("%.3fs", a.retry.Seconds())})
-	}
-	b, err := json.Marshal(s)
-	if err != nil { // can't be: strings, numbers and a map of strings
+	_, b, err := restjson.Marshal(a.status().Proto())
+	if err != nil { // can't be: its text is UTF-8
 		return []byte(`{"code":13,"message":"internal error","details":[]}`)
 	}
 	return b
@@ -145,17 +107,23 @@ func (a answer) body() []byte {
 // write sends the answer over HTTP.
 func (a answer) write(w http.ResponseWriter) {
 	h := w.Header()
-	h.Set("Content-Type", "application/json")
-	h.Set("Cache-Control", "no-store")
 	h.Del("ETag")
-	if a.retry > 0 {
-		h.Set("Retry-After", strconv.FormatInt(a.retrySeconds(), 10))
-	}
 	if a.code == codes.Unauthenticated { // RFC 9110 §11.6.1
 		h.Set("WWW-Authenticate", `Bearer realm="mayfly"`)
 	}
-	b := a.body()
-	h.Set("Content-Length", strconv.Itoa(len(b)))
+	a.send(w, "application/json", a.body())
+}
+
+// send sends a body with the answer's status, and when to try again: whole seconds,
+// rounded up. It is never HTML, and nobody else reads it when the client has gone.
+func (a answer) send(w http.ResponseWriter, media string, body []byte) {
+	h := w.Header()
+	h.Set("Content-Type", media)
+	h.Set("Cache-Control", "no-store")
+	if a.retry > 0 {
+		h.Set("Retry-After", strconv.FormatInt(int64((a.retry+time.Second-1)/time.Second), 10))
+	}
+	h.Set("Content-Length", strconv.Itoa(len(body)))
 	w.WriteHeader(a.http)
-	_, _ = w.Write(b) //nolint:gosec // G705: JSON, never HTML; the client may be gone, and nobody else would read it
+	_, _ = w.Write(body) //nolint:gosec // G705: not HTML
 }

@@ -23,7 +23,7 @@ func TestAllTakenAddressesAreNamed(t *testing.T) {
 	}
 	c := DefaultConfig()
 	c.HTTPAddress, c.GRPCAddress, c.MetricsAddress = taken[0], "127.0.0.1:0", taken[1]
-	s := &Server{config: c, logger: slog.New(slog.DiscardHandler), metrics: &metrics{evicted: prometheus.NewCounter(prometheus.CounterOpts{Name: "evicted"})}}
+	s := &Server{config: c, with: Options{Logger: slog.New(slog.DiscardHandler)}, metrics: &metrics{evicted: prometheus.NewCounter(prometheus.CounterOpts{Name: "evicted"})}}
 	err := s.Listen(t.Context())
 	if err == nil || !strings.Contains(err.Error(), taken[0]) || !strings.Contains(err.Error(), taken[1]) {
 		t.Errorf("%v; want both of %v", err, taken)

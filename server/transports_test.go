@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/x509"
 	"encoding/pem"
@@ -10,7 +11,10 @@ import (
 	"strings"
 	"testing"
 
+	"google.golang.org/genproto/googleapis/api/httpbody"
+	"google.golang.org/grpc"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
@@ -45,6 +49,23 @@ func (r *rig) applicant(t *testing.T, claims object) applicant {
 
 var reasonOf = regexp.MustCompile(`"reason":\s*"([A-Z_]+)"`)
 
+// called calls a method as the edge of gRPC does.
+func called[T any](ctx context.Context, s *Server, e *endpoint, request proto.Message) (out T, err error) {
+	s.methods(func(_ *grpc.ServiceDesc, methods []rpcMethod) {
+		for _, m := range methods {
+			if m.endpoint == e {
+				var answer any
+				answer, err = s.serve(ctx, edgeGRPC, m, func(message proto.Message) *fault.Error {
+					proto.Merge(message, request)
+					return nil
+				})
+				out, _ = answer.(T)
+			}
+		}
+	})
+	return out, err
+}
+
 // results asks by every path, and gives the reason of each refusal, or the
 // name on the certificate.
 func (r *rig) results(t *testing.T, a applicant) map[string]string {
@@ -70,7 +91,7 @@ func (r *rig) results(t *testing.T, a applicant) map[string]string {
 	}
 	v2 := func(request *fulciov2.CreateSigningCertificateRequest) string {
 		request.Credentials = &fulciov2.Credentials{Credentials: &fulciov2.Credentials_OidcIdentityToken{OidcIdentityToken: a.token}}
-		got, err := fulcioV2{server: r.server, edge: edgeGRPC}.CreateSigningCertificate(t.Context(), request)
+		got, err := called[*fulciov2.SigningCertificate](t.Context(), r.server, createV2, request)
 		if err != nil {
 			return string(fault.From(err).Reason)
 		}
@@ -80,7 +101,7 @@ func (r *rig) results(t *testing.T, a applicant) map[string]string {
 		PublicKeyRequest: &fulciov2.PublicKeyRequest{PublicKey: &fulciov2.PublicKey{Content: a.spki}, ProofOfPossession: a.proof}}})
 	out["grpc v2 csr"] = v2(&fulciov2.CreateSigningCertificateRequest{Key: &fulciov2.CreateSigningCertificateRequest_CertificateSigningRequest{CertificateSigningRequest: a.csr}})
 	ctx := metadata.NewIncomingContext(t.Context(), metadata.Pairs("authorization", "Bearer "+a.token))
-	got, err := fulcioV1Beta{server: r.server, edge: edgeGRPC}.CreateSigningCertificate(ctx, &fulciov1beta.CreateSigningCertificateRequest{
+	got, err := called[*httpbody.HttpBody](ctx, r.server, createV1, &fulciov1beta.CreateSigningCertificateRequest{
 		PublicKey: &fulciov1beta.PublicKey{Content: []byte(a.spki)}, SignedEmailAddress: a.proof})
 	if err != nil {
 		out["grpc v1"] = string(fault.From(err).Reason)
@@ -115,7 +136,7 @@ func TestEveryPathGivesOneResult(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.server.identity = verifier
+	r.server.with.Identity = verifier
 	random := mathrand.New(mathrand.NewPCG(3, 4))
 	choices := map[string][]any{
 		"email":          {identitytest.Email, "bob@example.com", "mallory@example.com", "eve@example.org", "a@b,c@d"},

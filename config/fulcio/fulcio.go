@@ -3,15 +3,20 @@
 package fulcio
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
+	"text/template/parse"
 
 	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/identity/presets"
 )
 
 // MaxBytes is the largest configuration that is read.
@@ -46,16 +51,13 @@ func Convert(data []byte) (*Import, error) {
 		return nil, fmt.Errorf("ci-issuer-metadata: %w", err)
 	}
 	c.unknown("the document", root, "define", "oidcissuers", "metaissuers", "ciissuermetadata")
-	for _, list := range []struct {
-		key     string
-		pattern bool
-	}{{"oidcissuers", false}, {"metaissuers", true}} {
-		entries, err := sections(root[list.key])
+	for _, list := range []string{"oidcissuers", "metaissuers"} {
+		entries, err := sections(root[list])
 		if err != nil {
-			return nil, fmt.Errorf("%s: %w", list.key, err)
+			return nil, fmt.Errorf("%s: %w", list, err)
 		}
 		for _, url := range slices.Sorted(maps.Keys(entries)) {
-			c.issuer(url, entries[url], list.pattern)
+			c.issuer(url, entries[url], list == "metaissuers")
 		}
 	}
 	c.decide("every issuer", "stricter than Fulcio: a token for several audiences whose azp is neither one of ours nor in authorized_parties is refused")
@@ -141,9 +143,7 @@ func (c *converter) issuer(url string, s section, pattern bool) {
 		Allow: "true", IssuerClaim: s.text("issuerclaim"), SubjectDomain: s.text("subjectdomain"),
 		SPIFFETrustDomain: s.text("spiffetrustdomain"), ChallengeClaim: s.text("challengeclaim"),
 	}
-	if skip, _ := s["skipemailverification"].(bool); skip {
-		i.SkipEmailVerification = true
-	}
+	i.SkipEmailVerification, _ = s["skipemailverification"].(bool)
 	if own := s.text("issuerurl"); own != "" && own != url && !pattern {
 		c.decide(url, "its issuer-url is %s, which is taken", own)
 		url = own
@@ -160,12 +160,11 @@ func (c *converter) issuer(url string, s section, pattern bool) {
 	}
 	i.Audiences = []string{audience}
 	kind := s.text("type")
-	switch {
-	case kinds[kind] != "":
-		i.Type = kinds[kind]
-	case vendorTypes[kind] != "":
-		i.Type, i.Preset = identity.TypeCI, vendorTypes[kind]
-	default:
+	i.Type = kinds[kind]
+	if i.Preset = vendorTypes[kind]; i.Preset != "" {
+		i.Type = identity.TypeCI
+	}
+	if i.Type == "" {
 		c.decide(url, "its type %q is unknown: left out", kind)
 		return
 	}
@@ -180,4 +179,304 @@ func (c *converter) issuer(url string, s section, pattern bool) {
 		"challengeclaim", "skipemailverification", "contact", "description")
 	c.decide(url, "allow: \"true\", since Fulcio gives a certificate to every identity that the issuer vouches for; narrow it")
 	c.out.Issuers = append(c.out.Issuers, i)
+}
+
+// otherNames is the extensions whose names differ in more than separators.
+var otherNames = map[string]string{
+	"githubworkflowtrigger": "github_trigger", "githubworkflowsha": "github_sha", "githubworkflowname": "github_workflow",
+	"githubworkflowrepository": "github_repository", "githubworkflowref": "github_ref",
+	"sourcerepositoryidentifier": "source_repository_id", "sourcerepositoryowneridentifier": "source_repository_owner_id",
+	"sourcerepositoryvisibilityatsigning": "source_repository_visibility",
+}
+
+// vendor gives i the rules of a CI vendor: our preset where the configuration's
+// templates are the vendor's usual ones, and otherwise a preset of their own.
+func (c *converter) vendor(i *identity.IssuerConfig, url, name string) bool {
+	metadata, known := c.vendors[name]
+	preset := vendorTypes[name]
+	switch {
+	case !known && preset == "":
+		c.decide(url, "ci-issuer-metadata has no %q: left out", name)
+		return false
+	case !known:
+		i.Preset = preset
+		c.decide(url, "ci-issuer-metadata has no %s; our preset %s is taken", name, preset)
+		return true
+	}
+	own := &presets.Preset{Name: name, Constants: map[string]string{}, Variables: map[string][]presets.Case{},
+		Extensions: map[string]string{}, OptionalExtensions: map[string]string{}}
+	b := builder{preset: own, optional: map[string]bool{}, claims: map[string]bool{}}
+	if err := b.read(metadata); err != nil {
+		c.decide(url, "the templates of %s can't be taken over (%s): left out", name, err)
+		return false
+	}
+	if preset != "" && equivalent(preset, own) {
+		i.Preset = preset
+		c.decide(url, "the templates of %s are those of our preset %s, which is taken; a host that a token's claim names must be the preset's, or preset_constants say another", name, preset)
+		return true
+	}
+	i.InlinePreset = own
+	c.decide(url, "the templates of %s are taken over as an inline_preset; its default-template-values are constants, which no claim overrides", name)
+	// The name begins with an address where its text does, or the constant that it begins with.
+	start, rest, _ := strings.Cut(own.SAN, "{")
+	first, _, _ := strings.Cut(rest, "}")
+	if address := start == "" && strings.Contains(own.Constants[first], "://"); !address && !strings.Contains(start, "://") {
+		c.decide(url, "a claim of the token writes the host of the name, as in Fulcio; bind it with san_prefix")
+	}
+	for _, what := range b.stricter {
+		c.decide(url, "stricter than Fulcio: %s", what)
+	}
+	return true
+}
+
+// read turns the metadata of one vendor into the preset.
+func (b *builder) read(metadata section) error {
+	defaults, _ := metadata["defaulttemplatevalues"].(map[string]any)
+	for key, value := range defaults {
+		text, isText := value.(string)
+		switch {
+		case !isText:
+			return fmt.Errorf("default-template-values.%s isn't text", key)
+		case text == "":
+			b.optional[key] = true // an empty default is how a claim is made optional
+		default:
+			b.preset.Constants[key] = text
+		}
+	}
+	templates, _ := metadata["extensiontemplates"].(map[string]any)
+	for _, key := range slices.Sorted(maps.Keys(templates)) {
+		text, isText := templates[key].(string)
+		field := field(key)
+		if !isText || field == "" {
+			return fmt.Errorf("extension-templates.%s isn't known", key)
+		}
+		converted, optional, err := b.template(text)
+		if err != nil {
+			return fmt.Errorf("extension-templates.%s: %w", key, err)
+		}
+		into, otherwise := b.preset.Extensions, "request is refused"
+		if optional {
+			into, otherwise = b.preset.OptionalExtensions, "extension is left out"
+		}
+		into[field] = converted
+		if alone := strings.HasPrefix(converted, "{") && strings.IndexByte(converted, '}') == len(converted)-1; !alone && b.lenient {
+			b.stricter = append(b.stricter, key+" is a text with a claim in it, which Fulcio writes with a hole where the token lacks the claim; here the "+otherwise)
+		}
+		b.lenient = false
+	}
+	san, optional, err := b.template(metadata.text("subjectalternativenametemplate"))
+	if err != nil || optional || san == "" {
+		return errors.New("subject-alternative-name-template: must be a template of claims that are always there")
+	}
+	if b.lenient {
+		b.stricter = append(b.stricter, "a token without a claim of the name is refused, where Fulcio gives a name with a hole")
+	}
+	b.preset.SAN = san
+	// Fulcio writes any JSON number or boolean as text.
+	b.preset.WholeNumbers = slices.Sorted(maps.Keys(b.claims))
+	b.preset.Booleans = b.preset.WholeNumbers
+	return nil
+}
+
+func field(key string) string {
+	if name := otherNames[plain(key)]; name != "" {
+		return name
+	}
+	for _, name := range extension.Fields() {
+		if plain(name) == plain(key) {
+			return name
+		}
+	}
+	return ""
+}
+
+var (
+	errLanguage = errors.New("uses more of the template language than names and if")
+	errPipeline = errors.New("uses a pipeline")
+)
+
+type builder struct {
+	preset   *presets.Preset
+	optional map[string]bool
+	claims   map[string]bool
+	lenient  bool // the template at hand gives something without a claim of its own, in Fulcio
+	stricter []string
+}
+
+// template converts one Go template; text without braces is a claim's name.
+func (b *builder) template(text string) (converted string, optional bool, err error) {
+	if !strings.Contains(text, "{{") {
+		name, opt := b.name(text)
+		return name, opt, nil
+	}
+	trees, err := parse.Parse("t", text, "", "", map[string]any{"eq": true, "index": true})
+	if err != nil {
+		return "", false, errors.New("isn't a template that could be read")
+	}
+	nodes := trees["t"].Root.Nodes
+	converted, optional, err = b.nodes(nodes)
+	// Of a claim that isn't there, index makes an empty text, which Fulcio leaves out.
+	return converted, optional || len(nodes) == 1 && b.lenient, err
+}
+
+func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
+	var out strings.Builder
+	optional := false
+	for _, n := range nodes {
+		var text string
+		var opt bool
+		var err error
+		switch n := n.(type) {
+		case *parse.TextNode:
+			text = string(n.Text)
+			if strings.ContainsAny(text, "{}") {
+				err = errors.New("has a brace")
+			}
+		case *parse.ActionNode:
+			var name string
+			if name, err = claimOf(n.Pipe); err == nil {
+				text, opt = b.name(name)
+				b.lenient = b.lenient || opt || strings.Contains(n.Pipe.String(), "index ")
+			}
+		case *parse.IfNode:
+			text, opt, err = b.condition(n)
+		default:
+			err = errLanguage
+		}
+		if err != nil {
+			return "", false, err
+		}
+		out.WriteString(text)
+		optional = optional || opt
+	}
+	return out.String(), optional, nil
+}
+
+// name is a claim or constant in braces, and whether it may be missing.
+func (b *builder) name(name string) (string, bool) {
+	if _, constant := b.preset.Constants[name]; !constant {
+		b.claims[name] = true
+	}
+	return "{" + name + "}", b.optional[name]
+}
+
+// claimOf is the claim that `.name` or `index . "name"` names, in brackets or not.
+func claimOf(args ...parse.Node) (string, error) {
+	if len(args) == 1 {
+		switch a := args[0].(type) {
+		case *parse.FieldNode:
+			if len(a.Ident) == 1 {
+				return a.Ident[0], nil
+			}
+		case *parse.PipeNode:
+			if len(a.Decl) > 0 || len(a.Cmds) != 1 {
+				return "", errPipeline
+			}
+			return claimOf(a.Cmds[0].Args...)
+		}
+	}
+	if len(args) == 3 && args[0].String() == "index" && args[1].String() == "." {
+		if s, ok := args[2].(*parse.StringNode); ok {
+			return s.Text, nil
+		}
+	}
+	return "", errLanguage
+}
+
+// condition turns an if over one claim into a variable.
+func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
+	if len(n.Pipe.Cmds) != 1 {
+		return "", false, errPipeline
+	}
+	args := n.Pipe.Cmds[0].Args
+	one := presets.Case{}
+	var err error
+	if len(args) == 3 && args[0].String() == "eq" {
+		s, isText := args[2].(*parse.StringNode)
+		if !isText {
+			return "", false, errors.New("compares with something else than text")
+		}
+		one.Equals = s.Text
+		one.Claim, err = claimOf(args[1])
+	} else {
+		one.Claim, err = claimOf(args...)
+	}
+	if err != nil {
+		return "", false, err
+	}
+	b.claims[one.Claim] = true
+	b.lenient = b.lenient || strings.Contains(n.Pipe.String(), "index ")
+	if one.Value, _, err = b.nodes(n.List.Nodes); err != nil {
+		return "", false, err
+	}
+	cases := []presets.Case{one}
+	otherwise := ""
+	if n.ElseList != nil {
+		if otherwise, _, err = b.nodes(n.ElseList.Nodes); err != nil {
+			return "", false, err
+		}
+	}
+	// An else of two quotes is CircleCI's slip for nothing.
+	absent := otherwise == "" || otherwise == `""`
+	if !absent {
+		if strings.Contains(n.Pipe.String(), "index ") {
+			b.stricter = append(b.stricter, "where the token lacks the claim "+one.Claim+", a text that is chosen by it is left out, where Fulcio takes the else")
+		}
+		cases = append(cases, presets.Case{Value: otherwise})
+	}
+	name := "choice_" + strconv.Itoa(len(b.preset.Variables)+1)
+	b.preset.Variables[name] = cases
+	return "{" + name + "}", absent, nil
+}
+
+// equivalent reports whether our preset and the converted one say the same of tokens
+// that have every claim which the converted one names, of those that lack what
+// may be lacking, and of each way that a choice can go.
+func equivalent(name string, converted *presets.Preset) bool {
+	const issuer = "https://issuer.example"
+	var both [2]*identity.Verifier
+	for n, c := range []identity.IssuerConfig{{Preset: name}, {InlinePreset: converted}} {
+		c.URL, c.Type, c.Audiences, c.Allow = issuer, identity.TypeCI, []string{"a"}, "true"
+		var err error
+		if both[n], err = identity.NewVerifier([]identity.IssuerConfig{c}, identity.Options{}); err != nil {
+			return false
+		}
+	}
+	return !slices.ContainsFunc(samples(issuer, converted), func(claims map[string]any) bool {
+		text, err := json.Marshal(claims)
+		a, b := both[0].ExplainClaims(string(text)), both[1].ExplainClaims(string(text))
+		return err != nil || a.Refusal != nil || b.Refusal != nil || a.SAN != b.SAN || a.Extensions != b.Extensions
+	})
+}
+
+// samples are tokens' claims: all of them with values of their own, then with
+// each choice taken, and then without each claim that the preset can do without.
+func samples(issuer string, p *presets.Preset) []map[string]any {
+	all := map[string]any{"iss": issuer, "aud": "a", "sub": "subject"}
+	for _, name := range p.WholeNumbers {
+		switch name {
+		case "ci_config_ref_uri": // GitLab's claim begins with its host, which our preset checks
+			all[name] = "gitlab.com/group/project//.gitlab-ci.yml@refs/heads/main"
+		case "scm_repo_url", "oidc.circleci.com/vcs-origin":
+			all[name] = "https://git.example/acme/app"
+		default:
+			all[name] = "value-of-" + strings.ReplaceAll(plain(name), "/", ".") // most claims are one segment of a path
+		}
+	}
+	out := []map[string]any{all}
+	for _, cases := range p.Variables {
+		if one := cases[0]; one.Equals != "" {
+			chosen := maps.Clone(all)
+			chosen[one.Claim] = one.Equals
+			out = append(out, chosen)
+		}
+	}
+	for _, template := range p.OptionalExtensions {
+		if name := strings.Trim(template, "{}"); slices.Contains(p.WholeNumbers, name) && template == "{"+name+"}" {
+			less := maps.Clone(all)
+			delete(less, name)
+			out = append(out, less)
+		}
+	}
+	return out
 }

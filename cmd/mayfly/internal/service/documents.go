@@ -66,7 +66,7 @@ func (s *Service) prepareDocuments(_ context.Context, next *state) (func(context
 // prepareServer has the server serve what next has, with its settings.
 func (s *Service) prepareServer(_ context.Context, next *state) (func(context.Context), func(), error) {
 	commit, rollback, err := s.server.Prepare(server.Reload{
-		Config: next.config.Server, Documents: server.Documents(next.documents), Mounts: s.mounts(next.logs), Posts: next.logs.posts, Timestamps: s.served(next),
+		Config: next.config.Server, Documents: next.documents, Mounts: s.mounts(next.logs), Posts: next.logs.posts, Timestamps: s.served(next),
 	})
 	if err != nil {
 		return nil, nil, err
@@ -84,7 +84,7 @@ func (s *Service) relist(context.Context) (err error) {
 	if _, next.documents, err = s.render(&next); err != nil {
 		return err
 	}
-	s.server.Publish(server.Documents(next.documents))
+	s.server.Publish(next.documents)
 	s.useForLists(&next)
 	s.issuer.Use(next.authorities)
 	s.current.Store(&next)

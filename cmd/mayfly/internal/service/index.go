@@ -27,7 +27,7 @@ const (
 
 // startIndex prepares the index, where the configuration has a store. Nothing is opened
 // yet: a store that is down keeps no CA from issuing.
-func (s *Service) startIndex(first *state) (err error) {
+func (s *Service) startIndex(_ context.Context, first *state) (err error) {
 	if !first.config.Store.Enabled() {
 		return nil
 	}
@@ -93,7 +93,7 @@ func (s *Service) indexStatus() (lines []string) {
 }
 
 // startAlerts has alerts made of what the index keeps.
-func (s *Service) startAlerts() (err error) {
+func (s *Service) startAlerts(context.Context, *state) (err error) {
 	if s.index == nil {
 		return nil
 	}

@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -49,22 +50,6 @@ func (s *shard) Description() ctlog.Description {
 	return d
 }
 
-// reads are what the log answers.
-func (s *shard) reads() http.Handler {
-	if s.Log == nil {
-		return http.NotFoundHandler()
-	}
-	return s.Handler()
-}
-
-// submissions are the paths that take entries.
-func (s *shard) submissions() []string {
-	if s.Log == nil {
-		return nil
-	}
-	return s.Submissions()
-}
-
 func (s *shard) prefix() string {
 	u, err := url.Parse(s.about.URL)
 	if err != nil {
@@ -73,26 +58,25 @@ func (s *shard) prefix() string {
 	return strings.TrimSuffix(u.Path, "/")
 }
 
-// scrub checks a log now and then in the background.
+// scrub checks a log now and then in the background. Service.changing guards it once
+// the service runs.
 type scrub struct {
-	end func() // ends it and waits for it; nil before it began. Service.changing guards it once the service runs.
+	running sync.WaitGroup
+	cancel  func() // nil before it began
 }
 
 // start checks the log until ctx ends or stop is called.
 func (s *scrub) start(ctx context.Context, log *embedded.Log) {
-	ctx, cancel := context.WithCancel(ctx)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		log.Scrub(ctx)
-	}()
-	s.end = func() { cancel(); <-done }
+	ctx, s.cancel = context.WithCancel(ctx)
+	s.running.Go(func() { log.Scrub(ctx) })
 }
 
+// stop ends it and waits for it.
 func (s *scrub) stop() {
-	if s.end != nil {
-		s.end()
+	if s.cancel != nil {
+		s.cancel()
 	}
+	s.running.Wait()
 }
 
 // missingIn are the shards of l whose logs other doesn't have.
@@ -116,13 +100,12 @@ func (s *Service) openLogSet(ctx context.Context, next *state, keys []kms.Signer
 			err = errors.Join(err, closeShards(ctx, l.missingIn(before)))
 		}
 	}()
-	open := make(map[string]*shard)
-	for _, one := range before.shards {
-		open[strings.TrimSuffix(one.config.URL, "/")] = one
-	}
 	for i, c := range next.config.CTLog.Own() {
-		if known := open[strings.TrimSuffix(c.URL, "/")]; known != nil {
-			one := *known
+		same := func(one *shard) bool {
+			return strings.TrimSuffix(one.config.URL, "/") == strings.TrimSuffix(c.URL, "/")
+		}
+		if n := slices.IndexFunc(before.shards, same); n >= 0 {
+			one := *before.shards[n]
 			one.config = c
 			l.shards = append(l.shards, &one)
 			continue
@@ -145,7 +128,7 @@ func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [
 	one := &shard{config: c, scrub: &scrub{}}
 	if i < len(keys) {
 		one.key, keys[i] = keys[i], nil
-	} else if one.key, err = s.openLogKey(ctx, c); err != nil {
+	} else if one.key, err = s.openKey(ctx, c.Key, c.Passphrase, kms.Access{}); err != nil {
 		return nil, fmt.Errorf("key: %w", err)
 	}
 	one.Log, err = embedded.Open(ctx, c, embedded.Options{Signer: one.key, Roots: roots, Now: s.Now, Logger: s.Logger, Metrics: s.Registry, Reads: s.reads})
@@ -157,14 +140,21 @@ func (s *Service) openShard(ctx context.Context, c ctlog.EmbeddedConfig, roots [
 	return one, nil
 }
 
-// mount puts reads and submissions of the logs at the paths of their URLs.
+// mount puts what the logs answer at the paths of their URLs; of a log that is only
+// looked at, nothing.
 func (l *logSet) mount() error {
 	for _, one := range l.shards {
-		prefix := one.prefix()
-		if err := l.mountAt(prefix, one.reads()); err != nil {
+		prefix, reads := one.prefix(), http.NotFoundHandler()
+		if one.Log != nil {
+			reads = one.Handler()
+		}
+		if err := l.mountAt(prefix, reads); err != nil {
 			return fmt.Errorf("%s: %w", one.config.URL, err)
 		}
-		for _, path := range one.submissions() {
+		if one.Log == nil {
+			continue
+		}
+		for _, path := range one.Submissions() {
 			l.posts[prefix+path] = l.mounts[prefix+"/"]
 		}
 	}
@@ -241,21 +231,19 @@ func (s *Service) prepareLogs(ctx context.Context, next *state) (_ func(context.
 // taken, and publish it.
 func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(context.Context), _ func(), err error) {
 	before := s.state().logs
-	use, follow, index := func() {}, func() {}, func() {} // without logs, or a store, there is none
+	var commits []func()
+	add := func(commit func(), problem error) { commits, err = append(commits, commit), errors.Join(err, problem) }
 	if s.policy != nil {
-		if use, err = s.policy.Prepare(s.submittedTo(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.policy.Prepare(s.submittedTo(next)))
 	}
 	if s.promises != nil {
-		if follow, err = s.promises.Prepare(s.monitored(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.promises.Prepare(s.monitored(next)))
 	}
 	if s.index != nil {
-		if index, err = s.follower.Prepare(s.monitored(next)); err != nil {
-			return nil, nil, err
-		}
+		add(s.follower.Prepare(s.monitored(next)))
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	return func(ctx context.Context) {
 		for _, one := range next.logs.shards {
@@ -264,9 +252,9 @@ func (s *Service) prepareSubmission(_ context.Context, next *state) (_ func(cont
 		for _, one := range next.logs.missingIn(before) {
 			one.scrub.start(ctx, one.Log)
 		}
-		use()
-		follow()
-		index()
+		for _, commit := range commits {
+			commit()
+		}
 		if s.policy != nil {
 			s.issuer.RecheckSoon(s.issuer.Authorities().Active) // a log that is new hasn't seen how precertificates are signed
 		}

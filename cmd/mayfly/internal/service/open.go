@@ -37,41 +37,19 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 	for _, r := range s.loaded.Remarks {
 		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a remark on the configuration", slog.String("remark", r))
 	}
-	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, signed: s.loaded.tuf.repository, logs: &logSet{}, beside: s.loaded.Beside}
+	first := &state{config: c, since: s.Now(), configured: s.loaded.Authorities, firstListed: firstListed{}, signed: s.loaded.published, logs: &logSet{}, beside: s.loaded.Beside}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close(ctx, first.logs))
 		}
 	}()
-	if err := s.checkRoots(ctx, first.configured.Active.Chain); err != nil {
-		return nil, err
-	}
-	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
-		return nil, fmt.Errorf("audit: %w", err)
-	}
-	if s.sinks, err = sink.New(c.Audit, sink.Options{Out: s.Out, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
-		return nil, err
-	}
-	if err := s.startLogs(ctx, first); err != nil {
-		return nil, err
-	}
-	if err := s.startAuthorities(ctx, first); err != nil {
-		return nil, err
-	}
-	if err := s.startTimestamps(first); err != nil {
-		return nil, err
-	}
-	if _, first.documents, err = s.render(first); err != nil {
-		return nil, err
-	}
-	if s.promises, err = s.newMonitor(first); err != nil {
-		return nil, err
-	}
-	if err := errors.Join(s.startIndex(first), s.startRevocation(ctx, first), s.startAlerts()); err != nil {
-		return nil, err
-	}
-	if err := s.startTUF(ctx, c.TUF); err != nil {
-		return nil, err
+	for _, start := range []func(context.Context, *state) error{
+		s.startAudit, s.startLogs, s.startAuthorities, s.startTimestamps, s.startDocuments, s.startMonitor,
+		s.startIndex, s.startRevocation, s.startAlerts, s.startTUF,
+	} {
+		if err := start(ctx, first); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.reloads.start(s, first, from); err != nil {
 		return nil, err
@@ -81,6 +59,19 @@ func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, fr
 		return nil, err
 	}
 	return s, nil
+}
+
+// startAudit opens the audit trail, once all external logs take our certificates.
+func (s *Service) startAudit(ctx context.Context, first *state) (err error) {
+	if err := s.checkRoots(ctx, first.configured.Active.Chain); err != nil {
+		return err
+	}
+	c := first.config
+	if s.audit, err = audit.Open(c.Audit, audit.Options{Source: c.Server.PublicURL, Now: s.Now, Logger: s.Logger, Metrics: s.Registry}); err != nil {
+		return fmt.Errorf("audit: %w", err)
+	}
+	s.sinks, err = sink.New(c.Audit, sink.Options{Out: s.Out, Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
+	return err
 }
 
 // startLogs opens our own logs, where there are any, and puts a policy before all
@@ -133,31 +124,38 @@ func (s *Service) startAuthorities(ctx context.Context, first *state) (err error
 	return s.issuer.CheckPrecertificateSigner(ctx, first.authorities.Active)
 }
 
-// newMonitor makes the monitor that reads all logs until they hold what they
-// promised; nil without logs. Its state is beside the audit trail.
-func (s *Service) newMonitor(first *state) (*inclusion.Monitor, error) {
+// startDocuments renders what clients are given.
+func (s *Service) startDocuments(_ context.Context, first *state) (err error) {
+	_, first.documents, err = s.render(first)
+	return err
+}
+
+// startMonitor makes the monitor that reads all logs until they hold what they
+// promised; none without logs. Its state is beside the audit trail.
+func (s *Service) startMonitor(_ context.Context, first *state) (err error) {
 	logs := s.monitored(first)
 	if len(logs) == 0 {
-		return nil, nil //nolint:nilnil // without logs there is nothing to check
+		return nil
 	}
 	trail := string(first.config.Audit.Path)
-	return inclusion.New(inclusion.Options{
+	s.promises, err = inclusion.New(inclusion.Options{
 		Trail: promises.Follow(trail, s.Logger), State: inclusion.StateFile(trail),
 		Logs: logs, Now: s.Now, Logger: s.Logger, Metrics: s.Registry,
 	})
+	return err
 }
 
 // startServer makes the server and opens its addresses.
 func (s *Service) startServer(ctx context.Context, first *state, listener net.Listener) error {
 	made, err := server.New(first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
-		Documents:    server.Documents(first.documents),
+		Documents:    first.documents,
 		Dependencies: s.readiness(),
 		Mounts:       s.mounts(first.logs),
 		Posts:        first.logs.posts,
 		Timestamps:   s.served(first),
 		Index:        s.index,
-		Revocation:   s.revocation(),
+		Revocation:   s.revoker,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

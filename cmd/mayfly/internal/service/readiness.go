@@ -8,11 +8,11 @@ import (
 	"math"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -65,15 +65,22 @@ func (s *Service) AwaitReady(ctx context.Context) error {
 // maxStatusLines bounds what /readyz?verbose says of issuers, and of authorities.
 const maxStatusLines = 200
 
+// statusLines are the lines of the first of all.
+func statusLines[T any](all []T, line func(T) string) []string {
+	var lines []string
+	for n, one := range all {
+		if n == maxStatusLines {
+			return append(lines, fmt.Sprintf("and %d more", len(all)-n))
+		}
+		lines = append(lines, line(one))
+	}
+	return lines
+}
+
 // authorityStatus says how every authority stands, in words that anybody may read.
 func (s *Service) authorityStatus() []string {
-	all := s.issuer.Authorities()
-	now := s.Now()
-	lines := []string{"signatures a certificate: " + s.issuer.SigningForm()}
-	for n, l := range all.Trusted {
-		if n == maxStatusLines {
-			return append(lines, fmt.Sprintf("and %d more", len(all.Trusted)-n))
-		}
+	all, now := s.issuer.Authorities(), s.Now()
+	return append([]string{"signatures a certificate: " + s.issuer.SigningForm()}, statusLines(all.Trusted, func(l authority.Trusted) string {
 		state := lifecycle.Active
 		if i := lifecycle.Find(all.Records, l.Name); i >= 0 {
 			state = all.Records[i].State
@@ -82,9 +89,8 @@ func (s *Service) authorityStatus() []string {
 		if w := l.Expiry(now); w != "" {
 			line += "; " + w
 		}
-		lines = append(lines, line)
-	}
-	return lines
+		return line
+	})...)
 }
 
 // errNotFetched is how an issuer stands before the first answer.
@@ -107,12 +113,7 @@ func (s *Service) anyIssuer(context.Context) error {
 // issuerStatus says how every issuer stands, in words that anybody may read: their
 // URLs are public anyway.
 func (s *Service) issuerStatus() []string {
-	var lines []string
-	all := s.loaded.verifier.Status()
-	for n, i := range all {
-		if n == maxStatusLines {
-			return append(lines, fmt.Sprintf("and %d more", len(all)-n))
-		}
+	return statusLines(s.loaded.verifier.Status(), func(i oidc.Status) string {
 		line := i.Name + ": no keys yet"
 		switch {
 		case i.Ready:
@@ -126,9 +127,8 @@ func (s *Service) issuerStatus() []string {
 		if len(i.PassedOver) > 0 {
 			line += "; keys that can't be used: " + oidc.DescribePassedOver(i.PassedOver)
 		}
-		lines = append(lines, line)
-	}
-	return lines
+		return line
+	})
 }
 
 // lastReload fails while the configuration that was read last is refused.
@@ -209,16 +209,14 @@ func (s *Service) registerCoverageGauge() error {
 	if s.policy == nil {
 		return nil
 	}
-	return s.Registry.Register(prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "mayfly_ctlog_covered_until_timestamp_seconds",
-		Help: "From when on no transparency log takes certificates unless another is added, in seconds since 1970; +Inf is never.",
-	}, func() float64 {
-		until := s.policy.CoveredUntil()
-		if until.IsZero() {
-			return math.Inf(1)
-		}
-		return float64(until.Unix())
-	}))
+	return s.Registry.Register(metric.Read("mayfly_ctlog_covered_until_timestamp_seconds",
+		"From when on no transparency log takes certificates unless another is added, in seconds since 1970; +Inf is never.", nil, func() float64 {
+			until := s.policy.CoveredUntil()
+			if until.IsZero() {
+				return math.Inf(1)
+			}
+			return float64(until.Unix())
+		}))
 }
 
 // logStatus says which log takes certificates when, for anybody to read.

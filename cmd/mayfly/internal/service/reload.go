@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync/atomic"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -89,9 +91,7 @@ func (s *Service) reloadSteps() []reloadStep {
 // start watches the files of the source and of the first state.
 func (r *reloads) start(s *Service, first *state, from Source) error {
 	r.Source, r.steps = from, s.reloadSteps()
-	r.total = prometheus.NewCounterVec(prometheus.CounterOpts{
-		Name: "mayfly_config_reloads_total", Help: "Configurations read while the service runs, by what became of them (applied, refused).",
-	}, []string{"outcome"})
+	r.total = metric.Counter("mayfly_config_reloads_total", "Configurations read while the service runs, by what became of them (applied, refused).", "outcome")
 	r.success = prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "mayfly_config_last_reload_success", Help: "0 when the configuration on disk was refused and an older one is in force, else 1.",
 	})
@@ -99,7 +99,7 @@ func (r *reloads) start(s *Service, first *state, from Source) error {
 	r.total.WithLabelValues(reloadApplied)
 	r.total.WithLabelValues(reloadRefused)
 	r.watcher.watch(r.files(first.config))
-	return errors.Join(s.Registry.Register(r.total), s.Registry.Register(r.success))
+	return metric.Register(s.Registry, r.total, r.success)
 }
 
 // files are what a change of which is a reason to reload: the configuration
@@ -239,4 +239,64 @@ func faultsOf(err error) []string {
 	default:
 		return []string{err.Error()}
 	}
+}
+
+// snapshot is how files look at one moment, links followed, by name: nil where there is
+// no such file, or it can't be reached. It tells one version of a file from the next,
+// whether it was written in place, renamed over, or reached by a link that now leads
+// elsewhere.
+type snapshot map[string]os.FileInfo
+
+func stat(files []string) snapshot {
+	s := make(snapshot, len(files))
+	for _, f := range files {
+		s[f], _ = os.Stat(f)
+	}
+	return s
+}
+
+// same reports whether the files look the same in both. One that only one of them
+// knows makes a difference too.
+func (s snapshot) same(other snapshot) bool {
+	return maps.EqualFunc(s, other, func(a, b os.FileInfo) bool {
+		if a == nil || b == nil {
+			return a == nil && b == nil
+		}
+		return os.SameFile(a, b) && a.ModTime().Equal(b.ModTime()) && a.Size() == b.Size() && a.Mode() == b.Mode()
+	})
+}
+
+// watcher notices that files have changed, by looking at them now and then.
+type watcher struct {
+	settled snapshot // when they were last taken up
+	latest  snapshot // at the last look
+}
+
+// watch begins, or begins anew, with what the files look like now.
+func (w *watcher) watch(files []string) {
+	w.settled = stat(files)
+	w.latest = maps.Clone(w.settled)
+}
+
+// also watches further files, and leaves those that are watched already.
+func (w *watcher) also(files []string) {
+	for f, v := range stat(files) {
+		if _, known := w.settled[f]; !known {
+			w.settled[f], w.latest[f] = v, v
+		}
+	}
+}
+
+// changed reports, once, that files differ from when they were taken up. It
+// waits until two looks in a row see the same: whoever writes them may be in the
+// middle of one, or between two that belong together.
+func (w *watcher) changed() bool {
+	now := stat(slices.Collect(maps.Keys(w.settled)))
+	quiet := now.same(w.latest)
+	w.latest = now
+	if !quiet || now.same(w.settled) {
+		return false
+	}
+	w.settled = maps.Clone(now)
+	return true
 }

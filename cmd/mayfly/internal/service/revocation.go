@@ -5,18 +5,14 @@ import (
 	"crypto/x509"
 	"errors"
 	"log/slog"
-	"maps"
-	"net/http"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/wait"
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 // loadRevocation opens the key of the statements' log, and refuses authorities whose
@@ -25,10 +21,8 @@ func (l *Components) loadRevocation(ctx context.Context, c revoke.Config, d Depe
 	if !c.Enabled() {
 		return
 	}
-	o := d.kmsOptions()
-	o.Passphrase, o.Access = c.Passphrase, c.Access
 	var err error
-	if l.revocationKey, err = keystore.Open(ctx, string(c.Key), o); err != nil {
+	if l.revocationKey, err = d.openKey(ctx, c.Key, c.Passphrase, c.Access); err != nil {
 		addFaults(f, "revocation.key", err)
 	}
 	if l.Authorities == nil {
@@ -147,7 +141,7 @@ func (i issued) Issued(ctx context.Context, q revoke.Query, most int) (all []rev
 
 // indexRevocations has the index know what is revoked, from the first statement on,
 // until ctx ends. Statements are final, and noting one again changes nothing.
-func (s *Service) indexRevocations(ctx context.Context) {
+func (s *Service) indexRevocations(ctx context.Context) error {
 	const batch = 1000
 	failing := false
 	for next := uint64(0); ctx.Err() == nil; {
@@ -161,7 +155,7 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 			if err != nil {
 				s.Logger.LogAttrs(ctx, slog.LevelError, "a statement of revocation can't be read for the index", slog.Any("error", err))
-				return
+				return nil
 			}
 			some = append(some, index.Revocation{Serial: of.Serial, Authority: of.Authority, Reason: string(of.Reason), At: of.Time})
 		}
@@ -181,22 +175,5 @@ func (s *Service) indexRevocations(ctx context.Context) {
 			}
 		}
 	}
-}
-
-// revocation is what the server revokes with: nothing where there is none.
-func (s *Service) revocation() server.Revocation {
-	if s.revoker == nil {
-		return nil
-	}
-	return s.revoker
-}
-
-// withRevocations adds the paths of lists and feeds to others.
-func (s *Service) withRevocations(mounts map[string]http.Handler) map[string]http.Handler {
-	if s.revoker == nil {
-		return mounts
-	}
-	all := s.revoker.Mounts()
-	maps.Copy(all, mounts)
-	return all
+	return nil
 }

@@ -10,9 +10,14 @@
 package service
 
 import (
+	"context"
+	"errors"
+	"fmt"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/audit"
@@ -111,4 +116,74 @@ func (s *Service) operator(c *config.Config) string {
 		}
 	}
 	return c.Trust.Operator("", s.PublicURL())
+}
+
+// Run serves until ctx ends, drains, and closes everything.
+func (s *Service) Run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	parts := []func(context.Context) error{
+		s.loaded.verifier.Run, s.server.Serve, s.issuer.Run, s.issuer.WatchExpiry, s.timestamps.Watch, s.audit.Run, s.watchConfiguration, s.warnBeforeLastLogEnds,
+	}
+	if s.index != nil {
+		parts = append(parts, s.runIndex)
+	}
+	if s.revoker != nil {
+		parts = append(parts, s.revoker.Run)
+		if s.index != nil {
+			parts = append(parts, s.indexRevocations)
+		}
+	}
+	for _, one := range s.sinks {
+		parts = append(parts, one.Run)
+	}
+	if s.promises != nil {
+		parts = append(parts, s.promises.Run)
+	}
+	for _, l := range s.loaded.external {
+		parts = append(parts, func(ctx context.Context) error { return l.WatchRoots(ctx, s.activeChain) })
+	}
+	if s.tuf != nil {
+		parts = append(parts, s.tuf.Run)
+	}
+	if s.ephemeral != nil {
+		parts = append(parts, func(ctx context.Context) error { return s.ephemeral.Run(ctx, s.relist) })
+	}
+	for _, run := range parts {
+		group.Go(func() error { return run(ctx) })
+	}
+	s.changing.Lock()
+	for _, one := range s.state().logs.shards {
+		one.scrub.start(ctx, one.Log)
+	}
+	s.changing.Unlock()
+	err := waitFor(ctx, group.Wait, func() time.Duration {
+		server := s.state().config.Server
+		return server.ShutdownDelay + server.ShutdownGrace + overtime
+	})
+	if errors.Is(err, errHangs) {
+		return err
+	}
+	return errors.Join(err, s.close(ctx, s.state().logs))
+}
+
+// overtime is what the parts of a service may take beyond the time for requests.
+const overtime = 5 * time.Second
+
+var errHangs = errors.New("a part of the service hasn't ended in time, as when a disk doesn't answer: the process ends without it")
+
+// waitFor returns what wait does, or errHangs when that takes longer than most after ctx ended.
+func waitFor(ctx context.Context, wait func() error, most func() time.Duration) error {
+	ended := make(chan error, 1)
+	go func() { ended <- wait() }()
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	select {
+	case err := <-ended:
+		return err
+	case <-time.After(most()):
+		return fmt.Errorf("%v after it was told to: %w", most(), errHangs)
+	}
 }

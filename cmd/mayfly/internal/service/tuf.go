@@ -11,7 +11,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -20,17 +19,9 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-// signedRoot is the TUF repository as a configuration names it; zero without one.
-type signedRoot struct {
-	key        kms.Signer
-	repository *tuf.Repository // nil while nothing is published
-}
-
 // OpenTUFKey opens the key that signs snapshot and timestamp.
 func OpenTUFKey(ctx context.Context, c tuf.Config, d Dependencies) (kms.Signer, error) {
-	o := d.withRegistry().kmsOptions()
-	o.Passphrase, o.Access = c.Passphrase, c.Access
-	return keystore.Open(ctx, string(c.Key), o)
+	return d.withRegistry().openKey(ctx, c.Key, c.Passphrase, c.Access)
 }
 
 // checkSigned adds the fault of an active authority that clients can't know yet by what
@@ -84,29 +75,29 @@ func (l *Components) loadTUF(ctx context.Context, c tuf.Config, propagation time
 		return
 	}
 	var err error
-	if l.tuf.key, err = OpenTUFKey(ctx, c, d); err != nil {
+	if l.tufKey, err = OpenTUFKey(ctx, c, d); err != nil {
 		addFaults(f, "tuf.key", err)
 		return
 	}
-	switch l.tuf.repository, err = tuf.Load(string(c.Directory)); {
+	switch l.published, err = tuf.Load(string(c.Directory)); {
 	case errors.Is(err, tuf.ErrNothing):
 		l.remark("tuf.directory", "%s: %v", c.Directory, err)
 	case err != nil:
 		f.Add("tuf.directory", "%s: %v", c.Directory, err)
 	default:
-		if err := l.tuf.repository.CheckOnlineKey(l.tuf.key.Public()); err != nil {
+		if err := l.published.CheckOnlineKey(l.tufKey.Public()); err != nil {
 			f.Add("tuf.key", "%v", err)
 		}
 	}
 	if l.Authorities != nil && l.Authorities.Active.IsEphemeral() {
 		l.remark("tuf.directory", "issuing certificates of `mode: ephemeral` are new every few days: clients that follow TUF refuse each until people have signed a trust root that lists it")
 	}
-	checkSigned(l.tuf.repository, l.Authorities, propagation, f)
+	checkSigned(l.published, l.Authorities, propagation, f)
 }
 
 // inspectTUF remarks on what was published.
 func (l *Components) inspectTUF() {
-	r := l.tuf.repository
+	r := l.published
 	if r == nil || len(l.Documents.TrustedRoot) == 0 {
 		return
 	}
@@ -130,15 +121,16 @@ func Documents(ctx context.Context, c *config.Config, d Dependencies, o Override
 }
 
 // startTUF has what was published served; nothing without a repository.
-func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
+func (s *Service) startTUF(ctx context.Context, first *state) (err error) {
+	c := first.config.TUF
 	if !c.Enabled() {
 		return nil
 	}
-	s.tuf, err = tuf.NewOnline(tuf.Options{Key: s.loaded.tuf.key, Mark: string(c.MarkFile), Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
-	if err != nil || s.loaded.tuf.repository == nil {
+	s.tuf, err = tuf.NewOnline(tuf.Options{Key: s.loaded.tufKey, Mark: string(c.MarkFile), Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
+	if err != nil || s.loaded.published == nil {
 		return err
 	}
-	commit, _, err := s.tuf.Prepare(ctx, s.loaded.tuf.repository)
+	commit, _, err := s.tuf.Prepare(ctx, s.loaded.published)
 	if err != nil {
 		return fmt.Errorf("tuf: %w", err)
 	}
@@ -148,12 +140,15 @@ func (s *Service) startTUF(ctx context.Context, c tuf.Config) (err error) {
 
 // mounts are all that is served beside the API and the documents.
 func (s *Service) mounts(logs *logSet) map[string]http.Handler {
-	if s.tuf == nil {
-		return s.withRevocations(logs.mounts)
+	all := make(map[string]http.Handler)
+	if s.revoker != nil {
+		maps.Copy(all, s.revoker.Mounts())
 	}
-	all := maps.Clone(logs.mounts)
-	all[tuf.Prefix] = s.tuf
-	return s.withRevocations(all)
+	maps.Copy(all, logs.mounts)
+	if s.tuf != nil {
+		all[tuf.Prefix] = s.tuf
+	}
+	return all
 }
 
 // prepareTUF has what was published since served.
@@ -163,14 +158,11 @@ func (s *Service) prepareTUF(ctx context.Context, next *state) (func(context.Con
 	}
 	served := s.tuf.Repository()
 	found, err := tuf.Load(string(next.config.TUF.Directory))
-	if err != nil {
-		if errors.Is(err, tuf.ErrNothing) && served == nil {
-			return nil, nil, nil
-		}
-		return nil, nil, err
-	}
-	if found.Same(served) {
+	if errors.Is(err, tuf.ErrNothing) && served == nil || err == nil && found.Same(served) {
 		return nil, nil, nil
+	}
+	if err != nil {
+		return nil, nil, err
 	}
 	next.signed = found
 	commit, rollback, err := s.tuf.Prepare(ctx, found)
