@@ -20,48 +20,31 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-const auditLong = `Asks the audit trail, with all its rotated parts, compressed ones too, and the files
-of refusals and of administrators' acts beside it. It only reads, so a service may run.`
-
-func newAuditCommand(streams streams) *cobra.Command {
-	return group("audit", "Ask the audit trail, and verify it", auditLong,
-		newAuditSearchCommand(streams), newAuditShowCommand(streams), newAuditVerifyCommand(streams))
-}
-
 // trailFlag names the trail.
 func trailFlag(cmd *cobra.Command, trail *string) {
 	cmd.Flags().StringVar(trail, "trail", "", "the trail's current file, audit.path or that of a copy, with its parts beside it (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("trail"))
 }
 
-const auditSearchLong = `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
-what was refused, then of what administrators did; a * at the end of VALUE stands for
-the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
-probed or admin. Records of one kind are in the order in which they were written.`
-
 func newAuditSearchCommand(streams streams) *cobra.Command {
-	var trail, since, until string
+	var trail string
+	var q audit.Query
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "search [FIELD=VALUE...]",
 		Short: "Find records by any of their fields, and by time",
-		Long:  auditSearchLong,
+		Long: `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
+what was refused, then of what administrators did; a * at the end of VALUE stands for
+the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
+probed or admin. Records of one kind are in the order in which they were written.`,
 		Example: `  mayfly audit search --trail audit/audit.jsonl san=alice@example.com type=issued
   mayfly audit search --trail audit/audit.jsonl 'subject=repo:example/*' --since 2026-11-01 --json`,
-		RunE: func(_ *cobra.Command, args []string) (err error) {
-			var q audit.Query
+		RunE: func(_ *cobra.Command, args []string) error {
 			for _, arg := range args {
 				f, err := audit.ParseFilter(arg)
 				if err != nil {
 					return usage("write for example san=alice@example.com", "%w", err)
 				}
 				q.Filters = append(q.Filters, f)
-			}
-			if q.Since, err = parseMoment("--since", since); err != nil {
-				return err
-			}
-			if q.Until, err = parseMoment("--until", until); err != nil {
-				return err
 			}
 			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, line []byte) {
 				if asJSON {
@@ -77,8 +60,8 @@ func newAuditSearchCommand(streams streams) *cobra.Command {
 		},
 	}
 	trailFlag(cmd, &trail)
-	cmd.Flags().StringVar(&since, "since", "", "no records before this, such as 2026-11-01 or 2026-11-01T08:00:00Z")
-	cmd.Flags().StringVar(&until, "until", "", "none at this time or later")
+	timeFlag(cmd, &q.Since, "since", "no records before this, such as 2026-11-01 or 2026-11-01T08:00:00Z")
+	timeFlag(cmd, &q.Until, "until", "none at this time or later")
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as they are, one a line")
 	return cmd
 }
@@ -135,7 +118,6 @@ func newAuditShowCommand(streams streams) *cobra.Command {
 request, by the id that the client was given, or the one record with an id: each
 with all its fields. Nothing found is exit code 1.`,
 		Example: "  mayfly audit show --trail audit/audit.jsonl 2OUZ6DV6QUNAM2KDM2TXG2BDK4",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			if args[0] == "" {
 				return usage("name what to look for, as it stands in an answer or a certificate", "an empty name is every record's")
@@ -162,23 +144,20 @@ with all its fields. Nothing found is exit code 1.`,
 // maxFaults bounds what is told of a trail.
 const maxFaults = 10_000
 
-const auditVerifyLong = `Reads the whole trail and names every place where a line was altered, deleted,
-swapped, added or cut: each record has the hash of the one before it, and signed
-heads vouch for all before them. --key is the public half of audit.key_file. With
---heads, heads that were kept elsewhere, such as a collector's copy, must be in the
-trail: without them nobody sees that its end was cut off, or that somebody who has
-the key wrote it anew. Exit code 5 says that it isn't whole.`
-
 func newAuditVerifyCommand(streams streams) *cobra.Command {
 	var trail, keyFile, heads string
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "verify",
 		Short: "Verify that the trail is as it was written",
-		Long:  auditVerifyLong,
+		Long: `Reads the whole trail and names every place where a line was altered, deleted,
+swapped, added or cut: each record has the hash of the one before it, and signed
+heads vouch for all before them. --key is the public half of audit.key_file. With
+--heads, heads that were kept elsewhere, such as a collector's copy, must be in the
+trail: without them nobody sees that its end was cut off, or that somebody who has
+the key wrote it anew. Exit code 5 says that it isn't whole.`,
 		Example: `  mayfly kms public file:audit.key.pem >audit.pub.pem
   mayfly audit verify --trail audit/audit.jsonl --key audit.pub.pem --heads collected.jsonl`,
-		Args: cobra.NoArgs,
 		RunE: func(*cobra.Command, []string) error {
 			v, err := verifyTrail(trail, keyFile, heads)
 			if err != nil {
@@ -215,7 +194,7 @@ func verifyTrail(trail, keyFile, heads string) (v trailVerification, err error) 
 	}
 	var key *ecdsa.PublicKey
 	if keyFile != "" {
-		b, err := readLimited(keyFile)
+		b, err := readFile(keyFile)
 		if err != nil {
 			return v, err
 		}

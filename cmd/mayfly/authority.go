@@ -4,10 +4,8 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -17,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
-	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
@@ -27,15 +24,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-const authorityLong = `Takes certificate authorities through their life: prepared, published, active,
+func newAuthorityCommand(streams streams) *cobra.Command {
+	cmd := group("authority", "Let one certificate authority follow another", `Takes certificate authorities through their life: prepared, published, active,
 retired, distrusted. Exactly one is active and signs. The trust bundle and the
 trusted root list every published, active and retired one with its window.
 
 The states are kept in ca.state_file; no command writes the configuration. A running
-service takes a change up by itself. docs/authorities.md goes through a whole rotation.`
-
-func newAuthorityCommand(streams streams) *cobra.Command {
-	cmd := group("authority", "Let one certificate authority follow another", authorityLong,
+service takes a change up by itself. docs/authorities.md goes through a whole rotation.`,
 		newAuthorityListCommand(streams), newAuthorityPrepareCommand(streams), newAuthorityActivateCommand(streams))
 	for _, s := range authoritySteps {
 		cmd.AddCommand(newAuthorityStepCommand(streams, s))
@@ -77,7 +72,7 @@ can't be taken back. The active one can't be distrusted: activate another first.
 func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 	var again bool
 	cmd := &cobra.Command{
-		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
+		Use: string(s.action) + " NAME", Short: s.short, Long: s.long,
 		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
 	}
 	if s.action == lifecycle.Retire {
@@ -106,7 +101,6 @@ func newAuthorityPrepareCommand(streams streams) *cobra.Command {
 With --chain and --key the authority is added to those of the configuration, in the
 state file; without them ca.authorities has to name it. No client hears of it yet.`,
 		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
-		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&chain, "chain", "", "PEM file with its chain: issuing certificate first, root last")
 	cmd.Flags().StringVar(&key, "key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
@@ -185,7 +179,6 @@ are given. --force overrides both, says so in the state and in the service's log
 and makes every client that hasn't fetched the trusted root since refuse what is
 signed. It is for the hour after a key was stolen.`,
 		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
-		Args:    cobra.ExactArgs(1),
 	}
 	cmd.Flags().StringVar(&url, "url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
 	cmd.Flags().BoolVar(&force, "force", false, "activate although clients may not know it yet; they then refuse its certificates")
@@ -220,7 +213,6 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 		Use:     "list",
 		Short:   "Show every authority's state, window, end, key and next steps",
 		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
 	}, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
 		records, err := c.CA.Records()
 		if err != nil {
@@ -296,7 +288,7 @@ func authorityRow(a authority.NamedConfig, next string) string {
 	if t := a.Since(); !t.IsZero() {
 		since = t.UTC().Format(time.RFC3339)
 	}
-	if certs, err := chainOf(a); err == nil {
+	if certs, err := readChain(nil, string(a.Chain)); err == nil {
 		start, stop := certs[0].NotBefore, certs[0].NotAfter
 		end = stop.UTC().Format(time.DateOnly)
 		if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
@@ -311,20 +303,6 @@ func authorityRow(a authority.NamedConfig, next string) string {
 		columns[i] = terminal.Line(columns[i])
 	}
 	return strings.Join(columns, "\t")
-}
-
-// chainOf reads an authority's chain, issuing certificate first.
-func chainOf(a authority.NamedConfig) ([]*x509.Certificate, error) {
-	file := string(a.Chain)
-	b, err := os.ReadFile(file)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := cachain.Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
-	}
-	return certs, nil
 }
 
 // nextSteps says what can follow the state of records[i], and from when.
@@ -360,7 +338,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 	if i < 0 {
 		return nil // the step says so
 	}
-	certs, err := chainOf(all[i])
+	certs, err := readChain(nil, string(all[i].Chain))
 	if err != nil {
 		return err
 	}

@@ -1,9 +1,9 @@
 package main
 
 import (
+	"crypto/x509"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
@@ -13,18 +13,9 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 )
 
-func newCertCommand(io streams) *cobra.Command {
-	return group("cert", "Look at certificates", "", newCertShowCommand(io))
-}
-
-// certShow is the command line of `mayfly cert show`.
-type certShow struct {
-	trustedRoot string
-	json        bool
-}
-
 func newCertShowCommand(streams streams) *cobra.Command {
-	var c certShow
+	var trustedRoot string
+	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show FILE|-",
 		Short: "Put a certificate into words: identity, issuer, extensions, validity, SCTs",
@@ -35,39 +26,45 @@ chain and each SCT are verified, at the time at which the certificate was made;
 without it nothing is. Exit code 5 says that verification was asked for and failed.`,
 		Example: `  mayfly cert show mayfly.crt.pem --trusted-root trusted_root.json
   curl -fsS http://127.0.0.1:5555/api/v1/rootCert | mayfly cert show -`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(streams, args[0]) },
+		RunE: func(_ *cobra.Command, args []string) error {
+			certs, err := readCertificates(streams.In, args[0])
+			if err != nil {
+				return err
+			}
+			var trust *client.Trust
+			if trustedRoot != "" {
+				if trust, err = readTrust(trustedRoot); err != nil {
+					return err
+				}
+			}
+			d := inspect.Describe(certs, trust)
+			if asJSON {
+				err = writeJSON(streams.Out, d)
+			} else {
+				err = d.Print(streams.Out, time.Now())
+			}
+			if err != nil || trust == nil {
+				return err
+			}
+			return unverified(d)
+		},
 	}
-	cmd.Flags().StringVar(&c.trustedRoot, "trusted-root", "", "verify against this trusted_root.json")
-	cmd.Flags().BoolVar(&c.json, "json", false, "print JSON")
+	cmd.Flags().StringVar(&trustedRoot, "trusted-root", "", "verify against this trusted_root.json")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
 	return cmd
 }
 
-func (c certShow) run(io streams, path string) error {
-	data, err := readInput(io.In, path)
+// readCertificates reads a file, or standard input for "-".
+func readCertificates(in io.Reader, path string) ([]*x509.Certificate, error) {
+	data, err := readInput(in, path)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	certs, err := inspect.Parse(data)
 	if err != nil {
-		return fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", inputName(path), err)
+		return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", inputName(path), err)
 	}
-	var trust *client.Trust
-	if c.trustedRoot != "" {
-		if trust, err = readTrust(c.trustedRoot); err != nil {
-			return err
-		}
-	}
-	d := inspect.Describe(certs, trust)
-	if c.json {
-		err = writeJSON(io.Out, d)
-	} else {
-		err = d.Print(io.Out, time.Now())
-	}
-	if err != nil || trust == nil {
-		return err
-	}
-	return unverified(d)
+	return certs, nil
 }
 
 // unverified is the error for a certificate whose verification was asked for.
@@ -83,45 +80,10 @@ func unverified(d inspect.Description) error {
 
 // readTrust reads a trusted_root.json.
 func readTrust(path string) (*client.Trust, error) {
-	document, err := readLimited(path)
+	document, err := readFile(path)
 	if err != nil {
 		return nil, err
 	}
 	trust, err := client.ParseTrust(document)
 	return trust, classify(err)
-}
-
-// readInput reads a file, or standard input for "-".
-func readInput(in io.Reader, path string) ([]byte, error) {
-	if path == "-" {
-		return readAll(in, inputName(path))
-	}
-	return readLimited(path)
-}
-
-func inputName(path string) string {
-	if path == "-" {
-		return "standard input"
-	}
-	return path
-}
-
-func readLimited(path string) ([]byte, error) {
-	f, err := os.Open(path) // #nosec G304 -- the user names the file
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, path)
-}
-
-func readAll(r io.Reader, name string) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, inspect.MaxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
-	}
-	if len(data) > inspect.MaxBytes {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, inspect.MaxBytes)
-	}
-	return data, nil
 }

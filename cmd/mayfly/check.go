@@ -40,7 +40,6 @@ is submitted. The embedded log's checkpoint is verified in its directory. What i
 force at server.public_url is compared: whatever clients are told to trust there
 has to be in the configuration still, or what was signed can't be verified any more.`,
 		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {

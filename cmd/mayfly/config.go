@@ -21,10 +21,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-func newConfigCommand(io streams) *cobra.Command {
-	return group("config", "Work on configuration files", "", newImportFulcioCommand(io), newExportStatesCommand(io))
-}
-
 func newImportFulcioCommand(streams streams) *cobra.Command {
 	return &cobra.Command{
 		Use:   "import-fulcio FILE|-",
@@ -34,7 +30,6 @@ prints the section issuers of a Mayfly configuration that names the same
 identities in the same way. What had to be decided is listed on standard error:
 look at each line, and narrow every allow.`,
 		Example: "  mayfly config import-fulcio fulcio-config.yaml > issuers.yaml",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(_ *cobra.Command, args []string) error {
 			data, err := readInput(streams.In, args[0])
 			if err != nil {
@@ -76,21 +71,18 @@ func inlineStates(file string, c *config.Config) []string {
 	return all
 }
 
-const exportStatesLong = `Makes the state files in which the commands authority and log keep what they decide,
-of what the configuration says itself: the states of ca.authorities, and ctlog.shards,
-ctlog.frozen and the first log's end. It prints which lines of the configuration to
-put and which to delete, and writes nothing into it. A state file that is there
-already is never touched. Restart the service once the lines are changed.`
-
 func newExportStatesCommand(streams streams) *cobra.Command {
 	var authorities, logs string
 	cmd := &cobra.Command{
 		Use:   "export-states",
 		Short: "Move the states of authorities and logs into state files",
-		Long:  exportStatesLong,
+		Long: `Makes the state files in which the commands authority and log keep what they decide,
+of what the configuration says itself: the states of ca.authorities, and ctlog.shards,
+ctlog.frozen and the first log's end. It prints which lines of the configuration to
+put and which to delete, and writes nothing into it. A state file that is there
+already is never touched. Restart the service once the lines are changed.`,
 		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml
   mayfly config export-states --config /etc/mayfly/mayfly.yaml --authorities /var/lib/mayfly/authorities.json --logs /var/lib/mayfly/logs.json`,
-		Args: cobra.NoArgs,
 	}
 	cmd.Flags().StringVar(&authorities, "authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
 	cmd.Flags().StringVar(&logs, "logs", "", "the new state file of logs; else "+logsName+" beside the configuration")

@@ -56,22 +56,19 @@ type endpoints struct {
 	Dir           string `json:"dir"`
 }
 
-const devLong = `Runs a whole certificate authority on this machine: a private CA and its log in
+func newDevCommand(streams streams) *cobra.Command {
+	var o devOptions
+	cmd := &cobra.Command{
+		Use:   "dev",
+		Short: "Run everything on loopback, with a development issuer",
+		Long: `Runs a whole certificate authority on this machine: a private CA and its log in
 DIR, made on the first start and kept from then on, and a development issuer
 that gives anybody on this machine a token for any identity. It listens on
 loopback alone. Port 0 takes a free port; DIR/endpoints.json then says which,
 is written when everything answers, and goes when it doesn't any more.
 
 DIR/mayfly.yaml is an ordinary configuration: edit it to try an option out, while
-it runs where that is possible.`
-
-func newDevCommand(streams streams) *cobra.Command {
-	var o devOptions
-	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Run everything on loopback, with a development issuer",
-		Long:  devLong,
-		Args:  cobra.NoArgs,
+it runs where that is possible.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for _, address := range []string{o.http, o.grpc, o.issuer, o.metrics} {
 				if err := devissuer.CheckLoopback(address); err != nil {

@@ -25,7 +25,7 @@ const (
 	maxHealth     = 8 << 10 // bytes of the answer that are read
 )
 
-func newHealthcheckCommand(streams) *cobra.Command {
+func newHealthcheckCommand(streams streams) *cobra.Command {
 	var url, file string
 	cmd := &cobra.Command{
 		Use:   "healthcheck",
@@ -35,7 +35,6 @@ otherwise, naming the dependency that fails. It gives up after three seconds.
 With --config it asks where the configuration says that REST is served: address,
 port, TLS, Unix socket. A server's certificate has to be the one that is configured.
 Meant for the health check of a container, which has neither shell nor curl.`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is this container
 			if file != "" {
@@ -47,7 +46,7 @@ Meant for the health check of a container, which has neither shell nor curl.`,
 					return fail("run `mayfly check --config FILE`", "not ready: %w", err)
 				}
 			}
-			return checkHealth(cmd.Context(), cmd.OutOrStdout(), url, transport)
+			return checkHealth(cmd.Context(), streams.Out, url, transport)
 		},
 	}
 	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:5555/readyz", "what to ask")

@@ -62,7 +62,15 @@ type initOptions struct {
 	unlimited    bool           // no rate limits
 }
 
-const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
+const allowFix = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
+
+func newInitCommand(streams streams) *cobra.Command {
+	var o initOptions
+	var issuer, issuerType, audience, allow string
+	cmd := &cobra.Command{
+		Use:   "init",
+		Short: "Create a private CA with keys in files",
+		Long: `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
 of an embedded log, the empty log, the key that signs the audit trail, a TUF repository
 that tells clients of them all, and mayfly.yaml, which names them. What later commands decide, such as which
@@ -76,21 +84,10 @@ is nowhere else; without, it is in the folder and has to be moved.
 
 A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
-plain files that only their owner may read.`
-
-const allowFix = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
-
-func newInitCommand(streams streams) *cobra.Command {
-	var o initOptions
-	var issuer, issuerType, audience, allow string
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Create a private CA with keys in files",
-		Long:  initLong,
+plain files that only their owner may read.`,
 		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
     --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
     --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if issuer != "" && allow == "" {
 				return usage(allowFix, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
@@ -120,7 +117,6 @@ func newInitCommand(streams streams) *cobra.Command {
 	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
 	flags.StringVar(&audience, "audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
 	flags.StringVar(&allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
-	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 	return cmd
 }
 

@@ -20,11 +20,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-func newKMSCommand(streams streams) *cobra.Command {
-	return group("kms", "Try and make signing keys, in files, KMSs and HSMs", "",
-		newKMSCheckCommand(streams), newKMSKeygenCommand(streams), newKMSPublicCommand(streams))
-}
-
 // kmsAccess is how a key is reached, as flags say it.
 type kmsAccess struct {
 	passphrase setting.Secret
@@ -96,7 +91,6 @@ trial signature. With --sealing the key REF encrypts and decrypts a few bytes.`,
   mayfly kms check hashivault://transit/keys/issuing --credential env --endpoint https://vault.example.com:8200
   mayfly kms check arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab --credential env --sealed-key issuing.json
   mayfly kms check 'pkcs11:token=ca;object=issuing?module-path=/usr/lib/softhsm/libsofthsm2.so' --passphrase-file pin`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			return a.check(cmd.Context(), streams.Out, args[0], sealing)
 		},
@@ -190,7 +184,6 @@ and is what the configuration names as key. Keep a copy of the file.`,
 		Example: `  mayfly kms keygen file:root.key.pem --algorithm ECDSA-P384 --passphrase-file passphrase
   mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env --endpoint https://vault.example.com:8200
   mayfly kms keygen hashivault://transit/keys/sealing --credential env --endpoint https://vault.example.com:8200 --sealed-key issuing.json`,
-		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := a.options(args[0])
 			if err != nil {
@@ -216,7 +209,6 @@ func newKMSPublicCommand(streams streams) *cobra.Command {
 		Short:   "Print the public half of a key, in PEM",
 		Long:    "Opens a key as mayfly kms check does and prints its public half, as mayfly tuf init takes it.",
 		Example: "  mayfly kms public file:alice.key.pem > alice.pem",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			o, err := a.options(args[0])
 			if err != nil {

@@ -30,19 +30,16 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-const logListLong = `Prints every log of a configuration in the order in which they follow each other:
+func newLogListCommand(streams streams) *cobra.Command {
+	return withConfig(&cobra.Command{
+		Use:   "list",
+		Short: "Print the logs of a configuration and how they stand",
+		Long: `Prints every log of a configuration in the order in which they follow each other:
 frozen ones, those of this CA, and those of others. A log is next before its
 start, active until its end, then ended, and frozen once mayfly log freeze has
 moved it. Of logs in a directory it prints how many entries the published
-checkpoint covers, and how old that is. It only reads, so a service may run.`
-
-func newLogListCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
-		Use:     "list",
-		Short:   "Print the logs of a configuration and how they stand",
-		Long:    logListLong,
+checkpoint covers, and how old that is. It only reads, so a service may run.`,
 		Example: "  mayfly log list --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
 	}, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		return printLogs(cmd.Context(), streams.Out, c, time.Now())
 	})
@@ -122,19 +119,16 @@ func moment(t time.Time) string {
 // entries, and a serial number has 16 hexadecimal digits and more.
 const maxIndexDigits = 13
 
-const logShowLong = `Prints an entry of an embedded log, by its index or by the serial number of its
-certificate in hexadecimal, and checks that the published checkpoint holds it. It
-writes nothing, so the log may be in use.`
-
 func newLogShowCommand(streams streams) *cobra.Command {
 	var dir string
 	var withPEM bool
 	cmd := &cobra.Command{
-		Use:     "show INDEX|SERIAL",
-		Short:   "Print an entry of an embedded log",
-		Long:    logShowLong,
+		Use:   "show INDEX|SERIAL",
+		Short: "Print an entry of an embedded log",
+		Long: `Prints an entry of an embedded log, by its index or by the serial number of its
+certificate in hexadecimal, and checks that the published checkpoint holds it. It
+writes nothing, so the log may be in use.`,
 		Example: "  mayfly log show 42 --dir my-ca/ctlog",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := findEntry(cmd.Context(), dir, args[0])
 			if err != nil {
@@ -148,18 +142,15 @@ func newLogShowCommand(streams streams) *cobra.Command {
 	return cmd
 }
 
-const logProofLong = `Prints the proof that an entry is in an embedded log: its index, the hashes from
-its leaf to the root, and the checkpoint that the log signed over the root
-(c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`
-
 func newLogProofCommand(streams streams) *cobra.Command {
 	var dir string
 	cmd := &cobra.Command{
-		Use:     "proof INDEX|SERIAL",
-		Short:   "Print the proof that an entry is in an embedded log",
-		Long:    logProofLong,
+		Use:   "proof INDEX|SERIAL",
+		Short: "Print the proof that an entry is in an embedded log",
+		Long: `Prints the proof that an entry is in an embedded log: its index, the hashes from
+its leaf to the root, and the checkpoint that the log signed over the root
+(c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`,
 		Example: "  mayfly log proof 42 --dir my-ca/ctlog",
-		Args:    cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			e, err := findEntry(cmd.Context(), dir, args[0])
 			if err != nil {
@@ -176,7 +167,6 @@ func newLogProofCommand(streams streams) *cobra.Command {
 // logDirFlag adds the required --dir.
 func logDirFlag(cmd *cobra.Command, dir *string) {
 	cmd.Flags().StringVar(dir, "dir", "", "the log's directory (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
 }
 
 // findEntry finds an entry by what a person knows of it.
@@ -231,34 +221,19 @@ func printEntry(w io.Writer, e read.Entry, withPEM bool) error {
 	return nil
 }
 
-const logVerifyLong = `Reads an embedded log from the first entry to the last: the checkpoint's
-signature, every entry's form, index and issuers, every tile, and the root. It
-writes nothing, so the log may be in use.
-
-With --mark it also compares the log with its high-water mark, which shows that
-this copy is not an old one.`
-
-const logLong = `Works on the logs of a configuration (--config): list, create, rotate, freeze; and
-on the directory of an embedded log (--dir): show, proof, verify, backup, restore.
-All but restore may run beside the service. docs/ctlog.md goes through them.`
-
-// newLogCommand groups what there is to do with an embedded log.
-func newLogCommand(streams streams) *cobra.Command {
-	return group("log", "Work on an embedded log, and on the logs that follow each other", logLong,
-		newLogVerifyCommand(streams), newLogShowCommand(streams), newLogProofCommand(streams),
-		newLogBackupCommand(streams), newLogRestoreCommand(streams), newLogCreateCommand(streams),
-		newLogListCommand(streams), newLogRotateCommand(streams), newLogFreezeCommand(streams))
-}
-
 func newLogVerifyCommand(streams streams) *cobra.Command {
 	var dir, mark string
 	var backup bool
 	cmd := &cobra.Command{
-		Use:     "verify",
-		Short:   "Check an embedded log from the first entry to the last",
-		Long:    logVerifyLong,
+		Use:   "verify",
+		Short: "Check an embedded log from the first entry to the last",
+		Long: `Reads an embedded log from the first entry to the last: the checkpoint's
+signature, every entry's form, index and issuers, every tile, and the root. It
+writes nothing, so the log may be in use.
+
+With --mark it also compares the log with its high-water mark, which shows that
+this copy is not an old one.`,
 		Example: "  mayfly log verify --dir my-ca/ctlog --mark my-ca/ctlog.mark",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := holdsLog(dir); err != nil {
 				return err
@@ -303,12 +278,6 @@ func holdsLog(dir string) error {
 		}
 	}
 	return fail(fix, "there is no log in %s", dir)
-}
-
-// exists says whether something is at path, or may be.
-func exists(path string) bool {
-	_, err := os.Stat(path)
-	return !errors.Is(err, fs.ErrNotExist)
 }
 
 func printReport(w io.Writer, r maintain.Report, marked bool) {
@@ -359,21 +328,18 @@ func (p *progress) done() {
 	}
 }
 
-const logBackupLong = `Copies what an embedded log has published into another folder and checks the
+func newLogBackupCommand(streams streams) *cobra.Command {
+	var dir, to string
+	cmd := &cobra.Command{
+		Use:   "backup",
+		Short: "Copy an embedded log while it runs",
+		Long: `Copies what an embedded log has published into another folder and checks the
 copy from the first entry to the last. The log may be in use. A second backup into
 the same folder copies what is new.
 
 A backup can be served by any web server, but no log opens on it, so it can't
-become a fork: mayfly log restore makes a log of it, where that is safe.`
-
-func newLogBackupCommand(streams streams) *cobra.Command {
-	var dir, to string
-	cmd := &cobra.Command{
-		Use:     "backup",
-		Short:   "Copy an embedded log while it runs",
-		Long:    logBackupLong,
+become a fork: mayfly log restore makes a log of it, where that is safe.`,
 		Example: "  mayfly log backup --dir my-ca/ctlog --to /backup/ctlog-2027",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := holdsLog(dir); err != nil {
 				return err
@@ -391,27 +357,23 @@ func newLogBackupCommand(streams streams) *cobra.Command {
 	}
 	logDirFlag(cmd, &dir)
 	cmd.Flags().StringVar(&to, "to", "", "the folder to copy into (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("to"))
 	return cmd
 }
 
-const logRestoreLong = `Makes a log of a backup again, in a directory that is empty or missing. The
+func newLogRestoreCommand(streams streams) *cobra.Command {
+	var dir, from, mark string
+	cmd := &cobra.Command{
+		Use:   "restore",
+		Short: "Make an embedded log of its backup, where that can't fork it",
+		Long: `Makes a log of a backup again, in a directory that is empty or missing. The
 backup is checked from the first entry to the last, and against the log's
 high-water mark. Stop the service of the old log first, and never start it again
 on the old directory: two logs that grow with one key contradict each other.
 
 A backup that is behind the mark is refused: certificates hold SCTs for entries
 that it lacks, and a log that went on from it would contradict them. So is one
-without a mark. Serve such a backup as it is, and begin a new log with a new key.`
-
-func newLogRestoreCommand(streams streams) *cobra.Command {
-	var dir, from, mark string
-	cmd := &cobra.Command{
-		Use:     "restore",
-		Short:   "Make an embedded log of its backup, where that can't fork it",
-		Long:    logRestoreLong,
+without a mark. Serve such a backup as it is, and begin a new log with a new key.`,
 		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir my-ca/ctlog --mark my-ca/ctlog.mark",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			progress := newProgress(streams.Err)
 			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: progress.show})
@@ -432,7 +394,5 @@ func newLogRestoreCommand(streams streams) *cobra.Command {
 	flags := cmd.Flags()
 	flags.StringVar(&from, "from", "", "the backup (required)")
 	flags.StringVar(&mark, "mark", "", "the log's high-water mark (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("from"))
-	cobra.CheckErr(cmd.MarkFlagRequired("mark"))
 	return cmd
 }

@@ -20,7 +20,13 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
-const logRotateLong = `Makes the log that follows the last one of a configuration: a key, an empty log
+func newLogRotateCommand(streams streams) *cobra.Command {
+	var file string
+	var r rotation.Request
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Make the log that follows the last one of a configuration",
+		Long: `Makes the log that follows the last one of a configuration: a key, an empty log
 and its mark beside those of the log before, and its entry in ctlog.state_file; it
 begins when the log before ends. The configuration isn't written, and nothing is
 ever overwritten. A running service takes the log up by itself: it lists it in the
@@ -28,23 +34,9 @@ trusted root at once, and goes over to it by the clock.
 
 Clients refuse certificates from a log that they don't know. So the new log
 begins no sooner than ctlog.propagation (24h) from now; --force allows less, and
-then clients with an older trusted root refuse what is signed until they fetch it.`
-
-func newLogRotateCommand(streams streams) *cobra.Command {
-	var file, at, key string
-	var r rotation.Request
-	cmd := &cobra.Command{
-		Use:     "rotate",
-		Short:   "Make the log that follows the last one of a configuration",
-		Long:    logRotateLong,
+then clients with an older trusted root refuse what is signed until they fetch it.`,
 		Example: "  mayfly log rotate --config /etc/mayfly/mayfly.yaml --yearly",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			var err error
-			if r.At, err = parseMoment("--at", at); err != nil {
-				return err
-			}
-			r.Key = setting.KeyRef(key)
 			p, err := rotateLog(cmd.Context(), file, r, time.Now())
 			if err != nil {
 				return logFailure(err)
@@ -58,26 +50,13 @@ func newLogRotateCommand(streams streams) *cobra.Command {
 	}
 	configFlag(cmd, &file)
 	flags := cmd.Flags()
-	flags.StringVar(&at, "at", "", "when the new log begins, such as 2028-01-01 or 2028-01-01T00:00:00Z; else when the last one ends, or as soon as clients can know it")
+	timeFlag(cmd, &r.At, "at", "when the new log begins, such as 2028-01-01 or 2028-01-01T00:00:00Z; else when the last one ends, or as soon as clients can know it")
 	flags.BoolVar(&r.Yearly, "yearly", false, "begin with the next year (UTC)")
 	flags.StringVar(&r.URL, "url", "", "the new log's URL; else the last one's with another year")
-	flags.StringVar(&key, "key", "", "a key of the new log that is there already: file:PATH or the URI of a P-256 key in a KMS")
+	flags.StringVar((*string)(&r.Key), "key", "", "a key of the new log that is there already: file:PATH or the URI of a P-256 key in a KMS")
 	flags.BoolVar(&r.Force, "force", false, "begin before clients can know the log: they refuse its certificates until they fetch the trusted root")
 	cmd.MarkFlagsMutuallyExclusive("at", "yearly")
 	return cmd
-}
-
-// parseMoment reads a flag's day or moment; "" is the zero time.
-func parseMoment(flag, text string) (time.Time, error) {
-	for _, layout := range []string{time.DateOnly, time.RFC3339} {
-		if t, err := time.Parse(layout, text); err == nil {
-			return t, nil
-		}
-	}
-	if text == "" {
-		return time.Time{}, nil
-	}
-	return time.Time{}, usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "%s %q isn't a time", flag, text)
 }
 
 // rotateLog plans the log that follows the last one, and makes it.
@@ -151,19 +130,16 @@ func (logKeys) Open(ctx context.Context, key setting.KeyRef, passphrase setting.
 	return keystore.Open(ctx, string(key), kms.Options{Passphrase: passphrase})
 }
 
-const logCreateLong = `Makes the empty logs that a configuration names under ctlog.embedded and
-ctlog.shards and that aren't there yet: mayfly serve makes none, because there an
-empty folder means that a disk isn't mounted. A directory that holds a log, and a
-mark of one, are never touched. mayfly log rotate makes the log that follows.`
-
 func newLogCreateCommand(streams streams) *cobra.Command {
 	var missing bool
 	cmd := &cobra.Command{
-		Use:     "create",
-		Short:   "Make the empty log that a configuration names",
-		Long:    logCreateLong,
+		Use:   "create",
+		Short: "Make the empty log that a configuration names",
+		Long: `Makes the empty logs that a configuration names under ctlog.embedded and
+ctlog.shards and that aren't there yet: mayfly serve makes none, because there an
+empty folder means that a disk isn't mounted. A directory that holds a log, and a
+mark of one, are never touched. mayfly log rotate makes the log that follows.`,
 		Example: "  mayfly log create --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
 	}
 	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
@@ -198,23 +174,20 @@ func createLogs(ctx context.Context, logs []ctlog.EmbeddedConfig, missing bool, 
 	return nil
 }
 
-const logFreezeLong = `Moves a log whose end is past to the frozen ones, where it is served and stays in
-the trusted root, and nothing can be added to it any more. Before that it checks the
-log from the first entry to the last and against its mark, that the last
-checkpoint covers everything, and that every certificate which the audit trail
-says is in it is in it. It writes the log's public key beside its directory, and
-that it is frozen into ctlog.state_file. A running service takes the change up by
-itself.`
-
 func newLogFreezeCommand(streams streams) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
 		Use:   "freeze [URL]",
 		Short: "Close a log for good whose end is past, once it is complete",
-		Long:  logFreezeLong,
+		Long: `Moves a log whose end is past to the frozen ones, where it is served and stays in
+the trusted root, and nothing can be added to it any more. Before that it checks the
+log from the first entry to the last and against its mark, that the last
+checkpoint covers everything, and that every certificate which the audit trail
+says is in it is in it. It writes the log's public key beside its directory, and
+that it is frozen into ctlog.state_file. A running service takes the change up by
+itself.`,
 		Example: `  mayfly log freeze --config /etc/mayfly/mayfly.yaml
   mayfly log freeze --config /etc/mayfly/mayfly.yaml https://ca.example.com/ctlog/2027`,
-		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			now := time.Now()
 			complete, err := proveLog(cmd.Context(), file, strings.Join(args, ""), now, streams)

@@ -23,7 +23,12 @@ type monitor struct {
 	once                            bool
 }
 
-const monitorLong = `Follows a Certificate Transparency log of any Fulcio or Mayfly, through the static-ct
+func newMonitorCommand(streams streams) *cobra.Command {
+	var o monitor
+	cmd := &cobra.Command{
+		Use:   "monitor",
+		Short: "Follow any Fulcio's log into a store that can be searched",
+		Long: `Follows a Certificate Transparency log of any Fulcio or Mayfly, through the static-ct
 API or that of RFC 6962, and keeps every certificate in a store, where
 mayfly search --store finds it. Everything is verified under the log's key: what
 contradicts what the log signed is written to --evidence and named in the log's
@@ -31,16 +36,8 @@ lines, and nothing beyond it is kept. It goes on where it ended; without the sto
 file it begins anew.
 
 With --once it follows to the log's present end and exits: 5 where the log contradicts
-what it signed, 4 where it can't be read.`
-
-func newMonitorCommand(streams streams) *cobra.Command {
-	var o monitor
-	cmd := &cobra.Command{
-		Use:     "monitor --log URL --key FILE --store STORE",
-		Short:   "Follow any Fulcio's log into a store that can be searched",
-		Long:    monitorLong,
+what it signed, 4 where it can't be read.`,
 		Example: "  mayfly monitor --log https://ctfe.example.com/2026 --key ctfe.pub.pem --store fulcio.db",
-		Args:    cobra.NoArgs,
 		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), streams) },
 	}
 	f := cmd.Flags()
@@ -52,9 +49,6 @@ func newMonitorCommand(streams streams) *cobra.Command {
 	f.StringVar(&o.evidence, "evidence", "evidence", "folder for what contradicts the log")
 	f.DurationVar(&o.interval, "interval", 10*time.Second, "between two looks at the log")
 	f.BoolVar(&o.once, "once", false, "follow to the log's present end, and exit")
-	for _, required := range []string{"log", "key", "store"} {
-		cobra.CheckErr(cmd.MarkFlagRequired(required))
-	}
 	return cmd
 }
 

@@ -20,11 +20,11 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-func newPolicyCommand(io streams) *cobra.Command {
-	return group("policy", "Work on the policy of a configuration", "", newPolicyTestCommand(io))
-}
-
-const policyTestLong = `Runs a table of claims against a configuration, by the rules that the service
+func newPolicyTestCommand(streams streams) *cobra.Command {
+	return withConfig(&cobra.Command{
+		Use:   "test FILE|-",
+		Short: "Compare what a policy decides with what it should",
+		Long: `Runs a table of claims against a configuration, by the rules that the service
 would apply to a genuine token with these claims, and compares the outcomes with
 those expected. It sends nothing. The exit status is 1 when any case fails.
 
@@ -42,15 +42,8 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
         # san: https://github.com/acme/app/.github/workflows/x.yml@refs/heads/main
         # extensions: {source_repository_owner_uri: https://github.com/acme}
         # profile: release
-        # lifetime: 30m`
-
-func newPolicyTestCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
-		Use:     "test FILE|-",
-		Short:   "Compare what a policy decides with what it should",
-		Long:    policyTestLong,
+        # lifetime: 30m`,
 		Example: "  mayfly policy test policy_test.yaml --config mayfly.yaml",
-		Args:    cobra.ExactArgs(1),
 	}, loadConfig, func(_ *cobra.Command, _ string, c *config.Config, args []string) error {
 		data, err := readInput(streams.In, args[0])
 		if err != nil {

@@ -61,7 +61,12 @@ type requestOptions struct {
 // caEnv is the environment variable that names the CA where --ca doesn't.
 const caEnv = "MAYFLY_CA"
 
-const requestLong = `Makes an ephemeral key, gets an identity token, proves possession of the key,
+func newRequestCommand(streams streams) *cobra.Command {
+	o := requestOptions{files: client.Files{}}
+	cmd := &cobra.Command{
+		Use:   "request",
+		Short: "Obtain a certificate for a fresh key and verify it",
+		Long: `Makes an ephemeral key, gets an identity token, proves possession of the key,
 asks the CA for a certificate, verifies the answer against a trusted root, and
 writes the key (mode 0600) and the certificate chain (leaf first).
 
@@ -86,19 +91,11 @@ and a CA on this machine is asked for its own where neither is given: that shows
 that the answer is consistent, not who made it.
 
 SSL_CERT_FILE names other trusted TLS roots; HTTPS_PROXY is honoured.
-Exit codes: mayfly help exit-codes.`
-
-func newRequestCommand(streams streams) *cobra.Command {
-	o := requestOptions{files: client.Files{}}
-	cmd := &cobra.Command{
-		Use:   "request",
-		Short: "Obtain a certificate for a fresh key and verify it",
-		Long:  requestLong,
+Exit codes: mayfly help exit-codes.`,
 		Example: `  mayfly request --browser
   mayfly request --ca https://ca.example.com --trusted-root trusted_root.json --token-file token.jwt
   mayfly request --ca https://ca.example.com --trusted-root trusted_root.json --sign app.tar.gz
   mayfly request --grpc 127.0.0.1:5554 --token-env MY_TOKEN --json`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()

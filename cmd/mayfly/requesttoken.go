@@ -81,7 +81,7 @@ func (r *request) login(flow func(*client.Login, context.Context) (string, error
 			l.Open = openBrowser
 		}
 		if r.clientSecret != "" {
-			secret, err := readLimited(r.clientSecret)
+			secret, err := readFile(r.clientSecret)
 			if err != nil {
 				return "", err
 			}

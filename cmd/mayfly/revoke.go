@@ -38,7 +38,12 @@ type revokeOptions struct {
 	q                     mayflyv1.RevokeRequest
 }
 
-const revokeLong = `Makes certificates invalid, for good, whenever something was signed with them.
+func newRevokeCommand(streams streams) *cobra.Command {
+	o := &revokeOptions{}
+	cmd := &cobra.Command{
+		Use:   "revoke",
+		Short: "Make single certificates invalid",
+		Long: `Makes certificates invalid, for good, whenever something was signed with them.
 
 Administrators (access.admins of the CA's configuration) name certificates, Sigstore
 bundles or serial numbers; or search the CA's index with --where, of which a first run
@@ -50,18 +55,10 @@ The token comes from --token-file, --token-env or --token-stdin, or as with mayf
 on this machine is asked without one where none is named. --deny prints the rule that refuses the
 same identity from now on, to be put into the CA's configuration.
 
-Everything that is sent, and who asked, is public: see docs/revocation.md.`
-
-func newRevokeCommand(streams streams) *cobra.Command {
-	o := &revokeOptions{}
-	cmd := &cobra.Command{
-		Use:   "revoke",
-		Short: "Make single certificates invalid",
-		Long:  revokeLong,
+Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 		Example: `  mayfly revoke --certificate mayfly.crt.pem --reason keyCompromise --self --token-file token.jwt
   mayfly revoke --bundle v2.sigstore.json --reference INC-7 --token-file admin.jwt
   mayfly revoke --where source_repository_uri=https://github.com/acme/app --from 2027-01-01T00:00:00Z --dry-run --token-file admin.jwt`,
-		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
@@ -79,8 +76,8 @@ func newRevokeCommand(streams streams) *cobra.Command {
 	f.StringVar(&o.q.Serial, "serial", "", "a serial number in hexadecimal")
 	f.StringVar(&o.q.Authority, "authority", "", "key identifier of the serial number's authority, where there are several")
 	f.StringArrayVar(&o.where, "where", nil, "what the index has: FIELD=VALUE or FIELD^=BEGINNING, as mayfly search takes it; may be repeated")
-	f.TimeVar(&o.from, "from", time.Time{}, []string{time.RFC3339}, "of --where: certificates from this time on, as in 2027-01-01T00:00:00Z")
-	f.TimeVar(&o.until, "until", time.Time{}, []string{time.RFC3339}, "of --where: certificates before this time")
+	timeFlag(cmd, &o.from, "from", "of --where: certificates from this time on, as in 2027-01-01T00:00:00Z")
+	timeFlag(cmd, &o.until, "until", "of --where: certificates before this time")
 	f.StringVar(&o.q.Approve, "approve", "", "what another administrator asked for, by the name that was printed")
 	f.BoolVar(&o.q.DryRun, "dry-run", false, "only say which certificates are meant, and how many")
 	f.Uint32Var(&o.q.Count, "count", 0, "with --where and --approve: how many certificates are meant")
@@ -192,7 +189,7 @@ func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) 
 
 // signWith signs with the private key in a file, as `mayfly request` wrote it.
 func signWith(file string, text []byte) ([]byte, error) {
-	data, err := readLimited(file)
+	data, err := readFile(file)
 	if err != nil {
 		return nil, err
 	}

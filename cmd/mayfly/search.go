@@ -19,11 +19,9 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -36,14 +34,19 @@ type search struct {
 	ca, store, tokenFile, tokenEnv string
 	allowHTTP                      bool
 	certificate, bundle            string
-	from, to                       string
+	from, to                       time.Time
 	since                          time.Duration
 	revoked, firstUses             bool
 	limit                          int
 	json, csv                      bool
 }
 
-const searchLong = `Finds certificates in a CA's index, the newest first: those that fit every
+func newSearchCommand(streams streams) *cobra.Command {
+	var o search
+	cmd := &cobra.Command{
+		Use:   "search [CONDITION...]",
+		Short: "Find who got what: certificates by identity, workflow run, digest, time",
+		Long: `Finds certificates in a CA's index, the newest first: those that fit every
 condition. A condition is FIELD=VALUE, or FIELD^=BEGINNING; docs/search.md has the
 fields. For short: alice@example.com is san=alice@example.com, @example.com is
 domain=example.com, sha256:… is digest=…, and a URL is san^=URL.
@@ -54,14 +57,7 @@ entry by the final certificate. --first-uses lists what an identity that was kno
 used for the first time: a workflow, a runner, an issuer.
 
 It asks the CA, which wants a token of a reader (access.readers), or reads a store
-itself with --store. Exit code 1 says that nothing was found.`
-
-func newSearchCommand(streams streams) *cobra.Command {
-	var o search
-	cmd := &cobra.Command{
-		Use:   "search [CONDITION…]",
-		Short: "Find who got what: certificates by identity, workflow run, digest, time",
-		Long:  searchLong,
+itself with --store. Exit code 1 says that nothing was found.`,
 		Example: `  mayfly search alice@example.com --since 24h
   mayfly search source_repository_uri=https://github.com/acme/tool build_trigger=push --csv
   mayfly search run_invocation_uri^=https://github.com/acme/tool/actions/runs/17
@@ -82,8 +78,8 @@ func newSearchCommand(streams streams) *cobra.Command {
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
 	f.StringVar(&o.certificate, "certificate", "", "find this certificate, in PEM or DER")
 	f.StringVar(&o.bundle, "bundle", "", "tell what this Sigstore bundle shows, and find its certificate")
-	f.StringVar(&o.from, "from", "", "only certificates that begin at this time (RFC 3339) or later")
-	f.StringVar(&o.to, "to", "", "only certificates that begin before this time (RFC 3339)")
+	timeFlag(cmd, &o.from, "from", "only certificates that begin at this time (RFC 3339) or later")
+	timeFlag(cmd, &o.to, "to", "only certificates that begin before this time (RFC 3339)")
 	f.DurationVar(&o.since, "since", 0, "only certificates of so long until now")
 	f.BoolVar(&o.revoked, "revoked", false, "only what is revoked")
 	f.BoolVar(&o.firstUses, "first-uses", false, "list first uses, of the identity in the condition identity=…, or of all")
@@ -98,7 +94,7 @@ func newSearchCommand(streams streams) *cobra.Command {
 
 // run reads top to bottom what the command does.
 func (o *search) run(ctx context.Context, args []string, io streams) error {
-	query, err := o.query(args)
+	query, err := o.query(io.In, args)
 	if err != nil {
 		return err
 	}
@@ -108,7 +104,7 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 	}
 	defer done()
 	if o.bundle != "" {
-		text, err := readLimited(o.bundle)
+		text, err := readFile(o.bundle)
 		if err != nil {
 			return err
 		}
@@ -225,35 +221,23 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 }
 
 // query is the search as the API has it.
-func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
+func (o *search) query(in io.Reader, args []string) (*mayflyv1.SearchRequest, error) {
 	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
 	for _, arg := range args {
 		q.Where = append(q.Where, condition(arg))
 	}
 	if o.certificate != "" {
-		data, err := readLimited(o.certificate)
+		certs, err := readCertificates(in, o.certificate)
 		if err != nil {
 			return nil, err
-		}
-		certs, err := inspect.Parse(data)
-		if err != nil {
-			return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", o.certificate, err)
 		}
 		q.Where = append(q.Where, "serial="+certs[0].SerialNumber.Text(16), fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
 	}
 	if o.since > 0 {
-		q.From = timestamppb.New(time.Now().Add(-o.since))
+		o.from = time.Now().Add(-o.since)
 	}
-	from, err := parseMoment("--from", o.from)
-	if err != nil {
-		return nil, err
-	}
-	if !from.IsZero() {
-		q.From = timestamppb.New(from)
-	}
-	to, err := parseMoment("--to", o.to)
-	q.To = stampOf(to)
-	return q, err
+	q.From, q.To = stampOf(o.from), stampOf(o.to)
+	return q, nil
 }
 
 // condition spells a short form out.

@@ -43,7 +43,6 @@ with 503, those in flight finish. When the configuration changes, or a file that
 it names for issuers, TLS and authorities, and at SIGHUP, it is read again: a good one is in
 force at once, a bad one leaves the old in force.`,
 		Example: "  mayfly serve --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// From the first moment: until somebody listens, the signal ends the process.
 			hangup := make(chan os.Signal, 1)
@@ -64,7 +63,6 @@ force at once, a bad one leaves the old in force.`,
 // configFlag adds the required --config.
 func configFlag(cmd *cobra.Command, file *string) {
 	cmd.Flags().StringVar(file, "config", "", "the configuration file (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("config"))
 }
 
 // withConfig gives cmd the required --config, and has it run with what load reads there.

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"encoding/json"
@@ -19,40 +20,34 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-func newTokenCommand(io streams) *cobra.Command {
-	return group("token", "Look at identity tokens", "", newTokenExplainCommand(io))
-}
-
 // tokenExplain is the command line of `mayfly token explain`.
 type tokenExplain struct {
-	token, jwks, at string
-	offline, json   bool
+	token, jwks   string
+	at            time.Time
+	offline, json bool
 }
-
-const tokenExplainLong = `Checks a token as the service with this configuration would, by the same code,
-and says step by step what it found: which issuer the token is for and why not
-the others, what each check expected, the name and the extensions of the
-certificate, and the line of the policy that decided. Nothing is issued.
-
-The issuer's keys are fetched, unless --jwks gives them. With --offline nothing
-is sent anywhere. The exit status is 0 when a certificate would be issued, and 3
-when not.`
 
 func newTokenExplainCommand(streams streams) *cobra.Command {
 	var e tokenExplain
 	cmd := &cobra.Command{
 		Use:   "explain",
 		Short: "Say step by step what a configuration makes of a token",
-		Long:  tokenExplainLong,
+		Long: `Checks a token as the service with this configuration would, by the same code,
+and says step by step what it found: which issuer the token is for and why not
+the others, what each check expected, the name and the extensions of the
+certificate, and the line of the policy that decided. Nothing is issued.
+
+The issuer's keys are fetched, unless --jwks gives them. With --offline nothing
+is sent anywhere. The exit status is 0 when a certificate would be issued, and 3
+when not.`,
 		Example: `  mayfly token explain --config mayfly.yaml --token-file token.jwt
   mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
-		Args: cobra.NoArgs,
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&e.token, "token-file", "-", "file with the token, or - for standard input")
 	flags.StringVar(&e.jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
 	flags.BoolVar(&e.offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
-	flags.StringVar(&e.at, "at", "", "check the token as of this time (RFC 3339), for one that has expired")
+	timeFlag(cmd, &e.at, "at", "check the token as of this time, for one that has expired")
 	flags.BoolVar(&e.json, "json", false, "print JSON")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		return e.run(cmd.Context(), c, streams)
@@ -60,20 +55,12 @@ func newTokenExplainCommand(streams streams) *cobra.Command {
 }
 
 func (e *tokenExplain) run(ctx context.Context, c *config.Config, streams streams) error {
-	now := time.Now
-	if e.at != "" {
-		at, err := time.Parse(time.RFC3339, e.at)
-		if err != nil {
-			return usage("write it like 2026-05-04T03:02:01Z", "--at %q isn't a time", e.at)
-		}
-		now = func() time.Time { return at }
-	}
 	data, err := readInput(streams.In, e.token)
 	if err != nil {
 		return err
 	}
 	token := strings.TrimSpace(string(data))
-	o := identity.Options{Now: now, Deny: c.Deny}
+	o := identity.Options{Now: func() time.Time { return cmp.Or(e.at, time.Now()) }, Deny: c.Deny}
 	if err := e.sources(c, &o, token); err != nil {
 		return err
 	}
@@ -101,7 +88,7 @@ func (e *tokenExplain) sources(c *config.Config, o *identity.Options, token stri
 		}
 		return nil
 	}
-	keys, err := readLimited(e.jwks)
+	keys, err := readFile(e.jwks)
 	if err != nil {
 		return err
 	}

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"fmt"
 	"maps"
 	"os"
@@ -28,7 +27,6 @@ func newTUFVerifyCommand(streams streams) *cobra.Command {
 		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
 versions, until when they are valid, and the SHA-256 of each target. It keeps nothing.`,
 		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			_, v, err := followTUF(cmd.Context(), url, root, checksum)
 			if err != nil {
@@ -79,7 +77,6 @@ func newTUFExportCommand(streams streams) *cobra.Command {
 cluster takes: policy-controller's TrustRoot, which follows the repository or has it in
 it (policy-controller-files: as long as the timestamp lasts), or an attestor of Kyverno's.`,
 		Example: "  mayfly tuf export --url https://ca.example.com/tuf --root 1.root.json --format policy-controller | kubectl apply -f -",
-		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) (err error) {
 			write, known := tufExports[format]
 			if !known {
@@ -124,7 +121,6 @@ func repositoryFlags(cmd *cobra.Command, url, root, checksum *string) {
 	f.StringVar(url, "url", "", "URL of the repository (required)")
 	f.StringVar(root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
 	f.StringVar(checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
-	cobra.CheckErr(errors.Join(cmd.MarkFlagRequired("url"), cmd.MarkFlagRequired("root")))
 }
 
 // firstRoot reads the root that a client begins with.

@@ -122,7 +122,7 @@ func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) 
 		if i < 0 {
 			return time.Time{}, false
 		}
-		chain, err := chainOf(all[i])
+		chain, err := readChain(nil, string(all[i].Chain))
 		if err != nil {
 			return time.Time{}, false
 		}

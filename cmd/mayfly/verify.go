@@ -13,9 +13,9 @@ import (
 // server needn't carry (docs/decisions/2026-11-29-verifier.md).
 const verifier = "mayfly-verify"
 
-func newVerifyCommand(streams) *cobra.Command {
+func newVerifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "verify ARGUMENT...",
+		Use:   "verify [ARGUMENT...]",
 		Short: "Verify a signature, and that its certificate isn't revoked",
 		Long: `Runs mayfly-verify, a program of its own, which stands beside this one or in the PATH:
 mayfly-verify --help says all about it.`,

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/json"
 	"fmt"
 	"io"
 	"runtime"
@@ -35,18 +34,17 @@ type dependency struct {
 	Version string `json:"version"`
 }
 
-func newVersionCommand(streams) *cobra.Command {
+func newVersionCommand(streams streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "version",
 		Short: "Print the version of this build and of what it is made of",
-		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := thisBuild()
 			if asJSON {
-				return writeJSON(cmd.OutOrStdout(), b)
+				return writeJSON(streams.Out, b)
 			}
-			return b.print(cmd.OutOrStdout())
+			return b.print(streams.Out)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -122,12 +120,4 @@ func (b buildInfo) print(w io.Writer) error {
 	}
 	_, err := io.WriteString(w, s.String())
 	return err
-}
-
-// writeJSON prints v indented, with a final new line and without HTML escapes.
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }
