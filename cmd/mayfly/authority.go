@@ -4,12 +4,12 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -18,10 +18,10 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 func newAuthorityCommand(streams streams) *cobra.Command {
@@ -139,25 +139,23 @@ func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, 
 		return authority.NamedConfig{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
 	path, isFile := strings.CutPrefix(key, "file:")
-	c := authority.Config{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
+	c := authority.Config{Chain: setting.Path(chain), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
 		c.Mode = authority.ModeSealed
 	}
 	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
 		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
-		if *p == "" || (p == &path && !isFile) {
-			continue
+		if *p != "" {
+			absolute, err := filepath.Abs(*p)
+			if err != nil {
+				return authority.NamedConfig{}, err
+			}
+			*p = absolute
 		}
-		absolute, err := filepath.Abs(*p)
-		if err != nil {
-			return authority.NamedConfig{}, err
-		}
-		*p = absolute
 	}
 	if isFile {
-		key = "file:" + path
+		c.Key = setting.KeyRef("file:" + path)
 	}
-	c.Key = setting.KeyRef(key)
 	return authority.NamedConfig{Name: name, Config: c}, nil
 }
 
@@ -222,12 +220,12 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 		if t.SignedSince, err = signedSince(c); err != nil {
 			return err
 		}
-		w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
+		all := newTable(streams.Out, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 		for i, a := range c.CA.All() {
-			fmt.Fprintln(w, authorityRow(a, nextSteps(records, i, t)))
+			window, end := windowOf(a)
+			all.row(a.Name, cmp.Or(string(a.State), "-"), moment(a.Since()), window, end, string(a.Key), nextSteps(records, i, t))
 		}
-		return w.Flush()
+		return all.Flush()
 	})
 }
 
@@ -282,27 +280,21 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	return startFailure(err, "")
 }
 
-// authorityRow is one line of `mayfly authority list`, its columns apart by tabs.
-func authorityRow(a authority.NamedConfig, next string) string {
-	state, since, window, end := cmp.Or(string(a.State), "-"), "-", "-", "unreadable"
-	if t := a.Since(); !t.IsZero() {
-		since = t.UTC().Format(time.RFC3339)
+// windowOf is in which days clients trust what an authority signed, and until when it is valid.
+func windowOf(a authority.NamedConfig) (window, end string) {
+	certs, err := readChain(nil, string(a.Chain))
+	if err != nil {
+		return "-", "unreadable"
 	}
-	if certs, err := readChain(nil, string(a.Chain)); err == nil {
-		start, stop := certs[0].NotBefore, certs[0].NotAfter
-		end = stop.UTC().Format(time.DateOnly)
-		if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
-			stop = closed
-		}
-		if a.Listed() {
-			window = start.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
-		}
+	stop := certs[0].NotAfter
+	if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
+		stop = closed
 	}
-	columns := []string{a.Name, state, since, window, end, string(a.Key), next}
-	for i := range columns {
-		columns[i] = terminal.Line(columns[i])
+	window, end = "-", certs[0].NotAfter.UTC().Format(time.DateOnly)
+	if a.Listed() {
+		window = certs[0].NotBefore.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
 	}
-	return strings.Join(columns, "\t")
+	return window, end
 }
 
 // nextSteps says what can follow the state of records[i], and from when.
@@ -366,4 +358,31 @@ func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.History, erro
 		return nil, err
 	}
 	return trustroot.Parse(b)
+}
+
+// signedSince is what the propagation guard asks of the repository of a configuration;
+// nil where nothing is published.
+func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) {
+	if !c.TUF.Enabled() {
+		return nil, nil //nolint:nilnil // there is nobody to ask
+	}
+	r, err := loadTUF(c)
+	if errors.Is(err, tuf.ErrNothing) {
+		return nil, nil //nolint:nilnil // there is nobody to ask
+	}
+	if err != nil {
+		return nil, err
+	}
+	all := c.CA.All()
+	return func(name string) (time.Time, bool) {
+		i := slices.IndexFunc(all, func(a authority.NamedConfig) bool { return a.Name == name })
+		if i < 0 {
+			return time.Time{}, false
+		}
+		chain, err := readChain(nil, string(all[i].Chain))
+		if err != nil {
+			return time.Time{}, false
+		}
+		return r.Listed(sha256.Sum256(chain[0].Raw))
+	}, nil
 }

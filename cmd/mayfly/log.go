@@ -15,17 +15,21 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/ca/promises"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/external"
+	"github.com/mayfly-ca/mayfly/ctlog/rotation"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -45,23 +49,24 @@ checkpoint covers, and how old that is. It only reads, so a service may run.`,
 	})
 }
 
-// listed is one log as it is printed.
-type listed struct {
-	state string
-	about ctlog.Description
-	dir   string
-	err   error // why the key isn't known
-}
-
-// listLogs are all logs of a configuration.
-func listLogs(c *config.Config, now time.Time) []listed {
-	var all []listed
+// printLogs prints frozen logs, those of this CA, and those of others.
+func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time) error {
+	t := newTable(w, "STATE", "LOG", "START", "END", "ENTRIES", "CHECKPOINT", "KEY ID", "DIRECTORY")
 	add := func(state, url string, start, end time.Time, dir setting.Path, spki []byte, err error) {
-		d := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(url, "/"), Start: start, End: end}
-		if state == "" {
-			state = service.LogPhase(d, now)
+		url = strings.TrimSuffix(url, "/")
+		id, entries, age := "unknown", "-", "-"
+		if err == nil {
+			id = fmt.Sprintf("%x", sha256.Sum256(spki))
 		}
-		all = append(all, listed{state, d, string(dir), err})
+		if dir != "" && err == nil {
+			entries, age = "?", "unreadable"
+			if key, err := x509.ParsePKIXPublicKey(spki); err == nil {
+				if size, signed, err := read.Published(ctx, ctlog.EmbeddedConfig{Directory: dir, URL: url}, key); err == nil {
+					entries, age = fmt.Sprint(size), now.Sub(signed).Truncate(time.Second).String()
+				}
+			}
+		}
+		t.row(cmp.Or(state, service.LogPhase(ctlog.Description{Start: start, End: end}, now)), url, moment(start), moment(end), entries, age, id, cmp.Or(string(dir), "-"))
 	}
 	for _, log := range c.CTLog.FrozenLogs() {
 		d, err := external.Describe(log)
@@ -75,37 +80,7 @@ func listLogs(c *config.Config, now time.Time) []listed {
 		spki, err := external.ReadKey(string(log.KeyFile))
 		add("", log.URL, log.Start, log.End, "", spki, err)
 	}
-	return all
-}
-
-func printLogs(ctx context.Context, w io.Writer, c *config.Config, now time.Time) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "STATE\tLOG\tSTART\tEND\tENTRIES\tCHECKPOINT\tKEY ID\tDIRECTORY")
-	for _, l := range listLogs(c, now) {
-		id, entries, age := "unknown", "-", "-"
-		if l.err == nil {
-			id = fmt.Sprintf("%x", l.about.ID)
-		}
-		if l.dir != "" && l.err == nil {
-			size, signed, err := l.published(ctx)
-			if entries, age = fmt.Sprint(size), now.Sub(signed).Truncate(time.Second).String(); err != nil {
-				entries, age = "?", "unreadable"
-			}
-		}
-		fmt.Fprintln(table, strings.Join([]string{
-			l.state, terminal.Line(l.about.URL), moment(l.about.Start), moment(l.about.End), entries, age, id, terminal.Line(cmp.Or(l.dir, "-")),
-		}, "\t"))
-	}
-	return table.Flush()
-}
-
-// published reads the checkpoint in the log's directory.
-func (l listed) published(ctx context.Context) (uint64, time.Time, error) {
-	key, err := x509.ParsePKIXPublicKey(l.about.SPKI)
-	if err != nil {
-		return 0, time.Time{}, err
-	}
-	return read.Published(ctx, ctlog.EmbeddedConfig{Directory: setting.Path(l.dir), URL: l.about.URL}, key)
+	return t.Flush()
 }
 
 func moment(t time.Time) string {
@@ -120,47 +95,44 @@ func moment(t time.Time) string {
 const maxIndexDigits = 13
 
 func newLogShowCommand(streams streams) *cobra.Command {
-	var dir string
 	var withPEM bool
-	cmd := &cobra.Command{
+	cmd := entryCommand(&cobra.Command{
 		Use:   "show INDEX|SERIAL",
 		Short: "Print an entry of an embedded log",
 		Long: `Prints an entry of an embedded log, by its index or by the serial number of its
 certificate in hexadecimal, and checks that the published checkpoint holds it. It
 writes nothing, so the log may be in use.`,
 		Example: "  mayfly log show 42 --dir my-ca/ctlog",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := findEntry(cmd.Context(), dir, args[0])
-			if err != nil {
-				return err
-			}
-			return printEntry(streams.Out, e, withPEM)
-		},
-	}
-	logDirFlag(cmd, &dir)
+	}, func(e read.Entry) error { return printEntry(streams.Out, e, withPEM) })
 	cmd.Flags().BoolVar(&withPEM, "pem", false, "print what was logged in PEM as well")
 	return cmd
 }
 
 func newLogProofCommand(streams streams) *cobra.Command {
-	var dir string
-	cmd := &cobra.Command{
+	return entryCommand(&cobra.Command{
 		Use:   "proof INDEX|SERIAL",
 		Short: "Print the proof that an entry is in an embedded log",
 		Long: `Prints the proof that an entry is in an embedded log: its index, the hashes from
 its leaf to the root, and the checkpoint that the log signed over the root
 (c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`,
 		Example: "  mayfly log proof 42 --dir my-ca/ctlog",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			e, err := findEntry(cmd.Context(), dir, args[0])
-			if err != nil {
-				return err
-			}
-			_, err = streams.Out.Write(e.Proof())
-			return err
-		},
-	}
+	}, func(e read.Entry) error {
+		_, err := streams.Out.Write(e.Proof())
+		return err
+	})
+}
+
+// entryCommand has cmd print the entry that its argument names.
+func entryCommand(cmd *cobra.Command, show func(read.Entry) error) *cobra.Command {
+	var dir string
 	logDirFlag(cmd, &dir)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		e, err := findEntry(cmd.Context(), dir, args[0])
+		if err != nil {
+			return err
+		}
+		return show(e)
+	}
 	return cmd
 }
 
@@ -242,9 +214,9 @@ this copy is not an old one.`,
 				return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
 					"there is no mark %s", mark)
 			}
-			progress := newProgress(streams.Err)
-			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: progress.show})
-			progress.done()
+			show, done := progress(streams.Err)
+			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: show})
+			done()
 			if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
 				return &failure{code: exitFailed, fix: "run it as the user of the service", err: err}
 			}
@@ -298,34 +270,20 @@ func millis(ms uint64) string {
 	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)
 }
 
-// progress shows on a terminal how far a long piece of work has come, on one
-// line that it writes over; elsewhere it is silent.
-type progress struct {
-	w     io.Writer
-	last  time.Time
-	shown bool
-}
-
-func newProgress(w io.Writer) *progress {
-	if atTerminal(w) {
-		return &progress{w: w}
+// progress shows on a terminal how far a long piece of work has come, on one line that it
+// writes over and done clears; elsewhere it is silent.
+func progress(w io.Writer) (show func(finished, total uint64), done func()) {
+	if !atTerminal(w) {
+		return nil, func() {}
 	}
-	return &progress{}
-}
-
-func (p *progress) show(done, total uint64) {
-	if p.w == nil || total == 0 || time.Since(p.last) < 100*time.Millisecond {
-		return
+	var last time.Time
+	show = func(finished, total uint64) {
+		if total > 0 && time.Since(last) >= 100*time.Millisecond {
+			last = time.Now()
+			fmt.Fprintf(w, "\r%d of %d entries (%d %%)\x1b[K", finished, total, 100*finished/total)
+		}
 	}
-	p.last, p.shown = time.Now(), true
-	fmt.Fprintf(p.w, "\r%d of %d entries (%d %%)\x1b[K", done, total, 100*done/total)
-}
-
-// done clears the line.
-func (p *progress) done() {
-	if p.shown {
-		fmt.Fprint(p.w, "\r\x1b[K")
-	}
+	return show, func() { fmt.Fprint(w, "\r\x1b[K") }
 }
 
 func newLogBackupCommand(streams streams) *cobra.Command {
@@ -344,9 +302,9 @@ become a fork: mayfly log restore makes a log of it, where that is safe.`,
 			if err := holdsLog(dir); err != nil {
 				return err
 			}
-			progress := newProgress(streams.Err)
-			report, err := maintain.Backup(cmd.Context(), dir, to, maintain.VerifyOptions{Progress: progress.show})
-			progress.done()
+			show, done := progress(streams.Err)
+			report, err := maintain.Backup(cmd.Context(), dir, to, maintain.VerifyOptions{Progress: show})
+			done()
 			if err != nil {
 				return err
 			}
@@ -375,9 +333,9 @@ that it lacks, and a log that went on from it would contradict them. So is one
 without a mark. Serve such a backup as it is, and begin a new log with a new key.`,
 		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir my-ca/ctlog --mark my-ca/ctlog.mark",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			progress := newProgress(streams.Err)
-			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: progress.show})
-			progress.done()
+			show, done := progress(streams.Err)
+			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: show})
+			done()
 			switch {
 			case errors.Is(err, maintain.ErrBehind):
 				return &failure{code: exitUnverified, fix: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
@@ -395,4 +353,184 @@ without a mark. Serve such a backup as it is, and begin a new log with a new key
 	flags.StringVar(&from, "from", "", "the backup (required)")
 	flags.StringVar(&mark, "mark", "", "the log's high-water mark (required)")
 	return cmd
+}
+
+func newLogRotateCommand(streams streams) *cobra.Command {
+	var r rotation.Request
+	cmd := &cobra.Command{
+		Use:   "rotate",
+		Short: "Make the log that follows the last one of a configuration",
+		Long: `Makes the log that follows the last one of a configuration: a key, an empty log
+and its mark beside those of the log before, and its entry in ctlog.state_file; it
+begins when the log before ends. The configuration isn't written, and nothing is
+ever overwritten. A running service takes the log up by itself: it lists it in the
+trusted root at once, and goes over to it by the clock.
+
+Clients refuse certificates from a log that they don't know. So the new log
+begins no sooner than ctlog.propagation (24h) from now; --force allows less, and
+then clients with an older trusted root refuse what is signed until they fetch it.`,
+		Example: "  mayfly log rotate --config /etc/mayfly/mayfly.yaml --yearly",
+	}
+	flags := cmd.Flags()
+	timeFlag(cmd, &r.At, "at", "when the new log begins, such as 2028-01-01 or 2028-01-01T00:00:00Z; else when the last one ends, or as soon as clients can know it")
+	flags.BoolVar(&r.Yearly, "yearly", false, "begin with the next year (UTC)")
+	flags.StringVar(&r.URL, "url", "", "the new log's URL; else the last one's with another year")
+	flags.StringVar((*string)(&r.Key), "key", "", "a key of the new log that is there already: file:PATH or the URI of a P-256 key in a KMS")
+	flags.BoolVar(&r.Force, "force", false, "begin before clients can know the log: they refuse its certificates until they fetch the trusted root")
+	cmd.MarkFlagsMutuallyExclusive("at", "yearly")
+	return withLogs(cmd, func(ctx context.Context, _ string, c *config.Config, _ []string) error {
+		store, err := openLogs(c)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		p, err := store.Plan(r, time.Now())
+		if err != nil {
+			return err
+		}
+		if err := store.Create(ctx, p, logKeys{}); err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "The log %s follows %s at %s.\n\n  %-10s %s\n  %-10s %s\n  %-10s %s\n\n"+
+			"A running service lists it in the trusted root within seconds; see mayfly log list.\nBack up the key.\n",
+			p.Next.URL, p.Before.URL, p.Next.Start.Format(time.RFC3339),
+			"directory", p.Next.Directory, "mark", p.Next.MarkFile, "key", p.Next.Key)
+		return nil
+	})
+}
+
+// withLogs has cmd change a configuration's logs.
+func withLogs(cmd *cobra.Command, run func(ctx context.Context, file string, c *config.Config, args []string) error) *cobra.Command {
+	return withConfig(cmd, changeableLogs, func(cmd *cobra.Command, file string, c *config.Config, args []string) error {
+		err := run(cmd.Context(), file, c, args)
+		if r, refused := errors.AsType[*rotation.Refusal](err); refused {
+			codes := map[rotation.Kind]int{rotation.NotNow: exitFailed, rotation.Misasked: exitUsage, rotation.Unverified: exitUnverified}
+			return &failure{code: codes[r.Kind], fix: r.Fix, err: err}
+		}
+		return err
+	})
+}
+
+// changeableLogs reads a configuration that has logs of its own and a state file for them.
+func changeableLogs(file string) (*config.Config, error) {
+	c, err := loadConfig(file)
+	switch {
+	case err != nil:
+		return nil, err
+	case len(c.CTLog.Own()) == 0:
+		return nil, usage("an external log is added under ctlog.logs, with start and end", "%s names no embedded log", file)
+	case c.CTLog.StateFile == "":
+		return nil, fail(exportStates(file), "%s has no ctlog.state_file, and no command writes a configuration", file)
+	}
+	return c, nil
+}
+
+// openLogs opens the store of a configuration's logs, to change them.
+func openLogs(c *config.Config) (*rotation.Store, error) {
+	return rotation.Open(c.CTLog, func(logs ctlog.Config) error {
+		next := *c
+		next.CTLog = logs
+		return next.Check()
+	})
+}
+
+// logKeys makes the keys of new logs in files, and opens keys wherever they are.
+type logKeys struct{}
+
+// Make makes a key in a new file, encrypted where a passphrase is named.
+func (logKeys) Make(file string, from setting.Secret) (err error) {
+	var passphrase []byte
+	if !from.IsZero() {
+		if passphrase, err = from.Read(); err != nil {
+			return fmt.Errorf("the passphrase: %w", err)
+		}
+	}
+	_, err = keystore.GenerateFile(file, kms.ECDSAP256, passphrase)
+	return err
+}
+
+// Open opens the key.
+func (logKeys) Open(ctx context.Context, key setting.KeyRef, passphrase setting.Secret) (ctlog.Signer, error) {
+	return keystore.Open(ctx, string(key), kms.Options{Passphrase: passphrase})
+}
+
+func newLogCreateCommand(streams streams) *cobra.Command {
+	var missing bool
+	cmd := &cobra.Command{
+		Use:   "create",
+		Short: "Make the empty log that a configuration names",
+		Long: `Makes the empty logs that a configuration names under ctlog.embedded and
+ctlog.shards and that aren't there yet: mayfly serve makes none, because there an
+empty folder means that a disk isn't mounted. A directory that holds a log, and a
+mark of one, are never touched. mayfly log rotate makes the log that follows.`,
+		Example: "  mayfly log create --config /etc/mayfly/mayfly.yaml",
+	}
+	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
+		if c.CTLog.Mode != ctlog.ModeEmbedded {
+			return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
+		}
+		p, err := service.Load(cmd.Context(), c, quiet())
+		if err != nil {
+			return startFailure(err, "")
+		}
+		logs, made := c.CTLog.Own(), 0
+		for i, log := range logs {
+			if (missing || len(logs) > 1) && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
+				continue
+			}
+			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.LogKeys[i], Roots: p.Authorities.Roots()}); err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
+			made++
+		}
+		if made == 0 && !missing {
+			return fail("make the log that follows with `mayfly log rotate`; with --missing there is nothing to do", "every log that the configuration names is there already")
+		}
+		return nil
+	})
+}
+
+func newLogFreezeCommand(streams streams) *cobra.Command {
+	return withLogs(&cobra.Command{
+		Use:   "freeze [URL]",
+		Short: "Close a log for good whose end is past, once it is complete",
+		Long: `Moves a log whose end is past to the frozen ones, where it is served and stays in
+the trusted root, and nothing can be added to it any more. Before that it checks the
+log from the first entry to the last and against its mark, that the last
+checkpoint covers everything, and that every certificate which the audit trail
+says is in it is in it. It writes the log's public key beside its directory, and
+that it is frozen into ctlog.state_file. A running service takes the change up by
+itself.`,
+		Example: `  mayfly log freeze --config /etc/mayfly/mayfly.yaml
+  mayfly log freeze --config /etc/mayfly/mayfly.yaml https://ca.example.com/ctlog/2027`,
+	}, func(ctx context.Context, file string, c *config.Config, args []string) error {
+		now := time.Now()
+		log, err := rotation.Ended(c.CTLog, strings.Join(args, ""), now)
+		if err != nil {
+			return err
+		}
+		show, done := progress(streams.Err)
+		complete, err := rotation.VerifyComplete(ctx, log, promises.Follow(string(c.Audit.Path), nil), show)
+		done()
+		if err != nil {
+			return err
+		}
+		if c, err = changeableLogs(file); err != nil { // it may be another by now: that took a while
+			return err
+		}
+		store, err := openLogs(c)
+		if err != nil {
+			return err
+		}
+		defer store.Close()
+		keyFile, err := store.Freeze(complete, now)
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "The log %s is frozen: %d entries, all that it promised. Its public key is in %s.\n"+
+			"Take its private key offline; nothing needs it any more.\n", complete.Log.URL, complete.Report.Size, keyFile)
+		return nil
+	})
 }

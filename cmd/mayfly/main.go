@@ -14,6 +14,7 @@ import (
 	"os/signal"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -342,4 +343,22 @@ func writeJSON(w io.Writer, v any) error {
 	e.SetIndent("", "  ")
 	e.SetEscapeHTML(false)
 	return e.Encode(v)
+}
+
+// textTable prints rows in columns, each cell on one line. Flush ends it.
+type textTable struct{ *tabwriter.Writer }
+
+func newTable(w io.Writer, header ...string) textTable {
+	t := textTable{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	if len(header) > 0 {
+		t.row(header...)
+	}
+	return t
+}
+
+func (t textTable) row(cells ...string) {
+	for i := range cells {
+		cells[i] = terminal.Line(cells[i])
+	}
+	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }

@@ -3,13 +3,16 @@ package main
 import (
 	"bytes"
 	"cmp"
+	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"maps"
+	"net/http"
 	"slices"
-	"text/tabwriter"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -17,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -134,8 +138,7 @@ func (c *policyCase) token() (string, error) {
 
 // runPolicyCases prints the table of outcomes; the error says how many failed.
 func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error {
-	table := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)
-	failed := 0
+	t, failed := newTable(w), 0
 	for i := range cases {
 		c := &cases[i]
 		claims, err := c.token()
@@ -149,12 +152,12 @@ func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error
 			mark = "FAIL"
 			failed++
 		}
-		fmt.Fprintf(table, "%s\t%s\t%s\n", mark, terminal.Line(c.Name), terminal.Line(verdictOf(x)))
+		t.row(mark, c.Name, verdictOf(x))
 		for _, difference := range wrong {
-			fmt.Fprintf(table, "\t  %s\n", terminal.Line(difference))
+			t.row("", "  "+difference)
 		}
 	}
-	if err := table.Flush(); err != nil {
+	if err := t.Flush(); err != nil {
 		return err
 	}
 	if failed > 0 {
@@ -210,3 +213,214 @@ func (c *policyCase) differences(x *identity.Explanation) []string {
 }
 
 func orNone(s string) string { return cmp.Or(s, "none") }
+
+// tokenExplain is the command line of `mayfly token explain`.
+type tokenExplain struct {
+	token, jwks   string
+	at            time.Time
+	offline, json bool
+}
+
+func newTokenExplainCommand(streams streams) *cobra.Command {
+	var e tokenExplain
+	cmd := &cobra.Command{
+		Use:   "explain",
+		Short: "Say step by step what a configuration makes of a token",
+		Long: `Checks a token as the service with this configuration would, by the same code,
+and says step by step what it found: which issuer the token is for and why not
+the others, what each check expected, the name and the extensions of the
+certificate, and the line of the policy that decided. Nothing is issued.
+
+The issuer's keys are fetched, unless --jwks gives them. With --offline nothing
+is sent anywhere. The exit status is 0 when a certificate would be issued, and 3
+when not.`,
+		Example: `  mayfly token explain --config mayfly.yaml --token-file token.jwt
+  mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
+	}
+	flags := cmd.Flags()
+	flags.StringVar(&e.token, "token-file", "-", "file with the token, or - for standard input")
+	flags.StringVar(&e.jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
+	flags.BoolVar(&e.offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
+	timeFlag(cmd, &e.at, "at", "check the token as of this time, for one that has expired")
+	flags.BoolVar(&e.json, "json", false, "print JSON")
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		return e.run(cmd.Context(), c, streams)
+	})
+}
+
+func (e *tokenExplain) run(ctx context.Context, c *config.Config, streams streams) error {
+	data, err := readInput(streams.In, e.token)
+	if err != nil {
+		return err
+	}
+	token := strings.TrimSpace(string(data))
+	o := identity.Options{Now: func() time.Time { return cmp.Or(e.at, time.Now()) }, Deny: c.Deny}
+	if err := e.sources(c, &o, token); err != nil {
+		return err
+	}
+	verifier, err := identity.NewVerifier(c.Issuers, o)
+	if err != nil {
+		return startFailure(err, "")
+	}
+	x := verifier.Explain(ctx, token)
+	if e.json {
+		err = writeJSON(streams.Out, explained(x))
+	} else {
+		err = printExplanation(streams.Out, x)
+	}
+	if err != nil || x.Refusal == nil {
+		return err
+	}
+	return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
+}
+
+// sources makes the keys come from where the command line says.
+func (e *tokenExplain) sources(c *config.Config, o *identity.Options, token string) error {
+	if e.jwks == "" {
+		if e.offline {
+			o.Transport = canned{}
+		}
+		return nil
+	}
+	keys, err := readFile(e.jwks)
+	if err != nil {
+		return err
+	}
+	if !json.Valid(keys) {
+		return fmt.Errorf("%s: isn't a JSON Web Key Set", e.jwks)
+	}
+	for i := range c.Issuers {
+		if entry := &c.Issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
+			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
+		}
+	}
+	o.Transport = canned{issuer: claimedIssuer(token), keys: keys}
+	return nil
+}
+
+// claimedIssuer is what the token says its issuer is, or "": only for
+// answering the verifier, which checks it.
+func claimedIssuer(token string) string {
+	parts := strings.Split(token, ".")
+	if len(parts) != 3 {
+		return ""
+	}
+	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		return ""
+	}
+	var claims struct {
+		Issuer string `json:"iss"`
+	}
+	if json.Unmarshal(payload, &claims) != nil {
+		return ""
+	}
+	return claims.Issuer
+}
+
+// canned is a network of one issuer, whose keys are at hand, or of none.
+type canned struct {
+	issuer string
+	keys   []byte
+}
+
+// RoundTrip implements http.RoundTripper.
+func (n canned) RoundTrip(r *http.Request) (*http.Response, error) {
+	if n.issuer == "" {
+		return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
+	}
+	body := string(n.keys)
+	if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
+		document, err := json.Marshal(map[string]string{"issuer": n.issuer, "jwks_uri": strings.TrimSuffix(n.issuer, "/") + "/keys"})
+		if err != nil {
+			return nil, err
+		}
+		body = string(document)
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}, nil
+}
+
+// explanation is an identity.Explanation in JSON.
+type explanation struct {
+	Issued      bool               `json:"would_be_issued"`
+	Reason      string             `json:"reason,omitempty"`
+	Message     string             `json:"message,omitempty"`
+	Rule        string             `json:"rule,omitempty"`
+	Entry       string             `json:"entry,omitempty"`
+	Steps       []identity.Finding `json:"steps"`
+	SAN         string             `json:"san,omitempty"`
+	SANType     string             `json:"san_type,omitempty"`
+	Extensions  map[string]string  `json:"extensions,omitempty"`
+	Profile     string             `json:"profile,omitempty"`
+	Lifetime    string             `json:"lifetime,omitempty"`
+	MaxLifetime string             `json:"max_lifetime,omitempty"`
+}
+
+func explained(x *identity.Explanation) explanation {
+	e := explanation{
+		Issued: x.Refusal == nil, Rule: x.Rule, Entry: x.Entry, Steps: x.Findings, SAN: x.SAN.Value, SANType: x.SAN.Kind.String(), Profile: x.Profile,
+	}
+	if x.Refusal != nil {
+		e.Reason, e.Message = string(x.Refusal.Reason), x.Refusal.Public
+		return e
+	}
+	e.Extensions = x.Extensions.Map()
+	if x.Lifetime > 0 {
+		e.Lifetime = x.Lifetime.String()
+	}
+	if x.MaxLifetime > 0 {
+		e.MaxLifetime = x.MaxLifetime.String()
+	}
+	return e
+}
+
+func printExplanation(w io.Writer, x *identity.Explanation) error {
+	var b strings.Builder
+	line := func(format string, args ...any) { b.WriteString(terminal.Line(fmt.Sprintf(format, args...)) + "\n") }
+	for _, f := range x.Findings {
+		mark := "ok  "
+		if !f.OK {
+			mark = "NO  "
+		}
+		line("%s%s", mark, f.Step)
+		if f.Expected != "" {
+			line("      expected  %s", f.Expected)
+		}
+		if f.Actual != "" {
+			line("      actual    %s", f.Actual)
+		}
+		for _, c := range f.Claims {
+			line("      reads     %s: %s", c.Name, strings.TrimSpace(c.Kind+" "+c.Value))
+		}
+		for _, note := range f.Notes {
+			line("      %s", note)
+		}
+	}
+	b.WriteString("\n")
+	if x.Refusal != nil {
+		line("No certificate would be issued: %s", x.Refusal.Reason)
+		if x.Rule != "" {
+			line("The rule %s decided.", x.Rule)
+		}
+		_, err := io.WriteString(w, b.String())
+		return err
+	}
+	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
+	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
+	encoded, err := x.Extensions.Extensions()
+	if err != nil {
+		return err
+	}
+	named, err := extension.Name(encoded)
+	if err != nil {
+		return err
+	}
+	for _, e := range named {
+		line("  %-34s %s", e.Name, e.Value)
+	}
+	_, err = io.WriteString(w, b.String())
+	return err
+}
