@@ -145,12 +145,8 @@ func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, 
 	}
 	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
 		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
-		if *p != "" {
-			absolute, err := filepath.Abs(*p)
-			if err != nil {
-				return authority.NamedConfig{}, err
-			}
-			*p = absolute
+		if err := absolute(p); err != nil {
+			return authority.NamedConfig{}, err
 		}
 	}
 	if isFile {
@@ -385,4 +381,13 @@ func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) 
 		}
 		return r.Listed(sha256.Sum256(chain[0].Raw))
 	}, nil
+}
+
+// absolute is for a path, where there is one, that a flag names and a file of another folder
+// is to hold: a flag's begins at the working folder, such a file's at its own.
+func absolute(path *string) (err error) {
+	if *path != "" {
+		*path, err = filepath.Abs(*path)
+	}
+	return err
 }
