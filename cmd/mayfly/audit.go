@@ -16,7 +16,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -163,12 +162,7 @@ the key wrote it anew. Exit code 5 says that it isn't whole.`,
 			if err != nil {
 				return err
 			}
-			if asJSON {
-				err = writeJSON(streams.Out, v)
-			} else {
-				v.print(streams.Out)
-			}
-			if err == nil && len(v.Faults) > 0 {
+			if err = show(streams.Out, asJSON, v, v.print); err == nil && len(v.Faults) > 0 {
 				err = &failure{code: exitUnverified, err: errors.New("the audit trail isn't as it was written")}
 			}
 			return err
@@ -194,13 +188,12 @@ func verifyTrail(trail, keyFile, heads string) (v trailVerification, err error) 
 	}
 	var key *ecdsa.PublicKey
 	if keyFile != "" {
-		b, err := readFile(keyFile)
+		public, err := readPublic(keyFile)
 		if err != nil {
 			return v, err
 		}
-		_, public, err := pemfile.PublicKey(b)
 		if key, _ = public.(*ecdsa.PublicKey); key == nil {
-			return v, fail("make it with `mayfly kms public`", "%s has no P-256 public key (%v)", keyFile, err)
+			return v, fail("make it with `mayfly kms public`", "%s has no P-256 public key", keyFile)
 		}
 	}
 	var kept []audit.Head

@@ -180,15 +180,7 @@ func witnessFlag(cmd *cobra.Command, names *[]string) {
 
 // readChain reads the chain of an issuer, or of an authority.
 func readChain(in io.Reader, path string) ([]*x509.Certificate, error) {
-	b, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := cachain.Parse(b)
-	if err != nil {
-		return nil, fail("give the certificate of the CA in PEM, each followed by its issuer's, the root last", "%s: %w", inputName(path), err)
-	}
-	return certs, nil
+	return readAs(in, path, "give the certificate of the CA in PEM, each followed by its issuer's, the root last", cachain.Parse)
 }
 
 // makes is the file of a key that is to be made in one, or "".
@@ -237,12 +229,13 @@ ends with the root. mayfly ca verify also fails where something is wrong.`,
 				return err
 			}
 			if pemfile.IsRequest(text) {
-				r, err := parseRequest(text, args[0])
-				if err == nil {
-					fmt.Fprintln(streams.Out, "certificate request")
-					r.Print(streams.Out)
+				r, err := ceremony.ParseRequest(text)
+				if err != nil {
+					return fail(remakeRequest, "%s: %w", inputName(args[0]), err)
 				}
-				return err
+				fmt.Fprintln(streams.Out, "certificate request")
+				r.Print(streams.Out)
+				return nil
 			}
 			certs, err := readChain(bytes.NewReader(text), "-")
 			if err != nil {
@@ -287,13 +280,7 @@ func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.F
 	return cacert.Check(certs, cachain.Need{Now: now, Lifetime: ca.MaxLifetime, Below: max(below, 0)}), "an issuer"
 }
 
-func parseRequest(text []byte, path string) (*ceremony.Request, error) {
-	r, err := ceremony.ParseRequest(text)
-	if err != nil {
-		return nil, fail("make the request anew where its key is: mayfly ca csr", "%s: %w", inputName(path), err)
-	}
-	return r, nil
-}
+const remakeRequest = "make the request anew where its key is: mayfly ca csr"
 
 // caVerify is the command line of `mayfly ca verify`.
 type caVerify struct {
@@ -699,11 +686,7 @@ func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
 	if err != nil {
 		return err
 	}
-	text, err := readInput(io.In, path)
-	if err != nil {
-		return err
-	}
-	request, err := parseRequest(text, path)
+	request, err := readAs(io.In, path, remakeRequest, ceremony.ParseRequest)
 	if err != nil {
 		return err
 	}

@@ -56,15 +56,7 @@ without it nothing is. Exit code 5 says that verification was asked for and fail
 
 // readCertificates reads a file, or standard input for "-".
 func readCertificates(in io.Reader, path string) ([]*x509.Certificate, error) {
-	data, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := inspect.Parse(data)
-	if err != nil {
-		return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", inputName(path), err)
-	}
-	return certs, nil
+	return readAs(in, path, "give a file with an X.509 certificate, in PEM or DER", inspect.Parse)
 }
 
 // unverified is the error for a certificate whose verification was asked for.

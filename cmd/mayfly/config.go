@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,23 +39,16 @@ identities in the same way. What had to be decided is listed on standard error:
 look at each line, and narrow every allow.`,
 		Example: "  mayfly config import-fulcio fulcio-config.yaml > issuers.yaml",
 		RunE: func(_ *cobra.Command, args []string) error {
-			data, err := readInput(streams.In, args[0])
+			got, err := readAs(streams.In, args[0], "", fulcio.Convert)
 			if err != nil {
 				return err
-			}
-			got, err := fulcio.Convert(data)
-			if err != nil {
-				return &failure{code: exitFailed, err: fmt.Errorf("%s: %w", inputName(args[0]), err)}
 			}
 			for _, d := range got.Decisions {
 				fmt.Fprintf(streams.Err, "decided: %s\n", terminal.Line(d))
 			}
 			e := yaml.NewEncoder(streams.Out)
 			e.SetIndent(2)
-			if err := e.Encode(map[string][]identity.IssuerConfig{"issuers": got.Issuers}); err != nil {
-				return err
-			}
-			if err := e.Close(); err != nil {
+			if err := errors.Join(e.Encode(map[string][]identity.IssuerConfig{"issuers": got.Issuers}), e.Close()); err != nil {
 				return err
 			}
 			var f setting.Faults
@@ -101,14 +95,16 @@ already is never touched. Restart the service once the lines are changed.`,
 				return fail("restore the file from a copy, or write the state and its times beside each of ca.authorities first",
 					"%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)
 			}
-			all = append(all, exportAuthorities(c.CA.Section, authorities, file))
+			all = append(all, exported{"ca", c.CA.StateFile, cmp.Or(authorities, filepath.Join(filepath.Dir(file), authoritiesName)), statesIn(c),
+				func(path string) error { return authority.ExportStates(c.CA.Section, path) }})
 		}
 		if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
 			return fail(config.RestoreLogs,
 				"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
 		}
 		if c.CTLog.Mode == ctlog.ModeEmbedded {
-			all = append(all, exportLogs(c.CTLog, logs, file))
+			all = append(all, exported{"ctlog", c.CTLog.StateFile, cmp.Or(logs, filepath.Join(filepath.Dir(file), logsName)), logsIn(c.CTLog),
+				func(path string) error { return rotation.Export(c.CTLog, path) }})
 		}
 		return writeExported(streams.Out, file, all)
 	})
@@ -116,84 +112,71 @@ already is never touched. Restart the service once the lines are changed.`,
 
 // exported is a state file to be made, and what it changes in the configuration.
 type exported struct {
-	path    string
-	put     string // the section that names it; empty where it does already
+	section string
+	named   setting.Path // what the section names already
+	made    string       // where it is made if it names none
 	deletes []string
 	write   func(path string) error
 }
 
-func newExported(flag string, named setting.Path, name, file, section string) exported {
-	e := exported{path: flag, put: section}
-	switch {
-	case named != "":
-		e.path, e.put = string(named), ""
-	case flag == "":
-		e.path = filepath.Join(filepath.Dir(file), name)
-	}
-	return e
-}
-
-func exportAuthorities(c authority.Section, flag, file string) exported {
-	e := newExported(flag, c.StateFile, authoritiesName, file, "ca")
-	e.write = func(path string) error { return authority.ExportStates(c, path) }
-	for i, a := range c.Authorities {
+// statesIn are what c says itself of the states of authorities.
+func statesIn(c *config.Config) (all []string) {
+	for i, a := range c.CA.Authorities {
 		for name, field := range strict.Fields(reflect.ValueOf(a.Record)) {
 			if !field.IsZero() {
-				e.deletes = append(e.deletes, fmt.Sprintf("%s.%s (of %s)", setting.Index("ca.authorities", i), name, a.Name))
+				all = append(all, fmt.Sprintf("%s.%s (of %s)", setting.Index("ca.authorities", i), name, a.Name))
 			}
 		}
 	}
-	return e
+	return all
 }
 
-func exportLogs(c ctlog.Config, flag, file string) exported {
-	e := newExported(flag, c.StateFile, logsName, file, "ctlog")
-	e.write = func(path string) error { return rotation.Export(c, path) }
-	for _, s := range []struct {
-		path  string
-		there bool
-	}{
-		{"ctlog.embedded.end", !c.Embedded.End.IsZero()}, {"ctlog.shards", len(c.Shards) > 0}, {"ctlog.frozen", len(c.Frozen) > 0},
-	} {
-		if s.there {
-			e.deletes = append(e.deletes, s.path)
-		}
+// logsIn are what c says itself of logs that follow each other.
+func logsIn(c ctlog.Config) (all []string) {
+	if !c.Embedded.End.IsZero() {
+		all = append(all, "ctlog.embedded.end")
 	}
-	return e
+	if len(c.Shards) > 0 {
+		all = append(all, "ctlog.shards")
+	}
+	if len(c.Frozen) > 0 {
+		all = append(all, "ctlog.frozen")
+	}
+	return all
 }
 
 // writeExported makes the state files that aren't there, and says what to change.
 func writeExported(w io.Writer, file string, all []exported) error {
 	for _, e := range all {
-		if e.put != "" && exists(e.path) {
-			return fail("move it away, or name another with --authorities or --logs", "%s is there already", e.path)
+		if e.named == "" && exists(e.made) {
+			return fail("move it away, or name another with --authorities or --logs", "%s is there already", e.made)
 		}
 	}
 	var put, deletes []string
 	made := 0
 	for _, e := range all {
-		if exists(e.path) {
+		path := cmp.Or(string(e.named), e.made)
+		if exists(path) {
 			continue
 		}
-		if err := e.write(e.path); err != nil {
+		if err := e.write(path); err != nil {
 			return err
 		}
 		made++
-		fmt.Fprintf(w, "made %s\n", terminal.Line(e.path))
+		fmt.Fprintf(w, "made %s\n", terminal.Line(path))
 		deletes = append(deletes, e.deletes...)
-		if e.put == "" {
+		if e.named != "" {
 			continue
 		}
-		path, err := filepath.Abs(e.path)
-		if filepath.Dir(e.path) == filepath.Dir(file) {
-			path = filepath.Base(e.path)
-		} else if err != nil {
+		if filepath.Dir(path) == filepath.Dir(file) {
+			path = filepath.Base(path)
+		} else if err := absolute(&path); err != nil {
 			return err
 		}
-		put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.put, terminal.Line(path)))
+		put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.section, terminal.Line(path)))
 	}
 	if made == 0 {
-		return &failure{code: exitFailed, err: fmt.Errorf("%s has no states to move: it names state files that are there, or one authority, which is always active, and no embedded log", file)}
+		return fail("", "%s has no states to move: it names state files that are there, or one authority, which is always active, and no embedded log", file)
 	}
 	if len(put)+len(deletes) > 0 {
 		fmt.Fprintf(w, "\nChange these lines of %s, run mayfly check, and restart the service.\n", terminal.Line(file))

@@ -16,6 +16,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -237,3 +238,11 @@ func publicPEM(key crypto.PublicKey) ([]byte, error) {
 }
 
 func kmsAlgorithms() string { return setting.List(kms.Algorithms()) }
+
+// readPublic reads the public half of a key.
+func readPublic(file string) (crypto.PublicKey, error) {
+	return readAs(nil, file, "give the public half alone: mayfly kms public REF", func(b []byte) (crypto.PublicKey, error) {
+		_, key, err := pemfile.PublicKey(b)
+		return key, err
+	})
+}

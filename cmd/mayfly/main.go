@@ -362,3 +362,24 @@ func (t textTable) row(cells ...string) {
 	}
 	fmt.Fprintln(t, strings.Join(cells, "\t"))
 }
+
+// readAs reads a file, or in for "-", and makes something of it; fix is for what can't be made.
+func readAs[T any](in io.Reader, path, fix string, parse func([]byte) (T, error)) (made T, err error) {
+	data, err := readInput(in, path)
+	if err != nil {
+		return made, err
+	}
+	if made, err = parse(data); err != nil {
+		err = fail(fix, "%s: %w", inputName(path), err)
+	}
+	return made, err
+}
+
+// show prints v as JSON where that is wished, and else as text prints it.
+func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
+	if asJSON {
+		return writeJSON(w, v)
+	}
+	text(w)
+	return nil
+}

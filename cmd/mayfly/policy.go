@@ -49,13 +49,9 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
         # lifetime: 30m`,
 		Example: "  mayfly policy test policy_test.yaml --config mayfly.yaml",
 	}, loadConfig, func(_ *cobra.Command, _ string, c *config.Config, args []string) error {
-		data, err := readInput(streams.In, args[0])
+		cases, err := readAs(streams.In, args[0], "`mayfly policy test --help` shows the form", parsePolicyCases)
 		if err != nil {
 			return err
-		}
-		cases, err := parsePolicyCases(data)
-		if err != nil {
-			return fail("`mayfly policy test --help` shows the form", "%s: %w", inputName(args[0]), err)
 		}
 		verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
 		if err != nil {
@@ -263,11 +259,7 @@ func (e *tokenExplain) run(ctx context.Context, c *config.Config, streams stream
 		return startFailure(err, "")
 	}
 	x := verifier.Explain(ctx, token)
-	if e.json {
-		err = writeJSON(streams.Out, explained(x))
-	} else {
-		err = printExplanation(streams.Out, x)
-	}
+	err = show(streams.Out, e.json, explained(x), func(w io.Writer) { printExplanation(w, x) })
 	if err != nil || x.Refusal == nil {
 		return err
 	}
@@ -377,9 +369,8 @@ func explained(x *identity.Explanation) explanation {
 	return e
 }
 
-func printExplanation(w io.Writer, x *identity.Explanation) error {
-	var b strings.Builder
-	line := func(format string, args ...any) { b.WriteString(terminal.Line(fmt.Sprintf(format, args...)) + "\n") }
+func printExplanation(w io.Writer, x *identity.Explanation) {
+	line := func(format string, args ...any) { fmt.Fprintln(w, terminal.Line(fmt.Sprintf(format, args...))) }
 	for _, f := range x.Findings {
 		mark := "ok  "
 		if !f.OK {
@@ -399,28 +390,25 @@ func printExplanation(w io.Writer, x *identity.Explanation) error {
 			line("      %s", note)
 		}
 	}
-	b.WriteString("\n")
+	line("")
 	if x.Refusal != nil {
 		line("No certificate would be issued: %s", x.Refusal.Reason)
 		if x.Rule != "" {
 			line("The rule %s decided.", x.Rule)
 		}
-		_, err := io.WriteString(w, b.String())
-		return err
+		return
 	}
 	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
 	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
 	encoded, err := x.Extensions.Extensions()
+	if err == nil {
+		var named []extension.Named
+		named, err = extension.Name(encoded)
+		for _, e := range named {
+			line("  %-34s %s", e.Name, e.Value)
+		}
+	}
 	if err != nil {
-		return err
+		line("  extensions: %v", err)
 	}
-	named, err := extension.Name(encoded)
-	if err != nil {
-		return err
-	}
-	for _, e := range named {
-		line("  %-34s %s", e.Name, e.Value)
-	}
-	_, err = io.WriteString(w, b.String())
-	return err
 }

@@ -17,6 +17,8 @@ import (
 
 	commonpb "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -28,9 +30,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-// requestOptions is the command line of `mayfly request`. No flag takes a
-// secret: a command line is seen by every process of the machine.
-type requestOptions struct {
+// request is the command line of `mayfly request`, and what other commands have of it that
+// ask a CA. No flag takes a secret: a command line is seen by every process of the machine.
+type request struct {
+	streams
+	http        *http.Client
+	retry       client.Retry
+	interactive bool // a person is there to log in
+
 	ca        string
 	caNamed   bool // by a flag or the environment
 	grpc      string
@@ -65,7 +72,7 @@ type requestOptions struct {
 const caEnv = "MAYFLY_CA"
 
 func newRequestCommand(streams streams) *cobra.Command {
-	o := requestOptions{files: client.Files{}}
+	o := request{streams: streams}
 	cmd := &cobra.Command{
 		Use:   "request",
 		Short: "Obtain a certificate for a fresh key and verify it",
@@ -107,8 +114,8 @@ Exit codes: mayfly help exit-codes.`,
 			} else if o.files.Bundle != "" {
 				return usage("name the file to sign with --sign", "--bundle is for what is signed")
 			}
-			o.nameCA(cmd.Flags().Changed)
-			return classify(newRequest(o, streams).run(ctx))
+			defer o.begin(cmd)()
+			return classify(o.run(ctx))
 		},
 	}
 	f := cmd.Flags()
@@ -145,27 +152,16 @@ Exit codes: mayfly help exit-codes.`,
 	return cmd
 }
 
-// nameCA takes the CA from the environment where no flag names it.
-func (o *requestOptions) nameCA(given func(flag string) bool) {
-	o.caNamed = given("ca") || given("grpc")
+// begin takes the CA from the environment where no flag names it, and makes the client for
+// it, which the result ends.
+func (r *request) begin(cmd *cobra.Command) (end func()) {
+	given := cmd.Flags().Changed
+	r.caNamed = given("ca") || given("grpc")
 	if named := os.Getenv(caEnv); named != "" && !given("ca") {
-		o.ca, o.caNamed = named, true
+		r.ca, r.caNamed = named, true
 	}
-}
-
-// request is one run of the command.
-type request struct {
-	requestOptions
-	streams
-	http        *http.Client
-	retry       client.Retry
-	interactive bool // a person is there to log in
-}
-
-func newRequest(o requestOptions, io streams) *request {
-	r := &request{requestOptions: o, streams: io, http: client.NewHTTPClient()}
-	r.retry, r.interactive = client.Retry{Say: r.say}, atTerminal(io.Err)
-	return r
+	r.http, r.retry, r.interactive = client.NewHTTPClient(), client.Retry{Say: r.say}, atTerminal(r.Err)
+	return r.http.CloseIdleConnections
 }
 
 // say tells the person something on the way.
@@ -173,7 +169,6 @@ func (r *request) say(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
 
 // run reads top to bottom what the command does.
 func (r *request) run(ctx context.Context) error {
-	defer r.http.CloseIdleConnections()
 	if err := r.check(); err != nil {
 		return err
 	}
@@ -217,7 +212,7 @@ func (r *request) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return o.print(r.Out, r.json, time.Now())
+	return show(r.Out, r.json, o, o.print)
 }
 
 // bundle has a signature stamped, and writes it.
@@ -253,7 +248,7 @@ func (r *request) check() error {
 }
 
 // certificate asks over REST, or gRPC where an address is given.
-func (r *request) certificate(ctx context.Context, s client.Submission) (chain chain, err error) {
+func (r *request) certificate(ctx context.Context, s client.Submission) (chain []*x509.Certificate, err error) {
 	var ca client.CA = &client.REST{URL: r.ca, HTTP: r.http, Retry: r.retry}
 	at := r.ca
 	if r.grpc != "" {
@@ -294,6 +289,23 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 	return trust, at, nil
 }
 
+// api asks the CA's own API, and reads the answer, which it gives too.
+func (r *request) api(ctx context.Context, path string, query url.Values, body, answer proto.Message, token *client.Token) (text []byte, err error) {
+	var sent []byte
+	if body != nil {
+		if sent, err = protojson.Marshal(body); err != nil {
+			return nil, err
+		}
+	}
+	if text, err = client.API(ctx, r.http, r.retry, strings.TrimRight(r.ca, "/"), path, query, sent, token); err != nil {
+		return nil, err
+	}
+	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, answer); err != nil {
+		return nil, fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
+	}
+	return text, nil
+}
+
 // loopbackGRPC is false when the certificate comes from another machine than
 // the documents.
 func (r *request) loopbackGRPC() bool {
@@ -316,9 +328,6 @@ func classify(err error) error {
 var clientCodes = map[client.Kind]int{
 	client.Failed: exitFailed, client.Misused: exitUsage, client.Refused: exitRefused, client.Unavailable: exitUnavailable, client.Unverified: exitUnverified,
 }
-
-// chain is a CA's answer, leaf first.
-type chain = []*x509.Certificate
 
 // outcome is the answer of `mayfly request --json`.
 type outcome struct {
@@ -357,18 +366,14 @@ func newOutcome(r *request, token *client.Token, source, origin string, key *cli
 	return o
 }
 
-func (o outcome) print(w io.Writer, asJSON bool, now time.Time) error {
-	if asJSON {
-		return writeJSON(w, o)
-	}
-	var b strings.Builder
-	field := func(label, value string) { fmt.Fprintf(&b, "%-12s %s\n", label, value) }
+func (o outcome) print(w io.Writer) {
+	field := func(label, value string) { fmt.Fprintf(w, "%-12s %s\n", label, value) }
 	for _, n := range o.Identity {
 		field("identity", fmt.Sprintf("%s (%s)", terminal.Escape(n.Value), n.Type))
 	}
 	field("vouched by", terminal.Escape(o.Issuer))
 	field("serial", o.Serial)
-	field("validity", inspect.Validity(o.NotBefore, o.NotAfter, now))
+	field("validity", inspect.Validity(o.NotBefore, o.NotAfter, time.Now()))
 	field("verified", "chain and key, with "+terminal.Escape(o.TrustedRoot))
 	for _, s := range o.SCTs {
 		field("SCT", s.String())
@@ -383,8 +388,6 @@ func (o outcome) print(w io.Writer, asJSON bool, now time.Time) error {
 		field("timestamp", cmp.Or(o.Timestamp, "none: the bundle verifies until the certificate has expired"))
 		field("bundle", terminal.Escape(o.Bundle))
 	}
-	_, err := io.WriteString(w, b.String())
-	return err
 }
 
 // token finds the identity token, prints what came of each source, and returns

@@ -5,21 +5,20 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
-	"crypto/x509"
-	"encoding/pem"
 	"fmt"
+	"io"
 	"net/url"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -29,7 +28,7 @@ import (
 
 // revokeOptions is the command line of `mayfly revoke`.
 type revokeOptions struct {
-	requestOptions
+	request
 	certificates, bundles []string
 	where                 []string
 	from, until           time.Time
@@ -39,7 +38,7 @@ type revokeOptions struct {
 }
 
 func newRevokeCommand(streams streams) *cobra.Command {
-	o := &revokeOptions{}
+	o := &revokeOptions{request: request{streams: streams}}
 	cmd := &cobra.Command{
 		Use:   "revoke",
 		Short: "Make single certificates invalid",
@@ -62,8 +61,8 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
 			defer cancel()
-			o.nameCA(cmd.Flags().Changed)
-			return classify(o.run(ctx, newRequest(o.requestOptions, streams)))
+			defer o.begin(cmd)()
+			return classify(o.run(ctx))
 		},
 	}
 	f := cmd.Flags()
@@ -99,40 +98,33 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 	return cmd
 }
 
-func (o *revokeOptions) run(ctx context.Context, r *request) error {
+func (o *revokeOptions) run(ctx context.Context) error {
 	ca, err := client.CheckURL("the CA", o.ca, o.allowHTTP)
 	if err != nil {
 		return err
 	}
-	if err := o.read(r.streams); err != nil {
+	if err := o.read(); err != nil {
 		return err
 	}
 	if len(o.where) > 0 {
 		o.q.Find = &mayflyv1.Find{Where: o.where, From: stampOf(o.from), Until: stampOf(o.until)}
 	}
-	token, err := o.authorize(ctx, r, ca)
-	if err != nil {
-		return err
-	}
-	body, err := protojson.Marshal(&o.q)
-	if err != nil {
-		return err
-	}
-	text, err := client.API(ctx, r.http, r.retry, strings.TrimRight(o.ca, "/"), "revocations", nil, body, token)
+	token, err := o.authorize(ctx, ca)
 	if err != nil {
 		return err
 	}
 	var a mayflyv1.RevokeResponse
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, &a); err != nil {
-		return fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
+	text, err := o.api(ctx, "revocations", nil, &o.q, &a, token)
+	if err != nil {
+		return err
 	}
 	if o.json {
-		fmt.Fprintf(r.Out, "%s\n", text)
+		fmt.Fprintf(o.Out, "%s\n", text)
 	} else {
-		o.print(r.streams, &a)
+		o.print(&a)
 	}
 	if o.deny {
-		printRules(r.streams, &a)
+		printRules(o.Out, &a)
 	}
 	return nil
 }
@@ -145,9 +137,9 @@ func stampOf(t time.Time) *timestamppb.Timestamp {
 }
 
 // read reads the certificates that the command line names.
-func (o *revokeOptions) read(io streams) error {
+func (o *revokeOptions) read() error {
 	for i, file := range append(o.certificates, o.bundles...) {
-		data, err := readInput(io.In, file)
+		data, err := readInput(o.In, file)
 		if err != nil {
 			return err
 		}
@@ -156,20 +148,20 @@ func (o *revokeOptions) read(io streams) error {
 			if err != nil {
 				return fail("name a Sigstore bundle, or its certificate with --certificate", "%s: %s", inputName(file), fault.From(err).Public)
 			}
-			data = signed.Certificate.Raw
-		} else if block, _ := pem.Decode(data); block != nil {
-			data = block.Bytes
+			o.q.Certificates = append(o.q.Certificates, signed.Certificate.Raw)
+			continue
 		}
-		if _, err := x509.ParseCertificate(data); err != nil {
+		certs, err := inspect.Parse(data)
+		if err != nil {
 			return fail("name a file with a certificate: PEM with --certificate, a bundle with --bundle", "%s has no certificate", inputName(file))
 		}
-		o.q.Certificates = append(o.q.Certificates, data)
+		o.q.Certificates = append(o.q.Certificates, certs[0].Raw)
 	}
 	return nil
 }
 
 // authorize gets the token, or signs.
-func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) (_ *client.Token, err error) {
+func (o *revokeOptions) authorize(ctx context.Context, ca *url.URL) (_ *client.Token, err error) {
 	if o.key != "" {
 		if len(o.q.Certificates) != 1 {
 			return nil, usage("name the one certificate that it is of", "--key is for one certificate")
@@ -183,19 +175,15 @@ func (o *revokeOptions) authorize(ctx context.Context, r *request, ca *url.URL) 
 	} else if o.tokenFile == "" && o.tokenEnv == "" && !o.tokenStdin && loopback.Host(ca.Hostname()) {
 		return nil, nil //nolint:nilnil // `mayfly dev` asks for none
 	}
-	token, _, err := r.token(ctx)
+	token, _, err := o.token(ctx)
 	return token, err
 }
 
 // signWith signs with the private key in a file, as `mayfly request` wrote it.
 func signWith(file string, text []byte) ([]byte, error) {
-	data, err := readFile(file)
+	signer, err := readAs(nil, file, "name the key that mayfly request wrote", func(b []byte) (crypto.Signer, error) { return pemfile.PrivateKey(b, nil) })
 	if err != nil {
 		return nil, err
-	}
-	signer, err := pemfile.PrivateKey(data, nil)
-	if err != nil {
-		return nil, fail("name the key that mayfly request wrote", "%s: %w", file, err)
 	}
 	hash := crypto.SHA256
 	if _, pure := signer.(ed25519.PrivateKey); pure {
@@ -205,32 +193,32 @@ func signWith(file string, text []byte) ([]byte, error) {
 }
 
 // printRules prints deny rules for the configuration, for the identities that were meant.
-func printRules(io streams, a *mayflyv1.RevokeResponse) {
-	fmt.Fprintln(io.Out, "deny:")
+func printRules(w io.Writer, a *mayflyv1.RevokeResponse) {
+	fmt.Fprintln(w, "deny:")
 	seen := map[string]bool{}
 	for _, c := range a.GetFound() {
 		when := fmt.Sprintf("principal.issuer == %q && principal.san == %q", c.GetIssuer(), c.GetSan())
 		if c.GetSan() != "" && !seen[when] {
 			seen[when] = true
-			fmt.Fprintf(io.Out, "  - name: revoked-%s\n    when: '%s'\n", terminal.Line(c.GetSerial()), strings.ReplaceAll(when, "'", "''"))
+			fmt.Fprintf(w, "  - name: revoked-%s\n    when: '%s'\n", terminal.Line(c.GetSerial()), strings.ReplaceAll(when, "'", "''"))
 		}
 	}
 }
 
 // print says what is meant, and what was done.
-func (o *revokeOptions) print(io streams, a *mayflyv1.RevokeResponse) {
+func (o *revokeOptions) print(a *mayflyv1.RevokeResponse) {
 	for _, c := range a.GetFound() {
-		fmt.Fprintf(io.Out, "%s  %s  %s  %s\n", terminal.Line(c.GetSerial()), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
+		fmt.Fprintf(o.Out, "%s  %s  %s  %s\n", terminal.Line(c.GetSerial()), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
 	}
 	for _, s := range a.GetStatements() {
-		fmt.Fprintln(io.Out, terminal.Line(s.GetStatement()))
+		fmt.Fprintln(o.Out, terminal.Line(s.GetStatement()))
 	}
 	switch {
 	case a.GetPending() != "":
-		fmt.Fprintf(io.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, terminal.Line(a.GetPending()), a.GetCount())
+		fmt.Fprintf(o.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, terminal.Line(a.GetPending()), a.GetCount())
 	case o.q.GetDryRun():
-		fmt.Fprintf(io.Out, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
+		fmt.Fprintf(o.Out, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
 	default:
-		fmt.Fprintf(io.Out, "%d revoked, for good. The lists have them within a minute.\n", a.GetCount())
+		fmt.Fprintf(o.Out, "%d revoked, for good. The lists have them within a minute.\n", a.GetCount())
 	}
 }

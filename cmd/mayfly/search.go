@@ -7,8 +7,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"slices"
@@ -17,8 +15,6 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -34,18 +30,17 @@ import (
 
 // search is the command line of `mayfly search`.
 type search struct {
-	ca, store, tokenFile, tokenEnv string
-	allowHTTP                      bool
-	certificate, bundle            string
-	from, to                       time.Time
-	since                          time.Duration
-	revoked, firstUses             bool
-	limit                          int
-	json, csv                      bool
+	request
+	store, certificate, bundle string
+	from, to                   time.Time
+	since                      time.Duration
+	revoked, firstUses         bool
+	limit                      int
+	csv                        bool
 }
 
 func newSearchCommand(streams streams) *cobra.Command {
-	var o search
+	o := search{request: request{streams: streams}}
 	cmd := &cobra.Command{
 		Use:   "search [CONDITION...]",
 		Short: "Find who got what: certificates by identity, workflow run, digest, time",
@@ -66,10 +61,8 @@ itself with --store. Exit code 1 says that nothing was found.`,
   mayfly search run_invocation_uri^=https://github.com/acme/tool/actions/runs/17
   mayfly search --bundle tool.sigstore.json --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if named := os.Getenv(caEnv); named != "" && !cmd.Flags().Changed("ca") {
-				o.ca = named
-			}
-			return classify(o.run(cmd.Context(), args, streams))
+			defer o.begin(cmd)()
+			return classify(o.run(cmd.Context(), args))
 		},
 	}
 	f := cmd.Flags()
@@ -96,8 +89,8 @@ itself with --store. Exit code 1 says that nothing was found.`,
 }
 
 // run reads top to bottom what the command does.
-func (o *search) run(ctx context.Context, args []string, io streams) error {
-	query, err := o.query(io.In, args)
+func (o *search) run(ctx context.Context, args []string) error {
+	query, err := o.query(args)
 	if err != nil {
 		return err
 	}
@@ -124,7 +117,7 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 	case o.csv:
 		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Shown)
 	}
-	write, flush := o.output(io.Out, columns)
+	write, flush := o.output(columns)
 	count := 0
 	for more := true; more; {
 		var rows []map[string]string
@@ -187,7 +180,7 @@ func firstUses(in mayflyv1.IndexServer, where []string) next {
 }
 
 // output writes rows in the form that was asked for.
-func (o *search) output(w io.Writer, columns []string) (write func(map[string]string) error, flush func() error) {
+func (o *search) output(columns []string) (write func(map[string]string) error, flush func() error) {
 	values := func(row map[string]string) []string {
 		all := make([]string, len(columns))
 		for i, name := range columns {
@@ -197,14 +190,14 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 	}
 	switch {
 	case o.json:
-		return func(row map[string]string) error { return json.NewEncoder(w).Encode(row) }, func() error { return nil }
+		return func(row map[string]string) error { return json.NewEncoder(o.Out).Encode(row) }, func() error { return nil }
 	case o.csv:
-		c := csv.NewWriter(w)
+		c := csv.NewWriter(o.Out)
 		err := c.Write(columns)
 		return func(row map[string]string) error { return errors.Join(err, c.Write(values(row))) },
 			func() error { c.Flush(); return errors.Join(err, c.Error()) }
 	}
-	t, begun := newTable(w), false
+	t, begun := newTable(o.Out), false
 	return func(row map[string]string) error {
 		if !begun {
 			begun = true
@@ -219,13 +212,13 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 }
 
 // query is the search as the API has it.
-func (o *search) query(in io.Reader, args []string) (*mayflyv1.SearchRequest, error) {
+func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
 	for _, arg := range args {
 		q.Where = append(q.Where, condition(arg))
 	}
 	if o.certificate != "" {
-		certs, err := readCertificates(in, o.certificate)
+		certs, err := readCertificates(o.In, o.certificate)
 		if err != nil {
 			return nil, err
 		}
@@ -268,14 +261,11 @@ func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func()
 	if _, err := client.CheckURL("the CA", o.ca, o.allowHTTP); err != nil {
 		return nil, nil, err
 	}
-	c := &remoteIndex{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
-	switch {
-	case o.tokenFile != "":
-		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenFile(o.tokenFile)})
-	case o.tokenEnv != "":
-		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenEnv(o.tokenEnv, os.Getenv)})
+	c := &remoteIndex{request: &o.request}
+	if o.tokenFile != "" || o.tokenEnv != "" {
+		c.as, _, err = client.FindToken(ctx, o.sources())
 	}
-	return c, c.http.CloseIdleConnections, err
+	return c, func() {}, err
 }
 
 // openIndex opens the index in a store that a command line names.
@@ -299,20 +289,8 @@ func openIndex(ctx context.Context, named string) (i *index.Index, done func(), 
 // remoteIndex is the index of a CA, asked over REST.
 type remoteIndex struct {
 	mayflyv1.UnimplementedIndexServer
-	http  *http.Client
-	base  string
-	token *client.Token
-}
-
-func (r *remoteIndex) ask(ctx context.Context, path string, q url.Values, body []byte, into proto.Message) error {
-	answer, err := client.API(ctx, r.http, client.Retry{}, r.base, path, q, body, r.token)
-	if err != nil {
-		return err
-	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer, into); err != nil {
-		return fail("check the URL", "the CA's answer isn't an index's")
-	}
-	return nil
+	*request
+	as *client.Token // nil where none is named
 }
 
 func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
@@ -324,21 +302,20 @@ func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*m
 		q.Set("to", s.GetTo().AsTime().Format(time.RFC3339))
 	}
 	out := &mayflyv1.SearchResponse{}
-	return out, r.ask(ctx, "certificates", q, nil, out)
+	_, err := r.api(ctx, "certificates", q, nil, out, r.as)
+	return out, err
 }
 
 func (r *remoteIndex) FirstUses(ctx context.Context, f *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
-	out := &mayflyv1.FirstUsesResponse{}
-	return out, r.ask(ctx, "first-uses", url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}, nil, out)
+	out, q := &mayflyv1.FirstUsesResponse{}, url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}
+	_, err := r.api(ctx, "first-uses", q, nil, out, r.as)
+	return out, err
 }
 
 func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
-	body, err := protojson.Marshal(t)
-	if err != nil {
-		return nil, err
-	}
 	out := &mayflyv1.TellResponse{}
-	return out, r.ask(ctx, "artifacts", nil, body, out)
+	_, err := r.api(ctx, "artifacts", nil, t, out, r.as)
+	return out, err
 }
 
 // monitor is the command line of `mayfly monitor`.

@@ -26,7 +26,6 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/durable"
-	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -58,13 +57,9 @@ func (k *tufKeys) keys(cmd *cobra.Command, c *config.Config) (all tuf.Keys, err 
 	}
 	read := func(files []string) (all []crypto.PublicKey, err error) {
 		for _, file := range files {
-			b, err := os.ReadFile(file)
+			public, err := readPublic(file)
 			if err != nil {
 				return nil, err
-			}
-			_, public, err := pemfile.PublicKey(b)
-			if err != nil {
-				return nil, fail("give the public half alone: mayfly kms public REF", "%s %w", file, err)
 			}
 			all = append(all, public)
 		}
@@ -329,15 +324,7 @@ configuration and no network. The draft is changed in place, or written to --out
 
 // readDraft reads the file of a draft.
 func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
-	b, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	d, err := tuf.ParseDraft(b)
-	if err != nil {
-		return nil, fail("take a fresh copy of the draft, or stage it anew", "%s %w", inputName(path), err)
-	}
-	return d, nil
+	return readAs(in, path, "take a fresh copy of the draft, or stage it anew", tuf.ParseDraft)
 }
 
 func newTUFPublishCommand(streams streams) *cobra.Command {

@@ -41,10 +41,7 @@ func newVersionCommand(streams streams) *cobra.Command {
 		Short: "Print the version of this build and of what it is made of",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := thisBuild()
-			if asJSON {
-				return writeJSON(streams.Out, b)
-			}
-			return b.print(streams.Out)
+			return show(streams.Out, asJSON, b, b.print)
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
@@ -98,26 +95,23 @@ func describeBuild(info *debug.BuildInfo, version, commit, date string) buildInf
 	return b
 }
 
-func (b buildInfo) print(w io.Writer) error {
-	var s strings.Builder
-	fmt.Fprintf(&s, "mayfly %s\n", b.Version)
+func (b buildInfo) print(w io.Writer) {
+	fmt.Fprintf(w, "mayfly %s\n", b.Version)
 	if b.Commit != "" {
 		dirty := ""
 		if b.Dirty {
 			dirty = " with uncommitted changes"
 		}
-		fmt.Fprintf(&s, "commit   %s%s\n", b.Commit, dirty)
+		fmt.Fprintf(w, "commit   %s%s\n", b.Commit, dirty)
 	}
 	if b.Date != "" {
-		fmt.Fprintf(&s, "date     %s\n", b.Date)
+		fmt.Fprintf(w, "date     %s\n", b.Date)
 	}
-	fmt.Fprintf(&s, "go       %s\nplatform %s\n", b.Go, b.Platform)
+	fmt.Fprintf(w, "go       %s\nplatform %s\n", b.Go, b.Platform)
 	if len(b.Dependencies) > 0 {
-		s.WriteString("\ndependencies:\n")
+		fmt.Fprintln(w, "\ndependencies:")
 	}
 	for _, d := range b.Dependencies {
-		fmt.Fprintf(&s, "  %s %s\n", d.Path, d.Version)
+		fmt.Fprintf(w, "  %s %s\n", d.Path, d.Version)
 	}
-	_, err := io.WriteString(w, s.String())
-	return err
 }
