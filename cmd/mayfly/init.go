@@ -138,8 +138,16 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		return fail("choose another folder, or move this one away: a CA is never overwritten",
 			"%s: %w and isn't empty", o.dir, os.ErrExist)
 	}
-	if err := o.placeRootKey(dir); err != nil {
+	if err := absolute(&o.rootKey); err != nil {
 		return err
+	}
+	if o.rootKey != "" && setting.Path(o.rootKey).Inside(setting.Path(dir)) {
+		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
+	}
+	if o.rootKey != "" {
+		if err := errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir))); err != nil {
+			return err
+		}
 	}
 	var passphrase []byte
 	if !o.passphrase.IsZero() {
@@ -174,17 +182,6 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	}
 	created.RootKey = "" // from here on the CA is there, and this is its key
 	return durable.SyncFolder(filepath.Dir(dir))
-}
-
-// placeRootKey checks where the root's key is to be, outside the CA's folder dir.
-func (o *initOptions) placeRootKey(dir string) error {
-	if err := absolute(&o.rootKey); err != nil || o.rootKey == "" {
-		return err
-	}
-	if setting.Path(o.rootKey).Inside(setting.Path(dir)) {
-		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
-	}
-	return errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir)))
 }
 
 // fillCA writes keys, certificates, the empty log and the configuration. Beside an

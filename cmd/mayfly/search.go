@@ -110,7 +110,14 @@ func (o *search) run(ctx context.Context, args []string) error {
 		}
 		query.Where = append(query.Where, "serial="+told.GetSerial())
 	}
-	look, columns := certificatePages(in, query), []string{"not_before", "san", "issuer", "serial", "log", "index"}
+	look, columns := next(func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		page, err := in.Search(ctx, query)
+		for _, c := range page.GetCertificates() {
+			rows = append(rows, c.GetFields())
+		}
+		query.Cursor = page.GetNext()
+		return rows, query.Cursor != "", err
+	}), []string{"not_before", "san", "issuer", "serial", "log", "index"}
 	switch {
 	case o.firstUses:
 		look, columns = firstUses(in, query.Where), []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
@@ -146,17 +153,6 @@ func (o *search) run(ctx context.Context, args []string) error {
 
 // next gives the next rows, and whether there may be more.
 type next func(ctx context.Context) (rows []map[string]string, more bool, err error)
-
-func certificatePages(in mayflyv1.IndexServer, q *mayflyv1.SearchRequest) next {
-	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
-		page, err := in.Search(ctx, q)
-		for _, c := range page.GetCertificates() {
-			rows = append(rows, c.GetFields())
-		}
-		q.Cursor = page.GetNext()
-		return rows, q.Cursor != "", err
-	}
-}
 
 func firstUses(in mayflyv1.IndexServer, where []string) next {
 	q := &mayflyv1.FirstUsesRequest{}
@@ -318,15 +314,10 @@ func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayfl
 	return out, err
 }
 
-// monitor is the command line of `mayfly monitor`.
-type monitor struct {
-	log, read, key, store, evidence string
-	interval                        time.Duration
-	once                            bool
-}
-
 func newMonitorCommand(streams streams) *cobra.Command {
-	var o monitor
+	var log, read, key, store, evidence string
+	var interval time.Duration
+	var once bool
 	cmd := &cobra.Command{
 		Use:   "monitor",
 		Short: "Follow any Fulcio's log into a store that can be searched",
@@ -340,52 +331,50 @@ file it begins anew.
 With --once it follows to the log's present end and exits: 5 where the log contradicts
 what it signed, 4 where it can't be read.`,
 		Example: "  mayfly monitor --log https://ctfe.example.com/2026 --key ctfe.pub.pem --store fulcio.db",
-		RunE:    func(cmd *cobra.Command, _ []string) error { return o.run(cmd.Context(), streams) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			spki, err := external.ReadKey(key)
+			if err != nil {
+				return fail("give the log's public key in PEM; a trusted_root.json has it in base64 under ctlogs", "the log's key: %w", err)
+			}
+			i, done, err := openIndex(cmd.Context(), store)
+			if err != nil {
+				return err
+			}
+			defer done()
+			logger := openLog(config.Logging{Level: "info", Format: "text"}, streams.Err)
+			defer logger.Close()
+			about := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(log, "/")}
+			follower, err := follow.New([]follow.Log{{Description: about, URL: read}},
+				follow.Options{Keeper: i, Evidence: evidence, Interval: interval, Logger: logger.Logger})
+			if err != nil {
+				return err
+			}
+			if !once {
+				return follower.Run(cmd.Context())
+			}
+			err = follower.Look(cmd.Context())
+			for errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil { // one look has a bound in time
+				err = follower.Look(cmd.Context())
+			}
+			if errors.As(err, new(*follow.Contradiction)) {
+				return &failure{code: exitUnverified, fix: "show the evidence in " + evidence + " to whoever runs the log, and to others who follow it", err: err}
+			}
+			if err != nil {
+				return &failure{code: exitUnavailable, err: err}
+			}
+			s := follower.Status()[0]
+			fmt.Fprintf(streams.Out, "%s: all of its %d entries are in the store\n", s.URL, s.Followed)
+			return nil
+		},
 	}
 	f := cmd.Flags()
 	f.SortFlags = false
-	f.StringVar(&o.log, "log", "", "the log's URL, as the trusted root has it (required)")
-	f.StringVar(&o.key, "key", "", "file with the log's public key, in PEM (required)")
-	f.StringVar(&o.store, "store", "", "a SQLite file, which is made where there is none, or a postgres:// URL (required)")
-	f.StringVar(&o.read, "read", "", "where the log is read, if not at its URL")
-	f.StringVar(&o.evidence, "evidence", "evidence", "folder for what contradicts the log")
-	f.DurationVar(&o.interval, "interval", 10*time.Second, "between two looks at the log")
-	f.BoolVar(&o.once, "once", false, "follow to the log's present end, and exit")
+	f.StringVar(&log, "log", "", "the log's URL, as the trusted root has it (required)")
+	f.StringVar(&key, "key", "", "file with the log's public key, in PEM (required)")
+	f.StringVar(&store, "store", "", "a SQLite file, which is made where there is none, or a postgres:// URL (required)")
+	f.StringVar(&read, "read", "", "where the log is read, if not at its URL")
+	f.StringVar(&evidence, "evidence", "evidence", "folder for what contradicts the log")
+	f.DurationVar(&interval, "interval", 10*time.Second, "between two looks at the log")
+	f.BoolVar(&once, "once", false, "follow to the log's present end, and exit")
 	return cmd
-}
-
-func (o monitor) run(ctx context.Context, streams streams) error {
-	spki, err := external.ReadKey(o.key)
-	if err != nil {
-		return fail("give the log's public key in PEM; a trusted_root.json has it in base64 under ctlogs", "the log's key: %w", err)
-	}
-	i, done, err := openIndex(ctx, o.store)
-	if err != nil {
-		return err
-	}
-	defer done()
-	logger := openLog(config.Logging{Level: "info", Format: "text"}, streams.Err)
-	defer logger.Close()
-	about := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(o.log, "/")}
-	follower, err := follow.New([]follow.Log{{Description: about, URL: o.read}},
-		follow.Options{Keeper: i, Evidence: o.evidence, Interval: o.interval, Logger: logger.Logger})
-	if err != nil {
-		return err
-	}
-	if !o.once {
-		return follower.Run(ctx)
-	}
-	for { // one look has a bound in time
-		err = follower.Look(ctx)
-		if c := (*follow.Contradiction)(nil); errors.As(err, &c) {
-			return &failure{code: exitUnverified, fix: "show the evidence in " + o.evidence + " to whoever runs the log, and to others who follow it", err: err}
-		}
-		if s := follower.Status()[0]; err == nil {
-			fmt.Fprintf(streams.Out, "%s: all of its %d entries are in the store\n", s.URL, s.Followed)
-			return nil
-		}
-		if !errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
-			return &failure{code: exitUnavailable, err: err}
-		}
-	}
 }

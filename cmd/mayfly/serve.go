@@ -19,6 +19,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"sync"
 	"syscall"
 	"time"
 
@@ -145,7 +146,14 @@ func serve(ctx context.Context, c *config.Config, from service.Source, streams s
 		attrs = append(attrs, slog.String("metrics", at.Metrics.String()))
 	}
 	logger.LogAttrs(ctx, slog.LevelInfo, "serving", attrs...)
-	if err := runSupervised(ctx, s, by, told); err != nil {
+	defer context.AfterFunc(ctx, func() { told(by.Stopping()) })()
+	alive, cancel := context.WithCancel(context.WithoutCancel(ctx)) // while it drains too
+	var watching sync.WaitGroup
+	watching.Go(func() { told(by.Watch(alive)) })
+	told(by.Ready())
+	err = s.Run(ctx)
+	cancel()
+	if watching.Wait(); err != nil {
 		return err
 	}
 	logger.LogAttrs(context.WithoutCancel(ctx), slog.LevelInfo, "stopped")
@@ -173,22 +181,6 @@ func asOwner(c *config.Config, uid int) error {
 		}
 	}
 	return nil
-}
-
-// runSupervised runs a service and tells the supervisor how it is.
-func runSupervised(ctx context.Context, s *service.Service, by supervisor.Supervisor, told func(error)) error {
-	defer context.AfterFunc(ctx, func() { told(by.Stopping()) })()
-	alive, cancel := context.WithCancel(context.WithoutCancel(ctx)) // while it drains too
-	watched := make(chan struct{})
-	go func() {
-		defer close(watched)
-		told(by.Watch(alive))
-	}()
-	told(by.Ready())
-	err := s.Run(ctx)
-	cancel()
-	<-watched
-	return err
 }
 
 // tuneGC leaves the collector the memory that the documented law allows, where the
@@ -331,8 +323,13 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 		return err
 	}
 	tuneGC(c)
-	if err := errors.Join(asOwner(c, os.Geteuid()), checkUnused(c, o.dir)); err != nil {
+	if err := asOwner(c, os.Geteuid()); err != nil {
 		return err
+	}
+	for _, log := range c.CTLog.Own() { // before anything in the folder changes
+		if used, err := logdir.Dir(log.Directory).InUse(); err != nil || used {
+			return fail("end that one, or take another folder with --dir", "%w", errors.Join(fmt.Errorf("another mayfly runs in %s", o.dir), err))
+		}
 	}
 	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
 		return err
@@ -377,16 +374,6 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	group.Go(func() error { return s.Run(ctx) })
 	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, time.Now()), streams) })
 	return errors.Join(group.Wait(), removeEndpoints(o.dir))
-}
-
-// checkUnused refuses a folder in which another run is, before anything in it changes.
-func checkUnused(c *config.Config, dir string) error {
-	for _, log := range c.CTLog.Own() {
-		if used, err := logdir.Dir(log.Directory).InUse(); err != nil || used {
-			return fail("end that one, or take another folder with --dir", "%w", errors.Join(fmt.Errorf("another mayfly runs in %s", dir), err))
-		}
-	}
-	return nil
 }
 
 // removeEndpoints takes back what says that everything answers.
