@@ -29,8 +29,7 @@ func newAuditSearchCommand(streams streams) *cobra.Command {
 	var q audit.Query
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "search [FIELD=VALUE...]",
-		Short: "Find records by any of their fields, and by time",
+		Use: "search [FIELD=VALUE...]", Short: "Find records by any of their fields, and by time",
 		Long: `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
 what was refused, then of what administrators did; a * at the end of VALUE stands for
 the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
@@ -111,8 +110,7 @@ func row(r audit.Record) string {
 func newAuditShowCommand(streams streams) *cobra.Command {
 	var trail string
 	cmd := &cobra.Command{
-		Use:   "show SERIAL|REQUEST_ID|FINGERPRINT|ID",
-		Short: "Print all that is on record of a certificate or a request",
+		Use: "show SERIAL|REQUEST_ID|FINGERPRINT|ID", Short: "Print all that is on record of a certificate or a request",
 		Long: `Prints every record of a certificate, by its serial number or fingerprint, of a
 request, by the id that the client was given, or the one record with an id: each
 with all its fields. Nothing found is exit code 1.`,
@@ -147,8 +145,7 @@ func newAuditVerifyCommand(streams streams) *cobra.Command {
 	var trail, keyFile, heads string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Verify that the trail is as it was written",
+		Use: "verify", Short: "Verify that the trail is as it was written",
 		Long: `Reads the whole trail and names every place where a line was altered, deleted,
 swapped, added or cut: each record has the hash of the one before it, and signed
 heads vouch for all before them. --key is the public half of audit.key_file. With

@@ -71,10 +71,7 @@ can't be taken back. The active one can't be distrusted: activate another first.
 
 func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 	var again bool
-	cmd := &cobra.Command{
-		Use: string(s.action) + " NAME", Short: s.short, Long: s.long,
-		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
-	}
+	cmd := &cobra.Command{Use: string(s.action) + " NAME", Short: s.short, Long: s.long}
 	if s.action == lifecycle.Retire {
 		cmd.Flags().BoolVar(&again, "again", false, "also move the end of a retired authority's window: clients trust for longer what its key signs")
 	}
@@ -95,8 +92,7 @@ func newAuthorityPrepareCommand(streams streams) *cobra.Command {
 	var chain, key string
 	var a kmsAccess
 	cmd := &cobra.Command{
-		Use:   "prepare NAME",
-		Short: "Check the key and the chain of a new authority, and take it up",
+		Use: "prepare NAME", Short: "Check the key and the chain of a new authority, and take it up",
 		Long: `Opens the key, has it sign, and checks that the chain is its own and fit to issue.
 With --chain and --key the authority is added to those of the configuration, in the
 state file; without them ca.authorities has to name it. No client hears of it yet.`,
@@ -163,8 +159,7 @@ func newAuthorityActivateCommand(streams streams) *cobra.Command {
 	var url string
 	var force bool
 	cmd := &cobra.Command{
-		Use:   "activate NAME",
-		Short: "Let a published authority sign, and retire the one that did",
+		Use: "activate NAME", Short: "Let a published authority sign, and retire the one that did",
 		Long: `Lets a published authority sign, and retires the active one in the same step: what
 that one signed stays trusted, and its window in the trusted root ends an hour
 later. The propagation guard holds this back until the authority has been
@@ -204,9 +199,7 @@ signed. It is for the hour after a key was stolen.`,
 
 func newAuthorityListCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:     "list",
-		Short:   "Show every authority's state, window, end, key and next steps",
-		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
+		Use: "list", Short: "Show every authority's state, window, end, key and next steps",
 	}, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
 		records, err := c.CA.Records()
 		if err != nil {

@@ -216,8 +216,7 @@ func free(paths []string, keys ...*caKey) error {
 func newCAShowCommand(streams streams) *cobra.Command {
 	below := 0
 	cmd := &cobra.Command{
-		Use:   "show FILE|-",
-		Short: "Put a CA's certificates, or a certificate request, into words",
+		Use: "show FILE|-", Short: "Put a CA's certificates, or a certificate request, into words",
 		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
 fingerprints to compare it by, and what is wrong with it as an issuer or, where it is
 one's, as a timestamp authority. A chain begins with the certificate that issues and
@@ -282,19 +281,13 @@ func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.F
 
 const remakeRequest = "make the request anew where its key is: mayfly ca csr"
 
-// caVerify is the command line of `mayfly ca verify`.
-type caVerify struct {
-	key   caKey
-	root  string
-	at    time.Time
-	below int
-}
-
 func newCAVerifyCommand(streams streams) *cobra.Command {
-	var c caVerify
+	var key caKey
+	var root string
+	var at time.Time
+	below := 0
 	cmd := &cobra.Command{
-		Use:   "verify FILE|-",
-		Short: "Check a CA's chain, and its key, as the service and verifiers would",
+		Use: "verify FILE|-", Short: "Check a CA's chain, and its key, as the service and verifiers would",
 		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
 validities within one another, key usages, path lengths, extended key usages from
 the root to the leaf, names, the strength of the keys, and that a verifier of code
@@ -307,92 +300,82 @@ Every fault is listed with its fix, as mayfly check lists it. A remark is what
 clients take as it is, though certificates that are made anew should be otherwise:
 a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
 		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
-		RunE:    func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			certs, err := readChain(streams.In, args[0])
+			if err != nil {
+				return err
+			}
+			found, _ := judge(certs, cmp.Or(at, time.Now()), below)
+			faults := found.Faults()
+			printRemarks(streams.Out, found)
+			if len(faults) == 0 {
+				fmt.Fprintf(streams.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
+			}
+			more, err := checkRoot(streams, certs[len(certs)-1], root)
+			if err != nil {
+				return err
+			}
+			faults = append(faults, more...)
+			keyFault := key.belongsTo(cmd.Context(), streams.Out, certs[0])
+			if len(faults) == 0 {
+				return keyFault
+			}
+			return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(args[0])+": "+strings.Join(faults, "\n")), keyFault)}
+		},
 	}
-	c.key.flags(cmd, "", "the key of the first certificate", false)
-	cmd.Flags().StringVar(&c.root, "root", "", "file with the root certificate that the chain must end with")
-	timeFlag(cmd, &c.at, "at", "time to check at; now if empty")
-	belowFlag(cmd, &c.below)
+	key.flags(cmd, "", "the key of the first certificate", false)
+	cmd.Flags().StringVar(&root, "root", "", "file with the root certificate that the chain must end with")
+	timeFlag(cmd, &at, "at", "time to check at; now if empty")
+	belowFlag(cmd, &below)
 	return cmd
 }
 
-func (c *caVerify) run(ctx context.Context, io streams, path string) error {
-	certs, err := readChain(io.In, path)
-	if err != nil {
-		return err
-	}
-	found, _ := judge(certs, cmp.Or(c.at, time.Now()), c.below)
-	faults := found.Faults()
-	printRemarks(io.Out, found)
-	if len(faults) == 0 {
-		fmt.Fprintf(io.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
-	}
-	more, err := c.checkRoot(io, certs)
-	if err != nil {
-		return err
-	}
-	faults = append(faults, more...)
-	keyFault := c.checkKey(ctx, io, certs[0])
-	if len(faults) == 0 {
-		return keyFault
-	}
-	return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(path)+": "+strings.Join(faults, "\n")), keyFault)}
-}
-
-// checkRoot compares the chain's root with the one from elsewhere.
-func (c *caVerify) checkRoot(io streams, certs []*x509.Certificate) (faults []string, err error) {
-	root := certs[len(certs)-1]
-	if c.root == "" {
+// checkRoot compares a chain's root with the one from elsewhere.
+func checkRoot(io streams, root *x509.Certificate, file string) (faults []string, err error) {
+	if file == "" {
 		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
 		return nil, nil
 	}
-	trusted, err := readChain(io.In, c.root)
+	trusted, err := readChain(io.In, file)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case len(trusted) != 1:
-		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", c.root, len(trusted))}, nil
+		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", file, len(trusted))}, nil
 	case !trusted[0].Equal(root):
 		return []string{fmt.Sprintf("the chain ends with another root (SHA-256 %s) than %s (SHA-256 %s): find out where the chain comes from",
-			cachain.Fingerprint(root.Raw), c.root, cachain.Fingerprint(trusted[0].Raw))}, nil
+			cachain.Fingerprint(root.Raw), file, cachain.Fingerprint(trusted[0].Raw))}, nil
 	}
-	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", c.root)
+	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", file)
 	return nil, nil
 }
 
-// checkKey opens the issuing key, where one is named, and compares it.
-func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certificate) error {
-	if c.key.ref == "" {
-		fmt.Fprintln(io.Out, "--  key: not tried (--key)")
+// belongsTo opens the issuing key, where one is named, and compares it.
+func (k *caKey) belongsTo(ctx context.Context, out io.Writer, issuing *x509.Certificate) error {
+	if k.ref == "" {
+		fmt.Fprintln(out, "--  key: not tried (--key)")
 		return nil
 	}
-	c.key.public = issuing.PublicKey
-	key, signer, err := c.key.open(ctx, io.Out)
+	k.public = issuing.PublicKey
+	key, signer, err := k.open(ctx, out)
 	if err != nil {
 		return err
 	}
 	defer kms.Close(signer)
 	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
-		return fail("name the issuing certificate's key, or put its certificate first",
-			"%s isn't the key of the first certificate", key.Ref)
+		return fail("name the issuing certificate's key, or put its certificate first", "%s isn't the key of the first certificate", key.Ref)
 	}
-	fmt.Fprintf(io.Out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
+	fmt.Fprintf(out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
 	return nil
 }
 
-// caInit is the command line of `mayfly ca init`.
-type caInit struct {
-	key, intermediateKey caKey
-	root, intermediate   caProfile
-	witnesses            []string
-}
-
 func newCAInitCommand(streams streams) *cobra.Command {
-	var c caInit
+	var key, intermediateKey caKey
+	var root, intermediate caProfile
+	var witnesses []string
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Make a root certificate, and an intermediate below it if asked",
+		Use: "init", Short: "Make a root certificate, and an intermediate below it if asked",
 		Long: `Signs a root certificate with the key that --key names, in a file, a KMS or an
 HSM. With --intermediate-key it also signs an issuing certificate for that key,
 and writes the chain that ca.authority.chain of a configuration names. Where the
@@ -403,80 +386,74 @@ Each certificate is written beside the record of the ceremony, FILE.record.txt.
 Nothing is overwritten, and no key is used before all outputs are known to be free.`,
 		Example: `  mayfly ca init --organization "Example, Inc." --key file:root.key.pem --generate ECDSA-P384 \
     --passphrase-file passphrase --out root.pem --witness "A. Turing" --witness "G. Hopper"`,
-		RunE: func(cmd *cobra.Command, _ []string) error { return c.run(cmd.Context(), streams) },
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			to, below := ceremony.Beside(root.out), ceremony.Beside(intermediate.out)
+			outputs := []string{to.Certificate, to.Record}
+			if intermediate.out != "" {
+				outputs = append(outputs, below.Certificate, below.Record)
+			}
+			if err := free(outputs, &key, &intermediateKey); err != nil {
+				return err
+			}
+			first, err := root.profile()
+			second, wrong := intermediate.profile()
+			if err := errors.Join(err, wrong); err != nil {
+				return err
+			}
+			ceremonyOfRoot, err := newCeremony(nil, first, witnesses)
+			if err != nil {
+				return err
+			}
+			if intermediate.out != "" {
+				if err := foresee(first, second); err != nil {
+					return err
+				}
+			}
+			k, signer, err := key.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(signer)
+			if intermediate.out == "" {
+				_, err := hold(ceremonyOfRoot, k, k, to, streams)
+				return err
+			}
+			issuing, issuingSigner, err := intermediateKey.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(issuingSigner)
+			made, err := hold(ceremonyOfRoot, k, k, to, streams)
+			if err != nil {
+				return err
+			}
+			next, err := newCeremony(made.Chain, second, witnesses)
+			if err == nil {
+				_, err = hold(next, issuing, k, below, streams)
+			}
+			if err != nil {
+				return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
+					"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
+			}
+			return nil
+		},
 	}
 	f := cmd.Flags()
-	f.StringVar(&c.root.organization, "organization", "", "the organization of every certificate of this CA (required)")
-	f.StringVar(&c.root.out, "out", "", "file for the root certificate, in PEM (required)")
-	c.key.flags(cmd, "", "the root's key", true)
-	c.root.flags(cmd, "", "none", cacert.RootLifetime)
-	f.StringVar(&c.intermediate.out, "intermediate-out", "", "file for the chain, intermediate first")
-	c.intermediateKey.flags(cmd, "intermediate-", "the intermediate's key", true)
-	c.intermediate.flags(cmd, "intermediate-", "0", cacert.IntermediateLifetime)
-	witnessFlag(cmd, &c.witnesses)
+	f.StringVar(&root.organization, "organization", "", "the organization of every certificate of this CA (required)")
+	f.StringVar(&root.out, "out", "", "file for the root certificate, in PEM (required)")
+	key.flags(cmd, "", "the root's key", true)
+	root.flags(cmd, "", "none", cacert.RootLifetime)
+	f.StringVar(&intermediate.out, "intermediate-out", "", "file for the chain, intermediate first")
+	intermediateKey.flags(cmd, "intermediate-", "the intermediate's key", true)
+	intermediate.flags(cmd, "intermediate-", "0", cacert.IntermediateLifetime)
+	witnessFlag(cmd, &witnesses)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
 	cmd.MarkFlagsRequiredTogether("intermediate-key", "intermediate-out")
 	return cmd
 }
 
-func (c *caInit) run(ctx context.Context, io streams) error {
-	to, below := ceremony.Beside(c.root.out), ceremony.Beside(c.intermediate.out)
-	outputs := []string{to.Certificate, to.Record}
-	if c.intermediate.out != "" {
-		outputs = append(outputs, below.Certificate, below.Record)
-	}
-	if err := free(outputs, &c.key, &c.intermediateKey); err != nil {
-		return err
-	}
-	first, err := c.root.profile()
-	if err != nil {
-		return err
-	}
-	second, err := c.intermediate.profile()
-	if err != nil {
-		return err
-	}
-	root, err := newCeremony(nil, first, c.witnesses)
-	if err != nil {
-		return err
-	}
-	if err := c.foresee(first, second); err != nil {
-		return err
-	}
-	key, signer, err := c.key.open(ctx, io.Out)
-	if err != nil {
-		return err
-	}
-	defer kms.Close(signer)
-	if c.intermediate.out == "" {
-		_, err := hold(root, key, key, to, io)
-		return err
-	}
-	issuing, issuingSigner, err := c.intermediateKey.open(ctx, io.Out)
-	if err != nil {
-		return err
-	}
-	defer kms.Close(issuingSigner)
-	made, err := hold(root, key, key, to, io)
-	if err != nil {
-		return err
-	}
-	intermediate, err := newCeremony(made.Chain, second, c.witnesses)
-	if err == nil {
-		_, err = hold(intermediate, issuing, key, below, io)
-	}
-	if err != nil {
-		return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
-			"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
-	}
-	return nil
-}
-
 // foresee finds faults of the intermediate before the root's key is used.
-func (c *caInit) foresee(root, p cacert.Profile) error {
-	if c.intermediate.out == "" {
-		return nil
-	}
+func foresee(root, p cacert.Profile) error {
 	if root.PathLength != cacert.Unlimited && p.PathLength >= root.PathLength {
 		return usage("state a longer path length for the root, or a shorter one for the intermediate",
 			"a root of path length %d can't certify an intermediate of path length %d", root.PathLength, p.PathLength)
@@ -552,8 +529,7 @@ func newCAIntermediateCommand(streams streams) *cobra.Command {
 	var c caBelow
 	var key caKey
 	cmd := &cobra.Command{
-		Use:   "intermediate",
-		Short: "Make an intermediate certificate where the root's key can be reached",
+		Use: "intermediate", Short: "Make an intermediate certificate where the root's key can be reached",
 		Long: `Signs a certificate for the key that --key names with the key of the CA that
 --issuer and --issuer-key name, and writes the chain from it to the root: the file
 that ca.authority.chain of a configuration names. Path length 0 is for a CA that
@@ -597,8 +573,7 @@ func newCACSRCommand(streams streams) *cobra.Command {
 	var key caKey
 	var out, organization, name, issuer string
 	cmd := &cobra.Command{
-		Use:   "csr",
-		Short: "Make a certificate request for a key, to be carried to the root",
+		Use: "csr", Short: "Make a certificate request for a key, to be carried to the root",
 		Long: `Writes a certificate request (PKCS #10) for the key that --key names, signed with
 it: proof that whoever asks has the key. It goes to the machine with the root's
 key, where mayfly ca sign-csr makes the certificate. Note the SHA-256 that is
@@ -648,18 +623,12 @@ printed: it is compared there, so that no other request is signed in its place.`
 	return cmd
 }
 
-// caSignCSR is the command line of `mayfly ca sign-csr`.
-type caSignCSR struct {
-	caBelow
-	yes         bool
-	fingerprint string
-}
-
 func newCASignCSRCommand(streams streams) *cobra.Command {
-	var c caSignCSR
+	var c caBelow
+	var yes bool
+	var fingerprint string
 	cmd := &cobra.Command{
-		Use:   "sign-csr FILE|-",
-		Short: "Make an intermediate certificate for the key in a certificate request",
+		Use: "sign-csr FILE|-", Short: "Make an intermediate certificate for the key in a certificate request",
 		Long: `Signs a certificate for the key of a request (mayfly ca csr) with the CA that
 --issuer and --issuer-key name, and writes the chain from it to the root, to be
 carried back. Of the request only the key is used: the name, the path length and
@@ -671,52 +640,49 @@ It shows what will be signed and asks. --fingerprint answers for scripts, with t
 SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 		Example: `  mayfly ca sign-csr issuing.csr.pem --issuer root.pem --issuer-key file:root.key.pem \
     --issuer-passphrase-file passphrase --out chain.pem --witness "A. Turing"`,
-		RunE: func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
+		RunE: func(cmd *cobra.Command, args []string) error {
+			intermediate, to, err := c.begin(streams.In)
+			if err != nil {
+				return err
+			}
+			request, err := readAs(streams.In, args[0], remakeRequest, ceremony.ParseRequest)
+			if err != nil {
+				return err
+			}
+			if err := intermediate.ForRequest(request); err != nil {
+				return err
+			}
+			intermediate.Print(streams.Out)
+			if !yes {
+				if err := confirm(cmd.Context(), streams, request, fingerprint); err != nil {
+					return err
+				}
+			}
+			issuer, signer, err := c.issuerKey.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(signer)
+			_, err = sign(intermediate, issuer, to, streams)
+			return err
+		},
 	}
 	c.flags(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&c.yes, "yes", false, "sign without asking")
-	f.StringVar(&c.fingerprint, "fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
+	f.BoolVar(&yes, "yes", false, "sign without asking")
+	f.StringVar(&fingerprint, "fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
 	cmd.MarkFlagsMutuallyExclusive("yes", "fingerprint")
 	return cmd
 }
 
-func (c *caSignCSR) run(ctx context.Context, io streams, path string) error {
-	intermediate, to, err := c.begin(io.In)
-	if err != nil {
-		return err
-	}
-	request, err := readAs(io.In, path, remakeRequest, ceremony.ParseRequest)
-	if err != nil {
-		return err
-	}
-	if err := intermediate.ForRequest(request); err != nil {
-		return err
-	}
-	intermediate.Print(io.Out)
-	if err := c.confirm(ctx, io, request); err != nil {
-		return err
-	}
-	issuer, signer, err := c.issuerKey.open(ctx, io.Out)
-	if err != nil {
-		return err
-	}
-	defer kms.Close(signer)
-	_, err = sign(intermediate, issuer, to, io)
-	return err
-}
-
-// confirm has a person, or the flags in their place, agree to the request.
-func (c *caSignCSR) confirm(ctx context.Context, io streams, r *ceremony.Request) error {
-	if c.yes {
-		return nil
-	}
-	if c.fingerprint != "" {
-		want, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(c.fingerprint))
-		if err != nil || len(want) != sha256.Size {
+// confirm has a person, or the fingerprint in their place, agree to the request.
+func confirm(ctx context.Context, io streams, r *ceremony.Request, fingerprint string) error {
+	if fingerprint != "" {
+		want, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(fingerprint))
+		switch {
+		case err != nil || len(want) != sha256.Size:
 			return usage("it has 64 hexadecimal digits, with or without colons", "--fingerprint isn't a SHA-256")
-		}
-		if [sha256.Size]byte(want) != r.SHA256 {
+		case [sha256.Size]byte(want) != r.SHA256:
 			return fail("find out where this request comes from before anything is signed", "the request isn't the one that --fingerprint names: nothing is signed")
 		}
 		return nil

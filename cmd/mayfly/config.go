@@ -37,8 +37,7 @@ import (
 
 func newImportFulcioCommand(streams streams) *cobra.Command {
 	return &cobra.Command{
-		Use:   "import-fulcio FILE|-",
-		Short: "Turn a Fulcio identity configuration into the issuers of a Mayfly one",
+		Use: "import-fulcio FILE|-", Short: "Turn a Fulcio identity configuration into the issuers of a Mayfly one",
 		Long: `Reads a Fulcio identity configuration, in YAML or in its older JSON form, and
 prints the section issuers of a Mayfly configuration that names the same
 identities in the same way. What had to be decided is listed on standard error:
@@ -81,8 +80,7 @@ func inlineStates(file string, c *config.Config) []string {
 func newExportStatesCommand(streams streams) *cobra.Command {
 	var authorities, logs string
 	cmd := &cobra.Command{
-		Use:   "export-states",
-		Short: "Move the states of authorities and logs into state files",
+		Use: "export-states", Short: "Move the states of authorities and logs into state files",
 		Long: `Makes the state files in which the commands authority and log keep what they decide,
 of what the configuration says itself: the states of ca.authorities, and ctlog.shards,
 ctlog.frozen and the first log's end. It prints which lines of the configuration to
@@ -201,8 +199,7 @@ func writeExported(w io.Writer, file string, all []exported) error {
 func newCheckCommand(streams streams) *cobra.Command {
 	var online bool
 	cmd := &cobra.Command{
-		Use:   "check",
-		Short: "Report every fault of a configuration",
+		Use: "check", Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
 issuers, presets, TLS, and what a start would lock and write: the logs with their
 keys, names and marks, frozen logs, the audit trail, and who may write them. A sample
@@ -218,7 +215,6 @@ log for the roots that it accepts and a tree head under the configured key. Noth
 is submitted. The embedded log's checkpoint is verified in its directory. What is in
 force at server.public_url is compared: whatever clients are told to trust there
 has to be in the configuration still, or what was signed can't be verified any more.`,
-		Example: "  mayfly check --config /etc/mayfly/mayfly.yaml",
 	}
 	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
@@ -288,8 +284,7 @@ func probePublished(ctx context.Context, url string, next trustroot.History) ser
 
 func newPolicyTestCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:   "test FILE|-",
-		Short: "Compare what a policy decides with what it should",
+		Use: "test FILE|-", Short: "Compare what a policy decides with what it should",
 		Long: `Runs a table of claims against a configuration, by the rules that the service
 would apply to a genuine token with these claims, and compares the outcomes with
 those expected. It sends nothing. The exit status is 1 when any case fails.
@@ -426,10 +421,10 @@ func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error
 }
 
 func verdictOf(x *identity.Explanation) string {
-	if x.Refusal == nil {
+	switch {
+	case x.Refusal == nil:
 		return "allowed: " + x.SAN.Value
-	}
-	if x.Rule != "" {
+	case x.Rule != "":
 		return string(x.Refusal.Reason) + " by " + x.Rule
 	}
 	return string(x.Refusal.Reason)
@@ -443,16 +438,12 @@ func (c *policyCase) differences(x *identity.Explanation) []string {
 			all = append(all, fmt.Sprintf("%s: expected %s, got %s", what, expected, orNone(actual)))
 		}
 	}
-	reason := ""
+	reason, outcome := "", "true"
 	if x.Refusal != nil {
-		reason = string(x.Refusal.Reason)
+		reason, outcome = string(x.Refusal.Reason), "false: "+x.Refusal.Public
 	}
-	if allowed := x.Refusal == nil; allowed != *c.Expect.Allow {
-		text := fmt.Sprintf("allow: expected %t, got %t", *c.Expect.Allow, allowed)
-		if !allowed {
-			text += ": " + x.Refusal.Public
-		}
-		all = append(all, text)
+	if *c.Expect.Allow != (x.Refusal == nil) {
+		all = append(all, fmt.Sprintf("allow: expected %t, got %s", *c.Expect.Allow, outcome))
 	}
 	differ("reason", c.Expect.Reason, reason)
 	differ("rule", c.Expect.Rule, x.Rule)
@@ -472,18 +463,12 @@ func (c *policyCase) differences(x *identity.Explanation) []string {
 
 func orNone(s string) string { return cmp.Or(s, "none") }
 
-// tokenExplain is the command line of `mayfly token explain`.
-type tokenExplain struct {
-	token, jwks   string
-	at            time.Time
-	offline, json bool
-}
-
 func newTokenExplainCommand(streams streams) *cobra.Command {
-	var e tokenExplain
+	var file, jwks string
+	var at time.Time
+	var offline, asJSON bool
 	cmd := &cobra.Command{
-		Use:   "explain",
-		Short: "Say step by step what a configuration makes of a token",
+		Use: "explain", Short: "Say step by step what a configuration makes of a token",
 		Long: `Checks a token as the service with this configuration would, by the same code,
 and says step by step what it found: which issuer the token is for and why not
 the others, what each check expected, the name and the extensions of the
@@ -496,78 +481,66 @@ when not.`,
   mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&e.token, "token-file", "-", "file with the token, or - for standard input")
-	flags.StringVar(&e.jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
-	flags.BoolVar(&e.offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
-	timeFlag(cmd, &e.at, "at", "check the token as of this time, for one that has expired")
-	flags.BoolVar(&e.json, "json", false, "print JSON")
+	flags.StringVar(&file, "token-file", "-", "file with the token, or - for standard input")
+	flags.StringVar(&jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
+	flags.BoolVar(&offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
+	timeFlag(cmd, &at, "at", "check the token as of this time, for one that has expired")
+	flags.BoolVar(&asJSON, "json", false, "print JSON")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
-		return e.run(cmd.Context(), c, streams)
+		data, err := readInput(streams.In, file)
+		if err != nil {
+			return err
+		}
+		token := strings.TrimSpace(string(data))
+		o := identity.Options{Now: func() time.Time { return cmp.Or(at, time.Now()) }, Deny: c.Deny}
+		if jwks != "" {
+			o.Transport, err = keysFrom(jwks, token, c.Issuers)
+		} else if offline {
+			o.Transport = canned{}
+		}
+		if err != nil {
+			return err
+		}
+		verifier, err := identity.NewVerifier(c.Issuers, o)
+		if err != nil {
+			return startFailure(err, "")
+		}
+		x := verifier.Explain(cmd.Context(), token)
+		err = show(streams.Out, asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
+		if err != nil || x.Refusal == nil {
+			return err
+		}
+		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
 	})
 }
 
-func (e *tokenExplain) run(ctx context.Context, c *config.Config, streams streams) error {
-	data, err := readInput(streams.In, e.token)
+// keysFrom has the keys of the token's issuer come from a file.
+func keysFrom(file, token string, issuers []identity.IssuerConfig) (http.RoundTripper, error) {
+	keys, err := readInput(nil, file)
 	if err != nil {
-		return err
-	}
-	token := strings.TrimSpace(string(data))
-	o := identity.Options{Now: func() time.Time { return cmp.Or(e.at, time.Now()) }, Deny: c.Deny}
-	if err := e.sources(c, &o, token); err != nil {
-		return err
-	}
-	verifier, err := identity.NewVerifier(c.Issuers, o)
-	if err != nil {
-		return startFailure(err, "")
-	}
-	x := verifier.Explain(ctx, token)
-	err = show(streams.Out, e.json, explained(x), func(w io.Writer) { printExplanation(w, x) })
-	if err != nil || x.Refusal == nil {
-		return err
-	}
-	return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
-}
-
-// sources makes the keys come from where the command line says.
-func (e *tokenExplain) sources(c *config.Config, o *identity.Options, token string) error {
-	if e.jwks == "" {
-		if e.offline {
-			o.Transport = canned{}
-		}
-		return nil
-	}
-	keys, err := readFile(e.jwks)
-	if err != nil {
-		return err
+		return nil, err
 	}
 	if !json.Valid(keys) {
-		return fmt.Errorf("%s: isn't a JSON Web Key Set", e.jwks)
+		return nil, fmt.Errorf("%s: isn't a JSON Web Key Set", file)
 	}
-	for i := range c.Issuers {
-		if entry := &c.Issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
+	for i := range issuers {
+		if entry := &issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
 			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
 		}
 	}
-	o.Transport = canned{issuer: claimedIssuer(token), keys: keys}
-	return nil
+	return canned{issuer: claimedIssuer(token), keys: keys}, nil
 }
 
 // claimedIssuer is what the token says its issuer is, or "": only for
 // answering the verifier, which checks it.
 func claimedIssuer(token string) string {
-	parts := strings.Split(token, ".")
-	if len(parts) != 3 {
-		return ""
-	}
-	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return ""
-	}
 	var claims struct {
 		Issuer string `json:"iss"`
 	}
-	if json.Unmarshal(payload, &claims) != nil {
-		return ""
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || json.Unmarshal(payload, &claims) != nil {
+			return ""
+		}
 	}
 	return claims.Issuer
 }

@@ -59,23 +59,21 @@ const (
 
 // initOptions say what kind of CA `mayfly init` makes.
 type initOptions struct {
-	dir          string
-	rootKey      string // the file of the root's key; in dir where empty
-	organization string
-	publicURL    string
-	algorithm    string
-	passphrase   setting.Secret
-	issuers      []identity.IssuerConfig
-	logging      config.Logging // the zero value leaves the default
-	unlimited    bool           // no rate limits
+	dir                                string
+	rootKey                            string // the file of the root's key; in dir where empty
+	organization, publicURL, algorithm string
+	passphrase                         setting.Secret
+	issuers                            []identity.IssuerConfig
+	logging                            config.Logging // the zero value leaves the default
+	unlimited                          bool           // no rate limits
 }
 
 func newInitCommand(streams streams) *cobra.Command {
 	var o initOptions
-	var issuer, issuerType, audience, allow string
+	var issuer identity.IssuerConfig
+	var audience string
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Create a private CA with keys in files",
+		Use: "init", Short: "Create a private CA with keys in files",
 		Long: `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
 of an embedded log, the empty log, the key that signs the audit trail, a TUF repository
@@ -95,15 +93,13 @@ plain files that only their owner may read.`,
     --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
     --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			if issuer != "" && allow == "" {
+			if issuer.URL != "" && issuer.Allow == "" {
 				return usage(`add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`,
 					"--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
 			}
-			if issuer != "" {
-				o.issuers = []identity.IssuerConfig{{
-					URL: issuer, Type: identity.Type(issuerType), Allow: allow,
-					Audiences: []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))},
-				}}
+			if issuer.URL != "" {
+				issuer.Audiences = []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))}
+				o.issuers = []identity.IssuerConfig{issuer}
 			}
 			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
 				return err
@@ -120,10 +116,10 @@ plain files that only their owner may read.`,
 	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+kmsAlgorithms())
 	flags.StringVar(&o.passphrase.Env, "passphrase-env", "", "environment variable with a passphrase for the private keys")
 	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
-	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
-	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
+	flags.StringVar(&issuer.URL, "issuer", "", "URL of a first OpenID Connect issuer to accept")
+	flags.StringVar((*string)(&issuer.Type), "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
 	flags.StringVar(&audience, "audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
-	flags.StringVar(&allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
+	flags.StringVar(&issuer.Allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
 	return cmd
 }
 
@@ -135,8 +131,7 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		return err
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return fail("choose another folder, or move this one away: a CA is never overwritten",
-			"%s: %w and isn't empty", o.dir, os.ErrExist)
+		return fail("choose another folder, or move this one away: a CA is never overwritten", "%s: %w and isn't empty", o.dir, os.ErrExist)
 	}
 	if err := absolute(&o.rootKey); err != nil {
 		return err

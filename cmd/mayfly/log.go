@@ -36,14 +36,12 @@ import (
 
 func newLogListCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:   "list",
-		Short: "Print the logs of a configuration and how they stand",
+		Use: "list", Short: "Print the logs of a configuration and how they stand",
 		Long: `Prints every log of a configuration in the order in which they follow each other:
 frozen ones, those of this CA, and those of others. A log is next before its
 start, active until its end, then ended, and frozen once mayfly log freeze has
 moved it. Of logs in a directory it prints how many entries the published
 checkpoint covers, and how old that is. It only reads, so a service may run.`,
-		Example: "  mayfly log list --config /etc/mayfly/mayfly.yaml",
 	}, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		return printLogs(cmd.Context(), streams.Out, c, time.Now())
 	})
@@ -97,8 +95,7 @@ const maxIndexDigits = 13
 func newLogShowCommand(streams streams) *cobra.Command {
 	var withPEM bool
 	cmd := entryCommand(&cobra.Command{
-		Use:   "show INDEX|SERIAL",
-		Short: "Print an entry of an embedded log",
+		Use: "show INDEX|SERIAL", Short: "Print an entry of an embedded log",
 		Long: `Prints an entry of an embedded log, by its index or by the serial number of its
 certificate in hexadecimal, and checks that the published checkpoint holds it. It
 writes nothing, so the log may be in use.`,
@@ -110,8 +107,7 @@ writes nothing, so the log may be in use.`,
 
 func newLogProofCommand(streams streams) *cobra.Command {
 	return entryCommand(&cobra.Command{
-		Use:   "proof INDEX|SERIAL",
-		Short: "Print the proof that an entry is in an embedded log",
+		Use: "proof INDEX|SERIAL", Short: "Print the proof that an entry is in an embedded log",
 		Long: `Prints the proof that an entry is in an embedded log: its index, the hashes from
 its leaf to the root, and the checkpoint that the log signed over the root
 (c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`,
@@ -124,28 +120,30 @@ its leaf to the root, and the checkpoint that the log signed over the root
 
 // entryCommand has cmd print the entry that its argument names.
 func entryCommand(cmd *cobra.Command, show func(read.Entry) error) *cobra.Command {
-	var dir string
-	logDirFlag(cmd, &dir)
-	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		e, err := findEntry(cmd.Context(), dir, args[0])
+	return withLogDir(cmd, func(ctx context.Context, dir string, args []string) error {
+		e, err := findEntry(ctx, dir, args[0])
 		if err != nil {
 			return err
 		}
 		return show(e)
+	})
+}
+
+// withLogDir gives cmd the required --dir, and has it run where a log is there.
+func withLogDir(cmd *cobra.Command, run func(ctx context.Context, dir string, args []string) error) *cobra.Command {
+	var dir string
+	cmd.Flags().StringVar(&dir, "dir", "", "the log's directory (required)")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		if err := holdsLog(dir); err != nil {
+			return err
+		}
+		return run(cmd.Context(), dir, args)
 	}
 	return cmd
 }
 
-// logDirFlag adds the required --dir.
-func logDirFlag(cmd *cobra.Command, dir *string) {
-	cmd.Flags().StringVar(dir, "dir", "", "the log's directory (required)")
-}
-
 // findEntry finds an entry by what a person knows of it.
 func findEntry(ctx context.Context, dir, name string) (e read.Entry, err error) {
-	if err := holdsLog(dir); err != nil {
-		return e, err
-	}
 	if index, failed := strconv.ParseUint(name, 10, 64); failed == nil && len(name) <= maxIndexDigits {
 		e, err = read.EntryAt(ctx, dir, index)
 	} else {
@@ -194,11 +192,10 @@ func printEntry(w io.Writer, e read.Entry, withPEM bool) error {
 }
 
 func newLogVerifyCommand(streams streams) *cobra.Command {
-	var dir, mark string
+	var mark string
 	var backup bool
-	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Check an embedded log from the first entry to the last",
+	cmd := withLogDir(&cobra.Command{
+		Use: "verify", Short: "Check an embedded log from the first entry to the last",
 		Long: `Reads an embedded log from the first entry to the last: the checkpoint's
 signature, every entry's form, index and issuers, every tile, and the root. It
 writes nothing, so the log may be in use.
@@ -206,32 +203,27 @@ writes nothing, so the log may be in use.
 With --mark it also compares the log with its high-water mark, which shows that
 this copy is not an old one.`,
 		Example: "  mayfly log verify --dir my-ca/ctlog --mark my-ca/ctlog.mark",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := holdsLog(dir); err != nil {
-				return err
+	}, func(ctx context.Context, dir string, _ []string) error {
+		if mark != "" && !exists(mark) {
+			return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
+				"there is no mark %s", mark)
+		}
+		show, done := progress(streams.Err)
+		report, err := maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: show})
+		done()
+		if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
+			return &failure{code: exitFailed, fix: "run it as the user of the service", err: err}
+		}
+		if err != nil {
+			fix := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
+			if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has
+				fix = "add --backup if `mayfly log backup` wrote this directory; else " + fix
 			}
-			if mark != "" && !exists(mark) {
-				return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
-					"there is no mark %s", mark)
-			}
-			show, done := progress(streams.Err)
-			report, err := maintain.Verify(cmd.Context(), dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: show})
-			done()
-			if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
-				return &failure{code: exitFailed, fix: "run it as the user of the service", err: err}
-			}
-			if err != nil {
-				fix := "stop the CA, keep the directory as it is, and restore the log from a copy that verifies"
-				if !backup && !exists(filepath.Join(dir, ".state")) { // which no backup has
-					fix = "add --backup if `mayfly log backup` wrote this directory; else " + fix
-				}
-				return &failure{code: exitUnverified, fix: fix, err: fmt.Errorf("the log in %s is damaged: %w", dir, err)}
-			}
-			printReport(streams.Out, report, mark != "")
-			return nil
-		},
-	}
-	logDirFlag(cmd, &dir)
+			return &failure{code: exitUnverified, fix: fix, err: fmt.Errorf("the log in %s is damaged: %w", dir, err)}
+		}
+		printReport(streams.Out, report, mark != "")
+		return nil
+	})
 	cmd.Flags().StringVar(&mark, "mark", "", "the log's high-water mark, to compare with")
 	cmd.Flags().BoolVar(&backup, "backup", false, "the directory is one that mayfly log backup wrote")
 	return cmd
@@ -287,10 +279,9 @@ func progress(w io.Writer) (show func(finished, total uint64), done func()) {
 }
 
 func newLogBackupCommand(streams streams) *cobra.Command {
-	var dir, to string
-	cmd := &cobra.Command{
-		Use:   "backup",
-		Short: "Copy an embedded log while it runs",
+	var to string
+	cmd := withLogDir(&cobra.Command{
+		Use: "backup", Short: "Copy an embedded log while it runs",
 		Long: `Copies what an embedded log has published into another folder and checks the
 copy from the first entry to the last. The log may be in use. A second backup into
 the same folder copies what is new.
@@ -298,22 +289,17 @@ the same folder copies what is new.
 A backup can be served by any web server, but no log opens on it, so it can't
 become a fork: mayfly log restore makes a log of it, where that is safe.`,
 		Example: "  mayfly log backup --dir my-ca/ctlog --to /backup/ctlog-2027",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := holdsLog(dir); err != nil {
-				return err
-			}
-			show, done := progress(streams.Err)
-			report, err := maintain.Backup(cmd.Context(), dir, to, maintain.VerifyOptions{Progress: show})
-			done()
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "The backup in %s is whole.\n\n  %-12s %s\n  %-12s %d\n  %-12s %x\n",
-				to, "origin", report.Origin, "entries", report.Size, "root", report.Root)
-			return nil
-		},
-	}
-	logDirFlag(cmd, &dir)
+	}, func(ctx context.Context, dir string, _ []string) error {
+		show, done := progress(streams.Err)
+		report, err := maintain.Backup(ctx, dir, to, maintain.VerifyOptions{Progress: show})
+		done()
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "The backup in %s is whole.\n\n  %-12s %s\n  %-12s %d\n  %-12s %x\n",
+			to, "origin", report.Origin, "entries", report.Size, "root", report.Root)
+		return nil
+	})
 	cmd.Flags().StringVar(&to, "to", "", "the folder to copy into (required)")
 	return cmd
 }
@@ -321,8 +307,7 @@ become a fork: mayfly log restore makes a log of it, where that is safe.`,
 func newLogRestoreCommand(streams streams) *cobra.Command {
 	var dir, from, mark string
 	cmd := &cobra.Command{
-		Use:   "restore",
-		Short: "Make an embedded log of its backup, where that can't fork it",
+		Use: "restore", Short: "Make an embedded log of its backup, where that can't fork it",
 		Long: `Makes a log of a backup again, in a directory that is empty or missing. The
 backup is checked from the first entry to the last, and against the log's
 high-water mark. Stop the service of the old log first, and never start it again
@@ -348,8 +333,8 @@ without a mark. Serve such a backup as it is, and begin a new log with a new key
 			return nil
 		},
 	}
-	logDirFlag(cmd, &dir)
 	flags := cmd.Flags()
+	flags.StringVar(&dir, "dir", "", "the log's directory (required)")
 	flags.StringVar(&from, "from", "", "the backup (required)")
 	flags.StringVar(&mark, "mark", "", "the log's high-water mark (required)")
 	return cmd
@@ -358,8 +343,7 @@ without a mark. Serve such a backup as it is, and begin a new log with a new key
 func newLogRotateCommand(streams streams) *cobra.Command {
 	var r rotation.Request
 	cmd := &cobra.Command{
-		Use:   "rotate",
-		Short: "Make the log that follows the last one of a configuration",
+		Use: "rotate", Short: "Make the log that follows the last one of a configuration",
 		Long: `Makes the log that follows the last one of a configuration: a key, an empty log
 and its mark beside those of the log before, and its entry in ctlog.state_file; it
 begins when the log before ends. The configuration isn't written, and nothing is
@@ -457,13 +441,11 @@ func (logKeys) Open(ctx context.Context, key setting.KeyRef, passphrase setting.
 func newLogCreateCommand(streams streams) *cobra.Command {
 	var missing bool
 	cmd := &cobra.Command{
-		Use:   "create",
-		Short: "Make the empty log that a configuration names",
+		Use: "create", Short: "Make the empty log that a configuration names",
 		Long: `Makes the empty logs that a configuration names under ctlog.embedded and
 ctlog.shards and that aren't there yet: mayfly serve makes none, because there an
 empty folder means that a disk isn't mounted. A directory that holds a log, and a
 mark of one, are never touched. mayfly log rotate makes the log that follows.`,
-		Example: "  mayfly log create --config /etc/mayfly/mayfly.yaml",
 	}
 	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
@@ -494,8 +476,7 @@ mark of one, are never touched. mayfly log rotate makes the log that follows.`,
 
 func newLogFreezeCommand(streams streams) *cobra.Command {
 	return withLogs(&cobra.Command{
-		Use:   "freeze [URL]",
-		Short: "Close a log for good whose end is past, once it is complete",
+		Use: "freeze [URL]", Short: "Close a log for good whose end is past, once it is complete",
 		Long: `Moves a log whose end is past to the frozen ones, where it is served and stays in
 the trusted root, and nothing can be added to it any more. Before that it checks the
 log from the first entry to the last and against its mark, that the last

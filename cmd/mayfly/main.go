@@ -57,17 +57,13 @@ func run(args []string, io streams) int {
 		err = &failure{code: exitUsage, fix: usageFix(cmd), err: err}
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
-	reported := make(chan int, 1)
+	reported, stalled := make(chan int, 1), make(chan struct{})
 	go func() { reported <- report(io.Err, err) }()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastLines, func() { close(stalled) }) })()
 	select {
 	case code := <-reported:
 		return code
-	case <-ctx.Done():
-	}
-	select {
-	case code := <-reported:
-		return code
-	case <-time.After(lastLines):
+	case <-stalled:
 		return exitCode(err)
 	}
 }
@@ -151,6 +147,9 @@ func complete(cmd *cobra.Command, began *bool) {
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if strings.HasSuffix(f.Usage, "(required)") {
 			cobra.CheckErr(cmd.MarkFlagRequired(f.Name))
+			if f.Name == "config" && cmd.Example == "" {
+				cmd.Example = "  " + strings.Replace(cmd.UseLine(), "[flags]", "--config /etc/mayfly/mayfly.yaml", 1)
+			}
 		}
 	})
 	runE := cmd.RunE
@@ -298,12 +297,25 @@ func timeFlag(cmd *cobra.Command, t *time.Time, name, usage string) {
 	cmd.Flags().TimeVar(t, name, time.Time{}, []string{time.DateOnly, time.RFC3339}, usage)
 }
 
-// readInput reads a file, or in, which is standard input, for "-".
+// readInput reads a file that a person names, or in, which is standard input, for "-". No
+// file that is meant here is larger than MaxBytes.
 func readInput(in io.Reader, path string) ([]byte, error) {
-	if path != "-" {
-		return readFile(path)
+	if path != "-" || in == nil {
+		f, err := os.Open(path) // #nosec G304 -- the user names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
 	}
-	return readAll(in, inputName(path))
+	data, err := io.ReadAll(io.LimitReader(in, inspect.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", inputName(path), err)
+	}
+	if len(data) > inspect.MaxBytes {
+		return nil, fmt.Errorf("%s is larger than %d bytes", inputName(path), inspect.MaxBytes)
+	}
+	return data, nil
 }
 
 func inputName(path string) string {
@@ -311,28 +323,6 @@ func inputName(path string) string {
 		return "standard input"
 	}
 	return path
-}
-
-// readFile reads a file that a person names.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path) // #nosec G304 -- the user names the file
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	return readAll(f, path)
-}
-
-// readAll reads what no file that is meant here is larger than.
-func readAll(r io.Reader, name string) ([]byte, error) {
-	data, err := io.ReadAll(io.LimitReader(r, inspect.MaxBytes+1))
-	if err != nil {
-		return nil, fmt.Errorf("reading %s: %w", name, err)
-	}
-	if len(data) > inspect.MaxBytes {
-		return nil, fmt.Errorf("%s is larger than %d bytes", name, inspect.MaxBytes)
-	}
-	return data, nil
 }
 
 // exists says whether something is at path, or may be.
@@ -413,8 +403,7 @@ type dependency struct {
 func newVersionCommand(streams streams) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Print the version of this build and of what it is made of",
+		Use: "version", Short: "Print the version of this build and of what it is made of",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			b := thisBuild()
 			return show(streams.Out, asJSON, b, b.print)
@@ -450,16 +439,12 @@ func describeBuild(info *debug.BuildInfo, version, commit, date string) buildInf
 		if b.Version == "" && info.Main.Version != "(devel)" {
 			b.Version = info.Main.Version
 		}
+		recorded := make(map[string]string)
 		for _, s := range info.Settings {
-			switch {
-			case s.Key == "vcs.revision" && b.Commit == "":
-				b.Commit = s.Value
-			case s.Key == "vcs.time" && b.Date == "":
-				b.Date = s.Value
-			case s.Key == "vcs.modified" && s.Value == "true":
-				b.Dirty = true
-			}
+			recorded[s.Key] = s.Value
 		}
+		b.Commit, b.Date = cmp.Or(b.Commit, recorded["vcs.revision"]), cmp.Or(b.Date, recorded["vcs.time"])
+		b.Dirty = b.Dirty || recorded["vcs.modified"] == "true"
 		for _, m := range info.Deps {
 			if m.Replace != nil {
 				m = m.Replace

@@ -46,30 +46,23 @@ type request struct {
 	retry       client.Retry
 	interactive bool // a person is there to log in
 
-	ca        string
+	ca, grpc  string
 	caNamed   bool // by a flag or the environment
-	grpc      string
 	allowHTTP bool
 	timeout   time.Duration
 
 	keyType string
 	csr     bool
 
-	tokenFile  string
-	tokenEnv   string
-	tokenStdin bool
-	browser    bool
-	device     bool
+	tokenFile, tokenEnv         string
+	tokenStdin, browser, device bool
 
-	issuer       string
-	clientID     string
-	clientSecret string // a file
-	redirectURL  string
-	noBrowser    bool
+	issuer, clientID, redirectURL string
+	clientSecret                  string // a file
+	noBrowser                     bool
 
-	trustedRoot    string
-	trustedRootURL string
-	acceptUnlogged bool
+	trustedRoot, trustedRootURL string
+	acceptUnlogged              bool
 
 	sign  string // a file
 	files client.Files
@@ -82,8 +75,7 @@ const caEnv = "MAYFLY_CA"
 func newRequestCommand(streams streams) *cobra.Command {
 	o := request{streams: streams}
 	cmd := &cobra.Command{
-		Use:   "request",
-		Short: "Obtain a certificate for a fresh key and verify it",
+		Use: "request", Short: "Obtain a certificate for a fresh key and verify it",
 		Long: `Makes an ephemeral key, gets an identity token, proves possession of the key,
 asks the CA for a certificate, verifies the answer against a trusted root, and
 writes the key (mode 0600) and the certificate chain (leaf first).
@@ -241,18 +233,11 @@ func (r *request) bundle(ctx context.Context, trust *client.Trust, s *commonpb.M
 
 // check refuses what can't work before anything is asked of anybody.
 func (r *request) check() error {
-	if _, err := client.CheckURL("the CA", r.ca, r.allowHTTP); err != nil {
-		return err
+	_, err := client.CheckURL("the CA", r.ca, r.allowHTTP)
+	if r.issuer != "" && err == nil {
+		_, err = client.CheckURL("the issuer", r.issuer, r.allowHTTP)
 	}
-	if r.issuer != "" {
-		if _, err := client.CheckURL("the issuer", r.issuer, r.allowHTTP); err != nil {
-			return err
-		}
-	}
-	if err := client.CheckKeyType(r.keyType); err != nil {
-		return err
-	}
-	return r.files.Check()
+	return errors.Join(err, client.CheckKeyType(r.keyType), r.files.Check())
 }
 
 // certificate asks over REST, or gRPC where an address is given.
@@ -463,7 +448,7 @@ func (r *request) login(flow func(*client.Login, context.Context) (string, error
 			l.Open = openBrowser
 		}
 		if r.clientSecret != "" {
-			secret, err := readFile(r.clientSecret)
+			secret, err := readInput(nil, r.clientSecret)
 			if err != nil {
 				return "", err
 			}
@@ -567,8 +552,7 @@ type revokeOptions struct {
 func newRevokeCommand(streams streams) *cobra.Command {
 	o := &revokeOptions{request: request{streams: streams}}
 	cmd := &cobra.Command{
-		Use:   "revoke",
-		Short: "Make single certificates invalid",
+		Use: "revoke", Short: "Make single certificates invalid",
 		Long: `Makes certificates invalid, for good, whenever something was signed with them.
 
 Administrators (access.admins of the CA's configuration) name certificates, Sigstore

@@ -42,8 +42,7 @@ type search struct {
 func newSearchCommand(streams streams) *cobra.Command {
 	o := search{request: request{streams: streams}}
 	cmd := &cobra.Command{
-		Use:   "search [CONDITION...]",
-		Short: "Find who got what: certificates by identity, workflow run, digest, time",
+		Use: "search [CONDITION...]", Short: "Find who got what: certificates by identity, workflow run, digest, time",
 		Long: `Finds certificates in a CA's index, the newest first: those that fit every
 condition. A condition is FIELD=VALUE, or FIELD^=BEGINNING; docs/search.md has the
 fields. For short: alice@example.com is san=alice@example.com, @example.com is
@@ -100,7 +99,7 @@ func (o *search) run(ctx context.Context, args []string) error {
 	}
 	defer done()
 	if o.bundle != "" {
-		text, err := readFile(o.bundle)
+		text, err := readInput(nil, o.bundle)
 		if err != nil {
 			return err
 		}
@@ -319,8 +318,7 @@ func newMonitorCommand(streams streams) *cobra.Command {
 	var interval time.Duration
 	var once bool
 	cmd := &cobra.Command{
-		Use:   "monitor",
-		Short: "Follow any Fulcio's log into a store that can be searched",
+		Use: "monitor", Short: "Follow any Fulcio's log into a store that can be searched",
 		Long: `Follows a Certificate Transparency log of any Fulcio or Mayfly, through the static-ct
 API or that of RFC 6962, and keeps every certificate in a store, where
 mayfly search --store finds it. Everything is verified under the log's key: what

@@ -39,7 +39,6 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/logqueue"
-	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -49,15 +48,13 @@ import (
 func newServeCommand(streams streams) *cobra.Command {
 	var file string
 	cmd := &cobra.Command{
-		Use:   "serve",
-		Short: "Run a certificate authority from a configuration",
+		Use: "serve", Short: "Run a certificate authority from a configuration",
 		Long: `Runs a certificate authority. Nothing is implied and nothing created: every key,
 certificate and folder that the configuration names has to be there, and all that
 is wrong is reported at once. SIGTERM or Ctrl-C drains: new requests are refused
 with 503, those in flight finish. When the configuration changes, or a file that
 it names for issuers, TLS and authorities, and at SIGHUP, it is read again: a good one is in
 force at once, a bad one leaves the old in force.`,
-		Example: "  mayfly serve --config /etc/mayfly/mayfly.yaml",
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			// From the first moment: until somebody listens, the signal ends the process.
 			hangup := make(chan os.Signal, 1)
@@ -284,8 +281,7 @@ type endpoints struct {
 func newDevCommand(streams streams) *cobra.Command {
 	var o devOptions
 	cmd := &cobra.Command{
-		Use:   "dev",
-		Short: "Run everything on loopback, with a development issuer",
+		Use: "dev", Short: "Run everything on loopback, with a development issuer",
 		Long: `Runs a whole certificate authority on this machine: a private CA and its log in
 DIR, made on the first start and kept from then on, and a development issuer
 that gives anybody on this machine a token for any identity. It listens on
@@ -524,8 +520,7 @@ const (
 func newHealthcheckCommand(streams streams) *cobra.Command {
 	var url, file string
 	cmd := &cobra.Command{
-		Use:   "healthcheck",
-		Short: "Ask a running mayfly whether it is ready",
+		Use: "healthcheck", Short: "Ask a running mayfly whether it is ready",
 		Long: `Asks a running mayfly whether it is ready and exits with 0 when it is, with 1
 otherwise, naming the dependency that fails. It gives up after three seconds.
 With --config it asks where the configuration says that REST is served: address,
@@ -570,13 +565,9 @@ func healthURL(c server.Config, transport *http.Transport) (string, error) {
 		host = net.JoinHostPort(loopback, port)
 	}
 	if c.TLS.Enabled() {
-		text, err := os.ReadFile(string(c.TLS.CertFile))
+		chain, err := readCertificates(nil, string(c.TLS.CertFile))
 		if err != nil {
 			return "", err
-		}
-		chain, err := pemfile.CertificatesAmong(text)
-		if err != nil {
-			return "", fmt.Errorf("%s: %w", c.TLS.CertFile, err)
 		}
 		scheme, transport.TLSClientConfig = "https", pinned(chain[0])
 	}

@@ -139,8 +139,7 @@ func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Conf
 func newTUFInitCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Draft the first root: who signs, and what clients trust",
+		Use: "init", Short: "Draft the first root: who signs, and what clients trust",
 		Long: `Writes the draft of a repository's first root and targets: whose keys sign, how many
 have to, the service's online key (tuf.key), and what the configuration tells clients.
 Private keys stay where they are: carry the draft to enough of them, and back.`,
@@ -165,8 +164,7 @@ func newTUFStageCommand(streams streams) *cobra.Command {
 	var remove bool
 	var e excision
 	cmd := &cobra.Command{
-		Use:   "stage",
-		Short: "Draft the next targets, with what the configuration says now",
+		Use: "stage", Short: "Draft the next targets, with what the configuration says now",
 		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
 clients. Where something that was signed couldn't be verified any more, it refuses,
 unless --remove says that this is meant.
@@ -200,8 +198,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 func newTUFRotateCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
-		Use:   "rotate-root",
-		Short: "Draft the next root: other keys, or the same for another year",
+		Use: "rotate-root", Short: "Draft the next root: other keys, or the same for another year",
 		Long: `Writes the draft of the next root, and of the same targets under it. Without --key the
 same people sign for another year; the online key is the configuration's (tuf.key).
 Enough keys of the root in force have to sign, and enough of the new one.`,
@@ -268,8 +265,7 @@ func newTUFSignCommand(streams streams) *cobra.Command {
 	var out string
 	var yes bool
 	cmd := &cobra.Command{
-		Use:   "sign DRAFT",
-		Short: "Sign a draft where a key is; nothing else is needed",
+		Use: "sign DRAFT", Short: "Sign a draft where a key is; nothing else is needed",
 		Long: `Shows what a draft changes for clients and who has signed it, asks, and adds the key's
 signature to all that the key may sign. It needs the draft and the key, no
 configuration and no network. The draft is changed in place, or written to --out.`,
@@ -329,8 +325,7 @@ func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
 
 func newTUFPublishCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:   "publish DRAFT...",
-		Short: "Put a signed draft in force",
+		Use: "publish DRAFT...", Short: "Put a signed draft in force",
 		Long: `Puts a draft in force, if enough keys have signed it and a TUF client takes the result;
 else nothing has changed. Copies of one draft that were signed in different places are
 put together. A running service serves it within seconds; copy the folder to replicas.`,
@@ -397,9 +392,7 @@ Clients begin with 1.root.json, whose SHA-256 is
 
 func newTUFStatusCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:     "status",
-		Short:   "Say what is published, until when, and what changes with the next",
-		Example: "  mayfly tuf status --config mayfly.yaml",
+		Use: "status", Short: "Say what is published, until when, and what changes with the next",
 	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		r, err := loadTUF(c)
 		if err != nil {
@@ -433,8 +426,7 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 func newTUFVerifyCommand(streams streams) *cobra.Command {
 	var url, root, checksum string
 	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Follow a repository as a client does, and say what it trusts",
+		Use: "verify", Short: "Follow a repository as a client does, and say what it trusts",
 		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
 versions, until when they are valid, and the SHA-256 of each target. It keeps nothing.`,
 		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
@@ -482,8 +474,7 @@ func newTUFExportCommand(streams streams) *cobra.Command {
 	var root, checksum, format string
 	formats := strings.Join(slices.Sorted(maps.Keys(tufExports)), ", ")
 	cmd := &cobra.Command{
-		Use:   "export",
-		Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
+		Use: "export", Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
 		Long: `Follows a repository as mayfly tuf verify does, and prints a document of it, or what a
 cluster takes: policy-controller's TrustRoot, which follows the repository or has it in
 it (policy-controller-files: as long as the timestamp lasts), or an attestor of Kyverno's.`,

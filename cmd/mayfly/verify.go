@@ -23,8 +23,7 @@ const verifier = "mayfly-verify"
 
 func newVerifyCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:   "verify [ARGUMENT...]",
-		Short: "Verify a signature, and that its certificate isn't revoked",
+		Use: "verify [ARGUMENT...]", Short: "Verify a signature, and that its certificate isn't revoked",
 		Long: `Runs mayfly-verify, a program of its own, which stands beside this one or in the PATH:
 mayfly-verify --help says all about it.`,
 		DisableFlagParsing: true,
@@ -46,8 +45,7 @@ func newCertShowCommand(streams streams) *cobra.Command {
 	var trustedRoot string
 	var asJSON bool
 	cmd := &cobra.Command{
-		Use:   "show FILE|-",
-		Short: "Put a certificate into words: identity, issuer, extensions, validity, SCTs",
+		Use: "show FILE|-", Short: "Put a certificate into words: identity, issuer, extensions, validity, SCTs",
 		Long: `Puts the first certificate of a PEM or DER file (or of standard input, with -)
 into words: identity, who vouched for it, every identity extension by name,
 validity, key, and its signed certificate timestamps. With --trusted-root the
@@ -101,7 +99,7 @@ func unverified(d inspect.Description) error {
 
 // readTrust reads a trusted_root.json.
 func readTrust(path string) (*client.Trust, error) {
-	document, err := readFile(path)
+	document, err := readInput(nil, path)
 	if err != nil {
 		return nil, err
 	}
