@@ -265,7 +265,8 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 	at, warning := r.trustedRootURL, "it is as trustworthy as its host; keep it in a file and give --trusted-root from now on"
 	if at == "" {
 		u, err := url.Parse(r.ca)
-		if err != nil || !loopback.Host(u.Hostname()) || !r.loopbackGRPC() {
+		grpc := url.URL{Host: strings.TrimPrefix(strings.TrimPrefix(r.grpc, "http://"), "https://")} // which may be on another machine than the documents
+		if err != nil || !loopback.Host(u.Hostname()) || r.grpc != "" && !loopback.Host(grpc.Hostname()) {
 			return nil, "", usage("give --trusted-root FILE with the trusted_root.json that the CA's operator published",
 				"no trusted root was named to verify the certificate with")
 		}
@@ -297,13 +298,6 @@ func (r *request) api(ctx context.Context, path string, query url.Values, body, 
 		return nil, fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
 	}
 	return text, nil
-}
-
-// loopbackGRPC is false when the certificate comes from another machine than
-// the documents.
-func (r *request) loopbackGRPC() bool {
-	u := url.URL{Host: strings.TrimPrefix(strings.TrimPrefix(r.grpc, "http://"), "https://")}
-	return r.grpc == "" || loopback.Host(u.Hostname())
 }
 
 // classify gives an error of package client its exit code.

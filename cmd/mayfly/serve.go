@@ -46,8 +46,8 @@ import (
 )
 
 func newServeCommand(streams streams) *cobra.Command {
-	var file string
-	cmd := &cobra.Command{
+	hangup := make(chan os.Signal, 1)
+	return withConfig(&cobra.Command{
 		Use: "serve", Short: "Run a certificate authority from a configuration",
 		Long: `Runs a certificate authority. Nothing is implied and nothing created: every key,
 certificate and folder that the configuration names has to be there, and all that
@@ -55,38 +55,25 @@ is wrong is reported at once. SIGTERM or Ctrl-C drains: new requests are refused
 with 503, those in flight finish. When the configuration changes, or a file that
 it names for issuers, TLS and authorities, and at SIGHUP, it is read again: a good one is in
 force at once, a bad one leaves the old in force.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			// From the first moment: until somebody listens, the signal ends the process.
-			hangup := make(chan os.Signal, 1)
-			signal.Notify(hangup, syscall.SIGHUP)
-			defer signal.Stop(hangup)
-			c, err := loadConfig(file)
-			if err != nil {
-				return err
-			}
-			load := func() (*config.Config, error) { return config.Load(file) }
-			return serve(cmd.Context(), c, service.Source{File: file, Load: load, Hangup: hangup}, streams)
-		},
-	}
-	configFlag(cmd, &file)
-	return cmd
-}
-
-// configFlag adds the required --config.
-func configFlag(cmd *cobra.Command, file *string) {
-	cmd.Flags().StringVar(file, "config", "", "the configuration file (required)")
+	}, func(file string) (*config.Config, error) {
+		signal.Notify(hangup, syscall.SIGHUP) // from the first moment: until somebody listens, the signal ends the process
+		return loadConfig(file)
+	}, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
+		defer signal.Stop(hangup)
+		load := func() (*config.Config, error) { return config.Load(file) }
+		return serve(cmd.Context(), c, service.Source{File: file, Load: load, Hangup: hangup}, streams)
+	})
 }
 
 // withConfig gives cmd the required --config, and has it run with what load reads there.
 func withConfig(cmd *cobra.Command, load func(file string) (*config.Config, error), run func(cmd *cobra.Command, file string, c *config.Config, args []string) error) *cobra.Command {
-	var file string
-	configFlag(cmd, &file)
+	file := cmd.Flags().String("config", "", "the configuration file (required)")
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
-		c, err := load(file)
+		c, err := load(*file)
 		if err != nil {
 			return err
 		}
-		return run(cmd, file, c, args)
+		return run(cmd, *file, c, args)
 	}
 	return cmd
 }

@@ -424,14 +424,14 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 }
 
 func newTUFVerifyCommand(streams streams) *cobra.Command {
-	var url, root, checksum string
+	var from repository
 	cmd := &cobra.Command{
 		Use: "verify", Short: "Follow a repository as a client does, and say what it trusts",
 		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
 versions, until when they are valid, and the SHA-256 of each target. It keeps nothing.`,
 		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			_, v, err := followTUF(cmd.Context(), url, root, checksum)
+			_, v, err := from.follow(cmd.Context())
 			if err != nil {
 				return err
 			}
@@ -443,7 +443,7 @@ versions, until when they are valid, and the SHA-256 of each target. It keeps no
 			return nil
 		},
 	}
-	repositoryFlags(cmd, &url, &root, &checksum)
+	from.flags(cmd)
 	return cmd
 }
 
@@ -463,15 +463,16 @@ var tufExports = map[string]func(e tufExport) ([]byte, error){
 
 // tufExport is what a TUF client has seen, and for whom it is written.
 type tufExport struct {
-	url, issuer, subject string
-	first                []byte
-	seen                 *tuf.Verified
-	history              *trustroot.History
+	repository
+	issuer, subject string
+	first           []byte
+	seen            *tuf.Verified
+	history         *trustroot.History
 }
 
 func newTUFExportCommand(streams streams) *cobra.Command {
 	var e tufExport
-	var root, checksum, format string
+	var format string
 	formats := strings.Join(slices.Sorted(maps.Keys(tufExports)), ", ")
 	cmd := &cobra.Command{
 		Use: "export", Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
@@ -484,7 +485,7 @@ it (policy-controller-files: as long as the timestamp lasts), or an attestor of 
 			if !known {
 				return usage("one of "+formats, "--format %q is unknown", format)
 			}
-			if e.first, e.seen, err = followTUF(cmd.Context(), e.url, root, checksum); err != nil {
+			if e.first, e.seen, err = e.follow(cmd.Context()); err != nil {
 				return err
 			}
 			if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
@@ -499,30 +500,32 @@ it (policy-controller-files: as long as the timestamp lasts), or an attestor of 
 		},
 	}
 	f := cmd.Flags()
-	repositoryFlags(cmd, &e.url, &root, &checksum)
+	e.flags(cmd)
 	f.StringVar(&format, "format", "trusted-root", formats)
 	f.StringVar(&e.issuer, "issuer", "", "whose identities Kyverno lets in")
 	f.StringVar(&e.subject, "subject", "", "which of them")
 	return cmd
 }
 
-// followTUF runs a TUF client that begins with a root, which it gives too.
-func followTUF(ctx context.Context, url, root, checksum string) (first []byte, v *tuf.Verified, err error) {
-	if first, err = firstRoot(ctx, root, checksum); err != nil {
-		return nil, nil, err
-	}
-	if v, err = tuf.Verify(ctx, url, first, time.Now()); err != nil {
-		err = &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", url, err)}
-	}
-	return first, v, err
+// repository is one that a client follows, and the root that it begins with.
+type repository struct{ url, root, checksum string }
+
+func (r *repository) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.url, "url", "", "URL of the repository (required)")
+	f.StringVar(&r.root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
+	f.StringVar(&r.checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
 }
 
-// repositoryFlags name a repository and the root to begin with.
-func repositoryFlags(cmd *cobra.Command, url, root, checksum *string) {
-	f := cmd.Flags()
-	f.StringVar(url, "url", "", "URL of the repository (required)")
-	f.StringVar(root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
-	f.StringVar(checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
+// follow runs a TUF client, and gives the first root too.
+func (r *repository) follow(ctx context.Context) (first []byte, v *tuf.Verified, err error) {
+	if first, err = firstRoot(ctx, r.root, r.checksum); err != nil {
+		return nil, nil, err
+	}
+	if v, err = tuf.Verify(ctx, r.url, first, time.Now()); err != nil {
+		err = &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", r.url, err)}
+	}
+	return first, v, err
 }
 
 // firstRoot reads the root that a client begins with.
