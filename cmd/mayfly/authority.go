@@ -89,7 +89,6 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 }
 
 func newAuthorityPrepareCommand(streams streams) *cobra.Command {
-	var chain, key string
 	var a kmsAccess
 	cmd := &cobra.Command{
 		Use: "prepare NAME", Short: "Check the key and the chain of a new authority, and take it up",
@@ -98,13 +97,13 @@ With --chain and --key the authority is added to those of the configuration, in 
 state file; without them ca.authorities has to name it. No client hears of it yet.`,
 		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
 	}
-	cmd.Flags().StringVar(&chain, "chain", "", "PEM file with its chain: issuing certificate first, root last")
-	cmd.Flags().StringVar(&key, "key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
+	chain := cmd.Flags().String("chain", "", "PEM file with its chain: issuing certificate first, root last")
+	key := cmd.Flags().String("key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
 	a.flags(cmd, "", "the key")
 	return withAuthorities(cmd, func(cmd *cobra.Command, _ *config.Config, store *authority.Store, name string) error {
-		added := chain != "" || key != ""
+		added := *chain != "" || *key != ""
 		if added {
-			named, err := newAuthority(name, chain, key, a)
+			named, err := newAuthority(name, *chain, *key, a)
 			if err != nil {
 				return err
 			}
@@ -156,8 +155,6 @@ refuse every certificate from now on until they do.
 `
 
 func newAuthorityActivateCommand(streams streams) *cobra.Command {
-	var url string
-	var force bool
 	cmd := &cobra.Command{
 		Use: "activate NAME", Short: "Let a published authority sign, and retire the one that did",
 		Long: `Lets a published authority sign, and retires the active one in the same step: what
@@ -169,15 +166,15 @@ and makes every client that hasn't fetched the trusted root since refuse what is
 signed. It is for the hour after a key was stolen.`,
 		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
 	}
-	cmd.Flags().StringVar(&url, "url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
-	cmd.Flags().BoolVar(&force, "force", false, "activate although clients may not know it yet; they then refuse its certificates")
+	url := cmd.Flags().String("url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
+	force := cmd.Flags().Bool("force", false, "activate although clients may not know it yet; they then refuse its certificates")
 	return withAuthorities(cmd, func(cmd *cobra.Command, c *config.Config, store *authority.Store, name string) (err error) {
-		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
+		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: *force}
 		if t.SignedSince, err = signedSince(c); err != nil {
 			return err
 		}
-		if url != "" && !force {
-			if err := published(cmd.Context(), store.Section, url, name, t.Now); err != nil {
+		if *url != "" && !*force {
+			if err := published(cmd.Context(), store.Section, *url, name, t.Now); err != nil {
 				return err
 			}
 		}

@@ -214,7 +214,6 @@ func free(paths []string, keys ...*caKey) error {
 }
 
 func newCAShowCommand(streams streams) *cobra.Command {
-	below := 0
 	cmd := &cobra.Command{
 		Use: "show FILE|-", Short: "Put a CA's certificates, or a certificate request, into words",
 		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
@@ -222,41 +221,41 @@ fingerprints to compare it by, and what is wrong with it as an issuer or, where 
 one's, as a timestamp authority. A chain begins with the certificate that issues and
 ends with the root. mayfly ca verify also fails where something is wrong.`,
 		Example: `  mayfly ca show chain.pem`,
-		RunE: func(_ *cobra.Command, args []string) error {
-			text, err := readInput(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			if pemfile.IsRequest(text) {
-				r, err := ceremony.ParseRequest(text)
-				if err != nil {
-					return fail(remakeRequest, "%s: %w", inputName(args[0]), err)
-				}
-				fmt.Fprintln(streams.Out, "certificate request")
-				r.Print(streams.Out)
-				return nil
-			}
-			certs, err := readChain(bytes.NewReader(text), "-")
-			if err != nil {
-				return err
-			}
-			for i, c := range certs {
-				fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
-				ceremony.Print(streams.Out, c)
-				fmt.Fprintln(streams.Out)
-			}
-			found, as := judge(certs, time.Now(), below)
-			for _, f := range found.Faults() {
-				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
-			}
-			printRemarks(streams.Out, found)
-			if len(found.Faults()) == 0 {
-				fmt.Fprintf(streams.Out, "no faults as %s\n", as)
-			}
-			return nil
-		},
 	}
-	belowFlag(cmd, &below)
+	below := belowFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		text, err := readInput(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		if pemfile.IsRequest(text) {
+			r, err := ceremony.ParseRequest(text)
+			if err != nil {
+				return fail(remakeRequest, "%s: %w", inputName(args[0]), err)
+			}
+			fmt.Fprintln(streams.Out, "certificate request")
+			r.Print(streams.Out)
+			return nil
+		}
+		certs, err := readChain(bytes.NewReader(text), "-")
+		if err != nil {
+			return err
+		}
+		for i, c := range certs {
+			fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
+			ceremony.Print(streams.Out, c)
+			fmt.Fprintln(streams.Out)
+		}
+		found, as := judge(certs, time.Now(), *below)
+		for _, f := range found.Faults() {
+			fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
+		}
+		printRemarks(streams.Out, found)
+		if len(found.Faults()) == 0 {
+			fmt.Fprintf(streams.Out, "no faults as %s\n", as)
+		}
+		return nil
+	}
 	return cmd
 }
 
@@ -267,8 +266,8 @@ func printRemarks(out io.Writer, found cachain.Findings) {
 	}
 }
 
-func belowFlag(cmd *cobra.Command, below *int) {
-	cmd.Flags().IntVar(below, "below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
+func belowFlag(cmd *cobra.Command) *int {
+	return cmd.Flags().Int("below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
 }
 
 // judge finds what is wrong with a chain as that of what it is for.
@@ -283,9 +282,7 @@ const remakeRequest = "make the request anew where its key is: mayfly ca csr"
 
 func newCAVerifyCommand(streams streams) *cobra.Command {
 	var key caKey
-	var root string
 	var at time.Time
-	below := 0
 	cmd := &cobra.Command{
 		Use: "verify FILE|-", Short: "Check a CA's chain, and its key, as the service and verifiers would",
 		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
@@ -300,33 +297,33 @@ Every fault is listed with its fix, as mayfly check lists it. A remark is what
 clients take as it is, though certificates that are made anew should be otherwise:
 a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
 		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			certs, err := readChain(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			found, _ := judge(certs, cmp.Or(at, time.Now()), below)
-			faults := found.Faults()
-			printRemarks(streams.Out, found)
-			if len(faults) == 0 {
-				fmt.Fprintf(streams.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
-			}
-			more, err := checkRoot(streams, certs[len(certs)-1], root)
-			if err != nil {
-				return err
-			}
-			faults = append(faults, more...)
-			keyFault := key.belongsTo(cmd.Context(), streams.Out, certs[0])
-			if len(faults) == 0 {
-				return keyFault
-			}
-			return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(args[0])+": "+strings.Join(faults, "\n")), keyFault)}
-		},
 	}
 	key.flags(cmd, "", "the key of the first certificate", false)
-	cmd.Flags().StringVar(&root, "root", "", "file with the root certificate that the chain must end with")
+	root := cmd.Flags().String("root", "", "file with the root certificate that the chain must end with")
 	timeFlag(cmd, &at, "at", "time to check at; now if empty")
-	belowFlag(cmd, &below)
+	below := belowFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		certs, err := readChain(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		found, _ := judge(certs, cmp.Or(at, time.Now()), *below)
+		faults := found.Faults()
+		printRemarks(streams.Out, found)
+		if len(faults) == 0 {
+			fmt.Fprintf(streams.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
+		}
+		more, err := checkRoot(streams, certs[len(certs)-1], *root)
+		if err != nil {
+			return err
+		}
+		faults = append(faults, more...)
+		keyFault := key.belongsTo(cmd.Context(), streams.Out, certs[0])
+		if len(faults) == 0 {
+			return keyFault
+		}
+		return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(args[0])+": "+strings.Join(faults, "\n")), keyFault)}
+	}
 	return cmd
 }
 
@@ -571,7 +568,6 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 
 func newCACSRCommand(streams streams) *cobra.Command {
 	var key caKey
-	var out, organization, name, issuer string
 	cmd := &cobra.Command{
 		Use: "csr", Short: "Make a certificate request for a key, to be carried to the root",
 		Long: `Writes a certificate request (PKCS #10) for the key that --key names, signed with
@@ -579,54 +575,52 @@ it: proof that whoever asks has the key. It goes to the machine with the root's
 key, where mayfly ca sign-csr makes the certificate. Note the SHA-256 that is
 printed: it is compared there, so that no other request is signed in its place.`,
 		Example: `  mayfly ca csr --key awskms:alias/issuing --credential workload --out issuing.csr.pem`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if err := free([]string{out}, &key); err != nil {
-				return err
-			}
-			var signedBy *x509.Certificate
-			if issuer != "" {
-				chain, err := readChain(streams.In, issuer)
-				if err != nil {
-					return err
-				}
-				signedBy = chain[0]
-			}
-			k, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			request, err := ceremony.NewRequest(k, organization, name, signedBy)
-			if err != nil {
-				return err
-			}
-			if err := durable.WriteNew(out, request, 0o644); err != nil {
-				return err
-			}
-			r, err := ceremony.ParseRequest(request)
-			if err != nil {
-				return err
-			}
-			r.Print(streams.Out)
-			fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", out, out, r.SHA256)
-			return nil
-		},
 	}
 	key.flags(cmd, "", "the key that asks for a certificate", true)
 	f := cmd.Flags()
-	f.StringVar(&out, "out", "", "file for the request, in PEM (required)")
-	f.StringVar(&name, "name", "Mayfly issuing key", "common name in the request, for the person who reads it")
-	f.StringVar(&organization, "organization", "", "organization in the request, for the person who reads it")
-	f.StringVar(&issuer, "issuer", "", "certificate of the CA that is to sign: the request has its country, state and organization, byte for byte, as `openssl ca` with match policies wants them")
+	out := f.String("out", "", "file for the request, in PEM (required)")
+	name := f.String("name", "Mayfly issuing key", "common name in the request, for the person who reads it")
+	organization := f.String("organization", "", "organization in the request, for the person who reads it")
+	issuer := f.String("issuer", "", "certificate of the CA that is to sign: the request has its country, state and organization, byte for byte, as `openssl ca` with match policies wants them")
 	cmd.MarkFlagsMutuallyExclusive("issuer", "organization")
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := free([]string{*out}, &key); err != nil {
+			return err
+		}
+		var signedBy *x509.Certificate
+		if *issuer != "" {
+			chain, err := readChain(streams.In, *issuer)
+			if err != nil {
+				return err
+			}
+			signedBy = chain[0]
+		}
+		k, signer, err := key.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		request, err := ceremony.NewRequest(k, *organization, *name, signedBy)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteNew(*out, request, 0o644); err != nil {
+			return err
+		}
+		r, err := ceremony.ParseRequest(request)
+		if err != nil {
+			return err
+		}
+		r.Print(streams.Out)
+		fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", *out, *out, r.SHA256)
+		return nil
+	}
 	return cmd
 }
 
 func newCASignCSRCommand(streams streams) *cobra.Command {
 	var c caBelow
-	var yes bool
-	var fingerprint string
 	cmd := &cobra.Command{
 		Use: "sign-csr FILE|-", Short: "Make an intermediate certificate for the key in a certificate request",
 		Long: `Signs a certificate for the key of a request (mayfly ca csr) with the CA that
@@ -640,38 +634,38 @@ It shows what will be signed and asks. --fingerprint answers for scripts, with t
 SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 		Example: `  mayfly ca sign-csr issuing.csr.pem --issuer root.pem --issuer-key file:root.key.pem \
     --issuer-passphrase-file passphrase --out chain.pem --witness "A. Turing"`,
-		RunE: func(cmd *cobra.Command, args []string) error {
-			intermediate, to, err := c.begin(streams.In)
-			if err != nil {
-				return err
-			}
-			request, err := readAs(streams.In, args[0], remakeRequest, ceremony.ParseRequest)
-			if err != nil {
-				return err
-			}
-			if err := intermediate.ForRequest(request); err != nil {
-				return err
-			}
-			intermediate.Print(streams.Out)
-			if !yes {
-				if err := confirm(cmd.Context(), streams, request, fingerprint); err != nil {
-					return err
-				}
-			}
-			issuer, signer, err := c.issuerKey.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			_, err = sign(intermediate, issuer, to, streams)
-			return err
-		},
 	}
 	c.flags(cmd)
 	f := cmd.Flags()
-	f.BoolVar(&yes, "yes", false, "sign without asking")
-	f.StringVar(&fingerprint, "fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
+	yes := f.Bool("yes", false, "sign without asking")
+	fingerprint := f.String("fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
 	cmd.MarkFlagsMutuallyExclusive("yes", "fingerprint")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		intermediate, to, err := c.begin(streams.In)
+		if err != nil {
+			return err
+		}
+		request, err := readAs(streams.In, args[0], remakeRequest, ceremony.ParseRequest)
+		if err != nil {
+			return err
+		}
+		if err := intermediate.ForRequest(request); err != nil {
+			return err
+		}
+		intermediate.Print(streams.Out)
+		if !*yes {
+			if err := confirm(cmd.Context(), streams, request, *fingerprint); err != nil {
+				return err
+			}
+		}
+		issuer, signer, err := c.issuerKey.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		_, err = sign(intermediate, issuer, to, streams)
+		return err
+	}
 	return cmd
 }
 

@@ -78,7 +78,6 @@ func inlineStates(file string, c *config.Config) []string {
 }
 
 func newExportStatesCommand(streams streams) *cobra.Command {
-	var authorities, logs string
 	cmd := &cobra.Command{
 		Use: "export-states", Short: "Move the states of authorities and logs into state files",
 		Long: `Makes the state files in which the commands authority and log keep what they decide,
@@ -89,8 +88,8 @@ already is never touched. Restart the service once the lines are changed.`,
 		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml
   mayfly config export-states --config /etc/mayfly/mayfly.yaml --authorities /var/lib/mayfly/authorities.json --logs /var/lib/mayfly/logs.json`,
 	}
-	cmd.Flags().StringVar(&authorities, "authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
-	cmd.Flags().StringVar(&logs, "logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
+	authorities := cmd.Flags().String("authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
+	logs := cmd.Flags().String("logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
 	load := func(file string) (*config.Config, error) { return loadWith(config.LoadDefinitions, file) }
 	return withConfig(cmd, load, func(_ *cobra.Command, file string, c *config.Config, _ []string) error {
 		var all []exported
@@ -99,7 +98,7 @@ already is never touched. Restart the service once the lines are changed.`,
 				return fail("restore the file from a copy, or write the state and its times beside each of ca.authorities first",
 					"%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)
 			}
-			all = append(all, exported{"ca", c.CA.StateFile, cmp.Or(authorities, filepath.Join(filepath.Dir(file), authoritiesName)), statesIn(c),
+			all = append(all, exported{"ca", c.CA.StateFile, cmp.Or(*authorities, filepath.Join(filepath.Dir(file), authoritiesName)), statesIn(c),
 				func(path string) error { return authority.ExportStates(c.CA.Section, path) }})
 		}
 		if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
@@ -107,7 +106,7 @@ already is never touched. Restart the service once the lines are changed.`,
 				"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
 		}
 		if c.CTLog.Mode == ctlog.ModeEmbedded {
-			all = append(all, exported{"ctlog", c.CTLog.StateFile, cmp.Or(logs, filepath.Join(filepath.Dir(file), logsName)), logsIn(c.CTLog),
+			all = append(all, exported{"ctlog", c.CTLog.StateFile, cmp.Or(*logs, filepath.Join(filepath.Dir(file), logsName)), logsIn(c.CTLog),
 				func(path string) error { return rotation.Export(c.CTLog, path) }})
 		}
 		return writeExported(streams.Out, file, all)
@@ -197,7 +196,6 @@ func writeExported(w io.Writer, file string, all []exported) error {
 }
 
 func newCheckCommand(streams streams) *cobra.Command {
-	var online bool
 	cmd := &cobra.Command{
 		Use: "check", Short: "Report every fault of a configuration",
 		Long: `Reads a configuration and all that it names, as serve would: keys, certificates,
@@ -216,7 +214,7 @@ is submitted. The embedded log's checkpoint is verified in its directory. What i
 force at server.public_url is compared: whatever clients are told to trust there
 has to be in the configuration still, or what was signed can't be verified any more.`,
 	}
-	cmd.Flags().BoolVar(&online, "online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
+	online := cmd.Flags().Bool("online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
 		loaded, err := service.Check(cmd.Context(), c, quiet())
 		if err != nil {
@@ -232,7 +230,7 @@ has to be in the configuration still, or what was signed can't be verified any m
 		if err := asOwner(c, os.Geteuid()); err != nil {
 			fmt.Fprintf(streams.Out, "  remark     serve would be refused: %s; and root may read more than that user, so run check as that user too\n", terminal.Line(err.Error()))
 		}
-		if online {
+		if *online {
 			return checkOnline(cmd.Context(), c, loaded, streams.Out)
 		}
 		return nil
@@ -464,9 +462,7 @@ func (c *policyCase) differences(x *identity.Explanation) []string {
 func orNone(s string) string { return cmp.Or(s, "none") }
 
 func newTokenExplainCommand(streams streams) *cobra.Command {
-	var file, jwks string
 	var at time.Time
-	var offline, asJSON bool
 	cmd := &cobra.Command{
 		Use: "explain", Short: "Say step by step what a configuration makes of a token",
 		Long: `Checks a token as the service with this configuration would, by the same code,
@@ -481,21 +477,21 @@ when not.`,
   mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&file, "token-file", "-", "file with the token, or - for standard input")
-	flags.StringVar(&jwks, "jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
-	flags.BoolVar(&offline, "offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
+	file := flags.String("token-file", "-", "file with the token, or - for standard input")
+	jwks := flags.String("jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
+	offline := flags.Bool("offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
 	timeFlag(cmd, &at, "at", "check the token as of this time, for one that has expired")
-	flags.BoolVar(&asJSON, "json", false, "print JSON")
+	asJSON := flags.Bool("json", false, "print JSON")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
-		data, err := readInput(streams.In, file)
+		data, err := readInput(streams.In, *file)
 		if err != nil {
 			return err
 		}
 		token := strings.TrimSpace(string(data))
 		o := identity.Options{Now: func() time.Time { return cmp.Or(at, time.Now()) }, Deny: c.Deny}
-		if jwks != "" {
-			o.Transport, err = keysFrom(jwks, token, c.Issuers)
-		} else if offline {
+		if *jwks != "" {
+			o.Transport, err = keysFrom(*jwks, token, c.Issuers)
+		} else if *offline {
 			o.Transport = canned{}
 		}
 		if err != nil {
@@ -506,7 +502,7 @@ when not.`,
 			return startFailure(err, "")
 		}
 		x := verifier.Explain(cmd.Context(), token)
-		err = show(streams.Out, asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
+		err = show(streams.Out, *asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
 		if err != nil || x.Refusal == nil {
 			return err
 		}

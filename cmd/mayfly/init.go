@@ -71,7 +71,6 @@ type initOptions struct {
 func newInitCommand(streams streams) *cobra.Command {
 	var o initOptions
 	var issuer identity.IssuerConfig
-	var audience string
 	cmd := &cobra.Command{
 		Use: "init", Short: "Create a private CA with keys in files",
 		Long: `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
@@ -92,21 +91,6 @@ plain files that only their owner may read.`,
 		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
     --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
     --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if issuer.URL != "" && issuer.Allow == "" {
-				return usage(`add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`,
-					"--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
-			}
-			if issuer.URL != "" {
-				issuer.Audiences = []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))}
-				o.issuers = []identity.IssuerConfig{issuer}
-			}
-			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
-				return err
-			}
-			printCreated(streams, o)
-			return nil
-		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "folder to create (required)")
@@ -118,8 +102,23 @@ plain files that only their owner may read.`,
 	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
 	flags.StringVar(&issuer.URL, "issuer", "", "URL of a first OpenID Connect issuer to accept")
 	flags.StringVar((*string)(&issuer.Type), "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
-	flags.StringVar(&audience, "audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
+	audience := flags.String("audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
 	flags.StringVar(&issuer.Allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if issuer.URL != "" && issuer.Allow == "" {
+			return usage(`add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`,
+				"--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
+		}
+		if issuer.URL != "" {
+			issuer.Audiences = []string{cmp.Or(*audience, strings.TrimSuffix(o.publicURL, "/"))}
+			o.issuers = []identity.IssuerConfig{issuer}
+		}
+		if err := createCA(cmd.Context(), o, time.Now()); err != nil {
+			return err
+		}
+		printCreated(streams, o)
+		return nil
+	}
 	return cmd
 }
 

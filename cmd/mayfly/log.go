@@ -248,7 +248,7 @@ func printReport(w io.Writer, r maintain.Report, marked bool) {
 	fmt.Fprintf(w, "The log is whole.\n\n  %-12s %s\n  %-12s %x\n  %-12s %d (%d precertificates, %d certificates, %d issuers)\n  %-12s %x\n",
 		"origin", r.Origin, "log id", r.LogID, "entries", r.Size, r.Precerts, r.Certs, r.Issuers, "root", r.Root)
 	if r.Size > 0 {
-		fmt.Fprintf(w, "  %-12s %s to %s\n", "logged", millis(r.FirstEntry), millis(r.LastEntry))
+		fmt.Fprintf(w, "  %-12s %s to %s\n", "logged", moment(time.UnixMilli(int64(r.FirstEntry))), moment(time.UnixMilli(int64(r.LastEntry))))
 	}
 	if r.Unpublished > 0 {
 		fmt.Fprintf(w, "  %-12s %d, in no checkpoint yet\n", "stored", r.Unpublished)
@@ -256,10 +256,6 @@ func printReport(w io.Writer, r maintain.Report, marked bool) {
 	if marked {
 		fmt.Fprintf(w, "  %-12s %d entries, part of this log\n", "mark", r.MarkSize)
 	}
-}
-
-func millis(ms uint64) string {
-	return time.UnixMilli(int64(ms)).UTC().Format(time.RFC3339)
 }
 
 // progress shows on a terminal how far a long piece of work has come, on one line that it
@@ -305,7 +301,6 @@ become a fork: mayfly log restore makes a log of it, where that is safe.`,
 }
 
 func newLogRestoreCommand(streams streams) *cobra.Command {
-	var dir, from, mark string
 	cmd := &cobra.Command{
 		Use: "restore", Short: "Make an embedded log of its backup, where that can't fork it",
 		Long: `Makes a log of a backup again, in a directory that is empty or missing. The
@@ -317,26 +312,26 @@ A backup that is behind the mark is refused: certificates hold SCTs for entries
 that it lacks, and a log that went on from it would contradict them. So is one
 without a mark. Serve such a backup as it is, and begin a new log with a new key.`,
 		Example: "  mayfly log restore --from /backup/ctlog-2027 --dir my-ca/ctlog --mark my-ca/ctlog.mark",
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			show, done := progress(streams.Err)
-			report, err := maintain.Restore(cmd.Context(), from, dir, mark, maintain.VerifyOptions{Progress: show})
-			done()
-			switch {
-			case errors.Is(err, maintain.ErrBehind):
-				return &failure{code: exitUnverified, fix: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
-			case errors.Is(err, fs.ErrNotExist):
-				return &failure{code: exitFailed, fix: "name the backup and the log's own mark file; without the mark, begin a new log", err: err}
-			case err != nil:
-				return err
-			}
-			fmt.Fprintf(streams.Out, "The log of %d entries is in %s and goes on from there.\n", report.Size, dir)
-			return nil
-		},
 	}
 	flags := cmd.Flags()
-	flags.StringVar(&dir, "dir", "", "the log's directory (required)")
-	flags.StringVar(&from, "from", "", "the backup (required)")
-	flags.StringVar(&mark, "mark", "", "the log's high-water mark (required)")
+	dir := flags.String("dir", "", "the log's directory (required)")
+	from := flags.String("from", "", "the backup (required)")
+	mark := flags.String("mark", "", "the log's high-water mark (required)")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		show, done := progress(streams.Err)
+		report, err := maintain.Restore(cmd.Context(), *from, *dir, *mark, maintain.VerifyOptions{Progress: show})
+		done()
+		switch {
+		case errors.Is(err, maintain.ErrBehind):
+			return &failure{code: exitUnverified, fix: "serve the backup as it is, and begin a new log with a new key and URL", err: err}
+		case errors.Is(err, fs.ErrNotExist):
+			return &failure{code: exitFailed, fix: "name the backup and the log's own mark file; without the mark, begin a new log", err: err}
+		case err != nil:
+			return err
+		}
+		fmt.Fprintf(streams.Out, "The log of %d entries is in %s and goes on from there.\n", report.Size, *dir)
+		return nil
+	}
 	return cmd
 }
 
@@ -439,7 +434,6 @@ func (logKeys) Open(ctx context.Context, key setting.KeyRef, passphrase setting.
 }
 
 func newLogCreateCommand(streams streams) *cobra.Command {
-	var missing bool
 	cmd := &cobra.Command{
 		Use: "create", Short: "Make the empty log that a configuration names",
 		Long: `Makes the empty logs that a configuration names under ctlog.embedded and
@@ -447,7 +441,7 @@ ctlog.shards and that aren't there yet: mayfly serve makes none, because there a
 empty folder means that a disk isn't mounted. A directory that holds a log, and a
 mark of one, are never touched. mayfly log rotate makes the log that follows.`,
 	}
-	cmd.Flags().BoolVar(&missing, "missing", false, "succeed where all are there already, as before each start of a container")
+	missing := cmd.Flags().Bool("missing", false, "succeed where all are there already, as before each start of a container")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
 		if c.CTLog.Mode != ctlog.ModeEmbedded {
 			return usage("set ctlog.mode to embedded", "%s names no embedded log", file)
@@ -458,7 +452,7 @@ mark of one, are never touched. mayfly log rotate makes the log that follows.`,
 		}
 		logs, made := c.CTLog.Own(), 0
 		for i, log := range logs {
-			if (missing || len(logs) > 1) && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
+			if (*missing || len(logs) > 1) && (exists(string(log.MarkFile)) || holdsLog(string(log.Directory)) == nil) {
 				continue
 			}
 			if err := embedded.Create(cmd.Context(), log, embedded.Options{Signer: p.LogKeys[i], Roots: p.Authorities.Roots()}); err != nil {
@@ -467,7 +461,7 @@ mark of one, are never touched. mayfly log rotate makes the log that follows.`,
 			fmt.Fprintf(streams.Out, "The empty log %s is in %s, its mark in %s.\n", log.Origin(), log.Directory, log.MarkFile)
 			made++
 		}
-		if made == 0 && !missing {
+		if made == 0 && !*missing {
 			return fail("make the log that follows with `mayfly log rotate`; with --missing there is nothing to do", "every log that the configuration names is there already")
 		}
 		return nil

@@ -505,7 +505,6 @@ const (
 )
 
 func newHealthcheckCommand(streams streams) *cobra.Command {
-	var url, file string
 	cmd := &cobra.Command{
 		Use: "healthcheck", Short: "Ask a running mayfly whether it is ready",
 		Long: `Asks a running mayfly whether it is ready and exits with 0 when it is, with 1
@@ -513,23 +512,23 @@ otherwise, naming the dependency that fails. It gives up after three seconds.
 With --config it asks where the configuration says that REST is served: address,
 port, TLS, Unix socket. A server's certificate has to be the one that is configured.
 Meant for the health check of a container, which has neither shell nor curl.`,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is this container
-			if file != "" {
-				c, err := loadConfig(file)
-				if err != nil {
-					return err
-				}
-				if url, err = healthURL(c.Server, transport); err != nil {
-					return fail("run `mayfly check --config FILE`", "not ready: %w", err)
-				}
-			}
-			return checkHealth(cmd.Context(), streams.Out, url, transport)
-		},
 	}
-	cmd.Flags().StringVar(&url, "url", "http://127.0.0.1:5555/readyz", "what to ask")
-	cmd.Flags().StringVar(&file, "config", "", "the configuration of the mayfly to ask, in place of --url")
+	url := cmd.Flags().String("url", "http://127.0.0.1:5555/readyz", "what to ask")
+	file := cmd.Flags().String("config", "", "the configuration of the mayfly to ask, in place of --url")
 	cmd.MarkFlagsMutuallyExclusive("url", "config")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is this container
+		if *file != "" {
+			c, err := loadConfig(*file)
+			if err != nil {
+				return err
+			}
+			if *url, err = healthURL(c.Server, transport); err != nil {
+				return fail("run `mayfly check --config FILE`", "not ready: %w", err)
+			}
+		}
+		return checkHealth(cmd.Context(), streams.Out, *url, transport)
+	}
 	return cmd
 }
 

@@ -161,7 +161,6 @@ Private keys stay where they are: carry the draft to enough of them, and back.`,
 }
 
 func newTUFStageCommand(streams streams) *cobra.Command {
-	var remove bool
 	var e excision
 	cmd := &cobra.Command{
 		Use: "stage", Short: "Draft the next targets, with what the configuration says now",
@@ -175,7 +174,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 		Example: `  mayfly tuf stage --config mayfly.yaml --out draft.json
   mayfly tuf stage --config mayfly.yaml --excise 2026-11-29T10:00:00Z/2026-11-29T11:30:00Z --hits 17`,
 	}
-	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
+	remove := cmd.Flags().Bool("remove", false, "let entries go that were published")
 	cmd.Flags().StringVar(&e.times, "excise", "", "FROM/TO, two times of RFC 3339: let nothing count that was signed then")
 	cmd.Flags().IntVar(&e.hits, "hits", -1, "how many certificates --excise hits, as it said")
 	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
@@ -187,7 +186,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 		if err != nil {
 			return nil, err
 		}
-		d, err := tuf.Stage(r, documents, remove, gap, time.Now())
+		d, err := tuf.Stage(r, documents, *remove, gap, time.Now())
 		if err != nil {
 			err = fail("put it back into the configuration, or say --remove", "%w", err)
 		}
@@ -262,59 +261,57 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 
 func newTUFSignCommand(streams streams) *cobra.Command {
 	var key caKey
-	var out string
-	var yes bool
 	cmd := &cobra.Command{
 		Use: "sign DRAFT", Short: "Sign a draft where a key is; nothing else is needed",
 		Long: `Shows what a draft changes for clients and who has signed it, asks, and adds the key's
 signature to all that the key may sign. It needs the draft and the key, no
 configuration and no network. The draft is changed in place, or written to --out.`,
 		Example: "  mayfly tuf sign draft.json --key file:alice.key.pem",
-		RunE: func(cmd *cobra.Command, args []string) error {
-			d, err := readDraft(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			if err := printDraft(streams.Out, d); err != nil {
-				return err
-			}
-			if !yes {
-				if err := agree(cmd.Context(), streams, "Is that what clients are to trust?", "read what the draft changes, and say --yes"); err != nil {
-					return err
-				}
-			}
-			_, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			signed, err := d.Sign(cmd.Context(), signer)
-			if err != nil {
-				return err
-			}
-			b, err := d.Format()
-			if err != nil {
-				return err
-			}
-			if out != "" {
-				err = durable.WriteNew(out, b, 0o644)
-			} else {
-				out, err = args[0], durable.Replace(args[0], b)
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), out)
-			for _, s := range d.Standings() {
-				fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
-			}
-			return nil
-		},
 	}
 	key.flags(cmd, "", "the key of somebody who signs", false)
-	cmd.Flags().StringVar(&out, "out", "", "file for the signed draft; DRAFT itself if empty")
-	cmd.Flags().BoolVar(&yes, "yes", false, "sign without asking")
+	out := cmd.Flags().String("out", "", "file for the signed draft; DRAFT itself if empty")
+	yes := cmd.Flags().Bool("yes", false, "sign without asking")
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		d, err := readDraft(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		if err := printDraft(streams.Out, d); err != nil {
+			return err
+		}
+		if !*yes {
+			if err := agree(cmd.Context(), streams, "Is that what clients are to trust?", "read what the draft changes, and say --yes"); err != nil {
+				return err
+			}
+		}
+		_, signer, err := key.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		signed, err := d.Sign(cmd.Context(), signer)
+		if err != nil {
+			return err
+		}
+		b, err := d.Format()
+		if err != nil {
+			return err
+		}
+		if *out != "" {
+			err = durable.WriteNew(*out, b, 0o644)
+		} else {
+			*out, err = args[0], durable.Replace(args[0], b)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), *out)
+		for _, s := range d.Standings() {
+			fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
+		}
+		return nil
+	}
 	return cmd
 }
 
@@ -472,7 +469,6 @@ type tufExport struct {
 
 func newTUFExportCommand(streams streams) *cobra.Command {
 	var e tufExport
-	var format string
 	formats := strings.Join(slices.Sorted(maps.Keys(tufExports)), ", ")
 	cmd := &cobra.Command{
 		Use: "export", Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
@@ -480,30 +476,30 @@ func newTUFExportCommand(streams streams) *cobra.Command {
 cluster takes: policy-controller's TrustRoot, which follows the repository or has it in
 it (policy-controller-files: as long as the timestamp lasts), or an attestor of Kyverno's.`,
 		Example: "  mayfly tuf export --url https://ca.example.com/tuf --root 1.root.json --format policy-controller | kubectl apply -f -",
-		RunE: func(cmd *cobra.Command, _ []string) (err error) {
-			write, known := tufExports[format]
-			if !known {
-				return usage("one of "+formats, "--format %q is unknown", format)
-			}
-			if e.first, e.seen, err = e.follow(cmd.Context()); err != nil {
-				return err
-			}
-			if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
-				return err
-			}
-			b, err := write(e)
-			if err != nil {
-				return err
-			}
-			_, err = streams.Out.Write(b)
-			return err
-		},
 	}
 	f := cmd.Flags()
 	e.flags(cmd)
-	f.StringVar(&format, "format", "trusted-root", formats)
+	format := f.String("format", "trusted-root", formats)
 	f.StringVar(&e.issuer, "issuer", "", "whose identities Kyverno lets in")
 	f.StringVar(&e.subject, "subject", "", "which of them")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		write, known := tufExports[*format]
+		if !known {
+			return usage("one of "+formats, "--format %q is unknown", *format)
+		}
+		if e.first, e.seen, err = e.follow(cmd.Context()); err != nil {
+			return err
+		}
+		if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
+			return err
+		}
+		b, err := write(e)
+		if err != nil {
+			return err
+		}
+		_, err = streams.Out.Write(b)
+		return err
+	}
 	return cmd
 }
 
