@@ -16,87 +16,61 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-const auditLong = `Asks the audit trail, with all its rotated parts, compressed ones too, and the files
-of refusals and of administrators' acts beside it. It only reads, so a service may run.`
-
-func newAuditCommand(streams streams) *cobra.Command {
-	return group("audit", "Ask the audit trail, and verify it", auditLong,
-		newAuditSearchCommand(streams), newAuditShowCommand(streams), newAuditVerifyCommand(streams))
-}
-
-// trailFlag names the trail.
-func trailFlag(cmd *cobra.Command, trail *string) {
-	cmd.Flags().StringVar(trail, "trail", "", "the trail's current file, audit.path or that of a copy, with its parts beside it (required)")
-	cobra.CheckErr(cmd.MarkFlagRequired("trail"))
-}
-
-const auditSearchLong = `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
-what was refused, then of what administrators did; a * at the end of VALUE stands for
-the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
-probed or admin. Records of one kind are in the order in which they were written.`
-
-func newAuditSearchCommand(streams streams) *cobra.Command {
-	var trail, since, until string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "search [FIELD=VALUE...]",
-		Short: "Find records by any of their fields, and by time",
-		Long:  auditSearchLong,
-		Example: `  mayfly audit search --trail audit/audit.jsonl san=alice@example.com type=issued
-  mayfly audit search --trail audit/audit.jsonl 'subject=repo:example/*' --since 2026-11-01 --json`,
-		RunE: func(_ *cobra.Command, args []string) (err error) {
-			var q audit.Query
-			for _, arg := range args {
-				f, err := audit.ParseFilter(arg)
-				if err != nil {
-					return usage("write for example san=alice@example.com", "%w", err)
-				}
-				q.Filters = append(q.Filters, f)
-			}
-			if q.Since, err = parseMoment("--since", since); err != nil {
-				return err
-			}
-			if q.Until, err = parseMoment("--until", until); err != nil {
-				return err
-			}
-			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, line []byte) {
-				if asJSON {
-					fmt.Fprintf(streams.Out, "%s\n", line)
-				} else {
-					fmt.Fprintln(streams.Out, row(r))
-				}
-			})
-			if found == 0 && err == nil {
-				fmt.Fprintln(streams.Err, "nothing found")
-			}
-			return err
-		},
+// withTrail gives cmd the required --trail, and has it run where that names a trail: in what
+// is none, nothing would be found wrong either.
+func withTrail(cmd *cobra.Command, run func(trail string, args []string) error) *cobra.Command {
+	trail := cmd.Flags().String("trail", "", "the trail's current file, audit.path or that of a copy, with its parts beside it (required)")
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		if _, err := os.Stat(*trail); err != nil {
+			return fail("name the trail's current file, which is audit.path of the configuration", "%w", err)
+		}
+		return run(*trail, args)
 	}
-	trailFlag(cmd, &trail)
-	cmd.Flags().StringVar(&since, "since", "", "no records before this, such as 2026-11-01 or 2026-11-01T08:00:00Z")
-	cmd.Flags().StringVar(&until, "until", "", "none at this time or later")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print the records as they are, one a line")
 	return cmd
 }
 
-// hasTrail refuses a name that is no trail's, in which nothing would be found wrong either.
-func hasTrail(trail string) error {
-	if _, err := os.Stat(trail); err != nil {
-		return fail("name the trail's current file, which is audit.path of the configuration", "%w", err)
+func newAuditSearchCommand(streams streams) *cobra.Command {
+	var q audit.Query
+	cmd := &cobra.Command{
+		Use: "search [FIELD=VALUE...]", Short: "Find records by any of their fields, and by time",
+		Long: `Prints the records that meet every FIELD=VALUE, first of what was issued, then of
+what was refused, then of what administrators did; a * at the end of VALUE stands for
+the rest. FIELD is one of docs/audit.md, and type is issued, intent, denied, failed,
+probed or admin. Records of one kind are in the order in which they were written.`,
+		Example: `  mayfly audit search --trail audit/audit.jsonl san=alice@example.com type=issued
+  mayfly audit search --trail audit/audit.jsonl 'subject=repo:example/*' --since 2026-11-01 --json`,
 	}
-	return nil
+	timeFlag(cmd, &q.Since, "since", "no records before this, such as 2026-11-01 or 2026-11-01T08:00:00Z")
+	timeFlag(cmd, &q.Until, "until", "none at this time or later")
+	asJSON := cmd.Flags().Bool("json", false, "print the records as they are, one a line")
+	return withTrail(cmd, func(trail string, args []string) error {
+		for _, arg := range args {
+			f, err := audit.ParseFilter(arg)
+			if err != nil {
+				return usage("write for example san=alice@example.com", "%w", err)
+			}
+			q.Filters = append(q.Filters, f)
+		}
+		found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, line []byte) {
+			if *asJSON {
+				fmt.Fprintf(streams.Out, "%s\n", line)
+			} else {
+				fmt.Fprintln(streams.Out, row(r))
+			}
+		})
+		if found == 0 && err == nil {
+			fmt.Fprintln(streams.Err, "nothing found")
+		}
+		return err
+	})
 }
 
 // searchTrail gives what it finds to show, and counts it. What can't be read is told to
 // warnings, and is an error at the end: something may be missing.
 func searchTrail(trail string, q audit.Query, warnings io.Writer, show func(audit.Record, []byte)) (found int, err error) {
-	if err := hasTrail(trail); err != nil {
-		return 0, err
-	}
 	for _, file := range audit.Files(trail) {
 		q.Search(file.Path, func(r audit.Record, line []byte, unread error) bool {
 			if unread != nil {
@@ -127,79 +101,60 @@ func row(r audit.Record) string {
 }
 
 func newAuditShowCommand(streams streams) *cobra.Command {
-	var trail string
-	cmd := &cobra.Command{
-		Use:   "show SERIAL|REQUEST_ID|FINGERPRINT|ID",
-		Short: "Print all that is on record of a certificate or a request",
+	return withTrail(&cobra.Command{
+		Use: "show SERIAL|REQUEST_ID|FINGERPRINT|ID", Short: "Print all that is on record of a certificate or a request",
 		Long: `Prints every record of a certificate, by its serial number or fingerprint, of a
 request, by the id that the client was given, or the one record with an id: each
 with all its fields. Nothing found is exit code 1.`,
 		Example: "  mayfly audit show --trail audit/audit.jsonl 2OUZ6DV6QUNAM2KDM2TXG2BDK4",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			if args[0] == "" {
-				return usage("name what to look for, as it stands in an answer or a certificate", "an empty name is every record's")
-			}
-			q := audit.Query{Filters: []audit.Filter{audit.Refers(args[0])}}
-			found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, _ []byte) {
-				fmt.Fprintf(streams.Out, "%s  %s\n  %-16s %s\n", r.Time.UTC().Format(time.RFC3339Nano), terminal.Line(r.Type), "id", terminal.Line(r.ID))
-				for _, field := range audit.Fields {
-					if v, ok := r.Data[field]; ok {
-						fmt.Fprintf(streams.Out, "  %-16s %s\n", field, terminal.Line(fmt.Sprint(v)))
-					}
+	}, func(trail string, args []string) error {
+		if args[0] == "" {
+			return usage("name what to look for, as it stands in an answer or a certificate", "an empty name is every record's")
+		}
+		q := audit.Query{Filters: []audit.Filter{audit.Refers(args[0])}}
+		found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, _ []byte) {
+			fmt.Fprintf(streams.Out, "%s  %s\n  %-16s %s\n", r.Time.UTC().Format(time.RFC3339Nano), terminal.Line(r.Type), "id", terminal.Line(r.ID))
+			for _, field := range audit.Fields {
+				if v, ok := r.Data[field]; ok {
+					fmt.Fprintf(streams.Out, "  %-16s %s\n", field, terminal.Line(fmt.Sprint(v)))
 				}
-			})
-			if found == 0 && err == nil {
-				err = fail("`mayfly audit search` finds records by other fields", "no record of %s", args[0])
 			}
-			return err
-		},
-	}
-	trailFlag(cmd, &trail)
-	return cmd
+		})
+		if found == 0 && err == nil {
+			err = fail("`mayfly audit search` finds records by other fields", "no record of %s", args[0])
+		}
+		return err
+	})
 }
 
 // maxFaults bounds what is told of a trail.
 const maxFaults = 10_000
 
-const auditVerifyLong = `Reads the whole trail and names every place where a line was altered, deleted,
+func newAuditVerifyCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Verify that the trail is as it was written",
+		Long: `Reads the whole trail and names every place where a line was altered, deleted,
 swapped, added or cut: each record has the hash of the one before it, and signed
 heads vouch for all before them. --key is the public half of audit.key_file. With
 --heads, heads that were kept elsewhere, such as a collector's copy, must be in the
 trail: without them nobody sees that its end was cut off, or that somebody who has
-the key wrote it anew. Exit code 5 says that it isn't whole.`
-
-func newAuditVerifyCommand(streams streams) *cobra.Command {
-	var trail, keyFile, heads string
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:   "verify",
-		Short: "Verify that the trail is as it was written",
-		Long:  auditVerifyLong,
+the key wrote it anew. Exit code 5 says that it isn't whole.`,
 		Example: `  mayfly kms public file:audit.key.pem >audit.pub.pem
   mayfly audit verify --trail audit/audit.jsonl --key audit.pub.pem --heads collected.jsonl`,
-		Args: cobra.NoArgs,
-		RunE: func(*cobra.Command, []string) error {
-			v, err := verifyTrail(trail, keyFile, heads)
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				err = writeJSON(streams.Out, v)
-			} else {
-				v.print(streams.Out)
-			}
-			if err == nil && len(v.Faults) > 0 {
-				err = &failure{code: exitUnverified, err: errors.New("the audit trail isn't as it was written")}
-			}
-			return err
-		},
 	}
-	trailFlag(cmd, &trail)
-	cmd.Flags().StringVar(&keyFile, "key", "", "PEM file with the public key of the heads; else none is verified")
-	cmd.Flags().StringVar(&heads, "heads", "", "file with records of heads that were kept elsewhere")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "print JSON")
-	return cmd
+	keyFile := cmd.Flags().String("key", "", "PEM file with the public key of the heads; else none is verified")
+	heads := cmd.Flags().String("heads", "", "file with records of heads that were kept elsewhere")
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	return withTrail(cmd, func(trail string, _ []string) error {
+		v, err := verifyTrail(trail, *keyFile, *heads)
+		if err != nil {
+			return err
+		}
+		if err = show(streams.Out, *asJSON, v, v.print); err == nil && len(v.Faults) > 0 {
+			err = &failure{code: exitUnverified, err: errors.New("the audit trail isn't as it was written")}
+		}
+		return err
+	})
 }
 
 // trailVerification is what `mayfly audit verify` found.
@@ -210,18 +165,14 @@ type trailVerification struct {
 
 func verifyTrail(trail, keyFile, heads string) (v trailVerification, err error) {
 	v.Faults = []string{}
-	if err := hasTrail(trail); err != nil {
-		return v, err
-	}
 	var key *ecdsa.PublicKey
 	if keyFile != "" {
-		b, err := readLimited(keyFile)
+		public, err := readPublic(keyFile)
 		if err != nil {
 			return v, err
 		}
-		_, public, err := pemfile.PublicKey(b)
 		if key, _ = public.(*ecdsa.PublicKey); key == nil {
-			return v, fail("make it with `mayfly kms public`", "%s has no P-256 public key (%v)", keyFile, err)
+			return v, fail("make it with `mayfly kms public`", "%s has no P-256 public key", keyFile)
 		}
 	}
 	var kept []audit.Head

@@ -4,38 +4,33 @@ import (
 	"bytes"
 	"cmp"
 	"context"
-	"crypto/x509"
+	"crypto/sha256"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"slices"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/mayfly-ca/mayfly/ca/authority"
-	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
-const authorityLong = `Takes certificate authorities through their life: prepared, published, active,
+func newAuthorityCommand(streams streams) *cobra.Command {
+	cmd := group("authority", "Let one certificate authority follow another", `Takes certificate authorities through their life: prepared, published, active,
 retired, distrusted. Exactly one is active and signs. The trust bundle and the
 trusted root list every published, active and retired one with its window.
 
 The states are kept in ca.state_file; no command writes the configuration. A running
-service takes a change up by itself. docs/authorities.md goes through a whole rotation.`
-
-func newAuthorityCommand(streams streams) *cobra.Command {
-	cmd := group("authority", "Let one certificate authority follow another", authorityLong,
+service takes a change up by itself. docs/authorities.md goes through a whole rotation.`,
 		newAuthorityListCommand(streams), newAuthorityPrepareCommand(streams), newAuthorityActivateCommand(streams))
 	for _, s := range authoritySteps {
 		cmd.AddCommand(newAuthorityStepCommand(streams, s))
@@ -76,10 +71,7 @@ can't be taken back. The active one can't be distrusted: activate another first.
 
 func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 	var again bool
-	cmd := &cobra.Command{
-		Use: string(s.action) + " NAME", Short: s.short, Long: s.long, Args: cobra.ExactArgs(1),
-		Example: fmt.Sprintf("  mayfly authority %s y2027 --config /etc/mayfly/mayfly.yaml", s.action),
-	}
+	cmd := &cobra.Command{Use: string(s.action) + " NAME", Short: s.short, Long: s.long}
 	if s.action == lifecycle.Retire {
 		cmd.Flags().BoolVar(&again, "again", false, "also move the end of a retired authority's window: clients trust for longer what its key signs")
 	}
@@ -97,24 +89,21 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 }
 
 func newAuthorityPrepareCommand(streams streams) *cobra.Command {
-	var chain, key string
 	var a kmsAccess
 	cmd := &cobra.Command{
-		Use:   "prepare NAME",
-		Short: "Check the key and the chain of a new authority, and take it up",
+		Use: "prepare NAME", Short: "Check the key and the chain of a new authority, and take it up",
 		Long: `Opens the key, has it sign, and checks that the chain is its own and fit to issue.
 With --chain and --key the authority is added to those of the configuration, in the
 state file; without them ca.authorities has to name it. No client hears of it yet.`,
 		Example: `  mayfly authority prepare y2027 --config mayfly.yaml --chain y2027/chain.pem --key file:y2027/issuing.key.pem`,
-		Args:    cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&chain, "chain", "", "PEM file with its chain: issuing certificate first, root last")
-	cmd.Flags().StringVar(&key, "key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
+	chain := cmd.Flags().String("chain", "", "PEM file with its chain: issuing certificate first, root last")
+	key := cmd.Flags().String("key", "", "the issuing certificate's key: file:PATH or a key in a KMS")
 	a.flags(cmd, "", "the key")
 	return withAuthorities(cmd, func(cmd *cobra.Command, _ *config.Config, store *authority.Store, name string) error {
-		added := chain != "" || key != ""
+		added := *chain != "" || *key != ""
 		if added {
-			named, err := newAuthority(name, chain, key, a)
+			named, err := newAuthority(name, *chain, *key, a)
 			if err != nil {
 				return err
 			}
@@ -145,25 +134,19 @@ func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, 
 		return authority.NamedConfig{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
 	path, isFile := strings.CutPrefix(key, "file:")
-	c := authority.Config{Chain: setting.Path(chain), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
+	c := authority.Config{Chain: setting.Path(chain), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
 		c.Mode = authority.ModeSealed
 	}
 	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
 		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
-		if *p == "" || (p == &path && !isFile) {
-			continue
-		}
-		absolute, err := filepath.Abs(*p)
-		if err != nil {
+		if err := absolute(p); err != nil {
 			return authority.NamedConfig{}, err
 		}
-		*p = absolute
 	}
 	if isFile {
-		key = "file:" + path
+		c.Key = setting.KeyRef("file:" + path)
 	}
-	c.Key = setting.KeyRef(key)
 	return authority.NamedConfig{Name: name, Config: c}, nil
 }
 
@@ -172,11 +155,8 @@ refuse every certificate from now on until they do.
 `
 
 func newAuthorityActivateCommand(streams streams) *cobra.Command {
-	var url string
-	var force bool
 	cmd := &cobra.Command{
-		Use:   "activate NAME",
-		Short: "Let a published authority sign, and retire the one that did",
+		Use: "activate NAME", Short: "Let a published authority sign, and retire the one that did",
 		Long: `Lets a published authority sign, and retires the active one in the same step: what
 that one signed stays trusted, and its window in the trusted root ends an hour
 later. The propagation guard holds this back until the authority has been
@@ -185,17 +165,16 @@ are given. --force overrides both, says so in the state and in the service's log
 and makes every client that hasn't fetched the trusted root since refuse what is
 signed. It is for the hour after a key was stolen.`,
 		Example: "  mayfly authority activate y2027 --config mayfly.yaml --url https://ca.example.com",
-		Args:    cobra.ExactArgs(1),
 	}
-	cmd.Flags().StringVar(&url, "url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
-	cmd.Flags().BoolVar(&force, "force", false, "activate although clients may not know it yet; they then refuse its certificates")
+	url := cmd.Flags().String("url", "", "where clients reach this CA: its /trusted_root.json must list the authority")
+	force := cmd.Flags().Bool("force", false, "activate although clients may not know it yet; they then refuse its certificates")
 	return withAuthorities(cmd, func(cmd *cobra.Command, c *config.Config, store *authority.Store, name string) (err error) {
-		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: force}
+		t := lifecycle.Terms{Now: time.Now(), Propagation: store.Section.Propagation, Force: *force}
 		if t.SignedSince, err = signedSince(c); err != nil {
 			return err
 		}
-		if url != "" && !force {
-			if err := published(cmd.Context(), store.Section, url, name, t.Now); err != nil {
+		if *url != "" && !*force {
+			if err := published(cmd.Context(), store.Section, *url, name, t.Now); err != nil {
 				return err
 			}
 		}
@@ -217,10 +196,7 @@ signed. It is for the hour after a key was stolen.`,
 
 func newAuthorityListCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:     "list",
-		Short:   "Show every authority's state, window, end, key and next steps",
-		Example: "  mayfly authority list --config /etc/mayfly/mayfly.yaml",
-		Args:    cobra.NoArgs,
+		Use: "list", Short: "Show every authority's state, window, end, key and next steps",
 	}, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
 		records, err := c.CA.Records()
 		if err != nil {
@@ -230,12 +206,12 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 		if t.SignedSince, err = signedSince(c); err != nil {
 			return err
 		}
-		w := tabwriter.NewWriter(streams.Out, 0, 0, 2, ' ', 0)
-		fmt.Fprintln(w, "NAME\tSTATE\tSINCE\tWINDOW\tVALID TO\tKEY\tNEXT")
+		all := newTable(streams.Out, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 		for i, a := range c.CA.All() {
-			fmt.Fprintln(w, authorityRow(a, nextSteps(records, i, t)))
+			window, end := windowOf(a)
+			all.row(a.Name, cmp.Or(string(a.State), "-"), moment(a.Since()), window, end, string(a.Key), nextSteps(records, i, t))
 		}
-		return w.Flush()
+		return all.Flush()
 	})
 }
 
@@ -290,41 +266,21 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	return startFailure(err, "")
 }
 
-// authorityRow is one line of `mayfly authority list`, its columns apart by tabs.
-func authorityRow(a authority.NamedConfig, next string) string {
-	state, since, window, end := cmp.Or(string(a.State), "-"), "-", "-", "unreadable"
-	if t := a.Since(); !t.IsZero() {
-		since = t.UTC().Format(time.RFC3339)
-	}
-	if certs, err := chainOf(a); err == nil {
-		start, stop := certs[0].NotBefore, certs[0].NotAfter
-		end = stop.UTC().Format(time.DateOnly)
-		if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
-			stop = closed
-		}
-		if a.Listed() {
-			window = start.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
-		}
-	}
-	columns := []string{a.Name, state, since, window, end, string(a.Key), next}
-	for i := range columns {
-		columns[i] = terminal.Line(columns[i])
-	}
-	return strings.Join(columns, "\t")
-}
-
-// chainOf reads an authority's chain, issuing certificate first.
-func chainOf(a authority.NamedConfig) ([]*x509.Certificate, error) {
-	file := string(a.Chain)
-	b, err := os.ReadFile(file)
+// windowOf is in which days clients trust what an authority signed, and until when it is valid.
+func windowOf(a authority.NamedConfig) (window, end string) {
+	certs, err := readChain(nil, string(a.Chain))
 	if err != nil {
-		return nil, err
+		return "-", "unreadable"
 	}
-	certs, err := cachain.Parse(b)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", file, err)
+	stop := certs[0].NotAfter
+	if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
+		stop = closed
 	}
-	return certs, nil
+	window, end = "-", certs[0].NotAfter.UTC().Format(time.DateOnly)
+	if a.Listed() {
+		window = certs[0].NotBefore.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
+	}
+	return window, end
 }
 
 // nextSteps says what can follow the state of records[i], and from when.
@@ -360,7 +316,7 @@ func published(ctx context.Context, c authority.Section, url, name string, now t
 	if i < 0 {
 		return nil // the step says so
 	}
-	certs, err := chainOf(all[i])
+	certs, err := readChain(nil, string(all[i].Chain))
 	if err != nil {
 		return err
 	}
@@ -388,4 +344,40 @@ func fetchTrustedRoot(ctx context.Context, url string) (*trustroot.History, erro
 		return nil, err
 	}
 	return trustroot.Parse(b)
+}
+
+// signedSince is what the propagation guard asks of the repository of a configuration;
+// nil where nothing is published.
+func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) {
+	if !c.TUF.Enabled() {
+		return nil, nil //nolint:nilnil // there is nobody to ask
+	}
+	r, err := loadTUF(c)
+	if errors.Is(err, tuf.ErrNothing) {
+		return nil, nil //nolint:nilnil // there is nobody to ask
+	}
+	if err != nil {
+		return nil, err
+	}
+	all := c.CA.All()
+	return func(name string) (time.Time, bool) {
+		i := slices.IndexFunc(all, func(a authority.NamedConfig) bool { return a.Name == name })
+		if i < 0 {
+			return time.Time{}, false
+		}
+		chain, err := readChain(nil, string(all[i].Chain))
+		if err != nil {
+			return time.Time{}, false
+		}
+		return r.Listed(sha256.Sum256(chain[0].Raw))
+	}, nil
+}
+
+// absolute is for a path, where there is one, that a flag names and a file of another folder
+// is to hold: a flag's begins at the working folder, such a file's at its own.
+func absolute(path *string) (err error) {
+	if *path != "" {
+		*path, err = filepath.Abs(*path)
+	}
+	return err
 }

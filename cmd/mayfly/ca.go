@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bufio"
 	"bytes"
+	"cmp"
 	"context"
 	"crypto"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +20,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"golang.org/x/term"
 
 	"github.com/mayfly-ca/mayfly/ca"
 	"github.com/mayfly-ca/mayfly/ca/cacert"
@@ -23,16 +28,11 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
-
-func newCACommand(streams streams) *cobra.Command {
-	return group("ca", "Make and check the certificates of a CA, with keys in files, KMSs and HSMs", "",
-		newCAInitCommand(streams), newCAIntermediateCommand(streams), newCACSRCommand(streams),
-		newCASignCSRCommand(streams), newCAShowCommand(streams), newCAVerifyCommand(streams))
-}
 
 // caKey is one key of a ceremony, as flags name it.
 type caKey struct {
@@ -44,8 +44,8 @@ type caKey struct {
 	public crypto.PublicKey
 }
 
-// flags adds --PREFIXkey and how it is reached; a key that is to be certified
-// can be made at once.
+// flags adds --PREFIXkey and how it is reached, which are checked before the command runs;
+// a key that is to be certified can be made at once.
 func (k *caKey) flags(cmd *cobra.Command, prefix, of string, generates bool) {
 	k.of = of
 	cmd.Flags().StringVar(&k.ref, prefix+"key", "", of+": file:PATH, or a key in a KMS or an HSM as the vendor's console shows it")
@@ -53,12 +53,21 @@ func (k *caKey) flags(cmd *cobra.Command, prefix, of string, generates bool) {
 		cmd.Flags().StringVar(&k.generate, prefix+"generate", "", "make that key first, of this kind: "+kmsAlgorithms())
 	}
 	k.kmsAccess.flags(cmd, prefix, of)
+	before := cmd.PreRunE
+	cmd.PreRunE = func(cmd *cobra.Command, args []string) error {
+		if before != nil {
+			if err := before(cmd, args); err != nil {
+				return err
+			}
+		}
+		return k.check()
+	}
 }
 
-// check finds what is wrong with the flags, before anything is done.
+// check finds what is wrong with the flags of a key that is named.
 func (k *caKey) check() error {
 	if k.ref == "" {
-		return usage("name "+k.of, "--%skey is missing", k.prefix)
+		return nil
 	}
 	if k.generate != "" && kms.Algorithm(k.generate).Hash() == 0 {
 		return usage("one of "+kmsAlgorithms(), "--%sgenerate %q is unknown", k.prefix, k.generate)
@@ -125,12 +134,6 @@ const (
 	purposeTimestamp = "timestamp"
 )
 
-// purposeFlag adds what the certificate is for, where that isn't a root.
-func (p *caProfile) purposeFlag(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&p.purpose, "purpose", purposeIssuing,
-		"what the certificate is for: issuing, or timestamp for a timestamp authority, which certifies nothing, below the root")
-}
-
 func (p *caProfile) profile() (cacert.Profile, error) {
 	out := cacert.Profile{Organization: p.organization, CommonName: p.name, PathLength: cacert.Unlimited, Timestamping: p.purpose == purposeTimestamp}
 	if p.purpose != "" && p.purpose != purposeIssuing && !out.Timestamping {
@@ -177,15 +180,7 @@ func witnessFlag(cmd *cobra.Command, names *[]string) {
 
 // readChain reads the chain of an issuer, or of an authority.
 func readChain(in io.Reader, path string) ([]*x509.Certificate, error) {
-	b, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	certs, err := cachain.Parse(b)
-	if err != nil {
-		return nil, fail("give the certificate of the CA in PEM, each followed by its issuer's, the root last", "%s: %w", inputName(path), err)
-	}
-	return certs, nil
+	return readAs(in, path, "give the certificate of the CA in PEM, each followed by its issuer's, the root last", cachain.Parse)
 }
 
 // makes is the file of a key that is to be made in one, or "".
@@ -219,45 +214,48 @@ func free(paths []string, keys ...*caKey) error {
 }
 
 func newCAShowCommand(streams streams) *cobra.Command {
-	below := 0
 	cmd := &cobra.Command{
-		Use:   "show FILE|-",
-		Short: "Put a CA's certificates, or a certificate request, into words",
+		Use: "show FILE|-", Short: "Put a CA's certificates, or a certificate request, into words",
 		Long: `Says what a CA's certificate, its chain, or a certificate request holds, with the
 fingerprints to compare it by, and what is wrong with it as an issuer or, where it is
 one's, as a timestamp authority. A chain begins with the certificate that issues and
 ends with the root. mayfly ca verify also fails where something is wrong.`,
 		Example: `  mayfly ca show chain.pem`,
-		Args:    cobra.ExactArgs(1),
-		RunE: func(_ *cobra.Command, args []string) error {
-			text, err := readInput(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			if pemfile.IsRequest(text) {
-				return showRequest(streams.Out, text, inputName(args[0]))
-			}
-			certs, err := readChain(bytes.NewReader(text), "-")
-			if err != nil {
-				return err
-			}
-			for i, c := range certs {
-				fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
-				ceremony.Print(streams.Out, c)
-				fmt.Fprintln(streams.Out)
-			}
-			found, as := judge(certs, time.Now(), below)
-			for _, f := range found.Faults() {
-				fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
-			}
-			printRemarks(streams.Out, found)
-			if len(found.Faults()) == 0 {
-				fmt.Fprintf(streams.Out, "no faults as %s\n", as)
-			}
-			return nil
-		},
 	}
-	belowFlag(cmd, &below)
+	below := belowFlag(cmd)
+	cmd.RunE = func(_ *cobra.Command, args []string) error {
+		text, err := readInput(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		if pemfile.IsRequest(text) {
+			r, err := ceremony.ParseRequest(text)
+			if err != nil {
+				return fail(remakeRequest, "%s: %w", inputName(args[0]), err)
+			}
+			fmt.Fprintln(streams.Out, "certificate request")
+			r.Print(streams.Out)
+			return nil
+		}
+		certs, err := readChain(bytes.NewReader(text), "-")
+		if err != nil {
+			return err
+		}
+		for i, c := range certs {
+			fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
+			ceremony.Print(streams.Out, c)
+			fmt.Fprintln(streams.Out)
+		}
+		found, as := judge(certs, time.Now(), *below)
+		for _, f := range found.Faults() {
+			fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
+		}
+		printRemarks(streams.Out, found)
+		if len(found.Faults()) == 0 {
+			fmt.Fprintf(streams.Out, "no faults as %s\n", as)
+		}
+		return nil
+	}
 	return cmd
 }
 
@@ -268,8 +266,8 @@ func printRemarks(out io.Writer, found cachain.Findings) {
 	}
 }
 
-func belowFlag(cmd *cobra.Command, below *int) {
-	cmd.Flags().IntVar(below, "below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
+func belowFlag(cmd *cobra.Command) *int {
+	return cmd.Flags().Int("below", 0, "how many CA certificates are to come below the first: 0 where it issues, 1 where it certifies issuing CAs")
 }
 
 // judge finds what is wrong with a chain as that of what it is for.
@@ -280,29 +278,13 @@ func judge(certs []*x509.Certificate, now time.Time, below int) (found cachain.F
 	return cacert.Check(certs, cachain.Need{Now: now, Lifetime: ca.MaxLifetime, Below: max(below, 0)}), "an issuer"
 }
 
-func showRequest(out io.Writer, text []byte, name string) error {
-	r, err := ceremony.ParseRequest(text)
-	if err != nil {
-		return fail("make the request anew where its key is: mayfly ca csr", "%s: %w", name, err)
-	}
-	fmt.Fprintln(out, "certificate request")
-	r.Print(out)
-	return nil
-}
-
-// caVerify is the command line of `mayfly ca verify`.
-type caVerify struct {
-	key   caKey
-	root  string
-	at    string
-	below int
-}
+const remakeRequest = "make the request anew where its key is: mayfly ca csr"
 
 func newCAVerifyCommand(streams streams) *cobra.Command {
-	var c caVerify
+	var key caKey
+	var at time.Time
 	cmd := &cobra.Command{
-		Use:   "verify FILE|-",
-		Short: "Check a CA's chain, and its key, as the service and verifiers would",
+		Use: "verify FILE|-", Short: "Check a CA's chain, and its key, as the service and verifiers would",
 		Long: `Checks a chain from the issuing certificate to the root: order and signatures,
 validities within one another, key usages, path lengths, extended key usages from
 the root to the leaf, names, the strength of the keys, and that a verifier of code
@@ -315,84 +297,435 @@ Every fault is listed with its fix, as mayfly check lists it. A remark is what
 clients take as it is, though certificates that are made anew should be otherwise:
 a root that others keep can't be changed. The exit status is 1 when there is any fault.`,
 		Example: `  mayfly ca verify chain.pem --root root.pem --key file:issuing.key.pem --passphrase-file passphrase`,
-		Args:    cobra.ExactArgs(1),
-		RunE:    func(cmd *cobra.Command, args []string) error { return c.run(cmd.Context(), streams, args[0]) },
 	}
-	c.key.flags(cmd, "", "the key of the first certificate", false)
-	cmd.Flags().StringVar(&c.root, "root", "", "file with the root certificate that the chain must end with")
-	cmd.Flags().StringVar(&c.at, "at", "", "time to check at (RFC 3339); now if empty")
-	belowFlag(cmd, &c.below)
+	key.flags(cmd, "", "the key of the first certificate", false)
+	root := cmd.Flags().String("root", "", "file with the root certificate that the chain must end with")
+	timeFlag(cmd, &at, "at", "time to check at; now if empty")
+	below := belowFlag(cmd)
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		certs, err := readChain(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		found, _ := judge(certs, cmp.Or(at, time.Now()), *below)
+		faults := found.Faults()
+		printRemarks(streams.Out, found)
+		if len(faults) == 0 {
+			fmt.Fprintf(streams.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
+		}
+		more, err := checkRoot(streams, certs[len(certs)-1], *root)
+		if err != nil {
+			return err
+		}
+		faults = append(faults, more...)
+		keyFault := key.belongsTo(cmd.Context(), streams.Out, certs[0])
+		if len(faults) == 0 {
+			return keyFault
+		}
+		return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(args[0])+": "+strings.Join(faults, "\n")), keyFault)}
+	}
 	return cmd
 }
 
-func (c *caVerify) run(ctx context.Context, io streams, path string) error {
-	now := time.Now()
-	if c.at != "" {
-		var err error
-		if now, err = time.Parse(time.RFC3339, c.at); err != nil {
-			return usage("write it like 2026-11-24T12:00:00Z", "--at %q isn't a time", c.at)
-		}
-	}
-	certs, err := readChain(io.In, path)
-	if err != nil {
-		return err
-	}
-	found, _ := judge(certs, now, c.below)
-	faults := found.Faults()
-	printRemarks(io.Out, found)
-	if len(faults) == 0 {
-		fmt.Fprintf(io.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
-	}
-	more, err := c.checkRoot(io, certs)
-	if err != nil {
-		return err
-	}
-	faults = append(faults, more...)
-	keyFault := c.checkKey(ctx, io, certs[0])
-	if len(faults) == 0 {
-		return keyFault
-	}
-	return &failure{code: exitFailed, err: errors.Join(errors.New(inputName(path)+": "+strings.Join(faults, "\n")), keyFault)}
-}
-
-// checkRoot compares the chain's root with the one from elsewhere.
-func (c *caVerify) checkRoot(io streams, certs []*x509.Certificate) (faults []string, err error) {
-	root := certs[len(certs)-1]
-	if c.root == "" {
+// checkRoot compares a chain's root with the one from elsewhere.
+func checkRoot(io streams, root *x509.Certificate, file string) (faults []string, err error) {
+	if file == "" {
 		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
 		return nil, nil
 	}
-	trusted, err := readChain(io.In, c.root)
+	trusted, err := readChain(io.In, file)
 	if err != nil {
 		return nil, err
 	}
 	switch {
 	case len(trusted) != 1:
-		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", c.root, len(trusted))}, nil
+		return []string{fmt.Sprintf("%s holds %d certificates: name a file with the root alone", file, len(trusted))}, nil
 	case !trusted[0].Equal(root):
 		return []string{fmt.Sprintf("the chain ends with another root (SHA-256 %s) than %s (SHA-256 %s): find out where the chain comes from",
-			cachain.Fingerprint(root.Raw), c.root, cachain.Fingerprint(trusted[0].Raw))}, nil
+			cachain.Fingerprint(root.Raw), file, cachain.Fingerprint(trusted[0].Raw))}, nil
 	}
-	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", c.root)
+	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", file)
 	return nil, nil
 }
 
-// checkKey opens the issuing key, where one is named, and compares it.
-func (c *caVerify) checkKey(ctx context.Context, io streams, issuing *x509.Certificate) error {
-	if c.key.ref == "" {
-		fmt.Fprintln(io.Out, "--  key: not tried (--key)")
+// belongsTo opens the issuing key, where one is named, and compares it.
+func (k *caKey) belongsTo(ctx context.Context, out io.Writer, issuing *x509.Certificate) error {
+	if k.ref == "" {
+		fmt.Fprintln(out, "--  key: not tried (--key)")
 		return nil
 	}
-	c.key.public = issuing.PublicKey
-	key, signer, err := c.key.open(ctx, io.Out)
+	k.public = issuing.PublicKey
+	key, signer, err := k.open(ctx, out)
 	if err != nil {
 		return err
 	}
 	defer kms.Close(signer)
 	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
-		return fail("name the issuing certificate's key, or put its certificate first",
-			"%s isn't the key of the first certificate", key.Ref)
+		return fail("name the issuing certificate's key, or put its certificate first", "%s isn't the key of the first certificate", key.Ref)
 	}
-	fmt.Fprintf(io.Out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
+	fmt.Fprintf(out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
 	return nil
+}
+
+func newCAInitCommand(streams streams) *cobra.Command {
+	var key, intermediateKey caKey
+	var root, intermediate caProfile
+	var witnesses []string
+	cmd := &cobra.Command{
+		Use: "init", Short: "Make a root certificate, and an intermediate below it if asked",
+		Long: `Signs a root certificate with the key that --key names, in a file, a KMS or an
+HSM. With --intermediate-key it also signs an issuing certificate for that key,
+and writes the chain that ca.authority.chain of a configuration names. Where the
+root is offline, leave that out, and carry a request to it: mayfly ca csr,
+mayfly ca sign-csr.
+
+Each certificate is written beside the record of the ceremony, FILE.record.txt.
+Nothing is overwritten, and no key is used before all outputs are known to be free.`,
+		Example: `  mayfly ca init --organization "Example, Inc." --key file:root.key.pem --generate ECDSA-P384 \
+    --passphrase-file passphrase --out root.pem --witness "A. Turing" --witness "G. Hopper"`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			to, below := ceremony.Beside(root.out), ceremony.Beside(intermediate.out)
+			outputs := []string{to.Certificate, to.Record}
+			if intermediate.out != "" {
+				outputs = append(outputs, below.Certificate, below.Record)
+			}
+			if err := free(outputs, &key, &intermediateKey); err != nil {
+				return err
+			}
+			first, err := root.profile()
+			second, wrong := intermediate.profile()
+			if err := errors.Join(err, wrong); err != nil {
+				return err
+			}
+			ceremonyOfRoot, err := newCeremony(nil, first, witnesses)
+			if err != nil {
+				return err
+			}
+			if intermediate.out != "" {
+				if err := foresee(first, second); err != nil {
+					return err
+				}
+			}
+			k, signer, err := key.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(signer)
+			if intermediate.out == "" {
+				_, err := hold(ceremonyOfRoot, k, k, to, streams)
+				return err
+			}
+			issuing, issuingSigner, err := intermediateKey.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(issuingSigner)
+			made, err := hold(ceremonyOfRoot, k, k, to, streams)
+			if err != nil {
+				return err
+			}
+			next, err := newCeremony(made.Chain, second, witnesses)
+			if err == nil {
+				_, err = hold(next, issuing, k, below, streams)
+			}
+			if err != nil {
+				return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
+					"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
+			}
+			return nil
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&root.organization, "organization", "", "the organization of every certificate of this CA (required)")
+	f.StringVar(&root.out, "out", "", "file for the root certificate, in PEM (required)")
+	key.flags(cmd, "", "the root's key", true)
+	root.flags(cmd, "", "none", cacert.RootLifetime)
+	f.StringVar(&intermediate.out, "intermediate-out", "", "file for the chain, intermediate first")
+	intermediateKey.flags(cmd, "intermediate-", "the intermediate's key", true)
+	intermediate.flags(cmd, "intermediate-", "0", cacert.IntermediateLifetime)
+	witnessFlag(cmd, &witnesses)
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	cmd.MarkFlagsRequiredTogether("intermediate-key", "intermediate-out")
+	return cmd
+}
+
+// foresee finds faults of the intermediate before the root's key is used.
+func foresee(root, p cacert.Profile) error {
+	if root.PathLength != cacert.Unlimited && p.PathLength >= root.PathLength {
+		return usage("state a longer path length for the root, or a shorter one for the intermediate",
+			"a root of path length %d can't certify an intermediate of path length %d", root.PathLength, p.PathLength)
+	}
+	p.Organization, p.PathLength = root.Organization, cacert.Unlimited
+	if _, err := newCeremony(nil, p, nil); err != nil {
+		return fmt.Errorf("the intermediate: %w", err)
+	}
+	return nil
+}
+
+// hold certifies a key, signs, and writes certificate and record.
+func hold(c *ceremony.Ceremony, key, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+	if err := c.For(key.Public(), key.Ref); err != nil {
+		return nil, err
+	}
+	c.Print(io.Out)
+	return sign(c, issuer, to, io)
+}
+
+// sign signs what c says, and writes certificate and record.
+func sign(c *ceremony.Ceremony, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+	made, err := c.Sign(issuer)
+	if err != nil {
+		return nil, err
+	}
+	if err := made.Write(to); err != nil {
+		return nil, err
+	}
+	fmt.Fprintf(io.Out, "\nwritten: %s, and the record %s\nSHA-256 of the certificate: %s\n", to.Certificate, to.Record, cachain.Fingerprint(made.Chain[0].Raw))
+	return made, nil
+}
+
+// caBelow is what the commands have in common that certify a key below another.
+type caBelow struct {
+	issuerKey caKey
+	issuer    string // the file of its chain
+	profile   caProfile
+	witnesses []string
+}
+
+func (c *caBelow) flags(cmd *cobra.Command) {
+	cmd.Flags().StringVar(&c.issuer, "issuer", "", "file with the certificate of the CA that signs, followed by its issuers', the root last (required)")
+	c.issuerKey.flags(cmd, "issuer-", "the key of the CA that signs", false)
+	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
+	cmd.Flags().StringVar(&c.profile.purpose, "purpose", purposeIssuing,
+		"what the certificate is for: issuing, or timestamp for a timestamp authority, which certifies nothing, below the root")
+	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
+	witnessFlag(cmd, &c.witnesses)
+	cobra.CheckErr(cmd.MarkFlagRequired("issuer-key"))
+}
+
+// begin begins the ceremony, before any key is used.
+func (c *caBelow) begin(in io.Reader, keys ...*caKey) (below *ceremony.Ceremony, to ceremony.Output, err error) {
+	to = ceremony.Beside(c.profile.out)
+	if err := free([]string{to.Certificate, to.Record}, keys...); err != nil {
+		return nil, to, err
+	}
+	p, err := c.profile.profile()
+	if err != nil {
+		return nil, to, err
+	}
+	parent, err := readChain(in, c.issuer)
+	if err != nil {
+		return nil, to, err
+	}
+	c.issuerKey.public = parent[0].PublicKey
+	below, err = newCeremony(parent, p, c.witnesses)
+	return below, to, err
+}
+
+func newCAIntermediateCommand(streams streams) *cobra.Command {
+	var c caBelow
+	var key caKey
+	cmd := &cobra.Command{
+		Use: "intermediate", Short: "Make an intermediate certificate where the root's key can be reached",
+		Long: `Signs a certificate for the key that --key names with the key of the CA that
+--issuer and --issuer-key name, and writes the chain from it to the root: the file
+that ca.authority.chain of a configuration names. Path length 0 is for a CA that
+issues; 1 is for one that certifies issuing CAs (ca.authority.mode: ephemeral).
+--purpose timestamp makes the certificate of a timestamp authority (timestamp.chain),
+which certifies nothing.
+
+The organization is the root's. The chain is written beside the record of the
+ceremony, FILE.record.txt. Nothing is overwritten.`,
+		Example: `  mayfly ca intermediate --issuer root.pem --issuer-key file:root.key.pem --issuer-passphrase-file passphrase \
+    --key awskms:alias/issuing --credential workload --out chain.pem`,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			intermediate, to, err := c.begin(streams.In, &key)
+			if err != nil {
+				return err
+			}
+			issuer, issuerSigner, err := c.issuerKey.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(issuerSigner)
+			if err := intermediate.CheckIssuer(issuer); err != nil {
+				return err
+			}
+			k, signer, err := key.open(cmd.Context(), streams.Out)
+			if err != nil {
+				return err
+			}
+			defer kms.Close(signer)
+			_, err = hold(intermediate, k, issuer, to, streams)
+			return err
+		},
+	}
+	c.flags(cmd)
+	key.flags(cmd, "", "the intermediate's key", true)
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	return cmd
+}
+
+func newCACSRCommand(streams streams) *cobra.Command {
+	var key caKey
+	cmd := &cobra.Command{
+		Use: "csr", Short: "Make a certificate request for a key, to be carried to the root",
+		Long: `Writes a certificate request (PKCS #10) for the key that --key names, signed with
+it: proof that whoever asks has the key. It goes to the machine with the root's
+key, where mayfly ca sign-csr makes the certificate. Note the SHA-256 that is
+printed: it is compared there, so that no other request is signed in its place.`,
+		Example: `  mayfly ca csr --key awskms:alias/issuing --credential workload --out issuing.csr.pem`,
+	}
+	key.flags(cmd, "", "the key that asks for a certificate", true)
+	f := cmd.Flags()
+	out := f.String("out", "", "file for the request, in PEM (required)")
+	name := f.String("name", "Mayfly issuing key", "common name in the request, for the person who reads it")
+	organization := f.String("organization", "", "organization in the request, for the person who reads it")
+	issuer := f.String("issuer", "", "certificate of the CA that is to sign: the request has its country, state and organization, byte for byte, as `openssl ca` with match policies wants them")
+	cmd.MarkFlagsMutuallyExclusive("issuer", "organization")
+	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if err := free([]string{*out}, &key); err != nil {
+			return err
+		}
+		var signedBy *x509.Certificate
+		if *issuer != "" {
+			chain, err := readChain(streams.In, *issuer)
+			if err != nil {
+				return err
+			}
+			signedBy = chain[0]
+		}
+		k, signer, err := key.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		request, err := ceremony.NewRequest(k, *organization, *name, signedBy)
+		if err != nil {
+			return err
+		}
+		if err := durable.WriteNew(*out, request, 0o644); err != nil {
+			return err
+		}
+		r, err := ceremony.ParseRequest(request)
+		if err != nil {
+			return err
+		}
+		r.Print(streams.Out)
+		fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", *out, *out, r.SHA256)
+		return nil
+	}
+	return cmd
+}
+
+func newCASignCSRCommand(streams streams) *cobra.Command {
+	var c caBelow
+	cmd := &cobra.Command{
+		Use: "sign-csr FILE|-", Short: "Make an intermediate certificate for the key in a certificate request",
+		Long: `Signs a certificate for the key of a request (mayfly ca csr) with the CA that
+--issuer and --issuer-key name, and writes the chain from it to the root, to be
+carried back. Of the request only the key is used: the name, the path length and
+the days are what the flags here say, and what else it asks for is shown and
+ignored. Requests that aren't signed with their own key, that are signed with
+SHA-1, MD5 or RSA-PSS, and weak keys are refused.
+
+It shows what will be signed and asks. --fingerprint answers for scripts, with the
+SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
+		Example: `  mayfly ca sign-csr issuing.csr.pem --issuer root.pem --issuer-key file:root.key.pem \
+    --issuer-passphrase-file passphrase --out chain.pem --witness "A. Turing"`,
+	}
+	c.flags(cmd)
+	f := cmd.Flags()
+	yes := f.Bool("yes", false, "sign without asking")
+	fingerprint := f.String("fingerprint", "", "sign without asking if the request's SHA-256 is this one, in hexadecimal")
+	cmd.MarkFlagsMutuallyExclusive("yes", "fingerprint")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		intermediate, to, err := c.begin(streams.In)
+		if err != nil {
+			return err
+		}
+		request, err := readAs(streams.In, args[0], remakeRequest, ceremony.ParseRequest)
+		if err != nil {
+			return err
+		}
+		if err := intermediate.ForRequest(request); err != nil {
+			return err
+		}
+		intermediate.Print(streams.Out)
+		if !*yes {
+			if err := confirm(cmd.Context(), streams, request, *fingerprint); err != nil {
+				return err
+			}
+		}
+		issuer, signer, err := c.issuerKey.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		_, err = sign(intermediate, issuer, to, streams)
+		return err
+	}
+	return cmd
+}
+
+// confirm has a person, or the fingerprint in their place, agree to the request.
+func confirm(ctx context.Context, io streams, r *ceremony.Request, fingerprint string) error {
+	if fingerprint != "" {
+		want, err := hex.DecodeString(strings.NewReplacer(":", "", " ", "").Replace(fingerprint))
+		switch {
+		case err != nil || len(want) != sha256.Size:
+			return usage("it has 64 hexadecimal digits, with or without colons", "--fingerprint isn't a SHA-256")
+		case [sha256.Size]byte(want) != r.SHA256:
+			return fail("find out where this request comes from before anything is signed", "the request isn't the one that --fingerprint names: nothing is signed")
+		}
+		return nil
+	}
+	return agree(ctx, io, "Is the request's SHA-256 the one that mayfly ca csr printed where the key is?",
+		"compare the request's SHA-256 with what mayfly ca csr printed and give it as --fingerprint, or say --yes")
+}
+
+// agree has the person at the terminal type yes; fix is for where there is none.
+func agree(ctx context.Context, io streams, question, fix string) error {
+	if !atTerminal(io.In) {
+		return usage(fix, "nobody is at a terminal to agree: nothing is signed")
+	}
+	fmt.Fprintf(io.Err, "\n%s\nType yes to sign: ", question)
+	answer, err := ask(ctx, io.In)
+	if err != nil {
+		return err
+	}
+	if answer != "yes" {
+		return errors.New("not confirmed: nothing is signed")
+	}
+	return nil
+}
+
+// atTerminal reports whether a person is at the other end.
+func atTerminal(stream any) bool {
+	f, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(f.Fd())) // #nosec G115 -- a descriptor is small
+}
+
+// ask reads one line, for as long as ctx lasts. The reading outlives ctx where
+// the person never answers: the process ends then.
+func ask(ctx context.Context, in io.Reader) (string, error) {
+	type line struct {
+		text string
+		err  error
+	}
+	read := make(chan line, 1)
+	go func() {
+		text, err := bufio.NewReader(io.LimitReader(in, 256)).ReadString('\n')
+		read <- line{strings.TrimSpace(text), err}
+	}()
+	select {
+	case l := <-read:
+		if l.err != nil && !errors.Is(l.err, io.EOF) {
+			return "", fmt.Errorf("reading the answer: %w", l.err)
+		}
+		return l.text, nil
+	case <-ctx.Done():
+		return "", ctx.Err()
+	}
 }

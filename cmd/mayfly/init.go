@@ -3,6 +3,7 @@ package main
 import (
 	"cmp"
 	"context"
+	"crypto"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -43,6 +44,13 @@ const (
 	auditName       = "audit"
 	indexName       = "index.db"
 
+	// of the repository that tells clients of the CA
+	tufName       = "tuf"
+	tufRootName   = "tuf.root.key.pem"
+	tufPublicName = "tuf.root.pem"
+	tufOnlineName = "tuf.online.key.pem"
+	tufMarkName   = "tuf.mark"
+
 	revocationsName    = "revocations"
 	revocationsMark    = "revocations.mark"
 	revocationsKeyName = "revocations.key.pem"
@@ -51,18 +59,21 @@ const (
 
 // initOptions say what kind of CA `mayfly init` makes.
 type initOptions struct {
-	dir          string
-	rootKey      string // the file of the root's key; in dir where empty
-	organization string
-	publicURL    string
-	algorithm    string
-	passphrase   setting.Secret
-	issuers      []identity.IssuerConfig
-	logging      config.Logging // the zero value leaves the default
-	unlimited    bool           // no rate limits
+	dir                                string
+	rootKey                            string // the file of the root's key; in dir where empty
+	organization, publicURL, algorithm string
+	passphrase                         setting.Secret
+	issuers                            []identity.IssuerConfig
+	logging                            config.Logging // the zero value leaves the default
+	unlimited                          bool           // no rate limits
 }
 
-const initLong = `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
+func newInitCommand(streams streams) *cobra.Command {
+	var o initOptions
+	var issuer identity.IssuerConfig
+	cmd := &cobra.Command{
+		Use: "init", Short: "Create a private CA with keys in files",
+		Long: `Creates a private CA in a new folder: a root (P-384, ten years), an issuing
 intermediate (P-256, five years), a timestamp authority (P-256, ten years), the key
 of an embedded log, the empty log, the key that signs the audit trail, a TUF repository
 that tells clients of them all, and mayfly.yaml, which names them. What later commands decide, such as which
@@ -76,37 +87,10 @@ is nowhere else; without, it is in the folder and has to be moved.
 
 A passphrase encrypts every private key. It comes from an environment variable
 or a file, and the configuration then names that place; without one the keys are
-plain files that only their owner may read.`
-
-const allowFix = `add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`
-
-func newInitCommand(streams streams) *cobra.Command {
-	var o initOptions
-	var issuer, issuerType, audience, allow string
-	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Create a private CA with keys in files",
-		Long:  initLong,
+plain files that only their owner may read.`,
 		Example: `  mayfly init --dir my-ca --organization "Example, Inc." --url https://ca.example.com \
     --issuer https://accounts.google.com --audience 1234567890-example.apps.googleusercontent.com \
     --allow 'principal.san.endsWith("@example.com")' --root-key-out /media/offline/root.key.pem`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			if issuer != "" && allow == "" {
-				return usage(allowFix, "--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
-			}
-			if issuer != "" {
-				o.issuers = []identity.IssuerConfig{{
-					URL: issuer, Type: identity.Type(issuerType), Allow: allow,
-					Audiences: []string{cmp.Or(audience, strings.TrimSuffix(o.publicURL, "/"))},
-				}}
-			}
-			if err := createCA(cmd.Context(), o, time.Now()); err != nil {
-				return err
-			}
-			printCreated(streams, o)
-			return nil
-		},
 	}
 	flags := cmd.Flags()
 	flags.StringVar(&o.dir, "dir", "", "folder to create (required)")
@@ -116,11 +100,25 @@ func newInitCommand(streams streams) *cobra.Command {
 	flags.StringVar(&o.algorithm, "algorithm", string(kms.ECDSAP256), "the issuing key's algorithm: "+kmsAlgorithms())
 	flags.StringVar(&o.passphrase.Env, "passphrase-env", "", "environment variable with a passphrase for the private keys")
 	flags.StringVar((*string)(&o.passphrase.File), "passphrase-file", "", "file with a passphrase for the private keys")
-	flags.StringVar(&issuer, "issuer", "", "URL of a first OpenID Connect issuer to accept")
-	flags.StringVar(&issuerType, "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
-	flags.StringVar(&audience, "audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
-	flags.StringVar(&allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
-	cobra.CheckErr(cmd.MarkFlagRequired("dir"))
+	flags.StringVar(&issuer.URL, "issuer", "", "URL of a first OpenID Connect issuer to accept")
+	flags.StringVar((*string)(&issuer.Type), "issuer-type", string(identity.TypeEmail), "what its tokens speak of")
+	audience := flags.String("audience", "", "the audience its tokens must have (default --url, this CA's own); with clients that fix it, sigstore")
+	flags.StringVar(&issuer.Allow, "allow", "", "the condition on its tokens, in CEL; required with --issuer")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		if issuer.URL != "" && issuer.Allow == "" {
+			return usage(`add for example --allow 'principal.san.endsWith("@example.com")', or --allow true for everybody`,
+				"--issuer needs --allow: which of the identities that the issuer vouches for get a certificate")
+		}
+		if issuer.URL != "" {
+			issuer.Audiences = []string{cmp.Or(*audience, strings.TrimSuffix(o.publicURL, "/"))}
+			o.issuers = []identity.IssuerConfig{issuer}
+		}
+		if err := createCA(cmd.Context(), o, time.Now()); err != nil {
+			return err
+		}
+		printCreated(streams, o)
+		return nil
+	}
 	return cmd
 }
 
@@ -132,11 +130,18 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 		return err
 	}
 	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
-		return fail("choose another folder, or move this one away: a CA is never overwritten",
-			"%s: %w and isn't empty", o.dir, os.ErrExist)
+		return fail("choose another folder, or move this one away: a CA is never overwritten", "%s: %w and isn't empty", o.dir, os.ErrExist)
 	}
-	if err := o.placeRootKey(dir); err != nil {
+	if err := absolute(&o.rootKey); err != nil {
 		return err
+	}
+	if o.rootKey != "" && setting.Path(o.rootKey).Inside(setting.Path(dir)) {
+		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
+	}
+	if o.rootKey != "" {
+		if err := errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir))); err != nil {
+			return err
+		}
 	}
 	var passphrase []byte
 	if !o.passphrase.IsZero() {
@@ -144,12 +149,8 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 			return fmt.Errorf("the passphrase: %w", err)
 		}
 	}
-	if file := string(o.passphrase.File); file != "" { // the configuration's relative paths begin at its folder, a flag's don't
-		absolute, err := filepath.Abs(file)
-		if err != nil {
-			return err
-		}
-		o.passphrase.File = setting.Path(absolute)
+	if err := absolute((*string)(&o.passphrase.File)); err != nil {
+		return err
 	}
 	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
 	if err != nil {
@@ -177,23 +178,10 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	return durable.SyncFolder(filepath.Dir(dir))
 }
 
-// placeRootKey checks where the root's key is to be, outside the CA's folder dir.
-func (o *initOptions) placeRootKey(dir string) (err error) {
-	if o.rootKey == "" {
-		return nil
-	}
-	if o.rootKey, err = filepath.Abs(o.rootKey); err != nil {
-		return err
-	}
-	if setting.Path(o.rootKey).Inside(setting.Path(dir)) {
-		return usage("name a file elsewhere, on a medium that the service never sees", "--root-key-out %s is inside the new folder", o.rootKey)
-	}
-	return errors.Join(ceremony.Free(o.rootKey), ceremony.Free(o.tufRootKey(dir)))
-}
-
 // fillCA writes keys, certificates, the empty log and the configuration. Beside an
 // error it gives the authority's files where they were made.
 func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, now time.Time) (created ceremony.Files, err error) {
+	in := func(name string) string { return filepath.Join(dir, name) }
 	c, comments, err := initialConfig(o, now)
 	if err != nil {
 		return created, err
@@ -204,24 +192,24 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	}
 	at := circumstances(now)
 	created, err = ceremony.CreateFiles(ceremony.CreateOptions{
-		Dir: filepath.Join(dir, authorityName), RootKey: o.rootKey, Organization: o.organization,
+		Dir: in(authorityName), RootKey: o.rootKey, Organization: o.organization,
 		Passphrase: passphrase, Algorithm: kms.Algorithm(o.algorithm), Now: now, Host: at.Host, Tool: at.Tool,
 	})
 	if err != nil {
 		return created, err
 	}
-	for _, name := range []string{logKeyName, revocationsKeyName, auditKeyName} {
-		if _, err := keystore.GenerateFile(filepath.Join(dir, name), kms.ECDSAP256, passphrase); err != nil {
-			return created, err
-		}
+	err = errors.Join(os.Mkdir(in(logName), 0o700), os.Mkdir(in(auditName), 0o700))
+	keys := make(map[string]crypto.Signer)
+	for _, file := range []string{in(logKeyName), in(revocationsKeyName), in(auditKeyName), in(tufOnlineName), o.tufRootKey(dir)} {
+		key, failed := keystore.GenerateFile(file, kms.ECDSAP256, passphrase)
+		keys[file], err = key, errors.Join(err, failed)
 	}
-	if err := createTUFKeys(dir, o.tufRootKey(dir), passphrase); err != nil {
+	if err != nil {
 		return created, err
 	}
-	for _, sub := range []string{logName, auditName} {
-		if err := os.Mkdir(filepath.Join(dir, sub), 0o700); err != nil {
-			return created, err
-		}
+	public, err := publicPEM(keys[o.tufRootKey(dir)].Public())
+	if err != nil {
+		return created, err
 	}
 	// Read back as `serve` will: a CA that can't be used is never left behind.
 	issuing, err := authority.Load(ctx, authority.Config{
@@ -230,44 +218,30 @@ func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, n
 	if err != nil {
 		return created, err
 	}
-	if err := createLog(ctx, dir, c.CTLog.Embedded, issuing); err != nil {
+	logKey, err := keystore.Open(ctx, "file:"+in(logKeyName), kms.Options{Passphrase: o.passphrase})
+	if err != nil {
 		return created, err
 	}
-	if err := createStates(dir, c, now); err != nil {
-		return created, err
-	}
-	if err := durable.WriteNew(filepath.Join(dir, configName), text, 0o600); err != nil || len(o.issuers) == 0 {
+	// `serve` never makes a log: there an empty folder means that a disk isn't mounted.
+	log := c.CTLog.Embedded
+	log.Directory, log.MarkFile = setting.Path(in(logName)), setting.Path(in(markName))
+	// The one authority is active.
+	first, moment := c.CA.Section, now.UTC().Truncate(time.Second)
+	first.Authorities = slices.Clone(first.Authorities)
+	first.Authorities[0].Record = lifecycle.Record{State: lifecycle.Active, Prepared: moment, Published: moment, Activated: moment}
+	err = errors.Join(
+		durable.WriteNew(in(tufPublicName), public, 0o644),
+		embedded.Create(ctx, log, embedded.Options{Signer: logKey, Roots: authority.Single(issuing).Roots()}),
+		authority.ExportStates(first, in(authoritiesName)),
+		rotation.Export(c.CTLog, in(logsName)),
+		durable.WriteNew(in(configName), text, 0o600))
+	if err != nil || len(o.issuers) == 0 {
 		return created, err // without an issuer, what clients are told isn't complete
 	}
-	if c, err = config.Load(filepath.Join(dir, configName)); err != nil {
+	if c, err = config.Load(in(configName)); err != nil {
 		return created, err
 	}
-	_, err = syncTUF(ctx, o.tufRootKey(dir), c, o.passphrase, service.Overrides{}, now)
-	return created, err
-}
-
-// createLog makes the empty log, so that `serve` never has to make one: there
-// an empty folder means that a disk isn't mounted.
-func createLog(ctx context.Context, dir string, c ctlog.EmbeddedConfig, issuing *authority.Authority) error {
-	c.Directory = setting.Path(filepath.Join(dir, logName))
-	c.MarkFile = setting.Path(filepath.Join(dir, markName))
-	signer, err := keystore.Open(ctx, "file:"+filepath.Join(dir, logKeyName), kms.Options{Passphrase: c.Passphrase})
-	if err != nil {
-		return err
-	}
-	return embedded.Create(ctx, c, embedded.Options{Signer: signer, Roots: authority.Single(issuing).Roots()})
-}
-
-// createStates makes the state files: the one authority is active.
-func createStates(dir string, c *config.Config, now time.Time) error {
-	now = now.UTC().Truncate(time.Second)
-	first := c.CA.Section
-	first.Authorities = slices.Clone(first.Authorities)
-	first.Authorities[0].Record = lifecycle.Record{State: lifecycle.Active, Prepared: now, Published: now, Activated: now}
-	if err := authority.ExportStates(first, filepath.Join(dir, authoritiesName)); err != nil {
-		return err
-	}
-	return rotation.Export(c.CTLog, filepath.Join(dir, logsName))
+	return created, syncTUF(ctx, o.tufRootKey(dir), c, o.passphrase, service.Overrides{}, now)
 }
 
 // issuerFlags turns the names of an issuer's options into those of the flags.
@@ -299,28 +273,27 @@ func initialConfig(o initOptions, now time.Time) (*config.Config, map[string]str
 	c.CA.StateFile = authoritiesName
 	c.Timestamp.Chain = setting.Path(filepath.Join(authorityName, "timestamp.pem"))
 	c.Timestamp.Key = setting.KeyRef("file:" + filepath.Join(authorityName, "timestamp.key.pem"))
-	c.Timestamp.Passphrase = o.passphrase
 	c.Revocation.Directory = revocationsName
 	c.Revocation.MarkFile = revocationsMark
 	c.Revocation.Key = "file:" + revocationsKeyName
-	c.Revocation.Passphrase = o.passphrase
 	c.Revocation.SelfService = true
 	c.CTLog.Mode = ctlog.ModeEmbedded
 	c.CTLog.Embedded.Directory = logName
 	c.CTLog.Embedded.MarkFile = markName
 	c.CTLog.Embedded.URL = fmt.Sprintf("%s/ctlog/%d", public, now.UTC().Year())
 	c.CTLog.Embedded.Key = "file:" + logKeyName
-	c.CTLog.Embedded.Passphrase = o.passphrase
 	c.CTLog.Embedded.Operator = o.organization
 	c.CTLog.Embedded.Start = now.UTC().Truncate(time.Second)
 	c.CTLog.StateFile = logsName
 	c.TUF.Directory = tufName
 	c.TUF.Key = "file:" + tufOnlineName
-	c.TUF.Passphrase = o.passphrase
 	c.TUF.MarkFile = tufMarkName
 	c.Store.Path = indexName
 	c.Audit.Path = setting.Path(filepath.Join(auditName, "audit.jsonl"))
-	c.Audit.KeyFile, c.Audit.Passphrase = auditKeyName, o.passphrase
+	c.Audit.KeyFile = auditKeyName
+	for _, p := range []*setting.Secret{&c.Timestamp.Passphrase, &c.Revocation.Passphrase, &c.CTLog.Embedded.Passphrase, &c.TUF.Passphrase, &c.Audit.Passphrase} {
+		*p = o.passphrase
+	}
 	if len(o.issuers) > 0 {
 		var f setting.Faults
 		if identity.CheckIssuers("--issuer", o.issuers, &f); f.Len() > 0 {
@@ -379,4 +352,56 @@ Give to clients (with the URLs it holds, once the CA runs: %s/trusted_root.json)
 			"  %[4]s tuf sign tuf-draft.json --key file:%[3]s\n  %[4]s tuf publish --config %[1]s tuf-draft.json\n", in(configName), in(tufPublicName), o.tufRootKey(o.dir), os.Args[0])
 	}
 	fmt.Fprintf(streams.Out, "  %[1]s check --config %[2]s\n  %[1]s serve --config %[2]s\n", os.Args[0], in(configName))
+}
+
+// tufRootKey is the file of the key that signs alone: beside the root's, where that is
+// elsewhere than in dir.
+func (o *initOptions) tufRootKey(dir string) string {
+	if o.rootKey != "" {
+		dir = filepath.Dir(o.rootKey)
+	}
+	return filepath.Join(dir, tufRootName)
+}
+
+// syncTUF publishes what a configuration says to clients, signed with the one key of
+// the file, where that differs from what was published; without the key nothing.
+func syncTUF(ctx context.Context, keyFile string, c *config.Config, passphrase setting.Secret, o service.Overrides, now time.Time) error {
+	if _, err := os.Stat(keyFile); !c.TUF.Enabled() || errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	with := quiet()
+	with.Now = func() time.Time { return now }
+	documents, err := service.Documents(ctx, c, with, o)
+	if err != nil {
+		return startFailure(err, "")
+	}
+	key, err := keystore.Open(ctx, "file:"+keyFile, kms.Options{Passphrase: passphrase})
+	if err != nil {
+		return err
+	}
+	online, err := service.OpenTUFKey(ctx, c.TUF, quiet())
+	if err != nil {
+		return err
+	}
+	defer kms.Close(online)
+	var d *tuf.Draft
+	r, err := loadTUF(c)
+	if errors.Is(err, tuf.ErrNothing) {
+		only := []crypto.PublicKey{key.Public()} // it signs root and targets alone, for trying out
+		d, err = tuf.Init(tuf.Keys{Root: only, Targets: only, Threshold: 1, Online: online.Public()}, documents, now)
+	} else if err == nil {
+		changes, failed := r.Drift(documents)
+		if failed != nil || len(changes) == 0 && !r.Old(now) {
+			return failed
+		}
+		d, err = tuf.Renew(r, documents, now)
+	}
+	if err != nil {
+		return err
+	}
+	if _, err := d.Sign(ctx, key); err != nil {
+		return err
+	}
+	_, err = tuf.Publish(ctx, string(c.TUF.Directory), d, online, now)
+	return err
 }

@@ -16,14 +16,10 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
-
-func newKMSCommand(streams streams) *cobra.Command {
-	return group("kms", "Try and make signing keys, in files, KMSs and HSMs", "",
-		newKMSCheckCommand(streams), newKMSKeygenCommand(streams), newKMSPublicCommand(streams))
-}
 
 // kmsAccess is how a key is reached, as flags say it.
 type kmsAccess struct {
@@ -81,9 +77,8 @@ func (a *kmsAccess) options(ref string) (kms.Options, error) {
 func newKMSCheckCommand(streams streams) *cobra.Command {
 	var a kmsAccess
 	var sealing bool
-	cmd := &cobra.Command{
-		Use:   "check REF",
-		Short: "Open a key step by step, and say what fails and what to do",
+	cmd := a.command(&cobra.Command{
+		Use: "check REF", Short: "Open a key step by step, and say what fails and what to do",
 		Long: `Opens a key as the service would, and prints each step with its outcome and the
 time that it took: the reference, the credential, the key with its pinned
 version, and a trial signature, which is verified. It changes nothing; in a KMS
@@ -96,22 +91,28 @@ trial signature. With --sealing the key REF encrypts and decrypts a few bytes.`,
   mayfly kms check hashivault://transit/keys/issuing --credential env --endpoint https://vault.example.com:8200
   mayfly kms check arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab --credential env --sealed-key issuing.json
   mayfly kms check 'pkcs11:token=ca;object=issuing?module-path=/usr/lib/softhsm/libsofthsm2.so' --passphrase-file pin`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			return a.check(cmd.Context(), streams.Out, args[0], sealing)
-		},
-	}
-	a.flags(cmd, "", "")
+	}, func(ctx context.Context, ref string, o kms.Options) error {
+		return check(ctx, streams.Out, ref, o, sealing)
+	})
 	cmd.Flags().BoolVar(&sealing, "sealing", false, "try encryption and decryption, as of a key that is to seal others")
 	cmd.MarkFlagsMutuallyExclusive("sealing", "sealed-key")
 	return cmd
 }
 
-func (a *kmsAccess) check(ctx context.Context, out io.Writer, ref string, sealing bool) error {
-	o, err := a.options(ref)
-	if err != nil {
-		return err
+// command has cmd do something with the key that its argument names.
+func (a *kmsAccess) command(cmd *cobra.Command, run func(ctx context.Context, ref string, o kms.Options) error) *cobra.Command {
+	a.flags(cmd, "", "")
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		o, err := a.options(args[0])
+		if err != nil {
+			return err
+		}
+		return run(cmd.Context(), args[0], o)
 	}
+	return cmd
+}
+
+func check(ctx context.Context, out io.Writer, ref string, o kms.Options, sealing bool) error {
 	failed := ""
 	o.Watch = func(s kms.Step) {
 		outcome, detail := "ok", s.Detail
@@ -178,9 +179,8 @@ func kmsFailure(step string, err error) error {
 func newKMSKeygenCommand(streams streams) *cobra.Command {
 	var a kmsAccess
 	algorithm := string(kms.ECDSAP256)
-	cmd := &cobra.Command{
-		Use:   "keygen REF",
-		Short: "Make a signing key in a file, a KMS or an HSM",
+	cmd := a.command(&cobra.Command{
+		Use: "keygen REF", Short: "Make a signing key in a file, a KMS or an HSM",
 		Long: `Makes a new key where REF says and prints the reference to open it by. The
 private key never leaves a KMS or an HSM. What is there already is never touched.
 
@@ -190,52 +190,35 @@ and is what the configuration names as key. Keep a copy of the file.`,
 		Example: `  mayfly kms keygen file:root.key.pem --algorithm ECDSA-P384 --passphrase-file passphrase
   mayfly kms keygen hashivault://transit/keys/root --algorithm ECDSA-P384 --credential env --endpoint https://vault.example.com:8200
   mayfly kms keygen hashivault://transit/keys/sealing --credential env --endpoint https://vault.example.com:8200 --sealed-key issuing.json`,
-		Args: cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := a.options(args[0])
-			if err != nil {
-				return err
-			}
-			ref, err := keystore.Generate(cmd.Context(), args[0], kms.Algorithm(algorithm), o)
-			if err != nil {
-				return kmsFailure("", err)
-			}
-			fmt.Fprintln(streams.Out, ref)
-			return nil
-		},
-	}
-	a.flags(cmd, "", "")
+	}, func(ctx context.Context, ref string, o kms.Options) error {
+		ref, err := keystore.Generate(ctx, ref, kms.Algorithm(algorithm), o)
+		if err != nil {
+			return kmsFailure("", err)
+		}
+		fmt.Fprintln(streams.Out, ref)
+		return nil
+	})
 	cmd.Flags().StringVar(&algorithm, "algorithm", algorithm, "kind of key: "+kmsAlgorithms())
 	return cmd
 }
 
 func newKMSPublicCommand(streams streams) *cobra.Command {
-	var a kmsAccess
-	cmd := &cobra.Command{
-		Use:     "public REF",
-		Short:   "Print the public half of a key, in PEM",
+	return new(kmsAccess).command(&cobra.Command{
+		Use: "public REF", Short: "Print the public half of a key, in PEM",
 		Long:    "Opens a key as mayfly kms check does and prints its public half, as mayfly tuf init takes it.",
 		Example: "  mayfly kms public file:alice.key.pem > alice.pem",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			o, err := a.options(args[0])
-			if err != nil {
-				return err
-			}
-			s, err := keystore.Open(cmd.Context(), args[0], o)
-			if err != nil {
-				return kmsFailure("", err)
-			}
-			defer kms.Close(s)
-			text, err := publicPEM(s.Public())
-			if err == nil {
-				_, err = streams.Out.Write(text)
-			}
-			return err
-		},
-	}
-	a.flags(cmd, "", "")
-	return cmd
+	}, func(ctx context.Context, ref string, o kms.Options) error {
+		s, err := keystore.Open(ctx, ref, o)
+		if err != nil {
+			return kmsFailure("", err)
+		}
+		defer kms.Close(s)
+		text, err := publicPEM(s.Public())
+		if err == nil {
+			_, err = streams.Out.Write(text)
+		}
+		return err
+	})
 }
 
 // publicPEM is the public half of a key.
@@ -245,3 +228,11 @@ func publicPEM(key crypto.PublicKey) ([]byte, error) {
 }
 
 func kmsAlgorithms() string { return setting.List(kms.Algorithms()) }
+
+// readPublic reads the public half of a key.
+func readPublic(file string) (crypto.PublicKey, error) {
+	return readAs(nil, file, "give the public half alone: mayfly kms public REF", func(b []byte) (crypto.PublicKey, error) {
+		_, key, err := pemfile.PublicKey(b)
+		return key, err
+	})
+}

@@ -3,19 +3,30 @@
 package main
 
 import (
+	"cmp"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
+	"os/exec"
 	"os/signal"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"strconv"
 	"strings"
 	"syscall"
+	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -41,21 +52,17 @@ func run(args []string, io streams) int {
 	root, began := newRootCommand(io)
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
-	if err != nil && !*began {
+	if err != nil && !*began && !errors.As(err, new(*failure)) {
 		err = &failure{code: exitUsage, fix: usageFix(cmd), err: err}
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
-	reported := make(chan int, 1)
+	reported, stalled := make(chan int, 1), make(chan struct{})
 	go func() { reported <- report(io.Err, err) }()
+	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastLines, func() { close(stalled) }) })()
 	select {
 	case code := <-reported:
 		return code
-	case <-ctx.Done():
-	}
-	select {
-	case code := <-reported:
-		return code
-	case <-time.After(lastLines):
+	case <-stalled:
 		return exitCode(err)
 	}
 }
@@ -68,65 +75,110 @@ func usageFix(cmd *cobra.Command) string {
 	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
 }
 
-// commands are the constructors of every subcommand, in the order of the help.
-var commands = []func(streams) *cobra.Command{
-	newDevCommand,
-	newServeCommand,
-	newInitCommand,
-	newCheckCommand,
-	newRequestCommand,
-	newRevokeCommand,
-	newCertCommand,
-	newSearchCommand,
-	newMonitorCommand,
-	newVerifyCommand,
-	newTokenCommand,
-	newPolicyCommand,
-	newConfigCommand,
-	newLogCommand,
-	newAuditCommand,
-	newKMSCommand,
-	newAuthorityCommand,
-	newCACommand,
-	newTUFCommand,
-	newVersionCommand,
-	newHealthcheckCommand,
+// newRootCommand builds the command tree. The second result becomes true when
+// a command's own code starts: an error before that is a wrong command line.
+func newRootCommand(io streams) (*cobra.Command, *bool) {
+	root := group("mayfly", "A certificate authority for signatures that outlive their keys", `Mayfly is a certificate authority that speaks the Fulcio API. A client shows an
+OpenID Connect token and proves that it holds a fresh key; Mayfly answers with a
+code-signing certificate that lives ten minutes and is in a transparency log.`, commands(io)...)
+	root.SilenceErrors, root.SilenceUsage = true, true // run prints them, with the next step
+	root.SetFlagErrorFunc(flagError)
+	root.SetIn(io.In)
+	root.SetOut(io.Out)
+	root.SetErr(io.Err)
+	putOnRecord(root)
+	began := new(bool)
+	complete(root, began)
+	root.AddCommand(&cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText})
+	refuseUnknownTopics(root)
+	return root, began
+}
+
+// commands are all of them, in the order of the help.
+func commands(io streams) []*cobra.Command {
+	return []*cobra.Command{
+		newDevCommand(io),
+		newServeCommand(io),
+		newInitCommand(io),
+		newCheckCommand(io),
+		newRequestCommand(io),
+		newRevokeCommand(io),
+		group("cert", "Look at certificates", "", newCertShowCommand(io)),
+		newSearchCommand(io),
+		newMonitorCommand(io),
+		newVerifyCommand(),
+		group("token", "Look at identity tokens", "", newTokenExplainCommand(io)),
+		group("policy", "Work on the policy of a configuration", "", newPolicyTestCommand(io)),
+		group("config", "Work on configuration files", "", newImportFulcioCommand(io), newExportStatesCommand(io)),
+		group("log", "Work on an embedded log, and on the logs that follow each other", `Works on the logs of a configuration (--config): list, create, rotate, freeze; and
+on the directory of an embedded log (--dir): show, proof, verify, backup, restore.
+All but restore may run beside the service. docs/ctlog.md goes through them.`,
+			newLogVerifyCommand(io), newLogShowCommand(io), newLogProofCommand(io), newLogBackupCommand(io), newLogRestoreCommand(io),
+			newLogCreateCommand(io), newLogListCommand(io), newLogRotateCommand(io), newLogFreezeCommand(io)),
+		group("audit", "Ask the audit trail, and verify it", `Asks the audit trail, with all its rotated parts, compressed ones too, and the files
+of refusals and of administrators' acts beside it. It only reads, so a service may run.`,
+			newAuditSearchCommand(io), newAuditShowCommand(io), newAuditVerifyCommand(io)),
+		group("kms", "Try and make signing keys, in files, KMSs and HSMs", "",
+			newKMSCheckCommand(io), newKMSKeygenCommand(io), newKMSPublicCommand(io)),
+		newAuthorityCommand(io),
+		group("ca", "Make and check the certificates of a CA, with keys in files, KMSs and HSMs", "",
+			newCAInitCommand(io), newCAIntermediateCommand(io), newCACSRCommand(io), newCASignCSRCommand(io), newCAShowCommand(io), newCAVerifyCommand(io)),
+		group("tuf", "Sign and publish the trust root that clients follow (TUF)", "",
+			newTUFInitCommand(io), newTUFStageCommand(io), newTUFSignCommand(io), newTUFPublishCommand(io),
+			newTUFRotateCommand(io), newTUFStatusCommand(io), newTUFVerifyCommand(io), newTUFExportCommand(io)),
+		newVersionCommand(io),
+		newHealthcheckCommand(io),
+	}
 }
 
 // group is a command that says what there is below it.
 func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
-	cmd := &cobra.Command{Use: use, Short: short, Long: long, Args: cobra.NoArgs}
+	cmd := &cobra.Command{Use: use, Short: short, Long: long}
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error { return cmd.Help() }
 	cmd.AddCommand(below...)
 	return cmd
 }
 
-// newRootCommand builds the command tree. The second result becomes true when
-// a command's own code starts: an error before that is a wrong command line.
-func newRootCommand(io streams) (*cobra.Command, *bool) {
-	root := &cobra.Command{
-		Use:   "mayfly",
-		Short: "A certificate authority for signatures that outlive their keys",
-		Long: `Mayfly is a certificate authority that speaks the Fulcio API. A client shows an
-OpenID Connect token and proves that it holds a fresh key; Mayfly answers with a
-code-signing certificate that lives ten minutes and is in a transparency log.`,
-		SilenceErrors: true, // run prints them, with the next step
-		SilenceUsage:  true,
-		Args:          cobra.NoArgs,
-		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+// complete has cmd and all below it take the arguments that the line of use shows, require
+// the flags that say so at their end, and set began before their own code runs.
+func complete(cmd *cobra.Command, began *bool) {
+	cmd.Args = arguments(cmd.Use)
+	cmd.Flags().VisitAll(func(f *pflag.Flag) {
+		if strings.HasSuffix(f.Usage, "(required)") {
+			cobra.CheckErr(cmd.MarkFlagRequired(f.Name))
+			if f.Name == "config" && cmd.Example == "" {
+				cmd.Example = "  " + strings.Replace(cmd.UseLine(), "[flags]", "--config /etc/mayfly/mayfly.yaml", 1)
+			}
+		}
+	})
+	runE := cmd.RunE
+	cmd.RunE = func(c *cobra.Command, args []string) error {
+		*began = true
+		return runE(c, args)
 	}
-	root.SetIn(io.In)
-	root.SetOut(io.Out)
-	root.SetErr(io.Err)
-	began := new(bool)
-	for _, command := range commands {
-		root.AddCommand(command(io))
+	for _, sub := range cmd.Commands() {
+		complete(sub, began)
 	}
-	putOnRecord(root)
-	markBegin(root, began)
-	root.AddCommand(newExitCodesTopic())
-	refuseUnknownTopics(root)
-	return root, began
+}
+
+// arguments takes as many as a line of use shows: NAME, [NAME], NAME... or [NAME...].
+func arguments(use string) cobra.PositionalArgs {
+	least, most := 0, 0
+	for _, word := range strings.Fields(use)[1:] {
+		if most++; !strings.HasPrefix(word, "[") {
+			least++
+		}
+		if strings.Contains(word, "...") {
+			return cobra.MinimumNArgs(least)
+		}
+	}
+	switch {
+	case most == 0:
+		return cobra.NoArgs
+	case least == most:
+		return cobra.ExactArgs(most)
+	}
+	return cobra.MaximumNArgs(most)
 }
 
 // refuseUnknownTopics makes `mayfly help TOPIC` an error where there is no such
@@ -140,19 +192,6 @@ func refuseUnknownTopics(root *cobra.Command) {
 			return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
 		}
 		return nil
-	}
-}
-
-// markBegin makes every command of the tree set began before its own code runs.
-func markBegin(cmd *cobra.Command, began *bool) {
-	if runE := cmd.RunE; runE != nil {
-		cmd.RunE = func(c *cobra.Command, args []string) error {
-			*began = true
-			return runE(c, args)
-		}
-	}
-	for _, sub := range cmd.Commands() {
-		markBegin(sub, began)
 	}
 }
 
@@ -183,11 +222,6 @@ mayfly verify has more to tell apart: 1 is a signature that isn't good, 3 one wh
 certificate is revoked, and 4 one that is good but for the list of what is revoked:
 that is stale, or can't be had or used.
 `
-
-// newExitCodesTopic is the text of `mayfly help exit-codes`.
-func newExitCodesTopic() *cobra.Command {
-	return &cobra.Command{Use: "exit-codes", Short: "What the exit codes mean", Long: exitCodesText}
-}
 
 // failure is an error with the exit code it ends the process with and, where
 // one is known, the next step for the person who reads it.
@@ -246,5 +280,221 @@ func exitCode(err error) int {
 		return f.code
 	default:
 		return exitFailed
+	}
+}
+
+// flagError says of a time how it is written.
+func flagError(_ *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "time" {
+		return usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--%s %q isn't a time", e.GetFlag().Name, e.GetValue())
+	}
+	return err
+}
+
+// timeFlag adds a flag that is a day or a moment.
+func timeFlag(cmd *cobra.Command, t *time.Time, name, usage string) {
+	cmd.Flags().TimeVar(t, name, time.Time{}, []string{time.DateOnly, time.RFC3339}, usage)
+}
+
+// readInput reads a file that a person names, or in, which is standard input, for "-". No
+// file that is meant here is larger than MaxBytes.
+func readInput(in io.Reader, path string) ([]byte, error) {
+	if path != "-" || in == nil {
+		f, err := os.Open(path) // #nosec G304 -- the user names the file
+		if err != nil {
+			return nil, err
+		}
+		defer f.Close()
+		in = f
+	}
+	data, err := io.ReadAll(io.LimitReader(in, inspect.MaxBytes+1))
+	if err != nil {
+		return nil, fmt.Errorf("reading %s: %w", inputName(path), err)
+	}
+	if len(data) > inspect.MaxBytes {
+		return nil, fmt.Errorf("%s is larger than %d bytes", inputName(path), inspect.MaxBytes)
+	}
+	return data, nil
+}
+
+func inputName(path string) string {
+	if path == "-" {
+		return "standard input"
+	}
+	return path
+}
+
+// exists says whether something is at path, or may be.
+func exists(path string) bool {
+	_, err := os.Stat(path)
+	return !errors.Is(err, fs.ErrNotExist)
+}
+
+// writeJSON prints v indented, with a final new line and without HTML escapes.
+func writeJSON(w io.Writer, v any) error {
+	e := json.NewEncoder(w)
+	e.SetIndent("", "  ")
+	e.SetEscapeHTML(false)
+	return e.Encode(v)
+}
+
+// textTable prints rows in columns, each cell on one line. Flush ends it.
+type textTable struct{ *tabwriter.Writer }
+
+func newTable(w io.Writer, header ...string) textTable {
+	t := textTable{tabwriter.NewWriter(w, 0, 0, 2, ' ', 0)}
+	if len(header) > 0 {
+		t.row(header...)
+	}
+	return t
+}
+
+func (t textTable) row(cells ...string) {
+	for i := range cells {
+		cells[i] = terminal.Line(cells[i])
+	}
+	fmt.Fprintln(t, strings.Join(cells, "\t"))
+}
+
+// readAs reads a file, or in for "-", and makes something of it; fix is for what can't be made.
+func readAs[T any](in io.Reader, path, fix string, parse func([]byte) (T, error)) (made T, err error) {
+	data, err := readInput(in, path)
+	if err != nil {
+		return made, err
+	}
+	if made, err = parse(data); err != nil {
+		err = fail(fix, "%s: %w", inputName(path), err)
+	}
+	return made, err
+}
+
+// show prints v as JSON where that is wished, and else as text prints it.
+func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
+	if asJSON {
+		return writeJSON(w, v)
+	}
+	text(w)
+	return nil
+}
+
+// Set by the Makefile with -ldflags "-X main.version=… -X main.commit=… -X
+// main.date=…"; otherwise what the Go tool recorded is used. commit ends in
+// "-dirty" when it was built from a changed tree.
+var version, commit, date string
+
+// buildInfo is the answer of `mayfly version --json`.
+type buildInfo struct {
+	Version      string       `json:"version"`
+	Commit       string       `json:"commit,omitempty"`
+	Date         string       `json:"date,omitempty"` // of the commit, RFC 3339
+	Dirty        bool         `json:"dirty"`          // built from a tree with uncommitted changes
+	Go           string       `json:"go"`
+	Platform     string       `json:"platform"`
+	Dependencies []dependency `json:"dependencies"`
+}
+
+// dependency is one module that is linked in.
+type dependency struct {
+	Path    string `json:"path"`
+	Version string `json:"version"`
+}
+
+func newVersionCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "version", Short: "Print the version of this build and of what it is made of",
+	}
+	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		b := thisBuild()
+		return show(streams.Out, *asJSON, b, b.print)
+	}
+	return cmd
+}
+
+// thisBuild describes the running binary.
+func thisBuild() buildInfo {
+	info, _ := debug.ReadBuildInfo()
+	return describeBuild(info, version, commit, date)
+}
+
+// labels are those of the metric mayfly_build_info.
+func (b buildInfo) labels() map[string]string {
+	return map[string]string{"version": b.Version, "commit": b.Commit, "dirty": strconv.FormatBool(b.Dirty), "go": b.Go}
+}
+
+// describeBuild joins what the linker was told with what the Go tool recorded;
+// the former wins. info may be nil.
+func describeBuild(info *debug.BuildInfo, version, commit, date string) buildInfo {
+	b := buildInfo{
+		Version: version, Commit: commit, Date: date,
+		Go: runtime.Version(), Platform: runtime.GOOS + "/" + runtime.GOARCH,
+		Dependencies: []dependency{},
+	}
+	if clean, found := strings.CutSuffix(b.Commit, "-dirty"); found {
+		b.Commit, b.Dirty = clean, true
+	}
+	if info != nil {
+		if b.Version == "" && info.Main.Version != "(devel)" {
+			b.Version = info.Main.Version
+		}
+		recorded := make(map[string]string)
+		for _, s := range info.Settings {
+			recorded[s.Key] = s.Value
+		}
+		b.Commit, b.Date = cmp.Or(b.Commit, recorded["vcs.revision"]), cmp.Or(b.Date, recorded["vcs.time"])
+		b.Dirty = b.Dirty || recorded["vcs.modified"] == "true"
+		for _, m := range info.Deps {
+			if m.Replace != nil {
+				m = m.Replace
+			}
+			b.Dependencies = append(b.Dependencies, dependency{m.Path, m.Version})
+		}
+	}
+	b.Version = cmp.Or(b.Version, "devel")
+	return b
+}
+
+func (b buildInfo) print(w io.Writer) {
+	fmt.Fprintf(w, "mayfly %s\n", b.Version)
+	if b.Commit != "" {
+		dirty := ""
+		if b.Dirty {
+			dirty = " with uncommitted changes"
+		}
+		fmt.Fprintf(w, "commit   %s%s\n", b.Commit, dirty)
+	}
+	if b.Date != "" {
+		fmt.Fprintf(w, "date     %s\n", b.Date)
+	}
+	fmt.Fprintf(w, "go       %s\nplatform %s\n", b.Go, b.Platform)
+	if len(b.Dependencies) > 0 {
+		fmt.Fprintln(w, "\ndependencies:")
+	}
+	for _, d := range b.Dependencies {
+		fmt.Fprintf(w, "  %s %s\n", d.Path, d.Version)
+	}
+}
+
+// verifier is the program that verifies: with its libraries it weighs 20 MB, which the
+// server needn't carry (docs/decisions/2026-11-29-verifier.md).
+const verifier = "mayfly-verify"
+
+func newVerifyCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "verify [ARGUMENT...]", Short: "Verify a signature, and that its certificate isn't revoked",
+		Long: `Runs mayfly-verify, a program of its own, which stands beside this one or in the PATH:
+mayfly-verify --help says all about it.`,
+		DisableFlagParsing: true,
+		RunE: func(_ *cobra.Command, args []string) error {
+			args = append([]string{verifier}, args...)
+			self, err := os.Executable()
+			if err == nil {
+				err = syscall.Exec(filepath.Join(filepath.Dir(self), verifier), args, os.Environ()) // #nosec G204 -- it comes back only where that isn't there
+			}
+			if path, failed := exec.LookPath(verifier); failed == nil {
+				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- as the caller's PATH has it
+			}
+			return fail("install it: make build makes it beside mayfly, or go install github.com/mayfly-ca/mayfly/cmd/mayfly-verify", "verifying takes the program %s: %w", verifier, err)
+		},
 	}
 }

@@ -2,48 +2,49 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"net/http"
 	"net/url"
 	"os"
 	"slices"
 	"strconv"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/spf13/cobra"
-	"google.golang.org/protobuf/encoding/protojson"
-	"google.golang.org/protobuf/proto"
-	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
-	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/external"
+	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/ctlog/remote"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
-	"github.com/mayfly-ca/mayfly/internal/terminal"
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
 // search is the command line of `mayfly search`.
 type search struct {
-	ca, store, tokenFile, tokenEnv string
-	allowHTTP                      bool
-	certificate, bundle            string
-	from, to                       string
-	since                          time.Duration
-	revoked, firstUses             bool
-	limit                          int
-	json, csv                      bool
+	request
+	store, certificate, bundle string
+	from, to                   time.Time
+	since                      time.Duration
+	revoked, firstUses         bool
+	limit                      int
+	csv                        bool
 }
 
-const searchLong = `Finds certificates in a CA's index, the newest first: those that fit every
+func newSearchCommand(streams streams) *cobra.Command {
+	o := search{request: request{streams: streams}}
+	cmd := &cobra.Command{
+		Use: "search [CONDITION...]", Short: "Find who got what: certificates by identity, workflow run, digest, time",
+		Long: `Finds certificates in a CA's index, the newest first: those that fit every
 condition. A condition is FIELD=VALUE, or FIELD^=BEGINNING; docs/search.md has the
 fields. For short: alice@example.com is san=alice@example.com, @example.com is
 domain=example.com, sha256:… is digest=…, and a URL is san^=URL.
@@ -54,23 +55,14 @@ entry by the final certificate. --first-uses lists what an identity that was kno
 used for the first time: a workflow, a runner, an issuer.
 
 It asks the CA, which wants a token of a reader (access.readers), or reads a store
-itself with --store. Exit code 1 says that nothing was found.`
-
-func newSearchCommand(streams streams) *cobra.Command {
-	var o search
-	cmd := &cobra.Command{
-		Use:   "search [CONDITION…]",
-		Short: "Find who got what: certificates by identity, workflow run, digest, time",
-		Long:  searchLong,
+itself with --store. Exit code 1 says that nothing was found.`,
 		Example: `  mayfly search alice@example.com --since 24h
   mayfly search source_repository_uri=https://github.com/acme/tool build_trigger=push --csv
   mayfly search run_invocation_uri^=https://github.com/acme/tool/actions/runs/17
   mayfly search --bundle tool.sigstore.json --json`,
 		RunE: func(cmd *cobra.Command, args []string) error {
-			if named := os.Getenv(caEnv); named != "" && !cmd.Flags().Changed("ca") {
-				o.ca = named
-			}
-			return classify(o.run(cmd.Context(), args, streams))
+			defer o.begin(cmd)()
+			return classify(o.run(cmd.Context(), args))
 		},
 	}
 	f := cmd.Flags()
@@ -82,8 +74,8 @@ func newSearchCommand(streams streams) *cobra.Command {
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
 	f.StringVar(&o.certificate, "certificate", "", "find this certificate, in PEM or DER")
 	f.StringVar(&o.bundle, "bundle", "", "tell what this Sigstore bundle shows, and find its certificate")
-	f.StringVar(&o.from, "from", "", "only certificates that begin at this time (RFC 3339) or later")
-	f.StringVar(&o.to, "to", "", "only certificates that begin before this time (RFC 3339)")
+	timeFlag(cmd, &o.from, "from", "only certificates that begin at this time (RFC 3339) or later")
+	timeFlag(cmd, &o.to, "to", "only certificates that begin before this time (RFC 3339)")
 	f.DurationVar(&o.since, "since", 0, "only certificates of so long until now")
 	f.BoolVar(&o.revoked, "revoked", false, "only what is revoked")
 	f.BoolVar(&o.firstUses, "first-uses", false, "list first uses, of the identity in the condition identity=…, or of all")
@@ -97,7 +89,7 @@ func newSearchCommand(streams streams) *cobra.Command {
 }
 
 // run reads top to bottom what the command does.
-func (o *search) run(ctx context.Context, args []string, io streams) error {
+func (o *search) run(ctx context.Context, args []string) error {
 	query, err := o.query(args)
 	if err != nil {
 		return err
@@ -108,7 +100,7 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 	}
 	defer done()
 	if o.bundle != "" {
-		text, err := readLimited(o.bundle)
+		text, err := readInput(nil, o.bundle)
 		if err != nil {
 			return err
 		}
@@ -118,14 +110,21 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 		}
 		query.Where = append(query.Where, "serial="+told.GetSerial())
 	}
-	look, columns := certificatePages(in, query), []string{"not_before", "san", "issuer", "serial", "log", "index"}
+	look, columns := next(func(ctx context.Context) (rows []map[string]string, more bool, err error) {
+		page, err := in.Search(ctx, query)
+		for _, c := range page.GetCertificates() {
+			rows = append(rows, c.GetFields())
+		}
+		query.Cursor = page.GetNext()
+		return rows, query.Cursor != "", err
+	}), []string{"not_before", "san", "issuer", "serial", "log", "index"}
 	switch {
 	case o.firstUses:
 		look, columns = firstUses(in, query.Where), []string{"happened", "kind", "identity", "value", "serial", "log", "index"}
 	case o.csv:
 		columns = slices.Concat([]string{"not_before", "not_after", "logged", "index", "revoked", "reason"}, index.Shown)
 	}
-	write, flush := o.output(io.Out, columns)
+	write, flush := o.output(columns)
 	count := 0
 	for more := true; more; {
 		var rows []map[string]string
@@ -155,17 +154,6 @@ func (o *search) run(ctx context.Context, args []string, io streams) error {
 // next gives the next rows, and whether there may be more.
 type next func(ctx context.Context) (rows []map[string]string, more bool, err error)
 
-func certificatePages(in mayflyv1.IndexServer, q *mayflyv1.SearchRequest) next {
-	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
-		page, err := in.Search(ctx, q)
-		for _, c := range page.GetCertificates() {
-			rows = append(rows, c.GetFields())
-		}
-		q.Cursor = page.GetNext()
-		return rows, q.Cursor != "", err
-	}
-}
-
 func firstUses(in mayflyv1.IndexServer, where []string) next {
 	q := &mayflyv1.FirstUsesRequest{}
 	return func(ctx context.Context) (rows []map[string]string, more bool, err error) {
@@ -188,7 +176,7 @@ func firstUses(in mayflyv1.IndexServer, where []string) next {
 }
 
 // output writes rows in the form that was asked for.
-func (o *search) output(w io.Writer, columns []string) (write func(map[string]string) error, flush func() error) {
+func (o *search) output(columns []string) (write func(map[string]string) error, flush func() error) {
 	values := func(row map[string]string) []string {
 		all := make([]string, len(columns))
 		for i, name := range columns {
@@ -198,30 +186,25 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 	}
 	switch {
 	case o.json:
-		return func(row map[string]string) error { return json.NewEncoder(w).Encode(row) }, func() error { return nil }
+		return func(row map[string]string) error { return json.NewEncoder(o.Out).Encode(row) }, func() error { return nil }
 	case o.csv:
-		c := csv.NewWriter(w)
+		c := csv.NewWriter(o.Out)
 		err := c.Write(columns)
 		return func(row map[string]string) error { return errors.Join(err, c.Write(values(row))) },
 			func() error { c.Flush(); return errors.Join(err, c.Error()) }
 	}
-	table, begun := tabwriter.NewWriter(w, 0, 0, 2, ' ', 0), false
-	line := func(cells []string) error {
-		for i := range cells {
-			cells[i] = terminal.Line(cells[i])
-		}
-		_, err := fmt.Fprintln(table, strings.Join(cells, "\t"))
-		return err
-	}
-	return func(row map[string]string) (err error) {
+	t, begun := newTable(o.Out), false
+	return func(row map[string]string) error {
 		if !begun {
-			begun, err = true, line(strings.Split(strings.ToUpper(strings.ReplaceAll(strings.Join(columns, " "), "_", "-")), " "))
+			begun = true
+			t.row(strings.Split(strings.ToUpper(strings.ReplaceAll(strings.Join(columns, " "), "_", "-")), " ")...)
 		}
 		if log := row["log"]; len(log) > 8 {
 			row["log"] = log[:8]
 		}
-		return errors.Join(err, line(values(row)))
-	}, table.Flush
+		t.row(values(row)...)
+		return nil
+	}, t.Flush
 }
 
 // query is the search as the API has it.
@@ -231,29 +214,17 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 		q.Where = append(q.Where, condition(arg))
 	}
 	if o.certificate != "" {
-		data, err := readLimited(o.certificate)
+		certs, err := readCertificates(o.In, o.certificate)
 		if err != nil {
 			return nil, err
-		}
-		certs, err := inspect.Parse(data)
-		if err != nil {
-			return nil, fail("give a file with an X.509 certificate, in PEM or DER", "reading %s: %w", o.certificate, err)
 		}
 		q.Where = append(q.Where, "serial="+certs[0].SerialNumber.Text(16), fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
 	}
 	if o.since > 0 {
-		q.From = timestamppb.New(time.Now().Add(-o.since))
+		o.from = time.Now().Add(-o.since)
 	}
-	from, err := parseMoment("--from", o.from)
-	if err != nil {
-		return nil, err
-	}
-	if !from.IsZero() {
-		q.From = timestamppb.New(from)
-	}
-	to, err := parseMoment("--to", o.to)
-	q.To = stampOf(to)
-	return q, err
+	q.From, q.To = stampOf(o.from), stampOf(o.to)
+	return q, nil
 }
 
 // condition spells a short form out.
@@ -286,14 +257,11 @@ func (o *search) open(ctx context.Context) (in mayflyv1.IndexServer, done func()
 	if _, err := client.CheckURL("the CA", o.ca, o.allowHTTP); err != nil {
 		return nil, nil, err
 	}
-	c := &remoteIndex{http: client.NewHTTPClient(), base: strings.TrimSuffix(o.ca, "/")}
-	switch {
-	case o.tokenFile != "":
-		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenFile(o.tokenFile)})
-	case o.tokenEnv != "":
-		c.token, _, err = client.FindToken(ctx, []client.Source{client.TokenEnv(o.tokenEnv, os.Getenv)})
+	c := &remoteIndex{request: &o.request}
+	if o.tokenFile != "" || o.tokenEnv != "" {
+		c.as, _, err = client.FindToken(ctx, o.sources())
 	}
-	return c, c.http.CloseIdleConnections, err
+	return c, func() {}, err
 }
 
 // openIndex opens the index in a store that a command line names.
@@ -317,20 +285,8 @@ func openIndex(ctx context.Context, named string) (i *index.Index, done func(), 
 // remoteIndex is the index of a CA, asked over REST.
 type remoteIndex struct {
 	mayflyv1.UnimplementedIndexServer
-	http  *http.Client
-	base  string
-	token *client.Token
-}
-
-func (r *remoteIndex) ask(ctx context.Context, path string, q url.Values, body []byte, into proto.Message) error {
-	answer, err := client.API(ctx, r.http, client.Retry{}, r.base, path, q, body, r.token)
-	if err != nil {
-		return err
-	}
-	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(answer, into); err != nil {
-		return fail("check the URL", "the CA's answer isn't an index's")
-	}
-	return nil
+	*request
+	as *client.Token // nil where none is named
 }
 
 func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*mayflyv1.SearchResponse, error) {
@@ -342,19 +298,79 @@ func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*m
 		q.Set("to", s.GetTo().AsTime().Format(time.RFC3339))
 	}
 	out := &mayflyv1.SearchResponse{}
-	return out, r.ask(ctx, "certificates", q, nil, out)
+	_, err := r.api(ctx, "certificates", q, nil, out, r.as)
+	return out, err
 }
 
 func (r *remoteIndex) FirstUses(ctx context.Context, f *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
-	out := &mayflyv1.FirstUsesResponse{}
-	return out, r.ask(ctx, "first-uses", url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}, nil, out)
+	out, q := &mayflyv1.FirstUsesResponse{}, url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}
+	_, err := r.api(ctx, "first-uses", q, nil, out, r.as)
+	return out, err
 }
 
 func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
-	body, err := protojson.Marshal(t)
-	if err != nil {
-		return nil, err
-	}
 	out := &mayflyv1.TellResponse{}
-	return out, r.ask(ctx, "artifacts", nil, body, out)
+	_, err := r.api(ctx, "artifacts", nil, t, out, r.as)
+	return out, err
+}
+
+func newMonitorCommand(streams streams) *cobra.Command {
+	cmd := &cobra.Command{
+		Use: "monitor", Short: "Follow any Fulcio's log into a store that can be searched",
+		Long: `Follows a Certificate Transparency log of any Fulcio or Mayfly, through the static-ct
+API or that of RFC 6962, and keeps every certificate in a store, where
+mayfly search --store finds it. Everything is verified under the log's key: what
+contradicts what the log signed is written to --evidence and named in the log's
+lines, and nothing beyond it is kept. It goes on where it ended; without the store's
+file it begins anew.
+
+With --once it follows to the log's present end and exits: 5 where the log contradicts
+what it signed, 4 where it can't be read.`,
+		Example: "  mayfly monitor --log https://ctfe.example.com/2026 --key ctfe.pub.pem --store fulcio.db",
+	}
+	f := cmd.Flags()
+	f.SortFlags = false
+	log := f.String("log", "", "the log's URL, as the trusted root has it (required)")
+	key := f.String("key", "", "file with the log's public key, in PEM (required)")
+	store := f.String("store", "", "a SQLite file, which is made where there is none, or a postgres:// URL (required)")
+	read := f.String("read", "", "where the log is read, if not at its URL")
+	evidence := f.String("evidence", "evidence", "folder for what contradicts the log")
+	interval := f.Duration("interval", 10*time.Second, "between two looks at the log")
+	once := f.Bool("once", false, "follow to the log's present end, and exit")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
+		spki, err := external.ReadKey(*key)
+		if err != nil {
+			return fail("give the log's public key in PEM; a trusted_root.json has it in base64 under ctlogs", "the log's key: %w", err)
+		}
+		i, done, err := openIndex(cmd.Context(), *store)
+		if err != nil {
+			return err
+		}
+		defer done()
+		logger := openLog(config.Logging{Level: "info", Format: "text"}, streams.Err)
+		defer logger.Close()
+		about := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: strings.TrimSuffix(*log, "/")}
+		follower, err := follow.New([]remote.Log{{Description: about, URL: *read}},
+			follow.Options{Keeper: i, Evidence: *evidence, Interval: *interval, Logger: logger.Logger})
+		if err != nil {
+			return err
+		}
+		if !*once {
+			return follower.Run(cmd.Context())
+		}
+		err = follower.Look(cmd.Context())
+		for errors.Is(err, context.DeadlineExceeded) && cmd.Context().Err() == nil { // one look has a bound in time
+			err = follower.Look(cmd.Context())
+		}
+		if errors.As(err, new(*follow.Contradiction)) {
+			return &failure{code: exitUnverified, fix: "show the evidence in " + *evidence + " to whoever runs the log, and to others who follow it", err: err}
+		}
+		if err != nil {
+			return &failure{code: exitUnavailable, err: err}
+		}
+		s := follower.Status()[0]
+		fmt.Fprintf(streams.Out, "%s: all of its %d entries are in the store\n", s.URL, s.Followed)
+		return nil
+	}
+	return cmd
 }

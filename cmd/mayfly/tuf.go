@@ -1,34 +1,33 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
+	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/durable"
-	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
-
-func newTUFCommand(streams streams) *cobra.Command {
-	return group("tuf", "Sign and publish the trust root that clients follow (TUF)", "",
-		newTUFInitCommand(streams), newTUFStageCommand(streams), newTUFSignCommand(streams), newTUFPublishCommand(streams),
-		newTUFRotateCommand(streams), newTUFStatusCommand(streams), newTUFVerifyCommand(streams), newTUFExportCommand(streams))
-}
 
 // tufAlone is for whoever has one key that signs.
 const tufAlone = `One key alone signs the trust root: good for trying out. For others to rely on it,
@@ -58,13 +57,9 @@ func (k *tufKeys) keys(cmd *cobra.Command, c *config.Config) (all tuf.Keys, err 
 	}
 	read := func(files []string) (all []crypto.PublicKey, err error) {
 		for _, file := range files {
-			b, err := os.ReadFile(file)
+			public, err := readPublic(file)
 			if err != nil {
 				return nil, err
-			}
-			_, public, err := pemfile.PublicKey(b)
-			if err != nil {
-				return nil, fail("give the public half alone: mayfly kms public REF", "%s %w", file, err)
 			}
 			all = append(all, public)
 		}
@@ -113,7 +108,6 @@ func clientDocuments(ctx context.Context, c *config.Config) (trustroot.Documents
 // draftCommand makes a command that drafts what follows r, which is nil at the beginning.
 func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error)) *cobra.Command {
 	var out string
-	cmd.Args = cobra.NoArgs
 	cmd.Flags().StringVar(&out, "out", "tuf-draft.json", "file for the draft")
 	return withConfig(cmd, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		r, err := loadTUF(c)
@@ -145,8 +139,7 @@ func draftCommand(cmd *cobra.Command, streams streams, draft func(c *config.Conf
 func newTUFInitCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
-		Use:   "init",
-		Short: "Draft the first root: who signs, and what clients trust",
+		Use: "init", Short: "Draft the first root: who signs, and what clients trust",
 		Long: `Writes the draft of a repository's first root and targets: whose keys sign, how many
 have to, the service's online key (tuf.key), and what the configuration tells clients.
 Private keys stay where they are: carry the draft to enough of them, and back.`,
@@ -168,11 +161,9 @@ Private keys stay where they are: carry the draft to enough of them, and back.`,
 }
 
 func newTUFStageCommand(streams streams) *cobra.Command {
-	var remove bool
 	var e excision
 	cmd := &cobra.Command{
-		Use:   "stage",
-		Short: "Draft the next targets, with what the configuration says now",
+		Use: "stage", Short: "Draft the next targets, with what the configuration says now",
 		Long: `Writes the draft of the next targets, valid for 180 days, and shows what changes for
 clients. Where something that was signed couldn't be verified any more, it refuses,
 unless --remove says that this is meant.
@@ -183,7 +174,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 		Example: `  mayfly tuf stage --config mayfly.yaml --out draft.json
   mayfly tuf stage --config mayfly.yaml --excise 2026-11-29T10:00:00Z/2026-11-29T11:30:00Z --hits 17`,
 	}
-	cmd.Flags().BoolVar(&remove, "remove", false, "let entries go that were published")
+	remove := cmd.Flags().Bool("remove", false, "let entries go that were published")
 	cmd.Flags().StringVar(&e.times, "excise", "", "FROM/TO, two times of RFC 3339: let nothing count that was signed then")
 	cmd.Flags().IntVar(&e.hits, "hits", -1, "how many certificates --excise hits, as it said")
 	return draftCommand(cmd, streams, func(c *config.Config, r *tuf.Repository) (*tuf.Draft, error) {
@@ -195,7 +186,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 		if err != nil {
 			return nil, err
 		}
-		d, err := tuf.Stage(r, documents, remove, gap, time.Now())
+		d, err := tuf.Stage(r, documents, *remove, gap, time.Now())
 		if err != nil {
 			err = fail("put it back into the configuration, or say --remove", "%w", err)
 		}
@@ -206,8 +197,7 @@ that hits, good ones among them; with that number in --hits it drafts.`,
 func newTUFRotateCommand(streams streams) *cobra.Command {
 	var k tufKeys
 	cmd := &cobra.Command{
-		Use:   "rotate-root",
-		Short: "Draft the next root: other keys, or the same for another year",
+		Use: "rotate-root", Short: "Draft the next root: other keys, or the same for another year",
 		Long: `Writes the draft of the next root, and of the same targets under it. Without --key the
 same people sign for another year; the online key is the configuration's (tuf.key).
 Enough keys of the root in force have to sign, and enough of the new one.`,
@@ -271,89 +261,72 @@ func printDraft(w io.Writer, d *tuf.Draft) error {
 
 func newTUFSignCommand(streams streams) *cobra.Command {
 	var key caKey
-	var out string
-	var yes bool
 	cmd := &cobra.Command{
-		Use:   "sign DRAFT",
-		Short: "Sign a draft where a key is; nothing else is needed",
+		Use: "sign DRAFT", Short: "Sign a draft where a key is; nothing else is needed",
 		Long: `Shows what a draft changes for clients and who has signed it, asks, and adds the key's
 signature to all that the key may sign. It needs the draft and the key, no
 configuration and no network. The draft is changed in place, or written to --out.`,
 		Example: "  mayfly tuf sign draft.json --key file:alice.key.pem",
-		Args:    cobra.ExactArgs(1),
-		RunE: func(cmd *cobra.Command, args []string) error {
-			if err := key.check(); err != nil {
-				return err
-			}
-			d, err := readDraft(streams.In, args[0])
-			if err != nil {
-				return err
-			}
-			if err := printDraft(streams.Out, d); err != nil {
-				return err
-			}
-			if !yes {
-				if err := agree(cmd.Context(), streams, "Is that what clients are to trust?", "read what the draft changes, and say --yes"); err != nil {
-					return err
-				}
-			}
-			_, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			signed, err := d.Sign(cmd.Context(), signer)
-			if err != nil {
-				return err
-			}
-			b, err := d.Format()
-			if err != nil {
-				return err
-			}
-			if out != "" {
-				err = durable.WriteNew(out, b, 0o644)
-			} else {
-				out, err = args[0], durable.Replace(args[0], b)
-			}
-			if err != nil {
-				return err
-			}
-			fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), out)
-			for _, s := range d.Standings() {
-				fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
-			}
-			return nil
-		},
 	}
 	key.flags(cmd, "", "the key of somebody who signs", false)
-	cmd.Flags().StringVar(&out, "out", "", "file for the signed draft; DRAFT itself if empty")
-	cmd.Flags().BoolVar(&yes, "yes", false, "sign without asking")
+	out := cmd.Flags().String("out", "", "file for the signed draft; DRAFT itself if empty")
+	yes := cmd.Flags().Bool("yes", false, "sign without asking")
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
+	cmd.RunE = func(cmd *cobra.Command, args []string) error {
+		d, err := readDraft(streams.In, args[0])
+		if err != nil {
+			return err
+		}
+		if err := printDraft(streams.Out, d); err != nil {
+			return err
+		}
+		if !*yes {
+			if err := agree(cmd.Context(), streams, "Is that what clients are to trust?", "read what the draft changes, and say --yes"); err != nil {
+				return err
+			}
+		}
+		_, signer, err := key.open(cmd.Context(), streams.Out)
+		if err != nil {
+			return err
+		}
+		defer kms.Close(signer)
+		signed, err := d.Sign(cmd.Context(), signer)
+		if err != nil {
+			return err
+		}
+		b, err := d.Format()
+		if err != nil {
+			return err
+		}
+		if *out != "" {
+			err = durable.WriteNew(*out, b, 0o644)
+		} else {
+			*out, err = args[0], durable.Replace(args[0], b)
+		}
+		if err != nil {
+			return err
+		}
+		fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), *out)
+		for _, s := range d.Standings() {
+			fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
+		}
+		return nil
+	}
 	return cmd
 }
 
 // readDraft reads the file of a draft.
 func readDraft(in io.Reader, path string) (*tuf.Draft, error) {
-	b, err := readInput(in, path)
-	if err != nil {
-		return nil, err
-	}
-	d, err := tuf.ParseDraft(b)
-	if err != nil {
-		return nil, fail("take a fresh copy of the draft, or stage it anew", "%s %w", inputName(path), err)
-	}
-	return d, nil
+	return readAs(in, path, "take a fresh copy of the draft, or stage it anew", tuf.ParseDraft)
 }
 
 func newTUFPublishCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:   "publish DRAFT...",
-		Short: "Put a signed draft in force",
+		Use: "publish DRAFT...", Short: "Put a signed draft in force",
 		Long: `Puts a draft in force, if enough keys have signed it and a TUF client takes the result;
 else nothing has changed. Copies of one draft that were signed in different places are
 put together. A running service serves it within seconds; copy the folder to replicas.`,
 		Example: "  mayfly tuf publish --config mayfly.yaml alice/draft.json bob/draft.json",
-		Args:    cobra.MinimumNArgs(1),
 	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, args []string) error {
 		var drafts []*tuf.Draft
 		for _, path := range args {
@@ -416,10 +389,7 @@ Clients begin with 1.root.json, whose SHA-256 is
 
 func newTUFStatusCommand(streams streams) *cobra.Command {
 	return withConfig(&cobra.Command{
-		Use:     "status",
-		Short:   "Say what is published, until when, and what changes with the next",
-		Example: "  mayfly tuf status --config mayfly.yaml",
-		Args:    cobra.NoArgs,
+		Use: "status", Short: "Say what is published, until when, and what changes with the next",
 	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		r, err := loadTUF(c)
 		if err != nil {
@@ -448,4 +418,184 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 		}
 		return nil
 	})
+}
+
+func newTUFVerifyCommand(streams streams) *cobra.Command {
+	var from repository
+	cmd := &cobra.Command{
+		Use: "verify", Short: "Follow a repository as a client does, and say what it trusts",
+		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
+versions, until when they are valid, and the SHA-256 of each target. It keeps nothing.`,
+		Example: "  mayfly tuf verify --url https://ca.example.com/tuf --root 1.root.json",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, v, err := from.follow(cmd.Context())
+			if err != nil {
+				return err
+			}
+			printRoles(streams.Out, v.Roles, time.Now())
+			fmt.Fprintln(streams.Out)
+			for _, name := range v.Names() {
+				fmt.Fprintf(streams.Out, "  %x  %s\n", sha256.Sum256([]byte(v.Files[name])), terminal.Line(name))
+			}
+			return nil
+		},
+	}
+	from.flags(cmd)
+	return cmd
+}
+
+// tufExports are the forms of what others are given, by the name of the format.
+var tufExports = map[string]func(e tufExport) ([]byte, error){
+	"policy-controller": func(e tufExport) ([]byte, error) { return trustroot.TrustRootRemote("mayfly", e.url, e.first) },
+	"policy-controller-files": func(e tufExport) ([]byte, error) {
+		return trustroot.TrustRootRepository("mayfly", e.first, e.seen.Raw)
+	},
+	"kyverno": func(e tufExport) ([]byte, error) {
+		return trustroot.KyvernoAttestor(e.url, e.first, e.issuer, e.subject)
+	},
+	"kyverno-keyless": func(e tufExport) ([]byte, error) { return e.history.KyvernoKeyless(e.issuer, e.subject, time.Now()) },
+	"trusted-root":    func(e tufExport) ([]byte, error) { return []byte(e.seen.Files[tuf.TrustedRoot]), nil },
+	"signing-config":  func(e tufExport) ([]byte, error) { return []byte(e.seen.Files[tuf.SigningConfig]), nil },
+}
+
+// tufExport is what a TUF client has seen, and for whom it is written.
+type tufExport struct {
+	repository
+	issuer, subject string
+	first           []byte
+	seen            *tuf.Verified
+	history         *trustroot.History
+}
+
+func newTUFExportCommand(streams streams) *cobra.Command {
+	var e tufExport
+	formats := strings.Join(slices.Sorted(maps.Keys(tufExports)), ", ")
+	cmd := &cobra.Command{
+		Use: "export", Short: "Write what a TUF client sees as clusters and air-gapped clients take it",
+		Long: `Follows a repository as mayfly tuf verify does, and prints a document of it, or what a
+cluster takes: policy-controller's TrustRoot, which follows the repository or has it in
+it (policy-controller-files: as long as the timestamp lasts), or an attestor of Kyverno's.`,
+		Example: "  mayfly tuf export --url https://ca.example.com/tuf --root 1.root.json --format policy-controller | kubectl apply -f -",
+	}
+	f := cmd.Flags()
+	e.flags(cmd)
+	format := f.String("format", "trusted-root", formats)
+	f.StringVar(&e.issuer, "issuer", "", "whose identities Kyverno lets in")
+	f.StringVar(&e.subject, "subject", "", "which of them")
+	cmd.RunE = func(cmd *cobra.Command, _ []string) (err error) {
+		write, known := tufExports[*format]
+		if !known {
+			return usage("one of "+formats, "--format %q is unknown", *format)
+		}
+		if e.first, e.seen, err = e.follow(cmd.Context()); err != nil {
+			return err
+		}
+		if e.history, err = trustroot.Parse([]byte(e.seen.Files[tuf.TrustedRoot])); err != nil {
+			return err
+		}
+		b, err := write(e)
+		if err != nil {
+			return err
+		}
+		_, err = streams.Out.Write(b)
+		return err
+	}
+	return cmd
+}
+
+// repository is one that a client follows, and the root that it begins with.
+type repository struct{ url, root, checksum string }
+
+func (r *repository) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&r.url, "url", "", "URL of the repository (required)")
+	f.StringVar(&r.root, "root", "", "file or URL of the root to begin with, 1.root.json (required)")
+	f.StringVar(&r.checksum, "root-checksum", "", "SHA-256 that it must have, in hexadecimal; required with a URL")
+}
+
+// follow runs a TUF client, and gives the first root too.
+func (r *repository) follow(ctx context.Context) (first []byte, v *tuf.Verified, err error) {
+	if first, err = firstRoot(ctx, r.root, r.checksum); err != nil {
+		return nil, nil, err
+	}
+	if v, err = tuf.Verify(ctx, r.url, first, time.Now()); err != nil {
+		err = &failure{code: exitUnverified, fix: "docs/tasks/tuf-expired.md says what each client's error means, and how to go on", err: fmt.Errorf("%s: %w", r.url, err)}
+	}
+	return first, v, err
+}
+
+// firstRoot reads the root that a client begins with.
+func firstRoot(ctx context.Context, root, checksum string) (b []byte, err error) {
+	if remote := strings.HasPrefix(root, "https://") || strings.HasPrefix(root, "http://"); remote && checksum == "" {
+		return nil, usage("give the SHA-256 that mayfly tuf status shows", "a root from a URL needs --root-checksum")
+	} else if remote {
+		b, err = tuf.Fetch(ctx, root)
+	} else {
+		b, err = os.ReadFile(root)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if sum := sha256.Sum256(b); checksum != "" {
+		if want, err := hex.DecodeString(checksum); err != nil || !bytes.Equal(want, sum[:]) {
+			return nil, &failure{code: exitUnverified, fix: "don't use it: get it anew, and the checksum from whoever runs the CA", err: fmt.Errorf("%s has another SHA-256 than --root-checksum", root)}
+		}
+	}
+	return b, nil
+}
+
+// excision is a time in which nothing is to count that was signed, as flags say it.
+type excision struct {
+	times string
+	hits  int
+}
+
+// agreed puts the time into c, once the number of certificates is repeated that it hits.
+func (e excision) agreed(w io.Writer, c *config.Config) ([]trustroot.Gap, error) {
+	if e.times == "" {
+		return nil, nil
+	}
+	gap, err := trustroot.ParseGap(e.times)
+	if err != nil {
+		return nil, usage("give --excise FROM/TO", "--excise: %w", err)
+	}
+	by, count, err := issuedIn(string(c.Audit.Path), gap)
+	if err != nil {
+		return nil, fail("run it where the audit trail is", "what it hits can't be counted: %w", err)
+	}
+	fmt.Fprintf(w, "Certificates that could sign in %s: %d\n", gap, count)
+	for _, who := range slices.SortedFunc(maps.Keys(by), func(a, b string) int { return by[b] - by[a] }) {
+		fmt.Fprintf(w, "  %6d %s\n", by[who], terminal.Escape(who))
+	}
+	if e.hits != count {
+		return nil, fail(fmt.Sprintf("if no signature of these is to count any more, say --excise %s --hits %d", gap, count),
+			"nothing is drafted: all of these are hit, and --hits doesn't say so many")
+	}
+	if !slices.ContainsFunc(c.Trust.Excised, func(g trustroot.Gap) bool { return g.String() == gap.String() }) {
+		c.Trust.Excised = append(c.Trust.Excised, gap)
+		fmt.Fprintf(w, "Put it into the configuration too (trust.excised), or the next draft is refused: %s\n", gap)
+	}
+	return []trustroot.Gap{gap}, nil
+}
+
+// issuedIn counts the certificates on record whose validity meets the gap, by identity.
+func issuedIn(trail string, gap trustroot.Gap) (by map[string]int, count int, err error) {
+	if audit.Begun(trail) == "" {
+		return nil, 0, fmt.Errorf("%s has no records", trail)
+	}
+	f := audit.Follow(trail, gap.From.Add(-authority.MaxLeafLifetime-time.Minute), audit.Issued)
+	defer f.Close()
+	by = make(map[string]int)
+	for event, err := range f.Unread() {
+		if line := (*audit.LineError)(nil); errors.As(err, &line) {
+			event.SAN = "a record that can't be read: " + line.Error()
+		} else if err != nil {
+			return nil, 0, err
+		}
+		if err != nil || event.Purpose == "" && !event.NotBefore.After(gap.To) && !event.NotAfter.Before(gap.From) {
+			by[event.SAN]++
+			count++
+		}
+	}
+	return by, count, nil
 }
