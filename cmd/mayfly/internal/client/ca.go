@@ -74,7 +74,7 @@ func (c *REST) Certificate(ctx context.Context, s Submission) ([]*x509.Certifica
 		return nil, problem(Failed, "", "encoding the request").because(err)
 	}
 	header := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}, "X-Request-Id": {requestid.New()}}
-	body, err := ask(ctx, c.HTTP, c.Retry, message{"the CA", strings.TrimRight(c.URL, "/") + "/api/v2/signingCert", header, payload})
+	body, err := ask(ctx, c.HTTP, c.Retry, message{what: "the CA", url: strings.TrimRight(c.URL, "/") + "/api/v2/signingCert", header: header, body: payload})
 	if err != nil {
 		return nil, err
 	}
