@@ -17,8 +17,6 @@ import (
 type RemoteReference interface {
 	Reference
 
-	// CheckNew is nil where a new key of the algorithm can have this reference.
-	CheckNew(a Algorithm) error
 	// Client makes a client of the key, which asks nobody yet.
 	Client(ctx context.Context, o Options) (Client, error)
 	// Unsealer is the reference to unseal with, where a file says that the key
@@ -40,8 +38,8 @@ type Client interface {
 	// SealingKey finds the key and pins its version, where the KMS needs that to
 	// unseal, in one attempt.
 	SealingKey(ctx context.Context) (SealingKey, error)
-	// Make makes a key that can't be taken out of its KMS, and returns the
-	// reference that names it and its version. It never replaces a key: its error
+	// Make makes a key that can't be taken out of its KMS, where a new one can have
+	// the reference, and returns that which names it and its version. It never replaces a key: its error
 	// for one that is there wraps ErrKeyExists.
 	Make(ctx context.Context, a Algorithm) (ref string, err error)
 }
@@ -270,9 +268,6 @@ func openRemote(ctx context.Context, r RemoteReference, o Options) (Signer, erro
 func makeRemote(ctx context.Context, r RemoteReference, a Algorithm, o Options) (string, error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
-	if err := r.CheckNew(a); err != nil {
-		return "", err
-	}
 	c, err := connect(ctx, r, o, useMaking)
 	if err != nil {
 		return "", err

@@ -331,14 +331,6 @@ func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]by
 	return answer.Plaintext, nil
 }
 
-// CheckNew wants an alias, since AWS chooses ids by itself.
-func (r reference) CheckNew(kms.Algorithm) error {
-	if r.alias() == "" {
-		return errors.New("AWS chooses a new key's id: name an alias, alias/NAME")
-	}
-	return nil
-}
-
 // alias is the alias that r names, "" for none.
 func (r reference) alias() string {
 	if at := strings.Index(r.id, "alias/"); at >= 0 {
@@ -349,6 +341,9 @@ func (r reference) alias() string {
 
 // Make makes a key and an alias for it, and returns the key's ARN.
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	if c.ref.alias() == "" {
+		return "", errors.New("AWS chooses a new key's id: name an alias, alias/NAME")
+	}
 	err := c.Absent(ctx, c.describe, func(err error) bool { return says(err, "NotFoundException") })
 	if err != nil {
 		return "", err

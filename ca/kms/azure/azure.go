@@ -350,17 +350,12 @@ func (r reference) Unsealer(pinned kms.Reference) (kms.RemoteReference, bool) {
 	return r, true
 }
 
-// CheckNew wants a reference without a version.
-func (r reference) CheckNew(kms.Algorithm) error {
-	if r.version != "" {
-		return errors.New("a new key has no version yet: leave it out")
-	}
-	return nil
-}
-
 // Make makes a key that signs and verifies, and can't be exported. A vault makes
 // a new version of a key that is there, so it is asked first.
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	if c.ref.version != "" {
+		return "", errors.New("a new key has no version yet: leave it out")
+	}
 	err := c.Absent(ctx, c.describe, func(err error) bool { return answeredWith(err, http.StatusNotFound) })
 	if err != nil {
 		return "", err

@@ -89,10 +89,10 @@ func named(name kms.Credential, o kms.Options, client policy.ClientOptions) (_ a
 // servicePrincipal is a service principal with a secret or a certificate.
 func servicePrincipal(o kms.Options, client policy.ClientOptions, own bool) (_ azcore.TokenCredential, source string, err error) {
 	proof, file := envSecret, o.Getenv(envCert)
-	if file != "" {
-		if o.Getenv(envSecret) != "" {
-			return nil, "", fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
-		}
+	switch {
+	case file != "" && o.Getenv(envSecret) != "":
+		return nil, "", fmt.Errorf("%s and %s are both set: keep one", envSecret, envCert)
+	case file != "":
 		proof = envCert
 	}
 	values, err := o.AllSet(envTenant, envClient, proof)

@@ -49,10 +49,10 @@ func (r reference) Open(_ context.Context, o kms.Options) (kms.Signer, error) {
 		return nil, err
 	}
 	key, err := pemfile.PrivateKey(content, passphrase)
-	if err != nil {
-		return nil, fmt.Errorf("key file %s: %w", string(r), err)
+	if err == nil {
+		_, err = kms.AlgorithmOf(key.Public())
 	}
-	if _, err := kms.AlgorithmOf(key.Public()); err != nil {
+	if err != nil {
 		return nil, fmt.Errorf("key file %s: %w", string(r), err)
 	}
 	return kms.InMemory(key), nil

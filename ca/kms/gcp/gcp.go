@@ -346,17 +346,6 @@ func (c *client) decrypt(ctx context.Context, sealed []byte, about string) ([]by
 	return out.GetPlaintext(), nil
 }
 
-// CheckNew wants a reference without a version, and an algorithm that Cloud KMS has.
-func (r *reference) CheckNew(a kms.Algorithm) error {
-	if r.version != "" {
-		return errors.New("a new key has no version yet: leave /cryptoKeyVersions out")
-	}
-	if algorithmFor(a) == 0 {
-		return fmt.Errorf("%s has no keys of %s", Backend().Title, a)
-	}
-	return nil
-}
-
 // algorithmFor is the algorithm of keys that certificates are signed with; 0 for none.
 func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgorithm {
 	for algorithm, offered := range algorithms {
@@ -370,6 +359,12 @@ func algorithmFor(a kms.Algorithm) kmspb.CryptoKeyVersion_CryptoKeyVersionAlgori
 // Make makes a key in Cloud HSM, in a key ring that is there already: rings can
 // never be deleted, and so are nothing to be made by the way.
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	switch {
+	case c.ref.version != "":
+		return "", errors.New("a new key has no version yet: leave /cryptoKeyVersions out")
+	case algorithmFor(a) == 0:
+		return "", fmt.Errorf("%s has no keys of %s", Backend().Title, a)
+	}
 	err := c.Once(ctx, kms.OperationMake, func(ctx context.Context) error {
 		_, err := c.api.CreateCryptoKey(ctx, &kmspb.CreateCryptoKeyRequest{
 			Parent: c.ref.ring, CryptoKeyId: c.ref.key,

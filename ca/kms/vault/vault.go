@@ -173,17 +173,12 @@ func (c *client) read(ctx context.Context) (*keyInfo, error) {
 	return info, c.do(ctx, http.MethodGet, c.ref.path("keys"), nil, info)
 }
 
-// CheckNew wants a reference without a version.
-func (r *reference) CheckNew(kms.Algorithm) error {
-	if r.version > 0 {
-		return errors.New("a new key has no version yet: leave ?version out")
-	}
-	return nil
-}
-
 // Make makes a key that isn't exportable. Vault answers the making of a key that
 // exists as if it had been made, so it is asked first.
 func (c *client) Make(ctx context.Context, a kms.Algorithm) (string, error) {
+	if c.ref.version > 0 {
+		return "", errors.New("a new key has no version yet: leave ?version out")
+	}
 	describe := func(ctx context.Context) error {
 		_, err := c.read(ctx)
 		return err

@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -73,7 +74,7 @@ func (c *REST) Certificate(ctx context.Context, s Submission) ([]*x509.Certifica
 		return nil, problem(Failed, "", "encoding the request").because(err)
 	}
 	header := http.Header{"Content-Type": {"application/json"}, "Accept": {"application/json"}, "X-Request-Id": {requestid.New()}}
-	body, err := ask(ctx, c.HTTP, c.Retry, message{"the CA", strings.TrimRight(c.URL, "/") + "/api/v2/signingCert", header, payload})
+	body, err := ask(ctx, c.HTTP, c.Retry, message{what: "the CA", url: strings.TrimRight(c.URL, "/") + "/api/v2/signingCert", header: header, body: payload})
 	if err != nil {
 		return nil, err
 	}
@@ -171,6 +172,9 @@ func DialGRPC(address string, plaintext bool, retry Retry) (*GRPC, error) {
 // Close ends the connection.
 func (c *GRPC) Close() error { return c.conn.Close() }
 
+// passingCodes are those of calls that may succeed later: what HTTP tells as 5xx and 429.
+var passingCodes = []codes.Code{codes.Unavailable, codes.ResourceExhausted, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded}
+
 // Certificate implements CA.
 func (c *GRPC) Certificate(ctx context.Context, s Submission) ([]*x509.Certificate, error) {
 	id := requestid.New()
@@ -181,44 +185,25 @@ func (c *GRPC) Certificate(ctx context.Context, s Submission) ([]*x509.Certifica
 		if err == nil {
 			return answerChain(answer)
 		}
-		after, passing := passes(err)
-		if !passing || !c.retry.again(ctx, n, after, "the CA answered "+status.Code(err).String()) {
-			return nil, grpcFault(ctx, err, id)
+		st := status.Convert(err)
+		var after time.Duration
+		reason, passing := "", slices.Contains(passingCodes, st.Code())
+		for _, d := range st.Details() {
+			switch d := d.(type) {
+			case *errdetails.RetryInfo:
+				after = d.GetRetryDelay().AsDuration()
+			case *errdetails.ErrorInfo:
+				reason = d.GetReason()
+			case *errdetails.RequestInfo:
+				id = d.GetRequestId()
+			}
+		}
+		switch {
+		case passing && c.retry.again(ctx, n, after, "the CA answered "+st.Code().String()):
+		case ctx.Err() != nil:
+			return nil, unreachable(ctx, "the CA", ctx.Err())
+		default:
+			return nil, refusal("the CA", "gRPC "+st.Code().String(), st.Message(), reason, id, passing)
 		}
 	}
-}
-
-// passes reports whether the same call may succeed later (what HTTP tells as
-// 5xx and 429), and the delay that the server asks for.
-func passes(err error) (after time.Duration, passing bool) {
-	st := status.Convert(err)
-	for _, d := range st.Details() {
-		if info, ok := d.(*errdetails.RetryInfo); ok {
-			after = info.GetRetryDelay().AsDuration()
-		}
-	}
-	switch st.Code() {
-	case codes.Unavailable, codes.ResourceExhausted, codes.Internal, codes.Unknown, codes.DataLoss, codes.DeadlineExceeded:
-		return after, true
-	default:
-		return after, false
-	}
-}
-
-func grpcFault(ctx context.Context, err error, id string) error {
-	if ctx.Err() != nil {
-		return unreachable(ctx, "the CA", ctx.Err())
-	}
-	st := status.Convert(err)
-	reason := ""
-	for _, d := range st.Details() {
-		switch d := d.(type) {
-		case *errdetails.ErrorInfo:
-			reason = d.GetReason()
-		case *errdetails.RequestInfo:
-			id = d.GetRequestId()
-		}
-	}
-	_, passing := passes(err)
-	return refusal("the CA", "gRPC "+st.Code().String(), st.Message(), reason, id, passing)
 }

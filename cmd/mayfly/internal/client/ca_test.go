@@ -354,8 +354,7 @@ func FuzzAnswer(f *testing.F) {
 		if chain, err := parseAnswer(body); err == nil && (len(chain) == 0 || chain[0] == nil) {
 			t.Error("an empty chain is accepted")
 		}
-		a := httpAnswer{status: http.StatusBadRequest, header: http.Header{}, body: body}
-		if a.fault("the CA") == nil {
+		if fault("the CA", &http.Response{StatusCode: http.StatusBadRequest}, body) == nil {
 			t.Error("a refusal is no error")
 		}
 	})

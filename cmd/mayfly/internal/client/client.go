@@ -179,72 +179,48 @@ func (r Retry) now() time.Time {
 	return r.Now()
 }
 
-// httpAnswer is an HTTP answer whose body was read whole.
-type httpAnswer struct {
-	status int
-	header http.Header
-	body   []byte
-}
-
 // message is what is sent: by POST where it has a body, else by GET.
 type message struct {
-	what   string // names the other side in errors
-	url    string
-	header http.Header
-	body   []byte
+	what    string // names the other side in errors
+	url     string
+	header  http.Header
+	body    []byte
+	created bool // 201 is a good answer too, beside 200
 }
 
-// ask gives the body of an answer that has to be 200.
+// ask sends a message until an answer is final, and gives the body of a good one. Network
+// failures are Unavailable and not sent again: whether the first arrived isn't known.
 func ask(ctx context.Context, hc *http.Client, retry Retry, m message) ([]byte, error) {
-	answer, err := exchange(ctx, hc, retry, m)
-	if err == nil && answer.status != http.StatusOK {
-		err = answer.fault(m.what)
-	}
-	if err != nil {
-		return nil, err
-	}
-	return answer.body, nil
-}
-
-// exchange sends a message until an answer is final, and reads it. Network failures
-// are Unavailable and not sent again: whether the first arrived isn't known.
-func exchange(ctx context.Context, hc *http.Client, retry Retry, m message) (*httpAnswer, error) {
-	method, what := http.MethodGet, m.what
+	method := http.MethodGet
 	if m.body != nil {
 		method = http.MethodPost
 	}
 	for n := 1; ; n++ {
 		req, err := http.NewRequestWithContext(ctx, method, m.url, bytes.NewReader(m.body))
 		if err != nil {
-			return nil, problem(Failed, "", "making the request to %s", what).because(err)
+			return nil, problem(Failed, "", "making the request to %s", m.what).because(err)
 		}
 		req.Header = m.header
-		answer, err := roundTrip(hc, req)
+		resp, err := hc.Do(req)
 		if err != nil {
-			return nil, unreachable(ctx, what, err)
+			return nil, unreachable(ctx, m.what, err)
 		}
-		cause := fmt.Sprintf("%s answered %d", what, answer.status)
-		if !passing(answer.status) || !retry.again(ctx, n, wait.Asked(answer.header, retry.now()), cause) {
-			return answer, nil
+		body, err := io.ReadAll(resp.Body) // bounded: see capped
+		_ = resp.Body.Close()
+		cause := fmt.Sprintf("%s answered %d", m.what, resp.StatusCode)
+		switch {
+		case err != nil:
+			return nil, unreachable(ctx, m.what, fmt.Errorf("reading the answer: %w", err))
+		case resp.StatusCode == http.StatusOK, m.created && resp.StatusCode == http.StatusCreated:
+			return body, nil
+		case !passing(resp.StatusCode) || !retry.again(ctx, n, wait.Asked(resp.Header, retry.now()), cause):
+			return nil, fault(m.what, resp, body)
 		}
 	}
 }
 
 // passing says that the same request may succeed later.
 func passing(status int) bool { return status >= 500 || status == http.StatusTooManyRequests }
-
-func roundTrip(hc *http.Client, req *http.Request) (*httpAnswer, error) {
-	resp, err := hc.Do(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	body, err := io.ReadAll(resp.Body) // bounded: see capped
-	if err != nil {
-		return nil, fmt.Errorf("reading the answer: %w", err)
-	}
-	return &httpAnswer{status: resp.StatusCode, header: resp.Header, body: body}, nil
-}
 
 // unreachable classifies a failure to get any answer.
 func unreachable(ctx context.Context, what string, err error) error {
@@ -271,14 +247,14 @@ type rpcStatus struct {
 
 // fault makes the error for an answer that isn't a success: the other side's
 // message, its reason and the request id that its operator can look up.
-func (a *httpAnswer) fault(what string) error {
-	if a.status >= 300 && a.status < 400 {
+func fault(what string, resp *http.Response, body []byte) error {
+	if resp.StatusCode/100 == 3 {
 		return problem(Refused, "give the final URL; a token is never sent on to another place",
-			"%s answered with a redirect to %q", what, a.header.Get("Location"))
+			"%s answered with a redirect to %q", what, resp.Header.Get("Location"))
 	}
-	id := a.header.Get("X-Request-Id")
+	id := resp.Header.Get("X-Request-Id")
 	var s rpcStatus
-	if json.Unmarshal(a.body, &s) != nil {
+	if json.Unmarshal(body, &s) != nil {
 		s = rpcStatus{}
 	}
 	reason := ""
@@ -286,7 +262,7 @@ func (a *httpAnswer) fault(what string) error {
 		reason = cmp.Or(d.Reason, reason)
 		id = cmp.Or(id, d.RequestID)
 	}
-	return refusal(what, fmt.Sprintf("HTTP %d", a.status), cmp.Or(s.Message, oneLine(string(a.body))), reason, id, passing(a.status))
+	return refusal(what, fmt.Sprintf("HTTP %d", resp.StatusCode), cmp.Or(s.Message, oneLine(string(body))), reason, id, passing(resp.StatusCode))
 }
 
 // refusal is the one form in which another side's error is shown.
@@ -359,5 +335,5 @@ func API(ctx context.Context, hc *http.Client, retry Retry, base, path string, q
 	if token != nil {
 		header.Set("Authorization", "Bearer "+token.raw)
 	}
-	return ask(ctx, hc, retry, message{"the CA", base + "/api/v1/mayfly/" + path + "?" + query.Encode(), header, body})
+	return ask(ctx, hc, retry, message{what: "the CA", url: base + "/api/v1/mayfly/" + path + "?" + query.Encode(), header: header, body: body})
 }

@@ -179,7 +179,6 @@ func (k *Key) SignFile(path string) (*commonpb.MessageSignature, error) {
 // Stamp is a timestamp over a signature, from the newest authority that the trusted root
 // has a URL of, and verified; nil where it has none. Only a digest goes there.
 func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signature []byte, leaf *x509.Certificate) (reply []byte, at time.Time, err error) {
-	const what = "the timestamp authority"
 	var a trustroot.Authority
 	for _, listed := range t.root.TimestampAuthorities { // in ascending order of start
 		if listed.URL != "" && listed.Holds(leaf.NotBefore) {
@@ -189,21 +188,21 @@ func (t *Trust) Stamp(ctx context.Context, hc *http.Client, retry Retry, signatu
 	if a.URL == "" {
 		return nil, at, nil
 	}
-	answer, err := exchange(ctx, hc, retry, message{what, a.URL, http.Header{"Content-Type": {"application/timestamp-query"}}, timestamp.Ask(signature)})
-	if err == nil && answer.status/100 != 2 { // 201 of sigstore's
-		err = answer.fault(what)
-	}
+	reply, err = ask(ctx, hc, retry, message{
+		what: "the timestamp authority", url: a.URL, header: http.Header{"Content-Type": {"application/timestamp-query"}},
+		body: timestamp.Ask(signature), created: true, // of sigstore's
+	})
 	if err != nil {
 		return nil, at, err
 	}
-	at, err = timestamp.Verify(answer.body, signature, a.Chain[0])
+	at, err = timestamp.Verify(reply, signature, a.Chain[0])
 	if err == nil && (!a.Holds(at) || at.Before(leaf.NotBefore) || at.After(leaf.NotAfter)) {
 		err = fmt.Errorf("it says %s, when certificate or authority don't count", at.Format(time.RFC3339))
 	}
 	if err != nil {
 		return nil, at, problem(Unverified, "report it to the operator of "+a.URL, "no verifier would take the timestamp").because(err)
 	}
-	return answer.body, at, nil
+	return reply, at, nil
 }
 
 // Bundle is a signature as a Sigstore bundle, with a timestamp unless that is nil.

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/coreos/go-oidc/v3/oidc"
@@ -203,7 +204,7 @@ type callback struct {
 	path    string
 	server  *http.Server
 	results chan codeResult
-	done    chan struct{} // closed when Serve has returned
+	serving sync.WaitGroup
 }
 
 type codeResult struct{ code, issuer, fault string }
@@ -227,12 +228,9 @@ func listenForCode(ctx context.Context, redirect string) (*callback, error) {
 	}
 	u.Host = net.JoinHostPort(u.Hostname(), port)
 	u.Path = cmp.Or(u.Path, "/")
-	c := &callback{url: u.String(), path: u.Path, state: rand.Text(), results: make(chan codeResult, 1), done: make(chan struct{})}
+	c := &callback{url: u.String(), path: u.Path, state: rand.Text(), results: make(chan codeResult, 1)}
 	c.server = &http.Server{Handler: c, ReadHeaderTimeout: 5 * time.Second, MaxHeaderBytes: 32 << 10}
-	go func() {
-		defer close(c.done)
-		_ = c.server.Serve(listener) // always http.ErrServerClosed, by close
-	}()
+	c.serving.Go(func() { _ = c.server.Serve(listener) }) // always http.ErrServerClosed, by close
 	return c, nil
 }
 
@@ -292,5 +290,5 @@ func (c *callback) close(ctx context.Context) {
 	if c.server.Shutdown(ctx) != nil {
 		_ = c.server.Close() // best effort: the process goes on without it
 	}
-	<-c.done
+	c.serving.Wait()
 }
