@@ -235,18 +235,3 @@ func (c *cache) refreshIn() time.Duration {
 	}
 	return max(s.fresh*9/10-c.Now().Sub(s.fetched), 0)
 }
-
-func (c *cache) status() Status {
-	s := Status{Name: c.issuer}
-	c.mu.Lock()
-	if c.last != nil {
-		s.Err = c.last.err
-	}
-	c.mu.Unlock()
-	if keys := c.keys.Load(); keys != nil {
-		s.KeysAge = c.Now().Sub(keys.fetched)
-		s.Ready = s.KeysAge < c.maxAge
-		s.PassedOver = keys.passedOver
-	}
-	return s
-}

@@ -22,14 +22,12 @@ func (r *Rules) Apply(c claim.Set) (san string, s extension.Set, err error) {
 	}
 	for i := range r.extensions {
 		rule := &r.extensions[i]
-		text, err := r.text(rule.template, c)
-		if err != nil {
-			if isMissing(err) && (rule.optional || alone(rule.template) && isBlank(err, c)) {
-				continue
-			}
+		switch text, err := r.text(rule.template, c); {
+		case err == nil:
+			*rule.place(&s) = text
+		case !isMissing(err) || !rule.optional && !(alone(rule.template) && isBlank(err, c)):
 			return "", extension.Set{}, err
 		}
-		*rule.place(&s) = text
 	}
 	return san, s, nil
 }
@@ -59,15 +57,11 @@ func (r *Rules) name(c claim.Set) (string, error) {
 
 func (r *Rules) checkFixed(c claim.Set) error {
 	for _, one := range r.fixed {
-		want, err := r.text(one.text, c)
-		if err != nil {
-			return err
-		}
 		switch got, err := r.claim(one.name, c); {
 		case err != nil && !isMissing(err):
 			return err
-		case err == nil && got != want:
-			return foreign(one.name, want)
+		case err == nil && got != one.text:
+			return foreign(one.name, one.text)
 		}
 	}
 	return nil
