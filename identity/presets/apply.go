@@ -1,6 +1,7 @@
 package presets
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -87,10 +88,7 @@ func alone(t template) bool { return len(t) == 1 && t[0].literal == "" }
 // Blame is the first claim of the name's that is unfit, or its first claim where
 // none is by itself.
 func (r *Rules) Blame(c claim.Set, unfit func(text string) bool) string {
-	if name := r.blame(r.san, c, unfit); name != "" {
-		return name
-	}
-	return r.blame(r.san, c, func(string) bool { return true })
+	return cmp.Or(r.blame(r.san, c, unfit), r.blame(r.san, c, func(string) bool { return true }))
 }
 
 func (r *Rules) blame(t template, c claim.Set, unfit func(text string) bool) string {
