@@ -32,18 +32,13 @@ const (
 // The names that an expression reads beside claims. Each is a variable of its
 // own, so that a misspelt one is a fault when the configuration is read.
 const (
-	nameIssuer   = "principal.issuer"
-	nameSubject  = "principal.subject"
-	nameSAN      = "principal.san"
-	nameSANType  = "principal.san_type"
-	nameType     = "principal.type"
-	nameAudience = "principal.audience"
-	nameTime     = "request.time"
-	nameClaims   = "claims"
+	nameSAN    = "principal.san"
+	nameTime   = "request.time"
+	nameClaims = "claims"
 )
 
-// principalNames are those of type string.
-var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience}
+// principalNames are those of type string, in the order of [Input.texts].
+var principalNames = []string{"principal.issuer", "principal.subject", nameSAN, "principal.san_type", "principal.type", "principal.audience"}
 
 // language is what expressions over a token are written in. There is one for the
 // process, for it is immutable and takes longer to make than a policy.
