@@ -27,10 +27,7 @@ func newMetrics() *metrics {
 }
 
 func (m *metrics) fetched(t Type, err error) {
-	result := "ok"
-	if err != nil {
-		result = "error"
-	}
+	result := map[bool]string{true: "ok", false: "error"}[err == nil]
 	m.fetches.WithLabelValues(string(t), result).Inc()
 }
 

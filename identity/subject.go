@@ -1,6 +1,7 @@
 package identity
 
 import (
+	"cmp"
 	"errors"
 	"maps"
 	"regexp"
@@ -149,11 +150,8 @@ func kubernetes(p *Principal, c claim.Set) error {
 	}
 	const namespaceClaim, accountClaim = "kubernetes.io.namespace", "kubernetes.io.serviceaccount.name"
 	namespace, err := info.Get("namespace").Text(namespaceClaim)
-	if err != nil {
-		return err
-	}
-	account, err := info.Get("serviceaccount").Get("name").Text(accountClaim)
-	if err != nil {
+	account, accountErr := info.Get("serviceaccount").Get("name").Text(accountClaim)
+	if err := cmp.Or(err, accountErr); err != nil {
 		return err
 	}
 	// Kubernetes names namespaces by RFC 1123 labels and service accounts by

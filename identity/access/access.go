@@ -57,9 +57,9 @@ type compiled struct {
 
 func (c Config) compile(path string, f *setting.Faults) *compiled {
 	rules := func(field string, all []Rule) []policy.Rule {
-		named := make([]policy.Deny, len(all))
-		for i, r := range all {
-			named[i] = policy.Deny{Name: r.Name, When: r.When}
+		var named []policy.Deny
+		for _, r := range all {
+			named = append(named, policy.Deny{Name: r.Name, When: r.When})
 		}
 		return policy.Rules(setting.Join(path, field), named, f)
 	}

@@ -126,10 +126,10 @@ func (i *Issuer) serveDiscovery(w http.ResponseWriter, _ *http.Request) {
 	})
 }
 
-// serveKeys answers with the signing key.
+// serveKeys answers with the signing key (RFC 7517 §5).
 func (i *Issuer) serveKeys(w http.ResponseWriter, _ *http.Request) {
 	w.Header().Set("Cache-Control", "public, max-age=60")
-	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{i.public}}) // RFC 7517 §5
+	writeJSON(w, http.StatusOK, jose.JSONWebKeySet{Keys: []jose.JSONWebKey{i.public}})
 }
 
 // writeJSON answers with v. The values are ours, so encoding can't fail; a

@@ -116,18 +116,16 @@ func read(extensions []pkix.Extension) (s Set, values [32]string, err error) {
 		if r == nil {
 			continue
 		}
-		if values[r.arc] != "" {
-			return Set{}, values, fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
-		}
-		if e.Critical {
-			return Set{}, values, fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
-		}
 		v, err := decode(r, e.Value)
-		if err != nil {
-			return Set{}, values, err
-		}
 		place := r.value(&s)
-		if *place != "" && *place != v {
+		switch {
+		case values[r.arc] != "":
+			return Set{}, values, fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
+		case e.Critical:
+			return Set{}, values, fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
+		case err != nil:
+			return Set{}, values, err
+		case *place != "" && *place != v:
 			return Set{}, values, fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
 		}
 		*place, values[r.arc] = v, v // v is never empty

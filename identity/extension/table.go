@@ -65,10 +65,10 @@ func under(last int) asn1.ObjectIdentifier {
 // OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
 // It is a copy, and nil for a number outside the table.
 func OID(number int) asn1.ObjectIdentifier {
-	if r := rowFor(number); r != nil {
-		return slices.Clone(r.oid)
+	if rowFor(number) == nil {
+		return nil
 	}
-	return nil
+	return under(number)
 }
 
 // rowFor finds the row of an arc, or nil.

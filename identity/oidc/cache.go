@@ -64,13 +64,11 @@ type fetch struct {
 func (c *cache) verify(ctx context.Context, t *Token) error {
 	arrived := c.Now()
 	c.used.Store(arrived.Unix())
-	if s := c.usable(arrived); s != nil {
-		if known, err := s.verify(t); known {
-			if arrived.Sub(s.fetched) >= s.fresh {
-				c.renew(ctx) // these keys serve until newer ones are here
-			}
-			return c.proves(err)
+	if s, known, err := c.try(t, arrived); known {
+		if arrived.Sub(s.fetched) >= s.fresh {
+			c.renew(ctx) // these keys serve until newer ones are here
 		}
+		return err
 	}
 	shares := c.shares(ctx)
 	if !c.Places.take(shares) {
@@ -88,15 +86,10 @@ func (c *cache) verify(ctx context.Context, t *Token) error {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting for the issuer's keys: %w", context.Cause(ctx))
 		}
-		s := c.usable(c.Now())
-		var refused error
-		if s != nil {
-			var known bool
-			if known, refused = s.verify(t); known {
-				return c.proves(refused)
-			}
-		}
+		s, known, refused := c.try(t, c.Now())
 		switch {
+		case known:
+			return refused
 		case f.err != nil || s == nil:
 			return unavailable(f.err, c.untilDue())
 		case !f.began.Before(arrived):
@@ -105,12 +98,15 @@ func (c *cache) verify(ctx context.Context, t *Token) error {
 	}
 }
 
-// proves notes that a token of the issuer was verified, if err is nil, and returns err.
-func (c *cache) proves(err error) error {
-	if err == nil && !c.proven.Load() {
+// try checks a token with the keys that are here, unless they are too old: s is nil then.
+func (c *cache) try(t *Token, now time.Time) (s *keySet, known bool, err error) {
+	if s = c.keys.Load(); s == nil || now.Sub(s.fetched) >= c.maxAge {
+		return nil, false, nil
+	}
+	if known, err = s.verify(t); known && err == nil && !c.proven.Load() {
 		c.proven.Store(true)
 	}
-	return err
+	return s, known, err
 }
 
 func unavailable(cause error, after time.Duration) error {
@@ -119,14 +115,6 @@ func unavailable(cause error, after time.Duration) error {
 		f = fault.New(fault.IssuerKeyUnusable, "the identity token's issuer publishes no key that this CA can use; ask the CA's operators")
 	}
 	return f.With("dependency", "issuer").After(max(after, time.Second)).Because(cause)
-}
-
-// usable is the keys, if they are here and not too old.
-func (c *cache) usable(now time.Time) *keySet {
-	if s := c.keys.Load(); s != nil && now.Sub(s.fetched) < c.maxAge {
-		return s
-	}
-	return nil
 }
 
 // newer gives the fetch that a token that arrived then has to wait for: the
@@ -234,19 +222,4 @@ func (c *cache) refreshIn() time.Duration {
 		return 0
 	}
 	return max(s.fresh*9/10-c.Now().Sub(s.fetched), 0)
-}
-
-func (c *cache) status() Status {
-	s := Status{Name: c.issuer}
-	c.mu.Lock()
-	if c.last != nil {
-		s.Err = c.last.err
-	}
-	c.mu.Unlock()
-	if keys := c.keys.Load(); keys != nil {
-		s.KeysAge = c.Now().Sub(keys.fetched)
-		s.Ready = s.KeysAge < c.maxAge
-		s.PassedOver = keys.passedOver
-	}
-	return s
 }

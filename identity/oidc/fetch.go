@@ -181,7 +181,7 @@ const (
 // by one that isn't a shared cache, less the age that it came with (§5.1).
 func freshFor(h http.Header) time.Duration {
 	fresh := defaultFresh
-	for _, directive := range strings.Split(strings.Join(h.Values("Cache-Control"), ","), ",") {
+	for directive := range strings.SplitSeq(strings.Join(h.Values("Cache-Control"), ","), ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(directive), "=")
 		switch strings.ToLower(name) {
 		case "no-store", "no-cache":
@@ -190,9 +190,7 @@ func freshFor(h http.Header) time.Duration {
 			fresh = seconds(strings.Trim(value, `"`), minFresh)
 		}
 	}
-	if age := h.Get("Age"); age != "" {
-		fresh -= seconds(strings.TrimSpace(age), 0)
-	}
+	fresh -= seconds(strings.TrimSpace(h.Get("Age")), 0)
 	return min(max(fresh, minFresh), maxFresh)
 }
 

@@ -89,9 +89,6 @@ func NewKeys(c Config, o Options) (*Keys, error) {
 	return k, nil
 }
 
-// Config is what the keys were made with.
-func (k *Keys) Config() Config { return k.config }
-
 // Verify checks the signature of a token of the issuer, which is the configured
 // one or one that the pattern matches. The errors are *fault.Error: of kind
 // Unauthenticated; IssuerUnavailable when the keys can't be had at the moment,
@@ -121,10 +118,22 @@ type Status struct {
 // Status says how the keys stand; ok is false for a pattern, whose issuers
 // aren't known beforehand.
 func (k *Keys) Status() (s Status, ok bool) {
-	if k.exact == nil {
+	c := k.exact
+	if c == nil {
 		return Status{}, false
 	}
-	return k.exact.status(), true
+	s.Name = c.issuer
+	c.mu.Lock()
+	if c.last != nil {
+		s.Err = c.last.err
+	}
+	c.mu.Unlock()
+	if keys := c.keys.Load(); keys != nil {
+		s.KeysAge = c.Now().Sub(keys.fetched)
+		s.Ready = s.KeysAge < c.maxAge
+		s.PassedOver = keys.passedOver
+	}
+	return s, true
 }
 
 // The pace of the background: keys that are here are fetched again before a

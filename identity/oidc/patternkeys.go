@@ -65,7 +65,13 @@ func (p *patternKeys) cache(issuer string, client netip.Prefix) (*cache, error) 
 			return nil, err
 		}
 	}
-	if len(p.caches) >= maxIssuers || !proven && p.unprovenLocked() >= maxUnproven {
+	unproven := 0
+	for _, c := range p.caches {
+		if !c.proven.Load() {
+			unproven++
+		}
+	}
+	if len(p.caches) >= maxIssuers || !proven && unproven >= maxUnproven {
 		p.dropLocked(p.leastMissedLocked())
 	}
 	c := p.newCache(issuer)
@@ -90,15 +96,6 @@ func (p *patternKeys) admitLocked(client netip.Prefix, now time.Time) error {
 		return fault.New(fault.IssuerUnavailable, "too many new issuers at once; try again").With("dependency", "issuer").After(time.Second)
 	}
 	return nil
-}
-
-func (p *patternKeys) unprovenLocked() (n int) {
-	for _, c := range p.caches {
-		if !c.proven.Load() {
-			n++
-		}
-	}
-	return n
 }
 
 // leastMissedLocked is the cache to drop: one whose issuer never verified a token

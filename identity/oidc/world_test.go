@@ -71,7 +71,7 @@ func (v *verifier) Authenticate(ctx context.Context, token string) (Token, error
 	}
 	issuer := t.Claims.Get("iss").Literal()
 	for _, k := range v.keys {
-		if c := k.Config(); c.URL == issuer || c.Pattern != "" {
+		if c := k.config; c.URL == issuer || c.Pattern != "" {
 			if err := k.Verify(ctx, &t, issuer); err != nil {
 				return Token{}, err
 			}

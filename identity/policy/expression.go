@@ -32,18 +32,13 @@ const (
 // The names that an expression reads beside claims. Each is a variable of its
 // own, so that a misspelt one is a fault when the configuration is read.
 const (
-	nameIssuer   = "principal.issuer"
-	nameSubject  = "principal.subject"
-	nameSAN      = "principal.san"
-	nameSANType  = "principal.san_type"
-	nameType     = "principal.type"
-	nameAudience = "principal.audience"
-	nameTime     = "request.time"
-	nameClaims   = "claims"
+	nameSAN    = "principal.san"
+	nameTime   = "request.time"
+	nameClaims = "claims"
 )
 
-// principalNames are those of type string.
-var principalNames = []string{nameIssuer, nameSubject, nameSAN, nameSANType, nameType, nameAudience}
+// principalNames are those of type string, in the order of [Input.texts].
+var principalNames = []string{"principal.issuer", "principal.subject", nameSAN, "principal.san_type", "principal.type", "principal.audience"}
 
 // language is what expressions over a token are written in. There is one for the
 // process, for it is immutable and takes longer to make than a policy.
@@ -154,10 +149,7 @@ func (e *Expression) Holds(in *Input) (bool, error) {
 	}
 	got, _, err := e.program.Eval(in)
 	if err == nil {
-		if b, ok := got.(types.Bool); ok {
-			return bool(b), nil
-		}
-		return false, &Undecided{why: "the expression gave no boolean"} // not possible: compile looked at its type
+		return got == types.True, nil // compile looked at its type
 	}
 	if _, cancelled := errors.AsType[interpreter.EvalCancelledError](err); cancelled {
 		return false, &Undecided{why: fmt.Sprintf("the expression took more than %d steps", maxCost)}
@@ -167,18 +159,14 @@ func (e *Expression) Holds(in *Input) (bool, error) {
 	return false, e.undecided(in.Claims)
 }
 
-// asksFor reports whether the expression asks if the claim is there: then its
-// absence was thought of, and explains no failure.
-func (e *Expression) asksFor(name string) bool {
-	return slices.ContainsFunc(e.Reads, func(r Read) bool { return r.Asked && len(r.Path) == 1 && r.Path[0] == name })
-}
-
 // undecided says why an evaluation over these claims failed, by what the
 // expression names and the token has.
 func (e *Expression) undecided(c claim.Set) *Undecided {
 	for _, r := range e.Reads {
-		if name := r.Path[0]; !e.asksFor(name) && c.Get(name).Kind() == claim.Missing {
-			return &Undecided{Absent: name}
+		// Where it asks anywhere whether the claim is there, its absence was thought of, and explains no failure.
+		asked := slices.ContainsFunc(e.Reads, func(a Read) bool { return a.Asked && len(a.Path) == 1 && a.Path[0] == r.Path[0] })
+		if !asked && c.Get(r.Path[0]).Kind() == claim.Missing {
+			return &Undecided{Absent: r.Path[0]}
 		}
 	}
 	for _, r := range e.Reads {

@@ -2,6 +2,7 @@ package policy
 
 import (
 	"reflect"
+	"slices"
 	"strconv"
 	"time"
 
@@ -26,28 +27,23 @@ type Input struct {
 	Time     time.Time
 }
 
+// texts are what principalNames name.
+func (in *Input) texts() [6]string {
+	return [6]string{in.Issuer, in.Subject, in.SAN, in.SANType, in.Type, in.Audience}
+}
+
 // ResolveName implements cel.Activation.
 func (in *Input) ResolveName(name string) (any, bool) {
 	switch name {
 	case nameClaims:
 		return &object{set: in.Claims}, true
-	case nameIssuer:
-		return types.String(in.Issuer), true
-	case nameSubject:
-		return types.String(in.Subject), true
-	case nameSAN:
-		return types.String(in.SAN), true
-	case nameSANType:
-		return types.String(in.SANType), true
-	case nameType:
-		return types.String(in.Type), true
-	case nameAudience:
-		return types.String(in.Audience), true
 	case nameTime:
 		return types.Timestamp{Time: in.Time}, true
-	default:
-		return nil, false
 	}
+	if i := slices.Index(principalNames, name); i >= 0 {
+		return types.String(in.texts()[i]), true
+	}
+	return nil, false
 }
 
 // Parent implements cel.Activation.

@@ -8,6 +8,7 @@
 package policy
 
 import (
+	"cmp"
 	"errors"
 	"strings"
 	"time"
@@ -80,9 +81,8 @@ type Policy struct {
 }
 
 type profile struct {
-	name     string
-	when     *Expression
-	lifetime time.Duration
+	Profile
+	when *Expression
 }
 
 // New checks and compiles the policy of one issuer. It adds every fault of s
@@ -94,10 +94,8 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 	} else {
 		p.Allow = compileAt(path+".allow", s.Allow, f)
 	}
-	bound := p.most
-	if bound == 0 {
-		bound = DefaultLifetime
-	} else {
+	bound := cmp.Or(p.most, DefaultLifetime)
+	if p.most != 0 {
 		checkLifetime(path+".max_lifetime", bound, MaxLifetime, f)
 	}
 	if s.Lifetime != 0 {
@@ -108,7 +106,7 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 		at := setting.Index(path+".profiles", i)
 		checkName(at+".name", one.Name, names, f)
 		checkLifetime(at+".lifetime", one.Lifetime, bound, f)
-		p.profiles = append(p.profiles, profile{one.Name, compileAt(at+".when", one.When, f), one.Lifetime})
+		p.profiles = append(p.profiles, profile{one, compileAt(at+".when", one.When, f)})
 	}
 	return p
 }
@@ -180,7 +178,7 @@ func (p *Policy) Choose(in *Input) Choice {
 	for i := range p.profiles {
 		one := &p.profiles[i]
 		if holds, err := one.when.Holds(in); err == nil && holds {
-			return Choice{Profile: one.name, Lifetime: one.lifetime, Most: p.most}
+			return Choice{Profile: one.Name, Lifetime: one.Lifetime, Most: p.most}
 		}
 	}
 	return Choice{Lifetime: p.lifetime, Most: p.most}

@@ -7,6 +7,7 @@ import (
 	"cel.dev/cel-go/common/ast"
 	"cel.dev/cel-go/common/operators"
 	"cel.dev/cel-go/common/types"
+	"cel.dev/cel-go/common/types/ref"
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 )
@@ -210,6 +211,10 @@ func kindOfElements(e ast.Expr) claim.Kind {
 	return kindOf(e.AsList().Elements()[0])
 }
 
+var literalKinds = map[ref.Type]claim.Kind{
+	types.StringType: claim.String, types.BoolType: claim.Bool, types.IntType: claim.Number, types.UintType: claim.Number, types.DoubleType: claim.Number,
+}
+
 // kindOf is the kind of claim that can equal a literal, or Missing.
 func kindOf(e ast.Expr) claim.Kind {
 	switch e.Kind() {
@@ -218,14 +223,7 @@ func kindOf(e ast.Expr) claim.Kind {
 	case ast.MapKind:
 		return claim.Object
 	case ast.LiteralKind:
-		switch e.AsLiteral().Type() {
-		case types.StringType:
-			return claim.String
-		case types.BoolType:
-			return claim.Bool
-		case types.IntType, types.UintType, types.DoubleType:
-			return claim.Number
-		}
+		return literalKinds[e.AsLiteral().Type()]
 	}
 	return claim.Missing
 }

@@ -1,6 +1,7 @@
 package presets
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -22,14 +23,12 @@ func (r *Rules) Apply(c claim.Set) (san string, s extension.Set, err error) {
 	}
 	for i := range r.extensions {
 		rule := &r.extensions[i]
-		text, err := r.text(rule.template, c)
-		if err != nil {
-			if isMissing(err) && (rule.optional || alone(rule.template) && isBlank(err, c)) {
-				continue
-			}
+		switch text, err := r.text(rule.template, c); {
+		case err == nil:
+			*rule.place(&s) = text
+		case !isMissing(err) || !rule.optional && !(alone(rule.template) && isBlank(err, c)):
 			return "", extension.Set{}, err
 		}
-		*rule.place(&s) = text
 	}
 	return san, s, nil
 }
@@ -59,15 +58,11 @@ func (r *Rules) name(c claim.Set) (string, error) {
 
 func (r *Rules) checkFixed(c claim.Set) error {
 	for _, one := range r.fixed {
-		want, err := r.text(one.text, c)
-		if err != nil {
-			return err
-		}
 		switch got, err := r.claim(one.name, c); {
 		case err != nil && !isMissing(err):
 			return err
-		case err == nil && got != want:
-			return foreign(one.name, want)
+		case err == nil && got != one.text:
+			return foreign(one.name, one.text)
 		}
 	}
 	return nil
@@ -93,10 +88,7 @@ func alone(t template) bool { return len(t) == 1 && t[0].literal == "" }
 // Blame is the first claim of the name's that is unfit, or its first claim where
 // none is by itself.
 func (r *Rules) Blame(c claim.Set, unfit func(text string) bool) string {
-	if name := r.blame(r.san, c, unfit); name != "" {
-		return name
-	}
-	return r.blame(r.san, c, func(string) bool { return true })
+	return cmp.Or(r.blame(r.san, c, unfit), r.blame(r.san, c, func(string) bool { return true }))
 }
 
 func (r *Rules) blame(t template, c claim.Set, unfit func(text string) bool) string {

@@ -31,7 +31,7 @@ type Rules struct {
 // fixedClaim is a claim with the text that it must be.
 type fixedClaim struct {
 	name string
-	text template // without claims
+	text string
 }
 
 type rule struct {
@@ -110,18 +110,18 @@ func (c *compiler) isClaim(name string) bool {
 }
 
 // fixed compiles the text that a claim must be.
-func (c *compiler) fixed(path, name, text string) template {
+func (c *compiler) fixed(path, name, text string) (fixed string) {
 	c.used[name] = true
 	if !c.isClaim(name) {
 		c.faults.Add(path, "%q is a constant or variable, and a claim is expected", name)
 	}
-	t := c.template(path, text, false)
-	for _, p := range t {
+	for _, p := range c.template(path, text, false) {
+		fixed += p.literal
 		if p.claim != "" {
 			c.faults.Add(path, "names the claim %q; only constants are known beforehand", p.claim)
 		}
 	}
-	return t
+	return fixed
 }
 
 // checkUnused refuses names that no template reads: each is a slip, or looks

@@ -41,7 +41,7 @@ type Value struct {
 // are scalars, and all lie in one slice.
 type contents struct {
 	elements []Value
-	members  []member
+	members  Set
 }
 
 type member struct {
@@ -67,7 +67,14 @@ func (s Set) All() iter.Seq2[string, Value] {
 func (s Set) Len() int { return len(s.members) }
 
 // Get is the claim with exactly this name, or a missing Value.
-func (s Set) Get(name string) Value { return find(s.members, name) }
+func (s Set) Get(name string) Value {
+	for i := range s.members {
+		if s.members[i].name == name {
+			return s.members[i].value
+		}
+	}
+	return Value{}
+}
 
 // At follows a path of names through objects; what isn't there is a missing Value.
 func At(s Set, path []string) Value {
@@ -78,32 +85,18 @@ func At(s Set, path []string) Value {
 	return v
 }
 
-func find(members []member, name string) Value {
-	for i := range members {
-		if members[i].name == name {
-			return members[i].value
-		}
-	}
-	return Value{}
-}
-
 // Kind is the value's JSON type.
 func (v Value) Kind() Kind { return v.kind }
 
 // Get is the member of an object, or a missing Value; also for what is no object.
-func (v Value) Get(name string) Value {
-	if v.contents == nil {
-		return Value{}
-	}
-	return find(v.contents.members, name)
-}
+func (v Value) Get(name string) Value { return v.Members().Get(name) }
 
 // Members is the members of an object, and nothing for what is no object.
 func (v Value) Members() Set {
 	if v.contents == nil {
 		return Set{}
 	}
-	return Set{members: v.contents.members}
+	return v.contents.members
 }
 
 // Elements is the elements of an array, and nothing for what is no array.

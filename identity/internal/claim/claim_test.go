@@ -216,8 +216,8 @@ func same(t *testing.T, v Value, want any) {
 			}
 		}
 	case map[string]any:
-		if ok = v.kind == Object && len(v.contents.members) == len(w); ok {
-			for _, m := range v.contents.members {
+		if ok = v.kind == Object && len(v.contents.members.members) == len(w); ok {
+			for _, m := range v.contents.members.members {
 				same(t, m.value, w[m.name])
 			}
 		}
