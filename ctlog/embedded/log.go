@@ -73,7 +73,6 @@ type Log struct {
 	o           Options
 	config      Config
 	description ctlog.Description
-	origin      string
 	prefix      string
 	dir         logdir.Dir
 	issuers     *logdir.Issuers
@@ -183,7 +182,7 @@ func describe(c Config, key crypto.PublicKey) (*Log, error) {
 	}
 	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
 	return &Log{
-		config: c, origin: c.Origin(), prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
+		config: c, prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
 		description: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: u.String(), Operator: c.Operator, Start: c.Start, End: c.End},
 	}, err
 }

@@ -82,7 +82,7 @@ func (l *Log) start(ctx context.Context) error {
 	switch {
 	case err != nil:
 	case fresh:
-		err = l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
+		err = l.dir.PutOwner(logdir.Owner{Origin: l.verifier.Name(), LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
 	default:
 		err = l.checkOwner()
 	}
@@ -248,8 +248,8 @@ func (l *Log) checkOwner() error {
 	if string(owner.Key) != string(l.description.SPKI) {
 		return errors.New("the log was made with another key; a log keeps its key for life")
 	}
-	if owner.Origin != l.origin {
-		return fmt.Errorf("the log was made as %q and can't become %q; a log keeps its name for life", owner.Origin, l.origin)
+	if owner.Origin != l.verifier.Name() {
+		return fmt.Errorf("the log was made as %q and can't become %q; a log keeps its name for life", owner.Origin, l.verifier.Name())
 	}
 	return nil
 }

@@ -107,12 +107,7 @@ func (l *Log) gauges() []prometheus.Collector {
 		metric.Read("mayfly_ctlog_roots_refused", "1 when an external log's list of roots has none of this CA's certificates any more, else 0.",
 			log, func() float64 { return metric.Bool(l.Roots().Refused) }),
 		metric.Read("mayfly_ctlog_roots_checked_timestamp_seconds", "When an external log last said which roots it accepts, in seconds since 1970; 0 before that.",
-			log, func() float64 {
-				if at := l.Roots().Checked; !at.IsZero() {
-					return float64(at.Unix())
-				}
-				return 0
-			}),
+			log, func() float64 { return float64(max(l.Roots().Checked.Unix(), 0)) }),
 	}
 }
 
@@ -196,17 +191,10 @@ func newTransport(c Config) (*http.Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the CA file: %w", err)
 	}
-	proxy, err := proxyOf(c)
-	if err != nil {
-		return nil, err
-	}
-	dial, err := dialer(c)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Transport{
-		Proxy:                  proxy,
-		DialContext:            dial,
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  answerTimeout,
@@ -217,45 +205,31 @@ func newTransport(c Config) (*http.Transport, error) {
 		// A connection that a firewall forgot takes requests and answers none, until TCP
 		// gives up after a quarter of an hour.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
-	}, nil
-}
-
-// proxyOf is the way that the option proxy says. A proxy looks up names by itself,
-// so none is asked where the address is given.
-func proxyOf(c Config) (func(*http.Request) (*url.URL, error), error) {
+	}
 	switch {
-	case c.Proxy == ctlog.ProxyNone, c.Address != "":
-		return nil, nil //nolint:nilnil // http.Transport's way to say that there is no proxy
-	case c.Proxy == "":
-		return http.ProxyFromEnvironment, nil
-	}
-	u, err := url.Parse(c.Proxy)
-	if err != nil {
-		return nil, fmt.Errorf("its proxy: %w", err)
-	}
-	return http.ProxyURL(u), nil
-}
-
-// dialer connects to the option address in place of the URL's own host, so that
-// Host and TLS name the log as it names itself, wherever it is reached. Where the
-// log is read at another host, that one is found by its own name.
-func dialer(c Config) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
-	d := &net.Dialer{Timeout: dialTimeout}
-	if c.Address == "" {
-		return d.DialContext, nil
-	}
-	u, err := url.Parse(c.URL)
-	if err != nil {
-		return nil, fmt.Errorf("its URL: %w", err)
-	}
-	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	own := net.JoinHostPort(u.Hostname(), port)
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if strings.EqualFold(address, own) {
-			address = c.Address
+	case c.Address != "": // connected to in place of the URL's own host, so that Host and TLS name the log as it names itself
+		u, err := url.Parse(c.URL)
+		if err != nil {
+			return nil, fmt.Errorf("its URL: %w", err)
 		}
-		return d.DialContext(ctx, network, address)
-	}, nil
+		own := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme]))
+		t.Proxy = nil // which would look up names by itself
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if strings.EqualFold(address, own) { // else the log is read at another host, which is found by its own name
+				address = c.Address
+			}
+			return dialer.DialContext(ctx, network, address)
+		}
+	case c.Proxy == ctlog.ProxyNone:
+		t.Proxy = nil
+	case c.Proxy != "":
+		u, err := url.Parse(c.Proxy)
+		if err != nil {
+			return nil, fmt.Errorf("its proxy: %w", err)
+		}
+		t.Proxy = http.ProxyURL(u)
+	}
+	return t, nil
 }
 
 // bearer adds the token to what is asked for below a URL.

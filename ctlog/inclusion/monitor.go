@@ -13,7 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -51,8 +51,7 @@ type Options struct {
 // Monitor follows the audit trail and reads the logs. Run does the work.
 type Monitor struct {
 	o       Options
-	mu      sync.Mutex            // guards next, and is never held while a log is read
-	next    map[[32]byte]*watched // the logs of the next look, where they are others; else nil
+	next    atomic.Pointer[map[[32]byte]*watched] // the logs of the next look, where they are others; else nil
 	logs    map[[32]byte]*watched
 	trail   Trail
 	until   time.Time // what was recorded before is in its log
@@ -115,29 +114,22 @@ func (m *Monitor) Prepare(logs []remote.Log) (follow func(), err error) {
 		}
 		next[l.Description.ID] = &watched{Reader: r}
 	}
-	return func() {
-		m.mu.Lock()
-		defer m.mu.Unlock()
-		m.next = next
-	}, nil
+	return func() { m.next.Store(&next) }, nil
 }
 
 // adopt puts what was followed last in force.
 func (m *Monitor) adopt() {
-	m.mu.Lock()
-	next := m.next
-	m.next = nil
-	m.mu.Unlock()
+	next := m.next.Swap(nil)
 	if next == nil {
 		return
 	}
-	for id, w := range next {
+	for id, w := range *next {
 		if before := m.logs[id]; before != nil {
 			w.pending, w.overdue, w.broken = before.pending, before.overdue, before.broken
 		}
 	}
-	m.metrics.follow(m.logs, next)
-	m.logs = next
+	m.metrics.follow(m.logs, *next)
+	m.logs = *next
 }
 
 // Run looks at trail and logs until ctx ends. It returns nil.

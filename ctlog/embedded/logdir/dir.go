@@ -195,21 +195,16 @@ func (d Dir) PutOwner(o Owner) error {
 	return d.Put(append(raw, '\n'), OwnerName)
 }
 
-// Verifier is of the checkpoints that the key signs under the name.
-func (o Owner) Verifier() (note.Verifier, error) {
-	key, err := ctlog.ParseKey(o.Key)
-	if err != nil {
-		return nil, err
-	}
-	return checkpoint.NewVerifier(o.Origin, key)
-}
-
 // Head is the published checkpoint, and whose it is as the directory states it.
 func (d Dir) Head() (owner Owner, head checkpoint.Head, err error) {
 	if owner, err = d.Owner(); err != nil {
 		return owner, head, err
 	}
-	verifier, err := owner.Verifier()
+	key, err := ctlog.ParseKey(owner.Key)
+	if err != nil {
+		return owner, head, err
+	}
+	verifier, err := checkpoint.NewVerifier(owner.Origin, key)
 	if err == nil {
 		head, err = d.OpenCheckpoint(verifier)
 	}
@@ -243,27 +238,21 @@ func (d Dir) Cosigned(raw []byte) []byte {
 // PutCosigned keeps a checkpoint with its cosignatures.
 func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
 
-// treeState is the file that Tessera goes on from.
-type treeState struct {
-	Size uint64 `json:"size"`
-	Root []byte `json:"root"`
-}
-
-// Tree is the state that the storage goes on from.
+// Tree is the state, the file of which is Tessera's, that the storage goes on from.
 func (d Dir) Tree() (checkpoint.Tree, error) {
-	var state treeState
-	if err := d.readJSON("the log's state", &state, StateDir, TreeStateName); err != nil {
+	var t checkpoint.Tree
+	if err := d.readJSON("the log's state", &t, StateDir, TreeStateName); err != nil {
 		return checkpoint.Tree{}, err
 	}
-	if len(state.Root) != rfc6962.DefaultHasher.Size() {
-		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())
+	if len(t.Root) != rfc6962.DefaultHasher.Size() {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(t.Root), rfc6962.DefaultHasher.Size())
 	}
-	return checkpoint.Tree{Size: state.Size, Root: state.Root}, nil
+	return t, nil
 }
 
 // PutTree writes the state that the storage goes on from.
 func (d Dir) PutTree(t checkpoint.Tree) error {
-	raw, err := json.Marshal(treeState(t))
+	raw, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
