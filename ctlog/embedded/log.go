@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -172,7 +173,10 @@ func Create(ctx context.Context, c Config, o Options) error {
 
 // describe is the part of a Log that its configuration and its key say.
 func describe(c Config, key crypto.PublicKey) (*Log, error) {
-	spki, err := marshalKey(key)
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err == nil {
+		_, err = ctlog.ParseKey(spki)
+	}
 	if err != nil {
 		return nil, err
 	}
