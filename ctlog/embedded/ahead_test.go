@@ -416,6 +416,8 @@ func TestFullTilesHaveNoPartialOnes(t *testing.T) {
 		return true
 	})
 	url, c := serve(t, l)
+	reader := ctlogtest.NewReader(t, l.Description(), url, c)
+	now := reader.Await(t, 600) // readers have a checkpoint once it is on disk for good
 	for _, path := range []string{"/tile/data/000.p/100", "/tile/0/000.p/100", "/tile/data/002.p/88"} {
 		answer, err := c.Get(url + path)
 		if err != nil {
@@ -425,7 +427,7 @@ func TestFullTilesHaveNoPartialOnes(t *testing.T) {
 			t.Errorf("%s: %s", path, answer.Status)
 		}
 	}
-	ctlogtest.NewReader(t, l.Description(), url, c).Consistent(t, ctlogtest.Head{Size: old.Size, Root: old.Root}, ctlogtest.NewReader(t, l.Description(), url, c).Await(t, 600))
+	reader.Consistent(t, ctlogtest.Head{Size: old.Size, Root: old.Root}, now)
 }
 
 // markOfVersion1 is a slot of a mark as earlier versions wrote it.

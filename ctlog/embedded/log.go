@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto"
 	"crypto/sha256"
+	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -73,7 +74,6 @@ type Log struct {
 	o           Options
 	config      Config
 	description ctlog.Description
-	origin      string
 	prefix      string
 	dir         logdir.Dir
 	issuers     *logdir.Issuers
@@ -173,7 +173,10 @@ func Create(ctx context.Context, c Config, o Options) error {
 
 // describe is the part of a Log that its configuration and its key say.
 func describe(c Config, key crypto.PublicKey) (*Log, error) {
-	spki, err := marshalKey(key)
+	spki, err := x509.MarshalPKIXPublicKey(key)
+	if err == nil {
+		_, err = ctlog.ParseKey(spki)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -183,7 +186,7 @@ func describe(c Config, key crypto.PublicKey) (*Log, error) {
 	}
 	verifier, err := checkpoint.NewVerifier(c.Origin(), key)
 	return &Log{
-		config: c, origin: c.Origin(), prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
+		config: c, prefix: u.Path, dir: logdir.Dir(c.Directory), verifier: verifier,
 		description: ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: u.String(), Operator: c.Operator, Start: c.Start, End: c.End},
 	}, err
 }

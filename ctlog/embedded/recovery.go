@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"crypto"
-	"crypto/x509"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -29,14 +28,6 @@ var (
 	// ErrFrozen means that the log takes nothing any more.
 	ErrFrozen = errors.New("the log is frozen: it takes nothing any more; list it under ctlog.frozen")
 )
-
-func marshalKey(key crypto.PublicKey) ([]byte, error) {
-	spki, err := x509.MarshalPKIXPublicKey(key)
-	if err == nil {
-		_, err = ctlog.ParseKey(spki)
-	}
-	return spki, err
-}
 
 // acquire makes the directory when it may, and locks it.
 func (l *Log) acquire(ctx context.Context) error {
@@ -82,7 +73,7 @@ func (l *Log) start(ctx context.Context) error {
 	switch {
 	case err != nil:
 	case fresh:
-		err = l.dir.PutOwner(logdir.Owner{Origin: l.origin, LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
+		err = l.dir.PutOwner(logdir.Owner{Origin: l.verifier.Name(), LogID: l.description.ID[:], Key: l.description.SPKI, URL: l.description.URL})
 	default:
 		err = l.checkOwner()
 	}
@@ -119,7 +110,13 @@ func (l *Log) start(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := l.sweep(ctx); err != nil {
+	begin := time.Now() // of removing what a crash left unfinished, and what nobody needs any more
+	removed, err := l.dir.Sweep(l.backlog.published.Size)
+	if removed > 0 {
+		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind",
+			slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
+	}
+	if err != nil {
 		return err
 	}
 	return l.begin(ctx)
@@ -248,20 +245,10 @@ func (l *Log) checkOwner() error {
 	if string(owner.Key) != string(l.description.SPKI) {
 		return errors.New("the log was made with another key; a log keeps its key for life")
 	}
-	if owner.Origin != l.origin {
-		return fmt.Errorf("the log was made as %q and can't become %q; a log keeps its name for life", owner.Origin, l.origin)
+	if owner.Origin != l.verifier.Name() {
+		return fmt.Errorf("the log was made as %q and can't become %q; a log keeps its name for life", owner.Origin, l.verifier.Name())
 	}
 	return nil
-}
-
-// sweep removes what a crash left unfinished, and what nobody needs any more.
-func (l *Log) sweep(ctx context.Context) error {
-	begin := time.Now()
-	removed, err := l.dir.Sweep(l.backlog.published.Size)
-	if removed > 0 {
-		l.o.Logger.InfoContext(ctx, "removed files that a crash left unfinished or behind", slog.Int("files", removed), slog.Duration("took", time.Since(begin)))
-	}
-	return err
 }
 
 // Inspect says what [Open] would: whether the log with the key can be opened. It

@@ -10,6 +10,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/tls"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net"
@@ -17,14 +20,17 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"sync"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Config is an external log's part of the configuration.
@@ -107,12 +113,7 @@ func (l *Log) gauges() []prometheus.Collector {
 		metric.Read("mayfly_ctlog_roots_refused", "1 when an external log's list of roots has none of this CA's certificates any more, else 0.",
 			log, func() float64 { return metric.Bool(l.Roots().Refused) }),
 		metric.Read("mayfly_ctlog_roots_checked_timestamp_seconds", "When an external log last said which roots it accepts, in seconds since 1970; 0 before that.",
-			log, func() float64 {
-				if at := l.Roots().Checked; !at.IsZero() {
-					return float64(at.Unix())
-				}
-				return 0
-			}),
+			log, func() float64 { return float64(max(l.Roots().Checked.Unix(), 0)) }),
 	}
 }
 
@@ -196,17 +197,10 @@ func newTransport(c Config) (*http.Transport, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the CA file: %w", err)
 	}
-	proxy, err := proxyOf(c)
-	if err != nil {
-		return nil, err
-	}
-	dial, err := dialer(c)
-	if err != nil {
-		return nil, err
-	}
-	return &http.Transport{
-		Proxy:                  proxy,
-		DialContext:            dial,
+	dialer := &net.Dialer{Timeout: dialTimeout}
+	t := &http.Transport{
+		Proxy:                  http.ProxyFromEnvironment,
+		DialContext:            dialer.DialContext,
 		TLSClientConfig:        &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: roots},
 		TLSHandshakeTimeout:    dialTimeout,
 		ResponseHeaderTimeout:  answerTimeout,
@@ -217,45 +211,31 @@ func newTransport(c Config) (*http.Transport, error) {
 		// A connection that a firewall forgot takes requests and answers none, until TCP
 		// gives up after a quarter of an hour.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: pingAfter, PingTimeout: pingTimeout},
-	}, nil
-}
-
-// proxyOf is the way that the option proxy says. A proxy looks up names by itself,
-// so none is asked where the address is given.
-func proxyOf(c Config) (func(*http.Request) (*url.URL, error), error) {
+	}
 	switch {
-	case c.Proxy == ctlog.ProxyNone, c.Address != "":
-		return nil, nil //nolint:nilnil // http.Transport's way to say that there is no proxy
-	case c.Proxy == "":
-		return http.ProxyFromEnvironment, nil
-	}
-	u, err := url.Parse(c.Proxy)
-	if err != nil {
-		return nil, fmt.Errorf("its proxy: %w", err)
-	}
-	return http.ProxyURL(u), nil
-}
-
-// dialer connects to the option address in place of the URL's own host, so that
-// Host and TLS name the log as it names itself, wherever it is reached. Where the
-// log is read at another host, that one is found by its own name.
-func dialer(c Config) (func(ctx context.Context, network, address string) (net.Conn, error), error) {
-	d := &net.Dialer{Timeout: dialTimeout}
-	if c.Address == "" {
-		return d.DialContext, nil
-	}
-	u, err := url.Parse(c.URL)
-	if err != nil {
-		return nil, fmt.Errorf("its URL: %w", err)
-	}
-	port := cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme])
-	own := net.JoinHostPort(u.Hostname(), port)
-	return func(ctx context.Context, network, address string) (net.Conn, error) {
-		if strings.EqualFold(address, own) {
-			address = c.Address
+	case c.Address != "": // connected to in place of the URL's own host, so that Host and TLS name the log as it names itself
+		u, err := url.Parse(c.URL)
+		if err != nil {
+			return nil, fmt.Errorf("its URL: %w", err)
 		}
-		return d.DialContext(ctx, network, address)
-	}, nil
+		own := net.JoinHostPort(u.Hostname(), cmp.Or(u.Port(), map[string]string{"http": "80", "https": "443"}[u.Scheme]))
+		t.Proxy = nil // which would look up names by itself
+		t.DialContext = func(ctx context.Context, network, address string) (net.Conn, error) {
+			if strings.EqualFold(address, own) { // else the log is read at another host, which is found by its own name
+				address = c.Address
+			}
+			return dialer.DialContext(ctx, network, address)
+		}
+	case c.Proxy == ctlog.ProxyNone:
+		t.Proxy = nil
+	case c.Proxy != "":
+		u, err := url.Parse(c.Proxy)
+		if err != nil {
+			return nil, fmt.Errorf("its proxy: %w", err)
+		}
+		t.Proxy = http.ProxyURL(u)
+	}
+	return t, nil
 }
 
 // bearer adds the token to what is asked for below a URL.
@@ -271,4 +251,135 @@ func (b bearer) RoundTrip(r *http.Request) (*http.Response, error) {
 		r.Header.Set("Authorization", b.token)
 	}
 	return b.next.RoundTrip(r)
+}
+
+// How often a log is asked which roots it accepts.
+const (
+	rootsInterval = 24 * time.Hour
+	rootsAgain    = 10 * time.Minute // after an answer that was none, or a refusal
+	rootsTimeout  = 30 * time.Second
+)
+
+// RootsError is an answer of get-roots without any of the CA's certificates.
+type RootsError struct {
+	URL   string // the log's
+	Chain int    // how many certificates of the CA it was searched for
+}
+
+func (e *RootsError) Error() string {
+	return fmt.Sprintf("the log %s accepts none of this CA's %d certificates; ask its operator to add the root", e.URL, e.Chain)
+}
+
+// roots is what the log said that it accepts.
+type roots struct {
+	mu       sync.RWMutex
+	accepted map[[32]byte]bool // SHA-256 of each certificate; nil: it was never asked
+	last     Roots
+}
+
+// Roots is what a log said of the CA's chain.
+type Roots struct {
+	Checked time.Time // of the last answer; zero: none yet
+	Refused bool      // that answer had none of the CA's certificates
+	Err     error     // of the last attempt; nil when it was good
+}
+
+// Roots is what the last check found.
+func (l *Log) Roots() Roots {
+	l.roots.mu.RLock()
+	defer l.roots.mu.RUnlock()
+	return l.roots.last
+}
+
+// CheckRoots asks the log for the certificates that it accepts; all later chains
+// are cut at the first of them. chain is the CA's: issuing certificate first, root
+// last.
+//
+// Errors: a *RootsError when the log accepts none: it would refuse every
+// certificate; anything else when it can't be asked, and what it said before stays.
+func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
+	accepted, err := l.askRoots(ctx)
+	l.roots.mu.Lock()
+	defer l.roots.mu.Unlock()
+	if err != nil {
+		l.roots.last.Err = err
+		return err
+	}
+	l.roots.accepted = accepted
+	l.roots.last = Roots{Checked: l.o.Now()}
+	if cut(accepted, chain) == 0 {
+		l.roots.last.Refused = true
+		l.roots.last.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
+	}
+	return l.roots.last.Err
+}
+
+// askRoots is get-roots (RFC 6962 §4.7).
+func (l *Log) askRoots(ctx context.Context) (map[[32]byte]bool, error) {
+	var body ct.GetRootsResponse
+	if err := l.exchange(ctx, http.MethodGet, ct.GetRootsPath, nil, maxRoots, &body); err != nil {
+		return nil, fmt.Errorf("asking the log %s for its roots: %w", l.description.URL, err)
+	}
+	accepted := make(map[[32]byte]bool, len(body.Certificates))
+	for _, text := range body.Certificates {
+		der, err := base64.StdEncoding.DecodeString(text)
+		if err != nil {
+			return nil, fmt.Errorf("the log %s lists a root that isn't base64: %w", l.description.URL, err)
+		}
+		accepted[sha256.Sum256(der)] = true
+	}
+	return accepted, nil
+}
+
+// cut is how many certificates of the chain lead to one that is accepted; 0: none does.
+func cut(accepted map[[32]byte]bool, chain [][]byte) int {
+	for i, der := range chain {
+		if accepted[sha256.Sum256(der)] {
+			return i + 1
+		}
+	}
+	return 0
+}
+
+// request is the body of add-pre-chain: the precertificate and what is above it,
+// up to the certificate that the log accepts; all of it when it accepts none, for
+// the log to say so itself.
+func (l *Log) request(chain ctlog.Chain) ([]byte, error) {
+	l.roots.mu.RLock()
+	accepted := l.roots.accepted
+	l.roots.mu.RUnlock()
+	issuers := chain.Issuers
+	if n := cut(accepted, issuers); n > 0 {
+		issuers = issuers[:n]
+	}
+	return json.Marshal(ct.AddChainRequest{Chain: append([][]byte{chain.Precertificate}, issuers...)})
+}
+
+// WatchRoots checks every day whether the log still accepts the chain that the CA
+// issues under, more often while it doesn't or can't be asked, until ctx ends. A
+// log that stops accepting it is an alarm: the metric and the log say so, and
+// Roots; submissions go on, since the log itself is the judge. It returns nil.
+func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
+	for next := rootsInterval; wait.For(ctx, next) == nil; {
+		next = rootsInterval
+		refused := l.Roots().Refused
+		var none *RootsError
+		asking, cancel := context.WithTimeout(ctx, rootsTimeout)
+		err := l.CheckRoots(asking, chain())
+		cancel()
+		switch {
+		case ctx.Err() != nil: // it was cut off, and says nothing
+		case errors.As(err, &none):
+			next = rootsAgain
+			if !refused {
+				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.description.URL), slog.Any("error", err))
+			}
+		case err != nil:
+			next = rootsAgain
+			l.o.Logger.WarnContext(ctx, "a log can't be asked for its roots", slog.String("log", l.description.URL), slog.Any("error", err))
+		case refused:
+			l.o.Logger.InfoContext(ctx, "a log accepts this CA's certificates again", slog.String("log", l.description.URL))
+		}
+	}
+	return nil
 }

@@ -99,8 +99,13 @@ func (l *Log) exchange(ctx context.Context, method, path string, body []byte, li
 	}
 	defer func() { _ = response.Body.Close() }()
 	raw, err := io.ReadAll(bounded.Body(response.Body, limit, errTooLong))
-	if err == nil && response.StatusCode != http.StatusOK {
-		return statusError(response, raw, l.o.Now())
+	if code := response.StatusCode; err == nil && code != http.StatusOK {
+		said := fmt.Errorf("the log answered %s: %q", oneLine(response.Status), oneLine(string(raw)))
+		// Never again after 400: the log has understood and refused. It may say when to come again.
+		if code == http.StatusRequestTimeout || code == http.StatusTooManyRequests || code >= 500 {
+			return &outage{cause: said, after: min(wait.Asked(response.Header, l.o.Now()), maxAfter)}
+		}
+		return said
 	}
 	if err == nil {
 		err = json.Unmarshal(raw, answer)
@@ -109,18 +114,6 @@ func (l *Log) exchange(ctx context.Context, method, path string, body []byte, li
 		return fmt.Errorf("the log's answer can't be read: %w", oneline.Error(err, maxRefusal))
 	}
 	return nil
-}
-
-// statusError classifies a status. Never again after 400: the log has understood
-// and refused. Again after 408, 429 and 5xx, and the log may say when.
-func statusError(r *http.Response, body []byte, now time.Time) error {
-	said := fmt.Errorf("the log answered %s: %q", oneLine(r.Status), oneLine(string(body)))
-	switch {
-	case r.StatusCode == http.StatusRequestTimeout, r.StatusCode == http.StatusTooManyRequests, r.StatusCode >= 500:
-		return &outage{cause: said, after: min(wait.Asked(r.Header, now), maxAfter)}
-	default:
-		return said
-	}
 }
 
 // decode takes the SCT out of an answer: version 1, ECDSA with SHA-256, nothing

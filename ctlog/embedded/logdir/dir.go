@@ -6,6 +6,9 @@ package logdir
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +17,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
@@ -195,21 +199,16 @@ func (d Dir) PutOwner(o Owner) error {
 	return d.Put(append(raw, '\n'), OwnerName)
 }
 
-// Verifier is of the checkpoints that the key signs under the name.
-func (o Owner) Verifier() (note.Verifier, error) {
-	key, err := ctlog.ParseKey(o.Key)
-	if err != nil {
-		return nil, err
-	}
-	return checkpoint.NewVerifier(o.Origin, key)
-}
-
 // Head is the published checkpoint, and whose it is as the directory states it.
 func (d Dir) Head() (owner Owner, head checkpoint.Head, err error) {
 	if owner, err = d.Owner(); err != nil {
 		return owner, head, err
 	}
-	verifier, err := owner.Verifier()
+	key, err := ctlog.ParseKey(owner.Key)
+	if err != nil {
+		return owner, head, err
+	}
+	verifier, err := checkpoint.NewVerifier(owner.Origin, key)
 	if err == nil {
 		head, err = d.OpenCheckpoint(verifier)
 	}
@@ -243,29 +242,105 @@ func (d Dir) Cosigned(raw []byte) []byte {
 // PutCosigned keeps a checkpoint with its cosignatures.
 func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
 
-// treeState is the file that Tessera goes on from.
-type treeState struct {
-	Size uint64 `json:"size"`
-	Root []byte `json:"root"`
-}
-
-// Tree is the state that the storage goes on from.
+// Tree is the state, the file of which is Tessera's, that the storage goes on from.
 func (d Dir) Tree() (checkpoint.Tree, error) {
-	var state treeState
-	if err := d.readJSON("the log's state", &state, StateDir, TreeStateName); err != nil {
+	var t checkpoint.Tree
+	if err := d.readJSON("the log's state", &t, StateDir, TreeStateName); err != nil {
 		return checkpoint.Tree{}, err
 	}
-	if len(state.Root) != rfc6962.DefaultHasher.Size() {
-		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(state.Root), rfc6962.DefaultHasher.Size())
+	if len(t.Root) != rfc6962.DefaultHasher.Size() {
+		return checkpoint.Tree{}, fmt.Errorf("reading the log's state: the root has %d bytes, want %d", len(t.Root), rfc6962.DefaultHasher.Size())
 	}
-	return checkpoint.Tree{Size: state.Size, Root: state.Root}, nil
+	return t, nil
 }
 
 // PutTree writes the state that the storage goes on from.
 func (d Dir) PutTree(t checkpoint.Tree) error {
-	raw, err := json.Marshal(treeState(t))
+	raw, err := json.Marshal(t)
 	if err != nil {
 		return err
 	}
 	return d.Put(raw, StateDir, TreeStateName)
+}
+
+// Issuers keeps the certificates above the entries, each once, under its
+// SHA-256 (c2sp.org/static-ct-api: issuer/<fingerprint>).
+type Issuers struct {
+	dir   string
+	mu    sync.Mutex // one writer
+	known sync.Map   // [32]byte → []byte: DER that this process has made durable
+	cache sync.Map   // the same, for what was only read
+}
+
+// Issuers are those of the log.
+func (d Dir) Issuers() *Issuers { return &Issuers{dir: d.Path(IssuerDir)} }
+
+// Keep stores the certificates that are new, durably, and returns all fingerprints.
+func (s *Issuers) Keep(chain [][]byte) ([][32]byte, error) {
+	out := make([][32]byte, len(chain))
+	for i, der := range chain {
+		out[i] = sha256.Sum256(der)
+		if _, ok := s.known.Load(out[i]); ok {
+			continue
+		}
+		if err := s.write(out[i], der); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Get reads a certificate by its fingerprint; os.ErrNotExist when there is none.
+func (s *Issuers) Get(fingerprint [32]byte) ([]byte, error) {
+	if der, ok := s.known.Load(fingerprint); ok {
+		return der.([]byte), nil //nolint:forcetypeassert // only write stores, and only that
+	}
+	if der, ok := s.cache.Load(fingerprint); ok {
+		return der.([]byte), nil //nolint:forcetypeassert // only this function stores, and only that
+	}
+	der, err := os.ReadFile(s.path(fingerprint))
+	if err != nil {
+		return nil, fmt.Errorf("reading an issuer: %w", err)
+	}
+	if sha256.Sum256(der) != fingerprint {
+		return nil, fmt.Errorf("the issuer %x is damaged: its hash is another", fingerprint)
+	}
+	s.cache.Store(fingerprint, der)
+	return der, nil
+}
+
+// Certificate is Get, parsed.
+func (s *Issuers) Certificate(fingerprint [32]byte) (*x509.Certificate, error) {
+	der, err := s.Get(fingerprint)
+	if err != nil {
+		return nil, err
+	}
+	c, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("the issuer %x: %w", fingerprint, err)
+	}
+	return c, nil
+}
+
+func (s *Issuers) path(fingerprint [32]byte) string {
+	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
+}
+
+func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if _, ok := s.known.Load(fingerprint); ok {
+		return nil // another submission was faster
+	}
+	if err := durable.MakeFolder(s.dir, 0o755); err != nil { // the log is public
+		return fmt.Errorf("storing an issuer: %w", err)
+	}
+	if err := durable.SyncFolder(filepath.Dir(s.dir)); err != nil {
+		return err
+	}
+	if err := writeDurably(s.path(fingerprint), der); err != nil {
+		return fmt.Errorf("storing an issuer: %w", err)
+	}
+	s.known.Store(fingerprint, der)
+	return nil
 }

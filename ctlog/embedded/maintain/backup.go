@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"path/filepath"
 	"time"
 
 	"github.com/transparency-dev/tessera/api/layout"
@@ -33,24 +34,15 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 	if copied.Exists(logdir.StateDir) {
 		return Report{}, fmt.Errorf("%s is a log itself, not a backup", to)
 	}
-	if copied.Exists(logdir.OwnerName) {
+	if copied.Exists(logdir.OwnerName) { // which a backup has first of all
 		if earlier, err := copied.Owner(); err != nil || string(earlier.Key) != string(owner.Key) {
 			return Report{}, errors.Join(fmt.Errorf("%s holds another log's backup", to), err)
 		}
+	} else if name, err := copied.Occupied(); err != nil || name != "" {
+		return Report{}, errors.Join(fmt.Errorf("%s holds something else than a backup of this log, %s: name a new folder", to, name), err)
 	}
-	if !copied.Exists(logdir.OwnerName) { // which a backup has first of all
-		if name, err := copied.Occupied(); err != nil || name != "" {
-			return Report{}, errors.Join(fmt.Errorf("%s holds something else than a backup of this log, %s: name a new folder", to, name), err)
-		}
-	}
-	if err := copyLog(ctx, from, copied, head.Size, o.Progress); err != nil {
+	if err := copyLog(ctx, from, copied, head, o.Progress); err != nil {
 		return Report{}, fmt.Errorf("copying the log: %w", err)
-	}
-	if err := copied.Put(head.Raw, logdir.CheckpointName); err != nil { // last: it says that all else is there
-		return Report{}, err
-	}
-	if err := copyEnd(from, copied, head.Tree); err != nil {
-		return Report{}, err
 	}
 	o.Backup, o.Progress = true, nil
 	return Verify(ctx, to, o)
@@ -76,72 +68,59 @@ func copyEnd(from, to logdir.Dir, t checkpoint.Tree) error {
 	return to.Put(raw, logdir.FrozenName)
 }
 
-// copyLog copies owner, issuers and tiles of the first size entries.
-func copyLog(ctx context.Context, from, to logdir.Dir, size uint64, progress func(done, total uint64)) error {
-	owner, err := os.ReadFile(from.Path(logdir.OwnerName))
-	if err != nil {
+// copyLog copies what a checkpoint covers, and then the checkpoint: it says that all else
+// is there.
+func copyLog(ctx context.Context, from, to logdir.Dir, head checkpoint.Head, progress func(done, total uint64)) error {
+	names := []string{logdir.OwnerName}
+	issuers, err := os.ReadDir(from.Path(logdir.IssuerDir))
+	if err != nil && !errors.Is(err, os.ErrNotExist) { // an empty log has none
 		return err
 	}
-	if err := to.Put(owner, logdir.OwnerName); err != nil {
-		return err
+	for _, e := range issuers {
+		if fingerprint, err := hex.DecodeString(e.Name()); err == nil && len(fingerprint) == sha256.Size {
+			names = append(names, filepath.Join(logdir.IssuerDir, e.Name()))
+		}
 	}
-	if err := copyIssuers(from, to); err != nil {
-		return err
+	for _, name := range names {
+		if err := copyFile(to, name, true, func() ([]byte, error) { return os.ReadFile(from.Path(name)) }); err != nil {
+			return err
+		}
 	}
 	for level := logdir.DataLevel; level <= logdir.MaxLevel; level++ {
-		entries := size >> (layout.TileHeight * max(level, 0))
+		entries := head.Size >> (layout.TileHeight * max(level, 0))
 		for index := uint64(0); index*layout.TileWidth < entries; index++ {
 			t := logdir.TilePath{Level: level, Index: index}
 			if left := entries - index*layout.TileWidth; left < layout.TileWidth {
 				t.Width = uint8(left)
 			}
-			if err := copyTile(ctx, from, to, t, size); err != nil {
+			if err := ctx.Err(); err != nil {
+				return err
+			}
+			if err := copyFile(to, t.Name(), t.Width == 0, func() ([]byte, error) { return from.Tile(t, head.Size) }); err != nil {
 				return err
 			}
 			if level == logdir.DataLevel && progress != nil {
-				progress(min(size, (index+1)*layout.TileWidth), size)
+				progress(min(head.Size, (index+1)*layout.TileWidth), head.Size)
 			}
 		}
 	}
-	return nil
-}
-
-// copyTile copies a tile, unless it is full and there already.
-func copyTile(ctx context.Context, from, to logdir.Dir, t logdir.TilePath, size uint64) error {
-	if err := ctx.Err(); err != nil {
+	if err := to.Put(head.Raw, logdir.CheckpointName); err != nil {
 		return err
 	}
-	if t.Width == 0 && to.Exists(t.Name()) { // the same for ever; Verify looks into it
+	return copyEnd(from, to, head.Tree)
+}
+
+// copyFile copies a file of a log, unless it stays the same for ever and is there already;
+// Verify looks into it.
+func copyFile(to logdir.Dir, name string, final bool, read func() ([]byte, error)) error {
+	if final && to.Exists(name) {
 		return nil
 	}
-	data, err := from.Tile(t, size)
+	data, err := read()
 	if err != nil {
 		return err
 	}
-	return to.Put(data, t.Name())
-}
-
-func copyIssuers(from, to logdir.Dir) error {
-	entries, err := os.ReadDir(from.Path(logdir.IssuerDir))
-	if errors.Is(err, os.ErrNotExist) { // an empty log
-		return nil
-	}
-	if err != nil {
-		return err
-	}
-	for _, e := range entries {
-		if fingerprint, err := hex.DecodeString(e.Name()); err != nil || len(fingerprint) != sha256.Size || to.Exists(logdir.IssuerDir, e.Name()) {
-			continue // not an issuer, or there already
-		}
-		der, err := os.ReadFile(from.Path(logdir.IssuerDir, e.Name()))
-		if err == nil {
-			err = to.Put(der, logdir.IssuerDir, e.Name())
-		}
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return to.Put(data, name)
 }
 
 // lockWait is how long a restored log's mark and directory are waited for.
@@ -192,13 +171,9 @@ func install(ctx context.Context, from, to logdir.Dir, head checkpoint.Head) err
 	if err != nil {
 		return err
 	}
-	if err := copyLog(ctx, from, to, head.Size, nil); err != nil {
-		return errors.Join(fmt.Errorf("copying the backup: %w", err), lock.Release())
-	}
-	if err = to.Put(head.Raw, logdir.CheckpointName); err == nil {
-		err = copyEnd(from, to, head.Tree)
-	}
-	if err == nil {
+	if err = copyLog(ctx, from, to, head, nil); err != nil {
+		err = fmt.Errorf("copying the backup: %w", err)
+	} else {
 		err = to.PutTree(head.Tree) // last: without it nothing opens the log
 	}
 	return errors.Join(err, lock.Release())
@@ -206,8 +181,7 @@ func install(ctx context.Context, from, to logdir.Dir, head checkpoint.Head) err
 
 // frozenAt is what the file says, for people.
 type frozenAt struct {
-	Size uint64    `json:"size"`
-	Root []byte    `json:"root"`
+	checkpoint.Tree
 	Time time.Time `json:"time"`
 }
 
@@ -222,11 +196,10 @@ func Freeze(dir string, r Report, now time.Time) error {
 	if r.Unpublished > 0 {
 		return fmt.Errorf("%d entries are in no checkpoint yet", r.Unpublished)
 	}
-	raw, err := json.MarshalIndent(frozenAt{Size: r.Size, Root: r.Root, Time: now.UTC()}, "", "  ")
-	if err != nil {
-		return fmt.Errorf("freezing the log: %w", err)
+	raw, err := json.MarshalIndent(frozenAt{r.Tree, now.UTC()}, "", "  ")
+	if err == nil {
+		err = durable.WriteNew(logdir.Dir(dir).Path(logdir.FrozenName), append(raw, '\n'), 0o644)
 	}
-	err = durable.WriteNew(logdir.Dir(dir).Path(logdir.FrozenName), append(raw, '\n'), 0o644)
 	if err != nil && !errors.Is(err, os.ErrExist) {
 		return fmt.Errorf("freezing the log: %w", err)
 	}

@@ -45,17 +45,16 @@ type VerifyOptions struct {
 
 // Report is what a full check found in a log that is whole.
 type Report struct {
-	Origin      string
-	LogID       [32]byte
-	Size        uint64 // entries that the published checkpoint covers
-	Root        []byte
-	Unpublished uint64 // entries that are stored, but not published yet
-	Precerts    uint64
-	Certs       uint64
-	Issuers     int    // certificates above the entries
-	MarkSize    uint64 // when a mark was compared
-	FirstEntry  uint64 // milliseconds; 0 when empty
-	LastEntry   uint64
+	Origin          string
+	LogID           [32]byte
+	checkpoint.Tree        // that the published checkpoint covers
+	Unpublished     uint64 // entries that are stored, but not published yet
+	Precerts        uint64
+	Certs           uint64
+	Issuers         int    // certificates above the entries
+	MarkSize        uint64 // when a mark was compared
+	FirstEntry      uint64 // milliseconds; 0 when empty
+	LastEntry       uint64
 }
 
 // Verify checks everything in the log of a directory that its published
@@ -72,7 +71,7 @@ func Verify(ctx context.Context, dir string, o VerifyOptions) (Report, error) {
 	if len(o.Key) > 0 && !bytes.Equal(o.Key, owner.Key) {
 		return Report{}, errors.New("the log was made with another key than the one given")
 	}
-	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Size: head.Size, Root: head.Root}
+	report := Report{Origin: owner.Origin, LogID: sha256.Sum256(owner.Key), Tree: head.Tree}
 	if err := verifyGrowth(ctx, d, head.Tree, o, &report); err != nil {
 		return report, err
 	}
