@@ -81,19 +81,15 @@ func checkSAN(san identity.SAN) error {
 		return unfit(what, "isn't UTF-8")
 	case strings.ContainsFunc(san.Value, func(r rune) bool { return r < 0x20 || r == 0x7f }):
 		return unfit(what, "has control characters")
+	case san.Kind != identity.Username && strings.ContainsFunc(san.Value, func(r rune) bool { return r >= utf8.RuneSelf }):
+		return unfit(what, "has characters outside ASCII") // RFC 5280 §4.2.1.6: the others are IA5Strings
 	}
 	switch san.Kind {
 	case identity.Email:
-		if !ascii(san.Value) { // RFC 5280 §4.2.1.6: rfc822Name is an IA5String
-			return unfit(what, "has characters outside ASCII")
-		}
 		if local, domain, ok := strings.Cut(san.Value, "@"); !ok || local == "" || domain == "" || strings.Contains(domain, "@") {
 			return unfit(what, "isn't one mailbox of the form local@domain")
 		}
 	case identity.URI:
-		if !ascii(san.Value) { // RFC 5280 §4.2.1.6: uniformResourceIdentifier is an IA5String
-			return unfit(what, "has characters outside ASCII")
-		}
 		if u, err := url.Parse(san.Value); err != nil || u.Scheme == "" || !parseableHost(u.Host) {
 			return unfit(what, "isn't an absolute URI with a well-formed host")
 		}
@@ -106,10 +102,6 @@ func checkSAN(san identity.SAN) error {
 
 func unfit(kind, why string) error {
 	return fault.New(fault.ClaimInvalid, "the identity's %s %s, so no certificate can carry it", kind, why).With("claim", kind)
-}
-
-func ascii(s string) bool {
-	return !strings.ContainsFunc(s, func(r rune) bool { return r >= utf8.RuneSelf })
 }
 
 // parseableHost refuses what crypto/x509 refuses to parse in a URI, so that it is

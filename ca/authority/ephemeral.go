@@ -57,7 +57,7 @@ type EphemeralOptions struct {
 // for long enough. Keys are made here, never leave memory, and end with the
 // process.
 type Ephemeral struct {
-	*history
+	history *history
 
 	signing  *Authority
 	o        EphemeralOptions
@@ -108,8 +108,8 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	if err := e.checkValidCount(); err != nil {
 		return nil, err
 	}
-	wait := e.config.publishAhead()
-	if e.config.AcceptUnlisted {
+	wait := e.history.config.publishAhead()
+	if e.history.config.AcceptUnlisted {
 		wait = 0
 	}
 	first, err := e.make(ctx, wait)
@@ -153,7 +153,7 @@ func (e *Ephemeral) readUntil() float64 {
 
 // renewAt is when the next certificate is made.
 func (e *Ephemeral) renewAt() time.Time {
-	return e.until(e.current).Add(-e.config.publishAhead() - e.config.slack())
+	return e.until(e.current).Add(-e.history.config.publishAhead() - e.history.config.slack())
 }
 
 // advance does what is due: reads what replicas have added, makes the next
@@ -174,7 +174,7 @@ func (e *Ephemeral) advance(ctx context.Context) (changed bool) {
 
 // renew makes the next certificate.
 func (e *Ephemeral) renew(ctx context.Context) bool {
-	next, err := e.make(ctx, e.config.publishAhead())
+	next, err := e.make(ctx, e.history.config.publishAhead())
 	if err != nil {
 		if ctx.Err() != nil {
 			return false // the service ends
@@ -198,7 +198,7 @@ func (e *Ephemeral) succeed(ctx context.Context, now time.Time) bool {
 	case e.next == nil:
 		return false
 	case !now.Before(e.next.notBefore):
-	case now.After(e.until(e.current)) && e.config.AcceptUnlisted:
+	case now.After(e.until(e.current)) && e.history.config.AcceptUnlisted:
 		e.o.Trail.Logger.WarnContext(ctx, "the new issuing certificate issues before it has been listed for long enough: there is no other", slog.Time("due", e.next.notBefore))
 		e.set(func() { e.next = e.next.starting(e.next.Certificate.NotBefore) })
 	default:
@@ -221,7 +221,7 @@ func (e *Ephemeral) due() time.Time {
 	if e.next == nil {
 		return later(e.failed.again, e.renewAt())
 	}
-	if over := e.until(e.current).Add(time.Second); e.config.AcceptUnlisted && over.Before(e.next.notBefore) {
+	if over := e.until(e.current).Add(time.Second); e.history.config.AcceptUnlisted && over.Before(e.next.notBefore) {
 		return over
 	}
 	return e.next.notBefore
@@ -252,7 +252,7 @@ func (e *Ephemeral) postpone() {
 	e.set(func() {
 		e.listing = errors.New("the documents for clients couldn't be renewed")
 		if e.next != nil {
-			e.next = e.next.starting(e.o.Trail.Now().Add(historyInterval + e.config.publishAhead()))
+			e.next = e.next.starting(e.o.Trail.Now().Add(historyInterval + e.history.config.publishAhead()))
 		}
 	})
 }
@@ -268,12 +268,12 @@ func (e *Ephemeral) Authorities(base *Set) *Set {
 		next.Active = current
 	}
 	for _, b := range base.Trusted {
-		if !bytes.Equal(b.Chain[0], e.parent[0].Raw) {
+		if !bytes.Equal(b.Chain[0], e.history.parent[0].Raw) {
 			next.Trusted = append(next.Trusted, b)
 			continue
 		}
 		for _, c := range e.certificates() {
-			t := trusted(b.Name, append([]*x509.Certificate{c}, e.parent...))
+			t := trusted(b.Name, append([]*x509.Certificate{c}, e.history.parent...))
 			t.Renewed = true
 			next.Trusted = append(next.Trusted, t)
 		}
@@ -335,8 +335,8 @@ func (e *Ephemeral) make(ctx context.Context, wait time.Duration) (*Authority, e
 		return nil, err
 	}
 	now := e.o.Trail.Now().UTC().Truncate(time.Second)
-	lifetime := min(e.config.lifetime(), e.signing.notAfter.Sub(now).Truncate(time.Second)) // less in the signing CA's last days
-	draft, err := cacert.New(e.parent, cacert.Profile{
+	lifetime := min(e.history.config.lifetime(), e.signing.notAfter.Sub(now).Truncate(time.Second)) // less in the signing CA's last days
+	draft, err := cacert.New(e.history.parent, cacert.Profile{
 		CommonName: "Issuing " + now.Format("20060102T150405Z") + " " + rand.Text()[:8], Lifetime: lifetime,
 	}, now)
 	if err != nil {

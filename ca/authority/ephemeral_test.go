@@ -518,7 +518,7 @@ func TestABrokenHistoryIsRefusedAtStartAndLeftAloneLater(t *testing.T) {
 		t.Fatal(err)
 	}
 	other := stranger.active().Certificate
-	root := r.parent[0]
+	root := r.history.parent[0]
 	for what, tt := range map[string]struct {
 		name string
 		b    []byte

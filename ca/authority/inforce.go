@@ -38,7 +38,8 @@ type Options struct {
 // goroutine: [InForce.Run] and [InForce.WatchExpiry] are for the caller to run.
 type InForce struct {
 	o       Options
-	metrics *metrics
+	expiry  *prometheus.GaugeVec // by the configured name
+	active  *prometheus.GaugeVec
 	health  health
 	woken   chan struct{} // has Run look again
 	using   sync.Mutex    // serialises Use
@@ -47,13 +48,30 @@ type InForce struct {
 
 // NewInForce puts o.Set in force. After an error it is still the caller's.
 func NewInForce(o Options) (*InForce, error) {
-	f := &InForce{o: o, woken: make(chan struct{}, 1)}
-	var err error
-	if f.metrics, err = newMetrics(o.Metrics); err != nil {
-		return nil, err
+	f := &InForce{
+		o: o, woken: make(chan struct{}, 1),
+		expiry: metric.Gauge("mayfly_ca_authority_expiry_timestamp_seconds",
+			"When the first certificate of a listed authority's chain ends, in Unix seconds, by the authority's configured name.", "authority"),
+		active: metric.Gauge("mayfly_ca_authority_active",
+			"1 for the listed authority that signs, 0 for the others, by the authority's configured name.", "authority"),
+	}
+	signer := func() *PrecertificateSigner {
+		a := f.current.Load().Active
+		return a.PrecertificateSigner(f.validity(a))
 	}
 	f.Use(o.Set)
-	return f, f.registerSigner(o.Metrics)
+	return f, metric.Register(o.Metrics, f.expiry, f.active,
+		metric.Read("mayfly_ca_signatures_per_certificate",
+			"Signatures of the active authority's key that a certificate costs: 1 with a precertificate signing certificate or without a log, else 2.",
+			nil, func() float64 { return float64(f.Signatures(signer())) }),
+		metric.Read("mayfly_ca_precertificate_signer_expiry_timestamp_seconds",
+			"When the precertificate signing certificate in force ends, in Unix seconds; 0 without one.", nil, func() float64 {
+				if s := signer(); s != nil {
+					return float64(s.Certificate.NotAfter.Unix())
+				}
+				return 0
+			}),
+	)
 }
 
 // Use puts authorities in force for every request that begins from now on;
@@ -65,7 +83,7 @@ func (f *InForce) Use(next *Set) {
 	defer f.using.Unlock()
 	before := f.current.Swap(next)
 	f.wake()
-	f.metrics.show(next)
+	f.show(next)
 	if before != nil && before.Active.holders != next.Active.holders {
 		before.Active.Close()
 	}
@@ -243,51 +261,16 @@ func (f *InForce) logExpiry(ctx context.Context, before map[string]int) map[stri
 	return remaining
 }
 
-type metrics struct {
-	expiry *prometheus.GaugeVec
-	active *prometheus.GaugeVec
-}
-
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	m := &metrics{
-		expiry: metric.Gauge("mayfly_ca_authority_expiry_timestamp_seconds",
-			"When the first certificate of a listed authority's chain ends, in Unix seconds, by the authority's configured name.", "authority"),
-		active: metric.Gauge("mayfly_ca_authority_active",
-			"1 for the listed authority that signs, 0 for the others, by the authority's configured name.", "authority"),
-	}
-	return m, metric.Register(r, m.expiry, m.active)
-}
-
 // show shows the trusted authorities, and no other ones any more.
-func (m *metrics) show(s *Set) {
-	m.expiry.Reset()
-	m.active.Reset()
+func (f *InForce) show(s *Set) {
+	f.expiry.Reset()
+	f.active.Reset()
 	for _, active := range []bool{false, true} { // which is last, since issuing certificates of one ephemeral authority have one name
 		for _, t := range s.Trusted {
 			if !active || bytes.Equal(t.Chain[0], s.Active.Chain[0]) {
-				m.expiry.WithLabelValues(t.Name).Set(float64(t.NotAfter.Unix()))
-				m.active.WithLabelValues(t.Name).Set(metric.Bool(active))
+				f.expiry.WithLabelValues(t.Name).Set(float64(t.NotAfter.Unix()))
+				f.active.WithLabelValues(t.Name).Set(metric.Bool(active))
 			}
 		}
 	}
-}
-
-// registerSigner registers what shows how precertificates are signed.
-func (f *InForce) registerSigner(r prometheus.Registerer) error {
-	inForce := func() *PrecertificateSigner {
-		a := f.current.Load().Active
-		return a.PrecertificateSigner(f.validity(a))
-	}
-	return metric.Register(r,
-		metric.Read("mayfly_ca_signatures_per_certificate",
-			"Signatures of the active authority's key that a certificate costs: 1 with a precertificate signing certificate or without a log, else 2.",
-			nil, func() float64 { return float64(f.Signatures(inForce())) }),
-		metric.Read("mayfly_ca_precertificate_signer_expiry_timestamp_seconds",
-			"When the precertificate signing certificate in force ends, in Unix seconds; 0 without one.", nil, func() float64 {
-				if s := inForce(); s != nil {
-					return float64(s.Certificate.NotAfter.Unix())
-				}
-				return 0
-			}),
-	)
 }

@@ -95,6 +95,9 @@ func (m *Certificate) Record(file string) []byte {
 	var b strings.Builder
 	c := m.ceremony
 	kind, _ := c.Kind()
+	if !c.Template.IsCA {
+		kind += "'s"
+	}
 	title := "Record of a key ceremony: " + kind + " certificate"
 	fmt.Fprintf(&b, "%s\n%s\n\n", title, strings.Repeat("=", len(title)))
 	printFields(&b, []field{

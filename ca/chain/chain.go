@@ -122,10 +122,11 @@ func Check(chain []*x509.Certificate, need Need) Findings {
 		switch {
 		case i == 0:
 			l.checkIssuing()
+		case signsCode(c):
 		case l.root():
-			l.when(!signsCode(c), excludesSigning+" or without any")
+			f.Fault(i, "the root (%s): %s or without any", Subject(c), excludesSigning)
 		default:
-			l.when(!signsCode(c), excludesSigning)
+			f.Fault(i, "%s: %s", l.name(), excludesSigning)
 		}
 	}
 	checkOrder(chain, &f)

@@ -48,12 +48,6 @@ func newClock(now func() time.Time, running func() time.Duration, sources []stri
 	return &clock{now: now, running: running, sources: sources, base: now().Round(0), begun: running(), setAt: -1, compared: -1}
 }
 
-// sinceStart is a clock that nobody can set.
-func sinceStart() func() time.Duration {
-	began := time.Now()
-	return func() time.Duration { return time.Since(began) }
-}
-
 // look reads both clocks, and says what is known against the machine's when it may be
 // off by bound. mu is held.
 func (c *clock) look(bound time.Duration) (now time.Time, err error) {

@@ -120,7 +120,7 @@ func TestRefusals(t *testing.T) {
 			if n, err := testutil.GatherAndCount(registry, "mayfly_timestamps_total"); err != nil || n != len(failures)+1 {
 				t.Errorf("%d series, want %d: %v", n, len(failures)+1, err)
 			}
-			if n := testutil.ToFloat64(f.metrics.replies.WithLabelValues(failures[c.want])); n != 1 {
+			if n := testutil.ToFloat64(f.replies.WithLabelValues(failures[c.want])); n != 1 {
 				t.Errorf("it is counted %v times", n)
 			}
 			if len(refused.Public) > 200 || strings.ContainsAny(refused.Public, "\n\r\x00") {

@@ -379,7 +379,7 @@ func raw(v any) asn1.RawValue { return asn1.RawValue{FullBytes: encode(v, "")} }
 func encode(v any, params string) []byte {
 	der, err := asn1.MarshalWithParams(v, params)
 	if err != nil {
-		panic(err)
+		panic(err) //nolint:forbidigo // it can't happen, and nothing may be signed in its place
 	}
 	return der
 }

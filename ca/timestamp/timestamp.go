@@ -50,7 +50,8 @@ type Options struct {
 type InForce struct {
 	logger  *slog.Logger
 	clock   *clock
-	metrics *metrics
+	replies *prometheus.CounterVec // by status
+	seconds prometheus.Histogram   // that signatures took
 	current atomic.Pointer[Authority]
 	failed  atomic.Pointer[error] // of the last signature
 }
@@ -58,12 +59,34 @@ type InForce struct {
 // NewInForce makes an InForce without an authority.
 func NewInForce(o Options) (*InForce, error) {
 	if o.running == nil {
-		o.running = sinceStart()
+		began := time.Now()
+		o.running = func() time.Duration { return time.Since(began) }
 	}
-	f := &InForce{logger: o.Logger, clock: newClock(o.Now, o.running, o.TimeSources)}
-	var err error
-	f.metrics, err = newMetrics(o.Metrics, f)
-	return f, err
+	f := &InForce{
+		logger: o.Logger,
+		clock:  newClock(o.Now, o.running, o.TimeSources),
+		replies: metric.Counter("mayfly_timestamps_total",
+			"Replies to queries for timestamps by status: granted, or why not, as RFC 3161 calls it; timeNotAvailable is for the clock.", "status"),
+		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name:    "mayfly_timestamp_signing_seconds",
+			Help:    "Time that the timestamp authority's key took for a signature, in seconds.",
+			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
+		}),
+	}
+	f.replies.WithLabelValues(granted)
+	for _, name := range failures {
+		f.replies.WithLabelValues(name)
+	}
+	return f, metric.Register(o.Metrics, f.replies, f.seconds,
+		metric.Read("mayfly_timestamp_authority_expiry_timestamp_seconds", "When the timestamp authority's certificate ends, in Unix seconds; 0 without one.", nil, func() float64 {
+			if a := f.current.Load(); a != nil {
+				return float64(a.end().Unix())
+			}
+			return 0
+		}),
+		metric.Read("mayfly_timestamp_clock_trusted", "0 while no timestamps are given because the clock was set, or is off, else 1.", nil, func() float64 {
+			return metric.Bool(f.clock.trusted(f.bound()) == nil)
+		}))
 }
 
 // Use has next answer from now on, nil nobody, and closes the one before once its last
@@ -150,10 +173,10 @@ func (f *InForce) ReplyJSON(ctx context.Context, body []byte) ([]byte, *fault.Er
 func (f *InForce) reply(ctx context.Context, parse func(*Authority) (query, *refusal)) ([]byte, *fault.Error) {
 	reply, r := f.grant(ctx, parse)
 	if r != nil {
-		f.metrics.replies.WithLabelValues(failures[r.failure]).Inc()
+		f.replies.WithLabelValues(failures[r.failure]).Inc()
 		return rejected(r), r.Error
 	}
-	f.metrics.replies.WithLabelValues(granted).Inc()
+	f.replies.WithLabelValues(granted).Inc()
 	return reply, nil
 }
 
@@ -210,7 +233,7 @@ func (f *InForce) sign(ctx context.Context, a *Authority, attributes []byte) ([]
 	signature, err := a.signer.Sign(ctx, pubkey.Digest(a.template.hash, attributes), a.template.hash)
 	switch {
 	case err == nil:
-		f.metrics.seconds.Observe(time.Since(began).Seconds())
+		f.seconds.Observe(time.Since(began).Seconds())
 		f.failed.Store(nil)
 	case ctx.Err() == nil: // that the client gave up says nothing about the key
 		f.failed.Store(&err)
@@ -230,34 +253,3 @@ func signerFault(ctx context.Context, err error) *fault.Error {
 
 // granted is the status of a reply that has a timestamp; others have a failure's name.
 const granted = "granted"
-
-type metrics struct {
-	replies *prometheus.CounterVec
-	seconds prometheus.Histogram
-}
-
-func newMetrics(r prometheus.Registerer, f *InForce) (*metrics, error) {
-	m := &metrics{
-		replies: metric.Counter("mayfly_timestamps_total",
-			"Replies to queries for timestamps by status: granted, or why not, as RFC 3161 calls it; timeNotAvailable is for the clock.", "status"),
-		seconds: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name:    "mayfly_timestamp_signing_seconds",
-			Help:    "Time that the timestamp authority's key took for a signature, in seconds.",
-			Buckets: []float64{.0001, .00025, .0005, .001, .0025, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}),
-	}
-	m.replies.WithLabelValues(granted)
-	for _, name := range failures {
-		m.replies.WithLabelValues(name)
-	}
-	return m, metric.Register(r, m.replies, m.seconds,
-		metric.Read("mayfly_timestamp_authority_expiry_timestamp_seconds", "When the timestamp authority's certificate ends, in Unix seconds; 0 without one.", nil, func() float64 {
-			if a := f.current.Load(); a != nil {
-				return float64(a.end().Unix())
-			}
-			return 0
-		}),
-		metric.Read("mayfly_timestamp_clock_trusted", "0 while no timestamps are given because the clock was set, or is off, else 1.", nil, func() float64 {
-			return metric.Bool(f.clock.trusted(f.bound()) == nil)
-		}))
-}

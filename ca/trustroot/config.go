@@ -1,6 +1,7 @@
 package trustroot
 
 import (
+	"cmp"
 	"net/url"
 	"os"
 	"strings"
@@ -163,11 +164,8 @@ func (c *Config) Read(path string, f *setting.Faults) History {
 			f.Add(at, "%s %v", a.Chain, err)
 			continue
 		}
-		if a.Start.IsZero() {
-			a.Start = certs[0].NotBefore
-		}
 		h.TimestampAuthorities = append(h.TimestampAuthorities, Authority{
-			Chain: certs, URL: a.URL, Operator: c.Operator(a.Operator, a.URL), Start: a.Start, End: a.End,
+			Chain: certs, URL: a.URL, Operator: c.Operator(a.Operator, a.URL), Start: cmp.Or(a.Start, certs[0].NotBefore), End: a.End,
 		})
 	}
 	for i, log := range c.TransparencyLogs {

@@ -5,6 +5,7 @@
 package trustroot
 
 import (
+	"cmp"
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
@@ -139,13 +140,15 @@ func (h History) ordered() History {
 	h.Authorities = sorted(h.Authorities, startOf)
 	h.TimestampAuthorities = sorted(h.TimestampAuthorities, startOf)
 	h.CTLogs, h.TransparencyLogs = slices.Clone(h.CTLogs), slices.Clone(h.TransparencyLogs)
+	var first time.Time
 	if len(h.Authorities) > 0 {
-		for i := range h.CTLogs {
-			begin(&h.CTLogs[i], h.Authorities[0].Start)
-		}
-		for i := range h.TransparencyLogs {
-			begin(&h.TransparencyLogs[i].Description, h.Authorities[0].Start)
-		}
+		first = h.Authorities[0].Start
+	}
+	for i := range h.CTLogs {
+		h.CTLogs[i].Start = cmp.Or(h.CTLogs[i].Start, first)
+	}
+	for i := range h.TransparencyLogs {
+		h.TransparencyLogs[i].Start = cmp.Or(h.TransparencyLogs[i].Start, first)
 	}
 	h.CTLogs = sorted(h.CTLogs, func(l ctlog.Description) time.Time { return l.Start })
 	h.TransparencyLogs = sorted(h.TransparencyLogs, func(l TransparencyLog) time.Time { return l.Start })
@@ -153,12 +156,6 @@ func (h History) ordered() History {
 }
 
 func startOf(a Authority) time.Time { return a.Start }
-
-func begin(l *ctlog.Description, first time.Time) {
-	if l.Start.IsZero() {
-		l.Start = first
-	}
-}
 
 // sorted is a copy in ascending order.
 func sorted[E any](all []E, start func(E) time.Time) []E {
