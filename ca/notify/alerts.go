@@ -4,9 +4,9 @@
 //
 // What rules hold for (rules.go) goes into a durable outbox (outbox.go), in the very
 // transaction in which the index keeps what caused it; revocations and silences are
-// looked for (look.go). From there each target is sent its own, in order and at least
-// once: by mail (mail.go), or to a webhook or chat (webhook.go). Whatever a
-// target does, it holds up neither the others nor the index, let alone issuing.
+// looked for. From there each target is sent its own (send.go), in order and at least
+// once: by mail, or to a webhook or chat. Whatever a target does, it holds up neither the
+// others nor the index, let alone issuing.
 package notify
 
 import (

@@ -12,30 +12,19 @@ import (
 // or, at both ends, nothing; what doesn't print and bytes that aren't UTF-8 become
 // U+FFFD; a text that was cut, between two characters, ends in "…" beyond them.
 func Clean(text string, limit int) string {
-	var b strings.Builder
-	space := false
-	for _, r := range text {
-		if unicode.IsSpace(r) {
-			space = b.Len() > 0
-			continue
+	text = strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
 		}
-		if !unicode.IsPrint(r) {
-			r = utf8.RuneError
-		}
-		size := utf8.RuneLen(r)
-		if space {
-			size++
-		}
-		if b.Len()+size > limit {
-			return b.String() + "…"
-		}
-		if space {
-			b.WriteByte(' ')
-			space = false
-		}
-		b.WriteRune(r)
+		return utf8.RuneError
+	}, strings.Join(strings.Fields(text), " "))
+	if limit = max(limit, 0); len(text) <= limit {
+		return text
 	}
-	return b.String()
+	for !utf8.RuneStart(text[limit]) {
+		limit--
+	}
+	return strings.TrimSuffix(text[:limit], " ") + "…"
 }
 
 // Error is err with its text as [Clean] gives it: a dependency may have put a whole
