@@ -256,8 +256,6 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	}
 	err := s.Step(ctx, name, action, t, authority.LoadOptions{Now: time.Now(), KMS: kms.Options{Logger: quiet().Logger}})
 	switch {
-	case err == nil:
-		return nil
 	case errors.Is(err, lifecycle.ErrTooSoon):
 		return fail("wait, or see what --force risks: mayfly authority activate --help", "%w", err)
 	case errors.As(err, new(*lifecycle.NoStepError)):

@@ -76,17 +76,17 @@ func (k *caKey) check() error {
 	return err
 }
 
-// open makes the key where that is wished, and opens it. Its words for the
-// record are the canonical reference, and what a KMS pinned it to.
-func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer, error) {
+// use makes the key where that is wished, and opens it for as long as do lasts. Its words for
+// the record are the canonical reference, and what a KMS pinned it to.
+func (k *caKey) use(ctx context.Context, out io.Writer, do func(key cacert.Key, signer kms.Signer) error) error {
 	o, err := k.options(k.ref)
 	if err != nil {
-		return cacert.Key{}, nil, err
+		return err
 	}
 	ref := k.ref
 	if k.generate != "" {
 		if ref, err = keystore.Generate(ctx, k.ref, kms.Algorithm(k.generate), o); err != nil {
-			return cacert.Key{}, nil, kmsFailure("", err)
+			return kmsFailure("", err)
 		}
 		fmt.Fprintf(out, "made the key %s\n", terminal.Line(ref))
 	}
@@ -104,12 +104,13 @@ func (k *caKey) open(ctx context.Context, out io.Writer) (cacert.Key, kms.Signer
 	}
 	signer, err := keystore.Open(ctx, ref, o)
 	if err != nil {
-		return cacert.Key{}, nil, kmsFailure(failed, fmt.Errorf("%s: %w", k.of, err))
+		return kmsFailure(failed, fmt.Errorf("%s: %w", k.of, err))
 	}
+	defer kms.Close(signer)
 	if k.sealedKey != "" {
 		words = "in " + k.sealedKey + ", sealed by " + words
 	}
-	return cacert.Key{Signer: cacert.Using(ctx, signer), Ref: words}, signer, nil
+	return do(cacert.Key{Signer: cacert.Using(ctx, signer), Ref: words}, signer)
 }
 
 // caProfile is what flags say about a certificate.
@@ -355,16 +356,13 @@ func (k *caKey) belongsTo(ctx context.Context, out io.Writer, issuing *x509.Cert
 		return nil
 	}
 	k.public = issuing.PublicKey
-	key, signer, err := k.open(ctx, out)
-	if err != nil {
-		return err
-	}
-	defer kms.Close(signer)
-	if !pubkey.Equal(issuing.PublicKey, key.Public()) {
-		return fail("name the issuing certificate's key, or put its certificate first", "%s isn't the key of the first certificate", key.Ref)
-	}
-	fmt.Fprintf(out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
-	return nil
+	return k.use(ctx, out, func(key cacert.Key, _ kms.Signer) error {
+		if !pubkey.Equal(issuing.PublicKey, key.Public()) {
+			return fail("name the issuing certificate's key, or put its certificate first", "%s isn't the key of the first certificate", key.Ref)
+		}
+		fmt.Fprintf(out, "ok  key: %s is the first certificate's, and signs\n", terminal.Line(key.Ref))
+		return nil
+	})
 }
 
 func newCAInitCommand(streams streams) *cobra.Command {
@@ -406,33 +404,27 @@ Nothing is overwritten, and no key is used before all outputs are known to be fr
 					return err
 				}
 			}
-			k, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			if intermediate.out == "" {
-				_, err := hold(ceremonyOfRoot, k, k, to, streams)
-				return err
-			}
-			issuing, issuingSigner, err := intermediateKey.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(issuingSigner)
-			made, err := hold(ceremonyOfRoot, k, k, to, streams)
-			if err != nil {
-				return err
-			}
-			next, err := newCeremony(made.Chain, second, witnesses)
-			if err == nil {
-				_, err = hold(next, issuing, k, below, streams)
-			}
-			if err != nil {
-				return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
-					"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
-			}
-			return nil
+			return key.use(cmd.Context(), streams.Out, func(k cacert.Key, _ kms.Signer) error {
+				if intermediate.out == "" {
+					_, err := hold(ceremonyOfRoot, k, k, to, streams)
+					return err
+				}
+				return intermediateKey.use(cmd.Context(), streams.Out, func(issuing cacert.Key, _ kms.Signer) error {
+					made, err := hold(ceremonyOfRoot, k, k, to, streams)
+					if err != nil {
+						return err
+					}
+					next, err := newCeremony(made.Chain, second, witnesses)
+					if err == nil {
+						_, err = hold(next, issuing, k, below, streams)
+					}
+					if err != nil {
+						return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
+							"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
+					}
+					return nil
+				})
+			})
 		},
 	}
 	f := cmd.Flags()
@@ -543,21 +535,15 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 			if err != nil {
 				return err
 			}
-			issuer, issuerSigner, err := c.issuerKey.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(issuerSigner)
-			if err := intermediate.CheckIssuer(issuer); err != nil {
-				return err
-			}
-			k, signer, err := key.open(cmd.Context(), streams.Out)
-			if err != nil {
-				return err
-			}
-			defer kms.Close(signer)
-			_, err = hold(intermediate, k, issuer, to, streams)
-			return err
+			return c.issuerKey.use(cmd.Context(), streams.Out, func(issuer cacert.Key, _ kms.Signer) error {
+				if err := intermediate.CheckIssuer(issuer); err != nil {
+					return err
+				}
+				return key.use(cmd.Context(), streams.Out, func(k cacert.Key, _ kms.Signer) error {
+					_, err := hold(intermediate, k, issuer, to, streams)
+					return err
+				})
+			})
 		},
 	}
 	c.flags(cmd)
@@ -596,25 +582,22 @@ printed: it is compared there, so that no other request is signed in its place.`
 			}
 			signedBy = chain[0]
 		}
-		k, signer, err := key.open(cmd.Context(), streams.Out)
-		if err != nil {
-			return err
-		}
-		defer kms.Close(signer)
-		request, err := ceremony.NewRequest(k, *organization, *name, signedBy)
-		if err != nil {
-			return err
-		}
-		if err := durable.WriteNew(*out, request, 0o644); err != nil {
-			return err
-		}
-		r, err := ceremony.ParseRequest(request)
-		if err != nil {
-			return err
-		}
-		r.Print(streams.Out)
-		fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", *out, *out, r.SHA256)
-		return nil
+		return key.use(cmd.Context(), streams.Out, func(k cacert.Key, _ kms.Signer) error {
+			request, err := ceremony.NewRequest(k, *organization, *name, signedBy)
+			if err != nil {
+				return err
+			}
+			if err := durable.WriteNew(*out, request, 0o644); err != nil {
+				return err
+			}
+			r, err := ceremony.ParseRequest(request)
+			if err != nil {
+				return err
+			}
+			r.Print(streams.Out)
+			fmt.Fprintf(streams.Out, "\nwritten: %s\ncarry it to the root, and sign it there:\n  mayfly ca sign-csr %s --issuer root.pem --issuer-key KEY --out chain.pem --fingerprint %x\n", *out, *out, r.SHA256)
+			return nil
+		})
 	}
 	return cmd
 }
@@ -658,13 +641,10 @@ SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 				return err
 			}
 		}
-		issuer, signer, err := c.issuerKey.open(cmd.Context(), streams.Out)
-		if err != nil {
+		return c.issuerKey.use(cmd.Context(), streams.Out, func(issuer cacert.Key, _ kms.Signer) error {
+			_, err := sign(intermediate, issuer, to, streams)
 			return err
-		}
-		defer kms.Close(signer)
-		_, err = sign(intermediate, issuer, to, streams)
-		return err
+		})
 	}
 	return cmd
 }

@@ -184,13 +184,11 @@ func writeExported(w io.Writer, file string, all []exported) error {
 	if len(put)+len(deletes) > 0 {
 		fmt.Fprintf(w, "\nChange these lines of %s, run mayfly check, and restart the service.\n", terminal.Line(file))
 	}
-	for _, part := range []struct {
-		verb  string
-		lines []string
-	}{{"Put", put}, {"Delete", deletes}} {
-		if len(part.lines) > 0 {
-			fmt.Fprintf(w, "\n%s:\n  %s\n", part.verb, strings.Join(part.lines, "\n  "))
-		}
+	if len(put) > 0 {
+		fmt.Fprintf(w, "\nPut:\n  %s\n", strings.Join(put, "\n  "))
+	}
+	if len(deletes) > 0 {
+		fmt.Fprintf(w, "\nDelete:\n  %s\n", strings.Join(deletes, "\n  "))
 	}
 	return nil
 }

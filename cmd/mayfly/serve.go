@@ -59,8 +59,7 @@ force at once, a bad one leaves the old in force.`,
 		return loadConfig(file)
 	}, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
 		defer signal.Stop(hangup)
-		load := func() (*config.Config, error) { return config.Load(file) }
-		return serve(cmd.Context(), c, service.Source{File: file, Load: load, Hangup: hangup}, streams)
+		return serve(cmd.Context(), c, service.Source{File: file, Load: func() (*config.Config, error) { return config.Load(file) }, Hangup: hangup}, streams)
 	})
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
@@ -285,32 +286,29 @@ configuration and no network. The draft is changed in place, or written to --out
 				return err
 			}
 		}
-		_, signer, err := key.open(cmd.Context(), streams.Out)
-		if err != nil {
-			return err
-		}
-		defer kms.Close(signer)
-		signed, err := d.Sign(cmd.Context(), signer)
-		if err != nil {
-			return err
-		}
-		b, err := d.Format()
-		if err != nil {
-			return err
-		}
-		if *out != "" {
-			err = durable.WriteNew(*out, b, 0o644)
-		} else {
-			*out, err = args[0], durable.Replace(args[0], b)
-		}
-		if err != nil {
-			return err
-		}
-		fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), *out)
-		for _, s := range d.Standings() {
-			fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
-		}
-		return nil
+		return key.use(cmd.Context(), streams.Out, func(_ cacert.Key, signer kms.Signer) error {
+			signed, err := d.Sign(cmd.Context(), signer)
+			if err != nil {
+				return err
+			}
+			b, err := d.Format()
+			if err != nil {
+				return err
+			}
+			if *out != "" {
+				err = durable.WriteNew(*out, b, 0o644)
+			} else {
+				*out, err = args[0], durable.Replace(args[0], b)
+			}
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(streams.Out, "\nsigned %s: %s\n", strings.Join(signed, " and "), *out)
+			for _, s := range d.Standings() {
+				fmt.Fprintf(streams.Out, "  %s: %d of %d\n", s.Role, len(s.Have), s.Need)
+			}
+			return nil
+		})
 	}
 	return cmd
 }
