@@ -1,0 +1,203 @@
+package main
+
+import (
+	"cmp"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
+)
+
+func newTokenExplainCommand(streams streams) *cobra.Command {
+	var at time.Time
+	cmd := &cobra.Command{
+		Use: "explain", Short: "Say step by step what a configuration makes of a token",
+		Long: `Checks a token as the service with this configuration would, by the same code,
+and says step by step what it found: which issuer the token is for and why not
+the others, what each check expected, the name and the extensions of the
+certificate, and the line of the policy that decided. Nothing is issued.
+
+The issuer's keys are fetched, unless --jwks gives them. With --offline nothing
+is sent anywhere. The exit status is 0 when a certificate would be issued, and 3
+when not.`,
+		Example: `  mayfly token explain --config mayfly.yaml --token-file token.jwt
+  mayfly token explain --config mayfly.yaml --jwks keys.json --at 2026-05-04T03:02:01Z < token.jwt`,
+	}
+	flags := cmd.Flags()
+	file := flags.String("token-file", "-", "file with the token, or - for standard input")
+	jwks := flags.String("jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
+	offline := flags.Bool("offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
+	timeFlag(cmd, &at, "at", "check the token as of this time, for one that has expired")
+	asJSON := flags.Bool("json", false, "print JSON")
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		data, err := readInput(streams.In, *file)
+		if err != nil {
+			return err
+		}
+		token := strings.TrimSpace(string(data))
+		o := identity.Options{Now: func() time.Time { return cmp.Or(at, time.Now()) }, Deny: c.Deny}
+		if *jwks != "" {
+			o.Transport, err = keysFrom(*jwks, token, c.Issuers)
+		} else if *offline {
+			o.Transport = canned{}
+		}
+		if err != nil {
+			return err
+		}
+		verifier, err := identity.NewVerifier(c.Issuers, o)
+		if err != nil {
+			return startFailure(err, "")
+		}
+		x := verifier.Explain(cmd.Context(), token)
+		err = show(streams.Out, *asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
+		if err != nil || x.Refusal == nil {
+			return err
+		}
+		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
+	})
+}
+
+// keysFrom has the keys of the token's issuer come from a file.
+func keysFrom(file, token string, issuers []identity.IssuerConfig) (http.RoundTripper, error) {
+	keys, err := readInput(nil, file)
+	if err != nil {
+		return nil, err
+	}
+	if !json.Valid(keys) {
+		return nil, fmt.Errorf("%s: isn't a JSON Web Key Set", file)
+	}
+	for i := range issuers {
+		if entry := &issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
+			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
+		}
+	}
+	return canned{issuer: claimedIssuer(token), keys: keys}, nil
+}
+
+// claimedIssuer is what the token says its issuer is, or "": only for
+// answering the verifier, which checks it.
+func claimedIssuer(token string) string {
+	var claims struct {
+		Issuer string `json:"iss"`
+	}
+	if parts := strings.Split(token, "."); len(parts) == 3 {
+		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || json.Unmarshal(payload, &claims) != nil {
+			return ""
+		}
+	}
+	return claims.Issuer
+}
+
+// canned is a network of one issuer, whose keys are at hand, or of none.
+type canned struct {
+	issuer string
+	keys   []byte
+}
+
+// RoundTrip implements http.RoundTripper.
+func (n canned) RoundTrip(r *http.Request) (*http.Response, error) {
+	if n.issuer == "" {
+		return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
+	}
+	body := string(n.keys)
+	if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
+		document, err := json.Marshal(map[string]string{"issuer": n.issuer, "jwks_uri": strings.TrimSuffix(n.issuer, "/") + "/keys"})
+		if err != nil {
+			return nil, err
+		}
+		body = string(document)
+	}
+	return &http.Response{
+		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
+		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
+	}, nil
+}
+
+// explanation is an identity.Explanation in JSON.
+type explanation struct {
+	Issued      bool               `json:"would_be_issued"`
+	Reason      string             `json:"reason,omitempty"`
+	Message     string             `json:"message,omitempty"`
+	Rule        string             `json:"rule,omitempty"`
+	Entry       string             `json:"entry,omitempty"`
+	Steps       []identity.Finding `json:"steps"`
+	SAN         string             `json:"san,omitempty"`
+	SANType     string             `json:"san_type,omitempty"`
+	Extensions  map[string]string  `json:"extensions,omitempty"`
+	Profile     string             `json:"profile,omitempty"`
+	Lifetime    string             `json:"lifetime,omitempty"`
+	MaxLifetime string             `json:"max_lifetime,omitempty"`
+}
+
+func explained(x *identity.Explanation) explanation {
+	e := explanation{
+		Issued: x.Refusal == nil, Rule: x.Rule, Entry: x.Entry, Steps: x.Findings, SAN: x.SAN.Value, SANType: x.SAN.Kind.String(), Profile: x.Profile,
+	}
+	if x.Refusal != nil {
+		e.Reason, e.Message = string(x.Refusal.Reason), x.Refusal.Public
+		return e
+	}
+	e.Extensions = x.Extensions.Map()
+	if x.Lifetime > 0 {
+		e.Lifetime = x.Lifetime.String()
+	}
+	if x.MaxLifetime > 0 {
+		e.MaxLifetime = x.MaxLifetime.String()
+	}
+	return e
+}
+
+func printExplanation(w io.Writer, x *identity.Explanation) {
+	line := func(format string, args ...any) { fmt.Fprintln(w, terminal.Line(fmt.Sprintf(format, args...))) }
+	for _, f := range x.Findings {
+		mark := "ok  "
+		if !f.OK {
+			mark = "NO  "
+		}
+		line("%s%s", mark, f.Step)
+		if f.Expected != "" {
+			line("      expected  %s", f.Expected)
+		}
+		if f.Actual != "" {
+			line("      actual    %s", f.Actual)
+		}
+		for _, c := range f.Claims {
+			line("      reads     %s: %s", c.Name, strings.TrimSpace(c.Kind+" "+c.Value))
+		}
+		for _, note := range f.Notes {
+			line("      %s", note)
+		}
+	}
+	line("")
+	if x.Refusal != nil {
+		line("No certificate would be issued: %s", x.Refusal.Reason)
+		if x.Rule != "" {
+			line("The rule %s decided.", x.Rule)
+		}
+		return
+	}
+	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
+	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
+	encoded, err := x.Extensions.Extensions()
+	if err == nil {
+		var named []extension.Named
+		named, err = extension.Name(encoded)
+		for _, e := range named {
+			line("  %-34s %s", e.Name, e.Value)
+		}
+	}
+	if err != nil {
+		line("  extensions: %v", err)
+	}
+}
