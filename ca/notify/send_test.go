@@ -175,8 +175,8 @@ func TestConfig(t *testing.T) {
 	}{
 		"good":               {func(*Config) {}, ""},
 		"nothing":            {func(c *Config) { *c = Config{} }, ""},
-		"two of a name":      {func(c *Config) { c.Rules[1].Name = "r" }, "alerts.rules[1].name: must be of lower-case"},
-		"name":               {func(c *Config) { c.Targets[0].Name = "Mail" }, "alerts.targets[0].name: must be of lower-case"},
+		"two of a name":      {func(c *Config) { c.Rules[1].Name = "r" }, `alerts.rules[1].name: "r" isn't 1 to 64`},
+		"name":               {func(c *Config) { c.Targets[0].Name = "Mail" }, `alerts.targets[0].name: "Mail" isn't 1 to 64`},
 		"on nothing":         {func(c *Config) { c.Rules[0].On = "" }, "alerts.rules[0].on: must be one of certificate, first_use, silence, revocation"},
 		"condition":          {func(c *Config) { c.Rules[0].When = `sann == "x"` }, "alerts.rules[0].when: doesn't compile: "},
 		"condition's type":   {func(c *Config) { c.Rules[0].When = `san` }, "alerts.rules[0].when: is of type string"},

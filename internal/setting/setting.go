@@ -150,7 +150,7 @@ func CheckWindow(path string, start, end time.Time, f *Faults) {
 func CheckName(path, name string, seen map[string]bool, f *Faults) {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
 	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name] {
-		f.Add(Join(path, "name"), "must be of lower-case letters, digits and -, at most 64, and no other's")
+		f.Add(Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -, or is another's too", name)
 	}
 	seen[name] = true
 }
