@@ -144,7 +144,7 @@ func parse(data []byte, folder string, readStates func(*Config, *strict.Document
 		}
 		d.Faults = all
 	}
-	if len(d.Faults) > 0 {
+	if !ok || len(d.Faults) > 0 {
 		slices.SortStableFunc(d.Faults, func(a, b strict.Fault) int { return a.Line - b.Line })
 		return nil, &Error{Faults: d.Faults}
 	}

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
@@ -13,6 +14,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/strict"
 )
 
 // valid is a configuration without a fault; tests break copies of it.
@@ -371,4 +373,14 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A section that doesn't check itself would be taken as it is.
+func TestEverySectionChecksItself(t *testing.T) {
+	t.Parallel()
+	for name, section := range strict.Fields(reflect.ValueOf(Default()).Elem()) {
+		if _, ok := section.Addr().Interface().(interface{ Check(string, *setting.Faults) }); !ok && name != "issuers" && name != "deny" {
+			t.Errorf("%s has no Check", name)
+		}
+	}
 }

@@ -80,16 +80,26 @@ func (l *limiters) issuance(who identity.Principal, now time.Time) *fault.Error 
 	return l.take(limitIssuer, maphash.String(l.seed, who.Issuer()), now)
 }
 
-// take takes one request from a limit. The caller is a keyed hash: subjects may be long.
+// take takes one request of a caller's from a limit, or says why not, and how long it
+// takes to get one. The caller is a keyed hash: subjects may be long. The bucket of who
+// is new is full.
 func (l *limiters) take(limit *limit, caller uint64, now time.Time) *fault.Error {
 	b := l.buckets[limit]
 	if b == nil {
 		return nil
 	}
-	wait := b.take(caller, now)
-	if wait <= 0 {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	tokens, ok := b.callers.Get(caller)
+	if !ok {
+		tokens = rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)
+		b.callers.Add(caller, tokens)
+	}
+	if tokens.AllowN(now, 1) {
 		return nil
 	}
+	missing := (1 - tokens.TokensAt(now)) / b.rate.Rate
+	wait := max(time.Duration(missing*float64(time.Second)), time.Millisecond)
 	return fault.New(fault.RateExceeded, "too many requests of %s; try again later", limit.whose).With("limit", limit.name).After(wait)
 }
 
@@ -101,10 +111,7 @@ func network(a netip.Addr) netip.Prefix {
 	if a.Is6() {
 		bits = 64
 	}
-	p, err := a.Prefix(bits)
-	if err != nil { // no address at all: they count as one
-		return netip.Prefix{}
-	}
+	p, _ := a.Prefix(bits) // the zero one where there is no address at all: they count as one
 	return p
 }
 
@@ -115,23 +122,6 @@ type buckets struct {
 
 	mu      sync.Mutex
 	callers *simplelru.LRU[uint64, *rate.Limiter] // guarded by mu
-}
-
-// take takes one token of the caller's, whose bucket is full at first. Without one
-// it says how long it takes to get one.
-func (b *buckets) take(caller uint64, now time.Time) (wait time.Duration) {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	tokens, ok := b.callers.Get(caller)
-	if !ok {
-		tokens = rate.NewLimiter(rate.Limit(b.rate.Rate), b.rate.Burst)
-		b.callers.Add(caller, tokens)
-	}
-	if tokens.AllowN(now, 1) {
-		return 0
-	}
-	missing := (1 - tokens.TokensAt(now)) / b.rate.Rate
-	return max(time.Duration(missing*float64(time.Second)), time.Millisecond)
 }
 
 // retrySoon is how long a client waits before it asks again.

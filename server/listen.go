@@ -192,8 +192,9 @@ func (l *connectionLimit) Accept() (net.Conn, error) {
 			return l.Accept()
 		}
 	}
-	from, _ := parseHop(conn.RemoteAddr().String())
-	t := &trackedConn{Conn: conn, limit: l, who: network(from), opened: time.Now()}
+	t := &trackedConn{Conn: conn, limit: l, opened: time.Now()}
+	from, _ := parseHop(t.RemoteAddr().String())
+	t.who = network(from)
 	if out := l.track(t); out != nil {
 		l.evicted()
 		_ = out.Close() // its owner reads the error
@@ -257,6 +258,15 @@ func (t *trackedConn) note(n int) {
 	if n > 0 {
 		t.active.Store(time.Now().UnixNano())
 	}
+}
+
+// RemoteAddr is the client's. Of one that came by a Unix socket no more is known: it may
+// give its end any name, that of a network address too.
+func (t *trackedConn) RemoteAddr() net.Addr {
+	if t.LocalAddr().Network() == "unix" {
+		return &net.UnixAddr{Name: "unix", Net: "unix"}
+	}
+	return t.Conn.RemoteAddr()
 }
 
 // Close ends the connection, which is counted no more.

@@ -16,7 +16,6 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
@@ -36,21 +35,6 @@ const cacheControl = "public, max-age=300"
 // Documents are what clients fetch to trust and to find the service, as JSON.
 // An empty one isn't served.
 type Documents = trustroot.Documents
-
-// document is one of them.
-type document struct {
-	media string
-	data  []byte
-}
-
-// documentsByPath are the documents by the paths at which they are served.
-func documentsByPath(d Documents) map[string]document {
-	return map[string]document{
-		"/trusted_root.json":   {mediaTrustedRoot, d.TrustedRoot},
-		"/signing_config.json": {mediaSigningConfig, d.SigningConfig},
-		"/trust_config.json":   {mediaTrustConfig, d.TrustConfig},
-	}
-}
 
 // orElse is d, with those of before in the place of empty ones.
 func orElse(d, before Documents) Documents {
@@ -160,20 +144,6 @@ type Timestamps interface {
 	ReplyJSON(ctx context.Context, query []byte) ([]byte, *fault.Error)
 	// PEM is the chain that timestamps verify with.
 	PEM() []byte
-}
-
-// mountTimestamps adds the routes of t, where there is one.
-func (s *Server) mountTimestamps(to *routes, t Timestamps) {
-	if t == nil {
-		return
-	}
-	stamp := target{&endpoint{name: timestamp.Path, limit: limitStamps}, s.counted(s.stamp(t))}
-	to.exact[timestamp.Path] = newRoute(timestamp.Path, true, http.MethodPost, stamp)
-	chain := target{&endpoint{name: timestamp.ChainPath}, s.counted(func(w *timedReply, r *http.Request) *fault.Error {
-		writeTagged(w, r, pemChain, newVersion(t.PEM()))
-		return nil
-	})}
-	to.exact[timestamp.ChainPath] = newRoute(timestamp.ChainPath, true, http.MethodGet, chain)
 }
 
 // stamp answers queries. RFC 3161 §3.4 has a refusal in the reply, with status 200, as

@@ -8,6 +8,7 @@ import (
 
 	"google.golang.org/grpc"
 
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/proto"
 )
@@ -102,9 +103,16 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 		t.exact[path] = newRoute(path, cors, http.MethodGet, target{&endpoint{name: path}, handle})
 	}
 	page("/openapi.json", true, s.document("application/json", proto.OpenAPI))
-	for path, d := range documentsByPath(o.Documents) {
+	for _, d := range []struct {
+		path, media string
+		data        []byte
+	}{
+		{"/trusted_root.json", mediaTrustedRoot, o.Documents.TrustedRoot},
+		{"/signing_config.json", mediaSigningConfig, o.Documents.SigningConfig},
+		{"/trust_config.json", mediaTrustConfig, o.Documents.TrustConfig},
+	} {
 		if len(d.data) > 0 {
-			page(path, true, s.document(d.media, d.data))
+			page(d.path, true, s.document(d.media, d.data))
 		}
 	}
 	page("/healthz", false, healthPage)
@@ -124,7 +132,14 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 		to := target{&endpoint{name: path, limit: limitAddress}, s.counted(mounted(h))}
 		t.exact[path] = newRoute(path, false, http.MethodPost, to)
 	}
-	s.mountTimestamps(t, o.Timestamps)
+	if stamps := o.Timestamps; stamps != nil {
+		stamp := target{&endpoint{name: timestamp.Path, limit: limitStamps}, s.counted(s.stamp(stamps))}
+		t.exact[timestamp.Path] = newRoute(timestamp.Path, true, http.MethodPost, stamp)
+		page(timestamp.ChainPath, true, s.counted(func(w *timedReply, r *http.Request) *fault.Error {
+			writeTagged(w, r, pemChain, newVersion(stamps.PEM()))
+			return nil
+		}))
+	}
 	page("/", false, s.document("text/plain; charset=utf-8", t.list()))
 	return t, nil
 }

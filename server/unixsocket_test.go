@@ -3,9 +3,11 @@ package server
 import (
 	"bytes"
 	"context"
+	"errors"
 	"net"
 	"net/http"
 	"net/http/httputil"
+	"net/netip"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -22,6 +24,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	"github.com/mayfly-ca/mayfly/server/internal/unixsocket"
 )
 
 // onSockets serves REST and gRPC on Unix sockets, with a proxy before REST.
@@ -180,5 +183,31 @@ func TestSocketAddressesAreChecked(t *testing.T) {
 	c.Check("server", &f)
 	if err := f.Err(); err == nil || err.Error() != "server.grpc_address: is the address of http_address too; give each its own" {
 		t.Errorf("got:\n%v", err)
+	}
+}
+
+// A client that gives its end the name of an address isn't taken for it.
+func TestClientHasNoAddress(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	socket, err := unixsocket.Listen(t.Context(), filepath.Join(dir, "s"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = socket.Close() })
+	l := &connectionLimit{Listener: socket, most: 2, evicted: func() {}, tracked: map[*trackedConn]struct{}{}, by: map[netip.Prefix]int{}}
+	client, err := net.DialUnix("unix", &net.UnixAddr{Name: "10.0.0.1:1", Net: "unix"}, &net.UnixAddr{Name: "s", Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	conn, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if from := conn.RemoteAddr().String(); from != "unix" {
+		t.Errorf("it comes from %q", from)
+	}
+	if err := errors.Join(conn.Close(), client.Close()); err != nil {
+		t.Error(err)
 	}
 }

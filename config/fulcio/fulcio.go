@@ -290,17 +290,27 @@ func field(key string) string {
 	return ""
 }
 
-var (
-	errLanguage = errors.New("uses more of the template language than names and if")
-	errPipeline = errors.New("uses a pipeline")
+const (
+	unknownLanguage = "uses more of the template language than names and if"
+	hasPipeline     = "uses a pipeline"
 )
 
+// builder makes a preset of a vendor's templates.
 type builder struct {
 	preset   *presets.Preset
 	optional map[string]bool
 	claims   map[string]bool
 	lenient  bool // the template at hand gives something without a claim of its own, in Fulcio
 	stricter []string
+	err      error // why the template at hand can't be taken over
+}
+
+// fail notes the first reason, and gives nothing.
+func (b *builder) fail(why string) (converted string) {
+	if b.err == nil {
+		b.err = errors.New(why)
+	}
+	return ""
 }
 
 // template converts one Go template; text without braces is a claim's name.
@@ -313,44 +323,39 @@ func (b *builder) template(text string) (converted string, optional bool, err er
 	if err != nil {
 		return "", false, errors.New("isn't a template that could be read")
 	}
+	b.err = nil
 	nodes := trees["t"].Root.Nodes
-	converted, optional, err = b.nodes(nodes)
+	converted, optional = b.nodes(nodes)
 	// Of a claim that isn't there, index makes an empty text, which Fulcio leaves out.
-	return converted, optional || len(nodes) == 1 && b.lenient, err
+	return converted, optional || len(nodes) == 1 && b.lenient, b.err
 }
 
-func (b *builder) nodes(nodes []parse.Node) (string, bool, error) {
+func (b *builder) nodes(nodes []parse.Node) (converted string, optional bool) {
 	var out strings.Builder
-	optional := false
 	for _, n := range nodes {
 		var text string
 		var opt bool
-		var err error
 		switch n := n.(type) {
 		case *parse.TextNode:
-			text = string(n.Text)
-			if strings.ContainsAny(text, "{}") {
-				err = errors.New("has a brace")
+			if text = string(n.Text); strings.ContainsAny(text, "{}") {
+				b.fail("has a brace")
 			}
 		case *parse.ActionNode:
-			var name string
-			if name, err = claimOf(n.Pipe); err == nil {
-				text, opt = b.name(name)
-				b.lenient = b.lenient || opt || strings.Contains(n.Pipe.String(), "index ")
-			}
+			text, opt = b.name(b.claimOf(n.Pipe))
+			b.lenient = b.lenient || opt || byIndex(n.Pipe)
 		case *parse.IfNode:
-			text, opt, err = b.condition(n)
+			text, opt = b.condition(n)
 		default:
-			err = errLanguage
-		}
-		if err != nil {
-			return "", false, err
+			b.fail(unknownLanguage)
 		}
 		out.WriteString(text)
 		optional = optional || opt
 	}
-	return out.String(), optional, nil
+	return out.String(), optional
 }
+
+// byIndex reports whether a pipeline asks for a claim that may be missing.
+func byIndex(p *parse.PipeNode) bool { return strings.Contains(p.String(), "index ") }
 
 // name is a claim or constant in braces, and whether it may be missing.
 func (b *builder) name(name string) (string, bool) {
@@ -361,72 +366,62 @@ func (b *builder) name(name string) (string, bool) {
 }
 
 // claimOf is the claim that `.name` or `index . "name"` names, in brackets or not.
-func claimOf(args ...parse.Node) (string, error) {
+func (b *builder) claimOf(args ...parse.Node) string {
 	if len(args) == 1 {
 		switch a := args[0].(type) {
 		case *parse.FieldNode:
 			if len(a.Ident) == 1 {
-				return a.Ident[0], nil
+				return a.Ident[0]
 			}
 		case *parse.PipeNode:
 			if len(a.Decl) > 0 || len(a.Cmds) != 1 {
-				return "", errPipeline
+				return b.fail(hasPipeline)
 			}
-			return claimOf(a.Cmds[0].Args...)
+			return b.claimOf(a.Cmds[0].Args...)
 		}
 	}
 	if len(args) == 3 && args[0].String() == "index" && args[1].String() == "." {
 		if s, ok := args[2].(*parse.StringNode); ok {
-			return s.Text, nil
+			return s.Text
 		}
 	}
-	return "", errLanguage
+	return b.fail(unknownLanguage)
 }
 
 // condition turns an if over one claim into a variable.
-func (b *builder) condition(n *parse.IfNode) (string, bool, error) {
+func (b *builder) condition(n *parse.IfNode) (converted string, optional bool) {
 	if len(n.Pipe.Cmds) != 1 {
-		return "", false, errPipeline
+		return b.fail(hasPipeline), false
 	}
+	var one presets.Case
 	args := n.Pipe.Cmds[0].Args
-	one := presets.Case{}
-	var err error
 	if len(args) == 3 && args[0].String() == "eq" {
 		s, isText := args[2].(*parse.StringNode)
 		if !isText {
-			return "", false, errors.New("compares with something else than text")
+			return b.fail("compares with something else than text"), false
 		}
-		one.Equals = s.Text
-		one.Claim, err = claimOf(args[1])
-	} else {
-		one.Claim, err = claimOf(args...)
+		one.Equals, args = s.Text, args[1:2]
 	}
-	if err != nil {
-		return "", false, err
-	}
+	one.Claim = b.claimOf(args...)
 	b.claims[one.Claim] = true
-	b.lenient = b.lenient || strings.Contains(n.Pipe.String(), "index ")
-	if one.Value, _, err = b.nodes(n.List.Nodes); err != nil {
-		return "", false, err
-	}
+	b.lenient = b.lenient || byIndex(n.Pipe)
+	one.Value, _ = b.nodes(n.List.Nodes)
 	cases := []presets.Case{one}
 	otherwise := ""
 	if n.ElseList != nil {
-		if otherwise, _, err = b.nodes(n.ElseList.Nodes); err != nil {
-			return "", false, err
-		}
+		otherwise, _ = b.nodes(n.ElseList.Nodes)
 	}
 	// An else of two quotes is CircleCI's slip for nothing.
 	absent := otherwise == "" || otherwise == `""`
 	if !absent {
-		if strings.Contains(n.Pipe.String(), "index ") {
+		if byIndex(n.Pipe) {
 			b.stricter = append(b.stricter, "where the token lacks the claim "+one.Claim+", a text that is chosen by it is left out, where Fulcio takes the else")
 		}
 		cases = append(cases, presets.Case{Value: otherwise})
 	}
 	name := "choice_" + strconv.Itoa(len(b.preset.Variables)+1)
 	b.preset.Variables[name] = cases
-	return "{" + name + "}", absent, nil
+	return "{" + name + "}", absent
 }
 
 // equivalent reports whether our preset and the converted one say the same of tokens

@@ -4,7 +4,6 @@ package unixsocket
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"net"
 	"os"
@@ -55,10 +54,7 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	before := unix.Umask(umask)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	unix.Umask(before)
-	if err != nil {
-		return nil, err
-	}
-	return listener{l}, nil
+	return l, err
 }
 
 // makeRoom removes the socket of a process that is gone.
@@ -80,25 +76,3 @@ func makeRoom(ctx context.Context, path string) error {
 	}
 	return err
 }
-
-type listener struct{ net.Listener }
-
-// Accept waits for the next connection.
-func (l listener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	own, ok := c.(*net.UnixConn)
-	if !ok {
-		return nil, errors.Join(fmt.Errorf("unixsocket: accepted a %T", c), c.Close())
-	}
-	return conn{own}, nil
-}
-
-// conn is a connection of which it is only known that it came by a socket: its client may
-// give its end any name, that of a network address too.
-type conn struct{ *net.UnixConn }
-
-// RemoteAddr is the same for all.
-func (conn) RemoteAddr() net.Addr { return &net.UnixAddr{Name: "unix", Net: "unix"} }

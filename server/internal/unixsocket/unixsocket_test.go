@@ -142,24 +142,3 @@ func TestOneOfManyListens(t *testing.T) {
 		t.Error(err)
 	}
 }
-
-// A client that gives its end the name of an address isn't taken for it.
-func TestClientHasNoAddress(t *testing.T) {
-	dir := t.TempDir()
-	t.Chdir(dir)
-	l := listen(t, filepath.Join(dir, "s"))
-	client, err := net.DialUnix("unix", &net.UnixAddr{Name: "10.0.0.1:1", Net: "unix"}, &net.UnixAddr{Name: "s", Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := l.Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if from := conn.RemoteAddr().String(); from != "unix" {
-		t.Errorf("it comes from %q", from)
-	}
-	if err := errors.Join(conn.Close(), client.Close()); err != nil {
-		t.Error(err)
-	}
-}

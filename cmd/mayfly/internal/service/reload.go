@@ -1,6 +1,7 @@
 package service
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -111,12 +112,7 @@ func (s *Service) watchConfiguration(ctx context.Context) error {
 	if s.reloads.Load == nil {
 		return nil
 	}
-	ticks := s.reloads.ticks
-	if ticks == nil {
-		ticker := time.NewTicker(reloadInterval)
-		defer ticker.Stop()
-		ticks = ticker.C
-	}
+	ticks := cmp.Or(s.reloads.ticks, time.Tick(reloadInterval))
 	for {
 		select {
 		case <-ctx.Done():
