@@ -145,7 +145,7 @@ func TestUnpopulatedFieldsAreEmitted(t *testing.T) {
 			t.Errorf("%s lacks %s", got, field)
 		}
 	}
-	_, detached, err := restjson.Marshal(&fulciov2.SigningCertificateDetachedSCT{})
+	detached, err := restjson.New().Marshal(&fulciov2.SigningCertificateDetachedSCT{})
 	if err != nil || !strings.Contains(strings.ReplaceAll(string(detached), " ", ""), `"signedCertificateTimestamp":""`) {
 		t.Errorf("%s, %v", detached, err)
 	}

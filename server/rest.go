@@ -4,16 +4,9 @@ import (
 	"bytes"
 	"errors"
 	"net/http"
-	"net/url"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
-
-	"github.com/grpc-ecosystem/grpc-gateway/v2/runtime"
-	"github.com/grpc-ecosystem/grpc-gateway/v2/utilities"
-	"google.golang.org/grpc/metadata"
-	"google.golang.org/protobuf/proto"
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
@@ -83,9 +76,8 @@ func (s *Server) refuse(w http.ResponseWriter, r *http.Request, e *endpoint, f *
 	answerTo(f, requestid.From(r.Context())).write(w)
 }
 
-// rest is a method of the API on REST: the request's JSON, or its query, is read here,
-// and goes to the service, whose method ends in finish. What can't be read is refused
-// in words that say where it is wrong and quote nothing of it.
+// rest is a method of the API on REST: its body is read here, within the limit, and the
+// gateway calls the service, whose method ends in finish.
 func (s *Server) rest(m rpcMethod) handler {
 	return func(w *timedReply, r *http.Request) *fault.Error {
 		if how := r.Header.Get("Content-Encoding"); how != "" && !strings.EqualFold(how, "identity") {
@@ -96,50 +88,23 @@ func (s *Server) rest(m rpcMethod) handler {
 			return f
 		}
 		w.Header().Set("Cache-Control", "no-store")
-		ctx := metadata.NewIncomingContext(r.Context(), metadata.MD{metadataAuthorization: r.Header.Values("Authorization")})
-		out, err := s.serve(ctx, edgeREST, m, func(message proto.Message) (f *fault.Error) {
-			var err error
-			if m.verb == http.MethodGet {
-				err = readQuery(r.URL.RawQuery, message)
-			} else {
-				err = restjson.Unmarshal(data, message)
-			}
-			if err != nil {
-				f = fault.New(fault.RequestMalformed, "%v", err)
-			}
-			return f
-		})
-		if err != nil {
-			answerTo(fault.From(err), requestid.From(ctx)).write(w)
+		// The gateway sees the token's header alone: what a client accepts, or says that its
+		// body is, has no effect. It knows no HEAD.
+		inner := *r
+		inner.Method, inner.Body, inner.Header = m.verb, restjson.Body(data), http.Header{"Authorization": r.Header["Authorization"]}
+		if m.verb != http.MethodGet || m.reads {
+			s.gateway.ServeHTTP(w, &inner)
 			return nil
 		}
-		message, _ := out.(proto.Message)
-		media, body, err := restjson.Marshal(message)
-		switch {
-		case err != nil:
-			s.refuse(w, r, m.endpoint, fault.From(err))
-		case m.verb == http.MethodGet && !m.reads:
-			writeTagged(w, r, media, newVersion(body))
-		default:
-			h := w.Header()
-			h.Set("Content-Type", media)
-			h.Set("Content-Length", strconv.Itoa(len(body)))
-			if m.endpoint == createV1 { // cosign v2 accepts nothing else
-				w.WriteHeader(http.StatusCreated)
-			}
-			_, _ = w.Write(body)
+		out := &held{ResponseWriter: w, code: http.StatusOK}
+		if s.gateway.ServeHTTP(out, &inner); out.code == http.StatusOK {
+			writeTagged(w, r, w.Header().Get("Content-Type"), newVersion(out.body.Bytes()))
+		} else {
+			w.WriteHeader(out.code)
+			_, _ = w.Write(out.body.Bytes())
 		}
 		return nil
 	}
-}
-
-// readQuery reads the parameters of a URL into the fields that they name.
-func readQuery(raw string, message proto.Message) error {
-	values, err := url.ParseQuery(raw)
-	if err != nil {
-		return err
-	}
-	return runtime.PopulateQueryParameters(message, values, utilities.NewDoubleArray(nil))
 }
 
 // firstRoom is the memory, in bytes, that a body gets for its announced length

@@ -136,6 +136,7 @@ type Server struct {
 	places  *places // of all requests
 	streams *places // of those that stay open
 	grpc    *grpc.Server
+	gateway http.Handler // of REST to the methods of the API
 }
 
 // New makes a Server. It opens nothing and starts nothing.
@@ -166,6 +167,9 @@ func New(c Config, o Options) (*Server, error) {
 	}
 	if err = s.with.Metrics.Register(s.ready.working); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
+	}
+	if s.gateway, err = s.newGateway(); err != nil {
+		return nil, fmt.Errorf("server: %w", err)
 	}
 	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})
 	if err != nil {

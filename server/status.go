@@ -12,8 +12,9 @@ import (
 	"google.golang.org/protobuf/protoadapt"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"google.golang.org/protobuf/encoding/protojson"
+
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/mayfly-ca/mayfly/server/internal/restjson"
 )
 
 // domain is google.rpc.ErrorInfo.domain: whose list the reasons belong to.
@@ -97,7 +98,7 @@ func (a answer) grpc() error { return a.status().Err() }
 
 // body is the answer as the JSON of a google.rpc.Status.
 func (a answer) body() []byte {
-	_, b, err := restjson.Marshal(a.status().Proto())
+	b, err := protojson.MarshalOptions{EmitUnpopulated: true}.Marshal(a.status().Proto())
 	if err != nil { // can't be: its text is UTF-8
 		return []byte(`{"code":13,"message":"internal error","details":[]}`)
 	}
