@@ -117,7 +117,7 @@ func (s *Server) newRoutes(o Options) (*routes, error) {
 	page("/healthz", false, healthPage)
 	page("/readyz", false, s.readyPage)
 	t.index = newDocument("text/plain; charset=utf-8", nil)
-	page("/", false, s.counted(t.index.serve))
+	page("/", false, s.counted(s.home(t.index.serve)))
 	m, err := s.newMounts(t, o.Mounts, o.Posts, o.Timestamps)
 	if err != nil {
 		return nil, err
@@ -151,6 +151,19 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler, stam
 		}
 		to := target{&endpoint{name: path, limit: (*limiters).logRead}, s.counted(mounted(h))}
 		m.prefixes = append(m.prefixes, newRoute(path, true, http.MethodGet, to))
+	}
+	if s.page != nil {
+		visit := s.counted(mounted(s.page))
+		for _, path := range s.page.Reads() {
+			one := newRoute(path, false, http.MethodGet, target{&endpoint{name: path, limit: (*limiters).request}, visit})
+			if m.exact[path] = one; strings.HasSuffix(path, "/") {
+				delete(m.exact, path)
+				m.prefixes = append(m.prefixes, one)
+			}
+		}
+		for _, path := range s.page.Posts() {
+			m.exact[path] = newRoute(path, false, http.MethodPost, target{&endpoint{name: path, limit: (*limiters).request}, visit})
+		}
 	}
 	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].page.name) > len(m.prefixes[j].page.name) })
 	for path, h := range posts {
@@ -221,6 +234,21 @@ func (t *routes) list(m *mounts) []byte {
 	}
 	sort.Slice(lines, func(i, j int) bool { return lines[i][5:] < lines[j][5:] })
 	return []byte("Mayfly, a certificate authority for short-lived code-signing certificates.\n\n" + strings.Join(lines, "\n") + "\n")
+}
+
+// home is the page for whoever wants HTML, as browsers do, and the list for all others.
+func (s *Server) home(list handler) handler {
+	if s.page == nil {
+		return list
+	}
+	visit := mounted(s.page)
+	return func(w http.ResponseWriter, r *http.Request) (int, *fault.Error) {
+		w.Header().Add("Vary", "Accept")
+		if strings.Contains(r.Header.Get("Accept"), "text/html") {
+			return visit(w, r)
+		}
+		return list(w, r)
+	}
 }
 
 // counted is a page whose requests count as in flight, and are refused once the

@@ -112,6 +112,8 @@ type Options struct {
 	Index *index.Index
 	// Revocation revokes certificates; nil revokes none.
 	Revocation Revocation
+	// Page is what people see; nil: a list of what is served, at /.
+	Page Page
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -133,6 +135,7 @@ type Server struct {
 	keys     Keys
 	ca       CA
 	index    *index.Index // nil where there is none
+	page     Page         // nil where there is none
 	auditor  Auditor
 	logger   *slog.Logger
 	metrics  *metrics
@@ -152,6 +155,14 @@ type Server struct {
 	grpc    *grpc.Server
 }
 
+// Page is a site for people. It is at / for whoever wants HTML, and at its own paths:
+// those that end in / with all that is below.
+type Page interface {
+	http.Handler
+	Reads() []string // with GET
+	Posts() []string
+}
+
 // New makes a Server. It opens nothing and starts nothing.
 func New(c Config, o Options) (*Server, error) {
 	var f setting.Faults
@@ -163,7 +174,7 @@ func New(c Config, o Options) (*Server, error) {
 		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
 	}
 	s := &Server{
-		config: c, identity: o.Identity, access: o.Access, revoking: o.Revocation, keys: o.Keys, ca: o.CA, index: o.Index, auditor: o.Auditor,
+		config: c, identity: o.Identity, access: o.Access, revoking: o.Revocation, keys: o.Keys, ca: o.CA, index: o.Index, page: o.Page, auditor: o.Auditor,
 		logger: cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), registry: cmp.Or(o.Metrics, prometheus.NewRegistry()), now: o.Now,
 		bound: o.HTTPListener, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),

@@ -2,15 +2,11 @@ package index
 
 import (
 	"crypto/sha256"
-	"crypto/x509"
 	"encoding/hex"
 	"net/url"
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/identity/extension"
@@ -41,12 +37,8 @@ const Unreadable = "unreadable"
 
 // decode reads an entry. It never fails: logs take what their CAs signed.
 func decode(e follow.Entry) *certificate {
-	der := e.Certificate
-	if e.Precert {
-		der = signed(der)
-	}
 	c := &certificate{subject: make([]string, len(ofSubject)), run: make([]string, len(ofRun))}
-	cert, err := x509.ParseCertificate(der)
+	cert, err := e.X509()
 	values := map[string]string{"san_type": Unreadable}
 	if err != nil {
 		c.notBefore, c.notAfter = e.Timestamp, e.Timestamp
@@ -101,26 +93,6 @@ func clip(s string) string {
 		s = strings.ToValidUTF8(s[:maxValue], "")
 	}
 	return s
-}
-
-// signed makes a certificate of a TBSCertificate, with a signature of nobody: it is
-// RFC 5280 §4.1's around it, with the algorithm that the TBSCertificate names.
-func signed(tbs []byte) []byte {
-	var fields, algorithm cryptobyte.String
-	input := cryptobyte.String(tbs)
-	if !input.ReadASN1(&fields, asn1.SEQUENCE) ||
-		!fields.SkipOptionalASN1(asn1.Tag(0).Constructed().ContextSpecific()) || // version
-		!fields.SkipASN1(asn1.INTEGER) || !fields.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
-		return nil
-	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+64))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(nil)
-	})
-	out, _ := b.Bytes() // what is too long for DER is no certificate
-	return out
 }
 
 func fingerprint(der []byte) string {

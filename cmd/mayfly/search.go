@@ -228,7 +228,7 @@ func (o *search) output(w io.Writer, columns []string) (write func(map[string]st
 func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
 	for _, arg := range args {
-		q.Where = append(q.Where, condition(arg))
+		q.Where = append(q.Where, index.Condition(arg))
 	}
 	if o.certificate != "" {
 		data, err := readLimited(o.certificate)
@@ -254,22 +254,6 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	to, err := parseMoment("--to", o.to)
 	q.To = stampOf(to)
 	return q, err
-}
-
-// condition spells a short form out.
-func condition(arg string) string {
-	switch {
-	case strings.HasPrefix(arg, "sha256:"):
-		return "digest=" + arg
-	case strings.HasPrefix(arg, "https://"), strings.HasPrefix(arg, "http://"), strings.HasPrefix(arg, "spiffe://"):
-		return "san^=" + arg
-	case strings.Contains(arg, "="):
-		return arg
-	case strings.HasPrefix(arg, "@"):
-		return "domain=" + strings.ToLower(arg[1:])
-	default:
-		return "san=" + arg
-	}
 }
 
 // open gives what is searched: the index of a CA, or one in a store.

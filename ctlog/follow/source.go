@@ -82,13 +82,7 @@ func (s *source) consistency(ctx context.Context, size uint64, head checkpoint.H
 		return answer.Consistency, err
 	}
 	var failed error // the builder's errors don't wrap it
-	builder, err := client.NewProofBuilder(ctx, head.Size, func(ctx context.Context, level, index uint64, p uint8) (tile []byte, err error) {
-		tile, failed = s.get(ctx, "/"+layout.TilePath(level, index, p), maxAnswer)
-		if p != 0 && errors.Is(failed, errAbsent) { // a log may keep the full tile alone
-			tile, failed = s.get(ctx, "/"+layout.TilePath(level, index, 0), maxAnswer)
-		}
-		return tile, failed
-	})
+	builder, err := s.proofs(ctx, head.Size, &failed)
 	if err != nil {
 		return nil, err
 	}
@@ -97,6 +91,17 @@ func (s *source) consistency(ctx context.Context, size uint64, head checkpoint.H
 		err = failed
 	}
 	return path, err
+}
+
+// proofs makes proofs out of hash tiles. What a tile couldn't be had for goes into failed.
+func (s *source) proofs(ctx context.Context, size uint64, failed *error) (*client.ProofBuilder, error) {
+	return client.NewProofBuilder(ctx, size, func(ctx context.Context, level, index uint64, p uint8) (tile []byte, err error) {
+		tile, *failed = s.get(ctx, "/"+layout.TilePath(level, index, p), maxAnswer)
+		if p != 0 && errors.Is(*failed, errAbsent) { // a log may keep the full tile alone
+			tile, *failed = s.get(ctx, "/"+layout.TilePath(level, index, 0), maxAnswer)
+		}
+		return tile, *failed
+	})
 }
 
 // leaves are the next MerkleTreeLeafs (RFC 6962 §3.4) from an index on, at least one.
@@ -108,28 +113,9 @@ func (s *source) leaves(ctx context.Context, from uint64, head checkpoint.Head) 
 	tiles := make([][]logdir.Leaf, min(batchTiles, last-first+1))
 	group, ctx := errgroup.WithContext(ctx)
 	for i := range tiles {
-		group.Go(func() error {
-			index := first + uint64(i)
-			tile := logdir.TilePath{Level: logdir.DataLevel, Index: index, Width: layout.PartialTileSize(0, index, head.Size)}
-			path := tile.Name()
-			raw, err := s.get(ctx, "/"+path, maxTile)
-			if tile.Width != 0 && errors.Is(err, errAbsent) { // as above
-				tile.Width = 0
-				path = tile.Name()
-				raw, err = s.get(ctx, "/"+path, maxTile)
-			}
-			if err != nil {
-				return fmt.Errorf("%s: %w", path, err)
-			}
-			if tiles[i], err = logdir.ParseLeaves(raw, index*layout.EntryBundleWidth); err != nil {
-				return fmt.Errorf("%s: %w: %w", path, errMalformed, err)
-			}
-			if want := min(head.Size-index*layout.EntryBundleWidth, layout.EntryBundleWidth); uint64(len(tiles[i])) < want || tile.Width != 0 && uint64(len(tiles[i])) != want {
-				return fmt.Errorf("%s: %w: %d entries, not %d", path, errMalformed, len(tiles[i]), want)
-			} else {
-				tiles[i] = tiles[i][:want]
-			}
-			return nil
+		group.Go(func() (err error) {
+			tiles[i], err = s.dataTile(ctx, first+uint64(i), head.Size)
+			return err
 		})
 	}
 	if err := group.Wait(); err != nil {

@@ -3,8 +3,12 @@ package pubkey
 
 import (
 	"crypto"
+	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
+	"crypto/rsa"
 	"encoding/asn1"
+	"fmt"
 	"slices"
 
 	// The hashes of Curves; crypto.Hash.New needs them linked.
@@ -72,4 +76,18 @@ var Unsupported = map[string]string{
 	"1.3.36.3.3.2.8.1.1.11": "brainpoolP384r1",
 	"1.3.36.3.3.2.8.1.1.13": "brainpoolP512r1",
 	"1.2.156.10197.1.301":   "SM2",
+}
+
+// Name is the key's algorithm with its size, for people; "" for one of another kind.
+func Name(public crypto.PublicKey) string {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + key.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case ed25519.PublicKey:
+		return "Ed25519"
+	default:
+		return ""
+	}
 }
