@@ -47,14 +47,14 @@ func (d Description) Print(w io.Writer, now time.Time) error {
 
 func (d Description) printExtensions(b *strings.Builder) {
 	if len(d.Extensions) > 0 {
-		b.WriteString("\nidentity extensions (" + arc + "N)\n")
+		b.WriteString("\nidentity extensions (1.3.6.1.4.1.57264.1.N)\n")
 	}
 	for _, e := range d.Extensions {
 		value := terminal.Escape(e.Value)
 		if e.Fault != "" {
 			value = "[" + terminal.Escape(e.Fault) + "]"
 		}
-		fmt.Fprintf(b, "  %3s  %-39s %s\n", strings.TrimPrefix(e.OID, arc), e.Name, value)
+		fmt.Fprintf(b, "  %3s  %-39s %s\n", strings.TrimPrefix(e.OID, "1.3.6.1.4.1.57264.1."), e.Name, value)
 	}
 	if len(d.Others) > 0 {
 		b.WriteString("\nother extensions\n")
