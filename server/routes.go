@@ -153,16 +153,13 @@ func (s *Server) newMounts(t *routes, reads, posts map[string]http.Handler, stam
 		m.prefixes = append(m.prefixes, newRoute(path, true, http.MethodGet, to))
 	}
 	if s.page != nil {
-		visit := s.counted(mounted(s.page))
-		for _, path := range s.page.Reads() {
-			one := newRoute(path, false, http.MethodGet, target{&endpoint{name: path, limit: (*limiters).request}, visit})
-			if m.exact[path] = one; strings.HasSuffix(path, "/") {
-				delete(m.exact, path)
+		for path, verb := range s.page.Paths() {
+			one := newRoute(path, false, verb, target{&endpoint{name: path, limit: (*limiters).request}, s.counted(mounted(s.page))})
+			if strings.HasSuffix(path, "/") {
 				m.prefixes = append(m.prefixes, one)
+			} else {
+				m.exact[path] = one
 			}
-		}
-		for _, path := range s.page.Posts() {
-			m.exact[path] = newRoute(path, false, http.MethodPost, target{&endpoint{name: path, limit: (*limiters).request}, visit})
 		}
 	}
 	sort.Slice(m.prefixes, func(i, j int) bool { return len(m.prefixes[i].page.name) > len(m.prefixes[j].page.name) })

@@ -159,8 +159,7 @@ type Server struct {
 // those that end in / with all that is below.
 type Page interface {
 	http.Handler
-	Reads() []string // with GET
-	Posts() []string
+	Paths() map[string]string // each with its method
 }
 
 // New makes a Server. It opens nothing and starts nothing.

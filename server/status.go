@@ -74,6 +74,12 @@ func answerTo(f *fault.Error, id string) answer {
 	return a
 }
 
+// Answer is the HTTP status of a failure, and what the client reads of it.
+func Answer(f *fault.Error) (code int, words string) {
+	a := answerTo(f, "")
+	return a.http, a.message
+}
+
 // retrySeconds is the value of Retry-After: whole seconds, rounded up.
 func (a answer) retrySeconds() int64 { return int64((a.retry + time.Second - 1) / time.Second) }
 

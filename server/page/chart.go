@@ -1,100 +1,79 @@
 package page
 
 import (
+	"cmp"
 	"context"
-	"log/slog"
+	"maps"
 	"slices"
 	"strings"
-	"sync"
+	"sync/atomic"
 	"time"
+
+	"golang.org/x/sync/singleflight"
 
 	"github.com/mayfly-ca/mayfly/ca/index"
 )
 
 // The chart: so many hours, and so many issuers by name, all others together.
 const (
-	chartHours   = 24
-	chartIssuers = 5
-
-	chartWidth, chartHeight = 720, 120 // of the drawing's own units
-	countTime               = 20 * time.Second
-	countPatience           = 150 * time.Millisecond // how long a page waits for the first count
-	countRest               = 20                     // times as long as a count took, nothing is counted
+	chartHours, chartIssuers = 24, 5
+	chartStep, chartHeight   = 30, 120 // of an hour, in the drawing's units
+	countTime                = 20 * time.Second
+	countPatience            = 150 * time.Millisecond // how long a page waits for a count
+	countRest                = 20                     // times as long as a count took, nothing is counted
 )
 
-// chart counts what is shown: at most a twentieth of the time, and no page waits for it.
+// chart counts what is shown: at most a twentieth of the time, and no page waits for it long.
 type chart struct {
-	mu      sync.Mutex
-	last    []index.Count
-	known   bool
-	next    time.Time     // of the next count
-	running chan struct{} // closed when it is done; nil: none runs
+	flight singleflight.Group
+	last   atomic.Pointer[[]index.Count] // nil: there is none yet
+	next   atomic.Pointer[time.Time]     // of the next count
 }
 
 // counts are the last ones; known is false where there are none yet.
 func (c *chart) counts(ctx context.Context, p *Page) (all []index.Count, known bool) {
-	c.mu.Lock()
-	if c.running == nil && !p.o.Now().Before(c.next) {
-		c.running = make(chan struct{})
-		go c.count(context.WithoutCancel(ctx), p)
+	if next := c.next.Load(); next == nil || !p.o.Now().Before(*next) {
+		done := c.flight.DoChan("", func() (any, error) {
+			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countTime)
+			defer cancel()
+			began := time.Now()
+			all, err := p.o.Index.Counts(ctx, p.firstHour())
+			if err == nil {
+				c.last.Store(&all)
+			}
+			next := p.o.Now().Add(max(time.Second, countRest*time.Since(began)))
+			c.next.Store(&next)
+			return nil, err
+		})
+		select {
+		case <-done: // a search that can't be done says so by itself
+		case <-time.After(countPatience):
+		}
 	}
-	running := c.running
-	all, known = c.last, c.known
-	c.mu.Unlock()
-	if known || running == nil {
-		return all, known
+	if last := c.last.Load(); last != nil {
+		return *last, true
 	}
-	select {
-	case <-running:
-	case <-time.After(countPatience):
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.last, c.known
+	return nil, false
 }
 
-func (c *chart) count(ctx context.Context, p *Page) {
-	ctx, cancel := context.WithTimeout(ctx, countTime)
-	defer cancel()
-	began := time.Now()
-	all, err := p.o.Index.Counts(ctx, p.o.Now().UTC().Truncate(time.Hour).Add(-(chartHours-1)*time.Hour))
-	if err != nil {
-		p.o.Logger.LogAttrs(ctx, slog.LevelDebug, "the page's chart can't be counted", slog.Any("error", err))
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if err == nil {
-		c.last, c.known = all, true
-	}
-	c.next = p.o.Now().Add(max(time.Second, countRest*time.Since(began)))
-	close(c.running)
-	c.running = nil
+func (p *Page) firstHour() time.Time {
+	return p.o.Now().UTC().Truncate(time.Hour).Add(-(chartHours - 1) * time.Hour)
 }
 
-// drawing is the chart as the template draws it.
+// drawing is the chart as the template draws it, and as a table.
 type drawing struct {
-	Bars    []bar
-	Labels  []label
-	Legend  []series
-	Rows    []hour // the same as a table
-	Total   int
-	Most    int // in one hour
-	Hours   int
-	Waiting bool
+	Bars               []bar
+	Legend             []series
+	Hours              []hour
+	Total, Most, Width int // Most is of one hour
 }
 
+// bar is one issuer's in one hour; Class is its colour.
 type bar struct {
-	X, Y, Width, Height float64
-	Class               string
-	Text                string
+	X, Y, Height float64
+	Class, Text  string
 }
 
-type label struct {
-	X    float64
-	Text string
-}
-
-// series is one issuer; Class is that of its bars.
 type series struct {
 	Class, Name string
 	Number      int
@@ -102,81 +81,50 @@ type series struct {
 
 type hour struct {
 	Time    time.Time
+	X       int
 	Numbers []int // as Legend has them
 }
-
-// classes are those of the issuers by how much they issued, and the rest's.
-var classes = [chartIssuers + 1]string{"s1", "s2", "s3", "s4", "s5", "s0"}
 
 // draw makes the chart of the last hours; nil without a count.
 func (c *chart) draw(ctx context.Context, p *Page) *drawing {
 	all, known := c.counts(ctx, p)
-	d := &drawing{Hours: chartHours, Waiting: !known}
-	first := p.o.Now().UTC().Truncate(time.Hour).Add(-(chartHours - 1) * time.Hour)
-	totals := map[string]int{}
+	if !known {
+		return nil
+	}
+	first := p.firstHour()
+	d, totals, place := &drawing{Width: chartHours * chartStep}, map[string]int{}, map[string]int{}
 	for _, one := range all {
 		totals[one.Issuer] += one.Number
 		d.Total += one.Number
 	}
-	names := make([]string, 0, len(totals))
-	for name := range totals {
-		names = append(names, name)
-	}
-	slices.SortFunc(names, func(a, b string) int {
-		if totals[a] != totals[b] {
-			return totals[b] - totals[a]
-		}
-		return strings.Compare(a, b)
-	})
-	place := map[string]int{}
+	names := slices.SortedFunc(maps.Keys(totals), func(a, b string) int { return cmp.Or(totals[b]-totals[a], strings.Compare(a, b)) })
 	for i, name := range names {
-		i = min(i, chartIssuers)
-		place[name] = i
-		if i < len(d.Legend) {
-			d.Legend[i].Number += totals[name]
-			d.Legend[i].Name = "others"
+		if place[name] = min(i, chartIssuers); i > chartIssuers {
+			d.Legend[chartIssuers].Name, d.Legend[chartIssuers].Number = "others", d.Legend[chartIssuers].Number+totals[name]
 			continue
 		}
-		shown := p.clean(strings.TrimPrefix(name, "https://"))
-		if shown == "" {
-			shown = "no issuer"
-		}
-		d.Legend = append(d.Legend, series{classes[i], shown, totals[name]})
+		d.Legend = append(d.Legend, series{"s" + string(rune('0'+i)), p.clean(strings.TrimPrefix(cmp.Or(name, "no issuer"), "https://")), totals[name]})
 	}
+	sums := make([]int, chartHours)
 	for i := range chartHours {
-		d.Rows = append(d.Rows, hour{first.Add(time.Duration(i) * time.Hour), make([]int, len(d.Legend))})
+		d.Hours = append(d.Hours, hour{first.Add(time.Duration(i) * time.Hour), i * chartStep, make([]int, len(d.Legend))})
 	}
 	for _, one := range all {
 		if i := int(one.Hour.Sub(first) / time.Hour); i >= 0 && i < chartHours {
-			d.Rows[i].Numbers[place[one.Issuer]] += one.Number
+			d.Hours[i].Numbers[place[one.Issuer]] += one.Number
+			sums[i] += one.Number
 		}
 	}
-	for _, row := range d.Rows {
-		sum := 0
-		for _, n := range row.Numbers {
-			sum += n
-		}
-		d.Most = max(d.Most, sum)
-	}
-	d.layOut()
-	return d
-}
-
-// layOut stacks the bars of each hour.
-func (d *drawing) layOut() {
-	const step = float64(chartWidth) / chartHours
-	for i, row := range d.Rows {
-		x, y := float64(i)*step, float64(chartHeight)
-		if row.Time.Hour()%6 == 0 {
-			d.Labels = append(d.Labels, label{x, row.Time.Format("15:04")})
-		}
-		for n, number := range row.Numbers {
-			if number == 0 {
-				continue
+	d.Most = slices.Max(sums)
+	for _, h := range d.Hours {
+		y := float64(chartHeight)
+		for n, number := range h.Numbers {
+			if number > 0 {
+				height := max(1.5, float64(number)/float64(d.Most)*(chartHeight-8))
+				y -= height
+				d.Bars = append(d.Bars, bar{float64(h.X + 2), y, height, d.Legend[n].Class, h.Time.Format("15:04 ") + d.Legend[n].Name})
 			}
-			height := max(1.5, float64(number)/float64(d.Most)*(chartHeight-8))
-			y -= height
-			d.Bars = append(d.Bars, bar{x + 2, y, step - 4, height, d.Legend[n].Class, row.Time.Format("15:04") + " " + d.Legend[n].Name + ": " + grouped(number)})
 		}
 	}
+	return d
 }

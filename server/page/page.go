@@ -5,7 +5,6 @@ package page
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"embed"
@@ -16,17 +15,23 @@ import (
 	"net/http"
 	"net/url"
 	"path"
+	"regexp"
 	"strconv"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/terminal"
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/server/login"
 )
 
 // What one page may cost.
@@ -34,6 +39,7 @@ const (
 	rendersAtOnce = 8
 	onPage        = 50 // certificates
 	maxQuery      = 8 << 10
+	maxPath       = 2 << 10
 )
 
 // Index finds certificates: index.Index.
@@ -55,15 +61,13 @@ type CA interface {
 	Health(ctx context.Context) Health
 	// Refusals are the last ones on record, the newest first.
 	Refusals(ctx context.Context) ([]audit.Event, error)
-	// Rules are those of who may read: sessions end when they change.
-	Rules() string
 }
 
 // Health is how the CA is.
 type Health struct {
 	Dependencies []server.Standing
 	Logs         []follow.Status
-	Expiries     []Expiry
+	Expiries     []Expiry // the first to come first
 }
 
 // Expiry is when something that issuing needs ends.
@@ -79,8 +83,7 @@ type Options struct {
 	CA        CA
 	Index     Index
 	Entries   Entries
-	Rights    Rights       // for access login
-	Client    *http.Client // to the provider, for access login
+	Login     *login.Login // for access login
 	Timeout   time.Duration
 	Now       func() time.Time
 	Logger    *slog.Logger
@@ -88,64 +91,48 @@ type Options struct {
 
 // Page serves the site.
 type Page struct {
-	o        Options
-	cookies  *cookies  // nil but for access login
-	provider *provider // likewise
-	renders  chan struct{}
-	chart    chart
+	o       Options
+	renders chan struct{}
+	chart   chart
 }
 
-// New makes a Page. The key of the cookies is read, and made where there is none.
-func New(o Options) (*Page, error) {
-	p := &Page{o: o, renders: make(chan struct{}, rendersAtOnce)}
-	if o.Config.Access != Login {
-		return p, nil
-	}
-	key, err := readKey(string(o.Config.Login.KeyFile))
-	if err != nil {
-		return nil, fmt.Errorf("page: the key of the session cookies: %w", err)
-	}
-	p.provider = &provider{config: o.Config.Login, callback: strings.TrimSuffix(o.PublicURL, "/") + callbackPath, client: o.Client}
-	p.cookies, err = newCookies(key, strings.HasPrefix(o.PublicURL, "https://"), o.Now)
-	return p, err
+// New makes a Page.
+func New(o Options) *Page { return &Page{o: o, renders: make(chan struct{}, rendersAtOnce)} }
+
+// url is where a path is for clients.
+func (p *Page) url(path string) string { return strings.TrimSuffix(p.o.PublicURL, "/") + path }
+
+// values are what a template shows.
+type values map[string]any
+
+// View is one page; all but the last are in the navigation.
+type View struct {
+	Path, Title, template string
+	show                  func(*Page, *http.Request) (any, error)
 }
 
-// view is one page; its path is that of the template, too.
-type view struct {
-	path, title, template string
-	show                  func(*Page, *http.Request, visitor) (any, error)
-}
+const certificatesPath, assetsPath = "/certificates/", "/assets/"
 
-var views = []view{
+var views = []View{
 	{"/", "Issued", "feed", (*Page).feed},
 	{"/search", "Search", "search", (*Page).search},
-	{"/revocations", "Revoked", "search", (*Page).revocations},
+	{"/revocations", "Revoked", "search", (*Page).search},
 	{"/refusals", "Refused", "refusals", (*Page).refusals},
 	{"/trust", "Trust", "trust", (*Page).trust},
 	{"/health", "Health", "health", (*Page).health},
 	{certificatesPath, "Certificate", "certificate", (*Page).certificate},
 }
 
-const certificatesPath, assetsPath = "/certificates/", "/assets/"
-
-// Reads are the paths for GET beside /.
-func (p *Page) Reads() []string {
-	all := []string{assetsPath}
+// Paths are those beside /, each with its method.
+func (p *Page) Paths() map[string]string {
+	all := map[string]string{assetsPath: http.MethodGet}
 	for _, v := range views[1:] {
-		all = append(all, v.path)
+		all[v.Path] = http.MethodGet
 	}
-	if p.cookies != nil {
-		all = append(all, loginPath, callbackPath)
+	if p.o.Login != nil {
+		all[login.Path], all[login.Callback], all[login.Logout] = http.MethodGet, http.MethodGet, http.MethodPost
 	}
 	return all
-}
-
-// Posts are the paths for POST.
-func (p *Page) Posts() []string {
-	if p.cookies == nil {
-		return nil
-	}
-	return []string{logoutPath}
 }
 
 //go:embed site
@@ -157,67 +144,85 @@ var templates = sync.OnceValue(func() map[string]*template.Template {
 		"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006") },
 		"time":  func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
-		"count": grouped, "until": until, "asset": asset,
+		"bare":  func(s string) string { return strings.TrimPrefix(s, "https://") },
+		"count": func(n any) string { i, _ := strconv.ParseInt(fmt.Sprint(n), 10, 64); return humanize.Comma(i) },
+		"asset": func(name string) string {
+			b, _ := site.ReadFile("site/" + name) // the address changes with what is in it
+			sum := sha256.Sum256(b)
+			return assetsPath + name + "?v=" + hex.EncodeToString(sum[:6])
+		},
 	}).ParseFS(site, "site/layout.html", "site/parts.html"))
-	all := map[string]*template.Template{}
-	for _, name := range []string{"feed", "search", "refusals", "trust", "health", "certificate", "problem"} {
+	all := map[string]*template.Template{"problem": nil}
+	for _, v := range views {
+		all[v.template] = nil
+	}
+	for name := range all {
 		all[name] = template.Must(template.Must(layout.Clone()).ParseFS(site, "site/"+name+".html"))
 	}
 	return all
 })
 
-// asset is the address of a file, which changes with what is in it.
-func asset(name string) string {
-	b, _ := site.ReadFile("site/" + name) // of which there is one, as tests show
-	sum := sha256.Sum256(b)
-	return assetsPath + name + "?v=" + hex.EncodeToString(sum[:6])
+// headers let the browser load and run what this host serves as files, and nothing else.
+var headers = map[string]string{
+	"Content-Security-Policy": "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
+	"X-Content-Type-Options":  "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
+	"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
 }
-
-var assets = map[string]string{"page.css": "text/css; charset=utf-8", "page.js": "text/javascript; charset=utf-8", "mayfly.svg": "image/svg+xml"}
-
-// policy lets the browser load and run what this host serves as files, and nothing else.
-const policy = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 
 // ServeHTTP answers. The server has limited the client's rate before.
 func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	h := w.Header()
-	for name, value := range map[string]string{
-		"Content-Security-Policy": policy, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer", "X-Frame-Options": "DENY",
-		"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin", "Cache-Control": "no-store",
-	} {
-		h.Set(name, value)
-	}
-	if name, ok := strings.CutPrefix(r.URL.Path, assetsPath); ok && assets[name] != "" {
-		h.Set("Cache-Control", "public, max-age=31536000, immutable")
-		p.write(w, http.StatusOK, assets[name], must(site.ReadFile("site/"+name)))
-		return
+	for name, value := range headers {
+		w.Header().Set(name, value)
 	}
 	ctx, cancel := context.WithTimeout(r.Context(), p.o.Timeout)
 	defer cancel()
 	r = r.WithContext(ctx)
 	var err error
-	var who visitor
-	switch {
-	case len(r.URL.RawQuery) > maxQuery || len(r.URL.Path) > maxReturn:
+	var who string
+	switch at := r.URL.Path; {
+	case len(r.URL.RawQuery) > maxQuery || len(at) > maxPath:
 		err = fault.New(fault.RequestMalformed, "The address is longer than %d bytes. Search for less at once.", maxQuery)
-	case p.cookies != nil && r.URL.Path == loginPath:
-		err = p.login(w, r)
-	case p.cookies != nil && r.URL.Path == callbackPath:
-		err = p.callback(w, r)
-	case p.cookies != nil && r.URL.Path == logoutPath:
-		err = p.logout(w, r)
+	case strings.HasPrefix(at, assetsPath) && path.Ext(at) != ".html":
+		w.Header().Set("Cache-Control", "public, max-age=31536000, immutable")
+		http.ServeFileFS(w, r, site, "site/"+path.Base(at))
+	case p.o.Login != nil && at == login.Path:
+		err = p.o.Login.Begin(w, r)
+	case p.o.Login != nil && at == login.Callback:
+		err = p.o.Login.Finish(w, r)
+	case p.o.Login != nil && at == login.Logout:
+		p.o.Login.End(w, r)
 	default:
 		if who, err = p.admit(r); err == nil {
 			err = p.show(w, r, who)
 		}
 	}
 	if err != nil {
-		p.problem(w, r, who, err)
+		p.problem(w, r, err)
 	}
 }
 
+// admit says who may see the page; the failure tells a stranger why they may not.
+func (p *Page) admit(r *http.Request) (who string, err error) {
+	switch p.o.Config.Access {
+	case Open:
+	case Login:
+		var ok bool
+		if who, ok = p.o.Login.Who(r); !ok {
+			return "", fault.New(fault.TokenMissing, "This page shows who got certificates, so it is for people whom the CA's operators let read that. Sign in, and you are told whether you are one.")
+		}
+	default:
+		// A name of its own could be a foreign page's, which has a browser read this
+		// one (DNS rebinding); a proxy speaks for whoever it likes.
+		host := (&url.URL{Host: r.Host}).Hostname()
+		if !server.ClientAddress(r.Context()).IsLoopback() || !loopback.Host(host) || r.Header.Get("X-Forwarded-For")+r.Header.Get("Forwarded")+r.Header.Get("Via") != "" {
+			return "", fault.New(fault.AccessDenied, "This page is for people at the machine itself, by the address localhost or 127.0.0.1. Its operators can let others sign in, with page.access: login.")
+		}
+	}
+	return who, nil
+}
+
 // show makes the page at the path, once there is a place for it.
-func (p *Page) show(w http.ResponseWriter, r *http.Request, who visitor) error {
+func (p *Page) show(w http.ResponseWriter, r *http.Request, who string) error {
 	select {
 	case p.renders <- struct{}{}:
 		defer func() { <-p.renders }()
@@ -225,137 +230,87 @@ func (p *Page) show(w http.ResponseWriter, r *http.Request, who visitor) error {
 		return fault.New(fault.Overloaded, "Too many pages are being made. Try again in a moment.")
 	}
 	for _, v := range views {
-		if v.path != r.URL.Path && (v.path != certificatesPath || !strings.HasPrefix(r.URL.Path, v.path)) {
+		if v.Path != r.URL.Path && (v.Path != certificatesPath || !strings.HasPrefix(r.URL.Path, v.Path)) {
 			continue
 		}
-		content, err := v.show(p, r, who)
-		if err != nil {
-			return err
-		}
-		if file, ok := content.(download); ok {
-			w.Header().Set("Content-Disposition", `attachment; filename="`+file.name+`"`)
-			p.write(w, http.StatusOK, "application/x-pem-file", file.data)
+		content, err := v.show(p, r)
+		if file, ok := content.([]byte); ok && err == nil {
+			w.Header().Set("Content-Type", "application/x-pem-file")
+			_, _ = w.Write(file)
 			return nil
 		}
-		return p.render(w, http.StatusOK, v.template, frame{Title: v.title, Path: v.path, Who: p.clean(who.Who), SignedIn: p.cookies != nil, Content: content})
+		if err == nil {
+			err = p.render(w, http.StatusOK, v.template, values{"Title": v.Title, "Path": v.Path, "Who": p.clean(who), "Content": content})
+		}
+		return err
 	}
 	return fault.New(fault.RouteUnknown, "There is no page at this address.")
 }
 
-// download is a file in a page's place.
-type download struct {
-	name string
-	data []byte
-}
-
-// frame is what is around each page.
-type frame struct {
-	Title, Path, Who string
-	SignedIn         bool // whether who sees it had to sign in
-	Content          any
-}
-
-// Views are the pages that the navigation has.
-func (frame) Views() []struct{ Path, Title string } {
-	var all []struct{ Path, Title string }
-	for _, v := range views[:len(views)-1] {
-		all = append(all, struct{ Path, Title string }{v.path, v.title})
-	}
-	return all
-}
-
-func (p *Page) render(w http.ResponseWriter, code int, name string, f frame) error {
+func (p *Page) render(w http.ResponseWriter, code int, name string, frame values) error {
 	var b bytes.Buffer
-	if err := templates()[name].ExecuteTemplate(&b, "layout.html", f); err != nil {
+	frame["Views"] = views[:len(views)-1]
+	if err := templates()[name].ExecuteTemplate(&b, "layout.html", frame); err != nil {
 		return fmt.Errorf("page: %w", err)
 	}
-	p.write(w, code, "text/html; charset=utf-8", b.Bytes())
+	w.Header().Set("Content-Type", "text/html; charset=utf-8")
+	w.Header().Set("Content-Length", strconv.Itoa(b.Len()))
+	w.WriteHeader(code)
+	_, _ = b.WriteTo(w)
 	return nil
 }
 
-func (p *Page) write(w http.ResponseWriter, code int, media string, body []byte) {
-	w.Header().Set("Content-Type", media)
-	w.Header().Set("Content-Length", strconv.Itoa(len(body)))
-	w.WriteHeader(code)
-	_, _ = w.Write(body)
-}
-
-// statuses are what browsers are told; all else is ours.
-var statuses = map[fault.Kind]struct {
-	code  int
-	title string
-}{
-	fault.Malformed:        {http.StatusBadRequest, "That can't be looked for"},
-	fault.Unauthenticated:  {http.StatusForbidden, "Please sign in"},
-	fault.Denied:           {http.StatusForbidden, "Not for you"},
-	fault.NotFound:         {http.StatusNotFound, "Nothing here"},
-	fault.Unavailable:      {http.StatusServiceUnavailable, "Not now"},
-	fault.DeadlineExceeded: {http.StatusGatewayTimeout, "That took too long"},
+// titles are those of what is wrong.
+var titles = map[fault.Kind]string{
+	fault.Malformed: "That can’t be looked for", fault.Unauthenticated: "Please sign in", fault.Denied: "Not for you", fault.NotFound: "Nothing here",
 }
 
 // problem says in words what is wrong, and what can be done.
-func (p *Page) problem(w http.ResponseWriter, r *http.Request, who visitor, err error) {
+func (p *Page) problem(w http.ResponseWriter, r *http.Request, err error) {
 	f := fault.From(err)
 	if r.Context().Err() != nil && f.Kind() == fault.Internal {
 		f = fault.From(r.Context().Err()).Because(err)
 	}
-	s, known := statuses[f.Kind()]
-	words := f.Public
+	code, words := server.Answer(f)
+	title, known := titles[f.Kind()]
 	if !known {
-		s.code, s.title, words = http.StatusInternalServerError, "Our mistake", "This page couldn't be made. The service's log says why."
-	}
-	if f.Kind() == fault.DeadlineExceeded {
-		words = "The page wasn't ready in time. Try again, or look for less."
-	}
-	if s.code >= http.StatusInternalServerError {
+		title = "Not now"
 		p.o.Logger.LogAttrs(r.Context(), slog.LevelWarn, "a page couldn't be shown", slog.String("path", path.Clean(r.URL.Path)), slog.Any("error", err))
 	}
-	sign := ""
-	if p.cookies != nil && s.code == http.StatusForbidden {
-		back := r.URL.RequestURI()
-		if strings.HasPrefix(back, loginPath) {
-			back = "/"
-		}
-		sign = loginPath + "?return=" + url.QueryEscape(local(back))
+	content := values{"Title": title, "Words": p.clean(sentence(words)), "Provider": p.o.Config.Login.Issuer}
+	if f.Kind() == fault.Unauthenticated { // a browser can't answer 401 here
+		code = http.StatusForbidden
 	}
-	content := struct{ Title, Words, SignIn, Provider string }{s.title, p.clean(sentence(words)), sign, p.o.Config.Login.Issuer}
-	if err := p.render(w, s.code, "problem", frame{Title: s.title, Who: p.clean(who.Who), SignedIn: who.Who != "", Content: content}); err != nil {
-		http.Error(w, words, s.code)
+	if p.o.Login != nil && code == http.StatusForbidden {
+		content["SignIn"] = login.To(r)
+	}
+	if err := p.render(w, code, "problem", values{"Title": title, "Path": "", "Who": "", "Content": content}); err != nil {
+		http.Error(w, words, code)
 	}
 }
 
 // sentence begins as a sentence does: failures of the API don't.
-func sentence(s string) string {
-	if s == "" {
-		return s
+func sentence(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] }
+
+// emails are addresses within a text: their domain is the group. What follows the @ of a
+// workflow (`release.yml@refs/tags/v1`) is none.
+var emails = regexp.MustCompile(`[^\s@/<>"']+@((?:[\p{L}\p{N}-]+\.)+\p{L}{2,})`)
+
+func (p *Page) masks() bool { return p.o.Config.ShowEmails == emailsDomain }
+
+// clean is a text from outside as it is shown: without what deceives its reader, and
+// without addresses where they aren't to be seen. The templates escape it for HTML.
+func (p *Page) clean(s string) string {
+	if p.masks() {
+		s = emails.ReplaceAllString(s, "…@$1")
 	}
-	return strings.ToUpper(s[:1]) + s[1:]
+	return terminal.Line(s)
 }
 
-// must is for what is part of the program.
-func must(b []byte, _ error) []byte { return b }
-
-// grouped writes a number, which is no fraction, with its thousands apart.
-func grouped(n any) string {
-	s := fmt.Sprint(n)
-	for at := len(s) - 3; at > 0; at -= 3 {
-		s = s[:at] + "\u202f" + s[at:]
+// cleaner cleans what is said of one certificate, whose name is masked however it is written.
+func (p *Page) cleaner(san, kind string) func(string) string {
+	if at := strings.LastIndexByte(san, '@'); p.masks() && kind == "email" && at >= 0 {
+		return func(s string) string { return p.clean(strings.ReplaceAll(s, san, "…"+san[at:])) }
 	}
-	return s
-}
-
-// until is a length of time in words, in its largest unit.
-func until(d time.Duration) string {
-	for _, unit := range []struct {
-		name string
-		long time.Duration
-	}{{"year", 365 * 24 * time.Hour}, {"day", 24 * time.Hour}, {"hour", time.Hour}, {"minute", time.Minute}} {
-		if n := int(d / unit.long); n > 0 {
-			if n == 1 {
-				return "1 " + unit.name
-			}
-			return strconv.Itoa(n) + " " + unit.name + "s"
-		}
-	}
-	return cmp.Or(map[bool]string{true: "less than a minute"}[d > 0], "over")
+	return p.clean
 }

@@ -1,10 +1,8 @@
 package page
 
 import (
-	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
@@ -17,7 +15,14 @@ type window struct {
 	Name, URL, Fingerprint string
 	Start, End             time.Time // a zero End is open
 	From, Wide             float64
-	State                  string // past, now, next
+}
+
+// State is where the window is in its life.
+func (w window) State(now time.Time) string {
+	if w.Start.After(now) {
+		return "next"
+	}
+	return map[bool]string{true: "past", false: "now"}[!w.End.IsZero() && now.After(w.End)]
 }
 
 // group are windows of one kind.
@@ -27,74 +32,50 @@ type group struct {
 }
 
 // trust is whom clients are told to trust, when, and how.
-func (p *Page) trust(*http.Request, visitor) (any, error) {
+func (p *Page) trust(*http.Request) (any, error) {
 	h, root, err := p.o.CA.Trust()
 	if err != nil {
 		return nil, err
 	}
-	content := struct {
-		Groups   []group
-		Lines    []named
-		RootHash string
-		URL      string
-		Now      float64
-		From, To time.Time
-	}{URL: strings.TrimSuffix(p.o.PublicURL, "/")}
-	content.Groups = []group{
+	rekors := make([]ctlog.Description, len(h.TransparencyLogs))
+	for i, l := range h.TransparencyLogs {
+		rekors[i] = l.Description
+	}
+	groups := []group{
 		{"Certificate authorities", "They issue certificates. The fingerprint is the SHA-256 of the issuing certificate.", authorities(h.Authorities)},
 		{"Transparency logs", "They show every certificate to everybody. The fingerprint is the log’s id, the SHA-256 of its key.", logs(h.CTLogs)},
 		{"Timestamp authorities", "They say when something was signed, so that it verifies after the certificate’s minutes are over.", authorities(h.TimestampAuthorities)},
-		{"Signature logs", "Rekor logs, which record signatures.", rekors(h.TransparencyLogs)},
+		{"Signature logs", "Rekor logs, which record signatures.", logs(rekors)},
 	}
 	now := p.o.Now()
-	content.From, content.To = now, now.Add(24*time.Hour)
-	each := func(do func(*window)) {
-		for _, g := range content.Groups {
-			for i := range g.Windows {
-				do(&g.Windows[i])
+	first, last := now, now.AddDate(0, 0, 1)
+	for _, g := range groups {
+		for _, w := range g.Windows {
+			if !w.Start.IsZero() && w.Start.Before(first) {
+				first = w.Start
+			}
+			if w.End.After(last) {
+				last = w.End
 			}
 		}
 	}
-	each(func(w *window) {
-		if !w.Start.IsZero() && w.Start.Before(content.From) {
-			content.From = w.Start
-		}
-		if w.End.After(content.To) {
-			content.To = w.End
-		}
-	})
 	at := func(t time.Time) float64 {
-		return float64(t.Sub(content.From)) / float64(content.To.Sub(content.From)) * 100
+		return max(0, float64(t.Sub(first))/float64(last.Sub(first))*100)
 	}
-	content.Now = at(now)
-	each(func(w *window) {
-		end := 100.0
-		if w.State = "now"; !w.Start.IsZero() {
-			w.From = at(w.Start)
+	for _, g := range groups {
+		for i := range g.Windows {
+			w, end := &g.Windows[i], 100.0
+			if w.From = at(w.Start); !w.End.IsZero() {
+				end = at(w.End)
+			}
+			w.Wide = max(0.6, end-w.From)
 		}
-		if !w.End.IsZero() {
-			end = at(w.End)
-		}
-		w.Wide = max(0.6, end-w.From)
-		switch {
-		case w.Start.After(now):
-			w.State = "next"
-		case !w.End.IsZero() && now.After(w.End):
-			w.State = "past"
-		}
-	})
+	}
+	v := values{"Groups": groups, "Now": now, "At": at(now), "TUF": quote(p.url("/tuf")), "First": quote(p.url("/tuf/1.root.json"))}
 	if root != nil {
-		sum := sha256.Sum256(root)
-		content.RootHash = hex.EncodeToString(sum[:])
-		url := quote(content.URL + "/tuf")
-		content.Lines = []named{
-			{Name: "the first root, and whether it is this one", Value: "curl -sSf -o 1.root.json " + quote(content.URL+"/tuf/1.root.json") + " && echo '" + content.RootHash + "  1.root.json' | sha256sum -c"},
-			{Name: "cosign", Value: "cosign initialize --mirror " + url + " --root 1.root.json"},
-			{Name: "mayfly", Value: "mayfly verify --tuf-url " + url + " --tuf-root 1.root.json --bundle FILE.sigstore.json --certificate-identity NAME --certificate-oidc-issuer ISSUER FILE"},
-			{Name: "gitsign", Value: "gitsign initialize --mirror " + url + " --root 1.root.json"},
-		}
+		v["Hash"] = chain.Fingerprint(root)
 	}
-	return content, nil
+	return v, nil
 }
 
 func authorities(all []trustroot.Authority) (windows []window) {
@@ -107,13 +88,6 @@ func authorities(all []trustroot.Authority) (windows []window) {
 func logs(all []ctlog.Description) (windows []window) {
 	for _, l := range all {
 		windows = append(windows, window{Name: l.URL, Fingerprint: hex.EncodeToString(l.ID[:]), Start: l.Start, End: l.End})
-	}
-	return windows
-}
-
-func rekors(all []trustroot.TransparencyLog) (windows []window) {
-	for _, l := range all {
-		windows = append(windows, logs([]ctlog.Description{l.Description})...)
 	}
 	return windows
 }

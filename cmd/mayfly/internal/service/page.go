@@ -14,6 +14,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/server/login"
 	"github.com/mayfly-ca/mayfly/server/page"
 )
 
@@ -26,18 +27,24 @@ func (s *Service) newPage(first *state) (server.Page, error) {
 	if !c.Enabled() {
 		return nil, nil //nolint:nilnil // then there is none
 	}
-	o := page.Options{
-		Config: c, PublicURL: s.PublicURL(), CA: shown{s}, Rights: s.loaded.access,
-		Timeout: first.config.Server.RequestTimeout, Now: s.Now, Logger: s.Logger,
-	}
+	ca := shown{s}
+	o := page.Options{Config: c, PublicURL: s.PublicURL(), CA: ca, Timeout: first.config.Server.RequestTimeout, Now: s.Now, Logger: s.Logger}
 	if s.index != nil {
 		o.Index, o.Entries = s.index, s.follower
 	}
-	var err error
-	if o.Client, err = providerClient(first); err != nil {
-		return nil, err
+	if c.Access == page.Login {
+		client, err := providerClient(first)
+		if err != nil {
+			return nil, err
+		}
+		o.Login, err = login.New(login.Options{
+			Config: c.Login, PublicURL: o.PublicURL, Rights: s.loaded.access, Rules: ca.rules, Client: client, Now: s.Now, Logger: s.Logger,
+		})
+		if err != nil {
+			return nil, err
+		}
 	}
-	return page.New(o)
+	return page.New(o), nil
 }
 
 // providerClient reaches the provider as the issuer of the same URL is reached.
@@ -112,8 +119,8 @@ func (s shown) Refusals(context.Context) ([]audit.Event, error) {
 	return audit.LastRefusals(string(s.started.Audit.Path), refusalBytes)
 }
 
-// Rules are those of who may read.
-func (s shown) Rules() string {
+// rules are those of who may read.
+func (s shown) rules() string {
 	text, err := json.Marshal(s.state().config.Access)
 	if err != nil { // of texts it doesn't fail; were it to, nobody's session would last
 		return s.Now().String()
