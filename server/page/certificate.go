@@ -5,7 +5,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"net/http"
-	"regexp"
 	"strings"
 	"time"
 
@@ -33,13 +32,11 @@ type placed struct {
 	Fault string
 }
 
-var identifier = regexp.MustCompile(`^[0-9a-f]{1,64}$`)
-
 // certificate is the page of one, by its serial number or a fingerprint; with `.pem` the file.
 func (p *Page) certificate(r *http.Request) (any, error) {
 	id, file := strings.CutSuffix(strings.TrimPrefix(r.URL.Path, certificatesPath), ".pem")
 	id = strings.ToLower(strings.ReplaceAll(strings.TrimPrefix(id, "sha256:"), ":", ""))
-	if !identifier.MatchString(id) {
+	if id == "" || len(id) > 2*sha256.Size || strings.Trim(id, "0123456789abcdef") != "" {
 		return nil, fault.New(fault.RequestMalformed, "A certificate is named by its serial number or its SHA-256 fingerprint, in hexadecimal.")
 	}
 	if p.o.Index == nil {
@@ -49,14 +46,13 @@ func (p *Page) certificate(r *http.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	v, pem := p.describe(r.Context(), found)
-	switch {
-	case !file:
-		return v, nil
-	case pem == nil:
+	v := p.describe(r.Context(), found)
+	if der, _ := v["File"].([]byte); file && der != nil {
+		return []byte(chain.Encode(der)), nil
+	} else if file {
 		return nil, fault.New(fault.RouteUnknown, "There is no file of this certificate here.")
 	}
-	return []byte(chain.Encode(pem)), nil
+	return v, nil
 }
 
 // find looks for a certificate by whatever the identifier can be. One may be in several logs.
@@ -74,13 +70,12 @@ func (p *Page) find(ctx context.Context, id string) ([]index.Certificate, error)
 	return nil, fault.New(fault.RouteUnknown, "No certificate of that number or fingerprint is in the index. One that was just issued is here within seconds.")
 }
 
-// describe says what the index and the logs know of the first certificate, and gives the DER of
-// what may be had as a file.
-func (p *Page) describe(ctx context.Context, found []index.Certificate) (v values, pem []byte) {
+// describe says what the index and the logs know of the first certificate.
+func (p *Page) describe(ctx context.Context, found []index.Certificate) values {
 	first := found[0]
 	f, clean := first.Fields, p.cleaner(first.Fields["san"], first.Fields["san_type"])
 	history, _, _ := p.o.CA.Trust() // without it less is said
-	v = values{"Row": p.row(first), "NotAfter": first.NotAfter, "Life": strings.TrimSpace(humanize.RelTime(first.NotBefore, first.NotAfter.Add(time.Second), "", ""))}
+	v := values{"Row": p.row(first), "Life": strings.TrimSpace(humanize.RelTime(first.NotBefore, first.NotAfter.Add(time.Second), "", ""))}
 	var places []placed
 	var shown follow.Shown
 	for _, c := range found {
@@ -126,13 +121,13 @@ func (p *Page) describe(ctx context.Context, found []index.Certificate) (v value
 	}
 	v["Places"], v["Said"], v["Chain"], v["Precertificate"] = places, said, issuers(f["authority"], history), shown.Precert
 	if clean(f["san"]) != terminal.Line(f["san"]) {
-		return v, nil // a file and a command would have the address
+		return v // a file and a command would have the address
 	}
-	v["PEM"], v["TUF"], v["Rekor"], v["Stamped"] = shown.Submitted != nil, quote(p.url("/tuf")), len(history.TransparencyLogs) > 0, len(history.TimestampAuthorities) > 0
+	v["File"], v["TUF"], v["Rekor"], v["Stamped"] = shown.Submitted, quote(p.o.PublicURL+"/tuf"), len(history.TransparencyLogs) > 0, len(history.TimestampAuthorities) > 0
 	if san, issuer := f["san"], f["issuer"]; san != "" && issuer != "" && terminal.Line(san+issuer) == san+issuer { // a command that doesn't print as it is isn't one to copy
 		v["Identity"] = "--certificate-identity " + quote(san) + " --certificate-oidc-issuer " + quote(issuer)
 	}
-	return v, shown.Submitted
+	return v
 }
 
 // issuers is the chain of the authority whose key has an identifier.

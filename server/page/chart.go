@@ -30,8 +30,8 @@ type chart struct {
 	next   atomic.Pointer[time.Time]     // of the next count
 }
 
-// counts are the last ones; known is false where there are none yet.
-func (c *chart) counts(ctx context.Context, p *Page) (all []index.Count, known bool) {
+// counts are the last ones; nil where there are none yet.
+func (c *chart) counts(ctx context.Context, p *Page) *[]index.Count {
 	if next := c.next.Load(); next == nil || !p.o.Now().Before(*next) {
 		done := c.flight.DoChan("", func() (any, error) {
 			ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countTime)
@@ -50,10 +50,7 @@ func (c *chart) counts(ctx context.Context, p *Page) (all []index.Count, known b
 		case <-time.After(countPatience):
 		}
 	}
-	if last := c.last.Load(); last != nil {
-		return *last, true
-	}
-	return nil, false
+	return c.last.Load()
 }
 
 func (p *Page) firstHour() time.Time {
@@ -87,13 +84,12 @@ type hour struct {
 
 // draw makes the chart of the last hours; nil without a count.
 func (c *chart) draw(ctx context.Context, p *Page) *drawing {
-	all, known := c.counts(ctx, p)
-	if !known {
+	last, first := c.counts(ctx, p), p.firstHour()
+	if last == nil {
 		return nil
 	}
-	first := p.firstHour()
 	d, totals, place := &drawing{Width: chartHours * chartStep}, map[string]int{}, map[string]int{}
-	for _, one := range all {
+	for _, one := range *last {
 		totals[one.Issuer] += one.Number
 		d.Total += one.Number
 	}
@@ -109,7 +105,7 @@ func (c *chart) draw(ctx context.Context, p *Page) *drawing {
 	for i := range chartHours {
 		d.Hours = append(d.Hours, hour{first.Add(time.Duration(i) * time.Hour), i * chartStep, make([]int, len(d.Legend))})
 	}
-	for _, one := range all {
+	for _, one := range *last {
 		if i := int(one.Hour.Sub(first) / time.Hour); i >= 0 && i < chartHours {
 			d.Hours[i].Numbers[place[one.Issuer]] += one.Number
 			sums[i] += one.Number

@@ -22,6 +22,7 @@ import (
 	"time"
 
 	"github.com/dustin/go-humanize"
+	"golang.org/x/sync/semaphore"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/index"
@@ -92,15 +93,15 @@ type Options struct {
 // Page serves the site.
 type Page struct {
 	o       Options
-	renders chan struct{}
+	renders *semaphore.Weighted
 	chart   chart
 }
 
 // New makes a Page.
-func New(o Options) *Page { return &Page{o: o, renders: make(chan struct{}, rendersAtOnce)} }
-
-// url is where a path is for clients.
-func (p *Page) url(path string) string { return strings.TrimSuffix(p.o.PublicURL, "/") + path }
+func New(o Options) *Page {
+	o.PublicURL = strings.TrimSuffix(o.PublicURL, "/")
+	return &Page{o: o, renders: semaphore.NewWeighted(rendersAtOnce)}
+}
 
 // values are what a template shows.
 type values map[string]any
@@ -144,6 +145,7 @@ var templates = sync.OnceValue(func() map[string]*template.Template {
 		"date":  func(t time.Time) string { return t.UTC().Format("2 January 2006") },
 		"time":  func(t time.Time) string { return t.UTC().Format("15:04:05") },
 		"stamp": func(t time.Time) string { return t.UTC().Format(time.RFC3339) },
+		"args":  func(all ...any) []any { return all },
 		"bare":  func(s string) string { return strings.TrimPrefix(s, "https://") },
 		"count": func(n any) string { i, _ := strconv.ParseInt(fmt.Sprint(n), 10, 64); return humanize.Comma(i) },
 		"asset": func(name string) string {
@@ -223,12 +225,10 @@ func (p *Page) admit(r *http.Request) (who string, err error) {
 
 // show makes the page at the path, once there is a place for it.
 func (p *Page) show(w http.ResponseWriter, r *http.Request, who string) error {
-	select {
-	case p.renders <- struct{}{}:
-		defer func() { <-p.renders }()
-	case <-r.Context().Done():
+	if p.renders.Acquire(r.Context(), 1) != nil {
 		return fault.New(fault.Overloaded, "Too many pages are being made. Try again in a moment.")
 	}
+	defer p.renders.Release(1)
 	for _, v := range views {
 		if v.Path != r.URL.Path && (v.Path != certificatesPath || !strings.HasPrefix(r.URL.Path, v.Path)) {
 			continue
@@ -277,7 +277,7 @@ func (p *Page) problem(w http.ResponseWriter, r *http.Request, err error) {
 		title = "Not now"
 		p.o.Logger.LogAttrs(r.Context(), slog.LevelWarn, "a page couldn't be shown", slog.String("path", path.Clean(r.URL.Path)), slog.Any("error", err))
 	}
-	content := values{"Title": title, "Words": p.clean(sentence(words)), "Provider": p.o.Config.Login.Issuer}
+	content := values{"Title": title, "Words": p.clean(words), "Provider": p.o.Config.Login.Issuer}
 	if f.Kind() == fault.Unauthenticated { // a browser can't answer 401 here
 		code = http.StatusForbidden
 	}
@@ -288,9 +288,6 @@ func (p *Page) problem(w http.ResponseWriter, r *http.Request, err error) {
 		http.Error(w, words, code)
 	}
 }
-
-// sentence begins as a sentence does: failures of the API don't.
-func sentence(s string) string { return strings.ToUpper(s[:min(1, len(s))]) + s[min(1, len(s)):] }
 
 // emails are addresses within a text: their domain is the group. What follows the @ of a
 // workflow (`release.yml@refs/tags/v1`) is none.

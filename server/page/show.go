@@ -17,16 +17,15 @@ import (
 
 // row is a certificate as lists show it: its fields, as search has them, cleaned.
 type row struct {
+	index.Certificate
 	F          map[string]string
 	Link, Name string
 	Workflow   string // without the repository
-	Time       time.Time
-	Revoked    time.Time
 }
 
 func (p *Page) row(c index.Certificate) row {
 	clean := p.cleaner(c.Fields["san"], c.Fields["san_type"])
-	r := row{F: c.Named(), Time: c.NotBefore, Revoked: c.RevokedAt}
+	r := row{Certificate: c, F: c.Named()}
 	if serial := r.F["serial"]; serial != "" {
 		r.Link = certificatesPath + serial
 	}
@@ -64,7 +63,7 @@ func (p *Page) list(r *http.Request, q index.Query, v values) (values, error) {
 // feed is what was issued last.
 func (p *Page) feed(r *http.Request) (any, error) {
 	h := p.o.CA.Health(r.Context())
-	v := values{"Health": h, "PublicURL": p.url("")}
+	v := values{"Health": h, "PublicURL": p.o.PublicURL}
 	if len(h.Expiries) > 0 {
 		v["Left"] = humanize.RelTime(p.o.Now(), h.Expiries[0].At, "left", "over")
 	}
@@ -151,7 +150,7 @@ func (p *Page) refusals(r *http.Request) (any, error) {
 		if e.RemoteAddr = clean(e.RemoteAddr); p.o.Config.Access == Open { // it is personal, too
 			e.RemoteAddr = ""
 		}
-		e.SAN, e.Subject, e.Issuer, e.Rule, e.RequestID, e.Message = clean(e.SAN), clean(e.Subject), clean(e.Issuer), clean(e.Rule), clean(e.RequestID), clean(sentence(e.Message))
+		e.SAN, e.Subject, e.Issuer, e.Rule, e.RequestID, e.Message = clean(e.SAN), clean(e.Subject), clean(e.Issuer), clean(e.Rule), clean(e.RequestID), clean(e.Message)
 		n := slices.IndexFunc(reasons, func(r *reason) bool { return r.Last.Reason == e.Reason })
 		if n < 0 {
 			n, reasons = len(reasons), append(reasons, &reason{Last: *e})
@@ -165,23 +164,21 @@ func (p *Page) refusals(r *http.Request) (any, error) {
 // countdown is how long something lasts; Share is of a year, in percent.
 type countdown struct {
 	Expiry
-	Left, State string
-	Share       float64
+	Left  string
+	Share float64
 }
 
 // health is how the CA is.
 func (p *Page) health(r *http.Request) (any, error) {
 	h, now := p.o.CA.Health(r.Context()), p.o.Now()
+	for _, d := range h.Dependencies {
+		for n := range d.Detail {
+			d.Detail[n] = p.clean(d.Detail[n])
+		}
+	}
 	var all []countdown
 	for _, e := range h.Expiries {
-		days := e.At.Sub(now).Hours() / 24
-		state := "good"
-		if days < 1 {
-			state = "bad"
-		} else if days < 30 {
-			state = "soon"
-		}
-		all = append(all, countdown{e, humanize.RelTime(now, e.At, "left", "over"), state, min(100, max(1, days/3.65))})
+		all = append(all, countdown{e, humanize.RelTime(now, e.At, "left", "over"), min(100, max(0.2, e.At.Sub(now).Hours()/24/3.65))})
 	}
 	return values{"Health": h, "Countdowns": all}, nil
 }

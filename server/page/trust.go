@@ -25,12 +25,6 @@ func (w window) State(now time.Time) string {
 	return map[bool]string{true: "past", false: "now"}[!w.End.IsZero() && now.After(w.End)]
 }
 
-// group are windows of one kind.
-type group struct {
-	Title, About string
-	Windows      []window
-}
-
 // trust is whom clients are told to trust, when, and how.
 func (p *Page) trust(*http.Request) (any, error) {
 	h, root, err := p.o.CA.Trust()
@@ -41,16 +35,11 @@ func (p *Page) trust(*http.Request) (any, error) {
 	for i, l := range h.TransparencyLogs {
 		rekors[i] = l.Description
 	}
-	groups := []group{
-		{"Certificate authorities", "They issue certificates. The fingerprint is the SHA-256 of the issuing certificate.", authorities(h.Authorities)},
-		{"Transparency logs", "They show every certificate to everybody. The fingerprint is the log’s id, the SHA-256 of its key.", logs(h.CTLogs)},
-		{"Timestamp authorities", "They say when something was signed, so that it verifies after the certificate’s minutes are over.", authorities(h.TimestampAuthorities)},
-		{"Signature logs", "Rekor logs, which record signatures.", logs(rekors)},
-	}
+	groups := [][]window{authorities(h.Authorities), logs(h.CTLogs), authorities(h.TimestampAuthorities), logs(rekors)}
 	now := p.o.Now()
 	first, last := now, now.AddDate(0, 0, 1)
 	for _, g := range groups {
-		for _, w := range g.Windows {
+		for _, w := range g {
 			if !w.Start.IsZero() && w.Start.Before(first) {
 				first = w.Start
 			}
@@ -63,15 +52,15 @@ func (p *Page) trust(*http.Request) (any, error) {
 		return max(0, float64(t.Sub(first))/float64(last.Sub(first))*100)
 	}
 	for _, g := range groups {
-		for i := range g.Windows {
-			w, end := &g.Windows[i], 100.0
+		for i := range g {
+			w, end := &g[i], 100.0
 			if w.From = at(w.Start); !w.End.IsZero() {
 				end = at(w.End)
 			}
 			w.Wide = max(0.6, end-w.From)
 		}
 	}
-	v := values{"Groups": groups, "Now": now, "At": at(now), "TUF": quote(p.url("/tuf")), "First": quote(p.url("/tuf/1.root.json"))}
+	v := values{"Authorities": groups[0], "Logs": groups[1], "Timestamps": groups[2], "Rekors": groups[3], "Now": now, "At": at(now), "TUF": quote(p.o.PublicURL + "/tuf"), "First": quote(p.o.PublicURL + "/tuf/1.root.json")}
 	if root != nil {
 		v["Hash"] = chain.Fingerprint(root)
 	}

@@ -159,7 +159,7 @@ func TestPage(t *testing.T) {
 
 	t.Run("nobody yet", func(t *testing.T) {
 		w.t = t
-		w.see(dev.HTTP, "Who got certificates", "No certificate yet")
+		w.see(dev.HTTP, "Who got certificates", "No certificate yet", "all works")
 		w.look("feed-0")
 		w.see(dev.HTTP+"/search?q=nobody@example.com", "Nothing was found")
 		w.see(dev.HTTP+"/revocations", "Nothing is revoked")
@@ -197,9 +197,9 @@ func TestPage(t *testing.T) {
 		issue(t, token(url.Values{"aud": {"people"}, "sub": {long}}))
 		mine := issue(t, alice)
 		m.indexed(t, 3)
-		w.see(m.HTTP, aliceEmail, "github.com/octo-org/octo-repo", "refs/heads/main", "all works")
+		w.see(m.HTTP, aliceEmail, "github.com/octo-org/octo-repo", "refs/heads/main")
 		w.look("feed-3")
-		w.see(m.HTTP+"/certificates/"+mine, aliceEmail, "A person", "Not revoked", "proved just now", "cosign verify-blob", "Download", "issued it")
+		w.see(m.HTTP+"/certificates/"+mine, aliceEmail, "For this person", "Not revoked", "proved just now", "cosign verify-blob", "Download", "issued it")
 		w.look("certificate-person")
 		w.see(m.HTTP+"/certificates/"+serial, "Source Repository URI", "1.3.6.1.4.1.57264.1.12", "Release é")
 		w.look("certificate-workflow")
@@ -226,7 +226,8 @@ func TestPage(t *testing.T) {
 
 	t.Run("trust and health", func(t *testing.T) {
 		w.t = t
-		w.see(m.HTTP+"/trust", "Certificate authorities", "Transparency logs", "cosign initialize", "1.root.json")
+		w.see(m.HTTP+"/trust", "no signed repository")
+		w.see(dev.HTTP+"/trust", "Certificate authorities", "Transparency logs", "cosign initialize", "1.root.json")
 		w.look("trust")
 		w.see(m.HTTP+"/health", "Certificates can be issued", "authority", "left")
 		w.look("health")
