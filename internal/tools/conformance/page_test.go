@@ -108,12 +108,13 @@ func (w *window) look(name string) {
 	if err != nil {
 		w.t.Fatal(err)
 	}
+	w.do(chromedp.Evaluate[chromedp.Void](string(axe)))
 	for _, scheme := range []string{"light", "dark"} {
 		for _, width := range widths {
 			w.do(chromedp.Func(func(ctx context.Context, t *chromedp.Target) error {
 				_, err := cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Features: []*emulation.MediaFeature{{Name: "prefers-color-scheme", Value: scheme}}})
 				return err
-			}), chromedp.EmulateViewport(width, 900), chromedp.Evaluate[chromedp.Void](string(axe)))
+			}), chromedp.EmulateViewport(width, 900))
 			type violation struct {
 				ID, Impact, Help string
 				Nodes            []struct{ HTML string }
@@ -199,7 +200,7 @@ func TestPage(t *testing.T) {
 		m.indexed(t, 3)
 		w.see(m.HTTP, aliceEmail, "github.com/octo-org/octo-repo", "refs/heads/main")
 		w.look("feed-3")
-		w.see(m.HTTP+"/certificates/"+mine, aliceEmail, "For this person", "Not revoked", "proved just now", "cosign verify-blob", "Download", "issued it")
+		w.see(m.HTTP+"/certificates/"+mine, aliceEmail, "vouched for this person", "Not revoked", "proved just now", "cosign verify-blob", "Download", "issued it")
 		w.look("certificate-person")
 		w.see(m.HTTP+"/certificates/"+serial, "Source Repository URI", "1.3.6.1.4.1.57264.1.12", "Release é")
 		w.look("certificate-workflow")
