@@ -18,9 +18,9 @@ import (
 const (
 	chartHours, chartIssuers = 24, 5
 	chartStep, chartHeight   = 30, 120 // of an hour, in the drawing's units
-	countTime                = 20 * time.Second
-	countPatience            = 150 * time.Millisecond // how long a page waits for a count
-	countRest                = 20                     // times as long as a count took, nothing is counted
+	countRest                = 20      // times as long as a count took, nothing is counted
+
+	countTime, countPatience = 20 * time.Second, 150 * time.Millisecond // of a count; how long a page waits for one
 )
 
 // chart counts what is shown: at most a twentieth of the time, and no page waits for it long.

@@ -2,6 +2,7 @@ package page_test
 
 import (
 	"context"
+	"crypto/ecdsa"
 	"fmt"
 	"net"
 	"net/http"
@@ -16,6 +17,8 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/identity/extension"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/server"
 	"github.com/mayfly-ca/mayfly/server/page"
 )
@@ -29,7 +32,6 @@ func TestShow(t *testing.T) {
 		t.Skip("PAGE_SHOW names no address")
 	}
 	r := newRig(t, page.Config{Access: page.Loopback})
-	r.der = certificate(t, "alice@example.com")
 	_, chain := authority(t)
 	r.history = trustroot.History{
 		Authorities: []trustroot.Authority{{Chain: chain, URL: "https://ca.example.com", Start: noon.AddDate(-2, 0, 0), End: noon.AddDate(0, -1, 0)}, {Chain: chain, URL: "https://ca.example.com", Start: noon.AddDate(0, -2, 0), End: noon.AddDate(3, 0, 0)}},
@@ -54,16 +56,19 @@ func TestShow(t *testing.T) {
 				c.Fields[name] = value
 			}
 		}
-		if i%11 == 3 {
-			c.Fields["issuer"] = "https://gitlab.com"
+		if i%11 == 3 && i%7 > 1 {
+			for name, value := range c.Fields {
+				c.Fields[name] = strings.NewReplacer("token.actions.githubusercontent.com", "gitlab.com", "github.com", "gitlab.com", ".github/workflows/release", "/.gitlab-ci").Replace(value)
+			}
 		}
+		c.Index = uint64(i)
 		if i == 4 {
 			c.RevokedAt, c.RevokedReason = noon, "key_compromise"
 		}
 		r.found = append(r.found, c)
 	}
-	listed := &firstPage{rig: r}
-	r.options.Index = listed
+	listed := &firstPage{rig: r, key: catest.Key(t)}
+	r.options.Index, r.options.Entries = listed, listed
 	r.page = page.New(r.options)
 	s := &http.Server{Addr: at, ReadHeaderTimeout: time.Second, Handler: http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
 		from, _ := net.ResolveTCPAddr("tcp", q.RemoteAddr)
@@ -74,7 +79,10 @@ func TestShow(t *testing.T) {
 }
 
 // firstPage gives fifty at once.
-type firstPage struct{ *rig }
+type firstPage struct {
+	*rig
+	key *ecdsa.PrivateKey
+}
 
 func (f *firstPage) Search(ctx context.Context, q index.Query) (index.Page, error) {
 	p, err := f.rig.Search(ctx, q)
@@ -82,4 +90,20 @@ func (f *firstPage) Search(ctx context.Context, q index.Query) (index.Page, erro
 		p.Certificates, p.Next = p.Certificates[:q.Limit], "further"
 	}
 	return p, err
+}
+
+// Show gives each its certificate.
+func (f *firstPage) Show(_ context.Context, _ [32]byte, n uint64) (follow.Shown, error) {
+	c := f.found[n].Fields
+	extensions, err := extension.Set{
+		Issuer: c["issuer"], TokenSubject: "repo:acme/tool:ref:refs/tags/v1", SourceRepositoryURI: c["source_repository_uri"], SourceRepositoryRef: c["source_repository_ref"],
+		BuildConfigURI: c["san"], BuildTrigger: c["build_trigger"], RunnerEnvironment: c["runner_environment"],
+	}.Extensions()
+	if err != nil {
+		return follow.Shown{}, err
+	}
+	template := catest.Authority("Example", "leaf", noon, noon.Add(10*time.Minute))
+	template.ExtraExtensions = extensions
+	der := catest.Sign(f.t, template, template, f.key.Public(), f.key).Raw
+	return follow.Shown{Entry: follow.Entry{Index: n, Timestamp: noon, Certificate: der}, Submitted: der, Size: 104_217, Signed: noon}, nil
 }
