@@ -56,7 +56,7 @@ type Config struct {
 // Check adds every fault of c. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
 	c.ClientSecret.Check(setting.Join(path, "client_secret"), f)
-	if u, err := url.Parse(c.Issuer); err != nil || u.Host == "" || u.Scheme != "https" && !(u.Scheme == "http" && loopback.Host(u.Hostname())) {
+	if u, err := url.Parse(c.Issuer); err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback.Host(u.Hostname())) {
 		f.Add(setting.Join(path, "issuer"), "%q isn't the https URL of an OpenID Connect provider; http goes only on this machine", c.Issuer)
 	}
 	if c.ClientID == "" {
@@ -75,8 +75,12 @@ type Rights interface {
 	Grant(ctx context.Context, want access.Right, token string, from netip.Addr) (access.Grant, error)
 }
 
-// The paths. Callback is where the provider sends people back to.
-const Path, Callback, Logout = "/login", "/login/callback", "/logout"
+// The paths: where a login begins, where the provider sends people back to, and the end.
+const (
+	Path     = "/login"
+	Callback = "/login/callback"
+	Logout   = "/logout"
+)
 
 const (
 	loginTime      = 10 * time.Minute // to sign in at the provider

@@ -101,7 +101,6 @@ func (r *rig) Show(_ context.Context, _ [32]byte, n uint64) (follow.Shown, error
 func (r *rig) Trust() (trustroot.History, []byte, error)       { return r.history, []byte("root"), nil }
 func (r *rig) Health(context.Context) page.Health              { return r.health }
 func (r *rig) Refusals(context.Context) ([]audit.Event, error) { return slices.Clone(r.refused), nil }
-func (r *rig) serve(w http.ResponseWriter, q *http.Request)    { r.page.ServeHTTP(w, q) }
 func (r *rig) get(path string) (code int, body string) {
 	w := r.ask(path, nil)
 	return w.Code, w.Body.String()
@@ -275,7 +274,7 @@ func TestStrangers(t *testing.T) {
 		"through a proxy":          {page.Loopback, func(q *http.Request) { q.Header.Set("X-Forwarded-For", "192.0.2.1") }},
 		"through another":          {page.Loopback, func(q *http.Request) { q.Header.Set("Via", "1.1 proxy") }},
 		"not signed in":            {page.Login, nil},
-		"with a made-up session":   {page.Login, func(q *http.Request) { q.AddCookie(&http.Cookie{Name: "mayfly-session", Value: "e30.e30.e30.e30.e30"}) }},
+		"with a made-up session":   {page.Login, func(q *http.Request) { q.Header.Set("Cookie", "mayfly-session=e30.e30.e30.e30.e30") }},
 		"with an access of a typo": {"opne", func(q *http.Request) { q.Host = "evil.example" }},
 	} {
 		t.Run(name, func(t *testing.T) {

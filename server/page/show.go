@@ -92,9 +92,9 @@ func (p *Page) search(r *http.Request) (any, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, value := range all[name] {
-			without := maps.Clone(all)
+			without := url.Values(maps.Clone(all))
 			without[name] = slices.DeleteFunc(slices.Clone(all[name]), func(v string) bool { return v == value })
-			conditions = append(conditions, condition{name, value, p.clean(name + "=" + value), r.URL.Path + "?" + url.Values(without).Encode()})
+			conditions = append(conditions, condition{name, value, p.clean(name + "=" + value), r.URL.Path + "?" + without.Encode()})
 			f, err := index.ParseFilter(name + "=" + value)
 			if err == nil && f.Prefix && p.masks() && !strings.Contains(value, "://") && slices.Contains([]string{"san", "identity", "workflow", "token_subject"}, f.Field) {
 				err = fault.New(fault.RequestMalformed, "E-mail addresses are shown by domain only here, so %s isn't searched by its beginning. Give all of it, or a domain: @example.com.", f.Field)

@@ -49,7 +49,7 @@ func (s *Service) newPage(first *state) (server.Page, error) {
 
 // providerClient reaches the provider as the issuer of the same URL is reached.
 func providerClient(first *state) (*http.Client, error) {
-	transport := http.DefaultTransport.(*http.Transport).Clone() //nolint:errcheck,forcetypeassert // net/http's own
+	transport := http.DefaultTransport.(*http.Transport).Clone() // net/http's own
 	for _, i := range first.config.Issuers {
 		if i.URL != first.config.Page.Login.Issuer || i.CAFile == "" {
 			continue
