@@ -20,7 +20,7 @@ const (
 	chartStep, chartHeight   = 30, 120 // of an hour, in the drawing's units
 	countRest                = 20      // times as long as a count took, nothing is counted
 
-	countTime, countPatience = 20 * time.Second, 150 * time.Millisecond // of a count; how long a page waits for one
+	countTime, countPatience = 20 * time.Second, 100 * time.Millisecond // of a count; how long a page waits for one
 )
 
 // chart counts what is shown: at most a twentieth of the time, and no page waits for it long.
