@@ -37,6 +37,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/strict"
 	"github.com/mayfly-ca/mayfly/server"
+	"github.com/mayfly-ca/mayfly/server/page"
 )
 
 //go:generate go run -C ../internal/tools ./configdoc ../..
@@ -69,6 +70,8 @@ type Config struct {
 	TUF tuf.Config `yaml:"tuf"`
 	// Store is the database of what was issued, for search. It is filled from the logs.
 	Store store.Config `yaml:"store,omitempty"`
+	// Page is the page for people: who got certificates, whom to trust, how the CA is.
+	Page page.Config `yaml:"page,omitempty"`
 	// Alerts tell people and programs of certificates that concern them.
 	Alerts notify.Config `yaml:"alerts,omitempty"`
 	// Audit is the audit trail.

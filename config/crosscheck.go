@@ -4,7 +4,9 @@ import (
 	"slices"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/server/page"
 )
 
 // crossCheck adds the faults that no section can see alone.
@@ -12,6 +14,11 @@ func (c *Config) crossCheck(f *setting.Faults) {
 	c.checkTimes(f)
 	if c.Alerts.Enabled() && !c.Store.Enabled() {
 		f.Add("alerts", "needs store: what isn't sent yet is kept there, and certificates come from its index")
+	}
+	if l := c.Page.Login; c.Page.Access == page.Login && !slices.ContainsFunc(c.Issuers, func(i identity.IssuerConfig) bool {
+		return i.URL == l.Issuer && slices.Contains(i.Audiences, l.ClientID)
+	}) {
+		f.Add("page.login", "no entry of issuers has its issuer as url and its client_id among audiences, so nobody's login would be taken; add one, with allow: \"false\" where it isn't for certificates")
 	}
 	keys := []setting.KeyRef{c.CA.Authority.Key}
 	for _, a := range c.CA.All() {

@@ -187,6 +187,29 @@ func healthPage(w *timedReply, _ *http.Request) *fault.Error {
 	return nil
 }
 
+// Standing is how a dependency stands.
+type Standing struct {
+	Name          string
+	Works         bool
+	Informational bool     // certificates can be issued without it
+	Detail        []string // for anybody to read
+}
+
+// Standings says how every dependency stands, as `/readyz?verbose` does.
+func (s *Server) Standings(ctx context.Context) (all []Standing) {
+	for _, d := range s.ready.check(ctx) {
+		if d.Informational { // not as it was a moment ago: its detail isn't either
+			d.err = guardedCheck(ctx, d.Dependency)
+		}
+		one := Standing{Name: d.Name, Works: d.err == nil, Informational: d.Informational}
+		if d.Detail != nil {
+			one.Detail = d.Detail()
+		}
+		all = append(all, one)
+	}
+	return all
+}
+
 // readyPage is /readyz: 200, or 503 with the names of what fails; with
 // `?verbose` every dependency by name, with its detail.
 func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {

@@ -228,6 +228,9 @@ func peerAddress(ctx context.Context) netip.Addr {
 	return a
 }
 
+// ClientAddress is the address of the client whose request a handler has; zero where it has none.
+func ClientAddress(ctx context.Context) netip.Addr { return peerAddress(ctx) }
+
 // address is a net.Addr made of its text.
 type address string
 

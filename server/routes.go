@@ -124,6 +124,16 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 		to := target{&endpoint{name: path, limit: limitReads}, s.counted(mounted(h))}
 		t.prefixes = append(t.prefixes, newRoute(path, true, http.MethodGet, to))
 	}
+	if s.with.Page != nil {
+		for path, verb := range s.with.Page.Paths() {
+			one := newRoute(path, false, verb, target{&endpoint{name: path, limit: limitAddress}, s.counted(mounted(s.with.Page))})
+			if strings.HasSuffix(path, "/") {
+				t.prefixes = append(t.prefixes, one)
+			} else {
+				t.exact[path] = one
+			}
+		}
+	}
 	slices.SortFunc(t.prefixes, func(a, b *route) int { return len(b.page.name) - len(a.page.name) })
 	for path, h := range o.Posts {
 		if t.exact[path] != nil || len(path) < 2 || path[0] != '/' || strings.HasPrefix(path, "/api/") {
@@ -140,7 +150,7 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 			return nil
 		}))
 	}
-	page("/", false, s.document("text/plain; charset=utf-8", t.list()))
+	page("/", false, s.home(s.document("text/plain; charset=utf-8", t.list())))
 	return t, nil
 }
 
@@ -187,6 +197,21 @@ func (t *routes) list() []byte {
 	}
 	slices.SortFunc(lines, func(a, b string) int { return strings.Compare(a[5:], b[5:]) })
 	return []byte("Mayfly, a certificate authority for short-lived code-signing certificates.\n\n" + strings.Join(lines, "\n") + "\n")
+}
+
+// home is the page for whoever wants HTML, as browsers do, and the list for all others.
+func (s *Server) home(list handler) handler {
+	if s.with.Page == nil {
+		return list
+	}
+	visit := s.counted(mounted(s.with.Page))
+	return func(w *timedReply, r *http.Request) *fault.Error {
+		w.Header().Add("Vary", "Accept")
+		if strings.Contains(r.Header.Get("Accept"), "text/html") {
+			return visit(w, r)
+		}
+		return list(w, r)
+	}
 }
 
 // counted is a page whose requests count as in flight, and are refused once the

@@ -108,6 +108,8 @@ type Options struct {
 	Index *index.Index
 	// Revocation revokes certificates; nil revokes none.
 	Revocation *revoke.Revoker
+	// Page is what people see; nil: a list of what is served, at /.
+	Page Page
 	// HTTPListener takes the place of http_address for a caller that must know
 	// the port before the documents can be written; nil opens the address. The
 	// Server closes it.
@@ -137,6 +139,13 @@ type Server struct {
 	streams *places // of those that stay open
 	grpc    *grpc.Server
 	gateway http.Handler // of REST to the methods of the API
+}
+
+// Page is a site for people. It is at / for whoever wants HTML, and at its own paths:
+// those that end in / with all that is below.
+type Page interface {
+	http.Handler
+	Paths() map[string]string // each with its method
 }
 
 // New makes a Server. It opens nothing and starts nothing.

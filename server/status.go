@@ -76,6 +76,12 @@ func answerTo(f *fault.Error, id string) answer {
 	return a
 }
 
+// Answer is the HTTP status of a failure, and what the client reads of it.
+func Answer(f *fault.Error) (code int, words string) {
+	a := answerTo(f, "")
+	return a.http, a.message
+}
+
 // status is the answer as a google.rpc.Status with its details.
 func (a answer) status() *status.Status {
 	s := status.New(a.code, a.message)

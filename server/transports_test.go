@@ -20,8 +20,8 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/identity/policy"
 	"github.com/mayfly-ca/mayfly/internal/fault"
-	"github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
-	"github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
+	fulciov1beta "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v1beta"
+	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
 )
 
 // applicant is one token and one key, in every form in which they can come.

@@ -3,7 +3,11 @@ package audit
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io"
+	"io/fs"
+	"os"
 	"reflect"
 	"slices"
 	"strings"
@@ -118,4 +122,32 @@ func (q Query) Search(path string, yield func(Record, []byte, error) bool) {
 			return
 		}
 	}
+}
+
+// LastRefusals reads the record of refusals of a trail from its end, so many bytes at
+// most, the newest first: for a look at what goes on, of which a rotation may have just taken
+// the most. Lines that can't be read are left out.
+func LastRefusals(trail string, most int64) (all []Event, err error) {
+	f, err := os.Open(Files(trail)[1].Path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, f.Close()) }()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, err
+	}
+	from := max(0, info.Size()-most)
+	text, err := io.ReadAll(io.NewSectionReader(f, from, most))
+	for line := range bytes.Lines(text) {
+		var e Event
+		if json.Unmarshal(line, &e) == nil && e.refusal() { // the first may be cut
+			all = append(all, e)
+		}
+	}
+	slices.Reverse(all)
+	return all, err
 }

@@ -142,3 +142,28 @@ func TestResume(t *testing.T) {
 		t.Errorf("%v, %q", found, got)
 	}
 }
+
+// TestLastRefusals reads the end of the record of refusals, the newest first.
+func TestLastRefusals(t *testing.T) {
+	t.Parallel()
+	r := newTrail(t)
+	if all, err := LastRefusals(r.path, 1<<20); len(all) > 0 || err != nil {
+		t.Errorf("before there is a record: %v, %v", all, err)
+	}
+	var b []byte
+	for _, who := range []string{"first", "second", "third"} {
+		b = r.envelope.event(b, &Event{Type: Denied, Time: noon, SAN: who, Message: "no"})
+	}
+	line := len(b) / 3
+	r.write(t, refusedPath(r.path), slices.Concat(b, []byte("no record\n"), r.envelope.event(nil, &Event{Type: Failed, SAN: "fourth"})))
+	for most, want := range map[int]string{1 << 20: "fourth third second first ", 2*line + line/2: "fourth third ", 10: ""} {
+		all, err := LastRefusals(r.path, int64(most))
+		got := ""
+		for _, e := range all {
+			got += e.SAN + " "
+		}
+		if got != want || err != nil {
+			t.Errorf("of %d bytes: %q, %v; want %q", most, got, err, want)
+		}
+	}
+}

@@ -2,14 +2,10 @@ package index
 
 import (
 	"cmp"
-	"crypto/x509"
 	"encoding/hex"
 	"net/url"
 	"slices"
 	"strings"
-
-	"golang.org/x/crypto/cryptobyte"
-	"golang.org/x/crypto/cryptobyte/asn1"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
@@ -31,12 +27,8 @@ const Unreadable = "unreadable"
 
 // decode reads an entry of a log. It never fails: logs take what their CAs signed.
 func decode(log string, e follow.Entry) *Certificate {
-	der := e.Certificate
-	if e.Precert {
-		der = signed(der)
-	}
 	c := &Certificate{Index: e.Index, Fields: map[string]string{"san_type": Unreadable}, Logged: e.Timestamp, NotBefore: e.Timestamp, NotAfter: e.Timestamp}
-	if cert, err := x509.ParseCertificate(der); err == nil {
+	if cert, err := e.X509(); err == nil {
 		set, _ := extension.Parse(cert.Extensions) // what can't be read isn't found
 		c.Fields, c.NotBefore, c.NotAfter = set.Map(), cert.NotBefore, cert.NotAfter
 		c.Fields["serial"], c.Fields["key_fingerprint"] = cert.SerialNumber.Text(16), chain.Fingerprint(cert.RawSubjectPublicKeyInfo)
@@ -80,24 +72,4 @@ func clip(s string) string {
 		s = strings.ToValidUTF8(s[:maxValue], "")
 	}
 	return s
-}
-
-// signed makes a certificate of a TBSCertificate, with a signature of nobody: it is
-// RFC 5280 §4.1's around it, with the algorithm that the TBSCertificate names.
-func signed(tbs []byte) []byte {
-	var fields, algorithm cryptobyte.String
-	input := cryptobyte.String(tbs)
-	if !input.ReadASN1(&fields, asn1.SEQUENCE) ||
-		!fields.SkipOptionalASN1(asn1.Tag(0).Constructed().ContextSpecific()) || // version
-		!fields.SkipASN1(asn1.INTEGER) || !fields.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
-		return nil
-	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+64))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(nil)
-	})
-	out, _ := b.Bytes() // what is too long for DER is no certificate
-	return out
 }

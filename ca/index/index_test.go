@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"math/big"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -190,6 +191,13 @@ func testSearch(t *testing.T, c store.Config) {
 	if got := page.Certificates[0]; got.Index != 4 || !got.NotBefore.Equal(noon.Add(5*time.Minute)) || !got.Logged.Equal(noon) || !got.RevokedAt.IsZero() ||
 		got.Fields["runner_environment"] != "hosted" || got.Fields["token_subject"] == "" || got.Fields["log"][:4] != "ab00" {
 		t.Errorf("%+v", got)
+	}
+	counts, err := r.Counts(t.Context(), noon)
+	if want := []index.Count{{noon, "", 1}, {noon, "https://accounts.example", 3}, {noon, "https://token.actions.example", 4}}; err != nil || !slices.Equal(counts, want) {
+		t.Errorf("%v, %v; want %v", counts, err, want)
+	}
+	if counts, err = r.Counts(t.Context(), noon.Add(6*time.Minute)); err != nil || len(counts) != 2 {
+		t.Errorf("%v, %v", counts, err)
 	}
 	testRevoked(t, r)
 }

@@ -51,6 +51,23 @@ func ParseFilter(text string) (Filter, error) {
 	return Filter{field, value, prefix}, nil
 }
 
+// Condition spells out what people write for short: an address, @ and a domain, a digest,
+// the beginning of a URI.
+func Condition(short string) string {
+	switch {
+	case strings.HasPrefix(short, "sha256:"):
+		return "digest=" + short
+	case strings.HasPrefix(short, "https://"), strings.HasPrefix(short, "http://"), strings.HasPrefix(short, "spiffe://"):
+		return "san^=" + short
+	case strings.Contains(short, "="):
+		return short
+	case strings.HasPrefix(short, "@"):
+		return "domain=" + strings.ToLower(short[1:])
+	default:
+		return "san=" + short
+	}
+}
+
 // Query is what is searched for: what fits all of it.
 type Query struct {
 	Filters []Filter
@@ -199,6 +216,28 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 		}
 	}
 	return page, nil
+}
+
+// Count is how many certificates of one issuer began in one hour.
+type Count struct {
+	Hour   time.Time
+	Issuer string
+	Number int
+}
+
+// Counts counts what began at a time or later, by hour and issuer, the oldest first. It
+// reads all of that.
+func (i *Index) Counts(ctx context.Context, since time.Time) ([]Count, error) {
+	db, err := i.open()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := db.Query(ctx, "SELECT n.hour, s.issuer, CAST(SUM(n.number) AS BIGINT) FROM (SELECT subject, not_before / 3600 AS hour, COUNT(*) AS number FROM certificates WHERE not_before >= ? GROUP BY 1, 2) AS n "+
+		"JOIN subjects s ON s.id = n.subject GROUP BY 1, 2 ORDER BY 1, 2", since.Unix())
+	return collect(rows, err, func(c *Count) ([]any, func()) {
+		var hour int64
+		return []any{&hour, &c.Issuer, &c.Number}, func() { c.Hour = time.Unix(hour*3600, 0).UTC() }
+	})
 }
 
 // plan checks a query. The error is a *fault.Error.

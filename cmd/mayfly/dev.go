@@ -186,6 +186,9 @@ func locate(c *config.Config, o devOptions, publicURL, issuerURL string) {
 	c.Server.PublicURL = publicURL
 	c.CTLog.Propagation = 0 // who runs this is its client
 	c.Access.Loopback = true
+	if !c.Page.Enabled() {
+		c.Page.Access = "loopback" // page.Loopback
+	}
 	if !c.Store.Enabled() { // of a folder that an earlier mayfly made
 		c.Store.Path = setting.Path(filepath.Join(o.dir, indexName))
 	}
@@ -276,6 +279,7 @@ func announce(ctx context.Context, dir string, s *service.Service, issuer, logUR
 	}
 	fmt.Fprintf(streams.Out, `Mayfly is ready. Everything is on this machine alone; state is in %[1]s.
 
+  page      %[2]s/
   REST      %[2]s
   gRPC      %[3]s
   issuer    %[4]s

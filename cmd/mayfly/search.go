@@ -205,7 +205,7 @@ func (o *search) output(columns []string) (write func(map[string]string) error, 
 func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	q := &mayflyv1.SearchRequest{Revoked: o.revoked}
 	for _, arg := range args {
-		q.Where = append(q.Where, condition(arg))
+		q.Where = append(q.Where, index.Condition(arg))
 	}
 	if o.certificate != "" {
 		certs, err := readCertificates(o.In, o.certificate)
@@ -219,22 +219,6 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 	}
 	q.From, q.To = stampOf(o.from), stampOf(o.to)
 	return q, nil
-}
-
-// condition spells a short form out.
-func condition(arg string) string {
-	switch {
-	case strings.HasPrefix(arg, "sha256:"):
-		return "digest=" + arg
-	case strings.HasPrefix(arg, "https://"), strings.HasPrefix(arg, "http://"), strings.HasPrefix(arg, "spiffe://"):
-		return "san^=" + arg
-	case strings.Contains(arg, "="):
-		return arg
-	case strings.HasPrefix(arg, "@"):
-		return "domain=" + strings.ToLower(arg[1:])
-	default:
-		return "san=" + arg
-	}
 }
 
 // open gives what is searched: the index of a CA, or one in a store.

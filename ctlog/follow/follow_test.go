@@ -3,6 +3,7 @@ package follow_test
 import (
 	"bytes"
 	"context"
+	"crypto/x509"
 	"encoding/json"
 	"errors"
 	"io"
@@ -188,10 +189,54 @@ func TestFollow(t *testing.T) {
 				}
 				delete(b.sent, string(e.Certificate))
 			}
+			b.show(t)
 			if s := b.Status(); len(s) != 1 || s[0].Followed != 610 || s[0].Size != 610 || s[0].Err != nil || s[0].Looked.IsZero() {
 				t.Errorf("%+v", s)
 			}
 		})
+	}
+}
+
+// show has single entries shown, with their proofs, and none that isn't the log's.
+func (b *bench) show(t *testing.T) {
+	t.Helper()
+	id := b.log.Description().ID
+	for _, n := range []uint64{0, 255, 256, 609} {
+		s, err := b.Show(t.Context(), id, n)
+		if err != nil || s.Index != n || !bytes.Equal(s.Certificate, b.keeper.entries[n].Certificate) || s.Size != 610 || s.Submitted == nil {
+			t.Fatalf("entry %d: %+v, %v", n, s, err)
+		}
+		final, err := s.X509()
+		submitted, other := x509.ParseCertificate(s.Submitted)
+		if err != nil || other != nil || final.SerialNumber.Cmp(submitted.SerialNumber) != 0 {
+			t.Errorf("entry %d: %v, %v", n, err, other)
+		}
+	}
+	if _, err := b.Show(t.Context(), id, 610); err == nil {
+		t.Error("an entry is shown that the log doesn't have")
+	}
+	if _, err := b.Show(t.Context(), [32]byte{}, 0); err == nil {
+		t.Error("an entry is shown of a log that nobody follows")
+	}
+	honest := *b.lie.Load()
+	defer b.lie.Store(&honest)
+	var lie http.HandlerFunc = func(w http.ResponseWriter, r *http.Request) {
+		if _, entries, ok := strings.Cut(r.URL.String(), "get-entries?start="); ok && entries != "" { // another one
+			r.URL.RawQuery = "start=7&end=7"
+		}
+		if strings.HasPrefix(r.URL.Path, "/tile/data/") { // the last byte of the first certificate is another
+			answer := httptest.NewRecorder()
+			honest(answer, r)
+			body := answer.Body.Bytes()
+			body[200] ^= 1
+			_, _ = w.Write(body)
+			return
+		}
+		honest(w, r)
+	}
+	b.lie.Store(&lie)
+	if s, err := b.Show(t.Context(), id, 0); err == nil {
+		t.Errorf("another entry is taken for one: %+v", s)
 	}
 }
 

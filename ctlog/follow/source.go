@@ -47,10 +47,7 @@ func (s *source) consistency(ctx context.Context, size uint64, head remote.Head)
 		return answer.Consistency, err
 	}
 	var failed error // the builder's errors don't wrap it
-	builder, err := client.NewProofBuilder(ctx, head.Size, func(ctx context.Context, level, index uint64, p uint8) (tile []byte, err error) {
-		tile, failed = s.Tile(ctx, logdir.TilePath{Level: int(level), Index: index, Width: p}, remote.MaxAnswer)
-		return tile, failed
-	})
+	builder, err := s.proofs(ctx, head.Size, &failed)
 	if err != nil {
 		return nil, err
 	}
@@ -59,6 +56,14 @@ func (s *source) consistency(ctx context.Context, size uint64, head remote.Head)
 		err = failed
 	}
 	return path, err
+}
+
+// proofs makes proofs out of hash tiles. What a tile couldn't be had for goes into failed.
+func (s *source) proofs(ctx context.Context, size uint64, failed *error) (*client.ProofBuilder, error) {
+	return client.NewProofBuilder(ctx, size, func(ctx context.Context, level, index uint64, p uint8) (tile []byte, err error) {
+		tile, *failed = s.Tile(ctx, logdir.TilePath{Level: int(level), Index: index, Width: p}, remote.MaxAnswer)
+		return tile, *failed
+	})
 }
 
 // leaves are the next MerkleTreeLeafs (RFC 6962 §3.4) from an index on, at least one.

@@ -4,6 +4,7 @@ package pubkey
 import (
 	"crypto"
 	"crypto/ecdsa"
+	"crypto/ed25519"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
@@ -151,5 +152,19 @@ func (a Algorithm) Generate() (crypto.Signer, error) {
 		return rsa.GenerateKey(rand.Reader, bits)
 	default:
 		return nil, fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
+	}
+}
+
+// Name is the key's algorithm with its size, for people; "" for one of another kind.
+func Name(public crypto.PublicKey) string {
+	switch key := public.(type) {
+	case *ecdsa.PublicKey:
+		return "ECDSA " + key.Curve.Params().Name
+	case *rsa.PublicKey:
+		return fmt.Sprintf("RSA %d", key.N.BitLen())
+	case ed25519.PublicKey:
+		return "Ed25519"
+	default:
+		return ""
 	}
 }

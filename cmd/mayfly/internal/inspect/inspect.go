@@ -4,12 +4,8 @@ package inspect
 
 import (
 	"cmp"
-	"crypto/ecdsa"
-	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/sha1" // #nosec G505 -- a fingerprint that people compare, nothing relies on it
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -22,47 +18,33 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
 // Description is what there is to say about the first certificate of a file and
 // the chain that follows it. Values are exact; only printing escapes them.
 type Description struct {
-	Identity       []extension.SAN `json:"identity"`       // the SAN entries, in their order
-	RecordedIssuer string          `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
-	Extensions     []Extension     `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
-	Serial         string          `json:"serial"`         // hexadecimal
-	NotBefore      time.Time       `json:"notBefore"`
-	NotAfter       time.Time       `json:"notAfter"` // inclusive
-	Key            Key             `json:"key"`
-	Subject        string          `json:"subject"` // RFC 4514; empty in what Mayfly issues
-	Issuer         string          `json:"issuer"`  // RFC 4514: the certificate that signed it
-	Signature      string          `json:"signatureAlgorithm"`
-	CA             bool            `json:"ca"`
-	Usages         []string        `json:"usages"`
-	Others         []Other         `json:"otherExtensions"`
-	SHA256         string          `json:"sha256"`
-	SHA1           string          `json:"sha1"`
-	SCTs           []SCT           `json:"scts"`
-	SCTFault       string          `json:"sctFault,omitempty"` // the SCT list is there and can't be read
-	Chain          []Link          `json:"chain"`              // what follows in the file, as it came
-	Verified       bool            `json:"verified"`           // the chain, for code signing, at notBefore
-	Why            string          `json:"why,omitempty"`      // why it is not verified
-}
-
-// Extension is one identity extension.
-type Extension struct {
-	OID   string `json:"oid"`
-	Name  string `json:"name,omitempty"`
-	Value string `json:"value,omitempty"`
-	Fault string `json:"fault,omitempty"` // why it has no value
-}
-
-// Other is an extension of another arc.
-type Other struct {
-	OID      string `json:"oid"`
-	Name     string `json:"name,omitempty"`
-	Critical bool   `json:"critical"`
+	Identity       []extension.SAN    `json:"identity"`       // the SAN entries, in their order
+	RecordedIssuer string             `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
+	Extensions     []extension.Listed `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
+	Serial         string             `json:"serial"`         // hexadecimal
+	NotBefore      time.Time          `json:"notBefore"`
+	NotAfter       time.Time          `json:"notAfter"` // inclusive
+	Key            Key                `json:"key"`
+	Subject        string             `json:"subject"` // RFC 4514; empty in what Mayfly issues
+	Issuer         string             `json:"issuer"`  // RFC 4514: the certificate that signed it
+	Signature      string             `json:"signatureAlgorithm"`
+	CA             bool               `json:"ca"`
+	Usages         []string           `json:"usages"`
+	Others         []extension.Other  `json:"otherExtensions"`
+	SHA256         string             `json:"sha256"`
+	SHA1           string             `json:"sha1"`
+	SCTs           []SCT              `json:"scts"`
+	SCTFault       string             `json:"sctFault,omitempty"` // the SCT list is there and can't be read
+	Chain          []Link             `json:"chain"`              // what follows in the file, as it came
+	Verified       bool               `json:"verified"`           // the chain, for code signing, at notBefore
+	Why            string             `json:"why,omitempty"`      // why it is not verified
 }
 
 // Key is the public key.
@@ -112,14 +94,14 @@ func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 		Identity:  extension.SANs(cert),
 		Serial:    cert.SerialNumber.Text(16),
 		NotBefore: cert.NotBefore.UTC(), NotAfter: cert.NotAfter.UTC(),
-		Key:     Key{Algorithm: algorithm(cert), SHA256: chain.Fingerprint(cert.RawSubjectPublicKeyInfo)},
+		Key:     Key{Algorithm: cmp.Or(pubkey.Name(cert.PublicKey), cert.PublicKeyAlgorithm.String()), SHA256: chain.Fingerprint(cert.RawSubjectPublicKeyInfo)},
 		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(),
-		Signature: cert.SignatureAlgorithm.String(), CA: cert.IsCA, Usages: usages(cert),
+		Signature: cert.SignatureAlgorithm.String(), CA: cert.IsCA, Usages: extension.Usages(cert),
 		SHA256: chain.Fingerprint(cert.Raw),
 		SHA1:   fmt.Sprintf("%x", sha1.Sum(cert.Raw)), // #nosec G401 -- as above
 		SCTs:   []SCT{}, Chain: []Link{},
 	}
-	d.Extensions, d.Others = extensions(cert)
+	d.Extensions, d.Others = extension.List(cert)
 	if set, err := extension.Parse(cert.Extensions); err == nil {
 		d.RecordedIssuer = set.Issuer
 	}
@@ -185,60 +167,6 @@ func describeSCT(r client.SCTResult) SCT {
 
 // arc is the prefix of the identity extensions' OIDs.
 const arc = "1.3.6.1.4.1.57264.1."
-
-// extensions reads one extension at a time, so that a malformed one hides no other.
-func extensions(cert *x509.Certificate) ([]Extension, []Other) {
-	ours, others := []Extension{}, []Other{}
-	for _, e := range cert.Extensions {
-		oid := e.Id.String()
-		if !strings.HasPrefix(oid, arc) {
-			others = append(others, Other{OID: oid, Name: extension.Standard(oid), Critical: e.Critical})
-			continue
-		}
-		x := Extension{OID: oid}
-		named, err := extension.Name([]pkix.Extension{e})
-		switch {
-		case err != nil:
-			x.Fault = err.Error()
-		case len(named) == 0:
-			x.Fault = "unknown"
-		default:
-			x.Name, x.Value = named[0].Name, named[0].Value
-		}
-		ours = append(ours, x)
-	}
-	return ours, others
-}
-
-func usages(cert *x509.Certificate) []string {
-	list := []string{}
-	for bit := x509.KeyUsageDigitalSignature; bit <= x509.KeyUsageDecipherOnly; bit <<= 1 { // RFC 5280 §4.2.1.3
-		if cert.KeyUsage&bit != 0 {
-			list = append(list, bit.String())
-		}
-	}
-	for _, u := range cert.ExtKeyUsage {
-		list = append(list, u.String())
-	}
-	for _, oid := range cert.UnknownExtKeyUsage {
-		list = append(list, oid.String())
-	}
-	return list
-}
-
-// algorithm names the key with its size.
-func algorithm(cert *x509.Certificate) string {
-	switch key := cert.PublicKey.(type) {
-	case *ecdsa.PublicKey:
-		return "ECDSA " + key.Curve.Params().Name
-	case *rsa.PublicKey:
-		return fmt.Sprintf("RSA %d", key.N.BitLen())
-	case ed25519.PublicKey:
-		return "Ed25519"
-	default:
-		return cert.PublicKeyAlgorithm.String()
-	}
-}
 
 // Print writes the description for a person who reads it at the time now.
 // Everything from the certificate is escaped for the terminal.

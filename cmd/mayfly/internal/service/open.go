@@ -147,6 +147,10 @@ func (s *Service) startMonitor(_ context.Context, first *state) (err error) {
 
 // startServer makes the server and opens its addresses.
 func (s *Service) startServer(ctx context.Context, first *state, listener net.Listener) error {
+	site, err := s.newPage(first)
+	if err != nil {
+		return err
+	}
 	made, err := server.New(first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    first.documents,
@@ -156,6 +160,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Timestamps:   s.served(first),
 		Index:        s.index,
 		Revocation:   s.revoker,
+		Page:         site,
 		HTTPListener: listener,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})

@@ -65,13 +65,13 @@ function provider(clientID) {
         token_endpoint_auth_method: 'none',
         grant_types: ['authorization_code'],
         response_types: ['code'],
-        redirect_uris: ['http://127.0.0.1/callback'],
+        redirect_uris: ['http://127.0.0.1/callback', 'http://127.0.0.1/login/callback'],
       },
     ],
     claims: { openid: ['sub'], email: ['email', 'email_verified'] },
     conformIdTokenClaims: false, // the e-mail address goes into the ID token, as Sigstore's clients need
     async findAccount(_, id) {
-      return { accountId: id, claims: async () => ({ sub: id, email, email_verified: true }) };
+      return { accountId: id, claims: async () => ({ sub: id, email: id === 'mallory' ? 'mallory@example.com' : email, email_verified: true }) };
     },
     cookies: { keys: ['only for this test'] },
   });
