@@ -155,7 +155,7 @@ func TestLastRefusals(t *testing.T) {
 		b = r.envelope.event(b, &Event{Type: Denied, Time: noon, SAN: who, Message: "no"})
 	}
 	line := len(b) / 3
-	r.write(t, refusedPath(r.path), slices.Concat(b, []byte("no record\n"), r.envelope.event(nil, &Event{Type: Failed, SAN: "fourth"})))
+	r.write(t, Files(r.path)[1].Path, slices.Concat(b, []byte("no record\n"), r.envelope.event(nil, &Event{Type: Failed, SAN: "fourth"})))
 	for most, want := range map[int]string{1 << 20: "fourth third second first ", 2*line + line/2: "fourth third ", 10: ""} {
 		all, err := LastRefusals(r.path, int64(most))
 		got := ""

@@ -87,7 +87,7 @@ func TestStateFileForm(t *testing.T) {
 		"null":                         {"null", "has version 0"},
 		"a list":                       {"[]", "isn't a state file"},
 		"YAML":                         {"version: 1\nauthorities: []\n", "isn't a state file"},
-		"of a newer Mayfly":            {`{"version":4,"authorities":{},"more":1}`, "has version 4; this Mayfly knows 1 to 3"},
+		"of a newer Mayfly":            {`{"version":4,"authorities":{},"more":1}`, "has version 4; this Mayfly knows those up to 3"},
 		"unknown member":               {`{"version":1,"authorities":[{"name":"a","state":"active","x":1}]}`, "authorities[0].x: unknown field"},
 		"a member twice":               {`{"version":1,"authorities":[{"name":"a","state":"retired","state":"active"}]}`, "duplicate key"},
 		"other case":                   {`{"version":1,"authorities":[{"name":"a","State":"active"}]}`, "did you mean state?"},
