@@ -174,7 +174,5 @@ func (c *Config) Check(path string, f *setting.Faults) {
 // CheckBackdate adds a fault when too little is left of a lifetime, the one at the
 // path of, since the certificate begins so much earlier.
 func (c *Config) CheckBackdate(path, of string, lifetime time.Duration, f *setting.Faults) {
-	if lifetime > 0 && c.Backdate > lifetime/2 {
-		f.Add(path, "%v leaves less than half of %s, %v, to sign in: make it shorter", c.Backdate, of, lifetime)
-	}
+	f.When(lifetime > 0 && c.Backdate > lifetime/2, path, "%v leaves less than half of %s, %v, to sign in: make it shorter", c.Backdate, of, lifetime)
 }

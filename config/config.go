@@ -251,9 +251,7 @@ func (l *Logging) Check(path string, f *setting.Faults) {
 	if _, ok := levels[l.Level]; !ok {
 		f.Add(setting.Join(path, "level"), "%q is unknown; debug, info, warn or error is expected", l.Level)
 	}
-	if l.Format != "json" && l.Format != "text" {
-		f.Add(setting.Join(path, "format"), "%q is unknown; json or text is expected", l.Format)
-	}
+	f.When(l.Format != "json" && l.Format != "text", setting.Join(path, "format"), "%q is unknown; json or text is expected", l.Format)
 }
 
 // Logger is the logger that l, which was checked, describes.

@@ -12,9 +12,7 @@ import (
 // crossCheck adds the faults that no section can see alone.
 func (c *Config) crossCheck(f *setting.Faults) {
 	c.checkTimes(f)
-	if c.Alerts.Enabled() && !c.Store.Enabled() {
-		f.Add("alerts", "needs store: what isn't sent yet is kept there, and certificates come from its index")
-	}
+	f.When(c.Alerts.Enabled() && !c.Store.Enabled(), "alerts", "needs store: what isn't sent yet is kept there, and certificates come from its index")
 	if l := c.Page.Login; c.Page.Access == page.Login && !slices.ContainsFunc(c.Issuers, func(i identity.IssuerConfig) bool {
 		return i.URL == l.Issuer && slices.Contains(i.Audiences, l.ClientID)
 	}) {
@@ -24,9 +22,7 @@ func (c *Config) crossCheck(f *setting.Faults) {
 	for _, a := range c.CA.All() {
 		keys = append(keys, a.Key)
 	}
-	if c.Timestamp.Key != "" && slices.Contains(keys, c.Timestamp.Key) {
-		f.Add("timestamp.key", "is an authority's key too; a timestamp authority has a key of its own")
-	}
+	f.When(c.Timestamp.Key != "" && slices.Contains(keys, c.Timestamp.Key), "timestamp.key", "is an authority's key too; a timestamp authority has a key of its own")
 	if c.CTLog.Mode != ctlog.ModeEmbedded {
 		return
 	}
@@ -36,18 +32,10 @@ func (c *Config) crossCheck(f *setting.Faults) {
 	}
 	for i, log := range c.CTLog.Own() {
 		at := c.CTLog.OwnPath("ctlog", i)
-		if log.Key != "" && slices.Contains(keys, log.Key) {
-			f.Add(setting.Join(at, "key"), "is an authority's key too; a log has a key of its own")
-		}
-		if c.Audit.Path.Inside(log.Directory) {
-			f.Add("audit.path", "is inside the log's directory, which the log alone may write")
-		}
-		if c.CTLog.StateFile.Inside(log.Directory) {
-			f.Add("ctlog.state_file", "is inside the log's directory, which the log alone may write")
-		}
-		if log.MarkFile != "" && log.MarkFile == c.Audit.Path {
-			f.Add("audit.path", "is the log's mark_file too; each needs a file of its own")
-		}
+		f.When(log.Key != "" && slices.Contains(keys, log.Key), setting.Join(at, "key"), "is an authority's key too; a log has a key of its own")
+		f.When(c.Audit.Path.Inside(log.Directory), "audit.path", "is inside the log's directory, which the log alone may write")
+		f.When(c.CTLog.StateFile.Inside(log.Directory), "ctlog.state_file", "is inside the log's directory, which the log alone may write")
+		f.When(log.MarkFile != "" && log.MarkFile == c.Audit.Path, "audit.path", "is the log's mark_file too; each needs a file of its own")
 	}
 }
 

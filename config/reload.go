@@ -31,14 +31,10 @@ var movable = []string{
 func (c *Config) CheckReload(next *Config, now time.Time, f *setting.Faults) {
 	differ("", reflect.ValueOf(c).Elem(), reflect.ValueOf(next).Elem(), func(path string) {
 		moves := slices.ContainsFunc(movable, func(m string) bool { return path == m || strings.HasPrefix(path, m+".") })
-		if !moves || path == "timestamp.time_sources" {
-			f.Add(path, "can't change while the service runs; restart it, or put the old value back")
-		}
+		f.When(!moves || path == "timestamp.time_sources", path, "can't change while the service runs; restart it, or put the old value back")
 	})
 	c.CTLog.CheckReload("ctlog", &next.CTLog, now, f)
-	if c.Server.TLS.Enabled() != next.Server.TLS.Enabled() {
-		f.Add("server.tls", "can't be turned on or off while the service runs; restart it")
-	}
+	f.When(c.Server.TLS.Enabled() != next.Server.TLS.Enabled(), "server.tls", "can't be turned on or off while the service runs; restart it")
 }
 
 // differ tells the path of every setting in which a and b, of one type, differ.

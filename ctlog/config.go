@@ -135,9 +135,7 @@ type rule struct {
 // check adds the faults of a section at a path.
 func check(path string, f *setting.Faults, rules []rule) {
 	for _, r := range rules {
-		if r.wrong {
-			f.Add(setting.Join(path, r.field), "%s", r.fault)
-		}
+		f.When(r.wrong, setting.Join(path, r.field), "%s", r.fault)
 	}
 }
 
@@ -256,14 +254,10 @@ func (c *Config) Check(path string, f *setting.Faults) {
 func (c *Config) checkOperators(path string, wanted int, f *setting.Faults) {
 	names := make(map[string]bool, len(c.Logs))
 	for i, l := range c.Logs {
-		if l.Operator == "" {
-			f.Add(setting.Join(setting.Index(setting.Join(path, "logs"), i), "operator"), "required where ctlog.operators is above 1")
-		}
+		f.When(l.Operator == "", setting.Join(setting.Index(setting.Join(path, "logs"), i), "operator"), "required where ctlog.operators is above 1")
 		names[l.Operator] = true
 	}
-	if wanted > len(names) {
-		f.Add(setting.Join(path, "operators"), "is %d, of %d operators of the logs", wanted, len(names))
-	}
+	f.When(wanted > len(names), setting.Join(path, "operators"), "is %d, of %d operators of the logs", wanted, len(names))
 }
 
 func (c *Config) checkLogs(path string, f *setting.Faults) {

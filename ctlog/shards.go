@@ -95,9 +95,7 @@ func (c *Config) checkOwn(path string, f *setting.Faults) {
 	own := c.Own()
 	if len(own) == 0 && (c.StateFile == "" || c.State != nil) { // else nobody has read them
 		c.Embedded.Check(setting.Join(path, "embedded"), f)
-		if c.State.froze(c.Embedded.URL) {
-			f.Add(setting.Join(path, "embedded"), "is frozen, and no log follows it")
-		}
+		f.When(c.State.froze(c.Embedded.URL), setting.Join(path, "embedded"), "is frozen, and no log follows it")
 	}
 	for i := range own {
 		at := c.OwnPath(path, i)
@@ -158,24 +156,18 @@ func (c *Config) CheckReload(path string, next *Config, now time.Time, f *settin
 		old, known := was[trimmed(log.URL)]
 		delete(was, trimmed(log.URL))
 		if !known {
-			if !log.Start.After(now) {
-				f.Add(setting.Join(at, "start"), "is past; a log that a running service takes up begins later, when clients know it")
-			}
+			f.When(!log.Start.After(now), setting.Join(at, "start"), "is past; a log that a running service takes up begins later, when clients know it")
 			continue
 		}
 		if !old.End.Equal(log.End) && (ended(old.End, now) || ended(log.End, now)) {
 			f.Add(setting.Join(at, "end"), "can't move from or to a moment that is past: it would leave SCTs outside of the log's time")
 		}
 		old.End = log.End
-		if !old.Start.Equal(log.Start) || !reflect.DeepEqual(normal(old), normal(log)) {
-			f.Add(at, "can't change while the service runs, but for its end; restart it, or put the old values back")
-		}
+		f.When(!old.Start.Equal(log.Start) || !reflect.DeepEqual(normal(old), normal(log)), at, "can't change while the service runs, but for its end; restart it, or put the old values back")
 	}
 	for url, log := range was {
 		frozen := slices.ContainsFunc(next.FrozenLogs(), func(l FrozenConfig) bool { return trimmed(l.URL) == url })
-		if !frozen || !ended(log.End, now) {
-			f.Add(path, "the log %s can't go while the service runs: only one that has ended does, to ctlog.frozen", log.URL)
-		}
+		f.When(!frozen || !ended(log.End, now), path, "the log %s can't go while the service runs: only one that has ended does, to ctlog.frozen", log.URL)
 	}
 }
 
@@ -268,9 +260,7 @@ func (c *Config) checkState(path string, f *setting.Faults) {
 	}
 	for i, log := range c.Frozen {
 		defined[trimmed(log.URL)] = place{setting.Index("frozen", i), log.End}
-		if c.State.froze(log.URL) {
-			f.Add(c.FrozenPath(path, i), "stands in state_file as well: remove it here")
-		}
+		f.When(c.State.froze(log.URL), c.FrozenPath(path, i), "stands in state_file as well: remove it here")
 	}
 	for _, log := range c.State.Logs {
 		if known, twice := defined[trimmed(log.URL)]; twice {

@@ -36,9 +36,7 @@ func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
 // compile checks the list and makes what a Verifier runs on: the same code, so
 // that what was checked is what runs. The result is good when f stayed empty.
 func compile(path string, issuers []IssuerConfig, f *setting.Faults) []*issuer {
-	if len(issuers) == 0 {
-		f.Add(path, "required: at least one issuer whose tokens are accepted")
-	}
+	f.When(len(issuers) == 0, path, "required: at least one issuer whose tokens are accepted")
 	compiled := make([]*issuer, len(issuers))
 	for i := range issuers {
 		at := setting.Index(path, i)
@@ -57,13 +55,9 @@ func checkPair(at, other string, a, b *issuer, f *setting.Faults) {
 		return
 	}
 	for i, alias := range a.config.Aliases {
-		if alias == b.config.URL || slices.Contains(b.config.Aliases, alias) {
-			f.Add(setting.Index(at+".aliases", i), "%s stands for another issuer in %s; keep one", claim.Quote(alias), other)
-		}
+		f.When(alias == b.config.URL || slices.Contains(b.config.Aliases, alias), setting.Index(at+".aliases", i), "%s stands for another issuer in %s; keep one", claim.Quote(alias), other)
 	}
-	if slices.Contains(b.config.Aliases, a.config.URL) {
-		f.Add(at+".url", "is an alias of the issuer in %s; keep one", other)
-	}
+	f.When(slices.Contains(b.config.Aliases, a.config.URL), at+".url", "is an alias of the issuer in %s; keep one", other)
 	if a.pattern.parts == nil || b.pattern.parts == nil {
 		return
 	}
@@ -83,12 +77,8 @@ func checkSameIssuer(at, other string, a, b *issuer, f *setting.Faults) {
 			f.Add(setting.Index(at+".audiences", i), "%s is among the audiences of %s too, which is for the same issuer; keep one", claim.Quote(audience), other)
 		}
 	}
-	if !slices.Equal(a.config.Aliases, b.config.Aliases) {
-		f.Add(at+".aliases", "must be the same as in %s, which is for the same issuer", other)
-	}
-	if !reflect.DeepEqual(a.keysConfig, b.keysConfig) {
-		f.Add(at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
-	}
+	f.When(!slices.Equal(a.config.Aliases, b.config.Aliases), at+".aliases", "must be the same as in %s, which is for the same issuer", other)
+	f.When(!reflect.DeepEqual(a.keysConfig, b.keysConfig), at, "is for the same issuer as %s, and says otherwise how its keys are had; such settings must be the same in both", other)
 }
 
 func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
@@ -109,9 +99,7 @@ func compileOne(path string, c *IssuerConfig, f *setting.Faults) *issuer {
 		}
 	}
 	c.checkAliases(path, f)
-	if len(c.Audiences) == 0 {
-		f.Add(path+".audiences", "required: at least one, such as sigstore")
-	}
+	f.When(len(c.Audiences) == 0, path+".audiences", "required: at least one, such as sigstore")
 	checkParties(path+".audiences", "aud", c.Audiences, true, f)
 	if c.Type == "" {
 		f.Add(path+".type", "required: one of %s", types())
@@ -170,9 +158,7 @@ func checkEach(path string, list []string, once bool, f *setting.Faults, check f
 		if err == nil && once && slices.Index(list, one) < i {
 			err = errTwice
 		}
-		if err != nil {
-			f.Add(setting.Index(path, i), "%s", err)
-		}
+		f.When(err != nil, setting.Index(path, i), "%s", err)
 	}
 }
 
@@ -230,13 +216,9 @@ func checkUnused(path string, c *IssuerConfig, f *setting.Faults) {
 		{"inline_preset", c.InlinePreset != nil, []Type{TypeCI}},
 		{"preset_constants", len(c.PresetConstants) > 0, []Type{TypeCI}},
 	} {
-		if s.set && !slices.Contains(s.types, c.Type) {
-			f.Add(path+"."+s.field, "has no meaning for the type %s", c.Type)
-		}
+		f.When(s.set && !slices.Contains(s.types, c.Type), path+"."+s.field, "has no meaning for the type %s", c.Type)
 	}
-	if c.Pattern != "" && c.AllowInsecureLoopback {
-		f.Add(path+".allow_insecure_loopback", "has no meaning for a pattern, which is always https")
-	}
+	f.When(c.Pattern != "" && c.AllowInsecureLoopback, path+".allow_insecure_loopback", "has no meaning for a pattern, which is always https")
 }
 
 // checkTokens checks what is asked of every token, whatever the type, and fills
@@ -259,15 +241,9 @@ func (c *IssuerConfig) checkTokens(path string, f *setting.Faults) {
 	if c.Algorithms = algorithms; len(algorithms) == 0 {
 		c.Algorithms = known
 	}
-	if c.MaxTokenLifetime < 0 {
-		f.Add(path+".max_token_lifetime", "must not be negative")
-	}
-	if c.Leeway < 0 || c.Leeway > mostLeeway {
-		f.Add(path+".leeway", "must be from 0 to %s", mostLeeway)
-	}
-	if c.MaxTokenAge < 0 {
-		f.Add(path+".max_token_age", "must not be negative")
-	}
+	f.When(c.MaxTokenLifetime < 0, path+".max_token_lifetime", "must not be negative")
+	f.When(c.Leeway < 0 || c.Leeway > mostLeeway, path+".leeway", "must be from 0 to %s", mostLeeway)
+	f.When(c.MaxTokenAge < 0, path+".max_token_age", "must not be negative")
 	checkParties(path+".authorized_parties", "azp", c.AuthorizedParties, false, f)
 	// The caller keeps its lists; these are ours.
 	c.Aliases, c.Audiences, c.AuthorizedParties = slices.Clone(c.Aliases), slices.Clone(c.Audiences), slices.Clone(c.AuthorizedParties)

@@ -205,9 +205,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		}
 	}
 	for i, h := range c.MetricsHosts {
-		if h == "" || h != hostOf(h) {
-			f.Add(setting.Index(setting.Join(path, "metrics_hosts"), i), "%q is not a host's name in lower case, without scheme and port", h)
-		}
+		f.When(h == "" || h != hostOf(h), setting.Index(setting.Join(path, "metrics_hosts"), i), "%q is not a host's name in lower case, without scheme and port", h)
 	}
 	c.Limits.check(setting.Join(path, "limits"), f)
 	c.RateLimits.check(setting.Join(path, "rate_limits"), f)
@@ -233,9 +231,7 @@ func parseNetwork(text string) (netip.Prefix, error) {
 // checkAddresses adds what is wrong with the listeners' addresses, and where two have
 // one fixed address.
 func (c *Config) checkAddresses(path string, f *setting.Faults) {
-	if c.HTTPAddress == "" {
-		f.Add(setting.Join(path, "http_address"), "required: host:port, such as 127.0.0.1:5555")
-	}
+	f.When(c.HTTPAddress == "", setting.Join(path, "http_address"), "required: host:port, such as 127.0.0.1:5555")
 	taken := map[string]string{}
 	for _, a := range []struct{ field, address string }{
 		{"http_address", c.HTTPAddress}, {"grpc_address", c.GRPCAddress}, {"metrics_address", c.MetricsAddress},
@@ -276,9 +272,7 @@ func (l *Limits) check(path string, f *setting.Faults) {
 	if l.TokenBytes <= maxTokenBytes && l.TokenBytes > max(l.BodyBytes, l.HeaderBytes) {
 		f.Add(setting.Join(path, "token_bytes"), "%d fits neither into body_bytes, %d, nor into header_bytes, %d", l.TokenBytes, l.BodyBytes, l.HeaderBytes)
 	}
-	if l.HeaderTimeout > l.ReadTimeout {
-		f.Add(setting.Join(path, "header_timeout"), "%v has no effect beyond read_timeout, %v, which is for the whole request", l.HeaderTimeout, l.ReadTimeout)
-	}
+	f.When(l.HeaderTimeout > l.ReadTimeout, setting.Join(path, "header_timeout"), "%v has no effect beyond read_timeout, %v, which is for the whole request", l.HeaderTimeout, l.ReadTimeout)
 }
 
 func (l *RateLimits) check(path string, f *setting.Faults) {
@@ -321,13 +315,9 @@ func checkOrigin(path, text string, pathAllowed bool, f *setting.Faults) {
 	u, err := url.Parse(text)
 	bad := err != nil || u.Scheme != "http" && u.Scheme != "https" || u.Host == "" || u.User != nil ||
 		u.RawQuery != "" || u.Fragment != "" || !pathAllowed && u.Path != ""
-	if bad {
-		f.Add(path, "%q is not a URL such as https://ca.example.com", text)
-	}
+	f.When(bad, path, "%q is not a URL such as https://ca.example.com", text)
 }
 
 func checkRange[T int | time.Duration](path string, v, least, most T, f *setting.Faults) {
-	if v < least || v > most {
-		f.Add(path, "%v is outside %v to %v", v, least, most)
-	}
+	f.When(v < least || v > most, path, "%v is outside %v to %v", v, least, most)
 }

@@ -72,9 +72,7 @@ func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
 		next.Mounts, next.Posts, next.Timestamps = before.Mounts, before.Posts, before.Timestamps
 	}
 	t, err := s.newRoutes(next)
-	if err != nil {
-		f.Add("server", "%v", err)
-	}
+	f.When(err != nil, "server", "%v", err)
 	if err := f.Err(); err != nil {
 		return nil, nil, err
 	}

@@ -60,9 +60,7 @@ const maxSinks = 4
 
 func (s *Sink) check(path string, seen map[string]bool, f *setting.Faults) {
 	setting.CheckName(path, s.Name, seen, f)
-	if s.Only != "" && !s.Only.valid() && s.Only != head && s.Only != recovered {
-		f.Add(setting.Join(path, "only"), "%q is no type of record; docs/audit.md has them", s.Only)
-	}
+	f.When(s.Only != "" && !s.Only.valid() && s.Only != head && s.Only != recovered, setting.Join(path, "only"), "%q is no type of record; docs/audit.md has them", s.Only)
 	u, err := url.Parse(s.URL)
 	switch {
 	case err == nil && u.Scheme == "stdout" && s.URL == "stdout:",
@@ -110,9 +108,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		f.Add(setting.Join(path, "path"), "names a folder; a file is expected, for example audit.jsonl")
 	}
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
-	if len(c.Sinks) > maxSinks {
-		f.Add(setting.Join(path, "sinks"), "are %d; %d at most are expected", len(c.Sinks), maxSinks)
-	}
+	f.When(len(c.Sinks) > maxSinks, setting.Join(path, "sinks"), "are %d; %d at most are expected", len(c.Sinks), maxSinks)
 	seen := map[string]bool{}
 	for i := range c.Sinks {
 		c.Sinks[i].check(setting.Index(setting.Join(path, "sinks"), i), seen, f)
@@ -122,15 +118,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 }
 
 func (r *Rotation) check(path string, f *setting.Faults) {
-	if r.MaxSizeMB < 1 || r.MaxSizeMB > maxSizeMB {
-		f.Add(setting.Join(path, "max_size_mb"), "is %d; 1 to %d (MiB) is expected", r.MaxSizeMB, maxSizeMB)
-	}
-	if r.MaxBackups < 0 {
-		f.Add(setting.Join(path, "max_backups"), "is negative; a number of files is expected, 0 keeps all")
-	}
-	if r.MaxAgeDays < 0 {
-		f.Add(setting.Join(path, "max_age_days"), "is negative; a number of days is expected, 0 keeps all")
-	}
+	f.When(r.MaxSizeMB < 1 || r.MaxSizeMB > maxSizeMB, setting.Join(path, "max_size_mb"), "is %d; 1 to %d (MiB) is expected", r.MaxSizeMB, maxSizeMB)
+	f.When(r.MaxBackups < 0, setting.Join(path, "max_backups"), "is negative; a number of files is expected, 0 keeps all")
+	f.When(r.MaxAgeDays < 0, setting.Join(path, "max_age_days"), "is negative; a number of days is expected, 0 keeps all")
 }
 
 // Key reads the key that signs heads; nil where none is named.

@@ -125,9 +125,7 @@ func (s *Section) Check(path string, f *setting.Faults) {
 		return
 	}
 	s.Authority.check(setting.Join(path, "authority"), f)
-	if s.StateFile != "" {
-		f.Add(setting.Join(path, "state_file"), "belongs to `authorities`: write the authority as the first of that list, or remove it")
-	}
+	f.When(s.StateFile != "", setting.Join(path, "state_file"), "belongs to `authorities`: write the authority as the first of that list, or remove it")
 }
 
 // faults adds a fault at a field below path where something is wrong.
@@ -137,9 +135,7 @@ type faults struct {
 }
 
 func (f faults) when(wrong bool, field, format string, args ...any) {
-	if wrong {
-		f.Add(setting.Join(f.path, field), format, args...)
-	}
+	f.When(wrong, setting.Join(f.path, field), format, args...)
 }
 
 func (c *Config) check(path string, all *setting.Faults) {
@@ -185,9 +181,7 @@ const maxAuthorities = 64
 
 // CheckName adds a fault when name can't be an authority's.
 func CheckName(path, name string, f *setting.Faults) {
-	if !authorityName.MatchString(name) {
-		f.Add(path, "%q isn't a name: letters a-z, digits and hyphens, 32 at most, such as 2027-1", name)
-	}
+	f.When(!authorityName.MatchString(name), path, "%q isn't a name: letters a-z, digits and hyphens, 32 at most, such as 2027-1", name)
 }
 
 // checkAuthorities adds the faults of `authorities` and what belongs to it.
@@ -307,9 +301,7 @@ func (c *EphemeralConfig) check(path string, f *setting.Faults) {
 	} else if a := c.publishAhead(); a < time.Minute || a > l/2 {
 		f.Add(setting.Join(path, "publish_ahead"), "%v is out of bounds: from 1m to half of the lifetime (%v)", a, l/2)
 	}
-	if c.History == "" {
-		f.Add(setting.Join(path, "history"), "required with `mode: ephemeral`: a folder for the issuing certificates, which verifiers need for as long as their signatures count")
-	}
+	f.When(c.History == "", setting.Join(path, "history"), "required with `mode: ephemeral`: a folder for the issuing certificates, which verifiers need for as long as their signatures count")
 }
 
 // stateVersion is the newest version of the state file, which has certificates.

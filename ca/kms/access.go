@@ -99,12 +99,8 @@ func (a Access) at(r Replica) Access {
 // CheckAccess adds every fault of a as the access to key, whose own path is
 // path+".key". It reads nothing, not even the environment.
 func (all Registry) CheckAccess(a *Access, path string, key setting.KeyRef, f *setting.Faults) {
-	if a.Credential != "" && !slices.Contains(knownCredentials, a.Credential) {
-		f.Add(setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, setting.List(knownCredentials))
-	}
-	if a.Profile != "" && a.Credential != CredentialProfile {
-		f.Add(setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
-	}
+	f.When(a.Credential != "" && !slices.Contains(knownCredentials, a.Credential), setting.Join(path, "credential"), "%q is unknown: one of %s", a.Credential, setting.List(knownCredentials))
+	f.When(a.Profile != "" && a.Credential != CredentialProfile, setting.Join(path, "profile"), "belongs to `credential: profile`: set that, or remove it")
 	checkEndpoint(setting.Join(path, "endpoint"), a.Endpoint, f)
 	checkEndpoint(setting.Join(path, "identity_endpoint"), a.IdentityEndpoint, f)
 	for _, b := range all {

@@ -105,9 +105,7 @@ func (c *Config) Enabled() bool { return len(c.Rules) > 0 }
 
 // Check adds every fault of c. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
-	if len(c.Rules) > maxRules || len(c.Targets) > maxTargets {
-		f.Add(path, "has %d rules and %d targets; at most %d and %d are served", len(c.Rules), len(c.Targets), maxRules, maxTargets)
-	}
+	f.When(len(c.Rules) > maxRules || len(c.Targets) > maxTargets, path, "has %d rules and %d targets; at most %d and %d are served", len(c.Rules), len(c.Targets), maxRules, maxTargets)
 	targets, rules, mails := map[string]bool{}, map[string]bool{}, false
 	for i, t := range c.Targets {
 		t.check(setting.Index(setting.Join(path, "targets"), i), targets, f)
@@ -120,12 +118,8 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if _, _, err := net.SplitHostPort(c.SMTP.Address); mails && err != nil {
 		f.Add(setting.Join(path, "smtp.address"), "required with targets that are sent mail: host:port, such as mail.example.com:587")
 	}
-	if mails && !isAddress(c.SMTP.From) {
-		f.Add(setting.Join(path, "smtp.from"), "required with targets that are sent mail: the sender's address, such as mayfly@example.com")
-	}
-	if (c.SMTP.Username == "") != c.SMTP.Password.IsZero() {
-		f.Add(setting.Join(path, "smtp"), "has only one of username and password; set both or neither")
-	}
+	f.When(mails && !isAddress(c.SMTP.From), setting.Join(path, "smtp.from"), "required with targets that are sent mail: the sender's address, such as mayfly@example.com")
+	f.When((c.SMTP.Username == "") != c.SMTP.Password.IsZero(), setting.Join(path, "smtp"), "has only one of username and password; set both or neither")
 	c.SMTP.Password.Check(setting.Join(path, "smtp.password"), f)
 }
 
@@ -138,13 +132,9 @@ func (r *Rule) check(at string, rules, targets map[string]bool, f *setting.Fault
 	case r.On == Silence && r.After < time.Minute, r.On != Silence && r.After != 0:
 		f.Add(setting.Join(at, "after"), "goes with `on: silence`, which needs it: how long, at least 1m")
 	}
-	if len(r.Targets) == 0 {
-		f.Add(setting.Join(at, "targets"), "required: the names of those who are told")
-	}
+	f.When(len(r.Targets) == 0, setting.Join(at, "targets"), "required: the names of those who are told")
 	for i, name := range r.Targets {
-		if !targets[name] || slices.Contains(r.Targets[:i], name) {
-			f.Add(setting.Index(setting.Join(at, "targets"), i), "must be the name of one of alerts.targets, once")
-		}
+		f.When(!targets[name] || slices.Contains(r.Targets[:i], name), setting.Index(setting.Join(at, "targets"), i), "must be the name of one of alerts.targets, once")
 	}
 }
 

@@ -130,9 +130,7 @@ func newPoster(path string, t Target, f *setting.Faults) *poster {
 	} else {
 		_, err = t.Slack.Read()
 	}
-	if err != nil {
-		f.Add(path, "%v", err)
-	}
+	f.When(err != nil, path, "%v", err)
 	return p
 }
 

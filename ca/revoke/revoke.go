@@ -45,14 +45,10 @@ func (c *Config) Enabled() bool { return c.Directory != "" }
 // Check adds every fault of c. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
 	if !c.Enabled() {
-		if c.MarkFile != "" || c.Key != "" || c.SelfService || c.TwoPeople {
-			f.Add(setting.Join(path, "directory"), "required with the settings beside it: a folder for what is revoked")
-		}
+		f.When(c.MarkFile != "" || c.Key != "" || c.SelfService || c.TwoPeople, setting.Join(path, "directory"), "required with the settings beside it: a folder for what is revoked")
 		return
 	}
-	if c.MarkFile == "" || c.MarkFile.Inside(c.Directory) {
-		f.Add(setting.Join(path, "mark_file"), "required: a file outside of directory, where an older copy of that wouldn't take it along")
-	}
+	f.When(c.MarkFile == "" || c.MarkFile.Inside(c.Directory), setting.Join(path, "mark_file"), "required: a file outside of directory, where an older copy of that wouldn't take it along")
 	if c.Key == "" {
 		f.Add(setting.Join(path, "key"), "required: the key that signs checkpoints of the statements, file:PATH or a key in a KMS; `mayfly kms keygen` makes one")
 	} else {

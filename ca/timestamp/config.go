@@ -79,14 +79,10 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if c.Accuracy < 2*time.Second || c.Accuracy > time.Minute || c.Accuracy%time.Second != 0 {
 		f.Add(setting.Join(path, "accuracy"), "%v isn't a number of whole seconds from 2s to 1m", c.Accuracy)
 	}
-	if len(c.TimeSources) > maxTimeSources {
-		f.Add(setting.Join(path, "time_sources"), "has %d servers; at most %d", len(c.TimeSources), maxTimeSources)
-	}
+	f.When(len(c.TimeSources) > maxTimeSources, setting.Join(path, "time_sources"), "has %d servers; at most %d", len(c.TimeSources), maxTimeSources)
 	for i, s := range c.TimeSources {
 		host, _, err := net.SplitHostPort(s)
-		if s == "" || err == nil && host == "" {
-			f.Add(setting.Index(setting.Join(path, "time_sources"), i), "%q is not an NTP server such as time.example.com or 10.0.0.1:123", s)
-		}
+		f.When(s == "" || err == nil && host == "", setting.Index(setting.Join(path, "time_sources"), i), "%q is not an NTP server such as time.example.com or 10.0.0.1:123", s)
 	}
 }
 

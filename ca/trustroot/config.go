@@ -81,9 +81,7 @@ type faults struct {
 }
 
 func (f faults) when(wrong bool, field, format string, args ...any) {
-	if wrong {
-		f.Add(setting.Join(f.path, field), format, args...)
-	}
+	f.When(wrong, setting.Join(f.path, field), format, args...)
 }
 
 // below gives the places of a list's entries, which clients fetch all of.

@@ -280,7 +280,5 @@ func (c *Config) Check(path string, f *setting.Faults) {
 		keystore.CheckAccess(&c.Access, path, c.Key, f)
 	}
 	c.Passphrase.Check(setting.Join(path, "passphrase"), f)
-	if c.MarkFile.Inside(c.Directory) {
-		f.Add(setting.Join(path, "mark_file"), "is inside the repository, which replicas may share; each needs a mark of its own elsewhere")
-	}
+	f.When(c.MarkFile.Inside(c.Directory), setting.Join(path, "mark_file"), "is inside the repository, which replicas may share; each needs a mark of its own elsewhere")
 }

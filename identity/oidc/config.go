@@ -58,9 +58,7 @@ func (c *Config) Check(path string, f *setting.Faults) {
 			f.Add(path+".jwks_url", "must be an https URL with a host, and without user and fragment")
 		}
 	}
-	if c.MaxKeysAge != 0 && (c.MaxKeysAge < leastKeysAge || c.MaxKeysAge > mostKeysAge) {
-		f.Add(path+".max_keys_age", "must be from %s to %s", leastKeysAge, mostKeysAge)
-	}
+	f.When(c.MaxKeysAge != 0 && (c.MaxKeysAge < leastKeysAge || c.MaxKeysAge > mostKeysAge), path+".max_keys_age", "must be from %s to %s", leastKeysAge, mostKeysAge)
 	c.MaxKeysAge = cmp.Or(c.MaxKeysAge, defaultKeysAge)
 	c.checkUnused(path, f)
 }

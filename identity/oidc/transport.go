@@ -54,13 +54,9 @@ func newTransport(policy dialPolicy, caFile setting.Path) (*transport, error) {
 func NewTransport(path string, networks []string, caFile setting.Path, f *setting.Faults) http.RoundTripper {
 	c := Config{AllowNetworks: networks}
 	policy, err := c.dialPolicy()
-	if err != nil {
-		f.Add(setting.Join(path, "allow_networks"), "%v", err)
-	}
+	f.When(err != nil, setting.Join(path, "allow_networks"), "%v", err)
 	t, err := newTransport(policy, caFile)
-	if err != nil {
-		f.Add(setting.Join(path, "ca_file"), "%v", err)
-	}
+	f.When(err != nil, setting.Join(path, "ca_file"), "%v", err)
 	return t
 }
 

@@ -126,9 +126,7 @@ func Rules(path string, all []Deny, f *setting.Faults) []Rule {
 
 func compileAt(path, text string, f *setting.Faults) *Expression {
 	x, err := compile(text)
-	if err != nil {
-		f.Add(path, "%s", err)
-	}
+	f.When(err != nil, path, "%s", err)
 	return x
 }
 

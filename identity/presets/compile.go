@@ -66,9 +66,7 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 	c := compiler{preset: p, path: path, faults: f, constants: map[string]string{}, variables: map[string]*variable{}, used: map[string]bool{}}
 	maps.Copy(c.constants, p.Constants)
 	c.replace(constants, constantsPath)
-	if p.Name == "" {
-		f.Add(path+".name", "required")
-	}
+	f.When(p.Name == "", path+".name", "required")
 	for name := range p.Variables {
 		c.variables[name] = &variable{name: name}
 	}
@@ -85,9 +83,7 @@ func (p *Preset) Compile(path string, constants map[string]string, constantsPath
 		r.fixed = append(r.fixed, fixedClaim{name, c.fixed(path+".fixed."+name, name, p.Fixed[name])})
 	}
 	for _, kind := range keys(p.Claims) {
-		if claimKinds[kind] == claim.Missing {
-			f.Add(path+".claims."+kind, "is no kind of claim; the kinds are %s", list(keys(claimKinds)))
-		}
+		f.When(claimKinds[kind] == claim.Missing, path+".claims."+kind, "is no kind of claim; the kinds are %s", list(keys(claimKinds)))
 	}
 	c.rules(r)
 	c.checkUnused()

@@ -61,15 +61,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	case !r.unix() && !isHostPort(r.Address):
 		f.Add(setting.Join(path, "address"), "isn't host:port or the absolute path of a Unix socket, as in redis.internal:6379")
 	}
-	if r.Username != "" && r.Password.IsZero() {
-		f.Add(setting.Join(path, "password"), "required with a username")
-	}
-	if r.CAFile != "" && (!r.TLS || r.unix()) {
-		f.Add(setting.Join(path, "ca_file"), "has no effect without TLS; remove it, or turn tls on")
-	}
-	if !prefixForm.MatchString(r.KeyPrefix) {
-		f.Add(setting.Join(path, "key_prefix"), "1 to 64 letters, digits and :._- are expected")
-	}
+	f.When(r.Username != "" && r.Password.IsZero(), setting.Join(path, "password"), "required with a username")
+	f.When(r.CAFile != "" && (!r.TLS || r.unix()), setting.Join(path, "ca_file"), "has no effect without TLS; remove it, or turn tls on")
+	f.When(!prefixForm.MatchString(r.KeyPrefix), setting.Join(path, "key_prefix"), "1 to 64 letters, digits and :._- are expected")
 }
 
 func isHostPort(s string) bool {

@@ -41,6 +41,13 @@ func (f *Faults) Add(path, format string, args ...any) {
 	}
 }
 
+// When is Add where something is wrong.
+func (f *Faults) When(wrong bool, path, format string, args ...any) {
+	if wrong {
+		f.Add(path, format, args...)
+	}
+}
+
 // AddAll takes over the faults of an error that another collection made.
 func (f *Faults) AddAll(e *FaultError) {
 	f.list, f.causes = append(f.list, e.Faults...), append(f.causes, e.causes...)
@@ -110,9 +117,7 @@ func (s Secret) IsZero() bool { return s == Secret{} }
 
 // Check adds a fault when both places are named.
 func (s Secret) Check(path string, f *Faults) {
-	if s.Env != "" && s.File != "" {
-		f.Add(path, "names both env and file; keep one")
-	}
+	f.When(s.Env != "" && s.File != "", path, "names both env and file; keep one")
 }
 
 // Read fetches the secret, without a final end of line, which editors and shells add. An
@@ -141,17 +146,13 @@ func (s Secret) Read() (b []byte, err error) {
 
 // CheckWindow adds a fault to a section whose end isn't after its start.
 func CheckWindow(path string, start, end time.Time, f *Faults) {
-	if !end.IsZero() && !end.After(start) {
-		f.Add(Join(path, "end"), "must be after start")
-	}
+	f.When(!end.IsZero() && !end.After(start), Join(path, "end"), "must be after start")
 }
 
 // CheckName wants a name for programs, and one that isn't in seen, where it goes.
 func CheckName(path, name string, seen map[string]bool, f *Faults) {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	if name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name] {
-		f.Add(Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -, or is another's too", name)
-	}
+	f.When(name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name], Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -, or is another's too", name)
 	seen[name] = true
 }
 

@@ -52,13 +52,9 @@ func (c *Config) Enabled() bool { return c.Path != "" || c.URL != "" }
 // Check adds every fault of c.
 func (c *Config) Check(path string, f *setting.Faults) {
 	c.Password.Check(setting.Join(path, "password"), f)
-	if c.Path != "" && c.URL != "" {
-		f.Add(path, "names both path (SQLite) and url (PostgreSQL); keep one")
-	}
+	f.When(c.Path != "" && c.URL != "", path, "names both path (SQLite) and url (PostgreSQL); keep one")
 	if c.URL == "" {
-		if !c.Password.IsZero() {
-			f.Add(setting.Join(path, "password"), "only goes with url")
-		}
+		f.When(!c.Password.IsZero(), setting.Join(path, "password"), "only goes with url")
 		return
 	}
 	if _, err := c.postgres(); err != nil {

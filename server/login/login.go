@@ -59,15 +59,9 @@ func (c *Config) Check(path string, f *setting.Faults) {
 	if u, err := url.Parse(c.Issuer); err != nil || u.Host == "" || u.Scheme != "https" && (u.Scheme != "http" || !loopback.Host(u.Hostname())) {
 		f.Add(setting.Join(path, "issuer"), "%q isn't the https URL of an OpenID Connect provider; http goes only on this machine", c.Issuer)
 	}
-	if c.ClientID == "" {
-		f.Add(setting.Join(path, "client_id"), "required: the page's client at the provider")
-	}
-	if c.KeyFile == "" {
-		f.Add(setting.Join(path, "key_file"), "required: a file of the service's own, such as page.key")
-	}
-	if c.Session != 0 && (c.Session < time.Minute || c.Session > maxSession) {
-		f.Add(setting.Join(path, "session"), "%v is outside 1m to %v", c.Session, maxSession)
-	}
+	f.When(c.ClientID == "", setting.Join(path, "client_id"), "required: the page's client at the provider")
+	f.When(c.KeyFile == "", setting.Join(path, "key_file"), "required: a file of the service's own, such as page.key")
+	f.When(c.Session != 0 && (c.Session < time.Minute || c.Session > maxSession), setting.Join(path, "session"), "%v is outside 1m to %v", c.Session, maxSession)
 }
 
 // Rights says who may read: access.Access.

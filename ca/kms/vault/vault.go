@@ -32,15 +32,9 @@ func Backend() *kms.Backend {
 
 func checkAccess(a *kms.Access, path string, f *setting.Faults) {
 	path = setting.Join(path, "vault")
-	if a.Credential == kms.CredentialFile && a.Vault.TokenFile == "" {
-		f.Add(setting.Join(path, "token_file"), "required with `credential: file`")
-	}
-	if a.Vault.AuthMount != "" && !mountForm.MatchString(a.Vault.AuthMount) {
-		f.Add(setting.Join(path, "auth_mount"), "%q isn't the path of a mount", a.Vault.AuthMount)
-	}
-	if strings.ContainsAny(a.Vault.Namespace, "\r\n") {
-		f.Add(setting.Join(path, "namespace"), "has a line break")
-	}
+	f.When(a.Credential == kms.CredentialFile && a.Vault.TokenFile == "", setting.Join(path, "token_file"), "required with `credential: file`")
+	f.When(a.Vault.AuthMount != "" && !mountForm.MatchString(a.Vault.AuthMount), setting.Join(path, "auth_mount"), "%q isn't the path of a mount", a.Vault.AuthMount)
+	f.When(strings.ContainsAny(a.Vault.Namespace, "\r\n"), setting.Join(path, "namespace"), "has a line break")
 }
 
 // rights are capabilities of a policy.

@@ -69,9 +69,7 @@ func (s *Service) checkAuthorities(ctx context.Context, before *state, next *aut
 	lifecycle.CheckFollow(list, inForce, next.Records, lifecycle.ID(next.Active.Chain[0]), next.Chains, terms, &f)
 	checkSigned(before.signed, next, c.CA.Propagation, &f)
 	if now := before.configured.Active; next.Active != now {
-		if next.Active.IsEphemeral() || now.IsEphemeral() {
-			f.Add(list, "an authority of `mode: ephemeral` begins or ends to sign only with a restart: restart the service")
-		}
+		f.When(next.Active.IsEphemeral() || now.IsEphemeral(), list, "an authority of `mode: ephemeral` begins or ends to sign only with a restart: restart the service")
 		if f.Len() > 0 {
 			return f.Err()
 		}
