@@ -98,7 +98,7 @@ func TestReadState(t *testing.T) {
 	for text, says := range map[string]string{
 		`{"version":1,"logs":[],"ends":[],"frozen":[]}`:                            "",
 		`{"version":1,"logs":[],"ends":[]}`:                                        "frozen: is missing",
-		`{"version":2,"logs":[],"ends":[],"frozen":[],"more":[]}`:                  "has version 2; this Mayfly knows 1",
+		`{"version":2,"logs":[],"ends":[],"frozen":[],"more":[]}`:                  "has version 2; this Mayfly knows those up to 1",
 		`{"version":1,"logs":[{"URL":"x"}],"ends":[],"frozen":[]}`:                 "logs[0].URL: unknown field; did you mean url?",
 		`{"version":1,"logs":[{"min_free_mb":0}],"ends":[],"ends":[],"frozen":[]}`: "ends: duplicate key",
 		`{"version":1,"logs":[{"checkpoint_interval":1}],"ends":[],"frozen":[]}`:   "a duration with its unit",
