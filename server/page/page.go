@@ -179,8 +179,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithTimeout(r.Context(), p.o.Timeout)
 	defer cancel()
 	r = r.WithContext(ctx)
-	var err error
-	var who string
+	who, err := "", error(nil)
 	switch at := r.URL.Path; {
 	case len(r.URL.RawQuery) > maxQuery || len(at) > maxPath:
 		err = fault.New(fault.RequestMalformed, "The address is longer than %d bytes. Search for less at once.", maxQuery)
