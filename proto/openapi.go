@@ -4,7 +4,9 @@ package proto
 
 import _ "embed"
 
-// OpenAPI is the OpenAPI 2.0 document of the REST routes, as JSON.
+//go:generate go run -C ../internal/tools ./openapi ../../bin/openapi.swagger.json ../../proto/routes.yaml ../../proto/openapi.json
+
+// OpenAPI is the OpenAPI 3 document of all REST routes, as JSON.
 //
-//go:embed openapi.swagger.json
+//go:embed openapi.json
 var OpenAPI []byte

@@ -51,6 +51,7 @@ func main() {
 	flag.IntVar(&ip.entries, "index-entries", 1_000_000, "with -index: certificates")
 	flag.StringVar(&ip.postgres, "index-postgres", "", "with -index: URL of an empty PostgreSQL database in place of SQLite")
 	flag.IntVar(&ip.searches, "index-searches", 200, "with -index: searches of each kind")
+	revoked := flag.Int("revoked", 0, "measure issuing beside lists of so many revoked certificates alone, at most 100000, and print a table")
 	log := flag.Bool("log", false, "measure the embedded log alone instead")
 	var lp logPlan
 	flag.DurationVar(&lp.window, "log-window", 4*time.Second, "with -log: time of each figure")
@@ -73,6 +74,8 @@ func main() {
 		measure = func(dir string) (string, error) { return "", serveStandIn(*standIn, dir) }
 	case *ofIndex:
 		measure = func(dir string) (string, error) { return runIndex(ctx, ip, dir) }
+	case *revoked > 0:
+		measure = func(dir string) (string, error) { return runRevoked(ctx, p, *revoked, dir) }
 	case *log:
 		measure = func(dir string) (string, error) { return measureLog(ctx, p, lp, dir) }
 	case *keys:

@@ -228,6 +228,9 @@ func TestRefused(t *testing.T) {
 		{"embedded", "config.server.http_address=:80", "/config/server/http_address"},
 		{"embedded", "config.server.shutdown_grace=5m", "/config/server/shutdown_grace"},
 		{"embedded", "config.audit.path=/tmp/audit.jsonl", "/config/audit/path"},
+		{"embedded", "config.store.path=index.db", "/config/store/path"},
+		{"embedded", "config.revocation.directory=/tmp/revocations", "/config/revocation/directory"},
+		{"embedded", "config.revocation.mark_file=/var/lib/mayfly/revocations.mark", "/config/revocation/mark_file"},
 		{"embedded", "secrets.config=mine", "/secrets/config"},
 		{"embedded", "secrets.Upper=mine", "/secrets"},
 		{"embedded", "secrets.inline.key=PEM", "/secrets/inline"},
@@ -241,6 +244,8 @@ func TestRefused(t *testing.T) {
 		{"embedded", "monitoring.interval=often", "/monitoring/interval"},
 		{"embedded", "service.type=ExternalName", "/service/type"},
 		{"replicas", "replicas=0", "/replicas"},
+		{"replicas", "config.store.path=/var/lib/mayfly/index.db", "/autoscaling/enabled"},
+		{"replicas", "config.revocation.self_service=true", "/autoscaling/enabled"},
 		{"replicas", "autoscaling.minReplicas=1", "/autoscaling/minReplicas"},
 		{"replicas", "autoscaling.cpuPercent=400", "/autoscaling/cpuPercent"},
 	} {
@@ -369,8 +374,13 @@ func TestChecksum(t *testing.T) {
 		return at[string](one(t, all, "StatefulSet", "mayfly"), "spec", "template", "metadata", "annotations", "checksum/config")
 	}
 	before := sum("replicas=1")
-	if before == "" || sum("config.issuers[0].audiences[0]=other") != before {
-		t.Error("a change of an issuer restarts the pod")
+	if before == "" {
+		t.Fatal("no checksum")
+	}
+	for _, set := range []string{"config.issuers[0].audiences[0]=other", "config.access.admins[0].name=others", "config.alerts.rules[0].name=others"} {
+		if sum(set) != before {
+			t.Errorf("%s restarts the pod", set)
+		}
 	}
 	if sum("config.ca.lifetime=5m") == before || sum("drain.delaySeconds=6") == before {
 		t.Error("a change that needs a restart doesn't restart the pod")

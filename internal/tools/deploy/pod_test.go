@@ -270,10 +270,11 @@ func authority(t *testing.T) (secrets map[string]map[string][]byte, dir string) 
 	if said, err := run(t, "", program(t, "MAYFLY_BIN"), "init", "--dir", dir, "--url", "https://ca.example.com"); err != nil {
 		t.Fatal(said)
 	}
-	secrets = map[string]map[string][]byte{"mayfly-authority": {}, "mayfly-ctlog": {}}
+	secrets = map[string]map[string][]byte{"mayfly-authority": {}, "mayfly-ctlog": {}, "mayfly-revocations": {}, "mayfly-alerts": {"webhook": []byte("whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz")}}
 	for file, secret := range map[string]string{
 		"authority/chain.pem": "mayfly-authority", "authority/issuing.key.pem": "mayfly-authority",
 		"authority/timestamp.pem": "mayfly-authority", "authority/timestamp.key.pem": "mayfly-authority", "ctlog.key.pem": "mayfly-ctlog",
+		"revocations.key.pem": "mayfly-revocations",
 	} {
 		text, err := os.ReadFile(filepath.Join(dir, file))
 		if err != nil {

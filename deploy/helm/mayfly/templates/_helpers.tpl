@@ -20,6 +20,10 @@ labels:
 {{- if eq .Values.config.ctlog.mode "embedded" }}yes{{ end }}
 {{- end }}
 
+{{- define "mayfly.marked" -}}
+{{- if or (include "mayfly.embedded" .) .Values.config.revocation }}yes{{ end }}
+{{- end }}
+
 {{- define "mayfly.serviceAccount" -}}
 {{- .Values.serviceAccount.name | default (include "mayfly.name" .) }}
 {{- end }}
@@ -50,7 +54,7 @@ env:
 volumeMounts:
   - {name: config, mountPath: /etc/mayfly/config, readOnly: true}
   - {name: data, mountPath: /var/lib/mayfly}
-  {{- if include "mayfly.embedded" . }}
+  {{- if include "mayfly.marked" . }}
   - {name: mark, mountPath: /var/lib/mayfly-mark}
   {{- end }}
   {{- range $name, $_ := .Values.secrets }}

@@ -1,0 +1,56 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"maps"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// TestOpenAPI: the document has the routes that are served, neither more nor fewer.
+func TestOpenAPI(t *testing.T) {
+	t.Parallel()
+	_, _, e := issuing(t, "described")
+	_, text, err := get(context.Background(), e.HTTP+"/openapi.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var document struct {
+		OpenAPI    string `json:"openapi"`
+		Paths      map[string]map[string]any
+		Components struct {
+			SecuritySchemes map[string]any
+		}
+	}
+	if err := json.Unmarshal(text, &document); err != nil || !strings.HasPrefix(document.OpenAPI, "3.") || len(document.Components.SecuritySchemes) == 0 {
+		t.Fatalf("%v; OpenAPI %q, %d security schemes", err, document.OpenAPI, len(document.Components.SecuritySchemes))
+	}
+	described := map[string]bool{} // prefixes of what has several files, with the last slash
+	for path, methods := range document.Paths {
+		for method := range methods {
+			path, _, _ := strings.Cut(path, "{")
+			if strings.HasPrefix(path, "/revocations/") {
+				path = "/revocations/"
+			}
+			described[strings.ToUpper(method)+" "+path] = true
+		}
+	}
+	_, index, err := get(context.Background(), e.HTTP+"/")
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := map[string]bool{}
+	for _, m := range regexp.MustCompile(`(?m)^(GET|POST) +(/[^ …\n]*)`).FindAllStringSubmatch(string(index), -1) {
+		path := m[2]
+		if strings.HasPrefix(path, "/ctlog/") {
+			path = "/ctlog/"
+		}
+		served[m[1]+" "+path] = true
+	}
+	if !maps.Equal(described, served) {
+		t.Errorf("described:\n%s\n\nserved:\n%s", strings.Join(slices.Sorted(maps.Keys(described)), "\n"), strings.Join(slices.Sorted(maps.Keys(served)), "\n"))
+	}
+}
