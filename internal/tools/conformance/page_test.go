@@ -139,10 +139,10 @@ func withPage(section string) change {
 	return func(_ *testing.T, _, config string) string { return config + "\npage:\n" + section }
 }
 
-// long is a name of 200 characters, and arabic one from right to left.
+// long is a name of 200 characters, and arabic a workflow's from right to left.
 var (
 	long   = strings.Repeat("a-very-long-name.", 12)[:200]
-	arabic = "عليّ-بن-محمد"
+	arabic = "نشر الإصدار، 2026"
 )
 
 // identities are those that certificates are issued for: claims for the development issuer.
@@ -264,14 +264,17 @@ func TestPage(t *testing.T) {
 			issue(t, token(claims))
 		}
 		issue(t, token(url.Values{"aud": {"people"}, "sub": {long}}))
-		issue(t, token(url.Values{"aud": {"people"}, "sub": {arabic}}))
+		inArabic, _ := github.token(t, dev, url.Values{"claim.workflow": {arabic}})
+		serial := issue(t, inArabic)
 		m.indexed(t, 65)
-		w.see(m.HTTP, long, arabic, "Older certificates")
+		w.see(m.HTTP, long, "Older certificates")
 		w.look("feed-many")
 		w.do(chromedp.Click(chromedp.CSS("a[rel=next]")), chromedp.WaitVisible(chromedp.CSS(".rows")))
 		if next := ask(w, chromedp.Location()); !strings.Contains(next, "cursor=") {
 			t.Errorf("older certificates are at %s", next)
 		}
+		w.see(m.HTTP+"/certificates/"+serial, arabic)
+		w.look("certificate-arabic")
 	})
 
 	t.Run("brought up to date", func(t *testing.T) {
