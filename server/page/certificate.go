@@ -4,7 +4,9 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"maps"
 	"net/http"
+	"slices"
 	"strings"
 	"time"
 
@@ -76,8 +78,7 @@ func (p *Page) describe(ctx context.Context, found []index.Certificate) values {
 	f, clean := first.Fields, p.cleaner(first.Fields["san"], first.Fields["san_type"])
 	history, _, _ := p.o.CA.Trust() // without it less is said
 	v := values{"Row": p.row(first), "Life": strings.TrimSpace(humanize.RelTime(first.NotBefore, first.NotAfter.Add(time.Second), "", ""))}
-	var places []placed
-	var shown follow.Shown
+	places, shown := []placed(nil), follow.Shown{}
 	for _, c := range found {
 		if c.Fields["serial"] != f["serial"] || c.Fields["authority"] != f["authority"] {
 			continue
@@ -120,8 +121,8 @@ func (p *Page) describe(ctx context.Context, found []index.Certificate) values {
 		}
 	}
 	v["Places"], v["Said"], v["Chain"], v["Precertificate"] = places, said, issuers(f["authority"], history), shown.Precert
-	if clean(f["san"]) != terminal.Line(f["san"]) {
-		return v // a file and a command would have the address
+	if slices.ContainsFunc(slices.Collect(maps.Values(f)), func(s string) bool { return clean(s) != terminal.Line(s) }) {
+		return v // a file and a command would have an address
 	}
 	v["File"], v["TUF"], v["Rekor"], v["Stamped"] = shown.Submitted, quote(p.o.PublicURL+"/tuf"), len(history.TransparencyLogs) > 0, len(history.TimestampAuthorities) > 0
 	if san, issuer := f["san"], f["issuer"]; san != "" && issuer != "" && terminal.Line(san+issuer) == san+issuer { // a command that doesn't print as it is isn't one to copy

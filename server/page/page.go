@@ -39,8 +39,8 @@ import (
 const (
 	rendersAtOnce = 8
 	onPage        = 50 // certificates
-	maxQuery      = 8 << 10
-	maxPath       = 2 << 10
+
+	maxQuery, maxPath = 8 << 10, 2 << 10 // bytes
 )
 
 // Index finds certificates: index.Index.
@@ -180,7 +180,6 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer cancel()
 	r = r.WithContext(ctx)
 	var err error
-	var who string
 	switch at := r.URL.Path; {
 	case len(r.URL.RawQuery) > maxQuery || len(at) > maxPath:
 		err = fault.New(fault.RequestMalformed, "The address is longer than %d bytes. Search for less at once.", maxQuery)
@@ -194,9 +193,7 @@ func (p *Page) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case p.o.Login != nil && at == login.Logout:
 		p.o.Login.End(w, r)
 	default:
-		if who, err = p.admit(r); err == nil {
-			err = p.show(w, r, who)
-		}
+		err = p.show(w, r)
 	}
 	if err != nil {
 		p.problem(w, r, err)
@@ -223,8 +220,12 @@ func (p *Page) admit(r *http.Request) (who string, err error) {
 	return who, nil
 }
 
-// show makes the page at the path, once there is a place for it.
-func (p *Page) show(w http.ResponseWriter, r *http.Request, who string) error {
+// show makes the page at the path for whoever may see it, once there is a place for it.
+func (p *Page) show(w http.ResponseWriter, r *http.Request) error {
+	who, err := p.admit(r)
+	if err != nil {
+		return err
+	}
 	if p.renders.Acquire(r.Context(), 1) != nil {
 		return fault.New(fault.Overloaded, "Too many pages are being made. Try again in a moment.")
 	}

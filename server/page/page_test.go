@@ -451,6 +451,12 @@ func TestDomainsOnly(t *testing.T) {
 	}
 	r.says(http.StatusOK, "/", "…@example.com")
 	r.says(http.StatusNotFound, "/certificates/1a.pem")
+	plain := issued("1c", "alice!people.example.com", "username")
+	plain.Fields["token_subject"] = "alice@example.com"
+	r.found = append(r.found, plain)
+	if body := r.says(http.StatusOK, "/certificates/1c", "alice!people"); strings.Contains(body, "1c.pem") {
+		t.Error("a file with an address in another field is offered")
+	}
 	for _, field := range []string{"san", "identity", "token_subject", "workflow"} {
 		r.says(http.StatusBadRequest, "/search?"+field+"^=al", "by domain only")
 	}

@@ -3,7 +3,6 @@ package page
 import (
 	"maps"
 	"net/http"
-	"net/url"
 	"slices"
 	"strings"
 	"time"
@@ -92,7 +91,7 @@ func (p *Page) search(r *http.Request) (any, error) {
 	}
 	for _, name := range slices.Sorted(maps.Keys(all)) {
 		for _, value := range all[name] {
-			without := url.Values(maps.Clone(all))
+			without := maps.Clone(all)
 			without[name] = slices.DeleteFunc(slices.Clone(all[name]), func(v string) bool { return v == value })
 			conditions = append(conditions, condition{name, value, p.clean(name + "=" + value), r.URL.Path + "?" + without.Encode()})
 			f, err := index.ParseFilter(name + "=" + value)

@@ -2,7 +2,9 @@ package conformance
 
 import (
 	"context"
+	"crypto/sha256"
 	"crypto/x509"
+	"encoding/hex"
 	"fmt"
 	"net/url"
 	"os"
@@ -137,10 +139,10 @@ func withPage(section string) change {
 	return func(_ *testing.T, _, config string) string { return config + "\npage:\n" + section }
 }
 
-// long is a name of 200 characters, and arabic one from right to left.
+// long is a name of 200 characters, and arabic a workflow's from right to left.
 var (
 	long   = strings.Repeat("a-very-long-name.", 12)[:200]
-	arabic = "عليّ بن محمد، فريق الإصدار"
+	arabic = "نشر الإصدار، 2026"
 )
 
 // identities are those that certificates are issued for: claims for the development issuer.
@@ -212,7 +214,23 @@ func TestPage(t *testing.T) {
 		w.look("search")
 	})
 
-	t.Run("refused and revoked", func(t *testing.T) {
+	t.Run("revoked", func(t *testing.T) {
+		w.t = t
+		der, err := dev.certificate(t.Context(), dev.token(t))
+		if err != nil {
+			t.Fatal(err)
+		}
+		serial := serialOf(t, der)
+		command(t, nil, setting(t, "MAYFLY_BIN"), "revoke", "--ca", dev.HTTP, "--serial", serial, "--reason", "keyCompromise")
+		dev.process.until(t, "the page says that it is revoked", func() bool {
+			return strings.Contains(w.open(dev.HTTP+"/revocations"), aliceEmail)
+		})
+		w.look("revocations")
+		w.see(dev.HTTP+"/certificates/"+serial, "It counts for nothing", "keyCompromise")
+		w.look("certificate-revoked")
+	})
+
+	t.Run("refused", func(t *testing.T) {
 		w.t = t
 		mallory := token(url.Values{"aud": {"sigstore"}, "email": {"mallory@example.com"}})
 		if _, err := m.certificate(t.Context(), mallory); err == nil {
@@ -229,6 +247,8 @@ func TestPage(t *testing.T) {
 		w.t = t
 		w.see(m.HTTP+"/trust", "no signed repository")
 		w.see(dev.HTTP+"/trust", "Certificate authorities", "Transparency logs", "cosign initialize", "1.root.json")
+		sum := sha256.Sum256(get(t, dev.HTTP+"/tuf/1.root.json"))
+		w.see(dev.HTTP+"/trust", hex.EncodeToString(sum[:]))
 		w.look("trust")
 		w.see(m.HTTP+"/health", "Certificates can be issued", "authority", "left")
 		w.look("health")
@@ -244,13 +264,17 @@ func TestPage(t *testing.T) {
 			issue(t, token(claims))
 		}
 		issue(t, token(url.Values{"aud": {"people"}, "sub": {long}}))
-		m.indexed(t, 64)
+		inArabic, _ := github.token(t, dev, url.Values{"claim.workflow": {arabic}})
+		serial := issue(t, inArabic)
+		m.indexed(t, 65)
 		w.see(m.HTTP, long, "Older certificates")
 		w.look("feed-many")
 		w.do(chromedp.Click(chromedp.CSS("a[rel=next]")), chromedp.WaitVisible(chromedp.CSS(".rows")))
 		if next := ask(w, chromedp.Location()); !strings.Contains(next, "cursor=") {
 			t.Errorf("older certificates are at %s", next)
 		}
+		w.see(m.HTTP+"/certificates/"+serial, arabic)
+		w.look("certificate-arabic")
 	})
 
 	t.Run("brought up to date", func(t *testing.T) {

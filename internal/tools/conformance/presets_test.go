@@ -162,7 +162,7 @@ func testPresets(t *testing.T, dev *mayfly, _ *timestampAuthority) {
 }
 
 // token is the vendor's, of the development issuer and for now.
-func (v vendor) token(t *testing.T, dev *mayfly) (token, subject string) {
+func (v vendor) token(t *testing.T, dev *mayfly, other ...url.Values) (token, subject string) {
 	t.Helper()
 	content, err := os.ReadFile(filepath.Join("..", "..", "..", "identity", "presets", "testdata", v.name+".json"))
 	if err != nil {
@@ -181,6 +181,9 @@ func (v vendor) token(t *testing.T, dev *mayfly) (token, subject string) {
 	query := url.Values{"aud": {v.name}, "sub": {subject}}
 	for name, value := range claims {
 		query.Set("claim."+name, string(value))
+	}
+	for _, changes := range other {
+		maps.Copy(query, changes)
 	}
 	return strings.TrimSpace(string(get(t, dev.Issuer+"/dev/token?"+query.Encode()))), subject
 }
