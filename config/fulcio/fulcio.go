@@ -381,7 +381,7 @@ func (b *builder) claimOf(args ...parse.Node) string {
 		}
 	}
 	if len(args) == 3 && args[0].String() == "index" && args[1].String() == "." {
-		if s, ok := args[2].(*parse.StringNode); ok {
+		if s, ok := args[2].(*parse.StringNode); ok { // #nosec G602 -- there are three
 			return s.Text
 		}
 	}

@@ -26,7 +26,7 @@ func (r *Rules) Apply(c claim.Set) (san string, s extension.Set, err error) {
 		switch text, err := r.text(rule.template, c); {
 		case err == nil:
 			*rule.place(&s) = text
-		case !isMissing(err) || !rule.optional && !(alone(rule.template) && isBlank(err, c)):
+		case !isMissing(err) || !rule.optional && (!alone(rule.template) || !isBlank(err, c)):
 			return "", extension.Set{}, err
 		}
 	}
