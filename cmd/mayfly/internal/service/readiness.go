@@ -109,7 +109,7 @@ func (s *Service) anyIssuer(context.Context) error {
 	var warnings []string
 	all := s.loaded.verifier.Status()
 	for _, i := range all {
-		why := cmp.Or(i.Category(), errNotFetched.Error())
+		why := cmp.Or(i.Category(), "not fetched yet")
 		switch {
 		case !i.Ready:
 			errs = append(errs, fmt.Errorf("%s: %w", i.Name, cmp.Or(i.Err, errNotFetched)))
