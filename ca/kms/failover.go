@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,7 +47,7 @@ type replica struct {
 	ref    string
 	reopen func(ctx context.Context) (Signer, error)
 
-	opening sync.Mutex                // held while it is opened anew
+	opening chan struct{}             // holds one while it is opened anew
 	signer  atomic.Pointer[Signer]    // nil until it could be opened
 	failed  atomic.Pointer[time.Time] // when it failed last; nil after a success
 }
@@ -64,7 +63,7 @@ func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Si
 	places := o.places(ref)
 	var unreached []error
 	for i, at := range places {
-		r := &replica{ref: at.ref, reopen: func(ctx context.Context) (Signer, error) { return all.openOne(ctx, at.ref, at.o) }}
+		r := &replica{ref: at.ref, opening: make(chan struct{}, 1), reopen: func(ctx context.Context) (Signer, error) { return all.openOne(ctx, at.ref, at.o) }}
 		key.replicas = append(key.replicas, r)
 		part, cancel := share(ctx, len(places)-i)
 		s, err := key.opened(part, r)
@@ -100,8 +99,12 @@ func (k *replicated) opened(ctx context.Context, r *replica) (Signer, error) {
 	if s := r.signer.Load(); s != nil {
 		return *s, nil
 	}
-	r.opening.Lock()
-	defer r.opening.Unlock()
+	select {
+	case r.opening <- struct{}{}:
+		defer func() { <-r.opening }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for key %s, which can't be reached: %w", r.ref, ctx.Err())
+	}
 	if s := r.signer.Load(); s != nil { // another request was first
 		return *s, nil
 	}

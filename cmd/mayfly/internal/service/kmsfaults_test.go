@@ -261,31 +261,41 @@ func (k *kmsRig) serves(t *testing.T, name string) {
 // needs, isn't ready, and issues when the KMS answers, unless another key is there then.
 func TestKMSUnreachableAtStart(t *testing.T) {
 	t.Parallel()
-	eachKMS(t, func(t *testing.T, vendor string) {
-		k := &kmsRig{ahead: new(atomic.Int64)}
-		k.rig = startRig(t, func(r *rig, c *config.Config) {
-			k.kms = kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
-			k.kms.Down()
-			c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(k.kms.Ref), k.kms.Options.Access
-			c.Server.RequestTimeout = 3 * time.Second
-			revoking(t, r, c)
-			r.getenv, r.broken = k.kms.Options.Getenv, true
-			r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
-			r.private = append(r.private, kmstest.Secret)
+	for name, f := range map[string]struct{ breaks, mends func(*kmstest.StandIn) }{
+		"down": {(*kmstest.StandIn).Down, (*kmstest.StandIn).Up},
+		"hanging": {func(s *kmstest.StandIn) {
+			s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Hang: true} })
+		}, (*kmstest.StandIn).Mend},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachKMS(t, func(t *testing.T, vendor string) {
+				k := &kmsRig{ahead: new(atomic.Int64)}
+				k.rig = startRig(t, func(r *rig, c *config.Config) {
+					k.kms = kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
+					f.breaks(k.kms)
+					c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(k.kms.Ref), k.kms.Options.Access
+					c.Server.RequestTimeout = 3 * time.Second
+					revoking(t, r, c)
+					r.getenv, r.broken = k.kms.Options.Getenv, true
+					r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
+					r.private = append(r.private, kmstest.Secret)
+				})
+				poll(t, "the issuer's keys", func() bool { _, text := k.readiness(t); return strings.Contains(text, "issuers: ok") })
+				k.awaits(t, name, http.StatusServiceUnavailable)
+				k.serves(t, name)
+				k.refusesAll(t, name)
+				var kept crypto.Signer
+				k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { kept, v.Key = v.Key, kmstest.Key(t, kms.ECDSAP256) })
+				f.mends(k.kms)
+				k.refusesAll(t, "another key")
+				k.awaits(t, "another key", http.StatusServiceUnavailable)
+				k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { v.Key = kept })
+				k.awaits(t, "its key", http.StatusOK)
+				k.works(t, "its key")
+			})
 		})
-		poll(t, "the issuer's keys", func() bool { _, text := k.readiness(t); return strings.Contains(text, "issuers: ok") })
-		k.awaits(t, "down", http.StatusServiceUnavailable)
-		k.serves(t, "down")
-		k.refusesAll(t, "down")
-		var kept crypto.Signer
-		k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { kept, v.Key = v.Key, kmstest.Key(t, kms.ECDSAP256) })
-		k.kms.Up()
-		k.refusesAll(t, "another key")
-		k.awaits(t, "another key", http.StatusServiceUnavailable)
-		k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { v.Key = kept })
-		k.awaits(t, "its key", http.StatusOK)
-		k.works(t, "its key")
-	})
+	}
 }
 
 // TestKMSThrottlesOneInTen: nobody notices.
