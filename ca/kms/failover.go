@@ -57,9 +57,6 @@ type replica struct {
 // reference that can't work, is an error.
 func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Signer, error) {
 	key := &replicated{logger: o.Logger, now: o.Now}
-	if o.Later {
-		key.public = o.Public
-	}
 	places := o.places(ref)
 	var unreached []error
 	for i, at := range places {
@@ -80,6 +77,9 @@ func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Si
 			_ = key.Close()
 			return nil, err
 		}
+	}
+	if key.public == nil && o.Later {
+		key.public = o.Public
 	}
 	if key.public == nil {
 		return nil, fmt.Errorf("none of the key's %d replicas can be reached: %w", len(places), errors.Join(unreached...))
