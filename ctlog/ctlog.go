@@ -59,7 +59,8 @@ type Log interface {
 	Submit(ctx context.Context, chain Chain) (SCT, error)
 	// Description is the log's as the trust root states it. Only its end may move.
 	Description() Description
-	// Ready is nil when the log is able to take submissions now.
+	// Ready is nil when the log is able to take submissions now, and a [fault.Warning]
+	// when it is but something about it calls for its operator.
 	Ready(ctx context.Context) error
 }
 

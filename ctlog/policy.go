@@ -150,20 +150,31 @@ func (p *Policy) suffices(logs []knownLog) bool {
 	return p.quorum.choose(all, func(i int) string { return logs[i].description.Operator }) != nil
 }
 
-// Ready is nil when as many logs as a certificate needs can take submissions.
+// Ready is nil when as many logs as a certificate needs can take submissions, and a
+// [fault.Warning] when one of them warns, or fails and others take its place.
 func (p *Policy) Ready(ctx context.Context) error {
 	now := p.o.Now()
 	var ready []knownLog
+	var warnings []string
 	var failures []error
 	for _, m := range p.logs() {
-		err := errors.New("it is outside its window")
-		if m.description.Holds(now) {
+		url, err := m.description.URL, errors.New("it is outside its window")
+		holds := m.description.Holds(now)
+		if holds {
 			err = m.Ready(ctx)
 		}
-		if err != nil {
-			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", m.description.URL, err))
-		} else if ready = append(ready, m); p.suffices(ready) {
-			return nil
+		switch {
+		case fault.Warns(err):
+			warnings = append(warnings, fmt.Sprintf("%s: %v", url, err))
+		case err != nil:
+			failures = append(failures, fmt.Errorf("ctlog: the log %s: %w", url, err))
+			if holds {
+				warnings = append(warnings, url+": it takes no entries now, and others take its place")
+			}
+			continue
+		}
+		if ready = append(ready, m); p.suffices(ready) {
+			return fault.Warn(warnings...)
 		}
 	}
 	return errors.Join(failures...)

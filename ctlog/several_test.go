@@ -1,6 +1,8 @@
 package ctlog_test
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"testing"
@@ -115,6 +117,45 @@ func TestSeveralFaults(t *testing.T) {
 				synctest.Wait()
 			})
 		})
+	}
+}
+
+// standing is a log whose Ready answers as it stands.
+type standing struct {
+	ctlog.Log
+	err error
+}
+
+func (s standing) Ready(context.Context) error { return s.err }
+
+// TestReadyWarns: where enough logs are ready, what is wrong with one that was asked is a
+// warning, and what it answers with beside a warning isn't shown.
+func TestReadyWarns(t *testing.T) {
+	t.Parallel()
+	ca := ctlogtest.NewCA(t)
+	warns, fails := fault.Warning("its disk fills"), errors.New("/secret")
+	for name, c := range map[string]struct {
+		first, second error
+		scts          int
+		want          string // of a warning
+		fails         bool
+	}{
+		"well":               {nil, nil, 2, "", false},
+		"the first warns":    {warns, nil, 1, "https://log0: its disk fills", false},
+		"the second, unused": {nil, warns, 1, "", false},
+		"both warn":          {warns, warns, 2, "https://log0: its disk fills; https://log1: its disk fills", false},
+		"a substitute":       {fails, nil, 1, "https://log0: it takes no entries now, and others take its place", false},
+		"too few":            {fails, warns, 2, "", true},
+		"a warning, wrapped": {fmt.Errorf("x: %w", warns), warns, 2, "", true},
+	} {
+		p := newPolicy(t, ctlog.Options{SCTs: c.scts}, standing{run(t, "a", 0, ca, None), c.first}, standing{run(t, "b", 1, ca, None), c.second})
+		err := p.Ready(t.Context())
+		switch {
+		case c.fails != (err != nil && !fault.Warns(err)):
+			t.Errorf("%s: %v", name, err)
+		case !c.fails && (err == nil) != (c.want == ""), c.want != "" && err.Error() != c.want:
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
 	}
 }
 

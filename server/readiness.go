@@ -46,6 +46,7 @@ type readiness struct {
 	logger   *slog.Logger
 	health   *health.Server
 	working  *prometheus.GaugeVec // what the last check found
+	warns    *prometheus.GaugeVec
 
 	mu     sync.Mutex // held during a check: probes that come meanwhile share its result
 	began  time.Time  // the first check
@@ -66,12 +67,25 @@ type condition int
 const (
 	starting condition = iota // nothing yet
 	failing
+	warning
 	working
 )
 
+func (s state) condition() condition {
+	switch {
+	case s.err == nil:
+		return working
+	case fault.Warns(s.err):
+		return warning
+	default:
+		return failing
+	}
+}
+
 func newReadiness(dependencies []Dependency, inFlight *inFlightLimit, now func() time.Time, logger *slog.Logger) (*readiness, error) {
 	r := &readiness{inFlight: inFlight, now: now, logger: logger, health: health.NewServer(), working: metric.Gauge("mayfly_dependency_working",
-		"1 when what issuing needs worked at its last check, 0 when it failed, by the name that /readyz has for it.", "dependency")}
+		"1 when what issuing needs worked at its last check, 0 when it failed, by the name that /readyz has for it.", "dependency"),
+		warns: metric.Gauge("mayfly_dependency_warning", "1 when what issuing needs works but calls for an operator, by the name that /readyz has for it.", "dependency")}
 	names := map[string]bool{"": true}
 	for _, d := range dependencies {
 		if d.Check == nil || names[d.Name] {
@@ -119,7 +133,8 @@ func (r *readiness) check(ctx context.Context) []state {
 	wg.Wait()
 	for i := range states {
 		if s := &states[i]; !s.Informational {
-			r.working.WithLabelValues(s.Name).Set(metric.Bool(s.err == nil))
+			r.working.WithLabelValues(s.Name).Set(metric.Bool(s.condition() != failing))
+			r.warns.WithLabelValues(s.Name).Set(metric.Bool(s.condition() == warning))
 			r.logChange(ctx, s)
 		}
 	}
@@ -129,7 +144,7 @@ func (r *readiness) check(ctx context.Context) []state {
 }
 
 func allWork(states []state) bool {
-	return !slices.ContainsFunc(states, func(s state) bool { return s.err != nil && !s.Informational })
+	return !slices.ContainsFunc(states, func(s state) bool { return s.condition() == failing && !s.Informational })
 }
 
 // guardedCheck asks d; a panic in it is a failure.
@@ -142,21 +157,25 @@ func guardedCheck(ctx context.Context, d Dependency) (err error) {
 	return d.Check(ctx)
 }
 
-// logChange writes a line when a dependency begins to fail, and when one that failed
-// works again. What has never worked gets some time to start before it counts.
+// logChange writes a line when a dependency begins to fail or to warn, and when that has
+// ended. What has never worked gets some time to start before it counts.
 func (r *readiness) logChange(ctx context.Context, s *state) {
-	was := s.logged
-	switch {
-	case s.err == nil:
-		s.logged = working
-	case was != starting || r.now().Sub(r.began) >= startTime:
-		s.logged = failing
+	was, is := s.logged, s.condition()
+	if is == was || is != working && was == starting && r.now().Sub(r.began) < startTime {
+		return
 	}
+	s.logged = is
+	about := slog.String("dependency", s.Name)
 	switch {
-	case s.logged == failing && was != failing:
-		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", slog.String("dependency", s.Name), slog.Any("error", s.err))
-	case s.logged == working && was == failing:
-		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", slog.String("dependency", s.Name))
+	case is == failing:
+		r.logger.LogAttrs(ctx, slog.LevelError, "a dependency fails", about, slog.Any("error", s.err))
+	case was == failing:
+		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency works again", about)
+	case was == warning:
+		r.logger.LogAttrs(ctx, slog.LevelInfo, "a dependency's warning has ended", about)
+	}
+	if is == warning {
+		r.logger.LogAttrs(ctx, slog.LevelWarn, "a dependency works, with a warning", about, slog.Any("warning", s.err))
 	}
 }
 
@@ -201,17 +220,20 @@ func (s *Server) Standings(ctx context.Context) (all []Standing) {
 		if d.Informational { // not as it was a moment ago: its detail isn't either
 			d.err = guardedCheck(ctx, d.Dependency)
 		}
-		one := Standing{Name: d.Name, Works: d.err == nil, Informational: d.Informational}
+		one := Standing{Name: d.Name, Works: d.condition() != failing, Informational: d.Informational}
+		if d.condition() == warning {
+			one.Detail = []string{"warning: " + d.err.Error()}
+		}
 		if d.Detail != nil {
-			one.Detail = d.Detail()
+			one.Detail = append(one.Detail, d.Detail()...)
 		}
 		all = append(all, one)
 	}
 	return all
 }
 
-// readyPage is /readyz: 200, or 503 with the names of what fails; with
-// `?verbose` every dependency by name, with its detail.
+// readyPage is /readyz: 200, or 503 with the names of what fails, and the warnings
+// either way; with `?verbose` every dependency by name, with its detail.
 func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 	var text strings.Builder
 	code, verbose := http.StatusOK, r.URL.Query().Has("verbose")
@@ -220,9 +242,11 @@ func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 			d.err = guardedCheck(r.Context(), d.Dependency)
 		}
 		switch {
-		case d.err != nil && !d.Informational:
+		case d.condition() == failing && !d.Informational:
 			code = http.StatusServiceUnavailable
 			fmt.Fprintf(&text, "%s: failing\n", d.Name)
+		case d.condition() == warning:
+			fmt.Fprintf(&text, "%s: warning: %v\n", d.Name, d.err)
 		case verbose && d.err != nil:
 			fmt.Fprintf(&text, "%s: failing, but certificates can be issued\n", d.Name)
 		case verbose:
@@ -238,14 +262,15 @@ func (s *Server) readyPage(w *timedReply, r *http.Request) *fault.Error {
 		code = http.StatusServiceUnavailable
 		text.WriteString("shutdown: failing\n")
 	}
+	said := text.String()
 	if code == http.StatusOK && !verbose {
-		text.WriteString("ok\n")
+		said = "ok\n" + said
 	}
 	if code != http.StatusOK {
 		s.with.Logger.LogAttrs(r.Context(), slog.LevelDebug, "not ready",
 			slog.String("request_id", requestid.From(r.Context())), slog.String("error", "not ready"))
 	}
-	writePlain(w, code, text.String())
+	writePlain(w, code, said)
 	return nil
 }
 

@@ -2,14 +2,20 @@ package server
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
+	healthpb "google.golang.org/grpc/health/grpc_health_v1"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
@@ -49,6 +55,63 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at(0, errBroken, 0, 0)
 	at(startTime, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)
+}
+
+// A warning stops nothing: it is on /readyz for anybody to read, has a gauge of its own
+// and a line in the log when it begins and ends.
+func TestWarningStopsNothing(t *testing.T) {
+	t.Parallel()
+	err := errBroken
+	r := newRig(t, func(_ *Config, o *Options) {
+		o.Dependencies = []Dependency{
+			{Name: "keys", Check: func(context.Context) error { return nil }},
+			{Name: "log", Check: func(context.Context) error { return err }},
+		}
+	})
+	r.server.ready.began = time.Now().Add(-startTime) // it isn't starting any more
+	var before string
+	for _, step := range []struct {
+		err                error
+		code               int
+		plain, full, lines string
+	}{
+		{nil, 200, "ok\n", "keys: ok\nlog: ok\n", ""},
+		{fault.Warning("its disk fills"), 200, "ok\nlog: warning: its disk fills\n", "keys: ok\nlog: warning: its disk fills\n", "a dependency works, with a warning"},
+		{fault.Warning("its disk fills more"), 200, "ok\nlog: warning: its disk fills more\n", "keys: ok\nlog: warning: its disk fills more\n", ""},
+		{fmt.Errorf("/secret: %w", fault.Warning("its disk fills")), 503, "log: failing\n", "keys: ok\nlog: failing\n", "a dependency fails"},
+		{errors.Join(fault.Warning("its disk fills"), errBroken), 503, "log: failing\n", "keys: ok\nlog: failing\n", ""},
+		{fault.Warn("a", "b"), 200, "ok\nlog: warning: a; b\n", "keys: ok\nlog: warning: a; b\n", "a dependency works again,a dependency works, with a warning"},
+		{fault.Warn(), 200, "ok\n", "keys: ok\nlog: ok\n", "a dependency's warning has ended"},
+	} {
+		err = step.err
+		r.server.ready.at = time.Time{}
+		r.server.ready.check(t.Context())
+		for path, want := range map[string]string{"/readyz": step.plain, "/readyz?verbose": step.full} {
+			response := r.send(t, http.MethodGet, path, nil)
+			if got := text(t, response); response.StatusCode != step.code || got != want {
+				t.Errorf("%v: %s: %d %q", step.err, path, response.StatusCode, got)
+			}
+		}
+		if working := testutil.ToFloat64(r.server.ready.working.WithLabelValues("log")); working != metric.Bool(step.code == 200) {
+			t.Errorf("%v: working is %v", step.err, working)
+		}
+		if warns := testutil.ToFloat64(r.server.ready.warns.WithLabelValues("log")); warns != metric.Bool(fault.Warns(step.err)) {
+			t.Errorf("%v: warning is %v", step.err, warns)
+		}
+		health, problem := r.server.ready.health.Check(t.Context(), &healthpb.HealthCheckRequest{})
+		if problem != nil || (health.GetStatus() == healthpb.HealthCheckResponse_SERVING) != (step.code == 200) {
+			t.Errorf("%v: gRPC says %v, %v", step.err, health, problem)
+		}
+		after := r.lines.String()
+		var said []string
+		for _, m := range regexp.MustCompile(`"?msg"?[=:]"(a dependency[^"]*)"`).FindAllStringSubmatch(after[len(before):], -1) {
+			said = append(said, m[1])
+		}
+		if got := strings.Join(said, ","); got != step.lines {
+			t.Errorf("%v: the log says %q, want %q", step.err, got, step.lines)
+		}
+		before = after
+	}
 }
 
 // An informational dependency is shown and decides nothing; details are for `?verbose`.

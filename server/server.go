@@ -36,6 +36,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/access"
 	"github.com/mayfly-ca/mayfly/identity/proof"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -73,8 +74,9 @@ type CA interface {
 type Dependency struct {
 	// Name is what /readyz calls it.
 	Name string
-	// Check is nil when it works. It ends when ctx ends. Its error goes to the
-	// log, never to the client.
+	// Check is nil when it works, and a [fault.Warning], for anybody to read, when it
+	// does but calls for an operator. It ends when ctx ends. Any other error goes to
+	// the log, never to the client.
 	Check func(ctx context.Context) error
 	// Detail, if there is one, gives the lines that `/readyz?verbose` has below
 	// the name. Anybody may read them.
@@ -174,7 +176,7 @@ func New(c Config, o Options) (*Server, error) {
 	if s.ready, err = newReadiness(o.Dependencies, s.inFlight, s.with.Now, s.with.Logger); err != nil {
 		return nil, err
 	}
-	if err = s.with.Metrics.Register(s.ready.working); err != nil {
+	if err = metric.Register(s.with.Metrics, s.ready.working, s.ready.warns); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
 	if s.gateway, err = s.newGateway(); err != nil {

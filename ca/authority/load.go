@@ -230,7 +230,9 @@ func (l *loading) active(ctx context.Context, path string, c Config) *Authority 
 // try opens a key that is to sign later.
 func (l *loading) try(ctx context.Context, path string, c Config, name string, certs []*x509.Certificate) {
 	var f setting.Faults
-	kms.Close(openKey(ctx, path, c, certs, l.o.KMS, &f))
+	o := l.o.KMS
+	o.Later = false
+	kms.Close(openKey(ctx, path, c, certs, o, &f))
 	faults, failed := errors.AsType[*setting.FaultError](f.Err())
 	if call, ok := errors.AsType[*kms.CallError](f.Err()); ok && call.Temporary() && l.o.KMS.Logger != nil {
 		l.o.KMS.Logger.LogAttrs(ctx, slog.LevelWarn, "the key of a published authority can't be used at the moment; it signs nothing yet",

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -48,33 +47,39 @@ type replica struct {
 	ref    string
 	reopen func(ctx context.Context) (Signer, error)
 
-	opening sync.Mutex                // held while it is opened anew
+	opening chan struct{}             // holds one while it is opened anew
 	signer  atomic.Pointer[Signer]    // nil until it could be opened
 	failed  atomic.Pointer[time.Time] // when it failed last; nil after a success
 }
 
 // openReplicas opens every reference. One that can't be reached now is opened
-// when it is needed; another key, or a reference that can't work, is an error.
+// when it is needed, where another can or o.Later says so; another key, or a
+// reference that can't work, is an error.
 func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Signer, error) {
 	key := &replicated{logger: o.Logger, now: o.Now}
 	places := o.places(ref)
 	var unreached []error
 	for i, at := range places {
-		r := &replica{ref: at.ref, reopen: func(ctx context.Context) (Signer, error) { return all.openOne(ctx, at.ref, at.o) }}
+		r := &replica{ref: at.ref, opening: make(chan struct{}, 1), reopen: func(ctx context.Context) (Signer, error) { return all.openOne(ctx, at.ref, at.o) }}
 		key.replicas = append(key.replicas, r)
 		part, cancel := share(ctx, len(places)-i)
-		_, err := key.opened(part, r)
+		s, err := key.opened(part, r)
 		cancel()
 		switch {
+		case err == nil && len(places) == 1:
+			return s, nil
 		case err == nil:
-		case temporary(err) && ctx.Err() == nil:
-			o.Logger.ErrorContext(ctx, "a replica of the key can't be reached; it is tried again when it is needed",
+		case temporary(err) && ctx.Err() == nil, o.Later && errors.Is(context.Cause(ctx), ErrOpenTimeout):
+			o.Logger.ErrorContext(ctx, "a key, or a replica of it, can't be reached; it is tried again when it is needed",
 				slog.String("key", r.ref), slog.Any("error", err))
 			unreached = append(unreached, err)
 		default:
 			_ = key.Close()
 			return nil, err
 		}
+	}
+	if key.public == nil && o.Later {
+		key.public = o.Public
 	}
 	if key.public == nil {
 		return nil, fmt.Errorf("none of the key's %d replicas can be reached: %w", len(places), errors.Join(unreached...))
@@ -94,8 +99,12 @@ func (k *replicated) opened(ctx context.Context, r *replica) (Signer, error) {
 	if s := r.signer.Load(); s != nil {
 		return *s, nil
 	}
-	r.opening.Lock()
-	defer r.opening.Unlock()
+	select {
+	case r.opening <- struct{}{}:
+		defer func() { <-r.opening }()
+	case <-ctx.Done():
+		return nil, fmt.Errorf("waiting for key %s, which can't be reached: %w", r.ref, ctx.Err())
+	}
 	if s := r.signer.Load(); s != nil { // another request was first
 		return *s, nil
 	}
@@ -108,7 +117,7 @@ func (k *replicated) opened(ctx context.Context, r *replica) (Signer, error) {
 		k.public = s.Public()
 	} else if !pubkey.Equal(k.public, s.Public()) {
 		Close(s)
-		return nil, fmt.Errorf("key %s is another key than its replicas: name references to one and the same key", r.ref)
+		return nil, fmt.Errorf("key %s is another key than its replicas, or than the certificate's: name references to one and the same key", r.ref)
 	}
 	r.signer.Store(&s)
 	r.failed.Store(nil)

@@ -91,7 +91,7 @@ func (all Registry) Open(ctx context.Context, ref string, o Options) (Signer, er
 	switch {
 	case o.SealedKey != "":
 		return all.openSealed(ctx, ref, o)
-	case len(o.Access.Replicas) > 0:
+	case len(o.Access.Replicas) > 0 || o.Later:
 		return all.openReplicas(ctx, ref, o)
 	default:
 		return all.openOne(ctx, ref, o)

@@ -27,7 +27,8 @@ func newHealthcheckCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "healthcheck", Short: "Ask a running mayfly whether it is ready",
 		Long: `Asks a running mayfly whether it is ready and exits with 0 when it is, with 1
-otherwise, naming the dependency that fails. It gives up after three seconds.
+otherwise, naming the dependency that fails. A warning is printed, and fails nothing.
+It gives up after three seconds.
 With --config it asks where the configuration says that REST is served: address,
 port, TLS, Unix socket. A server's certificate has to be the one that is configured.
 Meant for the health check of a container, which has neither shell nor curl.`,

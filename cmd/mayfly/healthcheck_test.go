@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/tls"
 	"encoding/pem"
+	"io"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -24,7 +25,9 @@ func TestHealthcheckReadsTheConfiguration(t *testing.T) {
 	ready := http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != "/readyz" {
 			http.NotFound(w, r)
+			return
 		}
+		_, _ = io.WriteString(w, "ok\nlog: warning: its disk fills\n")
 	})
 	own, other := catest.Server(t, "ca.example.com"), catest.Server(t, "ca.example.com")
 	file := filepath.Join(dir, "tls.pem")
@@ -77,6 +80,9 @@ func TestHealthcheckReadsTheConfiguration(t *testing.T) {
 		var out strings.Builder
 		if err == nil {
 			err = checkHealth(t.Context(), &out, url, transport)
+		}
+		if warned := strings.Contains(out.String(), "\nlog: warning: its disk fills\n"); warned != (tt.want == "") {
+			t.Errorf("%s: %q", name, out.String())
 		}
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
 			t.Errorf("%s: %v, %q; want %q", name, err, out.String(), tt.want)

@@ -325,21 +325,33 @@ func (l *Log) promise(ctx context.Context, s *submission) (ctlog.SCT, error) {
 	return ctlog.SCT{LogID: l.description.ID, Timestamp: s.entry.Timestamp, Extensions: extensions, Signature: signature}, nil
 }
 
-// Ready is nil when the log takes entries, its disk has more room than the
-// configured floor, and no scrub has found damage. After a storage error it tries
-// whether the disk holds again, so that a log without callers recovers as well.
+// Ready is nil when the log takes entries, a [fault.Warning] when it does though its
+// disk has less room than the configured floor, or a scrub has found damage. After a
+// storage error it tries whether the disk holds again, so that a log without callers
+// recovers as well.
 func (l *Log) Ready(ctx context.Context) error {
+	if err := l.takes(ctx); err != nil {
+		return err
+	}
+	var warnings []string
+	if err := l.room(); fault.Warns(err) {
+		warnings = append(warnings, err.Error())
+	} else if err != nil {
+		return err
+	}
+	if l.scrub.Damaged() {
+		warnings = append(warnings, "a check of the whole log found it damaged; mayfly log verify says where, and entries are taken all the same")
+	}
+	return fault.Warn(warnings...)
+}
+
+// takes is nil when the log takes entries, as long as its disk has room.
+func (l *Log) takes(ctx context.Context) error {
 	l.closing.RLock()
 	closed := l.closed
 	l.closing.RUnlock()
 	if closed {
 		return errors.New("the log is closed")
-	}
-	if err := l.room(); err != nil {
-		return err
-	}
-	if err := l.scrub.Damage(); err != nil {
-		return err
 	}
 	if delay := l.mergeDelay(); delay > max(MMD/2, 3*l.config.CheckpointInterval) {
 		return fmt.Errorf("entries have been waiting for their checkpoint for %v, and are promised it within %v", delay.Round(time.Second), MMD)
@@ -358,8 +370,7 @@ func (l *Log) Ready(ctx context.Context) error {
 }
 
 // Scrub checks the whole log from time to time, as configured, until ctx ends. What it
-// finds damaged makes the log unready. Entries are taken meanwhile, as a full disk's
-// are, because what is damaged is old.
+// finds damaged is a warning of the log: entries are taken, because what is damaged is old.
 func (l *Log) Scrub(ctx context.Context) { l.scrub.Run(ctx) }
 
 // Close refuses new submissions, answers those that are queued, publishes a

@@ -9,6 +9,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 )
 
@@ -106,9 +107,12 @@ func freeBytes(path string) (uint64, error) {
 	return s.Bavail * uint64(s.Bsize), nil
 }
 
-// room is an error when less of the log's disk is free than the configuration's
-// floor. Entries are taken even then, for as long as the disk takes them: this is
-// the warning that comes before they aren't.
+// lowerFloor is the part of the configured floor below which the log takes nothing:
+// what it has promised needs room in the tree.
+const lowerFloor = 4
+
+// room is a [fault.Warning] when less of the log's disk is free than the configured
+// floor, and another error where nothing may be taken any more.
 func (l *Log) room() error {
 	if l.config.MinFreeMB <= 0 {
 		return nil
@@ -117,8 +121,12 @@ func (l *Log) room() error {
 	if err != nil {
 		return err
 	}
-	if floor := uint64(l.config.MinFreeMB) << 20; free < floor {
-		return fmt.Errorf("the log's disk has %d MiB free, less than the floor of %d MiB (min_free_mb)", free>>20, l.config.MinFreeMB)
+	switch floor := uint64(l.config.MinFreeMB) << 20; {
+	case free < floor/lowerFloor:
+		return fmt.Errorf("the log's disk has %d MiB free, less than a quarter of its floor of %d MiB (min_free_mb): it takes nothing more", free>>20, l.config.MinFreeMB)
+	case free < floor:
+		return fault.Warning(fmt.Sprintf("its disk has %d MiB free, less than its floor of %d MiB (min_free_mb); below a quarter of that it takes no entries",
+			free>>20, l.config.MinFreeMB))
 	}
 	return nil
 }

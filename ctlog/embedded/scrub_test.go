@@ -12,11 +12,13 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
-// What two checks of the whole log in a row find takes readiness away until one finds
+// What two checks of the whole log in a row find is a warning until one finds
 // it whole. Entries are taken all the time. When it is checked: package maintain.
-func TestScrubTakesReadinessAwayAtTheSecondFinding(t *testing.T) {
+func TestScrubWarnsAtTheSecondFinding(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
@@ -38,16 +40,16 @@ func TestScrubTakesReadinessAwayAtTheSecondFinding(t *testing.T) {
 		for _, step := range []struct {
 			name   string
 			damage bool
-			ready  bool
+			warns  bool
 			says   string
 		}{
-			{"whole", false, true, "it is as it should be"},
-			{"damaged", true, true, "checked once more"},
-			{"passing", false, true, "it is as it should be"},
-			{"damaged again", true, true, "checked once more"},
-			{"still damaged", true, false, "the log is damaged"},
-			{"and still", true, false, "the log is damaged"},
-			{"mended", false, true, "it is as it should be"},
+			{"whole", false, false, "it is as it should be"},
+			{"damaged", true, false, "checked once more"},
+			{"passing", false, false, "it is as it should be"},
+			{"damaged again", true, false, "checked once more"},
+			{"still damaged", true, true, "the log is damaged"},
+			{"and still", true, true, "the log is damaged"},
+			{"mended", false, false, "it is as it should be"},
 		} {
 			content := bytes.Clone(whole)
 			if step.damage {
@@ -63,7 +65,7 @@ func TestScrubTakesReadinessAwayAtTheSecondFinding(t *testing.T) {
 			if said := text.String()[before:]; !strings.Contains(said, step.says) {
 				t.Errorf("%s: the log says %q, want %q", step.name, said, step.says)
 			}
-			if err := l.Ready(t.Context()); (err == nil) != step.ready {
+			if err := l.Ready(t.Context()); fault.Warns(err) != step.warns || !step.warns && err != nil || step.warns && strings.Contains(err.Error(), b.path()) {
 				t.Errorf("%s: ready: %v", step.name, err)
 			}
 			if got := gauge(t, registry, "mayfly_ctlog_verify_success"); (got == 1) == step.damage {

@@ -96,6 +96,11 @@ func (l *Log) commit(ctx context.Context, batch []*submission) {
 		if err == nil {
 			err = l.makeRoom(ctx)
 		}
+		if err == nil {
+			if err = l.room(); fault.Warns(err) {
+				err = nil
+			}
+		}
 		n := len(batch)
 		if err == nil {
 			n, err = l.flush(batch)

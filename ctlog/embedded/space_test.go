@@ -7,12 +7,14 @@ import (
 	"sync/atomic"
 	"testing"
 
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sys/unix"
 )
 
-// TestReadinessGoesBeforeTheDiskIsFull: readiness goes before the disk is full, and comes back with the room.
+// TestReadinessGoesBeforeTheDiskIsFull: below the floor the log warns, and takes entries.
+// Below the lower one it takes none and isn't ready, and all comes back with the room.
 func TestReadinessGoesBeforeTheDiskIsFull(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
@@ -27,7 +29,7 @@ func TestReadinessGoesBeforeTheDiskIsFull(t *testing.T) {
 		t.Fatalf("with room: %v", err)
 	}
 	free.Store(100<<20 - 1)
-	if err := l.Ready(t.Context()); err == nil || !strings.Contains(err.Error(), "min_free_mb") {
+	if err := l.Ready(t.Context()); !fault.Warns(err) || !strings.Contains(err.Error(), "min_free_mb") || strings.Contains(err.Error(), b.path()) {
 		t.Errorf("below the floor: %v", err)
 	}
 	if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
@@ -39,10 +41,22 @@ func TestReadinessGoesBeforeTheDiskIsFull(t *testing.T) {
 	if got := gauge(t, registry, "mayfly_ctlog_checkpoint_age_seconds"); !(got >= 0 && got < 600) {
 		t.Errorf("checkpoint age %v", got)
 	}
+	for _, low := range []uint64{25 << 20, 25<<20 - 1, 25 << 20} {
+		free.Store(low)
+		takes := low == 25<<20
+		if err := l.Settled().Ready(t.Context()); err == nil || fault.Warns(err) != takes {
+			t.Errorf("%d bytes: %v", low, err)
+		}
+		_, err := l.Submit(t.Context(), b.ca.Chain(t))
+		if f, _ := errors.AsType[*fault.Error](err); takes && err != nil || !takes && (f == nil || f.Reason != fault.LogUnavailable) {
+			t.Errorf("%d bytes: an entry: %v", low, err)
+		}
+	}
 	free.Store(100 << 20)
-	if err := l.Ready(t.Context()); err != nil {
+	if err := l.Settled().Ready(t.Context()); err != nil {
 		t.Errorf("with room again: %v", err)
 	}
+	b.published(t, 3)
 }
 
 func gauge(t *testing.T, r *prometheus.Registry, name string) float64 {

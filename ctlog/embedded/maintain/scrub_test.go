@@ -84,8 +84,8 @@ func TestScrubLooksAgainSoonAfterAFinding(t *testing.T) {
 			if waited := at.Sub(last); waited < step.waits-time.Second || waited > step.waits+2*time.Second {
 				t.Errorf("%s: checked after %v, want %v", step.name, waited, step.waits)
 			}
-			if err := s.Damage(); (err != nil) != step.damage {
-				t.Errorf("%s: Damage: %v", step.name, err)
+			if damaged := s.Damaged(); damaged != step.damage {
+				t.Errorf("%s: damaged: %v", step.name, damaged)
 			}
 			last = at
 		}

@@ -228,7 +228,7 @@ type Scrub struct {
 	Logger   *slog.Logger
 
 	mu      sync.Mutex // guards what follows
-	finding error      // of the last two checks; nil when the log is whole, or wasn't checked
+	damaged bool       // what the last two checks found
 	at      time.Time
 	took    time.Duration
 	whole   bool // what the last one found
@@ -270,24 +270,21 @@ func (s *Scrub) found(ctx context.Context, report Report, err error, times int, 
 	attrs := []slog.Attr{slog.Uint64("entries", report.Size), slog.Duration("took", took)}
 	switch {
 	case err == nil:
-		s.finding = nil
+		s.damaged = false
 		s.Logger.LogAttrs(ctx, slog.LevelInfo, "the whole log was checked: it is as it should be", attrs...)
 	case times == 1:
 		s.Logger.LogAttrs(ctx, slog.LevelWarn, "a check of the whole log failed; it is checked once more", append(attrs, slog.Any("error", err))...)
 	default:
-		s.finding = err
+		s.damaged = true
 		s.Logger.LogAttrs(ctx, slog.LevelError, "the log is damaged", append(attrs, slog.Any("error", err))...)
 	}
 }
 
-// Damage is an error while the log is known to be damaged.
-func (s *Scrub) Damage() error {
+// Damaged reports whether the log is known to be damaged.
+func (s *Scrub) Damaged() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.finding == nil {
-		return nil
-	}
-	return fmt.Errorf("the log was found damaged at %s; run `mayfly log verify`: %w", s.at.UTC().Format(time.RFC3339), s.finding)
+	return s.damaged
 }
 
 // Collectors show the last check of the whole log; NaN before the first.

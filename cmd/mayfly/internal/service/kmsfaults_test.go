@@ -6,6 +6,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"slices"
@@ -233,14 +234,68 @@ func TestKMSFaults(t *testing.T) {
 			if !f.ready {
 				k.awaits(t, f.name, http.StatusServiceUnavailable)
 			}
-			if status, _ := k.page(t, "/healthz"); status != http.StatusOK {
-				t.Errorf("%s: /healthz is %d", f.name, status)
-			}
+			k.serves(t, f.name)
 			undo()
 			k.awaits(t, f.name+", mended", http.StatusOK)
 			k.works(t, f.name+", mended")
 		}
 	})
+}
+
+// serves holds that what no certificate needs is there whatever fails: documents and
+// the log's reads.
+func (k *kmsRig) serves(t *testing.T, name string) {
+	t.Helper()
+	u, err := url.Parse(k.started.CTLog.Own()[0].URL)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"/healthz", "/trusted_root.json", "/api/v2/trustBundle", "/api/v1/rootCert", "/api/v2/configuration", u.Path + "/checkpoint", u.Path + "/ct/v1/get-sth"} {
+		if status, text := k.page(t, path); status != http.StatusOK {
+			t.Errorf("%s: %s is %d %s", name, path, status, text)
+		}
+	}
+}
+
+// TestKMSUnreachableAtStart: a service starts without its KMS, serves what no certificate
+// needs, isn't ready, and issues when the KMS answers, unless another key is there then.
+func TestKMSUnreachableAtStart(t *testing.T) {
+	t.Parallel()
+	for name, f := range map[string]struct{ breaks, mends func(*kmstest.StandIn) }{
+		"down": {(*kmstest.StandIn).Down, (*kmstest.StandIn).Up},
+		"hanging": {func(s *kmstest.StandIn) {
+			s.Break(func(string, int) kmstest.Fault { return kmstest.Fault{Hang: true} })
+		}, (*kmstest.StandIn).Mend},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			eachKMS(t, func(t *testing.T, vendor string) {
+				k := &kmsRig{ahead: new(atomic.Int64)}
+				k.rig = startRig(t, func(r *rig, c *config.Config) {
+					k.kms = kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
+					f.breaks(k.kms)
+					c.CA.Authority.Key, c.CA.Authority.Access = setting.KeyRef(k.kms.Ref), k.kms.Options.Access
+					c.Server.RequestTimeout = 3 * time.Second
+					revoking(t, r, c)
+					r.getenv, r.broken = k.kms.Options.Getenv, true
+					r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
+					r.private = append(r.private, kmstest.Secret)
+				})
+				poll(t, "the issuer's keys", func() bool { _, text := k.readiness(t); return strings.Contains(text, "issuers: ok") })
+				k.awaits(t, name, http.StatusServiceUnavailable)
+				k.serves(t, name)
+				k.refusesAll(t, name)
+				var kept crypto.Signer
+				k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { kept, v.Key = v.Key, kmstest.Key(t, kms.ECDSAP256) })
+				f.mends(k.kms)
+				k.refusesAll(t, "another key")
+				k.awaits(t, "another key", http.StatusServiceUnavailable)
+				k.kms.Change(k.kms.Name, 1, func(v *kmstest.Version) { v.Key = kept })
+				k.awaits(t, "its key", http.StatusOK)
+				k.works(t, "its key")
+			})
+		})
+	}
 }
 
 // TestKMSThrottlesOneInTen: nobody notices.

@@ -84,14 +84,28 @@ func TestIssuerUnreachableAtStart(t *testing.T) {
 	r.issues(t, "recovered", r.signingRequest(t, r.token(t, nil)))
 }
 
-// One issuer that is down is no reason to send the others' clients away.
+// One issuer that is down is no reason to send the others' clients away, and a warning.
 func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 	t.Parallel()
 	down := identitytest.New(t)
 	down.Break(identitytest.Discovery, down.Hang())
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, down.Config()) })
-	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
 	r.issues(t, "of the issuer that is up", r.signingRequest(t, r.token(t, nil)))
+	warning := func(of, why string) string {
+		return "authority: ok\naudit: ok\nissuers: warning: " + of + why + "\nlog: ok\n"
+	}
+	down.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
+	r.awaitReadiness(t, warning(down.URL, ": its tokens can't be verified, for want of its keys (bad answer)"))
+	if code, text := r.readiness(t); code != http.StatusOK {
+		t.Errorf("/readyz: %d %s", code, text)
+	}
+	if scrape := r.scrape(t); scrape["mayfly_dependency_working"] != 4 || scrape["mayfly_dependency_warning"] != 1 {
+		t.Errorf("of the dependencies %v work, %v warn", scrape["mayfly_dependency_working"], scrape["mayfly_dependency_warning"])
+	}
+	poll(t, "a line in the log", func() bool { return strings.Contains(r.lines.String(), "a dependency works, with a warning") })
+	down.Break(identitytest.Discovery, nil)
+	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
+	poll(t, "another line", func() bool { return strings.Contains(r.lines.String(), "a dependency's warning has ended") })
 }
 
 // Tokens of an issuer that hangs, more than the requests that are served at once,

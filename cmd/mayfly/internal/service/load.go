@@ -53,6 +53,10 @@ type Dependencies struct {
 	// Build is what mayfly_build_info says of the program; without it, it says nothing.
 	Build prometheus.Labels
 
+	// start says that the service starts: it serves documents and logs while the key
+	// that issues can't be reached.
+	start bool
+
 	// Tests set these.
 	getenv func(string) string // for the keys' credentials; nil is os.Getenv
 	wake   <-chan time.Time    // when ephemeral issuing certificates are looked at, beside their own times
@@ -203,7 +207,9 @@ func addFaults(f *setting.Faults, path string, err error) {
 
 // authorityOptions are what c's authorities are loaded with, after those in force.
 func (d Dependencies) authorityOptions(c *config.Config, before *authority.Set) authority.LoadOptions {
-	return authority.LoadOptions{Now: d.Now(), Lifetime: longestLifetime(c), Before: before, KMS: d.kmsOptions()}
+	o := authority.LoadOptions{Now: d.Now(), Lifetime: longestLifetime(c), Before: before, KMS: d.kmsOptions()}
+	o.KMS.Later = d.start && before == nil
+	return o
 }
 
 func (d Dependencies) kmsOptions() kms.Options {

@@ -31,7 +31,9 @@ type Overrides struct {
 // again. On an error nothing stays open.
 func Open(ctx context.Context, c *config.Config, d Dependencies, o Overrides, from Source) (_ *Service, err error) {
 	s := &Service{Dependencies: d.withRegistry(), started: c, logBase: o.LogBase, reads: read.NewBudget()}
-	if s.loaded, err = Load(ctx, c, s.Dependencies); err != nil {
+	starting := s.Dependencies
+	starting.start = true
+	if s.loaded, err = Load(ctx, c, starting); err != nil {
 		return nil, err
 	}
 	for _, r := range s.loaded.Remarks {

@@ -12,6 +12,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/lifecycle"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 	"github.com/mayfly-ca/mayfly/server"
@@ -96,18 +97,34 @@ func (s *Service) authorityStatus() []string {
 // errNotFetched is how an issuer stands before the first answer.
 var errNotFetched = errors.New("its keys have not been fetched yet")
 
+// maxWarned bounds how many issuers a warning names.
+const maxWarned = 5
+
 // anyIssuer fails when not one issuer's keys could be fetched: then nobody can
 // get a certificate. One issuer of several that is down is no reason to send
-// everybody else away.
+// everybody else away, and a warning, as is one whose keys are used while they can't
+// be fetched anew.
 func (s *Service) anyIssuer(context.Context) error {
 	var errs []error
-	for _, i := range s.loaded.verifier.Status() {
-		if i.Ready {
-			return nil
+	var warnings []string
+	all := s.loaded.verifier.Status()
+	for _, i := range all {
+		why := cmp.Or(i.Category(), "not fetched yet")
+		switch {
+		case !i.Ready:
+			errs = append(errs, fmt.Errorf("%s: %w", i.Name, cmp.Or(i.Err, errNotFetched)))
+			warnings = append(warnings, fmt.Sprintf("%s: its tokens can't be verified, for want of its keys (%s)", i.Name, why))
+		case i.Err != nil:
+			warnings = append(warnings, fmt.Sprintf("%s: its keys can't be fetched (%s); those from before are used", i.Name, why))
 		}
-		errs = append(errs, fmt.Errorf("%s: %w", i.Name, cmp.Or(i.Err, errNotFetched)))
 	}
-	return errors.Join(errs...)
+	if len(all) > 0 && len(errs) == len(all) {
+		return errors.Join(errs...)
+	}
+	if more := len(warnings) - maxWarned; more > 0 {
+		warnings = append(warnings[:maxWarned], fmt.Sprintf("and %d more", more))
+	}
+	return fault.Warn(warnings...)
 }
 
 // issuerStatus says how every issuer stands, in words that anybody may read: their
