@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -179,6 +181,325 @@ func TestProviderPages(t *testing.T) {
 		}
 		if n != len(configured) {
 			t.Errorf("%s configures issuers in %d blocks, want %d", path, n, len(configured))
+		}
+	}
+}
+
+// operated is a CA that `mayfly init` made, as an operator has it, with its roots' keys in a
+// folder of their own and a published trust root; a development issuer gives the tokens.
+type operated struct {
+	t           *testing.T
+	dir, url    string
+	idp, ca     *process
+	issuer      string
+	blocks      map[string]string
+	transcripts int
+}
+
+func operate(t *testing.T) *operated {
+	t.Helper()
+	o := &operated{t: t, dir: workshop(t), blocks: blocks(t, "docs/runbooks.md")}
+	o.idp = start(t, o.dir, "idp", append([]string{"dev", "--dir", "idp"}, freePorts()...)...)
+	e, err := o.idp.endpoints(filepath.Join(o.dir, "idp"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	free, err := new(net.ListenConfig).Listen(t.Context(), "tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address := free.Addr().String()
+	if err := free.Close(); err != nil {
+		t.Fatal(err)
+	}
+	o.url, o.issuer = "http://"+address, e.Issuer
+	shell(t, o.dir, `mkdir offline backup
+mayfly init --dir my-ca --url `+o.url+` --root-key-out offline/root.key.pem
+sed -i 's/y20[0-9][0-9]/y2026/' my-ca/mayfly.yaml my-ca/authorities.json
+sed -i 's|^server:|server:\n  http_address: `+address+`\n  grpc_address: 127.0.0.1:0\n  metrics_address: 127.0.0.1:0|' my-ca/mayfly.yaml
+cat >> my-ca/mayfly.yaml <<CONFIG
+issuers:
+  - url: `+o.issuer+`
+    audiences: [sigstore]
+    type: email
+    allow: "true"
+    allow_insecure_loopback: true
+CONFIG
+mayfly tuf init --config my-ca/mayfly.yaml --key my-ca/tuf.root.pem --threshold 1 --out first.json
+mayfly tuf sign first.json --key file:offline/tuf.root.key.pem --yes
+mayfly tuf publish --config my-ca/mayfly.yaml first.json`)
+	return o
+}
+
+// block runs one of the page's.
+func (o *operated) block(name string, replace ...string) string {
+	o.t.Helper()
+	script, there := o.blocks["run: "+name]
+	if !there {
+		o.t.Fatalf("the page has no block %s", name)
+	}
+	replace = append(replace, "/media/offline", "offline", "/backup", filepath.Join(o.dir, "backup"), "https://ca.example.com", o.url, "https://login.example.com", o.issuer)
+	return shell(o.t, o.dir, strings.NewReplacer(replace...).Replace(script))
+}
+
+// failing has a block end with a failure, as its last command does.
+func (o *operated) failing(name, want string) {
+	o.t.Helper()
+	o.blocks["run: "+name] = "set +e\n" + o.blocks["run: "+name] + "test $? -ne 0\n"
+	if said := o.block(name); !strings.Contains(said, want) {
+		o.t.Errorf("%s says\n%s\nwant %q", name, said, want)
+	}
+}
+
+func (o *operated) serve() {
+	o.t.Helper()
+	o.transcripts++
+	o.ca = start(o.t, o.dir, fmt.Sprintf("serve%d", o.transcripts), "serve", "--config", "my-ca/"+configName)
+	if _, err := o.ca.serving(); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+func (o *operated) end() {
+	o.t.Helper()
+	if err := o.ca.end(); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+// ready waits until /readyz?verbose answers so.
+func (o *operated) ready(code int, want string) {
+	o.t.Helper()
+	var last string
+	err := o.ca.until("/readyz says "+want, func() (bool, error) {
+		got, body, err := get(o.t.Context(), o.url+"/readyz?verbose")
+		last = string(body)
+		return got == code && strings.Contains(last, want), err
+	})
+	if err != nil {
+		o.t.Fatalf("%v; it says\n%s", err, last)
+	}
+}
+
+func (o *operated) token() {
+	o.t.Helper()
+	shell(o.t, o.dir, "curl -sf '"+o.issuer+"/dev/token?email=alice@example.com' > token.jwt")
+}
+
+// request gets a certificate for the token that is there.
+func (o *operated) request() string {
+	o.t.Helper()
+	return shell(o.t, o.dir, "mayfly request --ca "+o.url+" --token-file token.jwt --force")
+}
+
+// edit changes the configuration.
+func (o *operated) edit(change func(string) string) {
+	o.t.Helper()
+	path := filepath.Join(o.dir, "my-ca", configName)
+	text, err := os.ReadFile(path) // #nosec G304 -- a test's own file
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte(change(string(text))), 0o600); err != nil { // #nosec G703 -- a test's own file
+		o.t.Fatal(err)
+	}
+}
+
+func now() string { return time.Now().UTC().Format(time.RFC3339) }
+
+// leakedKey has another authority sign, excises the time of a leak, and then takes the
+// authority out, each followed by a client of the signed trust root.
+func leakedKey(t *testing.T, _ string) {
+	o := operate(t)
+	o.serve()
+	o.token()
+	o.request()
+	shell(t, o.dir, "cp mayfly.crt.pem old.pem")
+	from := now()
+	time.Sleep(1100 * time.Millisecond)
+	o.request()
+	leaked := []string{"2026-11-29T10:00:00Z", from, "2026-11-29T11:30:00Z", now()}
+	begun := time.Now()
+	o.block("leak")
+	if err := o.ca.until("the new authority signs", func() (bool, error) {
+		o.request()
+		return strings.Contains(shell(t, o.dir, "openssl x509 -in mayfly.crt.pem -noout -issuer"), "Example issuing 2027"), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	count := o.blocks["run: leak-count"]
+	o.blocks["run: leak-count"] = strings.TrimSpace(count) + " || true\n"
+	hits := regexp.MustCompile(`could sign in \S+: (\d+)\n`).FindStringSubmatch(o.block("leak-count", leaked...))
+	if hits == nil || hits[1] == "0" {
+		t.Fatalf("it counts %v", hits)
+	}
+	if said := o.block("leak-excise", append(leaked, "--hits 17", "--hits "+hits[1])...); !strings.Contains(said, "Published.") || !strings.Contains(said, "no faults") {
+		t.Errorf("excising says\n%s", said)
+	}
+	if said := o.block("leak-distrust"); !strings.Contains(said, "y2026 is distrusted") || !strings.Contains(said, "Published.") {
+		t.Errorf("distrusting says\n%s", said)
+	}
+	t.Logf("it took %v", time.Since(begun))
+	if err := o.ca.until("clients are told", func() (bool, error) {
+		return strings.Contains(shell(t, o.dir, "mayfly tuf verify --url "+o.url+"/tuf --root my-ca/tuf/1.root.json"), "targets    4"), nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	said := shell(t, o.dir, "mayfly authority list --config my-ca/mayfly.yaml\nmayfly tuf export --url "+o.url+"/tuf --root my-ca/tuf/1.root.json > trusted_root.json")
+	if !regexp.MustCompile(`(?m)^y2026 +distrusted(.|\n)*^y2027 +active`).MatchString(said) {
+		t.Errorf("it says\n%s", said)
+	}
+	o.request()
+	shell(t, o.dir, "mayfly cert show --trusted-root trusted_root.json mayfly.crt.pem\n! mayfly cert show --trusted-root trusted_root.json old.pem")
+	o.end()
+}
+
+// lostLog puts an older copy of a log back, which is refused; restores a whole backup; and
+// where the backup is behind has another log follow.
+func lostLog(t *testing.T, _ string) {
+	o := operate(t)
+	o.serve()
+	o.token()
+	o.request()
+	o.end()
+	shell(t, o.dir, "cp -a my-ca/ctlog older")
+	o.serve()
+	o.request()
+	o.request() // a copy that lacks the last write alone is made whole: the mark has that
+	o.end()
+	shell(t, o.dir, "mayfly log backup --dir my-ca/ctlog --to backup/ctlog\nmv my-ca/ctlog lost\ncp -a older my-ca/ctlog")
+	refused := start(t, o.dir, "refused", "serve", "--config", "my-ca/"+configName)
+	select {
+	case <-refused.ended:
+	case <-time.After(patience):
+		t.Fatal("it serves an older copy")
+	}
+	if said := refused.said(); refused.err == nil || !strings.Contains(said, "but had 3 before: an older copy") {
+		t.Errorf("started on an older copy it says %v\n%s", refused.err, said)
+	}
+	o.failing("log-look", "an older copy")
+	if said := o.block("log-restore"); !strings.Contains(said, "The log of 3 entries is in my-ca/ctlog") {
+		t.Errorf("restore says\n%s", said)
+	}
+	o.serve()
+	if said := o.request(); !strings.Contains(said, "leaf 3") {
+		t.Errorf("the restored log goes on with\n%s", said)
+	}
+	o.request()
+	o.end()
+
+	shell(t, o.dir, "rm -r my-ca/ctlog.older")
+	o.failing("log-restore", "the backup is older than the log was")
+	o.block("log-new")
+	section := yamlBlocks(t, "docs/runbooks.md")[0]
+	o.edit(func(config string) string {
+		before, rest, found := strings.Cut(config, "\nctlog:\n")
+		old, after, ended := strings.Cut(rest, "\n# Where clients get the trust root")
+		setting := func(name string) string {
+			m := regexp.MustCompile(`(?m)^    ` + name + `: (\S+)$`).FindStringSubmatch(old)
+			if !found || !ended || m == nil {
+				t.Fatalf("no %s in\n%s", name, config)
+			}
+			return m[1]
+		}
+		section = strings.NewReplacer("https://ca.example.com/ctlog/2026", setting("url"), "2026-01-01T00:00:00Z", setting("start"),
+			"2026-11-29T18:10:00Z", time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339)).Replace(section)
+		return before + "\n" + section + "\n# Where clients get the trust root" + after
+	})
+	if said := o.block("log-create"); !strings.Contains(said, "no faults") || !strings.Contains(said, "Published.") {
+		t.Errorf("another log says\n%s", said)
+	}
+	o.serve()
+	if said := o.request(); !strings.Contains(said, "leaf 0") {
+		t.Errorf("the new log begins with\n%s", said)
+	}
+	if said := shell(t, o.dir, "mayfly log list --config my-ca/mayfly.yaml"); !strings.Contains(said, "\nfrozen ") || !strings.Contains(said, "\nactive ") {
+		t.Errorf("the logs are\n%s", said)
+	}
+	o.end()
+}
+
+// fullDisk has less space than the floor: not ready, and certificates all the same.
+func fullDisk(t *testing.T, _ string) {
+	o := operate(t)
+	floor := func(mb string) {
+		o.edit(func(config string) string {
+			config = regexp.MustCompile(`(?m)^    min_free_mb: .*\n`).ReplaceAllString(config, "")
+			return strings.Replace(config, "    key: file:ctlog.key.pem\n", "    key: file:ctlog.key.pem\n    min_free_mb: "+mb+"\n", 1)
+		})
+	}
+	floor("999999999")
+	o.serve()
+	o.ready(503, "log: failing")
+	o.token()
+	o.request()
+	if said := o.block("disk"); !strings.Contains(said, "my-ca/ctlog") {
+		t.Errorf("the disk's commands say\n%s", said)
+	}
+	o.end()
+	floor("1")
+	o.serve()
+	o.ready(200, "log: ok")
+	o.end()
+}
+
+// issuerDown ends the issuer: its keys are used until a restart, and then from a file.
+func issuerDown(t *testing.T, _ string) {
+	o := operate(t)
+	o.serve()
+	o.token()
+	shell(t, o.dir, "curl -sf "+o.issuer+"/keys > backup/issuer.jwks.json")
+	o.request()
+	if err := o.idp.end(); err != nil {
+		t.Fatal(err)
+	}
+	o.request()
+	o.end()
+	o.serve()
+	o.ready(503, "no keys yet; the last attempt failed")
+	if said := shell(t, o.dir, "! mayfly request --ca "+o.url+" --token-file token.jwt --force"); !strings.Contains(said, "ISSUER_UNAVAILABLE") {
+		t.Errorf("without keys it says\n%s", said)
+	}
+	o.failing("issuer-look", "discovery  failed")
+	o.block("issuer-file")
+	o.ready(200, "issuers: ok")
+	o.request()
+	o.end()
+}
+
+// lostIndex deletes the index, which is made again of the log.
+func lostIndex(t *testing.T, _ string) {
+	o := operate(t)
+	o.serve()
+	o.token()
+	o.request()
+	o.ready(200, ": 1 of 1 entries")
+	o.end()
+	o.block("index")
+	o.serve()
+	o.ready(200, ": 1 of 1 entries")
+	if said := o.block("index-search"); !strings.Contains(said, "alice@example.com") {
+		t.Errorf("the new index finds\n%s", said)
+	}
+	o.end()
+}
+
+// fromFulcio takes over a configuration, a key and a log of Fulcio's.
+func fromFulcio(t *testing.T, config string) {
+	dir := workshop(t)
+	fulcio, err := filepath.Abs(filepath.Join("..", "..", "config", "fulcio", "testdata", "config.yaml"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	shell(t, dir, "cp "+fulcio+` fulcio-config.yaml
+mayfly ca init --organization Old --key file:root.key.pem --generate ECDSA-P384 --out root.pem
+mayfly ca intermediate --issuer root.pem --issuer-key file:root.key.pem --key file:issuing.key.pem --generate ECDSA-P256 --out chain.pem
+openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 | openssl pkey -pubout -out ctfe.pub.pem`)
+	page := blocks(t, "docs/runbooks.md")
+	said := shell(t, dir, page["run: fulcio-issuers"]+page["run: fulcio-key"]+config+"cat decided.txt\nmayfly log list --config mayfly.yaml")
+	for _, want := range []string{"issuing.key.pem is the first certificate's, and signs", "mayfly.yaml: no faults", "issuers    11", `decided: https://accounts.google.com: allow: "true"`, "frozen  https://ctfe.example.com/log "} {
+		if !strings.Contains(said, want) {
+			t.Errorf("it says\n%s\nwant %q", said, want)
 		}
 	}
 }
