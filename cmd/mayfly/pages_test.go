@@ -71,7 +71,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 	"docs/runbooks.md": {
 		"leak": nil, "leak-count": nil, "leak-excise": nil, "leak-distrust": leakedKey,
 		"log-look": nil, "log-restore": nil, "log-new": nil, "log-create": lostLog,
-		"disk": fullDisk, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
+		"disk": fullDisk, "clock-look": wrongClock, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
 		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,
 	},
 	"docs/ctlog.md": {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -444,6 +446,68 @@ func fullDisk(t *testing.T, _ string) {
 	floor("1")
 	o.serve()
 	o.ready(200, "log: ok")
+	o.end()
+}
+
+// timeSource is an NTP server (RFC 5905 §7.3) that is off by so much.
+func timeSource(t *testing.T, off *atomic.Int64) string {
+	t.Helper()
+	conn, err := new(net.ListenConfig).ListenPacket(t.Context(), "udp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	t.Cleanup(func() { _ = conn.Close(); <-done })
+	go func() {
+		defer close(done)
+		query := make([]byte, 128)
+		for {
+			n, from, err := conn.ReadFrom(query)
+			if err != nil {
+				return
+			}
+			if n < 48 {
+				continue
+			}
+			answer := make([]byte, 48)
+			answer[0], answer[1], answer[2], answer[3] = 4<<3|4, 1, 6, 0xe9 // version and mode, stratum, poll, precision
+			copy(answer[12:], "TEST")
+			copy(answer[24:32], query[40:48])
+			now := time.Now().Add(time.Duration(off.Load()))
+			for _, field := range []int{16, 32, 40} { // when it was set, received this, and answers
+				const epoch = 2208988800 // from 1900 to 1970
+				binary.BigEndian.PutUint32(answer[field:], uint32(now.Unix()+epoch))
+				binary.BigEndian.PutUint32(answer[field+4:], uint32(uint64(now.Nanosecond())<<32/1e9))
+			}
+			_, _ = conn.WriteTo(answer, from)
+		}
+	}()
+	return conn.LocalAddr().String()
+}
+
+// wrongClock has a time source that is an hour away from the machine's clock: certificates
+// and no timestamps, until they agree.
+func wrongClock(t *testing.T, _ string) {
+	o := operate(t)
+	var off atomic.Int64
+	off.Store(int64(time.Hour))
+	o.edit(func(config string) string {
+		return strings.Replace(config, "\ntimestamp:\n", "\ntimestamp:\n  time_sources: ['"+timeSource(t, &off)+"']\n", 1)
+	})
+	o.serve()
+	o.ready(200, "timestamps: failing, but certificates can be issued")
+	if said := o.block("clock-look"); !strings.Contains(said, "timestamps: failing") || !strings.Contains(o.ca.said(), "the clock is off by") {
+		t.Errorf("/readyz says\n%s\nand the log\n%s", said, o.ca.said())
+	}
+	o.token()
+	o.request()
+	shell(t, o.dir, "date > v1\n! mayfly request --ca "+o.url+" --token-file token.jwt --sign v1")
+	o.end()
+	off.Store(0)
+	o.serve()
+	o.ready(200, "timestamps: ok")
+	o.token()
+	shell(t, o.dir, "mayfly request --ca "+o.url+" --token-file token.jwt --sign v1")
 	o.end()
 }
 
