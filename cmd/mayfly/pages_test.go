@@ -69,7 +69,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 	"docs/timestamps.md":  {"sign": nil, "verify": lastingSignature},
 	"docs/revocation.md":  {"deny": nil, "find": nil, "revoke": nil, "look": compromiseDrill},
 	"docs/runbooks.md": {
-		"leak": nil, "leak-count": nil, "leak-excise": nil, "leak-distrust": leakedKey,
+		"leak": nil, "leak-count": nil, "leak-excise": leakExcised, "leak-distrust": leakDistrusted,
 		"log-look": nil, "log-restore": nil, "log-new": nil, "log-create": lostLog,
 		"disk": fullDisk, "clock-look": wrongClock, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
 		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,

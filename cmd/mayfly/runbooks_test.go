@@ -309,10 +309,11 @@ func (o *operated) edit(change func(string) string) {
 
 func now() string { return time.Now().UTC().Format(time.RFC3339) }
 
-// leakedKey has another authority sign, excises the time of a leak, and then takes the
-// authority out, each followed by a client of the signed trust root.
-func leakedKey(t *testing.T, _ string) {
-	o := operate(t)
+// leak has a CA with a certificate in old.pem and another after the leak, and lets a new
+// authority follow at once. It gives what the page's time of the leak is.
+func leak(t *testing.T) (o *operated, leaked []string) {
+	t.Helper()
+	o = operate(t)
 	o.serve()
 	o.token()
 	o.request()
@@ -320,17 +321,46 @@ func leakedKey(t *testing.T, _ string) {
 	from := now()
 	time.Sleep(1100 * time.Millisecond)
 	o.request()
-	leaked := []string{"2026-11-29T10:00:00Z", from, "2026-11-29T11:30:00Z", now()}
-	begun := time.Now()
-	o.block("leak")
+	end := regexp.MustCompile(`its window ends at (\S+)\.\n`).FindStringSubmatch(o.block("leak"))
+	if end == nil {
+		t.Fatal("activating another says no end of the window")
+	}
 	if err := o.ca.until("the new authority signs", func() (bool, error) {
 		o.request()
 		return strings.Contains(shell(t, o.dir, "openssl x509 -in mayfly.crt.pem -noout -issuer"), "Example issuing 2027"), nil
 	}); err != nil {
 		t.Fatal(err)
 	}
-	count := o.blocks["run: leak-count"]
-	o.blocks["run: leak-count"] = strings.TrimSpace(count) + " || true\n"
+	return o, []string{"2026-11-29T10:00:00Z", from, "2026-11-29T12:30:00Z", end[1]}
+}
+
+// follow waits until a client of the signed trust root has a version of targets, and
+// has what it is told in trusted_root.json.
+func (o *operated) follow(targets string) {
+	o.t.Helper()
+	if err := o.ca.until("clients are told", func() (bool, error) {
+		return strings.Contains(shell(o.t, o.dir, "mayfly tuf verify --url "+o.url+"/tuf --root my-ca/tuf/1.root.json"), "targets    "+targets+","), nil
+	}); err != nil {
+		o.t.Fatal(err)
+	}
+	shell(o.t, o.dir, "mayfly tuf export --url "+o.url+"/tuf --root my-ca/tuf/1.root.json > trusted_root.json")
+}
+
+func within(t *testing.T, begun time.Time, most time.Duration) {
+	t.Helper()
+	took := time.Since(begun)
+	t.Logf("it took %v", took)
+	if took > most {
+		t.Errorf("it took more than %v", most)
+	}
+}
+
+// leakExcised excises the time from a leak to the end of the authority's window: clients
+// believe no authority at any time in between.
+func leakExcised(t *testing.T, _ string) {
+	begun := time.Now()
+	o, leaked := leak(t)
+	o.blocks["run: leak-count"] = strings.TrimSpace(o.blocks["run: leak-count"]) + " || true\n"
 	hits := regexp.MustCompile(`could sign in \S+: (\d+)\n`).FindStringSubmatch(o.block("leak-count", leaked...))
 	if hits == nil || hits[1] == "0" {
 		t.Fatalf("it counts %v", hits)
@@ -338,21 +368,47 @@ func leakedKey(t *testing.T, _ string) {
 	if said := o.block("leak-excise", append(leaked, "--hits 17", "--hits "+hits[1])...); !strings.Contains(said, "Published.") || !strings.Contains(said, "no faults") {
 		t.Errorf("excising says\n%s", said)
 	}
+	o.follow("3")
+	within(t, begun, time.Minute)
+	var root struct {
+		CertificateAuthorities []struct {
+			ValidFor struct{ Start, End time.Time }
+		}
+	}
+	text, err := os.ReadFile(filepath.Join(o.dir, "trusted_root.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	from, err := time.Parse(time.RFC3339, leaked[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	to, err := time.Parse(time.RFC3339, leaked[3])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := json.Unmarshal(text, &root); err != nil || len(root.CertificateAuthorities) < 2 {
+		t.Fatalf("%v: %s", err, text)
+	}
+	for _, authority := range root.CertificateAuthorities {
+		if w := authority.ValidFor; !w.End.Before(from) && !w.Start.After(to) {
+			t.Errorf("of %v to %v clients believe %v to %v", from, to, w.Start, w.End)
+		}
+	}
+	o.end()
+}
+
+// leakDistrusted takes the authority out: what it signed is refused, and what the new one
+// signs isn't.
+func leakDistrusted(t *testing.T, _ string) {
+	begun := time.Now()
+	o, _ := leak(t)
 	if said := o.block("leak-distrust"); !strings.Contains(said, "y2026 is distrusted") || !strings.Contains(said, "Published.") {
 		t.Errorf("distrusting says\n%s", said)
 	}
-	if took := time.Since(begun); took > time.Minute {
-		t.Errorf("it took %v", took)
-	} else {
-		t.Logf("it took %v", took)
-	}
-	if err := o.ca.until("clients are told", func() (bool, error) {
-		return strings.Contains(shell(t, o.dir, "mayfly tuf verify --url "+o.url+"/tuf --root my-ca/tuf/1.root.json"), "targets    4"), nil
-	}); err != nil {
-		t.Fatal(err)
-	}
-	said := shell(t, o.dir, "mayfly authority list --config my-ca/mayfly.yaml\nmayfly tuf export --url "+o.url+"/tuf --root my-ca/tuf/1.root.json > trusted_root.json")
-	if !regexp.MustCompile(`(?m)^y2026 +distrusted(.|\n)*^y2027 +active`).MatchString(said) {
+	o.follow("3")
+	within(t, begun, time.Minute)
+	if said := shell(t, o.dir, "mayfly authority list --config my-ca/mayfly.yaml"); !regexp.MustCompile(`(?m)^y2026 +distrusted(.|\n)*^y2027 +active`).MatchString(said) {
 		t.Errorf("it says\n%s", said)
 	}
 	o.request()
