@@ -33,15 +33,19 @@ func read(t *testing.T, path string) string {
 // TestEveryPageIsInAnIndex: a page that no index names isn't found.
 func TestEveryPageIsInAnIndex(t *testing.T) {
 	t.Parallel()
-	for _, folder := range []string{".", "decisions"} {
-		index := read(t, filepath.Join(folder, "README.md"))
+	for folder, in := range map[string]string{".": ".", "decisions": "decisions", "tasks": "."} {
+		index := read(t, filepath.Join(in, "README.md"))
 		pages, err := filepath.Glob(filepath.Join(folder, "*.md"))
 		if err != nil || len(pages) < 2 {
 			t.Fatal(pages, err)
 		}
 		for _, page := range pages {
-			if name := filepath.Base(page); name != "README.md" && !strings.Contains(index, "]("+name+")") {
-				t.Errorf("%s/README.md doesn't name %s", folder, name)
+			name, err := filepath.Rel(in, page)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if name != "README.md" && !strings.Contains(index, "]("+name+")") {
+				t.Errorf("%s/README.md doesn't name %s", in, name)
 			}
 		}
 	}
@@ -64,7 +68,11 @@ func TestLinks(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, page := range slices.Concat(pages, decisions, []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md"}) {
+	tasks, err := filepath.Glob("tasks/*.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, page := range slices.Concat(pages, decisions, tasks, []string{"../README.md", "../CONTRIBUTING.md", "../SECURITY.md", "../CHANGELOG.md"}) {
 		for _, m := range link.FindAllStringSubmatch(read(t, page), -1) {
 			if strings.Contains(m[1], "://") || strings.HasPrefix(m[1], "mailto:") {
 				continue

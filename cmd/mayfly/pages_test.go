@@ -68,7 +68,13 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 	"docs/tuf.md":         {"tuf": signedRoot},
 	"docs/timestamps.md":  {"sign": nil, "verify": lastingSignature},
 	"docs/revocation.md":  {"deny": nil, "find": nil, "revoke": nil, "look": compromiseDrill},
-	"docs/ctlog.md":       {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
+	"docs/runbooks.md": {
+		"leak": nil, "leak-count": nil, "leak-excise": leakExcised, "leak-distrust": leakDistrusted,
+		"log-look": nil, "log-restore": nil, "log-new": nil, "log-create": lostLog,
+		"disk": fullDisk, "clock-look": wrongClock, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
+		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,
+	},
+	"docs/ctlog.md": {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 
 // pages are all, by their paths from the root.
