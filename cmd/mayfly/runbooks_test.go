@@ -13,6 +13,7 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
+	"syscall"
 	"testing"
 	"time"
 
@@ -307,6 +308,9 @@ func (o *operated) edit(change func(string) string) {
 	}
 }
 
+// nextSecond returns in the next second: certificates and trusted roots know nothing finer.
+func nextSecond() { time.Sleep(time.Until(time.Now().Truncate(time.Second).Add(time.Second))) }
+
 func now() string { return time.Now().UTC().Format(time.RFC3339) }
 
 // leak has a CA with a certificate in old.pem and another after the leak, and lets a new
@@ -318,15 +322,17 @@ func leak(t *testing.T) (o *operated, leaked []string) {
 	o.token()
 	o.request()
 	shell(t, o.dir, "cp mayfly.crt.pem old.pem")
+	nextSecond() // the time before the leak isn't empty
 	from := now()
-	time.Sleep(1100 * time.Millisecond)
+	nextSecond()
 	o.request()
 	end := regexp.MustCompile(`its window ends at (\S+)\.\n`).FindStringSubmatch(o.block("leak"))
 	if end == nil {
 		t.Fatal("activating another says no end of the window")
 	}
 	if err := o.ca.until("the new authority signs", func() (bool, error) {
-		o.request()
+		// One that fetched the trusted root just before the switch fails.
+		shell(t, o.dir, "mayfly request --ca "+o.url+" --token-file token.jwt --force || true")
 		return strings.Contains(shell(t, o.dir, "openssl x509 -in mayfly.crt.pem -noout -issuer"), "Example issuing 2027"), nil
 	}); err != nil {
 		t.Fatal(err)
@@ -490,11 +496,19 @@ func fullDisk(t *testing.T, _ string) {
 			return strings.Replace(config, "    key: file:ctlog.key.pem\n", "    key: file:ctlog.key.pem\n    min_free_mb: "+mb+"\n", 1)
 		})
 	}
+	var disk syscall.Statfs_t
+	if err := syscall.Statfs(t.TempDir(), &disk); err != nil {
+		t.Fatal(err)
+	}
+	floor(fmt.Sprint(2 * disk.Bavail * uint64(disk.Bsize) >> 20)) // #nosec G115 -- the size of a block
+	o.serve()
+	o.ready(200, "log: warning")
+	o.token()
+	o.request()
+	o.end()
 	floor("999999999")
 	o.serve()
 	o.ready(503, "log: failing")
-	o.token()
-	o.request()
 	if said := o.block("disk"); !strings.Contains(said, "my-ca/ctlog") {
 		t.Errorf("the disk's commands say\n%s", said)
 	}
