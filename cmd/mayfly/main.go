@@ -11,6 +11,7 @@ import (
 	"io/fs"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -20,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -51,7 +53,7 @@ func run(args []string, io streams) int {
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
 	reported, stalled := make(chan int, 1), make(chan struct{})
-	go func() { reported <- report(io.Err, err) }()
+	go func() { reported <- report(io.Err, err, wantsJSON(cmd, args)) }()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastLines, func() { close(stalled) }) })()
 	select {
 	case code := <-reported:
@@ -61,12 +63,44 @@ func run(args []string, io streams) int {
 	}
 }
 
+// wantsJSON says whether a command line wants its answer for machines, though it may be wrong
+// before or after it says so.
+func wantsJSON(cmd *cobra.Command, args []string) bool {
+	f := cmd.Flags().Lookup("json")
+	return slices.Contains(args, "--json") || f != nil && f.Value.String() == "true"
+}
+
 // usageFix says how the command is written that a wrong command line meant.
 func usageFix(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() || !cmd.HasParent() {
-		return "run `mayfly help` or add --help to the command"
+		const fix = "run `mayfly help` or add --help to the command"
+		return meant(cmd.Flags().Arg(0), "%q", commandNames(cmd), fix)
 	}
 	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
+}
+
+// meant puts what a misspelt word is close to before the next step. How close words are is
+// known to cobra, of commands alone.
+func meant(typed, format string, names []string, fix string) string {
+	among := &cobra.Command{SuggestionsMinimumDistance: min(2, len(typed)/2)}
+	for _, name := range names {
+		among.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
+	}
+	found := among.SuggestionsFor(typed)
+	if typed == "" || len(found) == 0 {
+		return fix
+	}
+	for i, name := range found {
+		found[i] = fmt.Sprintf(format, name)
+	}
+	return "did you mean " + strings.Join(found, " or ") + "? " + fix
+}
+
+func commandNames(cmd *cobra.Command) (names []string) {
+	for _, sub := range cmd.Commands() {
+		names = append(names, sub.Name())
+	}
+	return names
 }
 
 // newRootCommand builds the command tree. The second result becomes true when
@@ -75,6 +109,8 @@ func newRootCommand(io streams) (*cobra.Command, *bool) {
 	root := group("mayfly", "A certificate authority for signatures that outlive their keys", `Mayfly is a certificate authority that speaks the Fulcio API. A client shows an
 OpenID Connect token and proves that it holds a fresh key; Mayfly answers with a
 code-signing certificate that lives ten minutes and is in a transparency log.`, commands(io)...)
+	root.Version = thisBuild().Version
+	root.SetVersionTemplate("mayfly {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true // run prints them, with the next step
 	root.SetFlagErrorFunc(flagError)
 	root.SetIn(io.In)
@@ -182,8 +218,9 @@ func refuseUnknownTopics(root *cobra.Command) {
 	help, _, err := root.Find([]string{"help"})
 	cobra.CheckErr(err)
 	help.Args = func(_ *cobra.Command, topic []string) error {
-		if _, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
-			return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
+		if known, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
+			fix := meant(strings.Join(rest, " "), "%q", commandNames(known), "`mayfly help` lists them")
+			return usage(fix, "unknown help topic %q", strings.Join(topic, " "))
 		}
 		return nil
 	}
@@ -238,29 +275,48 @@ func fail(fix, format string, args ...any) error {
 	return &failure{code: exitFailed, fix: fix, err: fmt.Errorf(format, args...)}
 }
 
-// report prints err and returns the exit code for it: the code of the
-// outermost *failure in its chain, or exitFailed. A nil error prints nothing.
-func report(w io.Writer, err error) int {
+// trouble is a failure for machines: docs/json.md.
+type trouble struct {
+	Message  string `json:"message"`
+	Fix      string `json:"fix,omitempty"`
+	ExitCode int    `json:"exit_code"`
+	// What the CA, or another service, answered with.
+	Code      string `json:"code,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	RequestID string `json:"request_id,omitempty"`
+}
+
+// report prints err, for machines in one line, and returns the exit code for it: the code of
+// the outermost *failure in its chain, or exitFailed. A nil error prints nothing.
+func report(w io.Writer, err error, asJSON bool) int {
 	if err == nil {
 		return exitOK
 	}
-	fix := ""
+	t := trouble{Message: strings.TrimRight(err.Error(), "\n"), ExitCode: exitCode(err)}
 	if f, ok := errors.AsType[*failure](err); ok {
-		fix = f.fix
+		t.Fix = f.fix
 	}
-	text := err.Error()
-	if errors.Is(err, context.Canceled) && fix == "" {
-		text = "interrupted"
+	if errors.Is(err, context.Canceled) && t.Fix == "" {
+		t.Message = "interrupted"
 	}
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if asJSON {
+		if answered, ok := errors.AsType[*client.Error](err); ok {
+			t.Code, t.Reason, t.RequestID = answered.Code, answered.Reason, answered.RequestID
+		}
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		_ = e.Encode(map[string]trouble{"error": t}) // who doesn't read it has the exit code
+		return t.ExitCode
+	}
+	lines := strings.Split(t.Message, "\n")
 	fmt.Fprintf(w, "mayfly: %s\n", terminal.Line(lines[0]))
 	for _, line := range lines[1:] {
 		fmt.Fprintf(w, "  %s\n", terminal.Line(line))
 	}
-	if fix != "" {
-		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(fix))
+	if t.Fix != "" {
+		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(t.Fix))
 	}
-	return exitCode(err)
+	return t.ExitCode
 }
 
 // exitCode is the code that err ends the process with.
@@ -277,8 +333,20 @@ func exitCode(err error) int {
 	}
 }
 
-// flagError says of a time how it is written.
-func flagError(_ *cobra.Command, err error) error {
+// flagError says of a time how it is written, and of an unknown flag which one is meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 { // it is the command that is wrong
+			return cmd.Args(cmd, given)
+		}
+		var names []string
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		typed, dashes := e.GetSpecifiedName(), "--"
+		if short := e.GetSpecifiedShortnames(); short != "" { // a long one with one dash
+			typed, dashes = short, "-"
+		}
+		return usage(meant(typed, "--%s", names, usageFix(cmd)), "unknown flag: %s%s", dashes, typed)
+	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "time" {
 		return usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--%s %q isn't a time", e.GetFlag().Name, e.GetValue())
 	}

@@ -153,8 +153,15 @@ func (r *request) begin(cmd *cobra.Command) (end func()) {
 	return r.http.CloseIdleConnections
 }
 
-// say tells the person something on the way.
-func (r *request) say(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
+// say tells the person something on the way; a machine is told by the answer alone.
+func (r *request) say(line string) {
+	if !r.json {
+		r.ask(line)
+	}
+}
+
+// ask tells the person what to do, such as where to log in.
+func (r *request) ask(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
 
 // run reads top to bottom what the command does.
 func (r *request) run(ctx context.Context) error {

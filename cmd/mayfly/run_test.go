@@ -147,7 +147,7 @@ func TestReport(t *testing.T) {
 		{classify(&client.Error{Kind: client.Unverified, Text: "x", Fix: "y"}), exitUnverified, "mayfly: x\n  fix: y\n"},
 	} {
 		var b bytes.Buffer
-		if code := report(&b, c.err); code != c.code || b.String() != c.want {
+		if code := report(&b, c.err, false); code != c.code || b.String() != c.want {
 			t.Errorf("%v: code %d, %q", c.err, code, b.String())
 		}
 	}
