@@ -74,18 +74,14 @@ func wantsJSON(cmd *cobra.Command, args []string) bool {
 func usageFix(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() || !cmd.HasParent() {
 		const fix = "run `mayfly help` or add --help to the command"
-		return meant(cmd.Flags().Arg(0), "%q", commandNames(cmd), fix)
+		return meant(cmd.Flags().Arg(0), "%q", cmd, fix)
 	}
 	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
 }
 
-// meant puts what a misspelt word is close to before the next step. How close words are is
-// known to cobra, of commands alone.
-func meant(typed, format string, names []string, fix string) string {
-	among := &cobra.Command{SuggestionsMinimumDistance: min(2, len(typed)/2)}
-	for _, name := range names {
-		among.AddCommand(&cobra.Command{Use: name, Run: func(*cobra.Command, []string) {}})
-	}
+// meant puts the commands among which a misspelt word is close to one before the next step.
+func meant(typed, format string, among *cobra.Command, fix string) string {
+	among.SuggestionsMinimumDistance = min(2, len(typed)/2)
 	found := among.SuggestionsFor(typed)
 	if typed == "" || len(found) == 0 {
 		return fix
@@ -94,13 +90,6 @@ func meant(typed, format string, names []string, fix string) string {
 		found[i] = fmt.Sprintf(format, name)
 	}
 	return "did you mean " + strings.Join(found, " or ") + "? " + fix
-}
-
-func commandNames(cmd *cobra.Command) (names []string) {
-	for _, sub := range cmd.Commands() {
-		names = append(names, sub.Name())
-	}
-	return names
 }
 
 // newRootCommand builds the command tree. The second result becomes true when
@@ -219,8 +208,7 @@ func refuseUnknownTopics(root *cobra.Command) {
 	cobra.CheckErr(err)
 	help.Args = func(_ *cobra.Command, topic []string) error {
 		if known, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
-			fix := meant(strings.Join(rest, " "), "%q", commandNames(known), "`mayfly help` lists them")
-			return usage(fix, "unknown help topic %q", strings.Join(topic, " "))
+			return usage(meant(strings.Join(rest, " "), "%q", known, "`mayfly help` lists them"), "unknown help topic %q", strings.Join(topic, " "))
 		}
 		return nil
 	}
@@ -280,10 +268,7 @@ type trouble struct {
 	Message  string `json:"message"`
 	Fix      string `json:"fix,omitempty"`
 	ExitCode int    `json:"exit_code"`
-	// What the CA, or another service, answered with.
-	Code      string `json:"code,omitempty"`
-	Reason    string `json:"reason,omitempty"`
-	RequestID string `json:"request_id,omitempty"`
+	client.Answer
 }
 
 // report prints err, for machines in one line, and returns the exit code for it: the code of
@@ -301,7 +286,7 @@ func report(w io.Writer, err error, asJSON bool) int {
 	}
 	if asJSON {
 		if answered, ok := errors.AsType[*client.Error](err); ok {
-			t.Code, t.Reason, t.RequestID = answered.Code, answered.Reason, answered.RequestID
+			t.Answer = answered.Answer
 		}
 		e := json.NewEncoder(w)
 		e.SetEscapeHTML(false)
@@ -339,13 +324,13 @@ func flagError(cmd *cobra.Command, err error) error {
 		if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 { // it is the command that is wrong
 			return cmd.Args(cmd, given)
 		}
-		var names []string
-		cmd.Flags().VisitAll(func(f *pflag.Flag) { names = append(names, f.Name) })
+		flags := &cobra.Command{} // how close words are is known to cobra, of commands alone
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { flags.AddCommand(&cobra.Command{Use: f.Name, RunE: cmd.RunE}) })
 		typed, dashes := e.GetSpecifiedName(), "--"
 		if short := e.GetSpecifiedShortnames(); short != "" { // a long one with one dash
 			typed, dashes = short, "-"
 		}
-		return usage(meant(typed, "--%s", names, usageFix(cmd)), "unknown flag: %s%s", dashes, typed)
+		return usage(meant(typed, "--%s", flags, usageFix(cmd)), "unknown flag: %s%s", dashes, typed)
 	}
 	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "time" {
 		return usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--%s %q isn't a time", e.GetFlag().Name, e.GetValue())
@@ -429,6 +414,9 @@ func readAs[T any](in io.Reader, path, fix string, parse func([]byte) (T, error)
 	}
 	return made, err
 }
+
+// jsonFlag has a command answer machines: docs/json.md says with what.
+func jsonFlag(cmd *cobra.Command) *bool { return cmd.Flags().Bool("json", false, "print JSON") }
 
 // show prints v as JSON where that is wished, and else as text prints it.
 func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {

@@ -51,9 +51,9 @@ type Error struct {
 
 // Answer is what another side said of its refusal; empty where it gave none.
 type Answer struct {
-	Code      string // such as HTTP 403, or gRPC PermissionDenied
-	Reason    string // of those that docs/api.md lists
-	RequestID string // by which its operator finds the request
+	Code      string `json:"code,omitempty"`       // such as HTTP 403, or gRPC PermissionDenied
+	Reason    string `json:"reason,omitempty"`     // of those that docs/api.md lists
+	RequestID string `json:"request_id,omitempty"` // by which its operator finds the request
 }
 
 func (e *Error) Error() string {
