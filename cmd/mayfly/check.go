@@ -52,10 +52,7 @@ has to be in the configuration still, or what was signed can't be verified any m
 		if err := asOwner(c, os.Geteuid()); err != nil {
 			remarks = append(remarks, "serve would be refused: "+err.Error()+"; and root may read more than that user, so run check as that user too")
 		}
-		subject, said := loaded.Authorities.Active.Subject, streams.Out
-		if *asJSON {
-			said = io.Discard
-		}
+		subject, said := loaded.Authorities.Active.Subject, telling(streams.Out, *asJSON)
 		fmt.Fprintf(said, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
 			file, subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
 		for _, remark := range remarks {
@@ -65,12 +62,9 @@ has to be in the configuration still, or what was signed can't be verified any m
 		if *online {
 			steps, err = checkOnline(cmd.Context(), c, loaded, said)
 		}
-		if *asJSON {
-			err = cmp.Or(err, writeJSON(streams.Out, map[string]any{
-				"config": file, "subject": subject, "not_after": end.UTC(), "issuers": len(c.Issuers), "log_mode": c.CTLog.Mode, "remarks": remarks, "online": steps,
-			}))
-		}
-		return err
+		return cmp.Or(err, show(streams.Out, *asJSON, map[string]any{
+			"config": file, "subject": subject, "not_after": end.UTC(), "issuers": len(c.Issuers), "log_mode": c.CTLog.Mode, "remarks": remarks, "online": steps,
+		}, nil))
 	})
 }
 

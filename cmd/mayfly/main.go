@@ -418,11 +418,21 @@ func readAs[T any](in io.Reader, path, fix string, parse func([]byte) (T, error)
 // jsonFlag has a command answer machines: docs/json.md says with what.
 func jsonFlag(cmd *cobra.Command) *bool { return cmd.Flags().Bool("json", false, "print JSON") }
 
-// show prints v as JSON where that is wished, and else as text prints it.
+// telling is where a command says what it does, step by step: nowhere where it answers with JSON at the end.
+func telling(w io.Writer, asJSON bool) io.Writer {
+	if asJSON {
+		return io.Discard
+	}
+	return w
+}
+
+// show prints v as JSON where that is wished, and else as text prints it, where it isn't said already.
 func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
 	if asJSON {
 		return writeJSON(w, v)
 	}
-	text(w)
+	if text != nil {
+		text(w)
+	}
 	return nil
 }
