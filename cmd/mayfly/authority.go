@@ -293,6 +293,14 @@ func namedAuthorities(file string) (*config.Config, error) {
 // withAuthorities has cmd change the authority that its argument names, in the store of a
 // configuration's.
 func withAuthorities(cmd *cobra.Command, run func(cmd *cobra.Command, c *config.Config, s *authority.Store, name string) error) *cobra.Command {
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		if c, err := namedAuthorities(cmd.Flag("config").Value.String()); err == nil && len(args) == 0 {
+			for _, a := range c.CA.All() {
+				names = append(names, a.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 	return withConfig(cmd, namedAuthorities, func(cmd *cobra.Command, file string, c *config.Config, args []string) error {
 		if c.CA.StateFile == "" {
 			return fail(exportStates(file), "%s has the states of its authorities itself, and no command writes a configuration", file)

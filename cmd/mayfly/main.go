@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"os/signal"
 	"slices"
@@ -21,8 +22,10 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -158,6 +161,20 @@ func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// flagValues are those of flags that take one of a few: shells complete them.
+var flagValues = map[string][]string{
+	"algorithm": texts(kms.Algorithms()), "generate": texts(kms.Algorithms()), "intermediate-generate": texts(kms.Algorithms()),
+	"format": slices.Sorted(maps.Keys(tufExports)), "key-type": client.KeyTypes(), "purpose": {purposeIssuing, purposeTimestamp}, "reason": texts(revoke.Reasons()),
+	"issuer-type": texts([]identity.Type{identity.TypeEmail, identity.TypeURI, identity.TypeUsername, identity.TypeSPIFFE, identity.TypeKubernetes, identity.TypeCI, identity.TypeChainguard}),
+}
+
+func texts[T ~string](values []T) (all []string) {
+	for _, v := range values {
+		all = append(all, string(v))
+	}
+	return all
+}
+
 // complete has cmd and all below it take the arguments that the line of use shows, require
 // the flags that say so at their end, and set began before their own code runs.
 func complete(cmd *cobra.Command, began *bool) {
@@ -170,6 +187,11 @@ func complete(cmd *cobra.Command, began *bool) {
 			}
 		}
 	})
+	for name, values := range flagValues {
+		if cmd.Flags().Lookup(name) != nil {
+			cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+		}
+	}
 	runE := cmd.RunE
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		*began = true
