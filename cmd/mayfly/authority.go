@@ -216,7 +216,10 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 			l.read(a)
 			all = append(all, l)
 		}
-		return show(streams.Out, *asJSON, map[string]any{"authorities": all}, func(w io.Writer) { printAuthorities(w, all) })
+		if *asJSON {
+			return writeJSON(streams.Out, map[string]any{"authorities": all})
+		}
+		return printAuthorities(streams.Out, all)
 	})
 }
 
@@ -258,7 +261,7 @@ func (l *listedAuthority) read(a authority.NamedConfig) {
 	}
 }
 
-func printAuthorities(w io.Writer, all []listedAuthority) {
+func printAuthorities(w io.Writer, all []listedAuthority) error {
 	t := newTable(w, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 	for _, l := range all {
 		window, end := "-", l.NotAfter.Format(time.DateOnly)
@@ -269,7 +272,7 @@ func printAuthorities(w io.Writer, all []listedAuthority) {
 		}
 		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.Forced))
 	}
-	_ = t.Flush()
+	return t.Flush()
 }
 
 // exportStates is what to do where a configuration has states itself.

@@ -58,27 +58,19 @@ has to be in the configuration still, or what was signed can't be verified any m
 		for _, remark := range remarks {
 			fmt.Fprintf(said, "  remark     %s\n", terminal.Line(remark))
 		}
-		steps := []probed{}
+		var steps []map[string]any
 		if *online {
 			steps, err = checkOnline(cmd.Context(), c, loaded, said)
 		}
 		return cmp.Or(err, show(streams.Out, *asJSON, map[string]any{
-			"config": file, "subject": subject, "not_after": end.UTC(), "issuers": len(c.Issuers), "log_mode": c.CTLog.Mode, "remarks": remarks, "online": steps,
+			"config": file, "subject": subject, "not_after": end.UTC(), "issuers": len(c.Issuers), "log_mode": c.CTLog.Mode, "remarks": remarks, "online": slices.Concat([]map[string]any{}, steps),
 		}, nil))
 	})
 }
 
-// probed is a step of --online.
-type probed struct {
-	Of     string `json:"of"` // an issuer, a log, the store of used tokens, or the CA's URL
-	Step   string `json:"step"`
-	OK     bool   `json:"ok"`
-	Detail string `json:"detail,omitempty"`
-}
-
 // checkOnline prints what a service would be told by others, step by step; the
 // error says how many steps failed.
-func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) (all []probed, err error) {
+func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) (all []map[string]any, err error) {
 	failed, whose := 0, ""
 	tell := func(p service.Probed) {
 		if p.Whose != whose {
@@ -88,10 +80,9 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 		result := strings.TrimSuffix("ok, "+p.Detail, ", ")
 		if p.Err != nil {
 			failed++
-			p.Detail = p.Err.Error()
-			result = "failed: " + p.Detail
+			result, p.Detail = "failed: "+p.Err.Error(), p.Err.Error()
 		}
-		all = append(all, probed{p.Whose, p.Name, p.Err == nil, p.Detail})
+		all = append(all, map[string]any{"of": p.Whose, "step": p.Name, "ok": p.Err == nil, "detail": p.Detail})
 		fmt.Fprintf(w, "    %-10s %s\n", p.Name, terminal.Line(result))
 	}
 	loaded.Probe(ctx, c, tell)

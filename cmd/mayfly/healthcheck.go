@@ -129,11 +129,5 @@ func checkHealth(ctx context.Context, url string, transport *http.Transport) (li
 	if resp.StatusCode != http.StatusOK {
 		return nil, fmt.Errorf("not ready: %s answered %d\n%s", url, resp.StatusCode, text)
 	}
-	lines = []string{}
-	for line := range strings.Lines(text) {
-		if line = strings.TrimSpace(line); line != "" {
-			lines = append(lines, line)
-		}
-	}
-	return lines, nil
+	return strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), nil
 }

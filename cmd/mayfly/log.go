@@ -50,7 +50,10 @@ checkpoint covers, and how old that is. It only reads, so a service may run.`,
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		now := time.Now()
 		all := listLogs(c, now)
-		return show(streams.Out, *asJSON, map[string]any{"logs": all}, func(w io.Writer) { printLogs(w, all, now) })
+		if *asJSON {
+			return writeJSON(streams.Out, map[string]any{"logs": all})
+		}
+		return printLogs(streams.Out, all, now)
 	})
 }
 
@@ -67,7 +70,8 @@ type listedLog struct {
 }
 
 // listLogs are frozen logs, those of this CA, and those of others.
-func listLogs(c *config.Config, now time.Time) (all []listedLog) {
+func listLogs(c *config.Config, now time.Time) []listedLog {
+	all := []listedLog{}
 	add := func(state, url string, start, end time.Time, dir setting.Path, spki []byte, err error) {
 		l := listedLog{URL: strings.TrimSuffix(url, "/"), Start: start, End: end, Directory: dir}
 		l.State = cmp.Or(state, service.LogPhase(ctlog.Description{Start: start, End: end}, now))
@@ -96,7 +100,7 @@ func listLogs(c *config.Config, now time.Time) (all []listedLog) {
 	return all
 }
 
-func printLogs(w io.Writer, all []listedLog, now time.Time) {
+func printLogs(w io.Writer, all []listedLog, now time.Time) error {
 	t := newTable(w, "STATE", "LOG", "START", "END", "ENTRIES", "CHECKPOINT", "KEY ID", "DIRECTORY")
 	for _, l := range all {
 		entries, age := "-", "-"
@@ -108,7 +112,7 @@ func printLogs(w io.Writer, all []listedLog, now time.Time) {
 		}
 		t.row(l.State, l.URL, moment(l.Start), moment(l.End), entries, age, cmp.Or(l.ID, "unknown"), cmp.Or(string(l.Directory), "-"))
 	}
-	_ = t.Flush()
+	return t.Flush()
 }
 
 func moment(t time.Time) string {

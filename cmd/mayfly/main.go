@@ -56,7 +56,9 @@ func run(args []string, io streams) int {
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
 	reported, stalled := make(chan int, 1), make(chan struct{})
-	go func() { reported <- report(io.Err, err, wantsJSON(cmd, args)) }()
+	// A command line that is wrong before it comes to --json is from a machine all the same.
+	asJSON := slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
+	go func() { reported <- report(io.Err, err, asJSON) }()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastLines, func() { close(stalled) }) })()
 	select {
 	case code := <-reported:
@@ -64,13 +66,6 @@ func run(args []string, io streams) int {
 	case <-stalled:
 		return exitCode(err)
 	}
-}
-
-// wantsJSON says whether a command line wants its answer for machines, though it may be wrong
-// before or after it says so.
-func wantsJSON(cmd *cobra.Command, args []string) bool {
-	f := cmd.Flags().Lookup("json")
-	return slices.Contains(args, "--json") || f != nil && f.Value.String() == "true"
 }
 
 // usageFix says how the command is written that a wrong command line meant.
