@@ -84,7 +84,7 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 		}
 		fmt.Fprintf(streams.Out, "%s %s.\n", name, s.done)
 		if i := lifecycle.Find(store.Records, name); s.action == lifecycle.Publish {
-			fmt.Fprintf(streams.Out, "next: %s\n", inWords(nextSteps(store.Records, i, t), store.Records[i].Forced))
+			fmt.Fprintf(streams.Out, "next: %s\n", inWords(nextSteps(store.Records, i, t), store.Records[i].State, store.Records[i].Forced))
 		}
 		return nil
 	})
@@ -235,7 +235,6 @@ type listedAuthority struct {
 	Key          string          `json:"key"`
 	Next         []nextStep      `json:"next"`
 	Forced       string          `json:"forced,omitempty"`
-	Fault        string          `json:"fault,omitempty"` // why its chain can't be read
 }
 
 // nextStep is what can follow the state of an authority, and from when.
@@ -248,8 +247,7 @@ type nextStep struct {
 func (l *listedAuthority) read(a authority.NamedConfig) {
 	certs, err := readChain(nil, string(a.Chain))
 	if err != nil {
-		l.Fault = err.Error()
-		return
+		return // text says that it can't be read, JSON by what is absent
 	}
 	l.Authority, l.NotAfter = hex.EncodeToString(certs[0].SubjectKeyId), certs[0].NotAfter.UTC()
 	if !a.Listed() {
@@ -265,12 +263,12 @@ func printAuthorities(w io.Writer, all []listedAuthority) error {
 	t := newTable(w, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 	for _, l := range all {
 		window, end := "-", l.NotAfter.Format(time.DateOnly)
-		if l.Fault != "" {
+		if l.NotAfter.IsZero() {
 			end = "unreadable"
 		} else if !l.TrustedFrom.IsZero() {
 			window = l.TrustedFrom.Format(time.DateOnly) + " to " + l.TrustedUntil.Format(time.DateOnly)
 		}
-		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.Forced))
+		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.State, l.Forced))
 	}
 	return t.Flush()
 }
@@ -344,20 +342,20 @@ func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) []nextStep {
 		}
 		all = append(all, step)
 	}
-	if records[i].State == lifecycle.Active {
-		all = append(all, nextStep{Step: "activate another"})
-	}
 	return all
 }
 
 // inWords puts steps into words, and that the authority was forced.
-func inWords(steps []nextStep, forced string) string {
+func inWords(steps []nextStep, state lifecycle.State, forced string) string {
 	var words []string
 	for _, s := range steps {
 		if !s.After.IsZero() {
 			s.Step += " after " + moment(s.After)
 		}
 		words = append(words, s.Step)
+	}
+	if state == lifecycle.Active {
+		words = append(words, "activate another")
 	}
 	text := cmp.Or(strings.Join(words, ", "), "-")
 	if forced != "" {

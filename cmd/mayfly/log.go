@@ -181,7 +181,7 @@ func entryCommand(streams streams, cmd *cobra.Command, text func(loggedEntry) er
 			Description: inspect.Describe([]*x509.Certificate{c}, nil), Proof: string(e.Proof()), PEM: string(cachain.PEM([]*x509.Certificate{c})),
 		}
 		if e.Precert {
-			l.Kind = "precertificate"
+			l.Kind, l.SHA256, l.SHA1 = "precertificate", "", "" // the certificate has others
 		}
 		if *asJSON {
 			return writeJSON(streams.Out, l)

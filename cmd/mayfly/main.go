@@ -10,6 +10,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"math"
 	"os"
 	"os/signal"
 	"slices"
@@ -26,6 +27,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -71,8 +73,7 @@ func run(args []string, io streams) int {
 // usageFix says how the command is written that a wrong command line meant.
 func usageFix(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() || !cmd.HasParent() {
-		const fix = "run `mayfly help` or add --help to the command"
-		return meant(cmd.Flags().Arg(0), "%q", cmd, fix)
+		return meant(cmd.Flags().Arg(0), "%q", cmd, "run `mayfly help` or add --help to the command")
 	}
 	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
 }
@@ -157,17 +158,10 @@ func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
 }
 
 // flagValues are those of flags that take one of a few: shells complete them.
-var flagValues = map[string][]string{
-	"algorithm": texts(kms.Algorithms()), "generate": texts(kms.Algorithms()), "intermediate-generate": texts(kms.Algorithms()),
-	"format": slices.Sorted(maps.Keys(tufExports)), "key-type": client.KeyTypes(), "purpose": {purposeIssuing, purposeTimestamp}, "reason": texts(revoke.Reasons()),
-	"issuer-type": texts([]identity.Type{identity.TypeEmail, identity.TypeURI, identity.TypeUsername, identity.TypeSPIFFE, identity.TypeKubernetes, identity.TypeCI, identity.TypeChainguard}),
-}
-
-func texts[T ~string](values []T) (all []string) {
-	for _, v := range values {
-		all = append(all, string(v))
-	}
-	return all
+var flagValues = map[string]string{
+	"algorithm": kmsAlgorithms(), "generate": kmsAlgorithms(), "reason": setting.List(revoke.Reasons()), "purpose": purposeIssuing + ", " + purposeTimestamp,
+	"key-type": setting.List(client.KeyTypes()), "format": setting.List(slices.Sorted(maps.Keys(tufExports))), "issuer-type": setting.List([]identity.Type{
+		identity.TypeEmail, identity.TypeURI, identity.TypeUsername, identity.TypeSPIFFE, identity.TypeKubernetes, identity.TypeCI, identity.TypeChainguard}),
 }
 
 // complete has cmd and all below it take the arguments that the line of use shows, require
@@ -184,7 +178,7 @@ func complete(cmd *cobra.Command, began *bool) {
 	})
 	for name, values := range flagValues {
 		if cmd.Flags().Lookup(name) != nil {
-			cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(values, cobra.ShellCompDirectiveNoFileComp)))
+			cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(strings.Split(values, ", "), cobra.ShellCompDirectiveNoFileComp)))
 		}
 	}
 	runE := cmd.RunE
@@ -199,22 +193,27 @@ func complete(cmd *cobra.Command, began *bool) {
 
 // arguments takes as many as a line of use shows: NAME, [NAME], NAME... or [NAME...].
 func arguments(use string) cobra.PositionalArgs {
-	least, most := 0, 0
-	for _, word := range strings.Fields(use)[1:] {
-		if most++; !strings.HasPrefix(word, "[") {
+	words := strings.Fields(use)[1:]
+	least, most := 0, len(words)
+	for _, word := range words {
+		if !strings.HasPrefix(word, "[") {
 			least++
 		}
 		if strings.Contains(word, "...") {
-			return cobra.MinimumNArgs(least)
+			most = math.MaxInt
 		}
 	}
-	switch {
-	case most == 0:
-		return cobra.NoArgs
-	case least == most:
-		return cobra.ExactArgs(most)
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case cmd.HasSubCommands():
+			return cobra.NoArgs(cmd, args)
+		case len(args) < least:
+			return fmt.Errorf("%s is missing", words[len(args)])
+		case len(args) > most:
+			return fmt.Errorf("%q is more than %s takes", args[most], cmd.CommandPath())
+		}
+		return nil
 	}
-	return cobra.MaximumNArgs(most)
 }
 
 // refuseUnknownTopics makes `mayfly help TOPIC` an error where there is no such
@@ -335,7 +334,13 @@ func exitCode(err error) int {
 	}
 }
 
-// flagError says of a time how it is written, and of an unknown flag which one is meant.
+// flagForms say how the values of flags are written.
+var flagForms = map[string]string{
+	"time": "a time, such as 2028-01-01 or 2028-01-01T00:00:00Z", "duration": "a duration, such as 90s or 1h30m", "bool": "true or false",
+	"int": "a whole number", "uint32": "a whole number",
+}
+
+// flagError says of a value how it is written, and of an unknown flag which one is meant.
 func flagError(cmd *cobra.Command, err error) error {
 	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
 		if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 { // it is the command that is wrong
@@ -349,8 +354,9 @@ func flagError(cmd *cobra.Command, err error) error {
 		}
 		return usage(meant(typed, "--%s", flags, usageFix(cmd)), "unknown flag: %s%s", dashes, typed)
 	}
-	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "time" {
-		return usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--%s %q isn't a time", e.GetFlag().Name, e.GetValue())
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && flagForms[e.GetFlag().Value.Type()] != "" {
+		form, _, _ := strings.Cut(flagForms[e.GetFlag().Value.Type()], ",")
+		return usage("write "+flagForms[e.GetFlag().Value.Type()], "--%s %q isn't %s", e.GetFlag().Name, e.GetValue(), form)
 	}
 	return err
 }

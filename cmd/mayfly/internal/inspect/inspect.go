@@ -43,8 +43,8 @@ type Description struct {
 	CA             bool            `json:"ca"`
 	Usages         []string        `json:"usages"`
 	Others         []Other         `json:"other_extensions"`
-	SHA256         string          `json:"certificate_fingerprint"`
-	SHA1           string          `json:"certificate_fingerprint_sha1"`
+	SHA256         string          `json:"certificate_fingerprint,omitempty"`
+	SHA1           string          `json:"certificate_fingerprint_sha1,omitempty"`
 	SCTs           []SCT           `json:"scts"`
 	SCTFault       string          `json:"sct_fault,omitempty"` // the SCT list is there and can't be read
 	Chain          []Link          `json:"chain"`               // what follows in the file, as it came
