@@ -101,18 +101,24 @@ func row(r audit.Record) string {
 }
 
 func newAuditShowCommand(streams streams) *cobra.Command {
-	return withTrail(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "show SERIAL|REQUEST_ID|FINGERPRINT|ID", Short: "Print all that is on record of a certificate or a request",
 		Long: `Prints every record of a certificate, by its serial number or fingerprint, of a
 request, by the id that the client was given, or the one record with an id: each
 with all its fields. Nothing found is exit code 1.`,
 		Example: "  mayfly audit show --trail audit/audit.jsonl 2OUZ6DV6QUNAM2KDM2TXG2BDK4",
-	}, func(trail string, args []string) error {
+	}
+	asJSON := cmd.Flags().Bool("json", false, "print the records as they are, one a line")
+	return withTrail(cmd, func(trail string, args []string) error {
 		if args[0] == "" {
 			return usage("name what to look for, as it stands in an answer or a certificate", "an empty name is every record's")
 		}
 		q := audit.Query{Filters: []audit.Filter{audit.Refers(args[0])}}
-		found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, _ []byte) {
+		found, err := searchTrail(trail, q, streams.Err, func(r audit.Record, line []byte) {
+			if *asJSON {
+				fmt.Fprintf(streams.Out, "%s\n", line)
+				return
+			}
 			fmt.Fprintf(streams.Out, "%s  %s\n  %-16s %s\n", r.Time.UTC().Format(time.RFC3339Nano), terminal.Line(r.Type), "id", terminal.Line(r.ID))
 			for _, field := range audit.Fields {
 				if v, ok := r.Data[field]; ok {
@@ -144,7 +150,7 @@ the key wrote it anew. Exit code 5 says that it isn't whole.`,
 	}
 	keyFile := cmd.Flags().String("key", "", "PEM file with the public key of the heads; else none is verified")
 	heads := cmd.Flags().String("heads", "", "file with records of heads that were kept elsewhere")
-	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	return withTrail(cmd, func(trail string, _ []string) error {
 		v, err := verifyTrail(trail, *keyFile, *heads)
 		if err != nil {

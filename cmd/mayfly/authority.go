@@ -5,8 +5,10 @@ import (
 	"cmp"
 	"context"
 	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -82,7 +84,7 @@ func newAuthorityStepCommand(streams streams, s authorityStep) *cobra.Command {
 		}
 		fmt.Fprintf(streams.Out, "%s %s.\n", name, s.done)
 		if i := lifecycle.Find(store.Records, name); s.action == lifecycle.Publish {
-			fmt.Fprintf(streams.Out, "next: %s\n", nextSteps(store.Records, i, t))
+			fmt.Fprintf(streams.Out, "next: %s\n", inWords(nextSteps(store.Records, i, t), store.Records[i].State, store.Records[i].Forced))
 		}
 		return nil
 	})
@@ -195,9 +197,9 @@ signed. It is for the hour after a key was stolen.`,
 }
 
 func newAuthorityListCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
-		Use: "list", Short: "Show every authority's state, window, end, key and next steps",
-	}, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
+	cmd := &cobra.Command{Use: "list", Short: "Show every authority's state, window, end, key and next steps"}
+	asJSON := jsonFlag(cmd)
+	return withConfig(cmd, namedAuthorities, func(_ *cobra.Command, _ string, c *config.Config, _ []string) error {
 		records, err := c.CA.Records()
 		if err != nil {
 			return startFailure(err, "")
@@ -206,13 +208,69 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 		if t.SignedSince, err = signedSince(c); err != nil {
 			return err
 		}
-		all := newTable(streams.Out, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
+		all := []listedAuthority{}
 		for i, a := range c.CA.All() {
-			window, end := windowOf(a)
-			all.row(a.Name, cmp.Or(string(a.State), "-"), moment(a.Since()), window, end, string(a.Key), nextSteps(records, i, t))
+			l := listedAuthority{
+				Name: a.Name, State: a.State, Since: a.Since().UTC(), Key: string(a.Key), Next: nextSteps(records, i, t), Forced: records[i].Forced,
+			}
+			l.read(a)
+			all = append(all, l)
 		}
-		return all.Flush()
+		if *asJSON {
+			return writeJSON(streams.Out, map[string]any{"authorities": all})
+		}
+		return printAuthorities(streams.Out, all)
 	})
+}
+
+// listedAuthority is an authority as `mayfly authority list` has it.
+type listedAuthority struct {
+	Name         string          `json:"name"`
+	State        lifecycle.State `json:"state"`
+	Since        time.Time       `json:"since,omitzero"`
+	TrustedFrom  time.Time       `json:"trusted_from,omitzero"` // where clients trust what it signed
+	TrustedUntil time.Time       `json:"trusted_until,omitzero"`
+	NotAfter     time.Time       `json:"not_after,omitzero"`
+	Authority    string          `json:"authority"` // the key identifier, which certificates have
+	Key          string          `json:"key"`
+	Next         []nextStep      `json:"next"`
+	Forced       string          `json:"forced,omitempty"`
+}
+
+// nextStep is what can follow the state of an authority, and from when.
+type nextStep struct {
+	Step  string    `json:"step"`
+	After time.Time `json:"after,omitzero"`
+}
+
+// read takes from the chain in which time clients trust what the authority signed, and until when it is valid.
+func (l *listedAuthority) read(a authority.NamedConfig) {
+	certs, err := readChain(nil, string(a.Chain))
+	if err != nil {
+		return // text says that it can't be read, JSON by what is absent
+	}
+	l.Authority, l.NotAfter = hex.EncodeToString(certs[0].SubjectKeyId), certs[0].NotAfter.UTC()
+	if !a.Listed() {
+		return
+	}
+	l.TrustedFrom, l.TrustedUntil = certs[0].NotBefore.UTC(), l.NotAfter
+	if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(l.TrustedUntil) {
+		l.TrustedUntil = closed.UTC()
+	}
+}
+
+func printAuthorities(w io.Writer, all []listedAuthority) error {
+	t := newTable(w, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
+	for _, l := range all {
+		window, end := "-", l.NotAfter.Format(time.DateOnly)
+		if l.NotAfter.IsZero() {
+			end = "unreadable"
+		} else if !l.TrustedFrom.IsZero() {
+			window = l.TrustedFrom.Format(time.DateOnly) + " to " + l.TrustedUntil.Format(time.DateOnly)
+		}
+		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.State, l.Forced))
+	}
+	return t.Flush()
 }
 
 // exportStates is what to do where a configuration has states itself.
@@ -236,6 +294,14 @@ func namedAuthorities(file string) (*config.Config, error) {
 // withAuthorities has cmd change the authority that its argument names, in the store of a
 // configuration's.
 func withAuthorities(cmd *cobra.Command, run func(cmd *cobra.Command, c *config.Config, s *authority.Store, name string) error) *cobra.Command {
+	cmd.ValidArgsFunction = func(cmd *cobra.Command, args []string, _ string) (names []string, _ cobra.ShellCompDirective) {
+		if c, err := namedAuthorities(cmd.Flag("config").Value.String()); err == nil && len(args) == 0 {
+			for _, a := range c.CA.All() {
+				names = append(names, a.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 	return withConfig(cmd, namedAuthorities, func(cmd *cobra.Command, file string, c *config.Config, args []string) error {
 		if c.CA.StateFile == "" {
 			return fail(exportStates(file), "%s has the states of its authorities itself, and no command writes a configuration", file)
@@ -264,42 +330,36 @@ func takeStep(ctx context.Context, s *authority.Store, name string, action lifec
 	return startFailure(err, "")
 }
 
-// windowOf is in which days clients trust what an authority signed, and until when it is valid.
-func windowOf(a authority.NamedConfig) (window, end string) {
-	certs, err := readChain(nil, string(a.Chain))
-	if err != nil {
-		return "-", "unreadable"
-	}
-	stop := certs[0].NotAfter
-	if closed := a.WindowEnd(); !closed.IsZero() && closed.Before(stop) {
-		stop = closed
-	}
-	window, end = "-", certs[0].NotAfter.UTC().Format(time.DateOnly)
-	if a.Listed() {
-		window = certs[0].NotBefore.UTC().Format(time.DateOnly) + " to " + stop.UTC().Format(time.DateOnly)
-	}
-	return window, end
-}
-
 // nextSteps says what can follow the state of records[i], and from when.
-func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) string {
-	e := records[i]
-	var words []string
-	for _, a := range lifecycle.Next(e.Record) {
-		word := string(a)
+func nextSteps(records []lifecycle.Entry, i int, t lifecycle.Terms) []nextStep {
+	all := []nextStep{}
+	for _, a := range lifecycle.Next(records[i].Record) {
+		step := nextStep{Step: string(a)}
 		if a == lifecycle.Activate {
 			if wait := lifecycle.Wait(records, i, t); wait > 0 {
-				word += " after " + t.Now.Add(wait).UTC().Format(time.RFC3339)
+				step.After = t.Now.Add(wait).UTC().Truncate(time.Second)
 			}
 		}
-		words = append(words, word)
+		all = append(all, step)
 	}
-	if e.State == lifecycle.Active {
+	return all
+}
+
+// inWords puts steps into words, and that the authority was forced.
+func inWords(steps []nextStep, state lifecycle.State, forced string) string {
+	var words []string
+	for _, s := range steps {
+		if !s.After.IsZero() {
+			s.Step += " after " + moment(s.After)
+		}
+		words = append(words, s.Step)
+	}
+	if state == lifecycle.Active {
 		words = append(words, "activate another")
 	}
 	text := cmp.Or(strings.Join(words, ", "), "-")
-	if e.Forced != "" {
-		text += " (forced " + e.Forced + ")"
+	if forced != "" {
+		text += " (forced " + forced + ")"
 	}
 	return text
 }

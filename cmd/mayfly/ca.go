@@ -24,6 +24,7 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -218,7 +219,7 @@ one's, as a timestamp authority. A chain begins with the certificate that issues
 ends with the root. mayfly ca verify also fails where something is wrong.`,
 		Example: `  mayfly ca show chain.pem`,
 	}
-	below := belowFlag(cmd)
+	below, asJSON := belowFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		text, err := readInput(streams.In, args[0])
 		if err != nil {
@@ -229,28 +230,35 @@ ends with the root. mayfly ca verify also fails where something is wrong.`,
 			if err != nil {
 				return fail(remakeRequest, "%s: %w", inputName(args[0]), err)
 			}
-			fmt.Fprintln(streams.Out, "certificate request")
-			r.Print(streams.Out)
-			return nil
+			asked := map[string]any{"subject": r.Subject, "asks": slices.Concat([]string{}, r.Asks), "sha256": fmt.Sprintf("%x", r.SHA256)}
+			return show(streams.Out, *asJSON, map[string]any{"request": asked}, func(w io.Writer) {
+				fmt.Fprintln(w, "certificate request")
+				r.Print(w)
+			})
 		}
 		certs, err := readChain(bytes.NewReader(text), "-")
 		if err != nil {
 			return err
 		}
+		said, all := telling(streams.Out, *asJSON), []inspect.Description{}
 		for i, c := range certs {
-			fmt.Fprintf(streams.Out, "certificate %d of %d\n", i+1, len(certs))
-			ceremony.Print(streams.Out, c)
-			fmt.Fprintln(streams.Out)
+			all = append(all, inspect.Describe([]*x509.Certificate{c}, nil))
+			fmt.Fprintf(said, "certificate %d of %d\n", i+1, len(certs))
+			ceremony.Print(said, c)
+			fmt.Fprintln(said)
 		}
 		found, as := judge(certs, time.Now(), *below)
 		for _, f := range found.Faults() {
-			fmt.Fprintf(streams.Out, "fault: %s\n", terminal.Line(f))
+			fmt.Fprintf(said, "fault: %s\n", terminal.Line(f))
 		}
-		printRemarks(streams.Out, found)
+		printRemarks(said, found)
 		if len(found.Faults()) == 0 {
-			fmt.Fprintf(streams.Out, "no faults as %s\n", as)
+			fmt.Fprintf(said, "no faults as %s\n", as)
 		}
-		return nil
+		judged := map[string]any{
+			"certificates": all, "as": as, "faults": slices.Concat([]string{}, found.Faults()), "remarks": slices.Concat([]string{}, found.Remarks()),
+		}
+		return show(streams.Out, *asJSON, judged, nil)
 	}
 	return cmd
 }
@@ -297,24 +305,30 @@ a root that others keep can't be changed. The exit status is 1 when there is any
 	key.flags(cmd, "", "the key of the first certificate", false)
 	root := cmd.Flags().String("root", "", "file with the root certificate that the chain must end with")
 	timeFlag(cmd, &at, "at", "time to check at; now if empty")
-	below := belowFlag(cmd)
+	below, asJSON := belowFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		certs, err := readChain(streams.In, args[0])
 		if err != nil {
 			return err
 		}
 		found, _ := judge(certs, cmp.Or(at, time.Now()), *below)
-		faults := found.Faults()
-		printRemarks(streams.Out, found)
+		faults, said := found.Faults(), telling(streams.Out, *asJSON)
+		printRemarks(said, found)
 		if len(faults) == 0 {
-			fmt.Fprintf(streams.Out, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
+			fmt.Fprintf(said, "ok  chain: %d certificates, from %s\n", len(certs), terminal.Line(cachain.Subject(certs[0])))
 		}
-		more, err := checkRoot(streams, certs[len(certs)-1], *root)
+		more, err := checkRoot(streams.In, said, certs[len(certs)-1], *root)
 		if err != nil {
 			return err
 		}
 		faults = append(faults, more...)
-		keyFault := key.belongsTo(cmd.Context(), streams.Out, certs[0])
+		keyFault := key.belongsTo(cmd.Context(), said, certs[0])
+		if err := show(streams.Out, *asJSON, map[string]any{
+			"subject": cachain.Subject(certs[0]), "certificates": len(certs), "faults": slices.Concat([]string{}, faults),
+			"remarks": slices.Concat([]string{}, found.Remarks()), "root_compared": *root != "", "key_signs": key.ref != "" && keyFault == nil,
+		}, nil); err != nil {
+			return err
+		}
 		if len(faults) == 0 {
 			return keyFault
 		}
@@ -324,12 +338,12 @@ a root that others keep can't be changed. The exit status is 1 when there is any
 }
 
 // checkRoot compares a chain's root with the one from elsewhere.
-func checkRoot(io streams, root *x509.Certificate, file string) (faults []string, err error) {
+func checkRoot(in io.Reader, out io.Writer, root *x509.Certificate, file string) (faults []string, err error) {
 	if file == "" {
-		fmt.Fprintf(io.Out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
+		fmt.Fprintf(out, "--  root: not compared with one from elsewhere (--root); its SHA-256 is %s\n", cachain.Fingerprint(root.Raw))
 		return nil, nil
 	}
-	trusted, err := readChain(io.In, file)
+	trusted, err := readChain(in, file)
 	if err != nil {
 		return nil, err
 	}
@@ -340,7 +354,7 @@ func checkRoot(io streams, root *x509.Certificate, file string) (faults []string
 		return []string{fmt.Sprintf("the chain ends with another root (SHA-256 %s) than %s (SHA-256 %s): find out where the chain comes from",
 			cachain.Fingerprint(root.Raw), file, cachain.Fingerprint(trusted[0].Raw))}, nil
 	}
-	fmt.Fprintf(io.Out, "ok  root: it is that of %s\n", file)
+	fmt.Fprintf(out, "ok  root: it is that of %s\n", file)
 	return nil, nil
 }
 

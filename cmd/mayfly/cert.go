@@ -25,7 +25,7 @@ without it nothing is. Exit code 5 says that verification was asked for and fail
   curl -fsS http://127.0.0.1:5555/api/v1/rootCert | mayfly cert show -`,
 	}
 	trustedRoot := cmd.Flags().String("trusted-root", "", "verify against this trusted_root.json")
-	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(_ *cobra.Command, args []string) error {
 		certs, err := readCertificates(streams.In, args[0])
 		if err != nil {

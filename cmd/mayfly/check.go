@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -39,43 +40,49 @@ force at server.public_url is compared: whatever clients are told to trust there
 has to be in the configuration still, or what was signed can't be verified any more.`,
 	}
 	online := cmd.Flags().Bool("online", false, "also try to reach the issuers, the store of used tokens, the logs and what clients are told")
+	asJSON := jsonFlag(cmd)
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
 		loaded, err := service.Check(cmd.Context(), c, quiet())
 		if err != nil {
 			return startFailure(err, "")
 		}
 		_, end := loaded.Authorities.Active.Validity()
-		fmt.Fprintf(streams.Out, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
-			file, loaded.Authorities.Active.Subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
-		for _, remark := range slices.Concat(inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
-			identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny)) {
-			fmt.Fprintf(streams.Out, "  remark     %s\n", terminal.Line(remark))
-		}
+		remarks := slices.Concat([]string{}, inlineStates(file, c), loaded.Remarks, identity.Remarks("issuers", c.Issuers),
+			identity.ConditionRemarks("issuers", c.Issuers, "deny", c.Deny))
 		if err := asOwner(c, os.Geteuid()); err != nil {
-			fmt.Fprintf(streams.Out, "  remark     serve would be refused: %s; and root may read more than that user, so run check as that user too\n", terminal.Line(err.Error()))
+			remarks = append(remarks, "serve would be refused: "+err.Error()+"; and root may read more than that user, so run check as that user too")
 		}
+		subject, said := loaded.Authorities.Active.Subject, telling(streams.Out, *asJSON)
+		fmt.Fprintf(said, "%s: no faults\n  authority  %s, until %s\n  issuers    %d\n  log        %s\n",
+			file, subject, end.Format(time.DateOnly), len(c.Issuers), c.CTLog.Mode)
+		for _, remark := range remarks {
+			fmt.Fprintf(said, "  remark     %s\n", terminal.Line(remark))
+		}
+		var steps []map[string]any
 		if *online {
-			return checkOnline(cmd.Context(), c, loaded, streams.Out)
+			steps, err = checkOnline(cmd.Context(), c, loaded, said)
 		}
-		return nil
+		return cmp.Or(err, show(streams.Out, *asJSON, map[string]any{
+			"config": file, "subject": subject, "not_after": end.UTC(), "issuers": len(c.Issuers), "log_mode": c.CTLog.Mode, "remarks": remarks, "online": slices.Concat([]map[string]any{}, steps),
+		}, nil))
 	})
 }
 
 // checkOnline prints what a service would be told by others, step by step; the
 // error says how many steps failed.
-func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) error {
-	all, failed, whose := 0, 0, ""
+func checkOnline(ctx context.Context, c *config.Config, loaded *service.Components, w io.Writer) (all []map[string]any, err error) {
+	failed, whose := 0, ""
 	tell := func(p service.Probed) {
 		if p.Whose != whose {
 			fmt.Fprintf(w, "  %s\n", terminal.Escape(p.Whose))
 			whose = p.Whose
 		}
-		all++
 		result := strings.TrimSuffix("ok, "+p.Detail, ", ")
 		if p.Err != nil {
 			failed++
-			result = "failed: " + p.Err.Error()
+			result, p.Detail = "failed: "+p.Err.Error(), p.Err.Error()
 		}
+		all = append(all, map[string]any{"of": p.Whose, "step": p.Name, "ok": p.Err == nil, "detail": p.Detail})
 		fmt.Fprintf(w, "    %-10s %s\n", p.Name, terminal.Line(result))
 	}
 	loaded.Probe(ctx, c, tell)
@@ -83,10 +90,10 @@ func checkOnline(ctx context.Context, c *config.Config, loaded *service.Componen
 		tell(probePublished(ctx, c.Server.PublicURL, loaded.History))
 	}
 	if failed == 0 {
-		return nil
+		return all, nil
 	}
-	return fail("each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
-		"%d of %d steps failed", failed, all)
+	return all, fail("each step above says what failed; the service starts without an issuer that is down or the store of used tokens, but not without its logs",
+		"%d of %d steps failed", failed, len(all))
 }
 
 // probePublished compares what clients would be told with what they are told now.

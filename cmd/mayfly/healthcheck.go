@@ -35,6 +35,7 @@ Meant for the health check of a container, which has neither shell nor curl.`,
 	}
 	url := cmd.Flags().String("url", "http://127.0.0.1:5555/readyz", "what to ask")
 	file := cmd.Flags().String("config", "", "the configuration of the mayfly to ask, in place of --url")
+	asJSON := jsonFlag(cmd)
 	cmd.MarkFlagsMutuallyExclusive("url", "config")
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		transport := &http.Transport{DisableKeepAlives: true} // and no proxy: it is this container
@@ -47,7 +48,15 @@ Meant for the health check of a container, which has neither shell nor curl.`,
 				return fail("run `mayfly check --config FILE`", "not ready: %w", err)
 			}
 		}
-		return checkHealth(cmd.Context(), streams.Out, *url, transport)
+		lines, err := checkHealth(cmd.Context(), *url, transport)
+		if err != nil {
+			return err
+		}
+		return show(streams.Out, *asJSON, map[string]any{"ready": true, "url": *url, "lines": lines}, func(w io.Writer) {
+			for _, line := range append([]string{"ready"}, lines...) {
+				fmt.Fprintln(w, terminal.Line(line))
+			}
+		})
 	}
 	return cmd
 }
@@ -97,36 +106,29 @@ func pinned(want *x509.Certificate) *tls.Config {
 	}
 }
 
-// checkHealth is nil when the URL answers 200 in time.
-func checkHealth(ctx context.Context, out io.Writer, url string, transport *http.Transport) error {
+// checkHealth gives the lines of the answer when the URL answers 200 in time.
+func checkHealth(ctx context.Context, url string, transport *http.Transport) (lines []string, err error) {
 	ctx, cancel := context.WithTimeout(ctx, healthTimeout)
 	defer cancel()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, http.NoBody)
 	if err != nil {
-		return usage("give --url http://host:port/readyz", "the URL can't be used: %w", err)
+		return nil, usage("give --url http://host:port/readyz", "the URL can't be used: %w", err)
 	}
 	resp, err := (&http.Client{Transport: transport}).Do(req)
 	switch {
 	case errors.Is(err, context.DeadlineExceeded):
-		return fmt.Errorf("not ready: no answer from %s in %s", url, healthTimeout)
+		return nil, fmt.Errorf("not ready: no answer from %s in %s", url, healthTimeout)
 	case err != nil:
-		return fmt.Errorf("not ready: %w", err)
+		return nil, fmt.Errorf("not ready: %w", err)
 	}
 	defer resp.Body.Close()
 	body, err := io.ReadAll(io.LimitReader(resp.Body, maxHealth))
 	if err != nil {
-		return fmt.Errorf("not ready: reading the answer: %w", err)
+		return nil, fmt.Errorf("not ready: reading the answer: %w", err)
 	}
 	text := strings.TrimSpace(string(body))
 	if resp.StatusCode != http.StatusOK {
-		return fmt.Errorf("not ready: %s answered %d\n%s", url, resp.StatusCode, text)
+		return nil, fmt.Errorf("not ready: %s answered %d\n%s", url, resp.StatusCode, text)
 	}
-	for line := range strings.Lines("ready\n" + text) {
-		if line = strings.TrimSpace(line); line != "" {
-			if _, err := fmt.Fprintln(out, terminal.Line(line)); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
+	return strings.FieldsFunc(text, func(r rune) bool { return r == '\n' || r == '\r' }), nil
 }

@@ -77,15 +77,15 @@ func TestHealthcheckReadsTheConfiguration(t *testing.T) {
 	} {
 		transport := &http.Transport{DisableKeepAlives: true}
 		url, err := healthURL(tt.c, transport)
-		var out strings.Builder
+		var lines []string
 		if err == nil {
-			err = checkHealth(t.Context(), &out, url, transport)
+			lines, err = checkHealth(t.Context(), url, transport)
 		}
 		if warned := strings.Contains(out.String(), "\nlog: warning: its disk fills\n"); warned != (tt.want == "") {
 			t.Errorf("%s: %q", name, out.String())
 		}
 		if (err == nil) != (tt.want == "") || err != nil && !strings.Contains(err.Error(), tt.want) {
-			t.Errorf("%s: %v, %q; want %q", name, err, out.String(), tt.want)
+			t.Errorf("%s: %v, %q; want %q", name, err, lines, tt.want)
 		}
 	}
 }

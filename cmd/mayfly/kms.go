@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/x509"
@@ -77,6 +78,7 @@ func (a *kmsAccess) options(ref string) (kms.Options, error) {
 func newKMSCheckCommand(streams streams) *cobra.Command {
 	var a kmsAccess
 	var sealing bool
+	var asJSON *bool
 	cmd := a.command(&cobra.Command{
 		Use: "check REF", Short: "Open a key step by step, and say what fails and what to do",
 		Long: `Opens a key as the service would, and prints each step with its outcome and the
@@ -92,8 +94,11 @@ trial signature. With --sealing the key REF encrypts and decrypts a few bytes.`,
   mayfly kms check arn:aws:kms:eu-central-1:111122223333:key/1234abcd-12ab-34cd-56ef-1234567890ab --credential env --sealed-key issuing.json
   mayfly kms check 'pkcs11:token=ca;object=issuing?module-path=/usr/lib/softhsm/libsofthsm2.so' --passphrase-file pin`,
 	}, func(ctx context.Context, ref string, o kms.Options) error {
-		return check(ctx, streams.Out, ref, o, sealing)
+		said, steps := telling(streams.Out, *asJSON), []map[string]any{}
+		err := check(ctx, said, ref, o, sealing, &steps)
+		return cmp.Or(err, show(streams.Out, *asJSON, map[string]any{"reference": ref, "ok": err == nil, "steps": steps}, nil))
 	})
+	asJSON = jsonFlag(cmd)
 	cmd.Flags().BoolVar(&sealing, "sealing", false, "try encryption and decryption, as of a key that is to seal others")
 	cmd.MarkFlagsMutuallyExclusive("sealing", "sealed-key")
 	return cmd
@@ -112,13 +117,14 @@ func (a *kmsAccess) command(cmd *cobra.Command, run func(ctx context.Context, re
 	return cmd
 }
 
-func check(ctx context.Context, out io.Writer, ref string, o kms.Options, sealing bool) error {
+func check(ctx context.Context, out io.Writer, ref string, o kms.Options, sealing bool, steps *[]map[string]any) error {
 	failed := ""
 	o.Watch = func(s kms.Step) {
 		outcome, detail := "ok", s.Detail
 		if s.Err != nil {
 			outcome, detail, failed = "FAILED", "", s.Name
 		}
+		*steps = append(*steps, map[string]any{"step": s.Name, "ok": s.Err == nil, "detail": detail, "seconds": s.Elapsed.Seconds()})
 		line := fmt.Sprintf("%-6s  %-10s  %8s  %s", outcome, s.Name, s.Elapsed.Round(time.Millisecond), detail)
 		fmt.Fprintln(out, terminal.Line(strings.TrimRight(line, " ")))
 	}

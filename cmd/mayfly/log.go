@@ -5,7 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/pem"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -19,9 +19,11 @@ import (
 
 	"github.com/spf13/cobra"
 
+	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/promises"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -36,36 +38,52 @@ import (
 )
 
 func newLogListCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "list", Short: "Print the logs of a configuration and how they stand",
 		Long: `Prints every log of a configuration in the order in which they follow each other:
 frozen ones, those of this CA, and those of others. A log is next before its
 start, active until its end, then ended, and frozen once mayfly log freeze has
 moved it. Of logs in a directory it prints how many entries the published
 checkpoint covers, and how old that is. It only reads, so a service may run.`,
-	}, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
-		return printLogs(streams.Out, c, time.Now())
+	}
+	asJSON := jsonFlag(cmd)
+	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+		now := time.Now()
+		all := listLogs(c, now)
+		if *asJSON {
+			return writeJSON(streams.Out, map[string]any{"logs": all})
+		}
+		return printLogs(streams.Out, all, now)
 	})
 }
 
-// printLogs prints frozen logs, those of this CA, and those of others.
-func printLogs(w io.Writer, c *config.Config, now time.Time) error {
-	t := newTable(w, "STATE", "LOG", "START", "END", "ENTRIES", "CHECKPOINT", "KEY ID", "DIRECTORY")
+// listedLog is a log as `mayfly log list` has it.
+type listedLog struct {
+	State      string       `json:"state"`
+	URL        string       `json:"url"`
+	ID         string       `json:"log,omitempty"` // absent where its key can't be read
+	Start      time.Time    `json:"start,omitzero"`
+	End        time.Time    `json:"end,omitzero"`
+	Directory  setting.Path `json:"directory,omitempty"`
+	Entries    *uint64      `json:"entries,omitempty"`   // that the checkpoint covers, where that can be read
+	Checkpoint time.Time    `json:"checkpoint,omitzero"` // when it was signed
+}
+
+// listLogs are frozen logs, those of this CA, and those of others.
+func listLogs(c *config.Config, now time.Time) []listedLog {
+	all := []listedLog{}
 	add := func(state, url string, start, end time.Time, dir setting.Path, spki []byte, err error) {
-		url = strings.TrimSuffix(url, "/")
-		id, entries, age := "unknown", "-", "-"
+		l := listedLog{URL: strings.TrimSuffix(url, "/"), Start: start, End: end, Directory: dir}
+		l.State = cmp.Or(state, service.LogPhase(ctlog.Description{Start: start, End: end}, now))
 		if err == nil {
-			id = fmt.Sprintf("%x", sha256.Sum256(spki))
+			l.ID = fmt.Sprintf("%x", sha256.Sum256(spki))
 		}
-		if dir != "" && err == nil {
-			entries, age = "?", "unreadable"
-			if key, err := x509.ParsePKIXPublicKey(spki); err == nil {
-				if head, err := read.Published(ctlog.EmbeddedConfig{Directory: dir, URL: url}, key); err == nil {
-					entries, age = fmt.Sprint(head.Size), now.Sub(head.Signed()).Truncate(time.Second).String()
-				}
+		if key, err := x509.ParsePKIXPublicKey(spki); err == nil && dir != "" && l.ID != "" {
+			if head, err := read.Published(ctlog.EmbeddedConfig{Directory: dir, URL: l.URL}, key); err == nil {
+				l.Entries, l.Checkpoint = &head.Size, head.Signed().UTC()
 			}
 		}
-		t.row(cmp.Or(state, service.LogPhase(ctlog.Description{Start: start, End: end}, now)), url, moment(start), moment(end), entries, age, id, cmp.Or(string(dir), "-"))
+		all = append(all, l)
 	}
 	for _, log := range c.CTLog.FrozenLogs() {
 		d, err := external.Describe(log)
@@ -78,6 +96,21 @@ func printLogs(w io.Writer, c *config.Config, now time.Time) error {
 	for _, log := range c.CTLog.Logs {
 		spki, err := external.ReadKey(string(log.KeyFile))
 		add("", log.URL, log.Start, log.End, "", spki, err)
+	}
+	return all
+}
+
+func printLogs(w io.Writer, all []listedLog, now time.Time) error {
+	t := newTable(w, "STATE", "LOG", "START", "END", "ENTRIES", "CHECKPOINT", "KEY ID", "DIRECTORY")
+	for _, l := range all {
+		entries, age := "-", "-"
+		switch {
+		case l.Entries != nil:
+			entries, age = fmt.Sprint(*l.Entries), now.Sub(l.Checkpoint).Truncate(time.Second).String()
+		case l.Directory != "" && l.ID != "":
+			entries, age = "?", "unreadable"
+		}
+		t.row(l.State, l.URL, moment(l.Start), moment(l.End), entries, age, cmp.Or(l.ID, "unknown"), cmp.Or(string(l.Directory), "-"))
 	}
 	return t.Flush()
 }
@@ -95,38 +128,65 @@ const maxIndexDigits = 13
 
 func newLogShowCommand(streams streams) *cobra.Command {
 	var withPEM bool
-	cmd := entryCommand(&cobra.Command{
+	cmd := entryCommand(streams, &cobra.Command{
 		Use: "show INDEX|SERIAL", Short: "Print an entry of an embedded log",
 		Long: `Prints an entry of an embedded log, by its index or by the serial number of its
 certificate in hexadecimal, and checks that the published checkpoint holds it. It
 writes nothing, so the log may be in use.`,
 		Example: "  mayfly log show 42 --dir my-ca/ctlog",
-	}, func(e read.Entry) error { return printEntry(streams.Out, e, withPEM) })
+	}, func(e loggedEntry) error { return e.print(streams.Out, withPEM) })
 	cmd.Flags().BoolVar(&withPEM, "pem", false, "print what was logged in PEM as well")
 	return cmd
 }
 
 func newLogProofCommand(streams streams) *cobra.Command {
-	return entryCommand(&cobra.Command{
+	return entryCommand(streams, &cobra.Command{
 		Use: "proof INDEX|SERIAL", Short: "Print the proof that an entry is in an embedded log",
 		Long: `Prints the proof that an entry is in an embedded log: its index, the hashes from
 its leaf to the root, and the checkpoint that the log signed over the root
 (c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`,
 		Example: "  mayfly log proof 42 --dir my-ca/ctlog",
-	}, func(e read.Entry) error {
-		_, err := streams.Out.Write(e.Proof())
+	}, func(e loggedEntry) error {
+		_, err := io.WriteString(streams.Out, e.Proof)
 		return err
 	})
 }
 
+// loggedEntry is an entry of a log, for machines.
+type loggedEntry struct {
+	Index    uint64    `json:"index"`
+	Entries  uint64    `json:"entries"` // of the checkpoint
+	Kind     string    `json:"kind"`
+	Logged   time.Time `json:"logged"`
+	LeafHash string    `json:"leaf_hash"`
+	Proof    string    `json:"proof"` // c2sp.org/tlog-proof
+	PEM      string    `json:"pem"`
+	inspect.Description
+}
+
 // entryCommand has cmd print the entry that its argument names.
-func entryCommand(cmd *cobra.Command, show func(read.Entry) error) *cobra.Command {
+func entryCommand(streams streams, cmd *cobra.Command, text func(loggedEntry) error) *cobra.Command {
+	asJSON := jsonFlag(cmd)
 	return withLogDir(cmd, func(ctx context.Context, dir string, args []string) error {
 		e, err := findEntry(ctx, dir, args[0])
 		if err != nil {
 			return err
 		}
-		return show(e)
+		c, err := x509.ParseCertificate(e.Certificate)
+		if err != nil {
+			return fmt.Errorf("entry %d: %w", e.Index, err)
+		}
+		l := loggedEntry{
+			Index: e.Index, Entries: e.Size, Kind: "certificate", Logged: logged(e.Timestamp), LeafHash: fmt.Sprintf("%x", e.LeafHash),
+			Description: inspect.Describe([]*x509.Certificate{c}, nil), Proof: string(e.Proof()), PEM: string(cachain.PEM([]*x509.Certificate{c})),
+		}
+		if e.Precert {
+			l.Kind, l.SHA256, l.SHA1 = "precertificate", "", "" // the certificate has others
+		}
+		if *asJSON {
+			return writeJSON(streams.Out, l)
+		}
+		return text(l)
 	})
 }
 
@@ -161,40 +221,34 @@ func findEntry(ctx context.Context, dir, name string) (e read.Entry, err error) 
 	return e, err
 }
 
-func printEntry(w io.Writer, e read.Entry, withPEM bool) error {
-	c, err := x509.ParseCertificate(e.Certificate)
-	if err != nil {
-		return fmt.Errorf("entry %d: %w", e.Index, err)
-	}
-	kind := "certificate"
-	if e.Precert {
-		kind = "precertificate"
-	}
-	names := append([]string{}, c.EmailAddresses...)
-	for _, u := range c.URIs {
-		names = append(names, u.String())
+func (l loggedEntry) print(w io.Writer, withPEM bool) error {
+	var names []string
+	for _, name := range l.Identity {
+		names = append(names, name.Value)
 	}
 	for _, line := range [][2]string{
-		{"entry", fmt.Sprintf("%d, in the checkpoint of %d entries", e.Index, e.Size)},
-		{"kind", kind},
-		{"logged", time.UnixMilli(int64(e.Timestamp)).UTC().Format(time.RFC3339Nano)},
-		{"leaf hash", fmt.Sprintf("%x", e.LeafHash)},
-		{"serial", c.SerialNumber.Text(16)},
-		{"issuer", c.Issuer.String()},
+		{"entry", fmt.Sprintf("%d, in the checkpoint of %d entries", l.Index, l.Entries)},
+		{"kind", l.Kind},
+		{"logged", l.Logged.Format(time.RFC3339Nano)},
+		{"leaf hash", l.LeafHash},
+		{"serial", l.Serial},
+		{"issuer", l.Issuer},
 		{"names", strings.Join(names, " ")},
-		{"valid", c.NotBefore.UTC().Format(time.RFC3339) + " to " + c.NotAfter.UTC().Format(time.RFC3339)},
+		{"valid", moment(l.NotBefore) + " to " + moment(l.NotAfter)},
 	} {
 		fmt.Fprintf(w, "  %-10s %s\n", line[0], terminal.Line(line[1]))
 	}
-	if withPEM {
-		return pem.Encode(w, &pem.Block{Type: "CERTIFICATE", Bytes: e.Certificate})
+	if !withPEM {
+		return nil
 	}
-	return nil
+	_, err := io.WriteString(w, l.PEM)
+	return err
 }
 
 func newLogVerifyCommand(streams streams) *cobra.Command {
 	var mark string
 	var backup bool
+	var asJSON *bool
 	cmd := withLogDir(&cobra.Command{
 		Use: "verify", Short: "Check an embedded log from the first entry to the last",
 		Long: `Reads an embedded log from the first entry to the last: the checkpoint's
@@ -209,8 +263,8 @@ this copy is not an old one.`,
 			return fail("name the log's mark: mark_file of the configuration. Where it is lost, docs/ctlog.md says what follows",
 				"there is no mark %s", mark)
 		}
-		show, done := progress(streams.Err)
-		report, err := maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: show})
+		tell, done := progress(streams.Err)
+		report, err := maintain.Verify(ctx, dir, maintain.VerifyOptions{MarkFile: mark, Backup: backup, Progress: tell})
 		done()
 		if errors.Is(err, fs.ErrPermission) { // which says nothing about the log
 			return &failure{code: exitFailed, fix: "run it as the user of the service", err: err}
@@ -222,9 +276,19 @@ this copy is not an old one.`,
 			}
 			return &failure{code: exitUnverified, fix: fix, err: fmt.Errorf("the log in %s is damaged: %w", dir, err)}
 		}
-		printReport(streams.Out, report, mark != "")
-		return nil
+		all := map[string]any{
+			"origin": report.Origin, "log": hex.EncodeToString(report.LogID[:]), "entries": report.Size, "precertificates": report.Precerts,
+			"certificates": report.Certs, "issuers": report.Issuers, "root_hash": hex.EncodeToString(report.Root), "unpublished": report.Unpublished,
+		}
+		if report.Size > 0 {
+			all["first_logged"], all["last_logged"] = logged(report.FirstEntry), logged(report.LastEntry)
+		}
+		if mark != "" {
+			all["mark_entries"] = report.MarkSize
+		}
+		return show(streams.Out, *asJSON, all, func(w io.Writer) { printReport(w, report, mark != "") })
 	})
+	asJSON = jsonFlag(cmd)
 	cmd.Flags().StringVar(&mark, "mark", "", "the log's high-water mark, to compare with")
 	cmd.Flags().BoolVar(&backup, "backup", false, "the directory is one that mayfly log backup wrote")
 	return cmd
@@ -249,7 +313,7 @@ func printReport(w io.Writer, r maintain.Report, marked bool) {
 	fmt.Fprintf(w, "The log is whole.\n\n  %-12s %s\n  %-12s %x\n  %-12s %d (%d precertificates, %d certificates, %d issuers)\n  %-12s %x\n",
 		"origin", r.Origin, "log id", r.LogID, "entries", r.Size, r.Precerts, r.Certs, r.Issuers, "root", r.Root)
 	if r.Size > 0 {
-		fmt.Fprintf(w, "  %-12s %s to %s\n", "logged", moment(time.UnixMilli(int64(r.FirstEntry))), moment(time.UnixMilli(int64(r.LastEntry))))
+		fmt.Fprintf(w, "  %-12s %s to %s\n", "logged", moment(logged(r.FirstEntry)), moment(logged(r.LastEntry)))
 	}
 	if r.Unpublished > 0 {
 		fmt.Fprintf(w, "  %-12s %d, in no checkpoint yet\n", "stored", r.Unpublished)
@@ -258,6 +322,9 @@ func printReport(w io.Writer, r maintain.Report, marked bool) {
 		fmt.Fprintf(w, "  %-12s %d entries, part of this log\n", "mark", r.MarkSize)
 	}
 }
+
+// logged is the time of an entry, in milliseconds.
+func logged(ms uint64) time.Time { return time.UnixMilli(int64(ms)).UTC() }
 
 // progress shows on a terminal how far a long piece of work has come, on one line that it
 // writes over and done clears; elsewhere it is silent.

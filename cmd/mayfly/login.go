@@ -75,7 +75,7 @@ func (r *request) login(flow func(*client.Login, context.Context) (string, error
 		}
 		l := &client.Login{
 			Issuer: issuer, ClientID: r.Ask(ctx, issuer), RedirectURL: r.redirectURL,
-			HTTP: r.http, Plaintext: r.allowHTTP, Say: r.say,
+			HTTP: r.http, Plaintext: r.allowHTTP, Say: r.ask,
 		}
 		if !r.noBrowser {
 			l.Open = openBrowser

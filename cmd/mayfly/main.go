@@ -9,8 +9,11 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
+	"math"
 	"os"
 	"os/signal"
+	"slices"
 	"strings"
 	"syscall"
 	"text/tabwriter"
@@ -20,7 +23,11 @@ import (
 	"github.com/spf13/pflag"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -51,7 +58,9 @@ func run(args []string, io streams) int {
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
 	reported, stalled := make(chan int, 1), make(chan struct{})
-	go func() { reported <- report(io.Err, err) }()
+	// A command line that is wrong before it comes to --json is from a machine all the same.
+	asJSON := slices.Contains(args, "--json") || slices.Contains(args, "--json=true")
+	go func() { reported <- report(io.Err, err, asJSON) }()
 	defer context.AfterFunc(ctx, func() { time.AfterFunc(lastLines, func() { close(stalled) }) })()
 	select {
 	case code := <-reported:
@@ -64,9 +73,22 @@ func run(args []string, io streams) int {
 // usageFix says how the command is written that a wrong command line meant.
 func usageFix(cmd *cobra.Command) string {
 	if cmd.HasSubCommands() || !cmd.HasParent() {
-		return "run `mayfly help` or add --help to the command"
+		return meant(cmd.Flags().Arg(0), "%q", cmd, "run `mayfly help` or add --help to the command")
 	}
 	return fmt.Sprintf("write `%s`; `%s --help` has the flags", cmd.UseLine(), cmd.CommandPath())
+}
+
+// meant puts the commands among which a misspelt word is close to one before the next step.
+func meant(typed, format string, among *cobra.Command, fix string) string {
+	among.SuggestionsMinimumDistance = min(2, len(typed)/2)
+	found := among.SuggestionsFor(typed)
+	if typed == "" || len(found) == 0 {
+		return fix
+	}
+	for i, name := range found {
+		found[i] = fmt.Sprintf(format, name)
+	}
+	return "did you mean " + strings.Join(found, " or ") + "? " + fix
 }
 
 // newRootCommand builds the command tree. The second result becomes true when
@@ -75,6 +97,8 @@ func newRootCommand(io streams) (*cobra.Command, *bool) {
 	root := group("mayfly", "A certificate authority for signatures that outlive their keys", `Mayfly is a certificate authority that speaks the Fulcio API. A client shows an
 OpenID Connect token and proves that it holds a fresh key; Mayfly answers with a
 code-signing certificate that lives ten minutes and is in a transparency log.`, commands(io)...)
+	root.Version = thisBuild().Version
+	root.SetVersionTemplate("mayfly {{.Version}}\n")
 	root.SilenceErrors, root.SilenceUsage = true, true // run prints them, with the next step
 	root.SetFlagErrorFunc(flagError)
 	root.SetIn(io.In)
@@ -133,6 +157,13 @@ func group(use, short, long string, below ...*cobra.Command) *cobra.Command {
 	return cmd
 }
 
+// flagValues are those of flags that take one of a few: shells complete them.
+var flagValues = map[string]string{
+	"algorithm": kmsAlgorithms(), "generate": kmsAlgorithms(), "reason": setting.List(revoke.Reasons()), "purpose": purposeIssuing + ", " + purposeTimestamp,
+	"key-type": setting.List(client.KeyTypes()), "format": setting.List(slices.Sorted(maps.Keys(tufExports))), "issuer-type": setting.List([]identity.Type{
+		identity.TypeEmail, identity.TypeURI, identity.TypeUsername, identity.TypeSPIFFE, identity.TypeKubernetes, identity.TypeCI, identity.TypeChainguard}),
+}
+
 // complete has cmd and all below it take the arguments that the line of use shows, require
 // the flags that say so at their end, and set began before their own code runs.
 func complete(cmd *cobra.Command, began *bool) {
@@ -145,6 +176,11 @@ func complete(cmd *cobra.Command, began *bool) {
 			}
 		}
 	})
+	for name, values := range flagValues {
+		if cmd.Flags().Lookup(name) != nil {
+			cobra.CheckErr(cmd.RegisterFlagCompletionFunc(name, cobra.FixedCompletions(strings.Split(values, ", "), cobra.ShellCompDirectiveNoFileComp)))
+		}
+	}
 	runE := cmd.RunE
 	cmd.RunE = func(c *cobra.Command, args []string) error {
 		*began = true
@@ -157,22 +193,27 @@ func complete(cmd *cobra.Command, began *bool) {
 
 // arguments takes as many as a line of use shows: NAME, [NAME], NAME... or [NAME...].
 func arguments(use string) cobra.PositionalArgs {
-	least, most := 0, 0
-	for _, word := range strings.Fields(use)[1:] {
-		if most++; !strings.HasPrefix(word, "[") {
+	words := strings.Fields(use)[1:]
+	least, most := 0, len(words)
+	for _, word := range words {
+		if !strings.HasPrefix(word, "[") {
 			least++
 		}
 		if strings.Contains(word, "...") {
-			return cobra.MinimumNArgs(least)
+			most = math.MaxInt
 		}
 	}
-	switch {
-	case most == 0:
-		return cobra.NoArgs
-	case least == most:
-		return cobra.ExactArgs(most)
+	return func(cmd *cobra.Command, args []string) error {
+		switch {
+		case cmd.HasSubCommands():
+			return cobra.NoArgs(cmd, args)
+		case len(args) < least:
+			return fmt.Errorf("%s is missing", words[len(args)])
+		case len(args) > most:
+			return fmt.Errorf("%q is more than %s takes", args[most], cmd.CommandPath())
+		}
+		return nil
 	}
-	return cobra.MaximumNArgs(most)
 }
 
 // refuseUnknownTopics makes `mayfly help TOPIC` an error where there is no such
@@ -182,8 +223,8 @@ func refuseUnknownTopics(root *cobra.Command) {
 	help, _, err := root.Find([]string{"help"})
 	cobra.CheckErr(err)
 	help.Args = func(_ *cobra.Command, topic []string) error {
-		if _, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
-			return fmt.Errorf("unknown help topic %q", strings.Join(topic, " "))
+		if known, rest, err := root.Find(topic); err != nil || len(rest) > 0 {
+			return usage(meant(strings.Join(rest, " "), "%q", known, "`mayfly help` lists them"), "unknown help topic %q", strings.Join(topic, " "))
 		}
 		return nil
 	}
@@ -238,29 +279,45 @@ func fail(fix, format string, args ...any) error {
 	return &failure{code: exitFailed, fix: fix, err: fmt.Errorf(format, args...)}
 }
 
-// report prints err and returns the exit code for it: the code of the
-// outermost *failure in its chain, or exitFailed. A nil error prints nothing.
-func report(w io.Writer, err error) int {
+// trouble is a failure for machines: docs/json.md.
+type trouble struct {
+	Message  string `json:"message"`
+	Fix      string `json:"fix,omitempty"`
+	ExitCode int    `json:"exit_code"`
+	client.Answer
+}
+
+// report prints err, for machines in one line, and returns the exit code for it: the code of
+// the outermost *failure in its chain, or exitFailed. A nil error prints nothing.
+func report(w io.Writer, err error, asJSON bool) int {
 	if err == nil {
 		return exitOK
 	}
-	fix := ""
+	t := trouble{Message: strings.TrimRight(err.Error(), "\n"), ExitCode: exitCode(err)}
 	if f, ok := errors.AsType[*failure](err); ok {
-		fix = f.fix
+		t.Fix = f.fix
 	}
-	text := err.Error()
-	if errors.Is(err, context.Canceled) && fix == "" {
-		text = "interrupted"
+	if errors.Is(err, context.Canceled) && t.Fix == "" {
+		t.Message = "interrupted"
 	}
-	lines := strings.Split(strings.TrimRight(text, "\n"), "\n")
+	if asJSON {
+		if answered, ok := errors.AsType[*client.Error](err); ok {
+			t.Answer = answered.Answer
+		}
+		e := json.NewEncoder(w)
+		e.SetEscapeHTML(false)
+		_ = e.Encode(map[string]trouble{"error": t}) // who doesn't read it has the exit code
+		return t.ExitCode
+	}
+	lines := strings.Split(t.Message, "\n")
 	fmt.Fprintf(w, "mayfly: %s\n", terminal.Line(lines[0]))
 	for _, line := range lines[1:] {
 		fmt.Fprintf(w, "  %s\n", terminal.Line(line))
 	}
-	if fix != "" {
-		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(fix))
+	if t.Fix != "" {
+		fmt.Fprintf(w, "  fix: %s\n", terminal.Line(t.Fix))
 	}
-	return exitCode(err)
+	return t.ExitCode
 }
 
 // exitCode is the code that err ends the process with.
@@ -277,10 +334,29 @@ func exitCode(err error) int {
 	}
 }
 
-// flagError says of a time how it is written.
-func flagError(_ *cobra.Command, err error) error {
-	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && e.GetFlag().Value.Type() == "time" {
-		return usage("write it like 2028-01-01 or 2028-01-01T00:00:00Z", "--%s %q isn't a time", e.GetFlag().Name, e.GetValue())
+// flagForms say how the values of flags are written.
+var flagForms = map[string]string{
+	"time": "a time, such as 2028-01-01 or 2028-01-01T00:00:00Z", "duration": "a duration, such as 90s or 1h30m", "bool": "true or false",
+	"int": "a whole number", "uint32": "a whole number",
+}
+
+// flagError says of a value how it is written, and of an unknown flag which one is meant.
+func flagError(cmd *cobra.Command, err error) error {
+	if e, ok := errors.AsType[*pflag.NotExistError](err); ok {
+		if given := cmd.Flags().Args(); cmd.HasSubCommands() && len(given) > 0 { // it is the command that is wrong
+			return cmd.Args(cmd, given)
+		}
+		flags := &cobra.Command{} // how close words are is known to cobra, of commands alone
+		cmd.Flags().VisitAll(func(f *pflag.Flag) { flags.AddCommand(&cobra.Command{Use: f.Name, RunE: cmd.RunE}) })
+		typed, dashes := e.GetSpecifiedName(), "--"
+		if short := e.GetSpecifiedShortnames(); short != "" { // a long one with one dash
+			typed, dashes = short, "-"
+		}
+		return usage(meant(typed, "--%s", flags, usageFix(cmd)), "unknown flag: %s%s", dashes, typed)
+	}
+	if e, ok := errors.AsType[*pflag.InvalidValueError](err); ok && flagForms[e.GetFlag().Value.Type()] != "" {
+		form, _, _ := strings.Cut(flagForms[e.GetFlag().Value.Type()], ",")
+		return usage("write "+flagForms[e.GetFlag().Value.Type()], "--%s %q isn't %s", e.GetFlag().Name, e.GetValue(), form)
 	}
 	return err
 }
@@ -362,11 +438,24 @@ func readAs[T any](in io.Reader, path, fix string, parse func([]byte) (T, error)
 	return made, err
 }
 
-// show prints v as JSON where that is wished, and else as text prints it.
+// jsonFlag has a command answer machines: docs/json.md says with what.
+func jsonFlag(cmd *cobra.Command) *bool { return cmd.Flags().Bool("json", false, "print JSON") }
+
+// telling is where a command says what it does, step by step: nowhere where it answers with JSON at the end.
+func telling(w io.Writer, asJSON bool) io.Writer {
+	if asJSON {
+		return io.Discard
+	}
+	return w
+}
+
+// show prints v as JSON where that is wished, and else as text prints it, where it isn't said already.
 func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
 	if asJSON {
 		return writeJSON(w, v)
 	}
-	text(w)
+	if text != nil {
+		text(w)
+	}
 	return nil
 }

@@ -19,7 +19,7 @@ import (
 )
 
 func newPolicyTestCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
+	cmd := &cobra.Command{
 		Use: "test FILE|-", Short: "Compare what a policy decides with what it should",
 		Long: `Runs a table of claims against a configuration, by the rules that the service
 would apply to a genuine token with these claims, and compares the outcomes with
@@ -41,7 +41,9 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
         # profile: release
         # lifetime: 30m`,
 		Example: "  mayfly policy test policy_test.yaml --config mayfly.yaml",
-	}, loadConfig, func(_ *cobra.Command, _ string, c *config.Config, args []string) error {
+	}
+	asJSON := jsonFlag(cmd)
+	return withConfig(cmd, loadConfig, func(_ *cobra.Command, _ string, c *config.Config, args []string) error {
 		cases, err := readAs(streams.In, args[0], "`mayfly policy test --help` shows the form", parsePolicyCases)
 		if err != nil {
 			return err
@@ -50,7 +52,7 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
 		if err != nil {
 			return startFailure(err, "")
 		}
-		return runPolicyCases(streams.Out, verifier, cases)
+		return runPolicyCases(streams.Out, *asJSON, verifier, cases)
 	})
 }
 
@@ -126,8 +128,9 @@ func (c *policyCase) token() (string, error) {
 }
 
 // runPolicyCases prints the table of outcomes; the error says how many failed.
-func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error {
-	t, failed := newTable(w), 0
+func runPolicyCases(out io.Writer, asJSON bool, v *identity.Verifier, cases []policyCase) error {
+	w, failed, all := telling(out, asJSON), 0, []map[string]any{}
+	t := newTable(w)
 	for i := range cases {
 		c := &cases[i]
 		claims, err := c.token()
@@ -141,12 +144,18 @@ func runPolicyCases(w io.Writer, v *identity.Verifier, cases []policyCase) error
 			mark = "FAIL"
 			failed++
 		}
+		all = append(all, map[string]any{
+			"name": c.Name, "passed": len(wrong) == 0, "allowed": x.Refusal == nil, "verdict": verdictOf(x), "differences": slices.Concat([]string{}, wrong),
+		})
 		t.row(mark, c.Name, verdictOf(x))
 		for _, difference := range wrong {
 			t.row("", "  "+difference)
 		}
 	}
 	if err := t.Flush(); err != nil {
+		return err
+	}
+	if err := show(out, asJSON, map[string]any{"cases": all, "failed": failed}, nil); err != nil {
 		return err
 	}
 	if failed > 0 {

@@ -153,8 +153,15 @@ func (r *request) begin(cmd *cobra.Command) (end func()) {
 	return r.http.CloseIdleConnections
 }
 
-// say tells the person something on the way.
-func (r *request) say(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
+// say tells the person something on the way; a machine is told by the answer alone.
+func (r *request) say(line string) {
+	if !r.json {
+		r.ask(line)
+	}
+}
+
+// ask tells the person what to do, such as where to log in.
+func (r *request) ask(line string) { fmt.Fprintln(r.Err, terminal.Line(line)) }
 
 // run reads top to bottom what the command does.
 func (r *request) run(ctx context.Context) error {
@@ -272,21 +279,21 @@ func (r *request) trust(ctx context.Context) (*client.Trust, string, error) {
 	return trust, at, nil
 }
 
-// api asks the CA's own API, and reads the answer, which it gives too.
-func (r *request) api(ctx context.Context, path string, query url.Values, body, answer proto.Message, token *client.Token) (text []byte, err error) {
-	var sent []byte
+// api asks the CA's own API, and reads the answer.
+func (r *request) api(ctx context.Context, path string, query url.Values, body, answer proto.Message, token *client.Token) (err error) {
+	var sent, text []byte
 	if body != nil {
 		if sent, err = protojson.Marshal(body); err != nil {
-			return nil, err
+			return err
 		}
 	}
 	if text, err = client.API(ctx, r.http, r.retry, strings.TrimRight(r.ca, "/"), path, query, sent, token); err != nil {
-		return nil, err
+		return err
 	}
 	if err := (protojson.UnmarshalOptions{DiscardUnknown: true}).Unmarshal(text, answer); err != nil {
-		return nil, fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
+		return fail("check that --ca names a Mayfly of this version", "the CA's answer can't be read")
 	}
-	return text, nil
+	return nil
 }
 
 // classify gives an error of package client its exit code.
@@ -308,21 +315,21 @@ var clientCodes = map[client.Kind]int{
 // outcome is the answer of `mayfly request --json`.
 type outcome struct {
 	CA          string          `json:"ca"`
-	TokenSource string          `json:"tokenSource"`
-	Identity    []extension.SAN `json:"identity"`
+	TokenSource string          `json:"token_source"`
+	Identity    []extension.SAN `json:"sans"`
 	Issuer      string          `json:"issuer"`
-	Subject     string          `json:"subject"` // of the token
+	Subject     string          `json:"token_subject"` // of the token
 	Serial      string          `json:"serial"`
-	NotBefore   time.Time       `json:"notBefore"`
-	NotAfter    time.Time       `json:"notAfter"`
-	KeyType     string          `json:"keyType"`
-	TrustedRoot string          `json:"trustedRoot"` // the file or URL that it was verified with
+	NotBefore   time.Time       `json:"not_before"`
+	NotAfter    time.Time       `json:"not_after"`
+	KeyType     string          `json:"key_type"`
+	TrustedRoot string          `json:"trusted_root"` // the file or URL that it was verified with
 	SCTs        []inspect.SCT   `json:"scts"`
-	KeyFile     string          `json:"keyFile,omitempty"`
-	CertFile    string          `json:"certificateFile,omitempty"`
+	KeyFile     string          `json:"key_file,omitempty"`
+	CertFile    string          `json:"certificate_file,omitempty"`
 	Bundle      string          `json:"bundle,omitempty"`    // instead of both
 	Timestamp   string          `json:"timestamp,omitempty"` // in the bundle
-	Chain       string          `json:"certificateChain"`    // PEM, leaf first, root last
+	Chain       string          `json:"certificate_chain"`   // PEM, leaf first, root last
 }
 
 func newOutcome(r *request, token *client.Token, source, origin string, key *client.Key, v *client.Verified) outcome {

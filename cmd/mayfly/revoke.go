@@ -5,6 +5,7 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net/url"
@@ -12,6 +13,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
@@ -113,19 +115,17 @@ func (o *revokeOptions) run(ctx context.Context) error {
 		return err
 	}
 	var a mayflyv1.RevokeResponse
-	text, err := o.api(ctx, "revocations", nil, &o.q, &a, token)
+	if err = o.api(ctx, "revocations", nil, &o.q, &a, token); err != nil {
+		return err
+	}
+	text, err := protojson.MarshalOptions{UseProtoNames: true, EmitDefaultValues: true}.Marshal(&a)
 	if err != nil {
 		return err
 	}
-	if o.json {
-		fmt.Fprintf(o.Out, "%s\n", text)
-	} else {
-		o.print(&a)
-	}
 	if o.deny {
-		printRules(o.Out, &a)
+		defer printRules(o.Out, &a)
 	}
-	return nil
+	return show(o.Out, o.json, json.RawMessage(text), func(io.Writer) { o.print(&a) })
 }
 
 func stampOf(t time.Time) *timestamppb.Timestamp {

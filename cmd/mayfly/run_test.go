@@ -65,11 +65,12 @@ func TestCommandLines(t *testing.T) {
 		{"completion bash", exitOK, ""},
 		{"frobnicate", exitUsage, `mayfly: unknown command "frobnicate"`},
 		{"--frob", exitUsage, "mayfly: unknown flag: --frob"},
-		{"version extra", exitUsage, "mayfly: unknown command"},
-		{"version --json=maybe", exitUsage, "invalid argument"},
-		{"cert show", exitUsage, "accepts 1 arg(s)"},
+		{"version extra", exitUsage, `mayfly: "extra" is more than mayfly version takes`},
+		{"version --json=maybe", exitUsage, `--json "maybe" isn't true or false`},
+		{"cert show", exitUsage, "mayfly: FILE|- is missing"},
 		{"request --token-file a --token-stdin", exitUsage, "[token-file token-stdin] were all set"},
-		{"request --timeout tomorrow", exitUsage, "invalid argument"},
+		{"request --timeout tomorrow", exitUsage, `--timeout "tomorrow" isn't a duration`},
+		{"search --limit many", exitUsage, `--limit "many" isn't a whole number`},
 	} {
 		code, _, errText := mayfly(t, "", strings.Fields(c.args)...)
 		if code != c.code || !strings.Contains(errText, c.err) {
@@ -147,7 +148,7 @@ func TestReport(t *testing.T) {
 		{classify(&client.Error{Kind: client.Unverified, Text: "x", Fix: "y"}), exitUnverified, "mayfly: x\n  fix: y\n"},
 	} {
 		var b bytes.Buffer
-		if code := report(&b, c.err); code != c.code || b.String() != c.want {
+		if code := report(&b, c.err, false); code != c.code || b.String() != c.want {
 			t.Errorf("%v: code %d, %q", c.err, code, b.String())
 		}
 	}

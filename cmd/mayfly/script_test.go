@@ -38,6 +38,7 @@ func (u unleaking) Run() int {
 //	end NAME                  SIGTERM; it has to exit with 0 in time
 //	hangup NAME               SIGHUP
 //	exit CODE ARGS…           runs a program that has to exit with CODE
+//	json CODE ARGS…           the same with --json, whose answer has to be as docs/json.md says
 //	fetch URL FILE            GET; 200 is expected
 //	await URL PATTERN         GET until it answers 200 with a match in the body
 //	answers CODE URL          GET; CODE is expected
@@ -52,7 +53,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"launch": cmdLaunch, "endpoints": cmdEndpoints, "serving": cmdServing, "end": cmdEnd, "hangup": cmdHangup, "exit": cmdExit,
 			"fetch": cmdFetch, "await": cmdAwait, "answers": cmdAnswers,
-			"mode": cmdMode, "flip": cmdFlip, "config": cmdConfig, "authority": cmdAuthority,
+			"json": cmdJSON, "mode": cmdMode, "flip": cmdFlip, "config": cmdConfig, "authority": cmdAuthority,
 		},
 		Setup: func(e *testscript.Env) error {
 			e.Values[processesKey{}] = &processes{running: map[string]*process{}}

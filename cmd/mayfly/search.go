@@ -276,18 +276,15 @@ func (r *remoteIndex) Search(ctx context.Context, s *mayflyv1.SearchRequest) (*m
 		q.Set("to", s.GetTo().AsTime().Format(time.RFC3339))
 	}
 	out := &mayflyv1.SearchResponse{}
-	_, err := r.api(ctx, "certificates", q, nil, out, r.as)
-	return out, err
+	return out, r.api(ctx, "certificates", q, nil, out, r.as)
 }
 
 func (r *remoteIndex) FirstUses(ctx context.Context, f *mayflyv1.FirstUsesRequest) (*mayflyv1.FirstUsesResponse, error) {
 	out, q := &mayflyv1.FirstUsesResponse{}, url.Values{"identity": {f.GetIdentity()}, "after": {strconv.FormatInt(f.GetAfter(), 10)}}
-	_, err := r.api(ctx, "first-uses", q, nil, out, r.as)
-	return out, err
+	return out, r.api(ctx, "first-uses", q, nil, out, r.as)
 }
 
 func (r *remoteIndex) Tell(ctx context.Context, t *mayflyv1.TellRequest) (*mayflyv1.TellResponse, error) {
 	out := &mayflyv1.TellResponse{}
-	_, err := r.api(ctx, "artifacts", nil, t, out, r.as)
-	return out, err
+	return out, r.api(ctx, "artifacts", nil, t, out, r.as)
 }

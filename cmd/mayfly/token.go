@@ -39,7 +39,7 @@ when not.`,
 	jwks := flags.String("jwks", "", "file with the issuer's keys, a JSON Web Key Set; nothing is then fetched")
 	offline := flags.Bool("offline", false, "send nothing: use --jwks, or the jwks_file of the configuration")
 	timeFlag(cmd, &at, "at", "check the token as of this time, for one that has expired")
-	asJSON := flags.Bool("json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		data, err := readInput(streams.In, *file)
 		if err != nil {

@@ -42,6 +42,16 @@ func printRoles(w io.Writer, roles []tuf.Role, now time.Time) {
 	}
 }
 
+// listRoles says the same to machines.
+func listRoles(roles []tuf.Role, now time.Time) (all []map[string]any) {
+	for _, r := range roles {
+		all = append(all, map[string]any{
+			"role": r.Name, "version": r.Version, "not_after": r.Expires.UTC(), "expired": r.Expired(now), "threshold": r.Threshold, "keys": r.Keys,
+		})
+	}
+	return all
+}
+
 // printClients says how clients begin.
 func printClients(w io.Writer, url string, r *tuf.Repository) {
 	url = strings.TrimSuffix(url, "/") + strings.TrimSuffix(tuf.Prefix, "/")
@@ -57,17 +67,17 @@ Clients begin with 1.root.json, whose SHA-256 is
 }
 
 func newTUFStatusCommand(streams streams) *cobra.Command {
-	return withConfig(&cobra.Command{
-		Use: "status", Short: "Say what is published, until when, and what changes with the next",
-	}, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
+	cmd := &cobra.Command{Use: "status", Short: "Say what is published, until when, and what changes with the next"}
+	asJSON := jsonFlag(cmd)
+	return withConfig(cmd, tufConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		r, err := loadTUF(c)
 		if err != nil {
 			return err
 		}
-		now := time.Now()
-		fmt.Fprintf(streams.Out, "Published %s in %s:\n", r.Published().Format(time.RFC3339), c.TUF.Directory)
-		printRoles(streams.Out, r.Roles(), now)
-		printClients(streams.Out, service.PublicURL(c), r)
+		now, said := time.Now(), telling(streams.Out, *asJSON)
+		fmt.Fprintf(said, "Published %s in %s:\n", r.Published().Format(time.RFC3339), c.TUF.Directory)
+		printRoles(said, r.Roles(), now)
+		printClients(said, service.PublicURL(c), r)
 		documents, err := clientDocuments(cmd.Context(), c)
 		if err != nil {
 			return err
@@ -77,9 +87,19 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 			return err
 		}
 		if len(changes) > 0 {
-			fmt.Fprintln(streams.Out, "\nThe configuration says otherwise (mayfly tuf stage):")
+			fmt.Fprintln(said, "\nThe configuration says otherwise (mayfly tuf stage):")
 		}
-		printChanges(streams.Out, changes)
+		printChanges(said, changes)
+		lines := []string{}
+		for _, c := range changes {
+			lines = append(lines, fmt.Sprintf("%c %s", c.Sign, c.Line))
+		}
+		if err := show(streams.Out, *asJSON, map[string]any{
+			"directory": c.TUF.Directory, "url": service.PublicURL(c), "published": r.Published().UTC(), "roles": listRoles(r.Roles(), now),
+			"first_root_sha256": fmt.Sprintf("%x", sha256.Sum256(r.FirstRoot())), "changes": lines,
+		}, nil); err != nil {
+			return err
+		}
 		for _, role := range r.Roles() {
 			if role.Expired(now) {
 				return fail("follow docs/tasks/tuf-expired.md", "%s %d has expired", role.Name, role.Version)
@@ -91,6 +111,7 @@ func newTUFStatusCommand(streams streams) *cobra.Command {
 
 func newTUFVerifyCommand(streams streams) *cobra.Command {
 	var from repository
+	var asJSON *bool
 	cmd := &cobra.Command{
 		Use: "verify", Short: "Follow a repository as a client does, and say what it trusts",
 		Long: `Runs a TUF client that begins with --root over the repository at a URL, and prints the
@@ -101,15 +122,19 @@ versions, until when they are valid, and the SHA-256 of each target. It keeps no
 			if err != nil {
 				return err
 			}
-			printRoles(streams.Out, v.Roles, time.Now())
-			fmt.Fprintln(streams.Out)
+			now, said, targets := time.Now(), telling(streams.Out, *asJSON), []map[string]string{}
+			printRoles(said, v.Roles, now)
+			fmt.Fprintln(said)
 			for _, name := range v.Names() {
-				fmt.Fprintf(streams.Out, "  %x  %s\n", sha256.Sum256([]byte(v.Files[name])), terminal.Line(name))
+				sum := fmt.Sprintf("%x", sha256.Sum256([]byte(v.Files[name])))
+				targets = append(targets, map[string]string{"name": name, "sha256": sum})
+				fmt.Fprintf(said, "  %s  %s\n", sum, terminal.Line(name))
 			}
-			return nil
+			return show(streams.Out, *asJSON, map[string]any{"roles": listRoles(v.Roles, now), "targets": targets}, nil)
 		},
 	}
 	from.flags(cmd)
+	asJSON = jsonFlag(cmd)
 	return cmd
 }
 

@@ -38,7 +38,7 @@ func newVersionCommand(streams streams) *cobra.Command {
 	cmd := &cobra.Command{
 		Use: "version", Short: "Print the version of this build and of what it is made of",
 	}
-	asJSON := cmd.Flags().Bool("json", false, "print JSON")
+	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, _ []string) error {
 		b := thisBuild()
 		return show(streams.Out, *asJSON, b, b.print)

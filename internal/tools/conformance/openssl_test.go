@@ -77,7 +77,7 @@ func leafIndex(t *testing.T, m *mayfly, certificate string) uint64 {
 	said := command(t, nil, setting(t, "MAYFLY_BIN"), "cert", "show", "--json", "--trusted-root", m.trustedRoot, certificate)
 	var shown struct {
 		SCTs []struct {
-			LeafIndex uint64 `json:"leafIndex"`
+			LeafIndex uint64 `json:"index"`
 			Verified  bool   `json:"verified"`
 		} `json:"scts"`
 	}

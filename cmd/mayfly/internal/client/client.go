@@ -46,6 +46,14 @@ type Error struct {
 	Text  string // what is wrong
 	Fix   string // the next step, or ""
 	Cause error  // nil where Text says it all
+	Answer
+}
+
+// Answer is what another side said of its refusal; empty where it gave none.
+type Answer struct {
+	Code      string `json:"code,omitempty"`       // such as HTTP 403, or gRPC PermissionDenied
+	Reason    string `json:"reason,omitempty"`     // of those that docs/api.md lists
+	RequestID string `json:"request_id,omitempty"` // by which its operator finds the request
 }
 
 func (e *Error) Error() string {
@@ -267,21 +275,22 @@ func fault(what string, resp *http.Response, body []byte) error {
 
 // refusal is the one form in which another side's error is shown.
 func refusal(what, code, message, reason, id string, passing bool) error {
-	kind, outcome, fix := Refused, "refused the request", ""
+	e := &Error{Kind: Refused, Answer: Answer{code, oneLine(reason), oneLine(id)}}
+	outcome := "refused the request"
 	if passing {
-		kind, outcome, fix = Unavailable, "could not answer", "try again later"
+		e.Kind, outcome, e.Fix = Unavailable, "could not answer", "try again later"
 	}
 	if reason != "" {
-		code += ", " + oneLine(reason)
+		code += ", " + e.Reason
 	}
-	text := fmt.Sprintf("%s %s (%s)", what, outcome, code)
+	e.Text = fmt.Sprintf("%s %s (%s)", what, outcome, code)
 	if message != "" {
-		text += ": " + message
+		e.Text += ": " + message
 	}
 	if id != "" {
-		text += "\nrequest id " + oneLine(id)
+		e.Text += "\nrequest id " + e.RequestID
 	}
-	return problem(kind, fix, "%s", text)
+	return e
 }
 
 // oneLine is what another side wrote, bounded.

@@ -7,6 +7,7 @@ import (
 	"crypto/sha1" // #nosec G505 -- a fingerprint that people compare, nothing relies on it
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -25,40 +26,42 @@ import (
 // Description is what there is to say about the first certificate of a file and
 // the chain that follows it. Values are exact; only printing escapes them.
 type Description struct {
-	Identity       []extension.SAN    `json:"identity"`       // the SAN entries, in their order
-	RecordedIssuer string             `json:"recordedIssuer"` // who vouched for the identity; "" when none is recorded
-	Extensions     []extension.Listed `json:"extensions"`     // 1.3.6.1.4.1.57264.1.N, in their order
-	Serial         string             `json:"serial"`         // hexadecimal
-	NotBefore      time.Time          `json:"notBefore"`
-	NotAfter       time.Time          `json:"notAfter"` // inclusive
+	Identity       []extension.SAN    `json:"sans"`       // the SAN entries, in their order
+	RecordedIssuer string             `json:"issuer"`     // who vouched for the identity; "" when none is recorded
+	Extensions     []extension.Listed `json:"extensions"` // 1.3.6.1.4.1.57264.1.N, in their order
+	Serial         string             `json:"serial"`     // hexadecimal
+	NotBefore      time.Time          `json:"not_before"`
+	NotAfter       time.Time          `json:"not_after"` // inclusive
 	Key            Key                `json:"key"`
-	Subject        string             `json:"subject"` // RFC 4514; empty in what Mayfly issues
-	Issuer         string             `json:"issuer"`  // RFC 4514: the certificate that signed it
-	Signature      string             `json:"signatureAlgorithm"`
+	Subject        string             `json:"subject"`   // RFC 4514; empty in what Mayfly issues
+	Issuer         string             `json:"signed_by"` // RFC 4514: the certificate that signed it
+	Signature      string             `json:"signature_algorithm"`
+	Authority      string             `json:"authority"` // the key identifier of who signed it
 	CA             bool               `json:"ca"`
 	Usages         []string           `json:"usages"`
-	Others         []extension.Other  `json:"otherExtensions"`
-	SHA256         string             `json:"sha256"`
-	SHA1           string             `json:"sha1"`
+	Others         []extension.Other  `json:"other_extensions"`
+	SHA256         string             `json:"certificate_fingerprint,omitempty"`
+	SHA1           string             `json:"certificate_fingerprint_sha1,omitempty"`
 	SCTs           []SCT              `json:"scts"`
-	SCTFault       string             `json:"sctFault,omitempty"` // the SCT list is there and can't be read
-	Chain          []Link             `json:"chain"`              // what follows in the file, as it came
-	Verified       bool               `json:"verified"`           // the chain, for code signing, at notBefore
-	Why            string             `json:"why,omitempty"`      // why it is not verified
+	SCTFault       string             `json:"sct_fault,omitempty"` // the SCT list is there and can't be read
+	Chain          []Link             `json:"chain"`               // what follows in the file, as it came
+	Verified       bool               `json:"verified"`            // the chain, for code signing, at notBefore
+	Why            string             `json:"why,omitempty"`       // why it is not verified
 }
 
 // Key is the public key.
 type Key struct {
 	Algorithm string `json:"algorithm"`
-	SHA256    string `json:"sha256"` // of the SubjectPublicKeyInfo
+	SHA256    string `json:"key_fingerprint"` // of the SubjectPublicKeyInfo
 }
 
 // SCT is one signed certificate timestamp.
 type SCT struct {
-	LogID     string     `json:"logId"` // base64, as in a trusted root
-	LogURL    string     `json:"logUrl,omitempty"`
-	Time      *time.Time `json:"time,omitempty"` // nil when out of range
-	LeafIndex *uint64    `json:"leafIndex,omitempty"`
+	Log       string     `json:"log"`    // its id as mayfly search has it, hexadecimal
+	LogID     string     `json:"log_id"` // base64, as in a trusted root
+	LogURL    string     `json:"log_url,omitempty"`
+	Time      *time.Time `json:"logged,omitempty"` // nil when out of range
+	LeafIndex *uint64    `json:"index,omitempty"`
 	Verified  bool       `json:"verified"`
 	Why       string     `json:"why,omitempty"` // why it is not verified
 }
@@ -66,9 +69,9 @@ type SCT struct {
 // Link is a certificate of the chain.
 type Link struct {
 	Subject  string    `json:"subject"`
-	Issuer   string    `json:"issuer"`
-	NotAfter time.Time `json:"notAfter"`
-	SHA256   string    `json:"sha256"`
+	Issuer   string    `json:"signed_by"`
+	NotAfter time.Time `json:"not_after"`
+	SHA256   string    `json:"certificate_fingerprint"`
 }
 
 // MaxBytes is how much of a file is worth reading.
@@ -97,9 +100,9 @@ func Describe(certs []*x509.Certificate, trust *client.Trust) Description {
 		Key:     Key{Algorithm: cmp.Or(pubkey.Name(cert.PublicKey), cert.PublicKeyAlgorithm.String()), SHA256: chain.Fingerprint(cert.RawSubjectPublicKeyInfo)},
 		Subject: cert.Subject.String(), Issuer: cert.Issuer.String(),
 		Signature: cert.SignatureAlgorithm.String(), CA: cert.IsCA, Usages: extension.Usages(cert),
-		SHA256: chain.Fingerprint(cert.Raw),
-		SHA1:   fmt.Sprintf("%x", sha1.Sum(cert.Raw)), // #nosec G401 -- as above
-		SCTs:   []SCT{}, Chain: []Link{},
+		SHA256: chain.Fingerprint(cert.Raw), Authority: hex.EncodeToString(cert.AuthorityKeyId),
+		SHA1: fmt.Sprintf("%x", sha1.Sum(cert.Raw)), // #nosec G401 -- as above
+		SCTs: []SCT{}, Chain: []Link{},
 	}
 	d.Extensions, d.Others = extension.List(cert)
 	if set, err := extension.Parse(cert.Extensions); err == nil {
@@ -149,7 +152,7 @@ func SCTs(results []client.SCTResult) []SCT {
 }
 
 func describeSCT(r client.SCTResult) SCT {
-	s := SCT{LogID: base64.StdEncoding.EncodeToString(r.SCT.LogID[:]), Verified: r.Err == nil}
+	s := SCT{Log: hex.EncodeToString(r.SCT.LogID[:]), LogID: base64.StdEncoding.EncodeToString(r.SCT.LogID[:]), Verified: r.Err == nil}
 	if r.Err != nil {
 		s.Why = r.Err.Error()
 	}
