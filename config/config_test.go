@@ -144,7 +144,7 @@ func TestEveryFaultIsListed(t *testing.T) {
 			"    - {url: https://a.example, key_file: a}\n    - {url: https://b.example, key_file: b}\n",
 			[]string{"ctlog.stagger: 8s is no shorter than ctlog.timeout, 8s: a second log would never be asked"}},
 		{"the log's time isn't within the request's", valid + "server: {request_timeout: 8s}\n", []string{"ctlog.timeout: "}},
-		{"alerts without a store", "alerts:\n  rules:\n    - {name: r, on: certificate, targets: [t]}\n  targets:\n    - {name: t, slack: {env: X}}\n" + valid, []string{"alerts: needs store"}},
+		{"alerts without a store", "alerts:\n  rules:\n    - {name: r, event: certificate, targets: [t]}\n  targets:\n    - {name: t, slack: {env: X}}\n" + valid, []string{"alerts: needs store"}},
 		{"one key for two", replace("file:log.key.pem", "file:issuing.key.pem"), []string{"ctlog.embedded.key: is an authority's key too"}},
 		{"audit in the log", replace("/var/log/audit.jsonl", "log/audit.jsonl"), []string{"audit.path: is inside the log's directory"}},
 		{"audit as mark", replace("/var/log/audit.jsonl", "mark"), []string{"audit.path: is the log's mark_file too"}},

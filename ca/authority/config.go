@@ -128,41 +128,31 @@ func (s *Section) Check(path string, f *setting.Faults) {
 	f.When(s.StateFile != "", setting.Join(path, "state_file"), "belongs to `authorities`: write the authority as the first of that list, or remove it")
 }
 
-// faults adds a fault at a field below path where something is wrong.
-type faults struct {
-	path string
-	*setting.Faults
-}
-
-func (f faults) when(wrong bool, field, format string, args ...any) {
-	f.When(wrong, setting.Join(f.path, field), format, args...)
-}
-
 func (c *Config) check(path string, all *setting.Faults) {
-	f, mode := faults{path, all}, c.mode()
-	f.when(c.Chain == "", "chain", "required: a PEM file, issuing certificate first, root last")
-	f.when(c.Key == "", "key", "required: the issuing certificate's private key, file:PATH or a key in a KMS")
+	f, mode := setting.Section{Path: path, Faults: all}, c.mode()
+	f.Wrong(c.Chain == "", "chain", "required: a PEM file, issuing certificate first, root last")
+	f.Wrong(c.Key == "", "key", "required: the issuing certificate's private key, file:PATH or a key in a KMS")
 	keystore.CheckAccess(&c.Access, path, c.Key, all)
 	c.Passphrase.Check(setting.Join(path, "passphrase"), all)
-	f.when(c.SigningQuota < 0 || c.SigningQuota > maxQuota, "signing_quota", "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
-	f.when(!slices.Contains([]SignerChoice{"", SignerAuto, SignerOn, SignerOff}, c.PrecertificateSigner), "precertificate_signer", "%q is none of auto, on, off", c.PrecertificateSigner)
+	f.Wrong(c.SigningQuota < 0 || c.SigningQuota > maxQuota, "signing_quota", "%d is out of bounds: signatures a second from 1 to %d, or 0 for no quota", c.SigningQuota, maxQuota)
+	f.Wrong(!slices.Contains([]SignerChoice{"", SignerAuto, SignerOn, SignerOff}, c.PrecertificateSigner), "precertificate_signer", "%q is none of auto, on, off", c.PrecertificateSigner)
 
-	f.when(!slices.Contains([]Mode{ModeDirect, ModeSealed, ModeEphemeral}, mode), "mode", "%q is none of direct, sealed, ephemeral", c.Mode)
+	f.Wrong(!slices.Contains([]Mode{ModeDirect, ModeSealed, ModeEphemeral}, mode), "mode", "%q is none of direct, sealed, ephemeral", c.Mode)
 	if mode == ModeEphemeral {
 		c.Ephemeral.check(setting.Join(path, "ephemeral"), all)
-		f.when(c.SigningQuota != 0, "signing_quota", "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
-		f.when(c.PrecertificateSigner == SignerOn, "precertificate_signer", "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
+		f.Wrong(c.SigningQuota != 0, "signing_quota", "is for a key that signs certificates: remove it with `mode: ephemeral`, whose KMS signs once in a day or two")
+		f.Wrong(c.PrecertificateSigner == SignerOn, "precertificate_signer", "is for a key in a KMS that signs certificates: remove it with `mode: ephemeral`")
 	} else {
-		f.when(c.Ephemeral != (EphemeralConfig{}), "ephemeral", "belongs to `mode: ephemeral`: set that, or remove it")
+		f.Wrong(c.Ephemeral != (EphemeralConfig{}), "ephemeral", "belongs to `mode: ephemeral`: set that, or remove it")
 	}
 	if mode != ModeSealed {
-		f.when(c.SealedKey != "", "sealed_key", "belongs to `mode: sealed`: set that, or remove it")
+		f.Wrong(c.SealedKey != "", "sealed_key", "belongs to `mode: sealed`: set that, or remove it")
 		return
 	}
-	f.when(c.SealedKey == "", "sealed_key", "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
+	f.Wrong(c.SealedKey == "", "sealed_key", "required with `mode: sealed`: the file that `mayfly kms keygen KEY --sealed-key FILE` writes")
 	if c.Key != "" {
 		err := keystore.CheckSealing(string(c.Key), c.Access)
-		f.when(err != nil, "key", "%v", err)
+		f.Wrong(err != nil, "key", "%v", err)
 	}
 }
 
@@ -187,10 +177,10 @@ func CheckName(path, name string, f *setting.Faults) {
 // checkAuthorities adds the faults of `authorities` and what belongs to it.
 func (s *Section) checkAuthorities(path string, f *setting.Faults) {
 	list, all := setting.Join(path, "authorities"), s.All()
-	wrong := faults{path, f}
-	wrong.when(!reflect.ValueOf(s.Authority).IsZero(), "authorities", "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
-	wrong.when(len(all) > maxAuthorities, "authorities", "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
-	wrong.when(s.Propagation < 0 || s.Propagation > maxPropagation, "propagation", "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
+	wrong := setting.Section{Path: path, Faults: f}
+	wrong.Wrong(!reflect.ValueOf(s.Authority).IsZero(), "authorities", "stands beside %s: move that one into the list, with a name and `state: active`", setting.Join(path, "authority"))
+	wrong.Wrong(len(all) > maxAuthorities, "authorities", "has %d authorities; at most %d: remove distrusted ones", len(all), maxAuthorities)
+	wrong.Wrong(s.Propagation < 0 || s.Propagation > maxPropagation, "propagation", "%v is out of bounds: from 0s to %v", s.Propagation, maxPropagation)
 	for i, a := range all {
 		at := setting.Index(list, i)
 		CheckName(setting.Join(at, "name"), a.Name, f)

@@ -22,7 +22,7 @@ import (
 )
 
 func everything(targets ...string) Rule {
-	return Rule{Name: "everything", On: Certificate, Targets: targets}
+	return Rule{Name: "everything", Event: Certificate, Targets: targets}
 }
 
 // TestStores holds both kinds of store to the same.
@@ -231,10 +231,10 @@ func TestConditions(t *testing.T) {
 	at := newReceiver(t)
 	r := newRig(t, store.Config{Path: setting.Path(t.TempDir() + "/store.db")}, Config{
 		Rules: []Rule{
-			{Name: "outsiders", On: Certificate, When: `san.endsWith("@example.com") && issuer != "https://login.example.com"`, Targets: []string{"hook"}},
-			{Name: "long", On: Certificate, When: `not_after - not_before > duration("1h")`, Targets: []string{"hook"}},
-			{Name: "new", On: FirstUse, When: `kind == "new_runner" && value.startsWith("self")`, Targets: []string{"hook"}},
-			{Name: "any", On: FirstUse, Targets: []string{"hook"}},
+			{Name: "outsiders", Event: Certificate, When: `san.endsWith("@example.com") && issuer != "https://login.example.com"`, Targets: []string{"hook"}},
+			{Name: "long", Event: Certificate, When: `not_after - not_before > duration("1h")`, Targets: []string{"hook"}},
+			{Name: "new", Event: FirstUse, When: `kind == "new_runner" && value.startsWith("self")`, Targets: []string{"hook"}},
+			{Name: "any", Event: FirstUse, Targets: []string{"hook"}},
 		},
 		Targets: []Target{hook(t, "hook", at.URL)},
 	})
@@ -260,7 +260,7 @@ func TestConditions(t *testing.T) {
 func testSilence(t *testing.T, c store.Config) {
 	at := newReceiver(t)
 	r := newRig(t, c, Config{
-		Rules:   []Rule{{Name: "nightly", On: Silence, After: 26 * time.Hour, When: `workflow.endsWith("/nightly.yml")`, Targets: []string{"hook"}}},
+		Rules:   []Rule{{Name: "nightly", Event: Silence, After: 26 * time.Hour, When: `workflow.endsWith("/nightly.yml")`, Targets: []string{"hook"}}},
 		Targets: []Target{hook(t, "hook", at.URL)},
 	})
 	nightly := func(repository string) map[string]string {
@@ -298,7 +298,7 @@ func testSilence(t *testing.T, c store.Config) {
 func testRevocations(t *testing.T, c store.Config) {
 	at := newReceiver(t)
 	config := Config{
-		Rules:   []Rule{{Name: "revoked", On: Revocation, When: `reason == "keyCompromise"`, Targets: []string{"hook"}}},
+		Rules:   []Rule{{Name: "revoked", Event: Revocation, When: `reason == "keyCompromise"`, Targets: []string{"hook"}}},
 		Targets: []Target{hook(t, "hook", at.URL)},
 	}
 	r := newRig(t, c, config)

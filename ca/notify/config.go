@@ -24,11 +24,11 @@ type Config struct {
 type Rule struct {
 	// Name is what the alert calls the rule: lower-case letters, digits and `-`, at most 64.
 	Name string `yaml:"name"`
-	// On is what the rule is about: `certificate`, each one that is in a log;
+	// Event is what the rule is about: `certificate`, each one that is in a log;
 	// `first_use`, a workflow, a runner or an issuer that a known identity uses for the
 	// first time; `silence`, an identity that had a certificate, and no other for as
 	// long as after says; `revocation`, a certificate that was revoked.
-	On On `yaml:"on"`
+	Event On `yaml:"event"`
 	// When is a condition in CEL over the certificate's fields, by the names of search:
 	// `san.endsWith("@example.com") && issuer != "https://login.example.com"`. Without
 	// it the rule is about all. A field that the certificate lacks is "".
@@ -127,10 +127,10 @@ func (r *Rule) check(at string, rules, targets map[string]bool, f *setting.Fault
 	setting.CheckName(at, r.Name, rules, f)
 	all := []On{Certificate, FirstUse, Silence, Revocation}
 	switch {
-	case !slices.Contains(all, r.On):
-		f.Add(setting.Join(at, "on"), "must be one of %s", setting.List(all))
-	case r.On == Silence && r.After < time.Minute, r.On != Silence && r.After != 0:
-		f.Add(setting.Join(at, "after"), "goes with `on: silence`, which needs it: how long, at least 1m")
+	case !slices.Contains(all, r.Event):
+		f.Add(setting.Join(at, "event"), "must be one of %s", setting.List(all))
+	case r.Event == Silence && r.After < time.Minute, r.Event != Silence && r.After != 0:
+		f.Add(setting.Join(at, "after"), "goes with `event: silence`, which needs it: how long, at least 1m")
 	}
 	f.When(len(r.Targets) == 0, setting.Join(at, "targets"), "required: the names of those who are told")
 	for i, name := range r.Targets {

@@ -190,7 +190,7 @@ func (a *Alerts) look(ctx context.Context, c *Loaded) {
 	defer cancel()
 	err := errors.Join(a.count(ctx, c), a.lookForRevocations(ctx))
 	for i := range c.rules {
-		if c.rules[i].On == Silence {
+		if c.rules[i].Event == Silence {
 			err = errors.Join(err, a.lookForSilence(ctx, &c.rules[i]))
 		}
 	}

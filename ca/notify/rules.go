@@ -98,7 +98,7 @@ func (a *Alerts) tell(ctx context.Context, tx store.Handle, on On, c *index.Cert
 	for i := range rules {
 		r := &rules[i]
 		switch {
-		case err != nil || r.On != on || r.when != nil && !r.when.Holds(facts()):
+		case err != nil || r.Event != on || r.when != nil && !r.when.Holds(facts()):
 		case on == Silence:
 			_, err = tx.Exec(ctx, `INSERT INTO alerts_seen VALUES (?, ?, ?, ?, 0) ON CONFLICT (rule, identity) DO UPDATE SET
 				seen = excluded.seen, owner = excluded.owner, told = 0 WHERE alerts_seen.seen < excluded.seen`, r.Name, c.Fields["identity"], owner(c), c.Logged.UnixMilli())
@@ -120,7 +120,7 @@ func (a *Alerts) write(ctx context.Context, tx store.Handle, r *rule, c *index.C
 	}
 	maps.Copy(data, c.Fields)
 	maps.Copy(data, more)
-	text, err := encode(a.Source, r.On, c.Logged, data)
+	text, err := encode(a.Source, r.Event, c.Logged, data)
 	for _, t := range r.targets {
 		recipient := ""
 		if t.Owner {

@@ -161,7 +161,7 @@ func TestConfig(t *testing.T) {
 	t.Parallel()
 	good := func() Config {
 		return Config{
-			Rules: []Rule{{Name: "r", On: Certificate, Targets: []string{"mail", "hook", "chat"}}, {Name: "s", On: Silence, After: time.Hour, Targets: []string{"owners"}}},
+			Rules: []Rule{{Name: "r", Event: Certificate, Targets: []string{"mail", "hook", "chat"}}, {Name: "s", Event: Silence, After: time.Hour, Targets: []string{"owners"}}},
 			Targets: []Target{
 				{Name: "mail", Email: []string{"ops@example.com"}}, {Name: "owners", Owner: true, Digest: 24 * time.Hour},
 				{Name: "hook", Webhook: "https://hooks.example.com/mayfly", Secret: setting.Secret{File: "x"}}, {Name: "chat", Slack: setting.Secret{Env: "CHAT"}},
@@ -175,13 +175,13 @@ func TestConfig(t *testing.T) {
 	}{
 		"good":               {func(*Config) {}, ""},
 		"nothing":            {func(c *Config) { *c = Config{} }, ""},
-		"two of a name":      {func(c *Config) { c.Rules[1].Name = "r" }, `alerts.rules[1].name: "r" isn't 1 to 64`},
+		"two of a name":      {func(c *Config) { c.Rules[1].Name = "r" }, `alerts.rules[1].name: r is the name of another one`},
 		"name":               {func(c *Config) { c.Targets[0].Name = "Mail" }, `alerts.targets[0].name: "Mail" isn't 1 to 64`},
-		"on nothing":         {func(c *Config) { c.Rules[0].On = "" }, "alerts.rules[0].on: must be one of certificate, first_use, silence, revocation"},
+		"on nothing":         {func(c *Config) { c.Rules[0].Event = "" }, "alerts.rules[0].event: must be one of certificate, first_use, silence, revocation"},
 		"condition":          {func(c *Config) { c.Rules[0].When = `sann == "x"` }, "alerts.rules[0].when: doesn't compile: "},
 		"condition's type":   {func(c *Config) { c.Rules[0].When = `san` }, "alerts.rules[0].when: is of type string"},
-		"no silence":         {func(c *Config) { c.Rules[0].After = time.Hour }, "alerts.rules[0].after: goes with `on: silence`"},
-		"endless silence":    {func(c *Config) { c.Rules[1].After = 0 }, "alerts.rules[1].after: goes with `on: silence`"},
+		"no silence":         {func(c *Config) { c.Rules[0].After = time.Hour }, "alerts.rules[0].after: goes with `event: silence`"},
+		"endless silence":    {func(c *Config) { c.Rules[1].After = 0 }, "alerts.rules[1].after: goes with `event: silence`"},
 		"nobody":             {func(c *Config) { c.Rules[0].Targets = nil }, "alerts.rules[0].targets: required"},
 		"somebody else":      {func(c *Config) { c.Rules[0].Targets[1] = "x" }, "alerts.rules[0].targets[1]: must be the name of one"},
 		"twice":              {func(c *Config) { c.Rules[0].Targets[1] = "mail" }, "alerts.rules[0].targets[1]: must be the name of one"},

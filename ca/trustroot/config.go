@@ -74,53 +74,45 @@ type TransparencyLogConfig struct {
 // maxEntries bounds each list.
 const maxEntries = 64
 
-// faults adds a fault at a field below path where something is wrong.
-type faults struct {
-	path string
-	*setting.Faults
-}
-
-func (f faults) when(wrong bool, field, format string, args ...any) {
-	f.When(wrong, setting.Join(f.path, field), format, args...)
-}
-
 // below gives the places of a list's entries, which clients fetch all of.
-func (f faults) below(field string, n int) func(i int) faults {
-	f.when(n > maxEntries, field, "has %d entries; at most %d", n, maxEntries)
-	return func(i int) faults { return faults{setting.Index(setting.Join(f.path, field), i), f.Faults} }
+func below(f setting.Section, field string, n int) func(i int) setting.Section {
+	f.Wrong(n > maxEntries, field, "has %d entries; at most %d", n, maxEntries)
+	return func(i int) setting.Section {
+		return setting.Section{Path: setting.Index(setting.Join(f.Path, field), i), Faults: f.Faults}
+	}
 }
 
 // Check adds every fault of c. It reads no file.
 func (c *Config) Check(path string, all *setting.Faults) {
-	top := faults{path, all}
-	at := top.below("timestamp_authorities", len(c.TimestampAuthorities))
+	top := setting.Section{Path: path, Faults: all}
+	at := below(top, "timestamp_authorities", len(c.TimestampAuthorities))
 	for i, a := range c.TimestampAuthorities {
 		f := at(i)
 		if a.URL != "" {
-			setting.CheckURL(setting.Join(f.path, "url"), a.URL, true, all)
+			setting.CheckURL(setting.Join(f.Path, "url"), a.URL, true, all)
 		}
-		f.when(a.Chain == "", "chain", "required: a PEM file, the certificate that signs timestamps first, the root last")
-		setting.CheckWindow(f.path, a.Start, a.End, all)
+		f.Wrong(a.Chain == "", "chain", "required: a PEM file, the certificate that signs timestamps first, the root last")
+		setting.CheckWindow(f.Path, a.Start, a.End, all)
 	}
-	at = top.below("transparency_logs", len(c.TransparencyLogs))
+	at = below(top, "transparency_logs", len(c.TransparencyLogs))
 	for i, l := range c.TransparencyLogs {
 		f := at(i)
-		setting.CheckURL(setting.Join(f.path, "url"), l.URL, true, all)
-		f.when(l.APIVersion != 1 && l.APIVersion != 2, "api_version", "is %d: 1, or 2 for a log of tiles", l.APIVersion)
-		f.when(l.KeyFile == "", "key_file", "required: the log's public key in PEM")
+		setting.CheckURL(setting.Join(f.Path, "url"), l.URL, true, all)
+		f.Wrong(l.APIVersion != 1 && l.APIVersion != 2, "api_version", "is %d: 1, or 2 for a log of tiles", l.APIVersion)
+		f.Wrong(l.KeyFile == "", "key_file", "required: the log's public key in PEM")
 		// sigstore-go and sigstore-java take the host alone from the document.
-		f.when(l.Origin != "" && (!isHost(l.Origin) || l.Origin != strings.ToLower(l.Origin)), "origin", "%q isn't a host in lower case without port or path, and clients know a log by no other name", l.Origin)
-		setting.CheckWindow(f.path, l.Start, l.End, all)
+		f.Wrong(l.Origin != "" && (!isHost(l.Origin) || l.Origin != strings.ToLower(l.Origin)), "origin", "%q isn't a host in lower case without port or path, and clients know a log by no other name", l.Origin)
+		setting.CheckWindow(f.Path, l.Start, l.End, all)
 	}
-	at = top.below("excised", len(c.Excised))
+	at = below(top, "excised", len(c.Excised))
 	for i, g := range c.Excised {
 		err := g.check()
 		if f := at(i); err != nil {
-			f.Add(f.path, "%v", err)
+			f.Add(f.Path, "%v", err)
 		}
 	}
 	for host, operator := range c.Operators {
-		top.when(!isHost(host) || operator == "", "operators", "%q: %q isn't a host, without scheme and port, and who runs it", host, operator)
+		top.Wrong(!isHost(host) || operator == "", "operators", "%q: %q isn't a host, without scheme and port, and who runs it", host, operator)
 	}
 }
 

@@ -40,30 +40,14 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 	if r == nil {
 		return m, nil
 	}
-	all := collectors(slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown}, l.gauges(), l.scrub.Collectors(), l.witnesses.Collectors()))
+	all := prometheus.NewRegistry() // it is registered, and taken out, as one
+	all.MustRegister(slices.Concat([]prometheus.Collector{m.entries, m.seconds, m.failed, m.ungrown}, l.gauges(), l.scrub.Collectors(), l.witnesses.Collectors())...)
 	r = prometheus.WrapRegistererWith(prometheus.Labels{"log": l.description.URL}, r)
 	if err := r.Register(all); err != nil {
 		return nil, fmt.Errorf("registering the log's metrics: %w", err)
 	}
 	m.unregister = func() { r.Unregister(all) }
 	return m, nil
-}
-
-// collectors are registered all or none.
-type collectors []prometheus.Collector
-
-// Describe describes all.
-func (all collectors) Describe(to chan<- *prometheus.Desc) {
-	for _, c := range all {
-		c.Describe(to)
-	}
-}
-
-// Collect collects all.
-func (all collectors) Collect(to chan<- prometheus.Metric) {
-	for _, c := range all {
-		c.Collect(to)
-	}
 }
 
 // gauges read the log when they are scraped.

@@ -10,7 +10,6 @@ package policy
 import (
 	"cmp"
 	"errors"
-	"strings"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -104,7 +103,7 @@ func New(path string, s Settings, f *setting.Faults) *Policy {
 	names := map[string]bool{}
 	for i, one := range s.Profiles {
 		at := setting.Index(path+".profiles", i)
-		checkName(at+".name", one.Name, names, f)
+		checkName(at, one.Name, names, f)
 		checkLifetime(at+".lifetime", one.Lifetime, bound, f)
 		p.profiles = append(p.profiles, profile{one, compileAt(at+".when", one.When, f)})
 	}
@@ -118,7 +117,7 @@ func Rules(path string, all []Deny, f *setting.Faults) []Rule {
 	names := map[string]bool{}
 	for i, one := range all {
 		at := setting.Index(path, i)
-		checkName(at+".name", one.Name, names, f)
+		checkName(at, one.Name, names, f)
 		rules = append(rules, Rule{one.Name, one.Until, compileAt(at+".when", one.When, f)})
 	}
 	return rules
@@ -143,16 +142,8 @@ func checkLifetime(path string, d, most time.Duration, f *setting.Faults) {
 
 // checkName accepts what is fit for a metric label and an audit record.
 func checkName(path, name string, seen map[string]bool, f *setting.Faults) {
-	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	switch {
-	case name == "" || len(name) > 64 || strings.Trim(name, letters) != "":
-		f.Add(path, "must be of lower-case letters, digits and -, at most 64")
-	case name == Allow:
-		f.Add(path, "%s is the name of every issuer's own condition; take another", Allow)
-	case seen[name]:
-		f.Add(path, "%s is the name of another one; each has its own", name)
-	}
-	seen[name] = true
+	setting.CheckName(path, name, seen, f)
+	f.When(name == Allow, path+".name", "%s is the name of every issuer's own condition; take another", Allow)
 }
 
 // ProfilesRead is the claims that the conditions of the profiles name.

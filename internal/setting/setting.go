@@ -48,6 +48,17 @@ func (f *Faults) When(wrong bool, path, format string, args ...any) {
 	}
 }
 
+// Section adds the faults of a section's fields.
+type Section struct {
+	Path string
+	*Faults
+}
+
+// Wrong adds a fault at a field where something is wrong.
+func (s Section) Wrong(wrong bool, field, format string, args ...any) {
+	s.When(wrong, Join(s.Path, field), format, args...)
+}
+
 // AddAll takes over the faults of an error that another collection made.
 func (f *Faults) AddAll(e *FaultError) {
 	f.list, f.causes = append(f.list, e.Faults...), append(f.causes, e.causes...)
@@ -152,7 +163,8 @@ func CheckWindow(path string, start, end time.Time, f *Faults) {
 // CheckName wants a name for programs, and one that isn't in seen, where it goes.
 func CheckName(path, name string, seen map[string]bool, f *Faults) {
 	const letters = "abcdefghijklmnopqrstuvwxyz0123456789-"
-	f.When(name == "" || len(name) > 64 || strings.Trim(name, letters) != "" || seen[name], Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -, or is another's too", name)
+	f.When(name == "" || len(name) > 64 || strings.Trim(name, letters) != "", Join(path, "name"), "%q isn't 1 to 64 lower-case letters, digits and -", name)
+	f.When(seen[name], Join(path, "name"), "%s is the name of another one; each has its own", name)
 	seen[name] = true
 }
 

@@ -45,7 +45,7 @@ func TestAlerts(t *testing.T) {
 alerts:
   rules:
     - name: example-people
-      on: certificate
+      event: certificate
       when: 'san_type == "email" && domain == "example.com"'
       targets: [hook, owners]
   targets:
