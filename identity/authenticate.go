@@ -42,18 +42,18 @@ func (v *Verifier) Caller(ctx context.Context, token string) (*policy.Input, err
 	if err := a.authenticate(ctx, token, false); err != nil {
 		return nil, err
 	}
-	return a.input, nil
+	return &a.input, nil
 }
 
 // attempt is one token on its way through the checks, and what was found out on it.
 type attempt struct {
 	*snapshot
 	token         oidc.Token
-	issuer        *issuer       // the entry that it is for, as far as that is known
-	entries       []*issuer     // those for its issuer, from that one on
-	url, audience string        // the issuer as certificates have it, and the audience that the token named
-	principal     Principal     // as far as it was made: beside an error for the record, and never to be issued to
-	input         *policy.Input // what rules read of it
+	issuer        *issuer      // the entry that it is for, as far as that is known
+	entries       []*issuer    // those for its issuer, from that one on
+	url, audience string       // the issuer as certificates have it, and the audience that the token named
+	principal     Principal    // as far as it was made: beside an error for the record, and never to be issued to
+	input         policy.Input // what rules read of it
 
 	explains bool // findings are taken down, nothing is counted, and no token used up
 	findings []Finding
@@ -166,22 +166,22 @@ func (s *snapshot) unknown(url string) error {
 	return e.With("expected", strings.Join(names, ", "))
 }
 
-// principal applies the issuer's rule to verified claims. Beside an error it is
+// principal makes p of verified claims by the issuer's rule. Beside an error p is
 // as far as it was made.
-func (i *issuer) principal(c claim.Set, url, audience string) (Principal, error) {
-	p := Principal{issuer: url, issuerType: i.config.Type, audience: audience}
+func (i *issuer) principal(p *Principal, c claim.Set, url, audience string) error {
+	*p = Principal{issuer: url, issuerType: i.config.Type, audience: audience}
 	sub, err := c.Get("sub").Text("sub") // written into every certificate
 	if err != nil {
-		return p, err
+		return err
 	}
 	p.subject = sub
-	if err := i.rule(&p, c); err != nil {
-		return p, err
+	if err := i.rule(p, c); err != nil {
+		return err
 	}
 	p.extensions.Issuer, p.extensions.TokenSubject = p.issuer, sub
 	if e := c.Get("email"); e.Kind() == claim.String && e.Literal() != "" {
 		p.challenges = append(p.challenges, e.Literal())
 	}
 	p.challenges = append(p.challenges, sub)
-	return p, nil
+	return nil
 }

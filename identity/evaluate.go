@@ -46,11 +46,11 @@ func (s *snapshot) inForce(d *denyRule) bool {
 // deny rules in their order and, for a certificate, the issuer's own condition.
 func (a *attempt) judge(certificate bool) (err error) {
 	i, p := a.issuer, &a.principal
-	*p, err = i.principal(a.token.Claims, a.url, a.audience)
+	err = i.principal(p, a.token.Claims, a.url, a.audience)
 	if a.check(stepSubject, err) != nil {
 		return err
 	}
-	a.input = &policy.Input{
+	a.input = policy.Input{
 		Claims: a.token.Claims, Issuer: p.issuer, Subject: p.subject, SAN: p.san.Value, SANType: p.san.Kind.String(),
 		Type: string(p.issuerType), Audience: a.audience, Time: a.v.options.Now(),
 	}
@@ -59,7 +59,7 @@ func (a *attempt) judge(certificate bool) (err error) {
 			a.ended(d)
 			continue
 		}
-		holds, why := d.Holds(a.input)
+		holds, why := d.Holds(&a.input)
 		a.ruled(stepDeny, d.Name, d.Expression, !holds, why)
 		if why != nil && !a.explains {
 			a.undecided(d.Name, i, holds, why)
@@ -72,7 +72,7 @@ func (a *attempt) judge(certificate bool) (err error) {
 	if !certificate {
 		return nil
 	}
-	allowed, why := i.policy.Allow.Holds(a.input)
+	allowed, why := i.policy.Allow.Holds(&a.input)
 	a.ruled(stepAllow, policy.Allow, i.policy.Allow, allowed, why)
 	if !allowed {
 		e := fault.New(fault.PolicyDenied, "the rule %s of the issuer %s doesn't hold for this identity; ask the CA's operators", policy.Allow, claim.Quote(i.name()))
@@ -85,7 +85,7 @@ func (a *attempt) judge(certificate bool) (err error) {
 		}
 		return a.denied(policy.Allow, why, e)
 	}
-	p.choice = i.policy.Choose(a.input)
+	p.choice = i.policy.Choose(&a.input)
 	a.chose()
 	return nil
 }

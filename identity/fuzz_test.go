@@ -43,7 +43,8 @@ func FuzzClaims(f *testing.F) {
 		classified(t, audErr)
 		classified(t, checkTimes(c, moment, defaultLeeway, defaultLifetime))
 		for _, r := range rules {
-			p, err := r.principal(c, "https://issuer.example", "sigstore")
+			var p Principal
+			err := r.principal(&p, c, "https://issuer.example", "sigstore")
 			classified(t, err)
 			if err != nil {
 				continue
