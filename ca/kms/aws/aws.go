@@ -126,7 +126,7 @@ func (c *client) principal(ctx context.Context, api *sts.Client) string {
 	defer cancel()
 	who, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
-		c.Logger.WarnContext(ctx, "STS didn't say whose the credential of a key is", slog.String("key", c.id), slog.Any("error", err))
+		c.Logger.WarnContext(ctx, "STS didn't say whose the credential of a key is", slog.String("key", c.id), slog.String("error", kms.OneLine(err.Error())))
 		return "unknown: STS didn't say"
 	}
 	return aws.ToString(who.Arn)
