@@ -69,7 +69,7 @@ func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Si
 		case err == nil && len(places) == 1:
 			return s, nil
 		case err == nil:
-		case temporary(err) && ctx.Err() == nil, o.Later && errors.Is(context.Cause(ctx), ErrOpenTimeout):
+		case temporary(err) && (ctx.Err() == nil || o.Later && errors.Is(context.Cause(ctx), ErrOpenTimeout)):
 			o.Logger.ErrorContext(ctx, "a key, or a replica of it, can't be reached; it is tried again when it is needed",
 				slog.String("key", r.ref), slog.Any("error", err))
 			unreached = append(unreached, err)
