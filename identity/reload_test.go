@@ -125,6 +125,15 @@ func TestReloadMovesStatus(t *testing.T) {
 	if _, err := r.Gather(); err != nil {
 		t.Error(err)
 	}
+	machines := emailIssuer() // of the first issuer too: it has one status, whichever entry is new
+	machines.Type, machines.SubjectDomain, machines.Audiences = TypeUsername, "example.com", []string{"machines"}
+	reload(t, v, machines, emailIssuer())
+	if n := len(v.Status()); n != 1 {
+		t.Errorf("one issuer stands in the status %d times", n)
+	}
+	if _, err := r.Gather(); err != nil {
+		t.Error(err)
+	}
 }
 
 // Run goes with the verifier in force: what stays isn't fetched again, what is

@@ -138,10 +138,10 @@ func (v *Verifier) Prepare(issuers []IssuerConfig, deny []policy.Deny) (commit f
 	before := v.current.Load()
 	var patterns []*issuer
 	for n, i := range next.issuers {
-		if before != nil && i.keysConfig.JWKSFile == "" {
+		i.keys = keysLike(next.issuers[:n], i, false) // before those that were kept: one issuer has one status
+		if i.keys == nil && before != nil && i.keysConfig.JWKSFile == "" {
 			i.keys = keysLike(before.issuers, i, true)
 		}
-		i.keys = cmp.Or(i.keys, keysLike(next.issuers[:n], i, false))
 		if i.keys == nil {
 			if i.keys, err = oidc.NewKeys(i.keysConfig, v.keysOptions(i.config.Type)); err != nil {
 				return nil, fmt.Errorf("issuer %s: %w", i.name(), err)

@@ -21,6 +21,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/oauth2"
 
+	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
 )
 
@@ -272,6 +273,26 @@ func TestToken(t *testing.T) {
 	for name, claims := range map[string]map[string]any{"nobody": {}, "not JSON": {"sub": "a", "x": func() {}}} {
 		if _, err := r.Token(claims); err == nil {
 			t.Errorf("%s: a token was made", name)
+		}
+	}
+}
+
+// The issuer and a verifier live by one clock, whatever the machine's says.
+func TestIssuerAndVerifierLiveByOneClock(t *testing.T) {
+	t.Parallel()
+	r := start(t)
+	token, err := r.Token(map[string]any{"email": "alice@example.com"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := identity.IssuerConfig{URL: r.URL(), Audiences: []string{devissuer.DefaultAudience}, Type: identity.TypeEmail, Allow: "true", AllowInsecureLoopback: true}
+	for clock, now := range map[string]func() time.Time{"the issuer's": r.clock.Now, "the machine's": nil} {
+		v, err := identity.NewVerifier([]identity.IssuerConfig{c}, identity.Options{Now: now})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := v.Authenticate(t.Context(), token); (err == nil) != (now != nil) {
+			t.Errorf("by %s clock: %v", clock, err)
 		}
 	}
 }

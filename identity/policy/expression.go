@@ -148,8 +148,8 @@ func (e *Expression) Holds(in *Input) (bool, error) {
 		return true, nil
 	}
 	got, _, err := e.program.Eval(in)
-	if err == nil {
-		return got == types.True, nil // compile looked at its type
+	if b, ok := got.(types.Bool); ok && err == nil { // anything else than a boolean decides nothing
+		return bool(b), nil
 	}
 	if _, cancelled := errors.AsType[interpreter.EvalCancelledError](err); cancelled {
 		return false, &Undecided{why: fmt.Sprintf("the expression took more than %d steps", maxCost)}

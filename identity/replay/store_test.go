@@ -237,17 +237,26 @@ func TestServerGoneAndBack(t *testing.T) {
 	}
 }
 
-// TestSilentServer is one that takes connections and never answers.
+// TestSilentServer is one that takes connections and never answers, nor shakes hands.
 func TestSilentServer(t *testing.T) {
 	t.Parallel()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	for name, secure := range map[string]bool{"plain": false, "TLS": true} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			l, err := net.Listen("tcp", "127.0.0.1:0")
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { l.Close() })
+			silent(t, newStore(t, func(r *Redis) { r.Address, r.TLS = l.Addr().String(), secure }))
+		})
 	}
-	defer l.Close()
-	s := newStore(t, func(r *Redis) { r.Address, r.TLS = l.Addr().String(), false })
+}
+
+func silent(t *testing.T, s *Store) {
+	t.Helper()
 	begin := time.Now()
-	_, err = s.Use(t.Context(), id("one"), time.Now().Add(time.Hour))
+	_, err := s.Use(t.Context(), id("one"), time.Now().Add(time.Hour))
 	wantUnavailable(t, err)
 	if took := time.Since(begin); took > timeout+2*time.Second {
 		t.Errorf("it took %v", took)
@@ -263,8 +272,12 @@ func TestSilentServer(t *testing.T) {
 		},
 	} {
 		ctx, cancel := end()
+		begin := time.Now()
 		_, err := s.Use(ctx, id("one"), time.Now().Add(time.Hour))
 		cancel()
+		if took := time.Since(begin); took > timeout/2 {
+			t.Errorf("%s: it took %v", want, took)
+		}
 		if got := fault.From(err); got == nil || got.Reason != want {
 			t.Errorf("got %v, want %s", err, want)
 		}

@@ -96,6 +96,21 @@ func TestParseReads(t *testing.T) {
 	}
 }
 
+// U+FFFD is what encoding/json makes of a lone surrogate, and a character that a text may have.
+func TestSurrogatesBesideTheReplacementCharacter(t *testing.T) {
+	t.Parallel()
+	for text, want := range map[string]string{
+		`\ufffd`: "\ufffd", `\n` + "\ufffd": "\n\ufffd", `\ufffd\ud83d\ude00`: "\ufffd😀", `\uFFFD\uD83D\uDE00`: "\ufffd😀",
+		`\ufffd\\ud800`: `�\ud800`, `\ufffd\ud7ff\ue000`: "\ufffd\ud7ff\ue000",
+		`\ufffd\ud800`: "", `\ufffd\udc00`: "", `\ufffd\\\ud800`: "", `\ud800\ufffd`: "", `\ufffd\ud83d\ude00\uDE00`: "", `\ufffd\ud83d \ude00`: "", `\ud800\ud83d\ude00`: "",
+	} {
+		s, err := Parse(`{"a":"` + text + `"}`)
+		if got := s.Get("a").Literal(); got != want || (err == nil) != (want != "") {
+			t.Errorf("%s: %q, %v", text, got, err)
+		}
+	}
+}
+
 func TestTextRefusesWhatNoCertificateCarries(t *testing.T) {
 	t.Parallel()
 	for name, c := range map[string]struct {
