@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -380,5 +382,70 @@ func TestAPartThatCantBeReadIsNoEnd(t *testing.T) {
 	}
 	if _, err := lastOfParts(r.path); !errors.Is(err, syscall.EISDIR) {
 		t.Errorf("a part that can't be read: %v", err)
+	}
+}
+
+// TestAFailingDiskLosesNoRecord: whatever a disk does, who gives up, and whenever the
+// stream is closed: what was said to be durable is there once, in a chain that holds.
+func TestAFailingDiskLosesNoRecord(t *testing.T) {
+	t.Parallel()
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	s, in := openFaulty(t, path)
+	write := func(to storage, p []byte) (int, error) {
+		if rand.IntN(8) > 0 {
+			return to.Write(p)
+		}
+		n, _ := to.Write(p[:rand.IntN(len(p))])
+		return n, syscall.ENOSPC
+	}
+	flush := func(of storage) error {
+		if rand.IntN(8) > 0 {
+			return of.Sync()
+		}
+		return syscall.EIO
+	}
+	in.write.Store(&write)
+	in.sync.Store(&flush)
+	var durable sync.Map
+	var failed atomic.Int64
+	var callers sync.WaitGroup
+	for c := range 20 {
+		callers.Go(func() {
+			for i := 0; ; i++ {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Duration(1+rand.IntN(20))*time.Millisecond)
+				err := s.record(ctx, intent(fmt.Sprintf("%d-%d", c, i)))
+				switch cancel(); {
+				case err == nil:
+					durable.Store(fmt.Sprintf("%d-%d", c, i), 0)
+				case strings.Contains(fmt.Sprint(errors.Unwrap(err)), "closed"):
+					return
+				default:
+					failed.Add(1)
+				}
+			}
+		})
+	}
+	time.Sleep(200 * time.Millisecond)
+	_ = s.close() // what it commits may fail as all else
+	callers.Wait()
+	found := map[string]int{}
+	for e, err := range Follow(path, time.Time{}, Intent).Unread() {
+		if err != nil {
+			t.Fatal(err)
+		}
+		found[e.Serial]++
+	}
+	said := 0
+	durable.Range(func(serial, _ any) bool {
+		if said++; found[serial.(string)] != 1 {
+			t.Errorf("the record %s is there %d times", serial, found[serial.(string)])
+		}
+		return true
+	})
+	if said == 0 || failed.Load() == 0 {
+		t.Errorf("%d records were durable, %d failed", said, failed.Load())
+	}
+	if _, err := Verify(TrailFile{"trail", path}, nil, nil, func(err error) { t.Error(err) }); err != nil {
+		t.Error(err)
 	}
 }

@@ -314,10 +314,15 @@ func (l *Lists) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		http.NotFound(w, r)
 		return
 	}
-	path := l.dir.Path(id + ".crl")
-	info, err := os.Stat(path) // #nosec G703 -- id is hexadecimal
+	f, err := os.Open(l.dir.Path(id + ".crl")) // #nosec G703 -- id is hexadecimal
 	if err != nil {
 		http.NotFound(w, r)
+		return
+	}
+	defer f.Close()
+	info, err := f.Stat() // of what is served, whatever follows it meanwhile
+	if err != nil {
+		http.Error(w, "the list can't be read", http.StatusInternalServerError)
 		return
 	}
 	h := w.Header()
@@ -325,7 +330,7 @@ func (l *Lists) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", maxAge))
 	h.Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size()))
 	limitTime(w, info.Size())
-	http.ServeFile(w, r, path) // #nosec G703 -- id is hexadecimal
+	http.ServeContent(w, r, "", info.ModTime(), f)
 }
 
 // limitTime bounds how long a client may take for an answer of so many bytes.

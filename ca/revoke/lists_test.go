@@ -13,6 +13,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -283,4 +284,38 @@ func TestHandler(t *testing.T) {
 			t.Errorf("%s: %d", bad, w.Code)
 		}
 	}
+}
+
+// TestListIsOfItsTag: a list that is replaced meanwhile goes out whole, under its own tag.
+func TestListIsOfItsTag(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, nil)
+	replace := func(size int) {
+		if err := errors.Join(os.WriteFile(r.Lists.dir.Path("next"), make([]byte, size), 0o600), os.Rename(r.Lists.dir.Path("next"), r.Lists.dir.Path("00.crl"))); err != nil {
+			t.Error(err)
+		}
+	}
+	replace(0)
+	done := make(chan struct{})
+	var replacing sync.WaitGroup
+	replacing.Go(func() {
+		for size := 1; ; size++ {
+			select {
+			case <-done:
+				return
+			default:
+				replace(size % 1000)
+			}
+		}
+	})
+	for range 2000 {
+		w := r.get(ListPath+"00.crl", nil)
+		var at, size int
+		if _, err := fmt.Sscanf(w.Header().Get("ETag"), `"%x-%x"`, &at, &size); err != nil || size != w.Body.Len() {
+			t.Errorf("%d bytes under the tag %s", w.Body.Len(), w.Header().Get("ETag"))
+			break
+		}
+	}
+	close(done)
+	replacing.Wait()
 }
