@@ -62,7 +62,10 @@ func (k *caKey) flags(cmd *cobra.Command, prefix, of string, generates bool) {
 
 // check finds what is wrong with the flags of a key that is named.
 func (k *caKey) check() error {
-	if k.ref == "" {
+	switch named := k.cmd.Flags().Changed(k.prefix + "key"); {
+	case named && k.ref == "": // as of a variable that isn't set
+		return usage("name "+k.of, "--%skey is missing", k.prefix)
+	case !named:
 		return nil
 	}
 	if k.generate != "" && kms.Algorithm(k.generate).Hash() == 0 {
