@@ -62,7 +62,10 @@ func (k *caKey) flags(cmd *cobra.Command, prefix, of string, generates bool) {
 
 // check finds what is wrong with the flags of a key that is named.
 func (k *caKey) check() error {
-	if k.ref == "" {
+	switch named := k.cmd.Flags().Changed(k.prefix + "key"); {
+	case named && k.ref == "": // as of a variable that isn't set
+		return usage("name "+k.of, "--%skey is missing", k.prefix)
+	case !named:
 		return nil
 	}
 	if k.generate != "" && kms.Algorithm(k.generate).Hash() == 0 {
@@ -304,7 +307,7 @@ a root that others keep can't be changed. The exit status is 1 when there is any
 	}
 	key.flags(cmd, "", "the key of the first certificate", false)
 	root := cmd.Flags().String("root", "", "file with the root certificate that the chain must end with")
-	timeFlag(cmd, &at, "at", "time to check at; now if empty")
+	timeFlag(cmd, &at, "at", "time to check at, in place of now")
 	below, asJSON := belowFlag(cmd), jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) error {
 		certs, err := readChain(streams.In, args[0])

@@ -90,7 +90,7 @@ func misnamed(v any) error {
 }
 
 // cmdJSON runs a command with --json: standard output has JSON alone, in snake_case, with no
-// field that docs/json.md doesn't name; on a failure standard error is the error's object.
+// field that docs/json.md doesn't name, and neither the token nor a key; on a failure standard error is the error's object.
 // It sets SERIAL where the answer has one.
 func cmdJSON(ts *testscript.TestScript, _ bool, args []string) {
 	cmdExit(ts, false, append(slices.Clone(args), "--json"))
@@ -121,6 +121,11 @@ func cmdJSON(ts *testscript.TestScript, _ bool, args []string) {
 		}
 	}
 	failure := ts.ReadFile("stderr")
+	token, err := os.ReadFile(ts.MkAbs("token"))
+	ts.Check(err)
+	if printed := ts.ReadFile("stdout") + failure; strings.Contains(printed, string(bytes.TrimSpace(token))) || strings.Contains(printed, "PRIVATE KEY") {
+		ts.Fatalf("the token or a private key is printed:\n%s", printed)
+	}
 	if args[0] == "0" {
 		if said == 0 || failure != "" {
 			ts.Fatalf("%d objects; standard error has %q", said, failure)

@@ -3,6 +3,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -454,8 +455,10 @@ func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
 	if asJSON {
 		return writeJSON(w, v)
 	}
+	var b bytes.Buffer
 	if text != nil {
-		text(w)
+		text(&b)
 	}
-	return nil
+	_, err := b.WriteTo(w)
+	return err
 }

@@ -122,10 +122,11 @@ func (o *revokeOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if o.deny {
-		defer printRules(o.Out, &a)
-	}
-	return show(o.Out, o.json, json.RawMessage(text), func(io.Writer) { o.print(&a) })
+	return show(o.Out, o.json, json.RawMessage(text), func(w io.Writer) {
+		if o.print(w, &a); o.deny {
+			printRules(w, &a)
+		}
+	})
 }
 
 func stampOf(t time.Time) *timestamppb.Timestamp {
@@ -205,19 +206,19 @@ func printRules(w io.Writer, a *mayflyv1.RevokeResponse) {
 }
 
 // print says what is meant, and what was done.
-func (o *revokeOptions) print(a *mayflyv1.RevokeResponse) {
+func (o *revokeOptions) print(w io.Writer, a *mayflyv1.RevokeResponse) {
 	for _, c := range a.GetFound() {
-		fmt.Fprintf(o.Out, "%s  %s  %s  %s\n", terminal.Line(c.GetSerial()), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
+		fmt.Fprintf(w, "%s  %s  %s  %s\n", terminal.Line(c.GetSerial()), cachain.Stamp(c.GetNotBefore().AsTime()), terminal.Line(c.GetSan()), terminal.Line(c.GetIssuer()))
 	}
 	for _, s := range a.GetStatements() {
-		fmt.Fprintln(o.Out, terminal.Line(s.GetStatement()))
+		fmt.Fprintln(w, terminal.Line(s.GetStatement()))
 	}
 	switch {
 	case a.GetPending() != "":
-		fmt.Fprintf(o.Out, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, terminal.Line(a.GetPending()), a.GetCount())
+		fmt.Fprintf(w, "%d certificates wait for another administrator, for a day:\n  mayfly revoke --ca %s --approve %s --count %d\n", a.GetCount(), o.ca, terminal.Line(a.GetPending()), a.GetCount())
 	case o.q.GetDryRun():
-		fmt.Fprintf(o.Out, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
+		fmt.Fprintf(w, "%d certificates are meant; to revoke them, for good, repeat the command with --count %d in the place of --dry-run\n", a.GetCount(), a.GetCount())
 	default:
-		fmt.Fprintf(o.Out, "%d revoked, for good. The lists have them within a minute.\n", a.GetCount())
+		fmt.Fprintf(w, "%d revoked, for good. The lists have them within a minute.\n", a.GetCount())
 	}
 }

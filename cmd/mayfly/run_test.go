@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/spf13/cobra"
@@ -78,6 +79,22 @@ func TestCommandLines(t *testing.T) {
 		}
 		if code == exitUsage && !strings.Contains(errText, "\n  fix: ") {
 			t.Errorf("mayfly %s: no next step in %q", c.args, errText)
+		}
+	}
+}
+
+// fullStream takes nothing, as a file of a full disk.
+type fullStream struct{}
+
+func (fullStream) Write([]byte) (int, error) { return 0, syscall.ENOSPC }
+
+// Who doesn't get the answer hears that by the exit code, whatever its form.
+func TestAnswerThatCannotBeWritten(t *testing.T) {
+	t.Parallel()
+	for _, args := range [][]string{{"version"}, {"version", "--json"}} {
+		var said bytes.Buffer
+		if code := run(args, streams{strings.NewReader(""), fullStream{}, &said}); code != exitFailed || !strings.Contains(said.String(), "no space left") {
+			t.Errorf("%q: exit code %d, said %q", args, code, said.String())
 		}
 	}
 }
