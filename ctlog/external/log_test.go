@@ -264,6 +264,7 @@ func TestFalseAnswerNeverPasses(t *testing.T) {
 		"in an hour":            body(key.SCT(t, chain, now.Add(time.Hour), index)),
 		"short leaf index":      body(key.SCT(t, chain, now, []byte{0, 0, 4, 0, 0, 0, 7})),
 		"version 2":             answer(t, 1, key.SCT(t, chain, now, index)),
+		"version 257":           answer(t, 256, key.SCT(t, chain, now, index)), // the first one in its lowest byte
 		"not JSON":              "<html>",
 		"empty object":          "{}",
 		"endless":               `{"id":"` + strings.Repeat("A", 1<<20) + `"}`,
