@@ -505,7 +505,7 @@ func TestToken(t *testing.T) {
 			}
 		}
 		l, err := external.New(external.Config{
-			URL: server.URL + "/2027", KeyFile: setting.Path(filepath.Join(dir, "key.pem")), Token: setting.Secret{File: setting.Path(filepath.Join(dir, "token"))},
+			URL: "HTTP" + strings.TrimPrefix(server.URL, "http") + "/2027", KeyFile: setting.Path(filepath.Join(dir, "key.pem")), Token: setting.Secret{File: setting.Path(filepath.Join(dir, "token"))},
 		}, external.Options{})
 		if err != nil {
 			t.Fatal(err)
