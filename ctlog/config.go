@@ -326,7 +326,7 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 		{c.Address != "" && (err != nil || host == "" || port == ""), "address", fmt.Sprintf("%q is not host:port", c.Address)},
 		{c.Address != "" && proxied, "proxy", "doesn't go with address: a proxy looks up names by itself"},
 		{proxied && !isProxy(c.Proxy), "proxy", "expected http://host:port, https://host:port or none"},
-		{!c.Token.IsZero() && strings.HasPrefix(c.URL, "http:"), "token", "is only sent over https"},
+		{!c.Token.IsZero() && strings.HasPrefix(strings.ToLower(c.URL), "http:"), "token", "is only sent over https"},
 		{c.MMD < 0, "mmd", "can't be negative"},
 		{c.MaxInFlight < 0, "max_in_flight", "can't be negative"},
 	})

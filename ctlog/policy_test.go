@@ -296,6 +296,9 @@ func TestConfig(t *testing.T) {
 		"plain http to this machine alone": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
 			{URL: "http://127.0.0.1:6962", KeyFile: "k"}, {URL: "http://127.example.net", KeyFile: "k"}, {URL: "http://log.localhost", KeyFile: "k"},
 		}}, want: []string{"ctlog.logs[1].url", "ctlog.logs[2].url"}},
+		"a token is never sent over http": {c: ctlog.Config{Mode: ctlog.ModeExternal, Logs: []ctlog.ExternalConfig{
+			{URL: "HTTP://127.0.0.1:6962", KeyFile: "k", Token: setting.Secret{File: "t"}}, {URL: "HTTPS://a", KeyFile: "k", Token: setting.Secret{File: "t"}},
+		}}, want: []string{"ctlog.logs[0].token"}},
 		"no logs": {c: ctlog.Config{Mode: ctlog.ModeExternal}, want: []string{"ctlog.logs"}},
 	} {
 		var f setting.Faults

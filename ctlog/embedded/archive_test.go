@@ -4,6 +4,7 @@ import (
 	"crypto/sha256"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"testing"
 
@@ -42,6 +43,14 @@ func TestArchive(t *testing.T) {
 		r := ctlogtest.NewReader(t, about, s.URL+a.Prefix(), s.Client())
 		r.Holds(t, sct, chain, r.Await(t, 301))
 		get(t, s.Client(), s.URL+a.Prefix()+"/tile/data/001.p/45", 200)
+		file := filepath.Join(dir, logdir.CheckpointName)
+		whole := readFile(t, file)
+		flip(t, file) // one that doesn't hold is never served, though one that did was read before
+		get(t, s.Client(), s.URL+a.Prefix()+"/checkpoint", 500)
+		if err := os.WriteFile(file, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		get(t, s.Client(), s.URL+a.Prefix()+"/checkpoint", 200)
 		if status, _ := post(t, s.Client(), s.URL+a.Prefix()+"/ct/v1/add-chain", []byte("x")); status < 400 {
 			t.Errorf("a frozen log took a submission: %d", status)
 		}

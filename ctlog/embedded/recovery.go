@@ -100,7 +100,7 @@ func (l *Log) start(ctx context.Context) error {
 			return err
 		}
 	}
-	l.backlog.tree = now
+	l.backlog.update(func(p *progress) { p.tree = now }) // metrics read it already
 	l.backlog.add(entries, now.Size, l.o.Now())
 	if l.base, err = l.dir.Range(ctx, now.Size); err != nil {
 		return err
@@ -142,7 +142,7 @@ func (l *Log) begin(ctx context.Context) error {
 	if err := l.mark.Advance(highWith(now.entries, after)); err != nil {
 		return err
 	}
-	l.backlog.marked, l.backlog.behind = after.Size, l.o.Now()
+	l.backlog.update(func(p *progress) { p.marked, p.behind = after.Size, l.o.Now() })
 	if err := l.grow(ctx); err != nil {
 		return err
 	}
@@ -206,11 +206,12 @@ func (l *Log) inspect() (fresh bool, err error) {
 // what the write-ahead file has beyond it, where that continues what the mark has seen.
 // It only reads.
 func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now checkpoint.Tree, entries []logdir.Entry, err error) {
-	l.backlog.published, err = l.dir.OpenCheckpoint(l.verifier)
+	published, err := l.dir.OpenCheckpoint(l.verifier)
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // else a crash while the log was made; it is published soon
 		return now, nil, err
 	}
-	if now, err = l.verifyState(ctx, l.backlog.published.Tree); err != nil {
+	l.backlog.update(func(p *progress) { p.published = published })
+	if now, err = l.verifyState(ctx, published.Tree); err != nil {
 		return now, nil, err
 	}
 	entries, end, err := wal.Follow(ctx, l.dir, now, high)

@@ -252,8 +252,8 @@ func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	}
 }
 
-// TestVerify: Tessera's own checker and ours pass on a log of several tiles while
-// it is in use, and find what is damaged in it.
+// TestVerify: a log of several tiles is whole while it is in use, and what is damaged in
+// it is found.
 func TestVerify(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)

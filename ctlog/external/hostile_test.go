@@ -4,7 +4,10 @@ import (
 	"bufio"
 	"context"
 	"net"
+	"net/http"
+	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -55,5 +58,38 @@ func TestWordyLogIsCutShort(t *testing.T) {
 				t.Errorf("clients are told to wait %s", wait)
 			}
 		})
+	}
+}
+
+// TestRedirectIsNotFollowed: neither a submission nor its token go where nobody configured. What
+// a log refuses costs no connection.
+func TestRedirectIsNotFollowed(t *testing.T) {
+	t.Parallel()
+	var elsewhere, connections atomic.Int32
+	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
+	t.Cleanup(other.Close)
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusPermanentRedirect)
+		_, _ = w.Write(make([]byte, 20<<10))
+	}))
+	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {
+		if s == http.StateNew {
+			connections.Add(1)
+		}
+	}
+	server.Start()
+	t.Cleanup(server.Close)
+	f := open(t, nil, func(c *external.Config) { c.URL = server.URL })
+	ca := ctlogtest.NewCA(t)
+	for range 5 {
+		if _, err := f.Submit(t.Context(), ca.Chain(t)); err == nil || !strings.Contains(err.Error(), "308") {
+			t.Errorf("got %v", err)
+		}
+		if err := f.CheckRoots(t.Context(), [][]byte{ca.Root.Raw}); err == nil || !strings.Contains(err.Error(), "308") {
+			t.Errorf("got %v", err)
+		}
+	}
+	if elsewhere.Load() != 0 || connections.Load() != 1 {
+		t.Errorf("%d requests elsewhere, %d connections", elsewhere.Load(), connections.Load())
 	}
 }

@@ -64,7 +64,7 @@ const (
 type Log struct {
 	description ctlog.Description
 	transport   http.RoundTripper
-	token       string
+	bearer      bearer // where there is a token
 	o           Options
 	inFlight    chan struct{}
 	breaker     *breaker
@@ -91,13 +91,18 @@ func New(c Config, o Options) (*Log, error) {
 		if err != nil {
 			return nil, fmt.Errorf("the log %s: its token: %w", c.URL, err)
 		}
-		l.token = "Bearer " + string(token)
+		below, err := url.Parse(description.URL + "/") // to be written as requests have it: HTTPS: as https:
+		if err != nil {
+			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
+		}
+		l.bearer = bearer{below: below.String(), token: "Bearer " + string(token)}
 	}
 	if l.transport = o.transport; l.transport == nil {
 		if l.transport, err = newTransport(c); err != nil {
 			return nil, fmt.Errorf("the log %s: %w", c.URL, err)
 		}
 	}
+	l.bearer.next = l.transport
 	if err := metric.Register(o.Metrics, l.gauges()...); err != nil {
 		return nil, fmt.Errorf("the log %s: %w", l.description.URL, err)
 	}
@@ -156,8 +161,8 @@ func (l *Log) Reader() *http.Client {
 		// A redirect would carry the submission, and its token, to a place that nobody configured.
 		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 	}
-	if l.token != "" {
-		c.Transport = bearer{next: l.transport, below: l.description.URL + "/", token: l.token}
+	if l.bearer.token != "" {
+		c.Transport = l.bearer
 	}
 	return c
 }

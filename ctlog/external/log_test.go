@@ -264,6 +264,7 @@ func TestFalseAnswerNeverPasses(t *testing.T) {
 		"in an hour":            body(key.SCT(t, chain, now.Add(time.Hour), index)),
 		"short leaf index":      body(key.SCT(t, chain, now, []byte{0, 0, 4, 0, 0, 0, 7})),
 		"version 2":             answer(t, 1, key.SCT(t, chain, now, index)),
+		"version 257":           answer(t, 256, key.SCT(t, chain, now, index)), // the first one in its lowest byte
 		"not JSON":              "<html>",
 		"empty object":          "{}",
 		"endless":               `{"id":"` + strings.Repeat("A", 1<<20) + `"}`,
@@ -504,7 +505,7 @@ func TestToken(t *testing.T) {
 			}
 		}
 		l, err := external.New(external.Config{
-			URL: server.URL + "/2027", KeyFile: setting.Path(filepath.Join(dir, "key.pem")), Token: setting.Secret{File: setting.Path(filepath.Join(dir, "token"))},
+			URL: "HTTP" + strings.TrimPrefix(server.URL, "http") + "/2027", KeyFile: setting.Path(filepath.Join(dir, "key.pem")), Token: setting.Secret{File: setting.Path(filepath.Join(dir, "token"))},
 		}, external.Options{})
 		if err != nil {
 			t.Fatal(err)

@@ -123,8 +123,8 @@ func decode(body ct.AddChainResponse) (ctlog.SCT, error) {
 	if err != nil {
 		return ctlog.SCT{}, fmt.Errorf("the SCT's extensions are not base64: %w", err)
 	}
-	if len(body.ID) != sha256.Size {
-		return ctlog.SCT{}, errors.New("the log's answer has no log id")
+	if body.SCTVersion != ct.V1 || len(body.ID) != sha256.Size {
+		return ctlog.SCT{}, errors.New("the log's answer is not a version 1 SCT")
 	}
 	var b cryptobyte.Builder // RFC 6962 §3.2
 	b.AddUint8(uint8(body.SCTVersion))

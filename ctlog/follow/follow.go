@@ -158,7 +158,7 @@ func (f *Follower) Look(ctx context.Context) error {
 			switch at := f.statusOf(l); {
 			case ctx.Err() != nil || errors.Is(errs[i], ErrMoved): // the other one reports
 			case errs[i] != nil && pass.Err() != nil && at.Followed > before: // there is a long way to go
-				f.metrics.show(at)
+				f.metrics.show(Status{URL: at.URL, Followed: at.Followed, Size: at.Size}) // its last error was counted then
 			default:
 				f.report(ctx, l, errs[i])
 			}

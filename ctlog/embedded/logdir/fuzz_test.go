@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"testing"
 	"testing/iotest"
 	"time"
@@ -57,6 +58,50 @@ func FuzzLeafReader(f *testing.F) {
 			count++
 		}
 	})
+}
+
+// TestLeafReaderBounds: an entry that is longer than what is read at once is read whole, and
+// so are those around it; one that is longer than any entry ends the reading.
+func TestLeafReaderBounds(t *testing.T) {
+	t.Parallel()
+	entry := func(index byte, size int) []byte {
+		b := append(make([]byte, 8), 0, 0, byte(size>>16), byte(size>>8), byte(size))
+		b = append(b, bytes.Repeat([]byte{index}, size)...)
+		return append(b, 0, 8, 0, 0, 5, 0, 0, 0, 0, index, 0, 0)
+	}
+	var tile []byte
+	sizes := []int{1, streamBuffer - 30, streamBuffer, 3 * streamBuffer, 2, maxLeaf - 25, 1}
+	for i, size := range sizes {
+		tile = append(tile, entry(byte(i), size)...)
+	}
+	for name, from := range map[string]io.Reader{"whole": bytes.NewReader(tile), "by halves": iotest.HalfReader(bytes.NewReader(tile))} {
+		reader := NewLeafReader(from, 0)
+		for i, size := range sizes {
+			l, err := reader.Next()
+			if err != nil || !bytes.Equal(l.Raw, entry(byte(i), size)) {
+				t.Fatalf("%s: entry %d of %d bytes: %d bytes, %v", name, i, size, len(l.Raw), err)
+			}
+		}
+		if _, err := reader.Next(); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: at the end: %v", name, err)
+		}
+	}
+	for name, tt := range map[string]struct {
+		from io.Reader
+		want string
+	}{
+		"too long":      {bytes.NewReader(append(entry(0, 1), entry(1, maxLeaf)...)), "entry 1: "},
+		"cut short":     {bytes.NewReader(append(entry(0, 1), entry(1, 9)[:20]...)), "entry 1: cut short"},
+		"a broken disk": {io.MultiReader(bytes.NewReader(append(entry(0, 1), entry(1, 9)[:20]...)), iotest.ErrReader(errors.New("EIO"))), "entry 1: EIO"},
+	} {
+		reader := NewLeafReader(tt.from, 0)
+		if _, err := reader.Next(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := reader.Next(); err == nil || !strings.HasPrefix(err.Error(), tt.want) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }
 
 func FuzzParseMark(f *testing.F) {

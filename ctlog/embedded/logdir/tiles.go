@@ -97,10 +97,7 @@ func digits(s string) bool {
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
 func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	return d.read(TilePath{Level: int(level), Index: index, Width: partial})
-}
-
-func (d Dir) read(t TilePath) ([]byte, error) {
+	t := TilePath{Level: int(level), Index: index, Width: partial}
 	data, err := os.ReadFile(d.Path(t.Name()))
 	if t.Width > 0 && errors.Is(err, os.ErrNotExist) {
 		t.Width = 0
@@ -113,7 +110,7 @@ func (d Dir) read(t TilePath) ([]byte, error) {
 func (d Dir) Bundle(index, size uint64) ([]Leaf, error) {
 	partial := layout.PartialTileSize(0, index, size)
 	want := cmp.Or(int(partial), layout.EntryBundleWidth)
-	data, err := d.read(TilePath{Level: DataLevel, Index: index, Width: partial})
+	data, err := d.Tile(TilePath{Level: DataLevel, Index: index, Width: partial}, size)
 	if err != nil {
 		return nil, fmt.Errorf("reading data tile %d: %w", index, err)
 	}
@@ -121,10 +118,10 @@ func (d Dir) Bundle(index, size uint64) ([]Leaf, error) {
 	if err != nil {
 		return nil, fmt.Errorf("data tile %d: %w", index, err)
 	}
-	if len(leaves) < want {
+	if len(leaves) != want {
 		return nil, fmt.Errorf("data tile %d has %d entries, want %d", index, len(leaves), want)
 	}
-	return leaves[:want], nil
+	return leaves, nil
 }
 
 // Bundles is how many data tiles a log of the size given has.
@@ -136,15 +133,14 @@ func Bundles(size uint64) uint64 {
 // the partial one is gone.
 func (d Dir) hashes(level int, index, size uint64) ([]byte, error) {
 	partial := layout.PartialTileSize(uint64(level), index, size)
-	tile, err := d.read(TilePath{Level: level, Index: index, Width: partial})
+	tile, err := d.Tile(TilePath{Level: level, Index: index, Width: partial}, size)
 	if err != nil {
 		return nil, fmt.Errorf("reading hash tile %d of level %d: %w", index, level, err)
 	}
-	want := cmp.Or(int(partial), layout.TileWidth) * rfc6962.DefaultHasher.Size()
-	if len(tile) < want || len(tile) > want && len(tile) != layout.TileWidth*rfc6962.DefaultHasher.Size() {
+	if want := cmp.Or(int(partial), layout.TileWidth) * rfc6962.DefaultHasher.Size(); len(tile) != want {
 		return nil, fmt.Errorf("hash tile %d of level %d has %d bytes, want %d", index, level, len(tile), want)
 	}
-	return tile[:want], nil
+	return tile, nil
 }
 
 // LeafHashes calls yield with the leaf hashes of [from, to), read from the lowest

@@ -20,6 +20,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
@@ -326,7 +327,22 @@ func OpenArchive(description ctlog.Description, o Options) (*API, error) {
 		return nil, errors.New("the log's id is not its key's hash")
 	}
 	o.Issuers, o.Prefix = o.Dir.Issuers(), strings.TrimSuffix(u.Path, "/")
-	o.Head = func() (checkpoint.Head, error) { return o.Dir.OpenCheckpoint(verifier) }
+	var mu sync.Mutex
+	var file []byte // that was verified last: else each read would cost a signature check
+	var last checkpoint.Head
+	o.Head = func() (checkpoint.Head, error) {
+		raw, err := os.ReadFile(o.Dir.Path(logdir.CheckpointName))
+		mu.Lock()
+		defer mu.Unlock()
+		if err == nil && bytes.Equal(raw, file) {
+			return last, nil
+		}
+		head, err := o.Dir.OpenCheckpoint(verifier)
+		if err == nil && bytes.HasPrefix(head.Raw, raw) { // else it was replaced meanwhile
+			file, last = raw, head
+		}
+		return head, err
+	}
 	if _, err := o.Head(); err != nil {
 		return nil, fmt.Errorf("the frozen log in %s: %w", o.Dir, err)
 	}

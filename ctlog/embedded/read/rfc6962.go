@@ -318,13 +318,14 @@ func (a *API) writeEntries(w *bufio.Writer, size, start, end uint64) (largest in
 			return err
 		}
 		bytes := leafBytes(leaf, chain)
+		largest = max(largest, bytes) // one that is left out is read as well
 		if count > 0 && (count == maxEntries || total+bytes > maxEntryBytes) {
 			return errEnough
 		}
 		text(separator+`{"leaf_input":"`, leaf.MerkleTreeLeaf())
 		text(`","extra_data":"`, leaf.ExtraData(chain))
 		_, err = w.WriteString(`"}`)
-		largest, count, total, separator = max(largest, bytes), count+1, total+bytes, ","
+		count, total, separator = count+1, total+bytes, ","
 		return err
 	})
 	if err != nil && !errors.Is(err, errEnough) {
