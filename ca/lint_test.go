@@ -96,6 +96,8 @@ func TestLint(t *testing.T) {
 			return tbs
 		}, want: "authority key identifier"},
 		{name: "another name", bytes: replace("alice@example.com", "blice@example.com"), want: "subject alternative name"},
+		{name: "the mailbox as a host", bytes: replace("\x81\x11alice", "\x82\x11alice"), want: "subject alternative name"},
+		{name: "the mailbox as a URI", bytes: replace("\x81\x11alice", "\x86\x11alice"), want: "subject alternative name"},
 		{name: "two mailboxes", leaf: san(identity.Email, "a@b@c"), want: "subject alternative name"},
 		{name: "UTF-8 in an IA5String", leaf: san(identity.Email, "ä@b"), want: "subject alternative name"},
 		{name: "a URI without a scheme", leaf: san(identity.URI, "example.com"), want: "subject alternative name"},

@@ -218,6 +218,29 @@ func TestFallbackToTheAuthoritysKey(t *testing.T) {
 	}
 }
 
+// TestPrecertificateOfAnother: what a precertificate signer signs is written anew, and no
+// log is asked for a promise that isn't the final certificate's.
+func TestPrecertificateOfAnother(t *testing.T) {
+	t.Parallel()
+	r := newRig(t, kms.ECDSAP256, presigned(authority.SignerOn))
+	a := r.issuer.Authorities().Active
+	if err := r.issuer.CheckPrecertificateSigner(t.Context(), a); err != nil {
+		t.Fatal(err)
+	}
+	l, poisoned, plain, err := r.issuer.probeLeaf(a, a.Certificate.RawSubjectPublicKeyInfo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := a.PrecertificateSigner(l.notBefore, l.notAfter)
+	if _, err := precertify(t.Context(), a, p, l, poisoned, plain); err != nil {
+		t.Errorf("its own: %v", err)
+	}
+	l.notAfter = l.notAfter.Add(-time.Second)
+	if _, err := precertify(t.Context(), a, p, l, poisoned, plain); err == nil || !strings.Contains(err.Error(), "isn't that of the final certificate") {
+		t.Errorf("another's: %v", err)
+	}
+}
+
 // refuse is a log's answer to what a precertificate signer signed.
 func refuse(err error) func(ctlog.Chain) error {
 	return func(c ctlog.Chain) error {

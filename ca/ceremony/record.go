@@ -390,15 +390,21 @@ func ParseRequest(text []byte) (*Request, error) {
 // oidExtensionRequest is the attribute that holds extensions (RFC 2985 §5.4.2).
 var oidExtensionRequest = asn1.ObjectIdentifier{1, 2, 840, 113549, 1, 9, 14}
 
-// attributes are a CertificationRequestInfo's (RFC 2986 §4.1), if they can be read.
-func attributes(der []byte) []typed {
+// attributes are a CertificationRequestInfo's (RFC 2986 §4.1), as far as they can be read.
+func attributes(der []byte) (all []typed) {
 	var info struct {
 		Version      int
 		Subject, Key asn1.RawValue
-		Attributes   []typed `asn1:"set,tag:0"`
+		Attributes   []asn1.RawValue `asn1:"set,tag:0"`
 	}
 	_, _ = asn1.Unmarshal(der, &info) // none where there aren't any
-	return info.Attributes
+	for _, raw := range info.Attributes {
+		var one typed
+		if _, err := asn1.Unmarshal(raw.FullBytes, &one); err == nil {
+			all = append(all, one)
+		}
+	}
+	return all
 }
 
 // challengePassword is an attribute of requests (RFC 2985 §5.4.1).

@@ -100,6 +100,10 @@ func TestRequestAsks(t *testing.T) {
 	if r, err = ParseRequest(attribute); err != nil || len(r.Asks) != 1 || r.Asks[0] != "attribute challenge password" {
 		t.Errorf("a request with a challenge password: %q, %v", r.Asks, err)
 	}
+	const unread = "\x30\x1d\x02\x01\x00\x30\x00\x30\x00\xa0\x14\x30\x03\x02\x01\x01\x30\x0d\x06\x09\x2a\x86\x48\x86\xf7\x0d\x01\x09\x07\x31\x00"
+	if all := attributes([]byte(unread)); len(all) != 1 || named(all[0].ID) != "challenge password" {
+		t.Errorf("beside an attribute that can't be read: %v", all)
+	}
 	for i := range 100 {
 		template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: []int{1, 2, 5, i}, Value: []byte{5, 0}})
 	}

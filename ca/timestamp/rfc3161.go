@@ -21,6 +21,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
+	"github.com/mayfly-ca/mayfly/internal/tbs"
 )
 
 // failure is a bit of PKIFailureInfo (RFC 3161 §2.4.2): why a query is refused.
@@ -153,10 +154,10 @@ func checkImprint(der cryptobyte.String) *refusal {
 
 // imprintOf is a MessageImprint.
 func imprintOf(hash, digest []byte) []byte {
-	return encode(struct {
-		Hash   algorithm
-		Digest []byte
-	}{algorithm{objectID(hash), asn1.NullRawValue}, digest}, "")
+	b := append(tbs.Wrap(slices.Clone(hash), 0, cryptobyteasn1.OBJECT_IDENTIFIER), asn1.NullBytes...)
+	b = tbs.Wrap(b, 0, cryptobyteasn1.SEQUENCE)
+	at := len(b)
+	return tbs.Wrap(tbs.Wrap(append(b, digest...), at, cryptobyteasn1.OCTET_STRING), 0, cryptobyteasn1.SEQUENCE)
 }
 
 func checkLength(h crypto.Hash, digest []byte) *refusal {
@@ -196,7 +197,7 @@ func parseJSON(text []byte, policy string) (query, *refusal) {
 	case in.Nonce != nil && in.Nonce.BitLen() >= 8*maxNonce:
 		return q, refuse(badDataFormat, "the nonce has more than %d bytes", maxNonce)
 	case in.Nonce != nil:
-		q.nonce = encode(in.Nonce, "")
+		q.nonce, _ = asn1.Marshal(in.Nonce) // every integer has a form in DER
 	}
 	return q, nil
 }
@@ -239,14 +240,20 @@ type signerInfo struct {
 	Version    int
 	Issuer     asn1.RawValue
 	Digest     algorithm
-	Attributes []asn1.RawValue `asn1:"set,tag:0"`
+	Attributes asn1.RawValue // [0]
 	Algorithm  algorithm
 	Signature  []byte
 }
 
+// attribute is an Attribute (RFC 5652 §5.3) with one value.
+type attribute struct {
+	ID     asn1.ObjectIdentifier
+	Values []any `asn1:"set"`
+}
+
 // algorithm is an AlgorithmIdentifier.
 type algorithm struct {
-	ID         asn1.RawValue
+	ID         any
 	Parameters asn1.RawValue `asn1:"optional"`
 }
 
@@ -282,28 +289,30 @@ func newTemplate(chain []*x509.Certificate, c *Config) (*template, error) {
 	if t.policy, err = c.policy(); err != nil {
 		return nil, err
 	}
-	t.info = tstInfo{Version: 1, Policy: objectID(t.policy), Name: field(0, encode(directoryName(leaf.RawSubject), ""))}
+	t.info = tstInfo{Version: 1, Policy: objectID(t.policy), Name: asn1.RawValue{Class: asn1.ClassContextSpecific, IsCompound: true, Bytes: directoryName(leaf.RawSubject)}}
 	t.info.Accuracy.Seconds = int(c.Accuracy / time.Second)
 	for _, link := range chain[:len(chain)-1] {
 		t.certificates = append(t.certificates, asn1.RawValue{FullBytes: link.Raw})
 	}
-	t.certificate = attribute(idCertificateV2, signingCertificate(leaf))
 	i := slices.IndexFunc(digests, func(d digest) bool { return d.hash == t.hash })
 	if i < 0 {
 		return nil, fmt.Errorf("the key is used with %v, with which no timestamp is signed", t.hash)
 	}
 	t.signer = signerInfo{
 		Version: 1, // the signer is named by issuer and serial number
-		Issuer: raw(struct {
-			Name   asn1.RawValue
-			Serial *big.Int
-		}{asn1.RawValue{FullBytes: leaf.RawIssuer}, leaf.SerialNumber}),
-		Digest: algorithm{ID: objectID(digests[i].id)}, Algorithm: algorithm{raw(digests[i].rsa), asn1.NullRawValue},
+		Digest:  algorithm{ID: objectID(digests[i].id)}, Algorithm: algorithm{digests[i].rsa, asn1.NullRawValue},
 	}
 	if _, ok := leaf.PublicKey.(*ecdsa.PublicKey); ok {
-		t.signer.Algorithm = algorithm{ID: raw(digests[i].ecdsa)}
+		t.signer.Algorithm = algorithm{ID: digests[i].ecdsa}
 	}
-	return t, nil
+	if t.signer.Issuer.FullBytes, err = asn1.Marshal(struct {
+		Name   asn1.RawValue
+		Serial *big.Int
+	}{asn1.RawValue{FullBytes: leaf.RawIssuer}, leaf.SerialNumber}); err != nil {
+		return nil, err
+	}
+	t.certificate.FullBytes, err = asn1.Marshal(attribute{idCertificateV2, []any{signingCertificate(leaf)}})
+	return t, err
 }
 
 // signingCertificate is a SigningCertificateV2 (RFC 5035 §3) of one certificate. Its
@@ -318,16 +327,16 @@ func signingCertificate(c *x509.Certificate) any {
 		Issuer issuer
 	}
 	sum := sha256.Sum256(c.Raw)
-	return struct{ IDs []id }{[]id{{sum[:], issuer{[]asn1.RawValue{directoryName(c.RawIssuer)}, c.SerialNumber}}}}
+	return struct{ IDs []id }{[]id{{sum[:], issuer{[]asn1.RawValue{{FullBytes: directoryName(c.RawIssuer)}}, c.SerialNumber}}}}
 }
 
 // attributesOf are those that say what was signed (RFC 5652 §11): the type and the digest of info.
-func attributesOf(info []byte, hash crypto.Hash) []asn1.RawValue {
-	return []asn1.RawValue{attribute(idContentType, idTSTInfo), attribute(idMessageDigest, pubkey.Digest(hash, info))}
+func attributesOf(info []byte, hash crypto.Hash) []any {
+	return []any{attribute{idContentType, []any{idTSTInfo}}, attribute{idMessageDigest, []any{pubkey.Digest(hash, info)}}}
 }
 
-// granted is the reply with info under a signature.
-func (t *template) granted(info []byte, attributes []asn1.RawValue, signature []byte, certs bool) []byte {
+// granted is the reply with info under a signature of attributes, a SET.
+func (t *template) granted(info, attributes, signature []byte, certs bool) ([]byte, error) {
 	var r response
 	r.Token.Type = idSignedData
 	signed := &r.Token.Data
@@ -337,9 +346,10 @@ func (t *template) granted(info []byte, attributes []asn1.RawValue, signature []
 		signed.Certificates = t.certificates
 	}
 	signer := t.signer
-	signer.Attributes, signer.Signature = attributes, signature
+	signer.Signature = signature
+	signer.Attributes.FullBytes = append([]byte{0xa0}, attributes[1:]...) // RFC 5652 §5.4: signed as a SET, sent with a tag of its own
 	signed.Signers = []signerInfo{signer}
-	return encode(r, "")
+	return asn1.Marshal(r)
 }
 
 // rejected is the reply without a timestamp.
@@ -350,38 +360,16 @@ func rejected(r *refusal) []byte {
 	bits := make([]byte, r.failure/8+1) // a list of named bits ends with the last that is set (X.690 §11.2.2)
 	bits[r.failure/8] = 0x80 >> (r.failure % 8)
 	reply.Status.Failure = asn1.BitString{Bytes: bits, BitLength: int(r.failure) + 1}
-	return encode(reply, "")
-}
-
-// attribute is an Attribute with one value.
-func attribute(id asn1.ObjectIdentifier, value any) asn1.RawValue {
-	return raw(struct {
-		ID     asn1.ObjectIdentifier
-		Values []asn1.RawValue `asn1:"set"`
-	}{id, []asn1.RawValue{raw(value)}})
+	der, _ := asn1.Marshal(reply) // all of it has a form in DER
+	return der
 }
 
 // objectID is one whose contents are at hand.
 func objectID(contents []byte) asn1.RawValue { return asn1.RawValue{Tag: asn1.TagOID, Bytes: contents} }
 
 // directoryName is a GeneralName (RFC 5280 §4.2.1.6).
-func directoryName(name []byte) asn1.RawValue { return field(4, name) }
-
-// field is an element with a tag of its own, around others.
-func field(tag int, inside []byte) asn1.RawValue {
-	return asn1.RawValue{Class: asn1.ClassContextSpecific, Tag: tag, IsCompound: true, Bytes: inside}
-}
-
-func raw(v any) asn1.RawValue { return asn1.RawValue{FullBytes: encode(v, "")} }
-
-// encode writes a value in DER. All that goes into one here is of a type that has a form
-// there, so that it can't fail.
-func encode(v any, params string) []byte {
-	der, err := asn1.MarshalWithParams(v, params)
-	if err != nil {
-		panic(err) //nolint:forbidigo // it can't happen, and nothing may be signed in its place
-	}
-	return der
+func directoryName(name []byte) []byte {
+	return tbs.Wrap(slices.Clone(name), 0, cryptobyteasn1.Tag(4).ContextSpecific().Constructed())
 }
 
 // Ask is a query over the SHA-256 of message, for a reply with the authority's
@@ -389,11 +377,8 @@ func encode(v any, params string) []byte {
 // fresh signature.
 func Ask(message []byte) []byte {
 	sum := sha256.Sum256(message)
-	return encode(struct {
-		Version int
-		Imprint asn1.RawValue
-		Certs   bool
-	}{1, asn1.RawValue{FullBytes: imprintOf(digests[0].id, sum[:])}, true}, "")
+	b := append([]byte{byte(cryptobyteasn1.INTEGER), 1, 1}, imprintOf(digests[0].id, sum[:])...)
+	return tbs.Wrap(append(b, byte(cryptobyteasn1.BOOLEAN), 1, 0xff), 0, cryptobyteasn1.SEQUENCE)
 }
 
 // down is the element that a way through nested elements of DER leads to, each counted
@@ -424,7 +409,7 @@ func Verify(reply, message []byte, authority *x509.Certificate) (at time.Time, e
 		return at, errors.New("the reply has no timestamp")
 	}
 	n := slices.IndexFunc(digests, func(d digest) bool { return bytes.Equal(d.id, id) })
-	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[n].hash), func(a asn1.RawValue) bool { return !bytes.Contains(attributes, a.FullBytes) }) {
+	if n < 0 || slices.ContainsFunc(attributesOf(info, digests[n].hash), func(a any) bool { der, err := asn1.Marshal(a); return err != nil || !bytes.Contains(attributes, der) }) {
 		return at, errors.New("the timestamp isn't what was signed")
 	}
 	signedBytes := append([]byte{byte(cryptobyteasn1.SET)}, attributes[1:]...) // RFC 5652 §5.4

@@ -11,6 +11,7 @@ package timestamp
 import (
 	"context"
 	"crypto/rand"
+	"encoding/asn1"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -201,13 +202,23 @@ func (f *InForce) grant(ctx context.Context, parse func(*Authority) (query, *ref
 	}
 	said := a.template.info
 	said.Imprint.FullBytes, said.Nonce.FullBytes, said.Serial, said.Time = q.imprint, q.nonce, serial, at
-	info := encode(said, "")
-	attributes := append(attributesOf(info, a.template.hash), a.template.certificate)
-	signature, err := f.sign(ctx, a, encode(attributes, "set"))
+	info, err := asn1.Marshal(said)
+	if err != nil {
+		return nil, &refusal{systemFailure, fault.From(err)}
+	}
+	attributes, err := asn1.MarshalWithParams(append(attributesOf(info, a.template.hash), a.template.certificate), "set")
+	if err != nil {
+		return nil, &refusal{systemFailure, fault.From(err)}
+	}
+	signature, err := f.sign(ctx, a, attributes)
 	if err != nil {
 		return nil, &refusal{systemFailure, signerFault(ctx, err)}
 	}
-	return a.template.granted(info, attributes, signature, q.certs), nil
+	reply, err := a.template.granted(info, attributes, signature, q.certs)
+	if err != nil {
+		return nil, &refusal{systemFailure, fault.From(err)}
+	}
+	return reply, nil
 }
 
 // valid is nil while the whole chain is.

@@ -224,7 +224,7 @@ func checkStamping(certs []*x509.Certificate) error {
 	for _, e := range leaf.Extensions {
 		critical = critical || e.Id.Equal(oidExtendedKeyUsage) && e.Critical
 	}
-	if usages := leaf.ExtKeyUsage; !critical || len(usages)+len(leaf.UnknownExtKeyUsage) != 1 || usages[0] != x509.ExtKeyUsageTimeStamping { // RFC 3161 §2.3
+	if !critical || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}) || len(leaf.UnknownExtKeyUsage) > 0 { // RFC 3161 §2.3
 		return errors.New("the first certificate's extended key usage isn't timeStamping alone, critical: reissue it so (RFC 3161 §2.3)")
 	}
 	for i, c := range certs[1 : len(certs)-1] {

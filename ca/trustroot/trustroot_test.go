@@ -385,6 +385,9 @@ func TestStampingChains(t *testing.T) {
 		"another usage": {func(l, _ *x509.Certificate) {
 			l.ExtraExtensions[0].Value = []byte("\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03")
 		}, "isn't timeStamping alone, critical"},
+		"an unknown usage": {func(l, _ *x509.Certificate) {
+			l.ExtraExtensions[0].Value = []byte("\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x63")
+		}, "isn't timeStamping alone, critical"},
 		"and another usage": {func(l, _ *x509.Certificate) {
 			l.ExtraExtensions[0].Value = []byte("\x30\x14\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x08\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x03")
 		}, "isn't timeStamping alone, critical"},

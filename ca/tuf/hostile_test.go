@@ -99,6 +99,13 @@ func TestHostileDraft(t *testing.T) {
 	rotated, err := Rotate(r.load(), r.keys(), noon)
 	r.must(err)
 	signed := func(o object) object { return at(o, "targets", "signed") }
+	once, rotatedOnce := r.signed(r.stage(noon), r.people[0]), r.signed(rotated, r.people[0])
+	first, err := KeyID(r.people[0].Public())
+	r.must(err)
+	again := func(draft object, role string) {
+		list := at(draft, role)["signatures"].([]any)
+		at(draft, role)["signatures"] = append(list, list[0])
+	}
 	for name, c := range map[string]struct {
 		from *Draft
 		edit func(draft, trusted, signing object)
@@ -127,6 +134,8 @@ func TestHostileDraft(t *testing.T) {
 		"a root's more":  {rotated, func(d, _, _ object) { at(d, "root", "signed")["more"] = "x" }, "root 2 isn't what this Mayfly makes"},
 		"a key's more":   {rotated, func(d, _, _ object) { at(d, "root", "signed", "keys")[strangerID] = stranger }, "root 2 isn't what this Mayfly makes"},
 		"a role's share": {rotated, func(d, _, _ object) { at(d, "root", "signed", "roles", "targets")["threshold"] = 1 }, "root 2 isn't what this Mayfly makes"},
+		"signed twice":   {once, func(d, _, _ object) { again(d, "targets") }, "has targets that can't be used: isn't TUF metadata of its role: value error: multiple signatures found for key ID " + first},
+		"a root's twice": {rotatedOnce, func(d, _, _ object) { again(d, "root") }, "has a root that can't be used: isn't TUF metadata of its role: value error: multiple signatures found for key ID " + first},
 		"no snapshots":   {rotated, func(d, _, _ object) { at(d, "root", "signed")["consistent_snapshot"] = false }, "no consistent snapshots"},
 	} {
 		d, err := ParseDraft(r.edited(c.from, c.edit))

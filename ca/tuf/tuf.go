@@ -27,6 +27,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -172,7 +173,7 @@ func decode[T metadata.Roles](b []byte) (m *metadata.Metadata[T], err error) {
 		}
 	}()
 	if m, err = new(metadata.Metadata[T]).FromBytes(b); err != nil {
-		return nil, errNotMetadata
+		return nil, fmt.Errorf("%w: %w", errNotMetadata, oneline.Error(err, 200))
 	}
 	return m, nil
 }

@@ -63,6 +63,11 @@ func TestNothingIsPublished(t *testing.T) {
 	twice := r.signed(r.stage(noon), r.people[0])
 	twice.targets.Signatures = append(twice.targets.Signatures, twice.targets.Signatures[0])
 	twice.targets.Signatures[1].KeyID = r.load().root.Signed.Roles["targets"].KeyIDs[1] // as another's
+	again := r.signed(r.stage(noon), r.people[0])
+	r.must(sign(r.Context(), again.targets, r.people[0]))
+	again.targets.Signatures = append(again.targets.Signatures, again.targets.Signatures[0]) // in memory, where no reader stops it
+	signer, err := KeyID(r.people[0].Public())
+	r.must(err)
 	forged := r.signed(r.stage(noon), r.people[0], r.people[1])
 	forged.targets.Signed.Expires = forged.targets.Signed.Expires.Add(time.Hour)
 	changed := r.signed(r.stage(noon), r.people[0], r.people[1])
@@ -75,10 +80,13 @@ func TestNothingIsPublished(t *testing.T) {
 		want  string
 	}{
 		"one of two keys":       {r.signed(r.stage(noon), r.people[1]), noon, "targets 2 has 1 of 2 signatures that count"},
+		"one key twice":         {again, noon, "targets 2 has 1 of 2 signatures that count (keys " + short(signer) + ")"},
 		"one key as two":        {twice, noon, "targets 2 has 1 of 2 signatures that count"},
 		"changed after signing": {forged, noon, "targets 2 has 0 of 2 signatures that count"},
 		"another file":          {changed, noon, "trusted_root.json isn't the file that targets 2 lists"},
 		"new keys alone":        {r.signed(rotated, foreign), noon, "root 2 by the keys of root 1 has 0 of 2 signatures that count"},
+		"old keys alone":        {r.signed(rotated, r.people[0], r.people[1]), noon, "root 2 has 0 of 1 signatures that count"},
+		"one old key":           {r.signed(rotated, foreign, r.people[0]), noon, "root 2 by the keys of root 1 has 1 of 2 signatures that count"},
 		"an expired root":       {r.signed(r.stage(noon.Add(RootLife)), r.people[0], r.people[1]), noon.Add(RootLife), "root 1 has expired"},
 		"expired targets":       {r.signed(r.stage(noon), r.people[0], r.people[1]), noon.Add(TargetsLife), "targets 2 has expired"},
 	} {
