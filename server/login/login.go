@@ -285,8 +285,10 @@ func To(r *http.Request) string {
 	return Path + "?return=" + url.QueryEscape(back)
 }
 
-// End ends a session.
+// End ends a session: not for a page of another site, with whose request comes no cookie.
 func (l *Login) End(w http.ResponseWriter, r *http.Request) {
-	l.set(w, sessionCookie, "", -1)
+	if _, err := r.Cookie(l.cookie(sessionCookie)); err == nil {
+		l.set(w, sessionCookie, "", -1)
+	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

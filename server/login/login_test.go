@@ -283,7 +283,14 @@ func TestCookies(t *testing.T) {
 	}
 	r.options.PublicURL = "https://ca.example.com"
 	w := httptest.NewRecorder()
-	must(login.New(r.options)).End(w, httptest.NewRequest(http.MethodPost, login.Logout, nil))
+	q := httptest.NewRequest(http.MethodPost, login.Logout, nil)
+	must(login.New(r.options)).End(w, q)
+	if set := w.Header().Get("Set-Cookie"); set != "" || w.Code != http.StatusSeeOther {
+		t.Errorf("a page of another site ends a session: %d, %s", w.Code, set)
+	}
+	q.AddCookie(&http.Cookie{Name: "__Host-mayfly-session", Value: "x"})
+	w = httptest.NewRecorder()
+	must(login.New(r.options)).End(w, q)
 	if set := w.Header().Get("Set-Cookie"); !strings.HasPrefix(set, "__Host-mayfly-session=;") || !strings.Contains(set, "; Secure") || !strings.Contains(set, "; HttpOnly") || !strings.Contains(set, "SameSite=Lax") {
 		t.Errorf("over https the cookie is %s", set)
 	}
