@@ -257,7 +257,11 @@ func (l *Login) Finish(w http.ResponseWriter, r *http.Request) error {
 		raw, _ = token.Extra("id_token").(string)
 		id, err = provider.Verifier(&oidc.Config{ClientID: client.ClientID, Now: l.o.Now}).Verify(ctx, raw)
 	}
-	if err != nil || id.Nonce != a.Nonce {
+	if err == nil && id.Nonce != a.Nonce {
+		err = errors.New("the token's nonce is another attempt's")
+	}
+	if err != nil {
+		l.o.Logger.LogAttrs(ctx, slog.LevelInfo, "a login to the page failed", slog.String("error", fmt.Sprintf("%.500v", err))) // it may have a whole page of the provider's
 		return fault.New(fault.TokenMalformed, "Signing in failed: the provider's answer isn't one to this attempt. Sign in again.").Because(err)
 	}
 	g, err := l.o.Rights.Grant(ctx, access.Read, raw, server.ClientAddress(ctx))

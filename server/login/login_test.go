@@ -38,6 +38,7 @@ type rig struct {
 	later   time.Duration
 	granted access.Right
 	failure error // of the last step
+	log     strings.Builder
 }
 
 // Grant lets alice read.
@@ -101,7 +102,7 @@ func newRig(t *testing.T) *rig {
 	r.site = site.URL
 	r.options = login.Options{
 		Config:    login.Config{Issuer: provider.URL, ClientID: "mayfly-page", KeyFile: setting.Path(filepath.Join(t.TempDir(), "page.key"))},
-		PublicURL: site.URL + "/", Rights: r, Rules: func() string { return r.rules }, Client: provider.Client(), Now: func() time.Time { return time.Now().Add(r.later) }, Logger: slog.New(slog.DiscardHandler),
+		PublicURL: site.URL + "/", Rights: r, Rules: func() string { return r.rules }, Client: provider.Client(), Now: func() time.Time { return time.Now().Add(r.later) }, Logger: slog.New(slog.NewTextHandler(&r.log, nil)),
 	}
 	r.start()
 	return r
@@ -242,6 +243,9 @@ func TestForged(t *testing.T) {
 	mixed := regexp.MustCompile(`code=[^&]*`).ReplaceAllString(current, regexp.MustCompile(`code=[^&]*`).FindString(old))
 	if body, _ := r.get(mixed); r.failure == nil || !strings.Contains(body, "isn't one to this attempt") {
 		t.Errorf("another's code is taken: %s", body)
+	}
+	if got := r.log.String(); !strings.Contains(got, "a login to the page failed") || !strings.Contains(got, "invalid_grant") {
+		t.Errorf("whoever runs the CA reads of that: %s", got)
 	}
 	if body, _ := r.get(r.site); !strings.Contains(body, "nobody") {
 		t.Errorf("somebody is in: %s", body)
