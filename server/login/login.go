@@ -4,6 +4,7 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -24,6 +25,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/mayfly-ca/mayfly/identity/access"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
@@ -82,6 +84,7 @@ const (
 	maxSession     = 12 * time.Hour
 	keySize        = 32 // AES-256
 	maxReturn      = 2 << 10
+	maxAnswer      = 1 << 20 // of the provider
 )
 
 // Options are what a Login works with.
@@ -196,7 +199,9 @@ func (l *Login) rules() string {
 // client is this as the provider's client. The provider is asked each time: logins are rare.
 func (l *Login) client(ctx context.Context) (context.Context, *oidc.Provider, *oauth2.Config, error) {
 	c := l.o.Config
-	ctx = oidc.ClientContext(ctx, l.o.Client)
+	client := *l.o.Client
+	client.Transport = answers{cmp.Or(client.Transport, http.DefaultTransport)}
+	ctx = oidc.ClientContext(ctx, &client)
 	provider, err := oidc.NewProvider(ctx, c.Issuer)
 	if err != nil {
 		return nil, nil, nil, fault.New(fault.IssuerUnavailable, "Nobody can sign in now: the provider %s doesn't answer as it should. Try again.", c.Issuer).Because(err)
@@ -210,6 +215,18 @@ func (l *Login) client(ctx context.Context) (context.Context, *oidc.Provider, *o
 		o.ClientSecret = string(secret)
 	}
 	return ctx, provider, o, nil
+}
+
+// answers are the provider's, of which each is read to its bound.
+type answers struct{ http.RoundTripper }
+
+// RoundTrip makes one request.
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := a.RoundTripper.RoundTrip(r)
+	if err == nil {
+		answer.Body = bounded.Body(answer.Body, maxAnswer, fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
+	}
+	return answer, err
 }
 
 // Begin sends somebody to the provider.

@@ -324,6 +324,28 @@ func TestProviderDown(t *testing.T) {
 	}
 }
 
+// TestEndlessProvider answers for as long as somebody reads.
+func TestEndlessProvider(t *testing.T) {
+	r := newRig(t)
+	sent := 0
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		for err := error(nil); err == nil && q.Context().Err() == nil && sent < 1<<28; {
+			var n int
+			n, err = w.Write(make([]byte, 1<<16))
+			sent += n
+		}
+	}))
+	defer endless.Close()
+	r.options.Config.Issuer = endless.URL
+	r.start()
+	if body, _ := r.get(r.site + login.Path); !strings.Contains(body, "Nobody can sign in now") {
+		t.Errorf("with an endless answer, %s", body)
+	}
+	if endless.Close(); sent == 1<<28 {
+		t.Error("all of an endless answer is read")
+	}
+}
+
 func TestKey(t *testing.T) {
 	r := newRig(t)
 	file := string(r.options.Config.KeyFile)
