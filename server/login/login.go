@@ -51,7 +51,7 @@ type Config struct {
 	// there is none; replicas need the same. Without the file all sessions end.
 	KeyFile setting.Path `yaml:"key_file,omitempty"`
 	// Session is how long somebody stays signed in, from 1m to 12h. The default is 1h.
-	// Sessions also end when the rules under access change.
+	// Sessions also end when the rules under access or deny change.
 	Session time.Duration `yaml:"session,omitempty"`
 }
 

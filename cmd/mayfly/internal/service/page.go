@@ -125,7 +125,8 @@ func (s shown) Refusals(context.Context) ([]audit.Event, error) {
 
 // rules are those of who may read.
 func (s shown) rules() string {
-	text, err := json.Marshal(s.state().config.Access)
+	c := s.state().config
+	text, err := json.Marshal([]any{c.Access, c.Deny})
 	if err != nil { // of texts it doesn't fail; were it to, nobody's session would last
 		return s.Now().String()
 	}
