@@ -229,7 +229,7 @@ func created(ctx context.Context, w http.ResponseWriter, _ proto.Message) error 
 }
 
 // gatewayError answers a failed call. What isn't a *fault.Error never reached the API: the
-// gateway couldn't read it. It is refused here, in words that quote nothing of it.
+// gateway couldn't read it. It is refused here, in words that quote nothing of its body.
 func (s *Server) gatewayError(ctx context.Context, _ *runtime.ServeMux, _ runtime.Marshaler, w http.ResponseWriter, r *http.Request, err error) {
 	var f *fault.Error
 	switch st, ok := status.FromError(err); {
