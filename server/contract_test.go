@@ -16,6 +16,7 @@ import (
 	"encoding/pem"
 	"fmt"
 	"net/http"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -397,6 +398,16 @@ func TestCORSAndCaching(t *testing.T) {
 		}
 		if changed := r.send(t, http.MethodGet, path, nil, "If-None-Match", `"other"`); changed.StatusCode != 200 || text(t, changed) != body {
 			t.Errorf("%s: %d for another tag, or another body", path, changed.StatusCode)
+		}
+		if again := r.send(t, http.MethodGet, path, nil, "If-None-Match", `"other"`, "If-None-Match", tag); again.StatusCode != http.StatusNotModified {
+			t.Errorf("%s: %d for its tag in a second header", path, again.StatusCode)
+		}
+		for _, header := range []string{"If-Match", "Range", "Grpc-Timeout", "Grpc-Metadata-Authorization", "X-Http-Method-Override"} {
+			value := map[string]string{"If-Match": `"other"`, "Range": "bytes=0-1", "Grpc-Timeout": "1n"}[header]
+			whole := r.send(t, http.MethodGet, path+"?x=%zz", nil, header, value)
+			if got := text(t, whole); whole.StatusCode != 200 || got != body || whole.Header.Get("Content-Length") != strconv.Itoa(len(body)) {
+				t.Errorf("%s with %s: %d %q, %v", path, header, whole.StatusCode, got, whole.Header)
+			}
 		}
 		if head := r.send(t, http.MethodHead, path, nil); head.StatusCode != 200 || head.Header.Get("ETag") != tag {
 			t.Errorf("HEAD %s: %d %v", path, head.StatusCode, head.Header)

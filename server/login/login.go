@@ -4,6 +4,7 @@
 package login
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"crypto/sha256"
@@ -24,6 +25,7 @@ import (
 	"golang.org/x/oauth2"
 
 	"github.com/mayfly-ca/mayfly/identity/access"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
@@ -49,7 +51,7 @@ type Config struct {
 	// there is none; replicas need the same. Without the file all sessions end.
 	KeyFile setting.Path `yaml:"key_file,omitempty"`
 	// Session is how long somebody stays signed in, from 1m to 12h. The default is 1h.
-	// Sessions also end when the rules under access change.
+	// Sessions also end when the rules under access or deny change.
 	Session time.Duration `yaml:"session,omitempty"`
 }
 
@@ -82,6 +84,7 @@ const (
 	maxSession     = 12 * time.Hour
 	keySize        = 32 // AES-256
 	maxReturn      = 2 << 10
+	maxAnswer      = 1 << 20 // of the provider
 )
 
 // Options are what a Login works with.
@@ -196,7 +199,9 @@ func (l *Login) rules() string {
 // client is this as the provider's client. The provider is asked each time: logins are rare.
 func (l *Login) client(ctx context.Context) (context.Context, *oidc.Provider, *oauth2.Config, error) {
 	c := l.o.Config
-	ctx = oidc.ClientContext(ctx, l.o.Client)
+	client := *l.o.Client
+	client.Transport = answers{cmp.Or(client.Transport, http.DefaultTransport)}
+	ctx = oidc.ClientContext(ctx, &client)
 	provider, err := oidc.NewProvider(ctx, c.Issuer)
 	if err != nil {
 		return nil, nil, nil, fault.New(fault.IssuerUnavailable, "Nobody can sign in now: the provider %s doesn't answer as it should. Try again.", c.Issuer).Because(err)
@@ -210,6 +215,18 @@ func (l *Login) client(ctx context.Context) (context.Context, *oidc.Provider, *o
 		o.ClientSecret = string(secret)
 	}
 	return ctx, provider, o, nil
+}
+
+// answers are the provider's, of which each is read to its bound.
+type answers struct{ http.RoundTripper }
+
+// RoundTrip makes one request.
+func (a answers) RoundTrip(r *http.Request) (*http.Response, error) {
+	answer, err := a.RoundTripper.RoundTrip(r)
+	if err == nil {
+		answer.Body = bounded.Body(answer.Body, maxAnswer, fmt.Errorf("the answer is longer than %d bytes", maxAnswer))
+	}
+	return answer, err
 }
 
 // Begin sends somebody to the provider.
@@ -257,7 +274,11 @@ func (l *Login) Finish(w http.ResponseWriter, r *http.Request) error {
 		raw, _ = token.Extra("id_token").(string)
 		id, err = provider.Verifier(&oidc.Config{ClientID: client.ClientID, Now: l.o.Now}).Verify(ctx, raw)
 	}
-	if err != nil || id.Nonce != a.Nonce {
+	if err == nil && id.Nonce != a.Nonce {
+		err = errors.New("the token's nonce is another attempt's")
+	}
+	if err != nil {
+		l.o.Logger.LogAttrs(ctx, slog.LevelInfo, "a login to the page failed", slog.String("error", fmt.Sprintf("%.500v", err))) // it may have a whole page of the provider's
 		return fault.New(fault.TokenMalformed, "Signing in failed: the provider's answer isn't one to this attempt. Sign in again.").Because(err)
 	}
 	g, err := l.o.Rights.Grant(ctx, access.Read, raw, server.ClientAddress(ctx))
@@ -285,8 +306,10 @@ func To(r *http.Request) string {
 	return Path + "?return=" + url.QueryEscape(back)
 }
 
-// End ends a session.
+// End ends a session: not for a page of another site, with whose request comes no cookie.
 func (l *Login) End(w http.ResponseWriter, r *http.Request) {
-	l.set(w, sessionCookie, "", -1)
+	if _, err := r.Cookie(l.cookie(sessionCookie)); err == nil {
+		l.set(w, sessionCookie, "", -1)
+	}
 	http.Redirect(w, r, "/", http.StatusSeeOther)
 }

@@ -38,6 +38,7 @@ type rig struct {
 	later   time.Duration
 	granted access.Right
 	failure error // of the last step
+	log     strings.Builder
 }
 
 // Grant lets alice read.
@@ -101,7 +102,7 @@ func newRig(t *testing.T) *rig {
 	r.site = site.URL
 	r.options = login.Options{
 		Config:    login.Config{Issuer: provider.URL, ClientID: "mayfly-page", KeyFile: setting.Path(filepath.Join(t.TempDir(), "page.key"))},
-		PublicURL: site.URL + "/", Rights: r, Rules: func() string { return r.rules }, Client: provider.Client(), Now: func() time.Time { return time.Now().Add(r.later) }, Logger: slog.New(slog.DiscardHandler),
+		PublicURL: site.URL + "/", Rights: r, Rules: func() string { return r.rules }, Client: provider.Client(), Now: func() time.Time { return time.Now().Add(r.later) }, Logger: slog.New(slog.NewTextHandler(&r.log, nil)),
 	}
 	r.start()
 	return r
@@ -243,6 +244,9 @@ func TestForged(t *testing.T) {
 	if body, _ := r.get(mixed); r.failure == nil || !strings.Contains(body, "isn't one to this attempt") {
 		t.Errorf("another's code is taken: %s", body)
 	}
+	if got := r.log.String(); !strings.Contains(got, "a login to the page failed") || !strings.Contains(got, "invalid_grant") {
+		t.Errorf("whoever runs the CA reads of that: %s", got)
+	}
 	if body, _ := r.get(r.site); !strings.Contains(body, "nobody") {
 		t.Errorf("somebody is in: %s", body)
 	}
@@ -283,7 +287,14 @@ func TestCookies(t *testing.T) {
 	}
 	r.options.PublicURL = "https://ca.example.com"
 	w := httptest.NewRecorder()
-	must(login.New(r.options)).End(w, httptest.NewRequest(http.MethodPost, login.Logout, nil))
+	q := httptest.NewRequest(http.MethodPost, login.Logout, nil)
+	must(login.New(r.options)).End(w, q)
+	if set := w.Header().Get("Set-Cookie"); set != "" || w.Code != http.StatusSeeOther {
+		t.Errorf("a page of another site ends a session: %d, %s", w.Code, set)
+	}
+	q.AddCookie(&http.Cookie{Name: "__Host-mayfly-session", Value: "x"})
+	w = httptest.NewRecorder()
+	must(login.New(r.options)).End(w, q)
 	if set := w.Header().Get("Set-Cookie"); !strings.HasPrefix(set, "__Host-mayfly-session=;") || !strings.Contains(set, "; Secure") || !strings.Contains(set, "; HttpOnly") || !strings.Contains(set, "SameSite=Lax") {
 		t.Errorf("over https the cookie is %s", set)
 	}
@@ -310,6 +321,28 @@ func TestProviderDown(t *testing.T) {
 	r.start()
 	if body, _ := r.get(r.site + login.Path); !strings.Contains(body, "Nobody can sign in now") {
 		t.Errorf("with the provider down, %s", body)
+	}
+}
+
+// TestEndlessProvider answers for as long as somebody reads.
+func TestEndlessProvider(t *testing.T) {
+	r := newRig(t)
+	sent := 0
+	endless := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, q *http.Request) {
+		for err := error(nil); err == nil && q.Context().Err() == nil && sent < 1<<28; {
+			var n int
+			n, err = w.Write(make([]byte, 1<<16))
+			sent += n
+		}
+	}))
+	defer endless.Close()
+	r.options.Config.Issuer = endless.URL
+	r.start()
+	if body, _ := r.get(r.site + login.Path); !strings.Contains(body, "Nobody can sign in now") {
+		t.Errorf("with an endless answer, %s", body)
+	}
+	if endless.Close(); sent == 1<<28 {
+		t.Error("all of an endless answer is read")
 	}
 }
 

@@ -79,6 +79,8 @@ func (p *Page) describe(ctx context.Context, found []index.Certificate) values {
 	history, _, _ := p.o.CA.Trust() // without it less is said
 	v := values{"Row": p.row(first), "Life": strings.TrimSpace(humanize.RelTime(first.NotBefore, first.NotAfter.Add(time.Second), "", ""))}
 	places, shown := []placed(nil), follow.Shown{}
+	ctx, cancel := context.WithTimeout(ctx, showTime)
+	defer cancel()
 	for _, c := range found {
 		if c.Fields["serial"] != f["serial"] || c.Fields["authority"] != f["authority"] {
 			continue

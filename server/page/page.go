@@ -38,7 +38,8 @@ import (
 // What one page may cost.
 const (
 	rendersAtOnce = 8
-	onPage        = 50 // certificates
+	onPage        = 50              // certificates
+	showTime      = 2 * time.Second // of all that one page asks logs for
 
 	maxQuery, maxPath = 8 << 10, 2 << 10 // bytes
 )

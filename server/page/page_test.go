@@ -49,6 +49,7 @@ type rig struct {
 	failure error         // of the index
 	hang    chan struct{} // until it is closed, the index doesn't answer; nil: it does
 	der     []byte        // that the log shows; nil: it shows nothing
+	sleeps  bool          // the log doesn't answer
 	refused []audit.Event
 	health  page.Health
 	history trustroot.History
@@ -91,7 +92,11 @@ func (r *rig) Counts(context.Context, time.Time) ([]index.Count, error) {
 	return all, r.failure
 }
 
-func (r *rig) Show(_ context.Context, _ [32]byte, n uint64) (follow.Shown, error) {
+func (r *rig) Show(ctx context.Context, _ [32]byte, n uint64) (follow.Shown, error) {
+	if r.sleeps {
+		<-ctx.Done()
+		return follow.Shown{}, ctx.Err()
+	}
 	if r.der == nil {
 		return follow.Shown{}, errors.New("the log <b>sleeps</b>")
 	}
@@ -431,6 +436,18 @@ func TestCertificate(t *testing.T) {
 	r.found[0].Fields["san"] = "a\nrm -rf /"
 	if strings.Contains(r.must("/certificates/1a"), "cosign verify") {
 		t.Error("a command has a new line of somebody's")
+	}
+}
+
+// TestSleepingLog: a certificate is shown without its logs, however many don't answer.
+func TestSleepingLog(t *testing.T) {
+	r := newRig(t, page.Config{Access: page.Open})
+	c := issued("1a", "alice@example.com", "email")
+	r.found, r.sleeps = slices.Repeat([]index.Certificate{c}, 50), true
+	began := time.Now()
+	r.says(http.StatusOK, "/certificates/1a", "alice@example.com", "can’t be shown now")
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("the page took %v", took)
 	}
 }
 

@@ -18,8 +18,11 @@ import (
 	"github.com/mayfly-ca/mayfly/server/page"
 )
 
-// providerTime bounds a request to the provider at which people sign in to the page.
-const providerTime = 10 * time.Second
+// What asking the provider, at which people sign in to the page, may take: each who comes makes us ask.
+const (
+	providerTime        = 10 * time.Second // of a request
+	providerConnections = 8
+)
 
 // newPage makes the page for people, where the configuration has one.
 func (s *Service) newPage(first *state) (server.Page, error) {
@@ -50,6 +53,7 @@ func (s *Service) newPage(first *state) (server.Page, error) {
 // providerClient reaches the provider as the issuer of the same URL is reached.
 func providerClient(first *state) (*http.Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone() // net/http's own
+	transport.MaxConnsPerHost = providerConnections
 	for _, i := range first.config.Issuers {
 		if i.URL != first.config.Page.Login.Issuer || i.CAFile == "" {
 			continue
@@ -121,7 +125,8 @@ func (s shown) Refusals(context.Context) ([]audit.Event, error) {
 
 // rules are those of who may read.
 func (s shown) rules() string {
-	text, err := json.Marshal(s.state().config.Access)
+	c := s.state().config
+	text, err := json.Marshal([]any{c.Access, c.Deny})
 	if err != nil { // of texts it doesn't fail; were it to, nobody's session would last
 		return s.Now().String()
 	}

@@ -1,0 +1,33 @@
+package service
+
+import (
+	"testing"
+
+	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/identity/access"
+	"github.com/mayfly-ca/mayfly/identity/policy"
+)
+
+// TestSessionsEnd when who may read changes, whichever list says so, and not else.
+func TestSessionsEnd(t *testing.T) {
+	rules := func(c config.Config) string {
+		s := &Service{}
+		s.current.Store(&state{config: &c})
+		return shown{s}.rules()
+	}
+	before := config.Config{Access: access.Config{Readers: []access.Rule{{Name: "staff", When: "true"}}}}
+	for name, change := range map[string]func(*config.Config){
+		"a reader's rule": func(c *config.Config) { c.Access.Readers = []access.Rule{{Name: "staff", When: "false"}} },
+		"an admin's rule": func(c *config.Config) { c.Access.Admins = []access.Rule{{Name: "chief", When: "true"}} },
+		"a deny rule":     func(c *config.Config) { c.Deny = []policy.Deny{{Name: "mallory", When: "true"}} },
+	} {
+		after := before
+		if change(&after); rules(after) == rules(before) {
+			t.Errorf("%s changes, and sessions go on", name)
+		}
+	}
+	other := before
+	if other.Logging.Level = "debug"; rules(other) != rules(before) {
+		t.Error("sessions end for what doesn't concern them")
+	}
+}
