@@ -96,7 +96,7 @@ type EmbeddedConfig struct {
 	CheckpointInterval time.Duration `yaml:"checkpoint_interval,omitempty"`
 	// MinFreeMB is how much of the log's disk has to be free, in MiB, or `/readyz` has a
 	// warning; below a quarter of it nothing is issued. 0 sets no floor. An entry takes
-	// about 3.2 kB: the default leaves room for some 60,000 while somebody makes more.
+	// about 0.9 kB: the default leaves room for some 200,000 while somebody makes more.
 	MinFreeMB int `yaml:"min_free_mb,omitempty"`
 	// VerifyInterval is how often the whole log is checked in the background, from the
 	// first entry to the last, at some 10 MB/s; 0 never does.

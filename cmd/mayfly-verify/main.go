@@ -244,6 +244,9 @@ func (o *options) trust(ctx context.Context) (*root.TrustedRoot, revocation.Sour
 	var text []byte
 	var trusted *root.TrustedRoot
 	var err error
+	if o.crl == "tuf" && o.tufURL == "" {
+		return nil, nil, errors.New("--crl tuf needs --tuf-url: without it give a file, a URL or none")
+	}
 	if o.tufURL == "" {
 		text, err = os.ReadFile(o.trustedRoot)
 	} else if client, err = o.follow(ctx); err == nil {

@@ -24,6 +24,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 	mayflyv1 "github.com/mayfly-ca/mayfly/proto/mayfly/v1"
 )
@@ -81,7 +82,7 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 	f.StringVar(&o.q.Approve, "approve", "", "what another administrator asked for, by the name that was printed")
 	f.BoolVar(&o.q.DryRun, "dry-run", false, "only say which certificates are meant, and how many")
 	f.Uint32Var(&o.q.Count, "count", 0, "with --where and --approve: how many certificates are meant")
-	f.StringVar(&o.q.Reason, "reason", "", "one of "+strings.ReplaceAll(strings.Trim(fmt.Sprint(revoke.Reasons()), "[]"), " ", ", "))
+	f.StringVar(&o.q.Reason, "reason", "", "one of "+setting.List(revoke.Reasons()))
 	f.StringVar(&o.q.Comment, "comment", "", "one line for people")
 	f.StringVar(&o.q.Reference, "reference", "", "such as the URL of an incident")
 	f.BoolVar(&o.self, "self", false, "by a token for which the same certificate would be issued now")

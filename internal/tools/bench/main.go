@@ -51,7 +51,7 @@ func main() {
 	flag.IntVar(&ip.entries, "index-entries", 1_000_000, "with -index: certificates")
 	flag.StringVar(&ip.postgres, "index-postgres", "", "with -index: URL of an empty PostgreSQL database in place of SQLite")
 	flag.IntVar(&ip.searches, "index-searches", 200, "with -index: searches of each kind")
-	revoked := flag.Int("revoked", 0, "measure issuing beside lists of so many revoked certificates alone, at most 100000, and print a table")
+	revoked := flag.Int("revoked", 0, "measure issuing beside lists of so many revoked certificates alone, 10 to 100000, and print a table")
 	log := flag.Bool("log", false, "measure the embedded log alone instead")
 	var lp logPlan
 	flag.DurationVar(&lp.window, "log-window", 4*time.Second, "with -log: time of each figure")

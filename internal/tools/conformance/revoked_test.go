@@ -111,6 +111,7 @@ func (s *revocationStory) sign(t *testing.T) {
 	s.verify(t, 1, []string{s.versions[0]}, "--crl", "none", "--certificate-identity", "mallory@example.com")
 	s.verify(t, 1, []string{push(t, s.home, "unsigned")}, "--crl", "none")
 	s.verify(t, 1, []string{"--bundle", s.files[0] + ".json", s.files[1]}, "--crl", "none")
+	s.verify(t, 1, []string{s.versions[0]}, "--crl", "tuf") // there is no --tuf-url
 	s.verify(t, 1, []string{s.versions[0], s.versions[1]}, "--crl", "none")
 }
 

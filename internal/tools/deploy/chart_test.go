@@ -231,6 +231,7 @@ func TestRefused(t *testing.T) {
 		{"embedded", "config.store.path=index.db", "/config/store/path"},
 		{"embedded", "config.revocation.directory=/tmp/revocations", "/config/revocation/directory"},
 		{"embedded", "config.revocation.mark_file=/var/lib/mayfly/revocations.mark", "/config/revocation/mark_file"},
+		{"embedded", "config.page.login.key_file=page.key", "/config/page/login/key_file"},
 		{"embedded", "secrets.config=mine", "/secrets/config"},
 		{"embedded", "secrets.Upper=mine", "/secrets"},
 		{"embedded", "secrets.inline.key=PEM", "/secrets/inline"},

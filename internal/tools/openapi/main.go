@@ -22,13 +22,13 @@ import (
 )
 
 func main() {
-	if err := run(os.Args[1:]); err != nil {
+	if err := run(context.Background(), os.Args[1:]); err != nil {
 		fmt.Fprintln(os.Stderr, "openapi:", err)
 		os.Exit(1)
 	}
 }
 
-func run(args []string) error {
+func run(ctx context.Context, args []string) error {
 	if len(args) != 3 {
 		return errors.New("usage: openapi SWAGGER ROUTES OUT")
 	}
@@ -44,7 +44,7 @@ func run(args []string) error {
 	if err != nil {
 		return err
 	}
-	if err := doc.Validate(context.Background()); err != nil {
+	if err := doc.Validate(ctx); err != nil {
 		return err
 	}
 	out, err := json.MarshalIndent(doc, "", "  ")
@@ -68,12 +68,16 @@ func document(swagger []byte, routes *openapi3.T) (*openapi3.T, error) {
 	refusal := &openapi3.ResponseRef{Ref: "#/components/responses/Refusal", Value: routes.Components.Responses["Refusal"].Value}
 	for path, item := range api.Paths.Map() {
 		for _, operation := range item.Operations() {
-			operation.Responses.Set("default", refusal)
 			if item.Post != nil || strings.HasPrefix(path, "/api/v1/mayfly/") { // some are answered without one: by a key's proof, or on loopback
 				operation.Security = openapi3.NewSecurityRequirements().With(openapi3.NewSecurityRequirement().Authenticate("token")).With(openapi3.NewSecurityRequirement())
 			}
 		}
 		routes.Paths.Set(path, item)
+	}
+	for _, item := range routes.Paths.Map() { // none is served beyond the limits, nor while the service ends
+		for _, operation := range item.Operations() {
+			operation.Responses.Set("default", refusal)
+		}
 	}
 	for name, schema := range api.Components.Schemas {
 		if name != "rpcStatus" && name != "protobufAny" { // Refusal says more

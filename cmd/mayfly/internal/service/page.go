@@ -3,16 +3,15 @@ package service
 import (
 	"context"
 	"crypto/tls"
-	"crypto/x509"
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/server"
 	"github.com/mayfly-ca/mayfly/server/login"
 	"github.com/mayfly-ca/mayfly/server/page"
@@ -58,10 +57,9 @@ func providerClient(first *state) (*http.Client, error) {
 		if i.URL != first.config.Page.Login.Issuer || i.CAFile == "" {
 			continue
 		}
-		pem, err := os.ReadFile(string(i.CAFile))
-		pool := x509.NewCertPool()
-		if err != nil || !pool.AppendCertsFromPEM(pem) {
-			return nil, fmt.Errorf("page: the provider's ca_file %s has no certificates: %w", i.CAFile, err)
+		pool, err := pemfile.PoolFile(i.CAFile)
+		if err != nil {
+			return nil, fmt.Errorf("page: the provider's ca_file: %w", err)
 		}
 		transport.TLSClientConfig = &tls.Config{RootCAs: pool, MinVersion: tls.VersionTLS12}
 	}
