@@ -69,7 +69,7 @@ func TestRedirectIsNotFollowed(t *testing.T) {
 	other := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { elsewhere.Add(1) }))
 	t.Cleanup(other.Close)
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		http.Redirect(w, r, other.URL+r.URL.Path, http.StatusPermanentRedirect)
+		http.Redirect(w, r, other.URL, http.StatusPermanentRedirect)
 		_, _ = w.Write(make([]byte, 20<<10))
 	}))
 	server.Config.ConnState = func(_ net.Conn, s http.ConnState) {

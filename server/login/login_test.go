@@ -292,7 +292,7 @@ func TestCookies(t *testing.T) {
 	if set := w.Header().Get("Set-Cookie"); set != "" || w.Code != http.StatusSeeOther {
 		t.Errorf("a page of another site ends a session: %d, %s", w.Code, set)
 	}
-	q.AddCookie(&http.Cookie{Name: "__Host-mayfly-session", Value: "x"})
+	q.Header.Set("Cookie", "__Host-mayfly-session=x")
 	w = httptest.NewRecorder()
 	must(login.New(r.options)).End(w, q)
 	if set := w.Header().Get("Set-Cookie"); !strings.HasPrefix(set, "__Host-mayfly-session=;") || !strings.Contains(set, "; Secure") || !strings.Contains(set, "; HttpOnly") || !strings.Contains(set, "SameSite=Lax") {
