@@ -13,19 +13,19 @@ type report struct {
 	machine string
 	plan    plan
 
-	bare                 bareFigures
-	identity             identityFigures
-	fsyncs               []time.Duration
-	runs                 map[run]figure
-	kinds                []figure
-	peer                 peerFigures
-	resident             map[string]int64 // by where certificates go
-	binarySize           int64
-	soaked               int
-	start                time.Duration
-	adapters             []adapterFigures
-	direct               []directFigures
-	modes                []modeFigures
+	bare       bareFigures
+	identity   identityFigures
+	fsyncs     []time.Duration
+	runs       map[run]figure
+	kinds      []figure
+	peer       peerFigures
+	resident   map[string]int64 // by where certificates go
+	binarySize int64
+	soaked     int
+	start      time.Duration
+	adapters   []adapterFigures
+	direct     []directFigures
+	modes      []modeFigures
 }
 
 func newReport(p plan) *report {
