@@ -30,7 +30,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-peer bench-log generate baseline fuzz \
-	kill-test powerloss-test check-deploy conformance conformance-full conformance-keys compare release go-version clean
+	kill-test powerloss-test check-deploy site conformance conformance-full conformance-keys compare release go-version clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,6 +66,9 @@ check: ## all that must hold before a change is taken in
 
 check-deploy: build ## the chart, manifests, alerts and dashboard of deploy/, with helm, kubeconform, kube-score, promtool and pods' own surroundings (root)
 	@internal/tools/deploy/run.sh $(if $(UPDATE),-args -update)
+
+site: ## docs/ as pages with a search, into bin/site; a link that leads nowhere fails it
+	@internal/tools/site/run.sh bin/site
 
 conformance: build ## cosign, sigstore's Go, Python, Java and JavaScript clients, openssl and others against a running mayfly
 	@internal/tools/conformance/run.sh
