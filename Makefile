@@ -20,7 +20,8 @@ LOG_DISK  ?= 4G
 # needs no .git and is the same from any folder.
 LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+# Of Windows mayfly-verify alone.
+PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # The least version of Go: go.mod's. Go's own words about an older one fill a screen.
 GO_WANTED := $(shell sed -n 's/^go //p' go.mod)
