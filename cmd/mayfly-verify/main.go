@@ -26,6 +26,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/revocation"
 	"github.com/mayfly-ca/mayfly/ca/revocation/guard"
+	"github.com/mayfly-ca/mayfly/internal/commandline"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -34,9 +35,13 @@ import (
 var version = "devel"
 
 func main() {
-	err := newCommand().Execute()
+	cmd, err := newCommand().ExecuteC()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "mayfly-verify:", oneline.Clean(err.Error(), 2000))
+		fix, said := commandline.Explain(cmd, err)
+		fmt.Fprintln(os.Stderr, "mayfly-verify:", oneline.Clean(said.Error(), 2000))
+		if fix != "" {
+			fmt.Fprintln(os.Stderr, "  fix:", fix)
+		}
 	}
 	os.Exit(exitCode(err))
 }

@@ -31,6 +31,7 @@ if [ -n "$full" ] || compgen -G "$CONFORMANCE_BIN/promtool-*" >/dev/null; then
 else
   absent "deploy/, as clusters read it" "its readers' build is long: make check-deploy"
 fi
+step "docs/, as a site" internal/tools/site/run.sh bin/site
 log=$(mktemp)
 # The tests that other steps run, and those of programs that aren't built.
 skip='^(TestCTFE|TestRekorV1|TestWholeIssuance)$'
