@@ -17,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tuf"
@@ -165,13 +164,18 @@ type verification struct {
 // read gives the signatures of an artifact.
 func (v *verification) read(ctx context.Context, name string) ([]signed, error) {
 	if v.bundle == "" {
-		found, _, err := readImage(ctx, name)
-		return found, err
+		image, err := readImage(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return image.found, nil
 	}
-	b, err := bundle.LoadJSONFromPath(v.bundle)
+	text, err := os.ReadFile(v.bundle)
 	if err != nil {
-		return nil, fmt.Errorf("%s isn't a Sigstore bundle: %w", v.bundle, err)
+		return nil, err
 	}
+	var s signed
+	s.parse(text)
 	v.file = func(p *verify.PolicyConfig) error { // each verification reads it anew
 		file, err := os.Open(name)
 		if err != nil {
@@ -179,39 +183,34 @@ func (v *verification) read(ctx context.Context, name string) ([]signed, error) 
 		}
 		return verify.WithArtifact(file)(p)
 	}
-	return []signed{{Bundle: b}}, nil
+	return []signed{s}, nil
 }
 
-// printCertificates prints the certificates of an image's signatures, each once. Whether
-// they are to be trusted it doesn't say; but anybody who may write beside the image can put
-// another's signature there, so each key has to have signed this image.
-func (o *options) printCertificates(ctx context.Context, out io.Writer, image string) error {
-	found, at, err := readImage(ctx, image)
+// printCertificates prints the certificates of an image's signatures, each once, trusted or not.
+// But anybody who may write beside the image can put another's signature there, so its key has
+// to have signed this one.
+func (o *options) printCertificates(ctx context.Context, out io.Writer, name string) error {
+	image, err := readImage(ctx, name)
 	if err != nil {
-		return fmt.Errorf("%s: %w", image, err)
+		return fmt.Errorf("%s: %w", name, err)
 	}
-	if image != at.String() {
-		fmt.Fprintf(o.warn, "mayfly-verify: %s is %s now\n", terminal.Escape(image), at)
-	}
+	fmt.Fprintf(o.warn, "signatures of %s:\n", image.at)
 	printed := map[string]bool{}
-	for _, one := range found {
-		c, err := one.certificate()
-		if err == nil {
-			err = one.checkKey()
+	for _, s := range image.found {
+		if err := s.checkKey(); err != nil {
+			fmt.Fprintln(o.warn, "left out:", oneline.Clean(err.Error(), 500))
+			continue
 		}
-		if err != nil {
-			fmt.Fprintln(o.warn, "mayfly-verify: left out:", oneline.Clean(err.Error(), 500))
-		} else if !printed[string(c.Raw)] {
-			printed[string(c.Raw)] = true
-			if err := pem.Encode(out, &pem.Block{Type: "CERTIFICATE", Bytes: c.Raw}); err != nil {
-				return err
-			}
+		raw := s.by.Certificate().Raw
+		if !printed[string(raw)] {
+			err = cmp.Or(err, pem.Encode(out, &pem.Block{Type: "CERTIFICATE", Bytes: raw}))
 		}
+		printed[string(raw)] = true
 	}
 	if len(printed) == 0 {
-		return fmt.Errorf("%s: no certificate has signed it", at)
+		return errors.New("no certificate has signed it")
 	}
-	return nil
+	return err
 }
 
 // signature verifies one. It is revoked only if all else is good: who asks goes by that.
@@ -224,10 +223,10 @@ func (v *verification) signature(one signed, s *signature) (err error) {
 			s.Result, s.Words = "bad", err.Error()
 		}
 	}()
-	c, err := one.certificate()
-	if err != nil {
-		return err
+	if one.by == nil {
+		return one.fault
 	}
+	c := one.by.Certificate()
 	if is, err := certificate.SummarizeCertificate(c); err == nil {
 		s.SAN, s.Issuer = is.SubjectAlternativeName, is.Issuer
 	}

@@ -1,18 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
-	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
 	"encoding/pem"
-	"errors"
 	"fmt"
 
-	protobundle "github.com/sigstore/protobuf-specs/gen/pb-go/bundle/v1"
-	protocommon "github.com/sigstore/protobuf-specs/gen/pb-go/common/v1"
-	protorekor "github.com/sigstore/protobuf-specs/gen/pb-go/rekor/v1"
-	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 )
 
@@ -25,99 +20,64 @@ const (
 	certificateIn = "dev.sigstore.cosign/certificate"
 	rekorIn       = "dev.sigstore.cosign/bundle"
 	timestampIn   = "dev.sigstore.cosign/rfc3161timestamp"
-	simpleBundle  = "application/vnd.dev.sigstore.bundle+json;version=0.1" // the one that takes a Rekor's promise alone
 )
 
-// parseSimple reads what cosign 2 made of an image with a digest.
+// parseSimple makes a bundle of what cosign 2 signed, which has to be the image with a digest.
+// Intermediate certificates are the trusted root's: it has all that count.
 func (s *signed) parseSimple(text []byte, notes map[string]string, digest string) {
-	sum := sha256.Sum256(text)
-	s.of = verify.ArtifactDigest{Algorithm: "sha256", Digest: sum[:]}
-	if s.Bundle, s.fault = simpleAsBundle(sum[:], notes); s.fault != nil {
-		return
-	}
 	var says struct {
 		Critical struct {
-			Type  string `json:"type"`
+			Type  string
 			Image struct {
 				Digest string `json:"docker-manifest-digest"`
-			} `json:"image"`
-		} `json:"critical"`
-	}
-	if s.fault = json.Unmarshal(text, &says); s.fault != nil {
-		return
-	}
-	if is := says.Critical; is.Type != simpleKind || is.Image.Digest != digest {
-		s.fault = fmt.Errorf("it signs a %q of %q, and no image of %s", is.Type, is.Image.Digest, digest)
-	}
-}
-
-// simpleAsBundle makes a bundle of the annotations: a certificate that signed a digest.
-func simpleAsBundle(sum []byte, notes map[string]string) (*bundle.Bundle, error) {
-	signature, err := base64.StdEncoding.DecodeString(notes[signatureIn])
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", signatureIn, err)
-	}
-	certificate, _ := pem.Decode([]byte(notes[certificateIn]))
-	if certificate == nil {
-		return nil, errors.New("it is signed with a key, and not with a certificate")
-	}
-	// Intermediate certificates are the trusted root's: it has all that count.
-	material := &protobundle.VerificationMaterial{Content: &protobundle.VerificationMaterial_X509CertificateChain{
-		X509CertificateChain: &protocommon.X509CertificateChain{Certificates: []*protocommon.X509Certificate{{RawBytes: certificate.Bytes}}},
-	}}
-	if note := notes[timestampIn]; note != "" {
-		var stamp struct{ SignedRFC3161Timestamp []byte }
-		if err := json.Unmarshal([]byte(note), &stamp); err != nil {
-			return nil, fmt.Errorf("%s: %w", timestampIn, err)
-		}
-		material.TimestampVerificationData = &protobundle.TimestampVerificationData{
-			Rfc3161Timestamps: []*protocommon.RFC3161SignedTimestamp{{SignedTimestamp: stamp.SignedRFC3161Timestamp}},
+			}
 		}
 	}
-	if note := notes[rekorIn]; note != "" {
-		entry, err := rekorEntry([]byte(note))
-		if err != nil {
-			return nil, fmt.Errorf("%s: %w", rekorIn, err)
-		}
-		material.TlogEntries = []*protorekor.TransparencyLogEntry{entry}
-	}
-	return bundle.NewBundle(&protobundle.Bundle{MediaType: simpleBundle, VerificationMaterial: material, Content: &protobundle.Bundle_MessageSignature{
-		MessageSignature: &protocommon.MessageSignature{
-			MessageDigest: &protocommon.HashOutput{Algorithm: protocommon.HashAlgorithm_SHA2_256, Digest: sum},
-			Signature:     signature,
-		},
-	}})
-}
-
-// rekorEntry reads what a Rekor answered: an entry, and the promise to show it.
-func rekorEntry(note []byte) (*protorekor.TransparencyLogEntry, error) {
-	var is struct {
+	var stamp struct{ SignedRFC3161Timestamp []byte }
+	var rekor struct { // an entry, and the promise to show it
 		SignedEntryTimestamp []byte
 		Payload              struct {
-			Body           []byte `json:"body"`
-			IntegratedTime int64  `json:"integratedTime"`
-			LogIndex       int64  `json:"logIndex"`
-			LogID          string `json:"logID"`
+			Body                     []byte
+			IntegratedTime, LogIndex int64
+			LogID                    string
 		}
 	}
-	var kind struct {
-		Kind    string `json:"kind"`
-		Version string `json:"apiVersion"`
+	var entry struct{ Kind, APIVersion string }
+	read := func(what, text string, into any) {
+		if err := json.Unmarshal([]byte(text), into); err != nil && s.fault == nil {
+			s.fault = fmt.Errorf("%s: %w", what, err)
+		}
 	}
-	err := json.Unmarshal(note, &is)
-	if err == nil {
-		err = json.Unmarshal(is.Payload.Body, &kind)
+	type object = map[string]any // of a bundle
+	sum, material := sha256.Sum256(text), object{"publicKey": object{}}
+	if block, _ := pem.Decode([]byte(notes[certificateIn])); block != nil {
+		material = object{"x509CertificateChain": object{"certificates": []object{{"rawBytes": block.Bytes}}}}
 	}
-	if err != nil {
-		return nil, err
+	if note := notes[timestampIn]; note != "" {
+		read(timestampIn, note, &stamp)
+		material["timestampVerificationData"] = object{"rfc3161Timestamps": []object{{"signedTimestamp": stamp.SignedRFC3161Timestamp}}}
 	}
-	id, err := hex.DecodeString(is.Payload.LogID)
-	return &protorekor.TransparencyLogEntry{
-		LogIndex: is.Payload.LogIndex, LogId: &protocommon.LogId{KeyId: id},
-		KindVersion:      &protorekor.KindVersion{Kind: kind.Kind, Version: kind.Version},
-		IntegratedTime:   is.Payload.IntegratedTime,
-		InclusionPromise: &protorekor.InclusionPromise{SignedEntryTimestamp: is.SignedEntryTimestamp},
-
-		CanonicalizedBody: is.Payload.Body,
-	}, err
+	if note := notes[rekorIn]; note != "" {
+		read(rekorIn, note, &rekor)
+		read(rekorIn, string(rekor.Payload.Body), &entry)
+		id, _ := hex.DecodeString(rekor.Payload.LogID) // another one is no log's
+		material["tlogEntries"] = []object{{
+			"logIndex": rekor.Payload.LogIndex, "logId": object{"keyId": id}, "integratedTime": rekor.Payload.IntegratedTime,
+			"kindVersion":      object{"kind": entry.Kind, "version": entry.APIVersion},
+			"inclusionPromise": object{"signedEntryTimestamp": rekor.SignedEntryTimestamp}, "canonicalizedBody": rekor.Payload.Body,
+		}}
+	}
+	b, err := json.Marshal(object{
+		"mediaType":            "application/vnd.dev.sigstore.bundle+json;version=0.1", // the one with a promise alone
+		"verificationMaterial": material,
+		"messageSignature":     object{"messageDigest": object{"algorithm": "SHA2_256", "digest": sum[:]}, "signature": notes[signatureIn]},
+	})
+	read("the payload", string(text), &says)
+	fault := cmp.Or(s.fault, err)
+	if is := says.Critical; fault == nil && (is.Type != simpleKind || is.Image.Digest != digest) {
+		fault = fmt.Errorf("it signs a %q of %q, and no image of %s", is.Type, is.Image.Digest, digest)
+	}
+	s.of = verify.ArtifactDigest{Algorithm: "sha256", Digest: sum[:]}
+	s.parse(b)
+	s.fault = cmp.Or(fault, s.fault)
 }

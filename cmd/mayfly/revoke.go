@@ -169,13 +169,13 @@ func (o *revokeOptions) read() error {
 	return nil
 }
 
-// readImage takes the certificates that signed an image and that the CA issued. Anybody who may
-// write to the registry can add others, on which the CA would refuse them all.
+// readImage takes the certificates that signed an image, if the CA issued them. Anybody who may
+// write to the registry can add others, and the CA would refuse all with them.
 func (o *revokeOptions) readImage(ctx context.Context) error {
 	if o.image == "" {
 		return nil
 	}
-	certs, err := signersOf(ctx, o.image, o.say)
+	certs, err := o.signers(ctx, o.image)
 	if err != nil {
 		return err
 	}
@@ -197,13 +197,10 @@ func (o *revokeOptions) readImage(ctx context.Context) error {
 			o.q.Certificates = append(o.q.Certificates, c.Raw)
 			continue
 		}
-		o.say(fmt.Sprintf("left out, as this CA hasn't issued it: the certificate %s of %s, %v", c.SerialNumber.Text(16), cachain.Stamp(c.NotBefore), extension.SANs(c)))
+		o.say(fmt.Sprintf("left out, as this CA hasn't issued it: %s  %s  %v", c.SerialNumber.Text(16), cachain.Stamp(c.NotBefore), extension.SANs(c)))
 	}
-	if n := len(o.q.Certificates); o.q.Count > 0 && int(o.q.Count) != n {
-		return fail("look at them with --dry-run", "%s: %d certificates of this CA signed it, and --count says %d", o.image, n, o.q.Count)
-	}
-	if len(o.q.Certificates) == 0 {
-		return fail("name the CA that issued them with --ca", "%s: %d certificates signed it, and none is of %s", o.image, len(certs), o.ca)
+	if n := len(o.q.Certificates); n == 0 || o.q.GetCount() > 0 && int(o.q.GetCount()) != n {
+		return fail("look at them with --dry-run, repeat its --count, and name their CA with --ca", "%d certificates of the CA at %s signed %s", n, o.ca, o.image)
 	}
 	return nil
 }

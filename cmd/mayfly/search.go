@@ -109,7 +109,7 @@ func (o *search) run(ctx context.Context, args []string) error {
 	}
 	var others [][]string // conditions of the next certificate
 	if o.image != "" {
-		certs, err := signersOf(ctx, o.image, o.say)
+		certs, err := o.signers(ctx, o.image)
 		if err != nil {
 			return err
 		}
@@ -125,11 +125,10 @@ func (o *search) run(ctx context.Context, args []string) error {
 			rows = append(rows, c.GetFields())
 		}
 		query.Cursor = page.GetNext()
-		if query.Cursor != "" || len(others) == 0 {
-			return rows, query.Cursor != "", err
+		if more = query.Cursor != "" || len(others) > 0; query.Cursor == "" && more {
+			query.Where, others = others[0], others[1:]
 		}
-		query.Where, others = others[0], others[1:]
-		return rows, true, err
+		return rows, more, err
 	}), []string{"not_before", "san", "issuer", "serial", "log", "index"}
 	switch {
 	case o.firstUses:
@@ -242,11 +241,10 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 
 // whereOf are the conditions by which a certificate is found, anybody's.
 func whereOf(c *x509.Certificate) []string {
-	where := []string{"serial=" + c.SerialNumber.Text(16), fmt.Sprintf("authority=%x", c.AuthorityKeyId)}
 	if len(c.AuthorityKeyId) == 0 {
-		return where[:1]
+		return []string{"serial=" + c.SerialNumber.Text(16)}
 	}
-	return where
+	return []string{"serial=" + c.SerialNumber.Text(16), fmt.Sprintf("authority=%x", c.AuthorityKeyId)}
 }
 
 // open gives what is searched: the index of a CA, or one in a store.
