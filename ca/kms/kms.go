@@ -84,7 +84,7 @@ type Options struct {
 	// fits. Backends that have the key's own pass it over.
 	Public crypto.PublicKey
 	// Later has Open take a key in a KMS that can't be reached at the moment, if Public is
-	// known: it is opened when it is needed, and must then be Public's. A SealedKey is not.
+	// known: it is opened when it is needed, and must then be Public's.
 	Later bool
 	// SealedKey is the file of a private key that the referenced key decrypts at
 	// Open, or that Generate is to make; "" where the referenced key itself signs.
