@@ -1,3 +1,6 @@
+// Package kmstest is a stand-in for each vendor's service, with real keys and with
+// faults on demand. The suites of kms.Signer and kms.Sealer, which a backend passes
+// or does not merge, are in the tests of package kms.
 package kmstest
 
 import (
