@@ -34,7 +34,7 @@ func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 	c.Add(awsSealing, nil)
 	c.Add(awsOther, nil)
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: awsPrefix + awsID, Pinned: awsPrefix + awsID, Name: awsID,
+		Cloud: c.Cloud, Ref: awsPrefix + awsID, Pinned: awsPrefix + awsID, Name: awsID,
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "DescribeKey", Sign: "Sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL, IdentityEndpoint: c.URL},

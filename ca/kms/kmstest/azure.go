@@ -58,7 +58,7 @@ func newAzure(t testing.TB, key crypto.Signer, host, wrap string) *StandIn {
 	c.Add("other", nil)
 	keys := "https://" + host + "/keys/"
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: keys + "issuing", Pinned: keys + "issuing/" + azureVersion(1), Name: "issuing",
+		Cloud: c.Cloud, Ref: keys + "issuing", Pinned: keys + "issuing/" + azureVersion(1), Name: "issuing",
 		Host: host, Get: "get", Sign: "sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL, IdentityEndpoint: c.URL, CAFile: caFile},

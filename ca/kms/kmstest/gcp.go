@@ -52,7 +52,7 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 	c.Add(GCPRing+"/cryptoKeys/other", nil)
 	host := strings.TrimPrefix(c.URL, "http://")
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
+		Cloud: c.Cloud, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
 		Host: host, Get: "get", Sign: "asymmetricSign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialManaged, Endpoint: c.URL},

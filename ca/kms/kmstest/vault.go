@@ -33,7 +33,7 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 		c.Add(name, nil)
 	}
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
+		Cloud: c.Cloud, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "keys", Sign: "sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL},
