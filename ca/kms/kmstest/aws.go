@@ -67,10 +67,7 @@ func (c *aws) refuse(w http.ResponseWriter, f Fault) {
 }
 
 func (c *aws) answer(q request) (any, error) {
-	switch q.operation {
-	case "AssumeRoleWithWebIdentity":
-		return http.HandlerFunc(assumeRole), nil
-	case "GetCallerIdentity":
+	if q.operation == "GetCallerIdentity" {
 		return `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`, nil
 	}
 	var in awsRequest
@@ -130,16 +127,6 @@ func (c *aws) use(v Version, name string, in awsRequest, q request) (any, error)
 	default:
 		return nil, fmt.Errorf("%s isn't expected", q.operation)
 	}
-}
-
-// assumeRole is STS's answer to a web identity.
-func assumeRole(w http.ResponseWriter, r *http.Request) {
-	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
-		w.WriteHeader(http.StatusForbidden)
-		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
-		return
-	}
-	fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, Secret)
 }
 
 // awsRequest holds the members of all requests.

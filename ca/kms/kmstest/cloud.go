@@ -69,7 +69,6 @@ type Cloud struct {
 	keys    map[string][]*Version // by name; version 1 first
 	aliases map[string]string     // to names of keys
 	token   string                // that is taken, of a vendor with one for all requests
-	logins  int                   // after which it was given out
 	fault   func(operation string, call int) Fault
 	calls   map[string]int
 }
@@ -313,11 +312,11 @@ func (c *Cloud) named(alias string) string {
 	return c.aliases[alias]
 }
 
-// Token is the token that is taken, and after how many logins.
-func (c *Cloud) Token() (token string, logins int) {
+// accepted is the token that is taken.
+func (c *Cloud) accepted() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.token, c.logins
+	return c.token
 }
 
 // SetToken makes another token the one that is taken.

@@ -15,14 +15,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
-// VaultToken is the token that the stand-in takes until a login gave another.
+// VaultToken is the token that the stand-in takes, until a test sets another.
 const VaultToken = "hvs." + Secret
 
 // vault is a transit engine, as Vault's documentation of its API describes it.
 // That Vault itself behaves so is shown by internal/tools/conformance.
 type vault struct{ *Cloud }
 
-// NewVault is a stand-in for Vault with a transit engine and a Kubernetes login.
+// NewVault is a stand-in for Vault with a transit engine.
 func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
 	c := &vault{newCloud(t)}
@@ -60,7 +60,7 @@ func (c *vault) operation(r *http.Request) string {
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/"), "/")
 	switch {
 	case parts[0] == "auth":
-		return parts[len(parts)-1] // login, lookup-self
+		return parts[len(parts)-1] // login, which a test answers, and lookup-self
 	case r.Method == http.MethodPost && len(parts) > 1 && parts[1] == "keys":
 		return "create"
 	case len(parts) > 1:
@@ -80,16 +80,13 @@ func (c *vault) refuse(w http.ResponseWriter, f Fault) {
 }
 
 func (c *vault) answer(q request) (any, error) {
-	token, _ := c.Token()
-	if q.operation != "login" && q.Header.Get("X-Vault-Token") != token {
+	if q.Header.Get("X-Vault-Token") != c.accepted() {
 		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
 	name := path.Base(q.URL.Path)
 	var data map[string]any
 	var err error
 	switch q.operation {
-	case "login":
-		return c.login(q.body)
 	case "create":
 		return c.create(name, q.body)
 	case "lookup-self":
@@ -108,18 +105,6 @@ func (c *vault) answer(q request) (any, error) {
 
 // vaultFault has no text for a key that isn't there.
 func vaultFault(status int, text string) Fault { return Fault{Status: status, Code: text} }
-
-func (c *vault) login(body []byte) (any, error) {
-	var in struct{ Role, JWT string }
-	if json.Unmarshal(body, &in) != nil || in.Role != "ca" || in.JWT != "service-account" {
-		return nil, vaultFault(http.StatusForbidden, "permission denied")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.logins++
-	c.token = "hvs.login-" + strconv.Itoa(c.logins)
-	return map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}}, nil
-}
 
 func (c *vault) read(name string) (map[string]any, error) {
 	all := c.versions(name)
