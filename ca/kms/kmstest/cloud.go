@@ -326,8 +326,8 @@ func (c *Cloud) SetToken(token string) {
 	c.token = token
 }
 
-// versions are copies of a key's versions; none when there is no such key.
-func (c *Cloud) versions(name string) []Version {
+// Versions are copies of a key's versions; none when there is no such key.
+func (c *Cloud) Versions(name string) []Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []Version
@@ -339,7 +339,7 @@ func (c *Cloud) versions(name string) []Version {
 
 // at is a copy of a version; false when there is none.
 func (c *Cloud) at(name string, version int) (Version, bool) {
-	all := c.versions(name)
+	all := c.Versions(name)
 	if version < 1 || version > len(all) {
 		return Version{}, false
 	}

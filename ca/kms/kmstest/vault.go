@@ -87,8 +87,6 @@ func (c *vault) answer(q request) (any, error) {
 	var data map[string]any
 	var err error
 	switch q.operation {
-	case "create":
-		return c.create(name, q.body)
 	case "lookup-self":
 		data = map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"}
 	case "keys":
@@ -107,7 +105,7 @@ func (c *vault) answer(q request) (any, error) {
 func vaultFault(status int, text string) Fault { return Fault{Status: status, Code: text} }
 
 func (c *vault) read(name string) (map[string]any, error) {
-	all := c.versions(name)
+	all := c.Versions(name)
 	if len(all) == 0 {
 		return nil, vaultFault(http.StatusNotFound, "")
 	}
@@ -125,18 +123,6 @@ func (c *vault) read(name string) (map[string]any, error) {
 	return map[string]any{
 		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
 	}, nil
-}
-
-func (c *vault) create(name string, body []byte) (any, error) {
-	var in struct {
-		Type       string
-		Exportable bool
-	}
-	if err := json.Unmarshal(body, &in); err != nil || in.Exportable {
-		return nil, vaultFault(http.StatusBadRequest, "bad request")
-	}
-	c.Add(name, Key(c.t, kms.Algorithm(strings.ToUpper(in.Type))))
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), nil
 }
 
 func (c *vault) sign(name string, q request) (map[string]any, error) {
