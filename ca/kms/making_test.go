@@ -96,6 +96,9 @@ func azureCreate(t testing.TB, s *kmstest.StandIn, r *http.Request, body []byte)
 	if len(in.Ops) == 0 {
 		t.Error("a key for every operation: sign and verify are enough")
 	}
+	if r.Host != s.Host {
+		t.Errorf("the vault is asked as %s", r.Host)
+	}
 	name := path.Base(path.Dir(r.URL.Path))
 	for _, a := range kms.Algorithms() {
 		if curve := a.Curve(); curve != nil && in.Kty == "EC-HSM" && in.Crv == curve.Params().Name || in.Kty == "RSA-HSM" && in.Size > 0 && in.Size == a.Bits() {
