@@ -359,11 +359,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		calls: metric.Counter("mayfly_kms_calls_total",
 			"Calls to key management services, each with all of its attempts, by backend, operation and outcome.", "backend", "operation", "outcome"),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "mayfly_kms_call_seconds",
-			Help:    "Time that a call to a key management service took with all of its attempts, in seconds.",
-			Buckets: []float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15},
-		}, []string{"backend", "operation"}),
+		seconds: metric.Histogram("mayfly_kms_call_seconds",
+			"Time that a call to a key management service took with all of its attempts, in seconds.",
+			[]float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15}, "backend", "operation"),
 	}
 	if r == nil {
 		return m, nil

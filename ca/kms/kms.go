@@ -5,7 +5,7 @@
 // that a KMS encrypts.
 //
 // A backend is a folder here and one line in the table of package keystore,
-// through which the rest of Mayfly opens keys; it passes the suite of kmstest.
+// through which the rest of Mayfly opens keys; it passes the suites in the tests of this one.
 package kms
 
 import (

@@ -68,7 +68,7 @@ func TestSealerConformance(t *testing.T) {
 func TestSealedKeyConformance(t *testing.T) {
 	t.Parallel()
 	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
-		kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+		runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 			signer := opened(t, s.Ref, sealed(t, s, a))
 			return signer
 		}, kms.ECDSAP256, kms.RSA3072)
