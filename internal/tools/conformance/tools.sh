@@ -109,6 +109,9 @@ install_go oras oras.land/oras/cmd/oras v1.3.6 # 15
 install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17 # 12
 # A witness of logs (c2sp.org/tlog-witness).
 install_go omniwitness github.com/transparency-dev/witness/cmd/omniwitness v0.0.0-20260720115447-2e1c6971d19e
+# A collector of logs, with what our test has it do.
+install_go telegraf github.com/influxdata/telegraf/cmd/telegraf v1.37.2 \
+  custom,inputs.http_listener_v2,outputs.file,parsers.json_v2,serializers.template # 43
 # certificate-transparency-go's command-line client.
 install_go ctclient github.com/google/certificate-transparency-go/client/ctclient "$CT_GO"
 
