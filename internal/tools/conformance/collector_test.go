@@ -1,7 +1,6 @@
 package conformance
 
 import (
-	"bytes"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -11,7 +10,7 @@ import (
 
 // TestCollector: a Telegraf with the configuration of docs/audit.md writes every record
 // of a service that issues and refuses, byte for byte, though it starts late and is
-// started anew; what it wrote vouches for the trail.
+// started anew; what it wrote vouches for the trail. Standard output has them all, too.
 func TestCollector(t *testing.T) {
 	t.Run("telegraf", testTelegraf)
 }
@@ -29,7 +28,7 @@ func testTelegraf(t *testing.T) {
 
 	issuer := startDev(t)
 	m := startServe(t, issuer.asIssuer(), func(_ *testing.T, _, config string) string {
-		return strings.Replace(config, "\naudit:\n", "\naudit:\n  sinks:\n    - {name: telegraf, url: \"http://127.0.0.1:"+port+"/cloudevents\"}\n", 1)
+		return strings.Replace(config, "\naudit:\n", "\naudit:\n  sinks:\n    - {name: stdout, url: \"stdout:\"}\n    - {name: telegraf, url: \"http://127.0.0.1:"+port+"/cloudevents\"}\n", 1)
 	})
 	trail := filepath.Join(m.dir, "audit", "audit.jsonl")
 	works := func() {
@@ -47,14 +46,7 @@ func testTelegraf(t *testing.T) {
 			if err != nil {
 				return false // before the first
 			}
-			for _, file := range []string{trail, strings.Replace(trail, ".jsonl", ".refused.jsonl", 1)} {
-				for line := range bytes.Lines(readFile(t, file)) {
-					if !bytes.Contains(append([]byte("\n"), got...), append([]byte("\n"), line...)) {
-						return false
-					}
-				}
-			}
-			return true
+			return holds(t, string(got), trail)
 		})
 		collector.stop(t)
 	}
@@ -63,9 +55,24 @@ func testTelegraf(t *testing.T) {
 	collects()
 	works()
 	m.process.stop(t) // which signs heads
+	lives := m.process.output.String()
 	m = serve(t, m.dir, filepath.Join(m.dir, "mayfly.yaml"))
 	collects()
+	m.process.until(t, "its output has every record, too", func() bool { return holds(t, lives+m.process.output.String(), trail) })
 	key := filepath.Join(dir, "audit.pub.pem")
 	write(t, key, []byte(command(t, nil, setting(t, "MAYFLY_BIN"), "kms", "public", "file:"+filepath.Join(m.dir, "audit.key.pem"))+"\n"))
 	command(t, nil, setting(t, "MAYFLY_BIN"), "audit", "verify", "--trail", trail, "--key", key, "--heads", written)
+}
+
+// holds tells whether every record of a trail, its refusals too, is a line of what was got.
+func holds(t *testing.T, got, trail string) bool {
+	t.Helper()
+	for _, file := range []string{trail, strings.Replace(trail, ".jsonl", ".refused.jsonl", 1)} {
+		for line := range strings.Lines(string(readFile(t, file))) {
+			if !strings.Contains("\n"+got, "\n"+line) {
+				return false
+			}
+		}
+	}
+	return true
 }
