@@ -28,7 +28,7 @@ func startVault(t testing.TB) realVault {
 	if binary == "" {
 		t.Fatal("VAULT_BIN isn't set: run this with internal/tools/conformance/vault.sh")
 	}
-	l, err := net.Listen("tcp", "127.0.0.1:0") //nolint:noctx // on this machine
+	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +53,7 @@ func startVault(t testing.TB) realVault {
 		}
 	})
 	for began := time.Now(); ; {
-		if response, err := http.Get(v.URL + "/v1/sys/health"); err == nil { //nolint:noctx // loopback, until it answers
+		if response, err := http.Get(v.URL + "/v1/sys/health"); err == nil {
 			_ = response.Body.Close()
 			if response.StatusCode == http.StatusOK {
 				break

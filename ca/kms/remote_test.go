@@ -52,8 +52,7 @@ var words = map[string]map[string]string{
 }
 
 // TestFileConformance holds keys in files to the suite.
-func TestFileConformance(t *testing.T) {
-	t.Parallel()
+func TestFileConformance(t *testing.T) { // not parallel: making RSA keys leaves no time to tests that measure it
 	runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		path := filepath.Join(t.TempDir(), "key.pem")
 		if _, err := keystore.GenerateFile(path, a, nil); err != nil {
