@@ -26,7 +26,11 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
-const policyController = "policy-webhook-v0.13.1"
+// Our programs around the engines' code.
+const (
+	policyController = "policy-webhook-v0.13.1"
+	kyverno          = "kyverno-engine-v1.19.1"
+)
 
 // testPolicyController and testKyverno hold the resources for clusters to the code that
 // reads them there.
@@ -53,7 +57,7 @@ func testKyverno(t *testing.T, m *mayfly, dir string) {
 	}
 	file := filepath.Join(dir, "policy.yaml")
 	write(t, file, []byte(policy))
-	if said, want := command(t, nil, tool(t, "kyverno-v1.19.1"), file), m.HTTP+"/tuf "+m.Issuer+" "+aliceEmail; said != want {
+	if said, want := command(t, nil, tool(t, kyverno), file), m.HTTP+"/tuf "+m.Issuer+" "+aliceEmail; said != want {
 		t.Errorf("Kyverno reads %s, want %s", said, want)
 	}
 }

@@ -50,14 +50,13 @@ go_module() {
   return $status
 }
 
-# admission FOLDER VERSION [NAME PACKAGE]: a program of ours around a policy engine's own
-# code, or a package that a go.mod of ours builds.
-admission() { built "${3-$1}-$2" admission_program "$1" "${4-.}"; }
+# admission ENGINE VERSION NAME: a program of ours around a policy engine's own code.
+admission() { built "$3-$2" admission_program "$1"; }
 admission_program() {
   local dir status=0
   dir=$(mktemp -d)
   cp "$here/admission/$2"/* "$dir"
-  (cd "$dir" && CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' go build -o "$1" "$3") || status=1
+  (cd "$dir" && CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' go build -o "$1" .) || status=1
   rm -rf "$dir"
   return $status
 }
@@ -121,12 +120,10 @@ if [ "${1-}" = --full ]; then
   install_go rekor-server github.com/sigstore/rekor/cmd/rekor-server v1.5.4                   # 213
   install_module gitsign github.com/sigstore/gitsign github.com/sigstore/gitsign v0.14.0      # 304
   install_module gh github.com/cli/cli/v2/cmd/gh github.com/cli/cli/v2 v2.83.0                  # 203
-  admission kyverno v1.19.1                                                                     # 39
+  admission kyverno v1.19.1 kyverno-engine                                                      # 100
   # sigstore-rust, and our program around it.
   built sigstore-rust-0.15.1 rust_program                                                       # 150
   admission policy-controller v0.13.1 policy-webhook                                            # 300
-  # Kyverno's own command.
-  admission kyverno-cli v1.19.1 kyverno-cli github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno
 fi
 
 # Node packages, exactly those of the lock file, a Node among them.

@@ -1,7 +1,8 @@
 // Command kyverno decodes an ImageValidatingPolicy into Kyverno's own types, as strictly
-// as a cluster does, and prints the mirror, issuer and subject of each attestor.
+// as a cluster does, and prints the mirror, issuer and subject of each attestor; or judges
+// a pod by a ValidatingPolicy.
 //
-//	kyverno POLICY.yaml
+//	kyverno POLICY.yaml [POD.yaml]
 package main
 
 import (
@@ -13,7 +14,13 @@ import (
 )
 
 func main() {
-	if err := show(os.Args[1]); err != nil {
+	var err error
+	if len(os.Args) > 2 {
+		err = judge(os.Args[1], os.Args[2])
+	} else {
+		err = show(os.Args[1])
+	}
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)
 	}
