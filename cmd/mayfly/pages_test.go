@@ -74,6 +74,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 		"disk": fullDisk, "clock-look": wrongClock, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
 		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,
 	},
+	"docs/backup.md": {"backup": nil, "look": nil, "restore": nil, "lost": lostHost},
 	"docs/ctlog.md": {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 

@@ -412,7 +412,7 @@ func note(trail string, r Report) error {
 	return err
 }
 
-// Last is when the last backup was made of the CA with this audit trail, or zero.
+// Last is when the last backup was made of the CA with this audit trail; 1970 without one.
 func Last(trail string) time.Time {
 	var last noted
 	text, err := durable.ReadPlain(stateFile(trail), 1<<16)
@@ -420,7 +420,7 @@ func Last(trail string) time.Time {
 		err = json.Unmarshal(text, &last)
 	}
 	if err != nil {
-		return time.Time{}
+		return time.Unix(0, 0)
 	}
 	return last.Time
 }
