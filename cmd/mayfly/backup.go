@@ -68,16 +68,12 @@ the archive has what is in it and what isn't.`,
 		if err != nil {
 			return err
 		}
-		for i, remark := range r.Remarks {
-			if i == 10 {
-				fmt.Fprintln(streams.Err, "and more: `mayfly audit verify` has them all")
-				break
-			}
-			fmt.Fprintln(streams.Err, terminal.Line(remark))
+		if n := len(r.Remarks); n > 0 {
+			fmt.Fprintf(streams.Err, "The audit trail was taken as it is, and isn't whole in %d places: mayfly audit verify has them, first %s\n", n, terminal.Line(r.Remarks[0]))
 		}
 		fmt.Fprintf(streams.Out, "%s has %d files, %s.\n\n", terminal.Line(r.Out), len(r.Files), humanize.IBytes(uint64(r.Bytes))) // #nosec G115 -- a size
 		for _, l := range r.Logs {
-			fmt.Fprintf(streams.Out, "  %-12s %s, %d entries\n", "log", l.URL, l.Entries)
+			fmt.Fprintf(streams.Out, "  the log %s, %d entries\n", l.URL, l.Entries)
 		}
 		printLeftOut(streams.Out, r.Manifest)
 		return nil
@@ -86,7 +82,7 @@ the archive has what is in it and what isn't.`,
 
 func printLeftOut(w io.Writer, m backup.Manifest) {
 	for _, l := range m.LeftOut {
-		fmt.Fprintf(w, "  %-12s %s\n", "left out", terminal.Line(l.Path+" ("+l.Setting+"): "+l.Why))
+		fmt.Fprintf(w, "  left out: %s\n", terminal.Line(l.Path+" ("+l.Setting+"): "+l.Why))
 	}
 }
 
@@ -124,14 +120,8 @@ docs/backup.md says how the CA goes on.`,
 			return err
 		}
 		fmt.Fprintf(streams.Out, "The backup of %s is in its place.\n\n", moment(r.Time))
-		for _, url := range r.Live {
-			fmt.Fprintf(streams.Out, "  %-12s %s goes on\n", "log", url)
-		}
-		for _, url := range r.Ended {
-			fmt.Fprintf(streams.Out, "  %-12s %s is a copy that takes nothing: begin another one, as docs/backup.md has it\n", "log", url)
-		}
-		if r.NewKey != "" {
-			fmt.Fprintf(streams.Out, "  %-12s %s is new: revoke again what was revoked after the backup\n", "key", terminal.Line(r.NewKey))
+		for _, note := range r.Notes {
+			fmt.Fprintf(streams.Out, "  %s\n", terminal.Line(note))
 		}
 		printLeftOut(streams.Out, r.Manifest)
 		fmt.Fprintf(streams.Out, "\nNext, put keys back that were left out, and see what is missing:\n\n  mayfly check --config %s\n", terminal.Line(r.ConfigFile))

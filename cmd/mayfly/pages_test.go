@@ -75,7 +75,7 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,
 	},
 	"docs/backup.md": {"backup": nil, "look": nil, "restore": nil, "lost": lostHost},
-	"docs/ctlog.md": {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
+	"docs/ctlog.md":  {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 
 // pages are all, by their paths from the root.

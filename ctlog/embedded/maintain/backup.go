@@ -152,13 +152,13 @@ const lockWait = time.Second
 // log that went on from there would be a fork.
 var ErrBehind = errors.New("the backup is older than the log was: it can be served, but nothing may be added to it")
 
-// Restore makes a log of a backup in an empty or missing directory. It verifies
+// Restore makes a log of a backup in an empty or missing directory, or where it is. It verifies
 // the backup first, whole and against the log's high-water mark. It refuses one
 // that is behind the mark (ErrBehind), or when the mark is lost: then the key may have
 // signed more than the backup knows, and the log has to be followed by another one.
 func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions) (_ Report, err error) {
 	from := logdir.Dir(backup)
-	if name, err := logdir.Dir(dir).Occupied(); err != nil || name != "" {
+	if name, err := logdir.Dir(dir).Occupied(); (backup != dir || from.Exists(logdir.StateDir)) && (err != nil || name != "") {
 		return Report{}, errors.Join(fmt.Errorf("%s isn't empty, it holds %s: a log is never overwritten", dir, name), err)
 	}
 	owner, head, err := from.Head()
@@ -193,7 +193,10 @@ func install(ctx context.Context, from, to logdir.Dir, head checkpoint.Head) err
 	if err != nil {
 		return err
 	}
-	if err = copyLog(ctx, from, head, into(to), nil); err != nil {
+	if from != to {
+		err = copyLog(ctx, from, head, into(to), nil)
+	}
+	if err != nil {
 		err = fmt.Errorf("copying the backup: %w", err)
 	} else {
 		err = to.PutTree(head.Tree) // last: without it nothing opens the log

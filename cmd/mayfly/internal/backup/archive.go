@@ -13,24 +13,23 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
+	"maps"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 )
 
-// Names in an archive beside the paths of files.
+// Paths in an archive beside those of the host's files.
 const (
-	manifestName = "mayfly-backup.json"
-	keysName     = "mayfly-keys.jwe"
+	manifestPath = "/mayfly-backup.json"
+	keysPath     = "/mayfly-keys.jwe"
 )
 
-// version is that of the manifest.
-const version = 1
-
 const (
+	version     = 1         // of the manifest
 	maxManifest = 256 << 20 // of a log of some hundred million entries
 	maxKeys     = 16 << 20
 	maxRest     = 1 << 20 // what tar programs pad an archive with
@@ -71,7 +70,7 @@ type LeftOut struct {
 	Why     string `json:"why"`
 }
 
-// secret is a file of keysName, which is a list of them.
+// secret is a file that is encrypted with others.
 type secret struct {
 	File
 	Data []byte `json:"data"`
@@ -80,127 +79,97 @@ type secret struct {
 // MinPassphrase is how short a passphrase may be: whoever has the archive can guess for years.
 const MinPassphrase = 16
 
-// The keys are a JWE in its compact form (RFC 7516), which other programs decrypt as well.
+// The secrets are a JWE in its compact form (RFC 7516), which other programs decrypt as well.
 const (
 	keyAlgorithm      = jose.PBES2_HS512_A256KW // 600,000 rounds, as the library has it
 	contentEncryption = jose.A256GCM
 )
 
-func seal(all []secret, passphrase []byte) ([]byte, error) {
+func seal(all []secret, passphrase []byte) (string, error) {
 	plain, err := json.Marshal(all)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	e, err := jose.NewEncrypter(contentEncryption, jose.Recipient{Algorithm: keyAlgorithm, Key: passphrase}, nil)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
 	sealed, err := e.Encrypt(plain)
 	if err != nil {
-		return nil, err
+		return "", err
 	}
-	text, err := sealed.CompactSerialize()
-	return []byte(text), err
+	return sealed.CompactSerialize()
 }
 
 func unseal(text, passphrase []byte) (all []secret, err error) {
 	sealed, err := jose.ParseEncryptedCompact(string(text), []jose.KeyAlgorithm{keyAlgorithm}, []jose.ContentEncryption{contentEncryption})
 	if err != nil {
-		return nil, fmt.Errorf("%s isn't what mayfly backup writes: %w", keysName, err)
+		return nil, fmt.Errorf("the backup has no keys that can be read: %w", err)
 	}
 	plain, err := sealed.Decrypt(passphrase)
 	if err != nil {
-		return nil, fmt.Errorf("the passphrase isn't that of the archive's keys, or they were altered: %w", err)
+		return nil, fmt.Errorf("the passphrase isn't that of the backup's keys, or they were altered: %w", err)
 	}
 	return all, json.Unmarshal(plain, &all)
 }
 
-// inside is the name of a path in an archive.
-func inside(path string) string { return strings.TrimPrefix(filepath.ToSlash(path), "/") }
-
-// read reads a whole archive and holds its files against its manifest. take gets each of
-// them, before anything is known to be right.
-func read(r io.Reader, take func(name string, content io.Reader) error) (m Manifest, err error) {
+// read reads an archive from its beginning to its end and holds its files against its
+// manifest. take gets each of them before anything is known to be right.
+func read(r io.ReadSeeker, take func(path string, content io.Reader) error) (m Manifest, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("the backup can't be used: %w", err)
+		}
+	}()
+	if _, err := r.Seek(0, io.SeekStart); err != nil {
+		return m, err
+	}
 	unpacked, err := gzip.NewReader(r)
 	if err != nil {
-		return m, fmt.Errorf("it isn't packed by gzip: %w", err)
+		return m, err
 	}
-	members, found, ended := tar.NewReader(unpacked), map[string]File{}, false
-	for {
+	members, found := tar.NewReader(unpacked), map[string]File{}
+	for m.Version == 0 { // until the manifest was read
 		h, err := members.Next()
-		if errors.Is(err, io.EOF) {
-			break
+		if err != nil {
+			return m, fmt.Errorf("it is damaged, or cut short before its list of contents: %w", err)
 		}
-		switch {
-		case err != nil:
-			return m, fmt.Errorf("it is damaged or cut short: %w", err)
-		case ended:
-			return m, fmt.Errorf("%q follows its list of contents", h.Name)
-		case h.Typeflag != tar.TypeReg || sparse(h):
-			return m, fmt.Errorf("%q isn't a plain file", h.Name)
-		case !filepath.IsLocal(h.Name) || filepath.Clean(h.Name) != h.Name || h.Name == ".":
-			return m, fmt.Errorf("%q is a path outside of it, or isn't written plainly", h.Name)
-		case h.Name == manifestName:
-			ended = true
-			m, err = readManifest(members)
-		default:
-			if _, twice := found[h.Name]; twice {
-				return m, fmt.Errorf("%q is there twice", h.Name)
-			}
-			hash := sha256.New()
-			content := io.TeeReader(members, hash)
-			if err = take(h.Name, content); err == nil {
-				_, err = io.Copy(io.Discard, content)
-			}
-			found[h.Name] = File{Size: h.Size, SHA256: hex.EncodeToString(hash.Sum(nil))}
+		// Nothing bounds the size of a file with holes.
+		holes := slices.ContainsFunc(slices.Collect(maps.Keys(h.PAXRecords)), func(k string) bool { return strings.HasPrefix(k, "GNU.sparse") })
+		path := "/" + h.Name
+		if _, twice := found[path]; twice || holes || h.Typeflag != tar.TypeReg || !isPath(path) {
+			return m, fmt.Errorf("%q isn't a plain file inside, or is there twice", h.Name)
+		}
+		hash := sha256.New()
+		content := io.TeeReader(members, hash)
+		if path == manifestPath {
+			m, err = readManifest(content)
+		} else if err = take(path, content); err == nil {
+			_, err = io.Copy(io.Discard, content)
 		}
 		if err != nil {
 			return m, fmt.Errorf("%s: %w", h.Name, err)
 		}
+		found[path] = File{Size: h.Size, SHA256: hex.EncodeToString(hash.Sum(nil))}
 	}
-	if !ended {
-		return m, errors.New("it is cut short: its list of contents is missing")
+	if _, err := members.Next(); !errors.Is(err, io.EOF) {
+		return m, errors.Join(errors.New("something follows its list of contents"), err)
 	}
 	// The end of what is packed has its checksum.
 	if n, err := io.Copy(io.Discard, io.LimitReader(unpacked, maxRest)); err != nil || n == maxRest {
 		return m, errors.Join(errors.New("it is damaged at its end"), err)
 	}
+	delete(found, manifestPath)
 	return m, m.matches(found)
 }
 
-// readAgain is read from the beginning of a file. A take of nil only looks.
-func readAgain(file *os.File, take func(string, io.Reader) error) (m Manifest, err error) {
-	if take == nil {
-		take = func(string, io.Reader) error { return nil }
-	}
-	if _, err = file.Seek(0, io.SeekStart); err == nil {
-		m, err = read(file, take)
-	}
-	if err != nil {
-		err = fmt.Errorf("the backup %s can't be used: %w", file.Name(), err)
-	}
-	return m, err
-}
-
-// sparse reports a file with holes, whose size nothing in the archive bounds.
-func sparse(h *tar.Header) bool {
-	for key := range h.PAXRecords {
-		if strings.HasPrefix(key, "GNU.sparse") {
-			return true
-		}
-	}
-	return false
+// isPath reports a path that names one file, whatever folder stands before it.
+func isPath(path string) bool {
+	return filepath.IsAbs(path) && filepath.Clean(path) == path && path != "/"
 }
 
 func readManifest(r io.Reader) (m Manifest, err error) {
-	b, err := io.ReadAll(io.LimitReader(r, maxManifest+1))
-	switch {
-	case err != nil:
-		return m, err
-	case len(b) > maxManifest:
-		return m, fmt.Errorf("it is larger than %d bytes", maxManifest)
-	}
-	if err := json.Unmarshal(b, &m); err != nil {
+	if err := json.NewDecoder(io.LimitReader(r, maxManifest)).Decode(&m); err != nil {
 		return m, err
 	}
 	if m.Version != version {
@@ -209,26 +178,31 @@ func readManifest(r io.Reader) (m Manifest, err error) {
 	return m, nil
 }
 
-// matches is nil where the files are those of the manifest.
+// matches is nil where the files are those of the manifest, and all its paths can be used.
 func (m *Manifest) matches(found map[string]File) error {
+	paths := []string{m.Config}
 	for _, f := range m.Files {
-		is, there := found[inside(f.Path)]
-		switch {
-		case !filepath.IsAbs(f.Path) || filepath.Clean(f.Path) != f.Path:
-			return fmt.Errorf("its list of contents has the path %q, which isn't absolute", f.Path)
-		case !there:
-			return fmt.Errorf("%s is missing, or listed twice", f.Path)
-		case is.Size != f.Size || is.SHA256 != f.SHA256:
-			return fmt.Errorf("%s isn't as it was when it was backed up", f.Path)
+		is, there := found[f.Path]
+		if !there || is.Size != f.Size || is.SHA256 != f.SHA256 {
+			return fmt.Errorf("%s is missing, or isn't as it was when it was backed up", f.Path)
 		}
-		delete(found, inside(f.Path))
+		delete(found, f.Path)
 	}
-	for name := range found {
-		return fmt.Errorf("%q isn't in its list of contents", name)
+	for path := range found {
+		return fmt.Errorf("%s isn't in its list of contents", path)
 	}
 	for _, l := range m.Logs {
-		if !filepath.IsAbs(l.Directory) || filepath.Clean(l.Directory) != l.Directory {
-			return fmt.Errorf("its list of contents has the log's directory %q, which isn't absolute", l.Directory)
+		paths = append(paths, l.Directory)
+		if l.MarkFile != "" {
+			paths = append(paths, l.MarkFile)
+		}
+	}
+	for _, l := range m.LeftOut {
+		paths = append(paths, l.Path)
+	}
+	for _, path := range paths {
+		if !isPath(path) {
+			return fmt.Errorf("its list of contents has the path %q", path)
 		}
 	}
 	return nil

@@ -34,7 +34,7 @@ var (
 // RestoreOptions say where a backup is put back.
 type RestoreOptions struct {
 	Root       string // the folder that the paths in the backup begin at
-	Passphrase []byte // of the keys; empty leaves them out
+	Passphrase []byte // of the secrets; empty leaves them out
 	MarksLost  bool   // logs take nothing any more; statements of revocations go on with a new key
 }
 
@@ -42,47 +42,30 @@ type RestoreOptions struct {
 type Restored struct {
 	Manifest
 	ConfigFile string
-	Live       []string // URLs of logs that go on
-	Ended      []string // URLs of logs that took entries, and are copies now
-	NewKey     string   // the file of a new key of revocations
+	Notes      []string // what became of logs, statements and secrets
 }
 
 // restoring is a restore on its way.
 type restoring struct {
 	RestoreOptions
-	Manifest
+	Restored
 	secrets []secret
-	made    []string // files and folders to remove after a failure
+	sealed  []byte
+	made    []string // to be removed after a failure
 }
 
 // Restore puts a backup back. It verifies all of it first, and writes nothing where any of
 // it is there. What a failure left half done is removed.
-func Restore(ctx context.Context, path string, o RestoreOptions) (done Restored, err error) {
+func Restore(ctx context.Context, path string, o RestoreOptions) (_ Restored, err error) {
 	if o.Root, err = filepath.Abs(o.Root); err != nil {
-		return done, err
+		return Restored{}, err
 	}
 	file, err := os.Open(path) // #nosec G304 -- the user names it
 	if err != nil {
-		return done, err
+		return Restored{}, err
 	}
 	defer file.Close()
 	r := &restoring{RestoreOptions: o}
-	var sealed []byte
-	r.Manifest, err = readAgain(file, func(name string, content io.Reader) (err error) {
-		if name == keysName {
-			sealed, err = io.ReadAll(io.LimitReader(content, maxKeys))
-		}
-		return err
-	})
-	if err == nil && len(o.Passphrase) > 0 {
-		r.secrets, err = unseal(sealed, o.Passphrase)
-	}
-	if err == nil {
-		err = r.free()
-	}
-	if err != nil {
-		return done, err
-	}
 	defer func() {
 		if err != nil {
 			for _, path := range slices.Backward(r.made) {
@@ -90,32 +73,51 @@ func Restore(ctx context.Context, path string, o RestoreOptions) (done Restored,
 			}
 		}
 	}()
-	done = Restored{Manifest: r.Manifest, ConfigFile: r.at(r.Config)}
-	if err := r.write(file); err != nil {
-		return done, err
-	}
-	for i, l := range r.Logs {
-		lives, err := r.log(ctx, l, r.copyOf(i))
-		if err != nil {
-			return done, err
-		}
-		if lives {
-			done.Live = append(done.Live, l.URL)
-		} else if l.MarkFile != "" {
-			done.Ended = append(done.Ended, l.URL)
+	for _, step := range []func() error{
+		func() error { return r.verify(file) }, r.free,
+		func() error { return r.write(file) },
+		func() error { return r.logs(ctx) },
+		func() error { return r.revocations() },
+	} {
+		if err := step(); err != nil {
+			return Restored{}, err
 		}
 	}
-	done.NewKey, err = r.revocations(ctx, done.ConfigFile)
-	return done, err
+	return r.Restored, nil
 }
 
 // at is where a path of the backup is put.
 func (r *restoring) at(path string) string { return filepath.Join(r.Root, path) }
 
-// copyOf is where a log's files are until it is known what becomes of them.
-func (r *restoring) copyOf(i int) string { return r.at(r.Logs[i].Directory) + ".restored" }
+// verify reads all, secrets with it.
+func (r *restoring) verify(file *os.File) (err error) {
+	r.Manifest, err = read(file, func(path string, content io.Reader) (err error) {
+		if path == keysPath {
+			r.sealed, err = io.ReadAll(io.LimitReader(content, maxKeys))
+		}
+		return err
+	})
+	r.ConfigFile = r.at(r.Config)
+	switch {
+	case err != nil:
+	case len(r.Passphrase) > 0:
+		r.secrets, err = unseal(r.sealed, r.Passphrase)
+	case len(r.sealed) > 0:
+		r.note("its keys were left out: name their passphrase")
+	}
+	for _, s := range r.secrets {
+		if !isPath(s.Path) {
+			return fmt.Errorf("the backup can't be used: it has a key for the path %q", s.Path)
+		}
+	}
+	return err
+}
 
-// markOfRevocations is where the statements' mark is, or "" without them.
+func (r *restoring) note(format string, args ...any) {
+	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
+}
+
+// markOfRevocations is the mark of the statements, or "" where there is none.
 func (r *restoring) markOfRevocations() string {
 	for _, l := range r.LeftOut {
 		if l.Setting == "revocation.mark_file" {
@@ -128,54 +130,36 @@ func (r *restoring) markOfRevocations() string {
 // free is nil where nothing is in the way, and each mark that is needed is there.
 func (r *restoring) free() error {
 	var taken, missing []string
-	for i, l := range r.Logs {
+	for _, l := range r.Logs {
 		if name, err := logdir.Dir(r.at(l.Directory)).Occupied(); err != nil || name != "" {
 			taken = append(taken, filepath.Join(r.at(l.Directory), name))
-		}
-		if there(r.copyOf(i)) {
-			taken = append(taken, r.copyOf(i))
 		}
 		if l.MarkFile != "" && !there(r.at(l.MarkFile)) {
 			missing = append(missing, r.at(l.MarkFile))
 		}
 	}
-	for _, f := range r.Files {
-		if r.logOf(f.Path) < 0 && inside(f.Path) != keysName && there(r.at(f.Path)) {
+	if mark := r.markOfRevocations(); mark != "" && !there(mark) {
+		missing = append(missing, mark)
+		r.secrets = slices.DeleteFunc(r.secrets, func(s secret) bool { return s.Setting == "revocation.key" }) // another one follows
+	}
+	files := slices.Clone(r.Files)
+	for _, s := range r.secrets {
+		files = append(files, s.File)
+	}
+	for _, f := range files {
+		if f.Path != keysPath && there(r.at(f.Path)) {
 			taken = append(taken, r.at(f.Path))
 		}
 	}
-	kept := r.secrets[:0]
-	for _, s := range r.secrets {
-		if !filepath.IsAbs(s.Path) || filepath.Clean(s.Path) != s.Path {
-			return fmt.Errorf("the key's path %q isn't absolute", s.Path)
-		}
-		if s.Setting == "revocation.key" && r.MarksLost && !there(r.markOfRevocations()) {
-			continue // another one follows it
-		}
-		if kept = append(kept, s); there(r.at(s.Path)) {
-			taken = append(taken, r.at(s.Path))
-		}
-	}
-	r.secrets = kept
-	if mark := r.markOfRevocations(); mark != "" && !there(mark) {
-		missing = append(missing, mark)
-	}
 	switch {
+	case len(taken) > 10:
+		return fmt.Errorf("%w: %s and %d more", ErrInTheWay, strings.Join(taken[:10], ", "), len(taken)-10)
 	case len(taken) > 0:
-		return fmt.Errorf("%w: %s", ErrInTheWay, some(taken))
+		return fmt.Errorf("%w: %s", ErrInTheWay, strings.Join(taken, ", "))
 	case len(missing) > 0 && !r.MarksLost:
-		return fmt.Errorf("%w: %s", ErrNoMark, some(missing))
+		return fmt.Errorf("%w: %s", ErrNoMark, strings.Join(missing, ", "))
 	}
 	return nil
-}
-
-// some is the beginning of a list.
-func some(paths []string) string {
-	const most = 10
-	if more := len(paths) - most; more > 0 {
-		return fmt.Sprintf("%s and %d more", strings.Join(paths[:most], ", "), more)
-	}
-	return strings.Join(paths, ", ")
 }
 
 func there(path string) bool {
@@ -183,54 +167,29 @@ func there(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// logOf is the log in whose directory a path is, or -1.
-func (r *restoring) logOf(path string) int {
-	return slices.IndexFunc(r.Logs, func(l Log) bool { return setting.Path(path).Inside(setting.Path(l.Directory)) })
-}
-
-// write puts all files where they belong, those of logs beside that.
+// write puts all files where they belong. Nothing opens a log whose state isn't there yet.
 func (r *restoring) write(file *os.File) error {
-	files := map[string]File{}
+	modes := map[string]fs.FileMode{}
 	for _, f := range r.Files {
-		files[inside(f.Path)] = f
+		modes[f.Path] = f.Mode
 	}
-	_, err := readAgain(file, func(name string, content io.Reader) error {
-		f, known := files[name]
-		switch i := r.logOf(f.Path); {
-		case !known:
-			return errors.New("the file changes while it is read")
-		case name == keysName:
+	_, err := read(file, func(path string, content io.Reader) error {
+		if path == keysPath {
 			return nil
-		case i >= 0:
-			below, err := filepath.Rel(r.Logs[i].Directory, f.Path)
-			if err != nil {
-				return err
-			}
-			if !slices.Contains(r.made, r.copyOf(i)) {
-				r.made = append(r.made, r.copyOf(i))
-			}
-			return put(filepath.Join(r.copyOf(i), below), f.Mode, content)
 		}
-		return r.put(f, content)
+		return r.put(path, modes[path], content)
 	})
 	for _, s := range r.secrets {
 		if err == nil {
-			err = r.put(s.File, bytes.NewReader(s.Data))
+			err = r.put(s.Path, s.Mode, bytes.NewReader(s.Data))
 		}
 	}
 	return err
 }
 
-func (r *restoring) put(f File, content io.Reader) error {
-	if there(r.at(f.Path)) { // which another process made meanwhile
-		return fmt.Errorf("%w: %s", ErrInTheWay, r.at(f.Path))
-	}
-	r.made = append(r.made, r.at(f.Path))
-	return put(r.at(f.Path), f.Mode, content)
-}
-
 // put writes a new file that belongs to whom its folder does.
-func put(path string, mode fs.FileMode, content io.Reader) error {
+func (r *restoring) put(path string, mode fs.FileMode, content io.Reader) error {
+	path = r.at(path)
 	if err := durable.MakeFolder(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}
@@ -238,6 +197,7 @@ func put(path string, mode fs.FileMode, content io.Reader) error {
 	if err != nil {
 		return err
 	}
+	r.made = append(r.made, path)
 	if _, err = io.Copy(f, content); err == nil {
 		err = errors.Join(durable.OwnerOfFolder(f), f.Chmod(mode.Perm()), f.Sync())
 	}
@@ -247,52 +207,61 @@ func put(path string, mode fs.FileMode, content io.Reader) error {
 	return durable.SyncFolder(filepath.Dir(path))
 }
 
-// log makes a log of its files, which goes on where its mark allows that.
-func (r *restoring) log(ctx context.Context, l Log, from string) (lives bool, err error) {
-	to := r.at(l.Directory)
-	if !there(to) {
-		r.made = append(r.made, to)
+// logs verifies the logs, and has them go on where their marks allow that.
+func (r *restoring) logs(ctx context.Context) (err error) {
+	for _, l := range r.Logs {
+		dir := r.at(l.Directory)
+		switch {
+		case l.MarkFile == "" || r.MarksLost:
+			_, err = maintain.Verify(ctx, dir, maintain.VerifyOptions{Backup: true})
+		default:
+			r.made = append(r.made, logdir.Dir(dir).Path(logdir.StateDir))
+			_, err = maintain.Restore(ctx, dir, dir, r.at(l.MarkFile), maintain.VerifyOptions{})
+		}
+		switch {
+		case err != nil:
+			return fmt.Errorf("the log %s: %w", l.URL, err)
+		case l.MarkFile == "": // frozen before
+		case r.MarksLost:
+			r.note("the log %s is a copy that takes nothing: begin another one, as docs/backup.md has it", l.URL)
+		default:
+			r.note("the log %s goes on", l.URL)
+		}
 	}
-	if lives = l.MarkFile != "" && !r.MarksLost; lives {
-		_, err = maintain.Restore(ctx, from, to, r.at(l.MarkFile), maintain.VerifyOptions{})
-	} else {
-		_, err = maintain.Backup(ctx, from, to, maintain.VerifyOptions{})
-	}
-	if err != nil {
-		return false, fmt.Errorf("the log %s: %w", l.URL, err)
-	}
-	return lives, os.RemoveAll(from)
+	return nil
 }
 
 // revocations gives statements whose mark is lost a new key, and a mark for it: what was
 // said under the old key isn't contradicted by what follows.
-func (r *restoring) revocations(ctx context.Context, file string) (newKey string, err error) {
+func (r *restoring) revocations() error {
 	mark := r.markOfRevocations()
 	if mark == "" || there(mark) {
-		return "", nil
+		return nil
 	}
-	c, err := config.LoadDefinitions(file)
+	c, err := config.LoadDefinitions(r.ConfigFile)
 	if err != nil {
-		return "", err
+		return err
 	}
 	path, isFile := strings.CutPrefix(string(c.Revocation.Key), "file:")
-	if !isFile || string(c.Revocation.MarkFile) != mark {
-		return "", nil
+	if !isFile || string(c.Revocation.MarkFile) != mark || !setting.Path(path).Inside(setting.Path(r.Root)) {
+		r.note("the mark of revocations is lost, and its key isn't a file below %s: docs/backup.md says how they go on", r.Root)
+		return nil
 	}
 	var passphrase []byte
 	if !c.Revocation.Passphrase.IsZero() {
 		if passphrase, err = c.Revocation.Passphrase.Read(); err != nil {
-			return "", fmt.Errorf("revocation.passphrase: %w", err)
+			return fmt.Errorf("revocation.passphrase: %w", err)
 		}
 	}
 	key, err := keystore.GenerateFile(path, kms.ECDSAP256, passphrase)
 	if err != nil {
-		return "", fmt.Errorf("making the revocation.key that follows the old one, which has to be elsewhere: %w", err)
+		return fmt.Errorf("making the revocation.key that follows the old one, which has to be elsewhere: %w", err)
 	}
-	r.made = append(r.made, path, mark)
+	r.made = append(r.made, path)
 	spki, err := x509.MarshalPKIXPublicKey(key.Public())
 	if err == nil {
 		err = logdir.CreateMark(mark, sha256.Sum256(spki), logdir.EmptyTree())
 	}
-	return path, err
+	r.note("the key %s is new: revoke again what was revoked after the backup", path)
+	return err
 }
