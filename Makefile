@@ -20,7 +20,8 @@ LOG_DISK  ?= 4G
 # needs no .git and is the same from any folder.
 LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64
+# Of Windows mayfly-verify alone.
+PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # The least version of Go: go.mod's. Go's own words about an older one fill a screen.
 GO_WANTED := $(shell sed -n 's/^go //p' go.mod)
@@ -30,7 +31,7 @@ BUF  := go tool -modfile=internal/tools/buf/go.mod buf
 
 .DEFAULT_GOAL := help
 .PHONY: help run demo build install test check bench bench-peer bench-log generate baseline fuzz \
-	kill-test powerloss-test check-deploy conformance conformance-full conformance-keys compare release go-version clean
+	kill-test powerloss-test check-deploy site conformance conformance-full conformance-keys compare release go-version clean
 
 help: ## list these targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 18
@@ -66,6 +67,9 @@ check: ## all that must hold before a change is taken in
 
 check-deploy: build ## the chart, manifests, alerts and dashboard of deploy/, with helm, kubeconform, kube-score, promtool and pods' own surroundings (root)
 	@internal/tools/deploy/run.sh $(if $(UPDATE),-args -update)
+
+site: ## docs/ as pages with a search, into bin/site; a link that leads nowhere fails it
+	@internal/tools/site/run.sh bin/site
 
 conformance: build ## cosign, sigstore's Go, Python, Java and JavaScript clients, openssl and others against a running mayfly
 	@internal/tools/conformance/run.sh

@@ -28,6 +28,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
 	"github.com/mayfly-ca/mayfly/internal/tbs"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 )
 
 // Issue issues a certificate for who and key, both of them verified. It is in a
@@ -40,11 +41,12 @@ import (
 // LogUnavailable); DeadlineReached and ClientGone where ctx ended. Nothing is
 // signed before the intent is on record, and no final certificate before the
 // log has answered. A retry draws a new serial number.
-func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Key) (*Certificate, error) {
+func (i *Issuer) Issue(ctx context.Context, who identity.Principal, key proof.Key) (_ *Certificate, err error) {
 	if who.IsZero() || key.IsZero() {
 		return nil, errors.New("ca: an issuance without a verified principal and a proven key")
 	}
-	watch := i.stopwatch()
+	watch := i.stopwatch(ctx)
+	defer func() { watch.stop(err) }()
 	a, err := i.Acquire() // one authority for the whole of this request
 	if err != nil {
 		return nil, err
@@ -289,19 +291,33 @@ func newStages(r prometheus.Registerer) (all [stages]prometheus.Observer, err er
 	return all, metric.Register(r, seconds)
 }
 
-// stopwatch times the stages of one issuance.
+// stopwatch times the stages of one issuance, and traces them.
 type stopwatch struct {
 	issuer *Issuer
+	ctx    context.Context
 	last   time.Time
+	next   stage
 }
 
-func (i *Issuer) stopwatch() stopwatch { return stopwatch{i, i.now()} }
+func (i *Issuer) stopwatch(ctx context.Context) stopwatch {
+	return stopwatch{issuer: i, ctx: ctx, last: i.now()}
+}
 
 // lap ends stage s and begins the next.
 func (w *stopwatch) lap(s stage) {
 	t := w.issuer.now()
 	w.issuer.stages[s].Observe(t.Sub(w.last).Seconds())
-	w.last = t
+	tracing.Step(w.ctx, stageNames[s], w.last, t, "")
+	if w.last, w.next = t, s+1; w.next == stageSignPrecertificate && w.issuer.log == nil {
+		w.next = stageSign
+	}
+}
+
+// stop traces the stage that err, if there is one, ended.
+func (w *stopwatch) stop(err error) {
+	if err != nil && tracing.On(w.ctx) {
+		tracing.End(tracing.Start(w.ctx, stageNames[w.next], w.last), w.issuer.now(), err)
+	}
 }
 
 // precertify signs the precertificate of l, whose TBSCertificate is poisoned, and plain

@@ -36,6 +36,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
 	"github.com/mayfly-ca/mayfly/internal/strict"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 	"github.com/mayfly-ca/mayfly/server"
 	"github.com/mayfly-ca/mayfly/server/page"
 )
@@ -78,6 +79,8 @@ type Config struct {
 	Audit audit.Config `yaml:"audit"`
 	// Logging is the service's own log, on standard error.
 	Logging Logging `yaml:"logging"`
+	// Tracing sends spans of requests to an OpenTelemetry collector ([watching.md](watching.md#traces)).
+	Tracing tracing.Config `yaml:"tracing"`
 }
 
 // Default is the configuration that a file is decoded over. It can't be used as
@@ -91,6 +94,7 @@ func Default() *Config {
 		CTLog:     ctlog.DefaultConfig(),
 		Audit:     audit.DefaultConfig(),
 		Logging:   Logging{Level: "info", Format: "json"},
+		Tracing:   tracing.DefaultConfig(),
 	}
 }
 

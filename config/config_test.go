@@ -91,7 +91,7 @@ func TestEveryFaultIsListed(t *testing.T) {
 		{"empty file", "", []string{"the file is empty; "}},
 		{"only comments", "# nothing\n", []string{"the file is empty; "}},
 		{"only a separator", "---\n", []string{"the file is empty; "}},
-		{"a list", "- a\n", []string{"a mapping is expected (access, alerts, audit, ca, ctlog, deny, issuers, logging, page, replay, revocation, server, store, timestamp, trust, tuf), not a list (line 1)"}},
+		{"a list", "- a\n", []string{"a mapping is expected (access, alerts, audit, ca, ctlog, deny, issuers, logging, page, replay, revocation, server, store, timestamp, tracing, trust, tuf), not a list (line 1)"}},
 		{"not YAML", "issuers: [\n", []string{"isn't YAML: "}},
 		{"trailing document", valid + "---\nca: {}\n", []string{"a second document begins here; the file must hold one (line 20)"}},
 		{"trailing bytes", valid + "...\n}\n", []string{"isn't YAML: "}},

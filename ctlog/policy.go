@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 )
 
 // How the policy waits where [Options] says nothing.
@@ -308,6 +309,11 @@ func (p *Policy) ask(ctx context.Context, m knownLog, chain Chain) (SCT, error) 
 	sct, outcome, err := p.verified(ctx, m, chain)
 	p.metrics.submissions.WithLabelValues(url, string(outcome)).Inc()
 	p.metrics.seconds.WithLabelValues(url, string(outcome)).Observe(time.Since(begin).Seconds())
+	failed := string(outcome)
+	if err == nil {
+		failed = ""
+	}
+	tracing.Step(ctx, url, begin, time.Now(), failed)
 	return sct, err
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
+	"go.opentelemetry.io/otel/attribute"
 	"google.golang.org/genproto/googleapis/rpc/errdetails"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/peer"
@@ -21,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/requestid"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 )
 
 // auditTimeout bounds the record of a refusal, which is written even when the
@@ -44,6 +46,7 @@ func (s *Server) finish(ctx context.Context, c *call, f *fault.Error) error {
 	}
 	s.metrics.request(c, a, took)
 	s.logRequest(ctx, c, f, a, took)
+	c.trace(ctx, f, a, c.start.Add(took))
 	if f == nil {
 		return nil
 	}
@@ -150,6 +153,23 @@ func (s *Server) logRequest(ctx context.Context, c *call, f *fault.Error, a answ
 	s.with.Logger.LogAttrs(ctx, level, "request", attrs...)
 }
 
+// trace ends the span of a request. Nothing in it says who asked.
+func (c *call) trace(ctx context.Context, f *fault.Error, a answer, at time.Time) {
+	if !tracing.On(ctx) {
+		return
+	}
+	var failed error // of ours
+	if f != nil && notTheClients(f.Kind()) {
+		failed = f
+	}
+	issuer := c.who.Issuer()
+	if c.refused != nil {
+		issuer = c.refused.Issuer
+	}
+	tracing.End(ctx, at, failed, attribute.String("mayfly.request_id", requestid.From(ctx)), attribute.String("mayfly.edge", string(c.edge)),
+		attribute.String("mayfly.reason", string(a.reason)), attribute.String("mayfly.issuer", issuer), attribute.Int("http.response.status_code", a.http))
+}
+
 // remote is the address of the client, or "".
 func remote(ctx context.Context) string {
 	if p, ok := peer.FromContext(ctx); ok && p.Addr != nil {
@@ -209,10 +229,16 @@ func newMetrics(r prometheus.Registerer, inFlight func() float64, now func() tim
 		metric.Read("mayfly_requests_in_flight", "Requests being served.", nil, inFlight))
 }
 
-// stage begins to time a stage; the function it returns ends it.
-func (m *metrics) stage(name string) func() {
+// stage begins to time a stage, and its span, which is in the context that it returns;
+// the function it returns ends both.
+func (m *metrics) stage(ctx context.Context, name string) (context.Context, func(error)) {
 	begun := m.now()
-	return func() { m.stages[name].Observe(m.now().Sub(begun).Seconds()) }
+	ctx = tracing.Start(ctx, name, begun)
+	return ctx, func(err error) {
+		ended := m.now()
+		m.stages[name].Observe(ended.Sub(begun).Seconds())
+		tracing.End(ctx, ended, err)
+	}
 }
 
 // limited counts f, a rate limit's refusal, if it is one, and returns it.

@@ -40,9 +40,9 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 		return nil, f
 	}
 
-	stop := s.metrics.stage(stageAuthenticate)
-	who, err := s.with.Identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), q.token)
-	stop()
+	step, stop := s.metrics.stage(ctx, stageAuthenticate)
+	who, err := s.with.Identity.Authenticate(identity.WithClient(step, network(peerAddress(ctx))), q.token)
+	stop(err)
 	if err != nil {
 		errors.As(err, &c.refused)
 		return nil, err
@@ -52,22 +52,22 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 		return nil, f
 	}
 
-	stop = s.metrics.stage(stageProve)
+	_, stop = s.metrics.stage(ctx, stageProve)
 	var key proofs.Key
 	if len(q.csr) > 0 {
 		key, err = s.with.Keys.CSR(q.csr)
 	} else {
 		key, err = s.with.Keys.Signature(q.spki, q.proof, who)
 	}
-	stop()
+	stop(err)
 	if err != nil {
 		return nil, err
 	}
 	c.key = key
 
-	stop = s.metrics.stage(stageIssue)
-	cert, err := s.with.CA.Issue(ctx, who, key)
-	stop()
+	step, stop = s.metrics.stage(ctx, stageIssue)
+	cert, err := s.with.CA.Issue(step, who, key)
+	stop(err)
 	return cert, err
 }
 

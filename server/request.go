@@ -89,7 +89,8 @@ type call struct {
 // begin is where a request starts, whichever edge it came by. The context carries
 // from here on the request's id (the one that was sent, if that is harmless) and the
 // address of its client, which is returned too. The failure is that the address is
-// over its limit. Nothing of the request but its head has been read yet.
+// over its limit. Nothing of the request but its head has been read yet. The span of a
+// request for the API begins here.
 func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Header) (context.Context, netip.Addr, *fault.Error) {
 	live := s.live.Load()
 	other, _ := parseHop(from) // the other end of the connection
@@ -98,10 +99,16 @@ func (s *Server) begin(ctx context.Context, from string, e *endpoint, h http.Hea
 		from = client.String()
 	}
 	ctx = peer.NewContext(requestid.With(ctx, requestid.Choose(h.Get(headerRequestID))), &peer.Peer{Addr: address(from)})
-	if e.limit == nil {
-		return ctx, client, nil
+	now := s.with.Now()
+	if e.limit != nil {
+		if f := s.metrics.limited(live.limiters.address(e.limit, client, now)); f != nil {
+			return ctx, client, f
+		}
 	}
-	return ctx, client, s.metrics.limited(live.limiters.address(e.limit, client, s.with.Now()))
+	if !e.page() {
+		ctx = s.with.Tracer.Begin(ctx, e.name, h, now)
+	}
+	return ctx, client, nil
 }
 
 // serve is the one chain for every method of the API: read decodes the request, and then

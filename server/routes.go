@@ -70,9 +70,9 @@ func (t *route) notAllowed(w *timedReply, _ *http.Request) *fault.Error {
 	return fault.New(fault.MethodNotAllowed, "this method isn't allowed here; allowed: %s", t.allow)
 }
 
-// tracing are the headers that pages add for tracing (W3C Trace Context, Baggage).
-// They are read by proxies, and not here.
-const tracing = "traceparent, tracestate, baggage"
+// traceHeaders are what pages add for tracing (W3C Trace Context, Baggage). The first is
+// read where requests are traced; the others are for proxies.
+const traceHeaders = "traceparent, tracestate, baggage"
 
 // preflight answers OPTIONS. Without allowOrigin's header, a browser goes no further.
 func (t *route) preflight(w *timedReply, _ *http.Request) *fault.Error {
@@ -80,7 +80,7 @@ func (t *route) preflight(w *timedReply, _ *http.Request) *fault.Error {
 	h.Set("Allow", t.allow)
 	if h.Get("Access-Control-Allow-Origin") != "" {
 		h.Set("Access-Control-Allow-Methods", t.allow)
-		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, If-None-Match, "+tracing)
+		h.Set("Access-Control-Allow-Headers", "Authorization, Content-Type, X-Request-Id, If-None-Match, "+traceHeaders)
 		h.Set("Access-Control-Max-Age", "86400")
 	}
 	w.WriteHeader(http.StatusNoContent)

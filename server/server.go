@@ -39,6 +39,7 @@ import (
 	"github.com/mayfly-ca/mayfly/identity/proof"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/setting"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 )
 
 // Identity verifies tokens. identity.Verifier is one.
@@ -121,6 +122,8 @@ type Options struct {
 	Logger *slog.Logger
 	// Metrics is registered with and served at /metrics; nil serves a registry of its own.
 	Metrics *prometheus.Registry
+	// Tracer begins spans of requests for the API; nil begins none.
+	Tracer *tracing.Tracer
 	// Now is the clock of logs, records and durations; nil is time.Now.
 	Now func() time.Time
 }

@@ -94,7 +94,7 @@ func New(certs []*x509.Certificate, signer kms.Signer, c Config) (*Authority, er
 		a.Chain = append(a.Chain, c.Raw)
 		a.ChainPEM = append(a.ChainPEM, chain.Encode(c.Raw))
 	}
-	if c.PrecertificateSigner == SignerOn || c.PrecertificateSigner != SignerOff && !kms.Local(signer) {
+	if c.PrecertificateSigner == SignerOn || c.PrecertificateSigner != SignerOff && c.SealedKey == "" && !kms.Local(signer) { // a sealed key will be in memory
 		a.renewal = &renewal{required: c.PrecertificateSigner == SignerOn}
 	}
 	return a, nil

@@ -69,7 +69,7 @@ var rules = []struct {
 		return l.SerialNumber.Sign() > 0 && l.SerialNumber.BitLen() < 160
 	}},
 	{"its basic constraints aren't critical (RFC 5280 §4.2.1.9): reissue it", func(l link) bool { return !l.IsCA || l.critical(oidBasicConstraints) }},
-	{"its key usage isn't critical, which strict verifiers want (RFC 5280 §4.2.1.3): reissue it", func(l link) bool { return l.KeyUsage == 0 || l.critical(oidKeyUsage) }},
+	{"its key usage isn't critical, which strict verifiers want (RFC 5280 §4.2.1.3): reissue it", func(l link) bool { return l.KeyUsage == 0 || l.critical(chain.OIDKeyUsage) }},
 	{"lacks the key usage cRLSign: reissue it with keyCertSign and cRLSign", func(l link) bool {
 		return l.KeyUsage&x509.KeyUsageCRLSign != 0 || l.KeyUsage&x509.KeyUsageCertSign == 0 // chain.Check has said so
 	}},
@@ -104,18 +104,11 @@ var rules = []struct {
 	}},
 }
 
-var (
-	oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19} // RFC 5280 §4.2.1.9
-	oidKeyUsage         = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 §4.2.1.3
-)
+var oidBasicConstraints = asn1.ObjectIdentifier{2, 5, 29, 19} // RFC 5280 §4.2.1.9
 
 func (l link) critical(id asn1.ObjectIdentifier) bool {
-	for _, e := range l.Extensions {
-		if e.Id.Equal(id) {
-			return e.Critical
-		}
-	}
-	return false
+	_, critical := chain.Extension(l.Certificate, id)
+	return critical
 }
 
 // shared reports whether a certificate above has the same part.
@@ -145,8 +138,6 @@ func hashName(a x509.SignatureAlgorithm) string {
 	return a.String()
 }
 
-var oidExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37} // RFC 5280 §4.2.1.12
-
 // timeStamping is id-kp-timeStamping alone, in DER.
 var timeStamping = []byte{0x30, 0x0a, 0x06, 0x08, 0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x03, 0x08}
 
@@ -156,7 +147,7 @@ func (d *Draft) stamp(f *faults) {
 	t.IsCA, t.MaxPathLen, t.KeyUsage = false, Unlimited, x509.KeyUsageDigitalSignature
 	t.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}
 	// RFC 3161 §2.3: critical, which crypto/x509 doesn't make it by itself.
-	t.ExtraExtensions = []pkix.Extension{{Id: oidExtKeyUsage, Critical: true, Value: timeStamping}}
+	t.ExtraExtensions = []pkix.Extension{{Id: chain.OIDExtKeyUsage, Critical: true, Value: timeStamping}}
 	if len(d.Parent) != 1 || !chain.SelfSigned(d.Parent[0]) {
 		f.add("a timestamp authority's certificate is signed by the root: name the root's certificate as the issuer")
 		return
@@ -180,7 +171,7 @@ var stampingRules = []struct {
 	{"lacks the extended key usage timeStamping, or has another one beside it (RFC 3161 §2.3)", func(l link) bool {
 		return slices.Equal(l.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}) && len(l.UnknownExtKeyUsage) == 0
 	}},
-	{"its extended key usage isn't critical (RFC 3161 §2.3)", func(l link) bool { return len(l.ExtKeyUsage) == 0 || l.critical(oidExtKeyUsage) }},
+	{"its extended key usage isn't critical (RFC 3161 §2.3)", func(l link) bool { return len(l.ExtKeyUsage) == 0 || l.critical(chain.OIDExtKeyUsage) }},
 	{"its validity isn't within its issuers'", func(l link) bool {
 		return !slices.ContainsFunc(l.chain, func(c *x509.Certificate) bool { return l.NotBefore.Before(c.NotBefore) || l.NotAfter.After(c.NotAfter) })
 	}},

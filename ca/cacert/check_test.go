@@ -136,7 +136,7 @@ func TestEachBrokenRuleOfTheProfileIsFound(t *testing.T) {
 		{"basic constraints not critical", func(f *foreign) {
 			f.templates[1].ExtraExtensions = withExtension(oidBasicConstraints, false, 0x30, 3, 1, 1, 0xff)
 		}, []string{"remark: its basic constraints aren't critical"}},
-		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension(oidKeyUsage, false, 3, 2, 1, 6) }, []string{"remark: certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
+		{"key usage not critical", func(f *foreign) { f.templates[2].ExtraExtensions = withExtension(chain.OIDKeyUsage, false, 3, 2, 1, 6) }, []string{"remark: certificate 3 (CN=root,O=Example): its key usage isn't critical"}},
 		{"no cRLSign", func(f *foreign) { f.templates[0].KeyUsage = x509.KeyUsageCertSign }, []string{"remark: lacks the key usage cRLSign"}},
 		{"no keyCertSign", func(f *foreign) { f.templates[1].KeyUsage = x509.KeyUsageCRLSign }, []string{"lacks the key usage keyCertSign"}},
 		{"keyEncipherment", func(f *foreign) { f.templates[0].KeyUsage |= x509.KeyUsageKeyEncipherment }, []string{"remark: has key usages beyond"}},

@@ -194,13 +194,13 @@ func (l link) checkMayIssue(below int) {
 	ca, limited := l.BasicConstraintsValid && l.IsCA, l.MaxPathLen > 0 || l.MaxPathLenZero
 	l.when(!ca, "isn't a CA certificate: reissue it with basicConstraints CA:TRUE")
 	l.when(ca && limited && l.MaxPathLen < below, "its path length %d forbids the %d CA certificates below it: reissue it with a longer one", l.MaxPathLen, below)
-	signs, unstated := l.KeyUsage&x509.KeyUsageCertSign != 0, l.root() && !l.has(oidKeyUsage) // what `openssl req -x509` makes
+	signs, unstated := l.KeyUsage&x509.KeyUsageCertSign != 0, l.root() && !has(l.Certificate, OIDKeyUsage) // what `openssl req -x509` makes
 	l.remark(!signs && unstated, "the root states no key usage, which strict verifiers want (RFC 5280 §4.2.1.3): have the next root state keyCertSign and cRLSign")
 	l.when(!signs && !unstated, "lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign")
 	_, err := pubkey.AlgorithmOf(l.PublicKey)
 	l.when(err != nil, "%v", err)
 	l.when(len(l.UnhandledCriticalExtensions) > 0, "has critical extensions that Mayfly doesn't know (%v): reissue it without", l.UnhandledCriticalExtensions)
-	l.remark(l.has(oidNameConstraints), "has name constraints: who has a name outside of them is refused a certificate")
+	l.remark(has(l.Certificate, oidNameConstraints), "has name constraints: who has a name outside of them is refused a certificate")
 }
 
 // checkSignature wants an algorithm that clients verify. Nobody verifies that of a
@@ -233,21 +233,29 @@ func signsCode(c *x509.Certificate) bool {
 		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
+// The types of extensions of CA certificates and timestamp authorities.
 var (
-	oidKeyUsage        = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 §4.2.1.3
+	OIDKeyUsage    = asn1.ObjectIdentifier{2, 5, 29, 15} // RFC 5280 §4.2.1.3
+	OIDExtKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37} // RFC 5280 §4.2.1.12
+
 	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30} // RFC 5280 §4.2.1.10
 )
 
-func (l link) has(id asn1.ObjectIdentifier) bool { return hasExtension(l.Certificate, id) }
+func has(c *x509.Certificate, id asn1.ObjectIdentifier) bool {
+	has, _ := Extension(c, id)
+	return has
+}
 
-func hasExtension(c *x509.Certificate, id asn1.ObjectIdentifier) bool {
-	return slices.ContainsFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+// Extension reports whether a certificate has an extension, and whether it is critical.
+func Extension(c *x509.Certificate, id asn1.ObjectIdentifier) (has, critical bool) {
+	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
+	return i >= 0, i >= 0 && c.Extensions[i].Critical
 }
 
 // Constrained reports whether a certificate of the chain bounds the names that may
 // be certified below it.
 func Constrained(chain []*x509.Certificate) bool {
-	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return hasExtension(c, oidNameConstraints) })
+	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return has(c, oidNameConstraints) })
 }
 
 // checkOrder wants each certificate to be signed by the next, and the last by itself.

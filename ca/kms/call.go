@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
@@ -122,7 +123,7 @@ func (s *Service) retry(ctx context.Context, operation string, attempts int, do 
 	for attempt := 1; ; attempt++ {
 		at, err := s.attempt(ctx, do)
 		if err == nil {
-			s.metrics.observe(s.backend, operation, outcomeOK, s.Now().Sub(began))
+			s.metrics.observe(ctx, s.backend, operation, outcomeOK, began, s.Now())
 			return nil
 		}
 		c := s.classified(err, at)
@@ -135,7 +136,7 @@ func (s *Service) retry(ctx context.Context, operation string, attempts int, do 
 	if ctx.Err() != nil {
 		failed.ended(ctx)
 	}
-	s.metrics.observe(s.backend, operation, failed.outcome, s.Now().Sub(began))
+	s.metrics.observe(ctx, s.backend, operation, failed.outcome, began, s.Now())
 	return failed
 }
 
@@ -358,11 +359,9 @@ func newMetrics(r prometheus.Registerer) (*metrics, error) {
 	m := &metrics{
 		calls: metric.Counter("mayfly_kms_calls_total",
 			"Calls to key management services, each with all of its attempts, by backend, operation and outcome.", "backend", "operation", "outcome"),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "mayfly_kms_call_seconds",
-			Help:    "Time that a call to a key management service took with all of its attempts, in seconds.",
-			Buckets: []float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15},
-		}, []string{"backend", "operation"}),
+		seconds: metric.Histogram("mayfly_kms_call_seconds",
+			"Time that a call to a key management service took with all of its attempts, in seconds.",
+			[]float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15}, "backend", "operation"),
 	}
 	if r == nil {
 		return m, nil
@@ -384,9 +383,14 @@ func shared[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
 	return c, err
 }
 
-func (m *metrics) observe(backend, operation string, o Outcome, took time.Duration) {
+func (m *metrics) observe(ctx context.Context, backend, operation string, o Outcome, began, ended time.Time) {
 	m.calls.WithLabelValues(backend, operation, string(o)).Inc()
-	m.seconds.WithLabelValues(backend, operation).Observe(took.Seconds())
+	m.seconds.WithLabelValues(backend, operation).Observe(ended.Sub(began).Seconds())
+	failed := string(o)
+	if o == outcomeOK {
+		failed = ""
+	}
+	tracing.Step(ctx, backend, began, ended, failed)
 }
 
 // The bounds of every network backend.

@@ -43,6 +43,16 @@ func hands(t *testing.T, wanted func(r *http.Request) bool, what map[string]any)
 	return s.URL
 }
 
+// assumeRole is STS's answer to a web identity.
+func assumeRole(w http.ResponseWriter, r *http.Request) {
+	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
+		w.WriteHeader(http.StatusForbidden)
+		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
+		return
+	}
+	fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, kmstest.Secret)
+}
+
 func TestCredentialSources(t *testing.T) { // not parallel: some SDKs read the process's environment
 	expiry := time.Now().Add(time.Hour)
 	token := "e30.eyJ0aWQiOiJ0Iiwib2lkIjoibyIsImFwcGlkIjoiYSJ9.s" // tenant t, object o, app a
@@ -87,6 +97,7 @@ func TestCredentialSources(t *testing.T) { // not parallel: some SDKs read the p
 			}
 			var log lockedLog
 			s := standIn(t, tt.vendor, kms.ECDSAP256)
+			s.Always(kmstest.Fault{Answer: assumeRole}, "AssumeRoleWithWebIdentity")
 			s.Options.Access.Credential, s.Options.Access.Profile = tt.credential, tt.profile
 			s.Options.Getenv, s.Options.Logger = kmstest.Environment(tt.env...), log.logger()
 			if err := kms.Try(t.Context(), s.Open(t)); err != nil {

@@ -57,10 +57,13 @@ type replica struct {
 // reference that can't work, is an error.
 func (all Registry) openReplicas(ctx context.Context, ref string, o Options) (Signer, error) {
 	key := &replicated{logger: o.Logger, now: o.Now}
-	places := o.places(ref)
+	places, open := o.places(ref), all.openOne
+	if o.SealedKey != "" { // which any of them unseals, once
+		places, open = []place{{ref, o}}, all.openSealed
+	}
 	var unreached []error
 	for i, at := range places {
-		r := &replica{ref: at.ref, opening: make(chan struct{}, 1), reopen: func(ctx context.Context) (Signer, error) { return all.openOne(ctx, at.ref, at.o) }}
+		r := &replica{ref: at.ref, opening: make(chan struct{}, 1), reopen: func(ctx context.Context) (Signer, error) { return open(ctx, at.ref, at.o) }}
 		key.replicas = append(key.replicas, r)
 		part, cancel := share(ctx, len(places)-i)
 		s, err := key.opened(part, r)

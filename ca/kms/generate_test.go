@@ -25,6 +25,7 @@ func TestGenerate(t *testing.T) {
 		if vendor == "aws" {
 			s.Options.Access.Region = "eu-central-1"
 		}
+		teach(t, vendor, s, nil)
 		for _, a := range []kms.Algorithm{kms.ECDSAP256, kms.ECDSAP384, kms.ECDSAP521, kms.RSA2048, kms.RSA3072} {
 			name := newNames[vendor] + strings.ToLower(string(a))
 			ref, err := keystore.Generate(t.Context(), name, a, s.Options)
@@ -76,7 +77,7 @@ func TestGenerateOnce(t *testing.T) {
 				}[vendor])
 			}
 		}
-		s.Mend()
+		teach(t, vendor, s, nil)
 		if _, err := keystore.Generate(t.Context(), newNames[vendor], kms.ECDSAP256, s.Options); err != nil {
 			t.Error(err)
 		}
@@ -102,7 +103,7 @@ func TestGenerateAliasLost(t *testing.T) {
 	t.Parallel()
 	s := standIn(t, "aws", kms.ECDSAP256)
 	s.Options.Access.Region = "eu-central-1"
-	s.Always(s.Codes["denied"], "CreateAlias")
+	teach(t, "aws", s, map[string]kmstest.Fault{"CreateAlias": s.Codes["denied"]})
 	_, err := keystore.Generate(t.Context(), "alias/root", kms.ECDSAP256, s.Options)
 	wantError(t, err, "arn:aws:kms:eu-central-1:111122223333:key/", " was made, and has no alias: use it by that name, or schedule its deletion: ")
 }

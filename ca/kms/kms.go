@@ -5,7 +5,7 @@
 // that a KMS encrypts.
 //
 // A backend is a folder here and one line in the table of package keystore,
-// through which the rest of Mayfly opens keys; it passes the suite of kmstest.
+// through which the rest of Mayfly opens keys; it passes the suites in the tests of this one.
 package kms
 
 import (
@@ -84,7 +84,7 @@ type Options struct {
 	// fits. Backends that have the key's own pass it over.
 	Public crypto.PublicKey
 	// Later has Open take a key in a KMS that can't be reached at the moment, if Public is
-	// known: it is opened when it is needed, and must then be Public's. A SealedKey is not.
+	// known: it is opened when it is needed, and must then be Public's.
 	Later bool
 	// SealedKey is the file of a private key that the referenced key decrypts at
 	// Open, or that Generate is to make; "" where the referenced key itself signs.

@@ -24,7 +24,7 @@ func TestMotoConformance(t *testing.T) {
 		Access: kms.Access{Credential: kms.CredentialEnv, Region: "eu-central-1", Endpoint: endpoint, IdentityEndpoint: endpoint},
 		Getenv: kmstest.Environment("AWS_ACCESS_KEY_ID", "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY", "secret"),
 	}
-	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+	runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		alias := "alias/" + strings.ToLower(string(a))
 		arn, err := keystore.Generate(t.Context(), alias, a, o)
 		if err != nil {

@@ -89,10 +89,10 @@ func (all Registry) Open(ctx context.Context, ref string, o Options) (Signer, er
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	switch {
+	case o.Later || len(o.Access.Replicas) > 0 && o.SealedKey == "":
+		return all.openReplicas(ctx, ref, o)
 	case o.SealedKey != "":
 		return all.openSealed(ctx, ref, o)
-	case len(o.Access.Replicas) > 0 || o.Later:
-		return all.openReplicas(ctx, ref, o)
 	default:
 		return all.openOne(ctx, ref, o)
 	}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -50,6 +51,18 @@ var words = map[string]map[string]string{
 	"deleted": {"aws": "cancel its deletion", "azure": "the key is deleted: recover it", "gcp": "there is no such key", "vault": "HTTP 400: signing key not found"},
 }
 
+// TestFileConformance holds keys in files to the suite.
+func TestFileConformance(t *testing.T) {
+	t.Parallel()
+	runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+		path := filepath.Join(t.TempDir(), "key.pem")
+		if _, err := keystore.GenerateFile(path, a, nil); err != nil {
+			t.Fatal(err)
+		}
+		return opened(t, "file:"+path, kms.Options{})
+	})
+}
+
 // TestRemoteConformance holds every network backend to the suite.
 func TestRemoteConformance(t *testing.T) {
 	t.Parallel()
@@ -60,7 +73,7 @@ func TestRemoteConformance(t *testing.T) {
 			if vendor != "gcp" {                                                                  // has no P-521
 				algorithms = append(algorithms, kms.ECDSAP521)
 			}
-			kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer { return standIn(t, vendor, a).Open(t) }, algorithms...)
+			runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer { return standIn(t, vendor, a).Open(t) }, algorithms...)
 		})
 	}
 }

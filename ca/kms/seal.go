@@ -303,7 +303,8 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 }
 
 // openSealed opens the key in o.SealedKey, which the key ref decrypts. With
-// replicas, the first that can be reached does: nothing is asked of them later.
+// replicas, the first that can be reached does: nothing is asked of them later. A file
+// of another key than the certificate's isn't waited for (o.Later).
 func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
 	path := string(o.SealedKey)
 	var k *sealedKey
@@ -330,10 +331,15 @@ func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Sign
 		if err == nil {
 			return s, nil
 		}
-		errs = append(errs, err)
-		if !temporary(err) || ctx.Err() != nil {
+		if !temporary(err) { // whatever was tried before
+			return nil, err
+		}
+		if errs = append(errs, err); ctx.Err() != nil {
 			break
 		}
+	}
+	if spki, err := fingerprint(o.Public); o.Later && (err != nil || spki != k.SPKI) {
+		return nil, fmt.Errorf("sealed key %s: holds the key of the SPKI SHA-256 %s, which isn't the certificate's: name the file made for it", path, k.SPKI)
 	}
 	return nil, errors.Join(errs...)
 }

@@ -68,7 +68,7 @@ func TestSealerConformance(t *testing.T) {
 func TestSealedKeyConformance(t *testing.T) {
 	t.Parallel()
 	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
-		kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+		runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 			signer := opened(t, s.Ref, sealed(t, s, a))
 			return signer
 		}, kms.ECDSAP256, kms.RSA3072)
@@ -101,6 +101,45 @@ func TestSealedKeyNeedsTheKMSAtOpenAlone(t *testing.T) {
 		var call *kms.CallError
 		if !errors.As(err, &call) || call.Host == "" || call.Step == "" || time.Since(began) > 3*time.Second {
 			t.Errorf("a start without the KMS: %v after %v", err, time.Since(began))
+		}
+	})
+}
+
+// TestSealedKeyLater: a KMS that can't be reached is waited for, and what can't work isn't.
+func TestSealedKeyLater(t *testing.T) {
+	t.Parallel()
+	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
+		o := sealed(t, s, kms.ECDSAP256)
+		o.Public, o.Later = opened(t, s.Ref, o).Public(), true
+		for _, code := range []string{"denied", "disabled"} {
+			s.Always(s.Codes[code], s.Unseal)
+			if _, err := keystore.Open(t.Context(), s.Ref, o); err == nil {
+				t.Errorf("%s: opened", code)
+			}
+		}
+		s.Always(kmstest.Fault{Drop: true})
+		another := o
+		another.Public = kmstest.Key(t, kms.ECDSAP256).Public()
+		_, err := keystore.Open(t.Context(), s.Ref, another)
+		wantError(t, err, "isn't the certificate's")
+		another = o
+		another.SealedKey += "x"
+		_, err = keystore.Open(t.Context(), s.Ref, another)
+		wantError(t, err, "no such file")
+
+		signer := opened(t, s.Ref, o)
+		if kms.Try(t.Context(), signer) == nil {
+			t.Error("signed by a key that wasn't unsealed")
+		}
+		s.Mend()
+		before := s.Count(s.Unseal)
+		for range 3 {
+			if err := kms.Try(t.Context(), signer); err != nil {
+				t.Errorf("not unsealed when it was needed: %v", err)
+			}
+		}
+		if got := s.Count(s.Unseal) - before; got != 1 {
+			t.Errorf("%d times unsealed", got)
 		}
 	})
 }

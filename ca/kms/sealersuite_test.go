@@ -10,7 +10,6 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
-	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
 // runSealer holds s against the contract of kms.Sealer. authenticates says
@@ -84,7 +83,7 @@ func runSealer(t *testing.T, s, other kms.Sealer, authenticates bool) {
 
 func sealsAtOnce(t *testing.T, s kms.Sealer) {
 	var all sync.WaitGroup
-	for i := range kmstest.Concurrency {
+	for i := range concurrency {
 		all.Go(func() {
 			about := fmt.Sprintf("secret %d", i)
 			sealed, err := s.Seal(t.Context(), []byte(about), about)

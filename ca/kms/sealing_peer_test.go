@@ -28,7 +28,7 @@ func sealedKeys(t *testing.T, ref, other string, o kms.Options) {
 }
 
 func sealedKeysSign(t *testing.T, ref, other string, o kms.Options) {
-	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+	runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 		o := o
 		o.SealedKey = setting.Path(filepath.Join(t.TempDir(), "issuing.json"))
 		if _, err := keystore.Generate(t.Context(), ref, a, o); err != nil {
@@ -75,15 +75,15 @@ func TestMotoSealing(t *testing.T) {
 // TestRealVaultSealing runs the suite of sealers against HashiCorp Vault itself,
 // with the policy that the documentation names.
 func TestRealVaultSealing(t *testing.T) {
-	v := kmstest.StartVault(t)
+	v := startVault(t)
 	for name, kind := range map[string]string{"sealing": "aes256-gcm96", "chacha": "chacha20-poly1305", "other": "aes256-gcm96", "signing": "ecdsa-p256"} {
-		v.Post(t, "transit/keys/"+name, map[string]any{"type": kind}, nil)
+		v.post(t, "transit/keys/"+name, map[string]any{"type": kind}, nil)
 	}
-	v.Post(t, "sys/policies/acl/maker", map[string]string{"policy": `
+	v.post(t, "sys/policies/acl/maker", map[string]string{"policy": `
 path "transit/keys/sealing" { capabilities = ["read"] }
 path "transit/encrypt/sealing" { capabilities = ["update"] }
 path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
-	v.Post(t, "sys/policies/acl/service", map[string]string{"policy": `
+	v.post(t, "sys/policies/acl/service", map[string]string{"policy": `
 path "transit/keys/sealing" { capabilities = ["read"] }
 path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
 	token := func(policy string) string {
@@ -92,13 +92,13 @@ path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
 				ClientToken string `json:"client_token"`
 			}
 		}
-		v.Post(t, "auth/token/create", map[string]any{"policies": []string{policy}, "no_parent": true}, &made)
+		v.post(t, "auth/token/create", map[string]any{"policies": []string{policy}, "no_parent": true}, &made)
 		return made.Auth.ClientToken
 	}
-	maker, service := v.Options(token("maker")), v.Options(token("service"))
+	maker, service := v.options(token("maker")), v.options(token("service"))
 	const ref, other = "hashivault://transit/keys/sealing", "hashivault://transit/keys/other"
 	for _, seals := range []string{ref, "hashivault://transit/keys/chacha"} {
-		runSealer(t, openedSealer(t, seals, v.Options(v.Token)), openedSealer(t, other, v.Options(v.Token)), true)
+		runSealer(t, openedSealer(t, seals, v.options(v.Token)), openedSealer(t, other, v.options(v.Token)), true)
 	}
 	sealedKeys(t, ref, other, maker)
 
@@ -114,16 +114,16 @@ path "transit/decrypt/sealing" { capabilities = ["update"] }`}, nil)
 		t.Errorf("a service makes a key: %v", err)
 	}
 	service.SealedKey = maker.SealedKey
-	v.Post(t, "transit/keys/sealing/rotate", nil, nil)
+	v.post(t, "transit/keys/sealing/rotate", nil, nil)
 	opened(t, ref, service) // Vault knows the version that sealed
-	v.Post(t, "transit/keys/sealing/config", map[string]any{"min_decryption_version": 2}, nil)
+	v.post(t, "transit/keys/sealing/config", map[string]any{"min_decryption_version": 2}, nil)
 	if _, err := keystore.Open(t.Context(), ref, service); !errors.Is(err, kms.ErrSealed) {
 		t.Errorf("a version that may no longer decrypt: %v", err)
 	}
-	if _, err := keystore.OpenSealer(t.Context(), "hashivault://transit/keys/signing", v.Options(v.Token)); err == nil || !strings.Contains(err.Error(), `a key of type "ecdsa-p256" doesn't seal: make one of type aes256-gcm96`) {
+	if _, err := keystore.OpenSealer(t.Context(), "hashivault://transit/keys/signing", v.options(v.Token)); err == nil || !strings.Contains(err.Error(), `a key of type "ecdsa-p256" doesn't seal: make one of type aes256-gcm96`) {
 		t.Errorf("a signing key: %v", err)
 	}
-	v.Post(t, "sys/seal", nil, nil)
+	v.post(t, "sys/seal", nil, nil)
 	if err := kms.Try(t.Context(), signer); err != nil {
 		t.Errorf("a sealed key needs Vault while it runs: %v", err)
 	}

@@ -102,64 +102,45 @@ func first(all []Entry, i int) bool {
 	return true
 }
 
-// adder adds faults of the records that are listed at a path: by their index, -1 for all of
-// them, and the setting's name, or none.
-func adder(path string, f *setting.Faults) func(i int, field, format string, args ...any) {
-	return func(i int, field, format string, args ...any) {
-		at := path
-		if i >= 0 {
-			at = setting.Index(path, i)
-		}
-		if field != "" {
-			at = setting.Join(at, field)
-		}
-		f.Add(at, format, args...)
-	}
-}
-
 // Check adds every reason why all can't be in force. It needs no clock; see [CheckTimes].
 func Check(path string, all []Entry, propagation time.Duration, f *setting.Faults) {
-	add := adder(path, f)
 	active := 0
 	for i, e := range all {
-		when := func(wrong bool, field, format string, args ...any) {
-			if wrong {
-				add(i, field, format, args...)
-			}
-		}
+		at := setting.Section{Path: setting.Index(path, i), Faults: f}
 		switch e.State {
 		case "", Prepared:
 		case Published:
-			when(e.Published.IsZero(), "published", "required of a published authority: run `mayfly authority publish %s`, which records when clients were first told", e.Name)
+			at.Wrong(e.Published.IsZero(), "published", "required of a published authority: run `mayfly authority publish %s`, which records when clients were first told", e.Name)
 		case Active:
 			if active++; !first(all, i) {
-				checkGuard(i, e, propagation, add)
+				checkGuard(at.Path, e, propagation, f)
 			}
 		case Retired:
-			when(e.Retired.IsZero(), "retired", "required of a retired authority: when it stopped signing")
-			when(!e.Retired.IsZero() && e.Retired.Before(e.Activated), "retired", "%s is before it was activated, %s", stamp(e.Retired), stamp(e.Activated))
+			at.Wrong(e.Retired.IsZero(), "retired", "required of a retired authority: when it stopped signing")
+			at.Wrong(!e.Retired.IsZero() && e.Retired.Before(e.Activated), "retired", "%s is before it was activated, %s", stamp(e.Retired), stamp(e.Activated))
 		case Distrusted:
-			when(e.Distrusted.IsZero(), "distrusted", "required of a distrusted authority: when it was taken out of the trusted root")
+			at.Wrong(e.Distrusted.IsZero(), "distrusted", "required of a distrusted authority: when it was taken out of the trusted root")
 		default:
-			add(i, "state", "%q is none of %v", e.State, States)
+			f.Add(setting.Join(at.Path, "state"), "%q is none of %v", e.State, States)
 		}
 	}
 	if active != 1 {
-		add(-1, "", "%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)
+		f.Add(path, "%d authorities are active; exactly one must be: `mayfly authority list` shows their states and what can follow", active)
 	}
 }
 
 // checkGuard is the propagation guard for an authority that is active, however it
 // came to be.
-func checkGuard(i int, e Entry, propagation time.Duration, add func(i int, field, format string, args ...any)) {
+func checkGuard(path string, e Entry, propagation time.Duration, f *setting.Faults) {
+	published, activated := setting.Join(path, "published"), setting.Join(path, "activated")
 	switch {
 	case e.Forced != "":
 	case e.Published.IsZero():
-		add(i, "published", "required of an active authority that follows another: when the trusted root began to list it; publish it first, activate it %v later", propagation)
+		f.Add(published, "required of an active authority that follows another: when the trusted root began to list it; publish it first, activate it %v later", propagation)
 	case e.Activated.IsZero():
-		add(i, "activated", "required of an active authority that follows another: run `mayfly authority activate %s`", e.Name)
+		f.Add(activated, "required of an active authority that follows another: run `mayfly authority activate %s`", e.Name)
 	case e.Activated.Before(e.Published.Add(propagation)):
-		add(i, "activated", "%s is %v after it was published, and clients need %v to learn of it: activate it after %s; `mayfly authority activate %s --force` says what sooner risks",
+		f.Add(activated, "%s is %v after it was published, and clients need %v to learn of it: activate it after %s; `mayfly authority activate %s --force` says what sooner risks",
 			stamp(e.Activated), e.Activated.Sub(e.Published), propagation, stamp(e.Published.Add(propagation)), e.Name)
 	}
 }
@@ -167,16 +148,14 @@ func checkGuard(i int, e Entry, propagation time.Duration, add func(i int, field
 // CheckTimes adds every time that lies in the future of now: a state begins when
 // it is written, never by itself.
 func CheckTimes(path string, all []Entry, now time.Time, f *setting.Faults) {
-	add := adder(path, f)
 	for i, e := range all {
 		for state, t := range e.times() {
 			field := string(state)
 			if state == Active {
 				field = "activated"
 			}
-			if t.After(now.Add(skew)) {
-				add(i, field, "%s is in the future: a state begins when it is recorded; or correct this machine's clock (%s)", stamp(t), stamp(now))
-			}
+			f.When(t.After(now.Add(skew)), setting.Join(setting.Index(path, i), field),
+				"%s is in the future: a state begins when it is recorded; or correct this machine's clock (%s)", stamp(t), stamp(now))
 		}
 	}
 }
@@ -223,24 +202,23 @@ func CheckFollow(path string, before InForce, next []Entry, active [sha256.Size]
 	if len(next) == 0 {
 		return
 	}
-	add := adder(path, f)
 	for _, l := range before.Listed {
 		i := Find(next, l.Name)
 		if i < 0 {
-			add(i, "", "%s is gone, but clients are told to trust it: put it back, or distrust it first", l.Name)
+			f.Add(path, "%s is gone, but clients are told to trust it: put it back, or distrust it first", l.Name)
 			continue
 		}
-		r, signed := next[i], l.ID == before.Active
+		at, r, signed := setting.Index(path, i), next[i], l.ID == before.Active
 		end := r.WindowEnd()
 		switch {
 		case r.Listed() && chains[l.Name] != before.Chains[l.Name]:
-			add(i, "chain", "begins with another certificate than the one of %s that clients are told to trust: put it back, and give what is new a name of its own", l.Name)
+			f.Add(setting.Join(at, "chain"), "begins with another certificate than the one of %s that clients are told to trust: put it back, and give what is new a name of its own", l.Name)
 		case !r.Listed() && r.State != Distrusted:
-			add(i, "state", "%s is no more listed, but clients are told to trust it: put its state back, or distrust it first", l.Name)
+			f.Add(setting.Join(at, "state"), "%s is no more listed, but clients are told to trust it: put its state back, or distrust it first", l.Name)
 		case signed && r.State == Distrusted:
-			add(i, "state", "%s signs in this service: activate another first, then distrust it", l.Name)
+			f.Add(setting.Join(at, "state"), "%s signs in this service: activate another first, then distrust it", l.Name)
 		case signed && !end.IsZero() && end.Before(t.Now):
-			add(i, "retired", "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s --again`, which records the time again",
+			f.Add(setting.Join(at, "retired"), "%s signed in this service until now, and clients would refuse what began after %s: run `mayfly authority retire %s --again`, which records the time again",
 				l.Name, stamp(end), l.Name)
 		}
 	}
@@ -250,7 +228,7 @@ func CheckFollow(path string, before InForce, next []Entry, active [sha256.Size]
 	}
 	i := slices.IndexFunc(next, func(e Entry) bool { return e.State == Active })
 	if listed := t.Now.Sub(first); ok && i >= 0 && next[i].Forced == "" && listed < t.Propagation-t.Propagation/takeUp {
-		add(i, "published", "this service has listed %s for %v, whatever is written, and clients need %v to learn of it: activate it later; `mayfly authority activate %s --force` says what sooner risks",
+		f.Add(setting.Join(setting.Index(path, i), "published"), "this service has listed %s for %v, whatever is written, and clients need %v to learn of it: activate it later; `mayfly authority activate %s --force` says what sooner risks",
 			next[i].Name, listed.Truncate(time.Second), t.Propagation, next[i].Name)
 	}
 }
@@ -393,12 +371,13 @@ func CheckSigned(path string, all []Entry, t Terms, f *setting.Faults) {
 	if i < 0 || t.SignedSince == nil || t.Propagation == 0 || all[i].Forced != "" || first(all, i) {
 		return
 	}
+	at := setting.Index(path, i)
 	const risk = "`mayfly authority activate %s --force` says what sooner risks"
 	switch since, listed := t.known(all[i]); {
 	case !listed:
-		adder(path, f)(i, "state", "the signed trust root doesn't list %s, so clients refuse what it signs: "+notListed+"; "+risk, all[i].Name, all[i].Name)
+		f.Add(setting.Join(at, "state"), "the signed trust root doesn't list %s, so clients refuse what it signs: "+notListed+"; "+risk, all[i].Name, all[i].Name)
 	case all[i].Activated.Before(since.Add(t.Propagation)):
-		adder(path, f)(i, "activated", "%s is %v after the signed trust root began to list %s, and clients need %v to learn of it; "+risk,
+		f.Add(setting.Join(at, "activated"), "%s is %v after the signed trust root began to list %s, and clients need %v to learn of it; "+risk,
 			stamp(all[i].Activated), all[i].Activated.Sub(since), all[i].Name, t.Propagation, all[i].Name)
 	}
 }

@@ -11,7 +11,6 @@ import (
 	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/x509"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 	"net/url"
@@ -208,9 +207,6 @@ func checkIssuing(certs []*x509.Certificate) error {
 	return nil
 }
 
-// oidExtendedKeyUsage is RFC 5280 §4.2.1.12's.
-var oidExtendedKeyUsage = asn1.ObjectIdentifier{2, 5, 29, 37}
-
 // checkStamping wants what clients need of a timestamp authority's chain.
 func checkStamping(certs []*x509.Certificate) error {
 	if err := checkOrder(certs); err != nil {
@@ -220,11 +216,7 @@ func checkStamping(certs []*x509.Certificate) error {
 	if len(certs) == 1 || leaf.IsCA { // sigstore-go finds no leaf otherwise, or no root
 		return errors.New("begins with a CA certificate, or has nothing else: put the certificate that signs timestamps first, the root last")
 	}
-	critical := false
-	for _, e := range leaf.Extensions {
-		critical = critical || e.Id.Equal(oidExtendedKeyUsage) && e.Critical
-	}
-	if !critical || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}) || len(leaf.UnknownExtKeyUsage) > 0 { // RFC 3161 §2.3
+	if _, critical := chain.Extension(leaf, chain.OIDExtKeyUsage); !critical || !slices.Equal(leaf.ExtKeyUsage, []x509.ExtKeyUsage{x509.ExtKeyUsageTimeStamping}) || len(leaf.UnknownExtKeyUsage) > 0 { // RFC 3161 §2.3
 		return errors.New("the first certificate's extended key usage isn't timeStamping alone, critical: reissue it so (RFC 3161 §2.3)")
 	}
 	for i, c := range certs[1 : len(certs)-1] {

@@ -17,6 +17,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/internal/catest"
 )
@@ -36,7 +37,7 @@ func newChain(t testing.TB, intermediateOrg, rootOrg string) []*x509.Certificate
 
 // stampingUsage is the extended key usage timeStamping (RFC 3161 §2.3).
 func stampingUsage(critical bool) pkix.Extension {
-	return pkix.Extension{Id: oidExtendedKeyUsage, Critical: critical, Value: []byte("\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x08")}
+	return pkix.Extension{Id: chain.OIDExtKeyUsage, Critical: critical, Value: []byte("\x30\x0a\x06\x08\x2b\x06\x01\x05\x05\x07\x03\x08")}
 }
 
 // newStamping makes the chain of a timestamp authority: leaf, intermediate and root,

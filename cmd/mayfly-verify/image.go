@@ -1,48 +1,89 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/hex"
+	"errors"
 	"fmt"
 	"io"
+	"net/http"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/authn"
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/google/go-containerregistry/pkg/v1/remote"
+	"github.com/google/go-containerregistry/pkg/v1/remote/transport"
 	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 )
 
 // What cosign 3 signs an image with: the type of the statement, and how the media type
-// of the bundle begins.
+// of the bundle begins. What cosign 2 does is in simple.go.
 const (
 	signPredicate = "https://sigstore.dev/cosign/sign/v1"
 	bundleType    = "application/vnd.dev.sigstore.bundle"
 )
 
-// The most that is read of what refers to an image: anybody who may write beside it can
-// add some.
+// The most that is read of what is beside an image: anybody who may write there can add
+// some.
 const maxReferrers, maxBundle, maxBundles = 200, 16 << 20, 64 << 20
 
-// readImage gives the bundles that refer to an image (OCI distribution, referrers), by
-// the digest in its name or that its tag has now.
-func (v *verification) readImage(ctx context.Context, image string) (bundles []*bundle.Bundle, err error) {
+// signed is what is said to be a signature, and of what.
+type signed struct {
+	*bundle.Bundle
+	by    verify.VerificationContent // has a certificate; nil where it can't be read
+	of    verify.ArtifactDigest
+	fault error // why it is no signature
+}
+
+// parse reads a bundle.
+func (s *signed) parse(text []byte) {
+	s.Bundle = new(bundle.Bundle)
+	if err := s.UnmarshalJSON(text); err != nil {
+		s.fault = fmt.Errorf("it isn't a Sigstore bundle: %w", err)
+	} else if by, err := s.VerificationContent(); err != nil || by.Certificate() == nil {
+		s.fault = cmp.Or(err, errors.New("it is signed with a key, and not with a certificate"))
+	} else {
+		s.by = by
+	}
+}
+
+// checkKey is nil when the certificate's key signed the image. Whether it is to be trusted
+// it doesn't say.
+func (s *signed) checkKey() error {
+	if s.fault != nil {
+		return s.fault
+	}
+	signature, err := s.SignatureContent()
+	if err != nil {
+		return err
+	}
+	return verify.VerifySignatureWithArtifactDigests(signature, s.by, nil, []verify.ArtifactDigest{s.of})
+}
+
+// images reads the signatures of an image.
+type images struct {
+	with  []remote.Option
+	at    name.Digest
+	left  int // bytes that may be read
+	found []signed
+}
+
+// readImage reads the signatures of an image, by the digest in its name or that its tag has
+// now: bundles that refer to it (OCI distribution, referrers), and what cosign 2 put under a tag.
+func readImage(ctx context.Context, image string) (*images, error) {
 	reference, err := name.ParseReference(image)
 	if err != nil {
 		return nil, err
 	}
-	with := []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}
-	is, err := remote.Head(reference, with...)
+	r := &images{left: maxBundles, with: []remote.Option{remote.WithContext(ctx), remote.WithAuthFromKeychain(authn.DefaultKeychain)}}
+	is, err := remote.Head(reference, r.with...)
 	if err != nil {
 		return nil, err
 	}
-	sum, err := hex.DecodeString(is.Digest.Hex)
-	if err != nil {
-		return nil, err
-	}
-	v.artifact = verify.WithArtifactDigest(is.Digest.Algorithm, sum)
-	index, err := remote.Referrers(reference.Context().Digest(is.Digest.String()), with...)
+	r.at = reference.Context().Digest(is.Digest.String())
+	index, err := remote.Referrers(r.at, r.with...)
 	if err != nil {
 		return nil, err
 	}
@@ -53,43 +94,75 @@ func (v *verification) readImage(ctx context.Context, image string) (bundles []*
 	if n := len(manifest.Manifests); n > maxReferrers {
 		return nil, fmt.Errorf("it has %d signatures and the like, and at most %d are read", n, maxReferrers)
 	}
-	left := int64(maxBundles)
-	for _, r := range manifest.Manifests {
-		if b, err := readBundle(reference.Context().Digest(r.Digest.String()), with, &left); err != nil {
-			return nil, fmt.Errorf("what refers to it, %s: %w", r.Digest, err)
-		} else if b != nil {
-			bundles = append(bundles, b)
-		}
+	err = r.read(r.at.Tag(is.Digest.Algorithm + "-" + is.Digest.Hex + ".sig"))
+	if e, ok := errors.AsType[*transport.Error](err); ok && e.StatusCode == http.StatusNotFound {
+		err = nil
 	}
-	return bundles, nil
+	for i := 0; err == nil && i < len(manifest.Manifests); i++ {
+		err = r.read(r.at.Digest(manifest.Manifests[i].Digest.String()))
+	}
+	return r, err
 }
 
-// readBundle is nil for what isn't a bundle. Its layer says so: registries differ in the
-// artifact type that they give. What it reads counts against left.
-func readBundle(at name.Digest, with []remote.Option, left *int64) (*bundle.Bundle, error) {
-	artifact, err := remote.Image(at, with...)
+// read reads an artifact beside the image. Its layers say whether they are signatures:
+// registries differ in the artifact type that they give.
+func (r *images) read(at name.Reference) error {
+	artifact, err := remote.Image(at, r.with...)
 	if err != nil {
-		return nil, err
+		return err
 	}
-	layers, err := artifact.Layers()
-	if err != nil || len(layers) != 1 {
-		return nil, err
-	}
-	if kind, err := layers[0].MediaType(); err != nil || !strings.HasPrefix(string(kind), bundleType) {
-		return nil, err
-	}
-	stored, err := layers[0].Compressed() // as it is stored, which isn't compressed
+	raw, err := artifact.RawManifest()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	defer stored.Close()
-	text, err := io.ReadAll(io.LimitReader(stored, maxBundle+1))
+	r.left -= len(raw) // of cosign 2 all but the text is in it
+	manifest, err := artifact.Manifest()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	if *left -= int64(len(text)); len(text) > maxBundle || *left < 0 {
-		return nil, fmt.Errorf("a bundle has more than %d bytes, or all together more than %d", maxBundle, maxBundles)
+	for _, is := range manifest.Layers {
+		simple := is.MediaType == simpleType
+		if !simple && !strings.HasPrefix(string(is.MediaType), bundleType) {
+			continue
+		}
+		layer, err := artifact.LayerByDigest(is.Digest)
+		if err != nil {
+			return err
+		}
+		stored, err := layer.Compressed() // as it is stored, which isn't compressed
+		if err != nil {
+			return err
+		}
+		text, err := io.ReadAll(io.LimitReader(stored, maxBundle+1))
+		if err = cmp.Or(err, stored.Close()); err != nil {
+			return fmt.Errorf("what is beside it, %s: %w", at, err)
+		}
+		if r.left -= len(text); len(text) > maxBundle || r.left < 0 || len(r.found) == maxReferrers {
+			return fmt.Errorf("there are more than %d signatures, one has more than %d bytes, or all together more than %d", maxReferrers, maxBundle, maxBundles)
+		}
+		r.found = append(r.found, r.parse(text, is.Annotations, simple))
 	}
-	b := new(bundle.Bundle)
-	return b, b.UnmarshalJSON(text)
+	return nil
+}
+
+// parse reads one signature, of cosign 2 or 3.
+func (r *images) parse(text []byte, notes map[string]string, simple bool) (s signed) {
+	if simple {
+		s.parseSimple(text, notes, r.at.DigestStr())
+		return s
+	}
+	algorithm, sum, _ := strings.Cut(r.at.DigestStr(), ":")
+	s.of.Algorithm = algorithm
+	s.of.Digest, s.fault = hex.DecodeString(sum)
+	s.parse(text)
+	is := ""
+	if envelope, err := s.Envelope(); s.fault == nil && err == nil {
+		if statement, err := envelope.Statement(); err == nil {
+			is = statement.GetPredicateType()
+		}
+	}
+	if s.fault == nil && is != signPredicate {
+		s.fault = fmt.Errorf("it is a statement of the type %q, and no signature", is)
+	}
+	return s
 }

@@ -8,6 +8,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/json"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"io"
@@ -16,7 +17,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/sigstore/sigstore-go/pkg/bundle"
 	"github.com/sigstore/sigstore-go/pkg/fulcio/certificate"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/tuf"
@@ -26,6 +26,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/revocation"
 	"github.com/mayfly-ca/mayfly/ca/revocation/guard"
+	"github.com/mayfly-ca/mayfly/internal/commandline"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -34,9 +35,13 @@ import (
 var version = "devel"
 
 func main() {
-	err := newCommand().Execute()
+	cmd, err := newCommand().ExecuteC()
 	if err != nil {
-		fmt.Fprintln(os.Stderr, "mayfly-verify:", oneline.Clean(err.Error(), 2000))
+		fix, said := commandline.Explain(cmd, err)
+		fmt.Fprintln(os.Stderr, "mayfly-verify:", oneline.Clean(said.Error(), 2000))
+		if fix != "" {
+			fmt.Fprintln(os.Stderr, "  fix:", fix)
+		}
 	}
 	os.Exit(exitCode(err))
 }
@@ -87,9 +92,12 @@ of what is revoked, which is stale, or can't be had or used.`,
 	f.StringVar(&o.crl, "crl", "", "list of what is revoked: a file, a URL (with a / at the end: of the folder), tuf, or none; tuf where TUF is used")
 	f.BoolVar(&o.allowStale, "allow-stale-crl", false, "warn of a list that is stale, and go by it")
 	f.BoolVar(&o.offline, "offline", false, "go by files, and by what TUF has had; only an image's registry is asked")
+	f.BoolVar(&o.certificates, "certificates", false, "verify nothing, and print the certificates whose keys signed the image, in PEM")
 	f.BoolVar(&o.json, "json", false, "print JSON")
 	cmd.MarkFlagsMutuallyExclusive("trusted-root", "tuf-url")
-	cmd.MarkFlagsOneRequired("trusted-root", "tuf-url")
+	cmd.MarkFlagsOneRequired("trusted-root", "tuf-url", "certificates")
+	cmd.MarkFlagsMutuallyExclusive("certificates", "bundle")
+	cmd.MarkFlagsMutuallyExclusive("certificates", "json")
 	cmd.MarkFlagsRequiredTogether("tuf-url", "tuf-root")
 	return cmd
 }
@@ -98,7 +106,7 @@ of what is revoked, which is stale, or can't be had or used.`,
 type options struct {
 	bundle, trustedRoot, tufURL, tufRoot, crl      string
 	identity, identityRegexp, issuer, issuerRegexp string
-	offline, allowStale, json                      bool
+	offline, allowStale, certificates, json        bool
 	warn                                           io.Writer
 }
 
@@ -117,6 +125,9 @@ type signature struct {
 // run verifies, prints what came out, and fails unless a signature is good.
 func (o *options) run(cmd *cobra.Command, name string) error {
 	o.warn = cmd.ErrOrStderr()
+	if o.certificates {
+		return o.printCertificates(cmd.Context(), cmd.OutOrStdout(), name)
+	}
 	identity, err := verify.NewShortCertificateIdentity(o.issuer, o.issuerRegexp, o.identity, o.identityRegexp)
 	if err != nil {
 		return fmt.Errorf("say who signed with --certificate-identity and --certificate-oidc-issuer: %w", err)
@@ -125,14 +136,14 @@ func (o *options) run(cmd *cobra.Command, name string) error {
 	if v.trusted, v.lists, err = o.trust(cmd.Context()); err != nil {
 		return err
 	}
-	bundles, err := v.read(cmd.Context(), name)
+	found, err := v.read(cmd.Context(), name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	result := errors.New("there is no signature")
-	all := make([]signature, len(bundles))
-	for i, b := range bundles {
-		if err := v.signature(b, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
+	all := make([]signature, len(found))
+	for i, one := range found {
+		if err := v.signature(one, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
 			result = err // the last, unless one was revoked: one that is good is enough
 		}
 	}
@@ -150,32 +161,65 @@ func (o *options) run(cmd *cobra.Command, name string) error {
 type verification struct {
 	*options
 	trusted  *root.TrustedRoot
-	lists    revocation.Source // nil where none is to be asked
-	artifact verify.ArtifactPolicyOption
+	lists    revocation.Source           // nil where none is to be asked
+	file     verify.ArtifactPolicyOption // nil for an image
 	identity verify.CertificateIdentity
 }
 
 // read gives the signatures of an artifact.
-func (v *verification) read(ctx context.Context, name string) ([]*bundle.Bundle, error) {
+func (v *verification) read(ctx context.Context, name string) ([]signed, error) {
 	if v.bundle == "" {
-		return v.readImage(ctx, name)
+		image, err := readImage(ctx, name)
+		if err != nil {
+			return nil, err
+		}
+		return image.found, nil
 	}
-	b, err := bundle.LoadJSONFromPath(v.bundle)
+	text, err := os.ReadFile(v.bundle)
 	if err != nil {
-		return nil, fmt.Errorf("%s isn't a Sigstore bundle: %w", v.bundle, err)
+		return nil, err
 	}
-	v.artifact = func(p *verify.PolicyConfig) error { // each verification reads it anew
+	var s signed
+	s.parse(text)
+	v.file = func(p *verify.PolicyConfig) error { // each verification reads it anew
 		file, err := os.Open(name)
 		if err != nil {
 			return err
 		}
 		return verify.WithArtifact(file)(p)
 	}
-	return []*bundle.Bundle{b}, nil
+	return []signed{s}, nil
+}
+
+// printCertificates prints the certificates of an image's signatures, each once, trusted or not.
+// But anybody who may write beside the image can put another's signature there, so its key has
+// to have signed this one.
+func (o *options) printCertificates(ctx context.Context, out io.Writer, name string) error {
+	image, err := readImage(ctx, name)
+	if err != nil {
+		return fmt.Errorf("%s: %w", name, err)
+	}
+	fmt.Fprintf(o.warn, "signatures of %s:\n", image.at)
+	printed := map[string]bool{}
+	for _, s := range image.found {
+		if err := s.checkKey(); err != nil {
+			fmt.Fprintln(o.warn, "left out:", oneline.Clean(err.Error(), 500))
+			continue
+		}
+		raw := s.by.Certificate().Raw
+		if !printed[string(raw)] {
+			err = cmp.Or(err, pem.Encode(out, &pem.Block{Type: "CERTIFICATE", Bytes: raw}))
+		}
+		printed[string(raw)] = true
+	}
+	if len(printed) == 0 {
+		return errors.New("no certificate has signed it")
+	}
+	return err
 }
 
 // signature verifies one. It is revoked only if all else is good: who asks goes by that.
-func (v *verification) signature(b *bundle.Bundle, s *signature) (err error) {
+func (v *verification) signature(one signed, s *signature) (err error) {
 	defer func() {
 		s.Result = "good"
 		if refusal := (*revocation.Refusal)(nil); errors.As(err, &refusal) {
@@ -184,19 +228,15 @@ func (v *verification) signature(b *bundle.Bundle, s *signature) (err error) {
 			s.Result, s.Words = "bad", err.Error()
 		}
 	}()
-	content, err := b.VerificationContent()
-	if err != nil {
-		return err
+	if one.by == nil {
+		return one.fault
 	}
-	c := content.Certificate()
-	if c == nil {
-		return errors.New("it is signed with a key, and not with a certificate")
-	}
+	c := one.by.Certificate()
 	if is, err := certificate.SummarizeCertificate(c); err == nil {
 		s.SAN, s.Issuer = is.SubjectAlternativeName, is.Issuer
 	}
 	s.Serial, s.Authority, s.Fingerprint = c.SerialNumber.Text(16), fmt.Sprintf("%x", c.AuthorityKeyId), fmt.Sprintf("%x", sha256.Sum256(c.Raw))
-	if s.Times, err = v.verify(b, v.trusted); err != nil || v.lists == nil {
+	if s.Times, err = v.verify(one, v.trusted); err != nil || v.lists == nil {
 		return err
 	}
 	terms := revocation.Terms{Now: time.Now()}
@@ -204,13 +244,16 @@ func (v *verification) signature(b *bundle.Bundle, s *signature) (err error) {
 		terms.Stale = func(r *revocation.Refusal) { fmt.Fprintln(v.warn, "mayfly-verify: warning:", r) }
 	}
 	guarded := guard.New(v.trusted, v.lists, terms)
-	_, err = v.verify(b, guarded)
+	_, err = v.verify(one, guarded)
 	return cmp.Or(guarded.Refusal(), err)
 }
 
 // verify has sigstore-go verify a bundle by all that the trusted root has, and gives the
 // times of its signature.
-func (v *verification) verify(b *bundle.Bundle, by root.TrustedMaterial) (times []time.Time, err error) {
+func (v *verification) verify(one signed, by root.TrustedMaterial) (times []time.Time, err error) {
+	if one.fault != nil {
+		return nil, one.fault
+	}
 	wanted := []verify.VerifierOption{verify.WithObserverTimestamps(1), verify.WithoutStatementPredicate()}
 	if len(by.TimestampingAuthorities())+len(by.RekorLogs()) == 0 {
 		wanted[0] = verify.WithCurrentTime()
@@ -225,12 +268,13 @@ func (v *verification) verify(b *bundle.Bundle, by root.TrustedMaterial) (times 
 	if err != nil {
 		return nil, err
 	}
-	result, err := verifier.Verify(b, verify.NewPolicy(v.artifact, verify.WithCertificateIdentity(v.identity)))
+	artifact := v.file
+	if artifact == nil {
+		artifact = verify.WithArtifactDigest(one.of.Algorithm, one.of.Digest)
+	}
+	result, err := verifier.Verify(one, verify.NewPolicy(artifact, verify.WithCertificateIdentity(v.identity)))
 	if err != nil {
 		return nil, err
-	}
-	if is := result.Statement.GetPredicateType(); v.bundle == "" && is != signPredicate {
-		return nil, fmt.Errorf("it is a statement of the type %q, and no signature", is)
 	}
 	for _, t := range result.VerifiedTimestamps {
 		times = append(times, t.Timestamp)

@@ -3,7 +3,10 @@
 package main
 
 import (
+	"crypto/rand"
+	"net"
 	"os"
+	"os/exec"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -27,10 +30,30 @@ func init() {
 
 // realVaultKey is a key to be made in a HashiCorp Vault of its own.
 func realVaultKey(t *testing.T, a kms.Algorithm) backendKey {
-	v := kmstest.StartVault(t)
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	address, token, program := l.Addr().String(), "root-"+rand.Text(), os.Getenv("VAULT_BIN")
+	if err := l.Close(); err != nil { // Vault wants the number of a free port
+		t.Fatal(err)
+	}
+	env := []string{"HOME=" + t.TempDir(), "PATH=" + os.Getenv("PATH"), "VAULT_ADDR=http://" + address, "VAULT_TOKEN=" + token}
+	p, err := launch(t.TempDir(), "vault", env, program, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+token)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.kill)
+	if err := p.until("Vault had a transit engine", func() (bool, error) {
+		enable := exec.CommandContext(t.Context(), program, "secrets", "enable", "transit") // #nosec G204 G702 -- a test's own program
+		enable.Env = env
+		return enable.Run() == nil, nil
+	}); err != nil {
+		t.Fatal(err)
+	}
 	return backendKey{
-		ref: "hashivault://transit/keys/issuing", algo: a, access: [][2]string{{"credential", "env"}, {"endpoint", v.URL}},
-		env: []string{"VAULT_TOKEN=" + v.Token}, secrets: []string{v.Token},
+		ref: "hashivault://transit/keys/issuing", algo: a, access: [][2]string{{"credential", "env"}, {"endpoint", "http://" + address}},
+		env: []string{"VAULT_TOKEN=" + token}, secrets: []string{token},
 	}
 }
 

@@ -4,6 +4,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -28,6 +29,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
 	"github.com/mayfly-ca/mayfly/identity"
+	"github.com/mayfly-ca/mayfly/internal/commandline"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
@@ -55,7 +57,8 @@ func run(args []string, io streams) int {
 	root.SetArgs(args)
 	cmd, err := root.ExecuteContextC(ctx)
 	if err != nil && !*began && !errors.As(err, new(*failure)) {
-		err = &failure{code: exitUsage, fix: usageFix(cmd), err: err}
+		fix, said := commandline.Explain(cmd, err)
+		err = &failure{code: exitUsage, fix: cmp.Or(fix, usageFix(cmd)), err: said}
 	}
 	// Who reads standard error may have stalled: after a signal nobody waits for it.
 	reported, stalled := make(chan int, 1), make(chan struct{})

@@ -1,6 +1,8 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"context"
 	"crypto"
 	"crypto/ed25519"
@@ -9,6 +11,7 @@ import (
 	"fmt"
 	"io"
 	"net/url"
+	"slices"
 	"strings"
 	"time"
 
@@ -19,8 +22,10 @@ import (
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/revoke"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
@@ -33,6 +38,7 @@ import (
 type revokeOptions struct {
 	request
 	certificates, bundles []string
+	image                 string
 	where                 []string
 	from, until           time.Time
 	self, deny            bool
@@ -47,7 +53,7 @@ func newRevokeCommand(streams streams) *cobra.Command {
 		Long: `Makes certificates invalid, for good, whenever something was signed with them.
 
 Administrators (access.admins of the CA's configuration) name certificates, Sigstore
-bundles or serial numbers; or search the CA's index with --where, of which a first run
+bundles, container images or serial numbers; or search the CA's index with --where, of which a first run
 with --dry-run shows a list and a count, and a second one repeats it as --count. With
 --self, a token for which the same certificate would be issued now is enough for one
 certificate; with --key, its own private key.
@@ -59,6 +65,7 @@ same identity from now on, to be put into the CA's configuration.
 Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 		Example: `  mayfly revoke --certificate mayfly.crt.pem --reason keyCompromise --self --token-file token.jwt
   mayfly revoke --bundle v2.sigstore.json --reference INC-7 --token-file admin.jwt
+  mayfly revoke --image registry.example.com/app@sha256:5891b5… --dry-run --token-file admin.jwt
   mayfly revoke --where source_repository_uri=https://github.com/acme/app --from 2027-01-01T00:00:00Z --dry-run --token-file admin.jwt`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
@@ -74,6 +81,7 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 	f.DurationVar(&o.timeout, "timeout", time.Minute, "for everything")
 	f.StringArrayVar(&o.certificates, "certificate", nil, "a certificate in PEM, the first of its file; - is standard input; may be repeated")
 	f.StringArrayVar(&o.bundles, "bundle", nil, "the certificate of a Sigstore bundle; may be repeated")
+	f.StringVar(&o.image, "image", "", "the certificates of this CA that signed a container image, as its registry has them: NAME@sha256:DIGEST")
 	f.StringVar(&o.q.Serial, "serial", "", "a serial number in hexadecimal")
 	f.StringVar(&o.q.Authority, "authority", "", "key identifier of the serial number's authority, where there are several")
 	f.StringArrayVar(&o.where, "where", nil, "what the index has: FIELD=VALUE or FIELD^=BEGINNING, as mayfly search takes it; may be repeated")
@@ -81,7 +89,7 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 	timeFlag(cmd, &o.until, "until", "of --where: certificates before this time")
 	f.StringVar(&o.q.Approve, "approve", "", "what another administrator asked for, by the name that was printed")
 	f.BoolVar(&o.q.DryRun, "dry-run", false, "only say which certificates are meant, and how many")
-	f.Uint32Var(&o.q.Count, "count", 0, "with --where and --approve: how many certificates are meant")
+	f.Uint32Var(&o.q.Count, "count", 0, "with --where, --approve and --image: how many certificates are meant")
 	f.StringVar(&o.q.Reason, "reason", "", "one of "+setting.List(revoke.Reasons()))
 	f.StringVar(&o.q.Comment, "comment", "", "one line for people")
 	f.StringVar(&o.q.Reference, "reference", "", "such as the URL of an incident")
@@ -93,8 +101,8 @@ Everything that is sent, and who asked, is public: see docs/revocation.md.`,
 	f.BoolVar(&o.tokenStdin, "token-stdin", false, "read the identity token from standard input")
 	f.BoolVar(&o.json, "json", false, "print the CA's answer as JSON")
 	cmd.MarkFlagsMutuallyExclusive("token-file", "token-env", "token-stdin", "key")
-	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "serial", "where", "approve")
-	cmd.MarkFlagsOneRequired("certificate", "bundle", "serial", "where", "approve")
+	cmd.MarkFlagsMutuallyExclusive("certificate", "bundle", "image", "serial", "where", "approve")
+	cmd.MarkFlagsOneRequired("certificate", "bundle", "image", "serial", "where", "approve")
 	cmd.MarkFlagsMutuallyExclusive("self", "key")
 	cmd.MarkFlagsMutuallyExclusive("json", "deny") // each is a document of its own
 	return cmd
@@ -105,7 +113,7 @@ func (o *revokeOptions) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := o.read(); err != nil {
+	if err := cmp.Or(o.read(), o.readImage(ctx)); err != nil {
 		return err
 	}
 	if len(o.where) > 0 {
@@ -157,6 +165,42 @@ func (o *revokeOptions) read() error {
 			return fail("name a file with a certificate: PEM with --certificate, a bundle with --bundle", "%s has no certificate", inputName(file))
 		}
 		o.q.Certificates = append(o.q.Certificates, certs[0].Raw)
+	}
+	return nil
+}
+
+// readImage takes the certificates that signed an image, if the CA issued them. Anybody who may
+// write to the registry can add others, and the CA would refuse all with them.
+func (o *revokeOptions) readImage(ctx context.Context) error {
+	if o.image == "" {
+		return nil
+	}
+	certs, err := o.signers(ctx, o.image)
+	if err != nil {
+		return err
+	}
+	if !strings.Contains(o.image, "@") && !o.q.GetDryRun() {
+		return usage("--dry-run says the digest that it has now: look at it, and repeat the command with NAME@sha256:DIGEST", "%s is a tag, which may be of another image in a moment, and what is revoked stays revoked", o.image)
+	}
+	text, err := client.Fetch(ctx, o.http, o.retry, "the CA", strings.TrimRight(o.ca, "/")+"/trusted_root.json")
+	if err != nil {
+		return err
+	}
+	trusted, err := trustroot.Parse(text)
+	if err != nil {
+		return err
+	}
+	for _, c := range certs {
+		if slices.ContainsFunc(trusted.Authorities, func(a trustroot.Authority) bool {
+			return bytes.Equal(c.AuthorityKeyId, a.Chain[0].SubjectKeyId) && c.CheckSignatureFrom(a.Chain[0]) == nil
+		}) {
+			o.q.Certificates = append(o.q.Certificates, c.Raw)
+			continue
+		}
+		o.say(fmt.Sprintf("left out, as this CA hasn't issued it: %s  %s  %v", c.SerialNumber.Text(16), cachain.Stamp(c.NotBefore), extension.SANs(c)))
+	}
+	if n := len(o.q.Certificates); n == 0 || o.q.GetCount() > 0 && int(o.q.GetCount()) != n {
+		return fail("look at them with --dry-run, repeat its --count, and name their CA with --ca", "%d certificates of the CA at %s signed %s", n, o.ca, o.image)
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/x509"
 	"encoding/csv"
 	"encoding/json"
 	"errors"
@@ -27,6 +28,7 @@ import (
 type search struct {
 	request
 	store, certificate, bundle string
+	image                      string
 	from, to                   time.Time
 	since                      time.Duration
 	revoked, firstUses         bool
@@ -45,7 +47,7 @@ domain=example.com, sha256:… is digest=…, and a URL is san^=URL.
 
 The digest of an artifact is found once a bundle has shown what was signed:
 --bundle FILE tells the CA, and finds the certificate. --certificate finds an
-entry by the final certificate. --first-uses lists what an identity that was known
+entry by the final certificate, --image those of an image's signatures. --first-uses lists what an identity that was known
 used for the first time: a workflow, a runner, an issuer.
 
 It asks the CA, which wants a token of a reader (access.readers), or reads a store
@@ -68,6 +70,7 @@ itself with --store. Exit code 1 says that nothing was found.`,
 	f.BoolVar(&o.allowHTTP, "allow-http", false, "send the token over unencrypted http beyond this machine")
 	f.StringVar(&o.certificate, "certificate", "", "find this certificate, in PEM or DER")
 	f.StringVar(&o.bundle, "bundle", "", "tell what this Sigstore bundle shows, and find its certificate")
+	f.StringVar(&o.image, "image", "", "find the certificates that signed this container image, as its registry has them")
 	timeFlag(cmd, &o.from, "from", "only certificates that begin at this time (RFC 3339) or later")
 	timeFlag(cmd, &o.to, "to", "only certificates that begin before this time (RFC 3339)")
 	f.DurationVar(&o.since, "since", 0, "only certificates of so long until now")
@@ -104,13 +107,28 @@ func (o *search) run(ctx context.Context, args []string) error {
 		}
 		query.Where = append(query.Where, "serial="+told.GetSerial())
 	}
+	var others [][]string // conditions of the next certificate
+	if o.image != "" {
+		certs, err := o.signers(ctx, o.image)
+		if err != nil {
+			return err
+		}
+		slices.SortFunc(certs, func(a, b *x509.Certificate) int { return b.NotBefore.Compare(a.NotBefore) })
+		for _, c := range certs {
+			others = append(others, slices.Concat(query.Where, whereOf(c)))
+		}
+		query.Where, others = others[0], others[1:]
+	}
 	look, columns := next(func(ctx context.Context) (rows []map[string]string, more bool, err error) {
 		page, err := in.Search(ctx, query)
 		for _, c := range page.GetCertificates() {
 			rows = append(rows, c.GetFields())
 		}
 		query.Cursor = page.GetNext()
-		return rows, query.Cursor != "", err
+		if more = query.Cursor != "" || len(others) > 0; query.Cursor == "" && more {
+			query.Where, others = others[0], others[1:]
+		}
+		return rows, more, err
 	}), []string{"not_before", "san", "issuer", "serial", "log", "index"}
 	switch {
 	case o.firstUses:
@@ -212,13 +230,21 @@ func (o *search) query(args []string) (*mayflyv1.SearchRequest, error) {
 		if err != nil {
 			return nil, err
 		}
-		q.Where = append(q.Where, "serial="+certs[0].SerialNumber.Text(16), fmt.Sprintf("authority=%x", certs[0].AuthorityKeyId))
+		q.Where = append(q.Where, whereOf(certs[0])...)
 	}
 	if o.since > 0 {
 		o.from = time.Now().Add(-o.since)
 	}
 	q.From, q.To = stampOf(o.from), stampOf(o.to)
 	return q, nil
+}
+
+// whereOf are the conditions by which a certificate is found, anybody's.
+func whereOf(c *x509.Certificate) []string {
+	if len(c.AuthorityKeyId) == 0 {
+		return []string{"serial=" + c.SerialNumber.Text(16)}
+	}
+	return []string{"serial=" + c.SerialNumber.Text(16), fmt.Sprintf("authority=%x", c.AuthorityKeyId)}
 }
 
 // open gives what is searched: the index of a CA, or one in a store.

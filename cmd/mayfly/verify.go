@@ -1,12 +1,22 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
+	"context"
+	"crypto/x509"
+	"fmt"
+	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"syscall"
+	"time"
 
 	"github.com/spf13/cobra"
+
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/inspect"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
 
 // verifier is the program that verifies: with its libraries it weighs 20 MB, which the
@@ -21,14 +31,50 @@ mayfly-verify --help says all about it.`,
 		DisableFlagParsing: true,
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append([]string{verifier}, args...)
-			self, err := os.Executable()
+			path, err := findVerifier()
 			if err == nil {
-				err = syscall.Exec(filepath.Join(filepath.Dir(self), verifier), args, os.Environ()) // #nosec G204 -- it comes back only where that isn't there
+				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- it comes back only where that can't be run
 			}
-			if path, failed := exec.LookPath(verifier); failed == nil {
-				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- as the caller's PATH has it
-			}
-			return fail("install it: make build makes it beside mayfly, or go install github.com/mayfly-ca/mayfly/cmd/mayfly-verify", "verifying takes the program %s: %w", verifier, err)
+			return err
 		},
 	}
+}
+
+// findVerifier finds it beside this program, or as the caller's PATH has it.
+func findVerifier() (path string, err error) {
+	if self, err := os.Executable(); err == nil {
+		if path, err = exec.LookPath(filepath.Join(filepath.Dir(self), verifier)); err == nil {
+			return path, nil
+		}
+	}
+	if path, err = exec.LookPath(verifier); err != nil {
+		return "", fail("install it: make build makes it beside mayfly, or go install github.com/mayfly-ca/mayfly/cmd/mayfly-verify", "this takes the program %s: %w", verifier, err)
+	}
+	return path, nil
+}
+
+// signers are the certificates whose keys signed an image, as its registry has them, to be
+// trusted or not.
+func (r *request) signers(ctx context.Context, image string) ([]*x509.Certificate, error) {
+	path, err := findVerifier()
+	if err != nil {
+		return nil, err
+	}
+	var told bytes.Buffer
+	cmd := exec.CommandContext(ctx, path, "--certificates", "--", image) // #nosec G204 -- no shell
+	cmd.Stderr, cmd.WaitDelay = &told, time.Second
+	out, err := cmd.StdoutPipe()
+	if err = cmp.Or(err, cmd.Start()); err != nil {
+		return nil, err
+	}
+	text, err := io.ReadAll(io.LimitReader(out, inspect.MaxBytes+1))
+	_ = out.Close() // who has more to say ends
+	if err = cmp.Or(cmd.Wait(), err); len(text) > inspect.MaxBytes {
+		return nil, fail("name single ones with --certificate", "the certificates of %s are more than %d bytes", image, inspect.MaxBytes)
+	}
+	if err != nil {
+		return nil, fail("name an image that is signed, in a registry that you are logged in to with docker or podman", "%s (%w)", bytes.TrimSpace(told.Bytes()), err)
+	}
+	fmt.Fprint(telling(r.Err, r.json), told.String())
+	return pemfile.CertificatesAmong(text)
 }

@@ -92,7 +92,22 @@ policies() {
 }
 
 shell() {
-  tree '*.sh' .ci/run | xargs -0 shellcheck --external-sources
+  tree '*.sh' .ci/run | xargs -0 shellcheck --external-sources && plain
+}
+
+# No script but the demo steers a terminal, and that only where one reads it that hasn't
+# NO_COLOR; script plays the terminal. With `false` for mayfly the demo ends at its first title.
+plain() {
+  local escape=$'\033' title='internal/tools/demo/run.sh --exit false'
+  if tree '*.sh' .ci/run ':!internal/tools/demo/run.sh' | xargs -0 grep -nE '\\(033|e|x1b)\[|\btput\b'; then
+    echo "the lines above write escape codes to whatever reads them"
+    return 1
+  fi
+  NO_COLOR='' script -qc "$title" /dev/null | grep "$escape" >/dev/null || { echo "no bold titles in a terminal"; return 1; }
+  if { $title; NO_COLOR=1 script -qc "$title" /dev/null; } | grep "$escape"; then
+    echo "the demo writes escape codes into a pipe, or despite NO_COLOR"
+    return 1
+  fi
 }
 
 # A database of vulnerabilities that can't be reached is said in the summary; a

@@ -20,24 +20,8 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
-	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
-
-func TestFileConformance(t *testing.T) {
-	t.Parallel()
-	kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
-		path := filepath.Join(t.TempDir(), "key.pem")
-		if _, err := keystore.GenerateFile(path, a, nil); err != nil {
-			t.Fatal(err)
-		}
-		s, err := keystore.Open(t.Context(), "file:"+path, kms.Options{})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return s
-	})
-}
 
 func TestOpenRefusesUnknownSchemes(t *testing.T) {
 	t.Parallel()

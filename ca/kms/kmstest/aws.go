@@ -2,7 +2,6 @@ package kmstest
 
 import (
 	"crypto"
-	"crypto/rand"
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
@@ -24,7 +23,7 @@ const (
 // aws speaks the wire protocols of AWS KMS and STS.
 type aws struct{ *Cloud }
 
-// NewAWS is a stand-in for AWS KMS, with STS.
+// NewAWS is a stand-in for AWS KMS, with STS. Like the others it makes no keys: tests Add them.
 func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
 	c := &aws{newCloud(t)}
@@ -34,7 +33,7 @@ func NewAWS(t testing.TB, key crypto.Signer) *StandIn {
 	c.Add(awsSealing, nil)
 	c.Add(awsOther, nil)
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: awsPrefix + awsID, Pinned: awsPrefix + awsID, Name: awsID,
+		Cloud: c.Cloud, Ref: awsPrefix + awsID, Pinned: awsPrefix + awsID, Name: awsID,
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "DescribeKey", Sign: "Sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL, IdentityEndpoint: c.URL},
@@ -67,21 +66,12 @@ func (c *aws) refuse(w http.ResponseWriter, f Fault) {
 }
 
 func (c *aws) answer(q request) (any, error) {
-	switch q.operation {
-	case "AssumeRoleWithWebIdentity":
-		return http.HandlerFunc(assumeRole), nil
-	case "GetCallerIdentity":
+	if q.operation == "GetCallerIdentity" {
 		return `<GetCallerIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><GetCallerIdentityResult><Arn>arn:aws:iam::111122223333:user/ca</Arn><UserId>AIDA</UserId><Account>111122223333</Account></GetCallerIdentityResult></GetCallerIdentityResponse>`, nil
 	}
 	var in awsRequest
 	if err := json.Unmarshal(q.body, &in); err != nil {
 		return nil, err
-	}
-	switch q.operation {
-	case "CreateKey":
-		return c.create(in)
-	case "CreateAlias":
-		return c.createAlias(in)
 	}
 	name, found := c.find(in.KeyID)
 	if !found {
@@ -132,23 +122,9 @@ func (c *aws) use(v Version, name string, in awsRequest, q request) (any, error)
 	}
 }
 
-// assumeRole is STS's answer to a web identity.
-func assumeRole(w http.ResponseWriter, r *http.Request) {
-	if r.FormValue("WebIdentityToken") != "service-account" || r.FormValue("RoleArn") != "arn:aws:iam::111122223333:role/ca" {
-		w.WriteHeader(http.StatusForbidden)
-		fmt.Fprint(w, `<ErrorResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><Error><Type>Sender</Type><Code>AccessDenied</Code><Message>not authorized</Message></Error></ErrorResponse>`)
-		return
-	}
-	fmt.Fprintf(w, `<AssumeRoleWithWebIdentityResponse xmlns="https://sts.amazonaws.com/doc/2011-06-15/"><AssumeRoleWithWebIdentityResult><Credentials><AccessKeyId>ASIAEXAMPLE</AccessKeyId><SecretAccessKey>%s</SecretAccessKey><SessionToken>t</SessionToken><Expiration>2099-01-01T00:00:00Z</Expiration></Credentials></AssumeRoleWithWebIdentityResult></AssumeRoleWithWebIdentityResponse>`, Secret)
-}
-
 // awsRequest holds the members of all requests.
 type awsRequest struct {
 	KeyID            string `json:"KeyId"`
-	KeySpec          string
-	KeyUsage         string
-	AliasName        string
-	TargetKeyID      string `json:"TargetKeyId"`
 	Message          []byte
 	MessageType      string
 	SigningAlgorithm string
@@ -163,34 +139,7 @@ func (c *aws) find(id string) (string, bool) {
 		id = c.named(id[i:])
 	}
 	name := strings.TrimPrefix(id, awsPrefix)
-	return name, len(c.versions(name)) > 0
-}
-
-func (c *aws) create(in awsRequest) (any, error) {
-	for _, a := range kms.Algorithms() {
-		if awsSpec(a) != in.KeySpec || in.KeyUsage != "SIGN_VERIFY" {
-			continue
-		}
-		id := make([]byte, 16)
-		_, _ = rand.Read(id) // never fails
-		name := fmt.Sprintf("%x-%x-%x-%x-%x", id[:4], id[4:6], id[6:8], id[8:10], id[10:])
-		c.Add(name, Key(c.t, a))
-		v, _ := c.at(name, 1)
-		return map[string]any{"KeyMetadata": c.metadata(name, v)}, nil
-	}
-	return nil, awsFault("ValidationException")
-}
-
-func (c *aws) createAlias(in awsRequest) (any, error) {
-	name, found := c.find(in.TargetKeyID)
-	switch {
-	case !found:
-		return nil, awsFault("NotFoundException")
-	case c.named(in.AliasName) != "":
-		return nil, awsFault("AlreadyExistsException")
-	}
-	c.Alias(in.AliasName, name)
-	return "{}", nil
+	return name, len(c.Versions(name)) > 0
 }
 
 func (c *aws) metadata(name string, v Version) map[string]any {

@@ -7,7 +7,6 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math/big"
 	"net/http"
@@ -58,7 +57,7 @@ func newAzure(t testing.TB, key crypto.Signer, host, wrap string) *StandIn {
 	c.Add("other", nil)
 	keys := "https://" + host + "/keys/"
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: keys + "issuing", Pinned: keys + "issuing/" + azureVersion(1), Name: "issuing",
+		Cloud: c.Cloud, Ref: keys + "issuing", Pinned: keys + "issuing/" + azureVersion(1), Name: "issuing",
 		Host: host, Get: "get", Sign: "sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL, IdentityEndpoint: c.URL, CAFile: caFile},
@@ -138,10 +137,7 @@ func (c *azure) answer(q request) (any, error) {
 // key does what is asked at /keys/NAME[/VERSION][/OPERATION].
 func (c *azure) key(q request, parts []string) (any, error) {
 	name := parts[0]
-	if q.operation == "create" {
-		return c.create(name, q.body)
-	}
-	number := len(c.versions(name)) // of a key without a version: the newest
+	number := len(c.Versions(name)) // of a key without a version: the newest
 	if len(parts) > 1 && parts[1] != "" {
 		n, err := strconv.ParseInt(parts[1], 16, 64)
 		if err != nil {
@@ -173,27 +169,6 @@ func (c *azure) describe(name string, number int) (any, error) {
 	}
 	key["kid"] = "https://" + c.host + "/keys/" + name + "/" + azureVersion(number)
 	return map[string]any{"key": key, "attributes": map[string]any{"enabled": !v.Disabled}}, nil
-}
-
-// create makes a new version of a key that there may be already, as a vault does.
-func (c *azure) create(name string, body []byte) (any, error) {
-	var in struct {
-		Kty, Crv string
-		Size     int      `json:"key_size"`
-		Ops      []string `json:"key_ops"`
-	}
-	if err := json.Unmarshal(body, &in); err != nil {
-		return nil, err
-	}
-	if len(in.Ops) == 0 {
-		return nil, errors.New("a key for every operation: sign and verify are enough")
-	}
-	for _, a := range kms.Algorithms() {
-		if curve := a.Curve(); curve != nil && in.Kty == "EC-HSM" && in.Crv == curve.Params().Name || in.Kty == "RSA-HSM" && in.Size > 0 && in.Size == a.Bits() {
-			return c.describe(name, c.Add(name, Key(c.t, a)))
-		}
-	}
-	return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}
 }
 
 // use signs, wraps or unwraps. What wraps is AES-GCM, whatever the algorithm is

@@ -1,3 +1,6 @@
+// Package kmstest is a stand-in for each vendor's service, with real keys and with
+// faults on demand. The suites of kms.Signer and kms.Sealer, which a backend passes
+// or does not merge, are in the tests of package kms.
 package kmstest
 
 import (
@@ -23,6 +26,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/wait"
 )
 
 // Fault is what a stand-in does with a request in place of answering it. The
@@ -55,19 +59,18 @@ type Cloud struct {
 	URL string // with the address that it listens on
 
 	t        testing.TB
+	protocol protocol
+	config   *tls.Config // nil: without TLS
 	server   *http.Server
-	secure   bool
 	listener net.Listener
+	silence  atomic.Pointer[atomic.Bool] // of the connections that are made from now on
 
 	mu      sync.Mutex
 	keys    map[string][]*Version // by name; version 1 first
 	aliases map[string]string     // to names of keys
 	token   string                // that is taken, of a vendor with one for all requests
-	logins  int                   // after which it was given out
 	fault   func(operation string, call int) Fault
 	calls   map[string]int
-	open    map[*conn]struct{}
-	done    chan struct{} // closed when the test ends: what hangs goes on
 }
 
 // protocol is how one vendor's service is spoken to.
@@ -91,32 +94,21 @@ type request struct {
 }
 
 func newCloud(t testing.TB) *Cloud {
-	return &Cloud{
-		t: t, keys: make(map[string][]*Version), aliases: make(map[string]string), calls: make(map[string]int),
-		open: make(map[*conn]struct{}), done: make(chan struct{}),
-	}
+	return &Cloud{t: t, keys: make(map[string][]*Version), aliases: make(map[string]string), calls: make(map[string]int)}
 }
 
 // start serves p on a free port of the loopback interface until the test ends,
 // over TLS with a configuration.
 func (c *Cloud) start(p protocol, config *tls.Config) {
 	c.t.Helper()
-	c.server = &http.Server{
-		Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { c.serve(p, w, r) }), TLSConfig: config,
-		ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), // of handshakes that a test breaks off
-	}
-	c.URL, c.secure = "http://", config != nil
-	if c.secure {
-		c.URL = "https://"
-	}
+	c.protocol, c.config = p, config
+	c.silence.Store(new(atomic.Bool))
 	c.listen("127.0.0.1:0")
-	c.URL += c.listener.Addr().String()
-	c.t.Cleanup(func() {
-		close(c.done)
-		if err := c.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
-			c.t.Error(err)
-		}
-	})
+	c.t.Cleanup(c.Down)
+	c.URL = "http://" + c.listener.Addr().String()
+	if config != nil {
+		c.URL = "https://" + c.listener.Addr().String()
+	}
 }
 
 func (c *Cloud) listen(address string) {
@@ -130,25 +122,32 @@ func (c *Cloud) listen(address string) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	go func(l net.Listener) {
-		l = listener{l, c}
-		if c.secure {
-			_ = c.server.ServeTLS(l, "", "") // until l or the server is closed
+	c.server = &http.Server{
+		Handler: http.HandlerFunc(c.serve), TLSConfig: c.config.Clone(),
+		ReadHeaderTimeout: time.Minute, ErrorLog: log.New(io.Discard, "", 0), // of handshakes that a test breaks off
+	}
+	go func(s *http.Server, l net.Listener) {
+		if c.config != nil {
+			_ = s.ServeTLS(l, "", "") // until it is closed
 			return
 		}
-		_ = c.server.Serve(l)
-	}(c.listener)
+		_ = s.Serve(l)
+	}(c.server, listener{c.listener, c})
 }
 
-// conn is a connection that a test may break.
-type conn struct {
-	net.Conn
-
-	cloud  *Cloud
-	frozen atomic.Bool
+// Down closes every connection and refuses new ones, until Up.
+func (c *Cloud) Down() {
+	c.t.Helper()
+	_ = c.listener.Close() // at once: the server may not have begun
+	if err := c.server.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
+		c.t.Error(err)
+	}
 }
 
-// listener hands out connections of the kind.
+// Up listens again, where it did before.
+func (c *Cloud) Up() { c.listen(c.listener.Addr().String()) }
+
+// listener hands out connections that a test may break.
 type listener struct {
 	net.Listener
 
@@ -156,97 +155,66 @@ type listener struct {
 }
 
 func (l listener) Accept() (net.Conn, error) {
-	accepted, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	c := &conn{Conn: accepted, cloud: l.cloud}
-	l.cloud.mu.Lock()
-	defer l.cloud.mu.Unlock()
-	l.cloud.open[c] = struct{}{}
-	return c, nil
+	c, err := l.Listener.Accept()
+	return conn{c, l.cloud.silence.Load()}, err
 }
 
-func (c *conn) Read(b []byte) (int, error) {
+// conn is one of them, through which nothing comes once it is silent.
+type conn struct {
+	net.Conn
+
+	silent *atomic.Bool
+}
+
+func (c conn) Read(b []byte) (int, error) {
 	for {
 		n, err := c.Conn.Read(b)
-		if err != nil || !c.frozen.Load() {
+		if err != nil || !c.silent.Load() {
 			return n, err
 		}
 	}
 }
 
-func (c *conn) Write(b []byte) (int, error) {
-	if c.frozen.Load() {
+func (c conn) Write(b []byte) (int, error) {
+	if c.silent.Load() {
 		return len(b), nil
 	}
 	return c.Conn.Write(b)
 }
 
-func (c *conn) Close() error {
-	c.cloud.mu.Lock()
-	delete(c.cloud.open, c)
-	c.cloud.mu.Unlock()
-	return c.Conn.Close()
-}
-
 // Freeze leaves every connection open, and nothing comes through any more, as
 // when a firewall has forgotten them. New ones work.
-func (c *Cloud) Freeze() {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for one := range c.open {
-		one.frozen.Store(true)
-	}
-}
-
-// Down closes every connection and refuses new ones, until Up.
-func (c *Cloud) Down() {
-	c.t.Helper()
-	if err := c.listener.Close(); err != nil {
-		c.t.Error(err)
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for one := range c.open {
-		_ = one.Conn.Close() // its client may have been first
-	}
-}
-
-// Up listens again, where it did before.
-func (c *Cloud) Up() { c.listen(c.listener.Addr().String()) }
+func (c *Cloud) Freeze() { c.silence.Swap(new(atomic.Bool)).Store(true) }
 
 // serve counts a request and does its fault, or what it asks for.
-func (c *Cloud) serve(p protocol, w http.ResponseWriter, r *http.Request) {
+func (c *Cloud) serve(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body) // all of it, or the server doesn't see its client go
 	if err != nil {
 		return // the client went away
 	}
 	r.Body = io.NopCloser(bytes.NewReader(body)) // for who reads a form
-	operation := p.operation(r)
+	operation := c.protocol.operation(r)
 	f := c.begin(operation)
 	switch {
 	case f.Hang:
-		c.wait(r, time.Hour)
-		return
+		_ = wait.For(r.Context(), time.Hour) // until the client goes away
 	case f.Drop:
 		panic(http.ErrAbortHandler) // net/http's way to close a connection, HTTP/2's too
-	case f.Slow > 0 && !c.wait(r, f.Slow):
-		return
+	case f.Slow > 0 && wait.For(r.Context(), f.Slow) != nil: // the client went away first
 	case f.Answer != nil:
 		f.Answer(w, r)
 	case f.Status != 0:
-		p.refuse(w, f)
+		c.protocol.refuse(w, f)
 	default:
-		out, err := p.answer(request{r, operation, body, f})
-		c.reply(p, w, r, out, err)
+		out, err := c.protocol.answer(request{r, operation, body, f})
+		c.reply(w, r, out, err)
 	}
 }
 
-// reply writes what p gave as its answer.
-func (c *Cloud) reply(p protocol, w http.ResponseWriter, r *http.Request, out any, err error) {
+// reply writes an answer.
+func (c *Cloud) reply(w http.ResponseWriter, r *http.Request, out any, err error) {
 	if refused := (Fault{}); errors.As(err, &refused) {
-		p.refuse(w, refused)
+		c.protocol.refuse(w, refused)
 		return
 	}
 	if err != nil {
@@ -273,19 +241,6 @@ func (c *Cloud) begin(operation string) Fault {
 		return Fault{}
 	}
 	return c.fault(operation, c.calls[operation])
-}
-
-// wait is false when the client went away first, or the test ended.
-func (c *Cloud) wait(r *http.Request, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-r.Context().Done():
-	case <-c.done:
-	}
-	return false
 }
 
 // Break sets what goes wrong from now on; nil for nothing.
@@ -357,11 +312,11 @@ func (c *Cloud) named(alias string) string {
 	return c.aliases[alias]
 }
 
-// Token is the token that is taken, and after how many logins.
-func (c *Cloud) Token() (token string, logins int) {
+// accepted is the token that is taken.
+func (c *Cloud) accepted() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.token, c.logins
+	return c.token
 }
 
 // SetToken makes another token the one that is taken.
@@ -371,8 +326,8 @@ func (c *Cloud) SetToken(token string) {
 	c.token = token
 }
 
-// versions are copies of a key's versions; none when there is no such key.
-func (c *Cloud) versions(name string) []Version {
+// Versions are copies of a key's versions; none when there is no such key.
+func (c *Cloud) Versions(name string) []Version {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	var all []Version
@@ -384,7 +339,7 @@ func (c *Cloud) versions(name string) []Version {
 
 // at is a copy of a version; false when there is none.
 func (c *Cloud) at(name string, version int) (Version, bool) {
-	all := c.versions(name)
+	all := c.Versions(name)
 	if version < 1 || version > len(all) {
 		return Version{}, false
 	}
@@ -475,8 +430,7 @@ const Secret = "do-not-log-me"
 type StandIn struct {
 	*Cloud
 
-	protocol protocol
-	sealing  Sealing
+	sealing Sealing
 
 	Ref     string // unpinned: version or id aren't named
 	Pinned  string // as Open pins it

@@ -52,7 +52,7 @@ func NewGCP(t testing.TB, key crypto.Signer) *StandIn {
 	c.Add(GCPRing+"/cryptoKeys/other", nil)
 	host := strings.TrimPrefix(c.URL, "http://")
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
+		Cloud: c.Cloud, Ref: name, Pinned: "gcpkms://" + name + "/cryptoKeyVersions/1", Name: name,
 		Host: host, Get: "get", Sign: "asymmetricSign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialManaged, Endpoint: c.URL},
@@ -106,7 +106,7 @@ func (c *gcp) refuse(w http.ResponseWriter, f Fault) {
 // gcpFault is a refusal with one of Google's codes.
 func gcpFault(code codes.Code, format string, args ...any) Fault {
 	status := map[codes.Code]int{
-		codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.Unauthenticated: 401, codes.NotFound: 404, codes.AlreadyExists: 409,
+		codes.InvalidArgument: 400, codes.FailedPrecondition: 400, codes.Unauthenticated: 401, codes.NotFound: 404,
 	}[code]
 	return Fault{Status: status, Code: code.String(), Text: fmt.Sprintf(format, args...)}
 }
@@ -151,10 +151,6 @@ func (c *gcp) do(path string, q request) (proto.Message, error) {
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
 		return c.list(strings.TrimSuffix(path, "/cryptoKeyVersions"), q.URL.Query().Get("filter"))
-	case "create":
-		return decoded(q, func(in *kmspb.CryptoKey) (proto.Message, error) {
-			return c.create(path+"/"+q.URL.Query().Get("cryptoKeyId"), in)
-		})
 	default:
 		if !strings.Contains(path, "/cryptoKeyVersions/") {
 			return c.cryptoKey(path)
@@ -220,26 +216,12 @@ func gcpState(v Version) kmspb.CryptoKeyVersion_CryptoKeyVersionState {
 	}
 }
 
-func (c *gcp) create(name string, in *kmspb.CryptoKey) (proto.Message, error) {
-	for a, algorithm := range gcpAlgorithms {
-		if algorithm != in.GetVersionTemplate().GetAlgorithm() {
-			continue
-		}
-		if len(c.versions(name)) > 0 {
-			return nil, gcpFault(codes.AlreadyExists, "CryptoKey %s already exists.", name)
-		}
-		c.Change(name, c.Add(name, Key(c.t, a)), func(v *Version) { v.Pending = true }) // as for an HSM
-		return &kmspb.CryptoKey{Name: name}, nil
-	}
-	return nil, gcpFault(codes.InvalidArgument, "algorithm")
-}
-
 func (c *gcp) list(key, filter string) (proto.Message, error) {
 	if filter != "state=ENABLED" {
 		return nil, gcpFault(codes.InvalidArgument, "filter")
 	}
 	out := &kmspb.ListCryptoKeyVersionsResponse{}
-	for i, v := range c.versions(key) {
+	for i, v := range c.Versions(key) {
 		if state := gcpState(v); state == kmspb.CryptoKeyVersion_ENABLED {
 			out.CryptoKeyVersions = append(out.CryptoKeyVersions, &kmspb.CryptoKeyVersion{
 				Name: fmt.Sprintf("%s/cryptoKeyVersions/%d", key, i+1), State: state, Algorithm: gcpAlgorithms[algorithmOf(c.t, v.Key)],

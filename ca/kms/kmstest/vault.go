@@ -15,14 +15,14 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
-// VaultToken is the token that the stand-in takes until a login gave another.
+// VaultToken is the token that the stand-in takes, until a test sets another.
 const VaultToken = "hvs." + Secret
 
 // vault is a transit engine, as Vault's documentation of its API describes it.
 // That Vault itself behaves so is shown by internal/tools/conformance.
 type vault struct{ *Cloud }
 
-// NewVault is a stand-in for Vault with a transit engine and a Kubernetes login.
+// NewVault is a stand-in for Vault with a transit engine.
 func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 	t.Helper()
 	c := &vault{newCloud(t)}
@@ -33,7 +33,7 @@ func NewVault(t testing.TB, key crypto.Signer) *StandIn {
 		c.Add(name, nil)
 	}
 	return &StandIn{
-		Cloud: c.Cloud, protocol: c, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
+		Cloud: c.Cloud, Ref: "hashivault://transit/keys/ca", Pinned: "hashivault://transit/keys/ca?version=1", Name: "ca",
 		Host: strings.TrimPrefix(c.URL, "http://"), Get: "keys", Sign: "sign",
 		Options: kms.Options{
 			Access: kms.Access{Credential: kms.CredentialEnv, Endpoint: c.URL},
@@ -60,7 +60,7 @@ func (c *vault) operation(r *http.Request) string {
 	parts := strings.Split(strings.TrimPrefix(r.URL.Path, "/v1/"), "/")
 	switch {
 	case parts[0] == "auth":
-		return parts[len(parts)-1] // login, lookup-self
+		return parts[len(parts)-1] // login, which a test answers, and lookup-self
 	case r.Method == http.MethodPost && len(parts) > 1 && parts[1] == "keys":
 		return "create"
 	case len(parts) > 1:
@@ -80,18 +80,13 @@ func (c *vault) refuse(w http.ResponseWriter, f Fault) {
 }
 
 func (c *vault) answer(q request) (any, error) {
-	token, _ := c.Token()
-	if q.operation != "login" && q.Header.Get("X-Vault-Token") != token {
+	if q.Header.Get("X-Vault-Token") != c.accepted() {
 		return nil, vaultFault(http.StatusForbidden, "permission denied")
 	}
 	name := path.Base(q.URL.Path)
 	var data map[string]any
 	var err error
 	switch q.operation {
-	case "login":
-		return c.login(q.body)
-	case "create":
-		return c.create(name, q.body)
 	case "lookup-self":
 		data = map[string]any{"display_name": "approle-mayfly", "policies": []string{"default", "ca"}, "accessor": "a1"}
 	case "keys":
@@ -109,20 +104,8 @@ func (c *vault) answer(q request) (any, error) {
 // vaultFault has no text for a key that isn't there.
 func vaultFault(status int, text string) Fault { return Fault{Status: status, Code: text} }
 
-func (c *vault) login(body []byte) (any, error) {
-	var in struct{ Role, JWT string }
-	if json.Unmarshal(body, &in) != nil || in.Role != "ca" || in.JWT != "service-account" {
-		return nil, vaultFault(http.StatusForbidden, "permission denied")
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.logins++
-	c.token = "hvs.login-" + strconv.Itoa(c.logins)
-	return map[string]any{"auth": map[string]any{"client_token": c.token, "lease_duration": 60}}, nil
-}
-
 func (c *vault) read(name string) (map[string]any, error) {
-	all := c.versions(name)
+	all := c.Versions(name)
 	if len(all) == 0 {
 		return nil, vaultFault(http.StatusNotFound, "")
 	}
@@ -140,18 +123,6 @@ func (c *vault) read(name string) (map[string]any, error) {
 	return map[string]any{
 		"type": kind, "supports_signing": all[0].Key != nil, "latest_version": len(all), "min_encryption_version": least, "keys": keys,
 	}, nil
-}
-
-func (c *vault) create(name string, body []byte) (any, error) {
-	var in struct {
-		Type       string
-		Exportable bool
-	}
-	if err := json.Unmarshal(body, &in); err != nil || in.Exportable {
-		return nil, vaultFault(http.StatusBadRequest, "bad request")
-	}
-	c.Add(name, Key(c.t, kms.Algorithm(strings.ToUpper(in.Type))))
-	return http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusNoContent) }), nil
 }
 
 func (c *vault) sign(name string, q request) (map[string]any, error) {

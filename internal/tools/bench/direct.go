@@ -65,7 +65,7 @@ func measureDirect(ctx context.Context, r *report, dir string, window time.Durat
 
 func directRun(ctx context.Context, p plan, dir string, callers int, form string, window time.Duration) (directFigures, error) {
 	f := directFigures{callers: callers, form: form}
-	if err := p.prepare(ctx, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, logged); err != nil {
 		return f, err
 	}
 	key, err := readKey(filepath.Join(dir, "authority", "issuing.key.pem"))

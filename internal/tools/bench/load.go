@@ -338,18 +338,25 @@ func quantile(times []time.Duration, q float64) time.Duration {
 	return times[int(q*float64(len(times)-1))]
 }
 
+// Where certificates go.
+const (
+	logged   = "embedded"
+	indexed  = "embedded, and the index"
+	unlogged = "none"
+)
+
 // run is one load on one CA.
 type run struct {
 	callers int
 	over    string // REST or gRPC
-	logged  bool   // in the embedded log
+	log     string // where certificates go
 }
 
 // runs are the loads of the report, in its order. The first of each CA comes after
 // a warm-up.
 var runs = []run{
-	{64, "REST", true}, {8, "REST", true}, {1, "REST", true}, {64, "gRPC", true}, {8, "gRPC", true},
-	{64, "REST", false}, {1, "REST", false},
+	{64, "REST", logged}, {8, "REST", logged}, {1, "REST", logged}, {64, "gRPC", logged}, {8, "gRPC", logged},
+	{64, "REST", indexed}, {1, "REST", indexed}, {64, "REST", unlogged}, {1, "REST", unlogged},
 }
 
 // certificates are how many of them a run is made of.
@@ -360,15 +367,15 @@ func (p plan) certificates(callers int) int {
 	return p.each
 }
 
-// measureCallers makes the runs of a CA with or without a log.
-func measureCallers(ctx context.Context, r *report, dir string, logged bool) error {
+// measureCallers makes the runs of a CA whose certificates go to log.
+func measureCallers(ctx context.Context, r *report, dir, log string) error {
 	p := r.plan
-	s, err := p.start(ctx, dir, logged)
+	s, err := p.start(ctx, dir, log)
 	if err != nil {
 		return err
 	}
 	defer s.stop()
-	l, err := p.newLoad(ctx, s.endpoints, p.callers, request{token: jose.RS256, unlogged: !logged})
+	l, err := p.newLoad(ctx, s.endpoints, p.callers, request{token: jose.RS256, unlogged: log == unlogged})
 	if err != nil {
 		return err
 	}
@@ -378,10 +385,10 @@ func measureCallers(ctx context.Context, r *report, dir string, logged bool) err
 		return err
 	}
 	for _, one := range runs {
-		if one.logged != logged {
+		if one.log != log {
 			continue
 		}
-		r.step("%d callers over %s, log: %t", one.callers, one.over, logged)
+		r.step("%d callers over %s, log: %s", one.callers, one.over, log)
 		if err := r.flushes(dir, one); err != nil {
 			return err
 		}
@@ -392,16 +399,16 @@ func measureCallers(ctx context.Context, r *report, dir string, logged bool) err
 			return err
 		}
 	}
-	if !logged {
+	if log == unlogged {
 		return nil
 	}
-	return measureLife(ctx, r, dir, s, l)
+	return measureLife(ctx, r, dir, log, s, l)
 }
 
 // flushes measures the disk, right before and right after the run whose latency is
 // compared with it.
 func (r *report) flushes(dir string, of run) error {
-	if of != (run{1, "REST", true}) {
+	if of != (run{1, "REST", logged}) {
 		return nil
 	}
 	times, err := fsyncTimes(dir, 300)
@@ -409,10 +416,11 @@ func (r *report) flushes(dir string, of run) error {
 	return err
 }
 
-// measureLife has the CA issue until its memory is read, and starts it again.
-func measureLife(ctx context.Context, r *report, dir string, s *server, l *load) error {
+// measureLife has the CA issue until its memory is read, and starts the one without an
+// index again.
+func measureLife(ctx context.Context, r *report, dir, log string, s *server, l *load) error {
 	p := r.plan
-	if p.profile != "" {
+	if p.profile != "" && log == logged {
 		for _, callers := range []int{p.callers, 8, 1} {
 			r.step("profile of %d callers", callers)
 			if err := l.profile(ctx, s, p.profile, callers, p.certificates(callers)); err != nil {
@@ -425,7 +433,7 @@ func measureLife(ctx context.Context, r *report, dir string, s *server, l *load)
 		return err
 	}
 	var err error
-	if r.resident, err = s.process().resident(); err != nil {
+	if r.resident[log], err = s.process().resident(); err != nil || log == indexed {
 		return err
 	}
 	r.soaked = l.issued()
@@ -438,7 +446,7 @@ func measureLife(ctx context.Context, r *report, dir string, s *server, l *load)
 
 	r.step("start to first certificate, with an existing CA")
 	begin := time.Now()
-	again, err := p.start(ctx, dir, true)
+	again, err := p.start(ctx, dir, logged)
 	if err != nil {
 		return err
 	}
@@ -462,20 +470,21 @@ Each caller waits for its answer before it asks again. The bare cryptography of 
 certificate, %s, is an RS256 and two P-256 verifications and three P-256 signatures;
 without a log it is one of each less. What is written to disk is what the kernel
 counts for the process, whole pages of 4 kB, of which each flush writes one at
-least. Without a log that is the audit trail alone.
+least. Without a log that is the audit trail alone. The index (section `+"`store`"+`, SQLite)
+follows the log in the same process.
 
 | Callers | Over | Log | Certificates a second | Latency, median / p99 | CPU a certificate | over bare | Written to disk a certificate |
 |---|---|---|---|---|---|---|---|
 `, micros(r.bare.usual()))
 	for _, one := range runs {
-		f, bare, log := r.runs[one], r.bare.usual(), "embedded"
-		if !one.logged {
-			bare, log = bare-r.bare[p256Sign]-r.bare[p256Verify], "none"
+		f, bare := r.runs[one], r.bare.usual()
+		if one.log == unlogged {
+			bare -= r.bare[p256Sign] + r.bare[p256Verify]
 		}
 		if one.callers == 64 {
 			one.callers = r.plan.callers
 		}
-		fmt.Fprintf(&b, "| %d | %s | %s | %.0f | %s / %s | %s | %s | %s |\n", one.callers, one.over, log, f.perSecond(), micros(f.p50), micros(f.p99),
+		fmt.Fprintf(&b, "| %d | %s | %s | %.0f | %s / %s | %s | %s | %s |\n", one.callers, one.over, one.log, f.perSecond(), micros(f.p50), micros(f.p99),
 			micros(f.cpu), ratio(f.cpu, bare), kilobytes(f.written))
 	}
 	return b.String()

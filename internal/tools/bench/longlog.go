@@ -39,7 +39,7 @@ func measureLong(ctx context.Context, p plan, lp logPlan, source *chainSource) (
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := p.prepare(ctx, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, logged); err != nil {
 		return nil, err
 	}
 	var all []longLog

@@ -125,11 +125,12 @@ func measureAll(ctx context.Context, p plan, dir string) (string, error) {
 	if info, err := os.Stat(p.binary); err == nil {
 		r.binarySize = info.Size()
 	}
-	logged := filepath.Join(dir, "logged")
+	folder := filepath.Join(dir, "logged")
 	for _, part := range []func() error{
-		func() error { return measureCallers(ctx, r, logged, true) },
-		func() error { return measurePeer(ctx, r, filepath.Join(dir, "peer"), logged) },
-		func() error { return measureCallers(ctx, r, filepath.Join(dir, "unlogged"), false) },
+		func() error { return measureCallers(ctx, r, folder, logged) },
+		func() error { return measurePeer(ctx, r, filepath.Join(dir, "peer"), folder) },
+		func() error { return measureCallers(ctx, r, filepath.Join(dir, "indexed"), indexed) },
+		func() error { return measureCallers(ctx, r, filepath.Join(dir, "unlogged"), unlogged) },
 		func() error { return measureKinds(ctx, r, dir) },
 		func() error { return measureKeys(ctx, r, dir) },
 	} {

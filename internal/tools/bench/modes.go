@@ -42,7 +42,7 @@ func measureModes(ctx context.Context, r *report, dir string) error {
 
 func modeRun(ctx context.Context, p plan, mode, dir string) (modeFigures, error) {
 	f := modeFigures{mode: mode}
-	if err := p.prepare(ctx, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, logged); err != nil {
 		return f, err
 	}
 	t := &outside{dir: dir}
@@ -195,7 +195,7 @@ func measureKinds(ctx context.Context, r *report, dir string) error {
 }
 
 func kindRun(ctx context.Context, p plan, k kind, dir string) (figure, error) {
-	if err := p.prepare(ctx, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, logged); err != nil {
 		return figure{}, err
 	}
 	if k.authority != "" {

@@ -37,7 +37,7 @@ type revokedFigures struct {
 // runRevoked measures a CA that has revoked so many certificates, and prints a table.
 func runRevoked(ctx context.Context, p plan, entries int, dir string) (string, error) {
 	var f revokedFigures
-	if err := p.prepare(ctx, dir, true); err != nil {
+	if err := p.prepare(ctx, dir, logged); err != nil {
 		return "", err
 	}
 	issuing, err := os.ReadFile(filepath.Join(dir, "authority", "chain.pem"))
@@ -81,7 +81,7 @@ func runRevoked(ctx context.Context, p plan, entries int, dir string) (string, e
 
 // beside loads a CA while something else is asked of it, for as long as that takes.
 func (f *revokedFigures) beside(ctx context.Context, p plan, dir string, other func(context.Context, *server, *load) error, memory int) (got figure, err error) {
-	s, err := p.launch(ctx, dir)
+	s, err := p.dev(ctx, dir)
 	if err != nil {
 		return got, err
 	}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,7 +25,7 @@ type endpoints struct {
 	Metrics string `json:"metrics"`
 }
 
-// server is a running `mayfly dev`.
+// server is a running Mayfly.
 type server struct {
 	endpoints
 	cmd     *exec.Cmd
@@ -33,24 +34,68 @@ type server struct {
 }
 
 // start starts a CA with its state in dir, made when it isn't there.
-func (p plan) start(ctx context.Context, dir string, withLog bool) (*server, error) {
+func (p plan) start(ctx context.Context, dir, log string) (*server, error) {
 	if _, err := os.Stat(filepath.Join(dir, "mayfly.yaml")); err != nil {
-		if err := p.prepare(ctx, dir, withLog); err != nil {
+		if err := p.prepare(ctx, dir, log); err != nil {
 			return nil, err
 		}
 	}
 	return p.launch(ctx, dir)
 }
 
-// launch starts `mayfly dev` on free ports with its state in dir and waits
+// launch starts `mayfly serve` on free ports with its state in dir and waits
 // until it is ready.
 func (p plan) launch(ctx context.Context, dir string) (*server, error) {
+	ports, err := freePorts(3)
+	if err != nil {
+		return nil, err
+	}
+	at := endpoints{HTTP: "http://127.0.0.1:" + ports[0], GRPC: "127.0.0.1:" + ports[1], Metrics: "http://127.0.0.1:" + ports[2]}
+	err = edit(dir, func(doc document) error {
+		server, err := section(doc, "server")
+		if err == nil {
+			maps.Copy(server, document{"public_url": at.HTTP, "http_address": "127.0.0.1:" + ports[0], "grpc_address": at.GRPC, "metrics_address": "127.0.0.1:" + ports[2]})
+		}
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return p.run(ctx, func(s *server) bool {
+		s.endpoints = at
+		return answers(ctx, at.HTTP+"/readyz")
+	}, "serve", "--config", filepath.Join(dir, "mayfly.yaml"))
+}
+
+// answers is whether a URL does, with 200.
+func answers(ctx context.Context, url string) bool {
+	r, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
+	if err != nil {
+		return false
+	}
+	answer, err := http.DefaultClient.Do(r)
+	if err != nil {
+		return false
+	}
+	return answer.Body.Close() == nil && answer.StatusCode == http.StatusOK
+}
+
+// dev starts `mayfly dev` on free ports with its state in dir, where people on this
+// machine administer, and waits until it is ready.
+func (p plan) dev(ctx context.Context, dir string) (*server, error) {
 	file := filepath.Join(dir, "endpoints.json")
-	args := []string{"dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
-		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0"}
 	if err := os.Remove(file); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
 	}
+	return p.run(ctx, func(s *server) bool {
+		text, err := os.ReadFile(file)
+		return err == nil && json.Unmarshal(text, &s.endpoints) == nil
+	}, "dev", "--dir", dir, "--http-address", "127.0.0.1:0", "--grpc-address", "127.0.0.1:0",
+		"--issuer-address", "127.0.0.1:0", "--metrics-address", "127.0.0.1:0")
+}
+
+// run starts the binary and waits until it is ready.
+func (p plan) run(ctx context.Context, ready func(*server) bool, args ...string) (*server, error) {
 	cmd := exec.CommandContext(ctx, p.binary, args...)
 	var said strings.Builder
 	cmd.Stderr = &said
@@ -73,17 +118,16 @@ func (p plan) launch(ctx context.Context, dir string) (*server, error) {
 			return nil, fmt.Errorf("the server wasn't ready after 30 s: %s", said.String())
 		case <-tick.C:
 		}
-		if text, err := os.ReadFile(file); err == nil && json.Unmarshal(text, &s.endpoints) == nil {
+		if ready(s) {
 			return s, nil
 		}
 	}
 }
 
 // prepare makes a CA in dir as `mayfly dev` does and adds to its configuration
-// what is measured with: profiles, the bench's issuer, and whether certificates
-// go into a log.
-func (p plan) prepare(ctx context.Context, dir string, withLog bool) error {
-	s, err := p.launch(ctx, dir)
+// what is measured with: profiles, the bench's issuer, and where certificates go.
+func (p plan) prepare(ctx context.Context, dir, log string) error {
+	s, err := p.dev(ctx, dir)
 	if err != nil {
 		return err
 	}
@@ -102,8 +146,11 @@ func (p plan) prepare(ctx context.Context, dir string, withLog bool) error {
 		doc["issuers"] = append(issuers, document{
 			"url": p.issuer.URL, "audiences": []any{audience}, "allow": "true", "type": "email", "allow_insecure_loopback": true,
 		})
-		if !withLog {
+		if log == unlogged {
 			doc["ctlog"] = document{"mode": "none", "accept_unlogged": true}
+		}
+		if log != indexed {
+			delete(doc, "store")
 		}
 		return nil
 	})

@@ -26,10 +26,12 @@ func TestAdmission(t *testing.T) {
 	}
 }
 
+const policyController = "policy-webhook-v0.13.1"
+
 // testPolicyController and testKyverno hold the resources for clusters to the code that
 // reads them there.
 func testPolicyController(t *testing.T, _ *mayfly, dir string) {
-	binary := tool(t, "policy-controller-v0.13.1")
+	binary := tool(t, policyController)
 	for _, resource := range []string{"trustroot.yaml", "trustroot-inside.yaml"} {
 		const read = "1 1 1" // an authority, a CT log, a timestamp authority
 		if said := command(t, nil, binary, filepath.Join(dir, resource)); said != read {

@@ -1,6 +1,6 @@
 // Package conformance holds the tests of Mayfly with programs that this project
 // did not write: the signing clients (docs/clients.md), two OpenID providers and a
-// browser, a timestamp authority, Rekor, two registries, openssl, and the readers of
+// browser, a timestamp authority, a collector of logs, Rekor, two registries, openssl, and the readers of
 // the log: certificate-transparency-go's client and its program ctclient,
 // Sunlight's client and Tessera's fsck (whose program reads tlog-tiles alone, so that
 // it is its library that reads our static-ct log). The disks that fail with EIO and

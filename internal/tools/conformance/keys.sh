@@ -43,7 +43,7 @@ suite='the suite, each kind of key and scheme'
 own='our stand-in, real keys'
 faults='the suite; every fault of a signature or a start'
 
-held 'a file' 'files, plain and encrypted' 'this machine' "$suite; OpenSSL reads the keys" kms /file -run '^(TestFile|TestEncryptedFile|TestOpenSSLAgrees|TestGenerateFile)'
+held 'a file' 'files, plain and encrypted' 'this machine' "$suite; OpenSSL reads the keys" kms /... -run '^(TestFile|TestEncryptedFile|TestOpenSSLAgrees|TestGenerateFile)'
 
 held 'AWS KMS' "moto $MOTO" 'a foreign server' "$suite; a key made; a whole issuance" internal/tools/conformance/kms.sh
 held 'Vault transit' "HashiCorp Vault $(version_of vault.sh)" 'the server itself' "$suite; its refusals; rotation, sealing; a whole issuance" internal/tools/conformance/vault.sh
@@ -65,7 +65,7 @@ held 'Azure Key Vault' 'azkeys v0.9.0 and v0.5.1' "Microsoft's recordings of vau
 missing 'Azure Key Vault' 'lowkey-vault' 'a foreign server' "$suite" \
   "Maven Central answers that it has no artifact com.github.nagyesta.lowkey-vault:lowkey-vault-app (2.5.0 and 1.20.10 were asked for)"
 
-pkcs11() { kms /pkcs11 -tags pkcs11 -run "$1"; }
+pkcs11() { kms /... -tags pkcs11 -run "$1"; }
 if [ -e /usr/lib/x86_64-linux-gnu/softhsm/libsofthsm2.so ] || command -v softhsm2-util >/dev/null; then
   held 'PKCS #11' "SoftHSM $(debian softhsm2), NSS softokn $(debian libnss3)" 'two foreign libraries' "$suite; keys of other tools; a library that hangs" pkcs11 PKCS11
 else

@@ -22,11 +22,16 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/sigstore/sigstore-go/pkg/root"
 	"github.com/sigstore/sigstore-go/pkg/verify"
 
 	"github.com/mayfly-ca/mayfly/ca/revocation"
 	"github.com/mayfly-ca/mayfly/ca/revocation/guard"
+	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 )
@@ -43,12 +48,13 @@ type verified struct {
 // revocationStory is three versions of an image, of which the second is to be invalid.
 type revocationStory struct {
 	*story
-	copies []string // of the versions, in a registry without the API of referrers
-	files  []string // and of a file with a bundle beside it
-	signed []time.Time
-	serial string // of the second's certificate
-	folder string // home, and of the files
-	people signers
+	stranger *mayfly  // another CA
+	copies   []string // of the versions, in a registry without the API of referrers
+	files    []string // and of a file with a bundle beside it
+	signed   []time.Time
+	serial   string // of the second's certificate
+	folder   string // home, and of the files
+	people   signers
 }
 
 // TestRevoked has stock cosign sign images and files, and then the second of three
@@ -57,20 +63,22 @@ type revocationStory struct {
 func TestRevoked(t *testing.T) {
 	issuer := startDev(t)
 	m := startServe(t, issuer.asIssuer(), func(_ *testing.T, _, config string) string {
-		return config + "\naccess:\n  admins: [{name: alice, when: claims.email == \"" + aliceEmail + "\"}]\n"
+		rule := ": [{name: alice, when: claims.email == \"" + aliceEmail + "\"}]\n"
+		return config + "\naccess:\n  admins" + rule + "  readers" + rule
 	})
 	m.Issuer = issuer.Issuer
 	s := &revocationStory{
 		people: newSigners(t, 1),
 		story:  &story{mayfly: m, documents: m.documents(t), home: startRegistry(t, true), away: startRegistry(t, false)},
-		folder: t.TempDir(),
+		folder: t.TempDir(), stranger: issuer,
 	}
 	for _, step := range []struct {
 		name string
 		tell func(*testing.T)
 	}{
 		{"three are signed", s.sign}, {"the second is listed", s.listed}, {"lists that don't count", s.refused},
-		{"a month later", s.later}, {"revoked by the CA", s.revoked}, {"excised", s.excised},
+		{"a month later", s.later}, {"revoked by the CA", s.revoked},
+		{"of cosign 2, by the image", s.byImage}, {"excised", s.excised},
 	} {
 		if !t.Run(step.name, step.tell) {
 			t.FailNow()
@@ -310,6 +318,94 @@ func (s *revocationStory) revoked(t *testing.T) {
 	for i, code := range []int{0, 3, 0} {
 		s.verify(t, code, []string{s.copies[i]}, "--tuf-url", s.HTTP+"/tuf", "--tuf-root", first, "--offline")
 	}
+}
+
+// byImage has cosign 2 sign an image, and its certificate found and revoked by the image's name.
+func (s *revocationStory) byImage(t *testing.T) {
+	image, other, binary := push(t, s.home, "old"), push(t, s.home, "other"), setting(t, "MAYFLY_BIN")
+	chain, logKey, token := filepath.Join(t.TempDir(), "chain.pem"), filepath.Join(t.TempDir(), "ctlog.pub"), filepath.Join(t.TempDir(), "token")
+	write(t, chain, get(t, s.HTTP+"/api/v1/rootCert"))
+	write(t, logKey, pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: s.logKey(t)}))
+	command(t, []string{"SIGSTORE_ROOT_FILE=" + chain, "SIGSTORE_CT_LOG_PUBLIC_KEY_FILE=" + logKey}, cosign(t, cosign2), "sign", "--yes", "--fulcio-url", s.HTTP,
+		"--tlog-upload=false", "--timestamp-server-url", s.HTTP+timestamp.Path, "--identity-token", s.token(t), image)
+	lists := []string{"--crl", s.HTTP + "/crl/"}
+	v := s.verify(t, 0, []string{image}, lists...)
+	if len(v.Signatures) != 1 || v.Signatures[0].SAN != aliceEmail || len(v.Signatures[0].Timestamps) != 1 {
+		t.Fatalf("%+v", v)
+	}
+	serial := v.Signatures[0].Serial
+	s.verify(t, 1, []string{image}, append(lists, "--certificate-identity", "mallory@example.com")...)
+
+	// Another image, beside which the same signature is put, has none.
+	tag := func(of string) name.Tag {
+		repository, digest, _ := strings.Cut(of, "@sha256:")
+		at, err := name.NewTag(repository + ":sha256-" + digest + ".sig")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return at
+	}
+	stored, err := remote.Image(tag(image), remote.WithContext(t.Context()))
+	if err == nil {
+		err = remote.Write(tag(other), stored, remote.WithContext(t.Context()))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v := s.verify(t, 1, []string{other}, lists...); len(v.Signatures) != 1 || !strings.Contains(v.Signatures[0].Words, "and no image of sha256:") {
+		t.Errorf("%+v", v)
+	}
+
+	// And a good signature of the first version beside this image is none of it, either.
+	at, err := name.ParseReference(image)
+	if err != nil {
+		t.Fatal(err)
+	}
+	is, err := remote.Head(at, remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	first, err := name.NewDigest(s.versions[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	refer, err := remote.Referrers(first, remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := refer.IndexManifest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stored, err = remote.Image(first.Digest(manifest.Manifests[0].Digest.String()), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.Write(first.Tag("replayed"), mutate.Subject(stored, *is).(v1.Image), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+
+	// A stranger signs it as well, whose certificate is another CA's.
+	command(t, nil, cosign(t, cosign3), "sign", "--yes", "--signing-config", s.stranger.signingConfig, "--trusted-root", s.stranger.trustedRoot,
+		"--identity-token", s.stranger.token(t), image)
+	write(t, token, []byte(s.token(t)))
+	with := []string{"--ca", s.HTTP, "--token-file", token, "--image"}
+	s.process.until(t, "it is found", func() bool {
+		found, err := attempt(t, nil, binary, append([]string{"search", "--json"}, append(with, image)...)...)
+		return err == nil && strings.Contains(found, `"serial":"`+serial+`"`) && strings.Count(found, `"serial"`) == 1
+	})
+	for name, says := range map[string]string{other: "no certificate has signed it", s.home + "/app:old": "is a tag"} {
+		if said, err := attempt(t, nil, binary, append([]string{"revoke"}, append(with, name)...)...); err == nil || !strings.Contains(said, says) {
+			t.Errorf("%s: %v\n%s", name, err, said)
+		}
+	}
+	said := command(t, nil, binary, append([]string{"revoke"}, append(with, image)...)...)
+	if !strings.Contains(said, "left out, as this CA hasn't issued it") || !strings.Contains(said, serial) || !strings.Contains(said, "\n1 revoked, for good") {
+		t.Errorf("%s", said)
+	}
+	s.process.until(t, "it is refused", func() bool { return !s.verify(t, -1, []string{image}, lists...).Good })
+	s.verify(t, 3, []string{image}, lists...)
+	s.verify(t, 0, []string{s.versions[0]}, lists...)
 }
 
 // excised takes the second in which v2 was signed out of the trust root: stock cosign,

@@ -31,10 +31,11 @@ if [ -n "$full" ] || compgen -G "$CONFORMANCE_BIN/promtool-*" >/dev/null; then
 else
   absent "deploy/, as clusters read it" "its readers' build is long: make check-deploy"
 fi
+step "docs/, as a site" internal/tools/site/run.sh bin/site
 log=$(mktemp)
 # The tests that other steps run, and those of programs that aren't built.
 skip='^(TestCTFE|TestRekorV1|TestWholeIssuance)$'
-[ -n "$full" ] || skip+='|^TestAdmission$|/^(gh|sigstore-rust.*)$'
+[ -n "$full" ] || skip+='|^TestAdmission(OfRevoked)?$|/^(gh|sigstore-rust.*)$'
 clients() { (cd internal/tools/conformance && go test -count=1 -timeout=30m -skip "$skip" -v ./... 2>&1) | tee "$log"; }
 step "conformance" clients
 issuances() { internal/tools/conformance/issuances.sh 2>&1 | tee -a "$log"; }

@@ -50,13 +50,14 @@ go_module() {
   return $status
 }
 
-# admission NAME VERSION: a program of ours around a policy engine's own code.
-admission() { built "$1-$2" admission_program "$1"; }
+# admission FOLDER VERSION [NAME PACKAGE]: a program of ours around a policy engine's own
+# code, or a package that a go.mod of ours builds.
+admission() { built "${3-$1}-$2" admission_program "$1" "${4-.}"; }
 admission_program() {
   local dir status=0
   dir=$(mktemp -d)
   cp "$here/admission/$2"/* "$dir"
-  (cd "$dir" && CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' go build -o "$1" .) || status=1
+  (cd "$dir" && CGO_ENABLED=0 GOFLAGS='-buildvcs=false -mod=mod' go build -o "$1" "$3") || status=1
   rm -rf "$dir"
   return $status
 }
@@ -109,6 +110,9 @@ install_go oras oras.land/oras/cmd/oras v1.3.6 # 15
 install_go zitadel-op github.com/zitadel/oidc/v3/example/server v3.51.17 # 12
 # A witness of logs (c2sp.org/tlog-witness).
 install_go omniwitness github.com/transparency-dev/witness/cmd/omniwitness v0.0.0-20260720115447-2e1c6971d19e
+# A collector of logs, with what our test has it do.
+install_go telegraf github.com/influxdata/telegraf/cmd/telegraf v1.37.2 \
+  custom,inputs.http_listener_v2,outputs.file,parsers.json_v2,serializers.template # 43
 # certificate-transparency-go's command-line client.
 install_go ctclient github.com/google/certificate-transparency-go/client/ctclient "$CT_GO"
 
@@ -120,7 +124,9 @@ if [ "${1-}" = --full ]; then
   admission kyverno v1.19.1                                                                     # 39
   # sigstore-rust, and our program around it.
   built sigstore-rust-0.15.1 rust_program                                                       # 150
-  admission policy-controller v0.13.1                                                           # 75
+  admission policy-controller v0.13.1 policy-webhook                                            # 300
+  # Kyverno's own command.
+  admission kyverno-cli v1.19.1 kyverno-cli github.com/kyverno/kyverno/cmd/cli/kubectl-kyverno
 fi
 
 # Node packages, exactly those of the lock file, a Node among them.

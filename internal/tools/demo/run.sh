@@ -55,7 +55,10 @@ trap finish EXIT
 trap 'interrupted=yes; exit 0' INT
 trap 'exit 0' TERM
 
-say() { printf '\n\033[1m%s\033[0m\n' "$*"; }
+# Bold in a terminal alone, and not there for who wants no colours (no-color.org).
+style='' plain=''
+[ ! -t 1 ] || [ -n "${NO_COLOR-}" ] || { style=$(printf '\033[1m') && plain=$(printf '\033[0m'); }
+say() { printf '\n%s%s%s\n' "$style" "$*" "$plain"; }
 fetch() {
   if command -v curl >/dev/null 2>&1; then
     curl --fail --silent --show-error "$1"

@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../../.."
 internal/tools/packages.sh ca-certificates curl debootstrap mandoc openssl python3-venv rpm systemd
 eval "$(internal/tools/conformance/tools.sh release)"
-export NFPM PLATFORMS=${PLATFORMS-linux/amd64} VERSION=v0.0.1
+export NFPM PLATFORMS=${PLATFORMS-linux/amd64 darwin/arm64 windows/arm64} VERSION=v0.0.1
 COMMIT=$(git rev-parse HEAD) DATE=$(git log -1 --format=%cI)
 export COMMIT DATE
 
@@ -27,6 +27,9 @@ issuer=$(sed -n "s/^signed by .* issuer is //p" "$work/log")
 rm -rf "$work/cache"
 for file in "$work"/again/*; do
   cmp "$file" "$work/dist/${file##*/}"
+done
+for platform in $PLATFORMS; do # and each is among them
+  compgen -G "$work/again/mayfly-verify-$VERSION-${platform/\//-}*" >/dev/null || { echo "nothing for $platform"; exit 1; }
 done
 echo "reproducible: $(find "$work/again" -type f | wc -l) files of two builds are the same"
 

@@ -23,6 +23,7 @@ func (s *Service) close(ctx context.Context, logs *logSet) error {
 	if s.server != nil {
 		s.server.Close()
 	}
+	s.tracer.Close(ctx)
 	errs = append(errs, closeShards(ctx, logs.shards))
 	if s.revoker != nil {
 		errs = append(errs, s.revoker.Close())

@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -161,20 +162,7 @@ func TestSealedService(t *testing.T) {
 		t.Run(vendor, func(t *testing.T) {
 			t.Parallel()
 			s := make(t)
-			r := newRig(t, func(r *rig, c *config.Config) {
-				key, root := rootKey(t, r.dir)
-				o := s.Options
-				o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
-				if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
-					t.Fatal(err)
-				}
-				c.CA.Authority = authority.Config{
-					Mode: authority.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
-					Chain: certify(t, "Sealed", filepath.Join(r.dir, "sealed.chain.pem"), s.Ref, o, root, key),
-				}
-				r.getenv = s.Options.Getenv
-				r.private = append(r.private, "do-not-log-me")
-			})
+			r := newRig(t, func(r *rig, c *config.Config) { sealedBy(t, s, r, c) })
 			s.Always(kmstest.Fault{Drop: true})
 			before := s.Count("")
 			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
@@ -190,6 +178,57 @@ func TestSealedService(t *testing.T) {
 			if status, page := r.readiness(t); status != http.StatusOK {
 				t.Errorf("HTTP %d: %s", status, page)
 			}
+		})
+	}
+}
+
+// sealedBy makes the configured authority one of the mode sealed, with its key sealed by
+// a vendor's stand-in.
+func sealedBy(t *testing.T, s *kmstest.Sealing, r *rig, c *config.Config) {
+	t.Helper()
+	key, root := rootKey(t, r.dir)
+	o := s.Options
+	o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
+	if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
+		t.Fatal(err)
+	}
+	c.CA.Authority = authority.Config{
+		Mode: authority.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
+		Chain: certify(t, "Sealed", filepath.Join(r.dir, "sealed.chain.pem"), s.Ref, o, root, key),
+	}
+	r.getenv = s.Options.Getenv
+	r.private = append(r.private, "do-not-log-me")
+}
+
+// TestSealedStartsWithoutItsKMS: what no certificate needs is served, and certificates are
+// issued once the KMS has decrypted the key, after which it may go again.
+func TestSealedStartsWithoutItsKMS(t *testing.T) {
+	t.Parallel()
+	for vendor, make := range kmstest.Sealings {
+		t.Run(vendor, func(t *testing.T) {
+			t.Parallel()
+			s := make(t)
+			k := &kmsRig{ahead: new(atomic.Int64), kms: s.StandIn}
+			k.rig = startRig(t, func(r *rig, c *config.Config) {
+				sealedBy(t, s, r, c)
+				c.Server.RequestTimeout = 3 * time.Second
+				r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
+				r.broken = true
+				s.Down()
+			})
+			poll(t, "the issuer's keys", func() bool { _, text := k.readiness(t); return strings.Contains(text, "issuers: ok") })
+			k.awaits(t, "down", http.StatusServiceUnavailable)
+			if status, page := k.readiness(t); !strings.Contains(page, "authority: failing") {
+				t.Errorf("HTTP %d: %s", status, page)
+			}
+			if all := k.listed(t); len(all) != 1 {
+				t.Errorf("%d are listed", len(all))
+			}
+			k.refusesAll(t, "down")
+			s.Up()
+			k.awaits(t, "up", http.StatusOK)
+			s.Down()
+			k.works(t, "unsealed")
 		})
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
 	"github.com/mayfly-ca/mayfly/internal/metric"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -156,6 +157,10 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 	if err != nil {
 		return err
 	}
+	s.tracer, err = tracing.New(ctx, first.config.Tracing, tracing.Options{Version: s.Build["version"], Logger: s.Logger, Now: s.Now})
+	if err != nil {
+		return err
+	}
 	made, err := server.New(first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    first.documents,
@@ -167,6 +172,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 		Revocation:   s.revoker,
 		Page:         site,
 		HTTPListener: listener,
+		Tracer:       s.tracer,
 		Logger:       s.Logger, Metrics: s.Registry, Now: s.Now,
 	})
 	if err != nil {

@@ -34,6 +34,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/internal/tracing"
 	"github.com/mayfly-ca/mayfly/server"
 )
 
@@ -55,6 +56,7 @@ type Service struct {
 	alerts     *notify.Alerts       // nil without an index
 	timestamps *timestamp.InForce   // which has no authority where there is none
 	tuf        *tuf.Online          // nil without a repository
+	tracer     *tracing.Tracer      // nil without tracing.endpoint
 	server     *server.Server
 	reads      *read.Budget // of all logs that are served here
 	reloads    reloads

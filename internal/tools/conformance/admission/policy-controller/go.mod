@@ -5,6 +5,7 @@ module policy-controller
 go 1.26.0
 
 require (
+	github.com/google/go-containerregistry v0.20.3
 	github.com/sigstore/policy-controller v0.13.1
 	sigs.k8s.io/yaml v1.4.0
 )

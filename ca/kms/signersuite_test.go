@@ -1,13 +1,9 @@
-// Package kmstest is the conformance suite of kms.Signer, which a backend passes
-// or does not merge, and a stand-in for each vendor's service, with real keys and
-// with faults on demand. The suite of kms.Sealer is in the tests of package kms.
-package kmstest
+package kms_test
 
 import (
 	"context"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/rand"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -17,13 +13,13 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 )
 
-// Concurrency is how many signatures are asked for at once.
-const Concurrency = 64
+// concurrency is how many signatures, or secrets, are asked for at once.
+const concurrency = 64
 
-// Run holds the signers that open gives against the contract of kms.Signer, for
+// runSigner holds the signers that open gives against the contract of kms.Signer, for
 // each of the algorithms that the backend offers. open makes or finds a key of
 // the algorithm and fails t when it can't.
-func Run(t *testing.T, open func(t *testing.T, a kms.Algorithm) kms.Signer, algorithms ...kms.Algorithm) {
+func runSigner(t *testing.T, open func(t *testing.T, a kms.Algorithm) kms.Signer, algorithms ...kms.Algorithm) {
 	if len(algorithms) == 0 {
 		algorithms = kms.Algorithms()
 	}
@@ -67,7 +63,7 @@ func schemes(s kms.Signer) map[string]crypto.SignerOpts {
 // ErrSignatureScheme: a KMS may fix what a key signs with.
 func signs(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	for name, opts := range schemes(s) {
-		d := digest(t, opts.HashFunc().Size())
+		d := digestOf(t, opts.HashFunc())
 		sig, err := s.Sign(t.Context(), d, opts)
 		if opts != a.Hash() && errors.Is(err, kms.ErrSignatureScheme) && sig == nil {
 			continue
@@ -107,7 +103,7 @@ func otherScheme(t *testing.T, s kms.Signer) {
 		return // RSA keys sign every scheme that there is
 	}
 	opts := &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash, Hash: crypto.SHA256}
-	if sig, err := s.Sign(t.Context(), digest(t, 32), opts); err == nil {
+	if sig, err := s.Sign(t.Context(), digestOf(t, crypto.SHA256), opts); err == nil {
 		t.Errorf("an ECDSA key signed PSS: %d bytes", len(sig))
 	}
 }
@@ -115,23 +111,23 @@ func otherScheme(t *testing.T, s kms.Signer) {
 func ended(t *testing.T, s kms.Signer) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if sig, err := s.Sign(ctx, digest(t, 32), crypto.SHA256); !errors.Is(err, context.Canceled) || sig != nil {
+	if sig, err := s.Sign(ctx, digestOf(t, crypto.SHA256), crypto.SHA256); !errors.Is(err, context.Canceled) || sig != nil {
 		t.Errorf("signature of %d bytes, error %v; want context.Canceled", len(sig), err)
 	}
 }
 
 func concurrent(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	var wait sync.WaitGroup
-	errs := make(chan error, Concurrency)
-	for range Concurrency {
-		d := digest(t, a.Hash().Size())
+	errs := make(chan error, concurrency)
+	for range concurrency {
+		d := digestOf(t, a.Hash())
 		wait.Go(func() {
 			sig, err := s.Sign(t.Context(), d, a.Hash())
 			if err == nil {
 				err = kms.Verify(s.Public(), a.Hash(), d, sig)
 			}
 			if err != nil {
-				errs <- fmt.Errorf("one of %d at once: %w", Concurrency, err)
+				errs <- fmt.Errorf("one of %d at once: %w", concurrency, err)
 			}
 		})
 	}
@@ -143,7 +139,7 @@ func concurrent(t *testing.T, s kms.Signer, a kms.Algorithm) {
 }
 
 func digestStays(t *testing.T, s kms.Signer, a kms.Algorithm) {
-	d := digest(t, a.Hash().Size())
+	d := digestOf(t, a.Hash())
 	before := string(d)
 	if _, err := s.Sign(t.Context(), d, a.Hash()); err != nil {
 		t.Fatal(err)
@@ -151,12 +147,4 @@ func digestStays(t *testing.T, s kms.Signer, a kms.Algorithm) {
 	if string(d) != before {
 		t.Error("Sign wrote to the caller's digest")
 	}
-}
-
-// digest is n random bytes, as a hash would give them.
-func digest(t *testing.T, n int) []byte {
-	t.Helper()
-	d := make([]byte, n)
-	_, _ = rand.Read(d) // never fails
-	return d
 }

@@ -1,6 +1,6 @@
 //go:build pkcs11 && cgo
 
-package pkcs11_test
+package kms_test
 
 import (
 	"context"
@@ -19,7 +19,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
-	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -58,7 +57,7 @@ func TestPKCS11(t *testing.T) {
 
 	for name, token := range map[string]pkcs11Token{"SoftHSM": soft, "NSS": nss} {
 		t.Run(name, func(t *testing.T) {
-			kmstest.Run(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
+			runSigner(t, func(t *testing.T, a kms.Algorithm) kms.Signer {
 				s, err := keystore.Open(t.Context(), token.generate(t, "conformance-"+string(a), a), token.options())
 				if err != nil {
 					t.Fatal(err)

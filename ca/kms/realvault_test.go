@@ -1,6 +1,6 @@
 //go:build conformance
 
-package kmstest
+package kms_test
 
 import (
 	"bytes"
@@ -15,13 +15,14 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 )
 
-// RealVault is `vault server -dev` of the binary that VAULT_BIN names.
-type RealVault struct{ URL, Token string }
+// realVault is `vault server -dev` of the binary that VAULT_BIN names.
+type realVault struct{ URL, Token string }
 
-// StartVault runs Vault until the test ends.
-func StartVault(t testing.TB) RealVault {
+// startVault runs Vault until the test ends.
+func startVault(t testing.TB) realVault {
 	t.Helper()
 	binary := os.Getenv("VAULT_BIN")
 	if binary == "" {
@@ -35,7 +36,7 @@ func StartVault(t testing.TB) RealVault {
 	if err := l.Close(); err != nil { // Vault wants the number of a free port
 		t.Fatal(err)
 	}
-	v := RealVault{URL: "http://" + address, Token: "root-" + rand.Text()}
+	v := realVault{URL: "http://" + address, Token: "root-" + rand.Text()}
 	var output bytes.Buffer
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	c := exec.CommandContext(ctx, binary, "server", "-dev", "-dev-no-store-token", "-dev-listen-address="+address, "-dev-root-token-id="+v.Token) // #nosec G204 G702 -- a test's own program
@@ -62,12 +63,12 @@ func StartVault(t testing.TB) RealVault {
 			t.Fatalf("vault doesn't answer:\n%s", &output)
 		}
 	}
-	v.Post(t, "sys/mounts/transit", map[string]any{"type": "transit"}, nil)
+	v.post(t, "sys/mounts/transit", map[string]any{"type": "transit"}, nil)
 	return v
 }
 
-// Post is one call of Vault's own API, with the root token.
-func (v RealVault) Post(t testing.TB, path string, in, out any) {
+// post is one call of Vault's own API, with the root token.
+func (v realVault) post(t testing.TB, path string, in, out any) {
 	t.Helper()
 	b, err := json.Marshal(in)
 	if err != nil {
@@ -93,10 +94,10 @@ func (v RealVault) Post(t testing.TB, path string, in, out any) {
 	}
 }
 
-// Options reach Vault with a token.
-func (v RealVault) Options(token string) kms.Options {
+// options reach Vault with a token.
+func (v realVault) options(token string) kms.Options {
 	return kms.Options{
 		Access: kms.Access{Credential: kms.CredentialEnv},
-		Getenv: Environment("VAULT_ADDR", v.URL, "VAULT_TOKEN", token),
+		Getenv: kmstest.Environment("VAULT_ADDR", v.URL, "VAULT_TOKEN", token),
 	}
 }
