@@ -52,49 +52,54 @@ func differ(path string, a, b reflect.Value, tell func(path string)) {
 	}
 }
 
-// readOnUse are files that whoever needs them reads again each time.
-var readOnUse = []string{"bearer_token_file"}
+// readOnUse ends settings whose files whoever needs them reads again each time.
+const readOnUse = "bearer_token_file"
 
 // Files are the files named by settings that a running service takes: when one
 // of them changes, the configuration has to be looked at again.
 func (c *Config) Files() []string {
 	var all []string
-	add := func(path setting.Path) {
-		if path != "" {
-			all = append(all, string(path))
-		}
-	}
 	for _, v := range []any{c.Issuers, c.Server.TLS, c.CA.All(), c.Trust, c.Timestamp, c.Alerts, c.CA.StateFile, c.CTLog.StateFile, c.TUF.StateFile()} {
-		paths(reflect.ValueOf(v), add)
+		paths("", reflect.ValueOf(v), func(at string, what any) {
+			if path, isPath := what.(setting.Path); isPath && path != "" && !strings.HasSuffix(at, readOnUse) {
+				all = append(all, string(path))
+			}
+		})
 	}
 	slices.Sort(all)
 	return slices.Compact(all)
 }
 
-// paths tells every path in v but those of readOnUse.
-func paths(v reflect.Value, tell func(setting.Path)) {
-	if p, ok := v.Interface().(setting.Path); ok {
-		tell(p)
+// Paths tells every setting of c and its state files that is a [setting.Path] or a [setting.KeyRef].
+func (c *Config) Paths(tell func(at string, what any)) {
+	paths("", reflect.ValueOf(c).Elem(), tell)
+	paths("ctlog.state_file.frozen", reflect.ValueOf(c.CTLog.FrozenLogs()), tell)
+	paths("ctlog.state_file.logs", reflect.ValueOf(c.CTLog.Own()), tell)
+}
+
+// paths is Paths of a part of a configuration.
+func paths(at string, v reflect.Value, tell func(at string, what any)) {
+	switch x := v.Interface().(type) {
+	case setting.Path, setting.KeyRef:
+		tell(at, x)
 		return
 	}
 	switch v.Kind() {
 	case reflect.Struct:
 		for name, field := range strict.Fields(v) {
-			if !slices.Contains(readOnUse, name) {
-				paths(field, tell)
-			}
+			paths(setting.Join(at, name), field, tell)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			paths(v.Index(i), tell)
+			paths(setting.Index(at, i), v.Index(i), tell)
 		}
 	case reflect.Map:
 		for _, key := range v.MapKeys() {
-			paths(v.MapIndex(key), tell)
+			paths(setting.Join(at, key.String()), v.MapIndex(key), tell)
 		}
 	case reflect.Pointer:
 		if !v.IsNil() {
-			paths(v.Elem(), tell)
+			paths(at, v.Elem(), tell)
 		}
 	}
 }

@@ -14,6 +14,9 @@ import (
 
 const unit = "mayfly.service"
 
+// units are all that systemd starts.
+var units = []string{unit, "mayfly-backup.service"}
+
 // maxExposure is the most that systemd-analyze may count against the unit, on
 // its scale from 0 (nothing exposed) to 10.
 const maxExposure = 1.5
@@ -30,36 +33,40 @@ func systemd(t *testing.T, args ...string) string {
 
 func TestUnitIsSandboxed(t *testing.T) {
 	t.Parallel()
-	said := systemd(t, "security", "--offline=true", "--no-pager", unit)
-	found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(said)
-	if found == nil {
-		t.Fatalf("no exposure level in:\n%s", said)
-	}
-	exposure, err := strconv.ParseFloat(found[1], 64)
-	if err != nil || exposure > maxExposure {
-		t.Errorf("exposure %s, want at most %v (%v):\n%s", found[1], maxExposure, err, said)
+	for _, unit := range units {
+		said := systemd(t, "security", "--offline=true", "--no-pager", unit)
+		found := regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+)`).FindStringSubmatch(said)
+		if found == nil {
+			t.Fatalf("no exposure level in:\n%s", said)
+		}
+		exposure, err := strconv.ParseFloat(found[1], 64)
+		if err != nil || exposure > maxExposure {
+			t.Errorf("exposure %s, want at most %v (%v):\n%s", found[1], maxExposure, err, said)
+		}
 	}
 }
 
 // systemd reads every line of the unit without a complaint.
 func TestUnitIsUnderstood(t *testing.T) {
 	t.Parallel()
-	content, err := os.ReadFile(unit)
-	if err != nil {
-		t.Fatal(err)
-	}
 	// The binary, which is not installed here, gives way to one that is.
 	mayfly, err := exec.LookPath("true")
 	if err != nil {
 		t.Fatal(err)
 	}
-	path := filepath.Join(t.TempDir(), unit)
-	if err := os.WriteFile(path, []byte(strings.ReplaceAll(string(content), "/usr/bin/mayfly", mayfly)), 0o600); err != nil {
-		t.Fatal(err)
+	dir, args := t.TempDir(), []string{"verify", "--man=no"}
+	for _, unit := range append([]string{"mayfly-backup.timer"}, units...) {
+		content, err := os.ReadFile(unit)
+		if err != nil {
+			t.Fatal(err)
+		}
+		args = append(args, filepath.Join(dir, unit))
+		if err := os.WriteFile(filepath.Join(dir, unit), []byte(strings.ReplaceAll(string(content), "/usr/bin/mayfly", mayfly)), 0o600); err != nil {
+			t.Fatal(err)
+		}
 	}
-	said := systemd(t, "verify", "--man=no", path)
-	for line := range strings.Lines(said) {
-		if strings.Contains(line, unit) {
+	for line := range strings.Lines(systemd(t, args...)) {
+		if strings.Contains(line, "mayfly") {
 			t.Error(line)
 		}
 	}

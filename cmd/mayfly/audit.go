@@ -219,10 +219,11 @@ func (v *trailVerification) print(w io.Writer) {
 }
 
 // recordedActs are the commands that change who signs, what certificates are logged in,
-// and what clients trust. Each has --config.
+// and what clients trust, and the one that copies keys. Each has --config.
 var recordedActs = []string{
 	"authority prepare", "authority publish", "authority activate", "authority retire", "authority distrust",
 	"log create", "log rotate", "log freeze", "tuf publish", "config export-states",
+	"backup",
 }
 
 // putOnRecord has every recorded act of the tree recorded in the audit trail before it

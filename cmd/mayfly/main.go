@@ -140,6 +140,7 @@ All but restore may run beside the service. docs/ctlog.md goes through them.`,
 		group("audit", "Ask the audit trail, and verify it", `Asks the audit trail, with all its rotated parts, compressed ones too, and the files
 of refusals and of administrators' acts beside it. It only reads, so a service may run.`,
 			newAuditSearchCommand(io), newAuditShowCommand(io), newAuditVerifyCommand(io)),
+		newBackupCommand(io), newRestoreCommand(io),
 		group("kms", "Try and make signing keys, in files, KMSs and HSMs", "",
 			newKMSCheckCommand(io), newKMSKeygenCommand(io), newKMSPublicCommand(io)),
 		newAuthorityCommand(io),

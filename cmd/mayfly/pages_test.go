@@ -74,7 +74,8 @@ var pageTests = map[string]map[string]func(t *testing.T, script string){
 		"disk": fullDisk, "clock-look": wrongClock, "issuer-look": nil, "issuer-file": issuerDown, "index": nil, "index-search": lostIndex,
 		"fulcio-issuers": nil, "fulcio-key": nil, "fulcio-config": fromFulcio,
 	},
-	"docs/ctlog.md": {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
+	"docs/backup.md": {"backup": nil, "look": nil, "restore": nil, "lost": lostHost},
+	"docs/ctlog.md":  {"read": nil, "backup": nil, "rotate": nil, "freeze": nil, "restore": logLife},
 }
 
 // pages are all, by their paths from the root.

@@ -465,21 +465,7 @@ func lostLog(t *testing.T, _ string) {
 	shell(t, o.dir, "rm -r my-ca/ctlog.older")
 	o.failing("log-restore", "the backup is older than the log was")
 	o.block("log-new")
-	section := yamlBlocks(t, "docs/runbooks.md")[0]
-	o.edit(func(config string) string {
-		before, rest, found := strings.Cut(config, "\nctlog:\n")
-		old, after, ended := strings.Cut(rest, "\n# Where clients get the trust root")
-		setting := func(name string) string {
-			m := regexp.MustCompile(`(?m)^    ` + name + `: (\S+)$`).FindStringSubmatch(old)
-			if !found || !ended || m == nil {
-				t.Fatalf("no %s in\n%s", name, config)
-			}
-			return m[1]
-		}
-		section = strings.NewReplacer("https://ca.example.com/ctlog/2026", setting("url"), "2026-01-01T00:00:00Z", setting("start"),
-			"2026-11-29T18:10:00Z", time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339)).Replace(section)
-		return before + "\n" + section + "\n# Where clients get the trust root" + after
-	})
+	o.followedLog()
 	if said := o.block("log-create"); !strings.Contains(said, "no faults") || !strings.Contains(said, "Published.") {
 		t.Errorf("another log says\n%s", said)
 	}
@@ -491,6 +477,26 @@ func lostLog(t *testing.T, _ string) {
 		t.Errorf("the logs are\n%s", said)
 	}
 	o.end()
+}
+
+// followedLog writes the page's section of a lost log into the configuration.
+func (o *operated) followedLog() {
+	o.t.Helper()
+	section := yamlBlocks(o.t, "docs/runbooks.md")[0]
+	o.edit(func(config string) string {
+		before, rest, found := strings.Cut(config, "\nctlog:\n")
+		old, after, ended := strings.Cut(rest, "\n# Where clients get the trust root")
+		setting := func(name string) string {
+			m := regexp.MustCompile(`(?m)^    ` + name + `: (\S+)$`).FindStringSubmatch(old)
+			if !found || !ended || m == nil {
+				o.t.Fatalf("no %s in\n%s", name, config)
+			}
+			return m[1]
+		}
+		section = strings.NewReplacer("https://ca.example.com/ctlog/2026", setting("url"), "2026-01-01T00:00:00Z", setting("start"),
+			"2026-11-29T18:10:00Z", time.Now().Add(10*time.Minute).UTC().Format(time.RFC3339)).Replace(section)
+		return before + "\n" + section + "\n# Where clients get the trust root" + after
+	})
 }
 
 // fullDisk has less space than the floor: not ready, and certificates all the same.

@@ -5,6 +5,6 @@ set -e
 if [ -d /run/systemd/system ]; then
   case ${1-} in
     upgrade | 1) ;;
-    *) systemctl disable --now mayfly || true ;;
+    *) systemctl disable --now mayfly mayfly-backup.timer || true ;;
   esac
 fi

@@ -41,16 +41,51 @@ func Backup(ctx context.Context, dir, to string, o VerifyOptions) (Report, error
 	} else if name, err := copied.Occupied(); err != nil || name != "" {
 		return Report{}, errors.Join(fmt.Errorf("%s holds something else than a backup of this log, %s: name a new folder", to, name), err)
 	}
-	if err := copyLog(ctx, from, copied, head, o.Progress); err != nil {
+	if err := copyLog(ctx, from, head, into(copied), o.Progress); err != nil {
 		return Report{}, fmt.Errorf("copying the log: %w", err)
 	}
 	o.Backup, o.Progress = true, nil
 	return Verify(ctx, to, o)
 }
 
+// Copy gives put what Backup copies, by names below dir, and says how many entries the
+// checkpoint covers. The log may be in use.
+func Copy(ctx context.Context, dir string, put func(name string, data []byte) error) (entries uint64, err error) {
+	from := logdir.Dir(dir)
+	_, head, err := from.Head()
+	if err != nil {
+		return 0, err
+	}
+	return head.Size, copyLog(ctx, from, head, func(name string, _ bool, read func() ([]byte, error)) error {
+		data, err := read()
+		if err != nil {
+			return err
+		}
+		return put(name, data)
+	}, nil)
+}
+
+// putting takes a file of a log. What is final stays the same for ever.
+type putting func(name string, final bool, read func() ([]byte, error)) error
+
+// into puts files into a folder, but for final ones that are there already: Verify looks
+// into those.
+func into(to logdir.Dir) putting {
+	return func(name string, final bool, read func() ([]byte, error)) error {
+		if final && to.Exists(name) {
+			return nil
+		}
+		data, err := read()
+		if err != nil {
+			return err
+		}
+		return to.Put(data, name)
+	}
+}
+
 // copyEnd copies that the log is frozen, where it was with the tree given: what is
 // restored takes nothing any more, as the log that was copied.
-func copyEnd(from, to logdir.Dir, t checkpoint.Tree) error {
+func copyEnd(from logdir.Dir, t checkpoint.Tree, put putting) error {
 	raw, err := os.ReadFile(from.Path(logdir.FrozenName))
 	if errors.Is(err, os.ErrNotExist) {
 		return nil
@@ -65,12 +100,12 @@ func copyEnd(from, to logdir.Dir, t checkpoint.Tree) error {
 	if end.Size != t.Size || !bytes.Equal(end.Root, t.Root) {
 		return fmt.Errorf("the log was frozen with %d entries and another checkpoint than the one of %d: copy it again", end.Size, t.Size)
 	}
-	return to.Put(raw, logdir.FrozenName)
+	return put(logdir.FrozenName, false, func() ([]byte, error) { return raw, nil })
 }
 
 // copyLog copies what a checkpoint covers, and then the checkpoint: it says that all else
 // is there.
-func copyLog(ctx context.Context, from, to logdir.Dir, head checkpoint.Head, progress func(done, total uint64)) error {
+func copyLog(ctx context.Context, from logdir.Dir, head checkpoint.Head, put putting, progress func(done, total uint64)) error {
 	names := []string{logdir.OwnerName}
 	issuers, err := os.ReadDir(from.Path(logdir.IssuerDir))
 	if err != nil && !errors.Is(err, os.ErrNotExist) { // an empty log has none
@@ -82,7 +117,7 @@ func copyLog(ctx context.Context, from, to logdir.Dir, head checkpoint.Head, pro
 		}
 	}
 	for _, name := range names {
-		if err := copyFile(to, name, true, func() ([]byte, error) { return os.ReadFile(from.Path(name)) }); err != nil {
+		if err := put(name, true, func() ([]byte, error) { return os.ReadFile(from.Path(name)) }); err != nil {
 			return err
 		}
 	}
@@ -96,7 +131,7 @@ func copyLog(ctx context.Context, from, to logdir.Dir, head checkpoint.Head, pro
 			if err := ctx.Err(); err != nil {
 				return err
 			}
-			if err := copyFile(to, t.Name(), t.Width == 0, func() ([]byte, error) { return from.Tile(t, head.Size) }); err != nil {
+			if err := put(t.Name(), t.Width == 0, func() ([]byte, error) { return from.Tile(t, head.Size) }); err != nil {
 				return err
 			}
 			if level == logdir.DataLevel && progress != nil {
@@ -104,23 +139,10 @@ func copyLog(ctx context.Context, from, to logdir.Dir, head checkpoint.Head, pro
 			}
 		}
 	}
-	if err := to.Put(head.Raw, logdir.CheckpointName); err != nil {
+	if err := put(logdir.CheckpointName, false, func() ([]byte, error) { return head.Raw, nil }); err != nil {
 		return err
 	}
-	return copyEnd(from, to, head.Tree)
-}
-
-// copyFile copies a file of a log, unless it stays the same for ever and is there already;
-// Verify looks into it.
-func copyFile(to logdir.Dir, name string, final bool, read func() ([]byte, error)) error {
-	if final && to.Exists(name) {
-		return nil
-	}
-	data, err := read()
-	if err != nil {
-		return err
-	}
-	return to.Put(data, name)
+	return copyEnd(from, head.Tree, put)
 }
 
 // lockWait is how long a restored log's mark and directory are waited for.
@@ -130,13 +152,13 @@ const lockWait = time.Second
 // log that went on from there would be a fork.
 var ErrBehind = errors.New("the backup is older than the log was: it can be served, but nothing may be added to it")
 
-// Restore makes a log of a backup in an empty or missing directory. It verifies
+// Restore makes a log of a backup in an empty or missing directory, or where it is. It verifies
 // the backup first, whole and against the log's high-water mark. It refuses one
 // that is behind the mark (ErrBehind), or when the mark is lost: then the key may have
 // signed more than the backup knows, and the log has to be followed by another one.
 func Restore(ctx context.Context, backup, dir, markFile string, o VerifyOptions) (_ Report, err error) {
 	from := logdir.Dir(backup)
-	if name, err := logdir.Dir(dir).Occupied(); err != nil || name != "" {
+	if name, err := logdir.Dir(dir).Occupied(); (backup != dir || from.Exists(logdir.StateDir)) && (err != nil || name != "") {
 		return Report{}, errors.Join(fmt.Errorf("%s isn't empty, it holds %s: a log is never overwritten", dir, name), err)
 	}
 	owner, head, err := from.Head()
@@ -171,7 +193,10 @@ func install(ctx context.Context, from, to logdir.Dir, head checkpoint.Head) err
 	if err != nil {
 		return err
 	}
-	if err = copyLog(ctx, from, to, head, nil); err != nil {
+	if from != to {
+		err = copyLog(ctx, from, head, into(to), nil)
+	}
+	if err != nil {
 		err = fmt.Errorf("copying the backup: %w", err)
 	} else {
 		err = to.PutTree(head.Tree) // last: without it nothing opens the log

@@ -100,6 +100,7 @@ func alertCases() map[string]alertCase {
 			[]string{"mayfly_ctlog_free_bytes" + m + log + "} 5e10-2e6x180"}, log,
 		},
 		"MayflyConfigurationRefused": gauge("mayfly_config_last_reload_success", "", 0, 1), "MayflyIssuerUnreachable": gauge("mayfly_identity_issuer_fetch_failing", issuer, 1, 0),
+		"MayflyBackupOld": gauge("mayfly_backup_last_success_timestamp_seconds", "", -3*day, 0),
 		"MayflyWarns": gauge("mayfly_dependency_warning", `,dependency="log"`, 1, 0),
 		"MayflyPanic": counter("mayfly_panics_total", ""), "MayflyLogLinesDropped": counter("mayfly_log_lines_dropped_total", ""),
 	}

@@ -64,7 +64,7 @@ done
 for shell in bash zsh fish; do
   "$work/mayfly" completion "$shell" >"$stage/completion/$shell"
 done
-cp deploy/mayfly.service deploy/mayfly.sysusers "$stage/"
+cp deploy/mayfly.service deploy/mayfly-backup.service deploy/mayfly-backup.timer deploy/mayfly.sysusers "$stage/"
 cp LICENSE "$stage/doc/copyright"
 cp README.md CHANGELOG.md "$stage/doc/"
 cp -L deploy/mayfly.example.yaml deploy/prometheus/mayfly.rules.yaml deploy/grafana/mayfly.dashboard.json "$stage/doc/examples/"

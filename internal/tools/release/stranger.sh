@@ -32,7 +32,7 @@ inside getent passwd mayfly >/dev/null
 [ "$(inside stat -c '%U:%G %a' /etc/mayfly)" = "root:mayfly 750" ]
 inside mayfly version | head -n 1
 inside mayfly verify --version
-inside systemd-analyze verify --man=no mayfly.service
+inside systemd-analyze verify --man=no mayfly.service mayfly-backup.timer
 for page in "$root"/usr/share/man/man1/mayfly*.1; do
   mandoc -T lint -W error "$page"
 done

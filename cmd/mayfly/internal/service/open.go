@@ -12,10 +12,12 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit/sink"
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/promises"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/backup"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/ctlog/inclusion"
+	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/tracing"
 	"github.com/mayfly-ca/mayfly/server"
 )
@@ -74,7 +76,8 @@ func (s *Service) startAudit(ctx context.Context, first *state) (err error) {
 		return fmt.Errorf("audit: %w", err)
 	}
 	s.sinks, err = sink.New(c.Audit, sink.Options{Out: s.Out, Now: s.Now, Logger: s.Logger, Metrics: s.Registry})
-	return err
+	return errors.Join(err, metric.Register(s.Registry, metric.Read("mayfly_backup_last_success_timestamp_seconds", "When mayfly backup took all last; 0 when it never did on this host.", nil,
+		func() float64 { return float64(backup.Last(string(c.Audit.Path)).Unix()) })))
 }
 
 // startLogs opens our own logs, where there are any, and puts a policy before all
