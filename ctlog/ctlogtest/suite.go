@@ -17,6 +17,7 @@ import (
 	ctx509 "github.com/google/certificate-transparency-go/x509"
 	ctx509util "github.com/google/certificate-transparency-go/x509util"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 )
@@ -201,13 +202,7 @@ func testReadable(t *testing.T, f Fixture) {
 }
 
 // Reader reads a log over RFC 6962 as a monitor does.
-type Reader struct{ client *client.LogClient }
-
-// Head is a verified tree head.
-type Head struct {
-	Size uint64
-	Root []byte
-}
+type Reader struct{ *client.LogClient }
 
 // NewReader makes a reader that verifies with the log's key.
 func NewReader(t testing.TB, description ctlog.Description, url string, c *http.Client) *Reader {
@@ -216,21 +211,21 @@ func NewReader(t testing.TB, description ctlog.Description, url string, c *http.
 	if err != nil {
 		t.Fatalf("making a reader: %v", err)
 	}
-	return &Reader{client: lc}
+	return &Reader{lc}
 }
 
 // Head is the log's tree head, its signature verified.
-func (r *Reader) Head(t testing.TB) Head {
+func (r *Reader) Head(t testing.TB) checkpoint.Tree {
 	t.Helper()
-	sth, err := r.client.GetSTH(t.Context())
+	sth, err := r.GetSTH(t.Context())
 	if err != nil {
 		t.Fatalf("get-sth: %v", err)
 	}
-	return Head{Size: sth.TreeSize, Root: sth.SHA256RootHash[:]}
+	return checkpoint.Tree{Size: sth.TreeSize, Root: sth.SHA256RootHash[:]}
 }
 
 // Await waits until the published tree has at least size entries.
-func (r *Reader) Await(t testing.TB, size uint64) Head {
+func (r *Reader) Await(t testing.TB, size uint64) checkpoint.Tree {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	tick := time.NewTicker(20 * time.Millisecond)
@@ -247,12 +242,12 @@ func (r *Reader) Await(t testing.TB, size uint64) Head {
 }
 
 // Consistent verifies that second continues first.
-func (r *Reader) Consistent(t testing.TB, first, second Head) {
+func (r *Reader) Consistent(t testing.TB, first, second checkpoint.Tree) {
 	t.Helper()
 	if first.Size == 0 || first.Size == second.Size {
 		return
 	}
-	path, err := r.client.GetSTHConsistency(t.Context(), first.Size, second.Size)
+	path, err := r.GetSTHConsistency(t.Context(), first.Size, second.Size)
 	if err != nil {
 		t.Fatalf("get-sth-consistency: %v", err)
 	}
@@ -264,14 +259,14 @@ func (r *Reader) Consistent(t testing.TB, first, second Head) {
 // Holds verifies that the log keeps the promise of an SCT in the tree head: the
 // entry is included, stands at the SCT's index if that says one, and is this
 // certificate with its chain.
-func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) {
+func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in checkpoint.Tree) {
 	t.Helper()
 	leaf, err := chain.SignedBytes(sct.Timestamp, sct.Extensions) // the same bytes as the MerkleTreeLeaf
 	if err != nil {
 		t.Fatal(err)
 	}
 	hash := rfc6962.DefaultHasher.HashLeaf(leaf)
-	path, err := r.client.GetProofByHash(t.Context(), hash, in.Size)
+	path, err := r.GetProofByHash(t.Context(), hash, in.Size)
 	if err != nil {
 		t.Fatalf("get-proof-by-hash: %v", err)
 	}
@@ -282,37 +277,18 @@ func (r *Reader) Holds(t testing.TB, sct ctlog.SCT, chain ctlog.Chain, in Head) 
 	if index, ok := sct.LeafIndex(); ok && index != uint64(at) {
 		t.Errorf("the SCT says that its entry is %d, the log says %d", index, at)
 	}
-	got, err := r.client.GetRawEntries(t.Context(), at, at)
+	got, err := r.GetRawEntries(t.Context(), at, at)
 	if err != nil {
 		t.Fatalf("get-entries: %v", err)
 	}
 	if len(got.Entries) == 0 || !bytes.Equal(got.Entries[0].LeafInput, leaf) {
 		t.Fatalf("entry %d is not what its SCT promised", at)
 	}
-	entries, err := r.client.GetEntries(t.Context(), at, at)
+	entries, err := r.GetEntries(t.Context(), at, at)
 	if err != nil {
 		t.Fatalf("get-entries, parsed: %v", err)
 	}
 	if p := entries[0].Precert; p == nil || !bytes.Equal(p.Submitted.Data, chain.Precertificate) || len(entries[0].Chain) != len(chain.Issuers) {
 		t.Errorf("entry %d has another precertificate or chain", at)
 	}
-}
-
-// LeafHashes reads all entries and hashes them as the tree does.
-func (r *Reader) LeafHashes(t testing.TB, size uint64) [][]byte {
-	t.Helper()
-	hashes := make([][]byte, 0, size)
-	for uint64(len(hashes)) < size {
-		got, err := r.client.GetRawEntries(t.Context(), int64(len(hashes)), int64(size-1))
-		if err != nil {
-			t.Fatalf("get-entries: %v", err)
-		}
-		if len(got.Entries) == 0 {
-			t.Fatal("get-entries gave none")
-		}
-		for _, e := range got.Entries {
-			hashes = append(hashes, rfc6962.DefaultHasher.HashLeaf(e.LeafInput))
-		}
-	}
-	return hashes
 }
