@@ -1,6 +1,5 @@
 // Package ctlogtest is what tests of logs share: a small CA that makes real
-// precertificate chains, a log key, a log without storage, and the conformance
-// suite that each kind of log passes.
+// precertificate chains, a log key, a log without storage, and a reader of logs.
 package ctlogtest
 
 import (

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds every kind of log that runs here to one suite (ctlog/ctlogtest), lets a
+# Holds every kind of log that runs here to one suite (ctlog/conformance_test.go), lets a
 # whole Mayfly issue through a foreign log, and says which ran:
 #
 #   logs.sh            compares the table with docs/log-conformance.md
@@ -18,11 +18,11 @@ suite() {
   go test -count=1 -timeout=5m -json "$@" | tee -a "$suite_out/events" | jq -j 'select(.Action | IN("output", "build-output")).Output'
 }
 beside_ctfe() {
-  suite -tags conformance -run '^TestCTFE$' ./ctlog/external
+  suite -tags conformance -run '^TestCTFE$' ./ctlog
   cd internal/tools/conformance && go test -count=1 -timeout=5m -run '^TestCTFE$' -v .
 }
 export -f suite beside_ctfe
-suite -run '^TestConformance$' ./ctlog/embedded ./ctlog/external
+suite -run '^TestConformance$' ./ctlog
 internal/tools/conformance/trillian.sh bash -eo pipefail -c beside_ctfe
 
 # rows are the kinds of log, each with what came of the parts of the suite, in their order.
