@@ -21,6 +21,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -41,7 +42,8 @@ type Knobs struct {
 	Detached     bool                                              // answer in the detached form
 	Edit         func(leaf *x509.Certificate)                      // change the certificate before it is signed
 	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
-	Audience     string                                            // what the configuration names for each issuer
+	Issuers      []string                                          // what the configuration lists
+	Audience     string                                            // what it names for each of them
 	LogEnd       time.Time                                         // the end of the log's window
 	AuthorityEnd time.Time                                         // the end of the authority's window
 }
@@ -53,8 +55,7 @@ type CA struct {
 
 	mu       sync.Mutex
 	Knobs    Knobs
-	Issuers  []string // what GET /api/v2/configuration lists
-	requests int
+	requests atomic.Int64
 
 	t      testing.TB
 	chain  []*x509.Certificate // intermediate, root
@@ -90,19 +91,8 @@ func (c *CA) Set(k Knobs) {
 	c.Knobs = k
 }
 
-// Accept says which issuers the configuration lists.
-func (c *CA) Accept(issuers ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.Issuers = issuers
-}
-
 // Requests is how often a certificate was asked for.
-func (c *CA) Requests() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.requests
-}
+func (c *CA) Requests() int { return int(c.requests.Load()) }
 
 // Chain is the intermediate and the root.
 func (c *CA) Chain() []*x509.Certificate { return c.chain }
@@ -157,15 +147,15 @@ func (c *CA) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
 		Audience string `json:"audience"`
 	}
 	list := []issuer{}
-	for _, u := range c.Issuers {
+	for _, u := range c.Knobs.Issuers {
 		list = append(list, issuer{u, c.Knobs.Audience})
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"issuers": list})
 }
 
 func (c *CA) serveCertificate(w http.ResponseWriter, r *http.Request) {
+	c.requests.Add(1)
 	c.mu.Lock()
-	c.requests++
 	knobs := c.Knobs
 	c.mu.Unlock()
 	if knobs.Answer != nil && knobs.Answer(w, r) {
