@@ -132,11 +132,8 @@ func load(path string, readStates func(*Config, *strict.Document)) (*Config, err
 	return c, err
 }
 
-// Parse decodes and checks a document whose relative paths begin at folder; an
-// empty folder leaves them as they are. It reads no state file. The error is an
-// *Error.
-func Parse(data []byte, folder string) (*Config, error) { return parse(data, folder, withoutStates) }
-
+// parse decodes and checks a document whose relative paths begin at folder; an
+// empty folder leaves them as they are. The error is an *Error.
 func parse(data []byte, folder string, readStates func(*Config, *strict.Document)) (*Config, error) {
 	c := Default()
 	d, ok := strict.Decode(data, folder, c)
@@ -195,7 +192,7 @@ func (c *Config) Check() error {
 func (c *Config) check() (all []strict.Fault) {
 	f := new(setting.Faults)
 	identity.CheckIssuers("issuers", c.Issuers, f)
-	identity.CheckDeny("deny", c.Deny, f)
+	policy.Rules("deny", c.Deny, f)
 	for name, section := range strict.Fields(reflect.ValueOf(c).Elem()) {
 		if s, ok := section.Addr().Interface().(interface{ Check(string, *setting.Faults) }); ok {
 			s.Check(name, f)
@@ -267,7 +264,7 @@ func (l *Logging) Logger(w io.Writer) *slog.Logger {
 	return slog.New(slog.NewJSONHandler(w, o))
 }
 
-// Marshal writes c as a document that Parse reads back: only what differs from
+// Marshal writes c as a document that Load reads back: only what differs from
 // Default, with a comment above each path (`ca.authority`) that has one in
 // comments; "" is the head of the document. Secrets are never in a Config, so
 // none is written. It doesn't check c.

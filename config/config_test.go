@@ -39,6 +39,9 @@ audit:
   path: /var/log/audit.jsonl
 `
 
+// Parse is Load of a document, without the state files.
+func Parse(data []byte, folder string) (*Config, error) { return parse(data, folder, withoutStates) }
+
 func write(t *testing.T, text string) string {
 	t.Helper()
 	path := filepath.Join(t.TempDir(), "mayfly.yaml")

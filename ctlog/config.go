@@ -1,7 +1,6 @@
 package ctlog
 
 import (
-	"fmt"
 	"net"
 	"net/url"
 	"strings"
@@ -125,24 +124,10 @@ type FrozenConfig struct {
 	End time.Time `yaml:"end,omitempty"`
 }
 
-// rule is a fault of a field, where something is wrong with it.
-type rule struct {
-	wrong bool
-	field string
-	fault string
-}
-
-// check adds the faults of a section at a path.
-func check(path string, f *setting.Faults, rules []rule) {
-	for _, r := range rules {
-		f.When(r.wrong, setting.Join(path, r.field), "%s", r.fault)
-	}
-}
-
 // Check adds every fault of a frozen log's configuration.
 func (c *FrozenConfig) Check(path string, f *setting.Faults) {
 	setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
-	check(path, f, []rule{{c.KeyFile == "", "key_file", "required: the log's public key in PEM"}})
+	f.When(c.KeyFile == "", setting.Join(path, "key_file"), "required: the log's public key in PEM")
 	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
@@ -209,29 +194,28 @@ func DefaultConfig() Config {
 
 // Check adds every fault of the configuration. It reads no file.
 func (c *Config) Check(path string, f *setting.Faults) {
-	only := func(mode Mode, field string, set bool) rule {
-		return rule{set && c.Mode != mode, field, "only goes with the mode " + string(mode)}
+	s := setting.Section{Path: path, Faults: f}
+	only := func(mode Mode, field string, set bool) {
+		s.Wrong(set && c.Mode != mode, field, "only goes with the mode %s", mode)
 	}
 	scts, operators, logs := max(c.SCTs, 1), max(c.Operators, 1), max(len(c.Logs), 1)
 	const negative = "can't be negative"
-	check(path, f, []rule{
-		only(ModeNone, "accept_unlogged", c.AcceptUnlogged),
-		only(ModeExternal, "logs", len(c.Logs) > 0),
-		only(ModeEmbedded, "shards", len(c.Shards) > 0),
-		only(ModeEmbedded, "state_file", c.StateFile != ""),
-		only(ModeEmbedded, "embedded", c.Embedded.Directory != "" || c.Embedded.Key != ""),
-		{c.SCTs < 0, "scts", negative},
-		{c.Operators < 0, "operators", negative},
-		{scts > MaxSCTs, "scts", fmt.Sprintf("is %d; at most %d fit a certificate that clients read", scts, MaxSCTs)},
-		{scts <= MaxSCTs && scts > logs, "scts", fmt.Sprintf("is %d, of %d logs", scts, logs)},
-		{operators > scts, "operators", fmt.Sprintf("is %d, of %d SCTs (scts)", operators, scts)},
-		{c.Stagger < 0, "stagger", negative},
-		{c.Timeout < 0, "timeout", negative},
-		{c.Propagation < 0, "propagation", negative},
-		{c.Mode == "", "mode", "required: embedded, external or none"},
-		{c.Mode == ModeNone && !c.AcceptUnlogged, "accept_unlogged", "must be true for the mode none: certificates would leave without a trace"},
-		{c.Mode == ModeExternal && len(c.Logs) == 0, "logs", "required for the mode external: at least one log"},
-	})
+	only(ModeNone, "accept_unlogged", c.AcceptUnlogged)
+	only(ModeExternal, "logs", len(c.Logs) > 0)
+	only(ModeEmbedded, "shards", len(c.Shards) > 0)
+	only(ModeEmbedded, "state_file", c.StateFile != "")
+	only(ModeEmbedded, "embedded", c.Embedded.Directory != "" || c.Embedded.Key != "")
+	s.Wrong(c.SCTs < 0, "scts", negative)
+	s.Wrong(c.Operators < 0, "operators", negative)
+	s.Wrong(scts > MaxSCTs, "scts", "is %d; at most %d fit a certificate that clients read", scts, MaxSCTs)
+	s.Wrong(scts <= MaxSCTs && scts > logs, "scts", "is %d, of %d logs", scts, logs)
+	s.Wrong(operators > scts, "operators", "is %d, of %d SCTs (scts)", operators, scts)
+	s.Wrong(c.Stagger < 0, "stagger", negative)
+	s.Wrong(c.Timeout < 0, "timeout", negative)
+	s.Wrong(c.Propagation < 0, "propagation", negative)
+	s.Wrong(c.Mode == "", "mode", "required: embedded, external or none")
+	s.Wrong(c.Mode == ModeNone && !c.AcceptUnlogged, "accept_unlogged", "must be true for the mode none: certificates would leave without a trace")
+	s.Wrong(c.Mode == ModeExternal && len(c.Logs) == 0, "logs", "required for the mode external: at least one log")
 	if operators > 1 {
 		c.checkOperators(path, operators, f)
 	}
@@ -277,17 +261,16 @@ func (c *Config) checkLogs(path string, f *setting.Faults) {
 // Check adds every fault of the embedded log's configuration.
 func (c *EmbeddedConfig) Check(path string, f *setting.Faults) {
 	_, name, _ := strings.Cut(c.URL, "://")
-	check(path, f, []rule{
-		{c.Directory == "", "directory", "required"},
-		{c.MarkFile == "", "mark_file", "required"},
-		{c.URL == "", "url", "required"},
-		{c.Key == "", "key", "required"},
-		{c.MarkFile.Inside(c.Directory), "mark_file", "must be outside the log's directory, or it would be rolled back with it"},
-		{name != strings.ToLower(name), "url", "must be in lower case"}, // readers derive the log's name from its URL in lower case
-		{c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval, "checkpoint_interval", "at least " + MinCheckpointInterval.String()},
-		{c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB, "min_free_mb", fmt.Sprintf("is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)},
-		{c.VerifyInterval < 0, "verify_interval", "can't be negative; 0 never checks"},
-	})
+	s := setting.Section{Path: path, Faults: f}
+	s.Wrong(c.Directory == "", "directory", "required")
+	s.Wrong(c.MarkFile == "", "mark_file", "required")
+	s.Wrong(c.URL == "", "url", "required")
+	s.Wrong(c.Key == "", "key", "required")
+	s.Wrong(c.MarkFile.Inside(c.Directory), "mark_file", "must be outside the log's directory, or it would be rolled back with it")
+	s.Wrong(name != strings.ToLower(name), "url", "must be in lower case") // readers derive the log's name from its URL in lower case
+	s.Wrong(c.CheckpointInterval != 0 && c.CheckpointInterval < MinCheckpointInterval, "checkpoint_interval", "at least %v", MinCheckpointInterval)
+	s.Wrong(c.MinFreeMB < 0 || c.MinFreeMB > maxFreeMB, "min_free_mb", "is %d; 0 to %d (MiB) is expected", c.MinFreeMB, maxFreeMB)
+	s.Wrong(c.VerifyInterval < 0, "verify_interval", "can't be negative; 0 never checks")
 	if c.URL != "" {
 		setting.CheckURL(setting.Join(path, "url"), c.URL, true, f)
 	}
@@ -321,15 +304,14 @@ func (c *ExternalConfig) Check(path string, f *setting.Faults) {
 	c.Token.Check(setting.Join(path, "token"), f)
 	host, port, err := net.SplitHostPort(c.Address)
 	proxied := c.Proxy != "" && c.Proxy != ProxyNone
-	check(path, f, []rule{
-		{c.KeyFile == "", "key_file", "required: without the log's key no SCT can be verified"},
-		{c.Address != "" && (err != nil || host == "" || port == ""), "address", fmt.Sprintf("%q is not host:port", c.Address)},
-		{c.Address != "" && proxied, "proxy", "doesn't go with address: a proxy looks up names by itself"},
-		{proxied && !isProxy(c.Proxy), "proxy", "expected http://host:port, https://host:port or none"},
-		{!c.Token.IsZero() && strings.HasPrefix(strings.ToLower(c.URL), "http:"), "token", "is only sent over https"},
-		{c.MMD < 0, "mmd", "can't be negative"},
-		{c.MaxInFlight < 0, "max_in_flight", "can't be negative"},
-	})
+	s := setting.Section{Path: path, Faults: f}
+	s.Wrong(c.KeyFile == "", "key_file", "required: without the log's key no SCT can be verified")
+	s.Wrong(c.Address != "" && (err != nil || host == "" || port == ""), "address", "%q is not host:port", c.Address)
+	s.Wrong(c.Address != "" && proxied, "proxy", "doesn't go with address: a proxy looks up names by itself")
+	s.Wrong(proxied && !isProxy(c.Proxy), "proxy", "expected http://host:port, https://host:port or none")
+	s.Wrong(!c.Token.IsZero() && strings.HasPrefix(strings.ToLower(c.URL), "http:"), "token", "is only sent over https")
+	s.Wrong(c.MMD < 0, "mmd", "can't be negative")
+	s.Wrong(c.MaxInFlight < 0, "max_in_flight", "can't be negative")
 	setting.CheckWindow(path, c.Start, c.End, f)
 }
 
@@ -392,12 +374,11 @@ func (c *WitnessConfig) Verifier() (note.Verifier, error) {
 
 // Check adds every fault of the configuration.
 func (c *WitnessesConfig) Check(path string, f *setting.Faults) {
-	check(path, f, []rule{
-		{len(c.List) > maxWitnesses, "list", fmt.Sprintf("has %d witnesses; at most %d are asked", len(c.List), maxWitnesses)},
-		{c.Required < 0 || c.Required > len(c.List), "required", fmt.Sprintf("is %d, of %d witnesses", c.Required, len(c.List))},
-		{c.Mode != "" && c.Mode != WitnessOpen && c.Mode != WitnessClosed, "mode", fmt.Sprintf("unknown mode %q: open or closed", string(c.Mode))},
-		{c.Timeout < 0 || c.Timeout > MaxWitnessTimeout, "timeout", fmt.Sprintf("is %v; at most %v is expected", c.Timeout, MaxWitnessTimeout)},
-	})
+	s := setting.Section{Path: path, Faults: f}
+	s.Wrong(len(c.List) > maxWitnesses, "list", "has %d witnesses; at most %d are asked", len(c.List), maxWitnesses)
+	s.Wrong(c.Required < 0 || c.Required > len(c.List), "required", "is %d, of %d witnesses", c.Required, len(c.List))
+	s.Wrong(c.Mode != "" && c.Mode != WitnessOpen && c.Mode != WitnessClosed, "mode", "unknown mode %q: open or closed", string(c.Mode))
+	s.Wrong(c.Timeout < 0 || c.Timeout > MaxWitnessTimeout, "timeout", "is %v; at most %v is expected", c.Timeout, MaxWitnessTimeout)
 	names := make(map[string]int, len(c.List))
 	for i := range c.List {
 		w, at := &c.List[i], setting.Index(setting.Join(path, "list"), i)

@@ -443,11 +443,8 @@ type metrics struct {
 func newMetrics() *metrics {
 	return &metrics{
 		submissions: metric.Counter("mayfly_ctlog_submissions_total", "Submissions to a transparency log by outcome.", "log", "outcome"),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name:    "mayfly_ctlog_submission_seconds",
-			Help:    "Time from a submission to its verified SCT or its failure.",
-			Buckets: []float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}, []string{"log", "outcome"}),
+		seconds: metric.Histogram("mayfly_ctlog_submission_seconds", "Time from a submission to its verified SCT or its failure.",
+			[]float64{.002, .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "log", "outcome"),
 		end: metric.Gauge("mayfly_ctlog_end_timestamp_seconds",
 			"When a transparency log stops being used, in seconds since 1970; logs without an end are left out.", "log"),
 		bad: metric.Counter("mayfly_ctlog_bad_sct_total",

@@ -14,7 +14,6 @@ import (
 const (
 	versionV1            = 0 // RFC 6962 §3.2: enum { v1(0), (255) } Version
 	certificateTimestamp = 0 // RFC 6962 §3.2: SignatureType certificate_timestamp
-	entryX509            = 0 // RFC 6962 §3.1: LogEntryType x509_entry
 	entryPrecert         = 1 // RFC 6962 §3.1: LogEntryType precert_entry
 	hashSHA256           = 4 // RFC 5246 §7.4.1.4.1: HashAlgorithm sha256
 	signatureECDSA       = 3 // RFC 5246 §7.4.1.4.1: SignatureAlgorithm ecdsa

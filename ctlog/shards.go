@@ -127,14 +127,13 @@ func checkSequel(at, earlier string, before, after *EmbeddedConfig, f *setting.F
 
 // checkApart wants two logs to share nothing.
 func checkApart(at, other string, a, b *EmbeddedConfig, f *setting.Faults) {
-	shared, within := fmt.Sprintf("is that of %s; each log has its own", other), fmt.Sprintf("or that of %s is inside the other log's directory", other)
-	check(at, f, []rule{
-		{b.URL != "" && trimmed(a.URL) == trimmed(b.URL), "url", shared},
-		{b.Key != "" && a.Key == b.Key, "key", shared},
-		{b.MarkFile != "" && filepath.Clean(string(a.MarkFile)) == filepath.Clean(string(b.MarkFile)), "mark_file", shared},
-		{a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory), "directory", shared},
-		{b.MarkFile.Inside(a.Directory) || a.MarkFile.Inside(b.Directory), "mark_file", within},
-	})
+	const shared, within = "is that of %s; each log has its own", "or that of %s is inside the other log's directory"
+	s := setting.Section{Path: at, Faults: f}
+	s.Wrong(b.URL != "" && trimmed(a.URL) == trimmed(b.URL), "url", shared, other)
+	s.Wrong(b.Key != "" && a.Key == b.Key, "key", shared, other)
+	s.Wrong(b.MarkFile != "" && filepath.Clean(string(a.MarkFile)) == filepath.Clean(string(b.MarkFile)), "mark_file", shared, other)
+	s.Wrong(a.Directory.Inside(b.Directory) || b.Directory.Inside(a.Directory), "directory", shared, other)
+	s.Wrong(b.MarkFile.Inside(a.Directory) || a.MarkFile.Inside(b.Directory), "mark_file", within, other)
 }
 
 func trimmed(url string) string { return strings.TrimSuffix(url, "/") }

@@ -54,7 +54,7 @@ func TestConditionRemarks(t *testing.T) {
 		}
 		var f setting.Faults
 		CheckIssuers("issuers", []IssuerConfig{issuer}, &f)
-		CheckDeny("deny", deny, &f)
+		policy.Rules("deny", deny, &f)
 		if err := f.Err(); err != nil {
 			t.Errorf("%s: %v", name, err)
 			continue

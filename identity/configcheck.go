@@ -25,9 +25,6 @@ const (
 	maxAudience     = 512  // bytes
 )
 
-// CheckDeny adds every fault of the deny rules at path to f. It does no I/O.
-func CheckDeny(path string, deny []policy.Deny, f *setting.Faults) { policy.Rules(path, deny, f) }
-
 // CheckIssuers adds every fault of the list at path to f. It does no I/O.
 func CheckIssuers(path string, issuers []IssuerConfig, f *setting.Faults) {
 	compile(path, issuers, f)

@@ -215,7 +215,7 @@ func TestPolicyFaults(t *testing.T) {
 		}
 	}
 	var f setting.Faults
-	CheckDeny("deny", []policy.Deny{{Name: "a", When: "true"}, {Name: "a", When: "true"}, {Name: "allow", When: "1"}, {}}, &f)
+	policy.Rules("deny", []policy.Deny{{Name: "a", When: "true"}, {Name: "a", When: "true"}, {Name: "allow", When: "1"}, {}}, &f)
 	for i, want := range []string{"deny[1].name: a is the name of another", "deny[2].name: allow is the name", "deny[2].when: is of type int", "deny[3].name: \"\" isn't 1 to 64", "deny[3].when: is empty"} {
 		if got := strings.Split(f.Err().Error(), "\n"); len(got) != 5 || !strings.HasPrefix(got[i], want) {
 			t.Errorf("%q, want %s", got, want)

@@ -9,7 +9,6 @@ import (
 	"crypto/rsa"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -264,9 +263,6 @@ func (r *Revoker) issuerOf(cert *x509.Certificate) *x509.Certificate {
 	return nil
 }
 
-// oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
-var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
-
 // mayRevoke is nil when by may revoke cert: an administrator; who would get the same
 // name from the same issuer now; or who has its key.
 func (by By) mayRevoke(cert *x509.Certificate, signature []byte) error {
@@ -282,7 +278,7 @@ func (by By) mayRevoke(cert *x509.Certificate, signature []byte) error {
 	says, err := extension.Parse(cert.Extensions)
 	want, err2 := ca.EncodeSAN(by.who.SAN())
 	if err != nil || err2 != nil || by.who.IsZero() || says.Issuer != by.who.Issuer() ||
-		!slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(oidSAN) && bytes.Equal(e.Value, want) }) {
+		!slices.ContainsFunc(cert.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(extension.OIDSAN) && bytes.Equal(e.Value, want) }) {
 		return fault.New(fault.AccessDenied, "the certificate isn't for the identity that the token vouches for, by name and issuer")
 	}
 	return nil

@@ -10,6 +10,8 @@ import (
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 )
 
 // FeedPath is where the feeds are served: feed.json, feed.atom, checkpoint.
@@ -67,7 +69,7 @@ func (f *Feed) json(w http.ResponseWriter, r *http.Request) {
 	size := f.log.Size()
 	next := max(from, min(size, from+pageStatements))
 	w.Header().Set("Content-Type", "application/json")
-	limitTime(w, maxStatement*pageStatements)
+	read.LimitTime(w, maxStatement*pageStatements)
 	fmt.Fprintf(w, `{"size":%d,"next":%d,"statements":[`, size, next)
 	for i := from; i < next; i++ { // each by itself, so that a reader holds one in memory
 		line, err := f.log.Line(i)

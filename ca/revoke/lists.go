@@ -26,6 +26,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -329,20 +330,9 @@ func (l *Lists) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("Content-Type", "application/pkix-crl") // RFC 2585 §4.2
 	h.Set("Cache-Control", fmt.Sprintf("public, max-age=%d", maxAge))
 	h.Set("ETag", fmt.Sprintf(`"%x-%x"`, info.ModTime().UnixNano(), info.Size()))
-	limitTime(w, info.Size())
+	read.LimitTime(w, info.Size())
 	http.ServeContent(w, r, "", info.ModTime(), f)
 }
-
-// limitTime bounds how long a client may take for an answer of so many bytes.
-func limitTime(w http.ResponseWriter, bytes int64) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime + time.Duration(bytes)*time.Second/answerSpeed))
-}
-
-// What a client may take for an answer: as a reader of a log.
-const (
-	answerTime  = 10 * time.Second
-	answerSpeed = 64 << 10 // bytes a second
-)
 
 var (
 	oidInvalidityDate    = asn1.ObjectIdentifier{2, 5, 29, 24} // RFC 5280 §5.3.2

@@ -286,8 +286,7 @@ func TestAudienceOfARequest(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("GITHUB_SERVER_URL", c.server)
-			ca.Accept(c.issuer)
-			ca.Set(clienttest.Knobs{Audience: c.audience})
+			ca.Set(clienttest.Knobs{Issuers: []string{c.issuer}, Audience: c.audience})
 			code, _, errText := mayfly(t, "", slices.Concat([]string{"request", "--ca", ca.URL}, outputs(t.TempDir()), c.args)...)
 			if code != exitOK || asked() != c.want || !strings.Contains(errText, c.says) || c.says == "" && strings.Contains(errText, "audience") {
 				t.Errorf("code %d, asked for %q, said\n%s", code, asked(), errText)
@@ -297,8 +296,7 @@ func TestAudienceOfARequest(t *testing.T) {
 	t.Setenv("GITLAB_CI", "true")
 	t.Setenv("CI_SERVER_URL", "https://gitlab.example.com")
 	t.Setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "")
-	ca.Accept("https://gitlab.example.com")
-	ca.Set(clienttest.Knobs{Audience: "https://ca.example.com"})
+	ca.Set(clienttest.Knobs{Issuers: []string{"https://gitlab.example.com"}, Audience: "https://ca.example.com"})
 	if code, _, errText := mayfly(t, "", append([]string{"request", "--ca", ca.URL}, outputs(t.TempDir())...)...); code != exitFailed || !strings.Contains(errText, "{aud: https://ca.example.com}") {
 		t.Errorf("GitLab without a token: code %d, %s", code, errText)
 	}
@@ -343,7 +341,7 @@ func TestIssuerToLogInAt(t *testing.T) {
 		{[]string{"http://issuer.example.com"}, exitUsage, "without encryption"},
 		{[]string{ca.URL}, exitUnavailable, "issuer " + ca.URL + ", the one that the CA accepts"},
 	} {
-		ca.Accept(c.accept...)
+		ca.Set(clienttest.Knobs{Issuers: c.accept})
 		args := append([]string{"request", "--ca", ca.URL, "--device"}, outputs(t.TempDir())...)
 		code, _, errText := mayfly(t, "", args...)
 		if code != c.code || !strings.Contains(errText, c.want) {

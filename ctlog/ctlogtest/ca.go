@@ -1,6 +1,5 @@
 // Package ctlogtest is what tests of logs share: a small CA that makes real
-// precertificate chains, a log key, a log without storage, and the conformance
-// suite that each kind of log passes.
+// precertificate chains, a log key, a log without storage, and a reader of logs.
 package ctlogtest
 
 import (
@@ -32,26 +31,24 @@ type CA struct {
 	signerKey            *ecdsa.PrivateKey
 	leaf                 *ecdsa.PrivateKey
 	serial               atomic.Int64
-	now                  func() time.Time
 }
 
 // NewCA makes a CA whose certificates are valid around the present.
 func NewCA(t testing.TB) *CA {
 	t.Helper()
-	ca := &CA{key: catest.Key(t), signerKey: catest.Key(t), leaf: catest.Key(t), now: time.Now}
+	ca := &CA{key: catest.Key(t), signerKey: catest.Key(t), leaf: catest.Key(t)}
 	rootKey := catest.Key(t)
 	authority := func(name string, pathLen int) *x509.Certificate {
-		return &x509.Certificate{
-			SerialNumber: big.NewInt(ca.serial.Add(1)), Subject: pkix.Name{CommonName: name},
-			NotBefore: ca.now().Add(-time.Hour), NotAfter: ca.now().Add(24 * time.Hour),
-			IsCA: true, BasicConstraintsValid: true, MaxPathLen: pathLen, MaxPathLenZero: pathLen == 0,
-			KeyUsage: x509.KeyUsageCertSign, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		}
+		template := catest.Authority("ctlogtest", name, time.Now().Add(-time.Hour), time.Now().Add(24*time.Hour))
+		template.SerialNumber = big.NewInt(ca.serial.Add(1))
+		template.MaxPathLen, template.MaxPathLenZero = pathLen, pathLen == 0
+		template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
+		return template
 	}
-	root := authority("ctlogtest root", 1)
+	root := authority("root", 1)
 	ca.Root = catest.Sign(t, root, nil, rootKey.Public(), rootKey)
-	ca.Intermediate = catest.Sign(t, authority("ctlogtest intermediate", 0), ca.Root, ca.key.Public(), rootKey)
-	signer := authority("ctlogtest precertificates", 0) // below a path length of 0: logs take it even so
+	ca.Intermediate = catest.Sign(t, authority("intermediate", 0), ca.Root, ca.key.Public(), rootKey)
+	signer := authority("precertificates", 0) // below a path length of 0: logs take it even so
 	signer.ExtKeyUsage, signer.UnknownExtKeyUsage = nil, []asn1.ObjectIdentifier{ctlog.OIDPrecertificateSigning}
 	ca.PrecertificateSigner = catest.Sign(t, signer, ca.Intermediate, ca.signerKey.Public(), ca.key)
 	return ca
@@ -60,25 +57,26 @@ func NewCA(t testing.TB) *CA {
 // Chain issues a precertificate with a serial of its own.
 func (ca *CA) Chain(t testing.TB) ctlog.Chain {
 	t.Helper()
-	precertificate := catest.Sign(t, ca.template(true), ca.Intermediate, ca.leaf.Public(), ca.key)
-	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.Intermediate.Raw, ca.Root.Raw})
+	return chain(t, [][]byte{ca.issue(t, ca.template(true)), ca.Intermediate.Raw, ca.Root.Raw})
+}
+
+// chain is what a log is asked to record, of DER, leaf first.
+func chain(t testing.TB, der [][]byte) ctlog.Chain {
+	t.Helper()
+	c, err := ctlog.NewChain(der[0], der[1:])
 	if err != nil {
 		t.Fatalf("making a chain: %v", err)
 	}
-	return chain
+	return c
 }
 
 // ChainOfSigner issues a precertificate that the signer signed. final is the
 // certificate that the intermediate would sign after it, with SCTs.
-func (ca *CA) ChainOfSigner(t testing.TB) (chain ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
+func (ca *CA) ChainOfSigner(t testing.TB) (_ ctlog.Chain, final func(scts ...ctlog.SCT) []byte) {
 	t.Helper()
 	template := ca.template(true)
 	precertificate := catest.Sign(t, template, ca.PrecertificateSigner, ca.leaf.Public(), ca.signerKey)
-	chain, err := ctlog.NewChain(precertificate.Raw, [][]byte{ca.PrecertificateSigner.Raw, ca.Intermediate.Raw, ca.Root.Raw})
-	if err != nil {
-		t.Fatalf("making a chain: %v", err)
-	}
-	return chain, func(scts ...ctlog.SCT) []byte {
+	return chain(t, [][]byte{precertificate.Raw, ca.PrecertificateSigner.Raw, ca.Intermediate.Raw, ca.Root.Raw}), func(scts ...ctlog.SCT) []byte {
 		list, err := ctlog.MarshalList(scts)
 		if err != nil {
 			t.Fatalf("encoding SCTs: %v", err)
@@ -88,7 +86,7 @@ func (ca *CA) ChainOfSigner(t testing.TB) (chain ctlog.Chain, final func(scts ..
 			t.Fatalf("encoding SCTs: %v", err)
 		}
 		template.ExtraExtensions = []pkix.Extension{{Id: ctlog.OIDSCTList, Value: value}}
-		return catest.Sign(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
+		return ca.issue(t, template)
 	}
 }
 
@@ -107,8 +105,7 @@ func (ca *CA) ChainOfSignerAfter(t testing.TB, edit func(leaf, signer *x509.Cert
 // Certificate issues a certificate without poison: DER, leaf first.
 func (ca *CA) Certificate(t testing.TB) [][]byte {
 	t.Helper()
-	leaf := catest.Sign(t, ca.template(false), ca.Intermediate, ca.leaf.Public(), ca.key)
-	return [][]byte{leaf.Raw, ca.Intermediate.Raw, ca.Root.Raw}
+	return [][]byte{ca.issue(t, ca.template(false)), ca.Intermediate.Raw, ca.Root.Raw}
 }
 
 // Issue issues what the template says, after edit changed it.
@@ -116,13 +113,18 @@ func (ca *CA) Issue(t testing.TB, precertificate bool, edit func(*x509.Certifica
 	t.Helper()
 	template := ca.template(precertificate)
 	edit(template)
+	return ca.issue(t, template)
+}
+
+func (ca *CA) issue(t testing.TB, template *x509.Certificate) []byte {
+	t.Helper()
 	return catest.Sign(t, template, ca.Intermediate, ca.leaf.Public(), ca.key).Raw
 }
 
 func (ca *CA) template(poisoned bool) *x509.Certificate {
 	c := &x509.Certificate{
 		SerialNumber: big.NewInt(ca.serial.Add(1)),
-		NotBefore:    ca.now().Add(-time.Minute), NotAfter: ca.now().Add(9 * time.Minute),
+		NotBefore:    time.Now().Add(-time.Minute), NotAfter: time.Now().Add(9 * time.Minute),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		URIs: []*url.URL{{Scheme: "https", Host: "example.com", Path: "/workflow"}},
 	}

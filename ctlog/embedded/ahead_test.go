@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -427,7 +428,7 @@ func TestFullTilesHaveNoPartialOnes(t *testing.T) {
 			t.Errorf("%s: %s", path, answer.Status)
 		}
 	}
-	reader.Consistent(t, ctlogtest.Head{Size: old.Size, Root: old.Root}, now)
+	reader.Consistent(t, checkpoint.Tree{Size: old.Size, Root: old.Root}, now)
 }
 
 // markOfVersion1 is a slot of a mark as earlier versions wrote it.

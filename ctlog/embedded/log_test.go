@@ -97,13 +97,3 @@ func serve(t testing.TB, l *embedded.Log) (url string, c *http.Client) {
 	t.Cleanup(s.Close)
 	return s.URL + l.Prefix(), s.Client()
 }
-
-func TestConformance(t *testing.T) {
-	t.Parallel()
-	ctlogtest.Run(t, "embedded, in process", func(t *testing.T) ctlogtest.Fixture {
-		b := newBench(t)
-		l := b.open(t)
-		url, c := serve(t, l)
-		return ctlogtest.Fixture{Log: l, CA: b.ca, URL: url, Client: c}
-	})
-}

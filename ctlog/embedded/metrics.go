@@ -52,17 +52,14 @@ func newMetrics(r prometheus.Registerer, l *Log) (*metrics, error) {
 
 // gauges read the log when they are scraped.
 func (l *Log) gauges() []prometheus.Collector {
-	gauge := func(name, help string, read func() float64) prometheus.Collector {
-		return metric.Read(name, help, nil, read)
-	}
 	return []prometheus.Collector{
-		gauge("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", func() float64 { return float64(len(l.queue)) }),
-		gauge("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", func() float64 { return float64(l.backlog.now().published.Size) }),
-		gauge("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.",
+		metric.Read("mayfly_ctlog_queued_entries", "Entries that wait for the next batch.", nil, func() float64 { return float64(len(l.queue)) }),
+		metric.Read("mayfly_ctlog_tree_size", "Entries that the published checkpoint covers.", nil, func() float64 { return float64(l.backlog.now().published.Size) }),
+		metric.Read("mayfly_ctlog_checkpoint_age_seconds", "Age of the published checkpoint; a log that doesn't grow signs one every ten minutes.", nil,
 			func() float64 { return l.o.Now().Sub(l.backlog.now().published.Signed()).Seconds() }),
-		gauge("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", func() float64 { return float64(len(l.backlog.now().entries)) }),
-		gauge("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", func() float64 { return l.mergeDelay().Seconds() }),
-		gauge("mayfly_ctlog_free_bytes", "Free space on the log's disk.", func() float64 {
+		metric.Read("mayfly_ctlog_unintegrated_entries", "Entries that are durable and not in the tree yet.", nil, func() float64 { return float64(len(l.backlog.now().entries)) }),
+		metric.Read("mayfly_ctlog_merge_delay_seconds", "How long entries have been waiting for a checkpoint that covers them.", nil, func() float64 { return l.mergeDelay().Seconds() }),
+		metric.Read("mayfly_ctlog_free_bytes", "Free space on the log's disk.", nil, func() float64 {
 			free, err := l.o.free(string(l.dir))
 			if err != nil {
 				return math.NaN() // which no alarm mistakes for a healthy value

@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
+	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
@@ -70,7 +70,7 @@ func loseNothing(t *testing.T, n int, mount mounting) {
 	b, d := newDisk(t)
 	b.o.SetLockWait(5 * time.Second)
 	promised := make(map[uint64]string)
-	var before ctlogtest.Head
+	var before checkpoint.Tree
 	for i := range n {
 		place := mount(t, b, d)
 		for index, hash := range runAndKill(t, b) {

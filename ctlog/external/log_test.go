@@ -87,14 +87,6 @@ func open(t *testing.T, before front, edit func(*external.Config)) fixture {
 	return f
 }
 
-func TestConformance(t *testing.T) {
-	t.Parallel()
-	ctlogtest.Run(t, "embedded, over HTTP", func(t *testing.T) ctlogtest.Fixture {
-		f := open(t, nil, nil)
-		return ctlogtest.Fixture{Log: f, CA: f.ca, URL: f.url}
-	})
-}
-
 func status(code int, header ...string) front {
 	return func(w http.ResponseWriter, _ *http.Request, _ http.Handler) {
 		for i := 0; i+1 < len(header); i += 2 {

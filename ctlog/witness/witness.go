@@ -305,10 +305,8 @@ type metrics struct {
 func newMetrics(witnesses []*witness) *metrics {
 	m := &metrics{
 		offers: metric.Counter("mayfly_ctlog_witness_offers_total", "Checkpoints by what each witness made of them.", "witness", "outcome"),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
-			Name: "mayfly_ctlog_witness_seconds", Help: "Time from offering a checkpoint to a witness to its answer or its failure.",
-			Buckets: []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10},
-		}, []string{"witness"}),
+		seconds: metric.Histogram("mayfly_ctlog_witness_seconds", "Time from offering a checkpoint to a witness to its answer or its failure.",
+			[]float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10}, "witness"),
 		sizes: metric.Gauge("mayfly_ctlog_witness_tree_size", "Entries of the last checkpoint that each witness cosigned for this process.", "witness"),
 		cosignatures: prometheus.NewGauge(prometheus.GaugeOpts{
 			Name: "mayfly_ctlog_checkpoint_cosignatures", Help: "Cosignatures of the last checkpoint that was offered to the witnesses.",

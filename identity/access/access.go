@@ -67,19 +67,14 @@ func (c Config) compile(path string, f *setting.Faults) *compiled {
 	return &compiled{map[Right][]policy.Rule{Read: append(rules("readers", c.Readers), admins...), Administer: admins}, c.Loopback}
 }
 
-// Verifier says whose a token is: identity.Verifier. Its error is fault.From's to classify.
-type Verifier interface {
-	Caller(ctx context.Context, token string) (*policy.Input, error)
-}
-
 // Access grants rights. It is safe for concurrent use.
 type Access struct {
-	verifier Verifier
+	verifier *identity.Verifier
 	current  atomic.Pointer[compiled]
 }
 
 // New checks c. The error is a *setting.FaultError.
-func New(c Config, v Verifier) (*Access, error) {
+func New(c Config, v *identity.Verifier) (*Access, error) {
 	a := &Access{verifier: v}
 	commit, err := a.Prepare(c)
 	if err == nil {
@@ -107,7 +102,7 @@ type Grant struct {
 const Loopback = "loopback"
 
 // Grant finds out whether the bearer of token, at the address from, has a right. The
-// error is the Verifier's, or of the reason TokenMissing or AccessDenied.
+// error is the verifier's, or of the reason TokenMissing or AccessDenied.
 func (a *Access) Grant(ctx context.Context, want Right, token string, from netip.Addr) (Grant, error) {
 	c, g := a.current.Load(), Grant{Right: want}
 	if token == "" {

@@ -11,6 +11,15 @@ import (
 	"testing"
 )
 
+// OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
+// It is a copy, and nil for a number outside the table.
+func OID(number int) asn1.ObjectIdentifier {
+	if rowFor(number) == nil {
+		return nil
+	}
+	return under(number)
+}
+
 // full has a value of its own in every field.
 func full() Set {
 	var s Set

@@ -16,8 +16,8 @@ type SAN struct {
 	Value string `json:"value"`
 }
 
-// oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
-var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
+// OIDSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
+var OIDSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // The tags of a GeneralName (RFC 5280 §4.2.1.6): those that are texts, and those that are shown in hex.
 var (
@@ -35,7 +35,7 @@ const (
 func SANs(cert *x509.Certificate) []SAN {
 	list := []SAN{}
 	for _, e := range cert.Extensions {
-		if !e.Id.Equal(oidSAN) {
+		if !e.Id.Equal(OIDSAN) {
 			continue
 		}
 		input, entries := cryptobyte.String(e.Value), cryptobyte.String(nil)

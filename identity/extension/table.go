@@ -62,15 +62,6 @@ func under(last int) asn1.ObjectIdentifier {
 	return append(slices.Clone(arc), last)
 }
 
-// OID is the extension's identifier for one of the numbers 1 to 6 and 8 to 24.
-// It is a copy, and nil for a number outside the table.
-func OID(number int) asn1.ObjectIdentifier {
-	if rowFor(number) == nil {
-		return nil
-	}
-	return under(number)
-}
-
 // rowFor finds the row of an arc, or nil.
 func rowFor(number int) *row {
 	for i := range table {

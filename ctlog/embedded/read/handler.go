@@ -138,16 +138,16 @@ func (a *API) handler(posts map[string]HandlerFunc, enter func(*http.Request) (*
 			}
 			defer place.Leave()
 			if methods == readMethods {
-				limitTime(w, 0)
+				LimitTime(w, 0)
 			}
 			return serve(w, r, place)
 		})
 	})
 }
 
-// limitTime bounds from now on how long the reader may take for an answer of so many
+// LimitTime bounds from now on how long the reader may take for an answer of so many
 // bytes. What can't be limited here has the limit of its server.
-func limitTime(w http.ResponseWriter, bytes int64) {
+func LimitTime(w http.ResponseWriter, bytes int64) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(answerTime + time.Duration(bytes)*time.Second/answerSpeed))
 }
 
@@ -277,12 +277,12 @@ func (a *API) serveTile(w http.ResponseWriter, r *http.Request, p *Place) (err e
 			return err
 		}
 	}
-	limitTime(w, length)
+	LimitTime(w, length)
 	return send(w, r, "application/octet-stream", cacheForever, t.Name(), tile)
 }
 
 func sendPacked(w http.ResponseWriter, r *http.Request, t logdir.TilePath, packed []byte) error {
-	limitTime(w, int64(len(packed)))
+	LimitTime(w, int64(len(packed)))
 	w.Header().Set("Content-Encoding", "gzip")
 	return send(w, r, "application/octet-stream", cacheForever, t.Name()+"+gzip", bytes.NewReader(packed))
 }

@@ -274,7 +274,7 @@ func (a *API) getEntries(w http.ResponseWriter, r *http.Request, p *Place) error
 	if err := p.spend(r.Context(), read+int64(length)); err != nil {
 		return err
 	}
-	limitTime(w, int64(length))
+	LimitTime(w, int64(length))
 	w.Header().Set("Content-Type", "application/json")
 	w.Header().Set("Cache-Control", cacheNever)
 	w.Header().Set("Content-Length", strconv.FormatInt(int64(length), 10))

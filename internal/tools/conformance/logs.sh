@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Holds every kind of log that runs here to one suite (ctlog/ctlogtest), lets a
+# Holds every kind of log that runs here to one suite (ctlog/conformance_test.go), lets a
 # whole Mayfly issue through a foreign log, and says which ran:
 #
 #   logs.sh            compares the table with docs/log-conformance.md
@@ -9,31 +9,43 @@
 set -euo pipefail
 cd "$(dirname "$0")/../../.."
 doc=docs/log-conformance.md
-MAYFLY_LOG_TABLE=$(mktemp -d)
-export MAYFLY_LOG_TABLE
-trap 'rm -rf "$MAYFLY_LOG_TABLE"' EXIT
+suite_out=$(mktemp -d)
+export suite_out
+trap 'rm -rf "$suite_out"' EXIT
 
-go test -count=1 -timeout=5m -run '^TestConformance$' ./ctlog/embedded ./ctlog/external
+# suite runs go test with the arguments, shows what it says, and keeps its events.
+suite() {
+  go test -count=1 -timeout=5m -json "$@" | tee -a "$suite_out/events" | jq -j 'select(.Action | IN("output", "build-output")).Output'
+}
 beside_ctfe() {
-  go test -count=1 -timeout=5m -tags conformance -run '^TestCTFE$' -v ./ctlog/external
+  suite -tags conformance -run '^TestCTFE$' ./ctlog
   cd internal/tools/conformance && go test -count=1 -timeout=5m -run '^TestCTFE$' -v .
 }
-export -f beside_ctfe
-internal/tools/conformance/trillian.sh bash -ec beside_ctfe
+export -f suite beside_ctfe
+suite -run '^TestConformance$' ./ctlog
+internal/tools/conformance/trillian.sh bash -eo pipefail -c beside_ctfe
 
+# rows are the kinds of log, each with what came of the parts of the suite, in their order.
+rows() {
+  jq -r -s --arg head "$1" '. as $all | .[] | select(.Action == "attr" and .Key == "log") | . as $log
+    | [$all[] | select(.Package == $log.Package and (.Test // "" | startswith($log.Test + "/")) and (.Action | IN("pass", "fail", "skip")))]
+    | if $head != "" then [$head, (.[].Test | ltrimstr($log.Test + "/") | gsub("_"; " "))]
+      else [$log.Value, (.[].Action | {pass: "passes", fail: "failed", skip: "did not run"}[.])] end
+    | "| " + join(" | ") + " |"' "$suite_out/events"
+}
 table() {
   sed -n '1,/^<!-- table -->$/p' "$doc"
   echo
-  cat "$MAYFLY_LOG_TABLE"/0-head.md
-  head -1 "$MAYFLY_LOG_TABLE"/0-head.md | sed 's/[^|]\{1,\}/---/g'
-  LC_ALL=C sort -r "$MAYFLY_LOG_TABLE"/1-*.md
+  rows log | sed -n 1p
+  rows log | sed -n '1s/[^|]\{1,\}/---/gp'
+  rows "" | LC_ALL=C sort -r
   echo
   sed -n '/^<!-- end -->$/,$p' "$doc"
 }
-table >"$MAYFLY_LOG_TABLE/doc"
+table >"$suite_out/doc"
 if [ "${1-}" = --write ]; then
-  cp "$MAYFLY_LOG_TABLE/doc" "$doc"
-elif ! diff "$doc" "$MAYFLY_LOG_TABLE/doc"; then
+  cp "$suite_out/doc" "$doc"
+elif ! diff "$doc" "$suite_out/doc"; then
   echo "$doc says otherwise: mend it with internal/tools/conformance/logs.sh --write" >&2
   exit 1
 fi

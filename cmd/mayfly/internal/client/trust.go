@@ -4,7 +4,6 @@ import (
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
-	"encoding/asn1"
 	"errors"
 	"fmt"
 	"slices"
@@ -51,7 +50,7 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 	// A SAN that holds nothing but an OtherName is critical and unknown to
 	// crypto/x509; it is read by package inspect instead.
 	checked := *leaf
-	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
+	checked.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), extension.OIDSAN.Equal)
 	last := errors.New("it lists no authority for that time")
 	for _, authority := range t.root.Authorities {
 		if !authority.Holds(at) {
@@ -187,9 +186,6 @@ func (t *Trust) Verify(leaf *x509.Certificate, key *Key, token *Token, unlogged 
 	return nil, problem(Unverified, "check that the trusted root is the CA's current one",
 		"no SCT of the certificate could be verified").because(errors.Join(reasons...))
 }
-
-// oidSAN is the subjectAltName extension (RFC 5280 §4.2.1.6).
-var oidSAN = asn1.ObjectIdentifier{2, 5, 29, 17}
 
 // checkSubject compares what the certificate says of the identity with the
 // token that was sent. It knows no issuer's rule, so of a URI it can't tell how

@@ -116,8 +116,7 @@ func TestTrustedRootIsRefused(t *testing.T) {
 func TestFetchTrustAndIssuers(t *testing.T) {
 	t.Parallel()
 	ca := clienttest.New(t)
-	ca.Accept("https://one.example.com", "", "https://two.example.com")
-	ca.Set(clienttest.Knobs{Audience: "https://ca.example.com"})
+	ca.Set(clienttest.Knobs{Issuers: []string{"https://one.example.com", "", "https://two.example.com"}, Audience: "https://ca.example.com"})
 	trust, digest, err := FetchTrust(t.Context(), newHTTP(t), Retry{}, ca.URL+"/trusted_root.json")
 	if err != nil || trust == nil || len(digest) != 64 {
 		t.Errorf("got %v, %q, %v", trust, digest, err)

@@ -117,7 +117,7 @@ func TestBadRSAKeysAreRefused(t *testing.T) {
 	t.Parallel()
 	r := newRig(t, nil)
 	e := big.NewInt(65537)
-	good := identitytest.New(t).Key().N
+	good := startIssuer(t).Key().N
 	prime, err := rand.Prime(rand.Reader, 1024)
 	if err != nil {
 		t.Fatal(err)
@@ -229,7 +229,7 @@ func TestBadCertificateSigningRequestsAreRefused(t *testing.T) {
 	good := request(&x509.CertificateRequest{Subject: pkix.Name{CommonName: "alice"}}, r.key)
 	flipped := bytes.Clone(good)
 	flipped[len(flipped)-1] ^= 1
-	weak := identitytest.New(t).Key()
+	weak := startIssuer(t).Key()
 	relabelled := func(oid asn1.ObjectIdentifier) []byte { // the signature algorithm is named another
 		var csr struct {
 			Info      asn1.RawValue

@@ -17,8 +17,6 @@ import (
 	"testing"
 
 	"github.com/go-jose/go-jose/v4"
-
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 )
 
 // forge makes a compact JWS of any header over any bytes, right or wrong. The
@@ -33,7 +31,7 @@ import (
 //   - []byte: HMAC-SHA256; an empty slice leaves the signature empty
 //
 // The hash is the one that alg names, or else SHA-256.
-func forge(t testing.TB, i *identitytest.Issuer, header map[string]any, payload []byte, key any) string {
+func forge(t testing.TB, i *faultyIssuer, header map[string]any, payload []byte, key any) string {
 	t.Helper()
 	own := i.Key()
 	full := map[string]any{"alg": "RS256", "kid": keyID(t, own.Public()), "typ": "JWT"}
@@ -117,7 +115,7 @@ func keyID(t testing.TB, public crypto.PublicKey) string {
 // A live issuer has a key of its own, so that one's token is refused by another.
 func TestForgedByAnotherIssuer(t *testing.T) {
 	t.Parallel()
-	one, two := identitytest.New(t), identitytest.New(t)
+	one, two := startIssuer(t), startIssuer(t)
 	forged := forge(t, one, map[string]any{"kid": keyID(t, two.Key().Public())}, payloadOf(t, two), one.Key())
 	if _, err := two.Verifier(t).Authenticate(t.Context(), forged); err == nil {
 		t.Error("a token signed by another issuer's key was accepted")
@@ -125,7 +123,7 @@ func TestForgedByAnotherIssuer(t *testing.T) {
 }
 
 // payloadOf is the payload of a good token.
-func payloadOf(t *testing.T, i *identitytest.Issuer) []byte {
+func payloadOf(t *testing.T, i *faultyIssuer) []byte {
 	t.Helper()
 	jws, err := jose.ParseSignedCompact(i.Token(t, nil), []jose.SignatureAlgorithm{jose.RS256})
 	if err != nil {
@@ -138,7 +136,7 @@ func payloadOf(t *testing.T, i *identitytest.Issuer) []byte {
 // accepted, and go-jose verifies each kind of signature.
 func TestForge(t *testing.T) {
 	t.Parallel()
-	i := identitytest.New(t)
+	i := startIssuer(t)
 	if _, err := i.Verifier(t).Authenticate(t.Context(), forge(t, i, nil, payloadOf(t, i), nil)); err != nil {
 		t.Errorf("the issuer's own token was refused: %v", err)
 	}

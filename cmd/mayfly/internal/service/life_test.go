@@ -29,7 +29,6 @@ import (
 	"google.golang.org/protobuf/types/dynamicpb"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -69,7 +68,7 @@ func deciding(page string) string {
 func TestIssuerUnreachableAtStart(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, func(r *rig, _ *config.Config) {
-		r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
+		r.issuer.Break(issuerDiscovery, failing(http.StatusServiceUnavailable))
 	})
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: failing\nlog: ok\n")
 	if code, _ := r.readiness(t); code != http.StatusServiceUnavailable {
@@ -79,7 +78,7 @@ func TestIssuerUnreachableAtStart(t *testing.T) {
 		t.Errorf("/healthz: %d, %v", code, err)
 	}
 	r.refuses(t, "no keys yet", r.signingRequest(t, r.token(t, nil)), fault.IssuerUnavailable)
-	r.issuer.Break(identitytest.Discovery, nil)
+	r.issuer.Break(issuerDiscovery, nil)
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
 	r.issues(t, "recovered", r.signingRequest(t, r.token(t, nil)))
 }
@@ -87,14 +86,14 @@ func TestIssuerUnreachableAtStart(t *testing.T) {
 // One issuer that is down is no reason to send the others' clients away, and a warning.
 func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 	t.Parallel()
-	down := identitytest.New(t)
-	down.Break(identitytest.Discovery, down.Hang())
+	down := startIssuer(t)
+	down.Break(issuerDiscovery, down.Hang())
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, down.Config()) })
 	r.issues(t, "of the issuer that is up", r.signingRequest(t, r.token(t, nil)))
 	warning := func(of, why string) string {
 		return "authority: ok\naudit: ok\nissuers: warning: " + of + why + "\nlog: ok\n"
 	}
-	down.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
+	down.Break(issuerDiscovery, failing(http.StatusServiceUnavailable))
 	r.awaitReadiness(t, warning(down.URL, ": its tokens can't be verified, for want of its keys (bad answer)"))
 	if code, text := r.readiness(t); code != http.StatusOK {
 		t.Errorf("/readyz: %d %s", code, text)
@@ -103,7 +102,7 @@ func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 		t.Errorf("of the dependencies %v work, %v warn", scrape["mayfly_dependency_working"], scrape["mayfly_dependency_warning"])
 	}
 	poll(t, "a line in the log", func() bool { return strings.Contains(r.lines.String(), "a dependency works, with a warning") })
-	down.Break(identitytest.Discovery, nil)
+	down.Break(issuerDiscovery, nil)
 	r.awaitReadiness(t, "authority: ok\naudit: ok\nissuers: ok\nlog: ok\n")
 	poll(t, "another line", func() bool { return strings.Contains(r.lines.String(), "a dependency's warning has ended") })
 }
@@ -113,8 +112,8 @@ func TestOneOfTwoIssuersUnreachable(t *testing.T) {
 func TestHangingIssuerLeavesRoom(t *testing.T) {
 	t.Parallel()
 	const tokens, most = 300, 256
-	down := identitytest.New(t)
-	down.Break(identitytest.Discovery, down.Hang())
+	down := startIssuer(t)
+	down.Break(issuerDiscovery, down.Hang())
 	r := newRig(t, func(_ *rig, c *config.Config) {
 		c.Issuers = append(c.Issuers, down.Config())
 		c.Server.Limits.Issuances = most

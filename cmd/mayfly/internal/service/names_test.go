@@ -10,7 +10,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -18,7 +17,7 @@ import (
 
 func TestNamesInCertificates(t *testing.T) {
 	t.Parallel()
-	people := identitytest.New(t)
+	people := startIssuer(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {
 		u := people.Config()
 		u.Type, u.SubjectDomain = identity.TypeUsername, "people.example.com"
@@ -65,7 +64,7 @@ func opensslName(t *testing.T, leaf *x509.Certificate) string {
 
 func TestSubjectsInCertificates(t *testing.T) {
 	t.Parallel()
-	services := identitytest.New(t)
+	services := startIssuer(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {
 		u := services.Config()
 		u.Type, u.SubjectDomain = identity.TypeURI, "https://allowed.example"

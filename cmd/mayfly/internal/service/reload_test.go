@@ -15,7 +15,6 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -218,7 +217,7 @@ func TestFileChangeReloads(t *testing.T) {
 	r.expect(t, "without its file", 1, 1)
 	r.look(3)
 	r.expect(t, "nothing new", 1, 1)
-	_, text, err := get(t.Context(), r.issuer.URL+identitytest.Keys)
+	_, text, err := get(t.Context(), r.issuer.URL+issuerKeys)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,8 +238,8 @@ func TestReloadUnderLoad(t *testing.T) {
 		limits := &c.Server.RateLimits
 		limits.PerAddress.Rate, limits.PerPrincipal.Rate = 0, 0
 	})
-	r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
-	r.issuer.Break(identitytest.Keys, identitytest.Status(http.StatusServiceUnavailable))
+	r.issuer.Break(issuerDiscovery, failing(http.StatusServiceUnavailable))
+	r.issuer.Break(issuerKeys, failing(http.StatusServiceUnavailable))
 	o := r.signingRequest(t, r.token(t, nil))
 	ctx, stop := context.WithCancel(t.Context())
 	defer stop()

@@ -203,7 +203,7 @@ func openssl(t *testing.T, list []byte, chain []*x509.Certificate) (string, erro
 // on record, with the name where the token is genuine.
 func TestSelfService(t *testing.T) {
 	t.Parallel()
-	other := identitytest.New(t)
+	other := startIssuer(t)
 	r := newRig(t, func(r *rig, c *config.Config) {
 		revoking(t, r, c)
 		c.Issuers = append(c.Issuers, other.Config())

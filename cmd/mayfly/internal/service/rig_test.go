@@ -45,7 +45,7 @@ const canary = "canary-4ad1c0ffee"
 // `mayfly init` makes it, with real files, a real issuer and real listeners.
 type rig struct {
 	*Service
-	issuer  *identitytest.Issuer
+	issuer  *faultyIssuer
 	dir     string
 	lines   *lines                 // the service's log, from debug
 	further []ctlog.EmbeddedConfig // logs of its own that it didn't begin with
@@ -91,7 +91,7 @@ func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 // startRigFrom is startRig with a place to read the configuration from again.
 func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from Source) *rig {
 	t.Helper()
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, now: time.Now, private: []string{canary}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, now: time.Now, private: []string{canary}}
 	r.key = newKey(t)
 	c := r.configuration(t)
 	if edit != nil {

@@ -22,7 +22,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -228,7 +227,7 @@ func freeze(t *testing.T, dir string, log ctlog.EmbeddedConfig, end time.Time) c
 func TestFrozenLogIsHeldToItsPromises(t *testing.T) {
 	t.Parallel()
 	end := time.Now().Add(time.Minute).UTC().Truncate(time.Second)
-	r := &rig{issuer: identitytest.New(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
 	c := r.configuration(t)
 	old := c.CTLog.Embedded
 	c.CTLog.Embedded = newShard(t, r.dir, "next", end)

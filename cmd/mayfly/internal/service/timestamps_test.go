@@ -17,7 +17,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -179,7 +178,7 @@ func TestTimestampAuthoritiesFollow(t *testing.T) {
 func TestCheckTimestamps(t *testing.T) {
 	t.Parallel()
 	r := &rig{dir: filepath.Join(t.TempDir(), "ca")}
-	r.issuer = identitytest.New(t)
+	r.issuer = startIssuer(t)
 	c := r.configuration(t)
 	stamps(c, filepath.Join(r.dir, authorityName))
 	check := func(at time.Time) (*Components, error) {

@@ -94,7 +94,7 @@ func TestTokenAlgorithms(t *testing.T) {
 	r.refusesToken(t, "ES256 key, RS256 header", forge(t, r.issuer, nil, payload, ec), fault.TokenSignature)
 	r.refusesToken(t, "RSA key, ES256 header", forge(t, r.issuer, map[string]any{"alg": "ES256"}, payload, nil), fault.TokenAlgorithm, fault.TokenSignature)
 	r.refusesToken(t, "empty signature", forge(t, r.issuer, nil, payload, []byte{}), fault.TokenMalformed, fault.TokenSignature)
-	r.refusesToken(t, "another key", forge(t, r.issuer, nil, payload, identitytest.New(t).Key()), fault.TokenSignature)
+	r.refusesToken(t, "another key", forge(t, r.issuer, nil, payload, startIssuer(t).Key()), fault.TokenSignature)
 	parts := strings.Split(r.token(t, nil), ".")
 	r.refusesToken(t, "another payload", parts[0]+"."+b64(string(r.claims(t, map[string]any{"email": "mallory@example.com"})))+"."+parts[2], fault.TokenSignature)
 }
@@ -116,7 +116,7 @@ func TestTokenHeadersThatBringKeys(t *testing.T) {
 	r := newRig(t, nil)
 	url, asked := trap(t)
 	before := r.issuer.TotalRequests()
-	mine := identitytest.New(t)
+	mine := startIssuer(t)
 	for name, header := range map[string]map[string]any{
 		"jku": {"jku": url + "/keys"}, "x5u": {"x5u": url + "/chain"}, "x5c": {"x5c": []string{"MIIB"}},
 		"jwk":          {"jwk": jose.JSONWebKey{Key: mine.Key().Public(), Algorithm: "RS256"}},
@@ -132,7 +132,7 @@ func TestTokenHeadersThatBringKeys(t *testing.T) {
 
 func TestTokenKeyIDs(t *testing.T) {
 	t.Parallel()
-	other := identitytest.New(t)
+	other := startIssuer(t)
 	r := newRig(t, func(_ *rig, c *config.Config) { c.Issuers = append(c.Issuers, other.Config()) })
 	r.issues(t, "the other issuer's own", r.signingRequest(t, other.Token(t, nil)))
 	kid := keyID(t, other.Key().Public())
@@ -145,7 +145,7 @@ func TestTokenKeyIDs(t *testing.T) {
 	all.Wait()
 	r.refusesToken(t, "kid of 100 kB", forge(t, r.issuer, map[string]any{"kid": strings.Repeat("k", 100<<10)}, r.claims(t, nil), nil), fault.BodyTooLarge, fault.TokenTooLarge)
 	r.refusesToken(t, "kid of another type", forge(t, r.issuer, map[string]any{"kid": []int{1}}, r.claims(t, nil), nil), fault.TokenMalformed)
-	if n := r.issuer.Requests(identitytest.Keys); n > 3 {
+	if n := r.issuer.Requests(issuerKeys); n > 3 {
 		t.Errorf("the keys were fetched %d times: unknown kids may cause one fetch a second", n)
 	}
 }
@@ -288,7 +288,7 @@ func TestEmailVerified(t *testing.T) {
 
 func TestHostileClaims(t *testing.T) {
 	t.Parallel()
-	cluster, ci := identitytest.New(t), identitytest.New(t)
+	cluster, ci := startIssuer(t), startIssuer(t)
 	r := newRig(t, func(_ *rig, c *config.Config) {
 		k, g := cluster.Config(), ci.Config()
 		k.Type, g.Type, g.Preset = identity.TypeKubernetes, identity.TypeCI, "github"

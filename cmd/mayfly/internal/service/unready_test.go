@@ -16,7 +16,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
 	"github.com/mayfly-ca/mayfly/config"
-	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -25,7 +24,7 @@ import (
 func TestWhatCantIssueServesTheRest(t *testing.T) {
 	t.Parallel()
 	r := startRig(t, func(r *rig, c *config.Config) {
-		r.issuer.Break(identitytest.Discovery, identitytest.Status(http.StatusServiceUnavailable))
+		r.issuer.Break(issuerDiscovery, failing(http.StatusServiceUnavailable))
 		revoking(t, r, c)
 		published(t, r, c)
 	})

@@ -7,8 +7,6 @@ import (
 	"cmp"
 	"crypto"
 	"crypto/ecdsa"
-	"crypto/elliptic"
-	"crypto/rand"
 	"crypto/sha256"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -16,13 +14,14 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"errors"
 	"fmt"
-	"math/big"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -43,7 +42,8 @@ type Knobs struct {
 	Detached     bool                                              // answer in the detached form
 	Edit         func(leaf *x509.Certificate)                      // change the certificate before it is signed
 	Answer       func(w http.ResponseWriter, r *http.Request) bool // answer instead, when it returns true
-	Audience     string                                            // what the configuration names for each issuer
+	Issuers      []string                                          // what the configuration lists
+	Audience     string                                            // what it names for each of them
 	LogEnd       time.Time                                         // the end of the log's window
 	AuthorityEnd time.Time                                         // the end of the authority's window
 }
@@ -55,9 +55,9 @@ type CA struct {
 
 	mu       sync.Mutex
 	Knobs    Knobs
-	Issuers  []string // what GET /api/v2/configuration lists
-	requests int
+	requests atomic.Int64
 
+	t      testing.TB
 	chain  []*x509.Certificate // intermediate, root
 	signer *ecdsa.PrivateKey
 	log    *ecdsa.PrivateKey
@@ -66,7 +66,7 @@ type CA struct {
 // New starts a CA on loopback that ends with the test.
 func New(t testing.TB) *CA {
 	t.Helper()
-	c := &CA{Start: time.Now().Add(-time.Minute).UTC().Truncate(time.Second), log: catest.Key(t), signer: catest.Key(t)}
+	c := &CA{t: t, Start: time.Now().Add(-time.Minute).UTC().Truncate(time.Second), log: catest.Key(t), signer: catest.Key(t)}
 	rootKey := catest.Key(t)
 	root := catest.Sign(t, catest.Authority("clienttest", "root", c.Start.Add(-time.Hour), c.Start.AddDate(10, 0, 0)), nil, rootKey.Public(), rootKey)
 	template := catest.Authority("clienttest", "intermediate", c.Start.Add(-time.Hour), c.Start.AddDate(5, 0, 0))
@@ -91,19 +91,8 @@ func (c *CA) Set(k Knobs) {
 	c.Knobs = k
 }
 
-// Accept says which issuers the configuration lists.
-func (c *CA) Accept(issuers ...string) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.Issuers = issuers
-}
-
 // Requests is how often a certificate was asked for.
-func (c *CA) Requests() int {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	return c.requests
-}
+func (c *CA) Requests() int { return int(c.requests.Load()) }
 
 // Chain is the intermediate and the root.
 func (c *CA) Chain() []*x509.Certificate { return c.chain }
@@ -112,10 +101,7 @@ func (c *CA) Chain() []*x509.Certificate { return c.chain }
 func (c *CA) TrustedRoot() []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	spki, err := x509.MarshalPKIXPublicKey(c.log.Public())
-	if err != nil {
-		return nil // a P-256 key always encodes
-	}
+	spki := catest.SPKI(c.t, c.log.Public())
 	id := sha256.Sum256(spki)
 	span := func(end time.Time) map[string]string {
 		w := map[string]string{"start": c.Start.Add(-time.Hour).Format(time.RFC3339)}
@@ -141,10 +127,16 @@ func (c *CA) TrustedRoot() []byte {
 			"logId":     object{"keyId": id[:]},
 		}},
 	})
-	if err != nil {
-		return nil // plain data always encodes
-	}
+	c.must(err)
 	return append(document, '\n')
+}
+
+// must fails the test where the CA itself can't go on.
+func (c *CA) must(err error) {
+	c.t.Helper()
+	if err != nil {
+		c.t.Errorf("clienttest: %v", err)
+	}
 }
 
 func (c *CA) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
@@ -155,15 +147,15 @@ func (c *CA) serveConfiguration(w http.ResponseWriter, _ *http.Request) {
 		Audience string `json:"audience"`
 	}
 	list := []issuer{}
-	for _, u := range c.Issuers {
+	for _, u := range c.Knobs.Issuers {
 		list = append(list, issuer{u, c.Knobs.Audience})
 	}
 	_ = json.NewEncoder(w).Encode(map[string]any{"issuers": list})
 }
 
 func (c *CA) serveCertificate(w http.ResponseWriter, r *http.Request) {
+	c.requests.Add(1)
 	c.mu.Lock()
-	c.requests++
 	knobs := c.Knobs
 	c.mu.Unlock()
 	if knobs.Answer != nil && knobs.Answer(w, r) {
@@ -212,49 +204,35 @@ func (c *CA) Issue(token string, spki, proof, csr []byte) ([]string, error) {
 		return nil, err
 	}
 	if c.Knobs.OtherKey {
-		other, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
-		if err != nil {
-			return nil, err
-		}
-		public = other.Public()
+		public = catest.Key(c.t).Public()
 	}
-	leaf, err := c.sign(claims, public)
-	if err != nil {
-		return nil, err
-	}
-	chain := []string{encode(leaf)}
-	for _, cert := range c.chain {
-		chain = append(chain, encode(cert.Raw))
+	var chain []string
+	for _, cert := range append([]*x509.Certificate{c.sign(claims, public)}, c.chain...) {
+		chain = append(chain, string(catest.PEM(cert)))
 	}
 	return chain, nil
 }
 
-func encode(der []byte) string {
-	return string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))
+type claims struct {
+	Issuer  string `json:"iss"`
+	Subject string `json:"sub"`
+	Email   string `json:"email"`
 }
-
-type claims struct{ Issuer, Subject, Email string }
 
 func (c claims) challenge() string {
 	return cmp.Or(c.Email, c.Subject)
 }
 
-func readClaims(token string) (claims, error) {
+func readClaims(token string) (c claims, err error) {
 	parts := strings.Split(token, ".")
 	if len(parts) != 3 {
-		return claims{}, fmt.Errorf("the token has %d parts", len(parts))
+		return c, fmt.Errorf("the token has %d parts", len(parts))
 	}
 	payload, err := base64.RawURLEncoding.DecodeString(parts[1])
-	if err != nil {
-		return claims{}, err
+	if err == nil {
+		err = json.Unmarshal(payload, &c)
 	}
-	var c struct {
-		Iss   string `json:"iss"`
-		Sub   string `json:"sub"`
-		Email string `json:"email"`
-	}
-	err = json.Unmarshal(payload, &c)
-	return claims{c.Iss, c.Sub, c.Email}, err
+	return c, err
 }
 
 // Token makes an unsigned token that this CA takes: only its claims count.
@@ -294,52 +272,32 @@ func proven(who claims, spki, proof, csr []byte) (crypto.PublicKey, error) {
 
 // sign issues the leaf in one step: the log signs the TBS of a first version
 // without an SCT list, which is put into the second.
-func (c *CA) sign(who claims, public crypto.PublicKey) ([]byte, error) {
-	template, err := c.template(who)
-	if err != nil {
-		return nil, err
+func (c *CA) sign(who claims, public crypto.PublicKey) *x509.Certificate {
+	template := c.template(who)
+	first := catest.Sign(c.t, template, c.chain[0], public, c.signer)
+	if c.Knobs.NoSCT {
+		return first
 	}
-	first, err := x509.CreateCertificate(rand.Reader, template, c.chain[0], public, c.signer)
-	if err != nil || c.Knobs.NoSCT {
-		return first, err
-	}
-	parsed, err := x509.ParseCertificate(first)
-	if err != nil {
-		return nil, err
-	}
-	list, err := c.sctList(parsed.RawTBSCertificate)
-	if err != nil {
-		return nil, err
-	}
-	template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: ctlog.OIDSCTList, Value: list})
-	return x509.CreateCertificate(rand.Reader, template, c.chain[0], public, c.signer)
+	template.SerialNumber = first.SerialNumber
+	template.ExtraExtensions = append(template.ExtraExtensions, pkix.Extension{Id: ctlog.OIDSCTList, Value: c.sctList(first.RawTBSCertificate)})
+	return catest.Sign(c.t, template, c.chain[0], public, c.signer)
 }
 
-func (c *CA) template(who claims) (*x509.Certificate, error) {
-	serial, err := rand.Int(rand.Reader, new(big.Int).Lsh(big.NewInt(1), 158))
-	if err != nil {
-		return nil, err
-	}
+func (c *CA) template(who claims) *x509.Certificate {
 	subject := cmp.Or(c.Knobs.Subject, who.Subject)
 	who.Issuer = cmp.Or(c.Knobs.Issuer, who.Issuer)
 	v2, err1 := asn1.MarshalWithParams(who.Issuer, "utf8")
 	sub, err2 := asn1.MarshalWithParams(subject, "utf8")
-	if err1 != nil || err2 != nil {
-		return nil, fmt.Errorf("encoding the extensions: %w, %w", err1, err2)
-	}
+	c.must(errors.Join(err1, err2))
 	arc := func(n int) asn1.ObjectIdentifier { return asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, n} }
 	t := &x509.Certificate{
-		SerialNumber: serial, NotBefore: c.Start, NotAfter: c.Start.Add(10*time.Minute - time.Second),
+		NotBefore: c.Start, NotAfter: c.Start.Add(10*time.Minute - time.Second),
 		KeyUsage: x509.KeyUsageDigitalSignature, ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
 		ExtraExtensions: []pkix.Extension{{Id: arc(1), Value: []byte(who.Issuer)}, {Id: arc(8), Value: v2}, {Id: arc(24), Value: sub}},
 	}
 	switch u, err := url.Parse(who.Subject); {
 	case c.Knobs.Username != "":
-		san, err := usernameSAN(c.Knobs.Username)
-		if err != nil {
-			return nil, err
-		}
-		t.ExtraExtensions = append(t.ExtraExtensions, san)
+		t.ExtraExtensions = append(t.ExtraExtensions, c.usernameSAN(c.Knobs.Username))
 	case who.Email != "":
 		t.EmailAddresses = []string{who.Email}
 	case err == nil && u.Scheme != "":
@@ -350,19 +308,18 @@ func (c *CA) template(who claims) (*x509.Certificate, error) {
 	if c.Knobs.Edit != nil {
 		c.Knobs.Edit(t)
 	}
-	return t, nil
+	return t
 }
 
 // usernameSAN is a critical SAN with one OtherName 1.3.6.1.4.1.57264.1.7.
-func usernameSAN(name string) (pkix.Extension, error) {
+func (c *CA) usernameSAN(name string) pkix.Extension {
 	type otherName struct {
 		ID    asn1.ObjectIdentifier
 		Value string `asn1:"utf8,explicit,tag:0"`
 	}
-	der, err := asn1.MarshalWithParams(otherName{asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}, name}, "tag:0")
-	if err != nil {
-		return pkix.Extension{}, err
-	}
-	value, err := asn1.Marshal([]asn1.RawValue{{FullBytes: der}})
-	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: value}, err
+	value, err := asn1.Marshal(struct {
+		Name otherName `asn1:"tag:0"`
+	}{otherName{asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 57264, 1, 7}, name}})
+	c.must(err)
+	return pkix.Extension{Id: asn1.ObjectIdentifier{2, 5, 29, 17}, Critical: true, Value: value}
 }

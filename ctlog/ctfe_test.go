@@ -1,6 +1,6 @@
 //go:build conformance
 
-package external_test
+package ctlog_test
 
 import (
 	"bytes"
@@ -22,10 +22,10 @@ import (
 // TestCTFE holds a log of certificate-transparency-go, on a Trillian with a real
 // database, to the same suite as ours. internal/tools/conformance/logs.sh runs it.
 func TestCTFE(t *testing.T) {
-	t.Run("suite-on-ctfe", func(t *testing.T) { ctlogtest.Run(t, os.Getenv("CTFE_KIND"), openCTFE) })
+	t.Run("suite-on-ctfe", func(t *testing.T) { conforms(t, os.Getenv("CTFE_KIND"), openCTFE) })
 }
 
-func openCTFE(t *testing.T) ctlogtest.Fixture {
+func openCTFE(t *testing.T) fixture {
 	t.Helper()
 	program := os.Getenv("CTFE")
 	if program == "" {
@@ -62,7 +62,7 @@ func openCTFE(t *testing.T) ctlogtest.Fixture {
 	if err := l.CheckRoots(t.Context(), [][]byte{ca.Intermediate.Raw, ca.Root.Raw}); err != nil {
 		t.Fatal(err)
 	}
-	return ctlogtest.Fixture{Log: l, CA: ca, URL: url, Client: l.Reader()}
+	return fixture{Log: l, CA: ca, URL: url, Client: l.Reader()}
 }
 
 func freeAddress(t *testing.T) string {
