@@ -9,3 +9,6 @@ import (
 
 // Decode gives all values of an entry.
 func Decode(e follow.Entry) []string { return slices.Collect(maps.Values(decode("", e).Fields)) }
+
+// Read reads of a certificate what is kept.
+var Read = read

@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"iter"
+	"regexp"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -30,14 +31,26 @@ import (
 //go:embed schema/*.sql
 var schema embed.FS
 
+// searches makes the indexes that only searches need, a line each. A store that is far behind
+// a log is filled without them: to sort all rows takes a tenth of putting each in its place.
+//
+//go:embed schema/02-searches.sql
+var searches string
+
+var unsearched = regexp.MustCompile("(?m)^CREATE INDEX IF NOT EXISTS ([a-z_]+) .*").ReplaceAllString(searches, "DROP INDEX IF EXISTS $1;")
+
+const far = 1 << 16 // entries, and four times what the store has
+
 // knownSubjects is how many subjects' numbers are remembered: some 100 bytes each.
 const knownSubjects = 64 << 10
 
 // Index is one index. It is safe for concurrent use.
 type Index struct {
-	db    atomic.Pointer[store.DB] // nil until it could be opened
-	known *lru.Cache[[sha256.Size]byte, int64]
-	taker Taker // nil: nobody is told
+	db      atomic.Pointer[store.DB] // nil until it could be opened
+	known   *lru.Cache[[sha256.Size]byte, int64]
+	taker   Taker                  // nil: nobody is told
+	filling atomic.Pointer[string] // the log that fills a store without indexes; nil: it has them
+	finish  func() error           // within Open's context: a look's minute may not do
 }
 
 // Taker is told of what is kept, in order, within the transaction that keeps it. Its
@@ -63,7 +76,19 @@ func New() *Index {
 
 // Open opens the index in a store, whose tables it makes. The store stays the caller's.
 func (i *Index) Open(ctx context.Context, db *store.DB) error {
+	i.finish = func() error {
+		for statement := range strings.Lines(searches) { // others write in between
+			if err := db.Write(ctx, func(tx store.Handle) error { _, err := tx.Exec(ctx, statement); return err }); err != nil {
+				return err
+			}
+		}
+		i.filling.Store(nil)
+		return nil
+	}
 	err := db.Migrate(ctx, "index", schema)
+	if err == nil && db.Alone() {
+		err = i.finish() // whoever filled it may have been killed
+	}
 	if err == nil {
 		i.db.Store(db)
 	}
@@ -107,6 +132,7 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 		return err
 	}
 	k := keeping{log: logID(log), index: i, fresh: map[[sha256.Size]byte]int64{}}
+	rest, fills := after.Head-min(after.Head, after.Size), false
 	err = db.Write(ctx, func(tx store.Handle) error {
 		if err := k.move(ctx, tx, from, after); err != nil {
 			return err
@@ -117,7 +143,14 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 			}
 		}
 		certificates := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...)
-		err := tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(certificates, ", ")+")", len(certificates), k.certificates)
+		if rest >= far && db.Alone() && i.filling.Load() == nil {
+			if err = tx.QueryRow(ctx, "SELECT COALESCE(MAX(id), 0) < ? FROM certificates", rest/4).Scan(&fills); fills {
+				_, err = tx.Exec(ctx, unsearched)
+			}
+		}
+		if err == nil {
+			err = tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(certificates, ", ")+")", len(certificates), k.certificates)
+		}
 		if err == nil {
 			err = tx.Insert(ctx, "INSERT INTO events (kind, identity, value, log, log_index, serial, happened)", 7, k.events)
 		}
@@ -132,6 +165,12 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 	if err == nil { // what was rolled back has no number
 		for digest, id := range k.fresh {
 			i.known.Add(digest, id)
+		}
+		if fills {
+			i.filling.Store(&k.log)
+		}
+		if by := i.filling.Load(); rest == 0 && by != nil && *by == k.log {
+			return i.finish()
 		}
 	}
 	return err
@@ -227,10 +266,10 @@ func (k *keeping) compare(ctx context.Context, tx store.Handle, c *Certificate) 
 		value := c.Fields[first.column]
 		var known, used bool
 		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM subjects WHERE identity = ?), EXISTS (SELECT 1 FROM subjects WHERE identity = ? AND "+first.column+" = ?)", identity, identity, value).Scan(&known, &used)
-		if err != nil {
+		if err != nil || !known {
 			return nil, err
 		}
-		if identity != "" && value != "" && known && !used {
+		if identity != "" && value != "" && !used {
 			k.events = append(k.events, first.kind, identity, value, k.log, c.Index, c.Fields["serial"], c.Logged.Unix())
 			uses = append(uses, Event{Kind: first.kind, Identity: identity, Value: value})
 		}

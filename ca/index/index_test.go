@@ -1,6 +1,7 @@
 package index_test
 
 import (
+	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -124,7 +125,7 @@ func begins(field, value string) []index.Filter {
 func TestStores(t *testing.T) {
 	t.Parallel()
 	storetest.Each(t, map[string]func(*testing.T, store.Config){
-		"search": testSearch, "pages": testPagesUnderInserts, "first uses": testFirstUses, "position": testPosition, "artifacts": testArtifacts, "killed": testKilled,
+		"search": testSearch, "pages": testPagesUnderInserts, "first uses": testFirstUses, "position": testPosition, "artifacts": testArtifacts, "killed": testKilled, "filled": testFilled,
 	})
 }
 
@@ -322,6 +323,90 @@ func testPosition(t *testing.T, c store.Config) {
 	}
 	if _, err := index.New().Search(t.Context(), index.Query{}); fault.From(err).Reason != fault.StoreUnavailable {
 		t.Errorf("an index that isn't open: %v", err)
+	}
+}
+
+// testFilled: a store that is filled from a long log is searched once that is there, or
+// once a follower that was killed is back; PostgreSQL's always. A short log in between
+// changes nothing.
+func testFilled(t *testing.T, c store.Config) {
+	r := newRig(t, c)
+	keep := func(r *rig, rest uint64) {
+		t.Helper()
+		entry := follow.Entry{Index: r.size, Certificate: issued(t, int64(r.size)+1, "alice@example.com", extension.Set{})}
+		if err := r.Keep(t.Context(), r.log, r.size, []follow.Entry{entry}, follow.Position{Size: r.size + 1, Head: r.size + 1 + rest, Checkpoint: []byte("c")}); err != nil {
+			t.Fatal(err)
+		}
+		r.size++
+	}
+	found := func(r *rig, want int) {
+		t.Helper()
+		all, err := r.Search(t.Context(), index.Query{})
+		if err != nil || len(all.Certificates) != int(r.size) {
+			t.Errorf("the newest: %d, %v; want %d", len(all.Certificates), err, r.size)
+		}
+		page, err := r.Search(t.Context(), index.Query{Filters: only("san", "alice@example.com")})
+		if want < 0 && (err == nil || fault.From(err).Reason != fault.StoreUnavailable) || want >= 0 && err != nil || len(page.Certificates) != max(0, want) {
+			t.Errorf("%d found, %v; want %d", len(page.Certificates), err, want)
+		}
+	}
+	while := func(n int) int { // nothing is found while SQLite is filled
+		if c.URL == "" {
+			return -1
+		}
+		return n
+	}
+	indexes := func(atLeast, atMost int) {
+		t.Helper()
+		list, n := map[bool]string{true: "sqlite_master WHERE type = 'index' AND sql IS NOT NULL", false: "pg_indexes WHERE schemaname = 'public'"}[c.URL == ""], 0
+		if err := storetest.Open(t, c).QueryRow(t.Context(), "SELECT COUNT(*) FROM "+list).Scan(&n); err != nil || n < atLeast || n > atMost {
+			t.Errorf("%d indexes, %v", n, err)
+		}
+	}
+	keep(r, 100_000)
+	found(r, while(1))
+	indexes(5, max(7, while(50)))
+	short := &rig{Index: r.Index, log: ctlog.Description{ID: [32]byte{0xcd}}}
+	keep(short, 0)
+	r.size++ // of both logs
+	found(r, while(2))
+	r.size--
+	back := newRig(t, c)
+	back.size = r.size
+	keep(back, 0)
+	back.size++
+	found(back, 3)
+	indexes(36, 50)
+	back.size--
+	keep(back, 100_000)
+	keep(back, 10)
+	back.size++
+	found(back, while(5))
+	back.size--
+	keep(back, 0)
+	back.size++
+	found(back, 6)
+}
+
+// TestRead: what is read of a certificate is what crypto/x509 reads.
+func TestRead(t *testing.T) {
+	for _, year := range []int{2026, 2049, 2051} { // from 2050 on, times are of another kind
+		want := catest.Sign(t, &x509.Certificate{
+			SerialNumber: new(big.Int).Lsh(big.NewInt(1), 70), NotBefore: time.Date(year, 1, 2, 3, 4, 5, 0, time.UTC), NotAfter: time.Date(2052, 1, 1, 0, 0, 0, 0, time.UTC),
+			EmailAddresses: []string{"alice@example.com"},
+		}, &x509.Certificate{SubjectKeyId: []byte{1, 2, 3}}, catest.Key(t).Public(), catest.Key(t))
+		for precert, der := range map[bool][]byte{false: want.Raw, true: want.RawTBSCertificate} {
+			got, ok := index.Read(follow.Entry{Precert: precert, Certificate: der})
+			if !ok || got.SerialNumber.Cmp(want.SerialNumber) != 0 || !got.NotBefore.Equal(want.NotBefore) || !got.NotAfter.Equal(want.NotAfter) ||
+				!bytes.Equal(got.RawSubjectPublicKeyInfo, want.RawSubjectPublicKeyInfo) || !bytes.Equal(got.AuthorityKeyId, want.AuthorityKeyId) || len(got.Extensions) != len(want.Extensions) {
+				t.Errorf("%d, precertificate %v: %+v", year, precert, got)
+			}
+			for n := range der {
+				if got, ok := index.Read(follow.Entry{Precert: precert, Certificate: der[:n]}); ok {
+					t.Errorf("%d bytes of %d are read: %+v", n, len(der), got)
+				}
+			}
+		}
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"crypto/x509"
+	encoding "encoding/asn1"
 	"encoding/base64"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"net/url"
 	"time"
 
+	ct "github.com/google/certificate-transparency-go"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera/api/layout"
@@ -38,13 +40,7 @@ func unsigned(tbs []byte) []byte {
 		!fields.SkipASN1(asn1.INTEGER) || !fields.ReadASN1Element(&algorithm, asn1.SEQUENCE) {
 		return nil
 	}
-	b := cryptobyte.NewBuilder(make([]byte, 0, len(tbs)+64))
-	b.AddASN1(asn1.SEQUENCE, func(b *cryptobyte.Builder) {
-		b.AddBytes(tbs)
-		b.AddBytes(algorithm)
-		b.AddASN1BitString(nil)
-	})
-	out, _ := b.Bytes() // what is too long for DER is no certificate
+	out, _ := encoding.Marshal([]encoding.RawValue{{FullBytes: tbs}, {FullBytes: algorithm}, {FullBytes: []byte{byte(asn1.BIT_STRING), 1, 0}}})
 	return out
 }
 
@@ -117,29 +113,18 @@ func (s *source) leafAndPath(ctx context.Context, index uint64, head remote.Head
 
 // entryAndProof reads an entry and its proof through the API of RFC 6962.
 func (s *source) entryAndProof(ctx context.Context, index uint64, head remote.Head) (leaf, precertificate []byte, path [][]byte, err error) {
-	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-entries?start=%d&end=%d", index, index), maxTile)
-	var answer struct {
-		Entries []struct {
-			Leaf  []byte `json:"leaf_input"`
-			Extra []byte `json:"extra_data"`
-		} `json:"entries"`
-	}
+	entries, err := s.entries(ctx, index, index+1)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	if err := json.Unmarshal(raw, &answer); err != nil || len(answer.Entries) != 1 {
-		return nil, nil, nil, fmt.Errorf("entry %d: %w", index, errMalformed)
-	}
-	leaf = answer.Entries[0].Leaf
-	extra, first := cryptobyte.String(answer.Entries[0].Extra), cryptobyte.String(nil)
+	leaf = entries[0].LeafInput
+	extra, first := cryptobyte.String(entries[0].ExtraData), cryptobyte.String(nil)
 	_ = extra.ReadUint24LengthPrefixed(&first) // of a certificate it is the chain, which nobody reads
 	hash := base64.StdEncoding.EncodeToString(rfc6962.DefaultHasher.HashLeaf(leaf))
-	raw, err = s.Get(ctx, fmt.Sprintf("/ct/v1/get-proof-by-hash?hash=%s&tree_size=%d", url.QueryEscape(hash), head.Size), remote.MaxAnswer)
-	var proved struct {
-		Path [][]byte `json:"audit_path"`
-	}
+	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-proof-by-hash?hash=%s&tree_size=%d", url.QueryEscape(hash), head.Size), remote.MaxAnswer)
+	var proved ct.GetProofByHashResponse
 	if err == nil {
 		err = json.Unmarshal(raw, &proved)
 	}
-	return leaf, first, proved.Path, err
+	return leaf, first, proved.AuditPath, err
 }

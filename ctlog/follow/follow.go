@@ -45,6 +45,7 @@ type Entry struct {
 // Position is how far a log was followed.
 type Position struct {
 	Size       uint64   // entries
+	Head       uint64   // the log's entries, as it signed last; not kept
 	Hashes     [][]byte // the fewest subtrees that make up the tree over them
 	Checkpoint []byte   // the last that was verified
 }

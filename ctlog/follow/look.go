@@ -128,7 +128,7 @@ func (f *Follower) batch(ctx context.Context, l *source, tree *compact.Range, he
 	if err := f.consistent(ctx, l, checkpoint.Tree{Size: tree.End(), Root: root}, head, e); err != nil {
 		return err
 	}
-	return f.o.Keeper.Keep(ctx, l.Description, from, entries, Position{Size: tree.End(), Hashes: slices.Clone(tree.Hashes()), Checkpoint: head.Raw})
+	return f.o.Keeper.Keep(ctx, l.Description, from, entries, Position{Size: tree.End(), Head: head.Size, Hashes: slices.Clone(tree.Hashes()), Checkpoint: head.Raw})
 }
 
 // withheld makes a contradiction of what the log lacks of a tree that it signed, and of

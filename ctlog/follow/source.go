@@ -2,15 +2,16 @@ package follow
 
 import (
 	"context"
+	"crypto/sha256"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
 
 	ct "github.com/google/certificate-transparency-go"
-	"github.com/google/certificate-transparency-go/tls"
 	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
+	"golang.org/x/crypto/cryptobyte"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
@@ -68,8 +69,13 @@ func (s *source) proofs(ctx context.Context, size uint64, failed *error) (*clien
 
 // leaves are the next MerkleTreeLeafs (RFC 6962 §3.4) from an index on, at least one.
 func (s *source) leaves(ctx context.Context, from uint64, head remote.Head) ([][]byte, error) {
+	var all [][]byte
 	if !head.Static {
-		return s.entries(ctx, from, head.Size)
+		entries, err := s.entries(ctx, from, min(head.Size, from+batchTiles*layout.EntryBundleWidth))
+		for _, e := range entries {
+			all = append(all, e.LeafInput)
+		}
+		return all, err
 	}
 	first, last := from/layout.EntryBundleWidth, (head.Size-1)/layout.EntryBundleWidth
 	tiles := make([][]logdir.Leaf, min(batchTiles, last-first+1))
@@ -83,7 +89,6 @@ func (s *source) leaves(ctx context.Context, from uint64, head remote.Head) ([][
 	if err := group.Wait(); err != nil {
 		return nil, err
 	}
-	var all [][]byte
 	for _, tile := range tiles {
 		for _, l := range tile {
 			all = append(all, l.MerkleTreeLeaf())
@@ -111,41 +116,29 @@ func (s *source) tile(ctx context.Context, index, size uint64) ([]logdir.Leaf, e
 }
 
 // entries is get-entries (RFC 6962 §4.6), which may give fewer than were asked for.
-func (s *source) entries(ctx context.Context, from, size uint64) ([][]byte, error) {
-	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-entries?start=%d&end=%d", from, min(size, from+batchTiles*layout.EntryBundleWidth)-1), MaxBytes)
+func (s *source) entries(ctx context.Context, from, end uint64) ([]ct.LeafEntry, error) {
+	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-entries?start=%d&end=%d", from, end-1), MaxBytes)
 	if err != nil {
 		return nil, fmt.Errorf("entries from %d on: %w", from, err)
 	}
-	var answer struct {
-		Entries []struct {
-			Leaf []byte `json:"leaf_input"`
-		} `json:"entries"`
-	}
-	if err := json.Unmarshal(raw, &answer); err != nil || len(answer.Entries) == 0 || uint64(len(answer.Entries)) > size-from {
+	var answer ct.GetEntriesResponse
+	if err := json.Unmarshal(raw, &answer); err != nil || len(answer.Entries) == 0 || uint64(len(answer.Entries)) > end-from {
 		return nil, fmt.Errorf("entries from %d on: %w", from, errMalformed)
 	}
-	all := make([][]byte, len(answer.Entries))
-	for i, e := range answer.Entries {
-		all[i] = e.Leaf
-	}
-	return all, nil
+	return answer.Entries, nil
 }
 
 // parseLeaf reads a MerkleTreeLeaf (RFC 6962 §3.4).
 func parseLeaf(leaf []byte) (Entry, error) {
-	var l ct.MerkleTreeLeaf
-	rest, err := tls.Unmarshal(leaf, &l)
-	if err != nil || len(rest) > 0 || l.Version != ct.V1 || l.LeafType != ct.TimestampedEntryLeafType {
-		return Entry{}, errors.New("not a MerkleTreeLeaf")
+	var version, kind uint8
+	var at uint64
+	var of uint16
+	var certificate, extensions cryptobyte.String
+	input := cryptobyte.String(leaf)
+	if !input.ReadUint8(&version) || !input.ReadUint8(&kind) || !input.ReadUint64(&at) || !input.ReadUint16(&of) || version != uint8(ct.V1) || kind != uint8(ct.TimestampedEntryLeafType) ||
+		of > uint16(ct.PrecertLogEntryType) || of == uint16(ct.PrecertLogEntryType) && !input.Skip(sha256.Size) || // the issuer's key
+		!input.ReadUint24LengthPrefixed(&certificate) || certificate.Empty() || !input.ReadUint16LengthPrefixed(&extensions) || !input.Empty() {
+		return Entry{}, errors.New("not a MerkleTreeLeaf with a certificate or a precertificate")
 	}
-	e := Entry{Timestamp: time.UnixMilli(int64(l.TimestampedEntry.Timestamp))} // #nosec G115 -- shown as it is
-	switch l.TimestampedEntry.EntryType {
-	case ct.X509LogEntryType:
-		e.Certificate = l.TimestampedEntry.X509Entry.Data
-	case ct.PrecertLogEntryType:
-		e.Precert, e.Certificate = true, l.TimestampedEntry.PrecertEntry.TBSCertificate
-	default:
-		return Entry{}, errors.New("a MerkleTreeLeaf without a certificate or a precertificate")
-	}
-	return e, nil
+	return Entry{Timestamp: time.UnixMilli(int64(at)), Precert: of == uint16(ct.PrecertLogEntryType), Certificate: certificate}, nil // #nosec G115 -- shown as it is
 }

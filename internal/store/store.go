@@ -5,6 +5,7 @@
 package store
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -12,6 +13,7 @@ import (
 	"io/fs"
 	"net/url"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -173,16 +175,17 @@ func openSQLite(c Config) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("store: opening the database: %w", err)
 	}
-	pool := func(connections, cache int) *sql.DB {
+	pool := func(connections, cache int, temporary ...string) *sql.DB {
 		file := url.URL{Scheme: "file", OmitHost: true, Path: string(c.Path), RawQuery: url.Values{
-			"_txlock": {"immediate"}, "_pragma": {"busy_timeout(10000)", "journal_mode(wal)", "synchronous(full)", "temp_store(memory)", fmt.Sprintf("cache_size(-%d)", cache>>10)},
+			"_txlock": {"immediate"}, "_pragma": append(temporary, "busy_timeout(10000)", "journal_mode(wal)", "synchronous(full)", fmt.Sprintf("cache_size(-%d)", cache>>10)),
 		}.Encode()}
 		p, _ := sql.Open("sqlite", file.String()) // it fails for an unknown driver
 		p.SetMaxOpenConns(connections)
 		p.SetMaxIdleConns(connections)
 		return p
 	}
-	d := &DB{reads: pool(readers, readerCache), writes: pool(1, writerCache)}
+	// What is sorted for an index, more than the cache, goes into a file without a name beside the database.
+	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
 	d.on = d.reads
 	return d, nil
 }
@@ -208,6 +211,9 @@ func openPostgres(c Config) (*DB, error) {
 	p.SetMaxIdleConns(readers)
 	return &DB{Handle: Handle{on: p, postgres: true}, reads: p, writes: p}, nil
 }
+
+// Alone reports whether no replica has the same store.
+func (d *DB) Alone() bool { return !d.postgres }
 
 // Ready is nil while the database answers.
 func (d *DB) Ready(ctx context.Context) error {
@@ -236,8 +242,8 @@ func (d *DB) Write(ctx context.Context, do func(Handle) error) error {
 		h = Handle{on: prepared{tx, map[string]*sql.Stmt{}}}
 	}
 	if err := do(h); err != nil {
-		_ = tx.Rollback() // where that fails the connection is given up, and the transaction with it
-		return err
+		_ = tx.Rollback()             // where that fails the connection is given up, and the transaction with it
+		return cmp.Or(ctx.Err(), err) // of a context that ended, a driver says that the statement is closed
 	}
 	if err := tx.Commit(); err != nil {
 		return fmt.Errorf("store: writing: %w", err)
@@ -326,6 +332,9 @@ const insertRows = 64
 // into is the statement up to VALUES.
 func (h Handle) Insert(ctx context.Context, into string, columns int, values []any) error {
 	row := ", (?" + strings.Repeat(", ?", columns-1) + ")"
+	if !h.postgres { // so that SQLite doesn't prepare to undo one statement: its error has all undone
+		into = strings.Replace(into, "INSERT", "INSERT OR FAIL", 1)
+	}
 	for rows := range slices.Chunk(values, insertRows*columns) {
 		if _, err := h.Exec(ctx, into+" VALUES "+strings.Repeat(row, len(rows)/columns)[2:], rows...); err != nil {
 			return err

@@ -37,31 +37,9 @@ CREATE TABLE subjects (
   deployment_environment TEXT NOT NULL,
   token_subject TEXT NOT NULL
 );
-CREATE INDEX subjects_log ON subjects (log) WHERE log <> '';
-CREATE INDEX subjects_authority ON subjects (authority) WHERE authority <> '';
-CREATE INDEX subjects_san ON subjects (san) WHERE san <> '';
-CREATE INDEX subjects_domain ON subjects (domain) WHERE domain <> '';
 CREATE INDEX subjects_identity_workflow ON subjects (identity, workflow);
 CREATE INDEX subjects_identity_runner_environment ON subjects (identity, runner_environment);
 CREATE INDEX subjects_identity_issuer ON subjects (identity, issuer);
-CREATE INDEX subjects_workflow ON subjects (workflow) WHERE workflow <> '';
-CREATE INDEX subjects_issuer ON subjects (issuer) WHERE issuer <> '';
-CREATE INDEX subjects_github_trigger ON subjects (github_trigger) WHERE github_trigger <> '';
-CREATE INDEX subjects_github_workflow ON subjects (github_workflow) WHERE github_workflow <> '';
-CREATE INDEX subjects_github_repository ON subjects (github_repository) WHERE github_repository <> '';
-CREATE INDEX subjects_github_ref ON subjects (github_ref) WHERE github_ref <> '';
-CREATE INDEX subjects_build_signer_uri ON subjects (build_signer_uri) WHERE build_signer_uri <> '';
-CREATE INDEX subjects_runner_environment ON subjects (runner_environment) WHERE runner_environment <> '';
-CREATE INDEX subjects_source_repository_uri ON subjects (source_repository_uri) WHERE source_repository_uri <> '';
-CREATE INDEX subjects_source_repository_ref ON subjects (source_repository_ref) WHERE source_repository_ref <> '';
-CREATE INDEX subjects_source_repository_id ON subjects (source_repository_id) WHERE source_repository_id <> '';
-CREATE INDEX subjects_source_repository_owner_uri ON subjects (source_repository_owner_uri) WHERE source_repository_owner_uri <> '';
-CREATE INDEX subjects_source_repository_owner_id ON subjects (source_repository_owner_id) WHERE source_repository_owner_id <> '';
-CREATE INDEX subjects_build_config_uri ON subjects (build_config_uri) WHERE build_config_uri <> '';
-CREATE INDEX subjects_build_trigger ON subjects (build_trigger) WHERE build_trigger <> '';
-CREATE INDEX subjects_source_repository_visibility ON subjects (source_repository_visibility) WHERE source_repository_visibility <> '';
-CREATE INDEX subjects_deployment_environment ON subjects (deployment_environment) WHERE deployment_environment <> '';
-CREATE INDEX subjects_token_subject ON subjects (token_subject) WHERE token_subject <> '';
 
 -- One row an entry of a log, times in seconds since 1970.
 CREATE TABLE certificates (
@@ -80,14 +58,6 @@ CREATE TABLE certificates (
   run_invocation_uri TEXT
 );
 CREATE INDEX certificates_time ON certificates (not_before, id);
-CREATE INDEX certificates_subject ON certificates (subject, not_before, id);
-CREATE INDEX certificates_serial ON certificates (serial);
-CREATE INDEX certificates_key_fingerprint ON certificates (key_fingerprint);
-CREATE INDEX certificates_github_sha ON certificates (github_sha) WHERE github_sha IS NOT NULL;
-CREATE INDEX certificates_source_repository_digest ON certificates (source_repository_digest) WHERE source_repository_digest IS NOT NULL;
-CREATE INDEX certificates_build_signer_digest ON certificates (build_signer_digest) WHERE build_signer_digest IS NOT NULL;
-CREATE INDEX certificates_build_config_digest ON certificates (build_config_digest) WHERE build_config_digest IS NOT NULL;
-CREATE INDEX certificates_run_invocation_uri ON certificates (run_invocation_uri) WHERE run_invocation_uri IS NOT NULL;
 
 -- Final certificates, which a log of precertificates doesn't hold, and digests of what
 -- they signed: what bundles told. Without a digest it is ''.
