@@ -193,8 +193,8 @@ func (a *archive) all(ctx context.Context, o Options) (err error) {
 // setting that comes later is never told to everybody who may read a backup.
 func (a *archive) named(at, path string) error {
 	a.taken[path] = true
-	public, name := false, at[strings.LastIndexByte(at, '.')+1:]
-	switch {
+	var public bool
+	switch name := at[strings.LastIndexByte(at, '.')+1:]; {
 	case name == "mark_file":
 		a.leaveOut(at, path, "it alone knows what was promised after this backup")
 		return nil
