@@ -101,8 +101,8 @@ func alertCases() map[string]alertCase {
 		},
 		"MayflyConfigurationRefused": gauge("mayfly_config_last_reload_success", "", 0, 1), "MayflyIssuerUnreachable": gauge("mayfly_identity_issuer_fetch_failing", issuer, 1, 0),
 		"MayflyBackupOld": gauge("mayfly_backup_last_success_timestamp_seconds", "", -3*day, 0),
-		"MayflyWarns": gauge("mayfly_dependency_warning", `,dependency="log"`, 1, 0),
-		"MayflyPanic": counter("mayfly_panics_total", ""), "MayflyLogLinesDropped": counter("mayfly_log_lines_dropped_total", ""),
+		"MayflyWarns":     gauge("mayfly_dependency_warning", `,dependency="log"`, 1, 0),
+		"MayflyPanic":     counter("mayfly_panics_total", ""), "MayflyLogLinesDropped": counter("mayfly_log_lines_dropped_total", ""),
 	}
 }
 
