@@ -71,7 +71,7 @@ func TestCommandLines(t *testing.T) {
 		{"cert show", exitUsage, "mayfly: FILE|- is missing"},
 		{"request --token-file a --token-stdin", exitUsage, "request takes --token-file or --token-stdin, and only one of them\n  fix: keep --token-file ("},
 		{"log restore --dir a", exitUsage, "needs --from and --mark\n  fix: add --from (the backup) and --mark (the log's high-water mark); `mayfly log restore --help`"},
-		{"revoke", exitUsage, "revoke needs --certificate, --bundle, --serial, --where or --approve\n  fix: add --certificate ("},
+		{"revoke", exitUsage, "revoke needs --certificate, --bundle, --image, --serial, --where or --approve\n  fix: add --certificate ("},
 		{"init --dir", exitUsage, "init needs a value for --dir\n  fix: give --dir (folder to create)"},
 		{"request --timeout tomorrow", exitUsage, `--timeout "tomorrow" isn't a duration`},
 		{"search --limit many", exitUsage, `--limit "many" isn't a whole number`},

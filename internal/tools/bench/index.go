@@ -328,7 +328,7 @@ func runIndex(ctx context.Context, p indexPlan, dir string) (string, error) {
 	if err := s.search(ctx, i, p.searches, &out); err != nil {
 		return "", err
 	}
-	err = s.browse(i, f, p.searches, &out)
+	err = s.browse(ctx, i, f, p.searches, &out)
 	return out.String(), err
 }
 
@@ -343,7 +343,7 @@ func (s shown) Health(context.Context) page.Health                    { return p
 func (s shown) Refusals(context.Context) (all []audit.Event, _ error) { return all, nil }
 
 // browse measures the page over the index and the log, each time for something else.
-func (s *synthetic) browse(i *index.Index, f *follow.Follower, times int, out *strings.Builder) error {
+func (s *synthetic) browse(ctx context.Context, i *index.Index, f *follow.Follower, times int, out *strings.Builder) error {
 	now := s.begin.Add(time.Duration(s.tree.End()) * 10 * time.Second)
 	authority := &x509.Certificate{SerialNumber: big.NewInt(1), NotBefore: s.begin, NotAfter: now.AddDate(1, 0, 0)}
 	der, err := x509.CreateCertificate(rand.Reader, authority, authority, s.key.Public(), s.key)
@@ -373,7 +373,7 @@ func (s *synthetic) browse(i *index.Index, f *follow.Follower, times int, out *s
 	} {
 		var took, used []time.Duration
 		for range times {
-			w, r := httptest.NewRecorder(), httptest.NewRequest(http.MethodGet, "https://ca.example"+view.path(s.some[s.random.IntN(len(s.some))]), nil)
+			w, r := httptest.NewRecorder(), httptest.NewRequestWithContext(ctx, http.MethodGet, "https://ca.example"+view.path(s.some[s.random.IntN(len(s.some))]), nil)
 			begin, before := time.Now(), ownCPU()
 			site.ServeHTTP(w, r)
 			if took, used = append(took, time.Since(begin)), append(used, ownCPU()-before); w.Code != http.StatusOK {
