@@ -57,7 +57,7 @@ install: build ## both into $(PREFIX)/bin
 
 test: ## every test of the product, with the race detector
 	@internal/tools/packages.sh ca-certificates curl gcc jq openssl systemd softhsm2 opensc libnss3-tools postgresql redis-server rsyslog
-	go test -race ./...
+	go test -race -timeout=20m ./... # a package takes nine minutes on two cores
 	cd internal/tools && go test -race . ./configdoc
 	go test -race -tags pkcs11 -run PKCS11 ./ca/kms/...
 	go test -race -tags pkcs11 -run 'HSM|WholeIssuance/of/(softhsm|nss)|RootInEveryBackend/(softhsm|nss)' ./cmd/mayfly
