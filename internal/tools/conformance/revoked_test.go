@@ -150,7 +150,7 @@ func (s *revocationStory) verify(t *testing.T, code int, args []string, flags ..
 	if got != code && code >= 0 {
 		t.Errorf("%v %v ends with %d, want %d:\n%s", args, flags, got, code, output)
 	}
-	if at := strings.IndexByte(output, '{'); at >= 0 {
+	if at := strings.Index(output, `{"`); at >= 0 {
 		if err := json.NewDecoder(strings.NewReader(output[at:])).Decode(&v); err != nil {
 			t.Fatalf("%v: %s", err, output)
 		}
