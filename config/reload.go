@@ -73,8 +73,8 @@ func (c *Config) Files() []string {
 // Paths tells every setting of c and its state files that is a [setting.Path] or a [setting.KeyRef].
 func (c *Config) Paths(tell func(at string, what any)) {
 	paths("", reflect.ValueOf(c).Elem(), tell)
-	paths("ctlog.state_file.frozen", reflect.ValueOf(c.CTLog.FrozenLogs()), tell)
-	paths("ctlog.state_file.logs", reflect.ValueOf(c.CTLog.Own()), tell)
+	paths("ca.state_file.authorities", reflect.ValueOf(c.CA.States), tell)
+	paths("ctlog.state_file", reflect.ValueOf(c.CTLog.State), tell)
 }
 
 // paths is Paths of a part of a configuration.

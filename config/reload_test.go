@@ -7,6 +7,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/mayfly-ca/mayfly/ca/authority"
+	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -66,5 +68,23 @@ func TestFiles(t *testing.T) {
 	c.Issuers = []identity.IssuerConfig{{CAFile: "ca.pem", BearerTokenFile: "token"}, {JWKSFile: "keys.json", CAFile: "ca.pem"}}
 	if got, want := c.Files(), []string{"ca.pem", "keys.json", "tls.crt", "tls.key"}; !slices.Equal(got, want) {
 		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// What a state file names is told as what the configuration itself does.
+func TestPathsOfStates(t *testing.T) {
+	t.Parallel()
+	c := Default()
+	c.CA.States = []authority.NamedConfig{{Name: "y2027", Config: authority.Config{Chain: "y2027.pem", Key: "file:y2027.key.pem"}}}
+	c.CTLog.State = &ctlog.State{Logs: []ctlog.EmbeddedConfig{{Key: "file:log.key.pem"}}, Frozen: []ctlog.FrozenConfig{{KeyFile: "old.pub.pem"}}}
+	told := map[string]any{}
+	c.Paths(func(at string, what any) { told[at] = what })
+	for at, want := range map[string]any{
+		"ca.state_file.authorities[0].chain": setting.Path("y2027.pem"), "ca.state_file.authorities[0].key": setting.KeyRef("file:y2027.key.pem"),
+		"ctlog.state_file.logs[0].key": setting.KeyRef("file:log.key.pem"), "ctlog.state_file.frozen[0].key_file": setting.Path("old.pub.pem"),
+	} {
+		if told[at] != want {
+			t.Errorf("%s is %v, want %v", at, told[at], want)
+		}
 	}
 }
