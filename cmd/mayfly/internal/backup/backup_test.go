@@ -234,6 +234,21 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// A secret that stands in a folder with public files isn't taken with those.
+func TestSecretInAFolder(t *testing.T) {
+	t.Parallel()
+	dir, o := host(t, map[string]string{"mayfly.yaml": "x", "audit/audit.jsonl": "", "revocations/list.crl": "list", "revocations/a.key": "secret", "revocations/tuf.mark": "7"})
+	in := func(name string) setting.Path { return setting.Path(filepath.Join(dir, "revocations", name)) }
+	o.Config.Revocation.Directory, o.Config.Revocation.Key, o.Config.TUF.MarkFile = in(""), setting.KeyRef("file:"+in("a.key")), in("tuf.mark")
+	r, err := Make(t.Context(), o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := contents(t, r.Out, dir); len(got) != 3 || got["revocations/list.crl"] != "list" {
+		t.Errorf("it has %v", got)
+	}
+}
+
 // A folder keeps the newest, and what isn't a backup.
 func TestKeep(t *testing.T) {
 	t.Parallel()

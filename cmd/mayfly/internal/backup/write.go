@@ -131,6 +131,7 @@ type archive struct {
 	keys    bool
 	taken   map[string]bool
 	secrets []secret
+	folders []File // taken once each file that a setting names is known: a key may be in one
 }
 
 func (a *archive) all(ctx context.Context, o Options) (err error) {
@@ -160,6 +161,11 @@ func (a *archive) all(ctx context.Context, o Options) (err error) {
 			}
 		}
 	})
+	for _, f := range a.folders {
+		if err == nil {
+			err = a.folder(f.Setting, f.Path)
+		}
+	}
 	if err == nil {
 		err = a.trail(string(o.Config.Audit.Path))
 	}
@@ -202,7 +208,8 @@ func (a *archive) named(at, path string) error {
 		a.leaveOut(at, path, "made again from the logs")
 		return nil
 	case name == "history" || at == "tuf.directory" || at == "revocation.directory":
-		return a.folder(at, path)
+		a.folders = append(a.folders, File{Path: path, Setting: at})
+		return nil
 	case name == "directory" || at == "audit.path": // of a log
 		return nil
 	case name == "key_file": // of logs and of services beside this CA: public ones
