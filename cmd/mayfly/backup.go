@@ -49,7 +49,7 @@ the archive has what is in it and what isn't.`,
 	}
 	flags := cmd.Flags()
 	out := flags.String("out", "", "new file to write, or a folder for one that is named by the time (required)")
-	keep := flags.Int("keep", 0, "how many backups stay in the folder, this one with them (default all)")
+	keep := flags.Uint16("keep", 0, "how many backups stay in the folder, this one with them (default all)")
 	keys := flags.Bool("keys", false, "take private keys and other secrets, encrypted with the passphrase")
 	passphrase := passphraseFlags(cmd, "a passphrase for the keys in the backup")
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {

@@ -268,6 +268,13 @@ func TestKeep(t *testing.T) {
 	for _, e := range entries {
 		names = append(names, e.Name())
 	}
+	if _, err := Make(t.Context(), o); !errors.Is(err, os.ErrExist) {
+		t.Errorf("a second backup of one second says %v", err)
+	}
+	o.Out = filepath.Join(o.Out, "none")
+	if _, err := Make(t.Context(), o); err == nil || !strings.Contains(err.Error(), "has to be a folder") {
+		t.Errorf("without the folder it says %v", err)
+	}
 	if want := []string{"mayfly-20270105T030405Z.tar.gz", "mayfly-20270106T030405Z.tar.gz", "mayfly.tar.gz"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("it keeps %v (%v), want %v", names, err, want)
 	}

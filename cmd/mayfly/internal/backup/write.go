@@ -3,6 +3,7 @@ package backup
 import (
 	"archive/tar"
 	"bytes"
+	"cmp"
 	"compress/gzip"
 	"context"
 	"crypto/sha256"
@@ -31,7 +32,7 @@ type Options struct {
 	ConfigFile string
 	Config     *config.Config // what stands there
 	Out        string         // a new file, or a folder for one that has the time in its name
-	Keep       int            // how many such files stay in the folder; 0 keeps all
+	Keep       uint16         // how many such files stay in the folder; 0 keeps all
 	Passphrase []byte         // takes secrets, encrypted with it; empty leaves them out
 	Mayfly     string         // the version of this program
 	Now        time.Time
@@ -56,14 +57,19 @@ const (
 // are, the trail, and the logs, which then have all that the trail says they have.
 func Make(ctx context.Context, o Options) (r Report, err error) {
 	r = Report{Out: o.Out, Manifest: Manifest{Version: version, Mayfly: o.Mayfly, Time: o.Now.UTC().Truncate(time.Second), Logs: []Log{}, LeftOut: []LeftOut{}}}
-	folder := filepath.Dir(o.Out)
-	info, err := os.Stat(o.Out)
-	switch {
+	switch info, err := os.Stat(o.Out); {
 	case err == nil && info.IsDir():
-		folder, r.Out = o.Out, filepath.Join(o.Out, "mayfly-"+r.Time.Format("20060102T150405Z")+".tar.gz")
-	case err == nil:
-		return r, fmt.Errorf("%s: %w, and a backup is never overwritten", o.Out, fs.ErrExist)
+		r.Out = filepath.Join(o.Out, "mayfly-"+r.Time.Format("20060102T150405Z")+".tar.gz")
+	case o.Keep != 0:
+		return r, fmt.Errorf("%s has to be a folder for several backups: %w", o.Out, cmp.Or(err, fs.ErrExist))
 	}
+	if r.Out, err = filepath.Abs(r.Out); err != nil {
+		return r, err
+	}
+	if _, err := os.Lstat(r.Out); !errors.Is(err, fs.ErrNotExist) {
+		return r, fmt.Errorf("%s: %w, and a backup is never overwritten", r.Out, cmp.Or(err, fs.ErrExist))
+	}
+	folder := filepath.Dir(r.Out)
 	file, err := os.CreateTemp(folder, durable.TempPrefix) // mode 0600
 	if err != nil {
 		return r, err
@@ -90,11 +96,11 @@ func Make(ctx context.Context, o Options) (r Report, err error) {
 			return r, err
 		}
 	}
-	if folder != o.Out || o.Keep == 0 {
+	if o.Keep == 0 {
 		return r, nil
 	}
 	old, err := beside(filepath.Join(folder, "mayfly-"), "Z.tar.gz") // the oldest first
-	for _, name := range old[:max(0, len(old)-o.Keep)] {
+	for _, name := range old[:max(0, len(old)-int(o.Keep))] {
 		err = errors.Join(err, os.Remove(name))
 	}
 	return r, err
