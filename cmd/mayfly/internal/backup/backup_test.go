@@ -4,6 +4,7 @@ import (
 	"archive/tar"
 	"bytes"
 	"compress/gzip"
+	"context"
 	"encoding/json"
 	"errors"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -231,6 +233,31 @@ func TestSecrets(t *testing.T) {
 	_, err = Restore(t.Context(), r.Out, RestoreOptions{Root: root})
 	if !errors.Is(err, ErrInTheWay) || !strings.Contains(err.Error(), filepath.Join(root, dir, "mayfly.yaml")) {
 		t.Errorf("once more it says %v", err)
+	}
+}
+
+// What a failure left half done is removed with the folders, which would be in the way of another try.
+func TestFailureLeavesNothing(t *testing.T) {
+	t.Parallel()
+	x, root := File{Path: "/etc/x", Size: 1, SHA256: sumOfX, Mode: os.ModeSetuid | 0o644}, t.TempDir()
+	y, archive := x, filepath.Join(t.TempDir(), "b.tar.gz")
+	y.Path = "/etc/x/y" // below a file
+	packed := pack(t, member{name: "etc/x", content: "x"}, member{name: "etc/x/y", content: "x"}, listing(x, y))
+	if err := os.WriteFile(archive, packed, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	_, err := Restore(t.Context(), archive, RestoreOptions{Root: filepath.Join(root, "new")})
+	if left, failed := os.ReadDir(root); !errors.Is(err, syscall.ENOTDIR) || failed != nil || len(left) > 0 {
+		t.Errorf("it says %v and leaves %v (%v)", err, left, failed)
+	}
+	ended, end := context.WithCancel(t.Context())
+	end()
+	if _, err := Restore(ended, archive, RestoreOptions{Root: root}); !errors.Is(err, context.Canceled) {
+		t.Errorf("a restore that is ended says %v", err)
+	}
+	_, o := host(t, map[string]string{"mayfly.yaml": "x", "audit/audit.jsonl": ""})
+	if _, err := Make(ended, o); !errors.Is(err, context.Canceled) {
+		t.Errorf("a backup that is ended says %v", err)
 	}
 }
 

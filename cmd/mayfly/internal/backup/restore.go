@@ -2,6 +2,7 @@ package backup
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -51,6 +52,7 @@ type restoring struct {
 	Restored
 	secrets []secret
 	sealed  []byte
+	alive   func() error
 	made    []string // to be removed after a failure
 }
 
@@ -65,7 +67,7 @@ func Restore(ctx context.Context, path string, o RestoreOptions) (_ Restored, er
 		return Restored{}, err
 	}
 	defer file.Close()
-	r := &restoring{RestoreOptions: o}
+	r := &restoring{RestoreOptions: o, alive: ctx.Err}
 	defer func() {
 		if err != nil {
 			for _, path := range slices.Backward(r.made) {
@@ -95,7 +97,7 @@ func (r *restoring) verify(file *os.File) (err error) {
 		if path == keysPath {
 			r.sealed, err = io.ReadAll(io.LimitReader(content, maxKeys))
 		}
-		return err
+		return cmp.Or(err, r.alive())
 	})
 	r.ConfigFile = r.at(r.Config)
 	switch {
@@ -174,8 +176,8 @@ func (r *restoring) write(file *os.File) error {
 		modes[f.Path] = f.Mode
 	}
 	_, err := read(file, func(path string, content io.Reader) error {
-		if path == keysPath {
-			return nil
+		if err := r.alive(); err != nil || path == keysPath {
+			return err
 		}
 		return r.put(path, modes[path], content)
 	})
@@ -190,6 +192,13 @@ func (r *restoring) write(file *os.File) error {
 // put writes a new file that belongs to whom its folder does.
 func (r *restoring) put(path string, mode fs.FileMode, content io.Reader) error {
 	path = r.at(path)
+	made := path
+	for !there(filepath.Dir(made)) {
+		made = filepath.Dir(made)
+	}
+	if made != path {
+		r.made = append(r.made, made)
+	}
 	if err := durable.MakeFolder(filepath.Dir(path), 0o750); err != nil {
 		return err
 	}

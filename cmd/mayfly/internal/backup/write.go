@@ -80,14 +80,14 @@ func Make(ctx context.Context, o Options) (r Report, err error) {
 		}
 	}()
 	packed := gzip.NewWriter(file)
-	a := &archive{Report: &r, tar: tar.NewWriter(packed), keys: len(o.Passphrase) > 0, taken: map[string]bool{}}
+	a := &archive{Report: &r, tar: tar.NewWriter(packed), keys: len(o.Passphrase) > 0, alive: ctx.Err, taken: map[string]bool{}}
 	for _, step := range []func() error{
 		func() error { return a.all(ctx, o) },
 		a.tar.Close, packed.Close,
 		func() error { return durable.OwnerOfFolder(file) },
 		file.Sync,
 		func() (err error) { r.Bytes, err = file.Seek(0, io.SeekEnd); return err },
-		func() error { _, err := read(file, func(string, io.Reader) error { return nil }); return err },
+		func() error { _, err := read(file, func(string, io.Reader) error { return ctx.Err() }); return err },
 		func() error { return os.Rename(file.Name(), r.Out) },
 		func() error { return durable.SyncFolder(folder) },
 		func() error { return durable.Put(noteOf(string(o.Config.Audit.Path)), []byte(r.Out+"\n"), 0o600) },
@@ -135,6 +135,7 @@ type archive struct {
 	*Report
 	tar     *tar.Writer
 	keys    bool
+	alive   func() error
 	taken   map[string]bool
 	secrets []secret
 	folders []File // taken once each file that a setting names is known: a key may be in one
@@ -387,7 +388,10 @@ func (a *archive) bytes(at, path string, mode fs.FileMode, data []byte) error {
 func (a *archive) stream(at, path string, mode fs.FileMode, size int64, r io.Reader) error {
 	a.taken[path] = true
 	hash := sha256.New()
-	err := a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(path, "/"), Mode: int64(mode), Size: size, ModTime: a.Time})
+	err := a.alive()
+	if err == nil {
+		err = a.tar.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: strings.TrimPrefix(path, "/"), Mode: int64(mode), Size: size, ModTime: a.Time})
+	}
 	if err == nil {
 		_, err = io.CopyN(io.MultiWriter(a.tar, hash), r, size)
 	}
