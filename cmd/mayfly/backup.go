@@ -68,8 +68,8 @@ the archive has what is in it and what isn't.`,
 		if err != nil {
 			return err
 		}
-		if n := len(r.Remarks); n > 0 {
-			fmt.Fprintf(streams.Err, "The audit trail was taken as it is, and isn't whole in %d places: mayfly audit verify has them, first %s\n", n, terminal.Line(r.Remarks[0]))
+		if r.Faults > 0 {
+			fmt.Fprintf(streams.Err, "The audit trail was taken as it is, and isn't whole in %d places: mayfly audit verify has them, first %s\n", r.Faults, terminal.Line(r.Fault.Error()))
 		}
 		fmt.Fprintf(streams.Out, "%s has %d files, %s.\n\n", terminal.Line(r.Out), len(r.Files), humanize.IBytes(uint64(r.Bytes))) // #nosec G115 -- a size
 		for _, l := range r.Logs {

@@ -31,8 +31,8 @@ const (
 const (
 	version     = 1         // of the manifest
 	maxManifest = 256 << 20 // of a log of some hundred million entries
-	maxKeys     = 16 << 20
-	maxRest     = 1 << 20 // what tar programs pad an archive with
+	maxKeys     = 16 << 20  // of all secrets, and of a file that a setting names: it is read whole
+	maxRest     = 1 << 20   // what tar programs pad an archive with
 )
 
 // Manifest says what is in an archive, and what isn't.
@@ -98,7 +98,11 @@ func seal(all []secret, passphrase []byte) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return sealed.CompactSerialize()
+	text, err := sealed.CompactSerialize()
+	if len(text) > maxKeys {
+		return "", fmt.Errorf("keys and other secrets are %d bytes together when encrypted, more than the %d that a restore reads", len(text), maxKeys)
+	}
+	return text, err
 }
 
 func unseal(text, passphrase []byte) (all []secret, err error) {

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"io"
@@ -170,7 +171,7 @@ func TestTrailIsTakenWhole(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Remarks) == 0 {
+	if r.Faults == 0 || r.Fault == nil {
 		t.Error("nothing is said of a trail that is none")
 	}
 	want := map[string]string{
@@ -236,6 +237,28 @@ func TestSecrets(t *testing.T) {
 	}
 }
 
+// Secrets that a restore wouldn't read are refused before, and a count of rounds that would take a day as well.
+func TestSeal(t *testing.T) {
+	t.Parallel()
+	passphrase := []byte("correct horse battery staple")
+	if _, err := seal([]secret{{Data: make([]byte, maxKeys*9/16)}}, passphrase); err == nil || !strings.Contains(err.Error(), "that a restore reads") {
+		t.Errorf("secrets that are too large give %v", err)
+	}
+	text, err := seal([]secret{{Data: []byte("x")}}, passphrase)
+	if err != nil {
+		t.Fatal(err)
+	}
+	header, rest, _ := strings.Cut(text, ".")
+	plain, err := base64.RawURLEncoding.DecodeString(header)
+	if err != nil || !bytes.Contains(plain, []byte(`"p2c":600000`)) {
+		t.Fatalf("%s: %v", plain, err)
+	}
+	costly := base64.RawURLEncoding.EncodeToString(bytes.Replace(plain, []byte(`"p2c":600000`), []byte(`"p2c":2000000000`), 1))
+	if _, err := unseal([]byte(costly+"."+rest), passphrase); err == nil || !strings.Contains(err.Error(), "isn't that of the backup") {
+		t.Errorf("two billion rounds give %v", err)
+	}
+}
+
 // What a failure left half done is removed with the folders, which would be in the way of another try.
 func TestFailureLeavesNothing(t *testing.T) {
 	t.Parallel()
@@ -273,6 +296,10 @@ func TestSecretInAFolder(t *testing.T) {
 	}
 	if got := contents(t, r.Out, dir); len(got) != 3 || got["revocations/list.crl"] != "list" {
 		t.Errorf("it has %v", got)
+	}
+	o.Out = string(in("b.tar.gz"))
+	if _, err := Make(t.Context(), o); err == nil || !strings.Contains(err.Error(), "would be in those after it") {
+		t.Errorf("a backup in a folder that is backed up says %v", err)
 	}
 }
 

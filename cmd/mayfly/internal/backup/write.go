@@ -41,15 +41,15 @@ type Options struct {
 // Report is what a backup has.
 type Report struct {
 	Manifest
-	Out     string
-	Bytes   int64
-	Remarks []string // what is wrong with the audit trail
+	Out    string
+	Bytes  int64
+	Faults int   // places where the audit trail isn't whole
+	Fault  error // the first of them
 }
 
 const (
-	maxNamed   = 64 << 20 // of a file that a setting names: it is read whole
-	maxLine    = 1 << 20  // of what has lines, and more
-	compressed = ".gz"    // ends rotated parts of the audit trail
+	maxLine    = 1 << 20 // of what has lines, and more
+	compressed = ".gz"   // ends rotated parts of the audit trail
 )
 
 // Make writes a backup under another name, reads it back, and puts it in its place. What
@@ -224,7 +224,7 @@ func (a *archive) named(at, path string) error {
 	default:
 		public = slices.Contains([]string{"--config", "chain", "cert_file", "ca_file", "jwks_file", "state_file"}, name)
 	}
-	data, err := durable.ReadPlain(path, maxNamed)
+	data, err := durable.ReadPlain(path, maxKeys)
 	if errors.Is(err, fs.ErrNotExist) {
 		a.leaveOut(at, path, "it isn't there")
 		return nil
@@ -252,6 +252,9 @@ func (a *archive) leaveOut(at, path, why string) {
 // folder takes the files of a folder, in the order of their names: lists of what is revoked
 // before the statements, which are written before them.
 func (a *archive) folder(at, dir string) error {
+	if setting.Path(a.Out).Inside(setting.Path(dir)) {
+		return fmt.Errorf("%s is %s, and each backup there would be in those after it: name another folder", dir, at)
+	}
 	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -296,7 +299,7 @@ func (a *archive) trail(path string) error {
 // parts takes a file of the trail with all that was rotated out of it. It is opened before
 // the others are listed, so that none is missing between, however soon it is rotated.
 func (a *archive) parts(f audit.TrailFile) error {
-	_, err := audit.Verify(f, nil, nil, func(fault error) { a.Remarks = append(a.Remarks, fault.Error()) })
+	_, err := audit.Verify(f, nil, nil, func(fault error) { a.Faults, a.Fault = a.Faults+1, cmp.Or(a.Fault, fault) })
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
