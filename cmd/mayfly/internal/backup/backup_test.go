@@ -311,6 +311,13 @@ func TestKeep(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(o.Out, "mayfly.tar.gz"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	// Of a crash long ago; of one that is being written; of another program.
+	for name, days := range map[string]int{".tmp-mayfly-backup-1": -2, ".tmp-mayfly-backup-2": 4, ".tmp-1": -2} {
+		path, modified := filepath.Join(o.Out, name), o.Now.AddDate(0, 0, days)
+		if err := errors.Join(os.WriteFile(path, nil, 0o600), os.Chtimes(path, modified, modified)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	for range 4 {
 		o.Now = o.Now.AddDate(0, 0, 1)
 		if _, err := Make(t.Context(), o); err != nil {
@@ -329,7 +336,7 @@ func TestKeep(t *testing.T) {
 	if _, err := Make(t.Context(), o); err == nil || !strings.Contains(err.Error(), "has to be a folder") {
 		t.Errorf("without the folder it says %v", err)
 	}
-	if want := []string{"mayfly-20270105T030405Z.tar.gz", "mayfly-20270106T030405Z.tar.gz", "mayfly.tar.gz"}; err != nil || !slices.Equal(names, want) {
+	if want := []string{".tmp-1", ".tmp-mayfly-backup-2", "mayfly-20270105T030405Z.tar.gz", "mayfly-20270106T030405Z.tar.gz", "mayfly.tar.gz"}; err != nil || !slices.Equal(names, want) {
 		t.Errorf("it keeps %v (%v), want %v", names, err, want)
 	}
 }

@@ -49,7 +49,8 @@ type Report struct {
 
 const (
 	maxLine    = 1 << 20 // of what has lines, and more
-	compressed = ".gz"   // ends rotated parts of the audit trail
+	unfinished = durable.TempPrefix + "mayfly-backup-"
+	compressed = ".gz" // ends rotated parts of the audit trail
 )
 
 // Make writes a backup under another name, reads it back, and puts it in its place. What
@@ -70,7 +71,13 @@ func Make(ctx context.Context, o Options) (r Report, err error) {
 		return r, fmt.Errorf("%s: %w, and a backup is never overwritten", r.Out, cmp.Or(err, fs.ErrExist))
 	}
 	folder := filepath.Dir(r.Out)
-	file, err := os.CreateTemp(folder, durable.TempPrefix) // mode 0600
+	left, _ := beside(filepath.Join(folder, unfinished), "") // by a crash: each is as large as a backup
+	for _, name := range left {
+		if info, err := os.Stat(name); err == nil && o.Now.Sub(info.ModTime()) > 24*time.Hour {
+			_ = os.Remove(name)
+		}
+	}
+	file, err := os.CreateTemp(folder, unfinished) // mode 0600
 	if err != nil {
 		return r, err
 	}
