@@ -284,15 +284,21 @@ func TestFailureLeavesNothing(t *testing.T) {
 	}
 }
 
-// A secret that stands in a folder with public files isn't taken with those.
+// A secret that stands in a folder with public files isn't taken with those. The folder may be a link.
 func TestSecretInAFolder(t *testing.T) {
 	t.Parallel()
 	dir, o := host(t, map[string]string{"mayfly.yaml": "x", "audit/audit.jsonl": "", "revocations/list.crl": "list", "revocations/a.key": "secret", "revocations/tuf.mark": "7"})
 	in := func(name string) setting.Path { return setting.Path(filepath.Join(dir, "revocations", name)) }
 	o.Config.Revocation.Directory, o.Config.Revocation.Key, o.Config.TUF.MarkFile = in(""), setting.KeyRef("file:"+in("a.key")), in("tuf.mark")
+	if err := errors.Join(os.Rename(string(in("")), dir+"/elsewhere"), os.Symlink("elsewhere", string(in(""))), os.Symlink("..", string(in("up")))); err != nil {
+		t.Fatal(err)
+	}
 	r, err := Make(t.Context(), o)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(r.LeftOut, func(l LeftOut) bool { return l.Path == string(in("up")) }) {
+		t.Errorf("a link to a folder isn't said to be left out: %v", r.LeftOut)
 	}
 	if got := contents(t, r.Out, dir); len(got) != 3 || got["revocations/list.crl"] != "list" {
 		t.Errorf("it has %v", got)

@@ -262,16 +262,23 @@ func (a *archive) folder(at, dir string) error {
 	if setting.Path(a.Out).Inside(setting.Path(dir)) {
 		return fmt.Errorf("%s is %s, and each backup there would be in those after it: name another folder", dir, at)
 	}
-	err := filepath.WalkDir(dir, func(path string, e fs.DirEntry, err error) error {
-		if err != nil {
+	err := filepath.WalkDir(dir+"/", func(path string, e fs.DirEntry, err error) error { // which may be a link
+		if e == nil {
 			return err
 		}
 		if e.IsDir() && durable.OfTheSystem(e.Name()) {
 			return fs.SkipDir
 		}
-		info, err := os.Stat(path) // also through a link, as Kubernetes mounts by
-		if err == nil && info.Mode().IsRegular() && e.Name() != "LOCK" && !strings.HasPrefix(e.Name(), durable.TempPrefix) && !a.taken[path] {
+		var info fs.FileInfo
+		if err == nil {
+			info, err = os.Stat(path) // also through a link, as Kubernetes mounts by
+		}
+		switch {
+		case err != nil || e.Name() == "LOCK" || strings.HasPrefix(e.Name(), durable.TempPrefix) || a.taken[path]:
+		case info.Mode().IsRegular():
 			err = a.file(at, path)
+		case !e.IsDir() && !durable.OfTheSystem(e.Name()):
+			a.leaveOut(at, path, "no plain file")
 		}
 		if errors.Is(err, fs.ErrNotExist) { // it was removed meanwhile
 			err = nil
