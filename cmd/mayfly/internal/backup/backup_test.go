@@ -159,7 +159,13 @@ func contents(t *testing.T, path, below string) map[string]string {
 // again, and a line that is being written not at all.
 func TestTrailIsTakenWhole(t *testing.T) {
 	t.Parallel()
-	dir, o := host(t, map[string]string{
+	dir, o := host(t, map[string]string{"mayfly.yaml": "x", "audit/audit.log": "one\ncut"})
+	o.Config.Audit.Path = setting.Path(filepath.Join(dir, "audit/audit.log"))
+	r, err := Make(t.Context(), o)
+	if err != nil || contents(t, r.Out, dir)["audit/audit.log"] != "one\n" {
+		t.Errorf("a trail of another name is taken as %v (%v)", contents(t, r.Out, dir), err)
+	}
+	dir, o = host(t, map[string]string{
 		"mayfly.yaml": "x", "audit/audit.jsonl": "three\nfour\ncut", "audit/audit.admin.jsonl": "act\n",
 		"audit/audit-2027-01-01.jsonl.gz": "one", "audit/audit-2027-01-02.jsonl": "two\n", "audit/audit-2027-01-02.jsonl.gz": "tw",
 		"audit/audit.refused-2027.jsonl": "no\n", "audit/audit.sink-siem.json": "{}", "audit/audit.jsonl.lock": "", "audit/audit.inclusion.json": "{}",
@@ -167,8 +173,7 @@ func TestTrailIsTakenWhole(t *testing.T) {
 	if err := os.Link(filepath.Join(dir, "audit/audit.jsonl"), filepath.Join(dir, "audit/audit-2027-01-03.jsonl")); err != nil {
 		t.Fatal(err)
 	}
-	r, err := Make(t.Context(), o)
-	if err != nil {
+	if r, err = Make(t.Context(), o); err != nil {
 		t.Fatal(err)
 	}
 	if r.Faults == 0 || r.Fault == nil {

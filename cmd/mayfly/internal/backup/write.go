@@ -388,7 +388,7 @@ func (a *archive) open(at, path string, file *os.File) error {
 		return err
 	}
 	size := info.Size()
-	if strings.HasSuffix(path, ".jsonl") {
+	if ext := filepath.Ext(path); ext == ".jsonl" || at == "audit.path" && ext != compressed {
 		tail := make([]byte, min(size, maxLine))
 		if _, err := file.ReadAt(tail, size-int64(len(tail))); err != nil {
 			return err
