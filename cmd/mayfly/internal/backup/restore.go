@@ -79,7 +79,7 @@ func Restore(ctx context.Context, path string, o RestoreOptions) (_ Restored, er
 		func() error { return r.verify(file) }, r.free,
 		func() error { return r.write(file) },
 		func() error { return r.logs(ctx) },
-		func() error { return r.revocations() },
+		r.revocations,
 	} {
 		if err := step(); err != nil {
 			return Restored{}, err

@@ -317,11 +317,8 @@ func (a *archive) parts(f audit.TrailFile) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	current, err := os.Open(f.Path) // #nosec G304 -- the operator names the trail
-	if errors.Is(err, fs.ErrNotExist) {
-		current, err = nil, nil // nothing was recorded there since the last rotation
-	}
-	if err != nil {
+	current, err := os.Open(f.Path)                    // #nosec G304 -- the operator names the trail
+	if err != nil && !errors.Is(err, fs.ErrNotExist) { // then nothing was recorded since the last rotation
 		return err
 	}
 	ext := filepath.Ext(f.Path)
@@ -331,10 +328,9 @@ func (a *archive) parts(f audit.TrailFile) error {
 		if err != nil || whole != name && slices.Contains(rotated, whole) { // both are there while one is made of the other
 			continue
 		}
-		if is, failed := os.Stat(name); failed == nil && current != nil {
-			if own, failed := current.Stat(); failed == nil && os.SameFile(is, own) {
-				continue // it was rotated just now
-			}
+		is, _ := os.Stat(name)
+		if own, _ := current.Stat(); os.SameFile(is, own) {
+			continue // it was rotated just now
 		}
 		if err = a.file("audit.path", name); errors.Is(err, fs.ErrNotExist) {
 			err = a.file("audit.path", whole+compressed)
@@ -354,10 +350,8 @@ func (a *archive) parts(f audit.TrailFile) error {
 
 // log takes what a log has published, and checks it first.
 func (a *archive) log(ctx context.Context, l Log) (err error) {
-	for _, path := range []*string{&l.Directory, &l.MarkFile} {
-		if *path != "" && err == nil {
-			*path, err = filepath.Abs(*path)
-		}
+	if l.Directory, err = filepath.Abs(l.Directory); err == nil && l.MarkFile != "" {
+		l.MarkFile, err = filepath.Abs(l.MarkFile)
 	}
 	if err != nil {
 		return err
