@@ -21,6 +21,7 @@ func passphraseFlags(cmd *cobra.Command, usage string) func() ([]byte, error) {
 	var s setting.Secret
 	cmd.Flags().StringVar(&s.Env, "passphrase-env", "", "environment variable with "+usage)
 	cmd.Flags().StringVar((*string)(&s.File), "passphrase-file", "", "file with "+usage)
+	cmd.MarkFlagsMutuallyExclusive("passphrase-env", "passphrase-file")
 	return func() ([]byte, error) {
 		if s.IsZero() {
 			return nil, nil
