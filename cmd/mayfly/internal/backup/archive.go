@@ -120,11 +120,6 @@ func unseal(text, passphrase []byte) (all []secret, err error) {
 // read reads an archive from its beginning to its end and holds its files against its
 // manifest. take gets each of them before anything is known to be right.
 func read(r io.ReadSeeker, take func(path string, content io.Reader) error) (m Manifest, err error) {
-	defer func() {
-		if err != nil {
-			err = fmt.Errorf("the backup can't be used: %w", err)
-		}
-	}()
 	if _, err := r.Seek(0, io.SeekStart); err != nil {
 		return m, err
 	}

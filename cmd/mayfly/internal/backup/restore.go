@@ -102,6 +102,7 @@ func (r *restoring) verify(file *os.File) (err error) {
 	r.ConfigFile = r.at(r.Config)
 	switch {
 	case err != nil:
+		err = fmt.Errorf("the backup can't be used: %w", err)
 	case len(r.Passphrase) > 0:
 		r.secrets, err = unseal(r.sealed, r.Passphrase)
 	case len(r.sealed) > 0:

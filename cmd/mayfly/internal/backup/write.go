@@ -94,7 +94,12 @@ func Make(ctx context.Context, o Options) (r Report, err error) {
 		func() error { return durable.OwnerOfFolder(file) },
 		file.Sync,
 		func() (err error) { r.Bytes, err = file.Seek(0, io.SeekEnd); return err },
-		func() error { _, err := read(file, func(string, io.Reader) error { return ctx.Err() }); return err },
+		func() error {
+			if _, err := read(file, func(string, io.Reader) error { return ctx.Err() }); err != nil {
+				return fmt.Errorf("reading the backup back: %w", err)
+			}
+			return nil
+		},
 		func() error { return os.Rename(file.Name(), r.Out) },
 		func() error { return durable.SyncFolder(folder) },
 		func() error { return durable.Put(noteOf(string(o.Config.Audit.Path)), []byte(r.Out+"\n"), 0o600) },
