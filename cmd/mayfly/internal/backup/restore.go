@@ -253,7 +253,7 @@ func (r *restoring) revocations() error {
 		return err
 	}
 	path, isFile := strings.CutPrefix(string(c.Revocation.Key), "file:")
-	if !isFile || string(c.Revocation.MarkFile) != mark || !setting.Path(path).Inside(setting.Path(r.Root)) {
+	if !isFile || filepath.Clean(string(c.Revocation.MarkFile)) != mark || !setting.Path(path).Inside(setting.Path(r.Root)) {
 		r.note("the mark of revocations is lost, and its key isn't a file below %s: docs/backup.md says how they go on", r.Root)
 		return nil
 	}
