@@ -382,10 +382,33 @@ func testFilled(t *testing.T, c store.Config) {
 	keep(back, 10)
 	back.size++
 	found(back, while(5))
+	signed := index.Signed{Certificate: catest.Sign(t, &x509.Certificate{SerialNumber: big.NewInt(1 << 20)}, &x509.Certificate{}, catest.Key(t).Public(), catest.Key(t))}
+	if err := back.Tell(t.Context(), signed, noon); (fault.From(err).Reason == fault.StoreUnavailable) != (while(0) < 0) {
+		t.Errorf("a bundle's certificate is looked for: %v", err)
+	}
 	back.size--
 	keep(back, 0)
 	back.size++
 	found(back, 6)
+	if c.URL != "" {
+		return
+	}
+	// A log that gives nothing more, or a little now and then, keeps no search from being
+	// answered: at the next look the indexes are made, and stay.
+	back.size--
+	keep(back, 100_000)
+	back.size++
+	found(back, -1)
+	back.Stall()
+	if _, err := back.Position(t.Context(), short.log); err != nil {
+		t.Fatal(err)
+	}
+	found(back, 7)
+	back.size--
+	keep(back, 100_000)
+	back.size++
+	found(back, 8)
+	indexes(36, 50)
 }
 
 // TestRead: what is read of a certificate is what crypto/x509 reads.
