@@ -184,7 +184,7 @@ func openSQLite(c Config) (*DB, error) {
 		p.SetMaxIdleConns(connections)
 		return p
 	}
-	// What is sorted for an index, more than the cache, goes into a file without a name beside the database.
+	// What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
 	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
 	d.on = d.reads
 	return d, nil
