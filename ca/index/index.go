@@ -88,7 +88,7 @@ func New() *Index {
 // Open opens the index in a store, whose tables it makes. The store stays the caller's.
 func (i *Index) Open(ctx context.Context, db *store.DB) error {
 	i.finish = func() error {
-		i.filling.Store(&fill{since: time.Now()}) // after a failure Position tries again, as late as after a slow fill
+		i.filling.Store(&fill{since: time.Now()})        // after a failure Position tries again, as late as after a slow fill
 		for statement := range strings.Lines(searches) { // others write in between
 			if err := db.Write(ctx, func(tx store.Handle) error { _, err := tx.Exec(ctx, statement); return err }); err != nil {
 				return fmt.Errorf("index: making the indexes that searches need: %w", err)
