@@ -112,6 +112,9 @@ func signs(key crypto.PublicKey, message, signature []byte) bool {
 // certificate has to be in the index. The error is a *fault.Error.
 func (i *Index) Tell(ctx context.Context, s Signed, now time.Time) error {
 	db, err := i.open()
+	if err == nil {
+		err = i.searchable()
+	}
 	if err != nil {
 		return err
 	}

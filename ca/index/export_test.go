@@ -12,3 +12,6 @@ func Decode(e follow.Entry) []string { return slices.Collect(maps.Values(decode(
 
 // Read reads of a certificate what is kept.
 var Read = read
+
+// Stall has the last entries of a fill long ago.
+func (i *Index) Stall() { i.filling.Store(&fill{log: i.filling.Load().log}) }

@@ -39,7 +39,10 @@ var searches string
 
 var unsearched = regexp.MustCompile("(?m)^CREATE INDEX IF NOT EXISTS ([a-z_]+) .*").ReplaceAllString(searches, "DROP INDEX IF EXISTS $1;")
 
-const far = 1 << 16 // entries, and four times what the store has
+const (
+	far  = 1 << 16          // entries, and four times what the store has
+	slow = 10 * time.Minute // for as many: a store with indexes takes them as well
+)
 
 // knownSubjects is how many subjects' numbers are remembered: some 100 bytes each.
 const knownSubjects = 64 << 10
@@ -48,9 +51,17 @@ const knownSubjects = 64 << 10
 type Index struct {
 	db      atomic.Pointer[store.DB] // nil until it could be opened
 	known   *lru.Cache[[sha256.Size]byte, int64]
-	taker   Taker                  // nil: nobody is told
-	filling atomic.Pointer[string] // the log that fills a store without indexes; nil: it has them
-	finish  func() error           // within Open's context: a look's minute may not do
+	taker   Taker                // nil: nobody is told
+	filling atomic.Pointer[fill] // of a store without indexes; nil: it has them
+	slow    atomic.Bool          // a fill was too slow: none begins again
+	finish  func() error         // within Open's context: a look's minute may not do
+}
+
+// fill is how the filling of a store by one log goes.
+type fill struct {
+	log   string
+	since time.Time
+	kept  int // entries since then; the log's Keep alone counts
 }
 
 // Taker is told of what is kept, in order, within the transaction that keeps it. Its
@@ -77,9 +88,10 @@ func New() *Index {
 // Open opens the index in a store, whose tables it makes. The store stays the caller's.
 func (i *Index) Open(ctx context.Context, db *store.DB) error {
 	i.finish = func() error {
+		i.filling.Store(&fill{since: time.Now()})        // after a failure Position tries again, as late as after a slow fill
 		for statement := range strings.Lines(searches) { // others write in between
 			if err := db.Write(ctx, func(tx store.Handle) error { _, err := tx.Exec(ctx, statement); return err }); err != nil {
-				return err
+				return fmt.Errorf("index: making the indexes that searches need: %w", err)
 			}
 		}
 		i.filling.Store(nil)
@@ -108,11 +120,26 @@ func unavailable(err error) error {
 	return fault.New(fault.StoreUnavailable, "the index can't be read now; try again").Because(err)
 }
 
-// Position is where the following of a log goes on.
+// searchable is a *fault.Error while there are no indexes.
+func (i *Index) searchable() error {
+	if i.filling.Load() == nil {
+		return nil
+	}
+	return fault.New(fault.StoreUnavailable, "the index is being filled from a long log, and lists only the newest certificates meanwhile; try again later")
+}
+
+// Position is where the following of a log goes on. A fill that is too slow ends here: any
+// log's look comes by, whatever became of the one that fills.
 func (i *Index) Position(ctx context.Context, log ctlog.Description) (p follow.Position, err error) {
 	db, err := i.open()
 	if err != nil {
 		return p, err
+	}
+	if by := i.filling.Load(); by != nil && time.Since(by.since) > slow {
+		i.slow.Store(true)
+		if err := i.finish(); err != nil {
+			return p, err
+		}
 	}
 	var hashes []byte
 	err = db.QueryRow(ctx, "SELECT size, hashes, checkpoint FROM followed WHERE log = ?", logID(log)).Scan(&p.Size, &hashes, &p.Checkpoint)
@@ -143,7 +170,7 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 			}
 		}
 		certificates := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...)
-		if rest >= far && db.Alone() && i.filling.Load() == nil {
+		if rest >= far && db.Alone() && i.filling.Load() == nil && !i.slow.Load() {
 			if err = tx.QueryRow(ctx, "SELECT COALESCE(MAX(id), 0) < ? FROM certificates", rest/4).Scan(&fills); fills {
 				_, err = tx.Exec(ctx, unsearched)
 			}
@@ -166,11 +193,17 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 		for digest, id := range k.fresh {
 			i.known.Add(digest, id)
 		}
+		by := i.filling.Load()
 		if fills {
-			i.filling.Store(&k.log)
+			by = &fill{log: k.log, kept: far}
 		}
-		if by := i.filling.Load(); rest == 0 && by != nil && *by == k.log {
-			return i.finish()
+		if by != nil && by.log == k.log {
+			if by.kept += len(entries); rest == 0 {
+				return i.finish()
+			}
+			if by.kept >= far {
+				i.filling.Store(&fill{log: k.log, since: time.Now()})
+			}
 		}
 	}
 	return err

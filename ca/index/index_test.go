@@ -382,10 +382,54 @@ func testFilled(t *testing.T, c store.Config) {
 	keep(back, 10)
 	back.size++
 	found(back, while(5))
+	signed := index.Signed{Certificate: catest.Sign(t, &x509.Certificate{SerialNumber: big.NewInt(1 << 20)}, &x509.Certificate{}, catest.Key(t).Public(), catest.Key(t))}
+	if err := back.Tell(t.Context(), signed, noon); (fault.From(err).Reason == fault.StoreUnavailable) != (while(0) < 0) {
+		t.Errorf("a bundle's certificate is looked for: %v", err)
+	}
 	back.size--
 	keep(back, 0)
 	back.size++
 	found(back, 6)
+	if c.URL != "" {
+		return
+	}
+	// A log that gives nothing more, or a little now and then, keeps no search from being
+	// answered: at the next look the indexes are made, and stay.
+	back.size--
+	keep(back, 100_000)
+	back.size++
+	found(back, -1)
+	back.Stall()
+	if _, err := back.Position(t.Context(), short.log); err != nil {
+		t.Fatal(err)
+	}
+	found(back, 7)
+	back.size--
+	keep(back, 100_000)
+	back.size++
+	found(back, 8)
+	indexes(36, 50)
+	// Indexes that can't be made are said to be missing, and not tried again at each entry.
+	ctx, stop := context.WithCancel(t.Context())
+	failing := &rig{Index: index.New(), log: ctlog.Description{ID: [32]byte{0xef}}}
+	if err := failing.Open(ctx, storetest.Open(t, c)); err != nil {
+		t.Fatal(err)
+	}
+	keep(failing, 100_000)
+	stop()
+	err := failing.Keep(t.Context(), failing.log, 1, nil, follow.Position{Size: 2, Head: 2, Checkpoint: []byte("c")})
+	if err == nil || !strings.Contains(err.Error(), "the indexes that searches need") {
+		t.Errorf("%v", err)
+	}
+	failing.size = 2
+	keep(failing, 0)
+	if _, err := failing.Position(t.Context(), failing.log); err != nil {
+		t.Errorf("at once: %v", err)
+	}
+	failing.Stall()
+	if _, err := failing.Position(t.Context(), failing.log); err == nil {
+		t.Error("they aren't tried again later")
+	}
 }
 
 // TestRead: what is read of a certificate is what crypto/x509 reads.
@@ -412,11 +456,11 @@ func TestRead(t *testing.T) {
 
 // FuzzDecode: whatever a log holds is decoded to something that both stores take.
 func FuzzDecode(f *testing.F) {
-	f.Add(issued(f, 1, "alice@example.com", extension.Set{}), true)
+	f.Add(issued(f, 1, "alice@example.com", extension.Set{}), false)
 	f.Add([]byte{0x30, 0x03, 0x02, 0x01, 0x01}, true)
 	f.Fuzz(func(t *testing.T, der []byte, precert bool) {
 		for _, v := range index.Decode(follow.Entry{Certificate: der, Precert: precert}) {
-			if strings.ContainsRune(v, 0) || strings.ToValidUTF8(v, "") != v || len(v) > 2100 {
+			if strings.ContainsRune(v, 0) || strings.ToValidUTF8(v, "") != v || len(v) > 1300 {
 				t.Errorf("%q", v)
 			}
 		}

@@ -179,8 +179,10 @@ func (i *Index) Search(ctx context.Context, q Query) (Page, error) {
 	if err != nil {
 		return Page{}, err
 	}
-	if i.filling.Load() != nil && len(p.ofSubject)+len(p.ofRow) > 0 {
-		return Page{}, fault.New(fault.StoreUnavailable, "the index is being filled from a long log, and lists only the newest certificates meanwhile; try again later")
+	if len(p.ofSubject)+len(p.ofRow) > 0 {
+		if err := i.searchable(); err != nil {
+			return Page{}, err
+		}
 	}
 	from, args, bounded, err := p.from(ctx, db, q.Limit+1)
 	if err != nil {

@@ -113,7 +113,7 @@ func (s *source) leafAndPath(ctx context.Context, index uint64, head remote.Head
 
 // entryAndProof reads an entry and its proof through the API of RFC 6962.
 func (s *source) entryAndProof(ctx context.Context, index uint64, head remote.Head) (leaf, precertificate []byte, path [][]byte, err error) {
-	entries, err := s.entries(ctx, index, index+1)
+	entries, err := s.entries(ctx, index, index+1, maxTile)
 	if err != nil {
 		return nil, nil, nil, err
 	}

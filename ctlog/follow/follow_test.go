@@ -238,6 +238,15 @@ func (b *bench) show(t *testing.T) {
 	if s, err := b.Show(t.Context(), id, 0); err == nil {
 		t.Errorf("another entry is taken for one: %+v", s)
 	}
+	lie = func(w http.ResponseWriter, r *http.Request) {
+		if strings.Contains(r.URL.Path, "/get-entries") || strings.HasPrefix(r.URL.Path, "/tile/data/") {
+			_, _ = w.Write(bytes.Repeat([]byte(" "), 2<<20+1))
+		}
+		honest(w, r)
+	}
+	if _, err := b.Show(t.Context(), id, 0); err == nil || !strings.Contains(err.Error(), "more than") {
+		t.Errorf("an entry of endless bytes is read: %v", err)
+	}
 }
 
 // TestContradictions: a log that goes against what it signed is followed no further; the

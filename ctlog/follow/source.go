@@ -71,7 +71,7 @@ func (s *source) proofs(ctx context.Context, size uint64, failed *error) (*clien
 func (s *source) leaves(ctx context.Context, from uint64, head remote.Head) ([][]byte, error) {
 	var all [][]byte
 	if !head.Static {
-		entries, err := s.entries(ctx, from, min(head.Size, from+batchTiles*layout.EntryBundleWidth))
+		entries, err := s.entries(ctx, from, min(head.Size, from+batchTiles*layout.EntryBundleWidth), MaxBytes)
 		for _, e := range entries {
 			all = append(all, e.LeafInput)
 		}
@@ -115,9 +115,10 @@ func (s *source) tile(ctx context.Context, index, size uint64) ([]logdir.Leaf, e
 	return leaves[:want], nil
 }
 
-// entries is get-entries (RFC 6962 §4.6), which may give fewer than were asked for.
-func (s *source) entries(ctx context.Context, from, end uint64) ([]ct.LeafEntry, error) {
-	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-entries?start=%d&end=%d", from, end-1), MaxBytes)
+// entries is get-entries (RFC 6962 §4.6), which may give fewer than were asked for: at most
+// limit bytes.
+func (s *source) entries(ctx context.Context, from, end uint64, limit int64) ([]ct.LeafEntry, error) {
+	raw, err := s.Get(ctx, fmt.Sprintf("/ct/v1/get-entries?start=%d&end=%d", from, end-1), limit)
 	if err != nil {
 		return nil, fmt.Errorf("entries from %d on: %w", from, err)
 	}

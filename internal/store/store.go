@@ -82,8 +82,8 @@ func (c *Config) postgres() (*url.URL, error) {
 	return u, nil
 }
 
-// What SQLite may hold in memory: pages of the one connection that writes and of each
-// that reads.
+// What SQLite may hold in memory: pages of the one connection that writes, which sorts as
+// much at once, and of each that reads.
 const (
 	readers     = 4 // also half of the connections to PostgreSQL
 	writerCache = 8 << 20
@@ -91,7 +91,7 @@ const (
 )
 
 // MaxBytes bounds what an open store holds in memory.
-const MaxBytes = writerCache + readers*readerCache
+const MaxBytes = 2*writerCache + readers*readerCache
 
 // Handle is what statements are run with: the store, or one transaction.
 type Handle struct {
@@ -184,7 +184,7 @@ func openSQLite(c Config) (*DB, error) {
 		p.SetMaxIdleConns(connections)
 		return p
 	}
-	// What is sorted for an index, more than the cache, goes into a file without a name beside the database.
+	// What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
 	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
 	d.on = d.reads
 	return d, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -105,6 +106,23 @@ func TestFileOfItsOwner(t *testing.T) {
 		info, err := os.Stat(name)
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)
+		}
+	}
+}
+
+// TestTemporaryFiles: what is sorted goes beside the database, whatever its folder's name.
+func TestTemporaryFiles(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), `it's "a" 100% ?dir#;`)
+	if err := os.Mkdir(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(dir)
+	for path, want := range map[string]string{filepath.Join(dir, "x.db"): dir, "x.db": "."} {
+		d, got := storetest.Open(t, store.Config{Path: setting.Path(path)}), ""
+		if err := d.Write(t.Context(), func(tx store.Handle) error {
+			return tx.QueryRow(t.Context(), "PRAGMA temp_store_directory").Scan(&got)
+		}); err != nil || got != want {
+			t.Errorf("%s: %q, %v", path, got, err)
 		}
 	}
 }
