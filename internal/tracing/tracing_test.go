@@ -180,7 +180,7 @@ func (l *lines) String() string {
 	return l.text.String()
 }
 
-// TestCollectorDown: nobody waits for a collector that hangs or refuses, and its log stays short.
+// TestCollectorDown: nobody waits for a collector that hangs or refuses, or reads all that it says, and its log stays short.
 func TestCollectorDown(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(w http.ResponseWriter, q *http.Request){
@@ -188,6 +188,8 @@ func TestCollectorDown(t *testing.T) {
 		"refuses": func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, strings.Repeat("no\n", 1000), http.StatusForbidden)
 		},
+		"has much to say": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) },
+		"has a long head": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Long", strings.Repeat("x", 1<<20)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
