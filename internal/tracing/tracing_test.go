@@ -1,7 +1,6 @@
 package tracing_test
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/hex"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/tracing"
@@ -163,23 +163,6 @@ func TestOff(t *testing.T) {
 	}
 }
 
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
 // TestCollectorDown: nobody waits for a collector that hangs or refuses, or reads all that it says, and its log stays short.
 func TestCollectorDown(t *testing.T) {
 	t.Parallel()
@@ -195,7 +178,7 @@ func TestCollectorDown(t *testing.T) {
 			t.Parallel()
 			s := httptest.NewServer(http.HandlerFunc(answer))
 			defer s.Close()
-			var log lines
+			var log catest.Lines
 			tracer := newTracer(t, tracing.Config{Endpoint: s.URL, Sample: 1}, tracing.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			const requests = 10000
 			for range requests {

@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -280,7 +281,7 @@ func TestEphemeralWaits(t *testing.T) {
 // TestEphemeralStartFails: a KMS that is down at the start is named, with the step.
 func TestEphemeralStartFails(t *testing.T) {
 	t.Parallel()
-	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 	r.issuer = newRig(t, nil).issuer
 	c := r.configuration(t)
 	s := ephemeralBy(t, "aws", r, c)
