@@ -80,7 +80,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	for _, option := range options {
 		option(&c, &o)
 	}
-	if r.server, err = New(c, o); err != nil {
+	if r.server, err = New(t.Context(), c, o); err != nil {
 		t.Fatal(err)
 	}
 	return r
