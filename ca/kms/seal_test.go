@@ -130,8 +130,21 @@ func TestSealedKeyLater(t *testing.T) {
 		wantError(t, err, "no such file")
 
 		signer := opened(t, s.Ref, o)
-		if kms.Try(t.Context(), signer) == nil {
-			t.Error("signed by a key that wasn't unsealed")
+		refused := func(n int) int { // and gives how often the KMS was asked
+			before := s.Count("")
+			var all sync.WaitGroup
+			for range n {
+				all.Go(func() {
+					if kms.Try(t.Context(), signer) == nil {
+						t.Error("signed by a key that wasn't unsealed")
+					}
+				})
+			}
+			all.Wait()
+			return s.Count("") - before
+		}
+		if one, many := refused(1), refused(20); many > 10*one {
+			t.Errorf("the KMS is asked %d times for 20 at once, and %d for one", many, one)
 		}
 		s.Mend()
 		before := s.Count(s.Unseal)
