@@ -180,7 +180,7 @@ func TestRunFollowsReload(t *testing.T) {
 			t.Errorf("asked %v", asked)
 		}
 		gone := count("b.example")
-		time.Sleep(24 * time.Hour)
+		time.Sleep(24 * time.Hour) // the bubble's clock; keys are asked for again within it
 		if count("b.example") != gone {
 			t.Errorf("b, which is gone, was asked %d times more", count("b.example")-gone)
 		}

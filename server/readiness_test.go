@@ -15,6 +15,7 @@ import (
 
 	healthpb "google.golang.org/grpc/health/grpc_health_v1"
 
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 )
@@ -24,7 +25,7 @@ import (
 func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	t.Parallel()
 	now, err := time.Now(), errBroken
-	out := &lines{}
+	out := &catest.Lines{}
 	r, problem := newReadiness([]Dependency{{Name: "issuers", Check: func(context.Context) error { return err }}},
 		newInFlightLimit(1), func() time.Time { return now }, slog.New(slog.NewTextHandler(out, nil)))
 	if problem != nil {
@@ -51,7 +52,7 @@ func TestReadinessTellsStartingFromFailing(t *testing.T) {
 	at(failedValid, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)
 
-	r.began, r.states[0].logged, out.text = time.Time{}, starting, lines{}.text // a service that never gets there
+	r.began, r.states[0].logged, *out = time.Time{}, starting, catest.Lines{} // a service that never gets there
 	at(0, errBroken, 0, 0)
 	at(startTime, errBroken, 1, 0)
 	at(failedValid, nil, 1, 1)

@@ -261,10 +261,10 @@ func TestConfigCheckFindsEachFault(t *testing.T) {
 			t.Errorf("want one fault %q, got %v", want, f.Err())
 		}
 	}
-	if _, err := New(Config{}, Options{}); err == nil {
+	if _, err := New(t.Context(), Config{}, Options{}); err == nil {
 		t.Error("an empty configuration was taken")
 	}
-	if _, err := New(good, Options{}); err == nil {
+	if _, err := New(t.Context(), good, Options{}); err == nil {
 		t.Error("a server without a CA was made")
 	}
 }

@@ -171,7 +171,7 @@ func (s *Server) allowOrigin(w http.ResponseWriter, r *http.Request) {
 }
 
 // newGateway is what translates REST into calls of the API's methods, which are in this process.
-func (s *Server) newGateway() (*runtime.ServeMux, error) {
+func (s *Server) newGateway(ctx context.Context) (*runtime.ServeMux, error) {
 	mux := runtime.NewServeMux(
 		runtime.WithMarshalerOption(runtime.MIMEWildcard, restjson.New()),
 		runtime.WithIncomingHeaderMatcher(func(string) (string, bool) { return "", false }), // Authorization comes through regardless
@@ -187,12 +187,11 @@ func (s *Server) newGateway() (*runtime.ServeMux, error) {
 			to.methods[m.rpc] = m
 		}
 	})
-	unused := context.TODO() //nolint:forbidigo // the registrations ask for a context and make no use of it
 	return mux, errors.Join(
-		fulciov2.RegisterCAHandlerClient(unused, mux, fulciov2.NewCAClient(to)),
-		fulciov1beta.RegisterCAHandlerClient(unused, mux, fulciov1beta.NewCAClient(to)),
-		mayflyv1.RegisterIndexHandlerClient(unused, mux, mayflyv1.NewIndexClient(to)),
-		mayflyv1.RegisterRevocationHandlerClient(unused, mux, mayflyv1.NewRevocationClient(to)),
+		fulciov2.RegisterCAHandlerClient(ctx, mux, fulciov2.NewCAClient(to)),
+		fulciov1beta.RegisterCAHandlerClient(ctx, mux, fulciov1beta.NewCAClient(to)),
+		mayflyv1.RegisterIndexHandlerClient(ctx, mux, mayflyv1.NewIndexClient(to)),
+		mayflyv1.RegisterRevocationHandlerClient(ctx, mux, mayflyv1.NewRevocationClient(to)),
 	)
 }
 

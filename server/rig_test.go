@@ -50,7 +50,7 @@ type rig struct {
 	ca       *heldCA
 	log      *countedLog
 	audit    *trail
-	lines    *lines
+	lines    *catest.Lines
 	registry *prometheus.Registry
 	key      *ecdsa.PrivateKey
 	spki     string // PEM of key's public half
@@ -60,7 +60,7 @@ type rigOption func(*Config, *Options)
 
 func newRig(t testing.TB, options ...rigOption) *rig {
 	t.Helper()
-	r := &rig{issuer: identitytest.New(t), audit: &trail{}, lines: &lines{}, registry: prometheus.NewRegistry()}
+	r := &rig{issuer: identitytest.New(t), audit: &trail{}, lines: &catest.Lines{}, registry: prometheus.NewRegistry()}
 	r.verifier = r.issuer.Verifier(t)
 	r.key, r.spki = newKey(t)
 	r.log = newLog(t)
@@ -80,7 +80,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	for _, option := range options {
 		option(&c, &o)
 	}
-	if r.server, err = New(c, o); err != nil {
+	if r.server, err = New(t.Context(), c, o); err != nil {
 		t.Fatal(err)
 	}
 	return r
@@ -187,24 +187,6 @@ func (a *trail) of(kind audit.Type) (found []audit.Event) {
 		}
 	}
 	return found
-}
-
-// lines collects the log.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // prove signs a challenge with the rig's key.

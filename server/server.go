@@ -154,8 +154,8 @@ type Page interface {
 	Paths() map[string]string // each with its method
 }
 
-// New makes a Server. It opens nothing and starts nothing.
-func New(c Config, o Options) (*Server, error) {
+// New makes a Server. It opens nothing, starts nothing and doesn't keep ctx.
+func New(ctx context.Context, c Config, o Options) (*Server, error) {
 	var f setting.Faults
 	c.Check("server", &f)
 	if err := f.Err(); err != nil {
@@ -183,7 +183,7 @@ func New(c Config, o Options) (*Server, error) {
 	if err = metric.Register(s.with.Metrics, s.ready.working, s.ready.warns); err != nil {
 		return nil, fmt.Errorf("server: registering metrics: %w", err)
 	}
-	if s.gateway, err = s.newGateway(); err != nil {
+	if s.gateway, err = s.newGateway(ctx); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
 	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})

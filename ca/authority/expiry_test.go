@@ -1,11 +1,9 @@
 package authority
 
 import (
-	"bytes"
 	"context"
 	"log/slog"
 	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -13,25 +11,8 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
-
-// logText is what was logged, for two goroutines.
-type logText struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (s *logText) Write(b []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.Write(b)
-}
-
-func (s *logText) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.text.String()
-}
 
 // TestExpiry: warnings at the start and when 30 %, 10 % and nothing remain, each
 // once; the metric has the end of every listed authority and of no other.
@@ -44,7 +25,7 @@ func TestExpiry(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := *old
 		a.notBefore, a.notAfter = time.Now(), time.Now().Add(100*day)
-		var text logText
+		var text catest.Lines
 		registry := prometheus.NewRegistry()
 		f, err := NewInForce(Options{
 			Set:   &Set{Active: &a, Trusted: []Trusted{a.Trusted("y2026")}},

@@ -50,6 +50,7 @@ type replica struct {
 	opening chan struct{}             // holds one while it is opened anew
 	signer  atomic.Pointer[Signer]    // nil until it could be opened
 	failed  atomic.Pointer[time.Time] // when it failed last; nil after a success
+	refused atomic.Pointer[error]     // why it couldn't be opened last
 }
 
 // openReplicas opens every reference. One that can't be reached now is opened
@@ -102,6 +103,7 @@ func (k *replicated) opened(ctx context.Context, r *replica) (Signer, error) {
 	if s := r.signer.Load(); s != nil {
 		return *s, nil
 	}
+	before := r.refused.Load()
 	select {
 	case r.opening <- struct{}{}:
 		defer func() { <-r.opening }()
@@ -111,8 +113,14 @@ func (k *replicated) opened(ctx context.Context, r *replica) (Signer, error) {
 	if s := r.signer.Load(); s != nil { // another request was first
 		return *s, nil
 	}
+	if why := r.refused.Load(); why != before { // in the attempt that was waited for; each of its own would make the last wait for all
+		return nil, *why
+	}
 	s, err := r.reopen(ctx)
 	if err != nil {
+		if ctx.Err() == nil {
+			r.refused.Store(&err)
+		}
 		r.fail(k.now())
 		return nil, err
 	}

@@ -304,7 +304,7 @@ func newGCM(key []byte) (cipher.AEAD, error) {
 
 // openSealed opens the key in o.SealedKey, which the key ref decrypts. With
 // replicas, the first that can be reached does: nothing is asked of them later. A file
-// of another key than the certificate's isn't waited for (o.Later).
+// of another key than the certificate's is neither waited for nor decrypted (o.Later).
 func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Signer, error) {
 	path := string(o.SealedKey)
 	var k *sealedKey
@@ -316,6 +316,9 @@ func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Sign
 		}
 		if k, by, err = all.parseSealedKey(b); err != nil {
 			return "", fmt.Errorf("sealed key %s: %w", path, err)
+		}
+		if spki, err := fingerprint(o.Public); o.Later && (err != nil || spki != k.SPKI) {
+			return "", fmt.Errorf("sealed key %s: holds the key of the SPKI SHA-256 %s, which isn't the certificate's: name the file made for it", path, k.SPKI)
 		}
 		return fmt.Sprintf("%s, sealed by %s", k.Algorithm, k.KMSKey), nil
 	})
@@ -337,9 +340,6 @@ func (all Registry) openSealed(ctx context.Context, ref string, o Options) (Sign
 		if errs = append(errs, err); ctx.Err() != nil {
 			break
 		}
-	}
-	if spki, err := fingerprint(o.Public); o.Later && (err != nil || spki != k.SPKI) {
-		return nil, fmt.Errorf("sealed key %s: holds the key of the SPKI SHA-256 %s, which isn't the certificate's: name the file made for it", path, k.SPKI)
 	}
 	return nil, errors.Join(errs...)
 }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -111,6 +112,7 @@ func TestSealedKeyLater(t *testing.T) {
 	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
 		o := sealed(t, s, kms.ECDSAP256)
 		o.Public, o.Later = opened(t, s.Ref, o).Public(), true
+		others := sealed(t, s, kms.ECDSAP256).SealedKey
 		for _, code := range []string{"denied", "disabled"} {
 			s.Always(s.Codes[code], s.Unseal)
 			if _, err := keystore.Open(t.Context(), s.Ref, o); err == nil {
@@ -128,16 +130,42 @@ func TestSealedKeyLater(t *testing.T) {
 		wantError(t, err, "no such file")
 
 		signer := opened(t, s.Ref, o)
-		if kms.Try(t.Context(), signer) == nil {
-			t.Error("signed by a key that wasn't unsealed")
+		refused := func(n int) int { // and gives how often the KMS was asked
+			before := s.Count("")
+			var all sync.WaitGroup
+			for range n {
+				all.Go(func() {
+					if kms.Try(t.Context(), signer) == nil {
+						t.Error("signed by a key that wasn't unsealed")
+					}
+				})
+			}
+			all.Wait()
+			return s.Count("") - before
+		}
+		if one, many := refused(1), refused(20); many > 10*one {
+			t.Errorf("the KMS is asked %d times for 20 at once, and %d for one", many, one)
 		}
 		s.Mend()
 		before := s.Count(s.Unseal)
-		for range 3 {
-			if err := kms.Try(t.Context(), signer); err != nil {
-				t.Errorf("not unsealed when it was needed: %v", err)
+		rename := func(from, to setting.Path) {
+			if err := os.Rename(string(from), string(to)); err != nil {
+				t.Fatal(err)
 			}
 		}
+		rename(o.SealedKey, o.SealedKey+".aside")
+		rename(others, o.SealedKey)
+		wantError(t, kms.Try(t.Context(), signer), "isn't the certificate's")
+		rename(o.SealedKey+".aside", o.SealedKey)
+		var all sync.WaitGroup
+		for range 3 {
+			all.Go(func() {
+				if err := kms.Try(t.Context(), signer); err != nil {
+					t.Errorf("not unsealed when it was needed: %v", err)
+				}
+			})
+		}
+		all.Wait()
 		if got := s.Count(s.Unseal) - before; got != 1 {
 			t.Errorf("%d times unsealed", got)
 		}

@@ -1,4 +1,4 @@
-// Package catest makes keys and certificates for tests. It imports nothing of ours,
+// Package catest makes keys and certificates for tests, and collects logs. It imports nothing of ours,
 // so that tests of any package can use it.
 package catest
 

@@ -84,6 +84,7 @@ func New(ctx context.Context, c Config, o Options) (*Tracer, error) {
 		return nil, fmt.Errorf("tracing.endpoint: %w", err)
 	}
 	t := &Tracer{transport: http.DefaultTransport.(*http.Transport).Clone()} // net/http's own
+	t.transport.MaxResponseHeaderBytes = answerBytes
 	sent, err := otlptracehttp.New(ctx, otlptracehttp.WithEndpointURL(to), otlptracehttp.WithTLSClientConfig(nil), otlptracehttp.WithHeaders(nil),
 		otlptracehttp.WithEncoding(otlptracehttp.EncodingProtobuf), otlptracehttp.WithCompression(otlptracehttp.GzipCompression),
 		otlptracehttp.WithTimeout(sendTime), otlptracehttp.WithMaxResponseSize(answerBytes),

@@ -1,7 +1,6 @@
 package tracing_test
 
 import (
-	"bytes"
 	"compress/gzip"
 	"context"
 	"encoding/hex"
@@ -20,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/tracing"
@@ -163,24 +163,7 @@ func TestOff(t *testing.T) {
 	}
 }
 
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
-}
-
-// TestCollectorDown: nobody waits for a collector that hangs or refuses, and its log stays short.
+// TestCollectorDown: nobody waits for a collector that hangs or refuses, or reads all that it says, and its log stays short.
 func TestCollectorDown(t *testing.T) {
 	t.Parallel()
 	for name, answer := range map[string]func(w http.ResponseWriter, q *http.Request){
@@ -188,12 +171,14 @@ func TestCollectorDown(t *testing.T) {
 		"refuses": func(w http.ResponseWriter, _ *http.Request) {
 			http.Error(w, strings.Repeat("no\n", 1000), http.StatusForbidden)
 		},
+		"has much to say": func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write(make([]byte, 1<<20)) },
+		"has a long head": func(w http.ResponseWriter, _ *http.Request) { w.Header().Set("X-Long", strings.Repeat("x", 1<<20)) },
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			s := httptest.NewServer(http.HandlerFunc(answer))
 			defer s.Close()
-			var log lines
+			var log catest.Lines
 			tracer := newTracer(t, tracing.Config{Endpoint: s.URL, Sample: 1}, tracing.Options{Logger: slog.New(slog.NewTextHandler(&log, nil))})
 			const requests = 10000
 			for range requests {

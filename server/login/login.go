@@ -29,6 +29,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
+	"github.com/mayfly-ca/mayfly/internal/oneline"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/server"
@@ -278,7 +279,7 @@ func (l *Login) Finish(w http.ResponseWriter, r *http.Request) error {
 		err = errors.New("the token's nonce is another attempt's")
 	}
 	if err != nil {
-		l.o.Logger.LogAttrs(ctx, slog.LevelInfo, "a login to the page failed", slog.String("error", fmt.Sprintf("%.500v", err))) // it may have a whole page of the provider's
+		l.o.Logger.LogAttrs(ctx, slog.LevelInfo, "a login to the page failed", slog.Any("error", oneline.Error(err, 500))) // it may have a whole page of the provider's
 		return fault.New(fault.TokenMalformed, "Signing in failed: the provider's answer isn't one to this attempt. Sign in again.").Because(err)
 	}
 	g, err := l.o.Rights.Grant(ctx, access.Read, raw, server.ClientAddress(ctx))

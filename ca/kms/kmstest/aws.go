@@ -110,9 +110,9 @@ func (c *aws) use(v Version, name string, in awsRequest, q request) (any, error)
 		sig, err := c.signature(q.fault, v.Key, in.Message, signerOpts(strings.HasPrefix(in.SigningAlgorithm, "RSASSA_PSS"), in.SigningAlgorithm))
 		return map[string]any{"Signature": sig}, err
 	case "Encrypt":
-		return map[string]any{"CiphertextBlob": seal(name, in.Plaintext, about)}, nil
+		return map[string]any{"CiphertextBlob": c.seal(name, in.Plaintext, about)}, nil
 	case "Decrypt":
-		plain, err := unseal(name, in.CiphertextBlob, about)
+		plain, err := c.unseal(name, in.CiphertextBlob, about)
 		if err != nil {
 			err = awsFault("InvalidCiphertextException")
 		}

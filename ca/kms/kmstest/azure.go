@@ -191,9 +191,9 @@ func (c *azure) use(v Version, name string, q request) (any, error) {
 	case !strings.HasSuffix(c.wrap, " "+in.Alg):
 		err = fmt.Errorf("%s by %s", q.operation, in.Alg)
 	case q.operation == "wrapkey":
-		value = seal(name, value, nil)
+		value = c.seal(name, value, nil)
 	default:
-		value, err = unseal(name, value, nil)
+		value, err = c.unseal(name, value, nil)
 	}
 	if err != nil {
 		return nil, Fault{Status: http.StatusBadRequest, Code: "BadParameter"}

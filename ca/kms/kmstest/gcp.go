@@ -144,9 +144,9 @@ func (c *gcp) do(path string, q request) (proto.Message, error) {
 	case "asymmetricSign":
 		return decoded(q, func(in *kmspb.AsymmetricSignRequest) (proto.Message, error) { return c.sign(name, in, q.fault) })
 	case "encrypt":
-		return decoded(q, func(in *kmspb.EncryptRequest) (proto.Message, error) { return encrypt(name, in) })
+		return decoded(q, func(in *kmspb.EncryptRequest) (proto.Message, error) { return c.encrypt(name, in) })
 	case "decrypt":
-		return decoded(q, func(in *kmspb.DecryptRequest) (proto.Message, error) { return decrypt(name, in) })
+		return decoded(q, func(in *kmspb.DecryptRequest) (proto.Message, error) { return c.decrypt(name, in) })
 	case "publicKey":
 		return c.public(strings.TrimSuffix(path, "/publicKey"))
 	case "list":
@@ -267,23 +267,23 @@ func GCPSum(b []byte) *wrapperspb.Int64Value {
 	return wrapperspb.Int64(int64(crc32.Checksum(b, crc32.MakeTable(crc32.Castagnoli))))
 }
 
-func encrypt(name string, in *kmspb.EncryptRequest) (proto.Message, error) {
+func (c *gcp) encrypt(name string, in *kmspb.EncryptRequest) (proto.Message, error) {
 	if !proto.Equal(in.GetPlaintextCrc32C(), GCPSum(in.GetPlaintext())) ||
 		!proto.Equal(in.GetAdditionalAuthenticatedDataCrc32C(), GCPSum(in.GetAdditionalAuthenticatedData())) {
 		return nil, gcpFault(codes.InvalidArgument, "checksum")
 	}
-	sealed := seal(name, in.GetPlaintext(), in.GetAdditionalAuthenticatedData())
+	sealed := c.seal(name, in.GetPlaintext(), in.GetAdditionalAuthenticatedData())
 	return &kmspb.EncryptResponse{
 		Name: name + "/cryptoKeyVersions/1", Ciphertext: sealed, CiphertextCrc32C: GCPSum(sealed),
 		VerifiedPlaintextCrc32C: true, VerifiedAdditionalAuthenticatedDataCrc32C: true,
 	}, nil
 }
 
-func decrypt(name string, in *kmspb.DecryptRequest) (proto.Message, error) {
+func (c *gcp) decrypt(name string, in *kmspb.DecryptRequest) (proto.Message, error) {
 	if !proto.Equal(in.GetCiphertextCrc32C(), GCPSum(in.GetCiphertext())) {
 		return nil, gcpFault(codes.InvalidArgument, "checksum")
 	}
-	plain, err := unseal(name, in.GetCiphertext(), in.GetAdditionalAuthenticatedData())
+	plain, err := c.unseal(name, in.GetCiphertext(), in.GetAdditionalAuthenticatedData())
 	if err != nil {
 		return nil, gcpFault(codes.InvalidArgument, "Decryption failed: the ciphertext is invalid.")
 	}

@@ -94,7 +94,7 @@ func (c *vault) answer(q request) (any, error) {
 	case "sign":
 		data, err = c.sign(name, q)
 	case "encrypt", "decrypt":
-		data, err = crypt(name, q)
+		data, err = c.crypt(name, q)
 	default:
 		err = vaultFault(http.StatusNotFound, "")
 	}
@@ -151,7 +151,7 @@ func (c *vault) sign(name string, q request) (map[string]any, error) {
 	return map[string]any{"signature": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sig))}, nil
 }
 
-func crypt(name string, q request) (map[string]any, error) {
+func (c *vault) crypt(name string, q request) (map[string]any, error) {
 	var in struct {
 		Plaintext  []byte
 		Ciphertext string
@@ -162,13 +162,13 @@ func crypt(name string, q request) (map[string]any, error) {
 		return nil, vaultFault(http.StatusBadRequest, "bad request")
 	}
 	if q.operation == "encrypt" {
-		sealed := seal(fmt.Sprint(name, in.Version), in.Plaintext, in.About)
+		sealed := c.seal(fmt.Sprint(name, in.Version), in.Plaintext, in.About)
 		return map[string]any{"ciphertext": fmt.Sprintf("vault:v%d:%s", in.Version, base64.StdEncoding.EncodeToString(sealed))}, nil
 	}
 	version, text, _ := strings.Cut(strings.TrimPrefix(in.Ciphertext, "vault:v"), ":")
 	plain, err := base64.StdEncoding.DecodeString(text)
 	if err == nil {
-		plain, err = unseal(name+version, plain, in.About)
+		plain, err = c.unseal(name+version, plain, in.About)
 	}
 	if err != nil {
 		return nil, vaultFault(http.StatusBadRequest, "cipher: message authentication failed")

@@ -9,6 +9,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -26,7 +27,7 @@ func TestALogsKeyIsClosedOnceAfterItsLog(t *testing.T) {
 	t.Parallel()
 	var clock jumping
 	at := time.Now().Add(time.Minute).UTC().Truncate(time.Second)
-	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 	c := r.configuration(t)
 	old := c.CTLog.Embedded
 	c.CTLog.Embedded.End = at
@@ -94,7 +95,7 @@ func TestTheIssuingKeyIsClosedWithTheService(t *testing.T) {
 		"no room for the audit trail": func(c *config.Config) { c.Audit.Path = "missing/audit.jsonl" },
 		"no free address":             func(c *config.Config) { c.Server.HTTPAddress = "192.0.2.1:1" },
 	} {
-		r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+		r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 		c := r.configuration(t)
 		inVault(r, c)
 		edit(c)

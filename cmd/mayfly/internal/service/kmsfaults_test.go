@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -372,7 +373,7 @@ func TestKMSKeyThatCantIssueIsRefusedAtStart(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			eachKMS(t, func(t *testing.T, vendor string) {
-				r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, issuer: startIssuer(t)}
+				r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}, issuer: startIssuer(t)}
 				c := r.configuration(t)
 				s := kmstest.Vendors[vendor](t, issuingKey(t, r.dir))
 				tt.spoil(t, s)

@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/ca/kms/kmstest"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -162,7 +163,7 @@ func TestSealedService(t *testing.T) {
 		t.Run(vendor, func(t *testing.T) {
 			t.Parallel()
 			s := make(t)
-			r := newRig(t, func(r *rig, c *config.Config) { sealedBy(t, s, r, c) })
+			r := newRig(t, func(r *rig, c *config.Config) { sealedBy(t, s, kms.ECDSAP256, r, c) })
 			s.Always(kmstest.Fault{Drop: true})
 			before := s.Count("")
 			leaves := r.issues(t, "with the KMS down", r.signingRequest(t, r.token(t, nil)))
@@ -184,12 +185,12 @@ func TestSealedService(t *testing.T) {
 
 // sealedBy makes the configured authority one of the mode sealed, with its key sealed by
 // a vendor's stand-in.
-func sealedBy(t *testing.T, s *kmstest.Sealing, r *rig, c *config.Config) {
+func sealedBy(t *testing.T, s *kmstest.Sealing, a kms.Algorithm, r *rig, c *config.Config) {
 	t.Helper()
 	key, root := rootKey(t, r.dir)
 	o := s.Options
 	o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
-	if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP256, o); err != nil {
+	if _, err := keystore.Generate(t.Context(), s.Ref, a, o); err != nil {
 		t.Fatal(err)
 	}
 	c.CA.Authority = authority.Config{
@@ -210,7 +211,7 @@ func TestSealedStartsWithoutItsKMS(t *testing.T) {
 			s := make(t)
 			k := &kmsRig{ahead: new(atomic.Int64), kms: s.StandIn}
 			k.rig = startRig(t, func(r *rig, c *config.Config) {
-				sealedBy(t, s, r, c)
+				sealedBy(t, s, kms.ECDSAP256, r, c)
 				c.Server.RequestTimeout = 3 * time.Second
 				r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
 				r.broken = true
@@ -280,7 +281,7 @@ func TestEphemeralWaits(t *testing.T) {
 // TestEphemeralStartFails: a KMS that is down at the start is named, with the step.
 func TestEphemeralStartFails(t *testing.T) {
 	t.Parallel()
-	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 	r.issuer = newRig(t, nil).issuer
 	c := r.configuration(t)
 	s := ephemeralBy(t, "aws", r, c)

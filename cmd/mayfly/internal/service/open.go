@@ -161,7 +161,7 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 	if err != nil {
 		return err
 	}
-	made, err := server.New(first.config.Server, server.Options{
+	made, err := server.New(ctx, first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
 		Documents:    first.documents,
 		Dependencies: s.readiness(),

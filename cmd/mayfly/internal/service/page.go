@@ -21,6 +21,7 @@ import (
 const (
 	providerTime        = 10 * time.Second // of a request
 	providerConnections = 8
+	providerHead        = 64 << 10 // bytes of an answer's header
 )
 
 // newPage makes the page for people, where the configuration has one.
@@ -52,7 +53,7 @@ func (s *Service) newPage(first *state) (server.Page, error) {
 // providerClient reaches the provider as the issuer of the same URL is reached.
 func providerClient(first *state) (*http.Client, error) {
 	transport := http.DefaultTransport.(*http.Transport).Clone() // net/http's own
-	transport.MaxConnsPerHost = providerConnections
+	transport.MaxConnsPerHost, transport.MaxResponseHeaderBytes = providerConnections, providerHead
 	for _, i := range first.config.Issuers {
 		if i.URL != first.config.Page.Login.Issuer || i.CAFile == "" {
 			continue

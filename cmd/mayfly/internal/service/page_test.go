@@ -1,6 +1,9 @@
 package service
 
 import (
+	"net/http"
+	"net/http/httptest"
+	"strings"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/config"
@@ -29,5 +32,21 @@ func TestSessionsEnd(t *testing.T) {
 	other := before
 	if other.Logging.Level = "debug"; rules(other) != rules(before) {
 		t.Error("sessions end for what doesn't concern them")
+	}
+}
+
+// TestProviderHead: a provider's answer is bounded from its head on.
+func TestProviderHead(t *testing.T) {
+	t.Parallel()
+	provider := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("X-Long", strings.Repeat("x", 1<<20))
+	}))
+	defer provider.Close()
+	client, err := providerClient(&state{config: &config.Config{}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := client.Get(provider.URL); err == nil || !strings.Contains(err.Error(), "headers exceeded") { //nolint:bodyclose // there is none
+		t.Errorf("a head of 1 MiB: %v", err)
 	}
 }

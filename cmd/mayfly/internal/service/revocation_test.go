@@ -20,7 +20,6 @@ import (
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/grpc/status"
 
-	"github.com/mayfly-ca/mayfly/ca/authority"
 	cachain "github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/index"
 	"github.com/mayfly-ca/mayfly/ca/kms"
@@ -112,19 +111,7 @@ func TestRevocationInEveryMode(t *testing.T) {
 	for mode, edit := range map[string]func(t *testing.T, r *rig, c *config.Config){
 		"direct": func(*testing.T, *rig, *config.Config) {},
 		"sealed": func(t *testing.T, r *rig, c *config.Config) {
-			s := kmstest.Sealings["vault"](t)
-			key, root := rootKey(t, r.dir)
-			o := s.Options
-			o.SealedKey = setting.Path(filepath.Join(r.dir, "issuing.sealed.json"))
-			if _, err := keystore.Generate(t.Context(), s.Ref, kms.ECDSAP384, o); err != nil {
-				t.Fatal(err)
-			}
-			c.CA.Authority = authority.Config{
-				Mode: authority.ModeSealed, SealedKey: o.SealedKey, Key: setting.KeyRef(s.Ref), Access: s.Options.Access,
-				Chain: certify(t, "Sealed", filepath.Join(r.dir, "sealed.chain.pem"), s.Ref, o, root, key),
-			}
-			r.getenv = s.Options.Getenv
-			r.private = append(r.private, "do-not-log-me")
+			sealedBy(t, kmstest.Sealings["vault"](t), kms.ECDSAP384, r, c)
 		},
 		"ephemeral": func(t *testing.T, r *rig, c *config.Config) { ephemeralBy(t, "vault", r, c) },
 	} {

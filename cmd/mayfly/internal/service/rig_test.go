@@ -1,7 +1,6 @@
 package service
 
 import (
-	"bytes"
 	"context"
 	"crypto"
 	"crypto/ecdsa"
@@ -31,6 +30,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -47,7 +47,7 @@ type rig struct {
 	*Service
 	issuer  *faultyIssuer
 	dir     string
-	lines   *lines                 // the service's log, from debug
+	lines   *catest.Lines          // the service's log, from debug
 	further []ctlog.EmbeddedConfig // logs of its own that it didn't begin with
 	key     *ecdsa.PrivateKey
 
@@ -91,7 +91,7 @@ func startRig(t *testing.T, edit func(*rig, *config.Config)) *rig {
 // startRigFrom is startRig with a place to read the configuration from again.
 func startRigFrom(t *testing.T, edit func(*rig, *config.Config), from Source) *rig {
 	t.Helper()
-	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}, now: time.Now, private: []string{canary}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}, now: time.Now, private: []string{canary}}
 	r.key = newKey(t)
 	c := r.configuration(t)
 	if edit != nil {
@@ -205,24 +205,6 @@ func poll(t *testing.T, what string, holds func() bool) {
 		case <-tick.C:
 		}
 	}
-}
-
-// lines collects a log.
-type lines struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *lines) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *lines) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 func newKey(t testing.TB) *ecdsa.PrivateKey {

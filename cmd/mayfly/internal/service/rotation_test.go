@@ -22,6 +22,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -227,7 +228,7 @@ func freeze(t *testing.T, dir string, log ctlog.EmbeddedConfig, end time.Time) c
 func TestFrozenLogIsHeldToItsPromises(t *testing.T) {
 	t.Parallel()
 	end := time.Now().Add(time.Minute).UTC().Truncate(time.Second)
-	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 	c := r.configuration(t)
 	old := c.CTLog.Embedded
 	c.CTLog.Embedded = newShard(t, r.dir, "next", end)

@@ -15,6 +15,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -92,7 +93,7 @@ func TestPrecertificateSigner(t *testing.T) {
 // signing certificate doesn't start where a log refuses what that signs.
 func TestPrecertificateSignerRefused(t *testing.T) {
 	t.Parallel()
-	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &lines{}}
+	r := &rig{issuer: startIssuer(t), dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}
 	c := r.configuration(t)
 	newRemoteLog(t, r, c).breaks(refusePresigned(t))
 	c.CA.Authority.PrecertificateSigner = authority.SignerOn

@@ -182,7 +182,7 @@ func TestCheckTimestamps(t *testing.T) {
 	c := r.configuration(t)
 	stamps(c, filepath.Join(r.dir, authorityName))
 	check := func(at time.Time) (*Components, error) {
-		return Check(t.Context(), c, Dependencies{Now: func() time.Time { return at }, Logger: (&rig{lines: &lines{}}).logger()})
+		return Check(t.Context(), c, Dependencies{Now: func() time.Time { return at }, Logger: (&rig{lines: &catest.Lines{}}).logger()})
 	}
 	found, err := check(time.Now())
 	if err != nil {
