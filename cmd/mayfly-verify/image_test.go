@@ -210,6 +210,57 @@ func TestSimpleSignatures(t *testing.T) {
 	}
 }
 
+// TestBesideImage reads what others put there, which is no signature and doesn't spoil one: an
+// index, what was deleted again, and what would be fetched from elsewhere.
+func TestBesideImage(t *testing.T) {
+	t.Parallel()
+	s := newSigstore(t)
+	image, digest := pushed(t)
+	text := simple(digest)
+	of, err := remote.Head(parse(t, image+":v1"), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(parse(t, image+":index"), mutate.Subject(empty.Index, *of).(v1.ImageIndex), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	gone := mutate.Subject(add(t, empty.Image, text, nil), *of).(v1.Image)
+	sum, err := gone.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, image+":gone", gone)
+	if err := remote.Delete(parse(t, image+"@"+sum.String()), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere, err := mutate.Append(empty.Image, mutate.Addendum{Layer: static.NewLayer(text, types.MediaType(simpleType)), URLs: []string{"https://example.com/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := put(t, image, digest, add(t, elsewhere, text, s.sign(t, text)))
+	if beside, err := readImage(t.Context(), at); err != nil || len(beside.found) != 1 || beside.found[0].checkKey() != nil {
+		t.Errorf("%+v: %v", beside, err)
+	}
+
+	// An index where cosign 2 has its signatures.
+	image, digest = pushed(t)
+	if err := remote.WriteIndex(parse(t, image+":"+strings.Replace(digest, ":", "-", 1)+".sig"), empty.Index, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if beside, err := readImage(t.Context(), image+"@"+digest); err != nil || len(beside.found) != 0 {
+		t.Errorf("%+v: %v", beside, err)
+	}
+}
+
+func parse(t *testing.T, reference string) name.Reference {
+	t.Helper()
+	r, err := name.ParseReference(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
 // pushed is an image in a registry: its name, and the digest that its tag v1 has.
 func pushed(t *testing.T) (image, digest string) {
 	t.Helper()
@@ -230,11 +281,7 @@ func pushed(t *testing.T) (image, digest string) {
 
 func write(t *testing.T, to string, image v1.Image) {
 	t.Helper()
-	tag, err := name.NewTag(to)
-	if err == nil {
-		err = remote.Write(tag, image, remote.WithContext(t.Context()))
-	}
-	if err != nil {
+	if err := remote.Write(parse(t, to), image, remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }
