@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,9 +13,11 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
 	"strings"
 	"testing"
@@ -259,6 +262,24 @@ func parse(t *testing.T, reference string) name.Reference {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// TestTimeout asks what never answers.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(server.Close)
+	cmd := newCommand()
+	cmd.SetArgs([]string{"--certificates", "--timeout", "100ms", strings.TrimPrefix(server.URL, "http://") + "/app:v1"})
+	cmd.SetErr(io.Discard)
+	if err := cmd.ExecuteContext(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a registry: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := (&options{crl: server.URL}).readList(ctx, "aa", nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a list: %v", err)
+	}
 }
 
 // pushed is an image in a registry: its name, and the digest that its tag v1 has.
