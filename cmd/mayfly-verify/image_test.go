@@ -19,6 +19,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -279,6 +281,24 @@ func TestTimeout(t *testing.T) {
 	defer cancel()
 	if _, err := (&options{crl: server.URL}).readList(ctx, "aa", nil); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("a list: %v", err)
+	}
+}
+
+// TestFaults: what is no bundle is named, and what is said of it is bounded, though others wrote it.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "app.json")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := verification{options: &options{bundle: file}}
+	found, err := v.read(t.Context(), "app")
+	if err != nil || len(found) != 1 || !strings.HasPrefix(found[0].fault.Error(), file+": it isn't a Sigstore bundle") {
+		t.Errorf("%+v: %v", found, err)
+	}
+	var said signature
+	if err := v.signature(signed{fault: errors.New(strings.Repeat("x", 1<<20))}, &said); err == nil || said.Result != "bad" || len(said.Words) > 2010 {
+		t.Errorf("%s, %d bytes: %v", said.Result, len(said.Words), err)
 	}
 }
 

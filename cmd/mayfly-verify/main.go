@@ -147,8 +147,9 @@ func (o *options) run(cmd *cobra.Command, name string) error {
 	result := errors.New("there is no signature")
 	all := make([]signature, len(found))
 	for i, one := range found {
-		if err := v.signature(one, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
-			result = err // the last, unless one was revoked: one that is good is enough
+		err := v.signature(one, &all[i])
+		if was := exitCode(result); was != 0 && (err == nil || was == 1 || exitCode(err) == 3) {
+			result = err // one that is good is enough; else that one is revoked says most, and that one is bad least
 		}
 	}
 	if o.json {
@@ -184,7 +185,9 @@ func (v *verification) read(ctx context.Context, name string) ([]signed, error) 
 		return nil, err
 	}
 	var s signed
-	s.parse(text)
+	if s.parse(text); s.fault != nil {
+		s.fault = fmt.Errorf("%s: %w", v.bundle, s.fault)
+	}
 	v.file = func(p *verify.PolicyConfig) error { // each verification reads it anew
 		file, err := os.Open(name)
 		if err != nil {
@@ -229,7 +232,7 @@ func (v *verification) signature(one signed, s *signature) (err error) {
 		if refusal := (*revocation.Refusal)(nil); errors.As(err, &refusal) {
 			s.Result, s.Words = string(refusal.Kind), refusal.Words
 		} else if err != nil {
-			s.Result, s.Words = "bad", err.Error()
+			s.Result, s.Words = "bad", oneline.Clean(err.Error(), 2000)
 		}
 	}()
 	if one.by == nil {
