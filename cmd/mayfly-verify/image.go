@@ -102,11 +102,14 @@ func readImage(ctx context.Context, image string) (*images, error) {
 }
 
 // read reads an artifact beside the image. Its layers say whether they are signatures:
-// registries differ in the artifact type that they give. What isn't there any more, or is
-// an index, is none.
+// registries differ in the artifact type that they give. An index is none; what is listed,
+// and isn't there any more, is a bad one.
 func (r *images) read(at name.Reference) error {
 	got, err := remote.Get(at, r.with...)
 	if e, ok := errors.AsType[*transport.Error](err); ok && e.StatusCode == http.StatusNotFound {
+		if _, listed := at.(name.Digest); listed {
+			r.found = append(r.found, signed{fault: err})
+		}
 		return nil
 	}
 	if err != nil || got.MediaType.IsIndex() {
