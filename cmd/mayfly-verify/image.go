@@ -95,9 +95,6 @@ func readImage(ctx context.Context, image string) (*images, error) {
 		return nil, fmt.Errorf("it has %d signatures and the like, and at most %d are read", n, maxReferrers)
 	}
 	err = r.read(r.at.Tag(is.Digest.Algorithm + "-" + is.Digest.Hex + ".sig"))
-	if e, ok := errors.AsType[*transport.Error](err); ok && e.StatusCode == http.StatusNotFound {
-		err = nil
-	}
 	for i := 0; err == nil && i < len(manifest.Manifests); i++ {
 		err = r.read(r.at.Digest(manifest.Manifests[i].Digest.String()))
 	}
@@ -105,24 +102,31 @@ func readImage(ctx context.Context, image string) (*images, error) {
 }
 
 // read reads an artifact beside the image. Its layers say whether they are signatures:
-// registries differ in the artifact type that they give.
+// registries differ in the artifact type that they give. An index is none; what is listed,
+// and isn't there any more, is a bad one.
 func (r *images) read(at name.Reference) error {
-	artifact, err := remote.Image(at, r.with...)
+	got, err := remote.Get(at, r.with...)
+	if e, ok := errors.AsType[*transport.Error](err); ok && e.StatusCode == http.StatusNotFound {
+		if _, listed := at.(name.Digest); listed {
+			r.found = append(r.found, signed{fault: err})
+		}
+		return nil
+	}
+	if err != nil || got.MediaType.IsIndex() {
+		return err
+	}
+	r.left -= len(got.Manifest) // of cosign 2 all but the text is in it
+	artifact, err := got.Image()
 	if err != nil {
 		return err
 	}
-	raw, err := artifact.RawManifest()
-	if err != nil {
-		return err
-	}
-	r.left -= len(raw) // of cosign 2 all but the text is in it
 	manifest, err := artifact.Manifest()
 	if err != nil {
 		return err
 	}
 	for _, is := range manifest.Layers {
 		simple := is.MediaType == simpleType
-		if !simple && !strings.HasPrefix(string(is.MediaType), bundleType) {
+		if !simple && !strings.HasPrefix(string(is.MediaType), bundleType) || len(is.URLs) > 0 { // which aren't the registry's
 			continue
 		}
 		layer, err := artifact.LayerByDigest(is.Digest)

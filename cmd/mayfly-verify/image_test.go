@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
@@ -12,10 +13,14 @@ import (
 	"encoding/asn1"
 	"encoding/base64"
 	"encoding/pem"
+	"errors"
 	"fmt"
 	"io"
 	"log"
+	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -210,6 +215,93 @@ func TestSimpleSignatures(t *testing.T) {
 	}
 }
 
+// TestBesideImage reads what others put there, which doesn't spoil a signature: an index, what
+// was deleted again, of which a reader hears, and what would be fetched from elsewhere.
+func TestBesideImage(t *testing.T) {
+	t.Parallel()
+	s := newSigstore(t)
+	image, digest := pushed(t)
+	text := simple(digest)
+	of, err := remote.Head(parse(t, image+":v1"), remote.WithContext(t.Context()))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := remote.WriteIndex(parse(t, image+":index"), mutate.Subject(empty.Index, *of).(v1.ImageIndex), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	gone := mutate.Subject(add(t, empty.Image, text, nil), *of).(v1.Image)
+	sum, err := gone.Digest()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write(t, image+":gone", gone)
+	if err := remote.Delete(parse(t, image+"@"+sum.String()), remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	elsewhere, err := mutate.Append(empty.Image, mutate.Addendum{Layer: static.NewLayer(text, types.MediaType(simpleType)), URLs: []string{"https://example.com/"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := put(t, image, digest, add(t, elsewhere, text, s.sign(t, text)))
+	if beside, err := readImage(t.Context(), at); err != nil || len(beside.found) != 2 || beside.found[0].checkKey() != nil || beside.found[1].checkKey() == nil {
+		t.Errorf("%+v: %v", beside, err)
+	}
+
+	// An index where cosign 2 has its signatures.
+	image, digest = pushed(t)
+	if err := remote.WriteIndex(parse(t, image+":"+strings.Replace(digest, ":", "-", 1)+".sig"), empty.Index, remote.WithContext(t.Context())); err != nil {
+		t.Fatal(err)
+	}
+	if beside, err := readImage(t.Context(), image+"@"+digest); err != nil || len(beside.found) != 0 {
+		t.Errorf("%+v: %v", beside, err)
+	}
+}
+
+func parse(t *testing.T, reference string) name.Reference {
+	t.Helper()
+	r, err := name.ParseReference(reference)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+// TestTimeout asks what never answers.
+func TestTimeout(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }))
+	t.Cleanup(server.Close)
+	cmd := newCommand()
+	cmd.SetArgs([]string{"--certificates", "--timeout", "100ms", strings.TrimPrefix(server.URL, "http://") + "/app:v1"})
+	cmd.SetErr(io.Discard)
+	if err := cmd.ExecuteContext(t.Context()); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a registry: %v", err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if _, err := (&options{crl: server.URL}).readList(ctx, "aa", nil); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("a list: %v", err)
+	}
+}
+
+// TestFaults: what is no bundle is named, and what is said of it is bounded, though others wrote it.
+func TestFaults(t *testing.T) {
+	t.Parallel()
+	file := filepath.Join(t.TempDir(), "app.json")
+	if err := os.WriteFile(file, []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	v := verification{options: &options{bundle: file}}
+	found, err := v.read(t.Context(), "app")
+	if err != nil || len(found) != 1 || !strings.HasPrefix(found[0].fault.Error(), file+": it isn't a Sigstore bundle") {
+		t.Errorf("%+v: %v", found, err)
+	}
+	var said signature
+	if err := v.signature(signed{fault: errors.New(strings.Repeat("x", 1<<20))}, &said); err == nil || said.Result != "bad" || len(said.Words) > 2010 {
+		t.Errorf("%s, %d bytes: %v", said.Result, len(said.Words), err)
+	}
+}
+
 // pushed is an image in a registry: its name, and the digest that its tag v1 has.
 func pushed(t *testing.T) (image, digest string) {
 	t.Helper()
@@ -230,11 +322,7 @@ func pushed(t *testing.T) (image, digest string) {
 
 func write(t *testing.T, to string, image v1.Image) {
 	t.Helper()
-	tag, err := name.NewTag(to)
-	if err == nil {
-		err = remote.Write(tag, image, remote.WithContext(t.Context()))
-	}
-	if err != nil {
+	if err := remote.Write(parse(t, to), image, remote.WithContext(t.Context())); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -94,6 +94,7 @@ of what is revoked, which is stale, or can't be had or used.`,
 	f.BoolVar(&o.offline, "offline", false, "go by files, and by what TUF has had; only an image's registry is asked")
 	f.BoolVar(&o.certificates, "certificates", false, "verify nothing, and print the certificates whose keys signed the image, in PEM")
 	f.BoolVar(&o.json, "json", false, "print JSON")
+	f.DurationVar(&o.timeout, "timeout", 5*time.Minute, "for everything that is fetched")
 	cmd.MarkFlagsMutuallyExclusive("trusted-root", "tuf-url")
 	cmd.MarkFlagsOneRequired("trusted-root", "tuf-url", "certificates")
 	cmd.MarkFlagsMutuallyExclusive("certificates", "bundle")
@@ -107,6 +108,7 @@ type options struct {
 	bundle, trustedRoot, tufURL, tufRoot, crl      string
 	identity, identityRegexp, issuer, issuerRegexp string
 	offline, allowStale, certificates, json        bool
+	timeout                                        time.Duration
 	warn                                           io.Writer
 }
 
@@ -125,26 +127,29 @@ type signature struct {
 // run verifies, prints what came out, and fails unless a signature is good.
 func (o *options) run(cmd *cobra.Command, name string) error {
 	o.warn = cmd.ErrOrStderr()
+	ctx, cancel := context.WithTimeout(cmd.Context(), o.timeout)
+	defer cancel()
 	if o.certificates {
-		return o.printCertificates(cmd.Context(), cmd.OutOrStdout(), name)
+		return o.printCertificates(ctx, cmd.OutOrStdout(), name)
 	}
 	identity, err := verify.NewShortCertificateIdentity(o.issuer, o.issuerRegexp, o.identity, o.identityRegexp)
 	if err != nil {
 		return fmt.Errorf("say who signed with --certificate-identity and --certificate-oidc-issuer: %w", err)
 	}
 	v := verification{options: o, identity: identity}
-	if v.trusted, v.lists, err = o.trust(cmd.Context()); err != nil {
+	if v.trusted, v.lists, err = o.trust(ctx); err != nil {
 		return err
 	}
-	found, err := v.read(cmd.Context(), name)
+	found, err := v.read(ctx, name)
 	if err != nil {
 		return fmt.Errorf("%s: %w", name, err)
 	}
 	result := errors.New("there is no signature")
 	all := make([]signature, len(found))
 	for i, one := range found {
-		if err := v.signature(one, &all[i]); exitCode(result) != 0 && (err == nil || exitCode(result) != 3) {
-			result = err // the last, unless one was revoked: one that is good is enough
+		err := v.signature(one, &all[i])
+		if was := exitCode(result); was != 0 && (err == nil || was == 1 || exitCode(err) == 3) {
+			result = err // one that is good is enough; else that one is revoked says most, and that one is bad least
 		}
 	}
 	if o.json {
@@ -180,7 +185,9 @@ func (v *verification) read(ctx context.Context, name string) ([]signed, error) 
 		return nil, err
 	}
 	var s signed
-	s.parse(text)
+	if s.parse(text); s.fault != nil {
+		s.fault = fmt.Errorf("%s: %w", v.bundle, s.fault)
+	}
 	v.file = func(p *verify.PolicyConfig) error { // each verification reads it anew
 		file, err := os.Open(name)
 		if err != nil {
@@ -225,7 +232,7 @@ func (v *verification) signature(one signed, s *signature) (err error) {
 		if refusal := (*revocation.Refusal)(nil); errors.As(err, &refusal) {
 			s.Result, s.Words = string(refusal.Kind), refusal.Words
 		} else if err != nil {
-			s.Result, s.Words = "bad", err.Error()
+			s.Result, s.Words = "bad", oneline.Clean(err.Error(), 2000)
 		}
 	}()
 	if one.by == nil {
@@ -309,7 +316,7 @@ func (o *options) trust(ctx context.Context) (*root.TrustedRoot, revocation.Sour
 		return trusted, nil, nil
 	}
 	return trusted, func(authority string) (*revocation.List, error) {
-		b, err := o.readList(authority, client)
+		b, err := o.readList(ctx, authority, client)
 		if err != nil {
 			missing := revocation.NoList(authority)
 			missing.Words += ": " + err.Error()
@@ -325,7 +332,7 @@ func (o *options) follow(ctx context.Context) (*tuf.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	with := tuf.DefaultOptions().WithContext(ctx).WithRoot(first).WithRepositoryBaseURL(strings.TrimSuffix(o.tufURL, "/"))
+	with := tuf.DefaultOptions().WithFetcher(fetching(ctx)).WithRoot(first).WithRepositoryBaseURL(strings.TrimSuffix(o.tufURL, "/"))
 	if o.offline {
 		with = with.WithForceCache().WithFetcher(offline{})
 	}
@@ -339,8 +346,21 @@ func (offline) DownloadFile(string, int64, time.Duration) ([]byte, error) {
 	return nil, errors.New("nothing is fetched --offline, and what was fetched before doesn't have it, or has expired")
 }
 
+// within asks the web for as long as it lasts; go-tuf itself waits for ever.
+type within struct{ context.Context }
+
+func (w within) Do(r *http.Request) (*http.Response, error) {
+	return http.DefaultClient.Do(r.WithContext(w)) // #nosec G704 -- of the command line
+}
+
+func fetching(ctx context.Context) *fetcher.DefaultFetcher {
+	web := fetcher.NewDefaultFetcher()
+	web.SetHTTPClient(within{ctx})
+	return web
+}
+
 // readList gets the list of an authority.
-func (o *options) readList(authority string, client *tuf.Client) ([]byte, error) {
+func (o *options) readList(ctx context.Context, authority string, client *tuf.Client) ([]byte, error) {
 	url := o.crl
 	if strings.HasSuffix(url, "/") {
 		url += authority + ".crl"
@@ -353,7 +373,5 @@ func (o *options) readList(authority string, client *tuf.Client) ([]byte, error)
 	case o.offline:
 		return nil, errors.New("nothing is fetched --offline: give a file")
 	}
-	web := fetcher.NewDefaultFetcher()
-	web.SetHTTPClient(&http.Client{Timeout: time.Minute})
-	return web.DownloadFile(url, revocation.MaxBytes, 0)
+	return fetching(ctx).DownloadFile(url, revocation.MaxBytes, 0)
 }

@@ -175,12 +175,12 @@ func (o *revokeOptions) readImage(ctx context.Context) error {
 	if o.image == "" {
 		return nil
 	}
+	if !strings.Contains(o.image, "@") && !o.q.GetDryRun() {
+		return usage("--dry-run says the digest that it has now: look at it, and repeat the command with NAME@sha256:DIGEST", "%s is a tag, which may be of another image in a moment, and what is revoked stays revoked", o.image)
+	}
 	certs, err := o.signers(ctx, o.image)
 	if err != nil {
 		return err
-	}
-	if !strings.Contains(o.image, "@") && !o.q.GetDryRun() {
-		return usage("--dry-run says the digest that it has now: look at it, and repeat the command with NAME@sha256:DIGEST", "%s is a tag, which may be of another image in a moment, and what is revoked stays revoked", o.image)
 	}
 	text, err := client.Fetch(ctx, o.http, o.retry, "the CA", strings.TrimRight(o.ca, "/")+"/trusted_root.json")
 	if err != nil {

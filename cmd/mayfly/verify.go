@@ -33,7 +33,7 @@ mayfly-verify --help says all about it.`,
 			args = append([]string{verifier}, args...)
 			path, err := findVerifier()
 			if err == nil {
-				err = syscall.Exec(path, args, os.Environ()) // #nosec G204 -- it comes back only where that can't be run
+				err = fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ())) // #nosec G204 -- it comes back only where that can't be run
 			}
 			return err
 		},
@@ -69,10 +69,13 @@ func (r *request) signers(ctx context.Context, image string) ([]*x509.Certificat
 	}
 	text, err := io.ReadAll(io.LimitReader(out, inspect.MaxBytes+1))
 	_ = out.Close() // who has more to say ends
-	if err = cmp.Or(cmd.Wait(), err); len(text) > inspect.MaxBytes {
+	err = cmp.Or(cmd.Wait(), err)
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("reading who signed %s: %w", image, ctx.Err())
+	case len(text) > inspect.MaxBytes:
 		return nil, fail("name single ones with --certificate", "the certificates of %s are more than %d bytes", image, inspect.MaxBytes)
-	}
-	if err != nil {
+	case err != nil:
 		return nil, fail("name an image that is signed, in a registry that you are logged in to with docker or podman", "%s (%w)", bytes.TrimSpace(told.Bytes()), err)
 	}
 	fmt.Fprint(telling(r.Err, r.json), told.String())

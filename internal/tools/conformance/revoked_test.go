@@ -388,6 +388,7 @@ func (s *revocationStory) byImage(t *testing.T) {
 	// A stranger signs it as well, whose certificate is another CA's.
 	command(t, nil, cosign(t, cosign3), "sign", "--yes", "--signing-config", s.stranger.signingConfig, "--trusted-root", s.stranger.trustedRoot,
 		"--identity-token", s.stranger.token(t), image)
+	s.verify(t, 4, []string{image}, "--crl", filepath.Join(t.TempDir(), "missing.crl")) // though the last is bad
 	write(t, token, []byte(s.token(t)))
 	with := []string{"--ca", s.HTTP, "--token-file", token, "--image"}
 	s.process.until(t, "it is found", func() bool {

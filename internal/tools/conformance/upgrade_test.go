@@ -61,7 +61,7 @@ func TestUpgradeAndBack(t *testing.T) {
 	}
 }
 
-// earlierMayfly builds the program of a commit, once.
+// earlierMayfly builds the program of a commit, once. It needs the repository's history.
 func earlierMayfly(t *testing.T, commit string) string {
 	t.Helper()
 	built := filepath.Join(setting(t, "CONFORMANCE_BIN"), "mayfly-"+commit[:12])
@@ -77,7 +77,7 @@ func earlierMayfly(t *testing.T, commit string) string {
 	}
 	tree, source := filepath.Join("..", "..", ".."), t.TempDir()
 	if run(tree, `git cat-file -e "$1^{commit}"`, commit) != nil {
-		t.Skipf("the commit %s isn't here: a shallow clone, or no clone (git fetch --unshallow)", commit)
+		t.Fatalf("the commit %s isn't here: a shallow clone, or none; git fetch --unshallow gets it", commit)
 	}
 	if err := run(tree, `git archive "$1" | tar --extract --directory "$2"`, commit, source); err != nil {
 		t.Fatal(err)

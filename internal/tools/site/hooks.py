@@ -20,6 +20,7 @@ def on_page_markdown(markdown, page, config, files):
             return found[0]
         if not file.exists() or not file.is_relative_to(tree):
             log.warning("%s links to %s, which isn't there", page.file.src_uri, path)
+            return found[0]
         return f"{config.repo_url}/blob/main/{file.relative_to(tree)}{hash}{fragment}"
 
     return link.sub(outside, markdown)
