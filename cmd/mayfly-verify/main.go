@@ -346,11 +346,13 @@ func (offline) DownloadFile(string, int64, time.Duration) ([]byte, error) {
 	return nil, errors.New("nothing is fetched --offline, and what was fetched before doesn't have it, or has expired")
 }
 
-// within asks the web for as long as it lasts; go-tuf itself waits for ever.
+// within asks the web for as long as it lasts, and a minute at most for one answer;
+// go-tuf itself waits for ever.
 type within struct{ context.Context }
 
 func (w within) Do(r *http.Request) (*http.Response, error) {
-	return http.DefaultClient.Do(r.WithContext(w)) // #nosec G704 -- of the command line
+	web := http.Client{Timeout: time.Minute}
+	return web.Do(r.WithContext(w)) // #nosec G704 -- of the command line
 }
 
 func fetching(ctx context.Context) *fetcher.DefaultFetcher {

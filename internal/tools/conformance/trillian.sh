@@ -35,15 +35,23 @@ until_ready() {
   return 1
 }
 
-free_port() {
-  local port
-  while :; do
-    port=$((20000 + RANDOM % 20000))
-    (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null || break
-  done
-  echo "$port"
-}
 answers() { (exec 3<>"/dev/tcp/127.0.0.1/$1"); }
+
+# serve COMMAND…: runs it at a port of 127.0.0.1. Another program may have that, as the
+# near end of a connection too, which doesn't answer: then it runs at the next.
+serve() {
+  local name pid
+  name=$(basename "$1")
+  for _ in 1 2 3 4 5; do
+    port=$((20000 + RANDOM % 12000)) # below those that connections get
+    ! answers "$port" 2>/dev/null || continue
+    "$@" --rpc_endpoint="127.0.0.1:$port" >"$dir/$name.log" 2>&1 &
+    pid=$!
+    pids+=("$pid")
+    until_ready "$name" "$pid" answers "$port" && return 0
+  done
+  return 1
+}
 
 # The database, reached through a socket alone. mariadbd runs as root only when told to.
 as=()
@@ -63,17 +71,16 @@ sql -e 'CREATE DATABASE trillian'
 sql trillian <"$(cd "$here" && GOFLAGS=-mod=mod go mod download -json "github.com/google/trillian@$TRILLIAN" |
   sed -n 's/^.*"Dir": "\(.*\)",$/\1/p')/storage/mysql/schema/storage.sql"
 
-port=$(free_port)
-export TRILLIAN_RPC=127.0.0.1:$port
 storage=(--mysql_uri="root@unix($socket)/trillian" --quota_system=noop --http_endpoint= --logtostderr)
-"$bin/trillian_log_server-$TRILLIAN" "${storage[@]}" --rpc_endpoint="$TRILLIAN_RPC" >"$dir/server.log" 2>&1 &
-pids+=($!)
-until_ready trillian_log_server $! answers "$port"
-"$bin/trillian_log_signer-$TRILLIAN" "${storage[@]}" --rpc_endpoint="127.0.0.1:$(free_port)" \
-  --force_master --sequencer_interval=100ms --num_sequencers=2 >"$dir/signer.log" 2>&1 &
-pids+=($!)
+serve "$bin/trillian_log_server-$TRILLIAN" "${storage[@]}"
+export TRILLIAN_RPC=127.0.0.1:$port
+serve "$bin/trillian_log_signer-$TRILLIAN" "${storage[@]}" --force_master --sequencer_interval=100ms --num_sequencers=2
 
 database=$(mariadbd --version | sed -n 's/^.* Ver \([0-9]*\.[0-9]*\)[^ ]*-MariaDB.*$/MariaDB \1/p')
 export CTFE=$here/ctfe.sh
 export CTFE_KIND="CTFE (certificate-transparency-go $CT_GO on Trillian $TRILLIAN, ${database:-MariaDB})"
-"$@"
+"$@" || {
+  failed=$?
+  tail -n 30 "$dir"/*.log >&2
+  exit "$failed"
+}
