@@ -53,6 +53,7 @@ the archive has what is in it and what isn't.`,
 	keep := flags.Uint16("keep", 0, "how many backups stay in the folder, this one with them (default all)")
 	keys := flags.Bool("keys", false, "take private keys and other secrets, encrypted with the passphrase")
 	passphrase := passphraseFlags(cmd, "a passphrase for the keys in the backup")
+	asJSON := jsonFlag(cmd)
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, file string, c *config.Config, _ []string) error {
 		secret, err := passphrase()
 		switch {
@@ -70,14 +71,15 @@ the archive has what is in it and what isn't.`,
 			return err
 		}
 		if r.Faults > 0 {
-			fmt.Fprintf(streams.Err, "The audit trail was taken as it is, and isn't whole in %d places: mayfly audit verify has them, first %s\n", r.Faults, terminal.Line(r.Fault.Error()))
+			fmt.Fprintf(telling(streams.Err, *asJSON), "The audit trail was taken as it is, and isn't whole in %d places: mayfly audit verify has them, first %s\n", r.Faults, terminal.Line(r.Fault.Error()))
 		}
-		fmt.Fprintf(streams.Out, "%s has %d files, %s.\n\n", terminal.Line(r.Out), len(r.Files), humanize.IBytes(uint64(r.Bytes))) // #nosec G115 -- a size
-		for _, l := range r.Logs {
-			fmt.Fprintf(streams.Out, "  the log %s, %d entries\n", l.URL, l.Entries)
-		}
-		printLeftOut(streams.Out, r.Manifest)
-		return nil
+		return show(streams.Out, *asJSON, r, func(w io.Writer) {
+			fmt.Fprintf(w, "%s has %d files, %s.\n\n", terminal.Line(r.Out), len(r.Files), humanize.IBytes(uint64(r.Bytes))) // #nosec G115 -- a size
+			for _, l := range r.Logs {
+				fmt.Fprintf(w, "  the log %s, %d entries\n", l.URL, l.Entries)
+			}
+			printLeftOut(w, r.Manifest)
+		})
 	})
 }
 
@@ -105,6 +107,7 @@ docs/backup.md says how the CA goes on.`,
 	flags.StringVar(&o.Root, "root", "/", "folder that the paths in the backup begin at")
 	flags.BoolVar(&o.MarksLost, "marks-lost", false, "go on without marks: with new logs")
 	passphrase := passphraseFlags(cmd, "the passphrase of the keys; without one they are left out")
+	asJSON := jsonFlag(cmd)
 	cmd.RunE = func(cmd *cobra.Command, args []string) (err error) {
 		if o.Passphrase, err = passphrase(); err != nil {
 			return err
@@ -120,13 +123,14 @@ docs/backup.md says how the CA goes on.`,
 		case err != nil:
 			return err
 		}
-		fmt.Fprintf(streams.Out, "The backup of %s is in its place.\n\n", moment(r.Time))
-		for _, note := range r.Notes {
-			fmt.Fprintf(streams.Out, "  %s\n", terminal.Line(note))
-		}
-		printLeftOut(streams.Out, r.Manifest)
-		fmt.Fprintf(streams.Out, "\nNext, put keys back that were left out, and see what is missing:\n\n  mayfly check --config %s\n", terminal.Line(r.ConfigFile))
-		return nil
+		return show(streams.Out, *asJSON, r, func(w io.Writer) {
+			fmt.Fprintf(w, "The backup of %s is in its place.\n\n", moment(r.Time))
+			for _, note := range r.Notes {
+				fmt.Fprintf(w, "  %s\n", terminal.Line(note))
+			}
+			printLeftOut(w, r.Manifest)
+			fmt.Fprintf(w, "\nNext, put keys back that were left out, and see what is missing:\n\n  mayfly check --config %s\n", terminal.Line(r.ConfigFile))
+		})
 	}
 	return cmd
 }

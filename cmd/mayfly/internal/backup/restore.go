@@ -42,8 +42,8 @@ type RestoreOptions struct {
 // Restored is what was put back.
 type Restored struct {
 	Manifest
-	ConfigFile string
-	Notes      []string // what became of logs, statements and secrets
+	ConfigFile string   `json:"config_file"`
+	Notes      []string `json:"notes"` // what became of logs, statements and secrets
 }
 
 // restoring is a restore on its way.
@@ -67,7 +67,7 @@ func Restore(ctx context.Context, path string, o RestoreOptions) (_ Restored, er
 		return Restored{}, err
 	}
 	defer file.Close()
-	r := &restoring{RestoreOptions: o, alive: ctx.Err}
+	r := &restoring{RestoreOptions: o, alive: ctx.Err, Restored: Restored{Notes: []string{}}}
 	defer func() {
 		if err != nil {
 			for _, path := range slices.Backward(r.made) {

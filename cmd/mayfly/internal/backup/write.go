@@ -41,10 +41,10 @@ type Options struct {
 // Report is what a backup has.
 type Report struct {
 	Manifest
-	Out    string
-	Bytes  int64
-	Faults int   // places where the audit trail isn't whole
-	Fault  error // the first of them
+	Out    string `json:"archive"`
+	Bytes  int64  `json:"bytes"`
+	Faults int    `json:"trail_faults"` // places where the audit trail isn't whole
+	Fault  error  `json:"-"`            // the first of them
 }
 
 const (
