@@ -140,7 +140,8 @@ func (a *Authority) Validity() (notBefore, notAfter time.Time) { return a.notBef
 func (a *Authority) Covers(notBefore, notAfter time.Time) error {
 	switch {
 	case a.history != nil:
-		return errors.New("ca: a signing CA was asked for a leaf")
+		return fault.New(fault.SignerUnavailable, "the certificate authority has no issuing certificate at the moment; try again later").
+			Because(fmt.Errorf("authority %s signs issuing certificates alone, and none could be made since the start", a.Subject))
 	case notBefore.Before(a.notBefore):
 		return fault.New(fault.SignerUnavailable, "the certificate authority isn't valid yet; try again later").
 			Because(fmt.Errorf("authority %s issues from %v", a.Subject, a.notBefore))

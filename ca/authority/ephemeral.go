@@ -12,6 +12,7 @@ import (
 	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -56,7 +57,7 @@ type Ephemeral struct {
 	renewals *prometheus.CounterVec
 
 	mu      sync.Mutex
-	current *Authority // nil only while the first is made; its own validity begins when it may sign leaves
+	current *Authority // nil only while the first is made, and IsEphemeral until it could be; its own validity begins when it may sign leaves
 	next    *Authority // nil until the next is made
 	failed  failures   // to make the next
 	listing error      // of the history, or of putting it in force
@@ -78,7 +79,8 @@ const (
 
 // StartEphemeral makes the first issuing certificate of a, which IsEphemeral: one
 // signature by the signing CA's key. The error names the step. From then on
-// Authorities has it, and Run renews it.
+// Authorities has it, and Run renews it. Where the key can't be reached, and there are
+// certificates from before to list, Run makes the first.
 func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Ephemeral, error) {
 	if !a.IsEphemeral() {
 		return nil, errors.New("ca: an authority that isn't ephemeral can't be started as one")
@@ -100,20 +102,31 @@ func StartEphemeral(ctx context.Context, a *Authority, o EphemeralOptions) (*Eph
 	if err := e.checkValidCount(); err != nil {
 		return nil, err
 	}
+	first, err := e.first(ctx)
+	if call, ok := errors.AsType[*kms.CallError](err); ok && call.Temporary() && len(e.history.all()) > 0 {
+		e.set(func() { e.current = a.lapsed(o.Trail.Now()) })
+		e.missed(ctx, err)
+		return e, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("ca: the first ephemeral issuing certificate: %w", err)
+	}
+	e.set(func() { e.current = first })
+	return e, nil
+}
+
+// first makes an issuing certificate where there is none.
+func (e *Ephemeral) first(ctx context.Context) (*Authority, error) {
 	wait := e.history.config.publishAhead()
 	if e.history.config.AcceptUnlisted {
 		wait = 0
 	}
 	first, err := e.make(ctx, wait)
-	if err != nil {
-		return nil, fmt.Errorf("ca: the first ephemeral issuing certificate: %w", err)
-	}
-	e.set(func() { e.current = first })
-	if wait > 0 {
+	if err == nil && wait > 0 {
 		e.o.Trail.Logger.WarnContext(ctx, "nothing is issued before the new issuing certificate has been listed for long enough: `accept_unlisted: true` would issue at once",
-			slog.Time("issues_from", e.current.notBefore), slog.Duration("publish_ahead", wait))
+			slog.Time("issues_from", first.notBefore), slog.Duration("publish_ahead", wait))
 	}
-	return e, nil
+	return first, err
 }
 
 // checkValidCount refuses to start when a great many certificates are valid already.
@@ -166,21 +179,36 @@ func (e *Ephemeral) advance(ctx context.Context) (changed bool) {
 
 // renew makes the next certificate.
 func (e *Ephemeral) renew(ctx context.Context) bool {
-	next, err := e.make(ctx, e.history.config.publishAhead())
+	var next *Authority
+	var err error
+	if e.current.IsEphemeral() {
+		next, err = e.first(ctx)
+	} else {
+		next, err = e.make(ctx, e.history.config.publishAhead())
+	}
 	if err != nil {
 		if ctx.Err() != nil {
 			return false // the service ends
 		}
-		e.renewals.WithLabelValues("failed").Inc()
-		wait := min(firstRetry<<min(e.failed.count, 10), longestRetry)
-		e.set(func() { e.failed = failures{count: e.failed.count + 1, err: err, again: e.o.Trail.Now().Add(wait)} })
-		e.o.Trail.Logger.WarnContext(ctx, "the next issuing certificate can't be made; the present one goes on",
-			slog.Time("issues_until", e.until(e.current)), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
+		e.missed(ctx, err)
 		return false
 	}
 	e.renewals.WithLabelValues("ok").Inc()
 	e.set(func() { e.next, e.failed = next, failures{} })
 	return true
+}
+
+// missed takes note of a certificate that couldn't be made.
+func (e *Ephemeral) missed(ctx context.Context, err error) {
+	e.renewals.WithLabelValues("failed").Inc()
+	now, until := e.o.Trail.Now(), e.until(e.current)
+	wait, said := min(firstRetry<<min(e.failed.count, 10), longestRetry), "the next issuing certificate can't be made; the present one goes on"
+	if now.After(until) {
+		wait, said = firstRetry, "nothing is issued until an issuing certificate can be made"
+	}
+	e.set(func() { e.failed = failures{count: e.failed.count + 1, err: err, again: now.Add(wait)} })
+	e.o.Trail.Logger.WarnContext(ctx, said,
+		slog.Time("issues_until", until), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
 }
 
 // succeed puts the next certificate in force when it is its time, or when the
@@ -189,7 +217,7 @@ func (e *Ephemeral) succeed(ctx context.Context, now time.Time) bool {
 	switch {
 	case e.next == nil:
 		return false
-	case !now.Before(e.next.notBefore):
+	case e.current.IsEphemeral() || !now.Before(e.next.notBefore):
 	case now.After(e.until(e.current)) && e.history.config.AcceptUnlisted:
 		e.o.Trail.Logger.WarnContext(ctx, "the new issuing certificate issues before it has been listed for long enough: there is no other", slog.Time("due", e.next.notBefore))
 		e.set(func() { e.next = e.next.starting(e.next.Certificate.NotBefore) })
@@ -281,7 +309,7 @@ func (e *Ephemeral) certificates() []*x509.Certificate {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	for _, g := range []*Authority{e.current, e.next} { // they count even if somebody has emptied the folder
-		if g != nil && !slices.ContainsFunc(all, g.Certificate.Equal) {
+		if g != nil && !g.IsEphemeral() && !slices.ContainsFunc(all, g.Certificate.Equal) {
 			all = append(all, g.Certificate)
 		}
 	}
@@ -301,6 +329,9 @@ func (e *Ephemeral) Detail() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.notBefore), chain.Stamp(e.until(e.current)))}
+	if e.current.IsEphemeral() {
+		lines[0] = "no issuing certificate could be made since the start"
+	}
 	if e.next != nil {
 		lines = append(lines, "the next is listed, and issues from "+chain.Stamp(e.next.notBefore))
 	}
@@ -308,6 +339,15 @@ func (e *Ephemeral) Detail() []string {
 		lines = append(lines, fmt.Sprintf("the next was due at %s; %d attempts failed, the next attempt is at %s", chain.Stamp(e.renewAt()), e.failed.count, chain.Stamp(e.failed.again)))
 	}
 	return lines
+}
+
+// lapsed stands in the place of an issuing certificate of a, and covers no leaf.
+func (a *Authority) lapsed(now time.Time) *Authority {
+	none := *a
+	none.notAfter, none.renewal, none.holders = now.Add(-time.Second), nil, new(atomic.Int64)
+	none.signer = struct{ kms.Signer }{a.signer} // a goes on with it, so that it isn't closed
+	none.holders.Store(1)
+	return &none
 }
 
 // starting is a with another beginning.

@@ -278,7 +278,57 @@ func TestEphemeralWaits(t *testing.T) {
 	}
 }
 
-// TestEphemeralStartFails: a KMS that is down at the start is named, with the step.
+// TestEphemeralStartsWithoutItsKMS: what was certified before is listed, other documents are
+// served, and certificates are issued once the KMS has signed an issuing one.
+func TestEphemeralStartsWithoutItsKMS(t *testing.T) {
+	t.Parallel()
+	for vendor := range kmstest.Vendors {
+		t.Run(vendor, func(t *testing.T) {
+			t.Parallel()
+			wake := make(chan time.Time)
+			k := &kmsRig{ahead: new(atomic.Int64)}
+			var of authority.Config
+			before := newRig(t, func(r *rig, c *config.Config) {
+				k.kms = ephemeralBy(t, vendor, r, c)
+				of = c.CA.Authority
+			})
+			past := before.listed(t)
+			k.kms.Down()
+			k.rig = startRig(t, func(r *rig, c *config.Config) {
+				c.CA.Authority = of
+				c.Server.RequestTimeout = 3 * time.Second
+				revoking(t, r, c)
+				r.getenv, r.broken, r.wake = before.getenv, true, wake
+				r.now = func() time.Time { return time.Now().Add(time.Duration(k.ahead.Load())) }
+				r.private = append(r.private, kmstest.Secret)
+			})
+			poll(t, "the issuer's keys", func() bool { _, text := k.readiness(t); return strings.Contains(text, "issuers: ok") })
+			k.awaits(t, "down", http.StatusServiceUnavailable)
+			if status, page := k.readiness(t); !strings.Contains(page, "no issuing certificate could be made since the start") {
+				t.Errorf("HTTP %d: %s", status, page)
+			}
+			if all := k.listed(t); len(all) != 1 || !all[0].Equal(past[0]) {
+				t.Errorf("%d are listed", len(all))
+			}
+			if asked := k.refusesAll(t, "down"); asked != 0 {
+				t.Errorf("the signing CA's key was asked for %d signatures by requests", asked)
+			}
+			k.kms.Up()
+			k.ahead.Add(int64(time.Minute))
+			wake <- time.Time{}
+			k.awaits(t, "up", http.StatusOK)
+			all := k.listed(t)
+			k.kms.Down()
+			for _, leaf := range k.issues(t, "certified", k.signingRequest(t, k.token(t, nil))) {
+				if len(all) != 2 || !slices.ContainsFunc(all, func(c *x509.Certificate) bool { return leaf.CheckSignatureFrom(c) == nil && !c.Equal(past[0]) }) {
+					t.Errorf("the trusted root lists %d, none of which issued %s", len(all), leaf.SerialNumber)
+				}
+			}
+		})
+	}
+}
+
+// TestEphemeralStartFails: a KMS that refuses at the start is named, with the step.
 func TestEphemeralStartFails(t *testing.T) {
 	t.Parallel()
 	r := &rig{dir: filepath.Join(t.TempDir(), "ca"), lines: &catest.Lines{}}

@@ -70,7 +70,7 @@ func (s *Service) startRevocation(ctx context.Context, first *state) (err error)
 // useForLists has the authority that signs in st sign lists. It comes before another
 // takes its place, which closes its key.
 func (s *Service) useForLists(st *state) {
-	if a := st.authorities.Active; s.revoker != nil && a.Hold() {
+	if a := st.authorities.Active; s.revoker != nil && !a.IsEphemeral() && a.Hold() {
 		s.revoker.Lists.Use(revoke.Signing{Certificate: a.Certificate, Key: a, Last: st.configured.Active.IsEphemeral()}, a.Release)
 	}
 }
