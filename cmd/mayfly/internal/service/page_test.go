@@ -46,7 +46,7 @@ func TestProviderHead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := client.Get(provider.URL); err == nil || !strings.Contains(err.Error(), "headers exceeded") { //nolint:bodyclose // there is none
+	if _, err := client.Get(provider.URL); err == nil || !strings.Contains(err.Error(), "headers exceeded") {
 		t.Errorf("a head of 1 MiB: %v", err)
 	}
 }
