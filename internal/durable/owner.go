@@ -17,7 +17,7 @@ import (
 var asRoot = os.Geteuid() == 0
 
 // MakeFolder makes a folder and those above it that are missing, each owned as the folder
-// it is in. A folder that is there stays as it is.
+// it is in, and syncs their names. A folder that is there stays as it is.
 func MakeFolder(path string, mode os.FileMode) error {
 	missing := "" // the first of them
 	for at := filepath.Clean(path); ; at = filepath.Dir(at) {
@@ -29,7 +29,14 @@ func MakeFolder(path string, mode os.FileMode) error {
 	if err := os.MkdirAll(path, mode); err != nil || missing == "" {
 		return err
 	}
-	return OwnerAsFolderAll(missing)
+	if err := OwnerAsFolderAll(missing); err != nil {
+		return err
+	}
+	for made := filepath.Clean(path); ; made = filepath.Dir(made) {
+		if err := SyncFolder(filepath.Dir(made)); err != nil || made == missing {
+			return err
+		}
+	}
 }
 
 // OwnerAsFolder gives a new file or folder to the owner of the folder it is in. A

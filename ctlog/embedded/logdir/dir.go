@@ -335,9 +335,6 @@ func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
 	if err := durable.MakeFolder(s.dir, 0o755); err != nil { // the log is public
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
-	if err := durable.SyncFolder(filepath.Dir(s.dir)); err != nil {
-		return err
-	}
 	if err := writeDurably(s.path(fingerprint), der); err != nil {
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
