@@ -170,19 +170,7 @@ func TestPage(t *testing.T) {
 		w.look("refusals-0")
 	})
 
-	github := vendors[0]
-	m := startServe(t, issuerEntry(account{issuer: dev.Issuer, client: "sigstore"}, `
-    type: email
-    allow: '!principal.san.startsWith("mallory")'`)+issuerEntry(account{issuer: dev.Issuer, client: github.name}, `
-    type: ci-provider
-    preset: github
-    allow: "true"`)+issuerEntry(account{issuer: dev.Issuer, client: "people"}, `
-    type: username
-    subject_domain: people.example.com
-    allow: "true"`), withPage("  access: loopback\n"))
-	token := func(claims url.Values) string {
-		return strings.TrimSpace(string(get(t, dev.Issuer+"/dev/token?"+claims.Encode())))
-	}
+	m, token := startPage(t, dev)
 	issue := func(t *testing.T, token string) string {
 		t.Helper()
 		der, err := m.certificate(t.Context(), token)
@@ -191,6 +179,7 @@ func TestPage(t *testing.T) {
 		}
 		return serialOf(t, der)
 	}
+	github := vendors[0]
 	ciToken, _ := github.token(t, dev)
 	alice := token(url.Values{"aud": {"sigstore"}, "email": {aliceEmail}})
 
@@ -293,6 +282,78 @@ func TestPage(t *testing.T) {
 	})
 
 	t.Run("login", func(t *testing.T) { testPageLogin(t) })
+	if len(w.complaints) > 0 {
+		t.Errorf("the browser complained: %q", w.complaints)
+	}
+}
+
+// startPage starts a CA with a page, for everybody on this machine, and gives a maker of tokens for it.
+func startPage(t *testing.T, dev *mayfly) (m *mayfly, token func(url.Values) string) {
+	t.Helper()
+	m = startServe(t, issuerEntry(account{issuer: dev.Issuer, client: "sigstore"}, `
+    type: email
+    allow: '!principal.san.startsWith("mallory")'`)+issuerEntry(account{issuer: dev.Issuer, client: vendors[0].name}, `
+    type: ci-provider
+    preset: github
+    allow: "true"`)+issuerEntry(account{issuer: dev.Issuer, client: "people"}, `
+    type: username
+    subject_domain: people.example.com
+    allow: "true"`), withPage("  access: loopback\n"))
+	return m, func(claims url.Values) string {
+		return strings.TrimSpace(string(get(t, dev.Issuer+"/dev/token?"+claims.Encode())))
+	}
+}
+
+// TestPageOfMany looks at the page of a CA that has issued a hundred thousand certificates.
+func TestPageOfMany(t *testing.T) {
+	const many, callers = 100_000, 16
+	dev := startDev(t)
+	m, token := startPage(t, dev)
+	var tokens []string
+	for _, claims := range identities(60) {
+		if claims.Get("aud") == vendors[0].name {
+			ci, _ := vendors[0].token(t, dev)
+			tokens = append(tokens, ci)
+			continue
+		}
+		tokens = append(tokens, token(claims))
+	}
+	var all sync.WaitGroup
+	for caller := range callers {
+		all.Go(func() {
+			for i := caller; i < many && !t.Failed(); i += callers {
+				if _, err := m.certificate(t.Context(), tokens[i%len(tokens)]); err != nil {
+					t.Errorf("certificate %d: %v", i, err)
+				}
+			}
+		})
+	}
+	if all.Wait(); t.Failed() {
+		return
+	}
+	last, err := m.certificate(t.Context(), token(url.Values{"aud": {"people"}, "sub": {long}}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m.indexed(t, many+1)
+
+	w := openWindow(t)
+	w.see(m.HTTP, long, aliceEmail, "octo-org/octo-repo", "Older certificates")
+	w.look("feed-100000")
+	for range 3 {
+		before := ask(w, chromedp.Location())
+		w.do(chromedp.Click(chromedp.CSS("a[rel=next]")), chromedp.WaitVisible(chromedp.CSS(".rows")))
+		if after := ask(w, chromedp.Location()); after == before || !strings.Contains(after, "cursor=") {
+			t.Errorf("older certificates are at %s", after)
+		}
+	}
+	w.look("feed-100000-older")
+	w.see(m.HTTP+"/search?san=person7@team.example.com", "person7@team.example.com", "Older certificates")
+	w.look("search-100000")
+	w.see(m.HTTP+"/search?q=nobody@example.com", "Nothing was found")
+	w.see(m.HTTP+"/certificates/"+serialOf(t, last), long, "proved just now")
+	w.see(m.HTTP+"/health", "Certificates can be issued")
+	w.look("health-100000")
 	if len(w.complaints) > 0 {
 		t.Errorf("the browser complained: %q", w.complaints)
 	}
