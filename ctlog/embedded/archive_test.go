@@ -55,6 +55,17 @@ func TestArchive(t *testing.T) {
 			t.Errorf("a frozen log took a submission: %d", status)
 		}
 	}
+	empty := filepath.Join(backup, logdir.CheckpointName)
+	whole := readFile(t, empty)
+	if err := os.WriteFile(empty, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := read.OpenArchive(about, read.Options{Dir: logdir.Dir(backup)}); err == nil {
+		t.Error("opened with an empty checkpoint")
+	}
+	if err := os.WriteFile(empty, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	spki := ctlogtest.NewSigner(t).SPKI(t)
 	stranger := ctlog.Description{ID: sha256.Sum256(spki), SPKI: spki, URL: about.URL}
 	if _, err := read.OpenArchive(stranger, read.Options{Dir: logdir.Dir(backup)}); err == nil {

@@ -5,7 +5,6 @@
 package logdir
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -38,8 +37,7 @@ const (
 	OwnerName      = "log.v3.json"
 	FrozenName     = "frozen.json" // the log is complete, and nothing opens it for writing
 
-	cosignedName = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
-	lockName     = "LOCK"
+	lockName = "LOCK"
 )
 
 // Dir is the directory of a log. Its methods hold nothing open.
@@ -87,7 +85,7 @@ func writeDurably(path string, data []byte) error {
 
 // parts are the names of a log's own things in its directory.
 var parts = []string{
-	StateDir, CheckpointName, cosignedName, TileDir, IssuerDir, OwnerName, FrozenName, lockName,
+	StateDir, CheckpointName, TileDir, IssuerDir, OwnerName, FrozenName, lockName,
 }
 
 // Own gives everything in the directory that is a log's to the owner of the directory.
@@ -222,25 +220,8 @@ func (d Dir) OpenCheckpoint(v note.Verifier) (checkpoint.Head, error) {
 	if err != nil {
 		return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	return checkpoint.Open(d.Cosigned(raw), v)
+	return checkpoint.Open(raw, v)
 }
-
-// Cosigned is the checkpoint with the cosignatures that are kept beside it. Those
-// that are damaged, or are of another checkpoint, are left out.
-func (d Dir) Cosigned(raw []byte) []byte {
-	cosigned, err := os.ReadFile(d.Path(cosignedName))
-	if err != nil || !bytes.HasPrefix(cosigned, raw) {
-		return raw
-	}
-	var wellFormed *note.UnverifiedNoteError
-	if _, err := note.Open(cosigned, nil); !errors.As(err, &wellFormed) {
-		return raw
-	}
-	return cosigned
-}
-
-// PutCosigned keeps a checkpoint with its cosignatures.
-func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
 
 // Tree is the state, the file of which is Tessera's, that the storage goes on from.
 func (d Dir) Tree() (checkpoint.Tree, error) {
