@@ -225,8 +225,8 @@ func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	b.load(t, l, 259)
 	closeLog(t, l)
 	leftovers := []string{
-		b.path("checkpoint123"), b.path(".state", "treeState456"), b.path("tile", "0", "001.p", "31456789012"),
-		b.path("tile", "data", "0011234567"), b.path("issuer", ".tmp-789"), b.path("tile", "data", "000.p"), b.path("tile", "0", "000.p"),
+		b.path(".tmp-123"), b.path(".state", ".tmp-456"), b.path("tile", "0", "001.p", ".tmp-314"),
+		b.path("tile", "data", ".tmp-001"), b.path("issuer", ".tmp-789"), b.path("tile", "data", "000.p"), b.path("tile", "0", "000.p"),
 	}
 	for _, dir := range leftovers[5:] {
 		makeDir(t, dir)

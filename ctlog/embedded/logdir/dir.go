@@ -128,8 +128,8 @@ func (d Dir) Probe() error {
 	return nil
 }
 
-// Sweep removes what a crash left unfinished, and counts it: files whose names are
-// not those of a log. They were never part of the log, and never served. It also removes
+// Sweep removes what a crash left unfinished, and counts it: files that their writer would
+// have renamed. They were never part of the log, and never served. It also removes
 // the partial tiles that Collect should have, of a log that has published so many entries.
 func (d Dir) Sweep(published uint64) (removed int, err error) {
 	err = filepath.WalkDir(string(d), func(path string, entry fs.DirEntry, err error) error {
@@ -149,7 +149,7 @@ func (d Dir) Sweep(published uint64) (removed int, err error) {
 				return fs.SkipDir
 			}
 		}
-		if err != nil || entry.IsDir() || !Unfinished(name) {
+		if err != nil || entry.IsDir() || !strings.HasPrefix(entry.Name(), durable.TempPrefix) {
 			return err
 		}
 		removed++

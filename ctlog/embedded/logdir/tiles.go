@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -17,7 +16,6 @@ import (
 	"github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
-	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // DataLevel stands for `data` where a hash tile has its level.
@@ -68,31 +66,6 @@ func (t TilePath) Name() string {
 		return TileDir + "/data/" + layout.NWithSuffix(0, t.Index, t.Width)
 	}
 	return layout.TilePath(uint64(t.Level), t.Index, t.Width)
-}
-
-// Unfinished reports whether a file is one that its writer would have renamed or
-// removed: a known name with digits after it (Tessera's), or our own prefix.
-func Unfinished(name string) bool {
-	dir, base := filepath.Split(name)
-	if strings.HasPrefix(base, durable.TempPrefix) {
-		return true
-	}
-	for _, known := range []string{
-		CheckpointName, StateDir + "/" + TreeStateName, StateDir + "/gcState", StateDir + "/version",
-	} {
-		if rest, ok := strings.CutPrefix(name, known); ok && digits(rest) {
-			return true
-		}
-	}
-	if !strings.HasPrefix(dir, TileDir+"/") || !digits(base) {
-		return false
-	}
-	_, ok := ParseTilePath(name)
-	return !ok
-}
-
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
 }
 
 // ReadTile is a hash tile; the full one where the partial one is gone.
