@@ -247,14 +247,14 @@ func (d Dir) PutTree(t checkpoint.Tree) error {
 // Issuers keeps the certificates above the entries, each once, under its
 // SHA-256 (c2sp.org/static-ct-api: issuer/<fingerprint>).
 type Issuers struct {
-	dir   string
+	dir   Dir        // the log's
 	mu    sync.Mutex // one writer
 	known sync.Map   // [32]byte → []byte: DER that this process has made durable
 	cache sync.Map   // the same, for what was only read
 }
 
 // Issuers are those of the log.
-func (d Dir) Issuers() *Issuers { return &Issuers{dir: d.Path(IssuerDir)} }
+func (d Dir) Issuers() *Issuers { return &Issuers{dir: d} }
 
 // Keep stores the certificates that are new, durably, and returns all fingerprints.
 func (s *Issuers) Keep(chain [][]byte) ([][32]byte, error) {
@@ -279,7 +279,7 @@ func (s *Issuers) Get(fingerprint [32]byte) ([]byte, error) {
 	if der, ok := s.cache.Load(fingerprint); ok {
 		return der.([]byte), nil //nolint:forcetypeassert // only this function stores, and only that
 	}
-	der, err := os.ReadFile(s.path(fingerprint))
+	der, err := os.ReadFile(s.dir.Path(IssuerDir, hex.EncodeToString(fingerprint[:])))
 	if err != nil {
 		return nil, fmt.Errorf("reading an issuer: %w", err)
 	}
@@ -303,20 +303,13 @@ func (s *Issuers) Certificate(fingerprint [32]byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-func (s *Issuers) path(fingerprint [32]byte) string {
-	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
-}
-
 func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.known.Load(fingerprint); ok {
 		return nil // another submission was faster
 	}
-	if err := durable.MakeFolder(s.dir, 0o755); err != nil { // the log is public
-		return fmt.Errorf("storing an issuer: %w", err)
-	}
-	if err := writeDurably(s.path(fingerprint), der); err != nil {
+	if err := s.dir.Put(der, IssuerDir, hex.EncodeToString(fingerprint[:])); err != nil {
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
 	s.known.Store(fingerprint, der)
