@@ -22,7 +22,7 @@ func furnish(t *testing.T, dir string) []string {
 	t.Helper()
 	var things []string
 	for _, name := range []string{"lost+found", ".snapshot", "..2026_11_29"} {
-		file := filepath.Join(dir, name, "checkpoint1")
+		file := filepath.Join(dir, name, durable.TempPrefix+"1")
 		if err := os.MkdirAll(filepath.Dir(file), 0o700); err != nil {
 			t.Fatal(err)
 		}

@@ -293,12 +293,7 @@ func (l *Log) publish(ctx context.Context) error {
 	if head.Raw, err = l.witnesses.Cosign(ctx, raw, head.Size); err != nil {
 		return err
 	}
-	if len(head.Raw) > len(raw) {
-		if err := l.dir.PutCosigned(head.Raw); err != nil { // only a restart would miss them
-			l.o.Logger.WarnContext(ctx, "cosignatures can't be kept", slog.Any("error", err))
-		}
-	}
-	if err := l.dir.Put(raw, logdir.CheckpointName); err != nil {
+	if err := l.dir.Put(head.Raw, logdir.CheckpointName); err != nil {
 		return err
 	}
 	l.backlog.update(func(p *progress) { p.published = head })

@@ -49,9 +49,6 @@ type Options struct {
 	// Create makes a new log where the directory holds none. Without it Open
 	// refuses an empty directory, which is what a disk that isn't mounted looks like.
 	Create bool
-	// AcceptMissingMark makes a new high-water mark for a log that has lost it. An
-	// operator's decision: with the mark goes the proof that this copy is the newest.
-	AcceptMissingMark bool
 
 	// Zero but in tests, and then these defaults.
 	lockWait time.Duration                               // how long a taken lock is tried: 5 s

@@ -215,7 +215,7 @@ func (l *Log) survey(ctx context.Context, high logdir.High, missing bool) (now c
 		return now, nil, err
 	}
 	entries, end, err := wal.Follow(ctx, l.dir, now, high)
-	if err == nil && missing && end.End() > 0 && !l.o.AcceptMissingMark {
+	if err == nil && missing && end.End() > 0 {
 		err = fmt.Errorf("the high-water mark %s is missing: without it an older copy of the log can't be told from the newest; restore the file", l.config.MarkFile)
 	}
 	return now, entries, err

@@ -1,6 +1,7 @@
 package embedded_test
 
 import (
+	"crypto/sha256"
 	"errors"
 	"os"
 	"path/filepath"
@@ -10,6 +11,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ctlog/ctlogtest"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
+	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -90,9 +92,14 @@ func TestOpenRefuses(t *testing.T) {
 			kept := readFile(t, string(b.config.MarkFile))
 			b.swap(t, old)
 			remove(t, string(b.config.MarkFile))
-			b.o.AcceptMissingMark = true
+			tree, err := logdir.Dir(b.path()).Tree()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := logdir.CreateMark(string(b.config.MarkFile), sha256.Sum256(b.key.SPKI(t)), tree); err != nil {
+				t.Fatal(err)
+			}
 			b.write(t, 3)
-			b.o.AcceptMissingMark = false
 			if err := os.WriteFile(string(b.config.MarkFile), kept, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -225,8 +232,8 @@ func TestSweepRemovesWhatACrashLeft(t *testing.T) {
 	b.load(t, l, 259)
 	closeLog(t, l)
 	leftovers := []string{
-		b.path("checkpoint123"), b.path(".state", "treeState456"), b.path("tile", "0", "001.p", "31456789012"),
-		b.path("tile", "data", "0011234567"), b.path("issuer", ".tmp-789"), b.path("tile", "data", "000.p"), b.path("tile", "0", "000.p"),
+		b.path(".tmp-123"), b.path(".state", ".tmp-456"), b.path("tile", "0", "001.p", ".tmp-314"),
+		b.path("tile", "data", ".tmp-001"), b.path("issuer", ".tmp-789"), b.path("tile", "data", "000.p"), b.path("tile", "0", "000.p"),
 	}
 	for _, dir := range leftovers[5:] {
 		makeDir(t, dir)

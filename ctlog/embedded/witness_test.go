@@ -156,39 +156,42 @@ func TestPublishedCheckpointsAreCosigned(t *testing.T) {
 	}
 }
 
-// TestDamagedCosignaturesAreLeftOut: what is kept beside the checkpoint is no part of it. When
-// it is damaged or of another, the checkpoint goes without.
-func TestDamagedCosignaturesAreLeftOut(t *testing.T) {
+// TestCosignaturesThatAnEarlierVersionKeptBeside: an earlier version kept the cosignatures in
+// a file of their own, and the checkpoint without them. Its log is served and gone on with
+// from the checkpoint alone; the next one has its cosignatures.
+func TestCosignaturesThatAnEarlierVersionKeptBeside(t *testing.T) {
 	t.Parallel()
 	b := newBench(t)
 	ws := b.witnessed(t, "witness.example/one")
 	l := b.openNow(t)
 	b.publishes(t, l, ws, 3)
-	_, _, raw := b.checkpoint(t, l, ws)
+	_, _, cosigned := b.checkpoint(t, l, ws)
 	closeLog(t, l)
-	for name, content := range map[string][]byte{
-		"cut short":        raw[:len(raw)-7],
-		"of another":       append([]byte("x"), raw...),
-		"empty":            {},
-		"not a note":       append(bytes.Clone(raw), "hello\n"...),
-		"only the log's":   raw[:bytes.LastIndexByte(raw[:len(raw)-1], '\n')+1],
-		"invalid UTF-8":    append(bytes.Clone(raw), "\xff\n"...),
-		"endless":          append(bytes.Clone(raw), bytes.Repeat(raw[bytes.LastIndexByte(raw[:len(raw)-1], '\n')+1:], 200)...),
-		"a signature less": bytes.Replace(raw, []byte("one "), []byte("one"), 1),
-	} {
-		if err := os.WriteFile(b.path("checkpoint.witnessed"), content, 0o600); err != nil {
+	plain := cosigned[:bytes.LastIndexByte(cosigned[:len(cosigned)-1], '\n')+1]
+	for name, content := range map[string][]byte{"checkpoint": plain, "checkpoint.witnessed": cosigned} {
+		if err := os.WriteFile(b.path(name), content, 0o600); err != nil {
 			t.Fatal(err)
 		}
-		archive, err := read.OpenArchive(l.Description(), read.Options{Dir: logdir.Dir(b.path())})
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			continue
-		}
-		answer := httptest.NewRecorder()
-		archive.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/checkpoint", nil))
-		if got := answer.Body.Bytes(); len(got) == 0 || !bytes.HasPrefix(raw, got) {
-			t.Errorf("%s: the checkpoint is\n%s", name, got)
-		}
+	}
+	archive, err := read.OpenArchive(l.Description(), read.Options{Dir: logdir.Dir(b.path())})
+	if err != nil {
+		t.Fatal(err)
+	}
+	answer := httptest.NewRecorder()
+	archive.Handler().ServeHTTP(answer, httptest.NewRequestWithContext(t.Context(), http.MethodGet, "/checkpoint", nil))
+	if !bytes.Equal(answer.Body.Bytes(), plain) {
+		t.Errorf("frozen, the checkpoint is\n%s", answer.Body)
+	}
+	l = b.openNow(t)
+	if size, _, raw := b.checkpoint(t, l, ws); size != 3 || !bytes.Equal(raw, plain) {
+		t.Errorf("after the start the checkpoint is\n%s", raw)
+	}
+	if by, _ := b.publishes(t, l, ws, 1); len(by) != 1 {
+		t.Errorf("cosigned by %q", by)
+	}
+	closeLog(t, l)
+	if _, err := maintain.Verify(t.Context(), b.path(), maintain.VerifyOptions{MarkFile: string(b.config.MarkFile)}); err != nil {
+		t.Error(err)
 	}
 }
 

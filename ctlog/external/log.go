@@ -265,15 +265,8 @@ const (
 	rootsTimeout  = 30 * time.Second
 )
 
-// RootsError is an answer of get-roots without any of the CA's certificates.
-type RootsError struct {
-	URL   string // the log's
-	Chain int    // how many certificates of the CA it was searched for
-}
-
-func (e *RootsError) Error() string {
-	return fmt.Sprintf("the log %s accepts none of this CA's %d certificates; ask its operator to add the root", e.URL, e.Chain)
-}
+// errNoRoot is in the error for an answer of get-roots without any of the CA's certificates.
+var errNoRoot = errors.New("ask its operator to add the root")
 
 // roots is what the log said that it accepts.
 type roots struct {
@@ -300,8 +293,8 @@ func (l *Log) Roots() Roots {
 // are cut at the first of them. chain is the CA's: issuing certificate first, root
 // last.
 //
-// Errors: a *RootsError when the log accepts none: it would refuse every
-// certificate; anything else when it can't be asked, and what it said before stays.
+// It is an error when the log accepts none: it would refuse every certificate. After
+// any other error, when it can't be asked, what it said before stays.
 func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 	accepted, err := l.askRoots(ctx)
 	l.roots.mu.Lock()
@@ -314,7 +307,7 @@ func (l *Log) CheckRoots(ctx context.Context, chain [][]byte) error {
 	l.roots.last = Roots{Checked: l.o.Now()}
 	if cut(accepted, chain) == 0 {
 		l.roots.last.Refused = true
-		l.roots.last.Err = &RootsError{URL: l.description.URL, Chain: len(chain)}
+		l.roots.last.Err = fmt.Errorf("the log %s accepts none of this CA's %d certificates; %w", l.description.URL, len(chain), errNoRoot)
 	}
 	return l.roots.last.Err
 }
@@ -368,13 +361,12 @@ func (l *Log) WatchRoots(ctx context.Context, chain func() [][]byte) error {
 	for next := rootsInterval; wait.For(ctx, next) == nil; {
 		next = rootsInterval
 		refused := l.Roots().Refused
-		var none *RootsError
 		asking, cancel := context.WithTimeout(ctx, rootsTimeout)
 		err := l.CheckRoots(asking, chain())
 		cancel()
 		switch {
 		case ctx.Err() != nil: // it was cut off, and says nothing
-		case errors.As(err, &none):
+		case errors.Is(err, errNoRoot):
 			next = rootsAgain
 			if !refused {
 				l.o.Logger.ErrorContext(ctx, "a log stopped accepting this CA's certificates", slog.String("log", l.description.URL), slog.Any("error", err))

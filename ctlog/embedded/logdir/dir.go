@@ -5,7 +5,6 @@
 package logdir
 
 import (
-	"bytes"
 	"crypto/sha256"
 	"crypto/x509"
 	"encoding/hex"
@@ -38,8 +37,7 @@ const (
 	OwnerName      = "log.v3.json"
 	FrozenName     = "frozen.json" // the log is complete, and nothing opens it for writing
 
-	cosignedName = "checkpoint.witnessed" // the newest checkpoint with its cosignatures, where there are any
-	lockName     = "LOCK"
+	lockName = "LOCK"
 )
 
 // Dir is the directory of a log. Its methods hold nothing open.
@@ -87,7 +85,7 @@ func writeDurably(path string, data []byte) error {
 
 // parts are the names of a log's own things in its directory.
 var parts = []string{
-	StateDir, CheckpointName, cosignedName, TileDir, IssuerDir, OwnerName, FrozenName, lockName,
+	StateDir, CheckpointName, TileDir, IssuerDir, OwnerName, FrozenName, lockName,
 }
 
 // Own gives everything in the directory that is a log's to the owner of the directory.
@@ -130,8 +128,8 @@ func (d Dir) Probe() error {
 	return nil
 }
 
-// Sweep removes what a crash left unfinished, and counts it: files whose names are
-// not those of a log. They were never part of the log, and never served. It also removes
+// Sweep removes what a crash left unfinished, and counts it: files that their writer would
+// have renamed. They were never part of the log, and never served. It also removes
 // the partial tiles that Collect should have, of a log that has published so many entries.
 func (d Dir) Sweep(published uint64) (removed int, err error) {
 	err = filepath.WalkDir(string(d), func(path string, entry fs.DirEntry, err error) error {
@@ -151,7 +149,7 @@ func (d Dir) Sweep(published uint64) (removed int, err error) {
 				return fs.SkipDir
 			}
 		}
-		if err != nil || entry.IsDir() || !Unfinished(name) {
+		if err != nil || entry.IsDir() || !strings.HasPrefix(entry.Name(), durable.TempPrefix) {
 			return err
 		}
 		removed++
@@ -222,25 +220,8 @@ func (d Dir) OpenCheckpoint(v note.Verifier) (checkpoint.Head, error) {
 	if err != nil {
 		return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
 	}
-	return checkpoint.Open(d.Cosigned(raw), v)
+	return checkpoint.Open(raw, v)
 }
-
-// Cosigned is the checkpoint with the cosignatures that are kept beside it. Those
-// that are damaged, or are of another checkpoint, are left out.
-func (d Dir) Cosigned(raw []byte) []byte {
-	cosigned, err := os.ReadFile(d.Path(cosignedName))
-	if err != nil || !bytes.HasPrefix(cosigned, raw) {
-		return raw
-	}
-	var wellFormed *note.UnverifiedNoteError
-	if _, err := note.Open(cosigned, nil); !errors.As(err, &wellFormed) {
-		return raw
-	}
-	return cosigned
-}
-
-// PutCosigned keeps a checkpoint with its cosignatures.
-func (d Dir) PutCosigned(cosigned []byte) error { return d.Put(cosigned, cosignedName) }
 
 // Tree is the state, the file of which is Tessera's, that the storage goes on from.
 func (d Dir) Tree() (checkpoint.Tree, error) {
@@ -266,14 +247,14 @@ func (d Dir) PutTree(t checkpoint.Tree) error {
 // Issuers keeps the certificates above the entries, each once, under its
 // SHA-256 (c2sp.org/static-ct-api: issuer/<fingerprint>).
 type Issuers struct {
-	dir   string
+	dir   Dir        // the log's
 	mu    sync.Mutex // one writer
 	known sync.Map   // [32]byte → []byte: DER that this process has made durable
 	cache sync.Map   // the same, for what was only read
 }
 
 // Issuers are those of the log.
-func (d Dir) Issuers() *Issuers { return &Issuers{dir: d.Path(IssuerDir)} }
+func (d Dir) Issuers() *Issuers { return &Issuers{dir: d} }
 
 // Keep stores the certificates that are new, durably, and returns all fingerprints.
 func (s *Issuers) Keep(chain [][]byte) ([][32]byte, error) {
@@ -298,7 +279,7 @@ func (s *Issuers) Get(fingerprint [32]byte) ([]byte, error) {
 	if der, ok := s.cache.Load(fingerprint); ok {
 		return der.([]byte), nil //nolint:forcetypeassert // only this function stores, and only that
 	}
-	der, err := os.ReadFile(s.path(fingerprint))
+	der, err := os.ReadFile(s.dir.Path(IssuerDir, hex.EncodeToString(fingerprint[:])))
 	if err != nil {
 		return nil, fmt.Errorf("reading an issuer: %w", err)
 	}
@@ -322,20 +303,13 @@ func (s *Issuers) Certificate(fingerprint [32]byte) (*x509.Certificate, error) {
 	return c, nil
 }
 
-func (s *Issuers) path(fingerprint [32]byte) string {
-	return filepath.Join(s.dir, hex.EncodeToString(fingerprint[:]))
-}
-
 func (s *Issuers) write(fingerprint [32]byte, der []byte) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if _, ok := s.known.Load(fingerprint); ok {
 		return nil // another submission was faster
 	}
-	if err := durable.MakeFolder(s.dir, 0o755); err != nil { // the log is public
-		return fmt.Errorf("storing an issuer: %w", err)
-	}
-	if err := writeDurably(s.path(fingerprint), der); err != nil {
+	if err := s.dir.Put(der, IssuerDir, hex.EncodeToString(fingerprint[:])); err != nil {
 		return fmt.Errorf("storing an issuer: %w", err)
 	}
 	s.known.Store(fingerprint, der)

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -17,7 +16,6 @@ import (
 	"github.com/transparency-dev/tessera/client"
 
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
-	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // DataLevel stands for `data` where a hash tile has its level.
@@ -70,40 +68,11 @@ func (t TilePath) Name() string {
 	return layout.TilePath(uint64(t.Level), t.Index, t.Width)
 }
 
-// Unfinished reports whether a file is one that its writer would have renamed or
-// removed: a known name with digits after it (Tessera's), or our own prefix.
-func Unfinished(name string) bool {
-	dir, base := filepath.Split(name)
-	if strings.HasPrefix(base, durable.TempPrefix) {
-		return true
+// tiles reads the hash tiles of a log of the size given.
+func (d Dir) tiles(size uint64) client.TileFetcherFunc {
+	return func(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
+		return d.Tile(TilePath{Level: int(level), Index: index, Width: partial}, size)
 	}
-	for _, known := range []string{
-		CheckpointName, StateDir + "/" + TreeStateName, StateDir + "/gcState", StateDir + "/version",
-	} {
-		if rest, ok := strings.CutPrefix(name, known); ok && digits(rest) {
-			return true
-		}
-	}
-	if !strings.HasPrefix(dir, TileDir+"/") || !digits(base) {
-		return false
-	}
-	_, ok := ParseTilePath(name)
-	return !ok
-}
-
-func digits(s string) bool {
-	return s != "" && strings.Trim(s, "0123456789") == ""
-}
-
-// ReadTile is a hash tile; the full one where the partial one is gone.
-func (d Dir) ReadTile(_ context.Context, level, index uint64, partial uint8) ([]byte, error) {
-	t := TilePath{Level: int(level), Index: index, Width: partial}
-	data, err := os.ReadFile(d.Path(t.Name()))
-	if t.Width > 0 && errors.Is(err, os.ErrNotExist) {
-		t.Width = 0
-		return os.ReadFile(d.Path(t.Name()))
-	}
-	return data, err
 }
 
 // Bundle reads and parses the entries [index*256, …) of a log of the size given.
@@ -168,7 +137,7 @@ func (d Dir) Range(ctx context.Context, size uint64) (*compact.Range, error) {
 	if size == 0 {
 		return factory.NewEmptyRange(0), nil
 	}
-	nodes, err := client.FetchRangeNodes(ctx, size, d.ReadTile)
+	nodes, err := client.FetchRangeNodes(ctx, size, d.tiles(size))
 	if err != nil {
 		return nil, fmt.Errorf("reading the tree of size %d: %w", size, err)
 	}
@@ -254,7 +223,7 @@ func (d Dir) GrewFrom(ctx context.Context, old, now checkpoint.Tree) error {
 
 // Consistency is the proof between two sizes, read from the tiles of a log of the size given.
 func (d Dir) Consistency(ctx context.Context, first, second, size uint64) (hashes [][]byte, err error) {
-	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
+	builder, err := client.NewProofBuilder(ctx, size, d.tiles(size))
 	if err == nil {
 		hashes, err = builder.ConsistencyProof(ctx, first, second)
 	}
@@ -264,9 +233,11 @@ func (d Dir) Consistency(ctx context.Context, first, second, size uint64) (hashe
 	return hashes, nil
 }
 
-// Inclusion is the audit path of an entry in the first size entries (RFC 6962 §2.1.1).
-func (d Dir) Inclusion(ctx context.Context, index, size uint64) (hashes [][]byte, err error) {
-	builder, err := client.NewProofBuilder(ctx, size, d.ReadTile)
+// Inclusion is the audit path of an entry in the tree of the first entries (RFC 6962
+// §2.1.1), read from the tiles of a log of the size given: those of the smaller tree may
+// never have been written.
+func (d Dir) Inclusion(ctx context.Context, index, first, size uint64) (hashes [][]byte, err error) {
+	builder, err := client.NewProofBuilder(ctx, first, d.tiles(size))
 	if err == nil {
 		hashes, err = builder.InclusionProof(ctx, index)
 	}

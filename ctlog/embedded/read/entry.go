@@ -81,7 +81,7 @@ func prove(ctx context.Context, d logdir.Dir, index uint64, h checkpoint.Head) (
 		return Entry{}, err
 	}
 	l := leaves[index%layout.EntryBundleWidth]
-	path, err := d.Inclusion(ctx, index, h.Size)
+	path, err := d.Inclusion(ctx, index, h.Size, h.Size)
 	if err != nil {
 		return Entry{}, err
 	}

@@ -328,18 +328,20 @@ func OpenArchive(description ctlog.Description, o Options) (*API, error) {
 	}
 	o.Issuers, o.Prefix = o.Dir.Issuers(), strings.TrimSuffix(u.Path, "/")
 	var mu sync.Mutex
-	var file []byte // that was verified last: else each read would cost a signature check
-	var last checkpoint.Head
+	var last checkpoint.Head // that was verified
 	o.Head = func() (checkpoint.Head, error) {
 		raw, err := os.ReadFile(o.Dir.Path(logdir.CheckpointName))
+		if err != nil {
+			return checkpoint.Head{}, fmt.Errorf("reading the checkpoint: %w", err)
+		}
 		mu.Lock()
 		defer mu.Unlock()
-		if err == nil && bytes.Equal(raw, file) {
+		if last.Raw != nil && bytes.Equal(raw, last.Raw) { // else each read would cost a signature check
 			return last, nil
 		}
-		head, err := o.Dir.OpenCheckpoint(verifier)
-		if err == nil && bytes.HasPrefix(head.Raw, raw) { // else it was replaced meanwhile
-			file, last = raw, head
+		head, err := checkpoint.Open(raw, verifier)
+		if err == nil {
+			last = head
 		}
 		return head, err
 	}

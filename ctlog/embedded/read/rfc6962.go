@@ -108,7 +108,7 @@ func (a *API) getProofByHash(w http.ResponseWriter, r *http.Request, p *Place) e
 		if !found || index >= size {
 			return nil, errNotFound
 		}
-		path, err := a.o.Dir.Inclusion(ctx, index, size)
+		path, err := a.o.Dir.Inclusion(ctx, index, size, head.Size)
 		return ct.GetProofByHashResponse{LeafIndex: int64(index), AuditPath: append([][]byte{}, path...)}, err
 	}, "tree_size")(w, r, p)
 }
@@ -119,7 +119,7 @@ func (a *API) getEntryAndProof(ctx context.Context, head checkpoint.Head, number
 	if index >= size || size > head.Size {
 		return nil, BadRequest("want leaf_index < tree_size <= the published tree size, %d", head.Size)
 	}
-	path, err := a.o.Dir.Inclusion(ctx, index, size)
+	path, err := a.o.Dir.Inclusion(ctx, index, size, head.Size)
 	if err != nil {
 		return nil, err
 	}
