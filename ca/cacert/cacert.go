@@ -4,7 +4,7 @@
 //
 // [New] decides what the certificate will say and refuses what can't come out
 // well; [Draft.For] takes the key that it is for; [Draft.Sign] signs it and checks
-// what was signed. [Faults] holds chains that others made against the same rules.
+// what was signed. [Check] holds chains that others made against the same rules.
 package cacert
 
 import (
@@ -126,7 +126,7 @@ func (d *Draft) bound(p Profile, f *faults) {
 		return
 	}
 	d.Template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	for _, found := range chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}) {
+	for _, found := range CheckUse(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}) {
 		if found.Remark {
 			d.note("the issuer's chain: %s", found.Text)
 		} else {
