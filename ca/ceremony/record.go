@@ -132,11 +132,7 @@ func (m *Certificate) Record(file string) []byte {
 // Print shows what is about to be signed, and what of a request was ignored.
 func (c *Ceremony) Print(w io.Writer) {
 	t := c.Template
-	issuer := t
-	if len(c.Parent) > 0 {
-		issuer = c.Parent[0]
-	}
-	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(issuer.Subject.String()))
+	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(c.Issuer().Subject.String()))
 	fields := []field{
 		line("subject", t.Subject.String()),
 		line("validity", validity(t.NotBefore, t.NotAfter)),
