@@ -294,9 +294,8 @@ func (c *EphemeralConfig) check(path string, f *setting.Faults) {
 	f.When(c.History == "", setting.Join(path, "history"), "required with `mode: ephemeral`: a folder for the issuing certificates, which verifiers need for as long as their signatures count")
 }
 
-// stateVersion is the newest version of the state file, which has certificates.
-// Without them it is of version 2, or of version 1 where it defines no authority
-// either: older Mayflies read it.
+// stateVersion is the newest version of the state file, which is always written.
+// Those before it have no certificates, and version 1 no definitions either.
 const stateVersion = 3
 
 // stateDocument is the state file: the states of authorities, each with its
@@ -328,12 +327,6 @@ func (d *stateDocument) check() error {
 		if a.Name == "" || indexOf(d.Authorities, a.Name) != i {
 			return fmt.Errorf("has the authority %q twice, or one without a name", a.Name)
 		}
-		if d.Version == 1 && a.defined() {
-			return fmt.Errorf("has version 1 and defines the authority %q, which begins with version 2", a.Name)
-		}
-		if d.Version < stateVersion && a.Certificate != "" {
-			return fmt.Errorf("has version %d and the certificate of the authority %q, which begins with version %d", d.Version, a.Name, stateVersion)
-		}
 	}
 	return nil
 }
@@ -342,18 +335,9 @@ func indexOf(all []NamedConfig, name string) int {
 	return slices.IndexFunc(all, func(a NamedConfig) bool { return a.Name == name })
 }
 
-// newStateDocument has the oldest version that can say all.
+// newStateDocument is the state file that has all.
 func newStateDocument(all []NamedConfig) *stateDocument {
-	d := &stateDocument{Version: 1, Authorities: all}
-	for _, a := range all {
-		switch {
-		case a.Certificate != "":
-			d.Version = stateVersion
-		case a.defined():
-			d.Version = max(d.Version, 2)
-		}
-	}
-	return d
+	return &stateDocument{Version: stateVersion, Authorities: all}
 }
 
 // HaveSigned reports whether one of all has a state that says that it signs or once did.

@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -73,7 +74,7 @@ func parseHistory(name string, b []byte, parent []*x509.Certificate) (*x509.Cert
 	case !c.IsCA || !c.MaxPathLenZero:
 		return nil, errors.New("isn't the certificate of an issuing CA: move it elsewhere")
 	}
-	if faults := chain.Check(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}).Faults(); len(faults) > 0 {
+	if faults := cacert.CheckUse(append([]*x509.Certificate{c}, parent...), chain.Need{Now: c.NotBefore}).Faults(); len(faults) > 0 {
 		return nil, fmt.Errorf("doesn't belong to this authority's chain (%s): move it to the history of the authority that signed it", faults[0])
 	}
 	return c, nil

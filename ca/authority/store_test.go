@@ -32,8 +32,7 @@ func states() []NamedConfig {
 	}
 }
 
-// TestStatesAreReadBack: the state file keeps all of an authority, and one without a
-// definition is what an older Mayfly reads and writes.
+// TestStatesAreReadBack: the state file keeps all of an authority, in one form.
 func TestStatesAreReadBack(t *testing.T) {
 	t.Parallel()
 	path := filepath.Join(t.TempDir(), "authorities.json")
@@ -53,8 +52,8 @@ func TestStatesAreReadBack(t *testing.T) {
 			t.Errorf("read back %+v, %v; want %+v", got, err, all)
 		}
 	}
-	const old = `{
-  "version": 1,
+	const form = `{
+  "version": 3,
   "authorities": [
     {
       "name": "retired",
@@ -68,7 +67,7 @@ func TestStatesAreReadBack(t *testing.T) {
 	b, err := statefile.Format(newStateDocument([]NamedConfig{{Name: "retired", Record: lifecycle.Record{
 		State: lifecycle.Retired, Activated: time.Date(2026, 2, 28, 12, 0, 0, 0, time.UTC), Retired: time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC),
 	}}}), "/")
-	if err != nil || string(b) != old {
+	if err != nil || string(b) != form {
 		t.Errorf("%v, %s", err, b)
 	}
 }
@@ -97,8 +96,7 @@ func TestStateFileForm(t *testing.T) {
 		"no list":                      {`{"version":1}`, "authorities: is missing"},
 		"a time of no time":            {`{"version":1,"authorities":[{"name":"a","state":"active","activated":"yesterday"}]}`, "a time such as"},
 		"too large":                    {good + strings.Repeat(" ", statefile.MaxBytes), "is larger than"},
-		"a definition in version 1":    {`{"version":1,"authorities":[{"name":"a","state":"active","chain":"c.pem"}]}`, "begins with version 2"},
-		"a certificate in version 2":   {`{"version":2,"authorities":[{"name":"a","state":"active","certificate":"ab"}]}`, "begins with version 3"},
+		"with a certificate":           {`{"version":3,"authorities":[{"name":"a","state":"active","certificate":"ab"}]}`, ""},
 		"an anchor, which JSON hasn't": {`{"version":1,"authorities":&a []}`, "isn't a state file"},
 	} {
 		if err := os.WriteFile(path, []byte(tt.text), 0o600); err != nil {

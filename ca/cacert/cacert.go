@@ -4,7 +4,7 @@
 //
 // [New] decides what the certificate will say and refuses what can't come out
 // well; [Draft.For] takes the key that it is for; [Draft.Sign] signs it and checks
-// what was signed. [Faults] holds chains that others made against the same rules.
+// what was signed. [Check] holds chains that others made against the same rules.
 package cacert
 
 import (
@@ -126,7 +126,7 @@ func (d *Draft) bound(p Profile, f *faults) {
 		return
 	}
 	d.Template.ExtKeyUsage = []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning}
-	for _, found := range chain.Check(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}) {
+	for _, found := range CheckUse(d.Parent, chain.Need{Now: d.Now, Below: p.PathLength + 1}) {
 		if found.Remark {
 			d.note("the issuer's chain: %s", found.Text)
 		} else {
@@ -312,11 +312,7 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	if d.Template.PublicKey == nil {
 		return nil, errors.New("cacert: no key to certify was named")
 	}
-	parent := d.Template
-	if len(d.Parent) > 0 {
-		parent = d.Parent[0]
-	}
-	if err := checkIssuer(parent, issuer); err != nil {
+	if err := d.CheckIssuer(issuer); err != nil {
 		return nil, err
 	}
 	template := *d.Template
@@ -325,7 +321,7 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 	if template.SubjectKeyId, err = KeyID(d.Template.RawSubjectPublicKeyInfo); err != nil {
 		return nil, err
 	}
-	der, err := x509.CreateCertificate(rand.Reader, &template, parent, d.Template.PublicKey, issuer)
+	der, err := x509.CreateCertificate(rand.Reader, &template, d.Issuer(), d.Template.PublicKey, issuer)
 	if err != nil {
 		return nil, fmt.Errorf("signing with %s: %w", issuer.Ref, err)
 	}
@@ -343,13 +339,19 @@ func (d *Draft) Sign(issuer Key) (*Certificate, error) {
 
 // CheckIssuer is nil when the key is that of the issuer, to be asked before a key
 // that would be certified is made.
-func (d *Draft) CheckIssuer(issuer Key) error { return checkIssuer(d.Parent[0], issuer) }
-
-func checkIssuer(parent *x509.Certificate, issuer Key) error {
-	if !pubkey.Equal(parent.PublicKey, issuer.Public()) {
-		return fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, parent.Subject)
+func (d *Draft) CheckIssuer(issuer Key) error {
+	if c := d.Issuer(); !pubkey.Equal(c.PublicKey, issuer.Public()) {
+		return fmt.Errorf("%s isn't the key of %s: name the key of the issuer's first certificate", issuer.Ref, c.Subject)
 	}
 	return nil
+}
+
+// Issuer is the certificate whose key signs: the first of the issuer's chain, or the root itself.
+func (d *Draft) Issuer() *x509.Certificate {
+	if len(d.Parent) == 0 {
+		return d.Template
+	}
+	return d.Parent[0]
 }
 
 // Failed is the *[SignedError] of what failed after m was signed.

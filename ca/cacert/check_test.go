@@ -13,6 +13,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 )
 
 var noon = time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC)
@@ -128,6 +129,10 @@ func TestEachBrokenRuleOfTheProfileIsFound(t *testing.T) {
 		{"policies that a leaf doesn't have", func(f *foreign) {
 			f.templates[1].ExtraExtensions = withExtension([]int{2, 5, 29, 36}, true, 0x30, 3, 0x80, 1, 0) // requireExplicitPolicy 0
 		}, []string{"clients would refuse certificates below this chain"}},
+		// crypto/x509 takes this one itself: it has to be asked about a leaf.
+		{"policies that a leaf of this one doesn't have", func(f *foreign) {
+			f.templates[0].ExtraExtensions = withExtension([]int{2, 5, 29, 36}, true, 0x30, 3, 0x80, 1, 1) // requireExplicitPolicy 1
+		}, []string{"clients would refuse certificates below this chain"}},
 		{"an extension that nobody knows", func(f *foreign) {
 			f.templates[2].ExtraExtensions = withExtension([]int{1, 2, 3}, true, 5, 0)
 		}, []string{"certificate 3 (CN=root,O=Example): has critical extensions that Mayfly doesn't know"}},
@@ -182,6 +187,27 @@ func TestEachBrokenRuleOfTheProfileIsFound(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestPathLengthLeavesRoomForWhatIsNeededBelow: a chain that issues leaves may have no room for one more CA below it.
+func TestPathLengthLeavesRoomForWhatIsNeededBelow(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		pathLength, below int
+		want              string
+	}{
+		{0, 0, ""},
+		{1, 1, ""},
+		{0, 1, "its path length 0 forbids the 1 CA certificates below it"},
+	} {
+		key, template := catest.Key(t), catest.Authority("Example", "root", noon.AddDate(-1, 0, 0), noon.AddDate(1, 0, 0))
+		template.MaxPathLen, template.MaxPathLenZero = tt.pathLength, tt.pathLength == 0
+		root := catest.Sign(t, template, nil, key.Public(), key)
+		faults := CheckUse([]*x509.Certificate{root}, chain.Need{Now: noon, Lifetime: time.Hour, Below: tt.below}).Faults()
+		if got := strings.Join(faults, "; "); (tt.want == "") != (got == "") || !strings.Contains(got, tt.want) {
+			t.Errorf("path length %d, %d below: %q; want %q", tt.pathLength, tt.below, got, tt.want)
+		}
 	}
 }
 

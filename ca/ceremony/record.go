@@ -132,16 +132,12 @@ func (m *Certificate) Record(file string) []byte {
 // Print shows what is about to be signed, and what of a request was ignored.
 func (c *Ceremony) Print(w io.Writer) {
 	t := c.Template
-	issuer := t
-	if len(c.Parent) > 0 {
-		issuer = c.Parent[0]
-	}
-	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(issuer.Subject.String()))
+	fmt.Fprintf(w, "To be signed by %s:\n\n", terminal.Line(c.Issuer().Subject.String()))
 	fields := []field{
 		line("subject", t.Subject.String()),
 		line("validity", validity(t.NotBefore, t.NotAfter)),
 		line("path length", pathLength(t)),
-		line("extended key usage", strings.Join(usages(t), ", ")),
+		line("extended key usage", strings.Join(extension.ExtKeyUsages(t), ", ")),
 	}
 	if t.RawSubjectPublicKeyInfo != nil {
 		fields = append(fields, keyFields(t)...)
@@ -185,8 +181,8 @@ func certificateFields(c *x509.Certificate) []field {
 	fields = append(fields,
 		line("signature", c.SignatureAlgorithm.String()),
 		line("path length", pathLength(c)),
-		line("key usage", strings.Join(keyUsages(c.KeyUsage), ", ")),
-		line("extended key usage", strings.Join(usages(c), ", ")),
+		line("key usage", strings.Join(extension.KeyUsages(c), ", ")),
+		line("extended key usage", strings.Join(extension.ExtKeyUsages(c), ", ")),
 		line("subject key id", hex.EncodeToString(c.SubjectKeyId)),
 		line("authority key id", hex.EncodeToString(c.AuthorityKeyId)),
 	)
@@ -235,25 +231,6 @@ func pathLength(c *x509.Certificate) string {
 	default:
 		return "unlimited"
 	}
-}
-
-func keyUsages(u x509.KeyUsage) (words []string) {
-	for bit := x509.KeyUsageDigitalSignature; bit <= x509.KeyUsageDecipherOnly; bit <<= 1 { // RFC 5280 §4.2.1.3
-		if u&bit != 0 {
-			words = append(words, bit.String())
-		}
-	}
-	return words
-}
-
-func usages(c *x509.Certificate) (words []string) {
-	for _, u := range c.ExtKeyUsage {
-		words = append(words, u.String())
-	}
-	for _, id := range c.UnknownExtKeyUsage {
-		words = append(words, id.String())
-	}
-	return words
 }
 
 // NewRequest makes a certificate request (RFC 2986) in PEM: proof that whoever

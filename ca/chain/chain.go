@@ -1,7 +1,6 @@
 // Package chain reads the certificate chain of an authority, issuing certificate
-// first and self-signed root last, and says what keeps it from issuing
-// code-signing certificates. A [Replica] of it says what clients would make of a
-// certificate before one is signed. The service and the ceremonies ask the same.
+// first and self-signed root last. A [Replica] of it says what clients would make of
+// a certificate before one is signed. Package cacert judges chains.
 package chain
 
 import (
@@ -23,7 +22,6 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
-	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // Bounds of a chain file: real ones have two or three certificates of 1 kB.
@@ -106,78 +104,6 @@ type Need struct {
 	Below int
 }
 
-// Check finds every reason why the chain can't do what is needed of it.
-func Check(chain []*x509.Certificate, need Need) Findings {
-	var f Findings
-	if root := chain[len(chain)-1]; len(chain) > 1 && SelfSigned(chain[0]) && !SelfSigned(root) {
-		f.Fault(0, "the chain is upside down: put the issuing certificate first and the root last")
-		return f // what else could be said would be said of the wrong certificate
-	}
-	root := chain[len(chain)-1]
-	for i, c := range chain {
-		l := link{c, i, len(chain), &f}
-		l.checkValidity(need)
-		l.checkMayIssue(need.Below)
-		l.checkSignature()
-		switch {
-		case i == 0:
-			l.checkIssuing()
-		case signsCode(c):
-		case l.root():
-			f.Fault(i, "the root (%s): %s or without any", Subject(c), excludesSigning)
-		default:
-			f.Fault(i, "%s: %s", l.name(), excludesSigning)
-		}
-	}
-	checkOrder(chain, &f)
-	for i, c := range chain {
-		// Clients choose the verifier by the Organization, so it must be one.
-		if !slices.Equal(c.Subject.Organization, root.Subject.Organization) {
-			f.Fault(i, "the Organization of %s differs from the root's (%s): reissue it with the same", Subject(c), Subject(root))
-		}
-	}
-	return f
-}
-
-// excludesSigning is of a certificate below which no code may be signed.
-const excludesSigning = "its extended key usages exclude code signing: reissue it with codeSigning"
-
-// link is a certificate at its place in a chain, and where what is found goes.
-type link struct {
-	*x509.Certificate
-	at, length int
-	found      *Findings
-}
-
-func (l link) root() bool { return l.at == l.length-1 }
-
-// name is the certificate's for findings.
-func (l link) name() string {
-	return fmt.Sprintf("certificate %d (%s)", l.at+1, Subject(l.Certificate))
-}
-
-// when adds a fault where something is wrong, and remark a remark.
-func (l link) when(wrong bool, format string, args ...any) {
-	if wrong {
-		l.found.Fault(l.at, "%s: %s", l.name(), fmt.Sprintf(format, args...))
-	}
-}
-
-func (l link) remark(odd bool, format string, args ...any) {
-	if odd {
-		l.found.Remark(l.at, "%s: %s", l.name(), fmt.Sprintf(format, args...))
-	}
-}
-
-// checkValidity wants each certificate to be valid now and for one more lifetime at its longest.
-func (l link) checkValidity(need Need) {
-	now, ended := need.Now, need.Now.After(l.NotAfter)
-	early := now.Before(l.NotBefore)
-	l.when(early, "not valid before %s: wait, or correct this machine's clock (%s)", Stamp(l.NotBefore), Stamp(now))
-	l.when(ended, "expired at %s: renew it, or correct this machine's clock (%s)", Stamp(l.NotAfter), Stamp(now))
-	l.when(!early && !ended && now.Add(need.Lifetime).After(l.NotAfter), "expires at %s, too soon for the certificates it would issue: renew it", Stamp(l.NotAfter))
-}
-
 // Stamp is a time as faults and records write it.
 func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 
@@ -185,52 +111,6 @@ func Stamp(t time.Time) string { return t.UTC().Format(time.RFC3339) }
 func Fingerprint(der []byte) string {
 	sum := sha256.Sum256(der)
 	return hex.EncodeToString(sum[:])
-}
-
-// checkMayIssue wants what makes any certificate a CA's (RFC 5280 §4.2.1.3,
-// §4.2.1.9) that has below other CA certificates below the chain.
-func (l link) checkMayIssue(below int) {
-	below += l.at
-	ca, limited := l.BasicConstraintsValid && l.IsCA, l.MaxPathLen > 0 || l.MaxPathLenZero
-	l.when(!ca, "isn't a CA certificate: reissue it with basicConstraints CA:TRUE")
-	l.when(ca && limited && l.MaxPathLen < below, "its path length %d forbids the %d CA certificates below it: reissue it with a longer one", l.MaxPathLen, below)
-	signs, unstated := l.KeyUsage&x509.KeyUsageCertSign != 0, l.root() && !has(l.Certificate, OIDKeyUsage) // what `openssl req -x509` makes
-	l.remark(!signs && unstated, "the root states no key usage, which strict verifiers want (RFC 5280 §4.2.1.3): have the next root state keyCertSign and cRLSign")
-	l.when(!signs && !unstated, "lacks the key usage keyCertSign: reissue it with keyCertSign and cRLSign")
-	_, err := pubkey.AlgorithmOf(l.PublicKey)
-	l.when(err != nil, "%v", err)
-	l.when(len(l.UnhandledCriticalExtensions) > 0, "has critical extensions that Mayfly doesn't know (%v): reissue it without", l.UnhandledCriticalExtensions)
-	l.remark(has(l.Certificate, oidNameConstraints), "has name constraints: who has a name outside of them is refused a certificate")
-}
-
-// checkSignature wants an algorithm that clients verify. Nobody verifies that of a
-// root, which is trusted for what it is.
-func (l link) checkSignature() {
-	switch l.SignatureAlgorithm {
-	case x509.SHA256WithRSA, x509.SHA384WithRSA, x509.SHA512WithRSA,
-		x509.ECDSAWithSHA256, x509.ECDSAWithSHA384, x509.ECDSAWithSHA512:
-		return
-	}
-	algorithm := l.SignatureAlgorithm.String()
-	if l.SignatureAlgorithm == x509.UnknownSignatureAlgorithm {
-		algorithm = "an algorithm that Mayfly doesn't know"
-	}
-	l.remark(l.root(), "the root signed itself with %s, which no client verifies: compare its fingerprint, SHA-256 %s, with what you have from elsewhere", algorithm, Fingerprint(l.Raw))
-	l.when(!l.root(), "is signed with %s: reissue it with ECDSA or RSA PKCS #1 v1.5 over SHA-256, SHA-384 or SHA-512", algorithm)
-}
-
-// checkIssuing wants of the first what the leaf certificates and their verifiers lean on.
-func (l link) checkIssuing() {
-	l.when(!l.root() && !slices.Contains(l.ExtKeyUsage, x509.ExtKeyUsageCodeSigning), "lacks the extended key usage codeSigning: reissue it with codeSigning")
-	l.when(l.root() && !signsCode(l.Certificate), excludesSigning+" or without any")
-	l.when(len(l.SubjectKeyId) == 0, "has no subject key identifier (RFC 5280 §4.2.1.2): reissue it with one")
-	l.when(bytes.Equal(l.RawSubject, []byte{0x30, 0}), "an issuing certificate needs a name: reissue it with a subject")
-}
-
-// signsCode reports whether c's extended key usages leave code signing open.
-func signsCode(c *x509.Certificate) bool {
-	return len(c.ExtKeyUsage)+len(c.UnknownExtKeyUsage) == 0 ||
-		slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageCodeSigning) || slices.Contains(c.ExtKeyUsage, x509.ExtKeyUsageAny)
 }
 
 // The types of extensions of CA certificates and timestamp authorities.
@@ -241,11 +121,6 @@ var (
 	oidNameConstraints = asn1.ObjectIdentifier{2, 5, 29, 30} // RFC 5280 §4.2.1.10
 )
 
-func has(c *x509.Certificate, id asn1.ObjectIdentifier) bool {
-	has, _ := Extension(c, id)
-	return has
-}
-
 // Extension reports whether a certificate has an extension, and whether it is critical.
 func Extension(c *x509.Certificate, id asn1.ObjectIdentifier) (has, critical bool) {
 	i := slices.IndexFunc(c.Extensions, func(e pkix.Extension) bool { return e.Id.Equal(id) })
@@ -255,29 +130,10 @@ func Extension(c *x509.Certificate, id asn1.ObjectIdentifier) (has, critical boo
 // Constrained reports whether a certificate of the chain bounds the names that may
 // be certified below it.
 func Constrained(chain []*x509.Certificate) bool {
-	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool { return has(c, oidNameConstraints) })
-}
-
-// checkOrder wants each certificate to be signed by the next, and the last by itself.
-func checkOrder(chain []*x509.Certificate, f *Findings) {
-	root := chain[len(chain)-1]
-	if !SelfSigned(root) {
-		f.Fault(len(chain)-1, "the last certificate (%s) isn't a self-signed root: add its issuer (%s) at the end", Subject(root), root.Issuer)
-	}
-	for i, c := range chain[:len(chain)-1] {
-		next := chain[i+1]
-		switch {
-		case !bytes.Equal(c.RawIssuer, next.RawSubject):
-			f.Fault(i, "certificate %d (%s) was issued by %s, but %s follows it: put each certificate's issuer after it",
-				i+1, Subject(c), c.Issuer, Subject(next))
-		case !signedBy(c, next):
-			f.Fault(i, "certificate %d (%s) isn't signed by the key of the next (%s): find the issuer's current certificate",
-				i+1, Subject(c), Subject(next))
-		case len(c.AuthorityKeyId) > 0 && len(next.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, next.SubjectKeyId):
-			f.Fault(i, "certificate %d (%s) names another issuer key than the next (%s) has: find the issuer's own certificate",
-				i+1, Subject(c), Subject(next))
-		}
-	}
+	return slices.ContainsFunc(chain, func(c *x509.Certificate) bool {
+		has, _ := Extension(c, oidNameConstraints)
+		return has
+	})
 }
 
 // Subject is a certificate's subject in words.
@@ -289,7 +145,7 @@ func Subject(c *x509.Certificate) string {
 }
 
 // SelfSigned reports whether a certificate is its own issuer's. A signature of an
-// algorithm that can't be verified any more counts: [Check] remarks on it.
+// algorithm that can't be verified any more counts: whoever judges chains remarks on it.
 func SelfSigned(c *x509.Certificate) bool {
 	if !bytes.Equal(c.RawIssuer, c.RawSubject) || len(c.AuthorityKeyId) > 0 && len(c.SubjectKeyId) > 0 && !bytes.Equal(c.AuthorityKeyId, c.SubjectKeyId) {
 		return false
@@ -297,13 +153,6 @@ func SelfSigned(c *x509.Certificate) bool {
 	err := c.CheckSignature(c.SignatureAlgorithm, c.RawTBSCertificate, c.Signature)
 	_, insecure := errors.AsType[x509.InsecureAlgorithmError](err)
 	return err == nil || insecure || errors.Is(err, x509.ErrUnsupportedAlgorithm)
-}
-
-// signedBy reports whether parent's key made the signature under child. What
-// parent is allowed to do is checked elsewhere.
-func signedBy(child, parent *x509.Certificate) bool {
-	return bytes.Equal(child.RawIssuer, parent.RawSubject) &&
-		parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature) == nil
 }
 
 // Replica is a chain once more, with other keys, which are at hand, and all else

@@ -101,7 +101,7 @@ type Service struct {
 	backend  string // label of metrics
 	host     string // host[:port] of the KMS; what fails elsewhere is about the token
 	classify func(error) (c Classified, known bool)
-	metrics  *metrics
+	metrics  *Metrics
 }
 
 // Call does one operation: at most callAttempts attempts of at most
@@ -349,41 +349,29 @@ func (o Outcome) Text(text string) Classified {
 	return Classified{o, o == OutcomeThrottled || o == OutcomeUnavailable, text}
 }
 
-type metrics struct {
+// Metrics count the calls of all keys that are opened with them.
+type Metrics struct {
 	calls   *prometheus.CounterVec
 	seconds *prometheus.HistogramVec
 }
 
-// newMetrics makes the metrics, or finds those that another key registered.
-func newMetrics(r prometheus.Registerer) (*metrics, error) {
-	m := &metrics{
+// NewMetrics makes metrics, which show once their [Metrics.Collectors] are registered.
+func NewMetrics() *Metrics {
+	return &Metrics{
 		calls: metric.Counter("mayfly_kms_calls_total",
 			"Calls to key management services, each with all of its attempts, by backend, operation and outcome.", "backend", "operation", "outcome"),
 		seconds: metric.Histogram("mayfly_kms_call_seconds",
 			"Time that a call to a key management service took with all of its attempts, in seconds.",
 			[]float64{.001, .0025, .005, .01, .02, .035, .05, .075, .1, .15, .25, .5, 1, 2.5, 5, 10, 15}, "backend", "operation"),
 	}
-	if r == nil {
-		return m, nil
-	}
-	var callsErr, secondsErr error
-	m.calls, callsErr = shared(r, m.calls)
-	m.seconds, secondsErr = shared(r, m.seconds)
-	return m, errors.Join(callsErr, secondsErr)
 }
 
-// shared registers c, or is the one that is registered already.
-func shared[C prometheus.Collector](r prometheus.Registerer, c C) (C, error) {
-	err := r.Register(c)
-	if already, ok := errors.AsType[prometheus.AlreadyRegisteredError](err); ok {
-		if known, ok := already.ExistingCollector.(C); ok {
-			return known, nil
-		}
-	}
-	return c, err
+// Collectors are all of them, to be registered.
+func (m *Metrics) Collectors() []prometheus.Collector {
+	return []prometheus.Collector{m.calls, m.seconds}
 }
 
-func (m *metrics) observe(ctx context.Context, backend, operation string, o Outcome, began, ended time.Time) {
+func (m *Metrics) observe(ctx context.Context, backend, operation string, o Outcome, began, ended time.Time) {
 	m.calls.WithLabelValues(backend, operation, string(o)).Inc()
 	m.seconds.WithLabelValues(backend, operation).Observe(ended.Sub(began).Seconds())
 	failed := string(o)

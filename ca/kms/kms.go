@@ -24,8 +24,6 @@ import (
 	"os"
 	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
-
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
@@ -91,8 +89,9 @@ type Options struct {
 	SealedKey setting.Path
 	// Logger is for the operator: whose credential was taken, a failover; nil discards.
 	Logger *slog.Logger
-	// Metrics takes the package's metrics, shared by all keys; nil leaves them unregistered.
-	Metrics prometheus.Registerer
+	// Metrics count the key's calls; those of one process are shared by its keys. With
+	// nil, nobody looks at them.
+	Metrics *Metrics
 	// Now is the clock; nil is time.Now.
 	Now func() time.Time
 	// Getenv reads the environment; nil is os.Getenv.
@@ -100,7 +99,6 @@ type Options struct {
 	// Watch is told of every step of an Open as it ends; nil if nobody asks.
 	Watch func(Step)
 
-	metrics *metrics
 	backend string // that the key is of, as metrics name it
 	use     use    // what the key is opened for
 }
@@ -114,7 +112,7 @@ type Step struct {
 }
 
 // filled is o with its defaults.
-func (o Options) filled() (Options, error) {
+func (o Options) filled() Options {
 	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	if o.Now == nil {
 		o.Now = time.Now
@@ -125,11 +123,10 @@ func (o Options) filled() (Options, error) {
 	if o.Watch == nil {
 		o.Watch = func(Step) {}
 	}
-	var err error
-	if o.metrics, err = newMetrics(o.Metrics); err != nil {
-		err = fmt.Errorf("kms: registering metrics: %w", err)
+	if o.Metrics == nil {
+		o.Metrics = NewMetrics()
 	}
-	return o, err
+	return o
 }
 
 // Step runs one step of an Open and tells whoever watches.

@@ -82,10 +82,7 @@ func (all Registry) URISchemes() []string {
 // from it signs in memory. Its errors are for the operator: they name the key,
 // what is wrong with it and the fix.
 func (all Registry) Open(ctx context.Context, ref string, o Options) (Signer, error) {
-	o, err := o.filled()
-	if err != nil {
-		return nil, err
-	}
+	o = o.filled()
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	switch {
@@ -152,10 +149,7 @@ func (all Registry) Generate(ctx context.Context, ref string, a Algorithm, o Opt
 	if a.Hash() == 0 {
 		return "", fmt.Errorf("algorithm %q is unknown (known: %v)", string(a), Algorithms())
 	}
-	o, err := o.filled()
-	if err != nil {
-		return "", err
-	}
+	o = o.filled()
 	if o.SealedKey != "" {
 		return all.generateSealed(ctx, ref, a, o)
 	}

@@ -88,7 +88,7 @@ func (o Options) NewService(host string, rights Rights, classify func(err error,
 	}
 	return &Service{
 		HTTP: client, Logger: o.Logger, Now: o.Now,
-		backend: o.backend, host: strings.ToLower(host), metrics: o.metrics,
+		backend: o.backend, host: strings.ToLower(host), metrics: o.Metrics,
 		classify: func(err error) (Classified, bool) {
 			if own, ok := errors.AsType[*keyError](err); ok {
 				return own.outcome.Text(own.Error()), true

@@ -387,10 +387,11 @@ func TestKeyReplaced(t *testing.T) {
 // TestMetricsAreShared by the keys of one process, with outcomes of a closed list.
 func TestMetricsAreShared(t *testing.T) {
 	t.Parallel()
-	registry := prometheus.NewRegistry()
+	registry, metrics := prometheus.NewRegistry(), kms.NewMetrics()
+	registry.MustRegister(metrics.Collectors()...)
 	for vendor := range kmstest.Vendors {
 		s := standIn(t, vendor, kms.ECDSAP256)
-		s.Options.Metrics = registry
+		s.Options.Metrics = metrics
 		signer := s.Open(t)
 		s.Always(s.Codes["denied"], s.Sign)
 		if _, err := sign(t, t.Context(), signer); err == nil {

@@ -56,10 +56,7 @@ type SealingKey struct {
 // signatures: the same references, access, bounds in time and errors. It finds
 // the key without using it.
 func (all Registry) OpenSealer(ctx context.Context, ref string, o Options) (Sealer, error) {
-	o, err := o.filled()
-	if err != nil {
-		return nil, err
-	}
+	o = o.filled()
 	ctx, cancel := context.WithTimeoutCause(ctx, openTimeout, ErrOpenTimeout)
 	defer cancel()
 	r, o, err := all.sealing(ref, o)

@@ -178,7 +178,8 @@ func TestSealedKeyFaults(t *testing.T) {
 	eachSealer(t, func(t *testing.T, s *kmstest.Sealing) {
 		registry := prometheus.NewRegistry()
 		o := sealed(t, s, kms.ECDSAP256)
-		o.Metrics = registry
+		o.Metrics = kms.NewMetrics()
+		registry.MustRegister(o.Metrics.Collectors()...)
 		for name, attempts := range map[string]int{"throttled": 3, "denied": 1, "disabled": 1, "internal": 3} {
 			s.Always(s.Codes[name], s.Unseal)
 			_, err := keystore.Open(t.Context(), s.Ref, o)

@@ -47,12 +47,22 @@ func List(cert *x509.Certificate) ([]Listed, []Other) {
 
 // Usages are the key's usages, and what certificates call extended ones.
 func Usages(cert *x509.Certificate) []string {
+	return append(KeyUsages(cert), ExtKeyUsages(cert)...)
+}
+
+// KeyUsages are the key's usages.
+func KeyUsages(cert *x509.Certificate) []string {
 	list := []string{}
 	for bit := x509.KeyUsageDigitalSignature; bit <= x509.KeyUsageDecipherOnly; bit <<= 1 { // RFC 5280 §4.2.1.3
 		if cert.KeyUsage&bit != 0 {
 			list = append(list, bit.String())
 		}
 	}
+	return list
+}
+
+// ExtKeyUsages are the extended usages of the key.
+func ExtKeyUsages(cert *x509.Certificate) (list []string) {
 	for _, u := range cert.ExtKeyUsage {
 		list = append(list, u.String())
 	}

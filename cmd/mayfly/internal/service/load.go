@@ -56,13 +56,15 @@ type Dependencies struct {
 	// start says that the service starts: it serves documents and logs while the key
 	// that issues can't be reached.
 	start bool
+	// keyMetrics are in the registry, and count the calls of every key that is opened.
+	keyMetrics *kms.Metrics
 
 	// Tests set these.
 	getenv func(string) string // for the keys' credentials; nil is os.Getenv
 	wake   <-chan time.Time    // when ephemeral issuing certificates are looked at, beside their own times
 }
 
-// withRegistry is d with a registry.
+// withRegistry is d with a registry, which has the metrics of all keys.
 func (d Dependencies) withRegistry() Dependencies {
 	if d.Registry == nil {
 		d.Registry = prometheus.NewRegistry()
@@ -76,6 +78,10 @@ func (d Dependencies) withRegistry() Dependencies {
 		if d.Build != nil {
 			d.Registry.MustRegister(metric.Read("mayfly_build_info", "1, with what the running program was built from.", d.Build, func() float64 { return 1 }))
 		}
+	}
+	if d.keyMetrics == nil {
+		d.keyMetrics = kms.NewMetrics()
+		d.Registry.MustRegister(d.keyMetrics.Collectors()...)
 	}
 	return d
 }
@@ -213,7 +219,7 @@ func (d Dependencies) authorityOptions(c *config.Config, before *authority.Set) 
 }
 
 func (d Dependencies) kmsOptions() kms.Options {
-	return kms.Options{Logger: d.Logger, Metrics: d.Registry, Now: d.Now, Getenv: d.getenv}
+	return kms.Options{Logger: d.Logger, Metrics: d.keyMetrics, Now: d.Now, Getenv: d.getenv}
 }
 
 // openKey opens a key that isn't an authority's.
