@@ -202,13 +202,17 @@ func (e *Ephemeral) renew(ctx context.Context) bool {
 func (e *Ephemeral) missed(ctx context.Context, err error) {
 	e.renewals.WithLabelValues("failed").Inc()
 	now, until := e.o.Trail.Now(), e.until(e.current)
-	wait, said := min(firstRetry<<min(e.failed.count, 10), longestRetry), "the next issuing certificate can't be made; the present one goes on"
-	if now.After(until) {
-		wait, said = firstRetry, "nothing is issued until an issuing certificate can be made"
+	over, wait := now.After(until), min(firstRetry<<min(e.failed.count, 10), longestRetry)
+	if over {
+		wait = firstRetry
 	}
 	e.set(func() { e.failed = failures{count: e.failed.count + 1, err: err, again: now.Add(wait)} })
-	e.o.Trail.Logger.WarnContext(ctx, said,
-		slog.Time("issues_until", until), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
+	log := e.o.Trail.Logger.With(slog.Time("issues_until", until), slog.Int("attempts", e.failed.count), slog.Duration("again_in", wait), slog.Any("error", err))
+	if over {
+		log.WarnContext(ctx, "nothing is issued until an issuing certificate can be made")
+	} else {
+		log.WarnContext(ctx, "the next issuing certificate can't be made; the present one goes on")
+	}
 }
 
 // succeed puts the next certificate in force when it is its time, or when the
