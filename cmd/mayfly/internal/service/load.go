@@ -149,6 +149,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 			addFaults(&f, "server.tls", err)
 		}
 	}
+	loaded.inspectServer(c)
 	if err := f.Err(); err != nil {
 		_ = loaded.close() // the faults say what matters
 		return nil, err
@@ -259,7 +260,6 @@ func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, 
 		loaded.inspectLogs(ctx, c, d, Overrides{}, &f)
 		loaded.inspectTUF()
 	}
-	loaded.inspectServer(c)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
