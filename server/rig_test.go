@@ -75,7 +75,7 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	o := Options{
 		Identity: r.verifier, Keys: keys, CA: r.ca, Auditor: r.audit, Metrics: r.registry,
 		Served: Served{Documents: Documents{TrustedRoot: []byte(`{"mediaType":"root"}`), SigningConfig: []byte(`{"mediaType":"signing"}`), TrustConfig: []byte(`{"mediaType":"trust"}`)}},
-		Logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: time.Now,
 	}
 	for _, option := range options {
 		option(&c, &o)

@@ -103,7 +103,8 @@ type Served struct {
 	Timestamps Timestamps
 }
 
-// Options are what a Server works with. Identity, Keys, CA and Auditor are required.
+// Options are what a Server works with. Identity, Keys, CA, Auditor, Metrics and Now are
+// required.
 type Options struct {
 	Identity Identity
 	Keys     Keys
@@ -125,11 +126,11 @@ type Options struct {
 	HTTPListener net.Listener
 	// Logger takes one line a request; nil discards.
 	Logger *slog.Logger
-	// Metrics is registered with and served at /metrics; nil serves a registry of its own.
+	// Metrics is registered with and served at /metrics.
 	Metrics *prometheus.Registry
 	// Tracer begins spans of requests for the API; nil begins none.
 	Tracer *tracing.Tracer
-	// Now is the clock of logs, records and durations; nil is time.Now.
+	// Now is the clock of logs, records and durations.
 	Now func() time.Time
 }
 
@@ -166,13 +167,10 @@ func New(ctx context.Context, c Config, o Options) (*Server, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil {
-		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
+	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil || o.Metrics == nil || o.Now == nil {
+		return nil, errors.New("server: Identity, Keys, CA, Auditor, Metrics and Now are required")
 	}
-	o.Logger, o.Metrics = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.Metrics, prometheus.NewRegistry())
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{
 		config: c, with: o, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
