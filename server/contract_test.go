@@ -22,6 +22,7 @@ import (
 
 	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/identity/identitytest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	fulciov2 "github.com/mayfly-ca/mayfly/proto/dev/sigstore/fulcio/v2"
@@ -424,7 +425,7 @@ func TestCORSAndCaching(t *testing.T) {
 	if refused.Header.Get("Access-Control-Allow-Origin") != "*" || refused.Header.Get("Cache-Control") != "no-store" {
 		t.Errorf("a refusal: %v", refused.Header)
 	}
-	if got := r.send(t, http.MethodGet, "/trusted_root.json", nil).Header.Get("Content-Type"); got != mediaTrustedRoot {
+	if got := r.send(t, http.MethodGet, "/trusted_root.json", nil).Header.Get("Content-Type"); got != trustroot.TrustedRootMediaType {
 		t.Errorf("content type %q", got)
 	}
 }

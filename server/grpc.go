@@ -275,7 +275,7 @@ func (s *Server) serveStream(out *timedReply, r *http.Request) *fault.Error {
 	ctx, cancel := context.WithTimeout(r.Context(), l.StreamTime)
 	defer cancel()
 	out.place.unlessEvicted(func() { out.stream = cancel })
-	held, f := s.streams.enter(peerAddress(ctx), out.place.evict)
+	held, f := s.streams.enter(ClientAddress(ctx), out.place.evict)
 	if held != nil {
 		defer held.leave()
 	}

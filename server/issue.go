@@ -41,7 +41,7 @@ func (s *Server) issue(ctx context.Context, c *call, q signingRequest) (*ca.Cert
 	}
 
 	step, stop := s.metrics.stage(ctx, stageAuthenticate)
-	who, err := s.with.Identity.Authenticate(identity.WithClient(step, network(peerAddress(ctx))), q.token)
+	who, err := s.with.Identity.Authenticate(identity.WithClient(step, network(ClientAddress(ctx))), q.token)
 	stop(err)
 	if err != nil {
 		errors.As(err, &c.refused)

@@ -74,9 +74,6 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 		return err
 	}
 	s.listeners = l
-	if l.certificates == nil && (!onThisMachine(l.http) || !onThisMachine(l.grpc)) {
-		s.with.Logger.LogAttrs(ctx, slog.LevelWarn, "the API speaks plain text beyond loopback: identity tokens can be read on the way, unless a proxy in front ends TLS; set server.tls")
-	}
 	return nil
 }
 
@@ -86,11 +83,6 @@ func listenAt(ctx context.Context, address string) (net.Listener, error) {
 		return unixsocket.Listen(ctx, path)
 	}
 	return new(net.ListenConfig).Listen(ctx, "tcp", address)
-}
-
-// onThisMachine reports whether nobody else reaches l, if there is one.
-func onThisMachine(l net.Listener) bool {
-	return l == nil || l.Addr().Network() == "unix" || onLoopback(l)
 }
 
 // onLoopback reports whether l is a port of loopback.

@@ -26,7 +26,7 @@ import (
 
 // grant finds out whether who asks has a right.
 func (s *Server) grant(ctx context.Context, want access.Right) (access.Grant, error) {
-	token, from := bearer(ctx), peerAddress(ctx)
+	token, from := bearer(ctx), ClientAddress(ctx)
 	if s.with.Access == nil {
 		return access.Grant{Right: want}, errors.New("server: there is nobody to ask for rights")
 	}
@@ -150,7 +150,7 @@ func (s *Server) revoker(ctx context.Context, c *call, right mayflyv1.Right) (re
 		if f := s.checkToken(token); f != nil {
 			return revoke.By{}, f
 		}
-		who, err := s.with.Identity.Authenticate(identity.WithClient(ctx, network(peerAddress(ctx))), token)
+		who, err := s.with.Identity.Authenticate(identity.WithClient(ctx, network(ClientAddress(ctx))), token)
 		if err != nil {
 			errors.As(err, &c.refused)
 			return revoke.By{}, err

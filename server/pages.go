@@ -21,13 +21,6 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 )
 
-// Media types of the documents (sigstore/protobuf-specs).
-const (
-	mediaTrustedRoot   = "application/vnd.dev.sigstore.trustedroot+json;version=0.1"
-	mediaSigningConfig = "application/vnd.dev.sigstore.signingconfig.v0.2+json"
-	mediaTrustConfig   = "application/vnd.dev.sigstore.clienttrustconfig.v0.1+json"
-)
-
 // cacheControl lets a document be kept for five minutes, and revalidated by its
 // ETag after: a rotation adds to what clients hold, it never contradicts it.
 const cacheControl = "public, max-age=300"
@@ -35,19 +28,6 @@ const cacheControl = "public, max-age=300"
 // Documents are what clients fetch to trust and to find the service, as JSON.
 // An empty one isn't served.
 type Documents = trustroot.Documents
-
-// orElse is d, with those of before in the place of empty ones.
-func orElse(d, before Documents) Documents {
-	first := func(a, b []byte) []byte {
-		if len(a) > 0 {
-			return a
-		}
-		return b
-	}
-	return Documents{
-		TrustedRoot: first(d.TrustedRoot, before.TrustedRoot), SigningConfig: first(d.SigningConfig, before.SigningConfig), TrustConfig: first(d.TrustConfig, before.TrustConfig),
-	}
-}
 
 // version is one state of a document, and the validator that tells it from others.
 type version struct {

@@ -19,17 +19,12 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 	next := r.server.config
 	next.Limits.TokenBytes = 4 << 10
 	next.TrustedProxies = []string{"192.0.2.1"}
-	prepare := func() (commit, rollback func()) {
+	prepare := func() (commit func()) {
 		t.Helper()
-		commit, rollback, err := r.server.Prepare(Reload{Config: next, Documents: Documents{TrustedRoot: []byte(`{"new":1}`)}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		return commit, rollback
+		return r.prepare(t, next, func(s *Served) { s.Documents.TrustedRoot = []byte(`{"new":1}`) })
 	}
-	_, rollback := prepare()
-	rollback()
-	commit, _ := prepare()
+	_ = prepare() // given up
+	commit := prepare()
 	if got := text(t, r.send(t, http.MethodGet, "/trusted_root.json", nil)); !strings.Contains(got, "root") {
 		t.Errorf("it changed before it was committed: %s", got)
 	}
@@ -38,18 +33,17 @@ func TestReloadChangesLimitsAndDocuments(t *testing.T) {
 		t.Errorf("the document is still %s", got)
 	}
 	if got := text(t, r.send(t, http.MethodGet, "/signing_config.json", nil)); !strings.Contains(got, "signing") {
-		t.Errorf("a document without a successor is gone: %s", got)
+		t.Errorf("a document that stayed as it was is gone: %s", got)
 	}
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`)), http.StatusTooManyRequests, fault.RateExceeded)
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", []byte(`{`), "198.51.100.1"), http.StatusBadRequest, fault.RequestMalformed)
 	next.RateLimits = RateLimits{}
-	commit, _ = prepare()
-	commit()
+	prepare()()
 	big := r.bodyV2(t)
 	setToken(big, strings.Repeat("x", 5<<10))
 	readRefusal(t, r.sendFrom(t, "192.0.2.1:1", big), http.StatusRequestEntityTooLarge, fault.TokenTooLarge)
 	next.Limits.TokenBytes = 0
-	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.limits.token_bytes") {
+	if _, err := r.server.Prepare(next, Served{}); err == nil || !strings.Contains(err.Error(), "server.limits.token_bytes") {
 		t.Errorf("a bad one was taken: %v", err)
 	}
 }
@@ -75,10 +69,7 @@ func TestReloadServesAnotherCertificate(t *testing.T) {
 	}
 	next := r.server.config
 	next.TLS, _ = serverFiles(t, other, "second")
-	commit, _, err := r.server.Prepare(Reload{Config: next})
-	if err != nil {
-		t.Fatal(err)
-	}
+	commit := r.prepare(t, next, nil)
 	if got := name(); got != "first" {
 		t.Errorf("%s before the commit", got)
 	}
@@ -87,7 +78,7 @@ func TestReloadServesAnotherCertificate(t *testing.T) {
 		t.Errorf("%s after the commit", got)
 	}
 	next.TLS.KeyFile = first.KeyFile
-	if _, _, err := r.server.Prepare(Reload{Config: next}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
+	if _, err := r.server.Prepare(next, Served{}); err == nil || !strings.Contains(err.Error(), "server.tls: ") {
 		t.Errorf("a key of another certificate was taken: %v", err)
 	}
 	serverFiles(t, other, "third") // the new files are watched as the old ones were

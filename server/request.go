@@ -229,14 +229,11 @@ func parseHop(text string) (netip.Addr, bool) {
 	return netip.Addr{}, false
 }
 
-// peerAddress is the address of ctx's client; the zero one when it has none.
-func peerAddress(ctx context.Context) netip.Addr {
+// ClientAddress is the address of the client whose request has ctx; the zero one when it has none.
+func ClientAddress(ctx context.Context) netip.Addr {
 	a, _ := parseHop(remote(ctx))
 	return a
 }
-
-// ClientAddress is the address of the client whose request a handler has; zero where it has none.
-func ClientAddress(ctx context.Context) netip.Addr { return peerAddress(ctx) }
 
 // address is a net.Addr made of its text.
 type address string

@@ -74,8 +74,8 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 	c.RateLimits = RateLimits{} // but for the tests of them
 	o := Options{
 		Identity: r.verifier, Keys: keys, CA: r.ca, Auditor: r.audit, Metrics: r.registry,
-		Documents: Documents{TrustedRoot: []byte(`{"mediaType":"root"}`), SigningConfig: []byte(`{"mediaType":"signing"}`), TrustConfig: []byte(`{"mediaType":"trust"}`)},
-		Logger:    slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug})),
+		Served: Served{Documents: Documents{TrustedRoot: []byte(`{"mediaType":"root"}`), SigningConfig: []byte(`{"mediaType":"signing"}`), TrustConfig: []byte(`{"mediaType":"trust"}`)}},
+		Logger: slog.New(slog.NewJSONHandler(r.lines, &slog.HandlerOptions{Level: slog.LevelDebug})), Now: time.Now,
 	}
 	for _, option := range options {
 		option(&c, &o)
@@ -84,6 +84,20 @@ func newRig(t testing.TB, options ...rigOption) *rig {
 		t.Fatal(err)
 	}
 	return r
+}
+
+// prepare readies c, and what change makes of that which is served; nil leaves it as it is.
+func (r *rig) prepare(t testing.TB, c Config, change func(*Served)) (commit func()) {
+	t.Helper()
+	next := r.server.routes.Load().served
+	if change != nil {
+		change(&next)
+	}
+	commit, err := r.server.Prepare(c, next)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return commit
 }
 
 func newKey(t testing.TB) (*ecdsa.PrivateKey, string) {

@@ -9,6 +9,7 @@ import (
 	"google.golang.org/grpc"
 
 	"github.com/mayfly-ca/mayfly/ca/timestamp"
+	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/proto"
 )
@@ -16,7 +17,7 @@ import (
 // routes are all there is on the REST port: a table whose names are the only
 // values of the metrics' route label. It never changes: another takes its place.
 type routes struct {
-	served   Reload // what it is made of, but for the configuration
+	served   Served // what it is made of
 	exact    map[string]*route
 	prefixes []*route // their names are the prefixes; of two that match, the first wins: the longer
 	unknown  *route
@@ -88,7 +89,7 @@ func (t *route) preflight(w *timedReply, _ *http.Request) *fault.Error {
 }
 
 // newRoutes makes the table.
-func (s *Server) newRoutes(o Reload) (*routes, error) {
+func (s *Server) newRoutes(o Served) (*routes, error) {
 	t := &routes{served: o, exact: map[string]*route{}, unknown: &route{page: &endpoint{name: "unknown"}}}
 	s.methods(func(_ *grpc.ServiceDesc, methods []rpcMethod) {
 		for _, m := range methods {
@@ -107,9 +108,9 @@ func (s *Server) newRoutes(o Reload) (*routes, error) {
 		path, media string
 		data        []byte
 	}{
-		{"/trusted_root.json", mediaTrustedRoot, o.Documents.TrustedRoot},
-		{"/signing_config.json", mediaSigningConfig, o.Documents.SigningConfig},
-		{"/trust_config.json", mediaTrustConfig, o.Documents.TrustConfig},
+		{"/trusted_root.json", trustroot.TrustedRootMediaType, o.Documents.TrustedRoot},
+		{"/signing_config.json", trustroot.SigningConfigMediaType, o.Documents.SigningConfig},
+		{"/trust_config.json", trustroot.TrustConfigMediaType, o.Documents.TrustConfig},
 	} {
 		if len(d.data) > 0 {
 			page(d.path, true, s.document(d.media, d.data))

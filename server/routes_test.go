@@ -33,7 +33,7 @@ func TestPostsHavePathsOfTheirOwn(t *testing.T) {
 	t.Parallel()
 	for _, path := range []string{"/api/v2/signingCert", "/healthz", "ctlog", "/api/x"} {
 		r := newRig(t)
-		if _, err := r.server.newRoutes(Reload{Posts: map[string]http.Handler{path: http.NotFoundHandler()}}); err == nil || !strings.Contains(err.Error(), path) {
+		if _, err := r.server.newRoutes(Served{Posts: map[string]http.Handler{path: http.NotFoundHandler()}}); err == nil || !strings.Contains(err.Error(), path) {
 			t.Errorf("%s: %v", path, err)
 		}
 	}

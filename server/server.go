@@ -89,16 +89,9 @@ type Dependency struct {
 	Informational bool
 }
 
-// Options are what a Server works with. Identity, Keys, CA and Auditor are required.
-type Options struct {
-	Identity  Identity
-	Keys      Keys
-	CA        CA
-	Access    *access.Access // nil gives nobody a right
-	Auditor   audit.Recorder // of refusals
+// Served is what a Server serves beside the API, and can be given another of while it runs.
+type Served struct {
 	Documents Documents
-	// Dependencies decide readiness. Names are unique.
-	Dependencies []Dependency
 	// Mounts are further read-only handlers, by path prefix ("/ctlog/"). They see
 	// the whole path, and only GET and HEAD.
 	Mounts map[string]http.Handler
@@ -108,6 +101,19 @@ type Options struct {
 	Posts map[string]http.Handler
 	// Timestamps answers at the paths of package timestamp; nil serves none there.
 	Timestamps Timestamps
+}
+
+// Options are what a Server works with. Identity, Keys, CA, Auditor, Metrics and Now are
+// required.
+type Options struct {
+	Identity Identity
+	Keys     Keys
+	CA       CA
+	Access   *access.Access // nil gives nobody a right
+	Auditor  audit.Recorder // of refusals
+	Served
+	// Dependencies decide readiness. Names are unique.
+	Dependencies []Dependency
 	// Index finds what was issued; nil keeps none.
 	Index *index.Index
 	// Revocation revokes certificates; nil revokes none.
@@ -120,11 +126,11 @@ type Options struct {
 	HTTPListener net.Listener
 	// Logger takes one line a request; nil discards.
 	Logger *slog.Logger
-	// Metrics is registered with and served at /metrics; nil serves a registry of its own.
+	// Metrics is registered with and served at /metrics.
 	Metrics *prometheus.Registry
 	// Tracer begins spans of requests for the API; nil begins none.
 	Tracer *tracing.Tracer
-	// Now is the clock of logs, records and durations; nil is time.Now.
+	// Now is the clock of logs, records and durations.
 	Now func() time.Time
 }
 
@@ -161,13 +167,10 @@ func New(ctx context.Context, c Config, o Options) (*Server, error) {
 	if err := f.Err(); err != nil {
 		return nil, err
 	}
-	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil {
-		return nil, errors.New("server: Identity, Keys, CA and Auditor are required")
+	if o.Identity == nil || o.Keys == nil || o.CA == nil || o.Auditor == nil || o.Metrics == nil || o.Now == nil {
+		return nil, errors.New("server: Identity, Keys, CA, Auditor, Metrics and Now are required")
 	}
-	o.Logger, o.Metrics = cmp.Or(o.Logger, slog.New(slog.DiscardHandler)), cmp.Or(o.Metrics, prometheus.NewRegistry())
-	if o.Now == nil {
-		o.Now = time.Now
-	}
+	o.Logger = cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{
 		config: c, with: o, inFlight: newInFlightLimit(c.Limits.Issuances), stamping: newInFlightLimit(c.Limits.Timestamps),
 		places: newPlaces(c.Limits.Issuances+waitingPlaces, turnedAway), streams: newPlaces(streamPlaces, streamPlaces),
@@ -186,7 +189,7 @@ func New(ctx context.Context, c Config, o Options) (*Server, error) {
 	if s.gateway, err = s.newGateway(ctx); err != nil {
 		return nil, fmt.Errorf("server: %w", err)
 	}
-	t, err := s.newRoutes(Reload{Documents: o.Documents, Mounts: o.Mounts, Posts: o.Posts, Timestamps: o.Timestamps})
+	t, err := s.newRoutes(o.Served)
 	if err != nil {
 		return nil, err
 	}
@@ -217,62 +220,47 @@ func newLiveSettings(c Config, used *limiters) *liveSettings {
 	return l
 }
 
-// Reload is what a running Server can take in place of what it has. Of the
-// configuration that is: tls (other files, not whether), rate_limits,
-// trusted_proxies, limits.issuances, limits.timestamps and limits.token_bytes. The rest is bound
-// when the Server starts, and has no effect here.
-type Reload struct {
-	Config    Config
-	Documents Documents
-	// Mounts, Posts and Timestamps take the place of those in Options; where both maps
-	// are nil, those stay.
-	Mounts, Posts map[string]http.Handler
-	Timestamps    Timestamps
-}
-
 // Publish puts other documents in the place of those that are served, and leaves
 // everything else as it is.
 func (s *Server) Publish(d Documents) {
 	next := s.routes.Load().served
-	next.Documents = orElse(d, next.Documents)
+	next.Documents = d
 	if t, err := s.newRoutes(next); err == nil { // the rest was taken before
 		s.routes.Store(t)
 	}
 }
 
-// Prepare checks next and reads its certificate, and changes nothing. On an error,
-// which is a *setting.FaultError, there is nothing to undo. Otherwise the caller
-// calls one of the two functions, once, and publishes nothing before: commit puts next in force and can't fail,
-// rollback gives next up. Requests in flight go on.
-func (s *Server) Prepare(next Reload) (commit, rollback func(), err error) {
+// Prepare checks c and next, which take the place of what a running Server has, and
+// reads the certificate. It opens nothing and changes nothing. An error is a
+// *setting.FaultError. commit, which can't fail, puts both in force; the caller publishes
+// nothing before. Requests in flight go on.
+//
+// Of c that is: tls (other files, not whether), rate_limits, trusted_proxies,
+// limits.issuances, limits.timestamps and limits.token_bytes. The rest is bound when the
+// Server starts, and has no effect here.
+func (s *Server) Prepare(c Config, next Served) (commit func(), err error) {
 	var f setting.Faults
-	next.Config.Check("server", &f)
+	c.Check("server", &f)
 	var pair *certificates
 	current := s.listeners.certificates
 	if current != nil && f.Len() == 0 {
-		if pair, err = loadCertificates(next.Config.TLS, s.with.Logger); err != nil {
+		if pair, err = loadCertificates(c.TLS, s.with.Logger); err != nil {
 			f.Add("server.tls", "%v", err)
 		}
-	}
-	before := s.routes.Load().served
-	next.Documents = orElse(next.Documents, before.Documents)
-	if next.Mounts == nil && next.Posts == nil {
-		next.Mounts, next.Posts, next.Timestamps = before.Mounts, before.Posts, before.Timestamps
 	}
 	t, err := s.newRoutes(next)
 	f.When(err != nil, "server", "%v", err)
 	if err := f.Err(); err != nil {
-		return nil, nil, err
+		return nil, err
 	}
-	commit = func() {
-		s.live.Store(newLiveSettings(next.Config, s.live.Load().limiters))
-		s.inFlight.set(next.Config.Limits.Issuances)
-		s.stamping.set(next.Config.Limits.Timestamps)
-		s.places.set(next.Config.Limits.Issuances + waitingPlaces)
+	return func() {
+		s.live.Store(newLiveSettings(c, s.live.Load().limiters))
+		s.inFlight.set(c.Limits.Issuances)
+		s.stamping.set(c.Limits.Timestamps)
+		s.places.set(c.Limits.Issuances + waitingPlaces)
 		s.routes.Store(t)
 		if pair != nil {
 			current.become(pair)
 		}
-	}
-	return commit, func() {}, nil // nothing was opened that would have to be closed
+	}, nil
 }

@@ -60,11 +60,7 @@ func TestPage(t *testing.T) {
 		if origin := r.send(t, http.MethodGet, "/pages/", nil, "Origin", "https://evil.example").Header.Get("Access-Control-Allow-Origin"); origin != "" {
 			t.Errorf("pages of another origin may read the page: %s", origin)
 		}
-		commit, _, err := r.server.Prepare(Reload{Config: r.server.config, Mounts: map[string]http.Handler{}})
-		if err != nil {
-			t.Fatal(err)
-		}
-		commit()
+		r.prepare(t, r.server.config, nil)()
 	}
 	all := r.server.Standings(t.Context())
 	if len(all) != 2 || !all[0].Works || all[1].Works || !all[1].Informational || all[1].Detail[0] != "nothing yet" {

@@ -208,11 +208,7 @@ func TestTimestampsOnAndOff(t *testing.T) {
 	index := func() string { return text(t, r.send(t, http.MethodGet, "/", nil)) }
 	reload := func(stamps Timestamps) {
 		t.Helper()
-		commit, _, err := r.server.Prepare(Reload{Config: r.server.config, Mounts: map[string]http.Handler{}, Timestamps: stamps})
-		if err != nil {
-			t.Fatal(err)
-		}
-		commit()
+		r.prepare(t, r.server.config, func(s *Served) { s.Timestamps = stamps })()
 	}
 	for _, on := range []bool{false, true, false} {
 		if on {

@@ -171,7 +171,7 @@ func (f *Follower) open() error {
 		_, err := f.part.rewind()
 		return err
 	}
-	files, err := parts(f.path)
+	files, err := Parts(f.path)
 	if err != nil {
 		return err
 	}
@@ -200,7 +200,7 @@ func (f *Follower) use(path string) error {
 
 // next goes to the file that follows p, which was rotated.
 func (f *Follower) next(p *part, current os.FileInfo) (bool, error) {
-	files, err := parts(f.path)
+	files, err := Parts(f.path)
 	if err != nil {
 		return false, err
 	}
@@ -222,7 +222,7 @@ func (f *Follower) next(p *part, current os.FileInfo) (bool, error) {
 // Begun is the file that shows that the trail at path has records, or "" where
 // nothing does.
 func Begun(path string) string {
-	all, err := parts(path)
+	all, err := Parts(path)
 	if err != nil {
 		return "" // no folder, no records
 	}
@@ -252,7 +252,7 @@ func (f *Follower) Position() Position {
 // Resume goes on at a position. Where it isn't found, since that part is gone, reading
 // begins with the oldest part that is there.
 func (f *Follower) Resume(at Position) (found bool, err error) {
-	files, err := parts(f.path)
+	files, err := Parts(f.path)
 	if err != nil {
 		return false, err
 	}
@@ -317,9 +317,10 @@ type part struct {
 	damage error  // of the beginning of what is packed
 }
 
-// parts are the files of the trail whose current file is at path, the oldest first:
-// rotated ones have the time of their rotation in the name.
-func parts(path string) ([]string, error) {
+// Parts are the files of the trail whose current file is at path, the oldest first:
+// rotated ones have the time of their rotation in the name. The current one is the last,
+// whether or not it is there.
+func Parts(path string) ([]string, error) {
 	dir, base := filepath.Split(path)
 	extension := filepath.Ext(base)
 	prefix := strings.TrimSuffix(base, extension) + "-"
@@ -415,7 +416,7 @@ func (p *part) close() { _ = p.file.Close() } // it was only read
 
 // lastOfParts is the hash of the last line in rotated parts; zero where there is none.
 func lastOfParts(path string) (last [sha256.Size]byte, err error) {
-	files, err := parts(path)
+	files, err := Parts(path)
 	if err != nil {
 		return last, err
 	}

@@ -100,7 +100,7 @@ func TestATrailVerifies(t *testing.T) {
 			if len(faults) > 0 || r.Records != 1608+1+4 || r.Heads != 4 || r.Unsigned != 0 || r.Unchained != 0 || r.Later {
 				t.Errorf("%+v, faults %q", r, faults)
 			}
-			if files, _ := parts(string(c.Path)); len(files) < 3 {
+			if files, _ := Parts(string(c.Path)); len(files) < 3 {
 				t.Errorf("%d parts; the test must rotate", len(files))
 			}
 			if r, faults := verified(t, c, "refused", key); len(faults) > 0 || r.Records != 22 || r.Heads != 2 {

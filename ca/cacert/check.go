@@ -326,7 +326,8 @@ func IsTimestamping(c *x509.Certificate) bool {
 
 // verifyTimestamping asks the standard library, as Go clients do.
 func verifyTimestamping(certs []*x509.Certificate, now time.Time) error {
-	return chain.Verify(certs[0], certs[1:], now, x509.ExtKeyUsageTimeStamping)
+	_, err := chain.Verify(certs[0], certs[1:], now, x509.ExtKeyUsageTimeStamping)
+	return err
 }
 
 // Read reads the chain file that path.chain of the configuration names, and gives what

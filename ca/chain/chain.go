@@ -245,16 +245,17 @@ func (r *Replica) verify(t *x509.Certificate, public crypto.PublicKey, now time.
 	}
 	// Sigstore's clients read a username, an otherName that crypto/x509 doesn't know, themselves.
 	leaf.UnhandledCriticalExtensions = slices.DeleteFunc(leaf.UnhandledCriticalExtensions, oidSubjectAltName.Equal)
-	return Verify(leaf, r.certs, now, x509.ExtKeyUsageCodeSigning)
+	_, err = Verify(leaf, r.certs, now, x509.ExtKeyUsageCodeSigning)
+	return err
 }
 
-// Verify asks the standard library about a certificate below a chain, as Go clients do.
-func Verify(leaf *x509.Certificate, chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) error {
+// Verify asks the standard library about a certificate below a chain, as Go clients do, and
+// gives the ways from the certificate to the root.
+func Verify(leaf *x509.Certificate, chain []*x509.Certificate, now time.Time, usage x509.ExtKeyUsage) ([][]*x509.Certificate, error) {
 	roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
 	roots.AddCert(chain[len(chain)-1])
 	for _, c := range chain {
 		intermediates.AddCert(c)
 	}
-	_, err := leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
-	return err
+	return leaf.Verify(x509.VerifyOptions{Roots: roots, Intermediates: intermediates, CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{usage}})
 }

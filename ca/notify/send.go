@@ -11,7 +11,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"net/url"
@@ -22,6 +21,7 @@ import (
 	"github.com/wneessen/go-mail"
 
 	"github.com/mayfly-ca/mayfly/identity/oidc"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/loopback"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
@@ -218,16 +218,14 @@ func (p *poster) post(ctx context.Context, to string, header http.Header, body [
 	}
 	request.Header = header
 	request.Header.Set("User-Agent", "mayfly-alerts")
-	response, err := p.client.Do(request)
-	if failed := (*url.Error)(nil); errors.As(err, &failed) {
+	answer, err := bounded.Do(p.client, request, maxReply)
+	if failed := (*url.Error)(nil); answer == nil && errors.As(err, &failed) {
 		return failed.Err
-	} else if err != nil {
+	} else if answer == nil {
 		return err
 	}
-	defer response.Body.Close()
-	_, _ = io.Copy(io.Discard, io.LimitReader(response.Body, maxReply))
-	if response.StatusCode < 200 || response.StatusCode > 299 {
-		return fmt.Errorf("the receiver answered %d; expected 200 to 299", response.StatusCode)
+	if answer.StatusCode < 200 || answer.StatusCode > 299 {
+		return fmt.Errorf("the receiver answered %d; expected 200 to 299", answer.StatusCode)
 	}
 	return nil
 }

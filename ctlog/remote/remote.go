@@ -18,6 +18,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 )
 
 // Bounds of one request.
@@ -115,24 +116,19 @@ func (r *Reader) Get(ctx context.Context, path string, limit int64) ([]byte, err
 		return nil, err
 	}
 	request.Header.Set("User-Agent", userAgent)
-	response, err := r.Client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	body, err := io.ReadAll(io.LimitReader(response.Body, limit+1))
+	answer, err := bounded.Do(r.Client, request, limit)
 	switch {
-	case response.StatusCode == http.StatusNotFound, response.StatusCode == http.StatusGone:
+	case answer == nil:
+		return nil, err
+	case answer.StatusCode == http.StatusNotFound, answer.StatusCode == http.StatusGone:
 		err = ErrAbsent
-	case response.StatusCode != http.StatusOK:
-		err = fmt.Errorf("the log answered %d", response.StatusCode)
-	case err == nil && int64(len(body)) > limit:
-		err = fmt.Errorf("more than %d bytes", limit)
+	case answer.StatusCode != http.StatusOK:
+		err = fmt.Errorf("the log answered %d", answer.StatusCode)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
-	return body, nil
+	return answer.Body, nil
 }
 
 // Local is a client of a handler in this process: the code that serves everybody,

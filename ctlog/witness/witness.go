@@ -10,7 +10,6 @@ import (
 	"encoding/base64"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net/http"
 	"strconv"
@@ -22,6 +21,7 @@ import (
 	"golang.org/x/mod/sumdb/note"
 
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 	"github.com/mayfly-ca/mayfly/internal/oneline"
 )
@@ -196,23 +196,25 @@ func (w *Client) ask(ctx context.Context, one *witness, checkpoint []byte, size 
 		if err != nil {
 			return nil, unavailable, err
 		}
-		status, contentType, body, err := one.post(ctx, request)
+		answer, err := one.post(ctx, request)
 		switch {
-		case err != nil:
+		case answer == nil:
 			return nil, unavailable, err
-		case len(body) > maxAnswer:
+		case errors.Is(err, bounded.ErrTooLong):
 			return nil, invalid, fmt.Errorf("its answer is longer than %d bytes", maxAnswer)
-		case status == http.StatusOK:
-			line, err := cosignature(checkpoint, body, one.verifier, w.o.Now())
+		case err != nil:
+			return nil, unavailable, fmt.Errorf("reading its answer: %w", err)
+		case answer.StatusCode == http.StatusOK:
+			line, err := cosignature(checkpoint, answer.Body, one.verifier, w.o.Now())
 			if err != nil {
 				return nil, invalid, err
 			}
 			one.size = size
 			return line, cosigned, nil
-		case status != http.StatusConflict || contentType != sizeType:
-			return nil, refused, fmt.Errorf("it answered %d: %q", status, oneline.Clean(string(body), maxSaid))
+		case answer.StatusCode != http.StatusConflict || answer.Header.Get("Content-Type") != sizeType:
+			return nil, refused, fmt.Errorf("it answered %d: %q", answer.StatusCode, oneline.Clean(string(answer.Body), maxSaid))
 		}
-		has, err := strconv.ParseUint(strings.TrimSuffix(string(body), "\n"), 10, 63)
+		has, err := strconv.ParseUint(strings.TrimSuffix(string(answer.Body), "\n"), 10, 63)
 		switch {
 		case err != nil:
 			return nil, invalid, errors.New("it answered 409 with a size that is none")
@@ -243,21 +245,13 @@ func (w *Client) request(ctx context.Context, old uint64, checkpoint []byte, siz
 	return b.Bytes(), nil
 }
 
-func (w *witness) post(ctx context.Context, body []byte) (status int, contentType string, answer []byte, err error) {
+func (w *witness) post(ctx context.Context, body []byte) (*bounded.Answer, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.url, bytes.NewReader(body))
 	if err != nil {
-		return 0, "", nil, err
+		return nil, err
 	}
 	request.Header.Set("User-Agent", userAgent)
-	response, err := w.client.Do(request)
-	if err != nil {
-		return 0, "", nil, err
-	}
-	defer func() { _ = response.Body.Close() }()
-	if answer, err = io.ReadAll(io.LimitReader(response.Body, maxAnswer+1)); err != nil {
-		return 0, "", nil, fmt.Errorf("reading its answer: %w", err)
-	}
-	return response.StatusCode, response.Header.Get("Content-Type"), answer, nil
+	return bounded.Do(w.client, request, maxAnswer)
 }
 
 // cosignature takes the witness's own line out of its answer, verified over the

@@ -1,7 +1,33 @@
 // Package bounded ends answers that others may make as long as they like.
 package bounded
 
-import "io"
+import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+)
+
+// ErrTooLong is that of [Do] for an answer with too many bytes.
+var ErrTooLong = errors.New("the answer is too long")
+
+// Answer is one that was read.
+type Answer struct {
+	*http.Response
+	Body []byte
+}
+
+// Do makes a request and reads the answer, of at most most bytes. Where reading failed,
+// there is an answer beside the error, with what was read.
+func Do(c *http.Client, r *http.Request, most int64) (*Answer, error) {
+	response, err := c.Do(r) // #nosec G704 -- who calls has made the request
+	if err != nil {
+		return nil, err
+	}
+	defer response.Body.Close()
+	b, err := io.ReadAll(Body(response.Body, most, fmt.Errorf("%w: more than %d bytes", ErrTooLong, most)))
+	return &Answer{response, b}, err
+}
 
 // Body is b, which fails with tooLong once it has more than most bytes.
 func Body(b io.ReadCloser, most int64, tooLong error) io.ReadCloser { return &body{b, most, tooLong} }

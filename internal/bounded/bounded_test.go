@@ -3,6 +3,7 @@ package bounded_test
 import (
 	"errors"
 	"io"
+	"net/http"
 	"strings"
 	"testing"
 	"testing/iotest"
@@ -58,4 +59,51 @@ type closer struct {
 func (c *closer) Close() error {
 	c.closed = true
 	return nil
+}
+
+// An answer that is too long, or breaks off, is there beside the error.
+func TestDo(t *testing.T) {
+	t.Parallel()
+	for name, c := range map[string]struct {
+		answer roundTrip
+		status int
+		want   string
+		err    string
+	}{
+		"as long as allowed": {answered(strings.NewReader("12345678")), 418, "12345678", ""},
+		"too long":           {answered(strings.NewReader("123456789")), 418, "", "the answer is too long: more than 8 bytes"},
+		"broken off":         {answered(io.MultiReader(strings.NewReader("123"), iotest.ErrReader(errors.New("broken")))), 418, "123", "broken"},
+		"none":               {func(*http.Request) (*http.Response, error) { return nil, errors.New("nobody there") }, 0, "", "nobody there"},
+	} {
+		r, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "http://example.test", nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		answer, err := bounded.Do(&http.Client{Transport: c.answer}, r, 8)
+		if c.err == "" && err != nil || c.err != "" && (err == nil || !strings.Contains(err.Error(), c.err)) {
+			t.Errorf("%s: %v", name, err)
+		}
+		if errors.Is(err, bounded.ErrTooLong) != (name == "too long") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if answer == nil {
+			if c.status != 0 {
+				t.Errorf("%s: no answer", name)
+			}
+			continue
+		}
+		if answer.StatusCode != c.status || string(answer.Body) != c.want {
+			t.Errorf("%s: %d, %q", name, answer.StatusCode, answer.Body)
+		}
+	}
+}
+
+type roundTrip func(*http.Request) (*http.Response, error)
+
+func (f roundTrip) RoundTrip(r *http.Request) (*http.Response, error) { return f(r) }
+
+func answered(body io.Reader) roundTrip {
+	return func(r *http.Request) (*http.Response, error) {
+		return &http.Response{StatusCode: http.StatusTeapot, Body: io.NopCloser(body), Request: r}, nil
+	}
 }

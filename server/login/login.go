@@ -287,11 +287,7 @@ func (l *Login) Finish(w http.ResponseWriter, r *http.Request) error {
 		l.o.Logger.LogAttrs(ctx, slog.LevelInfo, "the page refused somebody who signed in", slog.String("issuer", g.Issuer), slog.String("subject", g.Subject), slog.Any("error", err))
 		return err
 	}
-	life := l.o.Config.Session
-	if life == 0 {
-		life = defaultSession
-	}
-	if err := l.put(w, sessionCookie, ticket{Who: g.SAN}, life); err != nil {
+	if err := l.put(w, sessionCookie, ticket{Who: g.SAN}, cmp.Or(l.o.Config.Session, defaultSession)); err != nil {
 		return err
 	}
 	http.Redirect(w, r, a.Return, http.StatusSeeOther)

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -110,12 +111,10 @@ func (p *post) send(ctx context.Context, records [][]byte) error {
 		}
 		r.Header.Set("Authorization", "Bearer "+string(token))
 	}
-	answer, err := p.client.Do(r)
-	if err != nil {
+	answer, err := bounded.Do(p.client, r, 64<<10) // read, so that the connection can be used again
+	if answer == nil {
 		return err
 	}
-	_, _ = io.CopyN(io.Discard, answer.Body, 64<<10) // so that the connection can be used again
-	_ = answer.Body.Close()
 	if answer.StatusCode/100 != 2 {
 		return fmt.Errorf("%s answers %d where 2xx is expected", p.url, answer.StatusCode)
 	}

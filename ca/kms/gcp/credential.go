@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"net/url"
 	"path/filepath"
@@ -17,6 +16,7 @@ import (
 	gcpauth "cloud.google.com/go/auth/credentials"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 )
 
@@ -118,21 +118,16 @@ func (m *metadata) get(ctx context.Context, what string) ([]byte, error) {
 		return nil, fmt.Errorf("metadata: %w", err)
 	}
 	request.Header.Set("Metadata-Flavor", "Google")
-	response, err := m.client.Do(request)
-	if err != nil {
-		return nil, err
-	}
-	defer response.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(response.Body, 64<<10))
+	answer, err := bounded.Do(m.client, request, 64<<10)
 	switch {
-	case err != nil:
+	case answer == nil:
 		return nil, err
-	case response.StatusCode != http.StatusOK:
-		return nil, &auth.Error{Response: response, Body: b}
-	case response.Header.Get("Metadata-Flavor") != "Google":
+	case answer.StatusCode != http.StatusOK:
+		return nil, &auth.Error{Response: answer.Response, Body: answer.Body}
+	case answer.Header.Get("Metadata-Flavor") != "Google":
 		return nil, errors.New("what answers at the metadata address isn't Google's metadata server")
 	}
-	return b, nil
+	return answer.Body, err
 }
 
 // classifyToken is for what went wrong with a token.

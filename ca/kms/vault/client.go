@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/bounded"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
@@ -222,23 +223,18 @@ func (c *client) send(ctx context.Context, method, path, token string, in, out a
 	if c.namespace != "" {
 		request.Header.Set("X-Vault-Namespace", c.namespace)
 	}
-	response, err := c.HTTP.Do(request)
+	answer, err := bounded.Do(c.HTTP, request, maxAnswer)
+	if errors.Is(err, bounded.ErrTooLong) {
+		return &refusal{status: http.StatusBadGateway, Texts: []string{"an answer too large to be read"}}
+	}
 	if err != nil {
 		return err
 	}
-	defer response.Body.Close()
-	answer, err := io.ReadAll(io.LimitReader(response.Body, maxAnswer+1))
-	if err != nil {
-		return err
-	}
-	return decode(response.StatusCode, answer, out)
+	return decode(answer.StatusCode, answer.Body, out)
 }
 
 // decode reads an answer.
 func decode(status int, answer []byte, out any) error {
-	if len(answer) > maxAnswer {
-		return &refusal{status: http.StatusBadGateway, Texts: []string{"an answer too large to be read"}}
-	}
 	if status/100 != 2 {
 		said := &refusal{status: status}
 		_ = json.Unmarshal(answer, said) // a proxy's page says nothing

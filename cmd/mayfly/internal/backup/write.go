@@ -131,11 +131,11 @@ func Last(trail string) time.Time {
 }
 
 // beside are the files whose paths begin and end so, sorted.
-func beside(prefix string, suffixes ...string) (found []string, err error) {
+func beside(prefix, suffix string) (found []string, err error) {
 	folder, begin := filepath.Split(prefix)
 	entries, err := os.ReadDir(filepath.Clean(folder))
 	for _, e := range entries {
-		if strings.HasPrefix(e.Name(), begin) && slices.ContainsFunc(suffixes, func(s string) bool { return strings.HasSuffix(e.Name(), s) }) {
+		if strings.HasPrefix(e.Name(), begin) && strings.HasSuffix(e.Name(), suffix) {
 			found = append(found, filepath.Join(folder, e.Name()))
 		}
 	}
@@ -326,11 +326,9 @@ func (a *archive) parts(f audit.TrailFile) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // then nothing was recorded since the last rotation
 		return err
 	}
-	ext := filepath.Ext(f.Path)
-	rotated, err := beside(strings.TrimSuffix(f.Path, ext)+"-", ext, ext+compressed)
-	for _, name := range rotated {
-		whole := strings.TrimSuffix(name, compressed)
-		if err != nil || whole != name && slices.Contains(rotated, whole) { // both are there while one is made of the other
+	all, err := audit.Parts(f.Path)
+	for _, name := range all {
+		if err != nil || name == f.Path { // which comes last
 			continue
 		}
 		is, _ := os.Stat(name)
@@ -338,7 +336,7 @@ func (a *archive) parts(f audit.TrailFile) error {
 			continue // it was rotated just now
 		}
 		if err = a.file("audit.path", name); errors.Is(err, fs.ErrNotExist) {
-			err = a.file("audit.path", whole+compressed)
+			err = a.file("audit.path", name+compressed) // it was compressed meanwhile
 		}
 		if errors.Is(err, fs.ErrNotExist) { // too old by now
 			err = nil

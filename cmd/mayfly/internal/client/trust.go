@@ -13,6 +13,7 @@ import (
 	"golang.org/x/crypto/cryptobyte"
 	cbasn1 "golang.org/x/crypto/cryptobyte/asn1"
 
+	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/identity/extension"
@@ -56,15 +57,7 @@ func (t *Trust) VerifyChain(leaf *x509.Certificate) ([]*x509.Certificate, error)
 		if !authority.Holds(at) {
 			continue
 		}
-		roots, intermediates := x509.NewCertPool(), x509.NewCertPool()
-		for _, c := range authority.Chain {
-			intermediates.AddCert(c)
-		}
-		roots.AddCert(authority.Chain[len(authority.Chain)-1])
-		chains, err := checked.Verify(x509.VerifyOptions{
-			Roots: roots, Intermediates: intermediates, CurrentTime: at,
-			KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageCodeSigning},
-		})
+		chains, err := chain.Verify(&checked, authority.Chain, at, x509.ExtKeyUsageCodeSigning)
 		if err == nil {
 			return append([]*x509.Certificate{leaf}, chains[0][1:]...), nil
 		}

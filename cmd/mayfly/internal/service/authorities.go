@@ -18,7 +18,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/mayfly-ca/mayfly/server"
 )
 
 // firstListed are when this process began to list authorities that it didn't list
@@ -141,14 +140,6 @@ func (s *Service) startTimestamps(_ context.Context, first *state) (err error) {
 	first.timestamps, s.loaded.timestamps = s.loaded.timestamps, nil
 	s.timestamps.Use(first.timestamps)
 	return nil
-}
-
-// served is what the server mounts: nothing where st has no timestamp authority.
-func (s *Service) served(st *state) server.Timestamps {
-	if st.timestamps == nil {
-		return nil
-	}
-	return s.timestamps
 }
 
 // timestampAuthorities are those that clients are told of: ours, and those that the

@@ -63,15 +63,22 @@ func (s *Service) prepareDocuments(_ context.Context, next *state) (func(context
 	}, nil, nil
 }
 
+// served is what the server serves of st.
+func (s *Service) served(st *state) server.Served {
+	all := server.Served{Documents: st.documents, Mounts: s.mounts(st.logs), Posts: st.logs.posts}
+	if st.timestamps != nil {
+		all.Timestamps = s.timestamps
+	}
+	return all
+}
+
 // prepareServer has the server serve what next has, with its settings.
 func (s *Service) prepareServer(_ context.Context, next *state) (func(context.Context), func(), error) {
-	commit, rollback, err := s.server.Prepare(server.Reload{
-		Config: next.config.Server, Documents: next.documents, Mounts: s.mounts(next.logs), Posts: next.logs.posts, Timestamps: s.served(next),
-	})
+	commit, err := s.server.Prepare(next.config.Server, s.served(next))
 	if err != nil {
 		return nil, nil, err
 	}
-	return func(context.Context) { commit() }, rollback, nil
+	return func(context.Context) { commit() }, nil, nil
 }
 
 // relist puts changed issuing certificates of the mode ephemeral in force: what

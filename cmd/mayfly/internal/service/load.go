@@ -155,6 +155,7 @@ func Load(ctx context.Context, c *config.Config, d Dependencies) (*Components, e
 			addFaults(&f, "server.tls", err)
 		}
 	}
+	loaded.inspectServer(c)
 	if err := f.Err(); err != nil {
 		_ = loaded.close() // the faults say what matters
 		return nil, err
@@ -265,7 +266,6 @@ func Check(ctx context.Context, c *config.Config, d Dependencies) (*Components, 
 		loaded.inspectLogs(ctx, c, d, Overrides{}, &f)
 		loaded.inspectTUF()
 	}
-	loaded.inspectServer(c)
 	if err := f.Err(); err != nil {
 		return nil, err
 	}

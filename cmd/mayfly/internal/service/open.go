@@ -163,11 +163,8 @@ func (s *Service) startServer(ctx context.Context, first *state, listener net.Li
 	}
 	made, err := server.New(ctx, first.config.Server, server.Options{
 		Identity: s.loaded.verifier, Access: s.loaded.access, Keys: s.loaded.keys, CA: s.issuer, Auditor: s.audit,
-		Documents:    first.documents,
+		Served:       s.served(first),
 		Dependencies: s.readiness(),
-		Mounts:       s.mounts(first.logs),
-		Posts:        first.logs.posts,
-		Timestamps:   s.served(first),
 		Index:        s.index,
 		Revocation:   s.revoker,
 		Page:         site,

@@ -3,9 +3,12 @@ package service
 import (
 	"context"
 	"errors"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/config"
 )
 
 // TestRunEndsWithoutAPartThatHangs: SIGTERM ends a process whose reload reads a disk that doesn't
@@ -30,5 +33,14 @@ func TestRunEndsWithoutAPartThatHangs(t *testing.T) {
 			}
 			time.Sleep(one.takes) //nolint:forbidigo // the bubble's clock
 		})
+	}
+}
+
+// TestStartRemarksOnPlainText: a start says which address tokens can be read at on their way.
+func TestStartRemarksOnPlainText(t *testing.T) {
+	t.Parallel()
+	r := startRig(t, func(_ *rig, c *config.Config) { c.Server.GRPCAddress = "0.0.0.0:0" })
+	if all := r.lines.String(); strings.Count(all, "speaks plain text beyond this machine") != 1 || !strings.Contains(all, "server.grpc_address: 0.0.0.0:0 speaks") {
+		t.Errorf("no word of one address alone: %s", all)
 	}
 }
