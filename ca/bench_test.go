@@ -10,6 +10,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ctlog"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // maxAllocations bounds what one Issue may allocate over its two signatures, its
@@ -66,7 +67,7 @@ func BenchmarkBareSignatures(b *testing.B) {
 				b.Fatal(err)
 			}
 		}
-		if err := kms.Verify(r.signer.Public(), crypto.SHA256, digest[:], sig); err != nil {
+		if err := pubkey.Verify(r.signer.Public(), crypto.SHA256, digest[:], sig); err != nil {
 			b.Fatal(err)
 		}
 	}

@@ -171,15 +171,7 @@ func extensions(t *testing.T) []extension.Named {
 	for _, field := range extension.Fields() {
 		*extension.Place(field)(&set) = field
 	}
-	encoded, err := set.Extensions()
-	if err != nil {
-		t.Fatal(err)
-	}
-	all, err := extension.Name(encoded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return all
+	return set.Named()
 }
 
 const fromToken = "(always written)"

@@ -187,7 +187,7 @@ func (a *Authority) SignTBS(ctx context.Context, tbs []byte) ([]byte, error) {
 
 // Verify checks a signature over a TBSCertificate by the key in the issuing certificate.
 func (a *Authority) Verify(tbs, sig []byte) error {
-	return kms.Verify(a.Certificate.PublicKey, a.hash, pubkey.Digest(a.hash, tbs), sig)
+	return pubkey.Verify(a.Certificate.PublicKey, a.hash, pubkey.Digest(a.hash, tbs), sig)
 }
 
 // Public is the authority's key.

@@ -3,9 +3,7 @@ package index
 import (
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/sha256"
 	"crypto/sha512"
 	"crypto/x509"
@@ -20,6 +18,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/store"
 )
 
@@ -90,13 +89,7 @@ func verifies(key crypto.PublicKey, digest, signature []byte) bool {
 	if !ok { // ECDSA would pass over what a digest has beyond the curve's size
 		return false
 	}
-	switch k := key.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(k, digest, signature)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(k, hash, digest, signature) == nil
-	}
-	return false
+	return pubkey.Verify(key, hash, digest, signature) == nil
 }
 
 // signs is verifies for a message, under whichever hash clients use.

@@ -12,7 +12,6 @@ import (
 	"cmp"
 	"context"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/asn1"
@@ -168,7 +167,7 @@ func Try(ctx context.Context, s Signer) error {
 	if err != nil {
 		return err
 	}
-	return Verify(s.Public(), hash, digest, sig)
+	return pubkey.Verify(s.Public(), hash, digest, sig)
 }
 
 // inMemory is a key in this process's memory, usually read from a file.
@@ -308,25 +307,6 @@ func CheckDigest(digest []byte, opts crypto.SignerOpts) error {
 		return fmt.Errorf("%w: %d bytes, %v has %d", ErrDigest, len(digest), hash, hash.Size())
 	}
 	return nil
-}
-
-// Verify checks a signature as [Signer] makes it: opts is a hash, or
-// *rsa.PSSOptions for RSA-PSS.
-func Verify(public crypto.PublicKey, opts crypto.SignerOpts, digest, sig []byte) error {
-	switch k := public.(type) {
-	case *ecdsa.PublicKey:
-		if !ecdsa.VerifyASN1(k, digest, sig) {
-			return errors.New("the ECDSA signature doesn't verify under the key's own public key")
-		}
-		return nil
-	case *rsa.PublicKey:
-		if pss, ok := opts.(*rsa.PSSOptions); ok {
-			return rsa.VerifyPSS(k, opts.HashFunc(), digest, sig, pss)
-		}
-		return rsa.VerifyPKCS1v15(k, opts.HashFunc(), digest, sig)
-	default:
-		return fmt.Errorf("can't verify with a key of type %T", public)
-	}
 }
 
 // ECDSASignature makes the Ecdsa-Sig-Value (RFC 3279 §2.2.3) of r‖s, each half

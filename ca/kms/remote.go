@@ -11,6 +11,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // RemoteReference is a reference to a key behind a network, which signs or seals.
@@ -315,7 +317,7 @@ func (r *remoteSigner) Sign(ctx context.Context, digest []byte, opts crypto.Sign
 		if sig, err = r.key.Sign(ctx, scheme, digest); err != nil {
 			return err
 		}
-		if err := Verify(r.key.Public, opts, digest, sig); err != nil {
+		if err := pubkey.Verify(r.key.Public, opts, digest, sig); err != nil {
 			return WrongSignature(err)
 		}
 		return nil

@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // concurrency is how many signatures, or secrets, are asked for at once.
@@ -72,7 +73,7 @@ func signs(t *testing.T, s kms.Signer, a kms.Algorithm) {
 			t.Errorf("%s: Sign: %v", name, err)
 			continue
 		}
-		if err := kms.Verify(s.Public(), opts, d, sig); err != nil {
+		if err := pubkey.Verify(s.Public(), opts, d, sig); err != nil {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -124,7 +125,7 @@ func concurrent(t *testing.T, s kms.Signer, a kms.Algorithm) {
 		wait.Go(func() {
 			sig, err := s.Sign(t.Context(), d, a.Hash())
 			if err == nil {
-				err = kms.Verify(s.Public(), a.Hash(), d, sig)
+				err = pubkey.Verify(s.Public(), a.Hash(), d, sig)
 			}
 			if err != nil {
 				errs <- fmt.Errorf("one of %d at once: %w", concurrency, err)

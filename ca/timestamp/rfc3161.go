@@ -413,7 +413,7 @@ func Verify(reply, message []byte, authority *x509.Certificate) (at time.Time, e
 		return at, errors.New("the timestamp isn't what was signed")
 	}
 	signedBytes := append([]byte{byte(cryptobyteasn1.SET)}, attributes[1:]...) // RFC 5652 §5.4
-	if err := kms.Verify(authority.PublicKey, digests[n].hash, pubkey.Digest(digests[n].hash, signedBytes), signature); err != nil {
+	if err := pubkey.Verify(authority.PublicKey, digests[n].hash, pubkey.Digest(digests[n].hash, signedBytes), signature); err != nil {
 		return at, err
 	}
 	sum, clock := sha256.Sum256(message), down(info, 4)

@@ -27,28 +27,26 @@ type Draft struct {
 	root    *rootMetadata // nil where the one in force stays
 	targets *targetsMetadata
 	files   contents
-	after   inForce // zero at the beginning
-}
-
-// inForce is what a draft follows.
-type inForce struct {
-	roots   []*rootMetadata // from the first on
-	root    *rootMetadata   // the last of them
-	targets *targetsMetadata
-	files   contents
+	after   *Repository // what it follows; an empty one at the beginning
 }
 
 // draftVersion is of the form of a draft's file.
-const draftVersion = 1
+const draftVersion = 2
 
-// draftFile is a draft as it is carried; InForce is what it follows.
+// draftFile is a draft as it is carried.
 type draftFile struct {
-	Version int               `json:"tuf_draft,omitempty"`
-	Root    json.RawMessage   `json:"root,omitempty"`
-	Roots   []json.RawMessage `json:"roots,omitempty"` // of what is in force: all
-	Targets json.RawMessage   `json:"targets"`
-	Files   contents          `json:"files"`
-	InForce *draftFile        `json:"in_force,omitempty"`
+	Version int             `json:"tuf_draft"`
+	Root    json.RawMessage `json:"root,omitempty"`
+	Targets json.RawMessage `json:"targets"`
+	Files   contents        `json:"files"`
+	InForce *inForce        `json:"in_force,omitempty"`
+}
+
+// inForce is the repository that a draft follows: its versions, and its files by path.
+type inForce struct {
+	Root    int64             `json:"root"`
+	Targets int64             `json:"targets"`
+	Files   map[string]string `json:"files"`
 }
 
 // Keys are who signs root and targets: any Threshold of Root, and of Targets.
@@ -60,13 +58,13 @@ type Keys struct {
 
 // Init is the draft of a repository's first root and targets.
 func Init(k Keys, d trustroot.Documents, now time.Time) (*Draft, error) {
-	return newDraft(inForce{}, &k, &d, now)
+	return newDraft(new(Repository), &k, &d, now)
 }
 
 // Stage is the draft of the next targets, with the documents d. What was published
 // and isn't in them is refused, unless remove is set, or it is of the gap.
 func Stage(r *Repository, d trustroot.Documents, remove bool, gap []trustroot.Gap, now time.Time) (*Draft, error) {
-	draft, err := newDraft(r.inForce, nil, &d, now)
+	draft, err := newDraft(r, nil, &d, now)
 	if err == nil && !remove {
 		err = lost(r.files, draft.files, gap, now)
 	}
@@ -83,17 +81,17 @@ func Renew(r *Repository, d trustroot.Documents, now time.Time) (*Draft, error) 
 	if err != nil {
 		return nil, err
 	}
-	return newDraft(r.inForce, &k, &d, now)
+	return newDraft(r, &k, &d, now)
 }
 
 // Rotate is the draft of the next root, with the keys k, and of targets with the
 // content in force. Enough keys of the root in force sign it, and enough of the new.
 func Rotate(r *Repository, k Keys, now time.Time) (*Draft, error) {
-	return newDraft(r.inForce, &k, nil, now)
+	return newDraft(r, &k, nil, now)
 }
 
 // newDraft follows after: with the same keys or files where there are no others.
-func newDraft(after inForce, k *Keys, documents *trustroot.Documents, now time.Time) (_ *Draft, err error) {
+func newDraft(after *Repository, k *Keys, documents *trustroot.Documents, now time.Time) (_ *Draft, err error) {
 	d := &Draft{files: after.files, after: after}
 	if documents != nil {
 		if d.files, err = newContents(*documents); err != nil {
@@ -113,12 +111,7 @@ func newDraft(after inForce, k *Keys, documents *trustroot.Documents, now time.T
 }
 
 // next are the versions of what follows.
-func (f *inForce) next() (root, targets int64) {
-	if f.root == nil {
-		return 1, 1
-	}
-	return f.root.Signed.Version + 1, f.targets.Signed.Version + 1
-}
+func (r *Repository) next() (root, targets int64) { return r.state.Root + 1, r.state.Targets + 1 }
 
 // newTargets lists the files, and lets the online key sign what is below crl/.
 func newTargets(root *rootMetadata, files contents, version int64, expires time.Time) (*targetsMetadata, error) {
@@ -195,11 +188,6 @@ func (d *Draft) check() error {
 		return errors.New("the draft has no root, or no targets")
 	}
 	nextRoot, nextTargets := d.after.next()
-	if d.after.root != nil {
-		if err := d.after.check(); err != nil {
-			return fmt.Errorf("what the draft follows: %w", err)
-		}
-	}
 	if d.root != nil && d.root.Signed.Version != nextRoot || targets.Signed.Version != nextTargets {
 		return fmt.Errorf("the draft doesn't follow what is in force: root %d and targets %d would", nextRoot, nextTargets)
 	}
@@ -250,13 +238,6 @@ func prune[T metadata.Roles](m *metadata.Metadata[T], role string, roots ...*roo
 	})
 }
 
-func (f *inForce) check() error {
-	if err := checkThreshold(f.root, metadata.TARGETS, "targets", f.targets); err != nil {
-		return err
-	}
-	return f.files.belongTo(f.targets)
-}
-
 // belongTo is nil when c are exactly the files that targets lists.
 func (c contents) belongTo(targets *targetsMetadata) error {
 	if len(targets.Signed.Targets) != len(c) {
@@ -276,14 +257,15 @@ func ParseDraft(b []byte) (*Draft, error) {
 	var f draftFile
 	in := json.NewDecoder(bytes.NewReader(b))
 	in.DisallowUnknownFields()
-	if err := in.Decode(&f); len(b) > maxBytes || err != nil || !errors.Is(in.Decode(new(any)), io.EOF) {
+	err := in.Decode(&f)
+	other := f.Version != 0 && f.Version != draftVersion // whose other members aren't known
+	if !other && (len(b) > maxBytes || err != nil || !errors.Is(in.Decode(new(any)), io.EOF)) {
 		return nil, errors.New("isn't a draft as `mayfly tuf init`, `stage` or `rotate-root` writes it")
 	}
 	if f.Version != draftVersion {
 		return nil, fmt.Errorf("is a draft of version %d; this Mayfly knows %d: another one wrote it", f.Version, draftVersion)
 	}
-	d := &Draft{files: f.Files}
-	var err error
+	d := &Draft{files: f.Files, after: new(Repository)}
 	if len(f.Root) > 0 {
 		if d.root, err = decodeRoot(f.Root); err != nil {
 			return nil, fmt.Errorf("has a root that can't be used: %w", err)
@@ -292,9 +274,10 @@ func ParseDraft(b []byte) (*Draft, error) {
 	if d.targets, err = decodeTargets(f.Targets); err != nil {
 		return nil, fmt.Errorf("has targets that can't be used: %w", err)
 	}
-	if f.InForce != nil {
-		if d.after, err = f.InForce.read(); err != nil {
-			return nil, fmt.Errorf("follows a %w", err)
+	if is := f.InForce; is != nil {
+		d.after, err = assemble(state{Root: is.Root, Targets: is.Targets}, func(path string) ([]byte, error) { return []byte(is.Files[path]), nil })
+		if err != nil {
+			return nil, fmt.Errorf("follows a root that can't be used, or whose targets can't: %w", err)
 		}
 	}
 	if err := d.check(); err != nil {
@@ -308,23 +291,6 @@ func ParseDraft(b []byte) (*Draft, error) {
 	return d, nil
 }
 
-// read is what a draft follows.
-func (f *draftFile) read() (is inForce, err error) {
-	is.files = f.Files
-	for _, root := range f.Roots {
-		if err := is.addRoot(root); err != nil {
-			return is, fmt.Errorf("root that can't be used: %w", err)
-		}
-	}
-	if is.root == nil {
-		return is, errNotMetadata
-	}
-	if is.targets, err = decodeTargets(f.Targets); err != nil {
-		return is, fmt.Errorf("repository whose targets can't be used: %w", err)
-	}
-	return is, nil
-}
-
 // Format is the draft's file.
 func (d *Draft) Format() ([]byte, error) {
 	var errs []error
@@ -333,10 +299,10 @@ func (d *Draft) Format() ([]byte, error) {
 	if d.root != nil {
 		f.Root = text(encode(d.root))
 	}
-	if d.after.root != nil {
-		f.InForce = &draftFile{Targets: text(encode(d.after.targets)), Files: d.after.files}
-		for _, root := range d.after.roots {
-			f.InForce.Roots = append(f.InForce.Roots, text(encode(root)))
+	if r := d.after; r.root != nil {
+		f.InForce = &inForce{r.state.Root, r.state.Targets, make(map[string]string)}
+		for path, b := range r.paths {
+			f.InForce.Files[path] = string(b)
 		}
 	}
 	b, err := json.MarshalIndent(f, "", " ")
@@ -368,11 +334,10 @@ func whoSigns(root *rootMetadata) (all []entry) {
 // Follows is the SHA-256 of the 1.root.json of the repository that the draft is for,
 // which nobody else can have made; zero for the draft of a beginning.
 func (d *Draft) Follows() [32]byte {
-	if len(d.after.roots) == 0 {
+	if d.after.root == nil {
 		return [32]byte{}
 	}
-	b, _ := encode(d.after.roots[0]) // it was formatted before
-	return sha256.Sum256(b)
+	return sha256.Sum256(d.after.FirstRoot())
 }
 
 // Sign adds the key's signatures to all that it may sign, and says to what.

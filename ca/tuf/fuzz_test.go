@@ -21,7 +21,7 @@ func FuzzParseDraft(f *testing.F) {
 	next, err := r.stage(noon).Format()
 	r.must(err)
 	f.Add(next)
-	f.Add([]byte(`{"tuf_draft":1,"root":{"signed":{"_type":"root","roles":{"root":null}}},"targets":null,"files":null}`))
+	f.Add([]byte(`{"tuf_draft":2,"root":{"signed":{"_type":"root","roles":{"root":null}}},"targets":null,"files":null}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, err := ParseDraft(b)
 		if err != nil {

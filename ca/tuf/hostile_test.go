@@ -149,6 +149,33 @@ func TestHostileDraft(t *testing.T) {
 	if _, err := ParseDraft(r.edited(r.stage(noon), func(_, _, _ object) {})); err != nil {
 		t.Errorf("without an edit: %v", err)
 	}
+	for text, want := range map[string]string{
+		`{"tuf_draft":1,"targets":{},"files":{},"in_force":{"roots":[{}],"targets":{},"files":{}}}`: "is a draft of version 1; this Mayfly knows 2",
+		`{"targets":{},"files":{}}`:                        "is a draft of version 0",
+		`{"tuf_draft":2,"targets":{},"files":{},"more":1}`: "isn't a draft as",
+		`{"tuf_draft":2,"targets":{},"files":{},"in_force":{"root":9000000000000,"targets":1,"files":{}}}`: "targets that can't be used",
+	} {
+		if _, err := ParseDraft([]byte(text)); err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: %v", text, err)
+		}
+	}
+	for name, edit := range map[string]func(inForce object){
+		"no root":       func(o object) { o["root"] = 0 },
+		"many roots":    func(o object) { o["root"] = int64(1) << 60 },
+		"other targets": func(o object) { o["targets"] = 2 },
+		"a file less":   func(o object) { delete(at(o, "files"), "1.targets.json") },
+		"a changed file": func(o object) {
+			for path, text := range at(o, "files") {
+				if strings.HasPrefix(path, "targets/") {
+					at(o, "files")[path] = text.(string) + "\n"
+				}
+			}
+		},
+	} {
+		if _, err := ParseDraft(r.edited(r.stage(noon), func(d, _, _ object) { edit(at(d, "in_force")) })); err == nil || !strings.HasPrefix(err.Error(), "follows a root that can't be used, or whose targets can't: ") {
+			t.Errorf("in force, %s: %v", name, err)
+		}
+	}
 	// In memory, where nothing was read: neither signed nor published.
 	d := r.signed(r.stage(noon), r.people[0])
 	d.targets.Signed.UnrecognizedFields = map[string]any{"more": "x"}
@@ -251,8 +278,9 @@ func TestForeignDraft(t *testing.T) {
 		b, err := good.Format()
 		theirs.must(err)
 		theirs.must(json.Unmarshal(b, &made))
-		roots := at(draft, "in_force")["roots"].([]any)
-		at(draft, "in_force")["roots"] = []any{at(made, "in_force")["roots"].([]any)[0], roots[0]}
+		at(draft, "in_force")["root"] = 2
+		files := at(draft, "in_force", "files")
+		files["2.root.json"], files["1.root.json"] = files["1.root.json"], at(made, "in_force", "files")["1.root.json"]
 	})
 	if _, err := ParseDraft(forged); err == nil || !strings.Contains(err.Error(), "follows a root that can't be used") {
 		t.Errorf("a made-up beginning: %v", err)
@@ -267,7 +295,9 @@ func TestForeignDraft(t *testing.T) {
 	for _, key := range ours.people[:2] {
 		ours.must(sign(t.Context(), twin.targets, key))
 	}
-	aside.targets = twin.targets
+	aside.targets, aside.paths = twin.targets, maps.Clone(aside.paths)
+	aside.paths["2.targets.json"], err = encode(twin.targets)
+	ours.must(err)
 	unseen, err := Stage(&aside, ours.documents(), false, nil, noon)
 	ours.must(err)
 	if _, err := Publish(t.Context(), ours.dir, ours.signed(unseen, ours.people[0], ours.people[1]), ours.online, noon); err == nil || !strings.Contains(err.Error(), "stage it anew") {

@@ -51,9 +51,11 @@ var ErrNothing = errors.New("nothing is published in it yet: make and publish a 
 // Repository is what was published: verified from the first root on, whatever has
 // expired since. It doesn't change.
 type Repository struct {
-	inForce
-	state state
-	paths map[string][]byte // what is served and doesn't change, by its path below Prefix
+	root    *rootMetadata // the last
+	targets *targetsMetadata
+	files   contents
+	state   state
+	paths   map[string][]byte // what is served and doesn't change, by its path below Prefix
 }
 
 // Load reads the repository in a folder. Its errors continue a sentence that begins
@@ -89,11 +91,11 @@ func assemble(s state, from func(path string) ([]byte, error)) (*Repository, err
 		if err != nil {
 			return nil, err
 		}
-		if err := r.addRoot(b); err != nil {
+		if err := r.addRoot(v, b); err != nil {
 			return nil, fmt.Errorf("%s: %w", path, err)
 		}
 	}
-	if len(r.roots) == 0 {
+	if r.root == nil {
 		return nil, fmt.Errorf("%s names no root", stateName)
 	}
 	path := versioned(r.state.Targets, metadata.TARGETS)
@@ -118,24 +120,27 @@ func assemble(s state, from func(path string) ([]byte, error)) (*Repository, err
 	if r.targets.Signed.Version != r.state.Targets {
 		return nil, fmt.Errorf("%s has version %d", path, r.targets.Signed.Version)
 	}
-	return r, r.check()
+	if err := checkThreshold(r.root, metadata.TARGETS, "targets", r.targets); err != nil {
+		return nil, err
+	}
+	return r, r.files.belongTo(r.targets)
 }
 
-// addRoot adds the root that follows the last one.
-func (f *inForce) addRoot(b []byte) error {
+// addRoot takes the root of a version, which follows the last one.
+func (r *Repository) addRoot(version int64, b []byte) error {
 	next, err := decodeRoot(b)
 	if err != nil {
 		return err
 	}
-	if next.Signed.Version != int64(len(f.roots))+1 {
+	if next.Signed.Version != version {
 		return fmt.Errorf("has version %d", next.Signed.Version)
 	}
-	if f.root != nil {
-		if err := checkThreshold(f.root, metadata.ROOT, "it, by the keys of the root before,", next); err != nil {
+	if r.root != nil {
+		if err := checkThreshold(r.root, metadata.ROOT, "it, by the keys of the root before,", next); err != nil {
 			return err
 		}
 	}
-	f.root, f.roots = next, append(f.roots, next)
+	r.root = next
 	return checkThreshold(next, metadata.ROOT, "it", next)
 }
 

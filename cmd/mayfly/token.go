@@ -15,7 +15,6 @@ import (
 
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/identity"
-	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
 )
 
@@ -189,15 +188,11 @@ func printExplanation(w io.Writer, x *identity.Explanation) {
 	}
 	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
 	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
-	encoded, err := x.Extensions.Extensions()
-	if err == nil {
-		var named []extension.Named
-		named, err = extension.Name(encoded)
-		for _, e := range named {
-			line("  %-34s %s", e.Name, e.Value)
-		}
-	}
-	if err != nil {
+	if _, err := x.Extensions.Extensions(); err != nil {
 		line("  extensions: %v", err)
+		return
+	}
+	for _, e := range x.Extensions.Named() {
+		line("  %-34s %s", e.Name, e.Value)
 	}
 }

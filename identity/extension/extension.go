@@ -80,71 +80,63 @@ type Named struct {
 	Value  string
 }
 
+// Named lists the values that aren't empty in words, in the table's order.
+func (s Set) Named() []Named {
+	out := make([]Named, 0, len(table))
+	for i := range table {
+		if v := *table[i].value(&s); v != "" {
+			out = append(out, Named{Number: table[i].arc, Name: table[i].name, Value: v})
+		}
+	}
+	return out
+}
+
 // Parse reads back what [Set.Extensions] wrote out of all extensions of a
 // certificate. Others, and numbers that the table doesn't hold, are passed
 // over. It fails on a repeated or critical extension of ours, on a value that
 // is empty or not in its encoding, and when the two issuers differ. A missing
 // extension is no error: other authorities write fewer.
-func Parse(extensions []pkix.Extension) (Set, error) {
-	s, _, err := read(extensions)
-	return s, err
-}
-
-// Name lists a certificate's own extensions in words, in the table's order, with
-// the rules and errors of [Parse].
-func Name(extensions []pkix.Extension) ([]Named, error) {
-	_, values, err := read(extensions)
-	if err != nil {
-		return nil, err
-	}
-	out := make([]Named, 0, len(table))
-	for i := range table {
-		if v := values[table[i].arc]; v != "" {
-			out = append(out, Named{Number: table[i].arc, Name: table[i].name, Value: v})
-		}
-	}
-	return out, nil
-}
-
-// read gives the values as a Set, and by the last arc.
-func read(extensions []pkix.Extension) (s Set, values [32]string, err error) {
+func Parse(extensions []pkix.Extension) (s Set, err error) {
+	var seen [32]bool // by the last arc
 	for _, e := range extensions {
-		if len(e.Id) != len(arc)+1 || !e.Id[:len(arc)].Equal(arc) {
-			continue
-		}
-		r := rowFor(e.Id[len(arc)])
+		r, v, err := one(e)
 		if r == nil {
 			continue
 		}
-		v, err := decode(r, e.Value)
 		place := r.value(&s)
 		switch {
-		case values[r.arc] != "":
-			return Set{}, values, fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
-		case e.Critical:
-			return Set{}, values, fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
+		case seen[r.arc]:
+			return Set{}, fmt.Errorf("extension %d (%s) occurs twice", r.arc, r.name)
 		case err != nil:
-			return Set{}, values, err
+			return Set{}, err
 		case *place != "" && *place != v:
-			return Set{}, values, fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
+			return Set{}, fmt.Errorf("extension %d (%s) contradicts another one with the same meaning", r.arc, r.name)
 		}
-		*place, values[r.arc] = v, v // v is never empty
+		*place, seen[r.arc] = v, true
 	}
-	return s, values, nil
+	return s, nil
 }
 
-func decode(r *row, value []byte) (string, error) {
-	text := cryptobyte.String(value)
-	if outer := text; !r.raw && (!outer.ReadASN1(&text, cryptobyteasn1.UTF8String) || !outer.Empty()) {
-		return "", fmt.Errorf("extension %d (%s) is not one DER UTF8String", r.arc, r.name)
+// one reads one extension: its row, or nil where it is none of the table's, and its
+// value, which is never empty without an error.
+func one(e pkix.Extension) (*row, string, error) {
+	r := rowFor(e.Id)
+	if r == nil {
+		return nil, "", nil
 	}
+	text := cryptobyte.String(e.Value)
+	outer := text
 	switch {
+	case e.Critical:
+		return r, "", fmt.Errorf("extension %d (%s) is critical and must not be", r.arc, r.name)
+	case !r.raw && (!outer.ReadASN1(&text, cryptobyteasn1.UTF8String) || !outer.Empty()):
+		return r, "", fmt.Errorf("extension %d (%s) is not one DER UTF8String", r.arc, r.name)
 	case len(text) == 0:
-		return "", fmt.Errorf("extension %d (%s) is empty", r.arc, r.name)
+		return r, "", fmt.Errorf("extension %d (%s) is empty", r.arc, r.name)
 	case !utf8.Valid(text):
-		return "", fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
+		return r, "", fmt.Errorf("extension %d (%s) is not valid UTF-8", r.arc, r.name)
 	}
-	return string(text), nil
+	return r, string(text), nil
 }
 
 // Map is the values of s that aren't empty, by the names of [Fields], with the

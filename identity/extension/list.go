@@ -2,7 +2,6 @@ package extension
 
 import (
 	"crypto/x509"
-	"crypto/x509/pkix"
 	"strings"
 )
 
@@ -31,14 +30,13 @@ func List(cert *x509.Certificate) ([]Listed, []Other) {
 			continue
 		}
 		x := Listed{OID: oid}
-		named, err := Name([]pkix.Extension{e})
-		switch {
+		switch r, value, err := one(e); {
 		case err != nil:
 			x.Fault = err.Error()
-		case len(named) == 0:
+		case r == nil:
 			x.Fault = "unknown"
 		default:
-			x.Name, x.Value = named[0].Name, named[0].Value
+			x.Name, x.Value = r.name, value
 		}
 		ours = append(ours, x)
 	}

@@ -62,10 +62,10 @@ func under(last int) asn1.ObjectIdentifier {
 	return append(slices.Clone(arc), last)
 }
 
-// rowFor finds the row of an arc, or nil.
-func rowFor(number int) *row {
+// rowFor finds the row of an OID, or nil.
+func rowFor(oid asn1.ObjectIdentifier) *row {
 	for i := range table {
-		if table[i].arc == number {
+		if table[i].oid.Equal(oid) {
 			return &table[i]
 		}
 	}

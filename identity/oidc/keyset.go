@@ -5,8 +5,6 @@ import (
 	"crypto/ecdsa"
 	"crypto/ed25519"
 	"crypto/rsa"
-	"crypto/sha256"
-	"crypto/sha512"
 	"errors"
 	"fmt"
 	"math/big"
@@ -15,6 +13,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
 	"github.com/mayfly-ca/mayfly/internal/fault"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // maxTries is how many keys are tried for one token, of those that its header
@@ -74,12 +73,20 @@ func (s *keySet) verify(t *Token) (known bool, err error) {
 // them it was is of use to nobody honest.
 var errSignature = errors.New("no key verifies the signature")
 
+// hashes are those of the algorithms, by the end of their names (RFC 7518 §3.1).
+var hashes = map[string]crypto.Hash{"256": crypto.SHA256, "384": crypto.SHA384, "512": crypto.SHA512}
+
 // verifySignature takes one of [Algorithms]. A key of another type than the
 // algorithm's verifies nothing.
 func verifySignature(algorithm string, key crypto.PublicKey, signed string, signature []byte) bool {
+	if algorithm == edDSA { // RFC 8037 §3.1
+		key, ok := key.(ed25519.PublicKey)
+		return ok && ed25519.Verify(key, []byte(signed), signature)
+	}
+	hash := hashes[algorithm[2:]]
+	digest := pubkey.Digest(hash, []byte(signed))
 	switch key := key.(type) {
 	case *rsa.PublicKey:
-		hash, digest := hashed(algorithm, signed)
 		switch algorithm[:2] {
 		case "RS": // RFC 7518 §3.3
 			return rsa.VerifyPKCS1v15(key, hash, digest, signature) == nil
@@ -92,26 +99,7 @@ func verifySignature(algorithm string, key crypto.PublicKey, signed string, sign
 			return false
 		}
 		r, s := new(big.Int).SetBytes(signature[:size]), new(big.Int).SetBytes(signature[size:])
-		_, digest := hashed(algorithm, signed)
 		return ecdsa.Verify(key, digest, r, s)
-	case ed25519.PublicKey:
-		return algorithm == edDSA && ed25519.Verify(key, []byte(signed), signature) // RFC 8037 §3.1
 	}
 	return false
-}
-
-// hashed is a text's digest by the hash of an algorithm (RFC 7518 §3.1); EdDSA
-// has a hash of its own.
-func hashed(algorithm, text string) (crypto.Hash, []byte) {
-	switch algorithm[2:] {
-	case "256":
-		sum := sha256.Sum256([]byte(text))
-		return crypto.SHA256, sum[:]
-	case "384":
-		sum := sha512.Sum384([]byte(text))
-		return crypto.SHA384, sum[:]
-	default:
-		sum := sha512.Sum512([]byte(text))
-		return crypto.SHA512, sum[:]
-	}
 }

@@ -13,6 +13,8 @@ import (
 	"testing"
 
 	goidc "github.com/coreos/go-oidc/v3/oidc"
+
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 )
 
 // signers makes one key for every algorithm, and how it signs.
@@ -33,8 +35,8 @@ func signers(tb testing.TB) map[string]struct {
 	}
 	out := map[string]signer{}
 	for _, bits := range []string{"256", "384", "512"} {
-		digest := func(in string) []byte { _, d := hashed("xx"+bits, in); return d }
-		hash, _ := hashed("xx"+bits, "")
+		hash := hashes[bits]
+		digest := func(in string) []byte { return pubkey.Digest(hash, []byte(in)) }
 		out["RS"+bits] = signer{key(0).Public(), func(in string) []byte { return must(rsa.SignPKCS1v15(nil, key(0), hash, digest(in))) }}
 		out["PS"+bits] = signer{key(0).Public(), func(in string) []byte {
 			return must(rsa.SignPSS(rand.Reader, key(0), hash, digest(in), &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthEqualsHash}))

@@ -4,11 +4,9 @@
 package presets
 
 import (
-	"bytes"
 	"embed"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"strings"
 
@@ -114,33 +112,16 @@ func Names() []string {
 // errUnknown is [Load]'s error for a name that no built-in preset has.
 var errUnknown = errors.New("no built-in preset has this name")
 
-// Load reads a built-in preset. The error is that the name is unknown, or wraps the fault of a file.
+// Load reads a built-in preset. The files are part of the program, and a test reads
+// them strictly. The error is that the name is unknown, or wraps the fault of a file.
 func Load(name string) (*Preset, error) {
 	b, err := files.ReadFile(name + ".yaml")
 	if err != nil {
 		return nil, errUnknown
 	}
-	p, err := Decode(bytes.NewReader(b))
-	if err != nil {
-		return nil, fmt.Errorf("preset %s: %w", name, err)
-	}
-	if p.Name != name {
-		return nil, fmt.Errorf("preset %s: its name is %q", name, p.Name)
-	}
-	return p, nil
-}
-
-// Decode reads one preset strictly: an unknown or repeated field, or a second
-// document, is an error. It doesn't look at the templates; [Preset.Compile] does.
-func Decode(r io.Reader) (*Preset, error) {
-	d := yaml.NewDecoder(r)
-	d.KnownFields(true)
 	p := new(Preset)
-	if err := d.Decode(p); err != nil {
-		return nil, fmt.Errorf("reading the preset: %w", err)
-	}
-	if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
-		return nil, errors.New("reading the preset: the file holds more than one document")
+	if err := yaml.Unmarshal(b, p); err != nil {
+		return nil, fmt.Errorf("preset %s: %w", name, err)
 	}
 	return p, nil
 }

@@ -1,13 +1,17 @@
 package presets
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"os"
 	"slices"
 	"strings"
 	"testing"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/mayfly-ca/mayfly/identity/extension"
 	"github.com/mayfly-ca/mayfly/identity/internal/claim"
@@ -68,17 +72,12 @@ func changed(t *testing.T, name string, changes map[string]any) claim.Set {
 func written(t *testing.T, san string, s extension.Set) string {
 	t.Helper()
 	s.Issuer, s.TokenSubject = "issuer", "subject"
-	exts, err := s.Extensions()
-	if err != nil {
-		t.Fatal(err)
-	}
-	named, err := extension.Name(exts)
-	if err != nil {
+	if _, err := s.Extensions(); err != nil {
 		t.Fatal(err)
 	}
 	var b strings.Builder
 	fmt.Fprintf(&b, "SAN %s\n", san)
-	for _, n := range named {
+	for _, n := range s.Named() {
 		if n.Number != 1 && n.Number != 8 && n.Number != 24 {
 			fmt.Fprintf(&b, "%d %s\n", n.Number, n.Value)
 		}
@@ -323,20 +322,26 @@ func TestTheClaimThatSaysWhereFromMustAgree(t *testing.T) {
 	}
 }
 
-func TestDecodeIsStrict(t *testing.T) {
+// TestBuiltInFilesAreStrict: every built-in file has known fields alone, each once, is
+// one document, and has the name of its file.
+func TestBuiltInFilesAreStrict(t *testing.T) {
 	t.Parallel()
-	for name, doc := range map[string]string{
-		"unknown field":      "name: x\nsan: y\nsans: z\n",
-		"repeated field":     "name: x\nname: y\n",
-		"unknown in case":    "variables: {v: [{claims: x, value: y}]}\n",
-		"second document":    "name: x\n---\nname: y\n",
-		"empty":              "",
-		"wrong type":         "extensions: [a]\n",
-		"repeated in a list": "fixed: {a: x, a: y}\n",
-		"repeated in a map":  "extensions: {a: x, a: y}\n",
-	} {
-		if p, err := Decode(strings.NewReader(doc)); err == nil {
-			t.Errorf("%s: read as %+v", name, p)
+	for _, name := range Names() {
+		b, err := files.ReadFile(name + ".yaml")
+		if err != nil {
+			t.Fatal(err)
+		}
+		d := yaml.NewDecoder(bytes.NewReader(b))
+		d.KnownFields(true)
+		var p Preset
+		if err := d.Decode(&p); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		if err := d.Decode(new(yaml.Node)); !errors.Is(err, io.EOF) {
+			t.Errorf("%s: more than one document: %v", name, err)
+		}
+		if p.Name != name {
+			t.Errorf("%s: its name is %q", name, p.Name)
 		}
 	}
 	for _, name := range []string{"", "nope", "../presets/github", "github.yaml"} {

@@ -11,9 +11,7 @@ package proof
 import (
 	"bytes"
 	"crypto"
-	"crypto/ecdsa"
 	"crypto/ed25519"
-	"crypto/rsa"
 	"crypto/x509"
 	"errors"
 	"fmt"
@@ -136,14 +134,8 @@ func tooLarge(reason fault.Reason, what string, limit int) *fault.Error {
 // The standard library's verifiers are strict: trailing or non-minimal DER, r
 // or s outside [1, n−1] and RSA signatures of another length don't verify.
 func (k publicKey) signed(message, sig []byte, hash crypto.Hash) bool {
-	switch public := k.public.(type) {
-	case *ecdsa.PublicKey:
-		return ecdsa.VerifyASN1(public, pubkey.Digest(hash, message), sig)
-	case *rsa.PublicKey:
-		return rsa.VerifyPKCS1v15(public, hash, pubkey.Digest(hash, message), sig) == nil
-	case ed25519.PublicKey:
+	if public, ok := k.public.(ed25519.PublicKey); ok {
 		return ed25519.Verify(public, message, sig)
-	default:
-		return false
 	}
+	return pubkey.Verify(k.public, hash, pubkey.Digest(hash, message), sig) == nil
 }

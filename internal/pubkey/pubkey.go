@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"encoding/asn1"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -28,6 +29,25 @@ func Digest(hash crypto.Hash, message []byte) []byte {
 	h := hash.New()
 	_, _ = h.Write(message) // a hash never fails
 	return h.Sum(nil)
+}
+
+// Verify checks a signature over a digest: opts is a hash, or *rsa.PSSOptions for
+// RSA-PSS. ECDSA signatures are in ASN.1 DER.
+func Verify(public crypto.PublicKey, opts crypto.SignerOpts, digest, sig []byte) error {
+	switch k := public.(type) {
+	case *ecdsa.PublicKey:
+		if !ecdsa.VerifyASN1(k, digest, sig) {
+			return errors.New("the ECDSA signature doesn't verify under the key's own public key")
+		}
+		return nil
+	case *rsa.PublicKey:
+		if pss, ok := opts.(*rsa.PSSOptions); ok {
+			return rsa.VerifyPSS(k, opts.HashFunc(), digest, sig, pss)
+		}
+		return rsa.VerifyPKCS1v15(k, opts.HashFunc(), digest, sig)
+	default:
+		return fmt.Errorf("can't verify with a key of type %T", public)
+	}
 }
 
 // Curve is a curve whose keys are accepted.

@@ -20,6 +20,7 @@ import (
 
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
+	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -245,10 +246,10 @@ func TestVerifyRefuses(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := kms.Verify(&ec.PublicKey, crypto.SHA256, digest, []byte("no")); err == nil {
+	if err := pubkey.Verify(&ec.PublicKey, crypto.SHA256, digest, []byte("no")); err == nil {
 		t.Error("a signature that is none verified")
 	}
-	if err := kms.Verify("key", crypto.SHA256, digest, nil); err == nil {
+	if err := pubkey.Verify("key", crypto.SHA256, digest, nil); err == nil {
 		t.Error("a key that is none verified")
 	}
 }

@@ -230,7 +230,7 @@ func (k *key) Sign(ctx context.Context, digest []byte, opts crypto.SignerOpts) (
 	if err != nil {
 		return nil, fmt.Errorf("key %s: %w", k.uri, err)
 	}
-	if err := kms.Verify(k.public, opts, digest, sig); err != nil {
+	if err := pubkey.Verify(k.public, opts, digest, sig); err != nil {
 		return nil, fmt.Errorf("key %s: the token gave a signature that doesn't verify: is it still the same key? %w", k.uri, err)
 	}
 	return sig, nil
