@@ -48,7 +48,7 @@ FILE is YAML. Of expect, allow is required; the rest is compared where it is wri
 		if err != nil {
 			return err
 		}
-		verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: canned{}})
+		verifier, err := identity.NewVerifier(c.Issuers, identity.Options{Now: time.Now, Deny: c.Deny, Transport: nobody{}})
 		if err != nil {
 			return startFailure(err, "")
 		}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -48,12 +47,14 @@ when not.`,
 		token := strings.TrimSpace(string(data))
 		o := identity.Options{Now: func() time.Time { return cmp.Or(at, time.Now()) }, Deny: c.Deny}
 		if *jwks != "" {
-			o.Transport, err = keysFrom(*jwks, token, c.Issuers)
+			if o.JWKS, err = readInput(nil, *jwks); err != nil {
+				return err
+			}
+			if !json.Valid(o.JWKS) {
+				return fmt.Errorf("%s: isn't a JSON Web Key Set", *jwks)
+			}
 		} else if *offline {
-			o.Transport = canned{}
-		}
-		if err != nil {
-			return err
+			o.Transport = nobody{}
 		}
 		verifier, err := identity.NewVerifier(c.Issuers, o)
 		if err != nil {
@@ -68,60 +69,12 @@ when not.`,
 	})
 }
 
-// keysFrom has the keys of the token's issuer come from a file.
-func keysFrom(file, token string, issuers []identity.IssuerConfig) (http.RoundTripper, error) {
-	keys, err := readInput(nil, file)
-	if err != nil {
-		return nil, err
-	}
-	if !json.Valid(keys) {
-		return nil, fmt.Errorf("%s: isn't a JSON Web Key Set", file)
-	}
-	for i := range issuers {
-		if entry := &issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
-			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
-		}
-	}
-	return canned{issuer: claimedIssuer(token), keys: keys}, nil
-}
-
-// claimedIssuer is what the token says its issuer is, or "": only for
-// answering the verifier, which checks it.
-func claimedIssuer(token string) string {
-	var claims struct {
-		Issuer string `json:"iss"`
-	}
-	if parts := strings.Split(token, "."); len(parts) == 3 {
-		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || json.Unmarshal(payload, &claims) != nil {
-			return ""
-		}
-	}
-	return claims.Issuer
-}
-
-// canned is a network of one issuer, whose keys are at hand, or of none.
-type canned struct {
-	issuer string
-	keys   []byte
-}
+// nobody is a network that nothing is sent to.
+type nobody struct{}
 
 // RoundTrip implements http.RoundTripper.
-func (n canned) RoundTrip(r *http.Request) (*http.Response, error) {
-	if n.issuer == "" {
-		return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
-	}
-	body := string(n.keys)
-	if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
-		document, err := json.Marshal(map[string]string{"issuer": n.issuer, "jwks_uri": strings.TrimSuffix(n.issuer, "/") + "/keys"})
-		if err != nil {
-			return nil, err
-		}
-		body = string(document)
-	}
-	return &http.Response{
-		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
-		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-	}, nil
+func (nobody) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
 }
 
 // explanation is an identity.Explanation in JSON.
