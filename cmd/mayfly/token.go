@@ -61,11 +61,11 @@ when not.`,
 			return startFailure(err, "")
 		}
 		x := verifier.Explain(cmd.Context(), token)
-		err = show(streams.Out, *asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
-		if err != nil || x.Refusal == nil {
+		err = show(streams.Out, *asJSON, x, func(w io.Writer) { printExplanation(w, x) })
+		if err != nil || x.Issued {
 			return err
 		}
-		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
+		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Reason, x.Message)}
 	})
 }
 
@@ -75,40 +75,6 @@ type nobody struct{}
 // RoundTrip implements http.RoundTripper.
 func (nobody) RoundTrip(*http.Request) (*http.Response, error) {
 	return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
-}
-
-// explanation is an identity.Explanation in JSON.
-type explanation struct {
-	Issued      bool               `json:"would_be_issued"`
-	Reason      string             `json:"reason,omitempty"`
-	Message     string             `json:"message,omitempty"`
-	Rule        string             `json:"rule,omitempty"`
-	Entry       string             `json:"entry,omitempty"`
-	Steps       []identity.Finding `json:"steps"`
-	SAN         string             `json:"san,omitempty"`
-	SANType     string             `json:"san_type,omitempty"`
-	Extensions  map[string]string  `json:"extensions,omitempty"`
-	Profile     string             `json:"profile,omitempty"`
-	Lifetime    string             `json:"lifetime,omitempty"`
-	MaxLifetime string             `json:"max_lifetime,omitempty"`
-}
-
-func explained(x *identity.Explanation) explanation {
-	e := explanation{
-		Issued: x.Refusal == nil, Rule: x.Rule, Entry: x.Entry, Steps: x.Findings, SAN: x.SAN.Value, SANType: x.SAN.Kind.String(), Profile: x.Profile,
-	}
-	if x.Refusal != nil {
-		e.Reason, e.Message = string(x.Refusal.Reason), x.Refusal.Public
-		return e
-	}
-	e.Extensions = x.Extensions.Map()
-	if x.Lifetime > 0 {
-		e.Lifetime = x.Lifetime.String()
-	}
-	if x.MaxLifetime > 0 {
-		e.MaxLifetime = x.MaxLifetime.String()
-	}
-	return e
 }
 
 func printExplanation(w io.Writer, x *identity.Explanation) {
@@ -133,16 +99,16 @@ func printExplanation(w io.Writer, x *identity.Explanation) {
 		}
 	}
 	line("")
-	if x.Refusal != nil {
-		line("No certificate would be issued: %s", x.Refusal.Reason)
+	if !x.Issued {
+		line("No certificate would be issued: %s", x.Reason)
 		if x.Rule != "" {
 			line("The rule %s decided.", x.Rule)
 		}
 		return
 	}
 	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
-	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
-	encoded, err := x.Extensions.Extensions()
+	line("  %-34s %s", "name ("+x.SANType+")", x.SAN)
+	encoded, err := x.Set.Extensions()
 	if err == nil {
 		var named []extension.Named
 		named, err = extension.Name(encoded)
