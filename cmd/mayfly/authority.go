@@ -216,10 +216,7 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 			l.read(a)
 			all = append(all, l)
 		}
-		if *asJSON {
-			return writeJSON(streams.Out, map[string]any{"authorities": all})
-		}
-		return printAuthorities(streams.Out, all)
+		return show(streams.Out, *asJSON, map[string]any{"authorities": all}, func(w io.Writer) { printAuthorities(w, all) })
 	})
 }
 
@@ -259,7 +256,7 @@ func (l *listedAuthority) read(a authority.NamedConfig) {
 	}
 }
 
-func printAuthorities(w io.Writer, all []listedAuthority) error {
+func printAuthorities(w io.Writer, all []listedAuthority) {
 	t := newTable(w, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 	for _, l := range all {
 		window, end := "-", l.NotAfter.Format(time.DateOnly)
@@ -270,7 +267,7 @@ func printAuthorities(w io.Writer, all []listedAuthority) error {
 		}
 		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.State, l.Forced))
 	}
-	return t.Flush()
+	_ = t.Flush() // which show buffers
 }
 
 // exportStates is what to do where a configuration has states itself.

@@ -173,9 +173,8 @@ const arc = "1.3.6.1.4.1.57264.1."
 
 // Print writes the description for a person who reads it at the time now.
 // Everything from the certificate is escaped for the terminal.
-func (d Description) Print(w io.Writer, now time.Time) error {
-	var b strings.Builder
-	field := func(label, value string) { fmt.Fprintf(&b, "%-13s %s\n", label, value) }
+func (d Description) Print(w io.Writer, now time.Time) {
+	field := func(label, value string) { fmt.Fprintf(w, "%-13s %s\n", label, value) }
 
 	for _, n := range d.Identity {
 		field("identity", fmt.Sprintf("%s (%s)", terminal.Escape(n.Value), n.Type))
@@ -199,75 +198,73 @@ func (d Description) Print(w io.Writer, now time.Time) error {
 	field("signed by", terminal.Line(d.Issuer)+" ("+d.Signature+")")
 	field("fingerprint", "SHA-256 "+d.SHA256)
 	field("", "SHA-1   "+d.SHA1)
-	d.printExtensions(&b)
-	d.printSCTs(&b)
-	d.printChain(&b)
-	_, err := io.WriteString(w, b.String())
-	return err
+	d.printExtensions(w)
+	d.printSCTs(w)
+	d.printChain(w)
 }
 
-func (d Description) printExtensions(b *strings.Builder) {
+func (d Description) printExtensions(w io.Writer) {
 	if len(d.Extensions) > 0 {
-		b.WriteString("\nidentity extensions (" + arc + "N)\n")
+		fmt.Fprint(w, "\nidentity extensions ("+arc+"N)\n")
 	}
 	for _, e := range d.Extensions {
 		value := terminal.Escape(e.Value)
 		if e.Fault != "" {
 			value = "[" + terminal.Escape(e.Fault) + "]"
 		}
-		fmt.Fprintf(b, "  %3s  %-39s %s\n", strings.TrimPrefix(e.OID, arc), e.Name, value)
+		fmt.Fprintf(w, "  %3s  %-39s %s\n", strings.TrimPrefix(e.OID, arc), e.Name, value)
 	}
 	if len(d.Others) > 0 {
-		b.WriteString("\nother extensions\n")
+		fmt.Fprint(w, "\nother extensions\n")
 	}
 	for _, o := range d.Others {
 		critical := ""
 		if o.Critical {
 			critical = " (critical)"
 		}
-		fmt.Fprintf(b, "  %-24s %s%s\n", o.OID, o.Name, critical)
+		fmt.Fprintf(w, "  %-24s %s%s\n", o.OID, o.Name, critical)
 	}
 }
 
-func (d Description) printSCTs(b *strings.Builder) {
-	b.WriteString("\nsigned certificate timestamps\n")
+func (d Description) printSCTs(w io.Writer) {
+	fmt.Fprint(w, "\nsigned certificate timestamps\n")
 	for _, s := range d.SCTs {
 		at := "a time out of range"
 		if s.Time != nil {
 			at = s.Time.Format("2006-01-02 15:04:05.000 UTC")
 		}
-		fmt.Fprintf(b, "  %s\n    log id      %s\n", s.result(), s.LogID)
+		fmt.Fprintf(w, "  %s\n    log id      %s\n", s.result(), s.LogID)
 		if s.LogURL != "" {
-			fmt.Fprintf(b, "    log         %s\n", terminal.Escape(s.LogURL))
+			fmt.Fprintf(w, "    log         %s\n", terminal.Escape(s.LogURL))
 		}
-		fmt.Fprintf(b, "    time        %s\n", at)
+		fmt.Fprintf(w, "    time        %s\n", at)
 		if s.LeafIndex != nil {
-			fmt.Fprintf(b, "    leaf index  %d\n", *s.LeafIndex)
+			fmt.Fprintf(w, "    leaf index  %d\n", *s.LeafIndex)
 		}
 	}
 	switch {
 	case d.SCTFault != "":
-		fmt.Fprintf(b, "  [%s]\n", terminal.Line(d.SCTFault))
+		fmt.Fprintf(w, "  [%s]\n", terminal.Line(d.SCTFault))
 	case len(d.SCTs) == 0:
-		b.WriteString("  none\n")
+		fmt.Fprint(w, "  none\n")
 	}
 }
 
-func (d Description) printChain(b *strings.Builder) {
-	b.WriteString("\nchain\n")
+func (d Description) printChain(w io.Writer) {
+	fmt.Fprint(w, "\nchain\n")
 	if d.Verified {
-		b.WriteString("  verified for code signing, at the start of the certificate's validity\n")
+		fmt.Fprint(w, "  verified for code signing, at the start of the certificate's validity\n")
 	} else {
 		for i, line := range strings.Split(d.Why, "\n") {
 			if i == 0 {
 				line = "not verified: " + line
 			}
-			fmt.Fprintf(b, "  %s\n", terminal.Line(line))
+			fmt.Fprintf(w, "  %s\n", terminal.Line(line))
 		}
 	}
 	for i, l := range d.Chain {
 		subject := cmp.Or(l.Subject, "(no subject)")
-		fmt.Fprintf(b, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Line(subject), stamp(l.NotAfter), l.SHA256)
+		fmt.Fprintf(w, "  %d  %s\n     until %s, SHA-256 %s\n", i+1, terminal.Line(subject), stamp(l.NotAfter), l.SHA256)
 	}
 }
 

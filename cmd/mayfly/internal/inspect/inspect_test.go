@@ -86,9 +86,7 @@ func fixed(t testing.TB, change func(*x509.Certificate)) *x509.Certificate {
 func show(t testing.TB, d Description, now time.Time) string {
 	t.Helper()
 	var b strings.Builder
-	if err := d.Print(&b, now); err != nil {
-		t.Fatal(err)
-	}
+	d.Print(&b, now)
 	return b.String()
 }
 
