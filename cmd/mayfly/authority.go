@@ -125,8 +125,8 @@ state file; without them ca.authorities has to name it. No client hears of it ye
 	})
 }
 
-// newAuthority is the entry for the state file. A flag's path begins at the working
-// folder, the state file's at its own.
+// newAuthority is the entry for the state file, which writes a flag's paths, that begin
+// at the working folder, as they begin at its own.
 func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, error) {
 	var f setting.Faults
 	if authority.CheckName("NAME", name, &f); f.Len() > 0 {
@@ -135,19 +135,9 @@ func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, 
 	if chain == "" || key == "" {
 		return authority.NamedConfig{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
-	path, isFile := strings.CutPrefix(key, "file:")
 	c := authority.Config{Chain: setting.Path(chain), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
 		c.Mode = authority.ModeSealed
-	}
-	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
-		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
-		if err := absolute(p); err != nil {
-			return authority.NamedConfig{}, err
-		}
-	}
-	if isFile {
-		c.Key = setting.KeyRef("file:" + path)
 	}
 	return authority.NamedConfig{Name: name, Config: c}, nil
 }
