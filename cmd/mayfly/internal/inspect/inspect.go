@@ -11,9 +11,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math"
 	"strings"
 	"time"
+
+	"github.com/dustin/go-humanize"
 
 	"github.com/mayfly-ca/mayfly/ca/chain"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
@@ -289,41 +290,20 @@ func (s SCT) String() string {
 func Validity(notBefore, notAfter, now time.Time) string {
 	// RFC 5280 §4.1.2.5: the second that notAfter names is part of the validity.
 	end := notAfter.Add(time.Second)
-	text := fmt.Sprintf("%s to %s (%s)", stamp(notBefore), stamp(notAfter), words(end.Sub(notBefore)))
+	span := "a negative time"
+	if !notAfter.Before(notBefore) {
+		span = humanize.RelTime(notBefore, end, "", "")
+	}
+	text := fmt.Sprintf("%s to %s (%s)", stamp(notBefore), stamp(notAfter), span)
+	away := func(t time.Time) string { return humanize.RelTime(t, now, "ago", "from now") }
 	switch {
 	case now.Before(notBefore):
-		return text + ", starts in " + words(notBefore.Sub(now))
+		return text + ", starts " + away(notBefore)
 	case now.Before(end):
-		return text + ", ends in " + words(end.Sub(now))
+		return text + ", ends " + away(end)
 	default:
-		return text + ", ended " + words(now.Sub(end)) + " ago"
+		return text + ", ended " + away(end)
 	}
 }
 
 func stamp(t time.Time) string { return t.UTC().Format("2006-01-02 15:04:05 UTC") }
-
-var units = []struct {
-	span time.Duration
-	name string
-}{{time.Second, "second"}, {time.Minute, "minute"}, {time.Hour, "hour"}, {24 * time.Hour, "day"}, {365 * 24 * time.Hour, "year"}}
-
-// words is a span in its largest unit, rounded down; from 2 units on, so that
-// little is lost: 90 seconds stay seconds.
-func words(d time.Duration) string {
-	switch {
-	case d < 0:
-		return "a negative time"
-	case d == math.MaxInt64: // what time.Sub answers beyond 292 years
-		return "centuries"
-	}
-	unit := units[0]
-	for _, larger := range units {
-		if d >= 2*larger.span {
-			unit = larger
-		}
-	}
-	if d/unit.span == 1 {
-		return "1 " + unit.name
-	}
-	return fmt.Sprintf("%d %ss", d/unit.span, unit.name)
-}
