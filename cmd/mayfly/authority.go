@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -416,13 +415,4 @@ func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) 
 		}
 		return r.Listed(sha256.Sum256(chain[0].Raw))
 	}, nil
-}
-
-// absolute is for a path, where there is one, that a flag names and a file of another folder
-// is to hold: a flag's begins at the working folder, such a file's at its own.
-func absolute(path *string) (err error) {
-	if *path != "" {
-		*path, err = filepath.Abs(*path)
-	}
-	return err
 }
