@@ -74,7 +74,7 @@ func TestAliasesStandForTheirIssuer(t *testing.T) {
 		if err != nil || p.Issuer() != c.URL || p.Extensions().Issuer != c.URL {
 			t.Errorf("%s: %q, %v", iss, p.Issuer(), err)
 		}
-		if x := v.Explain(t.Context(), token(t, map[string]any{"iss": iss})); x.Refusal != nil || x.Issuer != c.URL {
+		if x := v.Explain(t.Context(), token(t, map[string]any{"iss": iss})); x.Refusal != nil || x.Set.Issuer != c.URL {
 			t.Errorf("%s, explained: %+v", iss, x)
 		}
 	}

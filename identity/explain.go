@@ -47,23 +47,28 @@ type ClaimRead struct {
 	Value string `json:"value,omitempty"`
 }
 
-// Explanation is how an authentication went. It is no [Principal]: nothing is
-// issued for it.
+// Explanation is how an authentication went, with the JSON form that docs/json.md
+// promises. It is no [Principal]: nothing is issued for it.
 type Explanation struct {
-	Findings []Finding
-	// Refusal is why nothing would be issued; nil when a certificate would be.
-	Refusal *fault.Error
+	Issued bool `json:"would_be_issued"`
+	// Refusal is why not; nil when a certificate would be issued.
+	Refusal *fault.Error `json:"-"`
+	Reason  string       `json:"reason,omitempty"`  // the refusal's
+	Message string       `json:"message,omitempty"` // what it says to clients
 	// Rule is the policy line that decided: allow, or the name of a deny rule;
 	// "" when it didn't come to that.
-	Rule string
+	Rule string `json:"rule,omitempty"`
 	// Entry is the configured url or pattern that the token is for, or "".
-	Entry string
-	// The rest is what the certificate would say, as far as it was decided.
-	Issuer, Subject, Audience string
-	SAN                       SAN
-	Extensions                extension.Set
-	Profile                   string
-	Lifetime, MaxLifetime     time.Duration // zero as in Principal
+	Entry    string    `json:"entry,omitempty"`
+	Findings []Finding `json:"steps"`
+	// The rest is what the certificate would say; nothing where there would be none.
+	SAN         string            `json:"san,omitempty"`
+	SANType     string            `json:"san_type,omitempty"`
+	Set         extension.Set     `json:"-"`
+	Extensions  map[string]string `json:"extensions,omitempty"` // the set's that aren't empty
+	Profile     string            `json:"profile,omitempty"`
+	Lifetime    string            `json:"lifetime,omitempty"` // "" where Principal has zero
+	MaxLifetime string            `json:"max_lifetime,omitempty"`
 }
 
 // Explain authenticates token as [Verifier.Authenticate] does, by the same
@@ -241,16 +246,22 @@ func (a *attempt) chose() {
 }
 
 func (a *attempt) explanation(err error) *Explanation {
-	p := &a.principal
-	if err != nil {
-		p = new(Principal)
-	}
-	x := &Explanation{
-		Findings: a.findings, Refusal: fault.From(err), Rule: a.rule, Issuer: p.issuer, Subject: p.subject, Audience: p.audience,
-		SAN: p.san, Extensions: p.extensions, Profile: p.choice.Profile, Lifetime: p.choice.Lifetime, MaxLifetime: p.choice.Most,
-	}
+	x := &Explanation{Issued: err == nil, Refusal: fault.From(err), Rule: a.rule, Findings: a.findings}
 	if a.issuer != nil {
 		x.Entry = a.issuer.name()
+	}
+	if err != nil {
+		x.Reason, x.Message = string(x.Refusal.Reason), x.Refusal.Public
+		return x
+	}
+	p := &a.principal
+	x.SAN, x.SANType, x.Set, x.Extensions = p.san.Value, p.san.Kind.String(), p.extensions, p.extensions.Map()
+	x.Profile = p.choice.Profile
+	if p.choice.Lifetime > 0 {
+		x.Lifetime = p.choice.Lifetime.String()
+	}
+	if p.choice.Most > 0 {
+		x.MaxLifetime = p.choice.Most.String()
 	}
 	return x
 }

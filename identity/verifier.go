@@ -57,6 +57,9 @@ type Options struct {
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
+	// JWKS is the keys of every issuer, a JSON Web Key Set, in place of what the
+	// configuration names, so that nothing is fetched; nil isn't.
+	JWKS []byte
 	// Replay remembers the tokens of issuers with one_time; nil means the memory
 	// of the process, for at most 200,000 tokens at a time, of which one issuer has
 	// the half at most.
@@ -180,7 +183,7 @@ func WithClient(ctx context.Context, from netip.Prefix) context.Context {
 
 // keysOptions has the fetches of an issuer's keys counted by its type, and logged.
 func (v *Verifier) keysOptions(t Type) oidc.Options {
-	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, Places: v.places, Fetched: func(f oidc.Fetched) {
+	return oidc.Options{Now: v.options.Now, Transport: v.options.Transport, JWKS: v.options.JWKS, Places: v.places, Fetched: func(f oidc.Fetched) {
 		v.metrics.fetched(t, f.Err)
 		issuer := slog.String("issuer", f.Issuer)
 		if f.Err != nil {

@@ -22,7 +22,6 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/cacert"
 	"github.com/mayfly-ca/mayfly/ca/kms"
 	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
-	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Circumstances are when, where and before whom a ceremony is held.
@@ -112,43 +111,26 @@ type Files struct {
 
 // CreateFiles makes a private CA with keys in files: a P-384 root and a P-256 timestamp
 // authority of ten years and an issuing intermediate of five, each beside the record
-// of its ceremony. The folder appears whole or not at all; when it exists, the error
-// wraps os.ErrExist and nothing is touched. Beside an error, RootKey is set where that
-// file was made outside the folder, and is the caller's to remove.
+// of its ceremony. When the folder exists, the error wraps os.ErrExist and nothing is
+// touched. What any other error leaves is the caller's to remove: the folder, and where
+// RootKey is set that file outside it. So is making the folder's name durable.
 func CreateFiles(o CreateOptions) (made Files, err error) {
 	if o.Organization == "" {
 		return Files{}, errors.New("ca: a new authority needs the name of its organization")
 	}
 	o.Algorithm = cmp.Or(o.Algorithm, kms.ECDSAP256)
-	dir := filepath.Clean(o.Dir)
-	if _, err := os.Lstat(dir); err == nil {
-		return Files{}, fmt.Errorf("ca: %s: %w: a CA is never overwritten; choose another folder, or move this one away", dir, os.ErrExist)
-	}
-	temporary, err := os.MkdirTemp(filepath.Dir(dir), "."+filepath.Base(dir)+".new-") // mode 0700
-	if err != nil {
+	if err := os.Mkdir(o.Dir, 0o700); err != nil {
 		return Files{}, fmt.Errorf("ca: %w", err)
 	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, os.RemoveAll(temporary))
-		}
-	}()
-	to := files(temporary, o.RootKey)
+	to := files(o.Dir, o.RootKey)
 	rootKey, err := keystore.GenerateFile(to.RootKey, kms.ECDSAP384, o.Passphrase)
 	if err != nil {
 		return Files{}, fmt.Errorf("ca: the root: %w", err)
 	}
-	made.RootKey = o.RootKey
 	if err := create(to, rootKey, o); err != nil {
-		return made, err
+		return Files{RootKey: o.RootKey}, err
 	}
-	if err := os.Rename(temporary, dir); err != nil {
-		return made, fmt.Errorf("ca: %w", err)
-	}
-	if err := durable.SyncFolder(filepath.Dir(dir)); err != nil {
-		return made, fmt.Errorf("ca: %w", err)
-	}
-	return files(dir, o.RootKey), nil
+	return to, nil
 }
 
 func files(dir, rootKey string) Files {

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"path/filepath"
 	"slices"
 	"strings"
 	"time"
@@ -125,8 +124,8 @@ state file; without them ca.authorities has to name it. No client hears of it ye
 	})
 }
 
-// newAuthority is the entry for the state file. A flag's path begins at the working
-// folder, the state file's at its own.
+// newAuthority is the entry for the state file, which writes a flag's paths, that begin
+// at the working folder, as they begin at its own.
 func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, error) {
 	var f setting.Faults
 	if authority.CheckName("NAME", name, &f); f.Len() > 0 {
@@ -135,19 +134,9 @@ func newAuthority(name, chain, key string, a kmsAccess) (authority.NamedConfig, 
 	if chain == "" || key == "" {
 		return authority.NamedConfig{}, usage("give both, or neither where ca.authorities names them", "--chain and --key belong together")
 	}
-	path, isFile := strings.CutPrefix(key, "file:")
 	c := authority.Config{Chain: setting.Path(chain), Key: setting.KeyRef(key), Passphrase: a.passphrase, Access: a.access, SealedKey: setting.Path(a.sealedKey)}
 	if c.SealedKey != "" {
 		c.Mode = authority.ModeSealed
-	}
-	for _, p := range []*string{(*string)(&c.Chain), &path, (*string)(&c.SealedKey), (*string)(&c.Passphrase.File),
-		(*string)(&c.CAFile), (*string)(&c.Vault.TokenFile)} {
-		if err := absolute(p); err != nil {
-			return authority.NamedConfig{}, err
-		}
-	}
-	if isFile {
-		c.Key = setting.KeyRef("file:" + path)
 	}
 	return authority.NamedConfig{Name: name, Config: c}, nil
 }
@@ -216,10 +205,7 @@ func newAuthorityListCommand(streams streams) *cobra.Command {
 			l.read(a)
 			all = append(all, l)
 		}
-		if *asJSON {
-			return writeJSON(streams.Out, map[string]any{"authorities": all})
-		}
-		return printAuthorities(streams.Out, all)
+		return show(streams.Out, *asJSON, map[string]any{"authorities": all}, func(w io.Writer) { printAuthorities(w, all) })
 	})
 }
 
@@ -259,7 +245,7 @@ func (l *listedAuthority) read(a authority.NamedConfig) {
 	}
 }
 
-func printAuthorities(w io.Writer, all []listedAuthority) error {
+func printAuthorities(w io.Writer, all []listedAuthority) {
 	t := newTable(w, "NAME", "STATE", "SINCE", "WINDOW", "VALID TO", "KEY", "NEXT")
 	for _, l := range all {
 		window, end := "-", l.NotAfter.Format(time.DateOnly)
@@ -270,7 +256,7 @@ func printAuthorities(w io.Writer, all []listedAuthority) error {
 		}
 		t.row(l.Name, cmp.Or(string(l.State), "-"), moment(l.Since), window, end, l.Key, inWords(l.Next, l.State, l.Forced))
 	}
-	return t.Flush()
+	_ = t.Flush() // which show buffers
 }
 
 // exportStates is what to do where a configuration has states itself.
@@ -429,13 +415,4 @@ func signedSince(c *config.Config) (func(name string) (time.Time, bool), error) 
 		}
 		return r.Listed(sha256.Sum256(chain[0].Raw))
 	}, nil
-}
-
-// absolute is for a path, where there is one, that a flag names and a file of another folder
-// is to hold: a flag's begins at the working folder, such a file's at its own.
-func absolute(path *string) (err error) {
-	if *path != "" {
-		*path, err = filepath.Abs(*path)
-	}
-	return err
 }

@@ -120,12 +120,12 @@ type caProfile struct {
 	out                            string
 }
 
-// flags adds the flags of a certificate; a prefix tells two of them apart.
-func (p *caProfile) flags(cmd *cobra.Command, prefix, pathLength string, days time.Duration) {
+// flags adds the flags of a certificate.
+func (p *caProfile) flags(cmd *cobra.Command, pathLength string, days time.Duration) {
 	f := cmd.Flags()
-	f.StringVar(&p.name, prefix+"name", "", "common name of the certificate; the organization and its kind if empty")
-	f.IntVar(&p.days, prefix+"days", 0, fmt.Sprintf("days that it is valid, never beyond its issuer; %d if not stated, or to the issuer's end", days/cacert.Day))
-	f.StringVar(&p.pathLength, prefix+"path-length", pathLength, "how many CA certificates may come below it")
+	f.StringVar(&p.name, "name", "", "common name of the certificate; the organization and its kind if empty")
+	f.IntVar(&p.days, "days", 0, fmt.Sprintf("days that it is valid, never beyond its issuer; %d if not stated, or to the issuer's end", days/cacert.Day))
+	f.StringVar(&p.pathLength, "path-length", pathLength, "how many CA certificates may come below it")
 }
 
 // The values of --purpose.
@@ -191,10 +191,10 @@ func (k *caKey) makes() string {
 	return ""
 }
 
-// free is nil when all outputs of a command could be written, each to a file of
-// its own that isn't to be a key's.
+// free is nil when all outputs of a command could be written, none to a file that
+// is to be a key's.
 func free(paths []string, keys ...*caKey) error {
-	for i, path := range paths {
+	for _, path := range paths {
 		if path == "" {
 			return usage("name the file to write with --out", "no output is named")
 		}
@@ -202,9 +202,6 @@ func free(paths []string, keys ...*caKey) error {
 			if made := k.makes(); made != "" && filepath.Clean(made) == filepath.Clean(path) {
 				return usage("name a file for each", "%s would hold a key and a certificate", path)
 			}
-		}
-		if slices.ContainsFunc(paths[:i], func(p string) bool { return filepath.Clean(p) == filepath.Clean(path) }) {
-			return usage("name a file for each", "%s would be written twice", path)
 		}
 		if err := ceremony.Free(path); err != nil {
 			return err

@@ -23,64 +23,34 @@ import (
 )
 
 func newCAInitCommand(streams streams) *cobra.Command {
-	var key, intermediateKey caKey
-	var root, intermediate caProfile
+	var key caKey
+	var root caProfile
 	var witnesses []string
 	cmd := &cobra.Command{
-		Use: "init", Short: "Make a root certificate, and an intermediate below it if asked",
+		Use: "init", Short: "Make a root certificate",
 		Long: `Signs a root certificate with the key that --key names, in a file, a KMS or an
-HSM. With --intermediate-key it also signs an issuing certificate for that key,
-and writes the chain that ca.authority.chain of a configuration names. Where the
-root is offline, leave that out, and carry a request to it: mayfly ca csr,
-mayfly ca sign-csr.
+HSM. The intermediate below it is made by mayfly ca intermediate or, where the root
+is offline, from a request that is carried to it: mayfly ca csr, mayfly ca sign-csr.
 
-Each certificate is written beside the record of the ceremony, FILE.record.txt.
-Nothing is overwritten, and no key is used before all outputs are known to be free.`,
+The certificate is written beside the record of the ceremony, FILE.record.txt.
+Nothing is overwritten, and no key is used before both are known to be free.`,
 		Example: `  mayfly ca init --organization "Example, Inc." --key file:root.key.pem --generate ECDSA-P384 \
     --passphrase-file passphrase --out root.pem --witness "A. Turing" --witness "G. Hopper"`,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			to, below := ceremony.Beside(root.out), ceremony.Beside(intermediate.out)
-			outputs := []string{to.Certificate, to.Record}
-			if intermediate.out != "" {
-				outputs = append(outputs, below.Certificate, below.Record)
-			}
-			if err := free(outputs, &key, &intermediateKey); err != nil {
+			to := ceremony.Beside(root.out)
+			if err := free([]string{to.Certificate, to.Record}, &key); err != nil {
 				return err
 			}
-			first, err := root.profile()
-			second, wrong := intermediate.profile()
-			if err := errors.Join(err, wrong); err != nil {
-				return err
-			}
-			ceremonyOfRoot, err := newCeremony(nil, first, witnesses)
+			p, err := root.profile()
 			if err != nil {
 				return err
 			}
-			if intermediate.out != "" {
-				if err := foresee(first, second); err != nil {
-					return err
-				}
+			begun, err := newCeremony(nil, p, witnesses)
+			if err != nil {
+				return err
 			}
 			return key.use(cmd.Context(), streams.Out, func(k cacert.Key, _ kms.Signer) error {
-				if intermediate.out == "" {
-					_, err := hold(ceremonyOfRoot, k, k, to, streams)
-					return err
-				}
-				return intermediateKey.use(cmd.Context(), streams.Out, func(issuing cacert.Key, _ kms.Signer) error {
-					made, err := hold(ceremonyOfRoot, k, k, to, streams)
-					if err != nil {
-						return err
-					}
-					next, err := newCeremony(made.Chain, second, witnesses)
-					if err == nil {
-						_, err = hold(next, issuing, k, below, streams)
-					}
-					if err != nil {
-						return fail("make the intermediate below the root that is there: mayfly ca intermediate --issuer "+to.Certificate,
-							"the root is made and written to %s; the intermediate isn't: %w", to.Certificate, err)
-					}
-					return nil
-				})
+				return hold(begun, k, k, to, streams)
 			})
 		},
 	}
@@ -88,49 +58,32 @@ Nothing is overwritten, and no key is used before all outputs are known to be fr
 	f.StringVar(&root.organization, "organization", "", "the organization of every certificate of this CA (required)")
 	f.StringVar(&root.out, "out", "", "file for the root certificate, in PEM (required)")
 	key.flags(cmd, "", "the root's key", true)
-	root.flags(cmd, "", "none", cacert.RootLifetime)
-	f.StringVar(&intermediate.out, "intermediate-out", "", "file for the chain, intermediate first")
-	intermediateKey.flags(cmd, "intermediate-", "the intermediate's key", true)
-	intermediate.flags(cmd, "intermediate-", "0", cacert.IntermediateLifetime)
+	root.flags(cmd, "none", cacert.RootLifetime)
 	witnessFlag(cmd, &witnesses)
 	cobra.CheckErr(cmd.MarkFlagRequired("key"))
-	cmd.MarkFlagsRequiredTogether("intermediate-key", "intermediate-out")
 	return cmd
 }
 
-// foresee finds faults of the intermediate before the root's key is used.
-func foresee(root, p cacert.Profile) error {
-	if root.PathLength != cacert.Unlimited && p.PathLength >= root.PathLength {
-		return usage("state a longer path length for the root, or a shorter one for the intermediate",
-			"a root of path length %d can't certify an intermediate of path length %d", root.PathLength, p.PathLength)
-	}
-	p.Organization, p.PathLength = root.Organization, cacert.Unlimited
-	if _, err := newCeremony(nil, p, nil); err != nil {
-		return fmt.Errorf("the intermediate: %w", err)
-	}
-	return nil
-}
-
 // hold certifies a key, signs, and writes certificate and record.
-func hold(c *ceremony.Ceremony, key, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+func hold(c *ceremony.Ceremony, key, issuer cacert.Key, to ceremony.Output, io streams) error {
 	if err := c.For(key.Public(), key.Ref); err != nil {
-		return nil, err
+		return err
 	}
 	c.Print(io.Out)
 	return sign(c, issuer, to, io)
 }
 
 // sign signs what c says, and writes certificate and record.
-func sign(c *ceremony.Ceremony, issuer cacert.Key, to ceremony.Output, io streams) (*ceremony.Certificate, error) {
+func sign(c *ceremony.Ceremony, issuer cacert.Key, to ceremony.Output, io streams) error {
 	made, err := c.Sign(issuer)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if err := made.Write(to); err != nil {
-		return nil, err
+		return err
 	}
 	fmt.Fprintf(io.Out, "\nwritten: %s, and the record %s\nSHA-256 of the certificate: %s\n", to.Certificate, to.Record, cachain.Fingerprint(made.Chain[0].Raw))
-	return made, nil
+	return nil
 }
 
 // caBelow is what the commands have in common that certify a key below another.
@@ -144,7 +97,7 @@ type caBelow struct {
 func (c *caBelow) flags(cmd *cobra.Command) {
 	cmd.Flags().StringVar(&c.issuer, "issuer", "", "file with the certificate of the CA that signs, followed by its issuers', the root last (required)")
 	c.issuerKey.flags(cmd, "issuer-", "the key of the CA that signs", false)
-	c.profile.flags(cmd, "", "0", cacert.IntermediateLifetime)
+	c.profile.flags(cmd, "0", cacert.IntermediateLifetime)
 	cmd.Flags().StringVar(&c.profile.purpose, "purpose", purposeIssuing,
 		"what the certificate is for: issuing, or timestamp for a timestamp authority, which certifies nothing, below the root")
 	cmd.Flags().StringVar(&c.profile.out, "out", "", "file for the chain, in PEM (required)")
@@ -197,8 +150,7 @@ ceremony, FILE.record.txt. Nothing is overwritten.`,
 					return err
 				}
 				return key.use(cmd.Context(), streams.Out, func(k cacert.Key, _ kms.Signer) error {
-					_, err := hold(intermediate, k, issuer, to, streams)
-					return err
+					return hold(intermediate, k, issuer, to, streams)
 				})
 			})
 		},
@@ -299,8 +251,7 @@ SHA-256 that mayfly ca csr printed; --yes signs whatever the file holds.`,
 			}
 		}
 		return c.issuerKey.use(cmd.Context(), streams.Out, func(issuer cacert.Key, _ kms.Signer) error {
-			_, err := sign(intermediate, issuer, to, streams)
-			return err
+			return sign(intermediate, issuer, to, streams)
 		})
 	}
 	return cmd

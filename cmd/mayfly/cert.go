@@ -38,11 +38,7 @@ without it nothing is. Exit code 5 says that verification was asked for and fail
 			}
 		}
 		d := inspect.Describe(certs, trust)
-		if *asJSON {
-			err = writeJSON(streams.Out, d)
-		} else {
-			err = d.Print(streams.Out, time.Now())
-		}
+		err = show(streams.Out, *asJSON, d, func(w io.Writer) { d.Print(w, time.Now()) })
 		if err != nil || trust == nil {
 			return err
 		}

@@ -71,13 +71,12 @@ func newExportStatesCommand(streams streams) *cobra.Command {
 		Long: `Makes the state files in which the commands authority and log keep what they decide,
 of what the configuration says itself: the states of ca.authorities, and ctlog.shards,
 ctlog.frozen and the first log's end. It prints which lines of the configuration to
-put and which to delete, and writes nothing into it. A state file that is there
-already is never touched. Restart the service once the lines are changed.`,
-		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml
-  mayfly config export-states --config /etc/mayfly/mayfly.yaml --authorities /var/lib/mayfly/authorities.json --logs /var/lib/mayfly/logs.json`,
+put and which to delete, and writes nothing into it. The files are those that
+ca.state_file and ctlog.state_file name, or else ` + authoritiesName + ` and ` + logsName + `
+beside the configuration. A state file that is there already is never touched.
+Restart the service once the lines are changed.`,
+		Example: `  mayfly config export-states --config /etc/mayfly/mayfly.yaml`,
 	}
-	authorities := cmd.Flags().String("authorities", "", "the new state file of authorities; else "+authoritiesName+" beside the configuration")
-	logs := cmd.Flags().String("logs", "", "the new state file of logs; else "+logsName+" beside the configuration")
 	load := func(file string) (*config.Config, error) { return loadWith(config.LoadDefinitions, file) }
 	return withConfig(cmd, load, func(_ *cobra.Command, file string, c *config.Config, _ []string) error {
 		var all []exported
@@ -86,7 +85,7 @@ already is never touched. Restart the service once the lines are changed.`,
 				return fail("restore the file from a copy, or write the state and its times beside each of ca.authorities first",
 					"%s states no authority that ever signed, and this CA has issued: the states were kept in a file that is gone", file)
 			}
-			all = append(all, exported{"ca", c.CA.StateFile, cmp.Or(*authorities, filepath.Join(filepath.Dir(file), authoritiesName)), statesIn(c),
+			all = append(all, exported{"ca", c.CA.StateFile, authoritiesName, statesIn(c),
 				func(path string) error { return authority.ExportStates(c.CA.Section, path) }})
 		}
 		if name, folder := c.LostLogs(); name != "" && !exists(string(c.CTLog.StateFile)) {
@@ -94,7 +93,7 @@ already is never touched. Restart the service once the lines are changed.`,
 				"%s doesn't name the log %s, which is in %s: logs were rotated, and the file that kept it is gone", file, name, folder)
 		}
 		if c.CTLog.Mode == ctlog.ModeEmbedded {
-			all = append(all, exported{"ctlog", c.CTLog.StateFile, cmp.Or(*logs, filepath.Join(filepath.Dir(file), logsName)), logsIn(c.CTLog),
+			all = append(all, exported{"ctlog", c.CTLog.StateFile, logsName, logsIn(c.CTLog),
 				func(path string) error { return rotation.Export(c.CTLog, path) }})
 		}
 		return writeExported(streams.Out, file, all)
@@ -105,7 +104,7 @@ already is never touched. Restart the service once the lines are changed.`,
 type exported struct {
 	section string
 	named   setting.Path // what the section names already
-	made    string       // where it is made if it names none
+	usual   string       // its name beside the configuration, where the section names none
 	deletes []string
 	write   func(path string) error
 }
@@ -138,15 +137,16 @@ func logsIn(c ctlog.Config) (all []string) {
 
 // writeExported makes the state files that aren't there, and says what to change.
 func writeExported(w io.Writer, file string, all []exported) error {
+	beside := func(e exported) string { return filepath.Join(filepath.Dir(file), e.usual) }
 	for _, e := range all {
-		if e.named == "" && exists(e.made) {
-			return fail("move it away, or name another with --authorities or --logs", "%s is there already", e.made)
+		if e.named == "" && exists(beside(e)) {
+			return fail("move it away, or name another as ca.state_file or ctlog.state_file", "%s is there already", beside(e))
 		}
 	}
 	var put, deletes []string
 	made := 0
 	for _, e := range all {
-		path := cmp.Or(string(e.named), e.made)
+		path := cmp.Or(string(e.named), beside(e))
 		if exists(path) {
 			continue
 		}
@@ -156,15 +156,9 @@ func writeExported(w io.Writer, file string, all []exported) error {
 		made++
 		fmt.Fprintf(w, "made %s\n", terminal.Line(path))
 		deletes = append(deletes, e.deletes...)
-		if e.named != "" {
-			continue
+		if e.named == "" {
+			put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.section, e.usual))
 		}
-		if filepath.Dir(path) == filepath.Dir(file) {
-			path = filepath.Base(path)
-		} else if err := absolute(&path); err != nil {
-			return err
-		}
-		put = append(put, fmt.Sprintf("%s:\n    state_file: %s", e.section, terminal.Line(path)))
 	}
 	if made == 0 {
 		return fail("", "%s has no states to move: it names state files that are there, or one authority, which is always active, and no embedded log", file)

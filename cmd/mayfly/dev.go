@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -16,6 +17,8 @@ import (
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/mayfly-ca/mayfly/ca/kms"
+	"github.com/mayfly-ca/mayfly/ca/kms/keystore"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog"
@@ -23,6 +26,8 @@ import (
 	"github.com/mayfly-ca/mayfly/identity"
 	"github.com/mayfly-ca/mayfly/identity/devissuer"
 	"github.com/mayfly-ca/mayfly/internal/durable"
+	"github.com/mayfly-ca/mayfly/internal/pemfile"
+	"github.com/mayfly-ca/mayfly/internal/secretfile"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -108,7 +113,7 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	if err := removeEndpoints(o.dir); err != nil { // of a run that was killed
 		return err
 	}
-	key, err := devissuer.LoadOrCreateKey(filepath.Join(o.dir, issuerKeyName))
+	key, err := issuerKey(filepath.Join(o.dir, issuerKeyName))
 	if err != nil {
 		return err
 	}
@@ -148,6 +153,28 @@ func dev(ctx context.Context, o devOptions, streams streams) error {
 	group.Go(func() error { return s.Run(ctx) })
 	group.Go(func() error { return announce(ctx, o.dir, s, issuer.URL(), logURL(c, time.Now()), streams) })
 	return errors.Join(group.Wait(), removeEndpoints(o.dir))
+}
+
+// issuerKey reads the development issuer's key at path, and makes it where there is none.
+func issuerKey(path string) (*rsa.PrivateKey, error) {
+	if !exists(path) {
+		if _, err := keystore.GenerateFile(path, kms.RSA2048, nil); err != nil {
+			return nil, err
+		}
+	}
+	text, err := secretfile.Read(path)
+	if err != nil {
+		return nil, fmt.Errorf("the development issuer's key: %w", err)
+	}
+	parsed, err := pemfile.PrivateKey(text, nil)
+	if err != nil {
+		return nil, fmt.Errorf("the development issuer's key %s can't be read; remove the file to have a new one made: %w", path, err)
+	}
+	key, ok := parsed.(*rsa.PrivateKey)
+	if !ok {
+		return nil, fmt.Errorf("the development issuer's key %s is not RSA; remove the file to have a new one made", path)
+	}
+	return key, nil
 }
 
 // removeEndpoints takes back what says that everything answers.

@@ -178,6 +178,15 @@ func createCA(ctx context.Context, o initOptions, now time.Time) (err error) {
 	return durable.SyncFolder(filepath.Dir(dir))
 }
 
+// absolute is for a path, where there is one, that a flag names and a file of another folder
+// is to hold: a flag's begins at the working folder, such a file's at its own.
+func absolute(path *string) (err error) {
+	if *path != "" {
+		*path, err = filepath.Abs(*path)
+	}
+	return err
+}
+
 // fillCA writes keys, certificates, the empty log and the configuration. Beside an
 // error it gives the authority's files where they were made.
 func fillCA(ctx context.Context, dir string, o initOptions, passphrase []byte, now time.Time) (created ceremony.Files, err error) {

@@ -45,10 +45,7 @@ checkpoint covers, and how old that is. It only reads, so a service may run.`,
 	return withConfig(cmd, loadConfig, func(cmd *cobra.Command, _ string, c *config.Config, _ []string) error {
 		now := time.Now()
 		all := listLogs(c, now)
-		if *asJSON {
-			return writeJSON(streams.Out, map[string]any{"logs": all})
-		}
-		return printLogs(streams.Out, all, now)
+		return show(streams.Out, *asJSON, map[string]any{"logs": all}, func(w io.Writer) { printLogs(w, all, now) })
 	})
 }
 
@@ -95,7 +92,7 @@ func listLogs(c *config.Config, now time.Time) []listedLog {
 	return all
 }
 
-func printLogs(w io.Writer, all []listedLog, now time.Time) error {
+func printLogs(w io.Writer, all []listedLog, now time.Time) {
 	t := newTable(w, "STATE", "LOG", "START", "END", "ENTRIES", "CHECKPOINT", "KEY ID", "DIRECTORY")
 	for _, l := range all {
 		entries, age := "-", "-"
@@ -107,7 +104,7 @@ func printLogs(w io.Writer, all []listedLog, now time.Time) error {
 		}
 		t.row(l.State, l.URL, moment(l.Start), moment(l.End), entries, age, cmp.Or(l.ID, "unknown"), cmp.Or(string(l.Directory), "-"))
 	}
-	return t.Flush()
+	_ = t.Flush() // which show buffers
 }
 
 func moment(t time.Time) string {
@@ -129,7 +126,7 @@ func newLogShowCommand(streams streams) *cobra.Command {
 certificate in hexadecimal, and checks that the published checkpoint holds it. It
 writes nothing, so the log may be in use.`,
 		Example: "  mayfly log show 42 --dir my-ca/ctlog",
-	}, func(e loggedEntry) error { return e.print(streams.Out, withPEM) })
+	}, func(w io.Writer, e loggedEntry) { e.print(w, withPEM) })
 	cmd.Flags().BoolVar(&withPEM, "pem", false, "print what was logged in PEM as well")
 	return cmd
 }
@@ -141,10 +138,7 @@ func newLogProofCommand(streams streams) *cobra.Command {
 its leaf to the root, and the checkpoint that the log signed over the root
 (c2sp.org/tlog-proof). Whoever has the log's key can verify it offline.`,
 		Example: "  mayfly log proof 42 --dir my-ca/ctlog",
-	}, func(e loggedEntry) error {
-		_, err := io.WriteString(streams.Out, e.Proof)
-		return err
-	})
+	}, func(w io.Writer, e loggedEntry) { fmt.Fprint(w, e.Proof) })
 }
 
 // loggedEntry is an entry of a log, for machines.
@@ -160,7 +154,7 @@ type loggedEntry struct {
 }
 
 // entryCommand has cmd print the entry that its argument names.
-func entryCommand(streams streams, cmd *cobra.Command, text func(loggedEntry) error) *cobra.Command {
+func entryCommand(streams streams, cmd *cobra.Command, text func(io.Writer, loggedEntry)) *cobra.Command {
 	asJSON := jsonFlag(cmd)
 	return withLogDir(cmd, func(ctx context.Context, dir string, args []string) error {
 		e, err := findEntry(ctx, dir, args[0])
@@ -178,10 +172,7 @@ func entryCommand(streams streams, cmd *cobra.Command, text func(loggedEntry) er
 		if e.Precert {
 			l.Kind, l.SHA256, l.SHA1 = "precertificate", "", "" // the certificate has others
 		}
-		if *asJSON {
-			return writeJSON(streams.Out, l)
-		}
-		return text(l)
+		return show(streams.Out, *asJSON, l, func(w io.Writer) { text(w, l) })
 	})
 }
 
@@ -216,7 +207,7 @@ func findEntry(ctx context.Context, dir, name string) (e read.Entry, err error) 
 	return e, err
 }
 
-func (l loggedEntry) print(w io.Writer, withPEM bool) error {
+func (l loggedEntry) print(w io.Writer, withPEM bool) {
 	var names []string
 	for _, name := range l.Identity {
 		names = append(names, name.Value)
@@ -233,11 +224,9 @@ func (l loggedEntry) print(w io.Writer, withPEM bool) error {
 	} {
 		fmt.Fprintf(w, "  %-10s %s\n", line[0], terminal.Line(line[1]))
 	}
-	if !withPEM {
-		return nil
+	if withPEM {
+		fmt.Fprint(w, l.PEM)
 	}
-	_, err := io.WriteString(w, l.PEM)
-	return err
 }
 
 func newLogVerifyCommand(streams streams) *cobra.Command {

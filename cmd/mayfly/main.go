@@ -405,14 +405,6 @@ func exists(path string) bool {
 	return !errors.Is(err, fs.ErrNotExist)
 }
 
-// writeJSON prints v indented, with a final new line and without HTML escapes.
-func writeJSON(w io.Writer, v any) error {
-	e := json.NewEncoder(w)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
-}
-
 // textTable prints rows in columns, each cell on one line. Flush ends it.
 type textTable struct{ *tabwriter.Writer }
 
@@ -457,7 +449,10 @@ func telling(w io.Writer, asJSON bool) io.Writer {
 // show prints v as JSON where that is wished, and else as text prints it, where it isn't said already.
 func show(w io.Writer, asJSON bool, v any, text func(io.Writer)) error {
 	if asJSON {
-		return writeJSON(w, v)
+		e := json.NewEncoder(w)
+		e.SetIndent("", "  ")
+		e.SetEscapeHTML(false)
+		return e.Encode(v)
 	}
 	var b bytes.Buffer
 	if text != nil {

@@ -47,7 +47,7 @@ func steady(ca *clienttest.CA, dir, text string) string {
 		`serial( +)[0-9a-f]+`:                  "serial${1}SERIAL",
 		`log [A-Za-z0-9+/]{43}=`:               "log LOGID",
 		`\d{4}-\d\d-\d\d \d\d:\d\d:\d\d UTC`:   "TIME",
-		`ends in \d+ (minutes|seconds)`:        "ends in SPAN",
+		`ends \d+ (minutes|seconds) from now`:  "ends SPAN from now",
 		`validity( +)TIME to TIME \(\d+ \w+\)`: "validity${1}TIME to TIME (10 minutes)",
 	} {
 		text = regexp.MustCompile(pattern).ReplaceAllString(text, with)

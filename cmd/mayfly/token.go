@@ -2,7 +2,6 @@ package main
 
 import (
 	"cmp"
-	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -47,114 +46,34 @@ when not.`,
 		token := strings.TrimSpace(string(data))
 		o := identity.Options{Now: func() time.Time { return cmp.Or(at, time.Now()) }, Deny: c.Deny}
 		if *jwks != "" {
-			o.Transport, err = keysFrom(*jwks, token, c.Issuers)
+			if o.JWKS, err = readInput(nil, *jwks); err != nil {
+				return err
+			}
+			if !json.Valid(o.JWKS) {
+				return fmt.Errorf("%s: isn't a JSON Web Key Set", *jwks)
+			}
 		} else if *offline {
-			o.Transport = canned{}
-		}
-		if err != nil {
-			return err
+			o.Transport = nobody{}
 		}
 		verifier, err := identity.NewVerifier(c.Issuers, o)
 		if err != nil {
 			return startFailure(err, "")
 		}
 		x := verifier.Explain(cmd.Context(), token)
-		err = show(streams.Out, *asJSON, explained(x), func(w io.Writer) { printExplanation(w, x) })
-		if err != nil || x.Refusal == nil {
+		err = show(streams.Out, *asJSON, x, func(w io.Writer) { printExplanation(w, x) })
+		if err != nil || x.Issued {
 			return err
 		}
-		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Refusal.Reason, x.Refusal.Public)}
+		return &failure{code: exitRefused, err: fmt.Errorf("refused: %s: %s", x.Reason, x.Message)}
 	})
 }
 
-// keysFrom has the keys of the token's issuer come from a file.
-func keysFrom(file, token string, issuers []identity.IssuerConfig) (http.RoundTripper, error) {
-	keys, err := readInput(nil, file)
-	if err != nil {
-		return nil, err
-	}
-	if !json.Valid(keys) {
-		return nil, fmt.Errorf("%s: isn't a JSON Web Key Set", file)
-	}
-	for i := range issuers {
-		if entry := &issuers[i]; entry.JWKSFile != "" || entry.JWKSURL != "" { // whose url may be no URL to discover at
-			entry.JWKSFile, entry.JWKSURL = "", "https://keys.invalid/keys" // which canned answers
-		}
-	}
-	return canned{issuer: claimedIssuer(token), keys: keys}, nil
-}
-
-// claimedIssuer is what the token says its issuer is, or "": only for
-// answering the verifier, which checks it.
-func claimedIssuer(token string) string {
-	var claims struct {
-		Issuer string `json:"iss"`
-	}
-	if parts := strings.Split(token, "."); len(parts) == 3 {
-		if payload, err := base64.RawURLEncoding.DecodeString(parts[1]); err != nil || json.Unmarshal(payload, &claims) != nil {
-			return ""
-		}
-	}
-	return claims.Issuer
-}
-
-// canned is a network of one issuer, whose keys are at hand, or of none.
-type canned struct {
-	issuer string
-	keys   []byte
-}
+// nobody is a network that nothing is sent to.
+type nobody struct{}
 
 // RoundTrip implements http.RoundTripper.
-func (n canned) RoundTrip(r *http.Request) (*http.Response, error) {
-	if n.issuer == "" {
-		return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
-	}
-	body := string(n.keys)
-	if strings.HasSuffix(r.URL.Path, "/.well-known/openid-configuration") {
-		document, err := json.Marshal(map[string]string{"issuer": n.issuer, "jwks_uri": strings.TrimSuffix(n.issuer, "/") + "/keys"})
-		if err != nil {
-			return nil, err
-		}
-		body = string(document)
-	}
-	return &http.Response{
-		StatusCode: http.StatusOK, Status: "200 OK", Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1, Request: r,
-		Header: http.Header{"Content-Type": {"application/json"}}, Body: io.NopCloser(strings.NewReader(body)), ContentLength: int64(len(body)),
-	}, nil
-}
-
-// explanation is an identity.Explanation in JSON.
-type explanation struct {
-	Issued      bool               `json:"would_be_issued"`
-	Reason      string             `json:"reason,omitempty"`
-	Message     string             `json:"message,omitempty"`
-	Rule        string             `json:"rule,omitempty"`
-	Entry       string             `json:"entry,omitempty"`
-	Steps       []identity.Finding `json:"steps"`
-	SAN         string             `json:"san,omitempty"`
-	SANType     string             `json:"san_type,omitempty"`
-	Extensions  map[string]string  `json:"extensions,omitempty"`
-	Profile     string             `json:"profile,omitempty"`
-	Lifetime    string             `json:"lifetime,omitempty"`
-	MaxLifetime string             `json:"max_lifetime,omitempty"`
-}
-
-func explained(x *identity.Explanation) explanation {
-	e := explanation{
-		Issued: x.Refusal == nil, Rule: x.Rule, Entry: x.Entry, Steps: x.Findings, SAN: x.SAN.Value, SANType: x.SAN.Kind.String(), Profile: x.Profile,
-	}
-	if x.Refusal != nil {
-		e.Reason, e.Message = string(x.Refusal.Reason), x.Refusal.Public
-		return e
-	}
-	e.Extensions = x.Extensions.Map()
-	if x.Lifetime > 0 {
-		e.Lifetime = x.Lifetime.String()
-	}
-	if x.MaxLifetime > 0 {
-		e.MaxLifetime = x.MaxLifetime.String()
-	}
-	return e
+func (nobody) RoundTrip(*http.Request) (*http.Response, error) {
+	return nil, errors.New("--offline: nothing is fetched; give the keys with --jwks")
 }
 
 func printExplanation(w io.Writer, x *identity.Explanation) {
@@ -179,20 +98,20 @@ func printExplanation(w io.Writer, x *identity.Explanation) {
 		}
 	}
 	line("")
-	if x.Refusal != nil {
-		line("No certificate would be issued: %s", x.Refusal.Reason)
+	if !x.Issued {
+		line("No certificate would be issued: %s", x.Reason)
 		if x.Rule != "" {
 			line("The rule %s decided.", x.Rule)
 		}
 		return
 	}
 	line("A certificate would be issued; the rule %s of %s decided.", x.Rule, x.Entry)
-	line("  %-34s %s", "name ("+x.SAN.Kind.String()+")", x.SAN.Value)
-	if _, err := x.Extensions.Extensions(); err != nil {
+	line("  %-34s %s", "name ("+x.SANType+")", x.SAN)
+	if _, err := x.Set.Extensions(); err != nil {
 		line("  extensions: %v", err)
 		return
 	}
-	for _, e := range x.Extensions.Named() {
+	for _, e := range x.Set.Named() {
 		line("  %-34s %s", e.Name, e.Value)
 	}
 }

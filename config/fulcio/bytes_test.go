@@ -120,10 +120,10 @@ func TestSameBytes(t *testing.T) {
 		if got.Refusal != nil {
 			t.Fatalf("%s: %v", vendor.url, got.Refusal)
 		}
-		if san := m.render(t, m.SAN, claims); got.SAN.Value != san {
-			t.Errorf("%s: the name is %s; Fulcio's is %s", vendor.url, got.SAN.Value, san)
+		if san := m.render(t, m.SAN, claims); got.SAN != san {
+			t.Errorf("%s: the name is %s; Fulcio's is %s", vendor.url, got.SAN, san)
 		}
-		ours, err := got.Extensions.Extensions()
+		ours, err := got.Set.Extensions()
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -251,14 +251,14 @@ func compareOutcomes(t *testing.T, v *identity.Verifier, m fulcioMetadata, name,
 		}
 		return
 	}
-	if unfit || got.SAN.Value != san && !refuses {
-		t.Errorf("%s %s: the name is %s; Fulcio's is %s", name, change, got.SAN.Value, san)
+	if unfit || got.SAN != san && !refuses {
+		t.Errorf("%s %s: the name is %s; Fulcio's is %s", name, change, got.SAN, san)
 	}
-	if _, err := got.Extensions.Extensions(); err != nil {
+	if _, err := got.Set.Extensions(); err != nil {
 		t.Fatal(err)
 	}
 	have := map[int]string{}
-	for _, e := range got.Extensions.Named() {
+	for _, e := range got.Set.Named() {
 		if e.Number != 1 && e.Number != 8 && e.Number != 24 {
 			have[e.Number] = e.Value
 		}

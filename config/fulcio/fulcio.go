@@ -440,7 +440,7 @@ func equivalent(name string, converted *presets.Preset) bool {
 	return !slices.ContainsFunc(samples(issuer, converted), func(claims map[string]any) bool {
 		text, err := json.Marshal(claims)
 		a, b := both[0].ExplainClaims(string(text)), both[1].ExplainClaims(string(text))
-		return err != nil || a.Refusal != nil || b.Refusal != nil || a.SAN != b.SAN || a.Extensions != b.Extensions
+		return err != nil || a.Refusal != nil || b.Refusal != nil || a.SAN != b.SAN || a.SANType != b.SANType || a.Set != b.Set
 	})
 }
 

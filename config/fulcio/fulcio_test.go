@@ -84,8 +84,8 @@ func TestInlinePreset(t *testing.T) {
 	}
 	for shared, want := range map[string]string{`"true"`: "shared", `true`: "shared", `"no"`: "own"} {
 		x := v.ExplainClaims(`{"iss":"https://ci.example.com","aud":"sigstore","sub":"s","pipeline":"p/7","own/repo":"acme/app","shared":` + shared + `}`)
-		if x.Refusal != nil || x.SAN.Value != "https://ci.example.com/p/7" || x.Extensions.SourceRepositoryURI != "https://ci.example.com/acme/app" ||
-			x.Extensions.RunnerEnvironment != want {
+		if x.Refusal != nil || x.SAN != "https://ci.example.com/p/7" || x.Set.SourceRepositoryURI != "https://ci.example.com/acme/app" ||
+			x.Set.RunnerEnvironment != want {
 			t.Errorf("%s: %v %+v", shared, x.Refusal, x)
 		}
 	}

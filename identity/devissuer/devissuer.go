@@ -45,7 +45,7 @@ type Options struct {
 	// URL is the issuer, without a final slash: http on a loopback name or
 	// address. Bind the listener first where the port is chosen by the system.
 	URL string
-	// Key signs the tokens: RSA of 2048 bits or more. LoadOrCreateKey keeps one in a file.
+	// Key signs the tokens: RSA of 2048 bits or more.
 	Key *rsa.PrivateKey
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time

@@ -9,8 +9,6 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"net/url"
-	"os"
-	"path/filepath"
 	"reflect"
 	"strings"
 	"sync"
@@ -29,7 +27,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // signingKey is one key for all tests: making it is slow.
 var signingKey = sync.OnceValue(func() *rsa.PrivateKey {
-	key, err := devissuer.GenerateKey()
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		panic(err)
 	}
@@ -304,41 +302,6 @@ func TestOnlyThePublicKeyIsServed(t *testing.T) {
 	a := r.get("/keys", nil)
 	if strings.Contains(a.text, `"d"`) || !strings.Contains(a.text, `"use":"sig"`) || strings.Count(a.text, `"kid"`) != 1 {
 		t.Errorf("key set %s", a.text)
-	}
-}
-
-func TestLoadOrCreateKey(t *testing.T) {
-	t.Parallel()
-	path := filepath.Join(t.TempDir(), "issuer.key.pem")
-	made, err := devissuer.LoadOrCreateKey(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if info, err := os.Stat(path); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("mode %v, %v", info.Mode(), err)
-	}
-	if entries, err := os.ReadDir(filepath.Dir(path)); err != nil || len(entries) != 1 {
-		t.Errorf("left behind: %v, %v", entries, err)
-	}
-	loaded, err := devissuer.LoadOrCreateKey(path)
-	if err != nil || !loaded.Equal(made) {
-		t.Errorf("the key read back differs: %v", err)
-	}
-	if err := os.Chmod(path, 0o644); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := devissuer.LoadOrCreateKey(path); err == nil {
-		t.Error("a key that others may read was used")
-	}
-	broken := filepath.Join(t.TempDir(), "broken.pem")
-	if err := os.WriteFile(broken, []byte("nonsense"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := devissuer.LoadOrCreateKey(broken); err == nil {
-		t.Error("a broken key was used, or written over")
-	}
-	if _, err := devissuer.LoadOrCreateKey(filepath.Join(t.TempDir(), "none", "key.pem")); err == nil {
-		t.Error("a missing folder made no error")
 	}
 }
 

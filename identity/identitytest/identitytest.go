@@ -7,6 +7,7 @@
 package identitytest
 
 import (
+	"crypto/rand"
 	"crypto/rsa"
 	"maps"
 	"net/http"
@@ -115,7 +116,7 @@ func borrowKey(t testing.TB) *rsa.PrivateKey {
 	case key = <-freeKeys:
 	default:
 		var err error
-		if key, err = devissuer.GenerateKey(); err != nil {
+		if key, err = rsa.GenerateKey(rand.Reader, 2048); err != nil {
 			t.Fatalf("identitytest: %v", err)
 		}
 	}

@@ -19,6 +19,7 @@
 package oidc
 
 import (
+	"cmp"
 	"context"
 	"math/rand/v2"
 	"net/http"
@@ -41,6 +42,9 @@ type Options struct {
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included; nil doesn't.
 	Transport http.RoundTripper
+	// JWKS is the keys of every issuer, a JSON Web Key Set, in place of what the
+	// configuration names; nil isn't. It is read when a token is verified.
+	JWKS []byte
 }
 
 // Fetched is how a fetch of an issuer's keys ended.
@@ -57,8 +61,8 @@ type Fetched struct {
 type Keys struct {
 	config  Config
 	options Options
-	fetcher *fetcher     // nil where the keys are in a file
-	exact   *cache       // where the configuration has a URL
+	fetcher *fetcher     // nil where the keys are in a file or in Options
+	exact   *cache       // where the configuration has a URL, or Options the keys
 	pattern *patternKeys // where it has a pattern
 }
 
@@ -67,6 +71,10 @@ func NewKeys(c Config, o Options) (*Keys, error) {
 	k := &Keys{config: c, options: o}
 	newCache := func(issuer string, from func(context.Context) (jwks, error)) *cache {
 		return &cache{issuer: issuer, source: from, maxAge: c.MaxKeysAge, pattern: k.pattern, Options: o}
+	}
+	if o.JWKS != nil {
+		k.exact = newCache(cmp.Or(c.URL, c.Pattern), func(context.Context) (jwks, error) { return parseJWKS(o.JWKS, fileFresh) })
+		return k, nil
 	}
 	if c.JWKSFile != "" {
 		got, err := readJWKS(c.JWKSFile)

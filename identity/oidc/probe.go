@@ -38,7 +38,7 @@ func (k *Keys) Probe(ctx context.Context) []ProbeResult {
 		results = append(results, ProbeResult{Issuer: k.config.URL, Name: name, Detail: detail, Took: k.options.Now().Sub(began), Err: truncated(err)})
 		return err == nil
 	}
-	from := func(context.Context) (jwks, error) { return readJWKS(k.config.JWKSFile) }
+	from := k.exact.source
 	if k.fetcher != nil {
 		if k.config.JWKSURL == "" && !ask("discovery", func() (string, error) { return k.fetcher.discover(ctx, k.config.URL) }) {
 			return results

@@ -2,6 +2,8 @@ package login_test
 
 import (
 	"context"
+	"crypto/rand"
+	"crypto/rsa"
 	"log/slog"
 	"net"
 	"net/http"
@@ -67,7 +69,7 @@ func newRig(t *testing.T) *rig {
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := devissuer.LoadOrCreateKey(filepath.Join(t.TempDir(), "issuer.pem"))
+	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		t.Fatal(err)
 	}
