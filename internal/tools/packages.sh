@@ -21,6 +21,8 @@ provided() {
     rsyslog) command -v rsyslogd ;;
     softhsm2) command -v softhsm2-util ;;
     systemd) command -v systemd-analyze ;;
+    wine64) [ -x /usr/lib/wine/wine64 ] ;;
+    gcc-mingw-w64-x86-64) command -v x86_64-w64-mingw32-gcc ;;
     postgresql) ls /usr/lib/postgresql/*/bin/initdb ;;
     *) command -v "$1" ;;
   esac >/dev/null 2>&1

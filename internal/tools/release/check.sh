@@ -6,7 +6,7 @@ set -euo pipefail
 cd "$(dirname "$0")/../../.."
 internal/tools/packages.sh ca-certificates curl debootstrap mandoc openssl python3-venv rpm systemd
 eval "$(internal/tools/conformance/tools.sh release)"
-export NFPM PLATFORMS=${PLATFORMS-linux/amd64 darwin/arm64 windows/arm64} VERSION=v0.0.1
+export NFPM PLATFORMS=${PLATFORMS-linux/amd64 darwin/arm64 windows/amd64} VERSION=v0.0.1
 COMMIT=$(git rev-parse HEAD) DATE=$(git log -1 --format=%cI)
 export COMMIT DATE
 
@@ -35,7 +35,15 @@ echo "reproducible: $(find "$work/again" -type f | wc -l) files of two builds ar
 
 mkdir "$work/bin"
 ln -s "${CONFORMANCE_BIN:?}/cosign-v3.1.3" "$work/bin/cosign"
-(cd internal/tools && PATH=$work/bin:$PATH RELEASE_DIST=$work/dist RELEASE_ISSUER=$issuer go test -count=1 -v ./release)
+ln -s "$work/dist/mayfly-verify-$VERSION-linux-$(dpkg --print-architecture)" "$work/bin/mayfly-verify"
+tests() { (cd internal/tools && PATH=$work/bin:$PATH RELEASE_DIST=$work/dist RELEASE_ISSUER=$issuer go test -count=1 -v "$@" ./release); }
+tests
+if [ "$(dpkg --print-architecture)" = amd64 ]; then
+  rm "$work/bin/mayfly-verify"
+  internal/tools/release/wine.sh "$work/dist/mayfly-verify-$VERSION-windows-amd64.exe" "$work/bin/mayfly-verify" "$work/wine"
+  tests -run '^TestVerify$/^mayfly$'
+  echo "the verifier for Windows, under Wine: verifies and refuses"
+fi
 
 venv=$(internal/tools/conformance/venv.sh sbom-1 'cyclonedx-python-lib[json-validation]==11.11.0' spdx-tools==0.8.5)
 for list in "$work"/dist/*.cdx.json; do

@@ -73,7 +73,7 @@ const signer = "release@mayfly-ca.example"
 // What the page says verifies a release, does; and it refuses one where anything was changed.
 func TestVerify(t *testing.T) {
 	t.Parallel()
-	for name, want := range map[string]string{"cosign": "Verified OK", "openssl": "email:" + signer, "provenance": "Verified OK"} {
+	for name, want := range map[string]string{"cosign": "Verified OK", "mayfly": "good     SHA256SUMS", "openssl": "email:" + signer, "provenance": "Verified OK"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			if said, err := typed(t, copied(t), name, signer); err != nil || !strings.Contains(said, want) {
