@@ -150,7 +150,7 @@ func (l *inFlightLimit) enter(issues bool) *fault.Error {
 	defer l.mu.Unlock()
 	switch {
 	case l.closed:
-		return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retrySoon)
+		return shuttingDown()
 	case issues && l.issuances >= l.most:
 		return fault.New(fault.Overloaded, "too many requests are in progress; try again").After(retrySoon)
 	}
@@ -159,6 +159,10 @@ func (l *inFlightLimit) enter(issues bool) *fault.Error {
 		l.issuances++
 	}
 	return nil
+}
+
+func shuttingDown() *fault.Error {
+	return fault.New(fault.ShuttingDown, "this instance is shutting down; try again").After(retrySoon)
 }
 
 // leave is the end of an admitted request.

@@ -135,6 +135,9 @@ func (s *Server) readBody(w *timedReply, r *http.Request, limit int) ([]byte, *f
 	if err == nil {
 		w.place.work(true)
 	} else if !w.place.unlessEvicted(func() {}) {
+		if s.inFlight.draining() { // it was on its way when all were told to go
+			return nil, shuttingDown()
+		}
 		return nil, fault.New(fault.Overloaded, "the request came too slowly for the number that are in progress; try again").After(retrySoon)
 	}
 	var exceeded *http.MaxBytesError
