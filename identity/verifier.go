@@ -57,8 +57,8 @@ type Options struct {
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included: for tests, and for a verifier that is to ask nobody.
 	Transport http.RoundTripper
-	// JWKS is the keys of every issuer, a JSON Web Key Set, in place of what the
-	// configuration names, so that nothing is fetched; nil isn't.
+	// JWKS has the keys of every issuer, as a JSON Web Key Set, in place of those that the
+	// configuration names, so that nothing is fetched; nil leaves those.
 	JWKS []byte
 	// Replay remembers the tokens of issuers with one_time; nil means the memory
 	// of the process, for at most 200,000 tokens at a time, of which one issuer has

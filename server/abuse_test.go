@@ -233,6 +233,26 @@ func TestClientsMakeNoSeries(t *testing.T) {
 	}
 }
 
+// A request whose body is on its way when the service ends isn't told that it is too slow.
+func TestDrainTellsWhoIsOnTheWay(t *testing.T) {
+	t.Parallel()
+	r := run(t)
+	conn := connect(t, r.server.Addresses().HTTP)
+	if _, err := io.WriteString(conn, "POST /api/v2/signingCert HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{"); err != nil {
+		t.Fatal(err)
+	}
+	r.await(t, func() bool { return r.held() == 1 })
+	r.stop()
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if response.Header.Get("Retry-After") == "" {
+		t.Error("no Retry-After")
+	}
+	readRefusal(t, response, 503, fault.ShuttingDown)
+}
+
 func TestDrainFinishesWhatIsInFlight(t *testing.T) {
 	t.Parallel()
 	const held = 8

@@ -89,7 +89,7 @@ type Dependency struct {
 	Informational bool
 }
 
-// Served is what a Server serves beside the API, and can be given another of while it runs.
+// Served is what a Server serves beside the API. [Server.Prepare] takes another while it runs.
 type Served struct {
 	Documents Documents
 	// Mounts are further read-only handlers, by path prefix ("/ctlog/"). They see

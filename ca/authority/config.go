@@ -327,6 +327,12 @@ func (d *stateDocument) check() error {
 		if a.Name == "" || indexOf(d.Authorities, a.Name) != i {
 			return fmt.Errorf("has the authority %q twice, or one without a name", a.Name)
 		}
+		if d.Version == 1 && a.defined() {
+			return fmt.Errorf("has version 1 and defines the authority %q, which begins with version 2", a.Name)
+		}
+		if d.Version < stateVersion && a.Certificate != "" {
+			return fmt.Errorf("has version %d and the certificate of the authority %q, which begins with version %d", d.Version, a.Name, stateVersion)
+		}
 	}
 	return nil
 }

@@ -332,10 +332,10 @@ func (e *Ephemeral) Ready(context.Context) error {
 func (e *Ephemeral) Detail() []string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.notBefore), chain.Stamp(e.until(e.current)))}
 	if e.current.IsEphemeral() {
-		lines[0] = "no issuing certificate could be made since the start"
+		return []string{fmt.Sprintf("no issuing certificate could be made since the start; %d attempts failed, the next attempt is at %s", e.failed.count, chain.Stamp(e.failed.again))}
 	}
+	lines := []string{fmt.Sprintf("issues from %s until %s", chain.Stamp(e.current.notBefore), chain.Stamp(e.until(e.current)))}
 	if e.next != nil {
 		lines = append(lines, "the next is listed, and issues from "+chain.Stamp(e.next.notBefore))
 	}

@@ -96,6 +96,8 @@ func TestStateFileForm(t *testing.T) {
 		"no list":                      {`{"version":1}`, "authorities: is missing"},
 		"a time of no time":            {`{"version":1,"authorities":[{"name":"a","state":"active","activated":"yesterday"}]}`, "a time such as"},
 		"too large":                    {good + strings.Repeat(" ", statefile.MaxBytes), "is larger than"},
+		"a definition in version 1":    {`{"version":1,"authorities":[{"name":"a","state":"active","chain":"c.pem"}]}`, "begins with version 2"},
+		"a certificate in version 2":   {`{"version":2,"authorities":[{"name":"a","state":"active","certificate":"ab"}]}`, "begins with version 3"},
 		"with a certificate":           {`{"version":3,"authorities":[{"name":"a","state":"active","certificate":"ab"}]}`, ""},
 		"an anchor, which JSON hasn't": {`{"version":1,"authorities":&a []}`, "isn't a state file"},
 	} {

@@ -277,7 +277,7 @@ func ParseDraft(b []byte) (*Draft, error) {
 	if is := f.InForce; is != nil {
 		d.after, err = assemble(state{Root: is.Root, Targets: is.Targets}, func(path string) ([]byte, error) { return []byte(is.Files[path]), nil })
 		if err != nil {
-			return nil, fmt.Errorf("follows a root that can't be used, or whose targets can't: %w", err)
+			return nil, fmt.Errorf("follows a repository that can't be used: %w", err)
 		}
 	}
 	if err := d.check(); err != nil {

@@ -172,7 +172,7 @@ func TestHostileDraft(t *testing.T) {
 			}
 		},
 	} {
-		if _, err := ParseDraft(r.edited(r.stage(noon), func(d, _, _ object) { edit(at(d, "in_force")) })); err == nil || !strings.HasPrefix(err.Error(), "follows a root that can't be used, or whose targets can't: ") {
+		if _, err := ParseDraft(r.edited(r.stage(noon), func(d, _, _ object) { edit(at(d, "in_force")) })); err == nil || !strings.HasPrefix(err.Error(), "follows a repository that can't be used: ") {
 			t.Errorf("in force, %s: %v", name, err)
 		}
 	}
@@ -282,7 +282,7 @@ func TestForeignDraft(t *testing.T) {
 		files := at(draft, "in_force", "files")
 		files["2.root.json"], files["1.root.json"] = files["1.root.json"], at(made, "in_force", "files")["1.root.json"]
 	})
-	if _, err := ParseDraft(forged); err == nil || !strings.Contains(err.Error(), "follows a root that can't be used") {
+	if _, err := ParseDraft(forged); err == nil || !strings.Contains(err.Error(), "follows a repository that can't be used: ") {
 		t.Errorf("a made-up beginning: %v", err)
 	}
 	// Other targets in force under the same root: whoever signed saw another difference.

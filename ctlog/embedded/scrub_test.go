@@ -13,6 +13,7 @@ import (
 
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 )
 
@@ -23,7 +24,7 @@ func TestScrubWarnsAtTheSecondFinding(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBench(t)
 		b.config.VerifyInterval, b.config.CheckpointInterval = time.Minute, time.Second
-		registry, text := prometheus.NewRegistry(), &locked{}
+		registry, text := prometheus.NewRegistry(), &catest.Lines{}
 		b.o.Metrics, b.o.Logger = registry, slog.New(slog.NewTextHandler(text, nil))
 		l := b.open(t)
 		b.load(t, l, 300)

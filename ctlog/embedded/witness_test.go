@@ -15,15 +15,17 @@ import (
 	"testing"
 	"time"
 
+	"github.com/prometheus/client_golang/prometheus"
+	formats "github.com/transparency-dev/formats/note"
+	"golang.org/x/mod/sumdb/note"
+
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/maintain"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/read"
+	"github.com/mayfly-ca/mayfly/internal/catest"
 	"github.com/mayfly-ca/mayfly/internal/setting"
-	"github.com/prometheus/client_golang/prometheus"
-	formats "github.com/transparency-dev/formats/note"
-	"golang.org/x/mod/sumdb/note"
 )
 
 // verifier is of the log's own signature.
@@ -245,7 +247,7 @@ func TestFailingWitnessCostsItsCosignatureAlone(t *testing.T) {
 			b := newBench(t)
 			ws := b.witnessed(t, "witness.example/bad", "witness.example/good")
 			b.config.Witnesses.Required, b.config.Witnesses.Timeout = 2, 2*time.Second
-			registry, text := prometheus.NewRegistry(), &locked{}
+			registry, text := prometheus.NewRegistry(), &catest.Lines{}
 			b.o.Metrics, b.o.Logger = registry, slog.New(slog.NewTextHandler(text, nil))
 			ws[0].breaks(tt.fault)
 			l := b.open(t)

@@ -15,11 +15,12 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mayfly-ca/mayfly/ctlog"
 	formats "github.com/transparency-dev/formats/note"
 	"github.com/transparency-dev/merkle/proof"
 	"github.com/transparency-dev/merkle/rfc6962"
 	"golang.org/x/mod/sumdb/note"
+
+	"github.com/mayfly-ca/mayfly/ctlog"
 )
 
 // witnessStub is a witness as c2sp.org/tlog-witness describes it, with a fault in
@@ -159,24 +160,6 @@ func held(until context.Context) func(http.ResponseWriter, *http.Request, http.H
 		<-until.Done()
 		honest.ServeHTTP(w, r)
 	}
-}
-
-// locked is a log that is read while it is written.
-type locked struct {
-	mu   sync.Mutex
-	text bytes.Buffer
-}
-
-func (l *locked) Write(b []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.Write(b)
-}
-
-func (l *locked) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.text.String()
 }
 
 // clock stands still until the test moves it.

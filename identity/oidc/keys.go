@@ -42,8 +42,8 @@ type Options struct {
 	// Transport replaces the hardened HTTP transport, ca_file and allow_networks
 	// included; nil doesn't.
 	Transport http.RoundTripper
-	// JWKS is the keys of every issuer, a JSON Web Key Set, in place of what the
-	// configuration names; nil isn't. It is read when a token is verified.
+	// JWKS has the keys of every issuer, as a JSON Web Key Set, in place of those that the
+	// configuration names; nil leaves those. It is read when a token is verified.
 	JWKS []byte
 }
 

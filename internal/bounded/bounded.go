@@ -8,10 +8,10 @@ import (
 	"net/http"
 )
 
-// ErrTooLong is that of [Do] for an answer with too many bytes.
+// ErrTooLong is in the error of [Do] where the answer has too many bytes.
 var ErrTooLong = errors.New("the answer is too long")
 
-// Answer is one that was read.
+// Answer is a response whose body was read.
 type Answer struct {
 	*http.Response
 	Body []byte

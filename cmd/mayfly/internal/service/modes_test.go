@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"encoding/base64"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -313,9 +314,17 @@ func TestEphemeralStartsWithoutItsKMS(t *testing.T) {
 			if asked := k.refusesAll(t, "down"); asked != 0 {
 				t.Errorf("the signing CA's key was asked for %d signatures by requests", asked)
 			}
-			k.kms.Up()
-			k.ahead.Add(int64(time.Minute))
-			wake <- time.Time{}
+			for failed := range 3 { // each a minute after the one before
+				poll(t, "another attempt", func() bool {
+					_, page := k.readiness(t)
+					return strings.Contains(page, fmt.Sprintf("; %d attempts failed", failed+1))
+				})
+				k.ahead.Add(int64(time.Minute + time.Second))
+				if failed == 2 {
+					k.kms.Up()
+				}
+				wake <- time.Time{}
+			}
 			k.awaits(t, "up", http.StatusOK)
 			all := k.listed(t)
 			k.kms.Down()
