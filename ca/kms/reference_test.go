@@ -21,6 +21,7 @@ const (
 func TestReferencesAreTakenAsConsolesShowThem(t *testing.T) {
 	t.Parallel()
 	arn := "arn:aws:kms:eu-central-1:111122223333:"
+	long := strings.Repeat("a", 3900)
 	for _, tt := range []struct {
 		ref    string
 		access kms.Access
@@ -103,13 +104,23 @@ func TestReferencesAreTakenAsConsolesShowThem(t *testing.T) {
 		{ref: "azurekms:", err: "names no key"},
 		// any
 		{ref: "file:", err: "no path: write file:PATH"},
+		// too long to repeat
+		{ref: "awskms://" + long + ".aws/alias/x", err: "names the endpoint aaa"},
+		{ref: "arn:aws:" + long + ":eu-central-1:111122223333:key/" + uuid, err: "isn't a whole ARN"},
+		{ref: "arn:aws-" + long + ":s3:::bucket", err: "isn't a whole ARN"},
+		{ref: "arn:aws:kms:" + long + ":111122223333:key/" + uuid, err: "isn't a whole ARN"},
+		{ref: uuid, access: kms.Access{Region: "eu-" + long + "-1"}, err: "isn't one, such as eu-central-1"},
+		{ref: "https://demo.vault.azure.net:" + strings.Repeat("1", 3900) + "/keys/issuing", err: "has the port 111"},
+		{ref: "pkcs11:" + long + "=1", err: "is unknown"},
+		{ref: "pkcs11:type=" + long, err: "a signing key is of type private"},
+		{ref: long, err: "has no scheme"},
 		{ref: "awskms:alias/x\n", err: "has a control character"},
 	} {
 		got, err := keystore.Backends().Canonical(tt.ref, tt.access)
 		switch {
 		case tt.err != "":
-			if err == nil || !strings.Contains(err.Error(), tt.err) {
-				t.Errorf("%s: %q, error %v; want %q", tt.ref, got, err, tt.err)
+			if err == nil || !strings.Contains(err.Error(), tt.err) || len(err.Error()) > 1000 {
+				t.Errorf("%s: %q, error %v; want %q, in 1000 bytes at most", tt.ref, got, err, tt.err)
 			}
 			continue
 		case err != nil || got != tt.want:

@@ -26,8 +26,8 @@ func (r reference) String() string {
 
 // The forms that AWS shows: KMS API reference, "KeyId"; IAM user guide, "ARN format".
 var (
-	arnForm     = regexp.MustCompile(`^arn:(aws[a-z-]*):([a-z0-9-]+):([a-z0-9-]*):([0-9]*):(.*)$`)
-	regionForm  = regexp.MustCompile(`^[a-z]{2,5}(-[a-z]+)+-[0-9]{1,2}$`)
+	arnForm     = regexp.MustCompile(`^arn:(aws[a-z-]{0,20}):([a-z0-9-]{1,40}):([a-z0-9-]{0,40}):([0-9]*):(.*)$`)
+	regionForm  = regexp.MustCompile(`^[a-z]{2,5}(-[a-z]{1,20}){1,3}-[0-9]{1,2}$`)
 	accountForm = regexp.MustCompile(`^[0-9]{12}$`)
 	uuidForm    = regexp.MustCompile(`^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$`)
 	mrkForm     = regexp.MustCompile(`^mrk-[0-9a-fA-F]{32}$`)
@@ -77,7 +77,7 @@ func parseID(id string) (reference, error) {
 	}
 	if host, rest, ok := strings.Cut(id, "/"); ok && strings.ContainsAny(host, ".:") {
 		if _, err := parseID(rest); err == nil {
-			return reference{}, fmt.Errorf("names the endpoint %s: write awskms:%s and set the endpoint apart", host, rest)
+			return reference{}, fmt.Errorf("names the endpoint %s: write awskms:%s and set the endpoint apart", kms.Abridged(host), rest)
 		}
 	}
 	return reference{}, errors.New("isn't a key of AWS KMS: " + forms) //nolint:staticcheck // ST1005: the scheme ends in its colon

@@ -86,7 +86,7 @@ func parse(ref string, a kms.Access) (kms.Reference, error) {
 	case u.User != nil || u.RawQuery != "" || u.ForceQuery || u.Fragment != "" || u.RawPath != "":
 		return nil, errors.New("has more than host and path: " + forms)
 	case u.Port() != "" && u.Port() != "443":
-		return nil, fmt.Errorf("has the port %s: leave it out, and set the endpoint apart", u.Port())
+		return nil, fmt.Errorf("has the port %s: leave it out, and set the endpoint apart", kms.Abridged(u.Port()))
 	}
 	var r reference
 	if r.host, r.place, err = hostOf(strings.ToLower(u.Hostname()), a); err != nil {

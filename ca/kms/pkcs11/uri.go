@@ -125,7 +125,7 @@ func (u *uri) add(text string, query bool) error {
 	}
 	i := slices.IndexFunc(attributes, func(a attribute) bool { return a.name == name })
 	if i < 0 {
-		return fmt.Errorf("attribute %q is unknown", name)
+		return fmt.Errorf("attribute %q is unknown", kms.Abridged(name))
 	}
 	known := attributes[i]
 	_, twice := u.values[name] // RFC 7512 §2.3
@@ -142,7 +142,7 @@ func (u *uri) add(text string, query bool) error {
 	case name != attributeID && (!utf8.ValidString(value) || strings.ContainsRune(value, 0)):
 		return fmt.Errorf("attribute %s: isn't UTF-8 text", name)
 	case known.form != "" && !regexp.MustCompile(known.form).MatchString(value):
-		return fmt.Errorf("attribute %s: "+known.fault, name, value)
+		return fmt.Errorf("attribute %s: "+known.fault, name, kms.Abridged(value))
 	}
 	u.values[name] = value
 	return nil
