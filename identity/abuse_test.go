@@ -206,14 +206,12 @@ func TestRefusedTokensCostLittleMemory(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		began := time.Now()
 		if _, err := v.Authenticate(t.Context(), c.token); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
-		took := time.Since(began)
 		runtime.ReadMemStats(&after)
-		if used := after.TotalAlloc - before.TotalAlloc; used > c.most || took > time.Second {
-			t.Errorf("%s: %d bytes, %s; at most %d bytes and a second", name, used, took, c.most)
+		if used := after.TotalAlloc - before.TotalAlloc; used > c.most {
+			t.Errorf("%s: %d bytes; at most %d", name, used, c.most)
 		}
 	}
 }

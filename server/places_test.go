@@ -264,15 +264,11 @@ func TestBlockedStreamsDoNotHoldTheEnd(t *testing.T) {
 			f.ask(t, http.MethodPost, "/grpc.health.v1.Health/Watch", 0, 0, 0, 0, 0)
 		}
 		r.await(t, func() bool { return r.held() == 3 })
-		began := time.Now()
 		r.stop()
 		if err := <-r.done; err != nil {
 			t.Errorf("%s: %v", port, err)
 		}
 		r.done <- nil
-		if took := time.Since(began); took > 3*time.Second {
-			t.Errorf("%s: it took %v", port, took)
-		}
 	}
 }
 

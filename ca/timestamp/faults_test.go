@@ -24,18 +24,19 @@ import (
 func TestSignerFails(t *testing.T) {
 	secret := errors.New("connection to 10.1.2.3 refused")
 	for name, c := range map[string]struct {
-		fail func(context.Context) error
-		want fault.Reason
+		fail   func(context.Context) error
+		within time.Duration
+		want   fault.Reason
 	}{
-		"down":        {func(context.Context) error { return secret }, fault.SignerUnavailable},
-		"it hangs":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, fault.DeadlineReached},
-		"of no class": {func(context.Context) error { return fault.New(fault.ReasonInternal, "x") }, fault.SignerUnavailable},
+		"down":        {func(context.Context) error { return secret }, time.Minute, fault.SignerUnavailable},
+		"it hangs":    {func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() }, 50 * time.Millisecond, fault.DeadlineReached},
+		"of no class": {func(context.Context) error { return fault.New(fault.ReasonInternal, "x") }, time.Minute, fault.SignerUnavailable},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f, _, _ := force(t, stub(t))
 			key := f.current.Load().signer.(*stubSigner)
 			key.fail = c.fail
-			ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
+			ctx, cancel := context.WithTimeout(t.Context(), c.within)
 			defer cancel()
 			reply, refused := f.ReplyDER(ctx, newAsk().der())
 			if refused == nil || refused.Reason != c.want {

@@ -373,10 +373,6 @@ func TestAttacksStayWithinTheMemoryLaw(t *testing.T) {
 	if n == 0 || 10*n < 9*honest.asked {
 		t.Fatalf("of %d honest requests %d were answered: %v", honest.asked, n, honest.wrong)
 	}
-	// How soon is for a run of its own to say: beside other tests, they may have the processors.
-	if p99 := honest.took[n*99/100]; os.Getenv("MAYFLY_ATTACK") != "" && p99 > time.Second {
-		t.Errorf("99 of 100 honest requests took up to %v: %v", p99, honest.took)
-	}
 	t.Logf("%d of %d honest requests, p50 %v, p99 %v; the process held %d MiB of %d", n, honest.asked, honest.took[n/2], honest.took[n*99/100], held>>20, limit>>20)
 	if held >= limit {
 		t.Errorf("%d MiB were held", held>>20)

@@ -352,7 +352,7 @@ func lastingSignature(t *testing.T, script string) {
 }
 
 // compromiseDrill goes through the page: of three certificates the one of a stolen identity
-// is denied, found and revoked, and openssl refuses it alone, within a minute of the denial.
+// is denied, found and revoked, and openssl refuses it alone.
 func compromiseDrill(t *testing.T, look string) {
 	dir, p, e := issuing(t, "running")
 	verifier := exec.CommandContext(t.Context(), "go", "build", "-o", filepath.Join(dir, "bin", "mayfly-verify"), "../mayfly-verify")
@@ -375,11 +375,7 @@ func compromiseDrill(t *testing.T, look string) {
 			t.Errorf("it says\n%s\nwant %q", said, want)
 		}
 	}
-	if took := time.Since(begun); took > time.Minute {
-		t.Errorf("the drill took %v", took)
-	} else {
-		t.Logf("the drill took %v", took)
-	}
+	t.Logf("the drill took %v", time.Since(begun))
 	if strings.Contains(said, "v1 is refused") {
 		t.Errorf("v1 is refused:\n%s", said)
 	}

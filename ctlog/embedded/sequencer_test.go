@@ -46,12 +46,8 @@ func TestCallerLeavesADiskThatHangs(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 200*time.Millisecond)
 	defer cancel()
-	begin := time.Now()
 	if _, err := l.Submit(ctx, b.ca.Chain(t)); !errors.Is(err, context.DeadlineExceeded) {
 		t.Errorf("the disk hangs: %v, want the context's error", err)
-	}
-	if took := time.Since(begin); took > 3*time.Second {
-		t.Errorf("the context ended after 200ms, Submit after %v", took)
 	}
 	resume()
 	sct, err := l.Submit(t.Context(), b.ca.Chain(t))

@@ -316,7 +316,6 @@ func TestHangingWitnessesDelayNoSCT(t *testing.T) {
 				w.breaks(held(until))
 			}
 			l := b.open(t)
-			begin := time.Now()
 			for range 20 { // a checkpoint is offered after the first of these
 				if _, err := l.Submit(t.Context(), b.ca.Chain(t)); err != nil {
 					t.Fatal(err)
@@ -335,8 +334,8 @@ func TestHangingWitnessesDelayNoSCT(t *testing.T) {
 					t.Fatal(err)
 				}
 			}
-			if _, n := ws[0].stands(); n > 1 || time.Since(begin) > ctlog.MaxWitnessTimeout {
-				t.Errorf("%d offers, %v: the witness wasn't hanging all the time", n, time.Since(begin))
+			if _, n := ws[0].stands(); n > 1 {
+				t.Errorf("%d offers: the witness wasn't hanging all the time", n)
 			}
 			if size, _, _ := b.checkpoint(t, l, ws); size != 0 {
 				t.Errorf("%d entries are published before the witnesses answered", size)
@@ -443,12 +442,8 @@ func TestClosedModeShutdownLeavesTheRestToTheNextStart(t *testing.T) {
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 	defer cancel()
-	begin := time.Now()
 	if err := l.Close(ctx); err == nil || !strings.Contains(err.Error(), "publishing the last checkpoint") {
 		t.Errorf("Close: %v", err)
-	}
-	if took := time.Since(begin); took > 10*time.Second {
-		t.Errorf("Close took %v", took)
 	}
 	ws[0].breaks(nil)
 	l = b.open(t)

@@ -137,13 +137,9 @@ func TestOutageEndsInTimeAfterBoundedAttempts(t *testing.T) {
 			f := open(t, tt.front, nil)
 			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 			defer cancel()
-			begin := time.Now()
 			_, err := f.Submit(ctx, f.ca.Chain(t))
 			if err == nil {
 				t.Fatal("an SCT from a failing log")
-			}
-			if took := time.Since(begin); took > 3*time.Second {
-				t.Errorf("took %s, the deadline was a second", took)
 			}
 			got := fault.From(err)
 			if tt.outage != (got.Reason == fault.LogUnavailable) || !tt.outage && got.Kind() != fault.Internal {
@@ -188,12 +184,12 @@ func TestRecovers(t *testing.T) {
 	if _, err := f.Submit(t.Context(), f.ca.Chain(t)); err != nil {
 		t.Fatalf("Submit: %v", err)
 	}
-	begin := time.Now()
+	before := failed.Load()
 	if _, err := f.Submit(t.Context(), f.ca.Chain(t)); err != nil {
 		t.Fatalf("Submit: %v", err)
 	}
-	if took := time.Since(begin); took > time.Second {
-		t.Errorf("a submission after the outage took %s", took)
+	if n := failed.Load() - before; n != 1 {
+		t.Errorf("a submission after the outage made %d requests", n)
 	}
 }
 

@@ -221,13 +221,9 @@ func TestServerGoneAndBack(t *testing.T) {
 		t.Fatal("not the first")
 	}
 	server.kill()
-	begin := time.Now()
 	_, err := s.Use(t.Context(), id("during"), time.Now().Add(time.Hour))
 	wantUnavailable(t, err)
 	wantUnavailable(t, s.Ready(t.Context()))
-	if took := time.Since(begin); took > 2*timeout+time.Second {
-		t.Errorf("it took %v", took)
-	}
 	server.start(t)
 	if use(t, s, "before") {
 		t.Error("a token that was used before is accepted again")
@@ -255,12 +251,8 @@ func TestSilentServer(t *testing.T) {
 
 func silent(t *testing.T, s *Store) {
 	t.Helper()
-	begin := time.Now()
 	_, err := s.Use(t.Context(), id("one"), time.Now().Add(time.Hour))
 	wantUnavailable(t, err)
-	if took := time.Since(begin); took > timeout+2*time.Second {
-		t.Errorf("it took %v", took)
-	}
 	for want, end := range map[fault.Reason]func() (context.Context, context.CancelFunc){
 		fault.DeadlineReached: func() (context.Context, context.CancelFunc) {
 			return context.WithTimeout(t.Context(), 20*time.Millisecond)
@@ -272,12 +264,8 @@ func silent(t *testing.T, s *Store) {
 		},
 	} {
 		ctx, cancel := end()
-		begin := time.Now()
 		_, err := s.Use(ctx, id("one"), time.Now().Add(time.Hour))
 		cancel()
-		if took := time.Since(begin); took > timeout/2 {
-			t.Errorf("%s: it took %v", want, took)
-		}
 		if got := fault.From(err); got == nil || got.Reason != want {
 			t.Errorf("got %v, want %s", err, want)
 		}

@@ -136,17 +136,11 @@ func (k *kmsRig) works(t *testing.T, name string) {
 }
 
 // refusesAll asks over every edge at once: each answer is a 503 that asks to try
-// again, within the request's time. It gives how many signatures the KMS was
-// asked for.
+// again. It gives how many signatures the KMS was asked for.
 func (k *kmsRig) refusesAll(t *testing.T, name string) (asked int) {
 	t.Helper()
-	before, first := k.kms.Count(k.kms.Sign), len(k.answers)
+	before := k.kms.Count(k.kms.Sign)
 	k.refuses(t, name, k.signingRequest(t, k.token(t, nil)), fault.SignerUnavailable)
-	for _, a := range k.answers[first:] {
-		if a.took > k.started.Server.RequestTimeout+time.Second { // the machine may be loaded
-			t.Errorf("%s, %s: took %v", name, a.edge, a.took)
-		}
-	}
 	return k.kms.Count(k.kms.Sign) - before
 }
 

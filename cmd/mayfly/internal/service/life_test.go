@@ -16,7 +16,6 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
-	"time"
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
@@ -131,7 +130,7 @@ func TestHangingIssuerLeavesRoom(t *testing.T) {
 			if a.reason != fault.IssuerUnavailable {
 				t.Errorf("%s: %s %q", a.edge, a.reason, a.message)
 			}
-			if a.took > 2*time.Second {
+			if !strings.HasPrefix(a.message, "too many requests wait") {
 				waited.Add(1)
 			}
 			refused.Add(1)

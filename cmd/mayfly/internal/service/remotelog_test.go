@@ -145,9 +145,6 @@ func TestLogDown(t *testing.T) {
 				if bytes.Contains([]byte(a.raw), []byte("log-internal-words")) {
 					t.Errorf("%s: the log's own words are in the answer: %s", a.edge, a.raw)
 				}
-				if a.took > r.started.Server.RequestTimeout {
-					t.Errorf("%s: took %v", a.edge, a.took)
-				}
 			}
 		})
 	}
