@@ -174,10 +174,10 @@ func Fetch(ctx context.Context, url string) ([]byte, error) {
 	switch answer.StatusCode {
 	case http.StatusOK:
 	case http.StatusNotFound:
-		return nil, fmt.Errorf("%s: %w", url, os.ErrNotExist)
+		return nil, fmt.Errorf("%s: %w", req.URL.Redacted(), os.ErrNotExist)
 	default:
 		text, _ := io.ReadAll(io.LimitReader(answer.Body, 512)) // what it says helps, if it is there
-		return nil, fmt.Errorf("%s answers %d: %s", url, answer.StatusCode, oneline.Clean(string(text), 300))
+		return nil, fmt.Errorf("%s answers %d: %s", req.URL.Redacted(), answer.StatusCode, oneline.Clean(string(text), 300))
 	}
 	return io.ReadAll(io.LimitReader(answer.Body, maxBytes+1))
 }

@@ -296,6 +296,11 @@ func TestFaults(t *testing.T) {
 	if err != nil || len(found) != 1 || !strings.HasPrefix(found[0].fault.Error(), file+": it isn't a Sigstore bundle") {
 		t.Errorf("%+v: %v", found, err)
 	}
+	for _, o := range []options{{tufURL: "https://me:secret@tuf.example.com"}, {crl: "https://me:secret@ca.example.com/crl/"}} {
+		if _, _, err := o.trust(t.Context()); err == nil || !strings.Contains(err.Error(), "has a user or a password") || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%+v: %v", o, err)
+		}
+	}
 	var said signature
 	if err := v.signature(signed{fault: errors.New(strings.Repeat("x", 1<<20))}, &said); err == nil || said.Result != "bad" || len(said.Words) > 2010 {
 		t.Errorf("%s, %d bytes: %v", said.Result, len(said.Words), err)

@@ -13,6 +13,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"os"
 	"strings"
 	"time"
@@ -295,6 +296,11 @@ func (o *options) trust(ctx context.Context) (*root.TrustedRoot, revocation.Sour
 	var text []byte
 	var trusted *root.TrustedRoot
 	var err error
+	for flag, address := range map[string]string{"--tuf-url": o.tufURL, "--crl": o.crl} {
+		if u, err := url.Parse(address); err == nil && u.User != nil {
+			return nil, nil, fmt.Errorf("%s has a user or a password, which errors would show: give it without, from a host that asks for none", flag)
+		}
+	}
 	if o.crl == "tuf" && o.tufURL == "" {
 		return nil, nil, errors.New("--crl tuf needs --tuf-url: without it give a file, a URL or none")
 	}

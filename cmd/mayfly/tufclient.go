@@ -20,6 +20,7 @@ import (
 	"github.com/mayfly-ca/mayfly/ca/authority"
 	"github.com/mayfly-ca/mayfly/ca/trustroot"
 	"github.com/mayfly-ca/mayfly/ca/tuf"
+	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/client"
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/service"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/internal/terminal"
@@ -209,6 +210,9 @@ func (r *repository) flags(cmd *cobra.Command) {
 
 // follow runs a TUF client, and gives the first root too.
 func (r *repository) follow(ctx context.Context) (first []byte, v *tuf.Verified, err error) {
+	if _, err = client.CheckURL("the repository", r.url, true); err != nil {
+		return nil, nil, classify(err)
+	}
 	if first, err = firstRoot(ctx, r.root, r.checksum); err != nil {
 		return nil, nil, err
 	}
