@@ -10,6 +10,7 @@ import (
 	"math/rand/v2"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/otel/attribute"
@@ -103,6 +104,7 @@ func New(ctx context.Context, c Config, o Options) (*Tracer, error) {
 			sdktrace.WithMaxExportBatchSize(sentSpans), sdktrace.WithBatchTimeout(sendEvery), sdktrace.WithExportTimeout(sendTime)),
 	)
 	t.tracer = t.provider.Tracer(scope)
+	traced.Store(true)
 	return t, nil
 }
 
@@ -133,8 +135,11 @@ func (t *Tracer) Begin(ctx context.Context, name string, h http.Header, at time.
 	return ctx
 }
 
+// traced is whether this process has had a Tracer: without one no context is searched for a span.
+var traced atomic.Bool
+
 // On reports whether the request of ctx is traced.
-func On(ctx context.Context) bool { return trace.SpanFromContext(ctx).IsRecording() }
+func On(ctx context.Context) bool { return traced.Load() && trace.SpanFromContext(ctx).IsRecording() }
 
 // Start begins a step of what ctx is about, and returns the context that it is in.
 func Start(ctx context.Context, name string, at time.Time) context.Context {
