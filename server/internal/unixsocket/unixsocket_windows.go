@@ -1,3 +1,4 @@
+// Package unixsocket has no sockets to offer on Windows.
 package unixsocket
 
 import (
