@@ -20,7 +20,7 @@ LOG_DISK  ?= 4G
 # needs no .git and is the same from any folder.
 LDFLAGS    := -s -w -X main.version=$(VERSION) -X main.commit=$(COMMIT) -X main.date=$(DATE)
 BUILDFLAGS := -trimpath -buildvcs=false -ldflags '$(LDFLAGS)'
-# Of Windows mayfly-verify alone.
+# On Windows no CA runs: docs/releases.md.
 PLATFORMS  ?= linux/amd64 linux/arm64 darwin/amd64 darwin/arm64 windows/amd64 windows/arm64
 
 # The least version of Go: go.mod's. Go's own words about an older one fill a screen.

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
@@ -170,7 +169,7 @@ func Inspect(c Config) (inUse bool, err error) {
 			return false, err
 		}
 		for _, needed := range []string{filepath.Dir(file.Path), file.Path} {
-			if err := unix.Access(needed, unix.W_OK); err != nil && !errors.Is(err, unix.ENOENT) {
+			if err := durable.Writable(needed); err != nil {
 				return false, fmt.Errorf("%s can't be written by this user: %w; run it as the user of the service, or give it to that one", needed, err)
 			}
 		}

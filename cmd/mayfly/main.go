@@ -15,6 +15,7 @@ import (
 	"math"
 	"os"
 	"os/signal"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -116,6 +117,25 @@ code-signing certificate that lives ten minutes and is in a transparency log.`, 
 	return root, began
 }
 
+// onWindows are the commands that work there, with all below them: those of whoever uses a CA,
+// or looks at what one wrote. They hold no lock and read no secret of a CA.
+var onWindows = []string{
+	"request", "revoke", "search", "verify", "cert", "token", "policy", "config import-fulcio", "ca show", "ca verify",
+	"tuf status", "tuf verify", "tuf export", "log show", "log proof", "log verify", "audit",
+	"version", "healthcheck",
+}
+
+// runsOn is an error where a command doesn't run on a system.
+func runsOn(system string, cmd *cobra.Command) error {
+	name := strings.TrimPrefix(cmd.CommandPath(), "mayfly")
+	works := func(one string) bool { return strings.HasPrefix(name+" ", " "+one+" ") }
+	if system != "windows" || cmd.HasSubCommands() || slices.ContainsFunc(onWindows, works) {
+		return nil
+	}
+	return fail("run it on Linux or macOS; here work "+strings.Join(onWindows, ", "),
+		"mayfly%s doesn't run on Windows: running a CA and using its keys take locks, flushes and permissions of files that are Unix's", name)
+}
+
 // commands are all of them, in the order of the help.
 func commands(io streams) []*cobra.Command {
 	return []*cobra.Command{
@@ -172,7 +192,8 @@ var flagValues = map[string]string{
 // complete has cmd and all below it take the arguments that the line of use shows, require
 // the flags that say so at their end, and set began before their own code runs.
 func complete(cmd *cobra.Command, began *bool) {
-	cmd.Args = arguments(cmd.Use)
+	takes := arguments(cmd.Use)
+	cmd.Args = func(c *cobra.Command, args []string) error { return cmp.Or(runsOn(runtime.GOOS, c), takes(c, args)) }
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
 		if strings.HasSuffix(f.Usage, "(required)") {
 			cobra.CheckErr(cmd.MarkFlagRequired(f.Name))

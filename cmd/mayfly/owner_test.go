@@ -8,11 +8,11 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/mayfly-ca/mayfly/ca/audit"
 	"github.com/mayfly-ca/mayfly/config"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 )
 
@@ -73,8 +73,8 @@ bin/mayfly init --dir ca --issuer https://accounts.google.com --allow true`)
 		if err != nil {
 			return err
 		}
-		if is := info.Sys().(*syscall.Stat_t); is.Uid != service { //nolint:forcetypeassert // on Unix
-			t.Errorf("%s belongs to %d", path, is.Uid)
+		if uid, _, _, _ := durable.OwnerOf(info); uid != service {
+			t.Errorf("%s belongs to %d", path, uid)
 		}
 		return nil
 	})

@@ -59,7 +59,9 @@ func (p *process) launch(dir, name string, env []string, program string, args ..
 	defer errs.Close()
 	p.cmd = exec.Command(program, args...) // #nosec G204 -- a test's own program
 	p.cmd.Dir, p.cmd.Env, p.cmd.Stdout, p.cmd.Stderr = dir, append(slices.Clone(env), "GORACE="+quickExit), out, errs
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: p.group}
+	if p.group {
+		ownGroup(p.cmd)
+	}
 	if err := p.cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -73,7 +75,7 @@ func (p *process) launch(dir, name string, env []string, program string, args ..
 // signal sends a signal to the program, and to all that it started in its group.
 func (p *process) signal(s syscall.Signal) error {
 	if p.group {
-		return syscall.Kill(-p.cmd.Process.Pid, s)
+		return signalGroup(p.cmd.Process.Pid, s)
 	}
 	return p.cmd.Process.Signal(s)
 }

@@ -13,12 +13,13 @@ import (
 	"regexp"
 	"strings"
 	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/go-jose/go-jose/v4"
 	"go.yaml.in/yaml/v3"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // yamlBlocks are a page's blocks of YAML, in their order.
@@ -499,11 +500,11 @@ func fullDisk(t *testing.T, _ string) {
 			return strings.Replace(config, "    key: file:ctlog.key.pem\n", "    key: file:ctlog.key.pem\n    min_free_mb: "+mb+"\n", 1)
 		})
 	}
-	var disk syscall.Statfs_t
-	if err := syscall.Statfs(t.TempDir(), &disk); err != nil {
+	free, err := durable.FreeBytes(t.TempDir())
+	if err != nil {
 		t.Fatal(err)
 	}
-	floor(fmt.Sprint(2 * disk.Bavail * uint64(disk.Bsize) >> 20)) // #nosec G115 -- the size of a block
+	floor(fmt.Sprint(2 * free >> 20))
 	o.serve()
 	o.ready(200, "log: warning")
 	o.token()

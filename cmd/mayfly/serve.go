@@ -25,6 +25,7 @@ import (
 	"github.com/mayfly-ca/mayfly/cmd/mayfly/internal/supervisor"
 	"github.com/mayfly-ca/mayfly/config"
 	"github.com/mayfly-ca/mayfly/ctlog/follow"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/logqueue"
 	"github.com/mayfly-ca/mayfly/internal/setting"
 	"github.com/mayfly-ca/mayfly/internal/store"
@@ -144,9 +145,9 @@ func asOwner(c *config.Config, uid int) error {
 		if err != nil { // the start says what is missing
 			continue
 		}
-		if is, ok := info.Sys().(*syscall.Stat_t); ok && is.Uid != 0 {
-			return fail(fmt.Sprintf("run it as that user (sudo -u '#%d' …), or let the system start the service; where root is to run it from now on, give root all that is there", is.Uid),
-				"this is root, and %s belongs to user %d: what root writes there that user's service couldn't use", path, is.Uid)
+		if owner, _, _, _ := durable.OwnerOf(info); owner != 0 {
+			return fail(fmt.Sprintf("run it as that user (sudo -u '#%d' …), or let the system start the service; where root is to run it from now on, give root all that is there", owner),
+				"this is root, and %s belongs to user %d: what root writes there that user's service couldn't use", path, owner)
 		}
 	}
 	return nil

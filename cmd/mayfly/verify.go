@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"syscall"
 	"time"
 
@@ -32,7 +33,12 @@ mayfly-verify --help says all about it.`,
 		RunE: func(_ *cobra.Command, args []string) error {
 			args = append([]string{verifier}, args...)
 			path, err := findVerifier()
-			if err == nil {
+			if err == nil && runtime.GOOS == "windows" { // which knows no exec
+				child := &exec.Cmd{Path: path, Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
+				if err = child.Run(); child.ProcessState != nil {
+					os.Exit(child.ProcessState.ExitCode())
+				}
+			} else if err == nil {
 				err = fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ())) // #nosec G204 -- it comes back only where that can't be run
 			}
 			return err

@@ -7,8 +7,8 @@ import (
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
-	"golang.org/x/sys/unix"
 
+	"github.com/mayfly-ca/mayfly/internal/durable"
 	"github.com/mayfly-ca/mayfly/internal/fault"
 	"github.com/mayfly-ca/mayfly/internal/metric"
 )
@@ -81,11 +81,11 @@ func (m *metrics) batch(entries int, took time.Duration, err error) {
 // freeBytes is how much a writer without privileges may still put on the disk
 // that holds the path.
 func freeBytes(path string) (uint64, error) {
-	var s unix.Statfs_t
-	if err := unix.Statfs(path, &s); err != nil {
-		return 0, fmt.Errorf("asking how much of the log's disk is free: %w", err)
+	free, err := durable.FreeBytes(path)
+	if err != nil {
+		err = fmt.Errorf("asking how much of the log's disk is free: %w", err)
 	}
-	return s.Bavail * uint64(s.Bsize), nil
+	return free, err
 }
 
 // lowerFloor is the part of the configured floor below which the log takes nothing:

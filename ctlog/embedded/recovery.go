@@ -13,12 +13,11 @@ import (
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
-
 	"github.com/mayfly-ca/mayfly/ctlog"
 	"github.com/mayfly-ca/mayfly/ctlog/checkpoint"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/logdir"
 	"github.com/mayfly-ca/mayfly/ctlog/embedded/wal"
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Errors of Open that callers tell apart.
@@ -270,7 +269,7 @@ func Inspect(ctx context.Context, c Config, key crypto.PublicKey) (about ctlog.D
 		return about, false, err
 	}
 	for _, path := range []string{string(l.dir), string(c.MarkFile)} {
-		if err := unix.Access(path, unix.W_OK); err != nil && !errors.Is(err, unix.ENOENT) {
+		if err := durable.Writable(path); err != nil {
 			return about, false, fmt.Errorf("%s can't be written by this user: %w; run it as the user of the service, or give the file to that one", path, err)
 		}
 	}

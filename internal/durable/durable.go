@@ -2,11 +2,13 @@
 package durable
 
 import (
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"syscall"
@@ -16,7 +18,7 @@ import (
 // os.ErrExist) and syncs it and its folder. What a failure left half-written is
 // removed. The file is owned as OwnerAsFolder says.
 func WriteNew(path string, b []byte, mode os.FileMode) error {
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	f, err := newFile(path, mode)
 	if err != nil {
 		return err
 	}
@@ -24,8 +26,11 @@ func WriteNew(path string, b []byte, mode os.FileMode) error {
 }
 
 // SyncFolder makes the names in a folder durable: fsync(2) of a file alone
-// doesn't reach its name.
+// doesn't reach its name. Windows has no such call: NTFS keeps a journal of names.
 func SyncFolder(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err
@@ -41,7 +46,7 @@ const TempPrefix = ".tmp-"
 // replaced, not followed. The file is owned as OwnerAsFolder says. After an error the old
 // content stands, unless only the last sync failed.
 func Put(path string, b []byte, mode os.FileMode) error {
-	return put(path, b, func(f *os.File) error {
+	return put(path, b, mode, func(f *os.File) error {
 		if err := f.Chmod(mode); err != nil {
 			return err
 		}
@@ -55,7 +60,7 @@ func Replace(path string, b []byte) error {
 	if err != nil {
 		return err
 	}
-	return put(path, b, func(f *os.File) error {
+	return put(path, b, old.Mode().Perm(), func(f *os.File) error {
 		own, err := f.Stat()
 		if err != nil {
 			return err
@@ -71,8 +76,8 @@ func Replace(path string, b []byte) error {
 
 // put writes b beside its place, and puts it there once like has made the file what it
 // should be.
-func put(path string, b []byte, like func(*os.File) error) error {
-	f, err := os.CreateTemp(filepath.Dir(path), TempPrefix) // mode 0600
+func put(path string, b []byte, mode os.FileMode, like func(*os.File) error) error {
+	f, err := newFile(filepath.Join(filepath.Dir(path), TempPrefix+rand.Text()), mode)
 	if err != nil {
 		return err
 	}

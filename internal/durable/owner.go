@@ -45,7 +45,7 @@ func OwnerAsFolder(path string) error {
 	if !asRoot {
 		return nil
 	}
-	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NOFOLLOW|syscall.O_NONBLOCK, 0)
+	f, err := os.OpenFile(path, os.O_RDONLY|noFollow|syscall.O_NONBLOCK, 0)
 	if errors.Is(err, syscall.ELOOP) {
 		return nil
 	}
@@ -88,7 +88,7 @@ func OwnerOfFolder(f *os.File) error {
 	if !differ {
 		return nil
 	}
-	if is, ok := own.Sys().(*syscall.Stat_t); ok && !own.IsDir() && is.Nlink > 1 {
+	if _, _, names, _ := OwnerOf(own); !own.IsDir() && names > 1 {
 		return fmt.Errorf("%s has a second name, and isn't given to the owner of its folder", f.Name())
 	}
 	if err := f.Chown(uid, gid); err != nil {
@@ -99,10 +99,7 @@ func OwnerOfFolder(f *os.File) error {
 
 // ownerOf is the owner and group of want, and whether those of own are others.
 func ownerOf(own, want os.FileInfo) (uid, gid int, differ bool) {
-	is, ok := own.Sys().(*syscall.Stat_t)
-	other, known := want.Sys().(*syscall.Stat_t)
-	if !ok || !known {
-		return 0, 0, false
-	}
-	return int(other.Uid), int(other.Gid), is.Uid != other.Uid || is.Gid != other.Gid
+	isUID, isGID, _, _ := OwnerOf(own)
+	uid, gid, _, _ = OwnerOf(want)
+	return uid, gid, isUID != uid || isGID != gid
 }

@@ -10,9 +10,8 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"syscall"
 	"time"
-
-	"golang.org/x/sys/unix"
 
 	"github.com/mayfly-ca/mayfly/internal/wait"
 )
@@ -26,9 +25,9 @@ const poll = 25 * time.Millisecond
 // Take takes the lock of f at once, or fails: with ErrHeld where it is taken.
 func Take(f *os.File) error {
 	for {
-		switch err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); {
-		case errors.Is(err, unix.EINTR):
-		case errors.Is(err, unix.EWOULDBLOCK):
+		switch err := lock(f.Fd()); {
+		case errors.Is(err, syscall.EINTR):
+		case errors.Is(err, held):
 			return ErrHeld
 		case err != nil:
 			return fmt.Errorf("locking %s: %w", f.Name(), err)

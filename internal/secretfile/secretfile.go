@@ -13,9 +13,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
-	"syscall"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // Max is the largest file that is read, in bytes; the PEM of an RSA 4096 key
@@ -59,20 +61,23 @@ func check(path string, info os.FileInfo, credentials string) error {
 	if !info.Mode().IsRegular() || mode&(group|others) == 0 {
 		return nil
 	}
+	if runtime.GOOS == "windows" {
+		return fmt.Errorf("%s: who may use it can't be told on Windows, whose access lists Mayfly doesn't read: use the secret on Linux or macOS", path)
+	}
 	who := "everybody"
 	if mode&others == 0 {
 		if within(path, credentials) {
 			return nil
 		}
-		stat, ok := info.Sys().(*syscall.Stat_t)
-		if !ok {
+		_, gid, _, known := durable.OwnerOf(info)
+		if !known {
 			return errors.New(path + ": its owner can't be told")
 		}
 		groups, err := os.Getgroups()
-		if err != nil || slices.Contains(append(groups, os.Getegid()), int(stat.Gid)) {
+		if err != nil || slices.Contains(append(groups, os.Getegid()), gid) {
 			return err
 		}
-		who = fmt.Sprintf("group %d, which this process isn't in,", stat.Gid)
+		who = fmt.Sprintf("group %d, which this process isn't in,", gid)
 	}
 	return fmt.Errorf("%s: %s may use it (mode %04o): chmod 600 %s", path, who, mode, path)
 }

@@ -77,7 +77,7 @@ api() {
 }
 
 vet() {
-  go vet ./... && go vet -tags pkcs11 ./ca/kms/... ./cmd/mayfly && go vet -tags conformance ./... &&
+  go vet ./... && GOOS=windows go vet ./cmd/... && go vet -tags pkcs11 ./ca/kms/... ./cmd/mayfly && go vet -tags conformance ./... &&
     (cd internal/tools && go vet ./...)
 }
 

@@ -43,6 +43,7 @@ if [ "$(dpkg --print-architecture)" = amd64 ]; then
   internal/tools/release/wine.sh "$work/dist/mayfly-verify-$VERSION-windows-amd64.exe" "$work/bin/mayfly-verify" "$work/wine"
   tests -run '^TestVerify$/^mayfly$'
   echo "the verifier for Windows, under Wine: verifies and refuses"
+  internal/tools/release/windows.sh "$work/dist/mayfly"{,-verify}"-$VERSION-windows-amd64.exe" "$work/dist/mayfly-$VERSION-linux-amd64"
 fi
 
 venv=$(internal/tools/conformance/venv.sh sbom-1 'cyclonedx-python-lib[json-validation]==11.11.0' spdx-tools==0.8.5)

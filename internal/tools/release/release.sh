@@ -44,9 +44,9 @@ packed() { # packed FILE FOLDER: a tar that is the same each time
 
 binaries=()
 for platform in $PLATFORMS; do
-  os=${platform%/*} arch=${platform#*/} suffix='' programs='mayfly mayfly-verify'
-  [ "$os" != windows ] || { suffix=.exe && programs=mayfly-verify; } # the CA's locks and flushes are Unix's
-  for program in $programs; do
+  os=${platform%/*} arch=${platform#*/} suffix=''
+  [ "$os" != windows ] || suffix=.exe
+  for program in mayfly mayfly-verify; do
     file=$dist/$program-$VERSION-$os-$arch$suffix
     GOOS=$os GOARCH=$arch build "$file" "$program"
     binaries+=("$file")

@@ -1,3 +1,5 @@
+//go:build !windows
+
 // Package unixsocket listens on Unix sockets that have a name in the file system.
 package unixsocket
 
