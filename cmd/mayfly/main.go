@@ -289,7 +289,7 @@ that is stale, or can't be had or used.
 type failure struct {
 	code int
 	fix  string // an imperative sentence without a full stop, or ""
-	err  error
+	err  error  // nil: what failed has said it
 }
 
 func (f *failure) Error() string { return f.err.Error() }
@@ -316,8 +316,8 @@ type trouble struct {
 // report prints err, for machines in one line, and returns the exit code for it: the code of
 // the outermost *failure in its chain, or exitFailed. A nil error prints nothing.
 func report(w io.Writer, err error, asJSON bool) int {
-	if err == nil {
-		return exitOK
+	if f, ok := errors.AsType[*failure](err); err == nil || ok && f.err == nil {
+		return exitCode(err)
 	}
 	t := trouble{Message: strings.TrimRight(err.Error(), "\n"), ExitCode: exitCode(err)}
 	if f, ok := errors.AsType[*failure](err); ok {

@@ -41,4 +41,8 @@ func TestWhatRunsOnWindows(t *testing.T) {
 			t.Errorf("mayfly %s isn't refused", name)
 		}
 	}
+	// There mayfly-verify is a child, which has said what is wrong.
+	if said := new(strings.Builder); report(said, &failure{code: 3}, true) != 3 || said.Len() > 0 {
+		t.Errorf("beside the verifier's own words it says %q", said)
+	}
 }

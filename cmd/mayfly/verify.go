@@ -36,7 +36,7 @@ mayfly-verify --help says all about it.`,
 			if err == nil && runtime.GOOS == "windows" { // which knows no exec
 				child := &exec.Cmd{Path: path, Args: args, Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr}
 				if err = child.Run(); child.ProcessState != nil {
-					os.Exit(child.ProcessState.ExitCode())
+					err = &failure{code: child.ProcessState.ExitCode()}
 				}
 			} else if err == nil {
 				err = fmt.Errorf("%s: %w", path, syscall.Exec(path, args, os.Environ())) // #nosec G204 -- it comes back only where that can't be run
