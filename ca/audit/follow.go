@@ -18,6 +18,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/mayfly-ca/mayfly/internal/durable"
 )
 
 // overlap is how far the times of records may be out of their order.
@@ -343,7 +345,7 @@ func Parts(path string) ([]string, error) {
 }
 
 func openPart(path string) (*part, error) {
-	file, err := os.Open(path) // #nosec G304 -- the operator names the trail
+	file, err := durable.OpenPlain(path)
 	if err != nil {
 		return nil, err
 	}

@@ -375,13 +375,15 @@ func TestPaceLeavesThePauseAfterACommit(t *testing.T) {
 // TestAPartThatCantBeReadIsNoEnd: the chain doesn't go on from a line before it.
 func TestAPartThatCantBeReadIsNoEnd(t *testing.T) {
 	t.Parallel()
-	r := newTrail(t)
-	r.write(t, r.part(1), r.lines("1"))
-	if err := os.Mkdir(r.part(2), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := lastOfParts(r.path); !errors.Is(err, syscall.EISDIR) {
-		t.Errorf("a part that can't be read: %v", err)
+	for what, put := range map[string]func(string, uint32) error{"a folder": syscall.Mkdir, "a pipe": syscall.Mkfifo} {
+		r := newTrail(t)
+		r.write(t, r.part(1), r.lines("1"))
+		if err := put(r.part(2), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := lastOfParts(r.path); err == nil || !strings.Contains(err.Error(), "isn't a plain file") {
+			t.Errorf("%s in place of a part: %v", what, err)
+		}
 	}
 }
 

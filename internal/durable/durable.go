@@ -110,19 +110,30 @@ func finish(f *os.File, b []byte, like func(*os.File) error, path string) (err e
 	return SyncFolder(filepath.Dir(path))
 }
 
-// ReadPlain reads a plain file of at most so many bytes. A pipe or a device in its place
-// is an error, and holds nobody up.
-func ReadPlain(path string, most int64) ([]byte, error) {
+// OpenPlain opens a plain file to read it. A pipe or a device in its place is an error,
+// and holds nobody up.
+func OpenPlain(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDONLY|syscall.O_NONBLOCK, 0)
 	if err != nil {
 		return nil, err
 	}
-	defer f.Close()
-	if info, err := f.Stat(); err != nil {
-		return nil, err
-	} else if !info.Mode().IsRegular() {
-		return nil, fmt.Errorf("%s isn't a plain file", path)
+	info, err := f.Stat()
+	if err == nil && !info.Mode().IsRegular() {
+		err = fmt.Errorf("%s isn't a plain file", path)
 	}
+	if err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+// ReadPlain reads a plain file of at most so many bytes, opened by OpenPlain.
+func ReadPlain(path string, most int64) ([]byte, error) {
+	f, err := OpenPlain(path)
+	if err != nil {
+		return nil, err
+	}
+	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err == nil && int64(len(b)) > most {
 		err = fmt.Errorf("%s is larger than %d bytes", path, most)

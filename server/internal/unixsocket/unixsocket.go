@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -20,6 +21,9 @@ import (
 // umask leaves owner and group what connecting takes, whatever the process's own: a proxy
 // belongs to the group. It takes nothing from folders that are made meanwhile.
 const umask = 0o007
+
+// masking is held while the umask, which is the process's, isn't its own.
+var masking sync.Mutex
 
 // MaxPath is the longest path, in bytes, that every system takes (macOS has 104 with the final 0).
 const MaxPath = 103
@@ -53,6 +57,8 @@ func listen(ctx context.Context, path string) (net.Listener, error) {
 	}
 	// The socket has its mode from the first moment. What changed it by name later could be
 	// led elsewhere by whoever may write the folder.
+	masking.Lock()
+	defer masking.Unlock()
 	before := unix.Umask(umask)
 	l, err := new(net.ListenConfig).Listen(ctx, "unix", path)
 	unix.Umask(before)

@@ -322,7 +322,7 @@ func (a *archive) parts(f audit.TrailFile) error {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	current, err := os.Open(f.Path)                    // #nosec G304 -- the operator names the trail
+	current, err := durable.OpenPlain(f.Path)
 	if err != nil && !errors.Is(err, fs.ErrNotExist) { // then nothing was recorded since the last rotation
 		return err
 	}
@@ -371,7 +371,7 @@ func (a *archive) log(ctx context.Context, l Log) (err error) {
 }
 
 func (a *archive) file(at, path string) error {
-	file, err := os.Open(path) // #nosec G304 -- the operator names it
+	file, err := durable.OpenPlain(path)
 	if err != nil {
 		return err
 	}
