@@ -89,8 +89,7 @@ type Certificate struct {
 	RevokedAt           time.Time // zero: it isn't
 	RevokedReason       string
 
-	id     int64
-	values []string // of one that is decoded; by columns
+	id int64
 }
 
 // Named is everything by its name, as all that shows certificates has it.
