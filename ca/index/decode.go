@@ -32,30 +32,49 @@ var ofSubject = slices.Concat([]string{"log", "authority", "san", "san_type", "d
 // so that the index has every entry.
 const Unreadable = "unreadable"
 
-// decode reads an entry of a log. It never fails: logs take what their CAs signed.
-func decode(log string, e follow.Entry) *Certificate {
-	c := &Certificate{Index: e.Index, Fields: map[string]string{"san_type": Unreadable}, Logged: e.Timestamp, NotBefore: e.Timestamp, NotAfter: e.Timestamp}
-	if cert, ok := read(e); ok {
-		set, _ := extension.Parse(cert.Extensions) // what can't be read isn't found
-		c.Fields, c.NotBefore, c.NotAfter = set.Map(), cert.NotBefore, cert.NotAfter
-		c.Fields["serial"], c.Fields["key_fingerprint"] = cert.SerialNumber.Text(16), chain.Fingerprint(cert.RawSubjectPublicKeyInfo)
-		c.Fields["authority"] = hex.EncodeToString(cert.AuthorityKeyId)
-		if names := extension.SANs(cert); len(names) > 0 {
-			c.Fields["san"], c.Fields["san_type"] = names[0].Value, names[0].Type
+// columns are the names of a certificate's values: its subject's, then those of its row.
+// places say where a Set has those between the first nine and the last two.
+var (
+	columns = slices.Concat(ofSubject, ofRun, []string{"serial", "key_fingerprint"})
+	places  = func() (all []func(*extension.Set) *string) {
+		for _, name := range columns[9 : len(columns)-2] {
+			all = append(all, extension.Place(name))
 		}
-		derive(c.Fields)
+		return all
+	}()
+)
+
+// decode reads an entry of a log, into no map: that costs more than reading. It never fails: logs take what their CAs signed.
+func decode(log string, e follow.Entry) *Certificate {
+	c := &Certificate{Index: e.Index, Logged: e.Timestamp, NotBefore: e.Timestamp, NotAfter: e.Timestamp}
+	cert, set, name := x509.Certificate{}, extension.Set{}, extension.SAN{Type: Unreadable}
+	var authority, serial, key string
+	if read(e, &cert) {
+		set, _ = extension.Parse(cert.Extensions) // what can't be read isn't found
+		c.NotBefore, c.NotAfter = cert.NotBefore, cert.NotAfter
+		authority, serial, key = hex.EncodeToString(cert.AuthorityKeyId), cert.SerialNumber.Text(16), chain.Fingerprint(cert.RawSubjectPublicKeyInfo)
+		name = append(extension.SANs(&cert), extension.SAN{})[0]
 	}
-	for name, value := range c.Fields {
-		c.Fields[name] = clip(value)
+	domain, identity, workflow := derive(name, set)
+	c.values = append(make([]string, 0, len(columns)), log, authority, name.Value, name.Type, domain, identity, workflow, set.Issuer, set.TokenSubject)
+	for _, place := range places {
+		c.values = append(c.values, *place(&set))
 	}
-	c.Fields["log"] = log
+	c.values = append(c.values, serial, key)
+	for i, value := range c.values {
+		c.values[i] = clip(value)
+	}
 	return c
 }
 
+// value is the value of one of columns.
+func (c *Certificate) value(name string) string { return c.values[slices.Index(columns, name)] }
+
 // read is what the index keeps of a certificate (RFC 5280 §4.1). crypto/x509 reads all of it,
 // which takes three times as long, and refuses what logs take.
-func read(e follow.Entry) (*x509.Certificate, bool) {
-	c, input := &x509.Certificate{SerialNumber: new(big.Int)}, cryptobyte.String(e.Certificate)
+func read(e follow.Entry, c *x509.Certificate) bool {
+	c.SerialNumber, c.Extensions = new(big.Int), make([]pkix.Extension, 0, 32)
+	input := cryptobyte.String(e.Certificate)
 	var tbs, validity, list, one cryptobyte.String
 	date := func(t *time.Time) bool {
 		return validity.PeekASN1Tag(asn1.UTCTime) && validity.ReadASN1UTCTime(t) || validity.ReadASN1GeneralizedTime(t)
@@ -73,24 +92,25 @@ func read(e follow.Entry) (*x509.Certificate, bool) {
 			_ = one.ReadASN1(&one, asn1.SEQUENCE) && one.ReadOptionalASN1((*cryptobyte.String)(&c.AuthorityKeyId), nil, asn1.Tag(0).ContextSpecific())
 		}
 	}
-	return c, ok
+	return ok
 }
 
-// derive adds what isn't in the certificate in so many words: the domain of the address
+// derive is what isn't in the certificate in so many words: the domain of the address
 // or the host of the URI; whom it counts for, the repository or else the name; and its
 // workflow, whichever branch or tag it ran for.
-func derive(v map[string]string) {
-	san := v["san"]
-	if u, err := url.Parse(san); err == nil && v["san_type"] == "uri" {
-		v["domain"] = strings.ToLower(u.Hostname())
-	} else if at := strings.LastIndexByte(san, '@'); v["san_type"] == "email" && at >= 0 {
-		v["domain"] = strings.ToLower(san[at+1:])
+func derive(name extension.SAN, set extension.Set) (domain, identity, workflow string) {
+	if at := strings.LastIndexByte(name.Value, '@'); name.Type == "email" && at >= 0 {
+		domain = strings.ToLower(name.Value[at+1:])
+	} else if name.Type == "uri" {
+		if u, err := url.Parse(name.Value); err == nil {
+			domain = strings.ToLower(u.Hostname())
+		}
 	}
-	v["identity"] = san
-	if repository := v["source_repository_uri"]; repository != "" {
-		v["identity"] = repository
-		v["workflow"], _, _ = strings.Cut(cmp.Or(v["build_config_uri"], san), "@")
+	if set.SourceRepositoryURI == "" {
+		return domain, name.Value, ""
 	}
+	workflow, _, _ = strings.Cut(cmp.Or(set.BuildConfigURI, name.Value), "@")
+	return domain, set.SourceRepositoryURI, workflow
 }
 
 // maxValue is how much of a value is kept, in bytes: two of them are a row of PostgreSQL's indexes, of 2704 at most.

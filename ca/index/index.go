@@ -158,7 +158,8 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 	if err != nil {
 		return err
 	}
-	k := keeping{log: logID(log), index: i, fresh: map[[sha256.Size]byte]int64{}}
+	row := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, columns[len(ofSubject):]...)
+	k := keeping{log: logID(log), index: i, fresh: map[[sha256.Size]byte]int64{}, certificates: make([]any, 0, len(entries)*len(row))}
 	rest, fills := after.Head-min(after.Head, after.Size), false
 	err = db.Write(ctx, func(tx store.Handle) error {
 		if err := k.move(ctx, tx, from, after); err != nil {
@@ -169,14 +170,13 @@ func (i *Index) Keep(ctx context.Context, log ctlog.Description, from uint64, en
 				return err
 			}
 		}
-		certificates := append([]string{"subject", "log_index", "logged", "not_before", "not_after"}, ofCertificate...)
 		if rest >= far && db.Alone() && i.filling.Load() == nil && !i.slow.Load() {
 			if err = tx.QueryRow(ctx, "SELECT COALESCE(MAX(id), 0) < ? FROM certificates", rest/4).Scan(&fills); fills {
 				_, err = tx.Exec(ctx, unsearched)
 			}
 		}
 		if err == nil {
-			err = tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(certificates, ", ")+")", len(certificates), k.certificates)
+			err = tx.Insert(ctx, "INSERT INTO certificates ("+strings.Join(row, ", ")+")", len(row), k.certificates)
 		}
 		if err == nil {
 			err = tx.Insert(ctx, "INSERT INTO events (kind, identity, value, log, log_index, serial, happened)", 7, k.events)
@@ -243,26 +243,30 @@ func (k *keeping) add(ctx context.Context, tx store.Handle, e follow.Entry) erro
 		return fmt.Errorf("index: keeping a subject: %w", err)
 	}
 	if k.index.taker != nil {
+		c.Fields = map[string]string{}
+		for i, name := range columns {
+			if c.values[i] != "" {
+				c.Fields[name] = c.values[i]
+			}
+		}
 		k.kept = append(k.kept, Kept{*c, uses})
 	}
-	k.certificates = append(k.certificates, id, c.Index, c.Logged.Unix(), c.NotBefore.Unix(), c.NotAfter.Unix(), c.Fields["serial"], c.Fields["key_fingerprint"])
-	for _, name := range ofRun {
-		k.certificates = append(k.certificates, sql.NullString{String: c.Fields[name], Valid: c.Fields[name] != ""})
+	k.certificates = append(k.certificates, id, c.Index, c.Logged.Unix(), c.NotBefore.Unix(), c.NotAfter.Unix())
+	for i, value := range c.values[len(ofSubject):] {
+		if k.certificates = append(k.certificates, value); value == "" && i < len(ofRun) {
+			k.certificates[len(k.certificates)-1] = nil
+		}
 	}
 	if e.Precert {
 		return nil
 	}
-	return tell(ctx, tx, "", chain.Fingerprint(e.Certificate), c.Fields["serial"], c.Fields["authority"], c.Logged)
+	return tell(ctx, tx, "", chain.Fingerprint(e.Certificate), c.value("serial"), c.value("authority"), c.Logged)
 }
 
 // subject is the number of the certificate's subject. One that is new is compared with
 // what its identity used before.
 func (k *keeping) subject(ctx context.Context, tx store.Handle, c *Certificate) (id int64, uses []Event, err error) {
-	texts := make([]string, len(ofSubject))
-	for i, name := range ofSubject {
-		texts[i] = c.Fields[name]
-	}
-	digest := sha256.Sum256([]byte(strings.Join(texts, "\x00")))
+	digest := sha256.Sum256([]byte(strings.Join(c.values[:len(ofSubject)], "\x00")))
 	id, ok := k.fresh[digest]
 	if !ok {
 		id, ok = k.index.known.Get(digest)
@@ -276,7 +280,7 @@ func (k *keeping) subject(ctx context.Context, tx store.Handle, c *Certificate) 
 			return 0, nil, err
 		}
 		values := []any{digest[:]}
-		for _, text := range texts {
+		for _, text := range c.values[:len(ofSubject)] {
 			values = append(values, text)
 		}
 		// Another process may have followed another log to the same one meanwhile.
@@ -294,16 +298,16 @@ var firstUses = []struct{ kind, column string }{
 
 // compare makes an event of each thing that an identity, known before, uses first.
 func (k *keeping) compare(ctx context.Context, tx store.Handle, c *Certificate) (uses []Event, err error) {
-	identity := c.Fields["identity"]
+	identity := c.value("identity")
 	for _, first := range firstUses {
-		value := c.Fields[first.column]
+		value := c.value(first.column)
 		var known, used bool
 		err := tx.QueryRow(ctx, "SELECT EXISTS (SELECT 1 FROM subjects WHERE identity = ?), EXISTS (SELECT 1 FROM subjects WHERE identity = ? AND "+first.column+" = ?)", identity, identity, value).Scan(&known, &used)
 		if err != nil || !known {
 			return nil, err
 		}
 		if identity != "" && value != "" && !used {
-			k.events = append(k.events, first.kind, identity, value, k.log, c.Index, c.Fields["serial"], c.Logged.Unix())
+			k.events = append(k.events, first.kind, identity, value, k.log, c.Index, c.value("serial"), c.Logged.Unix())
 			uses = append(uses, Event{Kind: first.kind, Identity: identity, Value: value})
 		}
 	}

@@ -89,7 +89,8 @@ type Certificate struct {
 	RevokedAt           time.Time // zero: it isn't
 	RevokedReason       string
 
-	id int64
+	id     int64
+	values []string // of one that is decoded; by columns
 }
 
 // Named is everything by its name, as all that shows certificates has it.

@@ -137,13 +137,13 @@ func (p prepared) ExecContext(ctx context.Context, query string, args ...any) (s
 	if err != nil {
 		return nil, err
 	}
-	return s.ExecContext(ctx, args...)
+	return s.ExecContext(context.WithoutCancel(ctx), args...) // ctx ends the transaction; for each statement the driver would start a goroutine
 }
 
 // QueryRowContext runs a statement that returns one row.
 func (p prepared) QueryRowContext(ctx context.Context, query string, args ...any) *sql.Row {
 	if s, err := p.statement(ctx, query); err == nil {
-		return s.QueryRowContext(ctx, args...)
+		return s.QueryRowContext(context.WithoutCancel(ctx), args...)
 	}
 	return p.Tx.QueryRowContext(ctx, query, args...) // which says the error
 }
@@ -184,8 +184,8 @@ func openSQLite(c Config) (*DB, error) {
 		p.SetMaxIdleConns(connections)
 		return p
 	}
-	// What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
-	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
+	// The write-ahead log may have 32 MB besides one transaction: a page that is written often goes into the database less often. What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
+	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "wal_autocheckpoint(8000)", "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
 	d.on = d.reads
 	return d, nil
 }
