@@ -19,6 +19,7 @@ import (
 	"github.com/mayfly-ca/mayfly/internal/pemfile"
 	"github.com/mayfly-ca/mayfly/internal/pubkey"
 	"github.com/mayfly-ca/mayfly/internal/secretfile"
+	"github.com/mayfly-ca/mayfly/server/internal/segment"
 	"github.com/mayfly-ca/mayfly/server/internal/unixsocket"
 )
 
@@ -55,7 +56,7 @@ func (s *Server) Listen(ctx context.Context) (err error) {
 			opened, err = listenAt(ctx, address)
 		}
 		if err == nil {
-			if err = smallSegments(opened); err != nil {
+			if err = segment.Limit(opened, maxSegment); err != nil {
 				err = fmt.Errorf("%s: %w", opened.Addr(), err)
 			}
 		}
@@ -120,25 +121,10 @@ func (s *Server) Addresses() Addresses {
 // for what it needs beside the data (socket(7), SO_SNDBUF).
 const receiveBuffer, sendBuffer = 16 << 10, 32 << 10
 
-// segment is the largest segment that clients may send, in bytes. Loopback's are larger
+// maxSegment is the largest segment that clients may send, in bytes. Loopback's are larger
 // than our receive buffer otherwise, and then TCP waits until all of it is free: calls
 // that share a connection would wait for each other (RFC 9293 §3.8.6.2).
-const segment = 4 << 10
-
-// smallSegments has the connections that l accepts take segments of that size.
-func smallSegments(l net.Listener) error {
-	tcp, ok := l.(*net.TCPListener)
-	if !ok {
-		return nil
-	}
-	raw, err := tcp.SyscallConn()
-	if err != nil {
-		return err
-	}
-	var failed error
-	err = raw.Control(func(fd uintptr) { failed = setSegment(fd, segment) })
-	return errors.Join(err, failed)
-}
+const maxSegment = 4 << 10
 
 // connectionLimit is a listener that keeps at most so many connections. When one more
 // comes, the address that has most of them loses the one that has been quiet longest,

@@ -48,8 +48,8 @@ func TestSegmentsAreSmall(t *testing.T) {
 		if err := raw.Control(func(fd uintptr) { size, failed = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_MAXSEG) }); err != nil || failed != nil {
 			t.Fatal(err, failed)
 		}
-		if size > segment || size < segment/2 {
-			t.Errorf("%v: clients send segments of %d bytes, want %d at most", address, size, segment)
+		if size > maxSegment || size < maxSegment/2 {
+			t.Errorf("%v: clients send segments of %d bytes, want %d at most", address, size, maxSegment)
 		}
 	}
 }

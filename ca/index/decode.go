@@ -23,9 +23,12 @@ import (
 // its own for; they are in its row. All others are in its subject's.
 var ofRun = []string{"github_sha", "build_signer_digest", "source_repository_digest", "build_config_digest", "run_invocation_uri"}
 
-// ofSubject are the columns of a subject: the log first, then what is made of the
-// certificate's names, then extensions.
-var ofSubject = slices.Concat([]string{"log", "authority", "san", "san_type", "domain", "identity", "workflow", "issuer", "token_subject"},
+// ofNames are the columns of a subject that decode makes: the log, and what is made of the
+// certificate's names.
+var ofNames = []string{"log", "authority", "san", "san_type", "domain", "identity", "workflow", "issuer", "token_subject"}
+
+// ofSubject are all columns of a subject: the other ones are extensions.
+var ofSubject = slices.Concat(ofNames,
 	slices.DeleteFunc(extension.Fields(), func(name string) bool { return slices.Contains(ofRun, name) }))
 
 // Unreadable is the san_type of an entry whose certificate can't be read: it is kept,
@@ -33,18 +36,19 @@ var ofSubject = slices.Concat([]string{"log", "authority", "san", "san_type", "d
 const Unreadable = "unreadable"
 
 // columns are the names of a certificate's values: its subject's, then those of its row.
-// places say where a Set has those between the first nine and the last two.
+// places say where a Set has those that are extensions.
 var (
 	columns = slices.Concat(ofSubject, ofRun, []string{"serial", "key_fingerprint"})
 	places  = func() (all []func(*extension.Set) *string) {
-		for _, name := range columns[9 : len(columns)-2] {
+		for _, name := range slices.Concat(ofSubject[len(ofNames):], ofRun) {
 			all = append(all, extension.Place(name))
 		}
 		return all
 	}()
 )
 
-// decode reads an entry of a log, into no map: that costs more than reading. It never fails: logs take what their CAs signed.
+// decode reads an entry of a log. It never fails: logs take what their CAs signed. The values
+// go into a slice, since a map took as much CPU as the reading.
 func decode(log string, e follow.Entry) *Certificate {
 	c := &Certificate{Index: e.Index, Logged: e.Timestamp, NotBefore: e.Timestamp, NotAfter: e.Timestamp}
 	cert, set, name := x509.Certificate{}, extension.Set{}, extension.SAN{Type: Unreadable}
@@ -53,7 +57,10 @@ func decode(log string, e follow.Entry) *Certificate {
 		set, _ = extension.Parse(cert.Extensions) // what can't be read isn't found
 		c.NotBefore, c.NotAfter = cert.NotBefore, cert.NotAfter
 		authority, serial, key = hex.EncodeToString(cert.AuthorityKeyId), cert.SerialNumber.Text(16), chain.Fingerprint(cert.RawSubjectPublicKeyInfo)
-		name = append(extension.SANs(&cert), extension.SAN{})[0]
+		name = extension.SAN{}
+		if names := extension.SANs(&cert); len(names) > 0 {
+			name = names[0]
+		}
 	}
 	domain, identity, workflow := derive(name, set)
 	c.values = append(make([]string, 0, len(columns)), log, authority, name.Value, name.Type, domain, identity, workflow, set.Issuer, set.TokenSubject)

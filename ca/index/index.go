@@ -253,9 +253,11 @@ func (k *keeping) add(ctx context.Context, tx store.Handle, e follow.Entry) erro
 	}
 	k.certificates = append(k.certificates, id, c.Index, c.Logged.Unix(), c.NotBefore.Unix(), c.NotAfter.Unix())
 	for i, value := range c.values[len(ofSubject):] {
-		if k.certificates = append(k.certificates, value); value == "" && i < len(ofRun) {
-			k.certificates[len(k.certificates)-1] = nil
+		column := any(value)
+		if value == "" && i < len(ofRun) {
+			column = nil
 		}
+		k.certificates = append(k.certificates, column)
 	}
 	if e.Precert {
 		return nil

@@ -121,7 +121,7 @@ code-signing certificate that lives ten minutes and is in a transparency log.`, 
 // or looks at what one wrote. They hold no lock and read no secret of a CA.
 var onWindows = []string{
 	"request", "revoke", "search", "verify", "cert", "token", "policy", "config import-fulcio", "ca show", "ca verify",
-	"tuf status", "tuf verify", "tuf export", "log show", "log proof", "log verify", "audit",
+	"tuf verify", "tuf export", "log show", "log proof", "log verify", "audit",
 	"version", "healthcheck",
 }
 
@@ -132,7 +132,7 @@ func runsOn(system string, cmd *cobra.Command) error {
 	if system != "windows" || cmd.HasSubCommands() || slices.ContainsFunc(onWindows, works) {
 		return nil
 	}
-	return fail("run it on Linux or macOS; here work "+strings.Join(onWindows, ", "),
+	return fail("run it on Linux or macOS; on Windows there are "+strings.Join(onWindows, ", "),
 		"mayfly%s doesn't run on Windows: running a CA and using its keys take locks, flushes and permissions of files that are Unix's", name)
 }
 

@@ -36,7 +36,7 @@ func TestWhatRunsOnWindows(t *testing.T) {
 		}
 	}
 	visit(root)
-	for _, name := range []string{"dev", "serve", "init", "monitor", "backup", "restore", "authority activate", "log create", "kms keygen", "ca init", "tuf sign"} {
+	for _, name := range []string{"dev", "serve", "init", "monitor", "backup", "restore", "authority activate", "log create", "kms keygen", "ca init", "tuf sign", "tuf status"} {
 		if !slices.Contains(refused, "mayfly "+name) {
 			t.Errorf("mayfly %s isn't refused", name)
 		}

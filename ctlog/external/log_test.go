@@ -184,11 +184,11 @@ func TestRecovers(t *testing.T) {
 	if _, err := f.Submit(t.Context(), f.ca.Chain(t)); err != nil {
 		t.Fatalf("Submit: %v", err)
 	}
-	before := failed.Load()
+	before := f.requests.Load()
 	if _, err := f.Submit(t.Context(), f.ca.Chain(t)); err != nil {
 		t.Fatalf("Submit: %v", err)
 	}
-	if n := failed.Load() - before; n != 1 {
+	if n := f.requests.Load() - before; n != 1 {
 		t.Errorf("a submission after the outage made %d requests", n)
 	}
 }

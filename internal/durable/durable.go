@@ -2,7 +2,6 @@
 package durable
 
 import (
-	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -77,7 +76,7 @@ func Replace(path string, b []byte) error {
 // put writes b beside its place, and puts it there once like has made the file what it
 // should be.
 func put(path string, b []byte, mode os.FileMode, like func(*os.File) error) error {
-	f, err := newFile(filepath.Join(filepath.Dir(path), TempPrefix+rand.Text()), mode)
+	f, err := newTemp(filepath.Dir(path), mode)
 	if err != nil {
 		return err
 	}

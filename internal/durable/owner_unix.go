@@ -40,3 +40,6 @@ func FreeBytes(path string) (uint64, error) {
 func newFile(path string, mode os.FileMode) (*os.File, error) {
 	return os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 }
+
+// newTemp makes a file that is its owner's alone until it gets its mode.
+func newTemp(dir string, _ os.FileMode) (*os.File, error) { return os.CreateTemp(dir, TempPrefix) }

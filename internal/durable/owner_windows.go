@@ -2,8 +2,10 @@ package durable
 
 import (
 	"cmp"
+	"crypto/rand"
 	"errors"
 	"os"
+	"path/filepath"
 	"unsafe"
 
 	"golang.org/x/sys/windows"
@@ -36,6 +38,11 @@ func newFile(path string, mode os.FileMode) (*os.File, error) {
 		return nil, &os.PathError{Op: "open", Path: path, Err: err}
 	}
 	return os.NewFile(uintptr(file), path), nil
+}
+
+// newTemp makes a file with a name of its own.
+func newTemp(dir string, mode os.FileMode) (*os.File, error) {
+	return newFile(filepath.Join(dir, TempPrefix+rand.Text()), mode)
 }
 
 // What follows only a CA that runs needs, and none runs here.

@@ -1,4 +1,5 @@
-// Package filelock takes exclusive locks of open files and folders, with flock(2).
+// Package filelock takes exclusive locks of open files and folders, with flock(2); on Windows of
+// files alone, with LockFileEx.
 //
 // A lock belongs to the open file: it excludes whoever opened the file a second
 // time, in this process too, and closing the file gives it up. The kernel does so

@@ -137,7 +137,7 @@ func (p prepared) ExecContext(ctx context.Context, query string, args ...any) (s
 	if err != nil {
 		return nil, err
 	}
-	return s.ExecContext(context.WithoutCancel(ctx), args...) // ctx ends the transaction; for each statement the driver would start a goroutine
+	return s.ExecContext(context.WithoutCancel(ctx), args...) // whose end rolls the transaction back; for each statement the driver would start a goroutine
 }
 
 // QueryRowContext runs a statement that returns one row.
@@ -184,7 +184,7 @@ func openSQLite(c Config) (*DB, error) {
 		p.SetMaxIdleConns(connections)
 		return p
 	}
-	// The write-ahead log may have 32 MB besides one transaction: a page that is written often goes into the database less often. What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
+	// The write-ahead log goes into the database every 8,000 pages, 32 MB: what is written often is copied less often. What is sorted for an index, more than the cache, goes into a file without a name beside the database; of several, the one that this process opened last.
 	d := &DB{reads: pool(readers, readerCache, "temp_store(memory)"), writes: pool(1, writerCache, "wal_autocheckpoint(8000)", "temp_store(file)", "temp_store_directory('"+strings.ReplaceAll(filepath.Dir(string(c.Path)), "'", "''")+"')")}
 	d.on = d.reads
 	return d, nil

@@ -1,5 +1,0 @@
-package server
-
-import "errors"
-
-func setSegment(uintptr, int) error { return errors.ErrUnsupported }
